@@ -1,0 +1,98 @@
+"""What can go wrong, drawn as a tree.
+
+    HundredfoldError
+    |-- JobError             the declaration is wrong: a name, a key, a parameter, an import     (exit 2)
+    |-- UsageError           the words of a command are wrong                                   (exit 2)
+    |-- SourceError          a source is missing, empty, or has other columns than its contract
+    |-- ContractError        more rows break a contract than the job allows
+    |-- QueryError           a query does not run, or does not give what the model needs
+    |-- HomeError            the folder that keeps the runs: not writable, full, or of a newer format
+    |   |-- NoSuchRun
+    |   `-- RunBusy          another driver is at work on this run
+    |-- StateError           the run is in a state that does not allow this
+    |-- ConservationError    rows or units in do not equal rows or units out
+    |-- PublishRefused       the run is whole, but outside of the limits that the job sets
+    |-- CrewError            a worker process cannot be started, or does not survive its start
+    |-- Stopped              a person stopped the run: nothing is lost
+    `-- ResultError          what the user's function returned cannot be used (a failure of one unit)
+
+An error says what was found, what was wanted, where, and what to do; all problems at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+SHOWN = 5  # so many problems in words; the rest is a count
+
+
+class HundredfoldError(Exception):
+    """The root. `problems` lists every single finding; `hint` is the next command or change."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, problems: Sequence[str] = (), hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.problems = tuple(problems)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        lines = [self.message, *(f"  {problem}" for problem in self.problems[:SHOWN])]
+        if len(self.problems) > SHOWN:
+            lines.append(f"  and {len(self.problems) - SHOWN} more")
+        return "\n".join(lines)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.problems, self.hint)
+
+
+def _rebuild(kind: type[HundredfoldError], message: str, problems: tuple[str, ...], hint: str | None) -> HundredfoldError:
+    return kind(message, problems=problems, hint=hint)
+
+
+class JobError(HundredfoldError):
+    exit_code = 2
+
+
+class UsageError(HundredfoldError):
+    exit_code = 2
+
+
+class SourceError(HundredfoldError): ...
+
+
+class ContractError(HundredfoldError): ...
+
+
+class QueryError(HundredfoldError): ...
+
+
+class HomeError(HundredfoldError): ...
+
+
+class NoSuchRun(HomeError):
+    exit_code = 2
+
+
+class RunBusy(HomeError): ...
+
+
+class StateError(HundredfoldError): ...
+
+
+class ConservationError(HundredfoldError): ...
+
+
+class PublishRefused(HundredfoldError): ...
+
+
+class CrewError(HundredfoldError): ...
+
+
+class Stopped(HundredfoldError):
+    exit_code = 130
+
+
+class ResultError(HundredfoldError): ...
