@@ -1,0 +1,34 @@
+"""Hundredfold runs one Python function over every unit of a table, in parallel, as a dependable pipeline.
+
+    from hundredfold import Job, Model, Source, run
+
+The face: Job, Model, Source, Publish; run, and what can be done with a Run afterwards; Unit and Units, the light forms of
+rows; HundredfoldError, the root of all errors.  Names are loaded when they are first used, so that importing costs little.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .errors import HundredfoldError
+from .job import Job, Model, Publish, Source
+
+if TYPE_CHECKING:
+    from .batch import Unit, Units
+    from .local.runs import Run, cancel, open_run, publish, replay, resume, retry, rollback, run
+
+__version__ = "0.1.0"
+__all__ = [
+    "HundredfoldError", "Job", "Model", "Publish", "Run", "Source", "Unit", "Units",
+    "cancel", "open_run", "publish", "replay", "resume", "retry", "rollback", "run",
+]  # fmt: skip
+
+_LATER = {"Unit": "batch", "Units": "batch"} | dict.fromkeys(("Run", "cancel", "open_run", "publish", "replay", "resume", "retry", "rollback", "run"), "local.runs")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'hundredfold' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_LATER[name]}", __name__), name)

@@ -1,0 +1,401 @@
+"""A batch: its file, its units, and one unit's rows in the form that the user's function asks for.
+
+A file holds the rows of many whole units in any order; whoever reads it puts them into the one canonical order: by unit,
+inside a unit by `order_by`, and ties by the other columns from left to right.  So the order depends on the rows alone,
+and neither on threads nor on the backend that wrote the file, and no float sum depends on luck.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from .errors import ConservationError, JobError
+from .job import Model
+
+UNIT = "__unit"
+Array = NDArray[Any]
+
+
+class Unit(Mapping[str, Array]):
+    """One unit's rows, the light form: a mapping of column names to NumPy arrays, sliced when they are read.
+
+    `key` is the unit's key as a tuple. Nullable integers come as float64 with NaN, nullable booleans, strings and
+    decimals as objects with None, timestamps and dates as datetime64 with NaT (in UTC).
+    """
+
+    __slots__ = ("_batch", "_columns", "_first", "_last", "_number")
+
+    def __init__(self, columns: Columns, first: int, last: int, batch: OpenBatch, number: int) -> None:
+        self._columns, self._first, self._last, self._batch, self._number = columns, first, last, batch, number
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return self._batch.key(self._number)
+
+    def __getitem__(self, name: str) -> Array:
+        return self._columns[name][self._first : self._last]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    @property
+    def rows(self) -> int:
+        return self._last - self._first
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise AttributeError(
+            f"the rows of a unit come as a mapping of NumPy arrays and have no .{name}; "
+            "annotate the parameter with pd.DataFrame, pl.DataFrame or pa.Table to be given such a table"
+        )
+
+
+class Units(Mapping[str, Array]):
+    """All units of a slice at once: whole columns, sorted by unit; `offsets[u]:offsets[u + 1]` are the rows of unit u.
+
+    `offsets` has shape (units + 1,), int64. `keys` maps each key column to an array of shape (units,).
+    """
+
+    __slots__ = ("_columns", "_first", "_last", "keys_table", "offsets")
+
+    def __init__(self, columns: Columns, offsets: NDArray[np.int64], keys: pa.Table) -> None:
+        self._columns, self._first, self._last = columns, int(offsets[0]), int(offsets[-1])
+        self.offsets = offsets - offsets[0]
+        self.keys_table = keys
+
+    @property
+    def keys(self) -> Mapping[str, Array]:  # type: ignore[override]  # the units' keys are what a reader means here
+        return {name: numpy_of(self.keys_table.column(name), True) for name in self.keys_table.column_names}
+
+    def __getitem__(self, name: str) -> Array:
+        return self._columns[name][self._first : self._last]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        """How many units."""
+        return len(self.offsets) - 1
+
+
+class Columns(Mapping[str, Array]):
+    """The columns of a sorted batch as NumPy arrays, each converted when it is first read."""
+
+    def __init__(self, table: pa.Table, order: NDArray[np.intp] | None, keys: pa.Table, sizes: NDArray[np.int64], nullable: frozenset[str]) -> None:
+        self._table, self._order, self._keys, self._sizes, self._nullable = table, order, keys, sizes, nullable
+        self._ready: dict[str, Array] = {}
+        self._names = [*keys.column_names, *(n for n in table.column_names if n != UNIT)]
+
+    def __getitem__(self, name: str) -> Array:
+        ready = self._ready.get(name)
+        return ready if ready is not None else self._convert(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def _convert(self, name: str) -> Array:
+        if name in self._keys.column_names:
+            array = np.repeat(numpy_of(self._keys.column(name), name in self._nullable), self._sizes)
+        elif name in self._names:
+            array = numpy_of(self._table.column(name), name in self._nullable)
+            array = array.copy() if self._order is None else array.take(self._order)  # the user's own: it may be written to
+        else:
+            raise KeyError(f"{name!r} is not among the columns {', '.join(self._names)}")
+        self._ready[name] = array
+        return array
+
+
+class OpenBatch:
+    """A batch in memory, in canonical order. `keys` and `sizes` are those of its units, from the manifest's list."""
+
+    def __init__(self, file: pa.Buffer, keys: pa.Table, sizes: NDArray[np.int64], first: int, order_by: Sequence[str], nullable: frozenset[str]) -> None:
+        self.table = pa.ipc.open_stream(file).read_all().combine_chunks()
+        self.keys, self.sizes, self.first, self.nullable = keys, sizes, first, nullable
+        unit = numpy_of(self.table.column(UNIT), False) - first
+        counted = np.bincount(unit, minlength=len(sizes)) if len(unit) else np.zeros(len(sizes), np.int64)
+        if len(counted) != len(sizes) or not np.array_equal(counted, sizes):
+            raise ConservationError(f"a batch file holds other rows than its manifest says: {len(unit):,} for {int(sizes.sum()):,}", hint="run the job again")
+        self.offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self.order = canonical_order(self.table, unit, order_by)
+        self.columns = Columns(self.table, self.order, keys, sizes, nullable)
+        self._sorted: pa.Table | None = None
+        self._frames: dict[str, Any] = {}
+
+    def key(self, unit: int) -> tuple[Any, ...]:
+        return tuple(column[unit].as_py() for column in self.keys.columns)
+
+    @property
+    def arrow(self) -> pa.Table:
+        """All columns, keys first, in canonical order."""
+        if self._sorted is None:
+            index = np.repeat(np.arange(len(self.sizes)), self.sizes)
+            keys = self.keys.take(from_numpy(index)) if self.keys.column_names else None
+            rows = self.table.drop_columns([UNIT]).take(from_numpy(self.order))
+            for position, name in enumerate(self.keys.column_names):
+                rows = rows.add_column(position, keys.schema.field(name), keys.column(name))
+            self._sorted = rows.combine_chunks()
+        return self._sorted
+
+    def unit(self, form: str) -> Callable[[int], Any]:
+        """A function from a unit's number in the batch to its rows in that form."""
+        return _FORMS[form](self)
+
+    def units(self, form: str, first: int, last: int) -> Any:
+        """Units first..last of the batch at once, in that form."""
+        offsets = self.offsets[first : last + 2]
+        if form in ("light", "dict"):
+            return Units(self.columns, offsets, self.keys.slice(first, last - first + 1))
+        start, stop = int(offsets[0]), int(offsets[-1])
+        if form == "pandas":
+            return _pandas_slice(self._pandas(), start, stop)
+        return self.arrow.slice(start, stop - start) if form == "arrow" else self._polars().slice(start, stop - start)
+
+    def _pandas(self) -> Any:
+        if "pandas" not in self._frames:
+            self._frames["pandas"] = to_pandas(self.arrow, self.nullable)
+        return self._frames["pandas"]
+
+    def _polars(self) -> Any:
+        if "polars" not in self._frames:
+            import polars as pl
+
+            self._frames["polars"] = pl.from_arrow(self.arrow)
+        return self._frames["polars"]
+
+    def _light(self) -> Callable[[int], Any]:
+        ends, columns = self.offsets.tolist(), self.columns
+        return lambda unit: Unit(columns, ends[unit], ends[unit + 1], self, unit)
+
+    def _dict(self) -> Callable[[int], Any]:
+        ends, columns = self.offsets.tolist(), [(name, self.columns[name]) for name in self.columns]
+        return lambda unit: {name: column[ends[unit] : ends[unit + 1]] for name, column in columns}
+
+    def _by_pandas(self) -> Callable[[int], Any]:
+        ends, frame = self.offsets.tolist(), self._pandas()
+        return lambda unit: _pandas_slice(frame, ends[unit], ends[unit + 1])
+
+    def _by_polars(self) -> Callable[[int], Any]:
+        ends, frame = self.offsets.tolist(), self._polars()
+        return lambda unit: frame.slice(ends[unit], ends[unit + 1] - ends[unit])
+
+    def _by_arrow(self) -> Callable[[int], Any]:
+        ends, table = self.offsets.tolist(), self.arrow
+        return lambda unit: table.slice(ends[unit], ends[unit + 1] - ends[unit])
+
+
+_FORMS: dict[str, Callable[[OpenBatch], Callable[[int], Any]]] = {
+    "light": OpenBatch._light,
+    "dict": OpenBatch._dict,
+    "pandas": OpenBatch._by_pandas,
+    "polars": OpenBatch._by_polars,
+    "arrow": OpenBatch._by_arrow,
+}
+
+
+def form_of(model: Model) -> str:
+    """Which form the function's first parameter asks for; the light one if it does not say."""
+    name, annotation = next(iter(annotations_of(model.work).items()))
+    form = form_named(annotation)
+    if form is None:
+        raise JobError(
+            f"model {model.name}: its parameter {name} is annotated with {annotation}, which is no form of rows",
+            hint="wanted pandas.DataFrame, polars.DataFrame, pyarrow.Table, dict[str, np.ndarray], hundredfold.Unit (or Units with many=True), or no annotation",
+        )
+    return form
+
+
+def form_named(annotation: Any) -> str | None:
+    """The form that an annotation stands for, also where it is only text; None if for none."""
+    if annotation is None or annotation is Any:
+        return "light"
+    if isinstance(annotation, str):
+        words = re.sub(r"\[.*", "", annotation).split(".")
+        annotation, module = words[-1], words[0]
+        return {"DataFrame": "polars" if module in ("pl", "polars") else "pandas", "Table": "arrow", "dict": "dict"}.get(annotation) or ("light" if annotation in ("Unit", "Units", "Mapping") else None)
+    origin = typing.get_origin(annotation) or annotation
+    module = getattr(origin, "__module__", "").split(".")[0]
+    name = getattr(origin, "__name__", "")
+    if name == "DataFrame" and module in ("pandas", "polars"):
+        return module
+    if name == "Table" and module == "pyarrow":
+        return "arrow"
+    if origin is dict:
+        return "dict"
+    return "light" if name in ("Unit", "Units", "Mapping", "MutableMapping") else None
+
+
+def annotations_of(work: Callable[..., Any]) -> dict[str, Any]:
+    """Each parameter of a function, and `return` last, with its annotation (None without one); text where a name in it is only known to a type checker."""
+    import inspect
+
+    function = work if isinstance(work, types.FunctionType) else getattr(work, "__call__", work)  # noqa: B004  # an object that can be called keeps its annotations there
+    try:
+        hints = typing.get_type_hints(function)
+    except Exception:  # noqa: BLE001  # whatever the user's annotations raise, their text is left
+        hints = dict(getattr(function, "__annotations__", {}))
+    found = {name: hints.get(name) for name in inspect.signature(work).parameters}
+    return {**found, "return": hints.get("return")}
+
+
+def canonical_order(table: pa.Table, unit: NDArray[np.int64], order_by: Sequence[str]) -> NDArray[np.intp]:
+    """The permutation that puts a batch into canonical order. Each further column is looked at only where rows still tie."""
+    group: NDArray[Any] = unit
+    order = np.argsort(unit.astype(np.uint16) if len(unit) and unit.max() < 2**16 else unit, kind="stable")
+    group = unit.take(order)
+    tied = np.arange(len(order))
+    for name in [*order_by, *(n for n in table.column_names if n not in order_by and n != UNIT)]:
+        same = group[1:] == group[:-1]
+        keep = np.concatenate([[False], same]) | np.concatenate([same, [False]])
+        if not keep.any():
+            break
+        tied, group = tied[keep], group[keep]
+        rows = order.take(tied)
+        ranks = ranks_of(table.column(name), rows)
+        within = np.lexsort((*reversed(ranks), group))
+        order[tied] = rows.take(within)
+        group = _regroup(group, [rank.take(within) for rank in ranks])
+    return order
+
+
+def _regroup(group: NDArray[Any], ranks: Sequence[Array]) -> NDArray[np.int64]:
+    """Numbers that rise wherever the group or one of the ranks changes."""
+    changes = group[1:] != group[:-1]
+    for rank in ranks:
+        changes = changes | (rank[1:] != rank[:-1])
+    return np.concatenate([[0], np.cumsum(changes)])
+
+
+def ranks_of(column: pa.ChunkedArray, rows: NDArray[np.intp]) -> list[Array]:
+    """Arrays whose joint order is the order of the column's values at `rows`: nulls last, NaN before them, -0.0 before 0.0."""
+    t = pa.types
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    values = whole if len(rows) == len(whole) and len(rows) == 0 else whole.take(from_numpy(rows))
+    missing = [] if values.null_count == 0 else [nulls_of(values)]
+    if t.is_floating(values.type):
+        array = numpy_of(values.cast(pa.float64()), True)
+        bits = array.view(np.int64)
+        return [*missing, np.isnan(array), np.where(np.isnan(array), 0, np.where(bits >= 0, bits, np.int64(-(2**63)) - bits - 1))]
+    if t.is_integer(values.type) or t.is_temporal(values.type) or t.is_boolean(values.type):
+        array = numpy_of(values.fill_null(_zero(values.type)) if missing else values, False)
+        return [*missing, array.view(np.int64) if array.dtype.kind in "mM" else array]
+    codes, distinct = _codes(values)
+    rank = np.empty(len(distinct), np.int64)
+    rank[sorted(range(len(distinct)), key=lambda i: _sortable(distinct[i]))] = np.arange(len(distinct))
+    return [*missing, rank.take(codes) if len(distinct) else codes]
+
+
+def _codes(values: pa.Array) -> tuple[NDArray[np.int64], list[Any]]:
+    """The values as numbers into a list of those that differ (0 for a null)."""
+    if pa.types.is_nested(values.type):
+        texts = [repr(v) for v in values.to_pylist()]
+        values = pa.array(texts, pa.string())
+    encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+    return numpy_of(encoded.indices.fill_null(0), False).astype(np.int64), encoded.dictionary.to_pylist()
+
+
+def _sortable(value: Any) -> Any:
+    return value.encode() if isinstance(value, str) else value
+
+
+def _zero(kind: pa.DataType) -> pa.Scalar:
+    return pa.scalar(False) if pa.types.is_boolean(kind) else pa.scalar(0, pa.int64()).cast(kind) if not pa.types.is_date32(kind) else pa.scalar(0, pa.int32()).cast(kind)
+
+
+def nulls_of(values: pa.Array) -> NDArray[np.bool_]:
+    return numpy_of(values.is_null(), False)
+
+
+def numpy_of(column: pa.Array | pa.ChunkedArray, nullable: bool) -> Array:
+    """A column as a NumPy array, by the rules of Unit. `nullable`: whether a null may be anywhere in the data set, so that
+    the type does not depend on which rows lie in this batch."""
+    values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(values, pa.ChunkedArray):
+        values = pa.concat_arrays(values.chunks)
+    t, kind = pa.types, values.type
+    if t.is_dictionary(kind):
+        return _decoded(values, nullable)
+    if t.is_boolean(kind):
+        return np.array(values.to_pylist(), object) if nullable else _view(values.cast(pa.uint8()), np.dtype(np.uint8)).astype(bool)
+    if t.is_integer(kind) or t.is_floating(kind):
+        dtype = np.dtype({"double": "float64", "float": "float32", "halffloat": "float16"}.get(str(kind), str(kind)))
+        array = _view(values, dtype)
+        if nullable or values.null_count:
+            array = array.astype(np.float64 if t.is_integer(kind) else dtype)
+            if values.null_count:
+                array[nulls_of(values)] = np.nan
+        return array
+    if t.is_timestamp(kind) or t.is_date32(kind) or t.is_duration(kind):
+        return _times(values)
+    if t.is_string(kind) or t.is_large_string(kind) or t.is_binary(kind):
+        return _decoded(values.dictionary_encode(), nullable)
+    out = np.empty(len(values), object)
+    out[:] = [np.array(v) if isinstance(v, list) and not t.is_map(kind) else v for v in values.to_pylist()] if len(values) else []
+    return out
+
+
+def _times(values: pa.Array) -> Array:
+    kind = values.type
+    if pa.types.is_date32(kind):
+        array = _view(values, np.dtype(np.int32)).astype(np.int64).view("datetime64[D]")
+    else:
+        array = _view(values, np.dtype(np.int64)).view(f"{'timedelta64' if pa.types.is_duration(kind) else 'datetime64'}[{kind.unit}]")
+    if values.null_count:
+        array = array.copy()
+        array[nulls_of(values)] = "NaT"
+    return array
+
+
+def _decoded(values: pa.DictionaryArray, nullable: bool) -> Array:
+    words = np.empty(len(values.dictionary) + 1, object)  # the last one stands for null
+    words[:-1] = values.dictionary.to_pylist()
+    indices = values.indices.fill_null(len(values.dictionary)) if values.null_count else values.indices
+    return words.take(numpy_of(indices.cast(pa.int64()), False))
+
+
+def _view(values: pa.Array, dtype: np.dtype[Any]) -> Array:
+    """The values' own memory (pyarrow's to_numpy would import pandas)."""
+    buffer = values.buffers()[1]
+    if buffer is None or len(values) == 0:
+        return np.zeros(len(values), dtype)
+    return np.frombuffer(buffer, dtype, len(values), values.offset * dtype.itemsize)
+
+
+def from_numpy(array: NDArray[Any]) -> pa.Array:
+    """An Arrow array over a NumPy array of numbers, without a copy and without importing pandas."""
+    array = np.ascontiguousarray(array)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(array.dtype), len(array), [None, pa.py_buffer(array)])
+
+
+def to_pandas(table: pa.Table, nullable: frozenset[str]) -> Any:
+    """A pandas frame whose column types depend on the whole data set's nulls, never on this batch's."""
+    for position, field in enumerate(table.schema):
+        if field.name in nullable and pa.types.is_integer(field.type):
+            table = table.set_column(position, field.name, table.column(position).cast(pa.float64(), safe=False))
+    frame = table.to_pandas()
+    for field in table.schema:
+        if field.name in nullable and pa.types.is_boolean(field.type):
+            frame[field.name] = frame[field.name].astype(object)
+    return frame
+
+
+def _pandas_slice(frame: Any, start: int, stop: int) -> Any:
+    import pandas as pd
+
+    part = frame.iloc[start:stop]
+    part.index = pd.RangeIndex(stop - start)  # a unit's rows count from 0, wherever in a batch they lie
+    return part

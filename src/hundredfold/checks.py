@@ -1,0 +1,160 @@
+"""What must be true of a source's rows, as SQL: text in, text out.
+
+A raw row has its columns, `__file` and `__row`.  `typed` repairs and casts; `judged` adds one 0/1 column for each check;
+what is said of a bad row is put together from these.  Nothing here runs anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from .contract import Contract, accepts, literal, quote
+from .errors import SourceError
+from .job import Source
+
+PLACE = ("__file", "__row")
+TEXTUAL = {"DOUBLE": "a number", "BIGINT": "a whole number", "DATE": "a date", "TIMESTAMP": "a time", "BOOLEAN": "true or false"}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One check of a source: which column, in which words, and the SQL that is true of a bad row."""
+
+    column: str
+    words: str
+    bad: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """A source's checks, compiled: the query of cleaned and cast rows, and the rules over it."""
+
+    typed: str
+    columns: tuple[str, ...]  # the columns an accepted row has
+    rules: tuple[Rule, ...]
+    repaired: str  # true of a row that was repaired
+    as_is: bool  # the accepted columns are the raw ones, untouched
+
+    @property
+    def judged(self) -> str:
+        flags = "".join(f",\n  CASE WHEN {rule.bad} THEN 1 ELSE 0 END AS __k{i}" for i, rule in enumerate(self.rules))
+        return f"SELECT *{flags}\nFROM ({self.typed}) AS t"
+
+    @property
+    def any_bad(self) -> str:
+        return " + ".join(f"__k{i}" for i in range(len(self.rules))) + " > 0" if self.rules else "FALSE"
+
+    @property
+    def reasons(self) -> str:
+        """The words of every check that a bad row breaks, joined."""
+        parts = ", ".join(f"CASE WHEN __k{i} = 1 THEN {literal(f'{rule.column} {rule.words}')} END" for i, rule in enumerate(self.rules))
+        return f"concat_ws('; ', {parts})" if self.rules else "''"
+
+    def accepted(self, rejects: str | None) -> str:
+        """The accepted rows: cleaned, cast, and none of `rejects` (a table of __file and __row)."""
+        names = ", ".join(map(quote, self.columns))
+        if rejects is None:
+            return f"SELECT {names} FROM ({self.typed}) AS t"
+        return f"SELECT {names} FROM ({self.typed}) AS t WHERE NOT EXISTS (SELECT 1 FROM {rejects} AS r WHERE r.__file = t.__file AND r.__row = t.__row)"
+
+
+def compile_checks(source: Source, contract: Contract | None, raw: str, schema: pa.Schema, text: bool, as_of: str) -> Checks:
+    """The checks of `source` over the query `raw`, whose columns are `schema`; `text` where every value came as text.
+
+    SourceError if columns are missing or of another type, all of them at once.
+    """
+    found = {f.name: f.type for f in schema if f.name not in PLACE}
+    _refuse_columns(source, contract, found, text)
+    wanted = {c.name: c for c in contract.columns} if contract else {}
+    order = [*found, *(name for name in wanted if name not in found)]  # a cleaned column may be made of others
+    values, rules, as_is = [], [], True
+    for name in order:
+        expression = f"({source.clean[name]})" if name in source.clean else quote(name)
+        column = wanted.get(name)
+        if column is None:
+            values.append(f"{expression} AS {quote(name)}")
+            as_is = as_is and name not in source.clean
+            continue
+        loose = text or name in source.clean
+        same = not loose and found[name] == column.arrow
+        as_is = as_is and same
+        whole = column.sql_type == "BIGINT" and (loose or not pa.types.is_integer(found[name]))
+        values.append((quote(name) if same else f"TRY_CAST({expression} AS {column.sql_type})") + f" AS {quote(name)}")
+        if not same:
+            uncast = f"(__raw_{quote_part(name)} IS NOT NULL AND v.{quote(name)} IS NULL)"
+            if whole:
+                uncast = f"({uncast} OR TRY_CAST(__raw_{quote_part(name)} AS DOUBLE) <> v.{quote(name)})"
+            rules.append(Rule(name, f"must be {TEXTUAL.get(column.sql_type, column.sql_type)}", uncast))
+            values.append(f"{expression} AS __raw_{quote_part(name)}")
+        ref = f"v.{quote(name)}"
+        if not column.nullable:
+            missing = f"{ref} IS NULL" if same else f"(__raw_{quote_part(name)} IS NULL)"
+            rules.append(Rule(name, "must not be null", missing))
+        rules += [Rule(name, check.words, f"NOT coalesce({check.sql.format(c=ref)}, TRUE)") for check in column.checks]
+    rules += [Rule(c, f"must not be after {as_of[:10]}", f"coalesce(CAST(v.{quote(c)} AS TIMESTAMP) > TIMESTAMP {literal(as_of)}, FALSE)") for c in source.not_future]
+    rules += [_reference(column, target) for column, target in source.references.items()]
+    changed = " OR ".join(f"CAST({quote(c)} AS VARCHAR) IS DISTINCT FROM CAST(({source.clean[c]}) AS VARCHAR)" for c in source.clean if c in found) or "FALSE"
+    typed = f"SELECT __file, __row, {', '.join(values)}, ({changed}) AS __repaired FROM ({raw}) AS raw"
+    named = [Rule(r.column, r.words, r.bad.replace("v.", "t.")) for r in rules]
+    return Checks(typed, tuple(order), tuple(named), "__repaired", as_is)
+
+
+def quote_part(name: str) -> str:
+    """A column's name as part of an internal one."""
+    return "".join(ch if ch.isalnum() else f"_{ord(ch):x}_" for ch in name)
+
+
+def duplicates(source: Source, checks: Checks, good: str) -> str:
+    """Rows of `good` that must go because another row has their key, with the reason and whether it counts against the limit.
+
+    Exact copies go but for the first; of the rest, all but the latest; where the latest is not one row, all of them.
+    """
+    key = ", ".join(map(quote, source.unique))
+    everything = ", ".join(map(quote, checks.columns))
+    latest = f"{quote(source.latest)} DESC NULLS LAST" if source.latest else "1"
+    name = literal(", ".join(source.unique))
+    return f"""
+WITH good AS ({good}),
+doubled AS (SELECT {key} FROM good GROUP BY {key} HAVING count(*) > 1),
+again AS (SELECT g.* FROM good AS g JOIN doubled AS d ON {" AND ".join(f"g.{quote(k)} IS NOT DISTINCT FROM d.{quote(k)}" for k in source.unique)}),
+copies AS (SELECT *, row_number() OVER (PARTITION BY {everything} ORDER BY __file, __row) AS __copy FROM again),
+ranked AS (SELECT *, rank() OVER (PARTITION BY {key} ORDER BY {latest}) AS __rank FROM copies WHERE __copy = 1),
+judged AS (SELECT *, sum(CASE WHEN __rank = 1 THEN 1 ELSE 0 END) OVER (PARTITION BY {key}) AS __first FROM ranked)
+SELECT __file, __row, 'copy of another row' AS reason, FALSE AS counts FROM copies WHERE __copy > 1
+UNION ALL
+SELECT __file, __row, 'superseded by a later row' AS reason, FALSE AS counts FROM judged WHERE __first = 1 AND __rank > 1
+UNION ALL
+SELECT __file, __row, {name} || ' must be unique' AS reason, TRUE AS counts FROM judged WHERE __first > 1
+""".strip()
+
+
+def _reference(column: str, target: str) -> Rule:
+    table, other = target.split(".")
+    exists = f"EXISTS (SELECT 1 FROM {quote(table)} AS r WHERE r.{quote(other)} = v.{quote(column)})"
+    return Rule(column, f"must be in {target}", f"(v.{quote(column)} IS NOT NULL AND NOT {exists})")
+
+
+def _refuse_columns(source: Source, contract: Contract | None, found: Mapping[str, pa.DataType], text: bool) -> None:
+    problems: list[str] = []
+    named = {name: "a check of the source" for name in (*source.unique, *source.not_future, *source.references, *([source.latest] if source.latest else []))}
+    for name, wanted in ({c.name: c for c in contract.columns} if contract else {}).items():
+        named.pop(name, None)
+        if name not in found:
+            if name not in source.clean:
+                problems.append(f"{name}: wanted {wanted.arrow}, and there is no such column")
+        elif not text and name not in source.clean and not accepts(wanted.arrow, found[name]):
+            problems.append(f"{name}: wanted {wanted.arrow}, found {found[name]}")
+    problems += [f"{name}: named by {why}, and there is no such column" for name, why in named.items() if name not in found]
+    if problems:
+        raise SourceError(
+            f"{source.name} does not have the columns that its contract wants; it has {_list(list(found))}",
+            problems=problems,
+            hint=f'mend the file or the contract, or say how a column is made: Source("{source.name}", clean={{"{problems[0].split(":")[0]}": "... SQL ..."}})',
+        )
+
+
+def _list(names: Sequence[str], most: int = 20) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,268 @@
+"""A row contract: a dataclass or pydantic model, read once, compiled to SQL checks and to an Arrow schema.
+
+Values are never checked row by row in Python: a check is a condition that the warehouse evaluates over all rows.
+The constraints are annotated-types' own, so that a contract says nothing in a language of ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import decimal
+import enum
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import annotated_types as at
+import pyarrow as pa
+
+from .errors import JobError
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A condition on one column: `words` for people, `sql` with {c} for the column; a null passes."""
+
+    words: str
+    sql: str
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    name: str
+    python: Any  # the bare Python type: float, str, list[float], ...
+    arrow: pa.DataType
+    nullable: bool
+    checks: tuple[Check, ...] = ()
+
+    @property
+    def sql_type(self) -> str:
+        return sql_type(self.arrow)
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    name: str
+    columns: tuple[Column, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.schema([pa.field(c.name, c.arrow, c.nullable) for c in self.columns])
+
+
+def read_contract(declared: type) -> Contract:
+    """The contract that a dataclass, NamedTuple, TypedDict or pydantic model declares; JobError names every field that says too little."""
+    columns, problems = [], []
+    for name, annotation, extra in _fields(declared):
+        try:
+            columns.append(_column(name, annotation, extra))
+        except TypeError as error:
+            problems.append(f"{name}: {error}")
+    if problems:
+        raise JobError(
+            f"{declared.__name__} cannot be a contract",
+            problems=problems,
+            hint="use str, int, float, bool, Decimal, date, datetime, bytes, Literal, an Enum, list[...] or dict[str, ...], and X | None",
+        )
+    return Contract(declared.__name__, tuple(columns))
+
+
+def is_contract(declared: Any) -> bool:
+    """Whether a type declares a row: a dataclass, NamedTuple, TypedDict or pydantic model."""
+    return isinstance(declared, type) and (
+        dataclasses.is_dataclass(declared)
+        or hasattr(declared, "model_fields")
+        or (issubclass(declared, tuple) and hasattr(declared, "_fields"))
+        or typing.is_typeddict(declared)
+    )
+
+
+def _fields(declared: type) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
+    """Name, annotation and constraints that stand outside of the annotation (pydantic keeps its own)."""
+    if not is_contract(declared):
+        raise JobError(f"{declared!r} cannot be a contract", hint="wanted a dataclass, NamedTuple, TypedDict or pydantic model with a field for each column")
+    model_fields: Mapping[str, Any] | None = getattr(declared, "model_fields", None)
+    if model_fields is not None:
+        for name, field in model_fields.items():
+            yield field.alias or name, field.annotation, tuple(field.metadata)
+        return
+    try:
+        hints = get_type_hints(declared, include_extras=True)
+    except NameError as error:
+        raise JobError(f"{declared.__name__} cannot be read: {error}", hint="import the name where the contract is defined, not under TYPE_CHECKING") from error
+    names = [f.name for f in dataclasses.fields(declared)] if dataclasses.is_dataclass(declared) else list(hints)
+    for name in names:
+        yield name, hints[name], ()
+
+
+def _column(name: str, annotation: Any, extra: tuple[Any, ...]) -> Column:
+    constraints: list[Any] = list(extra)
+    nullable = False
+    allowed: list[Any] | None = None
+    while True:
+        origin = get_origin(annotation)
+        if origin is Annotated:
+            annotation, *more = get_args(annotation)
+            constraints += more
+        elif origin in (Union, types.UnionType):
+            inner = [a for a in get_args(annotation) if a is not type(None)]
+            nullable = nullable or len(inner) < len(get_args(annotation))
+            if len(inner) != 1:
+                raise TypeError(f"{annotation} can be several types, wanted one")
+            annotation = inner[0]
+        elif origin is Literal:
+            allowed = list(get_args(annotation))
+            nullable = nullable or None in allowed
+            allowed = [a for a in allowed if a is not None]
+            annotation = type(allowed[0])
+        elif isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+            allowed = [member.value for member in annotation]
+            annotation = type(allowed[0])
+        else:
+            break
+    checks = [] if allowed is None else [Check(f"must be one of {', '.join(map(str, allowed))}", f"{{c}} IN ({', '.join(map(literal, allowed))})")]
+    checks += [check for constraint in _flat(constraints) for check in _check(constraint, annotation)]
+    if annotation is float and checks:
+        checks.insert(0, Check("must not be NaN", "NOT isnan({c})"))
+    return Column(name, annotation, arrow_type(annotation, constraints), nullable, tuple(checks))
+
+
+def _flat(constraints: Sequence[Any]) -> Iterator[Any]:
+    for constraint in constraints:
+        if isinstance(constraint, at.GroupedMetadata):
+            yield from _flat(list(constraint))
+        else:
+            yield constraint
+
+
+def _check(constraint: Any, python: Any) -> Iterator[Check]:
+    size = "length({c})" if python is str else "len({c})"
+    match constraint:
+        case at.Gt(bound):
+            yield Check(f"must be > {bound}", f"{{c}} > {literal(bound)}")
+        case at.Ge(bound):
+            yield Check(f"must be >= {bound}", f"{{c}} >= {literal(bound)}")
+        case at.Lt(bound):
+            yield Check(f"must be < {bound}", f"{{c}} < {literal(bound)}")
+        case at.Le(bound):
+            yield Check(f"must be <= {bound}", f"{{c}} <= {literal(bound)}")
+        case at.MultipleOf(step):
+            yield Check(f"must be a multiple of {step}", f"{{c}} % {literal(step)} = 0")
+        case at.MinLen(shortest):
+            yield Check(f"must be at least {shortest} long", f"{size} >= {shortest:d}")
+        case at.MaxLen(longest):
+            yield Check(f"must be at most {longest} long", f"{size} <= {longest:d}")
+        case re.Pattern(pattern=pattern):
+            yield Check(f"must match {pattern}", f"regexp_full_match({{c}}, {literal(pattern)})")
+        case _:
+            pattern = getattr(constraint, "pattern", None)
+            if isinstance(pattern, str):  # pydantic's, which searches where ours matches the whole
+                yield Check(f"must match {pattern}", f"regexp_matches({{c}}, {literal(pattern)})")
+            elif isinstance(constraint, at.Predicate):
+                raise TypeError("a Predicate is Python and cannot be checked in SQL; use bounds, Literal or re.compile(...)")
+
+
+SIMPLE: dict[Any, pa.DataType] = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    bytes: pa.binary(),
+    dt.date: pa.date32(),
+    dt.datetime: pa.timestamp("us"),
+    dt.time: pa.time64("us"),
+}
+
+
+def arrow_type(annotation: Any, constraints: Sequence[Any] = ()) -> pa.DataType:
+    """The Arrow type of a Python annotation; TypeError if there is none."""
+    if annotation in SIMPLE:
+        return SIMPLE[annotation]
+    if annotation is decimal.Decimal:
+        digits = next((c.max_digits for c in constraints if getattr(c, "max_digits", None)), 38)
+        places = next((c.decimal_places for c in constraints if getattr(c, "decimal_places", None) is not None), 9)
+        return pa.decimal128(digits, places)
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (list, tuple, Sequence) and arguments:
+        return pa.list_(arrow_type(arguments[0]))
+    if origin is dict and len(arguments) == 2:
+        return pa.map_(arrow_type(arguments[0]), arrow_type(arguments[1]))
+    array = _numpy_element(annotation)
+    if array is not None:
+        return pa.list_(array)
+    raise TypeError(f"{getattr(annotation, '__name__', annotation)} has no column type")
+
+
+def _numpy_element(annotation: Any) -> pa.DataType | None:
+    """The element type of np.ndarray, NDArray[np.float64], ...; None if it is no array. A bare array is of floats."""
+    if getattr(get_origin(annotation) or annotation, "__name__", "") != "ndarray":
+        return None
+    kinds = {"float64": pa.float64(), "float32": pa.float64(), "int64": pa.int64(), "int32": pa.int64(), "str_": pa.string(), "bool": pa.bool_(), "bool_": pa.bool_()}
+    words = re.findall(r"\w+", str(annotation))
+    return next((kinds[word] for word in reversed(words) if word in kinds), pa.string() if "object_" in words else pa.float64())
+
+
+SQL_TYPES: dict[pa.DataType, str] = {
+    pa.string(): "VARCHAR",
+    pa.int64(): "BIGINT",
+    pa.float64(): "DOUBLE",
+    pa.bool_(): "BOOLEAN",
+    pa.binary(): "BLOB",
+    pa.date32(): "DATE",
+    pa.timestamp("us"): "TIMESTAMP",
+    pa.time64("us"): "TIME",
+}
+
+
+def sql_type(arrow: pa.DataType) -> str:
+    """The SQL type of an Arrow type that a contract can name."""
+    if arrow in SQL_TYPES:
+        return SQL_TYPES[arrow]
+    if pa.types.is_decimal(arrow):
+        return f"DECIMAL({arrow.precision}, {arrow.scale})"
+    if pa.types.is_list(arrow):
+        return f"{sql_type(arrow.value_type)}[]"
+    return f"MAP({sql_type(arrow.key_type)}, {sql_type(arrow.item_type)})"
+
+
+def accepts(wanted: pa.DataType, found: pa.DataType) -> bool:
+    """Whether a column of type `found` may stand for `wanted` without a word: what loses nothing, or is checked row by row."""
+    t = pa.types
+    number = t.is_integer(found) or t.is_floating(found) or t.is_decimal(found)
+    if t.is_floating(wanted) or t.is_decimal(wanted) or t.is_integer(wanted):
+        return number  # a float where an int is wanted is checked to be whole, row by row
+    if t.is_string(wanted):
+        return t.is_string(found) or t.is_large_string(found) or t.is_string_view(found) or (t.is_dictionary(found) and accepts(wanted, found.value_type))
+    if t.is_date(wanted) or t.is_timestamp(wanted):
+        return t.is_date(found) or t.is_timestamp(found)
+    if t.is_list(wanted):
+        return t.is_list(found) or t.is_large_list(found)
+    return bool(wanted.id == found.id)
+
+
+def literal(value: Any) -> str:
+    """A Python value as SQL."""
+    if isinstance(value, bool):
+        return "TRUE" if value else "FALSE"
+    if isinstance(value, int | float | decimal.Decimal):
+        return repr(value) if not isinstance(value, decimal.Decimal) else str(value)
+    if isinstance(value, dt.datetime):
+        return f"TIMESTAMP '{value.isoformat(' ')}'"
+    if isinstance(value, dt.date):
+        return f"DATE '{value.isoformat()}'"
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    raise JobError(f"{value!r} cannot be written in SQL", hint="bounds and allowed values are numbers, texts and dates")
+
+
+def quote(name: str) -> str:
+    """A column or table name as SQL."""
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,185 @@
+"""Where a child does its work: a batch opened, the user's function called unit by unit or once for many."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from .batch import UNIT, OpenBatch, annotations_of, form_of, from_numpy
+from .contract import Contract, is_contract, read_contract
+from .crew import IDLE, MANY, Kit
+from .errors import ResultError
+from .given import Given
+from .job import Message, Model
+from .manifest import Manifest, UnitList, open_batch
+from .outcome import Account, Gather, account_of, accounts_table, pack_accounts, pack_results
+
+CHUNK = 2.0  # seconds of work after which results are handed over, so that a death costs no more than that
+
+Say = Callable[[tuple[Any, ...]], None]
+
+
+class Desk:
+    """Everything that one child keeps between messages; `say` tells the driver."""
+
+    def __init__(self, kit: Kit, marks: Any, say: Say) -> None:
+        pa.set_cpu_count(1)
+        self.kit, self.marks, self.say = kit, marks, say
+        self._tables: dict[str, Table] = {}
+
+    def do(self, message: Message) -> None:
+        """Units first..last of one batch."""
+        table = self._tables.get(message.model)
+        if table is None:
+            table = self._tables[message.model] = Table(self.kit, self.kit.model(message.model))
+        whole = table.open(message.batch)
+        doing = _do_many if table.model.many else _do_each
+        doing(table, whole, message, self.marks, self.say)
+        self.marks[0] = IDLE
+
+
+class Table:
+    """One model, set out for work: its manifest, its form, its parameters, the batch last opened."""
+
+    def __init__(self, kit: Kit, model: Model) -> None:
+        self.kit, self.model = kit, model
+        self.form = form_of(model)
+        self.manifest = Manifest.read(kit.layout, model.name, kit.store)
+        self.units = UnitList.read(kit.layout, model.name, kit.store)
+        self.givens = [Given(name, model, kit.job.model(name), kit.layout, kit.store) for name in model.given or ()]
+        self.contract = result_contract(model)
+        self._open: tuple[int, OpenBatch] | None = None
+
+    def open(self, number: int, again: bool = False) -> OpenBatch:
+        if self._open is None or self._open[0] != number or again:
+            self._open = None  # one batch in memory, not two
+            self._open = number, open_batch(self.manifest, self.units, self.manifest.batches[number], self.kit.layout, self.kit.store)
+        return self._open[1]
+
+    def gather(self, batch: OpenBatch) -> Gather:
+        keys = {name: _key_reader(batch, name) for name in batch.keys.column_names}
+        return Gather(self.contract, keys)
+
+
+def result_contract(model: Model) -> Contract | None:
+    """What a result row must hold: `returns`, or the return annotation where it names a row (or a list of them)."""
+    declared = model.returns or annotations_of(model.work)["return"]
+    inner = getattr(declared, "__args__", None)
+    if inner and getattr(declared, "__origin__", None) is list:
+        declared = inner[0]
+    return read_contract(declared) if is_contract(declared) else None
+
+
+def _key_reader(batch: OpenBatch, name: str) -> Callable[[int], Any]:
+    column, first = batch.keys.column(name), batch.first
+    return lambda unit: column[unit - first].as_py()
+
+
+def _do_each(table: Table, batch: OpenBatch, message: Message, marks: Any, say: Say) -> None:
+    """One call for each unit; a chunk is handed over whenever it has taken long enough."""
+    work, rows = table.model.work, batch.unit(table.form)
+    given = [(g.name, g.for_units(batch.keys)) for g in table.givens]
+    first, clock, stamp = message.first, time.perf_counter, time.monotonic_ns
+    while first <= message.last:
+        gather, bad, seconds, counts = table.gather(batch), [], [], []
+        began = before = clock()
+        for unit in range(first, message.last + 1):
+            marks[1] = stamp()
+            marks[0] = unit
+            own = unit - batch.first
+            try:
+                value = work(rows(own), **{name: get(own) for name, get in given}) if given else work(rows(own))
+                counts.append(gather.add(unit, value))
+            except Exception as error:  # noqa: BLE001  # the one place where a unit's failure becomes a value
+                bad.append(account_of(unit, error))
+                counts.append(0)
+            after = clock()
+            seconds.append(after - before)
+            before = after
+            if after - began > CHUNK:
+                break
+        marks[0] = MANY  # should the results themselves kill this process, no single unit is to blame
+        _hand_over(gather, bad, seconds, counts, message.part(first, unit), batch, say)
+        first = unit + 1
+    say(("finished",))
+
+
+def _do_many(table: Table, batch: OpenBatch, message: Message, marks: Any, say: Say) -> None:
+    """One call for all units of the slice. Where it raises, the slice is tried in halves; a unit alone is a failure."""
+    marks[1] = time.monotonic_ns()
+    marks[0] = message.first if message.units == 1 else MANY
+    own = message.first - batch.first
+    keys = batch.keys.slice(own, message.units)
+    began = time.perf_counter()
+    gather, bad = table.gather(batch), []
+    try:
+        value = table.model.work(batch.units(table.form, own, own + message.units - 1), **{g.name: g.for_many(keys) for g in table.givens})
+        counts = _add_many(gather, value, message, keys)
+    except Exception as error:  # noqa: BLE001  # a failure of many is found by halves, of one is a value
+        table.open(message.batch, again=True)  # the function may have written to the columns before it raised
+        if message.units > 1:
+            say(("split", message.first))
+            return
+        gather, bad, counts = table.gather(batch), [account_of(message.first, error)], [0]
+    seconds = [(time.perf_counter() - began) / message.units] * message.units
+    _hand_over(gather, bad, seconds, counts, message, batch, say)
+    say(("finished",))
+
+
+def _add_many(gather: Gather, value: Any, message: Message, keys: pa.Table) -> list[int]:
+    """Rows of a whole slice: one for each unit in order, or any number with a column `unit` that numbers them from 0."""
+    table = _many_table(value)
+    names = tuple(table.column_names)
+    if "unit" in names and "unit" not in keys.column_names:
+        unit = np.asarray(table.column("unit").to_pylist(), np.int64)
+        if len(unit) and (unit.min() < 0 or unit.max() >= message.units):
+            raise ResultError(f"returned rows for unit {int(unit.max() if unit.max() >= message.units else unit.min())}, and the slice has units 0 to {message.units - 1}")
+        table = table.drop_columns(["unit"]).take(from_numpy(np.argsort(unit, kind="stable")))
+        unit = np.sort(unit, kind="stable")
+    elif table.num_rows != message.units:
+        raise ResultError(f"returned {table.num_rows:,} rows for {message.units:,} units; wanted one for each, in order, or a column `unit` that numbers them from 0")
+    else:
+        unit = np.arange(message.units)
+    gather._check_names(tuple(table.column_names))
+    gather.tables.append(table.append_column(UNIT, from_numpy((unit + message.first).astype(np.int64))))
+    return np.bincount(unit, minlength=message.units).tolist()
+
+
+def _many_table(value: Any) -> pa.Table:
+    from .outcome import _row_of, _table_of, column_of
+
+    if isinstance(value, dict):
+        lengths = {name: len(v) if hasattr(v, "__len__") and not isinstance(v, str | bytes) else None for name, v in value.items()}
+        if None in lengths.values() or len(set(lengths.values())) > 1:
+            raise ResultError(f"returned columns of different lengths: {lengths}")
+        return pa.table({name: column_of(v.tolist() if isinstance(v, np.ndarray) and v.dtype.kind not in "ifM" else v) for name, v in value.items()})
+    if isinstance(value, list):
+        rows = [_row_of(item) for item in value]
+        gather = Gather(None, {})
+        for number, (names, values) in enumerate(rows):
+            gather._row(number, names, values)
+        tables, _ = gather.finish()
+        if len(tables) != 1:
+            raise ResultError(f"returned rows of {len(tables)} different shapes; wanted one")
+        return tables[0].drop_columns([UNIT])
+    table = _table_of(value)
+    if table is None:
+        _row_of(value)  # says what is wrong with it
+        raise ResultError(f"returned one {type(value).__name__} for a whole batch; wanted a dict of arrays, a list of rows or a table")
+    return table
+
+
+def _hand_over(gather: Gather, bad: list[Account], seconds: list[float], counts: list[int], message: Message, batch: OpenBatch, say: Say) -> None:
+    tables, unfit = gather.finish()
+    bad = [*bad, *unfit]
+    rows_out = np.array(counts, np.int64)
+    for account in unfit:
+        rows_out[account.unit - message.first] = 0
+    own = message.first - batch.first
+    units = np.arange(message.first, message.last + 1, dtype=np.int64)
+    accounts = accounts_table(units, batch.sizes[own : own + message.units].astype(np.int64), rows_out, np.array(seconds), bad, message.round)
+    say(("chunk", message.first, message.last, pack_results(tables), pack_accounts(accounts, tables)))

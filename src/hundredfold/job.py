@@ -1,0 +1,335 @@
+"""The nouns: Job, Source, Model, Publish; Message and Batch; and Run, which knows where each file of a run lies."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import JobError
+
+NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+RESERVED = frozenset({"run", "rows", "units"})
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows that come in, and what must be true of them.
+
+    `contract`    a dataclass or pydantic model: its fields are the columns; `Annotated[float, Gt(0)]`, `Literal[...]`, an
+                  Enum, `re.compile(...)` and `X | None` say what a value may be
+    `at`          where the rows are if the run names no other place: a file, a glob or a folder (relative to the job's file)
+    `unique`      these columns name a row. Exact copies are kept once; of rows that differ, the one with the greatest
+                  `latest` wins, or, without `latest` (or in a tie), all of them are rejected
+    `references`  {"product": "catalog.product"}: the value must be there in that source
+    `not_future`  date columns that may not lie after the run's `as_of`
+    `clean`       {"price": "replace(price, ',', '.')"}: SQL that repairs a column before it is checked
+    `max_rejected` so many rows (int) or such a share of them (float below 1) may be rejected; beyond that the run stops
+    """
+
+    name: str
+    contract: type | None = None
+    at: str | None = None
+    unique: Sequence[str] = ()
+    latest: str | None = None
+    references: Mapping[str, str] = field(default_factory=dict)
+    not_future: Sequence[str] = ()
+    clean: Mapping[str, str] = field(default_factory=dict)
+    max_rejected: int | float = 0
+
+    def __post_init__(self) -> None:
+        _name("source", self.name)
+        _tuples(self, "unique", "not_future")
+        if self.contract is not None and not isinstance(self.contract, type):
+            raise JobError(f"source {self.name}: contract is {self.contract!r}, wanted a dataclass or a pydantic model (the class itself)")
+        bad = [f"{column} -> {target!r}" for column, target in self.references.items() if target.count(".") != 1]
+        if bad:
+            raise JobError(f"source {self.name}: references must name source.column", problems=bad, hint='write {"product": "catalog.product"}')
+        _limit(f"source {self.name}: max_rejected", self.max_rejected)
+
+
+@dataclass(frozen=True)
+class Model:
+    """One question asked of every unit: a query, the key that tells units apart, and the function that answers.
+
+    `work(rows, ...)` is given the rows of one unit in the form that its first annotation asks for (pandas.DataFrame,
+    polars.DataFrame, pyarrow.Table, or a light mapping of NumPy arrays), and the results of earlier models by the names of
+    its other parameters. With `many` it is given all units of a batch at once (`rows.offsets`, `rows.keys`).
+
+    `unit`        the columns that name a unit; () is one unit: all rows
+    `query`       SQL text, or the path of a .sql file beside the job; without it the job's only source
+    `order_by`    columns that order the rows inside a unit
+    `given`       the earlier models whose results `work` takes; without it, its further parameters
+    `returns`     the contract of a result row where the return annotation does not say it
+    `time_limit`  seconds that one unit may take
+    """
+
+    name: str
+    unit: Sequence[str]
+    work: Callable[..., Any]
+    query: str | None = None
+    order_by: Sequence[str] = ()
+    given: Sequence[str] | None = None
+    many: bool = False
+    returns: type | None = None
+    time_limit: float | None = None
+
+    def __post_init__(self) -> None:
+        _name("model", self.name)
+        _tuples(self, "unit", "order_by")
+        if not callable(self.work):
+            raise JobError(f"model {self.name}: work is {self.work!r}, wanted a function")
+        further = _further_parameters(self.name, self.work)
+        if self.given is None:
+            object.__setattr__(self, "given", tuple(p.name for p in further if p.default is p.empty))
+        _tuples(self, "given")
+        missing = [name for name in self.given or () if name not in {p.name for p in further}]
+        if missing:
+            raise JobError(f"model {self.name}: its function takes no parameter named {', '.join(missing)}", hint="name the parameter after the model")
+        if self.time_limit is not None and not self.time_limit > 0:
+            raise JobError(f"model {self.name}: time_limit is {self.time_limit!r}, wanted seconds above 0, or None")
+
+
+@dataclass(frozen=True)
+class Publish:
+    """What the system downstream is given: a query over the models' results and the sources, as files of a release.
+
+    Beside them the query sees one row named `run`: run_id, job, as_of, table_version, parent_version.
+    """
+
+    name: str
+    query: str
+    contract: type | None = None
+    formats: Sequence[str] = ("parquet",)
+
+    def __post_init__(self) -> None:
+        _name("publish", self.name)
+        _tuples(self, "formats")
+        unknown = sorted(set(self.formats) - {"csv", "parquet", "jsonl"})
+        if unknown or not self.formats:
+            raise JobError(f"publish {self.name}: formats {unknown or '()'} are not among csv, parquet, jsonl")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the user declares: sources, models in the order in which they build on one another, and what is published.
+
+    `max_failed`: so many units (int), or such a share (float below 1), may fail before publication is held back.
+    """
+
+    name: str
+    sources: Sequence[Source]
+    models: Sequence[Model]
+    publish: Publish | Sequence[Publish] = ()
+    max_failed: int | float = 0
+    folder: Path | None = None  # what paths are relative to; found from the file that declares the job
+
+    def __post_init__(self) -> None:
+        _name("job", self.name)
+        if isinstance(self.publish, Publish):
+            object.__setattr__(self, "publish", (self.publish,))
+        for attribute in ("sources", "models", "publish"):
+            object.__setattr__(self, attribute, tuple(getattr(self, attribute)))
+        object.__setattr__(self, "folder", Path(self.folder) if self.folder else _declaring_folder())
+        _limit(f"job {self.name}: max_failed", self.max_failed)
+        _check_names(self)
+
+    @property
+    def releases(self) -> tuple[Publish, ...]:
+        return tuple(self.publish)  # type: ignore[arg-type]  # __post_init__ made it a tuple
+
+    def model(self, name: str) -> Model:
+        """The model of that name; JobError if there is none."""
+        found = next((model for model in self.models if model.name == name), None)
+        if found is None:
+            raise JobError(f"job {self.name} has no model {name!r}; it has {', '.join(model.name for model in self.models)}")
+        return found
+
+    def source(self, name: str) -> Source:
+        """The source of that name; JobError if there is none."""
+        found = next((source for source in self.sources if source.name == name), None)
+        if found is None:
+            raise JobError(f"job {self.name} has no source {name!r}; it has {', '.join(source.name for source in self.sources)}")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One stored object with many whole units: numbers `first` to `last` of the model's units in the order of their keys."""
+
+    number: int
+    first: int
+    last: int
+    rows: int
+    cost: float
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Message:
+    """Please do units first..last of this batch. `round` 1 is the run's own, each retry is one more."""
+
+    run: str
+    model: str
+    batch: int
+    first: int
+    last: int
+    round: int = 1
+
+    def __str__(self) -> str:
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def parse(cls, text: str) -> Message:
+        """The message in a queue's text; ValueError if it was not made by str()."""
+        fields = json.loads(text)
+        if not isinstance(fields, dict) or set(fields) != set(cls.__slots__):
+            raise ValueError(f"not a message: {text[:200]}")
+        return cls(**fields)
+
+    @property
+    def units(self) -> int:
+        return self.last - self.first + 1
+
+    def part(self, first: int, last: int) -> Message:
+        return Message(self.run, self.model, self.batch, first, last, self.round)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where each file of a run lies: keys in the store. The only place that knows."""
+
+    run: str
+
+    @property
+    def root(self) -> str:
+        return f"runs/{self.run}"
+
+    def job(self) -> str:
+        return f"{self.root}/job.pickle"
+
+    def staged(self, source: str) -> str:
+        return f"{self.root}/staged/{source}.parquet"
+
+    def rejects(self, source: str) -> str:
+        return f"{self.root}/rejects/{source}.parquet"
+
+    def verdict(self) -> str:
+        return f"{self.root}/verdict.json"
+
+    def model(self, model: str) -> str:
+        return f"{self.root}/models/{model}"
+
+    def manifest(self, model: str) -> str:
+        return f"{self.model(model)}/manifest.json"
+
+    def units(self, model: str) -> str:
+        return f"{self.model(model)}/units.arrow"
+
+    def batch(self, model: str, number: int) -> str:
+        return f"{self.model(model)}/batches/{number:06d}.arrow"
+
+    def outcomes(self, model: str) -> str:
+        return f"{self.model(model)}/outcomes"
+
+    def outcome(self, message: Message, part: str) -> str:
+        """`part` is 'results' or 'ledger'; the ledger, written last, is the commit."""
+        return f"{self.outcomes(message.model)}/{message.round:03d}-{message.batch:06d}-{message.first:010d}-{message.last:010d}.{part}.arrow"
+
+    def slice(self, key: str) -> Message | None:
+        """The slice that a committed outcome covers, from its key; None for anything else."""
+        found = re.fullmatch(r"runs/([^/]+)/models/([^/]+)/outcomes/(\d+)-(\d+)-(\d+)-(\d+)\.ledger\.arrow", key)
+        if found is None:
+            return None
+        run, model, round_, batch, first, last = found.groups()
+        return Message(run, model, int(batch), int(first), int(last), int(round_))
+
+    def results(self, model: str) -> str:
+        return f"{self.model(model)}/results.parquet"
+
+    def accounts(self, model: str) -> str:
+        return f"{self.model(model)}/units.parquet"
+
+    def collected(self, model: str) -> str:
+        return f"{self.model(model)}/collected.json"
+
+
+def releases_of(job: str) -> str:
+    return f"releases/{job}"
+
+
+def _name(kind: str, name: str) -> None:
+    if not isinstance(name, str) or not NAME.fullmatch(name) or name in RESERVED:
+        raise JobError(
+            f"{kind} name {name!r} cannot be used",
+            problems=(f"wanted: a lower-case letter, then letters, digits and _ (at most 63), and none of {', '.join(sorted(RESERVED))}",),
+            hint="the name becomes a table in SQL and a folder on disk",
+        )
+
+
+def _tuples(thing: object, *attributes: str) -> None:
+    for attribute in attributes:
+        value = getattr(thing, attribute)
+        if isinstance(value, str):
+            raise JobError(f"{attribute} is the text {value!r}, wanted a tuple of names", hint=f"write {attribute}=({value!r},)")
+        object.__setattr__(thing, attribute, tuple(value))
+
+
+def _limit(what: str, limit: float) -> None:
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or limit < 0 or (isinstance(limit, float) and limit > 1):
+        raise JobError(f"{what} is {limit!r}, wanted a count (int, 0 or more) or a share (float, 0.0 to 1.0)")
+
+
+def allowed(limit: float, total: int) -> int:
+    """How many of `total` a limit allows: a count stays, a share is taken of the total."""
+    return limit if isinstance(limit, int) else int(limit * total)
+
+
+def _further_parameters(model: str, work: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        parameters = list(inspect.signature(work).parameters.values())
+    except (TypeError, ValueError) as error:
+        raise JobError(f"model {model}: the signature of {work!r} cannot be read ({error})") from error
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if not named:
+        raise JobError(f"model {model}: its function takes no parameter, wanted one for the unit's rows")
+    return [*named[1:], *(p for p in parameters if p.kind is p.KEYWORD_ONLY)]
+
+
+def _declaring_folder() -> Path:
+    """The folder of the file in which the job is being declared: the first frame that is neither ours nor generated."""
+    here = str(Path(__file__).parent)
+    frame = sys._getframe(1)
+    while frame is not None and (frame.f_code.co_filename.startswith((here, "<")) or "dataclasses" in frame.f_code.co_filename):
+        frame = frame.f_back  # type: ignore[assignment]
+    place = Path(frame.f_code.co_filename).parent if frame is not None else Path()
+    return place.resolve() if place.is_dir() else Path.cwd()
+
+
+def _check_names(job: Job) -> None:
+    names = [source.name for source in job.sources] + [model.name for model in job.models]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise JobError(f"job {job.name}: the name {', '.join(twice)} is used twice; sources and models share one set of names")
+    if not job.sources:
+        raise JobError(f"job {job.name} has no source", hint='add sources=[Source("sales")]')
+    if not job.models:
+        raise JobError(f"job {job.name} has no model", hint='add models=[Model("prices", unit=("shop",), work=price)]')
+    for position, model in enumerate(job.models):
+        earlier = [m.name for m in job.models[:position]]
+        unknown = [name for name in model.given or () if name not in earlier]
+        if unknown:
+            raise JobError(
+                f"model {model.name} is given {', '.join(unknown)}, which is no model before it",
+                hint=f"before it are: {', '.join(earlier) or 'none'}; a parameter that is not an earlier model needs a default",
+            )
+        if model.query is None and len(job.sources) > 1:
+            raise JobError(f"model {model.name} has no query, and the job has {len(job.sources)} sources to choose from", hint='query="SELECT * FROM ..."')
+    known = {source.name for source in job.sources}
+    dangling = [f"{s.name}.{c} -> {t}" for s in job.sources for c, t in s.references.items() if t.split(".")[0] not in known]
+    if dangling:
+        raise JobError(f"job {job.name}: references to a source that the job does not have", problems=dangling)

@@ -1,0 +1,176 @@
+"""The driver of this machine: walks the stages of one run, and may be killed at any moment.
+
+It keeps nothing that it could not find again: every step takes what is there already and does the rest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..crew import Crew, Kit
+from ..errors import HundredfoldError, PublishRefused, Stopped
+from ..job import Job, Layout, Model
+from ..manifest import Manifest, UnitList
+from ..pipeline import Stage, stages
+from ..ports import Record
+from ..states import Event, State
+from ..steps.collect import Collected, collect
+from ..steps.enqueue import enqueue, plan_round
+from ..steps.prepare import prepare
+from ..steps.publish import publish, within_limits
+from ..steps.validate import Verdict, validate
+from ..steps.work import Floor, Progress
+from .home import Home
+from .limits import Limits
+from .queue import SqliteQueue
+from .warehouse import DuckWarehouse
+
+VISIBILITY = 60.0  # seconds; leases are extended while their worker lives
+LOOKS = 0.5  # seconds between looks at the ledger, to see whether the run was cancelled
+
+
+class Watcher(Protocol):
+    """Who is told how a run goes on."""
+
+    def stage(self, stage: Stage) -> None: ...
+    def validated(self, verdicts: list[Verdict]) -> None: ...
+    def progress(self, progress: Progress) -> None: ...
+    def collected(self, collected: Collected) -> None: ...
+
+
+class Quiet:
+    """Nobody is told."""
+
+    def stage(self, stage: Stage) -> None: ...
+    def validated(self, verdicts: list[Verdict]) -> None: ...
+    def progress(self, progress: Progress) -> None: ...
+    def collected(self, collected: Collected) -> None: ...
+
+
+@dataclass
+class Drive:
+    """One walk through a run's stages."""
+
+    home: Home
+    job: Job
+    record: Record
+    limits: Limits
+    places: Mapping[str, Any]
+    watcher: Watcher
+    collected: list[Collected] = field(default_factory=list)
+    looked: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.layout = Layout(self.record.id)
+        self.store = self.home.store
+        self.round = int(self.record.options.get("round", 1))
+        self.as_of = str(self.record.options["as_of"])
+
+    def walk(self) -> Record:
+        """All stages, in order; the run's record at its end. Errors are on the record before they are raised."""
+        run = self.record.id
+        try:
+            self._walk()
+        except PublishRefused as refusal:
+            self.home.ledger.move(run, Event.HOLD, reason=str(refusal))
+            raise
+        except Stopped:
+            raise
+        except HundredfoldError as error:
+            self.home.ledger.move(run, Event.FAIL, reason=str(error))
+            raise
+        return self.home.ledger.move(run, Event.FINISH, step="done")
+
+    def _walk(self) -> None:
+        crew = Crew(Kit(self.job, self.layout, self.store), self.limits.workers, self.limits.worker, self.home.logs(self.record.id))
+        crew.start()  # their imports run while the sources are read
+        try:
+            with closing(DuckWarehouse(self.store, self.home.scratch(self.record.id), memory=self.limits.warehouse, threads=self.limits.workers)) as warehouse:
+                for stage in stages(self.job):
+                    self._look(at_once=True)
+                    self.home.ledger.note(self.record.id, step=str(stage))
+                    self.watcher.stage(stage)
+                    self._do(stage, warehouse, crew)
+        finally:
+            crew.stop()
+
+    def _do(self, stage: Stage, warehouse: DuckWarehouse, crew: Crew) -> None:
+        match stage.step, stage.model:
+            case "validate", _:
+                self._validate(warehouse)
+            case "prepare", Model() as model:
+                manifest = prepare(model, self.job, self.layout, warehouse, self.store, workers=self.limits.workers, batch_bytes=self.limits.batch)
+                self._note(model.name, units=manifest.units, rows=manifest.rows, batches=len(manifest.batches))
+            case "enqueue", Model() as model:
+                self._enqueue(model)
+            case "work", Model() as model:
+                self._work(model, crew)
+            case "collect", Model() as model:
+                self._collect(model, warehouse)
+            case _:
+                self._publish(warehouse)
+
+    def _validate(self, warehouse: DuckWarehouse) -> None:
+        verdicts = validate(self.job, self.places, self.as_of, self.layout, warehouse, self.store)
+        sources = {v.source: {"rows": v.rows, "accepted": v.accepted, "rejected": v.rejected, "dropped": v.dropped, "repaired": v.repaired} for v in verdicts}
+        self.home.ledger.note(self.record.id, counts={"sources": sources})
+        self.watcher.validated(verdicts)
+
+    def _enqueue(self, model: Model) -> None:
+        """The queue of this model and round, filled once: a driver that takes over finds what the last one left in it."""
+        manifest = Manifest.read(self.layout, model.name, self.store)
+        messages, coverage = plan_round(manifest, self.layout, self.round, self.store)
+        queue = SqliteQueue(self._queue_path(model), visibility=VISIBILITY)
+        queue.release()  # what the driver before this one had in its hands
+        enqueue(messages, coverage, queue)
+        queue.close()
+
+    def _work(self, model: Model, crew: Crew) -> None:
+        manifest = Manifest.read(self.layout, model.name, self.store)
+        messages, coverage = plan_round(manifest, self.layout, self.round, self.store)
+        units = UnitList.read(self.layout, model.name, self.store)
+        path = self._queue_path(model)
+        with closing(SqliteQueue(path, visibility=VISIBILITY)) as queue:
+            Floor(messages, manifest, units, self.layout, coverage, queue, self.store, crew, self._tell, VISIBILITY).run()
+        for leftover in path.parent.glob(path.name + "*"):
+            leftover.unlink(missing_ok=True)
+
+    def _queue_path(self, model: Model) -> Path:
+        return self.home.scratch(self.record.id).with_name(f"{self.record.id}-{model.name}-{self.round}.queue")
+
+    def _collect(self, model: Model, warehouse: DuckWarehouse) -> None:
+        manifest = Manifest.read(self.layout, model.name, self.store)
+        collected = collect(model, manifest, self.layout, self.round, warehouse, self.store)
+        self.collected.append(collected)
+        self._note(model.name, **{k: v for k, v in asdict(collected).items() if k != "model"})
+        self.watcher.collected(collected)
+        warehouse.define(model.name, f"SELECT * FROM {warehouse.object(self.layout.results(model.name))}")
+        if model is not self.job.models[-1] or self.job.releases:
+            within_limits(self.job, [collected], self.record.id, self.record.options.get("max_failed"))
+
+    def _publish(self, warehouse: DuckWarehouse) -> None:
+        release = publish(self.job, self.layout, self.round, self.as_of, warehouse, self.store)
+        if release is not None:
+            self.home.ledger.note(self.record.id, counts={"release": {"version": release.version, "rows": dict(release.rows), "files": list(release.files)}})
+
+    def _note(self, model: str, **facts: Any) -> None:
+        models = dict(self.home.ledger.read(self.record.id).counts.get("models", {}))
+        models[model] = {**models.get(model, {}), **facts}
+        self.home.ledger.note(self.record.id, counts={"models": models})
+
+    def _tell(self, progress: Progress) -> None:
+        self.watcher.progress(progress)
+        self._look()
+
+    def _look(self, at_once: bool = False) -> None:
+        """Stop if somebody cancelled the run."""
+        now = time.monotonic()
+        if at_once or now - self.looked > LOOKS:
+            self.looked = now
+            if self.home.ledger.read(self.record.id).state is State.CANCELLED:
+                raise Stopped(f"run {self.record.id} was cancelled", hint=f"what was done is kept: hundredfold status {self.record.id}")

@@ -1,0 +1,97 @@
+"""The folder in which all runs are kept: their files, the ledger, a lock for each run, and a mark of its format."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ..errors import HomeError, RunBusy, UsageError
+from ..job import Layout
+from .files import FileStore
+from .ledger import SqliteLedger
+from .store import home_error
+
+FORMAT = 1  # goes up when an older program could no longer read what lies here
+
+
+class Home:
+    """A home that exists and that this program can read; HomeError says what is wrong with it."""
+
+    def __init__(self, folder: Path | str = ".hundredfold", *, make: bool = True) -> None:
+        if str(folder).startswith("s3://"):
+            raise UsageError(f"the home {folder} is on S3, which this machine's driver cannot keep its ledger in", hint="name a folder with --home")
+        self.folder = Path(folder).expanduser().absolute()
+        if not make and not (self.folder / "format").exists():
+            raise HomeError(f"there is no run in {self.folder}", hint="name the folder with --home, or make a run first: hundredfold run, or hundredfold demo")
+        self._open()
+        self.store = FileStore(self.folder)
+        self.ledger = SqliteLedger(self.folder / "ledger.sqlite")
+
+    def scratch(self, run: str) -> Path:
+        return self.folder / "scratch" / run
+
+    def logs(self, run: str) -> Path:
+        return self.folder / Layout(run).root / "logs"
+
+    @contextmanager
+    def lock(self, run: str) -> Iterator[None]:
+        """Be the only driver of a run; RunBusy if another one is. The system gives the lock back when a process dies."""
+        folder = self.folder / Layout(run).root
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "driver.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunBusy(f"run {run} is being driven by {_owner(folder)}", hint=f"watch it with: hundredfold status {run}   or stop it with: hundredfold cancel {run}") from None
+        try:
+            (folder / "driver.txt").write_text(f"process {os.getpid()} of {_user()}")
+            yield
+        finally:
+            lock.release()
+
+    def driven(self, run: str) -> bool:
+        """Whether some process holds the run's lock just now."""
+        folder = self.folder / Layout(run).root
+        if not folder.exists():
+            return False
+        lock = FileLock(folder / "driver.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        lock.release()
+        return False
+
+    def _open(self) -> None:
+        mark = self.folder / "format"
+        try:
+            if not mark.exists():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                mark.write_text(f"{FORMAT}\n")
+                (self.folder / ".gitignore").write_text("*\n")
+            found = mark.read_text().strip()
+        except OSError as error:
+            raise home_error(error, mark, "written") from error
+        if not found.isdigit() or int(found) > FORMAT:
+            raise HomeError(f"{self.folder} is of format {found or 'unknown'}, and this program reads up to {FORMAT}", hint="install a newer hundredfold, or name another folder with --home")
+        if not os.access(self.folder, os.W_OK):
+            raise HomeError(f"{self.folder} cannot be written", hint="let this user write in that folder, or keep the runs elsewhere with --home")
+
+
+def _owner(folder: Path) -> str:
+    try:
+        return (folder / "driver.txt").read_text()
+    except OSError:
+        return "another process"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return "somebody"

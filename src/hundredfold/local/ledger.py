@@ -1,0 +1,211 @@
+"""The ledger of this machine: one SQLite file, a row per run.
+
+Each call opens the file, does one transaction, and closes it: nothing is held between calls, so that threads, processes and
+pages may share it.  A write is durable when the call returns, its directory entry included (synchronous=EXTRA).
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..errors import HomeError, NoSuchRun, StateError
+from ..ports import Clock, Record
+from ..states import Event, State, after
+from .store import home_error
+
+FORMAT = 1
+SCHEMA = """CREATE TABLE runs (
+    id TEXT PRIMARY KEY, job TEXT NOT NULL, ref TEXT NOT NULL, state TEXT NOT NULL, step TEXT NOT NULL,
+    created TEXT NOT NULL, updated TEXT NOT NULL, reason TEXT NOT NULL,
+    options TEXT NOT NULL, counts TEXT NOT NULL, version INTEGER NOT NULL
+) WITHOUT ROWID"""
+NEWEST_FIRST = "ORDER BY created DESC, id DESC"
+SHOWN = 3
+
+PLACE_HINT = "let this user write in that folder, or keep the runs elsewhere with --home"
+TROUBLES = {
+    sqlite3.SQLITE_BUSY: ("is locked by another process", "see which hundredfold processes are still at work, and try again"),
+    sqlite3.SQLITE_FULL: (
+        "cannot grow: the disk is full",
+        "free some space, or keep the runs elsewhere with --home; then hundredfold resume",
+    ),
+    sqlite3.SQLITE_READONLY: ("cannot be written", PLACE_HINT),
+    sqlite3.SQLITE_PERM: ("cannot be written", PLACE_HINT),
+    sqlite3.SQLITE_CANTOPEN: ("cannot be opened", PLACE_HINT),
+    sqlite3.SQLITE_IOERR: ("cannot be read or written", "look at the disk's health and room, or keep the runs elsewhere with --home"),
+    sqlite3.SQLITE_NOTADB: ("is damaged, or was never hundredfold's", None),
+    sqlite3.SQLITE_CORRUPT: ("is damaged, or was never hundredfold's", None),
+}
+
+
+class SqliteLedger:
+    """The runs' records in a file, which is made with the first run. `patience`: seconds to wait for another's lock."""
+
+    def __init__(self, path: Path, clock: Clock = time.time, *, patience: float = 30.0) -> None:
+        self.path = Path(path)
+        self._clock = clock
+        self._patience = patience
+
+    def create(self, record: Record) -> None:
+        """Add a run; StateError if its id is taken."""
+        with self._writing() as db:
+            if _rows(db, "WHERE id = ?", record.id):
+                raise taken(record.id)
+            db.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _row(record))
+
+    def read(self, run: str) -> Record:
+        """The record; NoSuchRun if there is none."""
+        with self._reading() as db:
+            return _one(db, run)
+
+    def move(self, run: str, event: Event, *, step: str | None = None, reason: str = "") -> Record:
+        """Let `event` happen to the run, if its state allows it; the new record. `reason` replaces the last event's."""
+        with self._writing() as db:
+            return _replace(db, moved(_one(db, run), event, step, reason, self._clock()))
+
+    def note(
+        self, run: str, *, step: str | None = None, counts: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
+    ) -> Record:
+        """Write facts beside the state: the step it is at, counts and options (merged into those there)."""
+        with self._writing() as db:
+            return _replace(db, noted(_one(db, run), step, counts, options, self._clock()))
+
+    def runs(self, job: str | None = None) -> Sequence[Record]:
+        """All runs, or those of a job, newest first."""
+        with self._reading() as db:
+            return _rows(db, NEWEST_FIRST) if job is None else _rows(db, f"WHERE job = ? {NEWEST_FIRST}", job)
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with in_plain_words(self.path, _damaged(self.path)):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self.path, timeout=self._patience, isolation_level=None)) as db, db:
+                db.execute("PRAGMA synchronous = EXTRA")
+                db.execute("BEGIN IMMEDIATE")
+                if _format(db, self.path) == 0:
+                    db.execute(SCHEMA)
+                    db.execute(f"PRAGMA user_version = {FORMAT}")
+                yield db
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """The file as it is, in a place that may be read-only; an empty ledger where there is none."""
+        with in_plain_words(self.path, _damaged(self.path)):
+            place = f"{self.path.absolute().as_uri()}?mode=rw" if self.path.exists() else ":memory:"
+            with closing(sqlite3.connect(place, uri=True, timeout=self._patience, isolation_level=None)) as db:
+                if _format(db, self.path) == 0:
+                    db.execute(SCHEMA.replace("CREATE TABLE", "CREATE TEMP TABLE"))
+                yield db
+
+
+def moved(record: Record, event: Event, step: str | None, reason: str, now: float) -> Record:
+    """The record after `event`; StateError if its state does not allow it."""
+    state = after(record.state, event, record.id)
+    return _next(record, now, state=state, reason=reason, step=record.step if step is None else step)
+
+
+def noted(record: Record, step: str | None, counts: Mapping[str, Any] | None, options: Mapping[str, Any] | None, now: float) -> Record:
+    """The record with these facts merged into it."""
+    return _next(
+        record,
+        now,
+        step=record.step if step is None else step,
+        counts={**record.counts, **(counts or {})},
+        options={**record.options, **(options or {})},
+    )
+
+
+def _next(record: Record, now: float, **changes: Any) -> Record:
+    return replace(record, updated=stamp(now), version=record.version + 1, **changes)
+
+
+def stamp(now: float) -> str:
+    """A moment as records have it: ISO 8601, UTC, to the millisecond."""
+    return datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
+
+
+def taken(run: str) -> StateError:
+    return StateError(f"run {run} is in the ledger already", hint=f"hundredfold resume {run}")
+
+
+def no_such_run(run: str, newest: Sequence[str]) -> NoSuchRun:
+    """The error that says which runs there are."""
+    there = f"the newest here: {', '.join(newest[:SHOWN])}" if newest else "there are none here yet"
+    return NoSuchRun(f"there is no run {run}; {there}", hint="hundredfold status")
+
+
+@contextmanager
+def in_plain_words(path: Path, damaged: str) -> Iterator[None]:
+    """Say as a HomeError what SQLite and the system report about the file; `damaged` is the hint where it is broken."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code, without its finer kind
+        if code not in TROUBLES:
+            raise
+        words, hint = TROUBLES[code]
+        raise HomeError(f"{path} {words}: {error}", hint=hint or damaged) from error
+    except OSError as error:
+        raise home_error(error, path, "opened") from error
+
+
+def _damaged(path: Path) -> str:
+    return f"move it away (mv {path} {path}.damaged): the runs' files stay, and the next run starts a new ledger"
+
+
+def _format(db: sqlite3.Connection, path: Path) -> int:
+    found = int(db.execute("PRAGMA user_version").fetchone()[0])
+    if found > FORMAT:
+        raise HomeError(f"{path} has format {found}, and this hundredfold knows {FORMAT}", hint="pip install --upgrade hundredfold")
+    return found
+
+
+def _one(db: sqlite3.Connection, run: str) -> Record:
+    found = _rows(db, "WHERE id = ?", run)
+    if not found:
+        raise no_such_run(run, [record.id for record in _rows(db, f"{NEWEST_FIRST} LIMIT {SHOWN}")])
+    return found[0]
+
+
+def _rows(db: sqlite3.Connection, which: str, *values: str) -> list[Record]:
+    found = db.execute(f"SELECT id, job, ref, state, step, created, updated, reason, options, counts, version FROM runs {which}", values)
+    return [
+        Record(id, job, ref, State(state), step, created, updated, reason, json.loads(options), json.loads(counts), version)
+        for id, job, ref, state, step, created, updated, reason, options, counts, version in found
+    ]
+
+
+def _row(record: Record) -> tuple[Any, ...]:
+    r = record
+    return (
+        r.id,
+        r.job,
+        r.ref,
+        r.state,
+        r.step,
+        r.created,
+        r.updated,
+        r.reason,
+        json.dumps(dict(r.options)),
+        json.dumps(dict(r.counts)),
+        r.version,
+    )
+
+
+def _replace(db: sqlite3.Connection, record: Record) -> Record:
+    """Write the record over the version before it; StateError if that is not there any more."""
+    written = db.execute(
+        "UPDATE runs SET state = ?, step = ?, updated = ?, reason = ?, options = ?, counts = ?, version = ? WHERE id = ? AND version = ?",
+        (*_row(record)[3:5], *_row(record)[6:], record.id, record.version - 1),
+    )
+    if written.rowcount != 1:
+        raise StateError(f"run {record.id} was changed by another process in the same moment", hint=f"hundredfold status {record.id}")
+    return _one(db, record.id)

@@ -1,0 +1,71 @@
+"""How many workers, and how the memory is shared among the warehouse, the driver and the workers."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from ..errors import UsageError
+
+DRIVER = 160 * 2**20  # what the driver needs for itself: the interpreter, Arrow, what streams through it
+SHARE = 0.7  # of the machine's memory, where no limit is given
+LEAST = 512 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bytes, and how many processes. While the warehouse is busy the workers wait, and the other way round."""
+
+    workers: int
+    memory: int
+
+    @property
+    def warehouse(self) -> int:
+        return int((self.memory - DRIVER) * 0.6)
+
+    @property
+    def worker(self) -> int:
+        return (self.memory - DRIVER) // self.workers
+
+    @property
+    def batch(self) -> int:
+        """A batch in memory, with the copies that sorting it takes, is about this large at most."""
+        return min(self.worker // 2, 2**30)
+
+
+def limits_of(workers: int | None, memory: str | int | None) -> Limits:
+    """From what a person asked for, or from the machine; UsageError for what cannot work."""
+    count = workers if workers is not None else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if count < 1:
+        raise UsageError(f"--workers is {count}, wanted 1 or more")
+    total = parse_size(memory) if memory is not None else int(SHARE * machine_memory())
+    if total < LEAST:
+        raise UsageError(f"--memory is {memory}, wanted {LEAST // 2**20} MiB or more", hint="write it as 2GB or 1500MB")
+    return Limits(count, total)
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes of '1GB', '512 MiB', '1.5g' or a number."""
+    if isinstance(text, int):
+        return text
+    found = re.fullmatch(r"\s*([\d.]+)\s*([kmgt]?)(i?b)?\s*", text.lower())
+    if found is None or found[1].count(".") > 1:
+        raise UsageError(f"--memory is {text!r}, wanted a size", hint="write it as 2GB or 1500MB")
+    return int(float(found[1]) * 1024 ** " kmgt".index(found[2] or " "))
+
+
+def machine_memory() -> int:
+    """The memory that this process may use: the machine's, or its container's if that is less."""
+    total = int(psutil.virtual_memory().total)
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            limit = Path(name).read_text().strip()
+        except OSError:
+            continue
+        if limit.isdigit():
+            total = min(total, int(limit))
+    return total

@@ -1,0 +1,242 @@
+"""The warehouse of this machine: DuckDB, out of core and within a memory limit.
+
+Nothing here leans on the order of rows that no ORDER BY asks for.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..contract import quote
+from ..errors import HomeError, HundredfoldError, QueryError, SourceError
+from .sources import Files, as_table, find_files
+from .store import Folder
+
+STREAMED = 250_000  # rows of a streamed batch
+
+
+class DuckWarehouse:
+    """SQL over files, by name. `scratch` is its own folder, emptied at its end; `memory` in bytes."""
+
+    def __init__(self, store: Folder, scratch: Path, *, memory: int, threads: int) -> None:
+        self.store = store
+        self.scratch = scratch
+        shutil.rmtree(scratch, ignore_errors=True)  # what a killed driver left
+        scratch.mkdir(parents=True, exist_ok=True)
+        self.connection = duckdb.connect(
+            ":memory:",
+            config={
+                "memory_limit": f"{max(memory // 2**20, 96)}MiB",
+                "threads": threads,
+                "temp_directory": str(scratch),
+                "autoinstall_known_extensions": False,
+                "TimeZone": "UTC",
+            },
+        )
+
+    def define(self, name: str, select: str) -> None:
+        self._run(f"CREATE OR REPLACE TEMP VIEW {quote(name)} AS {select}")
+
+    def keep(self, name: str, select: str) -> None:
+        """Let `name` stand for the rows of a query, computed once."""
+        self._run(f"CREATE OR REPLACE TEMP TABLE {quote(name)} AS {select}")
+
+    def forget(self, name: str) -> None:
+        self._run(f"DROP TABLE IF EXISTS {quote(name)}")
+
+    def load(self, name: str, table: pa.Table) -> None:
+        """Let `name` stand for a table in memory."""
+        self.connection.register(name, table)
+
+    def columns(self, select: str) -> pa.Schema:
+        return self.query(f"SELECT * FROM ({select}) AS q LIMIT 0").schema
+
+    def query(self, select: str) -> pa.Table:
+        try:
+            return self.connection.sql(select).to_arrow_table()
+        except duckdb.Error as error:
+            raise _told(error, select) from error
+
+    def stream(self, select: str) -> Iterator[pa.RecordBatch]:
+        try:
+            reader = self.connection.sql(select).to_arrow_reader(STREAMED)
+        except duckdb.Error as error:
+            raise _told(error, select) from error
+        while True:
+            try:
+                yield reader.read_next_batch()
+            except StopIteration:
+                return
+            except (pa.ArrowException, OSError, duckdb.Error) as error:
+                raise _told(error, select) from error
+
+    def write(self, select: str, key: str, format: str = "parquet") -> int:
+        options = {"parquet": "FORMAT parquet, COMPRESSION zstd", "csv": "FORMAT csv, HEADER", "jsonl": "FORMAT json"}[format]
+        with self.store.writing(key) as path:
+            count = self._run(f"COPY ({select}) TO '{_text(path)}' ({options})").fetchone()
+        return int(count[0]) if count else 0
+
+    def object(self, key: str) -> str:
+        """A Parquet object of the store as a table in SQL."""
+        return f"read_parquet('{_text(self.store.path(key))}')"
+
+    def prints(self, paths: Sequence[str]) -> list[list[Any]]:
+        """Name, size and time of each file: equal prints are taken for equal contents."""
+        return [[path, (stat := Path(path).stat()).st_size, stat.st_mtime_ns] for path in paths]
+
+    def tables_of(self, select: str) -> set[str]:
+        """The names of the tables that a query reads; QueryError if it is no single query."""
+        answer = self.connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [select]).fetchone()
+        tree = json.loads(answer[0]) if answer else {}
+        if tree.get("error"):
+            raise QueryError(f"not a query: {tree.get('error_message')}" + _pointer(select, tree.get("position")), hint="wanted one SELECT, without a semicolon inside")
+        if len(tree["statements"]) != 1:
+            raise QueryError(f"wanted one query, found {len(tree['statements'])} statements", hint="keep the last SELECT, and move the rest into WITH")
+        return set(_tables(tree, frozenset()))
+
+    def is_plain(self, select: str) -> bool:
+        """Whether reading the query twice costs two scans and no more."""
+        plan = self._run(f"EXPLAIN (FORMAT json) {select}").fetchall()
+        names = _operators(json.loads(plan[-1][-1]))
+        return all(name.strip() in {"PROJECTION", "FILTER"} or "SCAN" in name or "READ_PARQUET" in name for name in names)
+
+    def attach(self, source: str, place: Any, folder: Path, contract_columns: Mapping[str, Any], staged: str) -> Attached:
+        """The raw rows of a source, wherever they are; text where the format has no types and a contract will give them."""
+        if not isinstance(place, str | Path):
+            with self.store.writing(staged) as path:
+                pq.write_table(as_table(source, place), path)
+            return self._parquet(source, Files((str(self.store.path(staged)),), "parquet"), in_place=False)
+        files = find_files(source, str(place), folder)
+        if files.kind == "parquet":
+            return self._parquet(source, files, in_place=True)
+        reader = self._csv(files, bool(contract_columns)) if files.kind == "csv" else self._json(files, contract_columns)
+        try:
+            self._run(f"COPY (SELECT row_number() OVER () AS __row, * FROM {reader}) TO '{_text(self._stage(staged))}' (FORMAT parquet)")
+        except QueryError as error:
+            raise SourceError(
+                f"{source}: {files.paths[0]} cannot be read as {files.kind}: {error.message}", hint="mend the file, or name another"
+            ) from error
+        malformed = self._malformed() if files.kind == "csv" else pa.table({"file": [], "row": [], "words": [], "line": []})
+        select = f"SELECT * FROM read_parquet('{_text(self.store.path(staged))}')"
+        return Attached(select, self.columns(select), bool(contract_columns), None, malformed)
+
+    def close(self) -> None:
+        self.connection.close()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def _parquet(self, source: str, files: Files, in_place: bool) -> Attached:
+        select = f"SELECT * FROM read_parquet({files.sql_list}, filename = '__file', file_row_number = true, union_by_name = true)"
+        try:
+            names = self.columns(select).names
+        except QueryError as error:
+            raise SourceError(
+                f"{source}: {files.paths[0]} cannot be read as Parquet: {error.message}", hint="is it a Parquet file, whole?"
+            ) from error
+        plain = ", ".join(quote(n) for n in names if n not in ("__file", "file_row_number"))
+        where = "__file" if in_place else "'(in memory)'"
+        select = f"SELECT {plain}, {where} AS __file, file_row_number + 1 AS __row FROM ({select}) AS f"
+        return Attached(select, self.columns(select), False, files if in_place else None, None)
+
+    def _csv(self, files: Files, text: bool) -> str:
+        self._run("DROP TABLE IF EXISTS reject_scans; DROP TABLE IF EXISTS reject_errors")
+        typing = "all_varchar = true" if text else "sample_size = -1"
+        return f"read_csv({files.sql_list}, header = true, filename = '__file', union_by_name = true, store_rejects = true, {typing})"
+
+    def _json(self, files: Files, wanted: Mapping[str, Any]) -> str:
+        reader = f"read_json({files.sql_list}, format = 'newline_delimited', filename = '__file', sample_size = -1, union_by_name = true)"
+        if not wanted:
+            return reader
+        found = [f for f in self.columns(f"SELECT * FROM {reader}") if f.name != "__file"]
+        flat = {f.name: "VARCHAR" for f in found if not pa.types.is_nested(f.type)}
+        nested = {f.name: "JSON" for f in found if pa.types.is_nested(f.type)}
+        columns = ", ".join(f"{_string(name)}: '{kind}'" for name, kind in (flat | nested).items())
+        return f"read_json({files.sql_list}, format = 'newline_delimited', filename = '__file', columns = {{{columns}}})"
+
+    def _malformed(self) -> pa.Table:
+        """The lines of a CSV file that could not be split into its columns."""
+        return self.query(
+            "SELECT DISTINCT s.file_path AS file, CAST(e.line AS BIGINT) AS row, 'malformed line: ' || e.error_message AS words, e.csv_line AS line"
+            " FROM reject_errors e JOIN reject_scans s USING (scan_id, file_id)"
+        )
+
+    def _stage(self, staged: str) -> Path:
+        path = self.store.path(staged)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _run(self, sql: str) -> duckdb.DuckDBPyConnection:
+        try:
+            return self.connection.execute(sql)
+        except duckdb.Error as error:
+            raise _told(error, sql) from error
+
+
+class Attached:
+    """The raw rows of a source: their query and columns, whether all is text, the files if they are read in place, and
+    the lines that could not be read at all."""
+
+    def __init__(self, select: str, schema: pa.Schema, text: bool, files: Files | None, malformed: pa.Table | None) -> None:
+        self.select, self.schema, self.text, self.files = select, schema, text, files
+        self.malformed = malformed if malformed is not None and malformed.num_rows else None
+
+
+def _told(error: Exception, sql: str) -> HundredfoldError:
+    """DuckDB's error as one of ours; its own text says the line and points at the place."""
+    words = str(error)
+    if "No space left" in words:
+        return HomeError(
+            "the disk is full: " + words.split("\n")[0], hint="free some space, or move the runs with --home; then resume the run"
+        )
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return HomeError(
+            "the query does not fit the memory limit: " + words.split("\n")[0], hint="raise --memory, or use fewer workers with --workers"
+        )
+    return QueryError(words, hint=None if "\n" in words else f"in: {' '.join(sql.split())[:200]}")
+
+
+def _tables(node: Any, named: frozenset[str]) -> Iterator[str]:
+    """The tables in a syntax tree that are not named by a WITH around them."""
+    if isinstance(node, list):
+        for item in node:
+            yield from _tables(item, named)
+    elif isinstance(node, dict):
+        named = named | {entry["key"] for entry in (node.get("cte_map") or {}).get("map", [])}
+        if node.get("type") == "BASE_TABLE" and not node.get("schema_name") and node["table_name"] not in named:
+            yield node["table_name"]
+        for value in node.values():
+            yield from _tables(value, named)
+
+
+def _pointer(select: str, position: Any) -> str:
+    """The line of a mistake, and a mark below it."""
+    if position is None:
+        return ""
+    at = int(position)
+    start = select.rfind("\n", 0, at) + 1
+    stop = select.find("\n", at)
+    number = select.count("\n", 0, at) + 1
+    line = select[start : stop if stop >= 0 else None]
+    lead = f"line {number}: "
+    return f"\n{lead}{line}\n{' ' * (len(lead) + at - start)}^"
+
+
+def _operators(plan: Any) -> Iterator[str]:
+    for node in plan if isinstance(plan, list) else [plan]:
+        yield str(node.get("name", ""))
+        yield from _operators(node.get("children", []))
+
+
+def _text(path: Path) -> str:
+    return str(path).replace("'", "''")
+
+
+def _string(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

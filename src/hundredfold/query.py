@@ -1,0 +1,86 @@
+"""SQL of the engine's own, and the packing of units into batches: thought without action."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .contract import quote
+from .errors import QueryError
+from .job import Batch, Job, Model
+
+UNIT_COST = 20.0  # rows that a unit costs on top of its own: the call, its accounts
+
+
+def text_of(query: str, folder: Path | None) -> str:
+    """The SQL that a declaration names: a .sql file beside the job, or the text itself."""
+    if query.rstrip().endswith(".sql") and "\n" not in query:
+        path = (folder or Path()) / query
+        try:
+            query = path.read_text(encoding="utf-8-sig")
+        except OSError as error:
+            raise QueryError(f"the query {path} cannot be read: {error.strerror}", hint="paths of queries are relative to the job's file") from error
+    return query.strip().rstrip(";")
+
+
+def query_of(model: Model, job: Job) -> str:
+    """A model's SQL; without one, all rows of the job's only source."""
+    return text_of(model.query, job.folder) if model.query else f"SELECT * FROM {quote(job.sources[0].name)}"
+
+
+def key_columns(unit: Sequence[str], table: str = "q") -> str:
+    return ", ".join(f"{table}.{quote(name)}" for name in unit)
+
+
+def sizes(select: str, unit: Sequence[str]) -> str:
+    """The units of a query in the order of their keys, and how many rows each has. A null in a key is a value like any other."""
+    keys = ", ".join(quote(name) for name in unit)
+    ordered = ", ".join(f"{quote(name)} ASC NULLS LAST" for name in unit)
+    return f"SELECT {keys}, count(*) AS __rows FROM ({select}) AS q GROUP BY {keys} ORDER BY {ordered}"
+
+
+def numbered(select: str, unit: Sequence[str], columns: Sequence[str], units: str) -> str:
+    """The rows of a query with the number of their unit instead of its key."""
+    rest = "".join(f", q.{quote(name)}" for name in columns)
+    if not unit:
+        return f"SELECT CAST(0 AS INTEGER) AS __unit{rest} FROM ({select}) AS q"
+    same = " AND ".join(f"q.{quote(name)} IS NOT DISTINCT FROM u.{quote(name)}" for name in unit)
+    return f"SELECT u.__unit{rest} FROM ({select}) AS q JOIN {units} AS u ON {same}"
+
+
+def pack(rows: NDArray[np.int64], *, parts: int, most_rows: int) -> list[Batch]:
+    """Cut the units, in the order of their keys, into about `parts` batches of even cost, none above `most_rows` rows but a
+    single unit that is.
+
+    rows: shape (units,). A unit that is as dear as a whole part lies alone, so that one Zipf-skewed key does not decide
+    the wall time.
+    """
+    if len(rows) == 0:
+        return []
+    cost = rows + UNIT_COST
+    share = max(float(cost.sum()) / max(parts, 1), UNIT_COST)
+    giant = (cost >= share) | (rows >= most_rows)
+    edges = _edges(cost, rows, giant, share, most_rows)
+    return [
+        Batch(number, first, last - 1, int(rows[first:last].sum()), float(cost[first:last].sum()))
+        for number, (first, last) in enumerate(zip(edges[:-1], edges[1:], strict=True))
+    ]
+
+
+def _edges(cost: NDArray[np.float64], rows: NDArray[np.int64], giant: NDArray[np.bool_], share: float, most_rows: int) -> list[int]:
+    """Where one batch ends and the next begins: around every giant, and between them where a share is full."""
+    total_cost = np.concatenate([[0.0], np.cumsum(cost)])
+    total_rows = np.concatenate([[0], np.cumsum(rows)])
+    walls = np.flatnonzero(giant)
+    stops = sorted({*walls.tolist(), *(walls + 1).tolist(), len(rows)})
+    edges = [0]
+    for stop in stops:
+        while edges[-1] < stop:
+            start = edges[-1]
+            by_cost = int(np.searchsorted(total_cost, total_cost[start] + share, side="right")) - 1
+            by_rows = int(np.searchsorted(total_rows, total_rows[start] + most_rows, side="right")) - 1
+            edges.append(min(max(min(by_cost, by_rows), start + 1), stop))
+    return edges

@@ -1,0 +1,320 @@
+"""Step 5.  Outcomes become one sorted result and one account of every unit; the sums must come out even.
+
+Units planned = ok + failed + dead, by key.  What type a column has is settled here over all units, and a unit whose
+columns differ from those of the others has failed.  Batches are read one after the other, so memory does not grow with the data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ..batch import UNIT, from_numpy, numpy_of
+from ..contract import Contract, literal, quote
+from ..desk import result_contract
+from ..errors import ConservationError
+from ..job import Batch, Layout, Message, Model
+from ..manifest import Manifest, UnitList
+from ..outcome import ACCOUNT, kind_of, merge, type_of_text, unpack_accounts, unpack_results
+from ..ports import Store, Warehouse
+
+RANK = {"ok": 3, "failed": 2, "dead": 1}
+ROW_GROUP = 131_072  # rows; fixed, so that the file does not depend on how the units were packed
+
+
+class Loading(Warehouse, Protocol):
+    def load(self, name: str, table: pa.Table) -> None: ...
+    def object(self, key: str) -> str: ...
+
+
+class WritingStore(Store, Protocol):
+    def writing(self, key: str) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What has come of a model's units."""
+
+    model: str
+    round: int
+    units: int
+    ok: int
+    failed: int
+    dead: int
+    rows_in: int
+    rows_out: int
+    seconds: float
+
+    @property
+    def bad(self) -> int:
+        return self.failed + self.dead
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The columns that results have: in the order of the first unit, each with its type, and the sort it must be of."""
+
+    names: tuple[str, ...]
+    types: Mapping[str, pa.DataType]
+
+    def schema(self, keys: pa.Schema) -> pa.Schema:
+        return pa.schema([*keys, *(pa.field(name, self.types[name]) for name in self.names)])
+
+
+def read_collected(layout: Layout, model: str, store: Store) -> Collected:
+    """What collect wrote down; KeyError before it has."""
+    return Collected(**json.loads(store.get(layout.collected(model)).to_pybytes()))
+
+
+def collect(model: Model, manifest: Manifest, layout: Layout, round_: int, warehouse: Loading, store: WritingStore) -> Collected:
+    """Put the outcomes of all rounds together, or take what is there. ConservationError if a unit or a row is missing."""
+    with suppress(KeyError):
+        return read_collected(layout, model.name, store)
+    units = UnitList.read(layout, model.name, store)
+    contract = result_contract(model)
+    outcomes = _outcomes(layout, model.name, store)
+    chosen, summaries = _choose(outcomes, manifest, layout, store)
+    shape, refused = settle(summaries, contract)
+    counts: Counter[str] = Counter()
+    with store.writing(layout.results(model.name)) as results, store.writing(layout.accounts(model.name)) as accounts:
+        writing = _Writing(results, accounts, shape.schema(units.keys.schema), units.keys.schema)
+        try:
+            for batch in manifest.batches:
+                table, account = _one_batch(batch, outcomes, chosen, shape, refused, contract, units, layout, warehouse, store)
+                _count(counts, account, table)
+                writing.add(table, account)
+        finally:
+            writing.close()
+    collected = Collected(model.name, round_, manifest.units, counts["ok"], counts["failed"], counts["dead"], counts["rows_in"], counts["rows_out"], counts["ms"] / 1000)
+    _check(collected, manifest)
+    store.put(layout.collected(model.name), json.dumps(asdict(collected)).encode())
+    return collected
+
+
+def settle(summaries: Sequence[dict[str, Any]], contract: Contract | None) -> tuple[Shape, dict[tuple[int, int], str]]:
+    """The columns and types of the result, and which tables do not fit them: {(outcome, table): why}.
+
+    The names are those that most units returned; of a column's sorts the one with the most values is right. Both are
+    counted over all units, so the answer does not depend on how they were cut into batches.
+    """
+    if contract is not None:
+        return Shape(contract.names, {c.name: c.arrow for c in contract.columns}), {}
+    by_names: defaultdict[frozenset[str], int] = defaultdict(int)
+    first: dict[frozenset[str], tuple[int, tuple[str, ...]]] = {}
+    for table in summaries:
+        names = tuple(column[0] for column in table["columns"])
+        by_names[frozenset(names)] += table["units"][1]
+        first[frozenset(names)] = min(first.get(frozenset(names), (2**62, ())), (table["units"][0], names))
+    if not by_names:
+        return Shape((), {}), {}
+    chosen = min(by_names, key=lambda names: (-by_names[names], first[names][0]))
+    sorts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for table in summaries:
+        for name, text, values in table["columns"]:
+            if name in chosen:
+                sorts[name][kind_of(type_of_text(text))] += values
+    right = {name: min((s for s in counted if s != "null"), key=lambda s: (-counted[s], s), default="null") for name, counted in sorts.items()}
+    types: dict[str, pa.DataType] = dict.fromkeys(chosen, pa.null())
+    refused: dict[tuple[int, int], str] = {}
+    total = sum(by_names.values())
+    for table in summaries:
+        why = _misfit(table, chosen, by_names[chosen], total, right)
+        if why:
+            refused[table["outcome"], table["table"]] = why
+            continue
+        for name, text, _values in table["columns"]:
+            types[name] = merge(types[name], type_of_text(text)) or types[name]
+    return Shape(first[chosen][1], types), refused
+
+
+def _misfit(table: dict[str, Any], chosen: frozenset[str], many: int, total: int, right: Mapping[str, str]) -> str:
+    names = frozenset(column[0] for column in table["columns"])
+    if names != chosen:
+        missing, extra = sorted(chosen - names), sorted(names - chosen)
+        parts = ([f"{', '.join(missing)} missing"] if missing else []) + ([f"{', '.join(extra)} too much"] if extra else [])
+        return f"returned other columns than {many:,} of {total:,} units: {' and '.join(parts)}"
+    for name, text, values in table["columns"]:
+        sort = kind_of(type_of_text(text))
+        if values and sort != right[name]:
+            return f"returned a {sort} as {name}; for most units it is a {right[name]}"
+    return ""
+
+
+def _outcomes(layout: Layout, model: str, store: Store) -> list[Message]:
+    """Every committed slice, in the order of their names: by round, then by unit."""
+    found = (layout.slice(key) for key in store.list(layout.outcomes(model) + "/"))
+    return [message for message in found if message is not None]
+
+
+def _choose(outcomes: Sequence[Message], manifest: Manifest, layout: Layout, store: Store) -> tuple[NDArray[np.int32], list[dict[str, Any]]]:
+    """For each unit the outcome that counts: of the last round that has it, and in that one the best end. ConservationError if a unit has none."""
+    chosen = np.full(manifest.units, -1, np.int32)
+    score = np.zeros(manifest.units, np.int32)
+    summaries: list[dict[str, Any]] = []
+    for number, outcome in enumerate(outcomes):
+        accounts, tables = unpack_accounts(store.get(layout.outcome(outcome, "ledger")))
+        status = np.array([RANK[s] for s in accounts.column("status").to_pylist()], np.int32) + outcome.round * 4
+        span = slice(outcome.first, outcome.last + 1)
+        better = status > score[span]
+        chosen[span][better] = number
+        score[span][better] = status[better]
+        summaries += [{**table, "outcome": number, "table": position} for position, table in enumerate(tables)]
+    missing = np.flatnonzero(chosen < 0)
+    if len(missing):
+        raise ConservationError(f"{manifest.model}: {len(missing):,} of {manifest.units:,} units have no outcome, the first is unit {missing[0]}", hint=f"hundredfold resume {layout.run}")
+    counting = set(np.unique(chosen).tolist())
+    return chosen, [s for s in summaries if s["outcome"] in counting]
+
+
+def _one_batch(batch: Batch, outcomes: Sequence[Message], chosen: NDArray[np.int32], shape: Shape, refused: Mapping[tuple[int, int], str], contract: Contract | None, units: UnitList, layout: Layout, warehouse: Loading, store: Store) -> tuple[pa.Table, pa.Table]:
+    """The results and the accounts of one batch's units, both with the column `unit`, in order."""
+    span = chosen[batch.first : batch.last + 1]
+    tables, accounts, late = [], [], {}
+    for number in np.unique(span).tolist():
+        outcome = outcomes[number]
+        account, _ = unpack_accounts(store.get(layout.outcome(outcome, "ledger")))
+        accounts.append(account.filter(_mask(numpy_of(account.column("unit"), False), chosen, number)))
+        packed = unpack_results(store.get(layout.outcome(outcome, "results"))) if _has_rows(account) else []
+        for position, table in enumerate(packed):
+            mine = table.filter(_mask(numpy_of(table.column(UNIT), False), chosen, number))
+            why = refused.get((number, position))
+            if why:
+                late.update(dict.fromkeys(numpy_of(mine.column(UNIT), False).tolist(), why))
+            elif mine.num_rows:
+                tables.append(_cast(mine, shape))
+    account = pa.concat_tables(accounts)
+    account = account.take(from_numpy(np.argsort(numpy_of(account.column("unit"), False), kind="stable")))
+    table = pa.concat_tables(tables) if tables else shape.schema(pa.schema([(UNIT, pa.int64())])).empty_table()
+    table = table.take(from_numpy(np.argsort(numpy_of(table.column(UNIT), False), kind="stable")))
+    if contract is not None:
+        late.update(_broken(table, contract, warehouse))
+    if late:
+        table, account = _fail_late(table, account, late)
+    return _with_keys(table, UNIT, units), _with_keys(account, "unit", units)
+
+
+def _mask(units: NDArray[np.int64], chosen: NDArray[np.int32], number: int) -> pa.Array:
+    """Which of these units have outcome `number` as the one that counts, as an Arrow filter."""
+    bits = np.packbits(chosen[units] == number, bitorder="little")
+    return pa.Array.from_buffers(pa.bool_(), len(units), [None, pa.py_buffer(bits)])
+
+
+def _has_rows(account: pa.Table) -> bool:
+    return bool(numpy_of(account.column("rows_out"), False).sum())
+
+
+def _cast(table: pa.Table, shape: Shape) -> pa.Table:
+    columns = [table.column(UNIT), *(table.column(name).cast(shape.types[name]) for name in shape.names)]
+    return pa.Table.from_arrays(columns, names=[UNIT, *shape.names])
+
+
+def _broken(table: pa.Table, contract: Contract, warehouse: Loading) -> dict[int, str]:
+    """Units whose values break a constraint of the result's contract, with the words of the first one broken."""
+    rules = [(c.name, check) for c in contract.columns for check in c.checks]
+    if not rules or not table.num_rows:
+        return {}
+    warehouse.load("__results", table)
+    cases = " ".join(f"WHEN NOT coalesce({check.sql.format(c=quote(name))}, TRUE) THEN {literal(f'{name} {check.words}')} || ' (' || CAST({quote(name)} AS VARCHAR) || ')'" for name, check in rules)
+    found = warehouse.query(f"SELECT {UNIT}, why FROM (SELECT {UNIT}, CASE {cases} END AS why FROM __results) AS r WHERE why IS NOT NULL")
+    return {row[UNIT]: row["why"] for row in found.to_pylist()}
+
+
+def _fail_late(table: pa.Table, account: pa.Table, late: Mapping[int, str]) -> tuple[pa.Table, pa.Table]:
+    """Units that turned out not to fit: their rows go, their accounts say why."""
+    units = numpy_of(table.column(UNIT), False)
+    table = table.filter(pa.array((~np.isin(units, list(late))).tolist(), pa.bool_()))
+    rows = account.to_pylist()
+    for row in rows:
+        if row["unit"] in late:
+            row.update(status="failed", rows_out=0, error="ResultError", message=late[row["unit"]])
+    return table, pa.Table.from_pylist(rows, schema=ACCOUNT)
+
+
+def _with_keys(table: pa.Table, column: str, units: UnitList) -> pa.Table:
+    """The units' keys as the first columns, instead of their numbers."""
+    number = table.column(column)
+    keys = units.keys.take(number) if units.keys.num_columns else None
+    rest = table.drop_columns([column])
+    arrays = [*(keys.columns if keys is not None else []), *rest.columns]
+    return pa.Table.from_arrays(arrays, names=[*units.keys.column_names, *rest.column_names])
+
+
+class _Writing:
+    """The two files of a model's end, in row groups whose size does not depend on the batches."""
+
+    def __init__(self, results: Any, accounts: Any, result_schema: pa.Schema, keys: pa.Schema) -> None:
+        self.results = _Grouped(results, result_schema)
+        self.accounts = _Grouped(accounts, pa.schema([*keys, *(f for f in ACCOUNT if f.name != "unit")]))
+
+    def add(self, table: pa.Table, account: pa.Table) -> None:
+        self.results.add(table)
+        self.accounts.add(account)
+
+    def close(self) -> None:
+        self.results.close()
+        self.accounts.close()
+
+
+class _Grouped:
+    """A Parquet file of row groups of a fixed size, written as the rows come."""
+
+    def __init__(self, path: Any, schema: pa.Schema) -> None:
+        # a result of no column cannot be a Parquet file: it is given one that is always null
+        self.schema = schema if len(schema) else pa.schema([("nothing", pa.null())])
+        self.writer = pq.ParquetWriter(path, self.schema, compression="zstd")
+        self.waiting: list[pa.Table] = []
+        self.rows = 0
+
+    def add(self, table: pa.Table) -> None:
+        if not table.num_rows:
+            return
+        self.waiting.append(table.cast(self.schema))
+        self.rows += table.num_rows
+        while self.rows >= ROW_GROUP:
+            self._write(ROW_GROUP)
+
+    def _write(self, rows: int) -> None:
+        whole = pa.concat_tables(self.waiting)
+        self.writer.write_table(whole.slice(0, rows).combine_chunks(), row_group_size=rows)
+        rest = whole.slice(rows)
+        self.waiting, self.rows = ([rest] if rest.num_rows else []), rest.num_rows
+
+    def close(self) -> None:
+        if self.rows:
+            self._write(self.rows)
+        self.writer.close()
+
+
+def _count(counts: Counter[str], account: pa.Table, table: pa.Table) -> None:
+    counts.update(account.column("status").to_pylist())
+    counts["rows_in"] += int(numpy_of(account.column("rows_in"), False).sum())
+    counts["ms"] += round(1000 * float(numpy_of(account.column("seconds"), False).sum()))
+    promised = int(numpy_of(account.column("rows_out"), False).sum())
+    if promised != table.num_rows:
+        raise ConservationError(f"the accounts of a batch speak of {promised:,} result rows, and there are {table.num_rows:,}")
+    counts["rows_out"] += table.num_rows
+
+
+def _check(collected: Collected, manifest: Manifest) -> None:
+    if collected.ok + collected.bad != manifest.units or collected.rows_in != manifest.rows:
+        raise ConservationError(
+            f"{manifest.model}: {manifest.units:,} units and {manifest.rows:,} rows were planned, but {collected.ok + collected.bad:,} units and {collected.rows_in:,} rows are accounted for"
+        )
+
+
+def failures(layout: Layout, model: str, store: Store) -> Iterator[dict[str, Any]]:
+    """The units that failed or died, with their keys and the reasons."""
+    file = pq.ParquetFile(pa.BufferReader(store.get(layout.accounts(model))))
+    for group in range(file.num_row_groups):
+        for row in file.read_row_group(group).to_pylist():
+            if row["status"] != "ok":
+                yield row

@@ -1,0 +1,152 @@
+"""Step 2.  A model's query, once for all units; units packed into batches of even cost; a manifest that lists them.
+
+Rows are only routed here: each goes to the file of its batch with the number of its unit.  Who reads a batch puts it into
+canonical order (batch.py), so that sorting runs on all cores and is the same on every backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ..batch import UNIT, from_numpy, numpy_of
+from ..errors import ConservationError, QueryError
+from ..job import Batch, Job, Layout, Model
+from ..manifest import ROWS, Manifest, UnitList
+from ..ports import Store, Warehouse
+from ..query import numbered, pack, query_of, sizes
+
+PARTS_PER_WORKER = 12  # so many batches for each worker: enough to balance the tail, few enough to cost nothing
+
+
+class Routes(Protocol):
+    """A store that can also be appended to: the files of batches grow while the rows stream by."""
+
+    def appending(self, prefix: str) -> AbstractContextManager[Any]: ...
+
+
+class Preparing(Warehouse, Protocol):
+    def keep(self, name: str, select: str) -> None: ...
+    def forget(self, name: str) -> None: ...
+    def load(self, name: str, table: pa.Table) -> None: ...
+    def is_plain(self, select: str) -> bool: ...
+    def tables_of(self, select: str) -> set[str]: ...
+
+
+class PrepareStore(Store, Routes, Protocol): ...
+
+
+def prepare(model: Model, job: Job, layout: Layout, warehouse: Preparing, store: PrepareStore, *, workers: int, batch_bytes: int) -> Manifest:
+    """Split a model's rows into batches that hold whole units and at most about `batch_bytes` each, or take what is there."""
+    try:
+        return Manifest.read(layout, model.name, store)
+    except KeyError:
+        store.delete(layout.model(model.name))
+    select = query_of(model, job)
+    schema = _columns(model, job, select, warehouse)
+    kept = not warehouse.is_plain(select)
+    if kept:  # a join or an aggregate is not worth doing twice
+        warehouse.keep("__prepared", select)
+        select = "SELECT * FROM __prepared"
+    units = _units(model, select, warehouse)
+    rows = numpy_of(units.column(ROWS), False)
+    width = _row_width(schema)
+    batches = pack(rows, parts=workers * PARTS_PER_WORKER, most_rows=max(1, batch_bytes // width))
+    nullable = _route(model, select, schema, units, batches, layout, warehouse, store)
+    if kept:
+        warehouse.forget("__prepared")
+    manifest = Manifest(model.name, tuple(model.unit), tuple(model.order_by), len(rows), int(rows.sum()), nullable, tuple(batches))
+    _put_units(units, layout, model, store)
+    store.put(layout.manifest(model.name), manifest.text())  # the commit: without it all of the above is done again
+    return manifest
+
+
+def _columns(model: Model, job: Job, select: str, warehouse: Preparing) -> pa.Schema:
+    """The query's columns; QueryError for an unknown table, a query that cannot run, or a key that it does not give."""
+    known = [s.name for s in job.sources] + [m.name for m in job.models[: job.models.index(model)]]
+    unknown = sorted(warehouse.tables_of(select) - set(known))
+    if unknown:
+        raise QueryError(f"the query of {model.name} reads {', '.join(unknown)}, which is no source and no earlier model", hint=f"there are: {', '.join(known)}")
+    try:
+        schema = warehouse.columns(select)
+    except QueryError as error:
+        raise QueryError(f"the query of {model.name} cannot run: {error.message}", hint=f"it is {model.query}" if model.query else None) from error
+    missing = [f"{name}: named by {what}" for what, names in (("unit", model.unit), ("order_by", model.order_by)) for name in names if name not in schema.names]
+    if missing:
+        raise QueryError(f"the query of {model.name} gives {', '.join(schema.names)}; not among them:", problems=missing, hint="select the column in the query, or take it out of the model")
+    reserved = [name for name in schema.names if name.startswith("__")]
+    if reserved or len(set(schema.names)) < len(schema.names):
+        twice = sorted({n for n in schema.names if schema.names.count(n) > 1})
+        raise QueryError(f"the query of {model.name} has columns that cannot be used: {', '.join(reserved + twice)}", hint="a name must stand once, and not begin with __")
+    nested = [name for name in model.unit if pa.types.is_nested(schema.field(name).type)]
+    if nested:
+        raise QueryError(f"the unit of {model.name} has columns of lists or structs: {', '.join(nested)}", hint="a key is made of texts, numbers, dates and times")
+    return schema
+
+
+def _units(model: Model, select: str, warehouse: Preparing) -> pa.Table:
+    """Keys and row counts in the order of the keys. One unit of all rows where the key is ()."""
+    if model.unit:
+        units = warehouse.query(sizes(select, model.unit))
+    else:
+        units = pa.table({ROWS: warehouse.query(f"SELECT count(*) AS n FROM ({select}) AS q").column("n")})
+    units = units.set_column(units.num_columns - 1, ROWS, units.column(ROWS).cast(pa.int64()))
+    if not units.num_rows or (not model.unit and units.column(ROWS)[0].as_py() == 0):
+        raise QueryError(f"the query of {model.name} gives no row", hint="run the query by itself; is a filter or a join too narrow?")
+    return units
+
+
+def _route(model: Model, select: str, schema: pa.Schema, units: pa.Table, batches: Sequence[Batch], layout: Layout, warehouse: Preparing, store: PrepareStore) -> tuple[str, ...]:
+    """Every row to the file of its batch, in one stream; the columns that hold a null."""
+    columns = [name for name in schema.names if name not in model.unit]
+    if model.unit:
+        numbers = from_numpy(np.arange(units.num_rows, dtype=np.int32))
+        warehouse.load("__units", units.drop_columns([ROWS]).append_column(UNIT, numbers))
+    starts = np.array([batch.first for batch in batches], np.int64)
+    nullable = {name for name in model.unit if units.column(name).null_count}
+    routed = 0
+    with store.appending(layout.model(model.name) + "/batches") as files:
+        for chunk in warehouse.stream(numbered(select, model.unit, columns, "__units")):
+            routed += chunk.num_rows
+            nullable |= {f.name for f, column in zip(chunk.schema, chunk.columns, strict=True) if column.null_count}
+            for number, part in _parts(chunk, starts):
+                files.add(f"{number:06d}.arrow", part)
+    planned = sum(batch.rows for batch in batches)
+    if routed != planned:
+        raise ConservationError(f"{model.name}: the query gave {planned:,} rows when they were counted and {routed:,} when they were split", hint="does the query depend on chance or on time? A query must give the same rows each time")
+    return tuple(sorted(nullable))
+
+
+def _parts(chunk: pa.RecordBatch, starts: NDArray[np.int64]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The rows of each batch."""
+    if not chunk.num_rows:
+        return
+    number = np.searchsorted(starts, numpy_of(chunk.column(0), False), side="right") - 1
+    order = np.argsort(number.astype(np.uint16) if len(starts) < 2**16 else number, kind="stable")
+    moved = chunk.take(from_numpy(order))
+    counts = np.bincount(number)
+    stops = np.cumsum(counts)
+    for which in np.flatnonzero(counts).tolist():
+        yield which, moved.slice(int(stops[which] - counts[which]), int(counts[which]))
+
+
+def _row_width(schema: pa.Schema) -> int:
+    """About how many bytes a row takes in memory while it is sorted and handed over: its columns, three times."""
+    return 3 * sum(field.type.bit_width // 8 + 1 if _is_fixed(field.type) else 48 for field in schema) + 24
+
+
+def _is_fixed(kind: pa.DataType) -> bool:
+    return pa.types.is_primitive(kind) or pa.types.is_decimal(kind)
+
+
+def _put_units(units: pa.Table, layout: Layout, model: Model, store: Store) -> None:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, units.schema) as writer:
+        writer.write_table(units)
+    store.put(layout.units(model.name), sink.getvalue())
+    UnitList.read(layout, model.name, store)  # what cannot be read back must not be committed

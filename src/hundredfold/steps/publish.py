@@ -1,0 +1,163 @@
+"""Step 6.  What the system downstream is given: a versioned release, and a pointer that moves at once or not at all.
+
+A release is whole before the pointer names it; the one before it stays, and `rollback` moves the pointer back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from ..contract import accepts, quote, read_contract
+from ..errors import PublishRefused, QueryError, StateError
+from ..job import Job, Layout, Publish, allowed, releases_of
+from ..ports import Store, Warehouse
+from ..query import text_of
+from .collect import Collected
+
+
+class Publishing(Warehouse, Protocol):
+    def load(self, name: str, table: pa.Table) -> None: ...
+    def object(self, key: str) -> str: ...
+    def tables_of(self, select: str) -> set[str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One version of what a job publishes. `files` maps each file's key in the store to its SHA-256."""
+
+    job: str
+    version: int
+    parent: int | None
+    run: str
+    round: int
+    as_of: str
+    rows: Mapping[str, int] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+def within_limits(job: Job, collected: Sequence[Collected], run: str, max_failed: float | None = None) -> None:
+    """PublishRefused if more units of a model failed than the job allows: what follows is held back, nothing is thrown away."""
+    limit = job.max_failed if max_failed is None else max_failed
+    over = [c for c in collected if c.bad > allowed(limit, c.units)]
+    if over:
+        raise PublishRefused(
+            f"{job.name} is held back: more units failed than max_failed={limit} allows",
+            problems=[f"{c.model}: {c.bad:,} of {c.units:,} units ({c.failed:,} failed, {c.dead:,} dead)" for c in over],
+            hint=f"hundredfold failures {run}   then: hundredfold retry {run}   or: hundredfold publish {run} --max-failed {max(c.bad for c in over)}",
+        )
+
+
+def publish(job: Job, layout: Layout, round_: int, as_of: str, warehouse: Publishing, store: Store) -> Release | None:
+    """Make the release of this run and let the pointer name it, or take the release that is there. None if the job publishes nothing."""
+    if not job.releases:
+        return None
+    release = _release_of(job.name, layout.run, round_, store) or _make(job, layout, round_, as_of, warehouse, store)
+    if (current(job.name, store) or 0) < release.version:
+        point(job.name, release.version, store)
+    return release
+
+
+def releases(job: str, store: Store) -> list[Release]:
+    """Every whole release of a job, oldest first."""
+    keys = [key for key in store.list(releases_of(job) + "/") if key.endswith("/release.json")]
+    return [Release(**json.loads(store.get(key).to_pybytes())) for key in sorted(keys)]
+
+
+def current(job: str, store: Store) -> int | None:
+    """The version that the pointer names; None before the first release."""
+    try:
+        return int(json.loads(store.get(_pointer(job)).to_pybytes())["version"])
+    except KeyError:
+        return None
+
+
+def point(job: str, version: int, store: Store) -> None:
+    """Let the pointer name a version: one object replaced, so a reader sees the old one or the new one."""
+    store.put(_pointer(job), json.dumps({"version": version, "folder": folder_of(job, version)}).encode())
+
+
+def rollback(job: str, store: Store, to: int | None = None) -> Release:
+    """Move the pointer back to the release before the current one, or to version `to`; StateError if there is none."""
+    known = {release.version: release for release in releases(job, store)}
+    now = current(job, store)
+    if now is None:
+        raise StateError(f"{job} has no release, so there is nothing to roll back", hint="hundredfold status")
+    target = to if to is not None else known[now].parent
+    if target is None or target not in known:
+        names = ", ".join(str(v) for v in sorted(known))
+        wanted = f"version {to}" if to is not None else f"a release before version {now}"
+        raise StateError(f"{job} has no {wanted}; it has {names}", hint=f"hundredfold rollback {job} --to {max(known)}")
+    point(job, target, store)
+    return known[target]
+
+
+def folder_of(job: str, version: int) -> str:
+    return f"{releases_of(job)}/{version:06d}"
+
+
+def _pointer(job: str) -> str:
+    return f"{releases_of(job)}/current.json"
+
+
+def _release_of(job: str, run: str, round_: int, store: Store) -> Release | None:
+    return next((r for r in releases(job, store) if (r.run, r.round) == (run, round_)), None)
+
+
+def _make(job: Job, layout: Layout, round_: int, as_of: str, warehouse: Publishing, store: Store) -> Release:
+    parent = current(job.name, store)
+    version = max((r.version for r in releases(job.name, store)), default=0) + 1
+    folder = folder_of(job.name, version)
+    store.delete(folder)  # what a driver that was killed here left
+    facts = {"run_id": [layout.run], "job": [job.name], "table_version": [version], "parent_version": pa.array([parent], pa.int64())}
+    stamp = pa.array([as_of], pa.string())
+    warehouse.load("__run", pa.table({**facts, "as_of": stamp}))
+    warehouse.define("run", "SELECT run_id, job, CAST(as_of AS TIMESTAMP) AS as_of, table_version, parent_version FROM __run")
+    rows: dict[str, int] = {}
+    files: dict[str, str] = {}
+    for output in job.releases:
+        select = _checked(output, job, warehouse)
+        for format in output.formats:
+            key = f"{folder}/{output.name}.{format}"
+            rows[output.name] = warehouse.write(select, key, format)
+            files[key] = hashlib.sha256(memoryview(store.get(key))).hexdigest()
+    release = Release(job.name, version, parent, layout.run, round_, as_of, rows, files)
+    store.put(f"{folder}/release.json", json.dumps(asdict(release), indent=1).encode())
+    return release
+
+
+def _checked(output: Publish, job: Job, warehouse: Publishing) -> str:
+    """The publishing query, if it runs and its rows keep the contract; the rows' names and types are the contract's."""
+    select = text_of(output.query, job.folder)
+    known = {s.name for s in job.sources} | {m.name for m in job.models} | {"run"}
+    unknown = sorted(warehouse.tables_of(select) - known)
+    if unknown:
+        raise QueryError(f"the query of {output.name} reads {', '.join(unknown)}, which the job does not have", hint=f"there are: {', '.join(sorted(known))}")
+    try:
+        schema = warehouse.columns(select)
+    except QueryError as error:
+        raise QueryError(f"the query of {output.name} cannot run: {error.message}", hint=error.hint) from error
+    if output.contract is None:
+        return select
+    contract = read_contract(output.contract)
+    missing = [n for n in contract.names if n not in schema.names]
+    extra = [n for n in schema.names if n not in contract.names]
+    wrong = [f"{c.name}: wanted {c.arrow}, found {schema.field(c.name).type}" for c in contract.columns if c.name in schema.names and not pa.types.is_null(schema.field(c.name).type) and not accepts(c.arrow, schema.field(c.name).type)]
+    problems = [f"{n}: missing" for n in missing] + [f"{n}: not in the contract" for n in extra] + wrong
+    if problems:
+        raise QueryError(f"the query of {output.name} does not give what {contract.name} says", problems=problems, hint="mend the query or the contract")
+    casts = ", ".join(f"CAST({quote(c.name)} AS {c.sql_type}) AS {quote(c.name)}" for c in contract.columns)
+    rules = [(c.name, "must not be null", f"{quote(c.name)} IS NULL") for c in contract.columns if not c.nullable]
+    rules += [(c.name, check.words, f"NOT coalesce({check.sql.format(c=quote(c.name))}, TRUE)") for c in contract.columns for check in c.checks]
+    if rules:
+        sums = ", ".join(f"coalesce(sum(CASE WHEN {bad} THEN 1 ELSE 0 END), 0) AS k{i}" for i, (_, _, bad) in enumerate(rules))
+        counts = warehouse.query(f"SELECT {sums} FROM (SELECT {casts} FROM ({select}) AS q) AS c").to_pylist()[0]
+        broken = [f"{name} {words}: {int(counts[f'k{i}']):,} rows" for i, (name, words, _) in enumerate(rules) if counts[f"k{i}"]]
+        if broken:
+            raise PublishRefused(f"{output.name} is not published: its rows break {contract.name}", problems=broken, hint="mend the query, or the models that it reads")
+    return f"SELECT {casts} FROM ({select}) AS q"

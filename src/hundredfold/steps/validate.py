@@ -1,0 +1,207 @@
+"""Step 1.  Every source against its contract, as one pass of SQL.  Bad rows go to `rejects/` with their reasons.
+
+Rows in = accepted + rejected + dropped copies, or the run stops here.  What was accepted stands under the source's name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from ..checks import Checks, compile_checks, duplicates
+from ..contract import read_contract
+from ..errors import ConservationError, ContractError, SourceError
+from ..job import Job, Layout, Source, allowed
+from ..ports import Store, Warehouse
+
+
+class Sourcing(Warehouse, Protocol):
+    """A warehouse that can also reach a source's place."""
+
+    def attach(self, source: str, place: Any, folder: Any, contract_columns: Mapping[str, Any], staged: str) -> Any: ...
+    def keep(self, name: str, select: str) -> None: ...
+    def forget(self, name: str) -> None: ...
+    def load(self, name: str, table: pa.Table) -> None: ...
+    def object(self, key: str) -> str: ...
+    def prints(self, paths: Sequence[str]) -> list[list[Any]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One broken check: how many rows, and the first of them."""
+
+    column: str
+    words: str
+    rows: int
+    file: str
+    row: int
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What validation said of one source. `files` is set where the accepted rows are read in place."""
+
+    source: str
+    rows: int
+    accepted: int
+    rejected: int
+    copies: int = 0
+    superseded: int = 0
+    repaired: int = 0
+    findings: tuple[Finding, ...] = ()
+    select: str = ""
+    files: list[list[Any]] = field(default_factory=list)
+
+    @property
+    def dropped(self) -> int:
+        return self.copies + self.superseded
+
+
+def validate(job: Job, places: Mapping[str, Any], as_of: str, layout: Layout, warehouse: Sourcing, store: Store) -> list[Verdict]:
+    """Check every source, or take the verdict that is there; SourceError or ContractError for the first that cannot be run."""
+    try:
+        verdicts = read_verdicts(layout, store)
+    except KeyError:
+        verdicts = []
+        for source in in_order_of_reference(job.sources):
+            verdicts.append(_validate_one(source, places[source.name], job, as_of, layout, warehouse))
+            warehouse.define(source.name, verdicts[-1].select)
+        store.put(layout.verdict(), json.dumps([asdict(v) for v in verdicts]).encode())
+    for verdict in verdicts:
+        _refuse_changed(verdict, warehouse)
+        warehouse.define(verdict.source, verdict.select)
+    return verdicts
+
+
+def read_verdicts(layout: Layout, store: Store) -> list[Verdict]:
+    """What validation said; KeyError before it has."""
+    found = json.loads(store.get(layout.verdict()).to_pybytes())
+    return [Verdict(**{**fields, "findings": tuple(Finding(**f) for f in fields["findings"])}) for fields in found]
+
+
+def in_order_of_reference(sources: Sequence[Source]) -> list[Source]:
+    """A source comes after those that it refers to; those of a circle come in the order they were declared."""
+    done: list[Source] = []
+    rest = list(sources)
+    while rest:
+        names = {source.name for source in rest}
+        ready = next((s for s in rest if not {t.split(".")[0] for t in s.references.values()} & (names - {s.name})), rest[0])
+        done.append(ready)
+        rest.remove(ready)
+    return done
+
+
+def _validate_one(source: Source, place: Any, job: Job, as_of: str, layout: Layout, warehouse: Sourcing) -> Verdict:
+    contract = read_contract(source.contract) if source.contract else None
+    wanted = {c.name: c for c in contract.columns} if contract else {}
+    raw = warehouse.attach(source.name, place, job.folder, wanted, layout.staged(source.name))
+    if source.name in {t.split(".")[0] for t in source.references.values()}:
+        warehouse.define(source.name, raw.select)  # a source that refers to itself is checked against its raw rows
+    checks = compile_checks(source, contract, raw.select, raw.schema, raw.text, as_of)
+    rows, bad, repaired, counts = _count(checks, warehouse)
+    malformed = raw.malformed.num_rows if raw.malformed is not None else 0
+    if rows + malformed == 0:
+        raise SourceError(f"{source.name} is empty: {place if isinstance(place, str) else 'the table'} has no row", hint=f"name another place with --source {source.name}=PATH")
+    findings = _findings(checks, counts, warehouse) if bad else ()
+    if raw.malformed is not None:
+        first = raw.malformed.slice(0, 1).to_pylist()[0]
+        findings += (Finding("(line)", "must have the header's columns", malformed, first["file"], first["row"], str(first["line"])[:60]),)
+    copies, superseded, clashes, twins = _twins(source, checks, warehouse)
+    findings += twins
+    rejected, dropped = bad + malformed + clashes, copies + superseded
+    if rejected or dropped:
+        _write_rejects(source, checks, raw, bool(copies + superseded + clashes), layout, warehouse)
+    _refuse_too_many(source, rejected, rows + malformed, findings, layout)
+    if raw.files is not None and checks.as_is and not (rejected or dropped):
+        return Verdict(source.name, rows, rows, 0, select=checks.accepted(None), files=warehouse.prints(raw.files.paths))
+    rejects = warehouse.object(layout.rejects(source.name)) if rejected or dropped else None
+    key = f"{layout.root}/sources/{source.name}.parquet"
+    accepted = warehouse.write(checks.accepted(rejects), key)
+    if accepted + bad + clashes + dropped != rows:
+        raise ConservationError(f"{source.name}: {rows:,} rows came in, but {accepted:,} accepted + {bad + clashes:,} rejected + {dropped:,} dropped is {accepted + bad + clashes + dropped:,}")
+    return Verdict(source.name, rows + malformed, accepted, rejected, copies, superseded, repaired, findings, f"SELECT * FROM {warehouse.object(key)}")
+
+
+def _count(checks: Checks, warehouse: Sourcing) -> tuple[int, int, int, list[int]]:
+    """Rows, bad rows, repaired rows, and the count of each check: one pass."""
+    each = "".join(f", coalesce(sum(__k{i}), 0) AS k{i}" for i in range(len(checks.rules)))
+    sql = f"SELECT count(*) AS n, coalesce(sum(CASE WHEN {checks.any_bad} THEN 1 ELSE 0 END), 0) AS bad, coalesce(sum(CASE WHEN __repaired THEN 1 ELSE 0 END), 0) AS repaired{each} FROM ({checks.judged}) AS j"
+    row = warehouse.query(sql).to_pylist()[0]
+    return int(row["n"]), int(row["bad"]), int(row["repaired"]), [int(row[f"k{i}"]) for i in range(len(checks.rules))]
+
+
+def _findings(checks: Checks, counts: Sequence[int], warehouse: Sourcing) -> tuple[Finding, ...]:
+    """Each broken check with its first row, the most frequent first."""
+    found = []
+    for i, (rule, count) in enumerate(zip(checks.rules, counts, strict=True)):
+        if count:
+            value = f"__raw_{rule.column}" if f"AS __raw_{rule.column}," in checks.typed else f'"{rule.column}"'
+            sql = f"SELECT __file, __row, CAST({value} AS VARCHAR) AS value FROM ({checks.judged}) AS j WHERE __k{i} = 1 ORDER BY __file, __row LIMIT 1"
+            first = warehouse.query(sql).to_pylist()[0]
+            found.append(Finding(rule.column, rule.words, count, first["__file"], int(first["__row"]), "null" if first["value"] is None else first["value"]))
+    return tuple(sorted(found, key=lambda finding: -finding.rows))
+
+
+def _twins(source: Source, checks: Checks, warehouse: Sourcing) -> tuple[int, int, int, tuple[Finding, ...]]:
+    """Copies, superseded rows, rows that clash; kept in the table `__twins` if there are any."""
+    if not source.unique:
+        return 0, 0, 0, ()
+    key = ", ".join(f'"{k}"' for k in source.unique)
+    good = f"SELECT * FROM ({checks.judged}) AS j WHERE NOT ({checks.any_bad})"
+    doubled = warehouse.query(f"SELECT count(*) AS n FROM (SELECT 1 FROM ({good}) AS g GROUP BY {key} HAVING count(*) > 1) AS d")
+    if not doubled.column("n")[0].as_py():
+        return 0, 0, 0, ()
+    warehouse.keep("__twins", duplicates(source, checks, good))
+    counts = {r["reason"]: int(r["n"]) for r in warehouse.query("SELECT reason, count(*) AS n FROM __twins GROUP BY reason").to_pylist()}
+    copies, superseded = counts.pop("copy of another row", 0), counts.pop("superseded by a later row", 0)
+    clashes = sum(counts.values())
+    if not clashes:
+        return copies, superseded, 0, ()
+    first = warehouse.query("SELECT __file, __row FROM __twins WHERE counts ORDER BY __file, __row LIMIT 1").to_pylist()[0]
+    return copies, superseded, clashes, (Finding(", ".join(source.unique), "must be unique", clashes, first["__file"], int(first["__row"]), "another row has this key"),)
+
+
+def _write_rejects(source: Source, checks: Checks, raw: Any, twins: bool, layout: Layout, warehouse: Sourcing) -> None:
+    """Every row that goes no further, as it came in, with its reasons: one file."""
+    parts = [f"SELECT __file, __row, {checks.reasons} AS __reason, TRUE AS __counts FROM ({checks.judged}) AS j WHERE {checks.any_bad}"]
+    if twins:
+        parts.append("SELECT __file, __row, reason AS __reason, counts AS __counts FROM __twins")
+    gone = " UNION ALL ".join(parts)
+    names = ", ".join(f'r."{name}"' for name in raw.schema.names if name not in ("__file", "__row"))
+    sql = f"SELECT g.__file, g.__row, g.__reason, g.__counts, {names} FROM ({gone}) AS g JOIN ({raw.select}) AS r ON g.__file = r.__file AND g.__row = r.__row"
+    if raw.malformed is not None:
+        warehouse.load("__malformed", raw.malformed)
+        sql = f"{sql} UNION ALL BY NAME SELECT file AS __file, -row AS __row, words AS __reason, TRUE AS __counts, line AS __line FROM __malformed"
+    warehouse.write(f"SELECT * FROM ({sql}) AS x ORDER BY __file, __row", layout.rejects(source.name))
+    warehouse.forget("__twins")
+
+
+def _refuse_too_many(source: Source, rejected: int, rows: int, findings: Sequence[Finding], layout: Layout) -> None:
+    limit = allowed(source.max_rejected, rows)
+    if rejected <= limit:
+        return
+    width = max(len(f.column) for f in findings)
+    words = max(len(f.words) for f in findings)
+    raise ContractError(
+        f"{source.name} cannot be run: {rejected:,} of {rows:,} rows break its contract, and the limit is {limit:,}",
+        problems=[f"{f.column:<{width}}  {f.words:<{words}}  {f.rows:,} row{'s' if f.rows > 1 else ''}   first: row {f.row} ({f.value})" for f in findings],
+        hint=f"see {layout.rejects(source.name)} below the home, or allow them with --max-rejected {source.name}={rejected}",
+    )
+
+
+def _refuse_changed(verdict: Verdict, warehouse: Sourcing) -> None:
+    """Files that are read in place must still be those that were checked."""
+    if not verdict.files:
+        return
+    try:
+        now = warehouse.prints([entry[0] for entry in verdict.files])
+    except OSError as error:
+        raise SourceError(f"{verdict.source}: {error.filename} was there when the run began, and is gone", hint="put it back, or run the job again") from error
+    changed = [then[0] for then, after in zip(verdict.files, now, strict=True) if list(then) != list(after)]
+    if changed:
+        raise SourceError(f"{verdict.source} has changed since the run began", problems=changed, hint="run the job again: a run reads one state of its sources")

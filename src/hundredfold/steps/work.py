@@ -1,0 +1,207 @@
+"""Step 4.  Messages through the user's function.  The only step that runs on workers.
+
+A unit that fails is a result: it goes to the ledger, and its neighbours go on.
+A child that dies costs the unit it was on: the rest of its slice goes to another child, in this process.
+A worker that vanishes says nothing: the queue gives its message to another, and from its second return on in two halves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..crew import Chunk, Crew, Died, Event, Finished, Hand, Split
+from ..errors import CrewError
+from ..job import Layout, Message
+from ..manifest import Manifest, UnitList, key_text
+from ..outcome import Account, accounts_table, pack_accounts, unpack_accounts
+from ..ports import Clock, Delivery, Queue, Store
+from .coverage import Coverage
+
+HALVED_AT = 3  # the delivery at which a message that came back is halved: its second return
+STRIKES = 2  # so often may a child die before it reaches a unit of a slice
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a model is. `failed` counts units that failed or died, `lately` the last of them."""
+
+    model: str
+    done: int
+    units: int
+    failed: int
+    lately: str = ""
+
+
+@dataclass
+class Doing:
+    """A message in a hand: what of it is still to do, and until when it is ours."""
+
+    message: Message
+    receipt: str
+    todo: deque[Message]
+    extended: float
+    strikes: int = 0
+
+
+@dataclass
+class Floor:
+    """Where messages become outcomes: the doors, the crew, and what is being done just now."""
+
+    messages: Sequence[Message]
+    manifest: Manifest
+    units: UnitList
+    layout: Layout
+    coverage: Coverage
+    queue: Queue
+    store: Store
+    crew: Crew
+    tell: Callable[[Progress], None]
+    visibility: float
+    clock: Clock = time.monotonic
+    doing: dict[Hand, Doing] = field(default_factory=dict)
+    failed: int = 0
+    lately: str = ""
+
+    def run(self) -> None:
+        """Until every unit of the round has an outcome. `tell` is called between events, and may raise to stop."""
+        while not all(self.coverage.covers(m.first, m.last) for m in self.messages):
+            self._tell()
+            fed = self._feed()
+            self._bury()
+            if not fed and not self.doing:
+                self._wait_for_message()
+            for hand, event in self.crew.events(0.05 if self.doing else 0.0):
+                self._handle(hand, event)
+            self._keep_leases()
+        for doing in self.doing.values():  # the outcome is there, only the message is left
+            self.queue.delete(doing.receipt)
+        self._tell()
+
+    def _feed(self) -> bool:
+        """Give every idle hand something to do; whether any was given."""
+        fed = False
+        for hand in self.crew.idle():
+            doing = self.doing.get(hand)
+            if doing is not None and not doing.todo:
+                self.queue.delete(doing.receipt)
+                del self.doing[hand]
+                doing = None
+            if doing is None:
+                delivery = self.queue.receive()
+                doing = self._take(delivery) if delivery is not None else None
+                if doing is None:
+                    continue
+                self.doing[hand] = doing
+            self.crew.give(hand, doing.todo[0])
+            fed = True
+        return fed
+
+    def _take(self, delivery: Delivery) -> Doing | None:
+        """What a delivery asks for and nobody has done; None if that is nothing, or if it was halved."""
+        message = Message.parse(delivery.body)
+        missing = [message.part(first, last) for first, last in self.coverage.missing(message.first, message.last)]
+        if not missing:  # another worker finished it first
+            self.queue.delete(delivery.receipt)
+            return None
+        if delivery.received >= HALVED_AT and message.units > 1:
+            self.queue.send([str(half) for part in missing for half in halves(part)])
+            self.queue.delete(delivery.receipt)
+            return None
+        return Doing(message, delivery.receipt, deque(missing), self.clock())
+
+    def _wait_for_message(self) -> None:
+        """Nothing is in our hands, and not all is done: it is in the hands of others, or lost. Wait for it to come back."""
+        delivery = self.queue.receive(wait=1.0)
+        if delivery is not None:
+            self.queue.extend(delivery.receipt, 0)  # looked at only: the next round takes it
+            return
+        depth = self.queue.depth()
+        if not (depth.waiting or depth.in_flight or depth.dead):
+            self.queue.send([str(m.part(first, last)) for m in self.messages for first, last in self.coverage.missing(m.first, m.last)])
+
+    def _handle(self, hand: Hand, event: Event) -> None:
+        doing = self.doing[hand]
+        match event:
+            case Chunk(message, results, accounts):
+                self._commit(message, results, accounts)
+            case Finished():
+                doing.todo.popleft()
+            case Split(message):
+                doing.todo.popleft()
+                doing.todo.extendleft(reversed(halves(message)))
+            case Died():
+                self._mourn(doing, event)
+
+    def _mourn(self, doing: Doing, event: Died) -> None:
+        """A child is gone: account for the unit it was on, and put the rest of its slice back to be done."""
+        slice_ = doing.todo.popleft()
+        start = event.done + 1
+        if event.unit is None and not event.many:
+            doing.strikes += 1
+            if doing.strikes > STRIKES:
+                raise CrewError(f"a worker died {doing.strikes} times before it reached a unit of batch {slice_.batch}: {event.reason}", hint="raise --memory, or lower --workers; then resume the run")
+            doing.todo.appendleft(slice_.part(start, slice_.last))
+            return
+        rest = slice_.part(start, slice_.last)
+        if event.unit is None and rest.units > 1:
+            doing.todo.extendleft(reversed(halves(rest)))
+            return
+        unit = rest.first if event.unit is None else event.unit
+        self._bury_unit(slice_.part(unit, unit), event.reason)
+        parts = [slice_.part(a, b) for a, b in ((start, unit - 1), (unit + 1, slice_.last)) if a <= b]
+        doing.todo.extendleft(reversed(parts))
+
+    def _bury(self) -> None:
+        """Messages that came back too often: what they ask for is written down as dead."""
+        if not self.queue.depth().dead:
+            return
+        for body in self.queue.dead():
+            message = Message.parse(body)
+            for first, last in self.coverage.missing(message.first, message.last):
+                self._bury_unit(message.part(first, last), "its message came back too often: whatever worker had it was lost")
+
+    def _bury_unit(self, message: Message, reason: str) -> None:
+        units = np.arange(message.first, message.last + 1, dtype=np.int64)
+        bad = [Account(int(unit), "dead", "Died", reason) for unit in units]
+        zero = np.zeros(len(units), np.int64)
+        rows = self.units.rows[message.first : message.last + 1].astype(np.int64)
+        table = accounts_table(units, rows, zero, zero.astype(float), bad, message.round)
+        self._commit(message, b"", pack_accounts(table, []))
+
+    def _commit(self, message: Message, results: bytes, accounts: bytes) -> None:
+        """An outcome: its results, and then, as the commit, its accounts."""
+        if results:
+            self.store.put(self.layout.outcome(message, "results"), results)
+        self.store.put(self.layout.outcome(message, "ledger"), accounts)
+        self.coverage.add(message.first, message.last)
+        table, _ = unpack_accounts(pa.py_buffer(accounts))
+        bad = table.filter(pc.not_equal(table.column("status"), "ok"))
+        if bad.num_rows:
+            self.failed += bad.num_rows
+            last = bad.slice(bad.num_rows - 1).to_pylist()[0]
+            self.lately = f"{key_text(self.units.key(last['unit']))}: {last['error']}: {(last['message'] or '').splitlines()[0] if last['message'] else ''}"
+
+    def _keep_leases(self) -> None:
+        now = self.clock()
+        for doing in self.doing.values():
+            if now - doing.extended > self.visibility / 3:
+                self.queue.extend(doing.receipt, self.visibility)
+                doing.extended = now
+
+    def _tell(self) -> None:
+        self.tell(Progress(self.manifest.model, int(self.coverage.done.sum()), self.manifest.units, self.failed, self.lately))
+
+
+def halves(message: Message) -> list[Message]:
+    """A slice in two, or itself if it is one unit."""
+    if message.units == 1:
+        return [message]
+    middle = (message.first + message.last) // 2
+    return [message.part(message.first, middle), message.part(middle + 1, message.last)]

@@ -1,0 +1,82 @@
+"""Demand's raw material: the weeks of many units, end to end.
+
+Every sum over a unit's weeks goes through `np.add.reduceat`, which adds from left to right whatever stands before and after: so a unit's
+figures are the same bits alone and in any batch.  (`np.sum` adds pairwise, and differs in the last bit.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tariffs.rows import Bools, Floats, Ints
+
+SPIKE_RATIO = 10.0
+SPIKE_SLACK = 500.0
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Rows sorted by unit, then by week.  Every unit has at least one row.
+
+    starts    (units,)  first row of each unit
+    unit      (rows,)   the unit each row belongs to, 0, 1, 2, ...
+    quantity  (rows,)   y: units sold, or minutes
+    x         (rows,)   price / reference price - 1
+    exposure  (rows,)   E: active subscribers, times e^gamma once the season is known
+    """
+
+    starts: Ints
+    unit: Ints
+    quantity: Floats
+    x: Floats
+    exposure: Floats
+
+    @property
+    def units(self) -> int:
+        return len(self.starts)
+
+    @property
+    def sizes(self) -> Ints:
+        """Rows of each unit.  Shape (units,)."""
+        return np.diff(np.append(self.starts, len(self.unit)))
+
+    def sums(self, values: Floats) -> Floats:
+        """One value per row in, their sum per unit out: (rows,) -> (units,)."""
+        return np.add.reduceat(values, self.starts)
+
+    def seasonal(self, gamma: Floats) -> Panel:
+        """The same rows with the season in their exposure; `gamma` has one value per row."""
+        return Panel(self.starts, self.unit, self.quantity, self.x, self.exposure * np.exp(gamma))
+
+    def has_price_variation(self) -> Bools:
+        return np.maximum.reduceat(self.x, self.starts) > np.minimum.reduceat(self.x, self.starts)
+
+
+def make_panel(offsets: Ints, quantity: Floats, x: Floats, exposure: Floats) -> Panel:
+    unit = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    return Panel(offsets[:-1], unit, quantity, x, exposure)
+
+
+def tally(group: Ints, values: Floats, groups: int) -> Floats:
+    """The sum of `values` per group, added in the order of the rows.  Shape (groups,)."""
+    return np.asarray(np.bincount(group, values, groups), dtype=np.float64)
+
+
+def plausible(quantity: Floats, offsets: Ints) -> Bools:
+    """False for the rows to set aside: a quantity beyond ten times the mean of the unit's other weeks, plus 500.
+
+    No price, season or payday moves a week that far; a load that counted twice, or a slipped decimal point, does.  Never every row
+    of a unit, and never the only one.  Shape (rows,).
+    """
+    sizes = np.diff(offsets)
+    total = np.add.reduceat(quantity, offsets[:-1])
+    others = (np.repeat(total, sizes) - quantity) / np.repeat(np.maximum(sizes - 1, 1), sizes)
+    return np.asarray((quantity <= SPIKE_RATIO * others + SPIKE_SLACK) | (np.repeat(sizes, sizes) == 1))
+
+
+def offsets_of_kept(keep: Bools, offsets: Ints) -> Ints:
+    """The units' offsets after the rows with `keep` False are gone."""
+    before = np.concatenate(([0], np.cumsum(keep)))
+    return before[offsets].astype(np.int64)

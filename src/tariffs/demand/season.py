@@ -1,0 +1,129 @@
+"""Stage 1, first half: what the weeks have in common, and how noisy they are.
+
+The season gamma and one elasticity per group are the fixed-effect Poisson (PPML) estimates, found by alternating
+closed-form updates (iterative proportional fitting; Guimaraes and Portugal 2010): the unit levels are profiled out, the
+group elasticities take a Newton step on the sum of their units' scores, and each season cell is scaled to its observed
+total.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tariffs.demand.panel import Panel, tally
+from tariffs.rows import Floats, Ints
+
+TOLERANCE = 1e-9
+MAX_SWEEPS = 200
+EMPTY_CELL = -30.0  # log of a season cell without a single sale: its rows expect nothing
+HAC_LAGS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Season:
+    """gamma (cells,), with mean zero within each season group, and beta (groups,)."""
+
+    gamma: Floats
+    beta: Floats
+
+
+def fit_season(panel: Panel, group: Ints, cell: Ints, periods: int) -> Season:
+    """Season effects per cell and elasticities per group.
+
+    group  (units,) 0..G-1;  cell  (rows,) season group x periods + period.
+    """
+    cells, groups = int(cell.max()) + 1, int(group.max()) + 1
+    cells += -cells % periods
+    observed = tally(cell, panel.quantity, cells)
+    gamma, beta = np.zeros(cells), np.zeros(groups)
+    for _ in range(MAX_SWEEPS):
+        adjusted = panel.seasonal(gamma[cell])
+        step = _group_step(adjusted, beta, group)
+        beta += step
+        expected = tally(cell, expect(adjusted, beta[group]), cells)
+        change = _centred(np.where(observed > 0, _log_ratio(observed, expected), EMPTY_CELL - gamma), observed, periods)
+        gamma += change
+        if max(np.abs(change).max(), np.abs(step).max()) < TOLERANCE:
+            break
+    return Season(gamma, beta)
+
+
+def expect(panel: Panel, beta: Floats) -> Floats:
+    """mu with the unit's level at its profile estimate, so that each unit's mu add up to its sales.  Shape (rows,)."""
+    weight = panel.exposure * np.exp(beta[panel.unit] * panel.x)
+    level = panel.sums(panel.quantity) / panel.sums(weight)
+    return weight * level[panel.unit]
+
+
+def scores(panel: Panel, beta: Floats) -> tuple[Floats, Floats]:
+    """Each unit's score and information at `beta`, for plain Poisson noise; all of shape (units,)."""
+    mu = expect(panel, beta)
+    sales = np.maximum(panel.sums(mu), np.finfo(float).tiny)
+    centre = panel.sums(mu * panel.x) / sales
+    spread = panel.x - centre[panel.unit]
+    return panel.sums(spread * (panel.quantity - mu)), panel.sums(mu * (spread * spread))
+
+
+def fit_dispersion(panel: Panel, beta: Floats, spent: Floats, group: Ints) -> Floats:
+    """phi >= 1 per group: Pearson's statistic around `beta` (units,) over its degrees of freedom.  Shape (groups,).
+
+    spent  (units,) degrees of freedom that the unit's own fit used beyond its level (1 - B; 0 where beta came from the group)
+    """
+    mu, groups = expect(panel, beta), int(group.max()) + 1
+    residual = panel.quantity - mu
+    pearson = np.divide(residual * residual, mu, out=np.zeros_like(mu), where=mu > 0)
+    freedom = np.where(panel.sums(panel.quantity) > 0, panel.sizes - 1.0 - spent, 0.0)
+    return _ratio_at_least_one(tally(group, panel.sums(pearson), groups), tally(group, freedom, groups))
+
+
+def fit_inflation(panel: Panel, beta: Floats, sd: Floats, dispersion: Floats, group: Ints) -> Floats:
+    """c >= 1 per group: the Bartlett long-run variance of the units' scores over what it would be were the weeks independent.
+
+    beta, sd  (units,) the units' posteriors.  Their residuals are not the errors: what the fitted elasticity and level soak up leaves, for
+    independent errors, phi I - sd^2 B(mu s^2) - phi B(mu s) / Y, with s = x - xbar and B the Bartlett sum, and not phi I.  Without
+    these two terms the misfit of shrunken units reads as serial correlation, and tau2 comes out too small.
+    """
+    mu, groups = expect(panel, beta), int(group.max()) + 1
+    sales = np.maximum(panel.sums(mu), np.finfo(float).tiny)
+    spread = panel.x - (panel.sums(mu * panel.x) / sales)[panel.unit]
+    pull = mu * spread
+    found = panel.sums(_bartlett(spread * (panel.quantity - mu), panel.unit))
+    soaked = sd * sd * panel.sums(_bartlett(pull * spread, panel.unit))
+    leveled = panel.sums(_bartlett(pull, panel.unit)) / sales
+    independent = dispersion[group] * (panel.sums(pull * spread) - leveled) - soaked
+    return _ratio_at_least_one(tally(group, found, groups), tally(group, independent, groups))
+
+
+def _group_step(panel: Panel, beta: Floats, group: Ints) -> Floats:
+    score, information = scores(panel, beta[group])
+    curvature = tally(group, information, len(beta))
+    step = np.divide(tally(group, score, len(beta)), curvature, out=np.zeros_like(beta), where=curvature > 0)
+    return np.clip(step, -1.0, 1.0)
+
+
+def _log_ratio(observed: Floats, expected: Floats) -> Floats:
+    positive = (observed > 0) & (expected > 0)
+    return np.log(np.divide(observed, expected, out=np.ones_like(observed), where=positive))
+
+
+def _centred(change: Floats, observed: Floats, periods: int) -> Floats:
+    """Less its season group's mean over the weeks that sold anything: the level belongs to the units."""
+    table, sold = change.reshape(-1, periods), (observed > 0).reshape(-1, periods)
+    mean = (table * sold).sum(axis=1) / np.maximum(sold.sum(axis=1), 1)
+    return np.where(sold, table - mean[:, None], table).ravel()
+
+
+def _bartlett(terms: Floats, unit: Ints) -> Floats:
+    """Per row: e_t^2 + 2 sum_l (1 - l/(L+1)) e_t e_(t-l) within the unit (Newey and West 1987)."""
+    total = terms * terms
+    for lag in range(1, HAC_LAGS + 1):
+        same = unit[lag:] == unit[:-lag]
+        total[lag:] += 2.0 * (1.0 - lag / (HAC_LAGS + 1.0)) * terms[lag:] * terms[:-lag] * same
+    return total
+
+
+def _ratio_at_least_one(over: Floats, under: Floats) -> Floats:
+    ratio = np.divide(over, under, out=np.ones_like(over), where=under > 0)
+    return np.maximum(ratio, 1.0)

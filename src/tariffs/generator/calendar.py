@@ -1,0 +1,47 @@
+"""The generator's clock and dice: everything is a function of the seed, and nothing of today."""
+
+from __future__ import annotations
+
+import datetime as dt
+from enum import IntEnum
+
+import numpy as np
+
+LAST_WEEK = dt.date(2026, 6, 28)
+AS_OF = dt.datetime(2026, 6, 29, 6, 0)  # UTC; what is dated later is from the future
+
+
+class Stream(IntEnum):
+    """One stream of random numbers per table, so that none moves when another draws more."""
+
+    SEASON = 1
+    PLACES = 2
+    PRICES = 3
+    SALES = 4
+    DIRT = 5
+    VOICE_SEASON = 6
+    VOICE = 7
+
+
+def dice(seed: int, stream: Stream, block: int = 0) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=np.array([seed, (stream << 32) | block], dtype=np.uint64)))
+
+
+def weeks(count: int) -> np.ndarray:
+    """The last `count` weeks, by the Sunday that ends them.  datetime64[D], shape (count,)."""
+    return np.asarray(np.datetime64(LAST_WEEK, "D") - 7 * np.arange(count - 1, -1, -1))
+
+
+def payday(week: np.ndarray) -> np.ndarray:
+    """1 for the weeks that a month ends in, else 0."""
+    ends = (week + 1).astype("datetime64[M]") != (week - 6).astype("datetime64[M]")
+    return np.asarray(ends, dtype=np.float64)
+
+
+def season(week: np.ndarray, groups: int, rng: np.random.Generator) -> np.ndarray:
+    """Log season of shape (groups, weeks): a year's sine, payday, and noise; mean zero over the weeks of each group."""
+    year = 2 * np.pi * week.astype(np.int64) / 365.25
+    amplitude, phase = rng.uniform(0.08, 0.20, (groups, 1)), rng.uniform(0, 2 * np.pi, (groups, 1))
+    monthly = rng.uniform(0.05, 0.15, (groups, 1)) * payday(week)
+    gamma = amplitude * np.sin(year + phase) + monthly + rng.normal(0, 0.05, (groups, len(week)))
+    return np.asarray(gamma - gamma.mean(axis=1, keepdims=True))

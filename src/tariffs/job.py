@@ -1,0 +1,70 @@
+"""The declaration: which tables come in, what is asked of which unit, and what is published.  The one file that knows the engine.
+
+`job` prices whole batches of units at once; `per_unit` asks the same questions one unit at a time, with the same answers to the last bit.
+"""
+
+from __future__ import annotations
+
+from hundredfold import Job, Model, Publish, Source
+from tariffs import bundles, voice
+from tariffs.contracts import TIDY_PRICE, BundleSales, CellLoad, Location, Policy, PriceRow, Product, VoiceUsage, tidy
+
+SOURCES = (
+    Source("locations", contract=Location, unique=("location",)),
+    Source("product_catalog", contract=Product, unique=("product",)),
+    Source("policy", contract=Policy, unique=("kind", "scope")),
+    Source(
+        "bundle_sales",
+        contract=BundleSales,
+        unique=("segment", "location", "product", "week"),
+        latest="loaded_at",
+        references={"location": "locations.location", "product": "product_catalog.product"},
+        not_future=("week",),
+        clean=tidy("segment", "location", "product") | {"price": TIDY_PRICE},
+        max_rejected=0.05,
+    ),
+    Source("cell_load", contract=CellLoad, unique=("cell", "hour"), references={"location": "locations.location"}),
+    Source(
+        "voice_usage",
+        contract=VoiceUsage,
+        unique=("cell", "hour", "day_type", "week"),
+        latest="loaded_at",
+        references={"cell": "cell_load.cell"},
+        not_future=("week",),
+        max_rejected=0.05,
+    ),
+)
+
+PRIOR = Model("prior", unit=(), order_by=(*bundles.UNIT, "week"), query="queries/prior.sql", work=bundles.fit_prior)
+VOICE_PRIOR = Model("voice_prior", unit=(), order_by=(*voice.UNIT, "week"), query="queries/voice_prior.sql", work=voice.fit_voice_prior)
+LADDER = Model(
+    "ladder", unit=("segment", "location"), order_by=("ladder", "rung"), query="queries/ladder.sql", work=bundles.order_ladders
+)
+
+PRICE_TABLE = Publish("price_table", query="queries/price_table.sql", contract=PriceRow, formats=("csv", "parquet"))
+
+job = Job(
+    name="tariffs",
+    sources=SOURCES,
+    models=(
+        PRIOR,
+        Model("bundles", unit=bundles.UNIT, order_by=("week",), query="queries/bundles.sql", work=bundles.price_bundles, many=True),
+        LADDER,
+        VOICE_PRIOR,
+        Model("voice", unit=voice.UNIT, order_by=("week",), query="queries/voice.sql", work=voice.price_voices, many=True),
+    ),
+    publish=PRICE_TABLE,
+)
+
+per_unit = Job(
+    name="tariffs",
+    sources=SOURCES,
+    models=(
+        PRIOR,
+        Model("bundles", unit=bundles.UNIT, order_by=("week",), query="queries/bundles.sql", work=bundles.price_bundle),
+        LADDER,
+        VOICE_PRIOR,
+        Model("voice", unit=voice.UNIT, order_by=("week",), query="queries/voice.sql", work=voice.price_voice),
+    ),
+    publish=PRICE_TABLE,
+)

@@ -1,0 +1,42 @@
+"""Why a price is what it is: one code per row of the price table, for the people and the systems that read it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tariffs.optimise.rule import Choice, Terms
+from tariffs.rows import Bools, Labels
+
+INCREASE = "INCREASE_CONFIDENT"
+DECREASE = "DECREASE_CONFIDENT"
+HOLD_UNCERTAIN = "HOLD_UNCERTAIN"  # the interval spans the break-even, or the next price point is no better
+HOLD_MIN_SUPPORT = "HOLD_MIN_SUPPORT"  # too few weeks, or no sales in any
+HOLD_NO_VARIATION = "HOLD_NO_VARIATION"  # the price never moved: the data say nothing about its effect
+HOLD_CONTROL = "HOLD_CONTROL"  # the hold-out that the others are measured against
+CLIPPED_STEP = "CLIPPED_STEP"
+CLIPPED_FLOOR = "CLIPPED_FLOOR"
+CLIPPED_CEILING = "CLIPPED_CEILING"
+CAPACITY_CAP = "CAPACITY_CAP"  # a deeper discount would fill the cell
+FALLBACK_SEGMENT = "FALLBACK_SEGMENT"  # the unit's own elasticity is implausible; the prior's was used
+LADDER_ADJUSTED = "LADDER_ADJUSTED"  # its own best price would have broken the order of sizes
+
+CLIPPED = {"FLOOR": CLIPPED_FLOOR, "CEILING": CLIPPED_CEILING, "STEP_UP": CLIPPED_STEP, "STEP_DOWN": CLIPPED_STEP, "CAPACITY": CAPACITY_CAP}
+
+
+def holds(supported: Bools, varied: Bools, control: Bools) -> Labels:
+    """The reason to hold a unit whatever its elasticity, '' where there is none; the first that applies.  Shape (units,)."""
+    return _first_that_holds([control, ~supported, ~varied], [HOLD_CONTROL, HOLD_MIN_SUPPORT, HOLD_NO_VARIATION], "")
+
+
+def reasons(choice: Choice, terms: Terms, hold: Labels, fallback: Bools) -> Labels:
+    """The code of each price.  A limit that moved the price, or kept it from moving, is told before the direction of the move."""
+    clipped = np.array([CLIPPED.get(bound, "") for bound in choice.bound], dtype=object)
+    moved = choice.price != terms.current
+    free = _first_that_holds([choice.price > terms.current, choice.price < terms.current], [INCREASE, DECREASE], HOLD_UNCERTAIN)
+    told = np.where(clipped != "", clipped, free)
+    told = np.where(moved & fallback, FALLBACK_SEGMENT, told)
+    return np.where((hold != "") & (clipped == ""), hold, told)
+
+
+def _first_that_holds(conditions: list[Bools], codes: list[str], otherwise: str) -> Labels:
+    return np.select(conditions, codes, otherwise).astype(object)

@@ -1,0 +1,179 @@
+"""The price rule: move only as far, and only if, the gain survives the doubt about the elasticity.
+
+In units of the current price, with beta the elasticity there and kappa the unit cost, margin is (r - kappa) e^(beta (r
+- 1)) times today's volume, and its logarithm is concave in r: the optimum is kappa - 1/beta.  The robust rule asks for
+the best margin under the least favourable beta in b +- z s: raise for b - z s, lower for b + z s, and hold where the
+two disagree.  So a price moves exactly when the interval excludes the break-even -1/(1 - kappa), and z is the pricing
+team's dial: 0 takes every bet, 2 takes sure ones.  (The plain posterior *expectation* of the margin rewards doubt, by +
+s^2 (r - 1)^2 / 2, and is not used.)
+
+Everything here works value by value on arrays of shape (units,).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from tariffs.rows import Bools, Floats, Labels
+
+MOST_ELASTIC, LEAST_ELASTIC = -6.0, -0.05  # beyond these an estimate is a data fault, not a demand
+GRID_SLACK = 1e-9  # a bound that is itself a price point stays one after division
+COVERAGE_90 = 1.6448536269514722
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the catalogue and the pricing team allow; money, shape (units,).
+
+    Floor and ceiling outrank the step: a current price outside them is brought back in one move.
+    """
+
+    current: Floats
+    reference: Floats
+    unit_cost: Floats
+    tick: Floats
+    floor: Floats
+    ceiling: Floats
+    step: Floats
+    z: Floats
+
+    @property
+    def lowest(self) -> Floats:
+        return np.maximum(self.floor, np.minimum(self.current - self.step, self.ceiling))
+
+    @property
+    def highest(self) -> Floats:
+        return np.minimum(self.ceiling, np.maximum(self.current + self.step, self.floor))
+
+    def faults(self) -> list[str]:
+        """What is missing or contradictory, in words; empty where the terms can be priced on."""
+        wanted = {
+            "current price > 0": self.current > 0, "reference price > 0": self.reference > 0, "unit cost >= 0": self.unit_cost >= 0,
+            "price tick > 0": self.tick > 0, "floor <= ceiling": self.floor <= self.ceiling, "step >= 0": self.step >= 0,
+            "z >= 0 (has the policy a row for this kind?)": self.z >= 0,
+        }  # fmt: skip
+        return [words for words, holds in wanted.items() if not np.all(holds)]
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """The elasticity at the current price and its standard deviation, and the volume per week there; shape (units,)."""
+
+    elasticity: Floats
+    sd: Floats
+    volume: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The price, and which limit held it back ('' where none did): FLOOR, CEILING, STEP_UP, STEP_DOWN or GRID; shape (units,)."""
+
+    price: Floats
+    bound: Labels
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What is expected per week of a move, at the posterior mode, and the probability that margin gains (0 for no move); shape (units,)."""
+
+    volume: Floats
+    revenue: Floats
+    margin: Floats
+    p_gain: Floats
+
+
+def robust_ratio(demand: Demand, kappa: Floats, z: Floats) -> Floats:
+    """max over r of min over |beta - b| <= z s of the margin: price / current price, 1 = hold.  Shape (units,)."""
+    steep, flat = demand.elasticity - z * demand.sd, demand.elasticity + z * demand.sd
+    up = kappa - 1.0 / np.minimum(steep, LEAST_ELASTIC)
+    down = np.where(flat < 0, kappa - 1.0 / np.minimum(flat, -np.finfo(float).tiny), np.inf)
+    return np.where(up > 1.0, up, np.where(down < 1.0, down, 1.0))
+
+
+def robust_value(price: Floats, terms: Terms, demand: Demand) -> Floats:
+    """Margin per unit of today's volume, in current prices, under the elasticity that is least favourable to this price."""
+    ratio = price / terms.current
+    doubt = np.where(ratio > 1.0, -terms.z, terms.z) * demand.sd
+    return np.asarray((ratio - terms.unit_cost / terms.current) * np.exp((demand.elasticity + doubt) * (ratio - 1.0)))
+
+
+def choose(terms: Terms, demand: Demand, held: Bools) -> Choice:
+    """The best price point within the limits.  A held unit stays where it is, unless that is outside floor and ceiling.
+
+    The robust value rises up to its optimum and falls after it, so the best point is one of the optimum's two neighbours, or today's price;
+    of equals (within 1e-9) today's price wins, then the point nearer to it.
+    """
+    ratio = np.where(held, 1.0, robust_ratio(demand, terms.unit_cost / terms.current, terms.z))
+    target = ratio * terms.current
+    lowest, highest = terms.lowest, terms.highest
+    inside = np.clip(target, lowest, highest)
+    below, above, reachable = _neighbours(inside, terms, lowest, highest)
+    price = np.where(reachable, _best(below, above, terms, demand), np.clip(terms.current, terms.floor, terms.ceiling))
+    stays = (inside == terms.current) & (target == terms.current)
+    price = np.where(stays, terms.current, price)
+    return Choice(price, np.where(stays, "", np.where(reachable, _bound(target, terms, lowest, highest), "GRID")).astype(object))
+
+
+def effect(price: Floats, terms: Terms, demand: Demand) -> Effect:
+    """Against staying at the current price.  P(gain) = Phi([log((r - kappa)/(1 - kappa)) + b (r - 1)] / (s |r - 1|))."""
+    ratio, kappa = price / terms.current, terms.unit_cost / terms.current
+    moved = demand.volume * np.exp(demand.elasticity * (ratio - 1.0))
+    margin = moved * (price - terms.unit_cost) - demand.volume * (terms.current - terms.unit_cost)
+    return Effect(moved - demand.volume, moved * price - demand.volume * terms.current, margin, _p_gain(ratio, kappa, demand))
+
+
+def normal_cdf(value: Floats) -> Floats:
+    """Phi, by the C library's erfc: the same bits for one value and for many."""
+    return 0.5 * np.asarray(_erfc(-value / math.sqrt(2.0)), dtype=np.float64)
+
+
+def on_tick(steps: Floats, tick: Floats) -> Floats:
+    """Money without the dust of binary fractions: 3 x 0.1 is 0.3 here."""
+    return np.round(steps * tick, 6)
+
+
+_erfc = np.frompyfunc(math.erfc, 1, 1)
+
+
+def _neighbours(inside: Floats, terms: Terms, lowest: Floats, highest: Floats) -> tuple[Floats, Floats, Bools]:
+    """The price points next to `inside`, both within the limits, and whether the limits hold any."""
+    first = np.ceil(lowest / terms.tick - GRID_SLACK)
+    last = np.floor(highest / terms.tick + GRID_SLACK)
+    step = np.floor(inside / terms.tick + GRID_SLACK)
+    below = on_tick(np.clip(step, first, last), terms.tick)
+    above = on_tick(np.clip(step + 1.0, first, last), terms.tick)
+    return below, above, first <= last
+
+
+def _best(below: Floats, above: Floats, terms: Terms, demand: Demand) -> Floats:
+    nearer = np.where(np.abs(below - terms.current) <= np.abs(above - terms.current), below, above)
+    other = np.where(nearer == below, above, below)
+    best = np.where(_beats(other, nearer, terms, demand), other, nearer)
+    allowed = (terms.floor <= terms.current) & (terms.current <= terms.ceiling)
+    return np.where(allowed & ~_beats(best, terms.current, terms, demand), terms.current, best)
+
+
+def _beats(price: Floats, other: Floats, terms: Terms, demand: Demand) -> Bools:
+    return np.asarray(robust_value(price, terms, demand) > robust_value(other, terms, demand) + 1e-9, dtype=np.bool_)
+
+
+def _bound(target: Floats, terms: Terms, lowest: Floats, highest: Floats) -> Labels:
+    """Which limit stands between the target and the price."""
+    return np.select(
+        [(target < lowest) & (lowest == terms.floor), target < lowest, (target > highest) & (highest == terms.ceiling), target > highest],
+        ["FLOOR", "STEP_DOWN", "CEILING", "STEP_UP"],
+        "",
+    )
+
+
+def _p_gain(ratio: Floats, kappa: Floats, demand: Demand) -> Floats:
+    """Where today's price is below cost any rise gains for certain, and a price below cost never does."""
+    moves, profitable, today = ratio != 1.0, ratio > kappa, kappa < 1.0
+    over = np.divide(ratio - kappa, 1.0 - kappa, out=np.ones_like(ratio), where=moves & profitable & today)
+    change = np.log(over) + demand.elasticity * (ratio - 1.0)
+    score = np.divide(change, demand.sd * np.abs(ratio - 1.0), out=np.zeros_like(ratio), where=moves & (demand.sd > 0))
+    gain = np.where(demand.sd > 0, normal_cdf(score), change > 0)
+    return np.where(moves, np.where(today, np.where(profitable, gain, 0.0), np.where(ratio > 1.0, 1.0, 0.0)), 0.0)

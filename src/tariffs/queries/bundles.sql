@@ -1,0 +1,14 @@
+-- Every week of every (segment, location, product), with what the catalogue and the policy say of it.
+SELECT
+  s.segment, s.location, s.product, s.week,
+  s.units AS quantity, s.price, s.list_price AS posted_price, s.active_subs,
+  l.tier, l.control,
+  p.list_price AS reference_price, p.unit_cost, p.price_tick, p.price_floor, p.price_ceiling,
+  coalesce(own.z, every.z) AS z,
+  coalesce(own.max_step, every.max_step) AS max_step,
+  coalesce(own.min_weeks, every.min_weeks) AS min_weeks
+FROM bundle_sales AS s
+JOIN locations AS l ON l.location = s.location
+JOIN product_catalog AS p ON p.product = s.product
+LEFT JOIN policy AS own ON own.kind = 'bundle' AND own.scope = s.segment
+LEFT JOIN policy AS every ON every.kind = 'bundle' AND every.scope = '*'

@@ -1,0 +1,17 @@
+-- The weeks that the pooled prior is learnt from: all units up to 400 per stratum (segment, product, tier), beyond that every k-th.
+-- A prior needs enough units of each kind, not all of them: 400 tell tau to 4 % per stratum, and to well below 1 % together.
+WITH units AS (
+  SELECT
+    u.segment, u.location, u.product, l.tier,
+    row_number() OVER (PARTITION BY u.segment, u.product, l.tier ORDER BY u.location) AS nth,
+    count(*) OVER (PARTITION BY u.segment, u.product, l.tier) AS size
+  FROM (SELECT DISTINCT segment, location, product FROM bundle_sales) AS u
+  JOIN locations AS l ON l.location = u.location
+)
+SELECT
+  s.segment, s.location, s.product, u.tier, s.week,
+  s.units AS quantity, s.price, p.list_price AS reference_price, s.active_subs
+FROM units AS u
+JOIN bundle_sales AS s ON s.segment = u.segment AND s.location = u.location AND s.product = u.product
+JOIN product_catalog AS p ON p.product = s.product
+WHERE mod(u.nth, CAST(ceil(u.size / 400.0) AS BIGINT)) = 0

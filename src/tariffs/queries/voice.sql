@@ -1,0 +1,20 @@
+-- Every week of every (cell, hour, day type); capacity is what the cell can carry in that hour over a week's days of that type.
+SELECT
+  v.cell, v.hour, v.day_type, v.week,
+  v.minutes AS quantity, v.active_subs,
+  p.list_price * (1 - v.discount) AS price,
+  round(p.list_price * (1 - v.posted_discount), 6) AS posted_price,
+  c.cell_class, l.region, l.control,
+  CASE WHEN v.hour < 6 THEN 'NIGHT' WHEN v.hour < 12 THEN 'MORNING' WHEN v.hour < 18 THEN 'AFTERNOON' ELSE 'EVENING' END AS day_part,
+  c.capacity_minutes * CASE WHEN v.day_type = 'WEEKDAY' THEN 5 ELSE 2 END AS capacity,
+  p.list_price AS reference_price, p.unit_cost, p.price_tick, p.price_floor, p.price_ceiling,
+  coalesce(own.z, every.z) AS z,
+  coalesce(own.max_step, every.max_step) AS max_step,
+  coalesce(own.min_weeks, every.min_weeks) AS min_weeks,
+  coalesce(own.load_limit, every.load_limit) AS load_limit
+FROM voice_usage AS v
+JOIN cell_load AS c ON c.cell = v.cell AND c.hour = v.hour
+JOIN locations AS l ON l.location = c.location
+JOIN product_catalog AS p ON p.family = 'VOICE'
+LEFT JOIN policy AS own ON own.kind = 'voice' AND own.scope = l.region
+LEFT JOIN policy AS every ON every.kind = 'voice' AND every.scope = '*'

@@ -1,0 +1,18 @@
+-- The weeks that voice's pooled prior is learnt from: all units up to 400 per (cell class, day part, day type), beyond that every k-th.
+WITH units AS (
+  SELECT
+    u.cell, u.hour, u.day_type, c.cell_class, l.region,
+    CASE WHEN u.hour < 6 THEN 'NIGHT' WHEN u.hour < 12 THEN 'MORNING' WHEN u.hour < 18 THEN 'AFTERNOON' ELSE 'EVENING' END AS day_part,
+    row_number() OVER (PARTITION BY c.cell_class, floor(u.hour / 6.0), u.day_type ORDER BY u.cell, u.hour) AS nth,
+    count(*) OVER (PARTITION BY c.cell_class, floor(u.hour / 6.0), u.day_type) AS size
+  FROM (SELECT DISTINCT cell, hour, day_type FROM voice_usage) AS u
+  JOIN cell_load AS c ON c.cell = u.cell AND c.hour = u.hour
+  JOIN locations AS l ON l.location = c.location
+)
+SELECT
+  v.cell, v.hour, v.day_type, v.week, u.cell_class, u.day_part, u.region,
+  v.minutes AS quantity, p.list_price * (1 - v.discount) AS price, p.list_price AS reference_price, v.active_subs
+FROM units AS u
+JOIN voice_usage AS v ON v.cell = u.cell AND v.hour = u.hour AND v.day_type = u.day_type
+JOIN product_catalog AS p ON p.family = 'VOICE'
+WHERE mod(u.nth, CAST(ceil(u.size / 400.0) AS BIGINT)) = 0

@@ -1,0 +1,90 @@
+"""Voice: a (cell, hour, day type), from its weeks to its discount class.
+
+A discount d is the price (1 - d) x tariff, so the estimator and the price rule are those of bundles, with the discount
+classes 0, 5, ..., 95 as price points.  One limit is voice's own: the minutes that a discount brings must fit into the
+cell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tariffs.demand.prior import Prior, pool
+from tariffs.observe import Learnt, demand_at, learn_unit, learn_units, observe
+from tariffs.optimise.reasons import holds
+from tariffs.optimise.rule import Choice, Demand, Terms, choose, on_tick
+from tariffs.priced import Priced, control_of, only, report, terms_of
+from tariffs.rows import Columns, Floats, Ints, Rows, Units, key_offsets
+
+UNIT = ("cell", "hour", "day_type")
+FACTORS = ("cell_class", "day_part", "day_type")
+
+
+@dataclass(frozen=True, slots=True)
+class VoicePriced(Priced):
+    """A `Priced` with its discount class in percent, and today's."""
+
+    discount_class: int
+    current_discount: int
+
+
+def fit_voice_prior(rows: Rows) -> Prior:
+    """The pooled prior, from rows sorted by cell, hour, day type and week."""
+    offsets = key_offsets(rows, UNIT)
+    labels = {name: rows[name][offsets[:-1]] for name in FACTORS}
+    seen = observe(rows, offsets)
+    return pool(seen.panel, labels, FACTORS[0], rows["region"][offsets[:-1]], seen.days)
+
+
+def price_voice(rows: Rows, voice_prior: Prior) -> VoicePriced:
+    """One unit's discount from its weeks, sorted by week."""
+    offsets = np.array([0, len(rows["week"])], dtype=np.int64)
+    labels = {name: rows[name][:1] for name in FACTORS}
+    learnt = learn_unit(observe(rows, offsets), voice_prior, labels, rows["region"][:1], rows["min_weeks"][:1])
+    return only(_decide(rows, offsets, learnt), VoicePriced)
+
+
+def price_voices(rows: Units, voice_prior: Prior) -> dict[str, np.ndarray]:
+    """The discounts of a batch of units; each column has one value per unit, in the batch's order."""
+    starts = rows.offsets[:-1]
+    labels = {name: rows[name][starts] for name in FACTORS}
+    learnt = learn_units(observe(rows, rows.offsets), voice_prior, labels, rows["region"][starts], rows["min_weeks"][starts])
+    return _decide(rows, rows.offsets, learnt)
+
+
+def capacity_floor(terms: Terms, demand: Demand, room: Floats) -> Floats:
+    """The lowest price at which even the upper end of demand fits into `room` minutes a week; at most the tariff.  Shape (units,).
+
+    mu(p) = volume e^((b - z s)(p / current - 1)) <= room, with the steeper end of the interval: it is lower prices that fill the cell.
+    The tariff itself (no discount) is always allowed.
+    """
+    steep = np.minimum(demand.elasticity - terms.z * demand.sd, -np.finfo(float).tiny)
+    fits = terms.current * (1.0 + np.log(room / demand.volume) / steep)
+    return np.minimum(np.maximum(terms.floor, on_tick(np.ceil(fits / terms.tick - 1e-9), terms.tick)), terms.ceiling)
+
+
+def _decide(rows: Columns, offsets: Ints, learnt: Learnt) -> dict[str, np.ndarray]:
+    last = offsets[1:] - 1
+    terms = terms_of(rows, offsets, rows["max_step"][last] * rows["reference_price"][last])  # points of discount, not of the price
+    demand = demand_at(learnt, terms.current, terms.reference, rows["active_subs"][last])
+    control, room = control_of(rows, offsets), rows["load_limit"][last] * rows["capacity"][last]
+    capped = replace(terms, floor=np.where(control, terms.floor, capacity_floor(terms, demand, room)))
+    hold = holds(learnt.supported, learnt.varied, control)
+    choice = _name_cap(choose(capped, demand, hold != ""), terms, capped)
+    columns = report(capped, demand, learnt, choice, hold)
+    return columns | {
+        "discount_class": _percent(choice.price, terms.reference),
+        "current_discount": _percent(terms.current, terms.reference),
+    }
+
+
+def _name_cap(choice: Choice, terms: Terms, capped: Terms) -> Choice:
+    """A floor that capacity raised is told as capacity."""
+    raised = (choice.bound == "FLOOR") & (capped.floor > terms.floor)
+    return replace(choice, bound=np.where(raised, "CAPACITY", choice.bound).astype(object))
+
+
+def _percent(price: Floats, reference: Floats) -> Ints:
+    return np.rint(100.0 * (1.0 - price / reference)).astype(np.int64)

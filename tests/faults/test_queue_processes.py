@@ -1,0 +1,192 @@
+"""One queue, many processes, and some of them are killed: nothing is lost, and nothing is deleted twice.
+
+A worker does as the engine's do: it takes a message, leaves an outcome under a name made from it, deletes the message, and
+writes down that it did.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+from hundredfold.local.queue import SqliteQueue
+from hundredfold.ports import Depth
+
+MESSAGES = 500
+SPAWN = multiprocessing.get_context("spawn")
+FORK = """
+import os, signal, sys, threading
+from pathlib import Path
+from hundredfold.local.queue import SqliteQueue
+
+def send(count):
+    for number in range(count):
+        queue.send(["one"])
+
+signal.alarm(15)
+closed, close = os.pipe()
+queue = SqliteQueue(Path(sys.argv[1]))
+thread = threading.Thread(target=send, args=(400,))
+thread.start()  # the queue is open, and at work, in the moment of each fork
+children = []
+for _ in range(4):
+    send(10)
+    children.append(os.fork())
+    if children[-1] == 0:
+        signal.alarm(10)
+        os.close(close)
+        send(100)
+        os.read(closed, 1)  # until the parent has closed its queue, to open it again
+        send(100)
+        queue.close()
+        os._exit(0)
+thread.join()
+queue.close()
+os.close(close)
+send(100)
+print([os.waitpid(child, 0)[1] for child in children], queue.depth())
+queue.close()
+"""
+
+
+def work(queue: SqliteQueue, folder: Path) -> None:
+    """Take messages until there has been none for a while."""
+    with closing(queue), (folder / f"deleted-{os.getpid()}").open("a", buffering=1) as deleted:
+        while delivery := queue.receive(wait=1.0):
+            (folder / f"outcome-{delivery.body}").touch()
+            if queue.delete(delivery.receipt):
+                deleted.write(f"{delivery.body}\n")
+
+
+def hold(queue: SqliteQueue, folder: Path) -> None:
+    """Take one message, and die with it in hand."""
+    delivery = queue.receive(wait=5.0)
+    assert delivery is not None
+    (folder / f"held-{os.getpid()}").write_text(delivery.body)
+    os.kill(os.getpid(), 9)
+
+
+@contextmanager
+def processes(count: int, target, *args) -> Iterator[list[BaseProcess]]:
+    """Start so many, and end each of them in any case."""
+    started = [SPAWN.Process(target=target, args=args, daemon=True) for _ in range(count)]
+    try:
+        for process in started:
+            process.start()
+        yield started
+    finally:
+        for process in started:
+            with suppress(ValueError):
+                process.kill()
+                process.join()
+                process.close()
+
+
+def wait_until(condition, seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.002)
+
+
+def lines(folder: Path) -> list[str]:
+    return [line for path in folder.glob("deleted-*") for line in path.read_text().split()]
+
+
+def outcomes(folder: Path) -> set[str]:
+    return {path.name.removeprefix("outcome-") for path in folder.glob("outcome-*")}
+
+
+@pytest.fixture
+def queue(tmp_path) -> Iterator[SqliteQueue]:
+    with closing(SqliteQueue(tmp_path / "queue.sqlite", visibility=1.0, max_receives=100)) as queue:
+        yield queue
+
+
+@pytest.fixture
+def bodies(queue) -> set[str]:
+    bodies = [f"{number:03d}" for number in range(MESSAGES)]
+    queue.send(bodies)
+    return set(bodies)
+
+
+def test_four_processes_delete_each_message_once(queue, bodies, tmp_path):
+    with processes(4, work, queue, tmp_path) as workers:
+        for worker in workers:
+            worker.join(10)
+        assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
+    assert sorted(lines(tmp_path)) == sorted(bodies)
+    assert queue.depth() == Depth(0, 0, 0)
+
+
+def test_no_message_is_lost_when_processes_are_killed_in_the_middle(queue, bodies, tmp_path):
+    with processes(4, work, queue, tmp_path) as workers:
+        for killed, worker in enumerate(workers[:2], start=1):
+            wait_until(lambda killed=killed: len(outcomes(tmp_path)) > killed * MESSAGES // 5)
+            worker.kill()
+        for worker in workers:
+            worker.join(10)
+        assert [worker.exitcode for worker in workers[2:]] == [0, 0]
+        assert [worker.exitcode for worker in workers[:2]] != [0, 0]  # they were killed at work, not after it
+    assert outcomes(tmp_path) == bodies
+    assert queue.depth() == Depth(0, 0, 0)
+    deleted = lines(tmp_path)
+    assert len(deleted) == len(set(deleted))
+    assert len(deleted) >= MESSAGES - 2  # one killed between its deletion and the line that tells of it
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a process cannot send itself SIGKILL on Windows")
+def test_a_message_in_the_hand_of_a_killed_process_comes_back_with_its_count(queue, bodies, tmp_path):
+    with processes(2, hold, queue, tmp_path) as holders:
+        for holder in holders:
+            holder.join(10)
+    held = {path.read_text() for path in tmp_path.glob("held-*")}
+    assert len(held) == 2
+    queue.release()
+    assert queue.depth() == Depth(MESSAGES, 0, 0)
+    returned = [queue.receive(), queue.receive()]
+    assert {delivery.body for delivery in returned} == held
+    assert [delivery.received for delivery in returned] == [2, 2]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_queue_works_on_both_sides_of_a_fork(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, str(tmp_path / "q")],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, f"[0, 0, 0, 0] {Depth(400 + 40 + 800 + 100, 0, 0)}", "")
+
+
+def test_many_processes_may_open_a_new_queue_in_the_same_moment(tmp_path):
+    start = SPAWN.Barrier(4)
+    with processes(4, send_to_new_ones, tmp_path, start) as senders:
+        for sender in senders:
+            sender.join(10)
+        assert [sender.exitcode for sender in senders] == [0, 0, 0, 0]
+    for queue in new_ones(tmp_path):
+        with closing(queue):
+            assert queue.depth() == Depth(4, 0, 0)
+
+
+def new_ones(folder: Path) -> list[SqliteQueue]:
+    return [SqliteQueue(folder / f"{number}.sqlite") for number in range(40)]
+
+
+def send_to_new_ones(folder: Path, start) -> None:
+    for queue in new_ones(folder):
+        with closing(queue):
+            start.wait(10)
+            queue.send(["one"])

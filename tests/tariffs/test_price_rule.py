@@ -1,0 +1,143 @@
+"""The price rule: against brute force, within its limits, and honest about its chances."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tariffs.optimise.rule import Choice, Demand, Terms, choose, effect, robust_ratio
+
+FREE = {"floor": 0.01, "ceiling": 100.0, "step": 100.0, "tick": 0.0001}
+
+
+def terms_of(current: float = 1.0, cost: float = 0.05, z: float = 0.84, **limits: float) -> Terms:
+    at = FREE | limits
+    values = (current, 1.0, cost, at["tick"], at["floor"], at["ceiling"], at["step"], z)
+    return Terms(*(np.array([value]) for value in values))
+
+
+def demand_of(elasticity: float, sd: float, volume: float = 100.0) -> Demand:
+    return Demand(np.array([elasticity]), np.array([sd]), np.array([volume]))
+
+
+def chosen(terms: Terms, demand: Demand, held: bool = False) -> float:
+    return float(choose(terms, demand, np.array([held])).price[0])
+
+
+@given(st.floats(-5.0, -0.3), st.floats(0.01, 1.0), st.floats(0.0, 0.6), st.floats(0.0, 2.0))
+def test_the_closed_form_is_the_best_price_under_the_least_favourable_elasticity(b: float, sd: float, kappa: float, z: float) -> None:
+    grid = np.arange(max(kappa, 0.05) + 0.001, 25, 0.001)
+    worst = np.minimum(*((grid - kappa) * np.exp((b + sign * z * sd) * (grid - 1)) for sign in (-1, 1)))
+    ratio = float(robust_ratio(demand_of(b, sd), np.array([kappa]), np.array([z]))[0])
+    assume(0.06 < ratio < 24)
+    assert ratio == pytest.approx(grid[np.argmax(worst)], abs=0.0011)
+
+
+@given(st.floats(-5.0, -0.3), st.floats(0.05, 1.0), st.floats(0.0, 0.6), st.floats(0.1, 2.0))
+def test_a_price_moves_exactly_when_the_interval_excludes_the_break_even(b: float, sd: float, kappa: float, z: float) -> None:
+    break_even = -1 / (1 - kappa)
+    assume(abs(abs(b - break_even) - z * sd) > 1e-6)
+    ratio = float(robust_ratio(demand_of(b, sd), np.array([kappa]), np.array([z]))[0])
+    assert (ratio != 1.0) == (abs(b - break_even) > z * sd)
+    assert ratio == 1.0 or (ratio > 1.0) == (b > break_even)
+
+
+limits = st.fixed_dictionaries(
+    {
+        "floor": st.integers(2, 30), "width": st.integers(0, 60), "current": st.integers(1, 120), "step": st.floats(0.0, 0.5),
+        "tick": st.sampled_from([0.05, 0.1, 0.25]), "b": st.floats(-5.9, -0.1), "sd": st.floats(0.01, 1.0), "z": st.floats(0.0, 2.0),
+        "cost": st.floats(0.0, 0.5), "held": st.booleans(),
+    }
+)  # fmt: skip
+
+
+@given(limits)
+def test_a_price_is_a_price_point_within_its_limits_or_the_current_price(drawn: dict) -> None:
+    tick, current = drawn["tick"], round(drawn["current"] * 0.05, 2)
+    floor, ceiling = round(drawn["floor"] * tick, 6), round((drawn["floor"] + drawn["width"]) * tick, 6)
+    terms = terms_of(current, drawn["cost"], drawn["z"], floor=floor, ceiling=ceiling, step=drawn["step"] * current, tick=tick)
+    price = chosen(terms, demand_of(drawn["b"], drawn["sd"]), drawn["held"])
+    assert floor <= price <= ceiling
+    if price != current:
+        at_limit = not terms.floor[0] <= current <= terms.ceiling[0]
+        assert round(price / tick) == pytest.approx(price / tick, abs=1e-6) or at_limit
+        assert abs(price - current) <= terms.step[0] + 1e-9 or at_limit
+        assert not drawn["held"] or at_limit
+
+
+@given(limits)
+def test_no_price_point_in_reach_is_better_for_sure(drawn: dict) -> None:
+    """Brute force over every point between the limits, on the robust margin."""
+    tick, current = drawn["tick"], round(drawn["current"] * drawn["tick"], 6)
+    terms = terms_of(current, drawn["cost"], drawn["z"], floor=tick, ceiling=200 * tick, step=drawn["step"] * current, tick=tick)
+    b, doubt, kappa = drawn["b"], drawn["z"] * drawn["sd"], drawn["cost"] / current
+    price = chosen(terms, demand_of(b, drawn["sd"]))
+
+    def worth(p: np.ndarray | float) -> np.ndarray:
+        r = np.asarray(p) / current
+        return np.minimum((r - kappa) * np.exp((b - doubt) * (r - 1)), (r - kappa) * np.exp((b + doubt) * (r - 1)))
+
+    points = np.round(np.arange(1, 201) * tick, 6)
+    reach = points[(points >= current - terms.step[0] - 1e-9) & (points <= current + terms.step[0] + 1e-9)]
+    assume(kappa < 0.9)  # below cost both elasticities are favourable to opposite ends
+    assert worth(price) >= worth(reach).max() - 2e-9
+
+
+def test_the_limit_that_held_a_price_back_is_told() -> None:
+    elastic, inelastic = demand_of(-4.0, 0.1), demand_of(-0.4, 0.05)
+    for demand, limit, bound in (
+        (elastic, {"step": 0.15, "tick": 0.05}, "STEP_DOWN"),
+        (inelastic, {"step": 0.15, "tick": 0.05}, "STEP_UP"),
+        (elastic, {"floor": 0.9, "tick": 0.05}, "FLOOR"),
+        (inelastic, {"ceiling": 1.1, "tick": 0.05}, "CEILING"),
+        (demand_of(-1.3, 0.01), {}, ""),
+    ):
+        assert choose(terms_of(**limit), demand, np.array([False])).bound[0] == bound
+
+
+def test_a_current_price_outside_its_limits_is_brought_back_even_if_held() -> None:
+    assert chosen(terms_of(2.0, floor=0.5, ceiling=1.5, step=0.1, tick=0.05), demand_of(-1.0, 0.3), held=True) == 1.5
+
+
+def test_turning_the_dial_up_never_moves_more_prices() -> None:
+    rng = np.random.default_rng(0)
+    demand = Demand(rng.uniform(-3, -0.3, 500), rng.uniform(0.1, 0.6, 500), np.ones(500))
+    everywhere = Terms(*(np.full(500, v) for v in (1.0, 1.0, 0.05, 0.01, 0.5, 2.0, 0.15, 0.0)))
+    moved = [choose(replace(everywhere, z=np.full(500, z)), demand, np.zeros(500, dtype=bool)).price != 1.0 for z in (0, 0.5, 0.84, 1.28, 1.96)]
+    counts = [int(m.sum()) for m in moved]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > counts[-1]
+
+
+@pytest.mark.parametrize(("b", "sd", "price"), [(-1.6, 0.35, 0.85), (-0.7, 0.3, 1.15), (-1.1, 0.5, 1.05)])
+def test_the_probability_of_gain_is_what_chance_says(b: float, sd: float, price: float) -> None:
+    draws = np.random.default_rng(1).normal(b, sd, 400_000)
+    gains = (price - 0.05) * np.exp(draws * (price - 1)) > 0.95
+    promised = effect(np.array([price]), terms_of(), demand_of(b, sd)).p_gain[0]
+    assert promised == pytest.approx(gains.mean(), abs=0.003)
+
+
+def test_staying_has_no_effect_and_moving_has_the_one_of_the_curve() -> None:
+    demand = demand_of(-1.6, 0.35)
+    still = effect(np.array([1.0]), terms_of(), demand)
+    assert (still.volume[0], still.revenue[0], still.margin[0], still.p_gain[0]) == (0, 0, 0, 0)
+    moved = effect(np.array([0.9]), terms_of(), demand)
+    assert moved.volume[0] == pytest.approx(100 * (np.exp(0.16) - 1))
+    assert moved.revenue[0] == pytest.approx(90 * np.exp(0.16) - 100)
+    assert moved.margin[0] == pytest.approx(85 * np.exp(0.16) - 95)
+
+
+def test_a_price_below_cost_is_raised() -> None:
+    terms = terms_of(current=1.0, cost=1.2, step=0.15, tick=0.05)
+    choice: Choice = choose(terms, demand_of(-1.5, 0.3), np.array([False]))
+    assert choice.price[0] == 1.15
+    assert effect(choice.price, terms, demand_of(-1.5, 0.3)).p_gain[0] == 1.0
+
+
+def test_what_the_catalogue_left_out_is_named() -> None:
+    faults = terms_of(z=float("nan"), floor=2.0, ceiling=1.0).faults()
+    assert faults == ["floor <= ceiling", "z >= 0 (has the policy a row for this kind?)"]

@@ -1,0 +1,162 @@
+"""Published tables, reproduced by the linear benchmark mode.
+
+Grunfeld's data come with statsmodels.  The others may not be shipped: they are read from the folder that HUNDREDFOLD_REFERENCE_DATA names (the
+data sets of the R packages plm, AER and bayesm as CSV or Parquet, and `reference/` with R's outputs), and skipped without it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.api as sm
+
+from tariffs.demand.linear import Least, between, centred_slopes, ols, reml, shrink, swamy, two_stage_least_squares, within
+
+FOLDER = os.environ.get("HUNDREDFOLD_REFERENCE_DATA")
+needs_data = pytest.mark.skipif(not FOLDER, reason="set HUNDREDFOLD_REFERENCE_DATA to the folder of the reference data sets")
+
+
+def read(name: str) -> pd.DataFrame:
+    path = Path(FOLDER or ".") / name
+    return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+
+
+def test_swamy_on_grunfelds_investments() -> None:
+    """Swamy's estimates for the ten firms; Delta is not positive semi-definite there, and the correction is dropped."""
+    data = sm.datasets.grunfeld.load_pandas().data
+    firms = [f for _, f in data.groupby("firm") if f["firm"].iloc[0] != "American Steel"]
+    design = [np.column_stack([np.ones(len(f)), f["value"], f["capital"]]) for f in firms]
+    fit = swamy([f["invest"].to_numpy() for f in firms], design)
+    assert not fit.corrected
+    assert fit.beta == pytest.approx([-9.62928514, 0.08458734, 0.19941840], abs=1e-6)
+
+
+@pytest.fixture
+def gasoline() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Baltagi and Griffin (1983): log consumption per car; intercept, income, price, cars; country."""
+    data = read("plm_Gasoline.csv")
+    x = np.column_stack([np.ones(len(data)), data["lincomep"], data["lrpmg"], data["lcarpcap"]])
+    return data["lgaspcar"].to_numpy(), x, np.unique(data["country"], return_inverse=True)[1]
+
+
+@needs_data
+def test_gasoline_by_ols_within_and_between(gasoline: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    """Baltagi, Econometric Analysis of Panel Data, table 2.5."""
+    y, x, country = gasoline
+    assert ols(y, x).beta[1:] == pytest.approx([0.890, -0.892, -0.763], abs=5e-4)
+    assert within(y, x[:, 1:], country) == pytest.approx([0.662, -0.322, -0.640], abs=5e-4)
+    assert between(y, x, country).beta[1:] == pytest.approx([0.968, -0.964, -0.795], abs=6e-4)
+
+
+@needs_data
+def test_gasoline_by_random_coefficients(gasoline: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    """R's plm: pvcm(model = "random"); each country's own fit as pvcm(model = "within")."""
+    y, x, country = gasoline
+    fit = swamy([y[country == c] for c in range(18)], [x[country == c] for c in range(18)])
+    assert fit.beta == pytest.approx([2.405488, 0.393149, -0.249888, -0.448209], abs=1e-6)
+    own = read("reference/ref_gasoline_pvcm_within_R.csv").iloc[:, 1:].to_numpy()
+    assert fit.own == pytest.approx(own, abs=1e-8)
+    price = fit.shrunken[:, 2]
+    assert (price.min(), price.max()) == pytest.approx((-0.49, -0.12), abs=0.01)
+
+
+@pytest.fixture
+def cheese() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """bayesm's cheese: log volume, log price, store numbers, and the stores' names."""
+    data = read("cheese.csv")
+    stores, store = np.unique(data["retailer"], return_inverse=True)
+    return np.log(data["volume"].to_numpy()), np.log(data["price"].to_numpy()), store, stores
+
+
+@needs_data
+def test_cheese_slopes_are_those_of_lme4(cheese: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]) -> None:
+    """lmer(centred log volume ~ centred log price + (0 + price | store)): its posterior modes within 0.005, tau 1.1046."""
+    y, x, store, stores = cheese
+    slope, variance = centred_slopes(y, x, store)
+    mean, tau2 = reml(slope, variance)
+    theirs = read("reference/ref_cheese_lmer_centred_R.csv").set_index("retailer")["lpc"].loc[stores].to_numpy()
+    assert np.sqrt(tau2) == pytest.approx(1.1046, abs=0.005)
+    assert np.abs(shrink(slope, variance, mean, tau2) - theirs).max() < 0.005
+
+
+@needs_data
+def test_cheese_slopes_are_near_full_bayes(cheese: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]) -> None:
+    """bayesm's rhierLinearModel (intercept, display, price): correlation .999, and 0.03 apart on average."""
+    y, x, store, stores = cheese
+    display = read("cheese.csv")["disp"].to_numpy()
+    design = np.column_stack([np.ones(len(y)), display, x])
+    theirs = read("reference/ref_cheese_bayesm_R.csv").set_index("retailer")["lp"].loc[stores].to_numpy()
+    fits = [_without_constant_columns(y[store == s], design[store == s]) for s in range(len(stores))]
+    own = np.array([fit.beta[-1] for fit in fits])
+    r_own = read("reference/ref_cheese_ols_R.csv")
+    assert own == pytest.approx(r_own.set_index(r_own.columns[0])["lp"].loc[stores].to_numpy(), abs=1e-6)
+    variance = np.array([fit.covariance[-1, -1] for fit in fits])
+    shrunken = shrink(own, variance, *reml(own, variance))
+    assert np.corrcoef(shrunken, theirs)[0, 1] > 0.998
+    assert np.abs(shrunken - theirs).mean() < 0.05
+
+
+def _without_constant_columns(y: np.ndarray, x: np.ndarray) -> Least:
+    """One store never had a display: its column says nothing there, and R drops it too."""
+    varies = np.ptp(x, axis=0) > 0
+    varies[0] = True
+    return ols(y, x[:, varies])
+
+
+@needs_data
+def test_orange_juice_own_price_elasticities_of_one_brand() -> None:
+    """Montgomery (1997), brand 1 in 83 stores: log movement on the log prices of all brands, deal and feature."""
+    data = read("bayesm_orangeJuice_yx.parquet")
+    data = data[data["brand"] == 1]
+    prices = [c for c in data.columns if c.startswith("price")]
+    theirs = read("reference/ref_oj_brand1_own_R.csv").set_index("store")
+    fits = {}
+    for store, rows in data.groupby("store"):
+        x = np.column_stack([np.ones(len(rows)), np.log(rows[prices]), rows["deal"], rows["feat"]])
+        fits[store] = ols(rows["logmove"].to_numpy(), x)
+    own = np.array([fits[s].beta[1] for s in theirs.index])
+    assert own == pytest.approx(theirs["ols"].to_numpy(), abs=1e-6)
+    assert (own.mean(), own.std(ddof=1)) == pytest.approx((-2.838, 0.510), abs=5e-4)
+
+
+@needs_data
+def test_cigarette_demand_by_two_stage_least_squares() -> None:
+    """Stock and Watson, table 12.1: ten-year changes, instrumented by the sales tax, by the cigarette tax, and by both."""
+    data = read("AER_CigarettesSW.csv")
+    real = pd.DataFrame(
+        {
+            "state": data["state"], "year": data["year"], "packs": np.log(data["packs"]), "price": np.log(data["price"] / data["cpi"]),
+            "income": np.log(data["income"] / data["population"] / data["cpi"]),
+            "sales_tax": (data["taxs"] - data["tax"]) / data["cpi"], "tax": data["tax"] / data["cpi"],
+        }
+    ).set_index(["year", "state"])  # fmt: skip
+    change = real.loc[1995] - real.loc[1985]
+    ones = np.ones(len(change))
+    x = np.column_stack([ones, change["price"], change["income"]])
+    published = {("sales_tax",): (-0.938, 0.21), ("tax",): (-1.343, 0.23), ("sales_tax", "tax"): (-1.202, 0.20)}
+    for instruments, (elasticity, error) in published.items():
+        z = np.column_stack([ones, change["income"], *(change[name] for name in instruments)])
+        fit = two_stage_least_squares(change["packs"].to_numpy(), x, z)
+        assert fit.beta[1] == pytest.approx(elasticity, abs=5e-4)
+        assert np.sqrt(fit.covariance[1, 1]) == pytest.approx(error, abs=5e-3)
+
+
+@needs_data
+def test_cigarette_demand_in_1995() -> None:
+    """The cross-section: -1.0836 (0.319) with the sales tax alone; with income -1.1434 (0.372), and with both taxes -1.2774 (0.250)."""
+    data = read("AER_CigarettesSW.csv").query("year == 1995")
+    ones, y, price = np.ones(len(data)), np.log(data["packs"]), np.log(data["price"] / data["cpi"])
+    income, sales_tax = np.log(data["income"] / data["population"] / data["cpi"]), (data["taxs"] - data["tax"]) / data["cpi"]
+    cases = [
+        ([ones, price], [ones, sales_tax], -1.0836, 0.319),
+        ([ones, price, income], [ones, income, sales_tax], -1.1434, 0.372),
+        ([ones, price, income], [ones, income, sales_tax, data["tax"] / data["cpi"]], -1.2774, 0.250),
+    ]
+    for x, z, elasticity, error in cases:
+        fit = two_stage_least_squares(y.to_numpy(), np.column_stack(x), np.column_stack(z))
+        assert fit.beta[1] == pytest.approx(elasticity, abs=5e-5)
+        assert np.sqrt(fit.covariance[1, 1]) == pytest.approx(error, abs=5e-3)

@@ -1,0 +1,81 @@
+"""On data whose truth is known: are the elasticities right, and are the intervals as wide as they say?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tariffs.demand.season import fit_season
+from tariffs.generator.bundles import TAU
+from tariffs.generator.voice import TAU as VOICE_TAU
+from tariffs.observe import observe
+from tariffs.rows import key_offsets
+
+TRUTH = "SELECT t.* FROM '{}' AS t ORDER BY {}"
+
+
+def truth(priced: Any, name: str, key: str) -> dict[str, np.ndarray]:
+    return priced.hand.columns(TRUTH.format(priced.hand.truth / f"{name}.parquet", key))
+
+
+def beta_sd(prices: dict[str, np.ndarray]) -> np.ndarray:
+    return prices["se"] * prices["reference_price"] / prices["current_price"]
+
+
+def own(prices: dict[str, np.ndarray]) -> np.ndarray:
+    """Units whose own estimate was used: where it fell back, the standard error is the prior's."""
+    return np.isclose(prices["beta"], prices["elasticity"] * prices["reference_price"] / prices["current_price"])
+
+
+def rmse(error: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(error**2)))
+
+
+def test_bundle_elasticities_are_unbiased_and_their_intervals_cover(medium: Any) -> None:
+    true, prices = truth(medium, "bundles", "segment, location, product")["beta"], medium.bundle_prices
+    error, kept = prices["beta"] - true, own(prices)
+    assert abs(error.mean()) < 0.03
+    assert 0.87 < (np.abs(error) <= 1.645 * beta_sd(prices))[kept].mean() < 0.93
+    assert np.sqrt(medium.prior.tau2) == pytest.approx(TAU, rel=0.15)
+
+
+def test_shrinkage_beats_the_prior_alone_and_the_prior_beats_one_elasticity_for_all(medium: Any) -> None:
+    true, slab = truth(medium, "bundles", "segment, location, product")["beta"], medium.bundles
+    labels = {name: slab[name][slab.offsets[:-1]] for name in ("product", "segment", "tier")}
+    seen = observe(slab, key_offsets(slab, slab.key))
+    segment, when = (np.unique(c, return_inverse=True)[1] for c in (labels["segment"], seen.days))
+    periods = int(when.max()) + 1
+    pooled = fit_season(seen.panel, np.zeros(len(true), dtype=int), segment[seen.panel.unit] * periods + when, periods).beta[0]
+    assert rmse(medium.bundle_prices["beta"] - true) < rmse(medium.prior.mean(labels) - true) < rmse(pooled - true)
+
+
+def test_the_season_is_recovered(medium: Any) -> None:
+    true = truth(medium, "bundle_season", "scope, week")["gamma"]
+    assert rmse(medium.prior.gamma - true) < 0.02
+
+
+def test_voice_elasticities_are_unbiased_and_their_intervals_cover(medium: Any) -> None:
+    true, prices = truth(medium, "voice", "cell, hour, day_type")["beta"], medium.voice_prices
+    error, kept = prices["beta"] - true, own(prices)
+    assert abs(error.mean()) < 0.03
+    assert 0.87 < (np.abs(error) <= 1.645 * beta_sd(prices))[kept].mean() < 0.93
+    assert np.sqrt(medium.voice_prior.tau2) == pytest.approx(VOICE_TAU, rel=0.15)
+
+
+def test_the_promised_probability_of_gain_is_the_realised_one(medium: Any) -> None:
+    true, prices = truth(medium, "bundles", "segment, location, product"), medium.bundle_prices
+    moved = prices["price"] != prices["current_price"]
+    ratio = prices["price"] / prices["current_price"]
+    kappa = prices["unit_cost"] / prices["current_price"]
+    at_current = true["beta"] * prices["current_price"] / prices["reference_price"]
+    gained = (ratio - kappa) * np.exp(at_current * (ratio - 1)) > 1 - kappa
+    assert gained[moved].mean() == pytest.approx(prices["p_gain"][moved].mean(), abs=0.02)
+
+
+def test_the_expected_volume_is_the_true_one_on_average(medium: Any) -> None:
+    true, slab, prices = truth(medium, "bundles", "segment, location, product"), medium.bundles, medium.bundle_prices
+    subscribers = slab["active_subs"][slab.offsets[1:] - 1]
+    expected = subscribers * np.exp(true["level"] + true["beta"] * (prices["current_price"] / prices["reference_price"] - 1))
+    assert prices["volume"].sum() == pytest.approx(expected.sum(), rel=0.02)

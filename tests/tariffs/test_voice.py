@@ -1,0 +1,63 @@
+"""Voice discounts: classes, points of step, and the room in the cell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tariffs import voice
+from tariffs.optimise.rule import Demand, Terms
+
+TARIFF = 0.10
+
+
+def terms_of(discount: float, z: float = 0.84) -> Terms:
+    values = (TARIFF * (1 - discount), TARIFF, 0.004, 0.005, 0.005, TARIFF, 0.02, z)
+    return Terms(*(np.array([v]) for v in values))
+
+
+@given(st.floats(0.0, 0.9), st.floats(0.2, 4.0), st.floats(0.01, 0.5), st.floats(10, 5000), st.floats(10, 10_000))
+def test_at_the_capacity_floor_even_the_upper_end_of_demand_fits(discount: float, b: float, sd: float, volume: float, room: float) -> None:
+    ratio = 1 - discount
+    terms, demand = terms_of(discount), Demand(np.array([-b * ratio]), np.array([sd * ratio]), np.array([volume]))
+    lowest = float(voice.capacity_floor(terms, demand, np.array([room]))[0])
+    steep = (-b - 0.84 * sd) * ratio
+    filled = volume * np.exp(steep * (lowest / terms.current[0] - 1))
+    assert filled <= room * (1 + 1e-6) or lowest == TARIFF
+    below = volume * np.exp(steep * ((lowest - 0.005) / terms.current[0] - 1))
+    assert below > room * (1 - 1e-6) or lowest == terms.floor[0]
+
+
+def test_discounts_are_classes_of_five_and_move_by_at_most_twenty_points_unless_the_cell_is_full(demo: Any) -> None:
+    prices = demo.voice_prices
+    assert set(prices["discount_class"] % 5) == {0}
+    assert prices["discount_class"].min() >= 0
+    assert prices["discount_class"].max() <= 95
+    change = prices["discount_class"] - prices["current_discount"]
+    assert change.max() <= 20
+    assert (change >= -20)[prices["constraint_bound"] != "CAPACITY"].all()
+    assert prices["price"] == pytest.approx(TARIFF * (1 - prices["discount_class"] / 100))
+
+
+def test_a_published_discount_fits_the_cell_or_is_none_or_is_the_control(demo: Any) -> None:
+    prices, slab = demo.voice_prices, demo.voice
+    last = slab.offsets[1:] - 1
+    room = (slab["load_limit"] * slab["capacity"])[last]
+    ratio = prices["price"] / prices["current_price"]
+    upper = prices["volume"] * np.exp((prices["elasticity"] - prices["z"] * prices["se"]) * (ratio - 1))
+    free = (prices["discount_class"] > 0) & ~slab["control"][last].astype(bool)
+    assert (upper <= room * (1 + 1e-6))[free].all()
+    assert (prices["reason_code"] == "CAPACITY_CAP").any()
+
+
+def test_an_empty_hour_without_latent_demand_gets_less_discount_than_the_rule_of_thumb_gives(medium: Any) -> None:
+    """Quiet nights on the highway sell nothing more at any price: the operator's rule gives 75 points there."""
+    prices, slab = medium.voice_prices, medium.voice
+    first = slab.offsets[:-1]
+    dead = (slab["cell_class"][first] == "HIGHWAY") & (slab["day_part"][first] == "NIGHT") & ~slab["control"][first].astype(bool)
+    dead &= prices["reason_code"] != "HOLD_NO_VARIATION"
+    assert prices["discount_class"][dead].mean() < prices["current_discount"][dead].mean() - 15
