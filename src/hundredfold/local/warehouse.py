@@ -81,8 +81,8 @@ class DuckWarehouse:
     def write(self, select: str, key: str, format: str = "parquet") -> int:
         options = {"parquet": "FORMAT parquet, COMPRESSION zstd", "csv": "FORMAT csv, HEADER", "jsonl": "FORMAT json"}[format]
         with self.store.writing(key) as path:
-            count = self._run(f"COPY ({select}) TO '{_text(path)}' ({options})").fetchone()
-        return int(count[0]) if count else 0
+            count = self._run(f"COPY ({select}) TO '{_text(path)}' ({options})")
+        return int(count[0][0])
 
     def object(self, key: str) -> str:
         """A Parquet object of the store as a table in SQL."""
@@ -94,8 +94,7 @@ class DuckWarehouse:
 
     def tables_of(self, select: str) -> set[str]:
         """The names of the tables that a query reads; QueryError if it is no single query."""
-        answer = self.connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [select]).fetchone()
-        tree = json.loads(answer[0]) if answer else {}
+        tree = json.loads(self._run(f"SELECT json_serialize_sql({_string(select)})")[0][0])
         if tree.get("error"):
             raise QueryError(f"not a query: {tree.get('error_message')}" + _pointer(select, tree.get("position")), hint="wanted one SELECT, without a semicolon inside")
         if len(tree["statements"]) != 1:
@@ -104,7 +103,7 @@ class DuckWarehouse:
 
     def is_plain(self, select: str) -> bool:
         """Whether reading the query twice costs two scans and no more."""
-        plan = self._run(f"EXPLAIN (FORMAT json) {select}").fetchall()
+        plan = self._run(f"EXPLAIN (FORMAT json) {select}")
         names = _operators(json.loads(plan[-1][-1]))
         return all(name.strip() in {"PROJECTION", "FILTER"} or "SCAN" in name or "READ_PARQUET" in name for name in names)
 
@@ -172,9 +171,10 @@ class DuckWarehouse:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def _run(self, sql: str) -> duckdb.DuckDBPyConnection:
+    def _run(self, sql: str) -> list[tuple[Any, ...]]:
+        """A statement, to its end; the rows that it answers with."""
         try:
-            return self.connection.execute(sql)
+            return self.connection.execute(sql).fetchall()
         except duckdb.Error as error:
             raise _told(error, sql) from error
 
