@@ -100,12 +100,16 @@ class Publish:
     """What the system downstream is given: a query over the models' results and the sources, as files of a release.
 
     Beside them the query sees one row named `run`: run_id, job, as_of, table_version, parent_version.
+
+    `digest`: {"Ten largest moves": "queries/moves.sql"}: small queries over what is published, by its name, whose rows
+    are kept with the release and shown to the person at the end of the run.
     """
 
     name: str
     query: str
     contract: type | None = None
     formats: Sequence[str] = ("parquet",)
+    digest: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _name("publish", self.name)

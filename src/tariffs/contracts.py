@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Len, Lt
 
 Code = Annotated[str, re.compile(r"[A-Z0-9_]+")]
 Money = Annotated[float, Gt(0)]
@@ -94,7 +94,7 @@ class Product:
     price_tick: Money
     price_floor: Money
     price_ceiling: Money
-    currency: Annotated[str, re.compile(r"[A-Z]{3}")]
+    currency: Annotated[str, Len(3, 3), re.compile(r"[A-Z]+")]
 
 
 @dataclass(frozen=True)

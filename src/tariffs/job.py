@@ -20,7 +20,7 @@ SOURCES = (
         latest="loaded_at",
         references={"location": "locations.location", "product": "product_catalog.product"},
         not_future=("week",),
-        clean=tidy("segment", "location", "product") | {"price": TIDY_PRICE},
+        clean=tidy("segment", "location", "product") | {"price": TIDY_PRICE, "week": "week"},  # a week may come as text
         max_rejected=0.05,
     ),
     Source("cell_load", contract=CellLoad, unique=("cell", "hour"), references={"location": "locations.location"}),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +62,8 @@ class Hand:
             read = "read_csv" if files[0].suffix == ".csv" else "read_parquet"
             self.duck.execute(f"CREATE TABLE {name} AS SELECT * FROM {read}({[str(f) for f in files]})")
         self.duck.execute(
-            "CREATE TABLE run AS SELECT 'r1' AS run_id, 'tariffs' AS job, ?::TIMESTAMP AS as_of, 1::BIGINT AS table_version, NULL::BIGINT AS parent_version",
+            """CREATE TABLE run AS SELECT 'r1' AS run_id, 'tariffs' AS job, ?::TIMESTAMP AS as_of,
+            1::BIGINT AS table_version, NULL::BIGINT AS parent_version""",
             [AS_OF],
         )
 

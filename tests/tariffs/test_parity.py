@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,14 +26,15 @@ def test_a_voice_hour_alone_is_priced_as_in_the_batch_to_the_last_bit(demo: Any)
 
 def test_prices_do_not_depend_on_how_units_are_batched(demo: Any) -> None:
     cuts = [0, 1, 2, 300, 777, len(demo.bundles)]
-    parts = [bundles.price_bundles(demo.bundles.part(a, b), demo.prior) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    parts = [bundles.price_bundles(demo.bundles.part(a, b), demo.prior) for a, b in pairwise(cuts)]
     for name, values in demo.bundle_prices.items():
         assert np.array_equal(np.concatenate([part[name] for part in parts]), values), name
 
 
 def test_spoilt_weeks_keep_the_two_forms_equal(demo: Any) -> None:
     slab = demo.bundles.part(0, 40)
-    columns = dict(slab.columns) | {"quantity": np.where(np.arange(len(slab["week"])) % 37 == 5, 100 * slab["quantity"] + 1000, slab["quantity"])}
+    spiked = np.where(np.arange(len(slab["week"])) % 37 == 5, 100 * slab["quantity"] + 1000, slab["quantity"])
+    columns = dict(slab.columns) | {"quantity": spiked}
     spoilt = type(slab)(columns, slab.key, slab.offsets)
     together = bundles.price_bundles(spoilt, demo.prior)
     assert together["set_aside_n"].sum() > 20

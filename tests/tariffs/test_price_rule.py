@@ -107,8 +107,8 @@ def test_turning_the_dial_up_never_moves_more_prices() -> None:
     rng = np.random.default_rng(0)
     demand = Demand(rng.uniform(-3, -0.3, 500), rng.uniform(0.1, 0.6, 500), np.ones(500))
     everywhere = Terms(*(np.full(500, v) for v in (1.0, 1.0, 0.05, 0.01, 0.5, 2.0, 0.15, 0.0)))
-    moved = [choose(replace(everywhere, z=np.full(500, z)), demand, np.zeros(500, dtype=bool)).price != 1.0 for z in (0, 0.5, 0.84, 1.28, 1.96)]
-    counts = [int(m.sum()) for m in moved]
+    dials = [replace(everywhere, z=np.full(500, z)) for z in (0, 0.5, 0.84, 1.28, 1.96)]
+    counts = [int((choose(dial, demand, np.zeros(500, dtype=bool)).price != 1.0).sum()) for dial in dials]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] > counts[-1]
 

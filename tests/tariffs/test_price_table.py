@@ -8,8 +8,8 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 import pyarrow as pa
 import pytest
-
 from conftest import QUERIES
+
 from tariffs.contracts import PriceRow
 from tariffs.optimise import reasons
 
@@ -72,7 +72,7 @@ def test_the_prior_of_a_large_operator_is_learnt_from_a_sample_of_every_stratum(
     """With 2 units per stratum instead of 400, the query keeps at most 2 of each, and every stratum."""
     sql = (QUERIES / "prior.sql").read_text()
     assert sql.count("400.0") == 1
-    strata = f"SELECT segment, product, tier, count(DISTINCT location) AS n FROM ({{}}) AS q GROUP BY ALL"
+    strata = "SELECT segment, product, tier, count(DISTINCT location) AS n FROM ({}) AS q GROUP BY ALL"
     whole, sample = (demo.hand.columns(strata.format(text)) for text in (sql, sql.replace("400.0", "2.0")))
     assert len(whole["n"]) == len(sample["n"])
     assert sample["n"].max() == 2

@@ -8,6 +8,7 @@ import statsmodels.api as sm
 from scipy.optimize import brentq
 from statsmodels.stats.meta_analysis import combine_effects
 
+from tariffs.demand.conditional import fit_units
 from tariffs.demand.hierarchy import paule_mandel
 from tariffs.demand.linear import reml
 from tariffs.demand.panel import Panel, make_panel
@@ -45,7 +46,8 @@ def test_season_and_elasticity_are_those_of_a_poisson_regression_with_dummies() 
 def test_a_week_without_a_single_sale_is_expected_to_sell_nothing() -> None:
     panel, _ = small_panel(np.random.default_rng(1))
     quantity = np.where(week_of(panel) == 7, 0.0, panel.quantity)
-    season = fit_season(Panel(panel.starts, panel.unit, quantity, panel.x, panel.exposure), np.zeros(UNITS, dtype=int), week_of(panel), WEEKS)
+    closed = Panel(panel.starts, panel.unit, quantity, panel.x, panel.exposure)
+    season = fit_season(closed, np.zeros(UNITS, dtype=int), week_of(panel), WEEKS)
     assert np.isfinite(season.gamma).all()
     assert season.gamma[7] < -20
 
@@ -59,9 +61,22 @@ def test_noise_is_recovered_and_serial_correlation_is_not_seen_where_there_is_no
     assert fit_inflation(seasonal, beta, np.zeros(panel.units), dispersion, group)[0] == pytest.approx(1.0, abs=0.06)
 
 
+def test_the_misfit_of_shrunken_units_is_not_taken_for_serial_correlation() -> None:
+    """Plateaus of price, independent weeks, weak units: their posteriors miss their elasticities, and for weeks on end."""
+    rng = np.random.default_rng(6)
+    units, tau = 3000, 0.6
+    x = np.repeat(rng.choice([-0.3, 0.0, 0.3], (units, WEEKS // 5)), 5, axis=1)
+    beta = -1.5 + tau * rng.standard_normal((units, 1))
+    quantity = rng.poisson(8 * np.exp(beta * x)).astype(float)
+    panel = make_panel(np.arange(units + 1) * WEEKS, quantity.ravel(), x.ravel(), np.ones(x.size))
+    fit = fit_units(panel, np.full(units, -1.5), tau**2, np.ones(units))
+    inflation = fit_inflation(panel, fit.beta, fit.sd, np.ones(1), np.zeros(units, dtype=int))
+    assert inflation[0] == pytest.approx(1.0, abs=0.03)
+
+
 def test_shocks_that_last_inflate_the_noise() -> None:
     rng = np.random.default_rng(3)
-    panel, beta = small_panel(rng, units=1000)
+    panel, _ = small_panel(rng, units=1000)
     x = np.repeat(rng.choice([-0.2, 0.0, 0.2], (1000, WEEKS // 5)), 5, axis=1).ravel()
     shocks = np.repeat(rng.normal(0, 0.5, (1000, WEEKS // 5)), 5, axis=1).ravel()
     quantity = rng.poisson(panel.exposure * np.exp(-3 - 1.5 * x + shocks)).astype(float)

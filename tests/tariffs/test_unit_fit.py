@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from tariffs.demand.conditional import fit_unit, fit_units
-from tariffs.demand.panel import make_panel, offsets_of_kept, plausible
+from tariffs.demand.panel import Panel, make_panel, offsets_of_kept, plausible
 
 WEEKS = 30
 
@@ -75,7 +75,7 @@ def test_more_data_make_a_unit_more_certain() -> None:
     assert len(set(sds)) == 4
 
 
-def panel_of(units: list[tuple[np.ndarray, np.ndarray, np.ndarray]]):  # noqa: ANN201
+def panel_of(units: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Panel:
     offsets = np.concatenate([[0], np.cumsum([len(y) for y, _, _ in units])])
     return make_panel(offsets, *(np.concatenate(columns) for columns in zip(*units, strict=True)))
 
@@ -110,6 +110,10 @@ def test_a_load_that_counted_a_hundredfold_is_set_aside_and_nothing_else() -> No
     keep = plausible(np.concatenate([spoilt, y]), offsets)
     assert np.flatnonzero(~keep).tolist() == [4, 20]
     assert offsets_of_kept(keep, offsets).tolist() == [0, len(y) - 2, 2 * len(y) - 2]
+
+
+def test_a_good_week_of_a_small_unit_is_no_spike() -> None:
+    assert plausible(np.array([0.0, 1.0, 0.0, 14.0]), np.array([0, 4])).all()
 
 
 @given(st.lists(st.lists(st.integers(0, 100_000), min_size=1, max_size=6), min_size=1, max_size=6))

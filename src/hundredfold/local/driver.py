@@ -37,6 +37,7 @@ LOOKS = 0.5  # seconds between looks at the ledger, to see whether the run was c
 class Watcher(Protocol):
     """Who is told how a run goes on."""
 
+    def begun(self, run: str) -> None: ...
     def stage(self, stage: Stage) -> None: ...
     def validated(self, verdicts: list[Verdict]) -> None: ...
     def progress(self, progress: Progress) -> None: ...
@@ -46,6 +47,7 @@ class Watcher(Protocol):
 class Quiet:
     """Nobody is told."""
 
+    def begun(self, run: str) -> None: ...
     def stage(self, stage: Stage) -> None: ...
     def validated(self, verdicts: list[Verdict]) -> None: ...
     def progress(self, progress: Progress) -> None: ...
@@ -122,13 +124,14 @@ class Drive:
         self.watcher.validated(verdicts)
 
     def _enqueue(self, model: Model) -> None:
-        """The queue of this model and round, filled once: a driver that takes over finds what the last one left in it."""
+        """The queue of this model and round, filled anew from the manifest and the outcomes: that a driver died is no fault
+        of the messages it held, so their receive counts do not outlive it."""
         manifest = Manifest.read(self.layout, model.name, self.store)
         messages, coverage = plan_round(manifest, self.layout, self.round, self.store)
         queue = SqliteQueue(self._queue_path(model), visibility=VISIBILITY)
-        queue.release()  # what the driver before this one had in its hands
-        enqueue(messages, coverage, queue)
-        queue.close()
+        with closing(queue):
+            queue.purge()
+            enqueue(messages, coverage, queue)
 
     def _work(self, model: Model, crew: Crew) -> None:
         manifest = Manifest.read(self.layout, model.name, self.store)

@@ -308,6 +308,7 @@ def drive(home: Home, run: str, job: Job, limits: Any, watcher: Watcher, event: 
     """Walk a run to its end, as its only driver."""
     with home.lock(run):
         record = home.ledger.move(run, event)
+        watcher.begun(run)
         job = _with_limits(job, record)
         places = {name: home.store.path(Layout(run).staged(name)) if place == STAGED else place for name, place in record.options["sources"].items()}
         Drive(home, job, record, limits, places, watcher).walk()
@@ -435,7 +436,7 @@ def summary(run: Run) -> dict[str, Any]:
         "run": record.id, "job": record.job, "state": record.state.value, "step": record.step, "reason": record.reason,
         "created": record.created, "updated": record.updated, "as_of": record.options.get("as_of"),
         "sources": record.counts.get("sources", {}), "models": record.counts.get("models", {}),
-        "release": json.loads(json.dumps({"version": release.version, "rows": dict(release.rows), "files": [str(run.home.store.path(k)) for k in release.files]})) if release else None,
+        "release": json.loads(json.dumps({"version": release.version, "rows": dict(release.rows), "files": [str(run.home.store.path(k)) for k in release.files], "digest": release.digest})) if release else None,
         "folder": str(run.folder), "driven": run.home.driven(record.id),
     }  # fmt: skip
 

@@ -145,9 +145,11 @@ class DuckWarehouse:
         return Attached(select, self.columns(select), False, files if in_place else None, None)
 
     def _csv(self, files: Files, text: bool) -> str:
+        """Each file by itself, put together by the names of its columns (DuckDB keeps no list of bad lines otherwise)."""
         self._run("DROP TABLE IF EXISTS reject_scans; DROP TABLE IF EXISTS reject_errors")
         typing = "all_varchar = true" if text else "sample_size = -1"
-        return f"read_csv({files.sql_list}, header = true, filename = '__file', union_by_name = true, store_rejects = true, {typing})"
+        each = [f"SELECT * FROM read_csv({_string(path)}, header = true, filename = '__file', store_rejects = true, {typing})" for path in files.paths]
+        return f"({' UNION ALL BY NAME '.join(each)})"
 
     def _json(self, files: Files, wanted: Mapping[str, Any]) -> str:
         reader = f"read_json({files.sql_list}, format = 'newline_delimited', filename = '__file', sample_size = -1, union_by_name = true)"

@@ -45,10 +45,7 @@ def stretches(manifest: Manifest, units: Sequence[int]) -> list[tuple[int, int]]
 
 
 def enqueue(messages: Sequence[Message], coverage: Coverage, queue: Queue) -> int:
-    """Put what no outcome covers yet on an empty queue; how many messages. A queue that holds some has been filled before."""
-    depth = queue.depth()
-    if depth.waiting or depth.in_flight or depth.dead:
-        return 0
+    """Put what no outcome covers yet on an empty queue; how many messages."""
     wanted = [message.part(first, last) for message in messages for first, last in coverage.missing(message.first, message.last)]
     queue.send([str(message) for message in wanted])
     return len(wanted)

@@ -39,6 +39,7 @@ class Release:
     as_of: str
     rows: Mapping[str, int] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    digest: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
 
 def within_limits(job: Job, collected: Sequence[Collected], run: str, max_failed: float | None = None) -> None:
@@ -120,15 +121,28 @@ def _make(job: Job, layout: Layout, round_: int, as_of: str, warehouse: Publishi
     warehouse.define("run", "SELECT run_id, job, CAST(as_of AS TIMESTAMP) AS as_of, table_version, parent_version FROM __run")
     rows: dict[str, int] = {}
     files: dict[str, str] = {}
+    digest: dict[str, list[dict[str, Any]]] = {}
     for output in job.releases:
         select = _checked(output, job, warehouse)
         for format in output.formats:
             key = f"{folder}/{output.name}.{format}"
             rows[output.name] = warehouse.write(select, key, format)
             files[key] = hashlib.sha256(memoryview(store.get(key))).hexdigest()
-    release = Release(job.name, version, parent, layout.run, round_, as_of, rows, files)
-    store.put(f"{folder}/release.json", json.dumps(asdict(release), indent=1).encode())
+        digest |= _digest(output, select, job, warehouse)
+    release = Release(job.name, version, parent, layout.run, round_, as_of, rows, files, digest)
+    store.put(f"{folder}/release.json", json.dumps(asdict(release), indent=1, default=str).encode())
     return release
+
+
+def _digest(output: Publish, select: str, job: Job, warehouse: Publishing) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each digest of what is published, which stands under its name."""
+    if not output.digest:
+        return {}
+    warehouse.define(output.name, select)
+    try:
+        return {title: warehouse.query(text_of(query, job.folder)).to_pylist() for title, query in output.digest.items()}
+    except QueryError as error:
+        raise QueryError(f"a digest of {output.name} cannot run: {error.message}", hint=error.hint) from error
 
 
 def _checked(output: Publish, job: Job, warehouse: Publishing) -> str:

@@ -2,8 +2,8 @@
 
     y_i = X_i b_i + e_i,  e_i ~ N(0, s_i^2),      b_i ~ N(b, Delta)
 
-`swamy` is Swamy's (1970) random-coefficients estimator; `centred_slopes` with `reml` and `shrink` is the one-slope case
-with the unit's level swept out, which is what stage 2 does for counts.
+`swamy` is Swamy's (1970) random-coefficients estimator, `hierarchical` the same model by EM; `centred_slopes` with `reml`
+and `shrink` is the one-slope case with the unit's level swept out, which is what stage 2 does for counts.
 """
 
 from __future__ import annotations
@@ -87,6 +87,27 @@ def swamy(y: Sequence[Floats], x: Sequence[Floats]) -> RandomCoefficients:
     beta = covariance @ np.sum([p @ b for p, b in zip(precisions, own, strict=True)], axis=0)
     shrunken = np.array([beta + delta @ p @ (b - beta) for p, b in zip(precisions, own, strict=True)])
     return RandomCoefficients(beta, covariance, delta, corrected, own, shrunken)
+
+
+def hierarchical(y: Sequence[Floats], x: Sequence[Floats], steps: int = 300) -> RandomCoefficients:
+    """The same model by EM (Dempster, Laird and Rubin 1977), each unit with its own noise; a unit may be under-identified.
+
+    `own` then holds nothing that the data of a unit could not tell: its minimum-norm least squares.
+    """
+    own = np.array([np.linalg.lstsq(xi, yi, rcond=None)[0] for yi, xi in zip(y, x, strict=True)])
+    gram = np.array([xi.T @ xi for xi in x])
+    moment = np.array([xi.T @ yi for yi, xi in zip(y, x, strict=True)])
+    square, sizes = np.array([yi @ yi for yi in y]), np.array([len(yi) for yi in y])
+    beta, delta, noise = np.linalg.lstsq(gram.sum(axis=0), moment.sum(axis=0), rcond=None)[0], np.eye(gram.shape[1]), np.ones(len(sizes))
+    for _ in range(steps):
+        precision = np.linalg.inv(delta)
+        spread = np.linalg.inv(gram / noise[:, None, None] + precision)
+        shrunken = np.einsum("ijk,ik->ij", spread, moment / noise[:, None] + precision @ beta)
+        beta = shrunken.mean(axis=0)
+        delta = (spread + np.einsum("ij,ik->ijk", shrunken - beta, shrunken - beta)).mean(axis=0)
+        fitted = np.einsum("ij,ijk,ik->i", shrunken, gram, shrunken) - 2 * np.einsum("ij,ij->i", shrunken, moment)
+        noise = (square + fitted + np.einsum("ijk,ikj->i", gram, spread)) / sizes
+    return RandomCoefficients(beta, delta / len(sizes), delta, True, own, shrunken)
 
 
 def centred_slopes(y: Floats, x: Floats, unit: Ints) -> tuple[Floats, Floats]:

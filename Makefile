@@ -1,0 +1,55 @@
+# The verbs of this project. `make` alone lists them. Each sets up what it needs, in .venv.
+VENV := .venv
+BIN := $(VENV)/bin
+FIND_PYTHON := for p in python3.13 python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done
+PYTHON ?= $(shell $(FIND_PYTHON))
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench docs clean
+
+help:  ## list these verbs
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
+
+demo: $(VENV)/core.done  ## make a mobile operator's data and price all of it
+	@$(BIN)/hundredfold demo
+
+test: $(VENV)/dev.done  ## run all tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev.done  ## check format, style and types
+	$(BIN)/ruff format --check src tests examples benchmarks docs
+	$(BIN)/ruff check src tests examples benchmarks docs
+	$(BIN)/mypy
+
+format: $(VENV)/dev.done  ## put the code into the house's format
+	$(BIN)/ruff format src tests examples benchmarks docs
+	$(BIN)/ruff check --fix src tests examples benchmarks docs
+
+bench: $(VENV)/dev.done  ## time the engine on 100,000 and 1,000,000 units
+	$(BIN)/python -m benchmarks.engine
+
+docs: $(VENV)/dev.done  ## write docs/reference-cli.md anew from --help
+	$(BIN)/python docs/cli_reference.py
+
+clean:  ## remove what these verbs made: the environment, caches, the demo's runs
+	rm -rf $(VENV) .hundredfold .pytest_cache .hypothesis .mypy_cache .ruff_cache build dist benchmarks/data
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/venv.done:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is wanted, and none is on the PATH"; exit 1; }
+	@echo "setting up $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { \
+	  rm -rf $(VENV); \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -q && apt-get install -qy python3-venv; \
+	  else echo "$(PYTHON) cannot make environments here: sudo apt-get install python3-venv"; exit 1; fi; \
+	  $(PYTHON) -m venv $(VENV); }
+	@touch $@
+
+$(VENV)/core.done: $(VENV)/venv.done pyproject.toml
+	@$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/dev.done: $(VENV)/core.done
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,5 @@
+"""`python -m hundredfold` is the command `hundredfold`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,185 @@
+"""What a person sees: a bar while a run goes on (stderr), and at its end a summary in plain words (stdout)."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from .errors import HundredfoldError
+from .pipeline import Stage
+from .steps.collect import Collected
+from .steps.validate import Verdict
+from .steps.work import Progress as Done
+
+words = Console(stderr=True, highlight=False)
+result = Console(highlight=False, soft_wrap=True)
+
+
+class Live:
+    """A Watcher with a bar: what is being done, units a second, time left."""
+
+    def __init__(self) -> None:
+        self.run = ""
+        self.last: Done | None = None
+        self.began = time.monotonic()
+        self.task: TaskID | None = None
+        self.bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description:<20}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[units]}"),
+            TextColumn("[red]{task.fields[failed]}"),
+            TimeRemainingColumn(compact=True),
+            console=words,
+            transient=True,
+            disable=not words.is_terminal,
+        )
+
+    def __enter__(self) -> Live:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def begun(self, run: str) -> None:
+        self.run = run
+        self._say(f"run {run}")
+
+    def stage(self, stage: Stage) -> None:
+        if self.task is not None:
+            self.bars.remove_task(self.task)
+        self.last, self.since, self.first = None, time.monotonic(), -1
+        self.task = self.bars.add_task(str(stage), total=None, units="", failed="")
+
+    def validated(self, verdicts: list[Verdict]) -> None:
+        for v in verdicts:
+            self._say(f"validated {v.source}: {rows_in_words(v.rows, v.accepted, v.rejected, v.dropped)}")
+
+    def progress(self, progress: Done) -> None:
+        self.last = progress
+        if self.first < 0:
+            self.first = progress.done  # what an earlier driver did does not count as our speed
+        rate = (progress.done - self.first) / max(time.monotonic() - self.since, 1e-3)
+        units = f"{progress.done:,}/{progress.units:,} units" + (f"  {rate:,.0f}/s" if rate else "")
+        if self.task is not None:
+            self.bars.update(self.task, completed=progress.done, total=progress.units, units=units, failed=f"{progress.failed:,} failed" if progress.failed else "")
+
+    def collected(self, collected: Collected) -> None:
+        bad = f", {collected.bad:,} failed" if collected.bad else ""
+        seconds = time.monotonic() - self.began
+        self._say(f"{collected.model}: {collected.ok:,} of {collected.units:,} units done{bad}   ({seconds:.1f} s so far)")
+
+    def _say(self, text: str) -> None:
+        words.print(escape(text), style="dim")
+
+
+def rows_in_words(rows: int, accepted: int, rejected: int, dropped: int) -> str:
+    told = [f"{rows:,} rows in", f"{accepted:,} accepted"]
+    told += [f"{rejected:,} rejected"] if rejected else []
+    told += [f"{dropped:,} copies and superseded rows dropped"] if dropped else []
+    return ", ".join(told)
+
+
+def show_error(error: HundredfoldError) -> None:
+    """Found, wanted, where; and the next command."""
+    words.print(Text("error: ", style="bold red") + Text(str(error)), soft_wrap=True)
+    if error.hint:
+        words.print(Text("hint: ", style="bold cyan") + Text(error.hint), soft_wrap=True)
+
+
+def show_summary(facts: Mapping[str, Any], verdicts: Sequence[Verdict], seconds: float | None) -> None:
+    """A run at its end, for the person who started it."""
+    took = f" in {seconds:.1f} s" if seconds is not None else ""
+    result.print(f"\n[bold]{facts['job']}[/]  run {facts['run']}  [bold]{facts['state']}[/]{took}")
+    _show_sources(verdicts, facts["sources"])
+    _show_models(facts["models"])
+    if facts["reason"] and facts["state"] not in ("done", "running"):
+        result.print(f"\n{escape(facts['reason'])}")
+    release = facts["release"]
+    if release:
+        for title, rows in release["digest"].items():
+            _show_rows(title, rows)
+        result.print(f"\n[bold]Release {release['version']}[/]")
+        for path in release["files"]:
+            result.print(f"  {escape(path)}")
+
+
+def show_next(commands: Iterable[tuple[str, str]]) -> None:
+    result.print("\n[bold]Next[/]")
+    for command, why in commands:
+        result.print(f"  [cyan]{escape(command)}[/]\n      {escape(why)}")
+
+
+def _show_sources(verdicts: Sequence[Verdict], sources: Mapping[str, Any]) -> None:
+    if not sources:
+        return
+    table = _table("rows", "in", "accepted", "repaired", "rejected", "dropped", "why rejected")
+    reasons = {v.source: v.findings for v in verdicts}
+    for name, counts in sources.items():
+        why = ", ".join(f"{f.column} {f.words} ({f.rows:,})" for f in reasons.get(name, ())[:4])
+        more = len(reasons.get(name, ())) - 4
+        cells = [_number(counts.get(k, 0)) for k in ("rows", "accepted", "repaired", "rejected", "dropped")]
+        table.add_row(name, *cells, escape(why + (f", {more} more" if more > 0 else "")))
+    result.print(table)
+
+
+def _show_models(models: Mapping[str, Any]) -> None:
+    if not models:
+        return
+    table = _table("units", "planned", "ok", "failed", "dead", "rows", "seconds of work")
+    for name, m in models.items():
+        table.add_row(name, _number(m.get("units", 0)), *(_number(m[k]) if k in m else "" for k in ("ok", "failed", "dead", "rows_in")), f"{m['seconds']:,.2f}" if "seconds" in m else "")
+    result.print(table)
+
+
+def _show_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    result.print(f"\n[bold]{escape(title)}[/]")
+    if not rows:
+        result.print("  none")
+        return
+    if len(rows) == 1:
+        for name, value in rows[0].items():
+            result.print(f"  {escape(name.replace('_', ' ')):<36} {_cell(value)}")
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name, value in rows[0].items():
+        table.add_column(escape(name.replace("_", " ")), justify="right" if isinstance(value, int | float) else "left")
+    for row in rows:
+        table.add_row(*(_cell(v) for v in row.values()))
+    result.print(table)
+
+
+def _table(first: str, *columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", title=None)
+    table.add_column(first)
+    for name in columns:
+        table.add_column(name, justify="left" if name.startswith("why") else "right", overflow="fold")
+    return table
+
+
+def _number(value: int) -> str:
+    return f"{value:,}" if value else "-"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else escape(str(value))
+
+
+def print_json(facts: Any) -> None:
+    """For a script: JSON on stdout, and nothing else there."""
+    import json
+
+    sys.stdout.write(json.dumps(facts, indent=2, default=str, ensure_ascii=False) + "\n")
