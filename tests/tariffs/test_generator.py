@@ -56,6 +56,8 @@ def test_blocks_do_not_share_locations_or_row_ids() -> None:
     names = [set(places(SEED, size, b)["location"].to_pylist()) for b in (0, 1)]
     assert not ids[0] & ids[1]
     assert not names[0] & names[1]
+    units = [bundle_block(SEED, size, b).sales["units"].to_numpy()[:1000] for b in (0, 1)]
+    assert not np.array_equal(*units)
 
 
 def test_about_a_fifth_of_the_weeks_sell_nothing_and_an_eighth_of_the_units_never_change_price() -> None:

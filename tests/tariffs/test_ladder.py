@@ -20,9 +20,9 @@ VOLUMES = (50.0, 150.0, 400.0, 1000.0)
 def ladders(draw: st.DrawFn) -> list[Rung]:
     rungs = []
     for volume in VOLUMES[: draw(st.integers(1, 4))]:
-        prices = sorted(draw(st.sets(st.integers(1, 60), min_size=1, max_size=6)))
-        values = draw(st.lists(st.integers(-100, 100), min_size=len(prices), max_size=len(prices)))
-        rungs.append(Rung(volume, np.array(prices) * 0.1, np.array(values, dtype=float)))
+        steps = np.array(sorted(draw(st.sets(st.integers(-8, 12), min_size=1, max_size=6))))
+        values = draw(st.lists(st.integers(-100, 100), min_size=len(steps), max_size=len(steps)))
+        rungs.append(Rung(volume, 2.0 ** len(rungs) * (1 + 0.05 * steps), np.array(values, dtype=float)))
     return rungs
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tariffs.bundles import price_bundles
 from tariffs.demand.season import fit_season
 from tariffs.generator.bundles import TAU
 from tariffs.generator.voice import TAU as VOICE_TAU
@@ -72,6 +74,46 @@ def test_the_promised_probability_of_gain_is_the_realised_one(medium: Any) -> No
     at_current = true["beta"] * prices["current_price"] / prices["reference_price"]
     gained = (ratio - kappa) * np.exp(at_current * (ratio - 1)) > 1 - kappa
     assert gained[moved].mean() == pytest.approx(prices["p_gain"][moved].mean(), abs=0.02)
+
+
+def true_lift(priced: Any, price: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The true margin per week of each unit at its current price, and at `price`."""
+    true, slab, prices = truth(priced, "bundles", "segment, location, product"), priced.bundles, priced.bundle_prices
+    scale = slab["active_subs"][slab.offsets[1:] - 1] * np.exp(true["level"])
+
+    def margin(at: np.ndarray) -> np.ndarray:
+        return scale * np.exp(true["beta"] * (at / prices["reference_price"] - 1)) * (at - prices["unit_cost"])
+
+    return margin(prices["current_price"]), margin(price)
+
+
+@pytest.fixture(scope="module")
+def dial(medium: Any) -> dict[float, dict[str, float]]:
+    """Turn z: the true lift in margin, the share of units moved, and the share of units that lose by it."""
+    turned = {}
+    for z in (0.0, 0.5, 0.84, 1.28, 1.96):
+        slab = replace(medium.bundles, columns=medium.bundles.columns | {"z": np.full(len(medium.bundles["week"]), z)})
+        prices = price_bundles(slab, medium.prior)
+        before, after = true_lift(medium, prices["price"])
+        turned[z] = {
+            "lift": float(after.sum() / before.sum() - 1),
+            "moved": float((prices["price"] != prices["current_price"]).mean()),
+            "harmed": float((after < before).mean()),
+        }
+    return turned
+
+
+def test_the_dial_trades_lift_for_harm(dial: dict[float, dict[str, float]]) -> None:
+    for measure in ("lift", "moved", "harmed"):
+        values = [at[measure] for at in dial.values()]
+        assert values == sorted(values, reverse=True), measure
+    assert dial[0.84]["lift"] > 0.6 * dial[0.0]["lift"]
+    assert dial[0.84]["harmed"] < 0.4 * dial[0.0]["harmed"]
+
+
+def test_the_promised_margin_is_the_true_one(medium: Any) -> None:
+    before, after = true_lift(medium, medium.bundle_prices["price"])
+    assert medium.bundle_prices["expected_margin_delta"].sum() == pytest.approx((after - before).sum(), rel=0.15)
 
 
 def test_the_expected_volume_is_the_true_one_on_average(medium: Any) -> None:

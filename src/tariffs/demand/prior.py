@@ -78,7 +78,8 @@ def pool(panel: Panel, factors: Mapping[str, Labels], group_factor: str, season_
     """Fit the prior.  factors: names -> (units,); season_group (units,); days (rows,) since 1970-01-01; exposure without a season.
 
     1 season and group elasticities; 2 dispersion around them; 3 one-step estimates, Paule-Mandel; 4 dispersion and serial inflation around
-    the units' own fits; 3 again, from the units' own prior means, where the steps are short; 5 two EM steps.
+    the units' own fits (around the groups' elasticities, the units' differences would pass for correlation, and tau2 come
+    out too small); 3 again, from the units' own prior means, where the steps are short; 5 two EM steps.
     """
     groups, group = np.unique(factors[group_factor], return_inverse=True)
     seasons, season_of_unit = np.unique(season_group, return_inverse=True)

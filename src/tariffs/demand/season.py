@@ -75,15 +75,21 @@ def fit_dispersion(panel: Panel, beta: Floats, spent: Floats, group: Ints) -> Fl
     residual = panel.quantity - mu
     pearson = np.divide(residual * residual, mu, out=np.zeros_like(mu), where=mu > 0)
     freedom = np.where(panel.sums(panel.quantity) > 0, panel.sizes - 1.0 - spent, 0.0)
-    return _ratio_at_least_one(tally(group, panel.sums(pearson), groups), tally(group, freedom, groups))
+    spare = tally(group, freedom, groups)
+    return np.maximum(np.divide(tally(group, panel.sums(pearson), groups), spare, out=np.ones(groups), where=spare > 0), 1.0)
 
 
 def fit_inflation(panel: Panel, beta: Floats, sd: Floats, dispersion: Floats, group: Ints) -> Floats:
-    """c >= 1 per group: the Bartlett long-run variance of the units' scores over what it would be were the weeks independent.
+    """c >= 1 per group: how much serial correlation inflates the variance of the units' scores (`long_run_ratio`)."""
+    return np.maximum(long_run_ratio(panel, beta, sd, dispersion, group), 1.0)
 
-    beta, sd  (units,) the units' posteriors.  Their residuals are not the errors: what the fitted elasticity and level soak up leaves, for
-    independent errors, phi I - sd^2 B(mu s^2) - phi B(mu s) / Y, with s = x - xbar and B the Bartlett sum, and not phi I.  Without
-    these two terms the misfit of shrunken units reads as serial correlation, and tau2 comes out too small.
+
+def long_run_ratio(panel: Panel, beta: Floats, sd: Floats, dispersion: Floats, group: Ints) -> Floats:
+    """The Bartlett long-run variance of the units' scores over what it would be were the weeks independent.  Shape (groups,).
+
+    beta, sd  (units,) the units' posteriors.  Residuals are smaller than errors: the fitted elasticity and level soak some
+    up.  For independent errors the Bartlett sum B of the scores has the mean phi (I - B(mu s) / Y) - sd^2 B(mu s^2), with
+    s = x - xbar, and not phi I; without the two terms correlation would be understated, most where prices move seldom.
     """
     mu, groups = expect(panel, beta), int(group.max()) + 1
     sales = np.maximum(panel.sums(mu), np.finfo(float).tiny)
@@ -92,8 +98,8 @@ def fit_inflation(panel: Panel, beta: Floats, sd: Floats, dispersion: Floats, gr
     found = panel.sums(_bartlett(spread * (panel.quantity - mu), panel.unit))
     soaked = sd * sd * panel.sums(_bartlett(pull * spread, panel.unit))
     leveled = panel.sums(_bartlett(pull, panel.unit)) / sales
-    independent = dispersion[group] * (panel.sums(pull * spread) - leveled) - soaked
-    return _ratio_at_least_one(tally(group, found, groups), tally(group, independent, groups))
+    independent = tally(group, dispersion[group] * (panel.sums(pull * spread) - leveled) - soaked, groups)
+    return np.divide(tally(group, found, groups), independent, out=np.ones(groups), where=independent > 0)
 
 
 def _group_step(panel: Panel, beta: Floats, group: Ints) -> Floats:
@@ -122,8 +128,3 @@ def _bartlett(terms: Floats, unit: Ints) -> Floats:
         same = unit[lag:] == unit[:-lag]
         total[lag:] += 2.0 * (1.0 - lag / (HAC_LAGS + 1.0)) * terms[lag:] * terms[:-lag] * same
     return total
-
-
-def _ratio_at_least_one(over: Floats, under: Floats) -> Floats:
-    ratio = np.divide(over, under, out=np.ones_like(over), where=under > 0)
-    return np.maximum(ratio, 1.0)

@@ -19,6 +19,8 @@ from tariffs.generator.calendar import Stream, dice
 SHARE = 0.001  # of the rows, for each kind
 RESTATED_ID, CONFLICT_ID = 600_000, 700_000  # added to the row id: still inside the block's room
 
+NO_LEDGER = pa.table({"row_id": pa.array([], pa.int64()), "kind": pa.array([], pa.string()), "policy": pa.array([], pa.string())})
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:

@@ -72,9 +72,9 @@ def _bundle_tables(size: Size, which: Iterable[int], seed: int, dirty: bool, uni
     for number in which:
         block = bundles.bundle_block(seed, size, number)
         units.add(block.truth)
-        soiled, entries = dirt.soil(block.sales, seed, number)
-        ledger.add(entries if dirty else entries.slice(0, 0))
-        yield soiled if dirty else block.sales
+        sales, entries = dirt.soil(block.sales, seed, number) if dirty else (block.sales, dirt.NO_LEDGER)
+        ledger.add(entries)
+        yield sales
 
 
 def _write_voice(size: Size, root: Path, truth: Path, seed: int) -> list[Path]:

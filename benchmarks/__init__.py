@@ -1,0 +1,1 @@
+"""Benchmarks: how long, how much memory, beside what. See README.md in this folder for the figures."""
