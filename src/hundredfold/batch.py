@@ -258,7 +258,8 @@ def canonical_order(table: pa.Table, unit: NDArray[np.int64], order_by: Sequence
     order = np.argsort(unit.astype(np.uint16) if len(unit) and unit.max() < 2**16 else unit, kind="stable")
     group = unit.take(order)
     tied = np.arange(len(order))
-    for name in [*order_by, *(n for n in table.column_names if n not in order_by and n != UNIT)]:
+    further = [n for n in order_by if n in table.column_names]  # a column of the key is the same in all rows of a unit
+    for name in [*further, *(n for n in table.column_names if n not in order_by and n != UNIT)]:
         same = group[1:] == group[:-1]
         keep = np.concatenate([[False], same]) | np.concatenate([same, [False]])
         if not keep.any():
@@ -289,7 +290,7 @@ def ranks_of(column: pa.ChunkedArray, rows: NDArray[np.intp]) -> list[Array]:
     if t.is_floating(values.type):
         array = numpy_of(values.cast(pa.float64()), True)
         bits = array.view(np.int64)
-        return [*missing, np.isnan(array), np.where(np.isnan(array), 0, np.where(bits >= 0, bits, np.int64(-(2**63)) - bits - 1))]
+        return [*missing, np.isnan(array), np.where(bits >= 0, bits, np.int64(-(2**63)) - bits - 1)]
     if t.is_integer(values.type) or t.is_temporal(values.type) or t.is_boolean(values.type):
         array = numpy_of(values.fill_null(_zero(values.type)) if missing else values, False)
         return [*missing, array.view(np.int64) if array.dtype.kind in "mM" else array]

@@ -84,22 +84,21 @@ def compile_checks(source: Source, contract: Contract | None, raw: str, schema: 
         whole = column.sql_type == "BIGINT" and (loose or not pa.types.is_integer(found[name]))
         values.append((quote(name) if same else f"TRY_CAST({expression} AS {column.sql_type})") + f" AS {quote(name)}")
         if not same:
-            uncast = f"(__raw_{quote_part(name)} IS NOT NULL AND v.{quote(name)} IS NULL)"
+            uncast = f"(__raw_{quote_part(name)} IS NOT NULL AND t.{quote(name)} IS NULL)"
             if whole:
-                uncast = f"({uncast} OR TRY_CAST(__raw_{quote_part(name)} AS DOUBLE) <> v.{quote(name)})"
+                uncast = f"({uncast} OR TRY_CAST(__raw_{quote_part(name)} AS DOUBLE) <> t.{quote(name)})"
             rules.append(Rule(name, f"must be {TEXTUAL.get(column.sql_type, column.sql_type)}", uncast))
             values.append(f"{expression} AS __raw_{quote_part(name)}")
-        ref = f"v.{quote(name)}"
+        ref = f"t.{quote(name)}"
         if not column.nullable:
             missing = f"{ref} IS NULL" if same else f"(__raw_{quote_part(name)} IS NULL)"
             rules.append(Rule(name, "must not be null", missing))
-        rules += [Rule(name, check.words, f"NOT coalesce({check.sql.format(c=ref)}, TRUE)") for check in column.checks]
-    rules += [Rule(c, f"must not be after {as_of[:10]}", f"coalesce(CAST(v.{quote(c)} AS TIMESTAMP) > TIMESTAMP {literal(as_of)}, FALSE)") for c in source.not_future]
+        rules += [Rule(name, check.words, f"NOT coalesce({check.on(ref)}, TRUE)") for check in column.checks]
+    rules += [Rule(c, f"must not be after {as_of[:10]}", f"coalesce(CAST(t.{quote(c)} AS TIMESTAMP) > TIMESTAMP {literal(as_of)}, FALSE)") for c in source.not_future]
     rules += [_reference(column, target) for column, target in source.references.items()]
     changed = " OR ".join(f"CAST({quote(c)} AS VARCHAR) IS DISTINCT FROM CAST(({source.clean[c]}) AS VARCHAR)" for c in source.clean if c in found) or "FALSE"
     typed = f"SELECT __file, __row, {', '.join(values)}, ({changed}) AS __repaired FROM ({raw}) AS raw"
-    named = [Rule(r.column, r.words, r.bad.replace("v.", "t.")) for r in rules]
-    return Checks(typed, tuple(order), tuple(named), "__repaired", as_is)
+    return Checks(typed, tuple(order), tuple(rules), "__repaired", as_is)
 
 
 def quote_part(name: str) -> str:
@@ -133,8 +132,8 @@ SELECT __file, __row, {name} || ' must be unique' AS reason, TRUE AS counts FROM
 
 def _reference(column: str, target: str) -> Rule:
     table, other = target.split(".")
-    exists = f"EXISTS (SELECT 1 FROM {quote(table)} AS r WHERE r.{quote(other)} = v.{quote(column)})"
-    return Rule(column, f"must be in {target}", f"(v.{quote(column)} IS NOT NULL AND NOT {exists})")
+    exists = f"EXISTS (SELECT 1 FROM {quote(table)} AS r WHERE r.{quote(other)} = t.{quote(column)})"
+    return Rule(column, f"must be in {target}", f"(t.{quote(column)} IS NOT NULL AND NOT {exists})")
 
 
 def _refuse_columns(source: Source, contract: Contract | None, found: Mapping[str, pa.DataType], text: bool) -> None:

@@ -30,6 +30,10 @@ class Check:
     words: str
     sql: str
 
+    def on(self, column: str) -> str:
+        """The condition in SQL, on a column that is written like this."""
+        return self.sql.format(c=column)
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -128,7 +132,7 @@ def _column(name: str, annotation: Any, extra: tuple[Any, ...]) -> Column:
             annotation = type(allowed[0])
         else:
             break
-    checks = [] if allowed is None else [Check(f"must be one of {', '.join(map(str, allowed))}", f"{{c}} IN ({', '.join(map(literal, allowed))})")]
+    checks = [] if allowed is None else [Check(f"must be one of {', '.join(map(str, allowed))}", f"{{c}} IN ({', '.join(map(_fixed, allowed))})")]
     checks += [check for constraint in _flat(constraints) for check in _check(constraint, annotation)]
     if annotation is float and checks:
         checks.insert(0, Check("must not be NaN", "NOT isnan({c})"))
@@ -143,29 +147,34 @@ def _flat(constraints: Sequence[Any]) -> Iterator[Any]:
             yield constraint
 
 
+def _fixed(value: Any) -> str:
+    """A value as SQL inside of a check, where a brace of its own must stay what it is."""
+    return literal(value).replace("{", "{{").replace("}", "}}")
+
+
 def _check(constraint: Any, python: Any) -> Iterator[Check]:
     size = "length({c})" if python is str else "len({c})"
     match constraint:
         case at.Gt(bound):
-            yield Check(f"must be > {bound}", f"{{c}} > {literal(bound)}")
+            yield Check(f"must be > {bound}", f"{{c}} > {_fixed(bound)}")
         case at.Ge(bound):
-            yield Check(f"must be >= {bound}", f"{{c}} >= {literal(bound)}")
+            yield Check(f"must be >= {bound}", f"{{c}} >= {_fixed(bound)}")
         case at.Lt(bound):
-            yield Check(f"must be < {bound}", f"{{c}} < {literal(bound)}")
+            yield Check(f"must be < {bound}", f"{{c}} < {_fixed(bound)}")
         case at.Le(bound):
-            yield Check(f"must be <= {bound}", f"{{c}} <= {literal(bound)}")
+            yield Check(f"must be <= {bound}", f"{{c}} <= {_fixed(bound)}")
         case at.MultipleOf(step):
-            yield Check(f"must be a multiple of {step}", f"{{c}} % {literal(step)} = 0")
+            yield Check(f"must be a multiple of {step}", f"{{c}} % {_fixed(step)} = 0")
         case at.MinLen(shortest):
             yield Check(f"must be at least {shortest} long", f"{size} >= {shortest:d}")
         case at.MaxLen(longest):
             yield Check(f"must be at most {longest} long", f"{size} <= {longest:d}")
         case re.Pattern(pattern=pattern):
-            yield Check(f"must match {pattern}", f"regexp_full_match({{c}}, {literal(pattern)})")
+            yield Check(f"must match {pattern}", f"regexp_full_match({{c}}, {_fixed(pattern)})")
         case _:
             pattern = getattr(constraint, "pattern", None)
             if isinstance(pattern, str):  # pydantic's, which searches where ours matches the whole
-                yield Check(f"must match {pattern}", f"regexp_matches({{c}}, {literal(pattern)})")
+                yield Check(f"must match {pattern}", f"regexp_matches({{c}}, {_fixed(pattern)})")
             elif isinstance(constraint, at.Predicate):
                 raise TypeError("a Predicate is Python and cannot be checked in SQL; use bounds, Literal or re.compile(...)")
 

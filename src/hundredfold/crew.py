@@ -8,6 +8,7 @@ costs one unit and one process start.
 from __future__ import annotations
 
 import contextlib
+import io
 import multiprocessing as mp
 import os
 import signal
@@ -30,6 +31,8 @@ from .ports import Store
 
 PINNED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "BLIS_NUM_THREADS", "POLARS_MAX_THREADS", "NUMBA_NUM_THREADS")
 TICK = 0.1  # seconds between looks at limits
+GRACE = 1.0  # seconds that a child has to end after it closed its pipe
+OUTSIDE = frozenset({"SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT"})  # what persons and the system send, and no mistake in a function raises
 IDLE, MANY = -1, -2  # what a mark says when it names no single unit
 
 
@@ -77,6 +80,7 @@ class Died:
     many: bool
     reason: str
     done: int  # the last unit whose chunk arrived; first - 1 if none did
+    outside: bool = False  # it was killed from outside: the unit may be innocent
 
 
 Event = Chunk | Finished | Split | Died
@@ -93,7 +97,8 @@ class Hand:
     marks: Any = None
     message: Message | None = None
     done: int = -1
-    killed: str = ""
+    killed: str = ""  # why this crew ended it, or what it said when it died
+    blamed: int = IDLE  # the mark that it was ended for
     ready: bool = False
 
 
@@ -108,16 +113,18 @@ class Crew:
     hands: list[Hand] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._context = mp.get_context("forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn")
-        self._kit = cloudpickle.dumps(self.kit)
+        self._context: Any = mp.get_context(start_method())
+        self._kit = _packed(self.kit)
         self._starting: threading.Thread | None = None
+        self._failed: CrewError | None = None
+        self._looked = 0.0
 
     def start(self) -> None:
         """Begin to start the children, and return at once: their imports run while the driver reads the data."""
         self.hands = [Hand(number) for number in range(self.size)]
         with contextlib.suppress(ValueError, AttributeError):
             self._context.set_forkserver_preload(["hundredfold.desk"])
-        self._starting = threading.Thread(target=lambda: [self._launch(hand) for hand in self.hands], daemon=True)
+        self._starting = threading.Thread(target=self._launch_all, daemon=True)
         self._starting.start()
 
     def idle(self) -> Sequence[Hand]:
@@ -127,7 +134,7 @@ class Crew:
 
     def give(self, hand: Hand, message: Message) -> None:
         """Let a hand do these units; its events follow."""
-        hand.message, hand.done, hand.killed = message, message.first - 1, ""
+        hand.message, hand.done, hand.killed, hand.blamed = message, message.first - 1, "", IDLE
         assert hand.pipe is not None
         with contextlib.suppress(OSError):  # it died while it was idle: the next look at events says so
             hand.pipe.send(message)
@@ -135,6 +142,8 @@ class Crew:
     def events(self, timeout: float) -> Iterator[tuple[Hand, Event]]:
         """What has happened, after at most `timeout` seconds if nothing has."""
         self._started()
+        if self._failed is not None:
+            raise self._failed
         watched: dict[Any, Hand] = {}
         for hand in self.hands:
             watched[hand.pipe] = watched[hand.process.sentinel] = hand
@@ -147,6 +156,9 @@ class Crew:
         """End all children now, whatever they are at."""
         self._started()
         for hand in self.hands:
+            if hand.process is not None:
+                hand.process.kill()  # all of them first, then wait for each
+        for hand in self.hands:
             self._end(hand)
         self.hands = []
 
@@ -155,17 +167,37 @@ class Crew:
             self._starting.join()
             self._starting = None
 
+    def _launch_all(self) -> None:
+        with contextlib.suppress(AttributeError):  # Windows has none: what this thread starts, Ctrl-C must not reach
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for hand in self.hands:
+                self._launch(hand)
+        except CrewError as error:
+            self._failed = error  # told to whoever looks for events
+
     def _launch(self, hand: Hand) -> None:
-        ours, theirs = self._context.Pipe()
-        hold, lifeline = self._context.Pipe()
-        hand.marks = self._context.RawArray("q", [IDLE, 0])
-        arguments = (theirs, lifeline, hand.marks, self._kit, str(self.logs / f"worker-{hand.number}.log") if self.logs else None, self.memory)
-        hand.process = self._context.Process(target=child, args=arguments, daemon=True)
-        with _pinned_environment(), _hidden_main():
-            hand.process.start()
-        theirs.close()
-        lifeline.close()
-        hand.pipe, hand.lifeline, hand.ready = ours, hold, False
+        """Start a hand's child; a second time where the server that forks it was just killed."""
+        try:
+            self._start_child(hand)
+        except (OSError, EOFError):
+            self._end(hand)
+            try:
+                self._start_child(hand)
+            except (OSError, EOFError) as error:
+                self._end(hand)
+                raise CrewError(f"a worker process cannot be started: {type(error).__name__}: {error}", hint="lower --workers, or raise the system's limits of processes and open files") from error
+
+    def _start_child(self, hand: Hand) -> None:
+        hand.pipe, theirs = self._context.Pipe()
+        hand.lifeline, lifeline = self._context.Pipe()
+        hand.marks, hand.ready = self._context.RawArray("q", [IDLE, 0]), False
+        with contextlib.closing(theirs), contextlib.closing(lifeline), _launching, _pinned_environment(), _hidden_main():
+            log = str(self.logs / f"worker-{hand.number}.log") if self.logs else None
+            arguments = (theirs, lifeline, hand.marks, self._kit, dict(os.environ), log, self.memory)
+            process = self._context.Process(target=child, args=arguments, daemon=True)
+            process.start()
+        hand.process = process
 
     def _hear(self, hand: Hand) -> Iterator[tuple[Hand, Event]]:
         """Everything that a child has said, and then its death if it is dead."""
@@ -173,7 +205,9 @@ class Crew:
             while hand.pipe is not None and hand.pipe.poll():
                 yield from self._said(hand, hand.pipe.recv())
         except (EOFError, OSError):
-            pass
+            hand.process.join(GRACE)
+            if hand.process.is_alive():  # nothing more can be heard of it
+                self._kill(hand, "closed the pipe to its driver")
         else:
             if hand.process.is_alive():
                 return
@@ -186,7 +220,9 @@ class Crew:
             case ("ready",):
                 hand.ready = True
             case ("broken", words):
-                raise CrewError(words, hint="mend the import; a worker is a fresh process in which the job is loaded again")
+                raise CrewError(words, hint="a worker is a fresh process in which the job is loaded again: mend what it says, or raise --memory if it had too little")
+            case ("dying", words):
+                hand.killed, hand.blamed = words, hand.marks[0]
             case ("chunk", first, last, results, accounts) if message is not None:
                 hand.done = last
                 yield hand, Chunk(message.part(first, last), results, accounts)
@@ -198,36 +234,37 @@ class Crew:
                 yield hand, Split(message.part(first, message.last))
 
     def _died(self, hand: Hand) -> Iterator[tuple[Hand, Event]]:
-        message, unit = hand.message, hand.marks[0]
-        reason = hand.killed or self._words(hand)
+        message, unit = hand.message, hand.blamed if hand.killed else hand.marks[0]
+        reason, outside = hand.killed or _words(hand.process.exitcode), not hand.killed and _from_outside(hand.process.exitcode)
         if message is None and not hand.ready:
             raise CrewError(f"a worker process did not survive its start: {reason}", hint=f"its last words are in {self.logs}" if self.logs else None)
         self._end(hand)
         hand.message = None
         self._launch(hand)
         if message is not None:
-            yield hand, Died(message, unit if unit >= 0 else None, unit == MANY, reason, hand.done)
-
-    def _words(self, hand: Hand) -> str:
-        code = hand.process.exitcode
-        if code is not None and code < 0:
-            return f"killed by {signal.Signals(-code).name}" + (" (the system's out-of-memory killer does that)" if -code == signal.SIGKILL else "") if sys.platform != "win32" else f"exit code {code}"
-        return f"ended its process with exit code {code}"
+            yield hand, Died(message, unit if unit >= 0 else None, unit == MANY, reason, hand.done, outside)
 
     def _check_limits(self) -> None:
-        now = time.monotonic_ns()
+        if time.monotonic() - self._looked < TICK:
+            return
+        self._looked = time.monotonic()
         for hand in self.hands:
-            if hand.message is None or hand.killed or hand.marks[0] == IDLE:
-                continue
-            limit = self.kit.model(hand.message.model).time_limit
-            units = hand.message.units if hand.marks[0] == MANY else 1
-            if limit is not None and now - hand.marks[1] > limit * units * 1e9:
-                self._kill(hand, f"outlasted its time_limit of {limit:g} s" + (f" x {units} units" if units > 1 else ""))
-            elif self.memory is not None and (used := _memory_of(hand.process.pid)) > self.memory:
-                self._kill(hand, f"used {used / 2**20:,.0f} MiB of memory, more than a worker's share of {self.memory / 2**20:,.0f} MiB")
+            if hand.message is not None and not hand.killed:
+                self._check(hand, hand.message)
 
-    def _kill(self, hand: Hand, reason: str) -> None:
-        hand.killed = reason
+    def _check(self, hand: Hand, message: Message) -> None:
+        mark, since = hand.marks[0], hand.marks[1]
+        if mark == IDLE or hand.marks[0] != mark:  # between two units, so within the limits
+            return
+        limit = self.kit.model(message.model).time_limit
+        units = message.units if mark == MANY else 1
+        if limit is not None and time.monotonic_ns() - since > limit * units * 1e9:
+            self._kill(hand, f"outlasted its time_limit of {limit:g} s" + (f" x {units} units" if units > 1 else ""), mark)
+        elif self.memory is not None and (used := _memory_of(hand.process.pid)) > self.memory:
+            self._kill(hand, f"used {used / 2**20:,.0f} MiB of memory, more than a worker's share of {self.memory / 2**20:,.0f} MiB", mark)
+
+    def _kill(self, hand: Hand, reason: str, mark: int | None = None) -> None:
+        hand.killed, hand.blamed = reason, hand.marks[0] if mark is None else mark
         hand.process.kill()
 
     def _end(self, hand: Hand) -> None:
@@ -241,20 +278,59 @@ class Crew:
         hand.process = hand.pipe = hand.lifeline = None
 
 
-def child(pipe: Connection, lifeline: Connection, marks: Any, kit: bytes, log: str | None, memory: int | None) -> None:
+def start_method() -> str:
+    """How children are started: by a server that forks clean ones where there is such a thing, else afresh. HUNDREDFOLD_START names another way."""
+    there = [method for method in mp.get_all_start_methods() if method != "fork"]  # a fork of the driver would take its threads' locks along
+    wanted = os.environ.get("HUNDREDFOLD_START") or ("forkserver" if "forkserver" in there else "spawn")
+    if wanted not in there:
+        raise CrewError(f"HUNDREDFOLD_START is {wanted!r}, wanted {' or '.join(there)}")
+    return wanted
+
+
+def _packed(kit: Kit) -> bytes:
+    try:
+        return cloudpickle.dumps(kit)
+    except Exception as error:  # noqa: BLE001  # whatever the user's objects raise is told
+        raise CrewError(f"the job cannot be sent to a worker process: {type(error).__name__}: {error}", hint="a connection, a lock or an open file that a function holds: open it inside the function") from error
+
+
+def _words(code: int | None) -> str:
+    """What an exit code says, for people."""
+    if code is None or code >= 0 or sys.platform == "win32":
+        return f"ended its process with exit code {code}"
+    return f"killed by {_signal(-code)}" + (" (the system's out-of-memory killer does that)" if -code == signal.SIGKILL else "")
+
+
+def _from_outside(code: int | None) -> bool:
+    """Whether a process was ended by a signal of others; 255 where the server that would have told its end is gone."""
+    return code is not None and (code == 255 or (code < 0 and _signal(-code) in OUTSIDE))
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def child(pipe: Connection, lifeline: Connection, marks: Any, kit: bytes, environment: dict[str, str], log: str | None, memory: int | None) -> None:
     """The life of a child: it is sent messages, and does them until its driver is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
-    threading.Thread(target=_die_with, args=(lifeline,), daemon=True).start()
+    _die_with(lifeline)
+    os.environ.clear()
+    os.environ.update(environment)  # as it is in the driver now: the server that forks may be older
     if log is not None:
         _speak_to(log)
     if memory is not None:
         _limit_memory(memory)
+    if hasattr(os, "register_at_fork"):  # a fork that the user's code makes must not speak in this child's name
+        os.register_at_fork(after_in_child=lambda: (pipe.close(), lifeline.close()))
     from .desk import Desk
 
     try:
         desk = Desk(cloudpickle.loads(kit), marks, pipe.send)
     except BaseException as error:  # noqa: BLE001  # whatever the user's modules raise on import is told to the driver
-        pipe.send(("broken", f"a worker cannot load the job: {type(error).__name__}: {error}"))
+        pipe.send(("broken", f"a worker cannot load the job: {_told(error)}"))
         return
     pipe.send(("ready",))
     while True:
@@ -262,14 +338,36 @@ def child(pipe: Connection, lifeline: Connection, marks: Any, kit: bytes, log: s
             message = pipe.recv()
         except EOFError:
             return
-        desk.do(message)
+        try:
+            desk.do(message)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                pipe.send(("dying", f"ended its process with {_told(error)}"))
+            raise
+
+
+def _told(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}".removesuffix(": ")
+    except Exception:  # noqa: BLE001  # the error's own __str__ raised
+        return type(error).__name__
 
 
 def _die_with(lifeline: Connection) -> None:
     """End this process when the driver's end of the pipe is closed, however the driver ended."""
-    with contextlib.suppress(EOFError, OSError):
-        lifeline.recv_bytes()
-    os._exit(0)
+    with contextlib.suppress(ImportError, AttributeError, OSError):
+        import fcntl
+
+        signal.signal(signal.SIGIO, signal.SIG_DFL)  # the system ends the process, even if C code never lets go of the interpreter
+        fcntl.fcntl(lifeline.fileno(), fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline.fileno(), fcntl.F_SETFL, fcntl.fcntl(lifeline.fileno(), fcntl.F_GETFL) | fcntl.FASYNC)
+
+    def wait_for_the_end() -> None:
+        with contextlib.suppress(EOFError, OSError):
+            lifeline.recv_bytes()
+        os._exit(0)
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
 
 
 def _speak_to(log: str) -> None:
@@ -281,8 +379,19 @@ def _speak_to(log: str) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)
-    sys.stdout, sys.stderr = os.fdopen(1, "w", 1, "utf-8", "backslashreplace", closefd=False), os.fdopen(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
+    sys.stdout, sys.stderr = _Log.of(1), _Log.of(2)
     faulthandler.enable()
+
+
+class _Log(io.TextIOWrapper):
+    """An output that one unit's code cannot close for the units after it."""
+
+    @classmethod
+    def of(cls, descriptor: int) -> _Log:
+        return cls(io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False)), "utf-8", "backslashreplace", line_buffering=True)
+
+    def close(self) -> None:
+        self.flush()
 
 
 def _limit_memory(memory: int) -> None:
@@ -300,6 +409,9 @@ def _memory_of(pid: int) -> int:
     except psutil.Error:
         return 0
     return int(info.rss - getattr(info, "shared", 0))
+
+
+_launching = threading.Lock()  # what is hidden and pinned while a child starts belongs to the whole process
 
 
 @contextlib.contextmanager

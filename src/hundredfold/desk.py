@@ -156,7 +156,7 @@ def _many_table(value: Any) -> pa.Table:
         lengths = {name: len(v) if hasattr(v, "__len__") and not isinstance(v, str | bytes) else None for name, v in value.items()}
         if None in lengths.values() or len(set(lengths.values())) > 1:
             raise ResultError(f"returned columns of different lengths: {lengths}")
-        return pa.table({name: column_of(v.tolist() if isinstance(v, np.ndarray) and v.dtype.kind not in "ifM" else v) for name, v in value.items()})
+        return pa.table({name: column_of(v) for name, v in value.items()})
     if isinstance(value, list):
         rows = [_row_of(item) for item in value]
         gather = Gather(None, {})

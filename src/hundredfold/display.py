@@ -102,6 +102,8 @@ def show_summary(facts: Mapping[str, Any], verdicts: Sequence[Verdict], seconds:
     result.print(f"\n[bold]{facts['job']}[/]  run {facts['run']}  [bold]{facts['state']}[/]{took}")
     _show_sources(verdicts, facts["sources"])
     _show_models(facts["models"])
+    for why in facts.get("reasons", ()):
+        result.print(f"  [red]{why['units']:,}[/] of {why['model']}: {escape(why['reason'])}   first: {escape(why['first'])}")
     if facts["reason"] and facts["state"] not in ("done", "running"):
         result.print(f"\n{escape(facts['reason'])}")
     release = facts["release"]

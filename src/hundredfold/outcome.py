@@ -7,6 +7,10 @@ column has is decided once, over all units, when they are collected; no first ro
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
+import decimal
+import enum
+import functools
 import json
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from .batch import UNIT, from_numpy, nulls_of, numpy_of
-from .contract import Contract
+from .contract import Contract, accepts
 from .errors import ResultError
 
 ACCOUNT = pa.schema(
@@ -84,7 +88,9 @@ class Gather:
             self._row(unit, tuple(value), value.values())
             return 1
         if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
-            rows = [_row_of(item) for item in value]
+            rows = _aligned([_row_of(item) for item in value])
+            for names in {names for names, _ in rows}:
+                self._check_names(names)  # of all rows before the first is kept: a failed unit leaves none behind
             for names, values in rows:
                 self._row(unit, names, values)
             return len(rows)
@@ -140,7 +146,7 @@ class Gather:
             return
         try:
             yield pa.table([*map(column_of, group.lists), units], [*group.names, UNIT])
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, ResultError):
+        except UNFIT:
             yield from _split(group, bad)
 
     def _typed(self, name: str, values: list[Any], units: Sequence[int], bad: dict[int, Account]) -> pa.Array:
@@ -150,7 +156,7 @@ class Gather:
             return column_of(values)
         try:
             array = column_of(values, column.arrow)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, ResultError):
+        except UNFIT:
             array = pa.array([self._or_blame(column, v, unit, bad) for v, unit in zip(values, units, strict=True)], column.arrow)
         if not column.nullable and array.null_count:
             for row in np.flatnonzero(nulls_of(array)).tolist():
@@ -160,8 +166,8 @@ class Gather:
     def _or_blame(self, column: Any, value: Any, unit: int, bad: dict[int, Account]) -> Any:
         try:
             return column_of([value], column.arrow)[0].as_py()
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, ResultError):
-            bad.setdefault(unit, Account(unit, "failed", "ResultError", f"{column.name} is {value!r} ({type(value).__name__}), wanted {column.arrow}"))
+        except UNFIT:
+            bad.setdefault(unit, Account(unit, "failed", "ResultError", f"{column.name} is {_short(value)} ({type(value).__name__}), wanted {column.arrow}"))
             return None
 
     def _conform(self, table: pa.Table, bad: dict[int, Account]) -> pa.Table:
@@ -177,8 +183,8 @@ class Gather:
                 arrays.append(values.cast(_wide(values.type)))
             else:
                 try:
-                    arrays.append(values.cast(column.arrow))
-                except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+                    arrays.append(_same_values(values, column.arrow))
+                except UNFIT:
                     arrays.append(pa.array([self._or_blame(column, v, u, bad) for v, u in zip(values.to_pylist(), units, strict=True)], column.arrow))
                 if not column.nullable and arrays[-1].null_count:
                     for row in np.flatnonzero(nulls_of(arrays[-1])).tolist():
@@ -191,7 +197,7 @@ class Gather:
             units = numpy_of(table.column(UNIT), False).tolist()
             for unit, value in zip(units, table.column(name).to_pylist(), strict=True):
                 wanted = self.keys[name](unit)
-                if value != wanted and not (value != value and wanted != wanted):
+                if value != wanted and not (value != value and (wanted != wanted or wanted is None)):  # a null number is read as NaN
                     bad.setdefault(unit, Account(unit, "failed", "ResultError", f"returned {name} = {value!r}, but the unit's key is {wanted!r}"))
             table = table.drop_columns([name])
         return table
@@ -230,7 +236,7 @@ def _table_of(value: Any) -> pa.Table | None:
     if isinstance(value, pa.RecordBatch):
         return pa.Table.from_batches([value])
     if isinstance(value, dict):
-        return pa.table({name: column_of(list(v) if v.dtype.kind == "O" else v) for name, v in value.items()})
+        return pa.table({name: column_of(v) for name, v in value.items()})
     module = type(value).__module__.split(".")[0]
     if module == "pandas" and hasattr(value, "columns"):
         named = any(name is not None for name in value.index.names)
@@ -245,19 +251,143 @@ def _table_of(value: Any) -> pa.Table | None:
 def column_of(values: Any, kind: pa.DataType | None = None) -> pa.Array:
     """A column of Python values: of `kind`, or of the one type that holds them all, in its wide form.
 
-    The common cases go around pa.array, which imports pandas.
+    One of UNFIT if the values are of several sorts, or if being of `kind` would change one: what pa.array makes of such
+    a mixture depends on which value comes first, and so on how units were packed. The common cases go around pa.array,
+    which imports pandas.
     """
-    if isinstance(values, np.ndarray):
-        values = values if values.dtype.kind != "U" else values.astype(object).tolist()
     fast = _fast(values, kind)
     if fast is not None:
         return fast
-    if isinstance(values, list) and any(isinstance(v, np.ndarray) and v.ndim > 1 for v in values):
-        values = [v.tolist() if isinstance(v, np.ndarray) else v for v in values]
-    if isinstance(values, list):
-        values = [v.item() if isinstance(v, np.generic) and not isinstance(v, np.datetime64 | np.timedelta64) else v for v in values]
-    array = pa.array(values, kind)
-    return array if kind is not None else array.cast(_wide(array.type))
+    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "buMm":
+        array = pa.array(values)
+        return array.cast(_wide(array.type)) if kind is None else _same_values(array, kind)
+    values = [v if type(v) in _PLAIN else _plain(v) for v in values]
+    sorts = {_sort(type(v)) for v in values} - {"null"}
+    if sorts == {"timestamp"} and len({v.tzinfo is None for v in values if v is not None}) > 1:
+        raise ResultError("a column holds either times with a zone or times without one")
+    if kind is not None:
+        return _of_kind(values, sorts, kind)
+    if len(sorts) > 1:
+        raise ResultError(f"a column holds values of one sort, not {' and '.join(sorted(sorts))}")
+    array = _lists(values, None) if sorts == {"list"} else pa.array(values)
+    return array.cast(_wide(array.type))
+
+
+UNFIT = (ValueError, TypeError, NotImplementedError, OverflowError, ResultError)  # what making a column may raise (Arrow's errors are among them)
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict, decimal.Decimal, dt.date, dt.datetime, dt.time, dt.timedelta})
+_SORTS: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (type(None), "null"),
+    (bool, "bool"),
+    ((int, float), "number"),
+    (str, "string"),
+    (bytes, "binary"),
+    (decimal.Decimal, "decimal"),
+    (dt.datetime, "timestamp"),
+    (dt.date, "date"),
+    (dt.time, "time"),
+    (dt.timedelta, "duration"),
+    ((list, tuple, np.ndarray), "list"),
+    (Mapping, "struct"),
+)
+
+
+@functools.cache
+def _sort(python: type) -> str:
+    """What sort of value a type is, in the words of kind_of."""
+    return next((sort for types, sort in _SORTS if issubclass(python, types)), python.__name__)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's and pandas' single values, and members of an Enum, as Python's own."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        return None if np.isnat(value) else _moment(value)
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        return value.item()
+    if isinstance(value, np.ndarray) and value.ndim > 1:
+        return list(value)
+    return None if type(value).__name__ in ("NaTType", "NAType") else value
+
+
+def _moment(value: np.datetime64 | np.timedelta64) -> Any:
+    kind, unit = value.dtype.kind, np.datetime_data(value.dtype)[0]
+    micro = value.astype(f"{kind}8[D]" if kind == "M" and unit == "D" else f"{kind}8[us]")
+    if micro != value:
+        raise ResultError(f"{value!r} is finer than a microsecond; a table or an array of datetime64[ns] can hold it")
+    return micro.item()
+
+
+def _of_kind(values: list[Any], sorts: set[str], kind: pa.DataType) -> pa.Array:
+    """A column of just this type; one of UNFIT if a value would not be the same in it."""
+    t = pa.types
+    fitting = _fitting(kind)
+    if not sorts <= fitting:
+        raise ResultError(f"found {' and '.join(sorted(sorts - fitting))}, wanted {kind}")
+    if t.is_list(kind):
+        return _lists(values, kind)
+    if t.is_integer(kind):
+        values = [_whole(v) if isinstance(v, float) else v for v in values]
+    elif t.is_date(kind):
+        values = [_day(v) if isinstance(v, dt.datetime) else v for v in values]
+    elif t.is_timestamp(kind):
+        values = [dt.datetime(v.year, v.month, v.day) if type(v) is dt.date else v for v in values]
+    return pa.array(values, kind)
+
+
+def _fitting(kind: pa.DataType) -> set[str]:
+    """The sorts of values that can be of an Arrow type without a change."""
+    t = pa.types
+    if t.is_integer(kind) or t.is_floating(kind):
+        return {"number"}
+    if t.is_decimal(kind):
+        return {"decimal", "number"}  # pa.array takes whole numbers and refuses floats
+    if t.is_date(kind) or t.is_timestamp(kind):
+        return {"date", "timestamp"}
+    if t.is_time(kind) or t.is_duration(kind):
+        return {"time"} if t.is_time(kind) else {"duration"}
+    if t.is_struct(kind) or t.is_map(kind):
+        return {"struct", "list"} if t.is_map(kind) else {"struct"}
+    return {"bool"} if t.is_boolean(kind) else {kind_of(kind).split(" of ")[0]}
+
+
+def _whole(value: float) -> int:
+    if not value.is_integer():
+        raise ResultError(f"{value!r} is no whole number")
+    return int(value)
+
+
+def _day(value: dt.datetime) -> dt.date:
+    if value.time() != dt.time():
+        raise ResultError(f"{value} is no date")
+    return value.date()
+
+
+def _lists(values: list[Any], kind: pa.DataType | None) -> pa.Array:
+    """A column of lists: one column of all their elements, and where each list begins."""
+    parts = [v for v in values if v is not None]
+    offsets = np.concatenate([[0], np.cumsum([0 if v is None else len(v) for v in values])]).astype(np.int32)
+    alike = len({v.dtype if isinstance(v, np.ndarray) else None for v in parts}) == 1 and isinstance(parts[0], np.ndarray)
+    inner = np.concatenate(parts) if alike else [item for part in parts for item in part]
+    elements = column_of(inner if len(inner) else [], kind.value_type if kind is not None else None)
+    missing = pa.array([v is None for v in values], pa.bool_()) if len(parts) < len(values) else None
+    return pa.ListArray.from_arrays(from_numpy(offsets), elements, mask=missing)
+
+
+def _same_values(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """A column of a table as `kind`; one of UNFIT if that is another sort of thing, or would change a value."""
+    t, found = pa.types, values.type
+    if not accepts(kind, found) or (t.is_decimal(kind) and t.is_floating(found)):
+        raise ResultError(f"found {found}, wanted {kind}")
+    same = values.cast(kind)
+    if t.is_date(kind) and t.is_timestamp(found) and not same.cast(found).equals(values):
+        raise ResultError(f"found times, wanted {kind}")
+    return same
+
+
+def _short(value: Any, most: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _fast(values: Any, kind: pa.DataType | None) -> pa.Array | None:
@@ -275,7 +405,7 @@ def _fast(values: Any, kind: pa.DataType | None) -> pa.Array | None:
             array = np.array(values, np.int64 if whole else np.float64)
         except OverflowError:
             return None
-    elif isinstance(values, np.ndarray) and values.dtype.kind in "if":
+    elif isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "if":
         array = values.astype(np.int64 if values.dtype.kind == "i" else np.float64, copy=True)
     else:
         return None
@@ -285,21 +415,35 @@ def _fast(values: Any, kind: pa.DataType | None) -> pa.Array | None:
     return found.cast(kind) if pa.types.is_floating(kind) else None
 
 
+def _aligned(rows: list[tuple[Row, Any]]) -> list[tuple[Row, Any]]:
+    """Rows of one unit with equal columns in another order, in the order of the first: they must stay beside each other."""
+    if len({names for names, _ in rows}) < 2:
+        return rows
+    first = rows[0][0]
+    same = [names != first and len(names) == len(first) and set(names) == set(first) for names, _ in rows]
+    return [(first, [dict(zip(names, values, strict=True))[n] for n in first]) if turn else (names, values) for turn, (names, values) in zip(same, rows, strict=True)]
+
+
 def _split(group: Group, bad: dict[int, Account]) -> Iterator[pa.Table]:
-    """A group whose columns mix kinds, as one table for each combination of kinds (slow, and rare)."""
-    rows = list(zip(*group.lists, strict=True))
-    by_kind: dict[tuple[str, ...], list[int]] = {}
-    for number, row in enumerate(rows):
-        try:
-            kinds = tuple(kind_of(column_of([value]).type) for value in row)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, ResultError) as error:
-            unit = group.units[number]
-            bad.setdefault(unit, Account(unit, "failed", "ResultError", f"returned a value that no column can hold: {error}"))
-            continue
-        by_kind.setdefault(kinds, []).append(number)
-    for numbers in by_kind.values():
-        columns = [column_of([rows[n][c] for n in numbers]) for c in range(len(group.names))]
-        yield pa.table([*columns, from_numpy(np.array([group.units[n] for n in numbers], np.int64))], [*group.names, UNIT])
+    """A group whose columns mix sorts from unit to unit, as one table for each combination of types (slow, and rare).
+
+    A unit's rows stay together, so that their order does not depend on who its neighbours were.
+    """
+    units = np.array(group.units, np.int64)
+    starts = np.flatnonzero(np.concatenate([[True], units[1:] != units[:-1]])).tolist()
+    by_type: dict[tuple[str, ...], list[list[Any]]] = {}
+    for start, stop in zip(starts, [*starts[1:], len(units)], strict=True):
+        columns = []
+        for name, values in zip(group.names, group.lists, strict=True):
+            try:
+                columns.append(column_of(values[start:stop]))
+            except UNFIT as error:
+                why = f"returned as {name} what no column can hold: {_short(values[start:stop] if stop - start > 1 else values[start])} ({error})"
+                bad.setdefault(group.units[start], Account(group.units[start], "failed", "ResultError", why))
+        if len(columns) == len(group.names):
+            by_type.setdefault(tuple(str(c.type) for c in columns), []).append([*columns, from_numpy(units[start:stop])])
+    for pieces in by_type.values():
+        yield pa.table([pa.concat_arrays(column) for column in zip(*pieces, strict=True)], [*group.names, UNIT])
 
 
 def _merged(tables: Sequence[pa.Table]) -> list[pa.Table]:
@@ -312,7 +456,7 @@ def _merged(tables: Sequence[pa.Table]) -> list[pa.Table]:
 
 def _without(table: pa.Table, bad: Mapping[int, Account]) -> pa.Table:
     units = numpy_of(table.column(UNIT), False)
-    return table.filter(pa.array(~np.isin(units, list(bad))))
+    return table.filter(pa.array((~np.isin(units, list(bad))).tolist(), pa.bool_()))
 
 
 def kind_of(kind: pa.DataType) -> str:
@@ -328,7 +472,16 @@ def kind_of(kind: pa.DataType) -> str:
         return f"list of {kind_of(kind.value_type)}"
     if t.is_timestamp(kind):
         return "timestamp with zone" if kind.tz else "timestamp"
-    return "struct" if t.is_struct(kind) else str(kind)
+    named = {"struct": t.is_struct, "date": t.is_date, "time": t.is_time, "duration": t.is_duration, "binary": t.is_binary}
+    return next((name for name, is_one in named.items() if is_one(kind)), str(kind))
+
+
+def agree(sort: str, other: str) -> bool:
+    """Whether both can be of one column: equal, or one of them a null, an empty list, ..."""
+    if sort.endswith("null") or other.endswith("null"):
+        short = sort if sort.endswith("null") else other
+        return (other if short is sort else sort).startswith(short.removesuffix("null"))
+    return sort == other
 
 
 def _wide(kind: pa.DataType) -> pa.DataType:
@@ -344,13 +497,21 @@ def _wide(kind: pa.DataType) -> pa.DataType:
         return _wide(kind.value_type)
     if t.is_large_string(kind) or t.is_string_view(kind):
         return pa.string()
-    if t.is_large_list(kind) or t.is_list(kind):
+    if t.is_large_binary(kind) or t.is_binary_view(kind):
+        return pa.binary()
+    if t.is_large_list(kind) or t.is_list(kind) or t.is_fixed_size_list(kind):
         return pa.list_(_wide(kind.value_type))
     if t.is_timestamp(kind):
-        return pa.timestamp("ns" if kind.unit == "ns" else "us", kind.tz)
+        return pa.timestamp(_unit(kind), "UTC" if kind.tz else None)  # one zone: which zone came first is chance
+    if t.is_duration(kind) or t.is_time(kind):
+        return (pa.duration if t.is_duration(kind) else pa.time64)(_unit(kind))
     if t.is_date64(kind):
         return pa.date32()
     return kind
+
+
+def _unit(*kinds: pa.DataType) -> str:
+    return "ns" if any(kind.unit == "ns" for kind in kinds) else "us"
 
 
 def merge(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
@@ -366,7 +527,9 @@ def merge(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
         scale = max(a.scale, b.scale)
         return pa.decimal128(min(38, max(a.precision - a.scale, b.precision - b.scale) + scale), scale)
     if t.is_timestamp(a) and t.is_timestamp(b) and bool(a.tz) == bool(b.tz):
-        return pa.timestamp("ns" if "ns" in (a.unit, b.unit) else "us", a.tz if a.tz == b.tz else "UTC")
+        return pa.timestamp(_unit(a, b), a.tz)
+    if (t.is_duration(a) and t.is_duration(b)) or (t.is_time(a) and t.is_time(b)):
+        return (pa.duration if t.is_duration(a) else pa.time64)(_unit(a, b))
     if t.is_list(a) and t.is_list(b):
         inner = merge(a.value_type, b.value_type)
         return pa.list_(inner) if inner is not None else None

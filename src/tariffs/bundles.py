@@ -101,4 +101,3 @@ def _known(rows: Columns, at: Ints) -> tuple[Terms, Demand]:
     step = np.zeros(len(at))  # the limits have the step in them already
     terms = Terms(current, rows["reference_price"][at], rows["unit_cost"][at], rows["price_tick"][at], lowest, highest, step, rows["z"][at])
     return terms, Demand(rows["elasticity"][at], rows["se"][at], rows["volume"][at])
-

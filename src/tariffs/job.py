@@ -37,9 +37,7 @@ SOURCES = (
 
 PRIOR = Model("prior", unit=(), order_by=(*bundles.UNIT, "week"), query="queries/prior.sql", work=bundles.fit_prior)
 VOICE_PRIOR = Model("voice_prior", unit=(), order_by=(*voice.UNIT, "week"), query="queries/voice_prior.sql", work=voice.fit_voice_prior)
-LADDER = Model(
-    "ladder", unit=("segment", "location"), order_by=("ladder", "rung"), query="queries/ladder.sql", work=bundles.order_ladders
-)
+LADDER = Model("ladder", unit=("segment", "location"), order_by=("ladder", "rung"), query="queries/ladder.sql", work=bundles.order_ladders)
 
 PRICE_TABLE = Publish("price_table", query="queries/price_table.sql", contract=PriceRow, formats=("csv", "parquet"))
 

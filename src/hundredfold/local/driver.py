@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..crew import Crew, Kit
-from ..errors import HundredfoldError, PublishRefused, Stopped
+from ..errors import HomeError, HundredfoldError, PublishRefused, StateError, Stopped
 from ..job import Job, Layout, Model
 from ..manifest import Manifest, UnitList
 from ..pipeline import Stage, stages
@@ -75,23 +75,27 @@ class Drive:
 
     def walk(self) -> Record:
         """All stages, in order; the run's record at its end. Errors are on the record before they are raised."""
-        run = self.record.id
         try:
             self._walk()
         except PublishRefused as refusal:
-            self.home.ledger.move(run, Event.HOLD, reason=str(refusal))
+            self._end(Event.HOLD, refusal)
             raise
         except Stopped:
             raise
         except HundredfoldError as error:
-            self.home.ledger.move(run, Event.FAIL, reason=str(error))
+            self._end(Event.FAIL, error)
             raise
-        return self.home.ledger.move(run, Event.FINISH, step="done")
+        self._look(at_once=True)
+        return self.home.ledger.move(self.record.id, Event.FINISH, step="done")
+
+    def _end(self, event: Event, error: HundredfoldError) -> None:
+        with suppress(HomeError, StateError):  # the disk is full, or it was cancelled meanwhile: the error itself says more
+            self.home.ledger.move(self.record.id, event, reason=str(error))
 
     def _walk(self) -> None:
         crew = Crew(Kit(self.job, self.layout, self.store), self.limits.workers, self.limits.worker, self.home.logs(self.record.id))
-        crew.start()  # their imports run while the sources are read
         try:
+            crew.start()  # their imports run while the sources are read
             with closing(DuckWarehouse(self.store, self.home.scratch(self.record.id), memory=self.limits.warehouse, threads=self.limits.workers)) as warehouse:
                 for stage in stages(self.job):
                     self._look(at_once=True)
@@ -138,10 +142,12 @@ class Drive:
         messages, coverage = plan_round(manifest, self.layout, self.round, self.store)
         units = UnitList.read(self.layout, model.name, self.store)
         path = self._queue_path(model)
-        with closing(SqliteQueue(path, visibility=VISIBILITY)) as queue:
-            Floor(messages, manifest, units, self.layout, coverage, queue, self.store, crew, self._tell, VISIBILITY).run()
-        for leftover in path.parent.glob(path.name + "*"):
-            leftover.unlink(missing_ok=True)
+        try:
+            with closing(SqliteQueue(path, visibility=VISIBILITY)) as queue:
+                Floor(messages, manifest, units, self.layout, coverage, queue, self.store, crew, self._tell, VISIBILITY).run()
+        finally:  # also when it was stopped: that is no message's fault, and whoever goes on fills a new queue from the outcomes
+            for leftover in path.parent.glob(path.name + "*"):
+                leftover.unlink(missing_ok=True)
 
     def _queue_path(self, model: Model) -> Path:
         return self.home.scratch(self.record.id).with_name(f"{self.record.id}-{model.name}-{self.round}.queue")

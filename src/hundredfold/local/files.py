@@ -20,6 +20,10 @@ OPEN_FILES = 200  # so many batch files are kept open at once
 class FileStore(Folder):
     """A Folder that also lets others write its objects."""
 
+    def where(self, key: str) -> str:
+        """How a person finds the object of that key."""
+        return str(self.path(key))
+
     @contextmanager
     def writing(self, key: str) -> Iterator[Path]:
         """A path to write to; it becomes the object when the block ends, whole and durable, and nothing if it raises."""

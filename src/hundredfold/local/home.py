@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
@@ -14,7 +15,7 @@ from ..errors import HomeError, RunBusy, UsageError
 from ..job import Layout
 from .files import FileStore
 from .ledger import SqliteLedger
-from .store import home_error
+from .store import HALF, home_error
 
 FORMAT = 1  # goes up when an older program could no longer read what lies here
 
@@ -45,7 +46,7 @@ class Home:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / "driver.lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=0.5, poll_interval=0.02)  # it may only be looked at, by `driven`
         except Timeout:
             raise RunBusy(f"run {run} is being driven by {_owner(folder)}", hint=f"watch it with: hundredfold status {run}   or stop it with: hundredfold cancel {run}") from None
         try:
@@ -72,7 +73,9 @@ class Home:
         try:
             if not mark.exists():
                 self.folder.mkdir(parents=True, exist_ok=True)
-                mark.write_text(f"{FORMAT}\n")
+                half = mark.with_name(f"{HALF}{uuid4().hex}")
+                half.write_text(f"{FORMAT}\n")
+                half.replace(mark)  # whole or not there, whoever else begins in this moment
                 (self.folder / ".gitignore").write_text("*\n")
             found = mark.read_text().strip()
         except OSError as error:

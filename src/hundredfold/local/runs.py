@@ -22,7 +22,7 @@ from ..load import load_job
 from ..manifest import Manifest, UnitList, key_text, open_batch
 from ..ports import Record
 from ..query import query_of
-from ..states import Event, State
+from ..states import Event, State, after
 from ..steps import publish as publishing
 from ..steps.collect import Collected, failures, read_collected
 from ..steps.enqueue import plan_retry
@@ -206,6 +206,7 @@ def retry(run_id: str | None = None, *, home: str | Path = ".hundredfold", job: 
     """Do the failed and dead units of a run again (with the function as it is now), and what builds on them; then go on to publish."""
     there, record, job, limits = _again(home, run_id, job, workers, memory)
     with there.lock(record.id):
+        after(there.ledger.read(record.id).state, Event.RETRY, record.id)
         _plan_retry(there, record, job)
     return drive(there, record.id, job, limits, watcher or Quiet(), Event.RETRY)
 
@@ -308,11 +309,21 @@ def drive(home: Home, run: str, job: Job, limits: Any, watcher: Watcher, event: 
     """Walk a run to its end, as its only driver."""
     with home.lock(run):
         record = home.ledger.move(run, event)
+        _forget(home, record)
         watcher.begun(run)
         job = _with_limits(job, record)
         places = {name: home.store.path(Layout(run).staged(name)) if place == STAGED else place for name, place in record.options["sources"].items()}
         Drive(home, job, record, limits, places, watcher).walk()
     return Run(home, run)
+
+
+def _forget(home: Home, record: Record) -> None:
+    """Remove what a retry does anew; a driver that died here has the next one do it again."""
+    keys = record.options.get("forget", ())
+    for key in keys:
+        home.store.delete(key)
+    if keys:
+        home.ledger.note(record.id, options={"forget": []})
 
 
 def _place(name: str, place: Any, name_given: bool) -> Any:
@@ -383,19 +394,18 @@ def _plan_retry(home: Home, record: Record, job: Job) -> None:
         try:
             collected = read_collected(layout, model.name, home.store)
         except KeyError:
-            break
+            continue
         if collected.bad:
             units = UnitList.read(layout, model.name, home.store)
             bad[model.name] = _numbers_of_failures(units, layout, model, home)
     if not bad:
         raise StateError(f"run {record.id} has no failed unit to retry; it is {record.state.value}", hint=f"hundredfold resume {record.id}" if record.state is not State.DONE else None)
-    after = _that_build_on(job, set(bad), home, record)
+    anew = _that_build_on(job, set(bad), home, record)
     for name, units_ in bad.items():
-        if name not in after:
+        if name not in anew:
             plan_retry(Manifest.read(layout, name, home.store), layout, round_, units_, home.store)
-    home.ledger.note(record.id, options={"round": round_})
-    for name in bad.keys() | after:
-        home.store.delete(layout.model(name) if name in after else layout.collected(name))
+    forget = [*map(layout.model, sorted(anew)), *(layout.collected(name) for name in bad if name not in anew)]
+    home.ledger.note(record.id, options={"round": round_, "forget": forget})  # at once: a retry is planned whole, or not at all
 
 
 def _numbers_of_failures(units: UnitList, layout: Layout, model: Model, home: Home) -> list[int]:
@@ -428,6 +438,17 @@ def rows_of_failures(run: Run, model: str) -> list[dict[str, Any]]:
     return list(failures(run.layout, model, run.home.store))
 
 
+def reasons(run: Run, most: int = 3) -> list[dict[str, Any]]:
+    """The most frequent reasons for which units failed: each with its count and the first unit."""
+    counted: dict[tuple[str, str, str], list[Any]] = {}
+    for row in run.failures().arrow().to_pylist():
+        words = (row["message"] or "").strip().splitlines()
+        entry = counted.setdefault((row["model"], row["error"], words[0][:160] if words else ""), [0, row["unit"]])
+        entry[0] += 1
+    ranked = sorted(counted.items(), key=lambda item: (-item[1][0], item[0]))[:most]
+    return [{"model": m, "units": n, "first": first, "reason": f"{error}: {text}"} for (m, error, text), (n, first) in ranked]
+
+
 def summary(run: Run) -> dict[str, Any]:
     """A run in words that a program can read."""
     record = run.record
@@ -436,7 +457,7 @@ def summary(run: Run) -> dict[str, Any]:
         "run": record.id, "job": record.job, "state": record.state.value, "step": record.step, "reason": record.reason,
         "created": record.created, "updated": record.updated, "as_of": record.options.get("as_of"),
         "sources": record.counts.get("sources", {}), "models": record.counts.get("models", {}),
-        "release": json.loads(json.dumps({"version": release.version, "rows": dict(release.rows), "files": [str(run.home.store.path(k)) for k in release.files], "digest": release.digest})) if release else None,
+        "reasons": reasons(run), "release": json.loads(json.dumps({"version": release.version, "rows": dict(release.rows), "files": [str(run.home.store.path(k)) for k in release.files], "digest": release.digest})) if release else None,
         "folder": str(run.folder), "driven": run.home.driven(record.id),
     }  # fmt: skip
 

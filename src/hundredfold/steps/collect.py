@@ -18,13 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ..batch import UNIT, from_numpy, numpy_of
+from ..batch import UNIT, from_numpy, nulls_of, numpy_of
 from ..contract import Contract, literal, quote
 from ..desk import result_contract
 from ..errors import ConservationError
 from ..job import Batch, Layout, Message, Model
 from ..manifest import Manifest, UnitList
-from ..outcome import ACCOUNT, kind_of, merge, type_of_text, unpack_accounts, unpack_results
+from ..outcome import ACCOUNT, agree, kind_of, merge, type_of_text, unpack_accounts, unpack_results
 from ..ports import Store, Warehouse
 
 RANK = {"ok": 3, "failed": 2, "dead": 1}
@@ -83,7 +83,7 @@ def collect(model: Model, manifest: Manifest, layout: Layout, round_: int, wareh
     contract = result_contract(model)
     outcomes = _outcomes(layout, model.name, store)
     chosen, summaries = _choose(outcomes, manifest, layout, store)
-    shape, refused = settle(summaries, contract)
+    shape, refused = settle(summaries, contract, units.keys.column_names)
     counts: Counter[str] = Counter()
     with store.writing(layout.results(model.name)) as results, store.writing(layout.accounts(model.name)) as accounts:
         writing = _Writing(results, accounts, shape.schema(units.keys.schema), units.keys.schema)
@@ -100,14 +100,14 @@ def collect(model: Model, manifest: Manifest, layout: Layout, round_: int, wareh
     return collected
 
 
-def settle(summaries: Sequence[dict[str, Any]], contract: Contract | None) -> tuple[Shape, dict[tuple[int, int], str]]:
-    """The columns and types of the result, and which tables do not fit them: {(outcome, table): why}.
+def settle(summaries: Sequence[dict[str, Any]], contract: Contract | None, keys: Sequence[str] = ()) -> tuple[Shape, dict[tuple[int, int], str]]:
+    """The columns and types of the result, and which tables have other columns: {(outcome, table): why}.
 
     The names are those that most units returned; of a column's sorts the one with the most values is right. Both are
     counted over all units, so the answer does not depend on how they were cut into batches.
     """
     if contract is not None:
-        return Shape(contract.names, {c.name: c.arrow for c in contract.columns}), {}
+        return Shape(tuple(n for n in contract.names if n not in keys), {c.name: c.arrow for c in contract.columns}), {}
     by_names: defaultdict[frozenset[str], int] = defaultdict(int)
     first: dict[frozenset[str], tuple[int, tuple[str, ...]]] = {}
     for table in summaries:
@@ -117,36 +117,30 @@ def settle(summaries: Sequence[dict[str, Any]], contract: Contract | None) -> tu
     if not by_names:
         return Shape((), {}), {}
     chosen = min(by_names, key=lambda names: (-by_names[names], first[names][0]))
-    sorts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for table in summaries:
-        for name, text, values in table["columns"]:
-            if name in chosen:
-                sorts[name][kind_of(type_of_text(text))] += values
-    right = {name: min((s for s in counted if s != "null"), key=lambda s: (-counted[s], s), default="null") for name, counted in sorts.items()}
-    types: dict[str, pa.DataType] = dict.fromkeys(chosen, pa.null())
-    refused: dict[tuple[int, int], str] = {}
     total = sum(by_names.values())
-    for table in summaries:
-        why = _misfit(table, chosen, by_names[chosen], total, right)
-        if why:
-            refused[table["outcome"], table["table"]] = why
-            continue
-        for name, text, _values in table["columns"]:
-            types[name] = merge(types[name], type_of_text(text)) or types[name]
-    return Shape(first[chosen][1], types), refused
+    others = [(t, frozenset(column[0] for column in t["columns"])) for t in summaries]
+    refused = {(t["outcome"], t["table"]): _misfit(names, chosen, by_names[chosen], total) for t, names in others if names != chosen}
+    return Shape(first[chosen][1], _types([t for t, names in others if names == chosen])), refused
 
 
-def _misfit(table: dict[str, Any], chosen: frozenset[str], many: int, total: int, right: Mapping[str, str]) -> str:
-    names = frozenset(column[0] for column in table["columns"])
-    if names != chosen:
-        missing, extra = sorted(chosen - names), sorted(names - chosen)
-        parts = ([f"{', '.join(missing)} missing"] if missing else []) + ([f"{', '.join(extra)} too much"] if extra else [])
-        return f"returned other columns than {many:,} of {total:,} units: {' and '.join(parts)}"
-    for name, text, values in table["columns"]:
-        sort = kind_of(type_of_text(text))
-        if values and sort != right[name]:
-            return f"returned a {sort} as {name}; for most units it is a {right[name]}"
-    return ""
+def _types(summaries: Sequence[dict[str, Any]]) -> dict[str, pa.DataType]:
+    """For each column the type that holds all values of its right sort."""
+    found = [(name, type_of_text(text), values) for table in summaries for name, text, values in table["columns"]]
+    sorts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for name, kind, values in found:
+        sorts[name][kind_of(kind)] += values
+    right = {name: min(counted, key=lambda s: (s.endswith("null"), -counted[s], s)) for name, counted in sorts.items()}
+    types: dict[str, pa.DataType] = dict.fromkeys(sorts, pa.null())
+    for name, kind, _ in found:
+        if agree(kind_of(kind), right[name]):
+            types[name] = merge(types[name], kind) or types[name]
+    return types
+
+
+def _misfit(names: frozenset[str], chosen: frozenset[str], many: int, total: int) -> str:
+    missing, extra = sorted(chosen - names), sorted(names - chosen)
+    parts = ([f"{', '.join(missing)} missing"] if missing else []) + ([f"{', '.join(extra)} too much"] if extra else [])
+    return f"returned other columns than {many:,} of {total:,} units: {' and '.join(parts)}"
 
 
 def _outcomes(layout: Layout, model: str, store: Store) -> list[Message]:
@@ -190,7 +184,7 @@ def _one_batch(batch: Batch, outcomes: Sequence[Message], chosen: NDArray[np.int
             if why:
                 late.update(dict.fromkeys(numpy_of(mine.column(UNIT), False).tolist(), why))
             elif mine.num_rows:
-                tables.append(_cast(mine, shape))
+                tables.append(_fit(mine, shape, late))
     account = pa.concat_tables(accounts)
     account = account.take(from_numpy(np.argsort(numpy_of(account.column("unit"), False), kind="stable")))
     table = pa.concat_tables(tables) if tables else shape.schema(pa.schema([(UNIT, pa.int64())])).empty_table()
@@ -212,19 +206,45 @@ def _has_rows(account: pa.Table) -> bool:
     return bool(numpy_of(account.column("rows_out"), False).sum())
 
 
-def _cast(table: pa.Table, shape: Shape) -> pa.Table:
-    columns = [table.column(UNIT), *(table.column(name).cast(shape.types[name]) for name in shape.names)]
-    return pa.Table.from_arrays(columns, names=[UNIT, *shape.names])
+def _fit(table: pa.Table, shape: Shape, late: dict[int, str]) -> pa.Table:
+    """A table in the types of the whole result; units with a value that does not fit are put to `late`, and the value to null."""
+    units = numpy_of(table.column(UNIT), False).tolist()
+    columns = [_fit_column(name, table.column(name), shape.types[name], units, late) for name in shape.names]
+    return pa.Table.from_arrays([table.column(UNIT), *columns], names=[UNIT, *shape.names])
+
+
+def _fit_column(name: str, column: pa.ChunkedArray, kind: pa.DataType, units: Sequence[int], late: dict[int, str]) -> pa.ChunkedArray:
+    found = kind_of(column.type)
+    if not agree(found, kind_of(kind)):
+        for row in np.flatnonzero(~nulls_of(column.combine_chunks())).tolist():
+            late.setdefault(units[row], f"returned a {found} as {name}; for most units it is a {kind_of(kind)}")
+        return pa.nulls(len(column), kind)
+    try:
+        return column.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return _fit_values(name, column, kind, units, late)
+
+
+def _fit_values(name: str, column: pa.ChunkedArray, kind: pa.DataType, units: Sequence[int], late: dict[int, str]) -> pa.ChunkedArray:
+    """Value by value, to find those that the column's type cannot hold, such as 2**60 + 1 among floats."""
+    fitted = []
+    for row in range(len(column)):
+        try:
+            fitted.append(column.slice(row, 1).combine_chunks().cast(kind))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            late.setdefault(units[row], f"returned {column[row].as_py()} as {name}, which is {kind} over all units and cannot hold that")
+            fitted.append(pa.nulls(1, kind))
+    return pa.chunked_array(fitted, kind)
 
 
 def _broken(table: pa.Table, contract: Contract, warehouse: Loading) -> dict[int, str]:
     """Units whose values break a constraint of the result's contract, with the words of the first one broken."""
-    rules = [(c.name, check) for c in contract.columns for check in c.checks]
+    rules = [(c.name, check) for c in contract.columns if c.name in table.column_names for check in c.checks]
     if not rules or not table.num_rows:
         return {}
     warehouse.load("__results", table)
-    cases = " ".join(f"WHEN NOT coalesce({check.sql.format(c=quote(name))}, TRUE) THEN {literal(f'{name} {check.words}')} || ' (' || CAST({quote(name)} AS VARCHAR) || ')'" for name, check in rules)
-    found = warehouse.query(f"SELECT {UNIT}, why FROM (SELECT {UNIT}, CASE {cases} END AS why FROM __results) AS r WHERE why IS NOT NULL")
+    cases = " ".join(f"WHEN NOT coalesce({check.on(quote(name))}, TRUE) THEN {literal(f'{name} {check.words}')} || ' (' || CAST({quote(name)} AS VARCHAR) || ')'" for name, check in rules)
+    found = warehouse.query(f"SELECT {UNIT}, min(why) AS why FROM (SELECT {UNIT}, CASE {cases} END AS why FROM __results) AS r WHERE why IS NOT NULL GROUP BY {UNIT}")
     return {row[UNIT]: row["why"] for row in found.to_pylist()}
 
 

@@ -167,7 +167,7 @@ def _checked(output: Publish, job: Job, warehouse: Publishing) -> str:
         raise QueryError(f"the query of {output.name} does not give what {contract.name} says", problems=problems, hint="mend the query or the contract")
     casts = ", ".join(f"CAST({quote(c.name)} AS {c.sql_type}) AS {quote(c.name)}" for c in contract.columns)
     rules = [(c.name, "must not be null", f"{quote(c.name)} IS NULL") for c in contract.columns if not c.nullable]
-    rules += [(c.name, check.words, f"NOT coalesce({check.sql.format(c=quote(c.name))}, TRUE)") for c in contract.columns for check in c.checks]
+    rules += [(c.name, check.words, f"NOT coalesce({check.on(quote(c.name))}, TRUE)") for c in contract.columns for check in c.checks]
     if rules:
         sums = ", ".join(f"coalesce(sum(CASE WHEN {bad} THEN 1 ELSE 0 END), 0) AS k{i}" for i, (_, _, bad) in enumerate(rules))
         counts = warehouse.query(f"SELECT {sums} FROM (SELECT {casts} FROM ({select}) AS q) AS c").to_pylist()[0]

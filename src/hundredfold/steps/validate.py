@@ -30,6 +30,12 @@ class Sourcing(Warehouse, Protocol):
     def prints(self, paths: Sequence[str]) -> list[list[Any]]: ...
 
 
+class Sourced(Store, Protocol):
+    """A store that can tell a person where an object is."""
+
+    def where(self, key: str) -> str: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One broken check: how many rows, and the first of them."""
@@ -62,14 +68,12 @@ class Verdict:
         return self.copies + self.superseded
 
 
-def validate(job: Job, places: Mapping[str, Any], as_of: str, layout: Layout, warehouse: Sourcing, store: Store) -> list[Verdict]:
+def validate(job: Job, places: Mapping[str, Any], as_of: str, layout: Layout, warehouse: Sourcing, store: Sourced) -> list[Verdict]:
     """Check every source, or take the verdict that is there; SourceError or ContractError for the first that cannot be run."""
-    try:
-        verdicts = read_verdicts(layout, store)
-    except KeyError:
-        verdicts = []
+    verdicts = _there(layout, store)
+    if not verdicts:
         for source in in_order_of_reference(job.sources):
-            verdicts.append(_validate_one(source, places[source.name], job, as_of, layout, warehouse))
+            verdicts.append(_validate_one(source, places[source.name], job, as_of, layout, warehouse, store))
             warehouse.define(source.name, verdicts[-1].select)
         store.put(layout.verdict(), json.dumps([asdict(v) for v in verdicts]).encode())
     for verdict in verdicts:
@@ -84,6 +88,13 @@ def read_verdicts(layout: Layout, store: Store) -> list[Verdict]:
     return [Verdict(**{**fields, "findings": tuple(Finding(**f) for f in fields["findings"])}) for fields in found]
 
 
+def _there(layout: Layout, store: Store) -> list[Verdict]:
+    try:
+        return read_verdicts(layout, store)
+    except KeyError:
+        return []
+
+
 def in_order_of_reference(sources: Sequence[Source]) -> list[Source]:
     """A source comes after those that it refers to; those of a circle come in the order they were declared."""
     done: list[Source] = []
@@ -96,7 +107,7 @@ def in_order_of_reference(sources: Sequence[Source]) -> list[Source]:
     return done
 
 
-def _validate_one(source: Source, place: Any, job: Job, as_of: str, layout: Layout, warehouse: Sourcing) -> Verdict:
+def _validate_one(source: Source, place: Any, job: Job, as_of: str, layout: Layout, warehouse: Sourcing, store: Sourced) -> Verdict:
     contract = read_contract(source.contract) if source.contract else None
     wanted = {c.name: c for c in contract.columns} if contract else {}
     raw = warehouse.attach(source.name, place, job.folder, wanted, layout.staged(source.name))
@@ -116,7 +127,7 @@ def _validate_one(source: Source, place: Any, job: Job, as_of: str, layout: Layo
     rejected, dropped = bad + malformed + clashes, copies + superseded
     if rejected or dropped:
         _write_rejects(source, checks, raw, bool(copies + superseded + clashes), layout, warehouse)
-    _refuse_too_many(source, rejected, rows + malformed, findings, layout)
+    _refuse_too_many(source, rejected, rows + malformed, findings, store.where(layout.rejects(source.name)))
     if raw.files is not None and checks.as_is and not (rejected or dropped):
         return Verdict(source.name, rows, rows, 0, select=checks.accepted(None), files=warehouse.prints(raw.files.paths))
     rejects = warehouse.object(layout.rejects(source.name)) if rejected or dropped else None
@@ -181,7 +192,7 @@ def _write_rejects(source: Source, checks: Checks, raw: Any, twins: bool, layout
     warehouse.forget("__twins")
 
 
-def _refuse_too_many(source: Source, rejected: int, rows: int, findings: Sequence[Finding], layout: Layout) -> None:
+def _refuse_too_many(source: Source, rejected: int, rows: int, findings: Sequence[Finding], where: str) -> None:
     limit = allowed(source.max_rejected, rows)
     if rejected <= limit:
         return
@@ -190,7 +201,7 @@ def _refuse_too_many(source: Source, rejected: int, rows: int, findings: Sequenc
     raise ContractError(
         f"{source.name} cannot be run: {rejected:,} of {rows:,} rows break its contract, and the limit is {limit:,}",
         problems=[f"{f.column:<{width}}  {f.words:<{words}}  {f.rows:,} row{'s' if f.rows > 1 else ''}   first: row {f.row} ({f.value})" for f in findings],
-        hint=f"see {layout.rejects(source.name)} below the home, or allow them with --max-rejected {source.name}={rejected}",
+        hint=f"see {where}, or allow them with --max-rejected {source.name}={rejected}",
     )
 
 

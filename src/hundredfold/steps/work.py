@@ -1,7 +1,8 @@
 """Step 4.  Messages through the user's function.  The only step that runs on workers.
 
 A unit that fails is a result: it goes to the ledger, and its neighbours go on.
-A child that dies costs the unit it was on: the rest of its slice goes to another child, in this process.
+A child that dies costs the unit it was on: the rest of its slice goes to another child, in this process. One that was
+killed from outside is no proof against its unit, which is given a second try.
 A worker that vanishes says nothing: the queue gives its message to another, and from its second return on in two halves.
 """
 
@@ -48,6 +49,7 @@ class Doing:
     todo: deque[Message]
     extended: float
     strikes: int = 0
+    spared: set[int] = field(default_factory=set)  # units that have had their second try
 
 
 @dataclass
@@ -68,6 +70,7 @@ class Floor:
     doing: dict[Hand, Doing] = field(default_factory=dict)
     failed: int = 0
     lately: str = ""
+    delivery: Delivery | None = None  # one that was waited for
 
     def run(self) -> None:
         """Until every unit of the round has an outcome. `tell` is called between events, and may raise to stop."""
@@ -75,7 +78,7 @@ class Floor:
             self._tell()
             fed = self._feed()
             self._bury()
-            if not fed and not self.doing:
+            if not fed and not self.doing and self.delivery is None:
                 self._wait_for_message()
             for hand, event in self.crew.events(0.05 if self.doing else 0.0):
                 self._handle(hand, event)
@@ -94,7 +97,7 @@ class Floor:
                 del self.doing[hand]
                 doing = None
             if doing is None:
-                delivery = self.queue.receive()
+                delivery, self.delivery = self.delivery or self.queue.receive(), None
                 doing = self._take(delivery) if delivery is not None else None
                 if doing is None:
                     continue
@@ -118,16 +121,17 @@ class Floor:
 
     def _wait_for_message(self) -> None:
         """Nothing is in our hands, and not all is done: it is in the hands of others, or lost. Wait for it to come back."""
-        delivery = self.queue.receive(wait=1.0)
-        if delivery is not None:
-            self.queue.extend(delivery.receipt, 0)  # looked at only: the next round takes it
+        self.delivery = self.queue.receive(wait=1.0)
+        if self.delivery is not None:
             return
         depth = self.queue.depth()
-        if not (depth.waiting or depth.in_flight or depth.dead):
+        if not (depth.waiting or depth.in_flight):  # the dead letters are accounted for already
             self.queue.send([str(m.part(first, last)) for m in self.messages for first, last in self.coverage.missing(m.first, m.last)])
 
     def _handle(self, hand: Hand, event: Event) -> None:
-        doing = self.doing[hand]
+        doing = self.doing.get(hand)
+        if doing is None:  # the last words of a slice that all was done for, in the model before this one
+            return
         match event:
             case Chunk(message, results, accounts):
                 self._commit(message, results, accounts)
@@ -143,6 +147,8 @@ class Floor:
         """A child is gone: account for the unit it was on, and put the rest of its slice back to be done."""
         slice_ = doing.todo.popleft()
         start = event.done + 1
+        if start > slice_.last:  # it had handed over all of it
+            return
         if event.unit is None and not event.many:
             doing.strikes += 1
             if doing.strikes > STRIKES:
@@ -150,6 +156,11 @@ class Floor:
             doing.todo.appendleft(slice_.part(start, slice_.last))
             return
         rest = slice_.part(start, slice_.last)
+        suspect = start if event.unit is None else event.unit
+        if suspect < start or (event.outside and suspect not in doing.spared):
+            doing.spared.add(suspect)
+            doing.todo.appendleft(rest)
+            return
         if event.unit is None and rest.units > 1:
             doing.todo.extendleft(reversed(halves(rest)))
             return
