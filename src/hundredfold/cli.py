@@ -279,10 +279,12 @@ def _next(facts: dict[str, Any], home: str) -> list[tuple[str, str]]:
         told.append((_command(home, "retry", run), "does them again, once the function is mended"))
     if state == "held":
         told.append((_command(home, "publish", run, "--max-failed", str(bad)), "publishes without them"))
-    if facts["release"]:
-        told.append((_command(home, "rollback", facts["job"]), "makes the release before this one the current one again"))
-    if not told or state == "done":
-        told.insert(0, (_command(home, "status", run), "shows this again"))
+    if facts["release"] and facts["release"]["parent"] is not None:
+        told.append((_command(home, "rollback", facts["job"]), f"makes release {facts['release']['parent']} the current one again"))
+    if state == "done":
+        told.append((_command(home, "status", run), "shows this again"))
+    if facts["sample"]:
+        told.append((_command(home, "replay", *facts["sample"]), "runs one unit's function here, with the rows it had (--pdb: under the debugger)"))
     return told
 
 

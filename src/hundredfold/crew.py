@@ -289,7 +289,7 @@ def start_method() -> str:
 
 def _packed(kit: Kit) -> bytes:
     try:
-        return cloudpickle.dumps(kit)
+        return bytes(cloudpickle.dumps(kit))
     except Exception as error:  # noqa: BLE001  # whatever the user's objects raise is told
         raise CrewError(f"the job cannot be sent to a worker process: {type(error).__name__}: {error}", hint="a connection, a lock or an open file that a function holds: open it inside the function") from error
 
@@ -324,7 +324,7 @@ def child(pipe: Connection, lifeline: Connection, marks: Any, kit: bytes, enviro
     if memory is not None:
         _limit_memory(memory)
     if hasattr(os, "register_at_fork"):  # a fork that the user's code makes must not speak in this child's name
-        os.register_at_fork(after_in_child=lambda: (pipe.close(), lifeline.close()))
+        os.register_at_fork(after_in_child=pipe.close)
     from .desk import Desk
 
     try:

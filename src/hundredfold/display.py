@@ -154,7 +154,7 @@ def _show_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name, value in rows[0].items():
-        table.add_column(escape(name.replace("_", " ")), justify="right" if isinstance(value, int | float) else "left")
+        table.add_column(escape(name.replace("_", " ")), justify="right" if isinstance(value, int | float) else "left", no_wrap=not isinstance(value, str))
     for row in rows:
         table.add_row(*(_cell(v) for v in row.values()))
     result.print(table)
@@ -176,7 +176,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return f"{value:,.2f}"
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.2f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else escape(str(value))
 
 

@@ -39,7 +39,17 @@ PRIOR = Model("prior", unit=(), order_by=(*bundles.UNIT, "week"), query="queries
 VOICE_PRIOR = Model("voice_prior", unit=(), order_by=(*voice.UNIT, "week"), query="queries/voice_prior.sql", work=voice.fit_voice_prior)
 LADDER = Model("ladder", unit=("segment", "location"), order_by=("ladder", "rung"), query="queries/ladder.sql", work=bundles.order_ladders)
 
-PRICE_TABLE = Publish("price_table", query="queries/price_table.sql", contract=PriceRow, formats=("csv", "parquet"))
+PRICE_TABLE = Publish(
+    "price_table",
+    query="queries/price_table.sql",
+    contract=PriceRow,
+    formats=("csv", "parquet"),
+    digest={
+        "Prices, and money a week (GHS)": "queries/digest_outcome.sql",
+        "Why each price is what it is": "queries/digest_reasons.sql",
+        "The ten moves with the most money a week (GHS)": "queries/digest_moves.sql",
+    },
+)
 
 job = Job(
     name="tariffs",

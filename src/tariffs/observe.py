@@ -51,12 +51,12 @@ class Learnt:
 
 def observe(rows: Columns, offsets: Ints) -> Observed:
     quantity = np.asarray(rows["quantity"], dtype=np.float64)
-    keep = plausible(quantity, offsets)
+    x = rows["price"] / rows["reference_price"] - 1.0
+    keep = plausible(quantity, x, offsets)
     kept = offsets_of_kept(keep, offsets)
-    x = (rows["price"] / rows["reference_price"] - 1.0)[keep]
     exposure = np.asarray(rows["active_subs"], dtype=np.float64)[keep]
     days = rows["week"][keep].astype("datetime64[D]").astype(np.int64)
-    return Observed(make_panel(kept, quantity[keep], x, exposure), days, np.diff(offsets) - np.diff(kept))
+    return Observed(make_panel(kept, quantity[keep], x[keep], exposure), days, np.diff(offsets) - np.diff(kept))
 
 
 def learn_unit(seen: Observed, prior: Prior, labels: Mapping[str, Labels], season: Labels, min_weeks: Floats) -> Learnt:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tariffs.contracts import TIDY_CODE, TIDY_PRICE
+from tariffs.demand.panel import plausible
 from tariffs.generator import AS_OF, SIZES, Paths, generate
 from tariffs.generator.bundles import bundle_block, places
 from tariffs.generator.dirt import KINDS, soil
@@ -119,6 +120,19 @@ def test_spikes_are_in_the_ledger_and_no_other_row_is_as_large(dirty: tuple[Any,
     [(largest,)] = dirty[0].sql(f"SELECT max(units::INT) FROM sales WHERE {spike.format('NOT IN')}").fetchall()
     assert count == 28
     assert largest < 1000 <= least
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_the_estimator_sets_aside_every_spike_and_nothing_else(block: int) -> None:
+    sales = bundle_block(SEED, SIZES["medium"], block).sales
+    _, ledger = soil(sales, SEED, block)
+    spikes = ledger["row_id"].to_numpy()[np.array(ledger["kind"].to_pylist()) == "spike"]
+    units = sales["units"].to_numpy().astype(float)
+    spoilt = np.isin(sales["row_id"].to_numpy(), spikes)
+    x = sales["price"].to_numpy() / sales["list_price"].to_numpy() - 1
+    offsets = np.arange(0, len(units) + 1, SIZES["medium"].weeks)
+    kept = plausible(np.where(spoilt, 100 * units + 1000, units), x, offsets)
+    assert np.array_equal(~kept, spoilt)
 
 
 def test_every_kind_has_a_policy_and_the_repairs_bring_the_clean_values_back(dirty: tuple[Any, Paths]) -> None:

@@ -53,6 +53,11 @@ def test_shrinkage_beats_the_prior_alone_and_the_prior_beats_one_elasticity_for_
     assert rmse(medium.bundle_prices["beta"] - true) < rmse(medium.prior.mean(labels) - true) < rmse(pooled - true)
 
 
+def test_no_true_week_is_taken_for_a_spike(medium: Any) -> None:
+    assert medium.bundle_prices["set_aside_n"].sum() == 0
+    assert medium.voice_prices["set_aside_n"].sum() == 0
+
+
 def test_the_season_is_recovered(medium: Any) -> None:
     true = truth(medium, "bundle_season", "scope, week")["gamma"]
     assert rmse(medium.prior.gamma - true) < 0.02

@@ -103,21 +103,28 @@ def test_a_unit_does_not_depend_on_its_batch() -> None:
 
 
 def test_a_load_that_counted_a_hundredfold_is_set_aside_and_nothing_else() -> None:
-    y, _, _ = some_unit(3)
+    y, x, _ = some_unit(3)
     spoilt = y.copy()
     spoilt[[4, 20]] = 100 * y[[4, 20]] + 1000
     offsets = np.array([0, len(y), 2 * len(y)])
-    keep = plausible(np.concatenate([spoilt, y]), offsets)
+    keep = plausible(np.concatenate([spoilt, y]), np.tile(x, 2), offsets)
     assert np.flatnonzero(~keep).tolist() == [4, 20]
     assert offsets_of_kept(keep, offsets).tolist() == [0, len(y) - 2, 2 * len(y) - 2]
 
 
 def test_a_good_week_of_a_small_unit_is_no_spike() -> None:
-    assert plausible(np.array([0.0, 1.0, 0.0, 14.0]), np.array([0, 4])).all()
+    assert plausible(np.array([0.0, 1.0, 0.0, 14.0]), np.zeros(4), np.array([0, 4])).all()
+
+
+def test_a_week_of_deep_discount_is_no_spike() -> None:
+    """Ninety points off, where a minute's price answers as e^(-2.5 x): nine times the minutes, and all of them true."""
+    x = np.array([0.0, 0.0, 0.0, 0.0, -0.9])
+    assert plausible(4000 * np.exp(-2.5 * x), x, np.array([0, 5])).all()
 
 
 @given(st.lists(st.lists(st.integers(0, 100_000), min_size=1, max_size=6), min_size=1, max_size=6))
 def test_no_unit_loses_all_its_weeks(quantities: list[list[int]]) -> None:
     offsets = np.concatenate([[0], np.cumsum([len(q) for q in quantities])])
-    keep = plausible(np.array([float(v) for q in quantities for v in q]), offsets)
+    flat = np.array([float(v) for q in quantities for v in q])
+    keep = plausible(flat, np.zeros_like(flat), offsets)
     assert np.all(np.add.reduceat(keep.astype(int), offsets[:-1]) > 0)

@@ -50,6 +50,8 @@ class Home:
         except Timeout:
             raise RunBusy(f"run {run} is being driven by {_owner(folder)}", hint=f"watch it with: hundredfold status {run}   or stop it with: hundredfold cancel {run}") from None
         try:
+            for half in folder.rglob(f"{HALF}*"):  # what a driver that was killed had begun to write
+                half.unlink(missing_ok=True)
             (folder / "driver.txt").write_text(f"process {os.getpid()} of {_user()}")
             yield
         finally:

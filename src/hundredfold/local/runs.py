@@ -449,6 +449,15 @@ def reasons(run: Run, most: int = 3) -> list[dict[str, Any]]:
     return [{"model": m, "units": n, "first": first, "reason": f"{error}: {text}"} for (m, error, text), (n, first) in ranked]
 
 
+def sample_unit(run: Run) -> tuple[str, str] | None:
+    """A model of several units, and the key of its first: something to replay."""
+    for name in reversed(run._collected()):
+        units = UnitList.read(run.layout, name, run.home.store)
+        if units.keys.num_columns:
+            return name, key_text(units.key(0))
+    return None
+
+
 def summary(run: Run) -> dict[str, Any]:
     """A run in words that a program can read."""
     record = run.record
@@ -457,7 +466,7 @@ def summary(run: Run) -> dict[str, Any]:
         "run": record.id, "job": record.job, "state": record.state.value, "step": record.step, "reason": record.reason,
         "created": record.created, "updated": record.updated, "as_of": record.options.get("as_of"),
         "sources": record.counts.get("sources", {}), "models": record.counts.get("models", {}),
-        "reasons": reasons(run), "release": json.loads(json.dumps({"version": release.version, "rows": dict(release.rows), "files": [str(run.home.store.path(k)) for k in release.files], "digest": release.digest})) if release else None,
+        "reasons": reasons(run), "sample": sample_unit(run), "release": json.loads(json.dumps({"version": release.version, "parent": release.parent, "rows": dict(release.rows), "files": [str(run.home.store.path(k)) for k in release.files], "digest": release.digest})) if release else None,
         "folder": str(run.folder), "driven": run.home.driven(record.id),
     }  # fmt: skip
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from decimal import Decimal
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -140,9 +141,15 @@ def _digest(output: Publish, select: str, job: Job, warehouse: Publishing) -> di
         return {}
     warehouse.define(output.name, select)
     try:
-        return {title: warehouse.query(text_of(query, job.folder)).to_pylist() for title, query in output.digest.items()}
+        return {title: _plain(warehouse.query(text_of(query, job.folder))) for title, query in output.digest.items()}
     except QueryError as error:
         raise QueryError(f"a digest of {output.name} cannot run: {error.message}", hint=error.hint) from error
+
+
+def _plain(table: pa.Table) -> list[dict[str, Any]]:
+    """Rows for JSON and for people: a sum that SQL made a decimal is a plain number."""
+    rows = table.to_pylist()
+    return [{k: (int(v) if v == int(v) else float(v)) if isinstance(v, Decimal) else v for k, v in row.items()} for row in rows]
 
 
 def _checked(output: Publish, job: Job, warehouse: Publishing) -> str:

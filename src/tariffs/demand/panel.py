@@ -12,8 +12,8 @@ import numpy as np
 
 from tariffs.rows import Bools, Floats, Ints
 
-SPIKE_RATIO = 10.0
-SPIKE_SLACK = 500.0
+SPIKE_RATIO, SPIKE_SLACK = 5.0, 200.0
+STEEPEST_ANSWER = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +64,19 @@ def tally(group: Ints, values: Floats, groups: int) -> Floats:
     return np.asarray(np.bincount(group, values, groups), dtype=np.float64)
 
 
-def plausible(quantity: Floats, offsets: Ints) -> Bools:
-    """False for the rows to set aside: a quantity beyond ten times the mean of the unit's other weeks, plus 500.
+def plausible(quantity: Floats, x: Floats, offsets: Ints) -> Bools:
+    """False for the rows to set aside: what is left of a quantity after an answer to price as steep as e^(-3 x) is more
+    than five times the mean of the unit's other weeks, plus 200.
 
-    No price, season or payday moves a week that far; a load that counted twice, or a slipped decimal point, does.  Never every row
-    of a unit, and never the only one.  Shape (rows,).
+    No price, season or payday moves a week that far; a load that counted twice, or a slipped decimal point, does.  Never
+    every row of a unit, and never the only one.  Shape (rows,).
     """
-    sizes = np.diff(offsets)
-    total = np.add.reduceat(quantity, offsets[:-1])
-    others = (np.repeat(total, sizes) - quantity) / np.repeat(np.maximum(sizes - 1, 1), sizes)
-    return np.asarray((quantity <= SPIKE_RATIO * others + SPIKE_SLACK) | (np.repeat(sizes, sizes) == 1))
+    starts, sizes = offsets[:-1], np.diff(offsets)
+    weeks = np.repeat(sizes, sizes)
+    others = (np.repeat(np.add.reduceat(quantity, starts), sizes) - quantity) / np.maximum(weeks - 1, 1)
+    cheaper = np.maximum(np.repeat(np.add.reduceat(x, starts) / sizes, sizes) - x, 0.0)
+    unexplained = quantity * np.exp(-STEEPEST_ANSWER * cheaper)
+    return np.asarray((unexplained <= SPIKE_RATIO * others + SPIKE_SLACK) | (weeks == 1))
 
 
 def offsets_of_kept(keep: Bools, offsets: Ints) -> Ints:

@@ -1,0 +1,18 @@
+"""The demo: which job, as of when, and how its data is made. Found by the command line through an entry point."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tariffs import generator
+
+JOB = "tariffs.job:job"
+AS_OF = generator.AS_OF.isoformat()
+SIZES = tuple(generator.SIZES)
+
+
+def make(size: str, folder: Path) -> Mapping[str, Path]:
+    """Make an operator's tables of that size, with their usual dirt, in a folder; the file or folder of each source."""
+    made = generator.generate(size, folder)
+    return {name: files[0] if len(files) == 1 else files[0].parent for name, files in made.sources.items()}

@@ -1,0 +1,5 @@
+-- Why each price is what it is.
+SELECT kind AS line, reason_code AS reason, count(*) AS prices, sum(expected_revenue_delta) AS expected_change
+FROM price_table
+GROUP BY kind, reason_code
+ORDER BY kind, count(*) DESC, reason_code

@@ -1,0 +1,147 @@
+"""A run without processes: every step on its real doors, and the user's function called in this process.
+
+Real DuckDB, real files; what a worker would hand over is committed here as the floor commits it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hundredfold import Job, Model, Source
+from hundredfold.crew import Kit
+from hundredfold.desk import Desk
+from hundredfold.job import Layout, Message
+from hundredfold.local.files import FileStore
+from hundredfold.local.warehouse import DuckWarehouse
+from hundredfold.manifest import Manifest
+from hundredfold.steps.collect import Collected, collect, failures
+from hundredfold.steps.enqueue import plan_round
+from hundredfold.steps.prepare import prepare
+from hundredfold.steps.publish import Release, publish
+from hundredfold.steps.validate import Verdict, validate
+from hundredfold.steps.work import halves
+
+AS_OF = "2026-01-01 00:00:00"
+Cut = Callable[[Message], Sequence[Message]]
+
+
+def whole(message: Message) -> Sequence[Message]:
+    """A message is done in one piece."""
+    return [message]
+
+
+class Bench:
+    """One store and one warehouse for many small runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = FileStore(folder / "home")
+        self.warehouse = DuckWarehouse(self.store, folder / "scratch", memory=2**28, threads=1)
+        self.numbers = count()
+
+    def start(self, job: Job, **places: Any) -> Piece:
+        """A new run of a job, of which nothing is done yet."""
+        return Piece(self, job, places, Layout(f"r{next(self.numbers)}"))
+
+    def source(self, source: Source, place: Any) -> Piece:
+        """A run with this source alone and a model that nobody asks for."""
+        model = Model("rest", unit=(), work=lambda rows: {"n": rows.rows})
+        return self.start(Job("check", sources=[source], models=[model]), **{source.name: place})
+
+    def results(self, model: Model, rows: Any, *, parts: int = 1, cut: Cut = whole) -> pa.Table:
+        """The result of one model over one table named `rows_in`."""
+        piece = self.start(Job("one", sources=[Source("rows_in")], models=[model]), rows_in=rows)
+        piece.validate()
+        piece.model(model.name, parts=parts, cut=cut)
+        return piece.results(model.name)
+
+    def close(self) -> None:
+        self.warehouse.close()
+
+
+class Piece:
+    """One run on the bench, a step at a time."""
+
+    def __init__(self, bench: Bench, job: Job, places: Mapping[str, Any], layout: Layout) -> None:
+        self.bench, self.job, self.places, self.layout = bench, job, places, layout
+        self.store, self.warehouse = bench.store, bench.warehouse
+        self.collected: dict[str, Collected] = {}
+
+    def validate(self) -> list[Verdict]:
+        places = {name: str(place) if isinstance(place, Path) else place for name, place in self.places.items()}
+        return validate(self.job, places, AS_OF, self.layout, self.warehouse, self.store)
+
+    def rejects(self, source: str) -> list[dict[str, Any]]:
+        return self._read(self.layout.rejects(source)).to_pylist()
+
+    def accepted(self, source: str) -> list[dict[str, Any]]:
+        return self.warehouse.query(f"SELECT * FROM {source}").to_pylist()
+
+    def prepare(self, model: str, *, parts: int = 1, batch_bytes: int = 2**26) -> Manifest:
+        """About 12 batches for each of `parts`."""
+        return prepare(
+            self.job.model(model), self.job, self.layout, self.warehouse, self.store, workers=parts, batch_bytes=batch_bytes
+        )
+
+    def work(self, model: str, *, cut: Cut = whole, round_: int = 1) -> None:
+        """Every message of the round, each in the pieces that `cut` makes of it."""
+        manifest = Manifest.read(self.layout, model, self.store)
+        said: list[tuple[Any, ...]] = []
+        desk = Desk(Kit(self.job, self.layout, self.store), [0, 0], said.append)
+        for message in plan_round(manifest, self.layout, round_, self.store)[0]:
+            todo = list(cut(message))
+            while todo:
+                doing = todo.pop(0)
+                desk.do(doing)
+                for kind, *facts in said:
+                    if kind == "chunk":
+                        first, last, results, accounts = facts
+                        self._commit(doing.part(first, last), results, accounts)
+                    elif kind == "split":
+                        todo[:0] = halves(doing.part(facts[0], doing.last))
+                said.clear()
+
+    def collect(self, model: str, round_: int = 1) -> Collected:
+        manifest = Manifest.read(self.layout, model, self.store)
+        collected = collect(self.job.model(model), manifest, self.layout, round_, self.warehouse, self.store)
+        self.warehouse.define(model, f"SELECT * FROM {self.warehouse.object(self.layout.results(model))}")
+        self.collected[model] = collected
+        return collected
+
+    def model(self, model: str, *, parts: int = 1, batch_bytes: int = 2**26, cut: Cut = whole) -> Collected:
+        """One model from its query to its result."""
+        self.prepare(model, parts=parts, batch_bytes=batch_bytes)
+        self.work(model, cut=cut)
+        return self.collect(model)
+
+    def all(self, **how: Any) -> Piece:
+        """Validate, and every model."""
+        self.validate()
+        for model in self.job.models:
+            self.model(model.name, **how)
+        return self
+
+    def publish(self, round_: int = 1) -> Release | None:
+        return publish(self.job, self.layout, round_, AS_OF, self.warehouse, self.store)
+
+    def results(self, model: str) -> pa.Table:
+        return self._read(self.layout.results(model))
+
+    def result_bytes(self, model: str) -> bytes:
+        return self.store.get(self.layout.results(model)).to_pybytes()
+
+    def failures(self, model: str) -> list[dict[str, Any]]:
+        return list(failures(self.layout, model, self.store))
+
+    def _commit(self, message: Message, results: bytes, accounts: bytes) -> None:
+        if results:
+            self.store.put(self.layout.outcome(message, "results"), results)
+        self.store.put(self.layout.outcome(message, "ledger"), accounts)
+
+    def _read(self, key: str) -> pa.Table:
+        return pq.ParquetFile(pa.BufferReader(self.store.get(key))).read()

@@ -1,0 +1,318 @@
+"""Kill a driver, its workers or both at random moments of every stage, go on, and compare the bytes with an undisturbed run.
+
+    python -m tests.faults.drill --kills 50 --seed 7
+
+A line for each kill: the stage it was aimed at, where it struck, who was killed, how long the processes that lost their driver
+lived on, and how it went on.  The last line is the sum; the exit code is 0 if every run ended with the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+from annotated_types import Gt
+
+import hundredfold
+from hundredfold import Job, Model, Publish, Source
+from hundredfold.errors import HomeError
+from hundredfold.local.ledger import SqliteLedger
+from hundredfold.pipeline import stages
+
+ROOT = Path(__file__).parents[2]
+SHOPS, PRODUCTS, WEEKS = 40, 15, 4  # 600 units of four rows
+RUN = "drill"
+MARK = "HUNDREDFOLD_DRILL"  # an environment variable that all processes of one driver inherit
+PATIENCE = 60.0
+WHO = ("driver", "driver", "driver", "worker", "driver and worker", "server")
+
+
+@dataclass
+class Sale:
+    shop: int
+    product: str
+    week: int
+    price: Annotated[float, Gt(0)]
+    units: int
+
+
+def level(rows):
+    """How much is sold of a product over all shops; slow enough to be met at work."""
+    time.sleep(0.02)
+    return {"mean": float(rows["units"].mean()), "sum": float((rows["units"] * rows["price"]).sum())}
+
+
+def price(rows, level):
+    time.sleep(0.003)
+    share = float((rows["units"] * rows["price"]).sum()) / level["sum"]
+    return {"price": float(rows["price"].mean()) * (1 + share), "sold": int(rows["units"].sum()), "over": level["mean"]}
+
+
+JOB = Job(
+    "drill",
+    sources=[Source("sales", Sale, unique=("shop", "product", "week"))],
+    models=[
+        Model("level", unit=("product",), order_by=("week",), work=level),
+        Model("price", unit=("shop", "product"), order_by=("week",), query="SELECT * FROM sales", work=price),
+    ],
+    publish=Publish(
+        "prices", "SELECT p.*, r.table_version FROM price AS p CROSS JOIN run AS r ORDER BY shop, product", formats=("csv", "parquet")
+    ),
+)
+
+
+def write_sales(path: Path) -> None:
+    lines = ["shop,product,week,price,units"]
+    for shop in range(SHOPS):
+        for product in range(PRODUCTS):
+            lines += [f"{shop},p{product},{week},{1 + (shop * product + week) % 97 / 7:.3f},{(shop + 3 * week) % 11 + 1}" for week in range(WEEKS)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def drive(home: Path) -> None:
+    """What the driver's process does: go on with the run, or begin it."""
+    try:
+        hundredfold.resume(RUN, home=home, job=JOB)
+    except HomeError:  # killed before there was a home, or a run in it
+        place = str(home.parent / "sales.csv")
+        hundredfold.run(JOB, {"sales": place}, home=home, run_id=RUN, workers=2, memory="1GB", as_of="2026-01-01")
+
+
+@dataclass
+class Driver:
+    """A driver in a process of its own, and all that it starts."""
+
+    home: Path
+    process: subprocess.Popen[bytes] = field(init=False)
+    token: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.token = f"{os.getpid()}-{random.getrandbits(48):x}"
+        environment = {**os.environ, MARK: self.token, "PYTHONWARNINGS": "error"}
+        with (self.home.parent / "words.txt").open("ab") as words:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.faults.drill", "--drive", str(self.home)], cwd=ROOT, env=environment, stdout=words, stderr=words
+            )
+
+    def family(self) -> list[psutil.Process]:
+        """Every process that the driver started and that is alive, the driver itself left out."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                alive = process.status() != psutil.STATUS_ZOMBIE
+                if alive and process.pid != self.process.pid and process.environ().get(MARK) == self.token:
+                    found.append(process)
+        return found
+
+    def server(self) -> psutil.Process | None:
+        """The process that forks the workers: the driver's child that has children, or is about to."""
+        for process in self.family():
+            with suppress(psutil.Error):
+                if process.ppid() == self.process.pid and "forkserver" in " ".join(process.cmdline()):
+                    return process
+        return None
+
+    def workers(self) -> list[psutil.Process]:
+        server = self.server()
+        with suppress(psutil.Error):
+            return server.children() if server else []
+        return []
+
+    def kill(self, who: str, chance: random.Random) -> bool:
+        """Whether there was somebody to kill."""
+        struck = False
+        if "worker" in who and (workers := self.workers()):
+            with suppress(psutil.Error):
+                chance.choice(workers).kill()
+                struck = True
+        if who == "server" and (server := self.server()):
+            with suppress(psutil.Error):
+                server.kill()
+                struck = True
+        if "driver" in who and self.process.poll() is None:
+            self.process.kill()
+            struck = True
+        return struck
+
+    def outlived_by(self, seconds: float = 5.0) -> float | None:
+        """The driver is gone: how long its processes lived on; None if some are still there after `seconds`."""
+        began = time.monotonic()
+        while self.family():
+            if time.monotonic() - began > seconds:
+                return None
+            time.sleep(0.005)
+        return time.monotonic() - began
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for process in self.family():
+            with suppress(psutil.Error):
+                process.kill()
+
+
+def step_of(home: Path) -> str:
+    """Where the ledger says that the run is; "" before there is one."""
+    path = home / "ledger.sqlite"
+    if not path.exists():
+        return ""
+    try:
+        return SqliteLedger(path).read(RUN).step
+    except hundredfold.HundredfoldError:
+        return ""
+
+
+def watch(driver: Driver) -> Iterator[str]:
+    """The run's step, again and again, until the driver has ended."""
+    end = time.monotonic() + PATIENCE
+    while driver.process.poll() is None:
+        yield step_of(driver.home)
+        if time.monotonic() > end:
+            raise TimeoutError(f"the driver did not end within {PATIENCE:g} s")
+        time.sleep(0.001)
+
+
+def answer(home: Path) -> dict[str, bytes]:
+    """All that a run leaves for others to read, by its place in the home. What is timed is left out."""
+    found = [*home.glob(f"runs/{RUN}/models/*/results.parquet"), *home.glob("releases/**/*")]
+    return {str(path.relative_to(home)): path.read_bytes() for path in sorted(found) if path.is_file()}
+
+
+def undisturbed(folder: Path) -> tuple[dict[str, bytes], dict[str, float]]:
+    """The answer of a run that nobody kills, and how long each of its steps took."""
+    write_sales(folder / "sales.csv")
+    began: dict[str, float] = {}
+    with closing(Driver(folder / "home")) as driver:
+        for step in watch(driver):
+            began.setdefault(step, time.monotonic())
+        if driver.process.returncode:
+            raise RuntimeError((folder / "words.txt").read_text())
+    moments = [*began.values(), time.monotonic()]
+    return answer(folder / "home"), dict(zip(began, (b - a for a, b in zip(moments, moments[1:], strict=False)), strict=True))
+
+
+@dataclass
+class Drill:
+    """Kills, one after the other, and what they showed."""
+
+    folder: Path
+    chance: random.Random
+    wanted: dict[str, bytes]
+    seconds: dict[str, float]
+    struck: Counter[str] = field(default_factory=Counter)
+    killed: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+    longest: float = 0.0
+
+    def run(self, kills: int) -> None:
+        """So many kills, each aimed at the next stage, one to three of them on one run."""
+        aims = ["", *map(str, stages(JOB))]
+        number = 0
+        while self.killed.total() < kills:
+            number += 1
+            folder = self.folder / f"{number:03d}"
+            folder.mkdir()
+            write_sales(folder / "sales.csv")
+            for _ in range(min(self.chance.choice((1, 1, 2, 3)), kills - self.killed.total())):
+                self.one(folder, aims[self.killed.total() % len(aims)])
+            self.finish(folder)
+
+    def one(self, folder: Path, aim: str) -> None:
+        """One kill on the run of this folder."""
+        who = self.chance.choice(WHO) if aim.startswith(("work", "prepare", "enqueue", "collect")) else "driver"
+        with closing(Driver(folder / "home")) as driver:
+            delay = self.chance.random() * self.seconds.get(aim, 0.3)
+            for step in watch(driver):
+                if step == aim or step == "done":
+                    time.sleep(delay)
+                    break
+            where = step_of(driver.home) or "before the run"
+            if not driver.kill(who, self.chance):
+                who = "nobody: it had ended"
+            ended = self._end_of(driver, who)
+        self.killed[who] += 1
+        self.struck[where] += 1
+        print(f"{self.killed.total():3}  aimed at {aim or 'the start':14} struck {where:14} killed {who:20} {ended}", flush=True)
+
+    def _end_of(self, driver: Driver, who: str) -> str:
+        """What became of the driver's processes; of itself too, where only a worker was killed."""
+        if "driver" not in who:
+            try:
+                code = driver.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                self.faults.append(f"a driver hung after its {who} was killed")
+                return "hung"
+            return "went on by itself" if code == 0 else f"stopped with exit code {code}, to be resumed"
+        driver.process.wait()
+        after = driver.outlived_by()
+        if after is None:
+            self.faults.append("processes outlived their driver")
+            return "left orphans"
+        self.longest = max(self.longest, after)
+        return f"no process left after {after * 1000:.0f} ms"
+
+    def finish(self, folder: Path) -> None:
+        """Go on until the run is done, and look at what it left."""
+        home = folder / "home"
+        if step_of(home) != "done":
+            with closing(Driver(home)) as driver:
+                if driver.process.wait(PATIENCE):
+                    self.faults.append(f"{folder.name} was not resumed: {(folder / 'words.txt').read_text()[-1500:]}")
+                    return
+        found = answer(home)
+        if found != self.wanted:
+            differ = sorted(key for key in found.keys() | self.wanted.keys() if found.get(key) != self.wanted.get(key))
+            self.faults.append(f"{folder.name} ended with other bytes in {', '.join(differ)}")
+        left = [str(path.relative_to(home)) for path in [*home.rglob(".~*"), *home.glob("scratch/*")]]
+        if left:
+            self.faults.append(f"{folder.name} left behind {', '.join(left)}")
+
+
+def drill(folder: Path, kills: int, seed: int) -> Drill:
+    """An undisturbed run, and then so many kills."""
+    calm = folder / "undisturbed"
+    calm.mkdir()
+    done = Drill(folder, random.Random(seed), *undisturbed(calm))
+    done.run(kills)
+    return done
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--drive", type=Path, help=argparse.SUPPRESS)
+    words = parser.parse_args()
+    if words.drive:
+        from tests.faults import drill as again  # by its own name, so that workers import what they are to do
+
+        again.drive(words.drive)
+        return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.monotonic()
+        done = drill(Path(folder), words.kills, words.seed)
+    for fault in done.faults:
+        print(fault)
+    places = ", ".join(f"{place} {count}" for place, count in sorted(done.struck.items()))
+    killed = ", ".join(f"{who} {count}" for who, count in sorted(done.killed.items()))
+    print(f"{done.killed.total()} kills in {time.monotonic() - began:.0f} s ({killed}); struck at: {places}")
+    print(f"{len(done.faults)} faults; the slowest process outlived its driver by {done.longest * 1000:.0f} ms; {len(done.wanted)} files compared")
+    return 1 if done.faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

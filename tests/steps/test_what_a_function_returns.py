@@ -1,0 +1,393 @@
+"""Whatever a function returns becomes rows, or a failure of that unit that says what was wanted."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pydantic
+import pytest
+from annotated_types import Ge, Gt, MaxLen
+from bench import Bench, Piece
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hundredfold import Job, Model, Source, Unit, Units
+from hundredfold.job import Message
+
+UTC = dt.UTC
+
+
+def run(bench: Bench, values: list[Any], *, returns: type | None = None, parts: int = 1, single: bool = False) -> Piece:
+    """A run in which unit i returns values[i] (or raises it)."""
+
+    def work(rows: Unit) -> Any:
+        value = values[int(rows["u"][0])]
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    job = Job("one", sources=[Source("rows_in")], models=[Model("m", unit=("u",), work=work, returns=returns)])
+    cut = (lambda m: [Message(m.run, m.model, m.batch, u, u) for u in range(m.first, m.last + 1)]) if single else (lambda m: [m])
+    return bench.start(job, rows_in=pa.table({"u": list(range(len(values)))})).all(parts=parts, cut=cut)
+
+
+def rows_of(piece: Piece) -> list[dict[str, Any]]:
+    return piece.results("m").to_pylist()
+
+
+def why(piece: Piece) -> dict[int, str]:
+    return {row["u"]: row["message"] for row in piece.failures("m")}
+
+
+@dataclass
+class Price:
+    price: float
+    label: str | None = None
+
+
+class Named(NamedTuple):
+    price: float
+    label: str | None
+
+
+class Typed(TypedDict):
+    price: float
+    label: str | None
+
+
+class Pydantic(pydantic.BaseModel):
+    price: float
+    label: str | None
+
+
+ONE = [
+    {"price": 1.5, "label": "x"},
+    Price(1.5, "x"),
+    Named(1.5, "x"),
+    Typed(price=1.5, label="x"),
+    Pydantic(price=1.5, label="x"),
+    [Price(1.5, "x")],
+    ({"price": 1.5, "label": "x"},),
+    pd.DataFrame({"price": [1.5], "label": ["x"]}),
+    pl.DataFrame({"price": [1.5], "label": ["x"]}),
+    pa.table({"price": [1.5], "label": ["x"]}),
+    pa.record_batch({"price": [1.5], "label": ["x"]}),
+    {"price": np.array([1.5]), "label": np.array(["x"])},
+    {"price": np.float32(1.5), "label": np.str_("x")},
+    {"label": "x", "price": np.array(1.5)},
+]
+
+
+@pytest.mark.parametrize("value", ONE, ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize("returns", [None, Price, Named, Typed, Pydantic], ids=lambda r: r.__name__ if r else "free")
+def test_a_row_may_come_in_any_shape(bench: Bench, value: Any, returns: type | None) -> None:
+    piece = run(bench, [value, value], returns=returns)
+    assert why(piece) == {}
+    assert rows_of(piece) == [{"u": u, "price": 1.5, "label": "x"} for u in range(2)]
+
+
+def test_shapes_may_change_from_unit_to_unit(bench: Bench) -> None:
+    assert [row["price"] for row in rows_of(run(bench, ONE))] == [1.5] * len(ONE)
+
+
+def test_several_rows_keep_the_order_in_which_they_were_returned(bench: Bench) -> None:
+    values = [[{"a": 1, "b": "x"}, {"b": "y", "a": 2}, {"a": 3, "b": "z"}], [], pd.DataFrame({"a": [7, 6], "b": ["q", "p"]})]
+    assert [(row["u"], row["a"], row["b"]) for row in rows_of(run(bench, values))] == [(0, 1, "x"), (0, 2, "y"), (0, 3, "z"), (2, 7, "q"), (2, 6, "p")]
+
+
+def test_a_unit_may_return_no_row(bench: Bench) -> None:
+    piece = run(bench, [[], {"a": 1}, {"a": np.array([], np.int64)}, pd.DataFrame({"a": []})])
+    assert (rows_of(piece), piece.collected["m"].ok) == ([{"u": 1, "a": 1}], 4)
+
+
+def test_all_units_may_return_no_row(bench: Bench) -> None:
+    piece = run(bench, [[], []])
+    assert (rows_of(piece), piece.results("m").column_names, piece.collected["m"].ok) == ([], ["u"], 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "returned None; wanted a dict, dataclass"),
+        (3.5, "returned float '3.5'; wanted a dict, dataclass"),
+        ("text", "returned str 'text'; wanted"),
+        (np.zeros(2), "returned ndarray"),
+        ([1, 2], "returned int '1'; wanted"),
+        ([{"a": 1}, None], "returned None; wanted"),
+        ({}, "without a column"),
+        ({1: 2}, "returned columns [1]; wanted names"),
+        (pd.Series({"a": 1}), "pandas Series"),
+        ({"a": object()}, "a"),
+        ({"a": {1, 2}}, "a"),
+        ({"a": 2**70}, "a"),
+        ({"a": "\ud800"}, "a"),
+        ({"a": [1, "x"]}, "a"),
+        (Price, "wanted a dict, dataclass"),
+        ({"a": 1, "u": 99}, "returned u = 99, but the unit's key is 1"),
+        ([{"a": 1}, {"b": 1}], "returned other columns than"),
+        ([{"a": 1}, {"a": "x"}], "returned as a what no column can hold"),
+        (ZeroDivisionError("by hand"), "by hand"),
+    ],
+)
+def test_what_is_no_row_fails_that_unit_alone_and_is_told(bench: Bench, value: Any, words: str) -> None:
+    for single in (False, True):
+        piece = run(bench, [{"a": 1}, value, {"a": 3}], single=single)
+        assert [row["a"] for row in rows_of(piece)] == [1, 3]
+        assert list(why(piece)) == [1]
+        assert words in why(piece)[1]
+
+
+def test_key_columns_in_a_result_are_left_out_where_they_are_right(bench: Bench) -> None:
+    assert rows_of(run(bench, [{"u": 0, "a": 1}, {"a": 2, "u": np.int64(1)}])) == [{"u": 0, "a": 1}, {"u": 1, "a": 2}]
+
+
+def test_a_null_key_returned_as_the_nan_that_stood_for_it_is_right(bench: Bench) -> None:
+    model = Model("m", unit=("u",), work=lambda rows: {"u": rows["u"][0], "a": 1})
+    assert bench.results(model, pa.table({"u": [1, None, 2]})).to_pylist() == [{"u": 1, "a": 1}, {"u": 2, "a": 1}, {"u": None, "a": 1}]
+
+
+# --- without a contract: all units together say what type a column has --------------------------------------------------
+
+zone = dt.timezone(dt.timedelta(hours=2))
+MIXED: list[tuple[list[Any], list[Any], list[int], pa.DataType]] = [
+    ([None, 1, 2.5], [None, 1.0, 2.5], [], pa.float64()),
+    ([None, None, 3], [None, None, 3], [], pa.int64()),
+    ([1.5, "x", 2.5], [1.5, 2.5], [1], pa.float64()),
+    ([None, "x", 2.5, 1.5], [None, 2.5, 1.5], [1], pa.float64()),
+    ([0.5, 2**60 + 1, 2**53, 1], [0.5, 2.0**53, 1.0], [1], pa.float64()),
+    ([True, 1, 0], [1, 0], [0], pa.int64()),
+    ([True, 1.5, 2.5], [1.5, 2.5], [0], pa.float64()),
+    (["a", b"b", "c"], ["a", "c"], [1], pa.string()),
+    ([Decimal("1.5"), Decimal("10.25"), 2], [Decimal("1.50"), Decimal("10.25")], [2], pa.decimal128(4, 2)),
+    ([dt.date(2020, 1, 1), dt.datetime(2020, 1, 1, 5), dt.date(2020, 1, 2)], [dt.date(2020, 1, 1), dt.date(2020, 1, 2)], [1], pa.date32()),
+    ([dt.datetime(2020, 1, 1), dt.datetime(2020, 1, 1, tzinfo=UTC), dt.datetime(2020, 1, 2)], [dt.datetime(2020, 1, 1), dt.datetime(2020, 1, 2)], [1], pa.timestamp("us")),
+    ([dt.datetime(2020, 1, 1, 2, tzinfo=zone), dt.datetime(2020, 1, 1, tzinfo=UTC)], [dt.datetime(2020, 1, 1, tzinfo=UTC)] * 2, [], pa.timestamp("us", "UTC")),
+    ([[], [1], [2.5], None], [[], [1.0], [2.5], None], [], pa.list_(pa.float64())),
+    ([[1], ["a"], [2]], [[1], [2]], [1], pa.list_(pa.int64())),
+    ([[[1.5]], [[], [2]], np.ones((1, 2))], [[[1.5]], [[], [2.0]], [[1.0, 1.0]]], [], pa.list_(pa.list_(pa.float64()))),
+    ([{"k": 1}, {"k": 2.5}, {"l": "x"}], [{"k": 1.0, "l": None}, {"k": 2.5, "l": None}, {"k": None, "l": "x"}], [], pa.struct([("k", pa.float64()), ("l", pa.string())])),
+    ([np.datetime64("2020-01-01"), dt.date(2020, 1, 2), np.datetime64("NaT")], [dt.date(2020, 1, 1), dt.date(2020, 1, 2), None], [], pa.date32()),
+    ([pd.Timestamp("2020-01-01 05:00"), pd.NaT, pd.NA], [dt.datetime(2020, 1, 1, 5), None, None], [], pa.timestamp("us")),
+    ([-1, np.uint8(3), np.uint64(2**63)], [-1, 3], [2], pa.int64()),
+    ([None, None], [None, None], [], pa.null()),
+]
+
+
+@pytest.mark.parametrize(("values", "wanted", "failed", "kind"), MIXED, ids=lambda v: None)
+def test_no_unit_decides_the_type_for_the_others(bench: Bench, values: list[Any], wanted: list[Any], failed: list[int], kind: pa.DataType) -> None:
+    for parts, single in ((1, False), (50, False), (1, True)):
+        piece = run(bench, [{"v": value} for value in values], parts=parts, single=single)
+        assert list(why(piece)) == failed, why(piece)
+        table = piece.results("m")
+        assert table.column("v").type == kind
+        assert table.column("v").to_pylist() == wanted
+
+
+def test_a_unit_with_other_columns_than_most_fails_and_the_others_stay(bench: Bench) -> None:
+    piece = run(bench, [{"a": 1}, {"b": 2}, {"a": 3}, {"a": 4, "b": 1}])
+    assert [row["a"] for row in rows_of(piece)] == [1, 3]
+    assert why(piece) == {1: "returned other columns than 2 of 4 units: a missing and b too much", 3: "returned other columns than 2 of 4 units: b too much"}
+
+
+scalars = st.none() | st.integers(-3, 3) | st.floats(allow_nan=False) | st.text(max_size=2) | st.booleans() | st.integers(2**53, 2**65) | st.dates() | st.datetimes() | st.lists(st.integers() | st.floats(), max_size=2)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(values=st.lists(st.lists(st.fixed_dictionaries({"v": scalars}, optional={"w": scalars}), max_size=2), min_size=1, max_size=6))
+def test_which_units_fail_and_the_result_do_not_depend_on_the_packing(bench: Bench, values: list[Any]) -> None:
+    pieces = [run(bench, values, parts=parts, single=single) for parts, single in ((1, False), (50, False), (1, True))]
+    assert len({tuple(why(piece)) for piece in pieces}) == 1
+    assert len({piece.result_bytes("m") for piece in pieces}) == 1
+
+
+# --- with a contract: it says what a row holds ---------------------------------------------------------------------------
+
+
+class Size(enum.Enum):
+    SMALL = "S"
+    LARGE = "L"
+
+
+@dataclass
+class Strict:
+    price: Annotated[float, Gt(0)]
+    size: Size
+    count: int
+    day: dt.date | None = None
+    weights: list[float] | None = None
+    name: Annotated[str, MaxLen(3)] | None = None
+
+
+GOOD: dict[str, Any] = {"price": 1.0, "size": "S", "count": 1, "day": None, "weights": None, "name": None}
+BROKEN = [
+    ({"price": None}, "price is null, and Strict says that it never is"),
+    ({"price": -1.0}, "price must be > 0 (-1.0)"),
+    ({"price": float("nan")}, "price must not be NaN"),
+    ({"price": "1.0"}, "price is '1.0' (str), wanted double"),
+    ({"price": True}, "price is True (bool), wanted double"),
+    ({"size": "M"}, "size must be one of S, L (M)"),
+    ({"count": 1.5}, "count is 1.5 (float), wanted int64"),
+    ({"count": 2**64}, "count is 18446744073709551616 (int), wanted int64"),
+    ({"day": dt.datetime(2020, 1, 1, 5)}, "wanted date32"),
+    ({"day": "2020-01-01"}, "day is '2020-01-01' (str), wanted date32"),
+    ({"weights": [1, "x"]}, "weights is [1, 'x'] (list), wanted list"),
+    ({"weights": "12"}, "weights is '12' (str), wanted list"),
+    ({"name": "long"}, "name must be at most 3 long (long)"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), BROKEN)
+def test_a_row_that_breaks_its_contract_fails_that_unit_and_names_the_column(bench: Bench, change: dict[str, Any], words: str) -> None:
+    piece = run(bench, [GOOD, GOOD | change, GOOD], returns=Strict)
+    assert list(why(piece)) == [1]
+    assert words in why(piece)[1]
+    assert [row["u"] for row in rows_of(piece)] == [0, 2]
+    assert piece.results("m").schema.field("price").type == pa.float64()
+
+
+@pytest.mark.parametrize(("frame", "words"), [({"a": ["1.5"]}, "a is '1.5' (str), wanted double"), ({"a": [None]}, "a is null"), ({"b": [1.0]}, "a missing and b too much"), ({"a": [-1.0]}, "must be >= 0")])
+@pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, pa.table])
+def test_a_table_that_breaks_the_contract_fails_that_unit(bench: Bench, frame: dict[str, Any], words: str, make: Callable[..., Any]) -> None:
+    @dataclass
+    class Row:
+        a: Annotated[float, Ge(0)]
+
+    piece = run(bench, [{"a": 1}, make(frame), make({"a": [2, 3]})], returns=Row)
+    assert list(why(piece)) == [1]
+    assert words in why(piece)[1]
+    assert [row["a"] for row in rows_of(piece)] == [1.0, 2.0, 3.0]
+
+
+def test_missing_and_extra_columns_are_named(bench: Bench) -> None:
+    piece = run(bench, [{"price": 1.0, "lable": "x"}, [Price(1.0), {"nothing": 1}]], returns=Price)
+    assert why(piece)[0] == "returned other columns than Price has: label missing and lable too much"
+    assert "price, label missing" in why(piece)[1]
+    assert rows_of(piece) == []
+
+
+def test_what_loses_nothing_is_taken_for_the_contracts_type(bench: Bench) -> None:
+    @dataclass
+    class Row:
+        whole: int
+        real: float
+        day: dt.date
+        at: dt.datetime
+        amount: Decimal
+        size: Size
+        kind: Literal["x", "y"]
+        weights: np.ndarray
+
+    row = Row(np.float64(2.0), 3, dt.datetime(2020, 1, 1), dt.date(2020, 1, 2), 7, Size.LARGE, "x", np.array([1, 2]))
+    (found,) = rows_of(run(bench, [row], returns=Row))
+    assert found == {"u": 0, "whole": 2, "real": 3.0, "day": dt.date(2020, 1, 1), "at": dt.datetime(2020, 1, 2), "amount": Decimal(7), "size": "L", "kind": "x", "weights": [1.0, 2.0]}
+
+
+def test_a_contract_may_name_the_key_columns(bench: Bench) -> None:
+    @dataclass
+    class Row:
+        u: int
+        a: float
+
+    piece = run(bench, [Row(0, 1.5), Row(5, 1.5), Row(2, 2.5)], returns=Row)
+    assert rows_of(piece) == [{"u": 0, "a": 1.5}, {"u": 2, "a": 2.5}]
+    assert why(piece) == {1: "returned u = 5, but the unit's key is 1"}
+
+
+def returns_list(rows: Unit) -> list[Price]:
+    return [Price(float(rows["u"][0])), Price(-1.0, "x")]
+
+
+def test_a_list_of_rows_in_the_annotation_is_a_contract_too(bench: Bench) -> None:
+    found = bench.results(Model("m", unit=("u",), work=returns_list), pa.table({"u": [3]}))
+    assert found.to_pylist() == [{"u": 3, "price": 3.0, "label": None}, {"u": 3, "price": -1.0, "label": "x"}]
+
+
+def test_a_contract_gives_the_columns_where_no_unit_returned_a_row(bench: Bench) -> None:
+    assert run(bench, [[], ValueError()], returns=Price).results("m").schema == pa.schema([("u", pa.int64()), ("price", pa.float64()), ("label", pa.string())])
+
+
+# --- many units in one call ----------------------------------------------------------------------------------------------
+
+MANY = pa.table({"u": [0, 0, 1, 2], "x": [1.0, 2.0, 3.0, 4.0]})
+UNITS = (3, 2)
+
+
+def many(value: Any) -> Model:
+    return Model("m", unit=("u",), work=lambda rows: value(rows), many=True)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda rows: {"s": np.add.reduceat(rows["x"], rows.offsets[:-1])},
+        lambda rows: [{"s": float(rows["x"][a:b].sum())} for a, b in zip(rows.offsets[:-1], rows.offsets[1:], strict=True)],
+        lambda rows: pd.DataFrame({"s": np.add.reduceat(rows["x"], rows.offsets[:-1])}),
+        lambda rows: {"unit": np.arange(len(rows))[::-1], "s": np.add.reduceat(rows["x"], rows.offsets[:-1])[::-1]},
+        lambda rows: {"u": rows.keys["u"], "s": np.add.reduceat(rows["x"], rows.offsets[:-1])},
+    ],
+)
+def test_one_call_for_many_units_gives_one_row_each(bench: Bench, value: Any) -> None:
+    assert bench.results(many(value), MANY).to_pylist() == [{"u": 0, "s": 3.0}, {"u": 1, "s": 3.0}, {"u": 2, "s": 4.0}]
+
+
+def test_a_matrix_is_one_list_for_each_unit(bench: Bench) -> None:
+    found = bench.results(many(lambda rows: {"w": np.arange(len(rows) * 2.0).reshape(-1, 2)}), MANY)
+    assert found.column("w").to_pylist() == [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]
+
+
+def test_a_column_unit_says_which_rows_are_whose(bench: Bench) -> None:
+    found = bench.results(many(lambda rows: {"unit": np.array([2, 0, 2]), "s": [1, 2, 3], "day": np.array(["2020-01-01"] * 3, "M8[D]")}), MANY)
+    assert [(row["u"], row["s"]) for row in found.to_pylist()] == [(0, 2), (2, 1), (2, 3)]
+    assert found.schema.field("day").type == pa.date32()
+
+
+def spoilt_by_one(rows: Units) -> dict[str, Any]:
+    rows["x"][:] *= 2  # what a failed call leaves must not be seen by the next one
+    if 3.0 in rows["x"] / 2:
+        raise ValueError("three")
+    return {"s": rows["x"].copy()}
+
+
+def test_many_units_are_halved_until_the_bad_one_is_alone(bench: Bench) -> None:
+    job = Job("one", sources=[Source("rows_in")], models=[Model("m", unit=("u",), work=spoilt_by_one, many=True)])
+    piece = bench.start(job, rows_in=pa.table({"u": range(5), "x": [1.0, 2.0, 3.0, 4.0, 5.0]})).all()
+    assert piece.results("m").column("s").to_pylist() == [2.0, 4.0, 8.0, 10.0]
+    assert why(piece) == {2: "three"}
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (lambda rows: {"s": np.zeros(len(rows) + 1)}, "rows for 1 units; wanted one for each"),
+        (lambda rows: {"unit": np.array([len(rows)]), "s": [1]}, "returned rows for unit 1, and the slice has units 0 to 0"),
+        (lambda rows: {"s": np.zeros(len(rows)), "t": [1, 2, 3, 4, 5]}, "columns of different lengths"),
+        (lambda rows: None, "returned None"),
+        (lambda rows: 3.0, "returned float"),
+    ],
+)
+def test_a_wrong_answer_for_many_units_says_what_was_wanted(bench: Bench, value: Any, words: str) -> None:
+    job = Job("one", sources=[Source("rows_in")], models=[many(value)])
+    piece = bench.start(job, rows_in=pa.table({"u": [0], "x": [1.0]})).all()
+    assert words in why(piece)[0]
+
+
+def test_a_failure_has_the_traceback_of_the_users_own_code(bench: Bench) -> None:
+    (failure,) = run(bench, [ZeroDivisionError("by hand")]).failures("m")
+    assert failure["error"] == "ZeroDivisionError"
+    assert "raise value" in failure["traceback"]
+    assert "desk.py" not in failure["traceback"]
+
+
+def test_a_frozen_slotted_dataclass_is_a_row(bench: Bench) -> None:
+    Slotted = dataclasses.make_dataclass("Slotted", [("a", int)], frozen=True, slots=True)
+    assert rows_of(run(bench, [Slotted(4)], returns=Slotted)) == [{"u": 0, "a": 4}]
