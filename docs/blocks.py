@@ -157,7 +157,8 @@ def environment() -> dict[str, str]:
 
 def relative(text: str, folder: Path) -> str:
     """Paths below the folder as a reader who stands in it would write them."""
-    return text.replace(f"{folder.resolve()}/", "").replace(str(folder.resolve()), ".")
+    short = text.replace(f"{folder.resolve()}/", "").replace(str(folder.resolve()), ".")
+    return re.sub(r" +$", "", short, flags=re.MULTILINE)
 
 
 def alike(shown: str, found: str) -> bool:

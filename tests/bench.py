@@ -53,7 +53,7 @@ class Bench:
         model = Model("rest", unit=(), work=lambda rows: {"n": rows.rows})
         return self.start(Job("check", sources=[source], models=[model]), **{source.name: place})
 
-    def results(self, model: Model, rows: Any, *, parts: int = 1, cut: Cut = whole) -> pa.Table:
+    def results(self, model: Model, rows: Any, *, parts: int = 0, cut: Cut = whole) -> pa.Table:
         """The result of one model over one table named `rows_in`."""
         piece = self.start(Job("one", sources=[Source("rows_in")], models=[model]), rows_in=rows)
         piece.validate()
@@ -82,8 +82,8 @@ class Piece:
     def accepted(self, source: str) -> list[dict[str, Any]]:
         return self.warehouse.query(f"SELECT * FROM {source}").to_pylist()
 
-    def prepare(self, model: str, *, parts: int = 1, batch_bytes: int = 2**26) -> Manifest:
-        """About 12 batches for each of `parts`."""
+    def prepare(self, model: str, *, parts: int = 0, batch_bytes: int = 2**26) -> Manifest:
+        """One batch, or about 12 for each of `parts`."""
         return prepare(
             self.job.model(model), self.job, self.layout, self.warehouse, self.store, workers=parts, batch_bytes=batch_bytes
         )
@@ -113,7 +113,7 @@ class Piece:
         self.collected[model] = collected
         return collected
 
-    def model(self, model: str, *, parts: int = 1, batch_bytes: int = 2**26, cut: Cut = whole) -> Collected:
+    def model(self, model: str, *, parts: int = 0, batch_bytes: int = 2**26, cut: Cut = whole) -> Collected:
         """One model from its query to its result."""
         self.prepare(model, parts=parts, batch_bytes=batch_bytes)
         self.work(model, cut=cut)

@@ -15,12 +15,13 @@ import signal
 import sys
 import threading
 import time
+import traceback
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import cloudpickle
 import psutil
@@ -33,6 +34,7 @@ PINNED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR
 TICK = 0.1  # seconds between looks at limits
 GRACE = 1.0  # seconds that a child has to end after it closed its pipe
 OUTSIDE = frozenset({"SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT"})  # what persons and the system send, and no mistake in a function raises
+STARTS = 3  # so often is a child started that is killed from outside before it is ready
 IDLE, MANY = -1, -2  # what a mark says when it names no single unit
 
 
@@ -100,6 +102,7 @@ class Hand:
     killed: str = ""  # why this crew ended it, or what it said when it died
     blamed: int = IDLE  # the mark that it was ended for
     ready: bool = False
+    starts: int = 0  # since it was last ready
 
 
 @dataclass
@@ -191,7 +194,7 @@ class Crew:
     def _start_child(self, hand: Hand) -> None:
         hand.pipe, theirs = self._context.Pipe()
         hand.lifeline, lifeline = self._context.Pipe()
-        hand.marks, hand.ready = self._context.RawArray("q", [IDLE, 0]), False
+        hand.marks, hand.ready, hand.starts = self._context.RawArray("q", [IDLE, 0]), False, hand.starts + 1
         with contextlib.closing(theirs), contextlib.closing(lifeline), _launching, _pinned_environment(), _hidden_main():
             log = str(self.logs / f"worker-{hand.number}.log") if self.logs else None
             arguments = (theirs, lifeline, hand.marks, self._kit, dict(os.environ), log, self.memory)
@@ -218,7 +221,7 @@ class Crew:
         message = hand.message
         match said:
             case ("ready",):
-                hand.ready = True
+                hand.ready, hand.starts = True, 0
             case ("broken", words):
                 raise CrewError(words, hint="a worker is a fresh process in which the job is loaded again: mend what it says, or raise --memory if it had too little")
             case ("dying", words):
@@ -236,7 +239,7 @@ class Crew:
     def _died(self, hand: Hand) -> Iterator[tuple[Hand, Event]]:
         message, unit = hand.message, hand.blamed if hand.killed else hand.marks[0]
         reason, outside = hand.killed or _words(hand.process.exitcode), not hand.killed and _from_outside(hand.process.exitcode)
-        if message is None and not hand.ready:
+        if message is None and not hand.ready and not (outside and hand.starts < STARTS):
             raise CrewError(f"a worker process did not survive its start: {reason}", hint=f"its last words are in {self.logs}" if self.logs else None)
         self._end(hand)
         hand.message = None
@@ -331,7 +334,7 @@ def child(pipe: Connection, lifeline: Connection, marks: Any, kit: bytes, enviro
         desk = Desk(cloudpickle.loads(kit), marks, pipe.send)
     except BaseException as error:  # noqa: BLE001  # whatever the user's modules raise on import is told to the driver
         pipe.send(("broken", f"a worker cannot load the job: {_told(error)}"))
-        return
+        _end_at_once()
     pipe.send(("ready",))
     while True:
         try:
@@ -343,7 +346,14 @@ def child(pipe: Connection, lifeline: Connection, marks: Any, kit: bytes, enviro
         except BaseException as error:
             with contextlib.suppress(OSError):
                 pipe.send(("dying", f"ended its process with {_told(error)}"))
-            raise
+            _end_at_once()
+
+
+def _end_at_once() -> NoReturn:
+    """Put what was raised into the log, and wait for no thread that the user's code started."""
+    with contextlib.suppress(Exception):
+        traceback.print_exc()
+    os._exit(1)
 
 
 def _told(error: BaseException) -> str:

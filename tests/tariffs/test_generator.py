@@ -14,7 +14,7 @@ import pytest
 from tariffs.contracts import TIDY_CODE, TIDY_PRICE
 from tariffs.demand.panel import plausible
 from tariffs.generator import AS_OF, SIZES, Paths, generate
-from tariffs.generator.bundles import bundle_block, places
+from tariffs.generator.bundles import LIST_PRICE, bundle_block, places
 from tariffs.generator.dirt import KINDS, soil
 from tariffs.generator.voice import voice_block
 
@@ -129,8 +129,10 @@ def test_the_estimator_sets_aside_every_spike_and_nothing_else(block: int) -> No
     spikes = ledger["row_id"].to_numpy()[np.array(ledger["kind"].to_pylist()) == "spike"]
     units = sales["units"].to_numpy().astype(float)
     spoilt = np.isin(sales["row_id"].to_numpy(), spikes)
-    x = sales["price"].to_numpy() / sales["list_price"].to_numpy() - 1
-    offsets = np.arange(0, len(units) + 1, SIZES["medium"].weeks)
+    weeks = SIZES["medium"].weeks
+    offsets = np.arange(0, len(units) + 1, weeks)
+    reference = np.tile(np.repeat(LIST_PRICE, weeks), len(units) // (weeks * len(LIST_PRICE)))
+    x = sales["price"].to_numpy() / reference - 1
     kept = plausible(np.where(spoilt, 100 * units + 1000, units), x, offsets)
     assert np.array_equal(~kept, spoilt)
 

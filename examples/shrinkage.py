@@ -1,0 +1,29 @@
+"""One unit's regression when its coefficients are known to resemble those of the other units.
+
+    y = X b + e,   e ~ N(0, s^2),   b ~ N(mean, spread)
+
+`tariffs.demand.linear.hierarchical` learns mean and spread from all units; given these two, each unit is on its own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+def posterior(y: Floats, x: Floats, mean: Floats, spread: Floats, sweeps: int = 1000) -> tuple[Floats, Floats]:
+    """E[b | y] (k,) and Var[b | y] (k, k), for y (n,) and X (n, k), which need not have full rank.
+
+    s^2 is the unit's own, by EM (Dempster, Laird and Rubin 1977): each sweep expects b under s^2, then s^2 under b.
+    """
+    precision, gram, moment = np.linalg.inv(spread), x.T @ x, x.T @ y
+    noise = float(np.mean((y - x @ mean) ** 2))
+    for _ in range(sweeps):
+        covariance = np.linalg.inv(gram / noise + precision)
+        b = covariance @ (moment / noise + precision @ mean)
+        before, noise = noise, float(np.sum((y - x @ b) ** 2) + np.sum(gram * covariance)) / len(y)
+        if abs(noise - before) <= 1e-12 * noise:
+            break
+    return b, covariance

@@ -1,0 +1,104 @@
+"""The verbs, in the order in which a person needs them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+JOB = "my_job.job:job"
+
+
+def test_a_run_ends_with_a_summary_and_a_release(say):
+    said = say("run", JOB)
+    assert said.code == 0, said.err
+    assert "15,600" in said.out
+    assert "price_list.csv" in said.out
+    assert "hundredfold status" in said.out
+    assert "prices: 300 of 300 units done" in said.err
+
+
+def test_json_is_all_that_stdout_holds(say):
+    facts = json.loads(say("run", JOB, "--json").out)
+    assert facts["state"] == "done"
+    assert facts["models"]["prices"]["ok"] == 300
+    assert facts["sources"]["sales"] == {"rows": 15600, "accepted": 15597, "rejected": 3, "dropped": 0, "repaired": 0}
+    assert json.loads(say("status", "--json").out)["run"] == facts["run"]
+    assert json.loads(say("failures", "--json").out) == []
+    assert [r["id"] for r in json.loads(say("status", "--all", "--json").out)] == [facts["run"]]
+
+
+def test_a_held_run_keeps_everything_until_it_is_retried(say, project):
+    assert say("run", "variants:raises", "--run-id", "held").code == 1
+    listed = say("failures", "--traceback").out
+    assert "prices  S003,rice  failed  ValueError: no rice today" in listed
+    assert 'raise ValueError("no rice today")' in listed
+    assert "hundredfold replay prices S003,rice --pdb" in listed
+    source = (project / "variants.py").read_text()
+    try:
+        (project / "variants.py").write_text(source.replace('raise ValueError("no rice today")', "pass"))
+        mended = say("retry")
+    finally:
+        (project / "variants.py").write_text(source)
+    assert mended.code == 0, mended.err
+    assert "price_list.csv" in mended.out
+    assert json.loads(say("status", "--json").out)["models"]["prices"]["ok"] == 300
+
+
+def test_a_held_run_can_be_published_without_the_failed_units(say):
+    assert say("run", "variants:raises").code == 1
+    said = say("publish", "--max-failed", "1")
+    assert said.code == 0, said.err
+    assert json.loads(say("status", "--json").out)["release"]["rows"] == {"price_list": 299}
+
+
+def test_replay_calls_the_function_on_that_units_rows(say):
+    assert say("run", JOB).code == 0
+    said = say("replay", "prices", "S001,bread")
+    assert said.out.startswith("Answer(elasticity=-")
+    assert "rows=52" in said.out
+
+
+def test_replay_under_the_debugger_stops_in_the_users_function(project, say, tmp_path):
+    assert say("run", JOB).code == 0
+    words = [sys.executable, "-m", "hundredfold", "replay", "prices", "S001,bread", "--pdb", "--home", str(tmp_path / "home")]
+    done = subprocess.run(words, cwd=project, input="p len(rows['price'])\nc\n", capture_output=True, text=True, timeout=60)
+    assert "my_job/model.py" in done.stdout.replace("\\", "/")
+    assert "52" in done.stdout
+    assert "Answer(" in done.stdout
+
+
+def test_replay_shows_the_exception_that_the_unit_raised(say):
+    assert say("run", "variants:raises").code == 1
+    said = say("replay", "prices", "S003,rice")
+    assert said.code == 1
+    assert "ValueError: no rice today" in said.err
+
+
+def test_rollback_moves_back_and_to_a_version(say):
+    for number in range(3):
+        assert say("run", JOB, "--run-id", f"run{number}").code == 0
+    assert "release 2 of my_job is current again (run run1" in say("rollback", "my_job").out
+    assert "release 1 of my_job is current again" in say("rollback", "my_job").out
+    assert say("rollback", "my_job").code == 1
+    assert "release 3 of my_job is current again" in say("rollback", "my_job", "--to", "3").out
+
+
+def test_a_cancelled_run_cannot_go_on(say):
+    assert say("run", "variants:raises").code == 1
+    assert "is cancelled" in say("cancel").out
+    said = say("resume")
+    assert said.code == 1
+    assert "it was cancelled: run the job again" in said.err
+
+
+def test_the_project_that_init_makes_passes_its_own_test(project):
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "my_job"], cwd=project, capture_output=True, text=True, timeout=60)
+    assert "2 passed" in done.stdout, done.stdout
+
+
+def test_help_answers_for_every_verb(say):
+    for verb in ("run", "status", "failures", "replay", "retry", "resume", "cancel", "publish", "rollback", "init", "demo"):
+        said = say(verb, "--help")
+        assert said.code == 0
+        assert "Usage: " in said.out

@@ -1,0 +1,117 @@
+"""One bad unit costs one unit, whatever it does: its neighbours are done, and the account says what it did."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pyarrow as pa
+import pytest
+import units
+
+from hundredfold import Job, Model, Source, open_run, run
+from hundredfold.errors import PublishRefused
+
+FINE = ["print", "change folder", "start threads", "close stdout", "fork", "fork and stay"]
+BAD = {
+    "raise": ("failed", "ValueError", "as it was told to"),
+    "raise without words": (None, None, "NoWords"),
+    "recurse": ("failed", "RecursionError", "maximum recursion depth"),
+    "segfault": ("dead", "Died", "killed by SIGSEGV"),
+    "exit": ("dead", "Died", "ended its process with exit code 3"),
+    "SystemExit": (None, None, "enough"),
+    "KeyboardInterrupt": (None, None, ""),
+    "sleep": ("dead", "Died", "outlasted its time_limit of 1 s"),
+    "memory": ("failed", "MemoryError", ""),
+    "memory, unlimited": ("dead", "Died", "more than a worker's share of 440 MiB"),
+    "SIGKILL": ("dead", "Died", "killed by SIGKILL (the system's out-of-memory killer does that)"),
+    "SIGABRT": ("dead", "Died", "killed by SIGABRT"),
+    "close the pipe": ("dead", "Died", ""),
+    "return an object": ("failed", "ResultError", "returned a value that no column can hold"),
+    "return a number": ("failed", "ResultError", "returned int '7'"),
+    "return None": ("failed", "ResultError", "returned None"),
+    "return huge": ("failed", "ResultError", ""),
+}
+MANY = ["raise", "segfault", "exit", "SystemExit", "sleep", "memory"]
+
+
+def rows_of(ways: list[str]) -> pa.Table:
+    """Two rows for each unit, so that each way has fine neighbours on both sides."""
+    hows = [how for way in ways for how in ("fine", way, "fine")]
+    return pa.table({"k": [k for k in range(len(hows)) for _ in range(2)], "how": [how for how in hows for _ in range(2)]})
+
+
+def run_of(model: Model, rows: pa.Table, home):
+    job = Job("bad", [Source("told")], [model], max_failed=1.0)
+    with suppress(PublishRefused):
+        run(job, {"told": rows}, home=home, run_id="bad", workers=1, memory="600MB")
+    return open_run("bad", home=home)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    model = Model("twice", ("k", "how"), units.alone, time_limit=1.0)
+    return run_of(model, rows_of([*FINE, *BAD]), tmp_path_factory.mktemp("alone") / "home")
+
+
+@pytest.fixture(scope="module")
+def done_together(tmp_path_factory):
+    model = Model("twice", ("k", "how"), units.together, many=True, time_limit=0.2)
+    return run_of(model, rows_of(MANY), tmp_path_factory.mktemp("together") / "home")
+
+
+def by_key(table: pa.Table) -> dict[int, dict]:
+    return {row["k"]: row for row in table.to_pylist()}
+
+
+def neighbours(run, how: str) -> tuple[int, list[dict]]:
+    """The number of the unit that is `how`, and the accounts of it and of those beside it."""
+    accounts = by_key(run.units().arrow())
+    (k,) = [k for k, row in accounts.items() if row["how"] == how]
+    return k, [accounts[k + beside] for beside in (-1, 0, 1)]
+
+
+@pytest.mark.parametrize("how", BAD)
+def test_a_bad_unit_is_told_with_its_reason_and_its_neighbours_are_done(done, how):
+    k, (before, bad, after) = neighbours(done, how)
+    status, error, words = BAD[how]
+    assert bad["status"] in ({status} if status else {"failed", "dead"})
+    assert bad["error"] == (error or bad["error"])
+    assert words in f"{bad['error']}: {bad['message']}"
+    assert (before["status"], after["status"]) == ("ok", "ok")
+    results = by_key(done.results().arrow())
+    assert (results[k - 1]["twice"], results[k + 1]["twice"]) == (2 * k - 2, 2 * k + 2)
+    assert k not in results
+
+
+@pytest.mark.parametrize("how", FINE)
+def test_a_unit_that_is_only_strange_is_done_like_any_other(done, how):
+    k, accounts = neighbours(done, how)
+    assert [account["status"] for account in accounts] == ["ok", "ok", "ok"]
+    assert [by_key(done.results().arrow())[k + beside]["twice"] for beside in (-1, 0, 1)] == [2 * k - 2, 2 * k, 2 * k + 2]
+
+
+def test_every_unit_is_in_the_results_or_in_the_failures_and_in_none_twice(done):
+    keys = done.results().arrow().column("k").to_pylist()
+    failed = [int(unit.split(",")[0]) for unit in done.failures().arrow().column("unit").to_pylist()]
+    assert sorted(keys + failed) == list(range(3 * len([*FINE, *BAD])))
+    assert len(failed) == len(BAD)
+
+
+def test_what_a_unit_prints_is_in_the_log_of_its_worker(done):
+    log = (done.folder / "logs" / "worker-0.log").read_text()
+    assert "a unit that is print\n" in log
+    assert log.count("words, words, words\n") >= 100_000
+    assert "Fatal Python error: Segmentation fault" in log
+
+
+@pytest.mark.parametrize("how", MANY)
+def test_a_bad_unit_among_many_is_found_by_halves(done_together, how):
+    k, (before, bad, after) = neighbours(done_together, how)
+    assert bad["status"] == {"raise": "failed", "memory": "failed", "SystemExit": bad["status"]}.get(how, "dead")
+    assert bad["status"] != "ok"
+    words = {"raise": "ValueError: as it was told to", "segfault": "killed by SIGSEGV", "exit": "exit code 3", "SystemExit": "enough"}
+    assert words.get(how, "outlasted its time_limit of 0.2 s" if how == "sleep" else "MemoryError") in f"{bad['error']}: {bad['message']}"
+    assert (before["status"], after["status"]) == ("ok", "ok")
+    results = by_key(done_together.results().arrow())
+    assert (results[k - 1]["twice"], results[k + 1]["twice"]) == (2 * k - 2, 2 * k + 2)
+    assert k not in results
