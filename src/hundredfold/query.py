@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +31,25 @@ def query_of(model: Model, job: Job) -> str:
     return text_of(model.query, job.folder) if model.query else f"SELECT * FROM {quote(job.sources[0].name)}"
 
 
-def key_columns(unit: Sequence[str], table: str = "q") -> str:
-    return ", ".join(f"{table}.{quote(name)}" for name in unit)
+def check_queries(job: Job, tables_of: Callable[[str], set[str]]) -> None:
+    """Read every query of a job before any of its data: QueryError for a mistake in SQL, or a table that is not there."""
+    known = [source.name for source in job.sources]
+    for model in job.models:
+        _check_query(f"model {model.name}", query_of(model, job), known, tables_of)
+        known.append(model.name)
+    for output in job.releases:
+        _check_query(f"publish {output.name}", text_of(output.query, job.folder), [*known, "run"], tables_of)
+        for title, query in output.digest.items():
+            _check_query(f"digest {title!r}", text_of(query, job.folder), [*known, "run", output.name], tables_of)
+
+
+def _check_query(what: str, select: str, known: Sequence[str], tables_of: Callable[[str], set[str]]) -> None:
+    try:
+        unknown = sorted(tables_of(select) - set(known))
+    except QueryError as error:
+        raise QueryError(f"{what}: {error.message}", hint=error.hint) from error
+    if unknown:
+        raise QueryError(f"{what}: its query reads {', '.join(unknown)}, which is no source and no earlier model", hint=f"there are: {', '.join(known)}")
 
 
 def sizes(select: str, unit: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from ..job import Job, Layout, Model
 from ..manifest import Manifest, UnitList
 from ..pipeline import Stage, stages
 from ..ports import Record
+from ..query import check_queries
 from ..states import Event, State
 from ..steps.collect import Collected, collect
 from ..steps.enqueue import enqueue, plan_round
@@ -122,6 +123,7 @@ class Drive:
                 self._publish(warehouse)
 
     def _validate(self, warehouse: DuckWarehouse) -> None:
+        check_queries(self.job, warehouse.tables_of)
         verdicts = validate(self.job, self.places, self.as_of, self.layout, warehouse, self.store)
         sources = {v.source: {"rows": v.rows, "accepted": v.accepted, "rejected": v.rejected, "dropped": v.dropped, "repaired": v.repaired} for v in verdicts}
         self.home.ledger.note(self.record.id, counts={"sources": sources})

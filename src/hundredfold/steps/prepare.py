@@ -35,7 +35,6 @@ class Preparing(Warehouse, Protocol):
     def forget(self, name: str) -> None: ...
     def load(self, name: str, table: pa.Table) -> None: ...
     def is_plain(self, select: str) -> bool: ...
-    def tables_of(self, select: str) -> set[str]: ...
 
 
 class PrepareStore(Store, Routes, Protocol): ...
@@ -48,7 +47,7 @@ def prepare(model: Model, job: Job, layout: Layout, warehouse: Preparing, store:
     except KeyError:
         store.delete(layout.model(model.name))
     select = query_of(model, job)
-    schema = _columns(model, job, select, warehouse)
+    schema = _columns(model, select, warehouse)
     kept = not warehouse.is_plain(select)
     if kept:  # a join or an aggregate is not worth doing twice
         warehouse.keep("__prepared", select)
@@ -66,12 +65,8 @@ def prepare(model: Model, job: Job, layout: Layout, warehouse: Preparing, store:
     return manifest
 
 
-def _columns(model: Model, job: Job, select: str, warehouse: Preparing) -> pa.Schema:
-    """The query's columns; QueryError for an unknown table, a query that cannot run, or a key that it does not give."""
-    known = [s.name for s in job.sources] + [m.name for m in job.models[: job.models.index(model)]]
-    unknown = sorted(warehouse.tables_of(select) - set(known))
-    if unknown:
-        raise QueryError(f"the query of {model.name} reads {', '.join(unknown)}, which is no source and no earlier model", hint=f"there are: {', '.join(known)}")
+def _columns(model: Model, select: str, warehouse: Preparing) -> pa.Schema:
+    """The query's columns; QueryError for a query that cannot run, or a key that it does not give."""
     try:
         schema = warehouse.columns(select)
     except QueryError as error:
