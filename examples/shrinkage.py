@@ -24,6 +24,6 @@ def posterior(y: Floats, x: Floats, mean: Floats, spread: Floats, sweeps: int = 
         covariance = np.linalg.inv(gram / noise + precision)
         b = covariance @ (moment / noise + precision @ mean)
         before, noise = noise, float(np.sum((y - x @ b) ** 2) + np.sum(gram * covariance)) / len(y)
-        if abs(noise - before) <= 1e-12 * noise:
+        if abs(noise - before) <= 1e-10 * noise:
             break
     return b, covariance

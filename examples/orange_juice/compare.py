@@ -42,7 +42,7 @@ def beside(ours: pd.Series, theirs: pd.Series) -> dict[str, float]:
     return {"mean": ours.mean(), "in R": theirs.mean(), "sd": ours.std(), "sd in R": theirs.std(), "largest": apart.max(), "mean apart": apart.mean()}
 
 
-def under_bayesms_prior(rows: pd.DataFrame, sweeps: int = 50) -> pd.Series:
+def under_bayesms_prior(rows: pd.DataFrame, sweeps: int = 20) -> pd.Series:
     """Brand 1's own-price coefficient in each store, where the spread of k coefficients is not the likeliest one, as in `fit_prior`,
     but has the prior that rhierLinearModel takes by default, inverse Wishart(k + 3, (k + 3) I): here its posterior mean."""
     stores = {store: demand(own) for store, own in rows.groupby("store")}

@@ -87,6 +87,8 @@ def compile_checks(source: Source, contract: Contract | None, raw: str, schema: 
             uncast = f"(__raw_{quote_part(name)} IS NOT NULL AND t.{quote(name)} IS NULL)"
             if whole:
                 uncast = f"({uncast} OR TRY_CAST(__raw_{quote_part(name)} AS DOUBLE) <> t.{quote(name)})"
+            if column.sql_type == "DATE":  # a time of day would be cut off
+                uncast = f"({uncast} OR TRY_CAST(__raw_{quote_part(name)} AS TIMESTAMP) <> t.{quote(name)})"
             rules.append(Rule(name, f"must be {TEXTUAL.get(column.sql_type, column.sql_type)}", uncast))
             values.append(f"{expression} AS __raw_{quote_part(name)}")
         ref = f"t.{quote(name)}"
@@ -94,7 +96,7 @@ def compile_checks(source: Source, contract: Contract | None, raw: str, schema: 
             missing = f"{ref} IS NULL" if same else f"(__raw_{quote_part(name)} IS NULL)"
             rules.append(Rule(name, "must not be null", missing))
         rules += [Rule(name, check.words, f"NOT coalesce({check.on(ref)}, TRUE)") for check in column.checks]
-    rules += [Rule(c, f"must not be after {as_of[:10]}", f"coalesce(CAST(t.{quote(c)} AS TIMESTAMP) > TIMESTAMP {literal(as_of)}, FALSE)") for c in source.not_future]
+    rules += [Rule(c, f"must not be after {as_of[:10]}", f"coalesce(TRY_CAST(t.{quote(c)} AS TIMESTAMP) > TIMESTAMP {literal(as_of)}, FALSE)") for c in source.not_future]
     rules += [_reference(column, target) for column, target in source.references.items()]
     changed = " OR ".join(f"CAST({quote(c)} AS VARCHAR) IS DISTINCT FROM CAST(({source.clean[c]}) AS VARCHAR)" for c in source.clean if c in found) or "FALSE"
     typed = f"SELECT __file, __row, {', '.join(values)}, ({changed}) AS __repaired FROM ({raw}) AS raw"

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +38,7 @@ SHOPS, PRODUCTS, WEEKS = 40, 15, 4  # 600 units of four rows
 RUN = "drill"
 MARK = "HUNDREDFOLD_DRILL"  # an environment variable that all processes of one driver inherit
 PATIENCE = 60.0
-WHO = ("driver", "driver", "driver", "worker", "driver and worker", "server")
+WHO = ("driver", "driver", "worker", "driver and worker", "server")
 
 
 @dataclass
@@ -77,13 +78,9 @@ AIMS = ["", "new", *map(str, stages(JOB)), "done"]
 
 
 def write_sales(path: Path) -> None:
-    lines = ["shop,product,week,price,units"]
-    for shop in range(SHOPS):
-        for product in range(PRODUCTS):
-            lines += [
-                f"{shop},p{product},{week},{1 + (shop * product + week) % 97 / 7:.3f},{(shop + 3 * week) % 11 + 1}" for week in range(WEEKS)
-            ]
-    path.write_text("\n".join(lines) + "\n")
+    keys = ((shop, product, week) for shop in range(SHOPS) for product in range(PRODUCTS) for week in range(WEEKS))
+    rows = [f"{s},p{p},{w},{1 + (s * p + w) % 97 / 7:.3f},{(s + 3 * w) % 11 + 1}" for s, p, w in keys]
+    path.write_text("\n".join(["shop,product,week,price,units", *rows, ""]))
 
 
 def drive(home: Path) -> None:
@@ -107,13 +104,8 @@ class Driver:
         self.token = f"{os.getpid()}-{random.getrandbits(48):x}"
         environment = {**os.environ, MARK: self.token, "PYTHONWARNINGS": "error"}
         with (self.home.parent / "words.txt").open("ab") as words:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.faults.drill", "--drive", str(self.home)],
-                cwd=ROOT,
-                env=environment,
-                stdout=words,
-                stderr=words,
-            )
+            command = [sys.executable, "-m", "tests.faults.drill", "--drive", str(self.home)]
+            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=words, stderr=words)
 
     def family(self) -> list[psutil.Process]:
         """Every process that the driver started and that is alive, the driver itself left out."""
@@ -209,7 +201,7 @@ def undisturbed(folder: Path) -> tuple[dict[str, bytes], dict[str, float]]:
         if driver.process.returncode:
             raise RuntimeError((folder / "words.txt").read_text())
     moments = [*began.values(), time.monotonic()]
-    return answer(folder / "home"), dict(zip(began, (b - a for a, b in zip(moments, moments[1:], strict=False)), strict=True))
+    return answer(folder / "home"), dict(zip(began, (b - a for a, b in pairwise(moments)), strict=True))
 
 
 @dataclass
@@ -222,6 +214,7 @@ class Drill:
     seconds: dict[str, float]
     struck: Counter[str] = field(default_factory=Counter)
     killed: Counter[str] = field(default_factory=Counter)
+    aimed: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     longest: float = 0.0
 
@@ -234,12 +227,14 @@ class Drill:
             folder.mkdir()
             write_sales(folder / "sales.csv")
             for _ in range(min(self.chance.choice((1, 1, 2, 3)), kills - self.killed.total())):
-                if step_of(folder / "home") != "done":
-                    self.one(folder, AIMS[self.killed.total() % len(AIMS)])
+                at = AIMS.index(step_of(folder / "home"))
+                if AIMS[at] != "done":
+                    self.one(folder, min(AIMS[at:], key=lambda aim: (self.aimed[aim], AIMS.index(aim))))
             self.finish(folder)
 
     def one(self, folder: Path, aim: str) -> None:
         """One kill on the run of this folder."""
+        self.aimed[aim] += 1
         who = self.chance.choice(WHO) if aim.startswith(("work", "prepare", "enqueue", "collect")) else "driver"
         with closing(Driver(folder / "home")) as driver:
             delay = self.chance.random() * self.seconds.get(aim, 0.3)
@@ -253,7 +248,7 @@ class Drill:
             ended = self._end_of(driver, who)
         self.killed[who] += 1
         self.struck[where] += 1
-        print(f"{self.killed.total():3}  aimed at {aim or 'the start':14} struck {where:14} killed {who:20} {ended}", flush=True)
+        say(f"{self.killed.total():3}  aimed at {aim or 'the start':14} struck {where:14} killed {who:20} {ended}")
 
     def _end_of(self, driver: Driver, who: str) -> str:
         """What became of the driver's processes; of itself too, where only a worker was killed."""
@@ -289,6 +284,11 @@ class Drill:
             self.faults.append(f"{folder.name} left behind {', '.join(left)}")
 
 
+def say(words: str) -> None:
+    sys.stdout.write(words + "\n")
+    sys.stdout.flush()
+
+
 def drill(folder: Path, kills: int, seed: int) -> Drill:
     """An undisturbed run, and then so many kills."""
     calm = folder / "undisturbed"
@@ -314,13 +314,11 @@ def main() -> int:
         began = time.monotonic()
         done = drill(Path(folder), words.kills, words.seed)
     for fault in done.faults:
-        print(fault)
+        say(fault)
     places = ", ".join(f"{place} {count}" for place, count in sorted(done.struck.items()))
     killed = ", ".join(f"{who} {count}" for who, count in sorted(done.killed.items()))
-    print(f"{done.killed.total()} kills in {time.monotonic() - began:.0f} s ({killed}); struck at: {places}")
-    print(
-        f"{len(done.faults)} faults; the slowest process outlived its driver by {done.longest * 1000:.0f} ms; {len(done.wanted)} files compared"
-    )
+    say(f"{done.killed.total()} kills in {time.monotonic() - began:.0f} s ({killed}); struck at: {places}")
+    say(f"{len(done.faults)} faults; {len(done.wanted)} files compared; the slowest process outlived its driver by {done.longest:.2f} s")
     return 1 if done.faults else 0
 
 

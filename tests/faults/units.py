@@ -88,28 +88,28 @@ WAYS = {
     "SIGKILL": lambda: kills_itself_with(signal.SIGKILL),
     "SIGABRT": os.abort,
     "close the pipe": lambda: os.closerange(3, 256),
-    "print": lambda: print("words, words, words\n" * 100_000),
+    "print": lambda: print("words, words, words\n" * 100_000),  # noqa: T201  # as people do
     "change folder": lambda: os.chdir("/"),
     "start threads": starts_threads,
     "close stdout": closes_its_output,
     "fork": forks_and_goes_on,
     "fork and stay": forks_and_stays,
 }
-STRANGE = {"return an object": object(), "return a number": 7, "return None": None, "return huge": {"twice": 2**70, "pid": 0}}
+STRANGE = {"return an object": {"twice": object()}, "return a number": 7, "return None": None, "return huge": {"twice": 2**70}}
 
 
 def alone(rows):
     """One unit: its key, twice."""
     how = rows["how"][0]
-    print("a unit that is", how)
+    print("a unit that is", how)  # noqa: T201  # as people do
     if how in STRANGE:
         return STRANGE[how]
     WAYS[how]()
-    return {"twice": 2 * int(rows["k"][0]), "pid": os.getpid()}
+    return {"twice": 2 * int(rows["k"][0])}
 
 
 def together(rows):
     """All units of a slice: their keys, twice."""
-    for how in rows["how"]:
+    for how in rows.keys["how"]:
         WAYS[how]()
-    return {"twice": 2 * rows["k"], "pid": [os.getpid()] * len(rows)}
+    return {"twice": 2 * rows.keys["k"]}

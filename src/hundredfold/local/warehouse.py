@@ -120,11 +120,13 @@ class DuckWarehouse:
         try:
             self._run(f"COPY (SELECT row_number() OVER () AS __row, * FROM {reader}) TO '{_text(self._stage(staged))}' (FORMAT parquet)")
         except QueryError as error:
-            raise SourceError(
-                f"{source}: {files.paths[0]} cannot be read as {files.kind}: {error.message}", hint="mend the file, or name another"
-            ) from error
+            words = error.message.split("\n")[0]  # below it stands a query of ours
+            raise SourceError(f"{source}: {files.paths[0]} cannot be read as {files.kind}: {words}", hint="mend the file, or name another") from error
         malformed = self._malformed() if files.kind == "csv" else pa.table({"file": [], "row": [], "words": [], "line": []})
         select = f"SELECT * FROM read_parquet('{_text(self.store.path(staged))}')"
+        if len(files.paths) > 1:  # the rows of each file count from 1
+            first = f"SELECT __file, min(__row) AS first FROM ({select}) AS s GROUP BY __file"
+            select = f"SELECT s.* REPLACE (s.__row - f.first + 1 AS __row) FROM ({select}) AS s JOIN ({first}) AS f ON s.__file = f.__file"
         return Attached(select, self.columns(select), bool(contract_columns), None, malformed)
 
     def close(self) -> None:
@@ -137,7 +139,7 @@ class DuckWarehouse:
             names = self.columns(select).names
         except QueryError as error:
             raise SourceError(
-                f"{source}: {files.paths[0]} cannot be read as Parquet: {error.message}", hint="is it a Parquet file, whole?"
+                f"{source}: {files.paths[0]} cannot be read as Parquet: {error.message.split(chr(10))[0]}", hint="is it a Parquet file, whole?"
             ) from error
         plain = ", ".join(quote(n) for n in names if n not in ("__file", "file_row_number"))
         where = "__file" if in_place else "'(in memory)'"
@@ -164,8 +166,8 @@ class DuckWarehouse:
     def _malformed(self) -> pa.Table:
         """The lines of a CSV file that could not be split into its columns."""
         return self.query(
-            "SELECT DISTINCT s.file_path AS file, CAST(e.line AS BIGINT) AS row, 'malformed line: ' || e.error_message AS words, e.csv_line AS line"
-            " FROM reject_errors e JOIN reject_scans s USING (scan_id, file_id)"
+            "SELECT s.file_path AS file, CAST(e.line AS BIGINT) AS row, 'malformed line ' || e.line || ': ' || max(e.error_message) AS words,"
+            " any_value(e.csv_line) AS line FROM reject_errors e JOIN reject_scans s USING (scan_id, file_id) GROUP BY ALL ORDER BY file, row"
         )
 
     def _stage(self, staged: str) -> Path:

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from ..checks import Checks, compile_checks, duplicates
-from ..contract import read_contract
+from ..checks import Checks, compile_checks, duplicates, quote_part
+from ..contract import quote, read_contract
 from ..errors import ConservationError, ContractError, SourceError
 from ..job import Job, Layout, Source, allowed
 from ..ports import Store, Warehouse
@@ -151,7 +151,7 @@ def _findings(checks: Checks, counts: Sequence[int], warehouse: Sourcing) -> tup
     found = []
     for i, (rule, count) in enumerate(zip(checks.rules, counts, strict=True)):
         if count:
-            value = f"__raw_{rule.column}" if f"AS __raw_{rule.column}," in checks.typed else f'"{rule.column}"'
+            value = f"__raw_{quote_part(rule.column)}" if f"AS __raw_{quote_part(rule.column)}," in checks.typed else quote(rule.column)
             sql = f"SELECT __file, __row, CAST({value} AS VARCHAR) AS value FROM ({checks.judged}) AS j WHERE __k{i} = 1 ORDER BY __file, __row LIMIT 1"
             first = warehouse.query(sql).to_pylist()[0]
             found.append(Finding(rule.column, rule.words, count, first["__file"], int(first["__row"]), "null" if first["value"] is None else first["value"]))
@@ -162,7 +162,7 @@ def _twins(source: Source, checks: Checks, warehouse: Sourcing) -> tuple[int, in
     """Copies, superseded rows, rows that clash; kept in the table `__twins` if there are any."""
     if not source.unique:
         return 0, 0, 0, ()
-    key = ", ".join(f'"{k}"' for k in source.unique)
+    key = ", ".join(map(quote, source.unique))
     good = f"SELECT * FROM ({checks.judged}) AS j WHERE NOT ({checks.any_bad})"
     doubled = warehouse.query(f"SELECT count(*) AS n FROM (SELECT 1 FROM ({good}) AS g GROUP BY {key} HAVING count(*) > 1) AS d")
     if not doubled.column("n")[0].as_py():
@@ -183,11 +183,11 @@ def _write_rejects(source: Source, checks: Checks, raw: Any, twins: bool, layout
     if twins:
         parts.append("SELECT __file, __row, reason AS __reason, counts AS __counts FROM __twins")
     gone = " UNION ALL ".join(parts)
-    names = ", ".join(f'r."{name}"' for name in raw.schema.names if name not in ("__file", "__row"))
+    names = ", ".join(f"r.{quote(name)}" for name in raw.schema.names if name not in ("__file", "__row"))
     sql = f"SELECT g.__file, g.__row, g.__reason, g.__counts, {names} FROM ({gone}) AS g JOIN ({raw.select}) AS r ON g.__file = r.__file AND g.__row = r.__row"
     if raw.malformed is not None:
         warehouse.load("__malformed", raw.malformed)
-        sql = f"{sql} UNION ALL BY NAME SELECT file AS __file, -row AS __row, words AS __reason, TRUE AS __counts, line AS __line FROM __malformed"
+        sql = f"{sql} UNION ALL BY NAME SELECT file AS __file, words AS __reason, TRUE AS __counts, line AS __line FROM __malformed"
     warehouse.write(f"SELECT * FROM ({sql}) AS x ORDER BY __file, __row", layout.rejects(source.name))
     warehouse.forget("__twins")
 

@@ -1,0 +1,45 @@
+"""The demo operator through the whole pipeline: one price table, whatever the workers and the form of the functions."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+import hundredfold
+from tariffs import demo
+from tariffs.job import job, per_unit
+
+FILES = ("price_table.csv", "price_table.parquet")
+
+
+@pytest.fixture(scope="module")
+def operator(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return dict(demo.make("demo", tmp_path_factory.mktemp("operator")))
+
+
+def prices(home: Path, declared: hundredfold.Job, operator: dict[str, Path], workers: int) -> tuple[hundredfold.Run, list[str]]:
+    run = hundredfold.run(declared, operator, home=home, workers=workers, as_of=demo.AS_OF, run_id="one")
+    folder = home / "releases" / "tariffs" / "000001"
+    return run, [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES]
+
+
+def test_the_price_table_is_the_same_to_the_byte_for_any_workers_and_both_forms(operator, tmp_path):
+    run, expected = prices(tmp_path / "many-2", job, operator, 2)
+    assert run.counts["models"]["bundles"]["ok"] == 1080
+    assert run.counts["models"]["voice"]["ok"] == 2880
+    for name, declared, workers in (("many-1", job, 1), ("many-4", job, 4), ("each-2", per_unit, 2)):
+        assert prices(tmp_path / name, declared, operator, workers)[1] == expected, name
+
+
+def test_every_row_of_the_operator_is_accounted_for(operator, tmp_path):
+    run, _ = prices(tmp_path / "home", job, operator, 2)
+    sales = run.counts["sources"]["bundle_sales"]
+    assert sales["rows"] == sales["accepted"] + sales["rejected"] + sales["dropped"]
+    assert len(run.rejects("bundle_sales")) == sales["rejected"] + sales["dropped"]
+    table = hundredfold.open_run("one", home=tmp_path / "home")
+    assert table.release is not None
+    assert table.release.rows == {"price_table": 1080 + 2880}
+    assert len(table.failures()) == 0
+    assert [r["line"] for r in next(iter(table.release.digest.values()))] == ["bundle", "voice"]

@@ -1,0 +1,181 @@
+"""Workers that cannot start, that die while they wait, or before they reach a unit: told, and never tried for ever."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import psutil
+import pyarrow as pa
+import pytest
+
+from hundredfold import Job, Model, Source, resume, run
+from hundredfold.crew import Crew, Kit
+from hundredfold.errors import CrewError
+from hundredfold.job import Layout
+from hundredfold.local.driver import Quiet
+from hundredfold.local.files import FileStore
+
+ROWS = pa.table({"k": [0, 1, 2, 3], "x": [1.0, 2.0, 3.0, 4.0]})
+PINNED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
+
+
+def double(rows):
+    return {"y": 2 * float(rows["x"][0])}
+
+
+def environment(rows):
+    return {name.lower(): os.environ.get(name) for name in (*PINNED, "HUNDREDFOLD_TEST")}
+
+
+def raise_here():
+    raise ImportError("no module named nothing_like_it")
+
+
+class Unwelcome:
+    """A function that is whole in the driver, and calls `how` when a worker unpacks it."""
+
+    def __init__(self, how, *arguments):
+        self.how, self.arguments = how, arguments
+
+    def __call__(self, rows):
+        return {"y": 1.0}
+
+    def __reduce__(self):
+        return self.how, self.arguments
+
+
+class Locked:
+    def __init__(self):
+        self.lock = threading.Lock()
+
+    def __call__(self, rows):
+        return {"y": 1.0}
+
+
+class Spoil(Quiet):
+    """Does something to the home when a stage begins."""
+
+    def __init__(self, stage: str, deed):
+        self.wanted, self.deed = stage, deed
+
+    def stage(self, stage):
+        if str(stage) == self.wanted:
+            self.deed()
+
+
+@pytest.fixture
+def crew(tmp_path) -> Iterator[Crew]:
+    crew = Crew(Kit(job_of(double), Layout("r"), FileStore(tmp_path)), 2)
+    crew.start()
+    crew.idle()  # so that all of them are started
+    yield crew
+    crew.stop()
+
+
+def listen(crew: Crew, until, seconds: float = 20.0) -> None:
+    """Hear what the workers say until something is so."""
+    end = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < end, "waited in vain"
+        assert list(crew.events(0.01)) == []
+
+
+def job_of(work) -> Job:
+    return Job("j", [Source("s")], [Model("m", ("k",), work)])
+
+
+def start(work, home, **words):
+    return run(job_of(work), {"s": ROWS}, home=home, run_id="r", workers=2, memory="1GB", **words)
+
+
+def test_what_a_worker_cannot_import_is_told_with_the_reason(tmp_path):
+    with pytest.raises(CrewError, match="a worker cannot load the job: ImportError: no module named nothing_like_it"):
+        start(Unwelcome(raise_here), tmp_path)
+
+
+def test_a_worker_that_dies_while_it_loads_the_job_is_told_and_not_started_for_ever(tmp_path):
+    with pytest.raises(CrewError, match="ended its process with exit code 5") as told:
+        start(Unwelcome(os._exit, 5), tmp_path)
+    assert "worker" in str(told.value)
+    assert told.value.hint
+
+
+def test_a_worker_that_is_killed_again_and_again_at_its_start_is_told(tmp_path):
+    with pytest.raises(CrewError, match="killed by SIGKILL"):
+        start(Unwelcome(signal.raise_signal, signal.SIGKILL), tmp_path)
+
+
+def test_a_function_that_cannot_be_sent_is_told_before_anything_is_done(tmp_path):
+    with pytest.raises(CrewError, match=r"cannot be sent to a worker process: TypeError: .*lock") as told:
+        start(Locked(), tmp_path)
+    assert "open it inside the function" in (told.value.hint or "")
+
+
+def test_a_batch_that_cannot_be_opened_is_told_after_three_deaths_and_the_run_goes_on_when_it_is_back(tmp_path):
+    batch = tmp_path / "home/runs/r/models/m/batches/000002.arrow"
+    aside = tmp_path / "aside"
+    with pytest.raises(CrewError, match=r"died 3 times before it reached a unit of batch 2: ended its process with KeyError"):
+        start(double, tmp_path / "home", watcher=Spoil("work m", lambda: batch.rename(aside)))
+    aside.rename(batch)
+    done = resume("r", home=tmp_path / "home")
+    assert done.results().arrow().column("y").to_pylist() == [2.0, 4.0, 6.0, 8.0]
+
+
+def test_a_worker_that_is_killed_while_it_waits_is_replaced(crew):
+    before = {hand.process.pid for hand in crew.hands}
+    listen(crew, until=lambda: all(hand.ready for hand in crew.hands))
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    listen(crew, until=lambda: all(hand.ready and hand.process.pid not in before for hand in crew.hands))
+
+
+def test_a_crew_goes_on_when_the_server_that_forks_its_workers_is_killed(crew):
+    before = {hand.process.pid for hand in crew.hands}
+    listen(crew, until=lambda: all(hand.ready for hand in crew.hands))
+    server = psutil.Process(psutil.Process(min(before)).ppid())
+    assert server.ppid() == os.getpid()
+    server.kill()
+    listen(crew, until=lambda: all(hand.ready and hand.process.pid not in before for hand in crew.hands))
+    assert psutil.wait_procs([psutil.Process(pid) for pid in before if psutil.pid_exists(pid)], timeout=5)[1] == []
+
+
+def test_workers_have_one_thread_for_each_library_and_the_environment_of_their_driver(tmp_path):
+    for value in ("first", "second"):  # the server that forks is older than the second
+        os.environ["HUNDREDFOLD_TEST"] = value
+        try:
+            done = run(job_of(environment), {"s": ROWS}, home=tmp_path, workers=1, memory="1GB")
+        finally:
+            del os.environ["HUNDREDFOLD_TEST"]
+        row = done.results().arrow().to_pylist()[0]
+        assert row == {"k": 0, **dict.fromkeys(map(str.lower, PINNED), "1"), "hundredfold_test": value}
+
+
+def test_a_unit_whose_worker_is_killed_from_outside_once_is_done(tmp_path):
+    killed = tmp_path / "killed"
+
+    def dies_once(rows):
+        if rows["k"][0] == 2 and not killed.exists():
+            killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"y": 2 * float(rows["x"][0])}
+
+    assert start(dies_once, tmp_path / "home").results().arrow().column("y").to_pylist() == [2.0, 4.0, 6.0, 8.0]
+
+
+def test_a_unit_that_gets_its_worker_killed_each_time_is_dead(tmp_path):
+    deaths = tmp_path / "deaths"
+
+    def dies(rows):
+        if rows["k"][0] == 2:
+            with deaths.open("a") as file:
+                file.write("x")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"y": 2 * float(rows["x"][0])}
+
+    done = start(dies, tmp_path / "home")
+    assert [row["status"] for row in done.units().arrow().to_pylist()] == ["ok", "ok", "dead", "ok"]
+    assert deaths.read_text() == "xx"
