@@ -24,6 +24,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NAMED = re.compile(r"\A(?:#|--) ([\w./-]+\.\w+)\n")
@@ -111,7 +112,7 @@ def console(block: Block, folder: Path) -> Answer:
             continue
         wanted = EXPECTED_EXIT.search(line)
         command = EXPECTED_EXIT.sub("", line[2:])
-        done = subprocess.run(command, shell=True, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        done = subprocess.run(command, shell=True, cwd=folder, env=environment(), stdout=PIPE, stderr=STDOUT, text=True, check=False)
         told.append(f"{line}\n{done.stdout}" + ("" if not done.stdout or done.stdout.endswith("\n") else "\n"))
         if done.returncode != (int(wanted[1]) if wanted else 0):
             wrong = f"{command} ended with exit status {done.returncode}:\n{done.stdout}"
@@ -135,7 +136,8 @@ class Python:
     def run(self, text: str) -> tuple[str, bool]:
         """What the text prints, and whether it raised."""
         if self.process is None:
-            self.process = subprocess.Popen([sys.executable, "-c", SERVER], cwd=self.folder, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            command = [sys.executable, "-c", SERVER]
+            self.process = subprocess.Popen(command, cwd=self.folder, env=environment(), stdin=PIPE, stdout=PIPE, stderr=STDOUT, text=True)
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(f"{len(text)}\n{text}")
@@ -151,8 +153,9 @@ class Python:
 def environment() -> dict[str, str]:
     """A terminal of 100 columns without colour, in which `hundredfold` and `python` are those of this environment."""
     bin_ = str(Path(sys.executable).parent)
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HUNDREDFOLD", "PYTEST", "FORCE_COLOR"))}
-    return {**kept, "PATH": f"{bin_}{os.pathsep}{os.environ.get('PATH', '')}", "COLUMNS": "100", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONWARNINGS": ""}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HUNDREDFOLD", "PYTEST", "PYTHON", "FORCE_COLOR"))}
+    path = os.pathsep.join([bin_, os.environ.get("PATH", "")])
+    return {**kept, "PATH": path, "COLUMNS": "100", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def relative(text: str, folder: Path) -> str:
@@ -178,7 +181,8 @@ def difference(answer: Answer) -> str:
     """What differs, in words for a person."""
     if answer.wrong:
         return answer.wrong
-    return "\n".join(difflib.unified_diff(settled(answer.shown).splitlines(), settled(answer.found).splitlines(), "the page", "what was printed", lineterm=""))
+    shown, found = settled(answer.shown).splitlines(), settled(answer.found).splitlines()
+    return "\n".join(difflib.unified_diff(shown, found, "the page", "what was printed", lineterm=""))
 
 
 def check(path: Path) -> list[str]:

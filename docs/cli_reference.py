@@ -70,4 +70,7 @@ def _first(text: str | None) -> str:
 
 
 if __name__ == "__main__":
+    import from_code  # the parts of other pages that are made from the code
+
+    from_code.main()
     PAGE.write_text(page(), encoding="utf-8", newline="\n")

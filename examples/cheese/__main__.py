@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,12 +15,12 @@ from .compare import compare, show
 from .job import job
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m examples.cheese", description="The price elasticity of cheese at 88 retailers.")
     parser.add_argument("data", type=Path, help="cheese.csv: retailer, volume, disp, price")
     parser.add_argument("--reference", type=Path, help="a folder with R's fits, to compare with")
     parser.add_argument("--home", type=Path, default=".hundredfold", help="the folder that keeps the runs")
-    words = parser.parse_args()
+    words = parser.parse_args(arguments)
 
     began = time.perf_counter()
     done = run(job, {"cheese": pd.read_csv(words.data)}, home=words.home)

@@ -1,4 +1,4 @@
-"""The job: which rows, which units, which functions, and what is published.  The one file that imports hundredfold."""
+"""The job: which rows, which units, which functions, and what is published."""
 
 from hundredfold import Job, Model, Publish, Source
 

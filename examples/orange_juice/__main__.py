@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -17,13 +18,13 @@ from .compare import FITS, compare, held_out
 from .job import job
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m examples.orange_juice", description="Own-price elasticities of orange juice.")
     parser.add_argument("data", type=Path, help="the table yx of bayesm's orangeJuice, as Parquet")
     parser.add_argument("--reference", type=Path, help="a folder with R's fits of brand 1, to compare with")
     parser.add_argument("--until", type=int, default=118, help="the first week that is held out to be forecast (default: %(default)s)")
     parser.add_argument("--home", type=Path, default=".hundredfold", help="the folder that keeps the runs")
-    words = parser.parse_args()
+    words = parser.parse_args(arguments)
 
     weeks = pd.read_parquet(words.data)
     began = time.perf_counter()

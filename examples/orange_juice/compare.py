@@ -15,7 +15,7 @@ FITS = ["pooled", "own", "shrunk"]
 
 
 def held_out(fits: pd.DataFrame, weeks: pd.DataFrame) -> pd.DataFrame:
-    """The root mean square error of each fit's forecasts: of all brands together, and of each. Weeks of a unit without a fit are left out."""
+    """The root mean square error of each fit's forecasts: of all brands, and of each. Weeks without a fit are left out."""
     seen = weeks.merge(fits, on=["store", "brand"], validate="many_to_one")
     y, x = demand(seen)
     squares = pd.DataFrame({name: (y - np.sum(x * np.stack(seen[f"{name}_fit"]), axis=1)) ** 2 for name in FITS})
@@ -26,7 +26,7 @@ def held_out(fits: pd.DataFrame, weeks: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare(elasticities: pd.DataFrame, weeks: pd.DataFrame, reference: Path) -> pd.DataFrame:
-    """Brand 1: own against R's lm, shrunk against bayesm's posterior mean, and the same once more under bayesm's own prior on the spread."""
+    """Brand 1: own beside R's lm, shrunk beside bayesm's posterior mean, and this once more under bayesm's own prior on the spread."""
     ours = elasticities[elasticities["brand"] == 1].set_index("store")
     theirs = pd.read_csv(reference, index_col="store").loc[ours.index]
     pairs = {
@@ -39,7 +39,14 @@ def compare(elasticities: pd.DataFrame, weeks: pd.DataFrame, reference: Path) ->
 
 def beside(ours: pd.Series, theirs: pd.Series) -> dict[str, float]:
     apart = (ours - theirs).abs()
-    return {"mean": ours.mean(), "in R": theirs.mean(), "sd": ours.std(), "sd in R": theirs.std(), "largest": apart.max(), "mean apart": apart.mean()}
+    return {
+        "mean": ours.mean(),
+        "in R": theirs.mean(),
+        "sd": ours.std(),
+        "sd in R": theirs.std(),
+        "largest": apart.max(),
+        "mean apart": apart.mean(),
+    }
 
 
 def under_bayesms_prior(rows: pd.DataFrame, sweeps: int = 20) -> pd.Series:

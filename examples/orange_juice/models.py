@@ -17,16 +17,19 @@ from tariffs.demand.linear import hierarchical, ols, within
 Rows = dict[str, np.ndarray]
 PRICES = [f"price{brand}" for brand in range(1, 12)]
 SIZE = 14
+WORTH = float(SIZE)  # weeks that a brand's usual noise counts for in each store
 
 
 @dataclass(frozen=True)
 class Prior:
-    """A brand in all stores: the mean of its coefficients, their covariance row by row, and one slope for all stores."""
+    """A brand in all stores: the mean of its coefficients and their covariance, row by row; and each slope as if it were one for all
+    stores, with the variance that is left then."""
 
     stores: int
     mean: Floats
     spread: Floats
     pooled: Floats
+    noise: float
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,17 @@ class Elasticity:
 
 
 def fit_prior(rows: Rows) -> Prior:
-    """One brand: rows of all its stores, sorted by store."""
+    """One brand: rows of all its stores, sorted by store.  What is usual is learnt from the stores that can tell."""
     y, x = demand(rows)
-    stores, first, store = np.unique(rows["store"], return_index=True, return_inverse=True)
-    fit = hierarchical(np.split(y, first[1:]), np.split(x, first[1:]))
-    return Prior(len(stores), fit.beta, fit.delta.ravel(), within(y, x[:, 1:], store))
+    _, first, store = np.unique(rows["store"], return_index=True, return_inverse=True)
+    telling = [(yi, xi) for yi, xi in zip(np.split(y, first[1:]), np.split(x, first[1:]), strict=True) if tells(xi)]
+    if not telling:
+        raise ValueError(f"none of {len(first)} stores has the weeks to tell {SIZE} coefficients")
+    fit = hierarchical(*zip(*telling, strict=True))
+    pooled = within(y, x[:, 1:], store)
+    left = y - x[:, 1:] @ pooled
+    level = np.bincount(store, left) / np.bincount(store)
+    return Prior(len(telling), fit.beta, fit.delta.ravel(), pooled, float(np.mean((left - level[store]) ** 2)))
 
 
 def fit_store(rows: Rows, prior: Prior) -> Elasticity:
@@ -60,13 +69,18 @@ def fit_store(rows: Rows, prior: Prior) -> Elasticity:
     y, x = demand(rows)
     price = int(rows["brand"][0])  # the intercept is column 0, so brand 1's price is column 1
     pooled_fit = np.append(y.mean() - x[:, 1:].mean(axis=0) @ prior.pooled, prior.pooled)
-    shrunk_fit, covariance = posterior(y, x, prior.mean, prior.spread.reshape(SIZE, SIZE))
+    shrunk_fit, covariance = posterior(y, x, prior.mean, prior.spread.reshape(SIZE, SIZE), usual=prior.noise, worth=WORTH)
     shrunk_sd = float(np.sqrt(covariance[price, price]))
     own, own_se, own_fit = None, None, np.linalg.lstsq(x, y, rcond=None)[0]
-    if len(y) > SIZE and np.linalg.matrix_rank(x) == SIZE:
+    if tells(x):
         alone = ols(y, x)
         own, own_se, own_fit = alone.beta[price], float(np.sqrt(alone.covariance[price, price])), alone.beta
     return Elasticity(len(y), pooled_fit[price], own, own_se, shrunk_fit[price], shrunk_sd, pooled_fit, own_fit, shrunk_fit)
+
+
+def tells(x: Floats) -> bool:
+    """Whether a store's weeks, by themselves, tell every coefficient, and leave something over to tell the noise."""
+    return len(x) > SIZE and int(np.linalg.matrix_rank(x)) == SIZE
 
 
 def demand(rows: Rows) -> tuple[Floats, Floats]:

@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 import cloudpickle
 import psutil
 
-from .errors import CrewError
+from .errors import CrewError, JobError
 from .job import Job, Layout, Message, Model
 from .ports import Store
 
@@ -117,7 +117,7 @@ class Crew:
 
     def __post_init__(self) -> None:
         self._context: Any = mp.get_context(start_method())
-        self._kit = _packed(self.kit)
+        self._kit = packed(self.kit)
         self._starting: threading.Thread | None = None
         self._failed: CrewError | None = None
         self._looked = 0.0
@@ -290,11 +290,13 @@ def start_method() -> str:
     return wanted
 
 
-def _packed(kit: Kit) -> bytes:
+def packed(thing: Kit | Job) -> bytes:
+    """A kit or a job as it is sent to other processes; JobError where something in it cannot be."""
     try:
-        return bytes(cloudpickle.dumps(kit))
-    except Exception as error:  # noqa: BLE001  # whatever the user's objects raise is told
-        raise CrewError(f"the job cannot be sent to a worker process: {type(error).__name__}: {error}", hint="a connection, a lock or an open file that a function holds: open it inside the function") from error
+        return bytes(cloudpickle.dumps(thing))
+    except Exception as error:  # whatever the user's objects raise is told
+        words = f"the job cannot be sent to a worker process: {_told(error)}"
+        raise JobError(words, hint="if a function holds a connection, a lock or an open file, open it inside the function") from error
 
 
 def _words(code: int | None) -> str:

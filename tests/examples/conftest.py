@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # the examples are not installed: they are run from the folder that holds them
 
-STORES, BRANDS, WEEKS = 6, 2, 40
+STORES, BRANDS, WEEKS = 20, 2, 40
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +28,7 @@ def reference_data() -> Path:
 
 @pytest.fixture(scope="session")
 def juice() -> pd.DataFrame:
-    """6 stores, 2 brands, 40 weeks; `truth` is the own-price elasticity that a row was made with."""
+    """20 stores, 2 brands, 40 weeks; `truth` is the own-price elasticity that a row was made with."""
     chance = np.random.default_rng(1)
     rows = []
     for store in range(1, STORES + 1):
@@ -58,16 +56,3 @@ def cheese() -> pd.DataFrame:
         volume = np.exp(10 + display + elasticity * np.log(price) + chance.normal(0, 0.3, 30))
         rows.append(pd.DataFrame({"retailer": retailer, "volume": volume, "disp": display, "price": price, "truth": elasticity}))
     return pd.concat(rows, ignore_index=True)
-
-
-@pytest.fixture
-def command(tmp_path: Path) -> Callable[..., str]:
-    """Runs `python -m ...` from the folder of the examples, keeping the runs in `tmp_path`; what it printed."""
-
-    def ask(*words: str | Path) -> str:
-        place = ["--home", str(tmp_path / "home")]
-        done = subprocess.run([sys.executable, "-m", *map(str, words), *place], cwd=ROOT, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    return ask

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-
+from examples.cheese.__main__ import main
 from examples.cheese.compare import compare
 from examples.cheese.job import job
 from examples.cheese.models import demand, fit_alone, fit_prior, shrink
+
 from hundredfold import HundredfoldError, Run, run
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -68,17 +72,19 @@ def test_a_row_that_cannot_be_stops_the_run_and_is_named(cheese: pd.DataFrame, t
     assert "1 of 240 rows" in str(stopped.value)
 
 
-def test_the_command_prints_the_digest(cheese: pd.DataFrame, tmp_path: Path, command: Callable[..., str]) -> None:
+def test_the_command_prints_the_digest(cheese: pd.DataFrame, tmp_path: Path) -> None:
     cheese.to_csv(tmp_path / "cheese.csv", index=False)
-    told = command("hundredfold", "run", "examples.cheese.job:job", "--source", f"cheese={tmp_path / 'cheese.csv'}")
-    assert "Five retailers that moved most" in told
-    assert "elasticities.parquet" in told
+    words = ["run", "examples.cheese.job:job", "--source", f"cheese={tmp_path / 'cheese.csv'}", "--home", str(tmp_path / "home")]
+    told = subprocess.run([sys.executable, "-m", "hundredfold", *words], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert told.returncode == 0, told.stderr
+    assert "Five retailers that moved most" in told.stdout
+    assert "elasticities.parquet" in told.stdout
 
 
-def test_the_example_runs_from_a_shell(cheese: pd.DataFrame, tmp_path: Path, command: Callable[..., str]) -> None:
+def test_the_example_tells_what_it_found(cheese: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cheese.to_csv(tmp_path / "cheese.csv", index=False)
-    told = command("examples.cheese", tmp_path / "cheese.csv")
-    assert told.startswith("8 retailers in ")
+    main([str(tmp_path / "cheese.csv"), "--home", str(tmp_path / "home")])
+    assert capsys.readouterr().out.startswith("8 retailers in ")
 
 
 def test_real_retailers_are_those_of_r(reference_data: Path, tmp_path: Path) -> None:

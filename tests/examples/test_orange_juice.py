@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-
+from examples.orange_juice.__main__ import main
 from examples.orange_juice.compare import beside, compare, held_out
 from examples.orange_juice.job import job
 from examples.orange_juice.models import fit_prior, fit_store
+
 from hundredfold import HundredfoldError, Run, run
 
 UNIT = ["store", "brand"]
@@ -31,7 +31,7 @@ def published(done: Run) -> pd.DataFrame:
 
 def test_every_brand_in_every_store_is_published_once(done: Run, published: pd.DataFrame) -> None:
     assert done.state == "done"
-    assert list(published.index) == [(store, brand) for store in range(1, 7) for brand in (1, 2)]
+    assert list(published.index) == [(store, brand) for store in range(1, 21) for brand in (1, 2)]
     assert published.loc[(2, 1), "weeks"] == 10
     assert set(published["product"]) == {"Tropicana Premium 64 oz", "Tropicana Premium 96 oz"}
 
@@ -53,7 +53,7 @@ def test_the_run_gives_what_the_functions_give_by_hand(done: Run, juice: pd.Data
     results = done.results("elasticity").pandas().set_index(UNIT)
     rows = {name: column.to_numpy() for name, column in juice[juice["brand"] == 2].items()}
     prior = fit_prior(rows)
-    for store in range(1, 7):
+    for store in range(1, 21):
         by_hand = fit_store({name: column[rows["store"] == store] for name, column in rows.items()}, prior)
         for name, value in results.loc[(store, 2)].items():
             assert value == pytest.approx(getattr(by_hand, name), abs=1e-9)
@@ -61,7 +61,7 @@ def test_the_run_gives_what_the_functions_give_by_hand(done: Run, juice: pd.Data
 
 def test_held_out_weeks_are_forecast_by_each_fit(done: Run, juice: pd.DataFrame) -> None:
     found = held_out(done.results("elasticity").pandas(), juice)
-    assert list(found["forecasts"]) == [480, 240, 240]
+    assert list(found["forecasts"]) == [1600, 800, 800]
     assert (found[["pooled", "own", "shrunk"]] > 0.2).all(axis=None)
     noise = found.loc[2]  # its units were fitted to these very weeks
     assert noise["own"] < noise["shrunk"] < noise["pooled"]
@@ -77,21 +77,23 @@ def test_a_row_that_cannot_be_stops_the_run_and_is_named(juice: pd.DataFrame, tm
 
 def test_a_week_told_twice_stops_the_run(juice: pd.DataFrame, tmp_path: Path) -> None:
     twice = pd.concat([juice, juice.iloc[[7]].assign(logmove=9.0)])
-    with pytest.raises(HundredfoldError, match="2 of 481 rows"):
+    with pytest.raises(HundredfoldError, match="2 of 1,601 rows"):
         run(job, {"yx": twice}, home=tmp_path, workers=1)
 
 
-def test_the_command_prints_the_digest(juice: pd.DataFrame, tmp_path: Path, command: Callable[..., str]) -> None:
-    juice.to_parquet(tmp_path / "yx.parquet")
-    told = command("hundredfold", "run", "examples.orange_juice.job:job", "--source", f"yx={tmp_path / 'yx.parquet'}")
-    assert "Own-price elasticity by brand" in told
-    assert "Tropicana Premium 96 oz" in told
+def test_the_release_has_a_digest_by_brand(done: Run) -> None:
+    assert done.release is not None
+    brands, moved = done.release.digest.values()
+    assert [(row["product"], row["stores"]) for row in brands] == [("Tropicana Premium 64 oz", 20), ("Tropicana Premium 96 oz", 20)]
+    assert len(moved) == 5
+    assert None not in [row["own"] for row in moved]
 
 
-def test_the_example_runs_from_a_shell(juice: pd.DataFrame, tmp_path: Path, command: Callable[..., str]) -> None:
+def test_the_example_tells_what_it_found(juice: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     juice.to_parquet(tmp_path / "yx.parquet")
-    told = command("examples.orange_juice", tmp_path / "yx.parquet", "--until", "70")
-    assert told.startswith("480 rows, 12 units (store, brand) in ")
+    main([str(tmp_path / "yx.parquet"), "--until", "70", "--home", str(tmp_path / "home")])
+    told = capsys.readouterr().out
+    assert told.startswith("1,600 rows, 40 units (store, brand) in ")
     assert "from week 70 on" in told
 
 

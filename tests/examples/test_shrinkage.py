@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from examples.shrinkage import posterior
+
 from tariffs.demand.linear import hierarchical, ols
 
 

@@ -14,10 +14,11 @@ import pytest
 
 from hundredfold import Job, Model, Source, resume, run
 from hundredfold.crew import Crew, Kit
-from hundredfold.errors import CrewError
+from hundredfold.errors import CrewError, JobError
 from hundredfold.job import Layout
 from hundredfold.local.driver import Quiet
 from hundredfold.local.files import FileStore
+from hundredfold.local.home import Home
 
 ROWS = pa.table({"k": [0, 1, 2, 3], "x": [1.0, 2.0, 3.0, 4.0]})
 PINNED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
@@ -41,7 +42,7 @@ class Unwelcome:
     def __init__(self, how, *arguments):
         self.how, self.arguments = how, arguments
 
-    def __call__(self, rows):
+    def __call__(self, rows):  # noqa: ARG002
         return {"y": 1.0}
 
     def __reduce__(self):
@@ -52,7 +53,7 @@ class Locked:
     def __init__(self):
         self.lock = threading.Lock()
 
-    def __call__(self, rows):
+    def __call__(self, rows):  # noqa: ARG002
         return {"y": 1.0}
 
 
@@ -110,9 +111,10 @@ def test_a_worker_that_is_killed_again_and_again_at_its_start_is_told(tmp_path):
 
 
 def test_a_function_that_cannot_be_sent_is_told_before_anything_is_done(tmp_path):
-    with pytest.raises(CrewError, match=r"cannot be sent to a worker process: TypeError: .*lock") as told:
+    with pytest.raises(JobError, match=r"cannot be sent to a worker process: TypeError: .*lock") as told:
         start(Locked(), tmp_path)
     assert "open it inside the function" in (told.value.hint or "")
+    assert Home(tmp_path).ledger.runs() == []
 
 
 def test_a_batch_that_cannot_be_opened_is_told_after_three_deaths_and_the_run_goes_on_when_it_is_back(tmp_path):

@@ -6,7 +6,7 @@ It keeps nothing that it could not find again: every step takes what is there al
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -67,6 +67,7 @@ class Drive:
     watcher: Watcher
     collected: list[Collected] = field(default_factory=list)
     looked: float = 0.0
+    hire: Callable[..., Crew] = Crew
 
     def __post_init__(self) -> None:
         self.layout = Layout(self.record.id)
@@ -94,7 +95,7 @@ class Drive:
             self.home.ledger.move(self.record.id, event, reason=str(error))
 
     def _walk(self) -> None:
-        crew = Crew(Kit(self.job, self.layout, self.store), self.limits.workers, self.limits.worker, self.home.logs(self.record.id))
+        crew = self.hire(Kit(self.job, self.layout, self.store), self.limits.workers, self.limits.worker, self.home.logs(self.record.id))
         try:
             crew.start()  # their imports run while the sources are read
             with closing(DuckWarehouse(self.store, self.home.scratch(self.record.id), memory=self.limits.warehouse, threads=self.limits.workers)) as warehouse:

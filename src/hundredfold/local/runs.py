@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..batch import form_of
+from ..crew import packed
 from ..errors import HundredfoldError, JobError, PublishRefused, SourceError, StateError, UsageError
 from ..given import Given
 from ..job import Job, Layout, Model
@@ -296,12 +297,13 @@ def begin(home: Home, job: Job, ref: str, sources: Mapping[str, Any], *, as_of: 
         run, job.name, ref, State.NEW, "new", now.isoformat(timespec="seconds"), now.isoformat(timespec="seconds"),
         options={**options, "as_of": stamp, "sources": kept, "folder": str(job.folder), "max_rejected": dict(max_rejected), "max_failed": max_failed, "round": 1},
     )  # fmt: skip
+    kept_job = packed(job)
     home.ledger.create(record)
     for name, place in places.items():
         if not isinstance(place, str):
             with home.store.writing(layout.staged(name)) as path:
                 pq.write_table(as_table(name, place), path)
-    home.store.put(layout.job(), cloudpickle.dumps(job))
+    home.store.put(layout.job(), kept_job)
     return run
 
 

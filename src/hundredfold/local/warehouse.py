@@ -39,6 +39,7 @@ class DuckWarehouse:
                 "temp_directory": str(scratch),
                 "autoinstall_known_extensions": False,
                 "TimeZone": "UTC",
+                "enable_progress_bar": False,  # DuckDB would draw one on stdout, which belongs to the result
             },
         )
 
@@ -116,6 +117,8 @@ class DuckWarehouse:
         files = find_files(source, str(place), folder)
         if files.kind == "parquet":
             return self._parquet(source, files, in_place=True)
+        if not any(Path(p).stat().st_size for p in files.paths):
+            raise SourceError(f"{source} is empty: {files.paths[0]} has no byte", hint=f"name another place with --source {source}=PATH")
         reader = self._csv(files, bool(contract_columns)) if files.kind == "csv" else self._json(files, contract_columns)
         try:
             self._run(f"COPY (SELECT row_number() OVER () AS __row, * FROM {reader}) TO '{_text(self._stage(staged))}' (FORMAT parquet)")
@@ -167,7 +170,7 @@ class DuckWarehouse:
         """The lines of a CSV file that could not be split into its columns."""
         return self.query(
             "SELECT s.file_path AS file, CAST(e.line AS BIGINT) AS row, 'malformed line ' || e.line || ': ' || max(e.error_message) AS words,"
-            " any_value(e.csv_line) AS line FROM reject_errors e JOIN reject_scans s USING (scan_id, file_id) GROUP BY ALL ORDER BY file, row"
+            " any_value(e.csv_line) AS line FROM reject_errors e JOIN reject_scans s USING (scan_id, file_id) GROUP BY s.file_path, e.line ORDER BY file, row"
         )
 
     def _stage(self, staged: str) -> Path:

@@ -196,11 +196,13 @@ def _refuse_too_many(source: Source, rejected: int, rows: int, findings: Sequenc
     limit = allowed(source.max_rejected, rows)
     if rejected <= limit:
         return
+    several = len({f.file for f in findings}) > 1
     width = max(len(f.column) for f in findings)
     words = max(len(f.words) for f in findings)
+    counts = max(len(f"{f.rows:,} row") + (f.rows > 1) for f in findings)
     raise ContractError(
         f"{source.name} cannot be run: {rejected:,} of {rows:,} rows break its contract, and the limit is {limit:,}",
-        problems=[f"{f.column:<{width}}  {f.words:<{words}}  {f.rows:,} row{'s' if f.rows > 1 else ''}   first: row {f.row} ({f.value})" for f in findings],
+        problems=[f"{f.column:<{width}}  {f.words:<{words}}  {f'{f.rows:,} row' + ('s' if f.rows > 1 else ''):<{counts}}   first: row {f.row}{f' of {f.file}' if several else ''} ({f.value})" for f in findings],
         hint=f"see {where}, or allow them with --max-rejected {source.name}={rejected}",
     )
 

@@ -1,0 +1,146 @@
+"""The documentation is true: its code runs, its outputs are what is printed, its links lead somewhere, nothing is left out."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import typer.main
+
+import hundredfold
+from hundredfold.cli import app
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+MODULES = [
+    "hundredfold.testing",
+    "hundredfold.states",
+    "hundredfold.query",
+    "hundredfold.contract",
+    "hundredfold.job",
+    "hundredfold.local.limits",
+]
+FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+
+
+def tool(name: str) -> ModuleType:
+    """A tool of docs/, which is a folder and no package."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+BLOCKS = tool("blocks")
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def with_code(pages: list[Path]) -> list[Path]:
+    """The pages that run something; the longest first, so that it does not start last."""
+    runs = [page for page in pages if any(block.kind in ("python", "console") for block in BLOCKS.blocks(page.read_text("utf-8")))]
+    return sorted(runs, key=lambda page: -page.read_text("utf-8").count("$ hundredfold"))
+
+
+@pytest.mark.parametrize("page", with_code(PAGES), ids=name_of)
+def test_the_code_of_a_page_runs_and_prints_what_the_page_shows(page: Path) -> None:
+    wrong = BLOCKS.check(page)
+    assert not wrong, "\n\n".join([*wrong, f"if the page is to say so: python docs/blocks.py --write {name_of(page)}"])
+
+
+def test_what_changes_from_run_to_run_is_taken_for_equal() -> None:
+    shown = "run 20261122-081152-da8e  done in 1.8 s\n...\norders  201  0.10\n"
+    assert BLOCKS.alike(shown, "run 20301231-235959-ffff  done in 12.0 s\nany\nlines\norders   201   7.55")
+    assert not BLOCKS.alike(shown, "run 20301231-235959-ffff  done in 12.0 s\norders  200  0.10")
+
+
+def test_the_page_of_the_command_line_is_what_help_says() -> None:
+    assert (DOCS / "reference-cli.md").read_text("utf-8") == tool("cli_reference").page(), "run: make docs"
+
+
+def test_every_command_and_every_option_is_on_the_page_of_the_command_line() -> None:
+    text = (DOCS / "reference-cli.md").read_text("utf-8")
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]  # a group has them
+        section = text.split(f"\n## {name}\n")[1].split("\n## ")[0]
+        assert all(option in section for parameter in command.params for option in parameter.opts if option.startswith("-")), name
+
+
+@pytest.mark.parametrize("name", sorted(tool("from_code").PAGES))
+def test_what_is_made_from_the_code_is_as_the_code_has_it(name: str) -> None:
+    text = (DOCS / name).read_text("utf-8")
+    assert text == tool("from_code").page(name, text), "run: make docs"
+    assert f"written by docs/from_code.py -->\n\n{tool('from_code').PAGES[name][1]()}" in text
+
+
+def test_every_name_of_the_face_is_in_the_reference() -> None:
+    text = (DOCS / "reference.md").read_text("utf-8")
+    assert [name for name in hundredfold.__all__ if name not in text] == []
+
+
+@pytest.mark.parametrize("name", ["Job", "Source", "Model", "Publish", "run"])
+def test_every_parameter_is_in_the_reference(name: str) -> None:
+    text = (DOCS / "reference.md").read_text("utf-8")
+    section = text.split(f"\n### {name}\n")[1].split("\n##")[0]
+    assert [p for p in inspect.signature(getattr(hundredfold, name)).parameters if not re.search(rf"\b{p}\b", section)] == []
+
+
+def test_every_public_word_of_a_run_is_in_the_reference() -> None:
+    section = (DOCS / "reference.md").read_text("utf-8").split("\n### Run\n")[1].split("\n##")[0]
+    public = [name for name in vars(hundredfold.Run) if not name.startswith("_")]
+    assert [name for name in public if f"run.{name}" not in section] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = FENCED.sub("", page.read_text("utf-8"))
+    lost = [link for link in LINK.findall(text) if not link.startswith(("http:", "https:", "mailto:")) and not leads(page, link)]
+    assert lost == []
+
+
+def leads(page: Path, link: str) -> bool:
+    place, _, anchor = link.partition("#")
+    target = page if not place else (page.parent / place).resolve()
+    if not target.exists():
+        return False
+    return not anchor or anchor in {anchor_of(h) for h in HEADING.findall(FENCED.sub("", target.read_text("utf-8")))}
+
+
+def anchor_of(heading: str) -> str:
+    """A heading's anchor, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_every_page_is_on_the_index() -> None:
+    index = (DOCS / "README.md").read_text("utf-8")
+    pages = [page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md") if page != DOCS / "README.md"]
+    assert [page for page in pages if f"({page})" not in index] == []
+
+
+def test_the_readme_names_only_what_is_there() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    verbs = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    assert set(re.findall(r"^    make (\w+)", text, re.MULTILINE)) <= verbs
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_no_page_names_a_folder_of_one_machine(page: Path) -> None:
+    assert not re.search(r"(?<![\w.])/(?:tmp|home|root|work|Users)/", page.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_in_docstrings_are_true(module: str) -> None:
+    assert doctest.testmod(importlib.import_module(module)).failed == 0

@@ -1,0 +1,294 @@
+"""Every call of every door fails once, and the answer is the same after a new start; and what leases do when workers are lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from hundredfold import Job, Model, Publish, Source, open_run, retry, states
+from hundredfold.crew import IDLE, Crew, Died, Event, Hand, Kit
+from hundredfold.desk import Desk
+from hundredfold.job import Layout, Message
+from hundredfold.local.driver import Drive, Quiet
+from hundredfold.local.home import Home
+from hundredfold.local.limits import Limits
+from hundredfold.local.runs import begin
+from hundredfold.local.warehouse import DuckWarehouse
+from hundredfold.manifest import Manifest, UnitList
+from hundredfold.ports import Depth
+from hundredfold.steps.collect import collect
+from hundredfold.steps.enqueue import enqueue, plan_round
+from hundredfold.steps.work import Floor
+from hundredfold.testing import Fault, Faulty, FaultyAfter, HandClock, MemoryQueue
+
+FEW, MANY = 6, 48  # units; of the many, four lie in each batch
+KINDS = [Faulty, FaultyAfter]
+
+
+def mean(rows):
+    return {"mean": float(rows["x"].mean())}
+
+
+def above(rows, mean):
+    if rows["k"][0] == 4:
+        raise ValueError("never comes out even")
+    return {"above": float(rows["x"].sum()) - mean["mean"]}
+
+
+JOB = Job(
+    "j",
+    [Source("s")],
+    [Model("mean", (), mean), Model("above", ("k",), above)],
+    publish=Publish("out", "SELECT * FROM above ORDER BY k", formats=("csv",)),
+    max_failed=1,
+)
+
+
+@dataclass
+class HereCrew(Crew):
+    """A crew of this process: no child is started, each message is done when events are asked for."""
+
+    def __post_init__(self) -> None:
+        self.said: list[tuple[Any, ...]] = []
+        self.hands = [Hand(number) for number in range(self.size)]
+        self.desk = Desk(self.kit, [IDLE, 0], self.said.append)
+        self._starting, self._failed = None, None
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def give(self, hand: Hand, message: Message) -> None:
+        hand.message, hand.done = message, message.first - 1
+
+    def events(self, timeout: float) -> Iterator[tuple[Hand, Event]]:
+        for hand in self.hands:
+            if hand.message is not None:
+                self.said.clear()
+                self.desk.do(hand.message)
+                for words in list(self.said):
+                    yield from self._said(hand, words)
+
+
+@dataclass
+class SlowCrew(HereCrew):
+    """A crew that stalls for longer than a lease."""
+
+    clock: HandClock = field(default_factory=HandClock)
+
+    def events(self, timeout: float) -> Iterator[tuple[Hand, Event]]:
+        self.clock.advance(100)
+        yield from HereCrew.events(self, timeout)
+
+
+@dataclass
+class LosingCrew(HereCrew):
+    """A crew whose children die from outside, `times` for each unit in `lost`."""
+
+    lost: dict[int, int] = field(default_factory=dict)
+    outside: bool = True
+
+    def events(self, timeout: float) -> Iterator[tuple[Hand, Event]]:
+        for hand in self.hands:
+            message = hand.message
+            bad = next((u for u in range(message.first, message.last + 1) if self.lost.get(u)), None) if message else None
+            if message is not None and bad is not None:
+                self.lost[bad] -= 1
+                hand.message = None
+                yield hand, Died(message, bad, False, "killed by SIGKILL", message.first - 1, self.outside)
+                return
+        yield from HereCrew.events(self, timeout)
+
+
+def begun(folder: Path, units: int = FEW) -> Home:
+    home = Home(folder)
+    rows = pa.table({"k": [k for k in range(units) for _ in range(2)], "x": [float(x) for x in range(2 * units)]})
+    begin(home, JOB, "", {"s": rows}, as_of="2026-01-01", run_id="r", max_rejected={}, max_failed=None, options={})
+    return home
+
+
+def walk(home: Home) -> None:
+    """What a driver does with the run, in this process."""
+    record = home.ledger.move("r", states.Event.START)
+    places = {"s": home.folder / "runs/r/staged/s.parquet"}
+    Drive(home, JOB, record, Limits(1, 2**30), places, Quiet(), hire=HereCrew).walk()
+
+
+def answer(home: Path) -> dict[str, bytes]:
+    found = [*home.glob("runs/r/models/*/results.parquet"), *home.glob("releases/**/*")]
+    return {str(path.relative_to(home)): path.read_bytes() for path in found if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def wanted(tmp_path_factory) -> dict[str, bytes]:
+    home = begun(tmp_path_factory.mktemp("undisturbed"))
+    walk(home)
+    return answer(home.folder)
+
+
+@pytest.mark.parametrize("door", ["store", "ledger"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_whichever_call_fails_the_next_driver_ends_with_the_same_bytes(kind, door, wanted, tmp_path):
+    for n in count(1):
+        home = begun(tmp_path / str(n))
+        sound = getattr(home, door)
+        faulty = kind(sound, fail_at=n)
+        setattr(home, door, faulty)
+        with suppress(Fault):
+            walk(home)
+        setattr(home, door, sound)
+        if faulty.calls < n:
+            break
+        if home.ledger.read("r").state is not states.State.DONE:
+            walk(home)
+        assert answer(home.folder) == wanted, f"call {n} of the {door}"
+        assert home.ledger.read("r").state is states.State.DONE
+    assert n > 15
+
+
+LAYOUT = Layout("r")
+
+
+@pytest.fixture(scope="module")
+def worked(tmp_path_factory) -> Home:
+    home = begun(tmp_path_factory.mktemp("worked"), MANY)
+    walk(home)
+    return home
+
+
+@pytest.fixture
+def home(worked) -> Home:
+    """A run whose model `above` waits to be worked on: nothing of it is done."""
+    forget(worked)
+    return worked
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def queue(clock) -> MemoryQueue:
+    return MemoryQueue(clock=clock, sleep=clock.advance)
+
+
+def forget(home: Home) -> None:
+    home.store.delete(LAYOUT.outcomes("above"))
+    home.store.delete(LAYOUT.collected("above"))
+
+
+def floor(home: Home, queue: Any, clock: HandClock, crew: type[HereCrew] = HereCrew, **words: Any) -> Floor:
+    manifest = Manifest.read(LAYOUT, "above", home.store)
+    messages, coverage = plan_round(manifest, LAYOUT, 1, home.store)
+    enqueue(messages, coverage, queue)
+    units = UnitList.read(LAYOUT, "above", home.store)
+    hired = crew(Kit(JOB, LAYOUT, home.store), 2, **words)
+    return Floor(messages, manifest, units, LAYOUT, coverage, queue, home.store, hired, lambda _: None, 60.0, clock)
+
+
+def accounts(home: Home) -> list[dict[str, Any]]:
+    """What became of each unit, in their order."""
+    warehouse = DuckWarehouse(home.store, home.scratch("r"), memory=2**28, threads=1)
+    try:
+        collect(JOB.model("above"), Manifest.read(LAYOUT, "above", home.store), LAYOUT, 1, warehouse, home.store)
+    finally:
+        warehouse.close()
+    return open_run("r", home=home.folder).units("above").arrow().to_pylist()
+
+
+def not_ok(home: Home) -> dict[int, str]:
+    return {row["k"]: row["status"] for row in accounts(home) if row["status"] != "ok"}
+
+
+def slices(home: Home) -> set[tuple[int, int]]:
+    found = map(LAYOUT.slice, home.store.list(LAYOUT.outcomes("above") + "/"))
+    return {(message.first, message.last) for message in found if message is not None}
+
+
+def sent(queue: MemoryQueue, message: Message, received: int) -> None:
+    """A message that was handed out so often, and came back each time."""
+    queue.send([str(message)])
+    for _ in range(received):
+        delivery = queue.receive()
+        assert delivery is not None
+        queue.extend(delivery.receipt, 0)
+
+
+WHOLE = {(first, first + 3) for first in range(0, MANY, 4)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whichever_call_of_the_queue_fails_the_next_driver_does_the_rest(kind, home):
+    for n in count(1):
+        forget(home)
+        clock = HandClock()
+        sound = MemoryQueue(clock=clock, sleep=clock.advance)
+        faulty = kind(sound, fail_at=n)
+        with suppress(Fault):
+            floor(home, faulty, clock).run()
+        sound.release()
+        floor(home, sound, clock).run()
+        assert sound.depth() == Depth(0, 0, 0)
+        assert slices(home) == WHOLE
+        if faulty.calls < n:
+            break
+    assert n > 30
+    assert not_ok(home) == {4: "failed"}
+
+
+def test_a_message_is_done_once_in_the_results_though_it_is_handed_out_again_while_it_is_worked_on(home, queue, clock):
+    floor(home, queue, clock, SlowCrew, clock=clock).run()
+    assert not_ok(home) == {4: "failed"}
+    assert len(accounts(home)) == MANY
+    assert open_run("r", home=home.folder).results("above").arrow().num_rows == MANY - 1
+
+
+@pytest.mark.parametrize(("received", "wanted"), [(0, {(0, 3)}), (1, {(0, 3)}), (2, {(0, 1), (2, 3)}), (4, {(0, 1), (2, 3)})])
+def test_a_message_is_halved_from_its_second_return_on(home, queue, clock, received, wanted):
+    sent(queue, Message("r", "above", 0, 0, 3), received)
+    floor(home, queue, clock).run()
+    assert slices(home) == WHOLE - {(0, 3)} | wanted
+    assert queue.depth() == Depth(0, 0, 0)
+
+
+def test_a_message_that_came_back_too_often_leaves_dead_units_and_a_retry_does_them(home, queue, clock):
+    sent(queue, Message("r", "above", 1, 5, 6), received=5)
+    assert queue.depth().dead == 1
+    floor(home, queue, clock).run()
+    assert not_ok(home) == {4: "failed", 5: "dead", 6: "dead"}
+    assert accounts(home)[5]["message"] == "its message came back too often: whatever worker had it was lost"
+    done = retry("r", home=home.folder, job=JOB)
+    assert {row["k"]: row["round"] for row in done.units("above").arrow().to_pylist() if row["round"] > 1} == {4: 2, 5: 2, 6: 2}
+    assert done.failures().arrow().column("unit").to_pylist() == ["4"]
+    home.ledger.note("r", options={"round": 1})
+    home.store.delete(LAYOUT.model("above") + "/retry-002.json")
+
+
+def test_messages_that_a_queue_has_lost_are_sent_again_also_beside_dead_letters(home, queue, clock):
+    sent(queue, Message("r", "above", 1, 4, 7), received=5)
+    work = floor(home, queue, clock)  # finds a queue that is not empty, and sends nothing
+    assert queue.depth() == Depth(0, 0, 1)
+    work.run()
+    assert not_ok(home) == dict.fromkeys(range(4, 8), "dead")
+
+
+@pytest.mark.parametrize(("times", "outside", "dead"), [(1, True, {}), (2, True, {10: "dead"}), (1, False, {10: "dead"})])
+def test_a_death_costs_its_unit_unless_it_came_from_outside_for_the_first_time(home, queue, clock, times, outside, dead):
+    floor(home, queue, clock, LosingCrew, lost={10: times}, outside=outside).run()
+    assert not_ok(home) == {4: "failed"} | dead
+
+
+def test_what_a_worker_says_after_its_model_is_done_is_not_taken_for_the_next_one(home, queue, clock):
+    work = floor(home, queue, clock)
+    hand = work.crew.idle()[0]
+    work.crew.give(hand, Message("r", "above", 0, 0, 3))  # by the model before
+    work.run()
+    assert not_ok(home) == {4: "failed"}

@@ -1,0 +1,376 @@
+"""Sources of every kind against their contracts: what is accepted, what is rejected and why, and that the sums come out even."""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+import gzip
+import math
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pydantic
+import pytest
+from annotated_types import Ge, Gt, Interval, Le, Len, Lt, MaxLen, MinLen, MultipleOf
+from bench import AS_OF, Bench, Piece
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hundredfold import Job, Model, Source
+from hundredfold.errors import ContractError, JobError, SourceError
+
+
+class Segment(enum.Enum):
+    BUSINESS = "business"
+    HOME = "Rev. {A}"
+
+
+@dataclass
+class Sale:
+    price: Annotated[float, Gt(0)]
+    segment: Segment
+    code: Annotated[str, re.compile(r"v.\d{3}")]
+    day: dt.date
+    count: int | None
+
+
+GOOD: dict[str, Any] = {"price": 1.5, "segment": "Rev. {A}", "code": "vx123", "day": dt.date(2025, 1, 1), "count": 1}
+HEAD = "price,segment,code,day,count\n"
+LINE = "1.5,business,vx123,2025-01-01,1\n"
+
+
+def table(*changes: dict[str, Any]) -> pa.Table:
+    return pa.Table.from_pylist([GOOD | change for change in changes])
+
+
+def check(bench: Bench, source: Source, place: Any) -> tuple[Any, Piece]:
+    piece = bench.source(source, place)
+    (verdict,) = piece.validate()
+    rejects = piece.rejects(source.name) if verdict.rejected or verdict.dropped else []
+    assert verdict.rows == verdict.accepted + verdict.rejected + verdict.dropped
+    assert len(rejects) == verdict.rejected + verdict.dropped
+    assert sum(row["__counts"] for row in rejects) == verdict.rejected
+    assert len(piece.accepted(source.name)) == verdict.accepted
+    return verdict, piece
+
+
+def reasons(piece: Piece, source: str) -> list[tuple[int, str]]:
+    return [(row["__row"], row["__reason"]) for row in piece.rejects(source)]
+
+
+# --- wherever the rows are ---------------------------------------------------------------------------------------------
+
+
+def test_frames_in_memory_are_sources(bench: Bench) -> None:
+    named = pd.DataFrame([GOOD, GOOD]).set_index("code")
+    for frame in (table({}, {}), pd.DataFrame([GOOD, GOOD]), pl.DataFrame([GOOD, GOOD]), named, table({}, {}).to_batches()[0]):
+        _, piece = check(bench, Source("sales", Sale), frame)
+        assert {tuple(sorted(row.items())) for row in piece.accepted("sales")} == {tuple(sorted(GOOD.items()))}
+
+
+def test_files_of_every_kind_are_sources(bench: Bench, tmp_path: Path) -> None:
+    json = '{"price": 1.5, "segment": "business", "code": "vx123", "day": "2025-01-01", "count": 1}\n'
+    (tmp_path / "a.csv").write_text(HEAD + LINE)
+    (tmp_path / "b.csv").write_bytes(b"\xef\xbb\xbf" + (HEAD + LINE).replace("\n", "\r\n").encode())
+    (tmp_path / "c.csv.gz").write_bytes(gzip.compress((HEAD + LINE).encode()))
+    (tmp_path / "d.tsv").write_text((HEAD + LINE).replace(",", "\t"))
+    (tmp_path / "e.jsonl").write_text(json)
+    (tmp_path / "f.ndjson.gz").write_bytes(gzip.compress(json.encode()))
+    pq.write_table(table({"segment": "business"}), tmp_path / "g.parquet")
+    for path in sorted(tmp_path.iterdir()):
+        _, piece = check(bench, Source("sales", Sale), path)
+        assert piece.accepted("sales") == [GOOD | {"segment": "business"}], path.name
+
+
+def test_a_folder_and_a_glob_are_all_their_files_and_each_counts_its_own_rows(bench: Bench, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.csv").write_text(HEAD + LINE + (LINE.replace("1.5", "-1") if name != "a" else ""))
+    for place in (tmp_path, tmp_path / "*.csv"):
+        verdict, piece = check(bench, Source("sales", Sale, max_rejected=2), place)
+        assert (verdict.rows, verdict.accepted) == (5, 3)
+        assert [(Path(row["__file"]).name, row["__row"]) for row in piece.rejects("sales")] == [("b.csv", 2), ("c.csv", 2)]
+
+
+def test_quoted_newlines_and_missing_values_are_values(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('word,n\n"two\nlines",1\n"a ""quote""",\n')
+    _, piece = check(bench, Source("notes"), tmp_path / "a.csv")
+    assert piece.accepted("notes") == [{"word": "two\nlines", "n": 1}, {"word": 'a "quote"', "n": None}]
+
+
+def test_malformed_lines_are_rejected_and_counted_once(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(HEAD + LINE + "1.5,business\n" + LINE.replace("\n", ",6,7\n") + LINE)
+    verdict, piece = check(bench, Source("sales", Sale, max_rejected=2), tmp_path / "a.csv")
+    assert (verdict.rows, verdict.accepted, verdict.rejected) == (4, 2, 2)
+    told = sorted(row["__reason"] for row in piece.rejects("sales"))
+    assert [text[:17] for text in told] == ["malformed line 3:", "malformed line 4:"]
+    with pytest.raises(ContractError, match=r"2 of 4 rows break its contract.*\n  \(line\)  must have the header's columns  2 rows   first: row 3 \(1.5,business\)"):
+        check(bench, Source("sales", Sale), tmp_path / "a.csv")
+
+
+def test_a_parquet_file_that_breaks_nothing_is_read_in_place(bench: Bench, tmp_path: Path) -> None:
+    pq.write_table(table({}, {}), tmp_path / "a.parquet")
+    verdict, piece = check(bench, Source("sales", Sale), tmp_path / "a.parquet")
+    assert [entry[0] for entry in verdict.files] == [str((tmp_path / "a.parquet").resolve())]
+    pq.write_table(table({}), tmp_path / "a.parquet")
+    with pytest.raises(SourceError, match="sales has changed since the run began"):
+        piece.validate()
+    (tmp_path / "a.parquet").unlink()
+    with pytest.raises(SourceError, match="was there when the run began, and is gone"):
+        piece.validate()
+
+
+PLACES = {
+    "nope.csv": "there is no file",
+    "*.nope": "no file matches",
+    "empty": "there is no Parquet, CSV or JSON-lines file in the folder",
+    "mixed": "its files are of several kinds: csv, json",
+    "a.xlsx": r"the kind of 1 file\(s\) is not known",
+    "zero.csv": "sales is empty",
+    "head.csv": "sales is empty",
+    "bad.jsonl": "cannot be read as json",
+    "bad.parquet": "cannot be read as Parquet",
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_place_that_cannot_be_read_is_told(bench: Bench, tmp_path: Path, place: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "mixed").mkdir()
+    for name, text in {"mixed/a.csv": "a\n1\n", "mixed/b.json": "{}", "a.xlsx": "x", "zero.csv": "", "head.csv": HEAD, "bad.jsonl": "no\n", "bad.parquet": "no"}.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(SourceError, match=PLACES[place]) as caught:
+        bench.source(Source("sales"), tmp_path / place).validate()
+    assert caught.value.hint
+    assert "SELECT" not in str(caught.value)
+
+
+def test_what_is_no_table_is_told(bench: Bench) -> None:
+    with pytest.raises(SourceError, match="sales: builtins.int is no path and no table"):
+        bench.source(Source("sales"), 3).validate()
+    with pytest.raises(SourceError, match="several types in one column"):
+        bench.source(Source("sales"), pd.DataFrame({"a": [1, "x"]})).validate()
+
+
+# --- contracts -----------------------------------------------------------------------------------------------------------
+
+BROKEN = [
+    ({"price": -1.0}, "price must be > 0"),
+    ({"price": 0.0}, "price must be > 0"),
+    ({"price": math.nan}, "price must not be NaN"),
+    ({"price": None}, "price must not be null"),
+    ({"segment": None}, "segment must not be null"),
+    ({"segment": "Rev. A"}, "segment must be one of business, Rev. {A}"),
+    ({"code": "vx12"}, r"code must match v.\d{3}"),
+    ({"code": "avx123"}, r"code must match v.\d{3}"),
+    ({"day": None}, "day must not be null"),
+    ({"day": None, "code": "x", "price": -2.0}, r"price must be > 0; code must match v.\d{3}; day must not be null"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), BROKEN)
+def test_a_bad_row_is_rejected_with_all_its_reasons(bench: Bench, change: dict[str, Any], reason: str) -> None:
+    _, piece = check(bench, Source("sales", Sale, max_rejected=1), table({}, change, {"count": None}))
+    assert reasons(piece, "sales") == [(2, reason)]
+
+
+TEXTS = [
+    ("2.5.", "price", "price must be a number"),
+    ("2025-02-30", "day", "day must be a date"),
+    ("2025-02-03 10:00", "day", "day must be a date"),
+    ("1.5", "count", "count must be a whole number"),
+    ("x", "count", "count must be a whole number"),
+    ("", "price", "price must not be null"),
+]
+
+
+@pytest.mark.parametrize(("text", "column", "reason"), TEXTS)
+def test_a_text_that_is_no_value_of_its_column_is_rejected_as_it_came(bench: Bench, tmp_path: Path, text: str, column: str, reason: str) -> None:
+    values = dict(zip(HEAD.strip().split(","), LINE.strip().split(","), strict=True)) | {column: text}
+    (tmp_path / "a.csv").write_text(HEAD + LINE + ",".join(values.values()) + "\n")
+    _, piece = check(bench, Source("sales", Sale, max_rejected=1), tmp_path / "a.csv")
+    assert reasons(piece, "sales") == [(2, reason)]
+    assert piece.rejects("sales")[0][column] == (text or None)
+
+
+def test_a_date_column_takes_no_time_of_day(bench: Bench) -> None:
+    @dataclass
+    class Row:
+        day: dt.date
+
+    _, piece = check(bench, Source("s", Row, max_rejected=1), pa.table({"day": [dt.datetime(2025, 1, 1), dt.datetime(2025, 1, 1, 5)]}))
+    assert piece.accepted("s") == [{"day": dt.date(2025, 1, 1)}]
+
+
+def test_the_error_shows_every_broken_check_in_the_words_of_the_house(bench: Bench) -> None:
+    rows = table({}, {"price": -4.0}, {"price": -1.0}, {"segment": None})
+    with pytest.raises(ContractError) as caught:
+        bench.source(Source("sales", Sale), rows).validate()
+    assert str(caught.value).splitlines() == [
+        "sales cannot be run: 3 of 4 rows break its contract, and the limit is 0",
+        "  price    must be > 0       2 rows   first: row 2 (-4.0)",
+        "  segment  must not be null  1 row    first: row 4 (null)",
+    ]
+    assert "rejects/sales.parquet, or allow them with --max-rejected sales=3" in str(caught.value.hint)
+
+
+def test_all_missing_and_wrong_columns_are_told_at_once(bench: Bench) -> None:
+    with pytest.raises(SourceError) as caught:
+        bench.source(Source("sales", Sale, not_future=["when"]), pa.table({"price": ["x"], "segment": ["y"], "count": [1.0]})).validate()
+    assert caught.value.message == "sales does not have the columns that its contract wants; it has price, segment, count"
+    assert caught.value.problems == (
+        "price: wanted double, found string",
+        "code: wanted string, and there is no such column",
+        "day: wanted date32[day], and there is no such column",
+        "when: named by a check of the source, and there is no such column",
+    )
+
+
+@pytest.mark.parametrize(("limit", "runs"), [(0, False), (1, False), (2, True), (0.19, False), (0.2, True), (1.0, True)])
+def test_max_rejected_is_a_count_or_a_share(bench: Bench, limit: float, runs: bool) -> None:
+    rows = table(*[{}] * 8, {"price": -1.0}, {"price": -2.0})
+    source = Source("sales", Sale, max_rejected=limit)
+    if runs:
+        assert check(bench, source, rows)[0].rejected == 2
+    else:
+        with pytest.raises(ContractError, match="2 of 10 rows"):
+            check(bench, source, rows)
+
+
+KEYED = pa.table({"k": [1, 1, 1, 2, 2, None, None], "v": [5, 5, 6, 7, 8, 9, 9], "at": [1, 1, 2, 3, 3, 1, 1]})
+
+
+def test_copies_go_the_latest_stays_and_a_tie_is_rejected(bench: Bench) -> None:
+    verdict, piece = check(bench, Source("s", unique=["k"], latest="at", max_rejected=2), KEYED)
+    assert (verdict.copies, verdict.superseded, verdict.rejected) == (2, 1, 2)
+    assert sorted(reasons(piece, "s")) == [(1, "superseded by a later row"), (2, "copy of another row"), (4, "k must be unique"), (5, "k must be unique"), (7, "copy of another row")]
+    assert [row["v"] for row in piece.accepted("s")] == [6, 9]
+
+
+def test_without_latest_all_rows_that_clash_are_rejected(bench: Bench) -> None:
+    with pytest.raises(ContractError, match=r"4 of 7 rows .*\n  k  must be unique  4 rows   first: row 1 \(another row has this key\)"):
+        check(bench, Source("s", unique=["k"]), KEYED)
+
+
+def test_references_look_into_the_accepted_rows_of_the_other_source(bench: Bench) -> None:
+    @dataclass
+    class Product:
+        product: Annotated[str, MinLen(1)]
+
+    model = Model("rest", unit=(), query="SELECT 1 AS one", work=lambda rows: {"n": 1})
+    sources = [Source("sales", references={"product": "catalog.product"}, max_rejected=9), Source("catalog", Product, max_rejected=1)]
+    piece = bench.start(Job("two", sources=sources, models=[model]), sales=pa.table({"product": ["a", "b", "", None]}), catalog=pa.table({"product": ["a", ""]}))
+    piece.validate()
+    assert reasons(piece, "sales") == [(2, "product must be in catalog.product"), (3, "product must be in catalog.product")]
+
+
+def test_a_source_may_refer_to_itself(bench: Bench) -> None:
+    _, piece = check(bench, Source("tree", references={"parent": "tree.id"}, max_rejected=1), pa.table({"id": [1, 2, 3], "parent": [None, 1, 9]}))
+    assert reasons(piece, "tree") == [(3, "parent must be in tree.id")]
+
+
+def test_what_lies_after_as_of_is_rejected(bench: Bench) -> None:
+    moment = dt.datetime.fromisoformat(AS_OF)
+    days = [moment, moment + dt.timedelta(seconds=1), None]
+    _, piece = check(bench, Source("s", not_future=["at"], max_rejected=1), pa.table({"at": days}))
+    assert reasons(piece, "s") == [(2, "at must not be after 2026-01-01")]
+
+
+def test_clean_repairs_before_it_is_checked_and_is_counted(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(HEAD + LINE + '"2,5",business,vx123,2025-01-01,1\nx,business,vx123,2025-01-01,1\n')
+    verdict, piece = check(bench, Source("sales", Sale, clean={"price": "replace(price, ',', '.')"}, max_rejected=1), tmp_path / "a.csv")
+    assert (verdict.repaired, [row["price"] for row in piece.accepted("sales")]) == (1, [1.5, 2.5])
+    assert piece.rejects("sales")[0]["price"] == "x"
+
+
+def test_odd_column_names_are_names_like_any_other(bench: Bench, tmp_path: Path) -> None:
+    odd = pydantic.create_model("Odd", price=(Annotated[float, pydantic.Field(gt=0, alias='price "in" (€), v.1')], ...))
+    (tmp_path / "a.csv").write_text('"price ""in"" (€), v.1"\n1\n-1\n')
+    _, piece = check(bench, Source("s", odd, max_rejected=1), tmp_path / "a.csv")
+    assert reasons(piece, "s") == [(2, 'price "in" (€), v.1 must be > 0')]
+    with pytest.raises(ContractError, match=r"must be > 0  1 row   first: row 2 \(-1\)"):
+        check(bench, Source("s", odd), tmp_path / "a.csv")
+
+
+def test_a_contract_that_says_too_little_names_every_field() -> None:
+    @dataclass
+    class Vague:
+        a: object
+        b: int | str
+        c: float
+
+    with pytest.raises(JobError) as caught:
+        from hundredfold.contract import read_contract
+
+        read_contract(Vague)
+    assert [problem[:2] for problem in caught.value.problems] == ["a:", "b:"]
+
+
+def test_pydantic_constraints_are_read(bench: Bench) -> None:
+    class Row(pydantic.BaseModel):
+        price: Decimal = pydantic.Field(gt=0, max_digits=8, decimal_places=2)
+        code: str = pydantic.Field(pattern="[0-9]{2}", max_length=3)
+        share: float | None = pydantic.Field(ge=0, le=1)
+
+    rows = [{"price": 1.5, "code": "a12", "share": 0.5}, {"price": 0.0, "code": "1", "share": None}, {"price": 1.0, "code": "1234", "share": 2.0}]
+    _, piece = check(bench, Source("s", Row, max_rejected=2), pa.Table.from_pylist(rows))
+    assert reasons(piece, "s") == [(2, "price must be > 0; code must match [0-9]{2}"), (3, "code must be at most 3 long; share must be <= 1")]
+
+
+# --- the SQL of every check agrees with Python, row by row ---------------------------------------------------------------
+
+
+@dataclass
+class Everything:
+    a: Annotated[float, Gt(-1), Le(2)]
+    b: Annotated[int | None, Interval(ge=-2, lt=3), MultipleOf(2)]
+    c: Annotated[str, Len(1, 3)] | None
+    d: Literal["x", "y{0}", "it's"]
+    e: Annotated[str, re.compile(r"[a-z]{1,2}'?")]
+    f: Annotated[dt.date, Ge(dt.date(2020, 1, 2)), Lt(dt.date(2020, 1, 5))] | None
+    g: Annotated[list[float], MaxLen(1)] | None
+    h: float
+
+
+def passes(row: dict[str, Any]) -> bool:
+    a, b, c, d, e, f, g, h = (row[name] for name in "abcdefgh")
+    return (
+        (a is not None and not math.isnan(a) and -1 < a <= 2)
+        and (b is None or (-2 <= b < 3 and b % 2 == 0))
+        and (c is None or 1 <= len(c) <= 3)
+        and d in ("x", "y{0}", "it's")
+        and (e is not None and re.fullmatch(r"[a-z]{1,2}'?", e) is not None)
+        and (f is None or dt.date(2020, 1, 2) <= f < dt.date(2020, 1, 5))
+        and (g is None or len(g) <= 1)
+        and h is not None
+    )
+
+
+texts = st.none() | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=4)
+RAW = st.fixed_dictionaries(
+    {
+        "a": st.none() | st.sampled_from([-1.0, -0.5, 2.0, 2.5, math.nan, math.inf, -math.inf, -0.0]) | st.floats(),
+        "b": st.none() | st.integers(-4, 4),
+        "c": texts,
+        "d": st.none() | st.sampled_from(["x", "y{0}", "it's", "y", "X"]),
+        "e": texts | st.sampled_from(["ab", "a'", "abc", "a\n", ""]),
+        "f": st.none() | st.dates(dt.date(2020, 1, 1), dt.date(2020, 1, 6)),
+        "g": st.none() | st.lists(st.floats(), max_size=2),
+        "h": st.none() | st.floats(),
+    }
+)
+TYPES = pa.schema([("a", pa.float64()), ("b", pa.int64()), ("c", pa.string()), ("d", pa.string()), ("e", pa.string()), ("f", pa.date32()), ("g", pa.list_(pa.float64())), ("h", pa.float64())])
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(RAW, min_size=1, max_size=12))
+def test_the_checks_in_sql_say_what_python_says_of_every_row(bench: Bench, rows: list[dict[str, Any]]) -> None:
+    verdict, piece = check(bench, Source("s", Everything, max_rejected=1.0), pa.Table.from_pylist(rows, schema=TYPES))
+    bad = [number + 1 for number, row in enumerate(rows) if not passes(row)]
+    assert [number for number, _ in reasons(piece, "s")] == bad if bad else verdict.rejected == 0
