@@ -39,9 +39,9 @@ class DuckWarehouse:
                 "temp_directory": str(scratch),
                 "autoinstall_known_extensions": False,
                 "TimeZone": "UTC",
-                "enable_progress_bar": False,  # DuckDB would draw one on stdout, which belongs to the result
             },
         )
+        self._run("SET enable_progress_bar = false")  # DuckDB draws it on stdout, which belongs to the result
 
     def define(self, name: str, select: str) -> None:
         self._run(f"CREATE OR REPLACE TEMP VIEW {quote(name)} AS {select}")
