@@ -20,6 +20,7 @@ from hundredfold.job import Layout, Message
 from hundredfold.local.files import FileStore
 from hundredfold.local.warehouse import DuckWarehouse
 from hundredfold.manifest import Manifest
+from hundredfold.query import check_queries
 from hundredfold.steps.collect import Collected, collect, failures
 from hundredfold.steps.enqueue import plan_round
 from hundredfold.steps.prepare import prepare
@@ -73,6 +74,7 @@ class Piece:
         self.collected: dict[str, Collected] = {}
 
     def validate(self) -> list[Verdict]:
+        check_queries(self.job, self.warehouse.tables_of)
         places = {name: str(place) if isinstance(place, Path) else place for name, place in self.places.items()}
         return validate(self.job, places, AS_OF, self.layout, self.warehouse, self.store)
 

@@ -171,7 +171,10 @@ class Crew:
             self._starting = None
 
     def _launch_all(self) -> None:
-        with contextlib.suppress(AttributeError):  # Windows has none: what this thread starts, Ctrl-C must not reach
+        with contextlib.suppress(ImportError, AttributeError):  # Windows has none: what this thread starts, Ctrl-C must not reach
+            from multiprocessing.resource_tracker import ensure_running
+
+            ensure_running()  # first: when it has started, it lets the signal through again
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             for hand in self.hands:
@@ -375,8 +378,7 @@ def _die_with(lifeline: Connection) -> None:
         fcntl.fcntl(lifeline.fileno(), fcntl.F_SETFL, fcntl.fcntl(lifeline.fileno(), fcntl.F_GETFL) | fcntl.FASYNC)
 
     def wait_for_the_end() -> None:
-        with contextlib.suppress(EOFError, OSError):
-            lifeline.recv_bytes()
+        wait([lifeline])  # not recv: Linux sends no signal while somebody waits in one
         os._exit(0)
 
     threading.Thread(target=wait_for_the_end, daemon=True).start()

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -154,10 +155,11 @@ def _show_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name, value in rows[0].items():
-        table.add_column(escape(name.replace("_", " ")), justify="right" if isinstance(value, int | float) else "left", no_wrap=not isinstance(value, str))
+        table.add_column(escape(name.replace("_", " ")), justify="right" if isinstance(value, int | float) else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(_cell(v) for v in row.values()))
-    result.print(table)
+    needed = Measurement.get(result, result.options.update(max_width=10_000), table).maximum
+    Console(highlight=False, width=max(needed, result.width)).print(table)  # a figure is never shortened to fit a narrow window
 
 
 def _table(first: str, *columns: str) -> Table:
@@ -176,7 +178,8 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.2f}"
+        size = abs(value)
+        return f"{value:,.0f}" if size >= 1000 or size == 0 else f"{value:,.2f}" if size >= 1 else f"{value:,.3f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else escape(str(value))
 
 

@@ -99,6 +99,9 @@ class Gather:
             self._row(unit, *_row_of(value))
             return 1
         self._check_names(tuple(table.column_names))
+        odd = [f"{f.name} ({f.type})" for f in table.schema if pa.types.is_interval(f.type) or pa.types.is_union(f.type)]
+        if odd:
+            raise ResultError(f"returned columns that no file can hold: {', '.join(odd)}")
         self.tables.append(table.append_column(UNIT, from_numpy(np.full(table.num_rows, unit, np.int64))))
         return table.num_rows
 

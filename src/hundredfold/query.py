@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from .contract import quote
@@ -23,7 +25,19 @@ def text_of(query: str, folder: Path | None) -> str:
             query = path.read_text(encoding="utf-8-sig")
         except OSError as error:
             raise QueryError(f"the query {path} cannot be read: {error.strerror}", hint="paths of queries are relative to the job's file") from error
-    return query.strip().rstrip(";")
+    return _bare(query)
+
+
+def _bare(query: str) -> str:
+    """Without the semicolon at its end; a last line that is a comment must not swallow what we write behind it."""
+    bare = re.sub(r";\s*(--[^\n]*\s*|/\*((?!\*/).)*\*/\s*|;\s*)*$", "", query.strip(), flags=re.S)
+    return bare + "\n" if "--" in bare.rsplit("\n", 1)[-1] else bare
+
+
+def plain_columns(select: str, schema: pa.Schema) -> str:
+    """The query, with texts instead of values of an ENUM: a batch file holds no dictionaries."""
+    texts = [f"CAST({quote(f.name)} AS VARCHAR) AS {quote(f.name)}" for f in schema if pa.types.is_dictionary(f.type)]
+    return f"SELECT * REPLACE ({', '.join(texts)}) FROM ({select}) AS q" if texts else select
 
 
 def query_of(model: Model, job: Job) -> str:

@@ -87,6 +87,10 @@ class Drive:
         except HundredfoldError as error:
             self._end(Event.FAIL, error)
             raise
+        except RuntimeError as error:
+            if "Query interrupted" in str(error):  # how DuckDB tells of a Ctrl-C
+                raise KeyboardInterrupt from error
+            raise
         self._look(at_once=True)
         return self.home.ledger.move(self.record.id, Event.FINISH, step="done")
 

@@ -123,6 +123,12 @@ class Run:
         """What the run published."""
         return next((r for r in reversed(publishing.releases(self.record.job, self.home.store)) if r.run == self.id), None)
 
+    def table(self, name: str | None = None) -> Rows:
+        """The rows of a release, in the order in which they were published."""
+        path = self.published(name)
+        with DuckWarehouse(self.home.store, self.home.scratch(f"{self.id}-read"), memory=2**28, threads=1) as warehouse:
+            return Rows(warehouse.read(path))
+
     def published(self, name: str | None = None, format: str | None = None) -> Path:
         """The file of a release; the first one, if none is named."""
         release = self.release

@@ -62,7 +62,7 @@ class DuckWarehouse:
 
     def query(self, select: str) -> pa.Table:
         try:
-            return self.connection.sql(select).to_arrow_table()
+            return self.connection.execute(select).to_arrow_table()  # not sql(): its errors do not say the line
         except duckdb.Error as error:
             raise _told(error, select) from error
 
@@ -88,6 +88,11 @@ class DuckWarehouse:
     def object(self, key: str) -> str:
         """A Parquet object of the store as a table in SQL."""
         return f"read_parquet('{_text(self.store.path(key))}')"
+
+    def read(self, path: Path) -> pa.Table:
+        """The rows of a file that `write` wrote."""
+        reader = {".parquet": "read_parquet", ".csv": "read_csv", ".jsonl": "read_json"}[path.suffix]
+        return self.query(f"SELECT * FROM {reader}('{_text(path)}')")
 
     def prints(self, paths: Sequence[str]) -> list[list[Any]]:
         """Name, size and time of each file: equal prints are taken for equal contents."""
@@ -131,6 +136,12 @@ class DuckWarehouse:
             first = f"SELECT __file, min(__row) AS first FROM ({select}) AS s GROUP BY __file"
             select = f"SELECT s.* REPLACE (s.__row - f.first + 1 AS __row) FROM ({select}) AS s JOIN ({first}) AS f ON s.__file = f.__file"
         return Attached(select, self.columns(select), bool(contract_columns), None, malformed)
+
+    def __enter__(self) -> DuckWarehouse:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         self.connection.close()

@@ -19,7 +19,7 @@ from ..errors import ConservationError, QueryError
 from ..job import Batch, Job, Layout, Model
 from ..manifest import ROWS, Manifest, UnitList
 from ..ports import Store, Warehouse
-from ..query import numbered, pack, query_of, sizes
+from ..query import numbered, pack, plain_columns, query_of, sizes
 
 PARTS_PER_WORKER = 12  # so many batches for each worker: enough to balance the tail, few enough to cost nothing
 
@@ -48,6 +48,7 @@ def prepare(model: Model, job: Job, layout: Layout, warehouse: Preparing, store:
         store.delete(layout.model(model.name))
     select = query_of(model, job)
     schema = _columns(model, select, warehouse)
+    select = plain_columns(select, schema)
     kept = not warehouse.is_plain(select)
     if kept:  # a join or an aggregate is not worth doing twice
         warehouse.keep("__prepared", select)
@@ -75,12 +76,13 @@ def _columns(model: Model, select: str, warehouse: Preparing) -> pa.Schema:
     if missing:
         raise QueryError(f"the query of {model.name} gives {', '.join(schema.names)}; not among them:", problems=missing, hint="select the column in the query, or take it out of the model")
     reserved = [name for name in schema.names if name.startswith("__")]
-    if reserved or len(set(schema.names)) < len(schema.names):
-        twice = sorted({n for n in schema.names if schema.names.count(n) > 1})
+    small = [name.lower() for name in schema.names]  # SQL takes Week and week for one
+    if reserved or len(set(small)) < len(small):
+        twice = [name for name in schema.names if small.count(name.lower()) > 1]
         raise QueryError(f"the query of {model.name} has columns that cannot be used: {', '.join(reserved + twice)}", hint="a name must stand once, and not begin with __")
-    nested = [name for name in model.unit if pa.types.is_nested(schema.field(name).type)]
-    if nested:
-        raise QueryError(f"the unit of {model.name} has columns of lists or structs: {', '.join(nested)}", hint="a key is made of texts, numbers, dates and times")
+    odd = [name for name in model.unit if pa.types.is_nested(schema.field(name).type) or pa.types.is_interval(schema.field(name).type)]
+    if odd:
+        raise QueryError(f"the unit of {model.name} has columns of lists, structs or intervals: {', '.join(odd)}", hint="a key is made of texts, numbers, dates and times")
     return schema
 
 

@@ -1,0 +1,24 @@
+"""A short form of the drill: eight kills over all stages. The long one: python -m tests.faults.drill --kills 50"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no signals to kill with")
+def test_a_run_that_is_killed_at_any_stage_ends_with_the_same_bytes_and_leaves_no_process():
+    command = [sys.executable, "-m", "tests.faults.drill", "--kills", "8", "--seed", "11"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as drill:
+        try:
+            words, _ = drill.communicate(timeout=120)
+        finally:
+            drill.terminate()
+    assert drill.returncode == 0, words
+    assert "0 faults; 6 files compared" in words

@@ -1,0 +1,263 @@
+"""A driver that is stopped by hand, and scripts as people write them: no guard, functions of their own, other ways to start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from textwrap import dedent
+
+import psutil
+import pyarrow as pa
+import pytest
+
+import hundredfold
+from hundredfold import Job, Model, Publish, Source
+from hundredfold.errors import RunBusy, Stopped
+from hundredfold.local.ledger import SqliteLedger
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="there are no process groups to signal")
+
+SLOW = """
+    import sys, time
+    import pyarrow as pa
+    import hundredfold
+    from hundredfold import Job, Model, Publish, Source
+
+    def double(rows):
+        time.sleep(0.02)
+        return {"y": 2 * rows["x"].sum()}
+
+    job = Job("slow", [Source("s")], [Model("m", ("k",), double)], publish=Publish("out", "SELECT * FROM m ORDER BY k", formats=("csv",)))
+    table = pa.table({"k": range(UNITS), "x": [float(k) for k in range(UNITS)]})
+"""
+RUN = 'hundredfold.run(job, {"s": table}, home=sys.argv[1], run_id="r", workers=2, memory="1GB", as_of="2026-01-01")'
+RESUME = 'hundredfold.resume("r", home=sys.argv[1])'
+
+
+def script(folder: Path, *lines: str, units: int = 200) -> Path:
+    path = folder / "script.py"
+    path.write_text("\n".join([dedent(SLOW).replace("UNITS", str(units)), *lines]))
+    return path
+
+
+@contextmanager
+def started(path: Path, home: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A script in a process group of its own, as a terminal starts it; none of the group outlives the test."""
+    command = [sys.executable, "-W", "error", str(path), str(home)]
+    settings = {**os.environ, "PYTHONWARNINGS": "error", **environment}
+    process = subprocess.Popen(
+        command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=path.parent
+    )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def ran(path: Path, home: Path, **environment: str) -> str:
+    """What a script printed; it must end well, and say nothing else."""
+    with started(path, home, **environment) as process:
+        words, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    return words
+
+
+def wait_until(condition, process: subprocess.Popen[str], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.002)
+
+
+def some_done(home: Path):
+    return lambda: any(home.glob("runs/r/models/m/outcomes/*.ledger.arrow"))
+
+
+def group(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes of the driver's group that are alive."""
+    found = []
+    for other in psutil.process_iter():
+        with suppress(psutil.Error, ProcessLookupError):
+            if os.getpgid(other.pid) == process.pid and other.status() != psutil.STATUS_ZOMBIE:
+                found.append(other)
+    return found
+
+
+def answer(home: Path) -> dict[str, bytes]:
+    found = [*home.glob("runs/r/models/*/results.parquet"), *home.glob("releases/**/*")]
+    return {str(path.relative_to(home)): path.read_bytes() for path in found if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    ran(script(folder, RUN), folder / "home")
+    return answer(folder / "home")
+
+
+def test_ctrl_c_stops_the_run_at_once_and_resume_ends_with_the_same_bytes(tmp_path, undisturbed):
+    home = tmp_path / "home"
+    with started(script(tmp_path, RUN), home) as driver:
+        wait_until(some_done(home), driver)
+        began = time.monotonic()
+        os.killpg(driver.pid, signal.SIGINT)
+        _, errors = driver.communicate(timeout=10)
+        assert time.monotonic() - began < 2
+        assert errors.rstrip().endswith("KeyboardInterrupt")
+        assert errors.count("Traceback") == 1  # the driver's own, and none of a worker
+        assert group(driver) == []
+    assert hundredfold.open_run("r", home=home).state == "running"
+    assert list((home / "scratch").iterdir()) == []
+    assert answer(home) == {}
+    ran(script(tmp_path, RESUME), home)
+    assert answer(home) == undisturbed
+
+
+@pytest.mark.parametrize("stage", ["validate", "new"])
+def test_ctrl_c_while_the_workers_are_being_started_leaves_no_process_and_no_noise(tmp_path, stage):
+    home = tmp_path / "home"
+    with started(script(tmp_path, RUN), home) as driver:
+        wait_until(lambda: (home / "ledger.sqlite").exists() and step(home) == stage, driver)
+        os.killpg(driver.pid, signal.SIGINT)
+        _, errors = driver.communicate(timeout=10)
+        assert errors.rstrip().endswith("KeyboardInterrupt")
+        assert "forkserver" not in errors
+        assert "resource_tracker" not in errors
+        assert group(driver) == []
+
+
+def step(home: Path) -> str:
+    try:
+        return SqliteLedger(home / "ledger.sqlite").read("r").step
+    except hundredfold.HundredfoldError:
+        return ""
+
+
+def test_a_run_that_is_cancelled_stops_its_driver_within_two_seconds(tmp_path):
+    home = tmp_path / "home"
+    with started(script(tmp_path, RUN, units=2000), home) as driver:
+        wait_until(some_done(home), driver)
+        began = time.monotonic()
+        hundredfold.cancel("r", home=home)
+        _, errors = driver.communicate(timeout=10)
+        assert time.monotonic() - began < 2
+        assert "Stopped: run r was cancelled" in errors
+    assert hundredfold.open_run("r", home=home).state == "cancelled"
+    with pytest.raises(hundredfold.HundredfoldError, match="it was cancelled: run the job again"):
+        hundredfold.resume("r", home=home)
+
+
+def test_a_second_driver_of_a_run_is_refused_and_the_first_goes_on(tmp_path):
+    home = tmp_path / "home"
+    with started(script(tmp_path, RUN), home) as driver:
+        wait_until(some_done(home), driver)
+        with pytest.raises(RunBusy, match=f"run r is being driven by process {driver.pid} of "):
+            hundredfold.resume("r", home=home)
+        _, errors = driver.communicate(timeout=60)
+        assert (driver.returncode, errors) == (0, "")
+    assert hundredfold.open_run("r", home=home).state == "done"
+
+
+def test_no_worker_outlives_a_driver_that_is_killed_even_where_it_never_lets_go_of_the_interpreter(tmp_path):
+    home = tmp_path / "home"
+    hold = """
+        def double(rows):
+            import ctypes, pathlib
+            pathlib.Path(sys.argv[1], "held").touch()
+            ctypes.PyDLL(None).sleep(60)
+
+        job = Job("slow", [Source("s")], [Model("m", ("k",), double)])
+    """
+    with started(script(tmp_path, dedent(hold), RUN), home) as driver:
+        wait_until((home / "held").exists, driver)
+        family = [process for process in group(driver) if process.pid != driver.pid]
+        assert len(family) >= 3
+        driver.kill()
+        _, alive = psutil.wait_procs(family, timeout=5)
+        assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_a_script_without_a_guard_runs_its_own_functions_closures_and_objects(tmp_path, method):
+    lines = """
+        from dataclasses import dataclass
+        from functools import partial
+
+        print("once")
+        FACTOR = 3
+
+        @dataclass
+        class Row:
+            y: float
+
+        def by(factor, rows) -> Row:
+            return Row(factor * float(rows["x"][0]))
+
+        def closure():
+            return lambda rows: {"y": FACTOR * float(rows["x"][0])}
+
+        class Times:
+            def __init__(self, factor):
+                self.factor = factor
+
+            def __call__(self, rows):
+                return {"y": self.factor * float(rows["x"][0])}
+
+        models = [Model("a", ("k",), partial(by, 3)), Model("b", ("k",), closure()), Model("c", ("k",), Times(3))]
+        job = Job("own", [Source("s")], models)
+        done = hundredfold.run(job, {"s": table}, home=sys.argv[1], workers=2, memory="1GB")
+        print([done.results(name).arrow().column("y").to_pylist() for name in "abc"])
+    """
+    words = ran(script(tmp_path, dedent(lines), units=3), tmp_path / "home", HUNDREDFOLD_START=method)
+    assert words.splitlines() == ["once", str([[0.0, 3.0, 6.0]] * 3)]
+
+
+def test_an_unknown_way_to_start_workers_is_refused(tmp_path):
+    with started(script(tmp_path, RUN), tmp_path / "home", HUNDREDFOLD_START="fork") as driver:
+        _, errors = driver.communicate(timeout=30)
+    assert "CrewError: HUNDREDFOLD_START is 'fork', wanted" in errors
+
+
+def double(rows):
+    return {"y": 2 * float(rows["x"][0])}
+
+
+def test_twenty_runs_in_one_process_leave_no_descriptor_thread_process_or_folder_behind(tmp_path):
+    me = psutil.Process()
+    job = Job("again", [Source("s")], [Model("m", ("k",), double)], publish=Publish("out", "SELECT * FROM m"))
+    table = pa.table({"k": [0, 1], "x": [1.0, 2.0]})
+
+    def once():
+        hundredfold.run(job, {"s": table}, home=tmp_path, workers=1, memory="1GB")
+        return me.num_fds(), me.num_threads(), len(me.children(recursive=True))
+
+    once()
+    first = once()
+    for _ in range(18):
+        last = once()
+    assert last == first
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert not list(tmp_path.rglob(".~*"))
+
+
+def test_a_run_stops_itself_when_its_watcher_raises(tmp_path):
+    from hundredfold.local.driver import Quiet
+
+    class Tired(Quiet):
+        def progress(self, progress):  # noqa: ARG002
+            raise Stopped("enough")
+
+    job = Job("again", [Source("s")], [Model("m", ("k",), double)])
+    with pytest.raises(Stopped, match="enough"):
+        hundredfold.run(job, {"s": pa.table({"k": [0], "x": [1.0]})}, home=tmp_path, run_id="r", workers=1, memory="1GB", watcher=Tired())
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert hundredfold.resume("r", home=tmp_path).results().arrow().to_pylist() == [{"k": 0, "y": 2.0}]

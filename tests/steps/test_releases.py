@@ -1,0 +1,129 @@
+"""Publication: a release is whole, versioned, made once, and the pointer moves at once, forward and back."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import pyarrow as pa
+import pytest
+from annotated_types import Gt
+from bench import AS_OF, Bench, Piece
+
+from hundredfold import Job, Model, Publish, Source
+from hundredfold.errors import PublishRefused, QueryError, StateError
+from hundredfold.steps.publish import current, releases, rollback, within_limits
+
+
+@dataclass
+class Line:
+    shop: str
+    price: Annotated[float, Gt(0)]
+
+
+ROWS = pa.table({"shop": ["b", "a"], "x": [2.0, 1.0]})
+QUERY = "SELECT shop, price FROM prices ORDER BY shop"
+
+
+def run(bench: Bench, name: str, query: str = QUERY, *, contract: type | None = Line, rows: pa.Table = ROWS, **more: Any) -> Piece:
+    job = Job(
+        name,
+        sources=[Source("sales")],
+        models=[Model("prices", unit=("shop",), work=lambda rows: {"price": float(rows["x"][0])})],
+        publish=Publish("table", query=query, contract=contract, **more),
+    )
+    return bench.start(job, sales=rows).all()
+
+
+def test_a_release_has_its_files_with_their_sums_in_the_order_of_the_query(bench: Bench) -> None:
+    piece = run(bench, "files", formats=("parquet", "csv", "jsonl"))
+    release = piece.publish()
+    assert release is not None
+    assert (release.version, release.parent, dict(release.rows), release.as_of) == (1, None, {"table": 2}, AS_OF)
+    for key, digest in release.files.items():
+        assert hashlib.sha256(piece.store.get(key)).hexdigest() == digest
+    texts = {key.rsplit(".", 1)[1]: piece.store.get(key).to_pybytes() for key in release.files}
+    assert list(csv.reader(texts["csv"].decode().splitlines())) == [["shop", "price"], ["a", "1.0"], ["b", "2.0"]]
+    assert [json.loads(line) for line in texts["jsonl"].splitlines()] == [{"shop": "a", "price": 1.0}, {"shop": "b", "price": 2.0}]
+
+
+def test_versions_count_up_and_publishing_again_makes_none(bench: Bench) -> None:
+    first, second = run(bench, "versions"), run(bench, "versions")
+    assert [first.publish().version, second.publish().version, first.publish().version] == [1, 2, 1]  # type: ignore[union-attr]
+    assert [(r.version, r.parent) for r in releases("versions", bench.store)] == [(1, None), (2, 1)]
+    assert current("versions", bench.store) == 2
+    assert first.publish(round_=2).version == 3  # type: ignore[union-attr]  # after a retry
+
+
+def test_what_a_killed_driver_left_is_swept_and_named_by_nobody(bench: Bench) -> None:
+    bench.store.put("releases/swept/000001/table.parquet", b"half")
+    bench.store.put("releases/swept/000001/other.parquet", b"half")
+    assert current("swept", bench.store) is None
+    release = run(bench, "swept").publish()
+    assert release is not None
+    assert release.version == 1
+    assert list(bench.store.list("releases/swept/000001/")) == ["releases/swept/000001/release.json", "releases/swept/000001/table.parquet"]
+
+
+def test_rollback_moves_the_pointer_and_the_next_release_builds_on_it(bench: Bench) -> None:
+    for _ in range(3):
+        run(bench, "back").publish()
+    assert rollback("back", bench.store).version == 2
+    assert rollback("back", bench.store).version == 1
+    with pytest.raises(StateError, match="back has no a release before version 1|back has no release before version 1"):
+        rollback("back", bench.store)
+    assert rollback("back", bench.store, to=3).version == 3
+    with pytest.raises(StateError, match=r"back has no version 9; it has 1, 2, 3"):
+        rollback("back", bench.store, to=9)
+    rollback("back", bench.store)
+    release = run(bench, "back").publish()
+    assert release is not None
+    assert (release.version, release.parent, current("back", bench.store)) == (4, 2, 4)
+
+
+def test_there_is_nothing_to_roll_back_before_the_first_release(bench: Bench) -> None:
+    with pytest.raises(StateError, match="never has no release"):
+        rollback("never", bench.store)
+
+
+def test_the_query_sees_the_run(bench: Bench) -> None:
+    piece = run(bench, "seen", "SELECT shop, price, run_id, job, as_of, table_version, parent_version FROM prices, run", contract=None)
+    release = piece.publish()
+    assert release is not None
+    row = bench.warehouse.query(f"SELECT * FROM {bench.warehouse.object(next(iter(release.files)))} ORDER BY shop").to_pylist()[0]
+    assert (row["run_id"], row["job"], str(row["as_of"]), row["table_version"], row["parent_version"]) == (piece.layout.run, "seen", AS_OF, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("SELECT shop FROM prices", r"does not give what Line says\n  price: missing"),
+        ("SELECT shop, price, 1 AS one FROM prices", r"one: not in the contract"),
+        ("SELECT shop, shop AS price FROM prices", r"price: wanted double, found string"),
+        ("SELECT shop, prize FROM prices", "the query of table cannot run"),
+    ],
+)
+def test_a_publishing_query_that_does_not_give_the_contract_is_told(bench: Bench, query: str, words: str) -> None:
+    piece = run(bench, "wrong", query)
+    with pytest.raises(QueryError, match=words):
+        piece.publish()
+    assert current("wrong", bench.store) is None
+
+
+def test_rows_that_break_the_contract_are_not_published(bench: Bench) -> None:
+    piece = run(bench, "broken", "SELECT nullif(shop, 'a') AS shop, price - 1 AS price FROM prices")
+    with pytest.raises(PublishRefused, match=r"table is not published: its rows break Line\n  shop must not be null: 1 row.*\n  price must be > 0: 1 row"):
+        piece.publish()
+    assert current("broken", bench.store) is None
+
+
+def test_more_failures_than_allowed_hold_the_release_back(bench: Bench) -> None:
+    job = Job("held", sources=[Source("sales")], models=[Model("prices", unit=("shop",), work=lambda rows: {"price": 1 / (rows["x"][0] - 1)} if rows["x"][0] > 1 else None)], max_failed=0.4)
+    piece = bench.start(job, sales=ROWS).all()
+    with pytest.raises(PublishRefused, match=r"held is held back: .*\n  prices: 1 of 2 units \(1 failed, 0 dead\)"):
+        within_limits(job, list(piece.collected.values()), "r")
+    within_limits(job, list(piece.collected.values()), "r", 1)
+    within_limits(job, list(piece.collected.values()), "r", 0.5)
