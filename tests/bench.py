@@ -40,9 +40,9 @@ def whole(message: Message) -> Sequence[Message]:
 class Bench:
     """One store and one warehouse for many small runs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, memory: int = 2**28) -> None:
         self.store = FileStore(folder / "home")
-        self.warehouse = DuckWarehouse(self.store, folder / "scratch", memory=2**28, threads=1)
+        self.warehouse = DuckWarehouse(self.store, folder / "scratch", memory=memory, threads=1)
         self.numbers = count()
 
     def start(self, job: Job, **places: Any) -> Piece:
@@ -86,9 +86,7 @@ class Piece:
 
     def prepare(self, model: str, *, parts: int = 0, batch_bytes: int = 2**26) -> Manifest:
         """One batch, or about 12 for each of `parts`."""
-        return prepare(
-            self.job.model(model), self.job, self.layout, self.warehouse, self.store, workers=parts, batch_bytes=batch_bytes
-        )
+        return prepare(self.job.model(model), self.job, self.layout, self.warehouse, self.store, workers=parts, batch_bytes=batch_bytes)
 
     def work(self, model: str, *, cut: Cut = whole, round_: int = 1) -> None:
         """Every message of the round, each in the pieces that `cut` makes of it."""

@@ -39,7 +39,12 @@ def room(path: Path) -> str:
 def imports(path: Path) -> Iterator[str]:
     """Every module that a file imports, anywhere in it, in full: hundredfold.steps.work. What only a type checker reads is left out."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing_only = {id(node) for block in ast.walk(tree) if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test) for node in ast.walk(block)}
+    typing_only = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
+        for node in ast.walk(block)
+    }
     package = ["hundredfold", *path.relative_to(HOUSE).parts[:-1]]
     for node in ast.walk(tree):
         if id(node) in typing_only:
@@ -82,7 +87,11 @@ def test_the_engine_does_not_know_the_application() -> None:
 
 
 def test_one_file_of_the_application_knows_the_engine() -> None:
-    knowing = [p.relative_to(SOURCE).as_posix() for p in sorted((SOURCE / "tariffs").rglob("*.py")) if "hundredfold" in {m.split(".")[0] for m in _plain(p)}]
+    knowing = [
+        p.relative_to(SOURCE).as_posix()
+        for p in sorted((SOURCE / "tariffs").rglob("*.py"))
+        if "hundredfold" in {m.split(".")[0] for m in _plain(p)}
+    ]
     assert knowing in ([], ["tariffs/job.py"])
 
 
@@ -103,5 +112,7 @@ def _plain(path: Path) -> Iterator[str]:
     ],
 )
 def test_importing_costs_little(statement: str, heavy: set[str]) -> None:
-    told = subprocess.run([sys.executable, "-c", f"{statement}; import sys; print(*sys.modules)"], capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(
+        [sys.executable, "-c", f"{statement}; import sys; print(*sys.modules)"], capture_output=True, text=True, check=True
+    ).stdout
     assert sorted(heavy & set(told.split())) == []

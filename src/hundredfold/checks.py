@@ -140,7 +140,7 @@ def _reference(column: str, target: str) -> Rule:
 
 def _refuse_columns(source: Source, contract: Contract | None, found: Mapping[str, pa.DataType], text: bool) -> None:
     problems: list[str] = []
-    named = {name: "a check of the source" for name in (*source.unique, *source.not_future, *source.references, *([source.latest] if source.latest else []))}
+    named = dict.fromkeys((*source.unique, *source.not_future, *source.references, *([source.latest] if source.latest else [])), "a check of the source")
     for name, wanted in ({c.name: c for c in contract.columns} if contract else {}).items():
         named.pop(name, None)
         if name not in found:

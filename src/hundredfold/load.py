@@ -24,7 +24,7 @@ def load_job(ref: str) -> Job:
         if error.name and module_name.startswith(error.name):
             raise JobError(f"there is no module {error.name!r} in {Path.cwd()} or among the installed packages", hint="run this where the module is, or install its package") from error
         raise _failed(module_name, error) from error
-    except Exception as error:  # noqa: BLE001  # whatever the user's module raises is told
+    except Exception as error:  # whatever the user's module raises is told
         raise _failed(module_name, error) from error
     job = getattr(module, attribute, None)
     if not isinstance(job, Job):

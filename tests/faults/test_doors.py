@@ -145,9 +145,6 @@ class FaultyStore(Faulty):
         return self.door.path(key)
 
 
-class FaultyStoreAfter(FaultyStore, FaultyAfter): ...
-
-
 @pytest.fixture(scope="module")
 def validated(tmp_path_factory) -> Home:
     """A run that is stopped before its first batch is made."""
@@ -169,9 +166,8 @@ def copied(home: Home, folder: Path) -> Home:
     return Home(folder)
 
 
-@pytest.mark.parametrize(
-    ("door", "kind"), [("store", FaultyStore), ("store", FaultyStoreAfter), ("ledger", Faulty), ("ledger", FaultyAfter)]
-)
+# that a call was done but not heard of is, for the files, the same as that the next one failed; for the record it is not
+@pytest.mark.parametrize(("door", "kind"), [("store", FaultyStore), ("ledger", FaultyAfter)])
 def test_whichever_call_fails_the_next_driver_ends_with_the_same_bytes(door, kind, validated, wanted, tmp_path):
     for n in count(1):
         home = copied(validated, tmp_path / str(n))
@@ -250,8 +246,9 @@ def slices(home: Home) -> set[tuple[int, int]]:
     return {(message.first, message.last) for message in found if message is not None}
 
 
-def sent(queue: MemoryQueue, message: Message, received: int) -> None:
-    """A message that was handed out so often, and came back each time."""
+def only(queue: MemoryQueue, message: Message, received: int) -> None:
+    """The queue has lost all its messages but one, which was handed out so often, and came back each time."""
+    queue.purge()
     queue.send([str(message)])
     for _ in range(received):
         delivery = queue.receive()
@@ -271,7 +268,7 @@ def test_whichever_call_of_the_queue_fails_the_next_driver_does_the_rest(kind, h
         faulty = kind(sound, fail_at=n)
         with suppress(Fault):
             floor(home, faulty, clock).run()
-        sound.release()
+        sound.purge()
         floor(home, sound, clock).run()
         assert sound.depth() == Depth(0, 0, 0)
         assert slices(home) == WHOLE
@@ -290,16 +287,26 @@ def test_a_message_is_done_once_in_the_results_though_it_is_handed_out_again_whi
 
 @pytest.mark.parametrize(("received", "wanted"), [(0, {(0, 3)}), (1, {(0, 3)}), (2, {(0, 1), (2, 3)}), (4, {(0, 1), (2, 3)})])
 def test_a_message_is_halved_from_its_second_return_on(home, queue, clock, received, wanted):
-    sent(queue, Message("r", "above", 0, 0, 3), received)
-    floor(home, queue, clock).run()
+    work = floor(home, queue, clock)
+    only(queue, Message("r", "above", 0, 0, 3), received)
+    work.run()
     assert slices(home) == WHOLE - {(0, 3)} | wanted
     assert queue.depth() == Depth(0, 0, 0)
 
 
+def test_a_message_that_another_worker_held_and_lost_counts_as_returned_once(home, queue, clock):
+    work = floor(home, queue, clock)
+    only(queue, Message("r", "above", 0, 0, 3), received=0)
+    assert queue.receive() is not None  # by the other, which is never heard of again
+    work.run()
+    assert slices(home) == WHOLE
+
+
 def test_a_message_that_came_back_too_often_leaves_dead_units_and_a_retry_does_them(home, queue, clock):
-    sent(queue, Message("r", "above", 1, 5, 6), received=5)
-    assert queue.depth().dead == 1
-    floor(home, queue, clock).run()
+    work = floor(home, queue, clock)
+    only(queue, Message("r", "above", 1, 5, 6), received=5)
+    assert queue.depth() == Depth(0, 0, 1)
+    work.run()
     assert not_ok(home) == {1: "failed", 5: "dead", 6: "dead"}
     assert accounts(home)[5]["message"] == "its message came back too often: whatever worker had it was lost"
     done = retry("r", home=home.folder, job=JOB)
@@ -309,12 +316,12 @@ def test_a_message_that_came_back_too_often_leaves_dead_units_and_a_retry_does_t
     home.store.delete(LAYOUT.model("above") + "/retry-002.json")
 
 
-def test_messages_that_a_queue_has_lost_are_sent_again_also_beside_dead_letters(home, queue, clock):
-    sent(queue, Message("r", "above", 1, 4, 7), received=5)
-    work = floor(home, queue, clock)  # finds a queue that is not empty, and sends nothing
-    assert queue.depth() == Depth(0, 0, 1)
+def test_messages_that_a_queue_has_lost_are_sent_again(home, queue, clock):
+    work = floor(home, queue, clock)
+    queue.purge()
     work.run()
-    assert not_ok(home) == {1: "failed"} | dict.fromkeys(range(4, 8), "dead")
+    assert slices(home) == WHOLE
+    assert queue.depth() == Depth(0, 0, 0)
 
 
 @pytest.mark.parametrize(("times", "outside", "dead"), [(1, True, {}), (2, True, {10: "dead"}), (1, False, {10: "dead"})])

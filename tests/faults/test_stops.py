@@ -135,6 +135,23 @@ def test_ctrl_c_while_the_workers_are_being_started_leaves_no_process_and_no_noi
         assert group(driver) == []
 
 
+def test_ctrl_c_in_the_middle_of_a_query_stops_it_and_the_run_can_be_resumed(tmp_path):
+    home = tmp_path / "home"
+    endless = "query='SELECT 1 AS k, sum(a.range * b.range) AS x FROM range(10000000) a, range(10000000) b'"
+    job = f'job = Job("slow", [Source("s")], [Model("m", ("k",), double, {endless})])'
+    with started(script(tmp_path, job, RUN), home) as driver:
+        wait_until(lambda: (home / "ledger.sqlite").exists() and step(home) == "prepare m", driver)
+        before = sum(psutil.Process(driver.pid).cpu_times()[:2])
+        wait_until(lambda: sum(psutil.Process(driver.pid).cpu_times()[:2]) > before + 0.5, driver)  # it counts
+        began = time.monotonic()
+        os.killpg(driver.pid, signal.SIGINT)
+        _, errors = driver.communicate(timeout=10)
+        assert time.monotonic() - began < 2
+        assert errors.rstrip().endswith("KeyboardInterrupt")
+        assert group(driver) == []
+    assert hundredfold.open_run("r", home=home).state == "running"
+
+
 def step(home: Path) -> str:
     try:
         return SqliteLedger(home / "ledger.sqlite").read("r").step

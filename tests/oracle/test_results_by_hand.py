@@ -10,7 +10,7 @@ import datetime as dt
 import math
 import struct
 from collections.abc import Sequence
-from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,11 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from bench import Bench
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import hundredfold
+from bench import Bench
 from hundredfold import Job, Model, Source, Unit
 from hundredfold.job import Message
 
@@ -83,7 +83,9 @@ def rank(value: Any) -> Any:
     return (0, value.encode() if isinstance(value, str) else value)
 
 
-def by_hand(table: Sequence[dict[str, Any]], unit: Sequence[str], order_by: Sequence[str], names: Sequence[str]) -> list[tuple[Any, list[dict[str, Any]]]]:
+def by_hand(
+    table: Sequence[dict[str, Any]], unit: Sequence[str], order_by: Sequence[str], names: Sequence[str]
+) -> list[tuple[Any, list[dict[str, Any]]]]:
     """Units in the order of their keys, each with its rows: by `order_by`, then by the other columns from left to right."""
     columns = [*order_by, *(n for n in names if n not in order_by and n not in unit)]
     groups: dict[Any, list[dict[str, Any]]] = {}
@@ -123,7 +125,7 @@ def single_units(message: Message) -> list[Message]:
 
 def thirds(message: Message) -> list[Message]:
     cuts = sorted({message.first, message.first + message.units // 3, message.first + 2 * message.units // 3, message.last + 1})
-    return [message.part(a, b - 1) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [message.part(a, b - 1) for a, b in pairwise(cuts)]
 
 
 # --- every value of every row comes through, in order -----------------------------------------------------------------
@@ -140,23 +142,30 @@ ECHO = Model("echo", unit=("place",), order_by=("week",), work=echo)
 @LIGHT
 @given(table=tables, packing=packings, seed=st.integers(0, 3))
 @example(table=[dict.fromkeys(SCHEMA.names) | {"week": 0}], packing=(0, 1), seed=0)
-def test_every_value_of_every_row_comes_through_in_canonical_order(bench: Bench, table: list[dict[str, Any]], packing: tuple[int, int], seed: int) -> None:
+def test_every_value_of_every_row_comes_through_in_canonical_order(
+    bench: Bench, table: list[dict[str, Any]], packing: tuple[int, int], seed: int
+) -> None:
     found = bench.results(ECHO, shuffled(table, seed), parts=packing[0], cut=thirds if packing[1] % 2 else single_units)
-    wanted = [
-        {**row, "seq": seq} for _, group in by_hand(table, ("place",), ("week",), SCHEMA.names) for seq, row in enumerate(group)
-    ]
+    wanted = [{**row, "seq": seq} for _, group in by_hand(table, ("place",), ("week",), SCHEMA.names) for seq, row in enumerate(group)]
     assert_same(found.to_pylist(), wanted)
 
 
 @LIGHT
-@given(table=tables, unit=st.sampled_from([(), ("week",), ("place", "flag"), ("n",), ("day",), ("at",), ("price",), ("x",), ("flag", "clock")]), seed=st.integers(0, 3))
+@given(
+    table=tables,
+    unit=st.sampled_from([(), ("week",), ("place", "flag"), ("n",), ("day",), ("at",), ("price",), ("x",), ("flag", "clock")]),
+    seed=st.integers(0, 3),
+)
 def test_any_columns_may_be_the_key(bench: Bench, table: list[dict[str, Any]], unit: tuple[str, ...], seed: int) -> None:
     for row in table:  # a zero of either sign is one key
         row["x"] = 0.0 if row["x"] == 0.0 and "x" in unit else row["x"]
         row["x"] = math.nan if "x" in unit and row["x"] is not None and math.isnan(row["x"]) else row["x"]
     count = Model("count", unit=unit, work=lambda rows: {"rows": rows.rows})
     found = bench.results(count, shuffled(table, seed))
-    assert_same(found.to_pylist(), [{**dict(zip(unit, key, strict=True)), "rows": len(group)} for key, group in by_hand(table, unit, (), SCHEMA.names)])
+    assert_same(
+        found.to_pylist(),
+        [{**dict(zip(unit, key, strict=True)), "rows": len(group)} for key, group in by_hand(table, unit, (), SCHEMA.names)],
+    )
 
 
 # --- the same answer in every form ------------------------------------------------------------------------------------
@@ -175,7 +184,7 @@ def from_light(rows: Unit) -> dict[str, Any]:
     return facts(rows["week"], rows["x"], rows["word"])
 
 
-def from_bare(rows):  # noqa: ANN001, ANN202  # without an annotation
+def from_bare(rows):  # without an annotation
     return facts(rows["week"], rows["x"], rows["word"])
 
 
@@ -197,7 +206,7 @@ def from_arrow(rows: pa.Table) -> dict[str, Any]:
 
 def from_units(rows: hundredfold.Units) -> list[dict[str, Any]]:
     edges = rows.offsets
-    return [facts(*(rows[n][a:b] for n in ("week", "x", "word"))) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [facts(*(rows[n][a:b] for n in ("week", "x", "word"))) for a, b in pairwise(edges)]
 
 
 def from_many_pandas(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -232,26 +241,23 @@ def test_every_form_of_rows_gives_the_same_answer(bench: Bench, form: str, table
 
 
 def types_light(rows: Unit) -> dict[str, Any]:
-    return {name: str(rows[name].dtype) for name in rows}
+    return {f"type_of_{name}": str(rows[name].dtype) for name in rows}
 
 
 def types_pandas(rows: pd.DataFrame) -> dict[str, Any]:
-    return {name: str(kind) for name, kind in rows.dtypes.items()} | {"index": str(list(rows.index) == list(range(len(rows))))}
+    kinds = {f"type_of_{name}": str(kind) for name, kind in rows.dtypes.items()}
+    return kinds | {"counted": str(list(rows.index) == list(range(len(rows))))}
 
 
 def types_polars(rows: pl.DataFrame) -> dict[str, Any]:
-    return {name: str(kind) for name, kind in rows.schema.items()}
+    return {f"type_of_{name}": str(kind) for name, kind in rows.schema.items()}
 
 
 @pytest.mark.parametrize("work", [types_light, types_pandas, types_polars])
 @settings(LIGHT, max_examples=10)
 @given(table=tables, parts=st.sampled_from([0, 50]))
 def test_the_type_of_a_column_is_the_same_for_all_units(bench: Bench, work: Any, table: list[dict[str, Any]], parts: int) -> None:
-    named = lambda rows: {f"type_of_{k}": v for k, v in work(rows).items()}  # noqa: E731
-    named.__annotations__ = {"rows": work.__annotations__["rows"]}
-    namespace = {**globals()}
-    named.__annotations__["rows"] = eval(work.__annotations__["rows"], namespace)
-    found = bench.results(Model("m", unit=("place",), work=named), shuffled(table, 0), parts=parts).drop_columns(["place"])
+    found = bench.results(Model("m", unit=("place",), work=work), shuffled(table, 0), parts=parts).drop_columns(["place"])
     assert len({tuple(row.items()) for row in found.to_pylist()}) == 1
 
 
@@ -280,7 +286,9 @@ def ruin_dict(rows: dict[str, np.ndarray]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("work", [ruin_light, ruin_pandas, ruin_dict])
 def test_a_function_that_ruins_its_rows_harms_no_other_unit(bench: Bench, work: Any) -> None:
-    table = pa.table({"place": [p for p in "abcdef" for _ in range(3)], "week": [0, 1, 2] * 6, "n": range(18), "x": [0.5] * 18, "word": ["w"] * 18})
+    table = pa.table(
+        {"place": [p for p in "abcdef" for _ in range(3)], "week": [0, 1, 2] * 6, "n": range(18), "x": [0.5] * 18, "word": ["w"] * 18}
+    )
     found = bench.results(Model("m", unit=("place",), work=work), table)
     assert found.column("seen").to_pylist() == [3.0, 12.0, 21.0, 30.0, 39.0, 48.0]
 
@@ -294,7 +302,9 @@ def several(rows: Unit) -> Any:
     if place in (None, ""):
         return []
     value = None if rows.rows % 2 else int(rows["week"][0]) if place < "b" else float(rows["week"][0]) / 7
-    return [{"value": value, "seq": seq, "tags": [] if seq else ["t"], "first": None if first != first else first} for seq in range(rows.rows)]
+    return [
+        {"value": value, "seq": seq, "tags": [] if seq else ["t"], "first": None if first != first else first} for seq in range(rows.rows)
+    ]
 
 
 @LIGHT
@@ -313,7 +323,11 @@ def test_a_hundred_thousand_rows_in_one_unit(bench: Bench) -> None:
     rng = np.random.default_rng(1)
     week, x = rng.permutation(100_000), rng.normal(size=100_000)
     table = pa.table({"place": ["a"] * 100_000, "week": week, "x": x})
-    job = Job("one", sources=[Source("rows_in")], models=[Model("m", unit=("place",), order_by=("week",), work=lambda rows: {"total": float(np.add.accumulate(rows["x"])[-1])})])
+    job = Job(
+        "one",
+        sources=[Source("rows_in")],
+        models=[Model("m", unit=("place",), order_by=("week",), work=lambda rows: {"total": float(np.add.accumulate(rows["x"])[-1])})],
+    )
     piece = bench.start(job, rows_in=table).all(parts=2, batch_bytes=2**16)
     ordered = np.empty(100_000)
     ordered[week] = x

@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from bench import Bench, Piece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench import Bench, Piece
 from hundredfold import Job, Model, Source, Unit
 from hundredfold.errors import QueryError
-from hundredfold.local.files import FileStore
-from hundredfold.local.warehouse import DuckWarehouse
 from hundredfold.query import UNIT_COST, pack
 
 ROWS = pa.table({"shop": ["a", "a", "b"], "week": [1, 2, 1], "x": [1.0, 2.0, 3.0]})
@@ -42,7 +40,6 @@ WRONG = [
     ("SELECT\n  shop,\n  wek\nFROM sales", {}, r"(?s)the query of m cannot run: .*\"?wek\"?.*LINE 3"),
     ("SELECT shop,\n  FROM FROM sales", {}, r"(?s)not a query: .*line 2"),
     ("SELECT shop, week AS __x FROM sales", {}, "columns that cannot be used: __x"),
-    ("SELECT shop, week, week AS WEEK FROM sales", {}, "cannot be used"),
     ("SELECT [shop] AS shop FROM sales", {}, "columns of lists, structs or intervals: shop"),
     ("SELECT shop, CAST(shop AS INTEGER) AS n FROM sales", {}, "(?s)Conversion Error.*Could not convert string 'a'"),
 ]
@@ -52,8 +49,7 @@ WRONG = [
 def test_what_is_wrong_with_a_query_is_told(bench: Bench, query: str, declared: dict[str, Any], words: str) -> None:
     piece = piece_of(bench, query, **declared)
     with pytest.raises(QueryError, match=words) as caught:
-        piece.validate()
-        piece.prepare("m")
+        piece.all()
     assert caught.value.hint or "LINE" in str(caught.value)
 
 
@@ -76,11 +72,29 @@ def test_a_query_may_be_written_in_any_way(bench: Bench, query: str) -> None:
     assert piece.results("m").to_pylist() == [{"shop": "a", "rows": 2}, {"shop": "b", "rows": 1}]
 
 
-@pytest.mark.parametrize("kind", ["ENUM('a', 'b')", "UUID", "INTERVAL", "HUGEINT", "UTINYINT", "FLOAT", "TIMESTAMP_NS", "TIMESTAMPTZ", "TIME", "BLOB", "MAP(VARCHAR, INTEGER)", "STRUCT(a INTEGER)", "DECIMAL(38, 3)"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "ENUM('a', 'b')",
+        "UUID",
+        "INTERVAL",
+        "HUGEINT",
+        "UTINYINT",
+        "FLOAT",
+        "TIMESTAMP_NS",
+        "TIMESTAMPTZ",
+        "TIME",
+        "BLOB",
+        "MAP(VARCHAR, INTEGER)",
+        "STRUCT(a INTEGER)",
+        "DECIMAL(38, 3)",
+    ],
+)
 @pytest.mark.parametrize("as_key", [False, True])
 def test_columns_of_every_type_come_through(bench: Bench, kind: str, as_key: bool) -> None:
     value = {
-        "ENUM('a', 'b')": "shop", "UUID": "'00000000-0000-0000-0000-00000000000' || week", "INTERVAL": "INTERVAL 1 DAY * week", "BLOB": "'ab'",
+        "ENUM('a', 'b')": "shop", "UUID": "'00000000-0000-0000-0000-00000000000' || week", "BLOB": "'ab'",
+        "INTERVAL": "INTERVAL 1 DAY * week",
         "TIMESTAMP_NS": "TIMESTAMP '2020-01-01 00:00:01'", "TIMESTAMPTZ": "TIMESTAMP '2020-01-01 00:00:01'", "TIME": "TIME '01:02:03'",
         "MAP(VARCHAR, INTEGER)": "MAP {'a': 1}", "STRUCT(a INTEGER)": "{'a': 1}",
     }.get(kind, "week")  # fmt: skip
@@ -163,18 +177,15 @@ def test_batches_obey_their_limit_in_bytes_and_the_giant_is_alone(bench: Bench) 
 
 
 def test_a_data_set_larger_than_the_memory_limit_is_split_within_it(tmp_path: Any) -> None:
-    """48 million bytes of doubles through a warehouse that may use 96 MiB, for a sort that holds them several times."""
-    store = FileStore(tmp_path / "home")
-    warehouse = DuckWarehouse(store, tmp_path / "scratch", memory=96 * 2**20, threads=1)
-    limit = warehouse.query("SELECT current_setting('memory_limit') AS m").to_pylist()[0]["m"]
+    """48 million bytes of doubles through a warehouse that may use 96 MiB, for an aggregate that holds them several times."""
+    bench = Bench(tmp_path, memory=96 * 2**20)
+    limit = bench.warehouse.query("SELECT current_setting('memory_limit') AS m").to_pylist()[0]["m"]
     assert limit == "96.0 MiB"
-    bench = Bench.__new__(Bench)
-    bench.store, bench.warehouse = store, warehouse
-    bench.numbers = iter(range(9))
     many = "SELECT (i * 7919) % 50000 AS shop, i AS week, i * 0.5 AS x, i * 0.25 AS y FROM range(3000000) AS r(i)"
-    warehouse.write(many, "big.parquet")
-    model = Model("m", unit=("shop",), query="SELECT shop, week, sum(x) AS x, sum(y) AS y FROM sales GROUP BY shop, week", work=count)
-    piece = bench.start(Job("one", sources=[Source("sales")], models=[model]), sales=store.path("big.parquet"))
+    bench.warehouse.write(many, "big.parquet")
+    query = "SELECT shop, week, sum(x) AS x, sum(y) AS y FROM sales GROUP BY shop, week"
+    model = Model("m", unit=("shop",), query=query, work=count)
+    piece = bench.start(Job("one", sources=[Source("sales")], models=[model]), sales=bench.store.path("big.parquet"))
     piece.validate()
     manifest = piece.prepare("m", parts=2, batch_bytes=2**21)
     assert (manifest.units, manifest.rows) == (50_000, 3_000_000)

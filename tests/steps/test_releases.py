@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import pyarrow as pa
 import pytest
 from annotated_types import Gt
-from bench import AS_OF, Bench, Piece
 
+from bench import AS_OF, Bench, Piece
 from hundredfold import Job, Model, Publish, Source
 from hundredfold.errors import PublishRefused, QueryError, StateError
 from hundredfold.steps.publish import current, releases, rollback, within_limits
@@ -73,7 +73,7 @@ def test_rollback_moves_the_pointer_and_the_next_release_builds_on_it(bench: Ben
         run(bench, "back").publish()
     assert rollback("back", bench.store).version == 2
     assert rollback("back", bench.store).version == 1
-    with pytest.raises(StateError, match="back has no a release before version 1|back has no release before version 1"):
+    with pytest.raises(StateError, match="back has no release before version 1"):
         rollback("back", bench.store)
     assert rollback("back", bench.store, to=3).version == 3
     with pytest.raises(StateError, match=r"back has no version 9; it has 1, 2, 3"):
@@ -94,7 +94,13 @@ def test_the_query_sees_the_run(bench: Bench) -> None:
     release = piece.publish()
     assert release is not None
     row = bench.warehouse.query(f"SELECT * FROM {bench.warehouse.object(next(iter(release.files)))} ORDER BY shop").to_pylist()[0]
-    assert (row["run_id"], row["job"], str(row["as_of"]), row["table_version"], row["parent_version"]) == (piece.layout.run, "seen", AS_OF, 1, None)
+    assert (row["run_id"], row["job"], str(row["as_of"]), row["table_version"], row["parent_version"]) == (
+        piece.layout.run,
+        "seen",
+        AS_OF,
+        1,
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,13 +121,20 @@ def test_a_publishing_query_that_does_not_give_the_contract_is_told(bench: Bench
 
 def test_rows_that_break_the_contract_are_not_published(bench: Bench) -> None:
     piece = run(bench, "broken", "SELECT nullif(shop, 'a') AS shop, price - 1 AS price FROM prices")
-    with pytest.raises(PublishRefused, match=r"table is not published: its rows break Line\n  shop must not be null: 1 row.*\n  price must be > 0: 1 row"):
+    with pytest.raises(
+        PublishRefused, match=r"table is not published: its rows break Line\n  shop must not be null: 1 row.*\n  price must be > 0: 1 row"
+    ):
         piece.publish()
     assert current("broken", bench.store) is None
 
 
 def test_more_failures_than_allowed_hold_the_release_back(bench: Bench) -> None:
-    job = Job("held", sources=[Source("sales")], models=[Model("prices", unit=("shop",), work=lambda rows: {"price": 1 / (rows["x"][0] - 1)} if rows["x"][0] > 1 else None)], max_failed=0.4)
+    job = Job(
+        "held",
+        sources=[Source("sales")],
+        models=[Model("prices", unit=("shop",), work=lambda rows: {"price": 1 / (rows["x"][0] - 1)} if rows["x"][0] > 1 else None)],
+        max_failed=0.4,
+    )
     piece = bench.start(job, sales=ROWS).all()
     with pytest.raises(PublishRefused, match=r"held is held back: .*\n  prices: 1 of 2 units \(1 failed, 0 dead\)"):
         within_limits(job, list(piece.collected.values()), "r")

@@ -11,8 +11,8 @@ import polars as pl
 import pyarrow as pa
 import pydantic
 import pytest
-from bench import Bench, Piece
 
+from bench import Bench, Piece
 from hundredfold import Job, Model, Source, Unit, Units
 from hundredfold.errors import HundredfoldError
 
@@ -62,7 +62,7 @@ def take_annotated(rows: Unit, prior: Prior) -> dict[str, Any]:
     return {"got": [prior.mean, *prior.weights]}
 
 
-def take_bare(rows: Unit, prior) -> dict[str, Any]:  # noqa: ANN001  # what it is, the earlier function says
+def take_bare(rows: Unit, prior) -> dict[str, Any]:  # what it is, the earlier function says
     assert isinstance(prior, Prior)
     assert not prior.weights.flags.writeable
     return {"got": [prior.mean, *prior.weights]}
@@ -197,5 +197,7 @@ def test_an_annotation_that_is_no_form_of_results_is_told(bench: Bench) -> None:
     def odd(rows: Unit, prior: complex) -> dict[str, Any]:
         return {}
 
-    with pytest.raises(HundredfoldError, match="a parameter that is given prior is annotated with <class 'complex'>, which is no form of results"):
+    with pytest.raises(
+        HundredfoldError, match="a parameter that is given prior is annotated with <class 'complex'>, which is no form of results"
+    ):
         run(bench, fit, odd)

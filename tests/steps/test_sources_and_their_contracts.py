@@ -19,11 +19,12 @@ import pyarrow.parquet as pq
 import pydantic
 import pytest
 from annotated_types import Ge, Gt, Interval, Le, Len, Lt, MaxLen, MinLen, MultipleOf
-from bench import AS_OF, Bench, Piece
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bench import AS_OF, Bench, Piece
 from hundredfold import Job, Model, Source
+from hundredfold.contract import read_contract
 from hundredfold.errors import ContractError, JobError, SourceError
 
 
@@ -110,7 +111,10 @@ def test_malformed_lines_are_rejected_and_counted_once(bench: Bench, tmp_path: P
     assert (verdict.rows, verdict.accepted, verdict.rejected) == (4, 2, 2)
     told = sorted(row["__reason"] for row in piece.rejects("sales"))
     assert [text[:17] for text in told] == ["malformed line 3:", "malformed line 4:"]
-    with pytest.raises(ContractError, match=r"2 of 4 rows break its contract.*\n  \(line\)  must have the header's columns  2 rows   first: row 3 \(1.5,business\)"):
+    with pytest.raises(
+        ContractError,
+        match=r"2 of 4 rows break its contract.*\n  \(line\)  must have the header's columns  2 rows   first: row 3 \(1.5,business\)",
+    ):
         check(bench, Source("sales", Sale), tmp_path / "a.csv")
 
 
@@ -143,7 +147,15 @@ PLACES = {
 def test_a_place_that_cannot_be_read_is_told(bench: Bench, tmp_path: Path, place: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "mixed").mkdir()
-    for name, text in {"mixed/a.csv": "a\n1\n", "mixed/b.json": "{}", "a.xlsx": "x", "zero.csv": "", "head.csv": HEAD, "bad.jsonl": "no\n", "bad.parquet": "no"}.items():
+    for name, text in {
+        "mixed/a.csv": "a\n1\n",
+        "mixed/b.json": "{}",
+        "a.xlsx": "x",
+        "zero.csv": "",
+        "head.csv": HEAD,
+        "bad.jsonl": "no\n",
+        "bad.parquet": "no",
+    }.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(SourceError, match=PLACES[place]) as caught:
         bench.source(Source("sales"), tmp_path / place).validate()
@@ -152,7 +164,7 @@ def test_a_place_that_cannot_be_read_is_told(bench: Bench, tmp_path: Path, place
 
 
 def test_what_is_no_table_is_told(bench: Bench) -> None:
-    with pytest.raises(SourceError, match="sales: builtins.int is no path and no table"):
+    with pytest.raises(SourceError, match=r"sales: builtins\.int is no path and no table"):
         bench.source(Source("sales"), 3).validate()
     with pytest.raises(SourceError, match="several types in one column"):
         bench.source(Source("sales"), pd.DataFrame({"a": [1, "x"]})).validate()
@@ -191,7 +203,9 @@ TEXTS = [
 
 
 @pytest.mark.parametrize(("text", "column", "reason"), TEXTS)
-def test_a_text_that_is_no_value_of_its_column_is_rejected_as_it_came(bench: Bench, tmp_path: Path, text: str, column: str, reason: str) -> None:
+def test_a_text_that_is_no_value_of_its_column_is_rejected_as_it_came(
+    bench: Bench, tmp_path: Path, text: str, column: str, reason: str
+) -> None:
     values = dict(zip(HEAD.strip().split(","), LINE.strip().split(","), strict=True)) | {column: text}
     (tmp_path / "a.csv").write_text(HEAD + LINE + ",".join(values.values()) + "\n")
     _, piece = check(bench, Source("sales", Sale, max_rejected=1), tmp_path / "a.csv")
@@ -249,7 +263,13 @@ KEYED = pa.table({"k": [1, 1, 1, 2, 2, None, None], "v": [5, 5, 6, 7, 8, 9, 9], 
 def test_copies_go_the_latest_stays_and_a_tie_is_rejected(bench: Bench) -> None:
     verdict, piece = check(bench, Source("s", unique=["k"], latest="at", max_rejected=2), KEYED)
     assert (verdict.copies, verdict.superseded, verdict.rejected) == (2, 1, 2)
-    assert sorted(reasons(piece, "s")) == [(1, "superseded by a later row"), (2, "copy of another row"), (4, "k must be unique"), (5, "k must be unique"), (7, "copy of another row")]
+    assert sorted(reasons(piece, "s")) == [
+        (1, "superseded by a later row"),
+        (2, "copy of another row"),
+        (4, "k must be unique"),
+        (5, "k must be unique"),
+        (7, "copy of another row"),
+    ]
     assert [row["v"] for row in piece.accepted("s")] == [6, 9]
 
 
@@ -263,15 +283,21 @@ def test_references_look_into_the_accepted_rows_of_the_other_source(bench: Bench
     class Product:
         product: Annotated[str, MinLen(1)]
 
-    model = Model("rest", unit=(), query="SELECT 1 AS one", work=lambda rows: {"n": 1})
+    model = Model("rest", unit=(), query="SELECT 1 AS one", work=lambda _: {"n": 1})
     sources = [Source("sales", references={"product": "catalog.product"}, max_rejected=9), Source("catalog", Product, max_rejected=1)]
-    piece = bench.start(Job("two", sources=sources, models=[model]), sales=pa.table({"product": ["a", "b", "", None]}), catalog=pa.table({"product": ["a", ""]}))
+    piece = bench.start(
+        Job("two", sources=sources, models=[model]),
+        sales=pa.table({"product": ["a", "b", "", None]}),
+        catalog=pa.table({"product": ["a", ""]}),
+    )
     piece.validate()
     assert reasons(piece, "sales") == [(2, "product must be in catalog.product"), (3, "product must be in catalog.product")]
 
 
 def test_a_source_may_refer_to_itself(bench: Bench) -> None:
-    _, piece = check(bench, Source("tree", references={"parent": "tree.id"}, max_rejected=1), pa.table({"id": [1, 2, 3], "parent": [None, 1, 9]}))
+    _, piece = check(
+        bench, Source("tree", references={"parent": "tree.id"}, max_rejected=1), pa.table({"id": [1, 2, 3], "parent": [None, 1, 9]})
+    )
     assert reasons(piece, "tree") == [(3, "parent must be in tree.id")]
 
 
@@ -306,8 +332,6 @@ def test_a_contract_that_says_too_little_names_every_field() -> None:
         c: float
 
     with pytest.raises(JobError) as caught:
-        from hundredfold.contract import read_contract
-
         read_contract(Vague)
     assert [problem[:2] for problem in caught.value.problems] == ["a:", "b:"]
 
@@ -318,9 +342,16 @@ def test_pydantic_constraints_are_read(bench: Bench) -> None:
         code: str = pydantic.Field(pattern="[0-9]{2}", max_length=3)
         share: float | None = pydantic.Field(ge=0, le=1)
 
-    rows = [{"price": 1.5, "code": "a12", "share": 0.5}, {"price": 0.0, "code": "1", "share": None}, {"price": 1.0, "code": "1234", "share": 2.0}]
+    rows = [
+        {"price": 1.5, "code": "a12", "share": 0.5},
+        {"price": 0.0, "code": "1", "share": None},
+        {"price": 1.0, "code": "1234", "share": 2.0},
+    ]
     _, piece = check(bench, Source("s", Row, max_rejected=2), pa.Table.from_pylist(rows))
-    assert reasons(piece, "s") == [(2, "price must be > 0; code must match [0-9]{2}"), (3, "code must be at most 3 long; share must be <= 1")]
+    assert reasons(piece, "s") == [
+        (2, "price must be > 0; code must match [0-9]{2}"),
+        (3, "code must be at most 3 long; share must be <= 1"),
+    ]
 
 
 # --- the SQL of every check agrees with Python, row by row ---------------------------------------------------------------
@@ -365,7 +396,18 @@ RAW = st.fixed_dictionaries(
         "h": st.none() | st.floats(),
     }
 )
-TYPES = pa.schema([("a", pa.float64()), ("b", pa.int64()), ("c", pa.string()), ("d", pa.string()), ("e", pa.string()), ("f", pa.date32()), ("g", pa.list_(pa.float64())), ("h", pa.float64())])
+TYPES = pa.schema(
+    [
+        ("a", pa.float64()),
+        ("b", pa.int64()),
+        ("c", pa.string()),
+        ("d", pa.string()),
+        ("e", pa.string()),
+        ("f", pa.date32()),
+        ("g", pa.list_(pa.float64())),
+        ("h", pa.float64()),
+    ]
+)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pydantic
 import pytest
 from annotated_types import Ge, Gt, MaxLen
-from bench import Bench, Piece
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bench import Bench, Piece
 from hundredfold import Job, Model, Source, Unit, Units
 from hundredfold.job import Message
 
@@ -102,7 +102,13 @@ def test_shapes_may_change_from_unit_to_unit(bench: Bench) -> None:
 
 def test_several_rows_keep_the_order_in_which_they_were_returned(bench: Bench) -> None:
     values = [[{"a": 1, "b": "x"}, {"b": "y", "a": 2}, {"a": 3, "b": "z"}], [], pd.DataFrame({"a": [7, 6], "b": ["q", "p"]})]
-    assert [(row["u"], row["a"], row["b"]) for row in rows_of(run(bench, values))] == [(0, 1, "x"), (0, 2, "y"), (0, 3, "z"), (2, 7, "q"), (2, 6, "p")]
+    assert [(row["u"], row["a"], row["b"]) for row in rows_of(run(bench, values))] == [
+        (0, 1, "x"),
+        (0, 2, "y"),
+        (0, 3, "z"),
+        (2, 7, "q"),
+        (2, 6, "p"),
+    ]
 
 
 def test_a_unit_may_return_no_row(bench: Bench) -> None:
@@ -170,21 +176,43 @@ MIXED: list[tuple[list[Any], list[Any], list[int], pa.DataType]] = [
     (["a", b"b", "c"], ["a", "c"], [1], pa.string()),
     ([Decimal("1.5"), Decimal("10.25"), 2], [Decimal("1.50"), Decimal("10.25")], [2], pa.decimal128(4, 2)),
     ([dt.date(2020, 1, 1), dt.datetime(2020, 1, 1, 5), dt.date(2020, 1, 2)], [dt.date(2020, 1, 1), dt.date(2020, 1, 2)], [1], pa.date32()),
-    ([dt.datetime(2020, 1, 1), dt.datetime(2020, 1, 1, tzinfo=UTC), dt.datetime(2020, 1, 2)], [dt.datetime(2020, 1, 1), dt.datetime(2020, 1, 2)], [1], pa.timestamp("us")),
-    ([dt.datetime(2020, 1, 1, 2, tzinfo=zone), dt.datetime(2020, 1, 1, tzinfo=UTC)], [dt.datetime(2020, 1, 1, tzinfo=UTC)] * 2, [], pa.timestamp("us", "UTC")),
+    (
+        [dt.datetime(2020, 1, 1), dt.datetime(2020, 1, 1, tzinfo=UTC), dt.datetime(2020, 1, 2)],
+        [dt.datetime(2020, 1, 1), dt.datetime(2020, 1, 2)],
+        [1],
+        pa.timestamp("us"),
+    ),
+    (
+        [dt.datetime(2020, 1, 1, 2, tzinfo=zone), dt.datetime(2020, 1, 1, tzinfo=UTC)],
+        [dt.datetime(2020, 1, 1, tzinfo=UTC)] * 2,
+        [],
+        pa.timestamp("us", "UTC"),
+    ),
     ([[], [1], [2.5], None], [[], [1.0], [2.5], None], [], pa.list_(pa.float64())),
     ([[1], ["a"], [2]], [[1], [2]], [1], pa.list_(pa.int64())),
     ([[[1.5]], [[], [2]], np.ones((1, 2))], [[[1.5]], [[], [2.0]], [[1.0, 1.0]]], [], pa.list_(pa.list_(pa.float64()))),
-    ([{"k": 1}, {"k": 2.5}, {"l": "x"}], [{"k": 1.0, "l": None}, {"k": 2.5, "l": None}, {"k": None, "l": "x"}], [], pa.struct([("k", pa.float64()), ("l", pa.string())])),
-    ([np.datetime64("2020-01-01"), dt.date(2020, 1, 2), np.datetime64("NaT")], [dt.date(2020, 1, 1), dt.date(2020, 1, 2), None], [], pa.date32()),
+    (
+        [{"k": 1}, {"k": 2.5}, {"l": "x"}],
+        [{"k": 1.0, "l": None}, {"k": 2.5, "l": None}, {"k": None, "l": "x"}],
+        [],
+        pa.struct([("k", pa.float64()), ("l", pa.string())]),
+    ),
+    (
+        [np.datetime64("2020-01-01"), dt.date(2020, 1, 2), np.datetime64("NaT")],
+        [dt.date(2020, 1, 1), dt.date(2020, 1, 2), None],
+        [],
+        pa.date32(),
+    ),
     ([pd.Timestamp("2020-01-01 05:00"), pd.NaT, pd.NA], [dt.datetime(2020, 1, 1, 5), None, None], [], pa.timestamp("us")),
     ([-1, np.uint8(3), np.uint64(2**63)], [-1, 3], [2], pa.int64()),
     ([None, None], [None, None], [], pa.null()),
 ]
 
 
-@pytest.mark.parametrize(("values", "wanted", "failed", "kind"), MIXED, ids=lambda v: None)
-def test_no_unit_decides_the_type_for_the_others(bench: Bench, values: list[Any], wanted: list[Any], failed: list[int], kind: pa.DataType) -> None:
+@pytest.mark.parametrize(("values", "wanted", "failed", "kind"), MIXED, ids=str)
+def test_no_unit_decides_the_type_for_the_others(
+    bench: Bench, values: list[Any], wanted: list[Any], failed: list[int], kind: pa.DataType
+) -> None:
     for parts, single in ((0, False), (50, False), (1, True)):
         piece = run(bench, [{"v": value} for value in values], parts=parts, single=single)
         assert list(why(piece)) == failed, why(piece)
@@ -196,10 +224,23 @@ def test_no_unit_decides_the_type_for_the_others(bench: Bench, values: list[Any]
 def test_a_unit_with_other_columns_than_most_fails_and_the_others_stay(bench: Bench) -> None:
     piece = run(bench, [{"a": 1}, {"b": 2}, {"a": 3}, {"a": 4, "b": 1}])
     assert [row["a"] for row in rows_of(piece)] == [1, 3]
-    assert why(piece) == {1: "returned other columns than 2 of 4 units: a missing and b too much", 3: "returned other columns than 2 of 4 units: b too much"}
+    assert why(piece) == {
+        1: "returned other columns than 2 of 4 units: a missing and b too much",
+        3: "returned other columns than 2 of 4 units: b too much",
+    }
 
 
-scalars = st.none() | st.integers(-3, 3) | st.floats(allow_nan=False) | st.text(max_size=2) | st.booleans() | st.integers(2**53, 2**65) | st.dates() | st.datetimes() | st.lists(st.integers() | st.floats(), max_size=2)
+scalars = (
+    st.none()
+    | st.integers(-3, 3)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=2)
+    | st.booleans()
+    | st.integers(2**53, 2**65)
+    | st.dates()
+    | st.datetimes()
+    | st.lists(st.integers() | st.floats(), max_size=2)
+)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -255,9 +296,19 @@ def test_a_row_that_breaks_its_contract_fails_that_unit_and_names_the_column(ben
     assert piece.results("m").schema.field("price").type == pa.float64()
 
 
-@pytest.mark.parametrize(("frame", "words"), [({"a": ["1.5"]}, "a is '1.5' (str), wanted double"), ({"a": [None]}, "a is null"), ({"b": [1.0]}, "a missing and b too much"), ({"a": [-1.0]}, "must be >= 0")])
+@pytest.mark.parametrize(
+    ("frame", "words"),
+    [
+        ({"a": ["1.5"]}, "a is '1.5' (str), wanted double"),
+        ({"a": [None]}, "a is null"),
+        ({"b": [1.0]}, "a missing and b too much"),
+        ({"a": [-1.0]}, "must be >= 0"),
+    ],
+)
 @pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, pa.table])
-def test_a_table_that_breaks_the_contract_fails_that_unit(bench: Bench, frame: dict[str, Any], words: str, make: Callable[..., Any]) -> None:
+def test_a_table_that_breaks_the_contract_fails_that_unit(
+    bench: Bench, frame: dict[str, Any], words: str, make: Callable[..., Any]
+) -> None:
     @dataclass
     class Row:
         a: Annotated[float, Ge(0)]
@@ -289,7 +340,17 @@ def test_what_loses_nothing_is_taken_for_the_contracts_type(bench: Bench) -> Non
 
     row = Row(np.float64(2.0), 3, dt.datetime(2020, 1, 1), dt.date(2020, 1, 2), 7, Size.LARGE, "x", np.array([1, 2]))
     (found,) = rows_of(run(bench, [row], returns=Row))
-    assert found == {"u": 0, "whole": 2, "real": 3.0, "day": dt.date(2020, 1, 1), "at": dt.datetime(2020, 1, 2), "amount": Decimal(7), "size": "L", "kind": "x", "weights": [1.0, 2.0]}
+    assert found == {
+        "u": 0,
+        "whole": 2,
+        "real": 3.0,
+        "day": dt.date(2020, 1, 1),
+        "at": dt.datetime(2020, 1, 2),
+        "amount": Decimal(7),
+        "size": "L",
+        "kind": "x",
+        "weights": [1.0, 2.0],
+    }
 
 
 def test_a_contract_may_name_the_key_columns(bench: Bench) -> None:
@@ -313,7 +374,9 @@ def test_a_list_of_rows_in_the_annotation_is_a_contract_too(bench: Bench) -> Non
 
 
 def test_a_contract_gives_the_columns_where_no_unit_returned_a_row(bench: Bench) -> None:
-    assert run(bench, [[], ValueError()], returns=Price).results("m").schema == pa.schema([("u", pa.int64()), ("price", pa.float64()), ("label", pa.string())])
+    assert run(bench, [[], ValueError()], returns=Price).results("m").schema == pa.schema(
+        [("u", pa.int64()), ("price", pa.float64()), ("label", pa.string())]
+    )
 
 
 # --- many units in one call ----------------------------------------------------------------------------------------------
@@ -346,7 +409,7 @@ def test_a_matrix_is_one_list_for_each_unit(bench: Bench) -> None:
 
 
 def test_a_column_unit_says_which_rows_are_whose(bench: Bench) -> None:
-    found = bench.results(many(lambda rows: {"unit": np.array([2, 0, 2]), "s": [1, 2, 3], "day": np.array(["2020-01-01"] * 3, "M8[D]")}), MANY)
+    found = bench.results(many(lambda _: {"unit": np.array([2, 0, 2]), "s": [1, 2, 3], "day": np.array(["2020-01-01"] * 3, "M8[D]")}), MANY)
     assert [(row["u"], row["s"]) for row in found.to_pylist()] == [(0, 2), (2, 1), (2, 3)]
     assert found.schema.field("day").type == pa.date32()
 
@@ -371,8 +434,8 @@ def test_many_units_are_halved_until_the_bad_one_is_alone(bench: Bench) -> None:
         (lambda rows: {"s": np.zeros(len(rows) + 1)}, "rows for 1 units; wanted one for each"),
         (lambda rows: {"unit": np.array([len(rows)]), "s": [1]}, "returned rows for unit 1, and the slice has units 0 to 0"),
         (lambda rows: {"s": np.zeros(len(rows)), "t": [1, 2, 3, 4, 5]}, "columns of different lengths"),
-        (lambda rows: None, "returned None"),
-        (lambda rows: 3.0, "returned float"),
+        (lambda _: None, "returned None"),
+        (lambda _: 3.0, "returned float"),
     ],
 )
 def test_a_wrong_answer_for_many_units_says_what_was_wanted(bench: Bench, value: Any, words: str) -> None:

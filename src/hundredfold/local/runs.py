@@ -376,7 +376,7 @@ def _job_of(home: Home, record: Record) -> Job:
         job = cloudpickle.loads(home.store.get(Layout(record.id).job()).to_pybytes())
     except KeyError:
         raise StateError(f"run {record.id} died before its job was kept", hint="run the job again") from None
-    except Exception as error:  # noqa: BLE001  # whatever the user's modules raise is told
+    except Exception as error:  # whatever the user's modules raise is told
         raise JobError(f"the job of run {record.id} cannot be loaded: {type(error).__name__}: {error}", hint="in Python, pass it: hundredfold.resume(run_id, job=job)") from error
     if not isinstance(job, Job):
         raise JobError(f"what run {record.id} kept is no job")

@@ -58,13 +58,16 @@ class DuckWarehouse:
         self.connection.register(name, table)
 
     def columns(self, select: str) -> pa.Schema:
-        return self.query(f"SELECT * FROM ({select}) AS q LIMIT 0").schema
+        try:
+            return self.connection.sql(f"SELECT * FROM ({select}) AS q LIMIT 0").to_arrow_table().schema
+        except duckdb.Error as error:
+            raise _told(self._placed(error, select), select) from error
 
     def query(self, select: str) -> pa.Table:
         try:
-            return self.connection.execute(select).to_arrow_table()  # not sql(): its errors do not say the line
+            return self.connection.sql(select).to_arrow_table()
         except duckdb.Error as error:
-            raise _told(error, select) from error
+            raise _told(self._placed(error, select), select) from error
 
     def stream(self, select: str) -> Iterator[pa.RecordBatch]:
         try:
@@ -188,6 +191,15 @@ class DuckWarehouse:
         path = self.store.path(staged)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+    def _placed(self, error: duckdb.Error, select: str) -> duckdb.Error:
+        """A mistake in SQL again with its line, which sql() leaves out."""
+        if isinstance(error, duckdb.BinderException | duckdb.CatalogException | duckdb.ParserException):
+            try:
+                self.connection.execute(select)
+            except duckdb.Error as placed:
+                return placed
+        return error
 
     def _run(self, sql: str) -> list[tuple[Any, ...]]:
         """A statement, to its end; the rows that it answers with."""

@@ -92,7 +92,7 @@ def rollback(job: str, store: Store, to: int | None = None) -> Release:
     target = to if to is not None else known[now].parent
     if target is None or target not in known:
         names = ", ".join(str(v) for v in sorted(known))
-        wanted = f"version {to}" if to is not None else f"a release before version {now}"
+        wanted = f"version {to}" if to is not None else f"release before version {now}"
         raise StateError(f"{job} has no {wanted}; it has {names}", hint=f"hundredfold rollback {job} --to {max(known)}")
     point(job, target, store)
     return known[target]

@@ -1,0 +1,254 @@
+"""Retry, resume, publish and cancel, from every state and from every place where a driver may have died; homes that cannot be used."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+import hundredfold
+from hundredfold import Job, Model, Publish, Source, open_run, resume, retry, run
+from hundredfold.errors import HomeError, NoSuchRun, PublishRefused, StateError
+from hundredfold.local import runs
+from hundredfold.local.home import FORMAT, Home
+from hundredfold.testing import Fault, FaultyAfter
+
+ROOT = Path(__file__).parents[2]
+ROWS = pa.table({"k": [k for k in range(4) for _ in range(2)], "x": [float(x) for x in range(8)]})
+
+
+def base(rows):
+    return {"b": float(rows["x"].mean())}
+
+
+def base_broken(rows):
+    if rows["k"][0] == 2:
+        raise ValueError("not yet")
+    return base(rows)
+
+
+def above(rows, base):
+    return {"a": float(rows["x"].sum()) - base["b"].mean()}
+
+
+def apart(rows):
+    return {"c": float(rows["x"].max())}
+
+
+def apart_broken(rows):
+    if rows["k"][0] == 3:
+        raise ValueError("not yet either")
+    return apart(rows)
+
+
+def job_of(base_, apart_, max_failed: int = 0) -> Job:
+    import polars as pl
+
+    def above_table(rows, base: pl.DataFrame):
+        return {"a": float(rows["x"].sum()) - float(base["b"].sum())}
+
+    models = [
+        Model("base", ("k",), base_),
+        Model("above", (), above_table, query="SELECT * FROM s"),
+        Model("apart", ("k",), apart_),
+    ]
+    out = Publish("out", "SELECT apart.k, c, a FROM apart CROSS JOIN above ORDER BY k", formats=("csv",))
+    return Job("j", [Source("s")], models, publish=out, max_failed=max_failed)
+
+
+SOUND = job_of(base, apart)
+BROKEN = job_of(base_broken, apart_broken, max_failed=1)
+HELD = job_of(base_broken, apart_broken)
+
+
+def begun(home: Path, job: Job, **words):
+    return run(job, {"s": ROWS}, home=home, run_id="r", workers=1, memory="1GB", as_of="2026-01-01", **words)
+
+
+def results(home: Path) -> dict[str, bytes]:
+    return {path.parent.name: path.read_bytes() for path in home.glob("runs/r/models/*/results.parquet")}
+
+
+def rounds(run, model: str) -> list[tuple[str, int]]:
+    return [(row["status"], row["round"]) for row in run.units(model).arrow().to_pylist()]
+
+
+@pytest.fixture(scope="module")
+def wanted(tmp_path_factory) -> dict[str, bytes]:
+    home = tmp_path_factory.mktemp("sound")
+    begun(home, SOUND)
+    return results(home)
+
+
+def test_a_retry_does_failed_units_again_and_all_models_that_build_on_them(tmp_path, wanted):
+    done = begun(tmp_path, BROKEN)
+    assert (done.state, done.release.version) == ("done", 1)
+    assert rounds(done, "base") == [("ok", 1), ("ok", 1), ("failed", 1), ("ok", 1)]
+    assert results(tmp_path)["above"] != wanted["above"]
+    again = retry("r", home=tmp_path, job=SOUND)
+    assert rounds(again, "base") == [("ok", 1), ("ok", 1), ("ok", 2), ("ok", 1)]
+    assert rounds(again, "above") == [("ok", 2)]
+    assert rounds(again, "apart") == [("ok", 1), ("ok", 1), ("ok", 1), ("ok", 2)]
+    assert results(tmp_path) == wanted
+    assert (again.state, again.release.version, again.release.parent) == ("done", 2, 1)
+    with pytest.raises(StateError, match="run r has no failed unit to retry; it is done"):
+        retry("r", home=tmp_path)
+
+
+def test_a_run_that_is_held_back_is_retried_twice_until_its_code_is_mended(tmp_path, wanted):
+    with pytest.raises(PublishRefused, match="more units failed than max_failed=0 allows"):
+        begun(tmp_path, HELD)
+    assert open_run("r", home=tmp_path).state == "held"
+    with pytest.raises(PublishRefused):
+        retry("r", home=tmp_path)
+    assert rounds(open_run("r", home=tmp_path), "base")[2] == ("failed", 2)
+    done = retry("r", home=tmp_path, job=SOUND)
+    assert rounds(done, "base")[2] == ("ok", 3)
+    assert results(tmp_path) == wanted
+    assert (done.state, done.release.version) == ("done", 1)
+
+
+def test_a_run_that_is_held_back_is_published_under_another_limit(tmp_path):
+    with pytest.raises(PublishRefused):
+        begun(tmp_path, HELD)
+    done = hundredfold.publish("r", home=tmp_path, max_failed=1)
+    assert (done.state, len(done.published().read_text().splitlines())) == ("done", 4)
+    with pytest.raises(StateError, match="only a run that is held back waits to be published"):
+        hundredfold.publish("r", home=tmp_path)
+
+
+def test_a_run_that_failed_in_its_last_step_is_resumed_with_a_mended_query(tmp_path, wanted):
+    from dataclasses import replace
+
+    bad = replace(SOUND, publish=(replace(SOUND.publish[0], query="SELECT k, c / (k - k) AS c, a FROM apart, above WHERE nothing"),))
+    with pytest.raises(hundredfold.HundredfoldError):
+        begun(tmp_path, bad)
+    failed = open_run("r", home=tmp_path)
+    assert (failed.state, failed.release) == ("failed", None)
+    assert "nothing" in failed.record.reason
+    done = resume("r", home=tmp_path, job=SOUND)
+    assert (done.state, results(tmp_path)) == ("done", wanted)
+
+
+def test_a_retry_that_dies_between_any_two_writes_of_its_plan_is_finished_by_the_next_command(tmp_path, wanted):
+    begun(tmp_path / "home", HELD, max_failed=1)
+    import shutil
+
+    for n in count(1):
+        folder = tmp_path / str(n)
+        shutil.copytree(tmp_path / "home", folder)
+        home = Home(folder)
+        dies_after(home, n)
+        if home.store.calls + home.ledger.calls < n:
+            break
+        with suppress(StateError):
+            resume("r", home=folder, job=SOUND)
+        with suppress(StateError):
+            retry("r", home=folder, job=SOUND)
+        assert results(folder) == wanted, f"write {n}"
+        assert open_run("r", home=folder).state == "done"
+    assert n > 5
+
+
+def dies_after(home: Home, n: int) -> None:
+    """A retry up to the moment when its driver would begin, whose nth call to the store or the ledger is its last."""
+    calls = count(1)
+
+    class Dying(FaultyAfter):
+        def _count(self):
+            self.calls += 1
+            return next(calls)
+
+        def path(self, key):
+            return self.door.path(key)
+
+    home.store, home.ledger = Dying(home.store, n), Dying(home.ledger, n)
+    with suppress(Fault):
+        runs._plan_retry(home, home.ledger.read("r"), SOUND)
+        runs._forget(home, home.ledger.move("r", runs.Event.RETRY))
+
+
+def test_a_refused_retry_changes_nothing(tmp_path):
+    with pytest.raises(PublishRefused):
+        begun(tmp_path, HELD)
+    hundredfold.cancel("r", home=tmp_path)
+    before = open_run("r", home=tmp_path).record
+    with pytest.raises(StateError, match="it was cancelled: run the job again"):
+        retry("r", home=tmp_path)
+    assert open_run("r", home=tmp_path).record == before
+
+
+def test_what_is_done_or_unknown_is_not_resumed(tmp_path):
+    begun(tmp_path, SOUND)
+    with pytest.raises(StateError, match="run r is done, so it cannot start: it is done"):
+        resume("r", home=tmp_path)
+    with pytest.raises(NoSuchRun, match="there is no run other; the newest here: r"):
+        resume("other", home=tmp_path)
+    with pytest.raises(StateError, match="run r is in the ledger already") as told:
+        begun(tmp_path, SOUND)
+    assert told.value.hint == "hundredfold resume r"
+    with pytest.raises(HomeError, match="there is no run in"):
+        resume("r", home=tmp_path / "elsewhere")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_home_of_a_newer_format_is_refused(tmp_path):
+    Home(tmp_path)
+    (tmp_path / "format").write_text(f"{FORMAT + 1}\n")
+    with pytest.raises(HomeError, match=f"is of format {FORMAT + 1}, and this program reads up to {FORMAT}") as told:
+        begun(tmp_path, SOUND)
+    assert "install a newer hundredfold" in (told.value.hint or "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+@pytest.mark.parametrize("place", ["a file", "/proc/home"])
+def test_a_home_that_cannot_be_made_is_told_with_what_to_do(tmp_path, place):
+    (tmp_path / "a file").touch()
+    with pytest.raises(HomeError, match="cannot be written") as told:
+        begun(tmp_path / place, SOUND)
+    assert "--home" in (told.value.hint or "")
+
+
+FULL = """
+import resource, sys
+import pyarrow as pa
+import hundredfold
+from hundredfold import Job, Model, Source
+from hundredfold.local.driver import Quiet
+
+def double(rows):
+    return {"y": rows["x"].tolist() * 400}
+
+class Filling(Quiet):
+    def stage(self, stage):
+        if str(stage) == sys.argv[2]:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (6000, resource.RLIM_INFINITY))
+
+job = Job("full", [Source("s")], [Model("m", ("k",), double)])
+table = pa.table({"k": range(200), "x": [k / 7 for k in range(200)]})
+try:
+    hundredfold.run(job, {"s": table}, home=sys.argv[1], run_id="r", workers=1, memory="1GB", watcher=Filling())
+except hundredfold.HundredfoldError as error:
+    print(type(error).__name__, "|", error, "|", error.hint)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no limits on files")
+@pytest.mark.parametrize("stage", ["prepare m", "work m", "collect m"])
+def test_a_disk_that_fills_up_is_told_and_the_run_goes_on_when_there_is_room(tmp_path, stage):
+    (tmp_path / "script.py").write_text(FULL)
+    command = [sys.executable, "-W", "error", str(tmp_path / "script.py"), str(tmp_path / "home"), stage]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("HomeError | ")
+    assert "--home" in done.stdout
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+    again = resume("r", home=tmp_path / "home")
+    assert len(again.results()) == 200
