@@ -215,6 +215,7 @@ def demo(
     from .local import runs
 
     found = find_demo(name)
+    found.check(size)
     folder = found.folder(data, home, size)
     began = time.monotonic()
     display.words.print(f"making the data of size {size} in {folder}", style="dim")
@@ -277,8 +278,10 @@ def _next(facts: dict[str, Any], home: str) -> list[tuple[str, str]]:
     if bad:
         told.append((_command(home, "failures", run), f"shows why {bad:,} units failed"))
         told.append((_command(home, "retry", run), "does them again, once the function is mended"))
-    if state == "held":
+    if state == "held" and bad:
         told.append((_command(home, "publish", run, "--max-failed", str(bad)), "publishes without them"))
+    if state == "held" and not bad:
+        told.append((_command(home, "resume", run), "publishes, once the query or the contract of what is published is mended"))
     if facts["release"] and facts["release"]["parent"] is not None:
         told.append((_command(home, "rollback", facts["job"]), f"makes release {facts['release']['parent']} the current one again"))
     if state == "done":

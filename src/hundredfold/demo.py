@@ -34,10 +34,13 @@ class Demo:
     def folder(self, data: str | None, home: str, size: str) -> Path:
         return Path(data) if data else Path(home) / "demo" / f"{self.name}-{size}"
 
-    def make(self, size: str, folder: Path) -> Mapping[str, str]:
-        """Make the data; where the rows of each source are. UsageError for a size that there is not."""
+    def check(self, size: str) -> None:
+        """UsageError for a size that there is not."""
         if size not in self.module.SIZES:
             raise UsageError(f"the demo {self.name} has no size {size!r}; it has {', '.join(self.module.SIZES)}")
+
+    def make(self, size: str, folder: Path) -> Mapping[str, str]:
+        """Make the data; where the rows of each source are."""
         return {name: str(path) for name, path in self.module.make(size, folder).items()}
 
 

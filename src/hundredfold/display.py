@@ -103,8 +103,12 @@ def show_summary(facts: Mapping[str, Any], verdicts: Sequence[Verdict], seconds:
     result.print(f"\n[bold]{facts['job']}[/]  run {facts['run']}  [bold]{facts['state']}[/]{took}")
     _show_sources(verdicts, facts["sources"])
     _show_models(facts["models"])
-    for why in facts.get("reasons", ()):
+    for why in facts["reasons"]:
         result.print(f"  [red]{why['units']:,}[/] of {why['model']}: {escape(why['reason'])}   first: {escape(why['first'])}")
+    bad = sum(m.get("failed", 0) + m.get("dead", 0) for m in facts["models"].values())
+    told = sum(why["units"] for why in facts["reasons"])
+    if told < bad:
+        result.print(f"  and {bad - told:,} more, for other reasons")
     if facts["reason"] and facts["state"] not in ("done", "running"):
         result.print(f"\n{escape(facts['reason'])}")
     release = facts["release"]

@@ -37,6 +37,8 @@ class HundredfoldError(Exception):
         self.message = message
         self.problems = tuple(problems)
         self.hint = hint
+        if hint:
+            self.add_note(f"hint: {hint}")  # a traceback, in a script or a notebook, shows it too
 
     def __str__(self) -> str:
         lines = [self.message, *(f"  {problem}" for problem in self.problems[:SHOWN])]

@@ -91,9 +91,9 @@ def rollback(job: str, store: Store, to: int | None = None) -> Release:
         raise StateError(f"{job} has no release, so there is nothing to roll back", hint="hundredfold status")
     target = to if to is not None else known[now].parent
     if target is None or target not in known:
-        names = ", ".join(str(v) for v in sorted(known))
-        wanted = f"version {to}" if to is not None else f"release before version {now}"
-        raise StateError(f"{job} has no {wanted}; it has {names}", hint=f"hundredfold rollback {job} --to {max(known)}")
+        others = ", ".join(str(v) for v in sorted(known.keys() - {now})) or "no other"
+        wanted = f"no version {to}" if to is not None else "no release before it"
+        raise StateError(f"version {now} of {job} is current, and there is {wanted}; there is {others}", hint=f"hundredfold rollback {job} --to VERSION")
     point(job, target, store)
     return known[target]
 
