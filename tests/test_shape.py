@@ -17,7 +17,7 @@ HOUSE = SOURCE / "hundredfold"
 FLOORS = [
     {"errors", "job", "states"},
     {"ports", "contract", "checks", "query", "load"},
-    {"batch", "manifest", "outcome", "given"},
+    {"batch", "manifest", "columns", "outcome", "results", "given"},
     {"crew", "desk"},
     {"steps"},
     {"pipeline"},

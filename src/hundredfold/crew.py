@@ -30,10 +30,21 @@ from .errors import CrewError, JobError
 from .job import Job, Layout, Message, Model
 from .ports import Store
 
-PINNED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "BLIS_NUM_THREADS", "POLARS_MAX_THREADS", "NUMBA_NUM_THREADS")
+PINNED = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+    "NUMBA_NUM_THREADS",
+)
 TICK = 0.1  # seconds between looks at limits
 GRACE = 1.0  # seconds that a child has to end after it closed its pipe
-OUTSIDE = frozenset({"SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT"})  # what persons and the system send, and no mistake in a function raises
+OUTSIDE = frozenset(
+    {"SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT"}
+)  # what persons and the system send, and no mistake in a function raises
 STARTS = 3  # so often is a child started that is killed from outside before it is ready
 IDLE, MANY = -1, -2  # what a mark says when it names no single unit
 
@@ -192,7 +203,10 @@ class Crew:
                 self._start_child(hand)
             except (OSError, EOFError) as error:
                 self._end(hand)
-                raise CrewError(f"a worker process cannot be started: {type(error).__name__}: {error}", hint="lower --workers, or raise the system's limits of processes and open files") from error
+                raise CrewError(
+                    f"a worker process cannot be started: {type(error).__name__}: {error}",
+                    hint="lower --workers, or raise the system's limits of processes and open files",
+                ) from error
 
     def _start_child(self, hand: Hand) -> None:
         hand.pipe, theirs = self._context.Pipe()
@@ -226,7 +240,10 @@ class Crew:
             case ("ready",):
                 hand.ready, hand.starts = True, 0
             case ("broken", words):
-                raise CrewError(words, hint="a worker is a fresh process in which the job is loaded again: mend what it says, or raise --memory if it had too little")
+                raise CrewError(
+                    words,
+                    hint="a worker is a fresh process in which the job is loaded again: mend what it says, or raise --memory if it had too little",
+                )
             case ("dying", words):
                 hand.killed, hand.blamed = words, hand.marks[0]
             case ("chunk", first, last, results, accounts) if message is not None:
@@ -243,7 +260,9 @@ class Crew:
         message, unit = hand.message, hand.blamed if hand.killed else hand.marks[0]
         reason, outside = hand.killed or _words(hand.process.exitcode), not hand.killed and _from_outside(hand.process.exitcode)
         if message is None and not hand.ready and not (outside and hand.starts < STARTS):
-            raise CrewError(f"a worker process did not survive its start: {reason}", hint=f"its last words are in {self.logs}" if self.logs else None)
+            raise CrewError(
+                f"a worker process did not survive its start: {reason}", hint=f"its last words are in {self.logs}" if self.logs else None
+            )
         self._end(hand)
         hand.message = None
         self._launch(hand)
@@ -286,7 +305,9 @@ class Crew:
 
 def start_method() -> str:
     """How children are started: by a server that forks clean ones where there is such a thing, else afresh. HUNDREDFOLD_START names another way."""
-    there = [method for method in mp.get_all_start_methods() if method != "fork"]  # a fork of the driver would take its threads' locks along
+    there = [
+        method for method in mp.get_all_start_methods() if method != "fork"
+    ]  # a fork of the driver would take its threads' locks along
     wanted = os.environ.get("HUNDREDFOLD_START") or ("forkserver" if "forkserver" in there else "spawn")
     if wanted not in there:
         raise CrewError(f"HUNDREDFOLD_START is {wanted!r}, wanted {' or '.join(there)}")
@@ -321,7 +342,9 @@ def _signal(number: int) -> str:
         return f"signal {number}"
 
 
-def child(pipe: Connection, lifeline: Connection, marks: Any, kit: bytes, environment: dict[str, str], log: str | None, memory: int | None) -> None:
+def child(
+    pipe: Connection, lifeline: Connection, marks: Any, kit: bytes, environment: dict[str, str], log: str | None, memory: int | None
+) -> None:
     """The life of a child: it is sent messages, and does them until its driver is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
     _die_with(lifeline)

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .batch import UNIT, OpenBatch, annotations_of, form_of, from_numpy
+from .batch import OpenBatch, annotations_of, form_of
 from .contract import Contract, is_contract, read_contract
 from .crew import IDLE, MANY, Kit
-from .errors import ResultError
 from .given import Given
 from .job import Message, Model
 from .manifest import Manifest, UnitList, open_batch
-from .outcome import Account, Gather, account_of, accounts_table, pack_accounts, pack_results
+from .outcome import Account, account_of, accounts_table, pack_accounts, pack_results
+from .results import Gather
 
 CHUNK = 2.0  # seconds of work after which results are handed over, so that a death costs no more than that
 
@@ -118,7 +118,7 @@ def _do_many(table: Table, batch: OpenBatch, message: Message, marks: Any, say: 
     gather, bad = table.gather(batch), []
     try:
         value = table.model.work(batch.units(table.form, own, own + message.units - 1), **{g.name: g.for_many(keys) for g in table.givens})
-        counts = _add_many(gather, value, message, keys)
+        counts = gather.add_many(message.first, message.units, value)
     except Exception as error:  # noqa: BLE001  # a failure of many is found by halves, of one is a value
         table.open(message.batch, again=True)  # the function may have written to the columns before it raised
         if message.units > 1:
@@ -128,49 +128,6 @@ def _do_many(table: Table, batch: OpenBatch, message: Message, marks: Any, say: 
     seconds = [(time.perf_counter() - began) / message.units] * message.units
     _hand_over(gather, bad, seconds, counts, message, batch, say)
     say(("finished",))
-
-
-def _add_many(gather: Gather, value: Any, message: Message, keys: pa.Table) -> list[int]:
-    """Rows of a whole slice: one for each unit in order, or any number with a column `unit` that numbers them from 0."""
-    table = _many_table(value)
-    names = tuple(table.column_names)
-    if "unit" in names and "unit" not in keys.column_names:
-        unit = np.asarray(table.column("unit").to_pylist(), np.int64)
-        if len(unit) and (unit.min() < 0 or unit.max() >= message.units):
-            raise ResultError(f"returned rows for unit {int(unit.max() if unit.max() >= message.units else unit.min())}, and the slice has units 0 to {message.units - 1}")
-        table = table.drop_columns(["unit"]).take(from_numpy(np.argsort(unit, kind="stable")))
-        unit = np.sort(unit, kind="stable")
-    elif table.num_rows != message.units:
-        raise ResultError(f"returned {table.num_rows:,} rows for {message.units:,} units; wanted one for each, in order, or a column `unit` that numbers them from 0")
-    else:
-        unit = np.arange(message.units)
-    gather._check_names(tuple(table.column_names))
-    gather.tables.append(table.append_column(UNIT, from_numpy((unit + message.first).astype(np.int64))))
-    return np.bincount(unit, minlength=message.units).tolist()
-
-
-def _many_table(value: Any) -> pa.Table:
-    from .outcome import _row_of, _table_of, column_of
-
-    if isinstance(value, dict):
-        lengths = {name: len(v) if hasattr(v, "__len__") and not isinstance(v, str | bytes) else None for name, v in value.items()}
-        if None in lengths.values() or len(set(lengths.values())) > 1:
-            raise ResultError(f"returned columns of different lengths: {lengths}")
-        return pa.table({name: column_of(v) for name, v in value.items()})
-    if isinstance(value, list):
-        rows = [_row_of(item) for item in value]
-        gather = Gather(None, {})
-        for number, (names, values) in enumerate(rows):
-            gather._row(number, names, values)
-        tables, _ = gather.finish()
-        if len(tables) != 1:
-            raise ResultError(f"returned rows of {len(tables)} different shapes; wanted one")
-        return tables[0].drop_columns([UNIT])
-    table = _table_of(value)
-    if table is None:
-        _row_of(value)  # says what is wrong with it
-        raise ResultError(f"returned one {type(value).__name__} for a whole batch; wanted a dict of arrays, a list of rows or a table")
-    return table
 
 
 def _hand_over(gather: Gather, bad: list[Account], seconds: list[float], counts: list[int], message: Message, batch: OpenBatch, say: Say) -> None:

@@ -135,21 +135,35 @@ def test_ctrl_c_while_the_workers_are_being_started_leaves_no_process_and_no_noi
         assert group(driver) == []
 
 
-def test_ctrl_c_in_the_middle_of_a_query_stops_it_and_the_run_can_be_resumed(tmp_path):
-    home = tmp_path / "home"
-    endless = "query='SELECT 1 AS k, sum(range % 7) AS x FROM range(100000000000)'"
+@pytest.fixture
+def counting(tmp_path) -> Iterator[subprocess.Popen[str]]:
+    """A driver in the middle of a query without an end."""
+    endless = "query='SELECT 1 AS k, sum(a.range * b.range) AS x FROM range(10000000) a, range(10000000) b'"
     job = f'job = Job("slow", [Source("s")], [Model("m", ("k",), double, {endless})])'
+    home = tmp_path / "home"
     with started(script(tmp_path, job, RUN), home) as driver:
         wait_until(lambda: (home / "ledger.sqlite").exists() and step(home) == "prepare m", driver)
         before = sum(psutil.Process(driver.pid).cpu_times()[:2])
-        wait_until(lambda: sum(psutil.Process(driver.pid).cpu_times()[:2]) > before + 0.5, driver)  # it counts
-        began = time.monotonic()
-        os.killpg(driver.pid, signal.SIGINT)
-        _, errors = driver.communicate(timeout=10)
-        assert time.monotonic() - began < 2
-        assert errors.rstrip().endswith("KeyboardInterrupt")
-        assert group(driver) == []
-    assert hundredfold.open_run("r", home=home).state == "running"
+        wait_until(lambda: sum(psutil.Process(driver.pid).cpu_times()[:2]) > before + 0.5, driver)
+        yield driver
+
+
+def test_ctrl_c_in_the_middle_of_a_query_stops_it_and_the_run_can_be_resumed(tmp_path, counting):
+    began = time.monotonic()
+    os.killpg(counting.pid, signal.SIGINT)
+    _, errors = counting.communicate(timeout=10)
+    assert time.monotonic() - began < 2
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+    assert group(counting) == []
+    assert hundredfold.open_run("r", home=tmp_path / "home").state == "running"
+
+
+def test_a_run_that_is_cancelled_in_the_middle_of_a_query_stops_its_driver_within_two_seconds(tmp_path, counting):
+    began = time.monotonic()
+    hundredfold.cancel("r", home=tmp_path / "home")
+    _, errors = counting.communicate(timeout=10)
+    assert time.monotonic() - began < 2
+    assert "Stopped: run r was cancelled" in errors
 
 
 def step(home: Path) -> str:

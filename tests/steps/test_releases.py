@@ -73,7 +73,7 @@ def test_rollback_moves_the_pointer_and_the_next_release_builds_on_it(bench: Ben
         run(bench, "back").publish()
     assert rollback("back", bench.store).version == 2
     assert rollback("back", bench.store).version == 1
-    with pytest.raises(StateError, match="back has no release before version 1"):
+    with pytest.raises(StateError, match="version 1 of back is current, and there is no release before it"):
         rollback("back", bench.store)
     assert rollback("back", bench.store, to=3).version == 3
     with pytest.raises(StateError, match=r"back has no version 9; it has 1, 2, 3"):

@@ -87,10 +87,6 @@ class Drive:
         except HundredfoldError as error:
             self._end(Event.FAIL, error)
             raise
-        except RuntimeError as error:
-            if "Query interrupted" in str(error):  # how DuckDB tells of a Ctrl-C
-                raise KeyboardInterrupt from error
-            raise
         self._look(at_once=True)
         return self.home.ledger.move(self.record.id, Event.FINISH, step="done")
 
@@ -102,7 +98,7 @@ class Drive:
         crew = self.hire(Kit(self.job, self.layout, self.store), self.limits.workers, self.limits.worker, self.home.logs(self.record.id))
         try:
             crew.start()  # their imports run while the sources are read
-            with closing(DuckWarehouse(self.store, self.home.scratch(self.record.id), memory=self.limits.warehouse, threads=self.limits.workers)) as warehouse:
+            with closing(DuckWarehouse(self.store, self.home.scratch(self.record.id), memory=self.limits.warehouse, threads=self.limits.workers, tick=self._look)) as warehouse:
                 for stage in stages(self.job):
                     self._look(at_once=True)
                     self.home.ledger.note(self.record.id, step=str(stage))

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -21,14 +22,19 @@ from .sources import Files, as_table, find_files
 from .store import Folder
 
 STREAMED = 250_000  # rows of a streamed batch
+TICK = 0.5  # seconds between looks at whether to go on
+T = TypeVar("T")
 
 
 class DuckWarehouse:
-    """SQL over files, by name. `scratch` is its own folder, emptied at its end; `memory` in bytes."""
+    """SQL over files, by name. `scratch` is its own folder, emptied at its end; `memory` in bytes. `tick` is called while
+    a query runs, and may raise to end it."""
 
-    def __init__(self, store: Folder, scratch: Path, *, memory: int, threads: int) -> None:
+    def __init__(self, store: Folder, scratch: Path, *, memory: int, threads: int, tick: Callable[[], None] = lambda: None) -> None:
         self.store = store
         self.scratch = scratch
+        self._tick = tick
+        self._beside = ThreadPoolExecutor(1)
         shutil.rmtree(scratch, ignore_errors=True)  # what a killed driver left
         scratch.mkdir(parents=True, exist_ok=True)
         self.connection = duckdb.connect(
@@ -65,18 +71,18 @@ class DuckWarehouse:
 
     def query(self, select: str) -> pa.Table:
         try:
-            return self.connection.sql(select).to_arrow_table()
+            return self._called(lambda: self.connection.sql(select).to_arrow_table())
         except duckdb.Error as error:
             raise _told(self._placed(error, select), select) from error
 
     def stream(self, select: str) -> Iterator[pa.RecordBatch]:
         try:
-            reader = self.connection.sql(select).to_arrow_reader(STREAMED)
+            reader = self._called(lambda: self.connection.sql(select).to_arrow_reader(STREAMED))
         except duckdb.Error as error:
             raise _told(error, select) from error
         while True:
             try:
-                yield reader.read_next_batch()
+                yield self._called(reader.read_next_batch)
             except StopIteration:
                 return
             except (pa.ArrowException, OSError, duckdb.Error) as error:
@@ -148,6 +154,7 @@ class DuckWarehouse:
 
     def close(self) -> None:
         self.connection.close()
+        self._beside.shutdown()
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _parquet(self, source: str, files: Files, in_place: bool) -> Attached:
@@ -204,9 +211,21 @@ class DuckWarehouse:
     def _run(self, sql: str) -> list[tuple[Any, ...]]:
         """A statement, to its end; the rows that it answers with."""
         try:
-            return self.connection.execute(sql).fetchall()
+            return self._called(lambda: self.connection.execute(sql).fetchall())
         except duckdb.Error as error:
             raise _told(error, sql) from error
+
+    def _called(self, call: Callable[[], T]) -> T:
+        """What a call of DuckDB gives. It runs in a thread beside this one: DuckDB itself may not hear a Ctrl-C for minutes."""
+        future = self._beside.submit(call)
+        try:
+            while not wait([future], TICK).done:
+                self._tick()
+        except BaseException:
+            self.connection.interrupt()
+            wait([future])
+            raise
+        return future.result()
 
 
 class Attached:

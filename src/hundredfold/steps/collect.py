@@ -19,12 +19,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..batch import UNIT, from_numpy, nulls_of, numpy_of
+from ..columns import agree, kind_of, merge, type_of_text
 from ..contract import Contract, literal, quote
 from ..desk import result_contract
 from ..errors import ConservationError
 from ..job import Batch, Layout, Message, Model
 from ..manifest import Manifest, UnitList
-from ..outcome import ACCOUNT, agree, kind_of, merge, type_of_text, unpack_accounts, unpack_results
+from ..outcome import ACCOUNT, unpack_accounts, unpack_results
 from ..ports import Store, Warehouse
 
 RANK = {"ok": 3, "failed": 2, "dead": 1}

@@ -152,7 +152,10 @@ class Floor:
         if event.unit is None and not event.many:
             doing.strikes += 1
             if doing.strikes > STRIKES:
-                raise CrewError(f"a worker died {doing.strikes} times before it reached a unit of batch {slice_.batch}: {event.reason}", hint="raise --memory, or lower --workers; then resume the run")
+                raise CrewError(
+                    f"a worker died {doing.strikes} times before it reached a unit of batch {slice_.batch}: {event.reason}",
+                    hint="raise --memory, or lower --workers; then resume the run",
+                )
             doing.todo.appendleft(slice_.part(start, slice_.last))
             return
         rest = slice_.part(start, slice_.last)

@@ -1,0 +1,279 @@
+"""What sort of thing a column holds: from Python values to one Arrow column, and from several columns' types to one.
+
+What pa.array makes of a mixture depends on which value comes first.  Here it depends on all values alike, so that a
+result does not depend on how units were packed.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import enum
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from .batch import from_numpy
+from .contract import accepts
+from .errors import ResultError
+
+UNFIT = (ValueError, TypeError, NotImplementedError, OverflowError, ResultError)  # what making a column may raise (Arrow's errors are among them)
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict, decimal.Decimal, dt.date, dt.datetime, dt.time, dt.timedelta})
+_SORTS: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (type(None), "null"),
+    (bool, "bool"),
+    ((int, float), "number"),
+    (str, "string"),
+    (bytes, "binary"),
+    (decimal.Decimal, "decimal"),
+    (dt.datetime, "timestamp"),
+    (dt.date, "date"),
+    (dt.time, "time"),
+    (dt.timedelta, "duration"),
+    ((list, tuple, np.ndarray), "list"),
+    (Mapping, "struct"),
+)
+
+
+def column_of(values: Any, kind: pa.DataType | None = None) -> pa.Array:
+    """A column of Python values: of `kind`, or of the one type that holds them all, in its wide form.
+
+    One of UNFIT if the values are of several sorts, or if being of `kind` would change one: what pa.array makes of such
+    a mixture depends on which value comes first, and so on how units were packed. The common cases go around pa.array,
+    which imports pandas.
+    """
+    fast = _fast(values, kind)
+    if fast is not None:
+        return fast
+    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "buMm":
+        array = pa.array(values)
+        return array.cast(wide(array.type)) if kind is None else same_values(array, kind)
+    values = [v if type(v) in _PLAIN else _plain(v) for v in values]
+    sorts = {_sort(type(v)) for v in values} - {"null"}
+    if sorts == {"timestamp"} and len({v.tzinfo is None for v in values if v is not None}) > 1:
+        raise ResultError("a column holds either times with a zone or times without one")
+    if kind is not None:
+        return _of_kind(values, sorts, kind)
+    if len(sorts) > 1:
+        raise ResultError(f"a column holds values of one sort, not {' and '.join(sorted(sorts))}")
+    array = _lists(values, None) if sorts == {"list"} else pa.array(values)
+    return array.cast(wide(array.type))
+
+
+@functools.cache
+def _sort(python: type) -> str:
+    """What sort of value a type is, in the words of kind_of."""
+    return next((sort for types, sort in _SORTS if issubclass(python, types)), python.__name__)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's and pandas' single values, and members of an Enum, as Python's own."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        return None if np.isnat(value) else _moment(value)
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        return value.item()
+    if isinstance(value, np.ndarray) and value.ndim > 1:
+        return list(value)
+    return None if type(value).__name__ in ("NaTType", "NAType") else value
+
+
+def _moment(value: np.datetime64 | np.timedelta64) -> Any:
+    kind, unit = value.dtype.kind, np.datetime_data(value.dtype)[0]
+    micro = value.astype(f"{kind}8[D]" if kind == "M" and unit == "D" else f"{kind}8[us]")
+    if micro != value:
+        raise ResultError(f"{value!r} is finer than a microsecond; a table or an array of datetime64[ns] can hold it")
+    return micro.item()
+
+
+def _of_kind(values: list[Any], sorts: set[str], kind: pa.DataType) -> pa.Array:
+    """A column of just this type; one of UNFIT if a value would not be the same in it."""
+    t = pa.types
+    fitting = _fitting(kind)
+    if not sorts <= fitting:
+        raise ResultError(f"found {' and '.join(sorted(sorts - fitting))}, wanted {kind}")
+    if t.is_list(kind):
+        return _lists(values, kind)
+    if t.is_integer(kind):
+        values = [_whole(v) if isinstance(v, float) else v for v in values]
+    elif t.is_date(kind):
+        values = [_day(v) if isinstance(v, dt.datetime) else v for v in values]
+    elif t.is_timestamp(kind):
+        values = [dt.datetime(v.year, v.month, v.day) if type(v) is dt.date else v for v in values]
+    return pa.array(values, kind)
+
+
+def _fitting(kind: pa.DataType) -> set[str]:
+    """The sorts of values that can be of an Arrow type without a change."""
+    t = pa.types
+    if t.is_integer(kind) or t.is_floating(kind):
+        return {"number"}
+    if t.is_decimal(kind):
+        return {"decimal", "number"}  # pa.array takes whole numbers and refuses floats
+    if t.is_date(kind) or t.is_timestamp(kind):
+        return {"date", "timestamp"}
+    if t.is_time(kind) or t.is_duration(kind):
+        return {"time"} if t.is_time(kind) else {"duration"}
+    if t.is_struct(kind) or t.is_map(kind):
+        return {"struct", "list"} if t.is_map(kind) else {"struct"}
+    return {"bool"} if t.is_boolean(kind) else {kind_of(kind).split(" of ")[0]}
+
+
+def _whole(value: float) -> int:
+    if not value.is_integer():
+        raise ResultError(f"{value!r} is no whole number")
+    return int(value)
+
+
+def _day(value: dt.datetime) -> dt.date:
+    if value.time() != dt.time():
+        raise ResultError(f"{value} is no date")
+    return value.date()
+
+
+def _lists(values: list[Any], kind: pa.DataType | None) -> pa.Array:
+    """A column of lists: one column of all their elements, and where each list begins."""
+    parts = [v for v in values if v is not None]
+    offsets = np.concatenate([[0], np.cumsum([0 if v is None else len(v) for v in values])]).astype(np.int32)
+    alike = len({v.dtype if isinstance(v, np.ndarray) else None for v in parts}) == 1 and isinstance(parts[0], np.ndarray)
+    inner = np.concatenate(parts) if alike else [item for part in parts for item in part]
+    elements = column_of(inner if len(inner) else [], kind.value_type if kind is not None else None)
+    missing = pa.array([v is None for v in values], pa.bool_()) if len(parts) < len(values) else None
+    return pa.ListArray.from_arrays(from_numpy(offsets), elements, mask=missing)
+
+
+def same_values(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """A column of a table as `kind`; one of UNFIT if that is another sort of thing, or would change a value."""
+    t, found = pa.types, values.type
+    if not accepts(kind, found) or (t.is_decimal(kind) and t.is_floating(found)):
+        raise ResultError(f"found {found}, wanted {kind}")
+    same = values.cast(kind)
+    if t.is_date(kind) and t.is_timestamp(found) and not same.cast(found).equals(values):
+        raise ResultError(f"found times, wanted {kind}")
+    return same
+
+
+def _fast(values: Any, kind: pa.DataType | None) -> pa.Array | None:
+    """Numbers without nulls; None for all else."""
+    if isinstance(values, list):
+        if not values or type(values[0]) not in (float, int, np.float64, np.int64):
+            return None
+        kinds = set(map(type, values))
+        if not kinds <= {float, int, np.float64, np.int64}:
+            return None
+        whole = kinds <= {int, np.int64}
+        if not whole and not kinds <= {float, np.float64} and any(abs(v) > 2**53 for v in values if isinstance(v, int | np.int64)):
+            return None
+        try:
+            array = np.array(values, np.int64 if whole else np.float64)
+        except OverflowError:
+            return None
+    elif isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "if":
+        array = values.astype(np.int64 if values.dtype.kind == "i" else np.float64, copy=True)
+    else:
+        return None
+    found = from_numpy(array)
+    if kind is None or kind == found.type:
+        return found
+    return found.cast(kind) if pa.types.is_floating(kind) else None
+
+
+def kind_of(kind: pa.DataType) -> str:
+    """What sort of thing a column holds: int and float are one sort, null is any."""
+    t = pa.types
+    if t.is_null(kind):
+        return "null"
+    if t.is_integer(kind) or t.is_floating(kind):
+        return "number"
+    if t.is_decimal(kind):
+        return "decimal"
+    if t.is_list(kind):
+        return f"list of {kind_of(kind.value_type)}"
+    if t.is_timestamp(kind):
+        return "timestamp with zone" if kind.tz else "timestamp"
+    named = {"struct": t.is_struct, "date": t.is_date, "time": t.is_time, "duration": t.is_duration, "binary": t.is_binary}
+    return next((name for name, is_one in named.items() if is_one(kind)), str(kind))
+
+
+def agree(sort: str, other: str) -> bool:
+    """Whether both can be of one column: equal, or one of them a null, an empty list, ..."""
+    if sort.endswith("null") or other.endswith("null"):
+        short = sort if sort.endswith("null") else other
+        return (other if short is sort else sort).startswith(short.removesuffix("null"))
+    return sort == other
+
+
+def wide(kind: pa.DataType) -> pa.DataType:
+    """The widest type of a sort: what a column of it has without a contract."""
+    t = pa.types
+    if t.is_unsigned_integer(kind) and kind.bit_width == 64:
+        return kind
+    if t.is_integer(kind):
+        return pa.int64()
+    if t.is_floating(kind):
+        return pa.float64()
+    if t.is_dictionary(kind):
+        return wide(kind.value_type)
+    if t.is_large_string(kind) or t.is_string_view(kind):
+        return pa.string()
+    if t.is_large_binary(kind) or t.is_binary_view(kind):
+        return pa.binary()
+    if t.is_large_list(kind) or t.is_list(kind) or t.is_fixed_size_list(kind):
+        return pa.list_(wide(kind.value_type))
+    if t.is_timestamp(kind):
+        return pa.timestamp(_unit(kind), "UTC" if kind.tz else None)  # one zone: which zone came first is chance
+    if t.is_duration(kind) or t.is_time(kind):
+        return (pa.duration if t.is_duration(kind) else pa.time64)(_unit(kind))
+    if t.is_date64(kind):
+        return pa.date32()
+    return kind
+
+
+def _unit(*kinds: pa.DataType) -> str:
+    return "ns" if any(kind.unit == "ns" for kind in kinds) else "us"
+
+
+def merge(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
+    """The type that holds both; None if there is none."""
+    t = pa.types
+    if a == b or t.is_null(b):
+        return a
+    if t.is_null(a):
+        return b
+    if kind_of(a) == kind_of(b) == "number":
+        return pa.float64() if t.is_floating(a) or t.is_floating(b) else (pa.uint64() if pa.uint64() in (a, b) else pa.int64())
+    if t.is_decimal(a) and t.is_decimal(b):
+        scale = max(a.scale, b.scale)
+        return pa.decimal128(min(38, max(a.precision - a.scale, b.precision - b.scale) + scale), scale)
+    if t.is_timestamp(a) and t.is_timestamp(b) and bool(a.tz) == bool(b.tz):
+        return pa.timestamp(_unit(a, b), a.tz)
+    if (t.is_duration(a) and t.is_duration(b)) or (t.is_time(a) and t.is_time(b)):
+        return (pa.duration if t.is_duration(a) else pa.time64)(_unit(a, b))
+    if t.is_list(a) and t.is_list(b):
+        inner = merge(a.value_type, b.value_type)
+        return pa.list_(inner) if inner is not None else None
+    if t.is_struct(a) and t.is_struct(b):
+        return _merge_structs(a, b)
+    return None
+
+
+def _merge_structs(a: pa.StructType, b: pa.StructType) -> pa.DataType | None:
+    fields = {f.name: f.type for f in a}
+    for f in b:
+        inner = merge(fields.get(f.name, pa.null()), f.type)
+        if inner is None:
+            return None
+        fields[f.name] = inner
+    return pa.struct(sorted(fields.items()))
+
+
+def text_of_type(kind: pa.DataType) -> str:
+    return pa.schema([("c", kind)]).serialize().to_pybytes().hex()
+
+
+def type_of_text(text: str) -> pa.DataType:
+    return pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(text))).field(0).type
