@@ -109,7 +109,7 @@ class Piece:
     def collect(self, model: str, round_: int = 1) -> Collected:
         manifest = Manifest.read(self.layout, model, self.store)
         collected = collect(self.job.model(model), manifest, self.layout, round_, self.warehouse, self.store)
-        self.warehouse.define(model, f"SELECT * FROM {self.warehouse.object(self.layout.results(model))}")
+        self.warehouse.define(model, f"SELECT * FROM {self.warehouse.parquet(self.layout.results(model))}")
         self.collected[model] = collected
         return collected
 

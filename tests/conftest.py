@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import Phase, settings
 
 from bench import Bench
+
+# a counterexample is shown as it was found: making it small can take longer than all other tests together
+settings.register_profile("house", deadline=None, print_blob=True, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+settings.load_profile("house")
 
 
 @pytest.fixture(scope="module")

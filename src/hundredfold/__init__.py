@@ -15,15 +15,20 @@ from .job import Job, Model, Publish, Source
 
 if TYPE_CHECKING:
     from .batch import Unit, Units
-    from .local.runs import Run, cancel, open_run, publish, replay, resume, retry, rollback, run
+    from .local.replay import replay
+    from .local.runs import Rows, Run, open_run
+    from .local.verbs import cancel, publish, resume, retry, rollback, run
 
 __version__ = "0.1.0"
 __all__ = [
-    "HundredfoldError", "Job", "Model", "Publish", "Run", "Source", "Unit", "Units",
+    "HundredfoldError", "Job", "Model", "Publish", "Rows", "Run", "Source", "Unit", "Units",
     "cancel", "open_run", "publish", "replay", "resume", "retry", "rollback", "run",
 ]  # fmt: skip
 
-_LATER = {"Unit": "batch", "Units": "batch"} | dict.fromkeys(("Run", "cancel", "open_run", "publish", "replay", "resume", "retry", "rollback", "run"), "local.runs")
+_LATER = {
+    "Unit": "batch", "Units": "batch", "replay": "local.replay", "Rows": "local.runs", "Run": "local.runs", "open_run": "local.runs",
+    "cancel": "local.verbs", "publish": "local.verbs", "resume": "local.verbs", "retry": "local.verbs", "rollback": "local.verbs", "run": "local.verbs",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -53,6 +53,9 @@ class Unit(Mapping[str, Array]):
     def rows(self) -> int:
         return self._last - self._first
 
+    def __repr__(self) -> str:
+        return f"<Unit {self.key}: {self.rows} rows of {', '.join(self)}>"
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
@@ -143,11 +146,10 @@ class OpenBatch:
     def arrow(self) -> pa.Table:
         """All columns, keys first, in canonical order."""
         if self._sorted is None:
-            index = np.repeat(np.arange(len(self.sizes)), self.sizes)
-            keys = self.keys.take(from_numpy(index)) if self.keys.column_names else None
+            index = from_numpy(np.repeat(np.arange(len(self.sizes)), self.sizes))
             rows = self.table.drop_columns([UNIT]).take(from_numpy(self.order))
-            for position, name in enumerate(self.keys.column_names):
-                rows = rows.add_column(position, keys.schema.field(name), keys.column(name))
+            for position, field in enumerate(self.keys.schema):
+                rows = rows.add_column(position, field, self.keys.column(position).take(index))
             self._sorted = rows.combine_chunks()
         return self._sorted
 

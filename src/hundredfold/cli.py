@@ -56,13 +56,13 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run a job: validate, prepare, enqueue, work, collect, publish."""
-    from .local import runs
+    from .local import verbs
 
     limits = {name: _limit(f"--max-rejected {name}", value) for name, value in _pairs("--max-rejected", max_rejected).items()}
     failed = _limit("--max-failed", max_failed) if max_failed is not None else None
     places = _pairs("--source", source)
     _watched(
-        lambda watcher: runs.run(job, places, home=home, workers=workers, memory=memory, as_of=as_of, run_id=run_id, max_rejected=limits, max_failed=failed, watcher=watcher),
+        lambda watcher: verbs.run(job, places, home=home, workers=workers, memory=memory, as_of=as_of, run_id=run_id, max_rejected=limits, max_failed=failed, watcher=watcher),
         home,
         as_json,
     )
@@ -98,6 +98,8 @@ def failures(
     as_json: JsonOption = False,
 ) -> None:
     """List the units that failed or died, each with its reason."""
+    from rich.markup import escape
+
     from . import display
     from .local import runs
 
@@ -106,9 +108,9 @@ def failures(
         display.print_json(rows)
         return
     for row in rows[:limit]:
-        display.result.print(f"[bold]{display.escape(row['model'])}  {display.escape(row['unit'])}[/]  {row['status']}  {display.escape(row['error'])}: {display.escape((row['message'] or '').strip())}")
+        display.result.print(f"[bold]{escape(row['model'])}  {escape(row['unit'])}[/]  {row['status']}  {escape(row['error'])}: {escape((row['message'] or '').strip())}")
         if traceback and row["traceback"]:
-            display.result.print(display.escape(row["traceback"]))
+            display.result.print(escape(row["traceback"]))
     if len(rows) > limit:
         display.result.print(f"and {len(rows) - limit:,} more")
     if not rows:
@@ -128,50 +130,50 @@ def replay(
 ) -> None:
     """Call a model's function here on one unit, with the rows it had in the run."""
     from . import display
-    from .local import runs
+    from .local.replay import replay as replay_unit
 
     if not pdb:
-        display.result.print(repr(runs.replay(model, key, run_id=run, home=home)), markup=False)
+        display.result.print(repr(replay_unit(model, key, run_id=run, home=home)), markup=False)
         return
     from pdb import Pdb
 
-    value = runs.replay(model, key, run_id=run, home=home, call=Pdb().runcall)
+    value = replay_unit(model, key, run_id=run, home=home, call=Pdb().runcall)
     display.result.print(repr(value), markup=False)
 
 
 @app.command()
 def retry(run: RunArgument = None, home: HomeOption = KEPT, workers: WorkersOption = None, memory: MemoryOption = None, as_json: JsonOption = False) -> None:
     """Do the failed and dead units again, and the models that build on them; then go on to publish."""
-    from .local import runs
+    from .local import verbs
 
-    _watched(lambda watcher: runs.retry(run, home=home, watcher=watcher, workers=workers, memory=memory), home, as_json)
+    _watched(lambda watcher: verbs.retry(run, home=home, watcher=watcher, workers=workers, memory=memory), home, as_json)
 
 
 @app.command()
 def resume(run: RunArgument = None, home: HomeOption = KEPT, workers: WorkersOption = None, memory: MemoryOption = None, as_json: JsonOption = False) -> None:
     """Go on with a run that was stopped, or whose driver died. What is done is kept."""
-    from .local import runs
+    from .local import verbs
 
-    _watched(lambda watcher: runs.resume(run, home=home, watcher=watcher, workers=workers, memory=memory), home, as_json)
+    _watched(lambda watcher: verbs.resume(run, home=home, watcher=watcher, workers=workers, memory=memory), home, as_json)
 
 
 @app.command()
 def cancel(run: RunArgument = None, home: HomeOption = KEPT) -> None:
     """End a run for good. What was done stays readable."""
     from . import display
-    from .local import runs
+    from .local import verbs
 
-    record = runs.cancel(run, home=home)
+    record = verbs.cancel(run, home=home)
     display.result.print(f"run {record.id} is cancelled; its files stay until you remove them")
 
 
 @app.command()
 def publish(run: RunArgument = None, max_failed: Annotated[str | None, typer.Option("--max-failed", help="So many units of a model (or such a share) may have failed.", show_default=False)] = None, home: HomeOption = KEPT, as_json: JsonOption = False) -> None:
     """Publish a run that its limits held back."""
-    from .local import runs
+    from .local import verbs
 
     limit = _limit("--max-failed", max_failed) if max_failed is not None else None
-    _watched(lambda watcher: runs.publish(run, home=home, max_failed=limit, watcher=watcher), home, as_json)
+    _watched(lambda watcher: verbs.publish(run, home=home, max_failed=limit, watcher=watcher), home, as_json)
 
 
 @app.command()
@@ -182,9 +184,9 @@ def rollback(
 ) -> None:
     """Let the release before the current one, or another, be the current one."""
     from . import display
-    from .local import runs
+    from .local import verbs
 
-    release = runs.rollback(job, home=home, to=to)
+    release = verbs.rollback(job, home=home, to=to)
     display.result.print(f"release {release.version} of {job} is current again (run {release.run}, {', '.join(f'{n:,} rows of {name}' for name, n in release.rows.items())})")
 
 
@@ -212,7 +214,7 @@ def demo(
     """Make a mobile operator's data with known truth and realistic dirt, and price all of it."""
     from . import display
     from .demo import find_demo
-    from .local import runs
+    from .local import verbs
 
     found = find_demo(name)
     found.check(size)
@@ -221,7 +223,7 @@ def demo(
     display.words.print(f"making the data of size {size} in {folder}", style="dim")
     places = found.make(size, folder)
     display.words.print(f"made in {time.monotonic() - began:.1f} s", style="dim")
-    _watched(lambda watcher: runs.run(found.job, places, home=home, workers=workers, memory=memory, as_of=found.as_of, watcher=watcher), home, as_json)
+    _watched(lambda watcher: verbs.run(found.job, places, home=home, workers=workers, memory=memory, as_of=found.as_of, watcher=watcher), home, as_json)
 
 
 def _watched(action: Callable[[Any], Any], home: str, as_json: bool) -> None:

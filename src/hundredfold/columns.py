@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import enum
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,7 +51,7 @@ def column_of(values: Any, kind: pa.DataType | None = None) -> pa.Array:
         array = pa.array(values)
         return array.cast(wide(array.type)) if kind is None else same_values(array, kind)
     values = [v if type(v) in _PLAIN else _plain(v) for v in values]
-    sorts = {_sort(type(v)) for v in values} - {"null"}
+    sorts = {_sort(python) for python in set(map(type, values))} - {"null"}
     if sorts == {"timestamp"} and len({v.tzinfo is None for v in values if v is not None}) > 1:
         raise ResultError("a column holds either times with a zone or times without one")
     if kind is not None:
@@ -63,7 +62,6 @@ def column_of(values: Any, kind: pa.DataType | None = None) -> pa.Array:
     return array.cast(wide(array.type))
 
 
-@functools.cache
 def _sort(python: type) -> str:
     """What sort of value a type is, in the words of kind_of."""
     return next((sort for types, sort in _SORTS if issubclass(python, types)), python.__name__)
@@ -166,7 +164,7 @@ def _fast(values: Any, kind: pa.DataType | None) -> pa.Array | None:
         if not kinds <= {float, int, np.float64, np.int64}:
             return None
         whole = kinds <= {int, np.int64}
-        if not whole and not kinds <= {float, np.float64} and any(abs(v) > 2**53 for v in values if isinstance(v, int | np.int64)):
+        if not whole and not kinds <= {float, np.float64} and any(abs(int(v)) > 2**53 for v in values if isinstance(v, int | np.int64)):
             return None
         try:
             array = np.array(values, np.int64 if whole else np.float64)
@@ -272,7 +270,7 @@ def _merge_structs(a: pa.StructType, b: pa.StructType) -> pa.DataType | None:
 
 
 def text_of_type(kind: pa.DataType) -> str:
-    return pa.schema([("c", kind)]).serialize().to_pybytes().hex()
+    return str(pa.schema([("c", kind)]).serialize().to_pybytes().hex())
 
 
 def type_of_text(text: str) -> pa.DataType:

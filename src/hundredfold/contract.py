@@ -248,13 +248,14 @@ def accepts(wanted: pa.DataType, found: pa.DataType) -> bool:
     t = pa.types
     number = t.is_integer(found) or t.is_floating(found) or t.is_decimal(found)
     if t.is_floating(wanted) or t.is_decimal(wanted) or t.is_integer(wanted):
-        return number  # a float where an int is wanted is checked to be whole, row by row
+        return bool(number)  # a float where an int is wanted is checked to be whole, row by row
     if t.is_string(wanted):
-        return t.is_string(found) or t.is_large_string(found) or t.is_string_view(found) or (t.is_dictionary(found) and accepts(wanted, found.value_type))
+        plain = t.is_string(found) or t.is_large_string(found) or t.is_string_view(found)
+        return bool(plain or (t.is_dictionary(found) and accepts(wanted, found.value_type)))
     if t.is_date(wanted) or t.is_timestamp(wanted):
-        return t.is_date(found) or t.is_timestamp(found)
+        return bool(t.is_date(found) or t.is_timestamp(found))
     if t.is_list(wanted):
-        return t.is_list(found) or t.is_large_list(found)
+        return bool(t.is_list(found) or t.is_large_list(found))
     return bool(wanted.id == found.id)
 
 

@@ -41,7 +41,7 @@ PINNED = (
     "NUMBA_NUM_THREADS",
 )
 TICK = 0.1  # seconds between looks at limits
-GRACE = 1.0  # seconds that a child has to end after it closed its pipe
+GRACE = 1.0  # seconds that a child has to end after it closed its pipe, and that a killed server has
 OUTSIDE = frozenset(
     {"SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT"}
 )  # what persons and the system send, and no mistake in a function raises
@@ -194,19 +194,17 @@ class Crew:
             self._failed = error  # told to whoever looks for events
 
     def _launch(self, hand: Hand) -> None:
-        """Start a hand's child; a second time where the server that forks it was just killed."""
-        try:
-            self._start_child(hand)
-        except (OSError, EOFError):
-            self._end(hand)
+        """Start a hand's child; again for a while where the server that forks it was just killed, and the system has not buried it."""
+        until = time.monotonic() + GRACE
+        while True:
             try:
-                self._start_child(hand)
+                return self._start_child(hand)
             except (OSError, EOFError) as error:
                 self._end(hand)
-                raise CrewError(
-                    f"a worker process cannot be started: {type(error).__name__}: {error}",
-                    hint="lower --workers, or raise the system's limits of processes and open files",
-                ) from error
+                if time.monotonic() > until:
+                    hint = "lower --workers, or raise the system's limits of processes and open files"
+                    raise CrewError(f"a worker process cannot be started: {type(error).__name__}: {error}", hint=hint) from error
+            time.sleep(TICK / 2)
 
     def _start_child(self, hand: Hand) -> None:
         hand.pipe, theirs = self._context.Pipe()
@@ -242,7 +240,7 @@ class Crew:
             case ("broken", words):
                 raise CrewError(
                     words,
-                    hint="a worker is a fresh process in which the job is loaded again: mend what it says, or raise --memory if it had too little",
+                    hint="a worker is a fresh process that loads the job again: mend what it says, or raise --memory if it had too little",
                 )
             case ("dying", words):
                 hand.killed, hand.blamed = words, hand.marks[0]
@@ -304,7 +302,7 @@ class Crew:
 
 
 def start_method() -> str:
-    """How children are started: by a server that forks clean ones where there is such a thing, else afresh. HUNDREDFOLD_START names another way."""
+    """How children are started: by a server that forks clean ones where there is one, else afresh, or as HUNDREDFOLD_START says."""
     there = [
         method for method in mp.get_all_start_methods() if method != "fork"
     ]  # a fork of the driver would take its threads' locks along
@@ -371,7 +369,7 @@ def child(
             return
         try:
             desk.do(message)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # a unit must not end this process without its name
             with contextlib.suppress(OSError):
                 pipe.send(("dying", f"ended its process with {_told(error)}"))
             _end_at_once()

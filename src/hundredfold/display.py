@@ -144,7 +144,8 @@ def _show_models(models: Mapping[str, Any]) -> None:
         return
     table = _table("units", "planned", "ok", "failed", "dead", "rows", "seconds of work")
     for name, m in models.items():
-        table.add_row(name, _number(m.get("units", 0)), *(_number(m[k]) if k in m else "" for k in ("ok", "failed", "dead", "rows_in")), f"{m['seconds']:,.2f}" if "seconds" in m else "")
+        counts = [_number(m[k]) if k in m else "" for k in ("ok", "failed", "dead", "rows_in")]
+        table.add_row(name, _number(m.get("units", 0)), *counts, f"{m['seconds']:,.2f}" if "seconds" in m else f"{m.get('done', 0):,} units done")
     result.print(table)
 
 

@@ -73,7 +73,7 @@ def pack_results(tables: Sequence[pa.Table]) -> bytes:
     for table in tables:
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue())
 
 
 def unpack_results(data: pa.Buffer) -> list[pa.Table]:
@@ -90,7 +90,7 @@ def pack_accounts(accounts: pa.Table, tables: Sequence[pa.Table]) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, accounts.schema.with_metadata({"results": json.dumps(summary)})) as writer:
         writer.write_table(accounts.replace_schema_metadata({"results": json.dumps(summary)}))
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue())
 
 
 def _units_of(table: pa.Table) -> list[int]:

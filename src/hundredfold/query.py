@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -47,14 +48,14 @@ def query_of(model: Model, job: Job) -> str:
 
 def check_queries(job: Job, tables_of: Callable[[str], set[str]]) -> None:
     """Read every query of a job before any of its data: QueryError for a mistake in SQL, or a table that is not there."""
-    known = [source.name for source in job.sources]
+    known = [*(source.name for source in job.sources), "run"]
     for model in job.models:
         _check_query(f"model {model.name}", query_of(model, job), known, tables_of)
         known.append(model.name)
     for output in job.releases:
-        _check_query(f"publish {output.name}", text_of(output.query, job.folder), [*known, "run"], tables_of)
+        _check_query(f"publish {output.name}", text_of(output.query, job.folder), known, tables_of)
         for title, query in output.digest.items():
-            _check_query(f"digest {title!r}", text_of(query, job.folder), [*known, "run", output.name], tables_of)
+            _check_query(f"digest {title!r}", text_of(query, job.folder), [*known, output.name], tables_of)
 
 
 def _check_query(what: str, select: str, known: Sequence[str], tables_of: Callable[[str], set[str]]) -> None:
@@ -91,27 +92,23 @@ def pack(rows: NDArray[np.int64], *, parts: int, most_rows: int) -> list[Batch]:
     """
     if len(rows) == 0:
         return []
-    cost = rows + UNIT_COST
+    cost: NDArray[np.float64] = rows.astype(np.float64) + UNIT_COST
     share = max(float(cost.sum()) / max(parts, 1), UNIT_COST)
-    giant = (cost >= share) | (rows >= most_rows)
-    edges = _edges(cost, rows, giant, share, most_rows)
+    edges = _edges(cost, rows, share, most_rows)
     return [
         Batch(number, first, last - 1, int(rows[first:last].sum()), float(cost[first:last].sum()))
-        for number, (first, last) in enumerate(zip(edges[:-1], edges[1:], strict=True))
+        for number, (first, last) in enumerate(pairwise(edges))
     ]
 
 
-def _edges(cost: NDArray[np.float64], rows: NDArray[np.int64], giant: NDArray[np.bool_], share: float, most_rows: int) -> list[int]:
-    """Where one batch ends and the next begins: around every giant, and between them where a share is full."""
+def _edges(cost: NDArray[np.float64], rows: NDArray[np.int64], share: float, most_rows: int) -> list[int]:
+    """Where one batch ends and the next begins: before the unit with which it would be too dear or too long."""
     total_cost = np.concatenate([[0.0], np.cumsum(cost)])
     total_rows = np.concatenate([[0], np.cumsum(rows)])
-    walls = np.flatnonzero(giant)
-    stops = sorted({*walls.tolist(), *(walls + 1).tolist(), len(rows)})
     edges = [0]
-    for stop in stops:
-        while edges[-1] < stop:
-            start = edges[-1]
-            by_cost = int(np.searchsorted(total_cost, total_cost[start] + share, side="right")) - 1
-            by_rows = int(np.searchsorted(total_rows, total_rows[start] + most_rows, side="right")) - 1
-            edges.append(min(max(min(by_cost, by_rows), start + 1), stop))
+    while edges[-1] < len(rows):
+        start = edges[-1]
+        by_cost = int(np.searchsorted(total_cost, total_cost[start] + share, side="right")) - 1
+        by_rows = int(np.searchsorted(total_rows, total_rows[start] + most_rows, side="right")) - 1
+        edges.append(max(min(by_cost, by_rows), start + 1))
     return edges

@@ -20,7 +20,7 @@ from hundredfold.job import Layout, Message
 from hundredfold.local.driver import Drive, Quiet, Watcher
 from hundredfold.local.home import Home
 from hundredfold.local.limits import Limits
-from hundredfold.local.runs import begin
+from hundredfold.local.verbs import begin
 from hundredfold.local.warehouse import DuckWarehouse
 from hundredfold.manifest import Manifest, UnitList
 from hundredfold.ports import Depth
@@ -146,17 +146,17 @@ class FaultyStore(Faulty):
 
 
 @pytest.fixture(scope="module")
-def validated(tmp_path_factory) -> Home:
-    """A run that is stopped before its first batch is made."""
-    home = begun(tmp_path_factory.mktemp("validated"))
+def stopped(tmp_path_factory) -> Home:
+    """A run that is stopped before its first message is sent."""
+    home = begun(tmp_path_factory.mktemp("prepared"))
     with suppress(Fault):
-        walk(home, Until("prepare mean"))
+        walk(home, Until("enqueue mean"))
     return home
 
 
 @pytest.fixture(scope="module")
-def wanted(validated, tmp_path_factory) -> dict[str, bytes]:
-    home = copied(validated, tmp_path_factory.mktemp("undisturbed") / "home")
+def wanted(stopped, tmp_path_factory) -> dict[str, bytes]:
+    home = copied(stopped, tmp_path_factory.mktemp("undisturbed") / "home")
     walk(home)
     return answer(home.folder)
 
@@ -168,9 +168,9 @@ def copied(home: Home, folder: Path) -> Home:
 
 # that a call was done but not heard of is, for the files, the same as that the next one failed; for the record it is not
 @pytest.mark.parametrize(("door", "kind"), [("store", FaultyStore), ("ledger", FaultyAfter)])
-def test_whichever_call_fails_the_next_driver_ends_with_the_same_bytes(door, kind, validated, wanted, tmp_path):
+def test_whichever_call_fails_the_next_driver_ends_with_the_same_bytes(door, kind, stopped, wanted, tmp_path):
     for n in count(1):
-        home = copied(validated, tmp_path / str(n))
+        home = copied(stopped, tmp_path / str(n))
         sound = getattr(home, door)
         faulty = kind(sound, fail_at=n)
         setattr(home, door, faulty)

@@ -188,7 +188,7 @@ BROKEN = [
 
 @pytest.mark.parametrize(("change", "reason"), BROKEN)
 def test_a_bad_row_is_rejected_with_all_its_reasons(bench: Bench, change: dict[str, Any], reason: str) -> None:
-    _, piece = check(bench, Source("sales", Sale, max_rejected=1), table({}, change, {"count": None}))
+    _, piece = check(bench, Source("sales", Sale, max_rejected=1), table({}, change, {"count": None, "price": 9.0}))
     assert reasons(piece, "sales") == [(2, reason)]
 
 

@@ -8,8 +8,8 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import QUERIES
 
+from conftest import QUERIES
 from tariffs.contracts import PriceRow
 from tariffs.optimise import reasons
 

@@ -23,7 +23,7 @@ from ..states import Event, State
 from ..steps.collect import Collected, collect
 from ..steps.enqueue import enqueue, plan_round
 from ..steps.prepare import prepare
-from ..steps.publish import publish, within_limits
+from ..steps.publish import describe_run, publish, within_limits
 from ..steps.validate import Verdict, validate
 from ..steps.work import Floor, Progress
 from .home import Home
@@ -129,6 +129,7 @@ class Drive:
         sources = {v.source: {"rows": v.rows, "accepted": v.accepted, "rejected": v.rejected, "dropped": v.dropped, "repaired": v.repaired} for v in verdicts}
         self.home.ledger.note(self.record.id, counts={"sources": sources})
         self.watcher.validated(verdicts)
+        describe_run(self.job, self.layout, self.as_of, None, None, warehouse)
 
     def _enqueue(self, model: Model) -> None:
         """The queue of this model and round, filled anew from the manifest and the outcomes: that a driver died is no fault
@@ -161,7 +162,7 @@ class Drive:
         self.collected.append(collected)
         self._note(model.name, **{k: v for k, v in asdict(collected).items() if k != "model"})
         self.watcher.collected(collected)
-        warehouse.define(model.name, f"SELECT * FROM {warehouse.object(self.layout.results(model.name))}")
+        warehouse.define(model.name, f"SELECT * FROM {warehouse.parquet(self.layout.results(model.name))}")
         if model is not self.job.models[-1] or self.job.releases:
             within_limits(self.job, [collected], self.record.id, self.record.options.get("max_failed"))
 

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from ..contract import quote
 from ..errors import HomeError, HundredfoldError, QueryError, SourceError
+from .files import FileStore
 from .sources import Files, as_table, find_files
-from .store import Folder
 
 STREAMED = 250_000  # rows of a streamed batch
 TICK = 0.5  # seconds between looks at whether to go on
@@ -30,7 +30,7 @@ class DuckWarehouse:
     """SQL over files, by name. `scratch` is its own folder, emptied at its end; `memory` in bytes. `tick` is called while
     a query runs, and may raise to end it."""
 
-    def __init__(self, store: Folder, scratch: Path, *, memory: int, threads: int, tick: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, store: FileStore, scratch: Path, *, memory: int, threads: int, tick: Callable[[], None] = lambda: None) -> None:
         self.store = store
         self.scratch = scratch
         self._tick = tick
@@ -94,7 +94,7 @@ class DuckWarehouse:
             count = self._run(f"COPY ({select}) TO '{_text(path)}' ({options})")
         return int(count[0][0])
 
-    def object(self, key: str) -> str:
+    def parquet(self, key: str) -> str:
         """A Parquet object of the store as a table in SQL."""
         return f"read_parquet('{_text(self.store.path(key))}')"
 

@@ -34,7 +34,7 @@ ROW_GROUP = 131_072  # rows; fixed, so that the file does not depend on how the 
 
 class Loading(Warehouse, Protocol):
     def load(self, name: str, table: pa.Table) -> None: ...
-    def object(self, key: str) -> str: ...
+    def parquet(self, key: str) -> str: ...
 
 
 class WritingStore(Store, Protocol):
@@ -117,7 +117,7 @@ def settle(summaries: Sequence[dict[str, Any]], contract: Contract | None, keys:
         first[frozenset(names)] = min(first.get(frozenset(names), (2**62, ())), (table["units"][0], names))
     if not by_names:
         return Shape((), {}), {}
-    chosen = min(by_names, key=lambda names: (-by_names[names], first[names][0]))
+    chosen = min(by_names, key=lambda names: (-by_names[names], first[names]))
     total = sum(by_names.values())
     others = [(t, frozenset(column[0] for column in t["columns"])) for t in summaries]
     refused = {(t["outcome"], t["table"]): _misfit(names, chosen, by_names[chosen], total) for t, names in others if names != chosen}

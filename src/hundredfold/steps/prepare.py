@@ -18,6 +18,7 @@ from ..batch import UNIT, from_numpy, numpy_of
 from ..errors import ConservationError, QueryError
 from ..job import Batch, Job, Layout, Model
 from ..manifest import ROWS, Manifest, UnitList
+from ..outcome import ACCOUNT
 from ..ports import Store, Warehouse
 from ..query import numbered, pack, plain_columns, query_of, sizes
 
@@ -80,6 +81,12 @@ def _columns(model: Model, select: str, warehouse: Preparing) -> pa.Schema:
     if reserved or len(set(small)) < len(small):
         twice = [name for name in schema.names if small.count(name.lower()) > 1]
         raise QueryError(f"the query of {model.name} has columns that cannot be used: {', '.join(reserved + twice)}", hint="a name must stand once, and not begin with __")
+    taken = [name for name in model.unit if name in ACCOUNT.names]
+    if taken:
+        raise QueryError(
+            f"the unit of {model.name} has columns named {', '.join(taken)}, as the account of every unit has",
+            hint=f"name it otherwise in the query: {taken[0]} AS {model.name}_{taken[0]}",
+        )
     odd = [name for name in model.unit if pa.types.is_nested(schema.field(name).type) or pa.types.is_interval(schema.field(name).type)]
     if odd:
         raise QueryError(f"the unit of {model.name} has columns of lists, structs or intervals: {', '.join(odd)}", hint="a key is made of texts, numbers, dates and times")
@@ -138,7 +145,7 @@ def _row_width(schema: pa.Schema) -> int:
 
 
 def _is_fixed(kind: pa.DataType) -> bool:
-    return pa.types.is_primitive(kind) or pa.types.is_decimal(kind)
+    return bool(pa.types.is_primitive(kind) or pa.types.is_decimal(kind))
 
 
 def _put_units(units: pa.Table, layout: Layout, model: Model, store: Store) -> None:

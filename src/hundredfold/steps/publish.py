@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from ..contract import accepts, quote, read_contract
+from ..contract import accepts, literal, quote, read_contract
 from ..errors import PublishRefused, QueryError, StateError
 from ..job import Job, Layout, Publish, allowed, releases_of
 from ..ports import Store, Warehouse
@@ -24,7 +24,7 @@ from .collect import Collected
 
 class Publishing(Warehouse, Protocol):
     def load(self, name: str, table: pa.Table) -> None: ...
-    def object(self, key: str) -> str: ...
+    def parquet(self, key: str) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +115,7 @@ def _make(job: Job, layout: Layout, round_: int, as_of: str, warehouse: Publishi
     version = max((r.version for r in releases(job.name, store)), default=0) + 1
     folder = folder_of(job.name, version)
     store.delete(folder)  # what a driver that was killed here left
-    facts = {"run_id": [layout.run], "job": [job.name], "table_version": [version], "parent_version": pa.array([parent], pa.int64())}
-    stamp = pa.array([as_of], pa.string())
-    warehouse.load("__run", pa.table({**facts, "as_of": stamp}))
-    warehouse.define("run", "SELECT run_id, job, CAST(as_of AS TIMESTAMP) AS as_of, table_version, parent_version FROM __run")
+    describe_run(job, layout, as_of, version, parent, warehouse)
     rows: dict[str, int] = {}
     files: dict[str, str] = {}
     digest: dict[str, list[dict[str, Any]]] = {}
@@ -132,6 +129,13 @@ def _make(job: Job, layout: Layout, round_: int, as_of: str, warehouse: Publishi
     release = Release(job.name, version, parent, layout.run, round_, as_of, rows, files, digest)
     store.put(f"{folder}/release.json", json.dumps(asdict(release), indent=1, default=str).encode())
     return release
+
+
+def describe_run(job: Job, layout: Layout, as_of: str, version: int | None, parent: int | None, warehouse: Publishing) -> None:
+    """One row of facts that queries see as the table `run`; the versions are null before there is a release."""
+    facts = f"{literal(layout.run)} AS run_id, {literal(job.name)} AS job, CAST({literal(as_of)} AS TIMESTAMP) AS as_of"
+    versions = f"CAST({version or 'NULL'} AS BIGINT) AS table_version, CAST({parent or 'NULL'} AS BIGINT) AS parent_version"
+    warehouse.define("run", f"SELECT {facts}, {versions}")
 
 
 def _digest(output: Publish, select: str, job: Job, warehouse: Publishing) -> dict[str, list[dict[str, Any]]]:

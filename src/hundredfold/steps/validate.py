@@ -26,7 +26,7 @@ class Sourcing(Warehouse, Protocol):
     def keep(self, name: str, select: str) -> None: ...
     def forget(self, name: str) -> None: ...
     def load(self, name: str, table: pa.Table) -> None: ...
-    def object(self, key: str) -> str: ...
+    def parquet(self, key: str) -> str: ...
     def prints(self, paths: Sequence[str]) -> list[list[Any]]: ...
 
 
@@ -130,12 +130,12 @@ def _validate_one(source: Source, place: Any, job: Job, as_of: str, layout: Layo
     _refuse_too_many(source, rejected, rows + malformed, findings, store.where(layout.rejects(source.name)))
     if raw.files is not None and checks.as_is and not (rejected or dropped):
         return Verdict(source.name, rows, rows, 0, select=checks.accepted(None), files=warehouse.prints(raw.files.paths))
-    rejects = warehouse.object(layout.rejects(source.name)) if rejected or dropped else None
+    rejects = warehouse.parquet(layout.rejects(source.name)) if rejected or dropped else None
     key = f"{layout.root}/sources/{source.name}.parquet"
     accepted = warehouse.write(checks.accepted(rejects), key)
     if accepted + bad + clashes + dropped != rows:
         raise ConservationError(f"{source.name}: {rows:,} rows came in, but {accepted:,} accepted + {bad + clashes:,} rejected + {dropped:,} dropped is {accepted + bad + clashes + dropped:,}")
-    return Verdict(source.name, rows + malformed, accepted, rejected, copies, superseded, repaired, findings, f"SELECT * FROM {warehouse.object(key)}")
+    return Verdict(source.name, rows + malformed, accepted, rejected, copies, superseded, repaired, findings, f"SELECT * FROM {warehouse.parquet(key)}")
 
 
 def _count(checks: Checks, warehouse: Sourcing) -> tuple[int, int, int, list[int]]:

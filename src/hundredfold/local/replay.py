@@ -1,0 +1,58 @@
+"""One unit again, here and now: its rows, its parameters, the function as it is in this process."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..batch import form_of
+from ..errors import StateError, UsageError
+from ..given import Given
+from ..job import Job, Layout
+from ..manifest import Manifest, UnitList, key_text, open_batch
+from .home import Home
+from .runs import newest
+from .verbs import job_of
+
+
+def replay(model: str, key: str, *, run_id: str | None = None, home: str | Path = ".hundredfold", job: Job | None = None, call: Callable[..., Any] | None = None) -> Any:
+    """Call a model's function here, on one unit, with the rows and the earlier results that it had; what it returns.
+
+    key: as `failures` shows it, such as "PREMIUM,Accra,1GB". call: how to call (pdb's runcall, for one).
+    """
+    there = Home(home, make=False)
+    record = there.ledger.read(run_id) if run_id else newest(there)
+    job = job or job_of(there, record)
+    declared, layout = job.model(model), Layout(record.id)
+    try:
+        manifest = Manifest.read(layout, model, there.store)
+    except KeyError:
+        raise StateError(f"run {record.id} has not prepared {model} yet; it is {record.state.value}", hint=f"hundredfold status {record.id}") from None
+    units = UnitList.read(layout, model, there.store)
+    number = find_unit(units, key, model)
+    batch = open_batch(manifest, units, manifest.batch_of(number), layout, there.store)
+    own = number - batch.first
+    given = {name: Given(name, declared, job.model(name), layout, there.store) for name in declared.given or ()}
+    form = form_of(declared)
+    rows = batch.units(form, own, own) if declared.many else batch.unit(form)(own)
+    keys = batch.keys.slice(own, 1)
+    values = {name: g.for_many(keys) if declared.many else g.for_units(batch.keys)(own) for name, g in given.items()}
+    return (call or _plain_call)(declared.work, rows, **values)
+
+
+def find_unit(units: UnitList, key: str, model: str) -> int:
+    """The number of the unit whose key is written like this; UsageError names those that are near."""
+    columns = [[("" if v is None else str(v)) for v in column.to_pylist()] for column in units.keys.columns]
+    texts = [",".join(parts) for parts in zip(*columns, strict=True)] if columns else [key_text(())]
+    wanted = key if columns else key_text(())
+    if wanted in texts:
+        return texts.index(wanted)
+    near = difflib.get_close_matches(wanted, texts[:100_000], 3)
+    names = ", ".join(units.keys.column_names)
+    raise UsageError(f"{model} has no unit {key!r}; a unit is written as its {names}, joined by commas", problems=[f"near it: {text}" for text in near], hint=f'such as "{(near or texts)[0]}"')
+
+
+def _plain_call(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return work(*args, **kwargs)

@@ -1,0 +1,254 @@
+"""What a person does with runs on this machine, one verb a function: run, resume, retry, publish, cancel, rollback."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..batch import form_of
+from ..crew import packed
+from ..errors import HundredfoldError, JobError, SourceError, StateError, UsageError
+from ..job import Job, Layout, Model
+from ..load import load_job
+from ..manifest import Manifest, UnitList
+from ..ports import Record
+from ..query import query_of
+from ..states import Event, State, after
+from ..steps import publish as publishing
+from ..steps.collect import read_collected
+from ..steps.enqueue import plan_retry
+from ..steps.publish import Release
+from .driver import Drive, Quiet, Watcher
+from .home import Home
+from .limits import limits_of
+from .runs import Run, newest
+from .sources import as_table
+from .warehouse import DuckWarehouse
+
+STAGED = "(in memory)"  # the place of a source that came as a table
+
+
+def run(
+    job: Job | str,
+    sources: Mapping[str, Any] | None = None,
+    *,
+    home: str | Path = ".hundredfold",
+    workers: int | None = None,
+    memory: str | int | None = None,
+    as_of: dt.datetime | str | None = None,
+    run_id: str | None = None,
+    max_rejected: Mapping[str, float] | None = None,
+    max_failed: float | None = None,
+    watcher: Watcher | None = None,
+) -> Run:
+    """Run a job here, from its sources to its release.
+
+    job          a Job, or "module:attribute"
+    sources      {name: place}: a path, glob or folder, or a pandas, polars or Arrow table; those left out use Source.at
+    home         the folder that keeps the runs
+    workers      processes (one for each core)
+    memory       "2GB": for the warehouse, the driver and the workers together (0.7 of the machine's)
+    as_of        the moment that counts as now for the checks and the release (now)
+    max_rejected, max_failed   limits for this run instead of the declared ones
+
+    Returns the Run. Raises what stopped it, with the way on in its `hint`; PublishRefused if more units failed than the
+    limit allows (then `open_run(run_id)` gives the Run, whose results and failures are there).
+    """
+    ref, job = (job, load_job(job)) if isinstance(job, str) else ("", job)
+    there = Home(home)
+    limits = limits_of(workers, memory)
+    begun = begin(there, job, ref, sources or {}, as_of=as_of, run_id=run_id, max_rejected=max_rejected or {}, max_failed=max_failed, options={"workers": workers, "memory": memory})
+    return drive(there, begun, job, limits, watcher or Quiet(), Event.START)
+
+
+def resume(run_id: str | None = None, *, home: str | Path = ".hundredfold", job: Job | None = None, watcher: Watcher | None = None, workers: int | None = None, memory: str | None = None) -> Run:
+    """Go on with a run that was stopped or whose driver died: what is done is kept."""
+    there, record, job, limits = _again(home, run_id, job, workers, memory)
+    return drive(there, record.id, job, limits, watcher or Quiet(), Event.START)
+
+
+def retry(run_id: str | None = None, *, home: str | Path = ".hundredfold", job: Job | None = None, watcher: Watcher | None = None, workers: int | None = None, memory: str | None = None) -> Run:
+    """Do the failed and dead units of a run again (with the function as it is now), and what builds on them; then go on to publish."""
+    there, record, job, limits = _again(home, run_id, job, workers, memory)
+    with there.lock(record.id):
+        after(there.ledger.read(record.id).state, Event.RETRY, record.id)
+        _plan_retry(there, record, job)
+    return drive(there, record.id, job, limits, watcher or Quiet(), Event.RETRY)
+
+
+def publish(run_id: str | None = None, *, home: str | Path = ".hundredfold", job: Job | None = None, max_failed: float | None = None, watcher: Watcher | None = None) -> Run:
+    """Go on with a run that its limits held back, under another limit."""
+    there, record, job, limits = _again(home, run_id, job, None, None)
+    if record.state is not State.HELD:
+        raise StateError(f"run {record.id} is {record.state.value}, and only a run that is held back waits to be published", hint=f"hundredfold status {record.id}")
+    there.ledger.note(record.id, options={"max_failed": max_failed if max_failed is not None else record.options.get("max_failed")})
+    return drive(there, record.id, job, limits, watcher or Quiet(), Event.START)
+
+
+def cancel(run_id: str | None = None, *, home: str | Path = ".hundredfold") -> Record:
+    """End a run for good; its driver, wherever it is, stops within a second. What was done stays readable."""
+    there = Home(home, make=False)
+    record = there.ledger.read(run_id) if run_id else newest(there)
+    return there.ledger.move(record.id, Event.CANCEL, reason="cancelled by hand")
+
+
+def rollback(job: str, *, home: str | Path = ".hundredfold", to: int | None = None) -> Release:
+    """Let the pointer name the release before the current one, or version `to`."""
+    return publishing.rollback(job, Home(home, make=False).store, to)
+
+
+def begin(home: Home, job: Job, ref: str, sources: Mapping[str, Any], *, as_of: dt.datetime | str | None, run_id: str | None, max_rejected: Mapping[str, float], max_failed: float | None, options: Mapping[str, Any]) -> str:
+    """Record a new run, and keep what a later process needs to go on with it: the job, and sources that are only in memory."""
+    now = dt.datetime.now(dt.UTC)
+    run = run_id or f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    if not run or not all(c.isalnum() or c in "-_" for c in run) or len(run) > 80:
+        raise UsageError(f"the run id {run!r} cannot be used", hint="wanted letters, digits, - and _")
+    layout = Layout(run)
+    for name in sources:
+        job.source(name)
+    places = {source.name: _place(source.name, sources.get(source.name, source.at), name_given=source.name in sources) for source in job.sources}
+    _check_queries(job)
+    stamp = _moment(as_of) if as_of is not None else now.replace(tzinfo=None, microsecond=0).isoformat(" ")
+    kept = {name: STAGED if not isinstance(place, str) else place for name, place in places.items()}
+    record = Record(
+        run, job.name, ref, State.NEW, "new", now.isoformat(timespec="seconds"), now.isoformat(timespec="seconds"),
+        options={**options, "as_of": stamp, "sources": kept, "folder": str(job.folder), "max_rejected": dict(max_rejected), "max_failed": max_failed, "round": 1},
+    )  # fmt: skip
+    kept_job = packed(job)
+    home.ledger.create(record)
+    for name, place in places.items():
+        if not isinstance(place, str):
+            with home.store.writing(layout.staged(name)) as path:
+                pq.write_table(as_table(name, place), path)
+    home.store.put(layout.job(), kept_job)
+    return run
+
+
+def drive(home: Home, run: str, job: Job, limits: Any, watcher: Watcher, event: Event) -> Run:
+    """Walk a run to its end, as its only driver."""
+    with home.lock(run):
+        record = home.ledger.move(run, event)
+        _forget(home, record)
+        watcher.begun(run)
+        job = _with_limits(job, record)
+        places = {name: home.store.path(Layout(run).staged(name)) if place == STAGED else place for name, place in record.options["sources"].items()}
+        Drive(home, job, record, limits, places, watcher).walk()
+    return Run(home, run)
+
+
+def _forget(home: Home, record: Record) -> None:
+    """Remove what a retry does anew; a driver that died here has the next one do it again."""
+    keys = record.options.get("forget", ())
+    for key in keys:
+        home.store.delete(key)
+    if keys:
+        home.ledger.note(record.id, options={"forget": []})
+
+
+def _place(name: str, place: Any, name_given: bool) -> Any:
+    """A path made absolute where it came from the caller; a table as it is."""
+    if place is None:
+        raise SourceError(f"the source {name} has no place", hint=f"name it: --source {name}=PATH   or in Python: sources={{{name!r}: ...}}")
+    if not isinstance(place, str | Path):
+        return as_table(name, place)
+    text = str(place)
+    return str(Path(text).expanduser().absolute()) if name_given else text
+
+
+def _check_queries(job: Job) -> None:
+    """A query file that is missing is told before anything is done."""
+    for model in job.models:
+        query_of(model, job)
+        form_of(model)
+
+
+def _moment(text: dt.datetime | str) -> str:
+    try:
+        moment = text if isinstance(text, dt.datetime) else dt.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"as_of is {text!r}, wanted a date or time such as 2026-06-30 or 2026-06-30T12:00", hint="ISO 8601, in UTC") from error
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(dt.UTC).replace(tzinfo=None)
+    return moment.isoformat(" ")
+
+
+def _again(home: str | Path, run_id: str | None, job: Job | None, workers: int | None, memory: str | None) -> tuple[Home, Record, Job, Any]:
+    there = Home(home, make=False)
+    record = there.ledger.read(run_id) if run_id else newest(there)
+    limits = limits_of(workers or record.options.get("workers"), memory or record.options.get("memory"))
+    return there, record, job or job_of(there, record), limits
+
+
+def job_of(home: Home, record: Record) -> Job:
+    """The job of a run: imported anew where it has a name, so that mended code counts; else as it was kept."""
+    if record.ref:
+        return load_job(record.ref)
+    try:
+        job = cloudpickle.loads(home.store.get(Layout(record.id).job()).to_pybytes())
+    except KeyError:
+        raise StateError(f"run {record.id} died before its job was kept", hint="run the job again") from None
+    except Exception as error:  # whatever the user's modules raise is told
+        raise JobError(f"the job of run {record.id} cannot be loaded: {type(error).__name__}: {error}", hint="in Python, pass it: hundredfold.resume(run_id, job=job)") from error
+    if not isinstance(job, Job):
+        raise JobError(f"what run {record.id} kept is no job")
+    return job
+
+
+def _with_limits(job: Job, record: Record) -> Job:
+    """The job with the limits that this run was started with."""
+    limits = record.options.get("max_rejected") or {}
+    for name in limits:
+        job.source(name)
+    sources = tuple(dataclasses.replace(s, max_rejected=limits.get(s.name, s.max_rejected)) for s in job.sources)
+    return dataclasses.replace(job, sources=sources)
+
+
+def _plan_retry(home: Home, record: Record, job: Job) -> None:
+    """Which units are to be done again, and which models from the start because they build on them."""
+    layout, round_ = Layout(record.id), int(record.options.get("round", 1)) + 1
+    bad: dict[str, list[int]] = {}
+    for model in job.models:
+        try:
+            collected = read_collected(layout, model.name, home.store)
+        except KeyError:
+            continue
+        if collected.bad:
+            units = UnitList.read(layout, model.name, home.store)
+            bad[model.name] = _numbers_of_failures(units, layout, model, home)
+    if not bad:
+        raise StateError(f"run {record.id} has no failed unit to retry; it is {record.state.value}", hint=f"hundredfold resume {record.id}" if record.state is not State.DONE else None)
+    anew = _that_build_on(job, set(bad), home, record)
+    for name, units_ in bad.items():
+        if name not in anew:
+            plan_retry(Manifest.read(layout, name, home.store), layout, round_, units_, home.store)
+    forget = [*map(layout.model, sorted(anew)), *(layout.collected(name) for name in bad if name not in anew)]
+    home.ledger.note(record.id, options={"round": round_, "forget": forget})  # at once: a retry is planned whole, or not at all
+
+
+def _numbers_of_failures(units: UnitList, layout: Layout, model: Model, home: Home) -> list[int]:
+    table = pq.ParquetFile(pa.BufferReader(home.store.get(layout.accounts(model.name)))).read(["status"])
+    if table.num_rows != len(units.rows):
+        raise HundredfoldError(f"the accounts of {model.name} have {table.num_rows:,} rows for {len(units.rows):,} units")
+    return [number for number, status in enumerate(table.column("status").to_pylist()) if status != "ok"]
+
+
+def _that_build_on(job: Job, changed: set[str], home: Home, record: Record) -> set[str]:
+    """The models that are given, or whose query reads, a model whose results may change."""
+    warehouse = DuckWarehouse(home.store, home.scratch(f"{record.id}-plan"), memory=2**27, threads=1)
+    try:
+        after: set[str] = set()
+        for model in job.models:
+            reads = warehouse.tables_of(query_of(model, job)) | set(model.given or ())
+            if reads & (changed | after):
+                after.add(model.name)
+        return after
+    finally:
+        warehouse.close()
