@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,14 @@ def _table(unit: np.ndarray[Any, Any], rng: np.random.Generator, names: pa.Array
 def bare_loop(path: Path) -> float:
     """Seconds of the function alone: rows sorted beforehand, slices handed over, nothing kept."""
     table = pq.ParquetFile(path).read(["qty", *KEYS])
-    code = sum(table.column(k).combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64) * 10_000 ** i for i, k in enumerate(KEYS))
+    code = sum(
+        table.column(k).combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64) * 10_000**i for i, k in enumerate(KEYS)
+    )
     order = np.argsort(code, kind="stable")
     qty = table.column("qty").to_numpy()[order]
     ends = [*np.flatnonzero(np.diff(code[order], prepend=-1)).tolist(), len(qty)]
     began = time.perf_counter()
-    for start, stop in zip(ends[:-1], ends[1:], strict=True):
+    for start, stop in pairwise(ends):
         mean({"qty": qty[start:stop]})
     return time.perf_counter() - began
 
@@ -100,7 +103,11 @@ def pandas_loop(path: Path, units: int, sample: int = 20_000) -> float:
 
 def engine(path: Path, form: str, memory: str | None, workers: int | None) -> tuple[float, int, int]:
     """Seconds, peak bytes of the process tree, and units done."""
-    job = Job("bench", [Source("sales", at=str(path))], [Model("means", unit=KEYS, query="SELECT segment, location, product, qty FROM sales", work=FORMS[form])])
+    job = Job(
+        "bench",
+        [Source("sales", at=str(path))],
+        [Model("means", unit=KEYS, query="SELECT segment, location, product, qty FROM sales", work=FORMS[form])],
+    )
     home = Path(tempfile.mkdtemp(prefix="hundredfold-bench-"))
     try:
         with PeakMemory() as memory_used:
@@ -138,7 +145,9 @@ def main(arguments: list[str] | None = None) -> None:
         for form in given.form:
             seconds, peak, done = apart("engine", path, form, given.memory, given.workers)
             assert done == units, f"{done} of {units} units"
-            print(f"{units:>10,} {form:>7} {seconds:>8.2f} {1e6 * seconds / units:>8.1f} {alone:>14.2f}s {loop:>11.1f}s {peak / 2**20:>9.0f}")
+            print(
+                f"{units:>10,} {form:>7} {seconds:>8.2f} {1e6 * seconds / units:>8.1f} {alone:>14.2f}s {loop:>11.1f}s {peak / 2**20:>9.0f}"
+            )
             sys.stdout.flush()
 
 

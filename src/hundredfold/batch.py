@@ -96,7 +96,9 @@ class Units(Mapping[str, Array]):
 class Columns(Mapping[str, Array]):
     """The columns of a sorted batch as NumPy arrays, each converted when it is first read."""
 
-    def __init__(self, table: pa.Table, order: NDArray[np.intp] | None, keys: pa.Table, sizes: NDArray[np.int64], nullable: frozenset[str]) -> None:
+    def __init__(
+        self, table: pa.Table, order: NDArray[np.intp] | None, keys: pa.Table, sizes: NDArray[np.int64], nullable: frozenset[str]
+    ) -> None:
         self._table, self._order, self._keys, self._sizes, self._nullable = table, order, keys, sizes, nullable
         self._ready: dict[str, Array] = {}
         self._names = [*keys.column_names, *(n for n in table.column_names if n != UNIT)]
@@ -126,13 +128,17 @@ class Columns(Mapping[str, Array]):
 class OpenBatch:
     """A batch in memory, in canonical order. `keys` and `sizes` are those of its units, from the manifest's list."""
 
-    def __init__(self, file: pa.Buffer, keys: pa.Table, sizes: NDArray[np.int64], first: int, order_by: Sequence[str], nullable: frozenset[str]) -> None:
+    def __init__(
+        self, file: pa.Buffer, keys: pa.Table, sizes: NDArray[np.int64], first: int, order_by: Sequence[str], nullable: frozenset[str]
+    ) -> None:
         self.table = pa.ipc.open_stream(file).read_all().combine_chunks()
         self.keys, self.sizes, self.first, self.nullable = keys, sizes, first, nullable
         unit = numpy_of(self.table.column(UNIT), False) - first
         counted = np.bincount(unit, minlength=len(sizes)) if len(unit) else np.zeros(len(sizes), np.int64)
         if len(counted) != len(sizes) or not np.array_equal(counted, sizes):
-            raise ConservationError(f"a batch file holds other rows than its manifest says: {len(unit):,} for {int(sizes.sum()):,}", hint="run the job again")
+            raise ConservationError(
+                f"a batch file holds other rows than its manifest says: {len(unit):,} for {int(sizes.sum()):,}", hint="run the job again"
+            )
         self.offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self.order = canonical_order(self.table, unit, order_by)
         self.columns = Columns(self.table, self.order, keys, sizes, nullable)
@@ -228,7 +234,9 @@ def form_named(annotation: Any) -> str | None:
     if isinstance(annotation, str):
         words = re.sub(r"\[.*", "", annotation).split(".")
         annotation, module = words[-1], words[0]
-        return {"DataFrame": "polars" if module in ("pl", "polars") else "pandas", "Table": "arrow", "dict": "dict"}.get(annotation) or ("light" if annotation in ("Unit", "Units", "Mapping") else None)
+        return {"DataFrame": "polars" if module in ("pl", "polars") else "pandas", "Table": "arrow", "dict": "dict"}.get(annotation) or (
+            "light" if annotation in ("Unit", "Units", "Mapping") else None
+        )
     origin = typing.get_origin(annotation) or annotation
     module = getattr(origin, "__module__", "").split(".")[0]
     name = getattr(origin, "__name__", "")
@@ -316,7 +324,13 @@ def _sortable(value: Any) -> Any:
 
 
 def _zero(kind: pa.DataType) -> pa.Scalar:
-    return pa.scalar(False) if pa.types.is_boolean(kind) else pa.scalar(0, pa.int64()).cast(kind) if not pa.types.is_date32(kind) else pa.scalar(0, pa.int32()).cast(kind)
+    return (
+        pa.scalar(False)
+        if pa.types.is_boolean(kind)
+        else pa.scalar(0, pa.int64()).cast(kind)
+        if not pa.types.is_date32(kind)
+        else pa.scalar(0, pa.int32()).cast(kind)
+    )
 
 
 def nulls_of(values: pa.Array) -> NDArray[np.bool_]:
@@ -331,7 +345,7 @@ def numpy_of(column: pa.Array | pa.ChunkedArray, nullable: bool) -> Array:
         values = pa.concat_arrays(values.chunks)
     t, kind = pa.types, values.type
     if t.is_dictionary(kind):
-        return _decoded(values, nullable)
+        return _decoded(values)
     if t.is_boolean(kind):
         return np.array(values.to_pylist(), object) if nullable else _view(values.cast(pa.uint8()), np.dtype(np.uint8)).astype(bool)
     if t.is_integer(kind) or t.is_floating(kind):
@@ -345,7 +359,7 @@ def numpy_of(column: pa.Array | pa.ChunkedArray, nullable: bool) -> Array:
     if t.is_timestamp(kind) or t.is_date32(kind) or t.is_duration(kind):
         return _times(values)
     if t.is_string(kind) or t.is_large_string(kind) or t.is_binary(kind):
-        return _decoded(values.dictionary_encode(), nullable)
+        return _decoded(values.dictionary_encode())
     out = np.empty(len(values), object)
     out[:] = [np.array(v) if isinstance(v, list) and not t.is_map(kind) else v for v in values.to_pylist()] if len(values) else []
     return out
@@ -363,7 +377,7 @@ def _times(values: pa.Array) -> Array:
     return array
 
 
-def _decoded(values: pa.DictionaryArray, nullable: bool) -> Array:
+def _decoded(values: pa.DictionaryArray) -> Array:
     words = np.empty(len(values.dictionary) + 1, object)  # the last one stands for null
     words[:-1] = values.dictionary.to_pylist()
     indices = values.indices.fill_null(len(values.dictionary)) if values.null_count else values.indices

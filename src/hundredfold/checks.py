@@ -96,9 +96,17 @@ def compile_checks(source: Source, contract: Contract | None, raw: str, schema: 
             missing = f"{ref} IS NULL" if same else f"(__raw_{quote_part(name)} IS NULL)"
             rules.append(Rule(name, "must not be null", missing))
         rules += [Rule(name, check.words, f"NOT coalesce({check.on(ref)}, TRUE)") for check in column.checks]
-    rules += [Rule(c, f"must not be after {as_of[:10]}", f"coalesce(TRY_CAST(t.{quote(c)} AS TIMESTAMP) > TIMESTAMP {literal(as_of)}, FALSE)") for c in source.not_future]
+    rules += [
+        Rule(c, f"must not be after {as_of[:10]}", f"coalesce(TRY_CAST(t.{quote(c)} AS TIMESTAMP) > TIMESTAMP {literal(as_of)}, FALSE)")
+        for c in source.not_future
+    ]
     rules += [_reference(column, target) for column, target in source.references.items()]
-    changed = " OR ".join(f"CAST({quote(c)} AS VARCHAR) IS DISTINCT FROM CAST(({source.clean[c]}) AS VARCHAR)" for c in source.clean if c in found) or "FALSE"
+    changed = (
+        " OR ".join(
+            f"CAST({quote(c)} AS VARCHAR) IS DISTINCT FROM CAST(({source.clean[c]}) AS VARCHAR)" for c in source.clean if c in found
+        )
+        or "FALSE"
+    )
     typed = f"SELECT __file, __row, {', '.join(values)}, ({changed}) AS __repaired FROM ({raw}) AS raw"
     return Checks(typed, tuple(order), tuple(rules), "__repaired", as_is)
 
@@ -140,7 +148,9 @@ def _reference(column: str, target: str) -> Rule:
 
 def _refuse_columns(source: Source, contract: Contract | None, found: Mapping[str, pa.DataType], text: bool) -> None:
     problems: list[str] = []
-    named = dict.fromkeys((*source.unique, *source.not_future, *source.references, *([source.latest] if source.latest else [])), "a check of the source")
+    named = dict.fromkeys(
+        (*source.unique, *source.not_future, *source.references, *([source.latest] if source.latest else [])), "a check of the source"
+    )
     for name, wanted in ({c.name: c for c in contract.columns} if contract else {}).items():
         named.pop(name, None)
         if name not in found:

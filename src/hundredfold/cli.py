@@ -28,8 +28,15 @@ app = typer.Typer(
 HomeOption = Annotated[str, typer.Option("--home", envvar="HUNDREDFOLD_HOME", help="The folder that keeps the runs.")]
 RunArgument = Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's id; the newest run, if left out.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, for a script.")]
-WorkersOption = Annotated[int | None, typer.Option("--workers", help="Worker processes; one for each core, if left out.", show_default=False)]
-MemoryOption = Annotated[str | None, typer.Option("--memory", help="Memory for all processes together, such as 2GB; 70 % of the machine's, if left out.", show_default=False)]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", help="Worker processes; one for each core, if left out.", show_default=False)
+]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--memory", help="Memory for all processes together, such as 2GB; 70 % of the machine's, if left out.", show_default=False
+    ),
+]
 KEPT = ".hundredfold"
 
 
@@ -45,14 +52,33 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 @app.command()
 def run(
     job: Annotated[str, typer.Argument(help="The job, as module:attribute, such as my_job.job:job.")],
-    source: Annotated[list[str] | None, typer.Option("--source", "-s", help="NAME=PATH: where a source's rows are (a file, a glob in quotes, a folder). Can be given again.", show_default=False)] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--source",
+            "-s",
+            help="NAME=PATH: where a source's rows are (a file, a glob in quotes, a folder). Can be given again.",
+            show_default=False,
+        ),
+    ] = None,
     home: HomeOption = KEPT,
     workers: WorkersOption = None,
     memory: MemoryOption = None,
-    as_of: Annotated[str | None, typer.Option("--as-of", help="What counts as now, in UTC: 2026-06-30 or 2026-06-30T12:00.", show_default=False)] = None,
-    run_id: Annotated[str | None, typer.Option("--run-id", help="The run's id, instead of one made from the time.", show_default=False)] = None,
-    max_rejected: Annotated[list[str] | None, typer.Option("--max-rejected", help="NAME=LIMIT: so many rows of a source (or such a share, as 0.05) may be rejected.", show_default=False)] = None,
-    max_failed: Annotated[str | None, typer.Option("--max-failed", help="So many units of a model (or such a share, as 0.01) may fail.", show_default=False)] = None,
+    as_of: Annotated[
+        str | None, typer.Option("--as-of", help="What counts as now, in UTC: 2026-06-30 or 2026-06-30T12:00.", show_default=False)
+    ] = None,
+    run_id: Annotated[
+        str | None, typer.Option("--run-id", help="The run's id, instead of one made from the time.", show_default=False)
+    ] = None,
+    max_rejected: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--max-rejected", help="NAME=LIMIT: so many rows of a source (or such a share, as 0.05) may be rejected.", show_default=False
+        ),
+    ] = None,
+    max_failed: Annotated[
+        str | None, typer.Option("--max-failed", help="So many units of a model (or such a share, as 0.01) may fail.", show_default=False)
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a job: validate, prepare, enqueue, work, collect, publish."""
@@ -62,14 +88,30 @@ def run(
     failed = _limit("--max-failed", max_failed) if max_failed is not None else None
     places = _pairs("--source", source)
     _watched(
-        lambda watcher: verbs.run(job, places, home=home, workers=workers, memory=memory, as_of=as_of, run_id=run_id, max_rejected=limits, max_failed=failed, watcher=watcher),
+        lambda watcher: verbs.run(
+            job,
+            places,
+            home=home,
+            workers=workers,
+            memory=memory,
+            as_of=as_of,
+            run_id=run_id,
+            max_rejected=limits,
+            max_failed=failed,
+            watcher=watcher,
+        ),
         home,
         as_json,
     )
 
 
 @app.command()
-def status(run: RunArgument = None, home: HomeOption = KEPT, every: Annotated[bool, typer.Option("--all", help="List all runs.")] = False, as_json: JsonOption = False) -> None:
+def status(
+    run: RunArgument = None,
+    home: HomeOption = KEPT,
+    every: Annotated[bool, typer.Option("--all", help="List all runs.")] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Say where a run is, what came of its rows and units, and what to do next."""
     from . import display
     from .local import runs
@@ -108,7 +150,9 @@ def failures(
         display.print_json(rows)
         return
     for row in rows[:limit]:
-        display.result.print(f"[bold]{escape(row['model'])}  {escape(row['unit'])}[/]  {row['status']}  {escape(row['error'])}: {escape((row['message'] or '').strip())}")
+        display.result.print(
+            f"[bold]{escape(row['model'])}  {escape(row['unit'])}[/]  {row['status']}  {escape(row['error'])}: {escape((row['message'] or '').strip())}"
+        )
         if traceback and row["traceback"]:
             display.result.print(escape(row["traceback"]))
     if len(rows) > limit:
@@ -117,7 +161,12 @@ def failures(
         display.result.print("no unit failed")
         return
     first = rows[0]
-    display.show_next([(_command(home, "replay", first["model"], first["unit"], "--pdb"), "runs that unit's function here, under the debugger"), (_command(home, "retry"), "does the failed units again, once the function is mended")])
+    display.show_next(
+        [
+            (_command(home, "replay", first["model"], first["unit"], "--pdb"), "runs that unit's function here, under the debugger"),
+            (_command(home, "retry"), "does the failed units again, once the function is mended"),
+        ]
+    )
 
 
 @app.command()
@@ -142,7 +191,13 @@ def replay(
 
 
 @app.command()
-def retry(run: RunArgument = None, home: HomeOption = KEPT, workers: WorkersOption = None, memory: MemoryOption = None, as_json: JsonOption = False) -> None:
+def retry(
+    run: RunArgument = None,
+    home: HomeOption = KEPT,
+    workers: WorkersOption = None,
+    memory: MemoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Do the failed and dead units again, and the models that build on them; then go on to publish."""
     from .local import verbs
 
@@ -150,7 +205,13 @@ def retry(run: RunArgument = None, home: HomeOption = KEPT, workers: WorkersOpti
 
 
 @app.command()
-def resume(run: RunArgument = None, home: HomeOption = KEPT, workers: WorkersOption = None, memory: MemoryOption = None, as_json: JsonOption = False) -> None:
+def resume(
+    run: RunArgument = None,
+    home: HomeOption = KEPT,
+    workers: WorkersOption = None,
+    memory: MemoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Go on with a run that was stopped, or whose driver died. What is done is kept."""
     from .local import verbs
 
@@ -168,7 +229,14 @@ def cancel(run: RunArgument = None, home: HomeOption = KEPT) -> None:
 
 
 @app.command()
-def publish(run: RunArgument = None, max_failed: Annotated[str | None, typer.Option("--max-failed", help="So many units of a model (or such a share) may have failed.", show_default=False)] = None, home: HomeOption = KEPT, as_json: JsonOption = False) -> None:
+def publish(
+    run: RunArgument = None,
+    max_failed: Annotated[
+        str | None, typer.Option("--max-failed", help="So many units of a model (or such a share) may have failed.", show_default=False)
+    ] = None,
+    home: HomeOption = KEPT,
+    as_json: JsonOption = False,
+) -> None:
     """Publish a run that its limits held back."""
     from .local import verbs
 
@@ -179,7 +247,9 @@ def publish(run: RunArgument = None, max_failed: Annotated[str | None, typer.Opt
 @app.command()
 def rollback(
     job: Annotated[str, typer.Argument(help="The job's name.")],
-    to: Annotated[int | None, typer.Option("--to", help="The version to go to; the one before the current, if left out.", show_default=False)] = None,
+    to: Annotated[
+        int | None, typer.Option("--to", help="The version to go to; the one before the current, if left out.", show_default=False)
+    ] = None,
     home: HomeOption = KEPT,
 ) -> None:
     """Let the release before the current one, or another, be the current one."""
@@ -187,7 +257,9 @@ def rollback(
     from .local import verbs
 
     release = verbs.rollback(job, home=home, to=to)
-    display.result.print(f"release {release.version} of {job} is current again (run {release.run}, {', '.join(f'{n:,} rows of {name}' for name, n in release.rows.items())})")
+    display.result.print(
+        f"release {release.version} of {job} is current again (run {release.run}, {', '.join(f'{n:,} rows of {name}' for name, n in release.rows.items())})"
+    )
 
 
 @app.command()
@@ -198,14 +270,22 @@ def init(name: Annotated[str, typer.Argument(help="A name for the new package, s
 
     folder = scaffold(name)
     display.result.print(f"made {folder}")
-    display.show_next([(f"hundredfold run {name}.job:job", "runs it"), (f"python -m pytest {name}", "tests its function (with pytest installed)"), (f"{name}/README.md", "says what to change first")])
+    display.show_next(
+        [
+            (f"hundredfold run {name}.job:job", "runs it"),
+            (f"python -m pytest {name}", "tests its function (with pytest installed)"),
+            (f"{name}/README.md", "says what to change first"),
+        ]
+    )
 
 
 @app.command()
 def demo(
     size: Annotated[str, typer.Option("--size", help="demo, medium or large.")] = "demo",
     name: Annotated[str, typer.Option("--name", help="Which of the installed demos.")] = "tariffs",
-    data: Annotated[str | None, typer.Option("--data", help="The folder for the demo's data; below the home, if left out.", show_default=False)] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="The folder for the demo's data; below the home, if left out.", show_default=False)
+    ] = None,
     home: HomeOption = KEPT,
     workers: WorkersOption = None,
     memory: MemoryOption = None,
@@ -223,7 +303,11 @@ def demo(
     display.words.print(f"making the data of size {size} in {folder}", style="dim")
     places = found.make(size, folder)
     display.words.print(f"made in {time.monotonic() - began:.1f} s", style="dim")
-    _watched(lambda watcher: verbs.run(found.job, places, home=home, workers=workers, memory=memory, as_of=found.as_of, watcher=watcher), home, as_json)
+    _watched(
+        lambda watcher: verbs.run(found.job, places, home=home, workers=workers, memory=memory, as_of=found.as_of, watcher=watcher),
+        home,
+        as_json,
+    )
 
 
 def _watched(action: Callable[[Any], Any], home: str, as_json: bool) -> None:
@@ -289,7 +373,9 @@ def _next(facts: dict[str, Any], home: str) -> list[tuple[str, str]]:
     if state == "done":
         told.append((_command(home, "status", run), "shows this again"))
     if facts["sample"]:
-        told.append((_command(home, "replay", *facts["sample"]), "runs one unit's function here, with the rows it had (--pdb: under the debugger)"))
+        told.append(
+            (_command(home, "replay", *facts["sample"]), "runs one unit's function here, with the rows it had (--pdb: under the debugger)")
+        )
     return told
 
 
@@ -328,9 +414,15 @@ def _pairs(option: str, given: list[str] | None) -> dict[str, str]:
     for text in given or []:
         name, equals, value = text.partition("=")
         if not equals or not name or not value:
-            raise UsageError(f"{option} is {text!r}, wanted NAME=VALUE", hint=f"such as {option} sales=data/sales.csv" if option == "--source" else f"such as {option} sales=0.05")
+            raise UsageError(
+                f"{option} is {text!r}, wanted NAME=VALUE",
+                hint=f"such as {option} sales=data/sales.csv" if option == "--source" else f"such as {option} sales=0.05",
+            )
         if name in pairs:
-            raise UsageError(f"{option} names {name} twice: {pairs[name]} and {value}", hint="name one place; a glob in quotes or a folder can be many files")
+            raise UsageError(
+                f"{option} names {name} twice: {pairs[name]} and {value}",
+                hint="name one place; a glob in quotes or a folder can be many files",
+            )
         pairs[name] = value
     return pairs
 

@@ -19,8 +19,16 @@ from .batch import from_numpy
 from .contract import accepts
 from .errors import ResultError
 
-UNFIT = (ValueError, TypeError, NotImplementedError, OverflowError, ResultError)  # what making a column may raise (Arrow's errors are among them)
-_PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict, decimal.Decimal, dt.date, dt.datetime, dt.time, dt.timedelta})
+UNFIT = (
+    ValueError,
+    TypeError,
+    NotImplementedError,
+    OverflowError,
+    ResultError,
+)  # what making a column may raise (Arrow's errors are among them)
+_PLAIN = frozenset(
+    {type(None), bool, int, float, str, bytes, list, tuple, dict, decimal.Decimal, dt.date, dt.datetime, dt.time, dt.timedelta}
+)
 _SORTS: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (type(None), "null"),
     (bool, "bool"),

@@ -92,7 +92,10 @@ def is_contract(declared: Any) -> bool:
 def _fields(declared: type) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
     """Name, annotation and constraints that stand outside of the annotation (pydantic keeps its own)."""
     if not is_contract(declared):
-        raise JobError(f"{declared!r} cannot be a contract", hint="wanted a dataclass, NamedTuple, TypedDict or pydantic model with a field for each column")
+        raise JobError(
+            f"{declared!r} cannot be a contract",
+            hint="wanted a dataclass, NamedTuple, TypedDict or pydantic model with a field for each column",
+        )
     model_fields: Mapping[str, Any] | None = getattr(declared, "model_fields", None)
     if model_fields is not None:
         for name, field in model_fields.items():
@@ -101,7 +104,9 @@ def _fields(declared: type) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
     try:
         hints = get_type_hints(declared, include_extras=True)
     except NameError as error:
-        raise JobError(f"{declared.__name__} cannot be read: {error}", hint="import the name where the contract is defined, not under TYPE_CHECKING") from error
+        raise JobError(
+            f"{declared.__name__} cannot be read: {error}", hint="import the name where the contract is defined, not under TYPE_CHECKING"
+        ) from error
     names = [f.name for f in dataclasses.fields(declared)] if dataclasses.is_dataclass(declared) else list(hints)
     for name in names:
         yield name, hints[name], ()
@@ -132,7 +137,11 @@ def _column(name: str, annotation: Any, extra: tuple[Any, ...]) -> Column:
             annotation = type(allowed[0])
         else:
             break
-    checks = [] if allowed is None else [Check(f"must be one of {', '.join(map(str, allowed))}", f"{{c}} IN ({', '.join(map(_fixed, allowed))})")]
+    checks = (
+        []
+        if allowed is None
+        else [Check(f"must be one of {', '.join(map(str, allowed))}", f"{{c}} IN ({', '.join(map(_fixed, allowed))})")]
+    )
     checks += [check for constraint in _flat(constraints) for check in _check(constraint, annotation)]
     if annotation is float and checks:
         # not isnan(): DuckDB 2.0 answers that from a Parquet file's statistics, in which NaN is not counted
@@ -215,7 +224,15 @@ def _numpy_element(annotation: Any) -> pa.DataType | None:
     """The element type of np.ndarray, NDArray[np.float64], ...; None if it is no array. A bare array is of floats."""
     if getattr(get_origin(annotation) or annotation, "__name__", "") != "ndarray":
         return None
-    kinds = {"float64": pa.float64(), "float32": pa.float64(), "int64": pa.int64(), "int32": pa.int64(), "str_": pa.string(), "bool": pa.bool_(), "bool_": pa.bool_()}
+    kinds = {
+        "float64": pa.float64(),
+        "float32": pa.float64(),
+        "int64": pa.int64(),
+        "int32": pa.int64(),
+        "str_": pa.string(),
+        "bool": pa.bool_(),
+        "bool_": pa.bool_(),
+    }
     words = re.findall(r"\w+", str(annotation))
     return next((kinds[word] for word in reversed(words) if word in kinds), pa.string() if "object_" in words else pa.float64())
 

@@ -130,7 +130,9 @@ def _do_many(table: Table, batch: OpenBatch, message: Message, marks: Any, say: 
     say(("finished",))
 
 
-def _hand_over(gather: Gather, bad: list[Account], seconds: list[float], counts: list[int], message: Message, batch: OpenBatch, say: Say) -> None:
+def _hand_over(
+    gather: Gather, bad: list[Account], seconds: list[float], counts: list[int], message: Message, batch: OpenBatch, say: Say
+) -> None:
     tables, unfit = gather.finish()
     bad = [*bad, *unfit]
     rows_out = np.array(counts, np.int64)
@@ -138,5 +140,7 @@ def _hand_over(gather: Gather, bad: list[Account], seconds: list[float], counts:
         rows_out[account.unit - message.first] = 0
     own = message.first - batch.first
     units = np.arange(message.first, message.last + 1, dtype=np.int64)
-    accounts = accounts_table(units, batch.sizes[own : own + message.units].astype(np.int64), rows_out, np.array(seconds), bad, message.round)
+    accounts = accounts_table(
+        units, batch.sizes[own : own + message.units].astype(np.int64), rows_out, np.array(seconds), bad, message.round
+    )
     say(("chunk", message.first, message.last, pack_results(tables), pack_accounts(accounts, tables)))

@@ -72,7 +72,13 @@ class Live:
         rate = (progress.done - self.first) / max(time.monotonic() - self.since, 1e-3)
         units = f"{progress.done:,}/{progress.units:,} units" + (f"  {rate:,.0f}/s" if rate else "")
         if self.task is not None:
-            self.bars.update(self.task, completed=progress.done, total=progress.units, units=units, failed=f"{progress.failed:,} failed" if progress.failed else "")
+            self.bars.update(
+                self.task,
+                completed=progress.done,
+                total=progress.units,
+                units=units,
+                failed=f"{progress.failed:,} failed" if progress.failed else "",
+            )
 
     def collected(self, collected: Collected) -> None:
         bad = f", {collected.bad:,} failed" if collected.bad else ""
@@ -145,7 +151,9 @@ def _show_models(models: Mapping[str, Any]) -> None:
     table = _table("units", "planned", "ok", "failed", "dead", "rows", "seconds of work")
     for name, m in models.items():
         counts = [_number(m[k]) if k in m else "" for k in ("ok", "failed", "dead", "rows_in")]
-        table.add_row(name, _number(m.get("units", 0)), *counts, f"{m['seconds']:,.2f}" if "seconds" in m else f"{m.get('done', 0):,} units done")
+        table.add_row(
+            name, _number(m.get("units", 0)), *counts, f"{m['seconds']:,.2f}" if "seconds" in m else f"{m.get('done', 0):,} units done"
+        )
     result.print(table)
 
 

@@ -45,7 +45,9 @@ class Given:
             key = tuple(column[unit] for column in wanted)
             rows = spans.get(key)
             if rows is None:
-                raise ResultError(f"there is no {self.name} for {', '.join(map(str, key))}: that unit of {self.earlier.name} failed, or returned no row")
+                raise ResultError(
+                    f"there is no {self.name} for {', '.join(map(str, key))}: that unit of {self.earlier.name} failed, or returned no row"
+                )
             return self.make(self.table.take(from_numpy(np.array(rows, np.int64))))
 
         return value
@@ -77,7 +79,12 @@ def _maker(model: Model, earlier: Model, annotation: Any) -> Make:
     """How the rows of the earlier model become what the parameter asks for."""
     if annotation is None:
         annotation = annotations_of(earlier.work)["return"] if not earlier.many else None
-        if annotation is not None and not _is_row(annotation) and form_named(annotation) in (None, "light") and get_origin(annotation) is not list:
+        if (
+            annotation is not None
+            and not _is_row(annotation)
+            and form_named(annotation) in (None, "light")
+            and get_origin(annotation) is not list
+        ):
             annotation = None
     if annotation is None:
         return lambda table: _one(earlier, table, _as_dict)
@@ -97,7 +104,10 @@ def _maker(model: Model, earlier: Model, annotation: Any) -> Make:
         return lambda table: to_pandas(table, frozenset())
     if form == "polars":
         return _polars
-    raise JobError(f"model {model.name}: a parameter that is given {earlier.name} is annotated with {annotation}, which is no form of results", hint="wanted dict, a dataclass (or the like), list of one of these, pd.DataFrame, pl.DataFrame or pa.Table")
+    raise JobError(
+        f"model {model.name}: a parameter that is given {earlier.name} is annotated with {annotation}, which is no form of results",
+        hint="wanted dict, a dataclass (or the like), list of one of these, pd.DataFrame, pl.DataFrame or pa.Table",
+    )
 
 
 def _is_row(annotation: Any) -> bool:
@@ -106,7 +116,9 @@ def _is_row(annotation: Any) -> bool:
 
 def _one(earlier: Model, table: pa.Table, row: Make) -> Any:
     if table.num_rows != 1:
-        raise ResultError(f"{earlier.name} has {table.num_rows:,} rows here, and the parameter takes one; annotate it with a table (pd.DataFrame, pl.DataFrame, pa.Table) or a list")
+        raise ResultError(
+            f"{earlier.name} has {table.num_rows:,} rows here, and the parameter takes one; annotate it with a table (pd.DataFrame, pl.DataFrame, pa.Table) or a list"
+        )
     return row(table)
 
 

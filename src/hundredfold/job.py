@@ -49,7 +49,9 @@ class Source:
             raise JobError(f"source {self.name}: contract is {self.contract!r}, wanted a dataclass or a pydantic model (the class itself)")
         bad = [f"{column} -> {target!r}" for column, target in self.references.items() if target.count(".") != 1]
         if bad:
-            raise JobError(f"source {self.name}: references must name source.column", problems=bad, hint='write {"product": "catalog.product"}')
+            raise JobError(
+                f"source {self.name}: references must name source.column", problems=bad, hint='write {"product": "catalog.product"}'
+            )
         _limit(f"source {self.name}: max_rejected", self.max_rejected)
 
 
@@ -90,7 +92,9 @@ class Model:
         _tuples(self, "given")
         missing = [name for name in self.given or () if name not in {p.name for p in further}]
         if missing:
-            raise JobError(f"model {self.name}: its function takes no parameter named {', '.join(missing)}", hint="name the parameter after the model")
+            raise JobError(
+                f"model {self.name}: its function takes no parameter named {', '.join(missing)}", hint="name the parameter after the model"
+            )
         if self.time_limit is not None and not self.time_limit > 0:
             raise JobError(f"model {self.name}: time_limit is {self.time_limit!r}, wanted seconds above 0, or None")
 
@@ -242,7 +246,9 @@ class Layout:
 
     def outcome(self, message: Message, part: str) -> str:
         """`part` is 'results' or 'ledger'; the ledger, written last, is the commit."""
-        return f"{self.outcomes(message.model)}/{message.round:03d}-{message.batch:06d}-{message.first:010d}-{message.last:010d}.{part}.arrow"
+        return (
+            f"{self.outcomes(message.model)}/{message.round:03d}-{message.batch:06d}-{message.first:010d}-{message.last:010d}.{part}.arrow"
+        )
 
     def slice(self, key: str) -> Message | None:
         """The slice that a committed outcome covers, from its key; None for anything else."""
@@ -332,7 +338,10 @@ def _check_names(job: Job) -> None:
                 hint=f"before it are: {', '.join(earlier) or 'none'}; a parameter that is not an earlier model needs a default",
             )
         if model.query is None and len(job.sources) > 1:
-            raise JobError(f"model {model.name} has no query, and the job has {len(job.sources)} sources to choose from", hint='query="SELECT * FROM ..."')
+            raise JobError(
+                f"model {model.name} has no query, and the job has {len(job.sources)} sources to choose from",
+                hint='query="SELECT * FROM ..."',
+            )
     known = {source.name for source in job.sources}
     dangling = [f"{s.name}.{c} -> {t}" for s in job.sources for c, t in s.references.items() if t.split(".")[0] not in known]
     if dangling:

@@ -22,7 +22,10 @@ def load_job(ref: str) -> Job:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and module_name.startswith(error.name):
-            raise JobError(f"there is no module {error.name!r} in {Path.cwd()} or among the installed packages", hint="run this where the module is, or install its package") from error
+            raise JobError(
+                f"there is no module {error.name!r} in {Path.cwd()} or among the installed packages",
+                hint="run this where the module is, or install its package",
+            ) from error
         raise _failed(module_name, error) from error
     except Exception as error:  # whatever the user's module raises is told
         raise _failed(module_name, error) from error
@@ -30,7 +33,10 @@ def load_job(ref: str) -> Job:
     if not isinstance(job, Job):
         jobs = [name for name, value in vars(module).items() if isinstance(value, Job)]
         what = "has no" if job is None else f"has, but not as a Job ({type(job).__name__}),"
-        raise JobError(f"{module_name} {what} {attribute!r}", hint=f"it has {', '.join(f'{module_name}:{name}' for name in jobs)}" if jobs else "declare one: job = Job(...)")
+        raise JobError(
+            f"{module_name} {what} {attribute!r}",
+            hint=f"it has {', '.join(f'{module_name}:{name}' for name in jobs)}" if jobs else "declare one: job = Job(...)",
+        )
     return job
 
 
@@ -39,4 +45,8 @@ def _failed(module: str, error: BaseException) -> JobError:
     where = f" at {frames[-1].filename}, line {frames[-1].lineno}: {frames[-1].line}" if frames else ""
     if isinstance(error, SyntaxError):
         where = f" at {error.filename}, line {error.lineno}: {(error.text or '').strip()}"
-    return JobError(f"the module {module} cannot be imported: {type(error).__name__}: {error}", problems=[where.strip()] if where else [], hint=f"python -c 'import {module}' shows all of it")
+    return JobError(
+        f"the module {module} cannot be imported: {type(error).__name__}: {error}",
+        problems=[where.strip()] if where else [],
+        hint=f"python -c 'import {module}' shows all of it",
+    )

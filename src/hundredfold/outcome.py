@@ -46,12 +46,25 @@ def account_of(unit: int, error: BaseException) -> Account:
     """A failed unit's account; the traceback begins in the user's own code."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not f.filename.startswith(_HERE)] or list(frames)
-    text = "".join(traceback.format_list(own)) + "".join(traceback.format_exception_only(error)) if own and not isinstance(error, ResultError) else ""
+    text = (
+        "".join(traceback.format_list(own)) + "".join(traceback.format_exception_only(error))
+        if own and not isinstance(error, ResultError)
+        else ""
+    )
     return Account(unit, "failed", type(error).__name__, str(error), text)
+
+
 _HERE = __file__.rsplit("outcome.py", 1)[0]
 
 
-def accounts_table(units: NDArray[np.int64], rows_in: NDArray[np.int64], rows_out: NDArray[np.int64], seconds: NDArray[np.float64], bad: Sequence[Account], round_: int) -> pa.Table:
+def accounts_table(
+    units: NDArray[np.int64],
+    rows_in: NDArray[np.int64],
+    rows_out: NDArray[np.int64],
+    seconds: NDArray[np.float64],
+    bad: Sequence[Account],
+    round_: int,
+) -> pa.Table:
     """One row for each unit of a slice, in their order."""
     by_unit = {account.unit: account for account in bad}
     if by_unit:
@@ -62,8 +75,18 @@ def accounts_table(units: NDArray[np.int64], rows_in: NDArray[np.int64], rows_ou
     else:
         status = pa.DictionaryArray.from_arrays(from_numpy(np.zeros(len(units), np.int32)), _OK).cast(pa.string())
         words = [pa.nulls(len(units), pa.string())] * 3
-    columns = [from_numpy(units), status, from_numpy(rows_in), from_numpy(rows_out), from_numpy(seconds), *words, from_numpy(np.full(len(units), round_, np.int64))]
+    columns = [
+        from_numpy(units),
+        status,
+        from_numpy(rows_in),
+        from_numpy(rows_out),
+        from_numpy(seconds),
+        *words,
+        from_numpy(np.full(len(units), round_, np.int64)),
+    ]
     return pa.Table.from_arrays(columns, schema=ACCOUNT)
+
+
 _OK = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"ok")])
 
 
@@ -86,7 +109,14 @@ def unpack_results(data: pa.Buffer) -> list[pa.Table]:
 
 def pack_accounts(accounts: pa.Table, tables: Sequence[pa.Table]) -> bytes:
     """The unit ledger, with a summary of the result tables in its metadata, so that types are settled without reading them."""
-    summary = [{"units": _units_of(t), "rows": t.num_rows, "columns": [[f.name, text_of_type(f.type), len(t) - t.column(f.name).null_count] for f in t.schema if f.name != UNIT]} for t in tables]
+    summary = [
+        {
+            "units": _units_of(t),
+            "rows": t.num_rows,
+            "columns": [[f.name, text_of_type(f.type), len(t) - t.column(f.name).null_count] for f in t.schema if f.name != UNIT],
+        }
+        for t in tables
+    ]
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, accounts.schema.with_metadata({"results": json.dumps(summary)})) as writer:
         writer.write_table(accounts.replace_schema_metadata({"results": json.dumps(summary)}))

@@ -107,7 +107,9 @@ class Ledger(Protocol):
     def move(self, run: str, event: Event, *, step: str | None = None, reason: str = "") -> Record:
         """Let `event` happen to the run, if its state allows it; the new record."""
 
-    def note(self, run: str, *, step: str | None = None, counts: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None) -> Record:
+    def note(
+        self, run: str, *, step: str | None = None, counts: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
+    ) -> Record:
         """Write facts beside the state: the step it is at, counts and options (merged into those there)."""
 
     def runs(self, job: str | None = None) -> Sequence[Record]:

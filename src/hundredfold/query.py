@@ -25,7 +25,9 @@ def text_of(query: str, folder: Path | None) -> str:
         try:
             query = path.read_text(encoding="utf-8-sig")
         except OSError as error:
-            raise QueryError(f"the query {path} cannot be read: {error.strerror}", hint="paths of queries are relative to the job's file") from error
+            raise QueryError(
+                f"the query {path} cannot be read: {error.strerror}", hint="paths of queries are relative to the job's file"
+            ) from error
     return _bare(query)
 
 
@@ -64,7 +66,9 @@ def _check_query(what: str, select: str, known: Sequence[str], tables_of: Callab
     except QueryError as error:
         raise QueryError(f"{what}: {error.message}", hint=error.hint) from error
     if unknown:
-        raise QueryError(f"{what}: its query reads {', '.join(unknown)}, which is no source and no earlier model", hint=f"there are: {', '.join(known)}")
+        raise QueryError(
+            f"{what}: its query reads {', '.join(unknown)}, which is no source and no earlier model", hint=f"there are: {', '.join(known)}"
+        )
 
 
 def sizes(select: str, unit: Sequence[str]) -> str:

@@ -70,7 +70,9 @@ class Gather:
         table = _many_table(value)
         if "unit" not in table.column_names or "unit" in self.keys:
             if table.num_rows != units:
-                raise ResultError(f"returned {table.num_rows:,} rows for {units:,} units; wanted one for each, in order, or a column `unit` that numbers them from 0")
+                raise ResultError(
+                    f"returned {table.num_rows:,} rows for {units:,} units; wanted one for each, in order, or a column `unit` that numbers them from 0"
+                )
             self._keep(table, np.arange(first, first + units))
             return [1] * units
         unit = np.asarray(table.column("unit").to_pylist(), np.int64)
@@ -146,14 +148,25 @@ class Gather:
             array = pa.array([self._or_blame(column, v, unit, bad) for v, unit in zip(values, units, strict=True)], column.arrow)
         if not column.nullable and array.null_count:
             for row in np.flatnonzero(nulls_of(array)).tolist():
-                bad.setdefault(units[row], Account(units[row], "failed", "ResultError", f"{name} is null, and {self.contract.name if self.contract else ''} says that it never is"))
+                bad.setdefault(
+                    units[row],
+                    Account(
+                        units[row],
+                        "failed",
+                        "ResultError",
+                        f"{name} is null, and {self.contract.name if self.contract else ''} says that it never is",
+                    ),
+                )
         return array
 
     def _or_blame(self, column: Any, value: Any, unit: int, bad: dict[int, Account]) -> Any:
         try:
             return column_of([value], column.arrow)[0].as_py()
         except UNFIT:
-            bad.setdefault(unit, Account(unit, "failed", "ResultError", f"{column.name} is {_short(value)} ({type(value).__name__}), wanted {column.arrow}"))
+            bad.setdefault(
+                unit,
+                Account(unit, "failed", "ResultError", f"{column.name} is {_short(value)} ({type(value).__name__}), wanted {column.arrow}"),
+            )
             return None
 
     def _conform(self, table: pa.Table, bad: dict[int, Account]) -> pa.Table:
@@ -171,10 +184,15 @@ class Gather:
                 try:
                     arrays.append(same_values(values, column.arrow))
                 except UNFIT:
-                    arrays.append(pa.array([self._or_blame(column, v, u, bad) for v, u in zip(values.to_pylist(), units, strict=True)], column.arrow))
+                    arrays.append(
+                        pa.array([self._or_blame(column, v, u, bad) for v, u in zip(values.to_pylist(), units, strict=True)], column.arrow)
+                    )
                 if not column.nullable and arrays[-1].null_count:
                     for row in np.flatnonzero(nulls_of(arrays[-1])).tolist():
-                        bad.setdefault(units[row], Account(units[row], "failed", "ResultError", f"{name} is null, and its contract says that it never is"))
+                        bad.setdefault(
+                            units[row],
+                            Account(units[row], "failed", "ResultError", f"{name} is null, and its contract says that it never is"),
+                        )
         return pa.table(arrays, table.column_names)
 
     def _without_keys(self, table: pa.Table, bad: dict[int, Account]) -> pa.Table:
@@ -184,7 +202,9 @@ class Gather:
             for unit, value in zip(units, table.column(name).to_pylist(), strict=True):
                 wanted = self.keys[name](unit)
                 if value != wanted and not (value != value and (wanted != wanted or wanted is None)):  # a null number is read as NaN
-                    bad.setdefault(unit, Account(unit, "failed", "ResultError", f"returned {name} = {value!r}, but the unit's key is {wanted!r}"))
+                    bad.setdefault(
+                        unit, Account(unit, "failed", "ResultError", f"returned {name} = {value!r}, but the unit's key is {wanted!r}")
+                    )
             table = table.drop_columns([name])
         return table
 
@@ -262,7 +282,10 @@ def _aligned(rows: list[tuple[Row, Any]]) -> list[tuple[Row, Any]]:
         return rows
     first = rows[0][0]
     same = [names != first and len(names) == len(first) and set(names) == set(first) for names, _ in rows]
-    return [(first, [dict(zip(names, values, strict=True))[n] for n in first]) if turn else (names, values) for turn, (names, values) in zip(same, rows, strict=True)]
+    return [
+        (first, [dict(zip(names, values, strict=True))[n] for n in first]) if turn else (names, values)
+        for turn, (names, values) in zip(same, rows, strict=True)
+    ]
 
 
 def _split(group: Group, bad: dict[int, Account]) -> Iterator[pa.Table]:

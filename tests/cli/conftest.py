@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-VARIANTS = '''
+VARIANTS = """
 from dataclasses import replace
 from typing import Any
 from my_job.contracts import Answer
@@ -39,7 +39,7 @@ mistake = variant(MODEL.work, query="SELECT shop product FRM sales")
 unknown_column = variant(MODEL.work, query="SELECT shop, product, week, prise FROM sales")
 no_key = variant(MODEL.work, query="SELECT shop, price FROM sales")
 unknown_table = variant(MODEL.work, query="SELECT * FROM nowhere")
-'''
+"""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,9 @@ def say(project: Path, tmp_path: Path) -> Callable[..., Said]:
 
     def run(*words: str, home: str | None = None) -> Said:
         environment = {**os.environ, "HUNDREDFOLD_HOME": home or str(tmp_path / "home"), "COLUMNS": "200", "NO_COLOR": "1"}
-        done = subprocess.run([sys.executable, "-m", "hundredfold", *words], cwd=project, env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [sys.executable, "-m", "hundredfold", *words], cwd=project, env=environment, capture_output=True, text=True, timeout=120
+        )
         return Said(done.returncode, done.stdout, done.stderr)
 
     return run

@@ -20,7 +20,15 @@ def mistaken(say, code: int, *words: str, expect: tuple[str, ...], home: str | N
 
 
 def test_a_file_that_is_not_there(say):
-    mistaken(say, 1, "run", JOB, "-s", "sales=no.csv", expect=("there is no file", "no.csv", "my_job/", "hint: name the place with --source sales="))
+    mistaken(
+        say,
+        1,
+        "run",
+        JOB,
+        "-s",
+        "sales=no.csv",
+        expect=("there is no file", "no.csv", "my_job/", "hint: name the place with --source sales="),
+    )
 
 
 def test_a_folder_without_a_match(say, tmp_path):
@@ -45,19 +53,44 @@ def test_a_source_without_a_row(say, tmp_path):
 def test_a_column_that_is_missing(say, project, tmp_path):
     text = (project / "my_job/data/sales.csv").read_text().replace("price", "prize", 1)
     (tmp_path / "sales.csv").write_text(text)
-    mistaken(say, 1, "run", JOB, "-s", f"sales={tmp_path / 'sales.csv'}", expect=("it has week, shop, product, prize, quantity", "price: wanted double", "no such column"))
+    mistaken(
+        say,
+        1,
+        "run",
+        JOB,
+        "-s",
+        f"sales={tmp_path / 'sales.csv'}",
+        expect=("it has week, shop, product, prize, quantity", "price: wanted double", "no such column"),
+    )
 
 
 def test_a_column_of_another_type(say, tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.table({"week": [1], "shop": ["a"], "product": ["b"], "price": ["5 euro"], "quantity": [1.0]}), tmp_path / "sales.parquet")
+    pq.write_table(
+        pa.table({"week": [1], "shop": ["a"], "product": ["b"], "price": ["5 euro"], "quantity": [1.0]}), tmp_path / "sales.parquet"
+    )
     mistaken(say, 1, "run", JOB, "-s", f"sales={tmp_path / 'sales.parquet'}", expect=("price: wanted double, found string", "hint:"))
 
 
 def test_more_rejected_rows_than_the_limit(say):
-    mistaken(say, 1, "run", JOB, "--max-rejected", "sales=1", expect=("3 of 15,600 rows break its contract, and the limit is 1", "must be > 0", "row 100 (-3.10)", "must be a number", "five", "--max-rejected sales=3"))
+    mistaken(
+        say,
+        1,
+        "run",
+        JOB,
+        "--max-rejected",
+        "sales=1",
+        expect=(
+            "3 of 15,600 rows break its contract, and the limit is 1",
+            "must be > 0",
+            "row 100 (-3.10)",
+            "must be a number",
+            "five",
+            "--max-rejected sales=3",
+        ),
+    )
 
 
 def test_sql_with_a_mistake(say):
@@ -118,7 +151,9 @@ def test_a_home_that_cannot_be_written(say, tmp_path):
 def test_a_home_of_a_newer_format(say, tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "format").write_text("99\n")
-    mistaken(say, 1, "run", JOB, home=str(tmp_path / "home"), expect=("is of format 99, and this program reads up to 1", "newer hundredfold"))
+    mistaken(
+        say, 1, "run", JOB, home=str(tmp_path / "home"), expect=("is of format 99, and this program reads up to 1", "newer hundredfold")
+    )
 
 
 def test_a_home_without_a_run(say):
@@ -137,7 +172,17 @@ def test_a_unit_that_does_not_exist(say):
     mistaken(say, 2, "replay", "price", "S001,bread", expect=("no model 'price'", "it has prices"))
 
 
-@pytest.mark.parametrize(("words", "expect"), [(("--memory", "10MB"), "512 MiB or more"), (("--memory", "much"), "wanted a size"), (("--workers", "0"), "wanted 1 or more"), (("--as-of", "soon"), "2026-06-30"), (("--max-failed", "lots"), "wanted a count"), (("-s", "sales"), "wanted NAME=VALUE")])
+@pytest.mark.parametrize(
+    ("words", "expect"),
+    [
+        (("--memory", "10MB"), "512 MiB or more"),
+        (("--memory", "much"), "wanted a size"),
+        (("--workers", "0"), "wanted 1 or more"),
+        (("--as-of", "soon"), "2026-06-30"),
+        (("--max-failed", "lots"), "wanted a count"),
+        (("-s", "sales"), "wanted NAME=VALUE"),
+    ],
+)
 def test_options_that_make_no_sense(say, words, expect):
     mistaken(say, 2, "run", JOB, *words, expect=(expect,))
 

@@ -93,7 +93,9 @@ def test_a_cancelled_run_cannot_go_on(say):
 
 
 def test_the_project_that_init_makes_passes_its_own_test(project):
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "my_job"], cwd=project, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "my_job"], cwd=project, capture_output=True, text=True, timeout=60
+    )
     assert "2 passed" in done.stdout, done.stdout
 
 

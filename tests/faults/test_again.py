@@ -97,6 +97,7 @@ def test_a_retry_does_failed_units_again_and_all_models_that_build_on_them(tmp_p
     assert rounds(again, "above") == [("ok", 2)]
     assert rounds(again, "apart") == [("ok", 1), ("ok", 1), ("ok", 1), ("ok", 2)]
     assert results(tmp_path) == wanted
+    assert again.record.options["forget"] == []  # so that a later driver does not begin anew once more
     assert (again.state, again.release.version, again.release.parent) == ("done", 2, 1)
     with pytest.raises(StateError, match="run r has no failed unit to retry; it is done"):
         retry("r", home=tmp_path)

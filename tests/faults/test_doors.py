@@ -298,8 +298,10 @@ def test_a_message_that_another_worker_held_and_lost_counts_as_returned_once(hom
     work = floor(home, queue, clock)
     only(queue, Message("r", "above", 0, 0, 3), received=0)
     assert queue.receive() is not None  # by the other, which is never heard of again
+    began = clock()
     work.run()
-    assert slices(home) == WHOLE
+    assert clock() - began < 61  # one lease, and no more
+    assert (slices(home), queue.depth()) == (WHOLE, Depth(0, 0, 0))
 
 
 def test_a_message_that_came_back_too_often_leaves_dead_units_and_a_retry_does_them(home, queue, clock):

@@ -98,7 +98,15 @@ class Drive:
         crew = self.hire(Kit(self.job, self.layout, self.store), self.limits.workers, self.limits.worker, self.home.logs(self.record.id))
         try:
             crew.start()  # their imports run while the sources are read
-            with closing(DuckWarehouse(self.store, self.home.scratch(self.record.id), memory=self.limits.warehouse, threads=self.limits.workers, tick=self._look)) as warehouse:
+            with closing(
+                DuckWarehouse(
+                    self.store,
+                    self.home.scratch(self.record.id),
+                    memory=self.limits.warehouse,
+                    threads=self.limits.workers,
+                    tick=self._look,
+                )
+            ) as warehouse:
                 for stage in stages(self.job):
                     self._look(at_once=True)
                     self.home.ledger.note(self.record.id, step=str(stage))
@@ -112,7 +120,9 @@ class Drive:
             case "validate", _:
                 self._validate(warehouse)
             case "prepare", Model() as model:
-                manifest = prepare(model, self.job, self.layout, warehouse, self.store, workers=self.limits.workers, batch_bytes=self.limits.batch)
+                manifest = prepare(
+                    model, self.job, self.layout, warehouse, self.store, workers=self.limits.workers, batch_bytes=self.limits.batch
+                )
                 self._note(model.name, units=manifest.units, rows=manifest.rows, batches=len(manifest.batches))
             case "enqueue", Model() as model:
                 self._enqueue(model)
@@ -126,7 +136,10 @@ class Drive:
     def _validate(self, warehouse: DuckWarehouse) -> None:
         check_queries(self.job, warehouse.tables_of)
         verdicts = validate(self.job, self.places, self.as_of, self.layout, warehouse, self.store)
-        sources = {v.source: {"rows": v.rows, "accepted": v.accepted, "rejected": v.rejected, "dropped": v.dropped, "repaired": v.repaired} for v in verdicts}
+        sources = {
+            v.source: {"rows": v.rows, "accepted": v.accepted, "rejected": v.rejected, "dropped": v.dropped, "repaired": v.repaired}
+            for v in verdicts
+        }
         self.home.ledger.note(self.record.id, counts={"sources": sources})
         self.watcher.validated(verdicts)
         describe_run(self.job, self.layout, self.as_of, None, None, warehouse)
@@ -169,7 +182,9 @@ class Drive:
     def _publish(self, warehouse: DuckWarehouse) -> None:
         release = publish(self.job, self.layout, self.round, self.as_of, warehouse, self.store)
         if release is not None:
-            self.home.ledger.note(self.record.id, counts={"release": {"version": release.version, "rows": dict(release.rows), "files": list(release.files)}})
+            self.home.ledger.note(
+                self.record.id, counts={"release": {"version": release.version, "rows": dict(release.rows), "files": list(release.files)}}
+            )
 
     def _note(self, model: str, **facts: Any) -> None:
         models = dict(self.home.ledger.read(self.record.id).counts.get("models", {}))

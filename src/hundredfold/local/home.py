@@ -25,10 +25,15 @@ class Home:
 
     def __init__(self, folder: Path | str = ".hundredfold", *, make: bool = True) -> None:
         if str(folder).startswith("s3://"):
-            raise UsageError(f"the home {folder} is on S3, which this machine's driver cannot keep its ledger in", hint="name a folder with --home")
+            raise UsageError(
+                f"the home {folder} is on S3, which this machine's driver cannot keep its ledger in", hint="name a folder with --home"
+            )
         self.folder = Path(folder).expanduser().absolute()
         if not make and not (self.folder / "format").exists():
-            raise HomeError(f"there is no run in {self.folder}", hint="name the folder with --home, or make a run first: hundredfold run, or hundredfold demo")
+            raise HomeError(
+                f"there is no run in {self.folder}",
+                hint="name the folder with --home, or make a run first: hundredfold run, or hundredfold demo",
+            )
         self._open()
         self.store = FileStore(self.folder)
         self.ledger = SqliteLedger(self.folder / "ledger.sqlite")
@@ -48,7 +53,10 @@ class Home:
         try:
             lock.acquire(timeout=0.5, poll_interval=0.02)  # it may only be looked at, by `driven`
         except Timeout:
-            raise RunBusy(f"run {run} is being driven by {_owner(folder)}", hint=f"watch it with: hundredfold status {run}   or stop it with: hundredfold cancel {run}") from None
+            raise RunBusy(
+                f"run {run} is being driven by {_owner(folder)}",
+                hint=f"watch it with: hundredfold status {run}   or stop it with: hundredfold cancel {run}",
+            ) from None
         try:
             for half in folder.rglob(f"{HALF}*"):  # what a driver that was killed had begun to write
                 half.unlink(missing_ok=True)
@@ -83,9 +91,14 @@ class Home:
         except OSError as error:
             raise home_error(error, mark, "written") from error
         if not found.isdigit() or int(found) > FORMAT:
-            raise HomeError(f"{self.folder} is of format {found or 'unknown'}, and this program reads up to {FORMAT}", hint="install a newer hundredfold, or name another folder with --home")
+            raise HomeError(
+                f"{self.folder} is of format {found or 'unknown'}, and this program reads up to {FORMAT}",
+                hint="install a newer hundredfold, or name another folder with --home",
+            )
         if not os.access(self.folder, os.W_OK):
-            raise HomeError(f"{self.folder} cannot be written", hint="let this user write in that folder, or keep the runs elsewhere with --home")
+            raise HomeError(
+                f"{self.folder} cannot be written", hint="let this user write in that folder, or keep the runs elsewhere with --home"
+            )
 
 
 def _owner(folder: Path) -> str:

@@ -17,7 +17,15 @@ from .runs import newest
 from .verbs import job_of
 
 
-def replay(model: str, key: str, *, run_id: str | None = None, home: str | Path = ".hundredfold", job: Job | None = None, call: Callable[..., Any] | None = None) -> Any:
+def replay(
+    model: str,
+    key: str,
+    *,
+    run_id: str | None = None,
+    home: str | Path = ".hundredfold",
+    job: Job | None = None,
+    call: Callable[..., Any] | None = None,
+) -> Any:
     """Call a model's function here, on one unit, with the rows and the earlier results that it had; what it returns.
 
     key: as `failures` shows it, such as "PREMIUM,Accra,1GB". call: how to call (pdb's runcall, for one).
@@ -29,7 +37,9 @@ def replay(model: str, key: str, *, run_id: str | None = None, home: str | Path 
     try:
         manifest = Manifest.read(layout, model, there.store)
     except KeyError:
-        raise StateError(f"run {record.id} has not prepared {model} yet; it is {record.state.value}", hint=f"hundredfold status {record.id}") from None
+        raise StateError(
+            f"run {record.id} has not prepared {model} yet; it is {record.state.value}", hint=f"hundredfold status {record.id}"
+        ) from None
     units = UnitList.read(layout, model, there.store)
     number = find_unit(units, key, model)
     batch = open_batch(manifest, units, manifest.batch_of(number), layout, there.store)
@@ -51,7 +61,11 @@ def find_unit(units: UnitList, key: str, model: str) -> int:
         return texts.index(wanted)
     near = difflib.get_close_matches(wanted, texts[:100_000], 3)
     names = ", ".join(units.keys.column_names)
-    raise UsageError(f"{model} has no unit {key!r}; a unit is written as its {names}, joined by commas", problems=[f"near it: {text}" for text in near], hint=f'such as "{(near or texts)[0]}"')
+    raise UsageError(
+        f"{model} has no unit {key!r}; a unit is written as its {names}, joined by commas",
+        problems=[f"near it: {text}" for text in near],
+        hint=f'such as "{(near or texts)[0]}"',
+    )
 
 
 def _plain_call(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

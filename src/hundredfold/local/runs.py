@@ -91,7 +91,9 @@ class Run:
             keys = [c for c in table.column_names if c not in ACCOUNT.names]
             key = [key_text([row[k] for k in keys]) for row in bad.select(keys).to_pylist()] if keys else [key_text(())] * bad.num_rows
             rest = bad.drop_columns(keys)
-            tables.append(rest.add_column(0, "unit", pa.array(key, pa.string())).add_column(0, "model", pa.array([name] * bad.num_rows, pa.string())))
+            tables.append(
+                rest.add_column(0, "unit", pa.array(key, pa.string())).add_column(0, "model", pa.array([name] * bad.num_rows, pa.string()))
+            )
         return Rows(pa.concat_tables(tables) if tables else pa.table({"model": [], "unit": []}))
 
     def rejects(self, source: str) -> Rows:
@@ -101,7 +103,9 @@ class Run:
         try:
             return self._read(self.layout.rejects(source), "")
         except StateError:
-            return Rows(pa.table({"__file": pa.array([], pa.string()), "__row": pa.array([], pa.int64()), "__reason": pa.array([], pa.string())}))
+            return Rows(
+                pa.table({"__file": pa.array([], pa.string()), "__row": pa.array([], pa.int64()), "__reason": pa.array([], pa.string())})
+            )
 
     @property
     def release(self) -> Release | None:
@@ -128,7 +132,11 @@ class Run:
     def __repr__(self) -> str:
         record = self.record
         models = record.counts.get("models", {})
-        told = [f"{name}: {m.get('ok', 0):,} of {m['units']:,} units ok" + (f", {m['failed'] + m['dead']:,} not" if m.get("failed", 0) + m.get("dead", 0) else "") for name, m in models.items()]
+        told = [
+            f"{name}: {m.get('ok', 0):,} of {m['units']:,} units ok"
+            + (f", {m['failed'] + m['dead']:,} not" if m.get("failed", 0) + m.get("dead", 0) else "")
+            for name, m in models.items()
+        ]
         return f"<Run {self.id} of {record.job}: {record.state.value}{'; ' if told else ''}{'; '.join(told)}>"
 
     def _model(self, name: str | None) -> str:

@@ -6,7 +6,6 @@ Whatever it was, what leaves here is a query whose rows have their columns, `__f
 from __future__ import annotations
 
 import glob
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +47,7 @@ def find_files(source: str, place: str, folder: Path) -> Files:
                 f"{source}: there is no Parquet, CSV or JSON-lines file in the folder {full}", hint=_pass(source, "DIR/*.parquet")
             )
     elif glob.has_magic(str(full)):
-        names = sorted(name for name in glob.glob(str(full), recursive=True) if os.path.isfile(name))
+        names = sorted(name for name in glob.glob(str(full), recursive=True) if Path(name).is_file())  # noqa: PTH207  # Path has no glob of an absolute pattern
         if not names:
             raise SourceError(f"{source}: no file matches {full}", problems=_near(full), hint=_pass(source, "PATH"))
     elif full.is_file():

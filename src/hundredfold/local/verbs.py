@@ -65,17 +65,43 @@ def run(
     ref, job = (job, load_job(job)) if isinstance(job, str) else ("", job)
     there = Home(home)
     limits = limits_of(workers, memory)
-    begun = begin(there, job, ref, sources or {}, as_of=as_of, run_id=run_id, max_rejected=max_rejected or {}, max_failed=max_failed, options={"workers": workers, "memory": memory})
+    begun = begin(
+        there,
+        job,
+        ref,
+        sources or {},
+        as_of=as_of,
+        run_id=run_id,
+        max_rejected=max_rejected or {},
+        max_failed=max_failed,
+        options={"workers": workers, "memory": memory},
+    )
     return drive(there, begun, job, limits, watcher or Quiet(), Event.START)
 
 
-def resume(run_id: str | None = None, *, home: str | Path = ".hundredfold", job: Job | None = None, watcher: Watcher | None = None, workers: int | None = None, memory: str | None = None) -> Run:
+def resume(
+    run_id: str | None = None,
+    *,
+    home: str | Path = ".hundredfold",
+    job: Job | None = None,
+    watcher: Watcher | None = None,
+    workers: int | None = None,
+    memory: str | None = None,
+) -> Run:
     """Go on with a run that was stopped or whose driver died: what is done is kept."""
     there, record, job, limits = _again(home, run_id, job, workers, memory)
     return drive(there, record.id, job, limits, watcher or Quiet(), Event.START)
 
 
-def retry(run_id: str | None = None, *, home: str | Path = ".hundredfold", job: Job | None = None, watcher: Watcher | None = None, workers: int | None = None, memory: str | None = None) -> Run:
+def retry(
+    run_id: str | None = None,
+    *,
+    home: str | Path = ".hundredfold",
+    job: Job | None = None,
+    watcher: Watcher | None = None,
+    workers: int | None = None,
+    memory: str | None = None,
+) -> Run:
     """Do the failed and dead units of a run again (with the function as it is now), and what builds on them; then go on to publish."""
     there, record, job, limits = _again(home, run_id, job, workers, memory)
     with there.lock(record.id):
@@ -84,11 +110,21 @@ def retry(run_id: str | None = None, *, home: str | Path = ".hundredfold", job: 
     return drive(there, record.id, job, limits, watcher or Quiet(), Event.RETRY)
 
 
-def publish(run_id: str | None = None, *, home: str | Path = ".hundredfold", job: Job | None = None, max_failed: float | None = None, watcher: Watcher | None = None) -> Run:
+def publish(
+    run_id: str | None = None,
+    *,
+    home: str | Path = ".hundredfold",
+    job: Job | None = None,
+    max_failed: float | None = None,
+    watcher: Watcher | None = None,
+) -> Run:
     """Go on with a run that its limits held back, under another limit."""
     there, record, job, limits = _again(home, run_id, job, None, None)
     if record.state is not State.HELD:
-        raise StateError(f"run {record.id} is {record.state.value}, and only a run that is held back waits to be published", hint=f"hundredfold status {record.id}")
+        raise StateError(
+            f"run {record.id} is {record.state.value}, and only a run that is held back waits to be published",
+            hint=f"hundredfold status {record.id}",
+        )
     there.ledger.note(record.id, options={"max_failed": max_failed if max_failed is not None else record.options.get("max_failed")})
     return drive(there, record.id, job, limits, watcher or Quiet(), Event.START)
 
@@ -105,7 +141,18 @@ def rollback(job: str, *, home: str | Path = ".hundredfold", to: int | None = No
     return publishing.rollback(job, Home(home, make=False).store, to)
 
 
-def begin(home: Home, job: Job, ref: str, sources: Mapping[str, Any], *, as_of: dt.datetime | str | None, run_id: str | None, max_rejected: Mapping[str, float], max_failed: float | None, options: Mapping[str, Any]) -> str:
+def begin(
+    home: Home,
+    job: Job,
+    ref: str,
+    sources: Mapping[str, Any],
+    *,
+    as_of: dt.datetime | str | None,
+    run_id: str | None,
+    max_rejected: Mapping[str, float],
+    max_failed: float | None,
+    options: Mapping[str, Any],
+) -> str:
     """Record a new run, and keep what a later process needs to go on with it: the job, and sources that are only in memory."""
     now = dt.datetime.now(dt.UTC)
     run = run_id or f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
@@ -114,7 +161,9 @@ def begin(home: Home, job: Job, ref: str, sources: Mapping[str, Any], *, as_of: 
     layout = Layout(run)
     for name in sources:
         job.source(name)
-    places = {source.name: _place(source.name, sources.get(source.name, source.at), name_given=source.name in sources) for source in job.sources}
+    places = {
+        source.name: _place(source.name, sources.get(source.name, source.at), name_given=source.name in sources) for source in job.sources
+    }
     _check_queries(job)
     stamp = _moment(as_of) if as_of is not None else now.replace(tzinfo=None, microsecond=0).isoformat(" ")
     kept = {name: STAGED if not isinstance(place, str) else place for name, place in places.items()}
@@ -139,7 +188,10 @@ def drive(home: Home, run: str, job: Job, limits: Any, watcher: Watcher, event: 
         _forget(home, record)
         watcher.begun(run)
         job = _with_limits(job, record)
-        places = {name: home.store.path(Layout(run).staged(name)) if place == STAGED else place for name, place in record.options["sources"].items()}
+        places = {
+            name: home.store.path(Layout(run).staged(name)) if place == STAGED else place
+            for name, place in record.options["sources"].items()
+        }
         Drive(home, job, record, limits, places, watcher).walk()
     return Run(home, run)
 
@@ -156,7 +208,9 @@ def _forget(home: Home, record: Record) -> None:
 def _place(name: str, place: Any, name_given: bool) -> Any:
     """A path made absolute where it came from the caller; a table as it is."""
     if place is None:
-        raise SourceError(f"the source {name} has no place", hint=f"name it: --source {name}=PATH   or in Python: sources={{{name!r}: ...}}")
+        raise SourceError(
+            f"the source {name} has no place", hint=f"name it: --source {name}=PATH   or in Python: sources={{{name!r}: ...}}"
+        )
     if not isinstance(place, str | Path):
         return as_table(name, place)
     text = str(place)
@@ -174,7 +228,9 @@ def _moment(text: dt.datetime | str) -> str:
     try:
         moment = text if isinstance(text, dt.datetime) else dt.datetime.fromisoformat(text)
     except ValueError as error:
-        raise UsageError(f"as_of is {text!r}, wanted a date or time such as 2026-06-30 or 2026-06-30T12:00", hint="ISO 8601, in UTC") from error
+        raise UsageError(
+            f"as_of is {text!r}, wanted a date or time such as 2026-06-30 or 2026-06-30T12:00", hint="ISO 8601, in UTC"
+        ) from error
     if moment.tzinfo is not None:
         moment = moment.astimezone(dt.UTC).replace(tzinfo=None)
     return moment.isoformat(" ")
@@ -196,7 +252,10 @@ def job_of(home: Home, record: Record) -> Job:
     except KeyError:
         raise StateError(f"run {record.id} died before its job was kept", hint="run the job again") from None
     except Exception as error:  # whatever the user's modules raise is told
-        raise JobError(f"the job of run {record.id} cannot be loaded: {type(error).__name__}: {error}", hint="in Python, pass it: hundredfold.resume(run_id, job=job)") from error
+        raise JobError(
+            f"the job of run {record.id} cannot be loaded: {type(error).__name__}: {error}",
+            hint="in Python, pass it: hundredfold.resume(run_id, job=job)",
+        ) from error
     if not isinstance(job, Job):
         raise JobError(f"what run {record.id} kept is no job")
     return job
@@ -224,7 +283,10 @@ def _plan_retry(home: Home, record: Record, job: Job) -> None:
             units = UnitList.read(layout, model.name, home.store)
             bad[model.name] = _numbers_of_failures(units, layout, model, home)
     if not bad:
-        raise StateError(f"run {record.id} has no failed unit to retry; it is {record.state.value}", hint=f"hundredfold resume {record.id}" if record.state is not State.DONE else None)
+        raise StateError(
+            f"run {record.id} has no failed unit to retry; it is {record.state.value}",
+            hint=f"hundredfold resume {record.id}" if record.state is not State.DONE else None,
+        )
     anew = _that_build_on(job, set(bad), home, record)
     for name, units_ in bad.items():
         if name not in anew:

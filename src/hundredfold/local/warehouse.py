@@ -111,9 +111,14 @@ class DuckWarehouse:
         """The names of the tables that a query reads; QueryError if it is no single query."""
         tree = json.loads(self._run(f"SELECT json_serialize_sql({_string(select)})")[0][0])
         if tree.get("error"):
-            raise QueryError(f"not a query: {tree.get('error_message')}" + _pointer(select, tree.get("position")), hint="wanted one SELECT, without a semicolon inside")
+            raise QueryError(
+                f"not a query: {tree.get('error_message')}" + _pointer(select, tree.get("position")),
+                hint="wanted one SELECT, without a semicolon inside",
+            )
         if len(tree["statements"]) != 1:
-            raise QueryError(f"wanted one query, found {len(tree['statements'])} statements", hint="keep the last SELECT, and move the rest into WITH")
+            raise QueryError(
+                f"wanted one query, found {len(tree['statements'])} statements", hint="keep the last SELECT, and move the rest into WITH"
+            )
         return set(_tables(tree, frozenset()))
 
     def is_plain(self, select: str) -> bool:
@@ -138,7 +143,9 @@ class DuckWarehouse:
             self._run(f"COPY (SELECT row_number() OVER () AS __row, * FROM {reader}) TO '{_text(self._stage(staged))}' (FORMAT parquet)")
         except QueryError as error:
             words = error.message.split("\n")[0]  # below it stands a query of ours
-            raise SourceError(f"{source}: {files.paths[0]} cannot be read as {files.kind}: {words}", hint="mend the file, or name another") from error
+            raise SourceError(
+                f"{source}: {files.paths[0]} cannot be read as {files.kind}: {words}", hint="mend the file, or name another"
+            ) from error
         malformed = self._malformed() if files.kind == "csv" else pa.table({"file": [], "row": [], "words": [], "line": []})
         select = f"SELECT * FROM read_parquet('{_text(self.store.path(staged))}')"
         if len(files.paths) > 1:  # the rows of each file count from 1
@@ -163,7 +170,8 @@ class DuckWarehouse:
             names = self.columns(select).names
         except QueryError as error:
             raise SourceError(
-                f"{source}: {files.paths[0]} cannot be read as Parquet: {error.message.split(chr(10))[0]}", hint="is it a Parquet file, whole?"
+                f"{source}: {files.paths[0]} cannot be read as Parquet: {error.message.split(chr(10))[0]}",
+                hint="is it a Parquet file, whole?",
             ) from error
         plain = ", ".join(quote(n) for n in names if n not in ("__file", "file_row_number"))
         where = "__file" if in_place else "'(in memory)'"
@@ -174,7 +182,10 @@ class DuckWarehouse:
         """Each file by itself, put together by the names of its columns (DuckDB keeps no list of bad lines otherwise)."""
         self._run("DROP TABLE IF EXISTS reject_scans; DROP TABLE IF EXISTS reject_errors")
         typing = "all_varchar = true" if text else "sample_size = -1"
-        each = [f"SELECT * FROM read_csv({_string(path)}, header = true, filename = '__file', store_rejects = true, {typing})" for path in files.paths]
+        each = [
+            f"SELECT * FROM read_csv({_string(path)}, header = true, filename = '__file', store_rejects = true, {typing})"
+            for path in files.paths
+        ]
         return f"({' UNION ALL BY NAME '.join(each)})"
 
     def _json(self, files: Files, wanted: Mapping[str, Any]) -> str:

@@ -95,13 +95,25 @@ def collect(model: Model, manifest: Manifest, layout: Layout, round_: int, wareh
                 writing.add(table, account)
         finally:
             writing.close()
-    collected = Collected(model.name, round_, manifest.units, counts["ok"], counts["failed"], counts["dead"], counts["rows_in"], counts["rows_out"], counts["ms"] / 1000)
+    collected = Collected(
+        model.name,
+        round_,
+        manifest.units,
+        counts["ok"],
+        counts["failed"],
+        counts["dead"],
+        counts["rows_in"],
+        counts["rows_out"],
+        counts["ms"] / 1000,
+    )
     _check(collected, manifest)
     store.put(layout.collected(model.name), json.dumps(asdict(collected)).encode())
     return collected
 
 
-def settle(summaries: Sequence[dict[str, Any]], contract: Contract | None, keys: Sequence[str] = ()) -> tuple[Shape, dict[tuple[int, int], str]]:
+def settle(
+    summaries: Sequence[dict[str, Any]], contract: Contract | None, keys: Sequence[str] = ()
+) -> tuple[Shape, dict[tuple[int, int], str]]:
     """The columns and types of the result, and which tables have other columns: {(outcome, table): why}.
 
     The names are those that most units returned; of a column's sorts the one with the most values is right. Both are
@@ -150,7 +162,9 @@ def _outcomes(layout: Layout, model: str, store: Store) -> list[Message]:
     return [message for message in found if message is not None]
 
 
-def _choose(outcomes: Sequence[Message], manifest: Manifest, layout: Layout, store: Store) -> tuple[NDArray[np.int32], list[dict[str, Any]]]:
+def _choose(
+    outcomes: Sequence[Message], manifest: Manifest, layout: Layout, store: Store
+) -> tuple[NDArray[np.int32], list[dict[str, Any]]]:
     """For each unit the outcome that counts: of the last round that has it, and in that one the best end. ConservationError if a unit has none."""
     chosen = np.full(manifest.units, -1, np.int32)
     score = np.zeros(manifest.units, np.int32)
@@ -165,12 +179,26 @@ def _choose(outcomes: Sequence[Message], manifest: Manifest, layout: Layout, sto
         summaries += [{**table, "outcome": number, "table": position} for position, table in enumerate(tables)]
     missing = np.flatnonzero(chosen < 0)
     if len(missing):
-        raise ConservationError(f"{manifest.model}: {len(missing):,} of {manifest.units:,} units have no outcome, the first is unit {missing[0]}", hint=f"hundredfold resume {layout.run}")
+        raise ConservationError(
+            f"{manifest.model}: {len(missing):,} of {manifest.units:,} units have no outcome, the first is unit {missing[0]}",
+            hint=f"hundredfold resume {layout.run}",
+        )
     counting = set(np.unique(chosen).tolist())
     return chosen, [s for s in summaries if s["outcome"] in counting]
 
 
-def _one_batch(batch: Batch, outcomes: Sequence[Message], chosen: NDArray[np.int32], shape: Shape, refused: Mapping[tuple[int, int], str], contract: Contract | None, units: UnitList, layout: Layout, warehouse: Loading, store: Store) -> tuple[pa.Table, pa.Table]:
+def _one_batch(
+    batch: Batch,
+    outcomes: Sequence[Message],
+    chosen: NDArray[np.int32],
+    shape: Shape,
+    refused: Mapping[tuple[int, int], str],
+    contract: Contract | None,
+    units: UnitList,
+    layout: Layout,
+    warehouse: Loading,
+    store: Store,
+) -> tuple[pa.Table, pa.Table]:
     """The results and the accounts of one batch's units, both with the column `unit`, in order."""
     span = chosen[batch.first : batch.last + 1]
     tables, accounts, late = [], [], {}
@@ -244,8 +272,13 @@ def _broken(table: pa.Table, contract: Contract, warehouse: Loading) -> dict[int
     if not rules or not table.num_rows:
         return {}
     warehouse.load("__results", table)
-    cases = " ".join(f"WHEN NOT coalesce({check.on(quote(name))}, TRUE) THEN {literal(f'{name} {check.words}')} || ' (' || CAST({quote(name)} AS VARCHAR) || ')'" for name, check in rules)
-    found = warehouse.query(f"SELECT {UNIT}, min(why) AS why FROM (SELECT {UNIT}, CASE {cases} END AS why FROM __results) AS r WHERE why IS NOT NULL GROUP BY {UNIT}")
+    cases = " ".join(
+        f"WHEN NOT coalesce({check.on(quote(name))}, TRUE) THEN {literal(f'{name} {check.words}')} || ' (' || CAST({quote(name)} AS VARCHAR) || ')'"
+        for name, check in rules
+    )
+    found = warehouse.query(
+        f"SELECT {UNIT}, min(why) AS why FROM (SELECT {UNIT}, CASE {cases} END AS why FROM __results) AS r WHERE why IS NOT NULL GROUP BY {UNIT}"
+    )
     return {row[UNIT]: row["why"] for row in found.to_pylist()}
 
 

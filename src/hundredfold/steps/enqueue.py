@@ -20,7 +20,10 @@ def plan_round(manifest: Manifest, layout: Layout, round_: int, store: Store) ->
         longest_first = sorted(manifest.batches, key=lambda batch: (-batch.cost, batch.number))
         messages = [Message(layout.run, manifest.model, batch.number, batch.first, batch.last, round_) for batch in longest_first]
         return messages, Coverage.read(manifest.units, layout, manifest.model, None, store)
-    messages = [Message(layout.run, manifest.model, manifest.batch_of(first).number, first, last, round_) for first, last in stretches(manifest, units)]
+    messages = [
+        Message(layout.run, manifest.model, manifest.batch_of(first).number, first, last, round_)
+        for first, last in stretches(manifest, units)
+    ]
     return messages, Coverage.read(manifest.units, layout, manifest.model, round_, store)
 
 

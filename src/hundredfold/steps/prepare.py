@@ -41,7 +41,9 @@ class Preparing(Warehouse, Protocol):
 class PrepareStore(Store, Routes, Protocol): ...
 
 
-def prepare(model: Model, job: Job, layout: Layout, warehouse: Preparing, store: PrepareStore, *, workers: int, batch_bytes: int) -> Manifest:
+def prepare(
+    model: Model, job: Job, layout: Layout, warehouse: Preparing, store: PrepareStore, *, workers: int, batch_bytes: int
+) -> Manifest:
     """Split a model's rows into batches that hold whole units and at most about `batch_bytes` each, or take what is there."""
     try:
         return Manifest.read(layout, model.name, store)
@@ -72,15 +74,29 @@ def _columns(model: Model, select: str, warehouse: Preparing) -> pa.Schema:
     try:
         schema = warehouse.columns(select)
     except QueryError as error:
-        raise QueryError(f"the query of {model.name} cannot run: {error.message}", hint=f"it is {model.query}" if model.query else None) from error
-    missing = [f"{name}: named by {what}" for what, names in (("unit", model.unit), ("order_by", model.order_by)) for name in names if name not in schema.names]
+        raise QueryError(
+            f"the query of {model.name} cannot run: {error.message}", hint=f"it is {model.query}" if model.query else None
+        ) from error
+    missing = [
+        f"{name}: named by {what}"
+        for what, names in (("unit", model.unit), ("order_by", model.order_by))
+        for name in names
+        if name not in schema.names
+    ]
     if missing:
-        raise QueryError(f"the query of {model.name} gives {', '.join(schema.names)}; not among them:", problems=missing, hint="select the column in the query, or take it out of the model")
+        raise QueryError(
+            f"the query of {model.name} gives {', '.join(schema.names)}; not among them:",
+            problems=missing,
+            hint="select the column in the query, or take it out of the model",
+        )
     reserved = [name for name in schema.names if name.startswith("__")]
     small = [name.lower() for name in schema.names]  # SQL takes Week and week for one
     if reserved or len(set(small)) < len(small):
         twice = [name for name in schema.names if small.count(name.lower()) > 1]
-        raise QueryError(f"the query of {model.name} has columns that cannot be used: {', '.join(reserved + twice)}", hint="a name must stand once, and not begin with __")
+        raise QueryError(
+            f"the query of {model.name} has columns that cannot be used: {', '.join(reserved + twice)}",
+            hint="a name must stand once, and not begin with __",
+        )
     taken = [name for name in model.unit if name in ACCOUNT.names]
     if taken:
         raise QueryError(
@@ -89,7 +105,10 @@ def _columns(model: Model, select: str, warehouse: Preparing) -> pa.Schema:
         )
     odd = [name for name in model.unit if pa.types.is_nested(schema.field(name).type) or pa.types.is_interval(schema.field(name).type)]
     if odd:
-        raise QueryError(f"the unit of {model.name} has columns of lists, structs or intervals: {', '.join(odd)}", hint="a key is made of texts, numbers, dates and times")
+        raise QueryError(
+            f"the unit of {model.name} has columns of lists, structs or intervals: {', '.join(odd)}",
+            hint="a key is made of texts, numbers, dates and times",
+        )
     return schema
 
 
@@ -105,7 +124,16 @@ def _units(model: Model, select: str, warehouse: Preparing) -> pa.Table:
     return units
 
 
-def _route(model: Model, select: str, schema: pa.Schema, units: pa.Table, batches: Sequence[Batch], layout: Layout, warehouse: Preparing, store: PrepareStore) -> tuple[str, ...]:
+def _route(
+    model: Model,
+    select: str,
+    schema: pa.Schema,
+    units: pa.Table,
+    batches: Sequence[Batch],
+    layout: Layout,
+    warehouse: Preparing,
+    store: PrepareStore,
+) -> tuple[str, ...]:
     """Every row to the file of its batch, in one stream; the columns that hold a null."""
     columns = [name for name in schema.names if name not in model.unit]
     if model.unit:
@@ -122,7 +150,10 @@ def _route(model: Model, select: str, schema: pa.Schema, units: pa.Table, batche
                 files.add(f"{number:06d}.arrow", part)
     planned = sum(batch.rows for batch in batches)
     if routed != planned:
-        raise ConservationError(f"{model.name}: the query gave {planned:,} rows when they were counted and {routed:,} when they were split", hint="does the query depend on chance or on time? A query must give the same rows each time")
+        raise ConservationError(
+            f"{model.name}: the query gave {planned:,} rows when they were counted and {routed:,} when they were split",
+            hint="does the query depend on chance or on time? A query must give the same rows each time",
+        )
     return tuple(sorted(nullable))
 
 

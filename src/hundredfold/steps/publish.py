@@ -93,7 +93,9 @@ def rollback(job: str, store: Store, to: int | None = None) -> Release:
     if target is None or target not in known:
         others = ", ".join(str(v) for v in sorted(known.keys() - {now})) or "no other"
         wanted = f"no version {to}" if to is not None else "no release before it"
-        raise StateError(f"version {now} of {job} is current, and there is {wanted}; there is {others}", hint=f"hundredfold rollback {job} --to VERSION")
+        raise StateError(
+            f"version {now} of {job} is current, and there is {wanted}; there is {others}", hint=f"hundredfold rollback {job} --to VERSION"
+        )
     point(job, target, store)
     return known[target]
 
@@ -167,10 +169,16 @@ def _checked(output: Publish, job: Job, warehouse: Publishing) -> str:
     contract = read_contract(output.contract)
     missing = [n for n in contract.names if n not in schema.names]
     extra = [n for n in schema.names if n not in contract.names]
-    wrong = [f"{c.name}: wanted {c.arrow}, found {schema.field(c.name).type}" for c in contract.columns if c.name in schema.names and not pa.types.is_null(schema.field(c.name).type) and not accepts(c.arrow, schema.field(c.name).type)]
+    wrong = [
+        f"{c.name}: wanted {c.arrow}, found {schema.field(c.name).type}"
+        for c in contract.columns
+        if c.name in schema.names and not pa.types.is_null(schema.field(c.name).type) and not accepts(c.arrow, schema.field(c.name).type)
+    ]
     problems = [f"{n}: missing" for n in missing] + [f"{n}: not in the contract" for n in extra] + wrong
     if problems:
-        raise QueryError(f"the query of {output.name} does not give what {contract.name} says", problems=problems, hint="mend the query or the contract")
+        raise QueryError(
+            f"the query of {output.name} does not give what {contract.name} says", problems=problems, hint="mend the query or the contract"
+        )
     casts = ", ".join(f"CAST({quote(c.name)} AS {c.sql_type}) AS {quote(c.name)}" for c in contract.columns)
     rules = [(c.name, "must not be null", f"{quote(c.name)} IS NULL") for c in contract.columns if not c.nullable]
     rules += [(c.name, check.words, f"NOT coalesce({check.on(quote(c.name))}, TRUE)") for c in contract.columns for check in c.checks]
@@ -179,5 +187,9 @@ def _checked(output: Publish, job: Job, warehouse: Publishing) -> str:
         counts = warehouse.query(f"SELECT {sums} FROM (SELECT {casts} FROM ({select}) AS q) AS c").to_pylist()[0]
         broken = [f"{name} {words}: {int(counts[f'k{i}']):,} rows" for i, (name, words, _) in enumerate(rules) if counts[f"k{i}"]]
         if broken:
-            raise PublishRefused(f"{output.name} is not published: its rows break {contract.name}", problems=broken, hint="mend the query, or the models that it reads")
+            raise PublishRefused(
+                f"{output.name} is not published: its rows break {contract.name}",
+                problems=broken,
+                hint="mend the query, or the models that it reads",
+            )
     return f"SELECT {casts} FROM ({select}) AS q"

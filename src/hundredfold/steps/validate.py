@@ -117,7 +117,10 @@ def _validate_one(source: Source, place: Any, job: Job, as_of: str, layout: Layo
     rows, bad, repaired, counts = _count(checks, warehouse)
     malformed = raw.malformed.num_rows if raw.malformed is not None else 0
     if rows + malformed == 0:
-        raise SourceError(f"{source.name} is empty: {place if isinstance(place, str) else 'the table'} has no row", hint=f"name another place with --source {source.name}=PATH")
+        raise SourceError(
+            f"{source.name} is empty: {place if isinstance(place, str) else 'the table'} has no row",
+            hint=f"name another place with --source {source.name}=PATH",
+        )
     findings = _findings(checks, counts, warehouse) if bad else ()
     if raw.malformed is not None:
         first = raw.malformed.slice(0, 1).to_pylist()[0]
@@ -134,8 +137,12 @@ def _validate_one(source: Source, place: Any, job: Job, as_of: str, layout: Layo
     key = f"{layout.root}/sources/{source.name}.parquet"
     accepted = warehouse.write(checks.accepted(rejects), key)
     if accepted + bad + clashes + dropped != rows:
-        raise ConservationError(f"{source.name}: {rows:,} rows came in, but {accepted:,} accepted + {bad + clashes:,} rejected + {dropped:,} dropped is {accepted + bad + clashes + dropped:,}")
-    return Verdict(source.name, rows + malformed, accepted, rejected, copies, superseded, repaired, findings, f"SELECT * FROM {warehouse.parquet(key)}")
+        raise ConservationError(
+            f"{source.name}: {rows:,} rows came in, but {accepted:,} accepted + {bad + clashes:,} rejected + {dropped:,} dropped is {accepted + bad + clashes + dropped:,}"
+        )
+    return Verdict(
+        source.name, rows + malformed, accepted, rejected, copies, superseded, repaired, findings, f"SELECT * FROM {warehouse.parquet(key)}"
+    )
 
 
 def _count(checks: Checks, warehouse: Sourcing) -> tuple[int, int, int, list[int]]:
@@ -154,7 +161,16 @@ def _findings(checks: Checks, counts: Sequence[int], warehouse: Sourcing) -> tup
             value = f"__raw_{quote_part(rule.column)}" if f"AS __raw_{quote_part(rule.column)}," in checks.typed else quote(rule.column)
             sql = f"SELECT __file, __row, CAST({value} AS VARCHAR) AS value FROM ({checks.judged}) AS j WHERE __k{i} = 1 ORDER BY __file, __row LIMIT 1"
             first = warehouse.query(sql).to_pylist()[0]
-            found.append(Finding(rule.column, rule.words, count, first["__file"], int(first["__row"]), "null" if first["value"] is None else first["value"]))
+            found.append(
+                Finding(
+                    rule.column,
+                    rule.words,
+                    count,
+                    first["__file"],
+                    int(first["__row"]),
+                    "null" if first["value"] is None else first["value"],
+                )
+            )
     return tuple(sorted(found, key=lambda finding: -finding.rows))
 
 
@@ -174,7 +190,12 @@ def _twins(source: Source, checks: Checks, warehouse: Sourcing) -> tuple[int, in
     if not clashes:
         return copies, superseded, 0, ()
     first = warehouse.query("SELECT __file, __row FROM __twins WHERE counts ORDER BY __file, __row LIMIT 1").to_pylist()[0]
-    return copies, superseded, clashes, (Finding(", ".join(source.unique), "must be unique", clashes, first["__file"], int(first["__row"]), "another row has this key"),)
+    return (
+        copies,
+        superseded,
+        clashes,
+        (Finding(", ".join(source.unique), "must be unique", clashes, first["__file"], int(first["__row"]), "another row has this key"),),
+    )
 
 
 def _write_rejects(source: Source, checks: Checks, raw: Any, twins: bool, layout: Layout, warehouse: Sourcing) -> None:
@@ -202,7 +223,10 @@ def _refuse_too_many(source: Source, rejected: int, rows: int, findings: Sequenc
     counts = max(len(f"{f.rows:,} row") + (f.rows > 1) for f in findings)
     raise ContractError(
         f"{source.name} cannot be run: {rejected:,} of {rows:,} rows break its contract, and the limit is {limit:,}",
-        problems=[f"{f.column:<{width}}  {f.words:<{words}}  {f'{f.rows:,} row' + ('s' if f.rows > 1 else ''):<{counts}}   first: row {f.row}{f' of {f.file}' if several else ''} ({f.value})" for f in findings],
+        problems=[
+            f"{f.column:<{width}}  {f.words:<{words}}  {f'{f.rows:,} row' + ('s' if f.rows > 1 else ''):<{counts}}   first: row {f.row}{f' of {f.file}' if several else ''} ({f.value})"
+            for f in findings
+        ],
         hint=f"see {where}, or allow them with --max-rejected {source.name}={rejected}",
     )
 
@@ -214,7 +238,13 @@ def _refuse_changed(verdict: Verdict, warehouse: Sourcing) -> None:
     try:
         now = warehouse.prints([entry[0] for entry in verdict.files])
     except OSError as error:
-        raise SourceError(f"{verdict.source}: {error.filename} was there when the run began, and is gone", hint="put it back, or run the job again") from error
+        raise SourceError(
+            f"{verdict.source}: {error.filename} was there when the run began, and is gone", hint="put it back, or run the job again"
+        ) from error
     changed = [then[0] for then, after in zip(verdict.files, now, strict=True) if list(then) != list(after)]
     if changed:
-        raise SourceError(f"{verdict.source} has changed since the run began", problems=changed, hint="run the job again: a run reads one state of its sources")
+        raise SourceError(
+            f"{verdict.source} has changed since the run began",
+            problems=changed,
+            hint="run the job again: a run reads one state of its sources",
+        )
