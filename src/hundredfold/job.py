@@ -64,7 +64,8 @@ class Model:
     its other parameters. With `many` it is given all units of a batch at once (`rows.offsets`, `rows.keys`).
 
     `unit`        the columns that name a unit; () is one unit: all rows
-    `query`       SQL text, or the path of a .sql file beside the job; without it the job's only source
+    `query`       SQL text, or the path of a .sql file beside the job; without it the job's only source. Beside sources and
+                  earlier models it can read one row named `run`: run_id, job, as_of
     `order_by`    columns that order the rows inside a unit
     `given`       the earlier models whose results `work` takes; without it, its further parameters
     `returns`     the contract of a result row where the return annotation does not say it
@@ -103,7 +104,7 @@ class Model:
 class Publish:
     """What the system downstream is given: a query over the models' results and the sources, as files of a release.
 
-    Beside them the query sees one row named `run`: run_id, job, as_of, table_version, parent_version.
+    The row named `run` has two more columns here: table_version, parent_version.
 
     `digest`: {"Ten largest moves": "queries/moves.sql"}: small queries over what is published, by its name, whose rows
     are kept with the release and shown to the person at the end of the run.

@@ -171,7 +171,7 @@ def newest(home: Home) -> Record:
     return runs[0]
 
 
-def reasons(run: Run, most: int = 3) -> list[dict[str, Any]]:
+def reasons(run: Run, most: int = 5) -> list[dict[str, Any]]:
     """The most frequent reasons for which units failed: each with its count and the first unit."""
     counted: dict[tuple[str, str, str], list[Any]] = {}
     for row in run.failures().arrow().to_pylist():
