@@ -77,7 +77,7 @@ def test_an_empty_ledger_says_so(ledger):
 def test_a_run_that_is_not_there_is_told_with_the_newest_three(ledger, call):
     for number in range(5):
         ledger.create(replace(RUN, id=f"r{number}"))
-    with pytest.raises(NoSuchRun, match=r"no run x; the newest here: r4, r3, r2$"):
+    with pytest.raises(NoSuchRun, match=r"no run x; the newest here: r4, r3, r2\n"):
         call(ledger)
 
 

@@ -300,7 +300,7 @@ def test_a_message_that_another_worker_held_and_lost_counts_as_returned_once(hom
     assert queue.receive() is not None  # by the other, which is never heard of again
     began = clock()
     work.run()
-    assert clock() - began < 61  # one lease, and no more
+    assert clock() - began < 90  # one lease, and not a second one
     assert (slices(home), queue.depth()) == (WHOLE, Depth(0, 0, 0))
 
 

@@ -14,6 +14,7 @@ from ..errors import UsageError
 DRIVER = 160 * 2**20  # what the driver needs for itself: the interpreter, Arrow, what streams through it
 SHARE = 0.7  # of the machine's memory, where no limit is given
 LEAST = 512 * 2**20
+LEAST_WORKER = 256 * 2**20  # an interpreter with NumPy, Arrow and pandas, and something to work on
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,19 @@ def limits_of(workers: int | None, memory: str | int | None) -> Limits:
     total = parse_size(memory) if memory is not None else int(SHARE * machine_memory())
     if total < LEAST:
         raise UsageError(f"--memory is {memory}, wanted {LEAST // 2**20} MiB or more", hint="write it as 2GB or 1500MB")
-    return Limits(count, total)
+    return Limits(_that_fit(count, total, chosen=workers is not None), total)
+
+
+def _that_fit(count: int, total: int, chosen: bool) -> int:
+    """How many workers have room: all of them, fewer, or, where their number was chosen by hand, UsageError."""
+    most = (total - DRIVER) // LEAST_WORKER
+    if count > most and chosen:
+        share = (total - DRIVER) // count // 2**20
+        raise UsageError(
+            f"{count} workers do not fit into {total // 2**20:,} MiB: each would have {share} MiB, wanted {LEAST_WORKER // 2**20} or more",
+            hint=f"--workers {most}, or --memory {(count * LEAST_WORKER + DRIVER) // 2**20}MB",
+        )
+    return min(count, most)
 
 
 def parse_size(text: str | int) -> int:

@@ -23,6 +23,7 @@ from ..ports import Store, Warehouse
 from ..query import numbered, pack, plain_columns, query_of, sizes
 
 PARTS_PER_WORKER = 12  # so many batches for each worker: enough to balance the tail, few enough to cost nothing
+PARTS_OF_MANY = 3  # fewer where the function takes a batch at once: what it does for all units of a call, it does as rarely
 
 
 class Routes(Protocol):
@@ -59,7 +60,7 @@ def prepare(
     units = _units(model, select, warehouse)
     rows = numpy_of(units.column(ROWS), False)
     width = _row_width(schema)
-    batches = pack(rows, parts=workers * PARTS_PER_WORKER, most_rows=max(1, batch_bytes // width))
+    batches = pack(rows, parts=workers * (PARTS_OF_MANY if model.many else PARTS_PER_WORKER), most_rows=max(1, batch_bytes // width))
     nullable = _route(model, select, schema, units, batches, layout, warehouse, store)
     if kept:
         warehouse.forget("__prepared")
