@@ -180,7 +180,10 @@ class Drive:
             within_limits(self.job, [collected], self.record.id, self.record.options.get("max_failed"))
 
     def _publish(self, warehouse: DuckWarehouse) -> None:
-        release = publish(self.job, self.layout, self.round, self.as_of, warehouse, self.store)
+        if not self.job.releases:
+            return
+        with self.home.publishing(self.job.name):
+            release = publish(self.job, self.layout, self.round, self.as_of, warehouse, self.store)
         if release is not None:
             self.home.ledger.note(
                 self.record.id, counts={"release": {"version": release.version, "rows": dict(release.rows), "files": list(release.files)}}

@@ -12,7 +12,7 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from ..errors import HomeError, RunBusy, UsageError
-from ..job import Layout
+from ..job import Layout, releases_of
 from .files import FileStore
 from .ledger import SqliteLedger
 from .store import HALF, home_error
@@ -64,6 +64,14 @@ class Home:
             yield
         finally:
             lock.release()
+
+    @contextmanager
+    def publishing(self, job: str) -> Iterator[None]:
+        """Be the only one who publishes for a job: two runs may end at once, and a version is made once."""
+        folder = self.folder / releases_of(job)
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "publish.lock"):
+            yield
 
     def driven(self, run: str) -> bool:
         """Whether some process holds the run's lock just now."""

@@ -50,7 +50,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What validation said of one source. `files` is set where the accepted rows are read in place."""
+    """What validation said of one source. The accepted rows are an object of the store, or (`select`, `files`) read in place."""
 
     source: str
     rows: int
@@ -60,6 +60,7 @@ class Verdict:
     superseded: int = 0
     repaired: int = 0
     findings: tuple[Finding, ...] = ()
+    accepted_key: str = ""
     select: str = ""
     files: list[list[Any]] = field(default_factory=list)
 
@@ -74,11 +75,11 @@ def validate(job: Job, places: Mapping[str, Any], as_of: str, layout: Layout, wa
     if not verdicts:
         for source in in_order_of_reference(job.sources):
             verdicts.append(_validate_one(source, places[source.name], job, as_of, layout, warehouse, store))
-            warehouse.define(source.name, verdicts[-1].select)
+            warehouse.define(source.name, _reading(verdicts[-1], warehouse))
         store.put(layout.verdict(), json.dumps([asdict(v) for v in verdicts]).encode())
     for verdict in verdicts:
         _refuse_changed(verdict, warehouse)
-        warehouse.define(verdict.source, verdict.select)
+        warehouse.define(verdict.source, _reading(verdict, warehouse))
     return verdicts
 
 
@@ -140,9 +141,12 @@ def _validate_one(source: Source, place: Any, job: Job, as_of: str, layout: Layo
         raise ConservationError(
             f"{source.name}: {rows:,} rows came in, but {accepted:,} accepted + {bad + clashes:,} rejected + {dropped:,} dropped is {accepted + bad + clashes + dropped:,}"
         )
-    return Verdict(
-        source.name, rows + malformed, accepted, rejected, copies, superseded, repaired, findings, f"SELECT * FROM {warehouse.parquet(key)}"
-    )
+    return Verdict(source.name, rows + malformed, accepted, rejected, copies, superseded, repaired, findings, key)
+
+
+def _reading(verdict: Verdict, warehouse: Sourcing) -> str:
+    """The accepted rows in SQL, wherever the home lies by now."""
+    return f"SELECT * FROM {warehouse.parquet(verdict.accepted_key)}" if verdict.accepted_key else verdict.select
 
 
 def _count(checks: Checks, warehouse: Sourcing) -> tuple[int, int, int, list[int]]:
