@@ -170,12 +170,14 @@ class OpenBatch:
             return Units(self.columns, offsets, self.keys.slice(first, last - first + 1))
         start, stop = int(offsets[0]), int(offsets[-1])
         if form == "pandas":
-            return _pandas_slice(self._pandas(), start, stop)
+            return self._pandas().iloc[start:stop].reset_index(drop=True)
         return self.arrow.slice(start, stop - start) if form == "arrow" else self._polars().slice(start, stop - start)
 
     def _pandas(self) -> Any:
         if "pandas" not in self._frames:
-            self._frames["pandas"] = to_pandas(self.arrow, self.nullable)
+            frame = to_pandas(self.arrow, self.nullable)
+            frame.index = np.arange(len(frame)) - np.repeat(self.offsets[:-1], self.sizes)  # a unit's rows count from 0
+            self._frames["pandas"] = frame
         return self._frames["pandas"]
 
     def _polars(self) -> Any:
@@ -194,8 +196,8 @@ class OpenBatch:
         return lambda unit: {name: column[ends[unit] : ends[unit + 1]] for name, column in columns}
 
     def _by_pandas(self) -> Callable[[int], Any]:
-        ends, frame = self.offsets.tolist(), self._pandas()
-        return lambda unit: _pandas_slice(frame, ends[unit], ends[unit + 1])
+        ends, cut = self.offsets.tolist(), self._pandas().iloc
+        return lambda unit: cut[ends[unit] : ends[unit + 1]]
 
     def _by_polars(self) -> Callable[[int], Any]:
         ends, frame = self.offsets.tolist(), self._polars()
@@ -408,11 +410,3 @@ def to_pandas(table: pa.Table, nullable: frozenset[str]) -> Any:
         if field.name in nullable and pa.types.is_boolean(field.type):
             frame[field.name] = frame[field.name].astype(object)
     return frame
-
-
-def _pandas_slice(frame: Any, start: int, stop: int) -> Any:
-    import pandas as pd
-
-    part = frame.iloc[start:stop]
-    part.index = pd.RangeIndex(stop - start)  # a unit's rows count from 0, wherever in a batch they lie
-    return part

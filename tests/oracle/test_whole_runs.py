@@ -85,7 +85,7 @@ def test_any_number_of_workers_gives_the_bytes_that_one_gives_and_the_answer_by_
 def test_a_run_within_half_a_gigabyte_uses_it_and_gives_all_rows_back(tmp_path: Path) -> None:
     pq.write_table(pa.table({"shop": np.repeat(np.arange(3000), 400), "x": np.arange(1_200_000.0)}), tmp_path / "big.parquet")
     job = Job("big", sources=[Source("sales")], models=[Model("m", unit=("shop",), work=lambda rows: {"sum": float(rows["x"].sum())})])
-    run = hundredfold.run(job, {"sales": tmp_path / "big.parquet"}, home=tmp_path / "home", workers=2, memory="512MB")
+    run = hundredfold.run(job, {"sales": tmp_path / "big.parquet"}, home=tmp_path / "home", memory="512MB")
     found = run.results().arrow()
     assert found.column("sum").to_pylist() == [float(sum(range(400 * s, 400 * s + 400))) for s in range(3000)]
     assert run.counts["models"]["m"]["rows_in"] == 1_200_000

@@ -173,6 +173,8 @@ def newest(home: Home) -> Record:
 
 def reasons(run: Run, most: int = 5) -> list[dict[str, Any]]:
     """The most frequent reasons for which units failed: each with its count and the first unit."""
+    if not sum(m.get("failed", 0) + m.get("dead", 0) for m in run.counts.get("models", {}).values()):
+        return []
     counted: dict[tuple[str, str, str], list[Any]] = {}
     for row in run.failures().arrow().to_pylist():
         words = (row["message"] or "").strip().splitlines()
