@@ -357,6 +357,9 @@ def _next(facts: dict[str, Any], home: str) -> list[tuple[str, str]]:
     run, state = facts["run"], facts["state"]
     bad = sum(m.get("failed", 0) + m.get("dead", 0) for m in facts["models"].values())
     told = []
+    if state == "running" and facts["driven"]:
+        told.append((_command(home, "status", run), "shows how far it is by then"))
+        told.append((_command(home, "cancel", run), "ends it for good"))
     if state in ("new", "running") and not facts["driven"]:
         told.append((_command(home, "resume", run), "goes on where the driver stopped"))
     if state == "failed":

@@ -106,7 +106,7 @@ def home_error(error: OSError, place: Path, done: str, wanted: int = 0) -> HomeE
     if error.errno in FULL:
         free = shutil.disk_usage(_existing(place)).free
         return HomeError(
-            f"the disk is full: {wanted:,} bytes wanted at {place}, {free:,} free",
+            f"the disk is full: {f'{wanted:,} bytes wanted at ' if wanted else ''}{place}, {free:,} bytes free",
             hint="free some space, or keep the runs elsewhere with --home; then hundredfold resume",
         )
     return HomeError(
