@@ -140,14 +140,14 @@ def _route(
     if model.unit:
         numbers = from_numpy(np.arange(units.num_rows, dtype=np.int32))
         warehouse.load("__units", units.drop_columns([ROWS]).append_column(UNIT, numbers))
-    starts = np.array([batch.first for batch in batches], np.int64)
+    lies_in = np.repeat(np.arange(len(batches), dtype=np.uint32), [batch.last - batch.first + 1 for batch in batches])
     nullable = {name for name in model.unit if units.column(name).null_count}
     routed = 0
     with store.appending(layout.model(model.name) + "/batches") as files:
         for chunk in warehouse.stream(numbered(select, model.unit, columns, "__units")):
             routed += chunk.num_rows
             nullable |= {f.name for f, column in zip(chunk.schema, chunk.columns, strict=True) if column.null_count}
-            for number, part in _parts(chunk, starts):
+            for number, part in _parts(chunk, lies_in):
                 files.add(f"{number:06d}.arrow", part)
     planned = sum(batch.rows for batch in batches)
     if routed != planned:
@@ -158,12 +158,12 @@ def _route(
     return tuple(sorted(nullable))
 
 
-def _parts(chunk: pa.RecordBatch, starts: NDArray[np.int64]) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """The rows of each batch."""
+def _parts(chunk: pa.RecordBatch, lies_in: NDArray[np.uint32]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The rows of each batch; `lies_in` says for each unit in which batch it lies, shape (units,)."""
     if not chunk.num_rows:
         return
-    number = np.searchsorted(starts, numpy_of(chunk.column(0), False), side="right") - 1
-    order = np.argsort(number.astype(np.uint16) if len(starts) < 2**16 else number, kind="stable")
+    number = lies_in.take(numpy_of(chunk.column(0), False))
+    order = np.argsort(number.astype(np.uint16) if lies_in[-1] < 2**16 else number, kind="stable")  # 16 bits: radix sort
     moved = chunk.take(from_numpy(order))
     counts = np.bincount(number)
     stops = np.cumsum(counts)
