@@ -7,6 +7,7 @@ and neither on threads nor on the backend that wrote the file, and no float sum 
 
 from __future__ import annotations
 
+import contextlib
 import re
 import types
 import typing
@@ -237,7 +238,7 @@ def form_named(annotation: Any) -> str | None:
         words = re.sub(r"\[.*", "", annotation).split(".")
         annotation, module = words[-1], words[0]
         return {"DataFrame": "polars" if module in ("pl", "polars") else "pandas", "Table": "arrow", "dict": "dict"}.get(annotation) or (
-            "light" if annotation in ("Unit", "Units", "Mapping") else None
+            "light" if annotation in ("Unit", "Units", "Mapping", "Any") else None
         )
     origin = typing.get_origin(annotation) or annotation
     module = getattr(origin, "__module__", "").split(".")[0]
@@ -262,6 +263,15 @@ def annotations_of(work: Callable[..., Any]) -> dict[str, Any]:
         hints = dict(getattr(function, "__annotations__", {}))
     found = {name: hints.get(name) for name in inspect.signature(work).parameters}
     return {**found, "return": hints.get("return")}
+
+
+def settle_annotations(work: Callable[..., Any]) -> None:
+    """Let annotations that are only text be what they name: a function that travels by value to another process leaves the
+    names around it behind, unless its body uses them."""
+    texts = getattr(work, "__annotations__", {})
+    if isinstance(work, types.FunctionType) and any(isinstance(text, str) for text in texts.values()):
+        with contextlib.suppress(Exception):  # whatever the user's annotations raise, their text is left
+            work.__annotations__ = typing.get_type_hints(work, include_extras=True)
 
 
 def canonical_order(table: pa.Table, unit: NDArray[np.int64], order_by: Sequence[str]) -> NDArray[np.intp]:

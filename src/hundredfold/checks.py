@@ -11,12 +11,18 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from .contract import Contract, accepts, literal, quote
+from .contract import Column, Contract, accepts, literal, quote
 from .errors import SourceError
 from .job import Source
 
 PLACE = ("__file", "__row")
-TEXTUAL = {"DOUBLE": "a number", "BIGINT": "a whole number", "DATE": "a date", "TIMESTAMP": "a time", "BOOLEAN": "true or false"}
+TEXTUAL = {
+    "DOUBLE": "a number",
+    "BIGINT": "a whole number",
+    "DATE": "a date",
+    "TIMESTAMP": "a time of at most 6 decimals",
+    "BOOLEAN": "true or false",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,7 @@ def compile_checks(source: Source, contract: Contract | None, raw: str, schema: 
     SourceError if columns are missing or of another type, all of them at once.
     """
     found = {f.name: f.type for f in schema if f.name not in PLACE}
+    _refuse_checks(source, contract, found)
     _refuse_columns(source, contract, found, text)
     wanted = {c.name: c for c in contract.columns} if contract else {}
     order = [*found, *(name for name in wanted if name not in found)]  # a cleaned column may be made of others
@@ -81,15 +88,10 @@ def compile_checks(source: Source, contract: Contract | None, raw: str, schema: 
         loose = text or name in source.clean
         same = not loose and found[name] == column.arrow
         as_is = as_is and same
-        whole = column.sql_type == "BIGINT" and (loose or not pa.types.is_integer(found[name]))
-        values.append((quote(name) if same else f"TRY_CAST({expression} AS {column.sql_type})") + f" AS {quote(name)}")
+        values.append((quote(name) if same else _cast(expression, column.sql_type)) + f" AS {quote(name)}")
         if not same:
-            uncast = f"(__raw_{quote_part(name)} IS NOT NULL AND t.{quote(name)} IS NULL)"
-            if whole:
-                uncast = f"({uncast} OR TRY_CAST(__raw_{quote_part(name)} AS DOUBLE) <> t.{quote(name)})"
-            if column.sql_type == "DATE":  # a time of day would be cut off
-                uncast = f"({uncast} OR TRY_CAST(__raw_{quote_part(name)} AS TIMESTAMP) <> t.{quote(name)})"
-            rules.append(Rule(name, f"must be {TEXTUAL.get(column.sql_type, column.sql_type)}", uncast))
+            uncast = _uncast(column, f"__raw_{quote_part(name)}", None if loose else found[name])
+            rules.append(Rule(name, f"must be {_words(column)}", f"({uncast})"))
             values.append(f"{expression} AS __raw_{quote_part(name)}")
         ref = f"t.{quote(name)}"
         if not column.nullable:
@@ -109,6 +111,40 @@ def compile_checks(source: Source, contract: Contract | None, raw: str, schema: 
     )
     typed = f"SELECT __file, __row, {', '.join(values)}, ({changed}) AS __repaired FROM ({raw}) AS raw"
     return Checks(typed, tuple(order), tuple(rules), "__repaired", as_is)
+
+
+def _cast(expression: str, sql_type: str) -> str:
+    """A value as another type, or null. A time without an offset is UTC, one with an offset is that moment in UTC."""
+    if sql_type == "TIMESTAMP":
+        return f"CAST(TRY_CAST({expression} AS TIMESTAMPTZ) AS TIMESTAMP)"
+    return f"TRY_CAST({expression} AS {sql_type})"
+
+
+def _uncast(column: Column, raw: str, found: pa.DataType | None) -> str:
+    """True of a value that the cast to its column loses or changes. `found` is None where it may be a text."""
+    cast = f"t.{quote(column.name)}"
+    lost = f"({raw} IS NOT NULL AND {cast} IS NULL)"
+    text = f"CAST({raw} AS VARCHAR)"
+    if column.sql_type == "BIGINT" and not (found and pa.types.is_integer(found)):
+        return f"{lost} OR TRY_CAST({raw} AS DOUBLE) <> {cast}"
+    if column.sql_type == "DATE":  # a time of day would be cut off
+        return f"{lost} OR {_cast(raw, 'TIMESTAMP')} <> {cast}"
+    if pa.types.is_decimal(column.arrow):
+        beyond = rf"regexp_matches({text}, '\.\d{{{column.arrow.scale}}}\d*[1-9]')"
+        exponent = f"(regexp_matches({text}, '[eE]') AND TRY_CAST({raw} AS DOUBLE) <> CAST({cast} AS DOUBLE))"
+        return f"{lost} OR {beyond} OR {exponent}"
+    if column.sql_type == "TIMESTAMP" and found is None:
+        return rf"{lost} OR regexp_matches({text}, '\.\d{{6}}\d*[1-9]')"
+    if column.sql_type == "TIMESTAMP" and found == pa.timestamp("ns"):
+        return f"{lost} OR epoch_ns({raw}) % 1000 <> 0"
+    return lost
+
+
+def _words(column: Column) -> str:
+    """What a value must be to become one of the column's."""
+    if pa.types.is_decimal(column.arrow):
+        return f"a decimal of at most {column.arrow.scale} places"
+    return TEXTUAL.get(column.sql_type, column.sql_type)
 
 
 def quote_part(name: str) -> str:
@@ -144,6 +180,32 @@ def _reference(column: str, target: str) -> Rule:
     table, other = target.split(".")
     exists = f"EXISTS (SELECT 1 FROM {quote(table)} AS r WHERE r.{quote(other)} = t.{quote(column)})"
     return Rule(column, f"must be in {target}", f"(t.{quote(column)} IS NOT NULL AND NOT {exists})")
+
+
+def _refuse_checks(source: Source, contract: Contract | None, found: Mapping[str, pa.DataType]) -> None:
+    """Refuse checks that could never do anything."""
+    known = [*found, *(name for name in (contract.names if contract else ()) if name not in found)]
+    problems = [f"clean: {name!r} is no column of the source and no field of its contract" for name in source.clean if name not in known]
+    if source.latest and not source.unique:
+        problems.append(f"latest: {source.latest!r} chooses among rows with one key, and unique names no key")
+    if problems:
+        raise SourceError(
+            f"{source.name} cannot be checked as it is declared; its columns are {_list(known)}",
+            problems=problems,
+            hint="mend the name; or say which columns name a row: unique=(...)" if source.latest and not source.unique else "mend the name",
+        )
+
+
+def refuse_timeless(source: Source, typed: pa.Schema) -> None:
+    """SourceError where `not_future` names a column that is no date and no time once it is cleaned and cast."""
+    kinds = {name: typed.field(name).type for name in source.not_future}
+    problems = [f"{name}: {kind}" for name, kind in kinds.items() if not (pa.types.is_date(kind) or pa.types.is_timestamp(kind))]
+    if problems:
+        raise SourceError(
+            f"{source.name}: not_future names a column that is neither date nor time",
+            problems=problems,
+            hint="give it the type date or datetime in the contract, or make it one with clean",
+        )
 
 
 def _refuse_columns(source: Source, contract: Contract | None, found: Mapping[str, pa.DataType], text: bool) -> None:

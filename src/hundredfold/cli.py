@@ -248,11 +248,12 @@ def publish(
 def rollback(
     job: Annotated[str, typer.Argument(help="The job's name.")],
     to: Annotated[
-        int | None, typer.Option("--to", help="The version to go to; the one before the current, if left out.", show_default=False)
+        int | None,
+        typer.Option("--to", help="The version to go to; the one that the current was built upon, if left out.", show_default=False),
     ] = None,
     home: HomeOption = KEPT,
 ) -> None:
-    """Let the release before the current one, or another, be the current one."""
+    """Let the release that the current one replaced, or another, be the current one."""
     from . import display
     from .local import verbs
 
@@ -269,7 +270,7 @@ def init(name: Annotated[str, typer.Argument(help="A name for the new package, s
     from .scaffold import scaffold
 
     folder = scaffold(name)
-    display.result.print(f"made {folder}")
+    display.result.print(f"made {display.near(folder)}")
     display.show_next(
         [
             (f"hundredfold run {name}.job:job", "runs it"),
@@ -371,7 +372,7 @@ def _next(facts: dict[str, Any], home: str) -> list[tuple[str, str]]:
         told.append((_command(home, "publish", run, "--max-failed", str(bad)), "publishes without them"))
     if state == "held" and not bad:
         told.append((_command(home, "resume", run), "publishes, once the query or the contract of what is published is mended"))
-    if facts["release"] and facts["release"]["parent"] is not None:
+    if facts["release"] and facts["release"]["current"] and facts["release"]["parent"] is not None:
         told.append((_command(home, "rollback", facts["job"]), f"makes release {facts['release']['parent']} the current one again"))
     if state == "done":
         told.append((_command(home, "status", run), "shows this again"))

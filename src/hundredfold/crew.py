@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 import cloudpickle
 import psutil
 
+from .batch import settle_annotations
 from .errors import CrewError, JobError
 from .job import Job, Layout, Message, Model
 from .ports import Store
@@ -314,6 +315,8 @@ def start_method() -> str:
 
 def packed(thing: Kit | Job) -> bytes:
     """A kit or a job as it is sent to other processes; JobError where something in it cannot be."""
+    for model in (thing.job if isinstance(thing, Kit) else thing).models:
+        settle_annotations(model.work)
     try:
         return bytes(cloudpickle.dumps(thing))
     except Exception as error:  # whatever the user's objects raise is told

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -123,7 +125,13 @@ def show_summary(facts: Mapping[str, Any], verdicts: Sequence[Verdict], seconds:
             _show_rows(title, rows)
         result.print(f"\n[bold]Release {release['version']}[/]")
         for path in release["files"]:
-            result.print(f"  {escape(path)}")
+            result.print(f"  {escape(near(path))}")
+
+
+def near(path: str | Path) -> str:
+    """A path as a person would type it here: relative, where it lies below this folder."""
+    full = Path(path)
+    return str(full.relative_to(Path.cwd())) if full.is_relative_to(Path.cwd()) else str(full)
 
 
 def show_next(commands: Iterable[tuple[str, str]]) -> None:
@@ -200,4 +208,13 @@ def print_json(facts: Any) -> None:
     """For a script: JSON on stdout, and nothing else there."""
     import json
 
-    sys.stdout.write(json.dumps(facts, indent=2, default=str, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(plain(facts), indent=2, default=str, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def plain(facts: Any) -> Any:
+    """The same without NaN and infinities, which JSON does not have: they become null."""
+    if isinstance(facts, float) and not math.isfinite(facts):
+        return None
+    if isinstance(facts, Mapping):
+        return {key: plain(value) for key, value in facts.items()}
+    return [plain(value) for value in facts] if isinstance(facts, list | tuple) else facts

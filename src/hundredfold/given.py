@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -43,7 +43,7 @@ class Given:
 
         def value(unit: int) -> Any:
             key = tuple(column[unit] for column in wanted)
-            rows = spans.get(key)
+            rows = spans.get(tuple(map(_findable, key)))
             if rows is None:
                 raise ResultError(
                     f"there is no {self.name} for {', '.join(map(str, key))}: that unit of {self.earlier.name} failed, or returned no row"
@@ -67,12 +67,24 @@ class Given:
 
     def _spans(self, keys: pa.Table) -> dict[tuple[Any, ...], list[int]]:
         """The rows of each key that this batch needs."""
-        wanted = set(zip(*(keys.column(name).to_pylist() for name in self.earlier.unit), strict=True))
+        wanted = set(_keys(keys, self.earlier.unit))
         spans: dict[tuple[Any, ...], list[int]] = {}
-        for row, key in enumerate(zip(*(self.table.column(name).to_pylist() for name in self.earlier.unit), strict=True)):
+        for row, key in enumerate(_keys(self.table, self.earlier.unit)):
             if key in wanted:
                 spans.setdefault(key, []).append(row)
         return spans
+
+
+_NAN = object()
+
+
+def _findable(part: Any) -> Any:
+    """A part of a key, equal to itself also where it is NaN."""
+    return _NAN if part != part else part
+
+
+def _keys(table: pa.Table, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    return zip(*(map(_findable, table.column(name).to_pylist()) for name in names), strict=True)
 
 
 def _maker(model: Model, earlier: Model, annotation: Any) -> Make:

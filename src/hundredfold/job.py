@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ class Source:
     `references`  {"product": "catalog.product"}: the value must be there in that source
     `not_future`  date columns that may not lie after the run's `as_of`
     `clean`       {"price": "replace(price, ',', '.')"}: SQL that repairs a column before it is checked
-    `max_rejected` so many rows (int) or such a share of them (float below 1) may be rejected; beyond that the run stops
+    `max_rejected` so many rows (int) or such a share of them (float, 0.0 to 1.0) may be rejected; beyond that the run stops
     """
 
     name: str
@@ -47,12 +47,17 @@ class Source:
         _tuples(self, "unique", "not_future")
         if self.contract is not None and not isinstance(self.contract, type):
             raise JobError(f"source {self.name}: contract is {self.contract!r}, wanted a dataclass or a pydantic model (the class itself)")
+        if not isinstance(self.references, Mapping) or not isinstance(self.clean, Mapping):
+            raise JobError(
+                f"source {self.name}: references and clean are mappings of a column to a text",
+                hint='such as references={"product": "catalog.product"}',
+            )
         bad = [f"{column} -> {target!r}" for column, target in self.references.items() if target.count(".") != 1]
         if bad:
             raise JobError(
                 f"source {self.name}: references must name source.column", problems=bad, hint='write {"product": "catalog.product"}'
             )
-        _limit(f"source {self.name}: max_rejected", self.max_rejected)
+        check_limit(f"source {self.name}: max_rejected", self.max_rejected)
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,12 @@ class Model:
             raise JobError(
                 f"model {self.name}: its function takes no parameter named {', '.join(missing)}", hint="name the parameter after the model"
             )
-        if self.time_limit is not None and not self.time_limit > 0:
+        if self.query is not None and not isinstance(self.query, str):
+            object.__setattr__(self, "query", str(self.query))
+        if not isinstance(self.many, bool):
+            raise JobError(f"model {self.name}: many is {self.many!r}, wanted True or False")
+        number = isinstance(self.time_limit, int | float) and not isinstance(self.time_limit, bool)
+        if self.time_limit is not None and not (number and self.time_limit > 0):
             raise JobError(f"model {self.name}: time_limit is {self.time_limit!r}, wanted seconds above 0, or None")
 
 
@@ -128,7 +138,7 @@ class Publish:
 class Job:
     """What the user declares: sources, models in the order in which they build on one another, and what is published.
 
-    `max_failed`: so many units (int), or such a share (float below 1), may fail before publication is held back.
+    `max_failed`: so many units (int), or such a share (float, 0.0 to 1.0), may fail before publication is held back.
     """
 
     name: str
@@ -140,12 +150,10 @@ class Job:
 
     def __post_init__(self) -> None:
         _name("job", self.name)
-        if isinstance(self.publish, Publish):
-            object.__setattr__(self, "publish", (self.publish,))
-        for attribute in ("sources", "models", "publish"):
-            object.__setattr__(self, attribute, tuple(getattr(self, attribute)))
+        for attribute, kind in (("sources", Source), ("models", Model), ("publish", Publish)):
+            _parts(self, attribute, kind)
         object.__setattr__(self, "folder", Path(self.folder) if self.folder else _declaring_folder())
-        _limit(f"job {self.name}: max_failed", self.max_failed)
+        check_limit(f"job {self.name}: max_failed", self.max_failed)
         _check_names(self)
 
     @property
@@ -287,11 +295,28 @@ def _tuples(thing: object, *attributes: str) -> None:
         value = getattr(thing, attribute)
         if isinstance(value, str):
             raise JobError(f"{attribute} is the text {value!r}, wanted a tuple of names", hint=f"write {attribute}=({value!r},)")
-        object.__setattr__(thing, attribute, tuple(value))
+        if not isinstance(value, Iterable) or not all(isinstance(name, str) for name in value):
+            raise JobError(f"{attribute} is {value!r}, wanted a tuple of names")
+        names = tuple(value)
+        if len(set(names)) < len(names):
+            raise JobError(f"{attribute} names a column twice: {', '.join(names)}")
+        object.__setattr__(thing, attribute, names)
 
 
-def _limit(what: str, limit: float) -> None:
-    if isinstance(limit, bool) or not isinstance(limit, int | float) or limit < 0 or (isinstance(limit, float) and limit > 1):
+def _parts(job: Job, attribute: str, kind: type) -> None:
+    """One part or several, as a tuple of `kind`."""
+    value = getattr(job, attribute)
+    parts = (
+        (value,) if isinstance(value, kind) else tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
+    )
+    wrong = [repr(part)[:80] for part in parts if not isinstance(part, kind)]
+    if wrong:
+        raise JobError(f"job {job.name}: {attribute} holds {', '.join(wrong)}, wanted {kind.__name__}(...)")
+    object.__setattr__(job, attribute, parts)
+
+
+def check_limit(what: str, limit: float) -> None:
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 0 or (isinstance(limit, float) and limit > 1):
         raise JobError(f"{what} is {limit!r}, wanted a count (int, 0 or more) or a share (float, 0.0 to 1.0)")
 
 
@@ -322,10 +347,12 @@ def _declaring_folder() -> Path:
 
 
 def _check_names(job: Job) -> None:
-    names = [source.name for source in job.sources] + [model.name for model in job.models]
+    names = [source.name for source in job.sources] + [model.name for model in job.models] + [output.name for output in job.releases]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise JobError(f"job {job.name}: the name {', '.join(twice)} is used twice; sources and models share one set of names")
+        raise JobError(
+            f"job {job.name}: the name {', '.join(twice)} is used twice; sources, models and what is published share one set of names"
+        )
     if not job.sources:
         raise JobError(f"job {job.name} has no source", hint='add sources=[Source("sales")]')
     if not job.models:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 import traceback
@@ -19,7 +20,8 @@ def load_job(ref: str) -> Job:
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        module = importlib.import_module(module_name)
+        with contextlib.redirect_stdout(sys.stderr):  # what a module says on import is words, not the result
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and module_name.startswith(error.name):
             raise JobError(
@@ -27,7 +29,7 @@ def load_job(ref: str) -> Job:
                 hint="run this where the module is, or install its package",
             ) from error
         raise _failed(module_name, error) from error
-    except Exception as error:  # whatever the user's module raises is told
+    except (Exception, SystemExit) as error:  # whatever the user's module raises is told
         raise _failed(module_name, error) from error
     job = getattr(module, attribute, None)
     if not isinstance(job, Job):

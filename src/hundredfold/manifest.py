@@ -28,6 +28,7 @@ class Manifest:
     rows: int
     nullable: tuple[str, ...]
     batches: tuple[Batch, ...]
+    query: str = ""
 
     def text(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -71,5 +72,11 @@ def open_batch(manifest: Manifest, units: UnitList, batch: Batch, layout: Layout
 
 
 def key_text(key: Sequence[object]) -> str:
-    """A unit's key as people write it: PREMIUM,Accra,1GB; a null is written as nothing."""
-    return ",".join("" if part is None else str(part) for part in key) if key else "(all rows)"
+    """A unit's key as people write it: PREMIUM,Accra,1GB. As in CSV a null is nothing, an empty text is "", and a comma is quoted."""
+    return ",".join(map(_part_text, key)) if key else "(all rows)"
+
+
+def _part_text(part: object) -> str:
+    text = str(part)
+    quoted = text == "" or "," in text or '"' in text
+    return "" if part is None else f'"{text.replace(chr(34), chr(34) * 2)}"' if quoted else text

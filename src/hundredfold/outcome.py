@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,12 +46,21 @@ def account_of(unit: int, error: BaseException) -> Account:
     """A failed unit's account; the traceback begins in the user's own code."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not f.filename.startswith(_HERE)] or list(frames)
-    text = (
-        "".join(traceback.format_list(own)) + "".join(traceback.format_exception_only(error))
-        if own and not isinstance(error, ResultError)
-        else ""
-    )
-    return Account(unit, "failed", type(error).__name__, str(error), text)
+    told = words_of(error)
+    text = "" if isinstance(error, ResultError) else "".join(traceback.format_list(own)) + f"{type(error).__name__}: {told}\n"
+    return Account(unit, "failed", type(error).__name__, told, _writable(text))
+
+
+def words_of(value: Any, say: Callable[[Any], str] = str) -> str:
+    """str or repr of what the user's code made, which may itself raise, as text that can be written."""
+    try:
+        return _writable(say(value))
+    except Exception as error:  # noqa: BLE001  # whatever their own str raises
+        return f"({type(value).__name__}, whose {say.__name__} raises {type(error).__name__})"
+
+
+def _writable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 _HERE = __file__.rsplit("outcome.py", 1)[0]

@@ -19,7 +19,7 @@ from .batch import UNIT, from_numpy, nulls_of, numpy_of
 from .columns import UNFIT, column_of, same_values, wide
 from .contract import Contract
 from .errors import ResultError
-from .outcome import Account
+from .outcome import Account, words_of
 
 Row = tuple[str, ...]
 
@@ -75,6 +75,8 @@ class Gather:
                 )
             self._keep(table, np.arange(first, first + units))
             return [1] * units
+        if not pa.types.is_integer(table.column("unit").type):
+            raise ResultError(f"returned a column `unit` of {table.column('unit').type}, wanted whole numbers from 0")
         unit = np.asarray(table.column("unit").to_pylist(), np.int64)
         strange = unit[(unit < 0) | (unit >= units)]
         if len(strange):
@@ -103,10 +105,16 @@ class Gather:
             column.append(value)
 
     def _check_names(self, names: Row) -> None:
+        strange = [words_of(n, repr) for n in names if not isinstance(n, str) or n.startswith("__") or words_of(n) != n]
+        if strange:
+            raise ResultError(f"returned columns {', '.join(strange)}; wanted names, and none that begins with __")
+        if len({n.lower() for n in (*names, *(k for k in self.keys if k not in names))}) < len({*names, *self.keys}) or len(
+            set(names)
+        ) < len(names):
+            raise ResultError(f"returned columns {', '.join(names)}; SQL takes two of them, or one and a key, for the same")
+        if not names:
+            raise ResultError("returned a row without a column")
         if self.contract is None:
-            strange = [name for name in names if not isinstance(name, str)]
-            if strange or not names:
-                raise ResultError(f"returned columns {strange or 'none'}; wanted names" if strange else "returned a row without a column")
             return
         wanted = self.contract.names
         missing = [n for n in wanted if n not in names]
@@ -231,7 +239,7 @@ def row_of(value: Any) -> tuple[Row, Any]:
     fields = getattr(type(value), "model_fields", None)
     if fields is not None:
         return tuple(f.alias or n for n, f in fields.items()), [getattr(value, n) for n in fields]
-    what = "None" if value is None else f"{type(value).__name__} {str(value)[:80]!r}"
+    what = "None" if value is None else f"{type(value).__name__} {words_of(value)[:80]!r}"
     raise ResultError(f"returned {what}; wanted a dict, dataclass, NamedTuple or pydantic row, a list of them, or a table")
 
 
@@ -324,5 +332,5 @@ def _without(table: pa.Table, bad: Mapping[int, Account]) -> pa.Table:
 
 
 def _short(value: Any, most: int = 80) -> str:
-    text = repr(value)
+    text = words_of(value, repr)
     return text if len(text) <= most else f"{text[:most]}..."

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import keyword
 import random
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -20,6 +22,8 @@ def scaffold(name: str, into: Path | None = None) -> Path:
     folder = (into or Path.cwd()) / name
     if folder.exists():
         raise UsageError(f"{folder} is there already", hint="choose another name, or remove it")
+    if name in sys.stdlib_module_names or importlib.util.find_spec(name) is not None:
+        raise UsageError(f"there is a module {name!r} already, which a package of that name would hide", hint="choose another name")
     template = files("hundredfold") / "template"
     try:
         for file in FILES:

@@ -75,4 +75,4 @@ def after(state: State, event: Event, run: str = "this run") -> State:
     answer = TABLE[state, event]
     if isinstance(answer, State):
         return answer
-    raise StateError(f"run {run} is {state.value}, so it cannot {event.value}: {answer}", hint=f"hundredfold status {run}")
+    raise StateError(f"run {run} cannot {event.value}: {answer}", hint=f"hundredfold status {run}")

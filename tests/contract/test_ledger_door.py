@@ -145,7 +145,7 @@ def test_what_json_cannot_hold_is_not_written(ledger):
 
 def test_a_refused_event_changes_nothing(ledger):
     ledger.create(replace(RUN, state=State.DONE))
-    with pytest.raises(StateError, match="is done, so it cannot cancel"):
+    with pytest.raises(StateError, match="cannot cancel: it is done"):
         ledger.move(RUN.id, Event.CANCEL, step="x", reason="y")
     assert ledger.read(RUN.id) == replace(RUN, state=State.DONE)
 

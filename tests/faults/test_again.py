@@ -189,7 +189,7 @@ def test_a_refused_retry_changes_nothing(tmp_path):
 
 def test_what_is_done_or_unknown_is_not_resumed(tmp_path):
     begun(tmp_path, SOUND)
-    with pytest.raises(StateError, match="run r is done, so it cannot start: it is done"):
+    with pytest.raises(StateError, match="run r cannot start: it is done"):
         resume("r", home=tmp_path)
     with pytest.raises(NoSuchRun, match="there is no run other; the newest here: r"):
         resume("other", home=tmp_path)

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -140,3 +141,20 @@ def test_more_failures_than_allowed_hold_the_release_back(bench: Bench) -> None:
         within_limits(job, list(piece.collected.values()), "r")
     within_limits(job, list(piece.collected.values()), "r", 1)
     within_limits(job, list(piece.collected.values()), "r", 0.5)
+
+
+def test_json_lines_hold_no_nan_and_no_infinity(tmp_path: Path) -> None:
+    import json
+
+    import hundredfold
+
+    values = {"a": 1.5, "b": float("nan"), "c": float("inf")}
+    job = hundredfold.Job(
+        "lines",
+        sources=[hundredfold.Source("s")],
+        models=[hundredfold.Model("m", unit=("k",), work=lambda rows: {"x": values[rows.key[0]]})],
+        publish=hundredfold.Publish("o", query="SELECT * FROM m ORDER BY k", formats=("jsonl",), digest={"all": "SELECT * FROM o ORDER BY k"}),
+    )
+    run = hundredfold.run(job, {"s": {"k": list(values)}}, home=tmp_path, workers=1)
+    lines = run.published().read_text().splitlines()
+    assert [json.loads(line, parse_constant=pytest.fail)["x"] for line in lines] == [1.5, None, None]

@@ -138,7 +138,9 @@ PLACES = {
     "a.xlsx": r"the kind of 1 file\(s\) is not known",
     "zero.csv": "sales is empty",
     "head.csv": "sales is empty",
-    "bad.jsonl": "cannot be read as json",
+    "bad.jsonl": r"cannot be read as json: line 2 of .*bad\.jsonl is no JSON object: no",
+    "rejects.csv": r"sales has the columns __file, and columns that begin with __ are ours",
+    "rows.csv": r"sales has the columns __row_1, and columns that begin with __ are ours",
     "bad.parquet": "cannot be read as Parquet",
 }
 
@@ -153,7 +155,9 @@ def test_a_place_that_cannot_be_read_is_told(bench: Bench, tmp_path: Path, place
         "a.xlsx": "x",
         "zero.csv": "",
         "head.csv": HEAD,
-        "bad.jsonl": "no\n",
+        "bad.jsonl": '{"a": 1}\nno\n{"a": 2}\n',
+        "rejects.csv": "__file,__row,__reason,a\nx,1,no,2\n",
+        "rows.csv": "__row,a\n1,2\n",
         "bad.parquet": "no",
     }.items():
         (tmp_path / name).write_text(text)
@@ -168,6 +172,88 @@ def test_what_is_no_table_is_told(bench: Bench) -> None:
         bench.source(Source("sales"), 3).validate()
     with pytest.raises(SourceError, match="several types in one column"):
         bench.source(Source("sales"), pd.DataFrame({"a": [1, "x"]})).validate()
+
+
+def test_a_frame_that_would_become_another_is_refused(bench: Bench) -> None:
+    twice = pd.DataFrame([[1, 2]], columns=["a", "a"])
+    frames: list[tuple[Any, str]] = [
+        (
+            pd.DataFrame({"p": pd.period_range("2020-01", periods=2, freq="M")}),
+            r"1 column\(s\) have a type that would become another\n  p: ",
+        ),
+        (pd.DataFrame({"t": pd.to_timedelta([1, 2], unit="s")}), "t: duration"),
+        (pa.table({"d": pa.array([Decimal(1)], pa.decimal256(50, 2))}), "d: decimal256"),
+        (twice, "several columns named a"),
+        (pa.table([[1], [2]], names=["a", "a"]), "several columns named a"),
+        (pd.Series([1, 2]), "Series is no path and no table"),
+        (pl.Series([1, 2]), "Series is no path and no table"),
+        ({"a": [1], "b": [1, 2]}, "dict cannot be made a table"),
+        (["a.csv", "b.csv"], "list is no path and no table"),
+        (pd.DataFrame({"__row": [1], "__reason": ["x"]}), "columns __row, __reason, and columns that begin with __ are ours"),
+    ]
+    for frame, words in frames:
+        with pytest.raises(SourceError, match=words) as caught:
+            bench.source(Source("sales"), frame).validate()
+        assert caught.value.hint
+
+
+def test_categories_of_polars_are_texts(bench: Bench) -> None:
+    frame = pl.DataFrame({"a": ["x", "y", None]}, schema={"a": pl.Categorical}).with_columns(b=pl.col("a").cast(pl.Enum(["x", "y"])))
+    _, piece = check(bench, Source("s"), frame)
+    assert piece.accepted("s") == [{"a": "x", "b": "x"}, {"a": "y", "b": "y"}, {"a": None, "b": None}]
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(bench: Bench, tmp_path: Path) -> None:
+    for name, value in {"a[1].csv": 1, "a1.csv": 2, "a*.csv": 3, "B.CSV.GZ": 4}.items():
+        text = f"x\n{value}\n".encode()
+        (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("GZ") else text)
+        _, piece = check(bench, Source("s"), tmp_path / name)
+        assert piece.accepted("s") == [{"x": value}]
+
+
+# --- CSV without a contract ----------------------------------------------------------------------------------------------
+
+MOMENT = dt.datetime(2020, 1, 1, 10, tzinfo=dt.UTC)
+SETTLED: list[tuple[list[str], list[Any]]] = [
+    (["1", "-20"], [1, -20]),
+    (["9223372036854775807", "1"], [9223372036854775807, 1]),
+    (["1", "2.50"], [1.0, 2.5]),
+    (["0.30000000000000004", "1e-05", "-7"], [0.30000000000000004, 1e-05, -7.0]),
+    (["12345678901234567890", "12345678901234567891"], ["12345678901234567890", "12345678901234567891"]),
+    (["9007199254740993", "1.5"], ["9007199254740993", "1.5"]),
+    (["1E5", "2E10", "100000"], ["1E5", "2E10", "100000"]),
+    (["1e5", "100000"], ["1e5", "100000"]),
+    (["007", "7"], ["007", "7"]),
+    (["+7", "7"], ["+7", "7"]),
+    (["00.5", "0.5"], ["00.5", "0.5"]),
+    (["nan", "1.5"], ["nan", "1.5"]),
+    (["inf", "1"], ["inf", "1"]),
+    (["0x10", "1_000"], ["0x10", "1_000"]),
+    (["true", "false"], [True, False]),
+    (["true", "no"], ["true", "no"]),
+    (["05/06/2020", "06/05/2020"], ["05/06/2020", "06/05/2020"]),
+    (["2020-01-31", "2020-02-01"], [dt.date(2020, 1, 31), dt.date(2020, 2, 1)]),
+    (["2020-02-30", "2020-02-01"], ["2020-02-30", "2020-02-01"]),
+    (["2020-01-01 10:00", "2020-01-01T10:00:00.5"], [dt.datetime(2020, 1, 1, 10), dt.datetime(2020, 1, 1, 10, 0, 0, 500000)]),
+    (["2020-01-01T10:00:00Z", "2020-01-01T12:00:00+02:00"], [MOMENT, MOMENT]),
+    (["2020-01-01T10:00:00Z", "2020-01-01T12:00:00"], ["2020-01-01T10:00:00Z", "2020-01-01T12:00:00"]),
+]
+
+
+@pytest.mark.parametrize(("texts", "values"), SETTLED)
+def test_csv_without_a_contract_changes_no_value(bench: Bench, tmp_path: Path, texts: list[str], values: list[Any]) -> None:
+    (tmp_path / "a.csv").write_text("a,b\n" + "".join(f"{text},\n" for text in [*texts, ""]))
+    _, piece = check(bench, Source("s"), tmp_path / "a.csv")
+    found = [row["a"] for row in piece.accepted("s")]
+    assert found == [*values, None]
+    assert list(map(type, found[:-1])) == list(map(type, values))
+
+
+def test_the_files_of_one_source_settle_their_types_together(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("k\n1\n")
+    (tmp_path / "b.csv").write_text("k\n01\n")
+    _, piece = check(bench, Source("s"), tmp_path)
+    assert sorted(row["k"] for row in piece.accepted("s")) == ["01", "1"]
 
 
 # --- contracts -----------------------------------------------------------------------------------------------------------
@@ -211,6 +297,44 @@ def test_a_text_that_is_no_value_of_its_column_is_rejected_as_it_came(
     _, piece = check(bench, Source("sales", Sale, max_rejected=1), tmp_path / "a.csv")
     assert reasons(piece, "sales") == [(2, reason)]
     assert piece.rejects("sales")[0][column] == (text or None)
+
+
+def test_a_time_with_an_offset_is_that_moment_in_utc(bench: Bench, tmp_path: Path) -> None:
+    @dataclass
+    class Row:
+        at: dt.datetime
+
+    (tmp_path / "a.csv").write_text(
+        "at\n2020-01-01T00:00:00+02:00\n2020-01-01 00:00:00Z\n2020-01-01\n2026-01-01T01:00:00+02:00\n2025-12-31T23:30:00-01:00\n"
+    )
+    _, piece = check(bench, Source("s", Row, not_future=["at"], max_rejected=1), tmp_path / "a.csv")
+    midnight = dt.datetime(2020, 1, 1)
+    late = dt.datetime(2025, 12, 31, 23)
+    assert [row["at"] for row in piece.accepted("s")] == [midnight - dt.timedelta(hours=2), midnight, midnight, late]
+    assert reasons(piece, "s") == [(5, "at must not be after 2026-01-01")]
+
+
+def test_a_decimal_with_more_places_than_its_column_is_rejected(bench: Bench, tmp_path: Path) -> None:
+    class Row(pydantic.BaseModel):
+        price: Decimal = pydantic.Field(max_digits=8, decimal_places=2)
+
+    (tmp_path / "a.csv").write_text("price\n1.50\n1.005\n1.5000\n1e-3\n1e2\nx\n")
+    _, piece = check(bench, Source("s", Row, max_rejected=3), tmp_path / "a.csv")
+    assert reasons(piece, "s") == [(n, "price must be a decimal of at most 2 places") for n in (2, 4, 6)]
+    for values in ([1.5, 1.005, 1e-05], [Decimal("1.500"), Decimal("1.005"), Decimal("0.001")]):
+        _, piece = check(bench, Source("s", Row, max_rejected=2), pa.table({"price": values}))
+        assert [row["price"] for row in piece.accepted("s")] == [Decimal("1.50")]
+
+
+def test_a_time_column_cuts_no_nanoseconds(bench: Bench, tmp_path: Path) -> None:
+    @dataclass
+    class Row:
+        at: dt.datetime
+
+    (tmp_path / "a.csv").write_text("at\n2020-01-01 00:00:00.123456\n2020-01-01 00:00:00.123456789\n")
+    for place in (pa.table({"at": pa.array([1_000, 1_001], pa.timestamp("ns"))}), tmp_path / "a.csv"):
+        _, piece = check(bench, Source("s", Row, max_rejected=1), place)
+        assert reasons(piece, "s") == [(2, "at must be a time of at most 6 decimals")]
 
 
 def test_a_date_column_takes_no_time_of_day(bench: Bench) -> None:
@@ -299,6 +423,35 @@ def test_a_source_may_refer_to_itself(bench: Bench) -> None:
         bench, Source("tree", references={"parent": "tree.id"}, max_rejected=1), pa.table({"id": [1, 2, 3], "parent": [None, 1, 9]})
     )
     assert reasons(piece, "tree") == [(3, "parent must be in tree.id")]
+
+
+def test_a_check_that_could_do_nothing_is_refused(bench: Bench) -> None:
+    rows = pa.table({"k": [1], "word": ["2020-01-01"]})
+    for source, words in [
+        (Source("s", clean={"prise": "1"}), r"its columns are k, word\n  clean: 'prise' is no column"),
+        (Source("s", latest="k"), "latest: 'k' chooses among rows with one key, and unique names no key"),
+        (Source("s", not_future=["k"]), r"not_future names a column that is neither date nor time\n  k: int64"),
+        (Source("s", not_future=["word"]), "word: string"),
+        (Source("s", clean={"word": "nope(word)"}), r"s: clean does not run\n  word: nope\(word\): "),
+        (Source("s", clean={"k": "k + 1", "word": "CAST(word AS INTEGER)"}), r"s: clean does not run\n  word: CAST"),
+        (Source("s", references={"k": "s.nope"}), r"references name a column that is not there\n  k -> s.nope: s has k, word"),
+    ]:
+        with pytest.raises(SourceError, match=words):
+            bench.source(source, rows).validate()
+    check(bench, Source("s", not_future=["word"], clean={"word": "CAST(word AS DATE)"}), rows)
+
+
+def test_references_in_a_circle_are_refused(bench: Bench) -> None:
+    model = Model("rest", unit=(), query="SELECT 1 AS one", work=lambda _: {"n": 1})
+    sources = [Source("a", references={"k": "b.k"}), Source("b", references={"k": "a.k"})]
+    piece = bench.start(Job("two", sources=sources, models=[model]), a=pa.table({"k": [1]}), b=pa.table({"k": [1]}))
+    with pytest.raises(JobError, match="sources refer to one another in a circle: a, b"):
+        piece.validate()
+
+
+def test_a_source_of_which_no_row_is_left_is_told(bench: Bench) -> None:
+    with pytest.raises(ContractError, match=r"sales: all 2 rows were rejected\n  price must be > 0: 2"):
+        bench.source(Source("sales", Sale, max_rejected=1.0), table({"price": -1.0}, {"price": -2.0})).validate()
 
 
 def test_what_lies_after_as_of_is_rejected(bench: Bench) -> None:
@@ -413,6 +566,7 @@ TYPES = pa.schema(
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(RAW, min_size=1, max_size=12))
 def test_the_checks_in_sql_say_what_python_says_of_every_row(bench: Bench, rows: list[dict[str, Any]]) -> None:
+    rows = [*rows, {"a": 0.0, "b": None, "c": None, "d": "x", "e": "a", "f": None, "g": None, "h": 0.0}]  # not all may be rejected
     verdict, piece = check(bench, Source("s", Everything, max_rejected=1.0), pa.Table.from_pylist(rows, schema=TYPES))
     bad = [number + 1 for number, row in enumerate(rows) if not passes(row)]
     assert [number for number, _ in reasons(piece, "s")] == bad if bad else verdict.rejected == 0

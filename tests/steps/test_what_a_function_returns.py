@@ -131,7 +131,7 @@ def test_all_units_may_return_no_row(bench: Bench) -> None:
         ([1, 2], "returned int '1'; wanted"),
         ([{"a": 1}, None], "returned None; wanted"),
         ({}, "without a column"),
-        ({1: 2}, "returned columns [1]; wanted names"),
+        ({1: 2}, "returned columns 1; wanted names"),
         (pd.Series({"a": 1}), "pandas Series"),
         ({"a": object()}, "a"),
         ({"a": {1, 2}}, "a"),
@@ -454,3 +454,29 @@ def test_a_failure_has_the_traceback_of_the_users_own_code(bench: Bench) -> None
 def test_a_frozen_slotted_dataclass_is_a_row(bench: Bench) -> None:
     Slotted = dataclasses.make_dataclass("Slotted", [("a", int)], frozen=True, slots=True)
     assert rows_of(run(bench, [Slotted(4)], returns=Slotted)) == [{"u": 0, "a": 4}]
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("not even that")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (ValueError("\udcff"), "\\udcff"),
+        (Mute(), "whose str raises RuntimeError"),
+        ({"a": Mute()}, "a"),
+        ({"__unit": 1}, "begins with __"),
+        ({"a\udcff": 1}, "wanted names"),
+        ({"a": 1, "A": 2}, "for the same"),
+        ({"U": 1}, "for the same"),
+        (pa.table([[1], [2]], names=["a", "a"]), "for the same"),
+    ],
+)
+def test_what_cannot_even_be_told_fails_that_unit_and_no_process(bench: Bench, value: Any, words: str) -> None:
+    piece = run(bench, [{"a": 1}, value, {"a": 3}])
+    assert [row["a"] for row in rows_of(piece)] == [1, 3]
+    assert words in why(piece)[1]

@@ -176,7 +176,8 @@ class Drive:
         self._note(model.name, **{k: v for k, v in asdict(collected).items() if k != "model"})
         self.watcher.collected(collected)
         warehouse.define(model.name, f"SELECT * FROM {warehouse.parquet(self.layout.results(model.name))}")
-        if model is not self.job.models[-1] or self.job.releases:
+        more = model is not self.job.models[-1] or bool(self.job.releases)
+        if more or self.record.options.get("max_failed") is not None:  # a limit given by hand counts though nothing follows
             within_limits(self.job, [collected], self.record.id, self.record.options.get("max_failed"))
 
     def _publish(self, warehouse: DuckWarehouse) -> None:

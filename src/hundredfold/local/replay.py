@@ -54,8 +54,8 @@ def replay(
 
 def find_unit(units: UnitList, key: str, model: str) -> int:
     """The number of the unit whose key is written like this; UsageError names those that are near."""
-    columns = [[("" if v is None else str(v)) for v in column.to_pylist()] for column in units.keys.columns]
-    texts = [",".join(parts) for parts in zip(*columns, strict=True)] if columns else [key_text(())]
+    columns = [column.to_pylist() for column in units.keys.columns]
+    texts = [key_text(parts) for parts in zip(*columns, strict=True)] if columns else [key_text(())]
     wanted = key if columns else key_text(())
     if wanted in texts:
         return texts.index(wanted)

@@ -229,4 +229,12 @@ def _release_facts(run: Run) -> dict[str, Any] | None:
     if release is None:
         return None
     files = [str(run.home.store.path(key)) for key in release.files]
-    return {"version": release.version, "parent": release.parent, "rows": dict(release.rows), "files": files, "digest": release.digest}
+    now = publishing.current(run.record.job, run.home.store)
+    return {
+        "version": release.version,
+        "parent": release.parent,
+        "current": now == release.version,
+        "rows": dict(release.rows),
+        "files": files,
+        "digest": release.digest,
+    }

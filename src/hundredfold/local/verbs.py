@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from ..batch import form_of
 from ..crew import packed
 from ..errors import HundredfoldError, JobError, SourceError, StateError, UsageError
-from ..job import Job, Layout, Model
+from ..job import Job, Layout, Model, check_limit
 from ..load import load_job
 from ..manifest import Manifest, UnitList
 from ..ports import Record
@@ -43,7 +43,7 @@ def run(
     home: str | Path = ".hundredfold",
     workers: int | None = None,
     memory: str | int | None = None,
-    as_of: dt.datetime | str | None = None,
+    as_of: dt.date | str | None = None,
     run_id: str | None = None,
     max_rejected: Mapping[str, float] | None = None,
     max_failed: float | None = None,
@@ -62,6 +62,7 @@ def run(
     Returns the Run. Raises what stopped it, with the way on in its `hint`; PublishRefused if more units failed than the
     limit allows (then `open_run(run_id)` gives the Run, whose results and failures are there).
     """
+    _check_arguments(job, sources, workers, max_rejected, max_failed)
     ref, job = (job, load_job(job)) if isinstance(job, str) else ("", job)
     there = Home(home)
     limits = limits_of(workers, memory)
@@ -77,6 +78,22 @@ def run(
         options={"workers": workers, "memory": memory},
     )
     return drive(there, begun, job, limits, watcher or Quiet(), Event.START)
+
+
+def _check_arguments(job: Any, sources: Any, workers: Any, max_rejected: Any, max_failed: Any) -> None:
+    """UsageError or JobError for arguments that are not what `run` says."""
+    if not isinstance(job, str | Job):
+        raise UsageError(f"the job is {type(job).__name__}, wanted a Job or 'module:attribute'")
+    if sources is not None and not isinstance(sources, Mapping):
+        raise UsageError(f"sources is {type(sources).__name__}, wanted a mapping", hint='such as sources={"sales": frame}')
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int)):
+        raise UsageError(f"workers is {workers!r}, wanted a whole number")
+    if max_rejected is not None and not isinstance(max_rejected, Mapping):
+        raise UsageError(f"max_rejected is {max_rejected!r}, wanted a mapping", hint='such as max_rejected={"sales": 0.01}')
+    for name, limit in (max_rejected or {}).items():
+        check_limit(f"max_rejected of {name}", limit)
+    if max_failed is not None:
+        check_limit("max_failed", max_failed)
 
 
 def resume(
@@ -147,7 +164,7 @@ def begin(
     ref: str,
     sources: Mapping[str, Any],
     *,
-    as_of: dt.datetime | str | None,
+    as_of: dt.date | str | None,
     run_id: str | None,
     max_rejected: Mapping[str, float],
     max_failed: float | None,
@@ -156,7 +173,7 @@ def begin(
     """Record a new run, and keep what a later process needs to go on with it: the job, and sources that are only in memory."""
     now = dt.datetime.now(dt.UTC)
     run = run_id or f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    if not run or not all(c.isalnum() or c in "-_" for c in run) or len(run) > 80:
+    if not isinstance(run, str) or not run or not all(c.isalnum() or c in "-_" for c in run) or len(run) > 80:
         raise UsageError(f"the run id {run!r} cannot be used", hint="wanted letters, digits, - and _")
     layout = Layout(run)
     for name in sources:
@@ -224,13 +241,15 @@ def _check_queries(job: Job) -> None:
         form_of(model)
 
 
-def _moment(text: dt.datetime | str) -> str:
+def _moment(text: dt.date | str) -> str:
     try:
-        moment = text if isinstance(text, dt.datetime) else dt.datetime.fromisoformat(text)
+        moment = dt.datetime.fromisoformat(text) if isinstance(text, str) else text
     except ValueError as error:
         raise UsageError(
             f"as_of is {text!r}, wanted a date or time such as 2026-06-30 or 2026-06-30T12:00", hint="ISO 8601, in UTC"
         ) from error
+    if not isinstance(moment, dt.datetime):
+        moment = dt.datetime(moment.year, moment.month, moment.day)
     if moment.tzinfo is not None:
         moment = moment.astimezone(dt.UTC).replace(tzinfo=None)
     return moment.isoformat(" ")

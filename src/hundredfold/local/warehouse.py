@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from ..contract import quote
 from ..errors import HomeError, HundredfoldError, QueryError, SourceError
 from .files import FileStore
-from .sources import Files, as_table, find_files
+from .sources import Files, as_table, bad_json, find_files, pattern, refuse_ours, settled, settling
 
 STREAMED = 250_000  # rows of a streamed batch
 TICK = 0.5  # seconds between looks at whether to go on
@@ -138,19 +138,21 @@ class DuckWarehouse:
             return self._parquet(source, files, in_place=True)
         if not any(Path(p).stat().st_size for p in files.paths):
             raise SourceError(f"{source} is empty: {files.paths[0]} has no byte", hint=f"name another place with --source {source}=PATH")
-        reader = self._csv(files, bool(contract_columns)) if files.kind == "csv" else self._json(files, contract_columns)
         try:
+            reader = self._csv(files) if files.kind == "csv" else self._json(files, contract_columns)
             self._run(f"COPY (SELECT row_number() OVER () AS __row, * FROM {reader}) TO '{_text(self._stage(staged))}' (FORMAT parquet)")
         except QueryError as error:
-            words = error.message.split("\n")[0]  # below it stands a query of ours
-            raise SourceError(
-                f"{source}: {files.paths[0]} cannot be read as {files.kind}: {words}", hint="mend the file, or name another"
-            ) from error
+            raise _unread(source, files, error) from error
         malformed = self._malformed() if files.kind == "csv" else pa.table({"file": [], "row": [], "words": [], "line": []})
         select = f"SELECT * FROM read_parquet('{_text(self.store.path(staged))}')"
         if len(files.paths) > 1:  # the rows of each file count from 1
             first = f"SELECT __file, min(__row) AS first FROM ({select}) AS s GROUP BY __file"
             select = f"SELECT s.* REPLACE (s.__row - f.first + 1 AS __row) FROM ({select}) AS s JOIN ({first}) AS f ON s.__file = f.__file"
+        names = [name for name in self.columns(select).names if name not in ("__file", "__row")]
+        refuse_ours(source, names)
+        if files.kind == "csv" and not contract_columns:
+            answers = self.query(f"SELECT {settling(names)} FROM ({select}) AS s").to_pylist()[0]
+            select = f"SELECT __file, __row, {settled(names, list(answers.values()))} FROM ({select}) AS s"
         return Attached(select, self.columns(select), bool(contract_columns), None, malformed)
 
     def __enter__(self) -> DuckWarehouse:
@@ -169,21 +171,25 @@ class DuckWarehouse:
         try:
             names = self.columns(select).names
         except QueryError as error:
+            _refuse_file_column(source, error)
             raise SourceError(
                 f"{source}: {files.paths[0]} cannot be read as Parquet: {error.message.split(chr(10))[0]}",
                 hint="is it a Parquet file, whole?",
             ) from error
+        refuse_ours(source, [n for n in names if n != "__file"])
         plain = ", ".join(quote(n) for n in names if n not in ("__file", "file_row_number"))
         where = "__file" if in_place else "'(in memory)'"
         select = f"SELECT {plain}, {where} AS __file, file_row_number + 1 AS __row FROM ({select}) AS f"
         return Attached(select, self.columns(select), False, files if in_place else None, None)
 
-    def _csv(self, files: Files, text: bool) -> str:
-        """Each file by itself, put together by the names of its columns (DuckDB keeps no list of bad lines otherwise)."""
+    def _csv(self, files: Files) -> str:
+        """Each file by itself, put together by the names of its columns (DuckDB keeps no list of bad lines otherwise).
+
+        All values as text: a type that DuckDB guesses may change them.
+        """
         self._run("DROP TABLE IF EXISTS reject_scans; DROP TABLE IF EXISTS reject_errors")
-        typing = "all_varchar = true" if text else "sample_size = -1"
         each = [
-            f"SELECT * FROM read_csv({_string(path)}, header = true, filename = '__file', store_rejects = true, {typing})"
+            f"SELECT * FROM read_csv({pattern(path)}, header = true, filename = '__file', store_rejects = true, all_varchar = true)"
             for path in files.paths
         ]
         return f"({' UNION ALL BY NAME '.join(each)})"
@@ -246,6 +252,21 @@ class Attached:
     def __init__(self, select: str, schema: pa.Schema, text: bool, files: Files | None, malformed: pa.Table | None) -> None:
         self.select, self.schema, self.text, self.files = select, schema, text, files
         self.malformed = malformed if malformed is not None and malformed.num_rows else None
+
+
+def _unread(source: str, files: Files, error: QueryError) -> SourceError:
+    """Why text files cannot be read: the line, where it can be found."""
+    _refuse_file_column(source, error)
+    bad = bad_json(files.paths) if files.kind == "json" else None
+    words = bad or error.message.split("\n")[0]  # below it stands a query of ours
+    hint = "mend or remove that line: one JSON object a line is wanted" if bad else "mend the file, or name another"
+    return SourceError(f"{source}: {files.paths[0]} cannot be read as {files.kind}: {words}", hint=hint)
+
+
+def _refuse_file_column(source: str, error: QueryError) -> None:
+    """A column named as ours breaks the reader before its names are known."""
+    if "filename adds column" in error.message:
+        refuse_ours(source, ["__file"])
 
 
 def _told(error: Exception, sql: str) -> HundredfoldError:

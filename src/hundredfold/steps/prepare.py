@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..batch import UNIT, from_numpy, numpy_of
-from ..errors import ConservationError, QueryError
+from ..errors import ConservationError, QueryError, StateError
 from ..job import Batch, Job, Layout, Model
 from ..manifest import ROWS, Manifest, UnitList
 from ..outcome import ACCOUNT
@@ -46,10 +46,10 @@ def prepare(
     model: Model, job: Job, layout: Layout, warehouse: Preparing, store: PrepareStore, *, workers: int, batch_bytes: int
 ) -> Manifest:
     """Split a model's rows into batches that hold whole units and at most about `batch_bytes` each, or take what is there."""
-    try:
-        return Manifest.read(layout, model.name, store)
-    except KeyError:
-        store.delete(layout.model(model.name))
+    there = _there(model, job, layout, store)
+    if there is not None:
+        return there
+    store.delete(layout.model(model.name))
     select = query_of(model, job)
     schema = _columns(model, select, warehouse)
     select = plain_columns(select, schema)
@@ -64,9 +64,28 @@ def prepare(
     nullable = _route(model, select, schema, units, batches, layout, warehouse, store)
     if kept:
         warehouse.forget("__prepared")
-    manifest = Manifest(model.name, tuple(model.unit), tuple(model.order_by), len(rows), int(rows.sum()), nullable, tuple(batches))
+    manifest = Manifest(
+        model.name, tuple(model.unit), tuple(model.order_by), len(rows), int(rows.sum()), nullable, tuple(batches), query_of(model, job)
+    )
     _put_units(units, layout, model, store)
     store.put(layout.manifest(model.name), manifest.text())  # the commit: without it all of the above is done again
+    return manifest
+
+
+def _there(model: Model, job: Job, layout: Layout, store: Store) -> Manifest | None:
+    """What an earlier driver prepared; StateError if the model was declared otherwise then."""
+    try:
+        manifest = Manifest.read(layout, model.name, store)
+    except KeyError:
+        return None
+    now = {"unit": tuple(model.unit), "order_by": tuple(model.order_by), "query": query_of(model, job)}
+    other = [f"{name}: {getattr(manifest, name)!r} then, {value!r} now" for name, value in now.items() if getattr(manifest, name) != value]
+    if other:
+        raise StateError(
+            f"{model.name} was prepared under another declaration in run {layout.run}",
+            problems=other,
+            hint="run the job again: a run has one declaration",
+        )
     return manifest
 
 

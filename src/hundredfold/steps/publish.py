@@ -125,12 +125,19 @@ def _make(job: Job, layout: Layout, round_: int, as_of: str, warehouse: Publishi
         select = _checked(output, job, warehouse)
         for format in output.formats:
             key = f"{folder}/{output.name}.{format}"
-            rows[output.name] = warehouse.write(select, key, format)
+            rows[output.name] = warehouse.write(_finite(select, warehouse) if format == "jsonl" else select, key, format)
             files[key] = hashlib.sha256(memoryview(store.get(key))).hexdigest()
         digest |= _digest(output, select, job, warehouse)
     release = Release(job.name, version, parent, layout.run, round_, as_of, rows, files, digest)
     store.put(f"{folder}/release.json", json.dumps(asdict(release), indent=1, default=str).encode())
     return release
+
+
+def _finite(select: str, warehouse: Publishing) -> str:
+    """The same rows with null for NaN and infinities, which JSON does not have."""
+    columns = [(quote(f.name), pa.types.is_floating(f.type)) for f in warehouse.columns(select)]
+    values = ", ".join(f"CASE WHEN isfinite({name}) THEN {name} END AS {name}" if number else name for name, number in columns)
+    return f"SELECT {values} FROM ({select}) AS q"
 
 
 def describe_run(job: Job, layout: Layout, as_of: str, version: int | None, parent: int | None, warehouse: Publishing) -> None:

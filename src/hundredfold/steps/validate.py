@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from ..checks import Checks, compile_checks, duplicates, quote_part
+from ..checks import Checks, compile_checks, duplicates, quote_part, refuse_timeless
 from ..contract import quote, read_contract
-from ..errors import ConservationError, ContractError, SourceError
+from ..errors import ConservationError, ContractError, JobError, QueryError, SourceError
 from ..job import Job, Layout, Source, allowed
 from ..ports import Store, Warehouse
 
@@ -97,12 +97,17 @@ def _there(layout: Layout, store: Store) -> list[Verdict]:
 
 
 def in_order_of_reference(sources: Sequence[Source]) -> list[Source]:
-    """A source comes after those that it refers to; those of a circle come in the order they were declared."""
+    """A source comes after those that it refers to. JobError for a circle: whose rows would be rejected first?"""
     done: list[Source] = []
     rest = list(sources)
     while rest:
         names = {source.name for source in rest}
-        ready = next((s for s in rest if not {t.split(".")[0] for t in s.references.values()} & (names - {s.name})), rest[0])
+        ready = next((s for s in rest if not {t.split(".")[0] for t in s.references.values()} & (names - {s.name})), None)
+        if ready is None:
+            raise JobError(
+                f"sources refer to one another in a circle: {', '.join(s.name for s in rest)}",
+                hint="take out one of the references; a model's query can look at both sources",
+            )
         done.append(ready)
         rest.remove(ready)
     return done
@@ -115,7 +120,13 @@ def _validate_one(source: Source, place: Any, job: Job, as_of: str, layout: Layo
     if source.name in {t.split(".")[0] for t in source.references.values()}:
         warehouse.define(source.name, raw.select)  # a source that refers to itself is checked against its raw rows
     checks = compile_checks(source, contract, raw.select, raw.schema, raw.text, as_of)
-    rows, bad, repaired, counts = _count(checks, warehouse)
+    _refuse_references(source, warehouse)
+    try:
+        refuse_timeless(source, warehouse.columns(checks.typed))
+        rows, bad, repaired, counts = _count(checks, warehouse)
+    except QueryError as error:
+        _refuse_clean(source, raw.select, warehouse)
+        raise SourceError(f"{source.name} cannot be checked: {error.message}", hint=error.hint) from error
     malformed = raw.malformed.num_rows if raw.malformed is not None else 0
     if rows + malformed == 0:
         raise SourceError(
@@ -132,6 +143,12 @@ def _validate_one(source: Source, place: Any, job: Job, as_of: str, layout: Layo
     if rejected or dropped:
         _write_rejects(source, checks, raw, bool(copies + superseded + clashes), layout, warehouse)
     _refuse_too_many(source, rejected, rows + malformed, findings, store.where(layout.rejects(source.name)))
+    if rejected + dropped == rows + malformed:
+        raise ContractError(
+            f"{source.name}: all {rows + malformed:,} rows were rejected",
+            problems=[f"{f.column} {f.words}: {f.rows:,}" for f in findings],
+            hint=f"see {store.where(layout.rejects(source.name))}",
+        )
     if raw.files is not None and checks.as_is and not (rejected or dropped):
         return Verdict(source.name, rows, rows, 0, select=checks.accepted(None), files=warehouse.prints(raw.files.paths))
     rejects = warehouse.parquet(layout.rejects(source.name)) if rejected or dropped else None
@@ -142,6 +159,33 @@ def _validate_one(source: Source, place: Any, job: Job, as_of: str, layout: Layo
             f"{source.name}: {rows:,} rows came in, but {accepted:,} accepted + {bad + clashes:,} rejected + {dropped:,} dropped is {accepted + bad + clashes + dropped:,}"
         )
     return Verdict(source.name, rows + malformed, accepted, rejected, copies, superseded, repaired, findings, key)
+
+
+def _refuse_references(source: Source, warehouse: Sourcing) -> None:
+    """The sources that it refers to stand by now: their columns can be looked at."""
+    targets = {target: target.split(".") for target in source.references.values()}
+    there = {table: warehouse.columns(f"SELECT * FROM {quote(table)}").names for table, _ in targets.values()}
+    problems = [
+        f"{column} -> {target}: {targets[target][0]} has {', '.join(there[targets[target][0]])}"
+        for column, target in source.references.items()
+        if targets[target][1] not in there[targets[target][0]]
+    ]
+    if problems:
+        raise SourceError(f"{source.name}: references name a column that is not there", problems=problems, hint="mend the reference")
+
+
+def _refuse_clean(source: Source, raw: str, warehouse: Sourcing) -> None:
+    """SourceError for the columns whose `clean` does not run over the raw rows."""
+    problems = []
+    for column, expression in source.clean.items():
+        try:
+            warehouse.query(f"SELECT max(CAST(c AS VARCHAR)) FROM (SELECT ({expression}) AS c FROM ({raw}) AS raw) AS q")
+        except QueryError as error:
+            problems.append(f"{column}: {expression}: {error.message.splitlines()[0]}")
+    if problems:
+        raise SourceError(
+            f"{source.name}: clean does not run", problems=problems, hint="wanted an SQL expression over the source's columns as they came"
+        )
 
 
 def _reading(verdict: Verdict, warehouse: Sourcing) -> str:

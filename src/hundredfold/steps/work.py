@@ -154,7 +154,7 @@ class Floor:
             if doing.strikes > STRIKES:
                 raise CrewError(
                     f"a worker died {doing.strikes} times before it reached a unit of batch {slice_.batch}: {event.reason}",
-                    hint="raise --memory, or lower --workers; then resume the run",
+                    hint=f"its last words are in {self.crew.logs}; if it is for want of memory: --memory, or fewer --workers; then resume the run",
                 )
             doing.todo.appendleft(slice_.part(start, slice_.last))
             return
