@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 import gzip
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ _ISO = r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?"
 SETTLED = {
     "BIGINT": "CAST(TRY_CAST(@ AS BIGINT) AS VARCHAR) = @",
     # up to 15 digits a double holds every decimal; beyond that, only what it writes again in the same way
-    "DOUBLE": r"""CASE WHEN regexp_full_match(@, '-?(0|[1-9]\d*)(\.\d+)?') AND length(ltrim(regexp_replace(@, '[^0-9]', '', 'g'), '0')) <= 15
-        THEN TRUE ELSE regexp_matches(@, '^-?\d') AND CAST(TRY_CAST(@ AS DOUBLE) AS VARCHAR) = @ END""",
+    "DOUBLE": r"""CASE WHEN CAST(TRY_CAST(@ AS DOUBLE) AS VARCHAR) = @ THEN @ NOT IN ('nan', '-nan', 'inf', '-inf')
+        ELSE length(ltrim(translate(@, '-.', ''), '0')) <= 15 AND regexp_full_match(@, '-?(0|[1-9]\d*)(\.\d+)?') END""",
     "BOOLEAN": "lower(@) IN ('true', 'false')",
     "DATE": "CAST(TRY_CAST(@ AS DATE) AS VARCHAR) = @",
     "TIMESTAMP": f"regexp_full_match(@, '{_ISO}') AND TRY_CAST(@ AS TIMESTAMP) IS NOT NULL",
@@ -168,24 +168,20 @@ def pattern(path: str) -> str:
     return literal(glob.escape(path))
 
 
-def settling(names: Sequence[str]) -> str:
-    """For each column of texts and each type: whether all of its values are of that type (null where it has none)."""
+def settling(open_: Mapping[str, Sequence[str]]) -> str:
+    """For each column of texts and each type that it may have: whether all of its values are of that type (null where it has none)."""
     sums = [
-        f"bool_and(coalesce({test.replace('@', quote(name))}, FALSE)) FILTER (WHERE {quote(name)} IS NOT NULL)"
-        for name in names
-        for test in SETTLED.values()
+        f"bool_and(coalesce({SETTLED[kind].replace('@', quote(name))}, FALSE)) FILTER (WHERE {quote(name)} IS NOT NULL)"
+        for name, kinds in open_.items()
+        for kind in kinds
     ]
     return ", ".join(f"{total} AS s{i}" for i, total in enumerate(sums))
 
 
-def settled(names: Sequence[str], answers: Sequence[bool | None]) -> str:
-    """The columns in SQL, each as the first type that all its values are of; text where there is none."""
-    each = []
-    for i, name in enumerate(names):
-        said = answers[i * len(SETTLED) : (i + 1) * len(SETTLED)]
-        kind = next((kind for kind, all_of_it in zip(SETTLED, said, strict=True) if all_of_it), "VARCHAR")
-        each.append(f"CAST({quote(name)} AS {kind}) AS {quote(name)}")
-    return ", ".join(each)
+def still_open(open_: Mapping[str, Sequence[str]], answers: Sequence[bool | None]) -> dict[str, list[str]]:
+    """The types that no value has spoken against."""
+    said = iter(answers)
+    return {name: [kind for kind in kinds if next(said) is not False] for name, kinds in open_.items()}
 
 
 def bad_json(paths: Sequence[str]) -> str | None:

@@ -19,9 +19,10 @@ import pyarrow.parquet as pq
 from ..contract import quote
 from ..errors import HomeError, HundredfoldError, QueryError, SourceError
 from .files import FileStore
-from .sources import Files, as_table, bad_json, find_files, pattern, refuse_ours, settled, settling
+from .sources import SETTLED, Files, as_table, bad_json, find_files, pattern, refuse_ours, settling, still_open
 
 STREAMED = 250_000  # rows of a streamed batch
+FIRST = 2_000  # rows of a CSV file that are asked for every type
 TICK = 0.5  # seconds between looks at whether to go on
 T = TypeVar("T")
 
@@ -151,8 +152,7 @@ class DuckWarehouse:
         names = [name for name in self.columns(select).names if name not in ("__file", "__row")]
         refuse_ours(source, names)
         if files.kind == "csv" and not contract_columns:
-            answers = self.query(f"SELECT {settling(names)} FROM ({select}) AS s").to_pylist()[0]
-            select = f"SELECT __file, __row, {settled(names, list(answers.values()))} FROM ({select}) AS s"
+            select = self._settled(select, names)
         return Attached(select, self.columns(select), bool(contract_columns), None, malformed)
 
     def __enter__(self) -> DuckWarehouse:
@@ -193,6 +193,17 @@ class DuckWarehouse:
             for path in files.paths
         ]
         return f"({' UNION ALL BY NAME '.join(each)})"
+
+    def _settled(self, select: str, names: Sequence[str]) -> str:
+        """Columns of texts, each as the first type that all its values are of; text where there is none, or no value."""
+        kinds: dict[str, list[str]] = {name: list(SETTLED) for name in names}
+        valued: set[str] = set()
+        for rows in (f"{select} LIMIT {FIRST}", select):  # what the first rows rule out need not be asked of all
+            sums = settling(kinds)
+            answers = list(self.query(f"SELECT {sums} FROM ({rows}) AS s").to_pylist()[0].values()) if sums else []
+            kinds, valued = still_open(kinds, answers), _valued(kinds, answers)
+        each = ", ".join(f"CAST({quote(n)} AS {kinds[n][0] if n in valued and kinds[n] else 'VARCHAR'}) AS {quote(n)}" for n in names)
+        return f"SELECT __file, __row, {each} FROM ({select}) AS s"
 
     def _json(self, files: Files, wanted: Mapping[str, Any]) -> str:
         reader = f"read_json({files.sql_list}, format = 'newline_delimited', filename = '__file', sample_size = -1, union_by_name = true)"
@@ -252,6 +263,12 @@ class Attached:
     def __init__(self, select: str, schema: pa.Schema, text: bool, files: Files | None, malformed: pa.Table | None) -> None:
         self.select, self.schema, self.text, self.files = select, schema, text, files
         self.malformed = malformed if malformed is not None and malformed.num_rows else None
+
+
+def _valued(kinds: Mapping[str, Sequence[str]], answers: Sequence[bool | None]) -> set[str]:
+    """The columns that hold a value at all, of those that were asked."""
+    asked = [name for name, open_ in kinds.items() for _ in open_]
+    return {name for name, answer in zip(asked, answers, strict=True) if answer is not None}
 
 
 def _unread(source: str, files: Files, error: QueryError) -> SourceError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
@@ -159,9 +160,14 @@ def _digest(output: Publish, select: str, job: Job, warehouse: Publishing) -> di
 
 
 def _plain(table: pa.Table) -> list[dict[str, Any]]:
-    """Rows for JSON and for people: a sum that SQL made a decimal is a plain number."""
-    rows = table.to_pylist()
-    return [{k: (int(v) if v == int(v) else float(v)) if isinstance(v, Decimal) else v for k, v in row.items()} for row in rows]
+    """Rows for JSON and for people: a sum that SQL made a decimal is a plain number, and what is no number is null."""
+    return [{name: _plain_value(value) for name, value in row.items()} for row in table.to_pylist()]
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return int(value) if value == int(value) else float(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _checked(output: Publish, job: Job, warehouse: Publishing) -> str:
