@@ -22,6 +22,10 @@ def count(rows: Any) -> dict[str, int]:
     return {"n": rows.rows}
 
 
+def fails(rows: Any) -> dict[str, int]:
+    raise ValueError(f"{rows.rows} rows")
+
+
 MODEL = Model("m", unit=("k",), work=count)
 JOB = Job("counts", sources=[Source("s")], models=[MODEL])
 TABLE = pa.table({"k": ["a", "b"]})
@@ -79,7 +83,7 @@ def test_a_wrong_limit_of_a_run_is_told_before_it_begins(tmp_path: Path, limit: 
 
 
 def test_a_limit_given_by_hand_holds_a_run_back_that_publishes_nothing(tmp_path: Path) -> None:
-    job = Job("j", sources=Source("s"), models=Model("m", unit=("k",), work=lambda rows: 1 / 0))  # type: ignore[arg-type]
+    job = Job("j", sources=Source("s"), models=Model("m", unit=("k",), work=fails))  # type: ignore[arg-type]
     assert hundredfold.run(job, {"s": TABLE}, home=tmp_path, workers=1).state == "done"
     with pytest.raises(hundredfold.errors.PublishRefused, match="2 of 2 units"):  # type: ignore[attr-defined]
         hundredfold.run(job, {"s": TABLE}, home=tmp_path, workers=1, max_failed=1)

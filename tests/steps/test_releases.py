@@ -153,7 +153,9 @@ def test_json_lines_hold_no_nan_and_no_infinity(tmp_path: Path) -> None:
         "lines",
         sources=[hundredfold.Source("s")],
         models=[hundredfold.Model("m", unit=("k",), work=lambda rows: {"x": values[rows.key[0]]})],
-        publish=hundredfold.Publish("o", query="SELECT * FROM m ORDER BY k", formats=("jsonl",), digest={"all": "SELECT * FROM o ORDER BY k"}),
+        publish=hundredfold.Publish(
+            "o", query="SELECT * FROM m ORDER BY k", formats=("jsonl",), digest={"all": "SELECT * FROM o ORDER BY k"}
+        ),
     )
     run = hundredfold.run(job, {"s": {"k": list(values)}}, home=tmp_path, workers=1)
     lines = run.published().read_text().splitlines()
