@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from ..errors import HomeError, RunBusy, UsageError
 from ..job import Layout, releases_of
+from ..ports import Ledger
 from .files import FileStore
 from .ledger import SqliteLedger
 from .store import HALF, home_error
@@ -36,7 +37,7 @@ class Home:
             )
         self._open()
         self.store = FileStore(self.folder)
-        self.ledger = SqliteLedger(self.folder / "ledger.sqlite")
+        self.ledger: Ledger = SqliteLedger(self.folder / "ledger.sqlite")
 
     def scratch(self, run: str) -> Path:
         return self.folder / "scratch" / run
