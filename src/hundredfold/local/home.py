@@ -12,7 +12,7 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from ..errors import HomeError, RunBusy, UsageError
-from ..job import Layout, releases_of
+from ..job import Layout
 from ..ports import Ledger
 from .files import FileStore
 from .ledger import SqliteLedger
@@ -69,9 +69,9 @@ class Home:
     @contextmanager
     def publishing(self, job: str) -> Iterator[None]:
         """Be the only one who publishes for a job: two runs may end at once, and a version is made once."""
-        folder = self.folder / releases_of(job)
+        folder = self.folder / "locks"  # and not among the releases, which others read
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "publish.lock"):
+        with FileLock(folder / f"{job}.publish"):
             yield
 
     def driven(self, run: str) -> bool:
