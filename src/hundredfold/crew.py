@@ -29,6 +29,7 @@ import psutil
 from .batch import settle_annotations
 from .errors import CrewError, JobError
 from .job import Job, Layout, Message, Model
+from .outcome import words_of
 from .ports import Store
 
 PINNED = (
@@ -386,10 +387,7 @@ def _end_at_once() -> NoReturn:
 
 
 def _told(error: BaseException) -> str:
-    try:
-        return f"{type(error).__name__}: {error}".removesuffix(": ")
-    except Exception:  # noqa: BLE001  # the error's own __str__ raised
-        return type(error).__name__
+    return f"{type(error).__name__}: {words_of(error)}".removesuffix(": ")
 
 
 def _die_with(lifeline: Connection) -> None:

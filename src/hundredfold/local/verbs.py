@@ -28,7 +28,7 @@ from ..steps.enqueue import plan_retry
 from ..steps.publish import Release
 from .driver import Drive, Quiet, Watcher
 from .home import Home
-from .limits import limits_of
+from .limits import Limits, limits_of
 from .runs import Run, newest
 from .sources import as_table
 from .warehouse import DuckWarehouse
@@ -154,7 +154,7 @@ def cancel(run_id: str | None = None, *, home: str | Path = ".hundredfold") -> R
 
 
 def rollback(job: str, *, home: str | Path = ".hundredfold", to: int | None = None) -> Release:
-    """Let the pointer name the release before the current one, or version `to`."""
+    """Let the pointer name the release that the current one was built upon, or version `to`."""
     return publishing.rollback(job, Home(home, make=False).store, to)
 
 
@@ -198,7 +198,7 @@ def begin(
     return run
 
 
-def drive(home: Home, run: str, job: Job, limits: Any, watcher: Watcher, event: Event) -> Run:
+def drive(home: Home, run: str, job: Job, limits: Limits, watcher: Watcher, event: Event) -> Run:
     """Walk a run to its end, as its only driver."""
     with home.lock(run):
         record = home.ledger.move(run, event)
@@ -255,7 +255,9 @@ def _moment(text: dt.date | str) -> str:
     return moment.isoformat(" ")
 
 
-def _again(home: str | Path, run_id: str | None, job: Job | None, workers: int | None, memory: str | None) -> tuple[Home, Record, Job, Any]:
+def _again(
+    home: str | Path, run_id: str | None, job: Job | None, workers: int | None, memory: str | None
+) -> tuple[Home, Record, Job, Limits]:
     there = Home(home, make=False)
     record = there.ledger.read(run_id) if run_id else newest(there)
     limits = limits_of(workers or record.options.get("workers"), memory or record.options.get("memory"))

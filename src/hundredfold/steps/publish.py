@@ -85,7 +85,7 @@ def point(job: str, version: int, store: Store) -> None:
 
 
 def rollback(job: str, store: Store, to: int | None = None) -> Release:
-    """Move the pointer back to the release before the current one, or to version `to`; StateError if there is none."""
+    """Move the pointer to the parent of the current release, or to version `to`; StateError if there is none."""
     known = {release.version: release for release in releases(job, store)}
     now = current(job, store)
     if now is None:
