@@ -42,7 +42,7 @@ class Checks:
     columns: tuple[str, ...]  # the columns an accepted row has
     rules: tuple[Rule, ...]
     repaired: str  # true of a row that was repaired
-    as_is: bool  # the accepted columns are the raw ones, untouched
+    as_is: bool  # the accepted values are the raw ones: whoever reads them again from the source reads the same
 
     @property
     def judged(self) -> str:
@@ -86,9 +86,10 @@ def compile_checks(source: Source, contract: Contract | None, raw: str, schema: 
             as_is = as_is and name not in source.clean
             continue
         loose = text or name in source.clean
-        same = not loose and found[name] == column.arrow
+        same = not loose and (found[name] == column.arrow or _widens(found[name], column.arrow))
         as_is = as_is and same
-        values.append((quote(name) if same else _cast(expression, column.sql_type)) + f" AS {quote(name)}")
+        cast = _cast(expression, column.sql_type) if loose or found[name] != column.arrow else quote(name)
+        values.append(f"{cast} AS {quote(name)}")
         if not same:
             uncast = _uncast(column, f"__raw_{quote_part(name)}", None if loose else found[name])
             rules.append(Rule(name, f"must be {_words(column)}", f"({uncast})"))
@@ -111,6 +112,14 @@ def compile_checks(source: Source, contract: Contract | None, raw: str, schema: 
     )
     typed = f"SELECT __file, __row, {', '.join(values)}, ({changed}) AS __repaired FROM ({raw}) AS raw"
     return Checks(typed, tuple(order), tuple(rules), "__repaired", as_is)
+
+
+def _widens(found: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether every value of a type is the same value in the other, so that the cast cannot fail and costs nothing to do again."""
+    t = pa.types
+    if wanted == pa.int64():
+        return bool(t.is_integer(found) and found != pa.uint64())
+    return bool(wanted == pa.float64() and t.is_floating(found))
 
 
 def _cast(expression: str, sql_type: str) -> str:

@@ -165,7 +165,7 @@ def same_values(values: pa.Array, kind: pa.DataType) -> pa.Array:
 
 def _fast(values: Any, kind: pa.DataType | None) -> pa.Array | None:
     """Numbers without nulls; None for all else."""
-    if isinstance(values, list):
+    if isinstance(values, list | tuple):
         if not values or type(values[0]) not in (float, int, np.float64, np.int64):
             return None
         kinds = set(map(type, values))

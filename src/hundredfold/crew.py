@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 import traceback
-import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -28,20 +27,11 @@ import psutil
 
 from .batch import settle_annotations
 from .errors import CrewError, JobError
+from .forking import PRELOADED, out_of_reach, start_method, starting
 from .job import Job, Layout, Message, Model
 from .outcome import words_of
 from .ports import Store
 
-PINNED = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "POLARS_MAX_THREADS",
-    "NUMBA_NUM_THREADS",
-)
 TICK = 0.1  # seconds between looks at limits
 GRACE = 1.0  # seconds that a child has to end after it closed its pipe, and that a killed server has
 OUTSIDE = frozenset(
@@ -139,7 +129,7 @@ class Crew:
         """Begin to start the children, and return at once: their imports run while the driver reads the data."""
         self.hands = [Hand(number) for number in range(self.size)]
         with contextlib.suppress(ValueError, AttributeError):
-            self._context.set_forkserver_preload(["hundredfold.desk"])
+            self._context.set_forkserver_preload(PRELOADED)
         self._starting = threading.Thread(target=self._launch_all, daemon=True)
         self._starting.start()
 
@@ -184,11 +174,7 @@ class Crew:
             self._starting = None
 
     def _launch_all(self) -> None:
-        with contextlib.suppress(ImportError, AttributeError):  # Windows has none: what this thread starts, Ctrl-C must not reach
-            from multiprocessing.resource_tracker import ensure_running
-
-            ensure_running()  # first: when it has started, it lets the signal through again
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        out_of_reach()
         try:
             for hand in self.hands:
                 self._launch(hand)
@@ -212,7 +198,7 @@ class Crew:
         hand.pipe, theirs = self._context.Pipe()
         hand.lifeline, lifeline = self._context.Pipe()
         hand.marks, hand.ready, hand.starts = self._context.RawArray("q", [IDLE, 0]), False, hand.starts + 1
-        with contextlib.closing(theirs), contextlib.closing(lifeline), _launching, _pinned_environment(), _hidden_main():
+        with contextlib.closing(theirs), contextlib.closing(lifeline), starting():
             log = str(self.logs / f"worker-{hand.number}.log") if self.logs else None
             arguments = (theirs, lifeline, hand.marks, self._kit, dict(os.environ), log, self.memory)
             process = self._context.Process(target=child, args=arguments, daemon=True)
@@ -301,17 +287,6 @@ class Crew:
             if end is not None:
                 end.close()
         hand.process = hand.pipe = hand.lifeline = None
-
-
-def start_method() -> str:
-    """How children are started: by a server that forks clean ones where there is one, else afresh, or as HUNDREDFOLD_START says."""
-    there = [
-        method for method in mp.get_all_start_methods() if method != "fork"
-    ]  # a fork of the driver would take its threads' locks along
-    wanted = os.environ.get("HUNDREDFOLD_START") or ("forkserver" if "forkserver" in there else "spawn")
-    if wanted not in there:
-        raise CrewError(f"HUNDREDFOLD_START is {wanted!r}, wanted {' or '.join(there)}")
-    return wanted
 
 
 def packed(thing: Kit | Job) -> bytes:
@@ -445,32 +420,3 @@ def _memory_of(pid: int) -> int:
     except psutil.Error:
         return 0
     return int(info.rss - getattr(info, "shared", 0))
-
-
-_launching = threading.Lock()  # what is hidden and pinned while a child starts belongs to the whole process
-
-
-@contextlib.contextmanager
-def _pinned_environment() -> Iterator[None]:
-    """One thread for each child's BLAS and OpenMP: unpinned, N children start N threads each and fight over the cores."""
-    before = {name: os.environ.get(name) for name in PINNED}
-    os.environ.update(dict.fromkeys(PINNED, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-@contextlib.contextmanager
-def _hidden_main() -> Iterator[None]:
-    """Children need nothing of the caller's __main__ (its functions travel by value): so a script needs no main guard."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main

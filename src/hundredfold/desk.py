@@ -8,17 +8,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from .batch import OpenBatch, annotations_of, form_of
+from .batch import UNIT, OpenBatch, annotations_of, form_of, numpy_of
 from .contract import Contract, is_contract, read_contract
 from .crew import IDLE, MANY, Kit
 from .given import Given
 from .job import Message, Model
 from .manifest import Manifest, UnitList, open_batch
-from .outcome import Account, account_of, accounts_table, pack_accounts, pack_results
+from .outcome import Account, account_of, pack_accounts, pack_results
 from .results import Gather
 
-CHUNK = 2.0  # seconds of work after which results are handed over, so that a death costs no more than that
+CHUNK = 2_000_000_000  # nanoseconds of work after which results are handed over, so that a death costs no more than that
 
 Say = Callable[[tuple[Any, ...]], None]
 
@@ -81,29 +82,32 @@ def _key_reader(batch: OpenBatch, name: str) -> Callable[[int], Any]:
 
 def _do_each(table: Table, batch: OpenBatch, message: Message, marks: Any, say: Say) -> None:
     """One call for each unit; a chunk is handed over whenever it has taken long enough."""
-    work, rows = table.model.work, batch.unit(table.form)
+    work, clock = table.model.work, time.monotonic_ns
     given = [(g.name, g.for_units(batch.keys)) for g in table.givens]
-    first, clock, stamp = message.first, time.perf_counter, time.monotonic_ns
+    first = message.first
     while first <= message.last:
-        gather, bad, seconds, counts = table.gather(batch), [], [], []
-        began = before = clock()
-        for unit in range(first, message.last + 1):
-            marks[1] = stamp()
+        gather, bad = table.gather(batch), []
+        add = gather.add
+        own, last = first - batch.first, message.last - batch.first
+        units = batch.each(table.form, own, last)
+        now = clock()
+        stamps, end = [now], now + CHUNK
+        for unit, rows in zip(range(first, message.last + 1), units, strict=True):
+            marks[1] = now
             marks[0] = unit
-            own = unit - batch.first
             try:
-                value = work(rows(own), **{name: get(own) for name, get in given}) if given else work(rows(own))
-                counts.append(gather.add(unit, value))
+                if given:
+                    add(unit, work(rows, **{name: get(unit - batch.first) for name, get in given}))
+                else:
+                    add(unit, work(rows))
             except Exception as error:  # noqa: BLE001  # the one place where a unit's failure becomes a value
                 bad.append(account_of(unit, error))
-                counts.append(0)
-            after = clock()
-            seconds.append(after - before)
-            before = after
-            if after - began > CHUNK:
+            now = clock()
+            stamps.append(now)
+            if now > end:
                 break
         marks[0] = MANY  # should the results themselves kill this process, no single unit is to blame
-        _hand_over(gather, bad, seconds, counts, message.part(first, unit), batch, say)
+        _hand_over(gather, bad, np.diff(stamps) / 1e9, message.part(first, unit), say)
         first = unit + 1
     say(("finished",))
 
@@ -118,29 +122,22 @@ def _do_many(table: Table, batch: OpenBatch, message: Message, marks: Any, say: 
     gather, bad = table.gather(batch), []
     try:
         value = table.model.work(batch.units(table.form, own, own + message.units - 1), **{g.name: g.for_many(keys) for g in table.givens})
-        counts = gather.add_many(message.first, message.units, value)
+        gather.add_many(message.first, message.units, value)
     except Exception as error:  # noqa: BLE001  # a failure of many is found by halves, of one is a value
         table.open(message.batch, again=True)  # the function may have written to the columns before it raised
         if message.units > 1:
             say(("split", message.first))
             return
-        gather, bad, counts = table.gather(batch), [account_of(message.first, error)], [0]
-    seconds = [(time.perf_counter() - began) / message.units] * message.units
-    _hand_over(gather, bad, seconds, counts, message, batch, say)
+        gather, bad = table.gather(batch), [account_of(message.first, error)]
+    seconds = np.full(message.units, (time.perf_counter() - began) / message.units)
+    _hand_over(gather, bad, seconds, message, say)
     say(("finished",))
 
 
-def _hand_over(
-    gather: Gather, bad: list[Account], seconds: list[float], counts: list[int], message: Message, batch: OpenBatch, say: Say
-) -> None:
+def _hand_over(gather: Gather, bad: list[Account], seconds: NDArray[np.float64], message: Message, say: Say) -> None:
     tables, unfit = gather.finish()
-    bad = [*bad, *unfit]
-    rows_out = np.array(counts, np.int64)
-    for account in unfit:
-        rows_out[account.unit - message.first] = 0
-    own = message.first - batch.first
-    units = np.arange(message.first, message.last + 1, dtype=np.int64)
-    accounts = accounts_table(
-        units, batch.sizes[own : own + message.units].astype(np.int64), rows_out, np.array(seconds), bad, message.round
-    )
-    say(("chunk", message.first, message.last, pack_results(tables), pack_accounts(accounts, tables)))
+    rows_out = np.zeros(message.units, np.int64)
+    for rows in tables:
+        rows_out += np.bincount(numpy_of(rows.column(UNIT), False) - message.first, minlength=message.units)
+    accounts = pack_accounts(message, seconds, rows_out, [*bad, *unfit], tables)
+    say(("chunk", message.first, message.last, pack_results(tables), accounts))

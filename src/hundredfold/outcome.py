@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from .batch import UNIT, from_numpy, numpy_of
 from .columns import text_of_type
 from .errors import ResultError
+from .job import Message
 
 ACCOUNT = pa.schema(
     [
@@ -67,36 +68,43 @@ _HERE = __file__.rsplit("outcome.py", 1)[0]
 
 
 def accounts_table(
-    units: NDArray[np.int64],
+    first: int,
     rows_in: NDArray[np.int64],
     rows_out: NDArray[np.int64],
     seconds: NDArray[np.float64],
-    bad: Sequence[Account],
-    round_: int,
+    rounds: NDArray[np.int64],
+    bad: Mapping[int, Account],
 ) -> pa.Table:
-    """One row for each unit of a slice, in their order."""
-    by_unit = {account.unit: account for account in bad}
-    if by_unit:
-        rows = [by_unit.get(u) for u in units.tolist()]
-        texts = [[None if r is None else getattr(r, name) for r in rows] for name in ("error", "message", "traceback")]
-        status = pa.array(["ok" if r is None else r.status for r in rows], pa.string())
-        words = [pa.array(text, pa.string()) for text in texts]
-    else:
-        status = pa.DictionaryArray.from_arrays(from_numpy(np.zeros(len(units), np.int32)), _OK).cast(pa.string())
-        words = [pa.nulls(len(units), pa.string())] * 3
-    columns = [
-        from_numpy(units),
-        status,
-        from_numpy(rows_in),
-        from_numpy(rows_out),
-        from_numpy(seconds),
-        *words,
-        from_numpy(np.full(len(units), round_, np.int64)),
-    ]
-    return pa.Table.from_arrays(columns, schema=ACCOUNT)
+    """One row for each unit from `first` on; `bad` are those of them that did not end well."""
+    known: list[str] = ["ok"]
+    status = np.zeros(len(seconds), np.int32)
+    words: dict[str, Any] = {name: pa.nulls(len(seconds), pa.string()) for name in ("error", "message", "traceback")}
+    if bad:
+        known += sorted({account.status for account in bad.values()})
+        for account in bad.values():
+            status[account.unit - first] = known.index(account.status)
+        for name in words:
+            texts: list[str | None] = [None] * len(seconds)
+            for account in bad.values():
+                texts[account.unit - first] = getattr(account, name)
+            words[name] = pa.array(texts, pa.string())
+    columns = {
+        "unit": from_numpy(np.arange(first, first + len(seconds))),
+        "status": pa.DictionaryArray.from_arrays(from_numpy(status), _texts(known)).cast(pa.string()),
+        "rows_in": from_numpy(rows_in),
+        "rows_out": from_numpy(rows_out),
+        "seconds": from_numpy(seconds),
+        **words,
+        "round": from_numpy(rounds),
+    }
+    return pa.Table.from_arrays([columns[name] for name in ACCOUNT.names], schema=ACCOUNT)
 
 
-_OK = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"ok")])
+def _texts(words: Sequence[str]) -> pa.Array:
+    """Short texts as a column (pa.array would import pandas)."""
+    coded = [word.encode() for word in words]
+    ends = np.cumsum([0, *map(len, coded)]).astype(np.int32)
+    return pa.Array.from_buffers(pa.string(), len(coded), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(coded))])
 
 
 def pack_results(tables: Sequence[pa.Table]) -> bytes:
@@ -116,8 +124,28 @@ def unpack_results(data: pa.Buffer) -> list[pa.Table]:
     return tables
 
 
-def pack_accounts(accounts: pa.Table, tables: Sequence[pa.Table]) -> bytes:
-    """The unit ledger, with a summary of the result tables in its metadata, so that types are settled without reading them."""
+@dataclass(frozen=True, slots=True)
+class SliceLedger:
+    """The accounts of one slice: what each unit took and left, those that did not end well, and the shapes of the results."""
+
+    seconds: NDArray[np.float64]
+    rows_out: NDArray[np.int64]
+    bad: tuple[Account, ...]
+    tables: tuple[dict[str, Any], ...]
+
+
+_MADE = pa.schema([("seconds", pa.float64()), ("rows_out", pa.int64())])
+_BAD = pa.schema([("unit", pa.int64()), *((name, pa.string()) for name in ("status", "error", "message", "traceback"))])
+
+
+def pack_accounts(
+    message: Message, seconds: NDArray[np.float64], rows_out: NDArray[np.int64], bad: Sequence[Account], tables: Sequence[pa.Table]
+) -> bytes:
+    """The unit ledger of a slice, with a summary of the result tables in its metadata, so that types are settled without reading them.
+
+    What the message and the manifest know of a unit (its number, round and rows) is not written again.
+    """
+    assert len(seconds) == len(rows_out) == message.units
     summary = [
         {
             "units": _units_of(t),
@@ -126,18 +154,23 @@ def pack_accounts(accounts: pa.Table, tables: Sequence[pa.Table]) -> bytes:
         }
         for t in tables
     ]
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, accounts.schema.with_metadata({"results": json.dumps(summary)})) as writer:
-        writer.write_table(accounts.replace_schema_metadata({"results": json.dumps(summary)}))
-    return bytes(sink.getvalue())
+    made = pa.Table.from_arrays([from_numpy(seconds), from_numpy(rows_out)], schema=_MADE.with_metadata({"results": json.dumps(summary)}))
+    streams = [made]
+    if bad:
+        streams.append(pa.Table.from_pylist([{name: getattr(account, name) for name in _BAD.names} for account in bad], schema=_BAD))
+    return pack_results(streams)
 
 
 def _units_of(table: pa.Table) -> list[int]:
     """First unit and how many different ones."""
     units = numpy_of(table.column(UNIT), False)
-    return [int(units.min()), len(np.unique(units))]
+    if not (units[1:] >= units[:-1]).all():
+        units = np.sort(units)
+    return [int(units[0]), int(np.count_nonzero(units[1:] != units[:-1])) + 1]
 
 
-def unpack_accounts(data: pa.Buffer) -> tuple[pa.Table, list[dict[str, Any]]]:
-    table = pa.ipc.open_stream(data).read_all()
-    return table.replace_schema_metadata(None), json.loads(table.schema.metadata[b"results"])
+def unpack_accounts(data: pa.Buffer) -> SliceLedger:
+    made, *bad = unpack_results(data)
+    accounts = tuple(Account(**row) for row in bad[0].to_pylist()) if bad else ()
+    seconds, rows_out = (numpy_of(made.column(name), False) for name in _MADE.names)
+    return SliceLedger(seconds, rows_out, accounts, tuple(json.loads(made.schema.metadata[b"results"])))

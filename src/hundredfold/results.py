@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,19 @@ from .outcome import Account, words_of
 Row = tuple[str, ...]
 
 
-@dataclass(slots=True)
 class Group:
-    """Result rows that have the same columns: one list a column, and the unit of each row."""
+    """Result rows that have the same columns: the unit of each, and its values in the order of `names`."""
 
-    names: Row
-    units: list[int] = field(default_factory=list)
-    lists: list[list[Any]] = field(default_factory=list)
+    __slots__ = ("names", "pick", "rows", "units")
+
+    def __init__(self, names: Row) -> None:
+        self.names = names
+        self.units: list[int] = []
+        self.rows: list[Sequence[Any]] = []
+        self.pick = itemgetter(*names, names[0])  # one name alone would give a value and not a tuple
+
+    def columns(self) -> Iterator[Sequence[Any]]:
+        return islice(zip(*self.rows, strict=True), len(self.names))
 
 
 class Gather:
@@ -42,28 +49,42 @@ class Gather:
         self.groups: dict[Row, Group] = {}
         self.tables: list[pa.Table] = []
         self.last: Group | None = None
+        self.width = -1  # of the last group; what is called for each unit looks no further
 
-    def add(self, unit: int, value: Any) -> int:
-        """Keep one unit's result; how many rows it has. ResultError if it is none, or not what the contract says."""
+    def add(self, unit: int, value: Any) -> None:
+        """Keep one unit's result. ResultError if it is none, or not what the contract says."""
+        if type(value) is dict and len(value) == self.width:
+            group = self.last
+            try:
+                row = group.pick(value)  # type: ignore[union-attr]  # with a width there is a group
+            except KeyError:
+                pass
+            else:
+                if type(row[0]) is not np.ndarray:
+                    group.rows.append(row)  # type: ignore[union-attr]
+                    group.units.append(unit)  # type: ignore[union-attr]
+                    return
+        self._add(unit, value)
+
+    def _add(self, unit: int, value: Any) -> None:
         if type(value) is dict and not _is_table(value, self.contract):
             self._row(unit, tuple(value), value.values())
-            return 1
+            return
         if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
             rows = _aligned([row_of(item) for item in value])
             for names in {names for names, _ in rows}:
                 self._check_names(names)  # of all rows before the first is kept: a failed unit leaves none behind
             for names, values in rows:
                 self._row(unit, names, values)
-            return len(rows)
+            return
         table = table_of(value)
         if table is None:
             self._row(unit, *row_of(value))
-            return 1
-        self._keep(table, np.full(table.num_rows, unit, np.int64))
-        return int(table.num_rows)
+        else:
+            self._keep(table, np.full(table.num_rows, unit, np.int64))
 
-    def add_many(self, first: int, units: int, value: Any) -> list[int]:
-        """Keep the result of `units` units at once, the first of which is `first`; how many rows each has.
+    def add_many(self, first: int, units: int, value: Any) -> None:
+        """Keep the result of `units` units at once, the first of which is `first`.
 
         One row for each unit, in order; or any number of rows, with a column `unit` that numbers them from 0.
         """
@@ -74,7 +95,7 @@ class Gather:
                     f"returned {table.num_rows:,} rows for {units:,} units; wanted one for each, in order, or a column `unit` that numbers them from 0"
                 )
             self._keep(table, np.arange(first, first + units))
-            return [1] * units
+            return
         if not pa.types.is_integer(table.column("unit").type):
             raise ResultError(f"returned a column `unit` of {table.column('unit').type}, wanted whole numbers from 0")
         unit = np.asarray(table.column("unit").to_pylist(), np.int64)
@@ -83,7 +104,6 @@ class Gather:
             raise ResultError(f"returned rows for unit {strange[0]}, and the slice has units 0 to {units - 1}")
         order = np.argsort(unit, kind="stable")
         self._keep(table.drop_columns(["unit"]).take(from_numpy(order)), unit[order] + first)
-        return [int(n) for n in np.bincount(unit, minlength=units)]
 
     def _keep(self, table: pa.Table, units: NDArray[np.int64]) -> None:
         self._check_names(tuple(table.column_names))
@@ -98,11 +118,14 @@ class Gather:
             known = self.groups.get(names)
             if known is None:
                 self._check_names(names)
-                known = self.groups[names] = Group(names, [], [[] for _ in names])
+                known = self.groups[names] = Group(names)
             group = self.last = known
+            self.width = len(names)
+        row = (*values,)
+        if len(row) != len(names):
+            raise ResultError(f"returned {len(row)} values for the columns {', '.join(names)}")
         group.units.append(unit)
-        for column, value in zip(group.lists, values, strict=True):
-            column.append(value)
+        group.rows.append((*row, row[0]))
 
     def _check_names(self, names: Row) -> None:
         strange = [words_of(n, repr) for n in names if not isinstance(n, str) or n.startswith("__") or words_of(n) != n]
@@ -137,15 +160,15 @@ class Gather:
     def _tables(self, group: Group, bad: dict[int, Account]) -> Iterator[pa.Table]:
         units = from_numpy(np.array(group.units, np.int64))
         if self.contract is not None:
-            columns = [self._typed(name, values, group.units, bad) for name, values in zip(group.names, group.lists, strict=True)]
+            columns = [self._typed(name, values, group.units, bad) for name, values in zip(group.names, group.columns(), strict=True)]
             yield pa.table([*columns, units], [*group.names, UNIT])
             return
         try:
-            yield pa.table([*map(column_of, group.lists), units], [*group.names, UNIT])
+            yield pa.table([*map(column_of, group.columns()), units], [*group.names, UNIT])
         except UNFIT:
             yield from _split(group, bad)
 
-    def _typed(self, name: str, values: list[Any], units: Sequence[int], bad: dict[int, Account]) -> pa.Array:
+    def _typed(self, name: str, values: Sequence[Any], units: Sequence[int], bad: dict[int, Account]) -> pa.Array:
         """A column of the contract's type; where that fails, the units to blame are put to `bad` and their values to null."""
         column = next((c for c in self.contract.columns if c.name == name), None) if self.contract else None
         if column is None:  # a key column that came along
@@ -304,9 +327,10 @@ def _split(group: Group, bad: dict[int, Account]) -> Iterator[pa.Table]:
     units = np.array(group.units, np.int64)
     starts = np.flatnonzero(np.concatenate([[True], units[1:] != units[:-1]])).tolist()
     by_type: dict[tuple[str, ...], list[list[Any]]] = {}
+    lists = list(group.columns())
     for start, stop in zip(starts, [*starts[1:], len(units)], strict=True):
         columns = []
-        for name, values in zip(group.names, group.lists, strict=True):
+        for name, values in zip(group.names, lists, strict=True):
             try:
                 columns.append(column_of(values[start:stop]))
             except UNFIT as error:

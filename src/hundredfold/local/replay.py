@@ -46,7 +46,7 @@ def replay(
     own = number - batch.first
     given = {name: Given(name, declared, job.model(name), layout, there.store) for name in declared.given or ()}
     form = form_of(declared)
-    rows = batch.units(form, own, own) if declared.many else batch.unit(form)(own)
+    rows = batch.units(form, own, own) if declared.many else next(batch.each(form, own, own))
     keys = batch.keys.slice(own, 1)
     values = {name: g.for_many(keys) if declared.many else g.for_units(batch.keys)(own) for name, g in given.items()}
     return (call or _plain_call)(declared.work, rows, **values)

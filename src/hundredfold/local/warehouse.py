@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,17 +77,24 @@ class DuckWarehouse:
             raise _told(self._placed(error, select), select) from error
 
     def stream(self, select: str) -> Iterator[pa.RecordBatch]:
+        """The rows as they come; the next ones are read while those before are looked at."""
         try:
             reader = self._called(lambda: self.connection.sql(select).to_arrow_reader(STREAMED))
         except duckdb.Error as error:
             raise _told(error, select) from error
-        while True:
-            try:
-                yield self._called(reader.read_next_batch)
-            except StopIteration:
-                return
-            except (pa.ArrowException, OSError, duckdb.Error) as error:
-                raise _told(error, select) from error
+        coming = self._beside.submit(reader.read_next_batch)
+        try:
+            while True:
+                try:
+                    batch = self._heard(coming)
+                except StopIteration:
+                    return
+                except (pa.ArrowException, OSError, duckdb.Error) as error:
+                    raise _told(error, select) from error
+                coming = self._beside.submit(reader.read_next_batch)
+                yield batch
+        finally:
+            wait([coming])
 
     def write(self, select: str, key: str, format: str = "parquet") -> int:
         options = {"parquet": "FORMAT parquet, COMPRESSION zstd", "csv": "FORMAT csv, HEADER", "jsonl": "FORMAT json"}[format]
@@ -245,7 +252,9 @@ class DuckWarehouse:
 
     def _called(self, call: Callable[[], T]) -> T:
         """What a call of DuckDB gives. It runs in a thread beside this one: DuckDB itself may not hear a Ctrl-C for minutes."""
-        future = self._beside.submit(call)
+        return self._heard(self._beside.submit(call))
+
+    def _heard(self, future: Future[T]) -> T:
         try:
             while not wait([future], TICK).done:
                 self._tick()

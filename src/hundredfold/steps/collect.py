@@ -25,7 +25,7 @@ from ..desk import result_contract
 from ..errors import ConservationError
 from ..job import Batch, Layout, Message, Model
 from ..manifest import Manifest, UnitList
-from ..outcome import ACCOUNT, unpack_accounts, unpack_results
+from ..outcome import ACCOUNT, Account, accounts_table, unpack_accounts, unpack_results
 from ..ports import Store, Warehouse
 
 RANK = {"ok": 3, "failed": 2, "dead": 1}
@@ -83,14 +83,14 @@ def collect(model: Model, manifest: Manifest, layout: Layout, round_: int, wareh
     units = UnitList.read(layout, model.name, store)
     contract = result_contract(model)
     outcomes = _outcomes(layout, model.name, store)
-    chosen, summaries = _choose(outcomes, manifest, layout, store)
+    chosen, rows, summaries = _choose(outcomes, manifest, layout, store)
     shape, refused = settle(summaries, contract, units.keys.column_names)
     counts: Counter[str] = Counter()
     with store.writing(layout.results(model.name)) as results, store.writing(layout.accounts(model.name)) as accounts:
         writing = _Writing(results, accounts, shape.schema(units.keys.schema), units.keys.schema)
         try:
-            for batch in manifest.batches:
-                table, account = _one_batch(batch, outcomes, chosen, shape, refused, contract, units, layout, warehouse, store)
+            for first, last in _stretches(manifest.batches, rows):
+                table, account = _one_stretch(first, last, outcomes, chosen, shape, refused, contract, units, layout, warehouse, store)
                 _count(counts, account, table)
                 writing.add(table, account)
         finally:
@@ -164,19 +164,24 @@ def _outcomes(layout: Layout, model: str, store: Store) -> list[Message]:
 
 def _choose(
     outcomes: Sequence[Message], manifest: Manifest, layout: Layout, store: Store
-) -> tuple[NDArray[np.int32], list[dict[str, Any]]]:
-    """For each unit the outcome that counts: of the last round that has it, and in that one the best end. ConservationError if a unit has none."""
+) -> tuple[NDArray[np.int32], Counter[int], list[dict[str, Any]]]:
+    """For each unit the outcome that counts: of the last round that has it, and in that one the best end; how many rows each batch
+    gave; and the shapes of their tables. ConservationError if a unit has none."""
     chosen = np.full(manifest.units, -1, np.int32)
     score = np.zeros(manifest.units, np.int32)
     summaries: list[dict[str, Any]] = []
+    rows: Counter[int] = Counter()
     for number, outcome in enumerate(outcomes):
-        accounts, tables = unpack_accounts(store.get(layout.outcome(outcome, "ledger")))
-        status = np.array([RANK[s] for s in accounts.column("status").to_pylist()], np.int32) + outcome.round * 4
+        ledger = unpack_accounts(store.get(layout.outcome(outcome, "ledger")))
+        status = np.full(outcome.units, RANK["ok"] + outcome.round * 4, np.int32)
+        for account in ledger.bad:
+            status[account.unit - outcome.first] = RANK[account.status] + outcome.round * 4
         span = slice(outcome.first, outcome.last + 1)
         better = status > score[span]
         chosen[span][better] = number
         score[span][better] = status[better]
-        summaries += [{**table, "outcome": number, "table": position} for position, table in enumerate(tables)]
+        rows[outcome.batch] += int(ledger.rows_out.sum())
+        summaries += [{**table, "outcome": number, "table": position} for position, table in enumerate(ledger.tables)]
     missing = np.flatnonzero(chosen < 0)
     if len(missing):
         raise ConservationError(
@@ -184,11 +189,22 @@ def _choose(
             hint=f"hundredfold resume {layout.run}",
         )
     counting = set(np.unique(chosen).tolist())
-    return chosen, [s for s in summaries if s["outcome"] in counting]
+    return chosen, rows, [s for s in summaries if s["outcome"] in counting]
 
 
-def _one_batch(
-    batch: Batch,
+def _stretches(batches: Sequence[Batch], rows: Mapping[int, int]) -> Iterator[tuple[int, int]]:
+    """Units of whole batches that are collected together: first and last, of about as many results as a row group holds."""
+    first, size = 0, 0
+    for batch in batches:
+        size += max(rows[batch.number], batch.last - batch.first + 1)
+        if size >= ROW_GROUP or batch is batches[-1]:
+            yield first, batch.last
+            first, size = batch.last + 1, 0
+
+
+def _one_stretch(
+    first: int,
+    last: int,
     outcomes: Sequence[Message],
     chosen: NDArray[np.int32],
     shape: Shape,
@@ -199,54 +215,63 @@ def _one_batch(
     warehouse: Loading,
     store: Store,
 ) -> tuple[pa.Table, pa.Table]:
-    """The results and the accounts of one batch's units, both with the column `unit`, in order."""
-    span = chosen[batch.first : batch.last + 1]
-    tables, accounts, late = [], [], {}
+    """The results and the accounts of units first..last, each with its keys, in order."""
+    span = chosen[first : last + 1]
+    rows_out, rounds, seconds = np.zeros(len(span), np.int64), np.zeros(len(span), np.int64), np.zeros(len(span))
+    bad: dict[int, Account] = {}
+    late: dict[int, str] = {}
+    tables = []
     for number in np.unique(span).tolist():
         outcome = outcomes[number]
-        account, _ = unpack_accounts(store.get(layout.outcome(outcome, "ledger")))
-        accounts.append(account.filter(_mask(numpy_of(account.column("unit"), False), chosen, number)))
-        packed = unpack_results(store.get(layout.outcome(outcome, "results"))) if _has_rows(account) else []
+        ledger = unpack_accounts(store.get(layout.outcome(outcome, "ledger")))
+        mine = slice(outcome.first - first, outcome.last + 1 - first)
+        counts = span[mine] == number
+        seconds[mine][counts], rows_out[mine][counts], rounds[mine][counts] = ledger.seconds[counts], ledger.rows_out[counts], outcome.round
+        bad.update({account.unit: account for account in ledger.bad if counts[account.unit - outcome.first]})
+        packed = unpack_results(store.get(layout.outcome(outcome, "results"))) if ledger.rows_out.any() else []
         for position, table in enumerate(packed):
-            mine = table.filter(_mask(numpy_of(table.column(UNIT), False), chosen, number))
+            if not counts.all():
+                table = table.filter(_mask(counts[numpy_of(table.column(UNIT), False) - outcome.first]))
             why = refused.get((number, position))
             if why:
-                late.update(dict.fromkeys(numpy_of(mine.column(UNIT), False).tolist(), why))
-            elif mine.num_rows:
-                tables.append(_fit(mine, shape, late))
-    account = pa.concat_tables(accounts)
-    account = account.take(from_numpy(np.argsort(numpy_of(account.column("unit"), False), kind="stable")))
+                late.update(dict.fromkeys(numpy_of(table.column(UNIT), False).tolist(), why))
+            elif table.num_rows:
+                tables.append(_fit(table, shape, late))
     table = pa.concat_tables(tables) if tables else shape.schema(pa.schema([(UNIT, pa.int64())])).empty_table()
-    table = table.take(from_numpy(np.argsort(numpy_of(table.column(UNIT), False), kind="stable")))
+    table = _sorted(table)
     if contract is not None:
         late.update(_broken(table, contract, warehouse))
     if late:
-        table, account = _fail_late(table, account, late)
+        table = table.filter(_mask(~np.isin(numpy_of(table.column(UNIT), False), list(late))))
+        rows_out[np.array(list(late)) - first] = 0
+        bad.update({unit: Account(unit, "failed", "ResultError", why) for unit, why in late.items()})
+    account = accounts_table(first, units.rows[first : last + 1].astype(np.int64), rows_out, seconds, rounds, bad)
     return _with_keys(table, UNIT, units), _with_keys(account, "unit", units)
 
 
-def _mask(units: NDArray[np.int64], chosen: NDArray[np.int32], number: int) -> pa.Array:
-    """Which of these units have outcome `number` as the one that counts, as an Arrow filter."""
-    bits = np.packbits(chosen[units] == number, bitorder="little")
-    return pa.Array.from_buffers(pa.bool_(), len(units), [None, pa.py_buffer(bits)])
+def _sorted(table: pa.Table) -> pa.Table:
+    """By unit; the rows of one unit stay as they are."""
+    unit = numpy_of(table.column(UNIT), False)
+    return table if (unit[1:] >= unit[:-1]).all() else table.take(from_numpy(np.argsort(unit, kind="stable")))
 
 
-def _has_rows(account: pa.Table) -> bool:
-    return bool(numpy_of(account.column("rows_out"), False).sum())
+def _mask(keep: NDArray[np.bool_]) -> pa.Array:
+    """As an Arrow filter (pa.array would import pandas)."""
+    return pa.Array.from_buffers(pa.bool_(), len(keep), [None, pa.py_buffer(np.packbits(keep, bitorder="little"))])
 
 
 def _fit(table: pa.Table, shape: Shape, late: dict[int, str]) -> pa.Table:
     """A table in the types of the whole result; units with a value that does not fit are put to `late`, and the value to null."""
-    units = numpy_of(table.column(UNIT), False).tolist()
+    units = numpy_of(table.column(UNIT), False)
     columns = [_fit_column(name, table.column(name), shape.types[name], units, late) for name in shape.names]
     return pa.Table.from_arrays([table.column(UNIT), *columns], names=[UNIT, *shape.names])
 
 
-def _fit_column(name: str, column: pa.ChunkedArray, kind: pa.DataType, units: Sequence[int], late: dict[int, str]) -> pa.ChunkedArray:
+def _fit_column(name: str, column: pa.ChunkedArray, kind: pa.DataType, units: NDArray[np.int64], late: dict[int, str]) -> pa.ChunkedArray:
     found = kind_of(column.type)
     if not agree(found, kind_of(kind)):
         for row in np.flatnonzero(~nulls_of(column.combine_chunks())).tolist():
-            late.setdefault(units[row], f"returned a {found} as {name}; for most units it is a {kind_of(kind)}")
+            late.setdefault(int(units[row]), f"returned a {found} as {name}; for most units it is a {kind_of(kind)}")
         return pa.nulls(len(column), kind)
     try:
         return column.cast(kind)
@@ -254,14 +279,16 @@ def _fit_column(name: str, column: pa.ChunkedArray, kind: pa.DataType, units: Se
         return _fit_values(name, column, kind, units, late)
 
 
-def _fit_values(name: str, column: pa.ChunkedArray, kind: pa.DataType, units: Sequence[int], late: dict[int, str]) -> pa.ChunkedArray:
+def _fit_values(name: str, column: pa.ChunkedArray, kind: pa.DataType, units: NDArray[np.int64], late: dict[int, str]) -> pa.ChunkedArray:
     """Value by value, to find those that the column's type cannot hold, such as 2**60 + 1 among floats."""
     fitted = []
     for row in range(len(column)):
         try:
             fitted.append(column.slice(row, 1).combine_chunks().cast(kind))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            late.setdefault(units[row], f"returned {column[row].as_py()} as {name}, which is {kind} over all units and cannot hold that")
+            late.setdefault(
+                int(units[row]), f"returned {column[row].as_py()} as {name}, which is {kind} over all units and cannot hold that"
+            )
             fitted.append(pa.nulls(1, kind))
     return pa.chunked_array(fitted, kind)
 
@@ -282,21 +309,16 @@ def _broken(table: pa.Table, contract: Contract, warehouse: Loading) -> dict[int
     return {row[UNIT]: row["why"] for row in found.to_pylist()}
 
 
-def _fail_late(table: pa.Table, account: pa.Table, late: Mapping[int, str]) -> tuple[pa.Table, pa.Table]:
-    """Units that turned out not to fit: their rows go, their accounts say why."""
-    units = numpy_of(table.column(UNIT), False)
-    table = table.filter(pa.array((~np.isin(units, list(late))).tolist(), pa.bool_()))
-    rows = account.to_pylist()
-    for row in rows:
-        if row["unit"] in late:
-            row.update(status="failed", rows_out=0, error="ResultError", message=late[row["unit"]])
-    return table, pa.Table.from_pylist(rows, schema=ACCOUNT)
-
-
 def _with_keys(table: pa.Table, column: str, units: UnitList) -> pa.Table:
     """The units' keys as the first columns, instead of their numbers."""
-    number = table.column(column)
-    keys = units.keys.take(number) if units.keys.num_columns else None
+    number = numpy_of(table.column(column), False)
+    first = int(number[0]) if len(number) else 0
+    if not units.keys.num_columns:
+        keys = None
+    elif np.array_equal(number, np.arange(first, first + len(number))):
+        keys = units.keys.slice(first, len(number))
+    else:
+        keys = units.keys.take(from_numpy(number))
     rest = table.drop_columns([column])
     arrays = [*(keys.columns if keys is not None else []), *rest.columns]
     return pa.Table.from_arrays(arrays, names=[*units.keys.column_names, *rest.column_names])

@@ -19,8 +19,9 @@ from ..errors import ConservationError, QueryError, StateError
 from ..job import Batch, Job, Layout, Model
 from ..manifest import ROWS, Manifest, UnitList
 from ..outcome import ACCOUNT
-from ..ports import Store, Warehouse
-from ..query import numbered, pack, plain_columns, query_of, sizes
+from ..ports import Store
+from ..query import pack, plain_columns, query_of
+from .units import Counting, Numbering, number
 
 PARTS_PER_WORKER = 12  # so many batches for each worker: enough to balance the tail, few enough to cost nothing
 PARTS_OF_MANY = 3  # fewer where the function takes a batch at once: what it does for all units of a call, it does as rarely
@@ -32,10 +33,9 @@ class Routes(Protocol):
     def appending(self, prefix: str) -> AbstractContextManager[Any]: ...
 
 
-class Preparing(Warehouse, Protocol):
+class Preparing(Counting, Protocol):
     def keep(self, name: str, select: str) -> None: ...
     def forget(self, name: str) -> None: ...
-    def load(self, name: str, table: pa.Table) -> None: ...
     def is_plain(self, select: str) -> bool: ...
 
 
@@ -57,11 +57,12 @@ def prepare(
     if kept:  # a join or an aggregate is not worth doing twice
         warehouse.keep("__prepared", select)
         select = "SELECT * FROM __prepared"
-    units = _units(model, select, warehouse)
+    numbering = number(model.name, model.unit, select, schema, warehouse)
+    units = numbering.units
     rows = numpy_of(units.column(ROWS), False)
     width = _row_width(schema)
     batches = pack(rows, parts=workers * (PARTS_OF_MANY if model.many else PARTS_PER_WORKER), most_rows=max(1, batch_bytes // width))
-    nullable = _route(model, select, schema, units, batches, layout, warehouse, store)
+    nullable = _route(model, numbering, schema, batches, layout, warehouse, store)
     if kept:
         warehouse.forget("__prepared")
     manifest = Manifest(
@@ -132,23 +133,10 @@ def _columns(model: Model, select: str, warehouse: Preparing) -> pa.Schema:
     return schema
 
 
-def _units(model: Model, select: str, warehouse: Preparing) -> pa.Table:
-    """Keys and row counts in the order of the keys. One unit of all rows where the key is ()."""
-    if model.unit:
-        units = warehouse.query(sizes(select, model.unit))
-    else:
-        units = pa.table({ROWS: warehouse.query(f"SELECT count(*) AS n FROM ({select}) AS q").column("n")})
-    units = units.set_column(units.num_columns - 1, ROWS, units.column(ROWS).cast(pa.int64()))
-    if not units.num_rows or (not model.unit and units.column(ROWS)[0].as_py() == 0):
-        raise QueryError(f"the query of {model.name} gives no row", hint="run the query by itself; is a filter or a join too narrow?")
-    return units
-
-
 def _route(
     model: Model,
-    select: str,
+    numbering: Numbering,
     schema: pa.Schema,
-    units: pa.Table,
     batches: Sequence[Batch],
     layout: Layout,
     warehouse: Preparing,
@@ -156,18 +144,16 @@ def _route(
 ) -> tuple[str, ...]:
     """Every row to the file of its batch, in one stream; the columns that hold a null."""
     columns = [name for name in schema.names if name not in model.unit]
-    if model.unit:
-        numbers = from_numpy(np.arange(units.num_rows, dtype=np.int32))
-        warehouse.load("__units", units.drop_columns([ROWS]).append_column(UNIT, numbers))
     lies_in = np.repeat(np.arange(len(batches), dtype=np.uint32), [batch.last - batch.first + 1 for batch in batches])
-    nullable = {name for name in model.unit if units.column(name).null_count}
+    nullable = {name for name in model.unit if numbering.units.column(name).null_count}
     routed = 0
     with store.appending(layout.model(model.name) + "/batches") as files:
-        for chunk in warehouse.stream(numbered(select, model.unit, columns, "__units")):
+        for chunk in warehouse.stream(numbering.query(columns)):
             routed += chunk.num_rows
             nullable |= {f.name for f, column in zip(chunk.schema, chunk.columns, strict=True) if column.null_count}
-            for number, part in _parts(chunk, lies_in):
-                files.add(f"{number:06d}.arrow", part)
+            numbers = numbering.numbers(chunk.column(0))
+            for which, part in _parts(chunk.set_column(0, UNIT, from_numpy(numbers)), numbers, lies_in):
+                files.add(f"{which:06d}.arrow", part)
     planned = sum(batch.rows for batch in batches)
     if routed != planned:
         raise ConservationError(
@@ -177,11 +163,11 @@ def _route(
     return tuple(sorted(nullable))
 
 
-def _parts(chunk: pa.RecordBatch, lies_in: NDArray[np.uint32]) -> Iterator[tuple[int, pa.RecordBatch]]:
+def _parts(chunk: pa.RecordBatch, numbers: NDArray[np.int32], lies_in: NDArray[np.uint32]) -> Iterator[tuple[int, pa.RecordBatch]]:
     """The rows of each batch; `lies_in` says for each unit in which batch it lies, shape (units,)."""
     if not chunk.num_rows:
         return
-    number = lies_in.take(numpy_of(chunk.column(0), False))
+    number = lies_in.take(numbers)
     order = np.argsort(number.astype(np.uint16) if lies_in[-1] < 2**16 else number, kind="stable")  # 16 bits: radix sort
     moved = chunk.take(from_numpy(order))
     counts = np.bincount(number)

@@ -11,21 +11,22 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 
-from ..batch import nulls_of
 from ..crew import Chunk, Crew, Died, Event, Finished, Hand, Split
 from ..errors import CrewError
 from ..job import Layout, Message
 from ..manifest import Manifest, UnitList, key_text
-from ..outcome import Account, accounts_table, pack_accounts, unpack_accounts
+from ..outcome import Account, pack_accounts, unpack_accounts
 from ..ports import Clock, Delivery, Queue, Store
 from .coverage import Coverage
 
 HALVED_AT = 3  # the delivery at which a message that came back is halved: its second return
+WRITES = 4  # outcomes that may be on their way to the store at a time
 STRIKES = 2  # so often may a child die before it reaches a unit of a slice
 
 
@@ -71,21 +72,39 @@ class Floor:
     failed: int = 0
     lately: str = ""
     delivery: Delivery | None = None  # one that was waited for
+    writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))  # the disk is not waited for here
+    written: deque[Future[None] | str] = field(default_factory=deque)  # outcomes on their way, and receipts to delete after those before
 
     def run(self) -> None:
         """Until every unit of the round has an outcome. `tell` is called between events, and may raise to stop."""
-        while not all(self.coverage.covers(m.first, m.last) for m in self.messages):
-            self._tell()
-            fed = self._feed()
-            self._bury()
-            if not fed and not self.doing and self.delivery is None:
-                self._wait_for_message()
-            for hand, event in self.crew.events(0.05 if self.doing else 0.0):
-                self._handle(hand, event)
-            self._keep_leases()
-        for doing in self.doing.values():  # the outcome is there, only the message is left
-            self.queue.delete(doing.receipt)
+        with self.writer:
+            while not all(self.coverage.covers(m.first, m.last) for m in self.messages):
+                self._tell()
+                fed = self._feed()
+                self._bury()
+                if not fed and not self.doing and self.delivery is None:
+                    self._wait_for_message()
+                for hand, event in self.crew.events(0.05 if self.doing else 0.0):
+                    self._handle(hand, event)
+                self._settle(WRITES)
+                self._keep_leases()
+            self.written.extend(doing.receipt for doing in self.doing.values())  # the outcome is there, only the message is left
+            self._settle(0)
         self._tell()
+
+    def _settle(self, most: int) -> None:
+        """Delete the messages whose outcomes are in the store; wait until at most so many outcomes are on their way there."""
+        waiting = sum(not isinstance(entry, str) for entry in self.written)
+        while self.written:
+            entry = self.written[0]
+            if isinstance(entry, str):
+                self.queue.delete(entry)
+            elif entry.done() or waiting > most:
+                entry.result()  # raises what the store raised
+                waiting -= 1
+            else:
+                return
+            self.written.popleft()
 
     def _feed(self) -> bool:
         """Give every idle hand something to do; whether any was given."""
@@ -93,7 +112,7 @@ class Floor:
         for hand in self.crew.idle():
             doing = self.doing.get(hand)
             if doing is not None and not doing.todo:
-                self.queue.delete(doing.receipt)
+                self.written.append(doing.receipt)
                 del self.doing[hand]
                 doing = None
             if doing is None:
@@ -185,23 +204,22 @@ class Floor:
         units = np.arange(message.first, message.last + 1, dtype=np.int64)
         bad = [Account(int(unit), "dead", "Died", reason) for unit in units]
         zero = np.zeros(len(units), np.int64)
-        rows = self.units.rows[message.first : message.last + 1].astype(np.int64)
-        table = accounts_table(units, rows, zero, zero.astype(float), bad, message.round)
-        self._commit(message, b"", pack_accounts(table, []))
+        self._commit(message, b"", pack_accounts(message, zero.astype(float), zero, bad, []))
 
     def _commit(self, message: Message, results: bytes, accounts: bytes) -> None:
-        """An outcome: its results, and then, as the commit, its accounts."""
+        """An outcome: its results, and then, as the commit, its accounts. Until both are in the store, its message stays in the queue."""
+        self.written.append(self.writer.submit(self._write, message, results, accounts))
+        self.coverage.add(message.first, message.last)
+        bad = unpack_accounts(pa.py_buffer(accounts)).bad
+        self.failed += len(bad)
+        if bad:
+            last = max(bad, key=lambda account: account.unit)
+            self.lately = f"{key_text(self.units.key(last.unit))}: {last.error}: {last.message.partition(chr(10))[0]}"
+
+    def _write(self, message: Message, results: bytes, accounts: bytes) -> None:
         if results:
             self.store.put(self.layout.outcome(message, "results"), results)
         self.store.put(self.layout.outcome(message, "ledger"), accounts)
-        self.coverage.add(message.first, message.last)
-        table, _ = unpack_accounts(pa.py_buffer(accounts))
-        errors = table.column("error")
-        if errors.null_count < len(errors):  # counted so, and not by a comparison, which would import pandas
-            self.failed += len(errors) - errors.null_count
-            last = table.slice(int(np.flatnonzero(~nulls_of(errors.combine_chunks()))[-1]), 1).to_pylist()[0]
-            words = (last["message"] or "").partition("\n")[0]
-            self.lately = f"{key_text(self.units.key(last['unit']))}: {last['error']}: {words}"
 
     def _keep_leases(self) -> None:
         now = self.clock()

@@ -1,0 +1,165 @@
+"""Units told by arithmetic are those told by SQL; and the quick way to the canonical order is the order."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hundredfold.batch import UNIT, canonical_order, from_numpy, numpy_of
+from hundredfold.errors import ConservationError, QueryError
+from hundredfold.local.files import FileStore
+from hundredfold.local.warehouse import DuckWarehouse
+from hundredfold.steps.units import Dense, Joined, number
+
+KEYS: dict[str, tuple[st.SearchStrategy[Any], pa.DataType]] = {
+    "int": (st.integers(-5, 30), pa.int64()),
+    "short": (st.one_of(st.integers(-20, -1), st.integers(0, 20)), pa.int8()),
+    "unsigned": (st.integers(0, 2**32 - 1).map(lambda n: n % 7 + 2**32 - 7), pa.uint32()),
+    "large": (st.integers(2**62, 2**62 + 9), pa.int64()),
+    "text": (st.sampled_from(["", "a", "b", "ä", "a\u0308", "Z", "'", "a b"]), pa.string()),
+    "date": (st.dates(dt.date(1969, 12, 28), dt.date(1970, 1, 3)), pa.date32()),
+    "flag": (st.booleans(), pa.bool_()),
+}
+
+
+@pytest.fixture(scope="module")
+def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckWarehouse]:
+    home: Path = tmp_path_factory.mktemp("numbering")
+    with DuckWarehouse(FileStore(home), home / "scratch", memory=2**28, threads=2) as opened:
+        yield opened
+
+
+@st.composite
+def keyed(draw: st.DrawFn) -> pa.Table:
+    kinds = draw(st.lists(st.sampled_from(sorted(KEYS)), min_size=1, max_size=3, unique=True))
+    rows = draw(st.integers(1, 60))
+    columns = {}
+    for name in kinds:
+        values, kind = KEYS[name]
+        some = st.one_of(st.none(), values) if draw(st.booleans()) else values
+        columns[name] = pa.array(draw(st.lists(some, min_size=rows, max_size=rows)), kind)
+    return pa.table({**columns, "row": pa.array(range(rows), pa.int64())})
+
+
+@settings(max_examples=150)
+@given(table=keyed())
+def test_arithmetic_and_sql_tell_the_same_units(warehouse: DuckWarehouse, table: pa.Table) -> None:
+    warehouse.load("keyed", table)
+    unit = table.column_names[:-1]
+    select = "SELECT * FROM keyed"
+    found, wanted = number("m", unit, select, warehouse.columns(select), warehouse), Joined(unit, select, warehouse)
+    if all(len(set(table.column(name).to_pylist()) - {None}) for name in unit):
+        assert isinstance(found, Dense)  # or this test compares SQL with itself
+    assert found.units.equals(wanted.units)
+    assert told(found, warehouse) == told(wanted, warehouse)
+
+
+def told(numbering: Any, warehouse: DuckWarehouse) -> dict[int, int]:
+    """The number of each row's unit."""
+    chunks = list(warehouse.stream(numbering.query(["row"])))
+    return {
+        row: unit for c in chunks for row, unit in zip(c.column("row").to_pylist(), numbering.numbers(c.column(0)).tolist(), strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        pa.array([0, 2**40, 1], pa.int64()),  # far apart, but few
+        pa.array([0.5, -0.0, 0.0]),
+        pa.array([dt.datetime(2026, 1, 1), dt.datetime(2026, 1, 2), None], pa.timestamp("us")),
+        pa.array([0, 2**64 - 1, 1], pa.uint64()),
+        pa.array([None, None, None], pa.int64()),
+    ],
+    ids=["far", "float", "time", "uint64", "nulls"],
+)
+def test_keys_of_every_kind_are_told(warehouse: DuckWarehouse, key: pa.Array) -> None:
+    warehouse.load("keyed", pa.table({"k": key, "row": [0, 1, 2]}))
+    select = "SELECT * FROM keyed"
+    found = number("m", ["k"], select, warehouse.columns(select), warehouse)
+    assert found.units.equals(Joined(["k"], select, warehouse).units)
+
+
+def test_many_texts_are_told_by_sql(warehouse: DuckWarehouse) -> None:
+    warehouse.load("keyed", pa.table({"k": pa.array([f"customer {n:06d}" for n in range(70_000)])}))
+    found = number("m", ["k"], "SELECT * FROM keyed", warehouse.columns("SELECT * FROM keyed"), warehouse)
+    assert isinstance(found, Joined)
+    assert found.units.num_rows == 70_000
+
+
+def test_keys_of_too_many_combinations_are_told_by_sql(warehouse: DuckWarehouse) -> None:
+    some = pa.array(range(0, 10_000, 3), pa.int64())
+    warehouse.load("keyed", pa.table({"a": some, "b": some, "c": some}))
+    found = number("m", ["a", "b", "c"], "SELECT * FROM keyed", warehouse.columns("SELECT * FROM keyed"), warehouse)
+    assert isinstance(found, Joined)
+
+
+def test_a_key_that_was_not_there_when_units_were_counted_is_told(warehouse: DuckWarehouse) -> None:
+    warehouse.load("keyed", pa.table({"k": [1, 2, 3]}))
+    found = number("m", ["k"], "SELECT * FROM keyed", warehouse.columns("SELECT * FROM keyed"), warehouse)
+    for later in ([9], [-7], [None]):
+        warehouse.load("keyed", pa.table({"k": pa.array(later, pa.int64())}))
+        chunks = list(warehouse.stream(found.query([])))
+        with pytest.raises(ConservationError, match="m: the query gave keys that it had not given a moment before"):
+            found.numbers(chunks[0].column(0))
+
+
+def test_no_row_is_told(warehouse: DuckWarehouse) -> None:
+    warehouse.load("keyed", pa.table({"k": pa.array([], pa.int64())}))
+    for unit in (["k"], []):
+        with pytest.raises(QueryError, match="the query of m gives no row"):
+            number("m", unit, "SELECT * FROM keyed", warehouse.columns("SELECT * FROM keyed"), warehouse)
+
+
+NUMBERS = [0.0, -0.0, 1.5, -1.5, 1e-300, -1e-300, 1.5000000000000002, float("nan"), float("inf"), -float("inf"), 1e300, None]
+VALUES: dict[str, tuple[st.SearchStrategy[Any], pa.DataType]] = {
+    "double": (st.sampled_from(NUMBERS), pa.float64()),
+    "near": (st.sampled_from([1.0, 1.0 + 2**-50, 1.0 + 2**-51, 2.0]), pa.float64()),  # alike in the leading bits
+    "integer": (st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)), pa.int64()),
+    "unsigned": (st.integers(0, 2**64 - 1), pa.uint64()),
+    "day": (st.one_of(st.none(), st.dates(dt.date(1900, 1, 1))), pa.date32()),
+    "text": (st.sampled_from(["", "a", "b", "ä", None]), pa.string()),
+    "flag": (st.sampled_from([True, False, None]), pa.bool_()),
+    "few": (st.integers(0, 2), pa.int16()),
+}
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> tuple[pa.Table, list[str]]:
+    kinds = draw(st.lists(st.sampled_from(sorted(VALUES)), min_size=0, max_size=3, unique=True))
+    rows = draw(st.integers(0, 50))
+    columns = {name: pa.array(draw(st.lists(VALUES[name][0], min_size=rows, max_size=rows)), VALUES[name][1]) for name in kinds}
+    # numbers of units from small to so large that few bits are left for a value
+    most = draw(st.sampled_from([0, 3, 2**31 - 1, 2**40, 2**57]))
+    units = draw(st.lists(st.integers(0, most), min_size=rows, max_size=rows))
+    order_by = draw(st.permutations(kinds))[: draw(st.integers(0, len(kinds)))]
+    return pa.table({UNIT: pa.array(units, pa.int64()), **columns}), order_by
+
+
+def place(value: Any) -> tuple[Any, ...]:
+    """Where a value stands in its column: numbers, then NaN, then null; -0.0 before 0.0."""
+    if value is None:
+        return (2,)
+    if isinstance(value, float):
+        return (1,) if value != value else (0, value, np.copysign(1.0, value))
+    return (0, value.encode() if isinstance(value, str) else value)
+
+
+@settings(max_examples=300)
+@given(batch=batches())
+def test_the_canonical_order_is_by_unit_then_order_by_then_the_other_columns(batch: tuple[pa.Table, list[str]]) -> None:
+    table, order_by = batch
+    unit = numpy_of(table.column(UNIT), False)
+    order = canonical_order(table, unit, order_by)
+    assert sorted(order.tolist()) == list(range(len(table)))
+    names = [*order_by, *(n for n in table.column_names if n not in order_by and n != UNIT)]
+    found = [(row[UNIT], *(place(row[n]) for n in names)) for row in table.take(from_numpy(order)).to_pylist()]
+    assert found == sorted(found)
