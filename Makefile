@@ -3,13 +3,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 FIND_PYTHON := for p in python3.13 python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done
 PYTHON ?= $(shell $(FIND_PYTHON))
+VENVS := benchmarks/.venvs
+PEERS := $(notdir $(basename $(wildcard benchmarks/peers/requirements/*.txt)))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench docs clean
+.PHONY: help demo test lint format bench bench-full bench-peers docs clean
 
 help:  ## list these verbs
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
 
 demo: $(VENV)/core.done  ## make a mobile operator's data and price all of it
 	@$(BIN)/hundredfold demo
@@ -26,14 +28,29 @@ format: $(VENV)/dev.done  ## put the code into the house's format
 	$(BIN)/ruff format src tests examples benchmarks docs
 	$(BIN)/ruff check --fix src tests examples benchmarks docs
 
-bench: $(VENV)/dev.done  ## time the engine on 100,000 and 1,000,000 units
-	$(BIN)/python -m benchmarks.engine
+bench: $(VENV)/bench.done  ## the engine beside whichever peers are installed, in three minutes
+	@$(BIN)/python -m benchmarks compare --quick
+
+bench-full: $(VENV)/bench.done  ## all workloads and all installed peers, for hours; then the report and its plots
+	@$(BIN)/python -m benchmarks compare
+	@$(BIN)/python -m benchmarks scale
+	@$(BIN)/python -m benchmarks report
+
+bench-peers: $(PEERS:%=$(VENVS)/%.tried)  ## install the peers, each in an environment of its own
+
+# one that cannot be installed is told, and the others go on; only what is missing or has changed is installed
+$(VENVS)/%.tried: benchmarks/peers/requirements/%.txt FORCE
+	@test $(VENVS)/$*/done -nt $< || { \
+	  echo "installing the peers of $*" && test -n "$(PYTHON)" && $(PYTHON) -m venv $(VENVS)/$* \
+	  && $(VENVS)/$*/bin/python -m pip install --quiet --requirement $< && touch $(VENVS)/$*/done \
+	  || echo "$* cannot be installed here: its peers are left out of the comparison"; }
+FORCE:
 
 docs: $(VENV)/dev.done  ## write docs/reference-cli.md anew from --help
 	$(BIN)/python docs/cli_reference.py
 
 clean:  ## remove what these verbs made: the environment, caches, the demo's runs
-	rm -rf $(VENV) .hundredfold .pytest_cache .hypothesis .mypy_cache .ruff_cache build dist benchmarks/data
+	rm -rf $(VENV) .hundredfold .pytest_cache .hypothesis .mypy_cache .ruff_cache build dist benchmarks/data benchmarks/results $(VENVS)
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/venv.done:
@@ -52,4 +69,8 @@ $(VENV)/core.done: $(VENV)/venv.done pyproject.toml
 
 $(VENV)/dev.done: $(VENV)/core.done
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(VENV)/bench.done: $(VENV)/dev.done
+	@$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	@touch $@
