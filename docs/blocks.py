@@ -10,7 +10,7 @@ A page is run from its top to its end, in an empty folder, with one Python that 
     ```console                      lines that begin with `$ ` are run in a shell, each followed by what it prints;
                                     `# exit 1` at the end of a command says that it ends so, instead of with 0
 
-Run ids, times, seconds and the folder's place are taken for equal; a line `...` stands for any lines.
+Run ids, times, seconds (and what a bench makes of them) and the folder's place are taken for equal; a line `...` stands for any lines.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ VOLATILE = (
     (re.compile(r'"seconds": [\d.]+'), '"seconds": N'),
     (re.compile(r"used [\d,]+ MiB"), "used N MiB"),
     (re.compile(r"0x[0-9a-f]+"), "0xN"),
+    (re.compile(r"^(\w+): ~?[\d.,]+ (?:us|ms|s|min|h) as .*$", re.MULTILINE), r"\1: its times"),  # what a bench says
+    (re.compile(r"~?\b[\d.,]+ (?:us|ms|s|min|h)\b"), "N s"),
+    (re.compile(r"\b[\d.,]+x(?= |$)", re.MULTILINE), "Nx"),
     (re.compile(r"[ \t]+"), " "),
     (re.compile(r" +$", re.MULTILINE), ""),
 )

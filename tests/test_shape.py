@@ -22,9 +22,15 @@ FLOORS = [
     {"steps"},
     {"pipeline"},
     {"local", "aws"},
-    {"testing", "cli", "display", "demo", "scaffold", "plan", "report", "ui"},
+    {"testing", "cli", "display", "comparison", "demo", "scaffold", "plan", "report", "ui"},
 ]
-HEAVY = {"duckdb": {"local"}, "sqlite3": {"local"}, "boto3": {"aws"}, "typer": {"cli"}, "rich": {"cli", "display", "demo", "scaffold"}}
+HEAVY = {
+    "duckdb": {"local"},
+    "sqlite3": {"local"},
+    "boto3": {"aws"},
+    "typer": {"cli"},
+    "rich": {"cli", "display", "comparison", "demo", "scaffold"},
+}
 
 
 def files() -> list[Path]:

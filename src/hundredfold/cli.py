@@ -1,10 +1,9 @@
 """A person comes in here.
 
 Result to stdout, words to stderr; exit 0 = done, 1 = the run failed or is held back, 2 = the words were wrong, 130 = stopped by hand.
-What costs time to import is imported by the command that needs it, so that `--help` answers at once.
+What costs time to import is imported by the command that needs it, so that `--help` answers at once; and annotations are
+read as they stand here (no future import), since typer would evaluate the texts of all of them at every start.
 """
-
-from __future__ import annotations
 
 import signal
 import sys
@@ -15,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from .errors import HundredfoldError, PublishRefused, UsageError
+from .forking import warm
 
 app = typer.Typer(
     name="hundredfold",
@@ -25,6 +25,24 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+JobArgument = Annotated[
+    str,
+    typer.Argument(
+        help="The job, as module:attribute or path/to/file.py:attribute, such as my_job.job:job. The attribute can be left out where there is one job."
+    ),
+]
+SourceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--source",
+        "-s",
+        help="NAME=PATH: where a source's rows are (a file, a glob in quotes, a folder). Can be given again.",
+        show_default=False,
+    ),
+]
+AsOfOption = Annotated[
+    str | None, typer.Option("--as-of", help="What counts as now, in UTC: 2026-06-30 or 2026-06-30T12:00.", show_default=False)
+]
 HomeOption = Annotated[str, typer.Option("--home", envvar="HUNDREDFOLD_HOME", help="The folder that keeps the runs.")]
 RunArgument = Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's id; the newest run, if left out.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, for a script.")]
@@ -51,22 +69,12 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 @app.command()
 def run(
-    job: Annotated[str, typer.Argument(help="The job, as module:attribute, such as my_job.job:job.")],
-    source: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--source",
-            "-s",
-            help="NAME=PATH: where a source's rows are (a file, a glob in quotes, a folder). Can be given again.",
-            show_default=False,
-        ),
-    ] = None,
+    job: JobArgument,
+    source: SourceOption = None,
     home: HomeOption = KEPT,
     workers: WorkersOption = None,
     memory: MemoryOption = None,
-    as_of: Annotated[
-        str | None, typer.Option("--as-of", help="What counts as now, in UTC: 2026-06-30 or 2026-06-30T12:00.", show_default=False)
-    ] = None,
+    as_of: AsOfOption = None,
     run_id: Annotated[
         str | None, typer.Option("--run-id", help="The run's id, instead of one made from the time.", show_default=False)
     ] = None,
@@ -82,6 +90,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run a job: validate, prepare, enqueue, work, collect, publish."""
+    warm()
     from .local import verbs
 
     limits = {name: _limit(f"--max-rejected {name}", value) for name, value in _pairs("--max-rejected", max_rejected).items()}
@@ -199,6 +208,7 @@ def retry(
     as_json: JsonOption = False,
 ) -> None:
     """Do the failed and dead units again, and the models that build on them; then go on to publish."""
+    warm()
     from .local import verbs
 
     _watched(lambda watcher: verbs.retry(run, home=home, watcher=watcher, workers=workers, memory=memory), home, as_json)
@@ -213,6 +223,7 @@ def resume(
     as_json: JsonOption = False,
 ) -> None:
     """Go on with a run that was stopped, or whose driver died. What is done is kept."""
+    warm()
     from .local import verbs
 
     _watched(lambda watcher: verbs.resume(run, home=home, watcher=watcher, workers=workers, memory=memory), home, as_json)
@@ -264,6 +275,44 @@ def rollback(
 
 
 @app.command()
+def bench(
+    job: JobArgument,
+    source: SourceOption = None,
+    model: Annotated[str | None, typer.Option("--model", help="This model only; those before it run, untimed.", show_default=False)] = None,
+    workers: WorkersOption = None,
+    memory: MemoryOption = None,
+    as_of: AsOfOption = None,
+    seconds: Annotated[
+        float,
+        typer.Option("--seconds", help="So long may the run here take; the other timings together as long again. Beyond it: extrapolated."),
+    ] = 60.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Is it worth it? Time a job here, and as the loops that it replaces. Nothing is kept."""
+    from .forking import warm
+
+    warm()
+    from . import comparison, display
+
+    warm()
+    from .local.bench.compare import compare
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    places = _pairs("--source", source)
+    with display.Timing() as listener:
+        try:
+            facts = compare(job, places, model=model, workers=workers, memory=memory, as_of=as_of, seconds=seconds, listener=listener)
+        except KeyboardInterrupt:
+            listener.bars.stop()
+            display.words.print("stopped; nothing is kept")
+            raise typer.Exit(130) from None
+    if as_json:
+        display.print_json(facts)
+    else:
+        comparison.show_comparison(facts)
+
+
+@app.command()
 def init(name: Annotated[str, typer.Argument(help="A name for the new package, such as my_job.")]) -> None:
     """Make a small working project of your own: a model, a query, a contract, sample data, a test."""
     from . import display
@@ -293,6 +342,7 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Make a mobile operator's data with known truth and realistic dirt, and price all of it."""
+    warm()
     from . import display
     from .demo import find_demo
     from .local import verbs

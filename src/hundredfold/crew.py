@@ -38,7 +38,8 @@ OUTSIDE = frozenset(
     {"SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT"}
 )  # what persons and the system send, and no mistake in a function raises
 STARTS = 3  # so often is a child started that is killed from outside before it is ready
-IDLE, MANY = -1, -2  # what a mark says when it names no single unit
+IDLE, MANY = -1, -2  # what the first mark says when it names no single unit
+FAR = 2**62  # what the third says when all units of a slice are wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +65,10 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """All units that were asked for are done."""
+    """The units up to `last` are done: all that were asked for, or as many as were wanted in the end."""
 
     message: Message
+    last: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +143,18 @@ class Crew:
     def give(self, hand: Hand, message: Message) -> None:
         """Let a hand do these units; its events follow."""
         hand.message, hand.done, hand.killed, hand.blamed = message, message.first - 1, "", IDLE
+        hand.marks[2] = FAR
         assert hand.pipe is not None
         with contextlib.suppress(OSError):  # it died while it was idle: the next look at events says so
             hand.pipe.send(message)
+
+    def at(self, hand: Hand) -> int:
+        """The unit that a hand is on; IDLE or MANY where it is on none, or on several at once."""
+        return int(hand.marks[0])
+
+    def stop_after(self, hand: Hand, unit: int) -> None:
+        """Let a hand end its slice with this unit; it may be a little beyond it before it hears."""
+        hand.marks[2] = unit
 
     def events(self, timeout: float) -> Iterator[tuple[Hand, Event]]:
         """What has happened, after at most `timeout` seconds if nothing has."""
@@ -197,7 +208,7 @@ class Crew:
     def _start_child(self, hand: Hand) -> None:
         hand.pipe, theirs = self._context.Pipe()
         hand.lifeline, lifeline = self._context.Pipe()
-        hand.marks, hand.ready, hand.starts = self._context.RawArray("q", [IDLE, 0]), False, hand.starts + 1
+        hand.marks, hand.ready, hand.starts = self._context.RawArray("q", [IDLE, 0, FAR]), False, hand.starts + 1
         with contextlib.closing(theirs), contextlib.closing(lifeline), starting():
             log = str(self.logs / f"worker-{hand.number}.log") if self.logs else None
             arguments = (theirs, lifeline, hand.marks, self._kit, dict(os.environ), log, self.memory)
@@ -235,9 +246,9 @@ class Crew:
             case ("chunk", first, last, results, accounts) if message is not None:
                 hand.done = last
                 yield hand, Chunk(message.part(first, last), results, accounts)
-            case ("finished",) if message is not None:
+            case ("finished", last) if message is not None:
                 hand.message = None
-                yield hand, Finished(message)
+                yield hand, Finished(message, last)
             case ("split", first) if message is not None:
                 hand.message = None
                 yield hand, Split(message.part(first, message.last))

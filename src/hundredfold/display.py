@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -46,7 +46,7 @@ class Live:
             disable=not words.is_terminal,
         )
 
-    def __enter__(self) -> Live:
+    def __enter__(self) -> Self:
         self.bars.start()
         return self
 
@@ -89,6 +89,23 @@ class Live:
 
     def _say(self, text: str) -> None:
         words.print(escape(text), style="dim")
+
+
+class Timing(Live):
+    """The same for a run whose only fruit is its time: what is timed, and how far it is."""
+
+    def begun(self, run: str) -> None:
+        self.run = run
+
+    def validated(self, verdicts: list[Verdict]) -> None: ...
+
+    def collected(self, collected: Collected) -> None: ...
+
+    def timing(self, what: str) -> None:
+        self._say(f"timing {what}")
+        if self.task is not None:
+            self.bars.remove_task(self.task)
+        self.task = self.bars.add_task(what, total=None, units="", failed="")
 
 
 def rows_in_words(rows: int, accepted: int, rejected: int, dropped: int) -> str:

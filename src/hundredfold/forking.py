@@ -23,7 +23,7 @@ PINNED = (
     "POLARS_MAX_THREADS",
     "NUMBA_NUM_THREADS",
 )
-PRELOADED = ["hundredfold.desk"]  # what the server imports once for all children; the user's modules may not survive a fork
+PRELOADED = ["hundredfold.desk", "pyarrow.compute"]  # imported once for all children; the user's own modules may not survive a fork
 _launching = threading.Lock()  # what is hidden and pinned while a process starts belongs to the whole of this one
 
 

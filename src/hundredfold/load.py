@@ -1,48 +1,106 @@
-"""From `module:attribute` to the job that it names."""
+"""From the words for a job, `module:attribute` or `path/to/file.py:attribute`, to the job itself."""
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
+import re
 import sys
 import traceback
 from pathlib import Path
+from types import ModuleType
 
 from .errors import JobError
 from .job import Job
 
+FILE = re.compile(r"(?P<path>.+\.py)(?::(?P<attribute>[^:/\\]*))?")
+WANTED = "wanted module:attribute or path/to/file.py:attribute, such as my_job.job:job or my_job/job.py"
+
 
 def load_job(ref: str) -> Job:
-    """The job that `package.module:attribute` names, looked for in the current folder too; JobError says why there is none."""
-    module_name, _, attribute = ref.partition(":")
-    if not module_name or not attribute or module_name.endswith(".py"):
-        raise JobError(f"{ref!r} names no job", hint="wanted module:attribute, such as my_job.job:job")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    """The job of a module, looked for in the current folder too, or of a file; JobError says why there is none.
+
+    Without an attribute it is the only job that the module holds.
+    """
+    file = FILE.fullmatch(ref)
+    name, _, attribute = (file["path"], "", file["attribute"] or "") if file else ref.partition(":")
+    if not name or (":" in ref and not attribute):
+        raise JobError(f"{ref!r} names no job", hint=WANTED)
+    return _job_in(_of_file(Path(name)) if file else _import(name, Path.cwd(), f"python -c 'import {name}'"), name, attribute)
+
+
+def lasting(ref: str) -> str:
+    """The same words, good in any folder: a file's path made absolute."""
+    file = FILE.fullmatch(ref)
+    return str(Path(file["path"]).expanduser().absolute()) + ref[file.end("path") :] if file else ref
+
+
+def _of_file(path: Path) -> ModuleType:
+    """The module that a file is. Its folder comes first on the path, as for `python file.py`; a file of a package is imported
+    as a part of it, from the folder that holds the package."""
+    full = path.expanduser().resolve()
+    if not full.is_file():
+        raise JobError(f"there is no file {full}", hint=WANTED)
+    names, folder = [full.stem], full.parent
+    above = _goes_up(full)
+    while (folder / "__init__.py").is_file() or len(names) <= above:
+        names.insert(0, folder.name)
+        folder = folder.parent
+    dotted = ".".join(names)
+    module = _import(dotted, folder, f"python -c 'import {dotted}'" if len(names) > 1 else f"python {path}")
+    if Path(getattr(module, "__file__", None) or "").resolve() != full:
+        raise JobError(
+            f"{full} cannot be imported: the name {module.__name__} belongs to {getattr(module, '__file__', None) or 'Python itself'}",
+            hint="rename the file",
+        )
+    return module
+
+
+def _goes_up(path: Path) -> int:
+    """How many packages its relative imports need around a file: one for `from .model import fit`."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return 0  # the import tells it
+    return max((node.level for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)), default=0)
+
+
+def _import(name: str, folder: Path, again: str) -> ModuleType:
+    if str(folder) not in sys.path:  # workers are sent this path
+        sys.path.insert(0, str(folder))
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what a module says on import is words, not the result
-            module = importlib.import_module(module_name)
+            return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name and module_name.startswith(error.name):
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
             raise JobError(
-                f"there is no module {error.name!r} in {Path.cwd()} or among the installed packages",
+                f"there is no module {error.name!r} in {folder} or among the installed packages",
                 hint="run this where the module is, or install its package",
             ) from error
-        raise _failed(module_name, error) from error
+        raise _failed(name, error, again) from error
     except (Exception, SystemExit) as error:  # whatever the user's module raises is told
-        raise _failed(module_name, error) from error
-    job = getattr(module, attribute, None)
-    if not isinstance(job, Job):
-        jobs = [name for name, value in vars(module).items() if isinstance(value, Job)]
-        what = "has no" if job is None else f"has, but not as a Job ({type(job).__name__}),"
-        raise JobError(
-            f"{module_name} {what} {attribute!r}",
-            hint=f"it has {', '.join(f'{module_name}:{name}' for name in jobs)}" if jobs else "declare one: job = Job(...)",
-        )
-    return job
+        raise _failed(name, error, again) from error
 
 
-def _failed(module: str, error: BaseException) -> JobError:
+def _job_in(module: ModuleType, name: str, attribute: str) -> Job:
+    jobs = {key: value for key, value in vars(module).items() if isinstance(value, Job)}
+    if not attribute and len({id(job) for job in jobs.values()}) == 1:
+        return next(iter(jobs.values()))
+    job = getattr(module, attribute, None) if attribute else None
+    if isinstance(job, Job):
+        return job
+    what = (
+        (f"holds {len(jobs)} jobs" if jobs else "holds no job")
+        if not attribute
+        else f"has no {attribute!r}"
+        if job is None
+        else f"has, but not as a Job ({type(job).__name__}), {attribute!r}"
+    )
+    raise JobError(f"{name} {what}", hint=f"it has {', '.join(f'{name}:{key}' for key in jobs)}" if jobs else "declare one: job = Job(...)")
+
+
+def _failed(module: str, error: BaseException, again: str) -> JobError:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename and f.filename != __file__]
     where = f" at {frames[-1].filename}, line {frames[-1].lineno}: {frames[-1].line}" if frames else ""
     if isinstance(error, SyntaxError):
@@ -50,5 +108,5 @@ def _failed(module: str, error: BaseException) -> JobError:
     return JobError(
         f"the module {module} cannot be imported: {type(error).__name__}: {error}",
         problems=[where.strip()] if where else [],
-        hint=f"python -c 'import {module}' shows all of it",
+        hint=f"{again} shows all of it",
     )

@@ -136,7 +136,17 @@ def test_a_module_that_fails_to_import(say, project):
 def test_a_job_that_is_not_there(say):
     mistaken(say, 2, "run", "no_such:job", expect=("there is no module 'no_such'",))
     mistaken(say, 2, "run", "my_job.job:jobs", expect=("has no 'jobs'", "it has my_job.job:job"))
-    mistaken(say, 2, "run", "my_job.job", expect=("wanted module:attribute",))
+    mistaken(say, 2, "run", "my_job.model", expect=("my_job.model holds no job", "declare one: job = Job(...)"))
+    mistaken(say, 2, "run", "variants", expect=("variants holds 10 jobs", "it has variants:job, variants:none"))
+    mistaken(say, 2, "run", "my_job.job:", expect=("'my_job.job:' names no job", "wanted module:attribute or path/to/file.py:attribute"))
+
+
+def test_a_file_that_is_no_job(say, project):
+    mistaken(say, 2, "run", "no_such.py", expect=("there is no file", "no_such.py", "wanted module:attribute or path/to/file.py:attribute"))
+    mistaken(say, 2, "run", "my_job/job.py:jobs", expect=("my_job/job.py has no 'jobs'", "it has my_job/job.py:job"))
+    (project / "taken").mkdir()
+    (project / "taken" / "json.py").write_text("")
+    mistaken(say, 2, "run", "taken/json.py", expect=("json.py cannot be imported: the name json belongs to", "rename the file"))
 
 
 def test_a_source_that_the_job_does_not_have(say):

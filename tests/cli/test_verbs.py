@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from typing import Any
 
 JOB = "my_job.job:job"
+SCRIPT = """
+from beside import mean
+
+from hundredfold import Job, Model, Source
+
+
+def middle(rows) -> dict:
+    if rows.key == ("S003", "rice"):
+        raise ValueError(rows["week"])
+    return {"week": mean(rows["week"])}
+
+
+job = Job("middles", [Source("sales", at="../my_job/data/sales.csv")], [Model("middles", unit=("shop", "product"), work=middle)])
+"""
 
 
 def test_a_run_ends_with_a_summary_and_a_release(say):
@@ -75,6 +91,27 @@ def test_replay_shows_the_exception_that_the_unit_raised(say):
     assert "ValueError: no rice today" in said.err
 
 
+def test_a_job_is_named_by_its_file(say, project, tmp_path):
+    assert say("run", "my_job/job.py").code == 0
+    assert say("run", "my_job.job").code == 0
+    scripts = project / "scripts"
+    scripts.mkdir()
+    (scripts / "beside.py").write_text("def mean(values): return float(values.mean())\n")
+    (scripts / "middles.py").write_text(SCRIPT)
+    said = say("run", "scripts/middles.py:job")
+    assert said.code == 0
+    assert "units done, 1 failed" in said.err
+    elsewhere: dict[str, Any] = {"env": {**os.environ, "HUNDREDFOLD_HOME": str(tmp_path / "home")}, "cwd": tmp_path}
+    replayed = subprocess.run(
+        [sys.executable, "-m", "hundredfold", "replay", "middles", "S001,bread"], **elsewhere, capture_output=True, text=True
+    )
+    assert "{'week': 2" in replayed.stdout, replayed.stderr
+    (scripts / "middles.py").write_text(SCRIPT.replace("raise ValueError", "mean"))
+    mended = subprocess.run([sys.executable, "-m", "hundredfold", "retry"], **elsewhere, capture_output=True, text=True)
+    assert mended.returncode == 0, mended.stderr
+    assert "failed" not in mended.stderr
+
+
 def test_rollback_moves_back_and_to_a_version(say):
     for number in range(3):
         assert say("run", JOB, "--run-id", f"run{number}").code == 0
@@ -100,7 +137,7 @@ def test_the_project_that_init_makes_passes_its_own_test(project):
 
 
 def test_help_answers_for_every_verb(say):
-    for verb in ("run", "status", "failures", "replay", "retry", "resume", "cancel", "publish", "rollback", "init", "demo"):
+    for verb in ("run", "bench", "status", "failures", "replay", "retry", "resume", "cancel", "publish", "rollback", "init", "demo"):
         said = say(verb, "--help")
         assert said.code == 0
         assert "Usage: " in said.out

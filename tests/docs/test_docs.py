@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 MODULES = [
+    "hundredfold.comparison",
     "hundredfold.testing",
     "hundredfold.states",
     "hundredfold.query",

@@ -17,7 +17,7 @@ from ..batch import form_of
 from ..crew import packed
 from ..errors import HundredfoldError, JobError, SourceError, StateError, UsageError
 from ..job import Job, Layout, Model, check_limit
-from ..load import load_job
+from ..load import lasting, load_job
 from ..manifest import Manifest, UnitList
 from ..ports import Record
 from ..query import query_of
@@ -51,7 +51,7 @@ def run(
 ) -> Run:
     """Run a job here, from its sources to its release.
 
-    job          a Job, or "module:attribute"
+    job          a Job, or "module:attribute", or "path/to/file.py:attribute"
     sources      {name: place}: a path, glob or folder, or a pandas, polars or Arrow table; those left out use Source.at
     home         the folder that keeps the runs
     workers      processes (one for each core)
@@ -63,7 +63,7 @@ def run(
     limit allows (then `open_run(run_id)` gives the Run, whose results and failures are there).
     """
     _check_arguments(job, sources, workers, max_rejected, max_failed)
-    ref, job = (job, load_job(job)) if isinstance(job, str) else ("", job)
+    ref, job = (lasting(job), load_job(job)) if isinstance(job, str) else ("", job)
     there = Home(home)
     limits = limits_of(workers, memory)
     begun = begin(
@@ -83,7 +83,7 @@ def run(
 def _check_arguments(job: Any, sources: Any, workers: Any, max_rejected: Any, max_failed: Any) -> None:
     """UsageError or JobError for arguments that are not what `run` says."""
     if not isinstance(job, str | Job):
-        raise UsageError(f"the job is {type(job).__name__}, wanted a Job or 'module:attribute'")
+        raise UsageError(f"the job is {type(job).__name__}, wanted a Job, 'module:attribute' or 'path/to/file.py:attribute'")
     if sources is not None and not isinstance(sources, Mapping):
         raise UsageError(f"sources is {type(sources).__name__}, wanted a mapping", hint='such as sources={"sales": frame}')
     if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int)):

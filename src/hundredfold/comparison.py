@@ -1,0 +1,162 @@
+"""What a person sees of `hundredfold bench`: one line that answers, a small table, and what one has to know to read it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from .display import result
+
+Facts = Mapping[str, Any]
+
+DURATIONS = (("us", 1e-6, 0.9995e-3), ("ms", 1e-3, 0.9995), ("s", 1.0, 99.5), ("min", 60.0, 5970.0), ("h", 3600.0, math.inf))
+LOOPS = {"filter": "a filter loop", "groupby": "a groupby loop", "call": "one call"}
+DEAR = 0.01  # seconds a unit from which its BLAS may be worth several threads
+SAYS_ERROR = 20  # so many units say how much they differ
+
+
+def show_comparison(facts: Facts) -> None:
+    """Whether it is worth it, and what that is made of."""
+    result.print(f"\n[bold]{escape(headline(facts))}[/]\n")
+    result.print(_table(facts))
+    result.print()
+    for note in dict.fromkeys(_notes(facts)):
+        result.print(escape(note), style="dim", soft_wrap=False)
+
+
+def headline(facts: Facts) -> str:
+    """Such as: prices: 41 min as a filter loop (65x), 2.1 min as a groupby loop (3.3x), 38 s here."""
+    here = facts["ways"][-1]
+    loops = [way for way in facts["ways"] if _is_loop(way) and way["whole"] is not None]
+    told = [f"{_whole(way)} as {LOOPS[way['way']]} ({_times(way, here)})" for way in loops]
+    slower = loops and all(way["whole"] < here["whole"] for way in loops)
+    verdict = ": the loop is faster" if slower else "" if loops else "; it could not be timed as a loop"
+    return f"{facts['name']}: {', '.join([*told, _whole(here)])} here{verdict}"
+
+
+def duration(seconds: float | None) -> str:
+    """Two or three digits, and a unit that suits them.
+
+    >>> [duration(s) for s in (4.2e-05, 0.38, 9.4, 61.2, 2460, 86400)]
+    ['42 us', '380 ms', '9.4 s', '61 s', '41 min', '24 h']
+    """
+    if seconds is None:
+        return "-"
+    unit, size = next((unit, size) for unit, size, most in DURATIONS if seconds < most)
+    return f"{_digits(seconds / size)} {unit}"
+
+
+def _table(facts: Facts) -> Table:
+    ways, here = facts["ways"], facts["ways"][-1]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("")
+    table.add_column("\nunits", justify="right")
+    for way in ways:
+        table.add_column(
+            f"{way['way']},\n{'/'.join(way['libraries'])}" if _is_loop(way) else f"here,\n{_workers(way['workers'])}", justify="right"
+        )
+    table.add_row("reading", "", *(duration(way["reading"]) for way in ways))
+    for name, model in facts["models"].items():
+        table.add_row(name, f"{model['units']:,}", *(_model(way["models"][name]) for way in ways))
+    if here["publishing"] is not None:
+        table.add_row("publishing", "", *(duration(way["publishing"]) for way in ways))
+    table.add_row("together", "", *map(_whole, ways), style="bold")
+    table.add_row("against here", "", *(_times(way, here) for way in ways[:-1]))
+    return table
+
+
+def _notes(facts: Facts) -> Iterator[str]:
+    entries = [(way, name, entry) for way in facts["ways"] for name, entry in way["models"].items()]
+    if told := [_sampled(*each) for each in entries if _is_part(each[2])]:
+        yield "\n  ".join(["~ extrapolated", *told])
+    yield "the loops check nothing, keep nothing on disk and publish nothing; here all of that is done"
+    yield from _notes_on_models(facts)
+    for way, name, entry in entries:
+        if entry["failed"]:
+            yield f"{name} {_place(way)}: {entry['failed']:,} of {entry['timed']:,} units failed" + (
+                f", the first with {entry['reason']}" if entry["reason"] else ""
+            )
+        if entry["why"]:
+            yield f"{name} {_place(way)}: {entry['why']}" + (f" after {entry['timed']:,} units" if entry["timed"] else "")
+    for way in facts["ways"]:
+        if way["why"]:
+            yield f"reading is not in the loops: {way['why']}" if _is_loop(way) else f"{_place(way)}: not timed: {way['why']}"
+    if facts["left_out"]:
+        yield f"not timed: {', '.join(facts['left_out'])}; what comes before took the {facts['seconds']:g} s, and --seconds gives more"
+    if facts["before"]:
+        yield f"not counted, though it has to run before: {', '.join(facts['before'])}"
+    if facts["rejected"]:
+        yield f"{facts['rejected']:,} rows break their contract and were left out; hundredfold run says why"
+    if facts["refused"]:
+        yield facts["refused"]
+
+
+def _notes_on_models(facts: Facts) -> Iterator[str]:
+    models = facts["models"].items()
+    if many := [name for name, model in models if model["many"]]:
+        yield f"with many=True a call takes many units; the loops give it one, which it is not made for: {', '.join(many)}"
+    if dear := [name for name, model in models if _is_dear(facts, name, model["units"])]:
+        yield f"in each process, also that of a loop, BLAS and the like have one thread (OMP_NUM_THREADS=1): {', '.join(dear)}"
+    for name, model in models:
+        if model["dead"]:
+            yield f"{name}: {model['dead']:,} units ended their process; the loops were spared them"
+
+
+def _sampled(way: Facts, name: str, entry: Facts) -> str:
+    if not _is_loop(way):
+        rest = ", its end not timed" if way["way"] == "all" else ""
+        return f"{name} {_place(way)}: stopped, timed on {_share(entry['timed'] / entry['units'])} of the units{rest}"
+    error = f" (± {_share(entry['error'])})" if entry["timed"] >= SAYS_ERROR else ""
+    return f"{name} {_place(way)}: from {entry['timed']:,} of {entry['units']:,} units{error}"
+
+
+def _is_loop(way: Facts) -> bool:
+    return way["way"] in LOOPS
+
+
+def _is_part(entry: Facts) -> bool:
+    """Whether not all of its units were timed."""
+    return entry["seconds"] is not None and entry["timed"] < entry["units"]
+
+
+def _is_dear(facts: Facts, model: str, units: int) -> bool:
+    """Whether more threads might have made a difference to the loops."""
+    looped = [way["models"][model]["seconds"] or 0.0 for way in facts["ways"] if _is_loop(way)]
+    return min(looped, default=0.0) > max(1.0, DEAR * units)
+
+
+def _place(way: Facts) -> str:
+    return f"as {LOOPS[way['way']]}" if _is_loop(way) else f"here with {_workers(way['workers'])}"
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker{'s' if count > 1 else ''}"
+
+
+def _model(entry: Facts) -> str:
+    return ("~" if _is_part(entry) else "") + duration(entry["seconds"])
+
+
+def _whole(way: Facts) -> str:
+    about = way["whole"] is not None and any(map(_is_part, way["models"].values()))
+    return ("~" if about else "") + duration(way["whole"])
+
+
+def _times(way: Facts, here: Facts) -> str:
+    if way["whole"] is None:
+        return ""
+    times = way["whole"] / here["whole"]
+    return f"{_digits(times) if times < 100 else format(round(times, 1 - int(math.log10(times))), ',.0f')}x"
+
+
+def _digits(number: float) -> str:
+    """Two digits, and those before the point."""
+    return f"{number:,.0f}" if number >= 9.95 else f"{number:.1f}" if number >= 0.95 else f"{number:.2g}"
+
+
+def _share(share: float) -> str:
+    return f"{_digits(100 * share)} %"
