@@ -12,9 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from hundredfold import Job, Model, Source
-from hundredfold.crew import Kit
+from hundredfold.crew import FAR, IDLE, Kit
 from hundredfold.desk import Desk
 from hundredfold.job import Layout, Message
 from hundredfold.local.files import FileStore
@@ -85,14 +86,16 @@ class Piece:
         return self.warehouse.query(f"SELECT * FROM {source}").to_pylist()
 
     def prepare(self, model: str, *, parts: int = 0, batch_bytes: int = 2**26) -> Manifest:
-        """One batch, or about 12 for each of `parts`."""
-        return prepare(self.job.model(model), self.job, self.layout, self.warehouse, self.store, workers=parts, batch_bytes=batch_bytes)
+        """One batch, or about 12 for each of `parts`, however small the data."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("hundredfold.steps.prepare.LEAST_COST", 1e-9)
+            return prepare(self.job.model(model), self.job, self.layout, self.warehouse, self.store, workers=parts, batch_bytes=batch_bytes)
 
     def work(self, model: str, *, cut: Cut = whole, round_: int = 1) -> None:
         """Every message of the round, each in the pieces that `cut` makes of it."""
         manifest = Manifest.read(self.layout, model, self.store)
         said: list[tuple[Any, ...]] = []
-        desk = Desk(Kit(self.job, self.layout, self.store), [0, 0], said.append)
+        desk = Desk(Kit(self.job, self.layout, self.store), [IDLE, 0, FAR], said.append)
         for message in plan_round(manifest, self.layout, round_, self.store)[0]:
             todo = list(cut(message))
             while todo:

@@ -20,6 +20,7 @@ from .outcome import Account, account_of, pack_accounts, pack_results
 from .results import Gather
 
 CHUNK = 2_000_000_000  # nanoseconds of work after which results are handed over, so that a death costs no more than that
+LOOK = 20_000_000  # nanoseconds of work after which it is looked whether the rest of a slice was given to another
 
 Say = Callable[[tuple[Any, ...]], None]
 
@@ -40,6 +41,8 @@ class Desk:
         whole = table.open(message.batch)
         doing = _do_many if table.model.many else _do_each
         doing(table, whole, message, self.marks, self.say)
+        if message.last == whole.first + len(whole.sizes) - 1:
+            table.close()  # no more of this batch is likely to be asked for
         self.marks[0] = IDLE
 
 
@@ -60,6 +63,9 @@ class Table:
             self._open = None  # one batch in memory, not two
             self._open = number, open_batch(self.manifest, self.units, self.manifest.batches[number], self.kit.layout, self.kit.store)
         return self._open[1]
+
+    def close(self) -> None:
+        self._open = None
 
     def gather(self, batch: OpenBatch) -> Gather:
         keys = {name: _key_reader(batch, name) for name in batch.keys.column_names}
@@ -85,13 +91,12 @@ def _do_each(table: Table, batch: OpenBatch, message: Message, marks: Any, say: 
     work, clock = table.model.work, time.monotonic_ns
     given = [(g.name, g.for_units(batch.keys)) for g in table.givens]
     first = message.first
-    while first <= message.last:
+    while first <= min(message.last, marks[2]):
         gather, bad = table.gather(batch), []
         add = gather.add
-        own, last = first - batch.first, message.last - batch.first
-        units = batch.each(table.form, own, last)
+        units = batch.each(table.form, first - batch.first, message.last - batch.first)
         now = clock()
-        stamps, end = [now], now + CHUNK
+        stamps, end, look = [now], now + CHUNK, now + LOOK
         for unit, rows in zip(range(first, message.last + 1), units, strict=True):
             marks[1] = now
             marks[0] = unit
@@ -104,12 +109,14 @@ def _do_each(table: Table, batch: OpenBatch, message: Message, marks: Any, say: 
                 bad.append(account_of(unit, error))
             now = clock()
             stamps.append(now)
-            if now > end:
-                break
+            if now > look:
+                if now > end or unit >= marks[2]:
+                    break
+                look = now + LOOK
         marks[0] = MANY  # should the results themselves kill this process, no single unit is to blame
         _hand_over(gather, bad, np.diff(stamps) / 1e9, message.part(first, unit), say)
         first = unit + 1
-    say(("finished",))
+    say(("finished", first - 1))
 
 
 def _do_many(table: Table, batch: OpenBatch, message: Message, marks: Any, say: Say) -> None:
@@ -131,7 +138,7 @@ def _do_many(table: Table, batch: OpenBatch, message: Message, marks: Any, say: 
         gather, bad = table.gather(batch), [account_of(message.first, error)]
     seconds = np.full(message.units, (time.perf_counter() - began) / message.units)
     _hand_over(gather, bad, seconds, message, say)
-    say(("finished",))
+    say(("finished", message.last))
 
 
 def _hand_over(gather: Gather, bad: list[Account], seconds: NDArray[np.float64], message: Message, say: Say) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from hundredfold import Job, Model, Publish, Source, open_run, retry, states
-from hundredfold.crew import IDLE, Crew, Died, Event, Hand, Kit
+from hundredfold.crew import FAR, IDLE, Crew, Died, Event, Hand, Kit
 from hundredfold.desk import Desk
 from hundredfold.job import Layout, Message
 from hundredfold.local.driver import Drive, Quiet, Watcher
@@ -59,7 +59,7 @@ class HereCrew(Crew):
     def __post_init__(self) -> None:
         self.said: list[tuple[Any, ...]] = []
         self.hands = [Hand(number) for number in range(self.size)]
-        self.desk = Desk(self.kit, [IDLE, 0], self.said.append)
+        self.desk = Desk(self.kit, [IDLE, 0, FAR], self.said.append)
         self._starting, self._failed = None, None
 
     def start(self) -> None: ...
@@ -106,6 +106,14 @@ class LosingCrew(HereCrew):
                 yield hand, Died(message, bad, False, "killed by SIGKILL", message.first - 1, self.outside)
                 return
         yield from HereCrew.events(self, timeout)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def many_batches() -> Iterator[None]:
+    """So few units would lie in one batch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hundredfold.steps.prepare.LEAST_COST", 1e-9)
+        yield
 
 
 def begun(folder: Path, units: int = FEW) -> Home:

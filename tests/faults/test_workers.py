@@ -19,6 +19,7 @@ from hundredfold.job import Layout
 from hundredfold.local.driver import Quiet
 from hundredfold.local.files import FileStore
 from hundredfold.local.home import Home
+from hundredfold.manifest import Manifest
 
 ROWS = pa.table({"k": [0, 1, 2, 3], "x": [1.0, 2.0, 3.0, 4.0]})
 PINNED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
@@ -118,13 +119,34 @@ def test_a_function_that_cannot_be_sent_is_told_before_anything_is_done(tmp_path
 
 
 def test_a_batch_that_cannot_be_opened_is_told_after_three_deaths_and_the_run_goes_on_when_it_is_back(tmp_path):
-    batch = tmp_path / "home/runs/r/models/m/batches/000002.arrow"
+    batch = tmp_path / "home/runs/r/models/m/batches/000001.arrow"
     aside = tmp_path / "aside"
-    with pytest.raises(CrewError, match=r"died 3 times before it reached a unit of batch 2: ended its process with KeyError"):
+    with pytest.raises(CrewError, match=r"died 3 times before it reached a unit of batch 1: ended its process with KeyError"):
         start(double, tmp_path / "home", watcher=Spoil("work m", lambda: batch.rename(aside)))
     aside.rename(batch)
     done = resume("r", home=tmp_path / "home")
     assert done.results().arrow().column("y").to_pylist() == [2.0, 4.0, 6.0, 8.0]
+
+
+def uneven(rows):
+    """The second half of the units takes all the time; one of them ends its process once the other worker has a part."""
+    k = int(rows["k"][0])
+    if k >= 10:
+        time.sleep(0.2)
+    if k == 18:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return {"k2": 2 * k, "process": os.getpid()}
+
+
+def test_a_worker_that_has_no_message_left_takes_a_part_of_what_another_has(tmp_path):
+    job = Job("j", [Source("s")], [Model("m", ("k",), uneven)], max_failed=1)
+    done = run(job, {"s": pa.table({"k": range(20)})}, home=tmp_path, run_id="r", workers=2, memory="1GB")
+    results = done.results().arrow().to_pylist()
+    assert [(row["k"], row["k2"]) for row in results] == [(k, 2 * k) for k in range(20) if k != 18]
+    assert done.failures().arrow().column("unit").to_pylist() == ["18"]
+    batches = Manifest.read(Layout("r"), "m", done.home.store).batches
+    assert [(batch.first, batch.last) for batch in batches] == [(0, 9), (10, 19)]
+    assert len({row["process"] for row in results if 10 <= row["k"] < 18}) == 2  # both, though these units are one message
 
 
 def test_a_worker_that_is_killed_while_it_waits_is_replaced(crew):

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import pyarrow as pa
+
 from ..crew import Crew, Kit
 from ..errors import HomeError, HundredfoldError, PublishRefused, StateError, Stopped
 from ..job import Job, Layout, Model
@@ -124,12 +126,16 @@ class Drive:
                     model, self.job, self.layout, warehouse, self.store, workers=self.limits.workers, batch_bytes=self.limits.batch
                 )
                 self._note(model.name, units=manifest.units, rows=manifest.rows, batches=len(manifest.batches))
+                pa.default_memory_pool().release_unused()  # or this process would hold it while the workers need it
             case "enqueue", Model() as model:
                 self._enqueue(model)
             case "work", Model() as model:
                 self._work(model, crew)
+                if model is self.job.models[-1]:
+                    crew.stop()
             case "collect", Model() as model:
                 self._collect(model, warehouse)
+                pa.default_memory_pool().release_unused()
             case _:
                 self._publish(warehouse)
 
@@ -161,7 +167,9 @@ class Drive:
         path = self._queue_path(model)
         try:
             with closing(SqliteQueue(path, visibility=VISIBILITY)) as queue:
-                Floor(messages, manifest, units, self.layout, coverage, queue, self.store, crew, self._tell, VISIBILITY).run()
+                Floor(
+                    messages, manifest, units, self.layout, coverage, queue, self.store, crew, self._tell, VISIBILITY, many=model.many
+                ).run()
         finally:  # also when it was stopped: that is no message's fault, and whoever goes on fills a new queue from the outcomes
             for leftover in path.parent.glob(path.name + "*"):
                 leftover.unlink(missing_ok=True)

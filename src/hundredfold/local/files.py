@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +65,8 @@ class GrowingFiles:
     folder: Path
     _open: dict[str, int] = field(default_factory=dict)
     _names: set[str] = field(default_factory=set)
+    _beside: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    _syncing: Future[None] | None = None
 
     def add(self, name: str, batch: pa.RecordBatch) -> None:
         handle = self._open.get(name)
@@ -76,9 +79,13 @@ class GrowingFiles:
                 _write_all(handle, batch.schema.serialize())
                 self._names.add(name)
         _write_all(handle, batch.serialize())
+        if self._syncing is None or self._syncing.done():  # the disk works while more rows are on their way
+            self._heard()
+            self._syncing = self._beside.submit(_sync_handles, [os.dup(each) for each in self._open.values()])
 
     def finish(self) -> None:
         """End every stream, and wait until the disk has it."""
+        self._heard()
         for name in self._names:
             handle = self._open.pop(name, None)
             if handle is None:
@@ -87,7 +94,12 @@ class GrowingFiles:
             os.fsync(handle)
             os.close(handle)
 
+    def _heard(self) -> None:
+        if self._syncing is not None:
+            self._syncing.result()  # raises what the disk said
+
     def close(self) -> None:
+        self._beside.shutdown()
         for handle in self._open.values():
             os.close(handle)
         self._open.clear()
@@ -97,6 +109,16 @@ def _write_all(handle: int, data: bytes | pa.Buffer) -> None:
     rest = memoryview(data).cast("B")
     while rest:
         rest = rest[os.write(handle, rest) :]
+
+
+def _sync_handles(handles: Sequence[int]) -> None:
+    """Let the disk have what was written to these files so far; they are closed."""
+    try:
+        for handle in handles:
+            os.fsync(handle)
+    finally:
+        for handle in handles:
+            os.close(handle)
 
 
 def _settle(path: Path) -> None:

@@ -20,10 +20,11 @@ from ..job import Batch, Job, Layout, Model
 from ..manifest import ROWS, Manifest, UnitList
 from ..outcome import ACCOUNT
 from ..ports import Store
-from ..query import pack, plain_columns, query_of
+from ..query import UNIT_COST, pack, plain_columns, query_of
 from .units import Counting, Numbering, number
 
-PARTS_PER_WORKER = 12  # so many batches for each worker: enough to balance the tail, few enough to cost nothing
+PARTS_PER_WORKER = 12  # so many batches for each worker: few enough to cost nothing, and the last are shared out among idle workers
+LEAST_COST = 20_000.0  # what a batch costs at least, unless a worker would have none: a message costs a few milliseconds
 PARTS_OF_MANY = 3  # fewer where the function takes a batch at once: what it does for all units of a call, it does as rarely
 
 
@@ -61,7 +62,7 @@ def prepare(
     units = numbering.units
     rows = numpy_of(units.column(ROWS), False)
     width = _row_width(schema)
-    batches = pack(rows, parts=workers * (PARTS_OF_MANY if model.many else PARTS_PER_WORKER), most_rows=max(1, batch_bytes // width))
+    batches = pack(rows, parts=_parts_of(model, rows, workers), most_rows=max(1, batch_bytes // width))
     nullable = _route(model, numbering, schema, batches, layout, warehouse, store)
     if kept:
         warehouse.forget("__prepared")
@@ -71,6 +72,14 @@ def prepare(
     _put_units(units, layout, model, store)
     store.put(layout.manifest(model.name), manifest.text())  # the commit: without it all of the above is done again
     return manifest
+
+
+def _parts_of(model: Model, rows: NDArray[np.int64], workers: int) -> int:
+    """How many batches: a few for each worker, but of a small job no more than pay for themselves."""
+    if model.many:
+        return workers * PARTS_OF_MANY
+    cost = float(rows.sum()) + UNIT_COST * len(rows)
+    return max(workers, min(workers * PARTS_PER_WORKER, int(cost / LEAST_COST)))
 
 
 def _there(model: Model, job: Job, layout: Layout, store: Store) -> Manifest | None:

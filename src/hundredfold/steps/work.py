@@ -27,6 +27,7 @@ from .coverage import Coverage
 
 HALVED_AT = 3  # the delivery at which a message that came back is halved: its second return
 WRITES = 4  # outcomes that may be on their way to the store at a time
+SHARED = 0.1  # seconds of work that are worth sharing with a hand that has none
 STRIKES = 2  # so often may a child die before it reaches a unit of a slice
 
 
@@ -49,6 +50,7 @@ class Doing:
     receipt: str
     todo: deque[Message]
     extended: float
+    began: float  # when a hand was given what is first in todo
     strikes: int = 0
     spared: set[int] = field(default_factory=set)  # units that have had their second try
 
@@ -71,6 +73,7 @@ class Floor:
     doing: dict[Hand, Doing] = field(default_factory=dict)
     failed: int = 0
     lately: str = ""
+    many: bool = False  # the function takes a slice at once, and none of it can be given away
     delivery: Delivery | None = None  # one that was waited for
     writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))  # the disk is not waited for here
     written: deque[Future[None] | str] = field(default_factory=deque)  # outcomes on their way, and receipts to delete after those before
@@ -83,12 +86,13 @@ class Floor:
                 fed = self._feed()
                 self._bury()
                 if not fed and not self.doing and self.delivery is None:
+                    self._settle(0)
                     self._wait_for_message()
                 for hand, event in self.crew.events(0.05 if self.doing else 0.0):
                     self._handle(hand, event)
                 self._settle(WRITES)
                 self._keep_leases()
-            self.written.extend(doing.receipt for doing in self.doing.values())  # the outcome is there, only the message is left
+            self.written.extend({doing.receipt for doing in self.doing.values()})  # the outcome is there, only the message is left
             self._settle(0)
         self._tell()
 
@@ -112,18 +116,48 @@ class Floor:
         for hand in self.crew.idle():
             doing = self.doing.get(hand)
             if doing is not None and not doing.todo:
-                self.written.append(doing.receipt)
                 del self.doing[hand]
+                if all(other.receipt != doing.receipt for other in self.doing.values()):  # or another hand has a part of it
+                    self.written.append(doing.receipt)
                 doing = None
             if doing is None:
                 delivery, self.delivery = self.delivery or self.queue.receive(), None
-                doing = self._take(delivery) if delivery is not None else None
+                doing = self._take(delivery) if delivery is not None else self._share()
                 if doing is None:
                     continue
                 self.doing[hand] = doing
+            doing.began = self.clock()
             self.crew.give(hand, doing.todo[0])
             fed = True
         return fed
+
+    def _share(self) -> Doing | None:
+        """A part of what another hand has before it, when no message is left: so that all hands end at about the same time."""
+        longest, busy = max(
+            ((self._left(hand, doing), hand) for hand, doing in self.doing.items()), key=lambda pair: pair[0], default=(0.0, None)
+        )
+        if busy is None or longest < SHARED:
+            return None
+        doing = self.doing[busy]
+        if len(doing.todo) > 1:
+            part = doing.todo.pop()
+        else:
+            whole, at = doing.todo[0], max(self.crew.at(busy), doing.todo[0].first)
+            middle = (at + whole.last) // 2
+            doing.todo[0], part = whole.part(whole.first, middle), whole.part(middle + 1, whole.last)
+            self.crew.stop_after(busy, middle)
+        return Doing(doing.message, doing.receipt, deque([part]), self.clock(), self.clock())
+
+    def _left(self, hand: Hand, doing: Doing) -> float:
+        """About how many seconds of work a hand has before it that another could do, by the units it has done since it was given them."""
+        if not doing.todo or self.many:
+            return 0.0
+        slice_, took = doing.todo[0], self.clock() - doing.began
+        if took < SHARED:  # too little to tell
+            return 0.0
+        at = max(self.crew.at(hand), slice_.first)
+        units = slice_.last - at + sum(part.units for part in list(doing.todo)[1:])
+        return took / (at - slice_.first + 1) * units
 
     def _take(self, delivery: Delivery) -> Doing | None:
         """What a delivery asks for and nobody has done; None if that is nothing, or if it was halved."""
@@ -136,7 +170,7 @@ class Floor:
             self.queue.send([str(half) for part in missing for half in halves(part)])
             self.queue.delete(delivery.receipt)
             return None
-        return Doing(message, delivery.receipt, deque(missing), self.clock())
+        return Doing(message, delivery.receipt, deque(missing), self.clock(), self.clock())
 
     def _wait_for_message(self) -> None:
         """Nothing is in our hands, and not all is done: it is in the hands of others, or lost. Wait for it to come back."""
@@ -154,8 +188,10 @@ class Floor:
         match event:
             case Chunk(message, results, accounts):
                 self._commit(message, results, accounts)
-            case Finished():
-                doing.todo.popleft()
+            case Finished(_, last):
+                slice_ = doing.todo.popleft()
+                if last < slice_.last:
+                    doing.todo.appendleft(slice_.part(last + 1, slice_.last))
             case Split(message):
                 doing.todo.popleft()
                 doing.todo.extendleft(reversed(halves(message)))
@@ -188,7 +224,8 @@ class Floor:
             return
         unit = rest.first if event.unit is None else event.unit
         self._bury_unit(slice_.part(unit, unit), event.reason)
-        parts = [slice_.part(a, b) for a, b in ((start, unit - 1), (unit + 1, slice_.last)) if a <= b]
+        ends = ((start, min(unit - 1, slice_.last)), (unit + 1, slice_.last))  # it may have been beyond what was still wanted of it
+        parts = [slice_.part(a, b) for a, b in ends if a <= b]
         doing.todo.extendleft(reversed(parts))
 
     def _bury(self) -> None:
