@@ -28,7 +28,7 @@ HEAVY = {
     "duckdb": {"local"},
     "sqlite3": {"local"},
     "boto3": {"aws"},
-    "typer": {"cli"},
+    "click": {"cli"},
     "rich": {"cli", "display", "comparison", "demo", "scaffold"},
 }
 
@@ -112,9 +112,10 @@ def _plain(path: Path) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("statement", "heavy"),
     [
-        ("import hundredfold; hundredfold.Job, hundredfold.Source", {"pyarrow", "duckdb", "pandas", "polars", "numpy", "typer", "rich"}),
-        ("import hundredfold.desk", {"duckdb", "pandas", "polars", "pydantic", "typer", "rich"}),
-        ("import hundredfold; hundredfold.run", {"pandas", "polars", "pydantic", "typer"}),
+        ("import hundredfold; hundredfold.Job, hundredfold.Source", {"pyarrow", "duckdb", "pandas", "polars", "numpy", "click", "rich"}),
+        ("import hundredfold.desk", {"duckdb", "pandas", "polars", "pydantic", "click", "rich"}),
+        ("import hundredfold; hundredfold.run", {"pandas", "polars", "pydantic", "click"}),
+        ("import hundredfold.cli", {"pyarrow", "duckdb", "pandas", "polars", "numpy", "pydantic", "rich"}),
     ],
 )
 def test_importing_costs_little(statement: str, heavy: set[str]) -> None:

@@ -54,6 +54,11 @@ class Checks:
         return " + ".join(f"__k{i}" for i in range(len(self.rules))) + " > 0" if self.rules else "FALSE"
 
     @property
+    def broken(self) -> str:
+        """True of a row of `typed` that breaks any rule."""
+        return " OR ".join(f"({rule.bad})" for rule in self.rules) or "FALSE"
+
+    @property
     def reasons(self) -> str:
         """The words of every check that a bad row breaks, joined."""
         parts = ", ".join(f"CASE WHEN __k{i} = 1 THEN {literal(f'{rule.column} {rule.words}')} END" for i, rule in enumerate(self.rules))
@@ -98,7 +103,7 @@ def compile_checks(source: Source, contract: Contract | None, raw: str, schema: 
         if not column.nullable:
             missing = f"{ref} IS NULL" if same else f"(__raw_{quote_part(name)} IS NULL)"
             rules.append(Rule(name, "must not be null", missing))
-        rules += [Rule(name, check.words, f"NOT coalesce({check.on(ref)}, TRUE)") for check in column.checks]
+        rules += [Rule(name, check.words, f"NOT ({check.on(ref)})") for check in column.checks]  # a null is neither good nor bad
     rules += [
         Rule(c, f"must not be after {as_of[:10]}", f"coalesce(TRY_CAST(t.{quote(c)} AS TIMESTAMP) > TIMESTAMP {literal(as_of)}, FALSE)")
         for c in source.not_future

@@ -244,6 +244,9 @@ class Layout:
     def manifest(self, model: str) -> str:
         return f"{self.model(model)}/manifest.json"
 
+    def draft(self, model: str) -> str:
+        return f"{self.model(model)}/draft.json"
+
     def units(self, model: str) -> str:
         return f"{self.model(model)}/units.arrow"
 

@@ -34,9 +34,15 @@ class Manifest:
         return json.dumps(asdict(self)).encode()
 
     @classmethod
-    def read(cls, layout: Layout, model: str, store: Store) -> Manifest:
-        """The manifest; KeyError before prepare is done."""
-        fields = json.loads(store.get(layout.manifest(model)).to_pybytes())
+    def read(cls, layout: Layout, model: str, store: Store, *, settled: bool = False) -> Manifest:
+        """The manifest; KeyError before prepare is done. Before all that it lists is on the disk too (`settled`), a draft stands for it."""
+        try:
+            text = store.get(layout.manifest(model))
+        except KeyError:
+            if settled:
+                raise
+            text = store.get(layout.draft(model))
+        fields = json.loads(text.to_pybytes())
         lists = {name: tuple(fields[name]) for name in ("unit", "order_by", "nullable")}
         return cls(**{**fields, **lists, "batches": tuple(Batch(**b) for b in fields["batches"])})
 

@@ -189,7 +189,7 @@ def test_a_run_that_is_cancelled_stops_its_driver_within_two_seconds(tmp_path):
 
 def test_a_second_driver_of_a_run_is_refused_and_the_first_goes_on(tmp_path):
     home = tmp_path / "home"
-    with started(script(tmp_path, RUN), home) as driver:
+    with started(script(tmp_path, RUN, units=500), home) as driver:
         wait_until(some_done(home), driver)
         with pytest.raises(RunBusy, match=f"run r is being driven by process {driver.pid} of "):
             hundredfold.resume("r", home=home)

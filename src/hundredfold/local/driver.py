@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -70,6 +71,8 @@ class Drive:
     collected: list[Collected] = field(default_factory=list)
     looked: float = 0.0
     hire: Callable[..., Crew] = Crew
+    beside: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    settling: list[Future[None]] = field(default_factory=list)  # what was prepared is on its way to the disk
 
     def __post_init__(self) -> None:
         self.layout = Layout(self.record.id)
@@ -116,6 +119,7 @@ class Drive:
                     self._do(stage, warehouse, crew)
         finally:
             crew.stop()
+            self.beside.shutdown()
 
     def _do(self, stage: Stage, warehouse: DuckWarehouse, crew: Crew) -> None:
         match stage.step, stage.model:
@@ -123,7 +127,14 @@ class Drive:
                 self._validate(warehouse)
             case "prepare", Model() as model:
                 manifest = prepare(
-                    model, self.job, self.layout, warehouse, self.store, workers=self.limits.workers, batch_bytes=self.limits.batch
+                    model,
+                    self.job,
+                    self.layout,
+                    warehouse,
+                    self.store,
+                    workers=self.limits.workers,
+                    batch_bytes=self.limits.batch,
+                    later=lambda settle: self.settling.append(self.beside.submit(settle)),
                 )
                 self._note(model.name, units=manifest.units, rows=manifest.rows, batches=len(manifest.batches))
                 pa.default_memory_pool().release_unused()  # or this process would hold it while the workers need it
@@ -131,6 +142,8 @@ class Drive:
                 self._enqueue(model)
             case "work", Model() as model:
                 self._work(model, crew)
+                while self.settling:
+                    self.settling.pop().result()  # raises what the disk said
                 if model is self.job.models[-1]:
                     crew.stop()
             case "collect", Model() as model:

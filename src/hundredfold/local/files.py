@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,84 +40,86 @@ class FileStore(Folder):
         finally:
             _forget(half)
 
-    @contextmanager
-    def appending(self, prefix: str) -> Iterator[GrowingFiles]:
-        """Arrow files below a prefix that record batches are added to; durable when the block ends. A crash leaves halves
-        behind: they are good only once something written after them says so."""
-        folder = self.path(prefix)
-        files = GrowingFiles(folder)
-        try:
-            _make(folder)
-            yield files
-            files.finish()
-            _sync(folder)
-        except OSError as error:
-            raise home_error(error, folder, "written") from error
-        finally:
-            files.close()
+    def growing(self, prefix: str) -> GrowingFiles:
+        """Files below a prefix that grow, and are durable when they are told to settle. A crash leaves some of them behind: they
+        are good only once something written after that says so."""
+        return GrowingFiles(self.path(prefix))
 
 
 @dataclass
 class GrowingFiles:
-    """Arrow streams that grow a record batch at a time; the first of a file brings its schema."""
+    """Arrow streams that grow a record batch at a time (the first of a file brings its schema), and whole files beside them."""
 
     folder: Path
     _open: dict[str, int] = field(default_factory=dict)
-    _names: set[str] = field(default_factory=set)
-    _beside: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
-    _syncing: Future[None] | None = None
+    _streams: set[str] = field(default_factory=set)
+    _whole: set[str] = field(default_factory=set)
 
     def add(self, name: str, batch: pa.RecordBatch) -> None:
-        handle = self._open.get(name)
-        if handle is None:
-            if len(self._open) >= OPEN_FILES:
-                os.close(self._open.pop(next(iter(self._open))))
-            flags = os.O_WRONLY | os.O_APPEND | (0 if name in self._names else os.O_CREAT | os.O_TRUNC) | getattr(os, "O_BINARY", 0)
-            handle = self._open[name] = os.open(self.folder / name, flags, 0o644)
-            if name not in self._names:
-                _write_all(handle, batch.schema.serialize())
-                self._names.add(name)
-        _write_all(handle, batch.serialize())
-        if self._syncing is None or self._syncing.done():  # the disk works while more rows are on their way
-            self._heard()
-            self._syncing = self._beside.submit(_sync_handles, [os.dup(each) for each in self._open.values()])
-
-    def finish(self) -> None:
-        """End every stream, and wait until the disk has it."""
-        self._heard()
-        for name in self._names:
-            handle = self._open.pop(name, None)
+        with self._in_plain_words():
+            handle = self._open.get(name)
             if handle is None:
-                handle = os.open(self.folder / name, os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0))
-            _write_all(handle, b"\xff\xff\xff\xff\x00\x00\x00\x00")  # Arrow's end of stream
-            os.fsync(handle)
-            os.close(handle)
+                if len(self._open) >= OPEN_FILES:
+                    os.close(self._open.pop(next(iter(self._open))))
+                handle = self._open[name] = self._handle(name, os.O_APPEND if name in self._streams else os.O_CREAT | os.O_TRUNC)
+                if name not in self._streams:
+                    _write_all(handle, batch.schema.serialize())
+                    self._streams.add(name)
+            _write_all(handle, batch.serialize())
 
-    def _heard(self) -> None:
-        if self._syncing is not None:
-            self._syncing.result()  # raises what the disk said
+    def put(self, name: str, data: bytes | pa.Buffer) -> None:
+        with self._in_plain_words():
+            handle = self._handle(name, os.O_CREAT | os.O_TRUNC)
+            self._whole.add(name)
+            try:
+                _write_all(handle, data)
+            finally:
+                os.close(handle)
+
+    def end(self) -> None:
+        """End every stream: from now on the files can be read."""
+        with self._in_plain_words():
+            for name in self._streams:
+                handle = self._open.pop(name, None)
+                if handle is None:
+                    handle = self._handle(name, os.O_APPEND)
+                try:
+                    _write_all(handle, b"\xff\xff\xff\xff\x00\x00\x00\x00")  # Arrow's end of stream
+                finally:
+                    os.close(handle)
+
+    def settle(self) -> None:
+        """Wait until the disk has all of it."""
+        with self._in_plain_words():
+            paths = [self.folder / name for name in self._streams | self._whole]
+            for path in paths:
+                _settle(path)
+            for folder in {path.parent for path in paths}:
+                _sync(folder)
 
     def close(self) -> None:
-        self._beside.shutdown()
         for handle in self._open.values():
             os.close(handle)
         self._open.clear()
+
+    def _handle(self, name: str, mode: int) -> int:
+        path = self.folder / name
+        if mode & os.O_CREAT:
+            _make(path.parent)
+        return os.open(path, os.O_WRONLY | mode | getattr(os, "O_BINARY", 0), 0o644)
+
+    @contextmanager
+    def _in_plain_words(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise home_error(error, self.folder, "written") from error
 
 
 def _write_all(handle: int, data: bytes | pa.Buffer) -> None:
     rest = memoryview(data).cast("B")
     while rest:
         rest = rest[os.write(handle, rest) :]
-
-
-def _sync_handles(handles: Sequence[int]) -> None:
-    """Let the disk have what was written to these files so far; they are closed."""
-    try:
-        for handle in handles:
-            os.fsync(handle)
-    finally:
-        for handle in handles:
-            os.close(handle)
 
 
 def _settle(path: Path) -> None:

@@ -6,8 +6,8 @@ canonical order (batch.py), so that sorting runs on all cores and is the same on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,9 +29,9 @@ PARTS_OF_MANY = 3  # fewer where the function takes a batch at once: what it doe
 
 
 class Routes(Protocol):
-    """A store that can also be appended to: the files of batches grow while the rows stream by."""
+    """A store that can also be appended to: the files of batches grow while the rows stream by, and are durable when they settle."""
 
-    def appending(self, prefix: str) -> AbstractContextManager[Any]: ...
+    def growing(self, prefix: str) -> Any: ...
 
 
 class Preparing(Counting, Protocol):
@@ -44,9 +44,21 @@ class PrepareStore(Store, Routes, Protocol): ...
 
 
 def prepare(
-    model: Model, job: Job, layout: Layout, warehouse: Preparing, store: PrepareStore, *, workers: int, batch_bytes: int
+    model: Model,
+    job: Job,
+    layout: Layout,
+    warehouse: Preparing,
+    store: PrepareStore,
+    *,
+    workers: int,
+    batch_bytes: int,
+    later: Callable[[Callable[[], None]], object] = lambda settle: settle(),
 ) -> Manifest:
-    """Split a model's rows into batches that hold whole units and at most about `batch_bytes` each, or take what is there."""
+    """Split a model's rows into batches that hold whole units and at most about `batch_bytes` each, or take what is there.
+
+    What is handed to `later` waits for the disk, and then commits: workers may begin before it has, since whoever finds no
+    commit does all of this again, and their work with it.
+    """
     there = _there(model, job, layout, store)
     if there is not None:
         return there
@@ -63,14 +75,24 @@ def prepare(
     rows = numpy_of(units.column(ROWS), False)
     width = _row_width(schema)
     batches = pack(rows, parts=_parts_of(model, rows, workers), most_rows=max(1, batch_bytes // width))
-    nullable = _route(model, numbering, schema, batches, layout, warehouse, store)
+    files = store.growing(layout.model(model.name))
+    with closing(files):
+        nullable = _route(model, numbering, schema, batches, layout, warehouse, files)
+        manifest = Manifest(
+            model.name, tuple(model.unit), tuple(model.order_by), len(rows), int(rows.sum()), nullable, tuple(batches), query_of(model, job)
+        )
+        files.put(_within(layout, model, layout.units(model.name)), _packed(units))
+        files.put(_within(layout, model, layout.draft(model.name)), manifest.text())
+        files.end()
     if kept:
         warehouse.forget("__prepared")
-    manifest = Manifest(
-        model.name, tuple(model.unit), tuple(model.order_by), len(rows), int(rows.sum()), nullable, tuple(batches), query_of(model, job)
-    )
-    _put_units(units, layout, model, store)
-    store.put(layout.manifest(model.name), manifest.text())  # the commit: without it all of the above is done again
+    UnitList.read(layout, model.name, store)  # what cannot be read back must not be committed
+
+    def settle() -> None:
+        files.settle()
+        store.put(layout.manifest(model.name), manifest.text())
+
+    later(settle)
     return manifest
 
 
@@ -85,7 +107,7 @@ def _parts_of(model: Model, rows: NDArray[np.int64], workers: int) -> int:
 def _there(model: Model, job: Job, layout: Layout, store: Store) -> Manifest | None:
     """What an earlier driver prepared; StateError if the model was declared otherwise then."""
     try:
-        manifest = Manifest.read(layout, model.name, store)
+        manifest = Manifest.read(layout, model.name, store, settled=True)
     except KeyError:
         return None
     now = {"unit": tuple(model.unit), "order_by": tuple(model.order_by), "query": query_of(model, job)}
@@ -149,20 +171,20 @@ def _route(
     batches: Sequence[Batch],
     layout: Layout,
     warehouse: Preparing,
-    store: PrepareStore,
+    files: Any,
 ) -> tuple[str, ...]:
     """Every row to the file of its batch, in one stream; the columns that hold a null."""
     columns = [name for name in schema.names if name not in model.unit]
     lies_in = np.repeat(np.arange(len(batches), dtype=np.uint32), [batch.last - batch.first + 1 for batch in batches])
     nullable = {name for name in model.unit if numbering.units.column(name).null_count}
     routed = 0
-    with store.appending(layout.model(model.name) + "/batches") as files:
-        for chunk in warehouse.stream(numbering.query(columns)):
-            routed += chunk.num_rows
-            nullable |= {f.name for f, column in zip(chunk.schema, chunk.columns, strict=True) if column.null_count}
-            numbers = numbering.numbers(chunk.column(0))
-            for which, part in _parts(chunk.set_column(0, UNIT, from_numpy(numbers)), numbers, lies_in):
-                files.add(f"{which:06d}.arrow", part)
+    names = [_within(layout, model, layout.batch(model.name, batch.number)) for batch in batches]
+    for chunk in warehouse.stream(numbering.query(columns)):
+        routed += chunk.num_rows
+        nullable |= {f.name for f, column in zip(chunk.schema, chunk.columns, strict=True) if column.null_count}
+        numbers = numbering.numbers(chunk.column(0))
+        for which, part in _parts(chunk.set_column(0, UNIT, from_numpy(numbers)), numbers, lies_in):
+            files.add(names[which], part)
     planned = sum(batch.rows for batch in batches)
     if routed != planned:
         raise ConservationError(
@@ -194,9 +216,13 @@ def _is_fixed(kind: pa.DataType) -> bool:
     return bool(pa.types.is_primitive(kind) or pa.types.is_decimal(kind))
 
 
-def _put_units(units: pa.Table, layout: Layout, model: Model, store: Store) -> None:
+def _within(layout: Layout, model: Model, key: str) -> str:
+    """A key of the model as a name below its prefix."""
+    return key.removeprefix(layout.model(model.name) + "/")
+
+
+def _packed(units: pa.Table) -> pa.Buffer:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, units.schema) as writer:
         writer.write_table(units)
-    store.put(layout.units(model.name), sink.getvalue())
-    UnitList.read(layout, model.name, store)  # what cannot be read back must not be committed
+    return sink.getvalue()

@@ -194,11 +194,15 @@ def _reading(verdict: Verdict, warehouse: Sourcing) -> str:
 
 
 def _count(checks: Checks, warehouse: Sourcing) -> tuple[int, int, int, list[int]]:
-    """Rows, bad rows, repaired rows, and the count of each check: one pass."""
-    each = "".join(f", coalesce(sum(__k{i}), 0) AS k{i}" for i in range(len(checks.rules)))
-    sql = f"SELECT count(*) AS n, coalesce(sum(CASE WHEN {checks.any_bad} THEN 1 ELSE 0 END), 0) AS bad, coalesce(sum(CASE WHEN __repaired THEN 1 ELSE 0 END), 0) AS repaired{each} FROM ({checks.judged}) AS j"
-    row = warehouse.query(sql).to_pylist()[0]
-    return int(row["n"]), int(row["bad"]), int(row["repaired"]), [int(row[f"k{i}"]) for i in range(len(checks.rules))]
+    """Rows, bad rows, repaired rows, and the count of each check: one pass, and a second one where there is a bad row."""
+    totals = f"SELECT count(*) AS n, count(*) FILTER (WHERE {checks.broken}) AS bad, count(*) FILTER (WHERE {checks.repaired}) AS repaired"
+    row = warehouse.query(f"{totals} FROM ({checks.typed}) AS t").to_pylist()[0]
+    rows, bad, repaired = int(row["n"]), int(row["bad"]), int(row["repaired"])
+    if not bad:
+        return rows, bad, repaired, [0] * len(checks.rules)
+    each = ", ".join(f"sum(__k{i}) AS k{i}" for i in range(len(checks.rules)))
+    counts = warehouse.query(f"SELECT {each} FROM ({checks.judged}) AS j").to_pylist()[0]
+    return rows, bad, repaired, [int(counts[f"k{i}"]) for i in range(len(checks.rules))]
 
 
 def _findings(checks: Checks, counts: Sequence[int], warehouse: Sourcing) -> tuple[Finding, ...]:
