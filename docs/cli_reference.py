@@ -1,18 +1,17 @@
 """Writes reference-cli.md anew from the declarations that `hundredfold --help` shows.  `make docs` runs it.
 
 The text is made from the commands themselves and not from a terminal's rendering of them: it is the same whatever the width,
-the colours and the version of Typer.
+the colours and the version of click.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import typer.main
+from click import Command, Option, Parameter
 
-from hundredfold.cli import app
+from hundredfold.cli import Argument, app
 
 PAGE = Path(__file__).with_name("reference-cli.md")
 HEAD = """<!-- written by docs/cli_reference.py: change the docstrings and help texts of src/hundredfold/cli.py, then `make docs` -->
@@ -29,43 +28,41 @@ After an error the line `hint:` says what to do next.
 
 def page() -> str:
     """The whole page."""
-    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # a group has them
-    links = "\n".join(f"- [{name}](#{name}): {_first(command.help)}" for name, command in commands.items())
-    return "\n".join([HEAD, links, *(_section(name, command) for name, command in commands.items()), ""])
+    links = "\n".join(f"- [{name}](#{name}): {_line(command.help)}" for name, command in app.commands.items())
+    return "\n".join([HEAD, links, *(_section(name, command) for name, command in app.commands.items()), ""])
 
 
-def _section(name: str, command: Any) -> str:
-    arguments = [p for p in command.params if p.param_type_name == "argument"]
-    options = [p for p in command.params if p.param_type_name == "option"]
+def _section(name: str, command: Command) -> str:
+    arguments = [p for p in command.params if isinstance(p, Argument)]
+    options = [p for p in command.params if isinstance(p, Option)]
     words = " ".join(["hundredfold", name, *(["[OPTIONS]"] if options else []), *map(_place, arguments)])
-    rows = [*(_row(f"`{_place(p)}`", p) for p in arguments), *(_row(_flag(p), p) for p in options)]
+    rows = [*(_row(f"`{_place(p)}`", p.about, p) for p in arguments), *(_row(_flag(p), p.help, p) for p in options)]
     table = ["", "| | |", "|---|---|", *rows] if rows else []
-    return "\n".join(["", f"## {name}", "", " ".join((command.help or "").split()), "", f"    {words}", *table])
+    return "\n".join(["", f"## {name}", "", _line(command.help), "", f"    {words}", *table])
 
 
-def _row(name: str, parameter: Any) -> str:
-    text = " ".join((parameter.help or "").split()).replace("|", "\\|")
-    return f"| {name} | {' '.join([text, *_notes(parameter)])} |"
+def _row(name: str, text: str | None, parameter: Parameter) -> str:
+    told = _line(text).replace("|", "\\|")
+    return f"| {name} | {' '.join([told, *_notes(parameter)])} |"
 
 
-def _notes(parameter: Any) -> Iterator[str]:
-    if isinstance(parameter.default, str | int) and not isinstance(parameter.default, bool):
+def _notes(parameter: Parameter) -> Iterator[str]:
+    if isinstance(parameter.default, str | int | float) and not isinstance(parameter.default, bool):
         yield f"Default: `{parameter.default}`."
     if parameter.envvar:
         yield f"Environment: `{parameter.envvar}`."
 
 
-def _place(argument: Any) -> str:
-    metavar = str(argument.metavar or argument.name.upper())
-    return metavar if argument.required or metavar.startswith("[") else f"[{metavar}]"
+def _place(argument: Argument) -> str:
+    name = argument.human_readable_name
+    return name if argument.required else f"[{name}]"
 
 
-def _flag(option: Any) -> str:
-    value = "" if option.is_flag else " VALUE"
-    return f"`{', '.join(option.opts)}{value}`"
+def _flag(option: Option) -> str:
+    return f"`{', '.join(option.opts)}{'' if option.is_flag else f' {option.metavar}'}`"
 
 
-def _first(text: str | None) -> str:
+def _line(text: str | None) -> str:
     return " ".join((text or "").split())
 
 

@@ -1,94 +1,134 @@
 """A person comes in here.
 
 Result to stdout, words to stderr; exit 0 = done, 1 = the run failed or is held back, 2 = the words were wrong, 130 = stopped by hand.
-What costs time to import is imported by the command that needs it, so that `--help` answers at once; and annotations are
-read as they stand here (no future import), since typer would evaluate the texts of all of them at every start.
+What costs time to import is imported by the command that needs it, so that `--help` answers at once, and a run's first
+line is reached soon: its `warm` lets processes start while the rest is imported.
 """
+
+from __future__ import annotations
 
 import signal
 import sys
 import time
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
-import typer
+import click
+from click.core import augment_usage_errors
 
+from . import __version__
 from .errors import HundredfoldError, PublishRefused, UsageError
 from .forking import warm
 
-app = typer.Typer(
-    name="hundredfold",
-    help="Run a Python function over every unit of a table, in parallel, as a dependable pipeline.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-JobArgument = Annotated[
-    str,
-    typer.Argument(
-        help="The job, as module:attribute or path/to/file.py:attribute, such as my_job.job:job. The attribute can be left out where there is one job."
-    ),
-]
-SourceOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--source",
-        "-s",
-        help="NAME=PATH: where a source's rows are (a file, a glob in quotes, a folder). Can be given again.",
-        show_default=False,
-    ),
-]
-AsOfOption = Annotated[
-    str | None, typer.Option("--as-of", help="What counts as now, in UTC: 2026-06-30 or 2026-06-30T12:00.", show_default=False)
-]
-HomeOption = Annotated[str, typer.Option("--home", envvar="HUNDREDFOLD_HOME", help="The folder that keeps the runs.")]
-RunArgument = Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's id; the newest run, if left out.", show_default=False)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, for a script.")]
-WorkersOption = Annotated[
-    int | None, typer.Option("--workers", help="Worker processes; one for each core, if left out.", show_default=False)
-]
-MemoryOption = Annotated[
-    str | None,
-    typer.Option(
-        "--memory", help="Memory for all processes together, such as 2GB; 70 % of the machine's, if left out.", show_default=False
-    ),
-]
 KEPT = ".hundredfold"
 
 
-@app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
-    if version:
-        from . import __version__
+class Argument(click.Argument):
+    """An argument that the help tells of. Only the newest click has such a thing itself."""
 
-        typer.echo(f"hundredfold {__version__}")
-        raise typer.Exit
+    def __init__(self, *words: Any, about: str, **how: Any) -> None:
+        super().__init__(*words, **how)
+        self.about = about
+
+
+class Command(click.Command):
+    """A command whose help tells its arguments, then its options."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        with augment_usage_errors(context):  # of an option without its value, click would not say whose it is
+            return super().parse_args(context, args)
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        arguments = [(p.human_readable_name, p.about) for p in self.params if isinstance(p, Argument)]
+        if arguments:
+            with formatter.section("Arguments"):
+                formatter.write_dl(arguments)
+        super().format_options(context, formatter)
+
+
+class Group(click.Group):
+    """Commands in the order in which they are declared, each told in full."""
+
+    command_class = Command
+
+    def list_commands(self, _: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def format_commands(self, _: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.help or "") for name, command in self.commands.items()])
+
+
+def argument(name: str, about: str, **how: Any) -> Callable[[Any], Any]:
+    """A command's argument, with its line of help."""
+    return click.argument(name, cls=Argument, about=about, **how)
+
+
+def takes_crew(command: Any) -> Any:
+    """--workers and --memory."""
+    return takes_workers(takes_memory(command))
+
+
+# what several commands take; what a command only hands on, it takes as **crew or **how
+takes_job = argument(
+    "job",
+    "The job, as module:attribute or path/to/file.py:attribute, such as my_job.job:job. The attribute can be left out where there is one job.",
+)
+takes_run = argument("run", "A run's id; the newest run, if left out.", required=False)
+takes_source = click.option(
+    "--source",
+    "-s",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="NAME=PATH: where a source's rows are (a file, a glob in quotes, a folder). Can be given again.",
+)
+takes_as_of = click.option("--as-of", metavar="TIME", help="What counts as now, in UTC: 2026-06-30 or 2026-06-30T12:00.")
+takes_home = click.option(
+    "--home",
+    default=KEPT,
+    envvar="HUNDREDFOLD_HOME",
+    show_default=True,
+    show_envvar=True,
+    metavar="FOLDER",
+    help="The folder that keeps the runs.",
+)
+takes_workers = click.option("--workers", type=int, metavar="N", help="Worker processes; one for each core, if left out.")
+takes_memory = click.option(
+    "--memory", metavar="SIZE", help="Memory for all processes together, such as 2GB; 70 % of the machine's, if left out."
+)
+takes_json = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, for a script.")
+
+
+@click.group(
+    cls=Group,
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, message="hundredfold %(version)s", help="Print the version and exit.")
+@click.pass_context
+def app(context: click.Context) -> None:
+    """Run a Python function over every unit of a table, in parallel, as a dependable pipeline."""
+    if context.invoked_subcommand is None:  # click's own no_args_is_help answers as to an error since 8.2
+        click.echo(context.get_help())
 
 
 @app.command()
-def run(
-    job: JobArgument,
-    source: SourceOption = None,
-    home: HomeOption = KEPT,
-    workers: WorkersOption = None,
-    memory: MemoryOption = None,
-    as_of: AsOfOption = None,
-    run_id: Annotated[
-        str | None, typer.Option("--run-id", help="The run's id, instead of one made from the time.", show_default=False)
-    ] = None,
-    max_rejected: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--max-rejected", help="NAME=LIMIT: so many rows of a source (or such a share, as 0.05) may be rejected.", show_default=False
-        ),
-    ] = None,
-    max_failed: Annotated[
-        str | None, typer.Option("--max-failed", help="So many units of a model (or such a share, as 0.01) may fail.", show_default=False)
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
+@takes_job
+@takes_source
+@takes_home
+@takes_crew
+@takes_as_of
+@click.option("--run-id", metavar="ID", help="The run's id, instead of one made from the time.")
+@click.option(
+    "--max-rejected",
+    multiple=True,
+    metavar="NAME=LIMIT",
+    help="NAME=LIMIT: so many rows of a source (or such a share, as 0.05) may be rejected.",
+)
+@click.option("--max-failed", metavar="LIMIT", help="So many units of a model (or such a share, as 0.01) may fail.")
+@takes_json
+def run(job: str, source: Sequence[str], home: str, max_rejected: Sequence[str], max_failed: str | None, as_json: bool, **how: Any) -> None:
     """Run a job: validate, prepare, enqueue, work, collect, publish."""
     warm()
     from .local import verbs
@@ -97,30 +137,16 @@ def run(
     failed = _limit("--max-failed", max_failed) if max_failed is not None else None
     places = _pairs("--source", source)
     _watched(
-        lambda watcher: verbs.run(
-            job,
-            places,
-            home=home,
-            workers=workers,
-            memory=memory,
-            as_of=as_of,
-            run_id=run_id,
-            max_rejected=limits,
-            max_failed=failed,
-            watcher=watcher,
-        ),
-        home,
-        as_json,
+        lambda watcher: verbs.run(job, places, home=home, max_rejected=limits, max_failed=failed, watcher=watcher, **how), home, as_json
     )
 
 
 @app.command()
-def status(
-    run: RunArgument = None,
-    home: HomeOption = KEPT,
-    every: Annotated[bool, typer.Option("--all", help="List all runs.")] = False,
-    as_json: JsonOption = False,
-) -> None:
+@takes_run
+@takes_home
+@click.option("--all", "every", is_flag=True, help="List all runs.")
+@takes_json
+def status(run: str | None, home: str, every: bool, as_json: bool) -> None:
     """Say where a run is, what came of its rows and units, and what to do next."""
     from . import display
     from .local import runs
@@ -140,14 +166,13 @@ def status(
 
 
 @app.command()
-def failures(
-    run: RunArgument = None,
-    model: Annotated[str | None, typer.Option("--model", help="Of this model only.", show_default=False)] = None,
-    limit: Annotated[int, typer.Option("--limit", help="Show so many at most.")] = 20,
-    traceback: Annotated[bool, typer.Option("--traceback", help="Show each unit's traceback.")] = False,
-    home: HomeOption = KEPT,
-    as_json: JsonOption = False,
-) -> None:
+@takes_run
+@click.option("--model", metavar="MODEL", help="Of this model only.")
+@click.option("--limit", type=int, default=20, show_default=True, metavar="N", help="Show so many at most.")
+@click.option("--traceback", is_flag=True, help="Show each unit's traceback.")
+@takes_home
+@takes_json
+def failures(run: str | None, model: str | None, limit: int, traceback: bool, home: str, as_json: bool) -> None:
     """List the units that failed or died, each with its reason."""
     from rich.markup import escape
 
@@ -179,13 +204,12 @@ def failures(
 
 
 @app.command()
-def replay(
-    model: Annotated[str, typer.Argument(help="The model.")],
-    key: Annotated[str, typer.Argument(help='The unit\'s key, such as "PREMIUM,Accra,1GB"; "" for a model of one unit.')],
-    run: Annotated[str | None, typer.Option("--run", help="A run's id; the newest run, if left out.", show_default=False)] = None,
-    pdb: Annotated[bool, typer.Option("--pdb", help="Under the debugger: stop at the first line; without it, nothing stops.")] = False,
-    home: HomeOption = KEPT,
-) -> None:
+@argument("model", "The model.")
+@argument("key", 'The unit\'s key, such as "PREMIUM,Accra,1GB"; "" for a model of one unit.')
+@click.option("--run", metavar="RUN", help="A run's id; the newest run, if left out.")
+@click.option("--pdb", is_flag=True, help="Under the debugger: stop at the first line; without it, nothing stops.")
+@takes_home
+def replay(model: str, key: str, run: str | None, pdb: bool, home: str) -> None:
     """Call a model's function here on one unit, with the rows it had in the run."""
     from . import display
     from .local.replay import replay as replay_unit
@@ -200,37 +224,35 @@ def replay(
 
 
 @app.command()
-def retry(
-    run: RunArgument = None,
-    home: HomeOption = KEPT,
-    workers: WorkersOption = None,
-    memory: MemoryOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@takes_run
+@takes_home
+@takes_crew
+@takes_json
+def retry(run: str | None, home: str, as_json: bool, **crew: Any) -> None:
     """Do the failed and dead units again, and the models that build on them; then go on to publish."""
     warm()
     from .local import verbs
 
-    _watched(lambda watcher: verbs.retry(run, home=home, watcher=watcher, workers=workers, memory=memory), home, as_json)
+    _watched(lambda watcher: verbs.retry(run, home=home, watcher=watcher, **crew), home, as_json)
 
 
 @app.command()
-def resume(
-    run: RunArgument = None,
-    home: HomeOption = KEPT,
-    workers: WorkersOption = None,
-    memory: MemoryOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@takes_run
+@takes_home
+@takes_crew
+@takes_json
+def resume(run: str | None, home: str, as_json: bool, **crew: Any) -> None:
     """Go on with a run that was stopped, or whose driver died. What is done is kept."""
     warm()
     from .local import verbs
 
-    _watched(lambda watcher: verbs.resume(run, home=home, watcher=watcher, workers=workers, memory=memory), home, as_json)
+    _watched(lambda watcher: verbs.resume(run, home=home, watcher=watcher, **crew), home, as_json)
 
 
 @app.command()
-def cancel(run: RunArgument = None, home: HomeOption = KEPT) -> None:
+@takes_run
+@takes_home
+def cancel(run: str | None, home: str) -> None:
     """End a run for good. What was done stays readable."""
     from . import display
     from .local import verbs
@@ -240,14 +262,11 @@ def cancel(run: RunArgument = None, home: HomeOption = KEPT) -> None:
 
 
 @app.command()
-def publish(
-    run: RunArgument = None,
-    max_failed: Annotated[
-        str | None, typer.Option("--max-failed", help="So many units of a model (or such a share) may have failed.", show_default=False)
-    ] = None,
-    home: HomeOption = KEPT,
-    as_json: JsonOption = False,
-) -> None:
+@takes_run
+@click.option("--max-failed", metavar="LIMIT", help="So many units of a model (or such a share) may have failed.")
+@takes_home
+@takes_json
+def publish(run: str | None, max_failed: str | None, home: str, as_json: bool) -> None:
     """Publish a run that its limits held back."""
     from .local import verbs
 
@@ -256,14 +275,10 @@ def publish(
 
 
 @app.command()
-def rollback(
-    job: Annotated[str, typer.Argument(help="The job's name.")],
-    to: Annotated[
-        int | None,
-        typer.Option("--to", help="The version to go to; the one that the current was built upon, if left out.", show_default=False),
-    ] = None,
-    home: HomeOption = KEPT,
-) -> None:
+@argument("job", "The job's name.")
+@click.option("--to", type=int, metavar="VERSION", help="The version to go to; the one that the current was built upon, if left out.")
+@takes_home
+def rollback(job: str, to: int | None, home: str) -> None:
     """Let the release that the current one replaced, or another, be the current one."""
     from . import display
     from .local import verbs
@@ -275,37 +290,35 @@ def rollback(
 
 
 @app.command()
-def bench(
-    job: JobArgument,
-    source: SourceOption = None,
-    model: Annotated[str | None, typer.Option("--model", help="This model only; those before it run, untimed.", show_default=False)] = None,
-    workers: WorkersOption = None,
-    memory: MemoryOption = None,
-    as_of: AsOfOption = None,
-    seconds: Annotated[
-        float,
-        typer.Option("--seconds", help="So long may the run here take; the other timings together as long again. Beyond it: extrapolated."),
-    ] = 60.0,
-    as_json: JsonOption = False,
-) -> None:
+@takes_job
+@takes_source
+@click.option("--model", metavar="MODEL", help="This model only; those before it run, untimed.")
+@takes_crew
+@takes_as_of
+@click.option(
+    "--seconds",
+    type=float,
+    default=60.0,
+    show_default=True,
+    metavar="N",
+    help="So long may the run here take; the other timings together as long again. Beyond it: extrapolated.",
+)
+@takes_json
+def bench(job: str, source: Sequence[str], as_json: bool, **how: Any) -> None:
     """Is it worth it? Time a job here, and as the loops that it replaces. Nothing is kept."""
-    from .forking import warm
-
     warm()
     from . import comparison, display
-
-    warm()
     from .local.bench.compare import compare
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     places = _pairs("--source", source)
     with display.Timing() as listener:
         try:
-            facts = compare(job, places, model=model, workers=workers, memory=memory, as_of=as_of, seconds=seconds, listener=listener)
+            facts = compare(job, places, listener=listener, **how)
         except KeyboardInterrupt:
             listener.bars.stop()
             display.words.print("stopped; nothing is kept")
-            raise typer.Exit(130) from None
+            sys.exit(130)
     if as_json:
         display.print_json(facts)
     else:
@@ -313,7 +326,8 @@ def bench(
 
 
 @app.command()
-def init(name: Annotated[str, typer.Argument(help="A name for the new package, such as my_job.")]) -> None:
+@argument("name", "A name for the new package, such as my_job.")
+def init(name: str) -> None:
     """Make a small working project of your own: a model, a query, a contract, sample data, a test."""
     from . import display
     from .scaffold import scaffold
@@ -330,17 +344,13 @@ def init(name: Annotated[str, typer.Argument(help="A name for the new package, s
 
 
 @app.command()
-def demo(
-    size: Annotated[str, typer.Option("--size", help="demo, medium or large.")] = "demo",
-    name: Annotated[str, typer.Option("--name", help="Which of the installed demos.")] = "tariffs",
-    data: Annotated[
-        str | None, typer.Option("--data", help="The folder for the demo's data; below the home, if left out.", show_default=False)
-    ] = None,
-    home: HomeOption = KEPT,
-    workers: WorkersOption = None,
-    memory: MemoryOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@click.option("--size", default="demo", show_default=True, metavar="SIZE", help="demo, medium or large.")
+@click.option("--name", default="tariffs", show_default=True, metavar="NAME", help="Which of the installed demos.")
+@click.option("--data", metavar="FOLDER", help="The folder for the demo's data; below the home, if left out.")
+@takes_home
+@takes_crew
+@takes_json
+def demo(size: str, name: str, data: str | None, home: str, as_json: bool, **crew: Any) -> None:
     """Make a mobile operator's data with known truth and realistic dirt, and price all of it."""
     warm()
     from . import display
@@ -355,7 +365,7 @@ def demo(
     places = found.make(size, folder)
     display.words.print(f"made in {time.monotonic() - began:.1f} s", style="dim")
     _watched(
-        lambda watcher: verbs.run(found.job, places, home=home, workers=workers, memory=memory, as_of=found.as_of, watcher=watcher),
+        lambda watcher: verbs.run(found.job, places, home=home, as_of=found.as_of, watcher=watcher, **crew),
         home,
         as_json,
     )
@@ -400,7 +410,7 @@ def _stopped(live: Any, home: str) -> None:
     else:
         display.words.print(f"stopped: nothing is lost{done}")
         display.words.print(f"hint: {_command(home, 'resume', live.run)}")
-    raise typer.Exit(130)
+    sys.exit(130)
 
 
 def _next(facts: dict[str, Any], home: str) -> list[tuple[str, str]]:
@@ -462,10 +472,10 @@ def _list_runs(home: str, as_json: bool) -> None:
         display.result.print(f"{record.id}  {record.job}  [bold]{record.state.value}[/]  {record.step}  {record.updated}")
 
 
-def _pairs(option: str, given: list[str] | None) -> dict[str, str]:
+def _pairs(option: str, given: Sequence[str]) -> dict[str, str]:
     """NAME=VALUE, several of them; UsageError for what is not."""
     pairs: dict[str, str] = {}
-    for text in given or []:
+    for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name or not value:
             raise UsageError(
@@ -499,14 +509,30 @@ def _limit(what: str, text: str) -> float:
 def main() -> None:
     """The command `hundredfold`."""
     try:
-        app()
+        with app.make_context("hundredfold", sys.argv[1:]) as context:
+            app.invoke(context)
+    except click.exceptions.Exit as end:  # after --help and --version
+        sys.exit(end.exit_code)
+    except click.UsageError as error:
+        _fail(_in_our_words(error))
     except HundredfoldError as error:
-        from . import display
-
-        display.show_error(error)
-        sys.exit(error.exit_code)
+        _fail(error)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has gone, as `head` does
         sys.exit(0)
+
+
+def _fail(error: HundredfoldError) -> NoReturn:
+    from . import display
+
+    display.show_error(error)
+    sys.exit(error.exit_code)
+
+
+def _in_our_words(error: click.UsageError) -> UsageError:
+    """What click finds wrong with the words is told as every other error is."""
+    command = error.ctx.command_path if error.ctx else "hundredfold"
+    usage = [" ".join(["usage:", command, *error.ctx.command.collect_usage_pieces(error.ctx)])] if error.ctx else []
+    return UsageError(error.format_message(), problems=usage, hint=f"{command} --help")

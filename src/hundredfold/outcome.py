@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from .batch import UNIT, from_numpy, numpy_of
+from .batch import UNIT, from_numpy, numpy_of, spelled
 from .columns import text_of_type
 from .errors import ResultError
 from .job import Message
@@ -76,13 +76,12 @@ def accounts_table(
     bad: Mapping[int, Account],
 ) -> pa.Table:
     """One row for each unit from `first` on; `bad` are those of them that did not end well."""
-    known: list[str] = ["ok"]
+    known = [b"ok", *sorted({account.status.encode() for account in bad.values()})]
     status = np.zeros(len(seconds), np.int32)
     words: dict[str, Any] = {name: pa.nulls(len(seconds), pa.string()) for name in ("error", "message", "traceback")}
     if bad:
-        known += sorted({account.status for account in bad.values()})
         for account in bad.values():
-            status[account.unit - first] = known.index(account.status)
+            status[account.unit - first] = known.index(account.status.encode())
         for name in words:
             texts: list[str | None] = [None] * len(seconds)
             for account in bad.values():
@@ -90,7 +89,7 @@ def accounts_table(
             words[name] = pa.array(texts, pa.string())
     columns = {
         "unit": from_numpy(np.arange(first, first + len(seconds))),
-        "status": pa.DictionaryArray.from_arrays(from_numpy(status), _texts(known)).cast(pa.string()),
+        "status": spelled(known, status),
         "rows_in": from_numpy(rows_in),
         "rows_out": from_numpy(rows_out),
         "seconds": from_numpy(seconds),
@@ -98,13 +97,6 @@ def accounts_table(
         "round": from_numpy(rounds),
     }
     return pa.Table.from_arrays([columns[name] for name in ACCOUNT.names], schema=ACCOUNT)
-
-
-def _texts(words: Sequence[str]) -> pa.Array:
-    """Short texts as a column (pa.array would import pandas)."""
-    coded = [word.encode() for word in words]
-    ends = np.cumsum([0, *map(len, coded)]).astype(np.int32)
-    return pa.Array.from_buffers(pa.string(), len(coded), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(coded))])
 
 
 def pack_results(tables: Sequence[pa.Table]) -> bytes:

@@ -197,6 +197,22 @@ def test_options_that_make_no_sense(say, words, expect):
     mistaken(say, 2, "run", JOB, *words, expect=(expect,))
 
 
+@pytest.mark.parametrize(
+    ("words", "expect"),
+    [
+        (("frobnicate",), ("No such command 'frobnicate'", "usage: hundredfold [OPTIONS] COMMAND", "hint: hundredfold --help")),
+        (("run",), ("Missing argument 'JOB'", "usage: hundredfold run [OPTIONS] JOB\n", "hint: hundredfold run --help")),
+        (("retry", "first", "second"), ("unexpected extra argument", "second", "usage: hundredfold retry [OPTIONS] [RUN]\n")),
+        (("status", "--nope"), ("No such option", "--nope", "hint: hundredfold status --help")),
+        (("run", JOB, "--source"), ("'--source' requires an argument", "hint: hundredfold run --help")),
+        (("run", JOB, "--workers", "many"), ("'--workers'", "'many' is not a valid integer", "hint: hundredfold run --help")),
+        (("bench", JOB, "--seconds", "few"), ("'--seconds'", "'few' is not a valid float")),
+    ],
+)
+def test_words_that_the_command_line_does_not_have(say, words, expect):
+    mistaken(say, 2, *words, expect=expect)
+
+
 def test_a_package_name_that_is_taken(say, project: Path):
     mistaken(say, 2, "init", "my_job", expect=("is there already",))
     mistaken(say, 2, "init", "My-Job", expect=("cannot be a package's name",))

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from typing import Any
 
+import hundredfold
+
 JOB = "my_job.job:job"
 SCRIPT = """
 from beside import mean
@@ -136,8 +138,32 @@ def test_the_project_that_init_makes_passes_its_own_test(project):
     assert "2 passed" in done.stdout, done.stdout
 
 
+VERBS = ("run", "status", "failures", "replay", "retry", "resume", "cancel", "publish", "rollback", "bench", "init", "demo")
+
+
 def test_help_answers_for_every_verb(say):
-    for verb in ("run", "bench", "status", "failures", "replay", "retry", "resume", "cancel", "publish", "rollback", "init", "demo"):
+    for verb in VERBS:
         said = say(verb, "--help")
         assert said.code == 0
-        assert "Usage: " in said.out
+        assert f"Usage: hundredfold {verb}" in said.out
+        assert said == say(verb, "-h")
+
+
+def test_without_words_the_verbs_are_told_in_the_order_of_their_use(say):
+    said = say()
+    assert (said.code, said.err) == (0, "")
+    assert said == say("--help")
+    assert tuple(line.split()[0] for line in said.out.split("Commands:\n")[1].splitlines() if line[2] != " ") == VERBS
+    assert "replaced, or another, be the current one." in " ".join(said.out.split())
+
+
+def test_help_tells_what_a_word_means_and_what_it_is_without_it(say):
+    said = " ".join(say("run", "--help").out.split())
+    assert "Arguments: JOB The job, as module:attribute" in said
+    assert "-s, --source NAME=PATH" in said
+    assert "--home FOLDER The folder that keeps the runs. [env var: HUNDREDFOLD_HOME; default: .hundredfold]" in said
+
+
+def test_the_version_is_told(say):
+    said = say("--version")
+    assert (said.code, said.out) == (0, f"hundredfold {hundredfold.__version__}\n")

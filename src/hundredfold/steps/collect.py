@@ -90,7 +90,8 @@ def collect(model: Model, manifest: Manifest, layout: Layout, round_: int, wareh
         writing = _Writing(results, accounts, shape.schema(units.keys.schema), units.keys.schema)
         try:
             for first, last in _stretches(manifest.batches, rows):
-                table, account = _one_stretch(first, last, outcomes, chosen, shape, refused, contract, units, layout, warehouse, store)
+                table, account, bad = _one_stretch(first, last, outcomes, chosen, shape, refused, contract, units, layout, warehouse, store)
+                counts.update({"ok": last + 1 - first - len(bad), **Counter(entry.status for entry in bad.values())})
                 _count(counts, account, table)
                 writing.add(table, account)
         finally:
@@ -188,7 +189,7 @@ def _choose(
             f"{manifest.model}: {len(missing):,} of {manifest.units:,} units have no outcome, the first is unit {missing[0]}",
             hint=f"hundredfold resume {layout.run}",
         )
-    counting = set(np.unique(chosen).tolist())
+    counting = set(_different(chosen))
     return chosen, rows, [s for s in summaries if s["outcome"] in counting]
 
 
@@ -214,14 +215,14 @@ def _one_stretch(
     layout: Layout,
     warehouse: Loading,
     store: Store,
-) -> tuple[pa.Table, pa.Table]:
-    """The results and the accounts of units first..last, each with its keys, in order."""
+) -> tuple[pa.Table, pa.Table, dict[int, Account]]:
+    """The results and the accounts of units first..last, each with its keys, in order; and those that did not end well."""
     span = chosen[first : last + 1]
     rows_out, rounds, seconds = np.zeros(len(span), np.int64), np.zeros(len(span), np.int64), np.zeros(len(span))
     bad: dict[int, Account] = {}
     late: dict[int, str] = {}
     tables = []
-    for number in np.unique(span).tolist():
+    for number in _different(span):
         outcome = outcomes[number]
         ledger = unpack_accounts(store.get(layout.outcome(outcome, "ledger")))
         mine = slice(outcome.first - first, outcome.last + 1 - first)
@@ -246,7 +247,13 @@ def _one_stretch(
         rows_out[np.array(list(late)) - first] = 0
         bad.update({unit: Account(unit, "failed", "ResultError", why) for unit, why in late.items()})
     account = accounts_table(first, units.rows[first : last + 1].astype(np.int64), rows_out, seconds, rounds, bad)
-    return _with_keys(table, UNIT, units), _with_keys(account, "unit", units)
+    return _with_keys(table, UNIT, units), _with_keys(account, "unit", units), bad
+
+
+def _different(numbers: NDArray[np.int32]) -> list[int]:
+    """Each number once, in order (np.unique would import numpy.ma)."""
+    lowest = int(numbers.min(initial=0))
+    return [int(n) + lowest for n in np.flatnonzero(np.bincount(numbers - lowest))]
 
 
 def _sorted(table: pa.Table) -> pa.Table:
@@ -274,7 +281,7 @@ def _fit_column(name: str, column: pa.ChunkedArray, kind: pa.DataType, units: ND
             late.setdefault(int(units[row]), f"returned a {found} as {name}; for most units it is a {kind_of(kind)}")
         return pa.nulls(len(column), kind)
     try:
-        return column.cast(kind)
+        return column if column.type == kind else column.cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return _fit_values(name, column, kind, units, late)
 
@@ -353,7 +360,7 @@ class _Grouped:
     def add(self, table: pa.Table) -> None:
         if not table.num_rows:
             return
-        self.waiting.append(table.cast(self.schema))
+        self.waiting.append(table if table.schema == self.schema else table.cast(self.schema))
         self.rows += table.num_rows
         while self.rows >= ROW_GROUP:
             self._write(ROW_GROUP)
@@ -371,7 +378,6 @@ class _Grouped:
 
 
 def _count(counts: Counter[str], account: pa.Table, table: pa.Table) -> None:
-    counts.update(account.column("status").to_pylist())
     counts["rows_in"] += int(numpy_of(account.column("rows_in"), False).sum())
     counts["ms"] += round(1000 * float(numpy_of(account.column("seconds"), False).sum()))
     promised = int(numpy_of(account.column("rows_out"), False).sum())

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..batch import UNIT, from_numpy, numpy_of
+from ..batch import UNIT, from_numpy, numpy_of, taken
 from ..errors import ConservationError, QueryError, StateError
 from ..job import Batch, Job, Layout, Model
 from ..manifest import ROWS, Manifest, UnitList
@@ -200,7 +200,7 @@ def _parts(chunk: pa.RecordBatch, numbers: NDArray[np.int32], lies_in: NDArray[n
         return
     number = lies_in.take(numbers)
     order = np.argsort(number.astype(np.uint16) if lies_in[-1] < 2**16 else number, kind="stable")  # 16 bits: radix sort
-    moved = chunk.take(from_numpy(order))
+    moved = pa.RecordBatch.from_arrays([taken(column, order) for column in chunk.columns], schema=chunk.schema)
     counts = np.bincount(number)
     stops = np.cumsum(counts)
     for which in np.flatnonzero(counts).tolist():

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..batch import UNIT, from_numpy, numpy_of
+from ..batch import UNIT, from_numpy, numpy_of, taken
 from ..contract import quote
 from ..errors import ConservationError, QueryError
 from ..manifest import ROWS
@@ -106,7 +106,7 @@ class Dense:
         rest = codes
         for digit in reversed(digits):
             rest, place = np.divmod(rest, digit.places)
-            keys[digit.name] = digit.values.take(from_numpy(place))
+            keys[digit.name] = taken(digit.values, place)
         self.units = pa.table({**{digit.name: keys[digit.name] for digit in digits}, ROWS: from_numpy(rows[codes])})
 
     def query(self, columns: Sequence[str]) -> str:
@@ -172,7 +172,7 @@ def _dense(model: str, unit: Sequence[str], select: str, schema: pa.Schema, ware
 def _of_numbers(name: str, kind: pa.DataType, lowest: int, places: int, nulls: bool) -> Digit:
     """Whole numbers that lie close to one another: the place is the distance from the least of them; nulls come last."""
     sql = f"(CAST(q.{quote(name)} AS BIGINT) - {lowest})"
-    values = from_numpy(np.arange(lowest, lowest + places)).cast(kind)
+    values = from_numpy(np.arange(lowest, lowest + places).astype(str(kind)))
     if nulls:
         values = pa.concat_arrays([values, pa.nulls(1, kind)])
         sql = f"coalesce({sql}, {places})"
@@ -187,8 +187,9 @@ def _of_values(name: str, kind: pa.DataType, select: str, warehouse: Counting) -
         return None
     table = f"__places_of_{len(name)}_{''.join(c if c.isalnum() else '_' for c in name)}"
     warehouse.load(table, pa.table({"value": values, "place": from_numpy(np.arange(len(values)))}))
-    return Digit(name, len(values), f"{quote(table)}.place", values.cast(kind), quote(table))
+    return Digit(name, len(values), f"{quote(table)}.place", values if values.type == kind else values.cast(kind), quote(table))
 
 
 def _with_rows(units: pa.Table) -> pa.Table:
-    return units.set_column(units.num_columns - 1, ROWS, units.column(ROWS).cast(pa.int64()))
+    rows = numpy_of(units.column(ROWS), False).astype(np.int64)
+    return units.set_column(units.num_columns - 1, ROWS, from_numpy(rows))
