@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,10 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 from .errors import HundredfoldError
-from .pipeline import Stage
-from .steps.collect import Collected
-from .steps.validate import Verdict
-from .steps.work import Progress as Done
+
+if TYPE_CHECKING:  # what goes wrong is also told through here, and then nothing else is needed
+    from .pipeline import Stage
+    from .steps.collect import Collected
+    from .steps.validate import Verdict
+    from .steps.work import Progress as Done
 
 words = Console(stderr=True, highlight=False)
 result = Console(highlight=False, soft_wrap=True)
