@@ -93,7 +93,7 @@ def _do_each(table: Table, batch: OpenBatch, message: Message, marks: Any, say: 
     first = message.first
     while first <= min(message.last, marks[2]):
         gather, bad = table.gather(batch), []
-        add = gather.add
+        add = gather.adder()
         units = batch.each(table.form, first - batch.first, message.last - batch.first)
         now = clock()
         stamps, end, look = [now], now + CHUNK, now + LOOK

@@ -49,22 +49,35 @@ class Gather:
         self.groups: dict[Row, Group] = {}
         self.tables: list[pa.Table] = []
         self.last: Group | None = None
-        self.width = -1  # of the last group; what is called for each unit looks no further
 
-    def add(self, unit: int, value: Any) -> None:
-        """Keep one unit's result. ResultError if it is none, or not what the contract says."""
-        if type(value) is dict and len(value) == self.width:
-            group = self.last
-            try:
-                row = group.pick(value)  # type: ignore[union-attr]  # with a width there is a group
-            except KeyError:
-                pass
-            else:
-                if type(row[0]) is not np.ndarray:
-                    group.rows.append(row)  # type: ignore[union-attr]
-                    group.units.append(unit)  # type: ignore[union-attr]
-                    return
-        self._add(unit, value)
+    def adder(self) -> Callable[[int, Any], None]:
+        """A function that keeps one unit's result, and raises ResultError if it is none, or not what the contract says.
+
+        It is called for every unit: what it needs for a row like the last one, it has at hand.
+        """
+        width, array = -1, np.ndarray
+        pick: Callable[[Any], tuple[Any, ...]] = tuple
+        keep: Callable[[Any], None] = id  # type: ignore[assignment]  # set with the first row
+        note: Callable[[int], None] = id  # type: ignore[assignment]
+
+        def add(unit: int, value: Any) -> None:
+            nonlocal width, pick, keep, note
+            if type(value) is dict and len(value) == width:
+                try:
+                    row = pick(value)
+                except KeyError:
+                    pass
+                else:
+                    if type(row[0]) is not array:
+                        keep(row)
+                        note(unit)
+                        return
+            self._add(unit, value)
+            last = self.last
+            if last is not None:
+                width, pick, keep, note = len(last.names), last.pick, last.rows.append, last.units.append
+
+        return add
 
     def _add(self, unit: int, value: Any) -> None:
         if type(value) is dict and not _is_table(value, self.contract):
@@ -120,7 +133,6 @@ class Gather:
                 self._check_names(names)
                 known = self.groups[names] = Group(names)
             group = self.last = known
-            self.width = len(names)
         row = (*values,)
         if len(row) != len(names):
             raise ResultError(f"returned {len(row)} values for the columns {', '.join(names)}")
