@@ -148,9 +148,10 @@ class Crew:
         with contextlib.suppress(OSError):  # it died while it was idle: the next look at events says so
             hand.pipe.send(message)
 
-    def at(self, hand: Hand) -> int:
-        """The unit that a hand is on; IDLE or MANY where it is on none, or on several at once."""
-        return int(hand.marks[0])
+    def at(self, hand: Hand) -> tuple[int, float]:
+        """The unit that a hand is on, and for how many seconds; IDLE or MANY where it is on none, or on several at once."""
+        unit, since = hand.marks[0], hand.marks[1]
+        return int(unit), (time.monotonic_ns() - since) / 1e9 if unit >= 0 else 0.0
 
     def stop_after(self, hand: Hand, unit: int) -> None:
         """Let a hand end its slice with this unit; it may be a little beyond it before it hears."""

@@ -71,7 +71,7 @@ class Floor:
     visibility: float
     clock: Clock = time.monotonic
     doing: dict[Hand, Doing] = field(default_factory=dict)
-    failed: int = 0
+    bad: set[int] = field(default_factory=set)  # units that failed or died: one may be done twice, and counts once
     lately: str = ""
     many: bool = False  # the function takes a slice at once, and none of it can be given away
     delivery: Delivery | None = None  # one that was waited for
@@ -133,31 +133,39 @@ class Floor:
 
     def _share(self) -> Doing | None:
         """A part of what another hand has before it, when no message is left: so that all hands end at about the same time."""
-        longest, busy = max(
-            ((self._left(hand, doing), hand) for hand, doing in self.doing.items()), key=lambda pair: pair[0], default=(0.0, None)
-        )
-        if busy is None or longest < SHARED:
+        busiest: Hand | None = None
+        longest, at = SHARED, 0
+        for hand, each in self.doing.items():
+            left, unit = self._left(hand, each)
+            if left >= longest:
+                busiest, longest, at = hand, left, unit
+        if busiest is None:
             return None
-        doing = self.doing[busy]
+        doing = self.doing[busiest]
         if len(doing.todo) > 1:
             part = doing.todo.pop()
         else:
-            whole, at = doing.todo[0], max(self.crew.at(busy), doing.todo[0].first)
+            whole = doing.todo[0]
             middle = (at + whole.last) // 2
             doing.todo[0], part = whole.part(whole.first, middle), whole.part(middle + 1, whole.last)
-            self.crew.stop_after(busy, middle)
+            self.crew.stop_after(busiest, middle)
         return Doing(doing.message, doing.receipt, deque([part]), self.clock(), self.clock())
 
-    def _left(self, hand: Hand, doing: Doing) -> float:
-        """About how many seconds of work a hand has before it that another could do, by the units it has done since it was given them."""
+    def _left(self, hand: Hand, doing: Doing) -> tuple[float, int]:
+        """About how many seconds of work a hand has before it that another could do (as its units took so far, or as the one that
+        it is on has taken already, if that is more), and the unit that it is on."""
         if not doing.todo or self.many:
-            return 0.0
+            return 0.0, 0
         slice_, took = doing.todo[0], self.clock() - doing.began
         if took < SHARED:  # too little to tell
-            return 0.0
-        at = max(self.crew.at(hand), slice_.first)
-        units = slice_.last - at + sum(part.units for part in list(doing.todo)[1:])
-        return took / (at - slice_.first + 1) * units
+            return 0.0, 0
+        at, since = self.crew.at(hand)
+        if not slice_.first <= at < slice_.last:  # it has not begun, or hands over what it has done, or is at its end
+            at, behind = slice_.first, 0
+        else:
+            behind = slice_.last - at
+        units = behind + sum(part.units for part in list(doing.todo)[1:])
+        return max(took / (at - slice_.first + 1) * units, since if units else 0.0), at
 
     def _take(self, delivery: Delivery) -> Doing | None:
         """What a delivery asks for and nobody has done; None if that is nothing, or if it was halved."""
@@ -248,8 +256,8 @@ class Floor:
         self.written.append(self.writer.submit(self._write, message, results, accounts))
         self.coverage.add(message.first, message.last)
         bad = unpack_accounts(pa.py_buffer(accounts)).bad
-        self.failed += len(bad)
         if bad:
+            self.bad.update(account.unit for account in bad)
             last = max(bad, key=lambda account: account.unit)
             self.lately = f"{key_text(self.units.key(last.unit))}: {last.error}: {last.message.partition(chr(10))[0]}"
 
@@ -266,7 +274,7 @@ class Floor:
                 doing.extended = now
 
     def _tell(self) -> None:
-        self.tell(Progress(self.manifest.model, int(self.coverage.done.sum()), self.manifest.units, self.failed, self.lately))
+        self.tell(Progress(self.manifest.model, int(self.coverage.done.sum()), self.manifest.units, len(self.bad), self.lately))
 
 
 def halves(message: Message) -> list[Message]:
