@@ -179,13 +179,14 @@ def failures(run: str | None, model: str | None, limit: int, traceback: bool, ho
     from . import display
     from .local import runs
 
-    rows = runs.open_run(run, home=home).failures(model).arrow().to_pylist()
+    found = runs.open_run(run, home=home)
+    rows = found.failures(model).arrow().to_pylist()
     if as_json:
         display.print_json(rows)
         return
     for row in rows[:limit]:
         display.result.print(
-            f"[bold]{escape(row['model'])}  {escape(row['unit'])}[/]  {row['status']}  {escape(row['error'])}: {escape((row['message'] or '').strip())}"
+            f"[bold]{escape(row['model'])}  {escape(row['unit'])}[/]  {row['status']}  {escape(row['error'])}: {escape((row['message'] or '').strip().partition(chr(10))[0])}"
         )
         if traceback and row["traceback"]:
             display.result.print(escape(row["traceback"]))
@@ -194,11 +195,14 @@ def failures(run: str | None, model: str | None, limit: int, traceback: bool, ho
     if not rows:
         display.result.print("no unit failed")
         return
-    first = rows[0]
+    first, older = rows[0], _if_older(found.id, home)
     display.show_next(
         [
-            (_command(home, "replay", first["model"], first["unit"], "--pdb"), "runs that unit's function here, under the debugger"),
-            (_command(home, "retry"), "does the failed units again, once the function is mended"),
+            (
+                _command(home, "replay", first["model"], first["unit"], *older, "--pdb"),
+                "runs that unit's function here, under the debugger",
+            ),
+            (_command(home, "retry", *older[1:]), "does the failed units again, once the function is mended"),
         ]
     )
 
@@ -438,9 +442,20 @@ def _next(facts: dict[str, Any], home: str) -> list[tuple[str, str]]:
         told.append((_command(home, "status", run), "shows this again"))
     if facts["sample"]:
         told.append(
-            (_command(home, "replay", *facts["sample"]), "runs one unit's function here, with the rows it had (--pdb: under the debugger)")
+            (
+                _command(home, "replay", *facts["sample"], *_if_older(run, home)),
+                "runs one unit's function here, with the rows it had (--pdb: under the debugger)",
+            )
         )
     return told
+
+
+def _if_older(run: str, home: str) -> list[str]:
+    """The option that names a run, where leaving it out would name a newer one."""
+    from .local.home import Home
+    from .local.runs import newest
+
+    return [] if newest(Home(home)).id == run else ["--run", run]
 
 
 def _command(home: str, *parts: str) -> str:

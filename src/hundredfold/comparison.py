@@ -21,7 +21,7 @@ SAYS_ERROR = 20  # so many units say how much they differ
 
 def show_comparison(facts: Facts) -> None:
     """Whether it is worth it, and what that is made of."""
-    result.print(f"\n[bold]{escape(headline(facts))}[/]\n")
+    result.print(f"[bold]{escape(headline(facts))}[/]\n")
     result.print(_table(facts))
     result.print()
     for note in dict.fromkeys(_notes(facts)):
@@ -32,6 +32,8 @@ def headline(facts: Facts) -> str:
     """Such as: prices: 41 min as a filter loop (65x), 2.1 min as a groupby loop (3.3x), 38 s here."""
     here = facts["ways"][-1]
     loops = [way for way in facts["ways"] if _is_loop(way) and way["whole"] is not None]
+    if here["whole"] is None:
+        return f"{facts['name']}: too few units were done here to tell; give it more --seconds"
     told = [f"{_whole(way)} as {LOOPS[way['way']]} ({_times(way, here)})" for way in loops]
     slower = loops and all(way["whole"] < here["whole"] for way in loops)
     verdict = ": the loop is faster" if slower else "" if loops else "; it could not be timed as a loop"
@@ -77,11 +79,11 @@ def _notes(facts: Facts) -> Iterator[str]:
     yield from _notes_on_models(facts)
     for way, name, entry in entries:
         if entry["failed"]:
-            yield f"{name} {_place(way)}: {entry['failed']:,} of {entry['timed']:,} units failed" + (
+            yield f"{name} {_place(way)}: {entry['failed']:,} of {_units(entry['timed'])} failed" + (
                 f", the first with {entry['reason']}" if entry["reason"] else ""
             )
         if entry["why"]:
-            yield f"{name} {_place(way)}: {entry['why']}" + (f" after {entry['timed']:,} units" if entry["timed"] else "")
+            yield f"{name} {_place(way)}: {entry['why']}" + (f" after {_units(entry['timed'])}" if entry["timed"] else "")
     for way in facts["ways"]:
         if way["why"]:
             yield f"reading is not in the loops: {way['why']}" if _is_loop(way) else f"{_place(way)}: not timed: {way['why']}"
@@ -103,7 +105,11 @@ def _notes_on_models(facts: Facts) -> Iterator[str]:
         yield f"in each process, also that of a loop, BLAS and the like have one thread (OMP_NUM_THREADS=1): {', '.join(dear)}"
     for name, model in models:
         if model["dead"]:
-            yield f"{name}: {model['dead']:,} units ended their process; the loops were spared them"
+            yield f"{name}: {_units(model['dead'])} ended {'its' if model['dead'] == 1 else 'their'} process; the loops were spared {'it' if model['dead'] == 1 else 'them'}"
+
+
+def _units(count: int) -> str:
+    return f"{count:,} unit{'' if count == 1 else 's'}"
 
 
 def _sampled(way: Facts, name: str, entry: Facts) -> str:
@@ -147,7 +153,7 @@ def _whole(way: Facts) -> str:
 
 
 def _times(way: Facts, here: Facts) -> str:
-    if way["whole"] is None:
+    if way["whole"] is None or here["whole"] is None:
         return ""
     times = way["whole"] / here["whole"]
     return f"{_digits(times) if times < 100 else format(round(times, 1 - int(math.log10(times))), ',.0f')}x"

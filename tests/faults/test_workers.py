@@ -149,6 +149,29 @@ def test_a_worker_that_has_no_message_left_takes_a_part_of_what_another_has(tmp_
     assert len({row["process"] for row in results if 10 <= row["k"] < 18}) == 2  # both, though these units are one message
 
 
+class Dear:
+    """Four dear units side by side among many cheap ones; writes down every call."""
+
+    def __init__(self, calls):
+        self.calls = calls
+
+    def __call__(self, rows):
+        k = int(rows["k"][0])
+        with open(self.calls, "a") as file:
+            file.write(f"{k}\n")
+        time.sleep(0.4 if 190 <= k < 194 else 0.001)
+        return {"process": os.getpid()}
+
+
+def test_dear_units_side_by_side_are_shared_and_none_is_done_twice(tmp_path):
+    calls = tmp_path / "calls"
+    job = Job("j", [Source("s")], [Model("m", ("k",), Dear(calls))])
+    done = run(job, {"s": pa.table({"k": range(200)})}, home=tmp_path / "home", run_id="r", workers=2, memory="1GB")
+    assert sorted(map(int, calls.read_text().split())) == list(range(200))
+    processes = {row["k"]: row["process"] for row in done.results().arrow().to_pylist()}
+    assert len({processes[k] for k in range(190, 194)}) == 2
+
+
 def test_a_worker_that_is_killed_while_it_waits_is_replaced(crew):
     before = {hand.process.pid for hand in crew.hands}
     listen(crew, until=lambda: all(hand.ready for hand in crew.hands))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def find_unit(units: UnitList, key: str, model: str) -> int:
     raise UsageError(
         f"{model} has no unit {key!r}; a unit is written as its {names}, joined by commas",
         problems=[f"near it: {text}" for text in near],
-        hint=f'such as "{(near or texts)[0]}"',
+        hint=f"such as {shlex.quote((near or texts)[0])}",
     )
 
 

@@ -27,6 +27,7 @@ from .loop import Looped, Task
 from .loops import time_loops
 
 SINGLE_SHARE, LOOPS_SHARE = 0.5, 0.5  # of the time for the run with all workers
+TOO_FEW = 20  # units that say nothing of all the others
 START = 2.0  # seconds of a run's beginning that are the same with one worker
 
 
@@ -176,6 +177,8 @@ def _loop_way(kind: str, names: Sequence[str], looped: Mapping[Task, Looped]) ->
 def _looped_facts(looped: Looped | None) -> dict[str, Any]:
     looped = looped or Looped(why="not timed: it has no unit to time")
     seconds = None if looped.once is None or looped.seconds is None else looped.once + looped.seconds
+    if looped.why and looped.timed < looped.units:  # a unit ended it, or never came back: so it would on all of them
+        seconds = None
     if seconds is not None and looped.failed == looped.timed:
         looped, seconds = replace(looped, timed=0, failed=0, why=f"not timed: every unit that was tried failed: {looped.reason}"), None
     return {
@@ -188,11 +191,15 @@ def _engine_way(way: str, workers: int, ran: Ran | None, names: Sequence[str], m
     models: dict[str, Any] = {}
     for name in names:
         worked = ran.models.get(name) if ran is not None else None
+        few = worked is not None and worked.done < min(TOO_FEW, worked.units)
         models[name] = {
-            "seconds": worked.seconds if worked else None, "timed": worked.done if worked else 0, "units": worked.units if worked else 0,
-            "failed": worked.failed if worked else 0, "error": 0.0, "reason": "", "why": "",
+            "seconds": worked.seconds if worked and not few else None, "timed": worked.done if worked else 0,
+            "units": worked.units if worked else 0, "failed": worked.failed if worked else 0, "error": 0.0, "reason": "",
+            "why": "stopped: too few to tell," if few else "",
         }  # fmt: skip
     whole = None if ran is None else ran.whole if model is None else ran.reading + ran.models[model].seconds
+    if any(entry["why"] for entry in models.values()):
+        whole = None
     return {
         "way": way,
         "workers": workers,
