@@ -28,6 +28,7 @@ from .coverage import Coverage
 HALVED_AT = 3  # the delivery at which a message that came back is halved: its second return
 WRITES = 4  # outcomes that may be on their way to the store at a time
 SHARED = 0.1  # seconds of work that are worth sharing with a hand that has none
+HEARD = 0.03  # seconds after which a hand has heard where to stop
 STRIKES = 2  # so often may a child die before it reaches a unit of a slice
 
 
@@ -134,11 +135,11 @@ class Floor:
     def _share(self) -> Doing | None:
         """A part of what another hand has before it, when no message is left: so that all hands end at about the same time."""
         busiest: Hand | None = None
-        longest, at = SHARED, 0
+        longest, cut = SHARED, 0
         for hand, each in self.doing.items():
             left, unit = self._left(hand, each)
             if left >= longest:
-                busiest, longest, at = hand, left, unit
+                busiest, longest, cut = hand, left, unit
         if busiest is None:
             return None
         doing = self.doing[busiest]
@@ -146,26 +147,26 @@ class Floor:
             part = doing.todo.pop()
         else:
             whole = doing.todo[0]
-            middle = (at + whole.last) // 2
-            doing.todo[0], part = whole.part(whole.first, middle), whole.part(middle + 1, whole.last)
-            self.crew.stop_after(busiest, middle)
+            doing.todo[0], part = whole.part(whole.first, cut), whole.part(cut + 1, whole.last)
+            self.crew.stop_after(busiest, cut)
         return Doing(doing.message, doing.receipt, deque([part]), self.clock(), self.clock())
 
     def _left(self, hand: Hand, doing: Doing) -> tuple[float, int]:
         """About how many seconds of work a hand has before it that another could do (as its units took so far, or as the one that
-        it is on has taken already, if that is more), and the unit that it is on."""
+        it is on has taken already, if that is more), and the unit after which it should stop to have half of it."""
         if not doing.todo or self.many:
             return 0.0, 0
         slice_, took = doing.todo[0], self.clock() - doing.began
         if took < SHARED:  # too little to tell
             return 0.0, 0
+        others = sum(part.units for part in list(doing.todo)[1:])
         at, since = self.crew.at(hand)
-        if not slice_.first <= at < slice_.last:  # it has not begun, or hands over what it has done, or is at its end
-            at, behind = slice_.first, 0
-        else:
-            behind = slice_.last - at
-        units = behind + sum(part.units for part in list(doing.todo)[1:])
-        return max(took / (at - slice_.first + 1) * units, since if units else 0.0), at
+        if not slice_.first <= at <= slice_.last:  # it has not begun, or hands over what it has done
+            return (took * others, 0) if others else (0.0, 0)
+        each = took / (at - slice_.first + 1)
+        cut = max((at + slice_.last) // 2, at + int(HEARD / max(each, since)))  # it is beyond what lies nearer before it hears
+        units = others or max(slice_.last - cut, 0)
+        return (max(each * (slice_.last - at + others), since) if units else 0.0), cut
 
     def _take(self, delivery: Delivery) -> Doing | None:
         """What a delivery asks for and nobody has done; None if that is nothing, or if it was halved."""
