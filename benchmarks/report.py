@@ -211,6 +211,7 @@ def panel(axis: Any, workload: Workload, rows: dict[str, Row], names: Sequence[s
         else:
             axis.text(low * 1.15, place, "-", va="center", fontsize=8, color="#999999")
     axis.set(xscale="log", xlim=(low, high))
+    axis.xaxis.set_minor_formatter("")  # where all bars are about 1 it would write its ticks over one another
     axis.set_title("\n".join(wrap(heading(workload), 42)), fontsize=8.5, loc="left")
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}" if value < 10_000 else f"{value:,.0f}")
     axis.axvline(1, color=COLOURS[FLOOR], linewidth=0.8, linestyle=":")
