@@ -15,7 +15,7 @@ HOUSE = SOURCE / "hundredfold"
 
 # who may import whom: only what stands on a lower floor, or on the same one
 FLOORS = [
-    {"errors", "forking", "job", "states"},
+    {"errors", "forking", "job", "pinned", "states"},
     {"ports", "contract", "checks", "query", "load"},
     {"batch", "manifest", "columns", "outcome", "results", "given"},
     {"crew", "desk"},

@@ -27,7 +27,7 @@ import psutil
 
 from .batch import settle_annotations
 from .errors import CrewError, JobError
-from .forking import PRELOADED, out_of_reach, start_method, starting
+from .forking import PINS, PRELOADED, out_of_reach, start_method, starting
 from .job import Job, Layout, Message, Model
 from .outcome import words_of
 from .ports import Store
@@ -212,7 +212,7 @@ class Crew:
         hand.marks, hand.ready, hand.starts = self._context.RawArray("q", [IDLE, 0, FAR]), False, hand.starts + 1
         with contextlib.closing(theirs), contextlib.closing(lifeline), starting():
             log = str(self.logs / f"worker-{hand.number}.log") if self.logs else None
-            arguments = (theirs, lifeline, hand.marks, self._kit, dict(os.environ), log, self.memory)
+            arguments = (theirs, lifeline, hand.marks, self._kit, {**os.environ, **PINS}, log, self.memory)
             process = self._context.Process(target=child, args=arguments, daemon=True)
             process.start()
         hand.process = process

@@ -13,17 +13,24 @@ from collections.abc import Iterator
 
 from .errors import CrewError
 
-PINNED = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "POLARS_MAX_THREADS",
-    "NUMBA_NUM_THREADS",
+PINS = dict.fromkeys(
+    (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "NUMEXPR_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+        "BLIS_NUM_THREADS",
+        "POLARS_MAX_THREADS",
+        "NUMBA_NUM_THREADS",
+    ),
+    "1",
 )
-PRELOADED = ["hundredfold.desk", "pyarrow.compute"]  # imported once for all children; the user's own modules may not survive a fork
+PRELOADED = [
+    "hundredfold.pinned",
+    "hundredfold.desk",
+    "pyarrow.compute",
+]  # imported once for all children; the user's own modules may not survive a fork
 _launching = threading.Lock()  # what is hidden and pinned while a process starts belongs to the whole of this one
 
 
@@ -56,7 +63,7 @@ def _start_server() -> None:
 @contextlib.contextmanager
 def starting() -> Iterator[None]:
     """What holds while a process is started."""
-    with _launching, _pinned_environment(), _hidden_main():
+    with _launching, _pinned_environment() if start_method() == "spawn" else contextlib.nullcontext(), _hidden_main():
         yield
 
 
@@ -71,9 +78,9 @@ def out_of_reach() -> None:
 
 @contextlib.contextmanager
 def _pinned_environment() -> Iterator[None]:
-    """One thread for each child's BLAS and OpenMP: unpinned, N children start N threads each and fight over the cores."""
-    before = {name: os.environ.get(name) for name in PINNED}
-    os.environ.update(dict.fromkeys(PINNED, "1"))
+    """The pins in this process's own environment: a spawned child reads its libraries' settings before any code of ours."""
+    before = {name: os.environ.get(name) for name in PINS}
+    os.environ.update(PINS)
     try:
         yield
     finally:
