@@ -36,19 +36,18 @@ def _compare(verb: argparse.ArgumentParser) -> None:
         "--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="NAME", help=f"all, or some of {', '.join(WORKLOADS)}"
     )
     verb.add_argument("--engines", nargs="+", type=_known, default=[*ENGINES, *compare.UNPINNED], metavar="NAME", help=names)
-    verb.add_argument("--rounds", type=int, default=3, metavar="N", help="runs of each engine, interleaved (3)")
     verb.add_argument("--cap", type=float, default=600, metavar="S", help="a run is stopped after so many seconds (600)")
     verb.add_argument("--slow", type=float, default=60, metavar="S", help="an engine that takes more seconds than this is run once (60)")
-    verb.add_argument(
-        "--results",
-        type=Path,
-        default=compare.RESULTS / "peers.jsonl",
-        metavar="FILE",
-        help="where the runs are written (results/peers.jsonl)",
-    )
-    verb.add_argument("--resume", action="store_true", help="add what is missing to the results, instead of beginning anew")
+    _keeps_runs(verb, "peers.jsonl")
     verb.add_argument("--quick", action="store_true", help="tiny and W1, few engines, under three minutes; prints its tables")
     verb.set_defaults(do=_do_compare)
+
+
+def _keeps_runs(verb: argparse.ArgumentParser, file: str) -> None:
+    verb.add_argument("--rounds", type=int, default=3, metavar="N", help="runs of each, interleaved (3)")
+    place = compare.RESULTS / file
+    verb.add_argument("--results", type=Path, default=place, metavar="FILE", help=f"where the runs are written (results/{file})")
+    verb.add_argument("--resume", action="store_true", help="add what is missing to the results, instead of beginning anew")
 
 
 def _known(name: str) -> str:
@@ -101,15 +100,7 @@ def _scale(verb: argparse.ArgumentParser) -> None:
         metavar="N",
         help="for the speed-up, as far as there are cores: 1 2 4 8 16, or others",
     )
-    verb.add_argument("--rounds", type=int, default=3, metavar="N", help="runs of each (3)")
-    verb.add_argument(
-        "--results",
-        type=Path,
-        default=compare.RESULTS / "scale.jsonl",
-        metavar="FILE",
-        help="where the runs are written (results/scale.jsonl)",
-    )
-    verb.add_argument("--resume", action="store_true", help="add what is missing to the results, instead of beginning anew")
+    _keeps_runs(verb, "scale.jsonl")
     verb.set_defaults(do=_do_scale)
 
 

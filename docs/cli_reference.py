@@ -11,7 +11,8 @@ from pathlib import Path
 
 from click import Command, Option, Parameter
 
-from hundredfold.cli import Argument, app
+from hundredfold.cli import app
+from hundredfold.options import Argument
 
 PAGE = Path(__file__).with_name("reference-cli.md")
 HEAD = """<!-- written by docs/cli_reference.py: change the docstrings and help texts of src/hundredfold/cli.py, then `make docs` -->

@@ -17,19 +17,19 @@ HOUSE = SOURCE / "hundredfold"
 FLOORS = [
     {"errors", "forking", "job", "pinned", "states"},
     {"ports", "contract", "checks", "query", "load"},
-    {"batch", "manifest", "columns", "outcome", "results", "given"},
-    {"crew", "desk"},
+    {"arrays", "batch", "columns", "given", "manifest", "order", "outcome", "results"},
+    {"crew", "desk", "guarding"},
     {"steps"},
     {"pipeline"},
     {"local", "aws"},
-    {"testing", "cli", "display", "comparison", "demo", "scaffold", "plan", "report", "ui"},
+    {"testing", "cli", "options", "display", "comparison", "demo", "scaffold", "plan", "report", "ui"},
 ]
 HEAVY = {
     "duckdb": {"local"},
     "sqlite3": {"local"},
     "boto3": {"aws"},
-    "click": {"cli"},
-    "rich": {"cli", "display", "comparison", "demo", "scaffold"},
+    "click": {"cli", "options"},
+    "rich": {"cli", "options", "display", "comparison", "demo", "scaffold"},
 }
 
 

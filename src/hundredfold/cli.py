@@ -14,89 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import click
-from click.core import augment_usage_errors
 
 from . import __version__
 from .errors import HundredfoldError, PublishRefused, UsageError
 from .forking import warm
-
-KEPT = ".hundredfold"
-
-
-class Argument(click.Argument):
-    """An argument that the help tells of. Only the newest click has such a thing itself."""
-
-    def __init__(self, *words: Any, about: str, **how: Any) -> None:
-        super().__init__(*words, **how)
-        self.about = about
-
-
-class Command(click.Command):
-    """A command whose help tells its arguments, then its options."""
-
-    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        with augment_usage_errors(context):  # of an option without its value, click would not say whose it is
-            return super().parse_args(context, args)
-
-    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        arguments = [(p.human_readable_name, p.about) for p in self.params if isinstance(p, Argument)]
-        if arguments:
-            with formatter.section("Arguments"):
-                formatter.write_dl(arguments)
-        super().format_options(context, formatter)
-
-
-class Group(click.Group):
-    """Commands in the order in which they are declared, each told in full."""
-
-    command_class = Command
-
-    def list_commands(self, _: click.Context) -> list[str]:
-        return list(self.commands)
-
-    def format_commands(self, _: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, command.help or "") for name, command in self.commands.items()])
-
-
-def argument(name: str, about: str, **how: Any) -> Callable[[Any], Any]:
-    """A command's argument, with its line of help."""
-    return click.argument(name, cls=Argument, about=about, **how)
-
-
-def takes_crew(command: Any) -> Any:
-    """--workers and --memory."""
-    return takes_workers(takes_memory(command))
-
-
-# what several commands take; what a command only hands on, it takes as **crew or **how
-takes_job = argument(
-    "job",
-    "The job, as module:attribute or path/to/file.py:attribute, such as my_job.job:job. The attribute can be left out where there is one job.",
-)
-takes_run = argument("run", "A run's id; the newest run, if left out.", required=False)
-takes_source = click.option(
-    "--source",
-    "-s",
-    multiple=True,
-    metavar="NAME=PATH",
-    help="NAME=PATH: where a source's rows are (a file, a glob in quotes, a folder). Can be given again.",
-)
-takes_as_of = click.option("--as-of", metavar="TIME", help="What counts as now, in UTC: 2026-06-30 or 2026-06-30T12:00.")
-takes_home = click.option(
-    "--home",
-    default=KEPT,
-    envvar="HUNDREDFOLD_HOME",
-    show_default=True,
-    show_envvar=True,
-    metavar="FOLDER",
-    help="The folder that keeps the runs.",
-)
-takes_workers = click.option("--workers", type=int, metavar="N", help="Worker processes; one for each core, if left out.")
-takes_memory = click.option(
-    "--memory", metavar="SIZE", help="Memory for all processes together, such as 2GB; 70 % of the machine's, if left out."
-)
-takes_json = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, for a script.")
+from .options import KEPT, Group, argument, takes_as_of, takes_crew, takes_home, takes_job, takes_json, takes_run, takes_source
 
 
 @click.group(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .batch import from_numpy
+from .arrays import from_numpy
 from .contract import accepts
 from .errors import ResultError
 

@@ -8,19 +8,16 @@ costs one unit and one process start.
 from __future__ import annotations
 
 import contextlib
-import io
 import multiprocessing as mp
 import os
 import signal
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import cloudpickle
 import psutil
@@ -28,15 +25,12 @@ import psutil
 from .batch import settle_annotations
 from .errors import CrewError, JobError
 from .forking import PINS, PRELOADED, out_of_reach, start_method, starting
+from .guarding import die_with, end_at_once, exit_words, from_outside, limit_memory, speak_to, told
 from .job import Job, Layout, Message, Model
-from .outcome import words_of
 from .ports import Store
 
 TICK = 0.1  # seconds between looks at limits
 GRACE = 1.0  # seconds that a child has to end after it closed its pipe, and that a killed server has
-OUTSIDE = frozenset(
-    {"SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT"}
-)  # what persons and the system send, and no mistake in a function raises
 STARTS = 3  # so often is a child started that is killed from outside before it is ready
 IDLE, MANY = -1, -2  # what the first mark says when it names no single unit
 FAR = 2**62  # what the third says when all units of a slice are wanted
@@ -256,7 +250,7 @@ class Crew:
 
     def _died(self, hand: Hand) -> Iterator[tuple[Hand, Event]]:
         message, unit = hand.message, hand.blamed if hand.killed else hand.marks[0]
-        reason, outside = hand.killed or _words(hand.process.exitcode), not hand.killed and _from_outside(hand.process.exitcode)
+        reason, outside = hand.killed or exit_words(hand.process.exitcode), not hand.killed and from_outside(hand.process.exitcode)
         if message is None and not hand.ready and not (outside and hand.starts < STARTS):
             raise CrewError(
                 f"a worker process did not survive its start: {reason}", hint=f"its last words are in {self.logs}" if self.logs else None
@@ -308,27 +302,8 @@ def packed(thing: Kit | Job) -> bytes:
     try:
         return bytes(cloudpickle.dumps(thing))
     except Exception as error:  # whatever the user's objects raise is told
-        words = f"the job cannot be sent to a worker process: {_told(error)}"
+        words = f"the job cannot be sent to a worker process: {told(error)}"
         raise JobError(words, hint="if a function holds a connection, a lock or an open file, open it inside the function") from error
-
-
-def _words(code: int | None) -> str:
-    """What an exit code says, for people."""
-    if code is None or code >= 0 or sys.platform == "win32":
-        return f"ended its process with exit code {code}"
-    return f"killed by {_signal(-code)}" + (" (the system's out-of-memory killer does that)" if -code == signal.SIGKILL else "")
-
-
-def _from_outside(code: int | None) -> bool:
-    """Whether a process was ended by a signal of others; 255 where the server that would have told its end is gone."""
-    return code is not None and (code == 255 or (code < 0 and _signal(-code) in OUTSIDE))
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def child(
@@ -336,13 +311,13 @@ def child(
 ) -> None:
     """The life of a child: it is sent messages, and does them until its driver is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
-    _die_with(lifeline)
+    die_with(lifeline)
     os.environ.clear()
     os.environ.update(environment)  # as it is in the driver now: the server that forks may be older
     if log is not None:
-        _speak_to(log)
+        speak_to(log)
     if memory is not None:
-        _limit_memory(memory)
+        limit_memory(memory)
     if hasattr(os, "register_at_fork"):  # a fork that the user's code makes must not speak in this child's name
         os.register_at_fork(after_in_child=pipe.close)
     from .desk import Desk
@@ -350,8 +325,8 @@ def child(
     try:
         desk = Desk(cloudpickle.loads(kit), marks, pipe.send)
     except BaseException as error:  # noqa: BLE001  # whatever the user's modules raise on import is told to the driver
-        pipe.send(("broken", f"a worker cannot load the job: {_told(error)}"))
-        _end_at_once()
+        pipe.send(("broken", f"a worker cannot load the job: {told(error)}"))
+        end_at_once()
     pipe.send(("ready",))
     while True:
         try:
@@ -362,67 +337,8 @@ def child(
             desk.do(message)
         except BaseException as error:  # noqa: BLE001  # a unit must not end this process without its name
             with contextlib.suppress(OSError):
-                pipe.send(("dying", f"ended its process with {_told(error)}"))
-            _end_at_once()
-
-
-def _end_at_once() -> NoReturn:
-    """Put what was raised into the log, and wait for no thread that the user's code started."""
-    with contextlib.suppress(Exception):
-        traceback.print_exc()
-    os._exit(1)
-
-
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {words_of(error)}".removesuffix(": ")
-
-
-def _die_with(lifeline: Connection) -> None:
-    """End this process when the driver's end of the pipe is closed, however the driver ended."""
-    with contextlib.suppress(ImportError, AttributeError, OSError):
-        import fcntl
-
-        signal.signal(signal.SIGIO, signal.SIG_DFL)  # the system ends the process, even if C code never lets go of the interpreter
-        fcntl.fcntl(lifeline.fileno(), fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(lifeline.fileno(), fcntl.F_SETFL, fcntl.fcntl(lifeline.fileno(), fcntl.F_GETFL) | fcntl.FASYNC)
-
-    def wait_for_the_end() -> None:
-        wait([lifeline])  # not recv: Linux sends no signal while somebody waits in one
-        os._exit(0)
-
-    threading.Thread(target=wait_for_the_end, daemon=True).start()
-
-
-def _speak_to(log: str) -> None:
-    """What the user's code prints, and the stack of a crash, go to a file and not into the driver's display."""
-    import faulthandler
-
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    os.close(file)
-    sys.stdout, sys.stderr = _Log.of(1), _Log.of(2)
-    faulthandler.enable()
-
-
-class _Log(io.TextIOWrapper):
-    """An output that one unit's code cannot close for the units after it."""
-
-    @classmethod
-    def of(cls, descriptor: int) -> _Log:
-        return cls(io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False)), "utf-8", "backslashreplace", line_buffering=True)
-
-    def close(self) -> None:
-        self.flush()
-
-
-def _limit_memory(memory: int) -> None:
-    """Where the system can, let an allocation beyond the share fail at once, as a MemoryError of that unit."""
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_DATA, (memory, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+                pipe.send(("dying", f"ended its process with {told(error)}"))
+            end_at_once()
 
 
 def _memory_of(pid: int) -> int:

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from .batch import UNIT, OpenBatch, annotations_of, form_of, numpy_of
+from .arrays import UNIT, numpy_of
+from .batch import OpenBatch, annotations_of, form_of
 from .contract import Contract, is_contract, read_contract
 from .crew import IDLE, MANY, Kit
 from .given import Given

@@ -26,19 +26,15 @@ PINS = dict.fromkeys(
     ),
     "1",
 )
-PRELOADED = [
-    "hundredfold.pinned",
-    "hundredfold.desk",
-    "pyarrow.compute",
-]  # imported once for all children; the user's own modules may not survive a fork
+# imported once for all children; the user's own modules may not survive a fork
+PRELOADED = ["hundredfold.pinned", "hundredfold.desk", "pyarrow.compute"]
 _launching = threading.Lock()  # what is hidden and pinned while a process starts belongs to the whole of this one
 
 
 def start_method() -> str:
     """How children are started: by a server that forks clean ones where there is one, else afresh, or as HUNDREDFOLD_START says."""
-    there = [
-        method for method in mp.get_all_start_methods() if method != "fork"
-    ]  # a fork of the driver would take its threads' locks along
+    # a fork of the driver would take its threads' locks along
+    there = [method for method in mp.get_all_start_methods() if method != "fork"]
     wanted = os.environ.get("HUNDREDFOLD_START") or ("forkserver" if "forkserver" in there else "spawn")
     if wanted not in there:
         raise CrewError(f"HUNDREDFOLD_START is {wanted!r}, wanted {' or '.join(there)}")

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .batch import annotations_of, form_named, from_numpy, numpy_of, to_pandas
+from .arrays import from_numpy, numpy_of, to_pandas
+from .batch import annotations_of, form_named
 from .contract import is_contract
 from .errors import JobError, ResultError
 from .job import Layout, Model

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from .batch import OpenBatch, numpy_of
+from .arrays import numpy_of
+from .batch import OpenBatch
 from .job import Batch, Layout
 from .ports import Store
 

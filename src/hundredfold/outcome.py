@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from .batch import UNIT, from_numpy, numpy_of, spelled
+from .arrays import UNIT, from_numpy, numpy_of, spelled
 from .columns import text_of_type
 from .errors import ResultError
 from .job import Message

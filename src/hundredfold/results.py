@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from .batch import UNIT, from_numpy, nulls_of, numpy_of
+from .arrays import UNIT, from_numpy, nulls_of, numpy_of
 from .columns import UNFIT, column_of, same_values, wide
 from .contract import Contract
 from .errors import ResultError

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hundredfold.batch import UNIT, canonical_order, from_numpy, numpy_of
+from hundredfold.arrays import UNIT, from_numpy, numpy_of
 from hundredfold.errors import ConservationError, QueryError
 from hundredfold.local.files import FileStore
 from hundredfold.local.warehouse import DuckWarehouse
+from hundredfold.order import canonical_order
 from hundredfold.steps.units import Dense, Joined, number
 
 KEYS: dict[str, tuple[st.SearchStrategy[Any], pa.DataType]] = {
@@ -42,10 +43,10 @@ def keyed(draw: st.DrawFn) -> pa.Table:
     kinds = draw(st.lists(st.sampled_from(sorted(KEYS)), min_size=1, max_size=3, unique=True))
     rows = draw(st.integers(1, 60))
     columns = {}
-    for name in kinds:
+    for name, called in zip(kinds, draw(st.permutations(["a b", "a_b", 'a"b'])), strict=False):
         values, kind = KEYS[name]
         some = st.one_of(st.none(), values) if draw(st.booleans()) else values
-        columns[name] = pa.array(draw(st.lists(some, min_size=rows, max_size=rows)), kind)
+        columns[called] = pa.array(draw(st.lists(some, min_size=rows, max_size=rows)), kind)
     return pa.table({**columns, "row": pa.array(range(rows), pa.int64())})
 
 
@@ -60,6 +61,10 @@ def test_arithmetic_and_sql_tell_the_same_units(warehouse: DuckWarehouse, table:
         assert isinstance(found, Dense)  # or this test compares SQL with itself
     assert found.units.equals(wanted.units)
     assert told(found, warehouse) == told(wanted, warehouse)
+    for name in (*found.tables, *wanted.tables):
+        warehouse.forget(name)
+        with pytest.raises(QueryError, match="does not exist"):
+            warehouse.columns(f"SELECT * FROM {name}")
 
 
 def told(numbering: Any, warehouse: DuckWarehouse) -> dict[int, int]:

@@ -180,9 +180,7 @@ class Drive:
         path = self._queue_path(model)
         try:
             with closing(SqliteQueue(path, visibility=VISIBILITY)) as queue:
-                Floor(
-                    messages, manifest, units, self.layout, coverage, queue, self.store, crew, self._tell, VISIBILITY, many=model.many
-                ).run()
+                Floor(messages, manifest, units, self.layout, coverage, queue, self.store, crew, self._tell, VISIBILITY).run()
         finally:  # also when it was stopped: that is no message's fault, and whoever goes on fills a new queue from the outcomes
             for leftover in path.parent.glob(path.name + "*"):
                 leftover.unlink(missing_ok=True)

@@ -58,6 +58,8 @@ class DuckWarehouse:
         self._run(f"CREATE OR REPLACE TEMP TABLE {quote(name)} AS {select}")
 
     def forget(self, name: str) -> None:
+        """Let go of what was kept or loaded under that name, if anything was."""
+        self.connection.unregister(name)
         self._run(f"DROP TABLE IF EXISTS {quote(name)}")
 
     def load(self, name: str, table: pa.Table) -> None:

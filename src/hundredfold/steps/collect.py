@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ..batch import UNIT, from_numpy, nulls_of, numpy_of
+from ..arrays import UNIT, from_numpy, nulls_of, numpy_of
 from ..columns import agree, kind_of, merge, type_of_text
 from ..contract import Contract, literal, quote
 from ..desk import result_contract

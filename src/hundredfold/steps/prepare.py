@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..batch import UNIT, from_numpy, numpy_of, taken
+from ..arrays import UNIT, from_numpy, numpy_of, taken
 from ..errors import ConservationError, QueryError, StateError
 from ..job import Batch, Job, Layout, Model
 from ..manifest import ROWS, Manifest, UnitList
@@ -36,7 +36,6 @@ class Routes(Protocol):
 
 class Preparing(Counting, Protocol):
     def keep(self, name: str, select: str) -> None: ...
-    def forget(self, name: str) -> None: ...
     def is_plain(self, select: str) -> bool: ...
 
 
@@ -84,8 +83,8 @@ def prepare(
         files.put(_within(layout, model, layout.units(model.name)), _packed(units))
         files.put(_within(layout, model, layout.draft(model.name)), manifest.text())
         files.end()
-    if kept:
-        warehouse.forget("__prepared")
+    for name in (*numbering.tables, "__prepared"):
+        warehouse.forget(name)
     UnitList.read(layout, model.name, store)  # what cannot be read back must not be committed
 
     def settle() -> None:

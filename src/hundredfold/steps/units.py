@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..batch import UNIT, from_numpy, numpy_of, taken
+from ..arrays import UNIT, from_numpy, numpy_of, taken
 from ..contract import quote
 from ..errors import ConservationError, QueryError
 from ..manifest import ROWS
@@ -29,12 +29,17 @@ COUNTED = 2**22  # rows whose codes are counted at once
 
 class Counting(Warehouse, Protocol):
     def load(self, name: str, table: pa.Table) -> None: ...
+    def forget(self, name: str) -> None: ...
 
 
 class Numbering(Protocol):
     """The units of a query in the order of their keys, with their sizes; a query of its rows; and their units' numbers."""
 
     units: pa.Table
+
+    @property
+    def tables(self) -> Sequence[str]:
+        """What of it lies in the warehouse, until it is forgotten."""
 
     def query(self, columns: Sequence[str]) -> str:
         """The rows, with these columns, and before them one that tells the unit."""
@@ -54,6 +59,8 @@ def number(model: str, unit: Sequence[str], select: str, schema: pa.Schema, ware
 class Whole:
     """One unit of all rows: the key is ()."""
 
+    tables = ()
+
     def __init__(self, select: str, warehouse: Counting) -> None:
         self._select = select
         self.units = _with_rows(warehouse.query(f"SELECT count(*) AS {ROWS} FROM ({select}) AS q"))
@@ -67,6 +74,8 @@ class Whole:
 
 class Joined:
     """Keys of any kind: grouped, and then joined, in SQL."""
+
+    tables = ("__units",)
 
     def __init__(self, unit: Sequence[str], select: str, warehouse: Counting) -> None:
         self._unit, self._select = unit, select
@@ -89,7 +98,7 @@ class Digit:
     places: int
     sql: str
     values: pa.Array
-    table: str = ""  # of values and places, where the place is found by a join
+    table: str = ""  # of values and places in the warehouse, where the place is found by a join
 
 
 class Dense:
@@ -97,6 +106,7 @@ class Dense:
 
     def __init__(self, model: str, digits: Sequence[Digit], select: str, warehouse: Counting) -> None:
         self._model, self._digits, self._select = model, digits, select
+        self.tables = [digit.table for digit in digits if digit.table]
         self._cells = int(np.prod([digit.places for digit in digits], dtype=object))
         rows = self._count(warehouse)
         codes = np.flatnonzero(rows)
@@ -155,18 +165,23 @@ def _dense(model: str, unit: Sequence[str], select: str, schema: pa.Schema, ware
         return None
     bounds = "".join(f", min({quote(n)}), max({quote(n)}), count({quote(n)})" for n in whole)
     rows, *ends = (column[0].as_py() for column in warehouse.query(f"SELECT count(*){bounds} FROM ({select}) AS q").columns)
-    cells, digits = 1, {}
-    for name, lowest, highest, there in zip(whole, ends[::3], ends[1::3], ends[2::3], strict=True):
-        if lowest is None:
+    ranges = dict(zip(whole, zip(ends[::3], ends[1::3], ends[2::3], strict=True), strict=True))
+    if not rows or any(lowest is None for lowest, _, _ in ranges.values()):
+        return None
+    most, digits = min(MOST_CELLS, 4 * rows + 2**16), list[Digit]()
+    for place, name in enumerate(unit):
+        lowest, highest, there = ranges.get(name, (0, MOST_CELLS, 0))
+        if highest - lowest < MOST_CELLS:
+            digit: Digit | None = _of_numbers(name, kinds[name], lowest, highest - lowest + 1, there < rows)
+        else:
+            digit = _of_values(name, kinds[name], select, f"__places_{place}", warehouse)
+        most = most // digit.places if digit else 0
+        if digit is None or not most:
+            for table in [each.table for each in digits if each.table]:
+                warehouse.forget(table)
             return None
-        digits[name] = _of_numbers(name, kinds[name], lowest, highest - lowest + 1, there < rows) if highest - lowest < MOST_CELLS else None
-    for name in unit:
-        digit = digits.get(name) or _of_values(name, kinds[name], select, warehouse)
-        cells *= digit.places if digit else MOST_CELLS + 1
-        if digit is None or cells > min(MOST_CELLS, 4 * rows + 2**16):
-            return None
-        digits[name] = digit
-    return Dense(model, [digit for name in unit if (digit := digits[name])], select, warehouse)
+        digits.append(digit)
+    return Dense(model, digits, select, warehouse)
 
 
 def _of_numbers(name: str, kind: pa.DataType, lowest: int, places: int, nulls: bool) -> Digit:
@@ -179,15 +194,14 @@ def _of_numbers(name: str, kind: pa.DataType, lowest: int, places: int, nulls: b
     return Digit(name, places + nulls, sql, values)
 
 
-def _of_values(name: str, kind: pa.DataType, select: str, warehouse: Counting) -> Digit | None:
-    """Few values of any order: each has its place in a table; None if they are many."""
+def _of_values(name: str, kind: pa.DataType, select: str, table: str, warehouse: Counting) -> Digit | None:
+    """Few values of any order: each has its place in that table; None if they are many."""
     distinct = f"SELECT DISTINCT {quote(name)} AS value FROM ({select}) AS q LIMIT {MOST_PLACES + 1}"
     values = warehouse.query(f"SELECT value FROM ({distinct}) AS d ORDER BY value ASC NULLS LAST").column("value").combine_chunks()
     if len(values) > MOST_PLACES:
         return None
-    table = f"__places_of_{len(name)}_{''.join(c if c.isalnum() else '_' for c in name)}"
     warehouse.load(table, pa.table({"value": values, "place": from_numpy(np.arange(len(values)))}))
-    return Digit(name, len(values), f"{quote(table)}.place", values if values.type == kind else values.cast(kind), quote(table))
+    return Digit(name, len(values), f"{table}.place", values if values.type == kind else values.cast(kind), table)
 
 
 def _with_rows(units: pa.Table) -> pa.Table:

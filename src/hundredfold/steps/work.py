@@ -74,7 +74,6 @@ class Floor:
     doing: dict[Hand, Doing] = field(default_factory=dict)
     bad: set[int] = field(default_factory=set)  # units that failed or died: one may be done twice, and counts once
     lately: str = ""
-    many: bool = False  # the function takes a slice at once, and none of it can be given away
     delivery: Delivery | None = None  # one that was waited for
     writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))  # the disk is not waited for here
     written: deque[Future[None] | str] = field(default_factory=deque)  # outcomes on their way, and receipts to delete after those before
@@ -154,7 +153,7 @@ class Floor:
     def _left(self, hand: Hand, doing: Doing) -> tuple[float, int]:
         """About how many seconds of work a hand has before it that another could do (as its units took so far, or as the one that
         it is on has taken already, if that is more), and the unit after which it should stop to have half of it."""
-        if not doing.todo or self.many:
+        if not doing.todo or self.crew.kit.model(self.manifest.model).many:  # what takes a slice at once gives none of it away
             return 0.0, 0
         slice_, took = doing.todo[0], self.clock() - doing.began
         if took < SHARED:  # too little to tell

@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ...batch import UNIT, Unit, Units, from_numpy, numpy_of, to_pandas
+from ...arrays import UNIT, from_numpy, numpy_of, to_pandas
+from ...batch import Unit, Units
 from ...manifest import UnitList
 
 Numbers = NDArray[np.int64]

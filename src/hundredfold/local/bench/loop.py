@@ -12,9 +12,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ...batch import UNIT, form_of, from_numpy, numpy_of
-from ...crew import Kit, _told
+from ...arrays import UNIT, from_numpy, numpy_of
+from ...batch import form_of
+from ...crew import Kit
 from ...given import Given
+from ...guarding import told
 from ...job import Model
 from ...manifest import Manifest, UnitList, open_batch
 from ..sources import Files
@@ -178,7 +180,7 @@ class Timing:
             self.kept.append(self.model.work(self.frame.handed(rows, unit), **values))
         except Exception as error:  # noqa: BLE001  # a unit that raises is counted
             self.failed += 1
-            self.reason = self.reason or _told(error)
+            self.reason = self.reason or told(error)
         return time.perf_counter() - began if began is not None else 0.0
 
     def _given(self, units: NDArray[np.int64]) -> Callable[[int], dict[str, Any]]:

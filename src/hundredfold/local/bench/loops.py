@@ -19,8 +19,9 @@ from typing import Any
 
 import cloudpickle
 
-from ...crew import Kit, _die_with, _limit_memory, _speak_to, _told, _words
+from ...crew import Kit
 from ...forking import start_method, starting
+from ...guarding import die_with, exit_words, limit_memory, speak_to, told
 from ..sources import Files
 from .loop import Looped, Task, loop, read
 
@@ -93,7 +94,7 @@ class _Child:
 
     def ended(self) -> str:
         """How, if it has."""
-        words = _words(self.process.exitcode).replace("ended its process", "ended").replace("killed", "was killed")
+        words = exit_words(self.process.exitcode).replace("ended its process", "ended").replace("killed", "was killed")
         return "" if self.process.is_alive() else f"its process {words}"
 
     def end(self) -> None:
@@ -107,11 +108,11 @@ class _Child:
 def child(pipe: Connection, lifeline: Connection, packed: bytes, environment: dict[str, str], log: str, memory: int) -> None:
     """The life of a child: all tasks, one after the other."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who watches it
-    _die_with(lifeline)
+    die_with(lifeline)
     os.environ.clear()
     os.environ.update(environment)
-    _speak_to(log)
-    _limit_memory(memory)
+    speak_to(log)
+    limit_memory(memory)
     kit, todo, files, seconds = cloudpickle.loads(packed)
     for done, task in enumerate(todo):
         share, looped = seconds / (len(todo) - done), Looped()
@@ -121,6 +122,6 @@ def child(pipe: Connection, lifeline: Connection, packed: bytes, environment: di
         except MemoryError:
             looped = replace(looped, why="its rows as one frame do not fit into the memory")
         except Exception as error:  # noqa: BLE001  # whatever the libraries and the user's objects raise is told
-            looped = replace(looped, why=_told(error))
+            looped = replace(looped, why=told(error))
         seconds -= min(looped.spent, share)  # what one task leaves is shared by those after it
         pipe.send((looped, share, True))

@@ -1,0 +1,98 @@
+"""What surrounds user code in a process of its own: it ends with its driver, speaks into a log, keeps to its share of memory, and how
+it ended is told in words."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import sys
+import threading
+import traceback
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import NoReturn
+
+from .outcome import words_of
+
+# what persons and the system send, and no mistake in a function raises
+OUTSIDE = frozenset({"SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT"})
+
+
+def exit_words(code: int | None) -> str:
+    """What an exit code says, for people."""
+    if code is None or code >= 0 or sys.platform == "win32":
+        return f"ended its process with exit code {code}"
+    return f"killed by {_signal(-code)}" + (" (the system's out-of-memory killer does that)" if -code == signal.SIGKILL else "")
+
+
+def from_outside(code: int | None) -> bool:
+    """Whether a process was ended by a signal of others; 255 where the server that would have told its end is gone."""
+    return code is not None and (code == 255 or (code < 0 and _signal(-code) in OUTSIDE))
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def end_at_once() -> NoReturn:
+    """Put what was raised into the log, and wait for no thread that the user's code started."""
+    with contextlib.suppress(Exception):
+        traceback.print_exc()
+    os._exit(1)
+
+
+def told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {words_of(error)}".removesuffix(": ")
+
+
+def die_with(lifeline: Connection) -> None:
+    """End this process when the driver's end of the pipe is closed, however the driver ended."""
+    with contextlib.suppress(ImportError, AttributeError, OSError):
+        import fcntl
+
+        signal.signal(signal.SIGIO, signal.SIG_DFL)  # the system ends the process, even if C code never lets go of the interpreter
+        fcntl.fcntl(lifeline.fileno(), fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline.fileno(), fcntl.F_SETFL, fcntl.fcntl(lifeline.fileno(), fcntl.F_GETFL) | fcntl.FASYNC)
+
+    def wait_for_the_end() -> None:
+        wait([lifeline])  # not recv: Linux sends no signal while somebody waits in one
+        os._exit(0)
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
+
+
+def speak_to(log: str) -> None:
+    """What the user's code prints, and the stack of a crash, go to a file and not into the driver's display."""
+    import faulthandler
+
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+    sys.stdout, sys.stderr = _Log.of(1), _Log.of(2)
+    faulthandler.enable()
+
+
+class _Log(io.TextIOWrapper):
+    """An output that one unit's code cannot close for the units after it."""
+
+    @classmethod
+    def of(cls, descriptor: int) -> _Log:
+        return cls(io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False)), "utf-8", "backslashreplace", line_buffering=True)
+
+    def close(self) -> None:
+        self.flush()
+
+
+def limit_memory(memory: int) -> None:
+    """Where the system can, let an allocation beyond the share fail at once, as a MemoryError of that unit."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, resource.getrlimit(resource.RLIMIT_DATA)[1]))
