@@ -16,18 +16,22 @@ HOUSE = SOURCE / "hundredfold"
 # who may import whom: only what stands on a lower floor, or on the same one
 FLOORS = [
     {"errors", "forking", "job", "pinned", "states"},
-    {"ports", "contract", "checks", "query", "load"},
+    {"ports", "keys", "records", "contract", "checks", "query", "dialect", "load"},
     {"arrays", "batch", "columns", "given", "manifest", "order", "outcome", "results"},
     {"crew", "desk", "guarding"},
     {"steps"},
-    {"pipeline"},
+    {"pipeline", "walk"},
     {"local", "aws"},
     {"testing", "cli", "options", "display", "comparison", "demo", "scaffold", "plan", "report", "ui"},
 ]
 HEAVY = {
     "duckdb": {"local"},
     "sqlite3": {"local"},
+    "sqlglot": {"dialect"},
+    "aws_cdk": {"aws"},
     "boto3": {"aws"},
+    "botocore": {"aws"},
+    "s3transfer": {"aws"},
     "click": {"cli", "options"},
     "rich": {"cli", "options", "display", "comparison", "demo", "scaffold"},
 }

@@ -122,9 +122,9 @@ class OpenBatch:
     """A batch in memory, in canonical order. `keys` and `sizes` are those of its units, from the manifest's list."""
 
     def __init__(
-        self, file: pa.Buffer, keys: pa.Table, sizes: NDArray[np.int64], first: int, order_by: Sequence[str], nullable: frozenset[str]
+        self, rows: pa.Table, keys: pa.Table, sizes: NDArray[np.int64], first: int, order_by: Sequence[str], nullable: frozenset[str]
     ) -> None:
-        self.table = pa.ipc.open_stream(file).read_all().combine_chunks()
+        self.table = rows.combine_chunks()
         self.keys, self.sizes, self.first, self.nullable = keys, sizes, first, nullable
         unit = numpy_of(self.table.column(UNIT), False) - first
         counted = np.bincount(unit, minlength=len(sizes)) if len(unit) else np.zeros(len(sizes), np.int64)

@@ -18,7 +18,19 @@ import click
 from . import __version__
 from .errors import HundredfoldError, PublishRefused, UsageError
 from .forking import warm
-from .options import KEPT, Group, argument, takes_as_of, takes_crew, takes_home, takes_job, takes_json, takes_run, takes_source
+from .options import (
+    Group,
+    Where,
+    argument,
+    takes_as_of,
+    takes_crew,
+    takes_home,
+    takes_job,
+    takes_json,
+    takes_place,
+    takes_run,
+    takes_source,
+)
 
 
 @click.group(
@@ -38,7 +50,7 @@ def app(context: click.Context) -> None:
 @app.command()
 @takes_job
 @takes_source
-@takes_home
+@takes_place
 @takes_crew
 @takes_as_of
 @click.option("--run-id", metavar="ID", help="The run's id, instead of one made from the time.")
@@ -49,34 +61,60 @@ def app(context: click.Context) -> None:
     help="NAME=LIMIT: so many rows of a source (or such a share, as 0.05) may be rejected.",
 )
 @click.option("--max-failed", metavar="LIMIT", help="So many units of a model (or such a share, as 0.01) may fail.")
+@click.option("--batches", type=int, metavar="N", help="On AWS: about so many batches for each model, instead of as many as pay.")
 @takes_json
-def run(job: str, source: Sequence[str], home: str, max_rejected: Sequence[str], max_failed: str | None, as_json: bool, **how: Any) -> None:
+def run(
+    job: str,
+    source: Sequence[str],
+    where: Where,
+    max_rejected: Sequence[str],
+    max_failed: str | None,
+    batches: int | None,
+    as_json: bool,
+    **how: Any,
+) -> None:
     """Run a job: validate, prepare, enqueue, work, collect, publish."""
-    warm()
-    from .local import verbs
-
+    if where.aws:
+        crew = [f"--{name}" for name in ("workers", "memory") if how.pop(name) is not None]
+        if crew:
+            raise UsageError(f"{' and '.join(crew)} are of this machine", hint="on AWS, deploy says them: hundredfold deploy --help")
+        how["batches"] = batches
+    else:
+        if batches is not None:
+            raise UsageError("--batches is for --on aws", hint="on this machine, --workers decides")
+        warm()
+    verbs = where.verbs()
     limits = {name: _limit(f"--max-rejected {name}", value) for name, value in _pairs("--max-rejected", max_rejected).items()}
     failed = _limit("--max-failed", max_failed) if max_failed is not None else None
     places = _pairs("--source", source)
     _watched(
-        lambda watcher: verbs.run(job, places, home=home, max_rejected=limits, max_failed=failed, watcher=watcher, **how), home, as_json
+        lambda watcher: verbs.run(job, places, home=where.target, max_rejected=limits, max_failed=failed, watcher=watcher, **how),
+        where,
+        as_json,
     )
 
 
 @app.command()
 @takes_run
-@takes_home
+@takes_place
 @click.option("--all", "every", is_flag=True, help="List all runs.")
+@click.option("--watch", is_flag=True, help="On AWS: follow the run to its end.")
 @takes_json
-def status(run: str | None, home: str, every: bool, as_json: bool) -> None:
+def status(run: str | None, where: Where, every: bool, watch: bool, as_json: bool) -> None:
     """Say where a run is, what came of its rows and units, and what to do next."""
     from . import display
     from .local import runs
 
-    if every:
-        _list_runs(home, as_json)
+    if watch:
+        if not where.aws:
+            raise UsageError("--watch is for --on aws", hint="a run on this machine is watched where it was started")
+        _watched(lambda watcher: where.verbs().watch(run, home=where.target, watcher=watcher), where, as_json)
         return
-    found = runs.open_run(run, home=home)
+    there = where.open()
+    if every:
+        _list_runs(there, as_json)
+        return
+    found = runs.open_run(run, home=there)
     facts = runs.summary(found)
     if as_json:
         display.print_json(facts)
@@ -84,7 +122,7 @@ def status(run: str | None, home: str, every: bool, as_json: bool) -> None:
     display.show_summary(facts, _verdicts(found), None)
     if facts["state"] == "running":
         display.result.print(f"\nat: {facts['step']}" + ("" if facts["driven"] else "   (but no driver is at work on it)"))
-    display.show_next(_next(facts, home))
+    display.show_next(_next(facts, where, found.home))
 
 
 @app.command()
@@ -92,16 +130,16 @@ def status(run: str | None, home: str, every: bool, as_json: bool) -> None:
 @click.option("--model", metavar="MODEL", help="Of this model only.")
 @click.option("--limit", type=int, default=20, show_default=True, metavar="N", help="Show so many at most.")
 @click.option("--traceback", is_flag=True, help="Show each unit's traceback.")
-@takes_home
+@takes_place
 @takes_json
-def failures(run: str | None, model: str | None, limit: int, traceback: bool, home: str, as_json: bool) -> None:
+def failures(run: str | None, model: str | None, limit: int, traceback: bool, where: Where, as_json: bool) -> None:
     """List the units that failed or died, each with its reason."""
     from rich.markup import escape
 
     from . import display
     from .local import runs
 
-    found = runs.open_run(run, home=home)
+    found = runs.open_run(run, home=where.open())
     rows = found.failures(model).arrow().to_pylist()
     if as_json:
         display.print_json(rows)
@@ -117,14 +155,14 @@ def failures(run: str | None, model: str | None, limit: int, traceback: bool, ho
     if not rows:
         display.result.print("no unit failed")
         return
-    first, older = rows[0], _if_older(found.id, home)
+    first, older = rows[0], _if_older(found.id, found.home)
     display.show_next(
         [
             (
-                _command(home, "replay", first["model"], first["unit"], *older, "--pdb"),
+                _command(where, "replay", first["model"], first["unit"], *older, "--pdb"),
                 "runs that unit's function here, under the debugger",
             ),
-            (_command(home, "retry", *older[1:]), "does the failed units again, once the function is mended"),
+            (_command(where, "retry", *older[1:]), "does the failed units again, once the function is mended"),
         ]
     )
 
@@ -134,82 +172,80 @@ def failures(run: str | None, model: str | None, limit: int, traceback: bool, ho
 @argument("key", 'The unit\'s key, such as "PREMIUM,Accra,1GB"; "" for a model of one unit.')
 @click.option("--run", metavar="RUN", help="A run's id; the newest run, if left out.")
 @click.option("--pdb", is_flag=True, help="Under the debugger: stop at the first line; without it, nothing stops.")
-@takes_home
-def replay(model: str, key: str, run: str | None, pdb: bool, home: str) -> None:
+@takes_place
+def replay(model: str, key: str, run: str | None, pdb: bool, where: Where) -> None:
     """Call a model's function here on one unit, with the rows it had in the run."""
     from . import display
     from .local.replay import replay as replay_unit
 
     if not pdb:
-        display.result.print(repr(replay_unit(model, key, run_id=run, home=home)), markup=False)
+        display.result.print(repr(replay_unit(model, key, run_id=run, home=where.open())), markup=False)
         return
     from pdb import Pdb
 
-    value = replay_unit(model, key, run_id=run, home=home, call=Pdb().runcall)
+    value = replay_unit(model, key, run_id=run, home=where.open(), call=Pdb().runcall)
     display.result.print(repr(value), markup=False)
 
 
 @app.command()
 @takes_run
-@takes_home
+@takes_place
 @takes_crew
 @takes_json
-def retry(run: str | None, home: str, as_json: bool, **crew: Any) -> None:
+def retry(run: str | None, where: Where, as_json: bool, **crew: Any) -> None:
     """Do the failed and dead units again, and the models that build on them; then go on to publish."""
-    warm()
-    from .local import verbs
-
-    _watched(lambda watcher: verbs.retry(run, home=home, watcher=watcher, **crew), home, as_json)
+    if not where.aws:
+        warm()
+    verbs = where.verbs()
+    _watched(lambda watcher: verbs.retry(run, home=where.target, watcher=watcher, **crew), where, as_json)
 
 
 @app.command()
 @takes_run
-@takes_home
+@takes_place
 @takes_crew
 @takes_json
-def resume(run: str | None, home: str, as_json: bool, **crew: Any) -> None:
+def resume(run: str | None, where: Where, as_json: bool, **crew: Any) -> None:
     """Go on with a run that was stopped, or whose driver died. What is done is kept."""
-    warm()
-    from .local import verbs
-
-    _watched(lambda watcher: verbs.resume(run, home=home, watcher=watcher, **crew), home, as_json)
+    if not where.aws:
+        warm()
+    verbs = where.verbs()
+    _watched(lambda watcher: verbs.resume(run, home=where.target, watcher=watcher, **crew), where, as_json)
 
 
 @app.command()
 @takes_run
-@takes_home
-def cancel(run: str | None, home: str) -> None:
+@takes_place
+def cancel(run: str | None, where: Where) -> None:
     """End a run for good. What was done stays readable."""
     from . import display
-    from .local import verbs
 
-    record = verbs.cancel(run, home=home)
+    record = where.verbs().cancel(run, home=where.target)
     display.result.print(f"run {record.id} is cancelled; its files stay until you remove them")
 
 
 @app.command()
 @takes_run
 @click.option("--max-failed", metavar="LIMIT", help="So many units of a model (or such a share) may have failed.")
-@takes_home
+@takes_place
 @takes_json
-def publish(run: str | None, max_failed: str | None, home: str, as_json: bool) -> None:
+def publish(run: str | None, max_failed: str | None, where: Where, as_json: bool) -> None:
     """Publish a run that its limits held back."""
-    from .local import verbs
-
+    verbs = where.verbs()
     limit = _limit("--max-failed", max_failed) if max_failed is not None else None
-    _watched(lambda watcher: verbs.publish(run, home=home, max_failed=limit, watcher=watcher), home, as_json)
+    _watched(lambda watcher: verbs.publish(run, home=where.target, max_failed=limit, watcher=watcher), where, as_json)
 
 
 @app.command()
 @argument("job", "The job's name.")
 @click.option("--to", type=int, metavar="VERSION", help="The version to go to; the one that the current was built upon, if left out.")
-@takes_home
-def rollback(job: str, to: int | None, home: str) -> None:
+@takes_place
+def rollback(job: str, to: int | None, where: Where) -> None:
     """Let the release that the current one replaced, or another, be the current one."""
     from . import display
     from .local import verbs
 
-    release = verbs.rollback(job, home=home, to=to)
+    release = verbs.rollback(job, home=where.open(job), to=to)
     display.result.print(
         f"release {release.version} of {job} is current again (run {release.run}, {', '.join(f'{n:,} rows of {name}' for name, n in release.rows.items())})"
     )
@@ -292,12 +328,12 @@ def demo(size: str, name: str, data: str | None, home: str, as_json: bool, **cre
     display.words.print(f"made in {time.monotonic() - began:.1f} s", style="dim")
     _watched(
         lambda watcher: verbs.run(found.job, places, home=home, as_of=found.as_of, watcher=watcher, **crew),
-        home,
+        Where(home),
         as_json,
     )
 
 
-def _watched(action: Callable[[Any], Any], home: str, as_json: bool) -> None:
+def _watched(action: Callable[[Any], Any], where: Where, as_json: bool) -> None:
     """Do something long under a bar, and say at its end what has come of it."""
     from . import display
     from .local import runs
@@ -309,10 +345,10 @@ def _watched(action: Callable[[Any], Any], home: str, as_json: bool) -> None:
             found = action(live)
         except PublishRefused as refusal:
             held: PublishRefused | None = refusal
-            found = runs.open_run(live.run, home=home)
+            found = runs.open_run(live.run, home=where.open())
         except KeyboardInterrupt:
             live.bars.stop()
-            _stopped(live, home)
+            _stopped(live, where)
         else:
             held = None
     facts = runs.summary(found)
@@ -321,69 +357,71 @@ def _watched(action: Callable[[Any], Any], home: str, as_json: bool) -> None:
     else:
         display.show_summary({**facts, "reason": ""} if held else facts, _verdicts(found), time.monotonic() - began)
         if held is None:
-            display.show_next(_next(facts, home))
+            display.show_next(_next(facts, where, found.home))
     if held is not None:
         raise held
 
 
-def _stopped(live: Any, home: str) -> None:
+def _stopped(live: Any, where: Where) -> None:
     """Ctrl-C: say that nothing is lost, and how to go on."""
     from . import display
 
     done = f"; {live.last.done:,} of {live.last.units:,} units of {live.last.model} are done" if live.last else ""
     if not live.run:
         display.words.print("stopped before a run had begun")
+    elif where.aws:
+        display.words.print(f"run {live.run} goes on without us{done}")
+        display.words.print(f"hint: {_command(where, 'status', live.run, '--watch')}   or end it: {_command(where, 'cancel', live.run)}")
     else:
         display.words.print(f"stopped: nothing is lost{done}")
-        display.words.print(f"hint: {_command(home, 'resume', live.run)}")
+        display.words.print(f"hint: {_command(where, 'resume', live.run)}")
     sys.exit(130)
 
 
-def _next(facts: dict[str, Any], home: str) -> list[tuple[str, str]]:
+def _next(facts: dict[str, Any], where: Where, home: Any) -> list[tuple[str, str]]:
     """The commands that make sense now."""
     run, state = facts["run"], facts["state"]
     bad = sum(m.get("failed", 0) + m.get("dead", 0) for m in facts["models"].values())
     told = []
     if state == "running" and facts["driven"]:
-        told.append((_command(home, "status", run), "shows how far it is by then"))
-        told.append((_command(home, "cancel", run), "ends it for good"))
+        told.append((_command(where, "status", run), "shows how far it is by then"))
+        told.append((_command(where, "cancel", run), "ends it for good"))
     if state in ("new", "running") and not facts["driven"]:
-        told.append((_command(home, "resume", run), "goes on where the driver stopped"))
+        told.append((_command(where, "resume", run), "goes on where the driver stopped"))
     if state == "failed":
-        told.append((_command(home, "resume", run), "goes on, once the cause is mended"))
+        told.append((_command(where, "resume", run), "goes on, once the cause is mended"))
     if bad:
-        told.append((_command(home, "failures", run), f"shows why {bad:,} units failed"))
-        told.append((_command(home, "retry", run), "does them again, once the function is mended"))
+        told.append((_command(where, "failures", run), f"shows why {bad:,} units failed"))
+        told.append((_command(where, "retry", run), "does them again, once the function is mended"))
     if state == "held" and bad:
-        told.append((_command(home, "publish", run, "--max-failed", str(bad)), "publishes without them"))
+        told.append((_command(where, "publish", run, "--max-failed", str(bad)), "publishes without them"))
     if state == "held" and not bad:
-        told.append((_command(home, "resume", run), "publishes, once the query or the contract of what is published is mended"))
+        told.append((_command(where, "resume", run), "publishes, once the query or the contract of what is published is mended"))
     if facts["release"] and facts["release"]["current"] and facts["release"]["parent"] is not None:
-        told.append((_command(home, "rollback", facts["job"]), f"makes release {facts['release']['parent']} the current one again"))
+        told.append((_command(where, "rollback", facts["job"]), f"makes release {facts['release']['parent']} the current one again"))
     if state == "done":
-        told.append((_command(home, "status", run), "shows this again"))
+        told.append((_command(where, "status", run), "shows this again"))
     if facts["sample"]:
         told.append(
             (
-                _command(home, "replay", *facts["sample"], *_if_older(run, home)),
+                _command(where, "replay", *facts["sample"], *_if_older(run, home)),
                 "runs one unit's function here, with the rows it had (--pdb: under the debugger)",
             )
         )
     return told
 
 
-def _if_older(run: str, home: str) -> list[str]:
+def _if_older(run: str, home: Any) -> list[str]:
     """The option that names a run, where leaving it out would name a newer one."""
-    from .local.home import Home
     from .local.runs import newest
 
-    return [] if newest(Home(home)).id == run else ["--run", run]
+    return [] if newest(home).id == run else ["--run", run]
 
 
-def _command(home: str, *parts: str) -> str:
+def _command(where: Where, *parts: str) -> str:
     import shlex
 
-    return shlex.join(["hundredfold", *parts, *(["--home", home] if home != KEPT else [])])
+    return shlex.join(["hundredfold", *parts, *where.words])
 
 
 def _verdicts(found: Any) -> Any:
@@ -395,13 +433,12 @@ def _verdicts(found: Any) -> Any:
         return []
 
 
-def _list_runs(home: str, as_json: bool) -> None:
+def _list_runs(home: Any, as_json: bool) -> None:
     from dataclasses import asdict
 
     from . import display
-    from .local.home import Home
 
-    records = Home(home, make=False).ledger.runs()
+    records = home.ledger.runs()
     if as_json:
         display.print_json([{k: v for k, v in asdict(r).items() if k != "version"} for r in records])
         return

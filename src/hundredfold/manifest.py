@@ -20,7 +20,11 @@ ROWS = "__rows"  # the column that counts a unit's rows, in the list of units
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Every batch with its units, rows and cost; `nullable` names the columns in which any row holds a null."""
+    """Every batch with its units, rows and cost; `nullable` names the columns in which any row holds a null.
+
+    Where others wrote the batches, `files` lists the Parquet objects of each, and `schema` says, serialized and in hex, of which types
+    its columns are.
+    """
 
     model: str
     unit: tuple[str, ...]
@@ -30,6 +34,8 @@ class Manifest:
     nullable: tuple[str, ...]
     batches: tuple[Batch, ...]
     query: str = ""
+    files: tuple[tuple[str, ...], ...] = ()
+    schema: str = ""
 
     def text(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -45,7 +51,8 @@ class Manifest:
             text = store.get(layout.draft(model))
         fields = json.loads(text.to_pybytes())
         lists = {name: tuple(fields[name]) for name in ("unit", "order_by", "nullable")}
-        return cls(**{**fields, **lists, "batches": tuple(Batch(**b) for b in fields["batches"])})
+        files = tuple(map(tuple, fields.get("files", ())))
+        return cls(**{**fields, **lists, "batches": tuple(Batch(**b) for b in fields["batches"]), "files": files})
 
     def batch_of(self, unit: int) -> Batch:
         firsts = [batch.first for batch in self.batches]
@@ -74,8 +81,28 @@ class UnitList:
 def open_batch(manifest: Manifest, units: UnitList, batch: Batch, layout: Layout, store: Store) -> OpenBatch:
     """Read a batch into memory, in canonical order."""
     keys, sizes = units.slice(batch.first, batch.last)
-    file = store.get(layout.batch(manifest.model, batch.number))
-    return OpenBatch(file, keys, sizes, batch.first, manifest.order_by, frozenset(manifest.nullable))
+    if manifest.files:
+        rows = rows_of(batch.number, [store.get(key) for key in manifest.files[batch.number]], manifest.schema)
+    else:
+        rows = pa.ipc.open_stream(store.get(layout.batch(manifest.model, batch.number))).read_all()
+    return OpenBatch(rows, keys, sizes, batch.first, manifest.order_by, frozenset(manifest.nullable))
+
+
+def rows_of(batch: int, files: Sequence[pa.Buffer], schema: str) -> pa.Table:
+    """The rows of a batch from Parquet files, which may hold others too, in the types of the model's query.
+
+    The files' columns are those of the schema, in its order, and then the number of each row's batch.
+    """
+    import pyarrow.parquet as pq
+
+    wanted = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(schema)))
+    tables = []
+    for file in files:
+        found = pq.ParquetFile(pa.BufferReader(file)).read()
+        mine = numpy_of(found.column(len(wanted)), False) == batch
+        found = found.select(range(len(wanted))).rename_columns(wanted.names)
+        tables.append((found if mine.all() else found.filter(pa.array(mine))).cast(wanted))
+    return pa.concat_tables(tables) if tables else wanted.empty_table()
 
 
 def key_text(key: Sequence[object]) -> str:

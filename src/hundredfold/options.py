@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import click
@@ -52,6 +54,59 @@ def argument(name: str, about: str, **how: Any) -> Callable[[Any], Any]:
     return click.argument(name, cls=Argument, about=about, **how)
 
 
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where runs are kept: in a folder of this machine, or by a stack on AWS."""
+
+    home: str = KEPT
+    on: str = "here"
+    stack: str | None = None
+
+    @property
+    def aws(self) -> bool:
+        return self.on == "aws"
+
+    @property
+    def words(self) -> list[str]:
+        """The options that say the same again."""
+        if self.aws:
+            return ["--on", "aws", *(["--stack", self.stack] if self.stack else [])]
+        return ["--home", self.home] if self.home != KEPT else []
+
+    @property
+    def target(self) -> str | None:
+        """What the verbs take as `home`: a folder, or a stack's name."""
+        return self.stack if self.aws else self.home
+
+    def verbs(self) -> Any:
+        """The module of verbs of that place."""
+        if self.aws:
+            from .aws import verbs as afar
+
+            return afar
+        from .local import verbs
+
+        return verbs
+
+    def open(self, job: str | None = None) -> Any:
+        """The home of its runs, which must be there."""
+        if self.aws:
+            return self.verbs().open_home(self.stack, job)
+        from .local.home import Home
+
+        return Home(self.home, make=False)
+
+
+def takes_place(command: Any) -> Any:
+    """--home, --on and --stack, handed on as `where`."""
+
+    @wraps(command)
+    def told(home: str, on: str, stack: str | None, **how: Any) -> Any:
+        return command(where=Where(home, on, stack), **how)
+
+    return takes_home(takes_on(takes_stack(told)))
+
+
 def takes_crew(command: Any) -> Any:
     """--workers and --memory."""
     return takes_workers(takes_memory(command))
@@ -79,6 +134,20 @@ takes_home = click.option(
     show_envvar=True,
     metavar="FOLDER",
     help="The folder that keeps the runs.",
+)
+takes_on = click.option(
+    "--on",
+    type=click.Choice(["here", "aws"]),
+    default="here",
+    show_default=True,
+    help="On this machine, or on AWS, where the job was deployed.",
+)
+takes_stack = click.option(
+    "--stack",
+    envvar="HUNDREDFOLD_STACK",
+    show_envvar=True,
+    metavar="NAME",
+    help="The stack on AWS; that of the job, or the only one, if left out.",
 )
 takes_workers = click.option("--workers", type=int, metavar="N", help="Worker processes; one for each core, if left out.")
 takes_memory = click.option(

@@ -28,10 +28,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from .local.ledger import moved, no_such_run, noted, taken
+from .keys import checked_key, checked_prefix
 from .local.queue import long_poll
-from .local.store import checked_key, checked_prefix
 from .ports import Clock, Delivery, Depth, Record
+from .records import moved, no_such_run, noted, taken
 from .states import Event
 
 

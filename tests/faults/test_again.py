@@ -223,7 +223,7 @@ import resource, sys
 import pyarrow as pa
 import hundredfold
 from hundredfold import Job, Model, Source
-from hundredfold.local.driver import Quiet
+from hundredfold.walk import Quiet
 
 def double(rows):
     return {"y": rows["x"].tolist() * 400}

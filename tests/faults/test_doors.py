@@ -17,7 +17,7 @@ from hundredfold import Job, Model, Publish, Source, open_run, retry, states
 from hundredfold.crew import FAR, IDLE, Crew, Died, Event, Hand, Kit
 from hundredfold.desk import Desk
 from hundredfold.job import Layout, Message
-from hundredfold.local.driver import Drive, Quiet, Watcher
+from hundredfold.local.driver import Drive
 from hundredfold.local.home import Home
 from hundredfold.local.limits import Limits
 from hundredfold.local.verbs import begin
@@ -28,6 +28,7 @@ from hundredfold.steps.collect import collect
 from hundredfold.steps.enqueue import enqueue, plan_round
 from hundredfold.steps.work import Floor
 from hundredfold.testing import Fault, Faulty, FaultyAfter, HandClock, MemoryQueue
+from hundredfold.walk import Quiet, Watcher
 
 FEW, MANY = 2, 48  # units; of the many, four lie in each batch
 KINDS = [Faulty, FaultyAfter]

@@ -281,7 +281,7 @@ def test_twenty_runs_in_one_process_leave_no_descriptor_thread_process_or_folder
 
 
 def test_a_run_stops_itself_when_its_watcher_raises(tmp_path):
-    from hundredfold.local.driver import Quiet
+    from hundredfold.walk import Quiet
 
     class Tired(Quiet):
         def progress(self, progress):  # noqa: ARG002

@@ -16,10 +16,10 @@ from hundredfold import Job, Model, Source, resume, run
 from hundredfold.crew import Crew, Kit
 from hundredfold.errors import CrewError, JobError
 from hundredfold.job import Layout
-from hundredfold.local.driver import Quiet
 from hundredfold.local.files import FileStore
 from hundredfold.local.home import Home
 from hundredfold.manifest import Manifest
+from hundredfold.walk import Quiet
 
 ROWS = pa.table({"k": [0, 1, 2, 3], "x": [1.0, 2.0, 3.0, 4.0]})
 PINNED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
@@ -21,14 +21,11 @@ from ..job import Job, Layout, Model
 from ..manifest import Manifest, UnitList
 from ..pipeline import Stage, stages
 from ..ports import Record
-from ..query import check_queries
 from ..states import Event, State
-from ..steps.collect import Collected, collect
 from ..steps.enqueue import enqueue, plan_round
 from ..steps.prepare import prepare
-from ..steps.publish import describe_run, publish, within_limits
-from ..steps.validate import Verdict, validate
 from ..steps.work import Floor, Progress
+from ..walk import Walk, Watcher
 from .home import Home
 from .limits import Limits
 from .queue import SqliteQueue
@@ -36,26 +33,6 @@ from .warehouse import DuckWarehouse
 
 VISIBILITY = 60.0  # seconds; leases are extended while their worker lives
 LOOKS = 0.5  # seconds between looks at the ledger, to see whether the run was cancelled
-
-
-class Watcher(Protocol):
-    """Who is told how a run goes on."""
-
-    def begun(self, run: str) -> None: ...
-    def stage(self, stage: Stage) -> None: ...
-    def validated(self, verdicts: list[Verdict]) -> None: ...
-    def progress(self, progress: Progress) -> None: ...
-    def collected(self, collected: Collected) -> None: ...
-
-
-class Quiet:
-    """Nobody is told."""
-
-    def begun(self, run: str) -> None: ...
-    def stage(self, stage: Stage) -> None: ...
-    def validated(self, verdicts: list[Verdict]) -> None: ...
-    def progress(self, progress: Progress) -> None: ...
-    def collected(self, collected: Collected) -> None: ...
 
 
 @dataclass
@@ -68,7 +45,6 @@ class Drive:
     limits: Limits
     places: Mapping[str, Any]
     watcher: Watcher
-    collected: list[Collected] = field(default_factory=list)
     looked: float = 0.0
     hire: Callable[..., Crew] = Crew
     beside: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
@@ -78,7 +54,7 @@ class Drive:
         self.layout = Layout(self.record.id)
         self.store = self.home.store
         self.round = int(self.record.options.get("round", 1))
-        self.as_of = str(self.record.options["as_of"])
+        self.steps = Walk(self.job, self.record, self.store, self.home.ledger, self.watcher, lambda: self.home.publishing(self.job.name))
 
     def walk(self) -> Record:
         """All stages, in order; the run's record at its end. Errors are on the record before they are raised."""
@@ -124,7 +100,7 @@ class Drive:
     def _do(self, stage: Stage, warehouse: DuckWarehouse, crew: Crew) -> None:
         match stage.step, stage.model:
             case "validate", _:
-                self._validate(warehouse)
+                self.steps.validate(self.places, warehouse)
             case "prepare", Model() as model:
                 manifest = prepare(
                     model,
@@ -136,7 +112,7 @@ class Drive:
                     batch_bytes=self.limits.batch,
                     later=lambda settle: self.settling.append(self.beside.submit(settle)),
                 )
-                self._note(model.name, units=manifest.units, rows=manifest.rows, batches=len(manifest.batches))
+                self.steps.note(model.name, units=manifest.units, rows=manifest.rows, batches=len(manifest.batches))
                 pa.default_memory_pool().release_unused()  # or this process would hold it while the workers need it
             case "enqueue", Model() as model:
                 self._enqueue(model)
@@ -147,21 +123,10 @@ class Drive:
                 if model is self.job.models[-1]:
                     crew.stop()
             case "collect", Model() as model:
-                self._collect(model, warehouse)
+                self.steps.collect(model, warehouse)
                 pa.default_memory_pool().release_unused()
             case _:
-                self._publish(warehouse)
-
-    def _validate(self, warehouse: DuckWarehouse) -> None:
-        check_queries(self.job, warehouse.tables_of)
-        verdicts = validate(self.job, self.places, self.as_of, self.layout, warehouse, self.store)
-        sources = {
-            v.source: {"rows": v.rows, "accepted": v.accepted, "rejected": v.rejected, "dropped": v.dropped, "repaired": v.repaired}
-            for v in verdicts
-        }
-        self.home.ledger.note(self.record.id, counts={"sources": sources})
-        self.watcher.validated(verdicts)
-        describe_run(self.job, self.layout, self.as_of, None, None, warehouse)
+                self.steps.publish(warehouse)
 
     def _enqueue(self, model: Model) -> None:
         """The queue of this model and round, filled anew from the manifest and the outcomes: that a driver died is no fault
@@ -187,32 +152,6 @@ class Drive:
 
     def _queue_path(self, model: Model) -> Path:
         return self.home.scratch(self.record.id).with_name(f"{self.record.id}-{model.name}-{self.round}.queue")
-
-    def _collect(self, model: Model, warehouse: DuckWarehouse) -> None:
-        manifest = Manifest.read(self.layout, model.name, self.store)
-        collected = collect(model, manifest, self.layout, self.round, warehouse, self.store)
-        self.collected.append(collected)
-        self._note(model.name, **{k: v for k, v in asdict(collected).items() if k != "model"})
-        self.watcher.collected(collected)
-        warehouse.define(model.name, f"SELECT * FROM {warehouse.parquet(self.layout.results(model.name))}")
-        more = model is not self.job.models[-1] or bool(self.job.releases)
-        if more or self.record.options.get("max_failed") is not None:  # a limit given by hand counts though nothing follows
-            within_limits(self.job, [collected], self.record.id, self.record.options.get("max_failed"))
-
-    def _publish(self, warehouse: DuckWarehouse) -> None:
-        if not self.job.releases:
-            return
-        with self.home.publishing(self.job.name):
-            release = publish(self.job, self.layout, self.round, self.as_of, warehouse, self.store)
-        if release is not None:
-            self.home.ledger.note(
-                self.record.id, counts={"release": {"version": release.version, "rows": dict(release.rows), "files": list(release.files)}}
-            )
-
-    def _note(self, model: str, **facts: Any) -> None:
-        models = dict(self.home.ledger.read(self.record.id).counts.get("models", {}))
-        models[model] = {**models.get(model, {}), **facts}
-        self.home.ledger.note(self.record.id, counts={"models": models})
 
     def _tell(self, progress: Progress) -> None:
         self.watcher.progress(progress)

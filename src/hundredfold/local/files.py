@@ -11,7 +11,8 @@ from uuid import uuid4
 
 import pyarrow as pa
 
-from .store import HALF, Folder, _forget, _make, _sync, home_error
+from ..keys import HALF
+from .store import Folder, _forget, _make, _sync, home_error
 
 OPEN_FILES = 200  # so many batch files are kept open at once
 

@@ -7,16 +7,18 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
 from ..errors import HomeError, RunBusy, UsageError
 from ..job import Layout
+from ..keys import HALF
 from ..ports import Ledger
 from .files import FileStore
 from .ledger import SqliteLedger
-from .store import HALF, home_error
+from .store import home_error
 
 FORMAT = 1  # goes up when an older program could no longer read what lies here
 
@@ -38,6 +40,23 @@ class Home:
         self._open()
         self.store = FileStore(self.folder)
         self.ledger: Ledger = SqliteLedger(self.folder / "ledger.sqlite")
+
+    @property
+    def words(self) -> str:
+        """How the runs' place is called in a sentence."""
+        return str(self.folder)
+
+    def holds(self, run: str) -> bool:
+        """Whether the run's files are still there."""
+        return (self.folder / Layout(run).root).exists()
+
+    def where(self, key: str) -> str:
+        """Where a person finds an object."""
+        return str(self.store.path(key))
+
+    def fetch(self, key: str) -> Path:
+        """An object as a file of this machine."""
+        return self.store.path(key)
 
     def scratch(self, run: str) -> Path:
         return self.folder / "scratch" / run
@@ -108,6 +127,11 @@ class Home:
             raise HomeError(
                 f"{self.folder} cannot be written", hint="let this user write in that folder, or keep the runs elsewhere with --home"
             )
+
+
+def as_home(home: Any) -> Any:
+    """A folder's home, which must be there; what is a home already stays as it is."""
+    return Home(home, make=False) if isinstance(home, str | Path) else home
 
 
 def _owner(folder: Path) -> str:

@@ -11,14 +11,13 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import HomeError, NoSuchRun, StateError
+from ..errors import HomeError, StateError
 from ..ports import Clock, Record
-from ..states import Event, State, after
+from ..records import SHOWN, moved, no_such_run, noted, taken
+from ..states import Event, State
 from .store import home_error
 
 FORMAT = 1
@@ -28,7 +27,6 @@ SCHEMA = """CREATE TABLE runs (
     options TEXT NOT NULL, counts TEXT NOT NULL, version INTEGER NOT NULL
 ) WITHOUT ROWID"""
 NEWEST_FIRST = "ORDER BY created DESC, id DESC"
-SHOWN = 3
 
 PLACE_HINT = "let this user write in that folder, or keep the runs elsewhere with --home"
 TROUBLES = {
@@ -104,42 +102,6 @@ class SqliteLedger:
                 if _format(db, self.path) == 0:
                     db.execute(SCHEMA.replace("CREATE TABLE", "CREATE TEMP TABLE"))
                 yield db
-
-
-def moved(record: Record, event: Event, step: str | None, reason: str, now: float) -> Record:
-    """The record after `event`; StateError if its state does not allow it."""
-    state = after(record.state, event, record.id)
-    return _next(record, now, state=state, reason=reason, step=record.step if step is None else step)
-
-
-def noted(record: Record, step: str | None, counts: Mapping[str, Any] | None, options: Mapping[str, Any] | None, now: float) -> Record:
-    """The record with these facts merged into it."""
-    return _next(
-        record,
-        now,
-        step=record.step if step is None else step,
-        counts={**record.counts, **(counts or {})},
-        options={**record.options, **(options or {})},
-    )
-
-
-def _next(record: Record, now: float, **changes: Any) -> Record:
-    return replace(record, updated=stamp(now), version=record.version + 1, **changes)
-
-
-def stamp(now: float) -> str:
-    """A moment as records have it: ISO 8601, UTC, to the millisecond."""
-    return datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
-
-
-def taken(run: str) -> StateError:
-    return StateError(f"run {run} is in the ledger already", hint=f"hundredfold resume {run}")
-
-
-def no_such_run(run: str, newest: Sequence[str]) -> NoSuchRun:
-    """The error that says which runs there are."""
-    there = f"the newest here: {', '.join(newest[:SHOWN])}" if newest else "there are none here yet"
-    return NoSuchRun(f"there is no run {run}; {there}", hint="hundredfold status")
 
 
 @contextmanager

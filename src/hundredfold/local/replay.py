@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import shlex
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from ..batch import form_of
@@ -13,7 +12,7 @@ from ..errors import StateError, UsageError
 from ..given import Given
 from ..job import Job, Layout
 from ..manifest import Manifest, UnitList, key_text, open_batch
-from .home import Home
+from .home import as_home
 from .runs import newest
 from .verbs import job_of
 
@@ -23,7 +22,7 @@ def replay(
     key: str,
     *,
     run_id: str | None = None,
-    home: str | Path = ".hundredfold",
+    home: Any = ".hundredfold",
     job: Job | None = None,
     call: Callable[..., Any] | None = None,
 ) -> Any:
@@ -31,7 +30,7 @@ def replay(
 
     key: as `failures` shows it, such as "PREMIUM,Accra,1GB". call: how to call (pdb's runcall, for one).
     """
-    there = Home(home, make=False)
+    there = as_home(home)
     record = there.ledger.read(run_id) if run_id else newest(there)
     job = job or job_of(there, record)
     declared, layout = job.model(model), Layout(record.id)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -19,7 +19,7 @@ from ..steps import publish as publishing
 from ..steps.coverage import Coverage
 from ..steps.publish import Release
 from ..steps.validate import read_verdicts
-from .home import Home
+from .home import as_home
 from .warehouse import DuckWarehouse
 
 
@@ -52,13 +52,14 @@ class Rows:
 class Run:
     """One execution of a job, and all that is left of it."""
 
-    def __init__(self, home: Home, run: str) -> None:
+    def __init__(self, home: Any, run: str) -> None:
         self.home, self.id, self.layout = home, run, Layout(run)
 
     @property
     def record(self) -> Record:
         """The ledger's record, read anew."""
-        return self.home.ledger.read(self.id)
+        record: Record = self.home.ledger.read(self.id)
+        return record
 
     @property
     def state(self) -> str:
@@ -70,8 +71,18 @@ class Run:
         return self.record.counts
 
     @property
+    def place(self) -> str:
+        """Where the run's files are: a folder, or an address in S3."""
+        return str(self.home.where(self.layout.root))
+
+    @property
     def folder(self) -> Path:
-        return self.home.store.path(self.layout.root)
+        """The folder of a run on this machine; UsageError for one on AWS."""
+        if not hasattr(self.home, "folder"):
+            raise UsageError(
+                f"run {self.id} has no folder: its files are at {self.place}", hint="run.place says where; published() fetches a file"
+            )
+        return Path(self.place)
 
     def results(self, model: str | None = None) -> Rows:
         """The result rows of a model (of the last one, if it is not named), sorted by the unit's key."""
@@ -123,11 +134,11 @@ class Run:
         release = self.release
         if release is None:
             raise StateError(f"run {self.id} has published nothing; it is {self.state}")
-        paths = [self.home.store.path(key) for key in release.files]
-        found = [p for p in paths if (name is None or p.stem == name) and (format is None or p.suffix == f".{format}")]
+        files = {key: PurePosixPath(key) for key in release.files}
+        found = [k for k, p in files.items() if (name is None or p.stem == name) and (format is None or p.suffix == f".{format}")]
         if not found:
-            raise UsageError(f"run {self.id} published {', '.join(p.name for p in paths)}, not {name or ''}.{format or ''}")
-        return found[0]
+            raise UsageError(f"run {self.id} published {', '.join(p.name for p in files.values())}, not {name or ''}.{format or ''}")
+        return Path(self.home.fetch(found[0]))
 
     def __repr__(self) -> str:
         record = self.record
@@ -157,17 +168,17 @@ class Run:
             raise StateError(f"{missing}; run {self.id} is {self.state}", hint=f"hundredfold status {self.id}") from None
 
 
-def open_run(run_id: str | None = None, *, home: str | Path = ".hundredfold") -> Run:
+def open_run(run_id: str | None = None, *, home: Any = ".hundredfold") -> Run:
     """A run that was made before: the newest, if none is named. NoSuchRun if there is none."""
-    there = Home(home, make=False)
+    there = as_home(home)
     return Run(there, (there.ledger.read(run_id) if run_id else newest(there)).id)
 
 
-def newest(home: Home) -> Record:
+def newest(home: Any) -> Record:
     """The last run that was begun; UsageError if there is none."""
-    runs = home.ledger.runs()
+    runs: Sequence[Record] = home.ledger.runs()
     if not runs:
-        raise UsageError(f"there is no run in {home.folder}", hint="hundredfold run MODULE:JOB, or hundredfold demo")
+        raise UsageError(f"there is no run in {home.words}", hint="hundredfold run MODULE:JOB, or hundredfold demo")
     return runs[0]
 
 
@@ -204,7 +215,7 @@ def models_of(run: Run) -> dict[str, Any]:
 
 def summary(run: Run) -> dict[str, Any]:
     """A run in words that a program can read; from the record alone, where its folder has been removed."""
-    record, there = run.record, run.folder.exists()
+    record, there = run.record, run.home.holds(run.id)
     return {
         "run": record.id,
         "job": record.job,
@@ -219,7 +230,7 @@ def summary(run: Run) -> dict[str, Any]:
         "reasons": reasons(run) if there else [],
         "sample": sample_unit(run) if there else None,
         "release": _release_facts(run),
-        "folder": str(run.folder) if there else None,
+        "folder": run.place if there else None,
         "driven": run.home.driven(record.id),
     }
 
@@ -228,7 +239,7 @@ def _release_facts(run: Run) -> dict[str, Any] | None:
     release = run.release
     if release is None:
         return None
-    files = [str(run.home.store.path(key)) for key in release.files]
+    files = [run.home.where(key) for key in release.files]
     now = publishing.current(run.record.job, run.home.store)
     return {
         "version": release.version,

@@ -55,7 +55,7 @@ def find_files(source: str, place: str, folder: Path) -> Files:
     path = Path(place).expanduser()
     full = path if path.is_absolute() else folder / path
     if full.is_dir():
-        names = sorted(str(p) for p in full.rglob("*") if p.is_file() and not p.name.startswith((".", "_")) and _kind(p.name))
+        names = sorted(str(p) for p in full.rglob("*") if p.is_file() and not p.name.startswith((".", "_")) and kind_of_file(p.name))
         if not names:
             raise SourceError(
                 f"{source}: there is no Parquet, CSV or JSON-lines file in the folder {full}", hint=_pass(source, "DIR/*.parquet")
@@ -68,7 +68,7 @@ def find_files(source: str, place: str, folder: Path) -> Files:
             raise SourceError(f"{source}: no file matches {full}", problems=_near(full), hint=_pass(source, "PATH"))
     else:
         raise SourceError(f"{source}: there is no file {full}", problems=_near(full), hint=_pass(source, "PATH"))
-    kinds = {name: _kind(name) for name in names}
+    kinds = {name: kind_of_file(name) for name in names}
     unknown = [name for name, kind in kinds.items() if kind is None]
     if unknown:
         raise SourceError(
@@ -204,7 +204,8 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
         yield from ((number, line.strip()) for number, line in enumerate(file, 1) if line.strip())
 
 
-def _kind(name: str) -> str | None:
+def kind_of_file(name: str) -> str | None:
+    """parquet, csv or json, from a file's name; None if it tells none."""
     path = Path(name)
     if path.suffix.lower() in PACKED:
         inner = KINDS.get(Path(path.stem).suffix.lower())

@@ -18,8 +18,8 @@ from uuid import uuid4
 import pyarrow as pa
 
 from ..errors import HomeError
+from ..keys import HALF, checked_key, checked_prefix
 
-HALF = ".~"  # the names of half-written objects begin so; no key may
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP}  # some network file systems cannot sync a folder, and need not
 
@@ -81,24 +81,6 @@ class Folder:
                 _sync(path.parent)
         except OSError as error:
             raise home_error(error, path, "removed") from error
-
-
-def checked_key(key: str) -> str:
-    """The key, if every kind of store on every system can hold it; else ValueError."""
-    parts = key.split("/")
-    if any(part in ("", ".", "..") or part.startswith(HALF) for part in parts) or any(c in '\\:*?"<>|' or c < " " for c in key):
-        raise ValueError(
-            f"{key!r} is not a key: wanted names joined by single '/', none of them '.' or '..' or beginning with {HALF!r}, "
-            f'and none of \\ : * ? " < > | or control characters'
-        )
-    return key
-
-
-def checked_prefix(prefix: str) -> str:
-    """The prefix, if it is '' or a key and '/'; else ValueError."""
-    if prefix and not prefix.endswith("/"):
-        raise ValueError(f"{prefix!r} is not a prefix to list: wanted one that ends with '/'")
-    return prefix and checked_key(prefix[:-1]) + "/"
 
 
 def home_error(error: OSError, place: Path, done: str, wanted: int = 0) -> HomeError:

@@ -26,8 +26,9 @@ from ..steps import publish as publishing
 from ..steps.collect import read_collected
 from ..steps.enqueue import plan_retry
 from ..steps.publish import Release
-from .driver import Drive, Quiet, Watcher
-from .home import Home
+from ..walk import Quiet, Watcher
+from .driver import Drive
+from .home import Home, as_home
 from .limits import Limits, limits_of
 from .runs import Run, newest
 from .sources import as_table
@@ -62,7 +63,7 @@ def run(
     Returns the Run. Raises what stopped it, with the way on in its `hint`; PublishRefused if more units failed than the
     limit allows (then `open_run(run_id)` gives the Run, whose results and failures are there).
     """
-    _check_arguments(job, sources, workers, max_rejected, max_failed)
+    check_arguments(job, sources, workers, max_rejected, max_failed)
     ref, job = (lasting(job), load_job(job)) if isinstance(job, str) else ("", job)
     there = Home(home)
     limits = limits_of(workers, memory)
@@ -80,7 +81,7 @@ def run(
     return drive(there, begun, job, limits, watcher or Quiet(), Event.START)
 
 
-def _check_arguments(job: Any, sources: Any, workers: Any, max_rejected: Any, max_failed: Any) -> None:
+def check_arguments(job: Any, sources: Any, workers: Any, max_rejected: Any, max_failed: Any) -> None:
     """UsageError or JobError for arguments that are not what `run` says."""
     if not isinstance(job, str | Job):
         raise UsageError(f"the job is {type(job).__name__}, wanted a Job, 'module:attribute' or 'path/to/file.py:attribute'")
@@ -123,7 +124,7 @@ def retry(
     there, record, job, limits = _again(home, run_id, job, workers, memory)
     with there.lock(record.id):
         after(there.ledger.read(record.id).state, Event.RETRY, record.id)
-        _plan_retry(there, record, job)
+        plan_again(there, record, job)
     return drive(there, record.id, job, limits, watcher or Quiet(), Event.RETRY)
 
 
@@ -153,9 +154,9 @@ def cancel(run_id: str | None = None, *, home: str | Path = ".hundredfold") -> R
     return there.ledger.move(record.id, Event.CANCEL, reason="cancelled by hand")
 
 
-def rollback(job: str, *, home: str | Path = ".hundredfold", to: int | None = None) -> Release:
+def rollback(job: str, *, home: Any = ".hundredfold", to: int | None = None) -> Release:
     """Let the pointer name the release that the current one was built upon, or version `to`."""
-    return publishing.rollback(job, Home(home, make=False).store, to)
+    return publishing.rollback(job, as_home(home).store, to)
 
 
 def begin(
@@ -172,7 +173,7 @@ def begin(
 ) -> str:
     """Record a new run, and keep what a later process needs to go on with it: the job, and sources that are only in memory."""
     now = dt.datetime.now(dt.UTC)
-    run = run_id or f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    run = run_id or new_run_id()
     if not isinstance(run, str) or not run or not all(c.isalnum() or c in "-_" for c in run) or len(run) > 80:
         raise UsageError(f"the run id {run!r} cannot be used", hint="wanted letters, digits, - and _")
     layout = Layout(run)
@@ -181,8 +182,8 @@ def begin(
     places = {
         source.name: _place(source.name, sources.get(source.name, source.at), name_given=source.name in sources) for source in job.sources
     }
-    _check_queries(job)
-    stamp = _moment(as_of) if as_of is not None else now.replace(tzinfo=None, microsecond=0).isoformat(" ")
+    check_declared(job)
+    stamp = moment(as_of) if as_of is not None else now.replace(tzinfo=None, microsecond=0).isoformat(" ")
     kept = {name: STAGED if not isinstance(place, str) else place for name, place in places.items()}
     record = Record(
         run, job.name, ref, State.NEW, "new", now.isoformat(timespec="seconds"), now.isoformat(timespec="seconds"),
@@ -198,11 +199,16 @@ def begin(
     return run
 
 
+def new_run_id() -> str:
+    """An id that sorts by time."""
+    return f"{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
 def drive(home: Home, run: str, job: Job, limits: Limits, watcher: Watcher, event: Event) -> Run:
     """Walk a run to its end, as its only driver."""
     with home.lock(run):
         record = home.ledger.move(run, event)
-        _forget(home, record)
+        forget(home, record)
         watcher.begun(run)
         job = _with_limits(job, record)
         places = {
@@ -213,7 +219,7 @@ def drive(home: Home, run: str, job: Job, limits: Limits, watcher: Watcher, even
     return Run(home, run)
 
 
-def _forget(home: Home, record: Record) -> None:
+def forget(home: Any, record: Record) -> None:
     """Remove what a retry does anew; a driver that died here has the next one do it again."""
     keys = record.options.get("forget", ())
     for key in keys:
@@ -234,14 +240,14 @@ def _place(name: str, place: Any, name_given: bool) -> Any:
     return str(Path(text).expanduser().absolute()) if name_given else text
 
 
-def _check_queries(job: Job) -> None:
+def check_declared(job: Job) -> None:
     """A query file that is missing is told before anything is done."""
     for model in job.models:
         query_of(model, job)
         form_of(model)
 
 
-def _moment(text: dt.date | str) -> str:
+def moment(text: dt.date | str) -> str:
     try:
         moment = dt.datetime.fromisoformat(text) if isinstance(text, str) else text
     except ValueError as error:
@@ -264,7 +270,7 @@ def _again(
     return there, record, job or job_of(there, record), limits
 
 
-def job_of(home: Home, record: Record) -> Job:
+def job_of(home: Any, record: Record) -> Job:
     """The job of a run: imported anew where it has a name, so that mended code counts; else as it was kept."""
     if record.ref:
         return load_job(record.ref)
@@ -291,7 +297,7 @@ def _with_limits(job: Job, record: Record) -> Job:
     return dataclasses.replace(job, sources=sources)
 
 
-def _plan_retry(home: Home, record: Record, job: Job) -> None:
+def plan_again(home: Any, record: Record, job: Job) -> None:
     """Which units are to be done again, and which models from the start because they build on them."""
     layout, round_ = Layout(record.id), int(record.options.get("round", 1)) + 1
     bad: dict[str, list[int]] = {}
@@ -316,14 +322,14 @@ def _plan_retry(home: Home, record: Record, job: Job) -> None:
     home.ledger.note(record.id, options={"round": round_, "forget": forget})  # at once: a retry is planned whole, or not at all
 
 
-def _numbers_of_failures(units: UnitList, layout: Layout, model: Model, home: Home) -> list[int]:
+def _numbers_of_failures(units: UnitList, layout: Layout, model: Model, home: Any) -> list[int]:
     table = pq.ParquetFile(pa.BufferReader(home.store.get(layout.accounts(model.name)))).read(["status"])
     if table.num_rows != len(units.rows):
         raise HundredfoldError(f"the accounts of {model.name} have {table.num_rows:,} rows for {len(units.rows):,} units")
     return [number for number, status in enumerate(table.column("status").to_pylist()) if status != "ok"]
 
 
-def _that_build_on(job: Job, changed: set[str], home: Home, record: Record) -> set[str]:
+def _that_build_on(job: Job, changed: set[str], home: Any, record: Record) -> set[str]:
     """The models that are given, or whose query reads, a model whose results may change."""
     warehouse = DuckWarehouse(home.store, home.scratch(f"{record.id}-plan"), memory=2**27, threads=1)
     try:

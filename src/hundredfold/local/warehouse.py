@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 
 from ..contract import quote
 from ..errors import HomeError, HundredfoldError, QueryError, SourceError
-from .files import FileStore
 from .sources import SETTLED, Files, as_table, bad_json, find_files, pattern, refuse_ours, settling, still_open
 
 STREAMED = 250_000  # rows of a streamed batch
@@ -28,10 +27,10 @@ T = TypeVar("T")
 
 
 class DuckWarehouse:
-    """SQL over files, by name. `scratch` is its own folder, emptied at its end; `memory` in bytes. `tick` is called while
+    """SQL over files, by name. `store` is a FileStore, or another kind where no place on disk is asked for. `scratch` is its own folder, emptied at its end; `memory` in bytes. `tick` is called while
     a query runs, and may raise to end it."""
 
-    def __init__(self, store: FileStore, scratch: Path, *, memory: int, threads: int, tick: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, store: Any, scratch: Path, *, memory: int, threads: int, tick: Callable[[], None] = lambda: None) -> None:
         self.store = store
         self.scratch = scratch
         self._tick = tick
@@ -103,6 +102,10 @@ class DuckWarehouse:
         with self.store.writing(key) as path:
             count = self._run(f"COPY ({select}) TO '{_text(path)}' ({options})")
         return int(count[0][0])
+
+    def settle(self, select: str, key: str) -> int:
+        """Write a query's rows so that `parquet(key)` reads them; how many."""
+        return self.write(select, key)
 
     def parquet(self, key: str) -> str:
         """A Parquet object of the store as a table in SQL."""
@@ -232,7 +235,7 @@ class DuckWarehouse:
         )
 
     def _stage(self, staged: str) -> Path:
-        path = self.store.path(staged)
+        path: Path = self.store.path(staged)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -274,6 +277,8 @@ class Attached:
     def __init__(self, select: str, schema: pa.Schema, text: bool, files: Files | None, malformed: pa.Table | None) -> None:
         self.select, self.schema, self.text, self.files = select, schema, text, files
         self.malformed = malformed if malformed is not None and malformed.num_rows else None
+        self.exact = True  # __row is the row's number in its file
+        self.numbered: Callable[[], Attached] | None = None  # where rows have no number yet: the same, with one
 
 
 def _valued(kinds: Mapping[str, Sequence[str]], answers: Sequence[bool | None]) -> set[str]:

@@ -34,6 +34,12 @@ class Routes(Protocol):
     def growing(self, prefix: str) -> Any: ...
 
 
+class Describing(Protocol):
+    """What can say of which columns a query is."""
+
+    def columns(self, select: str) -> pa.Schema: ...
+
+
 class Preparing(Counting, Protocol):
     def keep(self, name: str, select: str) -> None: ...
     def is_plain(self, select: str) -> bool: ...
@@ -58,12 +64,12 @@ def prepare(
     What is handed to `later` waits for the disk, and then commits: workers may begin before it has, since whoever finds no
     commit does all of this again, and their work with it.
     """
-    there = _there(model, job, layout, store)
+    there = prepared(model, job, layout, store)
     if there is not None:
         return there
     store.delete(layout.model(model.name))
     select = query_of(model, job)
-    schema = _columns(model, select, warehouse)
+    schema = columns_of(model, select, warehouse)
     select = plain_columns(select, schema)
     kept = not warehouse.is_plain(select)
     if kept:  # a join or an aggregate is not worth doing twice
@@ -72,15 +78,15 @@ def prepare(
     numbering = number(model.name, model.unit, select, schema, warehouse)
     units = numbering.units
     rows = numpy_of(units.column(ROWS), False)
-    width = _row_width(schema)
-    batches = pack(rows, parts=_parts_of(model, rows, workers), most_rows=max(1, batch_bytes // width))
+    width = row_width(schema)
+    batches = pack(rows, parts=parts_of(model, rows, workers), most_rows=max(1, batch_bytes // width))
     files = store.growing(layout.model(model.name))
     with closing(files):
         nullable = _route(model, numbering, schema, batches, layout, warehouse, files)
         manifest = Manifest(
             model.name, tuple(model.unit), tuple(model.order_by), len(rows), int(rows.sum()), nullable, tuple(batches), query_of(model, job)
         )
-        files.put(_within(layout, model, layout.units(model.name)), _packed(units))
+        files.put(_within(layout, model, layout.units(model.name)), packed_units(units))
         files.put(_within(layout, model, layout.draft(model.name)), manifest.text())
         files.end()
     for name in (*numbering.tables, "__prepared"):
@@ -95,7 +101,7 @@ def prepare(
     return manifest
 
 
-def _parts_of(model: Model, rows: NDArray[np.int64], workers: int) -> int:
+def parts_of(model: Model, rows: NDArray[np.int64], workers: int) -> int:
     """How many batches: a few for each worker, but of a small job no more than pay for themselves."""
     if model.many:
         return workers * PARTS_OF_MANY
@@ -103,7 +109,7 @@ def _parts_of(model: Model, rows: NDArray[np.int64], workers: int) -> int:
     return max(workers, min(workers * PARTS_PER_WORKER, int(cost / LEAST_COST)))
 
 
-def _there(model: Model, job: Job, layout: Layout, store: Store) -> Manifest | None:
+def prepared(model: Model, job: Job, layout: Layout, store: Store) -> Manifest | None:
     """What an earlier driver prepared; StateError if the model was declared otherwise then."""
     try:
         manifest = Manifest.read(layout, model.name, store, settled=True)
@@ -120,7 +126,7 @@ def _there(model: Model, job: Job, layout: Layout, store: Store) -> Manifest | N
     return manifest
 
 
-def _columns(model: Model, select: str, warehouse: Preparing) -> pa.Schema:
+def columns_of(model: Model, select: str, warehouse: Describing) -> pa.Schema:
     """The query's columns; QueryError for a query that cannot run, or a key that it does not give."""
     try:
         schema = warehouse.columns(select)
@@ -206,7 +212,7 @@ def _parts(chunk: pa.RecordBatch, numbers: NDArray[np.int32], lies_in: NDArray[n
         yield which, moved.slice(int(stops[which] - counts[which]), int(counts[which]))
 
 
-def _row_width(schema: pa.Schema) -> int:
+def row_width(schema: pa.Schema) -> int:
     """About how many bytes a row takes in memory while it is sorted and handed over: its columns, three times."""
     return 3 * sum(field.type.bit_width // 8 + 1 if _is_fixed(field.type) else 48 for field in schema) + 24
 
@@ -220,7 +226,7 @@ def _within(layout: Layout, model: Model, key: str) -> str:
     return key.removeprefix(layout.model(model.name) + "/")
 
 
-def _packed(units: pa.Table) -> pa.Buffer:
+def packed_units(units: pa.Table) -> pa.Buffer:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, units.schema) as writer:
         writer.write_table(units)

@@ -22,7 +22,12 @@ from ..ports import Store, Warehouse
 class Sourcing(Warehouse, Protocol):
     """A warehouse that can also reach a source's place."""
 
-    def attach(self, source: str, place: Any, folder: Any, contract_columns: Mapping[str, Any], staged: str) -> Any: ...
+    def attach(self, source: str, place: Any, folder: Any, contract_columns: Mapping[str, Any], staged: str) -> Any:
+        """The raw rows of a source, with __file and __row."""
+
+    def settle(self, select: str, key: str) -> int:
+        """Write a query's rows so that `parquet(key)` reads them; how many."""
+
     def keep(self, name: str, select: str) -> None: ...
     def forget(self, name: str) -> None: ...
     def load(self, name: str, table: pa.Table) -> None: ...
@@ -44,7 +49,7 @@ class Finding:
     words: str
     rows: int
     file: str
-    row: int
+    row: int  # 0 where the files have rows in no order
     value: str
 
 
@@ -127,17 +132,21 @@ def _validate_one(source: Source, place: Any, job: Job, as_of: str, layout: Layo
     except QueryError as error:
         _refuse_clean(source, raw.select, warehouse)
         raise SourceError(f"{source.name} cannot be checked: {error.message}", hint=error.hint) from error
+    doubled = _is_doubled(source, checks, warehouse)
+    if (bad or doubled) and raw.numbered is not None:  # from here on it matters which row is which
+        raw = raw.numbered()
+        checks = compile_checks(source, contract, raw.select, raw.schema, raw.text, as_of)
     malformed = raw.malformed.num_rows if raw.malformed is not None else 0
     if rows + malformed == 0:
         raise SourceError(
             f"{source.name} is empty: {place if isinstance(place, str) else 'the table'} has no row",
             hint=f"name another place with --source {source.name}=PATH",
         )
-    findings = _findings(checks, counts, warehouse) if bad else ()
+    findings = _findings(checks, counts, raw.exact, warehouse) if bad else ()
     if raw.malformed is not None:
         first = raw.malformed.slice(0, 1).to_pylist()[0]
         findings += (Finding("(line)", "must have the header's columns", malformed, first["file"], first["row"], str(first["line"])[:60]),)
-    copies, superseded, clashes, twins = _twins(source, checks, warehouse)
+    copies, superseded, clashes, twins = _twins(source, checks, raw.exact, warehouse) if doubled else (0, 0, 0, ())
     findings += twins
     rejected, dropped = bad + malformed + clashes, copies + superseded
     if rejected or dropped:
@@ -153,7 +162,7 @@ def _validate_one(source: Source, place: Any, job: Job, as_of: str, layout: Layo
         return Verdict(source.name, rows, rows, 0, select=checks.accepted(None), files=warehouse.prints(raw.files.paths))
     rejects = warehouse.parquet(layout.rejects(source.name)) if rejected or dropped else None
     key = f"{layout.root}/sources/{source.name}.parquet"
-    accepted = warehouse.write(checks.accepted(rejects), key)
+    accepted = warehouse.settle(checks.accepted(rejects), key)
     if accepted + bad + clashes + dropped != rows:
         raise ConservationError(
             f"{source.name}: {rows:,} rows came in, but {accepted:,} accepted + {bad + clashes:,} rejected + {dropped:,} dropped is {accepted + bad + clashes + dropped:,}"
@@ -205,7 +214,7 @@ def _count(checks: Checks, warehouse: Sourcing) -> tuple[int, int, int, list[int
     return rows, bad, repaired, [int(counts[f"k{i}"]) for i in range(len(checks.rules))]
 
 
-def _findings(checks: Checks, counts: Sequence[int], warehouse: Sourcing) -> tuple[Finding, ...]:
+def _findings(checks: Checks, counts: Sequence[int], exact: bool, warehouse: Sourcing) -> tuple[Finding, ...]:
     """Each broken check with its first row, the most frequent first."""
     found = []
     for i, (rule, count) in enumerate(zip(checks.rules, counts, strict=True)):
@@ -219,22 +228,26 @@ def _findings(checks: Checks, counts: Sequence[int], warehouse: Sourcing) -> tup
                     rule.words,
                     count,
                     first["__file"],
-                    int(first["__row"]),
+                    int(first["__row"]) if exact else 0,
                     "null" if first["value"] is None else first["value"],
                 )
             )
     return tuple(sorted(found, key=lambda finding: -finding.rows))
 
 
-def _twins(source: Source, checks: Checks, warehouse: Sourcing) -> tuple[int, int, int, tuple[Finding, ...]]:
-    """Copies, superseded rows, rows that clash; kept in the table `__twins` if there are any."""
+def _is_doubled(source: Source, checks: Checks, warehouse: Sourcing) -> bool:
+    """Whether two good rows have the same key."""
     if not source.unique:
-        return 0, 0, 0, ()
+        return False
     key = ", ".join(map(quote, source.unique))
     good = f"SELECT * FROM ({checks.judged}) AS j WHERE NOT ({checks.any_bad})"
-    doubled = warehouse.query(f"SELECT count(*) AS n FROM (SELECT 1 FROM ({good}) AS g GROUP BY {key} HAVING count(*) > 1) AS d")
-    if not doubled.column("n")[0].as_py():
-        return 0, 0, 0, ()
+    doubled = warehouse.query(f"SELECT count(*) AS n FROM (SELECT 1 AS one FROM ({good}) AS g GROUP BY {key} HAVING count(*) > 1) AS d")
+    return bool(doubled.column("n")[0].as_py())
+
+
+def _twins(source: Source, checks: Checks, exact: bool, warehouse: Sourcing) -> tuple[int, int, int, tuple[Finding, ...]]:
+    """Copies, superseded rows, rows that clash; kept in the table `__twins`."""
+    good = f"SELECT * FROM ({checks.judged}) AS j WHERE NOT ({checks.any_bad})"
     warehouse.keep("__twins", duplicates(source, checks, good))
     counts = {r["reason"]: int(r["n"]) for r in warehouse.query("SELECT reason, count(*) AS n FROM __twins GROUP BY reason").to_pylist()}
     copies, superseded = counts.pop("copy of another row", 0), counts.pop("superseded by a later row", 0)
@@ -246,7 +259,16 @@ def _twins(source: Source, checks: Checks, warehouse: Sourcing) -> tuple[int, in
         copies,
         superseded,
         clashes,
-        (Finding(", ".join(source.unique), "must be unique", clashes, first["__file"], int(first["__row"]), "another row has this key"),),
+        (
+            Finding(
+                ", ".join(source.unique),
+                "must be unique",
+                clashes,
+                first["__file"],
+                int(first["__row"]) if exact else 0,
+                "another row has this key",
+            ),
+        ),
     )
 
 
@@ -276,11 +298,18 @@ def _refuse_too_many(source: Source, rejected: int, rows: int, findings: Sequenc
     raise ContractError(
         f"{source.name} cannot be run: {rejected:,} of {rows:,} rows break its contract, and the limit is {limit:,}",
         problems=[
-            f"{f.column:<{width}}  {f.words:<{words}}  {f'{f.rows:,} row' + ('s' if f.rows > 1 else ''):<{counts}}   first: row {f.row}{f' of {f.file}' if several else ''} ({f.value})"
+            f"{f.column:<{width}}  {f.words:<{words}}  {f'{f.rows:,} row' + ('s' if f.rows > 1 else ''):<{counts}}   first: {_where(f, several)} ({f.value})"
             for f in findings
         ],
         hint=f"see {where}, or allow them with --max-rejected {source.name}={rejected}",
     )
+
+
+def _where(finding: Finding, several: bool) -> str:
+    """The place of a row, as far as it is known; the file only where there are several."""
+    if not finding.row:
+        return f"in {finding.file}"
+    return f"row {finding.row}" + (f" of {finding.file}" if several else "")
 
 
 def _refuse_changed(verdict: Verdict, warehouse: Sourcing) -> None:

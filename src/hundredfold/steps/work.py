@@ -29,6 +29,7 @@ HALVED_AT = 3  # the delivery at which a message that came back is halved: its s
 WRITES = 4  # outcomes that may be on their way to the store at a time
 SHARED = 0.1  # seconds of work that are worth sharing with a hand that has none
 HEARD = 0.03  # seconds after which a hand has heard where to stop
+LOST = "its message came back too often: whatever worker had it was lost"
 STRIKES = 2  # so often may a child die before it reaches a unit of a slice
 
 
@@ -75,11 +76,12 @@ class Floor:
     bad: set[int] = field(default_factory=set)  # units that failed or died: one may be done twice, and counts once
     lately: str = ""
     delivery: Delivery | None = None  # one that was waited for
+    only: bool = False  # only what the queue hands out now: what is left of the round is for others
     writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))  # the disk is not waited for here
     written: deque[Future[None] | str] = field(default_factory=deque)  # outcomes on their way, and receipts to delete after those before
 
     def run(self) -> None:
-        """Until every unit of the round has an outcome. `tell` is called between events, and may raise to stop."""
+        """Until every unit of the messages has an outcome. `tell` is called between events, and may raise to stop."""
         with self.writer:
             while not all(self.coverage.covers(m.first, m.last) for m in self.messages):
                 self._tell()
@@ -87,6 +89,8 @@ class Floor:
                 self._bury()
                 if not fed and not self.doing and self.delivery is None:
                     self._settle(0)
+                    if self.only:
+                        break
                     self._wait_for_message()
                 for hand, event in self.crew.events(0.05 if self.doing else 0.0):
                     self._handle(hand, event)
@@ -243,13 +247,10 @@ class Floor:
         for body in self.queue.dead():
             message = Message.parse(body)
             for first, last in self.coverage.missing(message.first, message.last):
-                self._bury_unit(message.part(first, last), "its message came back too often: whatever worker had it was lost")
+                self._bury_unit(message.part(first, last), LOST)
 
     def _bury_unit(self, message: Message, reason: str) -> None:
-        units = np.arange(message.first, message.last + 1, dtype=np.int64)
-        bad = [Account(int(unit), "dead", "Died", reason) for unit in units]
-        zero = np.zeros(len(units), np.int64)
-        self._commit(message, b"", pack_accounts(message, zero.astype(float), zero, bad, []))
+        self._commit(message, b"", dead(message, reason))
 
     def _commit(self, message: Message, results: bytes, accounts: bytes) -> None:
         """An outcome: its results, and then, as the commit, its accounts. Until both are in the store, its message stays in the queue."""
@@ -283,3 +284,10 @@ def halves(message: Message) -> list[Message]:
         return [message]
     middle = (message.first + message.last) // 2
     return [message.part(message.first, middle), message.part(middle + 1, message.last)]
+
+
+def dead(message: Message, reason: str) -> bytes:
+    """The accounts of units that nobody could do."""
+    units = np.arange(message.first, message.last + 1, dtype=np.int64)
+    zero = np.zeros(len(units), np.int64)
+    return pack_accounts(message, zero.astype(float), zero, [Account(int(unit), "dead", "Died", reason) for unit in units], [])

@@ -19,7 +19,7 @@ from ...pipeline import EACH_MODEL, Stage
 from ...steps.collect import Collected
 from ...steps.validate import Verdict
 from ...steps.work import Progress
-from ..driver import Watcher
+from ...walk import Watcher
 from ..home import Home
 from ..verbs import resume, run
 from .sample import costs, scaled

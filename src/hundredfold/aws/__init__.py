@@ -1,0 +1,1 @@
+"""The same steps on AWS: Athena, S3, SQS, Lambda, Step Functions, DynamoDB."""

@@ -1,0 +1,51 @@
+"""How a run on AWS begins: its record, as the ledger keeps it, and its limits put on the job."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import SourceError, UsageError
+from ..job import Job
+from ..ports import Record
+from ..states import State
+from .ledger import DynamoLedger
+from .place import Place
+
+
+def new_record(run: str, job: Job, ref: str, sources: Mapping[str, str], options: Mapping[str, Any]) -> Record:
+    """A run that nothing is done of. UsageError or SourceError if it cannot be."""
+    if not run or not all((c.isascii() and c.isalnum()) or c in "-_" for c in run) or len(run) > 80:
+        raise UsageError(f"the run id {run!r} cannot be used", hint="wanted letters, digits, - and _ (at most 80)")
+    for name in sources:
+        job.source(name)
+    places = {source.name: sources.get(source.name, source.at) for source in job.sources}
+    missing = [name for name, place in places.items() if not place]
+    if missing:
+        raise SourceError(
+            f"the sources {', '.join(missing)} have no place",
+            hint=f"name it: --source {missing[0]}=s3://BUCKET/PREFIX/   or a path, which is uploaded",
+        )
+    now = dt.datetime.now(dt.UTC)
+    as_of = options.get("as_of") or now.replace(tzinfo=None, microsecond=0).isoformat(" ")
+    stamp = now.isoformat(timespec="milliseconds")
+    return Record(run, job.name, ref, State.NEW, "new", stamp, stamp, options={**options, "as_of": as_of, "sources": places, "round": 1})
+
+
+def begin_upload(run: str, sources: Mapping[str, str], job: Job, place: Place, ledger: DynamoLedger) -> Record:
+    """Record a run that an upload began; its other sources are where the job says, or where the newest run had them."""
+    before: Mapping[str, str] = next((r.options.get("sources", {}) for r in ledger.runs(job.name)), {})
+    record = new_record(run, job, place.job, {**before, **sources}, {"uploaded": sorted(sources)})
+    ledger.create(record)
+    return record
+
+
+def with_limits(job: Job, record: Record) -> Job:
+    """The job with the limits that this run was started with."""
+    limits = record.options.get("max_rejected") or {}
+    for name in limits:
+        job.source(name)
+    sources = tuple(dataclasses.replace(s, max_rejected=limits.get(s.name, s.max_rejected)) for s in job.sources)
+    return dataclasses.replace(job, sources=sources)

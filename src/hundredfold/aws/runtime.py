@@ -1,0 +1,15 @@
+"""What the functions run on: the Python, the processors, and the room that Lambda gives a package."""
+
+from __future__ import annotations
+
+PYTHON = "3.14"  # the newest that Lambda offers: the oldest wheels it cannot take are the rarest, and it is supported the longest
+PYTHONS = ("3.12", "3.13", "3.14")  # those on Amazon Linux 2023
+GLIBC = 34  # Amazon Linux 2023 has glibc 2.34: wheels for 2.17 to 2.34 run there
+MACHINES = {"arm64": "aarch64", "x86_64": "x86_64"}  # as Lambda and as wheels call a processor
+ROOM = 250 * 2**20  # bytes that code and layers may take together, unzipped
+
+
+def platforms(architecture: str) -> list[str]:
+    """The tags of the wheels that run there, the newest first."""
+    machine = MACHINES[architecture]
+    return [*(f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC, 16, -1)), f"manylinux2014_{machine}"]

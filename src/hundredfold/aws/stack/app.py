@@ -1,0 +1,32 @@
+"""A CDK app of one stack with one job: `python -m hundredfold.aws.stack.app`, in a process of its own.
+
+Told by the JSON file that HUNDREDFOLD_STACK names: {"stack", "code", "settings"}. The assembly goes where CDK_OUTDIR says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aws_cdk import App, Stack, Validations
+from cdk_nag import AwsSolutionsChecks
+
+from .construct import Hundredfold
+
+TOLD = "HUNDREDFOLD_STACK"
+
+
+def make_app(told: Mapping[str, Any], **app: Any) -> App:
+    """The app, with everything that cdk-nag has to say against it: it does not synthesize while there is any."""
+    made = App(**app)
+    Validations.of(made).add_plugins(AwsSolutionsChecks(made))
+    stack = Stack(made, told["stack"], description=f"Hundredfold: the job {told['settings']['job']}")
+    Hundredfold(stack, "Job", code=told["code"], **told["settings"])
+    return made
+
+
+if __name__ == "__main__":
+    make_app(json.loads(Path(os.environ[TOLD]).read_text(encoding="utf-8"))).synth()

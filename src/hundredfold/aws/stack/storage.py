@@ -1,0 +1,118 @@
+"""What lasts: the bucket, the table of runs, and what Athena needs to know of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aws_cdk import Duration, RemovalPolicy, Stack, aws_athena, aws_dynamodb, aws_glue, aws_s3
+from constructs import Construct
+
+from .reviewed import reviewed
+from .settings import Settings
+
+PASSING = ("processing/", "athena/")  # what a run needs no more once it is over
+EVENT_PREFIX, EVENT_SUFFIX = "processing/", ".batch.parquet"  # a batch, among all that Athena writes
+
+
+def make_bucket(scope: Construct, settings: Settings) -> Any:
+    """Encrypted, TLS only, never public. It outlives the stack, for the releases that are in it."""
+    days = Duration.days(settings.keep_days)
+    bucket = aws_s3.Bucket(
+        scope,
+        "Bucket",  # never named: a fixed name would stand in the way of the next stack, since the bucket stays
+        encryption=aws_s3.BucketEncryption.S3_MANAGED,
+        enforce_ssl=True,
+        block_public_access=aws_s3.BlockPublicAccess.BLOCK_ALL,
+        object_ownership=aws_s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
+        versioned=True,  # a release deleted by mistake, and where its pointer stood before, can be had back for keep_days
+        lifecycle_rules=[
+            *(aws_s3.LifecycleRule(id=f"expire-{prefix.rstrip('/')}", prefix=prefix, expiration=days) for prefix in PASSING),
+            aws_s3.LifecycleRule(
+                id="forget-what-was-replaced",
+                noncurrent_version_expiration=days,
+                abort_incomplete_multipart_upload_after=Duration.days(1),
+                expired_object_delete_marker=True,
+            ),
+        ],
+        removal_policy=RemovalPolicy.RETAIN,
+    )
+    reviewed(
+        bucket,
+        "S1",
+        "only the stack's own roles reach the bucket; whether a house keeps access logs is settled for all its buckets, in CloudTrail",
+    )
+    return bucket
+
+
+def tell_of_objects(bucket: Any, queue: Any | None, *, bridge: bool) -> None:
+    """Let S3 tell a queue of each batch that is written, and EventBridge of every upload.
+
+    Set on the bucket itself: CDK's own way is one more function, which may change the notifications of every bucket.
+    """
+    told = []
+    if queue is not None:
+        rules = [aws_s3.CfnBucket.FilterRuleProperty(name=n, value=v) for n, v in (("prefix", EVENT_PREFIX), ("suffix", EVENT_SUFFIX))]
+        key = aws_s3.CfnBucket.S3KeyFilterProperty(rules=rules)
+        told.append(
+            aws_s3.CfnBucket.QueueConfigurationProperty(
+                event="s3:ObjectCreated:*", queue=queue.queue_arn, filter=aws_s3.CfnBucket.NotificationFilterProperty(s3_key=key)
+            )
+        )
+        bucket.node.default_child.node.add_dependency(queue.node.find_child("Policy"))  # S3 tries the queue when this is set
+    if told or bridge:
+        bucket.node.default_child.notification_configuration = aws_s3.CfnBucket.NotificationConfigurationProperty(
+            queue_configurations=told or None,
+            event_bridge_configuration=aws_s3.CfnBucket.EventBridgeConfigurationProperty(event_bridge_enabled=True) if bridge else None,
+        )
+
+
+def make_table(scope: Construct, name: str | None) -> Any:
+    """The runs' records, by id, by job and by time."""
+    text = aws_dynamodb.AttributeType.STRING
+    table = aws_dynamodb.Table(
+        scope,
+        "Runs",
+        table_name=name,
+        partition_key=aws_dynamodb.Attribute(name="id", type=text),
+        billing_mode=aws_dynamodb.BillingMode.PAY_PER_REQUEST,
+        point_in_time_recovery_specification=aws_dynamodb.PointInTimeRecoverySpecification(point_in_time_recovery_enabled=True),
+        removal_policy=RemovalPolicy.DESTROY,  # point-in-time recovery keeps a copy of a deleted table for 35 days
+    )
+    for index, key in (("by_job", "job"), ("by_time", "kind")):
+        table.add_global_secondary_index(
+            index_name=index,
+            partition_key=aws_dynamodb.Attribute(name=key, type=text),
+            sort_key=aws_dynamodb.Attribute(name="created", type=text),
+        )
+    return table
+
+
+def make_database(scope: Construct, name: str) -> None:
+    """The Glue database of the runs' tables."""
+    aws_glue.CfnDatabase(
+        scope,
+        "Database",
+        catalog_id=Stack.of(scope).account,
+        database_input=aws_glue.CfnDatabase.DatabaseInputProperty(name=name, description="Tables of Hundredfold's runs"),
+    )
+
+
+def make_workgroup(scope: Construct, name: str, bucket: Any, settings: Settings) -> None:
+    """The Athena workgroup. It must not enforce its own location: CREATE TABLE AS names one, and would be refused."""
+    aws_athena.CfnWorkGroup(
+        scope,
+        "Workgroup",
+        name=name,
+        description="Queries of Hundredfold's runs",
+        recursive_delete_option=True,
+        work_group_configuration=aws_athena.CfnWorkGroup.WorkGroupConfigurationProperty(
+            enforce_work_group_configuration=False,
+            engine_version=aws_athena.CfnWorkGroup.EngineVersionProperty(selected_engine_version="Athena engine version 3"),
+            publish_cloud_watch_metrics_enabled=True,
+            bytes_scanned_cutoff_per_query=settings.scan_limit,
+            result_configuration=aws_athena.CfnWorkGroup.ResultConfigurationProperty(
+                output_location=f"s3://{bucket.bucket_name}/athena/",
+                encryption_configuration=aws_athena.CfnWorkGroup.EncryptionConfigurationProperty(encryption_option="SSE_S3"),
+            ),
+        ),
+    )

@@ -1,0 +1,250 @@
+"""What a person does with runs on AWS, from a laptop: each verb begins something there and, if asked to, watches it.
+
+The state machine goes on when the laptop is closed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from ..dialect import refuse_untranslatable
+from ..errors import HundredfoldError, PublishRefused, RunBusy, SourceError, StateError, Stopped
+from ..job import Job, Layout
+from ..load import load_job
+from ..local.runs import Run, newest
+from ..local.sources import find_files
+from ..local.verbs import check_arguments, check_declared, forget, moment, new_run_id, plan_again
+from ..ports import Record
+from ..query import query_of, text_of
+from ..states import Event, State, after
+from ..steps.collect import Collected
+from ..steps.coverage import Coverage
+from ..steps.validate import read_verdicts
+from ..steps.work import Progress
+from ..walk import Quiet, Watcher
+from .begin import new_record
+from .home import StackHome, stack_of
+from .place import client
+
+LOOK = 1.5  # seconds between looks at the record
+COUNT = 4.0  # seconds between counts of what is done
+REMOTE = ("s3://", "glue://")
+
+
+def run(
+    job: str,
+    sources: Mapping[str, Any] | None = None,
+    *,
+    home: str | None = None,
+    as_of: Any = None,
+    run_id: str | None = None,
+    max_rejected: Mapping[str, float] | None = None,
+    max_failed: float | None = None,
+    batches: int | None = None,
+    wait: bool = True,
+    watcher: Watcher | None = None,
+) -> Run:
+    """Run a deployed job on AWS. `home` is the stack's name; `batches`: about so many for each model; without `wait` it is only begun.
+
+    A place of a source is s3://BUCKET/KEY, a prefix or a pattern, glue://DATABASE/TABLE, or a path of this machine, which is uploaded.
+    """
+    check_arguments(job, sources, None, max_rejected, max_failed)
+    declared = load_job(job)
+    check_translates(declared)
+    check_declared(declared)
+    there = StackHome(stack_of(declared.name, home))
+    run = run_id or new_run_id()
+    places = {name: _sent(there, run, name, place, declared) for name, place in (sources or {}).items()}
+    for source in declared.sources:
+        if source.name not in places and source.at is not None and not source.at.startswith(REMOTE):
+            places[source.name] = _sent(there, run, source.name, source.at, declared)
+    options = {
+        "as_of": moment(as_of) if as_of is not None else None,
+        "max_rejected": dict(max_rejected or {}),
+        "max_failed": max_failed,
+        "batches": batches,
+        "stack": there.stack,
+    }
+    there.ledger.create(new_record(run, declared, job, places, options))
+    return _go(there, there.ledger.read(run), watcher, wait)
+
+
+def check_translates(job: Job) -> None:
+    """QueryError for a query that Athena would not understand, before anything is done."""
+    for model in job.models:
+        refuse_untranslatable(f"the query of model {model.name}", query_of(model, job))
+    for output in job.releases:
+        refuse_untranslatable(f"the query of {output.name}", text_of(output.query, job.folder))
+        for title, query in output.digest.items():
+            refuse_untranslatable(f"the digest {title!r}", text_of(query, job.folder))
+    for source in job.sources:
+        for column, expression in source.clean.items():
+            refuse_untranslatable(f"{source.name}: clean of {column}", f"SELECT {expression} AS x FROM t")
+
+
+def resume(run_id: str | None = None, *, home: str | None = None, watcher: Watcher | None = None, wait: bool = True, **_: Any) -> Run:
+    """Go on with a run whose execution ended before the run did."""
+    there, record = _open(run_id, home)
+    _refuse_driven(there, record)
+    after(record.state, Event.START, record.id)
+    if record.state is not State.NEW:
+        there.ledger.move(record.id, Event.START)
+    return _go(there, there.ledger.read(record.id), watcher, wait)
+
+
+def retry(run_id: str | None = None, *, home: str | None = None, watcher: Watcher | None = None, wait: bool = True, **_: Any) -> Run:
+    """Do the failed and dead units of a run again, with the function as it was deployed last, and what builds on them."""
+    there, record = _open(run_id, home)
+    _refuse_driven(there, record)
+    after(record.state, Event.RETRY, record.id)
+    plan_again(there, record, load_job(record.ref))
+    there.ledger.move(record.id, Event.RETRY)
+    record = there.ledger.read(record.id)
+    forget(there, record)
+    return _go(there, record, watcher, wait)
+
+
+def publish(
+    run_id: str | None = None,
+    *,
+    home: str | None = None,
+    max_failed: float | None = None,
+    watcher: Watcher | None = None,
+    wait: bool = True,
+) -> Run:
+    """Go on with a run that its limits held back, under another limit."""
+    there, record = _open(run_id, home)
+    if record.state is not State.HELD:
+        raise StateError(
+            f"run {record.id} is {record.state.value}, and only a run that is held back waits to be published",
+            hint=f"hundredfold status {record.id} --on aws",
+        )
+    there.ledger.note(record.id, options={"max_failed": max_failed if max_failed is not None else record.options.get("max_failed")})
+    there.ledger.move(record.id, Event.START)
+    return _go(there, there.ledger.read(record.id), watcher, wait)
+
+
+def cancel(run_id: str | None = None, *, home: str | None = None) -> Record:
+    """End a run for good, and its execution; messages that are still queued are dropped by whoever takes them."""
+    there, record = _open(run_id, home)
+    record = there.ledger.move(record.id, Event.CANCEL, reason="cancelled by hand")
+    execution = record.options.get("execution")
+    if execution and there.status_of(execution) == "RUNNING":
+        client("stepfunctions").stop_execution(executionArn=execution, error="Cancelled", cause="cancelled by hand")
+    return record
+
+
+def watch(run_id: str | None = None, *, home: str | None = None, watcher: Watcher) -> Run:
+    """Follow a run to its end."""
+    there, record = _open(run_id, home)
+    watcher.begun(record.id)
+    _follow(there, record.id, watcher)
+    return Run(there, record.id)
+
+
+def open_home(home: str | None, job: str | None = None) -> StackHome:
+    """The runs of a stack."""
+    return StackHome(stack_of(job, home))
+
+
+def _open(run_id: str | None, home: str | None) -> tuple[StackHome, Record]:
+    there = open_home(home)
+    return there, there.ledger.read(run_id) if run_id else newest(there)
+
+
+def _refuse_driven(there: StackHome, record: Record) -> None:
+    if there.driven(record.id):
+        raise RunBusy(
+            f"run {record.id} is at work on AWS",
+            hint=f"watch it with: hundredfold status {record.id} --on aws --watch   or end it with: hundredfold cancel {record.id} --on aws",
+        )
+
+
+def _go(there: StackHome, record: Record, watcher: Watcher | None, wait: bool) -> Run:
+    """Begin an execution for the run, and follow it."""
+    number = int(record.options.get("executions", 0)) + 1
+    try:
+        began = client("stepfunctions").start_execution(
+            stateMachineArn=there.place.machine, name=f"{record.id}-{number}"[:80], input=json.dumps({"run": record.id})
+        )
+    except ClientError as error:
+        raise HundredfoldError(
+            f"run {record.id} is recorded, but cannot be started: {error}", hint=f"hundredfold resume {record.id} --on aws"
+        ) from error
+    there.ledger.note(record.id, options={"execution": began["executionArn"], "executions": number})
+    watcher = watcher or Quiet()
+    watcher.begun(record.id)
+    if wait:
+        _follow(there, record.id, watcher)
+    return Run(there, record.id)
+
+
+def _follow(there: StackHome, run: str, watcher: Watcher) -> None:
+    """Tell the watcher what happens, until the run has ended; raises as a run on this machine would."""
+    from ..pipeline import stages
+
+    record = there.ledger.read(run)
+    try:
+        known = {str(stage): stage for stage in stages(load_job(record.ref))} if record.ref else {}
+    except HundredfoldError:  # the job is not on this machine: its stages are told by their names alone
+        known = {}
+    told: set[str] = set()
+    counted = 0.0
+    while True:
+        record = there.ledger.read(run)
+        if record.step not in told and record.step in known:
+            told.add(record.step)
+            watcher.stage(known[record.step])
+        if "sources" in record.counts and "sources" not in told:
+            told.add("sources")
+            watcher.validated(read_verdicts(Layout(run), there.store))
+        for name, facts in record.counts.get("models", {}).items():
+            if "ok" in facts and f"{name} is collected in {facts['round']}" not in told:
+                told.add(f"{name} is collected in {facts['round']}")
+                names = Collected.__dataclass_fields__
+                watcher.collected(Collected(**{"model": name, **{k: v for k, v in facts.items() if k in names}}))
+            elif "units" in facts and record.step == f"work {name}" and time.monotonic() - counted > COUNT:
+                counted = time.monotonic()
+                done = int(Coverage.read(facts["units"], Layout(run), name, None, there.store).done.sum())
+                watcher.progress(Progress(name, done, facts["units"], 0))
+        if record.state not in (State.NEW, State.RUNNING):
+            break
+        if there.status_of(str(record.options.get("execution", ""))) not in ("RUNNING", "SUCCEEDED", ""):
+            record = there.ledger.read(run)
+            if record.state in (State.NEW, State.RUNNING):
+                raise HundredfoldError(f"the execution of run {run} ended before the run did", hint=f"hundredfold resume {run} --on aws")
+        time.sleep(LOOK)
+    match record.state:
+        case State.HELD:
+            raise PublishRefused(record.reason)
+        case State.FAILED:
+            raise HundredfoldError(record.reason or f"run {run} failed")
+        case State.CANCELLED:
+            raise Stopped(f"run {run} was cancelled", hint=f"what was done is kept: hundredfold status {run} --on aws")
+
+
+def _sent(there: StackHome, run: str, name: str, place: Any, job: Job) -> str:
+    """The address of a source's rows; files of this machine are uploaded."""
+    if not isinstance(place, str | Path):
+        raise SourceError(f"the source {name} is a table in memory", hint="write it as Parquet, and name the file")
+    if str(place).startswith(REMOTE):
+        return str(place)
+    files = find_files(name, str(place), job.folder or Path())
+    root = Path(files.paths[0]).parent if len(files.paths) == 1 else _common(files.paths)
+    folder = f"sources/_runs/{run}/{name}"
+    for path in files.paths:
+        there.store.send(Path(path), f"{folder}/{Path(path).relative_to(root).as_posix()}")
+    return there.store.where(folder) + "/"
+
+
+def _common(paths: tuple[str, ...]) -> Path:
+    parents = [list(Path(p).parent.parts) for p in paths]
+    shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*parents, strict=False))
+    return Path(*(parts[0] for parts in shared))

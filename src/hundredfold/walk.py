@@ -1,0 +1,101 @@
+"""What the stages of a run do beside their step, the same wherever it runs: facts for the record, names for later queries, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from .job import Job, Layout, Model
+from .manifest import Manifest
+from .pipeline import Stage
+from .ports import Ledger, Record
+from .query import check_queries
+from .steps.collect import Collected, collect
+from .steps.publish import describe_run, publish, within_limits
+from .steps.validate import Verdict, validate
+from .steps.work import Progress
+
+
+class Watcher(Protocol):
+    """Who is told how a run goes on."""
+
+    def begun(self, run: str) -> None: ...
+    def stage(self, stage: Stage) -> None: ...
+    def validated(self, verdicts: list[Verdict]) -> None: ...
+    def progress(self, progress: Progress) -> None: ...
+    def collected(self, collected: Collected) -> None: ...
+
+
+class Quiet:
+    """Nobody is told."""
+
+    def begun(self, run: str) -> None: ...
+    def stage(self, stage: Stage) -> None: ...
+    def validated(self, verdicts: list[Verdict]) -> None: ...
+    def progress(self, progress: Progress) -> None: ...
+    def collected(self, collected: Collected) -> None: ...
+
+
+@dataclass
+class Walk:
+    """One walk through a run's stages. `publishing` is held while a release is made."""
+
+    job: Job
+    record: Record
+    store: Any
+    ledger: Ledger
+    watcher: Watcher = field(default_factory=Quiet)
+    publishing: Callable[[], AbstractContextManager[None]] = nullcontext
+    collected: list[Collected] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.layout = Layout(self.record.id)
+        self.round = int(self.record.options.get("round", 1))
+        self.as_of = str(self.record.options["as_of"])
+
+    def validate(self, places: Mapping[str, Any], warehouse: Any) -> None:
+        """Check the queries and every source; the accepted rows stand under the sources' names."""
+        check_queries(self.job, warehouse.tables_of)
+        verdicts = validate(self.job, places, self.as_of, self.layout, warehouse, self.store)
+        sources = {
+            v.source: {"rows": v.rows, "accepted": v.accepted, "rejected": v.rejected, "dropped": v.dropped, "repaired": v.repaired}
+            for v in verdicts
+        }
+        self.ledger.note(self.record.id, counts={"sources": sources})
+        self.watcher.validated(verdicts)
+        describe_run(self.job, self.layout, self.as_of, None, None, warehouse)
+
+    def collect(self, model: Model, warehouse: Any) -> None:
+        """Collect a model; its results stand under its name. PublishRefused where too many units failed for what follows."""
+        manifest = Manifest.read(self.layout, model.name, self.store)
+        collected = collect(model, manifest, self.layout, self.round, warehouse, self.store)
+        self.collected.append(collected)
+        self.note(model.name, **{k: v for k, v in asdict(collected).items() if k != "model"})
+        self.watcher.collected(collected)
+        self.define(model, warehouse)
+        more = model is not self.job.models[-1] or bool(self.job.releases)
+        if more or self.record.options.get("max_failed") is not None:  # a limit given by hand counts though nothing follows
+            within_limits(self.job, [collected], self.record.id, self.record.options.get("max_failed"))
+
+    def define(self, model: Model, warehouse: Any) -> None:
+        """Let a collected model's results stand under its name."""
+        warehouse.define(model.name, f"SELECT * FROM {warehouse.parquet(self.layout.results(model.name))}")
+
+    def publish(self, warehouse: Any) -> None:
+        """Make the release, if the job makes one."""
+        if not self.job.releases:
+            return
+        with self.publishing():
+            release = publish(self.job, self.layout, self.round, self.as_of, warehouse, self.store)
+        if release is not None:
+            self.ledger.note(
+                self.record.id, counts={"release": {"version": release.version, "rows": dict(release.rows), "files": list(release.files)}}
+            )
+
+    def note(self, model: str, **facts: Any) -> None:
+        """Write facts of a model into the record."""
+        models = dict(self.ledger.read(self.record.id).counts.get("models", {}))
+        models[model] = {**models.get(model, {}), **facts}
+        self.ledger.note(self.record.id, counts={"models": models})
