@@ -4,6 +4,7 @@ BIN := $(VENV)/bin
 FIND_PYTHON := for p in python3.13 python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done
 PYTHON ?= $(shell $(FIND_PYTHON))
 VENVS := benchmarks/.venvs
+EMULATOR := .venv-emulator
 PEERS := $(notdir $(basename $(wildcard benchmarks/peers/requirements/*.txt)))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -16,7 +17,7 @@ help:  ## list these verbs
 demo: $(VENV)/core.done  ## make a mobile operator's data and price all of it
 	@$(BIN)/hundredfold demo
 
-test: $(VENV)/dev.done  ## run all tests
+test: $(VENV)/dev.done $(EMULATOR)/done  ## run all tests
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/dev.done  ## check format, style and types
@@ -50,7 +51,7 @@ docs: $(VENV)/dev.done  ## write docs/reference-cli.md anew from --help
 	$(BIN)/python docs/cli_reference.py
 
 clean:  ## remove what these verbs made: the environment, caches, the demo's runs
-	rm -rf $(VENV) .hundredfold .pytest_cache .hypothesis .mypy_cache .ruff_cache build dist benchmarks/data benchmarks/results $(VENVS)
+	rm -rf $(VENV) .hundredfold .pytest_cache .hypothesis .mypy_cache .ruff_cache build dist benchmarks/data benchmarks/results $(VENVS) $(EMULATOR)
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/venv.done:
@@ -73,4 +74,11 @@ $(VENV)/dev.done: $(VENV)/core.done
 
 $(VENV)/bench.done: $(VENV)/dev.done
 	@$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	@touch $@
+
+# the emulated AWS pins libraries that the project does not, so it has an environment of its own
+$(EMULATOR)/done: tests/aws/emulator/requirements.txt $(VENV)/venv.done
+	@echo "setting up $(EMULATOR), the emulator of AWS that the tests start"
+	@$(BIN)/python -m venv --clear $(EMULATOR)
+	@$(EMULATOR)/bin/python -m pip install --quiet --requirement $<
 	@touch $@

@@ -17,7 +17,7 @@ HOUSE = SOURCE / "hundredfold"
 FLOORS = [
     {"errors", "forking", "job", "pinned", "states"},
     {"ports", "keys", "records", "contract", "checks", "query", "dialect", "load"},
-    {"arrays", "batch", "columns", "given", "manifest", "order", "outcome", "results"},
+    {"arrays", "batch", "columns", "given", "manifest", "order", "outcome", "results", "rowgroups"},
     {"crew", "desk", "guarding"},
     {"steps"},
     {"pipeline", "walk"},

@@ -6,7 +6,7 @@ a run begins.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from .errors import QueryError
 
 LARGEST = "1.7976931348623157E308"  # of a double
 TIME_ZONED = (exp.DataType.Type.TIMESTAMPTZ, exp.DataType.Type.TIMESTAMPLTZ)
+PLACE = "__place"  # the number of a row in the order of its query
 MARGIN = "wanted SQL that DuckDB and Athena (Trino) both have"
 
 # what SQL has beside functions before an opening bracket
@@ -120,8 +121,8 @@ def parse(select: str) -> exp.Expr:
 def to_athena(select: str, tables: Mapping[str, str], columns: Callable[[str], list[str]]) -> str:
     """The query in Athena's SQL. `tables` maps a name to what stands for it there: a query in brackets, or a table's name in SQL.
     `columns` gives the columns of a query in DuckDB's SQL: what * stands for."""
-    tree = _placed(_mended(_spelled_out(parse(select), columns)), tables)
-    return _written(tree)
+    tree = _ordered(_spelled_out(parse(select), columns), columns)
+    return _written(_placed(_mended(tree), tables))
 
 
 def refuse_untranslatable(what: str, select: str) -> None:
@@ -190,6 +191,62 @@ def _spelled_out(tree: exp.Expr, columns: Callable[[str], list[str]]) -> exp.Exp
             spelled = [other[name].copy() if name in other else exp.column(name, quoted=True) for name in names]
             select.set("expressions", [*select.expressions[:at], *spelled, *select.expressions[at + 1 :]])
     return tree
+
+
+def _ordered(tree: exp.Expr, columns: Callable[[str], list[str]]) -> exp.Expr:
+    """The query with the order of the subquery that it reads as its own: Trino forgets the order of a subquery, DuckDB does not."""
+    outer: list[exp.Select] = []
+    node = tree
+    while isinstance(node, exp.Select) and not node.args.get("order"):
+        if node.args.get("joins") or _sums_up(node):
+            return tree
+        source = node.args.get("from_") or node.args.get("from")
+        if source is None or not isinstance(source.this, exp.Subquery):
+            return tree
+        outer.append(node)
+        node = source.this.this
+    order = node.args.get("order")
+    if not outer or order is None:
+        return tree
+    names = [name.lower() for name in columns(node.sql("duckdb"))]
+    keys = [_bare(key.copy(), names) for key in order.expressions]
+    if node.args.get("limit") is None:
+        node.set("order", None)
+    numbered = exp.Window(this=exp.RowNumber(), order=exp.Order(expressions=keys))
+    inner = node.parent
+    assert isinstance(inner, exp.Subquery)
+    whole = exp.select(exp.Star(), exp.alias_(numbered, PLACE)).from_(
+        exp.Subquery(this=node.copy(), alias=exp.TableAlias(this=exp.to_identifier("o")))
+    )
+    node.replace(whole)
+    for select in outer[1:]:  # those between pass it on; the outermost only orders by it
+        if not any(isinstance(e, exp.Star) for e in select.expressions):
+            select.append("expressions", exp.column(PLACE))
+    outer[0].set("order", exp.Order(expressions=[exp.Ordered(this=exp.column(PLACE))]))
+    return tree
+
+
+def _sums_up(select: exp.Select) -> bool:
+    """Whether a query makes fewer rows of those that it reads."""
+    if any(select.args.get(part) for part in ("group", "distinct", "having")):
+        return True
+    sums = (node for column in select.expressions for node in column.find_all(exp.AggFunc))
+    return any(node.find_ancestor(exp.Window) is None for node in sums)
+
+
+def _bare(key: exp.Expr, names: Sequence[str]) -> exp.Expr:
+    """A key of an order, by the names of the columns that the query gives; QueryError for one that it does not give."""
+    number = key.this if isinstance(key, exp.Ordered) else None
+    if isinstance(number, exp.Literal) and number.is_int and 0 < int(number.name) <= len(names):
+        number.replace(exp.column(names[int(number.name) - 1], quoted=True))
+    for column in list(key.find_all(exp.Column)):
+        if column.name.lower() not in names:
+            raise QueryError(
+                f"its order asks for {column.sql('duckdb')}, which the query does not give",
+                hint="select the column, or order by one that is selected",
+            )
+        column.set("table", None)
+    return key
 
 
 def _mended(tree: exp.Expr) -> exp.Expr:

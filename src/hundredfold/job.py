@@ -238,6 +238,9 @@ class Layout:
     def verdict(self) -> str:
         return f"{self.root}/verdict.json"
 
+    def verdict_of(self, source: str) -> str:
+        return f"{self.root}/verdicts/{source}.json"
+
     def model(self, model: str) -> str:
         return f"{self.root}/models/{model}"
 

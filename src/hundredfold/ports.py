@@ -129,7 +129,7 @@ class Warehouse(Protocol):
         """The rows of a query whose answer is small, or sorted by it."""
 
     def stream(self, select: str) -> Iterator[pa.RecordBatch]:
-        """The rows of a query of any size, in any order."""
+        """The rows of a query of any size: in its order, where it has one at its end, else in any."""
 
     def write(self, select: str, key: str, format: str = "parquet") -> int:
         """Write a query's rows as one object of the store, in the query's order; how many."""

@@ -11,16 +11,18 @@ from itertools import product
 
 import pytest
 
+from hundredfold.aws.ledger import DynamoLedger
 from hundredfold.errors import HomeError, NoSuchRun, StateError
 from hundredfold.local.ledger import SqliteLedger, in_plain_words
 from hundredfold.ports import Record
 from hundredfold.states import TABLE, Event, State, after
 from hundredfold.testing import MemoryLedger
 
-KINDS = {
-    "memory": lambda _, clock: MemoryLedger(clock),
-    "local": lambda folder, clock: SqliteLedger(folder / "home" / "ledger.sqlite", clock),
+SHARED = {  # by processes
+    "local": lambda ask: SqliteLedger(ask("tmp_path") / "home" / "ledger.sqlite", ask("clock")),
+    "dynamodb": lambda ask: DynamoLedger(ask("account").table(), ask("clock")),
 }
+KINDS = {"memory": lambda ask: MemoryLedger(ask("clock")), **SHARED}
 PAIRS = [pytest.param(state, event, id=f"{state.value}-{event.value}") for state, event in product(State, Event)]
 RUN = Record(
     id="20240501-0800-a1",
@@ -34,8 +36,13 @@ RUN = Record(
 
 
 @pytest.fixture(params=KINDS)
-def ledger(request, tmp_path, clock):
-    return KINDS[request.param](tmp_path, clock)
+def ledger(request):
+    return KINDS[request.param](request.getfixturevalue)
+
+
+@pytest.fixture(params=SHARED)
+def shared(request):
+    return SHARED[request.param](request.getfixturevalue)
 
 
 def attempt(call) -> str:
@@ -196,18 +203,32 @@ def test_no_note_of_many_threads_is_lost(ledger):
     assert run.version == 40
 
 
-def write_notes(ledger: SqliteLedger, name: str) -> None:
+def test_many_runs_come_whole_and_in_order(ledger):
+    names = [f"r{number:03d}" for number in range(60)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: ledger.create(replace(RUN, id=name, created=name, options={"text": "x" * 30_000})), names))
+    assert [run.id for run in ledger.runs()] == names[::-1]
+    assert [run.id for run in ledger.runs(RUN.job)] == names[::-1]
+
+
+def write_notes(ledger, name: str) -> None:
     for number in range(20):
         ledger.note(RUN.id, counts={f"{name}{number}": number})
 
 
-def test_no_note_of_two_processes_is_lost(tmp_path):
-    ledger = SqliteLedger(tmp_path / "ledger.sqlite")
-    ledger.create(RUN)
+def finish(ledger, _: int) -> str:
+    return attempt(lambda: ledger.move(RUN.id, Event.FINISH))
+
+
+def test_processes_share_a_ledger(shared):
+    shared.create(replace(RUN, state=State.RUNNING))
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(write_notes, [ledger, ledger], ["a", "b"]))
-    assert ledger.read(RUN.id).version == 40
-    assert len(ledger.read(RUN.id).counts) == 40
+        list(pool.map(write_notes, [shared, shared], ["a", "b"]))
+        noted = shared.read(RUN.id)
+        errors = list(pool.map(finish, [shared] * 8, range(8)))
+    assert (noted.version, len(noted.counts)) == (40, 40)
+    assert sorted(errors) == ["", *["StateError"] * 7]
+    assert shared.read(RUN.id).version == 41
 
 
 def test_reading_makes_no_file(tmp_path):

@@ -12,17 +12,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hundredfold.aws.store import S3Store
 from hundredfold.errors import HomeError
-from hundredfold.local.store import HALF, Folder, home_error
+from hundredfold.keys import HALF
+from hundredfold.local.store import Folder, home_error
 from hundredfold.testing import MemoryStore
 
-KINDS = {"memory": lambda _: MemoryStore(), "local": lambda folder: Folder(folder / "home")}
+KINDS = {
+    "memory": lambda _: MemoryStore(),
+    "local": lambda ask: Folder(ask("tmp_path") / "home"),
+    "s3": lambda ask: S3Store(ask("account").bucket(), "some/where"),
+}
+ODD_KEYS = ["a b", "a+b", "100%", "%41", "a&b=c", "ü/€/😀", "a=1/b='x'", "#a", "@;,$!()[]{}^~`", "e\u0301", "a.b..c", "-", "x" * 200]
 NO_KEYS = ["", "/", "/a", "a/", "a//b", ".", "..", "../a", "a/../b", "a/./b", "a\\b", "c:/a", "a\nb", "a\0", "a/.~b", "a*"]
 
 
 @pytest.fixture(params=KINDS)
-def store(request, tmp_path):
-    return KINDS[request.param](tmp_path)
+def store(request):
+    return KINDS[request.param](request.getfixturevalue)
 
 
 def files(folder: Path) -> list[str]:
@@ -93,6 +100,27 @@ def test_a_listing_of_nothing_is_empty(store, prefix):
     if prefix:
         store.put("runs/1/a", b"")
     assert list(store.list(prefix)) == []
+
+
+@pytest.mark.parametrize("key", ODD_KEYS)
+def test_an_odd_key_is_a_key(store, key):
+    store.put(key, b"rows")
+    store.put(f"{key}/not below it" if isinstance(store, MemoryStore | S3Store) else f"{key} 2", b"")
+    assert bytes(store.get(key)) == b"rows"
+    assert key in store.list("")
+    store.delete(key)
+    assert key not in store.list("")
+    with pytest.raises(KeyError):
+        store.get(key)
+
+
+def test_a_listing_of_thousands_is_whole_and_in_order(store):
+    keys = [f"runs/{number:05d}" for number in range(1_050)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: store.put(key, b""), reversed(keys)))
+    assert list(store.list("runs/")) == keys
+    store.delete("runs")
+    assert list(store.list("")) == []
 
 
 def test_a_prefix_to_list_ends_with_a_slash(store):

@@ -97,16 +97,19 @@ class Table:
 class AthenaWarehouse:
     """SQL over a run's tables, by name. `scratch` is an empty folder of its own; `heard` answers what was asked last."""
 
+    replays = True
+
     def __init__(self, store: S3Store, layout: Layout, place: Place, scratch: Path, *, memory: int, heard: Heard, round_: int = 1) -> None:
         self.store, self.layout, self.place, self.heard = store, layout, place, heard
         self.scratch, self.memory, self.round = scratch, memory, round_
         self.here = DuckWarehouse(store, scratch / "duckdb", memory=memory, threads=1)
         self.tables: dict[str, Table] = {}
         self.views: dict[str, str] = {}
-        for key in store.list(self._below("tables/")):
-            name, table = key.rsplit("/", 1)[-1].removesuffix(".json"), _read_table(store, key)
-            if table.round in (0, self.round):
-                self.stand(name, table, keep=False)
+        with suppress(KeyError):
+            for name, fields in json.loads(store.get(self._below("tables.json")).to_pybytes()).items():
+                table = Table(**{**fields, "only": tuple(fields["only"])})
+                if table.round in (0, self.round):
+                    self.stand(name, table, keep=False)
 
     # ---- the door
 
@@ -119,11 +122,10 @@ class AthenaWarehouse:
 
     def query(self, select: str) -> pa.Table:
         """The rows of a query, in its order. One that reads only what is in memory is answered here."""
-        schema = self.columns(select)
         if not self._reads_afar(select):
             return self.here.query(select)
-        sql = self._sql(_readable(select, schema))
-        found = self._run(f"{sql}\n")
+        schema = self.columns(select)
+        found = self._run(self._identity(select), lambda: self._sql(_readable(select, schema)))
         return self._typed(self.store.get(self._answer(found)), schema)
 
     def stream(self, select: str) -> Iterator[pa.RecordBatch]:
@@ -173,7 +175,7 @@ class AthenaWarehouse:
             self.here.forget(name)
             return
         self.here.forget(name)
-        self.store.delete(self._record(name))
+        self._keep_tables()
 
     def parquet(self, key: str) -> str:
         """A Parquet object of the store as a table in SQL."""
@@ -197,8 +199,8 @@ class AthenaWarehouse:
         if there is not None:
             return there
         schema = self.columns(select)
-        sql = self._sql(select)
-        mark = hashlib.sha256(f"{sql}{buckets}".encode()).hexdigest()[:12]
+        identity = f"{self._identity(select)} {buckets}"
+        mark = hashlib.sha256(identity.encode()).hexdigest()[:12]
         key = f"processing/{self.layout.run}/{at or f'tables/{_slug(name)}-{mark}'}"
         glue = self._glue_name(f"{name}_{mark}")
         options = {"format": "'PARQUET'", "write_compression": "'SNAPPY'", "external_location": literal(self.store.where(key) + "/")}
@@ -206,7 +208,8 @@ class AthenaWarehouse:
             options |= {"bucketed_by": f"ARRAY[{literal(buckets[0])}]", "bucket_count": str(buckets[1])}
         given = ", ".join(f"{option} = {value}" for option, value in options.items())
         self._run(
-            f'CREATE TABLE "{self.place.database}"."{glue}" WITH ({given}) AS\n{sql}\n',
+            identity,
+            lambda: f'CREATE TABLE "{self.place.database}"."{glue}" WITH ({given}) AS\n{self._sql(select)}',
             before=lambda: self._clear(key, glue),
         )
         table = Table(self.place.database, glue, self.store.where(key) + "/", _packed(schema), (), True, self._round_of(name))
@@ -251,20 +254,33 @@ class AthenaWarehouse:
 
     # ---- how
 
-    def _run(self, sql: str, before: Callable[[], None] = lambda: None) -> str:
-        """The id of the query that ran a statement; Asked if none has; QueryError with Athena's words if it failed."""
-        token = hashlib.sha256(f"{self.layout.run} {self.round}\n{sql}".encode()).hexdigest()
+    def _run(self, identity: str, written: Callable[[], str], before: Callable[[], None] = lambda: None) -> str:
+        """The id of the query that ran a statement; Asked if none has; QueryError with Athena's words if it failed.
+
+        A statement is known by its `identity`: to write it in Athena's SQL costs more than to find its answer.
+        """
+        token = hashlib.sha256(f"{self.layout.run} {self.round}\n{identity}".encode()).hexdigest()
         record = self._below(f"queries/{token}.json")
         if self.heard.token == token and (self.heard.id or self.heard.error):
-            self.store.put(record, json.dumps({**asdict(self.heard), "sql": sql}).encode())
+            self.store.put(record, json.dumps({**asdict(self.heard), "asked": identity}).encode())
         with suppress(KeyError):
             found = json.loads(self.store.get(record).to_pybytes())
             if found["id"]:
                 return str(found["id"])
             if found["execution"] == self.heard.execution:
-                raise QueryError(found["error"], hint=f"in: {' '.join(sql.split())[:300]}")
+                raise QueryError(found["error"], hint=f"in: {' '.join(identity.split())[:300]}")
         before()
-        raise Asked(sql, token, self.store.where(f"athena/{self.layout.run}/"))
+        raise Asked(written(), token, self.store.where(f"athena/{self.layout.run}") + "/")
+
+    def _identity(self, select: str) -> str:
+        """A query, and what the names in it stand for."""
+        names = sorted(self.tables_of(select))
+        return "\n".join([select, *(f"{name}: {self._stands_for(name)}" for name in names)])
+
+    def _stands_for(self, name: str) -> str:
+        if name in self.tables:
+            return self.tables[name].name
+        return self._identity(self.views[name]) if name in self.views else self._sent(name).name
 
     def _answer(self, query: str) -> str:
         return f"athena/{self.layout.run}/{query}.csv"
@@ -349,7 +365,7 @@ class AthenaWarehouse:
         self.here.forget(name)
         self.here.load(name, empty)
         if keep:
-            self.store.put(self._record(name), json.dumps(asdict(table)).encode())
+            self._keep_tables()
 
     def _round_of(self, name: str) -> int:
         """Models may be done again in a later round, and what they are made of with them; sources may not."""
@@ -367,8 +383,9 @@ class AthenaWarehouse:
     def _glue_name(self, name: str) -> str:
         return f"run_{_slug(self.layout.run)}__{_slug(name)}"
 
-    def _record(self, name: str) -> str:
-        return self._below(f"tables/{name}.json")
+    def _keep_tables(self) -> None:
+        """What stands for what, for later calls: one object, since no two calls of a run's steps are at work at a time."""
+        self.store.put(self._below("tables.json"), json.dumps({name: asdict(table) for name, table in self.tables.items()}).encode())
 
     def _below(self, key: str) -> str:
         return f"{self.layout.root}/{key}"
@@ -439,11 +456,6 @@ def refuse_types(name: str, schema: pa.Schema) -> None:
         raise SourceError(
             f"{name} has columns of types that Athena does not have", problems=bad, hint="write them as text, a number or a timestamp"
         )
-
-
-def _read_table(store: S3Store, key: str) -> Table:
-    fields = json.loads(store.get(key).to_pybytes())
-    return Table(**{**fields, "only": tuple(fields["only"])})
 
 
 def _readable(select: str, schema: pa.Schema) -> str:

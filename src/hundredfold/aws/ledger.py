@@ -16,7 +16,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from ..errors import HomeError, StateError
+from ..errors import HomeError, NoSuchRun, StateError
 from ..ports import Clock, Record
 from ..records import moved, no_such_run, noted, taken
 from ..states import Event, State
@@ -55,7 +55,7 @@ class DynamoLedger:
         """The record; NoSuchRun if there is none."""
         item = self._item(run)
         if not item:
-            raise no_such_run(run, [record.id for record in self.runs()])
+            raise self._no_such_run(run)
         return self._record(item)
 
     def move(self, run: str, event: Event, *, step: str | None = None, reason: str = "") -> Record:
@@ -115,6 +115,12 @@ class DynamoLedger:
                 ExpressionAttributeValues={":value": {"S": value}},
             ):
                 yield from page["Items"]
+
+    def _no_such_run(self, run: str) -> NoSuchRun:
+        try:
+            return no_such_run(run, [record.id for record in self.runs()])
+        except HomeError:  # a worker may read a run, and not list them
+            return NoSuchRun(f"there is no run {run} in the table {self.table}", hint="hundredfold status")
 
     def _record(self, item: Mapping[str, Any]) -> Record:
         missing = [name for name in (*TEXTS, "options", "counts", "version") if name not in item]

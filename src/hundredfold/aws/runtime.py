@@ -12,4 +12,5 @@ ROOM = 250 * 2**20  # bytes that code and layers may take together, unzipped
 def platforms(architecture: str) -> list[str]:
     """The tags of the wheels that run there, the newest first."""
     machine = MACHINES[architecture]
-    return [*(f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC, 16, -1)), f"manylinux2014_{machine}"]
+    older = [f"{name}_{machine}" for name in ("manylinux2014", "manylinux2010", "manylinux1")]
+    return [*(f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC, 4, -1)), *older]

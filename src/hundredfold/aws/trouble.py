@@ -19,6 +19,7 @@ from botocore.exceptions import (
     HTTPClientError,
     NoCredentialsError,
     NoRegionError,
+    ParamValidationError,
     PartialCredentialsError,
     ProfileNotFound,
     SSOError,
@@ -103,6 +104,10 @@ def in_plain_words(place: str, done: str) -> Iterator[None]:
             f"{place} cannot be {done}: AWS does not answer: {error}",
             hint="look at the network, at AWS_REGION, and at AWS_ENDPOINT_URL if it is set; then hundredfold resume",
         ) from error
+    except ParamValidationError:
+        raise
+    except BotoCoreError as error:
+        raise HomeError(f"{place} cannot be {done}: {error}") from error
 
 
 def code(error: BotoCoreError | ClientError) -> str:

@@ -30,6 +30,8 @@ class DuckWarehouse:
     """SQL over files, by name. `store` is a FileStore, or another kind where no place on disk is asked for. `scratch` is its own folder, emptied at its end; `memory` in bytes. `tick` is called while
     a query runs, and may raise to end it."""
 
+    replays = False
+
     def __init__(self, store: Any, scratch: Path, *, memory: int, threads: int, tick: Callable[[], None] = lambda: None) -> None:
         self.store = store
         self.scratch = scratch

@@ -27,9 +27,9 @@ from ..job import Batch, Layout, Message, Model
 from ..manifest import Manifest, UnitList
 from ..outcome import ACCOUNT, Account, accounts_table, unpack_accounts, unpack_results
 from ..ports import Store, Warehouse
+from ..rowgroups import ROW_GROUP, RowGroups
 
 RANK = {"ok": 3, "failed": 2, "dead": 1}
-ROW_GROUP = 131_072  # rows; fixed, so that the file does not depend on how the units were packed
 
 
 class Loading(Warehouse, Protocol):
@@ -335,8 +335,8 @@ class _Writing:
     """The two files of a model's end, in row groups whose size does not depend on the batches."""
 
     def __init__(self, results: Any, accounts: Any, result_schema: pa.Schema, keys: pa.Schema) -> None:
-        self.results = _Grouped(results, result_schema)
-        self.accounts = _Grouped(accounts, pa.schema([*keys, *(f for f in ACCOUNT if f.name != "unit")]))
+        self.results = RowGroups(results, result_schema)
+        self.accounts = RowGroups(accounts, pa.schema([*keys, *(f for f in ACCOUNT if f.name != "unit")]))
 
     def add(self, table: pa.Table, account: pa.Table) -> None:
         self.results.add(table)
@@ -345,36 +345,6 @@ class _Writing:
     def close(self) -> None:
         self.results.close()
         self.accounts.close()
-
-
-class _Grouped:
-    """A Parquet file of row groups of a fixed size, written as the rows come."""
-
-    def __init__(self, path: Any, schema: pa.Schema) -> None:
-        # a result of no column cannot be a Parquet file: it is given one that is always null
-        self.schema = schema if len(schema) else pa.schema([("nothing", pa.null())])
-        self.writer = pq.ParquetWriter(path, self.schema, compression="zstd")
-        self.waiting: list[pa.Table] = []
-        self.rows = 0
-
-    def add(self, table: pa.Table) -> None:
-        if not table.num_rows:
-            return
-        self.waiting.append(table if table.schema == self.schema else table.cast(self.schema))
-        self.rows += table.num_rows
-        while self.rows >= ROW_GROUP:
-            self._write(ROW_GROUP)
-
-    def _write(self, rows: int) -> None:
-        whole = pa.concat_tables(self.waiting)
-        self.writer.write_table(whole.slice(0, rows).combine_chunks(), row_group_size=rows)
-        rest = whole.slice(rows)
-        self.waiting, self.rows = ([rest] if rest.num_rows else []), rest.num_rows
-
-    def close(self) -> None:
-        if self.rows:
-            self._write(self.rows)
-        self.writer.close()
 
 
 def _count(counts: Counter[str], account: pa.Table, table: pa.Table) -> None:

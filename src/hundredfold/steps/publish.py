@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol
@@ -20,7 +21,8 @@ from ..errors import PublishRefused, QueryError, StateError
 from ..job import Job, Layout, Publish, allowed, releases_of
 from ..ports import Store, Warehouse
 from ..query import text_of
-from .collect import Collected
+from ..rowgroups import RowGroups
+from .collect import Collected, WritingStore
 
 
 class Publishing(Warehouse, Protocol):
@@ -55,7 +57,7 @@ def within_limits(job: Job, collected: Sequence[Collected], run: str, max_failed
         )
 
 
-def publish(job: Job, layout: Layout, round_: int, as_of: str, warehouse: Publishing, store: Store) -> Release | None:
+def publish(job: Job, layout: Layout, round_: int, as_of: str, warehouse: Publishing, store: WritingStore) -> Release | None:
     """Make the release of this run and let the pointer name it, or take the release that is there. None if the job publishes nothing."""
     if not job.releases:
         return None
@@ -113,7 +115,7 @@ def _release_of(job: str, run: str, round_: int, store: Store) -> Release | None
     return next((r for r in releases(job, store) if (r.run, r.round) == (run, round_)), None)
 
 
-def _make(job: Job, layout: Layout, round_: int, as_of: str, warehouse: Publishing, store: Store) -> Release:
+def _make(job: Job, layout: Layout, round_: int, as_of: str, warehouse: Publishing, store: WritingStore) -> Release:
     parent = current(job.name, store)
     version = max((r.version for r in releases(job.name, store)), default=0) + 1
     folder = folder_of(job.name, version)
@@ -126,12 +128,24 @@ def _make(job: Job, layout: Layout, round_: int, as_of: str, warehouse: Publishi
         select = _checked(output, job, warehouse)
         for format in output.formats:
             key = f"{folder}/{output.name}.{format}"
-            rows[output.name] = warehouse.write(_finite(select, warehouse) if format == "jsonl" else select, key, format)
+            rows[output.name] = _write(select, key, format, warehouse, store)
             files[key] = hashlib.sha256(memoryview(store.get(key))).hexdigest()
         digest |= _digest(output, select, job, warehouse)
     release = Release(job.name, version, parent, layout.run, round_, as_of, rows, files, digest)
     store.put(f"{folder}/release.json", json.dumps(asdict(release), indent=1, default=str).encode())
     return release
+
+
+def _write(select: str, key: str, format: str, warehouse: Publishing, store: WritingStore) -> int:
+    """A query's rows as one file, in its order; how many."""
+    if format != "parquet":
+        return warehouse.write(_finite(select, warehouse) if format == "jsonl" else select, key, format)
+    rows = 0
+    with store.writing(key) as path, closing(RowGroups(path, warehouse.columns(select))) as file:
+        for batch in warehouse.stream(select):
+            file.add(pa.Table.from_batches([batch]))
+            rows += batch.num_rows
+    return rows
 
 
 def _finite(select: str, warehouse: Publishing) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from ..checks import Checks, compile_checks, duplicates, quote_part, refuse_timeless
+from ..checks import Checks, Rule, compile_checks, duplicates, quote_part, refuse_timeless
 from ..contract import quote, read_contract
 from ..errors import ConservationError, ContractError, JobError, QueryError, SourceError
 from ..job import Job, Layout, Source, allowed
@@ -21,6 +21,8 @@ from ..ports import Store, Warehouse
 
 class Sourcing(Warehouse, Protocol):
     """A warehouse that can also reach a source's place."""
+
+    replays: bool  # a step is called again after each of its queries: what is known of one source is kept before the next
 
     def attach(self, source: str, place: Any, folder: Any, contract_columns: Mapping[str, Any], staged: str) -> Any:
         """The raw rows of a source, with __file and __row."""
@@ -76,12 +78,18 @@ class Verdict:
 
 def validate(job: Job, places: Mapping[str, Any], as_of: str, layout: Layout, warehouse: Sourcing, store: Sourced) -> list[Verdict]:
     """Check every source, or take the verdict that is there; SourceError or ContractError for the first that cannot be run."""
-    verdicts = _there(layout, store)
+    verdicts = _there(layout.verdict(), store)
     if not verdicts:
         for source in in_order_of_reference(job.sources):
-            verdicts.append(_validate_one(source, places[source.name], job, as_of, layout, warehouse, store))
+            own = layout.verdict_of(source.name)
+            one = _there(own, store) if warehouse.replays else []
+            if not one:
+                one = [_validate_one(source, places[source.name], job, as_of, layout, warehouse, store)]
+                if warehouse.replays:
+                    _put(one, own, store)
+            verdicts += one
             warehouse.define(source.name, _reading(verdicts[-1], warehouse))
-        store.put(layout.verdict(), json.dumps([asdict(v) for v in verdicts]).encode())
+        _put(verdicts, layout.verdict(), store)
     for verdict in verdicts:
         _refuse_changed(verdict, warehouse)
         warehouse.define(verdict.source, _reading(verdict, warehouse))
@@ -90,15 +98,23 @@ def validate(job: Job, places: Mapping[str, Any], as_of: str, layout: Layout, wa
 
 def read_verdicts(layout: Layout, store: Store) -> list[Verdict]:
     """What validation said; KeyError before it has."""
-    found = json.loads(store.get(layout.verdict()).to_pybytes())
+    return _read(layout.verdict(), store)
+
+
+def _read(key: str, store: Store) -> list[Verdict]:
+    found = json.loads(store.get(key).to_pybytes())
     return [Verdict(**{**fields, "findings": tuple(Finding(**f) for f in fields["findings"])}) for fields in found]
 
 
-def _there(layout: Layout, store: Store) -> list[Verdict]:
+def _there(key: str, store: Store) -> list[Verdict]:
     try:
-        return read_verdicts(layout, store)
+        return _read(key, store)
     except KeyError:
         return []
+
+
+def _put(verdicts: Sequence[Verdict], key: str, store: Store) -> None:
+    store.put(key, json.dumps([asdict(v) for v in verdicts]).encode())
 
 
 def in_order_of_reference(sources: Sequence[Source]) -> list[Source]:
@@ -216,23 +232,25 @@ def _count(checks: Checks, warehouse: Sourcing) -> tuple[int, int, int, list[int
 
 def _findings(checks: Checks, counts: Sequence[int], exact: bool, warehouse: Sourcing) -> tuple[Finding, ...]:
     """Each broken check with its first row, the most frequent first."""
-    found = []
-    for i, (rule, count) in enumerate(zip(checks.rules, counts, strict=True)):
-        if count:
-            value = f"__raw_{quote_part(rule.column)}" if f"AS __raw_{quote_part(rule.column)}," in checks.typed else quote(rule.column)
-            sql = f"SELECT __file, __row, CAST({value} AS VARCHAR) AS value FROM ({checks.judged}) AS j WHERE __k{i} = 1 ORDER BY __file, __row LIMIT 1"
-            first = warehouse.query(sql).to_pylist()[0]
-            found.append(
-                Finding(
-                    rule.column,
-                    rule.words,
-                    count,
-                    first["__file"],
-                    int(first["__row"]) if exact else 0,
-                    "null" if first["value"] is None else first["value"],
-                )
-            )
+    broken = [(i, rule, count) for i, (rule, count) in enumerate(zip(checks.rules, counts, strict=True)) if count]
+    place = "__file || lpad(CAST(__row AS VARCHAR), 20, '0')"  # the rows of a file in order
+    firsts = ", ".join(
+        f"min({place}) FILTER (WHERE __k{i} = 1) AS p{i},"
+        f" min_by(coalesce(CAST({_raw_value(rule, checks)} AS VARCHAR), 'null'), {place}) FILTER (WHERE __k{i} = 1) AS v{i}"
+        for i, rule, _ in broken
+    )
+    first = warehouse.query(f"SELECT {firsts} FROM ({checks.judged}) AS j").to_pylist()[0]
+    found = [
+        Finding(rule.column, rule.words, count, first[f"p{i}"][:-20], int(first[f"p{i}"][-20:]) if exact else 0, first[f"v{i}"])
+        for i, rule, count in broken
+    ]
     return tuple(sorted(found, key=lambda finding: -finding.rows))
+
+
+def _raw_value(rule: Rule, checks: Checks) -> str:
+    """The column of `judged` that holds what a rule looked at, as it came."""
+    raw = f"__raw_{quote_part(rule.column)}"
+    return raw if f"AS {raw}," in checks.typed else quote(rule.column)
 
 
 def _is_doubled(source: Source, checks: Checks, warehouse: Sourcing) -> bool:

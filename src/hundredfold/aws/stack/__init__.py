@@ -1,7 +1,21 @@
-"""The stack, as CDK code.  `hundredfold deploy` runs app.py; a team with its own app takes the construct."""
+"""The stack, as CDK code.  `hundredfold deploy` runs app.py; a team with its own app takes the construct.
+
+It is loaded when it is asked for: importing CDK starts Node.
+"""
 
 from __future__ import annotations
 
-from .construct import Hundredfold
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .construct import Hundredfold
 
 __all__ = ["Hundredfold"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Hundredfold":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .construct import Hundredfold
+
+    return Hundredfold

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from aws_cdk import App, Stack, Validations
 from cdk_nag import AwsSolutionsChecks
 
+from ...errors import HundredfoldError
 from .construct import Hundredfold
 
 TOLD = "HUNDREDFOLD_STACK"
@@ -28,5 +30,16 @@ def make_app(told: Mapping[str, Any], **app: Any) -> App:
     return made
 
 
+def main() -> None:
+    """Synthesize; what is wrong with the job or the settings is told on stdout, as JSON, to whoever started this."""
+    try:
+        make_app(json.loads(Path(os.environ[TOLD]).read_text(encoding="utf-8"))).synth()
+    except HundredfoldError as error:
+        sys.stdout.write(
+            json.dumps({"kind": type(error).__name__, "message": error.message, "problems": error.problems, "hint": error.hint})
+        )
+        sys.exit(1)
+
+
 if __name__ == "__main__":
-    make_app(json.loads(Path(os.environ[TOLD]).read_text(encoding="utf-8"))).synth()
+    main()

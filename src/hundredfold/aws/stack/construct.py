@@ -54,7 +54,7 @@ class Hundredfold(Construct):
         self.queue, self.dead = make_queues(self, self.settings, (named["work"], named["dead"]))
         make_database(self, self.database)
         make_workgroup(self, self.label, self.bucket, self.settings)
-        uploads = self._uploads()
+        uploads = self.settings.uploads([source.name for source in self.job.sources], self.bucket.bucket_name)
         self._notices(own_uploads=bool(uploads) and not self.settings.watched)
 
         things = Things(self, self.settings, self.bucket, self.table, self.queue, self.dead, self.database, self.label)
@@ -72,14 +72,6 @@ class Hundredfold(Construct):
         self._outputs()
         Tags.of(self).add("hundredfold:job", job)
         Tags.of(self).add("hundredfold:stack", stack.stack_name)
-
-    def _uploads(self) -> Any:
-        known = [source.name for source in self.job.sources]
-        uploads = self.settings.uploads(known, self.bucket.bucket_name)
-        unknown = sorted(set(uploads) - set(known))
-        if unknown:
-            raise UsageError(f"start_on_upload names {', '.join(unknown)}; the job {self.job.name} has the sources {', '.join(known)}")
-        return uploads
 
     def _notices(self, *, own_uploads: bool) -> None:
         by_events = self.settings.trigger == "events"

@@ -10,6 +10,7 @@ from constructs import Construct
 from ...job import Job
 from ..machine import definition
 from .functions import make_logs
+from .reviewed import reviewed
 from .rights import Things, allow, of_machine, review_machine, role
 
 
@@ -28,7 +29,7 @@ def make_machine(scope: Construct, job: Job, things: Things, step: Any, names: t
         database=things.database,
         table=things.table.table_name,
     )
-    return aws_stepfunctions.StateMachine(
+    machine = aws_stepfunctions.StateMachine(
         scope,
         "Machine",
         state_machine_name=names[0],
@@ -41,3 +42,6 @@ def make_machine(scope: Construct, job: Job, things: Things, step: Any, names: t
             include_execution_data=True,  # run ids, counts and queries: rows never pass through the machine
         ),
     )
+    if not things.settings.tracing:
+        reviewed(machine, "SF2", "the owner of the stack chose to do without traces")
+    return machine

@@ -157,6 +157,7 @@ def _outcomes(things: Things) -> Iterator[Grant]:
     )
     yield Grant("Outcomes", ("s3:PutObject",), things.keys("runs/*/models/*/outcomes/*"), OUTCOMES)
     yield Grant("Record", ("dynamodb:GetItem",), (things.table.table_arn,))
+    yield Grant("Records", ("dynamodb:Query",), (f"{things.table.table_arn}/index/by_time",))  # of a run that is not there, which are?
 
 
 def _further(things: Things) -> Iterator[Grant]:
@@ -167,8 +168,7 @@ def _further(things: Things) -> Iterator[Grant]:
         yield Grant(f"FurtherListing{number}", ("s3:ListBucket", "s3:GetBucketLocation"), (bucket,))
     if things.settings.source_keys:
         yield Grant("FurtherKeys", ("kms:Decrypt",), things.settings.source_keys)
-    for number, table in enumerate(things.settings.tables):
-        database, _, name = table.partition(".")
+    for number, (database, name) in enumerate(things.settings.tables):
         yield Grant(
             f"FurtherTable{number}",
             (*READ_GLUE, "glue:GetDatabase"),

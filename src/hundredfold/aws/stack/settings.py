@@ -17,7 +17,7 @@ from ..runtime import MACHINES, PYTHON, PYTHONS
 TOKEN = r"\$\{Token\[[^\]]+\]\}"  # a name that CloudFormation will know: a team's app may give one
 REF = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 LOCATION = re.compile(rf"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9]|{TOKEN})(?:/(?P<prefix>[^*?]*))?")
-TABLE = re.compile(r"(?P<database>[a-z0-9_]+)\.(?P<table>[a-z0-9_]+)")
+TABLE = re.compile(r"glue://(?P<database>[a-z0-9_-]+)/(?P<table>[a-z0-9_-]+)")
 PREFIX = re.compile(r"[a-z][a-z0-9-]{0,38}[a-z0-9]")
 TOPIC = re.compile(rf"arn:[a-z-]+:sns:[^:]*:[^:]*:.+|{TOKEN}")
 LAYER = re.compile(rf"arn:[a-z-]+:lambda:[^:]*:[^:]*:layer:[^:]+:\d+|{TOKEN}")
@@ -58,9 +58,9 @@ class Settings:
     `architecture`    arm64 or x86_64
     `python`          of the functions
     `trigger`         "messages": a message for each batch, longest first; "events": S3 tells of each batch as it is written
-    `sources`         further places to read from: "s3://bucket/prefix/"; the stack's own bucket is always read
+    `sources`         further places to read from: "s3://bucket/prefix/", or "glue://database/table" together with the place of
+                      its files; the stack's own bucket is always read
     `source_keys`     ARNs of the KMS keys that those places are encrypted with
-    `tables`          Glue tables of other databases to read: "database.table" (their files are a place of `sources`)
     `start_on_upload` names of sources: a file that is uploaded below sources/NAME/ of the stack's bucket starts a run with that
                       file as the source NAME; or {NAME: "s3://bucket/prefix/"}, places of buckets that send their events to
                       EventBridge; True is every source of the job
@@ -86,7 +86,6 @@ class Settings:
     trigger: str = "messages"
     sources: tuple[str, ...] = ()
     source_keys: tuple[str, ...] = ()
-    tables: tuple[str, ...] = ()
     start_on_upload: bool | Sequence[str] | Mapping[str, str] = False
     keep_days: int = 7
     log_days: int = 30
@@ -99,12 +98,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         """UsageError names everything that is wrong with them."""
-        for name in ("sources", "source_keys", "tables", "layers"):
+        for name in ("sources", "source_keys", "layers"):
             object.__setattr__(self, name, _texts(getattr(self, name)))
         if self.pollers is not None:
             object.__setattr__(self, "pollers", tuple(self.pollers))
-        if isinstance(self.start_on_upload, str):
-            object.__setattr__(self, "start_on_upload", (self.start_on_upload,))
+        if not isinstance(self.start_on_upload, bool | Mapping):
+            object.__setattr__(self, "start_on_upload", _texts(self.start_on_upload))
         wrong = [*_numbers(self), *_words(self), *_places(self)]
         if wrong:
             raise UsageError("the stack cannot be made as told", problems=wrong, hint="hundredfold deploy --help tells what each can be")
@@ -136,13 +135,24 @@ class Settings:
 
     @property
     def locations(self) -> list[Location]:
-        return [Location.parse(text) for text in self.sources]
+        """The places in S3."""
+        return [Location.parse(text) for text in self.sources if not TABLE.fullmatch(text)]
+
+    @property
+    def tables(self) -> list[tuple[str, str]]:
+        """The tables in Glue: (database, table)."""
+        return [(found["database"], found["table"]) for found in map(TABLE.fullmatch, self.sources) if found]
 
     def uploads(self, sources: Iterable[str], bucket: str) -> dict[str, Location]:
-        """Where an upload starts a run: for each source its place, those below the stack's own bucket where none are named."""
+        """Where an upload starts a run: for each source its place, below the stack's own bucket where no other is named.
+        UsageError for a source that is not among the job's `sources`."""
+        known = list(sources)
+        named = list(self.start_on_upload) if not isinstance(self.start_on_upload, bool) else known if self.start_on_upload else []
+        unknown = sorted(set(named) - set(known))
+        if unknown:
+            raise UsageError(f"start_on_upload names {', '.join(unknown)}; the job has the sources {', '.join(known)}")
         if isinstance(self.start_on_upload, Mapping):
             return self.watched
-        named = self.start_on_upload if not isinstance(self.start_on_upload, bool) else sources if self.start_on_upload else ()
         return {name: Location(bucket, f"sources/{name}/") for name in named}
 
     @property
@@ -166,7 +176,6 @@ class Choices(TypedDict, total=False):
     trigger: str
     sources: tuple[str, ...]
     source_keys: tuple[str, ...]
-    tables: tuple[str, ...]
     start_on_upload: bool | Sequence[str] | Mapping[str, str]
     keep_days: int
     log_days: int
@@ -248,12 +257,13 @@ def _words(told: Settings) -> Iterator[str]:
 
 def _places(told: Settings) -> Iterator[str]:
     uploads = told.start_on_upload
-    for text in (*told.sources, *(uploads.values() if isinstance(uploads, Mapping) else ())):
-        yield from _like("a source", text, LOCATION, "s3://bucket/prefix/, without * and ?")
+    for text in told.sources:
+        if not (isinstance(text, str) and TABLE.fullmatch(text)):
+            yield from _like("a source", text, LOCATION, "s3://bucket/prefix/ (without * and ?) or glue://database/table")
+    for text in uploads.values() if isinstance(uploads, Mapping) else ():
+        yield from _like("a place in start_on_upload", text, LOCATION, "s3://bucket/prefix/, without * and ?")
     for name in uploads if not isinstance(uploads, bool) else ():
         yield from _like("a name in start_on_upload", name, NAME, "the name of one of the job's sources")
-    for text in told.tables:
-        yield from _like("a table", text, TABLE, "database.table in lower case")
     for text in told.layers:
         yield from _like("a layer", text, LAYER, "the ARN of a layer's version")
     for text in told.source_keys:

@@ -29,7 +29,6 @@ def _rule(scope: Construct, machine: Any, source: str, place: Location) -> Any:
             detail={"bucket": {"name": [place.bucket]}, "object": {"key": [{"prefix": place.prefix}]}},
         ),
     )
-    # an event may come twice: its id names the run, so that the second finds it begun
-    told = {"run": of.event_id, "upload": {"source": source, "at": at, "time": of.time}}
+    told = {"run": f"upload-{of.event_id}", "sources": {source: at}}  # an event may come twice: the second finds its run begun
     rule.add_target(aws_events_targets.SfnStateMachine(machine, input=aws_events.RuleTargetInput.from_object(told)))
     return rule

@@ -1,0 +1,287 @@
+"""An AWS account on one port of this machine, for tests.
+
+`launcher.py` runs MiniStack in an environment of its own (`make .venv-emulator/done`), fills in what it lacks, and
+listens on 127.0.0.1 only.  This side starts it, reaches it, and gives everything back: it ends with the process that
+started it, however that ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+
+import boto3
+import psutil
+import pytest
+from botocore.config import Config
+
+ROOT = Path(__file__).parents[3]
+PYTHON = ROOT / ".venv-emulator" / "bin" / "python"
+DONE = PYTHON.parents[1] / "done"
+MISSING = f"the emulator of AWS is not installed ({DONE} is not there): make .venv-emulator/done"
+
+ACCOUNT = "123456789012"
+REGION = "us-east-1"
+START = 30.0  # seconds; a second is usual
+STOP = 5.0  # seconds that it has to end by itself
+KEPT = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TZ")  # of this environment: a function sees what the server sees
+
+
+class EmulatorError(Exception):
+    """The emulator did not do what a test needs; its log is in the words."""
+
+
+class Emulator:
+    """An account, from `with` to its end. Several can run side by side.
+
+    `auth`        IAM decides, as on AWS: what a role may not do is refused
+    `wait_scale`  how long a second of Step Functions' Wait and Retry takes, in seconds
+    """
+
+    def __init__(self, *, auth: bool = False, wait_scale: float = 0.2) -> None:
+        self.auth = auth
+        self.wait_scale = wait_scale
+        self.url = ""
+        self.folder = Path()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._clients: dict[str, Any] = {}
+        self._settings: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        if not DONE.exists():
+            raise EmulatorError(MISSING)
+        self.folder = Path(tempfile.mkdtemp(prefix="hundredfold-aws-"))
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._stop()
+        finally:
+            for client in self._clients.values():
+                client.close()
+            self._clients.clear()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What the environment of a program must have so that boto3 there reaches this account, as its root, and no other."""
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": ACCOUNT,  # a key of 12 digits is the root of that account
+            "AWS_SECRET_ACCESS_KEY": "emulated",
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_REGION": REGION,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        }
+
+    def environment(self, base: Mapping[str, str] = os.environ) -> dict[str, str]:
+        """A whole environment for a child process: `base` without its own AWS settings, and `variables`."""
+        return {name: value for name, value in base.items() if not name.startswith("AWS_")} | self.variables
+
+    @contextmanager
+    def reached(self) -> Iterator[Self]:
+        """Point this process's own environment, and so boto3 and Hundredfold in it, at this account; and back."""
+        from hundredfold.aws import place
+
+        with pytest.MonkeyPatch.context() as patch:
+            for name in [name for name in os.environ if name.startswith("AWS_")]:
+                patch.delenv(name)
+            for name, value in self.variables.items():
+                patch.setenv(name, value)
+            place.client.cache_clear()  # a cached client keeps the endpoint that it was made with
+            boto3.DEFAULT_SESSION = None
+            yield self
+            now = os.environ.get("AWS_ENDPOINT_URL")
+        place.client.cache_clear()
+        boto3.DEFAULT_SESSION = None
+        if now != self.url:
+            raise EmulatorError(
+                f"{now} was reached at the end, and not {self.url}: such accounts may stand one in the other, but not overlap"
+            )
+
+    def client(self, service: str) -> Any:
+        """A client with all rights, also where IAM decides; it does not retry, so that a test sees the first error."""
+        if service not in self._clients:
+            self._clients[service] = self.client_of(service, ACCOUNT, "emulated")
+        return self._clients[service]
+
+    def client_of(self, service: str, key: str, secret: str, token: str | None = None) -> Any:
+        """A client with other credentials: those of a role, say."""
+        return boto3.client(
+            service,
+            endpoint_url=self.url,
+            region_name=REGION,
+            aws_access_key_id=key,
+            aws_secret_access_key=secret,
+            aws_session_token=token,
+            config=Config(retries={"total_max_attempts": 1}, max_pool_connections=32),
+        )
+
+    @contextmanager
+    def settings(self, **settings: float | int | str | None) -> Iterator[None]:
+        """Let the account misbehave until the end of the `with`; `faults()` tells what it did.
+
+        `notice_duplicates`  share of S3's notifications (0.0 to 1.0) that arrive twice
+        `notice_losses`      share that never arrive
+        `notice_delay`       each of them is late by up to so many seconds, and so they arrive in any order
+        `notice_prefix`      only keys below this prefix are meant by the three above
+        `seed`               the same seed, the same choices
+        `open_writers`       most buckets that one CREATE TABLE AS may write (HIVE_TOO_MANY_OPEN_PARTITIONS beyond)
+        `athena_seconds`     how much longer each query takes
+        """
+        before = dict(self._settings)
+        self._set(settings)
+        try:
+            yield
+        finally:
+            self._settings = before
+            self._set({})
+
+    def set_queue_time(self, now: float | None) -> None:
+        """Let SQS take `now` (seconds) for the time, so that leases end when a test says so; None lets its clock go again.
+
+        S3 and the mappings of functions go by the world's clock: this is for tests of queues alone."""
+        self._set({"queue_time": now})
+
+    def faults(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """What was done to notifications since the last reset: {"fault": "duplicate" | "loss" | "delay", "key": ...}."""
+        path = self.folder / "faults.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [fault for fault in map(json.loads, lines) if kind in (None, fault["fault"])]
+
+    def reset(self) -> None:
+        """An empty account: no bucket, no queue, no stack is left, and no function runs."""
+        urllib.request.urlopen(urllib.request.Request(f"{self.url}/_ministack/reset", method="POST"), timeout=START).close()
+        (self.folder / "faults.jsonl").unlink(missing_ok=True)
+        self._settings = {}
+        self._set({})
+
+    def log(self, lines: int = 40) -> str:
+        """The last words of the server."""
+        path = self.folder / "emulator.log"
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else "(no log)"
+
+    @property
+    def pid(self) -> int:
+        """Of the server; its process group has the same number."""
+        if self._process is None:
+            raise EmulatorError("the emulator is not running: use it inside `with`")
+        return self._process.pid
+
+    def _start(self) -> None:
+        port = _free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self._set({})
+        with (self.folder / "emulator.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [PYTHON, Path(__file__).with_name("launcher.py")],
+                env=self._server_environment(port),
+                cwd=self.folder,
+                stdin=subprocess.PIPE,  # it ends when this is closed, and so when this process ends in whatever way
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        wait_until(self._healthy, START, lambda: f"the emulator does not answer at {self.url}:\n{self.log()}", every=0.02)
+
+    def _server_environment(self, port: int) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+        for name in ("tmp", "s3", "state"):
+            (self.folder / name).mkdir()
+        return kept | {
+            "AWS_ENDPOINT_URL": self.url,  # handed on to the functions
+            "AWS_DEFAULT_REGION": REGION,
+            "AUTH": "true" if self.auth else "false",
+            "BENCH_FOLDER": str(self.folder),
+            "BIND_HOST": "127.0.0.1",
+            "GATEWAY_PORT": str(port),
+            "IOT_MTLS_ENABLED": "0",  # or it would listen on 8883 too
+            "LOG_LEVEL": "INFO",
+            "MINISTACK_HOST": "127.0.0.1",
+            "MINISTACK_REGION": REGION,
+            "S3_DATA_DIR": str(self.folder / "s3"),
+            "SFN_WAIT_SCALE": str(self.wait_scale),
+            "SFTP_HOST": "127.0.0.1",
+            "STATE_DIR": str(self.folder / "state"),
+            "TMPDIR": str(self.folder / "tmp"),
+        }
+
+    def _healthy(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise EmulatorError(f"the emulator ended with {self._process.returncode}:\n{self.log()}")
+        try:
+            with urllib.request.urlopen(f"{self.url}/_ministack/health", timeout=1) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def _stop(self) -> None:
+        if self._process is None:
+            return
+        tree = _tree(self._process.pid)
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(STOP)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        for process in tree:  # a function's children may have outlived it
+            _kill(process)
+        psutil.wait_procs(tree, timeout=STOP)
+        self._process = None
+
+    def _set(self, settings: Mapping[str, Any]) -> None:
+        self._settings |= settings
+        path = self.folder / "settings.json"
+        fresh = path.with_suffix(".new")
+        fresh.write_text(json.dumps(self._settings))
+        fresh.replace(path)
+
+
+def wait_until(done: Callable[[], bool], seconds: float, otherwise: Callable[[], str], *, every: float = 0.05) -> None:
+    """Ask until it is so; EmulatorError with the words of `otherwise` after so many seconds."""
+    end = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > end:
+            raise EmulatorError(f"{otherwise()}\n(given up after {seconds:g} s)")
+        time.sleep(every)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    """A process and all that descend from it (the server adopts orphans of its functions)."""
+    try:
+        top = psutil.Process(pid)
+        return [top, *top.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _kill(process: psutil.Process) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.kill()  # psutil looks at the start time first: a number that was given to another process is let be

@@ -1,0 +1,229 @@
+"""Put a synthesized CDK assembly into the emulator, as the CDK CLI would: the assets first, then the stack.
+
+These are changed on the way, and nothing else:
+- Python functions run under awslambdaric, Lambda's own runtime client, in an interpreter that the caller names, with
+  their memory size as a limit.  (The emulator's own Python runtime would run them in its environment, and gives every
+  error the same name.)  So their runtime becomes `provided.al2023`, and their zip gets a `bootstrap`.
+- `Deny` statements about aws:SecureTransport are left out: the emulator speaks plain HTTP, and they would refuse all.
+  That they are in the template is for a test of the template to see.
+- Alarms that calculate with several metrics are left out: the emulator has none, and would refuse the stack.
+- The bootstrap stack of the CDK is not there; its buckets are made as they are named.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from . import ACCOUNT, REGION, Emulator, EmulatorError, wait_until
+
+SITE = Path(__file__).with_name("lambda_site")
+EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip's first day: the same files give the same bytes
+DEPLOY = 60.0  # seconds
+
+BOOTSTRAP = """\
+#!/bin/sh
+# RLIMIT_DATA is what comes nearest to the memory size: who wants more gets MemoryError or dies
+{limit}
+# on Lambda each environment has a /tmp of its own, and no home; here code must ask where its temporary files go
+TMPDIR=$(mktemp -d)
+export TMPDIR HOME=/home/sbx_user1051 TZ=:UTC PYTHONPATH={site}
+exec {python} -m awslambdaric "$_HANDLER"
+"""
+LIMIT = "ulimit -d $((AWS_LAMBDA_FUNCTION_MEMORY_SIZE * 1024))"
+
+
+class DeployError(EmulatorError):
+    """The stack was not made, or not removed; the events that say why are in the words."""
+
+
+def deploy(
+    emulator: Emulator,
+    assembly: Path,
+    stack: str | None = None,
+    *,
+    python: Path | str = sys.executable,
+    memory_limit: bool = True,
+    timeout: float = DEPLOY,
+) -> dict[str, str]:
+    """Create a stack of an assembly (`cdk.out`); its outputs. Without a name, the assembly's only stack.
+
+    `python`        interpreter of the functions: it must have awslambdaric and what their code imports
+    `memory_limit`  hold each function to its memory size
+    DeployError with CloudFormation's events if it cannot be made.
+    """
+    name, template_file = _stack(assembly, stack)
+    template = _runnable(json.loads((assembly / template_file).read_text(encoding="utf-8")))
+    bootstrap = BOOTSTRAP.format(limit=LIMIT if memory_limit else ":", site=shlex.quote(str(SITE)), python=shlex.quote(str(python)))
+    url = ""
+    for asset, bucket, key in _assets(assembly, template_file):
+        if asset["path"] == template_file:
+            data = json.dumps(template).encode()
+            url = f"{emulator.url}/{bucket}/{key}"
+        else:
+            data = _data(assembly / asset["path"], asset["packaging"], bootstrap)
+        _put(emulator, bucket, key, data)
+    emulator.client("ssm").put_parameter(Name="/cdk-bootstrap/hnb659fds/version", Value="99", Type="String", Overwrite=True)
+    formation = emulator.client("cloudformation")
+    formation.create_stack(StackName=name, TemplateURL=url, Capabilities=["CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"])
+    found = _settled(emulator, name, timeout)
+    if found["StackStatus"] != "CREATE_COMPLETE":
+        raise DeployError(f"the stack {name} is {found['StackStatus']}\n{_events(emulator, name)}\n{emulator.log()}")
+    return {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
+
+
+def delete(emulator: Emulator, stack: str, *, timeout: float = DEPLOY) -> None:
+    """Remove a stack and what it made; what its template retains stays."""
+    formation = emulator.client("cloudformation")
+    identity = formation.describe_stacks(StackName=stack)["Stacks"][0]["StackId"]  # a deleted stack is found by its id only
+    formation.delete_stack(StackName=stack)
+    status = _settled(emulator, identity, timeout)["StackStatus"]
+    if status != "DELETE_COMPLETE":
+        raise DeployError(f"the stack {stack} is {status}\n{_events(emulator, identity)}\n{emulator.log()}")
+
+
+def _stack(assembly: Path, stack: str | None) -> tuple[str, str]:
+    """A stack's name and its template's file."""
+    artifacts = json.loads((assembly / "manifest.json").read_text(encoding="utf-8"))["artifacts"]
+    stacks = {
+        artifact["properties"].get("stackName", identity): artifact["properties"]["templateFile"]
+        for identity, artifact in artifacts.items()
+        if artifact["type"] == "aws:cloudformation:stack"
+    }
+    if stack is None and len(stacks) == 1:
+        return next(iter(stacks.items()))
+    if stack not in stacks:
+        raise DeployError(f"wanted the stack {stack}, found {', '.join(sorted(stacks)) or 'none'} in {assembly}")
+    return stack, stacks[stack]
+
+
+def _assets(assembly: Path, template_file: str) -> Iterator[tuple[dict[str, str], str, str]]:
+    """What to upload, and where to: (source, bucket, key)."""
+    manifest = assembly / template_file.replace(".template.json", ".assets.json")
+    assets = json.loads(manifest.read_text(encoding="utf-8"))
+    if assets.get("dockerImages"):
+        raise DeployError(f"{manifest} has container images, which the emulator cannot run")
+    for asset in assets["files"].values():
+        for destination in asset["destinations"].values():
+            yield asset["source"], _named(destination["bucketName"]), destination["objectKey"]
+
+
+def _named(bucket: str) -> str:
+    names = {"${AWS::AccountId}": ACCOUNT, "${AWS::Region}": REGION, "${AWS::Partition}": "aws"}
+    for variable, value in names.items():
+        bucket = bucket.replace(variable, value)
+    return bucket
+
+
+def _put(emulator: Emulator, bucket: str, key: str, data: bytes) -> None:
+    s3 = emulator.client("s3")
+    try:
+        s3.put_object(Bucket=bucket, Key=key, Body=data)
+    except s3.exceptions.NoSuchBucket:
+        s3.create_bucket(Bucket=bucket)
+        s3.put_object(Bucket=bucket, Key=key, Body=data)
+
+
+def _data(source: Path, packaging: str, bootstrap: str) -> bytes:
+    """An asset's bytes. A zip is not packed again: `bootstrap` is added at its end."""
+    if packaging == "zip":
+        data = _zipped(source)
+    elif source.suffix == ".zip":
+        data = source.read_bytes()
+    else:
+        return source.read_bytes()
+    buffer = io.BytesIO()
+    buffer.write(data)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        _add(archive, "bootstrap", bootstrap.encode(), executable=True)
+    return buffer.getvalue()
+
+
+def _zipped(folder: Path) -> bytes:
+    """A folder as a zip, not compressed: it goes no farther than the next process."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                _add(archive, path.relative_to(folder).as_posix(), path.read_bytes(), executable=bool(path.stat().st_mode & 0o111))
+    return buffer.getvalue()
+
+
+def _add(archive: zipfile.ZipFile, name: str, data: bytes, *, executable: bool) -> None:
+    entry = zipfile.ZipInfo(name, EPOCH)
+    entry.external_attr = (0o100755 if executable else 0o100644) << 16
+    archive.writestr(entry, data)
+
+
+def _runnable(template: dict[str, Any]) -> dict[str, Any]:
+    """The template as the emulator can run it."""
+    for name, resource in template["Resources"].items():
+        properties = resource.get("Properties", {})
+        if resource["Type"] == "AWS::Lambda::Function" and "S3Key" in properties.get("Code", {}):
+            if properties.get("Layers"):
+                raise DeployError(
+                    f"the function {name} has layers, which the emulator does not give to such functions: put all into its zip"
+                )
+            if str(properties.get("Runtime", "")).startswith("python"):
+                properties["Runtime"] = "provided.al2023"
+        document = properties.get("PolicyDocument")
+        if document:
+            document["Statement"] = [s for s in document["Statement"] if not _about_transport(s)]
+    return _without(template, {name for name, resource in template["Resources"].items() if _is_left_out(resource)})
+
+
+def _is_left_out(resource: Mapping[str, Any]) -> bool:
+    properties = resource.get("Properties", {})
+    return properties.get("PolicyDocument", {}).get("Statement") == [] or (
+        resource["Type"] == "AWS::CloudWatch::Alarm" and "Metrics" in properties
+    )
+
+
+def _about_transport(statement: Mapping[str, Any]) -> bool:
+    return statement["Effect"] == "Deny" and "aws:SecureTransport" in json.dumps(statement.get("Condition", {}))
+
+
+def _without(template: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    """The template without some resources, and without waiting for them."""
+    template["Resources"] = {name: resource for name, resource in template["Resources"].items() if name not in names}
+    for resource in template["Resources"].values():
+        waits = resource.get("DependsOn", [])
+        kept = [name for name in ([waits] if isinstance(waits, str) else waits) if name not in names]
+        resource.pop("DependsOn", None)
+        if kept:
+            resource["DependsOn"] = kept
+    return template
+
+
+def _settled(emulator: Emulator, stack: str, timeout: float) -> dict[str, Any]:
+    """A stack that is no longer in the making."""
+    formation = emulator.client("cloudformation")
+    found: dict[str, Any] = {}
+
+    def settled() -> bool:
+        found.update(formation.describe_stacks(StackName=stack)["Stacks"][0])
+        return not found["StackStatus"].endswith("_IN_PROGRESS")
+
+    wait_until(settled, timeout, lambda: f"the stack {stack} is still {found['StackStatus']}\n{_events(emulator, stack)}\n{emulator.log()}")
+    return found
+
+
+def _events(emulator: Emulator, stack: str) -> str:
+    """What went wrong, first things first; all that happened, if nothing says that it failed."""
+    try:
+        events = emulator.client("cloudformation").describe_stack_events(StackName=stack)["StackEvents"][::-1]
+    except ClientError as error:
+        return f"(no events: {error})"
+    failed = [event for event in events if "FAILED" in event["ResourceStatus"] or "ROLLBACK" in event["ResourceStatus"]]
+    return "\n".join(
+        f"  {event['ResourceStatus']:<20} {event['ResourceType']} {event['LogicalResourceId']}: {event.get('ResourceStatusReason', '')}"
+        for event in failed or events
+    )

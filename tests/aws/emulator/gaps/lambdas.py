@@ -1,0 +1,100 @@
+"""Lambda: a batch answered in no known way has failed, messages are taken with the function's own rights, and an environment goes with
+all it started."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import subprocess
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import psutil
+from ministack.core import lambda_runtime
+from ministack.services import lambda_svc
+
+from . import need
+from .rights import DeniedError, acting_as, check
+
+log = logging.getLogger("bench.lambda")
+need(lambda_svc, "_run_sqs_batch", "_execute_function", "_sqs_esm_concurrency")
+need(lambda_runtime, "_signal", "ProvidedWorker")
+
+POLLING = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes")
+here = threading.local()  # .messages: of the batch that this thread hands to a function
+
+
+def fill() -> None:
+    lambda_svc._execute_function = _judged(lambda_svc._execute_function)
+    lambda_svc._run_sqs_batch = _remembered(lambda_svc._run_sqs_batch)
+    lambda_svc._sqs_esm_concurrency = _none_without_rights(lambda_svc._sqs_esm_concurrency)
+    lambda_runtime._signal = _with_its_children(lambda_runtime._signal)
+
+
+def is_understood(answer: Any, messages: set[str]) -> bool:
+    """Whether Lambda takes that as an answer to a batch: nothing, an empty object or list, or ids of that batch's messages."""
+    if answer in (None, "", {}):
+        return True
+    failures = answer.get("batchItemFailures", ()) if isinstance(answer, dict) else ()
+    if failures is None or failures == []:
+        return True
+    return isinstance(failures, list) and all(isinstance(one, dict) and one.get("itemIdentifier") in messages for one in failures)
+
+
+def _judged(execute: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """MiniStack deletes the messages of a batch whose answer it does not understand; AWS takes all of them as failed."""
+
+    def executed(*words: Any, **named: Any) -> dict[str, Any]:
+        answer = execute(*words, **named)
+        messages = getattr(here, "messages", None)
+        if messages is None or answer.get("error") or is_understood(answer.get("body"), messages):
+            return answer
+        told = {"errorType": "MalformedBatchResponse", "errorMessage": f"not a batch response: {str(answer.get('body'))[:200]}"}
+        return {"error": True, "body": told, "log": answer.get("log", "")}
+
+    return executed
+
+
+def _remembered(run: Callable[..., None]) -> Callable[..., None]:
+    def ran(mapping: Mapping[str, Any], function: Any, event: Any, batch: list[dict[str, Any]], *more: Any) -> None:
+        partial = "ReportBatchItemFailures" in (mapping.get("FunctionResponseTypes") or [])
+        here.messages = {message["id"] for message in batch} if partial else None
+        try:
+            run(mapping, function, event, batch, *more)
+        finally:
+            here.messages = None
+
+    return ran
+
+
+def _none_without_rights(concurrency: Callable[..., int]) -> Callable[..., int]:
+    """No message is taken for a function whose role may not take it."""
+
+    def allowed(mapping: Mapping[str, Any], function: Mapping[str, Any], *more: Any) -> int:
+        try:
+            with acting_as(function["config"]["Role"]):
+                for action in POLLING:
+                    check(action, mapping["EventSourceArn"])
+        except DeniedError as error:
+            log.warning("messages are left alone: %s", error)
+            return 0
+        return concurrency(mapping, function, *more)
+
+    return allowed
+
+
+def _with_its_children(signal: Callable[..., None]) -> Callable[..., None]:
+    """On Lambda nothing outlives the environment that it was started in."""
+
+    def signalled(process: subprocess.Popen[bytes] | None) -> None:
+        children = []
+        if process is not None and process.poll() is None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                children = psutil.Process(process.pid).children(recursive=True)
+        signal(process)
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+
+    return signalled

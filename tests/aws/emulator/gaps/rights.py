@@ -1,0 +1,67 @@
+"""What the caller's role may do, for calls that MiniStack makes without asking: a state machine's, a query's, a mapping's.
+
+Athena reads and writes with the rights of whoever started the query, Step Functions acts with the state machine's role,
+and Lambda takes messages with the function's.  MiniStack asks IAM at its front door only, so all would pass with empty roles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ministack import app
+from ministack.core import iam_evaluator
+from ministack.core.responses import get_account_id, get_region
+
+from . import need
+
+need(app, "AUTH")
+need(iam_evaluator, "EvalContext", "evaluate", "caller_arn", "_request_caller_arn", "_gather_role_policies", "_gather_user_policies")
+
+
+class DeniedError(Exception):
+    """IAM says no; the words are IAM's."""
+
+
+@contextmanager
+def acting_as(role_arn: str) -> Iterator[None]:
+    """In this thread and what it starts, the caller is a session of that role."""
+    session = f"arn:aws:sts::{get_account_id()}:assumed-role/{role_arn.rsplit('/', 1)[-1]}/bench"
+    token = iam_evaluator._request_caller_arn.set(session)
+    try:
+        yield
+    finally:
+        iam_evaluator._request_caller_arn.reset(token)
+
+
+def check(action: str, resource: str) -> None:
+    """DeniedError unless the caller's policies allow it."""
+    caller = iam_evaluator.caller_arn()
+    if not app.AUTH or caller.endswith(":root"):
+        return
+    kind, name = caller.split(":", 5)[5].split("/")[:2]
+    gather = iam_evaluator._gather_user_policies if kind == "user" else iam_evaluator._gather_role_policies
+    context = iam_evaluator.EvalContext(
+        principal_arn=caller,
+        principal_type="User" if kind == "user" else "AssumedRole",
+        principal_account=get_account_id(),
+        action=action,
+        resource_arn=resource,
+        region=get_region(),
+    )
+    if iam_evaluator.evaluate(context, gather(name, get_account_id())).decision != "Allow":
+        raise DeniedError(
+            f"User: {caller} is not authorized to perform: {action} on resource: {resource} because no identity-based policy allows"
+            f" the {action} action"
+        )
+
+
+def check_s3(action: str, bucket: str, key: str = "") -> None:
+    check(action, f"arn:aws:s3:::{bucket}/{key}" if key else f"arn:aws:s3:::{bucket}")
+
+
+def check_glue(action: str, database: str, table: str | None = None) -> None:
+    """The Data Catalog asks for the right on the catalog, on the database and on the table."""
+    at = f"arn:aws:glue:{get_region()}:{get_account_id()}"
+    for resource in ["catalog", f"database/{database}", *([f"table/{database}/{table}"] if table else [])]:
+        check(action, f"{at}:{resource}")

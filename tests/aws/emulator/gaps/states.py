@@ -1,0 +1,152 @@
+"""Step Functions: Athena's tasks, the state machine's own rights, and an execution that was stopped stays stopped."""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ministack import app
+from ministack.core.responses import get_account_id, get_region
+from ministack.services import athena
+from ministack.services import stepfunctions as states
+
+from . import need
+from .rights import DeniedError, acting_as, check
+
+need(
+    states,
+    "_SERVICE_DISPATCH",
+    "_ExecutionError",
+    "_executions",
+    "_state_machines",
+    "_run_execution",
+    "_fail_execution",
+    "_invoke_resource",
+)
+need(app, "call_service_handler_sync", "SERVICE_HANDLERS", "AUTH")
+
+LOOK = 0.05  # seconds between looks at a query
+ACTIONS = ("startQueryExecution", "stopQueryExecution", "getQueryExecution", "getQueryResults")
+DENIED = {  # what a state machine catches: the SDK's error of last resort
+    "athena": "Athena.AmazonAthenaException",
+    "dynamodb": "DynamoDB.AmazonDynamoDBException",
+    "lambda": "Lambda.AWSLambdaException",
+    "sqs": "SQS.AmazonSQSException",
+}
+execution: contextvars.ContextVar[str] = contextvars.ContextVar("execution", default="")
+
+
+def fill() -> None:
+    for action in ACTIONS:
+        states._SERVICE_DISPATCH[f"arn:aws:states:::athena:{action}"] = athena_task
+    states._run_execution = _as_its_role(states._run_execution)
+    states._fail_execution = _unless_over(states._fail_execution)
+    states._invoke_resource = _if_allowed(states._invoke_resource)
+
+
+def athena_task(resource: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """A call of Athena; with `.sync`, the query to its end: States.TaskFailed with the whole query as its cause if it fails.
+
+    A query whose execution is stopped is stopped too.
+    """
+    action = resource.split("athena:", 1)[1].removesuffix(".sync")
+    answer = _call(action, asked)
+    if not resource.endswith(".sync"):
+        return answer
+    query = {"QueryExecutionId": answer["QueryExecutionId"]}
+    while True:
+        found = _call("getQueryExecution", query)
+        state = found["QueryExecution"]["Status"]["State"]
+        if state == "SUCCEEDED":
+            return found
+        if state in ("FAILED", "CANCELLED"):
+            raise states._ExecutionError("States.TaskFailed", json.dumps(found))
+        if _is_stopped():
+            _call("stopQueryExecution", query)
+            return found
+        time.sleep(LOOK)
+
+
+def _call(action: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Athena's answer; its error by the name that a state machine catches."""
+    headers = {
+        "x-amz-target": f"AmazonAthena.{action[0].upper()}{action[1:]}",
+        "content-type": "application/x-amz-json-1.1",
+        "host": f"athena.{get_region()}.amazonaws.com",
+    }
+    status, _, body = app.call_service_handler_sync(app.SERVICE_HANDLERS["athena"], "POST", "/", headers, json.dumps(asked).encode(), {})
+    answer = json.loads(body) if body else {}
+    if status >= 400:
+        name = str(answer.get("__type", "AmazonAthenaException")).rsplit("#", 1)[-1]
+        raise states._ExecutionError(f"Athena.{name}", answer.get("message", ""))
+    return answer  # type: ignore[no-any-return]
+
+
+def _is_stopped() -> bool:
+    found = states._executions.get(execution.get())
+    return found is not None and found["status"] != "RUNNING"
+
+
+def _as_its_role(run: Callable[[str], None]) -> Callable[[str], None]:
+    """What an execution does, it does as its state machine's role."""
+
+    def ran(arn: str) -> None:
+        execution.set(arn)
+        found = states._executions.get(arn)
+        machine = states._state_machines.get(found["stateMachineArn"]) if found else None
+        with acting_as(machine["roleArn"] if machine else "nobody"):
+            run(arn)
+
+    return ran
+
+
+def _unless_over(fail: Callable[..., None]) -> Callable[..., None]:
+    def failed(found: dict[str, Any], error: str, cause: str) -> None:
+        if found["status"] == "RUNNING":
+            fail(found, error, cause)
+
+    return failed
+
+
+def _if_allowed(invoke: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    """Where IAM decides, a task is refused that the role does not allow."""
+
+    def invoked(resource: str, asked: Any) -> Any:
+        if app.AUTH:
+            for action, target in needed(resource, asked):
+                try:
+                    check(action, target)
+                except DeniedError as error:
+                    raise states._ExecutionError(DENIED[action.split(":")[0]], str(error)) from error
+        return invoke(resource, asked)
+
+    return invoked
+
+
+def needed(resource: str, asked: Any) -> list[tuple[str, str]]:
+    """The rights that a task needs, as (action, resource); none for a service that this bench does not look after."""
+    here = f"{get_region()}:{get_account_id()}"
+    service, _, action = resource.removesuffix(".sync").removesuffix(".waitForTaskToken").removeprefix("arn:aws:states:::").partition(":")
+    if service == "aws-sdk":
+        service, _, action = action.partition(":")
+    upper = action[:1].upper() + action[1:]
+    if service == "lambda" and action == "invoke":
+        name = str(asked.get("FunctionName", ""))
+        return [("lambda:InvokeFunction", name if name.startswith("arn:") else f"arn:aws:lambda:{here}:function:{name}")]
+    if service == "athena":
+        rights = [upper] if not resource.endswith(".sync") else [upper, "GetQueryExecution", "StopQueryExecution"]
+        return [(f"athena:{right}", f"arn:aws:athena:{here}:workgroup/{_workgroup(asked)}") for right in rights]
+    if service == "dynamodb":
+        table = str(asked.get("TableName", ""))
+        return [(f"dynamodb:{upper}", table if table.startswith("arn:") else f"arn:aws:dynamodb:{here}:table/{table}")]
+    if service == "sqs":
+        return [(f"sqs:{upper}", f"arn:aws:sqs:{here}:{str(asked.get('QueueUrl', '')).rsplit('/', 1)[-1]}")]
+    return []
+
+
+def _workgroup(asked: Mapping[str, Any]) -> str:
+    found = athena._executions.get(asked.get("QueryExecutionId"))
+    return str(found["WorkGroup"] if found else asked.get("WorkGroup", "primary"))

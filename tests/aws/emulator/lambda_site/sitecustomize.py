@@ -1,0 +1,31 @@
+"""What a Lambda environment lacks and this machine has: /dev/shm, and with it semaphores and shared memory between processes.
+
+Python imports this at its start in every function of the bench and in every child that a function starts.
+"""
+
+import _multiprocessing
+import errno
+import os
+from typing import Any
+
+try:
+    import _posixshmem
+except ImportError:  # no POSIX system
+    _posixshmem = None  # type: ignore[assignment]
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+
+class SemLock(_multiprocessing.SemLock):
+    """multiprocessing's Lock, Queue, Pool and so on are made of this."""
+
+    def __new__(cls, *_: Any, **__: Any) -> "SemLock":
+        refuse()
+        raise AssertionError
+
+
+_multiprocessing.SemLock = SemLock  # type: ignore[misc]
+if _posixshmem is not None:
+    _posixshmem.shm_open = refuse

@@ -1,0 +1,47 @@
+"""MiniStack with what it lacks, on one port of 127.0.0.1; it ends when its standard input does.
+
+Run by emulator/__init__.py with the emulator's own interpreter; what is patched is in gaps/.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import sys
+import threading
+
+import psutil
+from gaps import FOLDER, athena, clock, lambdas, notices, queues, states
+from ministack import app
+
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def adopt_orphans() -> None:
+    """What a function leaves behind becomes a child of this process, so that it can be found and ended."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def end_with_parent() -> None:
+    """Whoever started this holds the other end of its standard input: when they go, in whatever way, so does this."""
+    sys.stdin.buffer.read()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    os._exit(0)
+
+
+def main() -> None:
+    adopt_orphans()
+    threading.Thread(target=end_with_parent, daemon=True, name="end with parent").start()
+    for gap in (clock, queues, notices, athena, states, lambdas):  # notices after queues: a late notice takes the lock when it is due
+        gap.fill()
+    app.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,534 @@
+"""The stack as it is synthesized: what CloudFormation will be told, and who will be allowed what."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from fnmatch import fnmatchcase
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hundredfold.aws.node import NodeError, find_node
+from hundredfold.aws.stack.settings import BOUNDS, Choices, Settings
+from hundredfold.errors import UsageError
+
+JOB = "tariffs.job:job"
+PLAIN: dict[str, Any] = {"job": JOB}
+RICH: dict[str, Any] = {
+    "job": JOB,
+    "trigger": "events",
+    "pollers": (2, 5000),
+    "batch_size": 20,
+    "timeout": 120,
+    "max_receives": 7,
+    "sources": ("s3://lake/sales/", "glue://lake/orders"),
+    "source_keys": ("arn:aws:kms:eu-west-1:123456789012:key/0a",),
+    "start_on_upload": ("bundle_sales",),
+    "alarm_topic": "arn:aws:sns:eu-west-1:123456789012:operations",
+    "scan_limit": 10**12,
+    "architecture": "x86_64",
+}
+NAMED: dict[str, Any] = {"job": JOB, "name_prefix": "acme-pricing", "tracing": False, "python": "3.13"}
+
+Template = Mapping[str, Any]
+
+
+@pytest.fixture(scope="session")
+def cdk() -> Iterator[Any]:
+    """The app, in a process that has the CDK's Node."""
+    if find_spec("aws_cdk") is None:  # looked for and not imported: it takes the first Node that it finds
+        pytest.skip("the CDK is not installed: pip install 'hundredfold[deploy]'")
+    try:
+        environment = find_node().environment()
+    except NodeError as error:
+        pytest.skip(str(error))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        from hundredfold.aws.stack import app
+
+        yield app
+
+
+@pytest.fixture(scope="session")
+def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package that is there, and no more."""
+    folder = tmp_path_factory.mktemp("package")
+    (folder / "nothing.py").write_text("")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def templates(cdk: Any, code: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Template]:
+    """Three stacks of one account: the plain one, one with much set, one with names."""
+    made = {}
+    for stack, settings in (("pricing", PLAIN), ("promotions", RICH), ("named", NAMED)):
+        out = tmp_path_factory.mktemp(stack)
+        cdk.make_app({"stack": stack, "code": str(code), "settings": settings}, outdir=str(out)).synth()
+        made[stack] = json.loads((out / f"{stack}.template.json").read_text(encoding="utf-8"))
+        made[stack]["file"] = str(out / f"{stack}.template.json")
+    return made
+
+
+@pytest.fixture(params=["pricing", "promotions", "named"])
+def template(request: pytest.FixtureRequest, templates: dict[str, Template]) -> Template:
+    return templates[request.param]
+
+
+def of_type(template: Template, kind: str) -> dict[str, dict[str, Any]]:
+    """The resources of a type, by the ends of their logical ids that people chose."""
+    return {name: resource["Properties"] for name, resource in template["Resources"].items() if resource["Type"] == kind}
+
+
+def one(template: Template, kind: str, word: str = "") -> dict[str, Any]:
+    found = [properties for name, properties in of_type(template, kind).items() if name.startswith(f"Job{word}")]
+    assert len(found) == 1, f"{kind} {word}: {len(found)}"
+    return found[0]
+
+
+def flat(value: Any) -> str:
+    """A value of a template as one text: what CloudFormation will know is written <Name>."""
+    if isinstance(value, str):
+        return value
+    kind, given = next(iter(value.items()))
+    if kind == "Fn::Join":
+        return str(given[0]).join(map(flat, given[1]))
+    return f"<{given if isinstance(given, str) else '.'.join(given)}>"
+
+
+def statements(template: Template, role: str = "") -> Iterator[dict[str, Any]]:
+    """What the roles may do; the resources as texts."""
+    for name, policy in of_type(template, "AWS::IAM::Policy").items():
+        if name.startswith(f"Job{role}"):
+            for statement in policy["PolicyDocument"]["Statement"]:
+                yield {
+                    key: [flat(v) if isinstance(v, dict) else v for v in _listed(value)]
+                    for key, value in statement.items()
+                    if key in ("Action", "Resource")
+                }
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def machine(template: Template) -> dict[str, Any]:
+    return json.loads(flat(one(template, "AWS::StepFunctions::StateMachine")["DefinitionString"]))
+
+
+# ---- the state machine
+
+
+def test_every_state_that_is_named_is_there(template: Template) -> None:
+    definition = machine(template)
+    states = definition["States"]
+    named = {definition["StartAt"]} | {target for state in states.values() for target in targets(state)}
+    assert named - set(states) == set()
+
+
+def test_every_state_can_be_reached_and_comes_to_an_end(template: Template) -> None:
+    definition = machine(template)
+    states, reached, ahead = definition["States"], set(), [definition["StartAt"]]
+    while ahead:
+        name = ahead.pop()
+        if name not in reached:
+            reached.add(name)
+            ahead += targets(states[name])
+    assert reached == set(states)
+    assert all(targets(state) or state["Type"] in ("Succeed", "Fail") or state.get("End") for state in states.values())
+
+
+def targets(state: Mapping[str, Any]) -> list[str]:
+    further = [*state.get("Catch", ()), *state.get("Choices", ())]
+    return [name for name in (state.get("Next"), state.get("Default"), *(each["Next"] for each in further)) if name]
+
+
+def test_the_machine_logs_all_and_traces(templates: dict[str, Template]) -> None:
+    properties = one(templates["pricing"], "AWS::StepFunctions::StateMachine")
+    assert properties["LoggingConfiguration"]["Level"] == "ALL"
+    assert properties["TracingConfiguration"] == {"Enabled": True}
+
+
+def test_the_machine_calls_only_what_its_role_may_call(template: Template) -> None:
+    allowed = [
+        resource
+        for statement in statements(template, "MachineRole")
+        if "lambda:InvokeFunction" in statement["Action"]
+        for resource in statement["Resource"]
+    ]
+    called = {
+        state["Parameters"]["FunctionName"]
+        for state in machine(template)["States"].values()
+        if "FunctionName" in state.get("Parameters", {})
+    }
+    assert called == set(allowed)
+
+
+# ---- queues and what they feed
+
+
+def test_a_message_is_hidden_for_six_times_the_timeout_of_its_function(template: Template) -> None:
+    for function, queue in (("Work", "WorkQueue"), ("Bury", "DeadQueue")):
+        timeout = one(template, "AWS::Lambda::Function", function)["Timeout"]
+        window = one(template, "AWS::Lambda::EventSourceMapping", function).get("MaximumBatchingWindowInSeconds", 0)
+        assert one(template, "AWS::SQS::Queue", queue)["VisibilityTimeout"] >= 6 * timeout + window
+
+
+def test_a_message_is_handed_out_five_times_unless_told_otherwise(templates: dict[str, Template]) -> None:
+    receives = [
+        one(templates[name], "AWS::SQS::Queue", "WorkQueue")["RedrivePolicy"]["maxReceiveCount"] for name in ("pricing", "promotions")
+    ]
+    assert receives == [5, 7]
+
+
+def test_queues_are_polled_long_and_a_dead_letter_is_kept_longer_than_a_message(template: Template) -> None:
+    work, dead = one(template, "AWS::SQS::Queue", "WorkQueue"), one(template, "AWS::SQS::Queue", "DeadQueue")
+    assert work["ReceiveMessageWaitTimeSeconds"] == dead["ReceiveMessageWaitTimeSeconds"] == 20
+    assert (work["MessageRetentionPeriod"], dead["MessageRetentionPeriod"]) == (4 * 86_400, 14 * 86_400)
+
+
+def test_a_failed_message_comes_back_without_its_neighbours(template: Template) -> None:
+    mappings = of_type(template, "AWS::Lambda::EventSourceMapping")
+    assert [m["FunctionResponseTypes"] for m in mappings.values()] == [["ReportBatchItemFailures"]] * 2
+
+
+def test_a_mapping_has_a_concurrency_or_pollers_and_never_both(templates: dict[str, Template]) -> None:
+    plain, rich = (one(templates[name], "AWS::Lambda::EventSourceMapping", "Work") for name in ("pricing", "promotions"))
+    assert plain["ScalingConfig"] == {"MaximumConcurrency": 100}
+    assert "ProvisionedPollerConfig" not in plain
+    assert rich["ProvisionedPollerConfig"] == {"MinimumPollers": 2, "MaximumPollers": 5000}
+    assert "ScalingConfig" not in rich
+
+
+def test_large_batches_are_gathered_in_a_window(templates: dict[str, Template]) -> None:
+    windows = [
+        one(templates[name], "AWS::Lambda::EventSourceMapping", "Work")["MaximumBatchingWindowInSeconds"]
+        for name in ("pricing", "promotions")
+    ]
+    assert windows == [0, 1]
+
+
+def test_the_worker_may_send_to_its_own_queue_without_being_stopped(template: Template) -> None:
+    assert {name: one(template, "AWS::Lambda::Function", name).get("RecursiveLoop") for name in ("Step", "Work", "Bury")} == {
+        "Step": None,
+        "Work": "Allow",
+        "Bury": None,
+    }
+
+
+def test_s3_tells_of_batches_only_where_events_are_the_trigger(templates: dict[str, Template]) -> None:
+    plain, rich = (one(templates[name], "AWS::S3::Bucket") for name in ("pricing", "promotions"))
+    assert "NotificationConfiguration" not in plain
+    (told,) = rich["NotificationConfiguration"]["QueueConfigurations"]
+    assert told["Event"] == "s3:ObjectCreated:*"
+    assert told["Filter"]["S3Key"]["Rules"] == [{"Name": "prefix", "Value": "processing/"}, {"Name": "suffix", "Value": ".batch.parquet"}]
+
+
+def test_s3_may_send_to_the_queue_for_this_account_only_and_before_it_is_asked_to(templates: dict[str, Template]) -> None:
+    rich = templates["promotions"]
+    (name, policy) = next((n, p) for n, p in of_type(rich, "AWS::SQS::QueuePolicy").items() if n.startswith("JobWorkQueue"))
+    (allowed,) = [s for s in policy["PolicyDocument"]["Statement"] if s["Effect"] == "Allow"]
+    assert allowed["Principal"] == {"Service": "s3.amazonaws.com"}
+    assert allowed["Condition"]["StringEquals"] == {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}
+    bucket = next(r for r in rich["Resources"].values() if r["Type"] == "AWS::S3::Bucket")
+    assert bucket["DependsOn"] == [name]
+
+
+def test_no_function_but_ours_is_made(template: Template) -> None:
+    assert len(of_type(template, "AWS::Lambda::Function")) == 3  # CDK's own way to set notifications would be a fourth
+
+
+# ---- what is kept
+
+
+def test_the_bucket_is_encrypted_private_and_outlives_the_stack(template: Template) -> None:
+    bucket = one(template, "AWS::S3::Bucket")
+    assert bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
+    assert "BucketName" not in bucket
+    resource = next(r for r in template["Resources"].values() if r["Type"] == "AWS::S3::Bucket")
+    assert (resource["DeletionPolicy"], resource["UpdateReplacePolicy"]) == ("Retain", "Retain")
+
+
+def test_what_only_a_run_needs_expires_and_releases_do_not(template: Template) -> None:
+    rules = one(template, "AWS::S3::Bucket")["LifecycleConfiguration"]["Rules"]
+    expiring = {rule["Prefix"]: rule["ExpirationInDays"] for rule in rules if "ExpirationInDays" in rule}
+    assert expiring == {"processing/": 7, "athena/": 7}
+    (rest,) = [rule for rule in rules if "Prefix" not in rule]
+    assert rest["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1}
+
+
+def test_everything_that_can_be_asked_over_the_wire_wants_tls(template: Template) -> None:
+    policies = [*of_type(template, "AWS::S3::BucketPolicy").values(), *of_type(template, "AWS::SQS::QueuePolicy").values()]
+    assert len(policies) == 3
+    for policy in policies:
+        denies = [s for s in policy["PolicyDocument"]["Statement"] if s["Effect"] == "Deny"]
+        assert [s["Condition"] for s in denies] == [{"Bool": {"aws:SecureTransport": "false"}}]
+
+
+def test_the_table_of_runs_has_its_indexes_and_can_be_had_back(template: Template) -> None:
+    table = one(template, "AWS::DynamoDB::Table")
+    keys = {index["IndexName"]: [key["AttributeName"] for key in index["KeySchema"]] for index in table["GlobalSecondaryIndexes"]}
+    assert [key["AttributeName"] for key in table["KeySchema"]] == ["id"]
+    assert keys == {"by_job": ["job", "created"], "by_time": ["kind", "created"]}
+    assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+    assert table["BillingMode"] == "PAY_PER_REQUEST"
+
+
+def test_the_workgroup_does_not_enforce_its_location(template: Template) -> None:
+    configuration = one(template, "AWS::Athena::WorkGroup")["WorkGroupConfiguration"]
+    assert configuration["EnforceWorkGroupConfiguration"] is False
+
+
+def test_every_function_logs_into_a_group_of_its_own_that_is_kept_for_a_while(template: Template) -> None:
+    groups = [function["LoggingConfig"]["LogGroup"]["Ref"] for function in of_type(template, "AWS::Lambda::Function").values()]
+    assert len(set(groups)) == 3
+    assert {group["RetentionInDays"] for group in of_type(template, "AWS::Logs::LogGroup").values()} == {30}
+
+
+# ---- rights
+
+
+def test_each_function_has_a_role_of_its_own_without_managed_policies(template: Template) -> None:
+    roles = of_type(template, "AWS::IAM::Role")
+    used = [flat(function["Role"]) for function in of_type(template, "AWS::Lambda::Function").values()]
+    assert len(set(used)) == 3
+    assert [role for role in roles.values() if "ManagedPolicyArns" in role] == []
+
+
+def test_no_action_has_a_star(template: Template) -> None:
+    assert [action for statement in statements(template) for action in statement["Action"] if "*" in action] == []
+
+
+NAMELESS = {  # rights that AWS takes for all resources or none
+    "xray:PutTraceSegments", "xray:PutTelemetryRecords", "xray:GetSamplingRules", "xray:GetSamplingTargets",
+    "logs:CreateLogDelivery", "logs:GetLogDelivery", "logs:UpdateLogDelivery", "logs:DeleteLogDelivery", "logs:ListLogDeliveries",
+    "logs:PutResourcePolicy", "logs:DescribeResourcePolicies", "logs:DescribeLogGroups",
+}  # fmt: skip
+
+
+def test_a_right_to_everything_is_one_that_aws_cannot_narrow(template: Template) -> None:
+    wide = {action for statement in statements(template) if "*" in statement["Resource"] for action in statement["Action"]}
+    assert wide <= NAMELESS
+
+
+def test_wherever_a_right_names_many_resources_they_are_below_a_prefix(template: Template) -> None:
+    many = {resource for statement in statements(template) for resource in statement["Resource"] if "*" in resource and resource != "*"}
+    known = ("<JobBucket*.Arn>/*/[*]", "*:glue:*:table/*/[*]", "arn:*:s3:::lake/sales/[*]")
+    assert [resource for resource in many if not any(fnmatchcase(resource, pattern) for pattern in known)] == []
+
+
+def test_the_worker_writes_outcomes_and_nothing_else(template: Template) -> None:
+    for role in ("WorkRole", "BuryRole"):
+        writing = [
+            (action, resource)
+            for statement in statements(template, role)
+            for action in statement["Action"]
+            for resource in statement["Resource"]
+            if action.startswith(("s3:", "dynamodb:", "glue:", "athena:"))
+            and not action.partition(":")[2].startswith(("Get", "List", "Query"))
+        ]
+        assert [action for action, _ in writing] == ["s3:PutObject"]
+        assert all(resource.endswith("/runs/*/models/*/outcomes/*") for _, resource in writing)
+
+
+def test_the_worker_lists_and_reads_no_releases(template: Template) -> None:
+    reading = [r for s in statements(template, "WorkRole") if "s3:GetObject" in s["Action"] for r in s["Resource"]]
+    assert [resource.rpartition(">")[2] for resource in reading] == ["/runs/*", "/processing/*"]
+    (policy,) = [p for n, p in of_type(template, "AWS::IAM::Policy").items() if n.startswith("JobWorkRole")]
+    (listing,) = [s for s in policy["PolicyDocument"]["Statement"] if s["Action"] == "s3:ListBucket"]
+    assert listing["Condition"] == {"StringLike": {"s3:prefix": ["runs/*", "processing/*"]}}
+
+
+def test_queries_cannot_write_releases_or_runs(template: Template) -> None:
+    writing = [r for s in statements(template, "MachineRole") if "s3:PutObject" in s["Action"] for r in s["Resource"]]
+    assert [resource.rpartition(">")[2] for resource in writing] == ["/processing/*", "/athena/*"]
+    assert not [s for s in statements(template, "MachineRole") if "s3:DeleteObject" in s["Action"]]
+
+
+def test_further_places_are_read_only(templates: dict[str, Template]) -> None:
+    about = [s for s in statements(templates["promotions"]) if any(":s3:::lake" in r or ":table/lake/" in r for r in s["Resource"])]
+    verbs = {action.partition(":")[2] for statement in about for action in statement["Action"]}
+    assert verbs == {
+        "GetObject",
+        "ListBucket",
+        "GetBucketLocation",
+        "GetTable",
+        "GetTables",
+        "GetPartition",
+        "GetPartitions",
+        "BatchGetPartition",
+        "GetDatabase",
+    }
+
+
+# ---- the whole
+
+
+def test_two_stacks_of_one_account_share_no_name(templates: dict[str, Template]) -> None:
+    names = [set(physical_names(template)) for template in templates.values()]
+    assert names[0] & names[1] == names[0] & names[2] == names[1] & names[2] == set()
+
+
+def physical_names(template: Template) -> Iterator[tuple[str, str]]:
+    keys = ("FunctionName", "QueueName", "TableName", "StateMachineName", "LogGroupName", "RoleName", "BucketName", "RuleName", "AlarmName")
+    for resource in template["Resources"].values():
+        properties = resource.get("Properties", {})
+        yield from ((resource["Type"], properties[key]) for key in keys if isinstance(properties.get(key), str))
+        if resource["Type"] in ("AWS::Athena::WorkGroup", "AWS::Events::Rule") and "Name" in properties:
+            yield resource["Type"], properties["Name"]
+        if resource["Type"] == "AWS::Glue::Database":
+            yield resource["Type"], properties["DatabaseInput"]["Name"]
+
+
+def test_a_prefix_begins_every_name(templates: dict[str, Template]) -> None:
+    names = [name for _, name in physical_names(templates["named"])]
+    assert len(names) >= 9
+    assert [name for name in names if not name.replace("_", "-").removeprefix("/aws/vendedlogs/states/").startswith("acme-pricing")] == []
+
+
+def test_outputs_and_environments_say_the_same(template: Template) -> None:
+    outputs = {name.lower(): flat(output["Value"]) for name, output in template["Outputs"].items()}
+    renamed = {"queue": "queueurl", "dead": "deadurl"}
+    for function in of_type(template, "AWS::Lambda::Function").values():
+        known = {
+            name.removeprefix("HUNDREDFOLD_").lower(): flat(value)
+            for name, value in function["Environment"]["Variables"].items()
+            if name.startswith("HUNDREDFOLD_")
+        }
+        assert set(known) == {"job", "bucket", "table", "queue", "dead", "database", "workgroup", "concurrency", "trigger"}
+        assert known == {name: outputs[renamed.get(name, name)] for name in known}
+    assert {"machinearn", "stepfunction", "workfunction", "buryfunction", "version"} <= set(outputs)
+
+
+def test_pollers_say_how_many_work_at_once(templates: dict[str, Template]) -> None:
+    assert [templates[name]["Outputs"]["Concurrency"]["Value"] for name in ("pricing", "promotions")] == ["100", "50000"]
+
+
+def test_an_upload_starts_a_run_with_that_file_as_its_source(templates: dict[str, Template]) -> None:
+    assert of_type(templates["pricing"], "AWS::Events::Rule") == {}
+    rule = one(templates["promotions"], "AWS::Events::Rule")
+    assert rule["EventPattern"]["detail"]["object"] == {"key": [{"prefix": "sources/bundle_sales/"}]}
+    template = rule["Targets"][0]["InputTransformer"]["InputTemplate"]
+    assert json.loads(template) == {"run": "upload-<id>", "sources": {"bundle_sales": "s3://<detail-bucket-name>/<detail-object-key>"}}
+    assert (
+        one(templates["promotions"], "AWS::S3::Bucket")["NotificationConfiguration"]["EventBridgeConfiguration"]["EventBridgeEnabled"]
+        is True
+    )
+
+
+def test_alarms_tell_what_they_mean_and_go_to_the_topic(templates: dict[str, Template]) -> None:
+    plain, rich = (of_type(templates[name], "AWS::CloudWatch::Alarm") for name in ("pricing", "promotions"))
+    assert len(plain) == 5
+    assert len(rich) == 6  # and one for the rule
+    assert all(len(alarm["AlarmDescription"]) > 40 for alarm in (plain | rich).values())
+    assert all("AlarmActions" not in alarm for alarm in plain.values())
+    assert all(alarm["AlarmActions"] == [RICH["alarm_topic"]] for alarm in rich.values())
+    assert {alarm["TreatMissingData"] for alarm in (plain | rich).values()} == {"notBreaching"}
+
+
+def test_everything_that_takes_tags_says_whose_it_is(template: Template) -> None:
+    for name in ("AWS::S3::Bucket", "AWS::DynamoDB::Table", "AWS::SQS::Queue", "AWS::Lambda::Function", "AWS::StepFunctions::StateMachine"):
+        for properties in of_type(template, name).values():
+            assert {"Key": "hundredfold:job", "Value": JOB} in properties["Tags"]
+
+
+@pytest.mark.slow
+def test_cfn_lint_has_nothing_against_it(templates: dict[str, Template]) -> None:
+    api = pytest.importorskip("cfnlint.api")
+    ignored = api.ManualArgs(ignore_checks=["W3005"])  # CDK names a dependency that a reference has made already
+    assert [str(match) for template in templates.values() for match in api.lint_file(Path(template["file"]), ignored)] == []
+
+
+def test_cdk_nag_is_awake(cdk: Any, code: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """That the three stacks were synthesized at all says that it had nothing against them."""
+    from aws_cdk import aws_s3
+
+    app = cdk.make_app({"stack": "pricing", "code": str(code), "settings": PLAIN}, outdir=str(tmp_path))
+    aws_s3.Bucket(app.node.find_child("pricing"), "Bare")
+    with pytest.raises(RuntimeError, match="ValidationFailed") as caught:
+        app.synth()
+    assert "pricing/Bare/Resource" in f"{caught.value}{capfd.readouterr().err}"  # a terminal is told beside the error
+
+
+def test_a_stack_holds_one_job(cdk: Any, code: Path, tmp_path: Path) -> None:
+    from hundredfold.aws.stack import Hundredfold
+
+    app = cdk.make_app({"stack": "pricing", "code": str(code), "settings": PLAIN}, outdir=str(tmp_path))
+    with pytest.raises(UsageError, match="has a Hundredfold already"):
+        Hundredfold(app.node.find_child("pricing"), "Second", code=str(code), job=JOB)
+
+
+# ---- what a stack can be told
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    wrong = {
+        "memory": 5,
+        "timeout": "9",
+        "sources": ("lake/sales",),
+        "pollers": (50, 2),
+        "concurrency": 7,
+        "trigger": "both",
+        "log_days": 6,
+    }
+    with pytest.raises(UsageError) as caught:
+        Settings.of({"job": JOB, **wrong})
+    assert len(caught.value.problems) == 7
+    assert "memory is 5, wanted 128 to 10,240 MB" in caught.value.problems
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("job", "tariffs/job.py"),
+        ("sources", ("s3://lake/*.parquet",)),
+        ("sources", ("s3://UPPER/",)),
+        ("sources", ("glue://lake",)),
+        ("name_prefix", "Acme"),
+        ("alarm_topic", "operations"),
+        ("architecture", "arm"),
+        ("python", "3.9"),
+        ("pollers", (2, 3, 4)),
+        ("batch_size", True),
+        ("tracing", 1),
+        ("start_on_upload", {"sales": "lake/"}),
+        ("layers", ("AWSSDKPandas",)),
+    ],
+)
+def test_what_cannot_be_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(UsageError):
+        Settings.of({"job": JOB, name: value})
+
+
+def test_a_word_that_there_is_not_is_refused() -> None:
+    with pytest.raises(UsageError, match="cannot be told memroy"):
+        Settings.of({"job": JOB, "memroy": 2048})
+
+
+def test_an_upload_can_only_be_a_source_of_the_job() -> None:
+    with pytest.raises(UsageError, match="names costs; the job has the sources sales"):
+        Settings(job=JOB, start_on_upload=("costs",)).uploads(["sales"], "bucket")
+
+
+def test_settings_survive_json() -> None:
+    from dataclasses import asdict
+
+    for told in (PLAIN, RICH, NAMED):
+        settings = Settings.of(told)
+        assert Settings.of(json.loads(json.dumps(asdict(settings)))) == settings
+
+
+def test_the_words_for_those_who_check_types_are_those_of_the_settings() -> None:
+    assert set(Choices.__annotations__) | {"job"} == {field.name for field in fields(Settings)}
+    assert {bounds.name for bounds in BOUNDS} <= set(Choices.__annotations__)
+
+
+def test_nothing_of_this_machine_is_in_a_template(template: Template) -> None:
+    text = json.dumps({key: value for key, value in template.items() if key != "file"})
+    assert os.getcwd() not in text
