@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from fnmatch import fnmatchcase
@@ -531,4 +530,4 @@ def test_the_words_for_those_who_check_types_are_those_of_the_settings() -> None
 
 def test_nothing_of_this_machine_is_in_a_template(template: Template) -> None:
     text = json.dumps({key: value for key, value in template.items() if key != "file"})
-    assert os.getcwd() not in text
+    assert str(Path.cwd()) not in text

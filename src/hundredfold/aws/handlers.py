@@ -9,6 +9,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
@@ -34,7 +35,7 @@ from .queue import SqsQueue
 from .store import S3Store
 from .worker import Shift, buried, event_messages, log
 
-SCRATCH = Path("/tmp/hundredfold")  # the one place that a function may write to
+SCRATCH = Path(tempfile.gettempdir()) / "hundredfold"  # the one place that a function may write to
 SOONEST, LATEST = 3, 60  # seconds between looks at how far the workers are
 PATIENCE = 2  # looks without progress and with an empty queue after which what is missing is sent again
 WORDS = 20_000  # characters of a reason that a state machine is told

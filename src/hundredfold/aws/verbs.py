@@ -61,7 +61,7 @@ def run(
     check_declared(declared)
     there = StackHome(stack_of(declared.name, home))
     run = run_id or new_run_id()
-    places = {name: _sent(there, run, name, place, declared) for name, place in (sources or {}).items()}
+    places = {name: _sent(there, run, name, _from_here(place), declared) for name, place in (sources or {}).items()}
     for source in declared.sources:
         if source.name not in places and source.at is not None and not source.at.startswith(REMOTE):
             places[source.name] = _sent(there, run, source.name, source.at, declared)
@@ -242,6 +242,11 @@ def _sent(there: StackHome, run: str, name: str, place: Any, job: Job) -> str:
     for path in files.paths:
         there.store.send(Path(path), f"{folder}/{Path(path).relative_to(root).as_posix()}")
     return there.store.where(folder) + "/"
+
+
+def _from_here(place: Any) -> Any:
+    """A path that was given by hand is relative to where we are, and not to the job's file."""
+    return place if not isinstance(place, str | Path) or str(place).startswith(REMOTE) else Path(place).expanduser().absolute()
 
 
 def _common(paths: tuple[str, ...]) -> Path:

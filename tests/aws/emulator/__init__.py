@@ -247,7 +247,9 @@ class Emulator:
             self._process.wait()
         for process in tree:  # a function's children may have outlived it
             _kill(process)
-        psutil.wait_procs(tree, timeout=STOP)
+        wait_until(
+            lambda: not any(map(_is_alive, tree)), STOP, lambda: f"of the emulator there is still {[*filter(_is_alive, tree)]}", every=0.01
+        )
         self._process = None
 
     def _set(self, settings: Mapping[str, Any]) -> None:
@@ -285,3 +287,10 @@ def _tree(pid: int) -> list[psutil.Process]:
 def _kill(process: psutil.Process) -> None:
     with suppress(psutil.NoSuchProcess):
         process.kill()  # psutil looks at the start time first: a number that was given to another process is let be
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

@@ -93,15 +93,15 @@ def delete(emulator: Emulator, stack: str, *, timeout: float = DEPLOY) -> None:
 def _stack(assembly: Path, stack: str | None) -> tuple[str, str]:
     """A stack's name and its template's file."""
     artifacts = json.loads((assembly / "manifest.json").read_text(encoding="utf-8"))["artifacts"]
-    stacks = {
+    stacks: dict[str, str] = {
         artifact["properties"].get("stackName", identity): artifact["properties"]["templateFile"]
         for identity, artifact in artifacts.items()
         if artifact["type"] == "aws:cloudformation:stack"
     }
     if stack is None and len(stacks) == 1:
         return next(iter(stacks.items()))
-    if stack not in stacks:
-        raise DeployError(f"wanted the stack {stack}, found {', '.join(sorted(stacks)) or 'none'} in {assembly}")
+    if stack is None or stack not in stacks:
+        raise DeployError(f"wanted the stack {stack or 'that is alone'}, found {', '.join(sorted(stacks)) or 'none'} in {assembly}")
     return stack, stacks[stack]
 
 

@@ -22,6 +22,7 @@ need(lambda_svc, "_run_sqs_batch", "_execute_function", "_sqs_esm_concurrency")
 need(lambda_runtime, "_signal", "ProvidedWorker")
 
 POLLING = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes")
+told: set[str] = set()  # mappings whose want of rights the log knows: they are looked at many times a second
 here = threading.local()  # .messages: of the batch that this thread hands to a function
 
 
@@ -77,7 +78,9 @@ def _none_without_rights(concurrency: Callable[..., int]) -> Callable[..., int]:
                 for action in POLLING:
                     check(action, mapping["EventSourceArn"])
         except DeniedError as error:
-            log.warning("messages are left alone: %s", error)
+            if mapping["UUID"] not in told:
+                told.add(mapping["UUID"])
+                log.warning("messages are left alone: %s", error)
             return 0
         return concurrency(mapping, function, *more)
 
