@@ -148,7 +148,9 @@ def show_summary(facts: Mapping[str, Any], verdicts: Sequence[Verdict], seconds:
 
 
 def near(path: str | Path) -> str:
-    """A path as a person would type it here: relative, where it lies below this folder."""
+    """A path as a person would type it here: relative, where it lies below this folder; an address in S3 as it is."""
+    if str(path).startswith("s3://"):
+        return str(path)
     full = Path(path)
     return str(full.relative_to(Path.cwd())) if full.is_relative_to(Path.cwd()) else str(full)
 

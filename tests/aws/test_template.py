@@ -6,17 +6,15 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from fnmatch import fnmatchcase
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from synthesis import JOB, cdk_app, nothing, synthesize
 
-from hundredfold.aws.node import NodeError, find_node
 from hundredfold.aws.stack.settings import BOUNDS, Choices, Settings
 from hundredfold.errors import UsageError
 
-JOB = "tariffs.job:job"
 PLAIN: dict[str, Any] = {"job": JOB}
 RICH: dict[str, Any] = {
     "job": JOB,
@@ -39,38 +37,17 @@ Template = Mapping[str, Any]
 
 @pytest.fixture(scope="session")
 def cdk() -> Iterator[Any]:
-    """The app, in a process that has the CDK's Node."""
-    if find_spec("aws_cdk") is None:  # looked for and not imported: it takes the first Node that it finds
-        pytest.skip("the CDK is not installed: pip install 'hundredfold[deploy]'")
-    try:
-        environment = find_node().environment()
-    except NodeError as error:
-        pytest.skip(str(error))
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        from hundredfold.aws.stack import app
-
+    with cdk_app() as app:
         yield app
 
 
 @pytest.fixture(scope="session")
-def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A package that is there, and no more."""
-    folder = tmp_path_factory.mktemp("package")
-    (folder / "nothing.py").write_text("")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def templates(cdk: Any, code: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Template]:
+def templates(cdk: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Template]:
     """Three stacks of one account: the plain one, one with much set, one with names."""
     made = {}
     for stack, settings in (("pricing", PLAIN), ("promotions", RICH), ("named", NAMED)):
-        out = tmp_path_factory.mktemp(stack)
-        cdk.make_app({"stack": stack, "code": str(code), "settings": settings}, outdir=str(out)).synth()
-        made[stack] = json.loads((out / f"{stack}.template.json").read_text(encoding="utf-8"))
-        made[stack]["file"] = str(out / f"{stack}.template.json")
+        file = synthesize(cdk, tmp_path_factory.mktemp(stack), stack, settings) / f"{stack}.template.json"
+        made[stack] = {**json.loads(file.read_text(encoding="utf-8")), "file": str(file)}
     return made
 
 
@@ -444,23 +421,23 @@ def test_cfn_lint_has_nothing_against_it(templates: dict[str, Template]) -> None
     assert [str(match) for template in templates.values() for match in api.lint_file(Path(template["file"]), ignored)] == []
 
 
-def test_cdk_nag_is_awake(cdk: Any, code: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_cdk_nag_is_awake(cdk: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """That the three stacks were synthesized at all says that it had nothing against them."""
     from aws_cdk import aws_s3
 
-    app = cdk.make_app({"stack": "pricing", "code": str(code), "settings": PLAIN}, outdir=str(tmp_path))
+    app = cdk.make_app({"stack": "pricing", "code": str(nothing(tmp_path / "code")), "settings": PLAIN}, outdir=str(tmp_path / "out"))
     aws_s3.Bucket(app.node.find_child("pricing"), "Bare")
     with pytest.raises(RuntimeError, match="ValidationFailed") as caught:
         app.synth()
     assert "pricing/Bare/Resource" in f"{caught.value}{capfd.readouterr().err}"  # a terminal is told beside the error
 
 
-def test_a_stack_holds_one_job(cdk: Any, code: Path, tmp_path: Path) -> None:
+def test_a_stack_holds_one_job(cdk: Any, tmp_path: Path) -> None:
     from hundredfold.aws.stack import Hundredfold
 
-    app = cdk.make_app({"stack": "pricing", "code": str(code), "settings": PLAIN}, outdir=str(tmp_path))
+    app = cdk.make_app({"stack": "pricing", "code": str(nothing(tmp_path / "code")), "settings": PLAIN}, outdir=str(tmp_path / "out"))
     with pytest.raises(UsageError, match="has a Hundredfold already"):
-        Hundredfold(app.node.find_child("pricing"), "Second", code=str(code), job=JOB)
+        Hundredfold(app.node.find_child("pricing"), "Second", code=str(tmp_path / "code"), job=JOB)
 
 
 # ---- what a stack can be told

@@ -13,7 +13,7 @@ import sys
 import threading
 
 import psutil
-from gaps import FOLDER, athena, clock, lambdas, notices, queues, states
+from gaps import FOLDER, athena, clock, lambdas, notices, queues, rights, states
 from ministack import app
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -38,7 +38,7 @@ def end_with_parent() -> None:
 def main() -> None:
     adopt_orphans()
     threading.Thread(target=end_with_parent, daemon=True, name="end with parent").start()
-    for gap in (clock, queues, notices, athena, states, lambdas):  # notices after queues: a late notice takes the lock when it is due
+    for gap in (clock, rights, queues, notices, athena, states, lambdas):  # notices after queues: a late notice takes the lock when it is due
         gap.fill()
     app.main()
 

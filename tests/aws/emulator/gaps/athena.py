@@ -202,19 +202,21 @@ class Run:
         """The result's object, and beside it what Athena puts there."""
         place = self.execution["ResultConfiguration"]["OutputLocation"]
         self.execution["_rows"] = outcome.rows
-        kept = {f"{place}.metadata": json.dumps([_column_info(field) for field in outcome.rows.schema]).encode()}
+        self._keep(f"{place}.metadata", json.dumps([_column_info(field) for field in outcome.rows.schema]).encode())
         if place.endswith(".csv") and outcome.rows.num_columns:
             lines = zip(*map(values.texts, outcome.rows.columns), strict=True)
-            kept[place] = values.csv(outcome.rows.column_names, lines)
+            self._keep(place, values.csv(outcome.rows.column_names, lines))
         elif place.endswith(".txt"):
-            kept[place] = b""
+            self._keep(place, b"")
         if outcome.written or self.statement.result.startswith("tables/"):
             manifest = f"{place.removesuffix('.csv')}-manifest.csv"
-            kept[manifest] = "".join(f"{uri}\n" for uri in outcome.written).encode()
+            self._keep(manifest, "".join(f"{uri}\n" for uri in outcome.written).encode())
             self.statistics["DataManifestLocation"] = manifest
-        files = [(*uri.removeprefix("s3://").split("/", 1), data) for uri, data in kept.items()]
-        check_s3("s3:PutObject", files[0][0], files[0][1])
-        self._put(files)  # type: ignore[arg-type]
+
+    def _keep(self, uri: str, data: bytes) -> None:
+        bucket, key = uri.removeprefix("s3://").split("/", 1)
+        check_s3("s3:PutObject", bucket, key)
+        self._put([(bucket, key, data)])
 
     def _put(self, files: Sequence[tuple[str, str, bytes]]) -> None:
         def put() -> None:
@@ -270,7 +272,7 @@ def _found(asked: Mapping[str, Any]) -> dict[str, Any]:
     execution = athena._executions.get(asked.get("QueryExecutionId"))
     if execution is None:
         raise InvalidRequestError(f"QueryExecution {asked.get('QueryExecutionId')} was not found")
-    return execution  # type: ignore[no-any-return]
+    return execution
 
 
 def _output(asked: Mapping[str, Any], settings: Mapping[str, Any]) -> str:

@@ -213,12 +213,12 @@ def _fits(found: pa.DataType, wanted: pa.DataType) -> bool:
     if types.is_integer(wanted):
         small = types.is_integer(found) and found.bit_width <= 32
         unsigned = small and types.is_uint32(found)
-        return (small and not unsigned) or (wanted == pa.int64() and (unsigned or types.is_int64(found)))
+        return bool((small and not unsigned) or (wanted == pa.int64() and (unsigned or types.is_int64(found))))
     if types.is_floating(wanted):
-        return types.is_float32(found) or found == wanted
+        return bool(types.is_float32(found) or found == wanted)
     if types.is_string(wanted) or types.is_binary(wanted):
         plain = found.value_type if types.is_dictionary(found) else found
-        return types.is_string(plain) or types.is_large_string(plain) or types.is_binary(plain) or types.is_large_binary(plain)
+        return any(same(plain) for same in (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary))
     for same in (types.is_boolean, types.is_decimal, types.is_date, types.is_timestamp, types.is_list, types.is_map, types.is_struct):
         if same(wanted):
             return bool(same(found)) or (same is types.is_list and types.is_large_list(found)) or types.is_null(found)

@@ -117,7 +117,7 @@ def _queue(arn: str) -> dict[str, Any]:
     queue = sqs._queue_by_arn(arn)
     if queue is None:
         raise sqs._Err("ResourceNotFoundException", f"The resource that you specified for the SourceArn parameter doesn't exist: {arn}")
-    return queue  # type: ignore[no-any-return]
+    return queue
 
 
 def _forgiving_delete(delete: Callable[..., Any]) -> Callable[..., Any]:

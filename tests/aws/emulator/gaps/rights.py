@@ -6,17 +6,37 @@ and Lambda takes messages with the function's.  MiniStack asks IAM at its front 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from ministack import app
-from ministack.core import iam_evaluator
+from ministack.core import iam_actions, iam_evaluator
 from ministack.core.responses import get_account_id, get_region
 
 from . import need
 
 need(app, "AUTH")
 need(iam_evaluator, "EvalContext", "evaluate", "caller_arn", "_request_caller_arn", "_gather_role_policies", "_gather_user_policies")
+need(iam_actions, "_action_from_target", "_action_from_query")
+BATCHES = {  # calls that IAM knows by the name of their single form
+    "SendMessageBatch": "SendMessage",
+    "DeleteMessageBatch": "DeleteMessage",
+    "ChangeMessageVisibilityBatch": "ChangeMessageVisibility",
+}
+
+
+def fill() -> None:
+    for name in ("_action_from_target", "_action_from_query"):
+        setattr(iam_actions, name, _single(getattr(iam_actions, name)))
+
+
+def _single(named: Callable[..., str | None]) -> Callable[..., str | None]:
+    def action(*asked: Any) -> str | None:
+        found = named(*asked)
+        return BATCHES.get(found, found) if found else found
+
+    return action
 
 
 class DeniedError(Exception):

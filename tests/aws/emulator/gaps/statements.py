@@ -60,8 +60,11 @@ class Outcome:
 
 
 class Statement(Protocol):
-    kind: str  # DML or DDL
-    result: str  # of the result's object: "{}.csv", with the query's id
+    @property
+    def kind(self) -> str: ...  # DML or DDL
+
+    @property
+    def result(self) -> str: ...  # of the result's object: "{}.csv", with the query's id
 
     def run(self, context: Context) -> Outcome: ...
 

@@ -82,7 +82,7 @@ def _call(action: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     if status >= 400:
         name = str(answer.get("__type", "AmazonAthenaException")).rsplit("#", 1)[-1]
         raise states._ExecutionError(f"Athena.{name}", answer.get("message", ""))
-    return answer  # type: ignore[no-any-return]
+    return answer
 
 
 def _is_stopped() -> bool:

@@ -62,7 +62,7 @@ def hive_hash(value: Any, kind: pa.DataType) -> int:
     if pa.types.is_boolean(kind):
         return int(value)
     if pa.types.is_integer(kind):
-        return (value ^ (value >> 32)) & 0xFFFFFFFF if kind.bit_width == 64 else value & 0xFFFFFFFF
+        return int(value ^ (value >> 32) if kind.bit_width == 64 else value) & 0xFFFFFFFF
     if pa.types.is_date(kind):
         return int(pa.scalar(value, pa.date32()).cast(pa.int32()).as_py()) & 0xFFFFFFFF
     if pa.types.is_string(kind) or pa.types.is_binary(kind):
