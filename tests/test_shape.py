@@ -22,7 +22,7 @@ FLOORS = [
     {"steps"},
     {"pipeline", "walk"},
     {"local", "aws"},
-    {"testing", "cli", "options", "display", "comparison", "demo", "scaffold", "plan", "report", "ui"},
+    {"testing", "cli", "cloud", "options", "display", "comparison", "demo", "scaffold", "plan", "report", "ui"},
 ]
 HEAVY = {
     "duckdb": {"local"},
@@ -32,8 +32,8 @@ HEAVY = {
     "boto3": {"aws"},
     "botocore": {"aws"},
     "s3transfer": {"aws"},
-    "click": {"cli", "options"},
-    "rich": {"cli", "options", "display", "comparison", "demo", "scaffold"},
+    "click": {"cli", "cloud", "options"},
+    "rich": {"cli", "cloud", "options", "display", "comparison", "demo", "scaffold"},
 }
 
 

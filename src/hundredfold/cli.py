@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from . import __version__
+from .cloud import COMMANDS
 from .errors import HundredfoldError, PublishRefused, UsageError
 from .forking import warm
 from .options import (
@@ -62,6 +63,7 @@ def app(context: click.Context) -> None:
 )
 @click.option("--max-failed", metavar="LIMIT", help="So many units of a model (or such a share, as 0.01) may fail.")
 @click.option("--batches", type=int, metavar="N", help="On AWS: about so many batches for each model, instead of as many as pay.")
+@click.option("--detach", is_flag=True, help="On AWS: begin the run, and do not watch it.")
 @takes_json
 def run(
     job: str,
@@ -70,6 +72,7 @@ def run(
     max_rejected: Sequence[str],
     max_failed: str | None,
     batches: int | None,
+    detach: bool,
     as_json: bool,
     **how: Any,
 ) -> None:
@@ -78,10 +81,10 @@ def run(
         crew = [f"--{name}" for name in ("workers", "memory") if how.pop(name) is not None]
         if crew:
             raise UsageError(f"{' and '.join(crew)} are of this machine", hint="on AWS, deploy says them: hundredfold deploy --help")
-        how["batches"] = batches
+        how |= {"batches": batches, "wait": not detach}
     else:
-        if batches is not None:
-            raise UsageError("--batches is for --on aws", hint="on this machine, --workers decides")
+        if batches is not None or detach:
+            raise UsageError("--batches and --detach are for --on aws", hint="on this machine, --workers decides, and a run is its process")
         warm()
     verbs = where.verbs()
     limits = {name: _limit(f"--max-rejected {name}", value) for name, value in _pairs("--max-rejected", max_rejected).items()}
@@ -331,6 +334,10 @@ def demo(size: str, name: str, data: str | None, home: str, as_json: bool, **cre
         Where(home),
         as_json,
     )
+
+
+for _command_of_a_stack in COMMANDS:
+    app.add_command(_command_of_a_stack)
 
 
 def _watched(action: Callable[[Any], Any], where: Where, as_json: bool) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
 import click
 from click.core import augment_usage_errors
+
+from .errors import UsageError
 
 KEPT = ".hundredfold"  # where runs are kept
 
@@ -54,6 +57,17 @@ def argument(name: str, about: str, **how: Any) -> Callable[[Any], Any]:
     return click.argument(name, cls=Argument, about=about, **how)
 
 
+@contextmanager
+def needing(extra: str) -> Iterator[None]:
+    """UsageError where what an extra brings is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{error.name} is not installed, and what runs on AWS needs it", hint=f"pip install 'hundredfold[{extra}]'"
+        ) from error
+
+
 @dataclass(frozen=True, slots=True)
 class Where:
     """Where runs are kept: in a folder of this machine, or by a stack on AWS."""
@@ -81,7 +95,8 @@ class Where:
     def verbs(self) -> Any:
         """The module of verbs of that place."""
         if self.aws:
-            from .aws import verbs as afar
+            with needing("aws"):
+                from .aws import verbs as afar
 
             return afar
         from .local import verbs

@@ -190,10 +190,14 @@ def _cdk(words: Sequence[str], assembly: Assembly, say: Say) -> None:
 def _not_deployed(verb: str, stack: str, said: Sequence[str]) -> DeployError:
     text = "\n".join(said)
     message, hint = next(((m, h) for pattern, m, h in _KNOWN if re.search(pattern, text)), (f"the stack {stack} cannot be made", None))
-    reasons = [line.strip() for line in said if re.search(r"_FAILED|❌|\berror\b|Error:", line, re.I)] or [
-        line for line in said if line.strip()
-    ]
-    return DeployError(message if verb == "deploy" else f"cdk {verb}: {message}", problems=reasons[-TOLD_LINES:], hint=hint)
+    return DeployError(message if verb == "deploy" else f"cdk {verb}: {message}", problems=_reasons(said), hint=hint)
+
+
+def _reasons(said: Sequence[str]) -> list[str]:
+    """What CloudFormation could not do, or else what the CDK calls an error, or else its last words."""
+    failed = [" ".join(line.split("|")[-1].split()) for line in said if re.search(r"_FAILED\b", line)]
+    errors = [line.strip() for line in said if re.search(r"❌|\berror\b|Error:", line, re.I)]
+    return list(dict.fromkeys(failed or errors or filter(None, map(str.strip, said))))[-TOLD_LINES:]
 
 
 _KNOWN = (  # what the CDK says; what it means; what to do

@@ -66,16 +66,7 @@ def _alarms(watched: Watched, settings: Settings) -> Iterator[tuple[str, Any, fl
     )
     yield (
         "RunFailed",
-        aws_cloudwatch.MathExpression(
-            expression="failed + cut + aborted",
-            label="runs that failed",
-            period=LOOK,
-            using_metrics={
-                "failed": watched.machine.metric_failed(statistic="Sum"),
-                "cut": watched.machine.metric_timed_out(statistic="Sum"),
-                "aborted": watched.machine.metric_aborted(statistic="Sum"),
-            },
-        ),
+        watched.machine.metric_failed(period=LOOK, statistic="Sum"),
         0,
         "A run failed; its reason is in its record: hundredfold status.",
     )
