@@ -5,6 +5,8 @@ FIND_PYTHON := for p in python3.13 python3.12 python3.11 python3; do command -v 
 PYTHON ?= $(shell $(FIND_PYTHON))
 VENVS := benchmarks/.venvs
 EMULATOR := .venv-emulator
+LAMBDA := .venv-lambda
+FIND_LAMBDA_PYTHON := for p in python3.14 python3.13 python3.12 $(HOME)/.pyenv/versions/3.1[234]*/bin/python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 12) <= sys.version_info < (3, 15))' 2>/dev/null && echo $$p && break; done
 PEERS := $(notdir $(basename $(wildcard benchmarks/peers/requirements/*.txt)))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -17,7 +19,7 @@ help:  ## list these verbs
 demo: $(VENV)/core.done  ## make a mobile operator's data and price all of it
 	@$(BIN)/hundredfold demo
 
-test: $(VENV)/dev.done $(EMULATOR)/done  ## run all tests
+test: $(VENV)/dev.done $(EMULATOR)/done $(LAMBDA)/tried  ## run all tests
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/dev.done  ## check format, style and types
@@ -51,7 +53,7 @@ docs: $(VENV)/dev.done  ## write docs/reference-cli.md anew from --help
 	$(BIN)/python docs/cli_reference.py
 
 clean:  ## remove what these verbs made: the environment, caches, the demo's runs
-	rm -rf $(VENV) .hundredfold .pytest_cache .hypothesis .mypy_cache .ruff_cache build dist benchmarks/data benchmarks/results $(VENVS) $(EMULATOR)
+	rm -rf $(VENV) .hundredfold .pytest_cache .hypothesis .mypy_cache .ruff_cache build dist benchmarks/data benchmarks/results $(VENVS) $(EMULATOR) $(LAMBDA)
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/venv.done:
@@ -81,4 +83,12 @@ $(EMULATOR)/done: tests/aws/emulator/requirements.txt $(VENV)/venv.done
 	@echo "setting up $(EMULATOR), the emulator of AWS that the tests start"
 	@$(BIN)/python -m venv --clear $(EMULATOR)
 	@$(EMULATOR)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
+# what Lambda's own Python has, and nothing else: the package must bring the rest. Without a Python that Lambda has, its tests are skipped
+$(LAMBDA)/tried: tests/aws/lambda-requirements.txt
+	@mkdir -p $(LAMBDA)
+	@python=$$($(FIND_LAMBDA_PYTHON)); if [ -n "$$python" ]; then echo "setting up $(LAMBDA) with $$python" \
+	  && $$python -m venv --clear $(LAMBDA) && $(LAMBDA)/bin/python -m pip install --quiet --requirement $<; \
+	  else echo "there is no Python 3.12 to 3.14 here: the package is not tried under Lambda's runtime"; fi
 	@touch $@

@@ -228,7 +228,7 @@ def test_the_bucket_is_encrypted_private_and_outlives_the_stack(template: Templa
     assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
     assert "BucketName" not in bucket
     resource = next(r for r in template["Resources"].values() if r["Type"] == "AWS::S3::Bucket")
-    assert (resource["DeletionPolicy"], resource["UpdateReplacePolicy"]) == ("Retain", "Retain")
+    assert (resource["DeletionPolicy"], resource["UpdateReplacePolicy"]) == ("RetainExceptOnCreate", "Retain")
 
 
 def test_what_only_a_run_needs_expires_and_releases_do_not(template: Template) -> None:

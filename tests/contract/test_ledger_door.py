@@ -122,6 +122,13 @@ def test_a_note_is_merged_into_what_is_there(ledger):
     assert noted.state == State.NEW
 
 
+def test_what_a_write_returns_is_what_is_read_after_it(ledger):
+    ledger.create(RUN)
+    assert ledger.note(RUN.id, counts={"pair": (1, 2)}, options={3: "a key"}) == ledger.read(RUN.id)
+    assert ledger.move(RUN.id, Event.START) == ledger.read(RUN.id)
+    assert ledger.read(RUN.id).counts == {"pair": [1, 2]}
+
+
 def test_each_write_raises_the_version_and_the_time(ledger, clock):
     ledger.create(RUN)
     ledger.note(RUN.id)

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from account import LedClock
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 
-from conftest import LedClock
 from hundredfold.aws.queue import SqsQueue
 from hundredfold.local.queue import SqliteQueue
 from hundredfold.ports import Delivery, Depth
@@ -193,7 +193,7 @@ TestMemory = MemoryMachine.TestCase
 TestLocal = LocalMachine.TestCase
 TestSqs = SqsMachine.TestCase
 TestMemory.settings = TestLocal.settings = settings(max_examples=30, stateful_step_count=40, deadline=None, database=None)
-TestSqs.settings = settings(max_examples=6, stateful_step_count=30, deadline=None, database=None)  # each step asks over HTTP
+TestSqs.settings = settings(max_examples=5, stateful_step_count=25, deadline=None, database=None)  # each step asks over HTTP
 
 
 @pytest.fixture(autouse=True)

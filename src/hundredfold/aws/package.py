@@ -306,7 +306,7 @@ def _resolved(parts: Iterable[str]) -> list[str]:
 
 def _copy_ours(folder: Path) -> None:
     here = Path(__file__).parents[1]
-    for path in sorted(here.rglob("*.py")):
+    for path in sorted(path for path in here.rglob("*") if path.suffix in (".py", ".txt")):  # with the texts that our modules read
         inside = path.relative_to(here)
         if not any(inside.is_relative_to(room) for room in NOT_THERE):
             _copy(path, folder / OURS / inside)

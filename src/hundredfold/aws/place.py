@@ -31,7 +31,7 @@ def _after_fork() -> None:
     client.cache_clear()
 
 
-_making = Lock()  # boto3 makes its session at the first client, and two threads at once would break it
+_making = Lock()  # boto3's session, which makes all clients, is not meant for two threads at once
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)  # parent and child would read each other's answers on the same connections
 

@@ -17,6 +17,7 @@ from cdk_nag import AwsSolutionsChecks
 
 from ...errors import HundredfoldError
 from .construct import Hundredfold
+from .settings import OURS
 
 TOLD = "HUNDREDFOLD_STACK"
 
@@ -25,7 +26,7 @@ def make_app(told: Mapping[str, Any], **app: Any) -> App:
     """The app, with everything that cdk-nag has to say against it: it does not synthesize while there is any."""
     made = App(**app)
     Validations.of(made).add_plugins(AwsSolutionsChecks(made))
-    stack = Stack(made, told["stack"], description=f"Hundredfold: the job {told['settings']['job']}")
+    stack = Stack(made, told["stack"], description=f"{OURS}{told['settings']['job']}")
     Hundredfold(stack, "Job", code=told["code"], **told["settings"])
     return made
 

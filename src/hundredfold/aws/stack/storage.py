@@ -34,7 +34,7 @@ def make_bucket(scope: Construct, settings: Settings) -> Any:
                 expired_object_delete_marker=True,
             ),
         ],
-        removal_policy=RemovalPolicy.RETAIN,
+        removal_policy=RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,  # but not where the stack could not be made
     )
     reviewed(
         bucket,

@@ -1,0 +1,291 @@
+"""Runs on the emulated AWS without a state machine: what it would do, a loop here does.
+
+`Afar` is to AWS what bench.Bench is to this machine: every step on its real doors, and the user's function called in this process.
+`walk` drives the functions' own handlers, workers' processes included.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import pyarrow as pa
+import pytest
+from emulator import Emulator, wait_until
+
+from bench import AS_OF, Piece
+from hundredfold import Job, Model
+from hundredfold.aws import handlers
+from hundredfold.aws.athena import Asked, AthenaWarehouse, Heard
+from hundredfold.aws.begin import new_record
+from hundredfold.aws.ledger import DynamoLedger
+from hundredfold.aws.place import Place
+from hundredfold.aws.prepare import prepare
+from hundredfold.aws.store import S3Store
+from hundredfold.job import Layout
+from hundredfold.manifest import Manifest
+from hundredfold.pipeline import stages
+from hundredfold.query import check_queries
+from hundredfold.states import Event
+from hundredfold.steps.collect import Collected, collect
+from hundredfold.steps.publish import Release, describe_run, publish
+from hundredfold.steps.validate import Verdict, validate
+
+T = TypeVar("T")
+ENDED = ("SUCCEEDED", "FAILED", "CANCELLED")
+job: Job  # the job of `walk`, as by_hand:job
+
+
+class Afar:
+    """One stack without functions, and runs in it. `queries` are the statements that Athena was given, the last one last."""
+
+    def __init__(self, emulator: Emulator, folder: Path) -> None:
+        self.emulator, self.folder = emulator, folder
+        self.place = _stack(emulator)
+        self.store = S3Store(self.place.bucket)
+        self.warehouse = None
+        self.queries: list[str] = []
+        self.numbers = count()
+
+    def start(self, job: Job, **places: Any) -> Distant:
+        """A new run of a job, of which nothing is done yet. A place is an address, or files of this machine, or a table."""
+        layout = Layout(f"r{next(self.numbers)}-{uuid4().hex[:6]}")
+        return Distant(self, job, {name: self.sent(layout.run, name, place) for name, place in places.items()}, layout)
+
+    def sent(self, run: str, source: str, place: Any) -> str:
+        """The address of a source's rows, uploaded as they are."""
+        folder = f"sources/{run}/{source}"
+        if isinstance(place, str):
+            return place
+        if isinstance(place, pa.Table):
+            with self.store.writing(f"{folder}/rows.parquet") as path:
+                pa.parquet.write_table(place, path)
+        else:
+            for path in [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file()):
+                self.store.send(path, f"{folder}/{path.name if path == place else path.relative_to(place).as_posix()}")
+        return self.store.where(folder) + "/"
+
+    def put(self, key: str, data: bytes) -> str:
+        """An object; its address."""
+        self.store.put(key, data)
+        return self.store.where(key)
+
+    def ran(self, asked: Asked, execution: str = "e1") -> Heard:
+        """What the state machine would hear of a statement, once it has run."""
+        self.queries.append(asked.sql)
+        athena, found = self.emulator.client("athena"), {}
+        query = athena.start_query_execution(
+            QueryString=asked.sql,
+            QueryExecutionContext={"Database": self.place.database},
+            WorkGroup=self.place.workgroup,
+            ResultConfiguration={"OutputLocation": asked.output},
+        )["QueryExecutionId"]
+
+        def over() -> bool:
+            found.update(athena.get_query_execution(QueryExecutionId=query)["QueryExecution"])
+            return found["Status"]["State"] in ENDED
+
+        wait_until(over, 60, lambda: f"{asked.sql} is still {found['Status']}", every=0.01)
+        if found["Status"]["State"] == "SUCCEEDED":
+            return Heard(execution, asked.token, query)
+        return Heard(execution, asked.token, "", found["Status"]["StateChangeReason"])
+
+    def asks(self, layout: Layout, do: Callable[[AthenaWarehouse], T], *, round_: int = 1) -> T:
+        """Do a step: again and again, until every statement that it asks for has run."""
+        heard = Heard("e1")
+        while True:
+            scratch = self.folder / "scratch"
+            shutil.rmtree(scratch, ignore_errors=True)
+            warehouse = AthenaWarehouse(self.store, layout, self.place, scratch, memory=2**28, heard=heard, round_=round_)
+            try:
+                return do(warehouse)
+            except Asked as asked:
+                heard = self.ran(asked)
+            finally:
+                warehouse.close()
+
+    def rows(self, select: str, **tables: pa.Table) -> pa.Table:
+        """The answer of Athena to a query in DuckDB's SQL over these tables."""
+        layout = Layout(f"q{next(self.numbers)}-{uuid4().hex[:6]}")
+
+        def ask(warehouse: AthenaWarehouse) -> pa.Table:
+            for name, table in tables.items():
+                if name not in warehouse.tables:
+                    key = f"processing/{layout.run}/given/{name}/rows.parquet"
+                    with self.store.writing(key) as path:
+                        pa.parquet.write_table(table, path)
+                    warehouse.register(name, self.store.where(key).rpartition("/")[0] + "/", table.schema)
+            return warehouse.query(select)
+
+        return self.asks(layout, ask)
+
+
+class Distant(Piece):
+    """One run on AWS, a step at a time."""
+
+    bench: Any
+
+    def validate(self) -> list[Verdict]:
+        def check(warehouse: AthenaWarehouse) -> list[Verdict]:
+            check_queries(self.job, warehouse.tables_of)
+            return self._validated(warehouse)
+
+        return self.bench.asks(self.layout, check)
+
+    def prepare(self, model: str, *, parts: int = 0, batch_bytes: int = 2**26) -> Manifest:
+        declared = self.job.model(model)
+
+        def split(warehouse: AthenaWarehouse) -> Manifest:
+            self._stand(warehouse, declared)
+            return prepare(
+                declared, self.job, self.layout, warehouse, self.store, workers=1, batch_bytes=batch_bytes, batches=12 * parts or 1
+            )
+
+        return self.bench.asks(self.layout, split)
+
+    def collect(self, model: str, round_: int = 1) -> Collected:
+        declared, manifest = self.job.model(model), Manifest.read(self.layout, model, self.store)
+
+        def gather(warehouse: AthenaWarehouse) -> Collected:
+            self._stand(warehouse, declared)
+            return collect(declared, manifest, self.layout, round_, warehouse, self.store)
+
+        self.collected[model] = self.bench.asks(self.layout, gather, round_=round_)
+        return self.collected[model]
+
+    def publish(self, round_: int = 1) -> Release | None:
+        def release(warehouse: AthenaWarehouse) -> Release | None:
+            self._stand(warehouse, None)
+            return publish(self.job, self.layout, round_, AS_OF, warehouse, self.store)
+
+        return self.bench.asks(self.layout, release, round_=round_)
+
+    def accepted(self, source: str) -> list[dict[str, Any]]:
+        def read(warehouse: AthenaWarehouse) -> list[dict[str, Any]]:
+            self._validated(warehouse)
+            return warehouse.query(f"SELECT * FROM {source}").to_pylist()
+
+        return self.bench.asks(self.layout, read)
+
+    def _validated(self, warehouse: AthenaWarehouse) -> list[Verdict]:
+        return validate(self.job, self.places, AS_OF, self.layout, warehouse, self.store)
+
+    def _stand(self, warehouse: AthenaWarehouse, until: Model | None) -> None:
+        self._validated(warehouse)
+        describe_run(self.job, self.layout, AS_OF, None, None, warehouse)
+        for model in self.job.models:
+            if model is until:
+                break
+            warehouse.define(model.name, f"SELECT * FROM {warehouse.parquet(self.layout.results(model.name))}")
+
+
+class Context:
+    """What Lambda hands to a function beside its event."""
+
+    def __init__(self, seconds: float = 300) -> None:
+        self._end = time.monotonic() + seconds
+
+    def get_remaining_time_in_millis(self) -> int:
+        return int(1000 * (self._end - time.monotonic()))
+
+
+@contextmanager
+def environment(afar: Afar) -> Iterator[None]:
+    """This process as a function of the stack."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("job", "bucket", "table", "queue", "dead", "database", "workgroup", "concurrency", "trigger"):
+            patch.setenv(f"HUNDREDFOLD_{name.upper()}", str(getattr(afar.place, name)))
+        patch.setattr(handlers, "SCRATCH", afar.folder / "function")
+        yield
+    handlers.stop_crew()
+
+
+def walk(afar: Afar, declared: Job, run: str, *, execution: str = "e1", **places: Any) -> str:
+    """A run through the handlers, from its record to its end; the last thing that a step said."""
+    global job
+    job = declared
+    ledger = DynamoLedger(afar.place.table)
+    if places:
+        given = {name: afar.sent(run, name, place) for name, place in places.items()}
+        ledger.create(new_record(run, declared, "by_hand:job", given, {"as_of": AS_OF, "batches": 4}))
+    said: dict[str, Any] = {"do": "next", "token": ""}
+    heard: dict[str, str] = {}
+    with environment(afar):
+        for stage in stages(declared):
+            said["do"] = ""
+            while said["do"] not in ("next", "held", "failed", "cancelled"):
+                model = stage.model.name if stage.model else ""
+                event = {"run": run, "input": {"run": run}, "execution": execution, "step": stage.step, "model": model}
+                said = handlers.step({**event, "asked": said["token"], "heard": heard})
+                if said["do"] == "query":
+                    found = afar.ran(Asked(said["query"], said["token"], said["output"]))
+                    status = {"QueryExecution": {"Status": {"StateChangeReason": found.error}}}
+                    heard = {"id": found.id} if found.id else {"Error": "States.TaskFailed", "Cause": json.dumps(status)}
+                elif said["do"] == "wait":
+                    _work(afar)
+            if said["do"] != "next":
+                break
+    return str(said["do"])
+
+
+def again(afar: Afar, run: str) -> None:
+    """What `retry` does to a run's record before a new execution begins."""
+    ledger = DynamoLedger(afar.place.table)
+    ledger.move(run, Event.RETRY)
+
+
+def _work(afar: Afar) -> None:
+    """Every message of the queue through the worker's handler."""
+    sqs, queue = afar.emulator.client("sqs"), afar.place.queue
+    while messages := sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, AttributeNames=["All"]).get("Messages"):
+        records = [
+            {"messageId": m["MessageId"], "receiptHandle": m["ReceiptHandle"], "body": m["Body"], "attributes": m["Attributes"]}
+            for m in messages
+        ]
+        back = {one["itemIdentifier"] for one in handlers.work({"Records": records}, Context())["batchItemFailures"]}
+        for message in messages:
+            if message["MessageId"] not in back:
+                sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
+
+
+def _stack(emulator: Emulator) -> Place:
+    """A stack's things, made one by one."""
+    name = uuid4().hex[:12]
+    s3, sqs, dynamo = (emulator.client(service) for service in ("s3", "sqs", "dynamodb"))
+    s3.create_bucket(Bucket=f"bucket-{name}")
+    dead = sqs.create_queue(QueueName=f"dead-{name}")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    redrive = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": "5"})
+    queue = sqs.create_queue(QueueName=f"work-{name}", Attributes={"VisibilityTimeout": "600", "RedrivePolicy": redrive})["QueueUrl"]
+    keys = {"by_job": ("job", "created"), "by_time": ("kind", "created")}
+    dynamo.create_table(
+        TableName=f"runs-{name}",
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[{"AttributeName": each, "AttributeType": "S"} for each in ("id", "job", "kind", "created")],
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        GlobalSecondaryIndexes=[
+            {
+                "IndexName": index,
+                "KeySchema": [{"AttributeName": key, "KeyType": kind} for key, kind in zip(pair, ("HASH", "RANGE"), strict=True)],
+                "Projection": {"ProjectionType": "ALL"},
+            }
+            for index, pair in keys.items()
+        ],
+    )
+    emulator.client("glue").create_database(DatabaseInput={"Name": f"runs_{name}"})
+    emulator.client("athena").create_work_group(Name=f"runs-{name}", Configuration={"EnforceWorkGroupConfiguration": False})
+    return Place(
+        job="by_hand:job", bucket=f"bucket-{name}", table=f"runs-{name}", queue=queue, dead=dead, database=f"runs_{name}",
+        workgroup=f"runs-{name}", concurrency=2, trigger="messages",
+    )  # fmt: skip
+
+
+__all__ = ["Afar", "Distant", "Manifest", "again", "environment", "replace", "walk"]

@@ -1,0 +1,365 @@
+"""What a function is given to run: found, fetched, pruned, measured and packed."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from hundredfold.aws.elf import linked_with
+from hundredfold.aws.imports import imports_of
+from hundredfold.aws.package import Built, PackageError, Size, build, check_room, package, package_image, sha256_of, write_zip
+from hundredfold.aws.prune import imported, prune
+from hundredfold.aws.runtime import ROOM, platforms
+from hundredfold.errors import JobError, UsageError
+
+HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
+MACHINE = {"aarch64": "arm64", "arm64": "arm64"}.get(platform.machine(), "x86_64")
+
+JOB = """
+from hundredfold import Job, Model, Source
+import rates
+
+def fit(rows):
+    import psutil
+    return {"n": rates.RATE}
+
+job = Job(name="small", sources=[Source("sales", at="sales.csv")],
+          models=[Model("fits", unit=("shop",), query="queries/fits.sql", work=fit)])
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A job in a file, a module beside it, its query, a table of rows, and what tools leave lying about."""
+    folder = tmp_path / "project"
+    (folder / "queries").mkdir(parents=True)
+    (folder / "job.py").write_text(JOB)
+    (folder / "rates.py").write_text("import cloudpickle\nRATE = 3\n")
+    (folder / "queries" / "fits.sql").write_text("SELECT * FROM sales")
+    (folder / "sales.csv").write_text("shop,n\nA,1\n")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def files_of(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+# ---- what a job is made of
+
+
+def test_a_job_in_a_file_is_its_file_and_what_lies_beside_it(project: Path) -> None:
+    found = imports_of("job.py")
+    assert found.ref == "job:job"
+    assert found.code == {"job": str(project / "job.py"), "rates": str(project / "rates.py")}
+    assert found.queries == ("queries/fits.sql",)
+
+
+def test_what_the_code_imports_goes_in_as_it_is_installed_here_also_from_within_a_function(project: Path) -> None:
+    assert imports_of("job.py").installed == {"cloudpickle": version("cloudpickle"), "psutil": version("psutil")}
+
+
+def test_what_only_a_type_checker_or_a_script_imports_stays_out(project: Path) -> None:
+    (project / "rates.py").write_text(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import pandas\nif __name__ == '__main__':\n    import scipy\nRATE = 3\n"
+    )
+    assert imports_of("job.py").installed == {"psutil": version("psutil")}
+
+
+def test_a_job_of_a_package_is_the_whole_package(tmp_path: Path) -> None:
+    found = imports_of("tariffs.job:per_unit")
+    assert found.ref == "tariffs.job:per_unit"
+    assert list(found.code) == ["tariffs"]
+    assert "queries/price_table.sql" in found.queries
+
+
+def test_a_job_that_cannot_be_imported_is_told_as_ever(project: Path) -> None:
+    (project / "rates.py").write_text("RATE = 1 / 0\n")
+    with pytest.raises(JobError, match="cannot be imported: ZeroDivisionError"):
+        imports_of("job.py")
+
+
+def test_a_job_that_ends_the_process_is_told_too(project: Path) -> None:
+    (project / "rates.py").write_text("import os\nos._exit(3)\n")
+    with pytest.raises(JobError, match="in a process of its own"):
+        imports_of("job.py")
+
+
+# ---- which imports a file has
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("import a.b, c as d", {"a.b", "c"}),
+        ("from a import b", {"a", "a.b"}),
+        ("from . import b", {"top.inner", "top.inner.b"}),
+        ("from .b import c", {"top.inner.b", "top.inner.b.c"}),
+        ("from ..b import c", {"top.b", "top.b.c"}),
+        ("def f():\n    from a.b import (\n        c,\n        d,\n    )", {"a.b", "a.b.c", "a.b.d"}),
+        ("# import a\nx = 'import b'", set()),
+    ],
+)
+def test_every_form_of_import_is_read(text: str, names: set[str]) -> None:
+    assert set(imported(text.encode(), Path("top/inner/file.py"))) == names
+
+
+# ---- what a package can do without
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A folder as pip makes it."""
+    site = tmp_path / "site"
+    for name, text in {
+        "lib/__init__.py": "",
+        "lib/tests/__init__.py": "",
+        "lib/tests/test_a.py": "import lib.tests.helper",
+        "lib/tests/helper.py": "",
+        "lib/conftest.py": "",
+        "lib/core.pyi": "x: int",
+        "lib/fast.h": "",
+        "lib/__pycache__/a.cpython-314.pyc": "",
+        "lib-1.0.dist-info/METADATA": "Name: lib",
+        "lib-1.0.dist-info/RECORD": "",
+        "lib-1.0.dist-info/licenses/LICENSE": "free",
+        "bin/tool": "",
+        "mine/tests/__init__.py": "",
+        "mine/data.h": "",
+    }.items():
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / name).write_text(text)
+    return site
+
+
+def test_tests_headers_and_the_like_are_pruned_and_the_users_own_code_is_not(site: Path) -> None:
+    prune(site, own=["mine"])
+    assert files_of(site) == {
+        "lib/__init__.py",
+        "lib-1.0.dist-info/METADATA",
+        "lib-1.0.dist-info/licenses/LICENSE",
+        "mine/tests/__init__.py",
+        "mine/data.h",
+    }
+
+
+def test_a_test_that_something_imports_stays_with_what_it_imports(site: Path) -> None:
+    (site / "lib" / "testing.py").write_text("from lib.tests import test_a")
+    prune(site, own=["mine"])
+    assert {name for name in files_of(site) if "tests" in name and "mine" not in name} == {
+        "lib/tests/__init__.py",
+        "lib/tests/test_a.py",
+        "lib/tests/helper.py",
+    }
+
+
+def test_what_the_job_is_known_to_load_stays(site: Path) -> None:
+    prune(site, own=["mine"], spare=["lib.tests.helper"])
+    assert "lib/tests/helper.py" in files_of(site)
+
+
+def test_a_package_that_reads_its_own_stubs_keeps_them(site: Path) -> None:
+    (site / "lib" / "__init__.py").write_text("import lazy_loader\nlazy_loader.attach_stub(__name__, __file__)\n")
+    prune(site, own=["mine"])
+    assert "lib/core.pyi" in files_of(site)
+
+
+def test_a_part_of_a_library_goes_unless_the_code_asks_for_it(tmp_path: Path) -> None:
+    for asks, left in (("import pyarrow", set()), ("import pyarrow.flight", {"pyarrow/flight.py", "pyarrow/_flight.so"})):
+        site = tmp_path / str(len(left))
+        (site / "pyarrow").mkdir(parents=True)
+        for name in ("pyarrow/__init__.py", "pyarrow/flight.py", "pyarrow/_flight.so"):
+            (site / name).write_text("")
+        (site / "mine.py").write_text(asks)
+        kept = prune(site, own=["mine"])
+        assert files_of(site) == {"mine.py", "pyarrow/__init__.py"} | left
+        assert kept == (("pyarrow.flight",) if left else ())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="its libraries are not ELF files")
+def test_the_libraries_that_a_library_needs_are_read_from_its_file(tmp_path: Path) -> None:
+    import pyarrow
+
+    (library,) = Path(pyarrow.__file__).parent.glob("lib.cpython*.so")
+    needed = linked_with(library)
+    assert any(name.startswith("libarrow.so") for name in needed)
+    assert "libc.so.6" in needed
+    (tmp_path / "text.so").write_text("no library")
+    assert linked_with(tmp_path / "text.so") == ()
+
+
+# ---- the zip
+
+
+def test_the_same_files_give_the_same_zip_whenever_and_by_whomever_they_were_written(tmp_path: Path) -> None:
+    hashes = []
+    for number, mode in enumerate((0o600, 0o755)):
+        folder = tmp_path / str(number)
+        for name in ("b/x.py", "a.py") if number else ("a.py", "b/x.py"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(name)
+            (folder / name).chmod(mode)
+            os.utime(folder / name, (time.time() - 10**6 * number,) * 2)
+        write_zip(folder, tmp_path / f"{number}.zip")
+        hashes.append(sha256_of(tmp_path / f"{number}.zip"))
+    assert hashes[0] == hashes[1]
+
+
+def test_a_zip_says_that_everyone_may_read_it(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.py").write_text("")
+    (tmp_path / "in" / "a.py").chmod(0o600)
+    write_zip(tmp_path / "in", tmp_path / "out.zip")
+    with zipfile.ZipFile(tmp_path / "out.zip") as archive:
+        assert [entry.external_attr >> 16 for entry in archive.infolist()] == [0o100644]
+
+
+# ---- what does not go
+
+
+def test_a_package_that_does_not_fit_is_refused_with_what_takes_the_room(tmp_path: Path) -> None:
+    built = Built("a:b", tmp_path, (Size("scipy", "1.17", ROOM), Size("numpy", "2.4", 2**20)), 0, (), ())
+    with pytest.raises(PackageError, match=r"takes 251.0 MB unzipped, and Lambda takes 250 MB") as caught:
+        check_room(built, "job.py")
+    assert caught.value.problems[0].split() == ["scipy", "250.0", "MB"]
+    assert "hundredfold package job.py --image" in str(caught.value.hint)
+    check_room(Built("a:b", tmp_path, (Size("scipy", "1.17", ROOM),), 0, (), ()), "job.py")
+
+
+@pytest.mark.parametrize(("architecture", "python"), [("arm", "3.14"), ("arm64", "3.9")])
+def test_what_lambda_does_not_have_is_refused(project: Path, architecture: str, python: str) -> None:
+    with pytest.raises(UsageError, match="there is no Lambda function of Python"):
+        package("job.py", project / "out", architecture=architecture, python=python)
+
+
+def test_wheels_for_older_systems_run_too() -> None:
+    tags = platforms("arm64")
+    assert tags[0] == "manylinux_2_34_aarch64"
+    assert {"manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64"} <= set(tags)
+
+
+# ---- the whole, from real wheels
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
+    """The tariffs job with wheels that run here; skipped where no index can be reached."""
+    folder = tmp_path_factory.mktemp("built") / "package"
+    yield built_or_skipped("tariffs.job:job", folder)
+
+
+def built_or_skipped(ref: str, folder: Path) -> Built:
+    try:
+        return build(ref, folder, architecture=MACHINE, python=HERE)
+    except PackageError as error:
+        if any("Retry" in problem or "connection" in problem.lower() for problem in error.problems):
+            pytest.skip(f"no index of packages can be reached: {error}")
+        raise
+
+
+@pytest.mark.slow
+def test_the_package_imports_where_nothing_else_is_installed(built: Built, tmp_path: Path) -> None:
+    """Only the package, and boto3, which Lambda's own Python has."""
+    runtime = tmp_path / "runtime"
+    runtime.mkdir()
+    import boto3
+
+    for name in ("boto3", "botocore", "s3transfer", "jmespath", "urllib3", "dateutil", "six.py"):
+        (runtime / name).symlink_to(Path(boto3.__file__).parents[1] / name)
+    code = "import json, sys, hundredfold.aws.handlers, tariffs.job; print(json.dumps(sorted(m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None))))"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        env={"PYTHONPATH": os.pathsep.join([str(built.folder), str(runtime)]), "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = [Path(file) for file in json.loads(done.stdout)]
+    assert [
+        path for path in loaded if "site-packages" in path.parts and not path.resolve().is_relative_to(Path(boto3.__file__).parents[1])
+    ] == []
+    assert any(path.is_relative_to(built.folder / "pyarrow") for path in loaded)
+
+
+@pytest.mark.slow
+def test_the_package_fits_and_says_what_takes_the_room(built: Built) -> None:
+    assert [size.name for size in built.sizes[:3]] == ["pyarrow", "duckdb", "numpy"]
+    assert {"hundredfold", "your code"} <= {size.name for size in built.sizes}
+    assert built.size == sum(path.stat().st_size for path in built.folder.rglob("*") if path.is_file())
+    assert built.size < ROOM
+    assert built.pruned > 50 * 2**20
+
+
+@pytest.mark.slow
+def test_the_package_holds_the_versions_that_are_installed_here_and_no_boto3(built: Built) -> None:
+    inside = {size.name: size.version for size in built.sizes}
+    assert {name: inside[name] for name in ("numpy", "pyarrow", "duckdb")} == {
+        name: version(name) for name in ("numpy", "pyarrow", "duckdb")
+    }
+    assert not (built.folder / "boto3").exists()
+    assert not (built.folder / "click").exists()
+    assert not list(built.folder.rglob("*.pyc"))
+    assert (built.folder / "tariffs" / "queries" / "price_table.sql").exists()
+
+
+@pytest.mark.slow
+def test_a_small_job_is_packaged_with_its_query_and_without_its_rows(project: Path) -> None:
+    (project / "sales.csv").write_text("shop,n\n" + "A,1\n" * 600_000)
+    built = built_or_skipped("job.py", project / "out" / "package")
+    assert built.ref == "job:job"
+    mine = {name for name in files_of(built.folder) if name.partition("/")[0] in ("job.py", "rates.py", "queries", "sales.csv")}
+    assert mine == {"job.py", "rates.py", "queries/fits.sql"}
+
+
+@pytest.mark.slow
+def test_what_has_no_wheel_is_refused_in_plain_words(project: Path) -> None:
+    with pytest.raises(PackageError) as caught:
+        package("job.py", project / "out", requirements=["psycopg2==2.9.9"])
+    if "index" in str(caught.value):
+        pytest.skip(str(caught.value))
+    assert "psycopg2==2.9.9 has no wheel for Python 3.14 on arm64" in str(caught.value)
+    assert "--image" in str(caught.value.hint)
+
+
+@pytest.mark.slow
+def test_compiled_code_of_this_machine_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").write_text(JOB.replace("import rates", "class rates: RATE = 1"))
+    (tmp_path / "mine" / "fast.so").write_bytes(b"\x7fELF")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PackageError, match="is compiled for this machine"):
+        build("mine:job", tmp_path / "out", architecture=MACHINE, python=HERE)
+
+
+@pytest.mark.slow
+def test_an_image_is_the_package_with_a_dockerfile(project: Path) -> None:
+    try:
+        package_image("job.py", project / "out", python="3.13", architecture="x86_64")
+    except PackageError as error:
+        pytest.skip(str(error))
+    text = (project / "out" / "Dockerfile").read_text()
+    assert "ARG PYTHON=3.13" in text
+    assert (project / "out" / "package" / "job.py").exists()
+
+
+def test_the_dockerfile_is_clean() -> None:
+    from importlib.resources import files
+    from shutil import which
+
+    hadolint = which("hadolint", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    if hadolint is None:
+        pytest.skip("hadolint is not installed")
+    done = subprocess.run([hadolint, str(files("hundredfold") / "aws" / "Dockerfile")], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("", 0)
