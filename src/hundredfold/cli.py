@@ -390,8 +390,8 @@ def _next(facts: dict[str, Any], where: Where, home: Any) -> list[tuple[str, str
     run, state = facts["run"], facts["state"]
     bad = sum(m.get("failed", 0) + m.get("dead", 0) for m in facts["models"].values())
     told = []
-    if state == "running" and facts["driven"]:
-        told.append((_command(where, "status", run), "shows how far it is by then"))
+    if state in ("new", "running") and facts["driven"]:
+        told.append((_command(where, "status", run, *(["--watch"] if where.aws else [])), "shows how far it is by then"))
         told.append((_command(where, "cancel", run), "ends it for good"))
     if state in ("new", "running") and not facts["driven"]:
         told.append((_command(where, "resume", run), "goes on where the driver stopped"))

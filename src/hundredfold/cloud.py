@@ -114,7 +114,7 @@ def deploy(
         stack=name,
         wish=wish,
         bootstrap=bootstrap,
-        say=lambda line: display.words.print(line, style="dim", markup=False),
+        say=lambda line: display.words.print(line, style="dim", markup=False, soft_wrap=True),
     )
     display.result.print(f"\nthe stack {name} is there; its bucket is {place.bucket}")
     display.show_next(
@@ -143,7 +143,9 @@ def destroy(job: str | None, stack: str | None, everything: bool, yes: bool) -> 
     what = "and its bucket with every run and release" if everything else "but not its bucket"
     if not yes and not click.confirm(f"remove the stack {name}, {what}?", err=True):
         raise UsageError("nothing was removed", hint="--yes answers beforehand")
-    bucket = deploying.destroy(name, everything=everything, say=lambda line: display.words.print(line, style="dim", markup=False))
+    bucket = deploying.destroy(
+        name, everything=everything, say=lambda line: display.words.print(line, style="dim", markup=False, soft_wrap=True)
+    )
     display.result.print(
         f"the stack {name} is gone" + (", and its bucket" if everything else f"; what it published is in s3://{bucket}/releases/")
     )
@@ -228,7 +230,7 @@ def _show_sizes(built: Any) -> None:
         f"  {'together':<26} {'':<14} {built.size / MB:7.1f} MB of {ROOM / MB:.0f}   ({built.pruned / MB:.0f} MB were pruned)", markup=False
     )
     for name in built.left_out:
-        display.words.print(f"left out: {name}", style="dim", markup=False)
+        display.words.print(f"left out: {name}", style="dim", markup=False, soft_wrap=True)
 
 
 def _two_numbers(text: str) -> tuple[int, int]:

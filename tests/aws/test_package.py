@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pytest
 
 from hundredfold.aws.elf import linked_with
 from hundredfold.aws.imports import imports_of
-from hundredfold.aws.package import Built, PackageError, Size, build, check_room, package, package_image, sha256_of, write_zip
+from hundredfold.aws.package import Built, PackageError, Size, build, check_room, copy_code, package, package_image, sha256_of, write_zip
 from hundredfold.aws.prune import imported, prune
 from hundredfold.aws.runtime import ROOM, platforms
 from hundredfold.errors import JobError, UsageError
@@ -198,6 +197,68 @@ def test_the_libraries_that_a_library_needs_are_read_from_its_file(tmp_path: Pat
     assert linked_with(tmp_path / "text.so") == ()
 
 
+# ---- the user's own code
+
+
+@pytest.fixture
+def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A job in a package: its folder."""
+    folder = tmp_path / "mine"
+    (folder / "queries").mkdir(parents=True)
+    (folder / "__init__.py").write_text(JOB.replace("import rates", "class rates: RATE = 1"))
+    (folder / "queries" / "fits.sql").write_text("SELECT * FROM sales")
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def copied(ref: str, folder: Path) -> tuple[set[str], tuple[str, ...]]:
+    folder.mkdir()
+    left_out = copy_code(imports_of(ref), folder)
+    return files_of(folder), left_out
+
+
+def test_a_job_in_a_file_takes_its_query_along_and_not_its_rows(project: Path) -> None:
+    assert copied("job.py", project / "out") == ({"job.py", "rates.py", "queries/fits.sql"}, ())
+
+
+def test_a_package_is_copied_but_for_tests_and_tables_of_rows(whole: Path, tmp_path: Path) -> None:
+    for name, text in {
+        "sales.csv": "shop,n\n" + "A,1\n" * 600_000,
+        "lookup.csv": "A,1\n",
+        "test_job.py": "",
+        "tests/data.json": "",
+        ".env": "SECRET=1",
+        "__pycache__/x.pyc": "",
+    }.items():
+        (whole / name).parent.mkdir(exist_ok=True)
+        (whole / name).write_text(text)
+    files, left_out = copied("mine:job", tmp_path / "out")
+    assert files == {"mine/__init__.py", "mine/queries/fits.sql", "mine/lookup.csv"}
+    assert left_out == ("mine/sales.csv", "mine/test_job.py", "mine/tests/data.json")
+
+
+def test_a_query_above_the_job_comes_along_where_there_is_a_place_for_it(whole: Path, tmp_path: Path) -> None:
+    (whole / "inner").mkdir()
+    (whole / "inner" / "job.py").write_text((whole / "__init__.py").read_text().replace("queries/fits.sql", "../../shared/fits.sql"))
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "fits.sql").write_text("SELECT 1")
+    files, _ = copied("mine.inner.job:job", tmp_path / "out")
+    assert "shared/fits.sql" in files
+
+
+def test_a_query_outside_of_everything_is_refused(project: Path, tmp_path: Path) -> None:
+    (project / "job.py").write_text(JOB.replace("queries/fits.sql", "../fits.sql"))
+    (tmp_path / "fits.sql").write_text("SELECT 1")
+    with pytest.raises(PackageError, match=r"the query ../fits.sql lies outside"):
+        copied("job.py", project / "out")
+
+
+def test_compiled_code_of_this_machine_is_refused(whole: Path, tmp_path: Path) -> None:
+    (whole / "fast.so").write_bytes(b"\x7fELF")
+    with pytest.raises(PackageError, match=r"fast.so is compiled for this machine"):
+        copied("mine:job", tmp_path / "out")
+
+
 # ---- the zip
 
 
@@ -252,10 +313,10 @@ def test_wheels_for_older_systems_run_too() -> None:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """The tariffs job with wheels that run here; skipped where no index can be reached."""
     folder = tmp_path_factory.mktemp("built") / "package"
-    yield built_or_skipped("tariffs.job:job", folder)
+    return built_or_skipped("tariffs.job:job", folder)
 
 
 def built_or_skipped(ref: str, folder: Path) -> Built:
@@ -315,15 +376,6 @@ def test_the_package_holds_the_versions_that_are_installed_here_and_no_boto3(bui
 
 
 @pytest.mark.slow
-def test_a_small_job_is_packaged_with_its_query_and_without_its_rows(project: Path) -> None:
-    (project / "sales.csv").write_text("shop,n\n" + "A,1\n" * 600_000)
-    built = built_or_skipped("job.py", project / "out" / "package")
-    assert built.ref == "job:job"
-    mine = {name for name in files_of(built.folder) if name.partition("/")[0] in ("job.py", "rates.py", "queries", "sales.csv")}
-    assert mine == {"job.py", "rates.py", "queries/fits.sql"}
-
-
-@pytest.mark.slow
 def test_what_has_no_wheel_is_refused_in_plain_words(project: Path) -> None:
     with pytest.raises(PackageError) as caught:
         package("job.py", project / "out", requirements=["psycopg2==2.9.9"])
@@ -334,13 +386,11 @@ def test_what_has_no_wheel_is_refused_in_plain_words(project: Path) -> None:
 
 
 @pytest.mark.slow
-def test_compiled_code_of_this_machine_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "__init__.py").write_text(JOB.replace("import rates", "class rates: RATE = 1"))
-    (tmp_path / "mine" / "fast.so").write_bytes(b"\x7fELF")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(PackageError, match="is compiled for this machine"):
-        build("mine:job", tmp_path / "out", architecture=MACHINE, python=HERE)
+def test_the_same_job_gives_the_same_package(built: Built, tmp_path: Path) -> None:
+    again = build("tariffs.job:job", tmp_path / "package", architecture=MACHINE, python=HERE)
+    for folder, name in ((built.folder, "a.zip"), (again.folder, "b.zip")):
+        write_zip(folder, tmp_path / name)
+    assert sha256_of(tmp_path / "a.zip") == sha256_of(tmp_path / "b.zip")
 
 
 @pytest.mark.slow

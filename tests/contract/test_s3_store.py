@@ -167,6 +167,16 @@ def test_what_is_replaced_while_it_is_fetched_is_fetched_anew(store, line):
     line.say(f"GET /{store.bucket}/a", 412, "PreconditionFailed", times=2)
     with store:
         assert store.fetch("a").read_bytes() == b"rows"
+        line.say(f"GET /{store.bucket}/a", 412, "PreconditionFailed", times=1_000)
+        with pytest.raises(HomeError, match="a was replaced while it was read, 5 times"):
+            store.fetch("a")
+
+
+def test_a_big_object_that_is_replaced_while_it_is_copied_is_copied_anew(store, line):
+    store.put("a", b"x" * BIG)
+    line.say(f"PUT /{store.bucket}/b", 412, "PreconditionFailed")
+    store.copy("a", "b")
+    assert store.sizes("")["b"] == BIG
 
 
 def test_a_file_is_sent(store, tmp_path):

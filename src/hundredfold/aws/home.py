@@ -90,8 +90,9 @@ def _stacks() -> list[str]:
         raise UsageError(
             f"the stacks cannot be listed: {error}", hint="log in, or name the stack with --stack; AWS_PROFILE and AWS_REGION say where"
         ) from error
+    ours = {"Job", "MachineArn", "QueueUrl", "Trigger"}  # of its outputs, which have the same names in everybody's app
     return [
         s["StackName"]
         for s in found
-        if {t["Key"] for t in s.get("Tags", ())} & {"hundredfold:job"} and not s["StackStatus"].startswith("DELETE")
+        if ours <= {output["OutputKey"] for output in s.get("Outputs", ())} and not s["StackStatus"].startswith("DELETE")
     ]

@@ -125,15 +125,15 @@ def build(
     found = imports_of(ref)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    left_out = copy_code(found, folder)  # before the wheels: what is wrong with it is told at once, and its names come first
+    _copy_ours(folder)
     _install(folder, _requirements(found, requirements, leave_out), requirements, architecture, python)
     for name in leave_out:
         _uninstall(folder, name)
     owners = dict(_owners(folder))
-    left_out = list(_copy_code(found, folder))
-    _copy_ours(folder)
     before = _total(folder)
     kept = prune(folder, spare=found.modules, own=found.code)
-    return Built(found.ref, folder, _sizes(folder, owners), before - _total(folder), kept, tuple(left_out))
+    return Built(found.ref, folder, _sizes(folder, owners), before - _total(folder), kept, left_out)
 
 
 def check_room(built: Built, ref: str) -> None:
@@ -235,27 +235,32 @@ def _uninstall(folder: Path, name: str) -> None:
 # ---- code
 
 
-def _copy_code(found: Imports, folder: Path) -> Iterator[str]:
-    """The user's modules and the queries beside the job; the files that are left out."""
+def copy_code(found: Imports, folder: Path) -> tuple[str, ...]:
+    """Copy the user's modules, and the queries of the job; the files that were left out. PackageError for what cannot run there."""
+    left_out = []
     for name, place in found.code.items():
-        source = Path(place)
-        if source.is_file():
-            shutil.copyfile(source, folder / source.name)
-            continue
-        for path in sorted(source.rglob("*")):
-            inside = path.relative_to(source)
-            if not path.is_file() or _is_nobodys(inside):
-                continue
-            if _is_left_out(path):
-                yield f"{name}/{inside.as_posix()}"
-                continue
-            if path.suffix in COMPILED:
-                raise PackageError(
-                    f"{path} is compiled for this machine, and cannot run on Lambda",
-                    hint="build a wheel of it for manylinux, and name it with --requirement; or use a container image (--image)",
-                )
-            _copy(path, folder / name / inside)
+        if Path(place).is_file():
+            shutil.copyfile(place, folder / Path(place).name)
+        else:
+            left_out += _copy_package(Path(place), folder / name)
     _copy_queries(found, folder)
+    return tuple(left_out)
+
+
+def _copy_package(source: Path, target: Path) -> Iterator[str]:
+    for path in sorted(source.rglob("*")):
+        inside = path.relative_to(source)
+        if not path.is_file() or _is_nobodys(inside):
+            continue
+        if path.suffix in COMPILED:
+            raise PackageError(
+                f"{path} is compiled for this machine, and cannot run on Lambda",
+                hint="build a wheel of it for manylinux, and name it with --requirement; or use a container image (--image)",
+            )
+        if _is_left_out(path):
+            yield f"{target.name}/{inside.as_posix()}"
+        else:
+            _copy(path, target / inside)
 
 
 def _is_nobodys(path: Path) -> bool:
@@ -268,7 +273,7 @@ def _is_nobodys(path: Path) -> bool:
 
 def _is_left_out(path: Path) -> bool:
     """Tests, and tables of rows, which belong into S3."""
-    test = path.name.startswith("test_") or path.name == "conftest.py" or "tests" in path.parts[-2:-1]
+    test = path.name.startswith("test_") or path.name == "conftest.py" or path.parent.name == "tests"
     return test or (path.suffix in DATA and path.stat().st_size > DATA_MOST)
 
 

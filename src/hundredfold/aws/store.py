@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, count, islice
@@ -29,6 +29,7 @@ from botocore.exceptions import (
     ReadTimeoutError,
     ResponseStreamingError,
 )
+from s3transfer import exceptions as transfer
 
 from ..errors import HomeError
 from ..keys import checked_key, checked_prefix
@@ -39,7 +40,10 @@ AT_ONCE = 1000  # so many keys one call may delete
 TRIES = 5  # of what boto3 does not try again by itself
 CUT_OFF = (ConnectionClosedError, FlexibleChecksumError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
 ABSENT = {"NoSuchKey", "404"}
-REPLACED = {"PreconditionFailed", "412"}  # between two parts of a download
+REPLACED = (
+    transfer.S3DownloadFailedError,
+    getattr(transfer, "S3CopyFailedError", transfer.S3DownloadFailedError),
+)  # the second is younger than our oldest boto3
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class S3Store:
         """Make `target` a copy of `source` within S3, whole or not at all; KeyError if there is no `source`."""
         there, here = self._full(source), self._full(target)
         with self._told(target, f"copied from {self.where(source)}"), self._absent(source):
-            client("s3").copy({"Bucket": self.bucket, "Key": there}, self.bucket, here)
+            self._steady(source, lambda: client("s3").copy({"Bucket": self.bucket, "Key": there}, self.bucket, here))
 
     @contextmanager
     def writing(self, key: str) -> Iterator[Path]:
@@ -123,7 +127,7 @@ class S3Store:
         full = self._full(key)
         with self._on_disk(key), self._told(key, "read"), self._absent(key):
             path = self._copies.new(PurePosixPath(key).suffix)
-            self._download(full, path)
+            self._steady(key, lambda: client("s3").download_file(self.bucket, full, str(path)))
             return path
 
     def close(self) -> None:
@@ -164,14 +168,15 @@ class S3Store:
                 time.sleep(pause)
         raise AssertionError("the last try returns or raises")
 
-    def _download(self, full: str, path: Path) -> None:
+    def _steady(self, key: str, move: Callable[[], object]) -> None:
+        """Do it anew where the object was replaced between two of its parts."""
         for pause in _pauses():
             try:
-                client("s3").download_file(self.bucket, full, str(path))
+                move()
                 return
-            except ClientError as error:
-                if code(error) not in REPLACED or pause is None:
-                    raise
+            except REPLACED as error:
+                if pause is None:
+                    raise HomeError(f"{self.where(key)} was replaced while it was read, {TRIES} times: {error}") from error
                 time.sleep(pause)
 
     def _remove(self, keys: Sequence[str]) -> None:

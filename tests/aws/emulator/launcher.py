@@ -38,7 +38,8 @@ def end_with_parent() -> None:
 def main() -> None:
     adopt_orphans()
     threading.Thread(target=end_with_parent, daemon=True, name="end with parent").start()
-    for gap in (clock, rights, queues, notices, athena, states, lambdas):  # notices after queues: a late notice takes the lock when it is due
+    # notices after queues: a late notice takes the lock when it is due
+    for gap in (clock, rights, queues, notices, athena, states, lambdas):
         gap.fill()
     app.main()
 

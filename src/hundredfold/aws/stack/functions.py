@@ -47,10 +47,7 @@ class Code:
     architecture: Any
     layers: Sequence[Any] = ()
     unzipped: int | None = None
-
-    @property
-    def is_image(self) -> bool:
-        return bool(self.runtime == aws_lambda.Runtime.FROM_IMAGE)
+    is_image: bool = False
 
 
 def kinds(settings: Settings) -> tuple[Kind, Kind, Kind]:
@@ -72,7 +69,7 @@ def code_of(scope: Construct, code: Any, settings: Settings) -> Code:
     if image:
         code = aws_lambda.Code.from_ecr_image(_repository(scope, image), tag_or_digest=image["version"])
     if isinstance(code, aws_lambda.EcrImageCode | aws_lambda.AssetImageCode):
-        return Code(code, aws_lambda.Runtime.FROM_IMAGE, architecture)
+        return Code(code, aws_lambda.Runtime.FROM_IMAGE, architecture, is_image=True)
     if isinstance(code, aws_lambda.Code):
         return Code(code, runtime, architecture, layers)
     return Code(aws_lambda.Code.from_asset(str(code)), runtime, architecture, layers, unzipped(Path(code)))

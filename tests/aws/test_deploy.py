@@ -1,0 +1,181 @@
+"""deploy and destroy, through the CDK's own command line, against an emulated account."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from emulator import Emulator
+from emulator import deploy as emulated
+from synthesis import JOB, cdk_app, synthesize
+
+from hundredfold.aws.deploy import DeployError, Wish, default_stack, deploy, destroy, synth
+from hundredfold.aws.node import NodeError, find_node, on_path
+from hundredfold.aws.place import Place, client
+from hundredfold.errors import JobError, UsageError
+
+STACK = "removed"
+IMAGE = Wish(image="123456789012.dkr.ecr.us-east-1.amazonaws.com/pricing:7", settings={"concurrency": 8, "memory": 2048})
+
+
+def usable_cdk() -> bool:
+    try:
+        find_node()
+    except NodeError:
+        return False
+    return find_spec("aws_cdk") is not None
+
+
+needs_cdk = pytest.mark.skipif(not usable_cdk(), reason="the CDK is not installed: pip install 'hundredfold[deploy]'")
+
+
+# ---- synth
+
+
+@needs_cdk
+@pytest.mark.slow
+def test_synth_writes_the_stack_and_asks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    assembly = synth(JOB, tmp_path, stack="pricing", wish=IMAGE)
+    template = json.loads((assembly.folder / "pricing.template.json").read_text())
+    functions = [r["Properties"] for r in template["Resources"].values() if r["Type"] == "AWS::Lambda::Function"]
+    assert sorted(function["ImageConfig"]["Command"][0] for function in functions) == [
+        f"hundredfold.aws.handlers.{n}" for n in ("bury", "step", "work")
+    ]
+    assert {function["PackageType"] for function in functions} == {"Image"}
+    assert all("Runtime" not in function for function in functions)
+    assert assembly.package is None
+
+
+@needs_cdk
+@pytest.mark.parametrize(
+    ("ref", "stack", "settings", "words"),
+    [
+        (JOB, "2nd", {}, "'2nd' cannot be a stack's name"),
+        (JOB, "pricing", {"memory": 1}, "memory is 1, wanted 128"),
+        (JOB, "pricing", {"start_on_upload": ("costs",)}, "start_on_upload names costs"),
+        ("tariffs.job:nothing", "pricing", {}, "has no 'nothing'"),
+    ],
+)
+def test_wrong_words_are_told_before_anything_is_built(tmp_path: Path, ref: str, stack: str, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises((UsageError, JobError), match=words):
+        synth(ref, tmp_path / "out", stack=stack, wish=Wish(settings=settings))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stack_is_named_after_its_job() -> None:
+    assert default_stack(JOB) == "hundredfold-tariffs"
+
+
+# ---- Node
+
+
+def test_node_that_is_old_or_missing_is_told_with_a_way_out(tmp_path: Path) -> None:
+    with pytest.raises(NodeError, match="there is none") as caught:
+        on_path({"PATH": str(tmp_path)})
+    assert "hundredfold[deploy]" in str(caught.value.hint)
+    for said, words in (("v18.20.1", "is v18.20.1"), ("", "is none that runs")):
+        (tmp_path / "node").write_text(f"#!/bin/sh\necho {said}\n")
+        (tmp_path / "node").chmod(0o755)
+        with pytest.raises(NodeError, match=words):
+            on_path({"PATH": str(tmp_path)})
+
+
+def test_node_of_the_path_is_taken_with_its_npm(tmp_path: Path) -> None:
+    (tmp_path / "node").write_text("#!/bin/sh\necho v22.11.0\n")
+    (tmp_path / "node").chmod(0o755)
+    with pytest.raises(NodeError, match="no npm beside it"):
+        on_path({"PATH": str(tmp_path)})
+    (tmp_path / "npm").write_text("#!/bin/sh\n")
+    (tmp_path / "npm").chmod(0o755)
+    assert on_path({"PATH": str(tmp_path)}).npm == (str(tmp_path / "npm"),)
+
+
+# ---- destroy
+
+
+@pytest.fixture(scope="module")
+def assembly(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with cdk_app() as app:
+        return synthesize(app, tmp_path_factory.mktemp("removed"), STACK, {"job": JOB})
+
+
+@pytest.fixture
+def place(aws_env: Emulator, assembly: Path) -> Iterator[Place]:
+    emulated.deploy(aws_env, assembly)
+    yield Place.of_stack(STACK)
+    with pytest.raises(UsageError) if STACK not in stacks() else nullcontext():
+        destroy(STACK)
+
+
+def stacks() -> list[str]:
+    return [s["StackName"] for s in client("cloudformation").describe_stacks()["Stacks"] if s["StackStatus"] != "DELETE_COMPLETE"]
+
+
+def buckets() -> list[str]:
+    return [bucket["Name"] for bucket in client("s3").list_buckets()["Buckets"]]
+
+
+def test_destroy_keeps_the_bucket_with_its_releases(place: Place) -> None:
+    client("s3").put_object(Bucket=place.bucket, Key="releases/tariffs/current.json", Body=b"{}")
+    assert destroy(STACK, sleep=lambda _: None) == place.bucket
+    assert STACK not in stacks()
+    assert client("s3").get_object(Bucket=place.bucket, Key="releases/tariffs/current.json")["Body"].read() == b"{}"
+
+
+def test_destroy_takes_every_version_of_everything_where_it_is_told_to(place: Place) -> None:
+    client("s3").put_bucket_versioning(Bucket=place.bucket, VersioningConfiguration={"Status": "Enabled"})
+    for body in (b"1", b"2"):
+        client("s3").put_object(Bucket=place.bucket, Key="releases/tariffs/current.json", Body=body)
+    client("s3").delete_object(Bucket=place.bucket, Key="releases/tariffs/current.json")
+    destroy(STACK, everything=True, sleep=lambda _: None)
+    assert place.bucket not in buckets()
+
+
+def test_destroy_waits_for_no_run(place: Place) -> None:
+    waiting = {"StartAt": "Wait", "States": {"Wait": {"Type": "Wait", "Seconds": 600, "End": True}}}
+    client("stepfunctions").update_state_machine(stateMachineArn=place.machine, definition=json.dumps(waiting))
+    run = client("stepfunctions").start_execution(stateMachineArn=place.machine, name="20261122-101112-ab3")["executionArn"]
+    with pytest.raises(UsageError, match="1 runs of the stack removed are going on") as caught:
+        destroy(STACK)
+    assert caught.value.problems == ("20261122-101112-ab3",)
+    assert STACK in stacks()
+    client("stepfunctions").stop_execution(executionArn=run)
+
+
+def test_destroy_removes_no_stack_that_deploy_did_not_make(aws_env: Emulator) -> None:
+    template = {"Resources": {"Queue": {"Type": "AWS::SQS::Queue"}}}
+    client("cloudformation").create_stack(StackName="theirs", TemplateBody=json.dumps(template))
+    with pytest.raises(UsageError, match="the stack theirs was not made by hundredfold deploy"):
+        destroy("theirs")
+    with pytest.raises(UsageError, match="there is no stack 'nowhere'"):
+        destroy("nowhere")
+    client("cloudformation").delete_stack(StackName="theirs")
+
+
+# ---- the whole way, with the command line of the CDK
+
+
+@needs_cdk
+@pytest.mark.slow
+def test_deploy_tells_of_an_account_that_is_not_prepared_prepares_it_and_deploys(tmp_path: Path) -> None:
+    said: list[str] = []
+    with Emulator() as account, account.reached():
+        with pytest.raises(DeployError, match="not prepared for the CDK") as caught:
+            deploy(JOB, tmp_path, stack="pricing", wish=IMAGE, say=said.append)
+        if "npm" in str(caught.value.hint):
+            pytest.skip(str(caught.value))
+        assert "--bootstrap" in str(caught.value.hint)
+        place = deploy(JOB, tmp_path, stack="pricing", wish=IMAGE, bootstrap=True, say=said.append)
+        assert (place.job, place.concurrency) == (JOB, 8)
+        again = deploy(JOB, tmp_path, stack="pricing", wish=IMAGE, say=said.append)
+        assert again == place
+        assert destroy("pricing", sleep=lambda _: None) == place.bucket
+    assert any("bootstrapped" in line for line in said)
