@@ -134,6 +134,11 @@ class Crew:
         self._started()
         return [hand for hand in self.hands if hand.message is None]
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether no hand has anything to do."""
+        return len(self.idle()) == len(self.hands)
+
     def give(self, hand: Hand, message: Message) -> None:
         """Let a hand do these units; its events follow."""
         hand.message, hand.done, hand.killed, hand.blamed = message, message.first - 1, "", IDLE

@@ -30,6 +30,7 @@ from hundredfold.aws.ledger import DynamoLedger
 from hundredfold.aws.place import Place
 from hundredfold.aws.prepare import prepare
 from hundredfold.aws.store import S3Store
+from hundredfold.aws.worker import stop_crew
 from hundredfold.job import Layout
 from hundredfold.manifest import Manifest
 from hundredfold.pipeline import stages
@@ -205,7 +206,7 @@ def environment(afar: Afar) -> Iterator[None]:
             patch.setenv(f"HUNDREDFOLD_{name.upper()}", str(getattr(afar.place, name)))
         patch.setattr(handlers, "SCRATCH", afar.folder / "function")
         yield
-    handlers.stop_crew()
+    stop_crew()
 
 
 def walk(afar: Afar, declared: Job, run: str, *, execution: str = "e1", **places: Any) -> str:

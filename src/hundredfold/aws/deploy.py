@@ -75,7 +75,7 @@ def synth(ref: str, folder: Path, *, stack: str, wish: Wish | None = None) -> As
     UsageError for words that cannot be, JobError for a job that cannot be imported, PackageError, DeployError.
     """
     wish = wish or Wish()
-    _check_stack(stack)
+    _check_words(stack, wish)
     if importlib.util.find_spec("aws_cdk") is None:
         raise UsageError("the CDK is not installed", hint="pip install 'hundredfold[deploy]'")
     node = find_node()
@@ -132,9 +132,14 @@ def destroy(stack: str, *, everything: bool = False, say: Say = lambda _: None, 
 # ---- synthesis
 
 
-def _check_stack(stack: str) -> None:
+def _check_words(stack: str, wish: Wish) -> None:
     if not STACK.fullmatch(stack):
         raise UsageError(f"{stack!r} cannot be a stack's name", hint="wanted letters, digits and -, beginning with a letter, at most 128")
+    if wish.image and (wish.requirements or wish.leave_out or wish.settings.get("layers")):
+        raise UsageError(
+            "an image is given, and also what goes into a package: requirements, leave_out or layers",
+            hint="an image holds all that it needs: hundredfold package JOB --image --requirement ...",
+        )
 
 
 def _package(ref: str, folder: Path, settings: Settings, wish: Wish) -> Packaged:

@@ -89,15 +89,19 @@ class Floor:
                 self._bury()
                 if not fed and not self.doing and self.delivery is None:
                     self._settle(0)
-                    if self.only:
+                    if not self.only:
+                        self._wait_for_message()
+                    elif self.crew.at_rest:
                         break
-                    self._wait_for_message()
-                for hand, event in self.crew.events(0.05 if self.doing else 0.0):
+                for hand, event in self.crew.events(0.05 if self.doing or self.only else 0.0):
                     self._handle(hand, event)
                 self._settle(WRITES)
                 self._keep_leases()
             self.written.extend({doing.receipt for doing in self.doing.values()})  # the outcome is there, only the message is left
             self._settle(0)
+            while self.only and not self.crew.at_rest:  # their last words would be taken for the next call's
+                for _ in self.crew.events(0.05):
+                    pass
         self._tell()
 
     def _settle(self, most: int) -> None:

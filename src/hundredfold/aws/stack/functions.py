@@ -112,7 +112,7 @@ def make_function(
         runtime=code.runtime,
         architecture=code.architecture,
         handler=aws_lambda.Handler.FROM_IMAGE if code.is_image else handler,
-        layers=list(code.layers),
+        layers=list(code.layers) or None,
         role=rights,
         memory_size=kind.memory,
         timeout=Duration.seconds(kind.timeout),
