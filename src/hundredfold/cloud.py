@@ -42,9 +42,12 @@ CHOICES: Mapping[str, tuple[str, Any, str]] = {
     "name_prefix": ("TEXT", str, "Begins every name; without it, CloudFormation makes them up."),
 }
 SEVERAL: Mapping[str, tuple[str, str, str]] = {
-    "sources": ("--source-location", "s3://BUCKET/PREFIX/", "A further place that queries may read."),
+    "sources": (
+        "--source-location",
+        "s3://BUCKET/PREFIX/",
+        "A further place that queries may read; or glue://DATABASE/TABLE (and the place of its files).",
+    ),
     "source_keys": ("--source-key", "ARN", "The KMS key that such a place is encrypted with."),
-    "tables": ("--table", "DATABASE.TABLE", "A Glue table that queries may read."),
     "layers": ("--layer", "ARN", "A Lambda layer, for what the package is made without (--leave-out)."),
 }
 
@@ -141,7 +144,7 @@ def destroy(job: str | None, stack: str | None, everything: bool, yes: bool) -> 
         raise UsageError("which stack?", hint="hundredfold destroy MODULE:JOB, or --stack NAME")
     name = stack or deploying.default_stack(str(job))
     what = "and its bucket with every run and release" if everything else "but not its bucket"
-    if not yes and not click.confirm(f"remove the stack {name}, {what}?", err=True):
+    if not yes and not _agreed(f"remove the stack {name}, {what}?"):
         raise UsageError("nothing was removed", hint="--yes answers beforehand")
     bucket = deploying.destroy(
         name, everything=everything, say=lambda line: display.words.print(line, style="dim", markup=False, soft_wrap=True)
@@ -231,6 +234,14 @@ def _show_sizes(built: Any) -> None:
     )
     for name in built.left_out:
         display.words.print(f"left out: {name}", style="dim", markup=False, soft_wrap=True)
+
+
+def _agreed(question: str) -> bool:
+    """What a person answers; no, where there is nobody to ask."""
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:
+        return False
 
 
 def _two_numbers(text: str) -> tuple[int, int]:

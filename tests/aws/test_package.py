@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -14,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from hundredfold.aws.elf import linked_with
+from hundredfold.aws.elf import as_loaded, linked_with
 from hundredfold.aws.imports import imports_of
-from hundredfold.aws.package import Built, PackageError, Size, build, check_room, copy_code, package, package_image, sha256_of, write_zip
+from hundredfold.aws.package import Built, PackageError, Size, build, check_room, copy_code, package, sha256_of, write_dockerfile, write_zip
 from hundredfold.aws.prune import imported, prune
 from hundredfold.aws.runtime import ROOM, platforms
 from hundredfold.errors import JobError, UsageError
@@ -197,6 +198,26 @@ def test_the_libraries_that_a_library_needs_are_read_from_its_file(tmp_path: Pat
     assert linked_with(tmp_path / "text.so") == ()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="its libraries are not ELF files")
+def test_a_library_works_as_well_without_what_is_never_loaded(tmp_path: Path) -> None:
+    import psutil
+
+    whole = Path(psutil.__file__).parent
+    shutil.copytree(whole, tmp_path / "psutil", ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (tmp_path / "psutil").glob("*.so"):
+        smaller = as_loaded(path.read_bytes())
+        assert len(smaller) < path.stat().st_size
+        path.write_bytes(smaller)
+        assert linked_with(path) == linked_with(whole / path.name)
+        assert as_loaded(smaller) == smaller
+    code = "import psutil; print(psutil.__file__, psutil.Process().memory_info().rss > 0)"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == [str(tmp_path / "psutil" / "__init__.py"), "True"]
+    assert as_loaded(b"no library") == b"no library"
+
+
 # ---- the user's own code
 
 
@@ -329,7 +350,7 @@ def built_or_skipped(ref: str, folder: Path) -> Built:
 
 
 @pytest.mark.slow
-def test_the_package_imports_where_nothing_else_is_installed(built: Built, tmp_path: Path) -> None:
+def test_the_package_works_where_nothing_else_is_installed(built: Built, tmp_path: Path) -> None:
     """Only the package, and boto3, which Lambda's own Python has."""
     runtime = tmp_path / "runtime"
     runtime.mkdir()
@@ -337,7 +358,14 @@ def test_the_package_imports_where_nothing_else_is_installed(built: Built, tmp_p
 
     for name in ("boto3", "botocore", "s3transfer", "jmespath", "urllib3", "dateutil", "six.py"):
         (runtime / name).symlink_to(Path(boto3.__file__).parents[1] / name)
-    code = "import json, sys, hundredfold.aws.handlers, tariffs.job; print(json.dumps(sorted(m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None))))"
+    code = """if True:
+        import json, sys, tempfile, duckdb, numpy, pyarrow as pa, pyarrow.compute as pc, pyarrow.dataset, pyarrow.parquet as pq
+        import hundredfold.aws.handlers, tariffs.job
+        table = pa.table({"n": numpy.linalg.solve(numpy.eye(3) * 2, numpy.arange(3.0))})
+        with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
+            pq.write_table(table, file.name, compression="zstd")
+            assert duckdb.sql(f"SELECT sum(n) FROM '{file.name}'").fetchall() == [(pc.sum(pq.read_table(file.name)["n"]).as_py(),)]
+        print(json.dumps(sorted(m.__file__ for m in sys.modules.values() if getattr(m, "__file__", None))))"""
     done = subprocess.run(
         [sys.executable, "-S", "-c", code],
         env={"PYTHONPATH": os.pathsep.join([str(built.folder), str(runtime)]), "PYTHONDONTWRITEBYTECODE": "1"},
@@ -388,20 +416,18 @@ def test_what_has_no_wheel_is_refused_in_plain_words(project: Path) -> None:
 @pytest.mark.slow
 def test_the_same_job_gives_the_same_package(built: Built, tmp_path: Path) -> None:
     again = build("tariffs.job:job", tmp_path / "package", architecture=MACHINE, python=HERE)
-    for folder, name in ((built.folder, "a.zip"), (again.folder, "b.zip")):
-        write_zip(folder, tmp_path / name)
-    assert sha256_of(tmp_path / "a.zip") == sha256_of(tmp_path / "b.zip")
+    assert contents(built.folder) == contents(again.folder)
 
 
-@pytest.mark.slow
-def test_an_image_is_the_package_with_a_dockerfile(project: Path) -> None:
-    try:
-        package_image("job.py", project / "out", python="3.13", architecture="x86_64")
-    except PackageError as error:
-        pytest.skip(str(error))
-    text = (project / "out" / "Dockerfile").read_text()
-    assert "ARG PYTHON=3.13" in text
-    assert (project / "out" / "package" / "job.py").exists()
+def contents(folder: Path) -> dict[str, str]:
+    return {name: sha256_of(folder / name) for name in files_of(folder)}
+
+
+def test_an_image_is_made_of_the_package_and_of_its_python(tmp_path: Path) -> None:
+    write_dockerfile(tmp_path, "3.13")
+    text = (tmp_path / "Dockerfile").read_text()
+    assert "ARG PYTHON=3.13\n" in text
+    assert "COPY package/ ${LAMBDA_TASK_ROOT}/\n" in text
 
 
 def test_the_dockerfile_is_clean() -> None:

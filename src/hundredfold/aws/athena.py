@@ -26,7 +26,7 @@ from botocore.exceptions import ClientError
 
 from ..contract import literal, quote
 from ..dialect import to_athena
-from ..errors import QueryError, SourceError
+from ..errors import QueryError, SourceError, StateError
 from ..job import Layout
 from ..local.warehouse import DuckWarehouse
 from .place import Place, client
@@ -220,16 +220,8 @@ class AthenaWarehouse:
         """Let `name` stand for Parquet objects that are there."""
         glue = self._glue_name(name)
         refuse_types(name, schema)
-        columns = [{"Name": field.name.lower(), "Type": hive_type(field.type)} for field in schema]
-        described = {"Columns": columns, "Location": location, **PARQUET}
-        made = {
-            "Name": glue,
-            "TableType": "EXTERNAL_TABLE",
-            "Parameters": {"classification": "parquet", "EXTERNAL": "TRUE"},
-            "StorageDescriptor": described,
-        }
         self._drop(glue)
-        client("glue").create_table(DatabaseName=self.place.database, TableInput=made)
+        self._describe(glue, location, schema)
         table = Table(self.place.database, glue, location, _packed(schema), tuple(only), paths, self._round_of(name))
         self.stand(name, table)
         return table
@@ -246,11 +238,25 @@ class AthenaWarehouse:
 
     def drop_all(self) -> None:
         """Take this run's tables out of the database; their objects stay until they expire."""
-        glue, database = client("glue"), self.place.database
-        for page in glue.get_paginator("get_tables").paginate(DatabaseName=database, Expression=f"{self._glue_name('')}*"):
-            for table in page["TableList"]:
-                with suppress(ClientError):
-                    glue.delete_table(DatabaseName=database, Name=table["Name"])
+        for name in self._in_database():
+            with suppress(ClientError):
+                client("glue").delete_table(DatabaseName=self.place.database, Name=name)
+
+    def stand_again(self) -> None:
+        """Put the tables of a run that goes on back into the database: when it was done, they were taken out. StateError if their
+        objects have expired: a table without objects has no rows, and Athena does not mind."""
+        mark = f"processing/{self.layout.run}/begun"  # older than all else there, so that it expires first
+        if not self.tables:
+            self.store.put(mark, b"{}")
+        elif mark not in self.store.list(f"processing/{self.layout.run}/"):
+            raise StateError(
+                f"run {self.layout.run} cannot go on: its tables in s3://{self.store.bucket}/processing/ have expired",
+                hint="run the job again; how long they are kept: hundredfold deploy --keep-days",
+            )
+        there = self._in_database()
+        for table in self.tables.values():
+            if table.database == self.place.database and table.name not in there:
+                self._describe(table.name, table.location, table.arrow)
 
     # ---- how
 
@@ -287,7 +293,12 @@ class AthenaWarehouse:
 
     def _sql(self, select: str) -> str:
         """A query in Athena's SQL, with every name that it reads put in its place."""
-        return to_athena(select, self._stand_for(select), lambda part: list(self.columns(part).names))
+        return to_athena(select, self._stand_for(select), self._described)
+
+    def _described(self, select: str) -> list[tuple[str, str]]:
+        """The columns of a query: their names, and their types as DuckDB calls them."""
+        found = self.here.query(f"DESCRIBE {select}")
+        return list(zip(found.column("column_name").to_pylist(), found.column("column_type").to_pylist(), strict=True))
 
     def _stand_for(self, select: str) -> dict[str, str]:
         places: dict[str, str] = {}
@@ -375,6 +386,23 @@ class AthenaWarehouse:
         """Remove what a query that failed left: Athena deletes nothing."""
         self.store.delete(key)
         self._drop(glue)
+
+    def _describe(self, glue: str, location: str, schema: pa.Schema) -> None:
+        """Let the database know Parquet objects as a table."""
+        columns = [{"Name": field.name.lower(), "Type": hive_type(field.type)} for field in schema]
+        made = {
+            "Name": glue,
+            "TableType": "EXTERNAL_TABLE",
+            "Parameters": {"classification": "parquet", "EXTERNAL": "TRUE"},
+            "StorageDescriptor": {"Columns": columns, "Location": location, **PARQUET},
+        }
+        client("glue").create_table(DatabaseName=self.place.database, TableInput=made)
+
+    def _in_database(self) -> set[str]:
+        """The names of this run's tables that the database has."""
+        own = self._glue_name("")
+        pages = client("glue").get_paginator("get_tables").paginate(DatabaseName=self.place.database, Expression=f"{own}*")
+        return {table["Name"] for page in pages for table in page["TableList"] if table["Name"].startswith(own)}
 
     def _drop(self, glue: str) -> None:
         with suppress(client("glue").exceptions.EntityNotFoundException):

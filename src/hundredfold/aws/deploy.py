@@ -29,12 +29,11 @@ from .imports import Imports, imports_of
 from .node import cdk, find_node
 from .package import Packaged, package
 from .place import Place, client
-from .stack.settings import OURS, Settings
+from .stack.settings import OURS, TOLD, Settings
 from .trouble import code, in_plain_words
 
 STACK = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}")
 APP = "hundredfold.aws.stack.app"
-TOLD = "HUNDREDFOLD_STACK"  # names the file that tells the app what to make
 LOOK = 5.0  # seconds between looks at a stack that is being deleted
 TOLD_LINES = 12  # of the CDK's last words, where we have none of our own
 
@@ -117,7 +116,7 @@ def destroy(stack: str, *, everything: bool = False, say: Say = lambda _: None, 
     """
     with in_plain_words(f"the stack {stack}", "removed"):
         found = _ours(stack)
-        outputs = {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
+        outputs: dict[str, str] = {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
         _refuse_while_running(outputs.get("MachineArn", ""), stack)
         client("cloudformation").delete_stack(StackName=stack)
         say(f"removing the stack {stack}")

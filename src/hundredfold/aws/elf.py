@@ -1,7 +1,8 @@
-"""Which libraries a shared library of Linux is linked with, read from its file: it is often for another processor than this one.
+"""Shared libraries of Linux as files, for they are often for another processor than this one: which libraries one is linked
+with, and how it is made smaller.
 
-The format is told in elf(5): program headers say where the dynamic section lies, and that lists names by their place in a
-table of strings.
+The format is told in elf(5): program headers say what is loaded and where the dynamic section lies, which lists names by
+their place in a table of strings.  Sections and symbols behind all that are for linkers and debuggers.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+MAGIC = b"\x7fELF\x02\x01"  # of 64 bits, the low byte first
 LOAD, DYNAMIC = 1, 2  # kinds of a program header
 END, NEEDED, STRINGS = 0, 1, 5  # tags of a dynamic entry
 
@@ -19,7 +21,7 @@ END, NEEDED, STRINGS = 0, 1, 5  # tags of a dynamic entry
 def linked_with(path: Path) -> tuple[str, ...]:
     """The names of the libraries that it needs; none for what is no 64-bit little-endian ELF file."""
     data = path.read_bytes()
-    if data[:6] != b"\x7fELF\x02\x01":
+    if not data.startswith(MAGIC):
         return ()
     headers = list(_program_headers(data))
     dynamic = next(((offset, size) for kind, offset, _, size in headers if kind == DYNAMIC), None)
@@ -33,6 +35,19 @@ def linked_with(path: Path) -> tuple[str, ...]:
         offset + strings - address for kind, offset, address, size in headers if kind == LOAD and address <= strings < address + size
     )
     return tuple(_text(data, table + value) for tag, value in entries if tag == NEEDED)
+
+
+def as_loaded(data: bytes) -> bytes:
+    """The same library without what is never loaded: what follows the last segment, and the header's word of it."""
+    if not data.startswith(MAGIC):
+        return data
+    end = max(offset + size for _, offset, _, size in _program_headers(data))
+    if end >= len(data):
+        return data
+    kept = bytearray(data[:end])
+    struct.pack_into("<Q", kept, 40, 0)  # where the sections' headers lie
+    struct.pack_into("<HH", kept, 60, 0, 0)  # how many there are, and which of them holds their names
+    return bytes(kept)
 
 
 def _program_headers(data: bytes) -> Iterator[tuple[int, int, int, int]]:

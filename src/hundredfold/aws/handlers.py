@@ -11,12 +11,18 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import HundredfoldError, NoSuchRun, PublishRefused
-from ..job import Job, Layout, Message, Model
+from aws_lambda_powertools import Metrics
+from aws_lambda_powertools.metrics import MetricUnit
+
+from ..errors import CrewError, HundredfoldError, NoSuchRun, PublishRefused, StateError
+from ..job import Job, Layout, Model
 from ..load import load_job
 from ..manifest import Manifest
 from ..pipeline import stages
@@ -29,48 +35,70 @@ from ..walk import Walk
 from .athena import Asked, AthenaWarehouse, Heard
 from .begin import begin_upload, with_limits
 from .ledger import DynamoLedger
+from .letters import FIRST_ROUND, Letter, notice_key
 from .place import Place
 from .prepare import prepare
 from .queue import SqsQueue
 from .store import S3Store
-from .worker import Shift, buried, event_messages, log
+from .worker import Shift, log
+from .worker import bury as bury_letter
 
 SCRATCH = Path(tempfile.gettempdir()) / "hundredfold"  # the one place that a function may write to
 SOONEST, LATEST = 3, 60  # seconds between looks at how far the workers are
 PATIENCE = 2  # looks without progress and with an empty queue after which what is missing is sent again
+SWEEPS = 5  # so often in a row; then it is no message that was lost
+COPIERS = 16  # threads: 3,000 copies of some 30 ms
 WORDS = 20_000  # characters of a reason that a state machine is told
 
+metrics = Metrics(namespace="Hundredfold")
 
-def step(event: dict[str, Any], _context: Any = None) -> dict[str, Any]:
+
+def step(event: dict[str, Any], context: Any = None) -> dict[str, Any]:
     """One stage of a run, or as much of it as can be done before a query has run; what is to happen next."""
-    return {"token": "", **_step(event)}
+    _begin_log(context, run=event["run"], step=event["step"], model=event["model"])
+    said = {"token": "", **_step(event)}
+    log.info("step", do=said["do"])
+    return said
 
 
 def _step(event: dict[str, Any]) -> dict[str, Any]:
     place = Place.of_environment()
-    store, ledger, job = S3Store(place.bucket), DynamoLedger(place.table), load_job(place.job)
-    record = _record(event, ledger, job)
-    if record.state is State.CANCELLED:
-        return {"do": "cancelled"}
-    if record.state in (State.DONE, State.HELD):
-        return {"do": "held" if record.state is State.HELD else "next"}
-    if record.state is State.NEW:
-        record = ledger.move(record.id, Event.START)
-    name = f"{event['step']} {event['model']}".strip()
-    if record.step != name:
-        record = ledger.note(record.id, step=name)
-    shutil.rmtree(SCRATCH / "step", ignore_errors=True)
+    store, ledger = S3Store(place.bucket), DynamoLedger(place.table)
     try:
+        job = load_job(place.job)
+        record = _record(event, ledger, job)
+        if record.state is State.NEW:
+            record = ledger.move(record.id, Event.START)
+        if record.state is not State.RUNNING:
+            return _over(record)
+        name = f"{event['step']} {event['model']}".strip()
+        if record.step != name:
+            record = ledger.note(record.id, step=name)
+        shutil.rmtree(SCRATCH / "step", ignore_errors=True)
         return _do(event, Stand(place, store, ledger, with_limits(job, record), record, _heard(event)))
     except Asked as asked:
-        once = f"{asked.token[:60]}-{event['execution']}"[:128]  # a query that failed may be tried again by another execution
+        once = f"{asked.token[:32]}-{event['execution'][-90:]}"  # a query that failed may be tried again by another execution
         return {"do": "query", "query": asked.sql, "token": asked.token, "once": once, "output": asked.output}
     except PublishRefused as refusal:
-        ledger.move(record.id, Event.HOLD, reason=str(refusal))
-        return {"do": "held", "reason": str(refusal)[:WORDS]}
+        return _ended(event["run"], Event.HOLD, refusal, ledger)
     except HundredfoldError as error:
-        ledger.move(record.id, Event.FAIL, reason=str(error))
-        return {"do": "failed", "reason": str(error)[:WORDS]}
+        return _ended(event["run"], Event.FAIL, error, ledger)
+
+
+def _ended(run: str, event: Event, error: HundredfoldError, ledger: DynamoLedger) -> dict[str, Any]:
+    """Record why the run ends here, unless it has ended otherwise meanwhile: cancelled, say."""
+    try:
+        return _over(ledger.move(run, event, reason=str(error)))
+    except StateError:
+        return _over(ledger.read(run))
+    except NoSuchRun:
+        raise error from None
+
+
+def _over(record: Record) -> dict[str, Any]:
+    """What a step says of a run that is at its end."""
+    said = {State.DONE: "next", State.HELD: "held", State.FAILED: "failed", State.CANCELLED: "cancelled"}
+    return {"do": said[record.state], "reason": record.reason[:WORDS]}
 
 
 class Stand:
@@ -102,6 +130,8 @@ def _do(event: dict[str, Any], stand: Stand) -> dict[str, Any]:
     match event["step"], model:
         case "validate", _:
             with closing(stand.warehouse(None, sources=False)) as warehouse:
+                if not stand.heard.token:
+                    warehouse.stand_again()
                 stand.walk.validate(stand.record.options["sources"], warehouse)
         case "prepare", Model():
             _prepare(model, stand)
@@ -140,34 +170,69 @@ def _enqueue(model: Model, stand: Stand) -> None:
     """A message for each batch, or, where S3 tells the workers of new objects, the batches put where it watches."""
     manifest = Manifest.read(stand.layout, model.name, stand.store)
     messages, coverage = plan_round(manifest, stand.layout, stand.walk.round, stand.store)
-    if stand.place.trigger == "events" and stand.walk.round == 1:
-        for message in messages:
-            if coverage.missing(message.first, message.last):
-                for number, key in enumerate(manifest.files[message.batch]):
-                    stand.store.copy(key, f"processing/{message.run}/{model.name}/{message.batch:06d}-{number}.batch.parquet")
-    else:
+    stand.walk.note(model.name, look=None)
+    if stand.place.trigger != "events" or stand.walk.round != FIRST_ROUND:
         enqueue(messages, coverage, _queue(stand.place))
+        return
+    undone = [message.batch for message in messages if coverage.missing(message.first, message.last)]
+    with ThreadPoolExecutor(COPIERS) as pool:  # S3 tells of the first object of each batch: what a worker reads, the manifest says
+        for _ in pool.map(
+            lambda batch: stand.store.copy(manifest.files[batch][0], notice_key(stand.layout.run, model.name, batch)), undone
+        ):
+            pass  # raises what a thread raised
 
 
 def _look(model: Model, stand: Stand) -> dict[str, Any]:
-    """How far the workers are: on with the run, or look again later. What never arrived is sent again."""
+    """How far the workers are: on with the run, or look again later. What never arrived is sent again, and not for ever."""
     manifest = Manifest.read(stand.layout, model.name, stand.store)
     messages, coverage = plan_round(manifest, stand.layout, stand.walk.round, stand.store)
     missing = [m.part(first, last) for m in messages for first, last in coverage.missing(m.first, m.last)]
     if not missing:
         return {"do": "next"}
-    queue = _queue(stand.place)
-    done, now = int(coverage.done.sum()), time.time()
-    before = stand.record.counts.get("models", {}).get(model.name, {}).get("look") or {"done": -1, "at": now, "idle": 0}
+    queue, done, now = _queue(stand.place), int(coverage.done.sum()), time.time()
+    look = Look.of(stand.record.counts.get("models", {}).get(model.name, {}).get("look"), now)
     depth = queue.depth()
-    idle = before["idle"] + 1 if done == before["done"] and not (depth.waiting or depth.in_flight) else 0
-    if idle >= PATIENCE:
+    look = look.next(done, now, left=sum(m.units for m in missing), busy=bool(depth.waiting or depth.in_flight))
+    if look.idle >= PATIENCE:
+        if look.swept >= SWEEPS:
+            raise CrewError(
+                f"{model.name}: {sum(m.units for m in missing):,} of {manifest.units:,} units were sent {SWEEPS} times more, and no worker has done one",
+                hint="look at the logs of the function `work`; then resume the run",
+            )
         queue.send([str(message) for message in missing])
-        idle = 0
-    stand.walk.note(model.name, look={"done": done, "at": now, "idle": idle})
-    gained, took = done - max(before["done"], 0), now - before["at"]
-    left = sum(m.units for m in missing) / (gained / took) if gained > 0 and took > 0 else 4 * SOONEST
-    return {"do": "wait", "seconds": max(SOONEST, min(LATEST, math.ceil(left / 2)))}
+        look = replace(look, idle=0, swept=look.swept + 1)
+    stand.walk.note(model.name, look=asdict(look))
+    return {"do": "wait", "seconds": look.pause}
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look at how far the workers are: when, what it saw, and when to look again.
+
+    `idle` counts looks in a row that saw neither progress nor a message, `swept` how often what was missing has been sent again since
+    there was progress.
+    """
+
+    at: float
+    done: int = 0
+    pause: int = 0
+    idle: int = 0
+    swept: int = 0
+
+    @classmethod
+    def of(cls, kept: Mapping[str, Any] | None, now: float) -> Look:
+        return cls(**kept) if kept else cls(now)
+
+    def next(self, done: int, now: float, *, left: int, busy: bool) -> Look:
+        """Half of the time that is left, as fast as it went lately; without progress twice as long as before."""
+        gained, took = done - self.done, now - self.at
+        if gained > 0 and took > 0:
+            return Look(now, done, _bounded(left * took / gained / 2))
+        return Look(now, done, _bounded(2 * self.pause), 0 if busy else self.idle + 1, self.swept)
+
+
+def _bounded(seconds: float) -> int:
+    return max(SOONEST, min(LATEST, math.ceil(seconds)))
 
 
 def _record(event: dict[str, Any], ledger: DynamoLedger, job: Job) -> Record:
@@ -199,29 +264,60 @@ def _athenas_words(failure: dict[str, Any]) -> str:
 
 def work(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Messages of the queue through the user's function; those that are to come back."""
-    place = Place.of_environment()
-    store, ledger, job = S3Store(place.bucket), DynamoLedger(place.table), load_job(place.job)
-    shift = Shift(store, ledger, _queue(place), job, SCRATCH / "work", lambda: context.get_remaining_time_in_millis() / 1000)
-    return {"batchItemFailures": [{"itemIdentifier": name} for name in shift.do(event["Records"])]}
-
-
-def bury(event: dict[str, Any], _context: Any = None) -> dict[str, Any]:
-    """Dead letters: what they ask for is written down as dead, so that the run ends. Letters that are not ours stay where they are."""
+    _begin_log(context)
     place = Place.of_environment()
     store, ledger = S3Store(place.bucket), DynamoLedger(place.table)
-    left = []
-    for letter in event["Records"]:
+    shift = Shift(store, ledger, _queue(place), place.job, SCRATCH / "work", lambda: context.get_remaining_time_in_millis() / 1000)
+    try:
+        return _not_done(shift.do(event["Records"]))
+    finally:
+        tally = shift.tally
+        _measure(
+            place.job, UnitsDone=tally.done, UnitsFailed=tally.failed, UnitsHandedBack=tally.handed_back, MessagesRefused=tally.refused
+        )
+
+
+def bury(event: dict[str, Any], context: Any = None) -> dict[str, Any]:
+    """Dead letters: what they ask for is written down as dead, so that the run ends. Letters that are not ours stay where they are."""
+    _begin_log(context)
+    place = Place.of_environment()
+    store, ledger = S3Store(place.bucket), DynamoLedger(place.table)
+    left, buried = [], 0
+    for record in event["Records"]:
         try:
-            for message in event_messages(letter["body"], store):
-                buried(message, store, ledger)
+            buried += bury_letter(Letter.of(record, place.bucket), _reason_of(record), store, ledger)
         except ValueError as error:
-            left.append(letter["messageId"])
-            log.error(json.dumps({"message": "a dead letter is not ours", "reason": str(error), "id": letter["messageId"]}))
-    return {"batchItemFailures": [{"itemIdentifier": name} for name in left]}
+            left.append(str(record["messageId"]))
+            log.error("a dead letter is not ours", reason=str(error), message_id=record["messageId"])
+    _measure(place.job, UnitsDead=buried, LettersLeft=len(left))
+    return _not_done(left)
+
+
+def _reason_of(record: Mapping[str, Any]) -> str:
+    """Why a worker refused it; "" where the queue gave it up."""
+    return str(record.get("messageAttributes", {}).get("reason", {}).get("stringValue", ""))
+
+
+def _not_done(ids: Iterable[str]) -> dict[str, Any]:
+    return {"batchItemFailures": [{"itemIdentifier": name} for name in ids]}
+
+
+def _begin_log(context: Any, **keys: str) -> None:
+    """Every line of this call has these keys, and the id by which Lambda's own lines name the call."""
+    log.clear_state()
+    known = {**keys, "function_request_id": getattr(context, "aws_request_id", "")}
+    log.append_keys(**{name: value for name, value in known.items() if value})
+
+
+def _measure(job: str, **counts: int) -> None:
+    """Metrics of the function; those that are 0 are not worth a line."""
+    if any(counts.values()):
+        metrics.add_dimension(name="job", value=job)
+        for name, count in counts.items():
+            if count:
+                metrics.add_metric(name=name, unit=MetricUnit.Count, value=count)
+        metrics.flush_metrics()
 
 
 def _queue(place: Place) -> SqsQueue:
     return SqsQueue(place.queue, place.dead)
-
-
-__all__ = ["Message", "bury", "step", "work"]

@@ -58,7 +58,8 @@ def imports_of(ref: str) -> Imports:
         ) from error
     if "error" in told:
         raise JobError(told["error"], problems=told["problems"], hint=told["hint"])
-    return Imports(**{k: tuple(v) if isinstance(v, list) else v for k, v in told.items()})
+    facts: dict[str, Any] = {name: tuple(fact) if isinstance(fact, list) else fact for name, fact in told.items()}
+    return Imports(**facts)
 
 
 def _look(ref: str) -> Imports:

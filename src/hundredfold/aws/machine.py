@@ -14,7 +14,9 @@ from ..pipeline import Stage, stages
 ASKS = {"validate", "prepare", "publish"}  # steps that ask Athena
 WAITS = {"work"}  # steps that wait for others
 TRANSIENT = ["Lambda.ServiceException", "Lambda.AWSLambdaException", "Lambda.SdkClientException", "Lambda.TooManyRequestsException"]
-CUT_OFF = ["Lambda.Unknown", "Sandbox.Timedout", "States.Timeout"]  # a function that died or was cut off: what it had done is kept
+# a function that died or was cut off: what it had done is kept
+CUT_OFF = ["Lambda.Unknown", "Runtime.ExitError", "Runtime.OutOfMemory", "Sandbox.Timedout", "States.Timeout"]
+BUSY = ["Athena.TooManyRequestsException", "Athena.InternalServerException"]
 
 
 def definition(job: Job, *, step_function_arn: str, workgroup: str, database: str, table: str) -> dict[str, Any]:
@@ -108,7 +110,7 @@ def _query(back: str, workgroup: str, database: str) -> dict[str, Any]:
         "ResultPath": "$.heard",
         "Retry": [
             {
-                "ErrorEquals": ["Athena.TooManyRequestsException"],
+                "ErrorEquals": BUSY,
                 "IntervalSeconds": 3,
                 "MaxAttempts": 10,
                 "BackoffRate": 1.5,

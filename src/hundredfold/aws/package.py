@@ -107,9 +107,14 @@ def package_image(ref: str, out: Path, *, architecture: str = "arm64", python: s
     """Build `out/package/` and the Dockerfile that makes an image of it, which may have 10 GB."""
     _check_runtime(architecture, python)
     built = build(ref, out / "package", architecture=architecture, python=python, requirements=requirements)
+    write_dockerfile(out, python)
+    return built
+
+
+def write_dockerfile(out: Path, python: str = PYTHON) -> None:
+    """What makes an image of `out/package/`."""
     text = (files(OURS) / "aws" / "Dockerfile").read_text(encoding="utf-8")
     (out / "Dockerfile").write_text(text.replace(f"PYTHON={PYTHON}", f"PYTHON={python}"), encoding="utf-8")
-    return built
 
 
 def build(
@@ -237,7 +242,7 @@ def _uninstall(folder: Path, name: str) -> None:
 
 def copy_code(found: Imports, folder: Path) -> tuple[str, ...]:
     """Copy the user's modules, and the queries of the job; the files that were left out. PackageError for what cannot run there."""
-    left_out = []
+    left_out: list[str] = []
     for name, place in found.code.items():
         if Path(place).is_file():
             shutil.copyfile(place, folder / Path(place).name)

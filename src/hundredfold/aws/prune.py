@@ -1,4 +1,4 @@
-"""What a package can do without: tests, headers, what only a type checker reads, and parts of libraries that few use.
+"""What a package can do without: tests, headers, what only a type checker or a debugger reads, and parts of libraries that few use.
 
 Nothing that is asked for goes: neither a module that anything which stays imports, nor a library that any which stays is linked with.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from .elf import linked_with
+from .elf import as_loaded, linked_with
 
 NEVER_READ = {".pyi", ".pxd", ".pyx", ".pxi", ".h", ".hpp", ".c", ".cc", ".cpp", ".a", ".lib", ".cmake", ".pyc", ".map"}
 NO_CODE = {"__pycache__", "bin", "share"}  # at the top: pip's scripts and manuals
@@ -52,6 +52,7 @@ def prune(folder: Path, *, spare: Iterable[str] = (), own: Iterable[str] = ()) -
     going = _not_asked_for(parts, files, folder, set(spare))
     for path in needless.union(*(part.files for part in going)):
         path.unlink()
+    _slim(folder, mine)
     _remove_empty(folder)
     return tuple(part.modules[0] for part in _parts(folder) if part.files)
 
@@ -140,6 +141,16 @@ def imported(text: bytes, path: Path) -> Iterator[str]:
         above = ".".join(parts)
         yield above
         yield from (f"{above}.{name.decode()}" for name in re.findall(rb"\w+", names))
+
+
+def _slim(folder: Path, own: set[str]) -> None:
+    """Symbols are for debuggers, and are a tenth of some libraries."""
+    for path in folder.rglob("*.so*"):
+        if path.is_file() and path.relative_to(folder).parts[0] not in own:
+            data = path.read_bytes()
+            smaller = as_loaded(data)
+            if len(smaller) < len(data):
+                path.write_bytes(smaller)
 
 
 def _remove_empty(folder: Path) -> None:

@@ -294,7 +294,7 @@ def package(seen: Seen) -> Iterator[Finding]:
 def orphans(seen: Seen) -> Iterator[Finding]:
     """What is left of runs that ended long ago, or that nobody knows."""
     live = {_slug(run) for run, record in seen.runs.items() if not _is_over(record.state, record.updated, _kept_days(seen))}
-    left = [name for name in seen.glue_tables if (run := re.match(r"run_(.+?)__", name)) and run[1] not in live]
+    left = [name for name in seen.glue_tables if (found := re.match(r"run_(.+?)__", name)) and found[1] not in live]
     for first in range(0, len(left), BATCH_OF_TABLES):
         some = left[first : first + BATCH_OF_TABLES]
         yield Finding(

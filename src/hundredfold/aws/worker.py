@@ -1,48 +1,62 @@
 """A worker on AWS: one call of a function takes some messages, and has until its deadline.
 
 The step is the one of every machine (steps/work.py), and so is the crew.  What differs is the queue, which has handed out its messages
-before the function began, and the end: what is left when time runs out goes back as new messages.
+before the function began, and the end: shortly before the deadline nothing new is begun, and what is left goes back as new messages.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-import re
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote_plus
 
-from ..crew import Crew, Kit
-from ..errors import HundredfoldError, NoSuchRun
-from ..job import Job, Layout, Message
+from aws_lambda_powertools import Logger
+
+from ..crew import IDLE, Crew, Hand, Kit
+from ..errors import CrewError, HundredfoldError, JobError, NoSuchRun
+from ..job import Layout, Message
+from ..load import load_job
 from ..manifest import Manifest, UnitList
-from ..ports import Delivery, Depth
+from ..ports import Delivery, Depth, Record
 from ..states import State
 from ..steps.coverage import Coverage
-from ..steps.work import LOST, Floor, Progress, dead, halves
+from ..steps.work import LOST, Floor, dead, halves
 from .begin import with_limits
 from .ledger import DynamoLedger
-from .queue import SqsQueue
+from .letters import Letter, wanted
+from .queue import UNSENDABLE, SqsQueue
 from .store import S3Store
 
 VCPU = 1769  # MB of memory that come with one whole vCPU
 OWN = 300  # MB that the function itself takes
-MARGIN = 12.0  # seconds before the deadline at which what is left is given back
-WHOLE = 0.8  # of a worker's time: a unit that took so much of it does not fit
+MARGIN = 9.0  # seconds before the deadline at which what is left is given back
+CLOSING = 3.0  # seconds before that at which workers are asked to end with the unit that they are on
+WHOLE = 0.8  # of a call's time: a unit that took so much of it does not fit into any call
+MOST = 0.5  # the same, of one that a worker began with
+GIVEN_UP = 3  # the delivery after which what the job itself makes impossible is a dead letter
+AGAIN = 10  # seconds after which it is tried again before that, and twice as many after the next
 VISIBILITY = 1e9  # the mapping's own is long enough for a call: leases are not extended
-BATCH = re.compile(r"processing/(?P<run>[A-Za-z0-9_-]+)/(?P<model>[a-z][a-z0-9_]*)/(?P<batch>\d+)-\d+\.batch\.parquet")
 
-log = logging.getLogger("hundredfold")
-log.setLevel(logging.INFO)
+log = Logger()
 
 
 class OutOfTime(Exception):
     """The deadline is near."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What came of one call, for the metrics."""
+
+    done: int = 0
+    failed: int = 0
+    refused: int = 0
+    handed_back: int = 0
 
 
 @dataclass
@@ -80,189 +94,283 @@ class Handed:
 
 
 @dataclass
+class Hands(Crew):
+    """A crew that lives from call to call, and can be told to close. It knows with which unit each hand began in this call."""
+
+    closing: bool = False
+    firsts: dict[Hand, int] = field(default_factory=dict)
+
+    def open(self) -> None:
+        self.closing, self.firsts = False, {}
+
+    def idle(self) -> Sequence[Hand]:
+        return () if self.closing else super().idle()
+
+    def give(self, hand: Hand, message: Message) -> None:
+        self.firsts.setdefault(hand, message.first)
+        super().give(hand, message)
+
+    def close(self) -> bool:
+        """Begin nothing more, and end with the units that are at work; whether all have."""
+        self.closing = True
+        for hand in self.busy():
+            self.stop_after(hand, 0)
+        return not self.busy()
+
+    def busy(self) -> list[Hand]:
+        return [hand for hand in self.hands if hand.message is not None]
+
+    @property
+    def at_rest(self) -> bool:
+        return not self.busy()
+
+    def reached(self) -> bool:
+        """Whether any hand is at a unit, or at many at once."""
+        return any(hand.marks[0] != IDLE for hand in self.busy())
+
+    def too_long(self, seconds: float) -> list[int]:
+        """Units at work that would take all of another call's time as well, if a call has so many seconds."""
+        at = [(self.firsts[hand], *self.at(hand)) for hand in self.busy()]
+        return [unit for first, unit, since in at if unit >= 0 and since > (MOST if first == unit else WHOLE) * seconds]
+
+
+@dataclass
 class Shift:
     """One call of a worker. Its children live on until the next, and with them what they have loaded."""
 
     store: S3Store
     ledger: DynamoLedger
     queue: SqsQueue
-    job: Job
+    ref: str  # of the job
     scratch: Path
     remaining: Callable[[], float]  # seconds until the deadline
-    had: float = 0.0  # seconds that it had at its beginning
+    tally: Tally = field(default_factory=Tally)
+    time: float = field(init=False)  # seconds that it has for work
 
-    def do(self, records: Sequence[Mapping[str, Any]]) -> list[str]:
+    def __post_init__(self) -> None:
+        self.time = self.remaining() - MARGIN
+
+    def do(self, records: Iterable[Mapping[str, Any]]) -> list[str]:
         """Do the messages of one call; the ids of those that are to come back."""
-        self.had = self.remaining()
-        back, ours = [], []
+        runs: defaultdict[str, list[Letter]] = defaultdict(list)
         for record in records:
             try:
-                messages = event_messages(record["body"], self.store)
+                letter = Letter.of(record, self.store.bucket)
             except ValueError as error:
-                self._refuse(record, str(error))
+                self._refuse(Letter.closed(record), str(error))
                 continue
-            ours.append((record, messages))
-        groups: dict[tuple[str, str, int], list[tuple[Mapping[str, Any], Message]]] = {}
-        for record, messages in ours:
-            for message in messages:
-                groups.setdefault((message.run, message.model, message.round), []).append((record, message))
-        for group in groups.values():
-            back += self._do_group(group)
+            for run in dict.fromkeys(asked.run for asked in letter.asked):  # one, but S3 may tell of several batches at once
+                runs[run].append(letter)
+        back = [letter.id for run, letters in runs.items() for letter in self._do_run(run, letters)]
+        log.remove_keys(["run", "model"])
         return list(dict.fromkeys(back))
 
-    def _do_group(self, group: Sequence[tuple[Mapping[str, Any], Message]]) -> list[str]:
-        run, model = group[0][1].run, group[0][1].model
-        ids = [str(record["messageId"]) for record, _ in group]
+    def _do_run(self, run: str, letters: Sequence[Letter]) -> Sequence[Letter]:
+        """Do what the letters ask of one run; those that are to come back."""
+        log.append_keys(run=run)
         try:
             record = self.ledger.read(run)
         except NoSuchRun:
-            for each, _ in group:
-                self._refuse(each, f"there is no run {run}")
-            return []
+            return self._refuse_all(letters, "there is no such run")
         if record.state is not State.RUNNING:
-            log.info(
-                json.dumps({"message": "dropped: the run is not running", "run": run, "state": record.state.value, "messages": len(ids)})
-            )
-            return []
-        try:
-            self._floor([message for _, message in group], group, with_limits(self.job, record))
-        except OutOfTime:
-            return []
-        except HundredfoldError as error:
-            log.exception(json.dumps({"message": str(error), "run": run, "model": model}))
-            stop_crew()
-            return ids
-        return []
+            log.info("dropped: the run is not running", state=record.state.value, messages=len(letters))
+            return ()
+        models: defaultdict[str, list[tuple[Letter, Message]]] = defaultdict(list)
+        for letter in letters:
+            try:
+                messages = slices(letter, record, self.store)
+            except ValueError as error:
+                self._refuse(letter, str(error))
+                continue
+            for message in messages:
+                models[message.model].append((letter, message))
+        back: list[Letter] = []
+        for model, asked in models.items():
+            log.append_keys(model=model)
+            back += self._do_model(record, asked)
+        return back
 
-    def _floor(self, messages: Sequence[Message], group: Sequence[tuple[Mapping[str, Any], Message]], job: Job) -> None:
-        layout, model = Layout(messages[0].run), messages[0].model
-        manifest = Manifest.read(layout, model, self.store)
-        units = UnitList.read(layout, model, self.store)
-        coverage = Coverage(manifest.units)
-        for message in messages:
-            for done in outcomes_of(message, layout, self.store):
-                coverage.add(done.first, done.last)
-        deliveries = deque(
-            Delivery(str(message), f"{record['messageId']}/{number}", int(record["attributes"]["ApproximateReceiveCount"]))
-            for number, (record, message) in enumerate(group)
+    def _do_model(self, record: Record, asked: Sequence[tuple[Letter, Message]]) -> Sequence[Letter]:
+        if self.remaining() < MARGIN + CLOSING:  # the messages before these took the time
+            self._hand_back([message for _, message in asked])
+            return ()
+        try:
+            undone = self._floor(record, asked)
+        except HundredfoldError as error:
+            stop_crew()
+            log.error("the messages cannot be done now", reason=str(error))
+            return self._later([letter for letter, _ in asked], error)
+        except BaseException:
+            stop_crew()
+            raise
+        return [letter for number, (letter, _) in enumerate(asked) if str(number) in undone]
+
+    def _floor(self, record: Record, asked: Sequence[tuple[Letter, Message]]) -> set[str]:
+        """Do the messages, or as many as there is time for; the receipts of those that are not done and not handed back."""
+        messages = [message for _, message in asked]
+        layout = Layout(record.id)
+        manifest, units = prepared(self.store, messages[0], round_of(record))
+        coverage = covered(messages, manifest, layout, self.store)
+        if all(coverage.covers(message.first, message.last) for message in messages):
+            return set()  # another worker did it first
+        job = with_limits(load_job(self.ref), record)
+        handed = Handed(
+            self.queue, deque(Delivery(str(message), str(number), letter.received) for number, (letter, message) in enumerate(asked))
         )
-        handed = Handed(self.queue, deliveries)
-        crew = crew_for(Kit(job, layout, self.store), self.scratch)
-        floor = Floor(messages, manifest, units, layout, coverage, handed, self.store, crew, self._look, VISIBILITY, only=True)
+        crew = crew_for(Kit(job, layout, self.store), round_of(record), self.scratch)
+        floor = Floor(
+            messages, manifest, units, layout, coverage, handed, self.store, crew, lambda _: self._look(crew), VISIBILITY, only=True
+        )
+        before, time_left = int(coverage.done.sum()), self.remaining() - MARGIN
         try:
             floor.run()
         except OutOfTime:
-            whole = [unit for unit, since in map(crew.at, crew.hands) if unit >= 0 and since > WHOLE * (self.had - MARGIN)]
-            stop_crew()  # whatever a child is at, it is not handed over any more
-            for unit in whole:  # it would take all of the next worker's time as well
-                message = next(m for m in messages if m.first <= unit <= m.last).part(unit, unit)
-                self.store.put(
-                    layout.outcome(message, "ledger"),
-                    dead(message, f"it took all of the {self.had:.0f} s that a worker has; deploy with a longer --timeout"),
-                )
-                coverage.add(unit, unit)
-            left = [part for m in messages for part in _parts(m, coverage)]
-            if job.model(model).many:  # a call for so many at once does not fit
-                left = [half for part in left for half in halves(part)]
-            handed.behind.send([str(part) for part in left])
-            log.info(json.dumps({"message": "handed back", "run": layout.run, "model": model, "units": sum(p.units for p in left)}))
-            raise
+            self._end(floor, crew, gained=int(coverage.done.sum()) > before, whole_call=time_left > MOST * self.time)
+            return set()
+        finally:
+            self.tally.done += int(coverage.done.sum()) - before
+            self.tally.failed += len(floor.bad)
+        return {str(number) for number in range(len(asked))} - handed.done
 
-    def _look(self, progress: Progress) -> None:
-        if self.remaining() < MARGIN:
+    def _look(self, crew: Hands) -> None:
+        """Between events: is it time to end?"""
+        left = self.remaining() - MARGIN
+        if left < 0 or (left < CLOSING and crew.close()):
             raise OutOfTime
 
-    def _refuse(self, record: Mapping[str, Any], reason: str) -> None:
-        """Put what is not ours to the dead letters, with the reason."""
-        log.error(json.dumps({"message": "refused", "reason": reason, "id": record["messageId"]}))
-        self.queue.refuse(record["body"], reason)
+    def _end(self, floor: Floor, crew: Hands, *, gained: bool, whole_call: bool) -> None:
+        """The deadline is near: a unit that will not fit into any call is dead, the rest goes back as new messages."""
+        whole, reached = crew.too_long(self.time), crew.reached()
+        many = crew.kit.model(floor.manifest.model).many
+        stop_crew()  # whatever a child is at, it is not handed over any more
+        for unit in whole:
+            message = next(m for m in floor.messages if m.first <= unit <= m.last).part(unit, unit)
+            words = f"it took all of the {self.time:.0f} s that a worker has for it; deploy with a longer --timeout"
+            self.store.put(floor.layout.outcome(message, "ledger"), dead(message, words))
+            floor.coverage.add(unit, unit)
+            floor.bad.add(unit)
+        if whole_call and not (gained or whole or reached):
+            raise CrewError(
+                f"in {self.time:.0f} s no worker process came as far as a unit; deploy with a longer --timeout or more --memory"
+            )
+        left = [part for message in floor.messages for part in parts(message, floor.coverage)]
+        if many and not gained:  # a call for so many at once does not fit
+            left = [half for part in left for half in halves(part)]
+        self._hand_back(left)
+
+    def _hand_back(self, messages: Sequence[Message]) -> None:
+        self.queue.send([str(message) for message in messages])
+        units = sum(message.units for message in messages)
+        self.tally.handed_back += units
+        log.info("handed back before the deadline", messages=len(messages), units=units)
+
+    def _later(self, letters: Sequence[Letter], error: HundredfoldError) -> Sequence[Letter]:
+        """What could not be done comes back when its lease ends. Where it is the job that makes it impossible, it comes sooner, and not
+        for ever: then it is a dead letter, with the reason."""
+        if not isinstance(error, CrewError | JobError):
+            return letters
+        again = [letter for letter in letters if letter.received < GIVEN_UP]
+        for letter in again:
+            with suppress(HundredfoldError):  # it comes when its lease ends
+                self.queue.extend(letter.receipt, AGAIN * 2 ** (letter.received - 1))
+        self._refuse_all([letter for letter in letters if letter.received >= GIVEN_UP], str(error))
+        return again
+
+    def _refuse_all(self, letters: Iterable[Letter], reason: str) -> Sequence[Letter]:
+        for letter in letters:
+            self._refuse(letter, reason)
+        return ()
+
+    def _refuse(self, letter: Letter, reason: str) -> None:
+        """Put what cannot be done, or is not ours, to the dead letters, with the reason."""
+        log.error("refused", reason=reason, message_id=letter.id, characters=len(letter.body))
+        self.tally.refused += 1
+        self.queue.refuse(letter.body, UNSENDABLE.sub("?", reason))
 
 
-def event_messages(body: str, store: S3Store) -> list[Message]:
-    """The messages in a body: ours, or those that S3's notification of new batches stands for. ValueError for anything else."""
+def round_of(record: Record) -> int:
+    return int(record.options.get("round", 1))
+
+
+def prepared(store: S3Store, asked: Any, round_: int) -> tuple[Manifest, UnitList]:
+    """What prepare left for the model that is asked for; ValueError if it has left nothing.
+
+    Kept from call to call: a round never changes it, and with thousands of batches it is larger than what a message is about.
+    """
     try:
-        found = json.loads(body)
-    except ValueError:
-        raise ValueError(f"not a message: {body[:200]}") from None
-    if isinstance(found, dict) and found.get("Event") == "s3:TestEvent":
-        return []
-    if not isinstance(found, dict) or "Records" not in found:
-        return [_checked(Message.parse(body))]
-    messages = []
-    for record in found["Records"]:
-        try:
-            name, key = record["eventName"], unquote_plus(record["s3"]["object"]["key"])
-            bucket = record["s3"]["bucket"]["name"]
-        except (KeyError, TypeError):
-            raise ValueError(f"not a notification of S3: {body[:200]}") from None
-        batch = BATCH.fullmatch(key)
-        if batch is None or bucket != store.bucket or not name.startswith("ObjectCreated:"):
-            raise ValueError(f"a notification of {name} for s3://{bucket}/{key[:200]}, which is no batch of ours")
-        messages.append(_of_batch(batch["run"], batch["model"], int(batch["batch"]), store))
-    return messages
+        return _prepared(store, asked.run, asked.model, round_)
+    except KeyError:
+        raise ValueError(f"the run has prepared no {asked.model}") from None
 
 
-def _of_batch(run: str, model: str, number: int, store: S3Store) -> Message:
-    try:
-        manifest = Manifest.read(Layout(run), model, store)
-        batch = manifest.batches[number]
-    except (KeyError, IndexError):
-        raise ValueError(f"batch {number} of {model} is in no manifest of run {run}") from None
-    return Message(run, model, batch.number, batch.first, batch.last, 1)
+@lru_cache(maxsize=2)
+def _prepared(store: S3Store, run: str, model: str, _round: int) -> tuple[Manifest, UnitList]:
+    layout = Layout(run)
+    return Manifest.read(layout, model, store), UnitList.read(layout, model, store)
 
 
-def _checked(message: Message) -> Message:
-    """The message, if its words can be used in a key; ValueError if not."""
-    numbers = (message.batch, message.first, message.last, message.round)
-    names = re.fullmatch(r"[A-Za-z0-9_-]{1,80}", str(message.run)) and re.fullmatch(r"[a-z][a-z0-9_]{0,62}", str(message.model))
-    if not names or not all(type(n) is int and n >= 0 for n in numbers) or message.last < message.first:
-        raise ValueError(f"not a message: {str(message)[:200]}")
-    return message
-
-
-def outcomes_of(message: Message, layout: Layout, store: S3Store) -> list[Message]:
-    """The committed outcomes of a message's batch: in its round."""
-    names = store.beginning(f"{layout.outcomes(message.model)}/{message.round:03d}-{message.batch:06d}-")
-    return [found for key in names if (found := layout.slice(key)) is not None]
-
-
-def buried(message: Message, store: S3Store, ledger: DynamoLedger) -> None:
-    """Write down as dead what of a message nobody has done. ValueError if there is no such run."""
-    layout = Layout(message.run)
-    try:
-        running = ledger.read(message.run).state is State.RUNNING
-        manifest = Manifest.read(layout, message.model, store)
-    except (NoSuchRun, KeyError):
-        raise ValueError(f"there is no run {message.run} with a model {message.model}") from None
-    if not running or message.last >= manifest.units:
-        return
+def covered(messages: Iterable[Message], manifest: Manifest, layout: Layout, store: S3Store) -> Coverage:
+    """Which units of the messages' batches have an outcome in their round."""
     coverage = Coverage(manifest.units)
-    for done in outcomes_of(message, layout, store):
-        coverage.add(done.first, done.last)
-    for part in _parts(message, coverage):
-        store.put(layout.outcome(part, "ledger"), dead(part, LOST))
+    for batch in {f"{message.round:03d}-{message.batch:06d}-" for message in messages}:
+        for key in store.beginning(f"{layout.outcomes(manifest.model)}/{batch}"):
+            found = layout.slice(key)
+            if found is not None:
+                coverage.add(found.first, found.last)
+    return coverage
 
 
-def _parts(message: Message, coverage: Coverage) -> list[Message]:
+def slices(letter: Letter, record: Record, store: S3Store) -> list[Message]:
+    """What a letter asks of a run, as slices of its batches; what is of a round that is over is left out. ValueError, with the reason,
+    if the run has nothing like it."""
+    round_ = round_of(record)
+    asked = [each for each in letter.asked if each.run == record.id and each.round >= round_]
+    if any(each.round > round_ for each in asked):
+        raise ValueError(f"it is of a round that has not begun: the run is in round {round_}")
+    return [wanted(each, prepared(store, each, round_)[0]) for each in asked]
+
+
+def parts(message: Message, coverage: Coverage) -> list[Message]:
+    """What of a message nobody has done."""
     return [message.part(first, last) for first, last in coverage.missing(message.first, message.last)]
 
 
-_crews: dict[str, Crew] = {}  # at most one: of the run that was worked on last
+def bury(letter: Letter, reason: str, store: S3Store, ledger: DynamoLedger) -> int:
+    """Write down as dead what of a letter nobody has done; how many units. ValueError, with the reason, for what is not ours."""
+    buried = 0
+    for run in dict.fromkeys(asked.run for asked in letter.asked):
+        try:
+            record = ledger.read(run)
+        except NoSuchRun:
+            raise ValueError("there is no such run") from None
+        if record.state is not State.RUNNING:
+            continue
+        for message in slices(letter, record, store):
+            layout, manifest = Layout(run), prepared(store, message, round_of(record))[0]
+            for part in parts(message, covered([message], manifest, layout, store)):
+                store.put(layout.outcome(part, "ledger"), dead(part, reason or LOST))
+                buried += part.units
+    return buried
 
 
-def crew_for(kit: Kit, scratch: Path) -> Crew:
-    """The children that work on a run: those of the last call, if it was the same run."""
-    crew = _crews.get(kit.layout.run)
-    if crew is not None and all(hand.process is not None for hand in crew.hands):
-        return crew
-    stop_crew()
-    memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "2048"))
-    size = max(1, memory // VCPU)
-    crew = _crews[kit.layout.run] = Crew(kit, size, max(memory - OWN, memory // 2) * 2**20 // size, scratch / "logs")
-    crew.start()
+_crews: dict[tuple[str, int], Hands] = {}  # at most one: of the round of a run that was worked on last
+
+
+def crew_for(kit: Kit, round_: int, scratch: Path) -> Hands:
+    """The children that work on a run: those of the last call, if it was the same round of the same run."""
+    crew = _crews.get((kit.layout.run, round_))
+    if crew is None or any(hand.process is None or hand.message is not None for hand in crew.hands):
+        stop_crew()
+        memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "2048"))
+        size = max(1, memory // VCPU)
+        share = max(memory - OWN, memory // 2) * 2**20 // size
+        crew = _crews[kit.layout.run, round_] = Hands(kit, size, share, scratch / "logs")
+        crew.start()
+    crew.open()
     return crew
 
 
 def stop_crew() -> None:
-    for run in list(_crews):
-        _crews.pop(run).stop()
+    """End the children of the last call."""
+    while _crews:
+        _crews.popitem()[1].stop()

@@ -100,6 +100,7 @@ class Floor:
             self.written.extend({doing.receipt for doing in self.doing.values()})  # the outcome is there, only the message is left
             self._settle(0)
             while self.only and not self.crew.at_rest:  # their last words would be taken for the next call's
+                self._tell()
                 for _ in self.crew.events(0.05):
                     pass
         self._tell()

@@ -1,6 +1,6 @@
 """A CDK app of one stack with one job: `python -m hundredfold.aws.stack.app`, in a process of its own.
 
-Told by the JSON file that HUNDREDFOLD_STACK names: {"stack", "code", "settings"}. The assembly goes where CDK_OUTDIR says.
+Told by the JSON file that HUNDREDFOLD_STACK_FILE names: {"stack", "code", "settings"}. The assembly goes where CDK_OUTDIR says.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from cdk_nag import AwsSolutionsChecks
 
 from ...errors import HundredfoldError
 from .construct import Hundredfold
-from .settings import OURS
-
-TOLD = "HUNDREDFOLD_STACK"
+from .settings import OURS, TOLD
 
 
 def make_app(told: Mapping[str, Any], **app: Any) -> App:

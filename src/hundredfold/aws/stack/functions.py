@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from zipfile import ZipFile
 
 from aws_cdk import Duration, RemovalPolicy, Size, Stack, Tags, aws_ecr, aws_iam, aws_lambda, aws_logs
@@ -139,7 +139,7 @@ def _finish(function: Any, rights: Any, code: Code, settings: Settings, handler:
 
 def make_logs(scope: Construct, id: str, settings: Settings, name: str | None = None) -> Any:
     logs = aws_logs.LogGroup(scope, id, log_group_name=name, removal_policy=RemovalPolicy.DESTROY)
-    logs.node.default_child.retention_in_days = settings.log_days  # a number; CDK itself takes its own words for the same
+    cast(aws_logs.CfnLogGroup, logs.node.default_child).retention_in_days = settings.log_days  # CDK has its own words for these numbers
     return logs
 
 

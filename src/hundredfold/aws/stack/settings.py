@@ -23,6 +23,7 @@ TOPIC = re.compile(rf"arn:[a-z-]+:sns:[^:]*:[^:]*:.+|{TOKEN}")
 LAYER = re.compile(rf"arn:[a-z-]+:lambda:[^:]*:[^:]*:layer:[^:]+:\d+|{TOKEN}")
 KEY = re.compile(rf"arn:[a-z-]+:kms:[^:]*:[^:]*:key/.+|{TOKEN}")
 
+TOLD = "HUNDREDFOLD_STACK_FILE"  # the variable that names the file by which `hundredfold deploy` tells the app what to make
 OURS = "Hundredfold: the job "  # so begins the description of a stack that `hundredfold deploy` made
 WORKERS = 100  # at once, where nothing else is said
 EACH_POLLER = 10  # so many workers can one provisioned poller keep busy

@@ -1,0 +1,68 @@
+"""The product catalogue that a table was priced on: the guards hold its prices against floor, ceiling and price points.
+
+The run that made the release has it, while its files are kept: as it was read, or by its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+
+from hundredfold.errors import HundredfoldError, UsageError
+from hundredfold.job import Layout
+from hundredfold.steps.publish import Release
+from tariffs.release.tables import read
+
+SOURCE = "product_catalog"
+COLUMNS = {"product": pa.string(), "list_price": pa.float64(), "price_tick": pa.float64(), "price_floor": pa.float64(), "price_ceiling": pa.float64()}
+
+
+def catalogue_of(release: Release, home: Any, given: str | None = None) -> pa.Table | None:
+    """The catalogue's rows: of the file that is named, or of the run that made the release; None if they are gone."""
+    if given is not None:
+        return _typed(_file(Path(given).expanduser()), given)
+    layout = Layout(release.run)
+    for key in (layout.staged(SOURCE), f"processing/{release.run}/staged/{SOURCE}/rows.parquet"):
+        try:
+            return _typed(read(home.store.get(key)), key)
+        except KeyError:
+            continue
+    return _from_place(release, home)
+
+
+def _from_place(release: Release, home: Any) -> pa.Table | None:
+    """Where the run read it: Parquet is read in place, and nothing is kept of it."""
+    try:
+        options: Mapping[str, Any] = home.ledger.read(release.run).options
+        place = str(options["sources"][SOURCE])
+        own = str(home.store.where("x")).removesuffix("x")
+        if place.startswith(own):
+            return _typed(read(home.store.get(place.removeprefix(own))), place)
+        return None if "://" in place else _typed(_file(Path(str(options.get("folder", "."))) / place), place)
+    except (HundredfoldError, KeyError, OSError):
+        return None
+
+
+def _file(path: Path) -> pa.Table:
+    try:
+        if path.suffix in (".parquet", ".pq"):
+            return read(path.read_bytes())
+        return pacsv.read_csv(path, convert_options=pacsv.ConvertOptions(column_types=COLUMNS))
+    except (OSError, pa.ArrowException) as error:
+        raise UsageError(f"the catalogue {path} cannot be read: {error}", hint="wanted a CSV or Parquet file: --catalogue FILE") from error
+
+
+def _typed(table: pa.Table, place: str) -> pa.Table:
+    missing = [name for name in COLUMNS if name not in table.column_names]
+    if missing:
+        raise UsageError(
+            f"the catalogue {place} lacks {', '.join(missing)}", hint=f"wanted the columns {', '.join(COLUMNS)}: --catalogue FILE"
+        )
+    try:
+        return pa.table([table[name].cast(kind) for name, kind in COLUMNS.items()], names=list(COLUMNS))
+    except pa.ArrowException as error:
+        raise UsageError(f"the catalogue {place} holds what is no price: {error}", hint="--catalogue FILE") from error

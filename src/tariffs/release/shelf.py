@@ -1,0 +1,242 @@
+"""The shelf: the releases of the price table, the log beside them, and the pointer that charging follows, as objects of a store.
+
+    releases/tariffs/000003/...            a release, as the job published it; nothing here ever writes into one
+    releases/tariffs/approvals/000007.json   the log: written once each, numbered without a gap
+    releases/tariffs/active.json           what charging uses; made from the log, and made again whenever it lags behind it
+    releases/tariffs/rule/000003/...       the rule table of a release
+    releases/tariffs/deltas/...            deltas between two tables
+
+An entry is a decision, and it counts once it is there.  The pointer follows it, so a reader may see the table before for a moment, and never
+two at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from hundredfold.errors import HomeError, StateError, UsageError
+from hundredfold.job import releases_of
+from hundredfold.ports import Store
+from hundredfold.steps.publish import Release, folder_of
+from tariffs.release.log import Book, BrokenLog, Entry, Table, encode
+from tariffs.release.rule import rule_table
+from tariffs.release.tables import NAME, csv, parquet, read
+
+JOB = "tariffs"
+ROOT = releases_of(JOB)
+LOG = f"{ROOT}/approvals"
+POINTER = f"{ROOT}/active.json"
+
+
+class Once(Protocol):
+    """The door through which entries go: what is there is never written over."""
+
+    def put(self, key: str, data: bytes) -> bool:
+        """Write an object where there is none, whole and durable when the call returns; False, and nothing changes, where there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """Once on this machine: who holds the lock looks, and then writes."""
+
+    store: Store
+    lock: Callable[[], AbstractContextManager[None]]
+
+    def put(self, key: str, data: bytes) -> bool:
+        with self.lock():
+            if _got(self.store, key) is not None:
+                return False
+            self.store.put(key, data)
+            return True
+
+
+@dataclass(frozen=True, slots=True)
+class Shelved:
+    """A release as it lies on the shelf. `damage` says in words what is wrong with it; its other facts are empty then, or doubtful."""
+
+    version: int
+    release: Release | None
+    seal: str = ""  # the SHA-256 of its release.json, which has those of its files
+    damage: tuple[str, ...] = ()
+
+
+def shelved(store: Store) -> list[Shelved]:
+    """Every release that is there, whole or not, oldest first; the files themselves are not looked at."""
+    prefix = f"{ROOT}/"
+    versions = {key.removeprefix(prefix).split("/")[0] for key in store.list(prefix)}
+    return [facts_of(int(version), store) for version in sorted(versions) if version.isdigit()]
+
+
+def facts_of(version: int, store: Store) -> Shelved:
+    """What a release says of itself."""
+    data = _got(store, f"{folder_of(JOB, version)}/release.json")
+    if data is None:
+        return Shelved(version, None, damage=("release.json is missing",))
+    try:
+        release = Release(**json.loads(data))
+    except (ValueError, TypeError) as error:
+        return Shelved(version, None, damage=(f"release.json cannot be read: {error}",))
+    return Shelved(version, release, hashlib.sha256(data).hexdigest())
+
+
+def examined(version: int, store: Store) -> Shelved:
+    """A release and all its bytes: every file is there, and is what was published."""
+    found = facts_of(version, store)
+    if found.release is None:
+        return found
+    damage = [words for key, wanted in found.release.files.items() if (words := _wrong(key, wanted, store))]
+    if f"{folder_of(JOB, version)}/{NAME}.parquet" not in found.release.files:
+        damage.append(f"it has no {NAME}.parquet")
+    return Shelved(version, found.release, found.seal, tuple(damage))
+
+
+def whole(version: int, store: Store) -> Shelved:
+    """A release that is all there; UsageError if there is none of that version, StateError if it is damaged."""
+    found = examined(version, store)
+    if found.release is None and not any(s.version == version for s in shelved(store)):
+        there = ", ".join(str(s.version) for s in shelved(store)) or "none yet"
+        raise UsageError(f"there is no release {version} of the price table; there is {there}", hint="tariffs status")
+    if found.damage:
+        raise StateError(
+            f"release {version} is not what was published", problems=found.damage, hint="run the job again: hundredfold run tariffs.job:job"
+        )
+    return found
+
+
+def rows(table: Table, store: Store, columns: tuple[str, ...] | None = None) -> pa.Table:
+    """The rows of a table; StateError if they cannot be had."""
+    folder = rule_folder(table.version) if table.rule else folder_of(JOB, table.version)
+    data = _got(store, f"{folder}/{NAME}.parquet")
+    if data is None:
+        raise StateError(f"{table} has no {NAME}.parquet in {folder}", hint="tariffs status")
+    try:
+        return read(data, columns)
+    except (pa.ArrowException, OSError) as error:
+        raise StateError(f"{table} cannot be read: {error}", hint="tariffs status") from error
+
+
+def read_book(store: Store) -> Book:
+    """The log, from its first entry; HomeError if it is not what was written."""
+    book = Book()
+    for key in store.list(f"{LOG}/"):
+        try:
+            book = book.then(store.get(key).to_pybytes())
+        except BrokenLog as error:
+            raise HomeError(
+                f"the log of approvals cannot be trusted: {error}",
+                problems=[f"at {key}"],
+                hint="put the entry back as it was (a backup has it; on AWS, the bucket keeps what was replaced)",
+            ) from error
+    return book
+
+
+def add(entry: Entry, once: Once) -> bool:
+    """Put an entry into the log; False if somebody else was first with its number."""
+    return once.put(f"{LOG}/{entry.number:06d}.json", encode(entry))
+
+
+def settle(store: Store) -> bool:
+    """Let the pointer say what the log says; whether it had lagged behind.
+
+    Whoever wrote the pointer looks at the log again: so the last one to write it has written what the log says, whatever the order.
+    """
+    lagged = False
+    while True:
+        pointed, book = _pointed(store), read_book(store)  # in this order: the log may grow in between, and never shrinks
+        if pointed >= book.next:
+            raise HomeError(
+                f"the log of approvals ends with entry {book.next - 1}, and {POINTER} was made from entry {pointed}: entries are missing",
+                hint="put them back (a backup has them; on AWS, the bucket keeps what was deleted)",
+            )
+        since = book.since()
+        if since is None or pointed == since.number:
+            return lagged
+        store.put(POINTER, json.dumps(pointer(book, store), indent=1).encode())
+        lagged = True
+
+
+def pointer(book: Book, store: Store) -> dict[str, Any]:
+    """What charging is told: the table, its files with their SHA-256, since when, and the entry that decided it."""
+    since = book.since()
+    assert since is not None
+    assert since.charging is not None
+    table = since.charging
+    return {
+        "entry": since.number,
+        **asdict(table),
+        "folder": rule_folder(table.version) if table.rule else folder_of(JOB, table.version),
+        "files": _files(table, store),
+        "since": since.said.at,
+        "by": since.said.by,
+    }
+
+
+def ready_rule(version: int, store: Store) -> None:
+    """Let the rule table of a release be there, whole: so that the kill switch has only to point at it."""
+    if _rule_is_whole(version, store):
+        return
+    made = rule_table(rows(Table(version), store))
+    folder = rule_folder(version)
+    files = {}
+    for format, data in (("csv", csv(made)), ("parquet", parquet(made))):
+        store.put(f"{folder}/{NAME}.{format}", data)
+        files[f"{folder}/{NAME}.{format}"] = hashlib.sha256(data).hexdigest()
+    store.put(f"{folder}/rule.json", json.dumps({"version": version, "rows": made.num_rows, "files": files}, indent=1).encode())
+
+
+def rule_folder(version: int) -> str:
+    return f"{ROOT}/rule/{version:06d}"
+
+
+def delta_folder(old: Table, new: Table) -> str:
+    return f"{ROOT}/deltas/{_slug(new)}-against-{_slug(old)}"
+
+
+def _slug(table: Table) -> str:
+    return f"{table.version:06d}{'-rule' if table.rule else ''}"
+
+
+def _files(table: Table, store: Store) -> dict[str, str]:
+    if not table.rule:
+        found = facts_of(table.version, store)
+        return dict(found.release.files) if found.release else {}
+    return dict(json.loads(store.get(f"{rule_folder(table.version)}/rule.json").to_pybytes())["files"])
+
+
+def _rule_is_whole(version: int, store: Store) -> bool:
+    data = _got(store, f"{rule_folder(version)}/rule.json")
+    return data is not None and not any(_wrong(key, wanted, store) for key, wanted in json.loads(data)["files"].items())
+
+
+def _wrong(key: str, wanted: str, store: Store) -> str:
+    """What is wrong with a file, "" for nothing."""
+    name = key.rsplit("/", 1)[-1]
+    try:
+        data = store.get(key)
+    except KeyError:
+        return f"{name} is missing"
+    return "" if hashlib.sha256(memoryview(data)).hexdigest() == wanted else f"{name} is not what was published: its SHA-256 differs"
+
+
+def _pointed(store: Store) -> int:
+    """The entry that the pointer was made from; 0 if there is none, or it cannot be read."""
+    data = _got(store, POINTER)
+    try:
+        return int(json.loads(data)["entry"]) if data is not None else 0
+    except (ValueError, KeyError, TypeError):
+        return 0
+
+
+def _got(store: Store, key: str) -> bytes | None:
+    try:
+        return bytes(store.get(key).to_pybytes())
+    except KeyError:
+        return None
+

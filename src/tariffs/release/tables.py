@@ -1,0 +1,105 @@
+"""A price table as rows and as bytes: which columns mean what, and how a table is written so that equal rows are equal bytes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+KEY = "unit_key"
+NAME = "price_table"  # of the files of a release
+ORDER = (("kind", "ascending"), (KEY, "ascending"))  # that of the published table
+
+# what rating and charging need; the other columns say why the price is what it is
+CHARGING = (
+    KEY, "kind", "segment", "location", "product", "cell", "hour", "day_type", "product_offering_id",
+    "price", "currency", "discount_class", "valid_from", "valid_to", "table_version",
+)  # fmt: skip
+# one value for the whole of a release; where a table has several, they are compared row by row
+RELEASE_WIDE = ("valid_from", "valid_to", "table_version", "parent_version", "run_id", "model_version", "status")
+
+MONEY_DIGITS = 6  # prices are kept to these decimals; beyond them is the dust of binary fractions
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+
+def read(data: pa.Buffer | bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of a Parquet file, in its order; without the file's metadata."""
+    return pq.read_table(pa.BufferReader(data), columns=list(columns) if columns else None).replace_schema_metadata(None)
+
+
+def parquet(table: pa.Table) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(table, out)
+    return out.getvalue()
+
+
+def csv(table: pa.Table) -> bytes:
+    """Comma-separated, a header, times as `2026-06-30 00:00:00` (UTC), nothing for null."""
+    plain = [pc.strftime(c, format="%Y-%m-%d %H:%M:%S") if pa.types.is_timestamp(c.type) else c for c in _in_seconds(table).columns]
+    out = io.BytesIO()
+    pacsv.write_csv(pa.table(plain, names=table.column_names), out, pacsv.WriteOptions(quoting_style="needed"))
+    return out.getvalue()
+
+
+def in_order(table: pa.Table) -> pa.Table:
+    """The rows in the order in which tables are published."""
+    return table.sort_by([(name, how) for name, how in ORDER if name in table.column_names])
+
+
+def one(table: pa.Table, name: str) -> tuple[bool, Any]:
+    """Whether a column has one value in all rows (null is one), and that value."""
+    values = pc.unique(table[name].combine_chunks())
+    return (len(values) == 1, values[0] if len(values) == 1 else None)
+
+
+def floats(table: pa.Table, name: str) -> Floats:
+    """A column of numbers, NaN for null; shape (rows,)."""
+    return np.asarray(table[name].cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def bools(table: pa.Table, name: str) -> Bools:
+    """A column of truth values, false for null; shape (rows,)."""
+    return np.asarray(pc.fill_null(table[name], False).to_numpy(zero_copy_only=False), dtype=np.bool_)
+
+
+def is_voice(table: pa.Table) -> Bools:
+    return np.asarray(pc.equal(table["kind"], "voice").to_numpy(zero_copy_only=False), dtype=np.bool_)
+
+
+def keys_of(table: pa.Table, where: Bools) -> list[str]:
+    """The keys of those rows, in the table's order."""
+    return [str(key) for key in table[KEY].filter(pa.array(where)).to_pylist()]
+
+
+def matched(table: pa.Table, other: pa.Table) -> npt.NDArray[np.int64]:
+    """For each row, the row of `other` with the same key; -1 where there is none.  Shape (rows,)."""
+    found = pc.index_in(table[KEY].combine_chunks(), value_set=other[KEY].combine_chunks())
+    return np.asarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def repeated(table: pa.Table) -> list[str]:
+    """The keys that more than one row has, in order."""
+    counts = pc.value_counts(table[KEY].combine_chunks())
+    return sorted(str(entry["values"]) for entry in counts.filter(pc.greater(counts.field("counts"), 1)).to_pylist())
+
+
+def tariff(table: pa.Table) -> Floats:
+    """Voice: the price without its discount, price / (1 - discount class); NaN elsewhere.  Money, shape (rows,)."""
+    share = floats(table, "discount_class") / 100.0
+    found = floats(table, "price") / np.where(share < 1.0, 1.0 - share, np.nan)
+    return np.where(is_voice(table), np.round(found, MONEY_DIGITS), np.nan)
+
+
+def _in_seconds(table: pa.Table) -> pa.Table:
+    """Times without the fractions of seconds that nobody has."""
+    columns = [c.cast(pa.timestamp("s"), safe=False) if pa.types.is_timestamp(c.type) else c for c in table.columns]
+    return pa.table(columns, names=table.column_names)

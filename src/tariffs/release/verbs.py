@@ -1,0 +1,310 @@
+"""What a person does with releases, one verb a function: check, approve, activate, withdraw, kill, set limits.
+
+Each reads the log, decides, and writes one entry under the next number.  If somebody else was first with that number, it reads and decides
+again: an entry is always a decision upon all those before it, and none is ever lost.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from hundredfold.errors import PublishRefused, StateError, UsageError
+from hundredfold.ports import Store
+from hundredfold.steps.publish import Release
+from tariffs.release import shelf
+from tariffs.release.guards import AGAINST_ACTIVE, CODES, Limits, Subject, inspect, limits_of
+from tariffs.release.log import Book, Entry, Finding, Refused, Said, Table
+from tariffs.release.shelf import Once
+from tariffs.release.states import Event, State
+
+LAST_APPROVED, RULE = "last-approved", "rule"
+CatalogueOf = Callable[[Release], pa.Table | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A release as the guards found it, and the table that they compared it with."""
+
+    version: int
+    seal: str
+    against: Table | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def failed(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if not finding.passed)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a verb did: its entry, the book that ends with it, and what it passed over on the way."""
+
+    entry: Entry
+    book: Book
+    passed_over: tuple[str, ...] = ()
+
+
+def check(version: int, book: Book, store: Store, catalogue_of: CatalogueOf, now: dt.datetime) -> Checked:
+    """Hold a release against every guard; UsageError if there is none of that version, StateError if it is damaged."""
+    found = shelf.whole(version, store)
+    assert found.release is not None
+    active = book.charging if book.charging != Table(version) else None
+    subject = Subject(
+        shelf.rows(Table(version), store),
+        shelf.rows(active, store) if active else None,
+        catalogue_of(found.release),
+        now,
+        limits_of(book.limits),
+    )
+    return Checked(version, found.seal, active, inspect(subject))
+
+
+def approve(
+    version: int, said: Said, store: Store, once: Once, catalogue_of: CatalogueOf, now: dt.datetime, despite: Sequence[str] = ()
+) -> Done:
+    """Say yes to a release; PublishRefused if a guard fails that is not named in `despite`."""
+    _known(despite)
+
+    def decide(book: Book) -> Entry:
+        _allowed(book, [(version, Event.APPROVE)])
+        checked = check(version, book, store, catalogue_of, now)
+        excused = _excuse(checked, despite, said, "approve")
+        return book.entry(
+            "approve", said, moves=((version, Event.APPROVE),), seal=checked.seal, against=checked.against,
+            findings=checked.findings, despite=excused,
+        )  # fmt: skip
+
+    return _record(decide, store, once)
+
+
+def activate(
+    version: int,
+    said: Said,
+    store: Store,
+    once: Once,
+    catalogue_of: CatalogueOf,
+    now: dt.datetime,
+    *,
+    despite: Sequence[str] = (),
+    same_person: bool = False,
+) -> Done:
+    """Let charging use an approved release; the one that it used is withdrawn in the same entry.
+
+    The guards look again, for time has passed and another table may be active now.  What the approval set aside stays set aside, unless it was
+    said of a comparison with another active table.
+    """
+    _known(despite)
+
+    def decide(book: Book) -> Entry:
+        moves = [(version, Event.ACTIVATE)]
+        if book.charging and not book.charging.rule:
+            moves.append((book.charging.version, Event.REPLACE))
+        _allowed(book, moves)
+        approval = book.approval(version)
+        assert approval is not None
+        _two_people(version, approval, said, same_person)
+        checked = check(version, book, store, catalogue_of, now)
+        _as_approved(checked, approval)
+        inherited = [code for code in approval.despite if code not in AGAINST_ACTIVE or approval.against == checked.against]
+        excused = _excuse(checked, despite, said, "activate", inherited)
+        shelf.ready_rule(version, store)  # now, while all is well: the kill switch shall need nothing but the pointer
+        return book.entry(
+            "activate", said, moves=tuple(moves), charging=Table(version), seal=checked.seal, against=checked.against,
+            findings=checked.findings, despite=excused,
+        )  # fmt: skip
+
+    return _record(decide, store, once)
+
+
+def withdraw(version: int, said: Said, store: Store, once: Once) -> Done:
+    """Say that a release shall not be used; the kill switch never goes back to it."""
+    _with_reason(said, "withdraw", f"tariffs withdraw {version}")
+
+    def decide(book: Book) -> Entry:
+        if not any(s.version == version for s in shelf.shelved(store)) and version not in book.states:
+            raise UsageError(f"there is no release {version} of the price table", hint="tariffs status")
+        _allowed(book, [(version, Event.WITHDRAW)])
+        return book.entry("withdraw", said, moves=((version, Event.WITHDRAW),))
+
+    return _record(decide, store, once)
+
+
+def kill(to: Literal["last-approved", "rule"], said: Said, store: Store, once: Once) -> Done:
+    """Take the active table away from charging, at once: for the last approved one before it, or for the rule's prices.
+
+    It reads the log and the table that it goes to, and nothing else: what is broken elsewhere does not stop it.
+    """
+    passed_over: list[str] = []
+
+    def decide(book: Book) -> Entry:
+        passed_over.clear()
+        if book.charging is None:
+            raise StateError("no table is active, so there is nothing to kill", hint="tariffs status")
+        out = [] if book.charging.rule else [(book.charging.version, Event.KILL)]
+        if to == RULE:
+            _ready_for_killing(book.charging, store)
+            return book.entry("kill", said, moves=tuple(out), charging=Table(book.charging.version, rule=True))
+        version = _fallback(book, store, passed_over)
+        return book.entry("kill", said, moves=(*out, (version, Event.RESTORE)), charging=Table(version))
+
+    done = _record(decide, store, once)
+    return Done(done.entry, done.book, tuple(passed_over))
+
+
+def set_limits(said: Said, limits: Mapping[str, float], store: Store, once: Once) -> Done:
+    """Change what the guards allow, from now on and for everybody."""
+    _with_reason(said, "change limits", "tariffs limits --set NAME=VALUE")
+    names = [field.name for field in fields(Limits)]
+    if unknown := sorted(set(limits) - set(names)):
+        raise UsageError(f"there is no limit {', '.join(unknown)}; there is {', '.join(names)}", hint="tariffs limits")
+    if wrong := [f"{name}={value:g}" for name, value in limits.items() if not 0 <= value < float("inf")]:
+        raise UsageError(f"a limit is 0 or more: {', '.join(wrong)}", hint="tariffs limits")
+    return _record(lambda book: book.entry("limits", said, limits=dict(limits)), store, once)
+
+
+def _record(decide: Callable[[Book], Entry], store: Store, once: Once) -> Done:
+    """Decide upon the log as it is, until nobody was faster; then let the pointer follow."""
+    shelf.settle(store)  # what a command that was killed had left to do
+    while True:
+        book = shelf.read_book(store)
+        entry = decide(book)
+        if shelf.add(entry, once):
+            shelf.settle(store)
+            return Done(entry, shelf.read_book(store))
+
+
+def _allowed(book: Book, moves: Sequence[tuple[int, Event]]) -> None:
+    try:
+        book.moved(moves)
+    except Refused as error:
+        raise StateError(str(error), hint=_next_for(book.state(moves[0][0]), *moves[0])) from None
+
+
+def _next_for(state: State, version: int, event: Event) -> str:
+    if event is Event.ACTIVATE and state in (State.DRAFT, State.WITHDRAWN):
+        return f"tariffs approve {version}"
+    if event is Event.APPROVE and state is State.APPROVED:
+        return f"tariffs activate {version}"
+    if event is Event.WITHDRAW and state is State.ACTIVE:
+        return f"tariffs kill --to {LAST_APPROVED}"
+    return f"tariffs log {version}"
+
+
+def _known(despite: Sequence[str]) -> None:
+    if unknown := [code for code in despite if code not in CODES]:
+        raise UsageError(f"there is no guard {', '.join(unknown)}; there is {', '.join(CODES)}", hint="tariffs check VERSION")
+
+
+def _excuse(checked: Checked, despite: Sequence[str], said: Said, verb: str, inherited: Sequence[str] = ()) -> tuple[str, ...]:
+    """The guards that fail and are set aside; PublishRefused for those that fail and are not."""
+    left = [f for f in checked.failed if f.code not in despite and f.code not in inherited]
+    excuses = " ".join(f"--despite {f.code}" for f in checked.failed if f.code not in inherited)
+    again = f"tariffs {verb} {checked.version} {excuses} --reason WHY"
+    if left:
+        raise PublishRefused(
+            f"release {checked.version} is not {'approved' if verb == 'approve' else 'activated'}: {len(left)} of {len(checked.findings)} guards fail",
+            problems=[f"{f.code}: {f.words} (allowed: {f.limit}){_first(f)}" for f in left],
+            hint=f"look: tariffs check {checked.version}   or, knowing better: {again}",
+        )
+    said_now = [f.code for f in checked.failed if f.code not in inherited]
+    if said_now and not said.reason:
+        raise UsageError(f"{', '.join(said_now)} cannot be set aside without a reason", hint=again)
+    return tuple(f.code for f in checked.failed)
+
+
+def _first(finding: Finding) -> str:
+    return f"   first: {finding.cases[0]}" if finding.cases else ""
+
+
+def _two_people(version: int, approval: Entry, said: Said, same_person: bool) -> None:
+    if approval.said.by.strip().casefold() != said.by.strip().casefold():
+        return
+    again = f"tariffs activate {version} --same-person --reason WHY"
+    if not same_person:
+        raise StateError(
+            f"release {version} was approved by {approval.said.by}, who cannot activate it too: two people look at every table",
+            hint=f"let another person say: tariffs activate {version}   or, where there is none: {again}",
+        )
+    if not said.reason:
+        raise UsageError("that one person does both needs a reason", hint=again)
+
+
+def _as_approved(checked: Checked, approval: Entry) -> None:
+    if checked.seal != approval.seal:
+        raise StateError(
+            f"release {checked.version} is not the one that was approved on {approval.said.at} by {approval.said.by}: its release.json differs",
+            hint=f"tariffs withdraw {checked.version} --reason WHY   then look at it anew: tariffs approve {checked.version}",
+        )
+
+
+def _with_reason(said: Said, what: str, command: str) -> None:
+    if not said.reason:
+        raise UsageError(f"to {what} needs a reason", hint=f"{command} --reason WHY")
+
+
+def _ready_for_killing(charging: Table, store: Store) -> None:
+    if charging.rule:
+        raise StateError(f"{charging} is active already", hint=f"tariffs kill --to {LAST_APPROVED}")
+    try:
+        shelf.ready_rule(charging.version, store)
+    except StateError as error:
+        raise StateError(
+            f"the rule table of release {charging.version} is not there, and cannot be made: {error.message}",
+            hint=f"tariffs kill --to {LAST_APPROVED}",
+        ) from error
+
+
+def _fallback(book: Book, store: Store, passed_over: list[str]) -> int:
+    """The best release to go back to that is what was approved, all of it; those before it that are not are told."""
+    for version in book.fallbacks():
+        found, approval = shelf.examined(version, store), book.approval(version)
+        damage = list(found.damage)
+        if not damage and approval is not None and found.seal != approval.seal:
+            damage.append("it is not what was approved: its release.json differs")
+        if not damage:
+            return version
+        passed_over.append(f"release {version}: {', '.join(damage)}")
+    raise StateError(
+        f"there is no approved release to go back to from {book.charging}", problems=passed_over, hint=f"tariffs kill --to {RULE}"
+    )
+
+
+def facts(book: Book, store: Store) -> dict[str, Any]:
+    """Every release and its state, and what charging uses, in words that a program can read."""
+    charging, since = book.charging, book.since()
+    return {
+        "charging": charging
+        and since
+        and {"version": charging.version, "rule": charging.rule, "since": since.said.at, "by": since.said.by, "entry": since.number},
+        "releases": [_release_facts(s, book) for s in reversed(_with_lost(shelf.shelved(store), book))],
+    }
+
+
+def _with_lost(there: list[shelf.Shelved], book: Book) -> list[shelf.Shelved]:
+    """Also the releases that the log knows and the shelf has no more."""
+    lost = sorted(set(book.states) - {s.version for s in there})
+    return sorted([*there, *(shelf.Shelved(v, None, damage=("its folder is gone",)) for v in lost)], key=lambda s: s.version)
+
+
+def _release_facts(found: shelf.Shelved, book: Book) -> dict[str, Any]:
+    release, entries = found.release, book.about(found.version)
+    last = entries[-1] if entries else None
+    return {
+        "version": found.version,
+        "state": book.state(found.version).value,
+        "as_of": release.as_of if release else None,
+        "run": release.run if release else None,
+        "parent": release.parent if release else None,
+        "prices": sum(release.rows.values()) if release else None,
+        "event": last and str(last.event(found.version)),
+        "by": last and last.said.by,
+        "at": last and last.said.at,
+        "reason": last and last.said.reason,
+        "despite": list(last.despite) if last else [],
+        "damage": list(found.damage),
+    }
