@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
@@ -115,18 +115,27 @@ class Afar:
 
     def rows(self, select: str, **tables: pa.Table) -> pa.Table:
         """The answer of Athena to a query in DuckDB's SQL over these tables."""
+        return next(self.answers([select], **tables))
+
+    def answers(self, selects: Sequence[str], **tables: pa.Table) -> Iterator[pa.Table]:
+        """Athena's answer to each of these queries."""
         layout = Layout(f"q{next(self.numbers)}-{uuid4().hex[:6]}")
 
-        def ask(warehouse: AthenaWarehouse) -> pa.Table:
+        def stand(warehouse: AthenaWarehouse) -> None:
             for name, table in tables.items():
                 if name not in warehouse.tables:
                     key = f"processing/{layout.run}/given/{name}/rows.parquet"
                     with self.store.writing(key) as path:
                         pa.parquet.write_table(table, path)
                     warehouse.register(name, self.store.where(key).rpartition("/")[0] + "/", table.schema)
-            return warehouse.query(select)
 
-        return self.asks(layout, ask)
+        for select in selects:
+
+            def ask(warehouse: AthenaWarehouse, select: str = select) -> pa.Table:
+                stand(warehouse)
+                return warehouse.query(select)
+
+            yield self.asks(layout, ask)
 
 
 class Distant(Piece):

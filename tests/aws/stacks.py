@@ -7,7 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import urllib.parse
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -15,21 +19,62 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from emulator import DONE, MISSING, Emulator
+from emulator import DONE, MISSING, Emulator, wait_until
 from emulator.deploy import deploy
 from filelock import FileLock
 
+import hundredfold
+from hundredfold import Run
+from hundredfold.aws import verbs
 from hundredfold.aws.home import StackHome
 from hundredfold.aws.node import NodeError, find_node
+from hundredfold.ports import Record
 
 HERE = Path(__file__).parent
+TROUBLE = "jobs.trouble:job"
+AS_OF = "2026-01-01"
 ROOM = 60.0  # seconds that a synthesis may take
 SHARED: dict[str, Any] = {"concurrency": 4, "timeout": 60, "architecture": "x86_64", "tracing": False}
 WANTED: dict[str, dict[str, Any]] = {  # the stacks that tests ask for, by name, and what they are told
     "hundredfold-tariffs": {"job": "tariffs.job:job"},
-    "hundredfold-trouble": {"job": "jobs.trouble:job"},
-    "by-events": {"job": "jobs.trouble:job", "trigger": "events"},
+    "hundredfold-trouble": {"job": TROUBLE},
+    "by-events": {"job": TROUBLE, "trigger": "events"},
 }
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Rows of the job `trouble`, and what its function does with them."""
+
+    file: Path
+    log: Path
+
+    @classmethod
+    def write(cls, folder: Path, hows: Sequence[str]) -> Tasks:
+        """A task for each way to end, numbered from 0."""
+        tasks = cls(folder / "tasks.csv", folder / "calls.txt")
+        tasks.log.touch()
+        tasks.file.write_text("\n".join(["k,how,log", *(f"{k},{how},{tasks.log}" for k, how in enumerate(hows))]) + "\n")
+        return tasks
+
+    def calls(self) -> Counter[int]:
+        """How often the function was called for each task."""
+        return Counter(map(int, self.log.read_text().split()))
+
+    def mend(self) -> None:
+        """From now on every task ends well; what was called before is forgotten."""
+        Path(f"{self.log}.mended").touch()
+        self.log.write_text("")
+
+    def here(self, name: str) -> dict[str, bytes]:
+        """What a run of that name publishes on this machine, where every task ends well: the file of each format."""
+        self.mend()
+        run = hundredfold.run(TROUBLE, {"tasks": self.file}, home=self.file.parent / "home", run_id=name, as_of=AS_OF)
+        return published(run)
+
+
+def published(run: Run) -> dict[str, bytes]:
+    return {format: run.published(format=format).read_bytes() for format in ("csv", "parquet")}
 
 
 @dataclass(frozen=True)
@@ -43,8 +88,10 @@ class Stack:
     def client(self, service: str) -> Any:
         return self.emulator.client(service)
 
+    program = (sys.executable, "-m", "hundredfold")
+
     def command(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "hundredfold", *words, "--on", "aws", "--stack", self.name]
+        return [*self.program, *words, "--on", "aws", "--stack", self.name]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -61,6 +108,86 @@ class Stack:
     def home(self) -> StackHome:
         """As the verbs see it; good only while this process reaches the account."""
         return StackHome(self.name)
+
+    def run(self, tasks: Tasks, name: str, **how: Any) -> Run:
+        """A run of the job `trouble`; raises as `verbs.run` does."""
+        return verbs.run(TROUBLE, {"tasks": tasks.file}, home=self.name, run_id=name, as_of=AS_OF, **how)
+
+    def record(self, run: str) -> Record:
+        return self.home.ledger.read(run)
+
+    def depth(self) -> tuple[int, int]:
+        """Messages in the queue: those that wait, and those that are at work."""
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        found = self.client("sqs").get_queue_attributes(QueueUrl=self.outputs["QueueUrl"], AttributeNames=names)["Attributes"]
+        return int(found[names[0]]), int(found[names[1]])
+
+    def until(self, name: str, step: str) -> None:
+        """Wait until a run has come to that step."""
+        wait_until(lambda: self.record(name).step == step, 60, lambda: f"{self.record(name)}\n{self.emulator.log()}")
+
+    @contextmanager
+    def impatient(self, *, seconds: int, receives: int = 5) -> Iterator[None]:
+        """Messages whose worker died come back so soon, and so often; on AWS it would be six times the function's timeout."""
+        url, sqs = self.outputs["QueueUrl"], self.client("sqs")
+        before = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["VisibilityTimeout", "RedrivePolicy"])["Attributes"]
+        redrive = json.dumps({**json.loads(before["RedrivePolicy"]), "maxReceiveCount": receives})
+        sqs.set_queue_attributes(QueueUrl=url, Attributes={"VisibilityTimeout": str(seconds), "RedrivePolicy": redrive})
+        try:
+            yield
+        finally:
+            sqs.set_queue_attributes(QueueUrl=url, Attributes=before)
+
+    @contextmanager
+    def deployed_with(self, function: str, **change: Any) -> Iterator[None]:
+        """A function's configuration changed: Timeout=20, Handler=..., Environment={...} (beside what it has)."""
+        client, name = self.client("lambda"), self.outputs[f"{function}Function"]
+        before = client.get_function_configuration(FunctionName=name)
+        variables = before["Environment"]["Variables"]
+        if "Environment" in change:
+            change["Environment"] = {"Variables": variables | change["Environment"]}
+        client.update_function_configuration(FunctionName=name, **change)
+        try:
+            yield
+        finally:
+            kept = {key: before[key] for key in change} | ({"Environment": {"Variables": variables}} if "Environment" in change else {})
+            client.update_function_configuration(FunctionName=name, **kept)
+
+    @contextmanager
+    def without_right(self, role: str, action: str) -> Iterator[None]:
+        """A role of the stack is denied an action."""
+        iam = self.client("iam")
+        named = next(r["RoleName"] for page in iam.get_paginator("list_roles").paginate() for r in page["Roles"] if self._is(role, r))
+        deny = {"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Action": action, "Resource": "*"}]}
+        iam.put_role_policy(RoleName=named, PolicyName="denied", PolicyDocument=json.dumps(deny))
+        try:
+            yield
+        finally:
+            iam.delete_role_policy(RoleName=named, PolicyName="denied")
+
+    def _is(self, role: str, found: Mapping[str, Any]) -> bool:
+        return f"{self.name}-Job{role}Role" in found["RoleName"]
+
+    @contextmanager
+    def workers(self, **change: Any) -> Iterator[None]:
+        """The mapping that feeds the workers changed: Enabled=False, BatchSize=10, ScalingConfig=..."""
+        client = self.client("lambda")
+        mappings = client.list_event_source_mappings(FunctionName=self.outputs["WorkFunction"])["EventSourceMappings"]
+        before = mappings[0]
+        client.update_event_source_mapping(UUID=before["UUID"], **change)
+        try:
+            yield
+        finally:
+            kept = {"Enabled": True, "BatchSize": before["BatchSize"], "ScalingConfig": before["ScalingConfig"]}
+            client.update_event_source_mapping(UUID=before["UUID"], **kept)
+
+    def letters(self) -> dict[str, str]:
+        """The bodies in the dead-letter queue, with the reason of each; those that are just being looked at too."""
+        query = urllib.parse.urlencode({"QueueUrl": self.outputs["DeadUrl"]})
+        with urllib.request.urlopen(f"{self.emulator.url}/_ministack/sqs/messages?{query}", timeout=10) as answer:
+            accounts = json.loads(answer.read())["messages"]
+        letters = [letter for regions in accounts.values() for queues in regions.values() for found in queues.values() for letter in found]
+        return {letter["Body"]: letter["MessageAttributes"].get("reason", {}).get("StringValue", "") for letter in letters}
 
 
 class Account:

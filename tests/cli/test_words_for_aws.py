@@ -56,12 +56,12 @@ def test_words_that_cannot_be_are_told(say: Callable[..., Any], words: list[str]
 def test_a_query_that_athena_lacks_is_refused_with_its_line_before_anything_is_sent(say: Callable[..., Any], project: Path) -> None:
     (project / "elsewhere.py").write_text(
         "from dataclasses import replace\nfrom my_job.job import job\n"
-        "QUERY = 'SELECT shop, product, week, price, quantity,\\n  epoch_ns(week) AS ns\\nFROM sales'\n"
+        "QUERY = 'SELECT shop, product, week, price, quantity,\\n  strip_accents(shop) AS plain\\nFROM sales'\n"
         "other = replace(job, models=(replace(job.models[0], query=QUERY),))\n"
     )
     told = say("run", "elsewhere:other", "--on", "aws")
     assert told.code == 1
-    assert "cannot run on AWS: line 2: the function epoch_ns, which Athena does not have" in told.err
+    assert "cannot run on AWS\n  line 2: the function strip_accents, which Athena does not have" in told.err
 
 
 def test_without_what_the_extra_brings_it_says_what_to_install() -> None:

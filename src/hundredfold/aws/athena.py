@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from botocore.exceptions import ClientError
 
 from ..contract import literal, quote
-from ..dialect import to_athena
+from ..dialect import tables_in, to_answer, to_athena
 from ..errors import QueryError, SourceError, StateError
 from ..job import Layout
 from ..local.warehouse import DuckWarehouse
@@ -125,7 +125,7 @@ class AthenaWarehouse:
         if not self._reads_afar(select):
             return self.here.query(select)
         schema = self.columns(select)
-        found = self._run(self._identity(select), lambda: self._sql(_readable(select, schema)))
+        found = self._run(self._identity(select), lambda: to_answer(select, self._stand_for(select), self._described))
         return self._typed(self.store.get(self._answer(found)), schema)
 
     def stream(self, select: str) -> Iterator[pa.RecordBatch]:
@@ -160,7 +160,9 @@ class AthenaWarehouse:
         return sources.prints(paths)
 
     def tables_of(self, select: str) -> set[str]:
-        return self.here.tables_of(select)
+        """The names of the tables that a query reads; QueryError if it is no single query."""
+        self.here.tables_of(select)
+        return tables_in(select)
 
     def load(self, name: str, table: pa.Table) -> None:
         self.here.load(name, table)
@@ -343,7 +345,7 @@ class AthenaWarehouse:
         read = csv.read_csv(
             pa.BufferReader(text),
             read_options=csv.ReadOptions(column_names=names, skip_rows=1),
-            parse_options=csv.ParseOptions(newlines_in_values=True),
+            parse_options=csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),  # a null in the only column is an empty line
             convert_options=csv.ConvertOptions(
                 column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False
             ),
@@ -355,6 +357,8 @@ class AthenaWarehouse:
         kind = field.type
         if pa.types.is_string(kind):
             return texts
+        if pa.types.is_null(kind):
+            return pa.chunked_array([pa.nulls(len(texts))])
         self.here.load("__texts", pa.table({"x": texts}))
         value = (
             f"CAST(CAST(x AS JSON) AS {_duck(kind)})"
@@ -484,16 +488,6 @@ def refuse_types(name: str, schema: pa.Schema) -> None:
         raise SourceError(
             f"{name} has columns of types that Athena does not have", problems=bad, hint="write them as text, a number or a timestamp"
         )
-
-
-def _readable(select: str, schema: pa.Schema) -> str:
-    """The query with what a CSV file cannot hold written as JSON, and bytes in hex."""
-    special = {f.name: f"json_format(CAST({quote(f.name)} AS JSON))" for f in schema if pa.types.is_nested(f.type)}
-    special |= {f.name: f"to_hex({quote(f.name)})" for f in schema if pa.types.is_binary(f.type)}
-    if not special:
-        return select
-    values = ", ".join(f"{special[name]} AS {quote(name)}" if name in special else quote(name) for name in schema.names)
-    return f"SELECT {values} FROM ({select}) AS q"
 
 
 def _duck(kind: pa.DataType) -> str:

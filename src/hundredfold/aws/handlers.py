@@ -32,6 +32,7 @@ from ..steps.enqueue import enqueue, plan_round
 from ..steps.publish import describe_run
 from ..steps.validate import validate
 from ..walk import Walk
+from .ahead import Ahead
 from .athena import Asked, AthenaWarehouse, Heard
 from .begin import begin_upload, with_limits
 from .ledger import DynamoLedger
@@ -140,8 +141,8 @@ def _do(event: dict[str, Any], stand: Stand) -> dict[str, Any]:
         case "work", Model():
             return _look(model, stand)
         case "collect", Model():
-            with closing(stand.warehouse(model)) as warehouse:
-                stand.walk.collect(model, warehouse)
+            with closing(stand.warehouse(model)) as warehouse, Ahead(stand.store) as store:
+                replace(stand.walk, store=store).collect(model, warehouse)
         case _:
             with closing(stand.warehouse(None)) as warehouse:
                 stand.walk.publish(warehouse)

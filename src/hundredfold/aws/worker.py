@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ VCPU = 1769  # MB of memory that come with one whole vCPU
 OWN = 300  # MB that the function itself takes
 MARGIN = 9.0  # seconds before the deadline at which what is left is given back
 CLOSING = 3.0  # seconds before that at which workers are asked to end with the unit that they are on
+EARLIEST = 0.75  # of a call's time: not sooner than that
 WHOLE = 0.8  # of a call's time: a unit that took so much of it does not fit into any call
 MOST = 0.5  # the same, of one that a worker began with
 GIVEN_UP = 3  # the delivery after which what the job itself makes impossible is a dead letter
@@ -128,6 +130,10 @@ class Hands(Crew):
         """Whether any hand is at a unit, or at many at once."""
         return any(hand.marks[0] != IDLE for hand in self.busy())
 
+    def at_work(self) -> list[int]:
+        """The units that hands are at just now."""
+        return [unit for unit, _ in map(self.at, self.busy()) if unit >= 0]
+
     def too_long(self, seconds: float) -> list[int]:
         """Units at work that would take all of another call's time as well, if a call has so many seconds."""
         at = [(self.firsts[hand], *self.at(hand)) for hand in self.busy()]
@@ -147,8 +153,11 @@ class Shift:
     tally: Tally = field(default_factory=Tally)
     time: float = field(init=False)  # seconds that it has for work
 
+    closing: float = field(init=False)  # seconds before its end at which nothing new is begun
+
     def __post_init__(self) -> None:
         self.time = self.remaining() - MARGIN
+        self.closing = min(CLOSING, (1 - EARLIEST) * self.time)
 
     def do(self, records: Iterable[Mapping[str, Any]]) -> list[str]:
         """Do the messages of one call; the ids of those that are to come back."""
@@ -191,7 +200,7 @@ class Shift:
         return back
 
     def _do_model(self, record: Record, asked: Sequence[tuple[Letter, Message]]) -> Sequence[Letter]:
-        if self.remaining() < MARGIN + CLOSING:  # the messages before these took the time
+        if self.remaining() < MARGIN + self.closing:  # the messages before these took the time
             self._hand_back([message for _, message in asked])
             return ()
         try:
@@ -235,12 +244,12 @@ class Shift:
     def _look(self, crew: Hands) -> None:
         """Between events: is it time to end?"""
         left = self.remaining() - MARGIN
-        if left < 0 or (left < CLOSING and crew.close()):
+        if left < 0 or (left < self.closing and crew.close()):
             raise OutOfTime
 
     def _end(self, floor: Floor, crew: Hands, *, gained: bool, whole_call: bool) -> None:
         """The deadline is near: a unit that will not fit into any call is dead, the rest goes back as new messages."""
-        whole, reached = crew.too_long(self.time), crew.reached()
+        at_work, whole, reached = crew.at_work(), crew.too_long(self.time), crew.reached()
         many = crew.kit.model(floor.manifest.model).many
         stop_crew()  # whatever a child is at, it is not handed over any more
         for unit in whole:
@@ -256,7 +265,7 @@ class Shift:
         left = [part for message in floor.messages for part in parts(message, floor.coverage)]
         if many and not gained:  # a call for so many at once does not fit
             left = [half for part in left for half in halves(part)]
-        self._hand_back(left)
+        self._hand_back([part for message in left for part in around(message, at_work)])
 
     def _hand_back(self, messages: Sequence[Message]) -> None:
         self.queue.send([str(message) for message in messages])
@@ -333,6 +342,12 @@ def slices(letter: Letter, record: Record, store: S3Store) -> list[Message]:
 def parts(message: Message, coverage: Coverage) -> list[Message]:
     """What of a message nobody has done."""
     return [message.part(first, last) for first, last in coverage.missing(message.first, message.last)]
+
+
+def around(message: Message, units: Sequence[int]) -> list[Message]:
+    """A slice in parts, so that each of these units is alone: it shall have the next call for itself."""
+    cuts = sorted({message.first, *(cut for unit in units for cut in (unit, unit + 1) if message.first < cut <= message.last)})
+    return [message.part(first, last - 1) for first, last in pairwise([*cuts, message.last + 1])]
 
 
 def bury(letter: Letter, reason: str, store: S3Store, ledger: DynamoLedger) -> int:

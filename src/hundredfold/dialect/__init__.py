@@ -6,21 +6,24 @@ another thing for these types in Athena is mended (mending, texts, patterns, ord
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.optimizer.qualify import qualify
+from sqlglot.transforms import eliminate_semi_and_anti_joins
 
 from ..errors import QueryError
-from .kinds import Describe, ask
+from .kinds import Describe, ask, sort_of
 from .mending import mended, wanted
 from .order import ordered, without_qualify
 from .refusals import refusals
+from .texts import call
 
 MARGIN = "wanted SQL that DuckDB and Athena (Trino) both have"
 LONGEST = 262_144  # bytes of a statement
+Shown = Callable[[exp.Expr, str], exp.Expr]
 
 
 def parse(select: str) -> exp.Expr:
@@ -48,6 +51,15 @@ def refuse_untranslatable(what: str, select: str) -> None:
 def to_athena(select: str, tables: Mapping[str, str], describe: Describe) -> str:
     """The query in Athena's SQL. `tables` maps a name to what stands for it there: a query in brackets, or a table's name in SQL.
     `describe` gives the columns of a query in DuckDB's SQL, in which all these names stand too. QueryError for what cannot be put so."""
+    return _translated(select, tables, describe, lambda value, _: value)
+
+
+def to_answer(select: str, tables: Mapping[str, str], describe: Describe) -> str:
+    """The query in Athena's SQL, its lists and the like written as JSON and its bytes in hex: what a file of texts can hold."""
+    return _translated(select, tables, describe, _shown)
+
+
+def _translated(select: str, tables: Mapping[str, str], describe: Describe, shown: Shown) -> str:
     tree = _by_position(parse(select), describe)
     found = refusals(select, tree)
     if found:
@@ -55,7 +67,7 @@ def to_athena(select: str, tables: Mapping[str, str], describe: Describe) -> str
     try:
         tree = _qualified(_plain_names(tree), describe)
         ask(tree, wanted, describe)
-        tree = ordered(_named(without_qualify(mended(tree)), describe(select)))
+        tree = ordered(_named(without_qualify(mended(tree)), describe(select), shown))
         return _written(_placed(tree, tables))
     except SqlglotError as error:
         raise QueryError(f"a query cannot be put into Athena's SQL: {str(error).splitlines()[0]}", hint=MARGIN) from error
@@ -92,7 +104,15 @@ def _qualified(tree: exp.Expr, describe: Describe) -> exp.Expr:
         name: {column.lower(): "unknown" for column, _ in describe(f'SELECT * FROM "{name}"')}
         for name in {table.name for table in _tables(tree)}
     }
-    return qualify(tree, schema=schema, dialect="duckdb")
+    qualified = qualify(tree, schema=schema, dialect="duckdb")
+    for select in list(qualified.find_all(exp.Select)):
+        eliminate_semi_and_anti_joins(select)
+    return qualified
+
+
+def tables_in(select: str) -> set[str]:
+    """The names of the tables that a query reads."""
+    return {table.name for table in _tables(parse(select)) if not table.db}
 
 
 def _tables(tree: exp.Expr) -> list[exp.Table]:
@@ -103,27 +123,39 @@ def _tables(tree: exp.Expr) -> list[exp.Table]:
 
 
 def _named_around(table: exp.Expr) -> set[str]:
-    """The names that the WITH clauses around a table give."""
+    """The names that the WITH clauses around a table give there: a query of a WITH sees those before it, and not its own."""
     names: set[str] = set()
-    node = table.parent
+    inside, node = table, table.parent
     while node is not None:
         clause = node.args.get("with_")
-        names |= {cte.alias for cte in clause.expressions} if clause is not None else set()
-        node = node.parent
+        if isinstance(node, exp.With):
+            names |= {cte.alias for cte in node.expressions[: node.expressions.index(inside)]}
+        elif clause is not None and clause is not inside:
+            names |= {cte.alias for cte in clause.expressions}
+        inside, node = node, node.parent
     return names
 
 
-def _named(tree: exp.Expr, columns: list[tuple[str, str]]) -> exp.Expr:
+def _named(tree: exp.Expr, columns: list[tuple[str, str]], shown: Shown) -> exp.Expr:
     """The query's columns under the names that DuckDB gives them, and of its types where they are written as NULL."""
     if isinstance(tree, exp.SetOperation):
-        tree.this.replace(_named(tree.this, columns))
+        for half in (tree.this, tree.expression):
+            half.replace(_named(half, columns, shown))
+    if isinstance(tree, exp.Subquery):
+        tree.this.replace(_named(tree.this, columns, shown))
     if isinstance(tree, exp.Select) and len(tree.expressions) == len(columns):
         for column, (name, kind) in zip(tree.expressions, columns, strict=True):
             value = column.unalias()
             if isinstance(value, exp.Null):
                 value = exp.cast(value.copy(), exp.DataType.build("INTEGER" if '"' in kind else kind, dialect="duckdb"))
-            column.replace(exp.alias_(value.copy(), name.lower(), quoted=True))
+            column.replace(exp.alias_(shown(value, kind).copy(), name.lower(), quoted=True))
     return tree
+
+
+def _shown(value: exp.Expr, kind: str) -> exp.Expr:
+    if sort_of(kind) in ("list", "struct", "map"):
+        return call("json_format", exp.cast(value.copy(), "json"))
+    return call("to_hex", value) if sort_of(kind) == "blob" else value
 
 
 def _placed(tree: exp.Expr, tables: Mapping[str, str]) -> exp.Expr:

@@ -16,7 +16,7 @@ INTEGERS = frozenset(["TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UT
 
 
 def sort_of(kind: str) -> str:
-    """The sort of a DuckDB type: integer, decimal, float, text, date, timestamp, boolean, bytes, list, ..., "" if it is not known."""
+    """The sort of a DuckDB type: integer, decimal, float, text, date, timestamp, boolean, blob, list, ..., "" if it is not known."""
     if kind in INTEGERS:
         return "integer"
     if kind.endswith("]"):
@@ -24,7 +24,7 @@ def sort_of(kind: str) -> str:
     if kind.startswith("TIMESTAMP"):
         return "timestamp"
     name = kind.partition("(")[0]
-    plain = {"DOUBLE": "float", "FLOAT": "float", "VARCHAR": "text", "ENUM": "text", "BLOB": "bytes", '"NULL"': "null"}
+    plain = {"DOUBLE": "float", "FLOAT": "float", "VARCHAR": "text", "ENUM": "text", '"NULL"': "null"}
     return plain.get(name, name.lower())
 
 

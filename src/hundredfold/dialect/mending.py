@@ -38,6 +38,7 @@ def wanted(node: exp.Expr) -> Sequence[exp.Expr | None] | None:
 def mended(tree: exp.Expr) -> exp.Expr:
     """The tree with every node mended, inner ones first."""
     holder = exp.Paren(this=tree)
+    _exact_averages(holder)
     for node in reversed(list(tree.walk())):
         mend = NAMED.get(node.name.lower()) if isinstance(node, exp.Anonymous) else MENDS.get(type(node))
         if mend is not None:
@@ -362,10 +363,6 @@ def _length(node: exp.Length, kinds: Sequence[str]) -> exp.Expr:
     return call("length", node.this)
 
 
-def _bytes(node: exp.Expr, _: Sequence[str]) -> exp.Expr:
-    return call("length", call("to_utf8", node.expressions[0]))
-
-
 def _trim(node: exp.Trim, _: Sequence[str]) -> exp.Expr:
     position = str(node.args.get("position") or "BOTH").upper()
     return exp.Trim(this=node.this.copy(), expression=(node.expression or exp.Literal.string(SPACES)).copy(), position=position)
@@ -376,39 +373,53 @@ def _substring(node: exp.Substring, _: Sequence[str]) -> exp.Expr:
 
 
 def _left(node: exp.Left, _: Sequence[str]) -> exp.Expr:
-    if _whole(node.expression) is not None:
-        return call("substr", node.this, 1, node.expression)
-    return let(node.this, lambda t: sql("substr(t, 1, CASE WHEN n < 0 THEN greatest(length(t) + n, 0) ELSE n END)", t=t, n=node.expression))
+    number = node.expression
+    if (_number(number) or 0) >= 0 and _number(number) is not None:
+        return call("substr", node.this, 1, number)
+    return let(
+        node.this, lambda t: sql("substr(t, 1, n)", t=t, n=_by_sign(number, sql("greatest(length(t) + n, 0)", t=t, n=number), number))
+    )
 
 
 def _right(node: exp.Right, _: Sequence[str]) -> exp.Expr:
+    number = node.expression
     return let(
         node.this,
-        lambda t: sql("substr(t, CASE WHEN n < 0 THEN 1 - n ELSE greatest(length(t) - n + 1, 1) END)", t=t, n=node.expression),
+        lambda t: sql(
+            "substr(t, n)", t=t, n=_by_sign(number, sql("1 - n", n=number), sql("greatest(length(t) - n + 1, 1)", t=t, n=number))
+        ),
     )
 
 
 def _cut(value: exp.Expr, start: exp.Expr, size: exp.Expr | None) -> exp.Expr:
     """DuckDB's substring: from 1; what is below counts from before the text, or (negative) from its end; a negative size goes back."""
-    if (_whole(start) or 0) > 0 and (size is None or _whole(size) is not None):
+    if (_number(start) or 0) > 0 and (size is None or (_number(size) or -1) >= 0):
         return call("substr", value, start, *([size] if size is not None else []))
 
     def cut(text: exp.Expr) -> exp.Expr:
-        first = sql("CASE WHEN s < 0 THEN length(t) + s + 1 ELSE s END", t=text, s=start)
+        first = _by_sign(start, sql("length(t) + s + 1", t=text, s=start), start)
         if size is None:
             return sql("substr(t, greatest(first, 1))", t=text, first=first)
-        ends = {
-            "first": sql("CASE WHEN n < 0 THEN a + n ELSE a END", a=first, n=size),
-            "last": sql("CASE WHEN n < 0 THEN a ELSE a + n END", a=first, n=size),
-        }
-        return sql("substr(t, greatest(first, 1), greatest(last - greatest(first, 1), 0))", t=text, **ends)
+        low, high = (_by_sign(size, *ends) for ends in ((sql("a + n", a=first, n=size), first), (first, sql("a + n", a=first, n=size))))
+        return sql("substr(t, greatest(low, 1), greatest(high - greatest(low, 1), 0))", t=text, low=low, high=high)
 
     return let(value, cut)
 
 
-def _whole(value: exp.Expr) -> int | None:
-    """A whole number that is written there and not below 0; None for anything else."""
+def _by_sign(number: exp.Expr, below: exp.Expr, else_: exp.Expr) -> exp.Expr:
+    """One thing where a number is below 0, another where it is not."""
+    known = _number(number)
+    if known is not None:
+        return below if known < 0 else else_
+    return sql("CASE WHEN n < 0 THEN below ELSE other END", n=number, below=below, other=else_)
+
+
+def _number(value: exp.Expr) -> int | None:
+    """The whole number that is written there; None for anything else."""
     bare = value.unnest()
+    if isinstance(bare, exp.Neg):
+        above = _number(bare.this)
+        return None if above is None else -above
     return int(bare.name) if isinstance(bare, exp.Literal) and bare.is_int else None
 
 
@@ -437,7 +448,7 @@ def _starts_with(node: exp.Expr, _: Sequence[str]) -> exp.Expr:
 
 
 def _split_part(node: exp.SplitPart, _: Sequence[str]) -> exp.Expr:
-    if not _whole(node.args["part_index"]):
+    if (_number(node.args["part_index"]) or 0) < 1:
         raise _refused(node, "a part of a text that is not counted from 1", "use a number from 1 on")
     part = call("split_part", node.this, node.args["delimiter"], node.args["part_index"])
     return sql("CASE WHEN t IS NOT NULL THEN coalesce(part, '') END", t=node.this, part=part)
@@ -530,9 +541,28 @@ def _nanoseconds(node: exp.Anonymous, _: Sequence[str]) -> exp.Expr:
 
 
 def _average(node: exp.Avg, kinds: Sequence[str]) -> exp.Expr:
-    if kinds and kinds[0] not in ("DOUBLE", *("TINYINT", "SMALLINT", "INTEGER", "BIGINT")):
+    if kinds and sort_of(kinds[0]) not in ("integer", "decimal") and kinds[0] != "DOUBLE":
         _replace_argument(node, _double)
     return node
+
+
+def _exact_averages(tree: exp.Expr) -> None:
+    """Averages of decimals: DuckDB adds them up exactly and gives a double, Athena gives a decimal of the same scale."""
+    for node in list(tree.find_all(exp.Avg)):
+        kind = next(iter(operands(node)), "")
+        if sort_of(kind) != "decimal":
+            continue
+        whole: exp.Expr = node
+        while isinstance(whole.parent, exp.Filter | exp.Window) and whole.parent.this is whole:
+            whole = whole.parent
+        total, count = (whole.copy().transform(_put(exp.Avg, other)) for other in (exp.Sum, exp.Count))
+        scale = 10 ** int(kind.rstrip(")").rpartition(",")[2]) if isinstance(whole, exp.Window) else 1  # over a window DuckDB divides once
+        digits = total if scale == 1 else sql(f"CAST(total * {scale} AS DECIMAL(38, 0))", total=total)
+        whole.replace(exp.paren(sql(f"CAST(digits AS DOUBLE) / (count * {scale})", digits=digits, count=count)))
+
+
+def _put(old: type[exp.Expr], new: type[exp.Expr]) -> Callable[[exp.Expr], exp.Expr]:
+    return lambda node: new(this=node.this) if isinstance(node, old) else node
 
 
 def _sum(node: exp.Sum, kinds: Sequence[str]) -> exp.Expr:
@@ -594,9 +624,8 @@ def _element(node: exp.Bracket, kinds: Sequence[str]) -> exp.Expr:
     bare = index.unnest() if index is not None else None
     if isinstance(bare, exp.Literal) and bare.is_string:
         return call("element_at", node.this, bare)
-    number = -int(bare.this.name) if isinstance(bare, exp.Neg) and isinstance(bare.this, exp.Literal) else None
-    if isinstance(bare, exp.Literal) and bare.is_int:
-        number = int(bare.name) + 1
+    number = _number(bare) if bare is not None else None
+    number = number + 1 if number is not None else None
     if not number:
         raise _refused(node, "a part of a list that is not named by a plain number", "use list[1], or join unnest(list)")
     if kinds and sort_of(kinds[0]) == "text":
@@ -630,7 +659,7 @@ MENDS: dict[type[exp.Expr], Mend] = {
     exp.ArgMax: _by("max_by"), exp.ArgMin: _by("min_by"), exp.AnyValue: _any, exp.IgnoreNulls: _nulls_apart, exp.GroupConcat: _joined, exp.Bracket: _element,
 }  # fmt: skip
 NAMED: dict[str, Mend] = {
-    "isfinite": _finite, "strlen": _bytes, "prefix": _starts_with, "suffix": _ends_with, "date_part": _date_part, "datepart": _date_part,
+    "isfinite": _finite, "prefix": _starts_with, "suffix": _ends_with, "date_part": _date_part, "datepart": _date_part,
     "weekday": _part_called("dow"), "epoch_ns": _nanoseconds,
 }  # fmt: skip
 ASKING_OWN = frozenset([exp.Floor, exp.Ceil, exp.Round, exp.Trunc, exp.Abs, exp.TimestampTrunc, exp.DateTrunc])

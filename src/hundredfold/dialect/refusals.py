@@ -15,16 +15,17 @@ from sqlglot.tokenizer_core import Token, TokenType
 # the functions of DuckDB that may be called; "list" and "if" are words of SQL, too
 _FUNCTIONS = """
 abs acos any_value arbitrary arg_max arg_min argmax argmin array_agg array_length asin atan atan2 avg bool_and bool_or cardinality cbrt
-ceil ceiling char_length character_length coalesce concat concat_ws contains corr cos count count_if covar_pop covar_samp cume_dist date
+ceil ceiling char_length character_length coalesce concat concat_ws contains cos count cume_dist date
 date_diff date_part date_trunc datediff datepart datetrunc day dayofmonth dayofweek dayofyear degrees dense_rank ends_with epoch epoch_ns
 every exists exp extract first_value floor greatest group_concat grouping hour if ifnull instr isfinite isinf isnan isodow lag last_day
 last_value lcase lead least left len length list listagg ln log log10 log2 lower lpad ltrim max max_by md5 mean min min_by minute mod month
 nth_value ntile nullif percent_rank pi position pow power prefix quarter radians rank regexp_extract regexp_full_match regexp_matches
-regexp_replace regr_intercept regr_slope replace right round row_number rpad rtrim second sign sin split_part sqrt starts_with stddev
-stddev_pop stddev_samp strftime string_agg strlen strpos strptime substr substring suffix sum tan today translate trim trunc ucase upper
+regexp_replace replace right round row_number rpad rtrim second sign sin split_part sqrt starts_with stddev
+stddev_pop stddev_samp strftime string_agg strpos strptime substr substring suffix sum tan today translate trim trunc ucase upper
 var_pop var_samp variance week weekday weekofyear year
 """
 INSTEAD = {  # of functions that are often missed
+    "count_if": "use count(*) FILTER (WHERE ...), which is 0 where there is none",
     "first": "use min_by(x, y), which names the order",
     "last": "use max_by(x, y), which names the order",
     "median": "Athena has approximate quantiles only; take it in the model's function",
@@ -59,6 +60,7 @@ NODES = (
     exp.Dot, exp.Bracket, exp.Array, exp.Unnest, exp.Rollup, exp.Cube, exp.GroupingSets, exp.CurrentDate, exp.Func, exp.Explode,
 )  # fmt: skip
 UNITS = frozenset(["year", "quarter", "month", "week", "day", "hour", "minute", "second"])
+COUNTED = UNITS - {"week"}  # of date_diff: what a week is to it has changed with DuckDB's versions
 PARTS = UNITS | {"dow", "dayofweek", "weekday", "isodow", "doy", "dayofyear", "epoch"}
 FORMATS = frozenset("YmdHMSjy")  # letters of strftime that mean the same there
 # what SQL has beside functions before an opening bracket
@@ -175,7 +177,8 @@ def _has_other_part(node: exp.Expr) -> bool:
     if isinstance(node, exp.Extract):
         return node.name.lower() not in PARTS
     unit = node.args.get("unit") if isinstance(node, exp.TimestampTrunc | exp.DateTrunc | exp.DateDiff) else None
-    return unit is not None and (not isinstance(unit, exp.Var | exp.Literal) or unit.name.lower().rstrip("s") not in UNITS)
+    known = COUNTED if isinstance(node, exp.DateDiff) else UNITS
+    return unit is not None and (not isinstance(unit, exp.Var | exp.Literal) or unit.name.lower().rstrip("s") not in known)
 
 
 def _has_other_format(node: exp.Expr) -> bool:
@@ -217,7 +220,7 @@ RULES: tuple[Rule, ...] = (
     (_is_a_macro_or_lambda, "a lambda or a named argument; write it out", "lambda"),
     (_and(_all(exp.WindowSpec), _has("exclude")), "EXCLUDE in a window", "EXCLUDE"),
     (_is_unordered_list, "a list of a group's values in no order: say ORDER BY inside the brackets", "array_agg"),
-    (_has_other_part, f"a part of a time that Athena does not have: there are {', '.join(sorted(PARTS))}", ""),
+    (_has_other_part, f"a part of a time that Athena does not have, or counts otherwise: there are {', '.join(sorted(PARTS))}", ""),
     (_has_other_format, f"a form of a time that Athena may read otherwise: %{', %'.join(sorted(FORMATS))} are the same there", ""),
     (_is_odd_limit, "LIMIT or OFFSET that is no plain number", "LIMIT"),
     (_and(_all(exp.Limit), _has("limit_options")), "LIMIT in per cent", "LIMIT"),

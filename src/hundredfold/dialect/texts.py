@@ -58,21 +58,20 @@ def to_text(value: exp.Expr, kind: str) -> exp.Expr:
         return value
     plain = exp.cast(value.copy(), "varchar")
     if sort == "float":
-        return let(call("json_format", exp.cast(value.copy(), "json")), _of_float)
+        return let(plain, _of_float)
     if sort == "timestamp":
         return let(
             plain, lambda t: sql("CASE WHEN strpos(t, '.') > 0 THEN trim(TRAILING '.' FROM trim(TRAILING '0' FROM t)) ELSE t END", t=t)
         )
     if sort in ("list", "struct", "map"):
         return call("json_format", exp.cast(value.copy(), "json"))
-    if sort in ("blob", "bytes", "interval", "time"):
+    if sort in ("blob", "interval", "time"):
         raise QueryError(f"{value.sql('duckdb')} is a {kind}, and as a text it is another one on AWS", hint="leave it as it is")
     return plain
 
 
 def _of_float(text: exp.Expr) -> exp.Expr:
-    """DuckDB's text of a number out of Java's, which has an exponent below 0.001 and from ten million on, where DuckDB has one below
-    0.0001 and from 10^16 on."""
+    """DuckDB's text of a number out of Java's: it has an exponent below 0.0001 and from 10^16 on, Java's elsewhere or always."""
     parts = {
         "t": text,
         "sign": sql("CASE WHEN t LIKE '-%' THEN '-' ELSE '' END", t=text),
@@ -84,7 +83,7 @@ def _of_float(text: exp.Expr) -> exp.Expr:
         WHEN lower(t) LIKE '%nan%' THEN 'nan'
         WHEN lower(t) LIKE '%inf%' THEN sign || 'inf'
         WHEN NOT regexp_like(t, '[eE]') THEN t
-        WHEN power = -4 THEN sign || '0.000' || digits
+        WHEN power BETWEEN -4 AND -1 THEN sign || '0.' || substr('000', 1, -1 - power) || digits
         WHEN power BETWEEN 0 AND 15 AND length(digits) > power + 1 THEN sign || substr(digits, 1, power + 1) || '.' || substr(digits, power + 2)
         WHEN power BETWEEN 0 AND 15 THEN sign || rpad(digits, power + 1, '0') || '.0'
         ELSE sign || substr(digits, 1, 1) || CASE WHEN length(digits) > 1 THEN '.' || substr(digits, 2) ELSE '' END

@@ -18,7 +18,13 @@ from hundredfold.steps.publish import Release
 from tariffs.release.tables import read
 
 SOURCE = "product_catalog"
-COLUMNS = {"product": pa.string(), "list_price": pa.float64(), "price_tick": pa.float64(), "price_floor": pa.float64(), "price_ceiling": pa.float64()}
+COLUMNS = {
+    "product": pa.string(),
+    "list_price": pa.float64(),
+    "price_tick": pa.float64(),
+    "price_floor": pa.float64(),
+    "price_ceiling": pa.float64(),
+}
 
 
 def catalogue_of(release: Release, home: Any, given: str | None = None) -> pa.Table | None:

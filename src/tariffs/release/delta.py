@@ -79,7 +79,7 @@ def _checked(table: pa.Table, columns: Sequence[str], which: str) -> pa.Table:
     if missing:
         raise NotATable(f"the {which} table has no column {', '.join(missing)}")
     if twice := repeated(table):
-        raise NotATable(f"the {which} table has {len(twice):,} keys more than once, such as {twice[0]}")
+        raise NotATable(f"the {which} table has keys more than once: {len(twice):,}, such as {twice[0]}")
     return table.select(list(columns))
 
 

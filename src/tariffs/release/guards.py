@@ -85,7 +85,7 @@ def change_size(s: Subject) -> Finding:
     """No price is too far from what charging asks now."""
     allowed = f"bundles {s.limits.bundle_change:.0%}, voice {s.limits.voice_change:g} points"
     if s.active is None:
-        return Finding(CHANGE_SIZE, True, "no table is active to compare with", allowed)
+        return Finding(CHANGE_SIZE, True, "no other table is active to compare with", allowed)
     there, moved = _against(s.table, s.active)
     voice = is_voice(there)
     broken = np.where(voice, np.abs(moved) > s.limits.voice_change + SLACK, np.abs(moved) > s.limits.bundle_change + SLACK)
@@ -97,7 +97,7 @@ def change_share(s: Subject) -> Finding:
     """Not nearly all prices change at once."""
     allowed = f"{s.limits.share_changed:.0%} of the prices"
     if s.active is None:
-        return Finding(CHANGE_SHARE, True, "no table is active to compare with", allowed)
+        return Finding(CHANGE_SHARE, True, "no other table is active to compare with", allowed)
     there, moved = _against(s.table, s.active)
     changed, rows = int(np.count_nonzero(moved)), there.num_rows
     share = changed / rows if rows else 0.0
@@ -109,14 +109,16 @@ def units(s: Subject) -> Finding:
     """Every unit has one price, and none that charging has a price for is left without."""
     allowed = f"each once, {s.limits.units_lost:g} left out"
     if twice := repeated(s.table):
-        return Finding(UNITS, False, f"{len(twice):,} units have more than one price", allowed, tuple(twice[:SHOWN]), len(twice))
+        return Finding(UNITS, False, f"units with more than one price: {len(twice):,}", allowed, tuple(twice[:SHOWN]), len(twice))
     if s.active is None:
         return Finding(UNITS, bool(s.table.num_rows), f"{s.table.num_rows:,} units", allowed)
     lost = matched(s.active, s.table) < 0
     new = int(np.count_nonzero(matched(s.table, s.active) < 0))
     words = f"{s.table.num_rows:,} units: {new:,} new, {int(lost.sum()):,} of the active table left out"
     passed = bool(s.table.num_rows) and int(lost.sum()) <= s.limits.units_lost
-    return Finding(UNITS, passed, words, allowed, () if passed else tuple(keys_of(s.active, lost)[:SHOWN]), 0 if passed else int(lost.sum()))
+    return Finding(
+        UNITS, passed, words, allowed, () if passed else tuple(keys_of(s.active, lost)[:SHOWN]), 0 if passed else int(lost.sum())
+    )
 
 
 def step(s: Subject) -> Finding:
@@ -133,7 +135,8 @@ def step(s: Subject) -> Finding:
         floor, ceiling = _catalogued(s.table, s.catalogue, "price_floor"), _catalogued(s.table, s.catalogue, "price_ceiling")
         excused |= ((current < floor - SLACK) & (price <= floor + SLACK)) | ((current > ceiling + SLACK) & (price >= ceiling - SLACK))
     broken = beyond & ~excused
-    words = f"{int(broken.sum()):,} prices beyond the step" + (f", {int((beyond & excused).sum()):,} more for good reason" if (beyond & excused).any() else "")
+    for_reason = int((beyond & excused).sum())
+    words = f"prices beyond the step: {int(broken.sum()):,}" + (f" ({for_reason:,} more for good reason)" if for_reason else "")
     return _found(STEP, s.table, broken, words, allowed, _moves(moved, voice))
 
 
@@ -147,9 +150,13 @@ def bounds(s: Subject) -> Finding:
     broken = ~((price >= floor - SLACK) & (price <= ceiling + SLACK))  # a product that the catalogue has not is out of bounds too
 
     def told(row: int) -> str:
-        return f"{price[row]:g}, wanted {floor[row]:g} to {ceiling[row]:g}" if np.isfinite(floor[row]) else "its product is not in the catalogue"
+        return (
+            f"{price[row]:g}, wanted {floor[row]:g} to {ceiling[row]:g}"
+            if np.isfinite(floor[row])
+            else "its product is not in the catalogue"
+        )
 
-    return _found(BOUNDS, s.table, broken, f"{int(broken.sum()):,} prices out of bounds", allowed, told)
+    return _found(BOUNDS, s.table, broken, f"prices out of bounds: {int(broken.sum()):,}", allowed, told)
 
 
 def price_points(s: Subject) -> Finding:
@@ -157,7 +164,11 @@ def price_points(s: Subject) -> Finding:
     allowed = "multiples of the product's tick"
     if s.catalogue is None:
         return Finding(PRICE_POINTS, False, NO_CATALOGUE, allowed)
-    price, tick, full = floats(s.table, "price"), _catalogued(s.table, s.catalogue, "price_tick"), _catalogued(s.table, s.catalogue, "list_price")
+    price, tick, full = (
+        floats(s.table, "price"),
+        _catalogued(s.table, s.catalogue, "price_tick"),
+        _catalogued(s.table, s.catalogue, "list_price"),
+    )
     off = np.abs(price / tick - np.round(price / tick)) * tick > SLACK
     other = np.abs(price - full * (1.0 - floats(s.table, "discount_class") / 100.0)) > SLACK
     broken = (price != floats(s.table, "current_price")) & (off | ~np.isfinite(tick) | (is_voice(s.table) & other))
@@ -165,7 +176,7 @@ def price_points(s: Subject) -> Finding:
     def told(row: int) -> str:
         return f"{price[row]:g}, wanted a multiple of {tick[row]:g}" if off[row] else f"{price[row]:g} is not what its discount class says"
 
-    return _found(PRICE_POINTS, s.table, broken, f"{int(broken.sum()):,} moves to a price that cannot be asked", allowed, told)
+    return _found(PRICE_POINTS, s.table, broken, f"moves to a price that cannot be asked: {int(broken.sum()):,}", allowed, told)
 
 
 def control(s: Subject) -> Finding:
@@ -177,8 +188,10 @@ def control(s: Subject) -> Finding:
     if s.active is not None and "control_flag" in s.active.column_names:
         row = matched(s.table, s.active)
         changed = (row >= 0) & (held != bools(s.active, "control_flag")[np.maximum(row, 0)])
-    words = f"{int(held.sum()):,} control units: {int(moved.sum()):,} moved, {int(changed.sum()):,} joined or left"
-    return _found(CONTROL, s.table, moved | changed, words, allowed, lambda row: "moved" if moved[row] else "joined" if held[row] else "left")
+    words = f"control units: {int(held.sum()):,}, of them moved {int(moved.sum()):,}, joined or left {int(changed.sum()):,}"
+    return _found(
+        CONTROL, s.table, moved | changed, words, allowed, lambda row: "moved" if moved[row] else "joined" if held[row] else "left"
+    )
 
 
 def stale(s: Subject) -> Finding:
@@ -188,7 +201,7 @@ def stale(s: Subject) -> Finding:
     if oldest is None or s.table["data_cutoff"].null_count:
         return Finding(STALE, False, "data_cutoff is missing", allowed)
     age = (s.now.date() - oldest).days
-    return Finding(STALE, 0 <= age <= s.limits.data_age, f"the data end on {oldest}, {age:,} days ago", allowed)
+    return Finding(STALE, 0 <= age <= s.limits.data_age, f"the data end on {oldest}, {age:,} day{'s' * (age != 1)} ago", allowed)
 
 
 def validity(s: Subject) -> Finding:
@@ -213,7 +226,9 @@ CHANGE_SIZE, CHANGE_SHARE, UNITS, STEP, BOUNDS = "CHANGE_SIZE", "CHANGE_SHARE", 
 PRICE_POINTS, CONTROL, STALE, VALIDITY = "PRICE_POINTS", "CONTROL", "STALE", "VALIDITY"
 GUARDS: tuple[Guard, ...] = (change_size, change_share, units, step, bounds, price_points, control, stale, validity)
 CODES = (CHANGE_SIZE, CHANGE_SHARE, UNITS, STEP, BOUNDS, PRICE_POINTS, CONTROL, STALE, VALIDITY)
-AGAINST_ACTIVE = frozenset({CHANGE_SIZE, CHANGE_SHARE, UNITS, CONTROL, VALIDITY})  # these may find other things once another table is active
+AGAINST_ACTIVE = frozenset(
+    {CHANGE_SIZE, CHANGE_SHARE, UNITS, CONTROL, VALIDITY}
+)  # these may find other things once another table is active
 
 
 def _against(table: pa.Table, active: pa.Table) -> tuple[pa.Table, Floats]:
@@ -221,7 +236,8 @@ def _against(table: pa.Table, active: pa.Table) -> tuple[pa.Table, Floats]:
     row = matched(table, active)
     there, was = table.filter(pa.array(row >= 0)), active.take(pa.array(row[row >= 0]))
     voice, price, before = is_voice(there), floats(there, "price"), floats(was, "price")
-    return there, np.round(np.where(voice, 100.0 * (before - price) / np.where(voice, tariff(there), 1.0), price / before - 1.0), 9)
+    moved = np.where(voice, 100.0 * (before - price) / np.where(voice, tariff(there), 1.0), price / before - 1.0)
+    return there, np.asarray(np.round(moved, 9), dtype=np.float64)
 
 
 def _found(code: str, table: pa.Table, broken: Bools, words: str, limit: str, told: Callable[[int], str]) -> Finding:

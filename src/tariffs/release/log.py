@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 from tariffs.release.states import Event, State, after
@@ -101,8 +100,8 @@ class Book:
     """The entries so far, and what follows from them: the state of every release, what charging uses, the guards' limits."""
 
     entries: tuple[Entry, ...] = ()
-    states: Mapping[int, State] = MappingProxyType({})
-    limits: Mapping[str, float] = MappingProxyType({})
+    states: Mapping[int, State] = field(default_factory=dict)
+    limits: Mapping[str, float] = field(default_factory=dict)
     last: str = ""  # the SHA-256 of the last entry
 
     @property
@@ -153,7 +152,7 @@ class Book:
             if not isinstance(answer, State):
                 raise Refused(f"release {version} cannot be {PAST[event]}: {answer}")
             states[version] = answer
-        return MappingProxyType(states)
+        return states
 
     def entry(self, verb: str, said: Said, **facts: Any) -> Entry:
         """The next entry, upon what is there; charging stays as it is if nothing else is said."""
@@ -173,7 +172,7 @@ class Book:
         active = {version for version, state in states.items() if state is State.ACTIVE}
         if active != ({entry.charging.version} if entry.charging and not entry.charging.rule else set()):
             raise BrokenLog(f"entry {entry.number} says that charging uses {entry.charging}, and its moves make active: {sorted(active)}")
-        limits = MappingProxyType({**self.limits, **entry.limits})
+        limits = {**self.limits, **entry.limits}
         return Book((*self.entries, entry), states, limits, hashlib.sha256(data).hexdigest())
 
     def _may_return(self, version: int) -> bool:

@@ -112,10 +112,9 @@ def whole(version: int, store: Store) -> Shelved:
 
 def rows(table: Table, store: Store, columns: tuple[str, ...] | None = None) -> pa.Table:
     """The rows of a table; StateError if they cannot be had."""
-    folder = rule_folder(table.version) if table.rule else folder_of(JOB, table.version)
-    data = _got(store, f"{folder}/{NAME}.parquet")
+    data = _got(store, f"{folder(table)}/{NAME}.parquet")
     if data is None:
-        raise StateError(f"{table} has no {NAME}.parquet in {folder}", hint="tariffs status")
+        raise StateError(f"{table} has no {NAME}.parquet in {folder(table)}", hint="tariffs status")
     try:
         return read(data, columns)
     except (pa.ArrowException, OSError) as error:
@@ -171,7 +170,7 @@ def pointer(book: Book, store: Store) -> dict[str, Any]:
     return {
         "entry": since.number,
         **asdict(table),
-        "folder": rule_folder(table.version) if table.rule else folder_of(JOB, table.version),
+        "folder": folder(table),
         "files": _files(table, store),
         "since": since.said.at,
         "by": since.said.by,
@@ -183,20 +182,27 @@ def ready_rule(version: int, store: Store) -> None:
     if _rule_is_whole(version, store):
         return
     made = rule_table(rows(Table(version), store))
-    folder = rule_folder(version)
     files = {}
     for format, data in (("csv", csv(made)), ("parquet", parquet(made))):
-        store.put(f"{folder}/{NAME}.{format}", data)
-        files[f"{folder}/{NAME}.{format}"] = hashlib.sha256(data).hexdigest()
-    store.put(f"{folder}/rule.json", json.dumps({"version": version, "rows": made.num_rows, "files": files}, indent=1).encode())
+        key = f"{rule_folder(version)}/{NAME}.{format}"
+        store.put(key, data)
+        files[key] = hashlib.sha256(data).hexdigest()
+    store.put(
+        f"{rule_folder(version)}/rule.json", json.dumps({"version": version, "rows": made.num_rows, "files": files}, indent=1).encode()
+    )
 
 
 def rule_folder(version: int) -> str:
     return f"{ROOT}/rule/{version:06d}"
 
 
-def delta_folder(old: Table, new: Table) -> str:
-    return f"{ROOT}/deltas/{_slug(new)}-against-{_slug(old)}"
+def folder(table: Table) -> str:
+    """Where a table's files lie."""
+    return rule_folder(table.version) if table.rule else folder_of(JOB, table.version)
+
+
+def delta_folder(old: Table, new: Table, *, whole: bool) -> str:
+    return f"{ROOT}/deltas/{_slug(new)}-against-{_slug(old)}{'-whole' if whole else ''}"
 
 
 def _slug(table: Table) -> str:
@@ -239,4 +245,3 @@ def _got(store: Store, key: str) -> bytes | None:
         return bytes(store.get(key).to_pybytes())
     except KeyError:
         return None
-

@@ -305,6 +305,6 @@ def _release_facts(found: shelf.Shelved, book: Book) -> dict[str, Any]:
         "by": last and last.said.by,
         "at": last and last.said.at,
         "reason": last and last.said.reason,
-        "despite": list(last.despite) if last else [],
+        "despite": list(last.despite) if last and last.event(found.version) in (Event.APPROVE, Event.ACTIVATE) else [],
         "damage": list(found.damage),
     }

@@ -21,6 +21,8 @@ from annotated_types import Ge
 from hundredfold import Job, Model, Publish, Source
 
 PARTS = 3
+MENDED = "JOB_IS_MENDED"  # in the environment: what was deployed last has another query
+TO_NUMBER = "TRY_CAST" if os.environ.get(MENDED) else "CAST"
 
 
 @dataclass
@@ -69,8 +71,8 @@ WAYS: dict[str, Callable[[], Any]] = {
     "outlast": lambda: time.sleep(60),
     "memory": fills_the_memory,
     "kill the function": kills_its_function,
+    "no number": lambda: None,  # for the function; the query wants one
     "reach": writes_and_reads_where_it_may_not,
-    "100 ms": lambda: time.sleep(0.1),
     "500 ms": lambda: time.sleep(0.5),
 }
 
@@ -120,7 +122,13 @@ job = Job(
     "trouble",
     sources=[Source("tasks", Task, unique=("k",))],
     models=[
-        Model("doubled", unit=("k",), query="SELECT k, how, log FROM tasks", work=doubled, time_limit=5),
+        Model(
+            "doubled",
+            unit=("k",),
+            query=f"SELECT k, how, log, CASE how WHEN 'no number' THEN {TO_NUMBER}(log AS INTEGER) END AS number FROM tasks",
+            work=doubled,
+            time_limit=6,
+        ),
         Model("summed", unit=("part",), query=f"SELECT k % {PARTS} AS part, twice FROM doubled", work=summed),
     ],
     publish=Publish(

@@ -1,0 +1,414 @@
+"""A pricing team comes in here: what becomes of a published price table until charging uses it.
+
+Result to stdout, words to stderr; exit 0 = done, 1 = refused or a guard fails, 2 = the words were wrong, 130 = stopped by hand.
+What costs time to import is imported by the command that needs it, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from hundredfold import __version__
+from hundredfold.errors import HundredfoldError, UsageError
+from hundredfold.options import Group, Where, argument, needing, takes_as_of, takes_json, takes_place
+
+JOB = "tariffs"
+
+
+@click.group(
+    cls=Group,
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, message="tariffs %(version)s", help="Print the version and exit.")
+@click.pass_context
+def app(context: click.Context) -> None:
+    """What becomes of a published price table: check, approve, activate, export it, or take it back."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+takes_version = argument("version", "The release's version, such as 3.", type=int)
+takes_table = argument("version", "The release's version, such as 3; or 'active', the table that charging uses.")
+takes_by = click.option("--by", metavar="NAME", help="Who says it; the user of this machine, if left out.")
+takes_reason = click.option("--reason", default="", metavar="WHY", help="Why, for the log.")
+takes_despite = click.option(
+    "--despite", multiple=True, metavar="CODE", help="Set a guard that fails aside; needs --reason. Can be given again."
+)
+takes_catalogue = click.option(
+    "--catalogue", metavar="FILE", help="The product catalogue (CSV or Parquet), if the run that has it is gone."
+)
+
+
+def says(command: Any) -> Any:
+    """--by and --reason."""
+    return takes_by(takes_reason(command))
+
+
+@app.command()
+@takes_place
+@takes_json
+def status(where: Where, as_json: bool) -> None:
+    """List the releases with their state, by whom and why, and say what charging uses."""
+    from hundredfold import display
+    from tariffs.release import shelf, show, verbs
+
+    home, _ = _open(where)
+    _mend(home.store)
+    book = shelf.read_book(home.store)
+    facts = verbs.facts(book, home.store)
+    if as_json:
+        display.print_json(facts)
+        return
+    show.show_status(facts, home, _folder(home, book))
+    show.show_hints(_next(facts, where))
+
+
+@app.command()
+@takes_version
+@takes_catalogue
+@takes_as_of
+@takes_place
+@takes_json
+def check(version: int, catalogue: str | None, as_of: str | None, where: Where, as_json: bool) -> None:
+    """Hold a release against every guard, and against the table that charging uses. Exit status 1 if a guard fails."""
+    from dataclasses import asdict
+
+    from hundredfold import display
+    from tariffs.release import shelf, show, verbs
+
+    home, _ = _open(where)
+    checked = verbs.check(version, shelf.read_book(home.store), home.store, _catalogue(home, catalogue), _moment(as_of))
+    if as_json:
+        display.print_json({**asdict(checked), "passed": not checked.failed})
+    else:
+        show.show_checked(checked)
+        excuses = [word for f in checked.failed for word in ("--despite", f.code)]
+        if excuses:
+            show.show_hints(
+                [
+                    (
+                        _command(where, "approve", str(version), *excuses, "--reason", "WHY"),
+                        "approves it all the same, and says so in the log",
+                    )
+                ]
+            )
+        else:
+            show.show_hints([(_command(where, "approve", str(version)), "says yes to it")])
+    sys.exit(bool(checked.failed))
+
+
+@app.command()
+@takes_version
+@takes_despite
+@says
+@takes_catalogue
+@takes_as_of
+@takes_place
+def approve(
+    version: int, despite: Sequence[str], by: str | None, reason: str, catalogue: str | None, as_of: str | None, where: Where
+) -> None:
+    """Say yes to a release, if every guard passes. Charging does not use it yet."""
+    from tariffs.release import show, verbs
+
+    home, once = _open(where)
+    done = verbs.approve(version, _said(by, reason), home.store, once, _catalogue(home, catalogue), _moment(as_of), _codes(despite))
+    show.show_done(done, None)
+    show.show_hints([(_command(where, "activate", str(version)), "lets charging use it (another person says so)")])
+
+
+@app.command()
+@takes_version
+@takes_despite
+@click.option("--same-person", is_flag=True, help="The one who approved it activates it too; needs --reason.")
+@says
+@takes_catalogue
+@takes_as_of
+@takes_place
+def activate(
+    version: int,
+    despite: Sequence[str],
+    same_person: bool,
+    by: str | None,
+    reason: str,
+    catalogue: str | None,
+    as_of: str | None,
+    where: Where,
+) -> None:
+    """Let charging use an approved release; the one that it used is withdrawn."""
+    from tariffs.release import show, verbs
+
+    home, once = _open(where)
+    done = verbs.activate(
+        version,
+        _said(by, reason),
+        home.store,
+        once,
+        _catalogue(home, catalogue),
+        _moment(as_of),
+        despite=_codes(despite),
+        same_person=same_person,
+    )
+    show.show_done(done, _folder(home, done.book))
+    show.show_hints([(_command(where, "kill", "--to", "last-approved"), "takes it back at once, should it be wrong")])
+
+
+@app.command()
+@takes_version
+@says
+@takes_place
+def withdraw(version: int, by: str | None, reason: str, where: Where) -> None:
+    """Say that a release shall not be used; the kill switch never goes back to it. Needs --reason."""
+    from tariffs.release import show, verbs
+
+    home, once = _open(where)
+    show.show_done(verbs.withdraw(version, _said(by, reason), home.store, once), None)
+
+
+@app.command()
+@click.option(
+    "--to",
+    required=True,
+    type=click.Choice(["last-approved", "rule"]),
+    help="The last approved table before it; or the prices of the rule, which need no model.",
+)
+@says
+@takes_place
+def kill(to: Any, by: str | None, reason: str, where: Where) -> None:
+    """Take the active table away from charging at once. One person is enough, and no guard is asked."""
+    from tariffs.release import show, verbs
+
+    home, once = _open(where)
+    done = verbs.kill(to, _said(by, reason or "kill switch"), home.store, once)
+    show.show_done(done, _folder(home, done.book))
+    show.show_hints([(_command(where, "status"), "shows where all of it stands now")])
+
+
+@app.command()
+@takes_table
+@click.option("--against", default="active", show_default=True, metavar="VERSION", help="The table before: a version, or 'active'.")
+@click.option("--out", metavar="FOLDER", help="Write the files there, instead of beside the releases.")
+@click.option("--whole", is_flag=True, help="Compare all columns, also those that only explain a price.")
+@takes_place
+@takes_json
+def delta(version: str, against: str, out: str | None, whole: bool, where: Where, as_json: bool) -> None:
+    """Write what charging has to change to come from one table to another: rows added, changed, removed (CSV and Parquet)."""
+    from hundredfold import display
+    from tariffs.release import files, show
+
+    home, _ = _open(where)
+    made = files.write_delta(version, against, home, out, whole=whole)
+    if as_json:
+        display.print_json(made.facts())
+    else:
+        show.show_delta(made.old, made.new, made.change, made.files, made.rows)
+
+
+@app.command()
+@takes_table
+@click.option(
+    "--format",
+    type=click.Choice(["tmf620", "tmf620-lines", "csv", "parquet"]),
+    default="tmf620",
+    show_default=True,
+    help="TM Forum's ProductOfferingPrice as one JSON array, or a JSON object a line; or the full table.",
+)
+@click.option("--out", metavar="FILE", help="Write to this file, instead of stdout.")
+@click.option("--base", metavar="URL", help="The catalogue's address; gives every TMF620 price its href.")
+@takes_place
+def export(version: str, format: str, out: str | None, base: str | None, where: Where) -> None:
+    """Give a table to another system, with the state that it has now."""
+    from hundredfold import display
+    from tariffs.release import files
+
+    home, _ = _open(where)
+    rows = files.export(version, format, home, Path(out) if out else None, base)
+    display.words.print(f"{rows:,} prices{f' in {out}' if out else ''}", style="dim")
+
+
+@app.command()
+@argument("version", "A release's version; the whole log, if left out.", type=int, required=False)
+@takes_place
+@takes_json
+def log(version: int | None, where: Where, as_json: bool) -> None:
+    """Show who decided what, when and why, oldest first."""
+    from dataclasses import asdict
+
+    from hundredfold import display
+    from tariffs.release import shelf, show
+
+    home, _ = _open(where)
+    book = shelf.read_book(home.store)
+    entries = list(book.entries) if version is None else book.about(version)
+    if version is not None and not entries:
+        shelf.whole(version, home.store)  # there must be one of that version
+    if as_json:
+        display.print_json([asdict(entry) for entry in entries])
+    else:
+        show.show_log(entries, version)
+
+
+@app.command()
+@click.option("--set", "given", multiple=True, metavar="NAME=VALUE", help="A new limit, from now on; needs --reason. Can be given again.")
+@says
+@takes_place
+@takes_json
+def limits(given: Sequence[str], by: str | None, reason: str, where: Where, as_json: bool) -> None:
+    """Show what the guards allow, or change it."""
+    from dataclasses import asdict
+
+    from hundredfold import display
+    from tariffs.release import shelf, show, verbs
+    from tariffs.release.guards import limits_of
+
+    home, once = _open(where)
+    if given:
+        verbs.set_limits(_said(by, reason), _numbers(given), home.store, once)
+    book = shelf.read_book(home.store)
+    now = asdict(limits_of(book.limits))
+    if as_json:
+        display.print_json(now)
+    else:
+        show.show_limits(book, now)
+
+
+def _open(where: Where) -> tuple[Any, Any]:
+    """The home of the releases, and the door through which entries go into their log."""
+    home = where.open(JOB)
+    if where.aws:
+        with needing("aws"):
+            from tariffs.release.afar import S3Once
+        return home, S3Once(home.store)
+    from tariffs.release.shelf import Locked
+
+    return home, Locked(home.store, lambda: home.publishing(f"{JOB}.approvals"))  # not that of a run that publishes: it may hang
+
+
+def _mend(store: Any) -> None:
+    from hundredfold import display
+    from tariffs.release import shelf
+
+    if shelf.settle(store):
+        display.words.print("active.json lagged behind the log (a command was stopped in between): it is put right", style="yellow")
+
+
+def _said(by: str | None, reason: str) -> Any:
+    import getpass
+    import platform
+    import secrets
+
+    from tariffs.release.log import Said
+
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        user = ""
+    if not (by or user).strip():
+        raise UsageError("this machine does not know who says this", hint="say it with --by NAME")
+    at = f"{dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return Said((by or user).strip(), f"{user or '?'}@{platform.node() or '?'}", at, reason.strip(), secrets.token_hex(4))
+
+
+def _catalogue(home: Any, given: str | None) -> Any:
+    from tariffs.release.catalogue import catalogue_of
+
+    return lambda release: catalogue_of(release, home, given)
+
+
+def _folder(home: Any, book: Any) -> str | None:
+    """Where the table that charging uses lies."""
+    from tariffs.release import shelf
+
+    return str(home.where(shelf.folder(book.charging))) if book.charging else None
+
+
+def _moment(as_of: str | None) -> dt.datetime:
+    """What counts as now for the guards."""
+    if as_of is None:
+        return dt.datetime.now(dt.UTC)
+    try:
+        moment = dt.datetime.fromisoformat(as_of)
+    except ValueError:
+        raise UsageError(f"--as-of is {as_of!r}, wanted a time such as 2026-06-30 or 2026-06-30T12:00") from None
+    return moment.astimezone(dt.UTC) if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
+
+
+def _codes(given: Sequence[str]) -> list[str]:
+    return [code.strip().upper() for text in given for code in text.split(",")]
+
+
+def _numbers(given: Sequence[str]) -> dict[str, float]:
+    numbers = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        try:
+            numbers[name.strip()] = float(value)
+        except ValueError:
+            raise UsageError(f"--set is {text!r}, wanted NAME=VALUE", hint="such as --set data_age=21") from None
+    return numbers
+
+
+def _next(facts: Any, where: Where) -> list[tuple[str, str]]:
+    """The commands that make sense now: for the newest release, and for the active one."""
+    told = []
+    newest = facts["releases"][0] if facts["releases"] else None
+    if newest is None:
+        return [("hundredfold run tariffs.job:job", "publishes the first one")]
+    version = str(newest["version"])
+    if newest["state"] == "draft" and not newest["damage"]:
+        told.append((_command(where, "check", version), "holds it against the guards"))
+    if newest["state"] == "approved":
+        told.append((_command(where, "activate", version), "lets charging use it"))
+    if facts["charging"]:
+        told.append((_command(where, "log", str(facts["charging"]["version"])), "says who decided what about the table that charging uses"))
+        told.append((_command(where, "kill", "--to", "last-approved"), "takes that table away from charging, at once"))
+    return told
+
+
+def _command(where: Where, *parts: str) -> str:
+    import shlex
+
+    return shlex.join(["tariffs", *parts, *where.words])
+
+
+def main() -> None:
+    """The command `tariffs`."""
+    try:
+        with app.make_context("tariffs", sys.argv[1:]) as context:
+            app.invoke(context)
+    except click.exceptions.Exit as end:  # after --help and --version
+        sys.exit(end.exit_code)
+    except click.UsageError as error:
+        _fail(_in_our_words(error))
+    except HundredfoldError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has gone, as `head` does
+        sys.exit(0)
+
+
+def _fail(error: HundredfoldError) -> NoReturn:
+    from hundredfold import display
+
+    display.show_error(error)
+    sys.exit(error.exit_code)
+
+
+def _in_our_words(error: click.UsageError) -> UsageError:
+    """What click finds wrong with the words is told as every other error is."""
+    command = error.ctx.command_path if error.ctx else "tariffs"
+    usage = [" ".join(["usage:", command, *error.ctx.command.collect_usage_pieces(error.ctx)])] if error.ctx else []
+    return UsageError(error.format_message(), problems=usage, hint=f"{command} --help")
+
+
+if __name__ == "__main__":
+    main()

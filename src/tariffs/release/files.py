@@ -1,0 +1,150 @@
+"""What other systems are given: deltas and exports, as files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from hundredfold.errors import StateError, UsageError
+from hundredfold.ports import Store
+from tariffs.release import shelf, tmf620
+from tariffs.release.delta import Delta, NotATable, delta, plain
+from tariffs.release.log import Book, Table
+from tariffs.release.states import State
+from tariffs.release.tables import CHARGING, csv, parquet
+
+NAME = "price_delta"
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A delta, from where to where, and the files that it was written to; `rows` of the new table."""
+
+    old: Table
+    new: Table
+    change: Delta
+    rows: int
+    files: tuple[str, ...]
+
+    def facts(self) -> dict[str, Any]:
+        return {"from": str(self.old), "to": str(self.new), **self.change.counts(), "facts": plain(self.change.facts), "files": self.files}
+
+
+def table_of(word: str, book: Book, store: Store) -> Table:
+    """The table that a word means: a version, or 'active'; UsageError if there is none."""
+    if word == "active":
+        if book.charging is None:
+            raise UsageError("no table is active", hint="name a version: tariffs status")
+        return book.charging
+    if not word.isdigit():
+        raise UsageError(f"{word!r} is no table, wanted a version such as 3, or 'active'", hint="tariffs status")
+    shelf.whole(int(word), store)
+    return Table(int(word))
+
+
+def write_delta(new: str, old: str, home: Any, out: str | None, *, whole: bool) -> Written:
+    """Work out a delta and write it as CSV, Parquet, and what is true of all its rows as JSON."""
+    book = shelf.read_book(home.store)
+    after, before = table_of(new, book, home.store), table_of(old, book, home.store)
+    if after == before:
+        raise UsageError(f"{after} is compared with itself", hint=f"name the table before it: tariffs delta {new} --against VERSION")
+    rows, was = shelf.rows(after, home.store), shelf.rows(before, home.store)
+    try:
+        change = delta(was, rows, rows.column_names if whole else CHARGING)
+    except NotATable as error:
+        raise StateError(f"there is no delta from {before} to {after}: {error}", hint=f"tariffs check {after.version}") from error
+    files = {f"{NAME}.csv": csv(change.rows), f"{NAME}.parquet": parquet(change.rows)}
+    facts = {
+        "from": {"version": before.version, "rule": before.rule},
+        "to": {"version": after.version, "rule": after.rule},
+        **change.counts(),
+        "facts": plain(change.facts),
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+    }
+    files[f"{NAME}.json"] = json.dumps(facts, indent=1).encode() + b"\n"
+    places = _put(files, Path(out)) if out else _keep(files, shelf.delta_folder(before, after, whole=whole), home)
+    return Written(before, after, change, rows.num_rows, tuple(places))
+
+
+def export(word: str, format: str, home: Any, out: Path | None, base: str | None) -> int:
+    """Write a table for another system, with the state that it has now; how many prices."""
+    book = shelf.read_book(home.store)
+    table = table_of(word, book, home.store)
+    rows = shelf.rows(table, home.store)
+    state = _state(table, book)
+    if format in ("csv", "parquet"):
+        made = _with_status(rows, state)
+        data = csv(made) if format == "csv" else parquet(made)
+        if format == "parquet" and out is None:
+            raise UsageError("Parquet is not for a terminal", hint="name a file: --out price_table.parquet")
+        _bytes(iter([data]), out)
+    else:
+        standing = standing_of(table, book, base)
+        lines = tmf620.as_array(rows, standing) if format == "tmf620" else tmf620.as_lines(rows, standing)
+        _bytes((line.encode() for line in lines), out)
+    return int(rows.num_rows)
+
+
+def standing_of(table: Table, book: Book, base: str | None = None) -> tmf620.Standing:
+    """What is true of all prices of a table, for TMF620."""
+    about, since = book.about(table.version), book.since()
+    used = book.charging == table
+    brought = used and since is not None and since.verb == "kill"  # its own times are those of the week that it was made for
+    changed = since if used else about[-1] if about else None
+    return tmf620.Standing(
+        tmf620.life_cycle(_state(table, book), book.was_used(table.version)),
+        changed.said.at if changed else None,
+        since.said.at if brought and since else None,
+        base,
+    )
+
+
+def _state(table: Table, book: Book) -> State:
+    """A release's state; the rule's table is active while charging uses it."""
+    if table.rule:
+        return State.ACTIVE if book.charging == table else State.APPROVED
+    return book.state(table.version)
+
+
+def _with_status(rows: pa.Table, state: State) -> pa.Table:
+    return rows.set_column(rows.schema.get_field_index("status"), "status", pa.array([state.value] * rows.num_rows, pa.string()))
+
+
+def _put(files: dict[str, bytes], folder: Path) -> Iterator[str]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+            yield str(folder / name)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be written: {error.strerror or error}", hint="name another folder with --out") from error
+
+
+def _keep(files: dict[str, bytes], folder: str, home: Any) -> Iterator[str]:
+    for name, data in files.items():
+        home.store.put(f"{folder}/{name}", data)
+        yield home.where(f"{folder}/{name}")
+
+
+def _bytes(parts: Iterator[bytes], out: Path | None) -> None:
+    if out is None:
+        for part in parts:
+            sys.stdout.buffer.write(part)
+        sys.stdout.flush()
+        return
+    half = out.with_name(f".{out.name}.half")
+    try:
+        with half.open("wb") as file:
+            file.writelines(parts)
+        half.replace(out)  # whole or not there
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written: {error.strerror or error}", hint="name another file with --out") from error
+    finally:
+        half.unlink(missing_ok=True)

@@ -1,0 +1,184 @@
+"""What people see: tables and sentences on stdout, the next commands under them.  Understandable without colour, and at 100 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
+from rich.table import Table as Grid
+
+from hundredfold.display import near, result, show_next, words
+from tariffs.release.delta import Delta
+from tariffs.release.guards import UNITS_OF
+from tariffs.release.log import Book, Entry, Finding, Table
+from tariffs.release.states import Event
+from tariffs.release.verbs import Checked, Done
+
+LOOK = {"draft": "yellow", "approved": "cyan", "active": "bold green", "withdrawn": "dim"}
+BY_WHICH = {
+    Event.APPROVE: "approved", Event.ACTIVATE: "activated", Event.REPLACE: "replaced", Event.WITHDRAW: "withdrawn",
+    Event.KILL: "killed", Event.RESTORE: "brought back",
+}  # fmt: skip
+
+BECOMES = {
+    Event.APPROVE: "approved", Event.ACTIVATE: "active", Event.REPLACE: "replaced, and so withdrawn", Event.WITHDRAW: "withdrawn",
+    Event.KILL: "killed, and so withdrawn", Event.RESTORE: "brought back, and so active",
+}  # fmt: skip
+
+
+def show_status(facts: Mapping[str, Any], home: Any, folder: str | None) -> None:
+    """Every release with its state, and what charging uses."""
+    if not facts["releases"]:
+        result.print(f"no price table is published in {escape(near(home.words))} yet")
+        return
+    grid = _grid("", "release", "state", "as of", "prices", "last decision (UTC)", "by", "why", right={"release", "prices"})
+    for r in facts["releases"]:
+        used = facts["charging"] and facts["charging"]["version"] == r["version"]
+        decided = f"{BY_WHICH[Event(r['event'])]} {_minute(r['at'])}" if r["at"] else "-"
+        why = "; ".join([*([r["reason"]] if r["reason"] else []), *([f"despite {', '.join(r['despite'])}"] if r["despite"] else [])])
+        state = f"[{LOOK[r['state']]}]{r['state']}[/]"
+        grid.add_row(
+            "*" if used else "", str(r["version"]), state, (r["as_of"] or "-")[:16], f"{r['prices']:,}" if r["prices"] else "-",
+            decided, escape(r["by"] or "-"), escape(why or "-"),
+        )  # fmt: skip
+    _print(grid)
+    for r in facts["releases"]:
+        for damage in r["damage"]:
+            result.print(f"[red]release {r['version']}: {escape(damage)}[/]")
+    show_charging(facts["charging"], folder)
+
+
+def show_charging(charging: Mapping[str, Any] | None, folder: str | None) -> None:
+    if charging is None:
+        result.print("\nCharging uses no table yet: none was activated.")
+        return
+    table = Table(charging["version"], charging["rule"])
+    result.print(f"\n[bold]Charging uses {table}[/] (*), since {_minute(charging['since'])} UTC, by {escape(charging['by'])}")
+    if folder:
+        result.print(f"  {escape(near(folder))}")
+
+
+def show_checked(checked: Checked) -> None:
+    """A line for each guard; under those that fail, the first cases."""
+    against = f"against {checked.against}, which charging uses" if checked.against else "no other table is active"
+    result.print(f"[bold]Release {checked.version}[/], {against}\n")
+    grid = _grid("guard", "", "found", "allowed")
+    for f in checked.findings:
+        grid.add_row(f.code, "ok" if f.passed else "[bold red]FAILS[/]", escape(f.words), escape(f.limit))
+    _print(grid)
+    for f in checked.failed:
+        show_cases(f)
+    failed = len(checked.failed)
+    result.print(f"\n{'All guards pass.' if not failed else f'[bold]{failed} of {len(checked.findings)} guards fail.[/]'}")
+
+
+def show_cases(finding: Finding) -> None:
+    if not finding.cases:
+        return
+    result.print(f"\n[bold]{finding.code}[/]")
+    for case in finding.cases:
+        result.print(f"  {escape(case)}")
+    if finding.count > len(finding.cases):
+        result.print(f"  and {finding.count - len(finding.cases):,} more")
+
+
+def show_done(done: Done, folder: str | None) -> None:
+    """What a decision did."""
+    for passed in done.passed_over:
+        words.print(f"passed over {escape(passed)}", style="yellow")
+    entry = done.entry
+    for version, event in entry.moves:
+        result.print(f"release {version} is [bold]{BECOMES[event]}[/]")
+    if entry.despite:
+        result.print(f"set aside: {', '.join(entry.despite)}")
+    if entry.verb in ("activate", "kill") and entry.charging:
+        result.print(f"[bold]charging uses {entry.charging}[/]")
+        if folder:
+            result.print(f"  {escape(near(folder))}")
+    result.print(f"entry {entry.number} of the log, {_minute(entry.said.at)} UTC, by {escape(_who(entry))}", style="dim")
+
+
+def show_log(entries: Sequence[Entry], version: int | None) -> None:
+    if not entries:
+        result.print(f"nothing was decided {'yet' if version is None else f'about release {version} yet: it is a draft'}")
+        return
+    for entry in entries:
+        said = f": {escape(entry.said.reason)}" if entry.said.reason else ""
+        result.print(f"[bold]{entry.number:>4}[/]  {_minute(entry.said.at)} UTC  [bold]{entry.verb}[/]  by {escape(_who(entry))}{said}")
+        for line in _lines_of(entry):
+            result.print(f"      {escape(line)}")
+
+
+def show_limits(book: Book, limits: Mapping[str, float]) -> None:
+    grid = _grid("limit", "value", "of", "set by", "when (UTC)", "why", right={"value"})
+    for name, value in limits.items():
+        entry = next((e for e in reversed(book.entries) if name in e.limits), None)
+        by, at, why = (escape(entry.said.by), _minute(entry.said.at), escape(entry.said.reason)) if entry else ("as shipped", "-", "-")
+        grid.add_row(name, f"{value:g}", UNITS_OF[name], by, at, why)
+    _print(grid)
+
+
+def show_delta(old: Table, new: Table, change: Delta, files: Sequence[str], rows: int) -> None:
+    counts = change.counts()
+    told = ", ".join(f"{n:,} {name}" for name, n in counts.items())
+    result.print(f"[bold]From {old} to {new}[/]: {told}, {rows - counts['added'] - counts['changed']:,} as before")
+    moved = change.rows.slice(0, 5).to_pylist()
+    if moved:
+        grid = _grid("unit", "change", "old", "new", right={"old", "new"})
+        for row in moved:
+            grid.add_row(escape(row["unit_key"]), row["change"], _money(row["old_price"]), _money(row["new_price"]))
+        _print(grid)
+        if change.rows.num_rows > len(moved):
+            result.print(f"and {change.rows.num_rows - len(moved):,} more, in")
+    for file in files:
+        result.print(f"  {escape(near(file))}")
+
+
+def show_hints(commands: Sequence[tuple[str, str]]) -> None:
+    if commands:
+        show_next(commands)
+
+
+def _lines_of(entry: Entry) -> list[str]:
+    lines = [f"release {version}: {BY_WHICH[event]}" for version, event in entry.moves]
+    if entry.verb in ("activate", "kill"):
+        lines.append(f"charging uses {entry.charging}")
+    if entry.against:
+        lines.append(f"compared with {entry.against}")
+    lines += [f"{f.code} set aside: {f.words} (allowed: {f.limit})" for f in entry.findings if f.code in entry.despite]
+    passed = sum(f.passed for f in entry.findings)
+    lines += [f"{passed} of {len(entry.findings)} guards passed"] if entry.findings else []
+    lines += [f"{name} = {value:g}" for name, value in entry.limits.items()]
+    return lines
+
+
+def _who(entry: Entry) -> str:
+    """The name, and the account behind it where that has another."""
+    user = entry.said.login.partition("@")[0]
+    return entry.said.by if user == entry.said.by else f"{entry.said.by} (as {entry.said.login})"
+
+
+def _minute(moment: str) -> str:
+    return moment[:16].replace("T", " ")
+
+
+def _money(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.2f}" if round(value, 2) == round(value, 6) else f"{value:,.6g}"
+
+
+def _grid(*columns: str, right: frozenset[str] | set[str] = frozenset()) -> Grid:
+    grid = Grid(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in columns:
+        grid.add_column(
+            name, justify="right" if name in right else "left", overflow="fold", no_wrap=name not in ("why", "found", "allowed")
+        )
+    return grid
+
+
+def _print(grid: Grid) -> None:
+    """In full: a table is never shortened to fit a narrow window."""
+    needed = Measurement.get(result, result.options.update(max_width=10_000), grid).maximum
+    Console(highlight=False, width=min(needed, max(result.width, 120))).print(grid)

@@ -1,0 +1,138 @@
+"""Runs on emulated AWS that go wrong: real processes die, real messages come back, and IAM decides."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from emulator import wait_until
+from stacks import Stack, Tasks, account, published, trouble
+
+import hundredfold
+from hundredfold.aws import verbs
+from hundredfold.errors import PublishRefused
+from hundredfold.job import Message
+
+__all__ = ["account", "trouble"]
+pytestmark = pytest.mark.slow
+BAD = {
+    "raise": ("failed", "ValueError", "as it was told to"),
+    "segfault": ("dead", "Died", "killed by SIGSEGV"),
+    "exit": ("dead", "Died", "ended its process with exit code 3"),
+    "outlast": ("dead", "Died", "outlasted its time_limit of 6 s"),
+    "memory": ("failed", "MemoryError", ""),
+}
+
+
+def failures(stack: Stack, run: str) -> dict[str, tuple[str, str, str]]:
+    found = hundredfold.open_run(run, home=stack.home).failures().arrow().to_pylist()
+    return {row["unit"]: (row["status"], row["error"], row["message"]) for row in found}
+
+
+def test_a_bad_unit_costs_itself_and_is_done_again_when_the_function_is_mended(trouble: Stack, tmp_path: Path) -> None:
+    ways = ["fine", *BAD, *["fine"] * 6]
+    tasks = Tasks.write(tmp_path, ways)
+    with pytest.raises(PublishRefused, match=r"doubled: 5 of 12 units \(2 failed, 3 dead\)"):
+        trouble.run(tasks, "bad", batches=4)
+    assert failures(trouble, "bad") == {str(ways.index(how)): end for how, end in BAD.items()}
+    published_without = verbs.publish("bad", home=trouble.name, max_failed=5)
+    assert (published_without.state, len(published_without.table())) == ("done", 7)
+    tasks.mend()
+    retried = verbs.retry("bad", home=trouble.name)
+    assert tasks.calls() == {ways.index(how): 1 for how in BAD}  # those alone; and of what builds on them, all
+    assert published(retried) == tasks.here("bad")
+
+
+# ---- poison
+
+
+def test_a_unit_that_kills_its_worker_each_time_ends_as_dead_and_its_neighbours_are_done(trouble: Stack, tmp_path: Path) -> None:
+    tasks = Tasks.write(tmp_path, ["fine", "kill the function", "fine", "fine"])
+    with trouble.impatient(seconds=1, receives=3):
+        run = trouble.run(tasks, "killer", batches=2, max_failed=1)
+    assert failures(trouble, "killer") == {"1": ("dead", "Died", "its message came back too often: whatever worker had it was lost")}
+    assert tasks.calls()[1] == 5  # twice beside its neighbour, and then alone as often as the queue hands it out
+    assert (run.state, len(run.table())) == ("done", 3)
+
+
+def foreign(stack: Stack, run: str) -> dict[str, str]:
+    """Bodies that we did not make, and why each is refused."""
+    ours: dict[str, Any] = json.loads(str(Message(run, "doubled", 0, 0, 0)))
+    key = f"processing/{run}/doubled/000000-0.batch.parquet"
+    notice = {"eventName": "ObjectCreated:Copy", "s3": {"bucket": {"name": stack.outputs["Bucket"]}, "object": {"key": key}}}
+    elsewhere = {**notice, "s3": {"bucket": {"name": "another"}, "object": {"key": key}}}
+    return {
+        "not even JSON": "it is no JSON",
+        "[" * 100_000: "it is no JSON",
+        "[1, 2]": "it is a list in JSON, wanted an object",
+        json.dumps({**ours, "password": "p4ss"}): "of a message it lacks nothing, and it has 1 other fields",
+        json.dumps({"run": run}): "of a message it lacks model, batch, first, last, round, and it has 0 other fields",
+        json.dumps({**ours, "run": "../../releases"}): "its run is no id of a run",
+        json.dumps({**ours, "model": "doubled/../x"}): "its model is no name of a model",
+        json.dumps({**ours, "first": True}): "its batch, units and round are no numbers of a slice",
+        json.dumps({**ours, "run": "unheard-of"}): "there is no such run",
+        json.dumps({**ours, "model": "unheard_of"}): "the run has prepared no unheard_of",
+        json.dumps({**ours, "batch": 99}): "doubled has no batch 99: it has 2",
+        json.dumps({**ours, "batch": 1}): "batch 1 of doubled does not hold units 0 to 0",
+        json.dumps({**ours, "last": 10**12}): f"batch 0 of doubled does not hold units 0 to {10**12}",
+        json.dumps({**ours, "round": 2}): "it is of a round that has not begun: the run is in round 1",
+        json.dumps({"Records": None}): "of a message it lacks run, model, batch, first, last, round, and it has 1 other fields",
+        json.dumps({"Records": [{"s3": "?"}]}): "it has Records, but not as S3 writes them",
+        json.dumps({"Records": [elsewhere]}): "it tells of another bucket",
+        json.dumps({"Records": [{**notice, "eventName": "ObjectRemoved:Delete"}]}): "it tells of no new batch",
+    }
+
+
+def test_messages_that_we_did_not_make_are_dead_letters_with_their_reason_and_stop_nothing(trouble: Stack, tmp_path: Path) -> None:
+    run = f"foreign-{uuid4().hex[:6]}"
+    tasks, letters = Tasks.write(tmp_path, ["fine", "500 ms", "500 ms", "fine"]), foreign(trouble, run)
+    with trouble.workers(Enabled=False):
+        verbs.run("jobs.trouble:job", {"tasks": tasks.file}, home=trouble.name, run_id=run, as_of="2026-01-01", batches=2, wait=False)
+        trouble.until(run, "work doubled")
+        for body in letters:
+            trouble.client("sqs").send_message(QueueUrl=trouble.outputs["QueueUrl"], MessageBody=body)
+    done = verbs.watch(run, home=trouble.name, watcher=verbs.Quiet())
+    assert published(done) == tasks.here(run)
+    wait_until(lambda: trouble.letters() == letters, 30, lambda: f"{trouble.letters()}\n{trouble.emulator.log()}")
+    trouble.client("sqs").purge_queue(QueueUrl=trouble.outputs["DeadUrl"])
+
+
+# ---- the deadline
+
+
+def test_what_does_not_fit_into_one_call_is_handed_back_and_done_once(trouble: Stack, tmp_path: Path) -> None:
+    tasks = Tasks.write(tmp_path, ["500 ms"] * 30)
+    with trouble.deployed_with("Work", Timeout=15):
+        run = trouble.run(tasks, "long", batches=2)
+    assert tasks.calls() == dict.fromkeys(range(30), 1)
+    assert published(run) == tasks.here("long")
+
+
+def test_a_unit_that_takes_all_of_a_call_is_dead_and_its_reason_says_so(trouble: Stack, tmp_path: Path) -> None:
+    tasks = Tasks.write(tmp_path, ["fine", "outlast", "fine"])
+    with trouble.deployed_with("Work", Timeout=15):
+        trouble.run(tasks, "endless", batches=2, max_failed=1)
+    words = "it took all of the 6 s that a worker has for it; deploy with a longer --timeout"
+    assert failures(trouble, "endless") == {"1": ("dead", "Died", words)}
+
+
+# ---- reach
+
+
+def test_the_users_code_reaches_what_its_run_prepared_and_writes_outcomes_alone(trouble: Stack, tmp_path: Path) -> None:
+    for key in ("releases/trouble/current.json", "sources/secret.txt", "runs/reached/manifest.json", "athena/answer.csv", "processing/x/y"):
+        trouble.client("s3").put_object(Bucket=trouble.outputs["Bucket"], Key=key, Body=b"{}")
+    try:
+        trouble.run(Tasks.write(tmp_path, ["fine", "reach"]), "reached", max_failed=1)
+    finally:
+        trouble.client("s3").delete_object(Bucket=trouble.outputs["Bucket"], Key="releases/trouble/current.json")
+    allowed = [
+        "get processing/x/y",
+        "get runs/reached/manifest.json",
+        "list runs/",
+        "put runs/reached/models/doubled/outcomes/x",
+    ]
+    assert failures(trouble, "reached")["1"] == ("failed", "ValueError", "; ".join(allowed))

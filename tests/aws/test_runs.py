@@ -1,0 +1,141 @@
+"""Whole runs on emulated AWS, as a person has them: by the command line and the verbs, from deployed stack to release."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from emulator import wait_until
+from stacks import AS_OF, TROUBLE, Account, Stack, Tasks, account, published, trouble
+
+import hundredfold
+from hundredfold.aws import verbs
+from hundredfold.errors import HundredfoldError, Stopped
+from hundredfold.walk import Quiet
+from tariffs import demo
+
+__all__ = ["account", "trouble"]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def tariffs(account: Account) -> Iterator[Stack]:
+    with account.emulator.reached():
+        yield account.stack("hundredfold-tariffs")
+
+
+def test_tariffs_have_the_bytes_of_this_machine(tariffs: Stack, tmp_path: Path) -> None:
+    places = demo.make("demo", tmp_path / "data")
+    sources = [word for name, place in places.items() for word in ("--source", f"{name}={place}")]
+    told = tariffs.cli("run", demo.JOB, "--run-id", "parity", "--as-of", demo.AS_OF, *sources)
+    assert "done in" in told.stdout
+    assert "3,960" in told.stdout
+    here = hundredfold.run(demo.JOB, places, home=tmp_path / "home", run_id="parity", as_of=demo.AS_OF)
+    there = hundredfold.open_run("parity", home=tariffs.home)
+    assert published(there) == published(here)
+
+    facts, wanted = json.loads(tariffs.cli("status", "--json").stdout), json.loads(cli_here(tmp_path / "home", "status", "--json"))
+    assert {name: facts[name] for name in SAME} == {name: wanted[name] for name in SAME}
+    assert counted(facts) == counted(wanted)
+    assert "parity  tariffs  done" in tariffs.cli("status", "--all").stdout
+    assert tariffs.cli("failures", "parity").stdout == "no unit failed\n"
+    key = "CELL_00000,0,WEEKDAY"
+    assert tariffs.cli("replay", "voice", key).stdout == cli_here(tmp_path / "home", "replay", "voice", key)
+
+
+SAME = ("run", "job", "state", "step", "reason", "as_of", "sources", "sample")
+
+
+def counted(facts: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """What came of each model's units; how long they took is not the same twice."""
+    names = ("units", "rows", "ok", "failed", "dead", "rows_in", "rows_out")
+    return {model: tuple(counts[name] for name in names) for model, counts in facts["models"].items()}
+
+
+def cli_here(home: Path, *words: str) -> str:
+    """What the same command prints for the runs of this machine."""
+    return subprocess.run([*Stack.program, *words, "--home", str(home)], capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+# ---- a person comes and goes
+
+
+def test_a_run_goes_on_when_its_client_is_interrupted_and_is_found_again(trouble: Stack, tmp_path: Path) -> None:
+    tasks = Tasks.write(tmp_path, ["500 ms"] * 12)
+    words = ("run", TROUBLE, "--run-id", "left", "--as-of", AS_OF, "--batches", "2", "--source", f"tasks={tasks.file}")
+    client = subprocess.Popen(trouble.command(*words), env=trouble.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: bool(tasks.calls()), 60, lambda: trouble.emulator.log())
+    client.send_signal(signal.SIGINT)
+    _, told = client.communicate(timeout=30)
+    assert client.returncode == 130
+    assert "run left goes on without us" in told
+    assert "status left --watch --on aws" in told
+    watched = trouble.cli("status", "left", "--watch")
+    assert "12 of 12 units done" in watched.stderr
+    assert tasks.calls() == dict.fromkeys(range(12), 1)
+    assert published(hundredfold.open_run("left", home=trouble.home)) == tasks.here("left")
+
+
+def test_a_cancelled_run_ends_its_execution_and_its_messages_and_publishes_nothing(trouble: Stack, tmp_path: Path) -> None:
+    tasks = Tasks.write(tmp_path, ["500 ms"] * 60)
+    run = trouble.run(tasks, "regretted", batches=30, wait=False)
+    wait_until(lambda: len(tasks.calls()) > 2, 60, lambda: trouble.emulator.log())
+    record = verbs.cancel("regretted", home=trouble.name)
+    assert trouble.home.status_of(record.options["execution"]) == "ABORTED"
+    wait_until(lambda: not any(trouble.depth()), 20, lambda: f"{trouble.depth()}")
+    assert 2 < len(tasks.calls()) < 60
+    assert (run.state, run.release) == ("cancelled", None)
+    with pytest.raises(Stopped, match="run regretted was cancelled"):
+        verbs.watch("regretted", home=trouble.name, watcher=Quiet())
+    with pytest.raises(HundredfoldError, match="it was cancelled: run the job again"):
+        verbs.resume("regretted", home=trouble.name)
+
+
+# ---- failures end in the record, with their reason
+
+
+def test_a_broken_contract_is_told(trouble: Stack, tmp_path: Path) -> None:
+    tasks = Tasks.write(tmp_path, ["fine", "fine"])
+    tasks.file.write_text(tasks.file.read_text().replace("1,fine", "-1,fine"))
+    with pytest.raises(
+        HundredfoldError, match=r"tasks cannot be run: 1 of 2 rows break its contract, and the limit is 0\n +k +must be >= 0"
+    ):
+        trouble.run(tasks, "broken")
+    assert trouble.record("broken").state == "failed"
+
+
+def test_a_query_that_athena_refuses_is_told_and_the_run_goes_on_when_it_is_mended(trouble: Stack, tmp_path: Path) -> None:
+    tasks = Tasks.write(tmp_path, ["fine", "no number", "fine"])
+    with pytest.raises(HundredfoldError, match="INVALID_CAST_ARGUMENT"):
+        trouble.run(tasks, "refused")
+    assert "INVALID_CAST_ARGUMENT" in trouble.record("refused").reason
+    mended = {"JOB_IS_MENDED": "yes"}
+    with trouble.deployed_with("Step", Environment=mended), trouble.deployed_with("Work", Environment=mended):
+        assert len(verbs.resume("refused", home=trouble.name).table()) == 3
+
+
+def test_what_athena_does_not_take_is_told_and_the_run_goes_on_when_it_does(trouble: Stack, tmp_path: Path) -> None:
+    tasks = Tasks.write(tmp_path, ["fine", "fine"])
+    with (
+        trouble.without_right("Machine", "athena:StartQueryExecution"),
+        pytest.raises(HundredfoldError, match="is not authorized to perform"),
+    ):
+        trouble.run(tasks, "denied")
+    assert "athena:StartQueryExecution" in trouble.record("denied").reason
+    assert published(verbs.resume("denied", home=trouble.name)) == tasks.here("denied")
+
+
+def test_a_function_that_cannot_be_loaded_is_told_and_the_run_goes_on_when_it_can(trouble: Stack, tmp_path: Path) -> None:
+    tasks = Tasks.write(tmp_path, ["fine", "fine"])
+    with trouble.deployed_with("Step", Handler="nothing.here"), pytest.raises(HundredfoldError, match="ImportModuleError"):
+        trouble.run(tasks, "unloaded")
+    assert trouble.record("unloaded").state == "failed"
+    with trouble.deployed_with("Step", Environment={"HUNDREDFOLD_JOB": "jobs.nowhere:job"}), pytest.raises(HundredfoldError) as raised:
+        verbs.resume("unloaded", home=trouble.name)
+    assert raised.value.message.startswith("there is no module 'jobs.nowhere'")
+    assert published(verbs.resume("unloaded", home=trouble.name)) == tasks.here("unloaded")

@@ -1,0 +1,204 @@
+"""What the tests of releases stand on: small price tables with the real columns, releases of them as the job publishes them, on this machine and
+in an emulated S3; and that these tables are what they are taken for."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from itertools import count
+from pathlib import Path
+from typing import Any, get_type_hints
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from aws.emulator import DONE, MISSING, Emulator
+from hundredfold.contract import read_contract
+from hundredfold.errors import NoSuchRun
+from hundredfold.job import Layout
+from hundredfold.local.home import Home
+from hundredfold.steps.publish import Release, folder_of, point
+from tariffs.contracts import PriceRow
+from tariffs.release import shelf, verbs
+from tariffs.release.catalogue import catalogue_of
+from tariffs.release.log import Book, Said
+from tariffs.release.shelf import JOB, Locked, Once
+from tariffs.release.tables import NAME, csv, in_order, parquet
+
+NOW = dt.datetime(2026, 6, 29, 12, tzinfo=dt.UTC)
+MONDAY = dt.datetime(2026, 6, 30)
+SCHEMA = pa.schema([(c.name, c.arrow) for c in read_contract(PriceRow).columns])
+CATALOGUE = pa.table(
+    {
+        "product": ["DAY", "WEEK", "VOICE"],
+        "list_price": [2.0, 10.0, 0.1],
+        "price_tick": [0.1, 0.5, 0.005],
+        "price_floor": [1.0, 5.0, 0.005],
+        "price_ceiling": [4.0, 16.0, 0.1],
+    }
+)
+
+
+def bundle(location: str, product: str = "DAY", **changes: Any) -> dict[str, Any]:
+    """One bundle's row, held at 2.0."""
+    row = {
+        "unit_key": f"YOUTH/{location}/{product}", "kind": "bundle", "segment": "YOUTH", "location": location, "product": product,
+        "product_offering_id": f"{product}@YOUTH/{location}", "price": 2.0, "current_price": 2.0, "champion_price": 2.0,
+    }  # fmt: skip
+    return COMMON | row | changes
+
+
+def voice(cell: str, hour: int = 7, **changes: Any) -> dict[str, Any]:
+    """One hour of a cell, held at a discount of 50 %."""
+    row = {
+        "unit_key": f"{cell}/{hour:02d}/WEEKDAY", "kind": "voice", "location": "TEMA", "product": "VOICE", "cell": cell, "hour": hour,
+        "day_type": "WEEKDAY", "product_offering_id": f"VOICE@{cell}", "price": 0.05, "current_price": 0.05, "champion_price": 0.08,
+        "discount_class": 50,
+    }  # fmt: skip
+    return COMMON | row | changes
+
+
+COMMON: dict[str, Any] = {
+    "segment": None, "location": None, "cell": None, "hour": None, "day_type": None, "currency": "GHS", "discount_class": None,
+    "valid_from": MONDAY, "valid_to": MONDAY + dt.timedelta(days=7), "table_version": 1, "parent_version": None, "run_id": "r1",
+    "model_version": "tariffs-1", "data_cutoff": dt.date(2026, 6, 28), "status": "draft", "reason_code": "HOLD_UNCERTAIN",
+    "constraint_bound": None, "p_gain": None, "elasticity": -1.2, "se": 0.3, "credible_lo": -1.7, "credible_hi": -0.7, "support_n": 26,
+    "shrink_weight": 0.6, "expected_volume": 10.0, "expected_volume_delta": 0.0, "expected_revenue_delta": 0.0,
+    "expected_margin_delta": 0.0, "control_flag": False,
+}  # fmt: skip
+
+
+def table(*rows: dict[str, Any], **changes: Any) -> pa.Table:
+    """A price table of these rows, in the published order; of six usual ones, if none is given."""
+    chosen = rows or USUAL
+    return in_order(pa.Table.from_pylist([{**row, **changes} for row in chosen], schema=SCHEMA))
+
+
+USUAL = (
+    bundle("ACCRA"), bundle("TEMA"), bundle("TEMA", "WEEK", price=10.0, current_price=10.0, champion_price=10.0),
+    bundle("HO", control_flag=True, reason_code="HOLD_CONTROL"), voice("C1"), voice("C1", 8),
+)  # fmt: skip
+
+
+def changed(made: pa.Table, key: str, **values: Any) -> pa.Table:
+    """The table with other values in one row."""
+    return pa.Table.from_pylist([{**row, **(values if row["unit_key"] == key else {})} for row in made.to_pylist()], schema=SCHEMA)
+
+
+class NoLedger:
+    """A home whose runs are forgotten."""
+
+    def read(self, run: str) -> Any:
+        raise NoSuchRun(f"there is no run {run}")
+
+
+@dataclass
+class Place:
+    """Where releases are: a store, the door for entries, and what people do there."""
+
+    store: Any
+    once: Once
+    ledger: Any = field(default_factory=NoLedger)
+    words: str = "here"
+    marks: Iterator[int] = field(default_factory=count)
+
+    def where(self, key: str) -> str:
+        return str(self.store.where(key))
+
+    def publish(self, made: pa.Table | None = None, *, catalogue: pa.Table | None = CATALOGUE) -> int:
+        """Make the next release of a table, as the job's last step leaves it; its version."""
+        version = max((s.version for s in shelf.shelved(self.store)), default=0) + 1
+        rows = made if made is not None else table()
+        rows = rows.set_column(
+            rows.schema.get_field_index("table_version"), "table_version", pa.array([version] * rows.num_rows, pa.int64())
+        )
+        files = {}
+        for format, data in (("csv", csv(rows)), ("parquet", parquet(rows))):
+            key = f"{folder_of(JOB, version)}/{NAME}.{format}"
+            self.store.put(key, data)
+            files[key] = hashlib.sha256(data).hexdigest()
+        run = f"run-{version}"
+        if catalogue is not None:
+            self.store.put(Layout(run).staged("product_catalog"), parquet(catalogue))
+        parent = version - 1 or None
+        release = Release(JOB, version, parent, run, 1, "2026-06-29 06:00:00", {NAME: rows.num_rows}, files)
+        self.store.put(f"{folder_of(JOB, version)}/release.json", json.dumps(asdict(release), indent=1).encode())
+        point(JOB, version, self.store)
+        return version
+
+    def said(self, by: str = "ama", reason: str = "") -> Said:
+        return Said(by, "robot@desk", "2026-06-29T12:00:00Z", reason, f"{next(self.marks):x}{uuid4().hex[:6]}")
+
+    def approve(self, version: int, by: str = "ama", reason: str = "", **how: Any) -> verbs.Done:
+        return verbs.approve(version, self.said(by, reason), self.store, self.once, self.catalogue, how.pop("now", NOW), **how)
+
+    def activate(self, version: int, by: str = "kofi", reason: str = "", **how: Any) -> verbs.Done:
+        return verbs.activate(version, self.said(by, reason), self.store, self.once, self.catalogue, how.pop("now", NOW), **how)
+
+    def use(self, made: pa.Table | None = None) -> int:
+        """A release that charging uses; its version."""
+        version = self.publish(made)
+        self.approve(version)
+        self.activate(version)
+        return version
+
+    def kill(self, to: Any, by: str = "esi") -> verbs.Done:
+        return verbs.kill(to, self.said(by, "kill switch"), self.store, self.once)
+
+    def withdraw(self, version: int, reason: str = "wrong week") -> verbs.Done:
+        return verbs.withdraw(version, self.said(reason=reason), self.store, self.once)
+
+    def catalogue(self, release: Release) -> pa.Table | None:
+        return catalogue_of(release, self)
+
+    @property
+    def book(self) -> Book:
+        return shelf.read_book(self.store)
+
+    @property
+    def pointer(self) -> dict[str, Any]:
+        return json.loads(self.store.get(shelf.POINTER).to_pybytes())
+
+    def state(self, version: int) -> str:
+        return self.book.state(version).value
+
+    def damage(self, version: int, format: str = "parquet") -> None:
+        self.store.put(f"{folder_of(JOB, version)}/{NAME}.{format}", b"not what was published")
+
+
+def on_disk(folder: Path) -> Place:
+    home = Home(folder)
+    return Place(home.store, Locked(home.store, lambda: home.publishing(f"{JOB}.approvals")))
+
+
+@contextmanager
+def in_s3() -> Iterator[Callable[[], Place]]:
+    """An emulated account; called, it gives a place in a bucket of its own."""
+    if not DONE.exists():
+        pytest.skip(MISSING)
+    from hundredfold.aws.store import S3Store
+    from tariffs.release.afar import S3Once
+
+    with Emulator() as emulator, emulator.reached():
+
+        def new() -> Place:
+            name = f"bucket-{uuid4().hex[:12]}"
+            emulator.client("s3").create_bucket(Bucket=name)
+            store = S3Store(name)
+            return Place(store, S3Once(store))
+
+        yield new
+
+
+def test_the_tables_here_have_the_columns_and_types_of_the_published_one(tmp_path: Path) -> None:
+    assert table().column_names == [f.name for f in fields(PriceRow)]
+    nullable = {name for name, hint in get_type_hints(PriceRow).items() if type(None) in getattr(hint, "__args__", ())}
+    assert {f.name for f in table().schema if table()[f.name].null_count} <= nullable
+    pq.write_table(table(), tmp_path / "t.parquet")
+    assert pq.read_table(tmp_path / "t.parquet").schema.equals(SCHEMA)

@@ -1,0 +1,310 @@
+"""The command `tariffs` as a pricing team meets it: a real process, from a table that the job has just published to charging, and back."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click import Option
+from test_release_bench import Place, changed, in_s3, table
+
+import hundredfold
+from hundredfold.steps.publish import folder_of
+from tariffs import demo
+from tariffs.cli import app
+from tariffs.generator import AS_OF
+from tariffs.release import shelf
+from tariffs.release.delta import Delta, apply
+from tariffs.release.tables import CHARGING, read
+
+MONDAY = AS_OF.isoformat()
+PAGE = Path(__file__).parents[2] / "docs" / "tariffs-release.md"
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Say = Callable[..., Said]
+
+
+def speaking(home: Path, folder: Path) -> Say:
+    """Run `tariffs` with these words in a folder."""
+
+    def run(*words: str, **settings: str) -> Said:
+        environment = {**os.environ, "HUNDREDFOLD_HOME": str(home), "COLUMNS": "100", "NO_COLOR": "1", **settings}
+        done = subprocess.run(
+            [sys.executable, "-m", "tariffs.cli", *words], cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=120
+        )
+        return Said(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with two releases that the job itself has made: the demo's, and one with a bolder dial."""
+    home = tmp_path_factory.mktemp("published") / "home"
+    places = demo.make("demo", home.parent / "data")
+    bolder = home.parent / "policy.csv"
+    bolder.write_text(places["policy"].read_text().replace("0.84", "0.5"))
+    for policy in (places["policy"], bolder):
+        hundredfold.run(demo.JOB, {**places, "policy": policy}, home=home, as_of=demo.AS_OF, workers=1)
+    return home
+
+
+@pytest.fixture
+def home(published: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(published, tmp_path / "home"))
+
+
+@pytest.fixture
+def say(home: Path, tmp_path: Path) -> Say:
+    return speaking(home, tmp_path)
+
+
+@pytest.fixture
+def in_use(say: Say) -> Say:
+    """Release 1 is active."""
+    assert say("approve", "1", "--by", "ama", "--as-of", MONDAY).code == 0
+    assert say("activate", "1", "--by", "kofi", "--as-of", MONDAY).code == 0
+    return say
+
+
+def test_a_week_of_a_pricing_team(say: Say, home: Path) -> None:
+    assert [(r["version"], r["state"]) for r in say("status", "--json").json["releases"]] == [(2, "draft"), (1, "draft")]
+    checked = say("check", "1", "--as-of", MONDAY)
+    assert (checked.code, checked.out.count(" ok ")) == (0, 9), checked
+    assert "tariffs approve 1" in checked.out
+
+    approved = say("approve", "1", "--by", "ama", "--as-of", MONDAY)
+    assert (approved.code, approved.out.splitlines()[0]) == (0, "release 1 is approved")
+    refused = say("activate", "1", "--by", "ama", "--as-of", MONDAY)
+    assert (refused.code, refused.out) == (1, "")
+    assert "error: release 1 was approved by ama, who cannot activate it too" in refused.err
+    active = say("activate", "1", "--by", "kofi", "--reason", "week 27", "--as-of", MONDAY)
+    assert active.code == 0
+    assert "charging uses release 1" in active.out
+    pointer = json.loads((home / "releases/tariffs/active.json").read_text())
+    assert (home / pointer["folder"] / "price_table.parquet").exists()
+
+    status = say("status")
+    assert "*        1  active" in status.out
+    assert "Charging uses release 1 (*)" in status.out
+
+    killed = say("kill", "--to", "rule", "--by", "esi", "--reason", "complaints in Tamale")
+    assert (killed.code, killed.out.splitlines()[:2]) == (
+        0,
+        ["release 1 is killed, and so withdrawn", "charging uses the rule table of release 1"],
+    )
+    log = say("log", "1").out
+    assert [word for word in ("approve", "activate", "kill") if f"UTC  {word}  by" in log] == ["approve", "activate", "kill"]
+    assert "esi" in log
+    assert "complaints in Tamale" in log
+
+
+def test_a_guard_that_fails_is_exit_status_1_and_the_way_on_is_told(say: Say) -> None:
+    today = say("check", "1")
+    assert today.code == 1
+    assert "STALE         FAILS" in today.out
+    refused = say("approve", "1", "--by", "ama")
+    assert (refused.code, refused.out) == (1, "")
+    assert (
+        "hint: look: tariffs check 1   or, knowing better: tariffs approve 1 --despite STALE --despite VALIDITY --reason WHY" in refused.err
+    )
+    done = say("approve", "1", "--by", "ama", "--despite", "stale,validity", "--reason", "a rehearsal")
+    assert (done.code, done.out.splitlines()[1]) == (0, "set aside: STALE, VALIDITY")
+
+
+def test_check_answers_a_script(say: Say) -> None:
+    facts = say("check", "2", "--as-of", MONDAY, "--json").json
+    assert facts["passed"] is all(f["passed"] for f in facts["findings"])
+    assert {f["code"] for f in facts["findings"]} >= {"STEP", "BOUNDS", "CONTROL", "STALE"}
+
+
+def test_the_delta_on_disk_makes_the_active_table_into_the_new_one(in_use: Say, home: Path) -> None:
+    told = in_use("delta", "2", "--json")
+    assert told.code == 0, told.err
+    files = {Path(name).suffix: Path(name) for name in told.json["files"]}
+    rows = read(files[".parquet"].read_bytes())
+    assert rows.num_rows == told.json["changed"] > 100
+    assert [line["unit_key"] for line in csv.DictReader(io.StringIO(files[".csv"].read_text()))] == rows["unit_key"].to_pylist()
+    old, new = (read((home / folder_of("tariffs", v) / "price_table.parquet").read_bytes()) for v in (1, 2))
+    facts = {"valid_from": new["valid_from"][0].as_py(), "valid_to": new["valid_to"][0].as_py(), "table_version": 2}
+    assert told.json["facts"]["table_version"] == 2
+    assert apply(old, Delta(rows, facts)).equals(new.select(list(CHARGING)))
+
+
+def test_the_delta_can_go_to_a_folder_and_is_the_same_there(in_use: Say, tmp_path: Path) -> None:
+    beside = [Path(name).read_bytes() for name in in_use("delta", "2", "--json").json["files"]]
+    there = in_use("delta", "2", "--out", "given", "--json").json["files"]
+    assert [Path(tmp_path / name).read_bytes() for name in there] == beside
+    words = in_use("delta", "2").out
+    assert words.startswith("From release 1 to release 2: 0 added, ")
+    assert "more, in" in words
+
+
+def test_every_price_is_exported_with_the_state_that_it_has(in_use: Say, home: Path) -> None:
+    told = in_use("export", "active")
+    assert (told.code, told.err) == (0, "3,960 prices\n")
+    prices = told.json
+    table = read((home / folder_of("tariffs", 1) / "price_table.parquet").read_bytes())
+    assert [p["id"] for p in prices] == table["unit_key"].to_pylist()
+    assert [p["price"]["value"] for p in prices] == table["price"].to_pylist()
+    assert {p["lifecycleStatus"] for p in prices} == {"Launched"}
+    assert '"value": 0.045}' in told.out
+    lines = in_use("export", "2", "--format", "tmf620-lines", "--base", "https://x.example/v4").out.splitlines()
+    assert json.loads(lines[0])["lifecycleStatus"] == "In test"
+    assert json.loads(lines[0])["href"].startswith("https://x.example/v4/productOfferingPrice/BUSINESS%2F")
+
+
+def test_all_rows_keep_the_schema(in_use: Say) -> None:
+    from test_release_tmf620 import SCHEMA, broken
+
+    wrong = [e for p in in_use("export", "active").json for e in broken(p, SCHEMA)]
+    assert wrong == []
+
+
+def test_a_draft_is_exported_as_it_was_published_and_the_active_one_with_its_state(in_use: Say, home: Path, tmp_path: Path) -> None:
+    assert in_use("export", "2", "--format", "csv").out == (home / folder_of("tariffs", 2) / "price_table.csv").read_text()
+    in_use("export", "1", "--format", "csv", "--out", "active.csv")
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "active.csv").read_text())))
+    assert {row["status"] for row in rows} == {"active"}
+    assert in_use("export", "1", "--format", "parquet", "--out", "active.parquet").code == 0
+    assert set(read((tmp_path / "active.parquet").read_bytes())["status"].to_pylist()) == {"active"}
+
+
+def test_the_kill_switch_works_when_the_newest_release_is_broken(in_use: Say, home: Path) -> None:
+    assert in_use("approve", "2", "--by", "ama", "--as-of", MONDAY, "--despite", "STEP", "--reason", "full cells").code == 0
+    assert in_use("activate", "2", "--by", "kofi", "--as-of", MONDAY).code == 0
+    (home / folder_of("tariffs", 2) / "release.json").write_text("{half")
+    done = in_use("kill", "--to", "last-approved")
+    assert (done.code, "charging uses release 1" in done.out) == (0, True)
+    status = in_use("status")
+    assert "release 2: release.json cannot be read" in status.out
+    restored = in_use("export", "active", "--format", "tmf620-lines").out.splitlines()[0]
+    assert set(json.loads(restored)["validFor"]) == {"startDateTime"}
+
+
+def test_limits_are_shown_and_changed_with_a_reason(say: Say) -> None:
+    assert say("limits", "--set", "data_age=4000").code == 2
+    assert say("limits", "--set", "data_age=4000", "--reason", "history", "--by", "ama").code == 0
+    assert say("limits", "--json").json["data_age"] == 4000
+    assert "STALE         ok" in say("check", "1").out
+
+
+def test_the_name_that_is_left_out_is_that_of_the_account(say: Say) -> None:
+    say("withdraw", "1", "--reason", "a rehearsal", LOGNAME="nana", USER="nana")
+    assert say("log", "--json").json[0]["said"]["by"] == "nana"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("check", "9"), 2, "error: there is no release 9 of the price table; there is 1, 2"),
+        (("approve", "one"), 2, "'one' is not a valid integer"),
+        (("approve",), 2, "Missing argument 'VERSION'"),
+        (("kill",), 2, "Missing option '--to'"),
+        (("kill", "--to", "rule"), 1, "error: no table is active, so there is nothing to kill"),
+        (("delta", "2"), 2, "error: no table is active"),
+        (("delta", "2", "--against", "2"), 2, "error: release 2 is compared with itself"),
+        (("delta", "newest"), 2, "'newest' is no table, wanted a version such as 3, or 'active'"),
+        (("export", "1", "--format", "parquet"), 2, "Parquet is not for a terminal"),
+        (("limits", "--set", "data_age"), 2, "--set is 'data_age', wanted NAME=VALUE"),
+        (("check", "1", "--as-of", "monday"), 2, "--as-of is 'monday'"),
+        (("check", "1", "--catalogue", "nowhere.csv"), 2, "the catalogue nowhere.csv cannot be read"),
+        (("approve", "1", "--despite", "LUCK"), 2, "there is no guard LUCK"),
+        (("status", "--home", "nowhere"), 1, "there is no run in"),
+        (("log", "9"), 2, "there is no release 9"),
+        (("dance",), 2, "No such command 'dance'"),
+    ],
+)
+def test_what_cannot_be_done_is_told_with_a_hint_and_nothing_on_stdout(say: Say, words: tuple[str, ...], code: int, told: str) -> None:
+    said = say(*words)
+    assert (said.code, said.out) == (code, "")
+    assert told in said.err
+    assert "Traceback" not in said.err
+    assert "hint: " in said.err or "--as-of" in words
+
+
+def test_help_is_understood_without_anything_heavy() -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", "import tariffs.cli, sys; print(*sys.modules)"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert {"pyarrow", "duckdb", "numpy", "rich", "boto3"} & set(told) == set()
+
+
+def test_every_command_and_every_option_is_on_the_page() -> None:
+    text = PAGE.read_text("utf-8")
+    for name, command in app.commands.items():
+        assert f"tariffs {name}" in text, name
+        own = {o for p in command.params if isinstance(p, Option) for o in p.opts} - {"--home", "--on", "--stack", "--json", "--as-of"}
+        assert [option for option in sorted(own) if option not in text] == []
+
+
+# on AWS
+
+STACK = {
+    "Resources": {"Bucket": {"Type": "AWS::S3::Bucket"}},
+    "Outputs": {
+        "Bucket": {"Value": {"Ref": "Bucket"}},
+        **{
+            name: {"Value": name.lower()}
+            for name in ("Job", "Table", "QueueUrl", "DeadUrl", "Database", "Workgroup", "Trigger", "MachineArn")
+        },
+        "Concurrency": {"Value": "2"},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[str]:
+    """A stack with a bucket, and the names of what else a stack of ours has: releases need no more."""
+    with in_s3():
+        from hundredfold.aws.place import client
+
+        name = "hundredfold-tariffs"
+        client("cloudformation").create_stack(StackName=name, TemplateBody=json.dumps(STACK))
+        yield name
+
+
+def test_the_same_on_aws(stack: str, tmp_path: Path) -> None:
+    from hundredfold.aws.home import StackHome
+    from tariffs.release.afar import S3Once
+
+    store = StackHome(stack).store
+    place = Place(store, S3Once(store))
+    place.publish()
+    place.publish(changed(table(), "YOUTH/ACCRA/DAY", price=2.2))
+    say, there = speaking(tmp_path / "none", tmp_path), ("--on", "aws")
+    for version in ("1", "2"):
+        assert say("approve", version, "--by", "ama", "--as-of", MONDAY, *there).code == 0
+        done = say("activate", version, "--by", "kofi", "--as-of", MONDAY, *there, "--stack", stack)
+        assert (done.code, done.err) == (0, "")
+    assert f"s3://{store.bucket}/{folder_of('tariffs', 2)}" in done.out
+    assert say("delta", "2", "--against", "1", "--json", *there).json["changed"] == 1
+    killed = say("kill", "--to", "last-approved", *there)
+    assert (killed.code, "charging uses release 1" in killed.out) == (0, True)
+    status = say("status", *there)
+    assert "Charging uses release 1" in status.out
+    assert "tariffs log 1 --on aws" in status.out
+    assert json.loads(store.get(shelf.POINTER).to_pybytes())["version"] == 1

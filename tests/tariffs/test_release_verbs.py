@@ -1,0 +1,587 @@
+"""What people do with releases, on this machine and in S3: who may what, what charging is told, and what happens when two do it at once or one is
+stopped in the middle."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from test_release_bench import CATALOGUE, NOW, Place, bundle, changed, in_s3, on_disk, table
+
+from hundredfold.errors import HomeError, PublishRefused, StateError, UsageError
+from hundredfold.steps.publish import current, folder_of, rollback
+from hundredfold.testing import Fault, Faulty, FaultyAfter, MemoryStore
+from tariffs.release import shelf, verbs
+from tariffs.release.log import Table
+from tariffs.release.shelf import JOB
+from tariffs.release.tables import read
+from tariffs.release.verbs import LAST_APPROVED, RULE
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Callable[[], Place]]:
+    with in_s3() as new:
+        yield new
+
+
+@pytest.fixture(params=["disk", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A place of either kind: both must keep the same promises."""
+    return on_disk(tmp_path / "home") if request.param == "disk" else request.getfixturevalue("bucket")()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Place:
+    return on_disk(tmp_path / "home")
+
+
+DEAR = changed(table(), "YOUTH/ACCRA/DAY", price=2.2)
+TOO_DEAR = changed(table(), "YOUTH/ACCRA/DAY", price=3.0)  # beyond the step, and beyond the change that is allowed
+
+
+def test_a_release_begins_as_a_draft_and_charging_uses_nothing(place: Place) -> None:
+    place.publish()
+    assert place.state(1) == "draft"
+    assert verbs.facts(place.book, place.store)["charging"] is None
+
+
+def test_approved_by_one_and_activated_by_another_charging_uses_it(place: Place) -> None:
+    version = place.publish()
+    place.approve(version, by="ama")
+    assert place.state(version) == "approved"
+    assert place.book.charging is None
+    place.activate(version, by="kofi", reason="week 27")
+    assert place.state(version) == "active"
+    assert place.pointer["folder"] == folder_of(JOB, version)
+    assert (place.pointer["version"], place.pointer["rule"], place.pointer["by"]) == (version, False, "kofi")
+
+
+def test_the_pointer_names_the_files_with_their_sums(place: Place) -> None:
+    place.use()
+    release = shelf.facts_of(1, place.store).release
+    assert release is not None
+    assert place.pointer["files"] == release.files
+
+
+def test_the_next_one_withdraws_the_one_before_in_the_same_entry(place: Place) -> None:
+    place.use()
+    place.use(DEAR)
+    assert (place.state(1), place.state(2)) == ("withdrawn", "active")
+    assert [str(event) for _, event in place.book.entries[-1].moves] == ["activate", "replace"]
+    assert len(place.book.entries) == 4
+
+
+def test_the_log_says_who_when_why_and_from_which_account(place: Place) -> None:
+    place.approve(place.publish(), by="ama", reason="looked at all of Tamale")
+    said = place.book.entries[0].said
+    assert (said.by, said.login, said.at, said.reason) == ("ama", "robot@desk", "2026-06-29T12:00:00Z", "looked at all of Tamale")
+
+
+def test_what_the_job_published_stays_as_it_was(place: Place) -> None:
+    place.publish()
+    place.publish(DEAR)
+    before = {key: place.store.get(key).to_pybytes() for v in (1, 2) for key in place.store.list(f"{folder_of(JOB, v)}/")}
+    now = current(JOB, place.store)
+    for version in (1, 2):
+        place.approve(version)
+        place.activate(version)
+    place.kill(RULE)
+    assert {key: place.store.get(key).to_pybytes() for v in (1, 2) for key in place.store.list(f"{folder_of(JOB, v)}/")} == before
+    assert current(JOB, place.store) == now == 2
+    rollback(JOB, place.store)  # the job's own pointer is another one
+    assert place.book.charging == Table(2, rule=True)
+
+
+@pytest.mark.parametrize(
+    ("before", "verb", "words"),
+    [
+        ("", "activate", "release 1 cannot be activated: it is a draft: approve it first"),
+        ("approve", "approve", "release 1 cannot be approved: it is approved already"),
+        ("use", "approve", "release 1 cannot be approved: it is active already"),
+        ("use", "withdraw", "release 1 cannot be withdrawn: charging uses it"),
+        ("withdraw", "activate", "release 1 cannot be activated: it is withdrawn: approve it anew first"),
+    ],
+)
+def test_what_cannot_happen_is_refused_with_the_reason(disk: Place, before: str, verb: str, words: str) -> None:
+    if before == "use":
+        disk.use()
+    else:
+        disk.publish()
+        if before:
+            getattr(disk, before)(1)
+    entries = len(disk.book.entries)
+    with pytest.raises(StateError, match=words) as refused:
+        getattr(disk, verb)(1)
+    assert refused.value.hint
+    assert len(disk.book.entries) == entries
+
+
+@pytest.mark.parametrize("verb", ["approve", "activate", "withdraw"])
+def test_a_release_that_is_not_there_is_told_with_those_that_are(disk: Place, verb: str) -> None:
+    disk.publish()
+    with pytest.raises((UsageError, StateError), match=r"no release 7|release 7 cannot be activated"):
+        getattr(disk, verb)(7)
+
+
+# two people
+
+
+def test_who_approved_it_cannot_activate_it(place: Place) -> None:
+    place.approve(place.publish(), by="Ama")
+    with pytest.raises(StateError, match="was approved by Ama, who cannot activate it too") as refused:
+        place.activate(1, by=" ama")
+    assert "--same-person --reason" in (refused.value.hint or "")
+    assert place.state(1) == "approved"
+
+
+def test_unless_that_is_said_with_a_reason(disk: Place) -> None:
+    disk.approve(disk.publish(), by="ama")
+    with pytest.raises(UsageError, match="needs a reason"):
+        disk.activate(1, by="ama", same_person=True)
+    disk.activate(1, by="ama", same_person=True, reason="alone on Sunday")
+    assert disk.book.entries[-1].said.reason == "alone on Sunday"
+
+
+def test_an_approval_of_long_ago_does_not_count_after_a_new_one(disk: Place) -> None:
+    disk.approve(disk.publish(), by="ama")
+    disk.withdraw(1)
+    disk.approve(1, by="kofi")
+    disk.activate(1, by="ama")
+    assert disk.state(1) == "active"
+
+
+# the guards on the way
+
+
+def test_a_guard_that_fails_holds_the_approval_back(place: Place) -> None:
+    place.use()
+    place.publish(TOO_DEAR)
+    with pytest.raises(PublishRefused, match="release 2 is not approved: 2 of 9 guards fail") as refused:
+        place.approve(2)
+    assert [p.split(":")[0] for p in refused.value.problems] == ["CHANGE_SIZE", "STEP"]
+    assert "tariffs approve 2 --despite CHANGE_SIZE --despite STEP --reason WHY" in (refused.value.hint or "")
+    assert place.state(2) == "draft"
+
+
+def test_it_can_be_set_aside_with_a_reason_and_the_log_says_so(disk: Place) -> None:
+    disk.use()
+    disk.publish(TOO_DEAR)
+    both = ["CHANGE_SIZE", "STEP"]
+    with pytest.raises(UsageError, match="cannot be set aside without a reason"):
+        disk.approve(2, despite=both)
+    with pytest.raises(PublishRefused, match="1 of 9 guards fail"):
+        disk.approve(2, despite=["STEP"], reason="Accra is new")
+    disk.approve(2, despite=both, reason="Accra is new")
+    entry = disk.book.entries[-1]
+    assert (entry.despite, entry.said.reason, entry.against) == (("CHANGE_SIZE", "STEP"), "Accra is new", Table(1))
+    assert [f.code for f in entry.findings if not f.passed] == both
+
+
+def test_a_guard_that_there_is_not_is_told_with_those_that_there_are(disk: Place) -> None:
+    disk.publish()
+    with pytest.raises(UsageError, match="there is no guard STEPS; there is CHANGE_SIZE, "):
+        disk.approve(1, despite=["STEPS"])
+
+
+def test_what_the_approval_set_aside_need_not_be_said_again(disk: Place) -> None:
+    disk.use()
+    disk.publish(TOO_DEAR)
+    disk.approve(2, despite=["CHANGE_SIZE", "STEP"], reason="Accra is new")
+    disk.activate(2)
+    assert disk.book.entries[-1].despite == ("CHANGE_SIZE", "STEP")
+
+
+def test_but_a_comparison_with_another_table_is_looked_at_anew(disk: Place) -> None:
+    disk.use()
+    disk.publish(TOO_DEAR)
+    disk.approve(2, despite=["CHANGE_SIZE", "STEP"], reason="Accra is new")
+    disk.use(DEAR)  # another one is active in the meantime
+    with pytest.raises(PublishRefused, match="release 2 is not activated: 1 of 9 guards fail") as refused:
+        disk.activate(2)
+    assert refused.value.problems[0].startswith("CHANGE_SIZE")
+
+
+def test_time_that_passes_after_the_approval_is_looked_at(disk: Place) -> None:
+    disk.approve(disk.publish())
+    with pytest.raises(PublishRefused) as refused:
+        disk.activate(1, now=NOW + dt.timedelta(days=30))
+    assert [p.split(":")[0] for p in refused.value.problems] == ["STALE", "VALIDITY"]
+
+
+def test_a_release_that_is_not_the_approved_one_any_more_is_not_activated(disk: Place) -> None:
+    disk.approve(disk.publish())
+    disk.store.delete(folder_of(JOB, 1))
+    assert disk.publish(DEAR) == 1  # the version is made again
+    with pytest.raises(StateError, match="release 1 is not the one that was approved on 2026-06-29T12:00:00Z by ama"):
+        disk.activate(1)
+
+
+def test_a_damaged_release_is_not_approved(place: Place) -> None:
+    place.publish()
+    place.damage(1, "csv")
+    with pytest.raises(
+        StateError, match=r"release 1 is not what was published\n  price_table\.csv is not what was published: its SHA-256 differs"
+    ):
+        place.approve(1)
+
+
+def test_without_the_catalogue_two_guards_cannot_pass(disk: Place) -> None:
+    disk.publish(catalogue=None)
+    with pytest.raises(PublishRefused) as refused:
+        disk.approve(1)
+    assert [p.split(":")[0] for p in refused.value.problems] == ["BOUNDS", "PRICE_POINTS"]
+
+
+def test_limits_that_were_set_count_from_then_on_for_everybody(place: Place) -> None:
+    place.use()
+    place.publish(TOO_DEAR)
+    verbs.set_limits(place.said(reason="Accra opens"), {"bundle_change": 0.6, "bundle_step": 0.6}, place.store, place.once)
+    place.approve(2)
+    assert place.book.entries[-2].limits == {"bundle_change": 0.6, "bundle_step": 0.6}
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason", "words"),
+    [({"steps": 1.0}, "x", "there is no limit steps"), ({"data_age": -1.0}, "x", "0 or more"), ({"data_age": 1.0}, "", "needs a reason")],
+)
+def test_a_limit_that_is_none_is_told(disk: Place, limits: Any, reason: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        verbs.set_limits(disk.said(reason=reason), limits, disk.store, disk.once)
+
+
+# the kill switch
+
+
+def test_the_kill_switch_goes_back_to_the_table_before(place: Place) -> None:
+    place.use()
+    place.use(DEAR)
+    done = place.kill(LAST_APPROVED)
+    assert (place.state(1), place.state(2)) == ("active", "withdrawn")
+    assert place.pointer["folder"] == folder_of(JOB, 1)
+    assert [str(event) for _, event in done.entry.moves] == ["kill", "restore"]
+
+
+def test_or_to_the_prices_of_the_rule(place: Place) -> None:
+    place.use(DEAR)
+    place.kill(RULE)
+    assert place.state(1) == "withdrawn"
+    assert (place.pointer["version"], place.pointer["rule"], place.pointer["folder"]) == (1, True, "releases/tariffs/rule/000001")
+    rows = read(place.store.get(f"{place.pointer['folder']}/price_table.parquet"))
+    assert rows.filter(pc.equal(rows["unit_key"], "YOUTH/ACCRA/DAY"))["price"].to_pylist() == [2.0]
+    assert set(place.pointer["files"]) == {f"{place.pointer['folder']}/price_table.{f}" for f in ("csv", "parquet")}
+
+
+@pytest.mark.parametrize("to", [LAST_APPROVED, RULE])
+@pytest.mark.parametrize("broken", ["release.json", "price_table.parquet", "everything"])
+def test_it_works_when_the_newest_and_the_active_release_are_broken(place: Place, to: str, broken: str) -> None:
+    place.use()
+    place.use(DEAR)
+    place.publish()
+    for version in (2, 3):
+        for key in list(place.store.list(f"{folder_of(JOB, version)}/")):
+            if broken == "everything":
+                place.store.delete(key)
+            elif key.endswith(broken):
+                place.store.put(key, b"{half")
+    place.kill(to)
+    assert place.book.charging == (Table(1) if to == LAST_APPROVED else Table(2, rule=True))
+
+
+def test_it_passes_over_a_table_that_is_damaged_and_says_so(place: Place) -> None:
+    place.use()
+    place.use(DEAR)
+    place.use()
+    place.damage(2)
+    done = place.kill(LAST_APPROVED)
+    assert place.book.charging == Table(1)
+    assert done.passed_over == ("release 2: price_table.parquet is not what was published: its SHA-256 differs",)
+
+
+def test_killed_again_and_again_it_goes_further_back_and_never_in_a_circle(disk: Place) -> None:
+    for made in (table(), DEAR, table()):
+        disk.use(made)
+    went = []
+    with suppress(StateError):
+        while True:
+            disk.kill(LAST_APPROVED)
+            went.append(disk.book.charging)
+    assert went == [Table(2), Table(1)]
+    disk.kill(RULE)
+    assert disk.book.charging == Table(1, rule=True)
+
+
+def test_with_nothing_to_go_back_to_it_says_what_can_be_done(disk: Place) -> None:
+    disk.use()
+    with pytest.raises(StateError, match="there is no approved release to go back to from release 1") as refused:
+        disk.kill(LAST_APPROVED)
+    assert refused.value.hint == "tariffs kill --to rule"
+    disk.kill(RULE)
+    with pytest.raises(StateError, match="the rule table of release 1 is active already"):
+        disk.kill(RULE)
+
+
+def test_there_is_nothing_to_kill_before_the_first_table(disk: Place) -> None:
+    disk.approve(disk.publish())
+    with pytest.raises(StateError, match="no table is active, so there is nothing to kill"):
+        disk.kill(RULE)
+
+
+def test_from_the_rule_a_new_release_is_activated_as_usual(disk: Place) -> None:
+    disk.use()
+    disk.kill(RULE)
+    disk.use(DEAR)
+    assert disk.book.charging == Table(2)
+    assert disk.book.entries[-1].against == Table(1, rule=True)
+    assert (disk.state(1), disk.state(2)) == ("withdrawn", "active")
+
+
+def test_a_rule_table_that_was_damaged_is_made_again(disk: Place) -> None:
+    disk.use()
+    disk.store.put("releases/tariffs/rule/000001/price_table.csv", b"")
+    disk.kill(RULE)
+    assert disk.store.get("releases/tariffs/rule/000001/price_table.csv").to_pybytes().startswith(b"unit_key,")
+
+
+def test_without_rule_table_and_release_it_says_where_else_to_go(disk: Place) -> None:
+    disk.use()
+    disk.use(DEAR)
+    disk.store.delete("releases/tariffs/rule/000002")
+    disk.store.delete(folder_of(JOB, 2))
+    with pytest.raises(StateError, match="the rule table of release 2 is not there, and cannot be made") as refused:
+        disk.kill(RULE)
+    assert refused.value.hint == "tariffs kill --to last-approved"
+    disk.kill(LAST_APPROVED)
+    assert disk.book.charging == Table(1)
+
+
+# the log and the pointer
+
+
+def test_a_log_that_was_changed_is_not_believed(place: Place) -> None:
+    place.use()
+    key = f"{shelf.LOG}/000001.json"
+    place.store.put(key, place.store.get(key).to_pybytes().replace(b'"ama"', b'"esi"'))
+    with pytest.raises(HomeError, match="the log of approvals cannot be trusted: entry 1 was changed after entry 2 was written upon it"):
+        place.book  # noqa: B018
+    with pytest.raises(HomeError, match="cannot be trusted"):
+        place.kill(RULE)
+
+
+def test_entries_that_were_cut_off_its_end_are_missed(place: Place) -> None:
+    place.use()
+    place.store.delete(f"{shelf.LOG}/000002.json")
+    with pytest.raises(HomeError, match=r"ends with entry 1, and releases/tariffs/active\.json was made from entry 2: entries are missing"):
+        place.withdraw(1)
+
+
+def test_nobody_writes_over_an_entry(place: Place) -> None:
+    place.publish()
+    one, other = (place.book.entry("withdraw", place.said(by)) for by in ("ama", "kofi"))
+    assert shelf.add(one, place.once)
+    assert not shelf.add(other, place.once)
+    assert shelf.add(one, place.once) is (not isinstance(place.once, shelf.Locked))  # S3: a write that was sent again, its answer lost
+    assert place.book.entries[0].said.by == "ama"
+
+
+def test_a_decision_is_made_anew_upon_what_somebody_else_decided_meanwhile(place: Place) -> None:
+    place.publish()
+
+    class Overtaken:
+        """Somebody else approves the release just before our entry is written."""
+
+        def __init__(self) -> None:
+            self.calls = 0
+
+        def put(self, key: str, data: bytes) -> bool:
+            self.calls += 1
+            if self.calls == 1:
+                place.approve(1, by="kofi")
+            return place.once.put(key, data)
+
+    with pytest.raises(StateError, match="release 1 cannot be approved: it is approved already"):
+        verbs.approve(1, place.said("ama"), place.store, Overtaken(), place.catalogue, NOW)
+    assert [e.said.by for e in place.book.entries] == ["kofi"]
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_two_that_are_activated_at_once_leave_one_active_and_the_pointer_on_it(place: Place, first: int) -> None:
+    place.publish()
+    place.publish(DEAR)
+    for version in (1, 2):
+        place.approve(version)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(place.activate, (first, 3 - first)))
+    active = [v for v in (1, 2) if place.state(v) == "active"]
+    assert len(active) == 1
+    assert place.pointer["version"] == active[0] == place.book.charging.version  # type: ignore[union-attr]
+    assert place.pointer["entry"] == place.book.since().number  # type: ignore[union-attr]
+
+
+def test_many_at_once_lose_no_entry(place: Place) -> None:
+    for _ in range(4):
+        place.publish()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: place.withdraw(n % 4 + 1, reason=f"reason {n}"), range(12)))
+    entries = place.book.entries
+    assert [e.number for e in entries] == list(range(1, 13))
+    assert {e.said.reason for e in entries} == {f"reason {n}" for n in range(12)}
+
+
+def test_processes_at_once_lose_no_entry_on_this_machine(disk: Place, tmp_path: Path) -> None:
+    disk.publish()
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path; from test_release_bench import on_disk\n"
+        "place = on_disk(Path(sys.argv[1]))\n"
+        "for n in range(8): place.withdraw(1, reason=f'{sys.argv[3]} {n}')\n"
+    )
+    here = Path(__file__).parent
+    environment = {"PYTHONPATH": str(here.parent)}
+    running = [
+        subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "home"), str(here), name], env=environment)
+        for name in ("a", "b", "c")
+    ]
+    assert [process.wait(timeout=120) for process in running] == [0, 0, 0]
+    assert sorted(e.said.reason for e in disk.book.entries) == sorted(f"{name} {n}" for name in "abc" for n in range(8))
+
+
+STEPS: dict[str, Callable[[Place], Any]] = {
+    "approve": lambda place: place.approve(3),
+    "activate": lambda place: (place.approve(3), place.activate(3)),
+    "withdraw": lambda place: place.withdraw(3),
+    "kill to the last approved": lambda place: place.kill(LAST_APPROVED),
+    "kill to the rule": lambda place: place.kill(RULE),
+}
+
+
+@pytest.mark.parametrize("kind", [Faulty, FaultyAfter])
+@pytest.mark.parametrize("what", STEPS)
+def test_stopped_at_any_call_and_begun_again_it_comes_to_the_same(what: str, kind: Any) -> None:
+    before = in_memory()
+    before.use()
+    before.use(DEAR)
+    before.publish()
+    wanted = None
+    for stop in itertools.count(0):
+        place = in_memory(before)
+        store = place.store
+        faulty = kind(store, fail_at=stop)
+        place.store, place.once = faulty, shelf.Locked(faulty, nullcontext)
+        with suppress(Fault):
+            STEPS[what](place)
+        place.store, place.once = store, shelf.Locked(store, nullcontext)
+        whole(place)
+        if place.book.charging == Table(2):
+            with suppress(StateError):  # "it is approved already": it was
+                STEPS[what](place)
+        if what == "activate" and place.state(3) == "approved":
+            place.activate(3)
+        shelf.settle(place.store)
+        whole(place)
+        answer = ({v: place.state(v) for v in (1, 2, 3)}, place.book.charging, place.pointer["folder"])
+        wanted = wanted or answer
+        assert answer == wanted, f"stopped at call {stop}"
+        if faulty.calls < stop:
+            assert stop > 10
+            return
+
+
+def in_memory(like: Place | None = None) -> Place:
+    """A place in a dict, with all that another has."""
+    store = MemoryStore()
+    for key in like.store.list("") if like else ():
+        store.put(key, like.store.get(key))  # type: ignore[union-attr]
+    return Place(store, shelf.Locked(store, nullcontext))
+
+
+def whole(place: Place) -> None:
+    """What charging is told is always a table that is all there."""
+    for key, sum_ in place.pointer["files"].items():
+        assert not shelf._wrong(key, sum_, place.store)
+    assert read(place.store.get(f"{place.pointer['folder']}/price_table.parquet")).num_rows == 6
+
+
+def test_a_pointer_that_lags_behind_is_put_right_by_whoever_comes_next(place: Place) -> None:
+    place.use()
+    old = place.store.get(shelf.POINTER).to_pybytes()
+    place.use(DEAR)
+    place.store.put(shelf.POINTER, old)  # a command was killed between its entry and the pointer
+    assert shelf.settle(place.store)
+    assert place.pointer["version"] == 2
+    assert not shelf.settle(place.store)
+
+
+def test_a_pointer_that_is_half_there_is_made_again(place: Place) -> None:
+    place.use()
+    place.store.put(shelf.POINTER, b'{"entry"')
+    assert shelf.settle(place.store)
+    assert place.pointer["version"] == 1
+
+
+# what is told
+
+
+def test_the_facts_tell_every_release_with_its_last_decision(disk: Place) -> None:
+    disk.use()
+    disk.use(DEAR)
+    disk.publish()
+    disk.damage(3)
+    disk.store.put(f"{folder_of(JOB, 4)}/release.json", b"{half")
+    facts = verbs.facts(disk.book, disk.store)
+    assert facts["charging"] == {"version": 2, "rule": False, "since": "2026-06-29T12:00:00Z", "by": "kofi", "entry": 4}
+    assert [(r["version"], r["state"], r["event"], r["by"]) for r in facts["releases"]] == [
+        (4, "draft", None, None),
+        (3, "draft", None, None),
+        (2, "active", "activate", "kofi"),
+        (1, "withdrawn", "replace", "kofi"),
+    ]
+    assert facts["releases"][0]["damage"][0].startswith("release.json cannot be read")
+    assert json.loads(json.dumps(facts)) == facts
+
+
+def test_a_release_that_the_log_knows_and_nobody_finds_is_told(disk: Place) -> None:
+    disk.use()
+    disk.use(DEAR)
+    disk.store.delete(folder_of(JOB, 1))
+    (one,) = [r for r in verbs.facts(disk.book, disk.store)["releases"] if r["version"] == 1]
+    assert (one["state"], one["damage"]) == ("withdrawn", ["its folder is gone"])
+
+
+def test_the_catalogue_is_found_where_the_run_read_it(disk: Place, tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    import pyarrow.csv as pacsv
+
+    disk.publish(catalogue=None)
+    pacsv.write_csv(CATALOGUE, tmp_path / "products.csv")
+    options = {"folder": str(tmp_path), "sources": {"product_catalog": "products.csv"}}
+    disk.ledger = SimpleNamespace(read=lambda _: SimpleNamespace(options=options))
+    assert disk.approve(1).entry.despite == ()
+
+
+def test_a_catalogue_as_text_from_the_run_is_read_as_numbers(disk: Place) -> None:
+    text = pa.table([CATALOGUE[name].cast(pa.string()) for name in CATALOGUE.column_names], names=CATALOGUE.column_names)
+    disk.publish(catalogue=text)
+    assert disk.approve(1).entry.despite == ()
+
+
+def test_a_catalogue_that_lacks_columns_is_told(disk: Place) -> None:
+    disk.publish(catalogue=CATALOGUE.drop_columns(["price_tick", "price_floor"]))
+    with pytest.raises(UsageError, match="lacks price_tick, price_floor"):
+        disk.approve(1)
+
+
+def test_bundles_that_are_new_are_welcome(disk: Place) -> None:
+    disk.use()
+    disk.use(table(*table().to_pylist(), bundle("KUMASI")))
+    assert disk.book.charging == Table(2)
