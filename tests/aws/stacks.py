@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from emulator import DONE, MISSING, Emulator, wait_until
 from emulator.deploy import deploy
@@ -69,8 +71,11 @@ class Tasks:
     def here(self, name: str) -> dict[str, bytes]:
         """What a run of that name publishes on this machine, where every task ends well: the file of each format."""
         self.mend()
-        run = hundredfold.run(TROUBLE, {"tasks": self.file}, home=self.file.parent / "home", run_id=name, as_of=AS_OF)
-        return published(run)
+        return self.as_they_are(name)
+
+    def as_they_are(self, name: str, **limits: Any) -> dict[str, bytes]:
+        """The same, where tasks end as they say."""
+        return published(hundredfold.run(TROUBLE, {"tasks": self.file}, home=self.file.parent / "home", run_id=name, as_of=AS_OF, **limits))
 
 
 def published(run: Run) -> dict[str, bytes]:
@@ -181,6 +186,17 @@ class Stack:
             kept = {"Enabled": True, "BatchSize": before["BatchSize"], "ScalingConfig": before["ScalingConfig"]}
             client.update_event_source_mapping(UUID=before["UUID"], **kept)
 
+    def kill_a_worker(self, chance: random.Random) -> bool:
+        """End one of the processes that Lambda knows, at whatever it is; whether there was one."""
+        found = []
+        for process in psutil.Process(self.emulator.pid).children():
+            with suppress(psutil.Error):
+                if "hundredfold.aws.handlers.work" in process.cmdline():
+                    found.append(process)
+        if found:
+            chance.choice(found).kill()
+        return bool(found)
+
     def letters(self) -> dict[str, str]:
         """The bodies in the dead-letter queue, with the reason of each; those that are just being looked at too."""
         query = urllib.parse.urlencode({"QueueUrl": self.outputs["DeadUrl"]})
@@ -240,6 +256,13 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with Emulator(auth=True, wait_scale=0.05) as emulator:
         yield Account(emulator, shared)
+
+
+@pytest.fixture
+def by_events(account: Account) -> Iterator[Stack]:
+    """The same job in a stack where S3 tells of each batch."""
+    with account.emulator.reached():
+        yield account.stack("by-events")
 
 
 @pytest.fixture

@@ -173,8 +173,8 @@ def dies_after(home: Home, n: int) -> None:
 
     home.store, home.ledger = Dying(home.store, n), Dying(home.ledger, n)
     with suppress(Fault):
-        verbs._plan_retry(home, home.ledger.read("r"), SOUND)
-        verbs._forget(home, home.ledger.move("r", verbs.Event.RETRY))
+        verbs.plan_again(home, home.ledger.read("r"), SOUND)
+        verbs.forget(home, home.ledger.move("r", verbs.Event.RETRY))
 
 
 def test_a_refused_retry_changes_nothing(tmp_path):

@@ -236,6 +236,12 @@ def test_a_damaged_release_is_not_approved(place: Place) -> None:
         place.approve(1)
 
 
+def test_what_is_no_price_table_is_told(disk: Place) -> None:
+    disk.publish(table().drop_columns(["champion_price", "currency"]))
+    with pytest.raises(StateError, match="release 1 is no price table: it lacks currency, champion_price"):
+        disk.approve(1)
+
+
 def test_without_the_catalogue_two_guards_cannot_pass(disk: Place) -> None:
     disk.publish(catalogue=None)
     with pytest.raises(PublishRefused) as refused:

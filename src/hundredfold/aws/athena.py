@@ -6,16 +6,18 @@ therefore a program that asks the same questions in the same order each time it 
 
 Types are DuckDB's: empty tables of the same columns stand in a DuckDB beside it, which says what a query gives before Athena has run
 it, and in which Athena's answers are put.  So a function is handed the same types here and there.
+
+Athena keeps times to the millisecond.  What is finer is not rounded in silence: a source that holds such times is refused, and so is a
+query that reads them from an earlier model's results.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,34 +28,23 @@ from botocore.exceptions import ClientError
 
 from ..contract import literal, quote
 from ..dialect import tables_in, to_answer, to_athena
-from ..errors import QueryError, SourceError, StateError
+from ..errors import QueryError, StateError
 from ..job import Layout
 from ..local.warehouse import DuckWarehouse
+from .hive import duck_type, finer, hive_type, is_fine, misfits, plain_schema, refuse_misfits
+from .objects import RIGHT, ObjectFile, prints, split_address
 from .place import Place, client
 from .store import S3Store
 
-HIVE = {  # Arrow's types as Glue names them
-    "int8": "tinyint",
-    "int16": "smallint",
-    "int32": "int",
-    "int64": "bigint",
-    "uint8": "smallint",
-    "uint16": "int",
-    "uint32": "bigint",
-    "float": "float",
-    "double": "double",
-    "bool": "boolean",
-    "string": "string",
-    "large_string": "string",
-    "binary": "binary",
-    "date32[day]": "date",
-}
 PARQUET = {
     "InputFormat": "org.apache.hadoop.hive.ql.io.parquet.MapredParquetInputFormat",
     "OutputFormat": "org.apache.hadoop.hive.ql.io.parquet.MapredParquetOutputFormat",
     "SerdeInfo": {"SerializationLibrary": "org.apache.hadoop.hive.ql.io.parquet.serde.ParquetHiveSerDe"},
 }
 PATH = "$path"  # the column in which Athena says in which object a row lies
+WITH_PATH = "$with_path"  # behind a table's name: the same rows, and that column
+NAMED = 10_000  # characters of addresses that a statement names; more of them stand in a table
+BLOCK = 2**26  # bytes of an answer that are read at a time; no row may be longer
 
 
 class Asked(BaseException):
@@ -88,10 +79,16 @@ class Table:
     only: tuple[str, ...] = ()  # s3:// addresses
     paths: bool = False  # whether queries may ask in which object a row lies
     round: int = 0  # the round of the run that it belongs to; 0 where it stays as it is, such as a source
+    objects: int = -1  # how many objects it had when it was made; -1 where they are not the run's own
+    odd: tuple[tuple[str, str], ...] = ()  # columns that Athena cannot read as they are, each with the reason
 
     @property
     def arrow(self) -> pa.Schema:
         return pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(self.schema)))
+
+    @classmethod
+    def of_json(cls, fields: dict[str, Any]) -> Table:
+        return cls(**{**fields, "only": tuple(fields["only"]), "odd": tuple(map(tuple, fields["odd"]))})
 
 
 class AthenaWarehouse:
@@ -105,11 +102,13 @@ class AthenaWarehouse:
         self.here = DuckWarehouse(store, scratch / "duckdb", memory=memory, threads=1)
         self.tables: dict[str, Table] = {}
         self.views: dict[str, str] = {}
+        self._translated: dict[str, str] = {}
+        self._looked: set[str] = set()
         with suppress(KeyError):
             for name, fields in json.loads(store.get(self._below("tables.json")).to_pybytes()).items():
-                table = Table(**{**fields, "only": tuple(fields["only"])})
+                table = Table.of_json(fields)
                 if table.round in (0, self.round):
-                    self.stand(name, table, keep=False)
+                    self._stand_here(name, table)
 
     # ---- the door
 
@@ -124,23 +123,32 @@ class AthenaWarehouse:
         """The rows of a query, in its order. One that reads only what is in memory is answered here."""
         if not self._reads_afar(select):
             return self.here.query(select)
-        schema = self.columns(select)
-        found = self._run(self._identity(select), lambda: to_answer(select, self._stand_for(select), self._described))
-        return self._typed(self.store.get(self._answer(found)), schema)
+        batches = list(self._answer(select))
+        return pa.Table.from_batches(batches, batches[0].schema)
 
     def stream(self, select: str) -> Iterator[pa.RecordBatch]:
-        yield from self.query(select).to_batches()
+        """The rows of a query, in its order, a part of its answer after the other."""
+        yield from self._answer(select) if self._reads_afar(select) else self.here.stream(select)
 
     def write(self, select: str, key: str, format: str = "parquet") -> int:
         """One object, written here, so that it is the same to the byte whoever ran the query."""
         if not self._reads_afar(select):
             return self.here.write(select, key, format)
-        rows = self.query(select)
-        self.here.load("__written", rows)
-        try:
-            return self.here.write("SELECT * FROM __written", key, format)
-        finally:
-            self.here.forget("__written")
+        path = self.scratch / "answer.arrow"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        batches = self._answer(select)
+        first = next(batches)
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, first.schema) as writer:
+            writer.write_batch(first)
+            for batch in batches:
+                writer.write_batch(batch)
+        with pa.memory_map(str(path)) as source:  # on the disk, and not in memory
+            self.here.load("__written", pa.ipc.open_file(source).read_all())
+            try:
+                return self.here.write("SELECT * FROM __written", key, format)
+            finally:
+                self.here.forget("__written")
+                path.unlink()
 
     def close(self) -> None:
         self.here.close()
@@ -155,9 +163,7 @@ class AthenaWarehouse:
 
     def prints(self, paths: Sequence[str]) -> list[list[Any]]:
         """Address, size and entity tag of each object: equal prints are taken for equal contents."""
-        from . import sources
-
-        return sources.prints(paths)
+        return prints(paths)
 
     def tables_of(self, select: str) -> set[str]:
         """The names of the tables that a query reads; QueryError if it is no single query."""
@@ -172,67 +178,107 @@ class AthenaWarehouse:
         self.create(name, select)
 
     def forget(self, name: str) -> None:
-        table = self.tables.pop(name, None)
-        if table is None:
-            self.here.forget(name)
-            return
+        """Let go of what was kept or loaded under that name, if anything was."""
         self.here.forget(name)
-        self._keep_tables()
+        self.here.forget(name + WITH_PATH)
+        if self.tables.pop(name, None) is not None:
+            self._keep_tables()
 
     def parquet(self, key: str) -> str:
-        """A Parquet object of the store as a table in SQL."""
-        name = _name_of(key)
+        """A Parquet object of the store, as it is now, or what was settled in its place, as a table in SQL."""
+        settled = _settled(key)
+        if settled in self.tables:
+            return quote(settled)
+        try:
+            [[address, _, mark]] = prints([self.store.where(key)])
+        except FileNotFoundError:
+            raise KeyError(key) from None
+        name = f"__at_{_slug(Path(key).stem)}_{_mark(key)}_{_mark(mark)}"
         if name not in self.tables:
             own = f"processing/{self.layout.run}/objects/{name}/rows.parquet"  # a table is a folder: an object gets one of its own
             self.store.copy(key, own)
-            self.register(name, self.store.where(own).rpartition("/")[0] + "/", self.schema_of(key))
+            file = pq.ParquetFile(ObjectFile(*split_address(address)))
+            self.register(name, self.store.where(own).rpartition("/")[0] + "/", plain_schema(file), odd=_odd(file), objects=1)
         return quote(name)
 
     def settle(self, select: str, key: str) -> int:
         """Write a query's rows, however many, so that later queries read them by `parquet(key)`; how many."""
-        name = _name_of(key)
+        name = _settled(key)
         self.create(name, select)
         return int(self.query(f"SELECT count(*) AS n FROM {quote(name)}").column("n")[0].as_py())
+
+    def with_path(self, name: str) -> str:
+        """A table in SQL that also has the column `$path`: in which object each row lies."""
+        return quote(name + WITH_PATH)
 
     def create(self, name: str, select: str, *, buckets: tuple[str, int] | None = None, at: str = "") -> Table:
         """A table of a query's rows. `buckets`: an integer column and how many values it has at most, each of which gets files of its
         own; `at`: where, below processing/ of this run."""
+        identity = f"{self._identity(select)} {buckets}"
+        mark = _mark(identity)
+        glue = self._glue_name(f"{name}_{mark}")
         there = self.tables.get(name)
-        if there is not None:
+        if there is not None and there.name == glue:
             return there
         schema = self.columns(select)
-        identity = f"{self._identity(select)} {buckets}"
-        mark = hashlib.sha256(identity.encode()).hexdigest()[:12]
+        bad = misfits(schema)
+        if bad:
+            raise QueryError(
+                "a query gives columns that Athena cannot keep",
+                problems=[f"{column!r}: {why}" for column, why in bad.items()],
+                hint="name them otherwise, or CAST them to a text, a number or a time",
+            )
         key = f"processing/{self.layout.run}/{at or f'tables/{_slug(name)}-{mark}'}"
-        glue = self._glue_name(f"{name}_{mark}")
         options = {"format": "'PARQUET'", "write_compression": "'SNAPPY'", "external_location": literal(self.store.where(key) + "/")}
         if buckets:
             options |= {"bucketed_by": f"ARRAY[{literal(buckets[0])}]", "bucket_count": str(buckets[1])}
         given = ", ".join(f"{option} = {value}" for option, value in options.items())
         self._run(
             identity,
-            lambda: f'CREATE TABLE "{self.place.database}"."{glue}" WITH ({given}) AS\n{self._sql(select)}',
+            lambda: f"CREATE TABLE {quote(self.place.database)}.{quote(glue)} WITH ({given}) AS\n{self._sql(select)}",
             before=lambda: self._clear(key, glue),
         )
-        table = Table(self.place.database, glue, self.store.where(key) + "/", _packed(schema), (), True, self._round_of(name))
+        objects = sum(1 for _ in self.store.list(f"{key}/"))
+        table = Table(self.place.database, glue, self.store.where(key) + "/", _packed(schema), (), True, self._round_of(name), objects)
         self.stand(name, table)
         return table
 
-    def register(self, name: str, location: str, schema: pa.Schema, *, only: Sequence[str] = (), paths: bool = False) -> Table:
+    def register(
+        self,
+        name: str,
+        location: str,
+        schema: pa.Schema,
+        *,
+        only: Sequence[str] = (),
+        paths: bool = False,
+        odd: Sequence[tuple[str, str]] = (),
+        objects: int = -1,
+    ) -> Table:
         """Let `name` stand for Parquet objects that are there."""
-        glue = self._glue_name(name)
-        refuse_types(name, schema)
+        glue, left_out = self._glue_name(name), {column for column, _ in odd}
+        if not left_out:
+            refuse_misfits(name, schema)
+        kept = [field for field in schema if field.name not in left_out and not pa.types.is_null(field.type)]
+        described = {"Columns": [{"Name": f.name.lower(), "Type": hive_type(f.type)} for f in kept], "Location": location, **PARQUET}
+        made = {
+            "Name": glue,
+            "TableType": "EXTERNAL_TABLE",
+            "Parameters": {"classification": "parquet", "EXTERNAL": "TRUE"},
+            "StorageDescriptor": described,
+        }
         self._drop(glue)
-        self._describe(glue, location, schema)
-        table = Table(self.place.database, glue, location, _packed(schema), tuple(only), paths, self._round_of(name))
+        client("glue").create_table(DatabaseName=self.place.database, TableInput=made)
+        table = Table(
+            self.place.database, glue, location, _packed(schema), tuple(only), paths, self._round_of(name), objects, tuple(map(tuple, odd))
+        )  # fmt: skip
         self.stand(name, table)
         return table
 
-    def schema_of(self, key: str) -> pa.Schema:
-        """The columns of a Parquet object, from its end."""
-        return pq.read_schema(
-            ObjectFile(self.store.bucket, self.store.where(key).removeprefix(f"s3://{self.store.bucket}/"))
-        ).remove_metadata()
+    def stand(self, name: str, table: Table) -> None:
+        """Let `name` stand for a table, here and in later calls."""
+        self.here.forget(name)
+        self._stand_here(name, table)
+        self._keep_tables()
 
     def failed(self, error: QueryError, words: str) -> bool:
         """Whether a statement failed for what Athena calls by these words."""
@@ -240,27 +286,13 @@ class AthenaWarehouse:
 
     def drop_all(self) -> None:
         """Take this run's tables out of the database; their objects stay until they expire."""
-        for name in self._in_database():
-            with suppress(ClientError):
-                client("glue").delete_table(DatabaseName=self.place.database, Name=name)
+        glue, database = client("glue"), self.place.database
+        for page in glue.get_paginator("get_tables").paginate(DatabaseName=database, Expression=f"{self._glue_name('')}*"):
+            for table in page["TableList"]:
+                with suppress(ClientError):
+                    glue.delete_table(DatabaseName=database, Name=table["Name"])
 
-    def stand_again(self) -> None:
-        """Put the tables of a run that goes on back into the database: when it was done, they were taken out. StateError if their
-        objects have expired: a table without objects has no rows, and Athena does not mind."""
-        mark = f"processing/{self.layout.run}/begun"  # older than all else there, so that it expires first
-        if not self.tables:
-            self.store.put(mark, b"{}")
-        elif mark not in self.store.list(f"processing/{self.layout.run}/"):
-            raise StateError(
-                f"run {self.layout.run} cannot go on: its tables in s3://{self.store.bucket}/processing/ have expired",
-                hint="run the job again; how long they are kept: hundredfold deploy --keep-days",
-            )
-        there = self._in_database()
-        for table in self.tables.values():
-            if table.database == self.place.database and table.name not in there:
-                self._describe(table.name, table.location, table.arrow)
-
-    # ---- how
+    # ---- how: statements and their answers
 
     def _run(self, identity: str, written: Callable[[], str], before: Callable[[], None] = lambda: None) -> str:
         """The id of the query that ran a statement; Asked if none has; QueryError with Athena's words if it failed.
@@ -276,9 +308,45 @@ class AthenaWarehouse:
             if found["id"]:
                 return str(found["id"])
             if found["execution"] == self.heard.execution:
-                raise QueryError(found["error"], hint=f"in: {' '.join(identity.split())[:300]}")
+                denied = "PERMISSION_DENIED" in found["error"] or "Access Denied" in found["error"]
+                raise QueryError(found["error"], hint=RIGHT if denied else f"in: {' '.join(identity.split())[:300]}")
         before()
         raise Asked(written(), token, self.store.where(f"athena/{self.layout.run}") + "/")
+
+    def _answer(self, select: str) -> Iterator[pa.RecordBatch]:
+        """Athena's answer to a query, in the types that DuckDB gives the query; at least one part, which may be empty."""
+        from pyarrow import csv
+
+        schema = self.columns(select)
+        found = self._run(self._identity(select), lambda: to_answer(select, self._stand_for(select), self._described, self._odd_of(select)))
+        file = ObjectFile(*split_address(self.store.where(f"athena/{self.layout.run}/{found}.csv")))
+        names = [f"c{i}" for i in range(len(schema))]
+        texts = csv.open_csv(
+            file,
+            read_options=csv.ReadOptions(column_names=names, skip_rows=1, block_size=BLOCK, use_threads=False),
+            parse_options=csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),  # a null in the only column is an empty line
+            convert_options=csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False
+            ),
+        )
+        with closing(texts):
+            yield self._typed(pa.Table.from_batches([], texts.schema), schema)
+            for batch in texts:
+                yield self._typed(pa.Table.from_batches([batch]), schema)
+
+    def _typed(self, texts: pa.Table, schema: pa.Schema) -> pa.RecordBatch:
+        """Texts as Athena writes them, in their types."""
+        self.here.load("__texts", texts)
+        values = ", ".join(f"{_read(name, field.type)} AS {name}" for name, field in zip(texts.column_names, schema, strict=True))
+        found = self.here.query(f"SELECT {values} FROM __texts")
+        self.here.forget("__texts")
+        columns = [
+            pa.nulls(found.num_rows) if pa.types.is_null(field.type) else column.combine_chunks().cast(field.type)
+            for column, field in zip(found.columns, schema, strict=True)
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+    # ---- how: what names stand for
 
     def _identity(self, select: str) -> str:
         """A query, and what the names in it stand for."""
@@ -286,16 +354,22 @@ class AthenaWarehouse:
         return "\n".join([select, *(f"{name}: {self._stands_for(name)}" for name in names)])
 
     def _stands_for(self, name: str) -> str:
-        if name in self.tables:
-            return self.tables[name].name
+        table = self._table(name)
+        if table is not None:
+            return table.name
         return self._identity(self.views[name]) if name in self.views else self._sent(name).name
 
-    def _answer(self, query: str) -> str:
-        return f"athena/{self.layout.run}/{query}.csv"
+    def _table(self, name: str) -> Table | None:
+        """The table that a name stands for: itself, with the paths of its rows, or all that a view gives."""
+        view = re.fullmatch(r'SELECT \* FROM "(\w+)"', self.views.get(name, ""))
+        return self.tables.get((view[1] if view else name).removesuffix(WITH_PATH))
 
     def _sql(self, select: str) -> str:
         """A query in Athena's SQL, with every name that it reads put in its place."""
-        return to_athena(select, self._stand_for(select), self._described)
+        identity = self._identity(select)
+        if identity not in self._translated:
+            self._translated[identity] = to_athena(select, self._stand_for(select), self._described, self._odd_of(select))
+        return self._translated[identity]
 
     def _described(self, select: str) -> list[tuple[str, str]]:
         """The columns of a query: their names, and their types as DuckDB calls them."""
@@ -305,25 +379,43 @@ class AthenaWarehouse:
     def _stand_for(self, select: str) -> dict[str, str]:
         places: dict[str, str] = {}
         for name in self.tables_of(select):
-            if name in self.tables:
-                places[name] = self._place_of(self.tables[name])
-            elif name in self.views:
+            table = self._table(name)
+            if table is None and name in self.views:
                 places[name] = f"({self._sql(self.views[name])})"
             else:
-                places[name] = self._place_of(self._sent(name))
+                places[name] = self._place_of(table or self._sent(name))
         return places
 
+    def _odd_of(self, select: str) -> dict[str, dict[str, str]]:
+        """The columns that Athena cannot read as they are, of the tables that a query reads."""
+        tables = {name: self._table(name) for name in self.tables_of(select)}
+        return {name: dict(table.odd) for name, table in tables.items() if table is not None and table.odd}
+
     def _place_of(self, table: Table) -> str:
-        full = f'"{table.database}"."{table.name}"'
-        if not table.only:
+        """A table in Athena's SQL."""
+        self._refuse_expired(table)
+        full = f"{quote(table.database)}.{quote(table.name)}"
+        nothing = [field.name for field in table.arrow if pa.types.is_null(field.type)]
+        if not table.only and not nothing:
             return full
-        named = ", ".join(map(literal, table.only))
-        columns = ", ".join(quote(name.lower()) for name in table.arrow.names)
-        return f'(SELECT {columns}, "{PATH}" FROM {full} WHERE "{PATH}" IN ({named}))'
+        columns = [f"CAST(NULL AS INTEGER) AS {quote(f.lower())}" if f in nothing else quote(f.lower()) for f in table.arrow.names]
+        paths = [quote(PATH)] if table.paths else []
+        where = f" WHERE {quote(PATH)} IN ({self._named(table.only)})" if table.only else ""
+        return f"(SELECT {', '.join([*columns, *paths])} FROM {full}{where})"
+
+    def _named(self, addresses: Sequence[str]) -> str:
+        """Addresses in SQL: written out, or, where they are many, in a table of their own."""
+        listed = ", ".join(map(literal, addresses))
+        if len(listed) <= NAMED:
+            return listed
+        table = self._sent_table(pa.table({"address": pa.array(addresses, pa.string())}))
+        return f"SELECT address FROM {quote(table.database)}.{quote(table.name)}"
 
     def _sent(self, name: str) -> Table:
         """A table in memory that a query reads beside others, as an object that Athena can read."""
-        rows = self.here.query(f"SELECT * FROM {quote(name)}")
+        return self._sent_table(self.here.query(f"SELECT * FROM {quote(name)}"))
+
+    def _sent_table(self, rows: pa.Table) -> Table:
         sink = pa.BufferOutputStream()
         pq.write_table(rows, sink, compression="snappy")
         data = sink.getvalue()
@@ -331,89 +423,50 @@ class AthenaWarehouse:
         if sent not in self.tables:
             key = f"processing/{self.layout.run}/sent/{sent}/rows.parquet"
             self.store.put(key, data)
-            self.register(sent, self.store.where(key).rpartition("/")[0] + "/", rows.schema)
+            self.register(sent, self.store.where(key).rpartition("/")[0] + "/", rows.schema, objects=1)
         return self.tables[sent]
 
+    def _refuse_expired(self, table: Table) -> None:
+        """StateError if objects of this run's own are gone: Athena would take what is left for all."""
+        if table.objects < 0 or table.name in self._looked:
+            return
+        prefix = split_address(table.location)[1]
+        there = sum(1 for _ in self.store.list(prefix))
+        if there < table.objects:
+            raise StateError(
+                f"of the rows that run {self.layout.run} kept at {table.location} there are {there} objects, and there were {table.objects}",
+                hint="what lies below processing/ expires after some days: start a new run",
+            )
+        self._looked.add(table.name)
+
     def _reads_afar(self, select: str) -> bool:
-        return any(name in self.tables or (name in self.views and self._reads_afar(self.views[name])) for name in self.tables_of(select))
-
-    def _typed(self, text: pa.Buffer, schema: pa.Schema) -> pa.Table:
-        """Athena's answer, a CSV file, in the types that DuckDB gives the query."""
-        from pyarrow import csv
-
-        names = [f"c{i}" for i in range(len(schema))]
-        read = csv.read_csv(
-            pa.BufferReader(text),
-            read_options=csv.ReadOptions(column_names=names, skip_rows=1),
-            parse_options=csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),  # a null in the only column is an empty line
-            convert_options=csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False
-            ),
+        return any(
+            self._table(name) is not None or (name in self.views and self._reads_afar(self.views[name])) for name in self.tables_of(select)
         )
-        columns = [self._column(column, field) for column, field in zip(read.columns, schema, strict=True)]
-        return pa.Table.from_arrays(columns, names=schema.names)
 
-    def _column(self, texts: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
-        kind = field.type
-        if pa.types.is_string(kind):
-            return texts
-        if pa.types.is_null(kind):
-            return pa.chunked_array([pa.nulls(len(texts))])
-        self.here.load("__texts", pa.table({"x": texts}))
-        value = (
-            f"CAST(CAST(x AS JSON) AS {_duck(kind)})"
-            if pa.types.is_nested(kind)
-            else "unhex(x)"
-            if pa.types.is_binary(kind)
-            else f"CAST(x AS {_duck(kind)})"
-        )
-        found = self.here.query(f"SELECT {value} AS x FROM __texts").column("x")
-        self.here.forget("__texts")
-        return found if found.type == kind else found.cast(kind)
-
-    def stand(self, name: str, table: Table, *, keep: bool = True) -> None:
-        """Let `name` stand for a table: here, and (`keep`) in later calls."""
+    def _stand_here(self, name: str, table: Table) -> None:
         self.tables[name] = table
         empty = table.arrow.empty_table()
-        if table.paths:
-            empty = empty.append_column(PATH, pa.array([], pa.string()))
-        self.here.forget(name)
         self.here.load(name, empty)
-        if keep:
-            self._keep_tables()
+        if table.paths:
+            self.here.load(name + WITH_PATH, empty.append_column(PATH, pa.array([], pa.string())))
 
     def _round_of(self, name: str) -> int:
-        """Models may be done again in a later round, and what they are made of with them; sources may not."""
-        return 0 if name.startswith(("__raw_", "__numbered_")) or "_sources_" in name or "_rejects_" in name else self.round
+        """Models may be done again in a later round, and what they are made of with them; sources may not, and objects go by their content."""
+        return 0 if name.startswith(("__raw_", "__numbered_", "__settled_", "__at_", "__sent_")) else self.round
 
     def _clear(self, key: str, glue: str) -> None:
         """Remove what a query that failed left: Athena deletes nothing."""
         self.store.delete(key)
         self._drop(glue)
 
-    def _describe(self, glue: str, location: str, schema: pa.Schema) -> None:
-        """Let the database know Parquet objects as a table."""
-        columns = [{"Name": field.name.lower(), "Type": hive_type(field.type)} for field in schema]
-        made = {
-            "Name": glue,
-            "TableType": "EXTERNAL_TABLE",
-            "Parameters": {"classification": "parquet", "EXTERNAL": "TRUE"},
-            "StorageDescriptor": {"Columns": columns, "Location": location, **PARQUET},
-        }
-        client("glue").create_table(DatabaseName=self.place.database, TableInput=made)
-
-    def _in_database(self) -> set[str]:
-        """The names of this run's tables that the database has."""
-        own = self._glue_name("")
-        pages = client("glue").get_paginator("get_tables").paginate(DatabaseName=self.place.database, Expression=f"{own}*")
-        return {table["Name"] for page in pages for table in page["TableList"] if table["Name"].startswith(own)}
-
     def _drop(self, glue: str) -> None:
         with suppress(client("glue").exceptions.EntityNotFoundException):
             client("glue").delete_table(DatabaseName=self.place.database, Name=glue)
 
     def _glue_name(self, name: str) -> str:
-        return f"run_{_slug(self.layout.run)}__{_slug(name)}"
+        """The name in the database: no two runs have one that begins alike, and Glue takes 255 letters."""
+        return f"run_{_slug(self.layout.run)}_{_mark(self.layout.run)}__{_slug(name)}"
 
     def _keep_tables(self) -> None:
         """What stands for what, for later calls: one object, since no two calls of a run's steps are at work at a time."""
@@ -423,110 +476,35 @@ class AthenaWarehouse:
         return f"{self.layout.root}/{key}"
 
 
-class ObjectFile(io.RawIOBase):
-    """An object of S3 as a file that can be sought in: only what is read is fetched."""
-
-    def __init__(self, bucket: str, key: str) -> None:
-        self._bucket, self._key, self._at = bucket, key, 0
-        try:
-            self._size = int(client("s3").head_object(Bucket=bucket, Key=key)["ContentLength"])
-        except ClientError as error:
-            raise FileNotFoundError(2, f"cannot be read: {error}", f"s3://{bucket}/{key}") from error
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._at = offset + (0, self._at, self._size)[whence]
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        stop = self._size if size < 0 else min(self._at + size, self._size)
-        if stop <= self._at:
-            return b""
-        data = client("s3").get_object(Bucket=self._bucket, Key=self._key, Range=f"bytes={self._at}-{stop - 1}")["Body"].read()
-        self._at = stop
-        return bytes(data)
-
-    def size(self) -> int:
-        return self._size
+def _odd(file: pq.ParquetFile) -> list[tuple[str, str]]:
+    """The columns of an object of ours that Athena cannot read as they are, and why."""
+    found = misfits(plain_schema(file))
+    for field in file.schema_arrow:
+        if field.name not in found and is_fine(field.type) and finer(file.read([field.name]).column(0)):
+            found[field.name] = "times finer than a millisecond, which is all that Athena keeps"
+    return list(found.items())
 
 
-def hive_type(kind: pa.DataType) -> str:
-    """An Arrow type as Glue names it; KeyError if Athena has none for it."""
-    t = pa.types
-    if t.is_decimal(kind):
-        return f"decimal({kind.precision},{kind.scale})"
-    if t.is_timestamp(kind):
-        return "timestamp"
-    if t.is_list(kind) or t.is_large_list(kind):
-        return f"array<{hive_type(kind.value_type)}>"
-    if t.is_map(kind):
-        return f"map<{hive_type(kind.key_type)},{hive_type(kind.item_type)}>"
-    if t.is_struct(kind):
-        return f"struct<{','.join(f'{field.name}:{hive_type(field.type)}' for field in kind)}>"
-    if t.is_dictionary(kind):
-        return hive_type(kind.value_type)
-    return HIVE[str(kind)]
-
-
-def refuse_types(name: str, schema: pa.Schema) -> None:
-    """SourceError for columns that Athena cannot read."""
-    bad = []
-    for field in schema:
-        try:
-            hive_type(field.type)
-        except KeyError:
-            bad.append(f"{field.name}: {field.type}")
-    if bad:
-        raise SourceError(
-            f"{name} has columns of types that Athena does not have", problems=bad, hint="write them as text, a number or a timestamp"
-        )
-
-
-def _duck(kind: pa.DataType) -> str:
-    """The type in DuckDB's SQL."""
-    t = pa.types
-    if t.is_decimal(kind):
-        return f"DECIMAL({kind.precision},{kind.scale})"
-    if t.is_timestamp(kind):
-        return "TIMESTAMPTZ" if kind.tz else {"ns": "TIMESTAMP_NS", "ms": "TIMESTAMP_MS", "s": "TIMESTAMP_S"}.get(kind.unit, "TIMESTAMP")
-    if t.is_list(kind):
-        return f"{_duck(kind.value_type)}[]"
-    if t.is_map(kind):
-        return f"MAP({_duck(kind.key_type)}, {_duck(kind.item_type)})"
-    if t.is_struct(kind):
-        return f"STRUCT({', '.join(f'{quote(f.name)} {_duck(f.type)}' for f in kind)})"
-    plain = {
-        "double": "DOUBLE",
-        "float": "FLOAT",
-        "bool": "BOOLEAN",
-        "date32[day]": "DATE",
-        "string": "VARCHAR",
-        "time64[us]": "TIME",
-        "null": "INTEGER",
-    }
-    integer = {"int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT"}
-    return (
-        plain.get(str(kind))
-        or integer.get(str(kind))
-        or {"uint8": "UTINYINT", "uint16": "USMALLINT", "uint32": "UINTEGER"}.get(str(kind), "UBIGINT")
-    )
+def _read(name: str, kind: pa.DataType) -> str:
+    """A text of Athena's as a value of a type, in DuckDB's SQL."""
+    if pa.types.is_string(kind) or pa.types.is_null(kind):
+        return name
+    if pa.types.is_binary(kind):
+        return f"unhex({name})"
+    return f"CAST(CAST({name} AS JSON) AS {duck_type(kind)})" if pa.types.is_nested(kind) else f"CAST({name} AS {duck_type(kind)})"
 
 
 def _packed(schema: pa.Schema) -> str:
     return str(schema.remove_metadata().serialize().to_pybytes().hex())
 
 
-def _name_of(key: str) -> str:
-    """The name under which an object stands in queries."""
-    return f"__at_{_slug(key)}"
+def _settled(key: str) -> str:
+    """The name under which the rows that were settled for a key stand in queries."""
+    return f"__settled_{_slug(Path(key).stem)}_{_mark(key)}"
+
+
+def _mark(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _slug(text: str) -> str:

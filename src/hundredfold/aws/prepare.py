@@ -144,7 +144,7 @@ def _look(
     counts = "".join(f", count({quote(name)}) AS c{i}" for i, name in enumerate(columns))
     for table in tables:
         found = warehouse.query(
-            f"SELECT {BATCH} AS batch, {quote(PATH)} AS path, count(*) AS n{counts} FROM {quote(table)} GROUP BY {BATCH}, {quote(PATH)} ORDER BY batch, path"
+            f"SELECT {BATCH} AS batch, {quote(PATH)} AS path, count(*) AS n{counts} FROM {warehouse.with_path(table)} GROUP BY {BATCH}, {quote(PATH)} ORDER BY batch, path"
         )
         for row in found.to_pylist():
             files[row["batch"]].add(urlsplit(row["path"]).path.lstrip("/"))

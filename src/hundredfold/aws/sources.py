@@ -2,18 +2,18 @@
 
 Parquet is read where it lies.  Text, and Parquet files whose columns differ, go through the reader of this machine first, which keeps
 every row's place and every line that is none, and become one Parquet object that Athena can read.
+
+What was found first is kept: a step is called again after each of its queries, and may not read other objects then.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,27 +24,15 @@ from ..errors import SourceError
 from ..local.files import FileStore
 from ..local.sources import Files, kind_of_file, refuse_ours
 from ..local.warehouse import Attached, DuckWarehouse
-from .athena import PATH, AthenaWarehouse, ObjectFile, Table
+from .athena import PATH, AthenaWarehouse, Table
+from .hive import arrow_type, finer, is_fine, plain_schema, refuse_misfits
+from .objects import AT_ONCE, RIGHT, Object, ObjectFile, find_objects, prints
 from .place import client
+from .trouble import DENIED, code
 
 STAGED_MOST = 1.5 * 2**30  # bytes of text that fit on a function's disk, together with what is made of them
-NAMED_MOST = 1_000  # objects that a query can name one by one
-GLUE = {"tinyint": pa.int8(), "smallint": pa.int16(), "int": pa.int32(), "integer": pa.int32(), "bigint": pa.int64(), "float": pa.float32(),
-        "double": pa.float64(), "boolean": pa.bool_(), "string": pa.string(), "binary": pa.binary(), "date": pa.date32(), "timestamp": pa.timestamp("us")}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Object:
-    """One object of S3: its address, its size in bytes, and a mark of its content."""
-
-    bucket: str
-    key: str
-    size: int
-    etag: str
-
-    @property
-    def address(self) -> str:
-        return f"s3://{self.bucket}/{self.key}"
+GLUE = re.compile(r"glue://([A-Za-z0-9_-]{1,255})/([A-Za-z0-9_-]{1,255})")
+FINE = r":\d\d[.]\d{3}\d*[1-9]"  # a text that tells a time finer than a millisecond
 
 
 def attach(
@@ -52,87 +40,101 @@ def attach(
 ) -> Attached:
     """The raw rows of a source, wherever they are on AWS; SourceError if they cannot be read."""
     name = f"__raw_{source}"
-    glue = re.fullmatch(r"glue://([^/]+)/([^/]+)", place)
+    glue = GLUE.fullmatch(place)
     if glue:
         return _in_glue(warehouse, source, name, glue[1], glue[2])
+    objects, kind = _found(warehouse, source, place)
+    if kind == "parquet" and name not in warehouse.tables:
+        schemas = _schemas(source, objects)
+        if all(schema.equals(schemas[0]) for schema in schemas):
+            _register(warehouse, source, name, objects, schemas[0])
+    if name in warehouse.tables and warehouse.tables[name].only:
+        return _in_place(warehouse, source, name, objects)
+    return _staged(warehouse, source, name, objects, kind, contract_columns, scratch, memory)
+
+
+def _found(warehouse: AthenaWarehouse, source: str, place: str) -> tuple[list[Object], str]:
+    """The objects of a source and their kind: those that were found first."""
+    kept = f"{warehouse.layout.root}/sources/{source}.objects.json"
+    try:
+        found = json.loads(warehouse.store.get(kept).to_pybytes())
+        if found["place"] == place:
+            return [Object(*fields) for fields in found["objects"]], found["kind"]
+    except KeyError:
+        pass
     objects = find_objects(source, place)
-    kinds = {kind_of_file(o.key) for o in objects}
+    kinds = sorted({str(kind_of_file(o.key)) for o in objects})
     if len(kinds) > 1:
         raise SourceError(
-            f"{source}: its objects are of several kinds: {', '.join(sorted(map(str, kinds)))}",
-            hint="name one kind, such as s3://BUCKET/PREFIX/*.parquet",
+            f"{source}: its objects are of several kinds: {', '.join(kinds)}", hint="name one kind, such as s3://BUCKET/PREFIX/*.parquet"
         )
-    if not sum(o.size for o in objects):
+    if not any(o.size for o in objects):
         raise SourceError(f"{source} is empty: {place} has no byte", hint=f"name another place with --source {source}=s3://...")
-    kind = str(kinds.pop())
-    alike = _schema_of_all(source, objects) if kind == "parquet" else None
-    if alike is None or (len(objects) > NAMED_MOST and not _is_whole_folder(objects)):
-        return _staged(warehouse, source, name, objects, kind, contract_columns, scratch, memory)
-    return _in_place(warehouse, source, name, objects, alike)
+    fields = [[o.bucket, o.key, o.size, o.etag] for o in objects]
+    warehouse.store.put(kept, json.dumps({"place": place, "kind": kinds[0], "objects": fields}).encode())
+    return objects, kinds[0]
 
 
-def find_objects(source: str, place: str) -> list[Object]:
-    """The objects that an address names: one, all below a prefix, or those that match a pattern; SourceError if there are none."""
-    found = urlsplit(place)
-    if found.scheme != "s3" or not found.netloc or any(c in place for c in "?#'\"\\\n"):
-        raise SourceError(
-            f"{source}: the place is {place!r}, wanted s3://BUCKET/KEY, s3://BUCKET/PREFIX/, s3://BUCKET/PREFIX/*.parquet or glue://DATABASE/TABLE",
-            hint="AWS cannot read this machine's disk; a plain path is uploaded by `hundredfold run --on aws`",
-        )
-    bucket, wanted = found.netloc, found.path.lstrip("/")
-    pattern = "*" in wanted or "[" in wanted
-    fixed = re.split(r"[*\[]", wanted)[0] if pattern else wanted
-    objects = []
-    try:
-        for page in client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=fixed):
-            objects += [Object(bucket, o["Key"], int(o["Size"]), o["ETag"]) for o in page.get("Contents", ())]
-    except ClientError as error:
-        raise SourceError(
-            f"{source}: {place} cannot be listed: {error}",
-            hint="give the stack the right to read it: hundredfold deploy --source-location s3://BUCKET/PREFIX/",
-        ) from error
-    folder = wanted.rstrip("/") + "/" if wanted else ""
-    matching = [o for o in objects if (fnmatchcase(o.key, wanted) if pattern else o.key == wanted or o.key.startswith(folder))]
-    matching = [
-        o for o in matching if not any(part.startswith((".", "_")) for part in o.key.rsplit("/", 1)[-1:]) and not o.key.endswith("/")
-    ]
-    known = [o for o in matching if kind_of_file(o.key)]
-    if not known:
-        near = [f"{o.address}" for o in objects[:5]]
-        raise SourceError(
-            f"{source}: there is no Parquet, CSV or JSON-lines object at {place}",
-            problems=near,
-            hint=f"name the place with --source {source}=s3://BUCKET/PREFIX/",
-        )
-    return sorted(known, key=lambda o: o.key)
+# ---- Parquet, where it lies
 
 
-def prints(addresses: Sequence[str]) -> list[list[Any]]:
-    """Address, size and entity tag of each object: equal prints are taken for equal contents. FileNotFoundError for one that is gone."""
-    return list(ThreadPoolExecutor(16).map(_print, addresses))
+def _schemas(source: str, objects: Sequence[Object]) -> list[pa.Schema]:
+    """The columns of each Parquet object, of the types that this machine would read; SourceError for one that cannot be read, and for
+    times that are finer than Athena keeps."""
+
+    def read(o: Object) -> pa.Schema:
+        try:
+            file = pq.ParquetFile(ObjectFile(o.bucket, o.key))
+            _refuse_finer(source, o, file)
+            return plain_schema(file)
+        except PermissionError as error:
+            raise SourceError(f"{source}: {error}", hint=RIGHT) from error
+        except (pa.ArrowException, OSError) as error:
+            raise SourceError(f"{source}: {o.address} cannot be read as Parquet: {error}", hint="is it a Parquet file, whole?") from error
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(read, objects))
 
 
-def _print(address: str) -> list[Any]:
-    found = urlsplit(address)
-    try:
-        head = client("s3").head_object(Bucket=found.netloc, Key=found.path.lstrip("/"))
-    except ClientError as error:
-        raise FileNotFoundError(2, str(error), address) from error
-    return [address, int(head["ContentLength"]), head["ETag"]]
+def _refuse_finer(source: str, o: Object, file: pq.ParquetFile) -> None:
+    """Only the columns of times are read, a row group after the other."""
+    fine = [field.name for field in file.schema_arrow if is_fine(field.type)]
+    for number in range(file.num_row_groups if fine else 0):
+        rows = file.read_row_group(number, columns=fine)
+        bad = [name for name in fine if finer(rows.column(name))]
+        if bad:
+            raise SourceError(
+                f"{source}: {o.address} holds times finer than a millisecond in {', '.join(bad)}, and Athena would round them",
+                hint="write them rounded to the millisecond, or as text or whole numbers",
+            )
 
 
-def _in_place(warehouse: AthenaWarehouse, source: str, name: str, objects: Sequence[Object], schema: pa.Schema) -> Attached:
-    table = warehouse.tables.get(name)
-    if table is None:
-        whole = _is_whole_folder(objects)
-        folder = f"s3://{objects[0].bucket}/{_folder_of(objects)}"
-        warehouse.register(name, folder, schema, only=() if whole else [o.address for o in objects], paths=True)
-    plain = ", ".join(quote(column) for column in schema.names)
-    select = f"SELECT {plain}, {quote(PATH)} AS __file, CAST(NULL AS BIGINT) AS __row FROM {quote(name)}"
+def _register(warehouse: AthenaWarehouse, source: str, name: str, objects: Sequence[Object], schema: pa.Schema) -> None:
+    refuse_ours(source, schema.names)
+    refuse_misfits(source, schema)
+    folder = f"s3://{objects[0].bucket}/{_folder_of(objects)}"
+    warehouse.register(name, folder, schema, only=[o.address for o in objects], paths=True)
+
+
+def _in_place(warehouse: AthenaWarehouse, source: str, name: str, objects: Sequence[Object]) -> Attached:
+    _refuse_changed(source, objects)
+    plain = ", ".join(map(quote, warehouse.tables[name].arrow.names))
+    select = f"SELECT {plain}, {quote(PATH)} AS __file, CAST(NULL AS BIGINT) AS __row FROM {warehouse.with_path(name)}"
     attached = Attached(select, warehouse.columns(select), False, Files(tuple(o.address for o in objects), "parquet"), None)
     attached.exact = False
     attached.numbered = lambda: _numbered(warehouse, source, select, attached)
     return attached
+
+
+def _refuse_changed(source: str, objects: Sequence[Object]) -> None:
+    """SourceError where an object is not what it was when it was found: a run reads one state of its sources."""
+    try:
+        now = prints([o.address for o in objects])
+    except FileNotFoundError as error:
+        raise SourceError(f"{source}: {error.filename} was there when the run began, and is gone", hint="run the job again") from error
+    changed = [o.address for o, then in zip(objects, now, strict=True) if o.print != then]
+    if changed:
+        raise SourceError(f"{source} changed while it was checked", problems=changed, hint="run the job again")
 
 
 def _numbered(warehouse: AthenaWarehouse, source: str, select: str, raw: Attached) -> Attached:
@@ -144,31 +146,66 @@ def _numbered(warehouse: AthenaWarehouse, source: str, select: str, raw: Attache
     return numbered
 
 
+def _folder_of(objects: Sequence[Object]) -> str:
+    """The deepest folder that holds all of them; "" for the whole bucket."""
+    folders = [o.key.rpartition("/")[0].split("/") for o in objects]
+    common = []
+    for parts in zip(*folders, strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    return "/".join(common) + "/" if any(common) else ""
+
+
+# ---- a table of Glue
+
+
 def _in_glue(warehouse: AthenaWarehouse, source: str, name: str, database: str, table: str) -> Attached:
     if name not in warehouse.tables:
-        try:
-            found = client("glue").get_table(DatabaseName=database, Name=table)["Table"]
-        except ClientError as error:
-            raise SourceError(
-                f"{source}: the table {database}.{table} cannot be read: {error}", hint="name it as glue://DATABASE/TABLE"
-            ) from error
-        columns = [*found["StorageDescriptor"]["Columns"], *found.get("PartitionKeys", ())]
-        try:
-            schema = pa.schema([(c["Name"], _arrow_of(c["Type"])) for c in columns])
-        except KeyError as error:
-            raise SourceError(
-                f"{source}: the table {database}.{table} has a column of the type {error}", hint="give Athena a view without it"
-            ) from error
-        warehouse.stand(
-            name, Table(database, table, found["StorageDescriptor"]["Location"], schema.serialize().to_pybytes().hex(), (), True)
-        )
-    names = list(warehouse.tables[name].arrow.names)
-    refuse_ours(source, names)
-    select = f"SELECT {', '.join(map(quote, names))}, {quote(PATH)} AS __file, CAST(NULL AS BIGINT) AS __row FROM {quote(name)}"
+        _stand_for_glue(warehouse, source, name, database, table)
+    stands = warehouse.tables[name]
+    where = quote(PATH) if stands.paths else literal(f"{database}.{table}")
+    plain = ", ".join(map(quote, stands.arrow.names))
+    select = f"SELECT {plain}, {where} AS __file, CAST(NULL AS BIGINT) AS __row FROM {warehouse.with_path(name) if stands.paths else quote(name)}"
     attached = Attached(select, warehouse.columns(select), False, None, None)
     attached.exact = False
     attached.numbered = lambda: _numbered(warehouse, source, select, attached)
     return attached
+
+
+def _stand_for_glue(warehouse: AthenaWarehouse, source: str, name: str, database: str, table: str) -> None:
+    try:
+        found = client("glue").get_table(DatabaseName=database, Name=table)["Table"]
+    except ClientError as error:
+        missing = code(error) == "EntityNotFoundException"
+        raise SourceError(
+            f"{source}: there is no table {database}.{table} in Glue"
+            if missing
+            else f"{source}: the table {database}.{table} cannot be read: {error}",
+            hint=RIGHT if code(error) in DENIED else "name it as glue://DATABASE/TABLE",
+        ) from error
+    columns = [*found["StorageDescriptor"]["Columns"], *found.get("PartitionKeys", ())]
+    fields, bad = [], []
+    for column in columns:
+        try:
+            fields.append(pa.field(column["Name"], arrow_type(column["Type"])))
+        except KeyError:
+            bad.append(f"{column['Name']}: {column['Type']}")
+    if bad:
+        raise SourceError(
+            f"{source}: the table {database}.{table} has columns of types that are not known here",
+            problems=bad,
+            hint="give Athena a view without them",
+        )
+    schema = pa.schema(fields)
+    refuse_ours(source, schema.names)
+    refuse_misfits(source, schema)
+    is_view = found.get("TableType") == "VIRTUAL_VIEW"
+    location = found["StorageDescriptor"].get("Location", "")
+    warehouse.stand(name, Table(database, table, location, schema.serialize().to_pybytes().hex(), (), not is_view))
+
+
+# ---- text, and Parquet of several kinds
 
 
 def _staged(
@@ -184,7 +221,6 @@ def _staged(
     """Objects read by DuckDB here, and put down as one Parquet object."""
     folder = f"processing/{warehouse.layout.run}/staged/{source}"
     bad = f"processing/{warehouse.layout.run}/malformed/{source}.parquet"
-    text = kind != "parquet" and bool(wanted)
     if name not in warehouse.tables:
         total = sum(o.size for o in objects)
         if total > STAGED_MOST:
@@ -192,32 +228,82 @@ def _staged(
                 f"{source}: {total / 2**30:.1f} GiB of {kind} are too much to be read by one function, which takes {STAGED_MOST / 2**30:.1f} GiB",
                 hint="write it as Parquet, all files with the same columns: Athena reads that where it lies",
             )
-        local = FileStore(scratch / "staging")
-        with DuckWarehouse(local, scratch / "staging-scratch", memory=memory, threads=2) as reader:
-            root = scratch / "staging" / "objects"
-            for o in objects:
-                path = root / o.key
-                path.parent.mkdir(parents=True, exist_ok=True)
-                client("s3").download_file(o.bucket, o.key, str(path))
-            found = reader.attach(source, str(root), root, wanted, "staged.parquet")
-            address = f"{literal(f's3://{objects[0].bucket}/')} || substr(__file, {len(str(root.resolve())) + 2})"
-            reader.write(f"SELECT * REPLACE ({address} AS __file) FROM ({found.select}) AS f", "rows.parquet")
-            if found.malformed is not None:
-                root_text = str(root.resolve()) + "/"
-                files = [f"s3://{objects[0].bucket}/{f.removeprefix(root_text)}" for f in found.malformed.column("file").to_pylist()]
-                lines = found.malformed.set_column(0, "file", pa.array(files, pa.string()))
-                with warehouse.store.writing(bad) as path:
-                    pq.write_table(lines, path)
-            with warehouse.store.writing(f"{folder}/rows.parquet") as path:
-                _as_snappy(local.path("rows.parquet"), path)
-        schema = pq.read_schema(local.path("rows.parquet")).remove_metadata()
-        warehouse.register(name, warehouse.store.where(folder) + "/", schema)
+        with DuckWarehouse(FileStore(scratch / "staging"), scratch / "staging-scratch", memory=memory, threads=2) as reader:
+            schema = _read_here(warehouse, reader, source, objects, wanted, scratch / "staging", folder, bad)
+        warehouse.register(name, warehouse.store.where(folder) + "/", schema, objects=1)
     select = f"SELECT * FROM {quote(name)}"
     try:
         malformed = pq.read_table(pa.BufferReader(warehouse.store.get(bad)))
     except KeyError:
         malformed = None
-    return Attached(select, warehouse.columns(select), text, None, malformed)
+    return Attached(select, warehouse.columns(select), kind != "parquet" and bool(wanted), None, malformed)
+
+
+def _read_here(
+    warehouse: AthenaWarehouse,
+    reader: DuckWarehouse,
+    source: str,
+    objects: Sequence[Object],
+    wanted: Mapping[str, Any],
+    root: Path,
+    folder: str,
+    bad: str,
+) -> pa.Schema:
+    """Fetch the objects, read them with this machine's reader, and write the rows and the malformed lines; the rows' columns."""
+    addresses = _fetched(source, objects, root / "objects")
+    found = reader.attach(source, str(root / "objects"), root, wanted, "staged.parquet")
+    reader.load("addresses", pa.table({"path": list(addresses), "address": list(addresses.values())}))
+    rows = f"SELECT r.* REPLACE (a.address AS __file) FROM ({found.select}) AS r JOIN addresses AS a ON a.path = r.__file"
+    columns = reader.columns(rows)
+    refuse_misfits(source, columns)
+    _refuse_finer_texts(source, reader, rows, columns, wanted)
+    reader.write(rows, "rows.parquet")
+    written = reader.store.path("rows.parquet")
+    if found.malformed is not None:
+        files = [addresses[path] for path in found.malformed.column("file").to_pylist()]
+        with warehouse.store.writing(bad) as path:
+            pq.write_table(found.malformed.set_column(0, "file", pa.array(files, pa.string())), path)
+    with warehouse.store.writing(f"{folder}/rows.parquet") as path:
+        _as_snappy(written, path)
+    return plain_schema(pq.ParquetFile(written))
+
+
+def _fetched(source: str, objects: Sequence[Object], root: Path) -> dict[str, str]:
+    """Each object as a file named by its number, whatever its key: paths, and the addresses that they stand for."""
+    root.mkdir(parents=True, exist_ok=True)
+    addresses = {}
+    for number, o in enumerate(objects):
+        suffixes = re.search(r"\.[A-Za-z0-9]+(\.(gz|zst))?$", o.key, re.I)
+        path = root.resolve() / f"{number:06d}{suffixes[0].lower() if suffixes else ''}"
+        try:
+            client("s3").download_file(o.bucket, o.key, str(path))
+        except ClientError as error:
+            hint = RIGHT if code(error) in DENIED else "run the job again"
+            raise SourceError(f"{source}: {o.address} cannot be read: {error}", hint=hint) from error
+        addresses[str(path)] = o.address
+    return addresses
+
+
+def _refuse_finer_texts(source: str, reader: DuckWarehouse, rows: str, columns: pa.Schema, wanted: Mapping[str, Any]) -> None:
+    """SourceError for times finer than Athena keeps: written as such, or in a column that is to become times."""
+    texts = [
+        name
+        for name, column in wanted.items()
+        if name in columns.names and pa.types.is_timestamp(column.arrow) and pa.types.is_string(columns.field(name).type)
+    ]
+    tests = {name: f"bool_or(regexp_matches({quote(name)}, '{FINE}'))" for name in texts}
+    tests |= {f.name: f"bool_or(epoch_ns({quote(f.name)}) % 1000000 <> 0)" for f in columns if pa.types.is_timestamp(f.type)}
+    if not tests:
+        return
+    found = reader.query(f"SELECT {', '.join(f'{test} AS {quote(name)}' for name, test in tests.items())} FROM ({rows}) AS r").to_pylist()[
+        0
+    ]
+    bad = [name for name, is_so in found.items() if is_so]
+    if bad:
+        raise SourceError(
+            f"{source} holds times finer than a millisecond in {', '.join(bad)}, and Athena would round them",
+            hint="write them rounded to the millisecond",
+        )
 
 
 def _as_snappy(before: Path, after: Path) -> None:
@@ -226,50 +312,3 @@ def _as_snappy(before: Path, after: Path) -> None:
     with pq.ParquetWriter(after, file.schema_arrow, compression="snappy") as writer:
         for batch in file.iter_batches():
             writer.write_batch(batch)
-
-
-def _schema_of_all(source: str, objects: Sequence[Object]) -> pa.Schema | None:
-    """The columns that all Parquet objects have; None if they differ."""
-
-    def read(o: Object) -> pa.Schema:
-        try:
-            return pq.read_schema(ObjectFile(o.bucket, o.key)).remove_metadata()
-        except (pa.ArrowException, OSError) as error:
-            raise SourceError(f"{source}: {o.address} cannot be read as Parquet: {error}", hint="is it a Parquet file, whole?") from error
-
-    with ThreadPoolExecutor(16) as pool:
-        schemas = list(pool.map(read, objects))
-    plain = [pa.schema([f.with_metadata(None).with_nullable(True) for f in schema]) for schema in schemas]
-    refuse_ours(source, plain[0].names)
-    return plain[0] if all(schema.equals(plain[0]) for schema in plain) else None
-
-
-def _folder_of(objects: Sequence[Object]) -> str:
-    folders = [o.key.rpartition("/")[0].split("/") for o in objects]
-    common = []
-    for parts in zip(*folders, strict=False):
-        if len(set(parts)) > 1:
-            break
-        common.append(parts[0])
-    return "/".join(common) + "/" if any(common) else ""
-
-
-def _is_whole_folder(objects: Sequence[Object]) -> bool:
-    """Whether these are all objects of their folder that Athena would read."""
-    folder, keys = _folder_of(objects), {o.key for o in objects}
-    for page in client("s3").get_paginator("list_objects_v2").paginate(Bucket=objects[0].bucket, Prefix=folder):
-        for found in page.get("Contents", ()):
-            name = found["Key"].rsplit("/", 1)[-1]
-            if found["Key"] not in keys and name and not name.startswith((".", "_")):
-                return False
-    return True
-
-
-def _arrow_of(hive: str) -> pa.DataType:
-    """Glue's type as Arrow's; KeyError if there is none."""
-    decimal = re.fullmatch(r"decimal\((\d+),\s*(\d+)\)", hive)
-    if decimal:
-        return pa.decimal128(int(decimal[1]), int(decimal[2]))
-    if hive.startswith("array<"):
-        return pa.list_(_arrow_of(hive[6:-1]))
-    return GLUE["string" if hive.startswith(("varchar", "char")) else hive]

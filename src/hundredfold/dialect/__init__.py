@@ -23,6 +23,8 @@ from .texts import call
 
 MARGIN = "wanted SQL that DuckDB and Athena (Trino) both have"
 LONGEST = 262_144  # bytes of a statement
+NONE: Mapping[str, Mapping[str, str]] = {}
+Odd = Mapping[str, Mapping[str, str]]  # table, column, reason
 Shown = Callable[[exp.Expr, str], exp.Expr]
 
 
@@ -48,24 +50,26 @@ def refuse_untranslatable(what: str, select: str) -> None:
         )
 
 
-def to_athena(select: str, tables: Mapping[str, str], describe: Describe) -> str:
+def to_athena(select: str, tables: Mapping[str, str], describe: Describe, odd: Odd = NONE) -> str:
     """The query in Athena's SQL. `tables` maps a name to what stands for it there: a query in brackets, or a table's name in SQL.
-    `describe` gives the columns of a query in DuckDB's SQL, in which all these names stand too. QueryError for what cannot be put so."""
-    return _translated(select, tables, describe, lambda value, _: value)
+    `describe` gives the columns of a query in DuckDB's SQL, in which all these names stand too. `odd` says of columns of these tables
+    why they cannot be read there. QueryError for what cannot be put so."""
+    return _translated(select, tables, describe, odd, lambda value, _: value)
 
 
-def to_answer(select: str, tables: Mapping[str, str], describe: Describe) -> str:
+def to_answer(select: str, tables: Mapping[str, str], describe: Describe, odd: Odd = NONE) -> str:
     """The query in Athena's SQL, its lists and the like written as JSON and its bytes in hex: what a file of texts can hold."""
-    return _translated(select, tables, describe, _shown)
+    return _translated(select, tables, describe, odd, _shown)
 
 
-def _translated(select: str, tables: Mapping[str, str], describe: Describe, shown: Shown) -> str:
+def _translated(select: str, tables: Mapping[str, str], describe: Describe, odd: Odd, shown: Shown) -> str:
     tree = _by_position(parse(select), describe)
     found = refusals(select, tree)
     if found:
         raise QueryError(f"a query cannot run on AWS: {found[0][1]}", hint=MARGIN)
     try:
         tree = _qualified(_plain_names(tree), describe)
+        _refuse_odd(tree, odd)
         ask(tree, wanted, describe)
         tree = ordered(_named(without_qualify(mended(tree)), describe(select), shown))
         return _written(_placed(tree, tables))
@@ -108,6 +112,21 @@ def _qualified(tree: exp.Expr, describe: Describe) -> exp.Expr:
     for select in list(qualified.find_all(exp.Select)):
         eliminate_semi_and_anti_joins(select)
     return qualified
+
+
+def _refuse_odd(tree: exp.Expr, odd: Odd) -> None:
+    """QueryError for columns that are read and cannot be."""
+    named = {table.alias_or_name: table.name for table in _tables(tree) if table.name in odd}
+    read = {(named[column.table], column.name) for column in tree.find_all(exp.Column) if column.table in named}
+    problems = [
+        f"{table}.{column}: {why}" for table, columns in odd.items() for column, why in columns.items() if (table, column.lower()) in read
+    ]
+    if problems:
+        raise QueryError(
+            "a query reads what Athena cannot",
+            problems=problems,
+            hint="name the columns that are needed, or make them otherwise where they are made",
+        )
 
 
 def tables_in(select: str) -> set[str]:

@@ -12,7 +12,11 @@ The rooms, from the ground up (no import runs upwards):
   guards      what must be true of a table before charging may use it
   tmf620      a price table as TM Forum's ProductOfferingPrice
   shelf       the releases, the log and the pointer, as objects of a store
+  afar        how an entry is written once in S3
   catalogue   the product catalogue that a table was priced on
   verbs       approve, activate, withdraw, kill, set limits
+  files       deltas and exports, for other systems
   show        all of it, for people
+
+`shelf`, `afar`, `catalogue`, `verbs`, `files` and `show` know the engine's doors, releases and errors; what is above them in this list does not.
 """

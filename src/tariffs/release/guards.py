@@ -89,7 +89,7 @@ def change_size(s: Subject) -> Finding:
     there, moved = _against(s.table, s.active)
     voice = is_voice(there)
     broken = np.where(voice, np.abs(moved) > s.limits.voice_change + SLACK, np.abs(moved) > s.limits.bundle_change + SLACK)
-    words = f"largest: bundles {_largest(moved[~voice], '{:+.1%}')}, voice {_largest(moved[voice], '{:+g} points')}"
+    words = f"largest: bundles {_largest(moved[~voice], '{:+.1%}')}, voice {_largest(moved[voice], '{:+.4g} points')}"
     return _found(CHANGE_SIZE, there, broken, words, allowed, _moves(moved, voice))
 
 
@@ -248,7 +248,7 @@ def _found(code: str, table: pa.Table, broken: Bools, words: str, limit: str, to
 
 
 def _moves(moved: Floats, voice: Bools) -> Callable[[int], str]:
-    return lambda row: f"{moved[row]:+g} points of discount" if voice[row] else f"{moved[row]:+.1%}"
+    return lambda row: f"{moved[row]:+.4g} points of discount" if voice[row] else f"{moved[row]:+.1%}"
 
 
 def _largest(moved: Floats, form: str) -> str:

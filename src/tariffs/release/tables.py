@@ -23,6 +23,8 @@ CHARGING = (
     KEY, "kind", "segment", "location", "product", "cell", "hour", "day_type", "product_offering_id",
     "price", "currency", "discount_class", "valid_from", "valid_to", "table_version",
 )  # fmt: skip
+# what the guards and the rule look at besides
+LOOKED_AT = ("current_price", "champion_price", "control_flag", "constraint_bound", "data_cutoff")
 # one value for the whole of a release; where a table has several, they are compared row by row
 RELEASE_WIDE = ("valid_from", "valid_to", "table_version", "parent_version", "run_id", "model_version", "status")
 

@@ -123,11 +123,13 @@ def _instant(moment: dt.datetime) -> str:
 
 def _use(name: str, value: Any) -> dict[str, Any]:
     kind = "integer" if isinstance(value, int) else "string"
-    chosen = {"value": value, "valueType": kind, "isDefault": True, "@type": f"{kind.capitalize()}CharacteristicValueSpecification"}
+    chosen = {"value": value, "valueType": kind, "@type": f"{kind.capitalize()}CharacteristicValueSpecification"}
     return {
-        "name": name, "valueType": kind, "minCardinality": 1, "maxCardinality": 1, "productSpecCharacteristicValue": [chosen],
+        "name": name,
+        "valueType": kind,
+        "productSpecCharacteristicValue": [chosen],
         "@type": "ProductSpecificationCharacteristicValueUse",
-    }  # fmt: skip
+    }
 
 
 def _constraint(bound: str) -> dict[str, str]:

@@ -21,6 +21,7 @@ from tariffs.release.guards import AGAINST_ACTIVE, CODES, Limits, Subject, inspe
 from tariffs.release.log import Book, Entry, Finding, Refused, Said, Table
 from tariffs.release.shelf import Once
 from tariffs.release.states import Event, State
+from tariffs.release.tables import CHARGING, LOOKED_AT
 
 LAST_APPROVED, RULE = "last-approved", "rule"
 CatalogueOf = Callable[[Release], pa.Table | None]
@@ -54,8 +55,13 @@ def check(version: int, book: Book, store: Store, catalogue_of: CatalogueOf, now
     found = shelf.whole(version, store)
     assert found.release is not None
     active = book.charging if book.charging != Table(version) else None
+    table = shelf.rows(Table(version), store)
+    if missing := [name for name in (*CHARGING, *LOOKED_AT) if name not in table.column_names]:
+        raise StateError(
+            f"release {version} is no price table: it lacks {', '.join(missing)}", hint="mend the publishing query; run it again"
+        )
     subject = Subject(
-        shelf.rows(Table(version), store),
+        table,
         shelf.rows(active, store) if active else None,
         catalogue_of(found.release),
         now,

@@ -1,0 +1,167 @@
+"""Objects of S3 as sources: their addresses, what is there, and one read in parts like a file."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from ..errors import SourceError
+from ..local.sources import kind_of_file
+from .place import client
+from .trouble import DENIED, code, in_plain_words
+
+ADDRESS = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", re.S)
+FORBIDDEN = re.compile(r"[\x00-\x1f\x7f'\"\\`]|(?:^|/)\.\.?(?:/|$)")  # what could end a text in SQL, or climb out of a folder
+AT_ONCE = 16
+RIGHT = "give the stack the right to read it: hundredfold deploy --source-location s3://BUCKET/PREFIX/"
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """One object of S3: its address, its size in bytes, and a mark of its content."""
+
+    bucket: str
+    key: str
+    size: int
+    etag: str
+
+    @property
+    def address(self) -> str:
+        return f"s3://{self.bucket}/{self.key}"
+
+    @property
+    def print(self) -> list[Any]:
+        """Address, size and entity tag: equal prints are taken for equal contents."""
+        return [self.address, self.size, self.etag]
+
+
+def split_address(address: str) -> tuple[str, str]:
+    """Bucket and key of s3://bucket/key."""
+    bucket, _, key = address.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def find_objects(source: str, place: str) -> list[Object]:
+    """The objects that an address names: one, all below a prefix, or those that match a pattern; SourceError if there are none.
+    As everywhere on AWS, names and folders that begin with _ or . are hidden."""
+    found = ADDRESS.fullmatch(place)
+    if not found or FORBIDDEN.search(found[2] or ""):
+        raise SourceError(
+            f"{source}: the place is {place!r}, wanted s3://BUCKET/KEY, s3://BUCKET/PREFIX/, s3://BUCKET/PREFIX/*.parquet or glue://DATABASE/TABLE,"
+            " without quotes, backslashes, control characters and ..",
+            hint="AWS cannot read this machine's disk; a plain path is uploaded by `hundredfold run --on aws`",
+        )
+    bucket, wanted = found[1], found[2] or ""
+    pattern = re.search(r"[*?\[]", wanted)
+    listed = _listed(source, place, bucket, wanted[: pattern.start()] if pattern else wanted.rstrip("/"))
+    matching = [o for o in listed if o.key == wanted]
+    if not matching:
+        folder = f"{wanted.rstrip('/')}/" if wanted else ""
+        matching = [
+            o
+            for o in listed
+            if (
+                _matches(o.key.split("/"), wanted.split("/"))
+                if pattern
+                else o.key.startswith(folder) and not _is_hidden(o.key[len(folder) :])
+            )
+        ]
+    known = [o for o in matching if kind_of_file(o.key)]
+    if not known:
+        raise SourceError(
+            f"{source}: there is no Parquet, CSV or JSON-lines object at {place}",
+            problems=[f"there is {o.address}" for o in (matching or listed)[:5]],
+            hint=f"name the place with --source {source}=s3://BUCKET/PREFIX/; names end with .parquet, .csv, .tsv, .jsonl or .ndjson (or one of the last four with .gz or .zst)",
+        )
+    return sorted(known, key=lambda o: o.key)
+
+
+def _listed(source: str, place: str, bucket: str, prefix: str) -> list[Object]:
+    with in_plain_words(place, "listed"):
+        try:
+            pages = client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+            found = [Object(bucket, o["Key"], int(o["Size"]), o["ETag"]) for page in pages for o in page.get("Contents", ())]
+        except ClientError as error:
+            if code(error) == "NoSuchBucket":
+                raise SourceError(
+                    f"{source}: there is no bucket {bucket}", hint=f"name it with --source {source}=s3://BUCKET/PREFIX/"
+                ) from error
+            if code(error) in DENIED:
+                raise SourceError(f"{source}: {place} may not be listed ({code(error)})", hint=RIGHT) from error
+            raise
+    return [o for o in found if not o.key.endswith("/")]
+
+
+def _matches(parts: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Whether a key matches a pattern as on a disk: * stays in its folder, ** goes through any number, and neither finds what is hidden."""
+    if not wanted or not parts:
+        return not parts and not wanted
+    if wanted[0] == "**":
+        return _matches(parts, wanted[1:]) or (not _is_hidden(parts[0]) and _matches(parts[1:], wanted))
+    fits = fnmatchcase(parts[0], wanted[0]) and (not _is_hidden(parts[0]) or parts[0] == wanted[0])
+    return fits and _matches(parts[1:], wanted[1:])
+
+
+def _is_hidden(key: str) -> bool:
+    return any(part.startswith((".", "_")) for part in key.split("/"))
+
+
+def prints(addresses: Sequence[str]) -> list[list[Any]]:
+    """Address, size and entity tag of each object: equal prints are taken for equal contents. FileNotFoundError for one that is gone."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(_print, addresses))
+
+
+def _print(address: str) -> list[Any]:
+    bucket, key = split_address(address)
+    try:
+        head = client("s3").head_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        raise FileNotFoundError(2, str(error), address) from error
+    return [address, int(head["ContentLength"]), head["ETag"]]
+
+
+class ObjectFile(io.RawIOBase):
+    """An object of S3 as a file that can be sought in: only what is read is fetched. PermissionError or FileNotFoundError if it cannot be."""
+
+    def __init__(self, bucket: str, key: str) -> None:
+        self._bucket, self._key, self._at = bucket, key, 0
+        self._size = int(self._asked("head_object")["ContentLength"])
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = offset + (0, self._at, self._size)[whence]
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        stop = self._size if size < 0 else min(self._at + size, self._size)
+        if stop <= self._at:
+            return b""
+        data = self._asked("get_object", Range=f"bytes={self._at}-{stop - 1}")["Body"].read()
+        self._at = stop
+        return bytes(data)
+
+    def size(self) -> int:
+        return self._size
+
+    def _asked(self, call: str, **more: Any) -> Any:
+        try:
+            return getattr(client("s3"), call)(Bucket=self._bucket, Key=self._key, **more)
+        except ClientError as error:
+            kind = PermissionError if code(error) in DENIED else FileNotFoundError
+            raise kind(f"s3://{self._bucket}/{self._key} cannot be read: {error}") from error
