@@ -11,7 +11,7 @@ PEERS := $(notdir $(basename $(wildcard benchmarks/peers/requirements/*.txt)))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench bench-full bench-peers docs clean
+.PHONY: help demo test test-aws drill-aws lint format bench bench-full bench-peers docs clean
 
 help:  ## list these verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -21,6 +21,12 @@ demo: $(VENV)/core.done  ## make a mobile operator's data and price all of it
 
 test: $(VENV)/dev.done $(EMULATOR)/done $(LAMBDA)/tried  ## run all tests
 	$(BIN)/python -m pytest
+
+test-aws: $(VENV)/dev.done $(EMULATOR)/done $(LAMBDA)/tried  ## run the tests on emulated AWS alone
+	$(BIN)/python -m pytest tests/aws tests/contract
+
+drill-aws: $(VENV)/dev.done $(EMULATOR)/done  ## thousands of batches on emulated AWS, with killed workers and lost events: minutes
+	$(BIN)/python -m pytest -m drill -n 0 tests/aws
 
 lint: $(VENV)/dev.done  ## check format, style and types
 	$(BIN)/ruff format --check src tests examples benchmarks docs

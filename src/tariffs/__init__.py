@@ -9,6 +9,8 @@ The rooms, from the ground up (no import runs upwards):
   bundles     a (segment, location, product), from its weeks to its price
   voice       a (cell, hour, day type), from its weeks to its discount class
   contracts   what a row of each source must look like, and the dirt that is repaired
-  job         the declaration, the one file that knows the engine
+  job         the declaration, the one file of the model that knows the engine
+  release/    what happens to a published price table until charging uses it
+  cli         the command `tariffs`
   generator/  the same tables with known truth, and with known dirt
 """

@@ -12,7 +12,7 @@ import urllib.parse
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -27,12 +27,15 @@ from filelock import FileLock
 
 import hundredfold
 from hundredfold import Run
-from hundredfold.aws import verbs
+from hundredfold.aws import handlers, verbs
 from hundredfold.aws.home import StackHome
 from hundredfold.aws.node import NodeError, find_node
+from hundredfold.aws.worker import stop_crew
 from hundredfold.ports import Record
+from hundredfold.states import State
 
 HERE = Path(__file__).parent
+ENDED = (State.DONE, State.HELD, State.FAILED, State.CANCELLED)
 TROUBLE = "jobs.trouble:job"
 AS_OF = "2026-01-01"
 ROOM = 60.0  # seconds that a synthesis may take
@@ -127,6 +130,11 @@ class Stack:
         found = self.client("sqs").get_queue_attributes(QueueUrl=self.outputs["QueueUrl"], AttributeNames=names)["Attributes"]
         return int(found[names[0]]), int(found[names[1]])
 
+    def finished(self, name: str) -> Run:
+        """A run when it has ended, for which nobody counts units meanwhile."""
+        wait_until(lambda: self.record(name).state in ENDED, 300, lambda: f"{self.record(name)}\n{self.emulator.log()}", every=0.5)
+        return hundredfold.open_run(name, home=self.home)
+
     def until(self, name: str, step: str) -> None:
         """Wait until a run has come to that step."""
         wait_until(lambda: self.record(name).step == step, 60, lambda: f"{self.record(name)}\n{self.emulator.log()}")
@@ -159,6 +167,21 @@ class Stack:
             client.update_function_configuration(FunctionName=name, **kept)
 
     @contextmanager
+    def as_function(self, name: str, folder: Path) -> Iterator[None]:
+        """This process as that function, but with all rights; its temporary files in a folder."""
+        variables = self.client("lambda").get_function_configuration(FunctionName=self.outputs[f"{name}Function"])["Environment"][
+            "Variables"
+        ]
+        with pytest.MonkeyPatch.context() as patch:
+            for variable, value in variables.items():
+                patch.setenv(variable, value)
+            patch.setattr(handlers, "SCRATCH", folder)
+            try:
+                yield
+            finally:
+                stop_crew()
+
+    @contextmanager
     def without_right(self, role: str, action: str) -> Iterator[None]:
         """A role of the stack is denied an action."""
         iam = self.client("iam")
@@ -174,6 +197,22 @@ class Stack:
         return f"{self.name}-Job{role}Role" in found["RoleName"]
 
     @contextmanager
+    def waiting(self, scale: float) -> Iterator[None]:
+        """The state machine waits so many times as long as it says (0.05 at other times), and so looks less often."""
+        self._set_waiting(scale)
+        try:
+            yield
+        finally:
+            self._set_waiting(self.emulator.wait_scale)
+
+    def _set_waiting(self, scale: float) -> None:
+        asked = urllib.request.Request(
+            f"{self.emulator.url}/_ministack/config", method="POST", data=json.dumps({"stepfunctions._SFN_WAIT_SCALE": scale}).encode()
+        )
+        with urllib.request.urlopen(asked, timeout=10) as answer:
+            assert json.loads(answer.read())["applied"], "the emulator does not know its own setting any more"
+
+    @contextmanager
     def workers(self, **change: Any) -> Iterator[None]:
         """The mapping that feeds the workers changed: Enabled=False, BatchSize=10, ScalingConfig=..."""
         client = self.client("lambda")
@@ -186,16 +225,33 @@ class Stack:
             kept = {"Enabled": True, "BatchSize": before["BatchSize"], "ScalingConfig": before["ScalingConfig"]}
             client.update_event_source_mapping(UUID=before["UUID"], **kept)
 
-    def kill_a_worker(self, chance: random.Random) -> bool:
-        """End one of the processes that Lambda knows, at whatever it is; whether there was one."""
+    def workers_alive(self) -> list[psutil.Process]:
+        """The processes that Lambda knows as the function `work`."""
         found = []
         for process in psutil.Process(self.emulator.pid).children():
             with suppress(psutil.Error):
                 if "hundredfold.aws.handlers.work" in process.cmdline():
                     found.append(process)
+        return found
+
+    def kill_a_worker(self, chance: random.Random) -> bool:
+        """End one of them, at whatever it is; whether there was one."""
+        found = self.workers_alive()
         if found:
             chance.choice(found).kill()
         return bool(found)
+
+    def worker_environment(self) -> dict[str, str]:
+        return self.workers_alive()[0].environ()
+
+    def logged(self, function: str) -> list[str]:
+        """All that a function has logged, and what Lambda says of its calls."""
+        logs = self.client("logs")
+        group = next(
+            g["logGroupName"] for g in logs.describe_log_groups()["logGroups"] if f"{self.name}/Job{function}" in g["logGroupName"]
+        )
+        pages = logs.get_paginator("filter_log_events").paginate(logGroupName=group)
+        return [event["message"].rstrip() for page in pages for event in page["events"]]
 
     def letters(self) -> dict[str, str]:
         """The bodies in the dead-letter queue, with the reason of each; those that are just being looked at too."""
@@ -242,7 +298,7 @@ def _synthesize(name: str, folder: Path) -> None:
         pytest.skip(str(error))
     told = folder / "stack.json"
     told.write_text(json.dumps({"stack": name, "code": str(folder / "code"), "settings": SHARED | WANTED[name]}))
-    environment = node.environment() | {"HUNDREDFOLD_STACK": str(told), "CDK_OUTDIR": str(folder / "cdk.out"), "PYTHONPATH": str(HERE)}
+    environment = node.environment() | {"HUNDREDFOLD_STACK_FILE": str(told), "CDK_OUTDIR": str(folder / "cdk.out"), "PYTHONPATH": str(HERE)}
     command = [sys.executable, "-m", "hundredfold.aws.stack.app"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=ROOM)
     assert done.returncode == 0, done.stdout + done.stderr

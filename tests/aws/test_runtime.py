@@ -126,7 +126,7 @@ def test_a_whole_run_with_the_package_alone_ends_with_the_bytes_of_a_run_here(tm
 
     do("hundredfold", "init", "shop")
     do("hundredfold", "package", "shop.job:job", "--architecture", "x86_64", "--python", version_of(LAMBDA))
-    assembly = {"HUNDREDFOLD_STACK": str(tmp_path / "told.json"), "CDK_OUTDIR": str(tmp_path / "cdk.out"), "PYTHONPATH": str(tmp_path)}
+    assembly = {"HUNDREDFOLD_STACK_FILE": str(tmp_path / "told.json"), "CDK_OUTDIR": str(tmp_path / "cdk.out"), "PYTHONPATH": str(tmp_path)}
     do("hundredfold.aws.stack.app", env=node | assembly)
     run = ["hundredfold", "run", "shop.job:job", "--run-id", "one", "--as-of", "2026-11-22"]
     with Emulator(auth=True) as emulator:

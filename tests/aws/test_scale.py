@@ -19,7 +19,7 @@ from hundredfold.manifest import Manifest
 from hundredfold.walk import Quiet
 
 __all__ = ["account", "by_events", "trouble"]
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.drill
 FAST = {"BatchSize": 10, "ScalingConfig": {"MaximumConcurrency": 4}}
 
 
@@ -46,8 +46,9 @@ def test_three_thousand_batches_while_workers_are_killed_and_some_units_are_pois
     hows[1234] = "kill the function"
     hows[100::600] = ["raise"] * 10
     tasks = Tasks.write(tmp_path, hows)
-    with trouble.workers(**FAST), trouble.impatient(seconds=6, receives=4), killed_every(4, trouble) as struck:
-        run = trouble.run(tasks, "many", batches=3000, max_failed=11)
+    with trouble.waiting(0.5), trouble.impatient(seconds=6, receives=4), killed_every(6, trouble) as struck:
+        trouble.run(tasks, "many", batches=3000, max_failed=11, wait=False)
+        run = trouble.finished("many")
     counts = run.counts["models"]["doubled"]
     assert {name: counts[name] for name in ("batches", "units", "ok", "failed", "dead", "rows_in", "rows_out")} == {
         "batches": 3000,

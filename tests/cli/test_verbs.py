@@ -138,7 +138,24 @@ def test_the_project_that_init_makes_passes_its_own_test(project):
     assert "2 passed" in done.stdout, done.stdout
 
 
-VERBS = ("run", "status", "failures", "replay", "retry", "resume", "cancel", "publish", "rollback", "bench", "init", "demo", "deploy", "destroy", "package", "doctor")
+VERBS = (
+    "run",
+    "status",
+    "failures",
+    "replay",
+    "retry",
+    "resume",
+    "cancel",
+    "publish",
+    "rollback",
+    "bench",
+    "init",
+    "demo",
+    "deploy",
+    "destroy",
+    "package",
+    "doctor",
+)
 
 
 def test_help_answers_for_every_verb(say):

@@ -7,6 +7,9 @@ therefore a program that asks the same questions in the same order each time it 
 Types are DuckDB's: empty tables of the same columns stand in a DuckDB beside it, which says what a query gives before Athena has run
 it, and in which Athena's answers are put.  So a function is handed the same types here and there.
 
+What has come through this machine's reader, such as a CSV file, is checked here too, where its rows are at hand: they are `near` for
+as long as the step takes.  All else is Athena's work.
+
 Athena keeps times to the millisecond.  What is finer is not rounded in silence: a source that holds such times is refused, and so is a
 query that reads them from an earlier model's results.
 """
@@ -27,9 +30,10 @@ import pyarrow.parquet as pq
 from botocore.exceptions import ClientError
 
 from ..contract import literal, quote
-from ..dialect import tables_in, to_answer, to_athena
+from ..dialect import tables_in, to_answer, to_athena, to_table
 from ..errors import QueryError, StateError
 from ..job import Layout
+from ..local.sources import pattern
 from ..local.warehouse import DuckWarehouse
 from .hive import duck_type, finer, hive_type, is_fine, misfits, plain_schema, refuse_misfits
 from .objects import RIGHT, ObjectFile, prints, split_address
@@ -42,8 +46,9 @@ PARQUET = {
     "SerdeInfo": {"SerializationLibrary": "org.apache.hadoop.hive.ql.io.parquet.serde.ParquetHiveSerDe"},
 }
 PATH = "$path"  # the column in which Athena says in which object a row lies
-WITH_PATH = "$with_path"  # behind a table's name: the same rows, and that column
+WITH_PATH = "__with_path"  # behind a table's name: the same rows, and that column
 NAMED = 10_000  # characters of addresses that a statement names; more of them stand in a table
+MOST = 1_000  # translations that are kept for the next call of a step
 BLOCK = 2**26  # bytes of an answer that are read at a time; no row may be longer
 
 
@@ -102,8 +107,10 @@ class AthenaWarehouse:
         self.here = DuckWarehouse(store, scratch / "duckdb", memory=memory, threads=1)
         self.tables: dict[str, Table] = {}
         self.views: dict[str, str] = {}
-        self._translated: dict[str, str] = {}
         self._looked: set[str] = set()
+        self._read: dict[str, set[str]] = {}
+        self._near: set[str] = set()  # tables whose rows are in the DuckDB here, too
+        self._written: set[str] = set()  # objects of the store that were written from such rows
         with suppress(KeyError):
             for name, fields in json.loads(store.get(self._below("tables.json")).to_pybytes()).items():
                 table = Table.of_json(fields)
@@ -124,7 +131,7 @@ class AthenaWarehouse:
         if not self._reads_afar(select):
             return self.here.query(select)
         batches = list(self._answer(select))
-        return pa.Table.from_batches(batches, batches[0].schema)
+        return pa.Table.from_batches(batches[1:], batches[0].schema)
 
     def stream(self, select: str) -> Iterator[pa.RecordBatch]:
         """The rows of a query, in its order, a part of its answer after the other."""
@@ -133,6 +140,7 @@ class AthenaWarehouse:
     def write(self, select: str, key: str, format: str = "parquet") -> int:
         """One object, written here, so that it is the same to the byte whoever ran the query."""
         if not self._reads_afar(select):
+            self._written.add(key)
             return self.here.write(select, key, format)
         path = self.scratch / "answer.arrow"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,15 +175,20 @@ class AthenaWarehouse:
 
     def tables_of(self, select: str) -> set[str]:
         """The names of the tables that a query reads; QueryError if it is no single query."""
-        self.here.tables_of(select)
-        return tables_in(select)
+        if select not in self._read:
+            self.here.tables_of(select)
+            self._read[select] = set(tables_in(select))
+        return self._read[select]
 
     def load(self, name: str, table: pa.Table) -> None:
         self.here.load(name, table)
 
     def keep(self, name: str, select: str) -> None:
         """Let `name` stand for the rows of a query, computed once."""
-        self.create(name, select)
+        if self._reads_afar(select):
+            self.create(name, select)
+        else:
+            self.here.keep(name, select)
 
     def forget(self, name: str) -> None:
         """Let go of what was kept or loaded under that name, if anything was."""
@@ -199,13 +212,32 @@ class AthenaWarehouse:
             self.store.copy(key, own)
             file = pq.ParquetFile(ObjectFile(*split_address(address)))
             self.register(name, self.store.where(own).rpartition("/")[0] + "/", plain_schema(file), odd=_odd(file), objects=1)
+        if key in self._written:
+            self.stand_near(name, self.store.fetch(key))
         return quote(name)
 
     def settle(self, select: str, key: str) -> int:
         """Write a query's rows, however many, so that later queries read them by `parquet(key)`; how many."""
         name = _settled(key)
-        self.create(name, select)
-        return int(self.query(f"SELECT count(*) AS n FROM {quote(name)}").column("n")[0].as_py())
+        if self._reads_afar(select):
+            self.create(name, select)
+            return int(self.query(f"SELECT count(*) AS n FROM {quote(name)}").column("n")[0].as_py())
+        own = f"processing/{self.layout.run}/settled/{name}/rows.parquet"
+        path = self.scratch / f"{name}.parquet"
+        with pq.ParquetWriter(path, self.columns(select), compression="snappy") as file:
+            for batch in self.here.stream(select):
+                file.write_batch(batch)
+        self.store.send(path, own)
+        settled = pq.ParquetFile(path)
+        self.register(name, self.store.where(own).rpartition("/")[0] + "/", plain_schema(settled), odd=_odd(settled), objects=1)
+        self.stand_near(name, path)
+        return int(settled.metadata.num_rows)
+
+    def stand_near(self, name: str, path: Path) -> None:
+        """Let the rows of a table be at hand here, from a Parquet file that holds them all."""
+        self.here.forget(name)
+        self.here.define(name, f"SELECT * FROM read_parquet({pattern(str(path))})")
+        self._near.add(name)
 
     def with_path(self, name: str) -> str:
         """A table in SQL that also has the column `$path`: in which object each row lies."""
@@ -235,7 +267,7 @@ class AthenaWarehouse:
         given = ", ".join(f"{option} = {value}" for option, value in options.items())
         self._run(
             identity,
-            lambda: f"CREATE TABLE {quote(self.place.database)}.{quote(glue)} WITH ({given}) AS\n{self._sql(select)}",
+            lambda: f"CREATE TABLE {quote(self.place.database)}.{quote(glue)} WITH ({given}) AS\n{self._translation(select, to_table)}",
             before=lambda: self._clear(key, glue),
         )
         objects = sum(1 for _ in self.store.list(f"{key}/"))
@@ -255,22 +287,21 @@ class AthenaWarehouse:
         objects: int = -1,
     ) -> Table:
         """Let `name` stand for Parquet objects that are there."""
-        glue, left_out = self._glue_name(name), {column for column, _ in odd}
-        if not left_out:
+        if not odd:
             refuse_misfits(name, schema)
-        kept = [field for field in schema if field.name not in left_out and not pa.types.is_null(field.type)]
-        described = {"Columns": [{"Name": f.name.lower(), "Type": hive_type(f.type)} for f in kept], "Location": location, **PARQUET}
-        made = {
-            "Name": glue,
-            "TableType": "EXTERNAL_TABLE",
-            "Parameters": {"classification": "parquet", "EXTERNAL": "TRUE"},
-            "StorageDescriptor": described,
-        }
-        self._drop(glue)
-        client("glue").create_table(DatabaseName=self.place.database, TableInput=made)
         table = Table(
-            self.place.database, glue, location, _packed(schema), tuple(only), paths, self._round_of(name), objects, tuple(map(tuple, odd))
-        )  # fmt: skip
+            self.place.database,
+            self._glue_name(name),
+            location,
+            _packed(schema),
+            tuple(only),
+            paths,
+            self._round_of(name),
+            objects,
+            tuple(odd),
+        )
+        self._drop(table.name)
+        self._describe(table)
         self.stand(name, table)
         return table
 
@@ -286,11 +317,18 @@ class AthenaWarehouse:
 
     def drop_all(self) -> None:
         """Take this run's tables out of the database; their objects stay until they expire."""
-        glue, database = client("glue"), self.place.database
-        for page in glue.get_paginator("get_tables").paginate(DatabaseName=database, Expression=f"{self._glue_name('')}*"):
-            for table in page["TableList"]:
-                with suppress(ClientError):
-                    glue.delete_table(DatabaseName=database, Name=table["Name"])
+        for name in self._in_database():
+            with suppress(ClientError):
+                client("glue").delete_table(DatabaseName=self.place.database, Name=name)
+
+    def stand_again(self) -> None:
+        """Put the tables of a run that goes on back into the database: when it was done, they were taken out. StateError if their
+        objects have expired: a table without objects has no rows, and Athena does not mind."""
+        there = self._in_database()
+        for table in self.tables.values():
+            self._refuse_expired(table)
+            if table.database == self.place.database and table.name not in there:
+                self._describe(table)
 
     # ---- how: statements and their answers
 
@@ -318,7 +356,7 @@ class AthenaWarehouse:
         from pyarrow import csv
 
         schema = self.columns(select)
-        found = self._run(self._identity(select), lambda: to_answer(select, self._stand_for(select), self._described, self._odd_of(select)))
+        found = self._run(self._identity(select), lambda: self._translation(select, to_answer))
         file = ObjectFile(*split_address(self.store.where(f"athena/{self.layout.run}/{found}.csv")))
         names = [f"c{i}" for i in range(len(schema))]
         texts = csv.open_csv(
@@ -367,9 +405,14 @@ class AthenaWarehouse:
     def _sql(self, select: str) -> str:
         """A query in Athena's SQL, with every name that it reads put in its place."""
         identity = self._identity(select)
-        if identity not in self._translated:
-            self._translated[identity] = to_athena(select, self._stand_for(select), self._described, self._odd_of(select))
-        return self._translated[identity]
+        if identity not in _translated:
+            if len(_translated) > MOST:
+                _translated.clear()
+            _translated[identity] = self._translation(select, to_athena)
+        return _translated[identity]
+
+    def _translation(self, select: str, into: Callable[..., str]) -> str:
+        return into(select, self._stand_for(select), self._described, self._odd_of(select))
 
     def _described(self, select: str) -> list[tuple[str, str]]:
         """The columns of a query: their names, and their types as DuckDB calls them."""
@@ -434,15 +477,19 @@ class AthenaWarehouse:
         there = sum(1 for _ in self.store.list(prefix))
         if there < table.objects:
             raise StateError(
-                f"of the rows that run {self.layout.run} kept at {table.location} there are {there} objects, and there were {table.objects}",
-                hint="what lies below processing/ expires after some days: start a new run",
+                f"run {self.layout.run} cannot go on: of the {table.objects} objects that it kept at {table.location} there are {there}",
+                hint="what lies below processing/ expires: run the job again; how long it is kept: hundredfold deploy --keep-days",
             )
         self._looked.add(table.name)
 
     def _reads_afar(self, select: str) -> bool:
-        return any(
-            self._table(name) is not None or (name in self.views and self._reads_afar(self.views[name])) for name in self.tables_of(select)
-        )
+        """Whether a query reads rows that are not at hand."""
+        return any(self._is_afar(name) for name in self.tables_of(select))
+
+    def _is_afar(self, name: str) -> bool:
+        if name in self.views:
+            return self._reads_afar(self.views[name])
+        return self._table(name) is not None and name not in self._near
 
     def _stand_here(self, name: str, table: Table) -> None:
         self.tables[name] = table
@@ -460,6 +507,25 @@ class AthenaWarehouse:
         self.store.delete(key)
         self._drop(glue)
 
+    def _describe(self, table: Table) -> None:
+        """Let the database know Parquet objects as a table."""
+        odd = {column for column, _ in table.odd}
+        kept = [field for field in table.arrow if field.name not in odd and not pa.types.is_null(field.type)]
+        columns = [{"Name": field.name.lower(), "Type": hive_type(field.type)} for field in kept]
+        made = {
+            "Name": table.name,
+            "TableType": "EXTERNAL_TABLE",
+            "Parameters": {"classification": "parquet", "EXTERNAL": "TRUE"},
+            "StorageDescriptor": {"Columns": columns, "Location": table.location, **PARQUET},
+        }
+        client("glue").create_table(DatabaseName=self.place.database, TableInput=made)
+
+    def _in_database(self) -> set[str]:
+        """The names of this run's tables that the database has."""
+        own = self._glue_name("")
+        pages = client("glue").get_paginator("get_tables").paginate(DatabaseName=self.place.database, Expression=f"{own}*")
+        return {table["Name"] for page in pages for table in page["TableList"] if table["Name"].startswith(own)}
+
     def _drop(self, glue: str) -> None:
         with suppress(client("glue").exceptions.EntityNotFoundException):
             client("glue").delete_table(DatabaseName=self.place.database, Name=glue)
@@ -474,6 +540,9 @@ class AthenaWarehouse:
 
     def _below(self, key: str) -> str:
         return f"{self.layout.root}/{key}"
+
+
+_translated: dict[str, str] = {}  # a table's name says what is in it, so a translation stays good
 
 
 def _odd(file: pq.ParquetFile) -> list[tuple[str, str]]:

@@ -31,6 +31,7 @@ from .place import client
 from .trouble import DENIED, code
 
 STAGED_MOST = 1.5 * 2**30  # bytes of text that fit on a function's disk, together with what is made of them
+NEAR_MOST = 2**29  # bytes of text whose rows are checked here; Athena checks more
 GLUE = re.compile(r"glue://([A-Za-z0-9_-]{1,255})/([A-Za-z0-9_-]{1,255})")
 FINE = r":\d\d[.]\d{3}\d*[1-9]"  # a text that tells a time finer than a millisecond
 
@@ -221,8 +222,8 @@ def _staged(
     """Objects read by DuckDB here, and put down as one Parquet object."""
     folder = f"processing/{warehouse.layout.run}/staged/{source}"
     bad = f"processing/{warehouse.layout.run}/malformed/{source}.parquet"
+    total = sum(o.size for o in objects)
     if name not in warehouse.tables:
-        total = sum(o.size for o in objects)
         if total > STAGED_MOST:
             raise SourceError(
                 f"{source}: {total / 2**30:.1f} GiB of {kind} are too much to be read by one function, which takes {STAGED_MOST / 2**30:.1f} GiB",
@@ -231,6 +232,8 @@ def _staged(
         with DuckWarehouse(FileStore(scratch / "staging"), scratch / "staging-scratch", memory=memory, threads=2) as reader:
             schema = _read_here(warehouse, reader, source, objects, wanted, scratch / "staging", folder, bad)
         warehouse.register(name, warehouse.store.where(folder) + "/", schema, objects=1)
+    if total <= NEAR_MOST:
+        warehouse.stand_near(name, warehouse.store.fetch(f"{folder}/rows.parquet"))
     select = f"SELECT * FROM {quote(name)}"
     try:
         malformed = pq.read_table(pa.BufferReader(warehouse.store.get(bad)))

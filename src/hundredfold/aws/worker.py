@@ -239,7 +239,8 @@ class Shift:
         finally:
             self.tally.done += int(coverage.done.sum()) - before
             self.tally.failed += len(floor.bad)
-        return {str(number) for number in range(len(asked))} - handed.done
+        open_ = {str(number) for number, message in enumerate(messages) if not coverage.covers(message.first, message.last)}
+        return open_ - handed.done
 
     def _look(self, crew: Hands) -> None:
         """Between events: is it time to end?"""

@@ -7,15 +7,17 @@ another thing for these types in Athena is mended (mending, texts, patterns, ord
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.optimizer.qualify import qualify
+from sqlglot.schema import MappingSchema
 from sqlglot.transforms import eliminate_semi_and_anti_joins
 
 from ..errors import QueryError
-from .kinds import Describe, ask, sort_of
+from .kinds import UNSIGNED, Describe, ask, sort_of
 from .mending import mended, wanted
 from .order import ordered, without_qualify
 from .refusals import refusals
@@ -62,6 +64,11 @@ def to_answer(select: str, tables: Mapping[str, str], describe: Describe, odd: O
     return _translated(select, tables, describe, odd, _shown)
 
 
+def to_table(select: str, tables: Mapping[str, str], describe: Describe, odd: Odd = NONE) -> str:
+    """The query in Athena's SQL, its numbers of just the types that DuckDB gives them: what is kept will be read as such."""
+    return _translated(select, tables, describe, odd, _kept)
+
+
 def _translated(select: str, tables: Mapping[str, str], describe: Describe, odd: Odd, shown: Shown) -> str:
     tree = _by_position(parse(select), describe)
     found = refusals(select, tree)
@@ -104,11 +111,11 @@ def _plain_names(tree: exp.Expr) -> exp.Expr:
 
 def _qualified(tree: exp.Expr, describe: Describe) -> exp.Expr:
     """The tree with every column under its table's name, and stars, positions and names of other columns written out."""
-    schema: dict[str, object] = {
-        name: {column.lower(): "unknown" for column, _ in describe(f'SELECT * FROM "{name}"')}
-        for name in {table.name for table in _tables(tree)}
+    names = {table.name for table in _tables(tree)}
+    columns: dict[str, object] = {
+        name.lower(): {column.lower(): "unknown" for column, _ in describe(f'SELECT * FROM "{name}"')} for name in names
     }
-    qualified = qualify(tree, schema=schema, dialect="duckdb")
+    qualified = qualify(tree, schema=MappingSchema(columns, normalize=False), dialect="duckdb")  # which would make `$path` another name
     for select in list(qualified.find_all(exp.Select)):
         eliminate_semi_and_anti_joins(select)
     return qualified
@@ -129,9 +136,10 @@ def _refuse_odd(tree: exp.Expr, odd: Odd) -> None:
         )
 
 
-def tables_in(select: str) -> set[str]:
+@lru_cache(1000)  # it is asked for again and again, and parsing takes its time
+def tables_in(select: str) -> frozenset[str]:
     """The names of the tables that a query reads."""
-    return {table.name for table in _tables(parse(select)) if not table.db}
+    return frozenset(table.name for table in _tables(parse(select)) if not table.db)
 
 
 def _tables(tree: exp.Expr) -> list[exp.Table]:
@@ -175,6 +183,13 @@ def _shown(value: exp.Expr, kind: str) -> exp.Expr:
     if sort_of(kind) in ("list", "struct", "map"):
         return call("json_format", exp.cast(value.copy(), "json"))
     return call("to_hex", value) if sort_of(kind) == "blob" else value
+
+
+def _kept(value: exp.Expr, kind: str) -> exp.Expr:
+    """Sums of integers are decimals of 38 digits to whoever reads them as Arrow."""
+    if isinstance(value, exp.Column) or sort_of(kind) not in ("integer", "decimal", "float") or kind in UNSIGNED:
+        return value
+    return exp.cast(value.copy(), exp.DataType.build("DECIMAL(38, 0)" if kind == "HUGEINT" else kind, dialect="duckdb"))
 
 
 def _placed(tree: exp.Expr, tables: Mapping[str, str]) -> exp.Expr:

@@ -12,7 +12,8 @@ from sqlglot import exp
 Describe = Callable[[str], list[tuple[str, str]]]  # the columns of a query in DuckDB's SQL: names and types
 KINDS = "kinds"  # where a node's own type and those of its operands are kept: (own, *operands)
 
-INTEGERS = frozenset(["TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT"])
+UNSIGNED = frozenset(["UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT"])
+INTEGERS = frozenset(["TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"]) | UNSIGNED
 
 
 def sort_of(kind: str) -> str:

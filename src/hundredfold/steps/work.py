@@ -91,7 +91,7 @@ class Floor:
                     self._settle(0)
                     if not self.only:
                         self._wait_for_message()
-                    elif self.crew.at_rest:
+                    elif self.crew.at_rest and not self.queue.depth().waiting:
                         break
                 for hand, event in self.crew.events(0.05 if self.doing or self.only else 0.0):
                     self._handle(hand, event)

@@ -18,15 +18,17 @@ from . import need
 from .rights import DeniedError, acting_as, check
 
 log = logging.getLogger("bench.lambda")
-need(lambda_svc, "_run_sqs_batch", "_execute_function", "_sqs_esm_concurrency")
+need(lambda_svc, "_run_sqs_batch", "_execute_function", "_sqs_esm_concurrency", "_ESM_BACKOFF_SECONDS")
 need(lambda_runtime, "_signal", "ProvidedWorker")
 
+BACKOFF = 0.1  # seconds in which a mapping takes nothing after a call that failed: here it has one poller, on AWS at least five
 POLLING = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes")
 told: set[str] = set()  # mappings whose want of rights the log knows: they are looked at many times a second
 here = threading.local()  # .messages: of the batch that this thread hands to a function
 
 
 def fill() -> None:
+    lambda_svc._ESM_BACKOFF_SECONDS = BACKOFF
     lambda_svc._execute_function = _judged(lambda_svc._execute_function)
     lambda_svc._run_sqs_batch = _remembered(lambda_svc._run_sqs_batch)
     lambda_svc._sqs_esm_concurrency = _none_without_rights(lambda_svc._sqs_esm_concurrency)

@@ -1,0 +1,109 @@
+"""The state machine of any job, as a definition: every name in it leads somewhere, and its stages are the pipeline's, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from hundredfold import Job, Model, Publish, Source
+from hundredfold.aws.handlers import LATEST, SOONEST, Look
+from hundredfold.aws.machine import definition
+from hundredfold.pipeline import stages
+from tariffs.job import job as tariffs
+
+
+def mean(rows):  # type: ignore[no-untyped-def]
+    return {"mean": float(rows["x"].mean())}
+
+
+ONE = Job("one", [Source("sales")], [Model("fit", unit=("shop",), work=mean)], Publish("means", "SELECT * FROM fit"))
+JOBS = {"one": ONE, "tariffs": tariffs}
+
+
+@pytest.fixture(params=JOBS)
+def job(request: pytest.FixtureRequest) -> Job:
+    return JOBS[request.param]
+
+
+def made(job: Job) -> dict[str, Any]:
+    return definition(job, step_function_arn="arn:step", workgroup="group", database="base", table="runs")
+
+
+def leads_to(state: Mapping[str, Any]) -> Iterator[str]:
+    yield from (state[key] for key in ("Next", "Default") if key in state)
+    yield from (way["Next"] for key in ("Catch", "Choices") for way in state.get(key, ()))
+
+
+def test_every_name_is_a_state(job: Job) -> None:
+    machine = made(job)
+    named = {machine["StartAt"], *(name for state in machine["States"].values() for name in leads_to(state))}
+    assert named - set(machine["States"]) == set()
+
+
+def test_every_state_can_be_reached_and_leads_on_or_ends(job: Job) -> None:
+    machine = made(job)
+    reached, ahead = set(), [machine["StartAt"]]
+    while ahead:
+        name = ahead.pop()
+        if name not in reached:
+            reached.add(name)
+            ahead += leads_to(machine["States"][name])
+    assert reached == set(machine["States"])
+    assert {state["Type"] for state in machine["States"].values() if not list(leads_to(state))} == {"Succeed", "Fail"}
+
+
+def test_the_stages_follow_one_another_as_in_the_pipeline(job: Job) -> None:
+    states = made(job)["States"]
+    walked, name = [], states["Begin"]["Next"]
+    while name != "Done":
+        walked.append(name)
+        choices = states[states[name]["Next"]]["Choices"]
+        name = next(choice["Next"] for choice in choices if choice["StringEquals"] == "next")
+    assert walked == [str(stage) for stage in stages(job)]
+
+
+def test_whatever_a_step_says_has_its_way_and_what_it_never_says_is_a_failure(job: Job) -> None:
+    states = made(job)["States"]
+    for stage in stages(job):
+        choice = states[f"{stage}: what next?"]
+        ways = {way["StringEquals"] for way in choice["Choices"]}
+        assert ways >= {"next", "held", "failed", "cancelled"}
+        assert ("wait" in ways) == (stage.step == "work")
+        assert ("query" in ways) == (stage.step in ("validate", "prepare", "publish"))
+        assert choice["Default"] == "Failed"
+
+
+def test_no_task_fails_without_being_caught(job: Job) -> None:
+    for name, state in made(job)["States"].items():
+        if state["Type"] == "Task":
+            assert [catch["ErrorEquals"] for catch in state["Catch"]] == [["States.ALL"]], name
+
+
+# ---- when to look at the workers again
+
+
+def test_looks_come_sooner_the_nearer_the_end_is() -> None:
+    look = Look.of(None, 0.0).next(0, 1.0, left=1000, busy=True)
+    assert look.pause == SOONEST
+    look = look.next(100, 11.0, left=900, busy=True)  # 10 units a second: 90 s are left
+    assert look.pause == 45
+    assert look.next(990, 61.0, left=10, busy=True).pause == SOONEST
+
+
+def test_looks_without_progress_come_ever_more_rarely_and_count_only_if_no_message_is_left() -> None:
+    look, pauses = Look.of(None, 0.0), []
+    for second in range(8):
+        look = look.next(0, float(second), left=1000, busy=second < 5)
+        pauses.append(look.pause)
+    assert pauses == sorted(pauses)
+    assert (pauses[0], pauses[-1]) == (SOONEST, LATEST)
+    assert look.idle == 3
+
+
+def test_progress_forgives_what_was_swept() -> None:
+    look = Look(0.0, done=5, pause=6, idle=1, swept=4)
+    assert look.next(5, 1.0, left=10, busy=False).swept == 4
+    after = look.next(6, 1.0, left=9, busy=False)
+    assert (after.idle, after.swept) == (0, 0)

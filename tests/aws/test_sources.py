@@ -1,0 +1,517 @@
+"""Sources in S3 and in Glue: what is accepted, rejected and said is what this machine says of the same rows."""
+
+from __future__ import annotations
+
+import datetime as dt
+import gzip
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, MultipleOf
+from by_hand import Afar, Distant
+from emulator import Emulator
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bench import Bench, Piece
+from hundredfold import Job, Model, Source
+from hundredfold.aws.begin import new_record
+from hundredfold.aws.home import StackHome
+from hundredfold.aws.objects import find_objects
+from hundredfold.errors import ConservationError, ContractError, HundredfoldError, SourceError, StateError, UsageError
+from hundredfold.local.runs import Run
+from hundredfold.steps.validate import Verdict
+
+FEW = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@dataclass
+class Sale:
+    shop: Annotated[str, MinLen(1), MaxLen(4)]
+    kind: Literal["new", "used"]
+    code: Annotated[str, re.compile(r"v.\d{3}")] | None
+    price: Annotated[float, Gt(0), Lt(1000)] | None
+    cost: Annotated[Decimal, Ge(0)] | None
+    count: Annotated[int, MultipleOf(2), Le(100)] | None
+    day: dt.date
+    at: dt.datetime | None
+    sold: bool | None
+
+
+@dataclass
+class Shop:
+    shop: str
+
+
+SHOPS = pa.table({"shop": ["a", "b", "ab"]})
+SALES = Source(
+    "sales",
+    Sale,
+    unique=("shop", "day"),
+    latest="at",
+    references={"shop": "shops.shop"},
+    not_future=("day", "at"),
+    clean={"shop": "lower(trim(shop))", "price": "price"},
+    max_rejected=1000,
+)
+SOURCES = (Source("shops", Shop, unique=("shop",)), SALES)
+
+
+@pytest.fixture(scope="module")
+def afar(aws_env: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Afar:
+    return Afar(aws_env, tmp_path_factory.mktemp("afar"))
+
+
+def rest(rows: Any) -> dict[str, Any]:
+    return {"n": rows.rows}
+
+
+def job_of(*sources: Source) -> Job:
+    return Job("check", sources=sources, models=[Model("rest", unit=(), work=rest, query="SELECT 1 AS one")])
+
+
+def both(bench: Bench, afar: Afar, sources: tuple[Source, ...], places: dict[str, Any]) -> tuple[Piece, Distant]:
+    """A run of these sources here, and one there."""
+    job = job_of(*sources)
+    for name, place in places.items():
+        if isinstance(place, pa.Table):
+            places[name] = bench.store.path(f"tables/{uuid4().hex}/rows.parquet")
+            places[name].parent.mkdir(parents=True)
+            pq.write_table(place, places[name])
+    return bench.start(job, **places), afar.start(job, **places)
+
+
+def plain(rows: list[dict[str, Any]], exact: bool) -> list[str]:
+    """Rows in an order of their own, each with the name of its file instead of its address."""
+    bare = [{k: Path(v).name if k == "__file" else v for k, v in row.items() if exact or k != "__row"} for row in rows]
+    return sorted(repr(sorted(row.items(), key=lambda item: item[0])) for row in bare)
+
+
+def facts(verdict: Verdict, exact: bool) -> tuple[Any, ...]:
+    """What a verdict says, without addresses; of rows without numbers no first one."""
+    found = sorted((f.column, f.words, f.rows, *((f.row, f.value) if exact else ())) for f in verdict.findings)
+    counts = (verdict.rows, verdict.accepted, verdict.rejected, verdict.copies, verdict.superseded, verdict.repaired)
+    return (verdict.source, counts, found)
+
+
+def judged(run: Piece) -> list[Verdict] | str:
+    """The verdicts on a run's sources, or why there is none."""
+    try:
+        return run.validate()
+    except ContractError as error:
+        return f"{error.message}: {sorted(re.sub(r'first: .*', '', problem) for problem in error.problems)}"
+
+
+def assert_same_verdicts(here: Piece, there: Distant, *, exact: bool) -> list[Verdict]:
+    found, wanted = judged(there), judged(here)
+    if isinstance(found, str) or isinstance(wanted, str):
+        assert found == wanted
+        return []
+    for mine, theirs in zip(wanted, found, strict=True):
+        assert facts(theirs, exact) == facts(mine, exact)
+        assert plain(there.accepted(mine.source), exact) == plain(here.accepted(mine.source), exact)
+        if mine.rejected or mine.dropped:
+            assert plain(there.rejects(mine.source), exact) == plain(here.rejects(mine.source), exact)
+    return found
+
+
+# ---- the same verdict
+
+
+day = st.dates(dt.date(2025, 1, 1), dt.date(2025, 1, 5)).map(str) | st.sampled_from(
+    ["2025-1-3", "2025-02-30", "soon", "2027-01-01", "2025-01-02 10:00:00", ""]
+)
+moment = st.sampled_from(
+    [
+        "2025-01-01 10:00:00",
+        "2025-01-01T10:00:00.5",
+        "2025-01-01T12:30:00+02:00",
+        "2025-01-01T10:00Z",
+        "2025-01-01",
+        "later",
+        "2031-01-01 00:00:00",
+        "",
+    ]
+)
+number = st.sampled_from(["1.5", " 2 ", "0", "-1", "999.5", "1000", "1e2", "nan", "inf", "x", "", "12.345", "3"])
+texts = st.fixed_dictionaries(
+    {
+        "shop": st.sampled_from(["a", "A ", "b", "ab", "ä", "abcde", "", "x"]), "kind": st.sampled_from(["new", "used", "old", ""]),
+        "code": st.sampled_from(["vx123", "v\u00e4999", "v123", "xvx123", "", "vx123\n"]), "price": number, "cost": number,
+        "count": st.sampled_from(["2", "4.0", "3", "102", "2.5", "1e1", "", "two", "-2"]), "day": day, "at": moment,
+        "sold": st.sampled_from(["true", "F", "yes", "0", "maybe", ""]),
+    }
+)  # fmt: skip
+
+
+def csv_of(rows: list[dict[str, str]]) -> str:
+    lines = [",".join(f'"{row[name]}"' if "\n" in row[name] else row[name] for name in GOOD_TEXT) for row in rows]
+    return "\n".join([",".join(GOOD_TEXT), *lines]) + "\n"
+
+
+@FEW
+@given(rows=st.lists(texts, min_size=1, max_size=25))
+def test_text_is_judged_as_on_this_machine(bench: Bench, afar: Afar, tmp_path: Path, rows: list[dict[str, str]]) -> None:
+    (tmp_path / "sales.csv").write_text(csv_of([*rows, GOOD_TEXT]))
+    assert_same_verdicts(*both(bench, afar, SOURCES, {"shops": SHOPS, "sales": tmp_path / "sales.csv"}), exact=False)
+
+
+GOOD_TEXT = {
+    "shop": "b", "kind": "new", "code": "vx123", "price": "1.5", "cost": "1.25", "count": "2", "day": "2024-12-31", "at": "2024-12-31 10:00:00", "sold": "true"
+}  # fmt: skip
+GOOD = {
+    "shop": "b", "kind": "new", "code": "vx123", "price": 1.5, "cost": Decimal("1.25"), "count": 2, "day": dt.date(2024, 12, 31),
+    "at": dt.datetime(2024, 12, 31, 10), "sold": True,
+}  # fmt: skip
+typed = st.fixed_dictionaries(
+    {
+        "shop": st.none() | st.sampled_from(["a", "A ", "b", "ab", "x", "abcde", ""]), "kind": st.none() | st.sampled_from(["new", "used", "old"]),
+        "code": st.none() | st.sampled_from(["vx123", "v1", "v\n123"]), "price": st.none() | st.sampled_from([1.5, 0.0, -1.0, 999.0, 1e9, float("nan"), float("inf")]),
+        "cost": st.none() | st.decimals(-2, 2, places=2), "count": st.none() | st.integers(-4, 104), "day": st.none() | st.dates(dt.date(2025, 1, 1), dt.date(2025, 1, 4)),
+        "at": st.none() | st.sampled_from([dt.datetime(2025, 1, 1, 10, 0, 0, 500000), dt.datetime(2025, 1, 2), dt.datetime(2031, 1, 1)]), "sold": st.none() | st.booleans(),
+    }
+)  # fmt: skip
+TYPES = pa.schema(
+    [("shop", pa.string()), ("kind", pa.string()), ("code", pa.string()), ("price", pa.float64()), ("cost", pa.decimal128(12, 2)), ("count", pa.int32()),
+     ("day", pa.date32()), ("at", pa.timestamp("us")), ("sold", pa.bool_())]
+)  # fmt: skip
+
+
+@FEW
+@given(rows=st.lists(typed, min_size=1, max_size=25))
+def test_parquet_is_judged_as_on_this_machine(bench: Bench, afar: Afar, rows: list[dict[str, Any]]) -> None:
+    table = pa.Table.from_pylist([*rows, GOOD], TYPES)
+    assert_same_verdicts(*both(bench, afar, SOURCES, {"shops": SHOPS, "sales": table}), exact=False)
+
+
+def test_copies_superseded_rows_and_clashes_are_told_apart(bench: Bench, afar: Afar) -> None:
+    def row(**change: Any) -> dict[str, Any]:
+        return GOOD | change
+
+    rows = [
+        row(), row(), row(price=2.0, at=dt.datetime(2025, 1, 1)), row(shop="a", at=None), row(shop="a", price=3.0), row(shop="ab"), row(shop="ab", price=4.0),
+        row(shop="ab", price=-4.0),
+    ]  # fmt: skip
+    here, there = both(bench, afar, SOURCES, {"shops": SHOPS, "sales": pa.Table.from_pylist(rows, TYPES)})
+    verdict = assert_same_verdicts(here, there, exact=False)[1]
+    assert (verdict.rows, verdict.accepted, verdict.copies, verdict.superseded, verdict.rejected) == (8, 2, 1, 2, 3)
+    told = sorted((row["__reason"], row["__counts"]) for row in there.rejects("sales"))
+    assert told == [
+        ("copy of another row", False), ("price must be > 0", True), ("shop, day must be unique", True), ("shop, day must be unique", True),
+        ("superseded by a later row", False), ("superseded by a later row", False),
+    ]  # fmt: skip
+
+
+def test_rejects_are_read_as_those_of_any_run(afar: Afar, aws_env: Emulator) -> None:
+    run = afar.start(job_of(Source("shops", Shop, unique=("shop",), max_rejected=5)), shops=pa.table({"shop": ["a", None, "b"]}))
+    run.validate()
+    home = StackHome.__new__(StackHome)
+    home.store = afar.store
+    (row,) = Run(home, run.layout.run).rejects("shops").arrow().to_pylist()
+    assert (row["__reason"], row["shop"]) == ("shop must not be null", None)
+    assert row["__file"].startswith(f"s3://{afar.place.bucket}/sources/")
+
+
+# ---- where rows are
+
+
+def test_files_of_every_kind_are_sources(bench: Bench, afar: Afar, tmp_path: Path) -> None:
+    line = '{"shop": "a", "n": 1}\n'
+    (tmp_path / "a.csv").write_text("shop,n\na,1\n")
+    (tmp_path / "b.csv").write_bytes(b"\xef\xbb\xbfshop,n\r\na,1\r\n")
+    (tmp_path / "c.csv.gz").write_bytes(gzip.compress(b"shop,n\na,1\n"))
+    (tmp_path / "d.tsv").write_text("shop\tn\na\t1\n")
+    (tmp_path / "e.jsonl").write_text(line)
+    (tmp_path / "f.ndjson.gz").write_bytes(gzip.compress(line.encode()))
+    pq.write_table(pa.table({"shop": ["a"], "n": [1]}), tmp_path / "g.parquet")
+    for path in sorted(tmp_path.iterdir()):
+        here, there = both(bench, afar, (Source("shops"),), {"shops": path})
+        assert_same_verdicts(here, there, exact=True)
+        assert there.accepted("shops") == [{"shop": "a", "n": 1}], path.name
+
+
+def test_quoted_newlines_and_missing_values_are_values(bench: Bench, afar: Afar, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('word,n\n"two\nlines",1\n"a ""quote""",\n"",3\n')
+    here, there = both(bench, afar, (Source("notes"),), {"notes": tmp_path / "a.csv"})
+    assert_same_verdicts(here, there, exact=True)
+    assert {"word": "two\nlines", "n": 1} in there.accepted("notes")
+
+
+def test_malformed_lines_are_rejected_with_their_words(bench: Bench, afar: Afar, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.csv").write_text("shop,n\na,1\nb\nc,3,4\nd,4\n")
+    here, there = both(bench, afar, (Source("shops", Shop, max_rejected=4),), {"shops": tmp_path})
+    (verdict,) = assert_same_verdicts(here, there, exact=True)
+    assert (verdict.rows, verdict.accepted, verdict.rejected) == (8, 4, 4)
+    assert {row["__line"] for row in there.rejects("shops")} == {"b", "c,3,4"}
+
+
+class Folder:
+    """A prefix of a test's own in the bucket."""
+
+    def __init__(self, afar: Afar, name: str) -> None:
+        self.afar, self.prefix = afar, f"sources/{name}"
+        self.address = afar.store.where(self.prefix)
+
+    def parquet(self, key: str, **columns: Any) -> str:
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table(columns), sink)
+        return self.put(key, sink.getvalue().to_pybytes())
+
+    def put(self, key: str, data: bytes) -> str:
+        self.afar.emulator.client("s3").put_object(Bucket=self.afar.place.bucket, Key=f"{self.prefix}/{key}", Body=data)
+        return f"{self.address}/{key}"
+
+    def read(self, place: str, **declared: Any) -> list[Any]:
+        """The values of column a of all rows at a place, in order."""
+        run = self.afar.start(job_of(Source("things", **declared)), things=place)
+        (verdict,) = run.validate()
+        rows = run.accepted("things")
+        assert verdict.rows == len(rows)
+        return sorted(row["a"] for row in rows)
+
+
+@pytest.fixture
+def folder(afar: Afar, request: pytest.FixtureRequest) -> Folder:
+    return Folder(afar, re.sub(r"\W", "-", request.node.name))
+
+
+def test_one_object_of_a_folder_is_read_and_no_other(folder: Folder) -> None:
+    one = folder.parquet("x/one.parquet", a=[1])
+    folder.parquet("x/two.parquet", a=[2])
+    assert folder.read(one) == [1]
+    assert any('"$path" IN (' in sql for sql in folder.afar.queries[-3:])
+
+
+def test_a_prefix_is_all_below_it_that_is_not_hidden(folder: Folder) -> None:
+    for number, key in enumerate(
+        ["one.parquet", "deep/er/two.parquet", "_hidden.parquet", "_temporary/0/three.parquet", ".x/four.parquet"]
+    ):
+        folder.parquet(f"x/{key}", a=[number])
+    folder.put("x/_SUCCESS", b"")
+    folder.put("x/notes.md", b"# notes")
+    folder.put("x/deep/", b"")
+    folder.parquet("xy/other.parquet", a=[9])
+    assert folder.read(f"{folder.address}/x/") == [0, 1]
+    assert folder.read(f"{folder.address}/x") == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "wanted"),
+    [("x/2024-*.parquet", [1, 2]), ("x/2024-0?.parquet", [1]), ("x/[2]024-1*.parquet", [2]), ("x/*.parquet", [1, 2, 3]), ("**/*.parquet", [1, 2, 3, 4]), ("*/*/d.parquet", [4])],
+)  # fmt: skip
+def test_a_pattern_is_read_as_on_a_disk(folder: Folder, pattern: str, wanted: list[int]) -> None:
+    for number, key in enumerate(["x/2024-01.parquet", "x/2024-10.parquet", "x/2025-01.parquet", "x/y/d.parquet"], 1):
+        folder.parquet(key, a=[number])
+    assert folder.read(f"{folder.address}/{pattern}") == wanted
+
+
+def test_many_objects_are_named_in_a_table_of_their_own(folder: Folder) -> None:
+    for number in range(150):
+        folder.parquet(f"x/part-{number:05d}-{'long-' * 10}.parquet", a=[number])
+    folder.parquet("x/other.parquet", a=[-1])
+    assert folder.read(f"{folder.address}/x/part-*.parquet") == list(range(150))
+    assert all(len(sql) < 20_000 for sql in folder.afar.queries[-3:])
+
+
+def test_an_object_that_comes_while_others_are_checked_is_not_read(folder: Folder) -> None:
+    folder.parquet("x/one.parquet", a=[1, 2])
+    run = folder.afar.start(job_of(Source("things", unique=("a",))), things=f"{folder.address}/x/")
+    asked = folder.afar.ran
+    folder.afar.ran = lambda *words: (folder.parquet("x/two.parquet", a=[1, 3]), asked(*words))[1]  # type: ignore[method-assign]
+    try:
+        (verdict,) = run.validate()
+    finally:
+        folder.afar.ran = asked  # type: ignore[method-assign]
+    assert verdict.rows == 2
+    assert sorted(row["a"] for row in run.accepted("things")) == [1, 2]
+
+
+def test_an_object_that_changes_while_it_is_checked_is_told(folder: Folder) -> None:
+    folder.parquet("x/one.parquet", a=[1, 2])
+    run = folder.afar.start(job_of(Source("things", unique=("a",))), things=f"{folder.address}/x/")
+    asked = folder.afar.ran
+    folder.afar.ran = lambda *words: (folder.parquet("x/one.parquet", a=[1, 3, 4]), asked(*words))[1]  # type: ignore[method-assign]
+    try:
+        with pytest.raises(SourceError, match=r"things changed while it was checked\n  s3://.*one.parquet"):
+            run.validate()
+    finally:
+        folder.afar.ran = asked  # type: ignore[method-assign]
+
+
+def test_objects_that_change_after_they_were_checked_are_told(folder: Folder) -> None:
+    one = folder.parquet("x/one.parquet", a=[1, 2])
+    run = folder.afar.start(job_of(Source("things")), things=one)
+    run.validate()
+    folder.parquet("x/one.parquet", a=[1, 2, 3])
+    with pytest.raises(SourceError, match="things has changed since the run began"):
+        run.accepted("things")
+    folder.afar.store.delete(f"{folder.prefix}/x/one.parquet")
+    with pytest.raises(SourceError, match="was there when the run began, and is gone"):
+        run.accepted("things")
+
+
+def test_parquet_files_whose_columns_differ_are_put_together_by_name(bench: Bench, folder: Folder, tmp_path: Path) -> None:
+    for name, columns in {"a": {"a": [1, 2], "b": ["x", "y"]}, "b": {"b": ["z"], "a": pa.array([3], pa.int32()), "c": [1.5]}}.items():
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+    here, there = both(bench, folder.afar, (Source("things", unique=("a",)),), {"things": tmp_path})
+    assert_same_verdicts(here, there, exact=True)
+    assert there.accepted("things")[0].keys() == {"a", "b", "c"}
+
+
+def test_a_key_cannot_climb_out_of_the_folder_that_it_is_read_in(folder: Folder, tmp_path: Path) -> None:
+    folder.put("x/../../../../../evil.csv", b"a\n1\n")
+    folder.put(f"x/{tmp_path}/evil.csv", b"a\n2\n")
+    folder.put('x/it\'s; "odd".csv', b"a\n3\n")
+    assert folder.read(f"{folder.address}/x/") == [2, 3]
+    assert not list(tmp_path.rglob("evil*"))
+
+
+def test_quotes_in_the_keys_of_parquet_objects_are_but_letters(folder: Folder) -> None:
+    folder.parquet("x/it's \"odd\" ') OR 1=1 --.parquet", a=[1])
+    folder.parquet("x/plain.parquet", a=[2])
+    assert folder.read(f"{folder.address}/x/") == [1, 2]
+
+
+# ---- a table of Glue
+
+
+def test_a_table_of_glue_is_a_source_by_its_name(folder: Folder, aws_env: Emulator) -> None:
+    folder.parquet("t/p=1/x.parquet", A=[1, 2], day=[dt.date(2025, 1, 1)] * 2)
+    folder.parquet("t/p=2/x.parquet", A=[3], day=[dt.date(2025, 1, 2)])
+    glue, name = aws_env.client("glue"), "events"
+    serde = {"SerializationLibrary": "org.apache.hadoop.hive.ql.io.parquet.serde.ParquetHiveSerDe"}
+    columns = [{"Name": "a", "Type": "bigint"}, {"Name": "day", "Type": "date"}]
+    at = f"{folder.address}/t/"
+    described = {"Columns": columns, "Location": at, "SerdeInfo": serde}
+    glue.create_database(DatabaseInput={"Name": "lake"})
+    table = {"Name": name, "TableType": "EXTERNAL_TABLE", "StorageDescriptor": described, "PartitionKeys": [{"Name": "p", "Type": "int"}]}
+    glue.create_table(DatabaseName="lake", TableInput=table)
+    for value in ("1", "2"):
+        part = {"Values": [value], "StorageDescriptor": {**described, "Location": f"{at}p={value}/"}}
+        glue.create_partition(DatabaseName="lake", TableName=name, PartitionInput=part)
+    run = folder.afar.start(job_of(Source("things", unique=("a",), max_rejected=1)), things="glue://lake/events")
+    (verdict,) = run.validate()
+    assert (verdict.rows, verdict.accepted) == (3, 3)
+    assert sorted((row["a"], row["p"]) for row in run.accepted("things")) == [(1, 1), (2, 1), (3, 2)]
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("glue://lake/none", "there is no table lake.none in Glue"),
+        ("glue://lake/x/y", "the place is 'glue://lake/x/y', wanted s3://BUCKET/KEY"),
+        ('glue://lake/x"; DROP TABLE y; --', "the place is"),
+    ],
+)
+def test_a_table_that_is_not_there_is_told(afar: Afar, place: str, words: str) -> None:
+    with pytest.raises(SourceError, match=re.escape(words)) as caught:
+        afar.start(job_of(Source("things")), things=place).validate()
+    assert caught.value.hint
+
+
+# ---- what cannot be read
+
+
+WRONG = {
+    "missing prefix": ("nope/", b"", "there is no Parquet, CSV or JSON-lines object at"),
+    "unknown kind": ("a.xlsx", b"x", r"there is no Parquet, CSV .*\n  there is s3://.*a\.xlsx"),
+    "empty": ("a.csv", b"", "things is empty: s3://.* has no byte"),
+    "head alone": ("a.csv", b"a,b\n", "things is empty"),
+    "no parquet": ("a.parquet", b"no", r"things: s3://.*a\.parquet cannot be read as Parquet"),
+    "bad json": ("a.jsonl", b'{"a": 1}\nno\n', r"cannot be read as json: line 2 of .* is no JSON object: no"),
+    "our columns": ("a.csv", b"__file,a\nx,1\n", "things has the columns __file, and columns that begin with __ are ours"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_place_that_cannot_be_read_is_told(folder: Folder, case: str) -> None:
+    key, data, words = WRONG[case]
+    if not key.endswith("/"):
+        folder.put(key, data)
+    with pytest.raises(SourceError, match=words) as caught:
+        folder.afar.start(job_of(Source("things")), things=f"{folder.address}/{key}").validate()
+    assert caught.value.hint
+    assert "SELECT" not in str(caught.value)
+
+
+def test_objects_of_several_kinds_are_refused(folder: Folder) -> None:
+    folder.put("x/a.csv", b"a\n1\n")
+    folder.parquet("x/b.parquet", a=[1])
+    with pytest.raises(SourceError, match="its objects are of several kinds: csv, parquet"):
+        folder.read(f"{folder.address}/x/")
+
+
+EVIL = ["'; DROP TABLE x; --", 'a"b', "a\nb", "a\\b", "../../secret", "x/../../y", "a\x00b", "a`b"]
+
+
+@pytest.mark.parametrize("evil", EVIL)
+def test_a_place_that_could_be_more_than_a_place_is_refused_before_anything_is_asked(afar: Afar, evil: str) -> None:
+    before = len(afar.queries)
+    for place in (f"s3://{afar.place.bucket}/{evil}", f"s3://{evil}/x", evil, f"glue://lake/{evil}", f"https://x/{evil}", f"/etc/{evil}"):
+        with pytest.raises(SourceError, match="the place is "):
+            afar.start(job_of(Source("things")), things=place).validate()
+        with pytest.raises(SourceError):
+            find_objects("rows", place)
+    assert len(afar.queries) == before
+
+
+@pytest.mark.parametrize("evil", [*EVIL, "", "a/b", "ä", "x" * 81, "a b"])
+def test_a_run_id_that_could_be_more_than_a_name_is_refused(evil: str) -> None:
+    with pytest.raises(UsageError, match="cannot be used"):
+        new_record(evil, job_of(Source("things")), "x:y", {"things": "s3://bucket/x/"}, {})
+
+
+def test_a_bucket_that_is_not_there_is_told(afar: Afar) -> None:
+    with pytest.raises(SourceError, match="things: there is no bucket nowhere-at-all"):
+        afar.start(job_of(Source("things")), things="s3://nowhere-at-all/x/").validate()
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Emulator]:
+    """An account in which rights are asked for."""
+    with Emulator(auth=True) as account:
+        yield account
+
+
+@pytest.mark.parametrize(
+    ("right", "words", "hint"),
+    [
+        (None, "may not be listed", "--source-location"),
+        ("s3:ListBucket", r"s3://.*one\.parquet cannot be read: .*(403|AccessDenied|Forbidden)", "--source-location"),
+    ],
+)
+def test_a_right_that_is_missing_is_told(guarded: Emulator, tmp_path: Path, name_of: Any, right: str | None, words: str, hint: str) -> None:
+    data, name = pa.BufferOutputStream(), name_of("reader")
+    pq.write_table(pa.table({"a": [1]}), data)
+    s3, iam = guarded.client("s3"), guarded.client("iam")
+    s3.create_bucket(Bucket=name)
+    s3.put_object(Bucket=name, Key="x/one.parquet", Body=data.getvalue().to_pybytes())
+    iam.create_user(UserName=name)
+    if right:
+        allowed = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": right, "Resource": "*"}]}
+        iam.put_user_policy(UserName=name, PolicyName="p", PolicyDocument=json.dumps(allowed))
+    key = iam.create_access_key(UserName=name)["AccessKey"]
+    with guarded.reached(), pytest.MonkeyPatch.context() as patch:
+        from hundredfold.aws import place, sources
+
+        patch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
+        patch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
+        place.client.cache_clear()
+        with pytest.raises(SourceError, match=words) as caught:
+            sources._schemas("rows", find_objects("rows", f"s3://{name}/x/"))
+        place.client.cache_clear()
+    assert hint in str(caught.value.hint)
+    assert key["SecretAccessKey"] not in str(caught.value)
+
+
+__all__ = ["ConservationError", "ContractError", "HundredfoldError", "StateError"]
