@@ -165,6 +165,7 @@ def test_destroy_removes_no_stack_that_deploy_did_not_make(aws_env: Emulator) ->
 
 @needs_cdk
 @pytest.mark.slow
+@pytest.mark.drill
 def test_deploy_tells_of_an_account_that_is_not_prepared_prepares_it_and_deploys(tmp_path: Path) -> None:
     said: list[str] = []
     with Emulator() as account, account.reached():

@@ -18,7 +18,7 @@ from hundredfold.errors import PublishRefused
 from hundredfold.job import Message
 
 __all__ = ["account", "trouble"]
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.drill
 BAD = {
     "raise": ("failed", "ValueError", "as it was told to"),
     "segfault": ("dead", "Died", "killed by SIGSEGV"),

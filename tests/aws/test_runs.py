@@ -20,7 +20,6 @@ from hundredfold.walk import Quiet
 from tariffs import demo
 
 __all__ = ["account", "trouble"]
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -65,6 +64,7 @@ def cli_here(home: Path, *words: str) -> str:
 # ---- a person comes and goes
 
 
+@pytest.mark.drill
 def test_a_run_goes_on_when_its_client_is_interrupted_and_is_found_again(trouble: Stack, tmp_path: Path) -> None:
     tasks = Tasks.write(tmp_path, ["500 ms"] * 12)
     words = ("run", TROUBLE, "--run-id", "left", "--as-of", AS_OF, "--batches", "2", "--source", f"tasks={tasks.file}")
@@ -81,6 +81,7 @@ def test_a_run_goes_on_when_its_client_is_interrupted_and_is_found_again(trouble
     assert published(hundredfold.open_run("left", home=trouble.home)) == tasks.here("left")
 
 
+@pytest.mark.drill
 def test_a_cancelled_run_ends_its_execution_and_its_messages_and_publishes_nothing(trouble: Stack, tmp_path: Path) -> None:
     tasks = Tasks.write(tmp_path, ["500 ms"] * 60)
     run = trouble.run(tasks, "regretted", batches=30, wait=False)
@@ -99,6 +100,7 @@ def test_a_cancelled_run_ends_its_execution_and_its_messages_and_publishes_nothi
 # ---- failures end in the record, with their reason
 
 
+@pytest.mark.drill
 def test_a_broken_contract_is_told(trouble: Stack, tmp_path: Path) -> None:
     tasks = Tasks.write(tmp_path, ["fine", "fine"])
     tasks.file.write_text(tasks.file.read_text().replace("1,fine", "-1,fine"))
@@ -109,6 +111,7 @@ def test_a_broken_contract_is_told(trouble: Stack, tmp_path: Path) -> None:
     assert trouble.record("broken").state == "failed"
 
 
+@pytest.mark.drill
 def test_a_query_that_athena_refuses_is_told_and_the_run_goes_on_when_it_is_mended(trouble: Stack, tmp_path: Path) -> None:
     tasks = Tasks.write(tmp_path, ["fine", "no number", "fine"])
     with pytest.raises(HundredfoldError, match="INVALID_CAST_ARGUMENT"):
@@ -119,6 +122,7 @@ def test_a_query_that_athena_refuses_is_told_and_the_run_goes_on_when_it_is_mend
         assert len(verbs.resume("refused", home=trouble.name).table()) == 3
 
 
+@pytest.mark.drill
 def test_what_athena_does_not_take_is_told_and_the_run_goes_on_when_it_does(trouble: Stack, tmp_path: Path) -> None:
     tasks = Tasks.write(tmp_path, ["fine", "fine"])
     with (
@@ -130,6 +134,7 @@ def test_what_athena_does_not_take_is_told_and_the_run_goes_on_when_it_does(trou
     assert published(verbs.resume("denied", home=trouble.name)) == tasks.here("denied")
 
 
+@pytest.mark.drill
 def test_a_function_that_cannot_be_loaded_is_told_and_the_run_goes_on_when_it_can(trouble: Stack, tmp_path: Path) -> None:
     tasks = Tasks.write(tmp_path, ["fine", "fine"])
     with trouble.deployed_with("Step", Handler="nothing.here"), pytest.raises(HundredfoldError, match="ImportModuleError"):

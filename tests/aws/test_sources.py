@@ -31,6 +31,9 @@ from hundredfold.errors import ConservationError, ContractError, HundredfoldErro
 from hundredfold.local.runs import Run
 from hundredfold.steps.validate import Verdict
 
+pytestmark = pytest.mark.drill
+
+
 FEW = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
