@@ -101,6 +101,9 @@ def rows_of(batch: int, files: Sequence[pa.Buffer], schema: str) -> pa.Table:
         found = pq.ParquetFile(pa.BufferReader(file)).read()
         mine = numpy_of(found.column(len(wanted)), False) == batch
         found = found.select(range(len(wanted))).rename_columns(wanted.names)
+        for place, field in enumerate(wanted):
+            if pa.types.is_null(field.type):  # which no other type can be cast to
+                found = found.set_column(place, field, pa.nulls(found.num_rows))
         tables.append((found if mine.all() else found.filter(pa.array(mine))).cast(wanted))
     return pa.concat_tables(tables) if tables else wanted.empty_table()
 

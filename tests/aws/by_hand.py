@@ -142,6 +142,7 @@ class Distant(Piece):
     """One run on AWS, a step at a time."""
 
     bench: Any
+    round = 1
 
     def validate(self) -> list[Verdict]:
         def check(warehouse: AthenaWarehouse) -> list[Verdict]:
@@ -159,9 +160,10 @@ class Distant(Piece):
                 declared, self.job, self.layout, warehouse, self.store, workers=1, batch_bytes=batch_bytes, batches=12 * parts or 1
             )
 
-        return self.bench.asks(self.layout, split)
+        return self.bench.asks(self.layout, split, round_=self.round)
 
-    def collect(self, model: str, round_: int = 1) -> Collected:
+    def collect(self, model: str, round_: int = 0) -> Collected:
+        round_ = round_ or self.round
         declared, manifest = self.job.model(model), Manifest.read(self.layout, model, self.store)
 
         def gather(warehouse: AthenaWarehouse) -> Collected:
@@ -298,4 +300,4 @@ def _stack(emulator: Emulator) -> Place:
     )  # fmt: skip
 
 
-__all__ = ["Afar", "Distant", "Manifest", "again", "environment", "replace", "walk"]
+__all__ = ["Afar", "Asked", "Distant", "Manifest", "again", "environment", "replace", "walk"]

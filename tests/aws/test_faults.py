@@ -136,7 +136,7 @@ def waiting(trouble: Stack, tmp_path: Path) -> Iterator[tuple[Tasks, list[Messag
         trouble.run(tasks, run, batches=3, max_failed=6, wait=False)
         trouble.until(run, "work doubled")
         yield tasks, [Message(run, "doubled", batch, 2 * batch, 2 * batch + 1) for batch in range(3)]
-        verbs.cancel(run, home=trouble.name)
+    trouble.finished(run)
 
 
 def test_a_call_that_is_handed_a_message_twice_does_the_others_too(
@@ -160,7 +160,7 @@ def test_what_a_job_makes_impossible_comes_back_and_is_a_dead_letter_with_its_re
             "batchItemFailures": [{"itemIdentifier": "m0"}, {"itemIdentifier": "m1"}]
         }
         assert handlers.work(records(second, third, received=3), Context()) == {"batchItemFailures": []}
-    wait_until(lambda: trouble.record(first.run).step != "work doubled", 60, trouble.emulator.log)
+    trouble.until(first.run, "work summed")
     told = failures(trouble, first.run)
     assert sorted(told) == ["2", "3", "4", "5"]
     assert all(message.startswith("there is no module 'jobs.nowhere'") for _, _, message in told.values())
@@ -183,7 +183,7 @@ def test_logs_name_the_run_and_count_its_units_and_hold_no_row_and_no_credential
     assert all(line["function_request_id"] for line in steps)
     counted = [line for line in told if "_aws" in line and line["job"] == "jobs.trouble:job"]
     assert sum(sum(line.get("UnitsFailed", [])) for line in counted) >= 1
-    assert sum(sum(line.get("UnitsDone", [])) for line in counted) >= 6  # tasks and parts
+    assert sum(sum(line.get("UnitsDone", [])) for line in counted) >= 5  # tasks and parts
 
 
 # ---- the deadline

@@ -108,7 +108,7 @@ def test_a_message_that_is_not_ours_goes_to_the_dead_letters_with_its_reason(
     assert answer.error is None, (answer.error, found.log.read_text())
     letters = emulator.client("sqs").receive_message(QueueUrl=found.dead, MessageAttributeNames=["All"])["Messages"]  # type: ignore[attr-defined]
     assert [letter["Body"] for letter in letters] == ["rubbish"]
-    assert "not a message" in letters[0]["MessageAttributes"]["reason"]["StringValue"]
+    assert letters[0]["MessageAttributes"]["reason"]["StringValue"] == "it is no JSON"
 
 
 def test_a_whole_run_with_the_package_alone_ends_with_the_bytes_of_a_run_here(tmp_path: Path) -> None:

@@ -6,9 +6,8 @@ bounds: so many at a time, and so many bytes before they are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -16,15 +15,18 @@ import pyarrow as pa
 from .store import S3Store
 
 THREADS = 16
-AHEAD = 64 * 2**20  # bytes that may wait here to be asked for
-KEPT = 64 * 2**20  # bytes of one kind that are kept for the next time they are asked for
+MOST = 64 * 2**20  # bytes
 
 
 class Ahead:
-    """An S3Store, for as long as a `with`. Objects of one kind (`.ledger.arrow`, say) are expected in the order of a listing."""
+    """An S3Store, for as long as a `with`. Objects of one kind (`.ledger.arrow`, say) are expected in the order of a listing.
 
-    def __init__(self, store: S3Store) -> None:
-        self.store = store
+    `room`  bytes of each kind that may be here before they are asked for
+    `kept`  a kind that has so many bytes at most is kept, for the next time it is asked for
+    """
+
+    def __init__(self, store: S3Store, *, room: int = MOST, kept: int = MOST) -> None:
+        self.store, self.room, self.kept = store, room, kept
         self._pool = ThreadPoolExecutor(THREADS)
         self._lines: dict[str, Line] = {}
 
@@ -40,50 +42,46 @@ class Ahead:
     def list(self, prefix: str) -> Iterator[str]:
         """The keys below a prefix, which from now on are expected."""
         sizes = self.store.sizes(prefix)
-        self._lines = {}
+        kinds: dict[str, dict[str, int]] = {}
         for key, size in sizes.items():
-            self._lines.setdefault(_kind(key), Line()).expect(key, size)
+            kinds.setdefault(_kind(key), {})[key] = size
+        self._lines = {kind: Line(expected, self.room, sum(expected.values()) <= self.kept) for kind, expected in kinds.items()}
         return iter(sizes)
 
     def get(self, key: str) -> pa.Buffer:
         """The object's bytes; KeyError if there is none."""
         line = self._lines.get(_kind(key))
-        if line is None or key not in line.places:
+        if line is None or key not in line.sizes:
             return self.store.get(key)
         return line.take(key, lambda wanted: self._pool.submit(self.store.get, wanted))
 
 
-@dataclass
 class Line:
     """Objects of one kind in their order, and those of them that are on their way."""
 
-    keys: list[tuple[str, int]] = field(default_factory=list)  # with their bytes
-    places: dict[str, int] = field(default_factory=dict)
-    coming: dict[str, Future[pa.Buffer]] = field(default_factory=dict)
-    kept: dict[str, pa.Buffer] = field(default_factory=dict)
-    total: int = 0  # bytes of all
-    ahead: int = 0  # bytes of what is coming
-    next: int = 0  # the first that is not
-
-    def expect(self, key: str, size: int) -> None:
-        self.places[key] = len(self.keys)
-        self.keys.append((key, size))
-        self.total += size
+    def __init__(self, sizes: Mapping[str, int], room: int, keep: bool) -> None:
+        self.sizes, self.room, self.keep = sizes, room, keep
+        self.keys = list(sizes)
+        self.places = {key: place for place, key in enumerate(self.keys)}
+        self.coming: dict[str, Future[pa.Buffer]] = {}
+        self.kept: dict[str, pa.Buffer] = {}
+        self.bytes = 0  # of what is coming
+        self.next = 0  # the place of the first that is not
 
     def take(self, key: str, fetch: Callable[[str], Future[pa.Buffer]]) -> pa.Buffer:
-        """What was fetched under that key; what follows it is being fetched from now on."""
+        """What is fetched under that key; what follows it is being fetched from now on."""
         if key in self.kept:
             return self.kept[key]
-        if key not in self.coming:  # it begins here, or again from the first
+        if key not in self.coming:  # it begins here, or again from the first, or some were not wanted
             self._forget()
             self.next = self.places[key]
-        while self.next < len(self.keys) and (self.ahead < AHEAD or not self.coming):
-            following, size = self.keys[self.next]
+        while self.next < len(self.keys) and (self.bytes < self.room or not self.coming):
+            following = self.keys[self.next]
             self.coming[following] = fetch(following)
-            self.ahead, self.next = self.ahead + size, self.next + 1
+            self.bytes, self.next = self.bytes + self.sizes[following], self.next + 1
         found = self.coming.pop(key).result()
-        self.ahead -= self.keys[self.places[key]][1]
-        if self.total <= KEPT:
+        self.bytes -= self.sizes[key]
+        if self.keep:
             self.kept[key] = found
         return found
 
@@ -91,7 +89,7 @@ class Line:
         for future in self.coming.values():
             future.cancel()
         self.coming.clear()
-        self.ahead = 0
+        self.bytes = 0
 
 
 def _kind(key: str) -> str:

@@ -246,7 +246,7 @@ class AthenaWarehouse:
     def create(self, name: str, select: str, *, buckets: tuple[str, int] | None = None, at: str = "") -> Table:
         """A table of a query's rows. `buckets`: an integer column and how many values it has at most, each of which gets files of its
         own; `at`: where, below processing/ of this run."""
-        identity = f"{self._identity(select)} {buckets}"
+        identity = f"{name} {buckets}\n{self._identity(select)}"
         mark = _mark(identity)
         glue = self._glue_name(f"{name}_{mark}")
         there = self.tables.get(name)

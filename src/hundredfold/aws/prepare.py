@@ -22,6 +22,7 @@ from ..manifest import ROWS, Manifest, UnitList
 from ..query import pack, plain_columns, query_of, sizes
 from ..steps.prepare import columns_of, packed_units, parts_of, prepared, row_width
 from .athena import PATH, AthenaWarehouse
+from .hive import duck_type
 from .store import S3Store
 
 BATCH = "__batch"  # the column by which Athena buckets
@@ -122,15 +123,34 @@ def _numbered(model: Model, select: str, columns: Sequence[str], units: str, lis
 
 
 def _same(name: str, keys: pa.ChunkedArray) -> str:
-    """Equality that Athena can hash: IS NOT DISTINCT FROM would compare every row with every unit."""
-    left, right = f"q.{quote(name)}", f"u.{quote(name)}"
-    if pa.types.is_floating(keys.type):  # NaN is a key like any other
-        left, right = f"CAST({left} AS VARCHAR)", f"CAST({right} AS VARCHAR)"
-        keys = keys if not keys.null_count else pa.chunked_array([pa.array([None], pa.string())])
-    if not keys.null_count:
-        return f"{left} = {right}"
-    text = f"coalesce(CAST({left} AS VARCHAR), '') = coalesce(CAST({right} AS VARCHAR), '')"
-    return f"{text} AND ({left} IS NULL) = ({right} IS NULL)"
+    """Equality that Athena can hash: IS NOT DISTINCT FROM would compare every row with every unit. NaN and null are keys like any other,
+    and each stands for a value beside the question whether it is one."""
+    sides = [f"{table}.{quote(name)}" for table in "qu"]
+    same = []
+    if pa.types.is_floating(keys.type) and np.isnan(numpy_of(keys.drop_null(), False)).any():
+        same.append(" = ".join(f"coalesce(isnan({side}), FALSE)" for side in sides))
+        sides = [f"CASE WHEN isnan({side}) THEN 0e0 ELSE {side} END" for side in sides]
+    if keys.null_count:
+        same.append(" = ".join(f"({table}.{quote(name)} IS NULL)" for table in "qu"))
+        sides = [f"coalesce({side}, {_any_value(keys.type)})" for side in sides]
+    return " AND ".join([" = ".join(sides), *same])
+
+
+def _any_value(kind: pa.DataType) -> str:
+    """Some value of a type, in SQL."""
+    t = pa.types
+    if t.is_null(kind):
+        return "0"
+    text = (
+        "2000-01-01"
+        if t.is_date(kind) or t.is_timestamp(kind)
+        else "FALSE"
+        if t.is_boolean(kind)
+        else ""
+        if t.is_string(kind) or t.is_binary(kind)
+        else "0"
+    )
+    return f"CAST('{text}' AS {duck_type(kind)})"
 
 
 def _look(

@@ -30,7 +30,7 @@ from ..steps.validate import read_verdicts
 from ..steps.work import Progress
 from ..walk import Quiet, Watcher
 from .begin import new_record
-from .home import StackHome, stack_of
+from .home import AT_WORK, StackHome, stack_of
 from .place import client
 
 LOOK = 1.5  # seconds between looks at the record
@@ -136,8 +136,12 @@ def cancel(run_id: str | None = None, *, home: str | None = None) -> Record:
     there, record = _open(run_id, home)
     record = there.ledger.move(record.id, Event.CANCEL, reason="cancelled by hand")
     execution = record.options.get("execution")
-    if execution and there.status_of(execution) == "RUNNING":
-        client("stepfunctions").stop_execution(executionArn=execution, error="Cancelled", cause="cancelled by hand")
+    if execution and there.status_of(execution) == AT_WORK:
+        try:
+            client("stepfunctions").stop_execution(executionArn=execution, error="Cancelled", cause="cancelled by hand")
+        except ClientError:
+            if there.status_of(execution) == AT_WORK:  # else it saw the record, and has ended by itself
+                raise
     return record
 
 

@@ -7,6 +7,7 @@ before the function began, and the end: shortly before the deadline nothing new 
 from __future__ import annotations
 
 import os
+import random
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -42,6 +43,8 @@ WHOLE = 0.8  # of a call's time: a unit that took so much of it does not fit int
 MOST = 0.5  # the same, of one that a worker began with
 GIVEN_UP = 3  # the delivery after which what the job itself makes impossible is a dead letter
 AGAIN = 10  # seconds after which it is tried again before that, and twice as many after the next
+CHECK = 5.0  # seconds between looks whether the run still wants the work
+WORDS = 10 * 2**20  # bytes of what the user's code printed that are kept
 VISIBILITY = 1e9  # the mapping's own is long enough for a call: leases are not extended
 
 log = Logger()
@@ -49,6 +52,10 @@ log = Logger()
 
 class OutOfTime(Exception):
     """The deadline is near."""
+
+
+class Ended(Exception):
+    """The run has ended, or begun another round: nobody wants this work any more."""
 
 
 @dataclass(slots=True)
@@ -152,11 +159,12 @@ class Shift:
     remaining: Callable[[], float]  # seconds until the deadline
     tally: Tally = field(default_factory=Tally)
     time: float = field(init=False)  # seconds that it has for work
-
     closing: float = field(init=False)  # seconds before its end at which nothing new is begun
+    checked: float = field(init=False)  # seconds that remained when the run was last looked at
 
     def __post_init__(self) -> None:
-        self.time = self.remaining() - MARGIN
+        self.checked = self.remaining()
+        self.time = self.checked - MARGIN
         self.closing = min(CLOSING, (1 - EARLIEST) * self.time)
 
     def do(self, records: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -185,7 +193,7 @@ class Shift:
             log.info("dropped: the run is not running", state=record.state.value, messages=len(letters))
             return ()
         models: defaultdict[str, list[tuple[Letter, Message]]] = defaultdict(list)
-        for letter in letters:
+        for letter in suspects_last(letters):
             try:
                 messages = slices(letter, record, self.store)
             except ValueError as error:
@@ -228,7 +236,7 @@ class Shift:
         )
         crew = crew_for(Kit(job, layout, self.store), round_of(record), self.scratch)
         floor = Floor(
-            messages, manifest, units, layout, coverage, handed, self.store, crew, lambda _: self._look(crew), VISIBILITY, only=True
+            messages, manifest, units, layout, coverage, handed, self.store, crew, lambda _: self._look(crew, record), VISIBILITY, only=True
         )
         before, time_left = int(coverage.done.sum()), self.remaining() - MARGIN
         try:
@@ -236,17 +244,27 @@ class Shift:
         except OutOfTime:
             self._end(floor, crew, gained=int(coverage.done.sum()) > before, whole_call=time_left > MOST * self.time)
             return set()
+        except Ended:
+            stop_crew()
+            return set()
         finally:
             self.tally.done += int(coverage.done.sum()) - before
             self.tally.failed += len(floor.bad)
         open_ = {str(number) for number, message in enumerate(messages) if not coverage.covers(message.first, message.last)}
         return open_ - handed.done
 
-    def _look(self, crew: Hands) -> None:
+    def _look(self, crew: Hands, record: Record) -> None:
         """Between events: is it time to end?"""
-        left = self.remaining() - MARGIN
+        remaining = self.remaining()
+        left = remaining - MARGIN
         if left < 0 or (left < self.closing and crew.close()):
             raise OutOfTime
+        if self.checked - remaining > CHECK:
+            self.checked = remaining
+            now = self.ledger.read(record.id)
+            if now.state is not State.RUNNING or round_of(now) != round_of(record):
+                log.info("left: the run is not running", state=now.state.value)
+                raise Ended
 
     def _end(self, floor: Floor, crew: Hands, *, gained: bool, whole_call: bool) -> None:
         """The deadline is near: a unit that will not fit into any call is dead, the rest goes back as new messages."""
@@ -269,6 +287,8 @@ class Shift:
         self._hand_back([part for message in left for part in around(message, at_work)])
 
     def _hand_back(self, messages: Sequence[Message]) -> None:
+        if not messages:
+            return
         self.queue.send([str(message) for message in messages])
         units = sum(message.units for message in messages)
         self.tally.handed_back += units
@@ -277,6 +297,7 @@ class Shift:
     def _later(self, letters: Sequence[Letter], error: HundredfoldError) -> Sequence[Letter]:
         """What could not be done comes back when its lease ends. Where it is the job that makes it impossible, it comes sooner, and not
         for ever: then it is a dead letter, with the reason."""
+        letters = list(dict.fromkeys(letters))
         if not isinstance(error, CrewError | JobError):
             return letters
         again = [letter for letter in letters if letter.received < GIVEN_UP]
@@ -296,6 +317,12 @@ class Shift:
         log.error("refused", reason=reason, message_id=letter.id, characters=len(letter.body))
         self.tally.refused += 1
         self.queue.refuse(letter.body, UNSENDABLE.sub("?", reason))
+
+
+def suspects_last(letters: Iterable[Letter]) -> list[Letter]:
+    """One that came back may have killed its worker, and with it the call's other messages. So the others are done first; and where
+    there are several such, they are in another order each time, so that none is always behind the guilty one."""
+    return sorted(letters, key=lambda letter: (letter.received, random.random() if letter.received > 1 else 0.0))
 
 
 def round_of(record: Record) -> int:
@@ -382,6 +409,9 @@ def crew_for(kit: Kit, round_: int, scratch: Path) -> Hands:
         share = max(memory - OWN, memory // 2) * 2**20 // size
         crew = _crews[kit.layout.run, round_] = Hands(kit, size, share, scratch / "logs")
         crew.start()
+    for words in (scratch / "logs").glob("*"):
+        if words.stat().st_size > WORDS:
+            os.truncate(words, 0)  # the room is what the function has for its lifetime
     crew.open()
     return crew
 

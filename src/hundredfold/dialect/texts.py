@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Callable
+from functools import lru_cache
 
 from sqlglot import exp
 
@@ -38,8 +39,14 @@ def sql(text: str, **values: exp.Expr) -> exp.Expr:
     def put(node: exp.Expr) -> exp.Expr:
         return _tight(values[node.name]) if isinstance(node, exp.Column) and node.name in values else node
 
-    done: exp.Expr = exp.maybe_parse(text, dialect="athena").transform(put)
+    done: exp.Expr = _parsed(text).copy().transform(put, copy=False)
     return done
+
+
+@lru_cache(1000)
+def _parsed(text: str) -> exp.Expr:
+    tree: exp.Expr = exp.maybe_parse(text, dialect="athena")
+    return tree
 
 
 def let(value: exp.Expr, body: Callable[[exp.Expr], exp.Expr]) -> exp.Expr:
@@ -121,6 +128,10 @@ def constant_of(text: str, kind: exp.DataType) -> exp.Expr | None:
         return exp.cast(exp.Literal.string(bare.replace("_", "")), kind.copy())
     if sort == "boolean" and text.lower() in TRUE + FALSE:
         return exp.Boolean(this=text.lower() in TRUE)
+    if sort == "blob" and bare.isalnum():  # DuckDB has escapes in such texts
+        return call("to_utf8", bare)
+    if sort == "blob" and not text:
+        return call("to_utf8", "")
     if sort not in ("date", "timestamp"):
         return None
     found = re.fullmatch(TIME, bare)

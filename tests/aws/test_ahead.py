@@ -1,0 +1,57 @@
+"""A store that reads ahead gives what the store gives, in whatever order it is asked."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+from emulator import Emulator
+
+from hundredfold.aws.ahead import Ahead
+from hundredfold.aws.store import S3Store
+
+KEYS = {f"runs/r/outcomes/{number:03d}.{kind}.arrow": 100 * number + len(kind) for number in range(60) for kind in ("ledger", "results")}
+
+
+@pytest.fixture
+def store(aws_env: Emulator, name_of: Callable[[str], str]) -> S3Store:
+    bucket = name_of("bucket")
+    aws_env.client("s3").create_bucket(Bucket=bucket)
+    store = S3Store(bucket)
+    for key, size in KEYS.items():
+        store.put(key, key.encode().ljust(size, b"."))
+    return store
+
+
+def content(key: str) -> bytes:
+    return key.encode().ljust(KEYS[key], b".")
+
+
+@pytest.mark.parametrize(("room", "kept"), [(2**20, 2**20), (5_000, 0), (1, 0)])
+def test_objects_are_what_they_are_in_any_order(store: S3Store, room: int, kept: int) -> None:
+    chance = random.Random(room)
+    with Ahead(store, room=room, kept=kept) as ahead:
+        assert list(ahead.list("runs/r/outcomes/")) == sorted(KEYS)
+        in_order = sorted(KEYS)
+        some = [key for key in in_order if chance.random() < 0.5]  # others are never wanted
+        for key in [*in_order, *some, *chance.sample(in_order, 40)]:
+            assert ahead.get(key).to_pybytes() == content(key)
+
+
+def test_what_was_not_listed_is_read_as_ever_and_what_is_missing_is_missed(store: S3Store) -> None:
+    with Ahead(store) as ahead:
+        list(ahead.list("runs/r/outcomes/"))
+        ahead.put("runs/r/other.json", b"{}")
+        assert ahead.get("runs/r/other.json").to_pybytes() == b"{}"
+        with pytest.raises(KeyError):
+            ahead.get("runs/r/outcomes/999.ledger.arrow")
+
+
+def test_an_object_that_goes_after_it_was_listed_is_missed(store: S3Store) -> None:
+    with Ahead(store) as ahead:
+        first, second, *_ = ahead.list("runs/r/outcomes/")
+        store.delete(second)
+        assert ahead.get(first).to_pybytes() == content(first)
+        with pytest.raises(KeyError):
+            ahead.get(second)
