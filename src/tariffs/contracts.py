@@ -55,7 +55,11 @@ class BundleSales:
 
 @dataclass(frozen=True)
 class VoiceUsage:
-    """One week of one (cell, hour, day type); discounts are shares of the tariff: applied, and posted before any trial."""
+    """One week of one (cell, hour, day type); discounts are shares of the tariff: applied, and posted before any trial.
+
+    `minutes` were carried.  Of the call attempts, `blocked` found no free channel: a cell that blocks is full, and what was asked of
+    it is about minutes x attempts / (attempts - blocked).  Both are empty where nobody counts them.
+    """
 
     cell: Code
     hour: Hour
@@ -64,6 +68,8 @@ class VoiceUsage:
     discount: Share
     posted_discount: Share
     minutes: Annotated[int, Ge(0)]
+    attempts: Annotated[int, Ge(0)] | None
+    blocked: Annotated[int, Ge(0)] | None
     active_subs: Annotated[int, Gt(0)]
     loaded_at: dt.datetime
 

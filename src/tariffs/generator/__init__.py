@@ -6,11 +6,12 @@ Counter-based random streams (Philox), one per (seed, table, block): a block of 
 any machine; the season has a stream of its own, which all blocks share.  Beside the tables lies `truth/`: what each unit's
 elasticity is, its best price, and a ledger that names each dirty row, its kind and what should become of it.
 
-Prices here are exogenous: campaigns and logged exploration, never an answer to demand.  Estimates on real data have no such luck.
+Prices are exogenous, weeks independent, products and hours separate, and cells without limit, unless `Switches` say otherwise.
 """
 
 from tariffs.generator.calendar import AS_OF
-from tariffs.generator.sizes import SIZES, Size
+from tariffs.generator.sizes import SIZES, Size, size_of
+from tariffs.generator.switches import OFF, Switches
 from tariffs.generator.write import Paths, generate
 
-__all__ = ["AS_OF", "SIZES", "Paths", "Size", "generate"]
+__all__ = ["AS_OF", "OFF", "SIZES", "Paths", "Size", "Switches", "generate", "size_of"]

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from tariffs.generator.calendar import Stream, dice, season, weeks
-from tariffs.generator.sizes import BUNDLES, COST_PER_MB, REGIONS, SEGMENTS, TIERS, Size
+from tariffs.generator.sizes import BUNDLES, CEILING_SHARE, COST_PER_MB, FLOOR_SHARE, REGIONS, SEGMENTS, TIERS, Size
+from tariffs.generator.switches import OFF, SHOCK, Switches, shocks
 
 LOCATIONS_PER_BLOCK = 20
 TAU = 0.35
@@ -21,6 +22,9 @@ ROWS_PER_BLOCK = 1_000_000  # room for a block's row ids
 PRODUCTS = np.array([b.product for b in BUNDLES])
 LIST_PRICE = np.array([b.list_price for b in BUNDLES])
 UNIT_COST = np.array([b.volume_mb * COST_PER_MB for b in BUNDLES])
+LOWEST_RATIO = 0.3  # of a posted price that foresees a shock
+NEIGHBOURS = np.array([[a.ladder == b.ladder and abs(a.rung - b.rung) == 1 for b in BUNDLES] for a in BUNDLES])
+BEST_RESPONSES = 12  # rounds in which each rung of a ladder answers the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +60,28 @@ def bundle_season(seed: int, size: Size) -> np.ndarray:
     return season(weeks(size.weeks), len(SEGMENTS), dice(seed, Stream.SEASON))
 
 
-def bundle_block(seed: int, size: Size, block: int) -> Block:
+def bundle_block(seed: int, size: Size, block: int, switches: Switches = OFF) -> Block:
     """Arrays inside have the axes (segment, location, product, week)."""
     tier = places(seed, size, block)["tier"].to_numpy()
     shape = (len(SEGMENTS), len(tier), len(BUNDLES))
     rng = dice(seed, Stream.SALES, block)
     beta = _elasticities(tier, shape, rng)
     level = rng.normal(np.log(0.010) - 0.35 * np.log(LIST_PRICE), 0.8, shape)
-    posted, paid, explored = _prices(seed, size, block, shape)
+    eta = shocks(switches, seed, Stream.SHOCKS, block, (*shape, size.weeks)) if switches.shaken else None
+    posted, paid, explored = _prices(seed, size, block, shape, None if eta is None else switches.endog * eta)
     subscribers = _subscribers(shape, size.weeks, rng)
     gamma = bundle_season(seed, size)[:, None, None, :]
-    mu = subscribers * np.exp(level[..., None] + gamma + beta[..., None] * (paid / LIST_PRICE[:, None] - 1))
+    x = paid / LIST_PRICE[:, None] - 1
+    log_demand = level[..., None] + gamma + beta[..., None] * x
+    if eta is not None:
+        log_demand += eta - SHOCK**2 / 2  # a shock moves a week's demand, and not the mean
+    if switches.cross:
+        log_demand += switches.cross * (NEIGHBOURS @ x)
+    mu = subscribers * np.exp(log_demand)
     units = rng.poisson(rng.gamma(mu / (DISPERSION - 1), DISPERSION - 1))
     keys = _keys(size, block, shape)
     sales = _sales_table(keys, size, block, paid=paid, list_price=posted, units=units, active_subs=subscribers, explore_eps=explored)
-    return Block(sales, _truth_table(keys, beta, level, posted[..., -1]))
+    return Block(sales, _truth_table(keys, beta, level, posted[..., -1], switches.cross))
 
 
 def _elasticities(tier: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -81,14 +92,19 @@ def _elasticities(tier: np.ndarray, shape: tuple[int, ...], rng: np.random.Gener
     return np.asarray(np.minimum(product + segment + place + rng.normal(0, TAU, shape), LEAST_ELASTIC))
 
 
-def _prices(seed: int, size: Size, block: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _prices(
+    seed: int, size: Size, block: int, shape: tuple[int, ...], foreseen: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Posted and paid prices, and the logged exploration between them; each (segment, location, product, week).
 
     A campaign holds for 3 to 8 weeks in all segments of a (location, product); some units never leave the list price.
+    What the pricing team foresees of demand comes on top of the campaign, in shares of the list price.
     """
     rng = dice(seed, Stream.PRICES, block)
     campaign = _plateaus(rng, shape[1] * shape[2], size.weeks).reshape(1, *shape[1:], size.weeks)
     constant = (rng.random(shape) < CONSTANT)[..., None]
+    if foreseen is not None:
+        campaign = np.maximum(campaign + foreseen, LOWEST_RATIO)
     tick = np.array([b.price_tick for b in BUNDLES])[:, None]
     posted = np.where(constant, LIST_PRICE[:, None], np.round(np.round(campaign * LIST_PRICE[:, None] / tick) * tick, 2))
     full = (*shape, size.weeks)
@@ -127,9 +143,42 @@ def _sales_table(keys: dict[str, np.ndarray], size: Size, block: int, **measured
     return pa.table(columns)
 
 
-def _truth_table(keys: dict[str, np.ndarray], beta: np.ndarray, level: np.ndarray, current: np.ndarray) -> pa.Table:
-    """The best price is the closed form kappa - 1/beta, in money, before any guard rail."""
+def _truth_table(keys: dict[str, np.ndarray], beta: np.ndarray, level: np.ndarray, current: np.ndarray, chi: float) -> pa.Table:
+    """Two best prices, in money: the unit's own, the closed form kappa - 1/beta before any guard rail; and the one that
+    earns most for its whole ladder, between floor and ceiling."""
     kappa = np.broadcast_to(UNIT_COST / LIST_PRICE, beta.shape)
     best = LIST_PRICE * (kappa - 1 / beta)
     truth = {"beta": beta, "level": level, "kappa": kappa, "current_price": current, "best_price": best}
+    truth |= {"chi": np.full(beta.shape, chi), "ladder_price": LIST_PRICE * _together(best / LIST_PRICE, beta, level, chi)}
     return pa.table({name: values.ravel() for name, values in (keys | truth).items()})
+
+
+def _together(alone: np.ndarray, beta: np.ndarray, level: np.ndarray, chi: float) -> np.ndarray:
+    """Price ratios with the best margin of each (segment, location) as a whole, to 1 % of the list price where products substitute.
+
+    Products answer one another in turn, each by trying all of its prices; for substitutes whose margins are positive this climbs,
+    and it stops long before BEST_RESPONSES.  Shape (segments, locations, products).
+    """
+    ratio: np.ndarray = np.clip(alone, FLOOR_SHARE, CEILING_SHARE)
+    if not chi:
+        return ratio
+    tries = np.round(np.arange(FLOOR_SHARE, CEILING_SHARE + 1e-9, 0.01), 2)
+    for _ in range(BEST_RESPONSES):
+        before = ratio.copy()
+        for product in range(len(BUNDLES)):
+            ratio[..., product] = tries[np.argmax(_margins(ratio, product, tries, beta, level, chi), axis=0)]
+        if np.array_equal(before, ratio):
+            break
+    return ratio
+
+
+def _margins(ratio: np.ndarray, product: int, tries: np.ndarray, beta: np.ndarray, level: np.ndarray, chi: float) -> np.ndarray:
+    """What a product and its neighbours earn per subscriber and week at each of its prices.  Shape (tries, segments, locations)."""
+    x = ratio - 1
+    log_demand = level + beta * x + chi * (x @ NEIGHBOURS)
+    own = np.exp(log_demand[..., product] - beta[..., product] * x[..., product] + beta[..., product] * (tries - 1)[:, None, None])
+    earned = (LIST_PRICE[product] * tries - UNIT_COST[product])[:, None, None] * own
+    for other in np.flatnonzero(NEIGHBOURS[product]):
+        theirs = (LIST_PRICE[other] * ratio[..., other] - UNIT_COST[other]) * np.exp(log_demand[..., other] - chi * x[..., product])
+        earned += np.exp(chi * (tries - 1))[:, None, None] * theirs
+    return np.asarray(earned)

@@ -21,6 +21,9 @@ class Stream(IntEnum):
     DIRT = 5
     VOICE_SEASON = 6
     VOICE = 7
+    SHOCKS = 8
+    VOICE_SHOCKS = 9
+    CALLS = 10
 
 
 def dice(seed: int, stream: Stream, block: int = 0) -> np.random.Generator:

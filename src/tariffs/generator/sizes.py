@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Format = Literal["csv", "parquet"]
@@ -16,6 +16,24 @@ class Size:
     cells: int
     weeks: int
     sales_format: Format
+
+
+MOST_WEEKS = 500  # beyond, the row ids of a block would meet
+
+
+def size_of(name: str, locations: int | None = None, cells: int | None = None, weeks: int | None = None) -> Size:
+    """A size by its name, with other counts where they are given; ValueError for one that cannot be made."""
+    usual = SIZES[name]
+    size = replace(
+        usual,
+        locations=usual.locations if locations is None else locations,
+        cells=usual.cells if cells is None else cells,
+        weeks=usual.weeks if weeks is None else weeks,
+    )
+    wrong = [f"{field}={getattr(size, field)}" for field in ("locations", "cells", "weeks") if getattr(size, field) < 1]
+    if wrong or size.weeks > MOST_WEEKS:
+        raise ValueError(f"found {', '.join(wrong) or f'weeks={size.weeks}'}; wanted at least 1 of each, and at most {MOST_WEEKS} weeks")
+    return size
 
 
 SIZES = {

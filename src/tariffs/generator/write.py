@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +33,7 @@ from tariffs.generator.sizes import (
     Format,
     Size,
 )  # fmt: skip
+from tariffs.generator.switches import OFF, Switches
 
 BLOCKS_PER_FILE = 64
 SOURCES = ("bundle_sales", "voice_usage", "cell_load", "product_catalog", "locations", "policy")
@@ -40,51 +47,100 @@ class Paths:
     truth: Path
 
 
-def generate(size: str, out: Path | str, seed: int = 7, dirt: bool = True) -> Paths:
-    """Write the tables of one size ('demo', 'medium', 'large') under `out`, and the truth under `out/truth`."""
-    what, root = SIZES[size], Path(out)
+def generate(size: str | Size, out: Path | str, seed: int = 7, dirt: bool = True, switches: Switches = OFF, workers: int = 1) -> Paths:
+    """Write the tables of one size ('demo', 'medium', 'large', or a `Size`) under `out`, and the truth under `out/truth`.
+
+    Each file is made of blocks that know nothing of one another: `workers` processes write the same bytes as one.
+    """
+    what, root = SIZES[size] if isinstance(size, str) else size, Path(out)
     truth = root / "truth"
     truth.mkdir(parents=True, exist_ok=True)
-    sources = {
-        "bundle_sales": _write_bundles(what, root, truth, seed, dirt),
-        "voice_usage": _write_voice(what, root, truth, seed),
-        "cell_load": [root / "cell_load.parquet"],
-        "product_catalog": [_write_csv(_catalog(), root / "product_catalog.csv")],
-        "locations": [_write_csv(_locations(seed, what), root / "locations.csv")],
-        "policy": [_write_csv(_policy(), root / "policy.csv")],
-    }
+    with _crew(workers) as each:
+        sources = {
+            "bundle_sales": _write_bundles(what, root, truth, seed, dirt, switches, each),
+            "voice_usage": _write_voice(what, root, truth, seed, switches, each),
+            "cell_load": [root / "cell_load.parquet"],
+            "product_catalog": [_write_csv(_catalog(), root / "product_catalog.csv")],
+            "locations": [_write_csv(_locations(seed, what), root / "locations.csv")],
+            "policy": [_write_csv(_policy(), root / "policy.csv")],
+        }
     _write_seasons(what, truth, seed)
+    (truth / "switches.json").write_text(json.dumps(switches.facts(), indent=1) + "\n")
     return Paths(sources, truth)
 
 
-def _write_bundles(size: Size, root: Path, truth: Path, seed: int, dirty: bool) -> list[Path]:
-    files, folder = [], root / "bundle_sales"
+Each = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
+
+
+@contextmanager
+def _crew(workers: int) -> Iterator[Each]:
+    """Calls of a function in order, by so many processes, with no more answers waiting than there are processes."""
+    if workers == 1:
+        yield lambda work, tasks: (work(*task) for task in tasks)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield lambda work, tasks: _in_order(pool, work, tasks, 2 * workers)
+
+
+def _in_order(pool: ProcessPoolExecutor, work: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], ahead: int) -> Iterator[Any]:
+    waiting: deque[Future[Any]] = deque()
+    for task in tasks:
+        waiting.append(pool.submit(work, *task))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _write_bundles(size: Size, root: Path, truth: Path, seed: int, dirty: bool, switches: Switches, each: Each) -> list[Path]:
+    folder = root / "bundle_sales"
     folder.mkdir(parents=True, exist_ok=True)
+    firsts = range(0, bundles.blocks(size), BLOCKS_PER_FILE)
+    files = [folder / f"part-{first // BLOCKS_PER_FILE:04d}.{size.sales_format}" for first in firsts]
+    tasks = (
+        (size, range(first, min(first + BLOCKS_PER_FILE, bundles.blocks(size))), seed, dirty, switches, file)
+        for first, file in zip(firsts, files, strict=True)
+    )
     with _Parquet(truth / "bundles.parquet") as units, _Parquet(truth / "dirt.parquet") as ledger:
-        for first in range(0, bundles.blocks(size), BLOCKS_PER_FILE):
-            last = min(first + BLOCKS_PER_FILE, bundles.blocks(size))
-            files.append(folder / f"part-{first // BLOCKS_PER_FILE:04d}.{size.sales_format}")
-            _write(_bundle_tables(size, range(first, last), seed, dirty, units, ledger), files[-1], size.sales_format)
+        for known, entries in each(_write_part, tasks):
+            for table in known:
+                units.add(table)
+            for table in entries:
+                ledger.add(table)
     return files
 
 
-def _bundle_tables(size: Size, which: Iterable[int], seed: int, dirty: bool, units: _Parquet, ledger: _Parquet) -> Iterator[pa.Table]:
+def _write_part(size: Size, which: range, seed: int, dirty: bool, switches: Switches, file: Path) -> tuple[list[pa.Table], list[pa.Table]]:
+    """One file of sales; the truth of its blocks, and their dirt."""
+    known: list[pa.Table] = []
+    entries: list[pa.Table] = []
+    _write(_bundle_tables(size, which, seed, dirty, switches, known, entries), file, size.sales_format)
+    return known, entries
+
+
+def _bundle_tables(
+    size: Size, which: Iterable[int], seed: int, dirty: bool, switches: Switches, known: list[pa.Table], entries: list[pa.Table]
+) -> Iterator[pa.Table]:
     for number in which:
-        block = bundles.bundle_block(seed, size, number)
-        units.add(block.truth)
-        sales, entries = dirt.soil(block.sales, seed, number) if dirty else (block.sales, dirt.NO_LEDGER)
-        ledger.add(entries)
+        block = bundles.bundle_block(seed, size, number, switches)
+        known.append(block.truth)
+        sales, ledger = dirt.soil(block.sales, seed, number) if dirty else (block.sales, dirt.NO_LEDGER)
+        entries.append(ledger)
         yield sales
 
 
-def _write_voice(size: Size, root: Path, truth: Path, seed: int) -> list[Path]:
+def _write_voice(size: Size, root: Path, truth: Path, seed: int, switches: Switches, each: Each) -> list[Path]:
     target = root / "voice_usage.parquet"
-    with _Parquet(target) as usage, _Parquet(root / "cell_load.parquet") as cells, _Parquet(truth / "voice.parquet") as units:
-        for number in range(voice.blocks(size)):
-            block = voice.voice_block(seed, size, number)
-            usage.add(block.usage)
-            cells.add(block.cells)
-            units.add(block.truth)
+    files = {
+        "usage": target, "cells": root / "cell_load.parquet", "truth": truth / "voice.parquet",
+        "offered": truth / "voice_offered.parquet", "drawn": truth / "voice_shift.parquet",
+    }  # fmt: skip
+    with ExitStack() as stack:
+        open_files = {name: stack.enter_context(_Parquet(path)) for name, path in files.items()}
+        for block in each(voice.voice_block, ((seed, size, number, switches) for number in range(voice.blocks(size)))):
+            for name, file in open_files.items():
+                if (table := getattr(block, name)) is not None:
+                    file.add(table)
     return [target]
 
 
