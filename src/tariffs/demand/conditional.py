@@ -5,7 +5,8 @@ Griliches 1984) one unknown is left, and the penalised objective in it is strict
 Newton's method ends, in two to five steps, at the only solution, and every unit has one: a unit without sales or
 without price variation says nothing, and keeps the prior exactly.
 
-`fit_unit` and `fit_units` are the same formulas in the same order: their results are equal to the last bit.
+`fit_unit` and `fit_units` are the same formulas in the same order: their results are equal to the last bit.  So are `fit_full_unit` and
+`fit_full_units`, which do the same where some weeks sold all there was (`tariffs.demand.censored`).
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tariffs.demand.censored import PASSES, complete, unseen
 from tariffs.demand.panel import Panel
-from tariffs.rows import Floats
+from tariffs.rows import Bools, Floats
 
 TOLERANCE = 1e-10
 MAX_STEPS = 50
@@ -32,12 +34,14 @@ class Fit:
     sd       posterior standard deviation, h^(-1/2)
     shrink   B, the share of the prior in the posterior's precision: 1 = all prior, 0 = all data
     exposed  W = sum E e^(beta x), the expected volume at a level of one
+    demand   Y, what was sold; where all there was, what would have been
     """
 
     beta: Floats
     sd: Floats
     shrink: Floats
     exposed: Floats
+    demand: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class UnitFit:
     sd: float
     shrink: float
     exposed: float
+    demand: float
 
 
 def fit_unit(quantity: Floats, x: Floats, exposure: Floats, mean: float, tau2: float, noise: float) -> UnitFit:
@@ -68,7 +73,7 @@ def fit_unit(quantity: Floats, x: Floats, exposure: Floats, mean: float, tau2: f
             break
     exposed, _, information = _moments(x, exposure, beta, sales, noise)
     curvature = (information if identified else 0.0) + precision
-    return UnitFit(beta, 1.0 / math.sqrt(curvature) if identified else math.sqrt(tau2), precision / curvature, exposed)
+    return UnitFit(beta, 1.0 / math.sqrt(curvature) if identified else math.sqrt(tau2), precision / curvature, exposed, sales)
 
 
 def fit_units(panel: Panel, mean: Floats, tau2: float, noise: Floats) -> Fit:
@@ -92,7 +97,48 @@ def fit_units(panel: Panel, mean: Floats, tau2: float, noise: Floats) -> Fit:
     exposed, _, information = _moments_of_units(panel, beta, sales, noise)
     curvature = np.where(identified, information, 0.0) + precision
     with np.errstate(divide="ignore", invalid="ignore"):  # tau2 = inf: an unidentified unit has no curvature at all
-        return Fit(beta, np.where(identified, 1.0 / np.sqrt(curvature), np.sqrt(tau2)), precision / curvature, exposed)
+        return Fit(beta, np.where(identified, 1.0 / np.sqrt(curvature), np.sqrt(tau2)), precision / curvature, exposed, sales)
+
+
+def fit_full_unit(
+    quantity: Floats, x: Floats, exposure: Floats, full: Bools, mean: float, tau2: float, noise: float, dispersion: float
+) -> UnitFit:
+    """`fit_unit` where the weeks in `full` (n,) sold all there was, by EM; the same bits where none did.
+
+    The posterior's precision counts what such a week tells, not what it would tell were its demand seen.
+    """
+    fit = fit_unit(quantity, x, exposure, mean, tau2, noise)
+    if not full.any():
+        return fit
+    spread = np.full(len(x), dispersion)
+    for _ in range(PASSES):
+        demand = complete(quantity, full, _expect(x, exposure, fit), spread)
+        fit = fit_unit(demand, x, exposure, mean, tau2, noise)
+    mu = _expect(x, exposure, fit)
+    told = mu.copy()
+    told[full] = mu[full] * unseen(quantity[full], mu[full], spread[full]).information
+    total = _total(told)
+    distance = x - _total(told * x) / total
+    curvature = _total(told * (distance * distance)) / noise + 1.0 / tau2
+    if x.max() == x.min():
+        return fit
+    return UnitFit(fit.beta, 1.0 / math.sqrt(curvature), 1.0 / tau2 / curvature, fit.exposed, fit.demand)
+
+
+def fit_full_units(panel: Panel, mean: Floats, tau2: float, noise: Floats, dispersion: Floats) -> Fit:
+    """`fit_full_unit` for every unit of the panel at once; `mean`, `noise` and `dispersion` have shape (units,)."""
+    fit, full = fit_units(panel, mean, tau2, noise), panel.full()
+    if not full.any():
+        return fit
+    hot = np.logical_or.reduceat(full, panel.starts)
+    part, at = panel.only(hot[panel.unit])
+    again = _em(part, full[hot[panel.unit]], mean[at], tau2, noise[at], dispersion[at])
+    return Fit(*(_put(getattr(fit, name), hot, getattr(again, name)) for name in Fit.__slots__))
+
+
+def expect_by(panel: Panel, fit: Fit) -> Floats:
+    """mu (rows,), at the units' own elasticities and levels."""
+    return np.asarray(panel.exposure * np.exp(fit.beta[panel.unit] * panel.x) * (fit.demand / fit.exposed)[panel.unit])
 
 
 def _total(values: Floats) -> float:
@@ -116,3 +162,31 @@ def _moments_of_units(panel: Panel, beta: Floats, sales: Floats, noise: Floats) 
     spread = panel.x - centre[panel.unit]
     variance = panel.sums(weight * (spread * spread)) / exposed
     return exposed, centre, sales * variance / noise
+
+
+def _em(panel: Panel, full: Bools, mean: Floats, tau2: float, noise: Floats, dispersion: Floats) -> Fit:
+    spread = dispersion[panel.unit]
+    fit = fit_units(panel, mean, tau2, noise)
+    for _ in range(PASSES):
+        demand = complete(panel.quantity, full, expect_by(panel, fit), spread)
+        fit = fit_units(panel.selling(demand), mean, tau2, noise)
+    mu = expect_by(panel, fit)
+    told = mu.copy()
+    told[full] = mu[full] * unseen(panel.quantity[full], mu[full], spread[full]).information
+    total = panel.sums(told)
+    distance = panel.x - (panel.sums(told * panel.x) / total)[panel.unit]
+    curvature = panel.sums(told * (distance * distance)) / noise + 1.0 / tau2
+    varied = panel.has_price_variation()
+    sd = np.where(varied, 1.0 / np.sqrt(curvature), fit.sd)
+    return Fit(fit.beta, sd, np.where(varied, 1.0 / tau2 / curvature, fit.shrink), fit.exposed, fit.demand)
+
+
+def _put(values: Floats, where: Bools, others: Floats) -> Floats:
+    changed = values.copy()
+    changed[where] = others
+    return changed
+
+
+def _expect(x: Floats, exposure: Floats, fit: UnitFit) -> Floats:
+    """mu (n,), at the fit's elasticity and level."""
+    return np.asarray(exposure * np.exp(fit.beta * x) * (fit.demand / fit.exposed))

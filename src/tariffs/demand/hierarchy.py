@@ -16,6 +16,8 @@ from tariffs.rows import Floats
 
 TOLERANCE = 1e-12
 MAX_STEPS = 100
+ENOUGH_UNITS = 30
+LEAST_MORRIS = 1.0 / 3.0  # of three spare units; with fewer the factor would be zero, and nothing shrunk at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,19 @@ def refine(mode: Floats, sd: Floats, design: Floats, previous: SecondLevel, ridg
     delta = weighted_least_squares(mode, np.full(len(mode), 1.0 / max(previous.tau2, TOLERANCE)), design, ridge)
     residual = mode - design @ delta
     return SecondLevel(delta, float(np.mean(residual * residual + sd * sd)))
+
+
+def few_units(second: SecondLevel, variance: Floats, parameters: int) -> SecondLevel:
+    """With fewer than 30 units tau2 is a guess, and shrinking by it goes too far: Morris (1983) takes B (K - p - 2) / (K - p) for B.
+
+    Here tau2 grows so that the unit with the median sampling variance (of `variance`, (K,)) is shrunk by just that.
+    """
+    freedom = len(variance) - parameters
+    if len(variance) >= ENOUGH_UNITS:
+        return second
+    factor = max((freedom - 2.0) / freedom, LEAST_MORRIS) if freedom > 0 else LEAST_MORRIS
+    typical = float(np.median(variance))
+    return SecondLevel(second.delta, (second.tau2 + typical * (1.0 - factor)) / factor)
 
 
 def weighted_least_squares(estimate: Floats, weight: Floats, design: Floats, ridge: float) -> Floats:

@@ -6,7 +6,7 @@ figures are the same bits alone and in any batch.  (`np.sum` adds pairwise, and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from tariffs.rows import Bools, Floats, Ints
 
 SPIKE_RATIO, SPIKE_SLACK = 5.0, 200.0
 STEEPEST_ANSWER = 3.0
+FULL = 0.999  # minutes are rounded: a cell is full a little below its capacity
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,9 @@ class Panel:
     quantity  (rows,)   y: units sold, or minutes
     x         (rows,)   price / reference price - 1
     exposure  (rows,)   E: active subscribers, times e^gamma once the season is known
+    trial     (rows,)   the part of x that is logged exploration: chance, and no answer to demand; None where nothing is logged
+    ceiling   (rows,)   the most that could have been sold, such as the minutes of a full cell; None where nothing limits it
+    slack     (rows,)   the variance of quantities that are expectations (`tariffs.demand.censored`); None where all were seen
     """
 
     starts: Ints
@@ -32,6 +36,9 @@ class Panel:
     quantity: Floats
     x: Floats
     exposure: Floats
+    trial: Floats | None = None
+    ceiling: Floats | None = None
+    slack: Floats | None = None
 
     @property
     def units(self) -> int:
@@ -48,15 +55,34 @@ class Panel:
 
     def seasonal(self, gamma: Floats) -> Panel:
         """The same rows with the season in their exposure; `gamma` has one value per row."""
-        return Panel(self.starts, self.unit, self.quantity, self.x, self.exposure * np.exp(gamma))
+        return replace(self, exposure=self.exposure * np.exp(gamma))
+
+    def selling(self, quantity: Floats, slack: Floats | None = None) -> Panel:
+        """The same rows with other quantities, and the variance of those that are expectations."""
+        return replace(self, quantity=quantity, slack=slack)
+
+    def full(self) -> Bools:
+        """The rows that sold all there was: their demand is at least that, and unknown beyond.  Shape (rows,)."""
+        if self.ceiling is None:
+            return np.zeros(len(self.unit), dtype=np.bool_)
+        return self.quantity >= FULL * self.ceiling
+
+    def only(self, rows: Bools) -> tuple[Panel, Ints]:
+        """The rows with `rows` True, and which units they belong to: one left without rows is gone, the others move up."""
+        left, unit = np.unique(self.unit[rows], return_inverse=True)
+        starts = np.searchsorted(unit, np.arange(len(left)))
+        trial, ceiling = (None if c is None else c[rows] for c in (self.trial, self.ceiling))
+        return Panel(starts, unit, self.quantity[rows], self.x[rows], self.exposure[rows], trial, ceiling), left
 
     def has_price_variation(self) -> Bools:
         return np.maximum.reduceat(self.x, self.starts) > np.minimum.reduceat(self.x, self.starts)
 
 
-def make_panel(offsets: Ints, quantity: Floats, x: Floats, exposure: Floats) -> Panel:
+def make_panel(
+    offsets: Ints, quantity: Floats, x: Floats, exposure: Floats, trial: Floats | None = None, ceiling: Floats | None = None
+) -> Panel:
     unit = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    return Panel(offsets[:-1], unit, quantity, x, exposure)
+    return Panel(offsets[:-1], unit, quantity, x, exposure, trial, ceiling)
 
 
 def tally(group: Ints, values: Floats, groups: int) -> Floats:

@@ -7,15 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tariffs.demand.conditional import fit_units
-from tariffs.demand.hierarchy import SecondLevel, paule_mandel, refine
+from tariffs.demand.backtest import POOLED, backtest
+from tariffs.demand.endogeneity import NOTHING_LOGGED, Exogeneity, examine, without_foresight
 from tariffs.demand.panel import Panel, tally
-from tariffs.demand.season import fit_dispersion, fit_inflation, fit_season, scores
+from tariffs.demand.pooling import Layout, fit_season_filled, learn
 from tariffs.rows import Bools, Floats, Ints, Labels
-
-GATE_SE = 2.0  # a first estimate less certain than this says nothing about tau2, and on real data would blow it up
-EM_STEPS = 2
-SMALLEST_TAU2 = 1e-6  # no variance seen between units: fit them as pooled, but keep the problem strictly concave
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +27,13 @@ class Prior:
     gamma                       (season_groups x periods,) row-major log season effects, mean zero
     group_beta                  (groups,) pooled elasticities
     units, gated                units read, and those that told about tau2
+    exogeneity                  NOT_TESTED, EXOGENOUS or ENDOGENOUS: do prices answer to demand? (`tariffs.demand.endogeneity`)
+    trials, first_stage         the share of weeks with logged exploration, and the price's answer to it
+    rho, rho_se, rho_p          what chosen prices have in common with demand, its standard error, p of the test that it is nothing
+    rho_used, rho_variance      what of it is taken out of every unit's weeks, and what that adds to the variance of its elasticity
+    censored                    the share of weeks that sold all there was
+    gate_choice, gate_units     (groups,) EB, POOLED or EB_UNTESTED (`tariffs.demand.backtest`), and the units that decided it
+    gate_eb, gate_pooled        (groups,) held-out conditional deviance per week of both candidates
     """
 
     intercept: float
@@ -49,6 +52,19 @@ class Prior:
     group_beta: Floats
     units: int
     gated: int
+    exogeneity: str
+    trials: float
+    first_stage: float
+    rho: float
+    rho_se: float
+    rho_p: float
+    rho_used: float
+    rho_variance: float
+    censored: float
+    gate_choice: Labels
+    gate_units: Ints
+    gate_eb: Floats
+    gate_pooled: Floats
 
     def mean(self, labels: Mapping[str, Labels]) -> Floats:
         """z'delta for units with these labels; a level never seen adds nothing.  Shape (units,)."""
@@ -64,7 +80,10 @@ class Prior:
         return np.where(known, values[at], values.max())
 
     def noise(self, labels: Mapping[str, Labels]) -> Floats:
-        return self.of_group(self.dispersion * self.inflation, labels)
+        """phi c; infinite where the backtest chose the prior mean: then the units' own weeks say nothing.  Shape (units,)."""
+        at, known = _find(self.groups, labels[self.group_factor])
+        pooled = known & (self.gate_choice[at] == POOLED)
+        return np.where(pooled, np.inf, self.of_group(self.dispersion * self.inflation, labels))
 
     def season(self, group: Labels, days: Ints, unit: Ints) -> Floats:
         """gamma for each row: `group` (units,), `days` and `unit` (rows,); 0 where the prior knows no such week."""
@@ -74,40 +93,31 @@ class Prior:
         return np.where(found, self.gamma[at[unit] * len(self.periods) + when], 0.0)
 
 
-def pool(panel: Panel, factors: Mapping[str, Labels], group_factor: str, season_group: Labels, days: Ints) -> Prior:
+def pool(
+    panel: Panel, factors: Mapping[str, Labels], group_factor: str, season_group: Labels, days: Ints, cluster: Labels | None = None
+) -> Prior:
     """Fit the prior.  factors: names -> (units,); season_group (units,); days (rows,) since 1970-01-01; exposure without a season.
 
-    1 season and group elasticities; 2 dispersion around them; 3 one-step estimates, Paule-Mandel; 4 dispersion and serial inflation around
-    the units' own fits (around the groups' elasticities, the units' differences would pass for correlation, and tau2 come
-    out too small); 3 again, from the units' own prior means, where the steps are short; 5 two EM steps.
+    cluster (units,): units whose weeks may have shocks in common, such as those of one location; each on its own if not given.
+    1 what prices foresaw of demand is found and taken out (`endogeneity`); 2 all that units share is learnt (`pooling`); 3 held-out
+    weeks choose, per group, between the units' own fits and the prior mean (`backtest`).
     """
-    groups, group = np.unique(factors[group_factor], return_inverse=True)
-    seasons, season_of_unit = np.unique(season_group, return_inverse=True)
-    periods, when = np.unique(days, return_inverse=True)
-    cell = season_of_unit[panel.unit] * len(periods) + when
-    season = fit_season(panel, group, cell, len(periods))
-    seasonal = panel.seasonal(season.gamma[cell])
-
-    levels, design = _design(factors)
-    rank = 1 + sum(len(np.unique(values)) - 1 for values in factors.values())
-    dispersion = fit_dispersion(seasonal, season.beta[group], np.zeros(panel.units), group)
-    second, _ = _second_level(seasonal, season.beta[group], dispersion[group], design, rank)
-    fit = fit_units(seasonal, design @ second.delta, _positive(second.tau2), dispersion[group])
-    dispersion = fit_dispersion(seasonal, fit.beta, 1.0 - fit.shrink, group)
-    inflation = fit_inflation(seasonal, fit.beta, fit.sd, dispersion, group)
-    noise = (dispersion * inflation)[group]
-    second, gate = _second_level(seasonal, design @ second.delta, noise, design, rank)
-    for _ in range(EM_STEPS if second.tau2 > 0 else 0):
-        fit = fit_units(seasonal, design @ second.delta, second.tau2, noise)
-        second = refine(fit.beta[gate], fit.sd[gate], design[gate], second)
-    fit = fit_units(seasonal, design @ second.delta, _positive(second.tau2), noise)
-    shape, rate = _level_prior(panel.sums(panel.quantity), fit.exposed, dispersion, group)
-    order = np.argsort(levels)
+    layout, groups, seasons, periods = _lay_out(factors, group_factor, season_group, days)
+    found = _examine(panel, layout, factors, cluster)
+    free = without_foresight(panel, found.pi, found.used)
+    learnt = learn(free, layout)
+    gate = backtest(free, layout)
+    names = _names(factors)
+    shape, rate = _level_prior(learnt.fit.demand, learnt.fit.exposed, learnt.dispersion, layout.group)
+    order, effects = np.argsort(names), learnt.second.delta[1:]
     return Prior(
-        intercept=float(second.delta[0]), levels=levels[order], effects=second.delta[1:][order], tau2=_positive(second.tau2),
-        group_factor=group_factor, groups=groups, dispersion=dispersion, inflation=inflation,
-        level_shape=shape, level_rate=rate, season_groups=seasons, periods=periods, gamma=season.gamma,
-        group_beta=season.beta, units=panel.units, gated=int(gate.sum()),
+        intercept=float(learnt.second.delta[0]), levels=names[order], effects=effects[order], tau2=learnt.tau2,
+        group_factor=group_factor, groups=groups, dispersion=learnt.dispersion, inflation=learnt.inflation,
+        level_shape=shape, level_rate=rate, season_groups=seasons, periods=periods, gamma=learnt.season.gamma,
+        group_beta=learnt.season.beta, units=panel.units, gated=int(learnt.gate.sum()),
+        exogeneity=found.verdict, trials=found.trials, first_stage=found.pi, rho=found.rho, rho_se=found.se, rho_p=found.p,
+        rho_used=found.used, rho_variance=found.variance, censored=float(panel.full().mean()),
+        gate_choice=gate.choice, gate_units=gate.tested, gate_eb=gate.eb, gate_pooled=gate.pooled,
     )  # fmt: skip
 
 
@@ -118,26 +128,40 @@ def expected_level(prior: Prior, labels: Mapping[str, Labels], sales: Floats, ex
     return (shape + sales / dispersion) / (shape / rate + exposed / dispersion)
 
 
-def _second_level(panel: Panel, around: Floats, noise: Floats, design: Floats, rank: int) -> tuple[SecondLevel, Bools]:
-    """Each unit's one-step estimate from `around` (finite even where the maximum of the likelihood is not), gated, then pooled."""
-    score, information = scores(panel, around)
-    variance = np.divide(noise, information, out=np.full(panel.units, np.inf), where=information > 0)
-    gate = variance < GATE_SE**2
-    if not gate.any():
-        raise ValueError(f"none of {panel.units} units tells its elasticity within a standard error of {GATE_SE}: no prior can be learnt")
-    estimate = around[gate] + score[gate] / information[gate]
-    return paule_mandel(estimate, variance[gate], design[gate], rank), gate
+def _lay_out(factors: Mapping[str, Labels], group_factor: str, season_group: Labels, days: Ints) -> tuple[Layout, Labels, Labels, Ints]:
+    """The layout, and the names behind its numbers: groups, season groups, periods."""
+    groups, group = np.unique(factors[group_factor], return_inverse=True)
+    seasons, season_of_unit = np.unique(season_group, return_inverse=True)
+    periods, when = np.unique(days, return_inverse=True)
+    rank = 1 + sum(len(np.unique(values)) - 1 for values in factors.values())
+    return Layout(_design(factors), rank, group, season_of_unit, when, len(periods)), groups, seasons, periods
 
 
-def _design(factors: Mapping[str, Labels]) -> tuple[Labels, Floats]:
-    """Level names (columns - 1,) and the dummies behind an intercept (units, columns); all levels stay: the ridge identifies them."""
-    units = len(next(iter(factors.values())))
-    names, blocks = [], [np.ones((units, 1))]
-    for factor, values in factors.items():
+def _examine(panel: Panel, layout: Layout, factors: Mapping[str, Labels], cluster: Labels | None) -> Exogeneity:
+    """The exogeneity test, with an elasticity of its own for each kind of unit: differences between kinds must not pass for foresight."""
+    if panel.trial is None or not panel.trial.any():
+        return NOTHING_LOGGED
+    kinds = np.zeros(panel.units, dtype=np.int64)
+    for values in factors.values():
+        kinds = kinds * (len(np.unique(values)) + 1) + np.unique(values, return_inverse=True)[1]
+    kind = np.unique(kinds, return_inverse=True)[1]
+    together = np.arange(panel.units) if cluster is None else np.unique(cluster, return_inverse=True)[1]
+    _, filled = fit_season_filled(panel, layout) if panel.full().any() else (None, panel)
+    return examine(filled, kind, layout.cell(panel), layout.periods, together)
+
+
+def _names(factors: Mapping[str, Labels]) -> Labels:
+    """The names of the design's columns but the intercept, such as 'product=DAY_50'."""
+    return np.concatenate([_level_names(factor, np.unique(values)) for factor, values in factors.items()])
+
+
+def _design(factors: Mapping[str, Labels]) -> Floats:
+    """The dummies behind an intercept (units, columns); all levels stay: the ridge identifies them."""
+    blocks = [np.ones((len(next(iter(factors.values()))), 1))]
+    for values in factors.values():
         levels, code = np.unique(values, return_inverse=True)
-        names.append(_level_names(factor, levels))
         blocks.append((code[:, None] == np.arange(len(levels))).astype(np.float64))
-    return np.concatenate(names), np.hstack(blocks)
+    return np.hstack(blocks)
 
 
 def _level_prior(sales: Floats, exposed: Floats, dispersion: Floats, group: Ints) -> tuple[Floats, Floats]:
@@ -149,10 +173,6 @@ def _level_prior(sales: Floats, exposed: Floats, dispersion: Floats, group: Ints
     between = tally(group, exposed * gap * gap, groups) - dispersion * rate * (np.bincount(group, minlength=groups) - 1.0)
     variance = between / np.maximum(weight - tally(group, exposed * exposed, groups) / weight, np.finfo(float).tiny)
     return rate * rate / np.maximum(variance, 1e-6 * rate * rate), rate
-
-
-def _positive(tau2: float) -> float:
-    return max(tau2, SMALLEST_TAU2)
 
 
 def _level_names(factor: str, values: Labels) -> Labels:

@@ -23,31 +23,48 @@ HAC_LAGS = 4
 
 @dataclass(frozen=True, slots=True)
 class Season:
-    """gamma (cells,), with mean zero within each season group, and beta (groups,)."""
+    """gamma (cells,), with mean zero within each season group; beta (groups,); rho, the coefficient of the control."""
 
     gamma: Floats
     beta: Floats
+    rho: float = 0.0
 
 
-def fit_season(panel: Panel, group: Ints, cell: Ints, periods: int) -> Season:
-    """Season effects per cell and elasticities per group.
+def fit_season(panel: Panel, group: Ints, cell: Ints, periods: int, control: Floats | None = None) -> Season:
+    """Season effects per cell and elasticities per group; with a `control` (rows,), its one coefficient as well.
 
     group  (units,) 0..G-1;  cell  (rows,) season group x periods + period.
     """
     cells, groups = int(cell.max()) + 1, int(group.max()) + 1
     cells += -cells % periods
     observed = tally(cell, panel.quantity, cells)
-    gamma, beta = np.zeros(cells), np.zeros(groups)
+    gamma, beta, rho = np.zeros(cells), np.zeros(groups), 0.0
     for _ in range(MAX_SWEEPS):
-        adjusted = panel.seasonal(gamma[cell])
-        step = _group_step(adjusted, beta, group)
+        offset = gamma[cell] if control is None else gamma[cell] + rho * control
+        adjusted = panel.seasonal(offset)
+        step, rho_step = _group_step(adjusted, beta, group, control)
         beta += step
-        expected = tally(cell, expect(adjusted, beta[group]), cells)
+        rho += rho_step
+        moved = adjusted if control is None else adjusted.seasonal(rho_step * control)
+        expected = tally(cell, expect(moved, beta[group]), cells)
         change = _centred(np.where(observed > 0, _log_ratio(observed, expected), EMPTY_CELL - gamma), observed, periods)
         gamma += change
-        if max(np.abs(change).max(), np.abs(step).max()) < TOLERANCE:
+        if max(np.abs(change).max(), np.abs(step).max(), abs(rho_step)) < TOLERANCE:
             break
-    return Season(gamma, beta)
+    return Season(gamma, beta, rho)
+
+
+def season_given(panel: Panel, beta: Floats, cell: Ints) -> Floats:
+    """The season effects alone, at elasticities (units,) that are known; not centred.  Shape (cells,)."""
+    cells = int(cell.max()) + 1
+    observed, gamma = tally(cell, panel.quantity, cells), np.zeros(cells)
+    for _ in range(MAX_SWEEPS):
+        expected = tally(cell, expect(panel.seasonal(gamma[cell]), beta), cells)
+        change = np.where(observed > 0, _log_ratio(observed, expected), EMPTY_CELL - gamma)
+        gamma += change
+        if np.abs(change).max() < TOLERANCE:
+            break
+    return gamma
 
 
 def expect(panel: Panel, beta: Floats) -> Floats:
@@ -73,7 +90,8 @@ def fit_dispersion(panel: Panel, beta: Floats, spent: Floats, group: Ints) -> Fl
     """
     mu, groups = expect(panel, beta), int(group.max()) + 1
     residual = panel.quantity - mu
-    pearson = np.divide(residual * residual, mu, out=np.zeros_like(mu), where=mu > 0)
+    square = residual * residual if panel.slack is None else residual * residual + panel.slack
+    pearson = np.divide(square, mu, out=np.zeros_like(mu), where=mu > 0)
     freedom = np.where(panel.sums(panel.quantity) > 0, panel.sizes - 1.0 - spent, 0.0)
     spare = tally(group, freedom, groups)
     return np.maximum(np.divide(tally(group, panel.sums(pearson), groups), spare, out=np.ones(groups), where=spare > 0), 1.0)
@@ -102,11 +120,29 @@ def long_run_ratio(panel: Panel, beta: Floats, sd: Floats, dispersion: Floats, g
     return np.divide(tally(group, found, groups), independent, out=np.ones(groups), where=independent > 0)
 
 
-def _group_step(panel: Panel, beta: Floats, group: Ints) -> Floats:
+def _group_step(panel: Panel, beta: Floats, group: Ints, control: Floats | None) -> tuple[Floats, float]:
+    """Newton's step of the groups' elasticities and of rho together: they are near collinear, and taken in turns would crawl."""
     score, information = scores(panel, beta[group])
-    curvature = tally(group, information, len(beta))
-    step = np.divide(tally(group, score, len(beta)), curvature, out=np.zeros_like(beta), where=curvature > 0)
-    return np.clip(step, -1.0, 1.0)
+    pull, curvature = tally(group, score, len(beta)), tally(group, information, len(beta))
+    rho_step = 0.0
+    if control is not None:
+        mu = expect(panel, beta[group])
+        spread = within_unit(panel, control, mu)
+        shared = tally(group, panel.sums(mu * spread * panel.x), len(beta))
+        share = np.divide(shared, curvature, out=np.zeros_like(beta), where=curvature > 0)
+        left = float(np.sum(mu * spread * control)) - float(share @ shared)
+        gradient = float(np.sum(spread * (panel.quantity - mu))) - float(share @ pull)
+        rho_step = min(max(gradient / left, -1.0), 1.0) if left > 0 else 0.0
+        pull = pull - rho_step * shared
+    step = np.divide(pull, curvature, out=np.zeros_like(beta), where=curvature > 0)
+    return np.clip(step, -1.0, 1.0), rho_step
+
+
+def within_unit(panel: Panel, values: Floats, weight: Floats) -> Floats:
+    """`values` (rows,) less their unit's mean with these weights; zero where a unit weighs nothing."""
+    total = panel.sums(weight)
+    mean = np.divide(panel.sums(weight * values), total, out=np.zeros(panel.units), where=total > 0)
+    return np.asarray(values - mean[panel.unit])
 
 
 def _log_ratio(observed: Floats, expected: Floats) -> Floats:

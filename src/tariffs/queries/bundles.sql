@@ -2,6 +2,7 @@
 SELECT
   s.segment, s.location, s.product, s.week,
   s.units AS quantity, s.price, s.list_price AS posted_price, s.active_subs,
+  s.explore_eps * s.list_price / p.list_price AS explore_eps,
   l.tier, l.control,
   p.list_price AS reference_price, p.unit_cost, p.price_tick, p.price_floor, p.price_ceiling,
   coalesce(own.z, every.z) AS z,

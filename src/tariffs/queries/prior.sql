@@ -10,7 +10,8 @@ WITH units AS (
 )
 SELECT
   s.segment, s.location, s.product, u.tier, s.week,
-  s.units AS quantity, s.price, p.list_price AS reference_price, s.active_subs
+  s.units AS quantity, s.price, p.list_price AS reference_price, s.active_subs,
+  s.explore_eps * s.list_price / p.list_price AS explore_eps
 FROM units AS u
 JOIN bundle_sales AS s ON s.segment = u.segment AND s.location = u.location AND s.product = u.product
 JOIN product_catalog AS p ON p.product = s.product

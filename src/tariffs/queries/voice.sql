@@ -4,6 +4,7 @@ SELECT
   v.minutes AS quantity, v.active_subs,
   p.list_price * (1 - v.discount) AS price,
   round(p.list_price * (1 - v.posted_discount), 6) AS posted_price,
+  v.posted_discount - v.discount AS explore_eps,
   c.cell_class, l.region, l.control,
   CASE WHEN v.hour < 6 THEN 'NIGHT' WHEN v.hour < 12 THEN 'MORNING' WHEN v.hour < 18 THEN 'AFTERNOON' ELSE 'EVENING' END AS day_part,
   c.capacity_minutes * CASE WHEN v.day_type = 'WEEKDAY' THEN 5 ELSE 2 END AS capacity,

@@ -1,7 +1,7 @@
 -- The weeks that voice's pooled prior is learnt from: all units up to 400 per (cell class, day part, day type), beyond that every k-th.
 WITH units AS (
   SELECT
-    u.cell, u.hour, u.day_type, c.cell_class, l.region,
+    u.cell, u.hour, u.day_type, c.cell_class, c.capacity_minutes, l.region,
     CASE WHEN u.hour < 6 THEN 'NIGHT' WHEN u.hour < 12 THEN 'MORNING' WHEN u.hour < 18 THEN 'AFTERNOON' ELSE 'EVENING' END AS day_part,
     row_number() OVER (PARTITION BY c.cell_class, floor(u.hour / 6.0), u.day_type ORDER BY u.cell, u.hour) AS nth,
     count(*) OVER (PARTITION BY c.cell_class, floor(u.hour / 6.0), u.day_type) AS size
@@ -11,7 +11,9 @@ WITH units AS (
 )
 SELECT
   v.cell, v.hour, v.day_type, v.week, u.cell_class, u.day_part, u.region,
-  v.minutes AS quantity, p.list_price * (1 - v.discount) AS price, p.list_price AS reference_price, v.active_subs
+  v.minutes AS quantity, p.list_price * (1 - v.discount) AS price, p.list_price AS reference_price, v.active_subs,
+  v.posted_discount - v.discount AS explore_eps,
+  u.capacity_minutes * CASE WHEN v.day_type = 'WEEKDAY' THEN 5 ELSE 2 END AS capacity
 FROM units AS u
 JOIN voice_usage AS v ON v.cell = u.cell AND v.hour = u.hour AND v.day_type = u.day_type
 JOIN product_catalog AS p ON p.family = 'VOICE'
