@@ -14,7 +14,7 @@ from tariffs.rows import Bools, Floats, Ints
 
 SPIKE_RATIO, SPIKE_SLACK = 5.0, 200.0
 STEEPEST_ANSWER = 3.0
-FULL = 0.999  # minutes are rounded: a cell is full a little below its capacity
+FULL = 0.001  # minutes are rounded, so that a full cell may be this share off its capacity
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +62,13 @@ class Panel:
         return replace(self, quantity=quantity, slack=slack)
 
     def full(self) -> Bools:
-        """The rows that sold all there was: their demand is at least that, and unknown beyond.  Shape (rows,)."""
+        """The rows that sold all there was: their demand is at least that, and unknown beyond.  Shape (rows,).
+
+        A row that sold more than its ceiling was not held by it, and says what its demand was.
+        """
         if self.ceiling is None:
             return np.zeros(len(self.unit), dtype=np.bool_)
-        return self.quantity >= FULL * self.ceiling
+        return np.asarray(np.abs(self.quantity - self.ceiling) <= FULL * self.ceiling)
 
     def only(self, rows: Bools) -> tuple[Panel, Ints]:
         """The rows with `rows` True, and which units they belong to: one left without rows is gone, the others move up."""
