@@ -34,7 +34,7 @@ def fit_voice_prior(rows: Rows) -> Prior:
     """The pooled prior, from rows sorted by cell, hour, day type and week."""
     offsets = key_offsets(rows, UNIT)
     labels = {name: rows[name][offsets[:-1]] for name in FACTORS}
-    seen = observe(rows, offsets, rows["capacity"])
+    seen = observe(rows, offsets, limit_of(rows))
     return pool(seen.panel, labels, FACTORS[0], rows["region"][offsets[:-1]], seen.days, rows["cell"][offsets[:-1]])
 
 
@@ -42,7 +42,7 @@ def price_voice(rows: Rows, voice_prior: Prior) -> VoicePriced:
     """One unit's discount from its weeks, sorted by week."""
     offsets = np.array([0, len(rows["week"])], dtype=np.int64)
     labels = {name: rows[name][:1] for name in FACTORS}
-    learnt = learn_unit(observe(rows, offsets, rows["capacity"]), voice_prior, labels, rows["region"][:1], rows["min_weeks"][:1])
+    learnt = learn_unit(observe(rows, offsets, limit_of(rows)), voice_prior, labels, rows["region"][:1], rows["min_weeks"][:1])
     return only(_decide(rows, offsets, learnt), VoicePriced)
 
 
@@ -51,9 +51,14 @@ def price_voices(rows: Units, voice_prior: Prior) -> dict[str, np.ndarray]:
     starts = rows.offsets[:-1]
     labels = {name: rows[name][starts] for name in FACTORS}
     learnt = learn_units(
-        observe(rows, rows.offsets, rows["capacity"]), voice_prior, labels, rows["region"][starts], rows["min_weeks"][starts]
+        observe(rows, rows.offsets, limit_of(rows)), voice_prior, labels, rows["region"][starts], rows["min_weeks"][starts]
     )
     return _decide(rows, rows.offsets, learnt)
+
+
+def limit_of(rows: Columns) -> Floats:
+    """The minutes that a cell can carry in the week; no limit where blocked calls were counted, for then its demand is known.  Shape (rows,)."""
+    return np.where(rows["counted"], np.inf, rows["capacity"])
 
 
 def capacity_floor(terms: Terms, demand: Demand, room: Floats) -> Floats:

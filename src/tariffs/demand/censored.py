@@ -18,7 +18,8 @@ import numpy as np
 from tariffs.demand.panel import Panel
 from tariffs.rows import Bools, Floats
 
-PASSES = 6
+PASSES = 6  # of the season, in stage 1
+UNIT_PASSES = 30  # of one unit: EM crawls where half of its weeks are full (after 6 passes twice the bias of 30 is left)
 FAR_OUT = 25.0  # in standard deviations: from here on erfc is near underflow, and the series of the tail exact
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tariffs.demand.censored import PASSES, complete, unseen
+from tariffs.demand.censored import UNIT_PASSES, complete, unseen
 from tariffs.demand.panel import Panel
 from tariffs.rows import Bools, Floats
 
@@ -111,7 +111,7 @@ def fit_full_unit(
     if not full.any():
         return fit
     spread = np.full(len(x), dispersion)
-    for _ in range(PASSES):
+    for _ in range(UNIT_PASSES):
         demand = complete(quantity, full, _expect(x, exposure, fit), spread)
         fit = fit_unit(demand, x, exposure, mean, tau2, noise)
     mu = _expect(x, exposure, fit)
@@ -167,7 +167,7 @@ def _moments_of_units(panel: Panel, beta: Floats, sales: Floats, noise: Floats) 
 def _em(panel: Panel, full: Bools, mean: Floats, tau2: float, noise: Floats, dispersion: Floats) -> Fit:
     spread = dispersion[panel.unit]
     fit = fit_units(panel, mean, tau2, noise)
-    for _ in range(PASSES):
+    for _ in range(UNIT_PASSES):
         demand = complete(panel.quantity, full, expect_by(panel, fit), spread)
         fit = fit_units(panel.selling(demand), mean, tau2, noise)
     mu = expect_by(panel, fit)

@@ -8,6 +8,10 @@ residual inclusion; Terza, Basu and Rathouz 2008; Wooldridge 2015) splits each w
 
 and rho takes what demand and the chosen part v have in common.  rho = 0 says that prices are exogenous, and can be tested: its standard
 error lets all weeks of a cluster (a location, a cell) move together, and knows that pi is an estimate too.
+
+The test is told to the pricing team; it does not switch anything.  What is taken out is always rho's posterior mean under a N(0, 0.2^2) prior:
+all of rho where much was explored, little of it where its error is as large as foresight usually is.  A switch at p < 0.05 would leave most of the
+bias in a small country, and taking rho as it is would do harm there where prices are innocent (docs/tariffs.md has the figures).
 """
 
 from __future__ import annotations
@@ -21,7 +25,8 @@ from tariffs.demand.panel import Panel, tally
 from tariffs.demand.season import Season, expect, fit_season, within_unit
 from tariffs.rows import Floats, Ints
 
-LEVEL = 0.05  # of the test; above it rho is noise, and all units would share its error
+LEVEL = 0.05  # of the test
+USUAL = 0.2  # standard deviation of rho, a priori: how far foresight moves elasticities
 FEWEST_CLUSTERS = 8
 FEWEST_TRIALS = 100
 PASSES = 200
@@ -49,13 +54,13 @@ class Exogeneity:
 
     @property
     def used(self) -> float:
-        """The rho that is taken out: none unless the test finds one."""
-        return self.rho if self.verdict == ENDOGENOUS else 0.0
+        """The rho that is taken out: its posterior mean; 0 if not tested."""
+        return 0.0 if self.verdict == NOT_TESTED else self.rho * USUAL**2 / (USUAL**2 + self.se**2)
 
     @property
     def variance(self) -> float:
-        """What it adds to the variance of every elasticity: rho's error is beta's, with the sign turned."""
-        return self.se**2 if self.verdict == ENDOGENOUS else 0.0
+        """What that adds to the variance of every elasticity, its posterior variance: rho's error is beta's, with the sign turned."""
+        return 0.0 if self.verdict == NOT_TESTED else (USUAL * self.se) ** 2 / (USUAL**2 + self.se**2)
 
 
 NOTHING_LOGGED = Exogeneity(NOT_TESTED, 0.0, 0.0, 0.0, 1.0, 0.0)

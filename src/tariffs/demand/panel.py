@@ -27,7 +27,7 @@ class Panel:
     x         (rows,)   price / reference price - 1
     exposure  (rows,)   E: active subscribers, times e^gamma once the season is known
     trial     (rows,)   the part of x that is logged exploration: chance, and no answer to demand; None where nothing is logged
-    ceiling   (rows,)   the most that could have been sold, such as the minutes of a full cell; None where nothing limits it
+    ceiling   (rows,)   the most that could have been sold, such as the minutes of a full cell; infinite or None where nothing limits it
     slack     (rows,)   the variance of quantities that are expectations (`tariffs.demand.censored`); None where all were seen
     """
 
@@ -68,7 +68,7 @@ class Panel:
         """
         if self.ceiling is None:
             return np.zeros(len(self.unit), dtype=np.bool_)
-        return np.asarray(np.abs(self.quantity - self.ceiling) <= FULL * self.ceiling)
+        return np.asarray(np.abs(self.quantity - self.ceiling) <= FULL * self.quantity)
 
     def only(self, rows: Bools) -> tuple[Panel, Ints]:
         """The rows with `rows` True, and which units they belong to: one left without rows is gone, the others move up."""

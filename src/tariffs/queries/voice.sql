@@ -1,7 +1,10 @@
 -- Every week of every (cell, hour, day type); capacity is what the cell can carry in that hour over a week's days of that type.
 SELECT
   v.cell, v.hour, v.day_type, v.week,
-  v.minutes AS quantity, v.active_subs,
+  -- where blocked calls are counted, what was asked of the cell; else what it carried
+  v.minutes * CASE WHEN v.blocked < v.attempts THEN v.attempts / CAST(v.attempts - v.blocked AS DOUBLE) ELSE 1e0 END AS quantity,
+  v.attempts IS NOT NULL AND v.blocked IS NOT NULL AS counted,
+  v.active_subs,
   p.list_price * (1 - v.discount) AS price,
   round(p.list_price * (1 - v.posted_discount), 6) AS posted_price,
   v.posted_discount - v.discount AS explore_eps,

@@ -11,7 +11,10 @@ WITH units AS (
 )
 SELECT
   v.cell, v.hour, v.day_type, v.week, u.cell_class, u.day_part, u.region,
-  v.minutes AS quantity, p.list_price * (1 - v.discount) AS price, p.list_price AS reference_price, v.active_subs,
+  -- where blocked calls are counted, what was asked of the cell; else what it carried
+  v.minutes * CASE WHEN v.blocked < v.attempts THEN v.attempts / CAST(v.attempts - v.blocked AS DOUBLE) ELSE 1e0 END AS quantity,
+  v.attempts IS NOT NULL AND v.blocked IS NOT NULL AS counted,
+  p.list_price * (1 - v.discount) AS price, p.list_price AS reference_price, v.active_subs,
   v.posted_discount - v.discount AS explore_eps,
   u.capacity_minutes * CASE WHEN v.day_type = 'WEEKDAY' THEN 5 ELSE 2 END AS capacity
 FROM units AS u
