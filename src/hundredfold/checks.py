@@ -42,6 +42,7 @@ class Checks:
     columns: tuple[str, ...]  # the columns an accepted row has
     rules: tuple[Rule, ...]
     repaired: str  # true of a row that was repaired
+    cleaned: tuple[tuple[str, str], ...]  # columns that came, each with the SQL that repairs it
     as_is: bool  # the accepted values are the raw ones: whoever reads them again from the source reads the same
 
     @property
@@ -63,6 +64,26 @@ class Checks:
         """The words of every check that a bad row breaks, joined."""
         parts = ", ".join(f"CASE WHEN __k{i} = 1 THEN {literal(f'{rule.column} {rule.words}')} END" for i, rule in enumerate(self.rules))
         return f"concat_ws('; ', {parts})" if self.rules else "''"
+
+    def touched(self, raw: str) -> str:
+        """The raw rows in which a repair changed a value; `__after0`, `__after1`, ... are the repaired values, as text."""
+        after = ", ".join(f"CAST(({sql}) AS VARCHAR) AS __after{i}" for i, (_, sql) in enumerate(self.cleaned))
+        return f"SELECT * FROM (SELECT *, {after} FROM ({raw}) AS raw) AS q WHERE {' OR '.join(self._differs())}"
+
+    def repairs(self, touched: str, columns: Sequence[str], key: Sequence[str]) -> str:
+        """One row for each value that a repair changed, in the order of the files: where, which column, before, after, and the row as
+        it came (`columns`).  `key` orders rows that have no number."""
+        rest = "".join(f", {quote(name)}" for name in columns)
+        each = " UNION ALL ".join(
+            f"SELECT __file, __row, {literal(name)} AS __column, CAST({quote(name)} AS VARCHAR) AS __before, __after{i} AS __after{rest}"
+            f" FROM {touched} WHERE {differs}"
+            for i, ((name, _), differs) in enumerate(zip(self.cleaned, self._differs(), strict=True))
+        )
+        order = ", ".join(["__file", "__row", *(quote(name) for name in key if name in columns), "__column"])
+        return f"SELECT * FROM ({each}) AS x ORDER BY {order}"
+
+    def _differs(self) -> list[str]:
+        return [f"CAST({quote(name)} AS VARCHAR) IS DISTINCT FROM __after{i}" for i, (name, _) in enumerate(self.cleaned)]
 
     def accepted(self, rejects: str | None) -> str:
         """The accepted rows: cleaned, cast, and none of `rejects` (a table of __file and __row)."""
@@ -116,7 +137,8 @@ def compile_checks(source: Source, contract: Contract | None, raw: str, schema: 
         or "FALSE"
     )
     typed = f"SELECT __file, __row, {', '.join(values)}, ({changed}) AS __repaired FROM ({raw}) AS raw"
-    return Checks(typed, tuple(order), tuple(rules), "__repaired", as_is)
+    cleaned = tuple((name, sql) for name, sql in source.clean.items() if name in found)
+    return Checks(typed, tuple(order), tuple(rules), "__repaired", cleaned, as_is)
 
 
 def _widens(found: pa.DataType, wanted: pa.DataType) -> bool:

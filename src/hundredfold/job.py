@@ -235,6 +235,9 @@ class Layout:
     def rejects(self, source: str) -> str:
         return f"{self.root}/rejects/{source}.parquet"
 
+    def repairs(self, source: str) -> str:
+        return f"{self.root}/repairs/{source}.parquet"
+
     def verdict(self) -> str:
         return f"{self.root}/verdict.json"
 

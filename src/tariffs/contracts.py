@@ -1,14 +1,17 @@
 """What a row of each source must look like, what a row of the price table promises, and which dirt is put right on the way in.
 
-A repair must be certain: blanks and case in keys, a currency in front of a price, a price in pesewas where the row's
-own list price tells so. What is not certain is rejected with its reason.  A spike in the units sold passes, for a
+A repair must be certain: look-alike letters, blanks and case in keys, a code that lost its zeros or has a new name, a currency in front of
+a price, a comma for a point, a price in pesewas where the row's own list price tells so, a week that is named by another of its
+days, a discount in percent.  What is not certain is rejected with its reason.  A spike in the units sold passes, for a
 contract sees one row and cannot know what is usual for the unit: `tariffs.demand.panel.plausible` sets it aside later.
+What becomes of each kind of dirt: docs/tariffs-dirt.md.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -20,18 +23,91 @@ Share = Annotated[float, Ge(0), Lt(1)]
 Hour = Annotated[int, Ge(0), Le(23)]
 DayType = Literal["WEEKDAY", "WEEKEND"]
 
-TIDY_CODE = "upper(trim({column}))"
-TIDY_PRICE = """
+Segment = Literal["BUSINESS", "FAMILY", "HEAVY", "LIGHT", "SENIOR", "YOUTH"]  # the SIMs of tests are no customers
+FULL_INT32 = 2_147_483_647  # what a counter of 32 bits shows when it can count no further
+
+RENAMED_PRODUCTS = {"DAILY_150": "DAY_150"}  # what the exports of some systems still call them
+LATIN = dict(
+    zip("\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0423\u0425\u0406\u0408\u0405", "ABEKMHOPCTYXIJS", strict=True)
+)  # Cyrillic capitals that look like these
+LATIN |= dict(
+    zip("\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7", "ABEZHIKMNOPTYX", strict=True)
+)  # Greek
+HYPHENS = dict.fromkeys("-\u2010\u2011\u2012\u2013\u2212", "_")
+BLANKS = dict.fromkeys("\u00a0\u202f\t", " ")
+UNSEEN = "\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff\u00ad"  # marks of direction and of breaks
+APOSTROPHES = "'\u2018\u2019\u02bc"  # a spreadsheet's sign that what follows is text
+
+
+def translated(expression: str, into: dict[str, str], without: str = "") -> str:
+    """SQL that puts single characters in the place of others, and leaves out those of `without`."""
+    before, after = ("".join(part).replace("'", "''") for part in ((*into, without), into.values()))
+    return f"translate({expression}, '{before}', '{after}')"
+
+
+def composed(expression: str) -> str:
+    """SQL that writes vowels with an accent, and c and n with theirs, as one character each (NFC)."""
+    pairs = [letter + mark for letter in "AEIOUaeiouCcNn" for mark in "\u0300\u0301\u0302\u0303\u0308\u0327"]
+    for pair in pairs:
+        if len(one := unicodedata.normalize("NFC", pair)) == 1:
+            expression = f"replace({expression}, '{pair}', '{one}')"
+    return expression
+
+
+_CODE = f"trim({translated('upper({column})', LATIN | HYPHENS | BLANKS, UNSEEN + APOSTROPHES)})"
+TIDY_CODE = f"CASE WHEN regexp_full_match({{column}}, '[A-Z0-9_]+') THEN {{column}} ELSE {_CODE} END"
+_PLACE = _CODE.format(column="location")
+TIDY_LOCATION = f"""
 CASE
+  WHEN regexp_full_match(location, 'LOC_[0-9]{{5}}') THEN location
+  WHEN regexp_full_match({_PLACE}, 'LOC_[0-9]{{1,4}}') THEN 'LOC_' || lpad(substr({_PLACE}, 5), 5, '0')
+  ELSE {_PLACE}
+END
+""".strip()
+_NAMES = " ".join(f"WHEN '{former}' THEN '{name}'" for former, name in RENAMED_PRODUCTS.items())
+TIDY_PRODUCT = f"CASE {TIDY_CODE.format(column='product')} {_NAMES} ELSE {TIDY_CODE.format(column='product')} END"
+TIDY_NAME = f"trim({composed(translated('{column}', BLANKS, UNSEEN))})"
+
+_TEXT = "trim(replace(upper(CAST(price AS VARCHAR)), 'GHS', ''))"
+_POINT = f"replace({_TEXT}, ',', '.')"
+TIDY_PRICE = f"""
+CASE
+  WHEN TRY_CAST(list_price AS DOUBLE) IS NULL THEN CAST(price AS VARCHAR)
   WHEN TRY_CAST(price AS DOUBLE) <= 20 * TRY_CAST(list_price AS DOUBLE) THEN CAST(price AS VARCHAR)
-  WHEN TRY_CAST(price AS DOUBLE) IS NOT NULL THEN CAST(TRY_CAST(price AS DOUBLE) / 100 AS VARCHAR)
-  ELSE trim(replace(upper(CAST(price AS VARCHAR)), 'GHS', ''))
+  WHEN TRY_CAST(price AS DOUBLE) <= 2000 * TRY_CAST(list_price AS DOUBLE) THEN CAST(TRY_CAST(price AS DOUBLE) / 100 AS VARCHAR)
+  WHEN TRY_CAST(price AS DOUBLE) IS NOT NULL THEN 'beyond all prices: ' || CAST(price AS VARCHAR)
+  WHEN regexp_full_match({_TEXT}, '[0-9]+,[0-9]+')
+    AND TRY_CAST({_POINT} AS DOUBLE) BETWEEN TRY_CAST(list_price AS DOUBLE) / 20 AND 20 * TRY_CAST(list_price AS DOUBLE)
+  THEN {_POINT}
+  ELSE {_TEXT}
+END
+""".strip()
+TIDY_WEEK = """
+CASE
+  WHEN isodow(TRY_CAST(week AS DATE)) < 7
+  THEN CAST(CAST(date_trunc('week', TRY_CAST(week AS DATE)) + INTERVAL '6' DAY AS DATE) AS VARCHAR)
+  ELSE CAST(week AS VARCHAR)
+END
+""".strip()
+TIDY_SHARE = """
+CASE
+  WHEN TRY_CAST({column} AS DOUBLE) > 1 AND TRY_CAST({column} AS DOUBLE) < 100 THEN CAST(TRY_CAST({column} AS DOUBLE) / 100 AS VARCHAR)
+  ELSE CAST({column} AS VARCHAR)
+END
+""".strip()
+_ROOM = "CASE WHEN TRY_CAST(capacity_minutes AS DOUBLE) > 0 THEN TRY_CAST(capacity_minutes AS DOUBLE) END"
+TIDY_CAPACITY = f"""
+CASE
+  WHEN TRY_CAST(capacity_minutes AS DOUBLE) > 0 THEN CAST(capacity_minutes AS VARCHAR)
+  WHEN min({_ROOM}) OVER (PARTITION BY cell) = max({_ROOM}) OVER (PARTITION BY cell)
+  THEN CAST(max({_ROOM}) OVER (PARTITION BY cell) AS VARCHAR)
+  ELSE CAST(capacity_minutes AS VARCHAR)
 END
 """.strip()
 
 
 def tidy(*columns: str) -> dict[str, str]:
-    """Repairs of key columns: no stray blanks, upper case."""
+    """Repairs of key columns: Latin letters, upper case, no stray blanks or marks."""
     return {column: TIDY_CODE.format(column=column) for column in columns}
 
 
@@ -41,13 +117,13 @@ class BundleSales:
     logged trial between."""
 
     row_id: int
-    segment: Code
+    segment: Segment
     location: Code
     product: Code
     week: dt.date
     price: Money
     list_price: Money
-    units: Annotated[int, Ge(0)]
+    units: Annotated[int, Ge(0), Lt(FULL_INT32)]
     active_subs: Annotated[int, Gt(0)]
     explore_eps: Annotated[float, Ge(-0.5), Le(0.5)]
     loaded_at: dt.datetime
@@ -105,9 +181,11 @@ class Product:
 
 @dataclass(frozen=True)
 class Location:
-    """`control`: prices here are never moved; the others are measured against them."""
+    """`name` is what people call the place, with its accents and apostrophes; nothing is ever joined by it.  `control`: prices here are
+    never moved; the others are measured against them."""
 
     location: Code
+    name: Annotated[str, Len(1, 200)]
     region: Code
     tier: Code
     control: bool

@@ -7,10 +7,26 @@ from __future__ import annotations
 
 from hundredfold import Job, Model, Publish, Source
 from tariffs import bundles, voice
-from tariffs.contracts import TIDY_PRICE, BundleSales, CellLoad, Location, Policy, PriceRow, Product, VoiceUsage, tidy
+from tariffs.contracts import (
+    TIDY_CAPACITY,
+    TIDY_LOCATION,
+    TIDY_NAME,
+    TIDY_PRICE,
+    TIDY_PRODUCT,
+    TIDY_SHARE,
+    TIDY_WEEK,
+    BundleSales,
+    CellLoad,
+    Location,
+    Policy,
+    PriceRow,
+    Product,
+    VoiceUsage,
+    tidy,
+)
 
 SOURCES = (
-    Source("locations", contract=Location, unique=("location",)),
+    Source("locations", contract=Location, unique=("location",), clean={"name": TIDY_NAME.format(column="name")}),
     Source("product_catalog", contract=Product, unique=("product",)),
     Source("policy", contract=Policy, unique=("kind", "scope")),
     Source(
@@ -20,10 +36,19 @@ SOURCES = (
         latest="loaded_at",
         references={"location": "locations.location", "product": "product_catalog.product"},
         not_future=("week",),
-        clean=tidy("segment", "location", "product") | {"price": TIDY_PRICE, "week": "week"},  # a week may come as text
+        clean=tidy("segment")
+        | {"location": TIDY_LOCATION, "product": TIDY_PRODUCT, "price": TIDY_PRICE, "week": TIDY_WEEK}
+        | {"loaded_at": "loaded_at"},  # weeks and stamps may come as text
         max_rejected=0.05,
     ),
-    Source("cell_load", contract=CellLoad, unique=("cell", "hour"), references={"location": "locations.location"}),
+    Source(
+        "cell_load",
+        contract=CellLoad,
+        unique=("cell", "hour"),
+        references={"location": "locations.location"},
+        clean={"capacity_minutes": TIDY_CAPACITY},
+        max_rejected=0.05,
+    ),
     Source(
         "voice_usage",
         contract=VoiceUsage,
@@ -31,6 +56,7 @@ SOURCES = (
         latest="loaded_at",
         references={"cell": "cell_load.cell"},
         not_future=("week",),
+        clean={column: TIDY_SHARE.format(column=column) for column in ("discount", "posted_discount")},
         max_rejected=0.05,
     ),
 )

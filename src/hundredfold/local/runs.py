@@ -109,14 +109,22 @@ class Run:
 
     def rejects(self, source: str) -> Rows:
         """The rows of a source that went no further, as they came, with `__reason`; none if all were accepted."""
+        return self._left(source, self.layout.rejects(source), "__reason")
+
+    def repairs(self, source: str) -> Rows:
+        """Every value of a source that was repaired: `__column`, `__before`, `__after` and the row as it came; a row that was rejected
+        all the same is there, too. `__row` is empty where a source has no numbered rows (Parquet on AWS, nothing rejected)."""
+        return self._left(source, self.layout.repairs(source), "__column", "__before", "__after")
+
+    def _left(self, source: str, key: str, *columns: str) -> Rows:
+        """What validation left beside the accepted rows; no rows if it had nothing to say."""
         if source not in {v.source for v in read_verdicts(self.layout, self.home.store)}:
             raise UsageError(f"run {self.id} has no source {source!r}")
         try:
-            return self._read(self.layout.rejects(source), "")
+            return self._read(key, "")
         except StateError:
-            return Rows(
-                pa.table({"__file": pa.array([], pa.string()), "__row": pa.array([], pa.int64()), "__reason": pa.array([], pa.string())})
-            )
+            fields = [("__file", pa.string()), ("__row", pa.int64()), *((name, pa.string()) for name in columns)]
+            return Rows(pa.schema(fields).empty_table())
 
     @property
     def release(self) -> Release | None:

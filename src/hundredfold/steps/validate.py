@@ -1,4 +1,5 @@
-"""Step 1.  Every source against its contract, as one pass of SQL.  Bad rows go to `rejects/` with their reasons.
+"""Step 1.  Every source against its contract, as one pass of SQL.  Bad rows go to `rejects/` with their reasons, and every value that
+was repaired goes to `repairs/`, before and after.
 
 Rows in = accepted + rejected + dropped copies, or the run stops here.  What was accepted stands under the source's name.
 """
@@ -164,6 +165,8 @@ def _validate_one(source: Source, place: Any, job: Job, as_of: str, layout: Layo
         findings += (Finding("(line)", "must have the header's columns", malformed, first["file"], first["row"], str(first["line"])[:60]),)
     copies, superseded, clashes, twins = _twins(source, checks, raw.exact, warehouse) if doubled else (0, 0, 0, ())
     findings += twins
+    if repaired:
+        _write_repairs(source, checks, raw, layout, warehouse)
     rejected, dropped = bad + malformed + clashes, copies + superseded
     if rejected or dropped:
         _write_rejects(source, checks, raw, bool(copies + superseded + clashes), layout, warehouse)
@@ -303,6 +306,14 @@ def _write_rejects(source: Source, checks: Checks, raw: Any, twins: bool, layout
         sql = f"{sql} UNION ALL BY NAME SELECT file AS __file, words AS __reason, TRUE AS __counts, line AS __line FROM __malformed"
     warehouse.write(f"SELECT * FROM ({sql}) AS x ORDER BY __file, __row", layout.rejects(source.name))
     warehouse.forget("__twins")
+
+
+def _write_repairs(source: Source, checks: Checks, raw: Any, layout: Layout, warehouse: Sourcing) -> None:
+    """Every value that a repair changed, also of rows that are rejected all the same: one file, and one more pass over the source."""
+    names = [name for name in raw.schema.names if name not in ("__file", "__row")]
+    warehouse.keep("__touched", checks.touched(raw.select))
+    warehouse.write(checks.repairs("__touched", names, source.unique), layout.repairs(source.name))
+    warehouse.forget("__touched")
 
 
 def _refuse_too_many(source: Source, rejected: int, rows: int, findings: Sequence[Finding], where: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from tariffs.generator.calendar import Stream, dice, season, weeks
-from tariffs.generator.sizes import BUNDLES, CEILING_SHARE, COST_PER_MB, FLOOR_SHARE, REGIONS, SEGMENTS, TIERS, Size
+from tariffs.generator.sizes import BUNDLES, CEILING_SHARE, COST_PER_MB, FLOOR_SHARE, PLACE_NAMES, REGIONS, SEGMENTS, TIERS, Size
 from tariffs.generator.switches import OFF, SHOCK, Switches, shocks
 
 LOCATIONS_PER_BLOCK = 20
@@ -48,11 +48,16 @@ def places(seed: int, size: Size, block: int) -> pa.Table:
     where, rng = block_locations(size, block), dice(seed, Stream.PLACES, block)
     tier = rng.choice(list(TIERS), len(where), p=[0.35, 0.40, 0.25])
     region, control = np.array(REGIONS)[where % len(REGIONS)], rng.random(len(where)) < CONTROL_SHARE
-    return pa.table({"location": location_names(where), "region": region, "tier": tier, "control": control})
+    return pa.table({"location": location_names(where), "name": spoken_names(where), "region": region, "tier": tier, "control": control})
 
 
 def location_names(where: np.ndarray) -> np.ndarray:
     return np.array([f"LOC_{i:05d}" for i in where])
+
+
+def spoken_names(where: np.ndarray) -> np.ndarray:
+    """What people call the places: names with accents and apostrophes, and a number where a town has several."""
+    return np.array([PLACE_NAMES[i % len(PLACE_NAMES)] + (f" {i // len(PLACE_NAMES) + 1}" if i >= len(PLACE_NAMES) else "") for i in where])
 
 
 def bundle_season(seed: int, size: Size) -> np.ndarray:

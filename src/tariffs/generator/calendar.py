@@ -24,6 +24,7 @@ class Stream(IntEnum):
     SHOCKS = 8
     VOICE_SHOCKS = 9
     CALLS = 10
+    VOICE_DIRT = 11
 
 
 def dice(seed: int, stream: Stream, block: int = 0) -> np.random.Generator:

@@ -80,3 +80,7 @@ VOICE_TARIFF = 0.10  # GHS per minute
 VOICE_COST = 0.004
 CELL_CLASSES = {"URBAN": 1.3, "SUBURBAN": 1.6, "VILLAGE": 2.0, "HIGHWAY": 0.6}
 DAY_PARTS = {"NIGHT": -0.2, "MORNING": 0.0, "AFTERNOON": 0.2, "EVENING": 0.4}
+FORMER_NAMES = {"DAY_150": "DAILY_150"}  # products that were renamed; dirt has the former name in the earlier weeks
+PLACE_NAMES = (
+    "Abétifi", "Accra", "Bolgatanga", "Cape Coast", "Dano", "Ho", "Kété-Krachi", "Kumasi", "N'Zérékoré", "Sékondi", "Tamalé", "Wa",
+)  # fmt: skip

@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from tariffs.generator import bundles, dirt, voice
+from tariffs.generator import bundles, voice
 from tariffs.generator.calendar import weeks
+from tariffs.generator.dirt import NO_LEDGER, soil
 from tariffs.generator.sizes import (
     BUNDLES,
     CEILING_SHARE,
@@ -33,6 +34,7 @@ from tariffs.generator.sizes import (
     Format,
     Size,
 )  # fmt: skip
+from tariffs.generator.soiled import as_windows_writes, soil_places, soil_voice
 from tariffs.generator.switches import OFF, Switches
 
 BLOCKS_PER_FILE = 64
@@ -55,13 +57,14 @@ def generate(size: str | Size, out: Path | str, seed: int = 7, dirt: bool = True
     what, root = SIZES[size] if isinstance(size, str) else size, Path(out)
     truth = root / "truth"
     truth.mkdir(parents=True, exist_ok=True)
-    with _crew(workers) as each:
+    with _crew(workers) as each, _Parquet(truth / "dirt.parquet") as ledger:
+        ledger.add(NO_LEDGER)
         sources = {
-            "bundle_sales": _write_bundles(what, root, truth, seed, dirt, switches, each),
-            "voice_usage": _write_voice(what, root, truth, seed, switches, each),
+            "bundle_sales": _write_bundles(what, root, truth, seed, dirt, switches, each, ledger),
+            "voice_usage": _write_voice(what, root, truth, seed, dirt, switches, each, ledger),
             "cell_load": [root / "cell_load.parquet"],
             "product_catalog": [_write_csv(_catalog(), root / "product_catalog.csv")],
-            "locations": [_write_csv(_locations(seed, what), root / "locations.csv")],
+            "locations": [_write_places(_locations(seed, what), root / "locations.csv", dirt, ledger)],
             "policy": [_write_csv(_policy(), root / "policy.csv")],
         }
     _write_seasons(what, truth, seed)
@@ -92,7 +95,9 @@ def _in_order(pool: ProcessPoolExecutor, work: Callable[..., Any], tasks: Iterab
         yield waiting.popleft().result()
 
 
-def _write_bundles(size: Size, root: Path, truth: Path, seed: int, dirty: bool, switches: Switches, each: Each) -> list[Path]:
+def _write_bundles(
+    size: Size, root: Path, truth: Path, seed: int, dirty: bool, switches: Switches, each: Each, ledger: _Parquet
+) -> list[Path]:
     folder = root / "bundle_sales"
     folder.mkdir(parents=True, exist_ok=True)
     firsts = range(0, bundles.blocks(size), BLOCKS_PER_FILE)
@@ -101,7 +106,7 @@ def _write_bundles(size: Size, root: Path, truth: Path, seed: int, dirty: bool, 
         (size, range(first, min(first + BLOCKS_PER_FILE, bundles.blocks(size))), seed, dirty, switches, file)
         for first, file in zip(firsts, files, strict=True)
     )
-    with _Parquet(truth / "bundles.parquet") as units, _Parquet(truth / "dirt.parquet") as ledger:
+    with _Parquet(truth / "bundles.parquet") as units:
         for known, entries in each(_write_part, tasks):
             for table in known:
                 units.add(table)
@@ -124,12 +129,14 @@ def _bundle_tables(
     for number in which:
         block = bundles.bundle_block(seed, size, number, switches)
         known.append(block.truth)
-        sales, ledger = dirt.soil(block.sales, seed, number) if dirty else (block.sales, dirt.NO_LEDGER)
+        sales, ledger = soil(block, seed, number) if dirty else (block.sales, NO_LEDGER)
         entries.append(ledger)
         yield sales
 
 
-def _write_voice(size: Size, root: Path, truth: Path, seed: int, switches: Switches, each: Each) -> list[Path]:
+def _write_voice(
+    size: Size, root: Path, truth: Path, seed: int, dirty: bool, switches: Switches, each: Each, ledger: _Parquet
+) -> list[Path]:
     target = root / "voice_usage.parquet"
     files = {
         "usage": target, "cells": root / "cell_load.parquet", "truth": truth / "voice.parquet",
@@ -137,11 +144,27 @@ def _write_voice(size: Size, root: Path, truth: Path, seed: int, switches: Switc
     }  # fmt: skip
     with ExitStack() as stack:
         open_files = {name: stack.enter_context(_Parquet(path)) for name, path in files.items()}
-        for block in each(voice.voice_block, ((seed, size, number, switches) for number in range(voice.blocks(size)))):
+        for block, entries in each(_voice_tables, ((seed, size, number, dirty, switches) for number in range(voice.blocks(size)))):
+            ledger.add(entries)
             for name, file in open_files.items():
                 if (table := getattr(block, name)) is not None:
                     file.add(table)
     return [target]
+
+
+def _voice_tables(seed: int, size: Size, number: int, dirty: bool, switches: Switches) -> tuple[voice.VoiceBlock, pa.Table]:
+    block = voice.voice_block(seed, size, number, switches)
+    return soil_voice(block, seed, number) if dirty else (block, NO_LEDGER)
+
+
+def _write_places(places: pa.Table, path: Path, dirty: bool, ledger: _Parquet) -> Path:
+    if dirty:
+        places, entries = soil_places(places)
+        ledger.add(entries)
+    _write_csv(places, path)
+    if dirty:
+        path.write_bytes(as_windows_writes(path.read_bytes()))
+    return path
 
 
 class _Parquet:
