@@ -111,6 +111,10 @@ def compile_checks(source: Source, contract: Contract | None, raw: str, schema: 
             values.append(f"{expression} AS {quote(name)}")
             as_is = as_is and name not in source.clean
             continue
+        if name not in found and name not in source.clean:  # an optional one, or it had been refused
+            values.append(f"CAST(NULL AS {column.sql_type}) AS {quote(name)}")
+            as_is = False
+            continue
         loose = text or name in source.clean
         same = not loose and (found[name] == column.arrow or _widens(found[name], column.arrow))
         as_is = as_is and same
@@ -252,7 +256,7 @@ def _refuse_columns(source: Source, contract: Contract | None, found: Mapping[st
     for name, wanted in ({c.name: c for c in contract.columns} if contract else {}).items():
         named.pop(name, None)
         if name not in found:
-            if name not in source.clean:
+            if name not in source.clean and not wanted.optional:
                 problems.append(f"{name}: wanted {wanted.arrow}, and there is no such column")
         elif not text and name not in source.clean and not accepts(wanted.arrow, found[name]):
             problems.append(f"{name}: wanted {wanted.arrow}, found {found[name]}")

@@ -42,6 +42,7 @@ class Column:
     arrow: pa.DataType
     nullable: bool
     checks: tuple[Check, ...] = ()
+    optional: bool = False  # a file may come without it: then it is null throughout
 
     @property
     def sql_type(self) -> str:
@@ -64,10 +65,10 @@ class Contract:
 
 def read_contract(declared: type) -> Contract:
     """The contract that a dataclass, NamedTuple, TypedDict or pydantic model declares; JobError names every field that says too little."""
-    columns, problems = [], []
+    columns, problems, optional = [], [], _optional(declared)
     for name, annotation, extra in _fields(declared):
         try:
-            columns.append(_column(name, annotation, extra))
+            columns.append(_column(name, annotation, extra, name in optional))
         except TypeError as error:
             problems.append(f"{name}: {error}")
     if problems:
@@ -112,7 +113,12 @@ def _fields(declared: type) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
         yield name, hints[name], ()
 
 
-def _column(name: str, annotation: Any, extra: tuple[Any, ...]) -> Column:
+def _optional(declared: type) -> set[str]:
+    """The fields of a dataclass whose default is None: a file that is older than such a field is as good as it was."""
+    return {f.name for f in dataclasses.fields(declared) if f.default is None} if dataclasses.is_dataclass(declared) else set()
+
+
+def _column(name: str, annotation: Any, extra: tuple[Any, ...], optional: bool) -> Column:
     constraints: list[Any] = list(extra)
     nullable = False
     allowed: list[Any] | None = None
@@ -146,7 +152,7 @@ def _column(name: str, annotation: Any, extra: tuple[Any, ...]) -> Column:
     if annotation is float and checks:
         # not isnan(): DuckDB 2.0 answers that from a Parquet file's statistics, in which NaN is not counted
         checks.insert(0, Check("must not be NaN", "isfinite({c}) OR isinf({c})"))
-    return Column(name, annotation, arrow_type(annotation, constraints), nullable, tuple(checks))
+    return Column(name, annotation, arrow_type(annotation, constraints), nullable, tuple(checks), optional and nullable)
 
 
 def _flat(constraints: Sequence[Any]) -> Iterator[Any]:

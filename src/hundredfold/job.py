@@ -22,7 +22,8 @@ class Source:
     """Rows that come in, and what must be true of them.
 
     `contract`    a dataclass or pydantic model: its fields are the columns; `Annotated[float, Gt(0)]`, `Literal[...]`, an
-                  Enum, `re.compile(...)` and `X | None` say what a value may be
+                  Enum, `re.compile(...)` and `X | None` say what a value may be; a dataclass field with the default None may
+                  be missing from the files, and is null then
     `at`          where the rows are if the run names no other place: a file, a glob or a folder (relative to the job's file)
     `unique`      these columns name a row. Exact copies are kept once; of rows that differ, the one with the greatest
                   `latest` wins, or, without `latest` (or in a tie), all of them are rejected

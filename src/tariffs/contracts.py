@@ -163,7 +163,12 @@ class CellLoad:
 
 @dataclass(frozen=True)
 class Product:
-    """What may be asked for a product.  Price points are the multiples of `price_tick`; a ladder is the sizes of one bundle, by rung."""
+    """What may be asked for a product.  Price points are the multiples of `price_tick`; a ladder is the sizes of one bundle, by rung.
+
+    usage_value           what one more unit sold is worth beyond its price (a customer kept, a habit made); money, lowers the effective cost
+    competitor_min        the cheapest competitor's price: the regulator may forbid to go below it
+    competitor_reference  the price that the regulator measures a ceiling from
+    """
 
     product: Code
     family: Literal["DATA", "VOICE"]
@@ -177,18 +182,22 @@ class Product:
     price_floor: Money
     price_ceiling: Money
     currency: Annotated[str, Len(3, 3), re.compile(r"[A-Z]+")]
+    usage_value: Annotated[float, Ge(0)] | None = None
+    competitor_min: Money | None = None
+    competitor_reference: Money | None = None
 
 
 @dataclass(frozen=True)
 class Location:
     """`name` is what people call the place, with its accents and apostrophes; nothing is ever joined by it.  `control`: prices here are
-    never moved; the others are measured against them."""
+    never moved; the others are measured against them.  `time_zone`: an IANA name, null for UTC."""
 
     location: Code
     name: Annotated[str, Len(1, 200)]
     region: Code
     tier: Code
     control: bool
+    time_zone: str | None = None
 
 
 @dataclass(frozen=True)
@@ -199,6 +208,27 @@ class Policy:
     max_step    the largest move: a share of the current price (voice: points of discount, as a share of the tariff)
     min_weeks   fewer weeks than this, and the price is held
     load_limit  voice: the share of a cell's capacity that discounts may fill
+
+    What may be left out, as a column or as a value; without it the rule is off, unless a default is named.
+
+    min_days            a price that changed less than so many days ago stays
+    cross_effect        bundles: what +1 in a neighbouring rung's relative price adds to the log of sales (substitutes: > 0)
+    diversion           bundles: the share of added sales that the other ladders of the same segment and place lose
+    max_cliff           voice: the largest step between two hours' discounts, as a share of the tariff; 0.20 if left out
+    time_shift          voice: the share of an hour's added minutes that other hours lose; those are waited for
+    patience            voice: who waits t hours are (t + 1)^-patience as many; 2.0 if left out
+    explore_share       the share of units whose price is a trial, from a draw of their elasticity
+    explore_loss        the most that a trial may be expected to lose, as a share of the unit's margin; 0.05 if left out
+    competitor_floor    no price below this multiple of the cheapest competitor; 1.00 if left out
+    competitor_ceiling  no price above this multiple of the regulator's reference; 1.10 if left out
+    max_segment_ratio   bundles: the dearest segment's price over the cheapest's, for one product in one place
+
+    In the row for everybody alone, over all units of the kind:
+
+    max_moved_share     the share of prices that may move
+    max_mean_change     how far the mean of price / current price may be from 1
+    min_volume          the expected volume, as a share of today's
+    max_revenue_risk    the expected loss of revenue, summed over units without their gains, as a share of today's revenue
     """
 
     kind: Literal["bundle", "voice"]
@@ -207,11 +237,33 @@ class Policy:
     max_step: Annotated[float, Ge(0), Le(1)]
     min_weeks: Annotated[int, Ge(1)]
     load_limit: Annotated[float, Gt(0), Le(1)] | None
+    min_days: Annotated[int, Ge(0)] | None = None
+    cross_effect: Annotated[float, Ge(0), Le(5)] | None = None
+    diversion: Share | None = None
+    max_cliff: Annotated[float, Gt(0), Le(1)] | None = None
+    time_shift: Share | None = None
+    patience: Annotated[float, Ge(0), Le(10)] | None = None
+    explore_share: Annotated[float, Ge(0), Le(0.1)] | None = None
+    explore_loss: Annotated[float, Ge(0), Le(1)] | None = None
+    competitor_floor: Annotated[float, Gt(0)] | None = None
+    competitor_ceiling: Annotated[float, Gt(0)] | None = None
+    max_segment_ratio: Annotated[float, Ge(1)] | None = None
+    max_moved_share: Annotated[float, Ge(0), Le(1)] | None = None
+    max_mean_change: Annotated[float, Ge(0)] | None = None
+    min_volume: Annotated[float, Ge(0)] | None = None
+    max_revenue_risk: Annotated[float, Ge(0)] | None = None
 
 
 @dataclass(frozen=True)
 class PriceRow:
-    """One row of the price table: what the rating system is told, and why.  Money in `currency`; deltas are per week."""
+    """One row of the price table: what the rating system is told, and why.  Money in `currency`; deltas are per week.
+
+    valid_from, valid_to    UTC; `..._local` is what a clock in the location's `time_zone` shows then
+    ..._lo, ..._hi          the deltas at the ends of the elasticity's 90 % interval
+    usage_value, opportunity_cost, capacity_price   with unit_cost what one more unit sold costs: unit_cost - usage_value + what
+                            other products or hours lose by it; capacity_price is what one more unit of room in the cell would bring
+    explore_draw            the elasticity that a trial was priced on (explore_flag), null elsewhere
+    """
 
     unit_key: str
     kind: Literal["bundle", "voice"]
@@ -227,6 +279,9 @@ class PriceRow:
     discount_class: Annotated[int, Ge(0), Le(95)] | None
     valid_from: dt.datetime
     valid_to: dt.datetime
+    time_zone: str
+    valid_from_local: dt.datetime
+    valid_to_local: dt.datetime
     table_version: int
     parent_version: int | None
     run_id: str
@@ -247,5 +302,17 @@ class PriceRow:
     expected_volume_delta: float
     expected_revenue_delta: float
     expected_margin_delta: float
+    expected_volume_delta_lo: float
+    expected_volume_delta_hi: float
+    expected_revenue_delta_lo: float
+    expected_revenue_delta_hi: float
+    expected_margin_delta_lo: float
+    expected_margin_delta_hi: float
+    unit_cost: Annotated[float, Ge(0)]
+    usage_value: Annotated[float, Ge(0)]
+    opportunity_cost: float
+    capacity_price: Annotated[float, Ge(0)]
     champion_price: Annotated[float, Ge(0)]
     control_flag: bool
+    explore_flag: bool
+    explore_draw: Annotated[float, Lt(0)] | None

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from hundredfold import Job, Model, Publish, Source
-from tariffs import bundles, voice
+from tariffs import bundles, days, places, table, voice
 from tariffs.contracts import (
     TIDY_CAPACITY,
     TIDY_LOCATION,
@@ -63,7 +63,11 @@ SOURCES = (
 
 PRIOR = Model("prior", unit=(), order_by=(*bundles.UNIT, "week"), query="queries/prior.sql", work=bundles.fit_prior)
 VOICE_PRIOR = Model("voice_prior", unit=(), order_by=(*voice.UNIT, "week"), query="queries/voice_prior.sql", work=voice.fit_voice_prior)
-LADDER = Model("ladder", unit=("segment", "location"), order_by=("ladder", "rung"), query="queries/ladder.sql", work=bundles.order_ladders)
+LADDER = Model("ladder", unit=("location",), order_by=("segment", "ladder", "rung"), query="queries/ladder.sql", work=places.settle_place)
+VOICE_DAY = Model("voice_day", unit=("cell", "day_type"), order_by=("hour",), query="queries/voice_day.sql", work=days.settle_day)
+PORTFOLIO = Model(
+    "portfolio", unit=("kind",), order_by=("chain", "place"), query="queries/portfolio.sql", work=table.keep_limits, returns=table.Limited
+)
 
 PRICE_TABLE = Publish(
     "price_table",
@@ -86,6 +90,8 @@ job = Job(
         LADDER,
         VOICE_PRIOR,
         Model("voice", unit=voice.UNIT, order_by=("week",), query="queries/voice.sql", work=voice.price_voices, many=True),
+        VOICE_DAY,
+        PORTFOLIO,
     ),
     publish=PRICE_TABLE,
 )
@@ -99,6 +105,8 @@ per_unit = Job(
         LADDER,
         VOICE_PRIOR,
         Model("voice", unit=voice.UNIT, order_by=("week",), query="queries/voice.sql", work=voice.price_voice),
+        VOICE_DAY,
+        PORTFOLIO,
     ),
     publish=PRICE_TABLE,
 )

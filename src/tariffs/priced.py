@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
 from tariffs.observe import Learnt
-from tariffs.optimise.reasons import reasons
-from tariffs.optimise.rule import COVERAGE_90, Choice, Demand, Terms, effect
+from tariffs.optimise.explore import Trials, dice, try_out
+from tariffs.optimise.reasons import EXPLORE, reasons
+from tariffs.optimise.rule import COVERAGE_90, Choice, Demand, Terms, effect_columns
 from tariffs.rows import Bools, Columns, Floats, Ints, Labels
 
 
@@ -22,6 +24,10 @@ class Priced:
     support_n, set_aside_n    weeks used, and weeks left out as spikes
     volume                    expected per week at the current price
     lowest, highest           the limits that the price was chosen within (equal: the unit is held)
+    usage_value               what one more unit of usage is worth to the operator, which lowers what it costs
+    capacity_price            what one more unit of room would bring, where the cell is full
+    explore_flag, draw        whether the price is a trial, and the elasticity that it is best for (the estimate where it is none)
+    ..._lo, ..._hi            the deltas at the ends of the elasticity's 90 % interval
     """
 
     price: float
@@ -46,21 +52,32 @@ class Priced:
     expected_volume_delta: float
     expected_revenue_delta: float
     expected_margin_delta: float
+    expected_volume_delta_lo: float
+    expected_volume_delta_hi: float
+    expected_revenue_delta_lo: float
+    expected_revenue_delta_hi: float
+    expected_margin_delta_lo: float
+    expected_margin_delta_hi: float
+    usage_value: float
+    capacity_price: float
+    explore_flag: bool
+    draw: float
 
 
 P = TypeVar("P", bound=Priced)
 
 
-def report(terms: Terms, demand: Demand, learnt: Learnt, choice: Choice, hold: Labels) -> dict[str, np.ndarray]:
-    """The columns of `Priced`, each of shape (units,)."""
-    effects = effect(choice.price, terms, demand)
-    stays = (hold != "") & (choice.price == terms.current)
+def report(terms: Terms, demand: Demand, learnt: Learnt, trials: Trials, hold: Labels, room_price: Floats) -> dict[str, np.ndarray]:
+    """The columns of `Priced`, each of shape (units,).  A trial's limits are narrowed to what lies between it and today's price."""
+    choice, tried = trials.choice, trials.tried
+    stays = (hold != "") & ~tried & (choice.price == terms.current)
+    told = reasons(choice, terms, np.where(tried, "", hold), learnt.fallback)
     return {
         "price": choice.price,
         "current_price": terms.current,
         "reference_price": terms.reference,
         "unit_cost": terms.unit_cost,
-        "reason_code": reasons(choice, terms, hold, learnt.fallback),
+        "reason_code": np.where(tried, EXPLORE, told).astype(object),
         "constraint_bound": choice.bound,
         "elasticity": demand.elasticity,
         "se": demand.sd,
@@ -71,13 +88,14 @@ def report(terms: Terms, demand: Demand, learnt: Learnt, choice: Choice, hold: L
         "support_n": learnt.weeks,
         "set_aside_n": learnt.set_aside,
         "volume": demand.volume,
-        "lowest": np.where(stays, terms.current, terms.lowest),
-        "highest": np.where(stays, terms.current, terms.highest),
+        "lowest": np.where(stays, terms.current, np.where(tried, np.minimum(choice.price, terms.current), terms.lowest)),
+        "highest": np.where(stays, terms.current, np.where(tried, np.maximum(choice.price, terms.current), terms.highest)),
         "z": terms.z,
-        "p_gain": effects.p_gain,
-        "expected_volume_delta": effects.volume,
-        "expected_revenue_delta": effects.revenue,
-        "expected_margin_delta": effects.margin,
+        **effect_columns(choice.price, terms, demand),
+        "usage_value": 0.0 - terms.added_cost,
+        "capacity_price": room_price,
+        "explore_flag": tried,
+        "draw": trials.draw,
     }
 
 
@@ -96,9 +114,14 @@ def terms_of(rows: Columns, offsets: Ints, step: Floats) -> Terms:
     def column(name: str) -> Floats:
         return np.asarray(rows[name], dtype=np.float64)[last]
 
+    floor, ceiling = column("price_floor"), column("price_ceiling")
+    least, most = column("regulated_floor"), column("regulated_ceiling")
     terms = Terms(
         current=column("posted_price"), reference=column("reference_price"), unit_cost=column("unit_cost"), tick=column("price_tick"),
-        floor=column("price_floor"), ceiling=column("price_ceiling"), step=step, z=column("z"),
+        floor=np.maximum(floor, least), ceiling=np.minimum(ceiling, most), step=step, z=column("z"),
+        added_cost=0.0 - column("usage_value"),
+        floor_name=np.where(least > floor, "REG_FLOOR", "FLOOR").astype(object),
+        ceiling_name=np.where(most < ceiling, "REG_CEILING", "CEILING").astype(object),
     )  # fmt: skip
     if faults := terms.faults():
         raise ValueError(f"cannot be priced: wanted {', '.join(faults)}")
@@ -107,3 +130,25 @@ def terms_of(rows: Columns, offsets: Ints, step: Floats) -> Terms:
 
 def control_of(rows: Columns, offsets: Ints) -> Bools:
     return np.asarray(rows["control"][offsets[1:] - 1], dtype=np.bool_)
+
+
+def changed_lately(rows: Columns, offsets: Ints) -> Bools:
+    """Whether the posted price changed less than `min_days` before the week after the last one.  A unit's first week is no change."""
+    last, wanted = offsets[1:] - 1, rows["min_days"][offsets[1:] - 1]
+    if not np.any(wanted > 0):
+        return np.zeros(len(last), dtype=np.bool_)
+    days = rows["week"].astype("datetime64[D]").astype(np.int64)
+    changed = np.append(False, rows["posted_price"][1:] != rows["posted_price"][:-1])
+    changed[offsets[:-1]] = False
+    latest = np.maximum.reduceat(np.where(changed, days, np.iinfo(np.int64).min // 2), offsets[:-1])
+    return np.asarray(days[last] + 7 - latest < wanted, dtype=np.bool_)
+
+
+def with_trials(choice: Choice, terms: Terms, demand: Demand, may: Bools, rows: Columns, offsets: Ints, key: Sequence[str]) -> Trials:
+    """The choices, with a trial at the share of units that the policy asks for, among those that may."""
+    last = offsets[1:] - 1
+    share = rows["explore_share"][last]
+    chance = np.ones((len(last), 2))
+    if np.any(share > 0):
+        chance = dice([rows[name][last] for name in key], rows["week"][last].astype("datetime64[D]").astype(np.int64))
+    return try_out(choice, terms, demand, may & (chance[:, 0] < share), chance[:, 1], rows["explore_loss"][last])

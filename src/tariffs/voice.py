@@ -13,9 +13,9 @@ import numpy as np
 
 from tariffs.demand.prior import Prior, pool
 from tariffs.observe import Learnt, demand_at, learn_unit, learn_units, observe
-from tariffs.optimise.reasons import holds
+from tariffs.optimise.reasons import HOLD_NO_VARIATION, holds
 from tariffs.optimise.rule import Choice, Demand, Terms, choose, on_tick
-from tariffs.priced import Priced, control_of, only, report, terms_of
+from tariffs.priced import Priced, changed_lately, control_of, only, report, terms_of, with_trials
 from tariffs.rows import Columns, Floats, Ints, Rows, Units, key_offsets
 
 UNIT = ("cell", "hour", "day_type")
@@ -77,20 +77,31 @@ def _decide(rows: Columns, offsets: Ints, learnt: Learnt) -> dict[str, np.ndarra
     terms = terms_of(rows, offsets, rows["max_step"][last] * rows["reference_price"][last])  # points of discount, not of the price
     demand = demand_at(learnt, terms.current, terms.reference, rows["active_subs"][last])
     control, room = control_of(rows, offsets), rows["load_limit"][last] * rows["capacity"][last]
-    capped = replace(terms, floor=np.where(control, terms.floor, capacity_floor(terms, demand, room)))
-    hold = holds(learnt.supported, learnt.varied, control)
-    choice = _name_cap(choose(capped, demand, hold != ""), terms, capped)
-    columns = report(capped, demand, learnt, choice, hold)
+    capped = _capped(terms, np.where(control, terms.floor, capacity_floor(terms, demand, room)))
+    hold = holds(learnt.supported, learnt.varied, control, changed_lately(rows, offsets))
+    choice = choose(capped, demand, hold != "")
+    may = (hold == "") | (hold == HOLD_NO_VARIATION)
+    trials = with_trials(choice, capped, demand, may, rows, offsets, UNIT)
+    columns = report(capped, demand, learnt, trials, hold, room_price(trials.choice, capped, demand))
     return columns | {
         "discount_class": _percent(choice.price, terms.reference),
         "current_discount": _percent(terms.current, terms.reference),
     }
 
 
-def _name_cap(choice: Choice, terms: Terms, capped: Terms) -> Choice:
+def room_price(choice: Choice, terms: Terms, demand: Demand) -> Floats:
+    """The shadow price of the cell's capacity, money per minute: the cost at which the price that capacity enforced would be the best one.
+
+    From the optimum's condition p = kappa - current / beta, at the expected elasticity; 0 where capacity does not bind.
+    """
+    worth = choice.price + terms.current / demand.elasticity - terms.cost
+    return np.where(choice.bound == "CAPACITY", np.maximum(worth, 0.0), 0.0)
+
+
+def _capped(terms: Terms, floor: Floats) -> Terms:
     """A floor that capacity raised is told as capacity."""
-    raised = (choice.bound == "FLOOR") & (capped.floor > terms.floor)
-    return replace(choice, bound=np.where(raised, "CAPACITY", choice.bound).astype(object))
+    names = np.where(floor > terms.floor, "CAPACITY", terms.floor_name).astype(object)
+    return replace(terms, floor=floor, floor_name=names)
 
 
 def _percent(price: Floats, reference: Floats) -> Ints:

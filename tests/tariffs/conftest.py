@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tariffs import bundles, voice
+from hundredfold.contract import read_contract
+from tariffs import bundles, days, places, table, voice
 from tariffs.generator import AS_OF, Paths, generate
+from tariffs.job import SOURCES
 from tariffs.rows import key_offsets
 
 QUERIES = Path(bundles.__file__).parent / "queries"
@@ -61,11 +63,20 @@ class Hand:
         for name, files in paths.sources.items():
             read = "read_csv" if files[0].suffix == ".csv" else "read_parquet"
             self.duck.execute(f"CREATE TABLE {name} AS SELECT * FROM {read}({[str(f) for f in files]})")
+            self.add_optional(name)
         self.duck.execute(
             """CREATE TABLE run AS SELECT 'r1' AS run_id, 'tariffs' AS job, ?::TIMESTAMP AS as_of,
             1::BIGINT AS table_version, NULL::BIGINT AS parent_version""",
             [AS_OF],
         )
+
+    def add_optional(self, name: str) -> None:
+        """What the contract lets be missing, as the engine adds it."""
+        contract = read_contract(next(source.contract for source in SOURCES if source.name == name))
+        for column in contract.columns:
+            if column.optional:
+                self.duck.execute(f"ALTER TABLE {name} ADD COLUMN IF NOT EXISTS {column.name} {column.sql_type}")
+                self.duck.execute(f"ALTER TABLE {name} ALTER COLUMN {column.name} TYPE {column.sql_type}")
 
     def ask(self, query: str, key: Sequence[str], order_by: Sequence[str]) -> Slab:
         text = (QUERIES / query).read_text()
@@ -102,20 +113,26 @@ class Priced:
     voice_prices: dict[str, np.ndarray]
 
 
+def each(slab: Slab, work: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """What a function says of each unit, end to end, with the unit's key beside every row of it."""
+    parts = [work(slab.unit(n)) for n in range(len(slab))]
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    sizes = [len(part["price"]) for part in parts]
+    return {name: np.repeat(values, sizes) for name, values in slab.keys.items()} | columns
+
+
 def price_all(hand: Hand) -> Priced:
     prior = bundles.fit_prior(hand.ask("prior.sql", bundles.UNIT, ("week",)).columns)
     slab = hand.ask("bundles.sql", bundles.UNIT, ("week",))
     prices = bundles.price_bundles(slab, prior)
     hand.keep("bundles", slab.keys | prices)
-    groups = hand.ask("ladder.sql", ("segment", "location"), ("ladder", "rung"))
-    keys, parts = groups.keys, [bundles.order_ladders(groups.unit(n)) for n in range(len(groups))]
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    sizes = [len(part["product"]) for part in parts]
-    hand.keep("ladder", {name: np.repeat(values, sizes) for name, values in keys.items()} | columns)
+    hand.keep("ladder", each(hand.ask("ladder.sql", ("location",), ("segment", "ladder", "rung")), places.settle_place))
     voice_prior = voice.fit_voice_prior(hand.ask("voice_prior.sql", voice.UNIT, ("week",)).columns)
     calls = hand.ask("voice.sql", voice.UNIT, ("week",))
     discounts = voice.price_voices(calls, voice_prior)
     hand.keep("voice", calls.keys | discounts)
+    hand.keep("voice_day", each(hand.ask("voice_day.sql", ("cell", "day_type"), ("hour",)), days.settle_day))
+    hand.keep("portfolio", each(hand.ask("portfolio.sql", ("kind",), ("chain", "place")), table.keep_limits))
     return Priced(hand, prior, slab, prices, voice_prior, calls, discounts)
 
 

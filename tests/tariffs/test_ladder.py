@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tariffs import bundles
+from tariffs import places
 from tariffs.optimise.ladder import Rung, climb, in_order
 
 VOLUMES = (50.0, 150.0, 400.0, 1000.0)
@@ -60,7 +60,7 @@ def test_order_is_rising_prices_and_falling_prices_per_mb(prices: list[float], v
 
 def ladder_rows(demo: Any) -> dict[str, np.ndarray]:
     return demo.hand.columns(
-        """SELECT a.*, p.ladder, p.volume_mb::DOUBLE AS volume_mb, b.price AS alone, b.current_price, b.lowest, b.highest
+        """SELECT a.*, p.ladder, p.volume_mb::DOUBLE AS volume_mb, b.price AS alone, b.current_price
         FROM ladder AS a JOIN bundles AS b USING (segment, location, product) JOIN product_catalog AS p USING (product)
         ORDER BY segment, location, ladder, rung"""
     )
@@ -94,9 +94,9 @@ def test_ladders_that_are_in_order_keep_every_figure(demo: Any) -> None:
 
 
 def test_ordering_twice_changes_nothing(demo: Any) -> None:
-    groups = demo.hand.ask("ladder.sql", ("segment", "location"), ("ladder", "rung"))
+    groups = demo.hand.ask("ladder.sql", ("location",), ("segment", "ladder", "rung"))
     for n in range(len(groups)):
         rows = groups.unit(n)
-        once = bundles.order_ladders(rows)
-        twice = bundles.order_ladders(rows | {"price": once["price"], "reason_code": once["reason_code"]})
+        once = places.settle_place(rows)
+        twice = places.settle_place(rows | {"price": once["price"], "reason_code": once["reason_code"]})
         assert np.array_equal(once["price"], twice["price"])

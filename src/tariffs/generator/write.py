@@ -233,8 +233,8 @@ def _on_tick(price: float, tick: float) -> float:
 
 def _policy() -> pa.Table:
     """One default row per kind; a row for a segment (or, for voice, a region) goes before it."""
-    dial = {"z": 0.84, "max_step": 0.15, "min_weeks": 8, "load_limit": None}
-    voice_dial = {"z": 0.84, "max_step": 0.20, "min_weeks": 8, "load_limit": 0.8}
+    dial = {"z": 0.84, "max_step": 0.15, "min_weeks": 8, "load_limit": None, "max_cliff": None}
+    voice_dial = {"z": 0.84, "max_step": 0.20, "min_weeks": 8, "load_limit": 0.8, "max_cliff": 0.2}
     return pa.Table.from_pylist([{"kind": "bundle", "scope": "*"} | dial, {"kind": "voice", "scope": "*"} | voice_dial])
 
 

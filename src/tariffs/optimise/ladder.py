@@ -1,13 +1,14 @@
 """The ladder: of the sizes of one bundle, a larger one costs no less, and its megabyte costs no more.
 
 Prices that are best alone may break this.  Then the rungs are chosen together: the sum of their robust margins is maximised over all the
-price points in reach, by dynamic programming along the rungs (Viterbi), O(rungs x points^2), exactly.
+price points in reach, by dynamic programming along the rungs (Viterbi), O(rungs x points^2), exactly.  Where a rung's price pulls
+at its neighbours' sales, a rung's worth depends on three prices, and the programme runs over pairs: O(rungs x points^3).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -19,11 +20,15 @@ SLACK = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """A bundle size: its volume in MB, the prices in reach (points,), what each is worth in money per week (points,)."""
+    """A bundle size: its volume in MB, the prices in reach (points,), what each is worth in money per week (points,).
+
+    `pull`: what each price multiplies the neighbouring rungs' sales by (points,); none where it leaves them alone.
+    """
 
     volume_mb: float
     prices: Floats
     values: Floats
+    pull: Floats = field(default_factory=lambda: np.ones(1))
 
 
 def in_order(prices: Floats, volumes_mb: Floats) -> bool:
@@ -48,6 +53,31 @@ def climb(rungs: Sequence[Rung]) -> Floats | None:
     for origins in reversed(came_from):
         at.append(int(origins[at[-1]]))
     return np.array([rung.prices[point] for rung, point in zip(rungs, reversed(at), strict=True)])
+
+
+def climb_pulled(rungs: Sequence[Rung]) -> Floats | None:
+    """The same, where prices pull at the neighbours' sales: the worth of rung j is values_j x pull_j-1 x pull_j+1."""
+    if len(rungs) < 2:
+        return climb(rungs)
+    first, second = rungs[:2]
+    best = np.where(_follows(first, second), first.values[:, None] * second.pull[None, :], -np.inf)  # (points of j, points of j + 1)
+    came_from = []
+    for lower, rung, upper in zip(rungs, rungs[1:], [*rungs[2:], None], strict=False):
+        above, fits = (np.ones(1), np.zeros((len(rung.prices), 1))) if upper is None else (upper.pull, _order_cost(rung, upper))
+        own = lower.pull[:, None, None] * (rung.values[:, None] * above[None, :])[None]
+        reach = best[:, :, None] + own + fits[None]
+        came_from.append(reach.argmax(axis=0))
+        best = reach.max(axis=0)
+    if not np.isfinite(best).any():
+        return None
+    at = [0, int(best[:, 0].argmax())]  # there is no rung above the last: its only point is 0
+    for origins in reversed(came_from):
+        at.append(int(origins[at[-1], at[-2]]))
+    return np.array([rung.prices[point] for rung, point in zip(rungs, reversed(at[1:]), strict=True)])
+
+
+def _order_cost(lower: Rung, upper: Rung) -> Floats:
+    return np.where(_follows(lower, upper), 0.0, -np.inf)
 
 
 def _follows(lower: Rung, upper: Rung) -> Bools:

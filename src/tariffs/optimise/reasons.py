@@ -18,14 +18,25 @@ CLIPPED_FLOOR = "CLIPPED_FLOOR"
 CLIPPED_CEILING = "CLIPPED_CEILING"
 CAPACITY_CAP = "CAPACITY_CAP"  # a deeper discount would fill the cell
 FALLBACK_SEGMENT = "FALLBACK_SEGMENT"  # the unit's own elasticity is implausible; the prior's was used
+REG_CAP = "REG_CAP"  # the regulator's: beside the competitors, or between segments
+HOLD_FREQUENCY = "HOLD_FREQUENCY"  # it changed too short a while ago
+EXPLORE = "EXPLORE"  # a trial: priced on a draw of its elasticity
+DIVERSION_ADJUSTED = "DIVERSION_ADJUSTED"  # what other products would lose was counted in
+SMOOTHED = "SMOOTHED"  # its own best discount would be a cliff beside the next hour's, or only shift minutes between hours
+PORTFOLIO_LIMIT = "PORTFOLIO_LIMIT"  # a limit over the whole table
 LADDER_ADJUSTED = "LADDER_ADJUSTED"  # its own best price would have broken the order of sizes
 
-CLIPPED = {"FLOOR": CLIPPED_FLOOR, "CEILING": CLIPPED_CEILING, "STEP_UP": CLIPPED_STEP, "STEP_DOWN": CLIPPED_STEP, "CAPACITY": CAPACITY_CAP}
+CLIPPED = {
+    "FLOOR": CLIPPED_FLOOR, "CEILING": CLIPPED_CEILING, "STEP_UP": CLIPPED_STEP, "STEP_DOWN": CLIPPED_STEP, "CAPACITY": CAPACITY_CAP,
+    "REG_FLOOR": REG_CAP, "REG_CEILING": REG_CAP,
+}  # fmt: skip
 
 
-def holds(supported: Bools, varied: Bools, control: Bools) -> Labels:
+def holds(supported: Bools, varied: Bools, control: Bools, recent: Bools) -> Labels:
     """The reason to hold a unit whatever its elasticity, '' where there is none; the first that applies.  Shape (units,)."""
-    return _first_that_holds([control, ~supported, ~varied], [HOLD_CONTROL, HOLD_MIN_SUPPORT, HOLD_NO_VARIATION], "")
+    return _first_that_holds(
+        [control, recent, ~supported, ~varied], [HOLD_CONTROL, HOLD_FREQUENCY, HOLD_MIN_SUPPORT, HOLD_NO_VARIATION], ""
+    )
 
 
 def reasons(choice: Choice, terms: Terms, hold: Labels, fallback: Bools) -> Labels:

@@ -1,7 +1,9 @@
 """The price rule: move only as far, and only if, the gain survives the doubt about the elasticity.
 
-In units of the current price, with beta the elasticity there and kappa the unit cost, margin is (r - kappa) e^(beta (r
-- 1)) times today's volume, and its logarithm is concave in r: the optimum is kappa - 1/beta.  The robust rule asks for
+In units of the current price, with beta the elasticity there and kappa what one more unit sold costs, margin is (r -
+kappa) e^(beta (r - 1)) times today's volume, and its logarithm is concave in r: the optimum is kappa - 1/beta.  kappa
+is the unit cost, less what a unit of usage is worth to the operator, plus what other products lose by it (its
+opportunity cost).  The robust rule asks for
 the best margin under the least favourable beta in b +- z s: raise for b - z s, lower for b + z s, and hold where the
 two disagree.  So a price moves exactly when the interval excludes the break-even -1/(1 - kappa), and z is the pricing
 team's dial: 0 takes every bet, 2 takes sure ones.  (The plain posterior *expectation* of the margin rewards doubt, by +
@@ -13,11 +15,11 @@ Everything here works value by value on arrays of shape (units,).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
-from tariffs.rows import Bools, Floats, Labels
+from tariffs.rows import Bools, Floats, Ints, Labels
 
 MOST_ELASTIC, LEAST_ELASTIC = -6.0, -0.05  # beyond these an estimate is a data fault, not a demand
 GRID_SLACK = 1e-9  # a bound that is itself a price point stays one after division
@@ -28,7 +30,8 @@ COVERAGE_90 = 1.6448536269514722
 class Terms:
     """What the catalogue and the pricing team allow; money, shape (units,).
 
-    Floor and ceiling outrank the step: a current price outside them is brought back in one move.
+    Floor and ceiling outrank the step: a current price outside them is brought back in one move.  Their names are told
+    where they bind.  `added_cost` is what a unit sold costs beyond its unit cost: less than 0 where usage has a value of its own.
     """
 
     current: Floats
@@ -39,6 +42,18 @@ class Terms:
     ceiling: Floats
     step: Floats
     z: Floats
+    added_cost: Floats = field(default_factory=lambda: np.zeros(1))
+    floor_name: Labels = field(default_factory=lambda: np.array(["FLOOR"], dtype=object))
+    ceiling_name: Labels = field(default_factory=lambda: np.array(["CEILING"], dtype=object))
+
+    @property
+    def cost(self) -> Floats:
+        """What one more unit sold costs, in money: kappa times the current price."""
+        return self.unit_cost + self.added_cost
+
+    def at(self, units: Ints) -> Terms:
+        """The terms of these units."""
+        return Terms(*(np.broadcast_to(getattr(self, f.name), self.current.shape)[units] for f in fields(self)))
 
     @property
     def lowest(self) -> Floats:
@@ -66,10 +81,13 @@ class Demand:
     sd: Floats
     volume: Floats
 
+    def at(self, units: Ints) -> Demand:
+        return Demand(self.elasticity[units], self.sd[units], self.volume[units])
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The price, and which limit held it back ('' where none did): FLOOR, CEILING, STEP_UP, STEP_DOWN or GRID; shape (units,)."""
+    """The price, and which limit held it back ('' where none did): a name of the terms, STEP_UP, STEP_DOWN or GRID; shape (units,)."""
 
     price: Floats
     bound: Labels
@@ -97,7 +115,7 @@ def robust_value(price: Floats, terms: Terms, demand: Demand) -> Floats:
     """Margin per unit of today's volume, in current prices, under the elasticity that is least favourable to this price."""
     ratio = price / terms.current
     doubt = np.where(ratio > 1.0, -terms.z, terms.z) * demand.sd
-    return np.asarray((ratio - terms.unit_cost / terms.current) * np.exp((demand.elasticity + doubt) * (ratio - 1.0)))
+    return np.asarray((ratio - terms.cost / terms.current) * np.exp((demand.elasticity + doubt) * (ratio - 1.0)))
 
 
 def choose(terms: Terms, demand: Demand, held: Bools) -> Choice:
@@ -106,7 +124,7 @@ def choose(terms: Terms, demand: Demand, held: Bools) -> Choice:
     The robust value rises up to its optimum and falls after it, so the best point is one of the optimum's two neighbours, or today's price;
     of equals (within 1e-9) today's price wins, then the point nearer to it.
     """
-    ratio = np.where(held, 1.0, robust_ratio(demand, terms.unit_cost / terms.current, terms.z))
+    ratio = np.where(held, 1.0, robust_ratio(demand, terms.cost / terms.current, terms.z))
     target = ratio * terms.current
     lowest, highest = terms.lowest, terms.highest
     inside = np.clip(target, lowest, highest)
@@ -117,12 +135,43 @@ def choose(terms: Terms, demand: Demand, held: Bools) -> Choice:
     return Choice(price, np.where(stays, "", np.where(reachable, _bound(target, terms, lowest, highest), "GRID")).astype(object))
 
 
-def effect(price: Floats, terms: Terms, demand: Demand) -> Effect:
-    """Against staying at the current price.  P(gain) = Phi([log((r - kappa)/(1 - kappa)) + b (r - 1)] / (s |r - 1|))."""
-    ratio, kappa = price / terms.current, terms.unit_cost / terms.current
-    moved = demand.volume * np.exp(demand.elasticity * (ratio - 1.0))
+def effect(price: Floats, terms: Terms, demand: Demand, pull: Floats | float = 0.0) -> Effect:
+    """Against staying at the current price.  P(gain) = Phi([log((r - kappa)/(1 - kappa)) + b (r - 1)] / (s |r - 1|)).
+
+    Money is counted at the unit cost, the chance of a gain at all that a unit costs.  `pull` is added to the log of the
+    volume: what the neighbours' new prices bring.
+    """
+    ratio, kappa = price / terms.current, terms.cost / terms.current
+    moved = demand.volume * np.exp(demand.elasticity * (ratio - 1.0) + pull)
     margin = moved * (price - terms.unit_cost) - demand.volume * (terms.current - terms.unit_cost)
     return Effect(moved - demand.volume, moved * price - demand.volume * terms.current, margin, _p_gain(ratio, kappa, demand))
+
+
+def effect_columns(price: Floats, terms: Terms, demand: Demand, pull: Floats | float = 0.0) -> dict[str, Floats]:
+    """The effect, and each delta at the ends of the elasticity's 90 % interval: they are monotone in it, so these are their own intervals."""
+    mode = effect(price, terms, demand, pull)
+    ends = [
+        effect(price, terms, replace(demand, elasticity=demand.elasticity + sign * COVERAGE_90 * demand.sd), pull) for sign in (-1.0, 1.0)
+    ]
+    columns = {"p_gain": mode.p_gain}
+    for name in ("volume", "revenue", "margin"):
+        one, other = (getattr(end, name) for end in ends)
+        columns[f"expected_{name}_delta"] = getattr(mode, name)
+        columns[f"expected_{name}_delta_lo"], columns[f"expected_{name}_delta_hi"] = np.minimum(one, other), np.maximum(one, other)
+    return columns
+
+
+def expected_loss(before: Floats, after: Floats, spread: Floats) -> Floats:
+    """E[max(0, before - X)] where X is lognormal with the median `after` and the log-sd `spread`; both > 0, else before - after or 0.
+
+    The value of a put option (Black 1976), without interest.
+    """
+    sure = np.maximum(before - after, 0.0)
+    open_ = (before > 0) & (after > 0) & (spread > 0)
+    width = np.where(open_, spread, 1.0)
+    score = np.log(np.where(open_, before, 1.0) / np.where(open_, after, 1.0)) / width
+    mean = after * np.exp(width**2 / 2.0)
+    return np.where(open_, np.maximum(before * normal_cdf(score) - mean * normal_cdf(score - width), 0.0), sure)
 
 
 def normal_cdf(value: Floats) -> Floats:
@@ -161,12 +210,21 @@ def _beats(price: Floats, other: Floats, terms: Terms, demand: Demand) -> Bools:
 
 
 def _bound(target: Floats, terms: Terms, lowest: Floats, highest: Floats) -> Labels:
-    """Which limit stands between the target and the price."""
-    return np.select(
-        [(target < lowest) & (lowest == terms.floor), target < lowest, (target > highest) & (highest == terms.ceiling), target > highest],
-        ["FLOOR", "STEP_DOWN", "CEILING", "STEP_UP"],
-        "",
-    )
+    """Which limit stands between the target and the price.  A floor above the reach of a step, or a ceiling below it, is what moved the price
+    even where the target lies further on."""
+    names = {
+        "floor": np.broadcast_to(terms.floor_name, target.shape),
+        "ceiling": np.broadcast_to(terms.ceiling_name, target.shape),
+    }
+    beyond = [terms.floor > terms.current + terms.step, terms.ceiling < terms.current - terms.step]
+    short = [
+        (target < lowest) & (lowest == terms.floor),
+        target < lowest,
+        (target > highest) & (highest == terms.ceiling),
+        target > highest,
+    ]
+    told = [names["floor"], names["ceiling"], names["floor"], "STEP_DOWN", names["ceiling"], "STEP_UP"]
+    return np.select([*beyond, *short], told, "").astype(object)
 
 
 def _p_gain(ratio: Floats, kappa: Floats, demand: Demand) -> Floats:

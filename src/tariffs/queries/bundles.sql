@@ -5,9 +5,15 @@ SELECT
   s.explore_eps * s.list_price / p.list_price AS explore_eps,
   l.tier, l.control,
   p.list_price AS reference_price, p.unit_cost, p.price_tick, p.price_floor, p.price_ceiling,
+  coalesce(p.usage_value, 0e0) AS usage_value,
+  coalesce(p.competitor_min * coalesce(own.competitor_floor, every.competitor_floor, 1e0), 0e0) AS regulated_floor,
+  coalesce(p.competitor_reference * coalesce(own.competitor_ceiling, every.competitor_ceiling, 1.1e0), 1e9) AS regulated_ceiling,
   coalesce(own.z, every.z) AS z,
   coalesce(own.max_step, every.max_step) AS max_step,
-  coalesce(own.min_weeks, every.min_weeks) AS min_weeks
+  coalesce(own.min_weeks, every.min_weeks) AS min_weeks,
+  coalesce(own.min_days, every.min_days, 0) AS min_days,
+  coalesce(own.explore_share, every.explore_share, 0e0) AS explore_share,
+  coalesce(own.explore_loss, every.explore_loss, 0.05e0) AS explore_loss
 FROM bundle_sales AS s
 JOIN locations AS l ON l.location = s.location
 JOIN product_catalog AS p ON p.product = s.product

@@ -1,4 +1,4 @@
--- The price table: bundles after the ladder, and voice.  A price that does not move has no probability of gain.
+-- The price table: bundles after the ladder, voice after its day, both after the limits on the table as a whole.  A price that does not move has no probability of gain.
 WITH bundle_cutoff AS (SELECT max(week) AS week FROM bundle_sales),
 voice_cutoff AS (SELECT max(week) AS week FROM voice_usage),
 priced AS (
@@ -11,6 +11,10 @@ priced AS (
     a.reason_code, coalesce(nullif(a.ladder_bound, ''), nullif(b.constraint_bound, '')) AS constraint_bound,
     b.current_price, a.p_gain, b.elasticity, b.se, b.credible_lo, b.credible_hi, b.support_n, b.shrink_weight,
     b.volume AS expected_volume, a.expected_volume_delta, a.expected_revenue_delta, a.expected_margin_delta,
+    a.expected_volume_delta_lo, a.expected_volume_delta_hi, a.expected_revenue_delta_lo, a.expected_revenue_delta_hi,
+    a.expected_margin_delta_lo, a.expected_margin_delta_hi,
+    b.unit_cost, b.usage_value, a.opportunity_cost, b.capacity_price, b.explore_flag, b.draw,
+    a.valid_from, a.valid_to, a.time_zone, a.valid_from_local, a.valid_to_local,
     p.list_price AS champion_price, l.control AS control_flag
   FROM bundles AS b
   JOIN ladder AS a ON a.segment = b.segment AND a.location = b.location AND a.product = b.product
@@ -23,10 +27,17 @@ priced AS (
     CAST(NULL AS VARCHAR) AS segment, c.location, p.product,
     v.cell, v.hour, v.day_type,
     p.product || '@' || v.cell AS product_offering_id,
-    v.price, p.currency, v.discount_class, t.week AS data_cutoff,
-    v.reason_code, nullif(v.constraint_bound, '') AS constraint_bound,
-    v.current_price, v.p_gain, v.elasticity, v.se, v.credible_lo, v.credible_hi, v.support_n, v.shrink_weight,
-    v.volume AS expected_volume, v.expected_volume_delta, v.expected_revenue_delta, v.expected_margin_delta,
+    a.price, p.currency, a.discount_class, t.week AS data_cutoff,
+    a.reason_code,
+    -- a limit of law or of the network explains a price that moved further than a step: a cliff beside it does not hide that
+    CASE WHEN v.constraint_bound IN ('CAPACITY', 'REG_FLOOR', 'REG_CEILING') AND a.price = v.price THEN v.constraint_bound
+      ELSE coalesce(nullif(a.day_bound, ''), nullif(v.constraint_bound, '')) END AS constraint_bound,
+    v.current_price, a.p_gain, v.elasticity, v.se, v.credible_lo, v.credible_hi, v.support_n, v.shrink_weight,
+    v.volume AS expected_volume, a.expected_volume_delta, a.expected_revenue_delta, a.expected_margin_delta,
+    a.expected_volume_delta_lo, a.expected_volume_delta_hi, a.expected_revenue_delta_lo, a.expected_revenue_delta_hi,
+    a.expected_margin_delta_lo, a.expected_margin_delta_hi,
+    v.unit_cost, v.usage_value, a.opportunity_cost, v.capacity_price, v.explore_flag, v.draw,
+    a.valid_from, a.valid_to, a.time_zone, a.valid_from_local, a.valid_to_local,
     -- the rule of thumb on load that operators use without a model
     round(p.list_price * CASE
       WHEN v.volume < 0.2 * c.capacity_minutes * CASE WHEN v.day_type = 'WEEKDAY' THEN 5 ELSE 2 END THEN 0.0
@@ -36,6 +47,7 @@ priced AS (
     END, 6) AS champion_price,
     l.control AS control_flag
   FROM voice AS v
+  JOIN voice_day AS a ON a.cell = v.cell AND a.hour = v.hour AND a.day_type = v.day_type
   JOIN cell_load AS c ON c.cell = v.cell AND c.hour = v.hour
   JOIN locations AS l ON l.location = c.location
   JOIN product_catalog AS p ON p.family = 'VOICE'
@@ -43,15 +55,26 @@ priced AS (
 )
 SELECT
   d.unit_key, d.kind, d.segment, d.location, d.product, d.cell, d.hour, d.day_type, d.product_offering_id,
-  d.price, d.currency, d.discount_class,
-  date_trunc('day', r.as_of) + INTERVAL '1' DAY AS valid_from,
-  date_trunc('day', r.as_of) + INTERVAL '8' DAY AS valid_to,
+  coalesce(f.price, d.price) AS price, d.currency,
+  CASE WHEN d.discount_class IS NOT NULL THEN coalesce(f.discount_class, d.discount_class) END AS discount_class,
+  d.valid_from, d.valid_to, d.time_zone, d.valid_from_local, d.valid_to_local,
   r.table_version, r.parent_version, r.run_id, 'tariffs-1' AS model_version, d.data_cutoff, 'draft' AS status,
-  d.reason_code, d.constraint_bound, d.current_price,
-  CASE WHEN d.price <> d.current_price THEN d.p_gain END AS p_gain,
+  coalesce(f.reason_code, d.reason_code) AS reason_code, coalesce(f.portfolio_bound, d.constraint_bound) AS constraint_bound, d.current_price,
+  CASE WHEN coalesce(f.price, d.price) <> d.current_price THEN coalesce(f.p_gain, d.p_gain) END AS p_gain,
   d.elasticity, d.se, d.credible_lo, d.credible_hi, d.support_n, d.shrink_weight,
-  d.expected_volume, d.expected_volume_delta, d.expected_revenue_delta, d.expected_margin_delta,
-  d.champion_price, d.control_flag
+  d.expected_volume,
+  coalesce(f.expected_volume_delta, d.expected_volume_delta) AS expected_volume_delta,
+  coalesce(f.expected_revenue_delta, d.expected_revenue_delta) AS expected_revenue_delta,
+  coalesce(f.expected_margin_delta, d.expected_margin_delta) AS expected_margin_delta,
+  coalesce(f.expected_volume_delta_lo, d.expected_volume_delta_lo) AS expected_volume_delta_lo,
+  coalesce(f.expected_volume_delta_hi, d.expected_volume_delta_hi) AS expected_volume_delta_hi,
+  coalesce(f.expected_revenue_delta_lo, d.expected_revenue_delta_lo) AS expected_revenue_delta_lo,
+  coalesce(f.expected_revenue_delta_hi, d.expected_revenue_delta_hi) AS expected_revenue_delta_hi,
+  coalesce(f.expected_margin_delta_lo, d.expected_margin_delta_lo) AS expected_margin_delta_lo,
+  coalesce(f.expected_margin_delta_hi, d.expected_margin_delta_hi) AS expected_margin_delta_hi,
+  d.unit_cost, d.usage_value, d.opportunity_cost, d.capacity_price,
+  d.champion_price, d.control_flag, d.explore_flag, CASE WHEN d.explore_flag THEN d.draw END AS explore_draw
 FROM priced AS d
+LEFT JOIN portfolio AS f ON f.kind = d.kind AND f.unit_key = d.unit_key
 CROSS JOIN run AS r
 ORDER BY d.kind, d.unit_key

@@ -1,0 +1,121 @@
+"""Best answers of units that hang together in chains: ladders, and the rings of a day's hours; all chains at once.
+
+Most chains are in order when each unit takes its own best point.  The others are solved together by dynamic
+programming over arrays (chains, points, points), so that a million units take a second and not a loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from tariffs.optimise.smooth import HOURS, excess
+from tariffs.rows import Bools, Floats, Ints
+
+SLACK = 1e-9
+CELLS = 4_000_000  # of the largest array
+
+
+class Tie(Protocol):
+    """What a price of one unit costs beside a price of the next: 0, or more than any worth; shapes of the prices broadcast."""
+
+    ring: bool
+
+    def cost(self, unit: Ints, price: Floats, after: Ints, price_after: Floats, dear: float) -> Floats: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ladders:
+    """A larger size costs no less, and its megabyte no more.  volume_mb (units,)."""
+
+    volume_mb: Floats
+    ring: bool = False
+
+    def cost(self, unit: Ints, price: Floats, after: Ints, price_after: Floats, dear: float) -> Floats:
+        shape = (-1,) + (1,) * (price.ndim - 1)
+        small, large = self.volume_mb[unit].reshape(shape), self.volume_mb[after].reshape(shape)
+        ordered = (price_after >= price - SLACK) & (price_after / large <= price / small + SLACK)
+        return np.where(ordered, 0.0, dear)
+
+
+@dataclass(frozen=True, slots=True)
+class Days:
+    """Hours that follow one another, around midnight: no cliff, or the smallest.  hour, limit (units,); the limit in money."""
+
+    hour: Ints
+    limit: Floats
+    ring: bool = True
+
+    def cost(self, unit: Ints, price: Floats, after: Ints, price_after: Floats, dear: float) -> Floats:
+        shape = (-1,) + (1,) * (price.ndim - 1)
+        linked = ((self.hour[after] - self.hour[unit]) % HOURS == 1).reshape(shape)
+        limit = self.limit[unit].reshape(shape)
+        return np.where(linked, excess(price, price_after, limit) / limit * 1e3 * dear, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Chains:
+    """Chain c is the units offsets[c]:offsets[c + 1]; prices (units, points); `loose` chains are left as they come (chains,)."""
+
+    offsets: Ints
+    prices: Floats
+    tie: Tie
+    loose: Bools
+
+    def answer(self, score: Floats) -> Ints:
+        """The best points for a score (units, points), -inf where there is none: in order as far as there is an order.  Shape (units,)."""
+        pick = score.argmax(axis=1)
+        for units in self._broken(pick):
+            pick[units] = self._best(units, score)
+        return pick
+
+    def _broken(self, pick: Ints) -> Iterator[Ints]:
+        """The units of the chains that these points leave out of order, as (chains, length), in handy parts."""
+        sizes = np.diff(self.offsets)
+        unit = np.arange(len(pick))
+        chain = np.repeat(np.arange(len(sizes)), sizes)
+        after = np.where(unit + 1 < self.offsets[chain + 1], unit + 1, self.offsets[chain] if self.tie.ring else unit)
+        price = self.prices[unit, pick]
+        bad = (after != unit) & (self.tie.cost(unit, price, after, price[after], 1.0) > 0) & ~self.loose[chain]
+        broken = np.unique(chain[bad])
+        for length in np.unique(sizes[broken]):
+            first = self.offsets[broken[sizes[broken] == length]]
+            part = max(CELLS // self.prices.shape[1] ** 2, 1)
+            for start in range(0, len(first), part):
+                yield first[start : start + part, None] + np.arange(length)
+
+    def _best(self, units: Ints, score: Floats) -> Ints:
+        worth = np.where(np.isfinite(score[units]), score[units], 0.0)
+        dear = 1.0 + 4.0 * units.shape[1] * float(np.ptp(worth))
+        if not self.tie.ring:
+            return self._along(units, score, dear, None)[0]
+        points = range(score.shape[1])
+        tries = [self._along(units, score, dear, start) for start in points]
+        best = np.argmax([total for _, total in tries], axis=0)
+        return np.array([tries[start][0][n] for n, start in enumerate(best)]).reshape(units.shape)
+
+    def _along(self, units: Ints, score: Floats, dear: float, start: int | None) -> tuple[Ints, Floats]:
+        """Viterbi along the chains, from one point of their first unit or from any; the points (chains, length) and their worth (chains,)."""
+        best = score[units[:, 0]].copy()
+        if start is not None:
+            best[:, np.arange(best.shape[1]) != start] = -np.inf
+        came_from = []
+        for before, at in zip(units.T, units.T[1:], strict=False):
+            reach = best[:, :, None] - self.tie.cost(before, self.prices[before][:, :, None], at, self.prices[at][:, None, :], dear)
+            came_from.append(reach.argmax(axis=1))
+            best = reach.max(axis=1) + score[at]
+        if start is not None:
+            last, first = units[:, -1], units[:, 0]
+            best = best - self.tie.cost(last, self.prices[last], first, self.prices[first][:, [start]], dear)
+        return _back(best, came_from)
+
+
+def _back(best: Floats, came_from: list[Ints]) -> tuple[Ints, Floats]:
+    every = np.arange(len(best))
+    at = [best.argmax(axis=1)]
+    for origins in reversed(came_from):
+        at.append(origins[every, at[-1]])
+    return np.stack(at[::-1], axis=1), best.max(axis=1)

@@ -1,0 +1,119 @@
+"""Limits on the table as a whole, by dual prices.
+
+Each limit has a price, and each unit answers by itself: argmax of its worth less what the limits charge for it (Everett
+1963).  A higher price makes the sum that is limited no larger, so bisection finds the least price that meets the limit: one
+pass over all units for each step, and no unit knows of another.  With several limits the one that is broken worst is
+priced next, the others' prices standing, until none is broken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tariffs.rows import Floats, Ints
+
+ROUNDS = 24
+CLOSE = 1e-3  # a limit that is met this closely needs no finer price
+SLACK = 1e-9
+Answer = Callable[[Floats], Ints]
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The sum of `amounts` (units, points) over the chosen points is at most `most`; as people say it, both are divided by `per`."""
+
+    name: str
+    amounts: Floats
+    most: float
+    per: float
+
+    def total(self, pick: Ints) -> float:
+        return float(self.amounts[np.arange(len(pick)), pick].sum())
+
+    def excess(self, pick: Ints) -> float:
+        """By how much it is broken, in the words' own measure; at most 0 where it is met."""
+        over = (self.total(pick) - self.most) / abs(self.per)
+        return over if over > SLACK else min(over, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The chosen point of each unit (units,), and the price of each limit, in money per unit of its amount."""
+
+    pick: Ints
+    duals: dict[str, float]
+
+
+def keep(values: Floats, limits: Sequence[Limit], answer: Answer) -> Kept:
+    """The points that are worth most within the limits, up to the gap of a discrete choice; ValueError names the limits that cannot be met.
+
+    values  what each point is worth in money, shape (units, points); -inf where it cannot be had
+    answer  the best points for given scores of that shape, as (units,); it knows what ties units to one another
+    """
+    duals = np.zeros(len(limits))
+    pick = answer(values)
+    for _ in range(ROUNDS):
+        broken = [limit.excess(pick) for limit in limits]
+        worst = int(np.argmax(broken))
+        if broken[worst] <= 0:
+            return Kept(
+                _relaxed(values, limits, duals, pick, answer), {limit.name: float(dual) for limit, dual in zip(limits, duals, strict=True)}
+            )
+        duals[worst], pick = _least(values, limits, duals, worst, answer)
+    names = ", ".join(limit.name for limit, over in zip(limits, broken, strict=True) if over > 0 or duals[list(limits).index(limit)] > 0)
+    raise ValueError(f"the table cannot keep these limits together: {names}; each can be met alone: allow more of one of them")
+
+
+def _least(values: Floats, limits: Sequence[Limit], duals: Floats, which: int, answer: Answer) -> tuple[float, Ints]:
+    """The least price of one limit at which it is met, and the answer there."""
+    limit = limits[which]
+
+    def at(dual: float) -> Ints:
+        return answer(_score(values, limits, np.where(np.arange(len(duals)) == which, dual, duals)))
+
+    low, high = 0.0, _scale(values, limit) * 2.0**-20
+    while limit.excess(pick := at(high)) > 0:
+        low, high = high, high * 8.0
+        if high > _scale(values, limit) * 2.0**30:
+            raise ValueError(_cannot(limit, pick))
+    while high - low > 1e-6 * high and limit.excess(pick) < -CLOSE * abs(limit.most / limit.per):
+        middle = (low + high) / 2.0
+        if limit.excess(tried := at(middle)) > 0:
+            low = middle
+        else:
+            high, pick = middle, tried
+    return high, pick
+
+
+def _relaxed(values: Floats, limits: Sequence[Limit], duals: Floats, pick: Ints, answer: Answer) -> Ints:
+    """A price that later prices made needless is taken back."""
+    for which in np.flatnonzero(duals) if np.count_nonzero(duals) > 1 else ():
+        without = np.where(np.arange(len(duals)) == which, 0.0, duals)
+        tried = answer(_score(values, limits, without))
+        if all(limit.excess(tried) <= 0 for limit in limits):
+            duals[:], pick = without, tried
+    return pick
+
+
+def _score(values: Floats, limits: Sequence[Limit], duals: Floats) -> Floats:
+    score = values
+    for limit, dual in zip(limits, duals, strict=True):
+        if dual > 0:
+            score = score - dual * limit.amounts
+    return score
+
+
+def _scale(values: Floats, limit: Limit) -> float:
+    """Money per unit of the limited amount, roughly."""
+    finite = np.isfinite(values)
+    worth = float(np.ptp(values[finite])) if finite.any() else 0.0
+    return (worth + 1e-6) / (float(np.ptp(limit.amounts[finite])) + 1e-12) if finite.any() else 1.0
+
+
+def _cannot(limit: Limit, pick: Ints) -> str:
+    wanted, found = limit.most / limit.per, limit.total(pick) / limit.per
+    side, best = ("at least", "most") if limit.per < 0 else ("at most", "least")
+    return f"the table cannot keep {limit.name}: wanted {side} {wanted:.4g}, and {found:.4g} is the {best} that steps, floors, ceilings, ladders and cells allow"

@@ -1,0 +1,130 @@
+"""A location: all its segments and products, priced one by one, brought together.
+
+Three things tie them: the sizes of a bundle stay in order (`optimise.ladder`), one product does not cost one segment much more
+than another (`optimise.fairness`), and what one product gains another may lose.  Of that there are two kinds.  Neighbouring rungs of a
+ladder pull at each other's sales (`cross_effect`), which is solved exactly, with the order.  And a share of what a ladder
+gains (`diversion`) comes out of the segment's other ladders, in proportion to their sales: an opportunity cost in the
+sense of upward pricing pressure (Farrell and Shapiro 2010), solved ladder by ladder until nothing moves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from tariffs.optimise.fairness import band
+from tariffs.optimise.ladder import Rung, climb, climb_pulled, in_order
+from tariffs.optimise.reasons import DIVERSION_ADJUSTED, LADDER_ADJUSTED, REG_CAP
+from tariffs.rows import Columns, Floats, Ints, Labels, Rows, key_offsets
+from tariffs.together import SWEEPS, margins, points_of, told, validity, worth_of
+
+
+@dataclass(slots=True)
+class Place:
+    """The prices of a location on their way, and why they changed; shape (rows,)."""
+
+    price: Floats
+    lowest: Floats
+    highest: Floats
+    reason: Labels
+    bound: Labels
+
+    def move(self, at: Ints, price: Floats, reason: str, bound: str) -> None:
+        """New prices for some rows; those that change have a new reason."""
+        changed = at[price != self.price[at]]
+        self.price[at] = price
+        self.reason[changed], self.bound[changed] = reason, bound
+
+
+def settle_place(rows: Rows) -> dict[str, np.ndarray]:
+    """The prices of one location, sorted by segment, ladder and rung: one row per product and segment.
+
+    Rungs that are in order already keep their prices, for these are the best in reach, unless products take from one
+    another.  Where nothing in reach is in order, a ladder keeps the prices it has, and `ladder_bound` says so.
+    """
+    place = Place(*(rows[name].copy() for name in ("price", "lowest", "highest", "reason_code")), np.full(len(rows["price"]), "", object))
+    if np.any(np.isfinite(rows["max_segment_ratio"])):
+        _treat_alike(rows, place)
+    cost, pull = np.zeros(len(place.price)), np.zeros(len(place.price))
+    for first, end in pairwise(key_offsets(rows, ("segment",))):
+        cost[first:end], pull[first:end] = _settle_segment(rows, place, first, end)
+    named = {"segment": rows["segment"], "product": rows["product"], "price": place.price, "reason_code": place.reason}
+    limits = {"ladder_bound": place.bound, "lowest": place.lowest, "highest": place.highest, "pull": pull}
+    return named | limits | told(rows, place.price, cost, pull) | validity(rows)
+
+
+def _treat_alike(rows: Columns, place: Place) -> None:
+    """Narrow each product's limits to one band for all segments, the one that is worth most."""
+    for product in np.unique(rows["product"].astype(str)):
+        at = np.flatnonzero(rows["product"] == product)
+        points = [points_of(rows, i, place.lowest[i], place.highest[i], place.price[i]) for i in at]
+        found = band(points, [worth_of(rows, i, p) for i, p in zip(at, points, strict=True)], float(rows["max_segment_ratio"][at].min()))
+        inside = (place.price[at] >= found.lowest) & (place.price[at] <= found.highest)
+        place.move(at, np.where(inside, place.price[at], found.prices), REG_CAP, "FAIRNESS")
+        out = (place.price[at] < found.lowest) | (place.price[at] > found.highest)
+        place.lowest[at] = np.where(out, place.price[at], np.maximum(place.lowest[at], found.lowest))
+        place.highest[at] = np.where(out, place.price[at], np.minimum(place.highest[at], found.highest))
+        if out.any():
+            place.bound[at] = "FAIRNESS_OUT_OF_REACH"
+
+
+def _settle_segment(rows: Columns, place: Place, first: int, end: int) -> tuple[Floats, Floats]:
+    """Opportunity cost (money per unit sold) and pull (on the log of sales) at the prices settled for; shape (products,)."""
+    ladders = [np.arange(a, b) + first for a, b in pairwise(key_offsets({"ladder": rows["ladder"][first:end]}, ("ladder",)))]
+    tied = bool(np.any(rows["diversion"][first:end] > 0) or np.any(rows["cross_effect"][first:end] > 0))
+    for _ in range(SWEEPS if tied else 1):
+        before = place.price[first:end].copy()
+        for at in ladders:
+            _settle_ladder(rows, place, at, first, end, tied)
+        if np.array_equal(place.price[first:end], before):
+            break
+    if not tied:
+        return np.zeros(end - first), np.zeros(end - first)
+    parts = [_neighbours(rows, place.price, at) for at in ladders]
+    lost = [_diverted(rows, place.price, at, first, end) for at in ladders]
+    return np.concatenate([cost for cost, _ in parts]) + np.concatenate(lost), np.concatenate([pull for _, pull in parts])
+
+
+def _settle_ladder(rows: Columns, place: Place, at: Ints, first: int, end: int, tied: bool) -> None:
+    ordered = in_order(place.price[at], rows["volume_mb"][at])
+    if ordered and not tied:
+        return
+    cost = _diverted(rows, place.price, at, first, end) if tied else np.zeros(len(at))
+    rungs = [_rung(rows, place, i, lost) for i, lost in zip(at, cost, strict=True)]
+    best = climb_pulled(rungs) if np.any(rows["cross_effect"][at] > 0) else climb(rungs)
+    if best is None:
+        place.move(at, rows["current_price"][at], LADDER_ADJUSTED, "")
+        place.bound[at] = "LADDER_OUT_OF_REACH"
+    else:
+        place.move(at, best, *((DIVERSION_ADJUSTED, "DIVERSION") if ordered else (LADDER_ADJUSTED, "LADDER")))
+
+
+def _rung(rows: Columns, place: Place, at: int, cost: float) -> Rung:
+    prices = points_of(rows, at, place.lowest[at], place.highest[at], place.price[at])
+    pull = np.exp(rows["cross_effect"][at] * (prices - rows["current_price"][at]) / rows["reference_price"][at])
+    return Rung(float(rows["volume_mb"][at]), prices, worth_of(rows, at, prices, cost), pull)
+
+
+def _diverted(rows: Columns, price: Floats, at: Ints, first: int, end: int) -> Floats:
+    """sum_k D_jk (p_k - c_k) over the products of other ladders, D_jk = diversion x k's share of their sales; shape (rungs,)."""
+    every = np.arange(first, end)
+    others = every[(every < at[0]) | (every > at[-1])]
+    sold = rows["volume"][others]
+    if not sold.sum() > 0:
+        return np.zeros(len(at))
+    return np.asarray(rows["diversion"][at] * np.sum(margins(rows, price)[others] * sold) / np.sum(sold))
+
+
+def _neighbours(rows: Columns, price: Floats, at: Ints) -> tuple[Floats, Floats]:
+    """What a unit sold takes from the rungs beside it, in money, and how their new prices pull at its sales; shape (rungs,) each.
+
+    D_jk = (chi q_k / p_ref) / (-beta_j q_j / p_j), the slope of k's sales over that of j's own; together at most 1.
+    """
+    beside = np.eye(len(at), k=1) + np.eye(len(at), k=-1)
+    moved = rows["cross_effect"][at] * (price - rows["current_price"])[at] / rows["reference_price"][at]
+    own = -rows["elasticity"][at] * rows["volume"][at] / rows["current_price"][at]
+    taken = beside * rows["cross_effect"][at][:, None] * rows["volume"][at][None, :] / rows["reference_price"][at][:, None] / own[:, None]
+    taken /= np.maximum(taken.sum(axis=1), 1.0)[:, None]
+    return (taken * margins(rows, price)[at]).sum(axis=1), (beside * moved).sum(axis=1)

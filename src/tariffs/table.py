@@ -1,0 +1,131 @@
+"""The whole table of a kind: every price, ladders and days settled, held against the limits on all of them together.
+
+`optimise.portfolio` finds what each limit costs, `optimise.chains` keeps ladders in order and days smooth meanwhile: what comes out is
+within each unit's limits, in order, and within the table's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tariffs.optimise.chains import Chains, Days, Ladders, Tie
+from tariffs.optimise.portfolio import Limit, keep
+from tariffs.optimise.reasons import PORTFOLIO_LIMIT
+from tariffs.optimise.rule import GRID_SLACK, Demand, Terms, expected_loss, on_tick, robust_value
+from tariffs.rows import Columns, Floats, Rows, key_offsets
+from tariffs.together import believed, terms_of_rows, told
+
+SAME = 1e-9  # of equal worth the price that is there already wins
+
+
+@dataclass(frozen=True, slots=True)
+class Limited:
+    """A price that a limit on the whole table changed, with the effects of the new one."""
+
+    unit_key: str
+    price: float
+    discount_class: int
+    reason_code: str
+    portfolio_bound: str
+    p_gain: float
+    expected_volume_delta: float
+    expected_revenue_delta: float
+    expected_margin_delta: float
+    expected_volume_delta_lo: float
+    expected_volume_delta_hi: float
+    expected_revenue_delta_lo: float
+    expected_revenue_delta_hi: float
+    expected_margin_delta_lo: float
+    expected_margin_delta_hi: float
+
+
+def keep_limits(rows: Rows) -> dict[str, np.ndarray]:
+    """The prices that change, in columns of `Limited`, from the rows of one kind, sorted by chain and place.
+
+    Raises ValueError where the limits cannot be met: it names them, and the best that can be had.
+    """
+    prices, there = menu(rows)
+    limits = limits_of(rows, prices)
+    if all(limit.excess(np.full(len(prices), GIVEN)) <= 0 for limit in limits):
+        return _changed(rows, rows["price"], {})
+    kept = keep(_values(rows, prices, there), limits, chains_of(rows, prices).answer)
+    price = prices[np.arange(len(prices)), kept.pick]
+    return _changed(rows, price, kept.duals)
+
+
+GIVEN = 0  # the column of the menu with the price that is there already
+
+
+def menu(rows: Columns) -> tuple[Floats, np.ndarray]:
+    """Every price that each unit may have, and which of them are prices at all; shape (units, points).  The first is the given one."""
+    lowest, highest, tick, given, current = (rows[name][:, None] for name in ("lowest", "highest", "price_tick", "price", "current_price"))
+    first, last = np.ceil(lowest / tick - GRID_SLACK), np.floor(highest / tick + GRID_SLACK)
+    fixed = (lowest >= highest) | np.array([str(bound).startswith("LADDER_OUT") for bound in rows["group_bound"]])[:, None]
+    count = int(np.max(np.where(fixed, 0.0, last - first + 1.0), initial=0.0))
+    steps = first + np.arange(max(count, 0))
+    prices = np.concatenate([given, current, on_tick(np.minimum(steps, np.maximum(last, first)), tick)], axis=1)
+    inside = (prices >= lowest - SAME) & (prices <= highest + SAME) & ~fixed
+    inside[:, 2:] &= steps <= last
+    inside[:, GIVEN] = True
+    return np.where(inside, prices, given), inside
+
+
+def limits_of(rows: Columns, prices: Floats) -> list[Limit]:
+    """The limits that the policy sets, over the menu."""
+    asked = {name: float(rows[name][0]) for name in ("max_moved_share", "max_mean_change", "min_volume", "max_revenue_risk")}
+    units, current = float(len(prices)), rows["current_price"][:, None]
+    volume, ratio = rows["volume"][:, None], prices / current
+    sold = volume * np.exp(rows["elasticity"][:, None] * (ratio - 1.0) + rows["pull"][:, None])
+    limits = []
+    if asked["max_moved_share"] >= 0:
+        limits.append(Limit("max_moved_share", (prices != current).astype(np.float64), asked["max_moved_share"] * units, units))
+    if asked["max_mean_change"] >= 0:
+        limits.append(Limit("max_mean_change", ratio - 1.0, asked["max_mean_change"] * units, units))
+        limits.append(Limit("max_mean_change", 1.0 - ratio, asked["max_mean_change"] * units, units))
+    if asked["min_volume"] >= 0:
+        base = float(rows["volume"].sum())
+        limits.append(Limit("min_volume", -sold, -asked["min_volume"] * base, -base))
+    if asked["max_revenue_risk"] >= 0:
+        revenue = float((rows["volume"] * rows["current_price"]).sum())
+        loss = expected_loss(volume * current + 0.0 * prices, sold * prices, rows["se"][:, None] * np.abs(ratio - 1.0))
+        limits.append(Limit("max_revenue_risk", loss, asked["max_revenue_risk"] * revenue, revenue))
+    return limits
+
+
+def chains_of(rows: Columns, prices: Floats) -> Chains:
+    offsets = key_offsets(rows, ("chain",))
+    tie: Tie = Days(rows["place"], rows["max_cliff"]) if rows["kind"][0] == "voice" else Ladders(rows["volume_mb"])
+    loose = np.array([str(bound).startswith("LADDER_OUT") for bound in rows["group_bound"][offsets[:-1]]])
+    return Chains(offsets, prices, tie, loose)
+
+
+def _values(rows: Columns, prices: Floats, there: np.ndarray) -> Floats:
+    every = np.arange(len(prices))
+    terms, demand = terms_of_rows(rows, every, rows["opportunity_cost"]), believed(rows, every)
+    tall = Terms(
+        *(
+            getattr(terms, name)[:, None]
+            for name in ("current", "reference", "unit_cost", "tick", "floor", "ceiling", "step", "z", "added_cost")
+        )
+    )
+    money = (terms.current * demand.volume * np.exp(rows["pull"]))[:, None]
+    values = robust_value(prices, tall, Demand(demand.elasticity[:, None], demand.sd[:, None], demand.volume[:, None])) * money
+    values[:, GIVEN] += SAME * money[:, 0]
+    return np.where(there, values, -np.inf)
+
+
+def _changed(rows: Columns, price: Floats, duals: dict[str, float]) -> dict[str, np.ndarray]:
+    at = price != rows["price"]
+    active = sorted(name for name, dual in duals.items() if dual > 0)
+    bound = active[0].upper() if len(active) == 1 else "SEVERAL_LIMITS"
+    columns = {
+        "unit_key": rows["unit_key"],
+        "price": price,
+        "discount_class": np.rint(100.0 * (1.0 - price / rows["reference_price"])).astype(np.int64),
+        "reason_code": np.full(len(price), PORTFOLIO_LIMIT, dtype=object),
+        "portfolio_bound": np.full(len(price), bound, dtype=object),
+        **told(rows, price, rows["opportunity_cost"], rows["pull"]),
+    }
+    return {name: values[at] for name, values in columns.items() if name != "opportunity_cost"}
