@@ -85,7 +85,7 @@ def check(version: int, catalogue: str | None, as_of: str | None, where: Where, 
     from tariffs.release import shelf, show, verbs
 
     home, _ = _open(where)
-    checked = verbs.check(version, shelf.read_book(home.store), home.store, _catalogue(home, catalogue), _moment(as_of))
+    checked = verbs.check(version, shelf.read_book(home.store), home.store, _sources(home, catalogue), _moment(as_of))
     if as_json:
         display.print_json({**asdict(checked), "passed": not checked.failed})
     else:
@@ -119,7 +119,7 @@ def approve(
     from tariffs.release import show, verbs
 
     home, once = _open(where)
-    done = verbs.approve(version, _said(by, reason), home.store, once, _catalogue(home, catalogue), _moment(as_of), _codes(despite))
+    done = verbs.approve(version, _said(by, reason), home.store, once, _sources(home, catalogue), _moment(as_of), _codes(despite))
     show.show_done(done, None)
     show.show_hints([(_command(where, "activate", str(version)), "lets charging use it (another person says so)")])
 
@@ -151,7 +151,7 @@ def activate(
         _said(by, reason),
         home.store,
         once,
-        _catalogue(home, catalogue),
+        _sources(home, catalogue),
         _moment(as_of),
         despite=_codes(despite),
         same_person=same_person,
@@ -231,6 +231,39 @@ def export(version: str, format: str, out: str | None, base: str | None, where: 
     home, _ = _open(where)
     rows = files.export(version, format, home, Path(out) if out else None, base)
     display.words.print(f"{rows:,} prices{f' in {out}' if out else ''}", style="dim")
+
+
+@app.command()
+@argument("version", "The release's version, such as 3; or 'active', the table that charging uses.", required=False, default="active")
+@click.option("--since", metavar="DATE", help="The day from which its prices were asked, if another than the log says.")
+@click.option("--until", metavar="DATE", help="The day from which they were asked no more.")
+@click.option("--sales", metavar="PLACE", help="The sales of bundles (CSV or Parquet), if not those of the newest release's run.")
+@click.option("--usage", metavar="PLACE", help="The same for voice.")
+@takes_catalogue
+@takes_place
+@takes_json
+def measure(
+    version: str,
+    since: str | None,
+    until: str | None,
+    sales: str | None,
+    usage: str | None,
+    catalogue: str | None,
+    where: Where,
+    as_json: bool,
+) -> None:
+    """Say what a table did, from the sales since: against the control group, against what it promised, and whether it drifts."""
+    from hundredfold import display
+    from tariffs.release import outcome, show_outcome
+    from tariffs.release.measure import plain
+
+    home, _ = _open(where)
+    given = {name: place for name, place in (("bundle_sales", sales), ("voice_usage", usage)) if place}
+    found = outcome.outcome(version, home, since=_day(since, "--since"), until=_day(until, "--until"), given=given, catalogue=catalogue)
+    if as_json:
+        display.print_json({"table": str(found.table), "since": str(found.since), "read": found.read, **plain(found.measured)})
+    else:
+        show_outcome.show_outcome(found)
 
 
 @app.command()
@@ -316,10 +349,12 @@ def _said(by: str | None, reason: str) -> Any:
     return Said((by or user).strip(), f"{user or '?'}@{platform.node() or '?'}", at, reason.strip(), secrets.token_hex(4))
 
 
-def _catalogue(home: Any, given: str | None) -> Any:
+def _sources(home: Any, catalogue: str | None) -> Any:
     from tariffs.release.catalogue import catalogue_of
+    from tariffs.release.sales import sales_of
+    from tariffs.release.verbs import Sources
 
-    return lambda release: catalogue_of(release, home, given)
+    return Sources(lambda release: catalogue_of(release, home, catalogue), lambda release: sales_of(release, home))
 
 
 def _folder(home: Any, book: Any) -> str | None:
@@ -338,6 +373,13 @@ def _moment(as_of: str | None) -> dt.datetime:
     except ValueError:
         raise UsageError(f"--as-of is {as_of!r}, wanted a time such as 2026-06-30 or 2026-06-30T12:00") from None
     return moment.astimezone(dt.UTC) if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
+
+
+def _day(text: str | None, option: str) -> dt.date | None:
+    try:
+        return dt.date.fromisoformat(text) if text else None
+    except ValueError:
+        raise UsageError(f"{option} is {text!r}, wanted a day such as 2026-06-30") from None
 
 
 def _codes(given: Sequence[str]) -> list[str]:

@@ -136,10 +136,10 @@ class Place:
         return Said(by, "robot@desk", "2026-06-29T12:00:00Z", reason, f"{next(self.marks):x}{uuid4().hex[:6]}")
 
     def approve(self, version: int, by: str = "ama", reason: str = "", **how: Any) -> verbs.Done:
-        return verbs.approve(version, self.said(by, reason), self.store, self.once, self.catalogue, how.pop("now", NOW), **how)
+        return verbs.approve(version, self.said(by, reason), self.store, self.once, self.sources, how.pop("now", NOW), **how)
 
     def activate(self, version: int, by: str = "kofi", reason: str = "", **how: Any) -> verbs.Done:
-        return verbs.activate(version, self.said(by, reason), self.store, self.once, self.catalogue, how.pop("now", NOW), **how)
+        return verbs.activate(version, self.said(by, reason), self.store, self.once, self.sources, how.pop("now", NOW), **how)
 
     def use(self, made: pa.Table | None = None) -> int:
         """A release that charging uses; its version."""
@@ -156,6 +156,10 @@ class Place:
 
     def catalogue(self, release: Release) -> pa.Table | None:
         return catalogue_of(release, self)
+
+    @property
+    def sources(self) -> verbs.Sources:
+        return verbs.Sources(self.catalogue)
 
     @property
     def book(self) -> Book:

@@ -25,6 +25,15 @@ COLUMNS = {
     "price_floor": pa.float64(),
     "price_ceiling": pa.float64(),
 }
+MORE = {  # what some guards go by, where the catalogue has it
+    "unit_cost": pa.float64(),
+    "ladder": pa.string(),
+    "rung": pa.float64(),
+    "volume_mb": pa.float64(),
+    "validity_days": pa.float64(),
+    "competitor_low": pa.float64(),
+    "competitor_price": pa.float64(),
+}
 
 
 def catalogue_of(release: Release, home: Any, given: str | None = None) -> pa.Table | None:
@@ -69,6 +78,7 @@ def _typed(table: pa.Table, place: str) -> pa.Table:
             f"the catalogue {place} lacks {', '.join(missing)}", hint=f"wanted the columns {', '.join(COLUMNS)}: --catalogue FILE"
         )
     try:
-        return pa.table([table[name].cast(kind) for name, kind in COLUMNS.items()], names=list(COLUMNS))
+        kinds = {name: kind for name, kind in {**COLUMNS, **MORE}.items() if name in table.column_names}
+        return pa.table([table[name].cast(kind) for name, kind in kinds.items()], names=list(kinds))
     except pa.ArrowException as error:
         raise UsageError(f"the catalogue {place} holds what is no price: {error}", hint="--catalogue FILE") from error

@@ -34,7 +34,7 @@ def show_status(facts: Mapping[str, Any], home: Any, folder: str | None) -> None
     if not facts["releases"]:
         result.print(f"no price table is published in {escape(near(home.words))} yet")
         return
-    grid = _grid("", "release", "state", "as of", "prices", "last decision (UTC)", "by", "why", right={"release", "prices"})
+    grid = grid_of("", "release", "state", "as of", "prices", "last decision (UTC)", "by", "why", right={"release", "prices"})
     for r in facts["releases"]:
         used = facts["charging"] and facts["charging"]["version"] == r["version"]
         decided = f"{BY_WHICH[Event(r['event'])]} {_minute(r['at'])}" if r["at"] else "-"
@@ -44,7 +44,7 @@ def show_status(facts: Mapping[str, Any], home: Any, folder: str | None) -> None
             "*" if used else "", str(r["version"]), state, (r["as_of"] or "-")[:16], f"{r['prices']:,}" if r["prices"] else "-",
             decided, escape(r["by"] or "-"), escape(why or "-"),
         )  # fmt: skip
-    _print(grid)
+    print_grid(grid)
     for r in facts["releases"]:
         for damage in r["damage"]:
             result.print(f"[red]release {r['version']}: {escape(damage)}[/]")
@@ -65,10 +65,10 @@ def show_checked(checked: Checked) -> None:
     """A line for each guard; under those that fail, the first cases."""
     against = f"against {checked.against}, which charging uses" if checked.against else "no other table is active"
     result.print(f"[bold]Release {checked.version}[/], {against}\n")
-    grid = _grid("guard", "", "found", "allowed")
+    grid = grid_of("guard", "", "found", "allowed")
     for f in checked.findings:
         grid.add_row(f.code, "ok" if f.passed else "[bold red]FAILS[/]", escape(f.words), escape(f.limit))
-    _print(grid)
+    print_grid(grid)
     for f in checked.failed:
         show_cases(f)
     failed = len(checked.failed)
@@ -113,12 +113,12 @@ def show_log(entries: Sequence[Entry], version: int | None) -> None:
 
 
 def show_limits(book: Book, limits: Mapping[str, float]) -> None:
-    grid = _grid("limit", "value", "of", "set by", "when (UTC)", "why", right={"value"})
+    grid = grid_of("limit", "value", "of", "set by", "when (UTC)", "why", right={"value"})
     for name, value in limits.items():
         entry = next((e for e in reversed(book.entries) if name in e.limits), None)
         by, at, why = (escape(entry.said.by), _minute(entry.said.at), escape(entry.said.reason)) if entry else ("as shipped", "-", "-")
         grid.add_row(name, f"{value:g}", UNITS_OF[name], by, at, why)
-    _print(grid)
+    print_grid(grid)
 
 
 def show_delta(old: Table, new: Table, change: Delta, files: Sequence[str], rows: int) -> None:
@@ -127,10 +127,10 @@ def show_delta(old: Table, new: Table, change: Delta, files: Sequence[str], rows
     result.print(f"[bold]From {old} to {new}[/]: {told}, {rows - counts['added'] - counts['changed']:,} as before")
     moved = change.rows.slice(0, 5).to_pylist()
     if moved:
-        grid = _grid("unit", "change", "old", "new", right={"old", "new"})
+        grid = grid_of("unit", "change", "old", "new", right={"old", "new"})
         for row in moved:
             grid.add_row(escape(row["unit_key"]), row["change"], _money(row["old_price"]), _money(row["new_price"]))
-        _print(grid)
+        print_grid(grid)
         if change.rows.num_rows > len(moved):
             result.print(f"and {change.rows.num_rows - len(moved):,} more, in")
     for file in files:
@@ -169,7 +169,8 @@ def _money(value: float | None) -> str:
     return "-" if value is None else f"{value:,.2f}" if round(value, 2) == round(value, 6) else f"{value:,.6g}"
 
 
-def _grid(*columns: str, right: frozenset[str] | set[str] = frozenset()) -> Grid:
+def grid_of(*columns: str, right: frozenset[str] | set[str] = frozenset()) -> Grid:
+    """An empty table of words and figures."""
     grid = Grid(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in columns:
         grid.add_column(
@@ -178,7 +179,7 @@ def _grid(*columns: str, right: frozenset[str] | set[str] = frozenset()) -> Grid
     return grid
 
 
-def _print(grid: Grid) -> None:
+def print_grid(grid: Grid) -> None:
     """In full: a table is never shortened to fit a narrow window."""
     needed = Measurement.get(result, result.options.update(max_width=10_000), grid).maximum
     Console(highlight=False, width=min(needed, max(result.width, 120))).print(grid)

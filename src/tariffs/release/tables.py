@@ -24,7 +24,11 @@ CHARGING = (
     "price", "currency", "discount_class", "valid_from", "valid_to", "table_version",
 )  # fmt: skip
 # what the guards and the rule look at besides
-LOOKED_AT = ("current_price", "champion_price", "control_flag", "constraint_bound", "data_cutoff")
+LOOKED_AT = (
+    "current_price", "champion_price", "control_flag", "constraint_bound", "data_cutoff", "reason_code", "elasticity", "se",
+    "expected_volume", "expected_volume_delta",
+)  # fmt: skip
+SUPPORT_COLUMNS = ("support_lo", "support_hi")  # the lowest and the highest price that was paid: looked at where a table has them
 # one value for the whole of a release; where a table has several, they are compared row by row
 RELEASE_WIDE = ("valid_from", "valid_to", "table_version", "parent_version", "run_id", "model_version", "status")
 

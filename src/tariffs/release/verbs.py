@@ -11,20 +11,32 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hundredfold.errors import PublishRefused, StateError, UsageError
 from hundredfold.ports import Store
 from hundredfold.steps.publish import Release
 from tariffs.release import shelf
+from tariffs.release.drift import Chart, charts
 from tariffs.release.guards import AGAINST_ACTIVE, CODES, Limits, Subject, inspect, limits_of
 from tariffs.release.log import Book, Entry, Finding, Refused, Said, Table
+from tariffs.release.panel import panel_of
+from tariffs.release.sales import Sales
 from tariffs.release.shelf import Once
 from tariffs.release.states import Event, State
-from tariffs.release.tables import CHARGING, LOOKED_AT
+from tariffs.release.tables import CHARGING, KEY, LOOKED_AT, SUPPORT_COLUMNS, floats, is_voice, matched, tariff
 
 LAST_APPROVED, RULE = "last-approved", "rule"
-CatalogueOf = Callable[[Release], pa.Table | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What the run that made a release had read, while its files are kept: its catalogue, and its sales; None where they are gone."""
+
+    catalogue: Callable[[Release], pa.Table | None]
+    sales: Callable[[Release], Sales | None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +62,7 @@ class Done:
     passed_over: tuple[str, ...] = ()
 
 
-def check(version: int, book: Book, store: Store, catalogue_of: CatalogueOf, now: dt.datetime) -> Checked:
+def check(version: int, book: Book, store: Store, sources: Sources, now: dt.datetime) -> Checked:
     """Hold a release against every guard; UsageError if there is none of that version, StateError if it is damaged."""
     found = shelf.whole(version, store)
     assert found.release is not None
@@ -60,25 +72,26 @@ def check(version: int, book: Book, store: Store, catalogue_of: CatalogueOf, now
         raise StateError(
             f"release {version} is no price table: it lacks {', '.join(missing)}", hint="mend the publishing query; run it again"
         )
+    sales = sources.sales(found.release)
     subject = Subject(
         table,
-        shelf.rows(active, store) if active else None,
-        catalogue_of(found.release),
+        _active_rows(active, store) if active else None,
+        sources.catalogue(found.release),
         now,
         limits_of(book.limits),
+        _support(table, sales),
+        _charts(book, active, store, sales),
     )
     return Checked(version, found.seal, active, inspect(subject))
 
 
-def approve(
-    version: int, said: Said, store: Store, once: Once, catalogue_of: CatalogueOf, now: dt.datetime, despite: Sequence[str] = ()
-) -> Done:
+def approve(version: int, said: Said, store: Store, once: Once, sources: Sources, now: dt.datetime, despite: Sequence[str] = ()) -> Done:
     """Say yes to a release; PublishRefused if a guard fails that is not named in `despite`."""
     _known(despite)
 
     def decide(book: Book) -> Entry:
         _allowed(book, [(version, Event.APPROVE)])
-        checked = check(version, book, store, catalogue_of, now)
+        checked = check(version, book, store, sources, now)
         excused = _excuse(checked, despite, said, "approve")
         return book.entry(
             "approve", said, moves=((version, Event.APPROVE),), seal=checked.seal, against=checked.against,
@@ -93,7 +106,7 @@ def activate(
     said: Said,
     store: Store,
     once: Once,
-    catalogue_of: CatalogueOf,
+    sources: Sources,
     now: dt.datetime,
     *,
     despite: Sequence[str] = (),
@@ -114,7 +127,7 @@ def activate(
         approval = book.approval(version)
         assert approval is not None
         _two_people(version, approval, said, same_person)
-        checked = check(version, book, store, catalogue_of, now)
+        checked = check(version, book, store, sources, now)
         _as_approved(checked, approval)
         inherited = [code for code in approval.despite if code not in AGAINST_ACTIVE or approval.against == checked.against]
         excused = _excuse(checked, despite, said, "activate", inherited)
@@ -171,6 +184,47 @@ def set_limits(said: Said, limits: Mapping[str, float], store: Store, once: Once
     if wrong := [f"{name}={value:g}" for name, value in limits.items() if not 0 <= value < float("inf")]:
         raise UsageError(f"a limit is 0 or more: {', '.join(wrong)}", hint="tariffs limits")
     return _record(lambda book: book.entry("limits", said, limits=dict(limits)), store, once)
+
+
+def in_use(book: Book, table: pa.Table) -> dt.date:
+    """The day from which what charging uses counts: the later of the decision and of its own `valid_from`."""
+    since, begins = book.since(), pc.min(table["valid_from"]).as_py()
+    decided = dt.datetime.fromisoformat(since.said.at).date() if since else dt.date.min
+    return max(decided, begins.date()) if begins else decided
+
+
+def _active_rows(active: Table, store: Store) -> pa.Table:
+    """The table that charging uses; the rule's, with the volume that its release expected without a move."""
+    rows = shelf.rows(active, store)
+    if not active.rule:
+        return rows
+    try:
+        model = shelf.rows(Table(active.version), store, (KEY, "expected_volume"))
+    except StateError:  # the release may be broken: that is what the rule's table is for
+        return rows
+    known = model["expected_volume"].take(pa.array(matched(rows, model)))
+    return rows.set_column(rows.schema.get_field_index("expected_volume"), "expected_volume", known)
+
+
+def _support(table: pa.Table, sales: Sales | None) -> pa.Table | None:
+    """The prices that were paid: the table says so itself, or the sales do."""
+    if set(SUPPORT_COLUMNS) <= set(table.column_names):
+        return table.select([KEY, *SUPPORT_COLUMNS])
+    if sales is None:
+        return None
+    paid = sales.support()
+    row = matched(table, paid)
+    full = np.where(is_voice(table), tariff(table), 1.0)
+    lo, hi = (np.append(floats(paid, name), np.nan)[row] * full for name in SUPPORT_COLUMNS)
+    return pa.table({KEY: table[KEY], "support_lo": lo, "support_hi": hi})
+
+
+def _charts(book: Book, active: Table | None, store: Store, sales: Sales | None) -> tuple[Chart, ...] | None:
+    if active is None or sales is None:
+        return None
+    rows = shelf.rows(active, store)
+    sold = sales.after(in_use(book, rows) + dt.timedelta(days=5))  # the first week that lies wholly after ends a day later
+    return charts(rows, panel_of(rows, sold)) if sold.num_rows else None
 
 
 def _record(decide: Callable[[Book], Entry], store: Store, once: Once) -> Done:

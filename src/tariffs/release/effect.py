@@ -1,0 +1,198 @@
+"""The effect of new prices: difference in differences between the units that were repriced and the control units.
+
+For unit u in week t, with e active subscribers and y money or units sold,
+
+    E[y_ut] = e_ut exp(alpha_u + gamma_(g(u), t) + delta D_ut),    D_ut = 1 for a repriced unit in a week at its new price
+
+by Poisson pseudo maximum likelihood (PPML; Gourieroux, Monfort, Trognon 1984; Santos Silva and Tenreyro 2006), which wants no counts and
+takes zeros as data.  alpha is profiled out.  exp(delta) - 1 is the change per active subscriber, and the fitted sums are the true ones: it is
+the repriced units' total over what it would have been.
+
+Locations, and not units, are what chance deals with: all of a location is repriced or none.  So the error is clustered by location, and
+of two estimates the larger is told: the sandwich (CRV1), which needs many control locations, and one with a common dispersion of the
+locations, which stands with few of them, also with one, if chance is as large there as elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from tariffs.release.panel import Ints
+from tariffs.release.tables import Bools, Floats
+
+FEWEST = 5  # locations in all, for an interval to mean something
+TOLERANCE, MOST_STEPS = 1e-10, 50
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """A change per active subscriber, as a share; the interval holds 95 %, and is NaN where there are too few locations.
+
+    units, held, control_places, places   what it rests on: units repriced and held, locations held and in all
+    extra      of the repriced units' `y` in their weeks at the new price, what is due to it, a week
+    """
+
+    change: float
+    lo: float
+    hi: float
+    log: float
+    se: float
+    units: int
+    held: int
+    control_places: int
+    places: int
+    extra: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """y, exposure: shape (units, weeks), NaN or 0 where a cell does not count; group, place: shape (units,); treated: (units, weeks)."""
+
+    y: Floats
+    exposure: Floats
+    treated: Bools
+    group: Ints
+    place: Ints
+
+
+def effect(cells: Cells) -> Effect | None:
+    """None where nothing tells it: no control unit, or no unit that is seen both before and after."""
+    kept = _telling(cells)
+    c = Cells(kept.y, kept.exposure, kept.treated, _identified(kept), kept.place)
+    ever = c.treated.any(axis=1)
+    if not ever.any() or ever.all():
+        return None
+    delta, residual, mu = _fit(c)
+    if not math.isfinite(delta):
+        return None
+    lean, score = _score(c, residual, mu)
+    se, freedom = _error(c.place, lean, score)
+    width = t_quantile(0.975, freedom) * se if freedom >= FEWEST - 2 else math.nan
+    post = np.where(c.treated & (c.exposure > 0), c.y, 0.0)
+    weeks = int((post != 0).any(axis=0).sum()) or 1
+    places, held = len(np.unique(c.place)), len(np.unique(c.place[~ever]))
+    extra = float(post.sum()) * -math.expm1(-delta) / weeks
+    return Effect(
+        math.expm1(delta), math.expm1(delta - width), math.expm1(delta + width), delta, se, int(ever.sum()), int((~ever).sum()), held, places, extra
+    )  # fmt: skip
+
+
+def t_quantile(share: float, freedom: float) -> float:
+    """Student's t, by the expansion of Cornish and Fisher (Abramowitz and Stegun 26.7.5): to 1 % from 3 degrees of freedom up."""
+    x = NormalDist().inv_cdf(share)
+    terms = (
+        (x**3 + x) / 4,
+        (5 * x**5 + 16 * x**3 + 3 * x) / 96,
+        (3 * x**7 + 19 * x**5 + 17 * x**3 - 15 * x) / 384,
+        (79 * x**9 + 776 * x**7 + 1482 * x**5 - 1920 * x**3 - 945 * x) / 92160,
+    )
+    return x + sum(term / freedom ** (power + 1) for power, term in enumerate(terms))
+
+
+def _telling(c: Cells) -> Cells:
+    """The units that sold something and have at least two cells; the others say nothing of any effect."""
+    there = np.isfinite(c.y) & np.isfinite(c.exposure) & (np.nan_to_num(c.exposure) > 0)
+    y, exposure = np.where(there, c.y, 0.0), np.where(there, c.exposure, 0.0)
+    keep = (there.sum(axis=1) > 1) & (y.sum(axis=1) > 0)
+    return Cells(y[keep], exposure[keep], (c.treated & there)[keep], c.group[keep], c.place[keep])
+
+
+def _identified(c: Cells) -> Ints:
+    """The season of each group is its own only where control units show it; otherwise all share one."""
+    ever = c.treated.any(axis=1)
+    shown = np.isin(c.group, np.unique(c.group[~ever]))
+    return c.group if shown.all() else np.zeros_like(c.group)
+
+
+def _fit(c: Cells) -> tuple[float, Floats, Floats]:
+    """delta, the residuals and the fitted values; NaN if it does not converge.  Newton's method on gamma and delta."""
+    groups, group = np.unique(c.group, return_inverse=True)
+    weeks, total = c.y.shape[1], c.y.sum(axis=1)
+    gamma, delta = np.zeros((len(groups), weeks)), 0.0
+    free = _free(c, group, len(groups))
+    for _ in range(MOST_STEPS):
+        mu = _fitted(c, total, gamma[group], delta)
+        step = _newton(c, group, total, mu, free)
+        gamma[free] += step[:-1]
+        delta += step[-1]
+        if np.abs(step).max() < TOLERANCE:
+            mu = _fitted(c, total, gamma[group], delta)
+            return float(delta), c.y - mu, mu
+        if not np.isfinite(step).all() or abs(delta) > 10:
+            break
+    return math.nan, c.y, c.y
+
+
+def _free(c: Cells, group: Ints, groups: int) -> Bools:
+    """Which week effects are to be found: those of weeks with sales, except each group's first."""
+    sales = np.zeros((groups, c.y.shape[1]))
+    np.add.at(sales, group, c.y)
+    free = sales > 0
+    free[np.arange(groups), free.argmax(axis=1)] = False
+    return free
+
+
+def _fitted(c: Cells, total: Floats, gamma: Floats, delta: float) -> Floats:
+    weight = c.exposure * np.exp(gamma + delta * c.treated)
+    return np.asarray(weight * (total / weight.sum(axis=1))[:, None])
+
+
+def _newton(c: Cells, group: Ints, total: Floats, mu: Floats, free: Bools) -> Floats:
+    """The step for (gamma where free, delta)."""
+    groups, weeks = free.shape
+    score, cross = np.zeros((groups, weeks)), np.zeros((groups, weeks))
+    treated = c.treated.astype(np.float64)
+    mean = (mu * treated).sum(axis=1) / total
+    np.add.at(score, group, c.y - mu)
+    np.add.at(cross, group, mu * (treated - mean[:, None]))
+    size = int(free.sum())
+    hessian, at = np.zeros((size + 1, size + 1)), 0
+    for g in range(groups):
+        here, own = mu[group == g], free[g]
+        block = np.diag(here.sum(axis=0)) - np.einsum("ut,us->ts", here, here / total[group == g][:, None])
+        count = int(own.sum())
+        hessian[at : at + count, at : at + count] = block[np.ix_(own, own)]
+        at += count
+    hessian[size, size] = (total * mean * (1.0 - mean)).sum()
+    hessian[:size, size] = hessian[size, :size] = cross[free]
+    gradient = np.append(score[free], ((c.y - mu) * treated).sum())
+    return np.asarray(np.linalg.lstsq(hessian, gradient, rcond=1e-12)[0])
+
+
+def _score(c: Cells, residual: Floats, mu: Floats) -> tuple[Floats, Floats]:
+    """Of each unit, its information on delta once the season is known, and its score; shape (units,)."""
+    groups, group = np.unique(c.group, return_inverse=True)
+    total, treated = c.y.sum(axis=1), c.treated.astype(np.float64)
+    free = _free(c, group, len(groups))
+    apart = np.zeros(free.shape)
+    apart[free] = _season_of(mu, total, treated, group, free)
+    lean = treated - apart[group]
+    mean = (mu * lean).sum(axis=1) / total
+    return (mu * lean**2).sum(axis=1) - total * mean**2, (residual * lean).sum(axis=1)
+
+
+def _season_of(mu: Floats, total: Floats, treated: Floats, group: Ints, free: Bools) -> Floats:
+    """The part of D that the week effects explain, as weighted least squares has it."""
+    found = []
+    mean = (mu * treated).sum(axis=1) / total
+    for g in range(free.shape[0]):
+        here, own = mu[group == g], free[g]
+        block = np.diag(here.sum(axis=0)) - np.einsum("ut,us->ts", here, here / total[group == g][:, None])
+        cross = (here * (treated - mean[:, None])[group == g]).sum(axis=0)
+        found.append(np.linalg.lstsq(block[np.ix_(own, own)], cross[own], rcond=1e-12)[0])
+    return np.concatenate(found)
+
+
+def _error(place: Ints, lean: Floats, score: Floats) -> tuple[float, float]:
+    """The standard error of delta, and its degrees of freedom: the larger of the two."""
+    _, number = np.unique(place, return_inverse=True)
+    information, sums = np.bincount(number, lean), np.bincount(number, score)
+    telling = information > 1e-12 * information.max()
+    count, all_of_it = int(telling.sum()), float(information.sum())
+    dispersion = float((sums[telling] ** 2 / information[telling]).sum()) / max(count - 2, 1)
+    sandwich = count / max(count - 1, 1) * float((sums**2).sum()) / all_of_it**2
+    return math.sqrt(max(dispersion / all_of_it, sandwich)), float(count - 2)

@@ -1,0 +1,141 @@
+"""Prices against one another: the sizes of a bundle, the hours of a cell, the segments of a place.
+
+None of these is asked of prices that stay as they are: what is out of order today, and cannot be mended in one step, is not this release's
+fault.  What it makes, or makes worse, is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from tariffs.release.guards.subject import NO_CATALOGUE, SLACK, Subject, catalogued, found, is_text, ladders, numbers_of
+from tariffs.release.log import Finding
+from tariffs.release.tables import Bools, Floats, floats, is_voice, tariff
+
+LADDER, SMOOTH, FAIRNESS = "LADDER", "SMOOTH", "FAIRNESS"
+DUST = 1e-9
+LADDER_COLUMNS = ("ladder", "rung", "volume_mb", "validity_days")
+HOURS = 24
+
+Ints = npt.NDArray[np.int64]
+
+
+def ladder(s: Subject) -> Finding:
+    """A larger size costs no less and its megabyte no more, and a longer validity costs no less: also after the snap to price points."""
+    allowed = "no pair out of order by a price that moves"
+    if s.catalogue is None:
+        return Finding(LADDER, False, NO_CATALOGUE, allowed)
+    if not set(LADDER_COLUMNS) <= set(s.catalogue.column_names):
+        return Finding(LADDER, True, "sizes and ladders are not in the catalogue", allowed)
+    price, current = floats(s.table, "price"), floats(s.table, "current_price")
+    rung, size, days = (catalogued(s.table, s.catalogue, name) for name in ("rung", "volume_mb", "validity_days"))
+    place = _place(s)
+    sizes = _neighbours((place, ladders(s.table, s.catalogue)), rung)
+    broken = _pairs_out(price, size, *sizes) & ((price != current)[sizes[0]] | (price != current)[sizes[1]])
+    low, high = _neighbours((place, np.nan_to_num(size, nan=-1.0)), days)
+    undercut = (price[high] < price[low] - DUST) & ~(current[high] < current[low] - DUST)
+    bad = np.zeros(len(price), dtype=np.bool_)
+    bad[sizes[1][broken]] = True
+    bad[high[undercut]] = True
+    left = int(_pairs_out(price, size, *sizes).sum()) - int(broken.sum())
+    words = f"put out of order: {int(broken.sum()):,} sizes, {int(undercut.sum()):,} validities"
+    return found(
+        LADDER, s.table, bad, words + (f" ({left:,} pairs are so today, and stay)" if left else ""), allowed,
+        lambda row: f"{price[row]:g} for {size[row]:g} MB, {days[row]:g} days",
+    )  # fmt: skip
+
+
+def smooth(s: Subject) -> Finding:
+    """Discounts do not jump from one hour to the next: a cliff makes everybody call at once."""
+    most = s.limits.voice_cliff
+    allowed = f"jumps of {most:g} points, made beyond that in {s.limits.cliffs_made:.0%} of the hours"
+    voice = np.flatnonzero(is_voice(s.table))
+    if not len(voice):
+        return Finding(SMOOTH, True, "no voice", allowed)
+    hours = s.table.take(voice)
+    full = tariff(hours)
+    discount, before = (100.0 * (1.0 - floats(hours, name) / full) for name in ("price", "current_price"))
+    hour = floats(hours, "hour")
+    here, after = _around((numbers_of(hours, "cell"), numbers_of(hours, "day_type")), hour)
+    jump, jumped = np.abs(discount[after] - discount[here]), np.abs(before[after] - before[here])
+    full_cell = is_text(hours, "constraint_bound", "CAPACITY")
+    made = (jump > most + SLACK) & (jump > jumped + SLACK) & ~(full_cell[here] | full_cell[after])
+    share = float(made.sum()) / max(len(here), 1)
+    words = f"cliffs of more than {most:g} points: {int((jumped > most + SLACK).sum()):,} today, {int((jump > most + SLACK).sum()):,} then, {int(made.sum()):,} of them made or made steeper ({share:.1%})"
+    broken = np.zeros(len(hour), dtype=np.bool_)
+    broken[here[made]] = True
+    shown = found(SMOOTH, hours, broken, words, allowed, lambda row: _told(row, here, after, discount, before, hour))
+    passed = share <= s.limits.cliffs_made + DUST
+    return Finding(SMOOTH, passed, words, allowed, () if passed else shown.cases, 0 if passed else shown.count)
+
+
+def fairness(s: Subject) -> Finding:
+    """The same product in the same location does not cost one segment far more than another."""
+    allowed = f"dearest segment {s.limits.segment_ratio:g} times the cheapest"
+    bundles = np.flatnonzero(~is_voice(s.table))
+    if not len(bundles):
+        return Finding(FAIRNESS, True, "no bundles", allowed)
+    table = s.table.take(bundles)
+    group = _numbered((numbers_of(table, "location"), numbers_of(table, "product")))
+    price, current = floats(table, "price"), floats(table, "current_price")
+    ratio, today = _spread(group, price), _spread(group, current)
+    broken = (ratio > s.limits.segment_ratio + SLACK) & (ratio >= today - DUST) & (price >= _extreme(group, price, np.maximum) - DUST)
+    broken &= _extreme(group, (price != current).astype(np.float64), np.maximum) > 0  # one that nobody touches waits for the next
+    words = f"largest ratio {ratio.max():.2f} (today {today.max():.2f}); products beyond it: {len(np.unique(group[broken])):,}"
+    return found(FAIRNESS, table, broken, words, allowed, lambda row: f"{ratio[row]:.2f} times the cheapest segment's price")
+
+
+def _place(s: Subject) -> Ints:
+    """(segment, location) as a number; -1 for voice."""
+    return np.where(is_voice(s.table), -1, _numbered((numbers_of(s.table, "segment"), numbers_of(s.table, "location"))))
+
+
+def _numbered(keys: tuple[Ints, Ints]) -> Ints:
+    """Pairs of numbers as one number each."""
+    first, second = (np.asarray(key, dtype=np.int64) + 1 for key in keys)
+    return np.asarray(first * (int(second.max(initial=0)) + 1) + second, dtype=np.int64)
+
+
+def _neighbours(group: tuple[Ints, Ints | Floats], at: Floats) -> tuple[Ints, Ints]:
+    """The rows that stand next to each other in their group, lower and upper, by `at`; rows of no group, or without `at`, stand alone."""
+    order = np.lexsort((at, group[1], group[0]))
+    low, high = order[:-1], order[1:]
+    known = (group[0][low] >= 0) & (group[1][low] >= 0) & np.isfinite(at[low]) & np.isfinite(at[high]) & (at[low] < at[high])
+    same = known & (group[0][low] == group[0][high]) & (group[1][low] == group[1][high])
+    return low[same], high[same]
+
+
+def _around(group: tuple[Ints, Ints], hour: Floats) -> tuple[Ints, Ints]:
+    """Each hour and the one after it, and the last of the day with the first, where both are there."""
+    order = np.lexsort((hour, group[1], group[0]))
+    place = _numbered(group)[order] * HOURS + hour[order].astype(np.int64)
+    following = place - place % HOURS + (place + 1) % HOURS
+    at = np.searchsorted(place, following)
+    there = (at < len(place)) & (place[np.minimum(at, len(place) - 1)] == following)
+    return order[there], order[at[there]]
+
+
+def _pairs_out(price: Floats, size: Floats, low: Ints, high: Ints) -> Bools:
+    cheaper = price[high] < price[low] - DUST
+    return np.asarray(cheaper | (price[high] / size[high] > price[low] / size[low] + DUST), dtype=np.bool_)
+
+
+def _extreme(group: Ints, values: Floats, which: np.ufunc) -> Floats:
+    """The largest (or smallest) value of each row's group."""
+    names, number = np.unique(group, return_inverse=True)
+    found = np.full(len(names), -np.inf if which is np.maximum else np.inf)
+    which.at(found, number, values)
+    return found[number]
+
+
+def _spread(group: Ints, price: Floats) -> Floats:
+    return _extreme(group, price, np.maximum) / _extreme(group, price, np.minimum)
+
+
+def _told(row: int, here: Ints, after: Ints, discount: Floats, before: Floats, hour: Floats) -> str:
+    then = int(after[np.flatnonzero(here == row)[0]])
+    return (
+        f"{discount[row]:.0f} % at {hour[row]:02.0f}, {discount[then]:.0f} % at {hour[then]:02.0f}"
+        f" (today {before[row]:.0f} and {before[then]:.0f})"
+    )

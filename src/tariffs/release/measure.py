@@ -1,0 +1,218 @@
+"""What a table did: realised effect against the control group, by difference in differences; what was promised; and drift.
+
+Weeks count from the first that lies wholly after the table came into use; a unit's week counts before if it sold at the price that the table
+replaced, and after if it sold at the table's price.  Weeks at other prices (campaigns, trials) are left out.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tariffs.release.drift import Chart, charts
+from tariffs.release.effect import Cells, Effect, effect
+from tariffs.release.panel import Panel, numbers_of
+from tariffs.release.tables import Bools, Floats, bools, floats, is_voice
+
+PRICE_SLACK = 0.005  # of the price: what was paid is rated in other decimals than what was asked
+WEEKS_BEFORE = 8
+QUIET, BUSY = 0.2, 0.5  # of a cell's capacity in that hour, before
+GAIN_BANDS = (0.0, 0.7, 0.8, 0.9, 0.95, 1.0 + 1e-9)
+WEEK = np.timedelta64(7, "D")
+
+
+@dataclass(frozen=True, slots=True)
+class Kpi:
+    """A figure of the repriced units against the control units; `promised` is the change that the table expected, NaN if it did not say."""
+
+    kind: str
+    name: str
+    effect: Effect
+    promised: float
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """The moved bundles whose P(gain) lies in a band: how many, the mean P(gain), the promised and the realised change of their margin."""
+
+    lo: float
+    hi: float
+    units: int
+    p_gain: float
+    promised: float
+    effect: Effect | None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """before, after   the weeks that were compared, by the day that they end on
+    moved          share of the units with another price than before;  unknown  rows of sales for units that the table has not
+    placebo        the same comparison within the weeks before, where there can be no effect, by kind
+    champion       margin a week that the table expects of itself, of the rule's prices, and of no change at all, by kind
+    """
+
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    moved: float
+    unknown: int
+    kpis: tuple[Kpi, ...]
+    placebo: tuple[Kpi, ...]
+    bands: tuple[Band, ...]
+    champion: dict[str, dict[str, float]]
+    charts: tuple[Chart, ...]
+
+
+def first_week(since: dt.date) -> np.datetime64:
+    """The first day that a week can end on which lies wholly after a day's midnight."""
+    return np.datetime64(since, "D") + WEEK - np.timedelta64(1, "D")
+
+
+def measure(
+    table: pa.Table,
+    panel: Panel,
+    since: dt.date,
+    until: dt.date | None,
+    cost: Floats,
+    capacity: Floats,
+    region: Sequence[str] | None = None,
+) -> Measured:
+    """What the sales say of a table that was in use from `since` until `until`.
+
+    cost      money for a unit sold;  capacity  minutes that fit into a voice unit's week; shape (units,), NaN where it is not known
+    region    of each unit, where voice has a season of its own for each
+    """
+    after = (panel.weeks >= first_week(since)) & ((panel.weeks < np.datetime64(until, "D")) if until else True)
+    start = np.datetime64(since, "D") - WEEK * WEEKS_BEFORE
+    before = (panel.weeks < np.datetime64(since, "D")) & (panel.weeks >= start)
+    unit = _Units(table, panel.during(before | after), after[before | after], cost, capacity, region)
+    return Measured(
+        tuple(str(w) for w in panel.weeks[before]),
+        tuple(str(w) for w in panel.weeks[after]),
+        float((unit.price != unit.current).mean()) if table.num_rows else 0.0,
+        panel.unknown,
+        tuple(unit.kpis()),
+        tuple(unit.placebos()),
+        tuple(unit.bands()),
+        unit.against_champion(),
+        charts(table, panel.during(after)) if after.any() else (),
+    )
+
+
+class _Units:
+    """The table's columns beside the panel, and which of its cells count."""
+
+    def __init__(self, table: pa.Table, panel: Panel, after: Bools, cost: Floats, capacity: Floats, region: Sequence[str] | None) -> None:
+        self.table, self.panel, self.after = table, panel, after
+        self.price, self.current = floats(table, "price"), floats(table, "current_price")
+        self.cost, self.capacity = cost, capacity
+        self.voice, self.control = is_voice(table), bools(table, "control_flag")
+        self.place = numbers_of(table, "location")[1]
+        segment = numbers_of(table, "segment")[1]
+        area = np.unique(np.asarray(region, dtype=str), return_inverse=True)[1] if region is not None else np.zeros_like(segment)
+        self.group = np.where(self.voice, area, segment)
+        asked = np.where(after[None, :], self.price[:, None], self.current[:, None])
+        self.counts = np.abs(panel.paid - asked) <= PRICE_SLACK * asked
+        self.sold = panel.quantity
+        self.earned = panel.quantity * panel.paid
+
+    def margin(self) -> Floats:
+        return self.sold * (self.panel.paid - self.cost[:, None])
+
+    def seen(self, y: Floats, where: Bools, treated: Bools | None = None) -> Effect | None:
+        """The effect on y of the repriced units among `where`; shape of `where`: (units,)."""
+        given = self.after[None, :] & ~self.control[:, None] if treated is None else treated
+        exposure = np.where(self.counts, self.panel.subscribers, 0.0)
+        return effect(Cells(y[where], exposure[where], np.broadcast_to(given, y.shape)[where], self.group[where], self.place[where]))
+
+    def kpis(self) -> Iterator[Kpi]:
+        for kind, where in self._kinds():
+            figures = (("revenue", self.earned), ("margin", self.margin()), ("bundles" if kind == "bundles" else "minutes", self.sold))
+            for name, y in figures:
+                if (found := self.seen(y, where)) is not None:
+                    yield Kpi(kind, name, found, self._promised(name, where))
+        load = self._load_before()
+        for name, hours in (
+            (f"minutes, hours below {QUIET:.0%} load", load < QUIET),
+            (f"minutes, hours from {BUSY:.0%} load", load >= BUSY),
+        ):
+            if (found := self.seen(self.sold, self.voice & hours)) is not None:
+                yield Kpi("voice", name, found, self._promised("minutes", self.voice & hours))
+
+    def placebos(self) -> Iterator[Kpi]:
+        """Half of the weeks before against the other half: an effect there is none of the table's."""
+        weeks = np.flatnonzero(~self.after)
+        late = np.isin(np.arange(len(self.after)), weeks[len(weeks) // 2 :])
+        fake = np.broadcast_to(late[None, :] & ~self.control[:, None], self.sold.shape)
+        early = np.where(self.after[None, :], np.nan, self.earned)
+        for kind, where in self._kinds():
+            if (found := self.seen(early, where, fake)) is not None:
+                yield Kpi(kind, "revenue", found, 0.0)
+
+    def bands(self) -> Iterator[Band]:
+        """P(gain) held against what came: the bundles that moved, by how sure the model was."""
+        gain, promised = floats(self.table, "p_gain"), floats(self.table, "expected_margin_delta")
+        base = floats(self.table, "expected_volume") * (self.current - self.cost)
+        moved = ~self.voice & ~self.control & (self.price != self.current) & np.isfinite(base) & np.isfinite(promised)
+        for lo, hi in pairwise(GAIN_BANDS):
+            inside = moved & (gain >= lo) & (gain < hi)
+            if inside.any():
+                found = self.seen(self.margin(), inside | (self.control & ~self.voice))
+                yield Band(lo, min(hi, 1.0), int(inside.sum()), float(gain[inside].mean()), _share(promised[inside], base[inside]), found)
+
+    def against_champion(self) -> dict[str, dict[str, float]]:
+        """By the table's own elasticities, for there is nobody who pays the rule's prices; money a week, the repriced units."""
+        volume, beta, rule = (floats(self.table, name) for name in ("expected_volume", "elasticity", "champion_price"))
+        told = {}
+        for kind, where in self._kinds():
+            here = where & ~self.control & np.isfinite(volume) & np.isfinite(beta) & np.isfinite(self.cost)
+            asked = {"table": self.price, "rule": rule, "no change": self.current}
+            if here.any():
+                told[kind] = {
+                    n: float((volume * np.exp(beta * (p / self.current - 1.0)) * (p - self.cost))[here].sum()) for n, p in asked.items()
+                }
+        return told
+
+    def _kinds(self) -> list[tuple[str, Bools]]:
+        return [(name, where) for name, where in (("bundles", ~self.voice), ("voice", self.voice)) if where.any()]
+
+    def _load_before(self) -> Floats:
+        """Minutes over capacity in the weeks before; NaN for bundles and where there are none.  Shape (units,)."""
+        early = np.where(self.after[None, :], np.nan, self.sold)
+        weeks = np.isfinite(early).sum(axis=1)
+        mean = np.divide(np.nansum(early, axis=1), weeks, out=np.full(len(weeks), np.nan), where=weeks > 0)
+        return np.asarray(mean / self.capacity)
+
+    def _promised(self, name: str, where: Bools) -> float:
+        """The change that the table expected of its repriced units."""
+        here = where & ~self.control
+        volume, more = floats(self.table, "expected_volume"), floats(self.table, "expected_volume_delta")
+        if name == "revenue":
+            return _share(floats(self.table, "expected_revenue_delta")[here], (volume * self.current)[here])
+        if name == "margin":
+            return _share(floats(self.table, "expected_margin_delta")[here], (volume * (self.current - self.cost))[here])
+        return _share(more[here], volume[here])
+
+
+def _share(change: Floats, base: Floats) -> float:
+    total = float(base.sum())
+    return float(change.sum()) / total if total else float("nan")
+
+
+def plain(measured: Measured) -> dict[str, Any]:
+    """For JSON: NaN is null."""
+    from dataclasses import asdict
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: clean(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [clean(v) for v in value]
+        return None if isinstance(value, float) and not np.isfinite(value) else value
+
+    return {**clean(asdict(measured)), "alarms": [c.name for c in measured.charts if c.alarm]}

@@ -1,0 +1,141 @@
+"""What a table did: which table, since when, and from whose sales; then `measure` does the sums."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hundredfold.errors import StateError, UsageError
+from hundredfold.steps.publish import Release
+from tariffs.release import shelf
+from tariffs.release.catalogue import catalogue_of
+from tariffs.release.files import table_of
+from tariffs.release.guards.subject import catalogued
+from tariffs.release.log import Book, Table
+from tariffs.release.measure import WEEKS_BEFORE, Measured, measure
+from tariffs.release.panel import panel_of
+from tariffs.release.sales import place_of, sales_of, view
+from tariffs.release.tables import Floats, floats, is_voice
+
+DAYS_OF = {"WEEKDAY": 5.0, "WEEKEND": 2.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`read` says whose sales they are; the table counted from `since`, and until `until` if it is in use no more."""
+
+    table: Table
+    since: dt.date
+    until: dt.date | None
+    read: str
+    measured: Measured
+
+
+def outcome(
+    word: str, home: Any, *, since: dt.date | None, until: dt.date | None, given: Mapping[str, str], catalogue: str | None
+) -> Outcome:
+    """Measure a table; UsageError if it was never in use and nobody says since when, StateError if there are no sales to measure it by."""
+    book = shelf.read_book(home.store)
+    table = table_of(word, book, home.store)
+    rows = shelf.rows(table, home.store)
+    begins, ends = span(book, table)
+    begins, ends = since or _from(rows, begins), until or ends
+    if begins is None:
+        raise UsageError(f"{table} was never in use", hint=f"say since when its prices were asked: tariffs measure {word} --since DATE")
+    release = newest(home.store)
+    sales = sales_of(release, home, given)
+    if sales is None:
+        raise StateError(
+            f"the sales that release {release.version} was made of are not there any more",
+            hint="name them: tariffs measure --sales PLACE --usage PLACE",
+        )
+    panel = panel_of(rows, sales.after(begins - dt.timedelta(weeks=WEEKS_BEFORE, days=1)))
+    found = measure(
+        rows, panel, begins, ends, _cost(rows, release, home, catalogue), _capacity(rows, release, home), _region(rows, release, home)
+    )
+    read = ", ".join(given.values()) if given else f"the run of release {release.version}"
+    if not found.after:
+        latest = str(panel.weeks.max()) if len(panel.weeks) else "long before"
+        raise StateError(
+            f"nothing was sold yet in a whole week since {begins}, when {table} came into use: the sales of {read} end on {latest}",
+            hint="run the job again when there are newer sales; or: tariffs measure --since DATE",
+        )
+    return Outcome(table, begins, ends, read, found)
+
+
+def span(book: Book, table: Table) -> tuple[dt.date | None, dt.date | None]:
+    """From which day, and until which, charging used a table the last time; None for what has not happened."""
+    begins = ends = None
+    for entry in book.entries:
+        day = dt.datetime.fromisoformat(entry.said.at).date()
+        if entry.charging == table:
+            begins, ends = (begins if begins and ends is None else day), None
+        elif begins and ends is None:
+            ends = day
+    return begins, ends
+
+
+def newest(store: Any) -> Release:
+    """The newest release that is whole enough to say which run made it."""
+    found = next((s.release for s in reversed(shelf.shelved(store)) if s.release), None)
+    if found is None:
+        raise UsageError("no price table is published yet", hint="hundredfold run tariffs.job:job")
+    return found
+
+
+def _from(rows: pa.Table, decided: dt.date | None) -> dt.date | None:
+    """Prices are asked from the later of the decision and of their own `valid_from`."""
+    valid = pc.min(rows["valid_from"]).as_py()
+    return max(decided, valid.date()) if decided and valid else decided
+
+
+def _cost(rows: pa.Table, release: Release, home: Any, given: str | None) -> Floats:
+    catalogue = catalogue_of(release, home, given)
+    if catalogue is None or "unit_cost" not in catalogue.column_names:
+        return np.full(rows.num_rows, np.nan)
+    return catalogued(rows, catalogue, "unit_cost")
+
+
+def _capacity(rows: pa.Table, release: Release, home: Any) -> Floats:
+    """Minutes that fit into the week of a voice unit; NaN for bundles, and where nobody knows."""
+    cells = _source("cell_load", ("cell", "hour", "capacity_minutes"), release, home)
+    if cells is None:
+        return np.full(rows.num_rows, np.nan)
+
+    def keys(table: pa.Table) -> pa.Array:
+        return pc.binary_join_element_wise(
+            table["cell"].cast(pa.string()), table["hour"].cast(pa.int64()).cast(pa.string()), "/"
+        ).combine_chunks()
+
+    at = np.asarray(pc.fill_null(pc.index_in(keys(rows), value_set=keys(cells)), -1).to_numpy(zero_copy_only=False), dtype=np.int64)
+    days = np.zeros(rows.num_rows)
+    for name, count in DAYS_OF.items():
+        days[np.asarray(pc.fill_null(pc.equal(rows["day_type"], name), False).to_numpy(zero_copy_only=False))] = count
+    found = np.append(floats(cells, "capacity_minutes"), np.nan)[at] * days
+    return np.where(is_voice(rows) & (at >= 0), found, np.nan)
+
+
+def _region(rows: pa.Table, release: Release, home: Any) -> list[str] | None:
+    """The region of each unit's location, '' where it is not known."""
+    places = _source("locations", ("location", "region"), release, home)
+    if places is None:
+        return None
+    at = pc.index_in(rows["location"].combine_chunks(), value_set=places["location"].cast(pa.string()).combine_chunks())
+    return list(pc.fill_null(places["region"].cast(pa.string()).combine_chunks().take(at), "").to_pylist())
+
+
+def _source(name: str, columns: tuple[str, ...], release: Release, home: Any) -> pa.Table | None:
+    import duckdb
+
+    place = place_of(name, release, home)
+    if place is None:
+        return None
+    with duckdb.connect() as duck:
+        view(duck, place)
+        return duck.sql(f"SELECT {', '.join(columns)} FROM sales").to_arrow_table()

@@ -1,0 +1,121 @@
+"""What was sold: of a file that is named, or of the run that made a release, while its files are kept.
+
+The rows of a run are clean; those of a file are as somebody has them.  So keys are tidied, what cannot be a sale is left out, and of two rows for one
+week the one that was loaded later counts.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from hundredfold.errors import HundredfoldError, UsageError
+from hundredfold.job import Layout
+from hundredfold.steps.publish import Release
+from tariffs.release.tables import read
+
+BUNDLES, VOICE = "bundle_sales", "voice_usage"
+ROWS = {  # each source, as unit_key, week, quantity, price (voice: a share of the tariff), active_subs
+    BUNDLES: """
+SELECT upper(trim(segment)) || '/' || upper(trim(location)) || '/' || upper(trim(product)) AS unit_key,
+  TRY_CAST(week AS DATE) AS week, TRY_CAST(units AS DOUBLE) AS quantity, TRY_CAST(price AS DOUBLE) AS price,
+  TRY_CAST(active_subs AS DOUBLE) AS active_subs, TRY_CAST(loaded_at AS TIMESTAMP) AS loaded_at
+FROM sales""",
+    VOICE: """
+SELECT cell || '/' || lpad(CAST(hour AS VARCHAR), 2, '0') || '/' || day_type AS unit_key,
+  TRY_CAST(week AS DATE) AS week, TRY_CAST(minutes AS DOUBLE) AS quantity, 1 - TRY_CAST(discount AS DOUBLE) AS price,
+  TRY_CAST(active_subs AS DOUBLE) AS active_subs, TRY_CAST(loaded_at AS TIMESTAMP) AS loaded_at
+FROM sales""",
+}
+SOUND = "week IS NOT NULL AND quantity >= 0 AND price > 0 AND active_subs > 0"
+SINCE = f"""
+SELECT unit_key, week, quantity, price, active_subs
+FROM (SELECT *, row_number() OVER (PARTITION BY unit_key, week ORDER BY loaded_at DESC, quantity, price) AS place
+  FROM (FROM ({{rows}}) WHERE {SOUND} AND week > CAST($after AS DATE)))
+WHERE place = 1 ORDER BY unit_key, week"""
+SUPPORT = f"SELECT unit_key, min(price) AS support_lo, max(price) AS support_hi FROM ({{rows}}) WHERE {SOUND} GROUP BY unit_key"
+
+
+@dataclass(frozen=True, slots=True)
+class Sales:
+    """Where the sales are: of each source, a file or folder, or bytes of the store."""
+
+    places: Mapping[str, Any]
+
+    def after(self, day: dt.date) -> pa.Table:
+        """unit_key, week, quantity, price (voice: a share of the tariff), active_subs: of the weeks that end after that day."""
+        return self._ask(SINCE, after=day)
+
+    def support(self) -> pa.Table:
+        """unit_key, support_lo, support_hi: the lowest and the highest price that was paid in any week; voice: as a share of the tariff."""
+        return self._ask(SUPPORT)
+
+    def _ask(self, query: str, **values: Any) -> pa.Table:
+        import duckdb  # costs time, and only those who look at sales need it
+
+        found = []
+        for source, place in self.places.items():
+            with duckdb.connect() as duck:
+                try:
+                    view(duck, place)
+                    found.append(duck.sql(query.format(rows=ROWS[source]), params=values or None).to_arrow_table())
+                except duckdb.Error as error:
+                    raise UsageError(
+                        f"the sales in {place if isinstance(place, str) else source} cannot be read: {str(error).splitlines()[0]}",
+                        hint=f"wanted a CSV or Parquet file with the columns of {source}",
+                    ) from error
+        return pa.concat_tables(found)
+
+
+def sales_of(release: Release, home: Any, given: Mapping[str, str] | None = None) -> Sales | None:
+    """The sales of the files that are named, or of the run that made the release; None if they are gone."""
+    if given:
+        return Sales({name: str(Path(place).expanduser()) for name, place in given.items()})
+    places = {name: place for name in ROWS if (place := place_of(name, release, home)) is not None}
+    return Sales(places) if places else None
+
+
+def place_of(source: str, release: Release, home: Any) -> Any:
+    """A source of a run, as it was used: a path that DuckDB reads, or the rows; None if it is gone."""
+    key = f"{Layout(release.run).root}/sources/{source}.parquet"
+    if Path(str(home.where(key))).is_file():
+        return str(home.where(key))
+    folder = f"processing/{release.run}/staged/{source}/"  # on AWS
+    try:
+        parts = [read(home.store.get(name)) for name in home.store.list(folder) if name.endswith(".parquet")]
+        return pa.concat_tables(parts) if parts else _first_place(source, release, home)
+    except KeyError:
+        return None  # it expires while we look
+
+
+def _first_place(source: str, release: Release, home: Any) -> Any:
+    """Where the run read it: what was sound as it was is read in place, and nothing is kept of it."""
+    try:
+        options: Mapping[str, Any] = home.ledger.read(release.run).options
+        place = str(options["sources"][source])
+        own = str(home.store.where("x")).removesuffix("x")
+        if place.startswith(own):
+            return read(home.store.get(place.removeprefix(own)))
+        path = Path(str(options.get("folder", "."))) / place
+        return str(path) if "://" not in place and path.exists() else None
+    except (HundredfoldError, KeyError, OSError, pa.ArrowException):
+        return None
+
+
+def view(duck: Any, place: Any) -> None:
+    """Let `sales` be what lies there."""
+    if not isinstance(place, str):
+        duck.register("sales", place)
+        return
+    path = Path(place)
+    files = sorted(str(f) for f in path.rglob("*") if f.suffix in (".csv", ".parquet", ".pq")) if path.is_dir() else [place]
+    reader = "read_parquet" if files and Path(files[0]).suffix in (".parquet", ".pq") else "read_csv"
+    if not files:
+        raise UsageError(f"there are no sales in {place}", hint="wanted CSV or Parquet files")
+    quoted = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+    duck.execute(f"CREATE VIEW sales AS FROM {reader}([{quoted}]{', all_varchar = true' if reader == 'read_csv' else ''})")

@@ -1,0 +1,143 @@
+"""What a table did, for people: realised and promised side by side, and what to make of it in words."""
+
+from __future__ import annotations
+
+import math
+
+from rich.markup import escape
+
+from hundredfold.display import result
+from tariffs.release.drift import ALARM
+from tariffs.release.effect import Effect
+from tariffs.release.measure import Kpi, Measured
+from tariffs.release.outcome import Outcome
+from tariffs.release.show import grid_of, print_grid
+
+FEW_CONTROLS = 5
+
+
+def show_outcome(found: Outcome) -> None:
+    m = found.measured
+    until = f" until {found.until}" if found.until else ""
+    result.print(f"[bold]{str(found.table).capitalize()}[/], in use from {found.since}{until}; sales of {escape(found.read)}")
+    result.print(f"{_weeks(m.before)} before against {_weeks(m.after)} after; {m.moved:.1%} of the prices moved\n")
+    if not m.kpis:
+        result.print("Nothing can be compared: no control unit sold both before and after.")
+    else:
+        _show_kpis(m)
+    if m.bands:
+        _show_bands(m)
+    _show_champion(m)
+    _show_drift(m)
+
+
+def _show_kpis(m: Measured) -> None:
+    grid = grid_of(
+        "per active subscriber",
+        "",
+        "promised",
+        "realised",
+        "95 % of chance",
+        "money a week",
+        right={"promised", "realised", "money a week"},
+    )
+    for k in m.kpis:
+        money = f"{k.effect.extra:+,.0f}" if k.name in ("revenue", "margin") else ""
+        grid.add_row(k.kind, k.name, _share(k.promised), _share(k.effect.change), _interval(k.effect), money)
+    for k in m.placebo:
+        grid.add_row(
+            k.kind, "[dim]placebo: revenue, within the weeks before[/]", _share(0.0), _share(k.effect.change), _interval(k.effect), ""
+        )
+    print_grid(grid)
+    for line in notes(m):
+        result.print(f"  {line}")
+
+
+def notes(m: Measured) -> list[str]:
+    """What whoever reads the figures should know of them."""
+    told = []
+    for kind in dict.fromkeys(k.kind for k in m.kpis):
+        e = next(k.effect for k in m.kpis if k.kind == kind)
+        told.append(f"{kind}: {e.units:,} units repriced and {e.held:,} held, {e.control_places:,} of {e.places:,} locations are control")
+        if e.control_places < FEW_CONTROLS:
+            told.append(f"{kind}: with so few control locations the interval takes chance there to be as large as elsewhere")
+    told += [
+        f"{_named(k)}: the weeks before differ already by {k.effect.change:+.1%}; do not believe its effect"
+        for k in m.placebo
+        if _clear(k.effect)
+    ]
+    if m.unknown:
+        told.append(f"{m.unknown:,} rows of sales are of units that the table has not")
+    return told
+
+
+def _show_bands(m: Measured) -> None:
+    grid = grid_of(
+        "P(gain)",
+        "bundles moved",
+        "mean P(gain)",
+        "promised margin",
+        "realised margin",
+        "95 % of chance",
+        right={"bundles moved", "mean P(gain)"},
+    )
+    for b in m.bands:
+        realised, chance = (_share(b.effect.change), _interval(b.effect)) if b.effect else ("-", "-")
+        grid.add_row(f"{b.lo:.2f} to {b.hi:.2f}", f"{b.units:,}", f"{b.p_gain:.2f}", _share(b.promised), realised, chance)
+    result.print()
+    print_grid(grid)
+
+
+def _show_champion(m: Measured) -> None:
+    if not m.champion:
+        return
+    grid = grid_of("expected margin a week", "this table", "the rule", "no change", right={"this table", "the rule", "no change"})
+    for kind, told in m.champion.items():
+        grid.add_row(kind, f"{told['table']:,.0f}", f"{told['rule']:,.0f}", f"{told['no change']:,.0f}")
+    result.print()
+    print_grid(grid)
+    result.print("  by the table's own elasticities: nobody pays the rule's prices, so only they can say")
+
+
+def _show_drift(m: Measured) -> None:
+    if not m.charts:
+        result.print("\nDrift cannot be told: the table expects no volumes, or there is no control unit.")
+        return
+    grid = grid_of("segment", "sold against expected", "CUSUM", "", right={"sold against expected", "CUSUM"})
+    for c in m.charts:
+        grid.add_row(escape(c.name), f"{c.ratio:+.1%}", f"{c.peak:.1f}", "[bold red]DRIFTS[/]" if c.alarm else "ok")
+    result.print()
+    print_grid(grid)
+    alarms = [c.name for c in m.charts if c.alarm]
+    told = (
+        f"[bold]Beyond {ALARM:g} customers do not answer as expected: {escape(', '.join(alarms))}.[/]"
+        if alarms
+        else f"No segment drifts (beyond {ALARM:g})."
+    )
+    result.print(told)
+
+
+def _clear(e: Effect) -> bool:
+    return math.isfinite(e.lo) and (e.lo > 0 or e.hi < 0)
+
+
+def _named(k: Kpi) -> str:
+    return f"{k.kind}, {k.name}"
+
+
+def _share(value: float) -> str:
+    return f"{value:+.1%}" if math.isfinite(value) else "-"
+
+
+def _interval(e: Effect) -> str:
+    return f"{e.lo:+.1%} to {e.hi:+.1%}" if math.isfinite(e.lo) else "too few locations"
+
+
+def _weeks(days: tuple[str, ...]) -> str:
+    return (
+        f"{len(days)} week{'s' * (len(days) != 1)} ({days[0]} to {days[-1]})"
+        if len(days) > 1
+        else f"1 week ({days[0]})"
+        if days
+        else "no week"
+    )
