@@ -13,18 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from hundredfold.errors import UsageError
-from tariffs.demand.conditional import fit_units
 from tariffs.demand.panel import Panel, tally
 from tariffs.demand.prior import Prior
 from tariffs.demand.season import expect
 from tariffs.evidence.finished import Finished
 from tariffs.evidence.lines import Line
-from tariffs.evidence.recovery import FLAT, WAYS, labels_of, one_for_all
+from tariffs.evidence.recovery import WAYS, alone, choices, labels_of, one_for_all
+from tariffs.evidence.slab import slab_of
 from tariffs.observe import observe
-from tariffs.optimise.rule import MOST_ELASTIC
 from tariffs.rows import Bools, Floats, Ints, Rows, key_offsets
 
 LEAST_TRAINING = 4
+MOST_UNITS = 50_000
+FULL = 0.001  # a cell's minutes are rounded
 SWEEPS, TOLERANCE = 100, 1e-9
 TINY = float(np.finfo(float).tiny)
 
@@ -45,17 +46,19 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Backtest:
-    """held_out: weeks cut off;  factor: what the rows are by;  judged: all units first, then each level of the factor."""
+    """held_out: weeks cut off;  factor: what the rows are by;  judged: all units first, then each level of the factor.
+    gate: what the backtest gate chose for each level in the run itself, where it had one."""
 
     line: str
     held_out: int
     factor: str
     judged: tuple[Judged, ...]
+    gate: Mapping[str, str]
 
 
 def backtest(finished: Finished, line: Line, weeks: int) -> Backtest:
-    """On the rows that the run's prior was learnt from: all units up to 400 of a kind.  UsageError where too few weeks are left to learn from."""
-    rows = finished.whole(line.prior)
+    """On the rows of the run's units, of every k-th where there are more than 50,000.  UsageError where too few weeks are left to learn from."""
+    rows = finished.sample(line, MOST_UNITS)
     periods = np.unique(rows["week"])
     if not 1 <= weeks <= len(periods) - LEAST_TRAINING:
         raise UsageError(
@@ -63,7 +66,7 @@ def backtest(finished: Finished, line: Line, weeks: int) -> Backtest:
             hint=f"hold out 1 to {len(periods) - LEAST_TRAINING}: at least {LEAST_TRAINING} must be left to learn from",
         )
     before, after = _split(rows, line, periods[-weeks])
-    prior = finished.job.model(line.prior).work(before)
+    prior = line.fit(before)
     offsets = key_offsets(after, line.key)
     seen = observe(after, offsets)
     labels = labels_of(after, line, offsets[:-1])
@@ -73,7 +76,7 @@ def backtest(finished: Finished, line: Line, weeks: int) -> Backtest:
     levels = labels[line.factors[0]]
     every = np.ones(len(levels), dtype=np.bool_)
     judged = [_judge("all", every, seen.panel, left), *(_judge(str(v), levels == v, seen.panel, left) for v in np.unique(levels))]
-    return Backtest(line.kind, weeks, line.factors[0], tuple(judged))
+    return Backtest(line.kind, weeks, line.factors[0], tuple(judged), choices(finished.prior(line)))
 
 
 def deviance(panel: Panel, beta: Floats, cell: Ints) -> Floats:
@@ -92,26 +95,33 @@ def deviance(panel: Panel, beta: Floats, cell: Ints) -> Floats:
 
 
 def _split(rows: Rows, line: Line, first_held: np.datetime64) -> tuple[Rows, Rows]:
-    """The rows before that week and from it on, of the units that have both."""
-    held = rows["week"] >= first_held
+    """The rows before that week and from it on, of the units that have both.
+
+    Held-out weeks that sold all there was are left out: what they would have sold is not known.
+    """
+    late = rows["week"] >= first_held
+    held = late & ~_full(rows)
     offsets = key_offsets(rows, line.key)
-    late, sizes = np.add.reduceat(held.astype(np.int64), offsets[:-1]), np.diff(offsets)
-    both = np.repeat((late > 0) & (late < sizes), sizes)
-    return {n: c[both & ~held] for n, c in rows.items()}, {n: c[both & held] for n, c in rows.items()}
+    early, judged = (np.add.reduceat(part.astype(np.int64), offsets[:-1]) > 0 for part in (~late, held))
+    both = np.repeat(early & judged, np.diff(offsets))
+    return {n: c[both & ~late] for n, c in rows.items()}, {n: c[both & held] for n, c in rows.items()}
+
+
+def _full(rows: Rows) -> Bools:
+    if "capacity" not in rows:
+        return np.zeros(len(rows["week"]), dtype=np.bool_)
+    return np.asarray(np.abs(rows["quantity"] - rows["capacity"]) <= FULL * rows["capacity"], dtype=np.bool_)
 
 
 def _estimates(before: Rows, line: Line, prior: Prior) -> dict[str, Floats]:
     """The four elasticities of each unit, learnt from these rows alone."""
-    offsets = key_offsets(before, line.key)
-    starts = offsets[:-1]
-    seen, labels = observe(before, offsets), labels_of(before, line, starts)
-    panel = seen.panel.seasonal(prior.season(before[line.season][starts], seen.days, seen.panel.unit))
-    mean, noise = prior.mean(labels), prior.noise(labels)
+    slab = slab_of(before, line)
+    mean = prior.mean(labels_of(before, line, slab.offsets[:-1]))
     return {
-        "pooled": np.full(panel.units, one_for_all(before, line)),
+        "pooled": np.full(len(slab), one_for_all(before, line)),
         "prior": mean,
-        "shrunk": fit_units(panel, mean, prior.tau2, noise).beta,
-        "alone": np.clip(fit_units(panel, mean, FLAT, noise).beta, MOST_ELASTIC, 0.0),
+        "shrunk": line.price(slab, prior)["beta"],
+        "alone": alone(slab, line, prior),
     }
 
 

@@ -72,11 +72,11 @@ def _with_z(policy: pa.Table, z: float) -> pa.Table:
 def _setting(turned: Finished, line: Line, z: float) -> Setting:
     t = columns(
         ask(
-            """SELECT
+            f"""SELECT
               avg(CASE WHEN price <> current_price THEN 1 ELSE 0 END) AS moved,
               sum(expected_margin_delta) AS promised,
               avg(CASE WHEN price <> current_price THEN p_gain END) AS p_gain
-            FROM prices WHERE kind = '{}'""".format(line.kind),
+            FROM prices WHERE kind = '{line.kind}'""",
             prices=turned.prices(),
         )
     )

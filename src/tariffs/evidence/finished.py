@@ -63,7 +63,18 @@ class Finished:
     def whole(self, model: str) -> Rows:
         """All rows of a model in one piece, for a model whose unit is the whole."""
         parts = list(self.batches(model))
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}  # type: ignore[attr-defined]
+        return {name: np.concatenate([part[name] for part in parts]) for name in _names(parts[0])}
+
+    def sample(self, line: Line, most: int) -> Rows:
+        """The rows of up to so many units of a line, every k-th in the order of their keys."""
+        units = UnitList.read(self.run.layout, line.model, self.home.store).keys.num_rows
+        every, first, parts = -(-units // most), 0, []
+        for batch in self.batches(line.model):
+            mine = (first + np.arange(len(batch))) % every == 0
+            rows = np.repeat(mine, np.diff(batch.offsets))
+            parts.append({name: batch[name][rows] for name in _names(batch)})
+            first += len(batch)
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def known(self, line: Line) -> pa.Table:
         """The true elasticity and level of each unit; UsageError where nobody knows them."""
@@ -132,6 +143,10 @@ def ask(sql: str, **tables: pa.Table) -> pa.Table:
 
 def columns(table: pa.Table) -> Rows:
     return {name: table.column(name).to_numpy(zero_copy_only=False) for name in table.column_names}
+
+
+def _names(batch: Any) -> Iterator[str]:
+    yield from batch  # the engine's Units go through the names of their columns
 
 
 def _beside(sources: Mapping[str, Any]) -> Path | None:

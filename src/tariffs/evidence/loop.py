@@ -15,21 +15,17 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from hundredfold.errors import UsageError
-from tariffs import bundles
 from tariffs.evidence.finished import Finished
 from tariffs.evidence.lines import BUNDLE
 from tariffs.evidence.money import Market, market
+from tariffs.evidence.slab import slab_of
 from tariffs.generator.bundles import DISPERSION, EXPLORED
 from tariffs.optimise.rule import LEAST_ELASTIC, Demand, Terms, choose
-from tariffs.rows import Floats, Ints, Rows, key_offsets
+from tariffs.rows import Floats, Rows, key_offsets
 
 MOST_UNITS = 50_000
 WEEKS = 4  # of a cycle
 POLICIES: Mapping[str, float | None] = {"hold": None, "plug-in": 0.0, "thompson": 0.0, "robust 0.84": 0.84, "robust 1.28": 1.28}
-KEPT = (
-    *bundles.UNIT, "tier", "week", "quantity", "price", "posted_price", "active_subs", "control", "reference_price", "unit_cost",
-    "price_tick", "price_floor", "price_ceiling", "max_step", "min_weeks", "z",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,39 +50,23 @@ class Loop:
 
 
 @dataclass(frozen=True, slots=True)
-class Slab:
-    """Units end to end, as the engine hands them over."""
-
-    columns: Rows
-    offsets: Ints
-
-    @property
-    def keys(self) -> dict[str, np.ndarray]:
-        return {name: self.columns[name][self.offsets[:-1]] for name in bundles.UNIT}
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self.columns[name]
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-
-@dataclass(frozen=True, slots=True)
 class World:
     """What customers do.  gamma: (units, weeks) log season of the weeks that were, which come again in the same order."""
 
     market: Market
     gamma: Floats
 
-    def sell(self, posted: Floats, first: int, dice: np.random.Generator) -> tuple[Floats, Floats]:
-        """Units sold and prices paid over the next WEEKS weeks, each (units, WEEKS): Gamma-Poisson around the true demand."""
+    def sell(self, posted: Floats, first: int, dice: np.random.Generator) -> dict[str, Floats]:
+        """Units sold, prices paid and the trial in them over the next WEEKS weeks, each (units, WEEKS): Gamma-Poisson around the true
+        demand."""
         shape = (len(posted), WEEKS)
         trial = dice.uniform(0.05, 0.15, shape) * dice.choice([-1.0, 1.0], shape) * (dice.random(shape) < EXPLORED)
         paid = np.round(posted[:, None] * (1.0 + trial), 4)
         season = self.gamma[:, (first + np.arange(WEEKS)) % self.gamma.shape[1]]
         m = self.market
         mu = m.scale[:, None] * np.exp(season + m.beta[:, None] * (paid / m.reference[:, None] - 1.0))
-        return dice.poisson(dice.gamma(mu / (DISPERSION - 1.0), DISPERSION - 1.0)).astype(np.float64), paid
+        sold = dice.poisson(dice.gamma(mu / (DISPERSION - 1.0), DISPERSION - 1.0)).astype(np.float64)
+        return {"quantity": sold, "price": paid, "explore_eps": (paid - posted[:, None]) / m.reference[:, None]}
 
 
 def live(finished: Finished, cycles: int, seed: int, told: Callable[[str], None]) -> Loop:
@@ -99,7 +79,7 @@ def live(finished: Finished, cycles: int, seed: int, told: Callable[[str], None]
             f"the run has {len(there.price):,} bundle units, and the loop is for {MOST_UNITS:,}",
             hint="make a smaller operator: hundredfold demo --size medium",
         )
-    rows = _rows(finished)
+    rows = finished.whole(BUNDLE.model)
     world = World(there, _season(finished, there))
     ways = []
     for number, (policy, z) in enumerate(POLICIES.items()):
@@ -126,10 +106,9 @@ def _way(policy: str, z: float | None, world: World, rows: Rows, cycles: int, di
 
 def _prices(policy: str, z: float, rows: Rows, dice: np.random.Generator) -> Floats:
     """All that is known is learnt again, and every unit priced, by the job's functions."""
-    rows = rows | {"z": np.full(len(rows["week"]), z)}
-    offsets = key_offsets(rows, bundles.UNIT)
-    prices = bundles.price_bundles(Slab(rows, offsets), bundles.fit_prior(rows))
-    return _drawn(prices, rows["price_tick"][offsets[1:] - 1], dice) if policy == "thompson" else prices["price"]
+    slab = slab_of(rows | {"z": np.full(len(rows["week"]), z)}, BUNDLE)
+    prices = BUNDLE.price(slab, BUNDLE.fit(slab.columns))
+    return _drawn(prices, slab["price_tick"][slab.offsets[1:] - 1], dice) if policy == "thompson" else prices["price"]
 
 
 def _drawn(prices: Mapping[str, np.ndarray], tick: Floats, dice: np.random.Generator) -> Floats:
@@ -147,20 +126,15 @@ def _drawn(prices: Mapping[str, np.ndarray], tick: Floats, dice: np.random.Gener
 
 def _lived(rows: Rows, world: World, posted: Floats, first: int, dice: np.random.Generator) -> Rows:
     """The rows with the next weeks behind them, sorted by unit and week again."""
-    sold, paid = world.sell(posted, first, dice)
-    offsets = key_offsets(rows, bundles.UNIT)
+    offsets = key_offsets(rows, BUNDLE.key)
     last, units = offsets[1:] - 1, len(offsets) - 1
-    week = rows["week"].max() + 7 * np.arange(1, WEEKS + 1)
     new = {name: np.repeat(values[last], WEEKS) for name, values in rows.items()}
-    new |= {"week": np.tile(week, units), "quantity": sold.ravel(), "price": paid.ravel(), "posted_price": np.repeat(posted, WEEKS)}
+    lived = {name: values.ravel() for name, values in world.sell(posted, first, dice).items()}
+    lived |= {"week": np.tile(rows["week"].max() + 7 * np.arange(1, WEEKS + 1), units), "posted_price": np.repeat(posted, WEEKS)}
+    new |= {name: values for name, values in lived.items() if name in rows}
     unit = np.concatenate([np.repeat(np.arange(units), np.diff(offsets)), np.repeat(np.arange(units), WEEKS)])
     order = np.argsort(unit, kind="stable")
     return {name: np.concatenate([values, new[name]])[order] for name, values in rows.items()}
-
-
-def _rows(finished: Finished) -> Rows:
-    every = finished.whole(BUNDLE.model)
-    return {name: every[name] for name in KEPT}
 
 
 def _season(finished: Finished, there: Market) -> Floats:

@@ -6,7 +6,6 @@ week of the season.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,7 +16,7 @@ from tariffs.evidence.finished import Finished, ask, columns
 from tariffs.evidence.lines import BUNDLE, Line
 from tariffs.optimise.ladder import Rung, climb, in_order
 from tariffs.optimise.rule import GRID_SLACK, on_tick
-from tariffs.rows import Bools, Floats, Rows, key_offsets
+from tariffs.rows import Bools, Columns, Floats, Rows, key_offsets
 
 TERMS = ("posted_price", "reference_price", "unit_cost", "price_tick", "price_floor", "price_ceiling", "max_step", "active_subs", "control")
 
@@ -47,7 +46,7 @@ class Market:
 
     @property
     def moved(self) -> Bools:
-        return self.price != self.current
+        return np.asarray(self.price != self.current, dtype=np.bool_)
 
     def volume(self, price: Floats) -> Floats:
         return self.scale * np.exp(self.beta * (price / self.reference - 1.0))
@@ -116,13 +115,12 @@ def _rung(market: Market, at: int, volume_mb: float) -> Rung:
     lowest = max(market.floor[at], min(current - market.step[at], market.ceiling[at]))
     highest = min(market.ceiling[at], max(current + market.step[at], market.floor[at]))
     steps = np.arange(np.ceil(lowest / tick - GRID_SLACK), np.floor(highest / tick + GRID_SLACK) + 1.0)
-    points = [] if market.held[at] else on_tick(steps, np.full(len(steps), tick))
+    points = np.zeros(0) if market.held[at] else on_tick(steps, np.full(len(steps), tick))
     prices = np.unique(np.append(points, current if market.held[at] or lowest <= current <= highest else []))
     values = market.scale[at] * np.exp(market.beta[at] * (prices / market.reference[at] - 1.0)) * (prices - market.unit_cost[at])
     return Rung(float(volume_mb), prices, values)
 
 
-def _last_rows(rows: Rows, line: Line) -> pa.Table:
+def _last_rows(rows: Columns, line: Line) -> pa.Table:
     last = key_offsets(rows, line.key)[1:] - 1
-    names: Sequence[str] = (*line.key, *TERMS)
-    return pa.table({name: pa.array(rows[name][last]) for name in names})
+    return pa.table({name: pa.array(rows[name][last]) for name in (*line.key, *TERMS)})

@@ -92,11 +92,11 @@ def dial(found: Dial, kind: str) -> Callable[[Any], None]:
         axis.plot(z, [100 * s.truly.lift for s in settings if s.truly], "o-", color=BLUE, label="true lift")
         if kind == "bundle" and found.oracle is not None:
             axis.axhline(100 * found.oracle, color=GREEN, linestyle=":", label="knowing every elasticity")
-        axis.set_ylim(0, None)
+        axis.set_ylim(0, 1.12 * axis.get_ylim()[1])
         right = axis.twinx()
         right.plot(z, [100 * s.truly.harmed for s in settings if s.truly], "s-", color=RED, label="units harmed (right)", markersize=4)
         right.set(ylabel="units harmed, %")
-        right.set_ylim(0, None)
+        right.set_ylim(0, 1.12 * right.get_ylim()[1])
         right.spines["right"].set_visible(True)
         lines = axis.get_lines() + right.get_lines()
         axis.legend(lines, [line.get_label() for line in lines], frameon=False, fontsize=8, loc="lower left")
@@ -137,6 +137,6 @@ def loop(found: Loop) -> Callable[[Any], None]:
             )
         axis.set(xlabel=f"cycles of {found.weeks} weeks", ylabel="true margin against the start, %", title=f"{found.units:,} bundle units")
         axis.axhline(100 * found.oracle, color=GREY, linestyle=":", label="knowing every elasticity")
-        axis.legend(frameon=False, fontsize=8)
+        axis.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.08))
 
     return panel

@@ -7,19 +7,18 @@ the posterior that prices are made of (shrunk), the unit's own fit (alone).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
-from tariffs.demand.conditional import fit_units
 from tariffs.demand.prior import Prior
 from tariffs.demand.season import fit_season
 from tariffs.evidence.finished import Finished, ask, columns
 from tariffs.evidence.lines import Line
 from tariffs.observe import observe
 from tariffs.optimise.rule import COVERAGE_90, MOST_ELASTIC
-from tariffs.rows import Bools, Columns, Floats, Labels, Rows, key_offsets
+from tariffs.rows import Bools, Columns, Floats, Labels, Rows, Units, key_offsets
 
 FLAT = 1e4  # a prior variance that leaves a unit to itself: what it can tell it tells, and what not stays at the mean of its kind
 WAYS = ("pooled", "prior", "shrunk", "alone")
@@ -65,7 +64,7 @@ def recover(finished: Finished, line: Line) -> Recovery:
 def _joined(finished: Finished, line: Line, known: pa.Table, prior: Prior) -> pa.Table:
     """A row for each unit that has a result: its factors, the truth, the four estimates, and the posterior's sd."""
     pooled = one_for_all(finished.whole(line.prior), line)
-    own = pa.concat_tables(_alone(rows, line, prior) for rows in finished.batches(line.model))
+    own = pa.concat_tables(_units(rows, line, prior) for rows in finished.batches(line.model))
     keys = ", ".join(line.key)
     return ask(
         f"""SELECT o.*, t.beta AS true_beta, {pooled!r}::DOUBLE AS pooled, r.beta AS shrunk, r.se * r.reference_price / r.current_price AS sd,
@@ -89,17 +88,30 @@ def labels_of(rows: Columns, line: Line, starts: np.ndarray) -> dict[str, Labels
     return {name: rows[name][starts] for name in line.factors}
 
 
-def _alone(rows: Columns, line: Line, prior: Prior) -> pa.Table:
+def alone(rows: Units, line: Line, prior: Prior) -> Floats:
+    """Each unit's own fit: the job's own, under a prior that says next to nothing.  Cut off at -6 and 0.  Shape (units,)."""
+    return np.clip(line.price(rows, left_alone(prior))["beta"], MOST_ELASTIC, 0.0)
+
+
+def left_alone(prior: Prior) -> Prior:
+    """The prior, so flat that it leaves every unit to itself, whatever a backtest gate chose for its group."""
+    gate = {"gate_choice": np.full(len(prior.groups), "EB", dtype=object)} if choices(prior) else {}
+    return replace(prior, tau2=FLAT, **gate)
+
+
+def choices(prior: Prior) -> dict[str, str]:
+    """What the backtest gate chose for each group; empty where the prior was fitted without one."""
+    chosen = getattr(prior, "gate_choice", ())
+    return dict(zip(map(str, prior.groups), map(str, chosen), strict=False))
+
+
+def _units(rows: Units, line: Line, prior: Prior) -> pa.Table:
     """The units of a batch: keys, factors, the prior's mean, and the unit's own fit."""
-    offsets = key_offsets(rows, line.key)
-    starts = offsets[:-1]
+    starts = rows.offsets[:-1]
     labels = labels_of(rows, line, starts)
-    seen = observe(rows, offsets)
-    panel = seen.panel.seasonal(prior.season(rows[line.season][starts], seen.days, seen.panel.unit))
-    mean = prior.mean(labels)
-    own = np.clip(fit_units(panel, mean, FLAT, prior.noise(labels)).beta, MOST_ELASTIC, 0.0)
     named = {name: rows[name][starts] for name in dict.fromkeys((*line.key, *line.factors))}
-    return pa.table({name: pa.array(values) for name, values in (named | {"prior": mean, "alone": own}).items()})
+    found = named | {"prior": prior.mean(labels), "alone": alone(rows, line, prior)}
+    return pa.table({name: pa.array(values) for name, values in found.items()})
 
 
 def _score(units: Rows, factor: str, level: str, mine: Bools) -> Score:

@@ -88,10 +88,10 @@ def show_dial(found: Dial) -> None:
 def show_backtest(found: Backtest) -> None:
     """Deviance of the weeks held out, by way and level; the best is marked."""
     _head(f"{NAMES[found.line]}: the last {found.held_out} weeks, by fits of the weeks before")
-    grid = _grid(found.factor, "units", "weeks", *_ways(), "best")
+    grid = _grid(found.factor, "units", "weeks", *_ways(), "best", *(["gate"] if found.gate else []))
     for judged in found.judged:
         told = [f"{judged.deviance[way]:.4f}" for way in _ways()]
-        grid.add_row(escape(judged.level), f"{judged.units:,}", f"{judged.weeks:,}", *told, judged.best)
+        grid.add_row(escape(judged.level), f"{judged.units:,}", f"{judged.weeks:,}", *told, judged.best, found.gate.get(judged.level, ""))
     _print(grid)
     _say("Poisson deviance per week: less is better; the levels and the season of these")
     _say("weeks are at their own best for each, so that what differs is the answer to price")
