@@ -333,6 +333,7 @@ def demo(size: str, name: str, data: str | None, home: str, as_json: bool, **cre
         lambda watcher: verbs.run(found.job, places, home=home, as_of=found.as_of, watcher=watcher, **crew),
         Where(home),
         as_json,
+        found.next(Where(home).words),
     )
 
 
@@ -340,8 +341,8 @@ for _command_of_a_stack in COMMANDS:
     app.add_command(_command_of_a_stack)
 
 
-def _watched(action: Callable[[Any], Any], where: Where, as_json: bool) -> None:
-    """Do something long under a bar, and say at its end what has come of it."""
+def _watched(action: Callable[[Any], Any], where: Where, as_json: bool, more: Sequence[tuple[str, str]] = ()) -> None:
+    """Do something long under a bar, and say at its end what has come of it; `more`: next commands beside the usual ones."""
     from . import display
     from .local import runs
 
@@ -364,7 +365,7 @@ def _watched(action: Callable[[Any], Any], where: Where, as_json: bool) -> None:
     else:
         display.show_summary({**facts, "reason": ""} if held else facts, _verdicts(found), time.monotonic() - began)
         if held is None:
-            display.show_next(_next(facts, where, found.home))
+            display.show_next([*_next(facts, where, found.home), *more])
     if held is not None:
         raise held
 

@@ -1,11 +1,13 @@
 """Demos that come with installed packages, found by their entry point in the group `hundredfold.demos`.
 
-An entry point names a module with JOB (module:attribute), AS_OF (a date) and generate(size, folder) -> {source: path}.
+An entry point names a module with JOB (module:attribute), AS_OF (a date), SIZES and make(size, folder) -> {source: path}; and, if it
+likes, NEXT: commands that make sense after its run, each with what it does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -30,6 +32,10 @@ class Demo:
     @property
     def as_of(self) -> str:
         return str(self.module.AS_OF)
+
+    def next(self, words: Sequence[str]) -> list[tuple[str, str]]:
+        """The demo's own commands after its run, with the options that say where the run is."""
+        return [(shlex.join([*shlex.split(command), *words]), does) for command, does in getattr(self.module, "NEXT", ())]
 
     def folder(self, data: str | None, home: str, size: str) -> Path:
         return Path(data) if data else Path(home) / "demo" / f"{self.name}-{size}"

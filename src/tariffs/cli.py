@@ -17,6 +17,7 @@ import click
 from hundredfold import __version__
 from hundredfold.errors import HundredfoldError, UsageError
 from hundredfold.options import Group, Where, argument, needing, takes_as_of, takes_json, takes_place
+from tariffs.evidence.commands import evidence
 
 JOB = "tariffs"
 
@@ -310,6 +311,9 @@ def limits(given: Sequence[str], by: str | None, reason: str, where: Where, as_j
         display.print_json(now)
     else:
         show.show_limits(book, now)
+
+
+app.add_command(evidence)
 
 
 def _open(where: Where) -> tuple[Any, Any]:

@@ -10,6 +10,12 @@ from tariffs import generator
 JOB = "tariffs.job:job"
 AS_OF = generator.AS_OF.isoformat()
 SIZES = tuple(generator.SIZES)
+NEXT = (
+    ("tariffs evidence truth", "holds its elasticities against the true ones"),
+    ("tariffs evidence calibration", "holds its promises of gain against what came of them"),
+    ("tariffs evidence dial", "shows what other settings of the risk dial would do"),
+    ("tariffs status", "begins the way of its price table to charging"),
+)
 
 
 def make(size: str, folder: Path) -> Mapping[str, Path]:

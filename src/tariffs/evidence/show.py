@@ -1,0 +1,158 @@
+"""What people see of the evidence: tables of 80 columns, each with a sentence on how to read it.  Understandable without colour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Grid
+
+from hundredfold.display import result
+from tariffs.evidence.backtest import Backtest
+from tariffs.evidence.calibration import Band, Calibration
+from tariffs.evidence.dial import Dial, Setting
+from tariffs.evidence.loop import Loop
+from tariffs.evidence.recovery import WAYS, Recovery, Score
+
+NAMES = {"bundle": "Bundles", "voice": "Voice"}
+WAY_WORDS = {
+    "shrunk": "the posterior that prices are made of",
+    "prior": "the mean of the unit's kind",
+    "pooled": "one for all units",
+    "alone": "the unit's own fit, cut off at -6 and 0",
+}
+
+
+def show_recovery(found: Recovery) -> None:
+    """Bias, cover and RMSE: of all units, and of each level of each factor."""
+    _head(f"{NAMES[found.line]}: elasticities against the truth")
+    grid = _grid("", "units", "true mean", "bias", "cover 90 %", *(f"RMSE: {way}" if way == "shrunk" else way for way in _ways()))
+    factor = "all"
+    for score in found.scores:
+        if score.factor != factor:
+            factor = score.factor
+            grid.add_row(f"[dim]{escape(factor)}[/]")
+        grid.add_row(*_score(score))
+    _print(grid)
+    _say(f"tau, the spread around the mean of a kind: {found.tau:.3f} estimated, {found.true_tau:.3f} true")
+
+
+def show_ways() -> None:
+    """What the four ways to have an elasticity are called."""
+    result.print()
+    for way in _ways():
+        _say(f"{way:<7} {WAY_WORDS[way]}")
+
+
+def show_calibration(found: Calibration | None, kind: str) -> None:
+    """Promised and realised gain, by bands of the promise."""
+    _head(f"{NAMES[kind]}: does P(gain) keep its word?")
+    if found is None:
+        _say("nothing moved in this table, so nothing was promised")
+        return
+    grid = _grid("promised P(gain)", "moves", "mean", "gained", "95 % interval", "", "")
+    for band in found.bands:
+        grid.add_row(f"{band.lowest:.3f} to {band.highest:.3f}", *_band(band))
+    grid.add_row("[bold]all moves[/]", *_band(found.all))
+    _print(grid)
+    _say(f"margin a week: {found.promised_margin:+,.0f} promised, {found.true_margin:+,.0f} true")
+
+
+def show_bars() -> None:
+    """What the bars of `show_calibration` draw."""
+    result.print()
+    _say("bar, from 0 to 1: = the 95 % interval of what gained, | the promise; it belongs inside.")
+    _say("Moves that promise little are forced: by a full cell, a ladder out of order, a floor.")
+
+
+def show_dial(found: Dial) -> None:
+    """Lift and harm at each setting, a table for each line."""
+    for kind, name in NAMES.items():
+        settings = [s for s in found.settings if s.line == kind]
+        _head(f"{name}: the whole job at other settings of z")
+        known = settings[0].truly is not None
+        grid = _grid("z", "moved", "promised lift", "P(gain)", *(("true lift", "gained", "harmed") if known else ()))
+        for s in settings:
+            grid.add_row(*_setting(s))
+        _print(grid)
+        if kind == "bundle" and found.oracle is not None:
+            _say(f"who knew every elasticity could gain {found.oracle:+.2%} within the same limits")
+    result.print()
+    _say("moved: share of the units; lift: of margin, against today's prices;")
+    if any(s.truly for s in found.settings):
+        _say("P(gain): mean promise of the moves, to be held against 'gained', the share that does;")
+        _say("harmed: share of the units that lose margin by their move")
+
+
+def show_backtest(found: Backtest) -> None:
+    """Deviance of the weeks held out, by way and level; the best is marked."""
+    _head(f"{NAMES[found.line]}: the last {found.held_out} weeks, by fits of the weeks before")
+    grid = _grid(found.factor, "units", "weeks", *_ways(), "best", *(["gate"] if found.gate else []))
+    for judged in found.judged:
+        told = [f"{judged.deviance[way]:.4f}" for way in _ways()]
+        grid.add_row(escape(judged.level), f"{judged.units:,}", f"{judged.weeks:,}", *told, judged.best, found.gate.get(judged.level, ""))
+    _print(grid)
+    _say("Poisson deviance per week: less is better; the levels and the season of these")
+    _say("weeks are at their own best for each, so that what differs is the answer to price")
+
+
+def show_loop(found: Loop) -> None:
+    """The true lift in margin after each cycle."""
+    cycles = len(found.ways[0].lift)
+    _head(f"{cycles} cycles of {found.weeks} weeks, {found.units:,} bundle units: true lift in margin against the start")
+    shown = sorted({0, 1, 2, cycles // 2 - 1, cycles - 1} & set(range(cycles)))
+    grid = _grid("policy", *(f"cycle {n + 1}" for n in shown), "mean", "moved", "harmed")
+    for way in found.ways:
+        lifts = [f"{way.lift[n]:+.1%}" for n in shown]
+        grid.add_row(way.policy, *lifts, f"{sum(way.lift) / cycles:+.1%}", f"{way.moved:.0%}", f"{way.harmed:.1%}")
+    _print(grid)
+    _say(f"who knew every elasticity, without steps: {found.oracle:+.1%}; moved: mean share of units in a cycle;")
+    _say("harmed: share of units that earn less at the end than at the start; before the ladder")
+
+
+def _score(score: Score) -> list[str]:
+    return [
+        escape(f"  {score.level}" if score.factor != "all" else score.level), f"{score.units:,}", f"{score.truth:.2f}", f"{score.bias:+.3f}",
+        f"{score.cover:.1%}", *(f"{score.rmse[way]:.3f}" for way in _ways()),
+    ]  # fmt: skip
+
+
+def _band(band: Band) -> list[str]:
+    low, high = band.interval
+    verdict = "" if band.fits else "outside"
+    return [f"{band.moves:,}", f"{band.promised:.3f}", f"{band.realised:.3f}", f"{low:.3f} to {high:.3f}", _bar(band), verdict]
+
+
+def _bar(band: Band) -> str:
+    """Twenty places from 0 to 1: = the interval, | the promise."""
+    low, high, promise = (min(int(20 * value), 19) for value in (*band.interval, band.promised))
+    return "".join("|" if n == promise else "=" if low <= n <= high else "." for n in range(20))
+
+
+def _setting(s: Setting) -> list[str]:
+    told = [f"{s.z:g}", f"{s.moved:.1%}", f"{s.promised:+.2%}", f"{s.p_gain:.3f}"]
+    return [*told, *([f"{s.truly.lift:+.2%}", f"{s.truly.realised:.3f}", f"{s.truly.harmed:.1%}"] if s.truly else [])]
+
+
+def _ways() -> Sequence[str]:
+    return [way for way in WAY_WORDS if way in WAYS]
+
+
+def _head(words: str) -> None:
+    result.print(f"\n[bold]{escape(words)}[/]")
+
+
+def _say(words: str) -> None:
+    result.print(words, style="dim")
+
+
+def _grid(*columns: str) -> Grid:
+    grid = Grid(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    for number, name in enumerate(columns):
+        grid.add_column(name, justify="right" if number else "left", no_wrap=True)
+    return grid
+
+
+def _print(grid: Grid) -> None:
+    Console(highlight=False, width=max(result.width, 110)).print(grid)
