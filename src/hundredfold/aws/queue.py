@@ -138,7 +138,7 @@ class SqsQueue:
             raise HomeError(
                 f"{self.url} did not take {len(failed)} of {len(batch)} messages",
                 problems=[f"{entry['Code']}: {entry.get('Message', '')}" for entry in failed],
-                hint="nothing is lost: hundredfold resume sends what is missing again",
+                hint="nothing is lost, and what is missing is sent again by: hundredfold resume",
             )
 
     def _received(self, url: str, most: int, poll: int, attribute: str, **lease: int) -> Sequence[dict[str, Any]]:
