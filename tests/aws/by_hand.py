@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from emulator import Emulator, wait_until
 
-from bench import AS_OF, Piece
+from bench import AS_OF, Bench, Piece
 from hundredfold import Job, Model
 from hundredfold.aws.athena import Asked, AthenaWarehouse, Heard
 from hundredfold.aws.place import Place
@@ -56,7 +57,7 @@ class Afar:
             return place
         if isinstance(place, pa.Table):
             with self.store.writing(f"{folder}/rows.parquet") as path:
-                pa.parquet.write_table(place, path)
+                pq.write_table(place, path)
         else:
             for path in [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file()):
                 self.store.send(path, f"{folder}/{path.name if path == place else path.relative_to(place).as_posix()}")
@@ -114,7 +115,7 @@ class Afar:
                 if name not in warehouse.tables:
                     key = f"processing/{layout.run}/given/{name}/rows.parquet"
                     with self.store.writing(key) as path:
-                        pa.parquet.write_table(table, path)
+                        pq.write_table(table, path)
                     warehouse.register(name, self.store.where(key).rpartition("/")[0] + "/", table.schema)
 
         for select in selects:
@@ -217,3 +218,13 @@ def _stack(emulator: Emulator) -> Place:
         job="by_hand:job", bucket=f"bucket-{name}", table=f"runs-{name}", queue=queue, dead=dead, database=f"runs_{name}",
         workgroup=f"runs-{name}", concurrency=2, trigger="messages",
     )  # fmt: skip
+
+
+def both(bench: Bench, afar: Afar, job: Job, **tables: pa.Table) -> tuple[Piece, Distant]:
+    """A run of a job here, and one there, from the same files."""
+    places = {}
+    for name, table in tables.items():
+        places[name] = bench.store.path(f"tables/{uuid4().hex}/rows.parquet")
+        places[name].parent.mkdir(parents=True)
+        pq.write_table(table, places[name])
+    return bench.start(job, **places), afar.start(job, **places)
