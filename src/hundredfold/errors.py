@@ -21,10 +21,18 @@ An error says what was found, what was wanted, where, and what to do; all proble
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
+COMMAND = re.compile(r"hundredfold (?:cancel|failures|publish|replay|resume|retry|rollback|status)\b(?:(?!   | --on | --home ).)*(?=   |$)")
 SHOWN = 5  # so many problems in words; the rest is a count
+
+
+def placed(hint: str, words: Sequence[str]) -> str:
+    """A hint whose commands also say where their run is kept: `words`, such as --on aws. A command goes to three blanks, or to the end."""
+    return COMMAND.sub(lambda found: f"{found[0]} {shlex.join(words)}", hint) if words else hint
 
 
 class HundredfoldError(Exception):

@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.core import augment_usage_errors
 
-from .errors import UsageError
+from .errors import HundredfoldError, UsageError, placed
 
 KEPT = ".hundredfold"  # where runs are kept
 
@@ -113,11 +113,16 @@ class Where:
 
 
 def takes_place(command: Any) -> Any:
-    """--home, --on and --stack, handed on as `where`."""
+    """--home, --on and --stack, handed on as `where`; what an error advises to do is told with them."""
 
     @wraps(command)
     def told(home: str, on: str, stack: str | None, **how: Any) -> Any:
-        return command(where=Where(home, on, stack), **how)
+        where = Where(home, on, stack)
+        try:
+            return command(where=where, **how)
+        except HundredfoldError as error:
+            error.hint = placed(error.hint or "", where.words) or None
+            raise
 
     return takes_home(takes_on(takes_stack(told)))
 

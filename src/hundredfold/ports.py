@@ -68,9 +68,6 @@ class Queue(Protocol):
     def dead(self) -> Sequence[str]:
         """The bodies of the dead letters."""
 
-    def redrive(self) -> int:
-        """Every dead letter becomes a new message; how many."""
-
     def purge(self) -> None:
         """Forget all messages, dead letters included."""
 

@@ -158,13 +158,6 @@ class MemoryQueue:
         with self._lock:
             return [self._letters[number].body for number in self._dead()]
 
-    def redrive(self) -> int:
-        """Every dead letter becomes a new message; how many."""
-        with self._lock:
-            bodies = [self._letters.pop(number).body for number in self._dead()]
-            self._add(bodies)
-            return len(bodies)
-
     def purge(self) -> None:
         """Forget all messages, dead letters included."""
         with self._lock:

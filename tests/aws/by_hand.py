@@ -1,48 +1,37 @@
 """Runs on the emulated AWS without a state machine: what it would do, a loop here does.
 
 `Afar` is to AWS what bench.Bench is to this machine: every step on its real doors, and the user's function called in this process.
-`walk` drives the functions' own handlers, workers' processes included.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
 import pyarrow as pa
-import pytest
+import pyarrow.parquet as pq
 from emulator import Emulator, wait_until
 
-from bench import AS_OF, Piece
+from bench import AS_OF, Bench, Piece
 from hundredfold import Job, Model
-from hundredfold.aws import handlers
 from hundredfold.aws.athena import Asked, AthenaWarehouse, Heard
-from hundredfold.aws.begin import new_record
-from hundredfold.aws.ledger import DynamoLedger
 from hundredfold.aws.place import Place
 from hundredfold.aws.prepare import prepare
 from hundredfold.aws.store import S3Store
-from hundredfold.aws.worker import stop_crew
 from hundredfold.job import Layout
 from hundredfold.manifest import Manifest
-from hundredfold.pipeline import stages
 from hundredfold.query import check_queries
-from hundredfold.states import Event
 from hundredfold.steps.collect import Collected, collect
 from hundredfold.steps.publish import Release, describe_run, publish
 from hundredfold.steps.validate import Verdict, validate
 
 T = TypeVar("T")
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED")
-job: Job  # the job of `walk`, as by_hand:job
 
 
 class Afar:
@@ -68,7 +57,7 @@ class Afar:
             return place
         if isinstance(place, pa.Table):
             with self.store.writing(f"{folder}/rows.parquet") as path:
-                pa.parquet.write_table(place, path)
+                pq.write_table(place, path)
         else:
             for path in [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file()):
                 self.store.send(path, f"{folder}/{path.name if path == place else path.relative_to(place).as_posix()}")
@@ -126,7 +115,7 @@ class Afar:
                 if name not in warehouse.tables:
                     key = f"processing/{layout.run}/given/{name}/rows.parquet"
                     with self.store.writing(key) as path:
-                        pa.parquet.write_table(table, path)
+                        pq.write_table(table, path)
                     warehouse.register(name, self.store.where(key).rpartition("/")[0] + "/", table.schema)
 
         for select in selects:
@@ -199,75 +188,6 @@ class Distant(Piece):
             warehouse.define(model.name, f"SELECT * FROM {warehouse.parquet(self.layout.results(model.name))}")
 
 
-class Context:
-    """What Lambda hands to a function beside its event."""
-
-    def __init__(self, seconds: float = 300) -> None:
-        self._end = time.monotonic() + seconds
-
-    def get_remaining_time_in_millis(self) -> int:
-        return int(1000 * (self._end - time.monotonic()))
-
-
-@contextmanager
-def environment(afar: Afar) -> Iterator[None]:
-    """This process as a function of the stack."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("job", "bucket", "table", "queue", "dead", "database", "workgroup", "concurrency", "trigger"):
-            patch.setenv(f"HUNDREDFOLD_{name.upper()}", str(getattr(afar.place, name)))
-        patch.setattr(handlers, "SCRATCH", afar.folder / "function")
-        yield
-    stop_crew()
-
-
-def walk(afar: Afar, declared: Job, run: str, *, execution: str = "e1", **places: Any) -> str:
-    """A run through the handlers, from its record to its end; the last thing that a step said."""
-    global job
-    job = declared
-    ledger = DynamoLedger(afar.place.table)
-    if places:
-        given = {name: afar.sent(run, name, place) for name, place in places.items()}
-        ledger.create(new_record(run, declared, "by_hand:job", given, {"as_of": AS_OF, "batches": 4}))
-    said: dict[str, Any] = {"do": "next", "token": ""}
-    heard: dict[str, str] = {}
-    with environment(afar):
-        for stage in stages(declared):
-            said["do"] = ""
-            while said["do"] not in ("next", "held", "failed", "cancelled"):
-                model = stage.model.name if stage.model else ""
-                event = {"run": run, "input": {"run": run}, "execution": execution, "step": stage.step, "model": model}
-                said = handlers.step({**event, "asked": said["token"], "heard": heard})
-                if said["do"] == "query":
-                    found = afar.ran(Asked(said["query"], said["token"], said["output"]))
-                    status = {"QueryExecution": {"Status": {"StateChangeReason": found.error}}}
-                    heard = {"id": found.id} if found.id else {"Error": "States.TaskFailed", "Cause": json.dumps(status)}
-                elif said["do"] == "wait":
-                    _work(afar)
-            if said["do"] != "next":
-                break
-    return str(said["do"])
-
-
-def again(afar: Afar, run: str) -> None:
-    """What `retry` does to a run's record before a new execution begins."""
-    ledger = DynamoLedger(afar.place.table)
-    ledger.move(run, Event.RETRY)
-
-
-def _work(afar: Afar) -> None:
-    """Every message of the queue through the worker's handler."""
-    sqs, queue = afar.emulator.client("sqs"), afar.place.queue
-    while messages := sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, AttributeNames=["All"]).get("Messages"):
-        records = [
-            {"messageId": m["MessageId"], "receiptHandle": m["ReceiptHandle"], "body": m["Body"], "attributes": m["Attributes"]}
-            for m in messages
-        ]
-        back = {one["itemIdentifier"] for one in handlers.work({"Records": records}, Context())["batchItemFailures"]}
-        for message in messages:
-            if message["MessageId"] not in back:
-                sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
-
-
 def _stack(emulator: Emulator) -> Place:
     """A stack's things, made one by one."""
     name = uuid4().hex[:12]
@@ -300,4 +220,11 @@ def _stack(emulator: Emulator) -> Place:
     )  # fmt: skip
 
 
-__all__ = ["Afar", "Asked", "Distant", "Manifest", "again", "environment", "replace", "walk"]
+def both(bench: Bench, afar: Afar, job: Job, **tables: pa.Table) -> tuple[Piece, Distant]:
+    """A run of a job here, and one there, from the same files."""
+    places = {}
+    for name, table in tables.items():
+        places[name] = bench.store.path(f"tables/{uuid4().hex}/rows.parquet")
+        places[name].parent.mkdir(parents=True)
+        pq.write_table(table, places[name])
+    return bench.start(job, **places), afar.start(job, **places)

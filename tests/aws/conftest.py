@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from uuid import uuid4
 
 import pytest
+from by_hand import Afar
 from emulator import DONE, MISSING, Emulator
 
 
@@ -29,3 +30,9 @@ def aws_env(emulator: Emulator) -> Iterator[Emulator]:
 def name_of() -> Callable[[str], str]:
     """`name_of("bucket")`: a name for a bucket, queue, table or stack that nothing else has."""
     return lambda kind: f"{kind}-{uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="module")
+def afar(aws_env: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Afar:
+    """A stack without functions in that account: runs go a step at a time, and functions are called here."""
+    return Afar(aws_env, tmp_path_factory.mktemp("afar"))

@@ -44,6 +44,7 @@ WANTED: dict[str, dict[str, Any]] = {  # the stacks that tests ask for, by name,
     "hundredfold-tariffs": {"job": "tariffs.job:job"},
     "hundredfold-trouble": {"job": TROUBLE},
     "by-events": {"job": TROUBLE, "trigger": "events"},
+    "by-uploads": {"job": TROUBLE, "start_on_upload": True},
 }
 
 
@@ -130,9 +131,9 @@ class Stack:
         found = self.client("sqs").get_queue_attributes(QueueUrl=self.outputs["QueueUrl"], AttributeNames=names)["Attributes"]
         return int(found[names[0]]), int(found[names[1]])
 
-    def finished(self, name: str) -> Run:
+    def finished(self, name: str, within: float = 300) -> Run:
         """A run when it has ended, for which nobody counts units meanwhile."""
-        wait_until(lambda: self.record(name).state in ENDED, 300, lambda: f"{self.record(name)}\n{self.emulator.log()}", every=0.5)
+        wait_until(lambda: self.record(name).state in ENDED, within, lambda: f"{self.record(name)}\n{self.emulator.log()}", every=0.5)
         return hundredfold.open_run(name, home=self.home)
 
     def until(self, name: str, step: str) -> None:
@@ -319,6 +320,13 @@ def by_events(account: Account) -> Iterator[Stack]:
     """The same job in a stack where S3 tells of each batch."""
     with account.emulator.reached():
         yield account.stack("by-events")
+
+
+@pytest.fixture
+def by_uploads(account: Account) -> Iterator[Stack]:
+    """The same job in a stack where an upload starts a run."""
+    with account.emulator.reached():
+        yield account.stack("by-uploads")
 
 
 @pytest.fixture

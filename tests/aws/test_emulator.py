@@ -361,21 +361,6 @@ def test_notifications_are_lost_doubled_and_late_when_the_test_says_so(place: Pl
     assert found != sorted(found)
 
 
-def test_dead_letters_are_redriven_as_new_messages(place: Place) -> None:
-    sqs = place.emulator.client("sqs")
-    dead = sqs.create_queue(QueueName=f"{place.bucket}-dead")["QueueUrl"]
-    arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-    redrive = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 1})
-    url = sqs.create_queue(QueueName=place.bucket, Attributes={"VisibilityTimeout": "0", "RedrivePolicy": redrive})["QueueUrl"]
-    sqs.send_message(QueueUrl=url, MessageBody="one")
-    sqs.receive_message(QueueUrl=url)
-    assert "Messages" not in sqs.receive_message(QueueUrl=url)
-    sqs.start_message_move_task(SourceArn=arn)
-    assert sqs.list_message_move_tasks(SourceArn=arn)["Results"][0]["ApproximateNumberOfMessagesMoved"] == 1
-    [again] = sqs.receive_message(QueueUrl=url, MessageSystemAttributeNames=["All"])["Messages"]
-    assert (again["Body"], again["Attributes"]["ApproximateReceiveCount"]) == ("one", "1")
-
-
 def test_an_old_receipt_deletes_nothing_and_is_no_error(place: Place) -> None:
     sqs = place.emulator.client("sqs")
     url = sqs.create_queue(QueueName=place.bucket, Attributes={"VisibilityTimeout": "0"})["QueueUrl"]

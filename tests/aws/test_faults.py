@@ -16,6 +16,8 @@ import hundredfold
 from hundredfold.aws import handlers, verbs
 from hundredfold.errors import PublishRefused
 from hundredfold.job import Message
+from hundredfold.steps.work import Progress
+from hundredfold.walk import Quiet
 
 __all__ = ["account", "trouble"]
 pytestmark = pytest.mark.drill
@@ -28,6 +30,17 @@ BAD = {
 }
 
 
+class Seen(Quiet):
+    """What a person would see while a run goes on: how many units are done, and how many of them failed."""
+
+    def __init__(self) -> None:
+        self.counts: list[tuple[int, int]] = []
+
+    def progress(self, progress: Progress) -> None:
+        if progress.model == "doubled":
+            self.counts.append((progress.done, progress.failed))
+
+
 def failures(stack: Stack, run: str) -> dict[str, tuple[str, str, str]]:
     found = hundredfold.open_run(run, home=stack.home).failures().arrow().to_pylist()
     return {row["unit"]: (row["status"], row["error"], row["message"]) for row in found}
@@ -36,8 +49,15 @@ def failures(stack: Stack, run: str) -> dict[str, tuple[str, str, str]]:
 def test_a_bad_unit_costs_itself_and_is_done_again_when_the_function_is_mended(trouble: Stack, tmp_path: Path) -> None:
     ways = ["fine", *BAD, *["fine"] * 6]
     tasks = Tasks.write(tmp_path, ways)
-    with pytest.raises(PublishRefused, match=r"doubled: 5 of 12 units \(2 failed, 3 dead\)"):
-        trouble.run(tasks, "bad", batches=4)
+    seen = Seen()
+    with pytest.raises(PublishRefused, match=r"doubled: 5 of 12 units \(2 failed, 3 dead\)") as caught:
+        trouble.run(tasks, "bad", batches=4, watcher=seen)
+    there = "--on aws --stack hundredfold-trouble"
+    assert caught.value.hint == (
+        f"hundredfold failures bad {there}   then: hundredfold retry bad {there}   or: hundredfold publish bad --max-failed 5 {there}"
+    )
+    assert [failed for _, failed in seen.counts] == sorted(failed for _, failed in seen.counts)
+    assert any(0 < failed <= done for done, failed in seen.counts)  # told while others were at work
     assert failures(trouble, "bad") == {str(ways.index(how)): end for how, end in BAD.items()}
     published_without = verbs.publish("bad", home=trouble.name, max_failed=5)
     assert (published_without.state, len(published_without.table())) == ("done", 7)

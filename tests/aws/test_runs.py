@@ -108,6 +108,9 @@ def test_a_broken_contract_is_told(trouble: Stack, tmp_path: Path) -> None:
     ):
         trouble.run(tasks, "broken")
     assert trouble.record("broken").state == "failed"
+    told = trouble.cli("publish", "broken", code=1).stderr
+    assert "hint: hundredfold status broken --on aws --stack hundredfold-trouble" in told
+    assert "hint: hundredfold status --on aws --stack hundredfold-trouble" in trouble.cli("status", "unheard-of", code=2).stderr
 
 
 @pytest.mark.drill

@@ -27,7 +27,7 @@ from hundredfold import Job, Model, Source
 from hundredfold.aws.begin import new_record
 from hundredfold.aws.home import StackHome
 from hundredfold.aws.objects import find_objects
-from hundredfold.errors import ConservationError, ContractError, HundredfoldError, SourceError, StateError, UsageError
+from hundredfold.errors import ContractError, SourceError, UsageError
 from hundredfold.local.runs import Run
 from hundredfold.steps.validate import Verdict
 
@@ -67,11 +67,6 @@ SALES = Source(
     max_rejected=1000,
 )
 SOURCES = (Source("shops", Shop, unique=("shop",)), SALES)
-
-
-@pytest.fixture(scope="module")
-def afar(aws_env: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Afar:
-    return Afar(aws_env, tmp_path_factory.mktemp("afar"))
 
 
 def rest(rows: Any) -> dict[str, Any]:
@@ -527,6 +522,3 @@ def test_a_right_that_is_missing_is_told(guarded: Emulator, tmp_path: Path, name
         place.client.cache_clear()
     assert hint in str(caught.value.hint)
     assert key["SecretAccessKey"] not in str(caught.value)
-
-
-__all__ = ["ConservationError", "ContractError", "HundredfoldError", "StateError"]

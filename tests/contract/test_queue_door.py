@@ -259,33 +259,6 @@ def test_reading_the_dead_letters_changes_nothing(queue, clock):
     for _ in range(2):
         assert sorted(queue.dead()) == sorted(f"letter {number}" for number in range(25))
     assert queue.depth() == Depth(0, 0, 25)
-    assert queue.redrive() == 25
-    assert queue.dead() == []
-
-
-def test_a_redriven_letter_starts_anew(queue, clock):
-    queue.send(["a", "b"])
-    use_up(queue, clock)
-    assert queue.redrive() == 2
-    assert queue.dead() == []
-    assert [queue.receive() for _ in range(2)] != [None, None]
-    assert queue.depth() == Depth(0, 2, 0)
-    clock.advance(60)
-    assert queue.receive().received == 2
-
-
-def test_a_redriven_letter_stands_behind_those_that_wait(exact, clock):
-    exact.send(["dead"])
-    use_up(exact, clock)
-    exact.send(["waiting"])
-    exact.redrive()
-    assert [exact.receive().body, exact.receive().body] == ["waiting", "dead"]
-
-
-def test_redriving_nothing_is_no_error(queue):
-    queue.send(["a"])
-    assert queue.redrive() == 0
-    assert queue.depth() == Depth(1, 0, 0)
 
 
 def test_purge_forgets_everything(queue, clock):

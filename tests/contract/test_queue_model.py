@@ -116,12 +116,6 @@ class QueueMachine(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.clock.advance(seconds)
 
-    @rule()
-    def redrive(self) -> None:
-        dead = self.at("dead")
-        assert self.queue.redrive() == len(dead)
-        self.letters = [letter for letter in self.letters if letter not in dead] + [Letter(letter.body) for letter in dead]
-
     @rule(sure=st.integers(0, 4))
     def purge(self, sure: int) -> None:
         if sure == 0:  # seldom, or no other story grows long

@@ -16,8 +16,6 @@ from hundredfold.aws.queue import DEAD_LEASE, ENTRIES, LARGEST, SqsQueue, batche
 from hundredfold.errors import HomeError
 from hundredfold.ports import Depth
 
-RUNNING = {"Results": [{"Status": "RUNNING", "StartedTimestamp": 1, "ApproximateNumberOfMessagesMoved": 2}]}
-
 
 @pytest.fixture
 def make(account, clock):
@@ -170,46 +168,6 @@ def test_a_message_that_is_refused_is_a_dead_letter_with_its_reason(account, que
     assert letter["MessageAttributes"]["reason"]["StringValue"].startswith("it is no message of a run")
 
 
-def test_a_letter_that_was_sent_to_the_dead_ones_is_redriven_too(account, queue):
-    account.emulator.client("sqs").send_message(QueueUrl=queue.dead_url, MessageBody="by hand")
-    assert queue.redrive() == 1
-    assert taken(queue) == ["by hand"]
-
-
-def test_redriving_waits_for_its_end(queue, line, clock):
-    die(queue, clock, "a")
-    start = clock()
-    line.answer("ListMessageMoveTasks", b'{"Results": []}', times=2)  # before it starts, and when the list is behind
-    line.answer("ListMessageMoveTasks", json.dumps(RUNNING).encode(), times=3)
-    assert queue.redrive() == 1
-    assert clock() - start == pytest.approx(0.1 + 0.2 + 0.4 + 0.8)
-
-
-def test_the_end_of_an_earlier_redrive_is_not_taken_for_that_of_this_one(queue, line, clock):
-    die(queue, clock, "a", "b")
-    earlier = {"Status": "COMPLETED", "StartedTimestamp": 1, "ApproximateNumberOfMessagesMoved": 7}
-    line.answer("ListMessageMoveTasks", json.dumps({"Results": [earlier]}).encode(), times=3)  # the list is behind
-    assert queue.redrive() == 2
-
-
-def test_a_redrive_that_does_not_end_is_told(make, line, clock):
-    queue = make(patience=30)
-    line.answer("ListMessageMoveTasks", b'{"Results": []}')
-    line.answer("ListMessageMoveTasks", json.dumps(RUNNING).encode(), times=1_000)
-    start = clock()
-    with pytest.raises(HomeError, match="not all redriven: 2 are, and then it is running"):
-        queue.redrive()
-    assert 30 <= clock() - start < 33
-
-
-def test_a_redrive_that_fails_is_told_with_its_reason(queue, line):
-    line.answer("ListMessageMoveTasks", b'{"Results": []}')
-    failed = {"Status": "FAILED", "FailureReason": "AccessDenied", "StartedTimestamp": 1, "ApproximateNumberOfMessagesMoved": 5}
-    line.answer("ListMessageMoveTasks", json.dumps({"Results": [failed]}).encode())
-    with pytest.raises(HomeError, match="5 are, and then it is failed\n  AccessDenied"):
-        queue.redrive()
-
-
 def test_purging_waits_until_sqs_has_forgotten(queue, line, clock):
     queue.send(["a"])
     line.say("PurgeQueue", 403, "AWS.SimpleQueueService.PurgeQueueInProgress", times=2)
@@ -233,11 +191,10 @@ def test_a_purge_that_never_gets_its_turn_is_told(queue, line):
         lambda queue: queue.extend("a", 1),
         lambda queue: queue.delete("a"),
         lambda queue: queue.dead(),
-        lambda queue: queue.redrive(),
         lambda queue: queue.purge(),
         lambda queue: queue.depth(),
     ],
-    ids=["send", "receive", "extend", "delete", "dead", "redrive", "purge", "depth"],
+    ids=["send", "receive", "extend", "delete", "dead", "purge", "depth"],
 )
 def test_a_queue_that_is_not_there_is_told(account, call):
     queue = SqsQueue(f"{account.emulator.url}/123456789012/none", f"{account.emulator.url}/123456789012/none-dead")

@@ -441,7 +441,9 @@ class AthenaWarehouse:
         nothing = [field.name for field in table.arrow if pa.types.is_null(field.type)]
         if not table.only and not nothing:
             return full
-        columns = [f"CAST(NULL AS INTEGER) AS {quote(f.lower())}" if f in nothing else quote(f.lower()) for f in table.arrow.names]
+        odd = dict(table.odd)  # which are not in the database
+        names = [name for name in table.arrow.names if name not in odd]
+        columns = [f"CAST(NULL AS INTEGER) AS {quote(n.lower())}" if n in nothing else quote(n.lower()) for n in names]
         paths = [quote(PATH)] if table.paths else []
         where = f" WHERE {quote(PATH)} IN ({self._named(table.only)})" if table.only else ""
         return f"(SELECT {', '.join([*columns, *paths])} FROM {full}{where})"

@@ -28,16 +28,28 @@ def new_record(run: str, job: Job, ref: str, sources: Mapping[str, str], options
             f"the sources {', '.join(missing)} have no place",
             hint=f"name it: --source {missing[0]}=s3://BUCKET/PREFIX/   or a path, which is uploaded",
         )
+    return _record(run, job, ref, {name: place for name, place in places.items() if place}, options)
+
+
+def _record(run: str, job: Job, ref: str, places: Mapping[str, str], options: Mapping[str, Any]) -> Record:
     now = dt.datetime.now(dt.UTC)
     as_of = options.get("as_of") or now.replace(tzinfo=None, microsecond=0).isoformat(" ")
     stamp = now.isoformat(timespec="milliseconds")
-    return Record(run, job.name, ref, State.NEW, "new", stamp, stamp, options={**options, "as_of": as_of, "sources": places, "round": 1})
+    kept = {**options, "as_of": as_of, "sources": dict(places), "round": 1}
+    return Record(run, job.name, ref, State.NEW, "new", stamp, stamp, options=kept)
 
 
 def begin_upload(run: str, sources: Mapping[str, str], job: Job, place: Place, ledger: DynamoLedger) -> Record:
-    """Record a run that an upload began; its other sources are where the job says, or where the newest run had them."""
-    before: Mapping[str, str] = next((r.options.get("sources", {}) for r in ledger.runs(job.name)), {})
-    record = new_record(run, job, place.job, {**before, **sources}, {"uploaded": sorted(sources)})
+    """Record a run that an upload began; its other sources are where the newest run had them that did not fail, or where the job says.
+    SourceError where one has no place: nobody is there to be told, so that is recorded as well."""
+    before = [record for record in ledger.runs(job.name) if record.state not in (State.FAILED, State.CANCELLED)]
+    known: Mapping[str, str] = before[0].options.get("sources", {}) if before else {}
+    options = {"uploaded": sorted(sources)}
+    try:
+        record = new_record(run, job, place.job, {**known, **sources}, options)
+    except SourceError:
+        ledger.create(_record(run, job, place.job, sources, options))
+        raise
     ledger.create(record)
     return record
 

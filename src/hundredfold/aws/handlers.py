@@ -89,6 +89,8 @@ def _step(event: dict[str, Any]) -> dict[str, Any]:
 def _ended(run: str, event: Event, error: HundredfoldError, ledger: DynamoLedger) -> dict[str, Any]:
     """Record why the run ends here, unless it has ended otherwise meanwhile: cancelled, say."""
     try:
+        if error.hint:
+            ledger.note(run, options={"hint": [str(error), error.hint]})  # for those who watch; it is good for this reason alone
         return _over(ledger.move(run, event, reason=str(error)))
     except StateError:
         return _over(ledger.read(run))

@@ -47,7 +47,6 @@ class SqsQueue:
 
     `url`, `dead_url`  of the queue for the work, and of its dead-letter queue
     `linger`           whole seconds to wait for one more dead letter; 0 asks a part of SQS's servers only
-    `patience`         seconds to wait for a redrive to end before a HomeError
 
     SQS holds no empty message, none of more than 1 MiB, and no control characters.  Its order is none; a message may be handed
     out twice; `receive` without waiting asks a part of the servers only, and may find nothing where there is something.
@@ -56,7 +55,6 @@ class SqsQueue:
     url: str
     dead_url: str
     linger: int = 1
-    patience: float = 600.0
     sleep: Callable[[float], object] = time.sleep
 
     def send(self, bodies: Sequence[str]) -> None:
@@ -109,22 +107,6 @@ class SqsQueue:
             self._give_back(found.values())
         return [letter["Body"] for letter in sorted(found.values(), key=lambda letter: int(letter["Attributes"]["SentTimestamp"]))]
 
-    def redrive(self) -> int:
-        """Every dead letter becomes a new message; how many, as SQS counted them. HomeError if it could not be done."""
-        with self._told("redriven", self.dead_url):
-            source, target = (self._attributes(url, "QueueArn")["QueueArn"] for url in (self.dead_url, self.url))
-            before = self._tasks(source)
-            client("sqs").start_message_move_task(SourceArn=source, DestinationArn=target)  # also of letters that were sent there
-            task = self._ended(source, before)
-        moved = int(task.get("ApproximateNumberOfMessagesMoved", 0))
-        if task["Status"] != "COMPLETED":
-            raise HomeError(
-                f"the dead letters of {self.dead_url} are not all redriven: {moved:,} are, and then it is {task['Status'].lower()}",
-                problems=[task["FailureReason"]] if "FailureReason" in task else (),
-                hint="what was not moved is still a dead letter: try again",
-            )
-        return moved
-
     def purge(self) -> None:
         """Forget all messages, dead letters included. It takes a minute: what is sent before its end, SQS may forget too."""
         for url in (self.url, self.dead_url):
@@ -156,7 +138,7 @@ class SqsQueue:
             raise HomeError(
                 f"{self.url} did not take {len(failed)} of {len(batch)} messages",
                 problems=[f"{entry['Code']}: {entry.get('Message', '')}" for entry in failed],
-                hint="nothing is lost: hundredfold resume sends what is missing again",
+                hint="nothing is lost, and what is missing is sent again by: hundredfold resume",
             )
 
     def _received(self, url: str, most: int, poll: int, attribute: str, **lease: int) -> Sequence[dict[str, Any]]:
@@ -190,22 +172,6 @@ class SqsQueue:
                     raise
                 return False
         return True
-
-    def _ended(self, arn: str, before: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """The task that was started after those `before`, at its end, or as it is when the patience is."""
-        pause, waited = 0.1, 0.0
-        while True:
-            tasks = self._tasks(arn)
-            task = tasks[0] if tasks and tasks != before else {"Status": "RUNNING"}  # the list may be a moment behind
-            if task["Status"] != "RUNNING" or waited >= self.patience:
-                return task
-            self.sleep(pause)
-            waited += pause
-            pause = min(2 * pause, 2.0)
-
-    def _tasks(self, arn: str) -> Sequence[dict[str, Any]]:
-        """The latest tasks that moved messages out of that queue, the last one first."""
-        return tuple(client("sqs").list_message_move_tasks(SourceArn=arn, MaxResults=10).get("Results", ()))
 
     def _purge(self, url: str) -> None:
         for pause in (*[5.0] * int(PURGING / 5), None):

@@ -6,6 +6,7 @@ The state machine goes on when the laptop is closed.
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Mapping
 from itertools import takewhile
@@ -15,21 +16,21 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from ..dialect import refuse_untranslatable
-from ..errors import HundredfoldError, PublishRefused, RunBusy, SourceError, StateError, Stopped
+from ..errors import HundredfoldError, PublishRefused, RunBusy, SourceError, StateError, Stopped, placed
 from ..job import Job, Layout
 from ..load import load_job
 from ..local.runs import Run, newest
 from ..local.sources import find_files
 from ..local.verbs import check_arguments, check_declared, forget, moment, new_run_id, plan_again
+from ..pipeline import stages
 from ..ports import Record
 from ..query import query_of, text_of
 from ..states import Event, State, after
 from ..steps.collect import Collected
-from ..steps.coverage import Coverage
 from ..steps.validate import read_verdicts
-from ..steps.work import Progress
 from ..walk import Quiet, Watcher
 from .begin import new_record
+from .count import Count
 from .home import AT_WORK, StackHome, stack_of
 from .place import client
 
@@ -124,7 +125,7 @@ def publish(
     if record.state is not State.HELD:
         raise StateError(
             f"run {record.id} is {record.state.value}, and only a run that is held back waits to be published",
-            hint=f"hundredfold status {record.id} --on aws",
+            hint=_command(there, "status", record.id),
         )
     there.ledger.note(record.id, options={"max_failed": max_failed if max_failed is not None else record.options.get("max_failed")})
     there.ledger.move(record.id, Event.START)
@@ -167,7 +168,7 @@ def _refuse_driven(there: StackHome, record: Record) -> None:
     if there.driven(record.id):
         raise RunBusy(
             f"run {record.id} is at work on AWS",
-            hint=f"watch it with: hundredfold status {record.id} --on aws --watch   or end it with: hundredfold cancel {record.id} --on aws",
+            hint=f"watch it with: {_command(there, 'status', record.id, '--watch')}   or end it with: {_command(there, 'cancel', record.id)}",
         )
 
 
@@ -180,7 +181,7 @@ def _go(there: StackHome, record: Record, watcher: Watcher | None, wait: bool) -
         )
     except ClientError as error:
         raise HundredfoldError(
-            f"run {record.id} is recorded, but cannot be started: {error}", hint=f"hundredfold resume {record.id} --on aws"
+            f"run {record.id} is recorded, but cannot be started: {error}", hint=_command(there, "resume", record.id)
         ) from error
     there.ledger.note(record.id, options={"execution": began["executionArn"], "executions": number})
     watcher = watcher or Quiet()
@@ -192,46 +193,65 @@ def _go(there: StackHome, record: Record, watcher: Watcher | None, wait: bool) -
 
 def _follow(there: StackHome, run: str, watcher: Watcher) -> None:
     """Tell the watcher what happens, until the run has ended; raises as a run on this machine would."""
-    from ..pipeline import stages
-
     record = there.ledger.read(run)
     try:
         known = {str(stage): stage for stage in stages(load_job(record.ref))} if record.ref else {}
     except HundredfoldError:  # the job is not on this machine: its stages are told by their names alone
         known = {}
     told: set[str] = set()
+    counts: dict[str, Count] = {}
     counted = 0.0
     while True:
         record = there.ledger.read(run)
         if record.step not in told and record.step in known:
             told.add(record.step)
             watcher.stage(known[record.step])
-        if "sources" in record.counts and "sources" not in told:
-            told.add("sources")
-            watcher.validated(read_verdicts(Layout(run), there.store))
-        for name, facts in record.counts.get("models", {}).items():
-            if "ok" in facts and f"{name} is collected in {facts['round']}" not in told:
-                told.add(f"{name} is collected in {facts['round']}")
-                names = Collected.__dataclass_fields__
-                watcher.collected(Collected(**{"model": name, **{k: v for k, v in facts.items() if k in names}}))
-            elif "units" in facts and record.step == f"work {name}" and time.monotonic() - counted > COUNT:
-                counted = time.monotonic()
-                done = int(Coverage.read(facts["units"], Layout(run), name, None, there.store).done.sum())
-                watcher.progress(Progress(name, done, facts["units"], 0))
+        _tell(there, record, watcher, told)
+        model = record.step.removeprefix("work ")
+        facts = record.counts.get("models", {}).get(model, {})
+        if record.step == f"work {model}" and "units" in facts and time.monotonic() - counted > COUNT:
+            counted = time.monotonic()
+            count = counts.setdefault(model, Count(there.store, Layout(run), model, facts["units"]))
+            watcher.progress(count.look())
         if record.state not in (State.NEW, State.RUNNING):
             break
-        if there.status_of(str(record.options.get("execution", ""))) not in ("RUNNING", "SUCCEEDED", ""):
+        if there.status_of(str(record.options.get("execution", ""))) not in (AT_WORK, "SUCCEEDED", ""):
             record = there.ledger.read(run)
             if record.state in (State.NEW, State.RUNNING):
-                raise HundredfoldError(f"the execution of run {run} ended before the run did", hint=f"hundredfold resume {run} --on aws")
+                raise HundredfoldError(f"the execution of run {run} ended before the run did", hint=_command(there, "resume", run))
         time.sleep(LOOK)
     match record.state:
         case State.HELD:
-            raise PublishRefused(record.reason)
+            raise PublishRefused(record.reason, hint=_hint(there, record))
         case State.FAILED:
-            raise HundredfoldError(record.reason or f"run {run} failed")
+            raise HundredfoldError(record.reason or f"run {run} failed", hint=_hint(there, record))
         case State.CANCELLED:
-            raise Stopped(f"run {run} was cancelled", hint=f"what was done is kept: hundredfold status {run} --on aws")
+            raise Stopped(f"run {run} was cancelled", hint=f"what was done is kept: {_command(there, 'status', run)}")
+
+
+def _tell(there: StackHome, record: Record, watcher: Watcher, told: set[str]) -> None:
+    """The verdicts on the sources and what came of each model, once it is known."""
+    if "sources" in record.counts and "sources" not in told:
+        told.add("sources")
+        watcher.validated(read_verdicts(Layout(record.id), there.store))
+    for name, facts in record.counts.get("models", {}).items():
+        if "ok" in facts and f"{name} is collected in {facts['round']}" not in told:
+            told.add(f"{name} is collected in {facts['round']}")
+            names = Collected.__dataclass_fields__
+            watcher.collected(Collected(**{"model": name, **{k: v for k, v in facts.items() if k in names}}))
+
+
+def _command(there: StackHome, *words: str) -> str:
+    """A command about this stack's runs, as a person would type it."""
+    return shlex.join(["hundredfold", *words, "--on", "aws", "--stack", there.stack])
+
+
+def _hint(there: StackHome, record: Record) -> str:
+    """What to do about the reason for which a run ended: what the step that failed said, where it is a step that failed."""
+    reason, hint = record.options.get("hint") or ("", "")
+    if reason != record.reason:
+        return f"once the cause is mended: {_command(there, 'resume', record.id)}"
+    return placed(hint, ["--on", "aws", "--stack", there.stack])
 
 
 def _sent(there: StackHome, run: str, name: str, place: Any, job: Job) -> str:

@@ -92,9 +92,6 @@ class Handed:
     def dead(self) -> Sequence[str]:
         return ()
 
-    def redrive(self) -> int:
-        return 0
-
     def purge(self) -> None:
         self.waiting.clear()
 

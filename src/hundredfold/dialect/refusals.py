@@ -5,7 +5,7 @@ What is not known to be safe is refused: the functions and the parts of a query 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import sqlglot
@@ -57,7 +57,7 @@ NODES = (
     exp.Literal, exp.Boolean, exp.Null, exp.And, exp.Or, exp.Not, exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.NullSafeEQ, exp.NullSafeNEQ, exp.Is,
     exp.In, exp.Between, exp.Like, exp.ILike, exp.Escape, exp.Case, exp.If, exp.Cast, exp.DataType, exp.DataTypeParam, exp.Interval, exp.Var, exp.Window,
     exp.WindowSpec, exp.Filter, exp.IgnoreNulls, exp.RespectNulls, exp.Exists, exp.Add, exp.Sub, exp.Mul, exp.Div, exp.IntDiv, exp.Mod, exp.Neg, exp.DPipe,
-    exp.Dot, exp.Bracket, exp.Array, exp.Unnest, exp.Rollup, exp.Cube, exp.GroupingSets, exp.CurrentDate, exp.Func, exp.Explode,
+    exp.Dot, exp.LimitOptions, exp.Bracket, exp.Array, exp.Unnest, exp.Rollup, exp.Cube, exp.GroupingSets, exp.CurrentDate, exp.Func, exp.Explode,
 )  # fmt: skip
 UNITS = frozenset(["year", "quarter", "month", "week", "day", "hour", "minute", "second"])
 COUNTED = UNITS - {"week"}  # of date_diff: what a week is to it has changed with DuckDB's versions
@@ -65,9 +65,9 @@ PARTS = UNITS | {"dow", "dayofweek", "weekday", "isodow", "doy", "dayofyear", "e
 FORMATS = frozenset("YmdHMSjy")  # letters of strftime that mean the same there
 # what SQL has beside functions before an opening bracket
 _WORDS = """
-all and any array as between by case cast char cross cube decimal distinct else end escape except exclude exists filter following from full group having
+all and any array as between by case cast char columns cross cube decimal distinct else end escape except exclude exists filter following from full group having
 ilike in inner intersect interval is join lateral left like limit list map materialized natural not null nulls numeric offset on or order outer over
-partition preceding qualify range recursive replace right rollup row rows select semi anti sets some table text then time timestamp try_cast union unnest
+partition pivot preceding qualify range recursive replace right rollup row rows select semi anti sets some table text then time timestamp try_cast union unnest
 using values varchar when where window with within
 """
 FUNCTIONS = frozenset(_FUNCTIONS.split())
@@ -82,10 +82,10 @@ def refusals(select: str, tree: exp.Expr) -> list[tuple[int, str]]:
     for node in tree.walk():
         for is_so, words, phrase in RULES:
             if is_so(node):
-                found.append((_line_of_words(tokens, phrase) or _line(node), words))
+                found.append((_line_of_words(tokens, phrase, node) or _line(node), words))
                 break
         else:
-            if not isinstance(node, NODES):
+            if not isinstance(node, NODES) and not _is_in_a_struct(node):
                 found.append((_line(node), f"{' '.join(node.sql('duckdb').split())[:60]}, for which Athena has no word"))
     return sorted(set(found))
 
@@ -126,19 +126,26 @@ def _writing(tokens: list[Token]) -> Iterator[tuple[int, str]]:
 def _line(node: exp.Expr | None) -> int:
     """The line of the first name in a node, or around it; 0 if none tells one."""
     while node is not None:
-        lines = [int(part.meta["line"]) for part in node.walk() if "line" in part.meta]
+        lines = _lines(node)
         if lines:
             return min(lines)
         node = node.parent
     return 0
 
 
-def _line_of_words(tokens: list[Token], phrase: str) -> int:
-    """The line where these words stand one after the other; 0 if nowhere."""
+def _lines(node: exp.Expr) -> list[int]:
+    """The lines of the names in a node: nothing else knows its own."""
+    return [int(part.meta["line"]) for part in node.walk() if "line" in part.meta]
+
+
+def _line_of_words(tokens: Sequence[Token], phrase: str, node: exp.Expr) -> int:
+    """The line where these words stand one after the other; 0 if nowhere. Where they stand on several, the one that is nearest to the
+    first name in the node, or, in a node without names, to the last one of the SELECT that it ends."""
     words = phrase.upper().split()
-    texts = [token.text.upper() for token in tokens]
-    starts = (n for n in range(len(texts)) if words and texts[n : n + len(words)] == words)
-    return next((tokens[n].line for n in starts), 0)
+    said = [(word, token.line) for token in tokens for word in token.text.upper().split()]  # GROUP BY is one token
+    lines = [line for n, (_, line) in enumerate(said) if words and [word for word, _ in said[n : n + len(words)]] == words]
+    near = min(_lines(node), default=0) or max(_lines(node.parent or node), default=0)
+    return min(lines, key=lambda line: abs(line - near), default=0)
 
 
 def _has(name: str) -> Callable[[exp.Expr], bool]:
@@ -161,7 +168,7 @@ def _joins(*words: str) -> Callable[[exp.Expr], bool]:
 
 def _is_ordered_by_all(node: exp.Expr) -> bool:
     return isinstance(node, exp.Order) and any(
-        isinstance(key.this, exp.Column) and key.this.name.upper() == "ALL" for key in node.expressions
+        isinstance(key.this, exp.Column | exp.Var) and key.this.name.upper() == "ALL" for key in node.expressions
     )
 
 
@@ -200,7 +207,12 @@ def _is_other_type(node: exp.Expr) -> bool:
 
 
 def _is_a_macro_or_lambda(node: exp.Expr) -> bool:
-    return isinstance(node, exp.Lambda | exp.Kwarg | exp.PropertyEQ | exp.Comprehension)
+    return isinstance(node, exp.Lambda | exp.Kwarg | exp.PropertyEQ | exp.Comprehension) and not _is_in_a_struct(node)
+
+
+def _is_in_a_struct(node: exp.Expr) -> bool:
+    """Whether it is a field of a struct that is written out, which is told as a whole."""
+    return isinstance(node, exp.PropertyEQ) and isinstance(node.parent, exp.Struct)
 
 
 RULES: tuple[Rule, ...] = (
@@ -219,7 +231,7 @@ RULES: tuple[Rule, ...] = (
     (_all(exp.Explode), "unnest among the columns; use FROM t CROSS JOIN unnest(t.list) AS u(x)", "unnest"),
     (_is_a_macro_or_lambda, "a lambda or a named argument; write it out", "lambda"),
     (_and(_all(exp.WindowSpec), _has("exclude")), "EXCLUDE in a window", "EXCLUDE"),
-    (_is_unordered_list, "a list of a group's values in no order: say ORDER BY inside the brackets", "array_agg"),
+    (_is_unordered_list, "a list of a group's values in no order: say ORDER BY inside the brackets", ""),
     (_has_other_part, f"a part of a time that Athena does not have, or counts otherwise: there are {', '.join(sorted(PARTS))}", ""),
     (_has_other_format, f"a form of a time that Athena may read otherwise: %{', %'.join(sorted(FORMATS))} are the same there", ""),
     (_is_odd_limit, "LIMIT or OFFSET that is no plain number", "LIMIT"),

@@ -101,13 +101,6 @@ class SqliteQueue:
         with self._reading() as db:
             return [body for (body,) in db.execute("SELECT body FROM messages WHERE place = 'dead' ORDER BY id")]
 
-    def redrive(self) -> int:
-        """Every dead letter becomes a new message; how many."""
-        self._settle()
-        with self._writing() as db:
-            db.execute("INSERT INTO messages (body) SELECT body FROM messages WHERE place = 'dead' ORDER BY id")
-            return db.execute("DELETE FROM messages WHERE place = 'dead'").rowcount
-
     def purge(self) -> None:
         """Forget all messages, dead letters included."""
         self._change("DELETE FROM messages")

@@ -189,6 +189,8 @@ def read_parquet(data: bytes, columns: Sequence[Column], uri: str, how: Mapping[
     arrays = []
     for column in columns:
         found = rows[there[column.name]] if column.name in there else pa.chunked_array([pa.nulls(len(rows), column.kind)])
+        if pa.types.is_duration(found.type):  # as Arrow alone reads it, by a note of its own in the file: to Parquet it is a number
+            found = found.cast(pa.int64())
         if not _fits(found.type, column.kind):
             raise QueryError(
                 "HIVE_BAD_DATA",
@@ -204,7 +206,16 @@ def converted(array: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     if pa.types.is_timestamp(array.type) and pa.types.is_timestamp(kind):
         bare = array.cast(pa.timestamp(array.type.unit))
         return (bare if array.type.unit == "s" else pc.round_temporal(bare, unit="millisecond")).cast(kind)
+    if pa.types.is_nested(kind):
+        return pa.chunked_array([pa.array([_in_small_letters(value) for value in array.to_pylist()], kind)])
     return array.cast(kind)
+
+
+def _in_small_letters(value: Any) -> Any:
+    """Fields of a struct are found whatever their case."""
+    if isinstance(value, dict):
+        return {name.lower(): _in_small_letters(field) for name, field in value.items()}
+    return [_in_small_letters(item) for item in value] if isinstance(value, list) else value
 
 
 def _fits(found: pa.DataType, wanted: pa.DataType) -> bool:

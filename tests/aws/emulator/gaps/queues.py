@@ -1,4 +1,4 @@
-"""SQS: redrive of dead letters, what AWS refuses and forgives, and one lock around a queue's messages.
+"""SQS: what AWS refuses and forgives, and one lock around a queue's messages.
 
 MiniStack changes a queue's list on its loop and in threads (deliveries to functions, S3's notifications); a list that is
 filtered in one place while another appends loses a message.  On AWS none is lost.
@@ -12,9 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
-from uuid import uuid4
 
-from ministack.services import lambda_svc, s3, sqs
+from ministack.services import s3, sqs
 
 from . import need
 
@@ -24,15 +23,12 @@ need(
     "_queues",
     "_queues_lock",
     "_get_q",
-    "_queue_by_arn",
     "_Err",
     "_dlq_sweep",
     "_collect_msgs",
     "_expire_retained",
-    "reset",
 )
 need(s3, "_deliver_event_to_sqs")
-need(lambda_svc, "_esm_wake")
 
 CHANGING = (
     "SendMessage",
@@ -44,7 +40,6 @@ CHANGING = (
 )
 LONGEST_POLL = 20  # seconds
 LOOK = 0.05  # seconds between looks of a long poll
-tasks: list[dict[str, Any]] = []  # of redrive, newest first
 
 
 def fill() -> None:
@@ -57,67 +52,6 @@ def fill() -> None:
     for name in CHANGING:
         sqs._HANDLERS[name] = _held(lock, sqs._HANDLERS[name])
     sqs._HANDLERS["ReceiveMessage"] = _polite_receive(sqs._HANDLERS["ReceiveMessage"])
-    sqs._HANDLERS["StartMessageMoveTask"] = _held(lock, start_move)
-    sqs._HANDLERS["ListMessageMoveTasks"] = list_moves
-    sqs._HANDLERS["ListDeadLetterSourceQueues"] = list_sources
-    sqs.reset = _and(sqs.reset, tasks.clear)
-
-
-def start_move(asked: Mapping[str, Any], _: str) -> dict[str, Any]:
-    """StartMessageMoveTask: dead letters go back to where they came from, or to the queue that is named, as new messages."""
-    source = _queue(asked["SourceArn"])
-    if not _sources(asked["SourceArn"]):
-        raise sqs._Err("InvalidParameterValue", "Source queue must be configured as a Dead Letter Queue.")
-    moved, kept, now = 0, [], sqs.time.time()
-    for message in source["messages"]:
-        target = asked.get("DestinationArn") or (message.get("sys") or {}).get("DeadLetterQueueSourceArn")
-        if message["visible_at"] > now or not target:
-            kept.append(message)
-            continue
-        fresh = dict(message, id=str(uuid4()), sent_at=now, visible_at=now, receive_count=0, first_receive_at=None, receipt_handle=None)
-        fresh["sys"] = {key: value for key, value in (message.get("sys") or {}).items() if key != "DeadLetterQueueSourceArn"}
-        _queue(target)["messages"].append(fresh)
-        moved += 1
-    source["messages"] = kept
-    task = {
-        "TaskHandle": uuid4().hex,
-        "Status": "COMPLETED",
-        "SourceArn": asked["SourceArn"],
-        "ApproximateNumberOfMessagesMoved": moved,
-        "ApproximateNumberOfMessagesToMove": moved,
-        "StartedTimestamp": int(time.time() * 1000),
-    }
-    if asked.get("DestinationArn"):
-        task["DestinationArn"] = asked["DestinationArn"]
-    tasks.insert(0, task)
-    lambda_svc._esm_wake.set()
-    return {"TaskHandle": task["TaskHandle"]}
-
-
-def list_moves(asked: Mapping[str, Any], _: str) -> dict[str, Any]:
-    """ListMessageMoveTasks, newest first."""
-    _queue(asked["SourceArn"])
-    shown = [
-        {key: value for key, value in task.items() if key != "TaskHandle"} for task in tasks if task["SourceArn"] == asked["SourceArn"]
-    ]
-    return {"Results": shown[: int(asked.get("MaxResults") or 1)]}
-
-
-def list_sources(asked: Mapping[str, Any], url: str) -> dict[str, Any]:
-    arn = sqs._get_q(asked.get("QueueUrl", url))["attributes"]["QueueArn"]
-    return {"queueUrls": _sources(arn)}
-
-
-def _sources(arn: str) -> list[str]:
-    """The queues whose dead letters go to that one."""
-    return [url for url, queue in sqs._queues.items() if arn in queue["attributes"].get("RedrivePolicy", "")]
-
-
-def _queue(arn: str) -> dict[str, Any]:
-    queue = sqs._queue_by_arn(arn)
-    if queue is None:
-        raise sqs._Err("ResourceNotFoundException", f"The resource that you specified for the SourceArn parameter doesn't exist: {arn}")
-    return queue
 
 
 def _forgiving_delete(delete: Callable[..., Any]) -> Callable[..., Any]:
@@ -177,11 +111,3 @@ def _held(lock: threading.RLock, action: Callable[..., Any]) -> Callable[..., An
             return action(*words, **named)
 
     return done
-
-
-def _and(first: Callable[[], None], then: Callable[[], None]) -> Callable[[], None]:
-    def both() -> None:
-        first()
-        then()
-
-    return both

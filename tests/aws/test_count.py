@@ -1,0 +1,45 @@
+"""How far a model is, as somebody far away counts it: no more and no less than what the newest outcomes say."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from emulator import Emulator
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hundredfold.aws.count import Count
+from hundredfold.aws.store import S3Store
+from hundredfold.job import Layout, Message
+from hundredfold.outcome import Account, pack_accounts
+
+UNITS = 12
+slices = st.tuples(st.integers(0, UNITS - 1), st.integers(0, UNITS - 1), st.sets(st.integers(0, UNITS - 1))).map(
+    lambda drawn: (min(drawn[:2]), max(drawn[:2]), drawn[2])
+)
+
+
+@pytest.fixture(scope="module")
+def store(aws_env: Emulator) -> S3Store:
+    aws_env.client("s3").create_bucket(Bucket="counted")
+    return S3Store("counted")
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rounds=st.lists(st.lists(slices, min_size=1, max_size=4), min_size=1, max_size=3))
+def test_the_last_outcome_of_each_unit_counts(store: S3Store, rounds: list[list[tuple[int, int, set[int]]]]) -> None:
+    layout = Layout(uuid4().hex)
+    count, last = Count(store, layout, "m", UNITS), {}
+    for round_, done in enumerate(rounds, 1):
+        for batch, (first, last_, wrong) in enumerate(done):
+            message = Message(layout.run, "m", batch, first, last_, round_)
+            bad = [Account(unit, "failed", "ValueError", f"unit {unit}\nand more") for unit in sorted(wrong) if first <= unit <= last_]
+            accounts = pack_accounts(message, np.zeros(message.units), np.ones(message.units, np.int64), bad, [])
+            store.put(layout.outcome(message, "ledger"), accounts)
+            last |= {unit: unit in wrong for unit in range(first, last_ + 1)}
+        found = count.look()
+        assert (found.model, found.units, found.done, found.failed) == ("m", UNITS, len(last), sum(last.values()))
+        assert "\n" not in found.lately
+    assert count.look() == found

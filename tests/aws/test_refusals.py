@@ -1,0 +1,62 @@
+"""What will not survive on Athena is told before a run, each with the line on which it stands."""
+
+from __future__ import annotations
+
+import pytest
+
+from hundredfold.dialect import refuse_untranslatable
+from hundredfold.errors import QueryError
+
+ON_LINE_3 = {
+    "GROUP BY ALL": "SELECT g, count(*) AS n\nFROM t\nGROUP BY ALL",
+    "GROUP BY ALL;": "SELECT g FROM (SELECT g, count(*) AS n\nFROM t\nGROUP BY ALL) AS q\nGROUP\nBY g",
+    "ORDER BY ALL": "SELECT g, x\nFROM t\nORDER BY ALL DESC",
+    "ASOF JOIN": "SELECT t.g\nFROM t\nASOF JOIN u ON t.g = u.g AND t.d >= u.d",
+    "POSITIONAL JOIN": "SELECT t.g\nFROM t\nPOSITIONAL JOIN u",
+    "a sample": "SELECT t.g\nFROM t\nUSING SAMPLE 5",
+    "PIVOT": "SELECT *\nFROM t\nPIVOT (sum(x) FOR g IN (1, 2))",
+    "COLUMNS": "SELECT\n g,\n COLUMNS('x')\nFROM t",
+    "a column by its position": "SELECT\n g,\n #1 AS z\nFROM t",
+    "UNION BY NAME": "SELECT g\nFROM t\nUNION ALL BY NAME\nSELECT g\nFROM u",
+    "DISTINCT ON": "WITH a AS (\nSELECT g FROM t)\nSELECT DISTINCT ON (g) g, x FROM t",
+    "WITH RECURSIVE": "\n\nWITH RECURSIVE a AS (\nSELECT 1 AS g UNION ALL SELECT g + 1 FROM a WHERE g < 3)\nSELECT g FROM a",
+    "LATERAL": "SELECT *\nFROM t,\nLATERAL (SELECT x FROM u WHERE u.g = t.g) AS q",
+    "unnest among the columns": "SELECT\n g,\n unnest(l) AS e\nFROM t",
+    "EXCLUDE in a window": "SELECT\n g,\n sum(x) OVER (ORDER BY g ROWS BETWEEN 1 PRECEDING AND 1 FOLLOWING EXCLUDE CURRENT ROW) AS s\nFROM t",
+    "a list of a group's values in no order": "SELECT\n array_agg(x ORDER BY x) AS a,\n string_agg(s) AS b\nFROM t",
+    "a part of a time": "SELECT\n year(d) AS y,\n date_part('century', d) AS c\nFROM t",
+    "a form of a time": "SELECT\n strftime(d, '%Y') AS y,\n strftime(d, '%U') AS c\nFROM t",
+    "LIMIT or OFFSET that is no plain number": "SELECT g FROM (SELECT g FROM t\nLIMIT 3) AS q\nLIMIT 1 + 1",
+    "LIMIT in per cent": "SELECT g FROM (SELECT g FROM t\nORDER BY g\nLIMIT 3%) AS q\nORDER BY g\nLIMIT 5",
+    "a type": "SELECT\n CAST(x AS BIGINT) AS b,\n CAST(x AS HUGEINT) AS c\nFROM t",
+    "a text with E": "SELECT\n g,\n E'a\\n' AS c\nFROM t",
+    "COLLATE": "SELECT\n g\nFROM t ORDER BY s COLLATE NOCASE",
+    "AT TIME ZONE": "SELECT\n g,\n ts AT TIME ZONE 'Europe/Berlin' AS z\nFROM t",
+    "GLOB": "SELECT g\nFROM t\nWHERE s GLOB 'a*'",
+    "a struct": "SELECT\n g,\n {'a': x} AS z\nFROM t",
+    "the function median": "SELECT\n g,\n median(x) AS z\nFROM t",
+    "the function hash": "-- no hash(g) here\nSELECT g,\nhash(g) AS z FROM t",
+    "the operator ~": "SELECT g\nFROM t\nWHERE s ~ 'a'",
+    "the number 0x1F": "SELECT\n g,\n 0x1F\nFROM t",
+}
+
+
+@pytest.mark.parametrize("words", ON_LINE_3)
+def test_what_athena_would_not_understand_is_refused_with_its_line(words: str) -> None:
+    query = ON_LINE_3[words]
+    with pytest.raises(QueryError, match=r"the query of model prices cannot run on AWS\n") as caught:
+        refuse_untranslatable("the query of model prices", query)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"line 3: {words.rstrip(';')}")
+    assert caught.value.hint
+
+
+def test_all_that_would_be_refused_is_told_at_once_in_the_order_of_its_lines() -> None:
+    with pytest.raises(QueryError) as caught:
+        refuse_untranslatable("the digest 'all'", "SELECT g, median(x) AS m\nFROM t\nASOF JOIN u ON t.d >= u.d\nGROUP BY ALL\nORDER BY ALL")
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["line 1", "line 3", "line 4", "line 5"]
+
+
+def test_a_query_that_cannot_be_read_is_told_with_its_line() -> None:
+    with pytest.raises(QueryError, match=r"cannot be read: .* Line 2"):
+        refuse_untranslatable("the query of model prices", "SELECT g\nFROM t WHERE (x")
