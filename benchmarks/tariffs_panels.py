@@ -45,7 +45,9 @@ def panel_of(frame: pd.DataFrame, factors: list[str], season: str | None, window
     sizes = frame.groupby("unit", sort=True).size().to_numpy()
     x = np.log(frame["price"].to_numpy())
     quantity = frame["quantity"].to_numpy(dtype=float)
-    quantity = quantity / np.repeat(np.maximum(np.bincount(np.repeat(np.arange(len(sizes)), sizes), quantity) / sizes / 1000.0, 1e-9), sizes)
+    quantity = quantity / np.repeat(
+        np.maximum(np.bincount(np.repeat(np.arange(len(sizes)), sizes), quantity) / sizes / 1000.0, 1e-9), sizes
+    )
     panel = make_panel(np.concatenate([[0], np.cumsum(sizes)]), quantity, x, np.ones(len(x)))
     blocks, rank = [np.ones((len(first), 1))], 1
     for factor in factors:
@@ -104,7 +106,9 @@ def weeks(data: Data, first: int, end: int) -> tuple[Panel, Layout, np.ndarray]:
 
 def candidates(panel: Panel, layout: Layout, learnt: Pooled) -> dict[str, np.ndarray]:
     """Elasticities (units,) of the four ways to have one."""
-    alone = fit_units(panel.seasonal(learnt.season.gamma[layout.cell(panel)]), learnt.season.beta[layout.group], ALONE, np.ones(panel.units))
+    alone = fit_units(
+        panel.seasonal(learnt.season.gamma[layout.cell(panel)]), learnt.season.beta[layout.group], ALONE, np.ones(panel.units)
+    )
     one = np.average(learnt.season.beta[layout.group], weights=panel.sizes)
     return {
         "pooled": np.full(panel.units, one), "group": layout.design @ learnt.second.delta, "alone": alone.beta, "EB": learnt.fit.beta,
@@ -193,7 +197,10 @@ def main() -> None:
     print(f"{'panel':13s} weeks  times  " + "  ".join(f"{n:>15s}" for n in names) + "   mean    tau  POOLED")
     for line in lines(Path(folder)):
         cells = "  ".join(f"{line.deviance[n]:8.3f} {line.rmse[n]:6.4f}" for n in names)
-        print(f"{line.panel:13s} {line.training:5d}  {line.stretches:5d}  {cells}  {line.mean:+5.2f}  {line.tau:5.2f}  {line.given_up:6.0%}", flush=True)
+        print(
+            f"{line.panel:13s} {line.training:5d}  {line.stretches:5d}  {cells}  {line.mean:+5.2f}  {line.tau:5.2f}  {line.given_up:6.0%}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

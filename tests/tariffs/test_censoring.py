@@ -54,7 +54,9 @@ def panel_of(units: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]])
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 999), st.integers(1, 30), st.sampled_from([0.0, 0.3, 0.9, 1.0]), st.booleans()), min_size=1, max_size=6)
+    st.lists(
+        st.tuples(st.integers(0, 999), st.integers(1, 30), st.sampled_from([0.0, 0.3, 0.9, 1.0]), st.booleans()), min_size=1, max_size=6
+    )
 )
 def test_full_units_are_fitted_alone_as_in_the_batch_to_the_last_bit(drawn: list[tuple[int, int, float, bool]]) -> None:
     units = [hot_unit(seed, weeks, full=full) for seed, weeks, full, _ in drawn]
