@@ -144,3 +144,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Priced:
 @pytest.fixture(scope="session")
 def medium(tmp_path_factory: pytest.TempPathFactory) -> Priced:
     return price_all(Hand(generate("medium", tmp_path_factory.mktemp("medium"), dirt=False)))
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Hand]:
+    """A market of one's own: `made(size, switches=...)`, without dirt."""
+    return lambda size, **how: Hand(generate(size, tmp_path_factory.mktemp("made"), dirt=False, **how))

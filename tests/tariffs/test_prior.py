@@ -9,7 +9,7 @@ from scipy.optimize import brentq
 from statsmodels.stats.meta_analysis import combine_effects
 
 from tariffs.demand.conditional import fit_units
-from tariffs.demand.hierarchy import paule_mandel
+from tariffs.demand.hierarchy import SecondLevel, few_units, paule_mandel
 from tariffs.demand.linear import reml
 from tariffs.demand.panel import Panel, make_panel
 from tariffs.demand.prior import Prior, pool
@@ -121,6 +121,36 @@ def test_reml_and_paule_mandel_agree_on_many_units() -> None:
     variance = rng.uniform(0.02, 0.5, 4000)
     estimate = rng.normal(-1.5, np.sqrt(variance + 0.2))
     assert paule_mandel(estimate, variance, np.ones((4000, 1)), 1).tau2 == pytest.approx(reml(estimate, variance)[1], rel=0.05)
+
+
+@pytest.mark.parametrize("units", [6, 12, 29])
+def test_with_few_units_the_typical_one_is_shrunk_by_morriss_factor_less(units: int) -> None:
+    variance, tau2, parameters = np.linspace(0.05, 0.45, units), 0.2, 2
+    adjusted = few_units(SecondLevel(np.array([-1.5]), tau2), variance, parameters).tau2
+    typical = float(np.median(variance))
+    factor = (units - parameters - 2) / (units - parameters)
+    assert typical / (typical + adjusted) == pytest.approx(factor * typical / (typical + tau2))
+
+
+def test_morriss_factor_makes_the_intervals_of_few_units_honest() -> None:
+    """Ten units, a thousand times over: a variance guessed too small, or as zero, makes intervals that miss; with the factor they hold."""
+    rng = np.random.default_rng(10)
+    inside: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(1000):
+        true, variance = -1.5 + 0.4 * rng.standard_normal(10), np.full(10, 0.16)
+        estimate = true + np.sqrt(variance) * rng.standard_normal(10)
+        guess = paule_mandel(estimate, variance, np.ones((10, 1)), 1)
+        for adjusted, covered in inside.items():
+            second = few_units(guess, variance, 1) if adjusted else guess
+            shrunken = (second.tau2 * estimate + variance * second.delta[0]) / (second.tau2 + variance)
+            sd = np.sqrt(second.tau2 * variance / (second.tau2 + variance))
+            covered.append(float(np.mean(np.abs(shrunken - true) <= 1.645 * sd)))
+    assert np.mean(inside[False]) < 0.80
+    assert np.mean(inside[True]) > np.mean(inside[False]) + 0.05
+
+
+def test_with_thirty_units_nothing_is_adjusted() -> None:
+    assert few_units(SecondLevel(np.zeros(1), 0.2), np.ones(30), 2).tau2 == 0.2
 
 
 def prior_of(panel: Panel, product: np.ndarray) -> Prior:

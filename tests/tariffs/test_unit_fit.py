@@ -75,6 +75,28 @@ def test_more_data_make_a_unit_more_certain() -> None:
     assert len(set(sds)) == 4
 
 
+@given(st.integers(0, 10_000), st.integers(2, 30), st.floats(-4.0, 4.0), st.integers(2, 5))
+def test_whatever_the_unit_more_of_the_same_weeks_never_make_it_less_certain(seed: int, weeks: int, level: float, times: int) -> None:
+    y, x, exposure = some_unit(seed, weeks, level)
+    once = fit_unit(y, x, exposure, -1.2, 0.15, 2.0)
+    more = fit_unit(np.tile(y, times), np.tile(x, times), np.tile(exposure, times), -1.2, 0.15, 2.0)
+    assert more.sd < once.sd or (more.sd == once.sd and once.shrink == 1.0)
+
+
+@given(st.integers(0, 10_000), st.integers(3, 30))
+def test_a_wider_prior_leads_from_the_pooled_elasticity_to_the_units_own(seed: int, weeks: int) -> None:
+    y, x, exposure = some_unit(seed, weeks, level=4.0)
+    fits = [fit_unit(y, x, exposure, -1.2, tau2, 2.0) for tau2 in (1e-12, 1e-3, 0.1, 10.0, 1e9)]
+    if fits[0].shrink == 1.0:
+        return  # one price, or no sale: every prior is kept
+    own = fit_unit(y, x, exposure, -1.2, math.inf, 2.0).beta
+    assert fits[0].beta == pytest.approx(-1.2, abs=1e-6)
+    assert fits[-1].beta == pytest.approx(own, abs=1e-5)
+    away = [abs(fit.beta + 1.2) for fit in fits]
+    assert away == sorted(away)
+    assert [fit.sd for fit in fits] == sorted(fit.sd for fit in fits)
+
+
 def panel_of(units: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Panel:
     offsets = np.concatenate([[0], np.cumsum([len(y) for y, _, _ in units])])
     return make_panel(offsets, *(np.concatenate(columns) for columns in zip(*units, strict=True)))

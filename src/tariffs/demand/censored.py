@@ -16,10 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tariffs.demand.panel import Panel
-from tariffs.rows import Bools, Floats
+from tariffs.rows import Floats
 
 PASSES = 6  # of the season, in stage 1
-UNIT_PASSES = 30  # of one unit: EM crawls where half of its weeks are full (after 6 passes twice the bias of 30 is left)
 FAR_OUT = 25.0  # in standard deviations: from here on erfc is near underflow, and the series of the tail exact
 
 
@@ -39,13 +38,6 @@ def unseen(ceiling: Floats, mu: Floats, dispersion: Floats) -> Unseen:
     h = hazard(z)
     known = h * (h - z)  # minus the second derivative of log P(Y > c), in units of 1 / s^2: between 0 and 1
     return Unseen(mu + s * h, s * s * (1.0 - known), known)
-
-
-def complete(quantity: Floats, full: Bools, mu: Floats, dispersion: Floats) -> Floats:
-    """The quantities with the mean of the demand in place of those at the ceiling; all (rows,)."""
-    completed = quantity.copy()
-    completed[full] = unseen(quantity[full], mu[full], dispersion[full]).mean
-    return completed
 
 
 def fill(panel: Panel, mu: Floats, dispersion: Floats) -> Panel:

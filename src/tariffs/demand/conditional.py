@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tariffs.demand.censored import UNIT_PASSES, complete, unseen
+from tariffs.demand.censored import unseen
 from tariffs.demand.panel import Panel
 from tariffs.rows import Bools, Floats
 
@@ -103,36 +103,44 @@ def fit_units(panel: Panel, mean: Floats, tau2: float, noise: Floats) -> Fit:
 def fit_full_unit(
     quantity: Floats, x: Floats, exposure: Floats, full: Bools, mean: float, tau2: float, noise: float, dispersion: float
 ) -> UnitFit:
-    """`fit_unit` where the weeks in `full` (n,) sold all there was, by EM; the same bits where none did.
+    """`fit_unit` where the weeks in `full` (n,) sold all there was; the same bits where none did.
 
-    The posterior's precision counts what such a week tells, not what it would tell were its demand seen.
+    It is where EM ends, when demand in full weeks is what it is expected to be, given that it was more than was sold; Newton's method on
+    level and elasticity gets there in ten steps, and EM's own would take hundreds where most weeks are full.  The posterior's
+    precision counts what a full week tells, not what it would tell were its demand seen.  A unit that is always full keeps the prior.
     """
-    fit = fit_unit(quantity, x, exposure, mean, tau2, noise)
-    if not full.any():
+    fit = fit_unit(quantity, x, exposure, mean, tau2, math.inf if full.all() else noise)
+    if full.all() or not full.any():
         return fit
-    spread = np.full(len(x), dispersion)
-    for _ in range(UNIT_PASSES):
-        demand = complete(quantity, full, _expect(x, exposure, fit), spread)
-        fit = fit_unit(demand, x, exposure, mean, tau2, noise)
-    mu = _expect(x, exposure, fit)
-    told = mu.copy()
-    told[full] = mu[full] * unseen(quantity[full], mu[full], spread[full]).information
-    total = _total(told)
-    distance = x - _total(told * x) / total
-    curvature = _total(told * (distance * distance)) / noise + 1.0 / tau2
-    if x.max() == x.min():
-        return fit
-    return UnitFit(fit.beta, 1.0 / math.sqrt(curvature), 1.0 / tau2 / curvature, fit.exposed, fit.demand)
+    spread, precision, varied = np.full(len(x), dispersion), 1.0 / tau2, x.max() > x.min()
+    beta, level = fit.beta, float(np.log(fit.demand / fit.exposed))
+    for _ in range(MAX_STEPS):
+        demand, weight, mu = _tell(quantity, full, exposure * np.exp(level + beta * x), spread)
+        total, missed = _total(weight), demand - mu
+        centre = _total(weight * x) / total
+        distance = x - centre
+        gradient = _total(distance * missed) / noise - (beta - mean) * precision
+        curvature = _total(weight * (distance * distance)) / noise + precision
+        step = min(max(gradient / curvature, -1.0), 1.0) if varied else 0.0
+        level_step = min(max(_total(missed) / total - centre * step, -1.0), 1.0)
+        beta, level = beta + step, level + level_step
+        if abs(step) < TOLERANCE and abs(level_step) < TOLERANCE:
+            break
+    sd, shrink = (1.0 / math.sqrt(curvature), precision / curvature) if varied else (fit.sd, fit.shrink)
+    return UnitFit(beta, sd, shrink, _total(exposure * np.exp(beta * x)), _total(demand))
 
 
 def fit_full_units(panel: Panel, mean: Floats, tau2: float, noise: Floats, dispersion: Floats) -> Fit:
     """`fit_full_unit` for every unit of the panel at once; `mean`, `noise` and `dispersion` have shape (units,)."""
-    fit, full = fit_units(panel, mean, tau2, noise), panel.full()
-    if not full.any():
+    full = panel.full()
+    always = np.logical_and.reduceat(full, panel.starts)
+    fit = fit_units(panel, mean, tau2, np.where(always, np.inf, noise))
+    hot = np.logical_or.reduceat(full, panel.starts) & ~always
+    if not hot.any():
         return fit
-    hot = np.logical_or.reduceat(full, panel.starts)
     part, at = panel.only(hot[panel.unit])
-    again = _em(part, full[hot[panel.unit]], mean[at], tau2, noise[at], dispersion[at])
+    start = Fit(*(getattr(fit, name)[hot] for name in Fit.__slots__))
+    again = _fit_hot(part, full[hot[panel.unit]], start, mean[at], tau2, noise[at], dispersion[at])
     return Fit(*(_put(getattr(fit, name), hot, getattr(again, name)) for name in Fit.__slots__))
 
 
@@ -164,29 +172,39 @@ def _moments_of_units(panel: Panel, beta: Floats, sales: Floats, noise: Floats) 
     return exposed, centre, sales * variance / noise
 
 
-def _em(panel: Panel, full: Bools, mean: Floats, tau2: float, noise: Floats, dispersion: Floats) -> Fit:
-    spread = dispersion[panel.unit]
-    fit = fit_units(panel, mean, tau2, noise)
-    for _ in range(UNIT_PASSES):
-        demand = complete(panel.quantity, full, expect_by(panel, fit), spread)
-        fit = fit_units(panel.selling(demand), mean, tau2, noise)
-    mu = expect_by(panel, fit)
-    told = mu.copy()
-    told[full] = mu[full] * unseen(panel.quantity[full], mu[full], spread[full]).information
-    total = panel.sums(told)
-    distance = panel.x - (panel.sums(told * panel.x) / total)[panel.unit]
-    curvature = panel.sums(told * (distance * distance)) / noise + 1.0 / tau2
-    varied = panel.has_price_variation()
-    sd = np.where(varied, 1.0 / np.sqrt(curvature), fit.sd)
-    return Fit(fit.beta, sd, np.where(varied, 1.0 / tau2 / curvature, fit.shrink), fit.exposed, fit.demand)
+def _fit_hot(panel: Panel, full: Bools, fit: Fit, mean: Floats, tau2: float, noise: Floats, dispersion: Floats) -> Fit:
+    """`fit_full_unit` from the plain fit on, for units that all have a full week."""
+    spread, precision, varied = dispersion[panel.unit], 1.0 / tau2, panel.has_price_variation()
+    beta, level, curvature, asked = fit.beta, np.log(fit.demand / fit.exposed), np.ones(panel.units), fit.demand
+    live = np.ones(panel.units, dtype=np.bool_)
+    for _ in range(MAX_STEPS):
+        mu = panel.exposure * np.exp(level[panel.unit] + beta[panel.unit] * panel.x)
+        demand, weight, mu = _tell(panel.quantity, full, mu, spread)
+        total, missed = panel.sums(weight), demand - mu
+        centre = panel.sums(weight * panel.x) / total
+        distance = panel.x - centre[panel.unit]
+        gradient = panel.sums(distance * missed) / noise - (beta - mean) * precision
+        curvature = np.where(live, panel.sums(weight * (distance * distance)) / noise + precision, curvature)
+        asked = np.where(live, panel.sums(demand), asked)
+        step = np.where(varied, np.clip(gradient / curvature, -1.0, 1.0), 0.0)
+        level_step = np.clip(panel.sums(missed) / total - centre * step, -1.0, 1.0)
+        beta, level = np.where(live, beta + step, beta), np.where(live, level + level_step, level)
+        live &= (np.abs(step) >= TOLERANCE) | (np.abs(level_step) >= TOLERANCE)
+        if not live.any():
+            break
+    sd, shrink = np.where(varied, 1.0 / np.sqrt(curvature), fit.sd), np.where(varied, precision / curvature, fit.shrink)
+    return Fit(beta, sd, shrink, panel.sums(panel.exposure * np.exp(beta[panel.unit] * panel.x)), asked)
+
+
+def _tell(quantity: Floats, full: Bools, mu: Floats, dispersion: Floats) -> tuple[Floats, Floats, Floats]:
+    """Demand, with its mean in full weeks; the weight of each week's information; and mu as it came.  All (rows,)."""
+    demand, weight = quantity.copy(), mu.copy()
+    told = unseen(quantity[full], mu[full], dispersion[full])
+    demand[full], weight[full] = told.mean, mu[full] * told.information
+    return demand, weight, mu
 
 
 def _put(values: Floats, where: Bools, others: Floats) -> Floats:
     changed = values.copy()
     changed[where] = others
     return changed
-
-
-def _expect(x: Floats, exposure: Floats, fit: UnitFit) -> Floats:
-    """mu (n,), at the fit's elasticity and level."""
-    return np.asarray(exposure * np.exp(fit.beta * x) * (fit.demand / fit.exposed))

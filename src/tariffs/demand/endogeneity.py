@@ -11,7 +11,7 @@ error lets all weeks of a cluster (a location, a cell) move together, and knows 
 
 The test is told to the pricing team; it does not switch anything.  What is taken out is always rho's posterior mean under a N(0, 0.2^2) prior:
 all of rho where much was explored, little of it where its error is as large as foresight usually is.  A switch at p < 0.05 would leave most of the
-bias in a small country, and taking rho as it is would do harm there where prices are innocent (docs/tariffs.md has the figures).
+bias in a small country, and taking rho as it is would do harm there where prices are innocent (`benchmarks/tariffs_honest.py` has the figures).
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class Panel:
         """
         if self.ceiling is None:
             return np.zeros(len(self.unit), dtype=np.bool_)
-        return np.asarray(np.abs(self.quantity - self.ceiling) <= FULL * self.quantity)
+        return np.asarray((np.abs(self.quantity - self.ceiling) <= FULL * self.quantity) & (self.quantity > 0))
 
     def only(self, rows: Bools) -> tuple[Panel, Ints]:
         """The rows with `rows` True, and which units they belong to: one left without rows is gone, the others move up."""

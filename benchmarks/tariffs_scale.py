@@ -1,0 +1,119 @@
+"""A million units through the estimator, step by step: seconds, and the most memory a step has held.
+
+    nice -n 19 python -m benchmarks.tariffs_scale          # `large`: 1,000,080 bundles in 26 million rows; about 2 GB of disk while it runs
+    python -m benchmarks.tariffs_scale --size medium
+
+Each step is a process of its own, with one thread, so that its peak is its own: making the tables, the prior's query, the prior's fit (season,
+noise, second level, foresight, gate), and stage 2, read and fitted in batches of a hundred thousand units as a worker does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow.parquet as pq
+
+from benchmarks.tariffs_honest import QUERIES, TRUTH, Batch, Rows
+from tariffs import bundles
+from tariffs.generator import SIZES, generate
+
+UNITS_PER_BATCH = 100_000
+STEPS = ("generate", "query of the prior", "fit of the prior", "stage 2")
+
+
+def warehouse(folder: Path) -> duckdb.DuckDBPyConnection:
+    duck = duckdb.connect()
+    duck.execute("SET threads = 1")
+    duck.execute("SET memory_limit = '4GB'")
+    sales = sorted((folder / "bundle_sales").iterdir())
+    read = "read_csv" if sales[0].suffix == ".csv" else "read_parquet"
+    duck.execute(f"CREATE VIEW bundle_sales AS SELECT * FROM {read}({[str(f) for f in sales]})")
+    for name in ("locations", "product_catalog", "policy"):
+        duck.execute(f"CREATE VIEW {name} AS SELECT * FROM '{folder / name}.csv'")
+    return duck
+
+
+def query_of_the_prior(folder: Path) -> dict[str, Any]:
+    sql = (QUERIES / "prior.sql").read_text()
+    duck = warehouse(folder)
+    duck.execute(f"COPY (SELECT * FROM ({sql}) AS q ORDER BY segment, location, product, week) TO '{folder / 'prior.parquet'}'")
+    return {"rows": pq.read_metadata(folder / "prior.parquet").num_rows}
+
+
+def fit_of_the_prior(folder: Path) -> dict[str, Any]:
+    prior = bundles.fit_prior(columns(folder / "prior.parquet"))
+    np.save(folder / "prior.npy", np.array([prior], dtype=object), allow_pickle=True)
+    verdict = f"{prior.exogeneity}, rho {prior.rho:+.3f} ({prior.rho_se:.3f}), {'/'.join(sorted(set(prior.gate_choice)))}"
+    return {"units": prior.units, "found": f"tau {prior.tau2**0.5:.3f}, {verdict}"}
+
+
+def stage_2(folder: Path) -> dict[str, Any]:
+    """Only what a worker does with its batch is timed; the engine's own reading is another benchmark's."""
+    prior = np.load(folder / "prior.npy", allow_pickle=True)[0]
+    duck, sql = warehouse(folder), (QUERIES / "bundles.sql").read_text()
+    places = [row[0] for row in duck.sql("SELECT location FROM locations ORDER BY location").fetchall()]
+    step, seconds, units, error = max(UNITS_PER_BATCH // 54, 1), 0.0, 0, []
+    for first in range(0, len(places), step):
+        low, high = places[first], places[min(first + step, len(places)) - 1]
+        chosen = f"SELECT * FROM ({sql}) AS q WHERE location BETWEEN '{low}' AND '{high}' ORDER BY segment, location, product, week"
+        batch = Batch(table_columns(duck.sql(chosen).to_arrow_table()), bundles.UNIT)
+        start = time.perf_counter()
+        prices = bundles.price_bundles(batch, prior)
+        seconds += time.perf_counter() - start
+        truth = f"SELECT beta FROM '{folder / 'truth' / 'bundles.parquet'}' WHERE location BETWEEN '{low}' AND '{high}' ORDER BY {TRUTH['bundles']}"
+        error.append(prices["beta"] - duck.sql(truth).fetchnumpy()["beta"])
+        units += len(batch)
+    errors = np.concatenate(error)
+    return {"units": units, "seconds": seconds, "found": f"bias {errors.mean():+.3f}, rmse {np.sqrt(np.mean(errors**2)):.3f}"}
+
+
+def columns(path: Path) -> Rows:
+    return table_columns(pq.read_table(path))
+
+
+def table_columns(table: Any) -> Rows:
+    found = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+    return found | {"week": found["week"].astype("datetime64[D]")}
+
+
+def run_step(name: str, size: str, folder: Path) -> dict[str, Any]:
+    """In this process: the step's figures, its seconds and its peak in GB."""
+    start = time.perf_counter()
+    if name == "generate":
+        generate(size, folder, dirt=False)
+        found: dict[str, Any] = {}
+    else:
+        found = {"query of the prior": query_of_the_prior, "fit of the prior": fit_of_the_prior, "stage 2": stage_2}[name](folder)
+    taken = {"seconds": time.perf_counter() - start} | found
+    return taken | {"peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2}
+
+
+def main() -> None:
+    words = argparse.ArgumentParser(prog="python -m benchmarks.tariffs_scale", description=__doc__.splitlines()[0])
+    words.add_argument("--size", choices=sorted(SIZES), default="large")
+    words.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
+    words.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    said = words.parse_args()
+    if said.step:
+        print(json.dumps(run_step(said.step, said.size, said.folder)))
+        return
+    with tempfile.TemporaryDirectory(prefix="tariffs-scale-") as folder:
+        for step in STEPS:
+            command = [sys.executable, "-m", "benchmarks.tariffs_scale", "--size", said.size, "--step", step, "--folder", folder]
+            found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            count = f"{found['units']:,} units" if "units" in found else f"{found['rows']:,} rows" if "rows" in found else ""
+            print(f"{step:20s} {found['seconds']:7.1f} s  {found['peak_gb']:5.2f} GB  {count:18s} {found.get('found', '')}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
