@@ -195,7 +195,7 @@ def test_voice_and_cells_are_soiled_where_the_ledger_says(dirty: tuple[Any, Path
     assert sorted([key for key, count in keys.items() if count > 1] * 2) == kinds["hour_twice"]
     assert not set(kinds["hour_left_out"]) & set(keys)
     no_room = cells.filter(pc.equal(pc.fill_null(cells["capacity_minutes"], 0.0), 0.0))
-    assert sorted(f"{r['cell']}/{r['hour']:02d}" for r in no_room.to_pylist()) == sorted(kinds["capacity_missing"] + kinds["capacity_zero"])
+    assert sorted(f"{r['cell']}/{r['hour']}" for r in no_room.to_pylist()) == sorted(kinds["capacity_missing"] + kinds["capacity_zero"])
     assert len(kinds["hour_left_out"]) == len(kinds["capacity_zero"]) == 3
 
 

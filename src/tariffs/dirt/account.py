@@ -68,6 +68,7 @@ class Balance:
     """A source's rows and money: `came` as the source has them, `accepted` as the run goes on with them, and what lies between.
 
     `before` are the repaired rows as they came, `after` as they are now.  `came` is None where the source is no longer there.
+    `untold` rows were counted as repaired, and there is no word of how.
     """
 
     source: str
@@ -79,6 +80,7 @@ class Balance:
     copies: Part
     superseded: Part
     set_aside: Part
+    untold: int
 
     @property
     def kept(self) -> Part:
@@ -95,7 +97,7 @@ class Balance:
 
     @property
     def even(self) -> bool:
-        return self.missing in (None, Part())  # None: the source has gone, and nothing can be said
+        return self.missing in (None, Part()) and not self.untold  # None: the source has gone, and nothing can be said
 
 
 def account(run: Run) -> tuple[list[Balance], pa.Table]:
@@ -132,12 +134,14 @@ def _account_one(verdict: Verdict, run: Run, warehouse: DuckWarehouse) -> tuple[
     mended = _mended(name, warehouse) if len(run.repairs(name)) else []
     spikes = _spikes(name, warehouse) if name in SPIKY else []
     entries = [*gone, *mended, *spikes]
+    [repaired] = warehouse.query("SELECT count(*) AS n FROM (SELECT DISTINCT __file, __row FROM repairs) AS d")["n"].to_pylist()
     for table in ("rejects", "repairs"):
         warehouse.forget(table)
     parts = {policy: _part(entries, policy, "money_before") for policy in ("REJECT", "DEDUPE", "SUPERSEDE", "REPAIR", "SET_ASIDE")}
     balance = Balance(
         name, _came(name, run, verdict, warehouse), _sums(f'SELECT * FROM "{name}"', name, warehouse),
         parts["REPAIR"], _part(entries, "REPAIR", "money_after"), parts["REJECT"], parts["DEDUPE"], parts["SUPERSEDE"], parts["SET_ASIDE"],
+        verdict.repaired - repaired,
     )  # fmt: skip
     return balance, pa.Table.from_pylist(entries, LEDGER)
 

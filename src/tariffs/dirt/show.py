@@ -32,6 +32,12 @@ def show(balances: Sequence[Balance], ledger: pa.Table) -> None:
     for key, (count, before, after) in tallied(ledger).items():
         done.add_row(*key, f"{count:,}", f"{round(before):,}", f"{round(after):,}")
     result.print(done)
+    for balance in balances:
+        if not balance.even:
+            result.print(
+                f"[red]{balance.source} does not come out even[/]"
+                + (f": {balance.untold:,} repaired rows are told nowhere" if balance.untold else "")
+            )
     untouched = [balance.source for balance in balances if balance not in touched]
     if untouched:
         result.print(f"\nNothing to do in {', '.join(untouched)}.")
@@ -49,8 +55,12 @@ def _print_parts(title: str, balances: Sequence[Balance], told: Callable[[Part],
 def facts(balance: Balance) -> dict[str, Any]:
     """A balance for a program."""
     parts = {**asdict(balance), "kept": asdict(balance.kept)}
-    told = {name: part and {"rows": part["rows"], "money": float(part["money"])} for name, part in parts.items() if name != "source"}
-    return {"source": balance.source, **told, "even": balance.even}
+    told = {
+        name: part and {"rows": part["rows"], "money": float(part["money"])}
+        for name, part in parts.items()
+        if name not in ("source", "untold")
+    }
+    return {"source": balance.source, **told, "untold": balance.untold, "even": balance.even}
 
 
 def tallied(ledger: pa.Table) -> dict[tuple[str, str, str], tuple[int, Decimal, Decimal]]:
