@@ -82,6 +82,9 @@ class Piece:
     def rejects(self, source: str) -> list[dict[str, Any]]:
         return self._read(self.layout.rejects(source)).to_pylist()
 
+    def repairs(self, source: str) -> list[dict[str, Any]]:
+        return self._read(self.layout.repairs(source)).to_pylist()
+
     def accepted(self, source: str) -> list[dict[str, Any]]:
         return self.warehouse.query(f"SELECT * FROM {source}").to_pylist()
 

@@ -17,6 +17,7 @@ import click
 from hundredfold import __version__
 from hundredfold.errors import HundredfoldError, UsageError
 from hundredfold.options import Group, Where, argument, needing, takes_as_of, takes_json, takes_place
+from tariffs import dirt
 from tariffs.evidence.commands import evidence
 
 JOB = "tariffs"
@@ -366,6 +367,9 @@ def _folder(home: Any, book: Any) -> str | None:
     from tariffs.release import shelf
 
     return str(home.where(shelf.folder(book.charging))) if book.charging else None
+
+
+app.add_command(dirt.command)
 
 
 def _moment(as_of: str | None) -> dt.datetime:

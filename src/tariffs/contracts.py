@@ -36,6 +36,7 @@ LATIN |= dict(
 HYPHENS = dict.fromkeys("-\u2010\u2011\u2012\u2013\u2212", "_")
 BLANKS = dict.fromkeys("\u00a0\u202f\t", " ")
 UNSEEN = "\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff\u00ad"  # marks of direction and of breaks
+ACCENTED = "\u00e1\u00e0\u00e2\u00e3\u00e4\u00e9\u00e8\u00ea\u00eb\u00ed\u00ec\u00ee\u00ef\u00f3\u00f2\u00f4\u00f5\u00f6\u00fa\u00f9\u00fb\u00fc\u00e7\u00f1\u00c9"  # of the names of places
 APOSTROPHES = "'\u2018\u2019\u02bc"  # a spreadsheet's sign that what follows is text
 
 
@@ -46,11 +47,9 @@ def translated(expression: str, into: dict[str, str], without: str = "") -> str:
 
 
 def composed(expression: str) -> str:
-    """SQL that writes vowels with an accent, and c and n with theirs, as one character each (NFC)."""
-    pairs = [letter + mark for letter in "AEIOUaeiouCcNn" for mark in "\u0300\u0301\u0302\u0303\u0308\u0327"]
-    for pair in pairs:
-        if len(one := unicodedata.normalize("NFC", pair)) == 1:
-            expression = f"replace({expression}, '{pair}', '{one}')"
+    """SQL that writes each of ACCENTED as one character (NFC) where it came as a letter and a mark."""
+    for one in ACCENTED:
+        expression = f"replace({expression}, '{unicodedata.normalize('NFD', one)}', '{one}')"
     return expression
 
 

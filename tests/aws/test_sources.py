@@ -119,6 +119,8 @@ def assert_same_verdicts(here: Piece, there: Distant, *, exact: bool) -> list[Ve
         assert plain(there.accepted(mine.source), exact) == plain(here.accepted(mine.source), exact)
         if mine.rejected or mine.dropped:
             assert plain(there.rejects(mine.source), exact) == plain(here.rejects(mine.source), exact)
+        if mine.repaired:
+            assert plain(there.repairs(mine.source), exact) == plain(here.repairs(mine.source), exact)
     return found
 
 

@@ -466,6 +466,30 @@ def test_clean_repairs_before_it_is_checked_and_is_counted(bench: Bench, tmp_pat
     verdict, piece = check(bench, Source("sales", Sale, clean={"price": "replace(price, ',', '.')"}, max_rejected=1), tmp_path / "a.csv")
     assert (verdict.repaired, [row["price"] for row in piece.accepted("sales")]) == (1, [1.5, 2.5])
     assert piece.rejects("sales")[0]["price"] == "x"
+    [repair] = piece.repairs("sales")
+    assert [repair[name] for name in ("__row", "__column", "__before", "__after", "code")] == [2, "price", "2,5", "2.5", "vx123"]
+
+
+def test_every_value_that_was_repaired_is_told_also_of_rows_that_go_no_further(bench: Bench) -> None:
+    rows = pa.table({"k": [" a", "b", "A ", None, "c"], "n": ["1,5", "2", "x,", "3,5", "4"], "at": [1, 2, 3, 4, 5]})
+    clean = {"k": "lower(trim(k))", "n": "replace(n, ',', '.')"}
+    source = Source("s", unique=("k",), latest="at", clean=clean)
+    verdict, piece = check(bench, source, rows)
+    told = [(r["__row"], r["__column"], r["__before"], r["__after"], r["at"]) for r in piece.repairs("s")]
+    assert told == [
+        (1, "k", " a", "a", 1),
+        (1, "n", "1,5", "1.5", 1),
+        (3, "k", "A ", "a", 3),
+        (3, "n", "x,", "x.", 3),
+        (4, "n", "3,5", "3.5", 4),
+    ]
+    assert (verdict.repaired, verdict.superseded) == (3, 1)
+
+
+def test_a_source_with_nothing_to_repair_leaves_no_file_of_repairs(bench: Bench) -> None:
+    _, piece = check(bench, Source("s", clean={"k": "trim(k)"}), pa.table({"k": ["a", "b"]}))
+    with pytest.raises(KeyError):
+        piece.repairs("s")
 
 
 def test_odd_column_names_are_names_like_any_other(bench: Bench, tmp_path: Path) -> None:

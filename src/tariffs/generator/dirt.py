@@ -235,6 +235,10 @@ def _mid_week(weeks: pa.Table, beta: float) -> pa.Table:
     return _set(_set(weeks, "price", pc.cast(pa.array(np.round(blended, 4)), pa.string())), "units", pa.array(mixed))
 
 
+def _renamed(name: str, former: str) -> UnitKind:
+    return UnitKind(f"renamed_{name.lower()}", "REPAIR", lambda weeks, _: _earlier(weeks, "product", lambda _: former), only=name)
+
+
 UNIT_KINDS = (
     UnitKind("one_week_only", "KEEP", lambda weeks, _: weeks.slice(len(weeks) - 1), whole=True),
     UnitKind("never_sold", "KEEP", lambda weeks, _: _constant("units", 0)(weeks), whole=True),
@@ -245,10 +249,5 @@ UNIT_KINDS = (
     UnitKind("change_within_a_week", "KEEP", _mid_week),
     UnitKind("place_was_split", "KEEP", lambda weeks, _: weeks.slice(len(weeks) // 2), whole=True),
     UnitKind("place_was_merged", "REJECT", lambda weeks, _: _earlier(weeks, "location", lambda name: name.replace("LOC_", "OLD_"))),
-    *(
-        UnitKind(
-            f"renamed_{name.lower()}", "REPAIR", lambda weeks, _, former=former: _earlier(weeks, "product", lambda _: former), only=name
-        )
-        for name, former in FORMER_NAMES.items()
-    ),
+    *(_renamed(name, former) for name, former in FORMER_NAMES.items()),
 )

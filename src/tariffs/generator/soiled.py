@@ -35,9 +35,7 @@ def soil_voice(made: VoiceBlock, seed: int, block: int) -> tuple[VoiceBlock, pa.
 
 def usage_keys(rows: pa.Table) -> list[str]:
     """How the ledger names a row of voice_usage: cell/hour/day type/week."""
-    return [
-        f"{r['cell']}/{r['hour']:02d}/{r['day_type']}/{r['week']}" for r in rows.select(["cell", "hour", "day_type", "week"]).to_pylist()
-    ]
+    return [f"{r['cell']}/{r['hour']}/{r['day_type']}/{r['week']}" for r in rows.select(["cell", "hour", "day_type", "week"]).to_pylist()]
 
 
 def _percent(usage: pa.Table, rng: np.random.Generator) -> tuple[pa.Table, pa.Table]:
@@ -71,7 +69,7 @@ def _capacities(cells: pa.Table, empty: str, zero: str, hour: int) -> tuple[pa.T
     missing, nought = (pc.and_(at_hour, pc.equal(cells["cell"], cell)) for cell in (empty, zero))
     kept = pc.if_else(missing, pa.scalar(None, pa.float64()), pc.if_else(nought, 0.0, cells["capacity_minutes"]))
     entries = [(empty, "capacity_missing"), (zero, "capacity_zero")]
-    ledger = [ledger_of_keys("cell_load", [f"{cell}/{hour:02d}"], kind, "REPAIR") for cell, kind in entries]
+    ledger = [ledger_of_keys("cell_load", [f"{cell}/{hour}"], kind, "REPAIR") for cell, kind in entries]
     return _with(cells, "capacity_minutes", kept), ledger
 
 

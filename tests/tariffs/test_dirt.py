@@ -1,0 +1,213 @@
+"""All the dirt through a whole run: every piece gets its policy, the sums come out even, and the estimates are as without it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import hundredfold
+from tariffs.dirt.account import Balance, account
+from tariffs.dirt.kinds import kind_of
+from tariffs.generator import AS_OF, Paths, Size, generate
+from tariffs.generator.dirt import CONFLICT_ID
+from tariffs.job import job
+
+SIZE = Size(locations=40, cells=20, weeks=26, sales_format="csv")
+ENGINES_NAMES = {"week_by_its_monday": "week_by_another_day", "renamed_day_150": "renamed_product"}  # where it cannot know as much
+
+
+def run_of(paths: Paths, home: Path) -> hundredfold.Run:
+    places = {name: files[0] if len(files) == 1 else files[0].parent for name, files in paths.sources.items()}
+    return hundredfold.run(job, places, home=home, workers=1, as_of=AS_OF.isoformat(), run_id="one")
+
+
+@pytest.fixture(scope="module")
+def dirty(tmp_path_factory: pytest.TempPathFactory) -> tuple[hundredfold.Run, Paths]:
+    folder = tmp_path_factory.mktemp("dirty")
+    paths = generate(SIZE, folder / "data")
+    return run_of(paths, folder / "home"), paths
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> tuple[hundredfold.Run, Paths]:
+    folder = tmp_path_factory.mktemp("clean")
+    paths = generate(SIZE, folder / "data", dirt=False)
+    return run_of(paths, folder / "home"), paths
+
+
+@pytest.fixture(scope="module")
+def told(dirty: tuple[hundredfold.Run, Paths]) -> tuple[dict[str, Balance], list[dict[str, Any]]]:
+    balances, ledger = account(dirty[0])
+    return {balance.source: balance for balance in balances}, ledger.to_pylist()
+
+
+@pytest.fixture(scope="module")
+def known(dirty: tuple[hundredfold.Run, Paths]) -> list[dict[str, Any]]:
+    """The generator's ledger, each row by its key."""
+    rows = pq.read_table(dirty[1].truth / "dirt.parquet").to_pylist()
+    return [row | {"key": row["key"] or str(row["row_id"])} for row in rows]
+
+
+def keys(entries: list[dict[str, Any]], policy: str, source: str | None = None) -> set[tuple[str, str]]:
+    return {(e["source"], e["key"]) for e in entries if e["policy"] == policy and source in (None, e["source"])}
+
+
+# --- every piece has its policy ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["REPAIR", "REJECT", "DEDUPE", "SUPERSEDE"])
+def test_what_can_be_known_is_done_to_every_such_row_and_to_no_other(policy: str, told: Any, known: Any) -> None:
+    expected = keys(known, policy)
+    if policy == "REJECT":  # of two rows that contradict one another, both
+        expected |= {(e["source"], str(e["row_id"] + CONFLICT_ID)) for e in known if e["kind"] == "conflicting_copy"}
+    assert keys(told[1], policy) == expected
+    assert len(expected) > 30
+
+
+def test_spikes_and_prices_in_pesewas_are_found(told: Any, known: Any) -> None:
+    found, there = keys(told[1], "SET_ASIDE"), keys(known, "SET_ASIDE")
+    assert len(found & there) >= 0.95 * max(len(found), len(there))  # recall and precision
+    pesewas = {e["key"] for e in known if e["kind"] == "price_in_pesewas"}
+    assert {e["key"] for e in told[1] if e["kind"] == "price_in_pesewas"} == pesewas
+
+
+def test_every_repair_is_told_by_the_name_of_its_dirt(told: Any, known: Any) -> None:
+    named = {(e["source"], e["key"]): ENGINES_NAMES.get(e["kind"], e["kind"]) for e in known if e["policy"] == "REPAIR"}
+    assert {(e["source"], e["key"]): e["kind"] for e in told[1] if e["policy"] == "REPAIR"} == named
+
+
+def test_what_is_odd_and_right_is_left_alone(told: Any, known: Any) -> None:
+    kept = keys(known, "KEEP")
+    assert not kept & {(e["source"], e["key"]) for e in told[1]}
+    assert len(kept) > 100
+
+
+def test_repairs_bring_back_the_values_that_were_there_before_the_dirt(dirty: Any, clean: Any, known: Any) -> None:
+    with duckdb.connect() as duck:
+        for name, (run, _) in (("dirty", dirty), ("clean", clean)):
+            accepted = f"{run.folder}/sources/bundle_sales.parquet"
+            files = accepted if Path(accepted).exists() else f"{run.folder}/staged/bundle_sales.parquet"
+            duck.sql(f"CREATE VIEW {name} AS SELECT * FROM read_parquet('{files}')")
+        ids = pa.table({"row_id": [e["row_id"] for e in known if e["policy"] == "REPAIR" and e["source"] == "bundle_sales"]})
+        duck.register("repaired", ids)
+        columns = (
+            "row_id::BIGINT AS row_id, segment, location, product, week::DATE, round(price::DOUBLE, 9), units::BIGINT, loaded_at::TIMESTAMP"
+        )
+        both = [
+            duck.sql(f"SELECT {columns} FROM {name} SEMI JOIN repaired USING (row_id) ORDER BY row_id").fetchall()
+            for name in ("dirty", "clean")
+        ]
+        assert both[0] == both[1]
+        assert len(both[0]) == len(ids)
+
+
+def test_capacities_discounts_and_names_are_again_what_they_were(dirty: Any, clean: Any) -> None:
+    with duckdb.connect() as duck:
+        for source, columns in (
+            ("cell_load", "cell, hour, capacity_minutes"),
+            ("voice_usage", "cell, hour, day_type, week, discount, posted_discount"),
+            ("locations", "location, name"),
+        ):
+            mended = duck.sql(f"SELECT {columns} FROM '{dirty[0].folder}/sources/{source}.parquet'").fetchall()
+            reader = "read_csv" if source == "locations" else "read_parquet"
+            before = set(duck.sql(f"SELECT {columns} FROM {reader}('{clean[1].sources[source][0]}')").fetchall())
+            assert set(mended) <= before
+            assert len(mended) > 0.999 * len(before)
+
+
+@pytest.mark.parametrize(
+    ("column", "before", "after", "kind"),
+    [
+        ("price", "GHS 1,5 ", "1.5", "decimal_comma"),
+        ("product", " day_50", "DAY_50", "untidy_product"),
+        ("location", "LOC_7", "LOC_00007", "no_leading_zeros"),
+        ("capacity_minutes", None, "9.0", "capacity_missing"),
+        ("capacity_minutes", "0", "9.0", "capacity_zero"),
+        ("name", "Ho ", "Ho", "untidy_name"),
+    ],
+)
+def test_kinds_are_told_from_the_values(column: str, before: str | None, after: str, kind: str) -> None:
+    assert kind_of(column, before, after) == kind
+
+
+# --- the sums come out even --------------------------------------------------------------------------------------------
+
+
+def test_rows_and_money_come_out_even_to_the_last_digit(told: Any, dirty: Any) -> None:
+    balances, _ = told
+    assert all(balance.even for balance in balances.values())
+    sales = balances["bundle_sales"]
+    counts = dirty[0].counts["sources"]["bundle_sales"]
+    assert (sales.came.rows, sales.accepted.rows, sales.rejected.rows) == (counts["rows"], counts["accepted"], counts["rejected"])
+    assert sales.copies.rows + sales.superseded.rows == counts["dropped"]
+    parts = (sales.kept, sales.before, sales.rejected, sales.copies, sales.superseded)
+    assert sales.came.money == sum((part.money for part in parts), Decimal(0))
+    assert sales.accepted.money == sales.kept.money + sales.after.money
+
+
+def test_the_repaired_money_is_the_money_of_the_clean_rows(told: Any, clean: Any, known: Any) -> None:
+    ids = pa.table({"row_id": [e["row_id"] for e in known if e["policy"] == "REPAIR" and e["source"] == "bundle_sales"]})
+    with duckdb.connect() as duck:
+        duck.register("repaired", ids)
+        sales = clean[1].sources["bundle_sales"][0].parent
+        [(money,)] = duck.sql(f"SELECT sum(price * units) FROM '{sales}/*.csv' SEMI JOIN repaired USING (row_id)").fetchall()
+    assert float(told[0]["bundle_sales"].after.money) == pytest.approx(money, abs=1e-6)
+
+
+@pytest.mark.parametrize("left_out", ["rejects", "repairs"])
+def test_a_row_that_is_told_nowhere_is_missed(dirty: Any, tmp_path: Path, left_out: str) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(dirty[0].home.folder, home)
+    file = home / "runs" / "one" / left_out / "bundle_sales.parquet"
+    pq.write_table(pq.read_table(file).slice(1), file)
+    balance = next(b for b in account(hundredfold.open_run("one", home=home))[0] if b.source == "bundle_sales")
+    assert not balance.even
+    assert balance.missing is not None
+    assert balance.missing.rows + balance.untold == 1
+
+
+def test_the_command_shows_the_balance_and_writes_the_ledger(dirty: Any, told: Any, tmp_path: Path) -> None:
+    out = tmp_path / "ledger.parquet"
+    words = ["dirt", "one", "--home", str(dirty[0].home.folder), "--out", str(out)]
+    said = subprocess.run([sys.executable, "-m", "tariffs.cli", *words], capture_output=True, text=True, check=True)
+    assert "price_in_pesewas" in said.stdout
+    assert "not accounted for" in said.stdout
+    assert "Nothing to do in product_catalog, policy." in said.stdout
+    assert pq.read_table(out).num_rows == len(told[1])
+
+
+# --- the estimates are as without --------------------------------------------------------------------------------------
+
+
+def recovered(run: hundredfold.Run, paths: Paths, model: str, key: tuple[str, ...]) -> Iterator[float]:
+    """Bias, cover of the 90 % interval, and RMSE of the elasticities at the reference price."""
+    with duckdb.connect() as duck:
+        duck.register("found", run.results(model).arrow())
+        truth = paths.truth / ("bundles.parquet" if model == "bundles" else "voice.parquet")
+        rows = duck.sql(
+            f"""SELECT elasticity * reference_price / found.current_price AS beta, se * reference_price / found.current_price AS se, t.beta AS truth
+            FROM found JOIN '{truth}' AS t USING ({", ".join(key)})"""
+        ).fetchnumpy()
+    error = rows["beta"] - rows["truth"]
+    yield from (error.mean(), np.mean(np.abs(error) < 1.645 * rows["se"]), np.sqrt(np.mean(error**2)))
+
+
+@pytest.mark.parametrize(("model", "key"), [("bundles", ("segment", "location", "product")), ("voice", ("cell", "hour", "day_type"))])
+def test_estimates_with_all_the_dirt_are_as_without(dirty: Any, clean: Any, model: str, key: tuple[str, ...]) -> None:
+    bias, cover, rmse = recovered(*dirty, model, key)
+    bias_without, cover_without, rmse_without = recovered(*clean, model, key)
+    assert bias == pytest.approx(bias_without, abs=0.01)
+    assert cover == pytest.approx(cover_without, abs=0.01)
+    assert rmse == pytest.approx(rmse_without, rel=0.02)
+    assert dirty[0].counts["models"][model]["units"] == clean[0].counts["models"][model]["units"]
