@@ -10,7 +10,7 @@ import numpy as np
 
 from tariffs.optimise.reasons import HOLD_CONTROL, SMOOTHED
 from tariffs.optimise.smooth import cliffs, follows, shifts, smoothest
-from tariffs.rows import Columns, Floats, Ints, Rows
+from tariffs.rows import Columns, Floats, Rows
 from tariffs.together import SWEEPS, margins, points_of, told, validity, worth_of
 
 

@@ -96,7 +96,9 @@ def limits_of(rows: Columns, prices: Floats) -> list[Limit]:
 
 def chains_of(rows: Columns, prices: Floats) -> Chains:
     offsets = key_offsets(rows, ("chain",))
-    tie: Tie = Days(rows["place"], rows["max_cliff"]) if rows["kind"][0] == "voice" else Ladders(rows["volume_mb"])
+    tie: Tie = Ladders(rows["volume_mb"])
+    if rows["kind"][0] == "voice":
+        tie = Days(rows["place"], rows["max_cliff"])
     loose = np.array([str(bound).startswith("LADDER_OUT") for bound in rows["group_bound"][offsets[:-1]]])
     return Chains(offsets, prices, tie, loose)
 

@@ -56,7 +56,7 @@ def believed(rows: Columns, at: Ints) -> Demand:
 
 def margins(rows: Columns, price: Floats) -> Floats:
     """What one unit sold leaves, in money; shape (rows,)."""
-    return price - rows["unit_cost"] + rows["usage_value"]
+    return np.asarray(price - rows["unit_cost"] + rows["usage_value"])
 
 
 def validity(rows: Columns) -> dict[str, np.ndarray]:

@@ -22,7 +22,8 @@ CELLS = 4_000_000  # of the largest array
 class Tie(Protocol):
     """What a price of one unit costs beside a price of the next: 0, or more than any worth; shapes of the prices broadcast."""
 
-    ring: bool
+    @property
+    def ring(self) -> bool: ...  # whether the last unit is followed by the first
 
     def cost(self, unit: Ints, price: Floats, after: Ints, price_after: Floats, dear: float) -> Floats: ...
 
@@ -67,7 +68,7 @@ class Chains:
 
     def answer(self, score: Floats) -> Ints:
         """The best points for a score (units, points), -inf where there is none: in order as far as there is an order.  Shape (units,)."""
-        pick = score.argmax(axis=1)
+        pick: Ints = score.argmax(axis=1)
         for units in self._broken(pick):
             pick[units] = self._best(units, score)
         return pick
