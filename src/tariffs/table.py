@@ -67,7 +67,8 @@ def menu(rows: Columns) -> tuple[Floats, np.ndarray]:
     steps = first + np.arange(max(count, 0))
     prices = np.concatenate([given, current, on_tick(np.minimum(steps, np.maximum(last, first)), tick)], axis=1)
     inside = (prices >= lowest - SAME) & (prices <= highest + SAME) & ~fixed
-    inside[:, 2:] &= steps <= last
+    inside[:, 2:] &= (steps <= last) & (prices[:, 2:] != given) & (prices[:, 2:] != current)  # each price once
+    inside[:, 1:2] &= current != given
     inside[:, GIVEN] = True
     return np.where(inside, prices, given), inside
 
