@@ -44,7 +44,8 @@ def settle_place(rows: Rows) -> dict[str, np.ndarray]:
     """The prices of one location, sorted by segment, ladder and rung: one row per product and segment.
 
     Rungs that are in order already keep their prices, for these are the best in reach, unless products take from one
-    another.  Where nothing in reach is in order, a ladder keeps the prices it has, and `ladder_bound` says so.
+    another.  Where nothing in reach is in order, a ladder keeps the prices it has, as far as floors and ceilings let it, and
+    `ladder_bound` says so.
     """
     price, lowest, highest, reason = (rows[name].copy() for name in ("price", "lowest", "highest", "reason_code"))
     place = Place(price, lowest, highest, reason, np.full(len(price), "", dtype=object))
@@ -53,7 +54,8 @@ def settle_place(rows: Rows) -> dict[str, np.ndarray]:
     cost, pull = np.zeros(len(place.price)), np.zeros(len(place.price))
     for first, end in pairwise(key_offsets(rows, ("segment",))):
         cost[first:end], pull[first:end] = _settle_segment(rows, place, first, end)
-    named = {"segment": rows["segment"], "product": rows["product"], "price": place.price, "reason_code": place.reason}
+    reason = np.where(rows["explore_flag"], rows["reason_code"], place.reason).astype(object)  # a trial is one in whatever company
+    named = {"segment": rows["segment"], "product": rows["product"], "price": place.price, "reason_code": reason}
     limits = {"ladder_bound": place.bound, "lowest": place.lowest, "highest": place.highest, "pull": pull}
     return named | limits | told(rows, place.price, cost, pull) | validity(rows)
 
@@ -100,7 +102,7 @@ def _settle_ladder(rows: Columns, place: Place, at: Ints, first: int, end: int, 
     rungs = [_rung(rows, place, i, lost) for i, lost in zip(at.tolist(), cost.tolist(), strict=True)]
     best = climb_pulled(rungs) if np.any(rows["cross_effect"][at] > 0) else climb(rungs)
     if best is None:
-        place.move(at, rows["current_price"][at], LADDER_ADJUSTED, "")
+        place.move(at, np.clip(rows["current_price"][at], place.lowest[at], place.highest[at]), LADDER_ADJUSTED, "")
         place.bound[at] = "LADDER_OUT_OF_REACH"
     else:
         place.move(at, best, *((DIVERSION_ADJUSTED, "DIVERSION") if ordered else (LADDER_ADJUSTED, "LADDER")))

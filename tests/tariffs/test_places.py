@@ -120,7 +120,10 @@ def test_no_segment_pays_much_more_than_another_for_the_same(places: list[Rows])
 
 
 @settings(max_examples=60)
-@given(st.lists(st.dictionaries(st.integers(10, 30), st.integers(-50, 50), min_size=1, max_size=5), min_size=1, max_size=4), st.sampled_from([1.0, 1.2, 1.5]))
+@given(
+    st.lists(st.dictionaries(st.integers(10, 30), st.integers(-50, 50), min_size=1, max_size=5), min_size=1, max_size=4),
+    st.sampled_from([1.0, 1.2, 1.5]),
+)
 def test_the_band_is_what_brute_force_finds(segments: list[dict[int, int]], ratio: float) -> None:
     points = [np.array(sorted(menu), dtype=float) for menu in segments]
     values = [np.array([float(menu[int(p)]) for p in prices]) for menu, prices in zip(segments, points, strict=True)]

@@ -166,11 +166,16 @@ def test_chains_solved_all_at_once_are_what_brute_force_finds(data: st.DataObjec
     tie = Days(hour, np.full(len(prices), 0.02)) if ring else Ladders(volume)
     pick = Chains(offsets, prices, tie, np.zeros(len(sizes), dtype=bool)).answer(score)
     for first, end in pairwise(offsets):
-        judged = {at: judge(prices[first:end], score[first:end], volume[first:end], hour[first:end], at, ring) for at in product(range(3), repeat=end - first)}
+        judged = {
+            at: judge(prices[first:end], score[first:end], volume[first:end], hour[first:end], at, ring)
+            for at in product(range(3), repeat=end - first)
+        }
         assert judged[tuple(pick[first:end])] == max(judged.values())
 
 
-def judge(prices: np.ndarray, score: np.ndarray, volume: np.ndarray, hour: np.ndarray, at: tuple[int, ...], ring: bool) -> tuple[float, float]:
+def judge(
+    prices: np.ndarray, score: np.ndarray, volume: np.ndarray, hour: np.ndarray, at: tuple[int, ...], ring: bool
+) -> tuple[float, float]:
     price = prices[np.arange(len(at)), at]
     worth = float(score[np.arange(len(at)), at].sum())
     if ring:

@@ -124,13 +124,15 @@ def units(s: Subject) -> Finding:
 def step(s: Subject) -> Finding:
     """No price moves further in one go than customers are told.
 
-    Floor and ceiling outrank the step, and so does a cell that is full: those may move a price further, but only to where they stand.
+    Floor and ceiling, the regulator's too, outrank the step, and so does a cell that is full: those may move a price further, but only
+    to where they stand.
     """
     allowed = f"bundles {s.limits.bundle_step:.0%}, voice {s.limits.voice_step:g} points"
     voice, price, current, full = is_voice(s.table), floats(s.table, "price"), floats(s.table, "current_price"), tariff(s.table)
     moved = np.where(voice, 100.0 * (current - price) / np.where(voice, full, 1.0), price / current - 1.0)
     beyond = np.abs(moved) > np.where(voice, s.limits.voice_step, s.limits.bundle_step) + SLACK
-    excused = (_text(s.table, "constraint_bound") == "CAPACITY") & (price > current)
+    bound = _text(s.table, "constraint_bound")
+    excused = (np.isin(bound, ("CAPACITY", "REG_FLOOR")) & (price > current)) | ((bound == "REG_CEILING") & (price < current))
     if s.catalogue is not None:
         floor, ceiling = _catalogued(s.table, s.catalogue, "price_floor"), _catalogued(s.table, s.catalogue, "price_ceiling")
         excused |= ((current < floor - SLACK) & (price <= floor + SLACK)) | ((current > ceiling + SLACK) & (price >= ceiling - SLACK))
