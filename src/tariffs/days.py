@@ -30,7 +30,7 @@ def settle_day(rows: Rows) -> dict[str, np.ndarray]:
         "hour": rows["hour"],
         "price": price,
         "discount_class": np.rint(100.0 * (1.0 - price / rows["reference_price"])).astype(np.int64),
-        "reason_code": np.where(changed, SMOOTHED, rows["reason_code"]).astype(object),
+        "reason_code": np.where(changed & ~rows["explore_flag"], SMOOTHED, rows["reason_code"]).astype(object),
         "day_bound": np.where(left, "CLIFF_OUT_OF_REACH", np.where(changed, why, "")).astype(object),
     }
     return columns | told(rows, price, _lost(rows, price, sigma)) | validity(rows)

@@ -20,6 +20,8 @@ from tariffs.optimise.reasons import DIVERSION_ADJUSTED, LADDER_ADJUSTED, REG_CA
 from tariffs.rows import Columns, Floats, Ints, Labels, Rows, key_offsets
 from tariffs.together import SWEEPS, margins, points_of, told, validity, worth_of
 
+UNLIMITED = 1e9  # what the query says where the policy is silent
+
 
 @dataclass(slots=True)
 class Place:
@@ -42,15 +44,18 @@ def settle_place(rows: Rows) -> dict[str, np.ndarray]:
     """The prices of one location, sorted by segment, ladder and rung: one row per product and segment.
 
     Rungs that are in order already keep their prices, for these are the best in reach, unless products take from one
-    another.  Where nothing in reach is in order, a ladder keeps the prices it has, and `ladder_bound` says so.
+    another.  Where nothing in reach is in order, a ladder keeps the prices it has, as far as floors and ceilings let it, and
+    `ladder_bound` says so.
     """
-    place = Place(*(rows[name].copy() for name in ("price", "lowest", "highest", "reason_code")), np.full(len(rows["price"]), "", object))
-    if np.any(np.isfinite(rows["max_segment_ratio"])):
+    price, lowest, highest, reason = (rows[name].copy() for name in ("price", "lowest", "highest", "reason_code"))
+    place = Place(price, lowest, highest, reason, np.full(len(price), "", dtype=object))
+    if np.any(rows["max_segment_ratio"] < UNLIMITED):
         _treat_alike(rows, place)
     cost, pull = np.zeros(len(place.price)), np.zeros(len(place.price))
     for first, end in pairwise(key_offsets(rows, ("segment",))):
         cost[first:end], pull[first:end] = _settle_segment(rows, place, first, end)
-    named = {"segment": rows["segment"], "product": rows["product"], "price": place.price, "reason_code": place.reason}
+    reason = np.where(rows["explore_flag"], rows["reason_code"], place.reason).astype(object)  # a trial is one in whatever company
+    named = {"segment": rows["segment"], "product": rows["product"], "price": place.price, "reason_code": reason}
     limits = {"ladder_bound": place.bound, "lowest": place.lowest, "highest": place.highest, "pull": pull}
     return named | limits | told(rows, place.price, cost, pull) | validity(rows)
 
@@ -59,8 +64,10 @@ def _treat_alike(rows: Columns, place: Place) -> None:
     """Narrow each product's limits to one band for all segments, the one that is worth most."""
     for product in np.unique(rows["product"].astype(str)):
         at = np.flatnonzero(rows["product"] == product)
-        points = [points_of(rows, i, place.lowest[i], place.highest[i], place.price[i]) for i in at]
-        found = band(points, [worth_of(rows, i, p) for i, p in zip(at, points, strict=True)], float(rows["max_segment_ratio"][at].min()))
+        points = [points_of(rows, i, place.lowest[i], place.highest[i], place.price[i]) for i in at.tolist()]
+        found = band(
+            points, [worth_of(rows, i, p) for i, p in zip(at.tolist(), points, strict=True)], float(rows["max_segment_ratio"][at].min())
+        )
         inside = (place.price[at] >= found.lowest) & (place.price[at] <= found.highest)
         place.move(at, np.where(inside, place.price[at], found.prices), REG_CAP, "FAIRNESS")
         out = (place.price[at] < found.lowest) | (place.price[at] > found.highest)
@@ -92,10 +99,10 @@ def _settle_ladder(rows: Columns, place: Place, at: Ints, first: int, end: int, 
     if ordered and not tied:
         return
     cost = _diverted(rows, place.price, at, first, end) if tied else np.zeros(len(at))
-    rungs = [_rung(rows, place, i, lost) for i, lost in zip(at, cost, strict=True)]
+    rungs = [_rung(rows, place, i, lost) for i, lost in zip(at.tolist(), cost.tolist(), strict=True)]
     best = climb_pulled(rungs) if np.any(rows["cross_effect"][at] > 0) else climb(rungs)
     if best is None:
-        place.move(at, rows["current_price"][at], LADDER_ADJUSTED, "")
+        place.move(at, np.clip(rows["current_price"][at], place.lowest[at], place.highest[at]), LADDER_ADJUSTED, "")
         place.bound[at] = "LADDER_OUT_OF_REACH"
     else:
         place.move(at, best, *((DIVERSION_ADJUSTED, "DIVERSION") if ordered else (LADDER_ADJUSTED, "LADDER")))

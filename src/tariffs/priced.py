@@ -11,7 +11,7 @@ import numpy as np
 from tariffs.observe import Learnt
 from tariffs.optimise.explore import Trials, dice, try_out
 from tariffs.optimise.reasons import EXPLORE, reasons
-from tariffs.optimise.rule import COVERAGE_90, Choice, Demand, Terms, effect_columns
+from tariffs.optimise.rule import COVERAGE_90, GRID_SLACK, Choice, Demand, Terms, effect_columns, on_tick
 from tariffs.rows import Bools, Columns, Floats, Ints, Labels
 
 
@@ -115,9 +115,11 @@ def terms_of(rows: Columns, offsets: Ints, step: Floats) -> Terms:
         return np.asarray(rows[name], dtype=np.float64)[last]
 
     floor, ceiling = column("price_floor"), column("price_ceiling")
-    least, most = column("regulated_floor"), column("regulated_ceiling")
+    tick = column("price_tick")
+    least = on_tick(np.ceil(column("regulated_floor") / tick - GRID_SLACK), tick)
+    most = on_tick(np.floor(column("regulated_ceiling") / tick + GRID_SLACK), tick)
     terms = Terms(
-        current=column("posted_price"), reference=column("reference_price"), unit_cost=column("unit_cost"), tick=column("price_tick"),
+        current=column("posted_price"), reference=column("reference_price"), unit_cost=column("unit_cost"), tick=tick,
         floor=np.maximum(floor, least), ceiling=np.minimum(ceiling, most), step=step, z=column("z"),
         added_cost=0.0 - column("usage_value"),
         floor_name=np.where(least > floor, "REG_FLOOR", "FLOOR").astype(object),

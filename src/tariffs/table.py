@@ -67,7 +67,8 @@ def menu(rows: Columns) -> tuple[Floats, np.ndarray]:
     steps = first + np.arange(max(count, 0))
     prices = np.concatenate([given, current, on_tick(np.minimum(steps, np.maximum(last, first)), tick)], axis=1)
     inside = (prices >= lowest - SAME) & (prices <= highest + SAME) & ~fixed
-    inside[:, 2:] &= steps <= last
+    inside[:, 2:] &= (steps <= last) & (prices[:, 2:] != given) & (prices[:, 2:] != current)  # each price once
+    inside[:, 1:2] &= current != given
     inside[:, GIVEN] = True
     return np.where(inside, prices, given), inside
 
@@ -96,7 +97,9 @@ def limits_of(rows: Columns, prices: Floats) -> list[Limit]:
 
 def chains_of(rows: Columns, prices: Floats) -> Chains:
     offsets = key_offsets(rows, ("chain",))
-    tie: Tie = Days(rows["place"], rows["max_cliff"]) if rows["kind"][0] == "voice" else Ladders(rows["volume_mb"])
+    tie: Tie = Ladders(rows["volume_mb"])
+    if rows["kind"][0] == "voice":
+        tie = Days(rows["place"], rows["max_cliff"])
     loose = np.array([str(bound).startswith("LADDER_OUT") for bound in rows["group_bound"][offsets[:-1]]])
     return Chains(offsets, prices, tie, loose)
 

@@ -24,7 +24,8 @@ def points_of(rows: Columns, at: int, lowest: float, highest: float, price: floa
     tick = rows["price_tick"][at]
     steps = np.arange(np.ceil(lowest / tick - GRID_SLACK), np.floor(highest / tick + GRID_SLACK) + 1.0)
     stay = [p for p in (price, rows["current_price"][at]) if lowest <= p <= highest]
-    return np.unique(np.append(on_tick(steps, tick) if lowest < highest else [], stay))
+    points = np.unique(np.append(on_tick(steps, tick) if lowest < highest else [], stay))
+    return points if len(points) else np.array([min(max(price, lowest), highest)])
 
 
 def worth_of(rows: Columns, at: int, prices: Floats, opportunity_cost: float = 0.0) -> Floats:
@@ -56,7 +57,7 @@ def believed(rows: Columns, at: Ints) -> Demand:
 
 def margins(rows: Columns, price: Floats) -> Floats:
     """What one unit sold leaves, in money; shape (rows,)."""
-    return price - rows["unit_cost"] + rows["usage_value"]
+    return np.asarray(price - rows["unit_cost"] + rows["usage_value"])
 
 
 def validity(rows: Columns) -> dict[str, np.ndarray]:

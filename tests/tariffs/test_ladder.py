@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tariffs import places
-from tariffs.optimise.ladder import Rung, climb, in_order
+from tariffs.optimise.ladder import Rung, climb, climb_pulled, in_order
 
 VOLUMES = (50.0, 150.0, 400.0, 1000.0)
 
@@ -100,3 +101,43 @@ def test_ordering_twice_changes_nothing(demo: Any) -> None:
         once = places.settle_place(rows)
         twice = places.settle_place(rows | {"price": once["price"], "reason_code": once["reason_code"]})
         assert np.array_equal(once["price"], twice["price"])
+
+
+@st.composite
+def pulled_ladders(draw: st.DrawFn) -> list[Rung]:
+    """Rungs whose prices multiply their neighbours' sales."""
+    rungs = draw(ladders())
+    return [replace(r, pull=np.array(draw(st.lists(st.floats(0.5, 2.0), min_size=len(r.prices), max_size=len(r.prices))))) for r in rungs]
+
+
+def worth_together(rungs: list[Rung], at: tuple[int, ...]) -> float:
+    pull = [1.0, *(rung.pull[i] for rung, i in zip(rungs, at, strict=True)), 1.0]
+    return float(sum(rung.values[i] * pull[j] * pull[j + 2] for j, (rung, i) in enumerate(zip(rungs, at, strict=True))))
+
+
+@settings(max_examples=60)
+@given(pulled_ladders())
+def test_the_climb_with_neighbours_that_pull_finds_what_brute_force_finds(rungs: list[Rung]) -> None:
+    volumes = np.array([rung.volume_mb for rung in rungs])
+    worth = {
+        at: worth_together(rungs, at)
+        for at in product(*(range(len(rung.prices)) for rung in rungs))
+        if in_order(np.array([rung.prices[i] for rung, i in zip(rungs, at, strict=True)]), volumes)
+    }
+    found = climb_pulled(rungs)
+    if not worth:
+        assert found is None
+        return
+    assert found is not None
+    at = tuple(int(np.flatnonzero(rung.prices == price)[0]) for rung, price in zip(rungs, found, strict=True))
+    assert worth_together(rungs, at) == pytest.approx(max(worth.values()))
+
+
+@given(ladders())
+def test_neighbours_that_do_not_pull_change_nothing(rungs: list[Rung]) -> None:
+    plain, pulled = climb(rungs), climb_pulled([replace(rung, pull=np.ones(len(rung.prices))) for rung in rungs])
+    assert (plain is None) == (pulled is None)
+    if plain is not None and pulled is not None:
+        assert sum(r.values[r.prices == p][0] for r, p in zip(rungs, plain, strict=True)) == pytest.approx(
+            sum(r.values[r.prices == p][0] for r, p in zip(rungs, pulled, strict=True))
+        )

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tariffs.optimise.rule import Choice, Demand, Terms, choose, effect, robust_ratio
+from tariffs.optimise.rule import Choice, Demand, Terms, choose, effect, effect_columns, robust_ratio
 
 FREE = {"floor": 0.01, "ceiling": 100.0, "step": 100.0, "tick": 0.0001}
 
@@ -141,3 +141,47 @@ def test_a_price_below_cost_is_raised() -> None:
 def test_what_the_catalogue_left_out_is_named() -> None:
     faults = terms_of(z=float("nan"), floor=2.0, ceiling=1.0).faults()
     assert faults == ["floor <= ceiling", "z >= 0 (has the policy a row for this kind?)"]
+
+
+def test_the_closed_form_is_as_good_as_a_grid_of_a_ten_thousandth() -> None:
+    rng, grid, worst = np.random.default_rng(2), np.arange(0.3, 6, 1e-4), 0.0
+    for b, sd, kappa, z in zip(
+        rng.uniform(-3, -0.4, 200), rng.uniform(0.05, 0.5, 200), rng.uniform(0, 0.3, 200), rng.uniform(0, 1.5, 200), strict=True
+    ):
+        least = np.minimum(*((grid - kappa) * np.exp((b + sign * z * sd) * (grid - 1)) for sign in (-1, 1)))
+        ratio = float(robust_ratio(demand_of(b, sd), np.array([kappa]), np.array([z]))[0])
+        if 0.301 < ratio < 5.999:
+            worst = max(worst, abs(ratio - grid[np.argmax(least)]))
+    assert 0 < worst < 1e-4
+
+
+@given(st.floats(-5.0, -0.3), st.floats(0.0, 0.5), st.floats(0.0, 0.3), st.floats(0.0, 0.4))
+def test_what_a_unit_costs_beyond_its_unit_cost_moves_the_price_as_the_unit_cost_does(
+    b: float, cost: float, lost: float, value: float
+) -> None:
+    demand, added = demand_of(b, 0.2), np.array([lost - value])
+    one = choose(replace(terms_of(cost=cost), added_cost=added), demand, np.array([False])).price
+    other = choose(terms_of(cost=cost + lost - value), demand, np.array([False])).price
+    assert one == pytest.approx(other, abs=2e-4)
+
+
+def test_the_deltas_have_the_interval_of_their_elasticity() -> None:
+    draws = np.random.default_rng(4).normal(-1.6, 0.3, 200_000)
+    columns = effect_columns(np.array([0.85]), terms_of(), demand_of(-1.6, 0.3))
+    sold = 100 * np.exp(draws * (0.85 - 1))
+    for name, drawn in (("volume", sold - 100), ("revenue", 0.85 * sold - 100), ("margin", 0.80 * sold - 95)):
+        lo, hi = columns[f"expected_{name}_delta_lo"][0], columns[f"expected_{name}_delta_hi"][0]
+        assert (lo, hi) == pytest.approx(tuple(np.quantile(drawn, [0.05, 0.95])), abs=0.1)
+        assert lo <= columns[f"expected_{name}_delta"][0] <= hi
+
+
+@given(limits, st.sampled_from(["floor", "ceiling"]))
+def test_a_move_beyond_the_step_is_told_as_the_limit_that_forced_it(drawn: dict, side: str) -> None:
+    """Whatever the elasticity wants besides."""
+    current, step = 1.0, drawn["step"] * 0.5
+    limit = {"floor": round(1.05 + step, 4), "ceiling": 3.0} if side == "floor" else {"floor": 0.01, "ceiling": round(0.95 - step, 4)}
+    choice = choose(
+        terms_of(current, drawn["cost"], drawn["z"], step=step, **limit), demand_of(drawn["b"], drawn["sd"]), np.array([drawn["held"]])
+    )
+    assert choice.price[0] == pytest.approx(limit[side], abs=1e-4)
+    assert choice.bound[0] == side.upper()

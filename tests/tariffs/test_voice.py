@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -61,3 +62,25 @@ def test_an_empty_hour_without_latent_demand_gets_less_discount_than_the_rule_of
     dead = (slab["cell_class"][first] == "HIGHWAY") & (slab["day_part"][first] == "NIGHT") & ~slab["control"][first].astype(bool)
     dead &= prices["reason_code"] != "HOLD_NO_VARIATION"
     assert prices["discount_class"][dead].mean() < prices["current_discount"][dead].mean() - 15
+
+
+@pytest.mark.parametrize("z", [0.0, 0.3, 1.5])
+def test_a_full_cell_is_told_as_the_reason_of_every_move_beyond_the_step(demo: Any, z: float) -> None:
+    """Also where the elasticity wants to go further still."""
+    slab = replace(demo.voice, columns=demo.voice.columns | {"z": np.full(len(demo.voice["week"]), z)})
+    prices = voice.price_voices(slab, demo.voice_prior)
+    beyond = np.abs(prices["discount_class"] - prices["current_discount"]) > 20
+    assert beyond.any()
+    assert set(prices["constraint_bound"][beyond]) == {"CAPACITY"}
+    assert set(prices["reason_code"][beyond]) == {"CAPACITY_CAP"}
+
+
+def test_room_is_worth_something_exactly_where_the_cell_is_full_and_more_discount_would_pay(demo: Any) -> None:
+    prices = demo.voice_prices
+    full = prices["constraint_bound"] == "CAPACITY"
+    assert (prices["capacity_price"][~full] == 0).all()
+    paid = prices["capacity_price"] > 0
+    assert paid.sum() > 0.5 * full.sum()
+    # at that cost of a minute the price that capacity enforced is the best one: its margin is 1 / |elasticity|
+    margin = prices["price"] - prices["unit_cost"] - prices["capacity_price"]
+    assert margin[paid] == pytest.approx(-(prices["current_price"] / prices["elasticity"])[paid])

@@ -22,7 +22,8 @@ CELLS = 4_000_000  # of the largest array
 class Tie(Protocol):
     """What a price of one unit costs beside a price of the next: 0, or more than any worth; shapes of the prices broadcast."""
 
-    ring: bool
+    @property
+    def ring(self) -> bool: ...  # whether the last unit is followed by the first
 
     def cost(self, unit: Ints, price: Floats, after: Ints, price_after: Floats, dear: float) -> Floats: ...
 
@@ -67,7 +68,7 @@ class Chains:
 
     def answer(self, score: Floats) -> Ints:
         """The best points for a score (units, points), -inf where there is none: in order as far as there is an order.  Shape (units,)."""
-        pick = score.argmax(axis=1)
+        pick: Ints = score.argmax(axis=1)
         for units in self._broken(pick):
             pick[units] = self._best(units, score)
         return pick
@@ -92,10 +93,22 @@ class Chains:
         dear = 1.0 + 4.0 * units.shape[1] * float(np.ptp(worth))
         if not self.tie.ring:
             return self._along(units, score, dear, None)[0]
-        points = range(score.shape[1])
-        tries = [self._along(units, score, dear, start) for start in points]
-        best = np.argmax([total for _, total in tries], axis=0)
-        return np.array([tries[start][0][n] for n, start in enumerate(best)]).reshape(units.shape)
+        turned = self._turned(units, score)
+        best, worth_of_best = turned.copy(), np.full(len(units), -np.inf)
+        for start in range(score.shape[1]):
+            at = np.flatnonzero(np.isfinite(score[turned[:, 0], start]))
+            if len(at):
+                pick, total = self._along(turned[at], score, dear, start)
+                better = total > worth_of_best[at]
+                best[at[better]], worth_of_best[at[better]] = pick[better], total[better]
+        back = np.argsort(turned, axis=1)
+        return np.take_along_axis(best, back, axis=1)
+
+    def _turned(self, units: Ints, score: Floats) -> Ints:
+        """Each ring from the unit with the fewest points: the programme runs once for each of these."""
+        choices = np.isfinite(score[units]).sum(axis=2)
+        turn = (choices.argmin(axis=1)[:, None] + np.arange(units.shape[1])) % units.shape[1]
+        return np.take_along_axis(units, turn, axis=1)
 
     def _along(self, units: Ints, score: Floats, dear: float, start: int | None) -> tuple[Ints, Floats]:
         """Viterbi along the chains, from one point of their first unit or from any; the points (chains, length) and their worth (chains,)."""

@@ -39,7 +39,8 @@ def draw_elasticity(demand: Demand, chance: Floats, ratio: Floats) -> Floats:
     """beta ~ N(b, s^2) given beta < 0, by its inverse distribution; plausible at the reference price too (`ratio`: current / reference)."""
     below = normal_cdf(-demand.elasticity / np.where(demand.sd > 0, demand.sd, 1.0))
     score = np.array([NormalDist().inv_cdf(c) for c in (chance * below).tolist()])
-    return np.clip(demand.elasticity + np.where(demand.sd > 0, demand.sd, 0.0) * score, MOST_ELASTIC * ratio, LEAST_ELASTIC * ratio)
+    draw = demand.elasticity + np.where(demand.sd > 0, demand.sd, 0.0) * score
+    return np.asarray(np.clip(draw, MOST_ELASTIC * ratio, LEAST_ELASTIC * ratio))
 
 
 def try_out(choice: Choice, terms: Terms, demand: Demand, chosen: Bools, chance: Floats, most_loss: Floats) -> Trials:

@@ -53,6 +53,10 @@ def keep(values: Floats, limits: Sequence[Limit], answer: Answer) -> Kept:
     values  what each point is worth in money, shape (units, points); -inf where it cannot be had
     answer  the best points for given scores of that shape, as (units,); it knows what ties units to one another
     """
+    for limit in limits:
+        alone = answer(np.where(np.isfinite(values), -limit.amounts, -np.inf))
+        if limit.excess(alone) > 0:
+            raise ValueError(_cannot(limit, alone))
     duals = np.zeros(len(limits))
     pick = answer(values)
     for _ in range(ROUNDS):
@@ -63,8 +67,7 @@ def keep(values: Floats, limits: Sequence[Limit], answer: Answer) -> Kept:
                 _relaxed(values, limits, duals, pick, answer), {limit.name: float(dual) for limit, dual in zip(limits, duals, strict=True)}
             )
         duals[worst], pick = _least(values, limits, duals, worst, answer)
-    names = ", ".join(limit.name for limit, over in zip(limits, broken, strict=True) if over > 0 or duals[list(limits).index(limit)] > 0)
-    raise ValueError(f"the table cannot keep these limits together: {names}; each can be met alone: allow more of one of them")
+    raise ValueError(_together(limits, duals))
 
 
 def _least(values: Floats, limits: Sequence[Limit], duals: Floats, which: int, answer: Answer) -> tuple[float, Ints]:
@@ -78,7 +81,7 @@ def _least(values: Floats, limits: Sequence[Limit], duals: Floats, which: int, a
     while limit.excess(pick := at(high)) > 0:
         low, high = high, high * 8.0
         if high > _scale(values, limit) * 2.0**30:
-            raise ValueError(_cannot(limit, pick))
+            raise ValueError(_together(limits, np.where(np.arange(len(duals)) == which, high, duals)))
     while high - low > 1e-6 * high and limit.excess(pick) < -CLOSE * abs(limit.most / limit.per):
         middle = (low + high) / 2.0
         if limit.excess(tried := at(middle)) > 0:
@@ -111,6 +114,11 @@ def _scale(values: Floats, limit: Limit) -> float:
     finite = np.isfinite(values)
     worth = float(np.ptp(values[finite])) if finite.any() else 0.0
     return (worth + 1e-6) / (float(np.ptp(limit.amounts[finite])) + 1e-12) if finite.any() else 1.0
+
+
+def _together(limits: Sequence[Limit], duals: Floats) -> str:
+    names = ", ".join(dict.fromkeys(limit.name for limit, dual in zip(limits, duals, strict=True) if dual > 0))
+    return f"the table cannot keep these limits together: {names}; each can be met alone, so allow more of one of them"
 
 
 def _cannot(limit: Limit, pick: Ints) -> str:

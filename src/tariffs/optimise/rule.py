@@ -212,19 +212,19 @@ def _beats(price: Floats, other: Floats, terms: Terms, demand: Demand) -> Bools:
 def _bound(target: Floats, terms: Terms, lowest: Floats, highest: Floats) -> Labels:
     """Which limit stands between the target and the price.  A floor above the reach of a step, or a ceiling below it, is what moved the price
     even where the target lies further on."""
-    names = {
-        "floor": np.broadcast_to(terms.floor_name, target.shape),
-        "ceiling": np.broadcast_to(terms.ceiling_name, target.shape),
-    }
-    beyond = [terms.floor > terms.current + terms.step, terms.ceiling < terms.current - terms.step]
-    short = [
-        (target < lowest) & (lowest == terms.floor),
-        target < lowest,
-        (target > highest) & (highest == terms.ceiling),
-        target > highest,
+    floor, ceiling = np.broadcast_to(terms.floor_name, target.shape), np.broadcast_to(terms.ceiling_name, target.shape)
+    cases: list[tuple[Bools, Labels | str]] = [
+        (terms.floor > terms.current + terms.step, floor),
+        (terms.ceiling < terms.current - terms.step, ceiling),
+        ((target < lowest) & (lowest == terms.floor), floor),
+        (target < lowest, "STEP_DOWN"),
+        ((target > highest) & (highest == terms.ceiling), ceiling),
+        (target > highest, "STEP_UP"),
     ]
-    told = [names["floor"], names["ceiling"], names["floor"], "STEP_DOWN", names["ceiling"], "STEP_UP"]
-    return np.select([*beyond, *short], told, "").astype(object)
+    told = np.full(target.shape, "", dtype=object)
+    for case, name in reversed(cases):
+        told = np.where(case, name, told)
+    return told.astype(object)
 
 
 def _p_gain(ratio: Floats, kappa: Floats, demand: Demand) -> Floats:

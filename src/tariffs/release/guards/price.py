@@ -131,7 +131,8 @@ def _if_there(s: Subject, name: str) -> Floats:
 
 def _for_good_reason(s: Subject, price: Floats, current: Floats) -> Bools:
     """A full cell may raise a price far, and one outside floor and ceiling may come back to them, and no further."""
-    excused = is_text(s.table, "constraint_bound", "CAPACITY") & (price > current)
+    bound = {name: is_text(s.table, "constraint_bound", name) for name in ("CAPACITY", "REG_FLOOR", "REG_CEILING")}
+    excused = ((bound["CAPACITY"] | bound["REG_FLOOR"]) & (price > current)) | (bound["REG_CEILING"] & (price < current))
     if s.catalogue is not None:
         floor, ceiling = catalogued(s.table, s.catalogue, "price_floor"), catalogued(s.table, s.catalogue, "price_ceiling")
         excused |= ((current < floor - SLACK) & (price <= floor + SLACK)) | ((current > ceiling + SLACK) & (price >= ceiling - SLACK))

@@ -1,0 +1,160 @@
+"""A location's prices: what products take from one another is counted, and segments are not treated too differently."""
+
+from __future__ import annotations
+
+from itertools import pairwise, product
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tariffs.optimise.fairness import band
+from tariffs.optimise.ladder import in_order
+from tariffs.places import settle_place
+from tariffs.rows import key_offsets
+from tariffs.together import margins, points_of, worth_of
+
+Rows = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def places(demo: Any) -> list[Rows]:
+    """The locations that are no control."""
+    slab = demo.hand.ask("ladder.sql", ("location",), ("segment", "ladder", "rung"))
+    rows = [slab.unit(n) for n in range(0, len(slab), 3)]
+    return [place for place in rows if not (place["reason_code"] == "HOLD_CONTROL").any()]
+
+
+def policy(rows: Rows, **values: float) -> Rows:
+    return rows | {name: np.full(len(rows["price"]), value) for name, value in values.items()}
+
+
+def ladders_of(rows: Rows) -> list[np.ndarray]:
+    return [np.arange(a, b) for a, b in pairwise(key_offsets(rows, ("segment", "ladder")))]
+
+
+def test_each_ladder_is_the_best_answer_to_the_others_of_its_segment(places: list[Rows]) -> None:
+    """Brute force over a ladder, the other ladders' prices standing and what they would lose counted in."""
+    rows = policy(places[0], diversion=0.4)
+    found = settle_place(rows)
+    for at in ladders_of(rows)[:6]:
+        segment = np.flatnonzero(rows["segment"] == rows["segment"][at[0]])
+        others = np.setdiff1d(segment, at)
+        left = margins(rows, found["price"])[others]
+        lost = 0.4 * float(left @ rows["volume"][others]) / float(rows["volume"][others].sum())
+        assert found["opportunity_cost"][at] == pytest.approx(np.full(len(at), lost))
+        points = [points_of(rows, i, rows["lowest"][i], rows["highest"][i], found["price"][i]) for i in at]
+        worth = [worth_of(rows, i, p, lost) for i, p in zip(at, points, strict=True)]
+        ordered = {
+            pick: sum(w[i] for w, i in zip(worth, pick, strict=True))
+            for pick in product(*(range(len(p)) for p in points))
+            if in_order(np.array([p[i] for p, i in zip(points, pick, strict=True)]), rows["volume_mb"][at])
+        }
+        got = tuple(int(np.flatnonzero(p == found["price"][i])[0]) for p, i in zip(points, at, strict=True))
+        assert ordered[got] == pytest.approx(max(ordered.values()), rel=1e-9)
+
+
+def test_the_more_products_take_from_one_another_the_less_is_discounted(places: list[Rows]) -> None:
+    means = [
+        float(np.mean([settle_place(policy(rows, diversion=share))["price"].sum() / rows["current_price"].sum() for rows in places]))
+        for share in (0.0, 0.3, 0.7)
+    ]
+    assert means == sorted(means)
+    assert means[0] < means[-1]
+
+
+def test_rungs_that_pull_at_each_other_are_priced_together(places: list[Rows]) -> None:
+    """The sum that the ladder is worth, with the pull between its rungs, is no less than at the prices found without it."""
+    gained = 0
+    for rows in places[:3]:
+        pulled = policy(rows, cross_effect=0.5)
+        apart, together = settle_place(rows), settle_place(pulled)
+        for at in ladders_of(rows):
+            if "LADDER_OUT_OF_REACH" in (*apart["ladder_bound"][at], *together["ladder_bound"][at]):
+                continue
+            one, other = (worth_with_pull(pulled, at, prices["price"][at]) for prices in (apart, together))
+            assert other >= one - 1e-9 * abs(one)
+            gained += other > one + 1e-9
+        assert (together["opportunity_cost"] != 0).all()
+        assert set(together["reason_code"]) >= {"DIVERSION_ADJUSTED"}
+    assert gained > 3
+
+
+def worth_with_pull(rows: Rows, at: np.ndarray, price: np.ndarray) -> float:
+    moved = rows["cross_effect"][at] * (price - rows["current_price"][at]) / rows["reference_price"][at]
+    beside = np.append(moved[1:], 0.0) + np.append(0.0, moved[:-1])
+    own = np.array([worth_of(rows, i, np.array([p]))[0] for i, p in zip(at, price, strict=True)])
+    return float((own * np.exp(beside)).sum())
+
+
+def test_a_neighbours_new_price_changes_what_a_held_product_sells(places: list[Rows]) -> None:
+    rows = policy(places[0], cross_effect=0.5)
+    found = settle_place(rows)
+    held = (found["price"] == rows["current_price"]) & (found["pull"] != 0)
+    assert held.any()
+    assert found["expected_volume_delta"][held] == pytest.approx(rows["volume"][held] * np.expm1(found["pull"][held]))
+
+
+def test_without_diversion_nothing_costs_anything_and_prices_are_as_before(places: list[Rows]) -> None:
+    found = settle_place(places[0])
+    assert not found["opportunity_cost"].any()
+    assert not found["pull"].any()
+    assert (found["price"] != places[0]["price"]).sum() == (found["reason_code"] == "LADDER_ADJUSTED").sum()
+
+
+def test_no_segment_pays_much_more_than_another_for_the_same(places: list[Rows]) -> None:
+    adjusted = 0
+    for plain in places:
+        rows = policy(plain, max_segment_ratio=1.2)
+        found = settle_place(rows)
+        for name in np.unique(rows["product"].astype(str)):
+            at = rows["product"] == name
+            lost = np.isin(found["ladder_bound"][at], ["FAIRNESS_OUT_OF_REACH", "LADDER_OUT_OF_REACH"]).any()
+            assert lost or found["price"][at].max() <= 1.2 * found["price"][at].min() + 1e-6
+        adjusted += int((found["reason_code"] == "REG_CAP").sum())
+        assert (found["price"] >= rows["lowest"] - 1e-9).all()
+        assert (found["price"] <= rows["highest"] + 1e-9).all()
+    assert adjusted > 0
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.dictionaries(st.integers(10, 30), st.integers(-50, 50), min_size=1, max_size=5), min_size=1, max_size=4),
+    st.sampled_from([1.0, 1.2, 1.5]),
+)
+def test_the_band_is_what_brute_force_finds(segments: list[dict[int, int]], ratio: float) -> None:
+    points = [np.array(sorted(menu), dtype=float) for menu in segments]
+    values = [np.array([float(menu[int(p)]) for p in prices]) for menu, prices in zip(segments, points, strict=True)]
+    fair = {
+        pick: sum(menu[p] for menu, p in zip(segments, pick, strict=True))
+        for pick in product(*segments)
+        if max(pick) <= ratio * min(pick) + 1e-9
+    }
+    found = band(points, values, ratio)
+    if fair:
+        assert sum(menu[int(p)] for menu, p in zip(segments, found.prices, strict=True)) == max(fair.values())
+        assert found.prices.max() <= ratio * found.prices.min() + 1e-9
+    else:
+        assert (found.prices > found.highest).any() or (found.prices < found.lowest).any()
+
+
+def test_a_table_is_valid_from_midnight_where_its_customers_are(places: list[Rows]) -> None:
+    rows = places[0] | {"as_of": np.full(len(places[0]["price"]), np.datetime64("2026-03-27T23:30", "us"))}
+    for zone, start, end in (
+        ("UTC", "2026-03-28T00:00", "2026-04-04T00:00"),
+        ("Africa/Accra", "2026-03-28T00:00", "2026-04-04T00:00"),
+        ("Africa/Johannesburg", "2026-03-28T22:00", "2026-04-04T22:00"),  # it is the 28th there already
+        ("Europe/Berlin", "2026-03-28T23:00", "2026-04-04T22:00"),  # clocks go forward on the 29th
+    ):
+        found = settle_place(rows | {"time_zone": np.full(len(rows["price"]), zone, dtype=object)})
+        assert found["valid_from"][0] == np.datetime64(start)
+        assert found["valid_to"][0] == np.datetime64(end)
+        assert str(found["valid_from_local"][0])[11:19] == "00:00:00"
+        assert str(found["valid_to_local"][0])[11:19] == "00:00:00"
+
+
+def test_a_time_zone_that_is_none_is_named(places: list[Rows]) -> None:
+    with pytest.raises(ValueError, match=r"'Accra' is not known; wanted an IANA name such as Africa/Accra"):
+        settle_place(places[0] | {"time_zone": np.full(len(places[0]["price"]), "Accra", dtype=object)})

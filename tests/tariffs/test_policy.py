@@ -1,0 +1,154 @@
+"""What the pricing team and the regulator may ask for, through the whole pipeline; and an older policy, which asks for less."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pytest
+
+import hundredfold
+from tariffs import bundles, demo
+from tariffs.job import job, per_unit
+
+
+@pytest.fixture(scope="module")
+def operator(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return dict(demo.make("demo", tmp_path_factory.mktemp("operator")))
+
+
+def with_columns(path: Path, to: Path, drop: tuple[str, ...] = (), **values: list[Any]) -> Path:
+    """A CSV with other columns."""
+    table = pacsv.read_csv(path)
+    table = table.drop_columns([name for name in (*drop, *values) if name in table.column_names])
+    for name, column in values.items():
+        table = table.append_column(name, pa.array(column))
+    pacsv.write_csv(table, to)
+    return to
+
+
+def published(declared: hundredfold.Job, sources: dict[str, Path], home: Path) -> tuple[hundredfold.Run, dict[str, np.ndarray]]:
+    run = hundredfold.run(declared, sources, home=home, workers=2, as_of=demo.AS_OF, run_id="one")
+    table = pq.read_table(home / "releases" / "tariffs" / "000001" / "price_table.parquet")
+    return run, {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+
+
+@pytest.fixture(scope="module")
+def plain(operator: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    return published(job, operator, tmp_path_factory.mktemp("plain"))[1]
+
+
+def test_a_policy_that_is_older_than_a_rule_gives_the_same_table(operator, plain, tmp_path):
+    old = with_columns(operator["policy"], tmp_path / "policy.csv", drop=("max_cliff",))
+    assert set(pacsv.read_csv(old).column_names) == {"kind", "scope", "z", "max_step", "min_weeks", "load_limit"}
+    table = published(job, operator | {"policy": old}, tmp_path / "home")[1]
+    for name, values in plain.items():
+        assert np.array_equal(table[name].astype(str), values.astype(str)), name
+
+
+EVERYTHING = {
+    "min_days": [28, None], "diversion": [0.2, None], "cross_effect": [0.3, None], "time_shift": [None, 0.2], "explore_share": [0.05, 0.05],
+    "max_segment_ratio": [1.3, None], "max_moved_share": [0.6, 0.6],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def demanding(operator: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Every rule at once: competitors, usage values and time zones too."""
+    folder = tmp_path_factory.mktemp("demanding")
+    catalogue = pacsv.read_csv(operator["product_catalog"])
+    price = catalogue["list_price"].to_numpy()
+    bundle = np.array(catalogue["family"].to_pylist()) == "DATA"
+    return operator | {
+        "policy": with_columns(operator["policy"], folder / "policy.csv", **EVERYTHING),
+        "product_catalog": with_columns(
+            operator["product_catalog"], folder / "catalogue.csv",
+            competitor_min=[float(p) if b else None for p, b in zip(price * 0.8, bundle, strict=True)],
+            competitor_reference=[float(p) if b else None for p, b in zip(price, bundle, strict=True)],
+            usage_value=[0.05 if b else 0.001 for b in bundle],
+        ),
+        "locations": with_columns(operator["locations"], folder / "locations.csv", time_zone=["Africa/Lagos"] * 20),
+    }  # fmt: skip
+
+
+def test_every_rule_at_once_holds_in_the_published_table_and_for_both_forms(demanding, plain, tmp_path):
+    run, table = published(job, demanding, tmp_path / "many")
+    assert all(counts["failed"] == 0 for counts in run.counts["models"].values())
+    bundle, moved = table["kind"] == "bundle", table["price"] != table["current_price"]
+    reference = {row["product"]: row["list_price"] for row in pacsv.read_csv(demanding["product_catalog"]).to_pylist()}
+    listed = np.array([reference[name] for name in table["product"]])
+    assert (table["price"] >= 0.8 * listed - 1e-9)[bundle].all()
+    assert (table["price"] <= 1.1 * listed + 1e-9)[bundle].all()
+    assert moved[bundle].mean() <= 0.6
+    assert moved[~bundle].mean() <= 0.6
+    reasons = set(table["reason_code"])
+    assert {"REG_CAP", "HOLD_FREQUENCY", "EXPLORE", "DIVERSION_ADJUSTED", "SMOOTHED", "PORTFOLIO_LIMIT"} <= reasons
+    assert (table["opportunity_cost"] > 0)[bundle].any()
+    assert (table["opportunity_cost"] > 0)[~bundle].any()
+    assert set(table["usage_value"][bundle]) == {0.05}
+    assert set(table["time_zone"]) == {"Africa/Lagos"}
+    assert (table["valid_from"] + np.timedelta64(1, "h") == table["valid_from_local"]).all()
+    control = table["control_flag"].astype(bool)
+    assert not table["explore_flag"].astype(bool)[control].any()
+    each = published(per_unit, demanding, tmp_path / "each")[1]
+    for name, values in table.items():
+        assert np.array_equal(each[name].astype(str), values.astype(str)), name
+    shutil.rmtree(tmp_path)
+
+
+def test_a_limit_that_cannot_be_met_holds_the_table_back_and_is_named(operator, tmp_path):
+    policy = with_columns(operator["policy"], tmp_path / "policy.csv", min_volume=[3.0, None])
+    with pytest.raises(hundredfold.HundredfoldError, match="portfolio: 1 of 2 units"):
+        hundredfold.run(job, operator | {"policy": policy}, home=tmp_path / "home", workers=1, as_of=demo.AS_OF, run_id="one")
+    failures = hundredfold.open_run("one", home=tmp_path / "home").failures()
+    assert "cannot keep min_volume: wanted at least 3" in str(failures.table["message"].to_pylist())
+
+
+def prices_with(demo: Any, **columns: Any) -> dict[str, np.ndarray]:
+    slab = demo.bundles
+    spread = {name: np.broadcast_to(value, len(slab["week"])) for name, value in columns.items()}
+    return bundles.price_bundles(type(slab)(slab.columns | spread, slab.key, slab.offsets), demo.prior)
+
+
+def test_no_price_is_below_the_cheapest_competitor_or_far_above_the_reference(demo: Any) -> None:
+    reference = demo.bundles["reference_price"]
+    found = prices_with(demo, regulated_floor=0.95 * reference, regulated_ceiling=1.10 * reference)
+    low, high = 0.95 * found["reference_price"], 1.10 * found["reference_price"]
+    assert (found["price"] >= low - 1e-9).all()
+    assert (found["price"] <= high + 1e-9).all()
+    for bound in ("REG_FLOOR", "REG_CEILING"):
+        assert (found["constraint_bound"] == bound).any()
+        assert set(found["reason_code"][found["constraint_bound"] == bound]) <= {"REG_CAP", "FALLBACK_SEGMENT"}
+
+
+def test_a_price_that_changed_lately_stays(demo: Any) -> None:
+    found = prices_with(demo, min_days=35)
+    slab = demo.bundles
+    held = found["reason_code"] == "HOLD_FREQUENCY"
+    for u in range(0, len(slab), 7):
+        posted = slab.unit(u)["posted_price"]
+        weeks_since = next((n for n in range(1, len(posted)) if posted[-n] != posted[-n - 1]), len(posted))
+        if not slab.unit(u)["control"][-1]:
+            assert held[u] == (7 * weeks_since < 35), u
+    assert held.any()
+    inside = (found["current_price"] >= slab["price_floor"][slab.offsets[1:] - 1]) & (
+        found["current_price"] <= slab["price_ceiling"][slab.offsets[1:] - 1]
+    )
+    assert (found["price"] == found["current_price"])[held & inside].all()
+
+
+def test_a_use_that_is_worth_something_lowers_prices(demo: Any) -> None:
+    found = prices_with(demo, usage_value=0.3 * demo.bundles["reference_price"])
+    assert (found["price"] <= demo.bundle_prices["price"] + 1e-9).all()
+    assert (found["price"] < demo.bundle_prices["price"]).sum() > 20
+
+
+def test_a_table_is_valid_for_a_week(plain: dict[str, np.ndarray]) -> None:
+    assert (plain["valid_to"] - plain["valid_from"] == np.timedelta64(7, "D")).all()
+    assert (plain["valid_from"] == plain["valid_from_local"]).all()
+    assert set(plain["time_zone"]) == {"UTC"}

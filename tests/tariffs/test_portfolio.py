@@ -1,0 +1,193 @@
+"""Limits on the whole table: met, at little cost, without breaking what ties its prices; or refused by name."""
+
+from __future__ import annotations
+
+from itertools import pairwise, product
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tariffs.optimise.chains import Chains, Days, Ladders
+from tariffs.optimise.ladder import in_order
+from tariffs.optimise.portfolio import Limit, keep
+from tariffs.optimise.smooth import cliffs, excess, follows
+from tariffs.rows import key_offsets
+from tariffs.table import chains_of, keep_limits, limits_of, menu
+
+Rows = dict[str, np.ndarray]
+
+
+def rows_of(priced: Any, kind: str, **limits: float) -> Rows:
+    """The rows that the portfolio gets where the policy says this."""
+    duck = priced.hand.duck
+    duck.execute("BEGIN")
+    try:
+        for name, value in limits.items():
+            duck.execute(f"UPDATE policy SET {name} = ? WHERE kind = ?", [value, kind])
+        slab = priced.hand.ask("portfolio.sql", ("kind",), ("chain", "place"))
+    finally:
+        duck.execute("ROLLBACK")
+    return slab.unit(["bundle", "voice"].index(kind))
+
+
+def settled(rows: Rows) -> np.ndarray:
+    """The prices after the limits."""
+    found = keep_limits(rows)
+    new = dict(zip(found["unit_key"], found["price"], strict=True))
+    return np.array([new.get(key, price) for key, price in zip(rows["unit_key"], rows["price"], strict=True)])
+
+
+def measured(rows: Rows, price: np.ndarray) -> dict[str, float]:
+    ratio = price / rows["current_price"]
+    sold = rows["volume"] * np.exp(rows["elasticity"] * (ratio - 1))
+    return {
+        "max_moved_share": float((ratio != 1).mean()),
+        "max_mean_change": float(abs((ratio - 1).mean())),
+        "min_volume": float(sold.sum() / rows["volume"].sum()),
+        "margin": float((sold * (price - rows["unit_cost"])).sum()),
+    }
+
+
+def holds_together(rows: Rows, price: np.ndarray) -> bool:
+    """Within each unit's limits, ladders in order unless they were not, days no steeper than they were."""
+    assert (price >= rows["lowest"] - 1e-9).all()
+    assert (price <= rows["highest"] + 1e-9).all()
+    on_tick = np.abs(price / rows["price_tick"] - np.round(price / rows["price_tick"])) < 1e-6
+    assert (on_tick | (price == rows["current_price"]) | (price == rows["price"])).all()
+    for first, end in pairwise(key_offsets(rows, ("chain",))):
+        at = slice(first, end)
+        if rows["kind"][0] == "bundle":
+            assert in_order(price[at], rows["volume_mb"][at]) or (price[at] == rows["price"][at]).all()
+        else:
+            linked, limit = follows(rows["place"][at]), rows["max_cliff"][first]
+            steep, was = (float((excess(p[at], np.roll(p[at], -1), limit) * linked).sum()) for p in (price, rows["price"]))
+            assert steep <= was + 1e-9
+            assert was > 0 or not cliffs(price[at], linked, limit).any()
+    return True
+
+
+@pytest.mark.parametrize(
+    ("kind", "limits"),
+    [
+        ("bundle", {"max_moved_share": 0.35}),
+        ("bundle", {"max_mean_change": 0.01}),
+        ("bundle", {"min_volume": 1.17}),
+        ("bundle", {"max_revenue_risk": 0.0005}),
+        ("bundle", {"max_moved_share": 0.5, "min_volume": 1.15}),
+        ("bundle", {"max_moved_share": 0.4, "max_mean_change": 0.02, "max_revenue_risk": 0.0006}),
+        ("voice", {"max_moved_share": 0.5}),
+        ("voice", {"max_mean_change": 0.2}),
+        ("voice", {"min_volume": 0.95}),
+        ("voice", {"max_moved_share": 0.6, "min_volume": 0.92}),
+    ],
+)
+def test_every_limit_is_met_and_nothing_else_is_broken(demo: Any, kind: str, limits: dict[str, float]) -> None:
+    rows = rows_of(demo, kind, **limits)
+    price = settled(rows)
+    got = measured(rows, price)
+    assert got["max_moved_share"] <= limits.get("max_moved_share", 1)
+    assert got["max_mean_change"] <= limits.get("max_mean_change", 9) + 1e-9
+    assert got["min_volume"] >= limits.get("min_volume", 0) - 1e-9
+    prices, _ = menu(rows)
+    at = np.argmin(np.abs(prices - price[:, None]), axis=1)
+    assert all(limit.excess(at) <= 0 for limit in limits_of(rows, prices))
+    assert holds_together(rows, price)
+    assert (price != rows["price"]).any()
+
+
+def test_a_limit_is_not_met_by_more_than_it_must(demo: Any) -> None:
+    rows = rows_of(demo, "bundle", max_moved_share=0.35)
+    assert measured(rows, settled(rows))["max_moved_share"] > 0.345
+    rows = rows_of(demo, "bundle", min_volume=1.17)
+    assert measured(rows, settled(rows))["min_volume"] < 1.172
+
+
+def test_the_units_that_still_move_are_the_ones_worth_most(demo: Any) -> None:
+    rows = rows_of(demo, "bundle", max_moved_share=0.3)
+    free, few = measured(rows, rows["price"]), measured(rows, settled(rows))
+    base = measured(rows, rows["current_price"])["margin"]
+    assert few["max_moved_share"] < 0.55 * free["max_moved_share"]
+    assert few["margin"] - base > 0.75 * (free["margin"] - base)
+
+
+def test_limits_that_are_met_already_change_nothing(demo: Any) -> None:
+    assert len(keep_limits(rows_of(demo, "bundle", max_moved_share=1.0, min_volume=0.5))["price"]) == 0
+    assert len(rows_of(demo, "bundle")["price"]) == 1  # without a limit the query asks for no more than it must
+
+
+def test_keeping_limits_twice_changes_nothing(demo: Any) -> None:
+    for kind in ("bundle", "voice"):
+        rows = rows_of(demo, kind, max_moved_share=0.5, max_mean_change=0.3)
+        price = settled(rows)
+        assert len(keep_limits(rows | {"price": price})["price"]) == 0
+
+
+def test_a_limit_that_cannot_be_met_is_named_with_the_best_that_can(demo: Any) -> None:
+    with pytest.raises(ValueError, match=r"cannot keep min_volume: wanted at least 2, and 1\.\d+ is the most"):
+        keep_limits(rows_of(demo, "bundle", min_volume=2.0))
+    with pytest.raises(ValueError, match=r"together: .*max_moved_share.*min_volume|together: .*min_volume.*max_moved_share"):
+        keep_limits(rows_of(demo, "bundle", min_volume=1.17, max_moved_share=0.15))
+
+
+small = st.lists(st.lists(st.tuples(st.integers(-20, 20), st.integers(0, 9)), min_size=1, max_size=4), min_size=1, max_size=6)
+
+
+@given(small, st.integers(0, 40))
+def test_dual_prices_lose_less_than_one_units_choice_against_brute_force(units: list[list[tuple[int, int]]], most: int) -> None:
+    """The gap of a Lagrangian over discrete choices is at most what one unit's options differ by."""
+    width = max(map(len, units))
+    values = np.array([[value for value, _ in menu] + [-np.inf] * (width - len(menu)) for menu in units], dtype=float)
+    amounts = np.array([[amount for _, amount in menu] + [0] * (width - len(menu)) for menu in units], dtype=float)
+    within = {p: sum(v for v, _ in p) for p in product(*units) if sum(a for _, a in p) <= most}
+    limit = Limit("most", amounts, float(most), 1.0)
+    if not within:
+        with pytest.raises(ValueError, match="cannot keep most"):
+            keep(values, [limit], lambda score: score.argmax(axis=1))
+        return
+    pick = keep(values, [limit], lambda score: score.argmax(axis=1)).pick
+    assert limit.total(pick) <= most
+    got = values[np.arange(len(units)), pick].sum()
+    widest = max(max(v for v, _ in menu) - min(v for v, _ in menu) for menu in units)
+    assert max(within.values()) - widest * (1 + 1e-9) <= got <= max(within.values()) + 1e-9
+
+
+@settings(max_examples=40)
+@given(st.data(), st.booleans())
+def test_chains_solved_all_at_once_are_what_brute_force_finds(data: st.DataObject, ring: bool) -> None:
+    sizes = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
+    offsets = np.append(0, np.cumsum(sizes))
+    prices = 0.005 * np.array([[data.draw(st.integers(1, 20)) for _ in range(3)] for _ in range(offsets[-1])], dtype=float)
+    score = np.array([[float(data.draw(st.integers(-30, 30))) for _ in range(3)] for _ in prices])
+    volume = np.concatenate([50.0 * 2.0 ** np.arange(size) for size in sizes])
+    hour = np.concatenate([np.array([22, 23, 0, 1])[:size] for size in sizes])
+    tie = Days(hour, np.full(len(prices), 0.02)) if ring else Ladders(volume)
+    pick = Chains(offsets, prices, tie, np.zeros(len(sizes), dtype=bool)).answer(score)
+    for first, end in pairwise(offsets):
+        judged = {
+            at: judge(prices[first:end], score[first:end], volume[first:end], hour[first:end], at, ring)
+            for at in product(range(3), repeat=end - first)
+        }
+        assert judged[tuple(pick[first:end])] == max(judged.values())
+
+
+def judge(
+    prices: np.ndarray, score: np.ndarray, volume: np.ndarray, hour: np.ndarray, at: tuple[int, ...], ring: bool
+) -> tuple[float, float]:
+    price = prices[np.arange(len(at)), at]
+    worth = float(score[np.arange(len(at)), at].sum())
+    if ring:
+        return -round(float((excess(price, np.roll(price, -1), 0.02) * follows(hour)).sum()), 9), worth
+    pairs = [in_order(price[i : i + 2], volume[i : i + 2]) for i in range(len(at) - 1)]
+    return -float(len(pairs) - sum(pairs)), worth
+
+
+def test_ladders_without_an_order_in_reach_keep_their_prices(demo: Any) -> None:
+    rows = rows_of(demo, "bundle", max_moved_share=0.3)
+    first = rows | {"group_bound": np.where(rows["chain"] == rows["chain"][0], "LADDER_OUT_OF_REACH", "").astype(object)}
+    price = settled(first)
+    out = first["chain"] == first["chain"][0]
+    assert np.array_equal(price[out], rows["price"][out])
+    assert chains_of(first, menu(first)[0]).loose[0]
