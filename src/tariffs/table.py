@@ -14,9 +14,10 @@ from tariffs.optimise.chains import Chains, Days, Ladders, Tie
 from tariffs.optimise.portfolio import Limit, keep
 from tariffs.optimise.reasons import PORTFOLIO_LIMIT
 from tariffs.optimise.rule import GRID_SLACK, Demand, Terms, expected_loss, on_tick, robust_value
-from tariffs.rows import Columns, Floats, Rows, key_offsets
+from tariffs.rows import Bools, Columns, Floats, Rows, key_offsets
 from tariffs.together import believed, terms_of_rows, told
 
+SAMPLE = 20_000  # units that tell the prices of the limits nearly
 SAME = 1e-9  # of equal worth the price that is there already wins
 
 
@@ -49,17 +50,19 @@ def keep_limits(rows: Rows) -> dict[str, np.ndarray]:
     prices, there = menu(rows)
     limits = limits_of(rows, prices)
     if all(limit.excess(np.full(len(prices), GIVEN)) <= 0 for limit in limits):
-        return _changed(rows, rows["price"], {})
-    kept = keep(_values(rows, prices, there), limits, chains_of(rows, prices).answer)
+        return _changed(rows, rows["price"], set())
+    values, chains = _values(rows, prices, there), chains_of(rows, prices, there)
+    kept = keep(values, limits, chains.answer, _from_sample(values, limits, chains))
     price = prices[np.arange(len(prices)), kept.pick]
-    return _changed(rows, price, kept.duals)
+    return _changed(rows, price, {limit.name for limit, dual in zip(limits, kept.duals, strict=True) if dual > 0})
 
 
 GIVEN = 0  # the column of the menu with the price that is there already
 
 
-def menu(rows: Columns) -> tuple[Floats, np.ndarray]:
-    """Every price that each unit may have, and which of them are prices at all; shape (units, points).  The first is the given one."""
+def menu(rows: Columns) -> tuple[Floats, Bools]:
+    """Every price that each unit may have, and which of them are prices at all; shape (units, points).  The first is the given one;
+    those that are none come last."""
     lowest, highest, tick, given, current = (rows[name][:, None] for name in ("lowest", "highest", "price_tick", "price", "current_price"))
     first, last = np.ceil(lowest / tick - GRID_SLACK), np.floor(highest / tick + GRID_SLACK)
     fixed = (lowest >= highest) | np.array([str(bound).startswith("LADDER_OUT") for bound in rows["group_bound"]])[:, None]
@@ -70,7 +73,9 @@ def menu(rows: Columns) -> tuple[Floats, np.ndarray]:
     inside[:, 2:] &= (steps <= last) & (prices[:, 2:] != given) & (prices[:, 2:] != current)  # each price once
     inside[:, 1:2] &= current != given
     inside[:, GIVEN] = True
-    return np.where(inside, prices, given), inside
+    left = np.argsort(~inside, axis=1, kind="stable")[:, : max(int(inside.sum(axis=1).max(initial=1)), 1)]
+    inside = np.take_along_axis(inside, left, axis=1)
+    return np.where(inside, np.take_along_axis(prices, left, axis=1), given), inside
 
 
 def limits_of(rows: Columns, prices: Floats) -> list[Limit]:
@@ -95,16 +100,16 @@ def limits_of(rows: Columns, prices: Floats) -> list[Limit]:
     return limits
 
 
-def chains_of(rows: Columns, prices: Floats) -> Chains:
+def chains_of(rows: Columns, prices: Floats, there: Bools) -> Chains:
     offsets = key_offsets(rows, ("chain",))
     tie: Tie = Ladders(rows["volume_mb"])
     if rows["kind"][0] == "voice":
         tie = Days(rows["place"], rows["max_cliff"])
     loose = np.array([str(bound).startswith("LADDER_OUT") for bound in rows["group_bound"][offsets[:-1]]])
-    return Chains(offsets, prices, tie, loose)
+    return Chains(offsets, prices, tie, loose, there.sum(axis=1))
 
 
-def _values(rows: Columns, prices: Floats, there: np.ndarray) -> Floats:
+def _values(rows: Columns, prices: Floats, there: Bools) -> Floats:
     every = np.arange(len(prices))
     terms, demand = terms_of_rows(rows, every, rows["opportunity_cost"]), believed(rows, every)
     tall = Terms(
@@ -119,10 +124,23 @@ def _values(rows: Columns, prices: Floats, there: np.ndarray) -> Floats:
     return np.where(there, values, -np.inf)
 
 
-def _changed(rows: Columns, price: Floats, duals: dict[str, float]) -> dict[str, np.ndarray]:
+def _from_sample(values: Floats, limits: list[Limit], chains: Chains) -> Floats | None:
+    """The prices of the limits in a sample of the chains, for a table that is large: then all units are asked a few times only."""
+    every = len(values) // SAMPLE
+    if every < 2:
+        return None
+    part, at = chains.sample(every)
+    share = len(at) / len(values)
+    fewer = [Limit(limit.name, limit.amounts[at], limit.most * share, limit.per * share) for limit in limits]
+    try:
+        return keep(values[at], fewer, part.answer).duals
+    except ValueError:  # not in this sample: then from nothing
+        return None
+
+
+def _changed(rows: Columns, price: Floats, active: set[str]) -> dict[str, np.ndarray]:
     at = price != rows["price"]
-    active = sorted(name for name, dual in duals.items() if dual > 0)
-    bound = active[0].upper() if len(active) == 1 else "SEVERAL_LIMITS"
+    bound = next(iter(active)).upper() if len(active) == 1 else "SEVERAL_LIMITS"
     columns = {
         "unit_key": rows["unit_key"],
         "price": price,

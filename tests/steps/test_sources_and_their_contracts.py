@@ -370,6 +370,27 @@ def test_all_missing_and_wrong_columns_are_told_at_once(bench: Bench) -> None:
     )
 
 
+@dataclass
+class Younger(Sale):
+    """A contract that has grown since the files were written."""
+
+    margin: Annotated[float, Gt(0)] | None = None
+    note: str | None = None
+
+
+def test_a_column_with_the_default_none_may_be_missing_and_is_null_then(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "old.csv").write_text(HEAD + LINE)
+    (tmp_path / "new.csv").write_text(HEAD.strip() + ",margin\n" + LINE.strip() + ",0.5\n" + LINE.strip() + ",-1\n")
+    pq.write_table(table({}), tmp_path / "old.parquet")
+    for name, wanted, rejected in (("old.csv", [None], 0), ("old.parquet", [None], 0), ("new.csv", [0.5], 1)):
+        verdict, piece = check(bench, Source("sales", Younger, max_rejected=1), tmp_path / name)
+        rows = piece.accepted("sales")
+        assert ([row["margin"] for row in rows], verdict.rejected) == (wanted, rejected), name
+        assert [row["note"] for row in rows] == [None], name
+    with pytest.raises(SourceError, match="wanted"):
+        check(bench, Source("sales", Younger), table({}).drop_columns(["count"]))  # null may be, and missing may not
+
+
 @pytest.mark.parametrize(("limit", "runs"), [(0, False), (1, False), (2, True), (0.19, False), (0.2, True), (1.0, True)])
 def test_max_rejected_is_a_count_or_a_share(bench: Bench, limit: float, runs: bool) -> None:
     rows = table(*[{}] * 8, {"price": -1.0}, {"price": -2.0})

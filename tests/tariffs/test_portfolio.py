@@ -164,7 +164,7 @@ def test_chains_solved_all_at_once_are_what_brute_force_finds(data: st.DataObjec
     volume = np.concatenate([50.0 * 2.0 ** np.arange(size) for size in sizes])
     hour = np.concatenate([np.array([22, 23, 0, 1])[:size] for size in sizes])
     tie = Days(hour, np.full(len(prices), 0.02)) if ring else Ladders(volume)
-    pick = Chains(offsets, prices, tie, np.zeros(len(sizes), dtype=bool)).answer(score)
+    pick = Chains(offsets, prices, tie, np.zeros(len(sizes), dtype=bool), np.full(len(prices), 3)).answer(score)
     for first, end in pairwise(offsets):
         judged = {
             at: judge(prices[first:end], score[first:end], volume[first:end], hour[first:end], at, ring)
@@ -190,4 +190,4 @@ def test_ladders_without_an_order_in_reach_keep_their_prices(demo: Any) -> None:
     price = settled(first)
     out = first["chain"] == first["chain"][0]
     assert np.array_equal(price[out], rows["price"][out])
-    assert chains_of(first, menu(first)[0]).loose[0]
+    assert chains_of(first, *menu(first)).loose[0]

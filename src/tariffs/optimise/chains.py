@@ -27,6 +27,8 @@ class Tie(Protocol):
 
     def cost(self, unit: Ints, price: Floats, after: Ints, price_after: Floats, dear: float) -> Floats: ...
 
+    def of(self, units: Ints) -> Tie: ...  # the same for some of the units
+
 
 @dataclass(frozen=True, slots=True)
 class Ladders:
@@ -40,6 +42,9 @@ class Ladders:
         small, large = self.volume_mb[unit].reshape(shape), self.volume_mb[after].reshape(shape)
         ordered = (price_after >= price - SLACK) & (price_after / large <= price / small + SLACK)
         return np.where(ordered, 0.0, dear)
+
+    def of(self, units: Ints) -> Ladders:
+        return Ladders(self.volume_mb[units])
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +61,20 @@ class Days:
         limit = self.limit[unit].reshape(shape)
         return np.where(linked, excess(price, price_after, limit) / limit * 1e3 * dear, 0.0)
 
+    def of(self, units: Ints) -> Days:
+        return Days(self.hour[units], self.limit[units])
+
 
 @dataclass(frozen=True, slots=True)
 class Chains:
-    """Chain c is the units offsets[c]:offsets[c + 1]; prices (units, points); `loose` chains are left as they come (chains,)."""
+    """Chain c is the units offsets[c]:offsets[c + 1]; prices (units, points), of which the first `counts` (units,) can be had; `loose`
+    chains are left as they come (chains,)."""
 
     offsets: Ints
     prices: Floats
     tie: Tie
     loose: Bools
+    counts: Ints
 
     def answer(self, score: Floats) -> Ints:
         """The best points for a score (units, points), -inf where there is none: in order as far as there is an order.  Shape (units,)."""
@@ -82,13 +92,23 @@ class Chains:
         price = self.prices[unit, pick]
         bad = (after != unit) & (self.tie.cost(unit, price, after, price[after], 1.0) > 0) & ~self.loose[chain]
         broken = np.unique(chain[bad])
-        for length in np.unique(sizes[broken]):
-            first = self.offsets[broken[sizes[broken] == length]]
-            part = max(CELLS // self.prices.shape[1] ** 2, 1)
+        width = np.maximum.reduceat(self.counts, self.offsets[:-1])[broken]
+        for length, wide in np.unique(np.stack([sizes[broken], width]), axis=1).T:
+            first = self.offsets[broken[(sizes[broken] == length) & (width == wide)]]
+            part = max(CELLS // int(wide) ** 2, 1)
             for start in range(0, len(first), part):
                 yield first[start : start + part, None] + np.arange(length)
 
+    def sample(self, every: int) -> tuple[Chains, Ints]:
+        """Every so many-th chain, and its units here."""
+        sizes, taken = np.diff(self.offsets), np.arange(len(self.offsets) - 1) % every == 0
+        at = np.flatnonzero(np.repeat(taken, sizes))
+        offsets = np.append(0, np.cumsum(sizes[taken]))
+        return Chains(offsets, self.prices[at], self.tie.of(at), self.loose[taken], self.counts[at]), at
+
     def _best(self, units: Ints, score: Floats) -> Ints:
+        wide = int(self.counts[units].max())
+        score = score[:, :wide]
         worth = np.where(np.isfinite(score[units]), score[units], 0.0)
         dear = 1.0 + 4.0 * units.shape[1] * float(np.ptp(worth))
         if not self.tie.ring:
@@ -117,12 +137,13 @@ class Chains:
             best[:, np.arange(best.shape[1]) != start] = -np.inf
         came_from = []
         for before, at in zip(units.T, units.T[1:], strict=False):
-            reach = best[:, :, None] - self.tie.cost(before, self.prices[before][:, :, None], at, self.prices[at][:, None, :], dear)
+            price, after = self.prices[before, : best.shape[1]], self.prices[at, : best.shape[1]]
+            reach = best[:, :, None] - self.tie.cost(before, price[:, :, None], at, after[:, None, :], dear)
             came_from.append(reach.argmax(axis=1))
             best = reach.max(axis=1) + score[at]
         if start is not None:
             last, first = units[:, -1], units[:, 0]
-            best = best - self.tie.cost(last, self.prices[last], first, self.prices[first][:, [start]], dear)
+            best = best - self.tie.cost(last, self.prices[last, : best.shape[1]], first, self.prices[first][:, [start]], dear)
         return _back(best, came_from)
 
 

@@ -17,6 +17,7 @@ from tariffs.rows import Floats, Ints
 
 ROUNDS = 24
 CLOSE = 1e-3  # a limit that is met this closely needs no finer price
+MOST_TURNS = 60
 SLACK = 1e-9
 Answer = Callable[[Floats], Ints]
 
@@ -41,31 +42,30 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The chosen point of each unit (units,), and the price of each limit, in money per unit of its amount."""
+    """The chosen point of each unit (units,), and the price of each limit (limits,), in money per unit of its amount."""
 
     pick: Ints
-    duals: dict[str, float]
+    duals: Floats
 
 
-def keep(values: Floats, limits: Sequence[Limit], answer: Answer) -> Kept:
+def keep(values: Floats, limits: Sequence[Limit], answer: Answer, start: Floats | None = None) -> Kept:
     """The points that are worth most within the limits, up to the gap of a discrete choice; ValueError names the limits that cannot be met.
 
     values  what each point is worth in money, shape (units, points); -inf where it cannot be had
     answer  the best points for given scores of that shape, as (units,); it knows what ties units to one another
+    start   the prices of the limits as far as they are known, such as from a sample of the units, (limits,)
     """
     for limit in limits:
         alone = answer(np.where(np.isfinite(values), -limit.amounts, -np.inf))
         if limit.excess(alone) > 0:
             raise ValueError(_cannot(limit, alone))
-    duals = np.zeros(len(limits))
-    pick = answer(values)
+    duals = np.zeros(len(limits)) if start is None else start.copy()
+    pick = answer(_score(values, limits, duals))
     for _ in range(ROUNDS):
         broken = [limit.excess(pick) for limit in limits]
         worst = int(np.argmax(broken))
         if broken[worst] <= 0:
-            return Kept(
-                _relaxed(values, limits, duals, pick, answer), {limit.name: float(dual) for limit, dual in zip(limits, duals, strict=True)}
-            )
+            return Kept(_relaxed(values, limits, duals, pick, answer), duals)
         duals[worst], pick = _least(values, limits, duals, worst, answer)
     raise ValueError(_together(limits, duals))
 
@@ -74,21 +74,36 @@ def _least(values: Floats, limits: Sequence[Limit], duals: Floats, which: int, a
     """The least price of one limit at which it is met, and the answer there."""
     limit = limits[which]
 
-    def at(dual: float) -> Ints:
-        return answer(_score(values, limits, np.where(np.arange(len(duals)) == which, dual, duals)))
+    def at(dual: float) -> tuple[Ints, float]:
+        pick = answer(_score(values, limits, np.where(np.arange(len(duals)) == which, dual, duals)))
+        return pick, limit.excess(pick)
 
-    low, high = 0.0, _scale(values, limit) * 2.0**-20
-    while limit.excess(pick := at(high)) > 0:
-        low, high = high, high * 8.0
-        if high > _scale(values, limit) * 2.0**30:
-            raise ValueError(_together(limits, np.where(np.arange(len(duals)) == which, high, duals)))
-    while high - low > 1e-6 * high and limit.excess(pick) < -CLOSE * abs(limit.most / limit.per):
-        middle = (low + high) / 2.0
-        if limit.excess(tried := at(middle)) > 0:
-            low = middle
+    low, over, high, pick, under = _bracket(values, limits, duals, which, at)
+    close = CLOSE * abs(limit.most / limit.per)
+    for turn in range(MOST_TURNS):
+        if under >= -close or high - low <= 1e-6 * high:
+            break
+        share = 0.5 if turn % 3 == 2 else min(max(over / (over - under + close), 0.05), 0.95)  # the secant's; now and then the middle
+        tried, excess = at(low + share * (high - low))
+        if excess > 0:
+            low, over = low + share * (high - low), excess
         else:
-            high, pick = middle, tried
+            high, pick, under = low + share * (high - low), tried, excess
     return high, pick
+
+
+def _bracket(
+    values: Floats, limits: Sequence[Limit], duals: Floats, which: int, at: Callable[[float], tuple[Ints, float]]
+) -> tuple[float, float, float, Ints, float]:
+    """A price at which the limit is broken, and by how much; one at which it is met, the answer there, and the excess (at most 0)."""
+    most = _scale(values, limits[which]) * 2.0**30
+    low, over = 0.0, np.inf
+    high, growth = (duals[which] * 1.01, 1.02) if duals[which] > 0 else (_scale(values, limits[which]) * 2.0**-14, 8.0)
+    while (found := at(high))[1] > 0:
+        low, over, high, growth = high, found[1], high * growth, min(growth**2, 8.0)
+        if high > most:
+            raise ValueError(_together(limits, np.where(np.arange(len(duals)) == which, high, duals)))
+    return low, (over if np.isfinite(over) else abs(limits[which].most / limits[which].per)), high, *found
 
 
 def _relaxed(values: Floats, limits: Sequence[Limit], duals: Floats, pick: Ints, answer: Answer) -> Ints:
