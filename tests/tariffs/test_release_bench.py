@@ -187,7 +187,6 @@ def in_s3() -> Iterator[Callable[[], Place]]:
     if not DONE.exists():
         pytest.skip(MISSING)
     from hundredfold.aws.store import S3Store
-    from tariffs.release.afar import S3Once
 
     with Emulator() as emulator, emulator.reached():
 
@@ -195,7 +194,7 @@ def in_s3() -> Iterator[Callable[[], Place]]:
             name = f"bucket-{uuid4().hex[:12]}"
             emulator.client("s3").create_bucket(Bucket=name)
             store = S3Store(name)
-            return Place(store, S3Once(store))
+            return Place(store, store)
 
         yield new
 

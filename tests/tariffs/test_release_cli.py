@@ -289,10 +289,9 @@ def stack() -> Iterator[str]:
 
 def test_the_same_on_aws(stack: str, tmp_path: Path) -> None:
     from hundredfold.aws.home import StackHome
-    from tariffs.release.afar import S3Once
 
     store = StackHome(stack).store
-    place = Place(store, S3Once(store))
+    place = Place(store, store)
     place.publish()
     place.publish(changed(table(), "YOUTH/ACCRA/DAY", price=2.2))
     say, there = speaking(tmp_path / "none", tmp_path), ("--on", "aws")

@@ -409,11 +409,11 @@ def test_a_decision_is_made_anew_upon_what_somebody_else_decided_meanwhile(place
         def __init__(self) -> None:
             self.calls = 0
 
-        def put(self, key: str, data: bytes) -> bool:
+        def put_new(self, key: str, data: bytes) -> bool:
             self.calls += 1
             if self.calls == 1:
                 place.approve(1, by="kofi")
-            return place.once.put(key, data)
+            return place.once.put_new(key, data)
 
     with pytest.raises(StateError, match="release 1 cannot be approved: it is approved already"):
         verbs.approve(1, place.said("ama"), place.store, Overtaken(), place.sources, NOW)

@@ -36,9 +36,9 @@ POINTER = f"{ROOT}/active.json"
 
 
 class Once(Protocol):
-    """The door through which entries go: what is there is never written over."""
+    """The door through which entries go: what is there is never written over.  In S3, the store itself is one."""
 
-    def put(self, key: str, data: bytes) -> bool:
+    def put_new(self, key: str, data: bytes) -> bool:
         """Write an object where there is none, whole and durable when the call returns; False, and nothing changes, where there is one."""
 
 
@@ -49,7 +49,7 @@ class Locked:
     store: Store
     lock: Callable[[], AbstractContextManager[None]]
 
-    def put(self, key: str, data: bytes) -> bool:
+    def put_new(self, key: str, data: bytes) -> bool:
         with self.lock():
             if _got(self.store, key) is not None:
                 return False
@@ -138,7 +138,7 @@ def read_book(store: Store) -> Book:
 
 def add(entry: Entry, once: Once) -> bool:
     """Put an entry into the log; False if somebody else was first with its number."""
-    return once.put(f"{LOG}/{entry.number:06d}.json", encode(entry))
+    return once.put_new(f"{LOG}/{entry.number:06d}.json", encode(entry))
 
 
 def settle(store: Store) -> bool:
