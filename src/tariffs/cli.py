@@ -127,6 +127,12 @@ def approve(
 @app.command()
 @takes_version
 @takes_despite
+@click.option(
+    "--canary",
+    multiple=True,
+    metavar="PLACE",
+    help="In some locations first: by name (can be given again), or a share such as 10%. Elsewhere all stays as it is.",
+)
 @click.option("--same-person", is_flag=True, help="The one who approved it activates it too; needs --reason.")
 @says
 @takes_catalogue
@@ -135,6 +141,7 @@ def approve(
 def activate(
     version: int,
     despite: Sequence[str],
+    canary: Sequence[str],
     same_person: bool,
     by: str | None,
     reason: str,
@@ -146,17 +153,15 @@ def activate(
     from tariffs.release import show, verbs
 
     home, once = _open(where)
-    done = verbs.activate(
-        version,
-        _said(by, reason),
-        home.store,
-        once,
-        _sources(home, catalogue),
-        _moment(as_of),
-        despite=_codes(despite),
-        same_person=same_person,
-    )
+    said, sources, now, codes = _said(by, reason), _sources(home, catalogue), _moment(as_of), _codes(despite)
+    if canary:
+        places = _places(canary)
+        done = verbs.try_out(version, places, said, home.store, once, sources, now, despite=codes, same_person=same_person)
+    else:
+        done = verbs.activate(version, said, home.store, once, sources, now, despite=codes, same_person=same_person)
     show.show_done(done, _folder(home, done.book))
+    if canary:
+        show.show_hints([(_command(where, "activate", str(version)), "lets charging use it everywhere")])
     show.show_hints([(_command(where, "kill", "--to", "last-approved"), "takes it back at once, should it be wrong")])
 
 
@@ -371,6 +376,17 @@ def _moment(as_of: str | None) -> dt.datetime:
     except ValueError:
         raise UsageError(f"--as-of is {as_of!r}, wanted a time such as 2026-06-30 or 2026-06-30T12:00") from None
     return moment.astimezone(dt.UTC) if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
+
+
+def _places(given: Sequence[str]) -> Sequence[str] | float:
+    """Locations by name, or one share."""
+    names = [name.strip() for text in given for name in text.split(",") if name.strip()]
+    if len(names) == 1 and names[0].endswith("%"):
+        try:
+            return float(names[0].removesuffix("%")) / 100.0
+        except ValueError:
+            raise UsageError(f"--canary is {names[0]!r}, wanted locations, or a share such as 10%") from None
+    return names
 
 
 def _day(text: str | None, option: str) -> dt.date | None:

@@ -148,6 +148,9 @@ class Place:
         self.activate(version)
         return version
 
+    def try_out(self, version: int, places: Any, by: str = "kofi", reason: str = "", **how: Any) -> verbs.Done:
+        return verbs.try_out(version, places, self.said(by, reason), self.store, self.once, self.sources, how.pop("now", NOW), **how)
+
     def kill(self, to: Any, by: str = "esi") -> verbs.Done:
         return verbs.kill(to, self.said(by, "kill switch"), self.store, self.once)
 
