@@ -160,9 +160,12 @@ def activate(
     else:
         done = verbs.activate(version, said, home.store, once, sources, now, despite=codes, same_person=same_person)
     show.show_done(done, _folder(home, done.book))
-    if canary:
-        show.show_hints([(_command(where, "activate", str(version)), "lets charging use it everywhere")])
-    show.show_hints([(_command(where, "kill", "--to", "last-approved"), "takes it back at once, should it be wrong")])
+    further = [
+        (_command(where, "measure", "active"), "holds those places against the others, once there are newer sales"),
+        (_command(where, "activate", str(version)), "lets charging use it everywhere"),
+    ]
+    back = (_command(where, "kill", "--to", "last-approved"), "takes it back at once, should it be wrong")
+    show.show_hints([*(further if canary else []), back])
 
 
 @app.command()

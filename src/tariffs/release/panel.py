@@ -66,7 +66,7 @@ def _spikes(quantity: Floats) -> Bools:
     there = np.isfinite(quantity)
     sold = np.where(there, quantity, 0.0)
     others = np.maximum(there.sum(axis=1, keepdims=True) - 1, 1)
-    return there & (sold > SPIKE_SHARE * (sold.sum(axis=1, keepdims=True) - sold) / others + SPIKE_UNITS)
+    return np.asarray(there & (sold > SPIKE_SHARE * (sold.sum(axis=1, keepdims=True) - sold) / others + SPIKE_UNITS), dtype=np.bool_)
 
 
 def numbers_of(table: pa.Table, name: str) -> tuple[list[str], Ints]:
