@@ -219,6 +219,14 @@ def test_a_spike_in_the_feed_moves_nothing() -> None:
     assert kpi(found, "margin").change == pytest.approx(clean.change, abs=0.01)
 
 
+def test_one_large_week_alone_is_no_spike() -> None:
+    sales = pa.table(
+        {"unit_key": ["C1/07/WEEKDAY"], "week": [dt.date(2026, 7, 12)], "quantity": [9000.0], "price": [0.5], "active_subs": [50.0]}
+    )
+    panel = panel_of(table(voice("C1")), sales)
+    assert (panel.quantity.tolist(), panel.set_aside) == ([[9000.0]], 0)
+
+
 def test_weeks_at_other_prices_are_left_out() -> None:
     made, sales, _ = world(locations=40, held=10)
     trial = pc.equal(sales["week"], pa.scalar(dt.date(2026, 7, 12)))
