@@ -101,8 +101,8 @@ def test_support_says_that_nothing_is_recorded() -> None:
 
 
 def test_competitor_finds_prices_that_a_regulator_forbids() -> None:
-    asked = CATALOGUE.append_column("competitor_price", pa.array([2.0, None, None], pa.float64()))
-    asked = asked.append_column("competitor_low", pa.array([1.8, None, None], pa.float64()))
+    asked = CATALOGUE.append_column("competitor_reference", pa.array([2.0, None, None], pa.float64()))
+    asked = asked.append_column("competitor_min", pa.array([1.8, None, None], pa.float64()))
     dear = found(guards.NAMED["COMPETITOR"], catalogue=asked, table=moved("YOUTH/ACCRA/DAY", price=2.3))
     assert (dear.passed, dear.cases) == (False, ("YOUTH/ACCRA/DAY: 2.3, and competitors ask 2",))
     cheap = found(guards.NAMED["COMPETITOR"], catalogue=asked, table=moved("YOUTH/ACCRA/DAY", price=1.7))
