@@ -106,6 +106,11 @@ def test_one_file_of_the_model_knows_the_engine() -> None:
     assert [name for name in knowing if not name.startswith(("tariffs/cli.py", "tariffs/release/"))] in ([], ["tariffs/job.py"])
 
 
+@pytest.mark.parametrize("library", ["boto3", "botocore", "s3transfer"])
+def test_the_application_reaches_aws_through_the_engine_only(library: str) -> None:
+    assert [p for p in sorted((SOURCE / "tariffs").rglob("*.py")) if library in {module.split(".")[0] for module in _plain(p)}] == []
+
+
 def _plain(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

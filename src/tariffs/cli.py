@@ -16,7 +16,7 @@ import click
 
 from hundredfold import __version__
 from hundredfold.errors import HundredfoldError, UsageError
-from hundredfold.options import Group, Where, argument, needing, takes_as_of, takes_json, takes_place
+from hundredfold.options import Group, Where, argument, takes_as_of, takes_json, takes_place
 from tariffs import dirt
 from tariffs.evidence.commands import evidence
 
@@ -129,6 +129,12 @@ def approve(
 @app.command()
 @takes_version
 @takes_despite
+@click.option(
+    "--canary",
+    multiple=True,
+    metavar="PLACE",
+    help="In some locations first: by name (can be given again), or a share such as 10%. Elsewhere all stays as it is.",
+)
 @click.option("--same-person", is_flag=True, help="The one who approved it activates it too; needs --reason.")
 @says
 @takes_catalogue
@@ -137,6 +143,7 @@ def approve(
 def activate(
     version: int,
     despite: Sequence[str],
+    canary: Sequence[str],
     same_person: bool,
     by: str | None,
     reason: str,
@@ -148,18 +155,19 @@ def activate(
     from tariffs.release import show, verbs
 
     home, once = _open(where)
-    done = verbs.activate(
-        version,
-        _said(by, reason),
-        home.store,
-        once,
-        _sources(home, catalogue),
-        _moment(as_of),
-        despite=_codes(despite),
-        same_person=same_person,
-    )
+    said, sources, now, codes = _said(by, reason), _sources(home, catalogue), _moment(as_of), _codes(despite)
+    if canary:
+        places = _places(canary)
+        done = verbs.try_out(version, places, said, home.store, once, sources, now, despite=codes, same_person=same_person)
+    else:
+        done = verbs.activate(version, said, home.store, once, sources, now, despite=codes, same_person=same_person)
     show.show_done(done, _folder(home, done.book))
-    show.show_hints([(_command(where, "kill", "--to", "last-approved"), "takes it back at once, should it be wrong")])
+    further = [
+        (_command(where, "measure", "active"), "holds those places against the others, once there are newer sales"),
+        (_command(where, "activate", str(version)), "lets charging use it everywhere"),
+    ]
+    back = (_command(where, "kill", "--to", "last-approved"), "takes it back at once, should it be wrong")
+    show.show_hints([*(further if canary else []), back])
 
 
 @app.command()
@@ -321,9 +329,7 @@ def _open(where: Where) -> tuple[Any, Any]:
     """The home of the releases, and the door through which entries go into their log."""
     home = where.open(JOB)
     if where.aws:
-        with needing("aws"):
-            from tariffs.release.afar import S3Once
-        return home, S3Once(home.store)
+        return home, home.store  # S3 itself refuses to write over an entry
     from tariffs.release.shelf import Locked
 
     return home, Locked(home.store, lambda: home.publishing(f"{JOB}.approvals"))  # not that of a run that publishes: it may hang
@@ -381,6 +387,17 @@ def _moment(as_of: str | None) -> dt.datetime:
     except ValueError:
         raise UsageError(f"--as-of is {as_of!r}, wanted a time such as 2026-06-30 or 2026-06-30T12:00") from None
     return moment.astimezone(dt.UTC) if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
+
+
+def _places(given: Sequence[str]) -> Sequence[str] | float:
+    """Locations by name, or one share."""
+    names = [name.strip() for text in given for name in text.split(",") if name.strip()]
+    if len(names) == 1 and names[0].endswith("%"):
+        try:
+            return float(names[0].removesuffix("%")) / 100.0
+        except ValueError:
+            raise UsageError(f"--canary is {names[0]!r}, wanted locations, or a share such as 10%") from None
+    return names
 
 
 def _day(text: str | None, option: str) -> dt.date | None:

@@ -148,6 +148,9 @@ class Place:
         self.activate(version)
         return version
 
+    def try_out(self, version: int, places: Any, by: str = "kofi", reason: str = "", **how: Any) -> verbs.Done:
+        return verbs.try_out(version, places, self.said(by, reason), self.store, self.once, self.sources, how.pop("now", NOW), **how)
+
     def kill(self, to: Any, by: str = "esi") -> verbs.Done:
         return verbs.kill(to, self.said(by, "kill switch"), self.store, self.once)
 
@@ -187,7 +190,6 @@ def in_s3() -> Iterator[Callable[[], Place]]:
     if not DONE.exists():
         pytest.skip(MISSING)
     from hundredfold.aws.store import S3Store
-    from tariffs.release.afar import S3Once
 
     with Emulator() as emulator, emulator.reached():
 
@@ -195,7 +197,7 @@ def in_s3() -> Iterator[Callable[[], Place]]:
             name = f"bucket-{uuid4().hex[:12]}"
             emulator.client("s3").create_bucket(Bucket=name)
             store = S3Store(name)
-            return Place(store, S3Once(store))
+            return Place(store, store)
 
         yield new
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import io
 import json
 import os
@@ -14,7 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
+from aftermath import bundles_after, voice_after
 from click import Option
 from test_release_bench import Place, changed, in_s3, table
 
@@ -22,7 +27,8 @@ import hundredfold
 from hundredfold.steps.publish import folder_of
 from tariffs import demo
 from tariffs.cli import app
-from tariffs.generator import AS_OF
+from tariffs.generator import AS_OF, SIZES
+from tariffs.generator.bundles import BUNDLES, UNIT_COST, bundle_block
 from tariffs.release import shelf
 from tariffs.release.delta import Delta, apply
 from tariffs.release.tables import CHARGING, read
@@ -120,6 +126,64 @@ def test_a_week_of_a_pricing_team(say: Say, home: Path) -> None:
     assert [word for word in ("approve", "activate", "kill") if f"UTC  {word}  by" in log] == ["approve", "activate", "kill"]
     assert "esi" in log
     assert "complaints in Tamale" in log
+
+
+def test_a_canary_is_tried_in_a_share_of_the_places_and_killed_in_one_step(in_use: Say, home: Path) -> None:
+    reason = ("--despite", "STEP", "--reason", "full cells")
+    assert in_use("approve", "2", "--by", "ama", "--as-of", MONDAY, *reason).code == 0
+    tried = in_use("activate", "2", "--by", "kofi", "--canary", "10%", "--as-of", MONDAY)
+    assert tried.code == 0, tried.err
+    assert tried.out.splitlines()[0] == "release 2 is tried in some places"
+    assert "charging uses release 1, with release 2 in 2 locations" in tried.out
+    assert "2  canary" in in_use("status").out
+    places = in_use("status", "--json").json["charging"]["places"]
+    pointer = json.loads((home / "releases/tariffs/active.json").read_text())
+    rows = read((home / pointer["folder"] / "price_table.parquet").read_bytes()).to_pylist()
+    assert {r["location"] for r in rows if r["table_version"] == 2} == set(places)
+    assert len(rows) == 3960
+    killed = in_use("kill", "--to", "last-approved")
+    assert killed.out.splitlines()[:2] == ["release 2 is killed, and so withdrawn", "charging uses release 1"]
+
+
+def test_what_a_table_did_is_measured_on_newer_sales(in_use: Say, published: Path, tmp_path: Path) -> None:
+    sales, usage = later(published)
+    pq.write_table(sales, tmp_path / "sales.parquet")
+    pq.write_table(usage, tmp_path / "usage.parquet")
+    words = ("measure", "--since", "2026-06-29", "--sales", "sales.parquet", "--usage", "usage.parquet")
+    told = in_use(*words)
+    assert (told.code, told.err) == (0, "")
+    assert "Release 1, in use from 2026-06-29; sales of sales.parquet, usage.parquet" in told.out
+    assert "8 weeks (2026-05-10 to 2026-06-28) before against 4 weeks (2026-07-05 to 2026-07-26) after" in told.out
+    assert "1 of 20 locations are control" in told.out
+    facts = in_use(*words, "--json").json
+    margin = next(k for k in facts["kpis"] if (k["kind"], k["name"]) == ("voice", "margin"))
+    assert margin["effect"]["lo"] < margin["promised"] < margin["effect"]["hi"]
+    assert {c["name"] for c in facts["charts"]} >= {"YOUTH", "voice WEEKDAY"}
+    assert in_use("measure").code == 1  # the newest run has no sales of after the release
+    assert in_use("measure", "2").code == 2  # it was never in use
+
+
+def later(published: Path) -> tuple[pa.Table, pa.Table]:
+    """The demo's sales with four weeks at the prices of release 1 behind them."""
+    data, run = published.parent / "data", sorted((published / "runs").iterdir())[0]
+    rows = read((published / folder_of("tariffs", 1) / "price_table.parquet").read_bytes()).to_pylist()
+    sales, usage = read((run / "sources/bundle_sales.parquet").read_bytes()), read((data / "voice_usage.parquet").read_bytes())
+    price = {(r["segment"], r["location"], r["product"]): r["price"] for r in rows if r["kind"] == "bundle"}
+    discount = {(r["cell"], r["hour"], r["day_type"]): r["discount_class"] / 100 for r in rows if r["kind"] == "voice"}
+    control = {r["location"] for r in rows if r["control_flag"]}
+    cost = {b.product: float(c) for b, c in zip(BUNDLES, UNIT_COST, strict=True)}
+    truth = {name: read((data / f"truth/{name}.parquet").read_bytes()) for name in ("bundles", "voice")}
+    whole = bundle_block(7, SIZES["demo"], 0).sales
+    sold = bundles_after(truth["bundles"], last_week(whole), price, control, cost).sales
+    called = voice_after(truth["voice"], last_week(usage), discount)
+    return (
+        pa.concat_tables([sales, sold.select(sales.column_names).cast(sales.schema)]),
+        pa.concat_tables([usage, called.select(usage.column_names).cast(usage.schema)]),
+    )
+
+
+def last_week(sales: pa.Table) -> pa.Table:
+    return sales.filter(pc.equal(sales["week"].cast(pa.date32()), AS_OF.date() - dt.timedelta(days=1)))
 
 
 def test_a_guard_that_fails_is_exit_status_1_and_the_way_on_is_told(say: Say) -> None:
@@ -289,10 +353,9 @@ def stack() -> Iterator[str]:
 
 def test_the_same_on_aws(stack: str, tmp_path: Path) -> None:
     from hundredfold.aws.home import StackHome
-    from tariffs.release.afar import S3Once
 
     store = StackHome(stack).store
-    place = Place(store, S3Once(store))
+    place = Place(store, store)
     place.publish()
     place.publish(changed(table(), "YOUTH/ACCRA/DAY", price=2.2))
     say, there = speaking(tmp_path / "none", tmp_path), ("--on", "aws")

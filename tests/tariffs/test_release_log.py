@@ -113,6 +113,21 @@ def test_a_draft_that_was_withdrawn_is_nothing_to_go_back_to() -> None:
     assert grown(*STORY, ([(3, W)], Table(2))).fallbacks() == [1]
 
 
+def test_a_canary_that_the_moves_do_not_make_is_not_believed() -> None:
+    book = grown(*STORY)
+    said = book.entry("canary", SAID, moves=((3, A),), charging=Table(2, canary=3, places=("ACCRA",)))
+    with pytest.raises(
+        BrokenLog, match=r"says that charging uses release 2, with release 3 in 1 location, and its moves make canaries: \[\]"
+    ):
+        book.then(encode(said))
+
+
+def test_entries_of_before_there_were_canaries_are_read() -> None:
+    entry = json.loads(encode(Book().entry("approve", SAID, moves=((1, A),), against=Table(2, rule=True))))
+    entry["against"] = {"version": 2, "rule": True}
+    assert decode(json.dumps(entry).encode()).against == Table(2, rule=True)
+
+
 def test_the_last_limit_that_was_said_holds() -> None:
     book = Book()
     for limits in ({"data_age": 21.0, "units_lost": 3.0}, {"data_age": 7.0}):
@@ -132,8 +147,15 @@ def test_whatever_people_try_one_release_at_most_is_active(tries: list[tuple[int
         except Refused:
             continue
         active = [v for v, s in states.items() if s is State.ACTIVE]
+        tried = [v for v, s in states.items() if s is State.CANARY]
         assert len(active) <= 1
-        book = book.then(encode(book.entry("try", SAID, moves=tuple(moves), charging=Table(active[0]) if active else None)))
+        canary: dict[str, Any] = {"canary": tried[0], "places": ("ACCRA",)} if tried else {}
+        entry = encode(book.entry("try", SAID, moves=tuple(moves), charging=Table(active[0], **canary) if active else None))
+        if len(tried) > 1 or (tried and not active):
+            with pytest.raises(BrokenLog, match="its moves make canaries"):
+                book.then(entry)
+            continue
+        book = book.then(entry)
     assert all(book.state(v) is not State.DRAFT and v != (book.charging and book.charging.version) for v in book.fallbacks())
     assert [e.number for e in book.entries] == list(range(1, len(book.entries) + 1))
     assert json.loads(encode(book.entry("next", SAID)))["before"] == book.last

@@ -152,6 +152,7 @@ def test_a_table_that_the_kill_switch_brought_is_valid_from_then_on() -> None:
     [
         (State.DRAFT, False, "In test"),
         (State.APPROVED, False, "Active"),
+        (State.CANARY, True, "Active"),
         (State.ACTIVE, True, "Launched"),
         (State.WITHDRAWN, True, "Retired"),
         (State.WITHDRAWN, False, "Rejected"),

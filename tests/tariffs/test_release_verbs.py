@@ -23,7 +23,7 @@ from hundredfold.errors import HomeError, PublishRefused, StateError, UsageError
 from hundredfold.steps.publish import current, folder_of, rollback
 from hundredfold.testing import Fault, Faulty, FaultyAfter, MemoryStore
 from tariffs.release import shelf, verbs
-from tariffs.release.log import Table
+from tariffs.release.log import Said, Table
 from tariffs.release.shelf import JOB
 from tariffs.release.tables import read
 from tariffs.release.verbs import LAST_APPROVED, RULE
@@ -352,10 +352,12 @@ def test_from_the_rule_a_new_release_is_activated_as_usual(disk: Place) -> None:
     assert (disk.state(1), disk.state(2)) == ("withdrawn", "active")
 
 
-def test_a_rule_table_that_was_damaged_is_made_again(disk: Place) -> None:
+@pytest.mark.parametrize(("name", "left"), [("price_table.csv", b""), ("rule.json", b'{"version": 1, "fil'), ("rule.json", b"{}")])
+def test_a_rule_table_that_was_damaged_is_made_again(disk: Place, name: str, left: bytes) -> None:
     disk.use()
-    disk.store.put("releases/tariffs/rule/000001/price_table.csv", b"")
+    disk.store.put(f"releases/tariffs/rule/000001/{name}", left)
     disk.kill(RULE)
+    assert disk.pointer["files"]
     assert disk.store.get("releases/tariffs/rule/000001/price_table.csv").to_pybytes().startswith(b"unit_key,")
 
 
@@ -409,11 +411,11 @@ def test_a_decision_is_made_anew_upon_what_somebody_else_decided_meanwhile(place
         def __init__(self) -> None:
             self.calls = 0
 
-        def put(self, key: str, data: bytes) -> bool:
+        def put_new(self, key: str, data: bytes) -> bool:
             self.calls += 1
             if self.calls == 1:
                 place.approve(1, by="kofi")
-            return place.once.put(key, data)
+            return place.once.put_new(key, data)
 
     with pytest.raises(StateError, match="release 1 cannot be approved: it is approved already"):
         verbs.approve(1, place.said("ama"), place.store, Overtaken(), place.sources, NOW)
@@ -517,6 +519,26 @@ def whole(place: Place) -> None:
     assert read(place.store.get(f"{place.pointer['folder']}/price_table.parquet")).num_rows == 6
 
 
+def test_a_clock_that_runs_backwards_changes_nothing_but_the_times_told(disk: Place) -> None:
+    disk.use()
+    early = Said("esi", "robot@desk", "1999-01-01T00:00:00Z", "kill switch", "1f")
+    disk.use(DEAR)
+    verbs.kill(LAST_APPROVED, early, disk.store, disk.once)
+    assert (disk.book.charging, disk.pointer["version"], disk.pointer["since"]) == (Table(1), 1, early.at)
+
+
+def test_the_kill_switch_and_an_activation_at_once_leave_what_the_log_says_last(place: Place) -> None:
+    place.use()
+    place.use(DEAR)
+    place.approve(place.publish())
+    with ThreadPoolExecutor(3) as pool:
+        done = [pool.submit(place.activate, 3), pool.submit(place.kill, RULE), pool.submit(place.kill, LAST_APPROVED)]
+    assert not [e for d in done if (e := d.exception()) is not None and not isinstance(e, StateError)]
+    assert place.pointer["version"] == place.book.charging.version  # type: ignore[union-attr]
+    assert place.pointer["entry"] == place.book.since().number  # type: ignore[union-attr]
+    assert sum(place.state(v) == "active" for v in (1, 2, 3)) == (0 if place.pointer["rule"] else 1)
+
+
 def test_a_pointer_that_lags_behind_is_put_right_by_whoever_comes_next(place: Place) -> None:
     place.use()
     old = place.store.get(shelf.POINTER).to_pybytes()
@@ -544,7 +566,9 @@ def test_the_facts_tell_every_release_with_its_last_decision(disk: Place) -> Non
     disk.damage(3)
     disk.store.put(f"{folder_of(JOB, 4)}/release.json", b"{half")
     facts = verbs.facts(disk.book, disk.store)
-    assert facts["charging"] == {"version": 2, "rule": False, "since": "2026-06-29T12:00:00Z", "by": "kofi", "entry": 4}
+    assert facts["charging"] == {
+        "version": 2, "rule": False, "canary": None, "places": [], "since": "2026-06-29T12:00:00Z", "by": "kofi", "entry": 4,
+    }  # fmt: skip
     assert [(r["version"], r["state"], r["event"], r["by"]) for r in facts["releases"]] == [
         (4, "draft", None, None),
         (3, "draft", None, None),

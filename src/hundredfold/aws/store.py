@@ -40,6 +40,8 @@ AT_ONCE = 1000  # so many keys one call may delete
 TRIES = 5  # of what boto3 does not try again by itself
 CUT_OFF = (ConnectionClosedError, FlexibleChecksumError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
 ABSENT = {"NoSuchKey", "404"}
+TAKEN = {"PreconditionFailed", "412"}
+RACED = {"ConditionalRequestConflict", "409"}  # another write of the same key was under way: ask again
 REPLACED = (
     transfer.S3DownloadFailedError,
     getattr(transfer, "S3CopyFailedError", transfer.S3DownloadFailedError),
@@ -71,6 +73,26 @@ class S3Store:
         full = self._full(key)
         with self._told(key, "written"):
             client("s3").put_object(Bucket=self.bucket, Key=full, Body=bytes(data))
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        """Write where there is nothing, whole and durable when the call returns; False, and nothing changes, where there is an object.
+
+        S3 itself lets one writer of a key win, wherever the others are (`If-None-Match: *`). A write whose answer was lost is sent
+        again by boto3 and then refused, by our own object: so an object with the same bytes counts as written.
+        """
+        full = self._full(key)
+        with self._told(key, "written"):
+            for pause in _pauses():
+                try:
+                    client("s3").put_object(Bucket=self.bucket, Key=full, Body=data, IfNoneMatch="*")
+                    return True
+                except ClientError as error:
+                    if code(error) in TAKEN:
+                        return self._read(full) == data
+                    if code(error) not in RACED or pause is None:
+                        raise
+                    time.sleep(pause)
+        raise AssertionError("the last try returns or raises")
 
     def get(self, key: str) -> pa.Buffer:
         """The object's bytes; KeyError if there is none."""

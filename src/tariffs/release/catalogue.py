@@ -31,8 +31,8 @@ MORE = {  # what some guards go by, where the catalogue has it
     "rung": pa.float64(),
     "volume_mb": pa.float64(),
     "validity_days": pa.float64(),
-    "competitor_low": pa.float64(),
-    "competitor_price": pa.float64(),
+    "competitor_min": pa.float64(),
+    "competitor_reference": pa.float64(),
 }
 
 

@@ -25,7 +25,7 @@ from tariffs.release.panel import Ints
 from tariffs.release.tables import Bools, Floats
 
 FEWEST = 5  # locations in all, for an interval to mean something
-TOLERANCE, MOST_STEPS = 1e-10, 50
+TOLERANCE, MOST_STEPS, RUNAWAY = 1e-10, 50, 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +61,16 @@ class Cells:
 
 def effect(cells: Cells) -> Effect | None:
     """None where nothing tells it: no control unit, or no unit that is seen both before and after."""
-    kept = _telling(cells)
-    c = Cells(kept.y, kept.exposure, kept.treated, _identified(kept), kept.place)
+    c = _telling(cells)
     ever = c.treated.any(axis=1)
     if not ever.any() or ever.all():
         return None
-    delta, residual, mu = _fit(c)
-    if not math.isfinite(delta):
+    for group in (_identified(c), np.zeros_like(c.group)):  # where a group is too thin for a season of its own, all share one
+        c = Cells(c.y, c.exposure, c.treated, group, c.place)
+        delta, residual, mu = _fit(c)
+        if math.isfinite(delta):
+            break
+    else:
         return None
     lean, score = _score(c, residual, mu)
     se, freedom = _error(c.place, lean, score)
@@ -116,14 +119,14 @@ def _fit(c: Cells) -> tuple[float, Floats, Floats]:
     free = _free(c, group, len(groups))
     for _ in range(MOST_STEPS):
         mu = _fitted(c, total, gamma[group], delta)
-        step = _newton(c, group, total, mu, free)
+        step = np.clip(_newton(c, group, total, mu, free), -2.0, 2.0)
         gamma[free] += step[:-1]
         delta += step[-1]
         if np.abs(step).max() < TOLERANCE:
             mu = _fitted(c, total, gamma[group], delta)
             return float(delta), c.y - mu, mu
-        if not np.isfinite(step).all() or abs(delta) > 10:
-            break
+        if np.abs(gamma).max() > RUNAWAY or abs(delta) > RUNAWAY:
+            break  # some week or arm sold nothing: there is no finite answer
     return math.nan, c.y, c.y
 
 

@@ -107,13 +107,15 @@ def standing_of(table: Table, book: Book, base: str | None = None) -> tmf620.Sta
 
 
 def _state(table: Table, book: Book) -> State:
-    """A release's state; the rule's table is active while charging uses it."""
-    if table.rule:
+    """A release's state; a table that was made here is active while charging uses it."""
+    if table.rule or table.canary is not None:
         return State.ACTIVE if book.charging == table else State.APPROVED
     return book.state(table.version)
 
 
 def _with_status(rows: pa.Table, state: State) -> pa.Table:
+    if state is State.CANARY:
+        state = State.APPROVED  # as a whole; `export active` has the places where it counts
     return rows.set_column(rows.schema.get_field_index("status"), "status", pa.array([state.value] * rows.num_rows, pa.string()))
 
 

@@ -27,12 +27,24 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table that charging can use: a release's own, or the prices of the rule of thumb for that release's units."""
+    """A table that charging can use: a release's own, or the prices of the rule of thumb for that release's units.
+
+    With a canary it is that table with the rows of another release in some places (locations).
+    """
 
     version: int
     rule: bool = False
+    canary: int | None = None
+    places: tuple[str, ...] = ()
+
+    @property
+    def base(self) -> Table:
+        """What charging uses where there is no canary."""
+        return Table(self.version, self.rule)
 
     def __str__(self) -> str:
+        if self.canary is not None:
+            return f"{self.base}, with release {self.canary} in {len(self.places):,} location{'s' * (len(self.places) != 1)}"
         return f"the rule table of release {self.version}" if self.rule else f"release {self.version}"
 
 
@@ -124,8 +136,8 @@ class Book:
         return next((e for e in reversed(self.entries) if e.event(version) is Event.APPROVE), None)
 
     def was_used(self, version: int) -> bool:
-        """Whether charging has ever used the release's own table."""
-        return any(entry.charging == Table(version) for entry in self.entries)
+        """Whether charging has ever used the release's own table, if only in some places."""
+        return any(e.charging is not None and (e.charging.base == Table(version) or e.charging.canary == version) for e in self.entries)
 
     def fallbacks(self) -> list[int]:
         """The approved releases that the kill switch may go back to, best first: those that charging used, the latest first; then those
@@ -172,6 +184,9 @@ class Book:
         active = {version for version, state in states.items() if state is State.ACTIVE}
         if active != ({entry.charging.version} if entry.charging and not entry.charging.rule else set()):
             raise BrokenLog(f"entry {entry.number} says that charging uses {entry.charging}, and its moves make active: {sorted(active)}")
+        tried = {version for version, state in states.items() if state is State.CANARY}
+        if tried != ({entry.charging.canary} if entry.charging and entry.charging.canary is not None else set()):
+            raise BrokenLog(f"entry {entry.number} says that charging uses {entry.charging}, and its moves make canaries: {sorted(tried)}")
         limits = {**self.limits, **entry.limits}
         return Book((*self.entries, entry), states, limits, hashlib.sha256(data).hexdigest())
 
@@ -183,6 +198,7 @@ class Book:
 
 PAST = {
     Event.APPROVE: "approved",
+    Event.TRY: "tried in some places",
     Event.ACTIVATE: "activated",
     Event.REPLACE: "replaced",
     Event.WITHDRAW: "withdrawn",
@@ -203,11 +219,15 @@ def decode(data: bytes) -> Entry:
         read = {
             "said": Said(**facts["said"]),
             "moves": tuple((int(version), Event(event)) for version, event in facts["moves"]),
-            "charging": facts["charging"] and Table(**facts["charging"]),
-            "against": facts["against"] and Table(**facts["against"]),
+            "charging": facts["charging"] and _table(facts["charging"]),
+            "against": facts["against"] and _table(facts["against"]),
             "findings": tuple(Finding(**{**f, "cases": tuple(f["cases"])}) for f in facts["findings"]),
             "despite": tuple(facts["despite"]),
         }
         return Entry(**{**facts, **read})
     except (ValueError, KeyError, TypeError) as error:
         raise BrokenLog(f"an entry cannot be read: {error}") from error
+
+
+def _table(facts: Mapping[str, Any]) -> Table:
+    return Table(**{**facts, "places": tuple(facts.get("places", ()))})

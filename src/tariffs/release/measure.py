@@ -52,7 +52,7 @@ class Band:
 @dataclass(frozen=True, slots=True)
 class Measured:
     """before, after   the weeks that were compared, by the day that they end on
-    moved          share of the units with another price than before;  unknown  rows of sales for units that the table has not
+    moved          share of the units with another price than before;  unknown, set_aside  rows of sales: of units that the table has not; that are spikes
     placebo        the same comparison within the weeks before, where there can be no effect, by kind
     champion       margin a week that the table expects of itself, of the rule's prices, and of no change at all, by kind
     """
@@ -61,6 +61,7 @@ class Measured:
     after: tuple[str, ...]
     moved: float
     unknown: int
+    set_aside: int
     kpis: tuple[Kpi, ...]
     placebo: tuple[Kpi, ...]
     bands: tuple[Band, ...]
@@ -96,6 +97,7 @@ def measure(
         tuple(str(w) for w in panel.weeks[after]),
         float((unit.price != unit.current).mean()) if table.num_rows else 0.0,
         panel.unknown,
+        panel.set_aside,
         tuple(unit.kpis()),
         tuple(unit.placebos()),
         tuple(unit.bands()),

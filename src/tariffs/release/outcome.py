@@ -43,7 +43,7 @@ def outcome(
     """Measure a table; UsageError if it was never in use and nobody says since when, StateError if there are no sales to measure it by."""
     book = shelf.read_book(home.store)
     table = table_of(word, book, home.store)
-    rows = shelf.rows(table, home.store)
+    rows = shelf.rows(table, home.store) if table.canary is None else _trial(table, home.store)
     begins, ends = span(book, table)
     begins, ends = since or _from(rows, begins), until or ends
     if begins is None:
@@ -67,6 +67,16 @@ def outcome(
             hint="run the job again when there are newer sales; or: tariffs measure --since DATE",
         )
     return Outcome(table, begins, ends, read, found)
+
+
+def _trial(table: Table, store: Any) -> pa.Table:
+    """A canary against the places without it: these keep the prices of the table before, and so are what it is held against."""
+    rows = shelf.rows(table, store)
+    inside = pc.and_(pc.is_in(rows["location"], value_set=pa.array(table.places)), pc.invert(rows["control_flag"]))
+    changes = {"control_flag": pc.invert(inside), "current_price": pc.if_else(inside, rows["current_price"], rows["price"])}
+    for name, values in changes.items():
+        rows = rows.set_column(rows.schema.get_field_index(name), name, values)
+    return rows
 
 
 def span(book: Book, table: Table) -> tuple[dt.date | None, dt.date | None]:

@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 from tariffs.release.tables import Bools, Floats, floats, is_voice, matched, tariff
 
 Ints = npt.NDArray[np.int64]
+SPIKE_SHARE, SPIKE_UNITS = 5.0, 200.0  # as the estimator sets them aside
+
 Days = npt.NDArray[np.datetime64]
 
 
@@ -22,6 +24,7 @@ class Panel:
     weeks      the day that each week ends on, in order
     quantity   bundles, or minutes;  paid  money for one of them;  subscribers  active in that week
     unknown    rows of sales for units that the table has not
+    set_aside  rows that are no sales but a fault: more than SPIKE_SHARE times the mean of the unit's other weeks, and SPIKE_UNITS on top
     """
 
     weeks: Days
@@ -29,10 +32,13 @@ class Panel:
     paid: Floats
     subscribers: Floats
     unknown: int
+    set_aside: int
 
     def during(self, which: Bools) -> Panel:
         """Only these weeks; shape of `which`: (weeks,)."""
-        return Panel(self.weeks[which], self.quantity[:, which], self.paid[:, which], self.subscribers[:, which], self.unknown)
+        return Panel(
+            self.weeks[which], self.quantity[:, which], self.paid[:, which], self.subscribers[:, which], self.unknown, self.set_aside
+        )
 
 
 def panel_of(table: pa.Table, sold: pa.Table) -> Panel:
@@ -49,7 +55,19 @@ def panel_of(table: pa.Table, sold: pa.Table) -> Panel:
         out[row, at] = floats(sold, name)[known]
         return out
 
-    return Panel(weeks, spread("quantity"), spread("price") * full[:, None], spread("active_subs"), int((~known).sum()))
+    quantity = spread("quantity")
+    spikes = _spikes(quantity)
+    quantity[spikes] = np.nan
+    return Panel(weeks, quantity, spread("price") * full[:, None], spread("active_subs"), int((~known).sum()), int(spikes.sum()))
+
+
+def _spikes(quantity: Floats) -> Bools:
+    """One such week in thousands outweighs all others together, and is never what customers did."""
+    there = np.isfinite(quantity)
+    sold = np.where(there, quantity, 0.0)
+    others = there.sum(axis=1, keepdims=True) - 1
+    usual = (sold.sum(axis=1, keepdims=True) - sold) / np.maximum(others, 1)
+    return np.asarray(there & (others > 1) & (sold > SPIKE_SHARE * usual + SPIKE_UNITS), dtype=np.bool_)  # of two, nobody knows which
 
 
 def numbers_of(table: pa.Table, name: str) -> tuple[list[str], Ints]:

@@ -4,6 +4,7 @@
     releases/tariffs/approvals/000007.json   the log: written once each, numbered without a gap
     releases/tariffs/active.json           what charging uses; made from the log, and made again whenever it lags behind it
     releases/tariffs/rule/000003/...       the rule table of a release
+    releases/tariffs/canary/...            a table with another release's rows in some places
     releases/tariffs/deltas/...            deltas between two tables
 
 An entry is a decision, and it counts once it is there.  The pointer follows it, so a reader may see the table before for a moment, and never
@@ -14,12 +15,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hundredfold.errors import HomeError, StateError, UsageError
 from hundredfold.job import releases_of
@@ -27,7 +29,7 @@ from hundredfold.ports import Store
 from hundredfold.steps.publish import Release, folder_of
 from tariffs.release.log import Book, BrokenLog, Entry, Table, encode
 from tariffs.release.rule import rule_table
-from tariffs.release.tables import NAME, csv, parquet, read
+from tariffs.release.tables import NAME, csv, in_order, parquet, read
 
 JOB = "tariffs"
 ROOT = releases_of(JOB)
@@ -36,9 +38,9 @@ POINTER = f"{ROOT}/active.json"
 
 
 class Once(Protocol):
-    """The door through which entries go: what is there is never written over."""
+    """The door through which entries go: what is there is never written over.  In S3, the store itself is one."""
 
-    def put(self, key: str, data: bytes) -> bool:
+    def put_new(self, key: str, data: bytes) -> bool:
         """Write an object where there is none, whole and durable when the call returns; False, and nothing changes, where there is one."""
 
 
@@ -49,7 +51,7 @@ class Locked:
     store: Store
     lock: Callable[[], AbstractContextManager[None]]
 
-    def put(self, key: str, data: bytes) -> bool:
+    def put_new(self, key: str, data: bytes) -> bool:
         with self.lock():
             if _got(self.store, key) is not None:
                 return False
@@ -138,7 +140,7 @@ def read_book(store: Store) -> Book:
 
 def add(entry: Entry, once: Once) -> bool:
     """Put an entry into the log; False if somebody else was first with its number."""
-    return once.put(f"{LOG}/{entry.number:06d}.json", encode(entry))
+    return once.put_new(f"{LOG}/{entry.number:06d}.json", encode(entry))
 
 
 def settle(store: Store) -> bool:
@@ -181,15 +183,17 @@ def ready_rule(version: int, store: Store) -> None:
     """Let the rule table of a release be there, whole: so that the kill switch has only to point at it."""
     if _rule_is_whole(version, store):
         return
-    made = rule_table(rows(Table(version), store))
-    files = {}
-    for format, data in (("csv", csv(made)), ("parquet", parquet(made))):
-        key = f"{rule_folder(version)}/{NAME}.{format}"
-        store.put(key, data)
-        files[key] = hashlib.sha256(data).hexdigest()
-    store.put(
-        f"{rule_folder(version)}/rule.json", json.dumps({"version": version, "rows": made.num_rows, "files": files}, indent=1).encode()
-    )
+    _keep(rule_folder(version), "rule.json", rule_table(rows(Table(version), store)), {"version": version}, store)
+
+
+def ready_canary(table: Table, store: Store) -> None:
+    """Let the table with a canary in it be there, whole: charging reads one table, and need not know that it is of two."""
+    assert table.canary is not None
+    base, new = rows(table.base, store), rows(Table(table.canary), store)
+    places = pa.array(table.places, pa.string())
+    here, there = (pc.is_in(part["location"], value_set=places) for part in (new, base))
+    made = in_order(pa.concat_tables([base.filter(pc.invert(there)), new.filter(here).select(base.column_names).cast(base.schema)]))
+    _keep(folder(table), "canary.json", made, asdict(table), store)
 
 
 def rule_folder(version: int) -> str:
@@ -198,6 +202,9 @@ def rule_folder(version: int) -> str:
 
 def folder(table: Table) -> str:
     """Where a table's files lie."""
+    if table.canary is not None:
+        places = hashlib.sha256("\n".join(table.places).encode()).hexdigest()[:12]
+        return f"{ROOT}/canary/{table.canary:06d}-upon-{_slug(table.base)}-{places}"
     return rule_folder(table.version) if table.rule else folder_of(JOB, table.version)
 
 
@@ -206,10 +213,23 @@ def delta_folder(old: Table, new: Table, *, whole: bool) -> str:
 
 
 def _slug(table: Table) -> str:
-    return f"{table.version:06d}{'-rule' if table.rule else ''}"
+    canary = f"-canary-{table.canary:06d}" if table.canary is not None else ""
+    return f"{table.version:06d}{'-rule' if table.rule else ''}{canary}"
+
+
+def _keep(folder: str, name: str, made: pa.Table, facts: Mapping[str, Any], store: Store) -> None:
+    """A table that was made here: its files, and then what says that they are whole."""
+    files = {}
+    for format, data in (("csv", csv(made)), ("parquet", parquet(made))):
+        key = f"{folder}/{NAME}.{format}"
+        store.put(key, data)
+        files[key] = hashlib.sha256(data).hexdigest()
+    store.put(f"{folder}/{name}", json.dumps({**facts, "rows": made.num_rows, "files": files}, indent=1).encode())
 
 
 def _files(table: Table, store: Store) -> dict[str, str]:
+    if table.canary is not None:
+        return dict(json.loads(store.get(f"{folder(table)}/canary.json").to_pybytes())["files"])
     if not table.rule:
         found = facts_of(table.version, store)
         return dict(found.release.files) if found.release else {}
@@ -218,7 +238,11 @@ def _files(table: Table, store: Store) -> dict[str, str]:
 
 def _rule_is_whole(version: int, store: Store) -> bool:
     data = _got(store, f"{rule_folder(version)}/rule.json")
-    return data is not None and not any(_wrong(key, wanted, store) for key, wanted in json.loads(data)["files"].items())
+    try:
+        files = dict(json.loads(data)["files"]) if data is not None else {}
+    except (ValueError, KeyError, TypeError):
+        return False  # half of it is there: it is made again
+    return bool(files) and not any(_wrong(key, wanted, store) for key, wanted in files.items())
 
 
 def _wrong(key: str, wanted: str, store: Store) -> str:

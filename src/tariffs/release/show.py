@@ -17,14 +17,14 @@ from tariffs.release.log import Book, Entry, Finding, Table
 from tariffs.release.states import Event
 from tariffs.release.verbs import Checked, Done
 
-LOOK = {"draft": "yellow", "approved": "cyan", "active": "bold green", "withdrawn": "dim"}
+LOOK = {"draft": "yellow", "approved": "cyan", "canary": "magenta", "active": "bold green", "withdrawn": "dim"}
 BY_WHICH = {
-    Event.APPROVE: "approved", Event.ACTIVATE: "activated", Event.REPLACE: "replaced", Event.WITHDRAW: "withdrawn",
+    Event.APPROVE: "approved", Event.TRY: "tried", Event.ACTIVATE: "activated", Event.REPLACE: "replaced", Event.WITHDRAW: "withdrawn",
     Event.KILL: "killed", Event.RESTORE: "brought back",
 }  # fmt: skip
 
 BECOMES = {
-    Event.APPROVE: "approved", Event.ACTIVATE: "active", Event.REPLACE: "replaced, and so withdrawn", Event.WITHDRAW: "withdrawn",
+    Event.APPROVE: "approved", Event.TRY: "tried in some places", Event.ACTIVATE: "active", Event.REPLACE: "replaced, and so withdrawn", Event.WITHDRAW: "withdrawn",
     Event.KILL: "killed, and so withdrawn", Event.RESTORE: "brought back, and so active",
 }  # fmt: skip
 
@@ -36,7 +36,7 @@ def show_status(facts: Mapping[str, Any], home: Any, folder: str | None) -> None
         return
     grid = grid_of("", "release", "state", "as of", "prices", "last decision (UTC)", "by", "why", right={"release", "prices"})
     for r in facts["releases"]:
-        used = facts["charging"] and facts["charging"]["version"] == r["version"]
+        used = facts["charging"] and r["version"] in (facts["charging"]["version"], facts["charging"]["canary"])
         decided = f"{BY_WHICH[Event(r['event'])]} {_minute(r['at'])}" if r["at"] else "-"
         why = "; ".join([*([r["reason"]] if r["reason"] else []), *([f"despite {', '.join(r['despite'])}"] if r["despite"] else [])])
         state = f"[{LOOK[r['state']]}]{r['state']}[/]"
@@ -55,8 +55,10 @@ def show_charging(charging: Mapping[str, Any] | None, folder: str | None) -> Non
     if charging is None:
         result.print("\nCharging uses no table yet: none was activated.")
         return
-    table = Table(charging["version"], charging["rule"])
+    table = Table(charging["version"], charging["rule"], charging["canary"], tuple(charging["places"]))
     result.print(f"\n[bold]Charging uses {table}[/] (*), since {_minute(charging['since'])} UTC, by {escape(charging['by'])}")
+    if table.places:
+        result.print(f"  release {table.canary} in {escape(_few(table.places))}")
     if folder:
         result.print(f"  {escape(near(folder))}")
 
@@ -94,8 +96,10 @@ def show_done(done: Done, folder: str | None) -> None:
         result.print(f"release {version} is [bold]{BECOMES[event]}[/]")
     if entry.despite:
         result.print(f"set aside: {', '.join(entry.despite)}")
-    if entry.verb in ("activate", "kill") and entry.charging:
+    if entry.verb in ("activate", "canary", "kill") and entry.charging:
         result.print(f"[bold]charging uses {entry.charging}[/]")
+        if entry.charging.places:
+            result.print(f"  release {entry.charging.canary} in {escape(_few(entry.charging.places))}")
         if folder:
             result.print(f"  {escape(near(folder))}")
     result.print(f"entry {entry.number} of the log, {_minute(entry.said.at)} UTC, by {escape(_who(entry))}", style="dim")
@@ -144,7 +148,7 @@ def show_hints(commands: Sequence[tuple[str, str]]) -> None:
 
 def _lines_of(entry: Entry) -> list[str]:
     lines = [f"release {version}: {BY_WHICH[event]}" for version, event in entry.moves]
-    if entry.verb in ("activate", "kill"):
+    if entry.verb in ("activate", "canary", "kill"):
         lines.append(f"charging uses {entry.charging}")
     if entry.against:
         lines.append(f"compared with {entry.against}")
@@ -159,6 +163,10 @@ def _who(entry: Entry) -> str:
     """The name, and the account behind it where that has another."""
     user = entry.said.login.partition("@")[0]
     return entry.said.by if user == entry.said.by else f"{entry.said.by} (as {entry.said.login})"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
 
 
 def _minute(moment: str) -> str:

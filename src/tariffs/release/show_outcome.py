@@ -68,6 +68,8 @@ def notes(m: Measured) -> list[str]:
     ]
     if m.unknown:
         told.append(f"{m.unknown:,} rows of sales are of units that the table has not")
+    if m.set_aside:
+        told.append(f"{m.set_aside:,} rows of sales are spikes, and set aside")
     return told
 
 

@@ -29,7 +29,13 @@ from tariffs.release.tables import MONEY_DIGITS
 
 KIND = "ProductOfferingPrice"
 MEDIA = "productOfferingPrice"  # the resource's name in an address
-LIFE_CYCLE = {State.DRAFT: "In test", State.APPROVED: "Active", State.ACTIVE: "Launched", State.WITHDRAWN: "Retired"}
+LIFE_CYCLE = {
+    State.DRAFT: "In test",
+    State.APPROVED: "Active",
+    State.CANARY: "Active",
+    State.ACTIVE: "Launched",
+    State.WITHDRAWN: "Retired",
+}
 REJECTED = "Rejected"  # withdrawn, and charging never used it
 
 BUNDLE = {"segment": "segment", "location": "location"}  # characteristic -> column

@@ -1,4 +1,4 @@
-"""What a person does with releases, one verb a function: check, approve, activate, withdraw, kill, set limits.
+"""What a person does with releases, one verb a function: check, approve, try out, activate, withdraw, kill, set limits.
 
 Each reads the log, decides, and writes one entry under the next number.  If somebody else was first with that number, it reads and decides
 again: an entry is always a decision upon all those before it, and none is ever lost.
@@ -7,8 +7,9 @@ again: an entry is always a decision upon all those before it, and none is ever 
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -66,7 +67,8 @@ def check(version: int, book: Book, store: Store, sources: Sources, now: dt.date
     """Hold a release against every guard; UsageError if there is none of that version, StateError if it is damaged."""
     found = shelf.whole(version, store)
     assert found.release is not None
-    active = book.charging if book.charging != Table(version) else None
+    base = book.charging.base if book.charging else None
+    active = base if base != Table(version) else None
     table = shelf.rows(Table(version), store)
     if missing := [name for name in (*CHARGING, *LOOKED_AT) if name not in table.column_names]:
         raise StateError(
@@ -80,7 +82,7 @@ def check(version: int, book: Book, store: Store, sources: Sources, now: dt.date
         now,
         limits_of(book.limits),
         _support(table, sales),
-        _charts(book, active, store, sales),
+        _charts(book, store, sales) if active else None,
     )
     return Checked(version, found.seal, active, inspect(subject))
 
@@ -112,7 +114,7 @@ def activate(
     despite: Sequence[str] = (),
     same_person: bool = False,
 ) -> Done:
-    """Let charging use an approved release; the one that it used is withdrawn in the same entry.
+    """Let charging use an approved release everywhere; the one that it used is withdrawn in the same entry, and so is another one's canary.
 
     The guards look again, for time has passed and another table may be active now.  What the approval set aside stays set aside, unless it was
     said of a comparison with another active table.
@@ -120,17 +122,11 @@ def activate(
     _known(despite)
 
     def decide(book: Book) -> Entry:
-        moves = [(version, Event.ACTIVATE)]
+        moves = [(version, Event.ACTIVATE), *_replaced(version, book)]
         if book.charging and not book.charging.rule:
             moves.append((book.charging.version, Event.REPLACE))
         _allowed(book, moves)
-        approval = book.approval(version)
-        assert approval is not None
-        _two_people(version, approval, said, same_person)
-        checked = check(version, book, store, sources, now)
-        _as_approved(checked, approval)
-        inherited = [code for code in approval.despite if code not in AGAINST_ACTIVE or approval.against == checked.against]
-        excused = _excuse(checked, despite, said, "activate", inherited)
+        checked, excused = _looked_at_again(version, book, said, store, sources, now, despite, same_person)
         shelf.ready_rule(version, store)  # now, while all is well: the kill switch shall need nothing but the pointer
         return book.entry(
             "activate", said, moves=tuple(moves), charging=Table(version), seal=checked.seal, against=checked.against,
@@ -138,6 +134,58 @@ def activate(
         )  # fmt: skip
 
     return _record(decide, store, once)
+
+
+def try_out(
+    version: int,
+    places: Sequence[str] | float,
+    said: Said,
+    store: Store,
+    once: Once,
+    sources: Sources,
+    now: dt.datetime,
+    *,
+    despite: Sequence[str] = (),
+    same_person: bool = False,
+) -> Done:
+    """Let charging use an approved release in some places, and what it uses elsewhere: a canary.
+
+    places   the locations; or the share of them that is chosen, the same for the same release whoever asks. Never a control location.
+    """
+    _known(despite)
+
+    def decide(book: Book) -> Entry:
+        moves = [(version, Event.TRY), *_replaced(version, book)]
+        _allowed(book, moves)
+        if book.charging is None:
+            raise StateError("no table is active, so there is none for the other places", hint=f"tariffs activate {version}")
+        checked, excused = _looked_at_again(version, book, said, store, sources, now, despite, same_person)
+        chosen = canary_places(version, shelf.rows(Table(version), store, ("location", "control_flag")), places)
+        table = replace(book.charging, canary=version, places=chosen)
+        shelf.ready_canary(table, store)
+        return book.entry(
+            "canary", said, moves=tuple(moves), charging=table, seal=checked.seal, against=checked.against,
+            findings=checked.findings, despite=excused,
+        )  # fmt: skip
+
+    return _record(decide, store, once)
+
+
+def canary_places(version: int, rows: pa.Table, wanted: Sequence[str] | float) -> tuple[str, ...]:
+    """The locations by name, or a share of them by the hash of version and name, so that it is not always the same customers' turn."""
+    held = set(pc.unique(rows["location"].filter(rows["control_flag"])).to_pylist())
+    free = sorted(set(pc.unique(rows["location"]).to_pylist()) - held - {None})
+    if isinstance(wanted, float):
+        if not 0 < wanted < 1:
+            raise UsageError(f"a share is between 0 % and 100 %, found {wanted:.0%}", hint=f"tariffs activate {version} --canary 10%")
+        turn = sorted(free, key=lambda name: hashlib.sha256(f"{version}/{name}".encode()).digest())
+        return tuple(sorted(turn[: max(1, round(wanted * len(free)))]))
+    if unknown := sorted(set(wanted) - set(free)):
+        why = "they are control" if set(unknown) <= held else "there are none of these names"
+        raise UsageError(f"cannot be tried in {', '.join(unknown[:5])}: {why}", hint=f"such as {', '.join(free[:3])}")
+    if len(set(wanted)) == len(free):
+        raise UsageError("these are all locations that are not control", hint=f"tariffs activate {version}")
+    return tuple(sorted(set(wanted)))
 
 
 def withdraw(version: int, said: Said, store: Store, once: Once) -> Done:
@@ -156,6 +204,8 @@ def withdraw(version: int, said: Said, store: Store, once: Once) -> Done:
 def kill(to: Literal["last-approved", "rule"], said: Said, store: Store, once: Once) -> Done:
     """Take the active table away from charging, at once: for the last approved one before it, or for the rule's prices.
 
+    A canary goes first: the last approved table is then the one that charging uses elsewhere.
+
     It reads the log and the table that it goes to, and nothing else: what is broken elsewhere does not stop it.
     """
     passed_over: list[str] = []
@@ -164,7 +214,10 @@ def kill(to: Literal["last-approved", "rule"], said: Said, store: Store, once: O
         passed_over.clear()
         if book.charging is None:
             raise StateError("no table is active, so there is nothing to kill", hint="tariffs status")
-        out = [] if book.charging.rule else [(book.charging.version, Event.KILL)]
+        tried = [] if book.charging.canary is None else [(book.charging.canary, Event.KILL)]
+        out = [*tried, *([] if book.charging.rule else [(book.charging.version, Event.KILL)])]
+        if to == LAST_APPROVED and tried and _is_sound(book.charging.base, book, store, passed_over):
+            return book.entry("kill", said, moves=tuple(tried), charging=book.charging.base)
         if to == RULE:
             _ready_for_killing(book.charging, store)
             return book.entry("kill", said, moves=tuple(out), charging=Table(book.charging.version, rule=True))
@@ -219,10 +272,10 @@ def _support(table: pa.Table, sales: Sales | None) -> pa.Table | None:
     return pa.table({KEY: table[KEY], "support_lo": lo, "support_hi": hi})
 
 
-def _charts(book: Book, active: Table | None, store: Store, sales: Sales | None) -> tuple[Chart, ...] | None:
-    if active is None or sales is None:
+def _charts(book: Book, store: Store, sales: Sales | None) -> tuple[Chart, ...] | None:
+    if book.charging is None or sales is None:
         return None
-    rows = shelf.rows(active, store)
+    rows = shelf.rows(book.charging, store)
     sold = sales.after(in_use(book, rows) + dt.timedelta(days=5))  # the first week that lies wholly after ends a day later
     return charts(rows, panel_of(rows, sold)) if sold.num_rows else None
 
@@ -294,6 +347,25 @@ def _two_people(version: int, approval: Entry, said: Said, same_person: bool) ->
         raise UsageError("that one person does both needs a reason", hint=again)
 
 
+def _looked_at_again(
+    version: int, book: Book, said: Said, store: Store, sources: Sources, now: dt.datetime, despite: Sequence[str], same_person: bool
+) -> tuple[Checked, tuple[str, ...]]:
+    """Before charging uses it: another person, the same release, and the guards once more; what they found, and what is set aside."""
+    approval = book.approval(version)
+    assert approval is not None
+    _two_people(version, approval, said, same_person)
+    checked = check(version, book, store, sources, now)
+    _as_approved(checked, approval)
+    inherited = [code for code in approval.despite if code not in AGAINST_ACTIVE or approval.against == checked.against]
+    return checked, _excuse(checked, despite, said, "activate", inherited)
+
+
+def _replaced(version: int, book: Book) -> list[tuple[int, Event]]:
+    """The canary that makes room for another release."""
+    tried = book.charging.canary if book.charging else None
+    return [] if tried in (None, version) else [(tried, Event.REPLACE)]
+
+
 def _as_approved(checked: Checked, approval: Entry) -> None:
     if checked.seal != approval.seal:
         raise StateError(
@@ -308,7 +380,7 @@ def _with_reason(said: Said, what: str, command: str) -> None:
 
 
 def _ready_for_killing(charging: Table, store: Store) -> None:
-    if charging.rule:
+    if charging.rule and charging.canary is None:
         raise StateError(f"{charging} is active already", hint=f"tariffs kill --to {LAST_APPROVED}")
     try:
         shelf.ready_rule(charging.version, store)
@@ -322,16 +394,25 @@ def _ready_for_killing(charging: Table, store: Store) -> None:
 def _fallback(book: Book, store: Store, passed_over: list[str]) -> int:
     """The best release to go back to that is what was approved, all of it; those before it that are not are told."""
     for version in book.fallbacks():
-        found, approval = shelf.examined(version, store), book.approval(version)
-        damage = list(found.damage)
-        if not damage and approval is not None and found.seal != approval.seal:
-            damage.append("it is not what was approved: its release.json differs")
-        if not damage:
+        if _is_sound(Table(version), book, store, passed_over):
             return version
-        passed_over.append(f"release {version}: {', '.join(damage)}")
     raise StateError(
         f"there is no approved release to go back to from {book.charging}", problems=passed_over, hint=f"tariffs kill --to {RULE}"
     )
+
+
+def _is_sound(table: Table, book: Book, store: Store, passed_over: list[str]) -> bool:
+    """Whether all of it is there, as it was approved; if not, why."""
+    if table.rule:
+        shelf.ready_rule(table.version, store)
+        return True
+    found, approval = shelf.examined(table.version, store), book.approval(table.version)
+    damage = list(found.damage)
+    if not damage and approval is not None and found.seal != approval.seal:
+        damage.append("it is not what was approved: its release.json differs")
+    if damage:
+        passed_over.append(f"release {table.version}: {', '.join(damage)}")
+    return not damage
 
 
 def facts(book: Book, store: Store) -> dict[str, Any]:
@@ -340,7 +421,15 @@ def facts(book: Book, store: Store) -> dict[str, Any]:
     return {
         "charging": charging
         and since
-        and {"version": charging.version, "rule": charging.rule, "since": since.said.at, "by": since.said.by, "entry": since.number},
+        and {
+            "version": charging.version,
+            "rule": charging.rule,
+            "canary": charging.canary,
+            "places": list(charging.places),
+            "since": since.said.at,
+            "by": since.said.by,
+            "entry": since.number,
+        },
         "releases": [_release_facts(s, book) for s in reversed(_with_lost(shelf.shelved(store), book))],
     }
 
@@ -365,6 +454,6 @@ def _release_facts(found: shelf.Shelved, book: Book) -> dict[str, Any]:
         "by": last and last.said.by,
         "at": last and last.said.at,
         "reason": last and last.said.reason,
-        "despite": list(last.despite) if last and last.event(found.version) in (Event.APPROVE, Event.ACTIVATE) else [],
+        "despite": list(last.despite) if last and last.event(found.version) in (Event.APPROVE, Event.TRY, Event.ACTIVATE) else [],
         "damage": list(found.damage),
     }

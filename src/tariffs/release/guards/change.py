@@ -55,8 +55,9 @@ def units(s: Subject) -> Finding:
 def volume(s: Subject) -> Finding:
     """No kind and no place is expected to sell far less than under the active table; under today's prices, where there is none."""
     allowed = f"a fall of {s.limits.volume_drop:.0%}, in one location {s.limits.place_drop:.0%}"
-    old = s.active if s.active is not None and np.isfinite(_expected(s.active)).all() else s.table
-    now, before = _expected(s.table), _expected(old, moved=old is not s.table)
+    known = s.active is not None and bool(np.isfinite(_expected(s.active)).all())
+    old = s.active if known else s.table
+    now, before = _expected(s.table), _expected(old, moved=known)
     if not np.isfinite(now).all():
         return Finding(VOLUME, False, "the expected volume is not recorded for every unit", allowed)
     voice, was_voice = is_voice(s.table), is_voice(old)
@@ -65,7 +66,7 @@ def volume(s: Subject) -> Finding:
     places = _by_place(s.table, now, old, before)
     cases += [f"{place}: {change:+.1%}" for place, change in places if change < -s.limits.place_drop - SLACK]
     worst = min((change for _, change in places), default=0.0)
-    upon = "no change" if old is s.table else "the active table"
+    upon = "the active table" if known else "no change"
     words = f"expected against {upon}: bundles {fell['bundles']:+.1%}, voice {fell['voice']:+.1%}, worst location {worst:+.1%}"
     return Finding(VOLUME, not cases, words, allowed, tuple(cases[:SHOWN]), len(cases))
 

@@ -41,7 +41,7 @@ def ladder(s: Subject) -> Finding:
     left = int(_pairs_out(price, size, *sizes).sum()) - int(broken.sum())
     words = f"put out of order: {int(broken.sum()):,} sizes, {int(undercut.sum()):,} validities"
     return found(
-        LADDER, s.table, bad, words + (f" ({left:,} pairs are so today, and stay)" if left else ""), allowed,
+        LADDER, s.table, bad, words + (f" (out of order today, and left so: {left:,})" if left else ""), allowed,
         lambda row: f"{price[row]:g} for {size[row]:g} MB, {days[row]:g} days",
     )  # fmt: skip
 

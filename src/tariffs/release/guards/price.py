@@ -93,9 +93,9 @@ def competitor(s: Subject) -> Finding:
     """No price that moves is dearer than the regulator lets it be against the competitors', or undercuts the cheapest of them."""
     over, under = s.limits.competitor_over, s.limits.competitor_under
     allowed = f"{under:.0%} under the cheapest, {over:.0%} over the reference"
-    if s.catalogue is None or not {"competitor_low", "competitor_price"} & set(s.catalogue.column_names):
+    if s.catalogue is None or not {"competitor_min", "competitor_reference"} & set(s.catalogue.column_names):
         return Finding(COMPETITOR, True, "competitors' prices are not recorded", allowed)
-    low, high = (_if_there(s, name) for name in ("competitor_low", "competitor_price"))
+    low, high = (_if_there(s, name) for name in ("competitor_min", "competitor_reference"))
     price, current = floats(s.table, "price"), floats(s.table, "current_price")
     dear = (price > high * (1.0 + over) + SLACK) & (price > current)  # on the way back to the bound is no fault
     cheap = (price < low * (1.0 - under) - SLACK) & (price < current)

@@ -1,0 +1,211 @@
+"""A canary: a release in some places first.  Charging reads one whole table, and one step takes it back."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from test_release_bench import Place, bundle, changed, in_s3, on_disk, table
+
+from hundredfold.errors import HomeError, PublishRefused, StateError, UsageError
+from hundredfold.testing import Fault, Faulty, FaultyAfter, MemoryStore
+from tariffs.release import shelf
+from tariffs.release.log import Table
+from tariffs.release.tables import read
+from tariffs.release.verbs import LAST_APPROVED, RULE, canary_places
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Callable[[], Place]]:
+    with in_s3() as new:
+        yield new
+
+
+@pytest.fixture(params=["disk", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return on_disk(tmp_path / "home") if request.param == "disk" else request.getfixturevalue("bucket")()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Place:
+    return on_disk(tmp_path / "home")
+
+
+NEW = changed(changed(table(), "YOUTH/ACCRA/DAY", price=2.2), "YOUTH/TEMA/DAY", price=2.2)
+
+
+def begun(place: Place) -> Place:
+    """Release 1 is active, release 2 is tried in Accra."""
+    place.use()
+    place.approve(place.publish(NEW))
+    place.try_out(2, ["ACCRA"])
+    return place
+
+
+def asked(place: Place) -> dict[str, float]:
+    """What charging asks of each bundle, read as charging reads it."""
+    files = place.pointer["files"]
+    assert not [words for key, wanted in files.items() if (words := shelf._wrong(key, wanted, place.store))]
+    rows = read(place.store.get(f"{place.pointer['folder']}/price_table.parquet")).to_pylist()
+    return {r["unit_key"]: r["price"] for r in rows if r["kind"] == "bundle" and r["product"] == "DAY"}
+
+
+def test_in_the_places_of_a_canary_charging_asks_the_new_prices_and_elsewhere_the_old(place: Place) -> None:
+    begun(place)
+    assert asked(place) == {"YOUTH/ACCRA/DAY": 2.2, "YOUTH/HO/DAY": 2.0, "YOUTH/TEMA/DAY": 2.0}
+    assert (place.state(1), place.state(2)) == ("active", "canary")
+    assert (place.pointer["version"], place.pointer["canary"], place.pointer["places"]) == (1, 2, ["ACCRA"])
+    assert place.book.charging == Table(1, canary=2, places=("ACCRA",))
+
+
+def test_then_it_is_activated_everywhere(place: Place) -> None:
+    begun(place).activate(2)
+    assert asked(place)["YOUTH/TEMA/DAY"] == 2.2
+    assert (place.state(1), place.state(2), place.book.charging) == ("withdrawn", "active", Table(2))
+
+
+def test_or_taken_back_in_one_step_and_never_gone_back_to(place: Place) -> None:
+    begun(place).kill(LAST_APPROVED)
+    assert asked(place)["YOUTH/ACCRA/DAY"] == 2.0
+    assert (place.state(1), place.state(2), place.book.charging) == ("active", "withdrawn", Table(1))
+    assert place.book.fallbacks() == []
+
+
+def test_the_rule_takes_both_away(disk: Place) -> None:
+    begun(disk).kill(RULE)
+    assert (disk.state(1), disk.state(2), disk.book.charging) == ("withdrawn", "withdrawn", Table(1, rule=True))
+
+
+def test_where_the_table_elsewhere_is_broken_the_kill_switch_goes_further_back(disk: Place) -> None:
+    disk.use()
+    disk.use(changed(table(), "YOUTH/TEMA/DAY", price=2.1))
+    disk.approve(disk.publish(NEW))
+    disk.try_out(3, ["ACCRA"])
+    disk.damage(2)
+    done = disk.kill(LAST_APPROVED)
+    assert disk.book.charging == Table(1)
+    assert [disk.state(v) for v in (1, 2, 3)] == ["active", "withdrawn", "withdrawn"]
+    assert done.passed_over == ("release 2: price_table.parquet is not what was published: its SHA-256 differs",)
+
+
+def test_beside_the_rules_prices_there_can_be_a_canary_too(disk: Place) -> None:
+    disk.use()
+    disk.kill(RULE)
+    disk.approve(disk.publish(NEW))
+    disk.try_out(2, ["ACCRA"])
+    assert disk.book.charging == Table(1, rule=True, canary=2, places=("ACCRA",))
+    assert asked(disk)["YOUTH/ACCRA/DAY"] == 2.2
+    disk.kill(LAST_APPROVED)
+    assert disk.book.charging == Table(1, rule=True)
+
+
+def test_it_grows_and_another_one_takes_its_place(disk: Place) -> None:
+    begun(disk)
+    disk.approve(disk.publish(NEW))
+    disk.try_out(3, ["TEMA"])
+    assert [disk.state(v) for v in (1, 2, 3)] == ["active", "withdrawn", "canary"]
+    disk.try_out(3, ["ACCRA"])
+    assert disk.book.charging == Table(1, canary=3, places=("ACCRA",))
+    disk.use(table())
+    assert [disk.state(v) for v in (1, 2, 3, 4)] == ["withdrawn", "withdrawn", "withdrawn", "active"]
+
+
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        (["HO"], "cannot be tried in HO: they are control"),
+        (["LAGOS"], "cannot be tried in LAGOS: there are none of these names"),
+        (["ACCRA", "TEMA"], "these are all locations that are not control"),
+        (1.0, "a share is between"),
+    ],
+)
+def test_where_it_cannot_be_tried_is_told(disk: Place, places: Any, words: str) -> None:
+    disk.use()
+    disk.approve(disk.publish(NEW))
+    with pytest.raises(UsageError, match=words):
+        disk.try_out(2, places)
+
+
+def test_it_needs_an_approval_another_person_and_guards_like_every_activation(disk: Place) -> None:
+    disk.use()
+    disk.publish(changed(table(), "YOUTH/ACCRA/DAY", price=3.0))
+    with pytest.raises(StateError, match="release 2 cannot be tried in some places: it is a draft"):
+        disk.try_out(2, ["ACCRA"])
+    disk.approve(2, despite=["CHANGE_SIZE", "STEP"], reason="Accra is new")
+    with pytest.raises(StateError, match="who cannot activate it too"):
+        disk.try_out(2, ["ACCRA"], by="ama")
+    disk.use(NEW)
+    with pytest.raises(PublishRefused, match="CHANGE_SIZE"):
+        disk.try_out(2, ["ACCRA"])
+
+
+def test_without_a_table_for_the_other_places_there_is_none(disk: Place) -> None:
+    disk.approve(disk.publish())
+    with pytest.raises(StateError, match="no table is active, so there is none for the other places"):
+        disk.try_out(1, ["ACCRA"])
+
+
+def test_while_it_is_tried_it_cannot_be_withdrawn_by_hand(disk: Place) -> None:
+    with pytest.raises(StateError, match="charging uses it in some places: use the kill switch"):
+        begun(disk).withdraw(2)
+
+
+def test_a_share_chooses_the_same_places_whoever_asks_and_others_for_another_release() -> None:
+    rows = table(*[bundle(f"L{n:03d}", control_flag=n % 10 == 0) for n in range(200)]).select(["location", "control_flag"])
+    some = canary_places(3, rows, 0.1)
+    assert some == canary_places(3, pa.Table.from_pylist(rows.to_pylist()[::-1]), 0.1)
+    assert len(some) == 18
+    assert not {name for name in some if int(name[1:]) % 10 == 0}
+    assert some != canary_places(4, rows, 0.1)
+    assert set(some) < set(canary_places(3, rows, 0.2))  # it grows by adding
+
+
+def test_the_guards_compare_with_the_table_of_the_other_places(disk: Place) -> None:
+    begun(disk)
+    disk.publish(NEW)
+    done = disk.approve(3)
+    assert done.entry.against == Table(1)
+
+
+@pytest.mark.parametrize("kind", [Faulty, FaultyAfter])
+@pytest.mark.parametrize("what", ["try", "kill", "activate"])
+def test_stopped_at_any_call_charging_reads_a_whole_table(what: str, kind: Any) -> None:
+    steps: dict[str, Callable[[Place], Any]] = {
+        "try": lambda p: p.try_out(2, ["ACCRA"]),
+        "kill": lambda p: p.kill(LAST_APPROVED),
+        "activate": lambda p: p.activate(2),
+    }
+    wanted = {"try": 2.2, "kill": 2.0, "activate": 2.2}[what]
+    for stop in itertools.count(0):
+        store = MemoryStore()
+        place = Place(store, shelf.Locked(store, nullcontext))
+        place.use()
+        place.approve(place.publish(NEW))
+        if what != "try":
+            place.try_out(2, ["ACCRA"])
+        faulty = kind(store, fail_at=stop)
+        place.store, place.once = faulty, shelf.Locked(faulty, nullcontext)
+        with suppress(Fault):
+            steps[what](place)
+        place.store, place.once = store, shelf.Locked(store, nullcontext)
+        asked(place)
+        with suppress(StateError):
+            steps[what](place)
+        shelf.settle(place.store)
+        assert asked(place)["YOUTH/ACCRA/DAY"] == wanted, f"stopped at call {stop}"
+        if faulty.calls < stop:
+            assert stop > 5
+            return
+
+
+def test_a_log_that_says_another_canary_is_not_believed(disk: Place) -> None:
+    begun(disk)
+    key = f"{shelf.LOG}/000004.json"
+    disk.store.put(key, disk.store.get(key).to_pybytes().replace(b'"canary": 2', b'"canary": 7'))
+    with pytest.raises(HomeError, match="its moves make canaries"):
+        disk.book  # noqa: B018
