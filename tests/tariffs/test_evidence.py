@@ -259,5 +259,5 @@ def test_the_same_evidence_makes_the_same_plot_to_the_byte(finished: Finished, l
     first, second = (plots.draw(str(tmp_path / name), "all", panels) for name in ("a", "b"))
     assert [path.suffix for path in first] == [".svg", ".png"]
     assert [a.read_bytes() for a in first] == [b.read_bytes() for b in second]
-    assert "Bundles: 1,080 units" not in first[0].read_text()  # letters are drawn: they look the same everywhere
+    assert "<text" not in first[0].read_text()  # letters are drawn: they look the same everywhere
     assert first[0].stat().st_size < 400_000
