@@ -29,7 +29,13 @@ def test_the_price_table_is_the_same_to_the_byte_for_any_workers_and_both_forms(
     run, expected = prices(tmp_path / "many-2", job, operator, 2)
     assert run.counts["models"]["bundles"]["ok"] == 1080
     assert run.counts["models"]["voice"]["ok"] == 2880
-    for name, declared, workers in (("many-1", job, 1), ("many-4", job, 4), ("each-2", per_unit, 2)):
+    for name, declared, workers in (
+        ("many-1", job, 1),
+        ("many-8", job, 8),
+        ("each-1", per_unit, 1),
+        ("each-2", per_unit, 2),
+        ("each-8", per_unit, 8),
+    ):
         assert prices(tmp_path / name, declared, operator, workers)[1] == expected, name
 
 

@@ -62,8 +62,8 @@ def show_calibration(found: Calibration | None, kind: str) -> None:
 def show_bars() -> None:
     """What the bars of `show_calibration` draw."""
     result.print()
-    _say("bar, from 0 to 1: = the 95 % interval of what gained, | the promise; it belongs inside.")
-    _say("Moves that promise little are forced: by a full cell, a ladder out of order, a floor.")
+    _say("bar: 0 to 1; = 95 % interval of what gained, | the promise, which belongs inside")
+    _say("Moves that promise little are forced: by a full cell, a floor, the ladder.")
 
 
 def show_dial(found: Dial) -> None:
@@ -81,7 +81,7 @@ def show_dial(found: Dial) -> None:
     result.print()
     _say("moved: share of the units; lift: of margin, against today's prices;")
     if any(s.truly for s in found.settings):
-        _say("P(gain): mean promise of the moves, to be held against 'gained', the share that does;")
+        _say("P(gain): mean promise of the moves; gained: the share of them that keep it;")
         _say("harmed: share of the units that lose margin by their move")
 
 
@@ -94,21 +94,22 @@ def show_backtest(found: Backtest) -> None:
         grid.add_row(escape(judged.level), f"{judged.units:,}", f"{judged.weeks:,}", *told, judged.best, found.gate.get(judged.level, ""))
     _print(grid)
     _say("Poisson deviance per week: less is better; the levels and the season of these")
-    _say("weeks are at their own best for each, so that what differs is the answer to price")
+    _say("weeks are at their own best for each: what differs is the answer to price")
 
 
 def show_loop(found: Loop) -> None:
     """The true lift in margin after each cycle."""
     cycles = len(found.ways[0].lift)
-    _head(f"{cycles} cycles of {found.weeks} weeks, {found.units:,} bundle units: true lift in margin against the start")
+    _head(f"{cycles} cycles of {found.weeks} weeks, {found.units:,} bundle units: true lift in margin")
     shown = sorted({0, 1, 2, cycles // 2 - 1, cycles - 1} & set(range(cycles)))
     grid = _grid("policy", *(f"cycle {n + 1}" for n in shown), "mean", "moved", "harmed")
     for way in found.ways:
         lifts = [f"{way.lift[n]:+.1%}" for n in shown]
         grid.add_row(way.policy, *lifts, f"{sum(way.lift) / cycles:+.1%}", f"{way.moved:.0%}", f"{way.harmed:.1%}")
     _print(grid)
-    _say(f"who knew every elasticity, without steps: {found.oracle:+.1%}; moved: mean share of units in a cycle;")
-    _say("harmed: share of units that earn less at the end than at the start; before the ladder")
+    _say(f"who knew every elasticity, without steps: {found.oracle:+.1%}")
+    _say("against the start, before the ladder; moved: mean share of units in a cycle;")
+    _say("harmed: share of units that earn less at the end than at the start")
 
 
 def _score(score: Score) -> list[str]:
