@@ -39,7 +39,7 @@ FORMS = {
     "int": "i x 0 3 -7 length({text}) ({int}+{int}) ({int}-{int}) -{int} ({int}%{int}) ({int}//{int}) abs({int}) greatest({int},{int}) least({int},i)"
     " coalesce({int},{int}) nullif({int},{int}) date_diff('day',{date},{date}) year({date}) month(at) dayofweek({date}) strpos({text},{text})"
     " CASE~WHEN~{bool}~THEN~{int}~ELSE~{int}~END TRY_CAST({text}~AS~BIGINT) CAST({bool}~AS~INTEGER) sign({number}) ({date}-{date}) (i*x) TRY_CAST({real}~AS~BIGINT)",
-    "real": "y 0.5e0 ({real}+{real}) ({real}-{number}) ({real}*{real}) ({int}/{int}) ({real}/{number}) sqrt(abs({real})) floor({real}) ceil({real}) round({real})"
+    "real": "y 0.5e0 ({real}+{real}) ({real}-{number}) ({real}*{real}) ({int}/{int}) ({real}/{number}) ({real}/(m-m)) sqrt(abs({real})) floor({real}) ceil({real}) round({real})"
     " abs({real}) greatest({real},y) coalesce({real},{number}) CAST({number}~AS~DOUBLE) TRY_CAST({text}~AS~DOUBLE) nullif({real},{int}) -{real}"
     " CASE~WHEN~{bool}~THEN~{int}~ELSE~{real}~END",
     "number": "{int} {real} m 1.5 (m+{int}) (m*1.5) (m-m) round(m,1) abs(m) coalesce(m,0) greatest(m,{int}) (m/{int})",

@@ -84,7 +84,7 @@ def _divide(node: exp.Div, kinds: Sequence[str]) -> exp.Expr:
     left, right = node.this, node.expression
     if "interval" in map(sort_of, kinds):
         raise _refused(node, "a division of an interval", "divide the number of seconds, days or months")
-    whole = left if kinds[:1] == ("DOUBLE",) else _double(left)
+    whole = left if kinds[:1] == ("DOUBLE",) and isinstance(left, exp.Column) else _double(left)  # of doubles, or 0 would be an error
     return exp.Div(this=whole.copy(), expression=right.copy(), typed=True, safe=False)
 
 
