@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
@@ -228,3 +229,19 @@ def both(bench: Bench, afar: Afar, job: Job, **tables: pa.Table) -> tuple[Piece,
         places[name].parent.mkdir(parents=True)
         pq.write_table(table, places[name])
     return bench.start(job, **places), afar.start(job, **places)
+
+
+def same(found: Any, wanted: Any) -> bool:
+    """Equal, and of one type; NaN is NaN, and -0.0 is not 0.0."""
+    if isinstance(found, float) and isinstance(wanted, float):
+        return (math.isnan(found) and math.isnan(wanted)) or (found == wanted and math.copysign(1, found) == math.copysign(1, wanted))
+    return type(found) is type(wanted) and found == wanted
+
+
+def assert_same(found: pa.Table, wanted: pa.Table, query: str) -> None:
+    assert found.schema.equals(wanted.schema), f"{query}\nfound {found.schema}\nwanted {wanted.schema}"
+    assert found.num_rows == wanted.num_rows, query
+    for name in wanted.column_names:
+        pairs = list(zip(found.column(name).to_pylist(), wanted.column(name).to_pylist(), strict=True))
+        wrong = [(row, *pair) for row, pair in enumerate(pairs) if not same(*pair)]
+        assert not wrong, f"{name}: row {wrong[0][0]} is {wrong[0][1]!r}, wanted {wrong[0][2]!r}\n{query}"

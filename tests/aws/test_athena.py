@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-import math
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from by_hand import Afar
+from by_hand import Afar, assert_same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -60,22 +59,6 @@ rows = st.fixed_dictionaries(
 tables = st.lists(rows, min_size=3, max_size=20).map(
     lambda found: pa.Table.from_pylist([{"id": i, **row} for i, row in enumerate(found)], SCHEMA)
 )
-
-
-def same(found: Any, wanted: Any) -> bool:
-    """Equal, and of one type; NaN is NaN, and -0.0 is not 0.0."""
-    if isinstance(found, float) and isinstance(wanted, float):
-        return (math.isnan(found) and math.isnan(wanted)) or (found == wanted and math.copysign(1, found) == math.copysign(1, wanted))
-    return type(found) is type(wanted) and found == wanted
-
-
-def assert_same(found: pa.Table, wanted: pa.Table, query: str) -> None:
-    assert found.schema.equals(wanted.schema), f"{query}\nfound {found.schema}\nwanted {wanted.schema}"
-    assert found.num_rows == wanted.num_rows, query
-    for name in wanted.column_names:
-        pairs = list(zip(found.column(name).to_pylist(), wanted.column(name).to_pylist(), strict=True))
-        wrong = [(row, *pair) for row, pair in enumerate(pairs) if not same(*pair)]
-        assert not wrong, f"{name}: row {wrong[0][0]} is {wrong[0][1]!r}, wanted {wrong[0][2]!r}\n{query}"
 
 
 # ---- values

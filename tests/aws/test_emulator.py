@@ -165,6 +165,14 @@ def test_a_manifest_lists_what_was_written(place: Place) -> None:
     assert sorted(listed) == sorted(f"s3://{place.bucket}/{key}" for key in place.keys("batches/"))
 
 
+def test_a_file_that_is_not_named_by_its_path_is_not_opened(place: Place) -> None:
+    place.query(place.create("numbers", NUMBERS.format(3, 3)))
+    named = ", ".join(f"'s3://{place.bucket}/{key}'" for key in place.keys("numbers/"))
+    place.put("numbers/notes.md", b"# No rows")
+    assert place.rows(f'SELECT count(*) FROM numbers WHERE "$path" IN ({named}) AND v > 0') == [["3"]]
+    assert "Not valid Parquet file" in place.reason("""SELECT count(*) FROM numbers WHERE "$path" <> 'x'""")
+
+
 def test_star_hides_the_path(place: Place) -> None:
     place.query(place.create("numbers", NUMBERS.format(3, 3)))
     assert place.text("SELECT * FROM numbers LIMIT 1").splitlines()[0] == '"batch","v"'

@@ -20,7 +20,7 @@ from hundredfold.steps.work import Progress
 from hundredfold.walk import Quiet
 
 __all__ = ["account", "trouble"]
-pytestmark = pytest.mark.drill
+pytestmark = pytest.mark.slow
 BAD = {
     "raise": ("failed", "ValueError", "as it was told to"),
     "segfault": ("dead", "Died", "killed by SIGSEGV"),

@@ -64,7 +64,6 @@ def cli_here(home: Path, *words: str) -> str:
 # ---- a person comes and goes
 
 
-@pytest.mark.drill
 def test_a_run_goes_on_when_its_client_is_interrupted_and_is_found_again(trouble: Stack, tmp_path: Path) -> None:
     tasks = Tasks.write(tmp_path, ["500 ms"] * 12)
     words = ("run", TROUBLE, "--run-id", "left", "--as-of", AS_OF, "--batches", "2", "--source", f"tasks={tasks.file}")
@@ -99,7 +98,6 @@ def test_a_cancelled_run_ends_its_execution_and_its_work_and_publishes_nothing(t
 # ---- failures end in the record, with their reason
 
 
-@pytest.mark.drill
 def test_a_broken_contract_is_told(trouble: Stack, tmp_path: Path) -> None:
     tasks = Tasks.write(tmp_path, ["fine", "fine"])
     tasks.file.write_text(tasks.file.read_text().replace("1,fine", "-1,fine"))
@@ -113,7 +111,6 @@ def test_a_broken_contract_is_told(trouble: Stack, tmp_path: Path) -> None:
     assert "hint: hundredfold status --on aws --stack hundredfold-trouble" in trouble.cli("status", "unheard-of", code=2).stderr
 
 
-@pytest.mark.drill
 def test_a_query_that_athena_refuses_is_told_and_the_run_goes_on_when_it_is_mended(trouble: Stack, tmp_path: Path) -> None:
     tasks = Tasks.write(tmp_path, ["fine", "no number", "fine"])
     with pytest.raises(HundredfoldError, match="INVALID_CAST_ARGUMENT"):
@@ -124,7 +121,6 @@ def test_a_query_that_athena_refuses_is_told_and_the_run_goes_on_when_it_is_mend
         assert len(verbs.resume("refused", home=trouble.name).table()) == 3
 
 
-@pytest.mark.drill
 def test_what_athena_does_not_take_is_told_and_the_run_goes_on_when_it_does(trouble: Stack, tmp_path: Path) -> None:
     tasks = Tasks.write(tmp_path, ["fine", "fine"])
     with (
@@ -136,7 +132,6 @@ def test_what_athena_does_not_take_is_told_and_the_run_goes_on_when_it_does(trou
     assert published(verbs.resume("denied", home=trouble.name)) == tasks.here("denied")
 
 
-@pytest.mark.drill
 def test_a_function_that_cannot_be_loaded_is_told_and_the_run_goes_on_when_it_can(trouble: Stack, tmp_path: Path) -> None:
     tasks = Tasks.write(tmp_path, ["fine", "fine"])
     with trouble.deployed_with("Step", Handler="nothing.here"), pytest.raises(HundredfoldError, match="ImportModuleError"):

@@ -31,10 +31,7 @@ from hundredfold.errors import ContractError, SourceError, UsageError
 from hundredfold.local.runs import Run
 from hundredfold.steps.validate import Verdict
 
-pytestmark = pytest.mark.drill
-
-
-FEW = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @dataclass
@@ -169,7 +166,7 @@ def test_text_is_judged_as_on_this_machine(bench: Bench, afar: Afar, tmp_path: P
     assert all(sql.startswith("SELECT") for sql in afar.queries[before:])  # Athena was asked for the accepted rows alone
 
 
-@settings(FEW, max_examples=3)
+@FEW
 @given(rows=st.lists(texts, min_size=8, max_size=25))
 def test_text_is_judged_by_athena_as_on_this_machine(bench: Bench, afar: Afar, tmp_path: Path, rows: list[dict[str, str]]) -> None:
     (tmp_path / "sales.csv").write_text(csv_of([*rows, GOOD_TEXT]))
@@ -311,6 +308,7 @@ def test_a_prefix_is_all_below_it_that_is_not_hidden(folder: Folder) -> None:
     ):
         folder.parquet(f"x/{key}", a=[number])
     folder.put("x/_SUCCESS", b"")
+    folder.put("x/notes.md", b"# No rows\n")
     folder.put("x/deep/", b"")
     folder.parquet("xy/other.parquet", a=[9])
     assert folder.read(f"{folder.address}/x/") == [0, 1]
@@ -333,6 +331,10 @@ def test_many_objects_are_named_in_a_table_of_their_own(folder: Folder) -> None:
     folder.parquet("x/other.parquet", a=[-1])
     assert folder.read(f"{folder.address}/x/part-*.parquet") == list(range(150))
     assert all(len(sql) < 20_000 for sql in folder.afar.queries[-3:])
+    notes = folder.put("x/notes.md", b"# No rows\n")
+    with pytest.raises(SourceError, match=r"among its 150 objects lie others, .*\n  s3://.*notes\.md") as caught:
+        folder.read(f"{folder.address}/x/part-*.parquet")
+    assert caught.value.problems == (notes,)
 
 
 def test_an_object_that_comes_while_others_are_checked_is_not_read(folder: Folder) -> None:

@@ -113,6 +113,15 @@ def _is_hidden(key: str) -> bool:
     return any(part.startswith((".", "_")) for part in key.split("/"))
 
 
+def beside(objects: Sequence[Object], folder: str) -> list[Object]:
+    """What else lies in a folder and is not hidden, and no Parquet object by its name."""
+    bucket, taken = objects[0].bucket, {o.key for o in objects}
+    listed = _listed("", f"s3://{bucket}/{folder}", bucket, folder)
+    return [
+        o for o in listed if o.key not in taken and o.size and not _is_hidden(o.key[len(folder) :]) and kind_of_file(o.key) != "parquet"
+    ]
+
+
 def prints(addresses: Sequence[str]) -> list[list[Any]]:
     """Address, size and entity tag of each object: equal prints are taken for equal contents. FileNotFoundError for one that is gone."""
     with ThreadPoolExecutor(AT_ONCE) as pool:

@@ -24,9 +24,9 @@ from ..errors import SourceError
 from ..local.files import FileStore
 from ..local.sources import Files, kind_of_file, refuse_ours
 from ..local.warehouse import Attached, DuckWarehouse
-from .athena import PATH, AthenaWarehouse, Table
+from .athena import PATH, AthenaWarehouse, Table, are_many
 from .hive import arrow_type, finer, is_fine, plain_schema, refuse_misfits
-from .objects import AT_ONCE, RIGHT, Object, ObjectFile, find_objects, prints
+from .objects import AT_ONCE, RIGHT, Object, ObjectFile, beside, find_objects, prints
 from .place import client
 from .trouble import DENIED, code
 
@@ -114,7 +114,20 @@ def _register(warehouse: AthenaWarehouse, source: str, name: str, objects: Seque
     refuse_ours(source, schema.names)
     refuse_misfits(source, schema)
     folder = f"s3://{objects[0].bucket}/{_folder_of(objects)}"
+    if are_many([o.address for o in objects]):
+        _refuse_others(source, objects)
     warehouse.register(name, folder, schema, only=[o.address for o in objects], paths=True)
+
+
+def _refuse_others(source: str, objects: Sequence[Object]) -> None:
+    """SourceError for objects among a source's that Athena would open as Parquet, and that are none."""
+    others = beside(objects, _folder_of(objects))
+    if others:
+        raise SourceError(
+            f"{source}: among its {len(objects):,} objects lie others, and Athena would open them as Parquet",
+            problems=[o.address for o in others],
+            hint="move them to another place, or let their names begin with _",
+        )
 
 
 def _in_place(warehouse: AthenaWarehouse, source: str, name: str, objects: Sequence[Object]) -> Attached:

@@ -189,7 +189,7 @@ def _is_over_window(node: exp.Expr, value: exp.Expr) -> bool:
 
 def _called(window: exp.Window) -> exp.Expr:
     """What a window is of, without FILTER and IGNORE NULLS around it."""
-    node = window.this
+    node: exp.Expr = window.this
     while isinstance(node, exp.Filter | exp.IgnoreNulls | exp.RespectNulls):
         node = node.this
     return node

@@ -84,7 +84,7 @@ def _divide(node: exp.Div, kinds: Sequence[str]) -> exp.Expr:
     left, right = node.this, node.expression
     if "interval" in map(sort_of, kinds):
         raise _refused(node, "a division of an interval", "divide the number of seconds, days or months")
-    whole = left if kinds[:1] == ("DOUBLE",) else _double(left)
+    whole = left if kinds[:1] == ("DOUBLE",) and isinstance(left, exp.Column) else _double(left)  # of doubles, or 0 would be an error
     return exp.Div(this=whole.copy(), expression=right.copy(), typed=True, safe=False)
 
 
@@ -99,7 +99,9 @@ def _round_of_kind(node: exp.Expr, _: Sequence[str]) -> exp.Expr:
 
 
 def _sign(node: exp.Sign, _: Sequence[str]) -> exp.Expr:
-    return let(node.this, lambda x: sql("CASE WHEN x > 0 THEN 1 WHEN x < 0 THEN -1 WHEN x IS NOT NULL THEN 0 END", x=x))
+    """That of NaN is 0, and so NaN must be above 0 for nobody."""
+    text = "CASE WHEN x > 0 AND x <= infinity() THEN 1 WHEN x < 0 THEN -1 WHEN x IS NOT NULL THEN 0 END"
+    return let(node.this, lambda x: sql(text, x=x))
 
 
 def _logarithm(node: exp.Log, _: Sequence[str]) -> exp.Expr:

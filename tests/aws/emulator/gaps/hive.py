@@ -111,8 +111,8 @@ def keys_below(bucket: str, prefix: str) -> list[str]:
     return sorted(key for key in list(s3._buckets[bucket]["objects"]) if key.startswith(prefix))
 
 
-def read_table(database: str, name: str) -> Table:
-    """A table's rows; QueryError if there is no such table, or its files do not fit its declaration."""
+def read_table(database: str, name: str, only: frozenset[str] | None = None) -> Table:
+    """A table's rows, or those in some of its files; QueryError if there is no such table, or its files do not fit its declaration."""
     check_glue("glue:GetTable", database, name)
     found = glue._tables.get(f"{database}/{name}")
     if not found:
@@ -131,7 +131,7 @@ def read_table(database: str, name: str) -> Table:
     schema = pa.schema([*((c.name, c.kind) for c in [*columns, *parts]), ("$path", pa.string())])
     pieces, scanned = [schema.empty_table()], 0
     for location, values in places:
-        for uri, size, rows in _objects(location, reader, columns):
+        for uri, size, rows in _objects(location, reader, columns, only):
             for part, value in zip(parts, values, strict=True):
                 rows = rows.append_column(part.name, pa.repeat(pa.scalar(value, part.kind), len(rows)))
             pieces.append(rows.append_column("$path", pa.repeat(uri, len(rows))))
@@ -139,14 +139,14 @@ def read_table(database: str, name: str) -> Table:
     return Table([*columns, *parts], pa.concat_tables(pieces), scanned)
 
 
-def _objects(location: str, reader: Reader, columns: Sequence[Column]) -> Iterator[tuple[str, int, pa.Table]]:
+def _objects(location: str, reader: Reader, columns: Sequence[Column], only: frozenset[str] | None) -> Iterator[tuple[str, int, pa.Table]]:
     """Each file of a location: its address, size and rows. Trino skips what is empty or hidden."""
     bucket, prefix = split_uri(location)
     check_s3("s3:ListBucket", bucket)
     for key in keys_below(bucket, prefix):
         hidden = any(part.startswith(("_", ".")) for part in key[len(prefix) :].split("/"))
         entry = s3._buckets[bucket]["objects"].get(key)
-        if hidden or entry is None or not entry["size"]:
+        if hidden or entry is None or not entry["size"] or (only is not None and f"s3://{bucket}/{key}" not in only):
             continue
         check_s3("s3:GetObject", bucket, key)
         uri = f"s3://{bucket}/{key}"

@@ -271,18 +271,18 @@ class CreateView:
 
 
 def _rows(tree: exp.Expr, context: Context) -> tuple[pa.Table, int]:
-    return trino.run(tree, context.database, lambda database, name: _table(database, name, context), context.running)
+    return trino.run(tree, context.database, lambda database, name, only: _table(database, name, only, context), context.running)
 
 
-def _table(database: str, name: str, context: Context) -> Table:
-    """A table's rows, or a view's."""
+def _table(database: str, name: str, only: frozenset[str] | None, context: Context) -> Table:
+    """A table's rows, or a view's; `only`: those of some of a table's files."""
     found = glue._tables.get(f"{database}/{name}") or {}
     view = VIEW.match(found.get("ViewOriginalText") or "")
     if not view:
-        return hive.read_table(database, name)
+        return hive.read_table(database, name, only)
     check_glue("glue:GetTable", database, name)
     told = json.loads(base64.b64decode(view["text"]))
-    rows, scanned = trino.run(trino.parse(told["originalSql"]), told["schema"], lambda d, n: _table(d, n, context), context.running)
+    rows, scanned = trino.run(trino.parse(told["originalSql"]), told["schema"], lambda d, n, o: _table(d, n, o, context), context.running)
     columns = [hive.Column(f.name.lower(), hive.hive_type(f.type)) for f in rows.schema]
     return Table(columns, rows.rename_columns([c.name for c in columns]).append_column("$path", pa.nulls(len(rows), pa.string())), scanned)
 

@@ -49,6 +49,7 @@ NUMBERS = INTEGERS | FLOATS | {exp.DType.DECIMAL}
 TEXTS = frozenset({exp.DType.VARCHAR, exp.DType.CHAR, exp.DType.TEXT})
 COMPARISONS = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.Add, exp.Sub, exp.Mul, exp.Div)
 PATH = "$path"
+Finds = Callable[[str, str, frozenset[str] | None], Table]
 
 
 def parse(sql: str) -> exp.Expr:
@@ -66,12 +67,10 @@ def parse(sql: str) -> exp.Expr:
     return tree
 
 
-def run(
-    tree: exp.Expr, database: str, table: Callable[[str, str], Table], running: Callable[[duckdb.DuckDBPyConnection], None]
-) -> tuple[pa.Table, int]:
+def run(tree: exp.Expr, database: str, table: Finds, running: Callable[[duckdb.DuckDBPyConnection], None]) -> tuple[pa.Table, int]:
     """The rows of a query, its columns typed as Athena types them, and the bytes that were read.
 
-    `table` finds a table by database and name; `running` is handed the connection, so that it can be interrupted.
+    `table` finds a table by database and name, and the files that the query names, if it names some; `running` is handed the connection, so that it can be interrupted.
     """
     tree = tree.copy()
     found = _tables(tree, database, table)
@@ -119,20 +118,30 @@ def _refuse_foreign(sql: str, tree: exp.Expr) -> None:
             raise QueryError("FUNCTION_NOT_FOUND", f"line {token.line}:{token.col - len(name) + 1}: Function '{name}' not registered")
 
 
-def _tables(tree: exp.Expr, database: str, table: Callable[[str, str], Table]) -> dict[tuple[str, str], Table]:
+def _tables(tree: exp.Expr, database: str, table: Finds) -> dict[tuple[str, str], Table]:
     """The tables that a query reads; each is named in full from here on."""
     ctes = {cte.alias.lower() for cte in tree.find_all(exp.CTE)}
-    found = {}
+    paths: dict[tuple[str, str], frozenset[str] | None] = {}
     for node in list(tree.find_all(exp.Table)):
         if not node.name or (not node.db and node.name.lower() in ctes):
             continue
         key = (node.db or database).lower(), node.name.lower()
-        if key not in found:
-            found[key] = table(*key)
+        named, before = _named_paths(node), paths.get(key, frozenset())
+        paths[key] = None if named is None or before is None else before | named
         node.set("catalog", None)
         node.set("db", exp.to_identifier(key[0], quoted=True))
         node.set("this", exp.to_identifier(key[1], quoted=True))
-    return found
+    return {key: table(*key, named) for key, named in paths.items()}
+
+
+def _named_paths(table: exp.Table) -> frozenset[str] | None:
+    """The files that are read where `WHERE "$path" IN ('...')` names them: Trino opens no other. None for all."""
+    select = table.parent_select
+    where = select.args.get("where") if select is not None and not select.args.get("joins") else None
+    for condition in where.this.flatten() if where is not None and isinstance(where.this, exp.And) else [where.this] if where else []:
+        if isinstance(condition, exp.In) and condition.this.name == PATH and all(isinstance(e, exp.Literal) for e in condition.expressions):
+            return frozenset(literal.name for literal in condition.expressions) if condition.expressions else None
+    return None
 
 
 def _name_columns(tree: exp.Expr) -> None:
