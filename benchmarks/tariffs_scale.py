@@ -1,7 +1,7 @@
 """A million units through the estimator, step by step: seconds, and the most memory a step has held.
 
     nice -n 19 python -m benchmarks.tariffs_scale          # `large`: 1,000,080 bundles in 26 million rows; about 2 GB of disk while it runs
-    python -m benchmarks.tariffs_scale --size medium
+    python -m benchmarks.tariffs_scale --locations 2000    # a tenth of it; the prior reads as many units as of the million
 
 Each step is a process of its own, with one thread, so that its peak is its own: making the tables, the prior's query, the prior's fit (season,
 noise, second level, foresight, gate), and stage 2, read and fitted in batches of a hundred thousand units as a worker does.
@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.tariffs_honest import QUERIES, TRUTH, Batch, Rows
 from tariffs import bundles
-from tariffs.generator import SIZES, generate
+from tariffs.generator import SIZES, Size, generate, size_of
 
 UNITS_PER_BATCH = 100_000
 STEPS = ("generate", "query of the prior", "fit of the prior", "stage 2")
@@ -86,7 +86,7 @@ def table_columns(table: Any) -> Rows:
     return found | {"week": found["week"].astype("datetime64[D]")}
 
 
-def run_step(name: str, size: str, folder: Path) -> dict[str, Any]:
+def run_step(name: str, size: Size, folder: Path) -> dict[str, Any]:
     """In this process: the step's figures, its seconds and its peak in GB."""
     start = time.perf_counter()
     if name == "generate":
@@ -101,15 +101,17 @@ def run_step(name: str, size: str, folder: Path) -> dict[str, Any]:
 def main() -> None:
     words = argparse.ArgumentParser(prog="python -m benchmarks.tariffs_scale", description=__doc__.splitlines()[0])
     words.add_argument("--size", choices=sorted(SIZES), default="large")
+    words.add_argument("--locations", type=int, help="so many locations, of 54 bundles each, instead of the size's")
     words.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     words.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     said = words.parse_args()
     if said.step:
-        print(json.dumps(run_step(said.step, said.size, said.folder)))
+        print(json.dumps(run_step(said.step, size_of(said.size, said.locations, 1, None), said.folder)))
         return
     with tempfile.TemporaryDirectory(prefix="tariffs-scale-") as folder:
         for step in STEPS:
             command = [sys.executable, "-m", "benchmarks.tariffs_scale", "--size", said.size, "--step", step, "--folder", folder]
+            command += ["--locations", str(said.locations)] if said.locations else []
             found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             count = f"{found['units']:,} units" if "units" in found else f"{found['rows']:,} rows" if "rows" in found else ""
             print(f"{step:20s} {found['seconds']:7.1f} s  {found['peak_gb']:5.2f} GB  {count:18s} {found.get('found', '')}", flush=True)
