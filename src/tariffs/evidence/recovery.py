@@ -90,13 +90,12 @@ def labels_of(rows: Columns, line: Line, starts: np.ndarray) -> dict[str, Labels
 
 def alone(rows: Units, line: Line, prior: Prior) -> Floats:
     """Each unit's own fit: the job's own, under a prior that says next to nothing.  Cut off at -6 and 0.  Shape (units,)."""
-    return np.clip(line.price(rows, left_alone(prior))["beta"], MOST_ELASTIC, 0.0)
+    return np.asarray(np.clip(line.price(rows, left_alone(prior))["beta"], MOST_ELASTIC, 0.0))
 
 
 def left_alone(prior: Prior) -> Prior:
     """The prior, so flat that it leaves every unit to itself, whatever a backtest gate chose for its group."""
-    gate = {"gate_choice": np.full(len(prior.groups), "EB", dtype=object)} if choices(prior) else {}
-    return replace(prior, tau2=FLAT, **gate)
+    return replace(prior, tau2=FLAT, gate_choice=np.full(len(prior.groups), "EB", dtype=object))
 
 
 def choices(prior: Prior) -> dict[str, str]:
