@@ -17,10 +17,12 @@ from pathlib import Path
 import duckdb
 import numpy as np
 
+from hundredfold.contract import read_contract
 from tariffs import bundles, voice
 from tariffs.demand.endogeneity import ENDOGENOUS
 from tariffs.demand.prior import Prior
 from tariffs.generator import Size, Switches, generate
+from tariffs.job import SOURCES
 from tariffs.rows import key_offsets
 
 QUERIES = Path(bundles.__file__).parent / "queries"
@@ -42,6 +44,17 @@ class Batch:
         return len(self.offsets) - 1
 
 
+def source(duck: duckdb.DuckDBPyConnection, name: str, files: list[Path]) -> str:
+    """The query of a source's files, with what its contract lets be missing, as the engine adds it."""
+    read = f"{'read_csv' if files[0].suffix == '.csv' else 'read_parquet'}({[str(f) for f in files]})"
+    there = {row[0] for row in duck.sql(f"DESCRIBE SELECT * FROM {read}").fetchall()}
+    optional = [c for c in read_contract(next(s.contract for s in SOURCES if s.name == name)).columns if c.optional]
+    added = [f"CAST(NULL AS {c.sql_type}) AS {c.name}" for c in optional if c.name not in there]
+    typed = [f"CAST({c.name} AS {c.sql_type}) AS {c.name}" for c in optional if c.name in there]
+    star = f"* REPLACE ({', '.join(typed)})" if typed else "*"
+    return f"SELECT {', '.join([star, *added])} FROM {read}"
+
+
 class Market:
     """Made-up tables in a folder, and the models' queries over them."""
 
@@ -50,8 +63,7 @@ class Market:
         self.duck, self.truth = duckdb.connect(), paths.truth
         self.duck.execute("SET threads = 1")
         for name, files in paths.sources.items():
-            read = "read_csv" if files[0].suffix == ".csv" else "read_parquet"
-            self.duck.execute(f"CREATE TABLE {name} AS SELECT * FROM {read}({[str(f) for f in files]})")
+            self.duck.execute(f"CREATE TABLE {name} AS {source(self.duck, name, files)}")
 
     def ask(self, query: str, key: tuple[str, ...]) -> Rows:
         return self.columns(f"SELECT * FROM ({(QUERIES / query).read_text()}) AS q ORDER BY {', '.join([*key, 'week'])}")

@@ -1,7 +1,7 @@
-"""A million units through the estimator, step by step: seconds, and the most memory a step has held.
+"""A million units through the estimator, step by step: seconds, seconds of CPU, and the most memory a step has held.
 
     nice -n 19 python -m benchmarks.tariffs_scale          # `large`: 1,000,080 bundles in 26 million rows; about 2 GB of disk while it runs
-    python -m benchmarks.tariffs_scale --size medium
+    python -m benchmarks.tariffs_scale --locations 2000    # a tenth of it; the prior reads as many units as of the million
 
 Each step is a process of its own, with one thread, so that its peak is its own: making the tables, the prior's query, the prior's fit (season,
 noise, second level, foresight, gate), and stage 2, read and fitted in batches of a hundred thousand units as a worker does.
@@ -23,9 +23,9 @@ import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.tariffs_honest import QUERIES, TRUTH, Batch, Rows
+from benchmarks.tariffs_honest import QUERIES, TRUTH, Batch, Rows, source
 from tariffs import bundles
-from tariffs.generator import SIZES, generate
+from tariffs.generator import SIZES, Size, generate, size_of
 
 UNITS_PER_BATCH = 100_000
 STEPS = ("generate", "query of the prior", "fit of the prior", "stage 2")
@@ -35,11 +35,9 @@ def warehouse(folder: Path) -> duckdb.DuckDBPyConnection:
     duck = duckdb.connect()
     duck.execute("SET threads = 1")
     duck.execute("SET memory_limit = '4GB'")
-    sales = sorted((folder / "bundle_sales").iterdir())
-    read = "read_csv" if sales[0].suffix == ".csv" else "read_parquet"
-    duck.execute(f"CREATE VIEW bundle_sales AS SELECT * FROM {read}({[str(f) for f in sales]})")
-    for name in ("locations", "product_catalog", "policy"):
-        duck.execute(f"CREATE VIEW {name} AS SELECT * FROM '{folder / name}.csv'")
+    for name in ("bundle_sales", "locations", "product_catalog", "policy"):
+        files = sorted((folder / name).iterdir()) if (folder / name).is_dir() else [folder / f"{name}.csv"]
+        duck.execute(f"CREATE VIEW {name} AS {source(duck, name, files)}")
     return duck
 
 
@@ -58,7 +56,7 @@ def fit_of_the_prior(folder: Path) -> dict[str, Any]:
 
 
 def stage_2(folder: Path) -> dict[str, Any]:
-    """Only what a worker does with its batch is timed; the engine's own reading is another benchmark's."""
+    """The seconds of CPU are those of a worker with its batch alone; the engine's own reading is another benchmark's."""
     prior = np.load(folder / "prior.npy", allow_pickle=True)[0]
     duck, sql = warehouse(folder), (QUERIES / "bundles.sql").read_text()
     places = [row[0] for row in duck.sql("SELECT location FROM locations ORDER BY location").fetchall()]
@@ -67,14 +65,14 @@ def stage_2(folder: Path) -> dict[str, Any]:
         low, high = places[first], places[min(first + step, len(places)) - 1]
         chosen = f"SELECT * FROM ({sql}) AS q WHERE location BETWEEN '{low}' AND '{high}' ORDER BY segment, location, product, week"
         batch = Batch(table_columns(duck.sql(chosen).to_arrow_table()), bundles.UNIT)
-        start = time.perf_counter()
+        start = time.process_time()
         prices = bundles.price_bundles(batch, prior)
-        seconds += time.perf_counter() - start
+        seconds += time.process_time() - start
         truth = f"SELECT beta FROM '{folder / 'truth' / 'bundles.parquet'}' WHERE location BETWEEN '{low}' AND '{high}' ORDER BY {TRUTH['bundles']}"
         error.append(prices["beta"] - duck.sql(truth).fetchnumpy()["beta"])
         units += len(batch)
     errors = np.concatenate(error)
-    return {"units": units, "seconds": seconds, "found": f"bias {errors.mean():+.3f}, rmse {np.sqrt(np.mean(errors**2)):.3f}"}
+    return {"units": units, "cpu": seconds, "found": f"bias {errors.mean():+.3f}, rmse {np.sqrt(np.mean(errors**2)):.3f}"}
 
 
 def columns(path: Path) -> Rows:
@@ -86,7 +84,7 @@ def table_columns(table: Any) -> Rows:
     return found | {"week": found["week"].astype("datetime64[D]")}
 
 
-def run_step(name: str, size: str, folder: Path) -> dict[str, Any]:
+def run_step(name: str, size: Size, folder: Path) -> dict[str, Any]:
     """In this process: the step's figures, its seconds and its peak in GB."""
     start = time.perf_counter()
     if name == "generate":
@@ -94,25 +92,34 @@ def run_step(name: str, size: str, folder: Path) -> dict[str, Any]:
         found: dict[str, Any] = {}
     else:
         found = {"query of the prior": query_of_the_prior, "fit of the prior": fit_of_the_prior, "stage 2": stage_2}[name](folder)
-    taken = {"seconds": time.perf_counter() - start} | found
-    return taken | {"peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2}
+    taken = {
+        "seconds": time.perf_counter() - start,
+        "cpu": time.process_time(),
+        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2,
+    }
+    return taken | found
 
 
 def main() -> None:
     words = argparse.ArgumentParser(prog="python -m benchmarks.tariffs_scale", description=__doc__.splitlines()[0])
     words.add_argument("--size", choices=sorted(SIZES), default="large")
+    words.add_argument("--locations", type=int, help="so many locations, of 54 bundles each, instead of the size's")
     words.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     words.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     said = words.parse_args()
     if said.step:
-        print(json.dumps(run_step(said.step, said.size, said.folder)))
+        print(json.dumps(run_step(said.step, size_of(said.size, said.locations, 1, None), said.folder)))
         return
     with tempfile.TemporaryDirectory(prefix="tariffs-scale-") as folder:
         for step in STEPS:
             command = [sys.executable, "-m", "benchmarks.tariffs_scale", "--size", said.size, "--step", step, "--folder", folder]
+            command += ["--locations", str(said.locations)] if said.locations else []
             found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             count = f"{found['units']:,} units" if "units" in found else f"{found['rows']:,} rows" if "rows" in found else ""
-            print(f"{step:20s} {found['seconds']:7.1f} s  {found['peak_gb']:5.2f} GB  {count:18s} {found.get('found', '')}", flush=True)
+            print(
+                f"{step:20s} {found['seconds']:7.1f} s  {found['cpu']:7.1f} s CPU  {found['peak_gb']:5.2f} GB  {count:18s} {found.get('found', '')}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -60,8 +60,8 @@ def test_too_few_weeks_or_units_decide_nothing_and_the_choice_says_so() -> None:
     assert gate.tested.tolist() == [UNITS, 15]
 
 
-def test_with_one_week_group_the_held_out_deviance_is_the_multinomials() -> None:
-    """Two units with the same weeks: given both margins, expected counts are those of a log-linear model, margins kept."""
+def test_the_held_out_deviance_is_conditional_on_the_units_and_the_weeks_totals() -> None:
+    """Units with proportional weeks have none, whatever the elasticity; with one season cell it is the multinomial's."""
     panel, layout = two_groups(1)
     deviance = held_out(panel, np.full(panel.units, -1.5), layout.cell(panel))
     assert deviance.min() > 0

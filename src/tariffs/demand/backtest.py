@@ -23,7 +23,7 @@ HORIZON_SHARE = 5  # a fold holds out a fifth of the weeks
 SHORTEST_HORIZON = 3
 FEWEST_UNITS = 20
 UNITS_PER_GROUP = 300  # deviances of 300 units tell two candidates apart; more cost time
-DOUBT = 1.0  # in standard errors: POOLED must be better by as much
+DOUBT = 2.0  # in standard errors: POOLED must be better by as much, for units share their weeks' luck, and where the model holds EB is best
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Gate:
 
 
 def backtest(panel: Panel, layout: Layout) -> Gate:
-    """EB unless the prior mean foretells the held-out weeks better, by more than a standard error; EB_UNTESTED with fewer than 20 units."""
+    """EB unless the prior mean foretells the held-out weeks better, by more than two standard errors; EB_UNTESTED with fewer than 20 units."""
     groups = int(layout.group.max()) + 1
     thin = _thinned(layout.group)[panel.unit]
     part, left = panel.only(thin)

@@ -115,7 +115,8 @@ def fit_full_unit(
     spread, precision, varied = np.full(len(x), dispersion), 1.0 / tau2, x.max() > x.min()
     beta, level = fit.beta, float(np.log(fit.demand / fit.exposed))
     for _ in range(MAX_STEPS):
-        demand, weight, mu = _tell(quantity, full, exposure * np.exp(level + beta * x), spread)
+        mu = exposure * np.exp(level + beta * x)
+        demand, weight = _tell(quantity, full, mu, spread)
         total, missed = _total(weight), demand - mu
         centre = _total(weight * x) / total
         distance = x - centre
@@ -179,7 +180,7 @@ def _fit_hot(panel: Panel, full: Bools, fit: Fit, mean: Floats, tau2: float, noi
     live = np.ones(panel.units, dtype=np.bool_)
     for _ in range(MAX_STEPS):
         mu = panel.exposure * np.exp(level[panel.unit] + beta[panel.unit] * panel.x)
-        demand, weight, mu = _tell(panel.quantity, full, mu, spread)
+        demand, weight = _tell(panel.quantity, full, mu, spread)
         total, missed = panel.sums(weight), demand - mu
         centre = panel.sums(weight * panel.x) / total
         distance = panel.x - centre[panel.unit]
@@ -196,12 +197,12 @@ def _fit_hot(panel: Panel, full: Bools, fit: Fit, mean: Floats, tau2: float, noi
     return Fit(beta, sd, shrink, panel.sums(panel.exposure * np.exp(beta[panel.unit] * panel.x)), asked)
 
 
-def _tell(quantity: Floats, full: Bools, mu: Floats, dispersion: Floats) -> tuple[Floats, Floats, Floats]:
-    """Demand, with its mean in full weeks; the weight of each week's information; and mu as it came.  All (rows,)."""
+def _tell(quantity: Floats, full: Bools, mu: Floats, dispersion: Floats) -> tuple[Floats, Floats]:
+    """Demand, with its mean in full weeks; and the weight of each week's information.  Both (rows,)."""
     demand, weight = quantity.copy(), mu.copy()
     told = unseen(quantity[full], mu[full], dispersion[full])
     demand[full], weight[full] = told.mean, mu[full] * told.information
-    return demand, weight, mu
+    return demand, weight
 
 
 def _put(values: Floats, where: Bools, others: Floats) -> Floats:

@@ -96,14 +96,12 @@ def alone(rows: Units, line: Line, prior: Prior) -> Floats:
 
 def left_alone(prior: Prior) -> Prior:
     """The prior, so flat that it leaves every unit to itself, whatever a backtest gate chose for its group."""
-    gate: dict[str, Any] = {"gate_choice": np.full(len(prior.groups), "EB", dtype=object)} if choices(prior) else {}
-    return replace(prior, tau2=FLAT, **gate)
+    return replace(prior, tau2=FLAT, gate_choice=np.full(len(prior.groups), "EB", dtype=object))
 
 
 def choices(prior: Prior) -> dict[str, str]:
-    """What the backtest gate chose for each group; empty where the prior was fitted without one."""
-    chosen = getattr(prior, "gate_choice", ())
-    return dict(zip(map(str, prior.groups), map(str, chosen), strict=False))
+    """What the backtest gate chose for each group."""
+    return dict(zip(map(str, prior.groups), map(str, prior.gate_choice), strict=True))
 
 
 def _units(rows: Units, line: Line, prior: Prior) -> pa.Table:
