@@ -204,9 +204,9 @@ def reasons(run: Run, most: int = 5) -> list[dict[str, Any]]:
 
 
 def sample_unit(run: Run) -> tuple[str, str] | None:
-    """The model of the most units, and the key of its first: something to replay."""
-    sizes = {name: counts["units"] for name, counts in run.counts.get("models", {}).items()}
-    for name in sorted(reversed(run._collected()), key=lambda name: -sizes.get(name, 0)):
+    """The model of the most units (of equals, the last), and the key of its first: something to replay."""
+    models = run.counts.get("models", {})
+    for _, _, name in sorted((-models[name]["units"], -place, name) for place, name in enumerate(run._collected())):
         units = UnitList.read(run.layout, name, run.home.store)
         if units.keys.num_columns:
             return name, key_text(units.key(0))

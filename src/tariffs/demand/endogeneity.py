@@ -75,7 +75,7 @@ def examine(panel: Panel, group: Ints, cell: Ints, periods: int, cluster: Ints) 
         return Exogeneity(NOT_TESTED, pi, 0.0, 0.0, 1.0, share)
     control = chosen(panel, pi)
     season = fit_season(panel, group, cell, periods, control)
-    se = _standard_error(panel.seasonal(season.gamma[cell] + season.rho * control), season, group, cell, control, pi, cluster)
+    se = clustered_error(panel.seasonal(season.gamma[cell] + season.rho * control), season, group, cell, control, pi, cluster)
     p = two_sided(season.rho / se, int(cluster.max()))
     return Exogeneity(ENDOGENOUS if p < LEVEL else EXOGENOUS, pi, season.rho, se, p, share)
 
@@ -107,8 +107,8 @@ def two_sided(t: float, freedom: int) -> float:
     return math.erfc(z / math.sqrt(2.0))
 
 
-def _standard_error(panel: Panel, season: Season, group: Ints, cell: Ints, control: Floats, pi: float, cluster: Ints) -> float:
-    """Sandwich over clusters; `panel` has the season and the control in its exposure.
+def clustered_error(panel: Panel, season: Season, group: Ints, cell: Ints, control: Floats, pi: float, cluster: Ints) -> float:
+    """The standard error of a control's coefficient: the sandwich over clusters (units,); `panel` has the season and the control in its exposure.
 
     The control, less all that the other parameters can explain of it, gives rho's own score and information.  pi's error
     moves the control by -trial~ and so rho by the second term (stacked moment conditions; Newey and McFadden 1994, 6.1).

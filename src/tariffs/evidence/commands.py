@@ -105,6 +105,22 @@ def backtest(weeks: int, run: str | None, truth: str | None, plots: str | None, 
 
 
 @evidence.command()
+@takes_run
+@takes_home
+@takes_json
+def substitution(run: str | None, home: str, as_json: bool) -> None:
+    """What the sizes of one bundle take from one another, as the run's own sales tell, beside the policy's cross_effect. Needs no truth."""
+    from tariffs.evidence import show
+    from tariffs.evidence.substitution import substitution as tell
+
+    found = tell(_open(home, run, None))
+    if as_json:
+        _json({**asdict(found), "interval": found.found.interval})
+    else:
+        show.show_substitution(found)
+
+
+@evidence.command()
 @click.option("--cycles", type=int, default=12, show_default=True, metavar="N", help="How many cycles of four weeks.")
 @click.option("--seed", type=int, default=7, show_default=True, metavar="N", help="Of the customers' chance, and of Thompson's.")
 @takes_finished

@@ -76,6 +76,17 @@ class Finished:
             first += len(batch)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
+    def of_some(self, line: Line, column: str, most: int) -> Rows:
+        """The rows of the line's units, whole groups of those that share a key column: of every k-th group, so that there are up to so many units."""
+        keys = UnitList.read(self.run.layout, line.model, self.home.store).keys
+        every = -(-keys.num_rows // most)
+        wanted = np.unique(keys.column(column).to_numpy(zero_copy_only=False).astype(object))[::every]
+        parts = []
+        for batch in self.batches(line.model):
+            mine = np.isin(batch[column].astype(object), wanted)
+            parts.append({name: batch[name][mine] for name in _names(batch)})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
     def known(self, line: Line) -> pa.Table:
         """The true elasticity and level of each unit; UsageError where nobody knows them."""
         if self.truth is None or not (self.truth / line.truth).is_file():
@@ -94,7 +105,11 @@ class Finished:
 
     def policy(self) -> pa.Table:
         """The run's policy, as it was given."""
-        place = self._place("policy")
+        return self.table("policy")
+
+    def table(self, source: str) -> pa.Table:
+        """A small source of the run, as it was given."""
+        place = self._place(source)
         return place if isinstance(place, pa.Table) else ask(f"SELECT * FROM '{str(place).replace(chr(39), chr(39) * 2)}'")
 
     def _place(self, source: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from tariffs.evidence.calibration import Band, Calibration
 from tariffs.evidence.dial import Dial, Setting
 from tariffs.evidence.loop import Loop
 from tariffs.evidence.recovery import WAYS, Recovery, Score
+from tariffs.evidence.substitution import Substituted
 
 NAMES = {"bundle": "Bundles", "voice": "Voice"}
 WAY_WORDS = {
@@ -95,6 +97,22 @@ def show_backtest(found: Backtest) -> None:
     _print(grid)
     _say("Poisson deviance per week: less is better; the levels and the season of these")
     _say("weeks are at their own best for each: what differs is the answer to price")
+
+
+def show_substitution(found: Substituted) -> None:
+    """chi in words that a pricing team can act upon."""
+    told, (low, high) = found.found, found.found.interval
+    _head("Bundles: what the sizes of one ladder take from one another")
+    _say(f"chi: {told.chi:+.3f}, standard error {told.se:.3f}, 95 % interval {low:+.3f} to {high:+.3f}, p = {told.p:.3f}")
+    _say(f"from {told.weeks:,} weeks in {told.clusters:,} locations")
+    if low > 0:
+        _say(f"A size that gets a tenth dearer sends its neighbours {math.expm1(0.1 * told.chi):.1%} more sales.")
+    elif high < 0:
+        _say("Neighbours sell less where a size gets dearer: they are bought together, or their prices follow demand.")
+    else:
+        _say("No substitution is seen: the interval holds zero.")
+    said = ", ".join(f"{scope} {value:g}" for scope, value in found.policy.items()) or "nothing (0)"
+    _say(f"The policy's cross_effect says: {said}")
 
 
 def show_loop(found: Loop) -> None:
