@@ -74,6 +74,8 @@ def voice_after(truth: pa.Table, last: pa.Table, discount: Mapping[tuple[str, in
     week = (np.datetime64("2026-06-28") + 7 * np.tile(np.arange(1, weeks + 1), len(keys))).astype("datetime64[D]")
     columns = {name: np.array([k[n] for k in keys])[spread] for n, name in enumerate(("cell", "hour", "day_type"))}
     columns |= {"week": week, "discount": d[spread], "posted_discount": d[spread], "minutes": minutes.ravel()}
+    uncounted = pa.nulls(len(spread), pa.int64())
+    columns |= {"attempts": uncounted, "blocked": uncounted}
     columns |= {"active_subs": subs[spread].astype(np.int64), "loaded_at": (week + 2).astype("datetime64[us]") + np.timedelta64(6, "h")}
     return pa.table(columns)
 

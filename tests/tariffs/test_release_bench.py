@@ -70,7 +70,10 @@ COMMON: dict[str, Any] = {
     "model_version": "tariffs-1", "data_cutoff": dt.date(2026, 6, 28), "status": "draft", "reason_code": "HOLD_UNCERTAIN",
     "constraint_bound": None, "p_gain": None, "elasticity": -1.2, "se": 0.3, "credible_lo": -1.7, "credible_hi": -0.7, "support_n": 26,
     "shrink_weight": 0.6, "expected_volume": 10.0, "expected_volume_delta": 0.0, "expected_revenue_delta": 0.0,
-    "expected_margin_delta": 0.0, "control_flag": False,
+    "expected_margin_delta": 0.0, "control_flag": False, "time_zone": "UTC", "valid_from_local": MONDAY,
+    "valid_to_local": MONDAY + dt.timedelta(days=7), "unit_cost": 0.01, "usage_value": 0.0, "opportunity_cost": 0.0, "capacity_price": 0.0,
+    "explore_flag": False, "explore_draw": None,
+    **{f"expected_{of}_delta_{end}": 0.0 for of in ("volume", "revenue", "margin") for end in ("lo", "hi")},
 }  # fmt: skip
 
 
