@@ -104,6 +104,56 @@ def test_without_diversion_nothing_costs_anything_and_prices_are_as_before(place
     assert (found["price"] != places[0]["price"]).sum() == (found["reason_code"] == "LADDER_ADJUSTED").sum()
 
 
+def undercut(rows: Rows) -> tuple[Rows, int, int]:
+    """A place where the first segment's month of 1000 MB costs what the week of 1000 MB does, and its customers mind the price far more."""
+    week, month = (int(np.flatnonzero(rows["product"] == name)[0]) for name in ("WEEK_1000", "MONTH_1000"))
+    rows = {name: values.copy() for name, values in rows.items()}
+    today = rows["current_price"][week]
+    for name, value in {"current_price": today, "elasticity": -5.0, "draw": -5.0, "se": 0.1, "volume": 60.0}.items():
+        rows[name][month] = value
+    for at in (week, month):
+        rows["lowest"][at], rows["highest"][at] = 0.85 * today, 1.15 * today
+    points = points_of(rows, month, rows["lowest"][month], rows["highest"][month], today)
+    rows["price"][month] = points[worth_of(rows, month, points).argmax()]
+    return rows, week, month
+
+
+@pytest.mark.parametrize("cross_effect", [0.0, 0.4])
+def test_the_same_size_for_longer_costs_no_less_and_both_ladders_are_worth_the_most_that_allows(
+    places: list[Rows], cross_effect: float
+) -> None:
+    """Brute force: the best of each ladder for every price of its product of 1000 MB, and the best pair of those."""
+    rows, week, month = undercut(policy(places[0], cross_effect=cross_effect))
+    assert rows["price"][month] < rows["price"][week]
+    found = settle_place(rows)
+    pair = [next(at for at in ladders_of(rows) if i in at) for i in (week, month)]
+    assert "LADDER_OUT_OF_REACH" not in found["ladder_bound"][np.concatenate(pair)]
+    best = [best_by_price(rows, at, i) for at, i in zip(pair, (week, month), strict=True)]
+    most = max(a + b for p, a in best[0].items() for q, b in best[1].items() if q >= p)
+    assert found["price"][month] >= found["price"][week]
+    assert found["highest"][week] <= found["lowest"][month]  # so that no limit on the whole table can break it either
+    assert found["reason_code"][month] == "LADDER_ADJUSTED"
+    if not cross_effect:  # with it, the ladders are settled once more, each for its neighbours' new prices
+        assert sum(worth_with_pull(rows, at, found["price"][at]) for at in pair) == pytest.approx(most, rel=1e-9)
+
+
+def best_by_price(rows: Rows, at: np.ndarray, one: int) -> dict[float, float]:
+    points = [points_of(rows, i, rows["lowest"][i], rows["highest"][i], rows["price"][i]) for i in at]
+    best: dict[float, float] = {}
+    for pick in product(*points):
+        if in_order(np.array(pick), rows["volume_mb"][at]):
+            price = pick[list(at).index(one)]
+            best[price] = max(best.get(price, -np.inf), worth_with_pull(rows, at, np.array(pick)))
+    return best
+
+
+def test_what_is_cheaper_for_longer_today_is_left_to_those_who_made_it_so(places: list[Rows]) -> None:
+    rows, week, month = undercut(places[0])
+    rows["current_price"][month] *= 0.9
+    found = settle_place(rows)
+    assert found["price"][month] < found["price"][week]
+
+
 def test_no_segment_pays_much_more_than_another_for_the_same(places: list[Rows]) -> None:
     adjusted = 0
     for plain in places:

@@ -76,6 +76,14 @@ def climb_pulled(rungs: Sequence[Rung]) -> Floats | None:
     return np.array([rung.prices[point] for rung, point in zip(rungs, reversed(at[1:]), strict=True)])
 
 
+def worth(rungs: Sequence[Rung], prices: Floats) -> float:
+    """What a ladder is worth at these prices, each of which is one of its rung's."""
+    at = [int(np.argmin(np.abs(rung.prices - price))) for rung, price in zip(rungs, prices, strict=True)]
+    pulls = [float(rung.pull[min(i, len(rung.pull) - 1)]) for rung, i in zip(rungs, at, strict=True)]
+    beside = [low * high for low, high in zip([1.0, *pulls[:-1]], [*pulls[1:], 1.0], strict=True)]
+    return sum(float(rung.values[i]) * pull for rung, i, pull in zip(rungs, at, beside, strict=True))
+
+
 def _order_cost(lower: Rung, upper: Rung) -> Floats:
     return np.where(_follows(lower, upper), 0.0, -np.inf)
 
