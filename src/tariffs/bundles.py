@@ -45,7 +45,7 @@ def price_bundles(rows: Units, prior: Prior) -> dict[str, np.ndarray]:
 
 def _decide(rows: Columns, offsets: Ints, learnt: Learnt) -> dict[str, np.ndarray]:
     last = offsets[1:] - 1
-    terms = terms_of(rows, offsets, rows["max_step"][last] * rows["posted_price"][last])
+    terms = terms_of(rows, offsets)
     demand = demand_at(learnt, terms.current, terms.reference, rows["active_subs"][last])
     hold = holds(learnt.supported, learnt.varied, control_of(rows, offsets), changed_lately(rows, offsets))
     may = (hold == "") | (hold == HOLD_NO_VARIATION)  # a trial is what tells most where prices never moved

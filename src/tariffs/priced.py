@@ -104,8 +104,11 @@ def only(columns: dict[str, np.ndarray], kind: type[P]) -> P:
     return kind(**{name: values[0].item() if isinstance(values[0], np.generic) else values[0] for name, values in columns.items()})
 
 
-def terms_of(rows: Columns, offsets: Ints, step: Floats) -> Terms:
-    """The limits of each unit, as they stood in its last week; `step` is money, shape (units,).
+def terms_of(rows: Columns, offsets: Ints, tariff: Floats | None = None) -> Terms:
+    """The limits of each unit, as they stood in its last week.
+
+    `max_step` is a share of the price; of `tariff` (units,), where that is given.  No step ends further than that beyond all prices that were
+    paid either: today's list price may be one that nobody has paid yet, and further on the demand curve is a guess.
 
     Raises ValueError where the catalogue or the policy left something out: a price made of a gap is worse than none.
     """
@@ -118,12 +121,16 @@ def terms_of(rows: Columns, offsets: Ints, step: Floats) -> Terms:
     tick = column("price_tick")
     least = on_tick(np.ceil(column("regulated_floor") / tick - GRID_SLACK), tick)
     most = on_tick(np.floor(column("regulated_ceiling") / tick + GRID_SLACK), tick)
+    current, paid = column("posted_price"), np.asarray(rows["price"], dtype=np.float64)
+    paid_lo, paid_hi = np.minimum.reduceat(paid, offsets[:-1]), np.maximum.reduceat(paid, offsets[:-1])
+    step, below, above = (column("max_step") * (price if tariff is None else tariff) for price in (current, paid_lo, paid_hi))
     terms = Terms(
-        current=column("posted_price"), reference=column("reference_price"), unit_cost=column("unit_cost"), tick=tick,
+        current=current, reference=column("reference_price"), unit_cost=column("unit_cost"), tick=tick,
         floor=np.maximum(floor, least), ceiling=np.minimum(ceiling, most), step=step, z=column("z"),
         added_cost=0.0 - column("usage_value"),
         floor_name=np.where(least > floor, "REG_FLOOR", "FLOOR").astype(object),
         ceiling_name=np.where(most < ceiling, "REG_CEILING", "CEILING").astype(object),
+        least=paid_lo - below, most=paid_hi + above,
     )  # fmt: skip
     if faults := terms.faults():
         raise ValueError(f"cannot be priced: wanted {', '.join(faults)}")

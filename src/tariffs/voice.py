@@ -74,7 +74,7 @@ def capacity_floor(terms: Terms, demand: Demand, room: Floats) -> Floats:
 
 def _decide(rows: Columns, offsets: Ints, learnt: Learnt) -> dict[str, np.ndarray]:
     last = offsets[1:] - 1
-    terms = terms_of(rows, offsets, rows["max_step"][last] * rows["reference_price"][last])  # points of discount, not of the price
+    terms = terms_of(rows, offsets, rows["reference_price"][last])  # points of discount, not of the price
     demand = demand_at(learnt, terms.current, terms.reference, rows["active_subs"][last])
     control, room = control_of(rows, offsets), rows["load_limit"][last] * rows["capacity"][last]
     capped = _capped(terms, np.where(control, terms.floor, capacity_floor(terms, demand, room)))

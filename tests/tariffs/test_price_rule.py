@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from tariffs import bundles
 from tariffs.optimise.rule import Choice, Demand, Terms, choose, effect, effect_columns, robust_ratio
 
 FREE = {"floor": 0.01, "ceiling": 100.0, "step": 100.0, "tick": 0.0001}
@@ -185,3 +187,31 @@ def test_a_move_beyond_the_step_is_told_as_the_limit_that_forced_it(drawn: dict,
     )
     assert choice.price[0] == pytest.approx(limit[side], abs=1e-4)
     assert choice.bound[0] == side.upper()
+
+
+@pytest.mark.parametrize(("b", "current", "least", "most", "price", "bound"), [
+    (-5.0, 0.80, 0.75, 9.0, 0.75, "STEP_DOWN"),  # a step from today's price would end at 0.68
+    (-5.0, 0.80, 0.65, 9.0, 0.70, "STEP_DOWN"),
+    (-5.0, 0.80, 0.90, 9.0, 0.80, "STEP_DOWN"),  # it is beyond already: it stays, and does not go back by force
+    (-0.3, 1.00, 0.10, 1.10, 1.10, "STEP_UP"),
+    (-0.3, 1.00, 0.10, 0.90, 1.00, "STEP_UP"),
+])  # fmt: skip
+def test_a_step_ends_at_what_was_paid_and_a_step_more(
+    b: float, current: float, least: float, most: float, price: float, bound: str
+) -> None:
+    terms = replace(terms_of(current, step=0.15 * current, tick=0.05), least=np.array([least]), most=np.array([most]))
+    found = choose(terms, demand_of(b, 0.01), np.array([False]))
+    assert (found.price[0], found.bound[0]) == (pytest.approx(price), bound)
+
+
+def test_a_list_price_that_nobody_has_paid_yet_is_no_ground_to_step_from(demo: Any) -> None:
+    """Its last week was sold at a trial's price, so that the list price below is beyond all that is known of the unit."""
+    further = 0
+    for number in range(0, len(demo.bundles), 25):
+        rows = {name: values.copy() for name, values in demo.bundles.unit(number).items()}
+        paid = rows["price"].min()
+        rows["posted_price"][-1] = max(np.floor(0.9 * paid / rows["price_tick"][-1]) * rows["price_tick"][-1], rows["price_floor"][-1])
+        found = bundles.price_bundle(rows, demo.prior)
+        assert found.price >= min((1.0 - rows["max_step"][-1]) * paid, found.current_price) - 1e-9
+        further += found.price < found.current_price
+    assert further > 0

@@ -31,7 +31,8 @@ class Terms:
     """What the catalogue and the pricing team allow; money, shape (units,).
 
     Floor and ceiling outrank the step: a current price outside them is brought back in one move.  Their names are told
-    where they bind.  `added_cost` is what a unit sold costs beyond its unit cost: less than 0 where usage has a value of its own.
+    where they bind.  `least` and `most` are how far below and above all prices ever paid a step may end; they never move a price by
+    themselves.  `added_cost` is what a unit sold costs beyond its unit cost: less than 0 where usage has a value of its own.
     """
 
     current: Floats
@@ -45,6 +46,8 @@ class Terms:
     added_cost: Floats = field(default_factory=lambda: np.zeros(1))
     floor_name: Labels = field(default_factory=lambda: np.array(["FLOOR"], dtype=object))
     ceiling_name: Labels = field(default_factory=lambda: np.array(["CEILING"], dtype=object))
+    least: Floats = field(default_factory=lambda: np.array([-np.inf]))
+    most: Floats = field(default_factory=lambda: np.array([np.inf]))
 
     @property
     def cost(self) -> Floats:
@@ -57,11 +60,13 @@ class Terms:
 
     @property
     def lowest(self) -> Floats:
-        return np.maximum(self.floor, np.minimum(self.current - self.step, self.ceiling))
+        reach = np.maximum(self.current - self.step, np.minimum(self.least, self.current))
+        return np.maximum(self.floor, np.minimum(reach, self.ceiling))
 
     @property
     def highest(self) -> Floats:
-        return np.minimum(self.ceiling, np.maximum(self.current + self.step, self.floor))
+        reach = np.minimum(self.current + self.step, np.maximum(self.most, self.current))
+        return np.minimum(self.ceiling, np.maximum(reach, self.floor))
 
     def faults(self) -> list[str]:
         """What is missing or contradictory, in words; empty where the terms can be priced on."""
