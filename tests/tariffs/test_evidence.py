@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 import statsmodels.api as sm
@@ -26,6 +27,8 @@ from tariffs.demand.panel import make_panel
 from tariffs.evidence import backtest, calibration, dial, loop, money, plots, recovery
 from tariffs.evidence.finished import Finished, open_finished
 from tariffs.evidence.lines import BUNDLE, LINES, VOICE
+from tariffs.evidence.prior import learnt
+from tariffs.generator import Switches, generate
 
 
 @pytest.fixture(scope="module")
@@ -261,3 +264,37 @@ def test_the_same_evidence_makes_the_same_plot_to_the_byte(finished: Finished, l
     assert [a.read_bytes() for a in first] == [b.read_bytes() for b in second]
     assert "<text" not in first[0].read_text()  # letters are drawn: they look the same everywhere
     assert first[0].stat().st_size < 400_000
+
+
+# what the run found of its own data
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: line.kind)
+def test_what_is_told_of_the_prices_is_what_the_run_priced_by(finished: Finished, line: Any) -> None:
+    found, prior = learnt(finished, line), finished.results(line.prior).to_pylist()[0]
+    assert (found.exogeneity, found.rho, found.rho_p) == (prior["exogeneity"], prior["rho"], prior["rho_p"])
+    assert (found.rho_used, found.tau**2) == (prior["rho_used"], pytest.approx(prior["tau2"]))
+    assert [(group.name, group.gate) for group in found.groups] == list(zip(prior["groups"], prior["gate_choice"], strict=True))
+    assert [group.deviance_eb for group in found.groups] == prior["gate_eb"]
+
+
+def test_what_was_not_tested_or_could_hardly_be_seen_does_not_sound_like_innocence(tmp_path: Path) -> None:
+    """Prices that foresee demand: seen in voice; in so few bundles hardly to be seen, which is said; and untested where the log of trials is lost."""
+    operator = generate("demo", tmp_path / "data", dirt=False, switches=Switches(endog=1.0)).sources
+    logged, lost = (_priced(operator, tmp_path / f"home-{lost}", lost) for lost in (False, True))
+    seen, hardly, unseen = learnt(logged, VOICE), learnt(logged, BUNDLE), learnt(lost, BUNDLE)
+    assert [found.exogeneity for found in (seen, hardly, unseen)] == ["ENDOGENOUS", "EXOGENOUS", "NOT_TESTED"]
+    assert seen.rho > seen.visible > 0 < seen.rho_used
+    assert hardly.visible > 0.3  # the bias that this foresight makes is +0.26
+    assert np.isnan([unseen.rho, unseen.rho_se, unseen.rho_p, unseen.visible]).all()
+    assert (unseen.rho_used, "log trials" in unseen.meaning) == (0.0, True)
+
+
+def _priced(sources: Any, home: Path, lost: bool) -> Finished:
+    sales = pa.concat_tables([csv.read_csv(file) if file.suffix == ".csv" else pq.read_table(file) for file in sources["bundle_sales"]])
+    if lost:
+        at = sales.column_names.index("explore_eps")
+        sales = sales.set_column(at, "explore_eps", pa.array(np.zeros(sales.num_rows)))
+    places: dict[str, Any] = {name: str(files[0]) for name, files in sources.items()} | {"bundle_sales": sales}
+    hundredfold.run(demo.JOB, places, home=home, as_of=demo.AS_OF, workers=1)
+    return open_finished(Home(home, make=False), None, None)

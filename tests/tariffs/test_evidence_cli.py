@@ -42,7 +42,7 @@ def test_the_demo_names_the_commands_that_hold_its_promises(place: Path) -> None
     assert set(named) <= set(evidence.commands)
 
 
-@pytest.mark.parametrize("words", [["truth"], ["backtest"], ["loop", "--cycles", "3"]], ids=lambda words: words[0])
+@pytest.mark.parametrize("words", [["truth"], ["prior"], ["backtest"], ["loop", "--cycles", "3"]], ids=lambda words: words[0])
 def test_a_table_fits_a_terminal_of_80_columns(place: Path, words: list[str]) -> None:
     lines = say(place, "evidence", *words).stdout.splitlines()
     assert len(lines) > 8

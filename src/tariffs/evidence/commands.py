@@ -85,6 +85,26 @@ def dial(settings: Sequence[float], run: str | None, truth: str | None, plots: s
 
 
 @evidence.command()
+@takes_run
+@takes_home
+@takes_json
+def prior(run: str | None, home: str, as_json: bool) -> None:
+    """What the run found of its own data: do prices answer to demand, and did the gate keep the units' own fits? Needs no truth."""
+    from tariffs.evidence import show
+    from tariffs.evidence.lines import LINES
+    from tariffs.evidence.prior import learnt
+
+    finished = _open(home, run, None)
+    found = [learnt(finished, line) for line in LINES]
+    if as_json:
+        _json([asdict(f) for f in found])
+    else:
+        for f in found:
+            show.show_prior(f)
+        show.show_gates()
+
+
+@evidence.command()
 @click.option("--weeks", type=int, default=8, show_default=True, metavar="N", help="How many of the last weeks are held out.")
 @takes_finished
 def backtest(weeks: int, run: str | None, truth: str | None, plots: str | None, home: str, as_json: bool) -> None:

@@ -14,6 +14,7 @@ from tariffs.evidence.backtest import Backtest
 from tariffs.evidence.calibration import Band, Calibration
 from tariffs.evidence.dial import Dial, Setting
 from tariffs.evidence.loop import Loop
+from tariffs.evidence.prior import Learnt
 from tariffs.evidence.recovery import WAYS, Recovery, Score
 from tariffs.evidence.substitution import Substituted
 
@@ -85,6 +86,32 @@ def show_dial(found: Dial) -> None:
     if any(s.truly for s in found.settings):
         _say("P(gain): mean promise of the moves; gained: the share of them that keep it;")
         _say("harmed: share of the units that lose margin by their move")
+
+
+def show_prior(found: Learnt) -> None:
+    """The verdict on the prices, the noise of each group, and what the gate chose for it."""
+    _head(f"{NAMES[found.line]}: do prices answer to demand?  {found.exogeneity}")
+    _say(found.meaning)
+    if found.rho_p >= 0:
+        _say(f"rho {found.rho:+.3f} (se {found.rho_se:.3f}, p {found.rho_p:.3g}); taken out of every unit's weeks: {found.rho_used:+.3f}")
+        _say(f"the test sees a rho of {found.visible:.2f} four times in five; a smaller one it may miss")
+    _say(f"trials: {found.trials:.1%} of the weeks; sold out, at the cell's capacity: {found.censored:.1%}")
+    grid = _grid(found.factor, "elasticity", "phi", "c", "gate", "units", "own fits", "mean alone")
+    for group in found.groups:
+        told = [f"{value:.4f}" for value in (group.deviance_eb, group.deviance_pooled)] if group.tested else ["-", "-"]
+        noise = [f"{group.elasticity:.2f}", f"{group.dispersion:.2f}", f"{group.inflation:.2f}"]
+        grid.add_row(escape(group.name), *noise, group.gate, f"{group.tested:,}", *told)
+    _print(grid)
+    _say(f"tau, the spread around the mean of a kind: {found.tau:.3f}, told by {found.telling:,} of {found.units:,} units")
+
+
+def show_gates() -> None:
+    """What the words of `show_prior` mean."""
+    result.print()
+    _say("rho     what chosen prices and demand have in common; 0: prices are innocent")
+    _say("phi, c  the noise: dispersion, and what weeks that go together add to it")
+    _say("gate    EB: units keep their own fits; POOLED: the mean of the kind foretold")
+    _say("        held-out weeks better (less deviance) and prices; EB_UNTESTED: too few")
 
 
 def show_backtest(found: Backtest) -> None:
