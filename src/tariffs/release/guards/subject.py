@@ -52,7 +52,7 @@ class Limits:
     place_drop: float = 0.35
     segment_ratio: float = 2.0
     voice_cliff: float = 20.0
-    cliffs_made: float = 0.05
+    cliffs_made: float = 0.02
     competitor_over: float = 0.10
     competitor_under: float = 0.0
 
