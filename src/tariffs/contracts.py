@@ -105,6 +105,9 @@ END
 """.strip()
 
 
+SCOPE_OF = "CASE WHEN kind = '{kind}' AND scope <> '*' THEN scope END"
+
+
 def tidy(*columns: str) -> dict[str, str]:
     """Repairs of key columns: Latin letters, upper case, no stray blanks or marks."""
     return {column: TIDY_CODE.format(column=column) for column in columns}
@@ -203,6 +206,9 @@ class Location:
 class Policy:
     """The pricing team's dials: one row per kind for everybody (scope '*'), and one per segment (voice: region) that differs.
 
+    A scope that is no segment, or no region of any location, is refused: nobody would notice a dial that turns nothing.  `segment` and
+    `region` are made of the scope for that, and nobody writes them.
+
     z           how sure a move must be, in standard deviations of the elasticity
     max_step    the largest move: a share of the current price (voice: points of discount, as a share of the tariff)
     min_weeks   fewer weeks than this, and the price is held
@@ -251,6 +257,8 @@ class Policy:
     max_mean_change: Annotated[float, Ge(0)] | None = None
     min_volume: Annotated[float, Ge(0)] | None = None
     max_revenue_risk: Annotated[float, Ge(0)] | None = None
+    segment: Segment | None = None
+    region: Code | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from hundredfold import Job, Model, Publish, Source
 from tariffs import bundles, days, places, table, voice
 from tariffs.contracts import (
+    SCOPE_OF,
     TIDY_CAPACITY,
     TIDY_LOCATION,
     TIDY_NAME,
@@ -28,7 +29,13 @@ from tariffs.contracts import (
 SOURCES = (
     Source("locations", contract=Location, unique=("location",), clean={"name": TIDY_NAME.format(column="name")}),
     Source("product_catalog", contract=Product, unique=("product",)),
-    Source("policy", contract=Policy, unique=("kind", "scope")),
+    Source(
+        "policy",
+        contract=Policy,
+        unique=("kind", "scope"),
+        references={"region": "locations.region"},
+        clean={"segment": SCOPE_OF.format(kind="bundle"), "region": SCOPE_OF.format(kind="voice")},
+    ),
     Source(
         "bundle_sales",
         contract=BundleSales,

@@ -45,8 +45,13 @@ class Limited:
 def keep_limits(rows: Rows) -> dict[str, np.ndarray]:
     """The prices that change, in columns of `Limited`, from the rows of one kind, sorted by chain and place.
 
-    Raises ValueError where the limits cannot be met: it names them, and the best that can be had.
+    Raises ValueError where the limits cannot be met: it names them, and the best that can be had; and where the policy limits a part of
+    the table, which nobody keeps to.
     """
+    if rows["misplaced"][0] is not None:
+        raise ValueError(
+            f"the policy's row of {rows['misplaced'][0]} limits the whole table; wanted in the row with the scope *, and nowhere else"
+        )
     prices, there = menu(rows)
     limits = limits_of(rows, prices)
     if all(limit.excess(np.full(len(prices), GIVEN)) <= 0 for limit in limits):

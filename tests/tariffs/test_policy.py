@@ -115,6 +115,30 @@ def prices_with(demo: Any, **columns: Any) -> dict[str, np.ndarray]:
     return bundles.price_bundles(type(slab)(slab.columns | spread, slab.key, slab.offsets), demo.prior)
 
 
+@pytest.mark.parametrize(
+    ("kind", "scope", "told"), [("bundle", "YUOTH", "segment must be one of"), ("voice", "ASHANTY", "region must be in")]
+)
+def test_a_dial_for_nobody_stops_the_run(operator, tmp_path, kind, scope, told):
+    """A row whose scope is misspelt would turn nothing, and nobody would notice."""
+    lines = operator["policy"].read_text().splitlines()
+    (tmp_path / "policy.csv").write_text("\n".join([*lines, next(line for line in lines if kind in line).replace("*", scope)]))
+    with pytest.raises(hundredfold.HundredfoldError) as stopped:
+        published(job, operator | {"policy": tmp_path / "policy.csv"}, tmp_path / "home")
+    words = " ".join([str(stopped.value), *stopped.value.problems]).replace("  ", " ")
+    assert told in words
+    assert scope in words
+
+
+def test_a_dial_for_a_segment_and_for_a_region_turns_that_part_alone(operator, plain, tmp_path):
+    lines = operator["policy"].read_text().splitlines()
+    own = [lines[1].replace("*", "YOUTH").replace("0.84", "5"), lines[2].replace("*", "ASHANTI").replace("0.84", "5")]
+    (tmp_path / "policy.csv").write_text("\n".join([*lines, *own]))
+    table = published(job, operator | {"policy": tmp_path / "policy.csv"}, tmp_path / "home")[1]
+    changed = table["price"] != plain["price"]
+    assert set(table["segment"][changed & (table["kind"] == "bundle")]) == {"YOUTH"}
+    assert 0 < (changed & (table["kind"] == "voice")).sum() < (table["kind"] == "voice").sum() / 2
+
+
 def test_no_price_is_below_the_cheapest_competitor_or_far_above_the_reference(demo: Any) -> None:
     reference = demo.bundles["reference_price"]
     found = prices_with(demo, regulated_floor=0.95 * reference, regulated_ceiling=1.10 * reference)

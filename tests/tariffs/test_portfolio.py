@@ -154,6 +154,21 @@ def test_dual_prices_lose_less_than_one_units_choice_against_brute_force(units: 
     assert max(within.values()) - widest * (1 + 1e-9) <= got <= max(within.values()) + 1e-9
 
 
+def test_a_limit_on_the_whole_table_is_not_for_a_part_of_it(demo: Any) -> None:
+    duck = demo.hand.duck
+    duck.execute("BEGIN")
+    try:
+        duck.execute(
+            "INSERT INTO policy BY NAME SELECT * REPLACE ('YOUTH' AS scope, 0.1 AS max_moved_share) FROM policy WHERE kind = 'bundle'"
+        )
+        slab = demo.hand.ask("portfolio.sql", ("kind",), ("chain", "place"))
+    finally:
+        duck.execute("ROLLBACK")
+    with pytest.raises(ValueError, match=r"row of YOUTH limits the whole table; wanted in the row with the scope \*"):
+        keep_limits(slab.unit(0))
+    assert len(keep_limits(slab.unit(1))["price"]) == 0
+
+
 @settings(max_examples=40)
 @given(st.data(), st.booleans())
 def test_chains_solved_all_at_once_are_what_brute_force_finds(data: st.DataObject, ring: bool) -> None:

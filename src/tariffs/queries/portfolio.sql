@@ -4,6 +4,12 @@ WITH limits AS (
   FROM policy
   WHERE scope = '*' AND coalesce(max_moved_share, max_mean_change, min_volume, max_revenue_risk) IS NOT NULL
 ),
+misplaced AS (
+  SELECT kind, min(scope) AS scope
+  FROM policy
+  WHERE scope <> '*' AND coalesce(max_moved_share, max_mean_change, min_volume, max_revenue_risk) IS NOT NULL
+  GROUP BY kind
+),
 priced AS (
   SELECT
     'bundle' AS kind, b.segment || '/' || b.location || '/' || b.product AS unit_key,
@@ -29,8 +35,9 @@ priced AS (
   LEFT JOIN policy AS own ON own.kind = 'voice' AND own.scope = l.region
   LEFT JOIN policy AS every ON every.kind = 'voice' AND every.scope = '*'
 )
-SELECT d.*, q.max_moved_share, q.max_mean_change, q.min_volume, q.max_revenue_risk
+SELECT d.*, q.max_moved_share, q.max_mean_change, q.min_volume, q.max_revenue_risk, m.scope AS misplaced
 FROM priced AS d
 JOIN (SELECT kind, min(unit_key) AS unit_key FROM priced GROUP BY kind) AS one ON one.kind = d.kind
 LEFT JOIN limits AS q ON q.kind = d.kind
+LEFT JOIN misplaced AS m ON m.kind = d.kind
 WHERE q.kind IS NOT NULL OR d.unit_key = one.unit_key
