@@ -142,7 +142,7 @@ def test_a_price_below_cost_is_raised() -> None:
 
 def test_what_the_catalogue_left_out_is_named() -> None:
     faults = terms_of(z=float("nan"), floor=2.0, ceiling=1.0).faults()
-    assert faults == ["floor <= ceiling", "z >= 0 (has the policy a row for this kind?)"]
+    assert faults == ["floor <= ceiling (competitors' prices counted in)", "z >= 0 (has the policy a row for this kind?)"]
 
 
 def test_the_closed_form_is_as_good_as_a_grid_of_a_ten_thousandth() -> None:

@@ -33,6 +33,17 @@ def week_of(panel: Panel) -> np.ndarray:
     return np.tile(np.arange(WEEKS), panel.units)
 
 
+@pytest.mark.parametrize(
+    ("sales", "prices", "told"), [(0.0, 1.0, "nothing was sold in 240 weeks of 12 units"), (1.0, 0.0, "more than one price")]
+)
+def test_data_that_tell_nothing_are_refused_in_words(sales: float, prices: float, told: str) -> None:
+    panel, _ = small_panel(np.random.default_rng(0))
+    mute = make_panel(np.arange(UNITS + 1) * WEEKS, sales * panel.quantity, prices * panel.x, panel.exposure)
+    kind = np.full(UNITS, "A", dtype=object)
+    with pytest.raises(ValueError, match=told):
+        pool(mute, {"product": kind}, "product", kind, week_of(mute))
+
+
 def test_season_and_elasticity_are_those_of_a_poisson_regression_with_dummies() -> None:
     panel, _ = small_panel(np.random.default_rng(0))
     dummies = np.hstack([np.eye(UNITS)[panel.unit], np.eye(WEEKS)[week_of(panel)][:, 1:], panel.x[:, None]])

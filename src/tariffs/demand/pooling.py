@@ -104,7 +104,10 @@ def _second_level(panel: Panel, around: Floats, noise: Floats, layout: Layout) -
     variance = np.divide(noise, information, out=np.full(panel.units, np.inf), where=information > 0)
     gate = variance < GATE_SE**2
     if not gate.any():
-        raise ValueError(f"none of {panel.units} units tells its elasticity within a standard error of {GATE_SE}: no prior can be learnt")
+        raise ValueError(
+            f"none of {panel.units} units tells its elasticity within a standard error of {GATE_SE}: no prior can be learnt;"
+            " wanted units that were sold at more than one price, over some months"
+        )
     estimate = around[gate] + score[gate] / information[gate]
     return paule_mandel(estimate, variance[gate], layout.design[gate], layout.rank), gate, variance[gate]
 

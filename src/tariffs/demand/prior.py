@@ -100,8 +100,11 @@ def pool(
 
     cluster (units,): units whose weeks may have shocks in common, such as those of one location; each on its own if not given.
     1 what prices foresaw of demand is found and taken out (`endogeneity`); 2 all that units share is learnt (`pooling`); 3 held-out
-    weeks choose, per group, between the units' own fits and the prior mean (`backtest`).
+    weeks choose, per group, between the units' own fits and the prior mean (`backtest`).  ValueError where the weeks tell nothing: no sale, or
+    no price that ever moved.
     """
+    if not np.any(panel.quantity > 0):
+        raise ValueError(f"nothing was sold in {len(panel.quantity):,} weeks of {panel.units:,} units: no prior can be learnt")
     layout, groups, seasons, periods = _lay_out(factors, group_factor, season_group, days)
     found = _examine(panel, layout, factors, cluster)
     free = without_foresight(panel, found.pi, found.used)

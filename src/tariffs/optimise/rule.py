@@ -72,7 +72,7 @@ class Terms:
         """What is missing or contradictory, in words; empty where the terms can be priced on."""
         wanted = {
             "current price > 0": self.current > 0, "reference price > 0": self.reference > 0, "unit cost >= 0": self.unit_cost >= 0,
-            "price tick > 0": self.tick > 0, "floor <= ceiling": self.floor <= self.ceiling, "step >= 0": self.step >= 0,
+            "price tick > 0": self.tick > 0, "floor <= ceiling (competitors' prices counted in)": self.floor <= self.ceiling, "step >= 0": self.step >= 0,
             "z >= 0 (has the policy a row for this kind?)": self.z >= 0,
         }  # fmt: skip
         return [words for words, holds in wanted.items() if not np.all(holds)]
