@@ -12,7 +12,7 @@ from tariffs.demand.prior import Prior, pool
 from tariffs.observe import Learnt, demand_at, learn_unit, learn_units, observe
 from tariffs.optimise.reasons import HOLD_NO_VARIATION, holds
 from tariffs.optimise.rule import choose
-from tariffs.priced import Priced, changed_lately, control_of, only, report, terms_of, with_trials
+from tariffs.priced import Priced, changed_lately, control_of, only, quiet_of, report, terms_of, with_trials
 from tariffs.rows import Columns, Ints, Rows, Units, key_offsets
 
 UNIT = ("segment", "location", "product")
@@ -47,7 +47,7 @@ def _decide(rows: Columns, offsets: Ints, learnt: Learnt) -> dict[str, np.ndarra
     last = offsets[1:] - 1
     terms = terms_of(rows, offsets)
     demand = demand_at(learnt, terms.current, terms.reference, rows["active_subs"][last])
-    hold = holds(learnt.supported, learnt.varied, control_of(rows, offsets), changed_lately(rows, offsets))
+    hold = holds(learnt.supported, learnt.varied, control_of(rows, offsets), changed_lately(rows, offsets), quiet_of(rows, offsets))
     may = (hold == "") | (hold == HOLD_NO_VARIATION)  # a trial is what tells most where prices never moved
     trials = with_trials(choose(terms, demand, hold != ""), terms, demand, may, rows, offsets, UNIT)
     return report(terms, demand, learnt, trials, hold, np.zeros(len(last)))

@@ -64,6 +64,8 @@ class Priced:
     draw: float
 
 
+QUIET = np.timedelta64(28, "D")
+
 P = TypeVar("P", bound=Priced)
 
 
@@ -139,6 +141,14 @@ def terms_of(rows: Columns, offsets: Ints, tariff: Floats | None = None) -> Term
 
 def control_of(rows: Columns, offsets: Ints) -> Bools:
     return np.asarray(rows["control"][offsets[1:] - 1], dtype=np.bool_)
+
+
+def quiet_of(rows: Columns, offsets: Ints) -> Bools:
+    """Whether the unit's last week lies more than four weeks before the newest of all: it is not sold any more, and no price of it earns."""
+    last = offsets[1:] - 1
+    return np.asarray(
+        rows["week"][last].astype("datetime64[D]") < rows["latest_week"][last].astype("datetime64[D]") - QUIET, dtype=np.bool_
+    )
 
 
 def changed_lately(rows: Columns, offsets: Ints) -> Bools:

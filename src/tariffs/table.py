@@ -43,6 +43,13 @@ class Limited:
 
 
 def keep_limits(rows: Rows) -> dict[str, np.ndarray]:
+    """`within_limits`, and one row more, of no unit: it says that this kind was seen to.  Without it nothing of the kind can be published."""
+    changed = within_limits(rows)
+    of_no_unit = {name: "" if values.dtype == object else np.nan if values.dtype.kind == "f" else 0 for name, values in changed.items()}
+    return {name: np.append(values, np.array([of_no_unit[name]], dtype=values.dtype)) for name, values in changed.items()}
+
+
+def within_limits(rows: Rows) -> dict[str, np.ndarray]:
     """The prices that change, in columns of `Limited`, from the rows of one kind, sorted by chain and place.
 
     Raises ValueError where the limits cannot be met: it names them, and the best that can be had; and where the policy limits a part of

@@ -15,7 +15,7 @@ from tariffs.demand.prior import Prior, pool
 from tariffs.observe import Learnt, demand_at, learn_unit, learn_units, observe
 from tariffs.optimise.reasons import HOLD_NO_VARIATION, holds
 from tariffs.optimise.rule import Choice, Demand, Terms, choose, on_tick
-from tariffs.priced import Priced, changed_lately, control_of, only, report, terms_of, with_trials
+from tariffs.priced import Priced, changed_lately, control_of, only, quiet_of, report, terms_of, with_trials
 from tariffs.rows import Columns, Floats, Ints, Rows, Units, key_offsets
 
 UNIT = ("cell", "hour", "day_type")
@@ -78,7 +78,7 @@ def _decide(rows: Columns, offsets: Ints, learnt: Learnt) -> dict[str, np.ndarra
     demand = demand_at(learnt, terms.current, terms.reference, rows["active_subs"][last])
     control, room = control_of(rows, offsets), rows["load_limit"][last] * rows["capacity"][last]
     capped = _capped(terms, np.where(control, terms.floor, capacity_floor(terms, demand, room)))
-    hold = holds(learnt.supported, learnt.varied, control, changed_lately(rows, offsets))
+    hold = holds(learnt.supported, learnt.varied, control, changed_lately(rows, offsets), quiet_of(rows, offsets))
     choice = choose(capped, demand, hold != "")
     may = (hold == "") | (hold == HOLD_NO_VARIATION)
     trials = with_trials(choice, capped, demand, may, rows, offsets, UNIT)

@@ -107,6 +107,8 @@ def test_a_limit_that_cannot_be_met_holds_the_table_back_and_is_named(operator, 
         hundredfold.run(job, operator | {"policy": policy}, home=tmp_path / "home", workers=1, as_of=demo.AS_OF, run_id="one")
     failures = hundredfold.open_run("one", home=tmp_path / "home").failures()
     assert "cannot keep min_volume: wanted at least 3" in str(failures.table["message"].to_pylist())
+    with pytest.raises(hundredfold.HundredfoldError, match="price must not be null"):  # nor are the others' prices enough for a table
+        hundredfold.publish("one", home=tmp_path / "home", max_failed=2)
 
 
 def prices_with(demo: Any, **columns: Any) -> dict[str, np.ndarray]:
@@ -148,6 +150,15 @@ def test_no_price_is_below_the_cheapest_competitor_or_far_above_the_reference(de
     for bound in ("REG_FLOOR", "REG_CEILING"):
         assert (found["constraint_bound"] == bound).any()
         assert set(found["reason_code"][found["constraint_bound"] == bound]) <= {"REG_CAP", "FALLBACK_SEGMENT"}
+
+
+def test_a_product_that_is_not_sold_any_more_keeps_its_price(demo: Any) -> None:
+    newest = demo.bundles["week"].max()
+    assert (prices_with(demo, latest_week=newest + np.timedelta64(28, "D"))["reason_code"] != "HOLD_NOT_SOLD").all()
+    later = prices_with(demo, latest_week=newest + np.timedelta64(35, "D"))
+    control = demo.bundles["control"][demo.bundles.offsets[1:] - 1]
+    assert set(later["reason_code"][~control]) <= {"HOLD_NOT_SOLD", "CLIPPED_FLOOR", "CLIPPED_CEILING"}
+    assert (later["price"] == later["current_price"]).mean() > 0.99
 
 
 def test_a_price_that_changed_lately_stays(demo: Any) -> None:

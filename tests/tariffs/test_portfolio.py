@@ -15,7 +15,7 @@ from tariffs.optimise.ladder import in_order
 from tariffs.optimise.portfolio import Limit, keep
 from tariffs.optimise.smooth import cliffs, excess, follows
 from tariffs.rows import key_offsets
-from tariffs.table import chains_of, keep_limits, limits_of, menu
+from tariffs.table import chains_of, limits_of, menu, within_limits
 
 Rows = dict[str, np.ndarray]
 
@@ -35,7 +35,7 @@ def rows_of(priced: Any, kind: str, **limits: float) -> Rows:
 
 def settled(rows: Rows) -> np.ndarray:
     """The prices after the limits."""
-    found = keep_limits(rows)
+    found = within_limits(rows)
     new = dict(zip(found["unit_key"], found["price"], strict=True))
     return np.array([new.get(key, price) for key, price in zip(rows["unit_key"], rows["price"], strict=True)])
 
@@ -114,7 +114,7 @@ def test_the_units_that_still_move_are_the_ones_worth_most(demo: Any) -> None:
 
 
 def test_limits_that_are_met_already_change_nothing(demo: Any) -> None:
-    assert len(keep_limits(rows_of(demo, "bundle", max_moved_share=1.0, min_volume=0.5))["price"]) == 0
+    assert len(within_limits(rows_of(demo, "bundle", max_moved_share=1.0, min_volume=0.5))["price"]) == 0
     assert len(rows_of(demo, "bundle")["price"]) == 1  # without a limit the query asks for no more than it must
 
 
@@ -122,14 +122,14 @@ def test_keeping_limits_twice_changes_nothing(demo: Any) -> None:
     for kind in ("bundle", "voice"):
         rows = rows_of(demo, kind, max_moved_share=0.5, max_mean_change=0.3)
         price = settled(rows)
-        assert len(keep_limits(rows | {"price": price})["price"]) == 0
+        assert len(within_limits(rows | {"price": price})["price"]) == 0
 
 
 def test_a_limit_that_cannot_be_met_is_named_with_the_best_that_can(demo: Any) -> None:
     with pytest.raises(ValueError, match=r"cannot keep min_volume: wanted at least 2, and 1\.\d+ is the most"):
-        keep_limits(rows_of(demo, "bundle", min_volume=2.0))
+        within_limits(rows_of(demo, "bundle", min_volume=2.0))
     with pytest.raises(ValueError, match=r"together: .*max_moved_share.*min_volume|together: .*min_volume.*max_moved_share"):
-        keep_limits(rows_of(demo, "bundle", min_volume=1.17, max_moved_share=0.15))
+        within_limits(rows_of(demo, "bundle", min_volume=1.17, max_moved_share=0.15))
 
 
 small = st.lists(st.lists(st.tuples(st.integers(-20, 20), st.integers(0, 9)), min_size=1, max_size=4), min_size=1, max_size=6)
@@ -165,8 +165,8 @@ def test_a_limit_on_the_whole_table_is_not_for_a_part_of_it(demo: Any) -> None:
     finally:
         duck.execute("ROLLBACK")
     with pytest.raises(ValueError, match=r"row of YOUTH limits the whole table; wanted in the row with the scope \*"):
-        keep_limits(slab.unit(0))
-    assert len(keep_limits(slab.unit(1))["price"]) == 0
+        within_limits(slab.unit(0))
+    assert len(within_limits(slab.unit(1))["price"]) == 0
 
 
 @settings(max_examples=40)

@@ -19,6 +19,7 @@ CLIPPED_CEILING = "CLIPPED_CEILING"
 CAPACITY_CAP = "CAPACITY_CAP"  # a deeper discount would fill the cell
 FALLBACK_SEGMENT = "FALLBACK_SEGMENT"  # the unit's own elasticity is implausible; the prior's was used
 REG_CAP = "REG_CAP"  # the regulator's: beside the competitors, or between segments
+HOLD_NOT_SOLD = "HOLD_NOT_SOLD"  # its last week is long ago
 HOLD_FREQUENCY = "HOLD_FREQUENCY"  # it changed too short a while ago
 EXPLORE = "EXPLORE"  # a trial: priced on a draw of its elasticity
 DIVERSION_ADJUSTED = "DIVERSION_ADJUSTED"  # what other products would lose was counted in
@@ -32,10 +33,12 @@ CLIPPED = {
 }  # fmt: skip
 
 
-def holds(supported: Bools, varied: Bools, control: Bools, recent: Bools) -> Labels:
+def holds(supported: Bools, varied: Bools, control: Bools, recent: Bools, quiet: Bools) -> Labels:
     """The reason to hold a unit whatever its elasticity, '' where there is none; the first that applies.  Shape (units,)."""
     return _first_that_holds(
-        [control, recent, ~supported, ~varied], [HOLD_CONTROL, HOLD_FREQUENCY, HOLD_MIN_SUPPORT, HOLD_NO_VARIATION], ""
+        [control, quiet, recent, ~supported, ~varied],
+        [HOLD_CONTROL, HOLD_NOT_SOLD, HOLD_FREQUENCY, HOLD_MIN_SUPPORT, HOLD_NO_VARIATION],
+        "",
     )
 
 

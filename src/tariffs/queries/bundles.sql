@@ -8,6 +8,7 @@ SELECT
   coalesce(p.usage_value, 0e0) AS usage_value,
   coalesce(p.competitor_min * coalesce(own.competitor_floor, every.competitor_floor, 1e0), 0e0) AS regulated_floor,
   coalesce(p.competitor_reference * coalesce(own.competitor_ceiling, every.competitor_ceiling, 1.1e0), 1e9) AS regulated_ceiling,
+  latest.week AS latest_week,
   coalesce(own.z, every.z) AS z,
   coalesce(own.max_step, every.max_step) AS max_step,
   coalesce(own.min_weeks, every.min_weeks) AS min_weeks,
@@ -15,6 +16,7 @@ SELECT
   coalesce(own.explore_share, every.explore_share, 0e0) AS explore_share,
   coalesce(own.explore_loss, every.explore_loss, 0.05e0) AS explore_loss
 FROM bundle_sales AS s
+CROSS JOIN (SELECT max(week) AS week FROM bundle_sales) AS latest
 JOIN locations AS l ON l.location = s.location
 JOIN product_catalog AS p ON p.product = s.product
 LEFT JOIN policy AS own ON own.kind = 'bundle' AND own.scope = s.segment

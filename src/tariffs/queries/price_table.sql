@@ -55,7 +55,7 @@ priced AS (
 )
 SELECT
   d.unit_key, d.kind, d.segment, d.location, d.product, d.cell, d.hour, d.day_type, d.product_offering_id,
-  coalesce(f.price, d.price) AS price, d.currency,
+  CASE WHEN s.kind IS NOT NULL THEN coalesce(f.price, d.price) END AS price, d.currency,  -- none whose limits nobody looked at
   CASE WHEN d.discount_class IS NOT NULL THEN coalesce(f.discount_class, d.discount_class) END AS discount_class,
   d.valid_from, d.valid_to, d.time_zone, d.valid_from_local, d.valid_to_local,
   r.table_version, r.parent_version, r.run_id, 'tariffs-1' AS model_version, d.data_cutoff, 'draft' AS status,
@@ -76,5 +76,6 @@ SELECT
   d.champion_price, d.control_flag, d.explore_flag, CASE WHEN d.explore_flag THEN d.draw END AS explore_draw
 FROM priced AS d
 LEFT JOIN portfolio AS f ON f.kind = d.kind AND f.unit_key = d.unit_key
+LEFT JOIN portfolio AS s ON s.kind = d.kind AND s.unit_key = ''
 CROSS JOIN run AS r
 ORDER BY d.kind, d.unit_key

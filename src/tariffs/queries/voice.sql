@@ -15,6 +15,7 @@ SELECT
   coalesce(p.usage_value, 0e0) AS usage_value,
   coalesce(p.competitor_min * coalesce(own.competitor_floor, every.competitor_floor, 1e0), 0e0) AS regulated_floor,
   coalesce(p.competitor_reference * coalesce(own.competitor_ceiling, every.competitor_ceiling, 1.1e0), 1e9) AS regulated_ceiling,
+  latest.week AS latest_week,
   coalesce(own.z, every.z) AS z,
   coalesce(own.max_step, every.max_step) AS max_step,
   coalesce(own.min_weeks, every.min_weeks) AS min_weeks,
@@ -24,6 +25,7 @@ SELECT
   coalesce(own.load_limit, every.load_limit) AS load_limit
 FROM voice_usage AS v
 JOIN cell_load AS c ON c.cell = v.cell AND c.hour = v.hour
+CROSS JOIN (SELECT max(week) AS week FROM voice_usage) AS latest
 JOIN locations AS l ON l.location = c.location
 JOIN product_catalog AS p ON p.family = 'VOICE'
 LEFT JOIN policy AS own ON own.kind = 'voice' AND own.scope = l.region
