@@ -11,18 +11,19 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
 from . import __version__
 from .cloud import COMMANDS
-from .errors import HundredfoldError, PublishRefused, UsageError
+from .errors import PublishRefused, UsageError
 from .forking import warm
 from .options import (
     Group,
     Where,
     argument,
+    invoke,
     takes_as_of,
     takes_crew,
     takes_home,
@@ -490,31 +491,4 @@ def _limit(what: str, text: str) -> float:
 
 def main() -> None:
     """The command `hundredfold`."""
-    try:
-        with app.make_context("hundredfold", sys.argv[1:]) as context:
-            app.invoke(context)
-    except click.exceptions.Exit as end:  # after --help and --version
-        sys.exit(end.exit_code)
-    except click.UsageError as error:
-        _fail(_in_our_words(error))
-    except HundredfoldError as error:
-        _fail(error)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has gone, as `head` does
-        sys.exit(0)
-
-
-def _fail(error: HundredfoldError) -> NoReturn:
-    from . import display
-
-    display.show_error(error)
-    sys.exit(error.exit_code)
-
-
-def _in_our_words(error: click.UsageError) -> UsageError:
-    """What click finds wrong with the words is told as every other error is."""
-    command = error.ctx.command_path if error.ctx else "hundredfold"
-    usage = [" ".join(["usage:", command, *error.ctx.command.collect_usage_pieces(error.ctx)])] if error.ctx else []
-    return UsageError(error.format_message(), problems=usage, hint=f"{command} --help")
+    invoke(app, "hundredfold")

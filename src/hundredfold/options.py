@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from click.core import augment_usage_errors
@@ -174,3 +175,35 @@ takes_memory = click.option(
     "--memory", metavar="SIZE", help="Memory for all processes together, such as 2GB; 70 % of the machine's, if left out."
 )
 takes_json = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, for a script.")
+
+
+def invoke(app: click.Group, name: str) -> None:
+    """Run a command line, and end the process with its status: 0 = done, 1 = it failed, 2 = the words were wrong, 130 = stopped by hand."""
+    try:
+        with app.make_context(name, sys.argv[1:]) as context:
+            app.invoke(context)
+    except click.exceptions.Exit as end:  # after --help and --version
+        sys.exit(end.exit_code)
+    except click.UsageError as error:
+        _fail(_in_our_words(error, name))
+    except HundredfoldError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has gone, as `head` does
+        sys.exit(0)
+
+
+def _fail(error: HundredfoldError) -> NoReturn:
+    from . import display
+
+    display.show_error(error)
+    sys.exit(error.exit_code)
+
+
+def _in_our_words(error: click.UsageError, name: str) -> UsageError:
+    """What click finds wrong with the words is told as every other error is."""
+    command = error.ctx.command_path if error.ctx else name
+    usage = [" ".join(["usage:", command, *error.ctx.command.collect_usage_pieces(error.ctx)])] if error.ctx else []
+    return UsageError(error.format_message(), problems=usage, hint=f"{command} --help")

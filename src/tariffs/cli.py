@@ -10,13 +10,13 @@ import datetime as dt
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
 from hundredfold import __version__
-from hundredfold.errors import HundredfoldError, UsageError
-from hundredfold.options import Group, Where, argument, takes_as_of, takes_json, takes_place
+from hundredfold.errors import UsageError
+from hundredfold.options import Group, Where, argument, invoke, takes_as_of, takes_json, takes_place
 from tariffs import dirt
 from tariffs.evidence.commands import evidence
 
@@ -271,7 +271,9 @@ def measure(
     given = {name: place for name, place in (("bundle_sales", sales), ("voice_usage", usage)) if place}
     found = outcome.outcome(version, home, since=_day(since, "--since"), until=_day(until, "--until"), given=given, catalogue=catalogue)
     if as_json:
-        display.print_json({"table": str(found.table), "since": str(found.since), "read": found.read, **plain(found.measured)})
+        display.print_json(
+            {"table": str(found.table), "since": str(found.since), "read": found.read, "unsound": found.unsound, **plain(found.measured)}
+        )
     else:
         show_outcome.show_outcome(found)
 
@@ -447,34 +449,7 @@ def _command(where: Where, *parts: str) -> str:
 
 def main() -> None:
     """The command `tariffs`."""
-    try:
-        with app.make_context("tariffs", sys.argv[1:]) as context:
-            app.invoke(context)
-    except click.exceptions.Exit as end:  # after --help and --version
-        sys.exit(end.exit_code)
-    except click.UsageError as error:
-        _fail(_in_our_words(error))
-    except HundredfoldError as error:
-        _fail(error)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has gone, as `head` does
-        sys.exit(0)
-
-
-def _fail(error: HundredfoldError) -> NoReturn:
-    from hundredfold import display
-
-    display.show_error(error)
-    sys.exit(error.exit_code)
-
-
-def _in_our_words(error: click.UsageError) -> UsageError:
-    """What click finds wrong with the words is told as every other error is."""
-    command = error.ctx.command_path if error.ctx else "tariffs"
-    usage = [" ".join(["usage:", command, *error.ctx.command.collect_usage_pieces(error.ctx)])] if error.ctx else []
-    return UsageError(error.format_message(), problems=usage, hint=f"{command} --help")
+    invoke(app, "tariffs")
 
 
 if __name__ == "__main__":

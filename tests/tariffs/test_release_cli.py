@@ -147,7 +147,9 @@ def test_a_canary_is_tried_in_a_share_of_the_places_and_killed_in_one_step(in_us
 
 def test_what_a_table_did_is_measured_on_newer_sales(in_use: Say, published: Path, tmp_path: Path) -> None:
     sales, usage = later(published)
-    pq.write_table(sales, tmp_path / "sales.parquet")
+    nothing = pa.nulls(1, sales.schema.field("price").type)
+    none = sales.slice(0, 1).set_column(sales.schema.get_field_index("price"), "price", nothing)
+    pq.write_table(pa.concat_tables([sales, none]), tmp_path / "sales.parquet")
     pq.write_table(usage, tmp_path / "usage.parquet")
     words = ("measure", "--since", "2026-06-29", "--sales", "sales.parquet", "--usage", "usage.parquet")
     told = in_use(*words)
@@ -155,7 +157,10 @@ def test_what_a_table_did_is_measured_on_newer_sales(in_use: Say, published: Pat
     assert "Release 1, in use from 2026-06-29; sales of sales.parquet, usage.parquet" in told.out
     assert "8 weeks (2026-05-10 to 2026-06-28) before against 4 weeks (2026-07-05 to 2026-07-26) after" in told.out
     assert "1 of 20 locations are control" in told.out
+    no_sale = 1 + pc.sum(pc.greater_equal(usage["discount"], 1.0)).as_py()  # in a file as it came, some discounts are percents
+    assert f"{no_sale} rows of sales are none: no date, quantity, price or subscriber" in told.out
     facts = in_use(*words, "--json").json
+    assert facts["unsound"] == no_sale > 1
     margin = next(k for k in facts["kpis"] if (k["kind"], k["name"]) == ("voice", "margin"))
     assert margin["effect"]["lo"] < margin["promised"] < margin["effect"]["hi"]
     assert {c["name"] for c in facts["charts"]} >= {"YOUTH", "voice WEEKDAY"}

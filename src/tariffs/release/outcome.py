@@ -28,12 +28,14 @@ DAYS_OF = {"WEEKDAY": 5.0, "WEEKEND": 2.0}
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`read` says whose sales they are; the table counted from `since`, and until `until` if it is in use no more."""
+    """`read` says whose sales they are, `unsound` how many of their rows are none; the table counted from `since`, and until `until` if it is
+    in use no more."""
 
     table: Table
     since: dt.date
     until: dt.date | None
     read: str
+    unsound: int
     measured: Measured
 
 
@@ -66,7 +68,7 @@ def outcome(
             f"nothing was sold yet in a whole week since {begins}, when {table} came into use: the sales of {read} end on {latest}",
             hint="run the job again when there are newer sales; or: tariffs measure --since DATE",
         )
-    return Outcome(table, begins, ends, read, found)
+    return Outcome(table, begins, ends, read, sales.unsound(), found)
 
 
 def _trial(table: Table, store: Any) -> pa.Table:

@@ -9,11 +9,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tariffs.demand.panel import SPIKE_RATIO, SPIKE_SLACK
 from tariffs.release.tables import Bools, Floats, floats, is_voice, matched, tariff
 
 Ints = npt.NDArray[np.int64]
-SPIKE_SHARE, SPIKE_UNITS = 5.0, 200.0  # as the estimator sets them aside
-
 Days = npt.NDArray[np.datetime64]
 
 
@@ -24,7 +23,7 @@ class Panel:
     weeks      the day that each week ends on, in order
     quantity   bundles, or minutes;  paid  money for one of them;  subscribers  active in that week
     unknown    rows of sales for units that the table has not
-    set_aside  rows that are no sales but a fault: more than SPIKE_SHARE times the mean of the unit's other weeks, and SPIKE_UNITS on top
+    set_aside  rows that are no sales but a fault: more than SPIKE_RATIO times the mean of the unit's other weeks, and SPIKE_SLACK on top
     """
 
     weeks: Days
@@ -67,7 +66,7 @@ def _spikes(quantity: Floats) -> Bools:
     sold = np.where(there, quantity, 0.0)
     others = there.sum(axis=1, keepdims=True) - 1
     usual = (sold.sum(axis=1, keepdims=True) - sold) / np.maximum(others, 1)
-    return np.asarray(there & (others > 1) & (sold > SPIKE_SHARE * usual + SPIKE_UNITS), dtype=np.bool_)  # of two, nobody knows which
+    return np.asarray(there & (others > 1) & (sold > SPIKE_RATIO * usual + SPIKE_SLACK), dtype=np.bool_)  # of two, nobody knows which
 
 
 def numbers_of(table: pa.Table, name: str) -> tuple[list[str], Ints]:

@@ -38,6 +38,7 @@ SELECT unit_key, week, quantity, price, active_subs
 FROM (SELECT *, row_number() OVER (PARTITION BY unit_key, week ORDER BY loaded_at DESC, quantity, price) AS place
   FROM (FROM ({{rows}}) WHERE {SOUND} AND week > CAST($after AS DATE)))
 WHERE place = 1 ORDER BY unit_key, week"""
+UNSOUND = f"SELECT count(*) AS rows FROM ({{rows}}) WHERE ({SOUND}) IS NOT TRUE"
 SUPPORT = f"SELECT unit_key, min(price) AS support_lo, max(price) AS support_hi FROM ({{rows}}) WHERE {SOUND} GROUP BY unit_key"
 
 
@@ -50,6 +51,10 @@ class Sales:
     def after(self, day: dt.date) -> pa.Table:
         """unit_key, week, quantity, price (voice: a share of the tariff), active_subs: of the weeks that end after that day."""
         return self._ask(SINCE, after=day)
+
+    def unsound(self) -> int:
+        """Rows of any week that are no sale: without a date, a quantity, a price or a subscriber."""
+        return int(sum(self._ask(UNSOUND)["rows"].to_pylist()))
 
     def support(self) -> pa.Table:
         """unit_key, support_lo, support_hi: the lowest and the highest price that was paid in any week; voice: as a share of the tariff."""

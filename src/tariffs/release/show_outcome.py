@@ -25,6 +25,11 @@ def show_outcome(found: Outcome) -> None:
         result.print("Nothing can be compared: no control unit sold both before and after.")
     else:
         _show_kpis(m)
+    for line in [
+        *notes(m),
+        *([f"{found.unsound:,} rows of sales are none: no date, quantity, price or subscriber"] if found.unsound else []),
+    ]:
+        result.print(f"  {line}")
     if m.bands:
         _show_bands(m)
     _show_champion(m)
@@ -49,8 +54,6 @@ def _show_kpis(m: Measured) -> None:
             k.kind, "[dim]placebo: revenue, within the weeks before[/]", _share(0.0), _share(k.effect.change), _interval(k.effect), ""
         )
     print_grid(grid)
-    for line in notes(m):
-        result.print(f"  {line}")
 
 
 def notes(m: Measured) -> list[str]:
