@@ -143,10 +143,10 @@ class OpenBatch:
         """All columns, keys first, in canonical order."""
         if self._sorted is None:
             index = from_numpy(np.repeat(np.arange(len(self.sizes)), self.sizes))
-            rows = self.table.drop_columns([UNIT]).take(from_numpy(self.order))
-            for position, field in enumerate(self.keys.schema):
-                rows = rows.add_column(position, field, self.keys.column(position).take(index))
-            self._sorted = rows.combine_chunks()
+            keys, rows = self.keys.take(index), self.table.drop_columns([UNIT]).take(from_numpy(self.order))
+            # from the columns of both: a table that has no column but its key knows no number of rows
+            schema = pa.schema([*keys.schema, *rows.schema], metadata=rows.schema.metadata)
+            self._sorted = pa.table([*keys.columns, *rows.columns], schema=schema).combine_chunks()
         return self._sorted
 
     def each(self, form: str, first: int, last: int) -> Iterator[Any]:

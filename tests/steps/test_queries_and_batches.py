@@ -108,6 +108,20 @@ def test_columns_of_every_type_come_through(bench: Bench, kind: str, as_key: boo
     assert sum(row["rows"] for row in piece.results("m").to_pylist()) == 3
 
 
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("form", ["pandas.DataFrame", "polars.DataFrame", "pyarrow.Table", "dict", "hundredfold.Unit"])
+def test_a_query_of_nothing_but_the_key_comes_through_in_every_form(bench: Bench, form: str, many: bool) -> None:
+    def work(rows: Any) -> dict[str, Any]:
+        if many:
+            return {"n": np.diff(rows.offsets) if hasattr(rows, "offsets") else np.unique(np.asarray(rows["shop"]), return_counts=True)[1]}
+        return {"n": len(rows["shop"])}
+
+    work.__annotations__["rows"] = form
+    piece = piece_of(bench, "SELECT shop FROM sales", work=work, many=many).all()
+    assert piece.failures("m") == []
+    assert piece.results("m").select(["shop", "n"]).to_pylist() == [{"shop": "a", "n": 2}, {"shop": "b", "n": 1}]
+
+
 def test_both_zeros_are_one_key_and_every_nan_is_one(bench: Bench) -> None:
     rows = pa.table({"shop": [0.0, -0.0, math.nan, -math.nan, None, 1.0]})
     piece = piece_of(bench, None, rows)

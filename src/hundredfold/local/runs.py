@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,9 @@ from ..steps.publish import Release
 from ..steps.validate import read_verdicts
 from .home import as_home
 from .warehouse import DuckWarehouse
+
+HTML_ROWS = 20  # rows of a table that a notebook shows
+HTML_CHARACTERS = 100  # characters of one value there
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,16 @@ class Rows:
 
     def __repr__(self) -> str:
         return f"{self.table.num_rows:,} rows of {', '.join(self.table.column_names)}"
+
+    def _repr_html_(self) -> str:
+        """The first rows as a table, for a notebook."""
+        head = self.table.slice(0, HTML_ROWS)
+        names = "".join(f"<th>{html.escape(name)}</th>" for name in head.column_names)
+        columns = [map(_html_cell, column.to_pylist()) for column in head.columns]
+        rows = "".join(f"<tr>{''.join(cells)}</tr>" for cells in zip(*columns, strict=True))
+        more = self.table.num_rows - head.num_rows
+        note = f"the first {head.num_rows:,} of {self.table.num_rows:,} rows" if more else f"{self.table.num_rows:,} rows"
+        return f"<table><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table><p>{note}</p>"
 
 
 class Run:
@@ -174,6 +188,12 @@ class Run:
             return Rows(pq.ParquetFile(pa.BufferReader(self.home.store.get(key))).read())
         except KeyError:
             raise StateError(f"{missing}; run {self.id} is {self.state}", hint=f"hundredfold status {self.id}") from None
+
+
+def _html_cell(value: Any) -> str:
+    """One value as a table cell; long texts are cut."""
+    text = "" if value is None else str(value)
+    return f"<td>{html.escape(text if len(text) <= HTML_CHARACTERS else text[: HTML_CHARACTERS - 1] + '…')}</td>"
 
 
 def open_run(run_id: str | None = None, *, home: Any = ".hundredfold") -> Run:

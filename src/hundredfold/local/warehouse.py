@@ -49,7 +49,16 @@ class DuckWarehouse:
                 "TimeZone": "UTC",
             },
         )
-        self._run("SET enable_progress_bar = false")  # DuckDB draws it on stdout, which belongs to the result
+        self._hide_progress_bar()
+
+    def _hide_progress_bar(self) -> None:
+        """DuckDB draws it on stdout, which belongs to the result.
+
+        It is on by default only in an interactive session, and in a notebook without ipywidgets, where
+        it is off, DuckDB refuses to set it at all. So it is set only where it is on.
+        """
+        if self._run("SELECT current_setting('enable_progress_bar')") != [(False,)]:
+            self._run("SET enable_progress_bar = false")
 
     def define(self, name: str, select: str) -> None:
         self._run(f"CREATE OR REPLACE TEMP VIEW {quote(name)} AS {select}")
