@@ -23,6 +23,16 @@ Exit status: 0 done; 1 the run failed, or its limits hold it back; 2 the words o
 130 stopped by hand (Ctrl-C, SIGTERM, or cancelled from elsewhere).
 After an error the line `hint:` says what to do next.
 
+Standard output or standard error that cannot be written (a full disk, a reader such as `head` that went away) does not stop a run, and the
+exit status stays that of the run: one line on standard error reports that its summary was not printed, and what became of it.
+A command that only prints, such as `status`, ends with status 1 then.
+
+To complete commands, options and run ids, put one of these into the start file of your shell:
+
+    eval "$(_HUNDREDFOLD_COMPLETE=bash_source hundredfold)"     # bash 4.4 or newer
+    eval "$(_HUNDREDFOLD_COMPLETE=zsh_source hundredfold)"      # zsh
+    _HUNDREDFOLD_COMPLETE=fish_source hundredfold | source      # fish
+
 `hundredfold --version` prints the version, `hundredfold COMMAND --help` what is told here of one command.
 """
 

@@ -24,6 +24,7 @@ from .options import (
     Where,
     argument,
     invoke,
+    report_unwritten,
     takes_as_of,
     takes_crew,
     takes_home,
@@ -367,8 +368,17 @@ def _watched(action: Callable[[Any], Any], where: Where, as_json: bool, more: Se
         display.show_summary({**facts, "reason": ""} if held else facts, _verdicts(found), time.monotonic() - began)
         if held is None:
             display.show_next([*_next(facts, where, found.home), *more])
+    _report_unwritten(facts, where)
     if held is not None:
         raise held
+
+
+def _report_unwritten(facts: dict[str, Any], where: Where) -> None:
+    """Say on stderr what became of a run whose summary could not be printed."""
+    release = facts["release"]
+    published = f", release {release['version']} is published" if release else ""
+    outcome = f"run {facts['run']} is {facts['state']}{published}"
+    report_unwritten(outcome, _command(where, "status", facts["run"]))
 
 
 def _stopped(live: Any, where: Where) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # what goes wrong is also told through here, and then nothing
     from .steps.collect import Collected
     from .steps.validate import Verdict
     from .steps.work import Progress as Done
+
+REASONS_SHOWN = 4  # of one source; the rest is a count
 
 words = Console(stderr=True, highlight=False)
 result = Console(highlight=False, soft_wrap=True)
@@ -164,14 +166,35 @@ def show_next(commands: Iterable[tuple[str, str]]) -> None:
 def _show_sources(verdicts: Sequence[Verdict], sources: Mapping[str, Any]) -> None:
     if not sources:
         return
-    table = _table("rows", "in", "accepted", "repaired", "rejected", "dropped", "why rejected")
-    reasons = {v.source: v.findings for v in verdicts}
+    columns = ("in", "accepted", "repaired", "rejected", "dropped")
+    table = _table("rows", *columns)
     for name, counts in sources.items():
-        why = ", ".join(f"{f.column} {f.words} ({f.rows:,})" for f in reasons.get(name, ())[:4])
-        more = len(reasons.get(name, ())) - 4
-        cells = [_number(counts.get(k, 0)) for k in ("rows", "accepted", "repaired", "rejected", "dropped")]
-        table.add_row(name, *cells, escape(why + (f", {more} more" if more > 0 else "")))
+        cells = [_number(counts.get(k, 0)) for k in ("rows", *columns[1:])]
+        table.add_row(name, *cells)
     result.print(table)
+    _show_reasons([v for v in verdicts if v.source in sources and v.findings])
+
+
+def _show_reasons(verdicts: Sequence[Verdict]) -> None:
+    """Print why rows were rejected, one reason a line: as a column it would be folded to pieces at 80 characters."""
+    if not verdicts:
+        return
+    result.print("\n[dim]why rows were rejected[/]")
+    lines = [line for verdict in verdicts for line in _reason_lines(verdict)]
+    names, digits = (max(len(line[i]) for line in lines) for i in (0, 1))
+    for name, count, reason in lines:
+        result.print(f"  {name:<{names}}  {count:>{digits}}  {escape(reason)}")
+    result.print()
+
+
+def _reason_lines(verdict: Verdict) -> Iterator[tuple[str, str, str]]:
+    """Yield the source's name (once), a count and the reason, for the most frequent reasons; then what is left."""
+    name, rest = verdict.source, verdict.findings[REASONS_SHOWN:]
+    for finding in verdict.findings[:REASONS_SHOWN]:
+        yield name, f"{finding.rows:,}", f"{finding.column} {finding.words}"
+        name = ""
+    if rest:
+        yield "", f"{sum(f.rows for f in rest):,}", f"{len(rest):,} more reason{'s' if len(rest) > 1 else ''}"
 
 
 def _show_models(models: Mapping[str, Any]) -> None:
@@ -201,14 +224,18 @@ def _show_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         table.add_row(*(_cell(v) for v in row.values()))
     needed = Measurement.get(result, result.options.update(max_width=10_000), table).maximum
-    Console(highlight=False, width=max(needed, result.width)).print(table)  # a figure is never shortened to fit a narrow window
+    wide = Console(highlight=False, width=max(needed, result.width))  # a figure is never shortened to fit a narrow window
+    with wide.capture() as printed:
+        wide.print(table)
+    for line in printed.get().splitlines():
+        sys.stdout.write(line.rstrip() + "\n")
 
 
 def _table(first: str, *columns: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", title=None)
     table.add_column(first)
     for name in columns:
-        table.add_column(name, justify="left" if name.startswith("why") else "right", overflow="fold")
+        table.add_column(name, justify="right", overflow="fold")
     return table
 
 

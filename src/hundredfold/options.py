@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 from click.core import augment_usage_errors
 
+from . import streams
 from .errors import HundredfoldError, UsageError, placed
 
 KEPT = ".hundredfold"  # where runs are kept
@@ -133,12 +135,32 @@ def takes_crew(command: Any) -> Any:
     return takes_workers(takes_memory(command))
 
 
+def _files(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[Any]:
+    """Let the shell complete the path of a file."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
+
+
+def _run_ids(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[Any]:
+    """The ids of the runs of this machine's home, newest first, for a shell's completion."""
+    from click.shell_completion import CompletionItem
+
+    home = str(context.params.get("home") or KEPT)
+    try:
+        records = Where(home).open().ledger.runs()
+    except HundredfoldError:
+        return []
+    return [CompletionItem(r.id, help=f"{r.job} {r.state.value}") for r in records if r.id.startswith(incomplete)]
+
+
 # what several commands take; what a command only hands on, it takes as **crew or **how
 takes_job = argument(
     "job",
     "The job, as module:attribute or path/to/file.py:attribute, such as my_job.job:job. The attribute can be left out where there is one job.",
+    shell_complete=_files,
 )
-takes_run = argument("run", "A run's id; the newest run, if left out.", required=False)
+takes_run = argument("run", "A run's id; the newest run, if left out.", required=False, shell_complete=_run_ids)
 takes_source = click.option(
     "--source",
     "-s",
@@ -178,28 +200,62 @@ takes_json = click.option("--json", "as_json", is_flag=True, help="Print JSON to
 
 
 def invoke(app: click.Group, name: str) -> None:
-    """Run a command line, and end the process with its status: 0 = done, 1 = it failed, 2 = the words were wrong, 130 = stopped by hand."""
+    """Run a command line, and end the process with its status.
+
+    0: done. 1: it failed, or its result could not be written. 2: the command line was wrong. 130: stopped by hand.
+    """
+    streams.protect()
+    _complete(app, name)
+    code = _exit_code(app, name)
+    error = streams.streams.result_error()
+    if error is not None:
+        _show(HundredfoldError(f"the result cannot be written to standard output: {error.strerror}"))
+        code = code or 1
+    sys.exit(code)
+
+
+def _exit_code(app: click.Group, name: str) -> Any:
     try:
         with app.make_context(name, sys.argv[1:]) as context:
             app.invoke(context)
     except click.exceptions.Exit as end:  # after --help and --version
-        sys.exit(end.exit_code)
+        return end.exit_code
     except click.UsageError as error:
-        _fail(_in_our_words(error, name))
+        return _show(_in_our_words(error, name))
     except HundredfoldError as error:
-        _fail(error)
+        return _show(error)
     except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has gone, as `head` does
-        sys.exit(0)
+        return 130
+    except SystemExit as end:
+        return end.code
+    return 0
 
 
-def _fail(error: HundredfoldError) -> NoReturn:
+def _complete(app: click.Group, name: str) -> None:
+    """Answer a shell that asks for completions or for its completion script, as click's own `main` does, and end."""
+    variable = f"_{name}_COMPLETE".replace("-", "_").upper()
+    if instruction := os.environ.get(variable):
+        from click.shell_completion import shell_complete
+
+        sys.exit(shell_complete(app, {}, name, variable, instruction))
+
+
+def report_unwritten(outcome: str, hint: str) -> None:
+    """Report once on stderr that a command's result was not printed, and what became of its work.
+
+    The exit status stays that of the work: a run that was published is published.
+    """
+    error = streams.streams.result_error()
+    if error is not None:
+        _show(HundredfoldError(f"the result cannot be written to standard output: {error.strerror}; {outcome}", hint=hint))
+
+
+def _show(error: HundredfoldError) -> int:
+    """Print an error, and return its exit status."""
     from . import display
 
     display.show_error(error)
-    sys.exit(error.exit_code)
+    return error.exit_code
 
 
 def _in_our_words(error: click.UsageError, name: str) -> UsageError:

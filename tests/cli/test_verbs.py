@@ -8,6 +8,8 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 import hundredfold
 
 JOB = "my_job.job:job"
@@ -184,3 +186,14 @@ def test_help_tells_what_a_word_means_and_what_it_is_without_it(say):
 def test_the_version_is_told(say):
     said = say("--version")
     assert (said.code, said.out) == (0, f"hundredfold {hundredfold.__version__}\n")
+
+
+@pytest.mark.parametrize("columns", ["60", "80", "120"])
+def test_reasons_of_rejection_stand_below_the_table_one_a_line(project, tmp_path, columns):
+    environment = {**os.environ, "HUNDREDFOLD_HOME": str(tmp_path / "home"), "COLUMNS": columns, "NO_COLOR": "1"}
+    words = [sys.executable, "-m", "hundredfold", "run", JOB]
+    printed = subprocess.run(words, cwd=project, env=environment, capture_output=True, text=True, check=True).stdout
+    table, _, rest = printed.partition("why rows were rejected\n")
+    assert "sales  15,600    15,597         -         3        -\n" in table
+    assert rest.startswith("  sales  1  shop must not be null\n         1  price must be a number\n         1  price must be > 0\n\n")
+    assert not [line for line in printed.splitlines() if line != line.rstrip()]
