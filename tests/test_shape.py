@@ -15,7 +15,7 @@ HOUSE = SOURCE / "hundredfold"
 
 # who may import whom: only what stands on a lower floor, or on the same one
 FLOORS = [
-    {"errors", "forking", "job", "pinned", "states"},
+    {"annotations", "errors", "forking", "job", "pinned", "states"},
     {"ports", "keys", "records", "contract", "checks", "query", "dialect", "load"},
     {"arrays", "batch", "columns", "given", "manifest", "order", "outcome", "results", "rowgroups"},
     {"crew", "desk", "guarding"},

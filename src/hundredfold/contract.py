@@ -12,14 +12,15 @@ import decimal
 import enum
 import re
 import types
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import annotated_types as at
+import numpy as np
 import pyarrow as pa
 
+from .annotations import bare, without_metadata
 from .errors import JobError
 
 
@@ -86,7 +87,7 @@ def is_contract(declared: Any) -> bool:
         dataclasses.is_dataclass(declared)
         or hasattr(declared, "model_fields")
         or (issubclass(declared, tuple) and hasattr(declared, "_fields"))
-        or typing.is_typeddict(declared)
+        or (issubclass(declared, dict) and hasattr(declared, "__required_keys__"))  # a TypedDict, that of typing_extensions too
     )
 
 
@@ -123,6 +124,7 @@ def _column(name: str, annotation: Any, extra: tuple[Any, ...], optional: bool) 
     nullable = False
     allowed: list[Any] | None = None
     while True:
+        annotation = bare(annotation)
         origin = get_origin(annotation)
         if origin is Annotated:
             annotation, *more = get_args(annotation)
@@ -209,6 +211,7 @@ SIMPLE: dict[Any, pa.DataType] = {
 
 def arrow_type(annotation: Any, constraints: Sequence[Any] = ()) -> pa.DataType:
     """The Arrow type of a Python annotation; TypeError if there is none."""
+    annotation = without_metadata(annotation)
     if annotation in SIMPLE:
         return SIMPLE[annotation]
     if annotation is decimal.Decimal:
@@ -230,17 +233,23 @@ def _numpy_element(annotation: Any) -> pa.DataType | None:
     """The element type of np.ndarray, NDArray[np.float64], ...; None if it is no array. A bare array is of floats."""
     if getattr(get_origin(annotation) or annotation, "__name__", "") != "ndarray":
         return None
-    kinds = {
-        "float64": pa.float64(),
-        "float32": pa.float64(),
-        "int64": pa.int64(),
-        "int32": pa.int64(),
-        "str_": pa.string(),
-        "bool": pa.bool_(),
-        "bool_": pa.bool_(),
-    }
-    words = re.findall(r"\w+", str(annotation))
-    return next((kinds[word] for word in reversed(words) if word in kinds), pa.string() if "object_" in words else pa.float64())
+    scalar = next((part for part in _parts(annotation) if isinstance(part, type) and issubclass(part, np.generic)), np.float64)
+    if scalar is np.object_:
+        return pa.string()
+    kinds = {np.bool_: pa.bool_(), np.integer: pa.int64(), np.floating: pa.float64(), np.str_: pa.string(), np.bytes_: pa.binary()}
+    known = next((arrow for kind, arrow in kinds.items() if issubclass(scalar, kind)), None)
+    if known is None and not issubclass(np.float64, scalar):  # np.number, np.generic: any
+        raise TypeError(f"an array of {scalar.__name__} has no column type")
+    return known or pa.float64()
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """The types that a generic one is made of, each without aliases."""
+    arguments = get_args(without_metadata(annotation))
+    if not arguments:
+        yield without_metadata(annotation)
+    for argument in arguments:
+        yield from _parts(argument)
 
 
 SQL_TYPES: dict[pa.DataType, str] = {
