@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hundredfold import Job, Model, Source
+from hundredfold.checksums import put_sealed
 from hundredfold.crew import FAR, IDLE, Kit
 from hundredfold.desk import Desk
 from hundredfold.job import Layout, Message
@@ -146,8 +147,8 @@ class Piece:
 
     def _commit(self, message: Message, results: bytes, accounts: bytes) -> None:
         if results:
-            self.store.put(self.layout.outcome(message, "results"), results)
-        self.store.put(self.layout.outcome(message, "ledger"), accounts)
+            put_sealed(self.store, self.layout.outcome(message, "results"), results)
+        put_sealed(self.store, self.layout.outcome(message, "ledger"), accounts)
 
     def _read(self, key: str) -> pa.Table:
         return pq.ParquetFile(pa.BufferReader(self.store.get(key))).read()

@@ -23,7 +23,7 @@ import cloudpickle
 import psutil
 
 from .batch import settle_annotations
-from .errors import CrewError, JobError
+from .errors import CrewError, HundredfoldError, JobError
 from .forking import PINS, PRELOADED, out_of_reach, start_method, starting
 from .guarding import die_with, end_at_once, exit_words, from_outside, limit_memory, speak_to, told
 from .job import Job, Layout, Message, Model
@@ -241,6 +241,8 @@ class Crew:
                     words,
                     hint="a worker is a fresh process that loads the job again: mend what it says, or raise --memory if it had too little",
                 )
+            case ("refused", error):
+                raise error
             case ("dying", words):
                 hand.killed, hand.blamed = words, hand.marks[0]
             case ("chunk", first, last, results, accounts) if message is not None:
@@ -340,6 +342,8 @@ def child(
             return
         try:
             desk.do(message)
+        except HundredfoldError as error:  # a file of the run is damaged, say: no unit is to blame
+            pipe.send(("refused", error))
         except BaseException as error:  # noqa: BLE001  # a unit must not end this process without its name
             with contextlib.suppress(OSError):
                 pipe.send(("dying", f"ended its process with {told(error)}"))

@@ -7,6 +7,7 @@
     |-- ContractError        more rows break a contract than the job allows
     |-- QueryError           a query does not run, or does not give what the model needs
     |-- HomeError            the folder that keeps the runs: not writable, full, or of a newer format
+    |   |-- DamagedFile      a file is not what was written, or is missing
     |   |-- NoSuchRun
     |   `-- RunBusy          another driver is at work on this run
     |-- StateError           the run is in a state that does not allow this
@@ -80,6 +81,21 @@ class QueryError(HundredfoldError): ...
 
 
 class HomeError(HundredfoldError): ...
+
+
+class DamagedFile(HomeError):
+    """A file is not what was written. `key` names it in the store ("" where it is no object of the store)."""
+
+    def __init__(self, message: str, *, problems: Sequence[str] = (), hint: str | None = None, key: str = "") -> None:
+        super().__init__(message, problems=problems, hint=hint)
+        self.key = key
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_damaged, (self.message, self.problems, self.hint, self.key)
+
+
+def _rebuild_damaged(message: str, problems: tuple[str, ...], hint: str | None, key: str) -> DamagedFile:
+    return DamagedFile(message, problems=problems, hint=hint, key=key)
 
 
 class NoSuchRun(HomeError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from .arrays import numpy_of
 from .batch import OpenBatch
+from .checksums import get_json, json_text, needed, unsealed
 from .job import Batch, Layout
 from .ports import Store
 
@@ -37,19 +37,19 @@ class Manifest:
     files: tuple[tuple[str, ...], ...] = ()
     schema: str = ""
 
-    def text(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
+    def text(self, key: str) -> bytes:
+        """Return the manifest as the object of that key, with its checksum."""
+        return json_text(key, asdict(self))
 
     @classmethod
     def read(cls, layout: Layout, model: str, store: Store, *, settled: bool = False) -> Manifest:
         """The manifest; KeyError before prepare is done. Before all that it lists is on the disk too (`settled`), a draft stands for it."""
         try:
-            text = store.get(layout.manifest(model))
+            fields = get_json(store, layout.manifest(model))
         except KeyError:
             if settled:
                 raise
-            text = store.get(layout.draft(model))
-        fields = json.loads(text.to_pybytes())
+            fields = get_json(store, layout.draft(model))
         lists = {name: tuple(fields[name]) for name in ("unit", "order_by", "nullable")}
         files = tuple(map(tuple, fields.get("files", ())))
         return cls(**{**fields, **lists, "batches": tuple(Batch(**b) for b in fields["batches"]), "files": files})
@@ -68,7 +68,8 @@ class UnitList:
 
     @classmethod
     def read(cls, layout: Layout, model: str, store: Store) -> UnitList:
-        return cls(pa.ipc.open_stream(store.get(layout.units(model))).read_all())
+        key = layout.units(model)
+        return cls(pa.ipc.open_stream(unsealed(store, key, needed(store, key))).read_all())
 
     def slice(self, first: int, last: int) -> tuple[pa.Table, NDArray[np.int64]]:
         """Keys and row counts of units first..last."""
@@ -82,9 +83,10 @@ def open_batch(manifest: Manifest, units: UnitList, batch: Batch, layout: Layout
     """Read a batch into memory, in canonical order."""
     keys, sizes = units.slice(batch.first, batch.last)
     if manifest.files:
-        rows = rows_of(batch.number, [store.get(key) for key in manifest.files[batch.number]], manifest.schema)
+        rows = rows_of(batch.number, [needed(store, key) for key in manifest.files[batch.number]], manifest.schema)
     else:
-        rows = pa.ipc.open_stream(store.get(layout.batch(manifest.model, batch.number))).read_all()
+        key = layout.batch(manifest.model, batch.number)
+        rows = pa.ipc.open_stream(unsealed(store, key, needed(store, key))).read_all()
     return OpenBatch(rows, keys, sizes, batch.first, manifest.order_by, frozenset(manifest.nullable))
 
 

@@ -26,6 +26,7 @@ class Event(StrEnum):
     FAIL = "fail"
     CANCEL = "cancel"
     RETRY = "retry"  # failed and dead units again
+    RESTORE = "restore"  # files of a run that is done are damaged: they are made anew
 
 
 S, E = State, Event
@@ -66,6 +67,12 @@ TABLE: dict[tuple[State, Event], State | str] = {
     (S.DONE, E.HOLD): "it is done",
     (S.DONE, E.FAIL): "it is done",
     (S.DONE, E.CANCEL): "it is done: use rollback to take its release back",
+    (S.NEW, E.RESTORE): "it is not done: resume it",
+    (S.RUNNING, E.RESTORE): "it is not done: resume it",
+    (S.HELD, E.RESTORE): "it is not done: resume it",
+    (S.FAILED, E.RESTORE): "it is not done: resume it",
+    (S.CANCELLED, E.RESTORE): "it was cancelled: run the job again",
+    (S.DONE, E.RESTORE): S.RUNNING,
     (S.DONE, E.RETRY): S.RUNNING,  # the units that were within max_failed
 }
 

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+from .checksums import listed
 from .job import Job, Layout, Model
 from .manifest import Manifest
 from .pipeline import Stage
@@ -80,7 +81,8 @@ class Walk:
             within_limits(self.job, [collected], self.record.id, self.record.options.get("max_failed"))
 
     def define(self, model: Model, warehouse: Any) -> None:
-        """Let a collected model's results stand under its name."""
+        """Let a collected model's results stand under its name; DamagedFile if they are not what was collected."""
+        listed(self.store, self.layout.results(model.name), self.layout.collected(model.name))
         warehouse.define(model.name, f"SELECT * FROM {warehouse.parquet(self.layout.results(model.name))}")
 
     def publish(self, warehouse: Any) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hundredfold.aws.count import Count
 from hundredfold.aws.store import S3Store
+from hundredfold.checksums import put_sealed
 from hundredfold.job import Layout, Message
 from hundredfold.outcome import Account, pack_accounts
 
@@ -37,7 +38,7 @@ def test_the_last_outcome_of_each_unit_counts(store: S3Store, rounds: list[list[
             message = Message(layout.run, "m", batch, first, last_, round_)
             bad = [Account(unit, "failed", "ValueError", f"unit {unit}\nand more") for unit in sorted(wrong) if first <= unit <= last_]
             accounts = pack_accounts(message, np.zeros(message.units), np.ones(message.units, np.int64), bad, [])
-            store.put(layout.outcome(message, "ledger"), accounts)
+            put_sealed(store, layout.outcome(message, "ledger"), accounts)
             last |= {unit: unit in wrong for unit in range(first, last_ + 1)}
         found = count.look()
         assert (found.model, found.units, found.done, found.failed) == ("m", UNITS, len(last), sum(last.values()))

@@ -62,7 +62,7 @@ def test_a_batch_may_lie_in_several_objects_and_an_object_may_hold_several(bench
         with there.store.writing(f"processing/{there.layout.run}/m/all/other-{number}") as path:
             pq.write_table(whole.slice(start, 70 if not start else 130), path)
     keys = tuple(f"processing/{there.layout.run}/m/all/other-{number}" for number in range(2))
-    there.store.put(there.layout.manifest("m"), replace(manifest, files=(keys,) * len(manifest.batches)).text())
+    there.store.put(there.layout.manifest("m"), replace(manifest, files=(keys,) * len(manifest.batches)).text(there.layout.manifest("m")))
     there.work("m"), there.collect("m")
     assert there.result_bytes("m") == here.result_bytes("m")
 

@@ -12,7 +12,7 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from hundredfold import Job, Model, Source, resume, run
+from hundredfold import Job, Model, Source, run
 from hundredfold.crew import Crew, Kit
 from hundredfold.errors import CrewError, JobError
 from hundredfold.job import Layout
@@ -118,14 +118,12 @@ def test_a_function_that_cannot_be_sent_is_told_before_anything_is_done(tmp_path
     assert Home(tmp_path).ledger.runs() == []
 
 
-def test_a_batch_that_cannot_be_opened_is_told_after_three_deaths_and_the_run_goes_on_when_it_is_back(tmp_path):
+def test_a_batch_that_a_worker_finds_damaged_is_made_anew(tmp_path):
     batch = tmp_path / "home/runs/r/models/m/batches/000001.arrow"
-    aside = tmp_path / "aside"
-    with pytest.raises(CrewError, match=r"died 3 times before it reached a unit of batch 1: ended its process with KeyError"):
-        start(double, tmp_path / "home", watcher=Spoil("work m", lambda: batch.rename(aside)))
-    aside.rename(batch)
-    done = resume("r", home=tmp_path / "home")
+    once = [batch.unlink]
+    done = start(double, tmp_path / "home", watcher=Spoil("work m", lambda: once.pop()() if once else None))
     assert done.results().arrow().column("y").to_pylist() == [2.0, 4.0, 6.0, 8.0]
+    assert done.counts["recomputed"] == [f"{batch} is damaged: it is missing"]
 
 
 def uneven(rows):

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from aws.emulator import DONE, MISSING, Emulator
+from hundredfold.checksums import put_json
 from hundredfold.contract import read_contract
 from hundredfold.errors import NoSuchRun
 from hundredfold.job import Layout
@@ -131,7 +132,7 @@ class Place:
             self.store.put(Layout(run).staged("product_catalog"), parquet(catalogue))
         parent = version - 1 or None
         release = Release(JOB, version, parent, run, 1, "2026-06-29 06:00:00", {NAME: rows.num_rows}, files)
-        self.store.put(f"{folder_of(JOB, version)}/release.json", json.dumps(asdict(release), indent=1).encode())
+        put_json(self.store, f"{folder_of(JOB, version)}/release.json", asdict(release), indent=1)
         point(JOB, version, self.store)
         return version
 

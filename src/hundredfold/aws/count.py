@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from ..checksums import get_sealed
 from ..job import Layout
 from ..outcome import Account, unpack_accounts
 from ..steps.coverage import Coverage
@@ -45,6 +46,6 @@ class Count:
 
     def _bad(self, key: str) -> Sequence[Account]:
         try:
-            return unpack_accounts(self.store.get(key)).bad
+            return unpack_accounts(get_sealed(self.store, key)).bad
         except KeyError:  # it was put together with others, or is forgotten for a retry
             return ()

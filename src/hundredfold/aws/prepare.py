@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..arrays import UNIT, from_numpy, numpy_of
+from ..checksums import put_sealed
 from ..contract import quote
 from ..errors import ConservationError, QueryError
 from ..job import Batch, Job, Layout, Model
@@ -55,9 +56,9 @@ def prepare(
         model.name, tuple(model.unit), tuple(model.order_by), len(rows), int(rows.sum()), tuple(sorted(nullable)), tuple(cut), query_of(model, job),
         tuple(files), held.serialize().to_pybytes().hex(),
     )  # fmt: skip
-    store.put(layout.units(model.name), packed_units(units))
+    put_sealed(store, layout.units(model.name), packed_units(units))
     UnitList.read(layout, model.name, store)  # what cannot be read back must not be committed
-    store.put(layout.manifest(model.name), manifest.text())
+    store.put(layout.manifest(model.name), manifest.text(layout.manifest(model.name)))
     return manifest
 
 

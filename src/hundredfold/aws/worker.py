@@ -19,6 +19,7 @@ from typing import Any
 
 from aws_lambda_powertools import Logger
 
+from ..checksums import put_sealed
 from ..crew import IDLE, Crew, Hand, Kit
 from ..errors import CrewError, HundredfoldError, JobError, NoSuchRun
 from ..job import Layout, Message
@@ -271,7 +272,7 @@ class Shift:
         for unit in whole:
             message = next(m for m in floor.messages if m.first <= unit <= m.last).part(unit, unit)
             words = f"it took all of the {self.time:.0f} s that a worker has for it; deploy with a longer --timeout"
-            self.store.put(floor.layout.outcome(message, "ledger"), dead(message, words))
+            put_sealed(self.store, floor.layout.outcome(message, "ledger"), dead(message, words))
             floor.coverage.add(unit, unit)
             floor.bad.add(unit)
         if whole_call and not (gained or whole or reached):
@@ -388,7 +389,7 @@ def bury(letter: Letter, reason: str, store: S3Store, ledger: DynamoLedger) -> i
         for message in slices(letter, record, store):
             layout, manifest = Layout(run), prepared(store, message, round_of(record))[0]
             for part in parts(message, covered([message], manifest, layout, store)):
-                store.put(layout.outcome(part, "ledger"), dead(part, reason or LOST))
+                put_sealed(store, layout.outcome(part, "ledger"), dead(part, reason or LOST))
                 buried += part.units
     return buried
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from ..checksums import recomputed_from
 from ..crew import Crew, Kit
-from ..errors import HomeError, HundredfoldError, PublishRefused, StateError, Stopped
+from ..errors import DamagedFile, HomeError, HundredfoldError, PublishRefused, StateError, Stopped
 from ..job import Job, Layout, Model
 from ..manifest import Manifest, UnitList
 from ..pipeline import Stage, stages
@@ -31,6 +32,7 @@ from .limits import Limits
 from .queue import SqliteQueue
 from .warehouse import DuckWarehouse
 
+RECOMPUTED = 4  # walks at most, where files of models are damaged again and again
 VISIBILITY = 60.0  # seconds; leases are extended while their worker lives
 LOOKS = 0.5  # seconds between looks at the ledger, to see whether the run was cancelled
 
@@ -59,7 +61,7 @@ class Drive:
     def walk(self) -> Record:
         """All stages, in order; the run's record at its end. Errors are on the record before they are raised."""
         try:
-            self._walk()
+            self._walk_until_whole()
         except PublishRefused as refusal:
             self._end(Event.HOLD, refusal)
             raise
@@ -70,6 +72,24 @@ class Drive:
             raise
         self._look(at_once=True)
         return self.home.ledger.move(self.record.id, Event.FINISH, step="done")
+
+    def _walk_until_whole(self) -> None:
+        """Walk; where a file of a model is damaged, forget what is made from it, and walk again, a few times at most."""
+        for left in reversed(range(RECOMPUTED)):
+            try:
+                self._walk()
+            except DamagedFile as damage:
+                keys = recomputed_from(damage.key) if damage.key.startswith(f"{self.layout.root}/") else []
+                if not keys or not left:
+                    raise
+                for key in keys:
+                    self.store.delete(key)
+                known = self.home.ledger.read(self.record.id).counts.get("recomputed", [])
+                self.home.ledger.note(self.record.id, counts={"recomputed": [*known, str(damage)]})
+                self.settling.clear()
+                self.beside = ThreadPoolExecutor(1)
+            else:
+                return
 
     def _end(self, event: Event, error: HundredfoldError) -> None:
         with suppress(HomeError, StateError):  # the disk is full, or it was cancelled meanwhile: the error itself says more
@@ -133,22 +153,25 @@ class Drive:
         of the messages it held, so their receive counts do not outlive it."""
         manifest = Manifest.read(self.layout, model.name, self.store)
         messages, coverage = plan_round(manifest, self.layout, self.round, self.store)
+        self._remove_queue(model)  # what a driver that was killed left: it may be damaged
         queue = SqliteQueue(self._queue_path(model), visibility=VISIBILITY)
         with closing(queue):
-            queue.purge()
             enqueue(messages, coverage, queue)
 
     def _work(self, model: Model, crew: Crew) -> None:
         manifest = Manifest.read(self.layout, model.name, self.store)
         messages, coverage = plan_round(manifest, self.layout, self.round, self.store)
         units = UnitList.read(self.layout, model.name, self.store)
-        path = self._queue_path(model)
         try:
-            with closing(SqliteQueue(path, visibility=VISIBILITY)) as queue:
+            with closing(SqliteQueue(self._queue_path(model), visibility=VISIBILITY)) as queue:
                 Floor(messages, manifest, units, self.layout, coverage, queue, self.store, crew, self._tell, VISIBILITY).run()
         finally:  # also when it was stopped: that is no message's fault, and whoever goes on fills a new queue from the outcomes
-            for leftover in path.parent.glob(path.name + "*"):
-                leftover.unlink(missing_ok=True)
+            self._remove_queue(model)
+
+    def _remove_queue(self, model: Model) -> None:
+        path = self._queue_path(model)
+        for leftover in path.parent.glob(path.name + "*"):
+            leftover.unlink(missing_ok=True)
 
     def _queue_path(self, model: Model) -> Path:
         return self.home.scratch(self.record.id).with_name(f"{self.record.id}-{model.name}-{self.round}.queue")

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pyarrow as pa
 
+from ..checksums import checksum, extend, trailer
 from ..keys import HALF
 from .store import Folder, _forget, _make, _sync, home_error
 
@@ -44,16 +45,20 @@ class FileStore(Folder):
     def growing(self, prefix: str) -> GrowingFiles:
         """Files below a prefix that grow, and are durable when they are told to settle. A crash leaves some of them behind: they
         are good only once something written after that says so."""
-        return GrowingFiles(self.path(prefix))
+        return GrowingFiles(self.path(prefix), prefix)
 
 
 @dataclass
 class GrowingFiles:
-    """Arrow streams that grow a record batch at a time (the first of a file brings its schema), and whole files beside them."""
+    """Arrow streams that grow a record batch at a time (the first of a file brings its schema), and whole files beside them.
+
+    Each stream ends with the trailer of checksums.py; the checksums are carried on while the streams grow.
+    """
 
     folder: Path
+    prefix: str
     _open: dict[str, int] = field(default_factory=dict)
-    _streams: set[str] = field(default_factory=set)
+    _streams: dict[str, tuple[int, int]] = field(default_factory=dict)  # bytes written, and their checksum
     _whole: set[str] = field(default_factory=set)
 
     def add(self, name: str, batch: pa.RecordBatch) -> None:
@@ -64,9 +69,9 @@ class GrowingFiles:
                     os.close(self._open.pop(next(iter(self._open))))
                 handle = self._open[name] = self._handle(name, os.O_APPEND if name in self._streams else os.O_CREAT | os.O_TRUNC)
                 if name not in self._streams:
-                    _write_all(handle, batch.schema.serialize())
-                    self._streams.add(name)
-            _write_all(handle, batch.serialize())
+                    self._streams[name] = 0, checksum(f"{self.prefix}/{name}", b"")
+                    self._append(name, handle, batch.schema.serialize())
+            self._append(name, handle, batch.serialize())
 
     def put(self, name: str, data: bytes | pa.Buffer) -> None:
         with self._in_plain_words():
@@ -85,14 +90,15 @@ class GrowingFiles:
                 if handle is None:
                     handle = self._handle(name, os.O_APPEND)
                 try:
-                    _write_all(handle, b"\xff\xff\xff\xff\x00\x00\x00\x00")  # Arrow's end of stream
+                    self._append(name, handle, b"\xff\xff\xff\xff\x00\x00\x00\x00")  # Arrow's end of stream
+                    _write_all(handle, trailer(*self._streams[name]))
                 finally:
                     os.close(handle)
 
     def settle(self) -> None:
         """Wait until the disk has all of it."""
         with self._in_plain_words():
-            paths = [self.folder / name for name in self._streams | self._whole]
+            paths = [self.folder / name for name in self._whole.union(self._streams)]
             for path in paths:
                 _settle(path)
             for folder in {path.parent for path in paths}:
@@ -102,6 +108,11 @@ class GrowingFiles:
         for handle in self._open.values():
             os.close(handle)
         self._open.clear()
+
+    def _append(self, name: str, handle: int, data: bytes | pa.Buffer) -> None:
+        size, crc = self._streams[name]
+        _write_all(handle, data)
+        self._streams[name] = size + len(memoryview(data)), extend(crc, data)
 
     def _handle(self, name: str, mode: int) -> int:
         path = self.folder / name

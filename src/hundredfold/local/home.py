@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from .files import FileStore
 from .ledger import SqliteLedger
 from .store import home_error
 
-FORMAT = 1  # goes up when an older program could no longer read what lies here
+FORMAT = 2  # goes up when an older program could no longer read what lies here
 
 
 class Home:
@@ -106,6 +107,25 @@ class Home:
         lock.release()
         return False
 
+    def _refuse_format(self, mark: Path, found: str) -> None:
+        """Raise HomeError for a mark that is not this program's own."""
+        if found == str(FORMAT):
+            return
+        if not re.fullmatch("[0-9]{1,4}", found):
+            raise HomeError(
+                f"{mark} is damaged: it holds {found[:20]!r}, wanted the number of the home's format",
+                hint=f"if this hundredfold made the folder, remove that file (rm {mark}): it is written anew",
+            )
+        if int(found) > FORMAT:
+            raise HomeError(
+                f"{self.folder} is of format {found}, and this program reads up to {FORMAT}",
+                hint="install a newer hundredfold, or name another folder with --home",
+            )
+        raise HomeError(
+            f"{self.folder} is of format {found}, of an older hundredfold, and this program reads format {FORMAT}",
+            hint="what it published can be copied out of its folder releases; name another folder with --home for new runs",
+        )
+
     def _open(self) -> None:
         mark = self.folder / "format"
         try:
@@ -115,14 +135,10 @@ class Home:
                 half.write_text(f"{FORMAT}\n")
                 half.replace(mark)  # whole or not there, whoever else begins in this moment
                 (self.folder / ".gitignore").write_text("*\n")
-            found = mark.read_text().strip()
+            found = mark.read_text(errors="replace").strip()
         except OSError as error:
             raise home_error(error, mark, "written") from error
-        if not found.isdigit() or int(found) > FORMAT:
-            raise HomeError(
-                f"{self.folder} is of format {found or 'unknown'}, and this program reads up to {FORMAT}",
-                hint="install a newer hundredfold, or name another folder with --home",
-            )
+        self._refuse_format(mark, found)
         if not os.access(self.folder, os.W_OK):
             raise HomeError(
                 f"{self.folder} cannot be written", hint="let this user write in that folder, or keep the runs elsewhere with --home"
@@ -136,7 +152,7 @@ def as_home(home: Any) -> Any:
 
 def _owner(folder: Path) -> str:
     try:
-        return (folder / "driver.txt").read_text()
+        return (folder / "driver.txt").read_text(errors="replace")
     except OSError:
         return "another process"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .. import checksums
+from ..checksums import listed, verified
 from ..errors import StateError, UsageError
 from ..job import Layout
 from ..manifest import UnitList, key_text
 from ..outcome import ACCOUNT
 from ..ports import Record
+from ..states import State
 from ..steps import publish as publishing
 from ..steps.coverage import Coverage
 from ..steps.publish import Release
@@ -100,11 +104,13 @@ class Run:
 
     def results(self, model: str | None = None) -> Rows:
         """The result rows of a model (of the last one, if it is not named), sorted by the unit's key."""
-        return self._read(self.layout.results(self._model(model)), f"model {self._model(model)} has no result yet")
+        name = self._model(model)
+        return self._read(self.layout.results(name), self.layout.collected(name), f"model {name} has no result yet")
 
     def units(self, model: str | None = None) -> Rows:
         """Every unit of a model and what became of it: status, rows, seconds, error."""
-        return self._read(self.layout.accounts(self._model(model)), f"model {self._model(model)} is not collected yet")
+        name = self._model(model)
+        return self._read(self.layout.accounts(name), self.layout.collected(name), f"model {name} is not collected yet")
 
     def failures(self, model: str | None = None) -> Rows:
         """The units that failed or died, with the reason; of all models, if none is named."""
@@ -132,18 +138,28 @@ class Run:
 
     def _left(self, source: str, key: str, *columns: str) -> Rows:
         """What validation left beside the accepted rows; no rows if it had nothing to say."""
-        if source not in {v.source for v in read_verdicts(self.layout, self.home.store)}:
-            raise UsageError(f"run {self.id} has no source {source!r}")
         try:
-            return self._read(key, "")
-        except StateError:
-            fields = [("__file", pa.string()), ("__row", pa.int64()), *((name, pa.string()) for name in columns)]
-            return Rows(pa.schema(fields).empty_table())
+            verdicts = {v.source: v for v in read_verdicts(self.layout, self.home.store)}
+        except KeyError:
+            raise StateError(
+                f"the sources of run {self.id} are not validated yet; it is {self.state}", hint=f"hundredfold status {self.id}"
+            ) from None
+        if source not in verdicts:
+            raise UsageError(f"run {self.id} has no source {source!r}")
+        wanted = verdicts[source].checksums.get(key)
+        if wanted:
+            return _rows(verified(self.home.store, key, wanted))
+        fields = [("__file", pa.string()), ("__row", pa.int64()), *((name, pa.string()) for name in columns)]
+        return Rows(pa.schema(fields).empty_table())
 
     @property
     def release(self) -> Release | None:
         """What the run published."""
-        return next((r for r in reversed(publishing.releases(self.record.job, self.home.store)) if r.run == self.id), None)
+        record, store = self.record, self.home.store
+        published = record.counts.get("release")
+        if published:
+            return publishing.read_release(record.job, int(published["version"]), store)
+        return next((r for r in reversed(publishing.releases(record.job, store)) if r.run == self.id), None)
 
     def table(self, name: str | None = None) -> Rows:
         """The rows of a release, in the order in which they were published."""
@@ -160,7 +176,15 @@ class Run:
         found = [k for k, p in files.items() if (name is None or p.stem == name) and (format is None or p.suffix == f".{format}")]
         if not found:
             raise UsageError(f"run {self.id} published {', '.join(p.name for p in files.values())}, not {name or ''}.{format or ''}")
-        return Path(self.home.fetch(found[0]))
+        try:
+            path = Path(self.home.fetch(found[0]))
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except (KeyError, FileNotFoundError):
+            raise checksums.missing(self.home.store, found[0]) from None
+        if digest != release.files[found[0]]:
+            raise checksums.damaged(self.home.store, found[0], "does not have the SHA-256 with which it was published")
+        return path
 
     def __repr__(self) -> str:
         record = self.record
@@ -183,10 +207,12 @@ class Run:
     def _collected(self) -> list[str]:
         return [name for name, m in self.record.counts.get("models", {}).items() if "ok" in m]
 
-    def _read(self, key: str, missing: str) -> Rows:
+    def _read(self, key: str, lister: str, missing: str) -> Rows:
         try:
-            return Rows(pq.ParquetFile(pa.BufferReader(self.home.store.get(key))).read())
+            return _rows(listed(self.home.store, key, lister))
         except KeyError:
+            if ended(self.record):  # it was collected, and is not there
+                raise checksums.missing(self.home.store, lister) from None
             raise StateError(f"{missing}; run {self.id} is {self.state}", hint=f"hundredfold status {self.id}") from None
 
 
@@ -194,6 +220,15 @@ def _html_cell(value: Any) -> str:
     """One value as a table cell; long texts are cut."""
     text = "" if value is None else str(value)
     return f"<td>{html.escape(text if len(text) <= HTML_CHARACTERS else text[: HTML_CHARACTERS - 1] + '…')}</td>"
+
+
+def ended(record: Record) -> bool:
+    """Return whether all models of a run were collected, so that a file of theirs that is not there is missing."""
+    return record.state in (State.DONE, State.HELD)
+
+
+def _rows(data: pa.Buffer) -> Rows:
+    return Rows(pq.ParquetFile(pa.BufferReader(data)).read())
 
 
 def open_run(run_id: str | None = None, *, home: Any = ".hundredfold") -> Run:

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..batch import form_of
+from ..checksums import checksum_of, get_sealed, listed, missing, put_sealed, verified
 from ..crew import packed
-from ..errors import HundredfoldError, JobError, SourceError, StateError, UsageError
+from ..errors import DamagedFile, HundredfoldError, JobError, SourceError, StateError, UsageError
 from ..job import Job, Layout, Model, check_limit
 from ..load import lasting, load_job
 from ..manifest import Manifest, UnitList
@@ -30,6 +31,7 @@ from ..walk import Quiet, Watcher
 from .driver import Drive
 from .home import Home, as_home
 from .limits import Limits, limits_of
+from .restore import restore
 from .runs import Run, newest
 from .sources import as_table
 from .warehouse import DuckWarehouse
@@ -108,7 +110,14 @@ def resume(
 ) -> Run:
     """Go on with a run that was stopped or whose driver died: what is done is kept."""
     there, record, job, limits = _again(home, run_id, job, workers, memory)
-    return drive(there, record.id, job, limits, watcher or Quiet(), Event.START)
+    event = Event.START
+    if record.state is State.DONE:  # there is something to do if a file of it is damaged
+        with there.lock(record.id):
+            found = restore(record, job, there.store)
+        if found:
+            there.ledger.note(record.id, counts={"recomputed": [str(one) for one in found]})
+            event = Event.RESTORE
+    return drive(there, record.id, job, limits, watcher or Quiet(), event)
 
 
 def retry(
@@ -195,7 +204,10 @@ def begin(
         if not isinstance(place, str):
             with home.store.writing(layout.staged(name)) as path:
                 pq.write_table(as_table(name, place), path)
-    home.store.put(layout.job(), kept_job)
+    staged = {key: checksum_of(home.store, key) for name in places if kept[name] == STAGED for key in (layout.staged(name),)}
+    if staged:
+        home.ledger.note(run, options={"staged": staged})
+    put_sealed(home.store, layout.job(), kept_job)
     return run
 
 
@@ -211,12 +223,23 @@ def drive(home: Home, run: str, job: Job, limits: Limits, watcher: Watcher, even
         forget(home, record)
         watcher.begun(run)
         job = _with_limits(job, record)
+        _verify_staged(home, record)
         places = {
             name: home.store.path(Layout(run).staged(name)) if place == STAGED else place
             for name, place in record.options["sources"].items()
         }
         Drive(home, job, record, limits, places, watcher).walk()
     return Run(home, run)
+
+
+def _verify_staged(home: Home, record: Record) -> None:
+    """Raise DamagedFile if a source that came as a table is not what was kept of it; the run is failed then."""
+    try:
+        for key, wanted in record.options.get("staged", {}).items():
+            verified(home.store, key, wanted)
+    except DamagedFile as damage:
+        home.ledger.move(record.id, Event.FAIL, reason=str(damage))
+        raise
 
 
 def forget(home: Any, record: Record) -> None:
@@ -275,9 +298,11 @@ def job_of(home: Any, record: Record) -> Job:
     if record.ref:
         return load_job(record.ref)
     try:
-        job = cloudpickle.loads(home.store.get(Layout(record.id).job()).to_pybytes())
+        kept = get_sealed(home.store, Layout(record.id).job())
     except KeyError:
         raise StateError(f"run {record.id} died before its job was kept", hint="run the job again") from None
+    try:
+        job = cloudpickle.loads(kept.to_pybytes())
     except Exception as error:  # whatever the user's modules raise is told
         raise JobError(
             f"the job of run {record.id} cannot be loaded: {type(error).__name__}: {error}",
@@ -305,6 +330,8 @@ def plan_again(home: Any, record: Record, job: Job) -> None:
         try:
             collected = read_collected(layout, model.name, home.store)
         except KeyError:
+            if record.state is State.DONE:
+                raise missing(home.store, layout.collected(model.name)) from None
             continue
         if collected.bad:
             units = UnitList.read(layout, model.name, home.store)
@@ -323,7 +350,7 @@ def plan_again(home: Any, record: Record, job: Job) -> None:
 
 
 def _numbers_of_failures(units: UnitList, layout: Layout, model: Model, home: Any) -> list[int]:
-    table = pq.ParquetFile(pa.BufferReader(home.store.get(layout.accounts(model.name)))).read(["status"])
+    table = pq.ParquetFile(pa.BufferReader(listed(home.store, layout.accounts(model.name), layout.collected(model.name)))).read(["status"])
     if table.num_rows != len(units.rows):
         raise HundredfoldError(f"the accounts of {model.name} have {table.num_rows:,} rows for {len(units.rows):,} units")
     return [number for number, status in enumerate(table.column("status").to_pylist()) if status != "ok"]

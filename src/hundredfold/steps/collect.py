@@ -6,7 +6,6 @@ columns differ from those of the others has failed.  Batches are read one after 
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..arrays import UNIT, from_numpy, nulls_of, numpy_of
+from ..checksums import checksum_of, get_json, listed, needed, put_json, unsealed
 from ..columns import agree, kind_of, merge, type_of_text
 from ..contract import Contract, literal, quote
 from ..desk import result_contract
@@ -73,7 +73,7 @@ class Shape:
 
 def read_collected(layout: Layout, model: str, store: Store) -> Collected:
     """What collect wrote down; KeyError before it has."""
-    return Collected(**json.loads(store.get(layout.collected(model)).to_pybytes()))
+    return Collected(**get_json(store, layout.collected(model))["collected"])
 
 
 def collect(model: Model, manifest: Manifest, layout: Layout, round_: int, warehouse: Loading, store: WritingStore) -> Collected:
@@ -108,7 +108,8 @@ def collect(model: Model, manifest: Manifest, layout: Layout, round_: int, wareh
         counts["ms"] / 1000,
     )
     _check(collected, manifest)
-    store.put(layout.collected(model.name), json.dumps(asdict(collected)).encode())
+    checksums = {key: checksum_of(store, key) for key in (layout.results(model.name), layout.accounts(model.name))}
+    put_json(store, layout.collected(model.name), {"collected": asdict(collected), "checksums": checksums})
     return collected
 
 
@@ -163,6 +164,12 @@ def _outcomes(layout: Layout, model: str, store: Store) -> list[Message]:
     return [message for message in found if message is not None]
 
 
+def _outcome(outcome: Message, part: str, layout: Layout, store: Store) -> pa.Buffer:
+    """The bytes of a part of an outcome that must be there."""
+    key = layout.outcome(outcome, part)
+    return unsealed(store, key, needed(store, key))
+
+
 def _choose(
     outcomes: Sequence[Message], manifest: Manifest, layout: Layout, store: Store
 ) -> tuple[NDArray[np.int32], Counter[int], list[dict[str, Any]]]:
@@ -173,7 +180,7 @@ def _choose(
     summaries: list[dict[str, Any]] = []
     rows: Counter[int] = Counter()
     for number, outcome in enumerate(outcomes):
-        ledger = unpack_accounts(store.get(layout.outcome(outcome, "ledger")))
+        ledger = unpack_accounts(_outcome(outcome, "ledger", layout, store))
         status = np.full(outcome.units, RANK["ok"] + outcome.round * 4, np.int32)
         for account in ledger.bad:
             status[account.unit - outcome.first] = RANK[account.status] + outcome.round * 4
@@ -224,12 +231,12 @@ def _one_stretch(
     tables = []
     for number in _different(span):
         outcome = outcomes[number]
-        ledger = unpack_accounts(store.get(layout.outcome(outcome, "ledger")))
+        ledger = unpack_accounts(_outcome(outcome, "ledger", layout, store))
         mine = slice(outcome.first - first, outcome.last + 1 - first)
         counts = span[mine] == number
         seconds[mine][counts], rows_out[mine][counts], rounds[mine][counts] = ledger.seconds[counts], ledger.rows_out[counts], outcome.round
         bad.update({account.unit: account for account in ledger.bad if counts[account.unit - outcome.first]})
-        packed = unpack_results(store.get(layout.outcome(outcome, "results"))) if ledger.rows_out.any() else []
+        packed = unpack_results(_outcome(outcome, "results", layout, store)) if ledger.rows_out.any() else []
         for position, table in enumerate(packed):
             if not counts.all():
                 table = table.filter(_mask(counts[numpy_of(table.column(UNIT), False) - outcome.first]))
@@ -365,7 +372,7 @@ def _check(collected: Collected, manifest: Manifest) -> None:
 
 def failures(layout: Layout, model: str, store: Store) -> Iterator[dict[str, Any]]:
     """The units that failed or died, with their keys and the reasons."""
-    file = pq.ParquetFile(pa.BufferReader(store.get(layout.accounts(model))))
+    file = pq.ParquetFile(pa.BufferReader(listed(store, layout.accounts(model), layout.collected(model))))
     for group in range(file.num_row_groups):
         for row in file.read_row_group(group).to_pylist():
             if row["status"] != "ok":

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import pairwise
 
+from ..checksums import get_json, put_json
 from ..job import Layout, Message
 from ..manifest import Manifest
 from ..ports import Queue, Store
@@ -15,7 +15,7 @@ from .coverage import Coverage
 def plan_round(manifest: Manifest, layout: Layout, round_: int, store: Store) -> tuple[list[Message], Coverage]:
     """The slices of a round and what of them is done: what a retry asked for, else every batch, the dearest first."""
     try:
-        units = json.loads(store.get(retry_key(layout, manifest.model, round_)).to_pybytes())
+        units = get_json(store, retry_key(layout, manifest.model, round_))["units"]
     except KeyError:
         longest_first = sorted(manifest.batches, key=lambda batch: (-batch.cost, batch.number))
         messages = [Message(layout.run, manifest.model, batch.number, batch.first, batch.last, round_) for batch in longest_first]
@@ -29,7 +29,7 @@ def plan_round(manifest: Manifest, layout: Layout, round_: int, store: Store) ->
 
 def plan_retry(manifest: Manifest, layout: Layout, round_: int, units: Sequence[int], store: Store) -> None:
     """Write down which units a round is to do again."""
-    store.put(retry_key(layout, manifest.model, round_), json.dumps(sorted(units)).encode())
+    put_json(store, retry_key(layout, manifest.model, round_), {"units": sorted(units)})
 
 
 def retry_key(layout: Layout, model: str, round_: int) -> str:

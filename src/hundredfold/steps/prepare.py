@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..arrays import UNIT, from_numpy, numpy_of, taken
+from ..checksums import sealed
 from ..errors import ConservationError, QueryError, StateError
 from ..job import Batch, Job, Layout, Model
 from ..manifest import ROWS, Manifest, UnitList
@@ -86,8 +87,8 @@ def prepare(
         manifest = Manifest(
             model.name, tuple(model.unit), tuple(model.order_by), len(rows), int(rows.sum()), nullable, tuple(batches), query_of(model, job)
         )
-        files.put(_within(layout, model, layout.units(model.name)), packed_units(units))
-        files.put(_within(layout, model, layout.draft(model.name)), manifest.text())
+        files.put(_within(layout, model, layout.units(model.name)), sealed(layout.units(model.name), packed_units(units)))
+        files.put(_within(layout, model, layout.draft(model.name)), manifest.text(layout.draft(model.name)))
         files.end()
     for name in (*numbering.tables, "__prepared"):
         warehouse.forget(name)
@@ -95,7 +96,7 @@ def prepare(
 
     def settle() -> None:
         files.settle()
-        store.put(layout.manifest(model.name), manifest.text())
+        store.put(layout.manifest(model.name), manifest.text(layout.manifest(model.name)))
 
     later(settle)
     return manifest

@@ -6,18 +6,19 @@ A release is whole before the pointer names it; the one before it stays, and `ro
 from __future__ import annotations
 
 import hashlib
-import json
 import math
+import re
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol
 
 import pyarrow as pa
 
+from ..checksums import damaged, get_json, missing, needed, parsed_json, put_json
 from ..contract import accepts, literal, quote, read_contract
-from ..errors import PublishRefused, QueryError, StateError
+from ..errors import DamagedFile, PublishRefused, QueryError, StateError
 from ..job import Job, Layout, Publish, allowed, releases_of
 from ..ports import Store, Warehouse
 from ..query import text_of
@@ -61,46 +62,85 @@ def publish(job: Job, layout: Layout, round_: int, as_of: str, warehouse: Publis
     """Make the release of this run and let the pointer name it, or take the release that is there. None if the job publishes nothing."""
     if not job.releases:
         return None
-    release = _release_of(job.name, layout.run, round_, store) or _make(job, layout, round_, as_of, warehouse, store)
+    release = _release_of(job.name, layout.run, round_, store)
+    if release is None:
+        release = _make(job, layout, round_, as_of, warehouse, store)
+    else:
+        _restore(release, job, layout, warehouse, store)
     if (current(job.name, store) or 0) < release.version:
         point(job.name, release.version, store)
     return release
 
 
 def releases(job: str, store: Store) -> list[Release]:
-    """Every whole release of a job, oldest first."""
-    keys = [key for key in store.list(releases_of(job) + "/") if key.endswith("/release.json")]
-    return [Release(**json.loads(store.get(key).to_pybytes())) for key in sorted(keys)]
+    """Every whole release of a job, oldest first; those whose release.json is damaged are left out."""
+    found = []
+    for version in versions(job, store):
+        with suppress(DamagedFile):
+            found.append(read_release(job, version, store))
+    return found
+
+
+def versions(job: str, store: Store) -> list[int]:
+    """Return the versions of a job that have a release.json, damaged or not, in order."""
+    pattern = re.compile(re.escape(releases_of(job)) + r"/(\d+)/release\.json")
+    return sorted(int(found[1]) for key in store.list(releases_of(job) + "/") if (found := pattern.fullmatch(key)))
+
+
+def read_release(job: str, version: int, store: Store) -> Release:
+    """Return a release of a job; DamagedFile if its release.json is missing, or not what was written."""
+    key = f"{folder_of(job, version)}/release.json"
+    return Release(**parsed_json(store, key, needed(store, key).to_pybytes()))
+
+
+def verify_file(release: Release, key: str, store: Store) -> None:
+    """Raise DamagedFile if a file of a release is missing, or does not have the SHA-256 that the release has for it."""
+    if _sha256(needed(store, key)) != release.files[key]:
+        raise damaged(store, key, "does not have the SHA-256 with which it was published")
+
+
+def _sha256(data: pa.Buffer) -> str:
+    return hashlib.sha256(memoryview(data)).hexdigest()
 
 
 def current(job: str, store: Store) -> int | None:
-    """The version that the pointer names; None before the first release."""
+    """The version that the pointer names; None before the first release, DamagedFile if there are releases and no pointer."""
     try:
-        return int(json.loads(store.get(_pointer(job)).to_pybytes())["version"])
+        return int(get_json(store, _pointer(job))["version"])
     except KeyError:
         return None
 
 
 def point(job: str, version: int, store: Store) -> None:
     """Let the pointer name a version: one object replaced, so a reader sees the old one or the new one."""
-    store.put(_pointer(job), json.dumps({"version": version, "folder": folder_of(job, version)}).encode())
+    put_json(store, _pointer(job), {"version": version, "folder": folder_of(job, version)})
 
 
 def rollback(job: str, store: Store, to: int | None = None) -> Release:
     """Move the pointer to the parent of the current release, or to version `to`; StateError if there is none."""
-    known = {release.version: release for release in releases(job, store)}
-    now = current(job, store)
-    if now is None:
+    known = versions(job, store)
+    try:
+        now = current(job, store)
+    except DamagedFile:
+        if to is None:
+            raise
+        now = to  # the pointer is written anew
+    if now is None and known and to is None:
+        raise missing(store, _pointer(job))
+    if not known:
         raise StateError(f"{job} has no release, so there is nothing to roll back", hint="hundredfold status")
-    target = to if to is not None else known[now].parent
+    target = to if to is not None else read_release(job, now or 0, store).parent
     if target is None or target not in known:
-        others = ", ".join(str(v) for v in sorted(known.keys() - {now})) or "no other"
+        others = ", ".join(str(v) for v in known if v != now) or "no other"
         wanted = f"no version {to}" if to is not None else "no release before it"
         raise StateError(
             f"version {now} of {job} is current, and there is {wanted}; there is {others}", hint=f"hundredfold rollback {job} --to VERSION"
         )
+    release = read_release(job, target, store)
+    for key in release.files:
+        verify_file(release, key, store)
     point(job, target, store)
-    return known[target]
+    return release
 
 
 def folder_of(job: str, version: int) -> str:
@@ -117,7 +157,9 @@ def _release_of(job: str, run: str, round_: int, store: Store) -> Release | None
 
 def _make(job: Job, layout: Layout, round_: int, as_of: str, warehouse: Publishing, store: WritingStore) -> Release:
     parent = current(job.name, store)
-    version = max((r.version for r in releases(job.name, store)), default=0) + 1
+    if parent is None and versions(job.name, store):  # which release this one builds upon, only the pointer says
+        raise missing(store, _pointer(job.name))
+    version = max(versions(job.name, store), default=0) + 1
     folder = folder_of(job.name, version)
     store.delete(folder)  # what a driver that was killed here left
     describe_run(job, layout, as_of, version, parent, warehouse)
@@ -129,11 +171,30 @@ def _make(job: Job, layout: Layout, round_: int, as_of: str, warehouse: Publishi
         for format in output.formats:
             key = f"{folder}/{output.name}.{format}"
             rows[output.name] = _write(select, key, format, warehouse, store)
-            files[key] = hashlib.sha256(memoryview(store.get(key))).hexdigest()
+            files[key] = _sha256(store.get(key))
         digest |= _digest(output, select, job, warehouse)
     release = Release(job.name, version, parent, layout.run, round_, as_of, rows, files, digest)
-    store.put(f"{folder}/release.json", json.dumps(asdict(release), indent=1, default=str).encode())
+    put_json(store, f"{folder}/release.json", asdict(release), indent=1)
     return release
+
+
+def _restore(release: Release, job: Job, layout: Layout, warehouse: Publishing, store: WritingStore) -> None:
+    """Make the files of a release that are damaged anew; DamagedFile where they come out otherwise than they were published."""
+    broken = set()
+    for key in release.files:
+        try:
+            verify_file(release, key, store)
+        except DamagedFile:
+            broken.add(key)
+    if broken:
+        describe_run(job, layout, release.as_of, release.version, release.parent, warehouse)
+    for output in job.releases if broken else ():
+        select = _checked(output, job, warehouse)
+        for format in output.formats:
+            key = f"{folder_of(job.name, release.version)}/{output.name}.{format}"
+            if key in broken:
+                _write(select, key, format, warehouse, store)
+                verify_file(release, key, store)
 
 
 def _write(select: str, key: str, format: str, warehouse: Publishing, store: WritingStore) -> int:

@@ -6,7 +6,6 @@ Rows in = accepted + rejected + dropped copies, or the run stops here.  What was
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from ..checks import Checks, Rule, compile_checks, duplicates, quote_part, refuse_timeless
+from ..checksums import checksum_of, get_json, put_json, verified
 from ..contract import quote, read_contract
 from ..errors import ConservationError, ContractError, JobError, QueryError, SourceError
 from ..job import Job, Layout, Source, allowed
@@ -71,6 +71,7 @@ class Verdict:
     accepted_key: str = ""
     select: str = ""
     files: list[list[Any]] = field(default_factory=list)
+    checksums: Mapping[str, str] = field(default_factory=dict)  # of the objects that validation wrote, by key
 
     @property
     def dropped(self) -> int:
@@ -80,6 +81,8 @@ class Verdict:
 def validate(job: Job, places: Mapping[str, Any], as_of: str, layout: Layout, warehouse: Sourcing, store: Sourced) -> list[Verdict]:
     """Check every source, or take the verdict that is there; SourceError or ContractError for the first that cannot be run."""
     verdicts = _there(layout.verdict(), store)
+    for verdict in verdicts:
+        verify_accepted(verdict, store)
     if not verdicts:
         for source in in_order_of_reference(job.sources):
             own = layout.verdict_of(source.name)
@@ -97,13 +100,19 @@ def validate(job: Job, places: Mapping[str, Any], as_of: str, layout: Layout, wa
     return verdicts
 
 
+def verify_accepted(verdict: Verdict, store: Store) -> None:
+    """Raise DamagedFile if the accepted rows are an object of the store, and not what was written."""
+    if verdict.accepted_key in verdict.checksums:
+        verified(store, verdict.accepted_key, verdict.checksums[verdict.accepted_key])
+
+
 def read_verdicts(layout: Layout, store: Store) -> list[Verdict]:
     """What validation said; KeyError before it has."""
     return _read(layout.verdict(), store)
 
 
 def _read(key: str, store: Store) -> list[Verdict]:
-    found = json.loads(store.get(key).to_pybytes())
+    found = get_json(store, key)["verdicts"]
     return [Verdict(**{**fields, "findings": tuple(Finding(**f) for f in fields["findings"])}) for fields in found]
 
 
@@ -115,7 +124,7 @@ def _there(key: str, store: Store) -> list[Verdict]:
 
 
 def _put(verdicts: Sequence[Verdict], key: str, store: Store) -> None:
-    store.put(key, json.dumps([asdict(v) for v in verdicts]).encode())
+    put_json(store, key, {"verdicts": [asdict(v) for v in verdicts]})
 
 
 def in_order_of_reference(sources: Sequence[Source]) -> list[Source]:
@@ -186,7 +195,13 @@ def _validate_one(source: Source, place: Any, job: Job, as_of: str, layout: Layo
         raise ConservationError(
             f"{source.name}: {rows:,} rows came in, but {accepted:,} accepted + {bad + clashes:,} rejected + {dropped:,} dropped is {accepted + bad + clashes + dropped:,}"
         )
-    return Verdict(source.name, rows + malformed, accepted, rejected, copies, superseded, repaired, findings, key)
+    written = [
+        key,
+        *([layout.rejects(source.name)] if rejected or dropped else []),
+        *([layout.repairs(source.name)] if repaired else []),
+    ]
+    checksums = {each: sum_ for each in written if (sum_ := checksum_of(store, each))}
+    return Verdict(source.name, rows + malformed, accepted, rejected, copies, superseded, repaired, findings, key, checksums=checksums)
 
 
 def _refuse_references(source: Source, warehouse: Sourcing) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from ..checksums import put_sealed
 from ..crew import Chunk, Crew, Died, Event, Finished, Hand, Split
 from ..errors import CrewError
 from ..job import Layout, Message
@@ -269,8 +270,8 @@ class Floor:
 
     def _write(self, message: Message, results: bytes, accounts: bytes) -> None:
         if results:
-            self.store.put(self.layout.outcome(message, "results"), results)
-        self.store.put(self.layout.outcome(message, "ledger"), accounts)
+            put_sealed(self.store, self.layout.outcome(message, "results"), results)
+        put_sealed(self.store, self.layout.outcome(message, "ledger"), accounts)
 
     def _keep_leases(self) -> None:
         now = self.clock()

@@ -23,7 +23,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hundredfold.errors import HomeError, StateError, UsageError
+from hundredfold.checksums import parsed_json
+from hundredfold.errors import DamagedFile, HomeError, StateError, UsageError
 from hundredfold.job import releases_of
 from hundredfold.ports import Store
 from hundredfold.steps.publish import Release, folder_of
@@ -82,8 +83,8 @@ def facts_of(version: int, store: Store) -> Shelved:
     if data is None:
         return Shelved(version, None, damage=("release.json is missing",))
     try:
-        release = Release(**json.loads(data))
-    except (ValueError, TypeError) as error:
+        release = Release(**parsed_json(store, f"{folder_of(JOB, version)}/release.json", data))
+    except (ValueError, TypeError, DamagedFile) as error:
         return Shelved(version, None, damage=(f"release.json cannot be read: {error}",))
     return Shelved(version, release, hashlib.sha256(data).hexdigest())
 

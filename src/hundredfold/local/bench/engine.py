@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ...checksums import get_sealed
 from ...errors import HundredfoldError, PublishRefused
 from ...job import Job, Layout, Model
 from ...manifest import UnitList
@@ -230,7 +231,7 @@ def _accounts(home: Home, run_id: str, model: str, units: int) -> tuple[Any, Any
     for key in home.store.list(layout.outcomes(model) + "/"):
         message = layout.slice(key)
         if message is not None:
-            ledger = unpack_accounts(home.store.get(key))
+            ledger = unpack_accounts(get_sealed(home.store, key))
             done[message.first : message.last + 1] = True
             seconds[message.first : message.last + 1] = ledger.seconds
             bad += ledger.bad

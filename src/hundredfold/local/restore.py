@@ -1,0 +1,81 @@
+"""Damaged files of a run that is done: which they are, and what to delete so that they are made anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..checksums import get_sealed, listed, recomputed_from
+from ..errors import DamagedFile
+from ..job import Job, Layout
+from ..manifest import Manifest
+from ..ports import Record, Store
+from ..steps.publish import read_release, verify_file
+from ..steps.validate import read_verdicts, verify_accepted
+
+
+def restore(record: Record, job: Job, store: Store) -> list[DamagedFile]:
+    """Delete what the damaged files of a run are made anew from; what was damaged.
+
+    Raises: DamagedFile for one that cannot be made anew.
+    """
+    found = list(damage(record, job, store))
+    for one in found:
+        if not one.key.startswith("releases/") and not recomputed_from(one.key):
+            raise one
+    for one in found:
+        for key in recomputed_from(one.key):
+            store.delete(key)
+    return found
+
+
+def damage(record: Record, job: Job, store: Store) -> Iterator[DamagedFile]:
+    """Yield an error for each file of a run, and of its release, that is damaged or missing."""
+    layout = Layout(record.id)
+    try:
+        for verdict in read_verdicts(layout, store):
+            verify_accepted(verdict, store)
+    except KeyError:
+        pass
+    except DamagedFile as error:
+        yield error
+    for model in job.models:
+        yield from _of_model(layout, model.name, store)
+    published = record.counts.get("release")
+    if published:
+        try:
+            release = read_release(job.name, int(published["version"]), store)
+        except DamagedFile as error:
+            yield error
+            return
+        for key in release.files:
+            try:
+                verify_file(release, key, store)
+            except DamagedFile as error:
+                yield error
+
+
+def _of_model(layout: Layout, model: str, store: Store) -> Iterator[DamagedFile]:
+    try:
+        manifest = Manifest.read(layout, model, store, settled=True)
+    except KeyError:
+        yield DamagedFile(f"{layout.manifest(model)} is missing", key=layout.manifest(model))
+        return
+    except DamagedFile as error:
+        yield error
+        return
+    sealed = [layout.units(model), *(layout.batch(model, batch.number) for batch in manifest.batches if not manifest.files)]
+    there = list(store.list(layout.outcomes(model) + "/"))
+    for key in [*sealed, *there]:
+        try:
+            get_sealed(store, key)
+        except KeyError:
+            yield DamagedFile(f"{key} is missing", key=key)
+        except DamagedFile as error:
+            yield error
+    for key in (layout.results(model), layout.accounts(model)):
+        try:
+            listed(store, key, layout.collected(model))
+        except KeyError:
+            yield DamagedFile(f"{layout.collected(model)} is missing", key=layout.collected(model))
+        except DamagedFile as error:
+            yield error
