@@ -22,7 +22,7 @@ FLOORS = [
     {"steps"},
     {"pipeline", "walk"},
     {"local", "aws"},
-    {"testing", "cli", "cloud", "options", "display", "comparison", "demo", "scaffold", "plan", "report", "ui"},
+    {"testing", "cli", "cloud", "options", "streams", "display", "comparison", "demo", "scaffold", "plan", "report", "ui"},
 ]
 HEAVY = {
     "duckdb": {"local"},
