@@ -207,15 +207,22 @@ def retry(run: str | None, where: Where, as_json: bool, **crew: Any) -> None:
 
 @app.command()
 @takes_run
+@takes_source
 @takes_place
 @takes_crew
 @takes_json
-def resume(run: str | None, where: Where, as_json: bool, **crew: Any) -> None:
-    """Go on with a run that was stopped, or whose driver died. What is done is kept."""
+def resume(run: str | None, source: Sequence[str], where: Where, as_json: bool, **crew: Any) -> None:
+    """Go on with a run that was stopped, or whose driver died. What is done is kept.
+
+    --source names the place of a source whose files were moved.
+    """
     if not where.aws:
         warm()
+    elif source:
+        raise UsageError("--source is not for --on aws", hint="run the job again: hundredfold run JOB --on aws --source NAME=s3://...")
     verbs = where.verbs()
-    _watched(lambda watcher: verbs.resume(run, home=where.target, watcher=watcher, **crew), where, as_json)
+    places = _pairs("--source", source)
+    _watched(lambda watcher: verbs.resume(run, home=where.target, sources=places, watcher=watcher, **crew), where, as_json)
 
 
 @app.command()
@@ -232,13 +239,15 @@ def cancel(run: str | None, where: Where) -> None:
 @app.command()
 @takes_run
 @click.option("--max-failed", metavar="LIMIT", help="So many units of a model (or such a share) may have failed.")
+@click.option("--replace-newer", is_flag=True, help="Replace the current release even if a newer run made it.")
 @takes_place
 @takes_json
-def publish(run: str | None, max_failed: str | None, where: Where, as_json: bool) -> None:
+def publish(run: str | None, max_failed: str | None, replace_newer: bool, where: Where, as_json: bool) -> None:
     """Publish a run that its limits held back."""
     verbs = where.verbs()
     limit = _limit("--max-failed", max_failed) if max_failed is not None else None
-    _watched(lambda watcher: verbs.publish(run, home=where.target, max_failed=limit, watcher=watcher), where, as_json)
+    how = {"max_failed": limit, "replace_newer": replace_newer}
+    _watched(lambda watcher: verbs.publish(run, home=where.target, watcher=watcher, **how), where, as_json)
 
 
 @app.command()
@@ -323,9 +332,11 @@ def demo(size: str, name: str, data: str | None, home: str, as_json: bool, **cre
     from . import display
     from .demo import find_demo
     from .local import verbs
+    from .local.home import Home
 
     found = find_demo(name)
     found.check(size)
+    Home(home)  # before anything is put into that folder
     folder = found.folder(data, home, size)
     began = time.monotonic()
     display.words.print(f"making the data of size {size} in {folder}", style="dim")
@@ -348,7 +359,7 @@ def _watched(action: Callable[[Any], Any], where: Where, as_json: bool, more: Se
     from . import display
     from .local import runs
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is answered like Ctrl-C
+    _answer_signals()
     began = time.monotonic()
     with display.Live() as live:
         try:
@@ -379,6 +390,14 @@ def _report_unwritten(facts: dict[str, Any], where: Where) -> None:
     published = f", release {release['version']} is published" if release else ""
     outcome = f"run {facts['run']} is {facts['state']}{published}"
     report_unwritten(outcome, _command(where, "status", facts["run"]))
+
+
+def _answer_signals() -> None:
+    """Answer SIGTERM, and the loss of the terminal, like Ctrl-C. What the caller ignores (nohup) stays ignored."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
 
 
 def _stopped(live: Any, where: Where) -> None:
@@ -412,9 +431,11 @@ def _next(facts: dict[str, Any], where: Where, home: Any) -> list[tuple[str, str
     if bad:
         told.append((_command(where, "failures", run), f"shows why {bad:,} units failed"))
         told.append((_command(where, "retry", run), "does them again, once the function is mended"))
-    if state == "held" and bad:
+    if state == "held" and "made by a newer run" in facts["reason"]:
+        told.append((_command(where, "publish", run, "--replace-newer"), "replaces the newer run's release all the same"))
+    elif state == "held" and bad and any(m.get("ok") for m in facts["models"].values()):
         told.append((_command(where, "publish", run, "--max-failed", str(bad)), "publishes without them"))
-    if state == "held" and not bad:
+    elif state == "held" and not bad:
         told.append((_command(where, "resume", run), "publishes, once the query or the contract of what is published is mended"))
     if facts["release"] and facts["release"]["current"] and facts["release"]["parent"] is not None:
         told.append((_command(where, "rollback", facts["job"]), f"makes release {facts['release']['parent']} the current one again"))

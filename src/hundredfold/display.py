@@ -144,7 +144,8 @@ def show_summary(facts: Mapping[str, Any], verdicts: Sequence[Verdict], seconds:
     if release:
         for title, rows in release["digest"].items():
             _show_rows(title, rows)
-        result.print(f"\n[bold]Release {release['version']}[/]")
+        other = "" if release["current"] else f"   (not current: release {release['current_version']} is)"
+        result.print(f"\n[bold]Release {release['version']}[/]{other}")
         for path in release["files"]:
             result.print(f"  {escape(near(path))}")
 

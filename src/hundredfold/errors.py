@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from typing import Any
 
 COMMAND = re.compile(r"hundredfold (?:cancel|failures|publish|replay|resume|retry|rollback|status)\b(?:(?!   | --on | --home ).)*(?=   |$)")
+KEPT = "its traceback is kept in "  # begins the note of an error that is not ours
 SHOWN = 5  # so many problems in words; the rest is a count
 
 

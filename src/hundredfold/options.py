@@ -14,6 +14,7 @@ import click
 from click.core import augment_usage_errors
 
 from . import streams
+from .errors import KEPT as KEPT_IN
 from .errors import HundredfoldError, UsageError, placed
 
 KEPT = ".hundredfold"  # where runs are kept
@@ -228,6 +229,8 @@ def _exit_code(app: click.Group, name: str) -> Any:
         return 130
     except SystemExit as end:
         return end.code
+    except Exception as error:  # noqa: BLE001  # no traceback reaches a person; it is kept for whoever looks for the cause
+        return _show(_unexpected(error))
     return 0
 
 
@@ -256,6 +259,20 @@ def _show(error: HundredfoldError) -> int:
 
     display.show_error(error)
     return error.exit_code
+
+
+def _unexpected(error: Exception) -> HundredfoldError:
+    """Return an error that is not ours as one line, with the file that keeps its traceback."""
+    log = next((note.removeprefix(KEPT_IN) for note in getattr(error, "__notes__", ()) if note.startswith(KEPT_IN)), "")
+    if not log:
+        import tempfile
+        import traceback
+
+        with tempfile.NamedTemporaryFile("w", prefix="hundredfold-", suffix=".log", delete=False, encoding="utf-8") as file:
+            file.write("".join(traceback.format_exception(error)))
+        log = file.name
+    text = " ".join(str(error).split())
+    return HundredfoldError(f"unexpected {type(error).__name__}" + (f": {text}" if text else ""), hint=f"{KEPT_IN}{log}")
 
 
 def _in_our_words(error: click.UsageError, name: str) -> UsageError:

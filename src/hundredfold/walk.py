@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from .checksums import listed
+from .errors import NoSuchRun
 from .job import Job, Layout, Model
 from .manifest import Manifest
 from .pipeline import Stage
 from .ports import Ledger, Record
 from .query import check_queries
 from .steps.collect import Collected, collect
-from .steps.publish import describe_run, publish, within_limits
-from .steps.validate import Verdict, validate
+from .steps.publish import Terms, describe_run, publish, refuse_none_ok, within_limits
+from .steps.validate import Verdict, refuse_changed, validate
 from .steps.work import Progress
 
 
@@ -50,6 +51,7 @@ class Walk:
     watcher: Watcher = field(default_factory=Quiet)
     publishing: Callable[[], AbstractContextManager[None]] = nullcontext
     collected: list[Collected] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.layout = Layout(self.record.id)
@@ -59,7 +61,7 @@ class Walk:
     def validate(self, places: Mapping[str, Any], warehouse: Any) -> None:
         """Check the queries and every source; the accepted rows stand under the sources' names."""
         check_queries(self.job, warehouse.tables_of)
-        verdicts = validate(self.job, places, self.as_of, self.layout, warehouse, self.store)
+        self.verdicts = verdicts = validate(self.job, places, self.as_of, self.layout, warehouse, self.store)
         sources = {
             v.source: {"rows": v.rows, "accepted": v.accepted, "rejected": v.rejected, "dropped": v.dropped, "repaired": v.repaired}
             for v in verdicts
@@ -67,6 +69,20 @@ class Walk:
         self.ledger.note(self.record.id, counts={"sources": sources})
         self.watcher.validated(verdicts)
         describe_run(self.job, self.layout, self.as_of, None, None, warehouse)
+
+    @contextmanager
+    def one_state(self, warehouse: Any) -> Iterator[None]:
+        """Check, before and after a block that reads the sources, that they are those that were validated.
+
+        Raises: SourceError, also instead of an error that a changed file caused.
+        """
+        refuse_changed(self.verdicts, warehouse)
+        try:
+            yield
+        except Exception:
+            refuse_changed(self.verdicts, warehouse)
+            raise
+        refuse_changed(self.verdicts, warehouse)
 
     def collect(self, model: Model, warehouse: Any) -> None:
         """Collect a model; its results stand under its name. PublishRefused where too many units failed for what follows."""
@@ -76,6 +92,7 @@ class Walk:
         self.note(model.name, **{k: v for k, v in asdict(collected).items() if k != "model"})
         self.watcher.collected(collected)
         self.define(model, warehouse)
+        refuse_none_ok(self.job, [collected], self.record.id)
         more = model is not self.job.models[-1] or bool(self.job.releases)
         if more or self.record.options.get("max_failed") is not None:  # a limit given by hand counts though nothing follows
             within_limits(self.job, [collected], self.record.id, self.record.options.get("max_failed"))
@@ -89,12 +106,23 @@ class Walk:
         """Make the release, if the job makes one."""
         if not self.job.releases:
             return
-        with self.publishing():
-            release = publish(self.job, self.layout, self.round, self.as_of, warehouse, self.store)
+        with self.publishing(), self.one_state(warehouse):
+            release = publish(self.job, self.layout, self.round, self.as_of, warehouse, self.store, self._terms(warehouse))
         if release is not None:
             self.ledger.note(
                 self.record.id, counts={"release": {"version": release.version, "rows": dict(release.rows), "files": list(release.files)}}
             )
+
+    def _terms(self, warehouse: Any) -> Terms:
+        """The terms of this run's release; the sources are compared once more before the pointer moves."""
+        replace_newer = bool(self.record.options.get("replace_newer"))
+        return Terms(self._created, replace_newer, check=lambda: refuse_changed(self.verdicts, warehouse))
+
+    def _created(self, run: str) -> str:
+        try:
+            return self.ledger.read(run).created
+        except NoSuchRun:
+            return ""
 
     def note(self, model: str, **facts: Any) -> None:
         """Write facts of a model into the record."""

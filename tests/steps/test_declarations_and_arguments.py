@@ -83,10 +83,14 @@ def test_a_wrong_limit_of_a_run_is_told_before_it_begins(tmp_path: Path, limit: 
 
 
 def test_a_limit_given_by_hand_holds_a_run_back_that_publishes_nothing(tmp_path: Path) -> None:
-    job = Job("j", sources=Source("s"), models=Model("m", unit=("k",), work=fails))  # type: ignore[arg-type]
-    assert hundredfold.run(job, {"s": TABLE}, home=tmp_path, workers=1).state == "done"
-    with pytest.raises(hundredfold.errors.PublishRefused, match="2 of 2 units"):  # type: ignore[attr-defined]
-        hundredfold.run(job, {"s": TABLE}, home=tmp_path, workers=1, max_failed=1)
+    def fails_once(rows: Any) -> dict[str, int]:
+        return {"n": 1 // int(rows["v"][0] - 1)}
+
+    job = Job("j", sources=Source("s"), models=Model("m", unit=("k",), work=fails_once))  # type: ignore[arg-type]
+    table = pa.table({"k": ["a", "b"], "v": [1, 2]})
+    assert hundredfold.run(job, {"s": table}, home=tmp_path, workers=1).state == "done"
+    with pytest.raises(hundredfold.errors.PublishRefused, match="1 of 2 units"):  # type: ignore[attr-defined]
+        hundredfold.run(job, {"s": table}, home=tmp_path, workers=1, max_failed=0)
 
 
 def test_a_run_goes_on_only_under_the_declaration_that_it_was_prepared_with(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from ..ports import Record
 from ..states import Event, State
 from ..steps.enqueue import enqueue, plan_round
 from ..steps.publish import describe_run
-from ..steps.validate import validate
+from ..steps.validate import refuse_changed, validate
 from ..walk import Walk
 from .ahead import Ahead
 from .athena import Asked, AthenaWarehouse, Heard
@@ -119,7 +119,7 @@ class Stand:
             self.store, self.layout, self.place, SCRATCH / "step", memory=memory, heard=self.heard, round_=self.walk.round
         )
         if sources:
-            validate(self.job, self.record.options["sources"], self.walk.as_of, self.layout, opened, self.store)
+            self.walk.verdicts = validate(self.job, self.record.options["sources"], self.walk.as_of, self.layout, opened, self.store)
             describe_run(self.job, self.layout, self.walk.as_of, None, None, opened)
             for model in self.job.models:
                 if model is until:
@@ -166,6 +166,7 @@ def _prepare(model: Model, stand: Stand) -> None:
             batch_bytes=int(options.get("batch_bytes") or 2**28),
             batches=int(options.get("batches") or 0),
         )
+        refuse_changed(stand.walk.verdicts, warehouse)  # after the rows were read; validate() compared them before
     stand.walk.note(model.name, units=manifest.units, rows=manifest.rows, batches=len(manifest.batches))
 
 

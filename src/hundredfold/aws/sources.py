@@ -135,6 +135,7 @@ def _in_place(warehouse: AthenaWarehouse, source: str, name: str, objects: Seque
     plain = ", ".join(map(quote, warehouse.tables[name].arrow.names))
     select = f"SELECT {plain}, {quote(PATH)} AS __file, CAST(NULL AS BIGINT) AS __row FROM {warehouse.with_path(name)}"
     attached = Attached(select, warehouse.columns(select), False, Files(tuple(o.address for o in objects), "parquet"), None)
+    attached.prints = [o.print for o in objects]
     attached.exact = False
     attached.numbered = lambda: _numbered(warehouse, source, select, attached)
     return attached
@@ -156,6 +157,7 @@ def _numbered(warehouse: AthenaWarehouse, source: str, select: str, raw: Attache
     name = f"__numbered_{source}"
     warehouse.keep(name, f"SELECT * REPLACE (row_number() OVER (PARTITION BY __file) AS __row) FROM ({select}) AS r")
     numbered = Attached(f"SELECT * FROM {quote(name)}", raw.schema, raw.text, raw.files, raw.malformed)
+    numbered.prints = raw.prints
     numbered.exact = False
     return numbered
 

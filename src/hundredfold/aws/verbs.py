@@ -21,7 +21,7 @@ from ..job import Job, Layout
 from ..load import load_job
 from ..local.runs import Run, newest
 from ..local.sources import find_files
-from ..local.verbs import check_arguments, check_declared, forget, moment, new_run_id, plan_again
+from ..local.verbs import check_arguments, check_declared, decided, forget, moment, new_run_id, plan_again
 from ..pipeline import stages
 from ..ports import Record
 from ..query import query_of, text_of
@@ -117,17 +117,18 @@ def publish(
     *,
     home: str | None = None,
     max_failed: float | None = None,
+    replace_newer: bool = False,
     watcher: Watcher | None = None,
     wait: bool = True,
 ) -> Run:
-    """Go on with a run that its limits held back, under another limit."""
+    """Go on with a run that its limits held back, under another limit; see the verb of the same name on this machine."""
     there, record = _open(run_id, home)
     if record.state is not State.HELD:
         raise StateError(
             f"run {record.id} is {record.state.value}, and only a run that is held back waits to be published",
             hint=_command(there, "status", record.id),
         )
-    there.ledger.note(record.id, options={"max_failed": max_failed if max_failed is not None else record.options.get("max_failed")})
+    there.ledger.note(record.id, options=decided(record, max_failed, replace_newer))
     there.ledger.move(record.id, Event.START)
     return _go(there, there.ledger.read(record.id), watcher, wait)
 

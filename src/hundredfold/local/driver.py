@@ -6,6 +6,7 @@ It keeps nothing that it could not find again: every step takes what is there al
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -17,7 +18,7 @@ import pyarrow as pa
 
 from ..checksums import recomputed_from
 from ..crew import Crew, Kit
-from ..errors import DamagedFile, HomeError, HundredfoldError, PublishRefused, StateError, Stopped
+from ..errors import KEPT, DamagedFile, HomeError, HundredfoldError, PublishRefused, StateError, Stopped
 from ..job import Job, Layout, Model
 from ..manifest import Manifest, UnitList
 from ..pipeline import Stage, stages
@@ -35,6 +36,20 @@ from .warehouse import DuckWarehouse
 RECOMPUTED = 4  # walks at most, where files of models are damaged again and again
 VISIBILITY = 60.0  # seconds; leases are extended while their worker lives
 LOOKS = 0.5  # seconds between looks at the ledger, to see whether the run was cancelled
+
+
+def fail(home: Home, run: str, error: Exception) -> None:
+    """Record that a run failed, and why; the traceback of an error that is not ours is kept in the run's logs."""
+    reason = str(error) if isinstance(error, HundredfoldError) else f"an unexpected error: {type(error).__name__}: {error}".rstrip(": ")
+    if not isinstance(error, HundredfoldError):
+        with suppress(OSError):
+            log = home.logs(run) / "driver.log"
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write("".join(traceback.format_exception(error)))
+            error.add_note(f"{KEPT}{log}")
+    with suppress(HomeError, StateError):  # the disk is full, or it was cancelled meanwhile: the error itself says more
+        home.ledger.move(run, Event.FAIL, reason=reason)
 
 
 @dataclass
@@ -67,8 +82,8 @@ class Drive:
             raise
         except Stopped:
             raise
-        except HundredfoldError as error:
-            self._end(Event.FAIL, error)
+        except Exception as error:
+            fail(self.home, self.record.id, error)
             raise
         self._look(at_once=True)
         return self.home.ledger.move(self.record.id, Event.FINISH, step="done")
@@ -122,16 +137,17 @@ class Drive:
             case "validate", _:
                 self.steps.validate(self.places, warehouse)
             case "prepare", Model() as model:
-                manifest = prepare(
-                    model,
-                    self.job,
-                    self.layout,
-                    warehouse,
-                    self.store,
-                    workers=self.limits.workers,
-                    batch_bytes=self.limits.batch,
-                    later=lambda settle: self.settling.append(self.beside.submit(settle)),
-                )
+                with self.steps.one_state(warehouse):
+                    manifest = prepare(
+                        model,
+                        self.job,
+                        self.layout,
+                        warehouse,
+                        self.store,
+                        workers=self.limits.workers,
+                        batch_bytes=self.limits.batch,
+                        later=lambda settle: self.settling.append(self.beside.submit(settle)),
+                    )
                 self.steps.note(model.name, units=manifest.units, rows=manifest.rows, batches=len(manifest.batches))
                 pa.default_memory_pool().release_unused()  # or this process would hold it while the workers need it
             case "enqueue", Model() as model:

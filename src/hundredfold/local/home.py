@@ -6,8 +6,9 @@ import getpass
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 from uuid import uuid4
 
@@ -21,6 +22,7 @@ from .files import FileStore
 from .ledger import SqliteLedger
 from .store import home_error
 
+HARMLESS = {".gitignore", ".gitkeep", ".DS_Store", "lost+found"}  # a folder that holds only these counts as empty
 FORMAT = 2  # goes up when an older program could no longer read what lies here
 
 
@@ -32,13 +34,17 @@ class Home:
             raise UsageError(
                 f"the home {folder} is on S3, which this machine's driver cannot keep its ledger in", hint="name a folder with --home"
             )
+        if not isinstance(folder, str | Path) or not str(folder).strip() or "\0" in str(folder):
+            raise UsageError(f"the home is {folder!r}, wanted a folder", hint="name one with --home, or leave the option out")
         self.folder = Path(folder).expanduser().absolute()
-        if not make and not (self.folder / "format").exists():
+        if make:
+            self._make()
+        elif not _is_ours(self.folder):
             raise HomeError(
                 f"there is no run in {self.folder}",
                 hint="name the folder with --home, or make a run first: hundredfold run, or hundredfold demo",
             )
-        self._open()
+        self._check_format()
         self.store = FileStore(self.folder)
         self.ledger: Ledger = SqliteLedger(self.folder / "ledger.sqlite")
 
@@ -60,7 +66,15 @@ class Home:
         return self.store.path(key)
 
     def scratch(self, run: str) -> Path:
-        return self.folder / "scratch" / run
+        """The folder of a warehouse, emptied at its start and removed at its end; a temporary one where the home cannot be written."""
+        if self.writable:
+            return self.folder / "scratch" / run
+        return Path(mkdtemp(prefix="hundredfold-"))
+
+    @property
+    def writable(self) -> bool:
+        """Whether this process may write in the home."""
+        return os.access(self.folder, os.W_OK)
 
     def logs(self, run: str) -> Path:
         return self.folder / Layout(run).root / "logs"
@@ -69,15 +83,17 @@ class Home:
     def lock(self, run: str) -> Iterator[None]:
         """Be the only driver of a run; RunBusy if another one is. The system gives the lock back when a process dies."""
         folder = self.folder / Layout(run).root
-        folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / "driver.lock")
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0.5, poll_interval=0.02)  # it may only be looked at, by `driven`
         except Timeout:
             raise RunBusy(
                 f"run {run} is being driven by {_owner(folder)}",
                 hint=f"watch it with: hundredfold status {run}   or stop it with: hundredfold cancel {run}",
             ) from None
+        except OSError as error:
+            raise home_error(error, folder / "driver.lock", "written") from error
         try:
             for half in folder.rglob(f"{HALF}*"):  # what a driver that was killed had begun to write
                 half.unlink(missing_ok=True)
@@ -104,6 +120,8 @@ class Home:
             lock.acquire(timeout=0)
         except Timeout:
             return True
+        except OSError:  # the home cannot be written: somebody else's driver may hold the lock
+            return _is_locked(folder / "driver.lock")
         lock.release()
         return False
 
@@ -126,23 +144,62 @@ class Home:
             hint="what it published can be copied out of its folder releases; name another folder with --home for new runs",
         )
 
-    def _open(self) -> None:
+    def _make(self) -> None:
+        """Make the folder into a home. HomeError for one that holds other files than ours, or that cannot be written."""
         mark = self.folder / "format"
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             if not mark.exists():
-                self.folder.mkdir(parents=True, exist_ok=True)
+                self._refuse_foreign()
                 half = mark.with_name(f"{HALF}{uuid4().hex}")
                 half.write_text(f"{FORMAT}\n")
                 half.replace(mark)  # whole or not there, whoever else begins in this moment
-                (self.folder / ".gitignore").write_text("*\n")
-            found = mark.read_text(errors="replace").strip()
+                with suppress(FileExistsError), (self.folder / ".gitignore").open("x") as file:
+                    file.write("*\n")
         except OSError as error:
             raise home_error(error, mark, "written") from error
-        self._refuse_format(mark, found)
-        if not os.access(self.folder, os.W_OK):
+        if not self.writable:
             raise HomeError(
                 f"{self.folder} cannot be written", hint="let this user write in that folder, or keep the runs elsewhere with --home"
             )
+
+    def _refuse_foreign(self) -> None:
+        """HomeError for a folder that holds files which are not a home's."""
+        foreign = [] if _is_ours(self.folder) else sorted(p.name for p in self.folder.iterdir() if p.name not in HARMLESS)
+        if foreign:
+            raise HomeError(
+                f"{self.folder} is not empty, and it is no folder of runs: it holds {', '.join(foreign[:3])}{' ...' if foreign[3:] else ''}",
+                hint="name a new or an empty folder with --home",
+            )
+
+    def _check_format(self) -> None:
+        """Raise HomeError for a home of another format. A mark that is missing was lost: nothing depends on it."""
+        mark = self.folder / "format"
+        try:
+            self._refuse_format(mark, mark.read_text(errors="replace").strip())
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise home_error(error, mark, "read") from error
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is a home: it has the mark, or, where that was lost, a ledger of ours or runs."""
+    return (folder / "format").is_file() or (folder / "ledger.sqlite").is_file() or any(folder.glob("runs/*/job.pickle"))
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether another process holds a lock on a file that can only be read."""
+    try:
+        import fcntl
+
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):
+        return False
+    return False
 
 
 def as_home(home: Any) -> Any:

@@ -309,6 +309,7 @@ def _release_facts(run: Run) -> dict[str, Any] | None:
         "version": release.version,
         "parent": release.parent,
         "current": now == release.version,
+        "current_version": now,
         "rows": dict(release.rows),
         "files": files,
         "digest": release.digest,

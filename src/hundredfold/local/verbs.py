@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from ..batch import form_of
 from ..checksums import checksum_of, get_sealed, listed, missing, put_sealed, verified
 from ..crew import packed
-from ..errors import DamagedFile, HundredfoldError, JobError, SourceError, StateError, UsageError
+from ..errors import HundredfoldError, JobError, SourceError, StateError, Stopped, UsageError
 from ..job import Job, Layout, Model, check_limit
 from ..load import lasting, load_job
 from ..manifest import Manifest, UnitList
@@ -27,14 +27,15 @@ from ..steps import publish as publishing
 from ..steps.collect import read_collected
 from ..steps.enqueue import plan_retry
 from ..steps.publish import Release
+from ..steps.validate import move_source
 from ..walk import Quiet, Watcher
-from .driver import Drive
+from .driver import Drive, fail
 from .home import Home, as_home
 from .limits import Limits, limits_of
 from .restore import restore
 from .runs import Run, newest
-from .sources import as_table
-from .warehouse import DuckWarehouse
+from .sources import as_table, find_files, pattern
+from .warehouse import DuckWarehouse, prints
 
 STAGED = "(in memory)"  # the place of a source that came as a table
 
@@ -104,11 +105,15 @@ def resume(
     *,
     home: str | Path = ".hundredfold",
     job: Job | None = None,
+    sources: Mapping[str, str | Path] | None = None,
     watcher: Watcher | None = None,
     workers: int | None = None,
     memory: str | None = None,
 ) -> Run:
-    """Go on with a run that was stopped or whose driver died: what is done is kept."""
+    """Go on with a run that was stopped or whose driver died: what is done is kept.
+
+    sources: {name: path} of sources whose files were moved.
+    """
     there, record, job, limits = _again(home, run_id, job, workers, memory)
     event = Event.START
     if record.state is State.DONE:  # there is something to do if a file of it is damaged
@@ -117,6 +122,10 @@ def resume(
         if found:
             there.ledger.note(record.id, counts={"recomputed": [str(one) for one in found]})
             event = Event.RESTORE
+    if sources:
+        with there.lock(record.id):
+            after(there.ledger.read(record.id).state, event, record.id)
+            move_sources(there, record, job, sources)
     return drive(there, record.id, job, limits, watcher or Quiet(), event)
 
 
@@ -143,17 +152,41 @@ def publish(
     home: str | Path = ".hundredfold",
     job: Job | None = None,
     max_failed: float | None = None,
+    replace_newer: bool = False,
     watcher: Watcher | None = None,
 ) -> Run:
-    """Go on with a run that its limits held back, under another limit."""
+    """Go on with a run that its limits held back, under another limit.
+
+    replace_newer: its release may replace that of a run that was created later.
+    """
     there, record, job, limits = _again(home, run_id, job, None, None)
     if record.state is not State.HELD:
         raise StateError(
             f"run {record.id} is {record.state.value}, and only a run that is held back waits to be published",
             hint=f"hundredfold status {record.id}",
         )
-    there.ledger.note(record.id, options={"max_failed": max_failed if max_failed is not None else record.options.get("max_failed")})
+    there.ledger.note(record.id, options=decided(record, max_failed, replace_newer))
     return drive(there, record.id, job, limits, watcher or Quiet(), Event.START)
+
+
+def decided(record: Record, max_failed: float | None, replace_newer: bool) -> dict[str, Any]:
+    """Return what a person decided about a run that is held back, as options of its record."""
+    limit = max_failed if max_failed is not None else record.options.get("max_failed")
+    return {"max_failed": limit, "replace_newer": replace_newer or bool(record.options.get("replace_newer"))}
+
+
+def move_sources(home: Home, record: Record, job: Job, sources: Mapping[str, str | Path]) -> None:
+    """Record where the files of sources are now. Raises: SourceError, UsageError for what they cannot be."""
+    now = dict(record.options["sources"])
+    for name, place in sources.items():
+        job.source(name)
+        if now[name] == STAGED or not isinstance(place, str | Path):
+            raise UsageError(f"the source {name} is a table, and a table has no place", hint="its rows are kept with the run: leave it out")
+        now[name] = _place(name, place, name_given=True)
+        files = find_files(name, now[name], job.folder or Path())
+        if files.kind == "parquet":
+            move_source(name, prints(files.paths), pattern, Layout(record.id), home.store)
+    home.ledger.note(record.id, options={"sources": now})
 
 
 def cancel(run_id: str | None = None, *, home: str | Path = ".hundredfold") -> Record:
@@ -192,6 +225,9 @@ def begin(
         source.name: _place(source.name, sources.get(source.name, source.at), name_given=source.name in sources) for source in job.sources
     }
     check_declared(job)
+    for name, place in places.items():
+        if isinstance(place, str):
+            find_files(name, place, job.folder or Path())  # a path that leads nowhere is found before the run is recorded
     stamp = moment(as_of) if as_of is not None else now.replace(tzinfo=None, microsecond=0).isoformat(" ")
     kept = {name: STAGED if not isinstance(place, str) else place for name, place in places.items()}
     record = Record(
@@ -200,14 +236,18 @@ def begin(
     )  # fmt: skip
     kept_job = packed(job)
     home.ledger.create(record)
-    for name, place in places.items():
-        if not isinstance(place, str):
-            with home.store.writing(layout.staged(name)) as path:
-                pq.write_table(as_table(name, place), path)
-    staged = {key: checksum_of(home.store, key) for name in places if kept[name] == STAGED for key in (layout.staged(name),)}
-    if staged:
-        home.ledger.note(run, options={"staged": staged})
-    put_sealed(home.store, layout.job(), kept_job)
+    try:
+        for name, place in places.items():
+            if not isinstance(place, str):
+                with home.store.writing(layout.staged(name)) as path:
+                    pq.write_table(as_table(name, place), path)
+        staged = {key: checksum_of(home.store, key) for name in places if kept[name] == STAGED for key in (layout.staged(name),)}
+        if staged:
+            home.ledger.note(run, options={"staged": staged})
+        put_sealed(home.store, layout.job(), kept_job)
+    except Exception as error:
+        fail(home, run, error)
+        raise
     return run
 
 
@@ -220,26 +260,25 @@ def drive(home: Home, run: str, job: Job, limits: Limits, watcher: Watcher, even
     """Walk a run to its end, as its only driver."""
     with home.lock(run):
         record = home.ledger.move(run, event)
-        forget(home, record)
-        watcher.begun(run)
-        job = _with_limits(job, record)
-        _verify_staged(home, record)
-        places = {
-            name: home.store.path(Layout(run).staged(name)) if place == STAGED else place
-            for name, place in record.options["sources"].items()
-        }
-        Drive(home, job, record, limits, places, watcher).walk()
+        try:
+            drive = _drive_of(home, job, record, limits, watcher)
+        except Stopped:
+            raise
+        except Exception as error:
+            fail(home, run, error)
+            raise
+        drive.walk()
     return Run(home, run)
 
 
-def _verify_staged(home: Home, record: Record) -> None:
-    """Raise DamagedFile if a source that came as a table is not what was kept of it; the run is failed then."""
-    try:
-        for key, wanted in record.options.get("staged", {}).items():
-            verified(home.store, key, wanted)
-    except DamagedFile as damage:
-        home.ledger.move(record.id, Event.FAIL, reason=str(damage))
-        raise
+def _drive_of(home: Home, job: Job, record: Record, limits: Limits, watcher: Watcher) -> Drive:
+    """Prepare everything that a drive needs. DamagedFile if a source that came as a table is not what was kept of it."""
+    forget(home, record)
+    watcher.begun(record.id)
+    for key, wanted in record.options.get("staged", {}).items():
+        verified(home.store, key, wanted)
+    staged = {name: home.store.path(Layout(record.id).staged(name)) for name, place in record.options["sources"].items() if place == STAGED}
+    return Drive(home, _with_limits(job, record), record, limits, {**record.options["sources"], **staged}, watcher)
 
 
 def forget(home: Any, record: Record) -> None:

@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 
 from ..contract import quote
 from ..errors import HomeError, HundredfoldError, QueryError, SourceError
+from ..steps.validate import refuse_other_files
 from .sources import SETTLED, Files, as_table, bad_json, find_files, pattern, refuse_ours, settling, still_open
 
 STREAMED = 250_000  # rows of a streamed batch
@@ -128,8 +130,8 @@ class DuckWarehouse:
         return self.query(f"SELECT * FROM {reader}('{_text(path)}')")
 
     def prints(self, paths: Sequence[str]) -> list[list[Any]]:
-        """Name, size and time of each file: equal prints are taken for equal contents."""
-        return [[path, (stat := Path(path).stat()).st_size, stat.st_mtime_ns] for path in paths]
+        """Return name, size, times and inode of each file: equal prints are taken for equal contents."""
+        return prints(paths)
 
     def tables_of(self, select: str) -> set[str]:
         """The names of the tables that a query reads; QueryError if it is no single query."""
@@ -162,11 +164,14 @@ class DuckWarehouse:
             return self._parquet(source, files, in_place=True)
         if not any(Path(p).stat().st_size for p in files.paths):
             raise SourceError(f"{source} is empty: {files.paths[0]} has no byte", hint=f"name another place with --source {source}=PATH")
-        try:
-            reader = self._csv(files) if files.kind == "csv" else self._json(files, contract_columns)
-            self._run(f"COPY (SELECT row_number() OVER () AS __row, * FROM {reader}) TO '{_text(self._stage(staged))}' (FORMAT parquet)")
-        except QueryError as error:
-            raise _unread(source, files, error) from error
+        with self._unchanged(source, files):
+            try:
+                reader = self._csv(files) if files.kind == "csv" else self._json(files, contract_columns)
+                self._run(
+                    f"COPY (SELECT row_number() OVER () AS __row, * FROM {reader}) TO '{_text(self._stage(staged))}' (FORMAT parquet)"
+                )
+            except QueryError as error:
+                raise _unread(source, files, error) from error
         malformed = self._malformed() if files.kind == "csv" else pa.table({"file": [], "row": [], "words": [], "line": []})
         select = f"SELECT * FROM read_parquet('{_text(self.store.path(staged))}')"
         if len(files.paths) > 1:  # the rows of each file count from 1
@@ -190,6 +195,7 @@ class DuckWarehouse:
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _parquet(self, source: str, files: Files, in_place: bool) -> Attached:
+        before = self.prints(files.paths) if in_place else []
         select = f"SELECT * FROM read_parquet({files.sql_list}, filename = '__file', file_row_number = true, union_by_name = true)"
         try:
             names = self.columns(select).names
@@ -203,7 +209,9 @@ class DuckWarehouse:
         plain = ", ".join(quote(n) for n in names if n not in ("__file", "file_row_number"))
         where = "__file" if in_place else "'(in memory)'"
         select = f"SELECT {plain}, {where} AS __file, file_row_number + 1 AS __row FROM ({select}) AS f"
-        return Attached(select, self.columns(select), False, files if in_place else None, None)
+        attached = Attached(select, self.columns(select), False, files if in_place else None, None)
+        attached.prints = before
+        return attached
 
     def _csv(self, files: Files) -> str:
         """Each file by itself, put together by the names of its columns (DuckDB keeps no list of bad lines otherwise).
@@ -245,6 +253,15 @@ class DuckWarehouse:
             " any_value(e.csv_line) AS line FROM reject_errors e JOIN reject_scans s USING (scan_id, file_id) GROUP BY s.file_path, e.line ORDER BY file, row"
         )
 
+    @contextmanager
+    def _unchanged(self, source: str, files: Files) -> Iterator[None]:
+        """Check that no file changes within the block. Raises: SourceError, also instead of an error that the change caused."""
+        before = self.prints(files.paths)
+        try:
+            yield
+        finally:
+            refuse_other_files(source, before, self)
+
     def _stage(self, staged: str) -> Path:
         path: Path = self.store.path(staged)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -281,6 +298,15 @@ class DuckWarehouse:
         return future.result()
 
 
+def prints(paths: Sequence[str]) -> list[list[Any]]:
+    """Return name, size, times and inode of each file.
+
+    The time of the last status change shows a file that was replaced or rewritten under its old size and modification time.
+    """
+    stats = [(path, Path(path).stat()) for path in paths]
+    return [[path, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for path, s in stats]
+
+
 class Attached:
     """The raw rows of a source: their query and columns, whether all is text, the files if they are read in place, and
     the lines that could not be read at all."""
@@ -288,6 +314,7 @@ class Attached:
     def __init__(self, select: str, schema: pa.Schema, text: bool, files: Files | None, malformed: pa.Table | None) -> None:
         self.select, self.schema, self.text, self.files = select, schema, text, files
         self.malformed = malformed if malformed is not None and malformed.num_rows else None
+        self.prints: list[list[Any]] = []  # of the files that are read in place, taken before anything was read
         self.exact = True  # __row is the row's number in its file
         self.numbered: Callable[[], Attached] | None = None  # where rows have no number yet: the same, with one
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
@@ -44,6 +44,33 @@ class Release:
     rows: Mapping[str, int] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     digest: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    code: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # units of each model by the fingerprint of their code
+
+
+def _no_check() -> None: ...
+
+
+def _unknown(_run: str) -> str:
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What decides whether a run's release may become the current one, and what is recorded with it.
+
+    `created`        when a run was created, by its id: an ISO 8601 time, "" where that is not known
+    `replace_newer`  whether the release of a newer run may be replaced
+    `code`           as in Release
+    `check`          called when the files are written, before the pointer moves; raises to prevent that
+    """
+
+    created: Callable[[str], str] = _unknown
+    replace_newer: bool = False
+    code: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    check: Callable[[], None] = _no_check
+
+
+DEFAULT_TERMS = Terms()
 
 
 def within_limits(job: Job, collected: Sequence[Collected], run: str, max_failed: float | None = None) -> None:
@@ -54,22 +81,55 @@ def within_limits(job: Job, collected: Sequence[Collected], run: str, max_failed
         raise PublishRefused(
             f"{job.name} is held back: more units failed than max_failed={limit} allows",
             problems=[f"{c.model}: {c.bad:,} of {c.units:,} units ({c.failed:,} failed, {c.dead:,} dead)" for c in over],
-            hint=f"hundredfold failures {run}   then: hundredfold retry {run}   or: hundredfold publish {run} --max-failed {max(c.bad for c in over)}",
+            hint=f"hundredfold failures {run}   then: hundredfold retry {run}"
+            f"   or: hundredfold publish {run} --max-failed {max(c.bad for c in over)}",
         )
 
 
-def publish(job: Job, layout: Layout, round_: int, as_of: str, warehouse: Publishing, store: WritingStore) -> Release | None:
-    """Make the release of this run and let the pointer name it, or take the release that is there. None if the job publishes nothing."""
+def refuse_none_ok(job: Job, collected: Sequence[Collected], run: str) -> None:
+    """PublishRefused if every unit of a model failed: no limit allows that, since nothing is left to go on with."""
+    none = [c for c in collected if c.units and not c.ok]
+    if none:
+        raise PublishRefused(
+            f"{job.name} is held back: all {sum(c.units for c in none):,} units of {', '.join(c.model for c in none)} failed",
+            problems=[f"{c.model}: {c.failed:,} failed, {c.dead:,} dead" for c in none],
+            hint=f"hundredfold failures {run}   then: hundredfold retry {run}",
+        )
+
+
+def publish(
+    job: Job, layout: Layout, round_: int, as_of: str, warehouse: Publishing, store: WritingStore, terms: Terms = DEFAULT_TERMS
+) -> Release | None:
+    """Make the release of this run and let the pointer name it, or take the release that is there. None if the job publishes nothing.
+
+    A release that was rolled back stays so. Raises: PublishRefused where the current release is that of a newer run.
+    """
     if not job.releases:
         return None
+    pointer = _read_pointer(job.name, store)
     release = _release_of(job.name, layout.run, round_, store)
-    if release is None:
-        release = _make(job, layout, round_, as_of, warehouse, store)
-    else:
+    if release is not None:
         _restore(release, job, layout, warehouse, store)
-    if (current(job.name, store) or 0) < release.version:
-        point(job.name, release.version, store)
+    if release is not None and (release.version <= pointer.version or release.version in pointer.withdrawn):
+        return release
+    if not terms.replace_newer:
+        _refuse_newer(job.name, layout.run, terms.created, pointer.version, store)
+    release = release or _make(job, layout, round_, as_of, warehouse, store, terms)
+    terms.check()
+    point(job.name, release.version, store, pointer.withdrawn)
     return release
+
+
+def _refuse_newer(job: str, run: str, created: Callable[[str], str], version: int, store: Store) -> None:
+    """PublishRefused where the current release was made by a run that was created after this one."""
+    newer = next((r for r in releases(job, store) if r.version == version), None)
+    if newer is None or newer.run == run or not "" < created(run) < created(newer.run):
+        return
+    raise PublishRefused(
+        f"{job} is held back: release {newer.version} is current, and it was made by a newer run",
+        problems=[f"this run, {run}, was created at {created(run)}", f"run {newer.run} was created at {created(newer.run)}"],
+        hint=f"to replace it all the same: hundredfold publish {run} --replace-newer",
+    )
 
 
 def releases(job: str, store: Store) -> list[Release]:
@@ -105,15 +165,31 @@ def _sha256(data: pa.Buffer) -> str:
 
 def current(job: str, store: Store) -> int | None:
     """The version that the pointer names; None before the first release, DamagedFile if there are releases and no pointer."""
-    try:
-        return int(get_json(store, _pointer(job))["version"])
-    except KeyError:
-        return None
+    return _read_pointer(job, store).version or None
 
 
-def point(job: str, version: int, store: Store) -> None:
+def point(job: str, version: int, store: Store, withdrawn: Sequence[int] = ()) -> None:
     """Let the pointer name a version: one object replaced, so a reader sees the old one or the new one."""
-    put_json(store, _pointer(job), {"version": version, "folder": folder_of(job, version)})
+    content: dict[str, Any] = {"version": version, "folder": folder_of(job, version)}
+    if withdrawn:
+        content["withdrawn"] = sorted(withdrawn)
+    put_json(store, _pointer(job), content)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pointer:
+    """The current version (0: none yet), and the versions that were rolled back and are not to return by themselves."""
+
+    version: int = 0
+    withdrawn: tuple[int, ...] = ()
+
+
+def _read_pointer(job: str, store: Store) -> _Pointer:
+    try:
+        content = get_json(store, _pointer(job))
+    except KeyError:
+        return _Pointer()
+    return _Pointer(int(content["version"]), tuple(content.get("withdrawn", ())))
 
 
 def rollback(job: str, store: Store, to: int | None = None) -> Release:
@@ -137,9 +213,12 @@ def rollback(job: str, store: Store, to: int | None = None) -> Release:
             f"version {now} of {job} is current, and there is {wanted}; there is {others}", hint=f"hundredfold rollback {job} --to VERSION"
         )
     release = read_release(job, target, store)
+    withdrawn = {version for version in known if version > target}
     for key in release.files:
         verify_file(release, key, store)
-    point(job, target, store)
+    with suppress(DamagedFile):
+        withdrawn = {*_read_pointer(job, store).withdrawn, *(version for version in known if version > target)}
+    point(job, target, store, sorted(version for version in withdrawn if version > target))
     return release
 
 
@@ -155,7 +234,7 @@ def _release_of(job: str, run: str, round_: int, store: Store) -> Release | None
     return next((r for r in releases(job, store) if (r.run, r.round) == (run, round_)), None)
 
 
-def _make(job: Job, layout: Layout, round_: int, as_of: str, warehouse: Publishing, store: WritingStore) -> Release:
+def _make(job: Job, layout: Layout, round_: int, as_of: str, warehouse: Publishing, store: WritingStore, terms: Terms) -> Release:
     parent = current(job.name, store)
     if parent is None and versions(job.name, store):  # which release this one builds upon, only the pointer says
         raise missing(store, _pointer(job.name))
@@ -173,7 +252,7 @@ def _make(job: Job, layout: Layout, round_: int, as_of: str, warehouse: Publishi
             rows[output.name] = _write(select, key, format, warehouse, store)
             files[key] = _sha256(store.get(key))
         digest |= _digest(output, select, job, warehouse)
-    release = Release(job.name, version, parent, layout.run, round_, as_of, rows, files, digest)
+    release = Release(job.name, version, parent, layout.run, round_, as_of, rows, files, digest, terms.code)
     put_json(store, f"{folder}/release.json", asdict(release), indent=1)
     return release
 

@@ -6,8 +6,8 @@ Rows in = accepted + rejected + dropped copies, or the run stops here.  What was
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -35,6 +35,10 @@ class Sourcing(Warehouse, Protocol):
     def forget(self, name: str) -> None: ...
     def load(self, name: str, table: pa.Table) -> None: ...
     def parquet(self, key: str) -> str: ...
+    def prints(self, paths: Sequence[str]) -> list[list[Any]]: ...
+
+
+class Printing(Protocol):
     def prints(self, paths: Sequence[str]) -> list[list[Any]]: ...
 
 
@@ -94,8 +98,8 @@ def validate(job: Job, places: Mapping[str, Any], as_of: str, layout: Layout, wa
             verdicts += one
             warehouse.define(source.name, _reading(verdicts[-1], warehouse))
         _put(verdicts, layout.verdict(), store)
+    refuse_changed(verdicts, warehouse)
     for verdict in verdicts:
-        _refuse_changed(verdict, warehouse)
         warehouse.define(verdict.source, _reading(verdict, warehouse))
     return verdicts
 
@@ -109,6 +113,30 @@ def verify_accepted(verdict: Verdict, store: Store) -> None:
 def read_verdicts(layout: Layout, store: Store) -> list[Verdict]:
     """What validation said; KeyError before it has."""
     return _read(layout.verdict(), store)
+
+
+def move_source(source: str, files: Sequence[Sequence[Any]], named: Callable[[str], str], layout: Layout, store: Store) -> None:
+    """Let a run that has validated a source read the same files at other places.
+
+    files: prints of the files where they are now, in the order of their names; named: how a query names a path.
+    Raises: SourceError for files that are not those that were validated, as far as size and modification time show.
+    """
+    verdicts = _there(layout.verdict(), store)
+    old = next((verdict for verdict in verdicts if verdict.source == source), None)
+    if old is None or not old.files:  # not validated yet, or the run has a copy of the rows
+        return
+    other = [new[0] for then, new in zip(old.files, files, strict=False) if list(then[1:3]) != list(new[1:3])]
+    if other or len(files) != len(old.files):
+        raise SourceError(
+            f"{source}: these are not the files that the run validated: their number, size or modification time differs",
+            problems=other,
+            hint="copy them with their times (cp -p), or run the job again",
+        )
+    select = old.select
+    for then, new in zip(old.files, files, strict=True):
+        select = select.replace(named(then[0]), named(new[0]))
+    moved = replace(old, select=select, files=[list(entry) for entry in files])
+    _put([moved if verdict is old else verdict for verdict in verdicts], layout.verdict(), store)
 
 
 def _read(key: str, store: Store) -> list[Verdict]:
@@ -148,6 +176,7 @@ def _validate_one(source: Source, place: Any, job: Job, as_of: str, layout: Layo
     contract = read_contract(source.contract) if source.contract else None
     wanted = {c.name: c for c in contract.columns} if contract else {}
     raw = warehouse.attach(source.name, place, job.folder, wanted, layout.staged(source.name))
+    found = raw.prints
     if source.name in {t.split(".")[0] for t in source.references.values()}:
         warehouse.define(source.name, raw.select)  # a source that refers to itself is checked against its raw rows
     checks = compile_checks(source, contract, raw.select, raw.schema, raw.text, as_of)
@@ -187,10 +216,11 @@ def _validate_one(source: Source, place: Any, job: Job, as_of: str, layout: Layo
             hint=f"see {store.where(layout.rejects(source.name))}",
         )
     if raw.files is not None and checks.as_is and not (rejected or dropped):
-        return Verdict(source.name, rows, rows, 0, select=checks.accepted(None), files=warehouse.prints(raw.files.paths))
+        return Verdict(source.name, rows, rows, 0, select=checks.accepted(None), files=found)
     rejects = warehouse.parquet(layout.rejects(source.name)) if rejected or dropped else None
     key = f"{layout.root}/sources/{source.name}.parquet"
     accepted = warehouse.settle(checks.accepted(rejects), key)
+    refuse_other_files(source.name, found, warehouse)  # from here on the copy is read
     if accepted + bad + clashes + dropped != rows:
         raise ConservationError(
             f"{source.name}: {rows:,} rows came in, but {accepted:,} accepted + {bad + clashes:,} rejected + {dropped:,} dropped is {accepted + bad + clashes + dropped:,}"
@@ -356,20 +386,27 @@ def _where(finding: Finding, several: bool) -> str:
     return f"row {finding.row}" + (f" of {finding.file}" if several else "")
 
 
-def _refuse_changed(verdict: Verdict, warehouse: Sourcing) -> None:
-    """Files that are read in place must still be those that were checked."""
-    if not verdict.files:
+def refuse_changed(verdicts: Sequence[Verdict], warehouse: Sourcing) -> None:
+    """Check that files read in place are still those that were validated. Raises: SourceError for the first source that differs."""
+    for verdict in verdicts:
+        refuse_other_files(verdict.source, verdict.files, warehouse)
+
+
+def refuse_other_files(source: str, files: Sequence[Sequence[Any]], warehouse: Printing) -> None:
+    """Compare files with their earlier prints. Raises: SourceError that names those that differ or are gone."""
+    if not files:
         return
     try:
-        now = warehouse.prints([entry[0] for entry in verdict.files])
+        now = warehouse.prints([entry[0] for entry in files])
     except OSError as error:
         raise SourceError(
-            f"{verdict.source}: {error.filename} was there when the run began, and is gone", hint="put it back, or run the job again"
+            f"{source}: {error.filename} was there when the run began, and is gone",
+            hint="put it back, then run the job again: a run reads one state of its sources",
         ) from error
-    changed = [then[0] for then, after in zip(verdict.files, now, strict=True) if list(then) != list(after)]
+    changed = [then[0] for then, after in zip(files, now, strict=True) if list(then) != list(after)]
     if changed:
         raise SourceError(
-            f"{verdict.source} has changed since the run began",
+            f"{source} has changed since the run began",
             problems=changed,
             hint="run the job again: a run reads one state of its sources",
         )
