@@ -15,10 +15,10 @@ HOUSE = SOURCE / "hundredfold"
 
 # who may import whom: only what stands on a lower floor, or on the same one
 FLOORS = [
-    {"annotations", "errors", "forking", "job", "pinned", "states"},
+    {"annotations", "channel", "errors", "forking", "forkserver", "job", "pinned", "states", "streams", "supervisor"},
     {"ports", "keys", "checksums", "records", "contract", "checks", "query", "dialect", "load"},
     {"arrays", "batch", "columns", "given", "manifest", "order", "outcome", "results", "rowgroups"},
-    {"crew", "desk", "guarding"},
+    {"crew", "desk", "guarding", "launching"},
     {"steps"},
     {"pipeline", "walk"},
     {"local", "aws"},

@@ -8,31 +8,35 @@ costs one unit and one process start.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing as mp
+import ctypes
+import errno
 import os
-import signal
+import socket
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import cloudpickle
 import psutil
 
 from .batch import settle_annotations
+from .channel import LOST_CHANNEL, DriverChannel, Garbled, WorkerChannel
 from .errors import CrewError, HundredfoldError, JobError
-from .forking import PINS, PRELOADED, out_of_reach, start_method, starting
-from .guarding import die_with, end_at_once, exit_words, from_outside, limit_memory, speak_to, told
+from .guarding import exit_words, from_outside, limit_memory, speak_to, told, unlimit_memory
 from .job import Job, Layout, Message, Model
+from .launching import Launcher, Settings, Worker, cannot_start, settings_for
 from .ports import Store
 
 TICK = 0.1  # seconds between looks at limits
 GRACE = 1.0  # seconds that a child has to end after it closed its pipe, and that a killed server has
 STARTS = 3  # so often is a child started that is killed from outside before it is ready
 IDLE, MANY = -1, -2  # what the first mark says when it names no single unit
+CLOSED_PIPE = "closed or replaced the pipe to its driver"
 FAR = 2**62  # what the third says when all units of a slice are wanted
 
 
@@ -92,9 +96,8 @@ class Hand:
     """One place in the crew: a child process, and another when it dies."""
 
     number: int
-    process: Any = None
-    pipe: Connection | None = None
-    lifeline: Connection | None = None
+    process: Worker | None = None
+    pipe: DriverChannel | None = None
     marks: Any = None
     message: Message | None = None
     done: int = -1
@@ -115,8 +118,7 @@ class Crew:
     hands: list[Hand] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._context: Any = mp.get_context(start_method())
-        self._kit = packed(self.kit)
+        self._launcher = Launcher(child, packed(self.kit), (IDLE, 0, FAR))
         self._starting: threading.Thread | None = None
         self._failed: CrewError | None = None
         self._looked = 0.0
@@ -124,14 +126,16 @@ class Crew:
     def start(self) -> None:
         """Begin to start the children, and return at once: their imports run while the driver reads the data."""
         self.hands = [Hand(number) for number in range(self.size)]
-        with contextlib.suppress(ValueError, AttributeError):
-            self._context.set_forkserver_preload(PRELOADED)
-        self._starting = threading.Thread(target=self._launch_all, daemon=True)
-        self._starting.start()
+        starting = threading.Thread(target=self._launch_all, daemon=True)
+        try:
+            starting.start()
+        except RuntimeError as error:  # can't start new thread
+            raise cannot_start(OSError(errno.EAGAIN, str(error))) from error
+        self._starting = starting
 
     def idle(self) -> Sequence[Hand]:
         """The hands that wait for work."""
-        self._started()
+        self._ready()
         return [hand for hand in self.hands if hand.message is None]
 
     @property
@@ -158,12 +162,10 @@ class Crew:
 
     def events(self, timeout: float) -> Iterator[tuple[Hand, Event]]:
         """What has happened, after at most `timeout` seconds if nothing has."""
-        self._started()
-        if self._failed is not None:
-            raise self._failed
+        self._ready()
         watched: dict[Any, Hand] = {}
         for hand in self.hands:
-            watched[hand.pipe] = watched[hand.process.sentinel] = hand
+            watched[hand.pipe] = watched[hand.process] = hand
         ready = wait(list(watched), min(timeout, TICK) if any(h.message for h in self.hands) else timeout)
         for hand in dict.fromkeys(watched[thing] for thing in ready):
             yield from self._hear(hand)
@@ -178,6 +180,13 @@ class Crew:
         for hand in self.hands:
             self._end(hand)
         self.hands = []
+        self._launcher.close()
+
+    def _ready(self) -> None:
+        """Wait until all are started; the error if they cannot be."""
+        self._started()
+        if self._failed is not None:
+            raise self._failed
 
     def _started(self) -> None:
         if self._starting is not None:
@@ -185,7 +194,6 @@ class Crew:
             self._starting = None
 
     def _launch_all(self) -> None:
-        out_of_reach()
         try:
             for hand in self.hands:
                 self._launch(hand)
@@ -198,36 +206,33 @@ class Crew:
         while True:
             try:
                 return self._start_child(hand)
-            except (OSError, EOFError) as error:
+            except (OSError, EOFError, MemoryError, RuntimeError) as error:
                 self._end(hand)
                 if time.monotonic() > until:
-                    hint = "lower --workers, or raise the system's limits of processes and open files"
-                    raise CrewError(f"a worker process cannot be started: {type(error).__name__}: {error}", hint=hint) from error
+                    raise cannot_start(error) from error
             time.sleep(TICK / 2)
 
     def _start_child(self, hand: Hand) -> None:
-        hand.pipe, theirs = self._context.Pipe()
-        hand.lifeline, lifeline = self._context.Pipe()
-        hand.marks, hand.ready, hand.starts = self._context.RawArray("q", [IDLE, 0, FAR]), False, hand.starts + 1
-        with contextlib.closing(theirs), contextlib.closing(lifeline), starting():
-            log = str(self.logs / f"worker-{hand.number}.log") if self.logs else None
-            arguments = (theirs, lifeline, hand.marks, self._kit, {**os.environ, **PINS}, log, self.memory)
-            process = self._context.Process(target=child, args=arguments, daemon=True)
-            process.start()
-        hand.process = process
+        hand.ready, hand.starts = False, hand.starts + 1
+        log = self.logs / f"worker-{hand.number}.log" if self.logs else None
+        hand.process, hand.pipe, hand.marks = self._launcher.start(settings_for(log, self.memory))
 
     def _hear(self, hand: Hand) -> Iterator[tuple[Hand, Event]]:
         """Everything that a child has said, and then its death if it is dead."""
+        assert hand.pipe is not None
+        assert hand.process is not None
+        ended = not hand.process.is_alive()  # before its messages are read: then these are all
         try:
-            while hand.pipe is not None and hand.pipe.poll():
-                yield from self._said(hand, hand.pipe.recv())
-        except (EOFError, OSError):
-            hand.process.join(GRACE)
-            if hand.process.is_alive():  # nothing more can be heard of it
-                self._kill(hand, "closed the pipe to its driver")
-        else:
-            if hand.process.is_alive():
+            for said in hand.pipe.received():
+                yield from self._said(hand, said)
+            if not ended:
                 return
+        except Garbled:
+            if not hand.killed:
+                self._kill(hand, "wrote into the pipe to its driver", MANY)
+        except EOFError:
+            if not hand.killed and not hand.process.ends_within(GRACE):  # it would never be heard again
+                self._kill(hand, CLOSED_PIPE, MANY)
         hand.process.join()
         yield from self._died(hand)
 
@@ -256,8 +261,12 @@ class Crew:
                 yield hand, Split(message.part(first, message.last))
 
     def _died(self, hand: Hand) -> Iterator[tuple[Hand, Event]]:
+        assert hand.process is not None
+        code = hand.process.exitcode
+        if not hand.killed and code == LOST_CHANNEL:
+            hand.killed, hand.blamed = CLOSED_PIPE, MANY
         message, unit = hand.message, hand.blamed if hand.killed else hand.marks[0]
-        reason, outside = hand.killed or exit_words(hand.process.exitcode), not hand.killed and from_outside(hand.process.exitcode)
+        reason, outside = hand.killed or exit_words(code), not hand.killed and from_outside(code)
         if message is None and not hand.ready and not (outside and hand.starts < STARTS):
             raise CrewError(
                 f"a worker process did not survive its start: {reason}", hint=f"its last words are in {self.logs}" if self.logs else None
@@ -284,10 +293,11 @@ class Crew:
         units = message.units if mark == MANY else 1
         if limit is not None and time.monotonic_ns() - since > limit * units * 1e9:
             self._kill(hand, f"outlasted its time_limit of {limit:g} s" + (f" x {units} units" if units > 1 else ""), mark)
-        elif self.memory is not None and (used := _memory_of(hand.process.pid)) > self.memory:
+        elif self.memory is not None and hand.process is not None and (used := _memory_of(hand.process.pid)) > self.memory:
             self._kill(hand, f"used {used / 2**20:,.0f} MiB of memory, more than a worker's share of {self.memory / 2**20:,.0f} MiB", mark)
 
     def _kill(self, hand: Hand, reason: str, mark: int | None = None) -> None:
+        assert hand.process is not None
         hand.killed, hand.blamed = reason, hand.marks[0] if mark is None else mark
         hand.process.kill()
 
@@ -296,10 +306,9 @@ class Crew:
             hand.process.kill()
             hand.process.join()
             hand.process.close()
-        for end in (hand.pipe, hand.lifeline):
-            if end is not None:
-                end.close()
-        hand.process = hand.pipe = hand.lifeline = None
+        if hand.pipe is not None:
+            hand.pipe.close()
+        hand.process = hand.pipe = None
 
 
 def packed(thing: Kit | Job) -> bytes:
@@ -313,41 +322,58 @@ def packed(thing: Kit | Job) -> bytes:
         raise JobError(words, hint="if a function holds a connection, a lock or an open file, open it inside the function") from error
 
 
-def child(
-    pipe: Connection, lifeline: Connection, marks: Any, kit: bytes, environment: dict[str, str], log: str | None, memory: int | None
-) -> None:
-    """The life of a child: it is sent messages, and does them until its driver is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
-    die_with(lifeline)
-    os.environ.clear()
-    os.environ.update(environment)  # as it is in the driver now: the server that forks may be older
-    if log is not None:
-        speak_to(log)
-    if memory is not None:
-        limit_memory(memory)
-    if hasattr(os, "register_at_fork"):  # a fork that the user's code makes must not speak in this child's name
-        os.register_at_fork(after_in_child=pipe.close)
+def child(end: socket.socket, shared: Any, kit: bytes, settings: Settings) -> NoReturn:
+    """The life of a child: it is sent messages, and does them until its driver is gone. It always ends, also where a thread of the
+    user's is left, an atexit function hangs, or memory is wanting to report."""
+    try:
+        _child(end, shared, kit, settings)
+    except BaseException:  # noqa: BLE001  # into the log
+        with contextlib.suppress(BaseException):
+            traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def _child(end: socket.socket, shared: Any, kit: bytes, settings: Settings) -> None:
+    settings.apply()
+    pipe = WorkerChannel(end, settings.token)
+    marks = ctypes.cast(shared, ctypes.POINTER(ctypes.c_longlong))  # not the array: see _alone
+    if settings.log is not None:
+        speak_to(settings.log)
+    if settings.memory is not None:
+        limit_memory(settings.memory)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: _alone(pipe, marks))
     from .desk import Desk
 
     try:
         desk = Desk(cloudpickle.loads(kit), marks, pipe.send)
-    except BaseException as error:  # noqa: BLE001  # whatever the user's modules raise on import is told to the driver
+    except BaseException as error:  # whatever the user's modules raise on import is told to the driver
         pipe.send(("broken", f"a worker cannot load the job: {told(error)}"))
-        end_at_once()
+        raise
     pipe.send(("ready",))
     while True:
         try:
-            message = pipe.recv()
+            message = pipe.receive()
         except EOFError:
             return
         try:
             desk.do(message)
         except HundredfoldError as error:  # a file of the run is damaged, say: no unit is to blame
             pipe.send(("refused", error))
-        except BaseException as error:  # noqa: BLE001  # a unit must not end this process without its name
+        except BaseException as error:  # a unit must not end this process without its name
+            unlimit_memory()
             with contextlib.suppress(OSError):
                 pipe.send(("dying", f"ended its process with {told(error)}"))
-            end_at_once()
+            raise
+
+
+def _alone(pipe: WorkerChannel, marks: Any) -> None:
+    """In a process that the user's code forked from a worker: it must neither speak nor make marks in the worker's name, and ends
+    where it comes back into this package's code (a mark says that no more units are wanted, and there is no pipe for results)."""
+    pipe.abandon()
+    own = (ctypes.c_longlong * 3)(IDLE, 0, IDLE)
+    marks.contents = ctypes.c_longlong.from_buffer(own)
 
 
 def _memory_of(pid: int) -> int:

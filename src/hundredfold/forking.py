@@ -6,10 +6,13 @@ import contextlib
 import multiprocessing as mp
 import os
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from multiprocessing import spawn
 
 from .errors import CrewError
 
@@ -29,6 +32,9 @@ PINS = dict.fromkeys(
 # imported once for all children; the user's own modules may not survive a fork
 PRELOADED = ["hundredfold.pinned", "hundredfold.desk", "pyarrow.compute"]
 _launching = threading.Lock()  # what is hidden and pinned while a process starts belongs to the whole of this one
+_server_lock = threading.Lock()
+_control: socket.socket | None = None  # this process's line to its fork server
+_server = 0  # its pid
 
 
 def start_method() -> str:
@@ -42,18 +48,97 @@ def start_method() -> str:
 
 
 def warm() -> None:
-    """Let the server that forks children start now and import what they need, while the caller still imports what it needs."""
+    """Let the fork server start now and import what workers need, while the caller still imports what it needs."""
     if start_method() == "forkserver":
-        threading.Thread(target=_start_server, daemon=True).start()
+        with contextlib.suppress(RuntimeError):  # no thread can be started: it is met again, and reported
+            threading.Thread(target=_warm, daemon=True).start()
 
 
-def _start_server() -> None:
-    from multiprocessing import forkserver
+def _warm() -> None:
+    with contextlib.suppress(OSError, CrewError):
+        request_fork(())
 
-    out_of_reach()
-    with contextlib.suppress(OSError), starting():
-        forkserver.set_forkserver_preload(PRELOADED)
-        forkserver.ensure_running()
+
+def request_fork(descriptors: Sequence[int]) -> None:
+    """Ask this process's fork server, which is started if there is none, to fork a supervisor that is given the descriptors.
+
+    Raises:
+        OSError: the server cannot be started, or was killed just now.
+    """
+    global _control
+    with _server_lock:
+        if _control is None or _server_ended():
+            _close_server()
+            _control = _start_server()
+        if descriptors:
+            try:
+                socket.send_fds(_control, [b"+"], descriptors)
+            except OSError:
+                _close_server()
+                raise
+
+
+def _start_server() -> socket.socket:
+    """Start a fork server; our end of its socket.
+
+    Not by subprocess: its object would warn at the end of this process that a child is still there. The server's own end is
+    its standard input, so that no other process that is started in this moment inherits it.
+    """
+    global _server
+    executable = os.fsdecode(spawn.get_executable() or "")
+    path = [entry for entry in sys.path if isinstance(entry, str)]
+    command = f"import sys; sys.path[:] = {path!r}; from hundredfold.forkserver import main; main({os.getpid()}, {PRELOADED!r})"
+    arguments = [executable, *subprocess._args_from_interpreter_flags(), "-c", command]  # type: ignore[attr-defined]
+    ours, theirs = socket.socketpair()
+    with contextlib.closing(theirs):
+        try:
+            _server = os.posix_spawn(
+                executable,
+                arguments,
+                dict(os.environ),
+                file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)],
+                setsigmask=[signal.SIGINT],  # until it ignores it
+            )
+        except BaseException as error:
+            ours.close()
+            if isinstance(error, FileNotFoundError | PermissionError):
+                error.filename = error.filename or executable
+            raise
+    return ours
+
+
+def _server_ended() -> bool:
+    """Whether the fork server has ended. It says nothing, so its socket is only readable when it is closed."""
+    assert _control is not None
+    try:
+        return not _control.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def _close_server() -> None:
+    global _control, _server
+    if _control is not None:
+        _control.close()
+    if _server:
+        with contextlib.suppress(OSError):  # the caller may have waited for it, or ignores its children
+            os.waitpid(_server, os.WNOHANG)
+    _control, _server = None, 0
+
+
+def _forget_server() -> None:
+    """In a forked process: the server is its parent's, and the lock may be held by a thread that is not here."""
+    global _control, _server, _server_lock, _launching
+    _server_lock, _launching = threading.Lock(), threading.Lock()
+    if _control is not None:
+        _control.close()
+    _control, _server = None, 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_server)
 
 
 @contextlib.contextmanager

@@ -9,27 +9,30 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import NoReturn
 
 from .outcome import words_of
 
 # what persons and the system send, and no mistake in a function raises
 OUTSIDE = frozenset({"SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT"})
+# a timer that an earlier unit of the same process has left may send them: the unit that they end is tried once more
+LEFT_BEHIND = frozenset({"SIGALRM", "SIGVTALRM", "SIGPROF", "SIGUSR1", "SIGUSR2", "SIGXCPU"})
+LOST_SUPERVISOR = 255  # the exit code of a worker whose end was reported by nobody
 
 
 def exit_words(code: int | None) -> str:
     """What an exit code says, for people."""
+    if code == LOST_SUPERVISOR:
+        return "lost: the process that watches over it was killed"
     if code is None or code >= 0 or sys.platform == "win32":
         return f"ended its process with exit code {code}"
     return f"killed by {_signal(-code)}" + (" (the system's out-of-memory killer does that)" if -code == signal.SIGKILL else "")
 
 
 def from_outside(code: int | None) -> bool:
-    """Whether a process was ended by a signal of others; 255 where the server that would have told its end is gone."""
-    return code is not None and (code == 255 or (code < 0 and _signal(-code) in OUTSIDE))
+    """Whether a process was ended by a signal of others, or by that of a timer, or its end was reported by nobody."""
+    return code is not None and (code == LOST_SUPERVISOR or (code < 0 and _signal(-code) in OUTSIDE | LEFT_BEHIND))
 
 
 def _signal(number: int) -> str:
@@ -37,13 +40,6 @@ def _signal(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def end_at_once() -> NoReturn:
-    """Put what was raised into the log, and wait for no thread that the user's code started."""
-    with contextlib.suppress(Exception):
-        traceback.print_exc()
-    os._exit(1)
 
 
 def told(error: BaseException) -> str:
@@ -96,3 +92,12 @@ def limit_memory(memory: int) -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_DATA, (memory, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+
+
+def unlimit_memory() -> None:
+    """Let a process whose share is used up still report that it is."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))

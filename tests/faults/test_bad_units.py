@@ -11,7 +11,7 @@ import units
 from hundredfold import Job, Model, Source, open_run, run
 from hundredfold.errors import PublishRefused
 
-FINE = ["print", "change folder", "start threads", "close stdout", "fork", "fork and stay"]
+FINE = ["print", "change folder", "start threads", "close stdout", "close low descriptors", "fork", "fork and stay"]
 BAD = {
     "raise": ("failed", "ValueError", "as it was told to"),
     "raise without words": (None, None, ""),
@@ -25,7 +25,7 @@ BAD = {
     "memory, unlimited": ("dead", "Died", "more than a worker's share of 440 MiB"),
     "SIGKILL": ("dead", "Died", "killed by SIGKILL (the system's out-of-memory killer does that)"),
     "SIGABRT": ("dead", "Died", "killed by SIGABRT"),
-    "close the pipe": ("dead", "Died", ""),
+    "close the pipe": ("dead", "Died", "closed or replaced the pipe to its driver"),
     "return an object": ("failed", "ResultError", "object"),
     "return a number": ("failed", "ResultError", "returned int '7'"),
     "return None": ("failed", "ResultError", "returned None"),

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from textwrap import dedent
 
 import psutil
@@ -23,6 +24,7 @@ from hundredfold.local.ledger import SqliteLedger
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there are no process groups to signal")
 
+MARK = "HUNDREDFOLD_TEST_MARK"  # an environment variable by which all processes of one script are found
 SLOW = """
     import sys, time
     import pyarrow as pa
@@ -48,17 +50,19 @@ def script(folder: Path, *lines: str, units: int = 200) -> Path:
 
 @contextmanager
 def started(path: Path, home: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A script in a process group of its own, as a terminal starts it; none of the group outlives the test."""
+    """A script in a process group of its own, as a terminal starts it; nothing that it starts outlives the test."""
     command = [sys.executable, "-W", "error", str(path), str(home)]
-    settings = {**os.environ, "PYTHONWARNINGS": "error", **environment}
+    settings = {**os.environ, "PYTHONWARNINGS": "error", MARK: token_hex(8), **environment}
     process = subprocess.Popen(
         command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=path.parent
     )
+    process.mark = settings[MARK]  # type: ignore[attr-defined]
     try:
         yield process
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        for other in group(process):
+            with suppress(psutil.Error):
+                other.kill()
         process.communicate()
 
 
@@ -83,11 +87,11 @@ def some_done(home: Path):
 
 
 def group(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The processes of the driver's group that are alive."""
+    """The driver and all processes that it has started, also those in sessions of their own, as far as they are alive."""
     found = []
     for other in psutil.process_iter():
-        with suppress(psutil.Error, ProcessLookupError):
-            if os.getpgid(other.pid) == process.pid and other.status() != psutil.STATUS_ZOMBIE:
+        with suppress(psutil.Error):
+            if other.environ().get(MARK) == process.mark and other.status() != psutil.STATUS_ZOMBIE:  # type: ignore[attr-defined]
                 found.append(other)
     return found
 

@@ -183,7 +183,8 @@ def test_a_worker_that_is_killed_while_it_waits_is_replaced(crew):
 def test_a_crew_goes_on_when_the_server_that_forks_its_workers_is_killed(crew):
     before = {hand.process.pid for hand in crew.hands}
     listen(crew, until=lambda: all(hand.ready for hand in crew.hands))
-    server = psutil.Process(psutil.Process(min(before)).ppid())
+    supervisor = psutil.Process(psutil.Process(min(before)).ppid())
+    server = psutil.Process(supervisor.ppid())
     assert server.ppid() == os.getpid()
     server.kill()
     listen(crew, until=lambda: all(hand.ready and hand.process.pid not in before for hand in crew.hands))

@@ -87,7 +87,8 @@ WAYS = {
     "memory, unlimited": fills_the_memory_unlimited,
     "SIGKILL": lambda: kills_itself_with(signal.SIGKILL),
     "SIGABRT": os.abort,
-    "close the pipe": lambda: os.closerange(3, 256),
+    "close the pipe": lambda: os.closerange(3, 65_536),
+    "close low descriptors": lambda: os.closerange(3, 256),
     "print": lambda: print("words, words, words\n" * 100_000),  # noqa: T201  # as people do
     "change folder": lambda: os.chdir("/"),
     "start threads": starts_threads,

@@ -1,0 +1,306 @@
+"""What a function starts ends with its worker, and a run works wherever a process can be: in a daemon, below a fork, in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from secrets import token_hex
+from textwrap import dedent
+
+import psutil
+import pyarrow as pa
+import pytest
+
+import hundredfold
+from hundredfold import Job, Model, Source, run
+from hundredfold.channel import DriverChannel, Garbled, WorkerChannel
+from hundredfold.errors import CrewError
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="there are no sessions and forks to test")
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has subreapers")
+
+SLEEP = "import sys, time; sys.stdout.write('up\\n'); sys.stdout.flush(); time.sleep(300)"
+
+
+@pytest.fixture
+def mark() -> Iterator[str]:
+    """A word that is an argument of every process that a test's functions start; none of them outlives the test."""
+    mark = f"test-{token_hex(8)}"
+    yield mark
+    for process in marked(mark):
+        with suppress(psutil.Error):
+            process.kill()
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if mark in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+class Starts:
+    """Starts processes of each kind, and for some keys does not come back."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
+
+    def __call__(self, rows):
+        how = rows["how"][0]
+        if "plain" in how:
+            self.start()
+        if "session" in how:
+            self.start(start_new_session=True)
+        if "grandchild" in how:
+            self.start(before=["sh", "-c", '"$0" "$@" & echo; wait'], start_new_session=True)
+        if "daemon" in how:
+            self.daemon()
+        if "outlasts" in how:
+            time.sleep(300)
+        if "exits" in how:
+            os._exit(3)
+        if "killed" in how:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "supervisor" in how:
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(300)
+        return {"started": len(marked(self.mark))}
+
+    def start(self, before=(), **how) -> None:
+        command = [*before, sys.executable, "-c", SLEEP, self.mark]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, **how)
+        assert process.stdout is not None
+        process.stdout.readline()
+
+    def daemon(self) -> None:
+        """As daemons start: two forks, and a session of its own in between."""
+        here, there = os.pipe()
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                os.dup2(there, 1)
+                os.execv(sys.executable, [sys.executable, "-c", SLEEP, self.mark])
+            os._exit(0)
+        os.wait()
+        os.read(here, 3)
+
+
+def job_of(work, **how) -> Job:
+    return Job("j", [Source("s")], [Model("m", ("k",), work, **how)], max_failed=1.0)
+
+
+def start(work, home, rows=None, **how):
+    table = pa.table(rows or {"k": [0, 1], "x": [1.0, 2.0]})
+    return run(job_of(work, **how), {"s": table}, home=home, run_id="r", workers=2, memory="1GB")
+
+
+def double(rows):
+    return {"y": 2 * float(rows["x"][0])}
+
+
+def statuses(done) -> dict[str, tuple[str, str]]:
+    return {row["how"]: (row["status"], row["message"] or "") for row in done.units().arrow().to_pylist()}
+
+
+@linux
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_nothing_that_a_function_started_outlives_the_run(tmp_path, mark, method, monkeypatch):
+    monkeypatch.setenv("HUNDREDFOLD_START", method)
+    kinds = "plain session grandchild daemon"
+    hows = [f"{kinds} and returns", f"{kinds} and outlasts", f"{kinds} and exits", f"{kinds} and is killed", "fine"]
+    hows += [f"{kinds} and kills its supervisor"] if method == "forkserver" else []
+    rows = {"k": range(len(hows)), "how": hows}
+    bystander = subprocess.Popen([sys.executable, "-c", SLEEP], stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        table = pa.table(rows)
+        job = Job("j", [Source("s")], [Model("m", ("k", "how"), Starts(mark), time_limit=5)], max_failed=1.0)
+        done = run(job, {"s": table}, home=tmp_path, run_id="r", workers=2, memory="1GB")
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.communicate()
+    assert marked(mark) == []
+    found = statuses(done)
+    assert found["fine"][0] == found[f"{kinds} and returns"][0] == "ok"
+    assert found[f"{kinds} and outlasts"] == ("dead", "outlasted its time_limit of 5 s")
+    assert found[f"{kinds} and exits"] == ("dead", "ended its process with exit code 3")
+    assert "killed by SIGKILL" in found[f"{kinds} and is killed"][1]
+    if method == "forkserver":
+        assert "lost: the process that watches over it was killed" in found[hows[-1]][1]
+    returned = {row["how"]: row["started"] for row in done.results().arrow().to_pylist()}
+    assert returned[f"{kinds} and returns"] >= 4  # they were there while the function ran
+
+
+@linux
+@pytest.mark.parametrize("signals", [[signal.SIGKILL], [signal.SIGTERM], [signal.SIGINT]])
+def test_what_a_function_started_ends_with_a_driver_that_is_stopped(tmp_path, mark, signals):
+    script = tmp_path / "script.py"
+    script.write_text(
+        dedent(f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from test_processes import Starts, start
+        start(Starts({mark!r}), {str(tmp_path / "home")!r}, {{"k": [0, 1], "how": ["plain session grandchild daemon outlasts"] * 2}})
+        """)
+    )
+    driver = subprocess.Popen([sys.executable, str(script), mark], start_new_session=True, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: len(marked(mark)) >= 1 + 2 * 4)
+        for number in signals:
+            os.killpg(driver.pid, number)  # the whole group, as a terminal and a job scheduler do
+        driver.wait(30)
+        wait_until(lambda: marked(mark) == [])
+    finally:
+        driver.kill()
+        driver.wait()
+
+
+def wait_until(condition, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def results_in(folder) -> list[float]:
+    return start(double, folder).results().arrow().column("y").to_pylist()
+
+
+def test_a_run_works_inside_a_daemonic_process(tmp_path):
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(results_in, (tmp_path,)) == [2.0, 4.0]
+    assert hundredfold.open_run("r", home=tmp_path).state == "done"
+
+
+def test_a_spawned_worker_in_a_daemonic_process_is_refused_with_a_hint(tmp_path, monkeypatch):
+    monkeypatch.setenv("HUNDREDFOLD_START", "spawn")
+    with (
+        multiprocessing.get_context("spawn").Pool(1) as pool,
+        pytest.raises(CrewError, match=r"daemonic process .* may have no children") as refused,
+    ):
+        pool.apply(results_in, (tmp_path,))
+    assert "hundredfold run" in (refused.value.hint or "")
+
+
+def test_a_run_works_in_threads_a_loop_and_a_fork_after_a_run(tmp_path):
+    assert results_in(tmp_path / "first") == [2.0, 4.0]
+    answers: list[list[float]] = []
+    threads = [threading.Thread(target=lambda n=n: answers.append(results_in(tmp_path / f"thread-{n}"))) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [[2.0, 4.0]] * 2
+
+    async def in_a_loop():
+        return results_in(tmp_path / "loop")
+
+    assert asyncio.run(in_a_loop()) == [2.0, 4.0]
+    code = f"""
+        import os, sys, warnings
+        warnings.simplefilter("ignore")
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from test_processes import results_in
+        first = results_in({str(tmp_path / "a")!r})
+        pid = os.fork()
+        if pid == 0:
+            ok = results_in({str(tmp_path / "b")!r}) == first == [2.0, 4.0]
+            os._exit(0 if ok else 1)
+        print(os.waitpid(pid, 0)[1], results_in({str(tmp_path / "c")!r}) == first)
+    """
+    done = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("0 True", "")
+
+
+def square(number):
+    return number**2
+
+
+def pools(rows):
+    x = float(rows["x"][0])
+    if rows["k"][0] == 0:
+        with multiprocessing.Pool(2) as pool:
+            return {"y": sum(pool.map(square, [x, x]))}
+    with ProcessPoolExecutor(2) as executor:
+        return {"y": sum(executor.map(square, [x, x]))}
+
+
+def test_a_function_may_use_a_pool_of_processes_of_its_own(tmp_path):
+    assert start(pools, tmp_path).results().arrow().column("y").to_pylist() == [2.0, 8.0]
+
+
+def writes_into_sockets(rows):
+    """Writes where it should not, as code does that keeps the number of a descriptor that was closed."""
+    if rows["how"][0] == "garbles":
+        for descriptor in range(3, 1024):
+            with suppress(OSError):
+                if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                    os.write(descriptor, b"words " * 100)
+    if rows["how"][0] == "replaces":
+        file = os.open(os.devnull, os.O_RDWR)
+        for descriptor in range(3, 1024):
+            with suppress(OSError):
+                if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                    os.dup2(file, descriptor)
+    return {"y": 1}
+
+
+def test_a_function_that_writes_into_its_pipe_costs_its_own_unit_only(tmp_path):
+    hows = ["fine", "garbles", *["fine"] * 5, "replaces", "fine"]
+    names = [f"{k}" if how == "fine" else how for k, how in enumerate(hows)]
+    job = Job("j", [Source("s")], [Model("m", ("k", "how"), writes_into_sockets)], max_failed=1.0)
+    done = run(job, {"s": pa.table({"k": range(len(hows)), "how": names})}, home=tmp_path, run_id="r", workers=1, memory="1GB")
+    found = statuses(done)
+    assert found.pop("garbles") == ("dead", "wrote into the pipe to its driver")
+    assert found.pop("replaces") == ("dead", "closed or replaced the pipe to its driver")
+    assert {status for status, _ in found.values()} == {"ok"}
+
+
+def test_a_frame_that_is_cut_flipped_or_mixed_with_other_bytes_is_noticed():
+    token, message = b"12345678", ("chunk", 1, 2, b"results" * 1000, b"accounts")
+    ours, theirs = socket.socketpair()
+    whole = bytearray()
+    sender = WorkerChannel(theirs, token)
+    sender.send(message)
+    ours.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            whole += ours.recv(2**16)
+    sender.abandon()
+    ours.close()
+
+    def received(data: bytes):
+        ours, theirs = socket.socketpair()
+        channel, found = DriverChannel(ours, token), []
+        try:
+            theirs.sendall(data)
+            theirs.close()
+            found.extend(channel.received())
+        except (Garbled, EOFError) as error:
+            return found, type(error)
+        finally:
+            channel.close()
+        return found, None
+
+    assert received(bytes(whole * 2)) == ([message, message], EOFError)
+    for cut in range(len(whole)):
+        assert received(bytes(whole[:cut])) == ([], EOFError)
+    for at in range(0, len(whole), 7):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 + at % 255
+        assert received(bytes(flipped))[0] == []
+        assert received(bytes(whole[:at] + b"words and words and words, more than a header" + whole[at:]))[0] in ([], [message])
