@@ -33,6 +33,8 @@ from .launching import Launcher, Settings, Worker, cannot_start, settings_for
 from .ports import Store
 
 TICK = 0.1  # seconds between looks at limits
+STALL_S = 0.5  # a wait that ends so much later than asked for: this process was stopped
+ABSENT_S = 5.0  # between two looks at limits: so long this process may be busy with other things
 GRACE = 1.0  # seconds that a child has to end after it closed its pipe, and that a killed server has
 STARTS = 3  # so often is a child started that is killed from outside before it is ready
 IDLE, MANY = -1, -2  # what the first mark says when it names no single unit
@@ -103,6 +105,8 @@ class Hand:
     done: int = -1
     killed: str = ""  # why this crew ended it, or what it said when it died
     blamed: int = IDLE  # the mark that it was ended for
+    excused: float = 0.0  # seconds of its unit's time that do not count, and the beginning of the unit that they were given to
+    excused_since: int = 0
     ready: bool = False
     starts: int = 0  # since it was last ready
 
@@ -166,7 +170,11 @@ class Crew:
         watched: dict[Any, Hand] = {}
         for hand in self.hands:
             watched[hand.pipe] = watched[hand.process] = hand
-        ready = wait(list(watched), min(timeout, TICK) if any(h.message for h in self.hands) else timeout)
+        seconds = min(timeout, TICK) if any(h.message for h in self.hands) else timeout
+        before = time.monotonic()
+        ready = wait(list(watched), seconds)
+        if (missed := time.monotonic() - before - seconds) > STALL_S:
+            self._excuse(missed)
         for hand in dict.fromkeys(watched[thing] for thing in ready):
             yield from self._hear(hand)
         self._check_limits()
@@ -280,10 +288,22 @@ class Crew:
     def _check_limits(self) -> None:
         if time.monotonic() - self._looked < TICK:
             return
+        if (missed := time.monotonic() - self._looked) > ABSENT_S:
+            self._excuse(missed - ABSENT_S)
         self._looked = time.monotonic()
         for hand in self.hands:
             if hand.message is not None and not hand.killed:
                 self._check(hand, hand.message)
+
+    def _excuse(self, seconds: float) -> None:
+        """This process was stopped, or the machine was suspended: its workers were too, or may have been. Their units' time is longer."""
+        self._looked = time.monotonic()
+        for hand in self.hands:
+            if hand.message is not None:
+                since = hand.marks[1]
+                before = hand.excused if hand.excused_since == since else 0.0
+                hand.excused = before + min(seconds, time.monotonic() - since / 1e9)
+                hand.excused_since = since
 
     def _check(self, hand: Hand, message: Message) -> None:
         mark, since = hand.marks[0], hand.marks[1]
@@ -291,7 +311,8 @@ class Crew:
             return
         limit = self.kit.model(message.model).time_limit
         units = message.units if mark == MANY else 1
-        if limit is not None and time.monotonic_ns() - since > limit * units * 1e9:
+        excused = hand.excused if hand.excused_since == since else 0.0
+        if limit is not None and time.monotonic_ns() - since > (limit * units + excused) * 1e9:
             self._kill(hand, f"outlasted its time_limit of {limit:g} s" + (f" x {units} units" if units > 1 else ""), mark)
         elif self.memory is not None and hand.process is not None and (used := _memory_of(hand.process.pid)) > self.memory:
             self._kill(hand, f"used {used / 2**20:,.0f} MiB of memory, more than a worker's share of {self.memory / 2**20:,.0f} MiB", mark)

@@ -32,7 +32,8 @@ def noted(record: Record, step: str | None, counts: Mapping[str, Any] | None, op
 
 
 def _next(record: Record, now: float, **changes: Any) -> Record:
-    return replace(record, updated=stamp(now), version=record.version + 1, **changes)
+    updated = max(stamp(now), record.updated)  # the clock may have been set back
+    return replace(record, updated=updated, version=record.version + 1, **changes)
 
 
 def stamp(now: float) -> str:

@@ -126,7 +126,7 @@ def end_descendants() -> None:
         if not left or time.monotonic() > until:
             return
         kill(left)
-        time.sleep(POLL_S / 4)
+        select.poll().poll(1000 * POLL_S / 4)
 
 
 def descendants(keep: Container[int] = ()) -> list[psutil.Process]:

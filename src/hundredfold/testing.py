@@ -110,7 +110,7 @@ class MemoryQueue:
         *,
         visibility: float = 60.0,
         max_receives: int = 5,
-        clock: Clock = time.time,
+        clock: Clock = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._visibility = visibility

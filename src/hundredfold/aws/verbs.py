@@ -5,6 +5,7 @@ The state machine goes on when the laptop is closed.
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import shlex
 import time
@@ -61,7 +62,7 @@ def run(
     check_translates(declared)
     check_declared(declared)
     there = StackHome(stack_of(declared.name, home))
-    run = run_id or new_run_id()
+    run = run_id or new_run_id(dt.datetime.now(dt.UTC))
     places = {name: _sent(there, run, name, _from_here(place), declared) for name, place in (sources or {}).items()}
     for source in declared.sources:
         if source.name not in places and source.at is not None and not source.at.startswith(REMOTE):

@@ -30,7 +30,7 @@ from ..steps.work import Floor, Progress
 from ..walk import Walk, Watcher
 from .home import Home
 from .limits import Limits
-from .queue import SqliteQueue
+from .queue import AttendedClock, SqliteQueue
 from .warehouse import DuckWarehouse
 
 RECOMPUTED = 4  # walks at most, where files of models are damaged again and again
@@ -179,7 +179,7 @@ class Drive:
         messages, coverage = plan_round(manifest, self.layout, self.round, self.store)
         units = UnitList.read(self.layout, model.name, self.store)
         try:
-            with closing(SqliteQueue(self._queue_path(model), visibility=VISIBILITY)) as queue:
+            with closing(SqliteQueue(self._queue_path(model), visibility=VISIBILITY, clock=AttendedClock())) as queue:
                 Floor(messages, manifest, units, self.layout, coverage, queue, self.store, crew, self._tell, VISIBILITY).run()
         finally:  # also when it was stopped: that is no message's fault, and whoever goes on fills a new queue from the outcomes
             self._remove_queue(model)

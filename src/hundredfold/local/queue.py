@@ -1,6 +1,7 @@
 """The queue of this machine: SQS's semantics on one SQLite file, for many processes and threads at once.
 
 A message is waiting, leased or dead, and time alone ends a lease: whoever looks next moves on what has run out.
+Leases are kept by the monotonic clock, which all processes of a machine share: the wall clock may be set forward or back.
 A power cut may take the last writes (synchronous=NORMAL), never the file: the manifests can fill the queue again.
 """
 
@@ -43,6 +44,26 @@ LEASE = """UPDATE messages SET place = 'leased', received = received + 1, due = 
 HELD = "id = ? AND receipt = ? AND place = 'leased' AND due > ?"
 
 
+class AttendedClock:
+    """A monotonic clock that counts only the time in which it is read, for one process that holds all the leases of a queue.
+
+    Between two readings at most `longest` seconds pass, and never less than none: what a process that was stopped (Ctrl-Z, SIGSTOP), a
+    machine that was suspended or a clock that was set misses, takes no lease from it, since it could not have extended it.
+    """
+
+    def __init__(self, clock: Clock = time.monotonic, longest: float = 5.0) -> None:
+        self._clock, self._longest = clock, longest
+        self._last, self._now = clock(), 0.0
+        self._lock = Lock()
+
+    def __call__(self) -> float:
+        with self._lock:
+            read = self._clock()
+            self._now += min(max(read - self._last, 0.0), self._longest)
+            self._last = read
+            return self._now
+
+
 class SqliteQueue:
     """A Queue in a file on a local disk (WAL does not work over a network).
 
@@ -57,7 +78,7 @@ class SqliteQueue:
         *,
         visibility: float = 60.0,
         max_receives: int = 5,
-        clock: Clock = time.time,
+        clock: Clock = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
         patience: float = 30.0,
     ) -> None:
@@ -212,6 +233,20 @@ def _prepare(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA synchronous = NORMAL")
     for statement in SCHEMA:
         db.execute(statement)  # no write where it is there already
+    if db.execute("PRAGMA user_version").fetchone() != (boot := _boot(),):
+        with db:
+            db.execute("BEGIN IMMEDIATE")
+            if db.execute("PRAGMA user_version").fetchone() != (boot,):  # no other process was first
+                db.execute("UPDATE messages SET due = ? WHERE place = 'leased'", (-math.inf,))
+                db.execute(f"PRAGMA user_version = {boot}")
+
+
+def _boot() -> int:
+    """A number of this start of the machine: no lease outlives it, and the monotonic clock begins anew. 0 where it is not known."""
+    try:
+        return int(Path("/proc/sys/kernel/random/boot_id").read_text()[:7], 16)
+    except (OSError, ValueError):
+        return 0
 
 
 # SQLite keeps its locks in tables of the process, and a fork copies the tables but not the locks: a child would write where it

@@ -6,6 +6,7 @@ import dataclasses
 import datetime as dt
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +216,8 @@ def begin(
 ) -> str:
     """Record a new run, and keep what a later process needs to go on with it: the job, and sources that are only in memory."""
     now = dt.datetime.now(dt.UTC)
-    run = run_id or new_run_id()
+    begun = _after_all_runs(now, home)
+    run = run_id or new_run_id(begun)
     if not isinstance(run, str) or not run or not all(c.isalnum() or c in "-_" for c in run) or len(run) > 80:
         raise UsageError(f"the run id {run!r} cannot be used", hint="wanted letters, digits, - and _")
     layout = Layout(run)
@@ -231,7 +233,7 @@ def begin(
     stamp = moment(as_of) if as_of is not None else now.replace(tzinfo=None, microsecond=0).isoformat(" ")
     kept = {name: STAGED if not isinstance(place, str) else place for name, place in places.items()}
     record = Record(
-        run, job.name, ref, State.NEW, "new", now.isoformat(timespec="seconds"), now.isoformat(timespec="seconds"),
+        run, job.name, ref, State.NEW, "new", begun.isoformat(timespec="milliseconds"), begun.isoformat(timespec="milliseconds"),
         options={**options, "as_of": stamp, "sources": kept, "folder": str(job.folder), "max_rejected": dict(max_rejected), "max_failed": max_failed, "round": 1},
     )  # fmt: skip
     kept_job = packed(job)
@@ -251,9 +253,17 @@ def begin(
     return run
 
 
-def new_run_id() -> str:
+def new_run_id(now: dt.datetime) -> str:
     """An id that sorts by time."""
-    return f"{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _after_all_runs(now: dt.datetime, home: Home) -> dt.datetime:
+    """Now; or just after the newest run's beginning, where the clock was set back since: the newest run must stay the newest."""
+    for record in home.ledger.runs()[:1]:
+        with suppress(ValueError):
+            now = max(now, dt.datetime.fromisoformat(record.created) + dt.timedelta(milliseconds=1))
+    return now
 
 
 def drive(home: Home, run: str, job: Job, limits: Limits, watcher: Watcher, event: Event) -> Run:

@@ -1,0 +1,175 @@
+"""A clock that is set, a driver that is stopped for a while: each unit is done once, none is dead, and runs keep their order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+from secrets import token_hex
+
+import psutil
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_processes import double, job_of, marked, wait_until
+
+import hundredfold
+from hundredfold.local import verbs
+from hundredfold.local.home import Home
+from hundredfold.local.queue import AttendedClock, SqliteQueue
+from hundredfold.local.runs import newest
+from hundredfold.ports import Record
+from hundredfold.states import State
+from hundredfold.testing import HandClock, MemoryLedger
+
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+posix = pytest.mark.skipif(os.name == "nt", reason="there is no SIGSTOP")
+
+
+@given(st.lists(st.floats(-1e9, 1e9), max_size=20))
+def test_a_lease_that_its_holder_extends_outlasts_any_step_of_the_clock(tmp_path_factory, steps):
+    raw = HandClock()
+    path = tmp_path_factory.mktemp("queue") / "q"
+    with closing(SqliteQueue(path, visibility=60, clock=AttendedClock(raw), sleep=raw.advance)) as queue:
+        queue.send(["one"])
+        delivery = queue.receive()
+        assert delivery is not None
+        for step in steps:
+            raw.advance(step)
+            assert queue.extend(delivery.receipt, 60)
+            assert queue.receive() is None
+        for _ in range(20):  # and ends when nobody extends it
+            raw.advance(5)
+            queue.depth()
+        again = queue.receive()
+        assert again is not None
+        assert again.received == 2
+
+
+def test_a_lease_does_not_outlive_a_start_of_the_machine(tmp_path, monkeypatch):
+    with closing(SqliteQueue(tmp_path / "q", visibility=1e9)) as queue:
+        queue.send(["one"])
+        assert queue.receive() is not None
+    with closing(SqliteQueue(tmp_path / "q")) as queue:
+        assert queue.receive() is None
+    monkeypatch.setattr("hundredfold.local.queue._boot", lambda: 7)
+    with closing(SqliteQueue(tmp_path / "q")) as queue:
+        found = queue.receive()
+        assert found is not None
+        assert found.received == 2
+
+
+def test_runs_keep_their_order_where_the_clock_was_set_back(tmp_path):
+    home, created = Home(tmp_path), "2100-01-01T00:00:00.500+00:00"  # as if the clock had been ahead then
+    home.ledger.create(Record("21000101-000000-ffff", "j", "", State.DONE, "done", created, created))
+    begun = []
+    for _ in range(5):
+        begun.append(
+            verbs.begin(
+                home, job_of(double), "", {"s": pa.table({"k": [1], "x": [1.0]})},
+                as_of=None, run_id=None, max_rejected={}, max_failed=None, options={},
+            )
+        )  # fmt: skip
+        assert newest(home).id == begun[-1]
+    assert [record.id for record in home.ledger.runs()][:-1] == begun[::-1]
+    assert {run[:15] for run in begun} == {"21000101-000000"}
+
+
+def test_a_record_is_never_older_than_it_was():
+    clock = HandClock()
+    ledger = MemoryLedger(clock)
+    created = "2023-11-14T22:13:20.000+00:00"
+    ledger.create(Record("r", "j", "", State.NEW, "new", created, created))
+    clock.advance(-86_400)
+    assert ledger.note("r", step="work").updated == created
+    clock.advance(2 * 86_400)
+    assert ledger.note("r", step="work").updated > created
+
+
+DRIVER = """
+import subprocess, sys
+from pathlib import Path
+import pyarrow as pa
+import hundredfold
+from hundredfold import Job, Model, Source
+
+home, mark = map(Path, sys.argv[1:3])
+
+def waits(rows):
+    k = int(rows["k"][0])
+    with open(home.parent / "calls", "a") as calls:
+        calls.write(f"{k}\\n")
+    while k == 0 and not (home.parent / "go").exists():
+        subprocess.run(["sleep", "0.02"], env={})  # under libfaketime time.sleep raises OSError
+    return {"k2": 2 * k}
+
+job = Job("j", [Source("s")], [Model("m", ("k",), waits, time_limit=float(sys.argv[3]))], max_failed=1.0)
+hundredfold.run(job, {"s": pa.table({"k": range(12)})}, home=home, run_id="r", workers=2, memory="1GB")
+"""
+
+
+@pytest.fixture
+def driver(tmp_path):
+    """Start a driver, and wait until it is at unit 0; nothing of it outlives the test."""
+    mark = token_hex(8)
+
+    def started(limit: float, **environment: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", DRIVER, str(tmp_path / "home"), mark, str(limit)]
+        process = subprocess.Popen(command, env={**os.environ, **environment}, process_group=0)
+        calls = tmp_path / "calls"
+        wait_until(lambda: calls.exists() and "0" in calls.read_text().split())
+        return process
+
+    yield started
+    for process in marked(mark):
+        tree = [process, *process.children(recursive=True)]
+        for each in tree:
+            with suppress(psutil.Error):
+                each.kill()
+        psutil.wait_procs(tree, timeout=10)
+
+
+def ends_well(process: subprocess.Popen[bytes], folder: Path) -> None:
+    (folder / "go").touch()
+    assert process.wait(60) == 0
+    done = hundredfold.open_run("r", home=folder / "home")
+    assert done.failures().arrow().to_pylist() == []
+    assert done.results().arrow().column("k2").to_pylist() == list(range(0, 24, 2))
+    assert (folder / "calls").read_text().split().count("0") == 1  # it was not given to another worker
+
+
+@posix
+@pytest.mark.parametrize("how", ["Ctrl-Z", "the driver alone"])
+def test_a_driver_that_is_stopped_for_longer_than_a_time_limit_buries_no_unit(driver, tmp_path, how):
+    process, limit = driver(3.0), 3.0
+    began = time.monotonic()
+    if how == "Ctrl-Z":
+        os.killpg(process.pid, signal.SIGTSTP)
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        wait_until(lambda: all(each.status() == psutil.STATUS_STOPPED for each in family))  # the workers too
+    else:
+        os.kill(process.pid, signal.SIGSTOP)
+    wait_until(lambda: time.monotonic() > began + limit + 1.0)  # that it takes so long is what is tested
+    os.killpg(process.pid, signal.SIGCONT)
+    ends_well(process, tmp_path)
+
+
+@posix
+@pytest.mark.skipif(not FAKETIME.exists(), reason="libfaketime is not installed")
+@pytest.mark.parametrize("steps", [["+1d", "+2d", "+9d", "+400d"], ["-1d", "+1d", "-2d", "+3d"]])
+def test_a_wall_clock_that_steps_by_days_buries_no_unit(driver, tmp_path, steps):
+    offset = tmp_path / "offset"
+    offset.write_text("+0d\n")
+    settings = {"LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(offset), "FAKETIME_NO_CACHE": "1"}
+    process = driver(60.0, FAKETIME_DONT_FAKE_MONOTONIC="1", DONT_FAKE_MONOTONIC="1", **settings)
+    for step in steps:
+        offset.write_text(f"{step}\n")
+        looked = time.monotonic()
+        wait_until(lambda looked=looked: time.monotonic() > looked + 0.5)  # some looks of the driver
+        assert process.poll() is None
+    ends_well(process, tmp_path)
