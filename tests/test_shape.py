@@ -16,7 +16,7 @@ HOUSE = SOURCE / "hundredfold"
 # who may import whom: only what stands on a lower floor, or on the same one
 FLOORS = [
     {"annotations", "channel", "errors", "forking", "forkserver", "job", "pinned", "states", "streams", "supervisor"},
-    {"ports", "keys", "checksums", "records", "contract", "checks", "query", "dialect", "load"},
+    {"ports", "keys", "checksums", "records", "contract", "checks", "query", "dialect", "load", "listing"},
     {"arrays", "batch", "columns", "given", "manifest", "order", "outcome", "results", "rowgroups"},
     {"crew", "desk", "guarding", "launching"},
     {"steps"},

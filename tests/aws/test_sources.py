@@ -29,6 +29,7 @@ from hundredfold.aws.home import StackHome
 from hundredfold.aws.objects import find_objects
 from hundredfold.errors import ContractError, SourceError, UsageError
 from hundredfold.local.runs import Run
+from hundredfold.local.sources import find_files
 from hundredfold.steps.validate import Verdict
 
 FEW = settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -313,6 +314,49 @@ def test_a_prefix_is_all_below_it_that_is_not_hidden(folder: Folder) -> None:
     folder.parquet("xy/other.parquet", a=[9])
     assert folder.read(f"{folder.address}/x/") == [0, 1]
     assert folder.read(f"{folder.address}/x") == [0, 1]
+
+
+TREE = [
+    "a.csv", "deep/b.csv", "_temporary/0/c.csv", ".ipynb_checkpoints/d.csv", "_g.csv", "x.csv/part-0.csv", "x.csv/_h.csv",
+    "deep/.i/j.csv", "_SUCCESS", "k.md", "_old/l.csv",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "place", ["", "*.csv", "**/*.csv", "**", "*/*.csv", "_old/*", "_*/*.csv", "_g.csv", "_old", "*", "deep/**", "d*/?.csv"]
+)
+def test_a_place_names_the_same_objects_as_files(folder: Folder, tmp_path: Path, place: str) -> None:
+    for name in TREE:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("a\n1\n")
+        folder.put(f"x/{name}", b"a\n1\n")
+
+    def listed(find: Any, at: str) -> list[str] | str:
+        try:
+            return [str(name).removeprefix(at) for name in find()]
+        except SourceError as error:
+            return error.message.partition("\n")[0].replace(at, "")
+
+    here = listed(lambda: find_files("s", f"{tmp_path}/{place}", tmp_path).paths, f"{tmp_path}/")
+    there = listed(lambda: [o.address for o in find_objects("s", f"{folder.address}/x/{place}")], f"{folder.address}/x/")
+    assert here == there
+
+
+@pytest.mark.parametrize("mark", ["_delta_log/0.json", ".hoodie/hoodie.properties", "metadata/v1.metadata.json"])
+@pytest.mark.parametrize("place", ["", "t/", "t/*.parquet", "t/a.parquet", "**/*.parquet"])
+def test_a_table_of_another_format_is_refused_however_it_is_named(folder: Folder, mark: str, place: str) -> None:
+    folder.parquet("x/t/a.parquet", a=[1])
+    folder.put(f"x/t/{mark}", b"{}")
+    with pytest.raises(SourceError, match=r"things: /.*/x/t/ is a table of (Delta Lake|Hudi|Iceberg)"):
+        folder.read(f"{folder.address}/x/{place}")
+
+
+def test_what_athena_does_not_see_is_read_all_the_same(folder: Folder) -> None:
+    one = folder.parquet("x/_one.parquet", a=[1])
+    folder.parquet("y/_p=1/one.parquet", a=[2])
+    folder.parquet("y/_p=2/two.parquet", a=[3])
+    assert folder.read(one) == [1]
+    assert folder.read(f"{folder.address}/y/") == [2, 3]
 
 
 @pytest.mark.parametrize(

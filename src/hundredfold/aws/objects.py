@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 from botocore.exceptions import ClientError
 
 from ..errors import SourceError
-from ..local.sources import kind_of_file
+from ..listing import data_files, is_hidden, kind_of_file, matches, parents, refuse_tables, refuse_unread
 from .place import client
 from .trouble import DENIED, code, in_plain_words
 
 ADDRESS = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", re.S)
 FORBIDDEN = re.compile(r"[\x00-\x1f\x7f'\"\\`]|(?:^|/)\.\.?(?:/|$)")  # what could end a text in SQL, or climb out of a folder
 AT_ONCE = 16
+AT_MOST = 1000  # names of a folder that are looked at for the mark of a table
 RIGHT = "give the stack the right to read it: hundredfold deploy --source-location s3://BUCKET/PREFIX/"
 
 
@@ -60,27 +60,55 @@ def find_objects(source: str, place: str) -> list[Object]:
         )
     bucket, wanted = found[1], found[2] or ""
     pattern = re.search(r"[*?\[]", wanted)
-    listed = _listed(source, place, bucket, wanted[: pattern.start()] if pattern else wanted.rstrip("/"))
-    matching = [o for o in listed if o.key == wanted]
-    if not matching:
+    prefix = wanted[: pattern.start()] if pattern else wanted.rstrip("/")
+    listed = {o.key: o for o in _listed(source, place, bucket, prefix)}
+    if wanted in listed:
+        names = [wanted] if kind_of_file(wanted) else []
+    elif pattern:
+        names = data_files(listed, wanted.split("/"))
+    else:
         folder = f"{wanted.rstrip('/')}/" if wanted else ""
-        matching = [
-            o
-            for o in listed
-            if (
-                _matches(o.key.split("/"), wanted.split("/"))
-                if pattern
-                else o.key.startswith(folder) and not _is_hidden(o.key[len(folder) :])
-            )
-        ]
-    known = [o for o in matching if kind_of_file(o.key)]
-    if not known:
+        below = [key[len(folder) :] for key in listed if key.startswith(folder)]
+        names = [folder + name for name in data_files(below, None)]
+    if not names:
+        matching = [key for key in listed if wanted == key or (pattern and matches(key.split("/"), wanted.split("/")))]
         raise SourceError(
             f"{source}: there is no Parquet, CSV or JSON-lines object at {place}",
-            problems=[f"there is {o.address}" for o in (matching or listed)[:5]],
+            problems=[f"there is {listed[key].address}" for key in (matching or list(listed))[:5]],
             hint=f"name the place with --source {source}=s3://BUCKET/PREFIX/; names end with .parquet, .csv, .tsv, .jsonl or .ndjson (or one of the last four with .gz or .zst)",
         )
-    return sorted(known, key=lambda o: o.key)
+    refuse_tables(source, (f"/{name}" for name in names), _Folders(bucket, prefix, listed).names_in)
+    refuse_unread(source, place, names)
+    return _with_bytes([listed[name] for name in sorted(names)])
+
+
+def _with_bytes(objects: list[Object]) -> list[Object]:
+    """The objects without those of text that have no byte, unless all have none: they hold no row. A Parquet object has bytes or is damaged."""
+    return [o for o in objects if o.size or kind_of_file(o.key) == "parquet"] or objects
+
+
+class _Folders:
+    """The folders of a bucket, in which all keys that begin with a prefix were listed."""
+
+    def __init__(self, bucket: str, prefix: str, listed: Iterable[str]) -> None:
+        self._bucket, self._prefix = bucket, prefix
+        self._there: dict[str, list[str]] = {}
+        for key in listed:
+            folder, _, name = f"/{key}".rpartition("/")
+            self._there.setdefault(f"{folder}/", []).append(name)
+            for above in parents(folder):
+                self._there.setdefault(above, [])
+
+    def names_in(self, folder: str) -> list[str] | None:
+        """The names in a folder `/.../`; None where there is nothing below it, or where it may not be listed."""
+        if folder in self._there or folder[1:].startswith(self._prefix):
+            return self._there.get(folder)
+        try:
+            found = client("s3").list_objects_v2(Bucket=self._bucket, Prefix=folder[1:], MaxKeys=AT_MOST)
+        except ClientError:
+            return None
+        names = [o["Key"][len(folder) - 1 :] for o in found.get("Contents", ())]
+        return names or None
 
 
 def _listed(source: str, place: str, bucket: str, prefix: str) -> list[Object]:
@@ -99,26 +127,14 @@ def _listed(source: str, place: str, bucket: str, prefix: str) -> list[Object]:
     return [o for o in found if not o.key.endswith("/")]
 
 
-def _matches(parts: Sequence[str], wanted: Sequence[str]) -> bool:
-    """Whether a key matches a pattern as on a disk: * stays in its folder, ** goes through any number, and neither finds what is hidden."""
-    if not wanted or not parts:
-        return not parts and not wanted
-    if wanted[0] == "**":
-        return _matches(parts, wanted[1:]) or (not _is_hidden(parts[0]) and _matches(parts[1:], wanted))
-    fits = fnmatchcase(parts[0], wanted[0]) and (not _is_hidden(parts[0]) or parts[0] == wanted[0])
-    return fits and _matches(parts[1:], wanted[1:])
-
-
-def _is_hidden(key: str) -> bool:
-    return any(part.startswith((".", "_")) for part in key.split("/"))
-
-
 def beside(objects: Sequence[Object], folder: str) -> list[Object]:
     """What else lies in a folder and is not hidden, and no Parquet object by its name."""
     bucket, taken = objects[0].bucket, {o.key for o in objects}
     listed = _listed("", f"s3://{bucket}/{folder}", bucket, folder)
     return [
-        o for o in listed if o.key not in taken and o.size and not _is_hidden(o.key[len(folder) :]) and kind_of_file(o.key) != "parquet"
+        o
+        for o in listed
+        if o.key not in taken and o.size and not is_hidden(o.key[len(folder) :].split("/")) and kind_of_file(o.key) != "parquet"
     ]
 
 

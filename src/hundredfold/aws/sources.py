@@ -21,8 +21,9 @@ from botocore.exceptions import ClientError
 
 from ..contract import literal, quote
 from ..errors import SourceError
+from ..listing import kind_of_file
 from ..local.files import FileStore
-from ..local.sources import Files, kind_of_file, refuse_ours
+from ..local.sources import Files, refuse_ours
 from ..local.warehouse import Attached, DuckWarehouse
 from .athena import PATH, AthenaWarehouse, Table, are_many
 from .hive import arrow_type, finer, is_fine, plain_schema, refuse_misfits
@@ -47,7 +48,7 @@ def attach(
     objects, kind = _found(warehouse, source, place)
     if kind == "parquet" and name not in warehouse.tables:
         schemas = _schemas(source, objects)
-        if all(schema.equals(schemas[0]) for schema in schemas):
+        if not _hidden_to_athena(objects) and all(schema.equals(schemas[0]) for schema in schemas):
             _register(warehouse, source, name, objects, schemas[0])
     if name in warehouse.tables and warehouse.tables[name].only:
         return _in_place(warehouse, source, name, objects)
@@ -108,6 +109,12 @@ def _refuse_finer(source: str, o: Object, file: pq.ParquetFile) -> None:
                 f"{source}: {o.address} holds times finer than a millisecond in {', '.join(bad)}, and Athena would round them",
                 hint="write them rounded to the millisecond, or as text or whole numbers",
             )
+
+
+def _hidden_to_athena(objects: Sequence[Object]) -> bool:
+    """Whether Athena leaves out objects of a table at their folder: partitions too, if their names begin with _ or ."""
+    at = len(_folder_of(objects))
+    return any(part.startswith((".", "_")) for o in objects for part in o.key[at:].split("/"))
 
 
 def _register(warehouse: AthenaWarehouse, source: str, name: str, objects: Sequence[Object], schema: pa.Schema) -> None:

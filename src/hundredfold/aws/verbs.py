@@ -10,7 +10,6 @@ import json
 import shlex
 import time
 from collections.abc import Mapping
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from botocore.exceptions import ClientError
 from ..dialect import refuse_untranslatable
 from ..errors import HundredfoldError, PublishRefused, RunBusy, SourceError, StateError, Stopped, placed
 from ..job import Job, Layout
+from ..listing import is_hidden
 from ..load import load_job
 from ..local.runs import Run, newest
 from ..local.sources import find_files
@@ -263,19 +263,19 @@ def _sent(there: StackHome, run: str, name: str, place: Any, job: Job) -> str:
     if str(place).startswith(REMOTE):
         return str(place)
     files = find_files(name, str(place), job.folder or Path())
-    root = Path(files.paths[0]).parent if len(files.paths) == 1 else _common(files.paths)
     folder = f"sources/_runs/{run}/{name}"
     for path in files.paths:
-        there.store.send(Path(path), f"{folder}/{Path(path).relative_to(root).as_posix()}")
+        there.store.send(Path(path), f"{folder}/{_seen(Path(path).relative_to(files.root))}")
     return there.store.where(folder) + "/"
+
+
+def _seen(path: Path) -> str:
+    """A key for a file that a place on this machine names itself: below a prefix, no hidden name is found."""
+    *folders, last = path.parts
+    seen = [f"named{part}" if is_hidden((part, "x")) else part for part in folders]
+    return "/".join([*seen, f"named{last}" if is_hidden((last,)) else last])
 
 
 def _from_here(place: Any) -> Any:
     """A path that was given by hand is relative to where we are, and not to the job's file."""
     return place if not isinstance(place, str | Path) or str(place).startswith(REMOTE) else Path(place).expanduser().absolute()
-
-
-def _common(paths: tuple[str, ...]) -> Path:
-    parents = [list(Path(p).parent.parts) for p in paths]
-    shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*parents, strict=False))
-    return Path(*(parts[0] for parts in shared))

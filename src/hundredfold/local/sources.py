@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import gzip
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,18 @@ import pyarrow as pa
 
 from ..contract import literal, quote
 from ..errors import SourceError
-
-KINDS = {
-    ".parquet": "parquet", ".pq": "parquet",
-    ".csv": "csv", ".tsv": "csv", ".txt": "csv",
-    ".jsonl": "json", ".ndjson": "json", ".json": "json",
-}  # fmt: skip
-PACKED = (".gz", ".zst")
+from ..listing import (
+    NAMED,
+    Partition,
+    data_files,
+    kind_of_file,
+    matches,
+    may_lead,
+    own_partitions,
+    partitions,
+    refuse_tables,
+    refuse_unread,
+)
 
 _ISO = r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?"
 SETTLED = {
@@ -40,10 +46,15 @@ SETTLED = {
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Files of one kind."""
+    """Files of one kind, and the partition of each (none where they lie in no folders KEY=VALUE).
+
+    `root` is the folder that holds all of them and the folders of their partitions.
+    """
 
     paths: tuple[str, ...]
     kind: str
+    partitions: tuple[Partition, ...] = ()
+    root: str = ""
 
     @property
     def sql_list(self) -> str:
@@ -51,38 +62,128 @@ class Files:
 
 
 def find_files(source: str, place: str, folder: Path) -> Files:
-    """The files that a path, a glob or a folder names; SourceError if there are none, or of several kinds."""
+    """Return the files that a path, a glob or a folder names.
+
+    Raises:
+        SourceError: there are none, they are of several kinds, or they belong to a table of Delta Lake, Iceberg or Hudi.
+    """
     path = Path(place).expanduser()
-    full = path if path.is_absolute() else folder / path
+    full = Path(os.path.abspath(path if path.is_absolute() else folder / path))  # noqa: PTH100  # a link stays a link: its folders name partitions
+    try:
+        base, names = _listed(source, full)
+        refuse_tables(source, (f"{base}/{name}" for name in names), _names_in)
+        refuse_unread(source, str(full), names)
+    except OSError as error:
+        raise SourceError(f"{source}: {error.filename} cannot be listed: {error.strerror}", hint="name a place that can be read") from error
+    kinds = {name: str(kind_of_file(name)) for name in names}
+    if len(set(kinds.values())) > 1:
+        raise SourceError(
+            f"{source}: its files are of several kinds: {', '.join(sorted(set(kinds.values())))}",
+            problems=[f"{base}/{name}" for name in names],
+            hint="name one kind, such as DIR/*.parquet",
+        )
+    unwritable = [name for name in names if not name.isascii() and name != name.encode(errors="replace").decode()]
+    if unwritable:
+        raise SourceError(
+            f"{source}: the names of {len(unwritable)} file(s) are not UTF-8",
+            problems=[ascii(name) for name in unwritable],
+            hint="rename them",
+        )
+    above = (base or "/").split("/")[1:]
+    names, parted = _each_once(source, base, names, partitions(source, above, names))
+    names, parted = _without_empty(base, names, parted, kinds[names[0]])
+    return Files(
+        tuple(f"{base}/{name}" for name in names), kinds[names[0]], parted, "/" + "/".join(above[: len(above) - own_partitions(above)])
+    )
+
+
+def _listed(source: str, full: Path) -> tuple[str, list[str]]:
+    """Return a folder and the names of the files below it that a place stands for; SourceError if there are none."""
     if full.is_dir():
-        names = sorted(str(p) for p in full.rglob("*") if p.is_file() and not p.name.startswith((".", "_")) and kind_of_file(p.name))
+        base, names = full, data_files(_walk(full, None), None)
         if not names:
             raise SourceError(
-                f"{source}: there is no Parquet, CSV or JSON-lines file in the folder {full}", hint=_pass(source, "DIR/*.parquet")
+                f"{source}: there is no Parquet, CSV or JSON-lines file in the folder {full}",
+                problems=_hidden_in(full),
+                hint=_pass(source, "DIR/*.parquet"),
             )
     elif full.is_file():  # before it is taken for a pattern: a name may hold [ and *
-        names = [str(full)]
+        base, names = full.parent, [full.name]
+        if kind_of_file(full.name) is None:
+            raise SourceError(f"{source}: the kind of 1 file(s) is not known", problems=[str(full)], hint=NAMED)
     elif glob.has_magic(str(full)):
-        names = sorted(name for name in glob.glob(str(full), recursive=True) if Path(name).is_file())  # noqa: PTH207  # Path has no glob of an absolute pattern
+        first = next(n for n, part in enumerate(full.parts) if glob.has_magic(part))
+        base, wanted = Path(*full.parts[:first]), full.parts[first:]
+        found = list(_walk(base, wanted)) if base.is_dir() else []
+        names = data_files(found, wanted)
         if not names:
+            matching = [f"{base}/{name}" for name in found if matches(name.split("/"), wanted)]
+            if matching:
+                raise SourceError(f"{source}: the kind of {len(matching)} file(s) is not known", problems=matching, hint=NAMED)
             raise SourceError(f"{source}: no file matches {full}", problems=_near(full), hint=_pass(source, "PATH"))
     else:
         raise SourceError(f"{source}: there is no file {full}", problems=_near(full), hint=_pass(source, "PATH"))
-    kinds = {name: kind_of_file(name) for name in names}
-    unknown = [name for name, kind in kinds.items() if kind is None]
-    if unknown:
-        raise SourceError(
-            f"{source}: the kind of {len(unknown)} file(s) is not known",
-            problems=unknown,
-            hint="wanted a name that ends with .parquet, .csv, .tsv, .jsonl or .ndjson (or one of the last four with .gz or .zst)",
-        )
-    if len(set(kinds.values())) > 1:
-        raise SourceError(
-            f"{source}: its files are of several kinds: {', '.join(sorted(map(str, set(kinds.values()))))}",
-            problems=names,
-            hint="name one kind, such as DIR/*.parquet",
-        )
-    return Files(tuple(str(Path(n).resolve()) for n in names), str(kinds[names[0]]))
+    return str(base).rstrip("/"), names
+
+
+def _walk(base: Path, wanted: Sequence[str] | None) -> Iterator[str]:
+    """Yield the names of the files below a folder, without those below hidden folders or ones that a pattern does not lead into.
+
+    Links to folders are followed, one that leads back to a folder above it is not. A link to nothing is yielded, and missed later.
+    """
+    todo: list[tuple[str, frozenset[str]]] = [("", frozenset([os.path.realpath(base)]))]
+    while todo:
+        below, around = todo.pop()
+        with os.scandir(base / below) as entries:
+            for entry in entries:
+                name = f"{below}{entry.name}"
+                if not Path(entry.path).is_dir():
+                    if entry.is_symlink() or entry.is_file():
+                        yield name
+                elif may_lead(name.split("/"), wanted):
+                    real = os.path.realpath(entry.path)
+                    if real not in around:
+                        todo.append((f"{name}/", around | {real}))
+
+
+def _each_once(source: str, base: str, names: Sequence[str], parted: tuple[Partition, ...]) -> tuple[list[str], tuple[Partition, ...]]:
+    """Return the files, each under one name of those that it has in a partition: a link is another name of a file.
+
+    Raises:
+        SourceError: a link leads to no file.
+    """
+    folders: dict[str, str] = {}
+    kept: dict[tuple[Any, ...], int] = {}
+    for number, name in enumerate(names):
+        path = f"{base}/{name}"
+        if not Path(path).is_file():
+            raise SourceError(f"{source}: {path} is a link to a file that is not there", hint="put the file back, or remove the link")
+        folder, _, last = path.rpartition("/")
+        real = folders.get(folder) or folders.setdefault(folder, os.path.realpath(folder))
+        own = os.path.realpath(path) if Path(path).is_symlink() else f"{real}/{last}"
+        key = (own, *(parted[number].items() if parted else ()))
+        if key not in kept or f"{base}/{names[number]}" == own:
+            kept[key] = number
+    numbers = sorted(kept.values())
+    return [names[n] for n in numbers], tuple(parted[n] for n in numbers) if parted else ()
+
+
+def _without_empty(base: str, names: list[str], parted: tuple[Partition, ...], kind: str) -> tuple[list[str], tuple[Partition, ...]]:
+    """Return the files without those of text that have no byte, unless all have none: they hold no row. A Parquet file has bytes or is damaged."""
+    sized = [n for n, name in enumerate(names) if kind == "parquet" or Path(f"{base}/{name}").stat().st_size]
+    if not sized:
+        return names, parted
+    return [names[n] for n in sized], tuple(parted[n] for n in sized) if parted else ()
+
+
+def _names_in(folder: str) -> list[str] | None:
+    return os.listdir(folder) if Path(folder).is_dir() else None  # noqa: PTH208  # names, and no paths
+
+
+def _hidden_in(folder: Path) -> list[str]:
+    """Return a finding about hidden files, if that is all that a folder holds."""
+    hidden = sum(kind_of_file(p.name) is not None for p in folder.rglob("*"))
+    return [f"{hidden} file(s) there are hidden: their names, or folders above them, begin with _ or ."] if hidden else []
 
 
 def as_table(source: str, frame: Any) -> pa.Table:
@@ -202,15 +303,6 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
         return
     with (gzip.open if path.lower().endswith(".gz") else open)(path, "rt", encoding="utf-8-sig", errors="replace") as file:
         yield from ((number, line.strip()) for number, line in enumerate(file, 1) if line.strip())
-
-
-def kind_of_file(name: str) -> str | None:
-    """parquet, csv or json, from a file's name; None if it tells none."""
-    path = Path(name)
-    if path.suffix.lower() in PACKED:
-        inner = KINDS.get(Path(path.stem).suffix.lower())
-        return inner if inner != "parquet" else None
-    return KINDS.get(path.suffix.lower())
 
 
 def _near(full: Path) -> Sequence[str]:
