@@ -22,7 +22,19 @@ TEXTUAL = {
     "DATE": "a date",
     "TIMESTAMP": "a time of at most 6 decimals",
     "BOOLEAN": "true or false",
+    "TIME": "a time of day of at most 6 decimals",
 }
+BLANK = r"[ \t\r\n]*"
+EXPONENT = r"([0-9]{1,15}|[0-9][.][0-9]{0,14})[eE][+-]?[0-9]{1,2}"  # of so few digits that a double holds every one
+WHOLE = rf"{BLANK}[+-]?([0-9]+([.]0*)?|{EXPONENT}){BLANK}"
+CLOCK = r"([01]?[0-9]|2[0-3]):[0-5]?[0-9](:[0-5]?[0-9]([.][0-9]{1,6}0*)?)?"
+NUMBERS = {
+    "int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT", "uint8": "UTINYINT", "uint16": "USMALLINT", "uint32": "UINTEGER",
+    "uint64": "UBIGINT", "float": "FLOAT", "double": "DOUBLE",
+}  # fmt: skip
+FINER_TIME = r"[.]\d{6}\d*[1-9]|[T ]24:"  # a time that is cut, or that is written as one of the day before
+FIRST_DAY, LAST_DAY = "DATE '0001-01-01'", "DATE '9999-12-31'"
+FIRST_MOMENT = "TIMESTAMP '0001-01-01 00:00:00'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +130,15 @@ def compile_checks(source: Source, contract: Contract | None, raw: str, schema: 
         loose = text or name in source.clean
         same = not loose and (found[name] == column.arrow or _widens(found[name], column.arrow))
         as_is = as_is and same
-        cast = _cast(expression, column.sql_type) if loose or found[name] != column.arrow else quote(name)
+        cast = _cast(expression, column, None if loose else found[name]) if loose or found[name] != column.arrow else quote(name)
         values.append(f"{cast} AS {quote(name)}")
         if not same:
             uncast = _uncast(column, f"__raw_{quote_part(name)}", None if loose else found[name])
             rules.append(Rule(name, f"must be {_words(column)}", f"({uncast})"))
             values.append(f"{expression} AS __raw_{quote_part(name)}")
+        elif (outside := _outside(column, f"t.{quote(name)}")) != "FALSE":
+            years = "" if column.sql_type == "TIME" else " of the years 1 to 9999"
+            rules.append(Rule(name, f"must be {_words(column)}{years}", f"coalesce({outside}, FALSE)"))
         ref = f"t.{quote(name)}"
         if not column.nullable:
             missing = f"{ref} IS NULL" if same else f"(__raw_{quote_part(name)} IS NULL)"
@@ -150,34 +165,101 @@ def _widens(found: pa.DataType, wanted: pa.DataType) -> bool:
     t = pa.types
     if wanted == pa.int64():
         return bool(t.is_integer(found) and found != pa.uint64())
-    return bool(wanted == pa.float64() and t.is_floating(found))
+    return bool(wanted == pa.float64() and (t.is_floating(found) or (t.is_integer(found) and found.bit_width <= 32)))
 
 
-def _cast(expression: str, sql_type: str) -> str:
+def _cast(expression: str, column: Column, found: pa.DataType | None) -> str:
     """A value as another type, or null. A time without an offset is UTC, one with an offset is that moment in UTC."""
-    if sql_type == "TIMESTAMP":
+    if column.sql_type == "TIMESTAMP":
         return f"CAST(TRY_CAST({expression} AS TIMESTAMPTZ) AS TIMESTAMP)"
-    return f"TRY_CAST({expression} AS {sql_type})"
+    if pa.types.is_decimal(column.arrow) and (found is None or pa.types.is_floating(found)):
+        expression = f"CAST({expression} AS VARCHAR)"  # a double as the digits that it is written with
+    return f"TRY_CAST({expression} AS {column.sql_type})"
 
 
 def _uncast(column: Column, raw: str, found: pa.DataType | None) -> str:
-    """True of a value that the cast to its column loses or changes. `found` is None where it may be a text."""
-    cast = f"t.{quote(column.name)}"
+    """True of a value that the cast to its column loses or changes. `found` is None where it may be a text.
+
+    A CASE spares the values that are written in the usual way what is expensive; DuckDB evaluates all of an AND.
+    """
+    cast, text, t = f"t.{quote(column.name)}", f"CAST({raw} AS VARCHAR)", pa.types
     lost = f"({raw} IS NOT NULL AND {cast} IS NULL)"
-    text = f"CAST({raw} AS VARCHAR)"
-    if column.sql_type == "BIGINT" and not (found and pa.types.is_integer(found)):
-        return f"{lost} OR TRY_CAST({raw} AS DOUBLE) <> {cast}"
-    if column.sql_type == "DATE":  # a time of day would be cut off
-        return f"{lost} OR {_cast(raw, 'TIMESTAMP')} <> {cast}"
-    if pa.types.is_decimal(column.arrow):
-        beyond = rf"regexp_matches({text}, '\.\d{{{column.arrow.scale}}}\d*[1-9]')"
-        exponent = f"(regexp_matches({text}, '[eE]') AND TRY_CAST({raw} AS DOUBLE) <> CAST({cast} AS DOUBLE))"
-        return f"{lost} OR {beyond} OR {exponent}"
-    if column.sql_type == "TIMESTAMP" and found is None:
-        return rf"{lost} OR regexp_matches({text}, '\.\d{{6}}\d*[1-9]')"
-    if column.sql_type == "TIMESTAMP" and found == pa.timestamp("ns"):
-        return f"{lost} OR epoch_ns({raw}) % 1000 <> 0"
+    if t.is_decimal(column.arrow):
+        return f"{lost} OR {_unlike_decimal(column.arrow.scale, raw, cast, found)}"
+    match column.sql_type:
+        case "BIGINT" if found is None:
+            return f"{lost} OR {_unless_usual(cast, text, f'NOT ({_like(text, WHOLE)} AND TRY_CAST({raw} AS DOUBLE) = {cast})')}"
+        case "BIGINT" if t.is_floating(found):
+            return f"{lost} OR TRY_CAST({raw} AS DOUBLE) <> {cast}"
+        case "DOUBLE" if found is None:
+            inexact = f"strpos({text}, '_') > 0 OR CASE WHEN {cast} = 0 THEN {_holds(text, '^[^eE]*[1-9]')} ELSE FALSE END"
+            other = f"isinf({cast}) AND {_holds(text, '[0-9]')}" if column.infinite else f"NOT isfinite({cast})"
+            return f"{lost} OR {inexact} OR ({other})"
+        case "DOUBLE" if t.is_decimal(found):
+            back = f"TRY_CAST({{}} AS {_back(found)}) IS DISTINCT FROM {raw}"
+            return f"{lost} OR ({back.format(cast)} AND {back.format(_written(cast))})"
+        case "DATE":  # a time of day would be cut off
+            moment = f"CAST(TRY_CAST({raw} AS TIMESTAMPTZ) AS TIMESTAMP)"
+            return f"{lost} OR {_outside(column, cast)} OR {_unless_usual(cast, text, f'{moment} <> {cast}')}"
+        case "TIMESTAMP" if found is None:
+            return f"{lost} OR {_outside(column, cast)} OR {_unless_usual(cast, text, _holds(text, FINER_TIME))}"
+        case "TIMESTAMP":
+            finer = f" OR epoch_ns({raw}) % 1000 <> 0" if found == pa.timestamp("ns") else ""
+            return f"{lost} OR {_outside(column, cast)}{finer}"
+        case "TIME":
+            return f"{lost} OR {_outside(column, cast)} OR {_unless_usual(cast, text, f'NOT {_like(text, CLOCK)}')}"
+    if found is not None and (back := _back(found)):
+        return f"{lost} OR TRY_CAST({cast} AS {back}) IS DISTINCT FROM {raw}"
     return lost
+
+
+def _unlike_decimal(scale: int, raw: str, cast: str, found: pa.DataType | None) -> str:
+    """True of a value with digits that a decimal does not keep."""
+    if found is not None and not pa.types.is_floating(found):
+        return f"TRY_CAST({cast} AS {_back(found)}) IS DISTINCT FROM {raw}"
+    text = f"CAST({raw} AS VARCHAR)"
+    plain = rf"{BLANK}[+-]?([0-9]+[.]?[0-9]{{0,{scale}}}0*|[.][0-9]{{1,{max(scale, 1)}}}0*){BLANK}"
+    short = f"({_like(text, f'{BLANK}[+-]?{EXPONENT}{BLANK}')} AND TRY_CAST({raw} AS DOUBLE) = CAST({cast} AS DOUBLE))"
+    return f"CASE WHEN {_like(text, plain)} THEN FALSE ELSE NOT {short} END"
+
+
+def _outside(column: Column, value: str) -> str:
+    """True of a date, or a time, that Python does not have: before year 1, after year 9999, infinity, 24:00."""
+    match column.sql_type:
+        case "DATE":
+            return f"{value} NOT BETWEEN {FIRST_DAY} AND {LAST_DAY}"
+        case "TIMESTAMP":
+            return f"({value} < {FIRST_MOMENT} OR CAST({value} AS DATE) > {LAST_DAY})"
+        case "TIME":
+            return f"{value} >= TIME '24:00:00'"
+    return "FALSE"
+
+
+def _back(kind: pa.DataType) -> str:
+    """The SQL type of numbers, and of lists of them, of an Arrow type; "" for all others."""
+    t = pa.types
+    if t.is_list(kind) or t.is_large_list(kind):
+        inner = _back(kind.value_type)
+        return f"{inner}[]" if inner else ""
+    if t.is_decimal(kind):
+        return f"DECIMAL({kind.precision}, {kind.scale})"
+    return NUMBERS.get(str(kind), "")
+
+
+def _unless_usual(cast: str, text: str, bad: str) -> str:
+    return f"CASE WHEN {_written(cast)} = {text} THEN FALSE ELSE {bad} END"
+
+
+def _written(value: str) -> str:
+    return f"CAST({value} AS VARCHAR)"
+
+
+def _like(text: str, pattern: str) -> str:
+    return f"regexp_full_match({text}, {literal(pattern)})"
+
+
+def _holds(text: str, pattern: str) -> str:
+    return f"regexp_matches({text}, {literal(pattern)})"
 
 
 def _words(column: Column) -> str:

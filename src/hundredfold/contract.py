@@ -44,6 +44,7 @@ class Column:
     nullable: bool
     checks: tuple[Check, ...] = ()
     optional: bool = False  # a file may come without it: then it is null throughout
+    infinite: bool = False  # of floats: whether inf and NaN are values
 
     @property
     def sql_type(self) -> str:
@@ -145,22 +146,27 @@ def _column(name: str, annotation: Any, extra: tuple[Any, ...], optional: bool) 
             annotation = type(allowed[0])
         else:
             break
+    constraints = list(_flat(constraints))
     checks = (
         []
         if allowed is None
         else [Check(f"must be one of {', '.join(map(str, allowed))}", f"{{c}} IN ({', '.join(map(_fixed, allowed))})")]
     )
-    checks += [check for constraint in _flat(constraints) for check in _check(constraint, annotation)]
-    if annotation is float and checks:
+    checks += [check for constraint in constraints for check in _check(constraint, annotation)]
+    infinite = next((c.allow_inf_nan for c in constraints if getattr(c, "allow_inf_nan", None) is not None), None)
+    if annotation is float and (infinite is False or (checks and not infinite)):
         # not isnan(): DuckDB 2.0 answers that from a Parquet file's statistics, in which NaN is not counted
-        checks.insert(0, Check("must not be NaN", "isfinite({c}) OR isinf({c})"))
-    return Column(name, annotation, arrow_type(annotation, constraints), nullable, tuple(checks), optional and nullable)
+        checks.insert(0, Check("must not be NaN or infinite", "isfinite({c})"))
+    kind = arrow_type(annotation, constraints)
+    return Column(name, annotation, kind, nullable, tuple(checks), optional and nullable, bool(infinite))
 
 
 def _flat(constraints: Sequence[Any]) -> Iterator[Any]:
     for constraint in constraints:
         if isinstance(constraint, at.GroupedMetadata):
             yield from _flat(list(constraint))
+        elif type(constraint).__name__ == "FieldInfo":  # pydantic's Field(...) inside of Annotated
+            yield from _flat(constraint.metadata)
         else:
             yield constraint
 

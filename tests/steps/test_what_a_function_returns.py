@@ -273,7 +273,7 @@ GOOD: dict[str, Any] = {"price": 1.0, "size": "S", "count": 1, "day": None, "wei
 BROKEN = [
     ({"price": None}, "price is null, and Strict says that it never is"),
     ({"price": -1.0}, "price must be > 0 (-1.0)"),
-    ({"price": float("nan")}, "price must not be NaN"),
+    ({"price": float("nan")}, "price must not be NaN or infinite"),
     ({"price": "1.0"}, "price is '1.0' (str), wanted double"),
     ({"price": True}, "price is True (bool), wanted double"),
     ({"size": "M"}, "size must be one of S, L (M)"),

@@ -31,16 +31,17 @@ from ..listing import (
     refuse_unread,
 )
 
-_ISO = r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?"
+_ISO = r"\d{4}-\d\d-\d\d[ T]([01]\d|2[0-3]):\d\d(:\d\d(\.\d{1,6})?)?"
+_YEARS = "BETWEEN TIMESTAMP '0001-01-01 00:00:00' AND TIMESTAMP '9999-12-31 23:59:59.999999'"  # those that Python has
 SETTLED = {
     "BIGINT": "CAST(TRY_CAST(@ AS BIGINT) AS VARCHAR) = @",
     # up to 15 digits a double holds every decimal; beyond that, only what it writes again in the same way
     "DOUBLE": r"""CASE WHEN CAST(TRY_CAST(@ AS DOUBLE) AS VARCHAR) = @ THEN @ NOT IN ('nan', '-nan', 'inf', '-inf')
         ELSE length(ltrim(translate(@, '-.', ''), '0')) <= 15 AND regexp_full_match(@, '-?(0|[1-9]\d*)(\.\d+)?') END""",
     "BOOLEAN": "lower(@) IN ('true', 'false')",
-    "DATE": "CAST(TRY_CAST(@ AS DATE) AS VARCHAR) = @",
-    "TIMESTAMP": f"regexp_full_match(@, '{_ISO}') AND TRY_CAST(@ AS TIMESTAMP) IS NOT NULL",
-    "TIMESTAMP WITH TIME ZONE": rf"regexp_full_match(@, '{_ISO}(Z|[+-]\d\d(:?\d\d)?)') AND TRY_CAST(@ AS TIMESTAMPTZ) IS NOT NULL",
+    "DATE": "CAST(TRY_CAST(@ AS DATE) AS VARCHAR) = @ AND TRY_CAST(@ AS DATE) BETWEEN DATE '0001-01-01' AND DATE '9999-12-31'",
+    "TIMESTAMP": f"regexp_full_match(@, '{_ISO}') AND TRY_CAST(@ AS TIMESTAMP) {_YEARS}",
+    "TIMESTAMP WITH TIME ZONE": rf"regexp_full_match(@, '{_ISO}(Z|[+-]\d\d(:?\d\d)?)') AND CAST(TRY_CAST(@ AS TIMESTAMPTZ) AS TIMESTAMP) {_YEARS}",
 }  # a type, and what is true of a text that becomes it without another meaning
 
 
