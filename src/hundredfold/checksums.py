@@ -140,6 +140,14 @@ def listed(store: Store, key: str, lister: str) -> pa.Buffer:
     return verified(store, key, get_json(store, lister)["checksums"].get(key, ""))
 
 
+def listed_needed(store: Store, key: str, lister: str) -> pa.Buffer:
+    """Return what `listed` does, where the lister must be there: DamagedFile if it is missing."""
+    try:
+        return listed(store, key, lister)
+    except KeyError:
+        raise missing(store, lister) from None
+
+
 def needed(store: Store, key: str) -> pa.Buffer:
     """Return the bytes of an object that must be there; DamagedFile if it is missing."""
     try:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from .arrays import from_numpy, numpy_of, to_pandas
 from .batch import annotations_of, form_named
-from .checksums import listed
+from .checksums import listed_needed
 from .contract import is_contract
 from .errors import JobError, ResultError
 from .job import Layout, Model
@@ -32,7 +32,9 @@ class Given:
     def __init__(self, name: str, model: Model, earlier: Model, layout: Layout, store: Store) -> None:
         self.name, self.earlier = name, earlier
         self.own = set(earlier.unit) <= set(model.unit)
-        self.table = pq.ParquetFile(pa.BufferReader(listed(store, layout.results(earlier.name), layout.collected(earlier.name)))).read()
+        self.table = pq.ParquetFile(
+            pa.BufferReader(listed_needed(store, layout.results(earlier.name), layout.collected(earlier.name)))
+        ).read()
         self.make = _maker(model, earlier, annotations_of(model.work).get(name))
         self._whole: list[Any] = []
 

@@ -20,6 +20,7 @@ from ..keys import HALF
 from ..ports import Ledger
 from .files import FileStore
 from .ledger import SqliteLedger
+from .rebuild import rebuilt
 from .store import home_error
 
 HARMLESS = {".gitignore", ".gitkeep", ".DS_Store", "lost+found"}  # a folder that holds only these counts as empty
@@ -46,7 +47,7 @@ class Home:
             )
         self._check_format()
         self.store = FileStore(self.folder)
-        self.ledger: Ledger = SqliteLedger(self.folder / "ledger.sqlite")
+        self.ledger: Ledger = SqliteLedger(self.folder / "ledger.sqlite", rebuild=lambda: rebuilt(self.store))
 
     @property
     def words(self) -> str:

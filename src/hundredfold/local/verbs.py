@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from ..batch import form_of
 from ..checksums import checksum_of, get_sealed, listed, missing, put_sealed, verified
-from ..crew import packed
-from ..errors import HundredfoldError, JobError, SourceError, StateError, Stopped, UsageError
+from ..crew import Crew, packed
+from ..errors import DamagedFile, HundredfoldError, JobError, SourceError, StateError, Stopped, UsageError
 from ..job import Job, Layout, Model, check_limit
 from ..load import lasting, load_job
 from ..manifest import Manifest, UnitList
@@ -33,6 +33,7 @@ from ..walk import Quiet, Watcher
 from .driver import Drive, fail
 from .home import Home, as_home
 from .limits import Limits, limits_of
+from .rebuild import keep_record
 from .restore import restore
 from .runs import Run, newest
 from .sources import as_table, find_files, pattern
@@ -116,18 +117,24 @@ def resume(
     sources: {name: path} of sources whose files were moved.
     """
     there, record, job, limits = _again(home, run_id, job, workers, memory)
-    event = Event.START
-    if record.state is State.DONE:  # there is something to do if a file of it is damaged
-        with there.lock(record.id):
-            found = restore(record, job, there.store)
-        if found:
-            there.ledger.note(record.id, counts={"recomputed": [str(one) for one in found]})
-            event = Event.RESTORE
+    event = resuming(there, record, job)
     if sources:
         with there.lock(record.id):
             after(there.ledger.read(record.id).state, event, record.id)
             move_sources(there, record, job, sources)
     return drive(there, record.id, job, limits, watcher or Quiet(), event)
+
+
+def resuming(home: Home, record: Record, job: Job) -> Event:
+    """Return the event that lets a run go on; files of a run that is done are forgotten where they are damaged."""
+    if record.state is not State.DONE:
+        return Event.START
+    with home.lock(record.id):
+        found = restore(record, job, home.store)
+    if not found:
+        return Event.START  # which says that it is done
+    home.ledger.note(record.id, counts={"recomputed": [str(one) for one in found]})
+    return Event.RESTORE
 
 
 def retry(
@@ -245,7 +252,8 @@ def begin(
                     pq.write_table(as_table(name, place), path)
         staged = {key: checksum_of(home.store, key) for name in places if kept[name] == STAGED for key in (layout.staged(name),)}
         if staged:
-            home.ledger.note(run, options={"staged": staged})
+            record = home.ledger.note(run, options={"staged": staged})
+        keep_record(record, [model.name for model in job.models], home.store)
         put_sealed(home.store, layout.job(), kept_job)
     except Exception as error:
         fail(home, run, error)
@@ -266,7 +274,7 @@ def _after_all_runs(now: dt.datetime, home: Home) -> dt.datetime:
     return now
 
 
-def drive(home: Home, run: str, job: Job, limits: Limits, watcher: Watcher, event: Event) -> Run:
+def drive(home: Home, run: str, job: Job, limits: Limits, watcher: Watcher, event: Event, hire: Callable[..., Crew] = Crew) -> Run:
     """Walk a run to its end, as its only driver."""
     with home.lock(run):
         record = home.ledger.move(run, event)
@@ -277,6 +285,7 @@ def drive(home: Home, run: str, job: Job, limits: Limits, watcher: Watcher, even
         except Exception as error:
             fail(home, run, error)
             raise
+        drive.hire = hire
         drive.walk()
     return Run(home, run)
 
@@ -339,7 +348,17 @@ def _again(
     there = Home(home, make=False)
     record = there.ledger.read(run_id) if run_id else newest(there)
     limits = limits_of(workers or record.options.get("workers"), memory or record.options.get("memory"))
-    return there, record, job or job_of(there, record), limits
+    return there, record, job or _job_or_failed(there, record), limits
+
+
+def _job_or_failed(home: Home, record: Record) -> Job:
+    """Return the job of a run; where its file is damaged, a run that nobody drives is failed."""
+    try:
+        return job_of(home, record)
+    except DamagedFile as damage:
+        if record.state in (State.NEW, State.RUNNING) and not home.driven(record.id):
+            home.ledger.move(record.id, Event.FAIL, reason=str(damage))
+        raise
 
 
 def job_of(home: Any, record: Record) -> Job:

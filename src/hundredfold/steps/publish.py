@@ -206,6 +206,8 @@ def rollback(job: str, store: Store, to: int | None = None) -> Release:
     if not known:
         raise StateError(f"{job} has no release, so there is nothing to roll back", hint="hundredfold status")
     target = to if to is not None else read_release(job, now or 0, store).parent
+    if target is not None and to is None:
+        read_release(job, target, store)  # names what is missing of it
     if target is None or target not in known:
         others = ", ".join(str(v) for v in known if v != now) or "no other"
         wanted = f"no version {to}" if to is not None else "no release before it"
@@ -238,6 +240,8 @@ def _make(job: Job, layout: Layout, round_: int, as_of: str, warehouse: Publishi
     parent = current(job.name, store)
     if parent is None and versions(job.name, store):  # which release this one builds upon, only the pointer says
         raise missing(store, _pointer(job.name))
+    if parent is not None:
+        read_release(job.name, parent, store)  # the current release is never taken for what a killed driver left
     version = max(versions(job.name, store), default=0) + 1
     folder = folder_of(job.name, version)
     store.delete(folder)  # what a driver that was killed here left

@@ -1,0 +1,67 @@
+"""The records of a home's runs, rebuilt from the runs' folders where the ledger is lost."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+from ..checksums import get_json, put_json
+from ..errors import DamagedFile
+from ..job import Layout
+from ..manifest import Manifest
+from ..ports import Record, Store
+from ..states import State
+from ..steps.collect import read_collected
+from ..steps.publish import releases
+from ..steps.validate import read_verdicts
+
+REBUILT = "the ledger was lost: this record is rebuilt from the run's folder, and resume goes on from what is there"
+
+
+def keep_record(record: Record, models: Sequence[str], store: Store) -> None:
+    """Write beside a run's files what of its record, and of the order of its models, they do not say themselves."""
+    kept = {"id": record.id, "job": record.job, "ref": record.ref, "created": record.created}
+    put_json(store, _key(record.id), {**kept, "options": dict(record.options), "models": list(models)})
+
+
+def rebuilt(store: Store) -> list[Record]:
+    """Return a failed record for each run whose folder has one; its counts are those of the files that are whole."""
+    found = [re.fullmatch(r"runs/([^/]+)/record\.json", key) for key in store.list("runs/")]
+    return [_rebuilt(match[1], store) for match in found if match]
+
+
+def _key(run: str) -> str:
+    return f"{Layout(run).root}/record.json"
+
+
+def _rebuilt(run: str, store: Store) -> Record:
+    try:
+        kept = get_json(store, _key(run))
+    except DamagedFile as damage:
+        return Record(run, "unknown", "", State.FAILED, "new", "", "", f"{REBUILT}; {damage}")
+    layout = Layout(run)
+    keys = list(store.list(f"{layout.root}/models/"))
+    rounds = [int(match[1]) for key in keys if (match := re.search(r"/(?:retry-|outcomes/)(\d{3})\b", key))]
+    counts: dict[str, Any] = {"models": {name: facts for name in kept["models"] if (facts := _of_model(layout, name, store))}}
+    with suppress(KeyError, DamagedFile):
+        counts["sources"] = {
+            v.source: {"rows": v.rows, "accepted": v.accepted, "rejected": v.rejected, "dropped": v.dropped, "repaired": v.repaired}
+            for v in read_verdicts(layout, store)
+        }
+    for release in releases(kept["job"], store):
+        if release.run == run:
+            counts["release"] = {"version": release.version, "rows": dict(release.rows), "files": list(release.files)}
+    options = {**kept["options"], "round": max([1, *rounds])}
+    return Record(run, kept["job"], kept["ref"], State.FAILED, "new", kept["created"], kept["created"], REBUILT, options, counts)
+
+
+def _of_model(layout: Layout, model: str, store: Store) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    with suppress(KeyError, DamagedFile):
+        manifest = Manifest.read(layout, model, store, settled=True)
+        facts = {"units": manifest.units, "rows": manifest.rows, "batches": len(manifest.batches)}
+        facts |= {name: value for name, value in asdict(read_collected(layout, model, store)).items() if name != "model"}
+    return facts

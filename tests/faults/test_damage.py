@@ -1,0 +1,355 @@
+"""Files of a home that are flipped, cut, emptied or removed: the right value, or an error that names the file; nothing else.
+
+A home is prepared once for each stage at which a driver may have died, and copied for each damage.  What is done in this process
+is what drivers and workers do; no process is started.  All combinations: python -m pytest -n 0 -m drill tests/faults/test_damage.py
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from test_doors import HereCrew, Until
+
+from hundredfold import Job, Model, Publish, Source, open_run
+from hundredfold.errors import DamagedFile, HomeError, HundredfoldError, StateError
+from hundredfold.local import runs, verbs
+from hundredfold.local.home import FORMAT, Home
+from hundredfold.local.limits import Limits
+from hundredfold.local.replay import replay
+from hundredfold.pipeline import stages
+from hundredfold.states import Event, State
+from hundredfold.testing import Fault
+from hundredfold.walk import Quiet
+
+SHOPS = 4
+COSTS = pa.table({"shop": [str(s) for s in range(SHOPS)], "cost": [0.25 * s for s in range(SHOPS)]})
+SEED = 4711
+
+
+@dataclass
+class Sale:
+    shop: str
+    week: int
+    price: float
+
+
+def mean(rows):
+    return {"mean": float(rows["price"].mean())}
+
+
+def worth(rows, mean):
+    if rows["shop"][0] == "2":
+        raise ValueError("never comes out even")
+    return {"worth": float(rows["price"].sum()) - mean["mean"] * float(rows["cost"][0])}
+
+
+def worth_mended(rows, mean):
+    return {"worth": float(rows["price"].sum()) - mean["mean"] * float(rows["cost"][0])}
+
+
+def job_of(work: Callable[..., Any]) -> Job:
+    query = "SELECT sales.shop, week, price, cost FROM sales JOIN costs ON sales.shop = costs.shop"
+    return Job(
+        "j",
+        [Source("sales", Sale, clean={"shop": "trim(shop)"}, max_rejected=1), Source("costs")],
+        [Model("mean", ("shop",), mean, query="SELECT * FROM sales"), Model("worth", ("shop",), work, query=query)],
+        publish=Publish("out", "SELECT w.*, r.parent_version FROM worth AS w, run AS r ORDER BY shop", formats=("csv", "parquet", "jsonl")),
+        max_failed=1,
+    )
+
+
+JOB, MENDED = job_of(worth), job_of(worth_mended)
+HELD = replace(JOB, max_failed=0)
+STAGES = list(map(str, stages(JOB)))
+
+
+def write_sales(path: Path) -> None:
+    rows = [f"{' ' * (week == 1)}{shop},{week},{1 + shop / 7 + week:.3f}" for shop in range(SHOPS) for week in range(3)]
+    path.write_text("\n".join(["shop,week,price", *rows, "9,9,dear", ""]))
+
+
+def begin(home: Home, job: Job, run: str) -> None:
+    sources = {"sales": str(home.folder.parent / "sales.csv"), "costs": COSTS}
+    verbs.begin(home, job, "", sources, as_of="2026-01-01", run_id=run, max_rejected={}, max_failed=None, options={})
+
+
+def drive(home: Home, job: Job, event: Event = Event.START, watcher: Any = None, run: str = "r") -> None:
+    verbs.drive(home, run, job, Limits(1, 2**30), watcher or Quiet(), event, hire=HereCrew)
+
+
+def resume(home: Path, job: Job = JOB) -> None:
+    there = Home(home, make=False)
+    drive(there, job, verbs.resuming(there, there.ledger.read("r"), job))
+
+
+def retry(home: Path) -> None:
+    there = Home(home, make=False)
+    with there.lock("r"):
+        verbs.plan_again(there, there.ledger.read("r"), MENDED)
+    drive(there, MENDED, Event.RETRY)
+
+
+def publish(home: Path) -> None:
+    there = Home(home, make=False)
+    there.ledger.note("r", options={"max_failed": 1})
+    drive(there, HELD, Event.START)
+
+
+def answer(home: Path) -> dict[str, bytes]:
+    """All that the runs leave for others to read, by its place in the home."""
+    found = [*home.glob("runs/r/models/*/results.parquet"), *home.glob("releases/**/*")]
+    return {str(path.relative_to(home)): path.read_bytes() for path in sorted(found) if path.is_file()}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Homes by the stage before which their run was stopped, and what each action leaves where nothing is damaged."""
+
+    homes: dict[str, Path]
+    wanted: dict[str, dict[str, bytes]]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    folder = tmp_path_factory.mktemp("prepared")
+    write_sales(folder / "sales.csv")
+    first = Home(folder / "first")
+    begin(first, JOB, "older")  # so that there is a release to go back to
+    drive(first, JOB, run="older")
+    homes = {}
+    for name in (*STAGES, "done", "held"):
+        homes[name] = folder / name.replace(" ", "-")
+        shutil.copytree(first.folder, homes[name])
+        home, job = Home(homes[name]), HELD if name == "held" else JOB
+        begin(home, job, "r")
+        with suppress(Fault, HundredfoldError):
+            drive(home, job, watcher=Until(name))
+        assert home.ledger.read("r").state.value == (name if name in ("done", "held") else "running")
+    wanted = {"resume": answer(homes["done"])}
+    for name, action, begun in (("retry", retry, "done"), ("publish", publish, "held")):
+        action(copied(homes[begun], folder / f"wanted-{name}"))
+        wanted[name] = answer(folder / f"wanted-{name}")
+    assert wanted["publish"] == wanted["resume"]
+    assert wanted["retry"] != wanted["resume"]
+    return Prepared(homes, wanted)
+
+
+def copied(home: Path, to: Path) -> Path:
+    shutil.copytree(home, to)
+    return to
+
+
+def files(home: Path) -> list[str]:
+    """Every file of a home, by its place in it."""
+    return sorted(str(path.relative_to(home)) for path in home.rglob("*") if path.is_file())
+
+
+def kind(name: str) -> str:
+    """The kind of a file: its place without run, model, numbers."""
+    return re.sub(r"\d+", "N", re.sub(r"^runs/(older|r)/", "runs/R/", name)).replace("worth", "M").replace("mean", "M")
+
+
+DAMAGES = ("start", "middle", "end", "anywhere", "half", "less", "emptied", "removed")
+
+
+def damaged(path: Path, how: str, chance: Random) -> bool:
+    """Damage a file; whether that changed anything."""
+    data = bytearray(path.read_bytes())
+    if how == "removed":
+        path.unlink()
+        return True
+    if not data:
+        return False
+    if how in ("half", "less", "emptied"):
+        path.write_bytes(data[: {"half": len(data) // 2, "less": len(data) - 1, "emptied": 0}[how]])
+        return True
+    at = {"start": 0, "middle": len(data) // 2, "end": len(data) - 1}.get(how, chance.randrange(len(data)))
+    data[at] ^= 1 << chance.randrange(8)
+    path.write_bytes(data)
+    return True
+
+
+def reads(home: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """What a person looks at in a run that is done, by its name."""
+
+    def run() -> runs.Run:
+        return open_run("r", home=home)
+
+    for model in ("mean", "worth"):
+        yield f"results {model}", lambda model=model: run().results(model).arrow()
+        yield f"units {model}", lambda model=model: run().units(model).arrow().drop_columns(["seconds"])
+        yield f"replay {model}", lambda model=model: replay(model, "1", run_id="r", home=home, job=JOB)
+    yield "failures", lambda: run().failures().arrow().drop_columns(["seconds"])
+    for source in ("sales", "costs"):
+        yield f"rejects {source}", lambda source=source: run().rejects(source).arrow()
+        yield f"repairs {source}", lambda source=source: run().repairs(source).arrow()
+    yield "table", lambda: run().table().arrow()
+    for format in ("csv", "parquet", "jsonl"):
+        yield f"published {format}", lambda format=format: run().published(format=format).read_bytes()
+    yield "status", lambda: {k: v for k, v in runs.summary(run()).items() if k not in ("folder", "release")}
+    yield "runs", lambda: [(record.id, record.state, record.counts) for record in Home(home, make=False).ledger.runs()]
+
+
+@pytest.fixture(scope="module")
+def seen(prepared: Prepared) -> dict[str, Any]:
+    return {name: read() for name, read in reads(prepared.homes["done"])}
+
+
+# kinds of files whose damage is no damage: nothing is read from them but words for people
+HARMLESS = re.compile(r"\.lock$|\.publish$|driver\.txt$|\.gitignore$|^scratch/|/logs/")
+
+
+def tried(action: Callable[[], Any]) -> tuple[Any, HundredfoldError | None]:
+    """What an action gives, or the error of ours that it raises; any other error is a fault."""
+    try:
+        return action(), None
+    except HundredfoldError as error:
+        return None, error
+
+
+def check_reads(home: Path, name: str, how: str, seen: dict[str, Any]) -> None:
+    for what, read in reads(home):
+        found, error = tried(read)
+        if error is not None:
+            assert not HARMLESS.search(name), (name, how, what, error)
+            assert error.hint, (name, how, what, error)
+            continue
+        rebuilt = name == "ledger.sqlite" and what in ("status", "runs")  # its records say that they are
+        assert found == seen[what] or (rebuilt and "rebuilt" in open_run("r", home=home).record.reason), (name, how, what)
+
+
+def check_action(home: Path, action: Callable[[Path], None], name: str, how: str, wanted: dict[str, bytes]) -> None:
+    """An action on a home with a damaged file ends with the right bytes, or with an error that is on the record."""
+    where = (action.__name__, name, how)
+    _, error = tried(lambda: action(home))
+    if error is not None:
+        assert not HARMLESS.search(name), (*where, error)
+        assert error.hint, (*where, error)
+        record, unread = tried(lambda: Home(home, make=False).ledger.read("r"))
+        assert unread is not None or record.state is not State.RUNNING, (*where, error)  # it is the ledger or the mark itself
+        return
+    found, other = answer(home), name.partition(": ")[2]  # a file of the older release is not this run's to make anew
+    assert {key: found.get(key) for key in wanted if key != other} == {key: wanted[key] for key in wanted if key != other}, where
+    assert open_run("r", home=home).state == "done", where
+
+
+ACTIONS = {"resume": resume, "retry": retry, "publish": publish}
+
+
+def cases(prepared: Prepared) -> list[tuple[str, str, str, str]]:
+    """Each (action, home, file, damage) that there is."""
+    found = []
+    for stage, home in prepared.homes.items():
+        actions = {"done": ("retry", "resume"), "held": ("publish",)}.get(stage, ("resume",))
+        for action in actions:
+            found += [(action, stage, name, how) for name in files(home) for how in DAMAGES]
+    return found
+
+
+def few(found: list[tuple[str, str, str, str]], each: int, chance: Random) -> list[tuple[str, str, str, str]]:
+    """A few cases of each kind of file and damage, at different stages."""
+    chance.shuffle(found)
+    counted: dict[tuple[str, str], int] = {}
+    chosen = []
+    for case in found:
+        key = kind(case[2]), "flipped" if case[3] in DAMAGES[:4] else case[3]
+        counted[key] = counted.get(key, 0) + 1
+        if counted[key] <= each and not HARMLESS.search(case[2]):
+            chosen.append(case)
+    return chosen
+
+
+def run_cases(chosen: list[tuple[str, str, str, str]], prepared: Prepared, folder: Path) -> None:
+    for number, (action, stage, name, how) in enumerate(chosen):
+        home = copied(prepared.homes[stage], folder / str(number))
+        if damaged(home / name, how, Random(f"{SEED} {name} {how}")):
+            check_action(home, ACTIONS[action], f"{stage}: {name}", how, prepared.wanted[action])
+        shutil.rmtree(home)
+
+
+def test_whatever_is_damaged_an_action_ends_with_the_same_bytes_or_says_so(prepared: Prepared, tmp_path: Path) -> None:
+    run_cases(few(cases(prepared), 1, Random(SEED)), prepared, tmp_path)
+
+
+@pytest.mark.drill
+def test_each_action_from_each_stage_with_each_file_damaged_in_each_way(prepared: Prepared, tmp_path: Path) -> None:
+    run_cases(cases(prepared), prepared, tmp_path)
+
+
+@pytest.mark.parametrize("hows", [("anywhere", "half", "emptied", "removed"), pytest.param(DAMAGES, marks=pytest.mark.drill)])
+def test_whatever_is_damaged_what_is_read_is_right_or_refused(prepared: Prepared, seen: dict[str, Any], tmp_path: Path, hows) -> None:
+    for number, (name, how) in enumerate((name, how) for name in files(prepared.homes["done"]) for how in hows):
+        if "older" in name:
+            continue
+        home = copied(prepared.homes["done"], tmp_path / str(number))
+        if damaged(home / name, how, Random(f"{SEED} {name} {how}")):
+            check_reads(home, name, how, seen)
+        shutil.rmtree(home)
+
+
+def test_a_rollback_to_a_damaged_release_is_refused_and_names_the_file(prepared: Prepared, tmp_path: Path) -> None:
+    there = prepared.homes["done"]
+    chosen = [name for name in files(there) if name.startswith("releases/")]
+    for number, (name, how) in enumerate((name, how) for name in chosen for how in ("anywhere", "half", "emptied", "removed")):
+        home = copied(there, tmp_path / str(number))
+        damaged(home / name, how, Random(number))
+        pointer = (home / "releases/j/current.json").read_bytes() if not name.endswith("current.json") else b""
+        done, error = tried(lambda home=home: verbs.rollback("j", home=home))
+        if error is None:
+            assert done.version == 1
+            assert name.startswith("releases/j/000002/out."), (name, how)
+        else:
+            assert str(home / name) in str(error), (name, how)
+            assert error.hint, (name, how)
+            assert not pointer or (home / "releases/j/current.json").read_bytes() == pointer
+
+
+def test_a_ledger_that_is_damaged_is_rebuilt_from_the_runs_folders(prepared: Prepared, seen: dict[str, Any], tmp_path: Path) -> None:
+    home = copied(prepared.homes["done"], tmp_path / "home")
+    ledger = home / "ledger.sqlite"
+    damaged(ledger, "start", Random(1))
+    with pytest.raises(DamagedFile, match=re.escape(f"{ledger} is damaged")) as told:
+        open_run("r", home=home)
+    assert f"mv {ledger} {ledger}.damaged" in (told.value.hint or "")
+    ledger.rename(f"{ledger}.damaged")
+    assert sorted((record.id, record.state.value) for record in Home(home).ledger.runs()) == [("older", "failed"), ("r", "failed")]
+    run = open_run("r", home=home)
+    assert "rebuilt from the run's folder" in run.record.reason
+    assert run.results().arrow() == seen["results worth"]
+    assert run.release is not None
+    assert run.release.version == 2
+    resume(home)
+    assert run.state == "done"
+    assert answer(home) == prepared.wanted["resume"]
+
+
+def test_a_run_that_is_done_is_made_whole_by_resume(prepared: Prepared, tmp_path: Path) -> None:
+    names = [
+        "runs/r/models/mean/results.parquet", "runs/r/models/worth/units.parquet", "runs/r/models/worth/batches/000000.arrow",
+        "releases/j/000002/out.csv", "releases/j/000002/out.parquet",
+    ]  # fmt: skip
+    for number, name in enumerate(names):
+        home = copied(prepared.homes["done"], tmp_path / str(number))
+        damaged(home / name, "middle", Random(number))
+        resume(home)
+        assert answer(home) == prepared.wanted["resume"], name
+        assert str(home / name) in open_run("r", home=home).counts["recomputed"][0] or name.startswith("runs"), name
+    with pytest.raises(StateError, match="it is done"):
+        resume(prepared.homes["done"])
+
+
+def test_a_home_of_an_older_format_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    Home(tmp_path)
+    (tmp_path / "format").write_text(f"{FORMAT - 1}\n")
+    with pytest.raises(HomeError, match=f"of format {FORMAT - 1}, of an older hundredfold") as told:
+        Home(tmp_path)
+    assert "--home" in (told.value.hint or "")
