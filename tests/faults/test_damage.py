@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from test_doors import HereCrew, Until
+from test_doors import HereCrew
 
 from hundredfold import Job, Model, Publish, Source, open_run
 from hundredfold.errors import DamagedFile, HomeError, HundredfoldError, StateError
@@ -27,7 +27,6 @@ from hundredfold.local.limits import Limits
 from hundredfold.local.replay import replay
 from hundredfold.pipeline import stages
 from hundredfold.states import Event, State
-from hundredfold.testing import Fault
 from hundredfold.walk import Quiet
 
 SHOPS = 4
@@ -110,6 +109,21 @@ def answer(home: Path) -> dict[str, bytes]:
     return {str(path.relative_to(home)): path.read_bytes() for path in sorted(found) if path.is_file()}
 
 
+class Killed(BaseException):
+    """What ends a driver as a kill does: nothing is written down."""
+
+
+@dataclass(frozen=True)
+class KilledAt(Quiet):
+    """Ends the driver where a stage would begin."""
+
+    last: str
+
+    def stage(self, stage):
+        if str(stage) == self.last:
+            raise Killed
+
+
 @dataclass(frozen=True)
 class Prepared:
     """Homes by the stage before which their run was stopped, and what each action leaves where nothing is damaged."""
@@ -131,8 +145,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
         shutil.copytree(first.folder, homes[name])
         home, job = Home(homes[name]), HELD if name == "held" else JOB
         begin(home, job, "r")
-        with suppress(Fault, HundredfoldError):
-            drive(home, job, watcher=Until(name))
+        with suppress(Killed, HundredfoldError):
+            drive(home, job, watcher=KilledAt(name))
         assert home.ledger.read("r").state.value == (name if name in ("done", "held") else "running")
     wanted = {"resume": answer(homes["done"])}
     for name, action, begun in (("retry", retry, "done"), ("publish", publish, "held")):

@@ -15,7 +15,7 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from ..errors import HomeError, RunBusy, UsageError
-from ..job import Layout
+from ..job import Layout, releases_of
 from ..keys import HALF
 from ..ports import Ledger
 from .files import FileStore
@@ -109,6 +109,8 @@ class Home:
         folder = self.folder / "locks"  # and not among the releases, which others read
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f"{job}.publish"):
+            for half in (self.folder / releases_of(job)).rglob(f"{HALF}*"):  # what a driver that was killed had begun to write
+                half.unlink(missing_ok=True)
             yield
 
     def driven(self, run: str) -> bool:

@@ -206,7 +206,9 @@ def cancel(run_id: str | None = None, *, home: str | Path = ".hundredfold") -> R
 
 def rollback(job: str, *, home: Any = ".hundredfold", to: int | None = None) -> Release:
     """Let the pointer name the release that the current one was built upon, or version `to`."""
-    return publishing.rollback(job, as_home(home).store, to)
+    there = as_home(home)
+    with there.publishing(job):
+        return publishing.rollback(job, there.store, to)
 
 
 def begin(
