@@ -2,7 +2,7 @@
 
     from hundredfold import Job, Model, Source, run
 
-The face: Job, Model, Source, Publish; run, and what can be done with a Run afterwards; Unit and Units, the light forms of
+The face: Job, Model, Source, Csv, Publish; run, and what can be done with a Run afterwards; Unit and Units, the light forms of
 rows; HundredfoldError, the root of all errors.  Names are loaded when they are first used, so that importing costs little.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .errors import HundredfoldError
-from .job import Job, Model, Publish, Source
+from .job import Csv, Job, Model, Publish, Source
 
 if TYPE_CHECKING:
     from .batch import Unit, Units
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "HundredfoldError", "Job", "Model", "Publish", "Rows", "Run", "Source", "Unit", "Units",
+    "Csv", "HundredfoldError", "Job", "Model", "Publish", "Rows", "Run", "Source", "Unit", "Units",
     "cancel", "open_run", "publish", "replay", "resume", "retry", "rollback", "run",
 ]  # fmt: skip
 

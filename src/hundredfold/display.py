@@ -68,7 +68,12 @@ class Live:
         self.task = self.bars.add_task(str(stage), total=None, units="", failed="")
 
     def validated(self, verdicts: list[Verdict]) -> None:
+        from .local.csv_files import in_words
+
         for v in verdicts:
+            for facts in v.csv:
+                for line in in_words(facts):
+                    self._say(f"read {v.source} as {line}")
             self._say(f"validated {v.source}: {rows_in_words(v.rows, v.accepted, v.rejected, v.dropped)}")
 
     def progress(self, progress: Done) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import inspect
 import json
 import re
@@ -18,6 +19,70 @@ RESERVED = frozenset({"run", "rows", "units"})
 
 
 @dataclass(frozen=True)
+class Csv:
+    """How the CSV files of a source are written, where that is not what is decided from their first lines.
+
+    `delimiter`   one character; by default the one of , ; tab | that splits the header
+    `quote`       one character; None: no value is quoted
+    `encoding`    such as "latin-1"; by default UTF-8, or what the file's byte-order mark says
+    `decimal`     "." or ",": the decimal sign of numbers
+    `null`        the text that is null where it is not quoted, or several; "" is the empty field
+    `header`      True: the first line names the columns; a tuple: the file has no such line, and these are the names;
+                  False: no such line, and the names are the contract's, in its order, or column0, column1, ...
+    `skip`        lines above the header (or above the rows, where there is no header)
+    `multiline`   whether a quoted value may run over several lines; by default it may, unless its lines look like rows
+    """
+
+    delimiter: str | None = None
+    quote: str | None = '"'
+    encoding: str | None = None
+    decimal: str = "."
+    null: str | Sequence[str] = ""
+    header: bool | Sequence[str] = True
+    skip: int = 0
+    multiline: bool | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "null", (self.null,) if isinstance(self.null, str) else self.null)
+        if not isinstance(self.header, bool):
+            _tuples(self, "header")
+        if not isinstance(self.null, Iterable) or not all(isinstance(text, str) for text in self.null):
+            raise JobError(f"null is {self.null!r}, wanted a text or several", hint='such as Csv(null=("", "NA"))')
+        object.__setattr__(self, "null", tuple(dict.fromkeys(self.null)))
+        problems = [
+            *_no_sign("delimiter", self.delimiter),
+            *_no_sign("quote", self.quote),
+            *([] if self.decimal in (".", ",") else [f"decimal is {self.decimal!r}, wanted '.' or ','"]),
+            *([] if self.encoding is None or _is_codec(self.encoding) else [f"encoding {self.encoding!r} is not known to Python"]),
+            *([] if _is_count(self.skip) else [f"skip is {self.skip!r}, wanted a number of lines, 0 or more"]),
+            *([] if self.multiline in (None, True, False) else [f"multiline is {self.multiline!r}, wanted True, False or None"]),
+        ]
+        if self.delimiter is not None and self.delimiter == self.quote:
+            problems.append(f"delimiter and quote are both {self.quote!r}")
+        if self.header == ():
+            problems.append("header names no column, wanted True, False or the names")
+        if problems:
+            raise JobError("Csv(...) cannot be used", problems=problems, hint='such as Csv(delimiter=";", encoding="latin-1", decimal=",")')
+
+
+def _no_sign(name: str, value: Any) -> list[str]:
+    """What is wrong with a delimiter or a quote."""
+    fine = value is None or (isinstance(value, str) and len(value) == 1 and value.isascii() and value not in "\r\n\0")
+    return [] if fine else [f"{name} is {value!r}, wanted one ASCII character"]
+
+
+def _is_codec(name: Any) -> bool:
+    try:
+        return bool(codecs.lookup(name)._is_text_encoding)
+    except (LookupError, TypeError, ValueError):
+        return False
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+@dataclass(frozen=True)
 class Source:
     """Rows that come in, and what must be true of them.
 
@@ -31,6 +96,7 @@ class Source:
     `not_future`  date columns that may not lie after the run's `as_of`
     `clean`       {"price": "replace(price, ',', '.')"}: SQL that repairs a column before it is checked
     `max_rejected` so many rows (int) or such a share of them (float, 0.0 to 1.0) may be rejected; beyond that the run stops
+    `csv`         a Csv(...): how its CSV files are written; Parquet, JSON and tables in memory are not concerned
     """
 
     name: str
@@ -42,10 +108,13 @@ class Source:
     not_future: Sequence[str] = ()
     clean: Mapping[str, str] = field(default_factory=dict)
     max_rejected: int | float = 0
+    csv: Csv = Csv()
 
     def __post_init__(self) -> None:
         _name("source", self.name)
         _tuples(self, "unique", "not_future")
+        if not isinstance(self.csv, Csv):
+            raise JobError(f"source {self.name}: csv is {self.csv!r}, wanted Csv(...)", hint='such as csv=Csv(delimiter=";")')
         if self.contract is not None and not isinstance(self.contract, type):
             raise JobError(f"source {self.name}: contract is {self.contract!r}, wanted a dataclass or a pydantic model (the class itself)")
         if not isinstance(self.references, Mapping) or not isinstance(self.clean, Mapping):

@@ -66,7 +66,8 @@ class Walk:
             v.source: {"rows": v.rows, "accepted": v.accepted, "rejected": v.rejected, "dropped": v.dropped, "repaired": v.repaired}
             for v in verdicts
         }
-        self.ledger.note(self.record.id, counts={"sources": sources})
+        written = {v.source: v.csv for v in verdicts if v.csv}  # how CSV files were taken to be written
+        self.ledger.note(self.record.id, counts={"sources": sources} | ({"csv": written} if written else {}))
         self.watcher.validated(verdicts)
         describe_run(self.job, self.layout, self.as_of, None, None, warehouse)
 

@@ -197,3 +197,16 @@ def test_reasons_of_rejection_stand_below_the_table_one_a_line(project, tmp_path
     assert "sales  15,600    15,597         -         3        -\n" in table
     assert rest.startswith("  sales  1  shop must not be null\n         1  price must be a number\n         1  price must be > 0\n\n")
     assert not [line for line in printed.splitlines() if line != line.rstrip()]
+
+
+def test_how_a_csv_file_was_read_is_printed_and_kept_with_the_run(say, tmp_path):
+    (tmp_path / "sales.csv").write_bytes('shop;name;sold\nS0;Müller;1\nS0;"torn;2\nS1;x;3\n'.encode("utf-16"))
+    job = "from hundredfold import Job, Model, Source\njob = Job('j', [Source('sales', at='sales.csv', max_rejected=1)],"
+    (tmp_path / "odd.py").write_text(f"{job} [Model('m', unit=('shop',), work=lambda rows: {{'n': int(rows['sold'].sum())}})])\n")
+    said = say("run", str(tmp_path / "odd.py"), "--home", str(tmp_path / "home"))
+    assert said.code == 0, said.err
+    assert 'read sales as CSV with delimiter ";", encoding utf-16' in said.err
+    facts = json.loads(say("status", "--home", str(tmp_path / "home"), "--json").out)
+    (found,) = facts["csv"]["sales"]
+    assert (found["delimiter"], found["encoding"], found["files"]) == (";", "utf-16", 1)
+    assert facts["sources"]["sales"]["rejected"] == 1

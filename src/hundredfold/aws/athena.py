@@ -32,7 +32,7 @@ from botocore.exceptions import ClientError
 from ..contract import literal, quote
 from ..dialect import tables_in, to_answer, to_athena, to_table
 from ..errors import QueryError, StateError
-from ..job import Layout
+from ..job import Layout, Source
 from ..local.sources import pattern
 from ..local.warehouse import DuckWarehouse
 from .hive import duck_type, finer, hive_type, is_fine, misfits, plain_schema, refuse_misfits
@@ -163,7 +163,7 @@ class AthenaWarehouse:
 
     # ---- what steps ask beside
 
-    def attach(self, source: str, place: Any, folder: Any, contract_columns: Any, staged: str) -> Any:
+    def attach(self, source: Source, place: Any, folder: Any, contract_columns: Any, staged: str) -> Any:
         """The raw rows of a source, wherever they are on AWS."""
         from . import sources
 

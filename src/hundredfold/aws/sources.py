@@ -21,6 +21,7 @@ from botocore.exceptions import ClientError
 
 from ..contract import literal, quote
 from ..errors import SourceError
+from ..job import Source
 from ..listing import kind_of_file
 from ..local.files import FileStore
 from ..local.sources import Files, refuse_ours
@@ -38,9 +39,10 @@ FINE = r":\d\d[.]\d{3}\d*[1-9]"  # a text that tells a time finer than a millise
 
 
 def attach(
-    warehouse: AthenaWarehouse, source: str, place: str, contract_columns: Mapping[str, Any], scratch: Path, *, memory: int
+    warehouse: AthenaWarehouse, declared: Source, place: str, contract_columns: Mapping[str, Any], scratch: Path, *, memory: int
 ) -> Attached:
     """The raw rows of a source, wherever they are on AWS; SourceError if they cannot be read."""
+    source = declared.name
     name = f"__raw_{source}"
     glue = GLUE.fullmatch(place)
     if glue:
@@ -52,7 +54,7 @@ def attach(
             _register(warehouse, source, name, objects, schemas[0])
     if name in warehouse.tables and warehouse.tables[name].only:
         return _in_place(warehouse, source, name, objects)
-    return _staged(warehouse, source, name, objects, kind, contract_columns, scratch, memory)
+    return _staged(warehouse, declared, name, objects, kind, contract_columns, scratch, memory)
 
 
 def _found(warehouse: AthenaWarehouse, source: str, place: str) -> tuple[list[Object], str]:
@@ -233,7 +235,7 @@ def _stand_for_glue(warehouse: AthenaWarehouse, source: str, name: str, database
 
 def _staged(
     warehouse: AthenaWarehouse,
-    source: str,
+    declared: Source,
     name: str,
     objects: Sequence[Object],
     kind: str,
@@ -242,8 +244,10 @@ def _staged(
     memory: int,
 ) -> Attached:
     """Objects read by DuckDB here, and put down as one Parquet object."""
+    source = declared.name
     folder = f"processing/{warehouse.layout.run}/staged/{source}"
     bad = f"processing/{warehouse.layout.run}/malformed/{source}.parquet"
+    csv = f"processing/{warehouse.layout.run}/csv/{source}.json"
     total = sum(o.size for o in objects)
     if name not in warehouse.tables:
         if total > STAGED_MOST:
@@ -252,7 +256,8 @@ def _staged(
                 hint="write it as Parquet, all files with the same columns: Athena reads that where it lies",
             )
         with DuckWarehouse(FileStore(scratch / "staging"), scratch / "staging-scratch", memory=memory, threads=2) as reader:
-            schema = _read_here(warehouse, reader, source, objects, wanted, scratch / "staging", folder, bad)
+            schema, written = _read_here(warehouse, reader, declared, objects, wanted, scratch / "staging", folder, bad)
+        warehouse.store.put(csv, json.dumps(written).encode())
         warehouse.register(name, warehouse.store.where(folder) + "/", schema, objects=1)
     if total <= NEAR_MOST:
         warehouse.stand_near(name, warehouse.store.fetch(f"{folder}/rows.parquet"))
@@ -261,22 +266,29 @@ def _staged(
         malformed = pq.read_table(pa.BufferReader(warehouse.store.get(bad)))
     except KeyError:
         malformed = None
-    return Attached(select, warehouse.columns(select), kind != "parquet" and bool(wanted), None, malformed)
+    attached = Attached(select, warehouse.columns(select), kind != "parquet" and bool(wanted), None, malformed)
+    attached.csv = json.loads(warehouse.store.get(csv).to_pybytes())
+    return attached
 
 
 def _read_here(
     warehouse: AthenaWarehouse,
     reader: DuckWarehouse,
-    source: str,
+    declared: Source,
     objects: Sequence[Object],
     wanted: Mapping[str, Any],
     root: Path,
     folder: str,
     bad: str,
-) -> pa.Schema:
-    """Fetch the objects, read them with this machine's reader, and write the rows and the malformed lines; the rows' columns."""
+) -> tuple[pa.Schema, list[dict[str, Any]]]:
+    """Fetch the objects, read them with this machine's reader, and write the rows and the malformed lines; the rows' columns, and how
+    CSV files are written."""
+    source = declared.name
     addresses = _fetched(source, objects, root / "objects")
-    found = reader.attach(source, str(root / "objects"), root, wanted, "staged.parquet")
+    try:
+        found = reader.attach(declared, str(root / "objects"), root, wanted, "staged.parquet")
+    except SourceError as error:
+        raise _at_addresses(error, addresses) from error
     reader.load("addresses", pa.table({"path": list(addresses), "address": list(addresses.values())}))
     rows = f"SELECT r.* REPLACE (a.address AS __file) FROM ({found.select}) AS r JOIN addresses AS a ON a.path = r.__file"
     columns = reader.columns(rows)
@@ -290,7 +302,18 @@ def _read_here(
             pq.write_table(found.malformed.set_column(0, "file", pa.array(files, pa.string())), path)
     with warehouse.store.writing(f"{folder}/rows.parquet") as path:
         _as_snappy(written, path)
-    return plain_schema(pq.ParquetFile(written))
+    return plain_schema(pq.ParquetFile(written)), [{**facts, "first": addresses[facts["first"]]} for facts in found.csv]
+
+
+def _at_addresses(error: SourceError, addresses: Mapping[str, str]) -> SourceError:
+    """The error, with the objects' addresses instead of the files that stand for them."""
+
+    def placed(text: str) -> str:
+        for path, address in addresses.items():
+            text = text.replace(path, address)
+        return text
+
+    return SourceError(placed(error.message), problems=[placed(problem) for problem in error.problems], hint=error.hint)
 
 
 def _fetched(source: str, objects: Sequence[Object], root: Path) -> dict[str, str]:

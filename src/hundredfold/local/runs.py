@@ -290,6 +290,7 @@ def summary(run: Run) -> dict[str, Any]:
         "updated": record.updated,
         "as_of": record.options.get("as_of"),
         "sources": record.counts.get("sources", {}),
+        "csv": record.counts.get("csv", {}),
         "models": models_of(run) if there else record.counts.get("models", {}),
         "reasons": reasons(run) if there else [],
         "sample": sample_unit(run) if there else None,

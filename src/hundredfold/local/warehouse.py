@@ -19,7 +19,9 @@ import pyarrow.parquet as pq
 
 from ..contract import quote
 from ..errors import HomeError, HundredfoldError, QueryError, SourceError
+from ..job import Source
 from ..steps.validate import refuse_other_files
+from .csv_files import CsvFile, facts_of, malformed, prepare_csv, typed
 from .sources import SETTLED, Files, as_table, bad_json, find_files, pattern, refuse_ours, settling, still_open
 
 STREAMED = 250_000  # rows of a streamed batch
@@ -153,35 +155,28 @@ class DuckWarehouse:
         names = _operators(json.loads(plan[-1][-1]))
         return all(name.strip() in {"PROJECTION", "FILTER"} or "SCAN" in name or "READ_PARQUET" in name for name in names)
 
-    def attach(self, source: str, place: Any, folder: Path, contract_columns: Mapping[str, Any], staged: str) -> Attached:
+    def attach(self, source: Source, place: Any, folder: Path, contract_columns: Mapping[str, Any], staged: str) -> Attached:
         """The raw rows of a source, wherever they are; text where the format has no types and a contract will give them."""
+        name = source.name
         if not isinstance(place, str | Path):
             with self.store.writing(staged) as path:
-                pq.write_table(as_table(source, place), path)
-            return self._parquet(source, Files((str(self.store.path(staged)),), "parquet"), in_place=False)
-        files = find_files(source, str(place), folder)
+                pq.write_table(as_table(name, place), path)
+            return self._parquet(name, Files((str(self.store.path(staged)),), "parquet"), in_place=False)
+        files = find_files(name, str(place), folder)
         if files.kind == "parquet":
-            return self._parquet(source, files, in_place=True)
+            return self._parquet(name, files, in_place=True)
         if not any(Path(p).stat().st_size for p in files.paths):
-            raise SourceError(f"{source} is empty: {files.paths[0]} has no byte", hint=f"name another place with --source {source}=PATH")
-        with self._unchanged(source, files):
+            raise SourceError(f"{name} is empty: {files.paths[0]} has no byte", hint=f"name another place with --source {name}=PATH")
+        if files.kind == "csv":
+            return self._csv(source, files, contract_columns, staged)
+        with self._unchanged(name, files):
             try:
-                reader = self._csv(files) if files.kind == "csv" else self._json(files, contract_columns)
-                self._run(
-                    f"COPY (SELECT row_number() OVER () AS __row, * FROM {reader}) TO '{_text(self._stage(staged))}' (FORMAT parquet)"
-                )
+                self._put(self._json(files, contract_columns), staged)
             except QueryError as error:
-                raise _unread(source, files, error) from error
-        malformed = self._malformed() if files.kind == "csv" else pa.table({"file": [], "row": [], "words": [], "line": []})
-        select = f"SELECT * FROM read_parquet('{_text(self.store.path(staged))}')"
-        if len(files.paths) > 1:  # the rows of each file count from 1
-            first = f"SELECT __file, min(__row) AS first FROM ({select}) AS s GROUP BY __file"
-            select = f"SELECT s.* REPLACE (s.__row - f.first + 1 AS __row) FROM ({select}) AS s JOIN ({first}) AS f ON s.__file = f.__file"
-        names = [name for name in self.columns(select).names if name not in ("__file", "__row")]
-        refuse_ours(source, names)
-        if files.kind == "csv" and not contract_columns:
-            select = self._settled(select, names)
-        return Attached(select, self.columns(select), bool(contract_columns), None, malformed)
+                raise _unread(name, files, error) from error
+        select = self._each_from_one(staged, files)
+        refuse_ours(name, [n for n in self.columns(select).names if n not in ("__file", "__row")])
+        return Attached(select, self.columns(select), bool(contract_columns), None, None)
 
     def __enter__(self) -> DuckWarehouse:
         return self
@@ -213,27 +208,79 @@ class DuckWarehouse:
         attached.prints = before
         return attached
 
-    def _csv(self, files: Files) -> str:
-        """Each file by itself, put together by the names of its columns (DuckDB keeps no list of bad lines otherwise).
+    def _csv(self, source: Source, files: Files, contract_columns: Mapping[str, Any], staged: str) -> Attached:
+        """All values as text, then those of a contract's columns as it wants them: a type that DuckDB guesses may change them."""
+        copies = self.scratch / "csv"
+        try:
+            with self._unchanged(source.name, files):
+                found = self._put_csv(source, files, contract_columns, staged, copies)
+        finally:
+            shutil.rmtree(copies, ignore_errors=True)
+        select = self._each_from_one(staged, files)
+        names = [name for name in self.columns(select).names if name not in ("__file", "__row")]
+        refuse_ours(source.name, names)
+        if not contract_columns:
+            select = self._settled(select, names, _typing(source, found, None))
+        attached = Attached(select, self.columns(select), bool(contract_columns), None, malformed(found))
+        attached.csv = facts_of(found)
+        return attached
 
-        All values as text: a type that DuckDB guesses may change them.
-        """
-        self._run("DROP TABLE IF EXISTS reject_scans; DROP TABLE IF EXISTS reject_errors")
-        each = [
-            f"SELECT * FROM read_csv({pattern(path)}, header = true, filename = '__file', store_rejects = true, all_varchar = true)"
-            for path in files.paths
-        ]
-        return f"({' UNION ALL BY NAME '.join(each)})"
+    def _put_csv(self, source: Source, files: Files, contract_columns: Mapping[str, Any], staged: str, copies: Path) -> list[CsvFile]:
+        """Store the rows of CSV files, and see that none is missing. Where DuckDB disagrees with the scan, once more from copies."""
+        names = list(contract_columns)
+        for rewrite in (False, True):
+            found = prepare_csv(source.name, files.paths, source.csv, names, copies, rewrite=rewrite, tick=self._tick)
+            if any("__file" in file.dialect.names for file in found):
+                refuse_ours(source.name, ["__file"])
+            rows, failed = sum(file.scan.rows for file in found), None
+            try:
+                count = self._put(
+                    f"({' UNION ALL BY NAME '.join(file.sql(pattern) for file in found)})", staged, _typing(source, found, contract_columns)
+                )
+            except QueryError as error:
+                count, failed = -1, error
+            if count == rows:
+                return found
+        raise SourceError(
+            f"{source.name}: {files.paths[0]} cannot be read as CSV: "
+            + (failed.message.split("\n")[0] if failed else f"it has {rows:,} rows, and {count:,} were read"),
+            hint="write it as Parquet",
+        ) from failed
 
-    def _settled(self, select: str, names: Sequence[str]) -> str:
-        """Columns of texts, each as the first type that all its values are of; text where there is none, or no value."""
+    def _put(self, reader: str, staged: str, replaced: Mapping[str, str] | None = None) -> int:
+        """Store the rows of a reader, numbered; how many."""
+        changes = ", ".join(f"{sql} AS {quote(name)}" for name, sql in (replaced or {}).items())
+        columns = f"* REPLACE ({changes})" if changes else "*"
+        path: Path = self.store.path(staged)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        count = self._run(f"COPY (SELECT row_number() OVER () AS __row, {columns} FROM {reader}) TO '{_text(path)}' (FORMAT parquet)")
+        return int(count[0][0])
+
+    def _each_from_one(self, staged: str, files: Files) -> str:
+        """Stored rows, those of each file numbered from 1."""
+        select = f"SELECT * FROM read_parquet('{_text(self.store.path(staged))}')"
+        if len(files.paths) == 1:
+            return select
+        first = f"SELECT __file, min(__row) AS first FROM ({select}) AS s GROUP BY __file"
+        return f"SELECT s.* REPLACE (s.__row - f.first + 1 AS __row) FROM ({select}) AS s JOIN ({first}) AS f ON s.__file = f.__file"
+
+    def _settled(self, select: str, names: Sequence[str], typing: Mapping[str, str]) -> str:
+        """Columns of texts, each as the first type that all its values are of; text where there is none, or no value. `typing` is the
+        SQL of the texts from which types are made, where these are not the texts themselves."""
         kinds: dict[str, list[str]] = {name: list(SETTLED) for name in names}
         valued: set[str] = set()
-        for rows in (f"{select} LIMIT {FIRST}", select):  # what the first rows rule out need not be asked of all
+        texts = (
+            f"SELECT * REPLACE ({', '.join(f'{sql} AS {quote(n)}' for n, sql in typing.items())}) FROM ({select}) AS s"
+            if typing
+            else select
+        )
+        for rows in (f"{texts} LIMIT {FIRST}", texts):  # what the first rows rule out need not be asked of all
             sums = settling(kinds)
             answers = list(self.query(f"SELECT {sums} FROM ({rows}) AS s").to_pylist()[0].values()) if sums else []
             kinds, valued = still_open(kinds, answers), _valued(kinds, answers)
-        each = ", ".join(f"CAST({quote(n)} AS {kinds[n][0] if n in valued and kinds[n] else 'VARCHAR'}) AS {quote(n)}" for n in names)
+        each = ", ".join(
+            f"CAST({typing.get(n, quote(n))} AS {kinds[n][0]}) AS {quote(n)}" if n in valued and kinds[n] else quote(n) for n in names
+        )
         return f"SELECT __file, __row, {each} FROM ({select}) AS s"
 
     def _json(self, files: Files, wanted: Mapping[str, Any]) -> str:
@@ -246,13 +293,6 @@ class DuckWarehouse:
         columns = ", ".join(f"{_string(name)}: '{kind}'" for name, kind in (flat | nested).items())
         return f"read_json({files.sql_list}, format = 'newline_delimited', filename = '__file', columns = {{{columns}}})"
 
-    def _malformed(self) -> pa.Table:
-        """The lines of a CSV file that could not be split into its columns."""
-        return self.query(
-            "SELECT s.file_path AS file, CAST(e.line AS BIGINT) AS row, 'malformed line ' || e.line || ': ' || max(e.error_message) AS words,"
-            " any_value(e.csv_line) AS line FROM reject_errors e JOIN reject_scans s USING (scan_id, file_id) GROUP BY s.file_path, e.line ORDER BY file, row"
-        )
-
     @contextmanager
     def _unchanged(self, source: str, files: Files) -> Iterator[None]:
         """Check that no file changes within the block. Raises: SourceError, also instead of an error that the change caused."""
@@ -261,11 +301,6 @@ class DuckWarehouse:
             yield
         finally:
             refuse_other_files(source, before, self)
-
-    def _stage(self, staged: str) -> Path:
-        path: Path = self.store.path(staged)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
 
     def _placed(self, error: duckdb.Error, select: str) -> duckdb.Error:
         """A mistake in SQL again with its line, which sql() leaves out."""
@@ -316,6 +351,7 @@ class Attached:
         self.malformed = malformed if malformed is not None and malformed.num_rows else None
         self.prints: list[list[Any]] = []  # of the files that are read in place, taken before anything was read
         self.exact = True  # __row is the row's number in its file
+        self.csv: list[dict[str, Any]] = []  # how its CSV files are written
         self.numbered: Callable[[], Attached] | None = None  # where rows have no number yet: the same, with one
 
 
@@ -323,6 +359,28 @@ def _valued(kinds: Mapping[str, Sequence[str]], answers: Sequence[bool | None]) 
     """The columns that hold a value at all, of those that were asked."""
     asked = [name for name, open_ in kinds.items() for _ in open_]
     return {name for name, answer in zip(asked, answers, strict=True) if answer is not None}
+
+
+def _typing(source: Source, files: Sequence[CsvFile], wanted: Mapping[str, Any] | None) -> dict[str, str]:
+    """The SQL of the texts of which values of other types are made, where these are not the texts as they came: for all columns, or
+    for those that a contract wants as another type (and that no `clean` makes)."""
+    csv = source.csv
+    all_null = "" in csv.null and not any(file.scan.quoted_null for file in files)  # what is empty, or a null text, is null by now
+    if all_null and csv.decimal == ".":
+        return {}
+    names = dict.fromkeys(name for file in files for name in file.dialect.names)
+    if wanted is None:
+        return {name: typed(name, csv.decimal, csv.null) for name in names}
+    kinds = {name: wanted[name].arrow for name in names if name in wanted and name not in source.clean}
+    return {
+        name: typed(name, csv.decimal if _is_number(kind) else ".", csv.null)
+        for name, kind in kinds.items()
+        if not pa.types.is_string(kind)
+    }
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
 def _unread(source: str, files: Files, error: QueryError) -> SourceError:

@@ -25,7 +25,7 @@ class Sourcing(Warehouse, Protocol):
 
     replays: bool  # a step is called again after each of its queries: what is known of one source is kept before the next
 
-    def attach(self, source: str, place: Any, folder: Any, contract_columns: Mapping[str, Any], staged: str) -> Any:
+    def attach(self, source: Source, place: Any, folder: Any, contract_columns: Mapping[str, Any], staged: str) -> Any:
         """The raw rows of a source, with __file and __row."""
 
     def settle(self, select: str, key: str) -> int:
@@ -76,6 +76,7 @@ class Verdict:
     select: str = ""
     files: list[list[Any]] = field(default_factory=list)
     checksums: Mapping[str, str] = field(default_factory=dict)  # of the objects that validation wrote, by key
+    csv: list[dict[str, Any]] = field(default_factory=list)  # how its CSV files are written
 
     @property
     def dropped(self) -> int:
@@ -175,7 +176,7 @@ def in_order_of_reference(sources: Sequence[Source]) -> list[Source]:
 def _validate_one(source: Source, place: Any, job: Job, as_of: str, layout: Layout, warehouse: Sourcing, store: Sourced) -> Verdict:
     contract = read_contract(source.contract) if source.contract else None
     wanted = {c.name: c for c in contract.columns} if contract else {}
-    raw = warehouse.attach(source.name, place, job.folder, wanted, layout.staged(source.name))
+    raw = warehouse.attach(source, place, job.folder, wanted, layout.staged(source.name))
     found = raw.prints
     if source.name in {t.split(".")[0] for t in source.references.values()}:
         warehouse.define(source.name, raw.select)  # a source that refers to itself is checked against its raw rows
@@ -199,8 +200,7 @@ def _validate_one(source: Source, place: Any, job: Job, as_of: str, layout: Layo
         )
     findings = _findings(checks, counts, raw.exact, warehouse) if bad else ()
     if raw.malformed is not None:
-        first = raw.malformed.slice(0, 1).to_pylist()[0]
-        findings += (Finding("(line)", "must have the header's columns", malformed, first["file"], first["row"], str(first["line"])[:60]),)
+        findings += _torn(raw.malformed)
     copies, superseded, clashes, twins = _twins(source, checks, raw.exact, warehouse) if doubled else (0, 0, 0, ())
     findings += twins
     if repaired:
@@ -231,7 +231,17 @@ def _validate_one(source: Source, place: Any, job: Job, as_of: str, layout: Layo
         *([layout.repairs(source.name)] if repaired else []),
     ]
     checksums = {each: sum_ for each in written if (sum_ := checksum_of(store, each))}
-    return Verdict(source.name, rows + malformed, accepted, rejected, copies, superseded, repaired, findings, key, checksums=checksums)
+    return Verdict(
+        source.name, rows + malformed, accepted, rejected, copies, superseded, repaired, findings, key, checksums=checksums, csv=raw.csv
+    )
+
+
+def _torn(malformed: pa.Table) -> tuple[Finding, ...]:
+    """A finding for each rule that lines of the files break, with the first of them."""
+    rules = malformed.column("rule").to_pylist()
+    rows = {rule: malformed.slice(rules.index(rule), 1).to_pylist()[0] for rule in dict.fromkeys(rules)}
+    found = [Finding("(line)", rule, rules.count(rule), row["file"], row["row"], str(row["line"])[:60]) for rule, row in rows.items()]
+    return tuple(sorted(found, key=lambda finding: -finding.rows))
 
 
 def _refuse_references(source: Source, warehouse: Sourcing) -> None:
