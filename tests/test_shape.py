@@ -17,7 +17,7 @@ HOUSE = SOURCE / "hundredfold"
 FLOORS = [
     {"annotations", "channel", "errors", "forking", "forkserver", "job", "pinned", "states", "streams", "supervisor"},
     {"ports", "keys", "checksums", "records", "contract", "checks", "query", "dialect", "load", "listing"},
-    {"arrays", "batch", "columns", "given", "manifest", "order", "outcome", "results", "rowgroups"},
+    {"arrays", "batch", "columns", "given", "manifest", "order", "outcome", "results", "returns", "rowgroups"},
     {"crew", "desk", "guarding", "launching"},
     {"steps"},
     {"pipeline", "walk"},

@@ -2,15 +2,21 @@
 
 A type can be written as an alias (`type X = ...`, which NumPy 2.5's NDArray is too), a NewType, an Annotated, a text, or
 a forward reference.  Whoever reads an annotation asks here first, so that all of these mean the same everywhere.
+
+A function can be a method, a partial, a callable object or decorated: its signature is read through all of these, and the
+texts in it are evaluated where the function that was written stands.  What cannot be evaluated stays text, and the reader
+decides whether the text may be ignored.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
 import types
 import typing
-from collections.abc import Mapping
-from typing import Annotated, Any, get_args, get_origin
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 MAX_NESTING = 50  # aliases of aliases; one that names itself is longer than any limit
 QUALIFIERS = ("Required", "ReadOnly", "Final")  # which say something about a field, and nothing about its type
@@ -43,6 +49,23 @@ def without_metadata(annotation: Any) -> Any:
     while get_origin(annotation) is Annotated:
         annotation = bare(get_args(annotation)[0])
     return annotation
+
+
+def one_type(annotation: Any) -> Any:
+    """Return the one type that an annotation stands for, whether or not None can be in its place; the bound of a TypeVar.
+
+    Raises:
+        TypeError: it can be several types.
+    """
+    annotation = without_metadata(annotation)
+    if isinstance(annotation, TypeVar):
+        return one_type(annotation.__bound__ or Any)
+    if get_origin(annotation) not in (Union, types.UnionType):
+        return annotation
+    members = [member for member in get_args(annotation) if member is not type(None)]
+    if len(members) != 1:
+        raise TypeError(f"{annotation} can be several types, wanted one")
+    return one_type(members[0])
 
 
 def _is_alias(annotation: Any) -> bool:
@@ -78,3 +101,116 @@ def evaluated(annotation: Any, names: Mapping[str, Any], local_names: Mapping[st
     """Return an annotation with the texts in it evaluated; raises what evaluating them raises."""
     holder = types.SimpleNamespace(__annotations__={"it": annotation})
     return typing.get_type_hints(holder, dict(names), dict(local_names), include_extras=True)["it"]
+
+
+def signature_of(work: Callable[..., Any]) -> inspect.Signature:
+    """Return the signature of anything that can be called, its annotations as they were written.
+
+    Raises:
+        TypeError, ValueError: it has none that Python can read.
+    """
+    if sys.version_info >= (3, 14):  # annotations are evaluated when they are asked for, and a name may be missing
+        import annotationlib
+
+        return inspect.signature(work, annotation_format=annotationlib.Format.FORWARDREF)
+    return inspect.signature(work)
+
+
+def annotations_of(work: Callable[..., Any]) -> dict[str, Any]:
+    """Return the annotation of each parameter, and of `return` last; None without one, and a text where it cannot be evaluated."""
+    signature = signature_of(work)
+    names, local_names = _names_around(work)
+    found = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    found["return"] = work if isinstance(work, type) else signature.return_annotation
+    return {name: None if hint is inspect.Parameter.empty else _evaluated(hint, names, local_names) for name, hint in found.items()}
+
+
+def unevaluated(annotation: Any) -> str | None:
+    """Return the text of an annotation that could not be evaluated, in whole or in a part; None if all of it was."""
+    if isinstance(annotation, str):
+        return annotation
+    reference = getattr(annotation, "__forward_arg__", None)
+    if isinstance(reference, str):
+        return reference
+    origin, parts = get_origin(annotation), get_args(annotation)
+    parts = () if origin is Literal else parts[:1] if origin is Annotated else parts  # whose texts are values
+    return next((text for part in parts if (text := unevaluated(part))), None)
+
+
+def is_async(work: Callable[..., Any]) -> bool:
+    """Return whether calling it gives an awaitable or an asynchronous iterator in place of a value."""
+    while isinstance(work, functools.partial):
+        work = work.func
+    if not inspect.isroutine(work) and not isinstance(work, type):
+        work = getattr(type(work), "__call__", work)  # noqa: B004  # the method is what is asked for
+    return inspect.iscoroutinefunction(work) or inspect.isasyncgenfunction(work)
+
+
+def written_function(work: Callable[..., Any]) -> types.FunctionType | None:
+    """Return the function at the bottom of methods, partials, callable objects and decorators that name what they wrap."""
+    for layer in _layers(work):
+        if isinstance(layer, types.FunctionType) and not hasattr(layer, "__wrapped__"):
+            return layer
+    return None
+
+
+def enclosed_functions(work: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """Yield the functions that a callable holds on to, and may pass its call on to, as a decorator without functools.wraps does."""
+    for layer in _layers(work):
+        held: list[Any] = []
+        if isinstance(layer, functools.partial):
+            held = [*layer.args, *layer.keywords.values()]
+        elif isinstance(layer, types.FunctionType):
+            held = list(_closure(layer).values())
+        elif not inspect.isroutine(layer) and not isinstance(layer, type):
+            held = list(getattr(layer, "__dict__", {}).values())
+        yield from (thing for thing in held if callable(thing) and not isinstance(thing, type))
+
+
+def _layers(work: Any) -> Iterator[Any]:
+    """Yield a callable, what it is made of, and so on down to a plain function."""
+    for _ in range(MAX_NESTING):
+        yield work
+        partial_method = getattr(work, "__partialmethod__", None) or getattr(work, "_partialmethod", None)
+        if isinstance(work, functools.partial | functools.partialmethod):
+            work = work.func
+        elif isinstance(partial_method, functools.partialmethod):
+            work = partial_method.func
+        elif isinstance(work, types.MethodType | staticmethod | classmethod):
+            work = work.__func__
+        elif isinstance(work, type):
+            work = work.__init__ if isinstance(work.__init__, types.FunctionType) else work.__new__  # type: ignore[misc]
+        elif hasattr(work, "__wrapped__"):
+            work = work.__wrapped__
+        elif not inspect.isroutine(work) and isinstance(getattr(type(work), "__call__", None), types.FunctionType):  # noqa: B004
+            work = type(work).__call__
+        else:
+            return
+
+
+def _names_around(work: Callable[..., Any]) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """Return the names that an annotation of a callable can use: those of its module, and those nearer to it."""
+    function = written_function(work)
+    if function is None:
+        return {}, {}
+    owners = [layer.__self__ for layer in _layers(work) if isinstance(layer, types.MethodType)]
+    generic = [function, *(owner if isinstance(owner, type) else type(owner) for owner in owners)]
+    parameters = {p.__name__: p for thing in generic for p in getattr(thing, "__type_params__", ())}
+    return function.__globals__, parameters | _closure(function)
+
+
+def _closure(function: types.FunctionType) -> dict[str, Any]:
+    found = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
+    return found
+
+
+def _evaluated(annotation: Any, names: Mapping[str, Any], local_names: Mapping[str, Any]) -> Any:
+    try:
+        return evaluated(annotation, names, local_names)
+    except Exception:  # noqa: BLE001  # whatever evaluating the user's annotation raises, its text is left
+        return unevaluated(annotation) or annotation

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+LARGEST_EXACT = 2**53  # among integers without a gap in float64
 UNIT = "__unit"  # the column of a batch that tells each row's unit
 Array = NDArray[Any]
 
@@ -17,9 +18,9 @@ def nulls_of(values: pa.Array) -> NDArray[np.bool_]:
     return numpy_of(values.is_null(), False)
 
 
-def numpy_of(column: pa.Array | pa.ChunkedArray, nullable: bool) -> Array:
-    """A column as a NumPy array, by the rules of Unit. `nullable`: whether a null may be anywhere in the data set, so that
-    the type does not depend on which rows lie in this batch."""
+def numpy_of(column: pa.Array | pa.ChunkedArray, nullable: bool, large: bool = False) -> Array:
+    """A column as a NumPy array, by the rules of Unit. `nullable`: whether a null may be anywhere in the data set, and `large`:
+    whether an integer that float64 cannot hold is beside it, so that the type does not depend on which rows lie in this batch."""
     values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(values, pa.ChunkedArray):
         values = pa.concat_arrays(values.chunks)
@@ -27,31 +28,101 @@ def numpy_of(column: pa.Array | pa.ChunkedArray, nullable: bool) -> Array:
     if t.is_dictionary(kind):
         return _decoded(values)
     if t.is_boolean(kind):
-        return np.array(values.to_pylist(), object) if nullable else _view(values.cast(pa.uint8()), np.dtype(np.uint8)).astype(bool)
-    if t.is_integer(kind) or t.is_floating(kind):
-        dtype = np.dtype({"double": "float64", "float": "float32", "halffloat": "float16"}.get(str(kind), str(kind)))
-        array = _view(values, dtype)
-        if values.null_count:
-            array = array.astype(np.float64 if t.is_integer(kind) else dtype)
-            array[nulls_of(values)] = np.nan
-        elif nullable and t.is_integer(kind):
-            array = array.astype(np.float64)
-        return array
+        return (
+            _objects(values) if nullable or values.null_count else stored_numbers(values.cast(pa.uint8()), np.dtype(np.uint8)).astype(bool)
+        )
+    if t.is_integer(kind):
+        if not (nullable or values.null_count):
+            return stored_numbers(values, np.dtype(str(kind)))
+        return _objects(values) if large or has_large(values) else _floats(values)
+    if t.is_floating(kind):
+        dtype = np.dtype({"double": "float64", "float": "float32", "halffloat": "float16"}[str(kind)])
+        array = stored_numbers(values, dtype)
+        return np.where(nulls_of(values), dtype.type(np.nan), array) if values.null_count else array
     if t.is_timestamp(kind) or t.is_date32(kind) or t.is_duration(kind):
         return _times(values)
     if t.is_string(kind) or t.is_large_string(kind) or t.is_binary(kind):
         return _decoded(values.dictionary_encode())
+    return _objects(values)
+
+
+def has_large(values: pa.Array) -> bool:
+    """Whether it has an integer beyond 2**53: a null beside it must not make floats of them, which would change it."""
+    if not pa.types.is_integer(values.type) or values.type.bit_width < 64 or values.null_count == len(values):
+        return False
+    numbers = stored_numbers(values, np.dtype(str(values.type)))
+    if values.null_count:
+        numbers = numbers[~nulls_of(values)]
+    return bool(numbers.max() > LARGEST_EXACT or numbers.min() < -LARGEST_EXACT)
+
+
+def _floats(values: pa.Array) -> Array:
+    array = stored_numbers(values, np.dtype(str(values.type))).astype(np.float64)
+    if values.null_count:
+        array[nulls_of(values)] = np.nan
+    return array
+
+
+def _objects(values: pa.Array) -> Array:
+    """Python's values: None for a null, an array for a list."""
+    inner = getattr(values.type, "value_type", None) if pa.types.is_nested(values.type) and not pa.types.is_map(values.type) else None
+    found = values.to_pylist()
     out = np.empty(len(values), object)
-    out[:] = [np.array(v) if isinstance(v, list) and not t.is_map(kind) else v for v in values.to_pylist()] if len(values) else []
+    for position, value in enumerate(found):
+        out[position] = _array_of(value, inner) if isinstance(value, list) and inner is not None else value
     return out
+
+
+def _array_of(value: list[Any], kind: pa.DataType) -> Array:
+    """A list as an array of its element's type; of objects where it holds a null, or lists of different lengths."""
+    if (pa.types.is_integer(kind) or pa.types.is_boolean(kind)) and None not in value:
+        return np.array(value, np.dtype(str(kind)))
+    try:
+        return np.array(value)
+    except ValueError:
+        array = np.empty(len(value), object)
+        array[:] = value
+        return array
+
+
+def pylist_of(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """A column's values as Python's own; the text of one that Python cannot hold, such as a date beyond the year 9999."""
+    try:
+        return list(column.to_pylist())
+    except (ValueError, OverflowError):
+        return [value_of(scalar) for scalar in column]
+
+
+def rows_of(table: pa.Table) -> list[dict[str, Any]]:
+    """A table's rows, their values as in pylist_of."""
+    columns = [pylist_of(column) for column in table.columns]
+    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)] if columns else [{}] * table.num_rows
+
+
+def value_of(scalar: pa.Scalar) -> Any:
+    """An Arrow value as Python's own, or its text where Python cannot hold it."""
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError):
+        return _text_of(scalar)
+
+
+def _text_of(scalar: pa.Scalar) -> str:
+    kind = scalar.type
+    unit = "D" if pa.types.is_date32(kind) else getattr(kind, "unit", None)
+    if unit is None or not (pa.types.is_date(kind) or pa.types.is_timestamp(kind)):
+        return str(scalar.cast(pa.string()))
+    return str(np.array(scalar.cast(pa.int32() if unit == "D" else pa.int64()).as_py(), f"M8[{unit}]"))
 
 
 def _times(values: pa.Array) -> Array:
     kind = values.type
     if pa.types.is_date32(kind):
-        array = _view(values, np.dtype(np.int32)).astype(np.int64).view("datetime64[D]")
+        array = stored_numbers(values, np.dtype(np.int32)).astype(np.int64).view("datetime64[D]")
     else:
-        array = _view(values, np.dtype(np.int64)).view(f"{'timedelta64' if pa.types.is_duration(kind) else 'datetime64'}[{kind.unit}]")
+        array = stored_numbers(values, np.dtype(np.int64)).view(
+            f"{'timedelta64' if pa.types.is_duration(kind) else 'datetime64'}[{kind.unit}]"
+        )
     if values.null_count:
         array = array.copy()
         array[nulls_of(values)] = "NaT"
@@ -65,8 +136,8 @@ def _decoded(values: pa.DictionaryArray) -> Array:
     return words.take(numpy_of(indices.cast(pa.int64()), False))
 
 
-def _view(values: pa.Array, dtype: np.dtype[Any]) -> Array:
-    """The values' own memory (pyarrow's to_numpy would import pandas)."""
+def stored_numbers(values: pa.Array, dtype: np.dtype[Any]) -> Array:
+    """The values' own memory, whatever lies under a null (pyarrow's to_numpy would import pandas)."""
     buffer = values.buffers()[1]
     if buffer is None or len(values) == 0:
         return np.zeros(len(values), dtype)
@@ -83,7 +154,7 @@ def taken(values: pa.Array, places: NDArray[Any]) -> pa.Array:
     """What values.take(places) gives. Plain kinds go around it, since it imports pyarrow.compute, which takes a twentieth of a second."""
     t, kind = pa.types, values.type
     if values.null_count == 0 and len(values) and (t.is_integer(kind) or t.is_floating(kind) or t.is_temporal(kind)):
-        moved = _view(values, np.dtype(f"V{kind.bit_width // 8}")).take(places)
+        moved = stored_numbers(values, np.dtype(f"V{kind.bit_width // 8}")).take(places)
         return pa.Array.from_buffers(kind, len(moved), [None, pa.py_buffer(moved)])
     if values.null_count == 0 and t.is_string(kind) and len(values) < len(places):
         words = [word.encode() for word in values.to_pylist()]
@@ -104,13 +175,35 @@ def spelled(words: Sequence[bytes], places: NDArray[Any]) -> pa.Array:
     return pa.Array.from_buffers(pa.string(), len(places), [None, pa.py_buffer(ends), pa.py_buffer(np.ascontiguousarray(text))])
 
 
-def to_pandas(table: pa.Table, nullable: frozenset[str]) -> Any:
-    """A pandas frame whose column types depend on the whole data set's nulls, never on this batch's."""
+def to_pandas(table: pa.Table, nullable: frozenset[str], large: frozenset[str] = frozenset()) -> Any:
+    """A pandas frame whose column types depend on the whole data set's nulls and integers, never on this batch's."""
+    exact = [f.name for f in table.schema if f.name in large and f.name in nullable]
     for position, field in enumerate(table.schema):
-        if field.name in nullable and pa.types.is_integer(field.type):
+        if field.name in nullable and pa.types.is_integer(field.type) and field.name not in exact:
             table = table.set_column(position, field.name, table.column(position).cast(pa.float64(), safe=False))
     frame = table.to_pandas()
     for field in table.schema:
-        if field.name in nullable and pa.types.is_boolean(field.type):
+        if field.name in exact:
+            frame[field.name] = _masked_integers(table.column(field.name))
+        elif field.name in nullable and pa.types.is_boolean(field.type):
             frame[field.name] = frame[field.name].astype(object)
+        elif pa.types.is_list(field.type) and pa.types.is_integer(field.type.value_type):
+            column = table.column(field.name)
+            if any(chunk.flatten().null_count for chunk in column.chunks):
+                frame[field.name] = _lists_with_nulls(column)
     return frame
+
+
+def _masked_integers(column: pa.ChunkedArray) -> Any:
+    """A column of integers as pandas' Int64 (or the like), which has nulls and loses no digit."""
+    import pandas as pd
+
+    return column.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype(), pa.uint64(): pd.UInt64Dtype()}.get).array
+
+
+def _lists_with_nulls(column: pa.ChunkedArray) -> Array:
+    """Lists of integers as arrays, each of a type that depends on its own values: pandas makes floats of all where one has a null."""
+    out = np.empty(len(column), object)
+    for row, value in enumerate(column):
+        out[row] = numpy_of(value.values, False).copy() if value.is_valid else None
+    return out

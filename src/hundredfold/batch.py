@@ -7,9 +7,7 @@ and neither on threads nor on the backend that wrote the file, and no float sum 
 
 from __future__ import annotations
 
-import contextlib
 import re
-import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import repeat
@@ -19,17 +17,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from .arrays import UNIT, Array, from_numpy, numpy_of, to_pandas
-from .errors import ConservationError, JobError
+from .annotations import one_type, unevaluated
+from .arrays import UNIT, Array, from_numpy, numpy_of, to_pandas, value_of
+from .errors import ConservationError, ConversionError, JobError
 from .job import Model
 from .order import canonical_order
+
+UNREADABLE = (ValueError, OverflowError, pa.ArrowException)  # what making a form of rows may raise for a value in them
+REMEDY = "bound the column in the source's contract, cast it in the query, or take the rows as pa.Table"
 
 
 class Unit(Mapping[str, Array]):
     """One unit's rows, the light form: a mapping of column names to NumPy arrays, sliced when they are read.
 
-    `key` is the unit's key as a tuple. Nullable integers come as float64 with NaN, nullable booleans, strings and
-    decimals as objects with None, timestamps and dates as datetime64 with NaT (in UTC).
+    `key` is the unit's key as a tuple. Nullable integers come as float64 with NaN (as objects with None where one is beyond
+    2**53), nullable booleans, strings and decimals as objects with None, timestamps and dates as datetime64 with NaT (in UTC).
     """
 
     __slots__ = ("_columns", "_number", "_span")
@@ -98,34 +100,83 @@ class Columns(dict[str, Array]):
     """The columns of a sorted batch as NumPy arrays, each converted when it is first read, and from then on as fast to find as in a dict."""
 
     def __init__(
-        self, table: pa.Table, order: NDArray[np.intp] | None, keys: pa.Table, sizes: NDArray[np.int64], nullable: frozenset[str]
+        self,
+        table: pa.Table,
+        order: NDArray[np.intp] | None,
+        keys: pa.Table,
+        sizes: NDArray[np.int64],
+        nullable: frozenset[str],
+        large: frozenset[str] = frozenset(),
     ) -> None:
-        self._table, self._order, self._keys, self._sizes, self._nullable = table, order, keys, sizes, nullable
+        self._table, self._order, self._keys, self._sizes, self._nullable, self._large = table, order, keys, sizes, nullable, large
         self.names = (*keys.column_names, *(n for n in table.column_names if n != UNIT))
 
     def key(self, unit: int) -> tuple[Any, ...]:
-        return tuple(column[unit].as_py() for column in self._keys.columns)
+        return tuple(value_of(column[unit]) for column in self._keys.columns)
 
     def __missing__(self, name: str) -> Array:
-        if name in self._keys.column_names:
-            array = np.repeat(numpy_of(self._keys.column(name), name in self._nullable), self._sizes)
-        elif name in self.names:
-            array = numpy_of(self._table.column(name), name in self._nullable)
-            array = array.copy() if self._order is None else array.take(self._order)  # the user's own: it may be written to
-        else:
+        if name not in self.names:
             raise KeyError(f"{name!r} is not among the columns {', '.join(self.names)}")
+        facts = name in self._nullable, name in self._large
+        if name in self._keys.column_names:
+            array = np.repeat(numpy_of(self._keys.column(name), *facts), self._sizes)
+        else:
+            column = self._table.column(name)
+            try:
+                array = numpy_of(column, *facts)
+            except UNREADABLE:
+                array = Slices(name, column, self._order, facts)  # type: ignore[assignment]  # which is an array to whoever takes a slice
+            else:
+                array = array.copy() if self._order is None else array.take(self._order)  # the user's own: it may be written to
         self[name] = array
         return array
+
+
+class Slices:
+    """A column with a value that NumPy and Python cannot hold: it is converted slice by slice, so that only the units that have
+    such a value fail."""
+
+    def __init__(self, name: str, column: pa.ChunkedArray, order: NDArray[np.intp] | None, facts: tuple[bool, bool]) -> None:
+        self.name, self.column, self.order, self.facts = name, column, order, facts
+
+    def __getitem__(self, span: slice) -> Array:
+        own = self.column[span] if self.order is None else self.column.take(from_numpy(self.order[span]))
+        try:
+            return numpy_of(own, *self.facts).copy()
+        except UNREADABLE as error:
+            raise unreadable(pa.table({self.name: own}), "NumPy or Python", error) from error
+
+
+def unreadable(rows: pa.Table, form: str, error: Exception) -> ConversionError:
+    """What to say of rows that cannot come in a form: the column and the value to blame, and what can be done."""
+    for name in rows.column_names:
+        found: list[str] = []
+        for value in rows.column(name).unique() if not pa.types.is_nested(rows.schema.field(name).type) else rows.column(name):
+            try:
+                numpy_of(pa.chunked_array([pa.array([value], value.type)]), False)
+                value.as_py()
+            except (*UNREADABLE, TypeError):
+                found.append(str(value_of(value))[:80])
+        if found:
+            return ConversionError(f"the rows cannot come as {form} ({error}): {name} is {found[0]}; {REMEDY}")
+    return ConversionError(f"the rows cannot come as {form}: {type(error).__name__}: {error}; {REMEDY}")
 
 
 class OpenBatch:
     """A batch in memory, in canonical order. `keys` and `sizes` are those of its units, from the manifest's list."""
 
     def __init__(
-        self, rows: pa.Table, keys: pa.Table, sizes: NDArray[np.int64], first: int, order_by: Sequence[str], nullable: frozenset[str]
+        self,
+        rows: pa.Table,
+        keys: pa.Table,
+        sizes: NDArray[np.int64],
+        first: int,
+        order_by: Sequence[str],
+        nullable: frozenset[str],
+        large: frozenset[str] = frozenset(),
     ) -> None:
         self.table = rows.combine_chunks()
-        self.keys, self.sizes, self.first, self.nullable = keys, sizes, first, nullable
+        self.keys, self.sizes, self.first, self.nullable, self.large = keys, sizes, first, nullable, large
         unit = numpy_of(self.table.column(UNIT), False) - first
         counted = np.bincount(unit, minlength=len(sizes)) if len(unit) else np.zeros(len(sizes), np.int64)
         if len(counted) != len(sizes) or not np.array_equal(counted, sizes):
@@ -134,7 +185,7 @@ class OpenBatch:
             )
         self.offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self.order = canonical_order(self.table, unit, order_by)
-        self.columns = Columns(self.table, self.order, keys, sizes, nullable)
+        self.columns = Columns(self.table, self.order, keys, sizes, nullable, large)
         self._sorted: pa.Table | None = None
         self._frames: dict[str, Any] = {}
 
@@ -157,6 +208,8 @@ class OpenBatch:
             return map(Unit, repeat(self.columns), spans, range(first, last + 1))
         if form == "dict":
             columns = [(name, self.columns[name]) for name in self.columns.names]
+            if any(isinstance(column, Slices) for _, column in columns):
+                raise ConversionError(f"the rows of a unit cannot come as NumPy arrays; {REMEDY}")
             return ({name: column[span] for name, column in columns} for span in spans)
         if form == "pandas":
             return map(self._pandas().iloc.__getitem__, spans)
@@ -169,28 +222,63 @@ class OpenBatch:
         if form in ("light", "dict"):
             return Units(self.columns, offsets, self.keys.slice(first, last - first + 1))
         start, stop = int(offsets[0]), int(offsets[-1])
-        if form == "pandas":
-            return self._pandas().iloc[start:stop].reset_index(drop=True)
-        return self.arrow.slice(start, stop - start) if form == "arrow" else self._polars().slice(start, stop - start)
+        if form == "arrow":
+            return self.arrow.slice(start, stop - start)
+        try:
+            whole = self._pandas() if form == "pandas" else self._polars()
+        except Exception:  # noqa: BLE001  # whatever a library raises for a value that it cannot hold: these units may not have it
+            return self._frame(form, self.arrow.slice(start, stop - start))
+        return whole.iloc[start:stop].reset_index(drop=True) if form == "pandas" else whole.slice(start, stop - start)
+
+    def calls(self, form: str, first: int, last: int, work: Callable[..., Any]) -> tuple[Callable[..., Any], Iterator[Any]]:
+        """A function to call for each of units first..last, and what to call it with: `work` itself and the rows of each unit.
+
+        Where the batch as a whole cannot come in that form, each unit's rows are made when it is called, so that only the
+        units fail that have a value which the form cannot hold.
+        """
+        try:
+            return work, self.each(form, first, last)
+        except Exception:  # noqa: BLE001  # whatever a library raises for a value that it cannot hold
+            return lambda unit, **given: work(self.one(form, unit), **given), iter(range(first, last + 1))
+
+    def one(self, form: str, unit: int) -> Any:
+        """The rows of one unit of the batch in that form; ConversionError if it cannot hold a value of theirs."""
+        start, stop = int(self.offsets[unit]), int(self.offsets[unit + 1])
+        if form == "light":
+            return Unit(self.columns, slice(start, stop), unit)
+        if form == "dict":
+            return {name: self.columns[name][start:stop] for name in self.columns.names}
+        rows = self.arrow.slice(start, stop - start)
+        return rows if form == "arrow" else self._frame(form, rows)
+
+    def _frame(self, form: str, rows: pa.Table) -> Any:
+        try:
+            return to_pandas(rows, self.nullable, self.large) if form == "pandas" else _polars(rows)
+        except Exception as error:  # whatever a library raises for a value that it cannot hold
+            raise unreadable(rows, form, error) from error
 
     def _pandas(self) -> Any:
         if "pandas" not in self._frames:
-            frame = to_pandas(self.arrow, self.nullable)
+            frame = to_pandas(self.arrow, self.nullable, self.large)
             frame.index = np.arange(len(frame)) - np.repeat(self.offsets[:-1], self.sizes)  # a unit's rows count from 0
             self._frames["pandas"] = frame
         return self._frames["pandas"]
 
     def _polars(self) -> Any:
         if "polars" not in self._frames:
-            import polars as pl
-
-            self._frames["polars"] = pl.from_arrow(self.arrow)
+            self._frames["polars"] = _polars(self.arrow)
         return self._frames["polars"]
+
+
+def _polars(rows: pa.Table) -> Any:
+    import polars as pl
+
+    return pl.from_arrow(rows)
 
 
 def form_of(model: Model) -> str:
     """Which form the function's first parameter asks for; the light one if it does not say."""
-    name, annotation = next(iter(annotations_of(model.work).items()))
+    name, annotation = next(iter(model.annotations.items()))
     form = form_named(annotation)
     if form is None:
         raise JobError(
@@ -204,12 +292,17 @@ def form_named(annotation: Any) -> str | None:
     """The form that an annotation stands for, also where it is only text; None if for none."""
     if annotation is None or annotation is Any:
         return "light"
-    if isinstance(annotation, str):
-        words = re.sub(r"\[.*", "", annotation).split(".")
-        annotation, module = words[-1], words[0]
-        return {"DataFrame": "polars" if module in ("pl", "polars") else "pandas", "Table": "arrow", "dict": "dict"}.get(annotation) or (
-            "light" if annotation in ("Unit", "Units", "Mapping", "Any") else None
+    text = unevaluated(annotation)
+    if text is not None:
+        words = re.sub(r"\[.*", "", text).split(".")
+        name, module = words[-1], words[0]
+        return {"DataFrame": "polars" if module in ("pl", "polars") else "pandas", "Table": "arrow", "dict": "dict"}.get(name) or (
+            "light" if name in ("Unit", "Units", "Mapping", "Any") else None
         )
+    try:
+        annotation = one_type(annotation)
+    except TypeError:
+        return None
     origin = typing.get_origin(annotation) or annotation
     module = getattr(origin, "__module__", "").split(".")[0]
     name = getattr(origin, "__name__", "")
@@ -219,26 +312,4 @@ def form_named(annotation: Any) -> str | None:
         return "arrow"
     if origin is dict:
         return "dict"
-    return "light" if name in ("Unit", "Units", "Mapping", "MutableMapping") else None
-
-
-def annotations_of(work: Callable[..., Any]) -> dict[str, Any]:
-    """Each parameter of a function, and `return` last, with its annotation (None without one); text where a name in it is only known to a type checker."""
-    import inspect
-
-    function = work if isinstance(work, types.FunctionType) else getattr(work, "__call__", work)  # noqa: B004  # an object that can be called keeps its annotations there
-    try:
-        hints = typing.get_type_hints(function)
-    except Exception:  # noqa: BLE001  # whatever the user's annotations raise, their text is left
-        hints = dict(getattr(function, "__annotations__", {}))
-    found = {name: hints.get(name) for name in inspect.signature(work).parameters}
-    return {**found, "return": hints.get("return")}
-
-
-def settle_annotations(work: Callable[..., Any]) -> None:
-    """Let annotations that are only text be what they name: a function that travels by value to another process leaves the
-    names around it behind, unless its body uses them."""
-    texts = getattr(work, "__annotations__", {})
-    if isinstance(work, types.FunctionType) and any(isinstance(text, str) for text in texts.values()):
-        with contextlib.suppress(Exception):  # whatever the user's annotations raise, their text is left
-            work.__annotations__ = typing.get_type_hints(work, include_extras=True)
+    return "light" if annotation is Any or name in ("Unit", "Units", "Mapping", "MutableMapping") else None

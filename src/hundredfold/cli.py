@@ -142,10 +142,11 @@ def failures(run: str | None, model: str | None, limit: int, traceback: bool, wh
     from rich.markup import escape
 
     from . import display
+    from .arrays import rows_of
     from .local import runs
 
     found = runs.open_run(run, home=where.open())
-    rows = found.failures(model).arrow().to_pylist()
+    rows = rows_of(found.failures(model).arrow())
     if as_json:
         display.print_json(rows)
         return

@@ -36,10 +36,10 @@ _SORTS: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (str, "string"),
     (bytes, "binary"),
     (decimal.Decimal, "decimal"),
-    (dt.datetime, "timestamp"),
+    ((dt.datetime, np.datetime64), "timestamp"),
     (dt.date, "date"),
     (dt.time, "time"),
-    (dt.timedelta, "duration"),
+    ((dt.timedelta, np.timedelta64), "duration"),
     ((list, tuple, np.ndarray), "list"),
     (Mapping, "struct"),
 )
@@ -55,19 +55,43 @@ def column_of(values: Any, kind: pa.DataType | None = None) -> pa.Array:
     fast = _fast(values, kind)
     if fast is not None:
         return fast
-    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "buMm":
-        array = pa.array(values)
+    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "biufMm":
+        array = _of_array(values)
         return array.cast(wide(array.type)) if kind is None else same_values(array, kind)
+    if _is_masked(values) and values.ndim == 1:
+        values = values.tolist()  # None where it is masked
     values = [v if type(v) in _PLAIN else _plain(v) for v in values]
     sorts = {_sort(python) for python in set(map(type, values))} - {"null"}
-    if sorts == {"timestamp"} and len({v.tzinfo is None for v in values if v is not None}) > 1:
+    if sorts == {"timestamp"} and len({_has_zone(v) for v in values if v is not None}) > 1:
         raise ResultError("a column holds either times with a zone or times without one")
     if kind is not None:
         return _of_kind(values, sorts, kind)
     if len(sorts) > 1:
         raise ResultError(f"a column holds values of one sort, not {' and '.join(sorted(sorts))}")
-    array = _lists(values, None) if sorts == {"list"} else pa.array(values)
+    array = _lists(values, None) if sorts == {"list"} else _moments(values) if sorts & {"timestamp", "duration"} else pa.array(values)
+    if not holdable(array.type):
+        raise ResultError(f"no file can hold a column of {array.type}")
     return array.cast(wide(array.type))
+
+
+def _of_array(values: Any) -> pa.Array:
+    """A NumPy array of numbers or times as an Arrow array, with nulls where it is masked."""
+    if values.dtype.kind in "Mm":
+        unit, count = np.datetime_data(values.dtype)
+        finest = {"W": "D", "Y": "D", "M": "D", "h": "s", "m": "s"}.get(unit, unit)
+        if (count, finest) != (1, unit):  # Arrow has no such unit; it raises for months of a timedelta, which have no length
+            values = values.astype(f"{values.dtype.kind}8[{finest}]")
+        if unit in ("ps", "fs", "as") and not (values == (fine := values.astype(f"{values.dtype.kind}8[ns]"))).all():
+            raise ResultError(f"a column holds no {values.dtype}, which is finer than a nanosecond")
+        values = fine if unit in ("ps", "fs", "as") else values
+    if values.dtype.itemsize > 8:
+        raise ResultError(f"a column holds no {values.dtype}")
+    return pa.array(np.asarray(values), mask=np.ma.getmaskarray(values)) if _is_masked(values) else pa.array(values)
+
+
+def _is_masked(values: Any) -> bool:
+    """Whether it is an array of numpy.ma, which is not imported where nobody did."""
+    return isinstance(values, np.ndarray) and type(values) is not np.ndarray and hasattr(values, "mask")
 
 
 def _sort(python: type) -> str:
@@ -76,24 +100,84 @@ def _sort(python: type) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's and pandas' single values, and members of an Enum, as Python's own."""
+    """NumPy's, pandas' and Arrow's single values, and members of an Enum, as Python's own."""
     if isinstance(value, enum.Enum):
         return value.value
+    if isinstance(value, np.ndarray):
+        return _plain_array(value)
     if isinstance(value, np.datetime64 | np.timedelta64):
         return None if np.isnat(value) else _moment(value)
-    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+    if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, np.ndarray) and value.ndim > 1:
-        return list(value)
-    return None if type(value).__name__ in ("NaTType", "NAType") else value
+    if isinstance(value, pa.Scalar):
+        return _plain_scalar(value)
+    if type(value).__name__ in ("NaTType", "NAType"):
+        return None
+    return value
+
+
+def _plain_array(value: Any) -> Any:
+    if value.ndim == 0:
+        return None if _is_masked(value) and bool(value.mask) else _plain(value[()]) if value.dtype.kind in "Mm" else value.item()
+    return list(value) if value.ndim > 1 else value
+
+
+def _plain_scalar(value: pa.Scalar) -> Any:
+    if not value.is_valid:
+        return None
+    kind = "M" if pa.types.is_timestamp(value.type) else "m" if pa.types.is_duration(value.type) else ""
+    if kind and getattr(value.type, "tz", None) is None:
+        return _plain(np.array(value.value, f"{kind}8[{value.type.unit}]")[()])
+    return value.as_py()
+
+
+def _has_zone(value: Any) -> bool:
+    return getattr(value, "tzinfo", None) is not None
 
 
 def _moment(value: np.datetime64 | np.timedelta64) -> Any:
+    """Python's own value; NumPy's where that would lose something: what is finer than a microsecond, or beyond the year 9999."""
     kind, unit = value.dtype.kind, np.datetime_data(value.dtype)[0]
-    micro = value.astype(f"{kind}8[D]" if kind == "M" and unit == "D" else f"{kind}8[us]")
+    if unit == "generic" or (kind == "m" and unit in ("Y", "M")):
+        raise ResultError(f"{value!r} has no length that a column can hold")
+    micro = value.astype(f"{kind}8[D]" if kind == "M" and unit in ("Y", "M", "W", "D") else f"{kind}8[us]")
     if micro != value:
-        raise ResultError(f"{value!r} is finer than a microsecond; a table or an array of datetime64[ns] can hold it")
-    return micro.item()
+        nano = value.astype(f"{kind}8[ns]")
+        if nano != value:
+            raise ResultError(f"{value!r} is finer than a nanosecond")
+        return nano
+    plain = micro.item()
+    if isinstance(plain, int):
+        raise ResultError(f"{value!r} is a date that Python cannot hold")
+    return plain
+
+
+def _is_fine(value: Any) -> bool:
+    """Whether it is a time or duration that Python's own types cannot hold: NumPy's, or one of pandas with nanoseconds."""
+    return isinstance(value, np.generic) or bool(getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0))
+
+
+def _moments(values: list[Any]) -> pa.Array:
+    """A column of times or durations, in nanoseconds where one of them needs that."""
+    if not any(map(_is_fine, values)):
+        return pa.array(values)
+    zone = "UTC" if any(map(_has_zone, values)) else None
+    durations = any(isinstance(v, dt.timedelta | np.timedelta64) for v in values)
+    try:
+        whole = pa.array([None if v is None else _nanoseconds(v) for v in values], pa.int64())
+    except OverflowError as error:
+        raise ResultError("a column holds nanoseconds, or dates that are far off, but not both") from error
+    return whole.cast(pa.duration("ns") if durations else pa.timestamp("ns", zone))
+
+
+def _nanoseconds(value: Any) -> int:
+    """A time or duration in nanoseconds, since 1970 in UTC."""
+    if isinstance(value, np.generic):
+        return int(value.astype(f"{value.dtype.kind}8[ns]").astype(np.int64))
+    if _is_fine(value):
+        return int(value.as_unit("ns").value)
+    since = value if isinstance(value, dt.timedelta) else value - dt.datetime(1970, 1, 1, tzinfo=dt.UTC if _has_zone(value) else None)
+    return int(since // dt.timedelta(microseconds=1)) * 1000
 
 
 def _of_kind(values: list[Any], sorts: set[str], kind: pa.DataType) -> pa.Array:
@@ -106,6 +190,8 @@ def _of_kind(values: list[Any], sorts: set[str], kind: pa.DataType) -> pa.Array:
         return _lists(values, kind)
     if t.is_integer(kind):
         values = [_whole(v) if isinstance(v, float) else v for v in values]
+    elif sorts & {"timestamp", "duration"} and any(map(_is_fine, values)):
+        return same_values(_moments(values), kind)
     elif t.is_date(kind):
         values = [_day(v) if isinstance(v, dt.datetime) else v for v in values]
     elif t.is_timestamp(kind):
@@ -146,7 +232,10 @@ def _lists(values: list[Any], kind: pa.DataType | None) -> pa.Array:
     parts = [v for v in values if v is not None]
     offsets = np.concatenate([[0], np.cumsum([0 if v is None else len(v) for v in values])]).astype(np.int32)
     alike = len({v.dtype if isinstance(v, np.ndarray) else None for v in parts}) == 1 and isinstance(parts[0], np.ndarray)
-    inner = np.concatenate(parts) if alike else [item for part in parts for item in part]
+    if alike and any(map(_is_masked, parts)):
+        inner = np.ma.concatenate(parts)  # type: ignore[no-untyped-call]
+    else:
+        inner = np.concatenate(parts) if alike else [item for part in parts for item in part]
     elements = column_of(inner if len(inner) else [], kind.value_type if kind is not None else None)
     missing = pa.array([v is None for v in values], pa.bool_()) if len(parts) < len(values) else None
     return pa.ListArray.from_arrays(from_numpy(offsets), elements, mask=missing)
@@ -178,7 +267,13 @@ def _fast(values: Any, kind: pa.DataType | None) -> pa.Array | None:
             array = np.array(values, np.int64 if whole else np.float64)
         except OverflowError:
             return None
-    elif isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "if":
+    elif (
+        isinstance(values, np.ndarray)
+        and values.ndim == 1
+        and values.dtype.kind in "if"
+        and values.dtype.itemsize <= 8
+        and not _is_masked(values)
+    ):
         array = values.astype(np.int64 if values.dtype.kind == "i" else np.float64, copy=True)
     else:
         return None
@@ -203,6 +298,19 @@ def kind_of(kind: pa.DataType) -> str:
         return "timestamp with zone" if kind.tz else "timestamp"
     named = {"struct": t.is_struct, "date": t.is_date, "time": t.is_time, "duration": t.is_duration, "binary": t.is_binary}
     return next((name for name, is_one in named.items() if is_one(kind)), str(kind))
+
+
+def holdable(kind: pa.DataType) -> bool:
+    """Whether files and queries can hold a column of this type."""
+    t = pa.types
+    if t.is_interval(kind) or t.is_union(kind) or (isinstance(kind, pa.BaseExtensionType) and kind.extension_name != "arrow.uuid"):
+        return False
+    if t.is_decimal256(kind) and kind.precision > 38:
+        return False
+    inner = kind.value_type if t.is_dictionary(kind) or t.is_run_end_encoded(kind) else None
+    if inner is None and t.is_nested(kind):
+        return all(holdable(kind.field(n).type) for n in range(kind.num_fields))
+    return inner is None or holdable(inner)
 
 
 def agree(sort: str, other: str) -> bool:

@@ -70,7 +70,7 @@ def read_contract(declared: type) -> Contract:
     columns, problems, optional = [], [], _optional(declared)
     for name, annotation, extra in _fields(declared):
         try:
-            columns.append(_column(name, annotation, extra, name in optional))
+            columns.append(read_column(name, annotation, extra, name in optional))
         except TypeError as error:
             problems.append(f"{name}: {error}")
     if problems:
@@ -120,7 +120,7 @@ def _optional(declared: type) -> set[str]:
     return {f.name for f in dataclasses.fields(declared) if f.default is None} if dataclasses.is_dataclass(declared) else set()
 
 
-def _column(name: str, annotation: Any, extra: tuple[Any, ...], optional: bool) -> Column:
+def read_column(name: str, annotation: Any, extra: tuple[Any, ...] = (), optional: bool = False) -> Column:
     constraints: list[Any] = list(extra)
     nullable = False
     allowed: list[Any] | None = None
@@ -201,6 +201,10 @@ def _check(constraint: Any, python: Any) -> Iterator[Check]:
                 yield Check(f"must match {pattern}", f"regexp_matches({{c}}, {_fixed(pattern)})")
             elif isinstance(constraint, at.Predicate):
                 raise TypeError("a Predicate is Python and cannot be checked in SQL; use bounds, Literal or re.compile(...)")
+            elif getattr(constraint, "allow_inf_nan", None) is False:  # pydantic's
+                yield Check("must be finite", "isfinite({c})")
+            elif type(constraint).__module__ == at.__name__ and not isinstance(constraint, at.Unit):
+                raise TypeError(f"{constraint} cannot be checked in SQL; use bounds, Literal or re.compile(...)")
 
 
 SIMPLE: dict[Any, pa.DataType] = {

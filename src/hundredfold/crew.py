@@ -24,13 +24,13 @@ from typing import Any, NoReturn
 import cloudpickle
 import psutil
 
-from .batch import settle_annotations
 from .channel import LOST_CHANNEL, DriverChannel, Garbled, WorkerChannel
 from .errors import CrewError, HundredfoldError, JobError
 from .guarding import exit_words, from_outside, limit_memory, speak_to, told, unlimit_memory
 from .job import Job, Layout, Message, Model
 from .launching import Launcher, Settings, Worker, cannot_start, settings_for
 from .ports import Store
+from .returns import returned_by
 
 TICK = 0.1  # seconds between looks at limits
 STALL_S = 0.5  # a wait that ends so much later than asked for: this process was stopped
@@ -335,7 +335,7 @@ class Crew:
 def packed(thing: Kit | Job) -> bytes:
     """A kit or a job as it is sent to other processes; JobError where something in it cannot be."""
     for model in (thing.job if isinstance(thing, Kit) else thing).models:
-        settle_annotations(model.work)
+        returned_by(model)  # read here, where every name that an annotation needs is there; the model keeps it
     try:
         return bytes(cloudpickle.dumps(thing))
     except Exception as error:  # whatever the user's objects raise is told

@@ -10,15 +10,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from .arrays import UNIT, numpy_of
-from .batch import OpenBatch, annotations_of, form_of
-from .contract import Contract, is_contract, read_contract
+from .arrays import UNIT, numpy_of, value_of
+from .batch import OpenBatch, form_of
 from .crew import IDLE, MANY, Kit
 from .given import Given
 from .job import Message, Model
 from .manifest import Manifest, UnitList, open_batch
 from .outcome import Account, account_of, pack_accounts, pack_results
-from .results import Gather
+from .results import Gather, WrongShape
+from .returns import returned_by
 
 CHUNK = 2_000_000_000  # nanoseconds of work after which results are handed over, so that a death costs no more than that
 LOOK = 20_000_000  # nanoseconds of work after which it is looked whether the rest of a slice was given to another
@@ -56,7 +56,7 @@ class Table:
         self.manifest = Manifest.read(kit.layout, model.name, kit.store)
         self.units = UnitList.read(kit.layout, model.name, kit.store)
         self.givens = [Given(name, model, kit.job.model(name), kit.layout, kit.store) for name in model.given or ()]
-        self.contract = result_contract(model)
+        self.returned = returned_by(model)
         self._open: tuple[int, OpenBatch] | None = None
 
     def open(self, number: int, again: bool = False) -> OpenBatch:
@@ -70,32 +70,29 @@ class Table:
 
     def gather(self, batch: OpenBatch) -> Gather:
         keys = {name: _key_reader(batch, name) for name in batch.keys.column_names}
-        return Gather(self.contract, keys)
-
-
-def result_contract(model: Model) -> Contract | None:
-    """What a result row must hold: `returns`, or the return annotation where it names a row (or a list of them)."""
-    declared = model.returns or annotations_of(model.work)["return"]
-    inner = getattr(declared, "__args__", None)
-    if inner and getattr(declared, "__origin__", None) is list:
-        declared = inner[0]
-    return read_contract(declared) if is_contract(declared) else None
+        return Gather(self.returned, keys)
 
 
 def _key_reader(batch: OpenBatch, name: str) -> Callable[[int], Any]:
     column, first = batch.keys.column(name), batch.first
-    return lambda unit: column[unit - first].as_py()
+    return lambda unit: value_of(column[unit - first])
+
+
+def raise_fatal(error: BaseException) -> None:
+    """Raise what ends a process; a panic of a library in Rust is no Exception in Python, and yet a failure of the unit alone."""
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error
 
 
 def _do_each(table: Table, batch: OpenBatch, message: Message, marks: Any, say: Say) -> None:
     """One call for each unit; a chunk is handed over whenever it has taken long enough."""
-    work, clock = table.model.work, time.monotonic_ns
+    clock = time.monotonic_ns
     given = [(g.name, g.for_units(batch.keys)) for g in table.givens]
     first = message.first
     while first <= min(message.last, marks[2]):
         gather, bad = table.gather(batch), []
         add = gather.adder()
-        units = batch.each(table.form, first - batch.first, message.last - batch.first)
+        work, units = batch.calls(table.form, first - batch.first, message.last - batch.first, table.model.work)
         now = clock()
         stamps, end, look = [now], now + CHUNK, now + LOOK
         for unit, rows in zip(range(first, message.last + 1), units, strict=True):
@@ -106,7 +103,8 @@ def _do_each(table: Table, batch: OpenBatch, message: Message, marks: Any, say: 
                     add(unit, work(rows, **{name: get(unit - batch.first) for name, get in given}))
                 else:
                     add(unit, work(rows))
-            except Exception as error:  # noqa: BLE001  # the one place where a unit's failure becomes a value
+            except BaseException as error:  # noqa: BLE001  # the one place where a unit's failure becomes a value
+                raise_fatal(error)
                 bad.append(account_of(unit, error))
             now = clock()
             stamps.append(now)
@@ -131,12 +129,13 @@ def _do_many(table: Table, batch: OpenBatch, message: Message, marks: Any, say: 
     try:
         value = table.model.work(batch.units(table.form, own, own + message.units - 1), **{g.name: g.for_many(keys) for g in table.givens})
         gather.add_many(message.first, message.units, value)
-    except Exception as error:  # noqa: BLE001  # a failure of many is found by halves, of one is a value
+    except BaseException as error:  # noqa: BLE001  # a failure of many is found by halves, of one is a value
+        raise_fatal(error)
         table.open(message.batch, again=True)  # the function may have written to the columns before it raised
-        if message.units > 1:
+        if message.units > 1 and not isinstance(error, WrongShape):
             say(("split", message.first))
             return
-        gather, bad = table.gather(batch), [account_of(message.first, error)]
+        gather, bad = table.gather(batch), [account_of(unit, error) for unit in range(message.first, message.last + 1)]
     seconds = np.full(message.units, (time.perf_counter() - began) / message.units)
     _hand_over(gather, bad, seconds, message, say)
     say(("finished", message.last))

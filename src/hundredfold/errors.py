@@ -15,6 +15,7 @@
     |-- PublishRefused       the run is whole, but outside of the limits that the job sets
     |-- CrewError            a worker process cannot be started, or does not survive its start
     |-- Stopped              a person stopped the run: nothing is lost
+    |-- ConversionError      a unit's rows cannot come in the form that the function asks for (a failure of one unit)
     `-- ResultError          what the user's function returned cannot be used (a failure of one unit)
 
 An error says what was found, what was wanted, where, and what to do; all problems at once.
@@ -120,6 +121,9 @@ class CrewError(HundredfoldError): ...
 
 class Stopped(HundredfoldError):
     exit_code = 130
+
+
+class ConversionError(HundredfoldError): ...
 
 
 class ResultError(HundredfoldError): ...

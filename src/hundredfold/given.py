@@ -15,13 +15,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .arrays import from_numpy, numpy_of, to_pandas
-from .batch import annotations_of, form_named
+from .annotations import one_type, unevaluated
+from .arrays import from_numpy, has_large, numpy_of, pylist_of, to_pandas, value_of
+from .batch import form_named
 from .checksums import listed_needed
-from .contract import is_contract
-from .errors import JobError, ResultError
-from .job import Layout, Model
+from .contract import is_contract, read_column
+from .errors import ConversionError, JobError, ResultError
+from .job import Job, Layout, Model
 from .ports import Store
+from .returns import SEVERAL
 
 Make = Callable[[pa.Table], Any]
 
@@ -35,7 +37,9 @@ class Given:
         self.table = pq.ParquetFile(
             pa.BufferReader(listed_needed(store, layout.results(earlier.name), layout.collected(earlier.name)))
         ).read()
-        self.make = _maker(model, earlier, annotations_of(model.work).get(name))
+        nullable = frozenset(name for name in self.table.column_names if self.table.column(name).null_count)
+        large = frozenset(name for name in nullable if any(map(has_large, self.table.column(name).chunks)))
+        self.make = _maker(model, earlier, model.annotations.get(name), nullable, large)
         self._whole: list[Any] = []
 
     def for_units(self, keys: pa.Table) -> Callable[[int], Any]:
@@ -43,7 +47,7 @@ class Given:
         if not self.own or not self.earlier.unit:
             return lambda _unit: self.whole()
         spans = self._spans(keys)
-        wanted = [keys.column(name).to_pylist() for name in self.earlier.unit]
+        wanted = [pylist_of(keys.column(name)) for name in self.earlier.unit]
 
         def value(unit: int) -> Any:
             key = tuple(column[unit] for column in wanted)
@@ -88,46 +92,79 @@ def _findable(part: Any) -> Any:
 
 
 def _keys(table: pa.Table, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    return zip(*(map(_findable, table.column(name).to_pylist()) for name in names), strict=True)
+    return zip(*(map(_findable, pylist_of(table.column(name))) for name in names), strict=True)
 
 
-def _maker(model: Model, earlier: Model, annotation: Any) -> Make:
-    """How the rows of the earlier model become what the parameter asks for."""
-    if annotation is None:
-        annotation = annotations_of(earlier.work)["return"] if not earlier.many else None
-        if (
-            annotation is not None
-            and not _is_row(annotation)
-            and form_named(annotation) in (None, "light")
-            and get_origin(annotation) is not list
-        ):
-            annotation = None
-    if annotation is None:
-        return lambda table: _one(earlier, table, _as_dict)
-    if get_origin(annotation) is list:
-        inner = (get_args(annotation) or (dict,))[0]
-        row = _row_maker(inner) if is_contract(inner) else _as_dict
-        return lambda table: [row(table.slice(n, 1)) for n in range(table.num_rows)]
-    if is_contract(annotation):
-        row = _row_maker(annotation)
-        return lambda table: _one(earlier, table, row)
+def check_given(model: Model, job: Job) -> None:
+    """Raise JobError where a parameter that is given an earlier model's results asks for what they cannot be."""
+    for name in model.given or ():
+        _maker(model, job.model(name), model.annotations.get(name), frozenset(), frozenset())
+
+
+def _maker(model: Model, earlier: Model, annotation: Any, nullable: frozenset[str], large: frozenset[str]) -> Make:
+    """How the rows of the earlier model become what the parameter asks for; the types of a frame's columns depend on all of its rows."""
+    wanted = _as_declared(earlier) if annotation is None else annotation
+    if form_named(wanted) == "pandas":
+        return lambda table: to_pandas(table, nullable, large)
+    make = _make_of(earlier, wanted)
+    if make is None:
+        raise JobError(
+            f"model {model.name}: a parameter that is given {earlier.name} is annotated with {annotation}, which is no form of results",
+            hint="wanted dict, a dataclass (or the like), list of one of these, a single value (float, ...), pd.DataFrame, pl.DataFrame or pa.Table",
+        )
+    return make
+
+
+def _as_declared(earlier: Model) -> Any:
+    """What the earlier function declares to return, where a parameter can be that; else one row as a dict."""
+    annotation = None if earlier.many else earlier.annotations["return"]
+    return dict if annotation is None or _make_of(earlier, annotation) is None else annotation
+
+
+def _make_of(earlier: Model, annotation: Any) -> Make | None:
     form = form_named(annotation)
+    if unevaluated(annotation) is None:
+        try:
+            annotation = one_type(annotation)
+        except TypeError:
+            return None
+        if annotation is list or get_origin(annotation) in SEVERAL:
+            inner = (get_args(annotation) or (dict,))[0]
+            row = _row_maker(inner) if is_contract(inner) else _as_dict
+            return lambda table: [row(table.slice(n, 1)) for n in range(table.num_rows)]
+        if is_contract(annotation):
+            row = _row_maker(annotation)
+            return lambda table: _one(earlier, table, row)
+        if form is None and _is_value(annotation):
+            return lambda table: _one(earlier, table, _single(earlier, annotation))
     if form in ("dict", "light"):
         return lambda table: _one(earlier, table, _as_dict)
     if form == "arrow":
         return lambda table: table
     if form == "pandas":
-        return lambda table: to_pandas(table, frozenset())
-    if form == "polars":
-        return _polars
-    raise JobError(
-        f"model {model.name}: a parameter that is given {earlier.name} is annotated with {annotation}, which is no form of results",
-        hint="wanted dict, a dataclass (or the like), list of one of these, pd.DataFrame, pl.DataFrame or pa.Table",
-    )
+        return lambda table: to_pandas(table, frozenset())  # _maker knows what is null
+    return _polars if form == "polars" else None
 
 
-def _is_row(annotation: Any) -> bool:
-    return is_contract(annotation) or annotation is dict or get_origin(annotation) is dict
+def _is_value(annotation: Any) -> bool:
+    """Whether a single value can be of this type: float, str, an Enum, ..."""
+    try:
+        read_column("value", annotation)
+    except TypeError:
+        return False
+    return True
+
+
+def _single(earlier: Model, annotation: Any) -> Make:
+    def single(table: pa.Table) -> Any:
+        names = [name for name in table.column_names if name not in earlier.unit]
+        if len(names) != 1:
+            raise ResultError(
+                f"{earlier.name} has the columns {', '.join(names)}, and the parameter takes a single value; annotate it with dict"
+            )
+        return _value(table.column(names[0]), annotation)
+
+    return single
 
 
 def _one(earlier: Model, table: pa.Table, row: Make) -> Any:
@@ -158,7 +195,12 @@ def _value(column: pa.ChunkedArray, hint: Any) -> Any:
         if not pa.types.is_nested(column.type.value_type):
             array.flags.writeable = False
             return array
-    value = scalar.as_py()
+    try:
+        value = scalar.as_py()
+    except (ValueError, OverflowError) as error:
+        raise ConversionError(
+            f"an earlier result cannot come as a Python value ({error}): it is {value_of(scalar)}; take it as pa.Table"
+        ) from error
     return hint(value) if isinstance(hint, type) and issubclass(hint, enum.Enum) and value is not None else value
 
 

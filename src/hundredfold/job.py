@@ -9,9 +9,11 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from .annotations import annotations_of, is_async, signature_of
 from .errors import JobError
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -154,7 +156,7 @@ class Model:
     order_by: Sequence[str] = ()
     given: Sequence[str] | None = None
     many: bool = False
-    returns: type | None = None
+    returns: Any = None
     time_limit: float | None = None
 
     def __post_init__(self) -> None:
@@ -162,11 +164,16 @@ class Model:
         _tuples(self, "unit", "order_by")
         if not callable(self.work):
             raise JobError(f"model {self.name}: work is {self.work!r}, wanted a function")
-        further = _further_parameters(self.name, self.work)
+        if is_async(self.work):
+            raise JobError(
+                f"model {self.name}: its function is asynchronous, and would return a coroutine in place of a result",
+                hint="write `def` in place of `async def`; units run in parallel in processes of their own",
+            )
+        further, more = _further_parameters(self.name, self.work)
         if self.given is None:
             object.__setattr__(self, "given", tuple(p.name for p in further if p.default is p.empty))
         _tuples(self, "given")
-        missing = [name for name in self.given or () if name not in {p.name for p in further}]
+        missing = [name for name in self.given or () if name not in {p.name for p in further} and not more]
         if missing:
             raise JobError(
                 f"model {self.name}: its function takes no parameter named {', '.join(missing)}", hint="name the parameter after the model"
@@ -178,6 +185,14 @@ class Model:
         number = isinstance(self.time_limit, int | float) and not isinstance(self.time_limit, bool)
         if self.time_limit is not None and not (number and self.time_limit > 0):
             raise JobError(f"model {self.name}: time_limit is {self.time_limit!r}, wanted seconds above 0, or None")
+
+    @cached_property
+    def annotations(self) -> Mapping[str, Any]:
+        """Each parameter of the function, and `return` last, with its annotation; None without one, a text where it cannot be evaluated.
+
+        It travels with the model: in another process, the names that a text needs can be missing.
+        """
+        return annotations_of(self.work)
 
 
 @dataclass(frozen=True)
@@ -404,15 +419,26 @@ def allowed(limit: float, total: int) -> int:
     return limit if isinstance(limit, int) else int(limit * total)
 
 
-def _further_parameters(model: str, work: Callable[..., Any]) -> list[inspect.Parameter]:
+def _further_parameters(model: str, work: Callable[..., Any]) -> tuple[list[inspect.Parameter], bool]:
+    """Return the parameters after the first, which takes the rows, and whether any other name is taken too."""
     try:
-        parameters = list(inspect.signature(work).parameters.values())
+        parameters = list(signature_of(work).parameters.values())
     except (TypeError, ValueError) as error:
         raise JobError(f"model {model}: the signature of {work!r} cannot be read ({error})") from error
     named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if not named:
-        raise JobError(f"model {model}: its function takes no parameter, wanted one for the unit's rows")
-    return [*named[1:], *(p for p in parameters if p.kind is p.KEYWORD_ONLY)]
+        raise JobError(
+            f"model {model}: its function takes no parameter, wanted one for the unit's rows",
+            hint="write def price(rows): ...; a decorator keeps the parameters with @functools.wraps(function)",
+        )
+    nameless = [p.name for p in named[1:] if p.kind is p.POSITIONAL_ONLY and p.default is p.empty]
+    if nameless:
+        raise JobError(
+            f"model {model}: its function takes {', '.join(nameless)} by position only, and results of earlier models are given by name",
+            hint="take out the / after the parameter, or give it a default",
+        )
+    further = [p for p in named[1:] if p.kind is p.POSITIONAL_OR_KEYWORD] + [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    return further, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _declaring_folder() -> Path:

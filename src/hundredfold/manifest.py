@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from .arrays import numpy_of
+from .arrays import numpy_of, value_of
 from .batch import OpenBatch
 from .checksums import get_json, json_text, needed, unsealed
 from .job import Batch, Layout
@@ -20,7 +20,8 @@ ROWS = "__rows"  # the column that counts a unit's rows, in the list of units
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Every batch with its units, rows and cost; `nullable` names the columns in which any row holds a null.
+    """Every batch with its units, rows and cost; `nullable` names the columns in which any row holds a null,
+    and `large` those of integers in which any is beyond 2**53.
 
     Where others wrote the batches, `files` lists the Parquet objects of each, and `schema` says, serialized and in hex, of which types
     its columns are.
@@ -36,6 +37,7 @@ class Manifest:
     query: str = ""
     files: tuple[tuple[str, ...], ...] = ()
     schema: str = ""
+    large: tuple[str, ...] = ()
 
     def text(self, key: str) -> bytes:
         """Return the manifest as the object of that key, with its checksum."""
@@ -51,6 +53,7 @@ class Manifest:
                 raise
             fields = get_json(store, layout.draft(model))
         lists = {name: tuple(fields[name]) for name in ("unit", "order_by", "nullable")}
+        lists["large"] = tuple(fields.get("large", ()))
         files = tuple(map(tuple, fields.get("files", ())))
         return cls(**{**fields, **lists, "batches": tuple(Batch(**b) for b in fields["batches"]), "files": files})
 
@@ -76,7 +79,7 @@ class UnitList:
         return self.keys.slice(first, last - first + 1).combine_chunks(), self.rows[first : last + 1]
 
     def key(self, unit: int) -> tuple[object, ...]:
-        return tuple(column[unit].as_py() for column in self.keys.columns)
+        return tuple(value_of(column[unit]) for column in self.keys.columns)
 
 
 def open_batch(manifest: Manifest, units: UnitList, batch: Batch, layout: Layout, store: Store) -> OpenBatch:
@@ -87,7 +90,7 @@ def open_batch(manifest: Manifest, units: UnitList, batch: Batch, layout: Layout
     else:
         key = layout.batch(manifest.model, batch.number)
         rows = pa.ipc.open_stream(unsealed(store, key, needed(store, key))).read_all()
-    return OpenBatch(rows, keys, sizes, batch.first, manifest.order_by, frozenset(manifest.nullable))
+    return OpenBatch(rows, keys, sizes, batch.first, manifest.order_by, frozenset(manifest.nullable), frozenset(manifest.large))
 
 
 def rows_of(batch: int, files: Sequence[pa.Buffer], schema: str) -> pa.Table:

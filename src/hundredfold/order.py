@@ -5,6 +5,7 @@ It depends on the rows alone: neither on threads nor on the backend that wrote t
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from .arrays import UNIT, Array, from_numpy, nulls_of, numpy_of
+from .arrays import UNIT, Array, from_numpy, nulls_of, numpy_of, stored_numbers
 
 
 def canonical_order(table: pa.Table, unit: NDArray[np.int64], order_by: Sequence[str]) -> NDArray[np.intp]:
@@ -82,40 +83,75 @@ def ranks_of(column: pa.ChunkedArray, rows: NDArray[np.intp] | None = None) -> l
     """Arrays whose joint order is the order of the column's values (those at `rows`): nulls last, NaN before them, -0.0 before 0.0."""
     t = pa.types
     whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if t.is_dictionary(whole.type) or t.is_run_end_encoded(whole.type):
+        whole = whole.cast(whole.type.value_type)
     values = whole if rows is None or len(whole) == 0 else whole.take(from_numpy(rows))
     missing = [] if values.null_count == 0 else [nulls_of(values)]
     if t.is_floating(values.type):
-        array = numpy_of(values if values.type == pa.float64() else values.cast(pa.float64()), True)
+        array = numpy_of(values, True).astype(np.float64)
         bits = array.view(np.int64)
         rising = bits ^ ((bits >> 63) & np.int64(2**63 - 1))  # of a negative number all but the sign turned round
         return [*missing, np.isnan(array), rising]
-    if t.is_integer(values.type) or t.is_temporal(values.type) or t.is_boolean(values.type):
-        array = numpy_of(values.fill_null(_zero(values.type)) if missing else values, False)
-        return [*missing, array.view(np.int64) if array.dtype.kind in "mM" else array]
+    whole_numbers = _whole_numbers(values)
+    if whole_numbers is not None:
+        return [*missing, np.where(missing[0], whole_numbers.dtype.type(0), whole_numbers) if missing else whole_numbers]
     codes, distinct = _codes(values)
     rank = np.empty(len(distinct), np.int64)
     rank[sorted(range(len(distinct)), key=lambda i: _sortable(distinct[i]))] = np.arange(len(distinct))
     return [*missing, rank.take(codes) if len(distinct) else codes]
 
 
+def _whole_numbers(values: pa.Array) -> Array | None:
+    """The numbers that integers, booleans, dates and times are stored as; None for other types."""
+    t, kind = pa.types, values.type
+    if t.is_null(kind):
+        return np.zeros(len(values), np.int8)
+    if t.is_boolean(kind):
+        return numpy_of(values.cast(pa.uint8()).fill_null(0), False)
+    if t.is_integer(kind):
+        return stored_numbers(values, np.dtype(str(kind)))
+    if t.is_temporal(kind) and not t.is_interval(kind):
+        return stored_numbers(values, np.dtype(f"int{kind.bit_width}"))
+    return None
+
+
 def _codes(values: pa.Array) -> tuple[NDArray[np.int64], list[Any]]:
     """The values as numbers into a list of those that differ (0 for a null)."""
-    if pa.types.is_nested(values.type):
-        texts = [repr(v) for v in values.to_pylist()]
-        values = pa.array(texts, pa.string())
-    encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-    return numpy_of(encoded.indices.fill_null(0), False).astype(np.int64), encoded.dictionary.to_pylist()
+    try:
+        encoded = (values if _is_plain(values.type) else pa.array(_texts(values), pa.string())).dictionary_encode()
+        return numpy_of(encoded.indices.fill_null(0), False).astype(np.int64), encoded.dictionary.to_pylist()
+    except pa.ArrowNotImplementedError:  # a rare type
+        found = values.to_pylist()
+        numbers = {value: number for number, value in enumerate(dict.fromkeys(v for v in found if v is not None))}
+        return np.array([numbers.get(value, 0) for value in found], np.int64), list(numbers)
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    return not (pa.types.is_nested(kind) or pa.types.is_interval(kind) or isinstance(kind, pa.BaseExtensionType))
+
+
+def _texts(values: pa.Array) -> list[str]:
+    """A text for each nested value; equal values have equal texts."""
+    with contextlib.suppress(pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        values = values.cast(_numbers_within(values.type))  # Python has no date beyond the year 9999
+    return [repr(value) for value in values.to_pylist()]
+
+
+def _numbers_within(kind: pa.DataType) -> pa.DataType:
+    """A nested type with the numbers that dates and times are stored as."""
+    t = pa.types
+    if t.is_temporal(kind) and not t.is_interval(kind):
+        return pa.int32() if kind.bit_width == 32 else pa.int64()
+    if t.is_struct(kind):
+        return pa.struct([field.with_type(_numbers_within(field.type)) for field in kind])
+    if t.is_map(kind):
+        return pa.map_(_numbers_within(kind.key_type), _numbers_within(kind.item_type))
+    if t.is_large_list(kind):
+        return pa.large_list(_numbers_within(kind.value_type))
+    if t.is_fixed_size_list(kind):
+        return pa.list_(_numbers_within(kind.value_type), kind.list_size)
+    return pa.list_(_numbers_within(kind.value_type)) if t.is_list(kind) else kind
 
 
 def _sortable(value: Any) -> Any:
     return value.encode() if isinstance(value, str) else value
-
-
-def _zero(kind: pa.DataType) -> pa.Scalar:
-    return (
-        pa.scalar(False)
-        if pa.types.is_boolean(kind)
-        else pa.scalar(0, pa.int64()).cast(kind)
-        if not pa.types.is_date32(kind)
-        else pa.scalar(0, pa.int32()).cast(kind)
-    )

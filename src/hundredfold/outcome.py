@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .arrays import UNIT, from_numpy, numpy_of, spelled
 from .columns import text_of_type
-from .errors import ResultError
+from .errors import ConversionError, ResultError
 from .job import Message
 
 ACCOUNT = pa.schema(
@@ -48,8 +48,13 @@ def account_of(unit: int, error: BaseException) -> Account:
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not f.filename.startswith(_HERE)] or list(frames)
     told = words_of(error)
-    text = "" if isinstance(error, ResultError) else "".join(traceback.format_list(own)) + f"{type(error).__name__}: {told}\n"
-    return Account(unit, "failed", type(error).__name__, told, _writable(text))
+    text = (
+        ""
+        if isinstance(error, ResultError | ConversionError)
+        else "".join(traceback.format_list(own)) + f"{type(error).__name__}: {told}\n"
+    )
+    name = "ResultError" if isinstance(error, ResultError) else type(error).__name__
+    return Account(unit, "failed", name, told, _writable(text))
 
 
 def words_of(value: Any, say: Callable[[Any], str] = str) -> str:

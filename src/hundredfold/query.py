@@ -71,6 +71,17 @@ def _check_query(what: str, select: str, known: Sequence[str], tables_of: Callab
         )
 
 
+def check_names(what: str, names: Sequence[str]) -> None:
+    """Raise QueryError where a query gives a column twice; names that differ only in case are one to SQL."""
+    small = [name.lower() for name in names]
+    twice = sorted({name for name in names if small.count(name.lower()) > 1})
+    if twice:
+        raise QueryError(
+            f"{what} gives a column more than once: {', '.join(twice)}",
+            hint=f'name each column once, such as: SELECT m.*, run.{twice[0]} AS other_name; to SQL, "Price" and "price" are one name',
+        )
+
+
 def sizes(select: str, unit: Sequence[str]) -> str:
     """The units of a query in the order of their keys, and how many rows each has. A null in a key is a value like any other."""
     keys = ", ".join(quote(name) for name in unit)

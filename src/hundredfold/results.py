@@ -7,7 +7,11 @@ type a column has is decided once, over all units, when they are collected; no f
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import datetime as dt
+import decimal
+import enum
+import uuid
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from operator import itemgetter
 from typing import Any
@@ -16,13 +20,19 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from .arrays import UNIT, from_numpy, nulls_of, numpy_of
-from .columns import UNFIT, column_of, same_values, wide
+from .arrays import UNIT, from_numpy, nulls_of, numpy_of, pylist_of
+from .columns import UNFIT, column_of, holdable, same_values, wide
 from .contract import Contract
 from .errors import ResultError
 from .outcome import Account, words_of
+from .returns import VALUE, Returned
 
 Row = tuple[str, ...]
+VALUES = (bool, int, float, complex, str, bytes, decimal.Decimal, dt.date, dt.time, dt.timedelta, uuid.UUID, enum.Enum, np.generic)
+
+
+class WrongShape(ResultError):
+    """A result of many units that cannot be used, whichever units it is of: the call need not be tried with fewer of them."""
 
 
 class Group:
@@ -43,11 +53,12 @@ class Group:
 class Gather:
     """Takes what the function returned for each unit, and gives it back as tables of equal columns."""
 
-    def __init__(self, contract: Contract | None, keys: Mapping[str, Callable[[int], Any]]) -> None:
-        self.contract = contract
+    def __init__(self, returned: Returned, keys: Mapping[str, Callable[[int], Any]]) -> None:
+        self.contract, self.optional = returned.contract, returned.optional
         self.keys = keys
         self.groups: dict[Row, Group] = {}
         self.tables: list[pa.Table] = []
+        self.nones: list[int] = []
         self.last: Group | None = None
 
     def adder(self) -> Callable[[int, Any], None]:
@@ -68,7 +79,7 @@ class Gather:
                 except KeyError:
                     pass
                 else:
-                    if type(row[0]) is not array:
+                    if not isinstance(row[0], array):
                         keep(row)
                         note(unit)
                         return
@@ -80,49 +91,119 @@ class Gather:
         return add
 
     def _add(self, unit: int, value: Any) -> None:
-        if type(value) is dict and not _is_table(value, self.contract):
+        if isinstance(value, dict) and not _is_table(value, self.contract):
             self._row(unit, tuple(value), value.values())
             return
-        if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        if value is None:
+            self._add_none(unit)
+            return
+        if is_value(value):
+            self._row(unit, (VALUE,), (value,))
+            return
+        table = table_of(value)
+        if table is not None:
+            self._keep(table, np.full(table.num_rows, unit, np.int64))
+        elif isinstance(value, list | tuple | Iterator) and not hasattr(value, "_fields"):
             rows = _aligned([row_of(item) for item in value])
             for names in {names for names, _ in rows}:
                 self._check_names(names)  # of all rows before the first is kept: a failed unit leaves none behind
             for names, values in rows:
                 self._row(unit, names, values)
-            return
-        table = table_of(value)
-        if table is None:
-            self._row(unit, *row_of(value))
         else:
-            self._keep(table, np.full(table.num_rows, unit, np.int64))
+            self._row(unit, *row_of(value))
+
+    def _add_none(self, unit: int) -> None:
+        """Keep a None: no row where the annotation says so, a null where a result is a single value; which of them is settled with all units."""
+        if self.contract is None:
+            self.nones.append(unit)
+        elif self.contract.names == (VALUE,):
+            self._row(unit, (VALUE,), (None,))
+        elif not self.optional:
+            raise ResultError(
+                f"returned None, wanted {self.contract.name}; write `| None` in the return annotation if a unit may have no row"
+            )
 
     def add_many(self, first: int, units: int, value: Any) -> None:
         """Keep the result of `units` units at once, the first of which is `first`.
 
-        One row for each unit, in order; or any number of rows, with a column `unit` that numbers them from 0.
+        Rows belong to the unit that their column `unit` numbers from 0, or whose key they bring, or else, but not in a table, to
+        the unit in whose place they are. Raises ResultError where that is not one row for each unit, or a row is nobody's.
         """
-        table = _many_table(value)
-        if "unit" not in table.column_names or "unit" in self.keys:
-            if table.num_rows != units:
-                raise ResultError(
-                    f"returned {table.num_rows:,} rows for {units:,} units; wanted one for each, in order, or a column `unit` that numbers them from 0"
-                )
-            self._keep(table, np.arange(first, first + units))
+        table, ordered = _many_table(value)
+        present = [name for name in self.keys if name in table.column_names]
+        if "unit" in table.column_names and "unit" not in self.keys:
+            self._add_numbered(first, units, table)
             return
+        wanted = f"wanted one for each, with the key ({', '.join(self.keys)}), or rows with a column `unit` that numbers the units from 0"
+        if self.keys and len(present) == len(self.keys):
+            places = self._places(first, units, table)
+        elif present:
+            missing = ", ".join(name for name in self.keys if name not in present)
+            raise ResultError(
+                f"returned rows for {units:,} units with {', '.join(present)} and without {missing}: whose they are is unknown; {wanted}"
+            )
+        elif not ordered and self.keys:
+            raise WrongShape(
+                f"returned a table for {units:,} units without their keys, and the order of a table's rows is no proof of whose they are; {wanted}, "
+                "or one dict of arrays in the order of the units"
+            )
+        elif table.num_rows != units:
+            raise ResultError(
+                f"returned {table.num_rows:,} rows for {units:,} units; {wanted}, or one dict of arrays in the order of the units"
+            )
+        else:
+            places = np.arange(units)
+        self._keep_sorted(table.drop_columns(present), places + first)
+
+    def _add_numbered(self, first: int, units: int, table: pa.Table) -> None:
         if not pa.types.is_integer(table.column("unit").type):
             raise ResultError(f"returned a column `unit` of {table.column('unit').type}, wanted whole numbers from 0")
+        if table.column("unit").null_count:
+            raise ResultError("returned a null in the column `unit`, wanted whole numbers from 0")
         unit = np.asarray(table.column("unit").to_pylist(), np.int64)
         strange = unit[(unit < 0) | (unit >= units)]
         if len(strange):
             raise ResultError(f"returned rows for unit {strange[0]}, and the slice has units 0 to {units - 1}")
-        order = np.argsort(unit, kind="stable")
-        self._keep(table.drop_columns(["unit"]).take(from_numpy(order)), unit[order] + first)
+        self._keep_sorted(table.drop_columns(["unit"]), unit + first)
+
+    def _keep_sorted(self, table: pa.Table, units: NDArray[np.int64]) -> None:
+        """Keep rows by their units; those of one unit stay as they are."""
+        if (units[1:] < units[:-1]).any():
+            order = np.argsort(units, kind="stable")
+            table, units = table.take(from_numpy(order)), units[order]
+        self._keep(table, units)
+
+    def _places(self, first: int, units: int, table: pa.Table) -> NDArray[np.int64]:
+        """For each row, the number in the slice of the unit whose key it brings; ResultError unless each unit has just one row."""
+        names = tuple(self.keys)
+        whose: dict[tuple[Any, ...], int] = {}
+        for unit in range(units):
+            key = tuple(self.keys[name](first + unit) for name in names)
+            whose.setdefault(tuple(map(_same_key, key)), unit)
+        found = [tuple(map(_same_key, key)) for key in zip(*(pylist_of(table.column(name)) for name in names), strict=True)]
+        strange = [key for key in found if key not in whose]
+        if strange:
+            raise ResultError(f"returned {len(strange):,} rows whose key is no unit's of this call, such as {_key_words(strange[0])}")
+        places = np.array([whose[key] for key in found], np.int64)
+        counts = np.bincount(places, minlength=units)
+        if (counts == 1).all():
+            return places
+        keys = {place: key for key, place in whose.items()}
+        twice, without = np.flatnonzero(counts > 1), np.flatnonzero(counts == 0)
+        parts = [f"{len(twice):,} units have several rows, such as {_key_words(keys[int(twice[0])])}"] if len(twice) else []
+        parts += [f"{len(without):,} have none, such as {_key_words(keys[int(without[0])])}"] if len(without) else []
+        raise ResultError(
+            f"returned {len(found):,} rows for {units:,} units by their keys: {' and '.join(parts)}; wanted one for each "
+            "(a column `unit` that numbers the units from 0 allows any number)"
+        )
 
     def _keep(self, table: pa.Table, units: NDArray[np.int64]) -> None:
         self._check_names(tuple(table.column_names))
-        odd = [f"{f.name} ({f.type})" for f in table.schema if pa.types.is_interval(f.type) or pa.types.is_union(f.type)]
+        odd = [f"{f.name} ({f.type})" for f in table.schema if not holdable(f.type)]
         if odd:
             raise ResultError(f"returned columns that no file can hold: {', '.join(odd)}")
+        if self.contract is None:
+            table = _widened(table)
         self.tables.append(table.append_column(UNIT, from_numpy(units)))
 
     def _row(self, unit: int, names: Row, values: Any) -> None:
@@ -165,6 +246,8 @@ class Gather:
         tables = [t for group in self.groups.values() for t in self._tables(group, bad)]
         tables += [self._conform(table, bad) for table in _merged(self.tables)]
         tables = [self._without_keys(table, bad) for table in tables]
+        if self.nones:  # a table without a column: what a None stands for depends on the other units
+            tables.append(pa.table({UNIT: from_numpy(np.array(self.nones, np.int64))}))
         if bad:
             tables = [_without(table, bad) for table in tables]
         return [t for t in tables if t.num_rows], list(bad.values())
@@ -222,13 +305,13 @@ class Gather:
             if name == UNIT:
                 arrays.append(values)
             elif column is None:
-                arrays.append(values.cast(wide(values.type)))
+                arrays.append(values if values.type == wide(values.type) else values.cast(wide(values.type)))
             else:
                 try:
                     arrays.append(same_values(values, column.arrow))
                 except UNFIT:
                     arrays.append(
-                        pa.array([self._or_blame(column, v, u, bad) for v, u in zip(values.to_pylist(), units, strict=True)], column.arrow)
+                        pa.array([self._or_blame(column, v, u, bad) for v, u in zip(pylist_of(values), units, strict=True)], column.arrow)
                     )
                 if not column.nullable and arrays[-1].null_count:
                     for row in np.flatnonzero(nulls_of(arrays[-1])).tolist():
@@ -242,7 +325,7 @@ class Gather:
         """Key columns in a result must repeat the unit's own key; the engine writes them itself."""
         for name in [n for n in table.column_names if n in self.keys]:
             units = numpy_of(table.column(UNIT), False).tolist()
-            for unit, value in zip(units, table.column(name).to_pylist(), strict=True):
+            for unit, value in zip(units, pylist_of(table.column(name)), strict=True):
                 wanted = self.keys[name](unit)
                 if value != wanted and not (value != value and (wanted != wanted or wanted is None)):  # a null number is read as NaN
                     bad.setdefault(
@@ -255,11 +338,20 @@ class Gather:
 def _is_table(value: Mapping[Any, Any], contract: Contract | None) -> bool:
     """A dict whose values are all 1-D arrays of one length is several rows, unless the contract says that a value is a list."""
     first = next(iter(value.values()), None)
-    if type(first) is not np.ndarray:
+    if not isinstance(first, np.ndarray) or first.ndim != 1:
         return False
     if contract is not None and any(pa.types.is_nested(c.arrow) for c in contract.columns):
         return False
-    return all(type(v) is np.ndarray and v.ndim == 1 and len(v) == len(first) for v in value.values())
+    return all(isinstance(v, np.ndarray) and v.ndim == 1 and len(v) == len(first) for v in value.values())
+
+
+def is_value(value: Any) -> bool:
+    """Whether a result is a single value: a number, a text, a date, ..., but neither a row nor a table."""
+    if isinstance(value, VALUES):
+        return not isinstance(value, np.void)
+    if isinstance(value, np.ndarray):
+        return value.ndim == 0 and not value.dtype.names
+    return isinstance(value, pa.Scalar) or type(value).__name__ in ("NaTType", "NAType")
 
 
 def row_of(value: Any) -> tuple[Row, Any]:
@@ -274,8 +366,36 @@ def row_of(value: Any) -> tuple[Row, Any]:
     fields = getattr(type(value), "model_fields", None)
     if fields is not None:
         return tuple(f.alias or n for n, f in fields.items()), [getattr(value, n) for n in fields]
-    what = "None" if value is None else f"{type(value).__name__} {words_of(value)[:80]!r}"
-    raise ResultError(f"returned {what}; wanted a dict, dataclass, NamedTuple or pydantic row, a list of them, or a table")
+    if isinstance(value, np.void) and value.dtype.names:
+        return value.dtype.names, [value[name] for name in value.dtype.names]
+    raise _no_row(value)
+
+
+def _no_row(value: Any) -> ResultError:
+    """What is wrong with a result that is no row, and what to return in its place."""
+    kind = type(value)
+    what = "None" if value is None else f"{kind.__name__} {words_of(value)[:80]!r}"
+    wanted = "wanted a dict, dataclass, NamedTuple or pydantic row, a list of them, a table, or a single value"
+    if isinstance(value, Awaitable):
+        getattr(value, "close", lambda: None)()  # or Python warns that nobody awaited it
+        return ResultError(f"returned {what}: the function is asynchronous, and its result was not awaited; {wanted}")
+    if isinstance(value, np.ndarray):
+        return ResultError(
+            f"returned an array of shape {value.shape}; {wanted}: {{'value': array}} is a row for each element, {{'value': array.tolist()}} is one"
+        )
+    if is_value(value) or value is None:
+        return ResultError(f"returned {what} in a list; a list holds rows, each with named columns: {{'value': ...}}")
+    if isinstance(value, set | frozenset | list | tuple | range | Iterator):
+        return ResultError(f"returned {what}; {wanted}")
+    module = kind.__module__.partition(".")[0]
+    if module == "pandas":
+        return ResultError(f"returned a pandas {kind.__name__}; {wanted}: series.to_dict() is a row, series.to_frame() a table")
+    if module in ("polars", "pyarrow"):
+        return ResultError(f"returned a {module} {kind.__name__}; {wanted}")
+    return ResultError(
+        f"returned a {kind.__module__}.{kind.__qualname__} object; {wanted}. An object, such as a fitted model, is kept as bytes: "
+        'return {"model": pickle.dumps(model)}, and pickle.loads(...) gives it back'
+    )
 
 
 def table_of(value: Any) -> pa.Table | None:
@@ -284,38 +404,101 @@ def table_of(value: Any) -> pa.Table | None:
         return value
     if isinstance(value, pa.RecordBatch):
         return pa.Table.from_batches([value])
+    if isinstance(value, pa.RecordBatchReader):
+        return value.read_all()
     if isinstance(value, dict):
         return pa.table({name: column_of(v) for name, v in value.items()})
+    if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.names:
+        return pa.table({name: column_of(value[name]) for name in value.dtype.names})
     module = type(value).__module__.split(".")[0]
-    if module == "pandas" and hasattr(value, "columns"):
-        named = any(name is not None for name in value.index.names)
-        return pa.Table.from_pandas(value, preserve_index=named).replace_schema_metadata(None)
-    if module == "pandas":
-        raise ResultError("returned a pandas Series; wanted a row or a table", hint="return series.to_dict() or series.to_frame().T")
+    if hasattr(value, "iloc") and hasattr(value, "columns"):  # pandas, and what is derived from it
+        return _of_pandas(value)
+    if module == "polars" and hasattr(value, "collect") and hasattr(value, "collect_schema"):
+        value = value.collect()
     if module == "polars" and hasattr(value, "to_arrow") and hasattr(value, "columns"):
         return value.to_arrow()
     return None
 
 
-def _many_table(value: Any) -> pa.Table:
-    """What was returned for a whole slice, as a table; ResultError for what is none."""
+def _of_pandas(frame: Any) -> pa.Table:
+    """A pandas frame as an Arrow table, with the columns of its index where these have names.
+
+    A column of objects holds values of one sort, as everywhere: what Arrow makes of a mixture depends on the first of them.
+    """
+    if any(name is not None for name in frame.index.names):
+        frame = frame.reset_index()
+    names = list(frame.columns)
+    strange = [words_of(name, repr) for name in names if not isinstance(name, str)]
+    if strange:
+        raise ResultError(f"returned a frame with the columns {', '.join(strange)}; wanted names (frame.rename(columns=...))")
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ResultError(f"returned a frame that has a column more than once: {', '.join(twice)}")
+    objects = [name for name in names if str(frame[name].dtype) == "object"]
+    table = pa.Table.from_pandas(frame.drop(columns=objects), preserve_index=False).replace_schema_metadata(None)
+    made = {name: column_of([None if isinstance(v, float) and v != v else v for v in frame[name].tolist()]) for name in objects}
+    return pa.table({name: made[name] if name in made else table.column(name) for name in names}) if names else table
+
+
+def _many_table(value: Any) -> tuple[pa.Table, bool]:
+    """What was returned for a whole slice, as a table, and whether its rows are in the order of the units by what it is."""
     if isinstance(value, dict):
+        frame = _of_series(value)
+        if frame is not None:
+            return _of_pandas(frame), False
         lengths = {name: len(v) if hasattr(v, "__len__") and not isinstance(v, str | bytes) else None for name, v in value.items()}
         if None in lengths.values() or len(set(lengths.values())) > 1:
             raise ResultError(f"returned columns of different lengths: {lengths}")
-        return pa.table({name: column_of(v) for name, v in value.items()})
-    if isinstance(value, list):
-        gather = Gather(None, {})
+        return pa.table({name: column_of(v) for name, v in value.items()}), True
+    table = table_of(value)
+    if table is not None:
+        return table, isinstance(value, np.ndarray)
+    if isinstance(value, list | Iterator):
+        gather = Gather(Returned(), {})
         for number, item in enumerate(value):
             gather._row(number, *row_of(item))
-        tables, _ = gather.finish()
+        tables, bad = gather.finish()
+        if bad:
+            raise ResultError(bad[0].message)
         if len(tables) != 1:
             raise ResultError(f"returned rows of {len(tables)} different shapes; wanted one")
-        return tables[0].drop_columns([UNIT])
-    table = table_of(value)
-    if table is None:
+        return tables[0].drop_columns([UNIT]), True
+    if not is_value(value):
         row_of(value)  # says what is wrong with it
-        raise ResultError(f"returned one {type(value).__name__} for a whole batch; wanted a dict of arrays, a list of rows or a table")
+    raise ResultError(
+        f"returned {type(value).__name__} {words_of(value)[:80]!r} for a whole batch; wanted a dict of arrays, a list of rows or a table"
+    )
+
+
+def _of_series(value: Mapping[Any, Any]) -> Any:
+    """A dict of pandas Series with a named index, which says whose each value is, as a frame; None for any other dict."""
+    series = [v for v in value.values() if hasattr(v, "to_frame") and any(getattr(getattr(v, "index", None), "names", ()))]
+    if not series or len(series) < len(value):
+        return None
+    if any(not s.index.equals(series[0].index) for s in series):
+        raise ResultError("returned Series with different indexes; wanted one index, with the units' keys")
+    return series[0].to_frame().set_axis([next(iter(value))], axis=1).assign(**dict(value))
+
+
+def _same_key(part: Any) -> Any:
+    """A part of a key as it is looked for: a null may have become NaN on its way through the function."""
+    return None if part != part else part
+
+
+def _key_words(key: Sequence[Any]) -> str:
+    return ", ".join(words_of(part)[:80] for part in key)
+
+
+def _widened(table: pa.Table) -> pa.Table:
+    """A table in the wide types of its columns; ResultError names the column that has a value which its wide type cannot hold."""
+    for position, field in enumerate(table.schema):
+        kind = wide(field.type)
+        if kind == field.type:
+            continue
+        try:
+            table = table.set_column(position, field.name, table.column(position).cast(kind))
+        except UNFIT as error:
+            raise ResultError(f"returned as {field.name} ({field.type}) a value that no column can hold: {error}") from error
     return table
 
 
@@ -346,12 +529,19 @@ def _split(group: Group, bad: dict[int, Account]) -> Iterator[pa.Table]:
             try:
                 columns.append(column_of(values[start:stop]))
             except UNFIT as error:
-                why = f"returned as {name} what no column can hold: {_short(values[start:stop] if stop - start > 1 else values[start])} ({error})"
+                value = values[start:stop] if stop - start > 1 else values[start]
+                why = f"returned as {name} what no column can hold: {_short(value)} ({error}){_kept_as_bytes(value)}"
                 bad.setdefault(group.units[start], Account(group.units[start], "failed", "ResultError", why))
         if len(columns) == len(group.names):
             by_type.setdefault(tuple(str(c.type) for c in columns), []).append([*columns, from_numpy(units[start:stop])])
     for pieces in by_type.values():
         yield pa.table([pa.concat_arrays(column) for column in zip(*pieces, strict=True)], [*group.names, UNIT])
+
+
+def _kept_as_bytes(value: Any) -> str:
+    """How to keep an object that is no value, such as a fitted model."""
+    known = type(value).__module__.partition(".")[0] in ("builtins", "numpy", "pandas", "pyarrow", "polars", "decimal", "datetime")
+    return "" if known else "; an object is kept as bytes: pickle.dumps(...), and pickle.loads(...) gives it back"
 
 
 def _merged(tables: Sequence[pa.Table]) -> list[pa.Table]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hundredfold.arrays import UNIT, from_numpy, numpy_of
 from hundredfold.errors import ConservationError, QueryError
 from hundredfold.local.files import FileStore
 from hundredfold.local.warehouse import DuckWarehouse
-from hundredfold.order import canonical_order
+from hundredfold.order import _numbers_within, canonical_order
 from hundredfold.steps.units import Dense, Joined, number
 
 KEYS: dict[str, tuple[st.SearchStrategy[Any], pa.DataType]] = {
@@ -134,14 +135,65 @@ VALUES: dict[str, tuple[st.SearchStrategy[Any], pa.DataType]] = {
     "text": (st.sampled_from(["", "a", "b", "ä", None]), pa.string()),
     "flag": (st.sampled_from([True, False, None]), pa.bool_()),
     "few": (st.integers(0, 2), pa.int16()),
+    "second": (st.one_of(st.none(), st.integers(0, 86_399)), pa.time32("s")),
+    "milli": (st.one_of(st.none(), st.integers(0, 86_399_999)), pa.time32("ms")),
+    "micro": (st.one_of(st.none(), st.integers(0, 86_399_999_999)), pa.time64("us")),
+    "nano": (st.integers(0, 86_399_999_999_999), pa.time64("ns")),
+    "span": (st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)), pa.duration("s")),
+    "far_day": (st.one_of(st.none(), st.integers(-(2**31), 2**31 - 1)), pa.date32()),
+    "day_of_ms": (st.one_of(st.none(), st.integers(-(10**5), 10**5).map(lambda day: day * 86_400_000)), pa.date64()),
+    "moment": (st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)), pa.timestamp("s")),
+    "zoned": (st.integers(-(2**63), 2**63 - 1), pa.timestamp("us", "Europe/Berlin")),
+    "half": (st.sampled_from([0.0, -0.0, 1.5, -1.5, float("nan"), None]), pa.float16()),
+    "single": (st.sampled_from([0.0, -0.0, 1.5, -1.5, float("inf"), None]), pa.float32()),
+    "money": (st.one_of(st.none(), st.decimals(-(10**9), 10**9, places=2)), pa.decimal128(20, 2)),
+    "huge": (st.one_of(st.none(), st.integers(-(10**60), 10**60).map(Decimal)), pa.decimal256(70, 0)),
+    "bytes": (st.one_of(st.none(), st.binary(max_size=2)), pa.binary()),
+    "many_bytes": (st.one_of(st.none(), st.binary(max_size=2)), pa.large_binary()),
+    "two_bytes": (st.one_of(st.none(), st.binary(min_size=2, max_size=2)), pa.binary(2)),
+    "long_text": (st.sampled_from(["", "a", "ä", None]), pa.large_string()),
+    "nothing": (st.none(), pa.null()),
+    "word": (st.sampled_from(["b", "a", None]), pa.dictionary(pa.int8(), pa.string())),
 }
+NESTED: dict[str, tuple[st.SearchStrategy[Any], pa.DataType]] = {
+    "numbers": (st.one_of(st.none(), st.lists(st.sampled_from([1, 2, None]), max_size=2)), pa.list_(pa.int64())),
+    "days": (st.lists(st.integers(-(2**31), 2**31 - 1), max_size=2), pa.list_(pa.date32())),
+    "pair": (
+        st.one_of(st.none(), st.fixed_dictionaries({"a": st.integers(0, 1), "b": st.sampled_from(["x", None])})),
+        pa.struct([("a", pa.int8()), ("b", pa.string())]),
+    ),
+    "times": (st.fixed_dictionaries({"at": st.integers(-(2**63), 2**63 - 1)}), pa.struct([("at", pa.timestamp("s"))])),
+    "map": (st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 1)), max_size=1), pa.map_(pa.string(), pa.int64())),
+    "vector": (st.lists(st.sampled_from([1.0, float("nan")]), min_size=2, max_size=2), pa.list_(pa.float64(), 2)),
+    "interval": (st.tuples(st.integers(0, 1), st.integers(0, 1), st.integers(0, 1)), pa.month_day_nano_interval()),
+}
+
+
+def array_of(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """An array of a type whose values may be given as the numbers that they are stored as."""
+    if pa.types.is_temporal(kind) and not pa.types.is_interval(kind) and all(v is None or isinstance(v, int) for v in values):
+        return pa.array(values, pa.int32() if kind.bit_width == 32 else pa.int64()).view(kind)
+    if kind == NESTED["days"][1]:
+        return pa.array(values, pa.list_(pa.int32())).cast(kind)
+    if kind == NESTED["times"][1]:
+        return pa.StructArray.from_arrays([pa.array([v["at"] for v in values], pa.int64()).view(kind.field(0).type)], ["at"])
+    return pa.array(values, kind)
+
+
+def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Rows as Python's values, dates and times as the numbers that they are stored as."""
+    kinds = [_numbers_within(f.type) if not pa.types.is_dictionary(f.type) else f.type for f in table.schema]
+    return pa.table(
+        [column.cast(kind) if column.type != kind else column for column, kind in zip(table.columns, kinds, strict=True)],
+        table.column_names,
+    ).to_pylist()
 
 
 @st.composite
 def batches(draw: st.DrawFn) -> tuple[pa.Table, list[str]]:
     kinds = draw(st.lists(st.sampled_from(sorted(VALUES)), min_size=0, max_size=3, unique=True))
     rows = draw(st.integers(0, 50))
-    columns = {name: pa.array(draw(st.lists(VALUES[name][0], min_size=rows, max_size=rows)), VALUES[name][1]) for name in kinds}
+    columns = {name: array_of(draw(st.lists(VALUES[name][0], min_size=rows, max_size=rows)), VALUES[name][1]) for name in kinds}
     # numbers of units from small to so large that few bits are left for a value
     most = draw(st.sampled_from([0, 3, 2**31 - 1, 2**40, 2**57]))
     units = draw(st.lists(st.integers(0, most), min_size=rows, max_size=rows))
@@ -166,5 +218,23 @@ def test_the_canonical_order_is_by_unit_then_order_by_then_the_other_columns(bat
     order = canonical_order(table, unit, order_by)
     assert sorted(order.tolist()) == list(range(len(table)))
     names = [*order_by, *(n for n in table.column_names if n not in order_by and n != UNIT)]
-    found = [(row[UNIT], *(place(row[n]) for n in names)) for row in table.take(from_numpy(order)).to_pylist()]
+    found = [(row[UNIT], *(place(row[n]) for n in names)) for row in plain_rows(table.take(from_numpy(order)))]
     assert found == sorted(found)
+
+
+@pytest.mark.parametrize("name", sorted(VALUES | NESTED))
+@given(data=st.data())
+@settings(max_examples=20)
+def test_the_order_of_rows_of_every_type_depends_on_the_rows_alone(name: str, data: st.DataObject) -> None:
+    strategy, kind = (VALUES | NESTED)[name]
+    values = data.draw(st.lists(strategy, min_size=1, max_size=20))
+    shuffled = data.draw(st.permutations(range(len(values))))
+    table = pa.table(
+        {UNIT: pa.array([0] * len(values)), name: array_of(values, kind), "few": pa.array([n % 2 for n in range(len(values))])}
+    )
+    other = table.take(pa.array(shuffled))
+    for order_by in ([], [name], ["few"]):
+        first, second = (
+            plain_rows(t.take(from_numpy(canonical_order(t, numpy_of(t.column(UNIT), False), order_by)))) for t in (table, other)
+        )
+        assert repr(first) == repr(second)

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from annotated_types import Gt
 
 from bench import AS_OF, Bench, Piece
 from hundredfold import Job, Model, Publish, Source
-from hundredfold.errors import PublishRefused, QueryError, StateError
+from hundredfold.errors import PublishRefused, QueryError, SourceError, StateError
 from hundredfold.steps.publish import current, releases, rollback, within_limits
 
 
@@ -160,3 +161,32 @@ def test_json_lines_hold_no_nan_and_no_infinity(tmp_path: Path) -> None:
     run = hundredfold.run(job, {"s": {"k": list(values)}}, home=tmp_path, workers=1)
     lines = run.published().read_text().splitlines()
     assert [json.loads(line, parse_constant=pytest.fail)["x"] for line in lines] == [1.5, None, None]
+
+
+@pytest.mark.parametrize("columns", ["m.*, shop", "m.*, m.price + 1 AS SHOP", "m.*, m.price", "m.*, run.as_of, run.as_of AS As_Of"])
+@pytest.mark.parametrize("formats", [("parquet",), ("csv",), ("jsonl",)], ids=str)
+def test_a_column_that_is_published_twice_is_refused(bench: Bench, columns: str, formats: tuple[str, ...]) -> None:
+    piece = run(bench, "twice", f"SELECT {columns} FROM prices AS m, run", contract=None, formats=formats)
+    with pytest.raises(QueryError, match="gives a column more than once: "):
+        piece.publish()
+    assert current("twice", bench.store) is None
+
+
+def test_a_column_twice_in_a_models_query_or_a_digest_is_refused(bench: Bench) -> None:
+    model = Model("m", unit=("shop",), query="SELECT s.*, s.x AS X FROM s", work=lambda rows: {"n": rows.rows})
+    piece = bench.start(Job("j", sources=[Source("s")], models=[model]), s=ROWS)
+    piece.validate()
+    with pytest.raises(QueryError, match="x, X"):
+        piece.prepare("m")
+    piece = run(bench, "told", digest={"Most": 'SELECT t.*, t.shop FROM "table" AS t'})
+    with pytest.raises(QueryError, match="the digest 'Most' of table gives a column more than once: shop"):
+        piece.publish()
+
+
+@pytest.mark.parametrize("names", [["shop", "Price", "price"], ["shop", "price", "price"]])
+def test_a_source_with_a_column_twice_is_refused(bench: Bench, tmp_path: Path, names: list[str]) -> None:
+    table = pa.table([["A"], [1], [2]], names=names)
+    pq.write_table(table, tmp_path / "s.parquet")
+    for place in (table, tmp_path / "s.parquet"):
+        with pytest.raises(SourceError, match="has several columns named"):
+            bench.source(Source("s"), place).validate()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import enum
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -124,12 +125,22 @@ def test_all_units_may_return_no_row(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (None, "returned None; wanted a dict, dataclass"),
-        (3.5, "returned float '3.5'; wanted a dict, dataclass"),
-        ("text", "returned str 'text'; wanted"),
-        (np.zeros(2), "returned ndarray"),
-        ([1, 2], "returned int '1'; wanted"),
-        ([{"a": 1}, None], "returned None; wanted"),
+        (None, "returned None; most units returned a"),
+        (3.5, "other columns than 2 of 3 units: a missing and value too much"),
+        ("text", "other columns than 2 of 3 units: a missing and value too much"),
+        (np.zeros(2), "returned an array of shape (2,); wanted a dict, dataclass"),
+        ([1, 2], "returned int '1' in a list; a list holds rows"),
+        ([{"a": 1}, None], "returned None in a list; a list holds rows"),
+        ({1.5}, "returned set '{1.5}'; wanted a dict"),
+        ({"a": 1 + 2j}, "a"),
+        (1 + 2j, "value"),
+        (lambda: 1, "is kept as bytes"),
+        (pd.DataFrame({0: [1]}), "returned a frame with the columns 0; wanted names"),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "more than once: a"),
+        (pd.DataFrame({"a": pd.period_range("2020-01", periods=1, freq="M")}), "no file can hold: a (extension"),
+        (pd.DataFrame({"a": pd.Series([2**60 + 1, 1.5], dtype=object)}), "exactly representable"),
+        (pl.Series([1]), "returned a polars Series"),
+        (pa.array([1]), "returned a pyarrow Int64Array"),
         ({}, "without a column"),
         ({1: 2}, "returned columns 1; wanted names"),
         (pd.Series({"a": 1}), "pandas Series"),
@@ -394,7 +405,15 @@ def many(value: Any) -> Model:
     [
         lambda rows: {"s": np.add.reduceat(rows["x"], rows.offsets[:-1])},
         lambda rows: [{"s": float(rows["x"][a:b].sum())} for a, b in zip(rows.offsets[:-1], rows.offsets[1:], strict=True)],
-        lambda rows: pd.DataFrame({"s": np.add.reduceat(rows["x"], rows.offsets[:-1])}),
+        lambda rows: pd.DataFrame({"s": np.add.reduceat(rows["x"], rows.offsets[:-1])}, index=pd.Index(rows.keys["u"], name="u"))[::-1],
+        lambda rows: pl.DataFrame({"s": np.add.reduceat(rows["x"], rows.offsets[:-1]), "u": rows.keys["u"]})[::-1],
+        lambda rows: pd.DataFrame({"u": rows.keys["u"].repeat(np.diff(rows.offsets)), "s": rows["x"]}).groupby("u").sum()[::-1],
+        lambda rows: {"s": pd.DataFrame({"u": rows.keys["u"].repeat(np.diff(rows.offsets)), "x": rows["x"]}).groupby("u").x.sum()[::-1]},
+        lambda rows: [
+            {"u": u, "s": float(rows["x"][a:b].sum())}
+            for u, a, b in zip(*map(reversed, (rows.keys["u"], rows.offsets[:-1], rows.offsets[1:])), strict=True)
+        ],
+        lambda rows: {"s": np.add.reduceat(rows["x"], rows.offsets[:-1])[::-1], "u": rows.keys["u"][::-1]},
         lambda rows: {"unit": np.arange(len(rows))[::-1], "s": np.add.reduceat(rows["x"], rows.offsets[:-1])[::-1]},
         lambda rows: {"u": rows.keys["u"], "s": np.add.reduceat(rows["x"], rows.offsets[:-1])},
     ],
@@ -480,3 +499,158 @@ def test_what_cannot_even_be_told_fails_that_unit_and_no_process(bench: Bench, v
     piece = run(bench, [{"a": 1}, value, {"a": 3}])
     assert [row["a"] for row in rows_of(piece)] == [1, 3]
     assert words in why(piece)[1]
+
+
+def given_back(bench: Bench, value: Any, returns: Any = None) -> Any:
+    """What a unit's value comes back as, beside a unit that returned a plain one of the same columns."""
+    piece = run(bench, [value], returns=returns)
+    return rows_of(piece) or why(piece)[0]
+
+
+MASKED = np.ma.masked_equal(np.array([3.0, 0.0]), 0.0)
+
+
+@pytest.mark.parametrize(("value", "wanted"), [
+    ({"a": MASKED[1:].mean()}, [None]),
+    ({"a": MASKED.mean()}, [3.0]),
+    (np.ma.masked, [None]),
+    ({"a": MASKED}, [3.0, None]),
+    ({"b": 1, "a": MASKED}, [[3.0, None]]),
+    ({"b": 1, "a": [np.ma.masked, 2]}, [[None, 2]]),
+    ({"b": 1, "a": np.ma.masked_equal([[1, 2], [3, 0]], 0)}, [[[1, 2], [3, None]]]),
+    ({"b": 1, "a": np.ma.masked_equal(np.array(["x", "y"]), "y")}, [["x", None]]),
+    ({"a": np.ma.masked_equal(np.array([True, False]), False)}, [True, None]),
+    ({"a": np.ma.array(np.array(["2020-01-01", "2020-01-02"], "M8[ns]"), mask=[False, True])}, [dt.datetime(2020, 1, 1), None]),
+    ({"b": 1, "a": np.ma.array(2.5, mask=True)}, [None]),
+    ([{"a": MASKED[1]}, {"a": MASKED[0]}], [None, 3.0]),
+])  # fmt: skip
+def test_what_is_masked_comes_back_as_null(bench: Bench, value: Any, wanted: list[Any]) -> None:
+    found = given_back(bench, value)
+    assert [row.get("a", row.get("value")) for row in found] == wanted
+
+
+def test_masked_values_of_a_contract_and_of_many_units_are_null(bench: Bench) -> None:
+    @dataclass
+    class Maybe:
+        a: float | None
+
+    @dataclass
+    class Always:
+        a: float
+
+    assert [row["a"] for row in given_back(bench, {"a": MASKED}, Maybe)] == [3.0, None]
+    assert "a is null" in given_back(bench, {"a": MASKED}, Always)
+    masked = many(lambda rows: {"s": np.ma.masked_less(np.add.reduceat(rows["x"], rows.offsets[:-1]), 4)})
+    assert bench.results(masked, MANY).column("s").to_pylist() == [None, None, 4.0]
+
+
+NANO = pd.Timestamp("2020-01-01 00:00:00.000000001")
+
+
+@pytest.mark.parametrize(("value", "wanted"), [
+    (NANO, NANO.value),
+    (np.datetime64(NANO.value, "ns"), NANO.value),
+    (pa.scalar(NANO.value, pa.timestamp("ns")), NANO.value),
+    (NANO.to_pydatetime(warn=False), NANO.value // 1000),
+    (pd.Timedelta(1, "ns"), 1),
+    (np.timedelta64(1, "ns"), 1),
+    (np.timedelta64(3000, "ns"), 3),
+    (np.datetime64(1, "ps"), "finer than a nanosecond"),
+    (np.datetime64(1000, "ps"), 1),
+    (np.datetime64(10000 - 1970, "Y"), "a date that Python cannot hold"),
+    (np.timedelta64(1, "M"), "no length"),
+    (pd.Timestamp("2020-01-01 00:00:00.000000001", tz="UTC"), NANO.value),
+    (pd.Timestamp("2020-01-01 01:00:00.000000001", tz="Europe/Berlin"), NANO.value),
+    (pa.scalar(NANO.value, pa.timestamp("ns", "Asia/Tokyo")), NANO.value),
+])  # fmt: skip
+def test_nanoseconds_are_kept_or_refused(bench: Bench, value: Any, wanted: Any) -> None:
+    for shape in ({"a": value}, [{"a": value}, {"a": None}]):
+        piece = run(bench, [shape])
+        if isinstance(wanted, str):
+            assert wanted in why(piece)[0]
+        else:
+            assert piece.results("m").column("a")[0].value == wanted
+
+
+@pytest.mark.parametrize(("value", "kind"), [
+    (1.5, pa.float64()), (np.float32(1.5), pa.float64()), (np.float16(1.5), pa.float64()), (3, pa.int64()), (np.int8(3), pa.int64()),
+    (True, pa.bool_()), (np.True_, pa.bool_()), ("text", pa.string()), (b"x", pa.binary()), (Decimal("1.5"), pa.decimal128(2, 1)),
+    (dt.date(2020, 1, 1), pa.date32()), (dt.datetime(2020, 1, 1), pa.timestamp("us")), (dt.time(1), pa.time64("us")), (np.array(2.5), pa.float64()),
+    (pa.scalar("x"), pa.string()), (dt.timedelta(1), pa.duration("us")),
+])  # fmt: skip
+def test_a_single_value_is_a_result_of_one_column(bench: Bench, value: Any, kind: pa.DataType) -> None:
+    piece = run(bench, [value, None, value])
+    assert (why(piece), piece.results("m").schema.field("value").type) == ({}, kind)
+    assert [row["value"] is None for row in rows_of(piece)] == [False, True, False]
+    assert rows_of(piece)[0]["value"] == (value.as_py() if isinstance(value, pa.Scalar) else value)
+
+
+def test_a_none_of_every_unit_is_no_result(bench: Bench) -> None:
+    assert why(run(bench, [None, None])) == dict.fromkeys(
+        range(2), "returned None, as every unit did: does the function lack a return statement?"
+    )
+    assert "returned None, wanted Price" in given_back(bench, None, Price)
+    piece = run(bench, [None, Price(1.5, "x")], returns=Price | None)
+    assert (why(piece), rows_of(piece)) == ({}, [{"u": 1, "price": 1.5, "label": "x"}])
+
+
+@pytest.mark.parametrize(("value", "wanted"), [(1.5, None), (-1.5, "value must be > 0"), (None, "value is null"), ("x", "value is 'x' (str)"), ({"value": 2.5}, None), ({"a": 1.5}, "value missing and a too much")])  # fmt: skip
+def test_a_single_value_may_have_a_contract(bench: Bench, value: Any, wanted: str | None) -> None:
+    piece = run(bench, [value], returns=Annotated[float, Gt(0)])
+    assert [wanted in message if wanted else message for message in why(piece).values()] == ([True] if wanted else [])
+
+
+class Fitted:
+    """Stands for a model of any library."""
+
+
+def test_a_fitted_model_is_kept_as_bytes_and_the_error_says_so(bench: Bench) -> None:
+    assert "Fitted object; wanted a dict" in given_back(bench, Fitted())
+    assert 'return {"model": pickle.dumps(model)}' in given_back(bench, Fitted())
+    assert "pickle.dumps" in given_back(bench, {"model": Fitted()})
+    (row,) = given_back(bench, {"model": pickle.dumps(Fitted())})
+    assert isinstance(pickle.loads(row["model"]), Fitted)
+
+
+@pytest.mark.parametrize("value", [
+    (row for row in [{"a": 1}, {"a": 2}]),
+    map(dict, [[("a", 1)], [("a", 2)]]),
+    pl.LazyFrame({"a": [1, 2]}),
+    np.array([(1,), (2,)], [("a", "i4")]),
+    np.rec.fromarrays([[1, 2]], names="a"),
+    pa.RecordBatchReader.from_batches(pa.schema([("a", pa.int32())]), [pa.record_batch({"a": pa.array([1, 2], pa.int32())})]),
+    pd.DataFrame({"a": pd.Series([1, 2], dtype=object)}),
+    pd.DataFrame({"a": pd.Series([1, 2], dtype="Int64")}),
+    pd.DataFrame({"a": pd.Categorical([1, 2])}),
+    pd.DataFrame({"u": [0, 0], "a": [1, 2]}).set_index("u"),
+], ids=lambda value: type(value).__name__)  # fmt: skip
+def test_rows_may_come_in_every_kind_of_table(bench: Bench, value: Any) -> None:
+    assert given_back(bench, value) == [{"u": 0, "a": 1}, {"u": 0, "a": 2}]
+
+
+KEYED = pa.table({"u": [None, 1, 2, 2], "v": ["x", "x", "x", "y"], "x": [1.0, 2.0, 3.0, 4.0]})
+
+
+@pytest.mark.parametrize(("value", "words"), [
+    (lambda rows: rows[["u", "v", "x"]][::-1], None),
+    (lambda rows: rows.set_index(["u", "v"])[["x"]][::-1], None),
+    (lambda rows: pl.from_pandas(rows).sort("x", descending=True), None),
+    (lambda rows: rows[["x"]], "without their keys"),
+    (lambda rows: rows[["u", "x"]], "with u and without v"),
+    (lambda rows: rows.iloc[:-1], "have none, such as"),
+    (lambda rows: pd.concat([rows, rows[:1]]), "1 units have several rows, such as"),
+    (lambda rows: rows.assign(v="z"), "whose key is no unit's of this call, such as"),
+])  # fmt: skip
+def test_rows_of_many_units_are_matched_by_their_keys(bench: Bench, value: Any, words: str | None) -> None:
+    def work(rows: pd.DataFrame) -> Any:
+        return value(rows)
+
+    model = Model("m", unit=("u", "v"), work=work, many=True)
+    piece = bench.start(Job("one", sources=[Source("rows_in")], models=[model], max_failed=1.0), rows_in=KEYED).all()
+    if words is None:
+        assert list(piece.failures("m")) == []
+        assert piece.results("m").sort_by("x").column("x").to_pylist() == [1.0, 2.0, 3.0, 4.0]
+        assert piece.results("m").equals(bench.results(Model("m", unit=("u", "v"), work=lambda rows: {"x": float(rows["x"][0])}), KEYED))
+    else:
+        messages = [row["message"] for row in piece.failures("m")]
+        assert [words in message for message in messages] == [True] * 4

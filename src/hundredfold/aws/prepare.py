@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pyarrow as pa
 
-from ..arrays import UNIT, from_numpy, numpy_of
+from ..arrays import LARGEST_EXACT, UNIT, from_numpy, has_large, numpy_of
 from ..checksums import put_sealed
 from ..contract import quote
 from ..errors import ConservationError, QueryError
@@ -49,12 +49,14 @@ def prepare(
     cut = pack(rows, parts=batches or parts_of(model, rows, workers), most_rows=max(1, batch_bytes // row_width(schema)))
     columns = [name for name in schema.names if name not in model.unit]
     tables = _split(model, select, units, cut, columns, warehouse)
-    files, nulls = _look(model, tables, cut, columns, warehouse)
+    integers = [name for name in columns if pa.types.is_int64(schema.field(name).type)]
+    files, nulls, large = _look(model, tables, cut, columns, integers, warehouse)
+    large |= {name for name in model.unit if any(map(has_large, units.column(name).chunks))}
     nullable = nulls | {name for name in model.unit if units.column(name).null_count}
     held = pa.schema([(UNIT, pa.int32()), *(pa.field(name, schema.field(name).type) for name in columns)])
     manifest = Manifest(
         model.name, tuple(model.unit), tuple(model.order_by), len(rows), int(rows.sum()), tuple(sorted(nullable)), tuple(cut), query_of(model, job),
-        tuple(files), held.serialize().to_pybytes().hex(),
+        tuple(files), held.serialize().to_pybytes().hex(), tuple(sorted(large)),
     )  # fmt: skip
     put_sealed(store, layout.units(model.name), packed_units(units))
     UnitList.read(layout, model.name, store)  # what cannot be read back must not be committed
@@ -155,14 +157,22 @@ def _any_value(kind: pa.DataType) -> str:
 
 
 def _look(
-    model: Model, tables: Sequence[str], batches: Sequence[Batch], columns: Sequence[str], warehouse: AthenaWarehouse
-) -> tuple[list[tuple[str, ...]], set[str]]:
-    """For each batch the keys of the objects that hold its rows, and the columns that hold a null.
+    model: Model,
+    tables: Sequence[str],
+    batches: Sequence[Batch],
+    columns: Sequence[str],
+    integers: Sequence[str],
+    warehouse: AthenaWarehouse,
+) -> tuple[list[tuple[str, ...]], set[str], set[str]]:
+    """For each batch the keys of the objects that hold its rows; the columns that hold a null; and those of `integers` that hold one
+    beyond 2**53.
     ConservationError if a batch has other rows than were planned."""
     files: defaultdict[int, set[str]] = defaultdict(set)
     rows: defaultdict[int, int] = defaultdict(int)
     nulls: set[str] = set()
+    large: set[str] = set()
     counts = "".join(f", count({quote(name)}) AS c{i}" for i, name in enumerate(columns))
+    counts += "".join(f", min({quote(name)}) AS l{i}, max({quote(name)}) AS h{i}" for i, name in enumerate(integers))
     for table in tables:
         found = warehouse.query(
             f"SELECT {BATCH} AS batch, {quote(PATH)} AS path, count(*) AS n{counts} FROM {warehouse.with_path(table)} GROUP BY {BATCH}, {quote(PATH)} ORDER BY batch, path"
@@ -171,6 +181,7 @@ def _look(
             files[row["batch"]].add(urlsplit(row["path"]).path.lstrip("/"))
             rows[row["batch"]] += row["n"]
             nulls |= {name for i, name in enumerate(columns) if row[f"c{i}"] < row["n"]}
+            large |= {name for i, name in enumerate(integers) if max(-(row[f"l{i}"] or 0), row[f"h{i}"] or 0) > LARGEST_EXACT}
     wrong = [b for b in batches if rows[b.number] != b.rows]
     if wrong or len(files) != len(batches):
         first = wrong[0] if wrong else batches[0]
@@ -178,4 +189,4 @@ def _look(
             f"{model.name}: {len(wrong)} of {len(batches)} batches hold other rows than were counted; batch {first.number}: {rows[first.number]:,}, wanted {first.rows:,}",
             hint="does a key of the query hold values that Athena rounds, such as times of less than a millisecond?",
         )
-    return [tuple(sorted(files[b.number])) for b in batches], nulls
+    return [tuple(sorted(files[b.number])) for b in batches], nulls, large

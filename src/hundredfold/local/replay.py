@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
+from ..arrays import pylist_of
 from ..batch import form_of
 from ..errors import StateError, UsageError
 from ..given import Given
@@ -46,7 +47,7 @@ def replay(
     own = number - batch.first
     given = {name: Given(name, declared, job.model(name), layout, there.store) for name in declared.given or ()}
     form = form_of(declared)
-    rows = batch.units(form, own, own) if declared.many else next(batch.each(form, own, own))
+    rows = batch.units(form, own, own) if declared.many else batch.one(form, own)
     keys = batch.keys.slice(own, 1)
     values = {name: g.for_many(keys) if declared.many else g.for_units(batch.keys)(own) for name, g in given.items()}
     return (call or _plain_call)(declared.work, rows, **values)
@@ -54,7 +55,7 @@ def replay(
 
 def find_unit(units: UnitList, key: str, model: str) -> int:
     """The number of the unit whose key is written like this; UsageError names those that are near."""
-    columns = [column.to_pylist() for column in units.keys.columns]
+    columns = [pylist_of(column) for column in units.keys.columns]
     texts = [key_text(parts) for parts in zip(*columns, strict=True)] if columns else [key_text(())]
     wanted = key if columns else key_text(())
     if wanted in texts:

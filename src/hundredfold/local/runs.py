@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .. import checksums
+from ..arrays import pylist_of, rows_of
 from ..checksums import listed, verified
 from ..errors import StateError, UsageError
 from ..job import Layout
@@ -60,7 +61,7 @@ class Rows:
         """The first rows as a table, for a notebook."""
         head = self.table.slice(0, HTML_ROWS)
         names = "".join(f"<th>{html.escape(name)}</th>" for name in head.column_names)
-        columns = [map(_html_cell, column.to_pylist()) for column in head.columns]
+        columns = [map(_html_cell, pylist_of(column)) for column in head.columns]
         rows = "".join(f"<tr>{''.join(cells)}</tr>" for cells in zip(*columns, strict=True))
         more = self.table.num_rows - head.num_rows
         note = f"the first {head.num_rows:,} of {self.table.num_rows:,} rows" if more else f"{self.table.num_rows:,} rows"
@@ -120,7 +121,7 @@ class Run:
             table = self.units(name).table
             bad = table.filter(table.column("error").is_valid())
             keys = [c for c in table.column_names if c not in ACCOUNT.names]
-            key = [key_text([row[k] for k in keys]) for row in bad.select(keys).to_pylist()] if keys else [key_text(())] * bad.num_rows
+            key = [key_text([row[k] for k in keys]) for row in rows_of(bad.select(keys))] if keys else [key_text(())] * bad.num_rows
             rest = bad.drop_columns(keys)
             tables.append(
                 rest.add_column(0, "unit", pa.array(key, pa.string())).add_column(0, "model", pa.array([name] * bad.num_rows, pa.string()))
@@ -250,7 +251,7 @@ def reasons(run: Run, most: int = 5) -> list[dict[str, Any]]:
     if not sum(m.get("failed", 0) + m.get("dead", 0) for m in run.counts.get("models", {}).values()):
         return []
     counted: dict[tuple[str, str, str], list[Any]] = {}
-    for row in run.failures().arrow().to_pylist():
+    for row in rows_of(run.failures().arrow()):
         words = (row["message"] or "").strip().splitlines()
         entry = counted.setdefault((row["model"], row["error"], words[0][:160] if words else ""), [0, row["unit"]])
         entry[0] += 1

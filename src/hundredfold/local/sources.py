@@ -234,9 +234,13 @@ def refuse_ours(source: str, names: Sequence[str]) -> None:
 
 
 def _refuse_twice(source: str, names: Sequence[str]) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
+    small = [name.lower() for name in names]
+    twice = sorted({name for name in names if small.count(name.lower()) > 1})
     if twice:
-        raise SourceError(f"{source} has several columns named {', '.join(twice)}", hint="give each column a name of its own")
+        raise SourceError(
+            f"{source} has several columns named {', '.join(twice)}",
+            hint='give each column a name of its own; to SQL, "Price" and "price" are one name',
+        )
 
 
 def _refuse_unkept(source: str, schema: pa.Schema) -> None:

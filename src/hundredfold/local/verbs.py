@@ -18,11 +18,13 @@ from ..batch import form_of
 from ..checksums import checksum_of, get_sealed, listed, missing, put_sealed, verified
 from ..crew import Crew, packed
 from ..errors import DamagedFile, HundredfoldError, JobError, SourceError, StateError, Stopped, UsageError
+from ..given import check_given
 from ..job import Job, Layout, Model, check_limit
 from ..load import lasting, load_job
 from ..manifest import Manifest, UnitList
 from ..ports import Record
 from ..query import query_of
+from ..returns import returned_by
 from ..states import Event, State, after
 from ..steps import publish as publishing
 from ..steps.collect import read_collected
@@ -324,10 +326,12 @@ def _place(name: str, place: Any, name_given: bool) -> Any:
 
 
 def check_declared(job: Job) -> None:
-    """A query file that is missing is told before anything is done."""
+    """Raise what is wrong with queries and functions before anything is done."""
     for model in job.models:
         query_of(model, job)
         form_of(model)
+        returned_by(model)
+        check_given(model, job)
 
 
 def moment(text: dt.date | str) -> str:

@@ -6,6 +6,7 @@ Nothing here leans on the order of rows that no ORDER BY asks for.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -82,7 +83,9 @@ class DuckWarehouse:
 
     def columns(self, select: str) -> pa.Schema:
         try:
-            return self.connection.sql(f"SELECT * FROM ({select}) AS q LIMIT 0").to_arrow_table().schema
+            schema = self.connection.sql(f"SELECT * FROM ({select}) AS q LIMIT 0").to_arrow_table().schema
+            names = self.connection.sql(select).columns  # a subquery's columns are renamed where two of them have one name
+            return pa.schema([field.with_name(name) for field, name in zip(schema, names, strict=True)])
         except duckdb.Error as error:
             raise _told(self._placed(error, select), select) from error
 
@@ -201,6 +204,9 @@ class DuckWarehouse:
                 hint="is it a Parquet file, whole?",
             ) from error
         refuse_ours(source, [n for n in names if n != "__file"])
+        if any(re.search(r"_\d+$", n) for n in names):  # DuckDB renames a column whose name, but for its case, is there already
+            for path in files.paths:
+                refuse_ours(source, pq.read_schema(path).names)
         plain = ", ".join(quote(n) for n in names if n not in ("__file", "file_row_number"))
         where = "__file" if in_place else "'(in memory)'"
         select = f"SELECT {plain}, {where} AS __file, file_row_number + 1 AS __row FROM ({select}) AS f"

@@ -17,16 +17,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ..arrays import UNIT, from_numpy, nulls_of, numpy_of
+from ..arrays import UNIT, from_numpy, nulls_of, numpy_of, rows_of
 from ..checksums import checksum_of, get_json, listed, needed, put_json, unsealed
 from ..columns import agree, kind_of, merge, type_of_text
 from ..contract import Contract, literal, quote
-from ..desk import result_contract
 from ..errors import ConservationError
 from ..job import Batch, Layout, Message, Model
 from ..manifest import Manifest, UnitList
 from ..outcome import ACCOUNT, Account, accounts_table, unpack_accounts, unpack_results
 from ..ports import Store, Warehouse
+from ..returns import VALUE, result_contract
 from ..rowgroups import ROW_GROUP, RowGroups
 
 RANK = {"ok": 3, "failed": 2, "dead": 1}
@@ -127,14 +127,21 @@ def settle(
     first: dict[frozenset[str], tuple[int, tuple[str, ...]]] = {}
     for table in summaries:
         names = tuple(column[0] for column in table["columns"])
+        if not names:  # units that returned None: no row decides for the others, nor do these
+            continue
         by_names[frozenset(names)] += table["units"][1]
         first[frozenset(names)] = min(first.get(frozenset(names), (2**62, ())), (table["units"][0], names))
+    nones = [(t["outcome"], t["table"]) for t in summaries if not t["columns"]]
     if not by_names:
-        return Shape((), {}), {}
+        return Shape((), {}), dict.fromkeys(nones, "returned None, as every unit did: does the function lack a return statement?")
     chosen = min(by_names, key=lambda names: (-by_names[names], first[names]))
     total = sum(by_names.values())
     others = [(t, frozenset(column[0] for column in t["columns"])) for t in summaries]
-    refused = {(t["outcome"], t["table"]): _misfit(names, chosen, by_names[chosen], total) for t, names in others if names != chosen}
+    refused = {
+        (t["outcome"], t["table"]): _misfit(names, chosen, by_names[chosen], total) for t, names in others if names and names != chosen
+    }
+    if chosen != {VALUE}:  # where a result is a single value, None is a null
+        refused |= dict.fromkeys(nones, f"returned None; most units returned {', '.join(first[chosen][1])}")
     return Shape(first[chosen][1], _types([t for t, names in others if names == chosen])), refused
 
 
@@ -277,6 +284,10 @@ def _mask(keep: NDArray[np.bool_]) -> pa.Array:
 def _fit(table: pa.Table, shape: Shape, late: dict[int, str]) -> pa.Table:
     """A table in the types of the whole result; units with a value that does not fit are put to `late`, and the value to null."""
     units = numpy_of(table.column(UNIT), False)
+    if not set(shape.names) <= set(table.column_names):  # units that returned None
+        return pa.Table.from_arrays(
+            [table.column(UNIT), *(pa.nulls(table.num_rows, shape.types[name]) for name in shape.names)], [UNIT, *shape.names]
+        )
     columns = [_fit_column(name, table.column(name), shape.types[name], units, late) for name in shape.names]
     return pa.Table.from_arrays([table.column(UNIT), *columns], names=[UNIT, *shape.names])
 
@@ -374,6 +385,6 @@ def failures(layout: Layout, model: str, store: Store) -> Iterator[dict[str, Any
     """The units that failed or died, with their keys and the reasons."""
     file = pq.ParquetFile(pa.BufferReader(listed(store, layout.accounts(model), layout.collected(model))))
     for group in range(file.num_row_groups):
-        for row in file.read_row_group(group).to_pylist():
+        for row in rows_of(file.read_row_group(group)):
             if row["status"] != "ok":
                 yield row

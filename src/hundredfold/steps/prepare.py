@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..arrays import UNIT, from_numpy, numpy_of, taken
+from ..arrays import UNIT, from_numpy, has_large, numpy_of, taken
 from ..checksums import sealed
 from ..errors import ConservationError, QueryError, StateError
 from ..job import Batch, Job, Layout, Model
@@ -83,9 +83,17 @@ def prepare(
     batches = pack(rows, parts=parts_of(model, rows, workers), most_rows=max(1, batch_bytes // width))
     files = store.growing(layout.model(model.name))
     with closing(files):
-        nullable = _route(model, numbering, schema, batches, layout, warehouse, files)
+        nullable, large = _route(model, numbering, schema, batches, layout, warehouse, files)
         manifest = Manifest(
-            model.name, tuple(model.unit), tuple(model.order_by), len(rows), int(rows.sum()), nullable, tuple(batches), query_of(model, job)
+            model.name,
+            tuple(model.unit),
+            tuple(model.order_by),
+            len(rows),
+            int(rows.sum()),
+            nullable,
+            tuple(batches),
+            query_of(model, job),
+            large=large,
         )
         files.put(_within(layout, model, layout.units(model.name)), sealed(layout.units(model.name), packed_units(units)))
         files.put(_within(layout, model, layout.draft(model.name)), manifest.text(layout.draft(model.name)))
@@ -178,16 +186,19 @@ def _route(
     layout: Layout,
     warehouse: Preparing,
     files: Any,
-) -> tuple[str, ...]:
-    """Every row to the file of its batch, in one stream; the columns that hold a null."""
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Every row to the file of its batch, in one stream; the columns that hold a null, and those of integers beyond 2**53."""
     columns = [name for name in schema.names if name not in model.unit]
     lies_in = np.repeat(np.arange(len(batches), dtype=np.uint32), [batch.last - batch.first + 1 for batch in batches])
-    nullable = {name for name in model.unit if numbering.units.column(name).null_count}
+    keys = numbering.units
+    nullable = {name for name in model.unit if keys.column(name).null_count}
+    large = {name for name in model.unit if any(map(has_large, keys.column(name).chunks))}
     routed = 0
     names = [_within(layout, model, layout.batch(model.name, batch.number)) for batch in batches]
     for chunk in warehouse.stream(numbering.query(columns)):
         routed += chunk.num_rows
         nullable |= {f.name for f, column in zip(chunk.schema, chunk.columns, strict=True) if column.null_count}
+        large |= {f.name for f, column in zip(chunk.schema, chunk.columns, strict=True) if f.name not in large and has_large(column)}
         numbers = numbering.numbers(chunk.column(0))
         for which, part in _parts(chunk.set_column(0, UNIT, from_numpy(numbers)), numbers, lies_in):
             files.add(names[which], part)
@@ -197,7 +208,7 @@ def _route(
             f"{model.name}: the query gave {planned:,} rows when they were counted and {routed:,} when they were split",
             hint="does the query depend on chance or on time? A query must give the same rows each time",
         )
-    return tuple(sorted(nullable))
+    return tuple(sorted(nullable)), tuple(sorted(large))
 
 
 def _parts(chunk: pa.RecordBatch, numbers: NDArray[np.int32], lies_in: NDArray[np.uint32]) -> Iterator[tuple[int, pa.RecordBatch]]:

@@ -16,12 +16,13 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from ..arrays import rows_of
 from ..checksums import damaged, get_json, missing, needed, parsed_json, put_json
 from ..contract import accepts, literal, quote, read_contract
 from ..errors import DamagedFile, PublishRefused, QueryError, StateError
 from ..job import Job, Layout, Publish, allowed, releases_of
 from ..ports import Store, Warehouse
-from ..query import text_of
+from ..query import check_names, text_of
 from ..rowgroups import RowGroups
 from .collect import Collected, WritingStore
 
@@ -312,14 +313,17 @@ def _digest(output: Publish, select: str, job: Job, warehouse: Publishing) -> di
         return {}
     warehouse.define(output.name, select)
     try:
-        return {title: _plain(warehouse.query(text_of(query, job.folder))) for title, query in output.digest.items()}
+        tables = {title: warehouse.query(text_of(query, job.folder)) for title, query in output.digest.items()}
     except QueryError as error:
         raise QueryError(f"a digest of {output.name} cannot run: {error.message}", hint=error.hint) from error
+    for title, table in tables.items():
+        check_names(f"the digest {title!r} of {output.name}", table.column_names)
+    return {title: _plain(table) for title, table in tables.items()}
 
 
 def _plain(table: pa.Table) -> list[dict[str, Any]]:
     """Rows for JSON and for people: a sum that SQL made a decimal is a plain number, and what is no number is null."""
-    return [{name: _plain_value(value) for name, value in row.items()} for row in table.to_pylist()]
+    return [{name: _plain_value(value) for name, value in row.items()} for row in rows_of(table)]
 
 
 def _plain_value(value: Any) -> Any:
@@ -335,6 +339,7 @@ def _checked(output: Publish, job: Job, warehouse: Publishing) -> str:
         schema = warehouse.columns(select)
     except QueryError as error:
         raise QueryError(f"the query of {output.name} cannot run: {error.message}", hint=error.hint) from error
+    check_names(f"the query of {output.name}", schema.names)
     if output.contract is None:
         return select
     contract = read_contract(output.contract)
