@@ -28,7 +28,7 @@ from typing import IO, Any
 import psutil
 
 from .channel import TOKEN_BYTES, DriverChannel
-from .errors import CrewError
+from .errors import CrewError, HundredfoldError
 from .forking import PINS, request_fork, start_method, starting
 from .forkserver import SETTINGS_AT
 from .guarding import LOST_SUPERVISOR
@@ -281,11 +281,24 @@ def cannot_start(error: BaseException) -> CrewError:
     return CrewError(f"a worker process cannot be started: {words}", hint=HINTS.get(code or 0, HINT))
 
 
+def shortage(error: BaseException) -> HundredfoldError | None:
+    """The error for a person where a process met a limit of the system; None where it was something else."""
+    code = getattr(error, "errno", None) if isinstance(error, OSError) else None
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        code = errno.EAGAIN
+    if code not in (errno.EMFILE, errno.ENFILE, errno.EAGAIN):
+        return None
+    return HundredfoldError(f"a limit of the system was met: {error}", hint=HINTS[code])
+
+
 def memory_file() -> IO[bytes]:
     """A file without a name, in memory where the system has such files."""
     if hasattr(os, "memfd_create"):
-        with contextlib.suppress(OSError):
+        try:
             return os.fdopen(os.memfd_create("hundredfold"), "w+b")
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EPERM):
+                raise
     return tempfile.TemporaryFile()  # the caller closes it
 
 

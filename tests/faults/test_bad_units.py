@@ -12,6 +12,7 @@ from hundredfold import Job, Model, Source, open_run, run
 from hundredfold.errors import PublishRefused
 
 FINE = ["print", "change folder", "start threads", "close stdout", "close low descriptors", "fork", "fork and stay"]
+FINE += ["own session", "remove its folder", "leave processes", "change its process", "change its signals", "replace its output"]
 BAD = {
     "raise": ("failed", "ValueError", "as it was told to"),
     "raise without words": (None, None, ""),
@@ -25,6 +26,9 @@ BAD = {
     "memory, unlimited": ("dead", "Died", "more than a worker's share of 440 MiB"),
     "SIGKILL": ("dead", "Died", "killed by SIGKILL (the system's out-of-memory killer does that)"),
     "SIGABRT": ("dead", "Died", "killed by SIGABRT"),
+    "forget a timer": ("dead", "Died", "killed by SIGALRM"),
+    "kill its group": ("dead", "Died", "the process that watches over it was killed"),
+    "kill its parent": ("dead", "Died", "the process that watches over it was killed"),
     "close the pipe": ("dead", "Died", "closed or replaced the pipe to its driver"),
     "return an object": ("failed", "ResultError", "object"),
     "return a number": ("failed", "ResultError", "returned int '7'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import stat
@@ -304,3 +305,22 @@ def test_a_frame_that_is_cut_flipped_or_mixed_with_other_bytes_is_noticed():
         flipped[at] ^= 1 + at % 255
         assert received(bytes(flipped))[0] == []
         assert received(bytes(whole[:at] + b"words and words and words, more than a header" + whole[at:]))[0] in ([], [message])
+
+
+def test_a_run_with_too_few_open_files_is_refused_with_a_hint(tmp_path):
+    (tmp_path / "s.csv").write_text("k,x\n0,1\n1,2\n")
+    (tmp_path / "job.py").write_text(
+        "from hundredfold import Job, Model, Source\n"
+        "job = Job('j', [Source('s', at='s.csv')], [Model('m', ('k',), lambda rows: {'y': float(rows['x'][0])})])\n"
+    )
+    ends = set()
+    for limit in (8, 12, 16, 64):
+        command = ["sh", "-c", f'ulimit -n {limit}; exec "$0" "$@"', str(Path(sys.executable).with_name("hundredfold")), "run", "job.py"]
+        command += ["--home", f"home-{limit}", "--workers", "2", "--memory", "1GB"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        ends.add(done.returncode)
+        assert "Traceback" not in done.stderr
+        if done.returncode:
+            assert "hint: " in done.stderr, done.stderr
+            assert re.search("too many (open )?files", done.stderr, re.IGNORECASE), done.stderr
+    assert ends == {0, 1}

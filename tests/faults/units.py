@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import decimal
+import gc
 import os
 import resource
 import signal
+import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 STILL = threading.Event()  # never set
 
@@ -72,6 +78,51 @@ def kills_itself_with(number):
     STILL.wait(10)
 
 
+def removes_its_folder():
+    folder = tempfile.mkdtemp()
+    os.chdir(folder)
+    Path(folder).rmdir()
+
+
+def leaves_processes():
+    subprocess.Popen(["sleep", "60"])
+    subprocess.Popen(["sleep", "60"], start_new_session=True)
+
+
+class RaisesAtItsEnd:
+    def __del__(self):
+        raise SystemExit("at its end")
+
+
+def changes_its_process():
+    os.umask(0o777)
+    os.nice(1)
+    gc.disable()
+    decimal.getcontext().prec = 3
+    LOCK.acquire()
+    RaisesAtItsEnd()
+    atexit.register(STILL.wait, 60)
+
+
+def changes_its_signals():
+    for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGIO, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+
+def forgets_a_timer():
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    STILL.wait(10)
+
+
+def replaces_its_output():
+    file = os.open(os.devnull, os.O_RDONLY)  # what cannot be written
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.stdout = sys.stderr = None
+
+
+LOCK = threading.Lock()
 WAYS = {
     "fine": lambda: None,
     "raise": fails,
@@ -93,6 +144,15 @@ WAYS = {
     "change folder": lambda: os.chdir("/"),
     "start threads": starts_threads,
     "close stdout": closes_its_output,
+    "own session": os.setsid,
+    "remove its folder": removes_its_folder,
+    "leave processes": leaves_processes,
+    "change its process": changes_its_process,
+    "change its signals": changes_its_signals,
+    "replace its output": replaces_its_output,
+    "forget a timer": forgets_a_timer,
+    "kill its group": lambda: (os.killpg(0, signal.SIGKILL), STILL.wait(10)),
+    "kill its parent": lambda: (os.kill(os.getppid(), signal.SIGKILL), STILL.wait(10)),
     "fork": forks_and_goes_on,
     "fork and stay": forks_and_stays,
 }

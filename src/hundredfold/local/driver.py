@@ -20,6 +20,7 @@ from ..checksums import recomputed_from
 from ..crew import Crew, Kit
 from ..errors import KEPT, DamagedFile, HomeError, HundredfoldError, PublishRefused, StateError, Stopped
 from ..job import Job, Layout, Model
+from ..launching import shortage
 from ..manifest import Manifest, UnitList
 from ..pipeline import Stage, stages
 from ..ports import Record
@@ -83,7 +84,10 @@ class Drive:
         except Stopped:
             raise
         except Exception as error:
-            fail(self.home, self.record.id, error)
+            limit = shortage(error)
+            fail(self.home, self.record.id, limit or error)
+            if limit is not None:
+                raise limit from error
             raise
         self._look(at_once=True)
         return self.home.ledger.move(self.record.id, Event.FINISH, step="done")

@@ -11,6 +11,7 @@ the file's structure too.  A file that is missing, or was moved away because it 
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -139,11 +140,27 @@ def in_plain_words(path: Path, damaged: str) -> Iterator[None]:
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code, without its finer kind
         words, hint = TROUBLES.get(code, DAMAGED)  # what damage does to a schema or a text has many codes
+        if code == sqlite3.SQLITE_CANTOPEN and _no_more_files():  # SQLite does not say why
+            words, hint = "cannot be opened: too many files are open", "raise the limit of open files (ulimit -n), or lower --workers"
         raise (HomeError if hint else DamagedFile)(f"{path} {words}: {error}", hint=hint or damaged) from error
     except _Damaged as error:
         raise DamagedFile(f"{path} is damaged: {error}", hint=damaged) from error
     except OSError as error:
         raise home_error(error, path, "opened") from error
+
+
+def _no_more_files() -> bool:
+    """Whether this process may open hardly any further file (SQLite opens several beside its own)."""
+    opened = []
+    try:
+        for _ in range(8):
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return True
+    finally:
+        for each in opened:
+            os.close(each)
+    return False
 
 
 def _damaged(path: Path) -> str:

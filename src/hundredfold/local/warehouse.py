@@ -44,16 +44,20 @@ class DuckWarehouse:
         self._beside = ThreadPoolExecutor(1)
         shutil.rmtree(scratch, ignore_errors=True)  # what a killed driver left
         scratch.mkdir(parents=True, exist_ok=True)
-        self.connection = duckdb.connect(
-            ":memory:",
-            config={
-                "memory_limit": f"{max(memory // 2**20, 96)}MiB",
-                "threads": threads,
-                "temp_directory": str(scratch),
-                "autoinstall_known_extensions": False,
-                "TimeZone": "UTC",
-            },
-        )
+        config: dict[str, Any] = {
+            "memory_limit": f"{max(memory // 2**20, 96)}MiB",
+            "threads": threads,
+            "temp_directory": str(scratch),
+            "autoinstall_known_extensions": False,
+            "TimeZone": "UTC",
+        }
+        try:
+            self.connection = duckdb.connect(":memory:", config=config)
+        except (duckdb.Error, RuntimeError) as error:  # no file or no thread more is allowed
+            raise HomeError(
+                f"DuckDB cannot be started: {error}",
+                hint="raise the limits of open files (ulimit -n) and processes (ulimit -u), or lower --workers",
+            ) from error
         self._hide_progress_bar()
 
     def _hide_progress_bar(self) -> None:
