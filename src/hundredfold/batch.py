@@ -110,11 +110,22 @@ class Columns(dict[str, Array]):
     ) -> None:
         self._table, self._order, self._keys, self._sizes, self._nullable, self._large = table, order, keys, sizes, nullable, large
         self.names = (*keys.column_names, *(n for n in table.column_names if n != UNIT))
+        self.exhausted = False  # memory ran out while a column of all these units was converted: that is no unit's fault
 
     def key(self, unit: int) -> tuple[Any, ...]:
         return tuple(value_of(column[unit]) for column in self._keys.columns)
 
     def __missing__(self, name: str) -> Array:
+        try:
+            array = self._converted(name)
+        except MemoryError:
+            self.exhausted = True
+            raise
+        self[name] = array
+        return array
+
+    def _converted(self, name: str) -> Array:
+        array: Array
         if name not in self.names:
             raise KeyError(f"{name!r} is not among the columns {', '.join(self.names)}")
         facts = name in self._nullable, name in self._large
@@ -124,11 +135,12 @@ class Columns(dict[str, Array]):
             column = self._table.column(name)
             try:
                 array = numpy_of(column, *facts)
+            except MemoryError:
+                raise
             except UNREADABLE:
                 array = Slices(name, column, self._order, facts)  # type: ignore[assignment]  # which is an array to whoever takes a slice
             else:
                 array = array.copy() if self._order is None else array.take(self._order)  # the user's own: it may be written to
-        self[name] = array
         return array
 
 
@@ -238,6 +250,8 @@ class OpenBatch:
         """
         try:
             return work, self.each(form, first, last)
+        except MemoryError:
+            raise
         except Exception:  # noqa: BLE001  # whatever a library raises for a value that it cannot hold
             return lambda unit, **given: work(self.one(form, unit), **given), iter(range(first, last + 1))
 
@@ -254,6 +268,8 @@ class OpenBatch:
     def _frame(self, form: str, rows: pa.Table) -> Any:
         try:
             return to_pandas(rows, self.nullable, self.large) if form == "pandas" else _polars(rows)
+        except MemoryError:
+            raise
         except Exception as error:  # whatever a library raises for a value that it cannot hold
             raise unreadable(rows, form, error) from error
 

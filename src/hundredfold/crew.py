@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import signal
 import socket
 import threading
 import time
@@ -22,13 +23,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import cloudpickle
-import psutil
+import pyarrow as pa
 
 from .channel import LOST_CHANNEL, DriverChannel, Garbled, WorkerChannel
 from .errors import CrewError, HundredfoldError, JobError
 from .guarding import exit_words, from_outside, limit_memory, speak_to, told, unlimit_memory
 from .job import Job, Layout, Message, Model
 from .launching import Launcher, Settings, Worker, cannot_start, settings_for
+from .memory import Exhausted, memory_of, ran_out, size_text
 from .ports import Store
 from .returns import returned_by
 
@@ -59,7 +61,7 @@ class Chunk:
     """Units first..last are done: their results and accounts, as they will lie in the store."""
 
     message: Message
-    results: bytes
+    results: bytes | pa.Buffer
     accounts: bytes
 
 
@@ -88,6 +90,8 @@ class Died:
     reason: str
     done: int  # the last unit whose chunk arrived; first - 1 if none did
     outside: bool = False  # it was killed from outside: the unit may be innocent
+    memory: str = ""  # it ran out of memory: "said", "killed" for it, or "aborted" as when an allocation fails
+    fresh: bool = False  # it had been given nothing before this slice
 
 
 Event = Chunk | Finished | Split | Died
@@ -107,8 +111,10 @@ class Hand:
     blamed: int = IDLE  # the mark that it was ended for
     excused: float = 0.0  # seconds of its unit's time that do not count, and the beginning of the unit that they were given to
     excused_since: int = 0
+    memory: str = ""  # as in Died
     ready: bool = False
     starts: int = 0  # since it was last ready
+    given: int = 0  # slices, since its process started
 
 
 @dataclass
@@ -126,6 +132,7 @@ class Crew:
         self._starting: threading.Thread | None = None
         self._failed: CrewError | None = None
         self._looked = 0.0
+        self.replaced = 0  # processes whose place a fresh one took between two units
 
     def start(self) -> None:
         """Begin to start the children, and return at once: their imports run while the driver reads the data."""
@@ -147,13 +154,14 @@ class Crew:
         """Whether no hand has anything to do."""
         return len(self.idle()) == len(self.hands)
 
-    def give(self, hand: Hand, message: Message) -> None:
-        """Let a hand do these units; its events follow."""
-        hand.message, hand.done, hand.killed, hand.blamed = message, message.first - 1, "", IDLE
+    def give(self, hand: Hand, message: Message, narrow: bool = False, final: bool = False) -> None:
+        """Let a hand do these units; its events follow. `narrow` and `final` are for Desk.do."""
+        hand.message, hand.done, hand.killed, hand.memory, hand.blamed = message, message.first - 1, "", "", IDLE
+        hand.given += 1
         hand.marks[2] = FAR
         assert hand.pipe is not None
         with contextlib.suppress(OSError):  # it died while it was idle: the next look at events says so
-            hand.pipe.send(message)
+            hand.pipe.send((message, narrow, final))
 
     def at(self, hand: Hand) -> tuple[int, float]:
         """The unit that a hand is on, and for how many seconds; IDLE or MANY where it is on none, or on several at once."""
@@ -221,7 +229,7 @@ class Crew:
             time.sleep(TICK / 2)
 
     def _start_child(self, hand: Hand) -> None:
-        hand.ready, hand.starts = False, hand.starts + 1
+        hand.ready, hand.starts, hand.given = False, hand.starts + 1, 0
         log = self.logs / f"worker-{hand.number}.log" if self.logs else None
         hand.process, hand.pipe, hand.marks = self._launcher.start(settings_for(log, self.memory))
 
@@ -230,9 +238,12 @@ class Crew:
         assert hand.pipe is not None
         assert hand.process is not None
         ended = not hand.process.is_alive()  # before its messages are read: then these are all
+        pipe = hand.pipe
         try:
-            for said in hand.pipe.received():
+            for said in pipe.received():
                 yield from self._said(hand, said)
+                if hand.pipe is not pipe:  # another process is in its place now
+                    return
             if not ended:
                 return
         except Garbled:
@@ -256,13 +267,15 @@ class Crew:
                 )
             case ("refused", error):
                 raise error
-            case ("dying", words):
-                hand.killed, hand.blamed = words, hand.marks[0]
+            case ("dying", words, memory):
+                hand.killed, hand.blamed, hand.memory = words, hand.marks[0], "said" if memory else ""
             case ("chunk", first, last, results, accounts) if message is not None:
                 hand.done = last
                 yield hand, Chunk(message.part(first, last), results, accounts)
-            case ("finished", last) if message is not None:
+            case ("finished", last, replace) if message is not None:
                 hand.message = None
+                if replace:  # its memory has grown, or it has done as many units as it may
+                    self._replace(hand)
                 yield hand, Finished(message, last)
             case ("split", first) if message is not None:
                 hand.message = None
@@ -279,11 +292,20 @@ class Crew:
             raise CrewError(
                 f"a worker process did not survive its start: {reason}", hint=f"its last words are in {self.logs}" if self.logs else None
             )
+        memory, fresh = hand.memory, hand.given == 1
+        if not hand.killed and code == -signal.SIGABRT:  # how many libraries end when an allocation fails
+            memory, reason = "aborted", f"{reason}, which is also how libraries in C++ and Rust end when memory runs out"
         self._end(hand)
         hand.message = None
         self._launch(hand)
         if message is not None:
-            yield hand, Died(message, unit if unit >= 0 else None, unit == MANY, reason, hand.done, outside)
+            yield hand, Died(message, unit if unit >= 0 else None, unit == MANY, reason, hand.done, outside, memory, fresh)
+
+    def _replace(self, hand: Hand) -> None:
+        """Let a fresh process take the place of one that waits for work."""
+        self.replaced += 1
+        self._end(hand)
+        self._launch(hand)
 
     def _check_limits(self) -> None:
         if time.monotonic() - self._looked < TICK:
@@ -307,15 +329,19 @@ class Crew:
 
     def _check(self, hand: Hand, message: Message) -> None:
         mark, since = hand.marks[0], hand.marks[1]
-        if mark == IDLE or hand.marks[0] != mark:  # between two units, so within the limits
+        if hand.marks[0] != mark:  # between two units, so within the limits
+            return
+        if self.memory is not None and hand.process is not None and (used := memory_of(hand.process.pid)) > self.memory:
+            self._kill(hand, f"used {size_text(used)} of memory, more than a worker's share of {size_text(self.memory)}", mark)
+            hand.memory = "killed"
+            return
+        if mark == IDLE:
             return
         limit = self.kit.model(message.model).time_limit
         units = message.units if mark == MANY else 1
         excused = hand.excused if hand.excused_since == since else 0.0
         if limit is not None and time.monotonic_ns() - since > (limit * units + excused) * 1e9:
             self._kill(hand, f"outlasted its time_limit of {limit:g} s" + (f" x {units} units" if units > 1 else ""), mark)
-        elif self.memory is not None and hand.process is not None and (used := _memory_of(hand.process.pid)) > self.memory:
-            self._kill(hand, f"used {used / 2**20:,.0f} MiB of memory, more than a worker's share of {self.memory / 2**20:,.0f} MiB", mark)
 
     def _kill(self, hand: Hand, reason: str, mark: int | None = None) -> None:
         assert hand.process is not None
@@ -368,24 +394,28 @@ def _child(end: socket.socket, shared: Any, kit: bytes, settings: Settings) -> N
     from .desk import Desk
 
     try:
-        desk = Desk(cloudpickle.loads(kit), marks, pipe.send)
+        desk = Desk(cloudpickle.loads(kit), marks, pipe.send, settings.memory)
     except BaseException as error:  # whatever the user's modules raise on import is told to the driver
         pipe.send(("broken", f"a worker cannot load the job: {told(error)}"))
         raise
     pipe.send(("ready",))
     while True:
         try:
-            message = pipe.receive()
+            message, narrow, final = pipe.receive()
         except EOFError:
             return
         try:
-            desk.do(message)
+            desk.do(message, narrow, final)
         except HundredfoldError as error:  # a file of the run is damaged, say: no unit is to blame
             pipe.send(("refused", error))
         except BaseException as error:  # a unit must not end this process without its name
             unlimit_memory()
+            words, memory = f"ended its process with {told(error)}", ran_out(error)
+            if isinstance(error, Exhausted):
+                words, memory = error.words, True
+                marks[0] = marks[0] if error.unit is None else error.unit
             with contextlib.suppress(OSError):
-                pipe.send(("dying", f"ended its process with {told(error)}"))
+                pipe.send(("dying", words, memory))
             raise
 
 
@@ -395,12 +425,3 @@ def _alone(pipe: WorkerChannel, marks: Any) -> None:
     pipe.abandon()
     own = (ctypes.c_longlong * 3)(IDLE, 0, IDLE)
     marks.contents = ctypes.c_longlong.from_buffer(own)
-
-
-def _memory_of(pid: int) -> int:
-    """What a process holds for itself, in bytes; 0 if it is gone. Mapped batch files, which the system can drop, do not count."""
-    try:
-        info = psutil.Process(pid).memory_info()
-    except psutil.Error:
-        return 0
-    return int(info.rss - getattr(info, "shared", 0))

@@ -147,6 +147,8 @@ class Model:
     `given`       the earlier models whose results `work` takes; without it, its further parameters
     `returns`     the contract of a result row where the return annotation does not say it
     `time_limit`  seconds that one unit may take
+    `max_units_per_worker`  how many units a worker process does before a fresh one takes its place, for a function whose library
+                  leaks (memory, open files, threads). Without it a worker is replaced when its memory has grown towards its share
     """
 
     name: str
@@ -158,6 +160,7 @@ class Model:
     many: bool = False
     returns: Any = None
     time_limit: float | None = None
+    max_units_per_worker: int | None = None
 
     def __post_init__(self) -> None:
         _name("model", self.name)
@@ -185,6 +188,9 @@ class Model:
         number = isinstance(self.time_limit, int | float) and not isinstance(self.time_limit, bool)
         if self.time_limit is not None and not (number and self.time_limit > 0):
             raise JobError(f"model {self.name}: time_limit is {self.time_limit!r}, wanted seconds above 0, or None")
+        most = self.max_units_per_worker
+        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+            raise JobError(f"model {self.name}: max_units_per_worker is {most!r}, wanted a whole number of 1 or more, or None")
 
     @cached_property
     def annotations(self) -> Mapping[str, Any]:

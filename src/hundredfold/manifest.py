@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from .arrays import numpy_of, value_of
+from .arrays import UNIT, from_numpy, numpy_of, value_of
 from .batch import OpenBatch
 from .checksums import get_json, json_text, needed, unsealed
 from .job import Batch, Layout
 from .ports import Store
+from .sizes import row_bytes
 
 ROWS = "__rows"  # the column that counts a unit's rows, in the list of units
 
@@ -83,14 +84,42 @@ class UnitList:
 
 
 def open_batch(manifest: Manifest, units: UnitList, batch: Batch, layout: Layout, store: Store) -> OpenBatch:
-    """Read a batch into memory, in canonical order."""
+    """Read a batch into memory, in canonical order: all its units, or, of a batch with other ends than in the manifest, some."""
     keys, sizes = units.slice(batch.first, batch.last)
-    if manifest.files:
-        rows = rows_of(batch.number, [needed(store, key) for key in manifest.files[batch.number]], manifest.schema)
-    else:
-        key = layout.batch(manifest.model, batch.number)
-        rows = pa.ipc.open_stream(unsealed(store, key, needed(store, key))).read_all()
+    rows = _stored_rows(manifest, batch, layout, store)
+    whole = manifest.batches[batch.number]
+    if (batch.first, batch.last) != (whole.first, whole.last):
+        rows = _only(rows, batch.first, batch.last)
     return OpenBatch(rows, keys, sizes, batch.first, manifest.order_by, frozenset(manifest.nullable), frozenset(manifest.large))
+
+
+def _stored_rows(manifest: Manifest, batch: Batch, layout: Layout, store: Store) -> pa.Table:
+    if manifest.files:
+        return rows_of(batch.number, [needed(store, key) for key in manifest.files[batch.number]], manifest.schema)
+    key = layout.batch(manifest.model, batch.number)
+    return pa.ipc.open_stream(unsealed(store, key, needed(store, key))).read_all()
+
+
+def _only(rows: pa.Table, first: int, last: int) -> pa.Table:
+    """Return the rows of some units; what lies in a mapped file is not copied as a whole."""
+    found = []
+    for part in rows.to_batches():
+        unit = numpy_of(part.column(UNIT), False)
+        mine = np.flatnonzero((unit >= first) & (unit <= last))
+        if len(mine) == part.num_rows:
+            found.append(part)
+        elif len(mine):
+            found.append(part.take(from_numpy(mine)))
+    return pa.Table.from_batches(found, rows.schema)
+
+
+def bytes_of_units(manifest: Manifest, batch: Batch, first: int, last: int, layout: Layout, store: Store) -> int:
+    """Return how many bytes the rows of units first..last of a batch take in Arrow."""
+    size = 0
+    for part in _stored_rows(manifest, batch, layout, store).to_batches():
+        unit = numpy_of(part.column(UNIT), False)
+        size += int(row_bytes(part)[(unit >= first) & (unit <= last)].sum())
+    return size
 
 
 def rows_of(batch: int, files: Sequence[pa.Buffer], schema: str) -> pa.Table:

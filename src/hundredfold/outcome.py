@@ -17,6 +17,8 @@ from .columns import text_of_type
 from .errors import ConversionError, ResultError
 from .job import Message
 
+SMALL = 2**20  # bytes of results that are packed without counting them first
+LONGEST_TEXT = 20_000  # characters of an error's message, or of its traceback, that are kept
 ACCOUNT = pa.schema(
     [
         ("unit", pa.int64()),
@@ -66,6 +68,10 @@ def words_of(value: Any, say: Callable[[Any], str] = str) -> str:
 
 
 def _writable(text: str) -> str:
+    """Return text that can be encoded; of a very long one its beginning and its end."""
+    if len(text) > LONGEST_TEXT:
+        half = LONGEST_TEXT // 2
+        text = f"{text[:half]} ... ({len(text) - 2 * half:,} characters left out) ... {text[-half:]}"
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -104,13 +110,23 @@ def accounts_table(
     return pa.Table.from_arrays([columns[name] for name in ACCOUNT.names], schema=ACCOUNT)
 
 
-def pack_results(tables: Sequence[pa.Table]) -> bytes:
+def pack_results(tables: Sequence[pa.Table]) -> pa.Buffer:
     """Tables of different columns as one object: Arrow streams one after the other."""
-    sink = pa.BufferOutputStream()
+    if sum(table.nbytes for table in tables) < SMALL:
+        sink = pa.BufferOutputStream()
+        _write_streams(tables, sink)
+        return sink.getvalue()
+    counted = pa.MockOutputStream()  # a sink that grows takes up to three times the memory
+    _write_streams(tables, counted)
+    buffer = pa.allocate_buffer(counted.size())
+    _write_streams(tables, pa.FixedSizeBufferWriter(buffer))
+    return buffer
+
+
+def _write_streams(tables: Sequence[pa.Table], sink: pa.NativeFile) -> None:
     for table in tables:
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
-    return bytes(sink.getvalue())
 
 
 def unpack_results(data: pa.Buffer) -> list[pa.Table]:
@@ -155,7 +171,7 @@ def pack_accounts(
     streams = [made]
     if bad:
         streams.append(pa.Table.from_pylist([{name: getattr(account, name) for name in _BAD.names} for account in bad], schema=_BAD))
-    return pack_results(streams)
+    return bytes(pack_results(streams))
 
 
 def _units_of(table: pa.Table) -> list[int]:

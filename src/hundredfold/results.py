@@ -26,7 +26,9 @@ from .contract import Contract
 from .errors import ResultError
 from .outcome import Account, words_of
 from .returns import VALUE, Returned
+from .sizes import value_bytes
 
+SAMPLED = 8  # rows of numbers that are looked at for their size
 Row = tuple[str, ...]
 VALUES = (bool, int, float, complex, str, bytes, decimal.Decimal, dt.date, dt.time, dt.timedelta, uuid.UUID, enum.Enum, np.generic)
 
@@ -38,12 +40,13 @@ class WrongShape(ResultError):
 class Group:
     """Result rows that have the same columns: the unit of each, and its values in the order of `names`."""
 
-    __slots__ = ("names", "pick", "rows", "units")
+    __slots__ = ("names", "pick", "rows", "units", "weighed")
 
     def __init__(self, names: Row) -> None:
         self.names = names
         self.units: list[int] = []
         self.rows: list[Sequence[Any]] = []
+        self.weighed = 0  # rows whose size was looked at
         self.pick = itemgetter(*names, names[0])  # one name alone would give a value and not a tuple
 
     def columns(self) -> Iterator[Sequence[Any]]:
@@ -60,6 +63,29 @@ class Gather:
         self.tables: list[pa.Table] = []
         self.nones: list[int] = []
         self.last: Group | None = None
+        self.only_numbers = True  # as far as was looked
+        self._weighed, self._bytes = 0, 0  # tables that were looked at, and about how many bytes all that was looked at takes
+
+    def weigh(self) -> int:
+        """Return about how many bytes the kept results take as columns. Of rows of numbers, and of tables, a few are looked at."""
+        for group in self.groups.values():
+            new = group.rows[group.weighed :]
+            if new:
+                some = new[:: len(new) // SAMPLED + 1]
+                sizes = [sum(map(value_bytes, row[:-1])) for row in some]
+                if max(sizes) > 8 * len(group.names):
+                    self.only_numbers = False
+                    sizes = [sum(map(value_bytes, row[:-1])) for row in new]
+                self._bytes += sum(sizes) * len(new) // len(sizes)
+                group.weighed = len(group.rows)
+        tables = self.tables[self._weighed :]
+        if tables:
+            self.only_numbers = False
+            some_tables = tables[:: len(tables) // SAMPLED + 1]
+            rows = sum(table.num_rows for table in some_tables)
+            self._bytes += sum(table.nbytes for table in some_tables) * sum(table.num_rows for table in tables) // max(rows, 1)
+            self._weighed = len(self.tables)
+        return self._bytes
 
     def adder(self) -> Callable[[int, Any], None]:
         """A function that keeps one unit's result, and raises ResultError if it is none, or not what the contract says.

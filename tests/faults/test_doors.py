@@ -62,12 +62,13 @@ class HereCrew(Crew):
         self.hands = [Hand(number) for number in range(self.size)]
         self.desk = Desk(self.kit, [IDLE, 0, FAR], self.said.append)
         self._starting, self._failed = None, None
+        self.replaced = 0
 
     def start(self) -> None: ...
 
     def stop(self) -> None: ...
 
-    def give(self, hand: Hand, message: Message) -> None:
+    def give(self, hand: Hand, message: Message, narrow: bool = False, final: bool = False) -> None:  # noqa: ARG002  # nothing is short here
         hand.message, hand.done = message, message.first - 1
 
     def events(self, timeout: float) -> Iterator[tuple[Hand, Event]]:  # noqa: ARG002  # nothing is waited for

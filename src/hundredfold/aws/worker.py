@@ -113,9 +113,9 @@ class Hands(Crew):
     def idle(self) -> Sequence[Hand]:
         return () if self.closing else super().idle()
 
-    def give(self, hand: Hand, message: Message) -> None:
+    def give(self, hand: Hand, message: Message, narrow: bool = False, final: bool = False) -> None:
         self.firsts.setdefault(hand, message.first)
-        super().give(hand, message)
+        super().give(hand, message, narrow, final)
 
     def close(self) -> bool:
         """Begin nothing more, and end with the units that are at work; whether all have."""

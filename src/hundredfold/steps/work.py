@@ -2,7 +2,8 @@
 
 A unit that fails is a result: it goes to the ledger, and its neighbours go on.
 A child that dies costs the unit it was on: the rest of its slice goes to another child, in this process. One that was
-killed from outside is no proof against its unit, which is given a second try.
+killed from outside is no proof against its unit, which is given a second try. Nor is one that ran out of memory: units before it may
+have kept what it lacked, or the other units of its batch take the room. So the unit is tried again alone, in a fresh child.
 A worker that vanishes says nothing: the queue gives its message to another, and from its second return on in two halves.
 """
 
@@ -22,6 +23,7 @@ from ..crew import Chunk, Crew, Died, Event, Finished, Hand, Split
 from ..errors import CrewError
 from ..job import Layout, Message
 from ..manifest import Manifest, UnitList, key_text
+from ..memory import RAISE
 from ..outcome import Account, pack_accounts, unpack_accounts
 from ..ports import Clock, Delivery, Queue, Store
 from .coverage import Coverage
@@ -32,6 +34,8 @@ SHARED = 0.1  # seconds of work that are worth sharing with a hand that has none
 HEARD = 0.03  # seconds after which a hand has heard where to stop
 LOST = "its message came back too often: whatever worker had it was lost"
 STRIKES = 2  # so often may a child die before it reaches a unit of a slice
+IN_VAIN = 50  # second tries for want of memory that end like the first, one after the other, before no more are given
+MAX_WRITE_BYTES = 64 * 2**20  # of outcomes that may be on their way to the store at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ class Doing:
     extended: float
     began: float  # when a hand was given what is first in todo
     strikes: int = 0
+    narrow: bool = False  # memory ran out: from now on no more of the batch is read than is asked for
     spared: set[int] = field(default_factory=set)  # units that have had their second try
 
 
@@ -79,7 +84,10 @@ class Floor:
     delivery: Delivery | None = None  # one that was waited for
     only: bool = False  # only what the queue hands out now: what is left of the round is for others
     writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))  # the disk is not waited for here
-    written: deque[Future[None] | str] = field(default_factory=deque)  # outcomes on their way, and receipts to delete after those before
+    written: deque[Future[int] | str] = field(default_factory=deque)  # outcomes on their way, and receipts to delete after those before
+    writing: int = 0  # bytes of outcomes on their way
+    alone: set[int] = field(default_factory=set)  # units on a second try, since memory ran out in the first
+    in_vain: int = 0  # how many second tries, one after the other, ended like the first
 
     def run(self) -> None:
         """Until every unit of the messages has an outcome. `tell` is called between events, and may raise to stop."""
@@ -107,14 +115,14 @@ class Floor:
         self._tell()
 
     def _settle(self, most: int) -> None:
-        """Delete the messages whose outcomes are in the store; wait until at most so many outcomes are on their way there."""
+        """Delete the messages whose outcomes are in the store; wait until at most so many outcomes, and bytes, are on their way there."""
         waiting = sum(not isinstance(entry, str) for entry in self.written)
         while self.written:
             entry = self.written[0]
             if isinstance(entry, str):
                 self.queue.delete(entry)
-            elif entry.done() or waiting > most:
-                entry.result()  # raises what the store raised
+            elif entry.done() or waiting > most or self.writing > MAX_WRITE_BYTES:
+                self.writing -= entry.result()  # raises what the store raised
                 waiting -= 1
             else:
                 return
@@ -137,7 +145,7 @@ class Floor:
                     continue
                 self.doing[hand] = doing
             doing.began = self.clock()
-            self.crew.give(hand, doing.todo[0])
+            self.crew.give(hand, doing.todo[0], doing.narrow, self.in_vain >= IN_VAIN)
             fed = True
         return fed
 
@@ -158,7 +166,7 @@ class Floor:
             whole = doing.todo[0]
             doing.todo[0], part = whole.part(whole.first, cut), whole.part(cut + 1, whole.last)
             self.crew.stop_after(busiest, cut)
-        return Doing(doing.message, doing.receipt, deque([part]), self.clock(), self.clock())
+        return Doing(doing.message, doing.receipt, deque([part]), self.clock(), self.clock(), narrow=doing.narrow)
 
     def _left(self, hand: Hand, doing: Doing) -> tuple[float, int]:
         """About how many seconds of work a hand has before it that another could do (as its units took so far, or as the one that
@@ -222,6 +230,9 @@ class Floor:
         start = event.done + 1
         if start > slice_.last:  # it had handed over all of it
             return
+        if event.memory:
+            self._mourn_memory(doing, event, slice_.part(start, slice_.last))
+            return
         if event.unit is None and not event.many:
             doing.strikes += 1
             if doing.strikes > STRIKES:
@@ -246,6 +257,34 @@ class Floor:
         parts = [slice_.part(a, b) for a, b in ends if a <= b]
         doing.todo.extendleft(reversed(parts))
 
+    def _mourn_memory(self, doing: Doing, event: Died, rest: Message) -> None:
+        """A child ran out of memory. That is proof against a unit only where it was alone in a fresh child."""
+        batch = self.manifest.batches[rest.batch]
+        unit = event.unit if event.unit is not None and rest.first <= event.unit <= rest.last else None
+        alone = event.fresh and rest.units == 1 and (doing.narrow or batch.first == batch.last)
+        doing.narrow = True
+        if alone or (unit is not None and self.in_vain >= IN_VAIN):
+            unit = rest.first if unit is None else unit
+            self._count_try(unit, failed=True)
+            said = event.memory == "said"
+            status, error = ("failed", "MemoryError") if said else ("dead", "Died")
+            reason = event.reason if event.memory != "killed" or not alone else f"{event.reason}, alone in a fresh worker: {RAISE}"
+            self._commit(rest.part(unit, unit), b"", lost(rest.part(unit, unit), status, error, reason))
+            again = [(rest.first, unit - 1), (unit + 1, rest.last)]
+        elif unit is not None:
+            self.alone.add(unit)
+            again = [(unit, unit), (rest.first, unit - 1), (unit + 1, rest.last)]  # first, since the next child is fresh
+        elif event.fresh and rest.units > 1:
+            again = [(half.first, half.last) for half in halves(rest)]
+        else:
+            again = [(rest.first, rest.last)]
+        doing.todo.extendleft(reversed([rest.part(a, b) for a, b in again if a <= b]))
+
+    def _count_try(self, unit: int, *, failed: bool) -> None:
+        if unit in self.alone:
+            self.alone.discard(unit)
+            self.in_vain = self.in_vain + 1 if failed else 0
+
     def _bury(self) -> None:
         """Messages that came back too often: what they ask for is written down as dead."""
         if not self.queue.depth().dead:
@@ -258,20 +297,25 @@ class Floor:
     def _bury_unit(self, message: Message, reason: str) -> None:
         self._commit(message, b"", dead(message, reason))
 
-    def _commit(self, message: Message, results: bytes, accounts: bytes) -> None:
+    def _commit(self, message: Message, results: bytes | pa.Buffer, accounts: bytes) -> None:
         """An outcome: its results, and then, as the commit, its accounts. Until both are in the store, its message stays in the queue."""
+        self._settle(WRITES)  # or what is heard at once would pile up here
+        self.writing += len(results) + len(accounts)
         self.written.append(self.writer.submit(self._write, message, results, accounts))
         self.coverage.add(message.first, message.last)
         bad = unpack_accounts(pa.py_buffer(accounts)).bad
+        if message.units == 1:
+            self._count_try(message.first, failed=bool(bad))
         if bad:
             self.bad.update(account.unit for account in bad)
             last = max(bad, key=lambda account: account.unit)
             self.lately = f"{key_text(self.units.key(last.unit))}: {last.error}: {last.message.partition(chr(10))[0]}"
 
-    def _write(self, message: Message, results: bytes, accounts: bytes) -> None:
-        if results:
+    def _write(self, message: Message, results: bytes | pa.Buffer, accounts: bytes) -> int:
+        if len(results):
             put_sealed(self.store, self.layout.outcome(message, "results"), results)
         put_sealed(self.store, self.layout.outcome(message, "ledger"), accounts)
+        return len(results) + len(accounts)
 
     def _keep_leases(self) -> None:
         now = self.clock()
@@ -294,6 +338,11 @@ def halves(message: Message) -> list[Message]:
 
 def dead(message: Message, reason: str) -> bytes:
     """The accounts of units that nobody could do."""
+    return lost(message, "dead", "Died", reason)
+
+
+def lost(message: Message, status: str, error: str, reason: str) -> bytes:
+    """The accounts of units that have no result, and why."""
     units = np.arange(message.first, message.last + 1, dtype=np.int64)
     zero = np.zeros(len(units), np.int64)
-    return pack_accounts(message, zero.astype(float), zero, [Account(int(unit), "dead", "Died", reason) for unit in units], [])
+    return pack_accounts(message, zero.astype(float), zero, [Account(int(unit), status, error, reason) for unit in units], [])

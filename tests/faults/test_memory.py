@@ -1,0 +1,182 @@
+"""Memory: a leak, a giant unit and results that pile up cost what they must, and never a unit that did nothing wrong."""
+
+from __future__ import annotations
+
+import builtins
+import ctypes
+import mmap
+import os
+import resource
+import threading
+from collections import Counter
+from contextlib import suppress
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from hundredfold import Job, Model, Source, open_run, run
+from hundredfold.errors import JobError, PublishRefused
+
+MIB = 2**20
+UNITS = 70
+ROWS = pa.table({"k": np.repeat(np.arange(UNITS), 2)})
+STILL = threading.Event()  # never set
+GRID = np.arange(20_000.0)
+
+
+def kept() -> list:
+    """What outlives a unit, as a cache of a library does."""
+    return builtins.__dict__.setdefault("kept_by_a_test", [])
+
+
+def malloc_8_mib():
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    ctypes.memset(libc.malloc(ctypes.c_size_t(8 * MIB)), 1, 8 * MIB)
+
+
+def map_8_mib(flags):
+    pages = mmap.mmap(-1, 8 * MIB, flags)
+    pages.write(b"x" * 8 * MIB)
+    kept().append(pages)
+
+
+def open_files():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    kept().extend(os.open(os.devnull, os.O_RDONLY) for _ in range(5))
+
+
+LEAKS = {
+    "python": lambda: kept().append(np.ones(MIB)),
+    "malloc": malloc_8_mib,
+    "private_pages": lambda: map_8_mib(mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS),
+    "shared_pages": lambda: map_8_mib(mmap.MAP_SHARED | mmap.MAP_ANONYMOUS),
+    "threads": lambda: threading.Thread(target=STILL.wait, daemon=True).start(),
+    "files": open_files,
+}
+
+
+class Leaky:
+    """A function that leaks a little with each unit."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def __call__(self, rows):
+        LEAKS[self.how]()
+        return {"twice": 2 * int(rows["k"][0]), "process": os.getpid()}
+
+
+def leaky_together(rows):
+    for _ in range(len(rows)):
+        LEAKS["python"]()
+    return {"twice": 2 * rows.keys["k"], "process": [os.getpid()] * len(rows)}
+
+
+def counted_together(rows):
+    return {"twice": 2 * rows.keys["k"], "process": [os.getpid()] * len(rows)}
+
+
+def counted(rows):
+    return {"twice": 2 * int(rows["k"][0]), "process": os.getpid()}
+
+
+def runs_out_on_purpose(rows):
+    if rows["k"][0] % 2:
+        raise MemoryError("this unit is not wanted")
+    return counted(rows)
+
+
+def greedy(rows):
+    if rows["k"][0] == 7:
+        kept().append([bytearray(MIB) for _ in range(4_000)])
+    return counted(rows)
+
+
+def returns_much(rows):
+    return {"process": os.getpid(), **dict.fromkeys("abcd", GRID)}
+
+
+def rows_of_all(rows: pa.Table):
+    return {"rows": len(rows), "process": os.getpid()}
+
+
+def done(home, *models: Model, rows: pa.Table = ROWS, workers: int = 1, memory: str = "600MB"):
+    with suppress(PublishRefused):
+        run(Job("j", [Source("s")], models, max_failed=1.0), {"s": rows}, home=home, run_id="r", workers=workers, memory=memory)
+    return open_run("r", home=home)
+
+
+def processes(run, model: str) -> Counter[int]:
+    """How many units each process did."""
+    return Counter(run.results(model).arrow().column("process").to_pylist())
+
+
+@pytest.fixture(scope="module")
+def leaked(tmp_path_factory):
+    return done(tmp_path_factory.mktemp("leak") / "home", *(Model(how, ("k",), Leaky(how), query="SELECT * FROM s") for how in LEAKS))
+
+
+@pytest.mark.parametrize("how", LEAKS)
+def test_a_leak_costs_no_unit_and_its_workers_are_replaced(leaked, how):
+    assert leaked.counts["models"][how]["ok"] == UNITS
+    assert leaked.results(how).arrow().column("twice").to_pylist() == [2 * k for k in range(UNITS)]
+    assert len(processes(leaked, how)) >= 2
+
+
+def test_a_leak_in_a_function_of_many_units_costs_no_unit(tmp_path):
+    run = done(tmp_path, Model("m", ("k",), leaky_together, many=True))
+    assert run.results().arrow().column("twice").to_pylist() == [2 * k for k in range(UNITS)]
+    assert len(processes(run, "m")) >= 2
+
+
+@pytest.mark.parametrize(("work", "many"), [(counted, False), (counted_together, True)])
+def test_a_worker_does_no_more_units_than_it_may(tmp_path, work, many):
+    run = done(tmp_path, Model("m", ("k",), work, many=many, max_units_per_worker=20), workers=2, memory="1GB")
+    assert run.results().arrow().column("twice").to_pylist() == [2 * k for k in range(UNITS)]
+    assert max(processes(run, "m").values()) <= 20
+
+
+@pytest.mark.parametrize("most", [0, -1, 1.0, True, "7"])
+def test_a_number_of_units_per_worker_that_is_none_is_refused(most):
+    with pytest.raises(JobError, match=r"max_units_per_worker is .*, wanted a whole number of 1 or more, or None"):
+        Model("m", ("k",), counted, max_units_per_worker=most)
+
+
+def test_a_memory_error_raised_on_purpose_fails_its_unit_and_replaces_no_worker(tmp_path):
+    run = done(tmp_path, Model("m", ("k",), runs_out_on_purpose), memory="1500MB")
+    failures = run.failures().arrow().to_pylist()
+    assert [int(row["unit"]) for row in failures] == list(range(1, UNITS, 2))
+    assert {(row["status"], row["error"]) for row in failures} == {("failed", "MemoryError")}
+    assert all(row["message"].startswith("this unit is not wanted (it had ") for row in failures)
+    assert len(processes(run, "m")) == 1
+
+
+def test_a_unit_that_alone_needs_too_much_is_named_with_what_it_had(tmp_path):
+    run = done(tmp_path, Model("m", ("k",), greedy))
+    (failure,) = run.failures().arrow().to_pylist()
+    assert (failure["unit"], failure["status"], failure["error"]) == ("7", "failed", "MemoryError")
+    assert "of memory to itself, in a worker's share of 440 MiB: raise --memory or lower --workers" in failure["message"]
+    assert run.counts["models"]["m"]["ok"] == UNITS - 1
+
+
+def test_results_that_pile_up_are_handed_over_by_their_size(tmp_path):
+    run = done(tmp_path, Model("m", ("k",), returns_much))
+    assert run.counts["models"]["m"]["ok"] == UNITS
+    assert len(processes(run, "m")) == 1
+    assert len(list(tmp_path.glob("runs/r/models/m/outcomes/*.results.arrow"))) >= 3
+    assert run.results().arrow().column("d")[UNITS - 1].as_py() == GRID.tolist()
+
+
+def test_a_giant_unit_among_small_ones_is_named_with_what_it_needs_and_the_rest_is_done(tmp_path):
+    giant = 2_000_000
+    rows = pa.table(
+        {"k": np.r_[np.repeat(np.arange(UNITS), 10), np.full(giant, 999)], **{n: np.arange(giant + 10.0 * UNITS) for n in "abcdef"}}
+    )
+    run = done(tmp_path, Model("m", ("k",), rows_of_all, order_by=("a",)), rows=rows)
+    (failure,) = run.failures().arrow().to_pylist()
+    assert (failure["unit"], failure["status"], failure["error"]) == ("999", "failed", "MemoryError")
+    assert failure["message"].startswith("its 2,000,000 rows need about ")
+    assert failure["message"].endswith("as an Arrow table, and a worker's share is 440 MiB: raise --memory or lower --workers")
+    assert run.results().arrow().column("rows").to_pylist() == [10] * UNITS
