@@ -139,12 +139,12 @@ def test_a_worker_does_no_more_units_than_it_may(tmp_path, work, many):
 
 
 @pytest.mark.parametrize("most", [0, -1, 1.0, True, "7"])
-def test_a_number_of_units_per_worker_that_is_none_is_refused(most):
+def test_a_wrong_number_of_units_per_worker_is_refused(most):
     with pytest.raises(JobError, match=r"max_units_per_worker is .*, wanted a whole number of 1 or more, or None"):
         Model("m", ("k",), counted, max_units_per_worker=most)
 
 
-def test_a_memory_error_raised_on_purpose_fails_its_unit_and_replaces_no_worker(tmp_path):
+def test_a_memory_error_raised_on_purpose_replaces_no_worker(tmp_path):
     run = done(tmp_path, Model("m", ("k",), runs_out_on_purpose), memory="1500MB")
     failures = run.failures().arrow().to_pylist()
     assert [int(row["unit"]) for row in failures] == list(range(1, UNITS, 2))
@@ -153,7 +153,7 @@ def test_a_memory_error_raised_on_purpose_fails_its_unit_and_replaces_no_worker(
     assert len(processes(run, "m")) == 1
 
 
-def test_a_unit_that_alone_needs_too_much_is_named_with_what_it_had(tmp_path):
+def test_a_unit_that_alone_needs_too_much_is_named(tmp_path):
     run = done(tmp_path, Model("m", ("k",), greedy))
     (failure,) = run.failures().arrow().to_pylist()
     assert (failure["unit"], failure["status"], failure["error"]) == ("7", "failed", "MemoryError")
@@ -169,14 +169,14 @@ def test_results_that_pile_up_are_handed_over_by_their_size(tmp_path):
     assert run.results().arrow().column("d")[UNITS - 1].as_py() == GRID.tolist()
 
 
-def test_a_giant_unit_among_small_ones_is_named_with_what_it_needs_and_the_rest_is_done(tmp_path):
-    giant = 2_000_000
+def test_a_giant_unit_costs_one_unit_and_is_named_with_its_need(tmp_path):
+    giant = 3_500_000
     rows = pa.table(
         {"k": np.r_[np.repeat(np.arange(UNITS), 10), np.full(giant, 999)], **{n: np.arange(giant + 10.0 * UNITS) for n in "abcdef"}}
     )
     run = done(tmp_path, Model("m", ("k",), rows_of_all, order_by=("a",)), rows=rows)
     (failure,) = run.failures().arrow().to_pylist()
     assert (failure["unit"], failure["status"], failure["error"]) == ("999", "failed", "MemoryError")
-    assert failure["message"].startswith("its 2,000,000 rows need about ")
+    assert failure["message"].startswith("its 3,500,000 rows need about ")
     assert failure["message"].endswith("as an Arrow table, and a worker's share is 440 MiB: raise --memory or lower --workers")
     assert run.results().arrow().column("rows").to_pylist() == [10] * UNITS
