@@ -17,8 +17,8 @@ HOUSE = SOURCE / "hundredfold"
 FLOORS = [
     {"annotations", "channel", "errors", "forking", "forkserver", "job", "pinned", "states", "streams", "supervisor"},
     {"ports", "keys", "checksums", "records", "contract", "checks", "query", "dialect", "load", "listing"},
-    {"arrays", "batch", "columns", "given", "manifest", "order", "outcome", "results", "returns", "rowgroups"},
-    {"crew", "desk", "guarding", "launching"},
+    {"arrays", "batch", "columns", "given", "manifest", "order", "outcome", "results", "returns", "rowgroups", "sizes"},
+    {"crew", "desk", "guarding", "launching", "memory"},
     {"steps"},
     {"pipeline", "walk"},
     {"local", "aws"},
