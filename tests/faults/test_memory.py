@@ -19,7 +19,7 @@ from hundredfold import Job, Model, Source, open_run, run
 from hundredfold.errors import JobError, PublishRefused
 
 MIB = 2**20
-UNITS = 70
+UNITS = 60
 ROWS = pa.table({"k": np.repeat(np.arange(UNITS), 2)})
 STILL = threading.Event()  # never set
 GRID = np.arange(20_000.0)
@@ -102,7 +102,7 @@ def rows_of_all(rows: pa.Table):
     return {"rows": len(rows), "process": os.getpid()}
 
 
-def done(home, *models: Model, rows: pa.Table = ROWS, workers: int = 1, memory: str = "600MB"):
+def done(home, *models: Model, rows: pa.Table = ROWS, workers: int = 1, memory: str = "512MB"):
     with suppress(PublishRefused):
         run(Job("j", [Source("s")], models, max_failed=1.0), {"s": rows}, home=home, run_id="r", workers=workers, memory=memory)
     return open_run("r", home=home)
@@ -157,7 +157,7 @@ def test_a_unit_that_alone_needs_too_much_is_named(tmp_path):
     run = done(tmp_path, Model("m", ("k",), greedy))
     (failure,) = run.failures().arrow().to_pylist()
     assert (failure["unit"], failure["status"], failure["error"]) == ("7", "failed", "MemoryError")
-    assert "of memory to itself, in a worker's share of 440 MiB: raise --memory or lower --workers" in failure["message"]
+    assert "of memory to itself, in a worker's share of 352 MiB: raise --memory or lower --workers" in failure["message"]
     assert run.counts["models"]["m"]["ok"] == UNITS - 1
 
 
@@ -178,5 +178,5 @@ def test_a_giant_unit_costs_one_unit_and_is_named_with_its_need(tmp_path):
     (failure,) = run.failures().arrow().to_pylist()
     assert (failure["unit"], failure["status"], failure["error"]) == ("999", "failed", "MemoryError")
     assert failure["message"].startswith("its 3,500,000 rows need about ")
-    assert failure["message"].endswith("as an Arrow table, and a worker's share is 440 MiB: raise --memory or lower --workers")
+    assert failure["message"].endswith("as an Arrow table, and a worker's share is 352 MiB: raise --memory or lower --workers")
     assert run.results().arrow().column("rows").to_pylist() == [10] * UNITS
