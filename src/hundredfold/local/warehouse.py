@@ -49,7 +49,6 @@ class DuckWarehouse:
             "threads": threads,
             "temp_directory": str(scratch),
             "autoinstall_known_extensions": False,
-            "TimeZone": "UTC",
         }
         try:
             self.connection = duckdb.connect(":memory:", config=config)
@@ -58,6 +57,7 @@ class DuckWarehouse:
                 f"DuckDB cannot be started: {error}",
                 hint="raise the limits of open files (ulimit -n) and processes (ulimit -u), or lower --workers",
             ) from error
+        self._run("SET TimeZone = 'UTC'")  # not in the configuration: DuckDB 1 loads icu only once it is connected
         self._hide_progress_bar()
 
     def _hide_progress_bar(self) -> None:
