@@ -84,7 +84,7 @@ class Afar:
             found.update(athena.get_query_execution(QueryExecutionId=query)["QueryExecution"])
             return found["Status"]["State"] in ENDED
 
-        wait_until(over, 60, lambda: f"{asked.sql} is still {found['Status']}", every=0.01)
+        wait_until(over, lambda: f"{asked.sql} is still {found['Status']}", every=0.01)
         if found["Status"]["State"] == "SUCCEEDED":
             return Heard(execution, asked.token, query)
         return Heard(execution, asked.token, "", found["Status"]["StateChangeReason"])

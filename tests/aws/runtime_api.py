@@ -19,7 +19,7 @@ from uuid import uuid4
 
 import psutil
 
-PATIENCE = 60.0  # seconds
+PATIENCE = 600.0  # seconds that guard against a hang
 
 
 @dataclass(frozen=True)

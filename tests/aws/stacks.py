@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 import pytest
-from emulator import DONE, MISSING, Emulator, wait_until
+from emulator import DONE, HANG_S, MISSING, Emulator, wait_until
 from emulator.deploy import deploy
 from filelock import FileLock
 
@@ -38,7 +38,6 @@ HERE = Path(__file__).parent
 ENDED = (State.DONE, State.HELD, State.FAILED, State.CANCELLED)
 TROUBLE = "jobs.trouble:job"
 AS_OF = "2026-01-01"
-ROOM = 60.0  # seconds that a synthesis may take
 SHARED: dict[str, Any] = {"concurrency": 4, "timeout": 60, "architecture": "x86_64", "tracing": False}
 WANTED: dict[str, dict[str, Any]] = {  # the stacks that tests ask for, by name, and what they are told
     "hundredfold-tariffs": {"job": "tariffs.job:job"},
@@ -109,7 +108,7 @@ class Stack:
 
     def cli(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         """`hundredfold WORDS --on aws`, to its end; it has to end with that exit code."""
-        done = subprocess.run(self.command(*words), env=self.environment, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(self.command(*words), env=self.environment, capture_output=True, text=True, timeout=HANG_S)
         assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.emulator.log()}"
         return done
 
@@ -131,14 +130,16 @@ class Stack:
         found = self.client("sqs").get_queue_attributes(QueueUrl=self.outputs["QueueUrl"], AttributeNames=names)["Attributes"]
         return int(found[names[0]]), int(found[names[1]])
 
-    def finished(self, name: str, within: float = 300) -> Run:
+    def finished(self, name: str, within: float = HANG_S) -> Run:
         """A run when it has ended, for which nobody counts units meanwhile."""
-        wait_until(lambda: self.record(name).state in ENDED, within, lambda: f"{self.record(name)}\n{self.emulator.log()}", every=0.5)
+        wait_until(
+            lambda: self.record(name).state in ENDED, lambda: f"{self.record(name)}\n{self.emulator.log()}", every=0.5, within=within
+        )
         return hundredfold.open_run(name, home=self.home)
 
     def until(self, name: str, step: str) -> None:
         """Wait until a run has come to that step."""
-        wait_until(lambda: self.record(name).step == step, 60, lambda: f"{self.record(name)}\n{self.emulator.log()}")
+        wait_until(lambda: self.record(name).step == step, lambda: f"{self.record(name)}\n{self.emulator.log()}")
 
     @contextmanager
     def impatient(self, *, seconds: int, receives: int = 5) -> Iterator[None]:
@@ -210,7 +211,7 @@ class Stack:
         asked = urllib.request.Request(
             f"{self.emulator.url}/_ministack/config", method="POST", data=json.dumps({"stepfunctions._SFN_WAIT_SCALE": scale}).encode()
         )
-        with urllib.request.urlopen(asked, timeout=10) as answer:
+        with urllib.request.urlopen(asked, timeout=HANG_S) as answer:
             assert json.loads(answer.read())["applied"], "the emulator does not know its own setting any more"
 
     @contextmanager
@@ -257,7 +258,7 @@ class Stack:
     def letters(self) -> dict[str, str]:
         """The bodies in the dead-letter queue, with the reason of each; those that are just being looked at too."""
         query = urllib.parse.urlencode({"QueueUrl": self.outputs["DeadUrl"]})
-        with urllib.request.urlopen(f"{self.emulator.url}/_ministack/sqs/messages?{query}", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.emulator.url}/_ministack/sqs/messages?{query}", timeout=HANG_S) as answer:
             accounts = json.loads(answer.read())["messages"]
         letters = [letter for regions in accounts.values() for queues in regions.values() for found in queues.values() for letter in found]
         return {letter["Body"]: letter["MessageAttributes"].get("reason", {}).get("StringValue", "") for letter in letters}
@@ -301,7 +302,7 @@ def _synthesize(name: str, folder: Path) -> None:
     told.write_text(json.dumps({"stack": name, "code": str(folder / "code"), "settings": SHARED | WANTED[name]}))
     environment = node.environment() | {"HUNDREDFOLD_STACK_FILE": str(told), "CDK_OUTDIR": str(folder / "cdk.out"), "PYTHONPATH": str(HERE)}
     command = [sys.executable, "-m", "hundredfold.aws.stack.app"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=ROOM)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

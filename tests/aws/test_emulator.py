@@ -51,7 +51,7 @@ class Place:
             found.update(self.athena.get_query_execution(QueryExecutionId=query)["QueryExecution"])
             return found["Status"]["State"] in ("SUCCEEDED", "FAILED", "CANCELLED")
 
-        wait_until(over, 60, lambda: f"{found['Query']} is still {found['Status']}")
+        wait_until(over, lambda: f"{found['Query']} is still {found['Status']}")
         return found
 
     def text(self, sql: str) -> str:
@@ -279,7 +279,7 @@ def run_machine(place: Place, states: dict[str, Any], role: str = f"arn:aws:iam:
 def execution_of(place: Place, arn: str) -> dict[str, Any]:
     """An execution at its end."""
     machine = place.emulator.client("stepfunctions")
-    wait_until(lambda: machine.describe_execution(executionArn=arn)["status"] != "RUNNING", 30, lambda: f"{arn} still runs")
+    wait_until(lambda: machine.describe_execution(executionArn=arn)["status"] != "RUNNING", lambda: f"{arn} still runs")
     return dict(machine.describe_execution(executionArn=arn))
 
 
@@ -303,7 +303,7 @@ def test_a_stopped_execution_stops_its_query_and_stays_stopped(place: Place) -> 
     with place.emulator.settings(athena_seconds=60):
         arn = run_machine(place, {"Ask": athena_state(place, "SELECT 1 AS a")})
         listed = place.athena.list_query_executions
-        wait_until(lambda: any(_asked_by(place, query) for query in listed()["QueryExecutionIds"]), 10, lambda: "no query was started")
+        wait_until(lambda: any(_asked_by(place, query) for query in listed()["QueryExecutionIds"]), lambda: "no query was started")
         query = next(query for query in listed()["QueryExecutionIds"] if _asked_by(place, query))
         place.emulator.client("stepfunctions").stop_execution(executionArn=arn)
         assert place.ended(query)["Status"]["State"] == "CANCELLED"
@@ -359,7 +359,7 @@ def test_notifications_are_lost_doubled_and_late_when_the_test_says_so(place: Pl
     with emulator.settings(notice_duplicates=0.2, notice_losses=0.1, notice_delay=0.3, notice_prefix="in/"):
         for name in names:
             place.put(name, b"x")
-        wait_until(lambda: len({f["key"] for f in emulator.faults()[before:]}) == 60, 5, lambda: f"{emulator.faults()[before:]}")
+        wait_until(lambda: len({f["key"] for f in emulator.faults()[before:]}) == 60, lambda: f"{emulator.faults()[before:]}")
     done = emulator.faults()[before:]
     lost, twice = ({fault["key"] for fault in done if fault["fault"] == kind} for kind in ("loss", "duplicate"))
     assert lost
@@ -530,7 +530,7 @@ def test_messages_are_taken_with_the_functions_own_rights(assembly: Path) -> Non
     with Emulator(auth=True) as emulator:
         stack, sqs = deploy(emulator, assembly), emulator.client("sqs")
         sqs.send_message(QueueUrl=stack["Queue"], MessageBody="one")
-        wait_until(lambda: "messages are left alone" in emulator.log(), 5, emulator.log)
+        wait_until(lambda: "messages are left alone" in emulator.log(), emulator.log)
         assert sqs.get_queue_attributes(QueueUrl=stack["Queue"], AttributeNames=["All"])["Attributes"]["ApproximateNumberOfMessages"] == "1"
         document = {"Statement": [{"Effect": "Allow", "Action": "sqs:*", "Resource": "*"}]}
         role = emulator.client("iam").list_roles()["Roles"][0]["RoleName"]
@@ -565,5 +565,5 @@ def test_nothing_is_left_of_it_even_when_its_starter_is_killed(tmp_path: Path) -
         [sys.executable, "-c", textwrap.dedent(script)], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )
     pid, folder = child.stdout.split()
-    wait_until(lambda: not psutil.pid_exists(int(pid)), 5, lambda: f"{pid} still runs")
-    wait_until(lambda: not Path(folder).exists(), 5, lambda: f"{folder} is still there")
+    wait_until(lambda: not psutil.pid_exists(int(pid)), lambda: f"{pid} still runs")
+    wait_until(lambda: not Path(folder).exists(), lambda: f"{folder} is still there")

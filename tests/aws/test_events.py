@@ -40,14 +40,14 @@ def test_events_that_come_twice_or_late_or_never_change_nothing(by_events: Stack
 def test_work_that_arrives_by_both_triggers_is_done_once_and_retried_by_messages(by_events: Stack, tmp_path: Path) -> None:
     tasks = Tasks.write(tmp_path, [*["fine"] * 9, "500 ms", "500 ms", "raise"])
     run = by_events.run(tasks, "both", batches=4, max_failed=1, wait=False)
-    wait_until(lambda: set(tasks.calls()) >= set(range(9)), 60, by_events.emulator.log)
+    wait_until(lambda: set(tasks.calls()) >= set(range(9)), by_events.emulator.log)
     manifest = Manifest.read(run.layout, "doubled", by_events.home.store)
     for batch in manifest.batches[:3]:
         body = str(Message("both", "doubled", batch.number, batch.first, batch.last))
         by_events.client("sqs").send_message(QueueUrl=by_events.outputs["QueueUrl"], MessageBody=body)
         by_events.home.store.copy(manifest.files[batch.number][0], notice_key("both", "doubled", batch.number))
     verbs.watch("both", home=by_events.name, watcher=Quiet())
-    wait_until(lambda: not any(by_events.depth()), 20, lambda: f"{by_events.depth()}")
+    wait_until(lambda: not any(by_events.depth()), lambda: f"{by_events.depth()}")
     assert tasks.calls() == dict.fromkeys(range(12), 1)
     tasks.mend()
     done = verbs.retry("both", home=by_events.name)

@@ -72,7 +72,7 @@ def test_a_bad_unit_costs_itself_and_is_done_again_when_the_function_is_mended(t
 
 def test_a_unit_that_kills_its_worker_each_time_ends_as_dead_and_its_neighbours_are_done(trouble: Stack, tmp_path: Path) -> None:
     tasks = Tasks.write(tmp_path, ["fine", "kill the function", "fine", "fine"])
-    with trouble.impatient(seconds=6, receives=3):  # a lease outlasts a cold start
+    with trouble.impatient(seconds=600, receives=3), trouble.emulator.settings(ended_leases=1):
         run = trouble.run(tasks, "killer", batches=2, max_failed=1)
     assert failures(trouble, "killer") == {"1": ("dead", "Died", "its message came back too often: whatever worker had it was lost")}
     assert tasks.calls()[1] >= 5  # twice beside its neighbour, and then alone as often as the queue hands it out
@@ -117,7 +117,7 @@ def test_messages_that_we_did_not_make_are_dead_letters_with_their_reason_and_st
             trouble.client("sqs").send_message(QueueUrl=trouble.outputs["QueueUrl"], MessageBody=body)
     done = verbs.watch(run, home=trouble.name, watcher=verbs.Quiet())
     assert published(done) == tasks.here(run)
-    wait_until(lambda: trouble.letters() == letters, 30, lambda: f"{trouble.letters()}\n{trouble.emulator.log()}")
+    wait_until(lambda: trouble.letters() == letters, lambda: f"{trouble.letters()}\n{trouble.emulator.log()}")
     trouble.client("sqs").purge_queue(QueueUrl=trouble.outputs["DeadUrl"])
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from emulator import wait_until
+from emulator import HANG_S, wait_until
 from stacks import AS_OF, TROUBLE, Account, Stack, Tasks, account, published, trouble
 
 import hundredfold
@@ -58,7 +58,7 @@ def counted(facts: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 def cli_here(home: Path, *words: str) -> str:
     """What the same command prints for the runs of this machine."""
-    return subprocess.run([*Stack.program, *words, "--home", str(home)], capture_output=True, text=True, check=True, timeout=60).stdout
+    return subprocess.run([*Stack.program, *words, "--home", str(home)], capture_output=True, text=True, check=True, timeout=HANG_S).stdout
 
 
 # ---- a person comes and goes
@@ -68,9 +68,9 @@ def test_a_run_goes_on_when_its_client_is_interrupted_and_is_found_again(trouble
     tasks = Tasks.write(tmp_path, ["500 ms"] * 12)
     words = ("run", TROUBLE, "--run-id", "left", "--as-of", AS_OF, "--batches", "2", "--source", f"tasks={tasks.file}")
     client = subprocess.Popen(trouble.command(*words), env=trouble.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: bool(tasks.calls()), 60, lambda: trouble.emulator.log())
+    wait_until(lambda: bool(tasks.calls()), lambda: trouble.emulator.log())
     client.send_signal(signal.SIGINT)
-    _, told = client.communicate(timeout=30)
+    _, told = client.communicate(timeout=HANG_S)
     assert client.returncode == 130
     assert "run left goes on without us" in told
     assert "status left --watch --on aws" in told
@@ -83,10 +83,10 @@ def test_a_run_goes_on_when_its_client_is_interrupted_and_is_found_again(trouble
 def test_a_cancelled_run_ends_its_execution_and_its_work_and_publishes_nothing(trouble: Stack, tmp_path: Path) -> None:
     tasks = Tasks.write(tmp_path, ["500 ms"] * 120)
     run = trouble.run(tasks, "regretted", batches=8, wait=False)  # of 7.5 s each, for four workers
-    wait_until(lambda: len(tasks.calls()) > 2, 60, trouble.emulator.log)
+    wait_until(lambda: len(tasks.calls()) > 2, trouble.emulator.log)
     record = verbs.cancel("regretted", home=trouble.name)
     assert trouble.home.status_of(record.options["execution"]) == "ABORTED"
-    wait_until(lambda: not any(trouble.depth()), 20, lambda: f"{trouble.depth()}")
+    wait_until(lambda: not any(trouble.depth()), lambda: f"{trouble.depth()}")
     assert 2 < len(tasks.calls()) < 60  # who was at work has left, and what was queued is dropped
     assert (run.state, run.release) == ("cancelled", None)
     with pytest.raises(Stopped, match="run regretted was cancelled"):

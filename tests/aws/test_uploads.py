@@ -27,7 +27,7 @@ def uploaded(stack: Stack, key: str, data: bytes) -> str:
     def new() -> set[str]:
         return {record.id for record in stack.home.ledger.runs("trouble") if record.state in ENDED} - before
 
-    wait_until(lambda: bool(new()), 60, lambda: f"{stack.home.ledger.runs('trouble')[:1]}\n{stack.emulator.log()}")
+    wait_until(lambda: bool(new()), lambda: f"{stack.home.ledger.runs('trouble')[:1]}\n{stack.emulator.log()}")
     (run,) = new()
     return run
 
@@ -58,7 +58,7 @@ def test_an_event_that_comes_twice_starts_its_run_once(by_uploads: Stack, tmp_pa
     before = by_uploads.record(name)
     event = {"run": name, "sources": before.options["sources"]}
     by_uploads.client("stepfunctions").start_execution(stateMachineArn=by_uploads.outputs["MachineArn"], input=json.dumps(event))
-    wait_until(lambda: executions(by_uploads, name) == ["SUCCEEDED"] * 2, 30, lambda: f"{executions(by_uploads, name)}")
+    wait_until(lambda: executions(by_uploads, name) == ["SUCCEEDED"] * 2, lambda: f"{executions(by_uploads, name)}")
     assert by_uploads.record(name) == before
     assert tasks.calls() == dict.fromkeys(range(3), 1)
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from waits import HANG_S
+
 VARIANTS = """
 from dataclasses import replace
 from typing import Any
@@ -68,7 +70,7 @@ def say(project: Path, tmp_path: Path) -> Callable[..., Said]:
     def run(*words: str, home: str | None = None) -> Said:
         environment = {**os.environ, "HUNDREDFOLD_HOME": home or str(tmp_path / "home"), "COLUMNS": "200", "NO_COLOR": "1"}
         done = subprocess.run(
-            [sys.executable, "-m", "hundredfold", *words], cwd=project, env=environment, capture_output=True, text=True, timeout=120
+            [sys.executable, "-m", "hundredfold", *words], cwd=project, env=environment, capture_output=True, text=True, timeout=HANG_S
         )
         return Said(done.returncode, done.stdout, done.stderr)
 

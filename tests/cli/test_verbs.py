@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import hundredfold
+from waits import HANG_S
 
 JOB = "my_job.job:job"
 SCRIPT = """
@@ -82,7 +83,7 @@ def test_replay_calls_the_function_on_that_units_rows(say):
 def test_replay_under_the_debugger_stops_in_the_users_function(project, say, tmp_path):
     assert say("run", JOB).code == 0
     words = [sys.executable, "-m", "hundredfold", "replay", "prices", "S001,bread", "--pdb", "--home", str(tmp_path / "home")]
-    done = subprocess.run(words, cwd=project, input="p len(rows['price'])\nc\n", capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, cwd=project, input="p len(rows['price'])\nc\n", capture_output=True, text=True, timeout=HANG_S)
     assert "my_job/model.py" in done.stdout.replace("\\", "/")
     assert "52" in done.stdout
     assert "Answer(" in done.stdout
@@ -135,7 +136,11 @@ def test_a_cancelled_run_cannot_go_on(say):
 
 def test_the_project_that_init_makes_passes_its_own_test(project):
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "my_job"], cwd=project, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "my_job"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
     )
     assert "2 passed" in done.stdout, done.stdout
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from waits import HANG_S
+
 
 @pytest.fixture(autouse=True)
 def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ def test_a_query_that_athena_lacks_is_refused_with_its_line_before_anything_is_s
 def test_without_what_the_extra_brings_it_says_what_to_install() -> None:
     """The same command where boto3 cannot be imported."""
     words = "import sys; sys.modules['boto3'] = None; from hundredfold.cli import main; sys.argv = ['hundredfold', 'status', '--on', 'aws']; main()"
-    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 2
     assert "boto3 is not installed" in done.stderr
     assert "pip install 'hundredfold[aws]'" in done.stderr

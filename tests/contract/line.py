@@ -12,6 +12,8 @@ from threading import Event, Lock, Thread
 from typing import Self
 from urllib.parse import urlsplit
 
+from waits import HANG_S
+
 HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
 
@@ -159,7 +161,7 @@ class Handler(BaseHTTPRequestHandler):
         return body
 
     def forward(self, request: Request) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection(urlsplit(self.door.target).netloc, timeout=60)
+        connection = http.client.HTTPConnection(urlsplit(self.door.target).netloc, timeout=HANG_S)
         headers = {name: value for name, value in request.headers.items() if name not in HOP | {"expect"}}
         try:
             connection.request(self.command, self.path, request.body, headers)

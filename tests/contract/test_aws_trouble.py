@@ -22,6 +22,7 @@ from hundredfold.aws.queue import SqsQueue
 from hundredfold.aws.store import S3Store
 from hundredfold.aws.trouble import in_plain_words
 from hundredfold.errors import HomeError
+from waits import HANG_S
 
 TOKEN = "IQoJb3JpZ2luX2VjEXAMPLE"
 CALLS = {
@@ -167,7 +168,7 @@ def test_a_service_that_cannot_be_reached_is_told(account):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        asking = boto3.client("dynamodb", endpoint_url=nobody, config=Config(retries={"total_max_attempts": 1}, connect_timeout=2))
+        asking = boto3.client("dynamodb", endpoint_url=nobody, config=Config(retries={"total_max_attempts": 1}, connect_timeout=HANG_S))
         with pytest.raises(HomeError, match="AWS does not answer") as told, in_plain_words("the table runs", "read"):
             asking.list_tables()
     assert "AWS_ENDPOINT_URL" in told.value.hint
@@ -192,7 +193,7 @@ from hundredfold.aws.place import client
 with ThreadPoolExecutor(16) as pool:
     list(pool.map(lambda number: client(("s3", "sqs", "dynamodb")[number % 3]).meta.region_name, range(48)))
 """
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=HANG_S)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")

@@ -15,6 +15,7 @@ import pytest
 
 from hundredfold.aws.store import S3Store
 from hundredfold.errors import HomeError
+from waits import HANG_S
 
 BIG = 20 * 1024 * 1024  # bytes: three parts of an upload
 ODD = "ü/a b+c%20&d='e'/#😀.bin"
@@ -137,7 +138,7 @@ def test_a_writer_that_is_killed_while_it_uploads_leaves_the_old_object(store, l
     with _writer(store, BIG) as writer:
         writer.stdin.write(b"\n")
         writer.stdin.flush()
-        assert line.held.wait(30)
+        assert line.held.wait(HANG_S)
         writer.kill()
     assert list(store.list("")) == ["a/object.bin"]
     assert bytes(store.get("a/object.bin")) == b"old"

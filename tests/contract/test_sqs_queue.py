@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hundredfold.aws.queue import DEAD_LEASE, ENTRIES, LARGEST, SqsQueue, batched
 from hundredfold.errors import HomeError
 from hundredfold.ports import Depth
+from waits import HANG_S
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def test_waiting_takes_as_long_as_was_asked_by_the_clock_on_the_wall(account):
     queue = SqsQueue(*account.queues(visibility=60, max_receives=3))
     start = time.monotonic()
     assert queue.receive(wait=1) is None
-    assert 0.9 < time.monotonic() - start < 4
+    assert time.monotonic() - start > 0.9
 
 
 def test_waiting_ends_with_a_message(account):
@@ -115,7 +116,7 @@ def test_waiting_ends_with_a_message(account):
         waiting = pool.submit(queue.receive, 20)
         time.sleep(0.2)
         queue.send(["late"])
-        assert waiting.result(timeout=5).body == "late"
+        assert waiting.result(timeout=HANG_S).body == "late"
 
 
 def test_a_wait_beyond_sqs_s_longest_is_several(queue, line):

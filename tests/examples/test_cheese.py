@@ -15,6 +15,7 @@ from examples.cheese.job import job
 from examples.cheese.models import demand, fit_alone, fit_prior, shrink
 
 from hundredfold import HundredfoldError, Run, run
+from waits import HANG_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,7 +76,9 @@ def test_a_row_that_cannot_be_stops_the_run_and_is_named(cheese: pd.DataFrame, t
 def test_the_command_prints_the_digest(cheese: pd.DataFrame, tmp_path: Path) -> None:
     cheese.to_csv(tmp_path / "cheese.csv", index=False)
     words = ["run", "examples.cheese.job:job", "--source", f"cheese={tmp_path / 'cheese.csv'}", "--home", str(tmp_path / "home")]
-    told = subprocess.run([sys.executable, "-m", "hundredfold", *words], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    told = subprocess.run(
+        [sys.executable, "-m", "hundredfold", *words], cwd=ROOT, capture_output=True, text=True, timeout=HANG_S, check=False
+    )
     assert told.returncode == 0, told.stderr
     assert "Five retailers that moved most" in told.stdout
     assert "elasticities.parquet" in told.stdout

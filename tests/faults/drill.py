@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[2]
 SHOPS, PRODUCTS, WEEKS = 40, 15, 4  # 600 units of four rows
 RUN = "drill"
 MARK = "HUNDREDFOLD_DRILL"  # an environment variable that all processes of one driver inherit
-PATIENCE = 60.0
+PATIENCE = 600.0  # seconds that guard against a hang, however slow the machine is
 WHO = ("driver", "driver", "worker", "driver and worker", "server")
 
 
@@ -147,7 +147,7 @@ class Driver:
             struck = True
         return struck
 
-    def outlived_by(self, seconds: float = 5.0) -> float | None:
+    def outlived_by(self, seconds: float = PATIENCE) -> float | None:
         """The driver is gone: how long its processes lived on; None if some are still there after `seconds`."""
         began = time.monotonic()
         while self.family():

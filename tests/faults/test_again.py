@@ -19,6 +19,7 @@ from hundredfold.errors import HomeError, NoSuchRun, PublishRefused, StateError
 from hundredfold.local import verbs
 from hundredfold.local.home import FORMAT, Home
 from hundredfold.testing import Fault, FaultyAfter
+from waits import HANG_S
 
 ROOT = Path(__file__).parents[2]
 ROWS = pa.table({"k": [k for k in range(4) for _ in range(2)], "x": [float(x) for x in range(8)]})
@@ -247,7 +248,7 @@ except hundredfold.HundredfoldError as error:
 def test_a_disk_that_fills_up_is_told_and_the_run_goes_on_when_there_is_room(tmp_path, stage):
     (tmp_path / "script.py").write_text(FULL)
     command = [sys.executable, "-W", "error", str(tmp_path / "script.py"), str(tmp_path / "home"), stage]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("HomeError | ")
     assert "--home" in done.stdout

@@ -52,15 +52,40 @@ def run_of(model: Model, rows: pa.Table, home):
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory):
-    model = Model("twice", ("k", "how"), units.alone, time_limit=1.0)
-    return run_of(model, rows_of([*FINE, *BAD]), tmp_path_factory.mktemp("alone") / "home")
+def untimed(tmp_path_factory):
+    """Every way but the one that never ends: how long a unit takes on a busy machine is no part of what it is."""
+    ways = [how for how in (*FINE, *BAD) if how != "sleep"]
+    return run_of(Model("twice", ("k", "how"), units.alone), rows_of(ways), tmp_path_factory.mktemp("alone") / "home")
 
 
 @pytest.fixture(scope="module")
-def done_together(tmp_path_factory):
+def timed(tmp_path_factory):
+    """The way that never ends, beside units that take microseconds of their second."""
+    model = Model("twice", ("k", "how"), units.alone, time_limit=1.0)
+    return run_of(model, rows_of(["sleep"]), tmp_path_factory.mktemp("timed") / "home")
+
+
+@pytest.fixture(scope="module")
+def untimed_together(tmp_path_factory):
+    model = Model("twice", ("k", "how"), units.together, many=True)
+    return run_of(model, rows_of([how for how in MANY if how != "sleep"]), tmp_path_factory.mktemp("together") / "home")
+
+
+@pytest.fixture(scope="module")
+def timed_together(tmp_path_factory):
     model = Model("twice", ("k", "how"), units.together, many=True, time_limit=1.0)
-    return run_of(model, rows_of(MANY), tmp_path_factory.mktemp("together") / "home")
+    return run_of(model, rows_of(["sleep"]), tmp_path_factory.mktemp("timed-together") / "home")
+
+
+@pytest.fixture
+def done(how, request):
+    """The run that has a unit of this way."""
+    return request.getfixturevalue("timed" if how == "sleep" else "untimed")
+
+
+@pytest.fixture
+def done_together(how, request):
+    return request.getfixturevalue("timed_together" if how == "sleep" else "untimed_together")
 
 
 def by_key(table: pa.Table) -> dict[int, dict]:
@@ -94,15 +119,16 @@ def test_a_unit_that_is_only_strange_is_done_like_any_other(done, how):
     assert [by_key(done.results().arrow())[k + beside]["twice"] for beside in (-1, 0, 1)] == [2 * k - 2, 2 * k, 2 * k + 2]
 
 
-def test_every_unit_is_in_the_results_or_in_the_failures_and_in_none_twice(done):
-    keys = done.results().arrow().column("k").to_pylist()
-    failed = [int(unit.split(",")[0]) for unit in done.failures().arrow().column("unit").to_pylist()]
-    assert sorted(keys + failed) == list(range(3 * len([*FINE, *BAD])))
-    assert len(failed) == len(BAD)
+def test_every_unit_is_in_the_results_or_in_the_failures_and_in_none_twice(untimed, timed):
+    for done, ways, bad in ((untimed, len([*FINE, *BAD]) - 1, len(BAD) - 1), (timed, 1, 1)):
+        keys = done.results().arrow().column("k").to_pylist()
+        failed = [int(unit.split(",")[0]) for unit in done.failures().arrow().column("unit").to_pylist()]
+        assert sorted(keys + failed) == list(range(3 * ways))
+        assert len(failed) == bad
 
 
-def test_what_a_unit_prints_is_in_the_log_of_its_worker(done):
-    log = (done.folder / "logs" / "worker-0.log").read_text()
+def test_what_a_unit_prints_is_in_the_log_of_its_worker(untimed):
+    log = (untimed.folder / "logs" / "worker-0.log").read_text()
     assert "a unit that is print\n" in log
     assert log.count("words, words, words\n") >= 100_000
     assert "Fatal Python error: Segmentation fault" in log

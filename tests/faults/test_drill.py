@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from waits import HANG_S
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -17,7 +19,7 @@ def test_a_run_that_is_killed_at_any_stage_ends_with_the_same_bytes_and_leaves_n
     command = [sys.executable, "-m", "tests.faults.drill", "--kills", "8", "--seed", "11"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as drill:
         try:
-            words, _ = drill.communicate(timeout=120)
+            words, _ = drill.communicate(timeout=HANG_S)
         finally:
             drill.terminate()
     assert drill.returncode == 0, words

@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from multiprocessing.process import BaseProcess
@@ -20,6 +19,7 @@ import pytest
 
 from hundredfold.local.queue import SqliteQueue
 from hundredfold.ports import Depth
+from waits import HANG_S, wait_until
 
 MESSAGES = 500
 SPAWN = multiprocessing.get_context("spawn")
@@ -32,7 +32,7 @@ def send(count):
     for number in range(count):
         queue.send(["one"])
 
-signal.alarm(15)
+signal.alarm(600)
 closed, close = os.pipe()
 queue = SqliteQueue(Path(sys.argv[1]))
 thread = threading.Thread(target=send, args=(400,))
@@ -42,7 +42,7 @@ for _ in range(4):
     send(10)
     children.append(os.fork())
     if children[-1] == 0:
-        signal.alarm(10)
+        signal.alarm(600)
         os.close(close)
         send(100)
         os.read(closed, 1)  # until the parent has closed its queue, to open it again
@@ -59,9 +59,11 @@ queue.close()
 
 
 def work(queue: SqliteQueue, folder: Path) -> None:
-    """Take messages until there has been none for a while."""
+    """Take messages until none is left, and none in the hands of others."""
     with closing(queue), (folder / f"deleted-{os.getpid()}").open("a", buffering=1) as deleted:
-        while delivery := queue.receive(wait=1.0):
+        while (delivery := queue.receive(wait=0.2)) or queue.depth() != Depth(0, 0, 0):
+            if delivery is None:
+                continue
             (folder / f"outcome-{delivery.body}").touch()
             if queue.delete(delivery.receipt):
                 deleted.write(f"{delivery.body}\n")
@@ -69,7 +71,7 @@ def work(queue: SqliteQueue, folder: Path) -> None:
 
 def hold(queue: SqliteQueue, folder: Path) -> None:
     """Take one message, and die with it in hand."""
-    delivery = queue.receive(wait=5.0)
+    delivery = queue.receive(wait=HANG_S)
     assert delivery is not None
     (folder / f"held-{os.getpid()}").write_text(delivery.body)
     os.kill(os.getpid(), 9)
@@ -89,13 +91,6 @@ def processes(count: int, target, *args) -> Iterator[list[BaseProcess]]:
                 process.kill()
                 process.join()
                 process.close()
-
-
-def wait_until(condition, seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.002)
 
 
 def lines(folder: Path) -> list[str]:
@@ -122,7 +117,7 @@ def bodies(queue) -> set[str]:
 def test_four_processes_delete_each_message_once(queue, bodies, tmp_path):
     with processes(4, work, queue, tmp_path) as workers:
         for worker in workers:
-            worker.join(10)
+            worker.join(HANG_S)
         assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
     assert sorted(lines(tmp_path)) == sorted(bodies)
     assert queue.depth() == Depth(0, 0, 0)
@@ -131,10 +126,10 @@ def test_four_processes_delete_each_message_once(queue, bodies, tmp_path):
 def test_no_message_is_lost_when_processes_are_killed_in_the_middle(queue, bodies, tmp_path):
     with processes(4, work, queue, tmp_path) as workers:
         for killed, worker in enumerate(workers[:2], start=1):
-            wait_until(lambda killed=killed: len(outcomes(tmp_path)) > killed * MESSAGES // 5)
+            wait_until(lambda killed=killed: len(outcomes(tmp_path)) > killed * MESSAGES // 5, every=0.001)
             worker.kill()
         for worker in workers:
-            worker.join(10)
+            worker.join(HANG_S)
         assert [worker.exitcode for worker in workers[2:]] == [0, 0]
         assert [worker.exitcode for worker in workers[:2]] != [0, 0]  # they were killed at work, not after it
     assert outcomes(tmp_path) == bodies
@@ -148,7 +143,7 @@ def test_no_message_is_lost_when_processes_are_killed_in_the_middle(queue, bodie
 def test_a_message_in_the_hand_of_a_killed_process_comes_back_with_its_count(queue, bodies, tmp_path):
     with processes(2, hold, queue, tmp_path) as holders:
         for holder in holders:
-            holder.join(10)
+            holder.join(HANG_S)
     held = {path.read_text() for path in tmp_path.glob("held-*")}
     assert len(held) == 2
     queue.release()
@@ -164,7 +159,7 @@ def test_a_queue_works_on_both_sides_of_a_fork(tmp_path):
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, str(tmp_path / "q")],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=HANG_S,
         check=False,
     )
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, f"[0, 0, 0, 0] {Depth(400 + 40 + 800 + 100, 0, 0)}", "")
@@ -174,7 +169,7 @@ def test_many_processes_may_open_a_new_queue_in_the_same_moment(tmp_path):
     start = SPAWN.Barrier(4)
     with processes(4, send_to_new_ones, tmp_path, start) as senders:
         for sender in senders:
-            sender.join(10)
+            sender.join(HANG_S)
         assert [sender.exitcode for sender in senders] == [0, 0, 0, 0]
     for queue in new_ones(tmp_path):
         with closing(queue):
@@ -188,5 +183,5 @@ def new_ones(folder: Path) -> list[SqliteQueue]:
 def send_to_new_ones(folder: Path, start) -> None:
     for queue in new_ones(folder):
         with closing(queue):
-            start.wait(10)
+            start.wait(HANG_S)
             queue.send(["one"])

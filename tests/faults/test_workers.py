@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pyarrow as pa
@@ -20,6 +21,7 @@ from hundredfold.local.files import FileStore
 from hundredfold.local.home import Home
 from hundredfold.manifest import Manifest
 from hundredfold.walk import Quiet
+from waits import HANG_S, wait_until
 
 ROWS = pa.table({"k": [0, 1, 2, 3], "x": [1.0, 2.0, 3.0, 4.0]})
 PINNED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
@@ -78,9 +80,9 @@ def crew(tmp_path) -> Iterator[Crew]:
     crew.stop()
 
 
-def listen(crew: Crew, until, seconds: float = 20.0) -> None:
+def listen(crew: Crew, until) -> None:
     """Hear what the workers say until something is so."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + HANG_S
     while not until():
         assert time.monotonic() < end, "waited in vain"
         assert list(crew.events(0.01)) == []
@@ -126,19 +128,31 @@ def test_a_batch_that_a_worker_finds_damaged_is_made_anew(tmp_path):
     assert done.counts["recomputed"] == [f"{batch} is damaged: it is missing"]
 
 
-def uneven(rows):
+def meet(folder: Path) -> None:
+    """Go on once both workers have come here: neither does the other's part, however late the other starts."""
+    (folder / f"met-{os.getpid()}").touch()
+    wait_until(lambda: len(list(folder.glob("met-*"))) >= 2)
+
+
+class Uneven:
     """The second half of the units takes all the time; one of them ends its process once the other worker has a part."""
-    k = int(rows["k"][0])
-    if k >= 10:
-        time.sleep(0.2)
-    if k == 18:
-        os.kill(os.getpid(), signal.SIGSEGV)
-    return {"k2": 2 * k, "process": os.getpid()}
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self, rows):
+        k = int(rows["k"][0])
+        if k >= 10:
+            meet(self.folder)
+            time.sleep(0.05)
+        if k == 18:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return {"k2": 2 * k, "process": os.getpid()}
 
 
 def test_a_worker_that_has_no_message_left_takes_a_part_of_what_another_has(tmp_path):
-    job = Job("j", [Source("s")], [Model("m", ("k",), uneven)], max_failed=1)
-    done = run(job, {"s": pa.table({"k": range(20)})}, home=tmp_path, run_id="r", workers=2, memory="1GB")
+    job = Job("j", [Source("s")], [Model("m", ("k",), Uneven(tmp_path))], max_failed=1)
+    done = run(job, {"s": pa.table({"k": range(20)})}, home=tmp_path / "home", run_id="r", workers=2, memory="1GB")
     results = done.results().arrow().to_pylist()
     assert [(row["k"], row["k2"]) for row in results] == [(k, 2 * k) for k in range(20) if k != 18]
     assert done.failures().arrow().column("unit").to_pylist() == ["18"]
@@ -157,6 +171,8 @@ class Dear:
         k = int(rows["k"][0])
         with self.calls.open("a") as file:
             file.write(f"{k}\n")
+        if 190 <= k < 194:
+            meet(self.calls.parent)
         time.sleep(0.4 if 190 <= k < 194 else 0.001)
         return {"process": os.getpid()}
 
@@ -188,7 +204,7 @@ def test_a_crew_goes_on_when_the_server_that_forks_its_workers_is_killed(crew):
     assert server.ppid() == os.getpid()
     server.kill()
     listen(crew, until=lambda: all(hand.ready and hand.process.pid not in before for hand in crew.hands))
-    assert psutil.wait_procs([psutil.Process(pid) for pid in before if psutil.pid_exists(pid)], timeout=5)[1] == []
+    assert psutil.wait_procs([psutil.Process(pid) for pid in before if psutil.pid_exists(pid)], timeout=HANG_S)[1] == []
 
 
 def test_workers_have_one_thread_for_each_library_and_the_environment_of_their_driver(tmp_path):

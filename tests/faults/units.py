@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 STILL = threading.Event()  # never set
@@ -59,7 +58,7 @@ def forks_and_goes_on():
 
 def forks_and_stays():
     if os.fork() == 0:
-        signal.alarm(5)
+        signal.alarm(5)  # it ends by itself, long after its unit
         STILL.wait()
 
 
@@ -75,7 +74,7 @@ def closes_its_output():
 
 def kills_itself_with(number):
     os.kill(os.getpid(), number)
-    STILL.wait(10)
+    STILL.wait()
 
 
 def removes_its_folder():
@@ -132,8 +131,8 @@ WAYS = {
     "exit": lambda: os._exit(3),
     "SystemExit": lambda: sys.exit("enough"),
     "KeyboardInterrupt": lambda: signal.default_int_handler(2, None),
-    "sleep": lambda: time.sleep(60),
-    "hold the interpreter": lambda: ctypes.PyDLL(None).sleep(60),
+    "sleep": STILL.wait,
+    "hold the interpreter": lambda: ctypes.PyDLL(None).sleep(3600),
     "memory": fills_the_memory,
     "memory, unlimited": fills_the_memory_unlimited,
     "SIGKILL": lambda: kills_itself_with(signal.SIGKILL),

@@ -16,6 +16,7 @@ from hundredfold import Job, Model, Publish, Source
 from hundredfold.errors import JobError, StateError, UsageError
 from hundredfold.local.replay import find_unit
 from hundredfold.manifest import UnitList, key_text
+from waits import HANG_S
 
 
 def count(rows: Any) -> dict[str, int]:
@@ -140,7 +141,7 @@ def test_two_runs_that_end_at_once_make_two_releases(tmp_path: Path) -> None:
         subprocess.Popen([*words, name], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         for name in ("one", "two", "three")
     ]
-    said = [process.communicate(timeout=120)[1] for process in racing]
+    said = [process.communicate(timeout=HANG_S)[1] for process in racing]
     assert [process.returncode for process in racing] == [0, 0, 0], said
     runs = [hundredfold.open_run(name, home=tmp_path / "home") for name in ("one", "two", "three")]
     assert sorted(run.release.version for run in runs if run.release) == [1, 2, 3]

@@ -14,6 +14,7 @@ import pytest
 from click import Option
 
 from tariffs.evidence.commands import evidence
+from waits import HANG_S
 
 PAGE = Path(__file__).parents[2] / "docs" / "tariffs.md"
 
@@ -22,7 +23,7 @@ def say(folder: Path, *words: str, before: str = "", code: int = 0) -> subproces
     """Run `tariffs` with these words; `before`: what Python does first."""
     environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "HUNDREDFOLD_HOME": str(folder / "home")}
     program = [sys.executable, "-c", f"{before}\nimport sys; from tariffs.cli import main; sys.argv = ['tariffs', *sys.argv[1:]]; main()"]
-    done = subprocess.run([*program, *words], cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=120)
+    done = subprocess.run([*program, *words], cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=HANG_S)
     assert done.returncode == code, done.stderr
     return done
 
@@ -31,7 +32,7 @@ def say(folder: Path, *words: str, before: str = "", code: int = 0) -> subproces
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("place")
     words = [sys.executable, "-m", "hundredfold", "demo", "--home", str(folder / "home"), "--workers", "2"]
-    told = subprocess.run(words, cwd=folder, capture_output=True, encoding="utf-8", timeout=120, check=True)
+    told = subprocess.run(words, cwd=folder, capture_output=True, encoding="utf-8", timeout=HANG_S, check=True)
     (folder / "demo.txt").write_text(told.stdout)
     return folder
 

@@ -32,6 +32,7 @@ from tariffs.generator.bundles import BUNDLES, UNIT_COST, bundle_block
 from tariffs.release import shelf
 from tariffs.release.delta import Delta, apply
 from tariffs.release.tables import CHARGING, read
+from waits import HANG_S
 
 MONDAY = AS_OF.isoformat()
 PAGE = Path(__file__).parents[2] / "docs" / "tariffs-release.md"
@@ -59,7 +60,12 @@ def speaking(home: Path, folder: Path) -> Say:
     def run(*words: str, **settings: str) -> Said:
         environment = {**os.environ, "HUNDREDFOLD_HOME": str(home), "COLUMNS": "100", "NO_COLOR": "1", **settings}
         done = subprocess.run(
-            [sys.executable, "-m", "tariffs.cli", *words], cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=120
+            [sys.executable, "-m", "tariffs.cli", *words],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=HANG_S,
         )
         return Said(done.returncode, done.stdout, done.stderr)
 

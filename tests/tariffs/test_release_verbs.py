@@ -27,6 +27,7 @@ from tariffs.release.log import Said, Table
 from tariffs.release.shelf import JOB
 from tariffs.release.tables import read
 from tariffs.release.verbs import LAST_APPROVED, RULE
+from waits import HANG_S
 
 
 @pytest.fixture(scope="module")
@@ -459,7 +460,7 @@ def test_processes_at_once_lose_no_entry_on_this_machine(disk: Place, tmp_path: 
         subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "home"), str(here), name], env=environment)
         for name in ("a", "b", "c")
     ]
-    assert [process.wait(timeout=120) for process in running] == [0, 0, 0]
+    assert [process.wait(timeout=HANG_S) for process in running] == [0, 0, 0]
     assert sorted(e.said.reason for e in disk.book.entries) == sorted(f"{name} {n}" for name in "abc" for n in range(8))
 
 

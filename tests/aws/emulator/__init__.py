@@ -33,8 +33,8 @@ MISSING = f"the emulator of AWS is not installed ({DONE} is not there): make .ve
 
 ACCOUNT = "123456789012"
 REGION = "us-east-1"
-START = 30.0  # seconds; a second is usual
-STOP = 5.0  # seconds that it has to end by itself
+HANG_S = 600.0  # guards against a hang, and is no guess at how fast the machine is
+STOP = 5.0  # seconds that it has to end by itself; then it is killed
 KEPT = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TZ")  # of this environment: a function sees what the server sees
 
 
@@ -146,6 +146,7 @@ class Emulator:
         `seed`               the same seed, the same choices
         `open_writers`       most buckets that one CREATE TABLE AS may write (HIVE_TOO_MANY_OPEN_PARTITIONS beyond)
         `athena_seconds`     how much longer each query takes
+        `ended_leases`       1: what a call of a function did not do comes back when the call ends, however long its lease is
         """
         before = dict(self._settings)
         self._set(settings)
@@ -169,7 +170,7 @@ class Emulator:
 
     def reset(self) -> None:
         """An empty account: no bucket, no queue, no stack is left, and no function runs."""
-        urllib.request.urlopen(urllib.request.Request(f"{self.url}/_ministack/reset", method="POST"), timeout=START).close()
+        urllib.request.urlopen(urllib.request.Request(f"{self.url}/_ministack/reset", method="POST"), timeout=HANG_S).close()
         (self.folder / "faults.jsonl").unlink(missing_ok=True)
         self._settings = {}
         self._set({})
@@ -200,7 +201,7 @@ class Emulator:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        wait_until(self._healthy, START, lambda: f"the emulator does not answer at {self.url}:\n{self.log()}", every=0.02)
+        wait_until(self._healthy, lambda: f"the emulator does not answer at {self.url}:\n{self.log()}", every=0.02)
 
     def _server_environment(self, port: int) -> dict[str, str]:
         kept = {name: os.environ[name] for name in KEPT if name in os.environ}
@@ -229,7 +230,7 @@ class Emulator:
         if self._process.poll() is not None:
             raise EmulatorError(f"the emulator ended with {self._process.returncode}:\n{self.log()}")
         try:
-            with urllib.request.urlopen(f"{self.url}/_ministack/health", timeout=1) as answer:
+            with urllib.request.urlopen(f"{self.url}/_ministack/health", timeout=HANG_S) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
@@ -248,7 +249,7 @@ class Emulator:
         for process in tree:  # a function's children may have outlived it
             _kill(process)
         wait_until(
-            lambda: not any(map(_is_alive, tree)), STOP, lambda: f"of the emulator there is still {[*filter(_is_alive, tree)]}", every=0.01
+            lambda: not any(map(_is_alive, tree)), lambda: f"of the emulator there is still {[*filter(_is_alive, tree)]}", every=0.01
         )
         self._process = None
 
@@ -260,12 +261,12 @@ class Emulator:
         fresh.replace(path)
 
 
-def wait_until(done: Callable[[], bool], seconds: float, otherwise: Callable[[], str], *, every: float = 0.05) -> None:
-    """Ask until it is so; EmulatorError with the words of `otherwise` after so many seconds."""
-    end = time.monotonic() + seconds
+def wait_until(done: Callable[[], bool], otherwise: Callable[[], str], *, every: float = 0.05, within: float = HANG_S) -> None:
+    """Ask until it is so; EmulatorError with the words of `otherwise` where it hangs."""
+    end = time.monotonic() + within
     while not done():
         if time.monotonic() > end:
-            raise EmulatorError(f"{otherwise()}\n(given up after {seconds:g} s)")
+            raise EmulatorError(f"{otherwise()}\n(given up after {within:g} s)")
         time.sleep(every)
 
 

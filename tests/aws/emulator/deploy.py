@@ -27,7 +27,6 @@ from . import ACCOUNT, REGION, Emulator, EmulatorError, wait_until
 
 SITE = Path(__file__).with_name("lambda_site")
 EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip's first day: the same files give the same bytes
-DEPLOY = 60.0  # seconds
 
 BOOTSTRAP = """\
 #!/bin/sh
@@ -52,7 +51,6 @@ def deploy(
     *,
     python: Path | str = sys.executable,
     memory_limit: bool = True,
-    timeout: float = DEPLOY,
 ) -> dict[str, str]:
     """Create a stack of an assembly (`cdk.out`); its outputs. Without a name, the assembly's only stack.
 
@@ -74,18 +72,18 @@ def deploy(
     emulator.client("ssm").put_parameter(Name="/cdk-bootstrap/hnb659fds/version", Value="99", Type="String", Overwrite=True)
     formation = emulator.client("cloudformation")
     formation.create_stack(StackName=name, TemplateURL=url, Capabilities=["CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"])
-    found = _settled(emulator, name, timeout)
+    found = _settled(emulator, name)
     if found["StackStatus"] != "CREATE_COMPLETE":
         raise DeployError(f"the stack {name} is {found['StackStatus']}\n{_events(emulator, name)}\n{emulator.log()}")
     return {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
 
 
-def delete(emulator: Emulator, stack: str, *, timeout: float = DEPLOY) -> None:
+def delete(emulator: Emulator, stack: str) -> None:
     """Remove a stack and what it made; what its template retains stays."""
     formation = emulator.client("cloudformation")
     identity = formation.describe_stacks(StackName=stack)["Stacks"][0]["StackId"]  # a deleted stack is found by its id only
     formation.delete_stack(StackName=stack)
-    status = _settled(emulator, identity, timeout)["StackStatus"]
+    status = _settled(emulator, identity)["StackStatus"]
     if status != "DELETE_COMPLETE":
         raise DeployError(f"the stack {stack} is {status}\n{_events(emulator, identity)}\n{emulator.log()}")
 
@@ -203,7 +201,7 @@ def _without(template: dict[str, Any], names: set[str]) -> dict[str, Any]:
     return template
 
 
-def _settled(emulator: Emulator, stack: str, timeout: float) -> dict[str, Any]:
+def _settled(emulator: Emulator, stack: str) -> dict[str, Any]:
     """A stack that is no longer in the making."""
     formation = emulator.client("cloudformation")
     found: dict[str, Any] = {}
@@ -212,7 +210,7 @@ def _settled(emulator: Emulator, stack: str, timeout: float) -> dict[str, Any]:
         found.update(formation.describe_stacks(StackName=stack)["Stacks"][0])
         return not found["StackStatus"].endswith("_IN_PROGRESS")
 
-    wait_until(settled, timeout, lambda: f"the stack {stack} is still {found['StackStatus']}\n{_events(emulator, stack)}\n{emulator.log()}")
+    wait_until(settled, lambda: f"the stack {stack} is still {found['StackStatus']}\n{_events(emulator, stack)}\n{emulator.log()}")
     return found
 
 

@@ -14,7 +14,7 @@ import psutil
 from ministack.core import lambda_runtime
 from ministack.services import lambda_svc
 
-from . import need
+from . import need, setting
 from .rights import DeniedError, acting_as, check
 
 log = logging.getLogger("bench.lambda")
@@ -67,6 +67,9 @@ def _remembered(run: Callable[..., None]) -> Callable[..., None]:
             run(mapping, function, event, batch, *more)
         finally:
             here.messages = None
+            if setting("ended_leases", 0):
+                for message in batch:  # those that are done are no longer in the queue
+                    message["visible_at"] = 0.0
 
     return ran
 
