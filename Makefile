@@ -1,7 +1,8 @@
 # The verbs of this project. `make` alone lists them. Each sets up what it needs, in .venv.
 VENV := .venv
 BIN := $(VENV)/bin
-FIND_PYTHON := for p in python3.13 python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done
+# a name on the PATH may be a shim with nothing behind it, so each is tried
+FIND_PYTHON := for p in python3.14 python3.13 python3.12 python3.11 python3 $(HOME)/.pyenv/versions/3.1[1234]*/bin/python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done
 PYTHON ?= $(shell $(FIND_PYTHON))
 VENVS := benchmarks/.venvs
 EMULATOR := .venv-emulator
@@ -9,9 +10,19 @@ LAMBDA := .venv-lambda
 FIND_LAMBDA_PYTHON := for p in python3.14 python3.13 python3.12 $(HOME)/.pyenv/versions/3.1[234]*/bin/python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 12) <= sys.version_info < (3, 15))' 2>/dev/null && echo $$p && break; done
 PEERS := $(notdir $(basename $(wildcard benchmarks/peers/requirements/*.txt)))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+VERSION_OF = $(shell $(1) -c 'import sys; print(*sys.version_info[:2], sep=".")' 2>/dev/null)
+
+# an environment of another Python than the one that is asked for is made anew
+ifeq ($(origin PYTHON),command line)
+ifneq ($(wildcard $(BIN)/python),)
+ifneq ($(call VERSION_OF,$(PYTHON)),$(call VERSION_OF,$(BIN)/python))
+$(shell rm -rf $(VENV))
+endif
+endif
+endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-aws drill-aws lint format bench bench-full bench-peers docs clean
+.PHONY: help demo test test-aws test-matrix drill-aws lint format bench bench-full bench-peers docs clean
 
 help:  ## list these verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -24,6 +35,9 @@ test: $(VENV)/dev.done $(EMULATOR)/done $(LAMBDA)/tried  ## run all tests
 
 test-aws: $(VENV)/dev.done $(EMULATOR)/done $(LAMBDA)/tried  ## run the tests on emulated AWS alone
 	$(BIN)/python -m pytest tests/aws tests/contract
+
+test-matrix: $(VENV)/venv.done $(EMULATOR)/done  ## the demo and the tests on every installed Python, with the newest and the lowest versions
+	$(BIN)/python tests/matrix.py $(MATRIX)
 
 drill-aws: $(VENV)/dev.done $(EMULATOR)/done  ## thousands of batches on emulated AWS, with killed workers and lost events: minutes
 	$(BIN)/python -m pytest -m drill -n 0 tests/aws
@@ -59,7 +73,7 @@ docs: $(VENV)/dev.done  ## write docs/reference-cli.md anew from --help
 	$(BIN)/python docs/cli_reference.py
 
 clean:  ## remove what these verbs made: the environment, caches, the demo's runs
-	rm -rf $(VENV) .hundredfold .pytest_cache .hypothesis .mypy_cache .ruff_cache build dist benchmarks/data benchmarks/results $(VENVS) $(EMULATOR) $(LAMBDA)
+	rm -rf $(VENV) .hundredfold .pytest_cache .hypothesis .mypy_cache .ruff_cache build dist benchmarks/data benchmarks/results $(VENVS) $(EMULATOR) $(LAMBDA) .venvs-matrix
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/venv.done:
