@@ -224,7 +224,7 @@ class OpenBatch:
                 raise ConversionError(f"the rows of a unit cannot come as NumPy arrays; {REMEDY}")
             return ({name: column[span] for name, column in columns} for span in spans)
         if form == "pandas":
-            return map(self._pandas().iloc.__getitem__, spans)
+            return map(_own_frame(self._pandas()), spans)
         cut = (self._polars() if form == "polars" else self.arrow).slice
         return map(cut, ends, self.sizes[first : last + 1].tolist())
 
@@ -290,6 +290,17 @@ def _polars(rows: pa.Table) -> Any:
     import polars as pl
 
     return pl.from_arrow(rows)
+
+
+def _own_frame(frame: Any) -> Callable[[slice], Any]:
+    """Takes rows out of a frame, which the function may write to. Before pandas 3, which copies them when they are
+    written to, they are copied at once: pandas 2 warns of each write to a part of a frame."""
+    import pandas as pd
+
+    rows: Callable[[slice], Any] = frame.iloc.__getitem__
+    if int(pd.__version__.partition(".")[0]) >= 3:
+        return rows
+    return lambda span: rows(span).copy()
 
 
 def form_of(model: Model) -> str:
