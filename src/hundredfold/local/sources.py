@@ -6,9 +6,8 @@ Whatever it was, what leaves here is a query whose rows have their columns, `__f
 from __future__ import annotations
 
 import glob
-import gzip
-import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -234,8 +233,8 @@ def refuse_ours(source: str, names: Sequence[str]) -> None:
 
 
 def _refuse_twice(source: str, names: Sequence[str]) -> None:
-    small = [name.lower() for name in names]
-    twice = sorted({name for name in names if small.count(name.lower()) > 1})
+    counts = Counter(name.lower() for name in names)
+    twice = sorted({name for name in names if counts[name.lower()] > 1})
     if twice:
         raise SourceError(
             f"{source} has several columns named {', '.join(twice)}",
@@ -288,26 +287,6 @@ def still_open(open_: Mapping[str, Sequence[str]], answers: Sequence[bool | None
     """The types that no value has spoken against."""
     said = iter(answers)
     return {name: [kind for kind in kinds if next(said) is not False] for name, kinds in open_.items()}
-
-
-def bad_json(paths: Sequence[str]) -> str | None:
-    """The file and line of the first line that is no JSON object, in words; None if there is none that can be told."""
-    for path in paths:
-        for number, line in _lines(path):
-            try:
-                fine = isinstance(json.loads(line), dict)
-            except ValueError:
-                fine = False
-            if not fine:
-                return f"line {number} of {path} is no JSON object: {line[:60]}"
-    return None
-
-
-def _lines(path: str) -> Iterator[tuple[int, str]]:
-    if path.endswith(".zst"):
-        return
-    with (gzip.open if path.lower().endswith(".gz") else open)(path, "rt", encoding="utf-8-sig", errors="replace") as file:
-        yield from ((number, line.strip()) for number, line in enumerate(file, 1) if line.strip())
 
 
 def _near(full: Path) -> Sequence[str]:

@@ -22,11 +22,13 @@ from ..contract import quote
 from ..errors import HomeError, HundredfoldError, QueryError, SourceError
 from ..job import Source
 from ..steps.validate import refuse_other_files
+from . import json_lines
 from .csv_files import CsvFile, facts_of, malformed, prepare_csv, typed
-from .sources import SETTLED, Files, as_table, bad_json, find_files, pattern, refuse_ours, settling, still_open
+from .sources import SETTLED, Files, as_table, find_files, pattern, refuse_ours, settling, still_open
 
 STREAMED = 250_000  # rows of a streamed batch
 FIRST = 2_000  # rows of a CSV file that are asked for every type
+ONE_OBJECT = "correct or remove that line: one JSON object a line is wanted; jq -c '.[]' FILE > FILE.jsonl makes such lines of an array"
 TICK = 0.5  # seconds between looks at whether to go on
 T = TypeVar("T")
 
@@ -177,13 +179,7 @@ class DuckWarehouse:
         if files.kind == "csv":
             return self._csv(source, files, contract_columns, staged)
         with self._unchanged(name, files):
-            try:
-                self._put(self._json(files, contract_columns), staged)
-            except QueryError as error:
-                raise _unread(name, files, error) from error
-        select = self._each_from_one(staged, files)
-        refuse_ours(name, [n for n in self.columns(select).names if n not in ("__file", "__row")])
-        return Attached(select, self.columns(select), bool(contract_columns), None, None)
+            return self._json(name, files, contract_columns, staged)
 
     def __enter__(self) -> DuckWarehouse:
         return self
@@ -293,15 +289,87 @@ class DuckWarehouse:
         )
         return f"SELECT __file, __row, {each} FROM ({select}) AS s"
 
-    def _json(self, files: Files, wanted: Mapping[str, Any]) -> str:
+    def _json(self, source: str, files: Files, wanted: Mapping[str, Any], staged: str) -> Attached:
+        """JSON lines with the types that JSON gives their values; what a contract names comes as text."""
+        out: Path = self.store.path(staged)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        columns = None
+        try:
+            columns = self._plain_json(files, wanted)
+            if columns is not None:
+                listed = ", ".join(f"{_string(name)}: '{kind}'" for name, kind in columns.items())
+                reader = f"read_json({files.sql_list}, format = 'newline_delimited', filename = '__file', columns = {{{listed}}})"
+                self._put(reader, staged)
+                if self._has_large(staged, columns) and self._holds(files, json_lines.LONG):
+                    columns = None
+        except QueryError as error:
+            raise _unread(source, files, error) from error
+        select = self._each_from_one(staged, files)
+        if columns is None:
+            texts = {name: pa.types.is_nested(column.arrow) for name, column in wanted.items()}
+            nested = json_lines.read_lines(source, files.paths, texts, out)
+            values = "".join(f", CAST({quote(name)} AS JSON) AS {quote(name)}" for name in nested)
+            select = f"SELECT * REPLACE ({values[2:]}) FROM ({select}) AS s" if values else select
+        elif self._has_empty_row(select, columns) and (bad := json_lines.bad_line(files.paths)):
+            raise SourceError(f"{source}: {bad}", hint=ONE_OBJECT)
+        refuse_ours(source, [name for name in self.columns(select).names if name not in ("__file", "__row")])
+        return Attached(select, self.columns(select), bool(wanted), None, None)
+
+    def _plain_json(self, files: Files, wanted: Mapping[str, Any]) -> dict[str, str] | None:
+        """The types as which DuckDB reads the fields of JSON lines without changing a value; None if it would change one."""
         reader = f"read_json({files.sql_list}, format = 'newline_delimited', filename = '__file', sample_size = -1, union_by_name = true)"
-        if not wanted:
-            return reader
-        found = [f for f in self.columns(f"SELECT * FROM {reader}") if f.name != "__file"]
-        flat = {f.name: "VARCHAR" for f in found if not pa.types.is_nested(f.type)}
-        nested = {f.name: "JSON" for f in found if pa.types.is_nested(f.type)}
-        columns = ", ".join(f"{_string(name)}: '{kind}'" for name, kind in (flat | nested).items())
-        return f"read_json({files.sql_list}, format = 'newline_delimited', filename = '__file', columns = {{{columns}}})"
+        try:
+            found = self._called(lambda: self.connection.sql(f"SELECT * FROM {reader}"))
+        except duckdb.Error as error:
+            raise _told(error, reader) from error
+        fields = {name: kind for name, kind in zip(found.columns, found.types, strict=True) if name != "__file"}
+        small = {name.lower() for name in fields}
+        if list(fields) == ["json"] or any(small & {re.sub(r"_\d+$", "", name)} for name in small if re.search(r"_\d+$", name)):
+            return None  # lines that are no objects, or names that differ in case alone, come under names of DuckDB's
+        plain: dict[str, str] = {}
+        scan = ""
+        for name, kind in fields.items():
+            column, nested = wanted.get(name), kind.id in ("list", "struct", "map")
+            read = json_lines.sql_type(kind)
+            if read is None and not nested and str(kind) in ("JSON", '"NULL"') and self._is_null(files, name):
+                read = "VARCHAR"
+            if read is None and not (column and nested):
+                return None
+            if column is None:
+                plain[name] = str(read)
+                scan = scan or (json_lines.LONG if nested and "DOUBLE" in str(read) else "")
+            elif nested:
+                if not pa.types.is_nested(column.arrow):
+                    return None
+                plain[name], scan = "JSON", json_lines.LONGER
+            else:
+                plain[name] = "VARCHAR"
+                if read == "DOUBLE" and pa.types.is_string(column.arrow):
+                    return None  # 1.10 is written again as 1.1
+                if read == "DOUBLE" and not pa.types.is_floating(column.arrow):
+                    scan = json_lines.LONGER
+        return None if scan and self._holds(files, scan) else plain
+
+    def _holds(self, files: Files, pattern: str) -> bool:
+        """Whether a line of the files matches a pattern."""
+        lines = f"read_json_objects({files.sql_list}, format = 'newline_delimited')"
+        return bool(self.query(f"SELECT bool_or(regexp_matches(json, {_string(pattern)})) AS is_so FROM {lines}").column(0)[0].as_py())
+
+    def _has_large(self, staged: str, columns: Mapping[str, str]) -> bool:
+        """Whether a column of doubles has a value that may have been written with more digits than it holds, or beyond it."""
+        doubles = [f"max(abs({quote(name)})) >= 1e15" for name, kind in columns.items() if kind == "DOUBLE"]
+        rows = f"SELECT {' OR '.join(doubles)} AS is_so FROM read_parquet('{_text(self.store.path(staged))}')"
+        return bool(doubles and self.query(rows).column(0)[0].as_py())
+
+    def _is_null(self, files: Files, name: str) -> bool:
+        """Whether a field of JSON lines has no value anywhere."""
+        reader = f"read_json({files.sql_list}, format = 'newline_delimited', columns = {{{_string(name)}: 'JSON'}})"
+        return not self.query(f"SELECT count({quote(name)}) AS n FROM {reader}").column(0)[0].as_py()
+
+    def _has_empty_row(self, select: str, columns: Mapping[str, str]) -> bool:
+        """Whether a row has no value: its line may be none, such as null."""
+        empty = " AND ".join(f"{quote(name)} IS NULL" for name in columns) or "TRUE"
+        return bool(self.query(f"SELECT count(*) AS n FROM ({select}) AS s WHERE {empty}").column(0)[0].as_py())
 
     @contextmanager
     def _unchanged(self, source: str, files: Files) -> Iterator[None]:
@@ -396,9 +464,9 @@ def _is_number(kind: pa.DataType) -> bool:
 def _unread(source: str, files: Files, error: QueryError) -> SourceError:
     """Why text files cannot be read: the line, where it can be found."""
     _refuse_file_column(source, error)
-    bad = bad_json(files.paths) if files.kind == "json" else None
+    bad = json_lines.bad_line(files.paths) if files.kind == "json" else None
     words = bad or error.message.split("\n")[0]  # below it stands a query of ours
-    hint = "mend or remove that line: one JSON object a line is wanted" if bad else "mend the file, or name another"
+    hint = ONE_OBJECT if bad else "mend the file, or name another"
     return SourceError(f"{source}: {files.paths[0]} cannot be read as {files.kind}: {words}", hint=hint)
 
 
