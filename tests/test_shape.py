@@ -15,9 +15,22 @@ HOUSE = SOURCE / "hundredfold"
 
 # who may import whom: only what stands on a lower floor, or on the same one
 FLOORS = [
-    {"annotations", "channel", "errors", "forking", "forkserver", "job", "pinned", "states", "streams", "supervisor"},
+    {
+        "annotations",
+        "channel",
+        "errors",
+        "forking",
+        "forkserver",
+        "imported",
+        "job",
+        "pinned",
+        "snapshot",
+        "states",
+        "streams",
+        "supervisor",
+    },
     {"ports", "keys", "checksums", "records", "contract", "checks", "query", "dialect", "load", "listing"},
-    {"arrays", "batch", "columns", "given", "manifest", "order", "outcome", "results", "returns", "rowgroups", "sizes"},
+    {"arrays", "batch", "columns", "fingerprint", "given", "manifest", "order", "outcome", "results", "returns", "rowgroups", "sizes"},
     {"crew", "desk", "guarding", "launching", "memory"},
     {"steps"},
     {"pipeline", "walk"},

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from . import imported as _imported  # noqa: F401  # first: it records when modules are imported from here on
 from .errors import HundredfoldError
 from .job import Csv, Job, Model, Publish, Source
 

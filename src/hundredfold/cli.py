@@ -30,6 +30,7 @@ from .options import (
     takes_home,
     takes_job,
     takes_json,
+    takes_new_code,
     takes_place,
     takes_run,
     takes_source,
@@ -168,7 +169,7 @@ def failures(run: str | None, model: str | None, limit: int, traceback: bool, wh
                 _command(where, "replay", first["model"], first["unit"], *older, "--pdb"),
                 "runs that unit's function here, under the debugger",
             ),
-            (_command(where, "retry", *older[1:]), "does the failed units again, once the function is mended"),
+            (_command(where, "retry", *older[1:], "--accept-new-code"), "does the failed units again, once the function is mended"),
         ]
     )
 
@@ -195,6 +196,7 @@ def replay(model: str, key: str, run: str | None, pdb: bool, where: Where) -> No
 
 @app.command()
 @takes_run
+@takes_new_code
 @takes_place
 @takes_crew
 @takes_json
@@ -209,6 +211,7 @@ def retry(run: str | None, where: Where, as_json: bool, **crew: Any) -> None:
 @app.command()
 @takes_run
 @takes_source
+@takes_new_code
 @takes_place
 @takes_crew
 @takes_json
@@ -241,14 +244,14 @@ def cancel(run: str | None, where: Where) -> None:
 @takes_run
 @click.option("--max-failed", metavar="LIMIT", help="So many units of a model (or such a share) may have failed.")
 @click.option("--replace-newer", is_flag=True, help="Replace the current release even if a newer run made it.")
+@takes_new_code
 @takes_place
 @takes_json
-def publish(run: str | None, max_failed: str | None, replace_newer: bool, where: Where, as_json: bool) -> None:
+def publish(run: str | None, max_failed: str | None, where: Where, as_json: bool, **decisions: Any) -> None:
     """Publish a run that its limits held back."""
     verbs = where.verbs()
     limit = _limit("--max-failed", max_failed) if max_failed is not None else None
-    how = {"max_failed": limit, "replace_newer": replace_newer}
-    _watched(lambda watcher: verbs.publish(run, home=where.target, watcher=watcher, **how), where, as_json)
+    _watched(lambda watcher: verbs.publish(run, home=where.target, max_failed=limit, watcher=watcher, **decisions), where, as_json)
 
 
 @app.command()
@@ -431,7 +434,7 @@ def _next(facts: dict[str, Any], where: Where, home: Any) -> list[tuple[str, str
         told.append((_command(where, "resume", run), "goes on, once the cause is mended"))
     if bad:
         told.append((_command(where, "failures", run), f"shows why {bad:,} units failed"))
-        told.append((_command(where, "retry", run), "does them again, once the function is mended"))
+        told.append((_command(where, "retry", run, "--accept-new-code"), "does them again, once the function is mended"))
     if state == "held" and "made by a newer run" in facts["reason"]:
         told.append((_command(where, "publish", run, "--replace-newer"), "replaces the newer run's release all the same"))
     elif state == "held" and bad and any(m.get("ok") for m in facts["models"].values()):

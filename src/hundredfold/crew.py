@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import pickle
 import signal
 import socket
 import threading
@@ -33,6 +34,7 @@ from .launching import Launcher, Settings, Worker, cannot_start, settings_for
 from .memory import Exhausted, memory_of, ran_out, size_text
 from .ports import Store
 from .returns import returned_by
+from .snapshot import Snapshot
 
 TICK = 0.1  # seconds between looks at limits
 STALL_S = 0.5  # a wait that ends so much later than asked for: this process was stopped
@@ -51,6 +53,7 @@ class Kit:
     job: Job
     layout: Layout
     store: Store
+    code: Snapshot | None = None  # the job's own modules, as they are to be imported
 
     def model(self, name: str) -> Model:
         return self.job.model(name)
@@ -128,7 +131,7 @@ class Crew:
     hands: list[Hand] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._launcher = Launcher(child, packed(self.kit), (IDLE, 0, FAR))
+        self._launcher = Launcher(child, pickle.dumps((self.kit.code, packed(self.kit))), (IDLE, 0, FAR))
         self._starting: threading.Thread | None = None
         self._failed: CrewError | None = None
         self._looked = 0.0
@@ -369,6 +372,15 @@ def packed(thing: Kit | Job) -> bytes:
         raise JobError(words, hint="if a function holds a connection, a lock or an open file, open it inside the function") from error
 
 
+def unpacked(kit: bytes) -> Kit:
+    """Return the kit in this process, which imports the job's modules as they were when the run began."""
+    code, data = pickle.loads(kit)
+    if code is not None:
+        code.install()
+    found: Kit = cloudpickle.loads(data)
+    return found
+
+
 def child(end: socket.socket, shared: Any, kit: bytes, settings: Settings) -> NoReturn:
     """The life of a child: it is sent messages, and does them until its driver is gone. It always ends, also where a thread of the
     user's is left, an atexit function hangs, or memory is wanting to report."""
@@ -394,7 +406,7 @@ def _child(end: socket.socket, shared: Any, kit: bytes, settings: Settings) -> N
     from .desk import Desk
 
     try:
-        desk = Desk(cloudpickle.loads(kit), marks, pipe.send, settings.memory)
+        desk = Desk(unpacked(kit), marks, pipe.send, settings.memory)
     except BaseException as error:  # whatever the user's modules raise on import is told to the driver
         pipe.send(("broken", f"a worker cannot load the job: {told(error)}"))
         raise

@@ -151,8 +151,22 @@ def show_summary(facts: Mapping[str, Any], verdicts: Sequence[Verdict], seconds:
             _show_rows(title, rows)
         other = "" if release["current"] else f"   (not current: release {release['current_version']} is)"
         result.print(f"\n[bold]Release {release['version']}[/]{other}")
+        for line in _mixed_code(release["code"]):
+            result.print(f"  {escape(line)}")
         for path in release["files"]:
             result.print(f"  {escape(near(path))}")
+
+
+def _mixed_code(code: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Say how many units of a release earlier code did, where there were several versions; the last is named first."""
+    if len(code) < 2:
+        return []
+    earlier: dict[str, int] = {}
+    for units in list(code.values())[1:]:
+        for model, count in units.items():
+            earlier[model] = earlier.get(model, 0) + count
+    counts = ", ".join(f"{count:,} units of {model}" for model, count in earlier.items())
+    return [f"made by {len(code)} versions of the code: {counts} by earlier ones"]
 
 
 def near(path: str | Path) -> str:

@@ -320,6 +320,9 @@ class Layout:
     def job(self) -> str:
         return f"{self.root}/job.pickle"
 
+    def code(self, fingerprint: str) -> str:
+        return f"{self.root}/code/{fingerprint}.zip"
+
     def staged(self, source: str) -> str:
         return f"{self.root}/staged/{source}.parquet"
 

@@ -197,6 +197,9 @@ takes_workers = click.option("--workers", type=int, metavar="N", help="Worker pr
 takes_memory = click.option(
     "--memory", metavar="SIZE", help="Memory for all processes together, such as 2GB; 70 % of the machine's, if left out."
 )
+takes_new_code = click.option(
+    "--accept-new-code", is_flag=True, help="Go on with other code than the run began with. Units that are done keep theirs."
+)
 takes_json = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, for a script.")
 
 

@@ -18,9 +18,27 @@ from .job import Batch, Job, Model
 UNIT_COST = 20.0  # rows that a unit costs on top of its own: the call, its accounts
 
 
+def is_file(query: str) -> bool:
+    """Whether a declared query is the name of a file."""
+    return query.rstrip().endswith(".sql") and "\n" not in query
+
+
+class FileText(str):
+    """The text of a query that was read from a file."""
+
+    file = ""
+
+    @classmethod
+    def read(cls, query: str, folder: Path | None) -> str:
+        """Return the text that a declaration names, so that `text_of` gives it again without reading the file again."""
+        text = cls(text_of(query, folder).rstrip("\n") + "\n")  # a line break tells a text from a file's name
+        text.file = query
+        return text
+
+
 def text_of(query: str, folder: Path | None) -> str:
     """The SQL that a declaration names: a .sql file beside the job, or the text itself."""
-    if query.rstrip().endswith(".sql") and "\n" not in query:
+    if is_file(query):
         path = (folder or Path()) / query
         try:
             query = path.read_text(encoding="utf-8-sig")

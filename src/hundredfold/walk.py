@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from .checksums import listed
 from .errors import NoSuchRun
@@ -117,7 +121,28 @@ class Walk:
     def _terms(self, warehouse: Any) -> Terms:
         """The terms of this run's release; the sources are compared once more before the pointer moves."""
         replace_newer = bool(self.record.options.get("replace_newer"))
-        return Terms(self._created, replace_newer, check=lambda: refuse_changed(self.verdicts, warehouse))
+        return Terms(self._created, replace_newer, self._code(), check=lambda: refuse_changed(self.verdicts, warehouse))
+
+    def _code(self) -> dict[str, dict[str, int]]:
+        """The units that are ok, of each model, by the fingerprint of the code that did them; the code of the release among them."""
+        entries = self.record.options.get("code", [])
+        found: dict[str, dict[str, int]] = {entry["fingerprint"]: {} for entry in entries[-1:]}
+        for collected in self.collected:
+            for round_, units in self._units_by_round(collected, several=len(entries) > 1).items():
+                print_ = next(e["fingerprint"] for e in reversed(entries) if e["round"] <= round_) if entries else ""
+                of_code = found.setdefault(print_, {})
+                of_code[collected.model] = of_code.get(collected.model, 0) + units
+        return found if entries else {}
+
+    def _units_by_round(self, collected: Collected, several: bool) -> dict[int, int]:
+        """How many units of a model are ok, by the round in which they were done; read from its accounts where there were several codes."""
+        if not several:
+            return {collected.round: collected.ok} if collected.ok else {}
+        data = listed(self.store, self.layout.accounts(collected.model), self.layout.collected(collected.model))
+        table = pq.ParquetFile(pa.BufferReader(data)).read(["status", "round"])
+        rounds = Counter(table.column("round").to_pylist())
+        rounds.subtract(r for r, status in zip(*(table.column(n).to_pylist() for n in ("round", "status")), strict=True) if status != "ok")
+        return {round_: units for round_, units in sorted(rounds.items()) if units}
 
     def _created(self, run: str) -> str:
         try:

@@ -58,9 +58,11 @@ def test_a_held_run_keeps_everything_until_it_is_retried(say, project):
     source = (project / "variants.py").read_text()
     try:
         (project / "variants.py").write_text(source.replace('raise ValueError("no rice today")', "pass"))
-        mended = say("retry")
+        refused = say("retry")
+        mended = say("retry", "--accept-new-code")
     finally:
         (project / "variants.py").write_text(source)
+    assert (refused.code, "variants: edited" in refused.err) == (1, True)
     assert mended.code == 0, mended.err
     assert "price_list.csv" in mended.out
     assert json.loads(say("status", "--json").out)["models"]["prices"]["ok"] == 300
@@ -112,7 +114,9 @@ def test_a_job_is_named_by_its_file(say, project, tmp_path):
     )
     assert "{'week': 2" in replayed.stdout, replayed.stderr
     (scripts / "middles.py").write_text(SCRIPT.replace("raise ValueError", "mean"))
-    mended = subprocess.run([sys.executable, "-m", "hundredfold", "retry"], **elsewhere, capture_output=True, text=True)
+    mended = subprocess.run(
+        [sys.executable, "-m", "hundredfold", "retry", "--accept-new-code"], **elsewhere, capture_output=True, text=True
+    )
     assert mended.returncode == 0, mended.stderr
     assert "failed" not in mended.stderr
 

@@ -93,7 +93,7 @@ def test_a_retry_does_failed_units_again_and_all_models_that_build_on_them(tmp_p
     assert (done.state, done.release.version) == ("done", 1)
     assert rounds(done, "base") == [("ok", 1), ("ok", 1), ("failed", 1), ("ok", 1)]
     assert results(tmp_path)["above"] != wanted["above"]
-    again = retry("r", home=tmp_path, job=SOUND)
+    again = retry("r", home=tmp_path, job=SOUND, accept_new_code=True)
     assert rounds(again, "base") == [("ok", 1), ("ok", 1), ("ok", 2), ("ok", 1)]
     assert rounds(again, "above") == [("ok", 2)]
     assert rounds(again, "apart") == [("ok", 1), ("ok", 1), ("ok", 1), ("ok", 2)]
@@ -111,7 +111,7 @@ def test_a_run_that_is_held_back_is_retried_twice_until_its_code_is_mended(tmp_p
     with pytest.raises(PublishRefused):
         retry("r", home=tmp_path)
     assert rounds(open_run("r", home=tmp_path), "base")[2] == ("failed", 2)
-    done = retry("r", home=tmp_path, job=SOUND)
+    done = retry("r", home=tmp_path, job=SOUND, accept_new_code=True)
     assert rounds(done, "base")[2] == ("ok", 3)
     assert results(tmp_path) == wanted
     assert (done.state, done.release.version) == ("done", 1)
@@ -135,7 +135,7 @@ def test_a_run_that_failed_in_its_last_step_is_resumed_with_a_mended_query(tmp_p
     failed = open_run("r", home=tmp_path)
     assert (failed.state, failed.release) == ("failed", None)
     assert "nothing" in failed.record.reason
-    done = resume("r", home=tmp_path, job=SOUND)
+    done = resume("r", home=tmp_path, job=SOUND, accept_new_code=True)
     assert (done.state, results(tmp_path)) == ("done", wanted)
 
 
@@ -151,9 +151,9 @@ def test_a_retry_that_dies_between_any_two_writes_of_its_plan_is_finished_by_the
         if home.store.calls + home.ledger.calls < n:
             break
         with suppress(StateError):
-            resume("r", home=folder, job=SOUND)
+            resume("r", home=folder, job=SOUND, accept_new_code=True)
         with suppress(StateError):
-            retry("r", home=folder, job=SOUND)
+            retry("r", home=folder, job=SOUND, accept_new_code=True)
         assert results(folder) == wanted, f"write {n}"
         assert open_run("r", home=folder).state == "done"
     assert n > 5

@@ -135,7 +135,7 @@ def test_a_run_of_which_every_unit_failed_is_held_back(tmp_path, publish, limit)
     job = Job("none", [Source("s")], [Model("m", ("k",), fails)], publish=publish, max_failed=limit)
     with pytest.raises(PublishRefused, match="none is held back: all 2 units of m failed") as told:
         go(tmp_path, job, run_id="r", max_failed=limit)
-    assert told.value.hint == "hundredfold failures r   then: hundredfold retry r"
+    assert told.value.hint == "hundredfold failures r   then: hundredfold retry r --accept-new-code"
     assert open_run("r", home=tmp_path).state == "held"
     with pytest.raises(PublishRefused, match="all 2 units of m failed"):
         hundredfold.publish("r", home=tmp_path, job=job, max_failed=1.0)

@@ -137,7 +137,7 @@ def test_an_interrupted_cell_leaves_no_process_and_can_be_resumed(notebook: Note
     assert not [pid for pid in workers if psutil.pid_exists(pid)]
     resumed = (
         "quick = Job('slow', sources=[Source('sales')], models=[Model('slow', unit=('shop',), work=lambda rows: {'n': rows.rows})])\n"
-        "print(hundredfold.resume('slow-1', job=quick).results().pandas().to_dict('list'))"
+        "print(hundredfold.resume('slow-1', job=quick, accept_new_code=True).results().pandas().to_dict('list'))"
     )
     assert notebook.printed(resumed) == "{'shop': ['A', 'B'], 'n': [2, 1]}"
     assert not list((notebook.folder / ".hundredfold" / "scratch").iterdir())

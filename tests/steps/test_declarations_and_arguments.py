@@ -104,7 +104,7 @@ def test_a_run_goes_on_only_under_the_declaration_that_it_was_prepared_with(tmp_
     with pytest.raises(hundredfold.errors.PublishRefused):  # type: ignore[attr-defined]
         hundredfold.run(job("k", True), {"s": pa.table({"k": ["a"], "v": [1]})}, home=tmp_path, workers=1, as_of=dt.date(2026, 1, 1))
     with pytest.raises(StateError, match=r"unit: \('k',\) then, \('v',\) now"):
-        hundredfold.retry(home=tmp_path, job=job("v", False))
+        hundredfold.retry(home=tmp_path, job=job("v", False), accept_new_code=True)
 
 
 def test_keys_with_commas_and_nulls_are_told_apart() -> None:

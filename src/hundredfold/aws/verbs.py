@@ -121,6 +121,7 @@ def publish(
     replace_newer: bool = False,
     watcher: Watcher | None = None,
     wait: bool = True,
+    **_: Any,
 ) -> Run:
     """Go on with a run that its limits held back, under another limit; see the verb of the same name on this machine."""
     there, record = _open(run_id, home)

@@ -24,6 +24,7 @@ from ..launching import shortage
 from ..manifest import Manifest, UnitList
 from ..pipeline import Stage, stages
 from ..ports import Record
+from ..snapshot import Snapshot
 from ..states import Event, State
 from ..steps.enqueue import enqueue, plan_round
 from ..steps.prepare import prepare
@@ -63,6 +64,7 @@ class Drive:
     limits: Limits
     places: Mapping[str, Any]
     watcher: Watcher
+    code: Snapshot | None = None
     looked: float = 0.0
     hire: Callable[..., Crew] = Crew
     beside: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
@@ -115,7 +117,9 @@ class Drive:
             self.home.ledger.move(self.record.id, event, reason=str(error))
 
     def _walk(self) -> None:
-        crew = self.hire(Kit(self.job, self.layout, self.store), self.limits.workers, self.limits.worker, self.home.logs(self.record.id))
+        crew = self.hire(
+            Kit(self.job, self.layout, self.store, self.code), self.limits.workers, self.limits.worker, self.home.logs(self.record.id)
+        )
         try:
             crew.start()  # their imports run while the sources are read
             with closing(

@@ -312,6 +312,7 @@ def _release_facts(run: Run) -> dict[str, Any] | None:
         "parent": release.parent,
         "current": now == release.version,
         "current_version": now,
+        "code": {fingerprint: dict(units) for fingerprint, units in release.code.items()},
         "rows": dict(release.rows),
         "files": files,
         "digest": release.digest,

@@ -18,6 +18,7 @@ from ..batch import form_of
 from ..checksums import checksum_of, get_sealed, listed, missing, put_sealed, verified
 from ..crew import Crew, packed
 from ..errors import DamagedFile, HundredfoldError, JobError, SourceError, StateError, Stopped, UsageError
+from ..fingerprint import Code, code_of, differences, facts_of, with_queries
 from ..given import check_given
 from ..job import Job, Layout, Model, check_limit
 from ..load import lasting, load_job
@@ -28,7 +29,7 @@ from ..returns import returned_by
 from ..states import Event, State, after
 from ..steps import publish as publishing
 from ..steps.collect import read_collected
-from ..steps.enqueue import plan_retry
+from ..steps.enqueue import plan_retry, plan_round, retry_key
 from ..steps.publish import Release
 from ..steps.validate import move_source
 from ..walk import Quiet, Watcher
@@ -74,6 +75,8 @@ def run(
     ref, job = (lasting(job), load_job(job)) if isinstance(job, str) else ("", job)
     there = Home(home)
     limits = limits_of(workers, memory)
+    check_declared(job)
+    code = code_of(job, ref)
     begun = begin(
         there,
         job,
@@ -84,8 +87,9 @@ def run(
         max_rejected=max_rejected or {},
         max_failed=max_failed,
         options={"workers": workers, "memory": memory},
+        code=code,
     )
-    return drive(there, begun, job, limits, watcher or Quiet(), Event.START)
+    return drive(there, begun, job, limits, watcher or Quiet(), Event.START, code)
 
 
 def check_arguments(job: Any, sources: Any, workers: Any, max_rejected: Any, max_failed: Any) -> None:
@@ -113,18 +117,25 @@ def resume(
     watcher: Watcher | None = None,
     workers: int | None = None,
     memory: str | None = None,
+    accept_new_code: bool = False,
 ) -> Run:
     """Go on with a run that was stopped or whose driver died: what is done is kept.
 
     sources: {name: path} of sources whose files were moved.
+    accept_new_code: go on with other code than the run began with; the units that are done keep theirs.
     """
     there, record, job, limits = _again(home, run_id, job, workers, memory)
     event = resuming(there, record, job)
+    after(record.state, event, record.id)
+    code = check_code(there, record, job, "resume", accept_new_code)
     if sources:
         with there.lock(record.id):
             after(there.ledger.read(record.id).state, event, record.id)
             move_sources(there, record, job, sources)
-    return drive(there, record.id, job, limits, watcher or Quiet(), event)
+    if is_new(record, code):
+        with there.lock(record.id):
+            plan_new_code(there, there.ledger.read(record.id), job, code)
+    return drive(there, record.id, job, limits, watcher or Quiet(), event, code)
 
 
 def resuming(home: Home, record: Record, job: Job) -> Event:
@@ -147,13 +158,20 @@ def retry(
     watcher: Watcher | None = None,
     workers: int | None = None,
     memory: str | None = None,
+    accept_new_code: bool = False,
 ) -> Run:
-    """Do the failed and dead units of a run again (with the function as it is now), and what builds on them; then go on to publish."""
+    """Do the failed and dead units of a run again (with the function as it is now), and what builds on them; then go on to publish.
+
+    accept_new_code: do so with other code than the run began with; the units that are done keep theirs.
+    """
     there, record, job, limits = _again(home, run_id, job, workers, memory)
+    after(record.state, Event.RETRY, record.id)
+    code = check_code(there, record, job, "retry", accept_new_code)
     with there.lock(record.id):
         after(there.ledger.read(record.id).state, Event.RETRY, record.id)
         plan_again(there, record, job)
-    return drive(there, record.id, job, limits, watcher or Quiet(), Event.RETRY)
+        keep_code(there, there.ledger.read(record.id), code)
+    return drive(there, record.id, job, limits, watcher or Quiet(), Event.RETRY, code)
 
 
 def publish(
@@ -164,6 +182,7 @@ def publish(
     max_failed: float | None = None,
     replace_newer: bool = False,
     watcher: Watcher | None = None,
+    accept_new_code: bool = False,
 ) -> Run:
     """Go on with a run that its limits held back, under another limit.
 
@@ -175,8 +194,12 @@ def publish(
             f"run {record.id} is {record.state.value}, and only a run that is held back waits to be published",
             hint=f"hundredfold status {record.id}",
         )
+    code = check_code(there, record, job, "publish", accept_new_code)
     there.ledger.note(record.id, options=decided(record, max_failed, replace_newer))
-    return drive(there, record.id, job, limits, watcher or Quiet(), Event.START)
+    if is_new(record, code):
+        with there.lock(record.id):
+            plan_new_code(there, there.ledger.read(record.id), job, code)
+    return drive(there, record.id, job, limits, watcher or Quiet(), Event.START, code)
 
 
 def decided(record: Record, max_failed: float | None, replace_newer: bool) -> dict[str, Any]:
@@ -224,6 +247,7 @@ def begin(
     max_rejected: Mapping[str, float],
     max_failed: float | None,
     options: Mapping[str, Any],
+    code: Code | None = None,
 ) -> str:
     """Record a new run, and keep what a later process needs to go on with it: the job, and sources that are only in memory."""
     now = dt.datetime.now(dt.UTC)
@@ -259,6 +283,8 @@ def begin(
             record = home.ledger.note(run, options={"staged": staged})
         keep_record(record, [model.name for model in job.models], home.store)
         put_sealed(home.store, layout.job(), kept_job)
+        if code is not None:
+            keep_code(home, record, code)
     except Exception as error:
         fail(home, run, error)
         raise
@@ -278,12 +304,21 @@ def _after_all_runs(now: dt.datetime, home: Home) -> dt.datetime:
     return now
 
 
-def drive(home: Home, run: str, job: Job, limits: Limits, watcher: Watcher, event: Event, hire: Callable[..., Crew] = Crew) -> Run:
+def drive(
+    home: Home,
+    run: str,
+    job: Job,
+    limits: Limits,
+    watcher: Watcher,
+    event: Event,
+    code: Code | None = None,
+    hire: Callable[..., Crew] = Crew,
+) -> Run:
     """Walk a run to its end, as its only driver."""
     with home.lock(run):
         record = home.ledger.move(run, event)
         try:
-            drive = _drive_of(home, job, record, limits, watcher)
+            drive = _drive_of(home, job, record, limits, watcher, code)
         except Stopped:
             raise
         except Exception as error:
@@ -294,14 +329,74 @@ def drive(home: Home, run: str, job: Job, limits: Limits, watcher: Watcher, even
     return Run(home, run)
 
 
-def _drive_of(home: Home, job: Job, record: Record, limits: Limits, watcher: Watcher) -> Drive:
+def _drive_of(home: Home, job: Job, record: Record, limits: Limits, watcher: Watcher, code: Code | None) -> Drive:
     """Prepare everything that a drive needs. DamagedFile if a source that came as a table is not what was kept of it."""
     forget(home, record)
     watcher.begun(record.id)
     for key, wanted in record.options.get("staged", {}).items():
         verified(home.store, key, wanted)
     staged = {name: home.store.path(Layout(record.id).staged(name)) for name, place in record.options["sources"].items() if place == STAGED}
-    return Drive(home, _with_limits(job, record), record, limits, {**record.options["sources"], **staged}, watcher)
+    places = {**record.options["sources"], **staged}
+    snapshot = code.snapshot(str(home.store.path(Layout(record.id).code(code.fingerprint)))) if code is not None else None
+    return Drive(home, with_queries(_with_limits(job, record)), record, limits, places, watcher, snapshot)
+
+
+def check_code(home: Home, record: Record, job: Job, verb: str, accept: bool) -> Code:
+    """Return the code of the job as it is now. StateError if it is not that with which the run was done so far, unless that is accepted."""
+    code = code_of(job, record.ref)
+    if accept or not is_new(record, code):
+        return code
+    last = record.options["code"][-1]["fingerprint"]
+    try:
+        problems = differences(facts_of(get_sealed(home.store, Layout(record.id).code(last)).to_pybytes()), code.facts)
+    except (KeyError, DamagedFile):
+        problems = ["what differs is not known: the run's copy of its code is gone or damaged"]
+    raise StateError(
+        f"the code is not that with which run {record.id} was done so far",
+        problems=problems,
+        hint=f"go on with the code as it is now: hundredfold {verb} {record.id} --accept-new-code   (in Python: accept_new_code=True)"
+        "   or put the code back, or run the job again",
+    )
+
+
+def is_new(record: Record, code: Code) -> bool:
+    """Whether code is other than that with which the run was done last."""
+    known = record.options.get("code") or []
+    return bool(known) and known[-1]["fingerprint"] != code.fingerprint
+
+
+def keep_code(home: Home, record: Record, code: Code, round_: int | None = None) -> None:
+    """Keep the code with the run, and record that it is that of a round (the run's present one) and of those that follow."""
+    layout = Layout(record.id)
+    try:
+        get_sealed(home.store, layout.code(code.fingerprint))
+    except (KeyError, DamagedFile):
+        put_sealed(home.store, layout.code(code.fingerprint), code.archive())
+    known = record.options.get("code", [])
+    if not known or is_new(record, code):
+        first = round_ if round_ is not None else int(record.options.get("round", 1))
+        entry = {"round": first, "fingerprint": code.fingerprint, "commit": code.commit}
+        home.ledger.note(record.id, options={"code": [*known, entry]})
+
+
+def plan_new_code(home: Home, record: Record, job: Job, code: Code) -> None:
+    """Let what is left of a run be done in a round of its own, so that each unit's round says by which code it was done."""
+    layout, round_ = Layout(record.id), int(record.options.get("round", 1))
+    if any((r.run, r.round) == (record.id, round_) for r in publishing.releases(record.job, home.store)):
+        keep_code(home, record, code, round_ + 1)  # nothing is left: it was published
+        return
+    for model in job.models:
+        try:
+            home.store.get(retry_key(layout, model.name, round_))
+            manifest = Manifest.read(layout, model.name, home.store)
+        except KeyError:
+            continue
+        messages, coverage = plan_round(manifest, layout, round_, home.store)
+        units = [unit for m in messages for first, last in coverage.missing(m.first, m.last) for unit in range(first, last + 1)]
+        if units:
+            plan_retry(manifest, layout, round_ + 1, units, home.store)
+    keep_code(home, record, code, round_ + 1)
+    home.ledger.note(record.id, options={"round": round_ + 1})
 
 
 def forget(home: Any, record: Record) -> None:

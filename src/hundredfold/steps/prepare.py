@@ -141,7 +141,8 @@ def columns_of(model: Model, select: str, warehouse: Describing) -> pa.Schema:
         schema = warehouse.columns(select)
     except QueryError as error:
         raise QueryError(
-            f"the query of {model.name} cannot run: {error.message}", hint=f"it is {model.query}" if model.query else None
+            f"the query of {model.name} cannot run: {error.message}",
+            hint=f"it is {getattr(model.query, 'file', model.query)}" if model.query else None,
         ) from error
     missing = [
         f"{name}: named by {what}"

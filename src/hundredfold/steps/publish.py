@@ -82,7 +82,7 @@ def within_limits(job: Job, collected: Sequence[Collected], run: str, max_failed
         raise PublishRefused(
             f"{job.name} is held back: more units failed than max_failed={limit} allows",
             problems=[f"{c.model}: {c.bad:,} of {c.units:,} units ({c.failed:,} failed, {c.dead:,} dead)" for c in over],
-            hint=f"hundredfold failures {run}   then: hundredfold retry {run}"
+            hint=f"hundredfold failures {run}   then: hundredfold retry {run} --accept-new-code"
             f"   or: hundredfold publish {run} --max-failed {max(c.bad for c in over)}",
         )
 
@@ -94,7 +94,7 @@ def refuse_none_ok(job: Job, collected: Sequence[Collected], run: str) -> None:
         raise PublishRefused(
             f"{job.name} is held back: all {sum(c.units for c in none):,} units of {', '.join(c.model for c in none)} failed",
             problems=[f"{c.model}: {c.failed:,} failed, {c.dead:,} dead" for c in none],
-            hint=f"hundredfold failures {run}   then: hundredfold retry {run}",
+            hint=f"hundredfold failures {run}   then: hundredfold retry {run} --accept-new-code",
         )
 
 
