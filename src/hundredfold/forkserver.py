@@ -17,6 +17,7 @@ import pickle
 import select
 import signal
 import socket
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -39,6 +40,8 @@ def main(driver: int, preload: Sequence[str]) -> NoReturn:
     for name in preload:
         with contextlib.suppress(Exception):  # a worker meets it again, and reports it
             importlib.import_module(name)
+    # since Python 3.12: a library's own thread (Arrow's memory pool has one) does not make these forks unsafe
+    warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
     gc.freeze()  # what is there is not written to by the collector of each worker
     try:
         _Server(control, driver).serve()
