@@ -13,6 +13,8 @@ have the same rules:
 
 from __future__ import annotations
 
+import datetime as dt
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
@@ -189,15 +191,20 @@ def own_partitions(above: Sequence[str]) -> int:
     return next((n for n, folder in enumerate(reversed(above)) if not is_partition(folder)), len(above))
 
 
+def partition_folders(above: Sequence[str], name: str) -> list[str]:
+    """Return the folders that give a file its columns: those below a place, and those above it without one between that is none."""
+    outer = above[len(above) - own_partitions(above) :]
+    return [folder for folder in (*outer, *name.split("/")[:-1]) if is_partition(folder)]
+
+
 def partitions(source: str, above: Sequence[str], names: Sequence[str]) -> tuple[Partition, ...]:
     """Return the partition of each file: `names` are below the folders `above`. Nothing where no file lies in a partition.
 
     Raises:
         SourceError: the files do not lie in folders of the same keys.
     """
-    outer = above[len(above) - own_partitions(above) :]
     try:
-        found = [partition_of([*outer, *name.split("/")[:-1]]) for name in names]
+        found = [partition_of(partition_folders(above, name)) for name in names]
     except ValueError as error:
         raise SourceError(f"{source}: {error}", hint="name one value for each column: KEY=VALUE/") from error
     for name, partition in zip(names, found, strict=True):
@@ -209,3 +216,20 @@ def partitions(source: str, above: Sequence[str], names: Sequence[str]) -> tuple
                 hint="wanted every file below the same folders KEY=VALUE/, or name a folder or a pattern that leaves the others out",
             )
     return tuple(found) if found and found[0] else ()
+
+
+def partition_types(found: Sequence[Partition]) -> dict[str, str]:
+    """Return the SQL type of each partition column: BIGINT or DATE if every value is one that is written again in the same way, else text."""
+    types = {}
+    for key in found[0] if found else ():
+        values = {partition[key] for partition in found} - {None}
+        whole = values and all(re.fullmatch(r"0|-?[1-9][0-9]{0,17}", str(value)) for value in values)
+        types[key] = "BIGINT" if whole else "DATE" if values and all(map(_is_date, map(str, values))) else "VARCHAR"
+    return types
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return dt.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False

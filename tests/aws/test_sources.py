@@ -351,6 +351,20 @@ def test_a_table_of_another_format_is_refused_however_it_is_named(folder: Folder
         folder.read(f"{folder.address}/x/{place}")
 
 
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_folders_give_the_same_columns_here_and_there(bench: Bench, afar: Afar, tmp_path: Path, form: str) -> None:
+    for number, folder in enumerate(["year=2020/month=01", "year=2021/month=02", "year=2020/month=a%20b"]):
+        (tmp_path / folder).mkdir(parents=True)
+        path = tmp_path / folder / f"x.{form}"
+        if form == "parquet":
+            pq.write_table(pa.table({"v": [number]}), path)
+        else:
+            path.write_text(f"v\n{number}\n")
+    here, there = both(bench, afar, (Source("sales"),), {"sales": tmp_path})
+    assert_same_verdicts(here, there, exact=True)
+    assert sorted((r["year"], r["month"], r["v"]) for r in there.accepted("sales")) == [(2020, "01", 0), (2020, "a b", 2), (2021, "02", 1)]
+
+
 def test_what_athena_does_not_see_is_read_all_the_same(folder: Folder) -> None:
     one = folder.parquet("x/_one.parquet", a=[1])
     folder.parquet("y/_p=1/one.parquet", a=[2])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -194,3 +196,67 @@ def test_the_values_of_partitions_are_what_hive_writes(folders: list[str], value
 def test_folders_that_give_no_one_value_are_refused(folders: list[str]) -> None:
     with pytest.raises(ValueError, match="folder"):
         partition_of(folders)
+
+
+# ---- columns that folders give
+
+
+def parted(root: Path, form: str, folders: list[str], **more: str) -> Path:
+    for number, folder in enumerate(folders):
+        path = root / "sales" / folder / f"x.{form}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        row = {"k": f"v{number}", **more}
+        if form == "parquet":
+            pq.write_table(pa.Table.from_pylist([row]), path)
+        elif form == "csv":
+            path.write_text(",".join(row) + "\n" + ",".join(row.values()) + "\n")
+        else:
+            path.write_text(json.dumps(row) + "\n")
+    return root / "sales"
+
+
+@dataclass
+class Monthly:
+    k: str
+    year: int
+    month: int
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
+def test_folders_give_columns_that_no_value_changes_in(bench: Bench, tmp_path: Path, form: str) -> None:
+    place = parted(tmp_path, form, ["year=2020/month=01", "year=2020/month=02", "year=2021/month=11"])
+    piece = bench.source(Source("sales"), place)
+    piece.validate()
+    assert [(r["k"], r["year"], r["month"]) for r in piece.accepted("sales")] == [
+        ("v0", 2020, "01"),
+        ("v1", 2020, "02"),
+        ("v2", 2021, "11"),
+    ]
+    for inner in ("year=2020", "year=2020/month=01", "year=2020/*/*", f"year=2020/month=01/x.{form}"):
+        piece = bench.source(Source("sales"), place / inner)
+        piece.validate()
+        assert {(r["year"], r["month"]) for r in piece.accepted("sales")} <= {(2020, "01"), (2020, "02")}
+    piece = bench.source(Source("sales", Monthly), place)
+    piece.validate()
+    assert [(r["year"], r["month"]) for r in piece.accepted("sales")] == [(2020, 1), (2020, 2), (2021, 11)]
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
+def test_a_column_with_another_value_than_its_folder_is_refused(bench: Bench, tmp_path: Path, form: str) -> None:
+    same = bench.source(Source("sales"), parted(tmp_path / "a", form, ["p=01"], p="01"))
+    same.validate()
+    assert [row["p"] for row in same.accepted("sales")] == ["01"]
+    with pytest.raises(SourceError, match=r"lies in a folder p=2, and its own column P holds 1"):
+        bench.source(Source("sales"), parted(tmp_path / "b", form, ["p=2"], P="1")).validate()
+
+
+def test_partitions_are_decoded_and_may_be_null(bench: Bench, tmp_path: Path) -> None:
+    piece = bench.source(Source("sales"), parted(tmp_path, "parquet", ["p=a%20b%2Fc", "p=__HIVE_DEFAULT_PARTITION__", "p=it's"]))
+    piece.validate()
+    assert sorted((row["k"], row["p"]) for row in piece.accepted("sales")) == [("v0", "a b/c"), ("v1", None), ("v2", "it's")]
+
+
+def test_files_in_folders_of_other_keys_are_refused(tmp_path: Path) -> None:
+    put(tmp_path, "p=1/a.csv", "b.csv")
+    with pytest.raises(SourceError, match="its files do not lie in folders of the same keys"):
+        found(tmp_path)

@@ -22,13 +22,13 @@ from botocore.exceptions import ClientError
 from ..contract import literal, quote
 from ..errors import SourceError
 from ..job import Source
-from ..listing import kind_of_file
+from ..listing import kind_of_file, partition_folders, partitions
 from ..local.files import FileStore
 from ..local.sources import Files, refuse_ours
 from ..local.warehouse import Attached, DuckWarehouse
 from .athena import PATH, AthenaWarehouse, Table, are_many
 from .hive import arrow_type, finer, is_fine, plain_schema, refuse_misfits
-from .objects import AT_ONCE, RIGHT, Object, ObjectFile, beside, find_objects, prints
+from .objects import AT_ONCE, RIGHT, Object, ObjectFile, beside, find_objects, prints, split_address
 from .place import client
 from .trouble import DENIED, code
 
@@ -48,13 +48,25 @@ def attach(
     if glue:
         return _in_glue(warehouse, source, name, glue[1], glue[2])
     objects, kind = _found(warehouse, source, place)
+    folders = _folders(source, place, objects)
     if kind == "parquet" and name not in warehouse.tables:
         schemas = _schemas(source, objects)
-        if not _hidden_to_athena(objects) and all(schema.equals(schemas[0]) for schema in schemas):
+        if not any(folders) and not _hidden_to_athena(objects) and all(schema.equals(schemas[0]) for schema in schemas):
             _register(warehouse, source, name, objects, schemas[0])
     if name in warehouse.tables and warehouse.tables[name].only:
         return _in_place(warehouse, source, name, objects)
-    return _staged(warehouse, declared, name, objects, kind, contract_columns, scratch, memory)
+    return _staged(warehouse, declared, name, objects, kind, folders, contract_columns, scratch, memory)
+
+
+def _folders(source: str, place: str, objects: Sequence[Object]) -> list[list[str]]:
+    """The folders KEY=VALUE that give columns to each object. The reader of this machine adds them, so that they are the same there."""
+    wanted = split_address(place)[1]
+    pattern = re.search(r"[*?\[]", wanted)
+    base = wanted[: pattern.start()].rpartition("/")[0] if pattern else wanted.rstrip("/")
+    base = base.rpartition("/")[0] if any(o.key == wanted for o in objects) else base
+    above, names = base.split("/"), [o.key[len(base) :].lstrip("/") for o in objects]
+    partitions(source, above, names)
+    return [partition_folders(above, name) for name in names]
 
 
 def _found(warehouse: AthenaWarehouse, source: str, place: str) -> tuple[list[Object], str]:
@@ -239,6 +251,7 @@ def _staged(
     name: str,
     objects: Sequence[Object],
     kind: str,
+    folders: Sequence[Sequence[str]],
     wanted: Mapping[str, Any],
     scratch: Path,
     memory: int,
@@ -256,7 +269,7 @@ def _staged(
                 hint="write it as Parquet, all files with the same columns: Athena reads that where it lies",
             )
         with DuckWarehouse(FileStore(scratch / "staging"), scratch / "staging-scratch", memory=memory, threads=2) as reader:
-            schema, written = _read_here(warehouse, reader, declared, objects, wanted, scratch / "staging", folder, bad)
+            schema, written = _read_here(warehouse, reader, declared, objects, folders, wanted, scratch / "staging", folder, bad)
         warehouse.store.put(csv, json.dumps(written).encode())
         warehouse.register(name, warehouse.store.where(folder) + "/", schema, objects=1)
     if total <= NEAR_MOST:
@@ -276,6 +289,7 @@ def _read_here(
     reader: DuckWarehouse,
     declared: Source,
     objects: Sequence[Object],
+    folders: Sequence[Sequence[str]],
     wanted: Mapping[str, Any],
     root: Path,
     folder: str,
@@ -284,7 +298,7 @@ def _read_here(
     """Fetch the objects, read them with this machine's reader, and write the rows and the malformed lines; the rows' columns, and how
     CSV files are written."""
     source = declared.name
-    addresses = _fetched(source, objects, root / "objects")
+    addresses = _fetched(source, objects, folders, root / "objects")
     try:
         found = reader.attach(declared, str(root / "objects"), root, wanted, "staged.parquet")
     except SourceError as error:
@@ -316,13 +330,14 @@ def _at_addresses(error: SourceError, addresses: Mapping[str, str]) -> SourceErr
     return SourceError(placed(error.message), problems=[placed(problem) for problem in error.problems], hint=error.hint)
 
 
-def _fetched(source: str, objects: Sequence[Object], root: Path) -> dict[str, str]:
+def _fetched(source: str, objects: Sequence[Object], folders: Sequence[Sequence[str]], root: Path) -> dict[str, str]:
     """Each object as a file named by its number, whatever its key: paths, and the addresses that they stand for."""
     root.mkdir(parents=True, exist_ok=True)
     addresses = {}
     for number, o in enumerate(objects):
         suffixes = re.search(r"\.[A-Za-z0-9]+(\.(gz|zst))?$", o.key, re.I)
-        path = root.resolve() / f"{number:06d}{suffixes[0].lower() if suffixes else ''}"
+        path = root.resolve().joinpath(*folders[number]) / f"{number:06d}{suffixes[0].lower() if suffixes else ''}"
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             client("s3").download_file(o.bucket, o.key, str(path))
         except ClientError as error:

@@ -59,7 +59,7 @@ class CsvFile:
             *([f"max_line_size = {self.scan.longest + 100}"] if self.scan.longest + 100 > LINE_BYTES else []),
         ]
         select = ", ".join(map(quote, d.names))
-        return f"SELECT {select}, {literal(self.path)} AS __file FROM read_csv({pattern(self.read)}, {', '.join(options)})"
+        return f"SELECT {select}, {literal(self.path)} AS __file FROM read_csv({pattern(self.read)}, hive_partitioning = false, {', '.join(options)})"
 
 
 def prepare_csv(

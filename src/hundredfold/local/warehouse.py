@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from ..contract import quote
 from ..errors import HomeError, HundredfoldError, QueryError, SourceError
 from ..job import Source
+from ..listing import partition_types
 from ..steps.validate import refuse_other_files
 from . import json_lines
 from .csv_files import CsvFile, facts_of, malformed, prepare_csv, typed
@@ -170,10 +171,10 @@ class DuckWarehouse:
         if not isinstance(place, str | Path):
             with self.store.writing(staged) as path:
                 pq.write_table(as_table(name, place), path)
-            return self._parquet(name, Files((str(self.store.path(staged)),), "parquet"), in_place=False)
+            return self._parquet(name, Files((str(self.store.path(staged)),), "parquet"), {}, in_place=False)
         files = find_files(name, str(place), folder)
         if files.kind == "parquet":
-            return self._parquet(name, files, in_place=True)
+            return self._parquet(name, files, contract_columns, in_place=True)
         if not any(Path(p).stat().st_size for p in files.paths):
             raise SourceError(f"{name} is empty: {files.paths[0]} has no byte", hint=f"name another place with --source {name}=PATH")
         if files.kind == "csv":
@@ -192,9 +193,9 @@ class DuckWarehouse:
         self._beside.shutdown()
         shutil.rmtree(self.scratch, ignore_errors=True)
 
-    def _parquet(self, source: str, files: Files, in_place: bool) -> Attached:
+    def _parquet(self, source: str, files: Files, wanted: Mapping[str, Any], in_place: bool) -> Attached:
         before = self.prints(files.paths) if in_place else []
-        select = f"SELECT * FROM read_parquet({files.sql_list}, filename = '__file', file_row_number = true, union_by_name = true)"
+        select = f"SELECT * FROM read_parquet({files.sql_list}, filename = '__file', file_row_number = true, union_by_name = true, hive_partitioning = false)"
         try:
             names = self.columns(select).names
         except QueryError as error:
@@ -210,9 +211,48 @@ class DuckWarehouse:
         plain = ", ".join(quote(n) for n in names if n not in ("__file", "file_row_number"))
         where = "__file" if in_place else "'(in memory)'"
         select = f"SELECT {plain}, {where} AS __file, file_row_number + 1 AS __row FROM ({select}) AS f"
+        select = self._parted(source, select, files, wanted, as_text=False)
         attached = Attached(select, self.columns(select), False, files if in_place else None, None)
         attached.prints = before
         return attached
+
+    def _parted(self, source: str, select: str, files: Files, wanted: Mapping[str, Any], *, as_text: bool) -> str:
+        """Rows with the columns that folders KEY=VALUE give them: as text, or of the type that a contract wants or that all values have.
+
+        Raises:
+            SourceError: a file has a column of that name with another value.
+        """
+        if not files.partitions:
+            return select
+        types = partition_types(files.partitions)
+        refuse_ours(source, list(types))
+        own = {name.lower(): name for name in self.columns(select).names}
+        rows = ", ".join(
+            f"({', '.join('NULL' if value is None else _string(value) for value in (path, *(part[key] for key in types)))})"
+            for path, part in zip(files.paths, files.partitions, strict=True)
+        )
+        joined = f"({select}) AS s JOIN (VALUES {rows}) AS p(__path, {', '.join(map(quote, types))}) ON p.__path = s.__file"
+        for key in types:
+            if key.lower() in own:
+                self._refuse_other(source, key, own[key.lower()], joined)
+        kinds = {
+            key: "VARCHAR" if as_text and key in wanted else wanted[key].sql_type if key in wanted else kind for key, kind in types.items()
+        }
+        columns = "".join(f", CAST(p.{quote(key)} AS {kind}) AS {quote(key)}" for key, kind in kinds.items() if key.lower() not in own)
+        return f"SELECT s.*{columns} FROM {joined}"
+
+    def _refuse_other(self, source: str, key: str, own: str, joined: str) -> None:
+        """SourceError where rows have another value in a column than their folder KEY=VALUE has."""
+        text = f"CAST(s.{quote(own)} AS VARCHAR)"
+        same = f"{text} IS NOT DISTINCT FROM p.{quote(key)} OR coalesce(TRY_CAST({text} AS DOUBLE) = TRY_CAST(p.{quote(key)} AS DOUBLE), FALSE)"
+        found = self.query(
+            f"SELECT s.__file AS file, {text} AS value, p.{quote(key)} AS folder FROM {joined} WHERE NOT ({same}) LIMIT 1"
+        ).to_pylist()
+        if found:
+            raise SourceError(
+                f"{source}: {found[0]['file']} lies in a folder {key}={found[0]['folder']}, and its own column {own} holds {found[0]['value']}",
+                hint="drop or rename one of them: which is right cannot be known",
+            )
 
     def _csv(self, source: Source, files: Files, contract_columns: Mapping[str, Any], staged: str) -> Attached:
         """All values as text, then those of a contract's columns as it wants them: a type that DuckDB guesses may change them."""
@@ -225,8 +265,11 @@ class DuckWarehouse:
         select = self._each_from_one(staged, files)
         names = [name for name in self.columns(select).names if name not in ("__file", "__row")]
         refuse_ours(source.name, names)
-        if not contract_columns:
+        if contract_columns:
+            select = self._parted(source.name, select, files, contract_columns, as_text=True)
+        else:
             select = self._settled(select, names, _typing(source, found, None))
+            select = self._parted(source.name, select, files, {}, as_text=False)
         attached = Attached(select, self.columns(select), bool(contract_columns), None, malformed(found))
         attached.csv = facts_of(found)
         return attached
@@ -298,7 +341,7 @@ class DuckWarehouse:
             columns = self._plain_json(files, wanted)
             if columns is not None:
                 listed = ", ".join(f"{_string(name)}: '{kind}'" for name, kind in columns.items())
-                reader = f"read_json({files.sql_list}, format = 'newline_delimited', filename = '__file', columns = {{{listed}}})"
+                reader = f"read_json({files.sql_list}, format = 'newline_delimited', filename = '__file', columns = {{{listed}}}, hive_partitioning = false)"
                 self._put(reader, staged)
                 if self._has_large(staged, columns) and self._holds(files, json_lines.LONG):
                     columns = None
@@ -313,11 +356,12 @@ class DuckWarehouse:
         elif self._has_empty_row(select, columns) and (bad := json_lines.bad_line(files.paths)):
             raise SourceError(f"{source}: {bad}", hint=ONE_OBJECT)
         refuse_ours(source, [name for name in self.columns(select).names if name not in ("__file", "__row")])
+        select = self._parted(source, select, files, wanted, as_text=bool(wanted))
         return Attached(select, self.columns(select), bool(wanted), None, None)
 
     def _plain_json(self, files: Files, wanted: Mapping[str, Any]) -> dict[str, str] | None:
         """The types as which DuckDB reads the fields of JSON lines without changing a value; None if it would change one."""
-        reader = f"read_json({files.sql_list}, format = 'newline_delimited', filename = '__file', sample_size = -1, union_by_name = true)"
+        reader = f"read_json({files.sql_list}, format = 'newline_delimited', filename = '__file', sample_size = -1, union_by_name = true, hive_partitioning = false)"
         try:
             found = self._called(lambda: self.connection.sql(f"SELECT * FROM {reader}"))
         except duckdb.Error as error:
@@ -363,7 +407,9 @@ class DuckWarehouse:
 
     def _is_null(self, files: Files, name: str) -> bool:
         """Whether a field of JSON lines has no value anywhere."""
-        reader = f"read_json({files.sql_list}, format = 'newline_delimited', columns = {{{_string(name)}: 'JSON'}})"
+        reader = (
+            f"read_json({files.sql_list}, format = 'newline_delimited', columns = {{{_string(name)}: 'JSON'}}, hive_partitioning = false)"
+        )
         return not self.query(f"SELECT count({quote(name)}) AS n FROM {reader}").column(0)[0].as_py()
 
     def _has_empty_row(self, select: str, columns: Mapping[str, str]) -> bool:
