@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench import Bench, Piece
-from hundredfold import Job, Model, Source
+from hundredfold import Csv, Job, Model, Source
 from hundredfold.aws.begin import new_record
 from hundredfold.aws.home import StackHome
 from hundredfold.aws.objects import find_objects
@@ -264,6 +264,22 @@ def test_malformed_lines_are_rejected_with_their_words(bench: Bench, afar: Afar,
     (verdict,) = assert_same_verdicts(here, there, exact=True)
     assert (verdict.rows, verdict.accepted, verdict.rejected) == (8, 4, 4)
     assert {row["__line"] for row in there.rejects("shops")} == {"b", "c,3,4"}
+
+
+@dataclass
+class Cost:
+    shop: str
+    cost: float | None
+
+
+def test_how_csv_is_written_is_said_and_decided_there_as_here(bench: Bench, afar: Afar, tmp_path: Path) -> None:
+    text = 'shop;cost\nMüller;1,5\n"torn;2\n"two\nlines";\nx;1.5\n'
+    (tmp_path / "a.csv").write_bytes(text.encode("latin-1"))
+    (tmp_path / "b.csv").write_bytes(gzip.compress(text.replace(";", "|").encode("latin-1")))
+    source = Source("costs", Cost, csv=Csv(encoding="latin-1", decimal=","), max_rejected=4)
+    (verdict,) = assert_same_verdicts(*both(bench, afar, (source,), {"costs": tmp_path}), exact=True)
+    assert (verdict.rows, verdict.accepted, verdict.rejected) == (8, 4, 4)
+    assert [facts["delimiter"] for facts in verdict.csv] == [";", "|"]
 
 
 class Folder:

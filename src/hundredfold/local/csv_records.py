@@ -30,6 +30,7 @@ FITTING_SHARE = 0.9  # of those lines: they are rows
 TELLING_DELIMITERS = 6  # in lines that fit: no text has so many by chance
 CR = 13
 NONE = np.zeros(0, np.intp)
+PARITIES = np.packbits(np.bitwise_xor.accumulate(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1), axis=1), axis=1)[:, 0]
 
 WIDTH = "must have the header's columns"
 QUOTES = "must have its quotes around whole values"
@@ -331,16 +332,16 @@ class _Scanner:
 
     def _plain(self, block: bytes, a: np.ndarray, is_quote: np.ndarray | None, is_end: np.ndarray, is_delimiter: np.ndarray) -> int | None:
         """How many lines there are, if each is a record by itself: seen without a look at single lines. Else None."""
-        marks = is_delimiter
+        marks = is_delimiter | is_end
         if is_quote is not None:
-            inside = np.bitwise_xor.accumulate(is_quote)
-            edges = is_delimiter | is_end | is_quote
-            opens, closes = is_quote & inside, is_quote & ~inside
-            misplaced = (opens[1:] & ~edges[:-1]).any() or (closes[:-1] & ~edges[1:] & (a[1:] != CR)).any()
-            if misplaced or (is_end & inside).any():
+            quotes, ends_, returns = np.packbits(is_quote), np.packbits(is_end), np.packbits(a == CR)
+            inside = _inside(quotes)
+            edges = np.packbits(marks) | quotes
+            opens, closes = quotes & inside, quotes & ~inside
+            if (opens & ~_from_before(edges)).any() or (closes & ~_from_behind(edges | returns)).any() or (ends_ & inside).any():
                 return None
-            marks = marks & ~inside
-        places = np.flatnonzero(marks | is_end)
+            marks = (marks & ~np.unpackbits(inside, count=len(a)).view(bool)) | is_end
+        places = np.flatnonzero(marks)
         ends = places[self.width - 1 :: self.width]
         if not len(ends) or len(places) != len(ends) * self.width or not is_end[ends].all() or np.count_nonzero(is_end) != len(ends):
             return None
@@ -534,6 +535,29 @@ class _Scanner:
     def _pass(self, end: int) -> None:
         self.line += self.data.count(self.grammar.newline, self.at, end)
         self.at = end
+
+
+def _inside(quotes: np.ndarray) -> np.ndarray:
+    """For each bit of `quotes`, packed: whether an odd number of bits is set up to it, itself included."""
+    inside = PARITIES[quotes]
+    odd = np.bitwise_xor.accumulate(inside & 1)  # bytes up to each one
+    inside[1:] ^= odd[:-1] * np.uint8(255)
+    return np.asarray(inside)
+
+
+def _from_before(bits: np.ndarray) -> np.ndarray:
+    """Each packed bit in the place behind its own; before the first one is the end of a line."""
+    moved = bits >> 1
+    moved[1:] |= bits[:-1] << 7
+    moved[0] |= 128
+    return np.asarray(moved)
+
+
+def _from_behind(bits: np.ndarray) -> np.ndarray:
+    """Each packed bit in the place before its own."""
+    moved = bits << 1
+    moved[:-1] |= bits[1:] >> 7
+    return np.asarray(moved)
 
 
 def _is_utf8(text: bytes) -> bool:
