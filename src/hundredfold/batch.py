@@ -83,7 +83,7 @@ class Units(Mapping[str, Array]):
 
     @property
     def keys(self) -> Mapping[str, Array]:  # type: ignore[override]  # the units' keys are what a reader means here
-        return {name: numpy_of(self.keys_table.column(name), True) for name in self.keys_table.column_names}
+        return {name: numpy_of(self.keys_table.column(name), *self._columns.facts(name)) for name in self.keys_table.column_names}
 
     def __getitem__(self, name: str) -> Array:
         return self._columns[name][self._first : self._last]
@@ -115,6 +115,10 @@ class Columns(dict[str, Array]):
     def key(self, unit: int) -> tuple[Any, ...]:
         return tuple(value_of(column[unit]) for column in self._keys.columns)
 
+    def facts(self, name: str) -> tuple[bool, bool]:
+        """Whether the column has a null, and an integer beyond 2**53, anywhere in the data set."""
+        return name in self._nullable, name in self._large
+
     def __missing__(self, name: str) -> Array:
         try:
             array = self._converted(name)
@@ -128,7 +132,7 @@ class Columns(dict[str, Array]):
         array: Array
         if name not in self.names:
             raise KeyError(f"{name!r} is not among the columns {', '.join(self.names)}")
-        facts = name in self._nullable, name in self._large
+        facts = self.facts(name)
         if name in self._keys.column_names:
             array = np.repeat(numpy_of(self._keys.column(name), *facts), self._sizes)
         else:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from bench import Bench, Piece
 from hundredfold import Job, Model, Source, Unit, Units
+from hundredfold.errors import SourceError
 from hundredfold.local.replay import find_unit
 from hundredfold.manifest import Manifest, UnitList, key_text, open_batch
 
@@ -221,3 +222,19 @@ def test_one_unit_is_shown_as_it_was_given(bench: Bench) -> None:
     manifest = Manifest.read(piece.layout, "m", piece.store)
     batch = open_batch(manifest, UnitList.read(piece.layout, "m", piece.store), manifest.batch_of(3), piece.layout, piece.store)
     assert batch.one("pandas", 3)["day"][0] == dt.date(2024, 10, 5)
+
+
+def test_keys_of_many_units_are_of_their_own_type(bench: Bench) -> None:
+    model = Model("m", unit=("k",), work=lambda rows: {"k": rows.keys["k"], "type": [str(rows.keys["k"].dtype)] * len(rows)}, many=True)
+    for keys, kind in (([LARGE, LARGE + 1], "int64"), ([LARGE, LARGE + 1, None], "object"), ([1, None], "float64")):
+        piece = ran(bench, model, pa.table({"k": pa.array(keys, pa.int64()), "x": [1.0] * len(keys)}))
+        assert piece.results("m").to_pylist() == [{"k": key, "type": kind} for key in keys]
+
+
+@pytest.mark.parametrize("column", [
+    pa.array([(1, 2, 3)], pa.month_day_nano_interval()), pa.array([[1]], pa.list_(pa.duration("s"))), pa.array([2**61], pa.timestamp("s")),
+    pa.array([{"a": 1}], pa.struct([("a", pa.duration("us"))])),
+])  # fmt: skip
+def test_a_type_that_cannot_be_kept_is_refused(bench: Bench, column: pa.Array) -> None:
+    with pytest.raises(SourceError, match=r"would become another|that SQL cannot"):
+        bench.source(Source("s"), pa.table({"x": column})).validate()

@@ -191,7 +191,7 @@ def as_table(source: str, frame: Any) -> pa.Table:
 
     SourceError for what is no table, and for columns that would come out as something else.
     """
-    table = _converted(source, frame)
+    table = _in_micros(source, _converted(source, frame))
     refuse_ours(source, table.column_names)
     _refuse_unkept(source, table.schema)
     return _with_plain_texts(table)
@@ -249,13 +249,31 @@ def _refuse_unkept(source: str, schema: pa.Schema) -> None:
         raise SourceError(
             f"{source}: {len(unkept)} column(s) have a type that would become another",
             problems=[f"{name}: {kind}" for name, kind in unkept.items()],
-            hint="convert a duration to seconds as float, a period to a date or text, a decimal of more than 38 digits to text",
+            hint="convert a duration or an interval to seconds as float, a period to a date or text, a decimal of more than 38 digits to text",
         )
+
+
+def _in_micros(source: str, table: pa.Table) -> pa.Table:
+    """The table with times of seconds in microseconds, as Parquet and SQL have them; SourceError where one is too far off."""
+    for position, field in enumerate(table.schema):
+        if pa.types.is_timestamp(field.type) and field.type.unit in ("s", "ms"):
+            try:
+                table = table.set_column(position, field.name, table.column(position).cast(pa.timestamp("us", field.type.tz)))
+            except pa.ArrowInvalid as error:
+                raise SourceError(
+                    f"{source}: {field.name} ({field.type}) holds a time that SQL cannot: {error}",
+                    hint="SQL holds times in microseconds, up to the year 294246; set what is beyond to null",
+                ) from error
+    return table
 
 
 def _unkept(kind: pa.DataType) -> bool:
     period = getattr(kind, "extension_name", "") == "pandas.period"
-    return bool(period or pa.types.is_duration(kind) or pa.types.is_decimal256(kind))
+    if pa.types.is_nested(kind) and not pa.types.is_union(kind):
+        return any(_unkept(kind.field(n).type) for n in range(kind.num_fields))
+    return bool(
+        period or any(is_one(kind) for is_one in (pa.types.is_duration, pa.types.is_interval, pa.types.is_union, pa.types.is_decimal256))
+    )
 
 
 def _with_plain_texts(table: pa.Table) -> pa.Table:
