@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import Phase, settings
@@ -12,6 +16,22 @@ from bench import Bench
 # a counterexample is shown as it was found: making it small can take longer than all other tests together
 settings.register_profile("house", deadline=None, print_blob=True, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 settings.load_profile("house")
+
+MEMORY = Path("/dev/shm")  # a file system in memory, where Linux has one
+MEMORY_BYTES = 4 * 2**30  # what the tests may need there, with room to spare
+
+
+def in_memory() -> None:
+    """Keep temporary files in memory: the engine waits for the disk at every commit, and the tests commit all day.
+
+    What is tested is the same: a file system in memory loses nothing when a process is killed. TMPDIR overrules it.
+    """
+    if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > MEMORY_BYTES:
+        os.environ["TMPDIR"] = str(MEMORY)  # for pytest's processes and for all that the tests start
+        tempfile.tempdir = None
+
+
+in_memory()
 
 
 @pytest.fixture(scope="module")
