@@ -208,6 +208,8 @@ class DuckWarehouse:
         if any(re.search(r"_\d+$", n) for n in names):  # DuckDB renames a column whose name, but for its case, is there already
             for path in files.paths:
                 refuse_ours(source, pq.read_schema(path).names)
+        if len(files.paths) > 1:
+            self._refuse_unlike(source, files, select)
         plain = ", ".join(quote(n) for n in names if n not in ("__file", "file_row_number"))
         where = "__file" if in_place else "'(in memory)'"
         select = f"SELECT {plain}, {where} AS __file, file_row_number + 1 AS __row FROM ({select}) AS f"
@@ -215,6 +217,60 @@ class DuckWarehouse:
         attached = Attached(select, self.columns(select), False, files if in_place else None, None)
         attached.prints = before
         return attached
+
+    def _refuse_unlike(self, source: str, files: Files, select: str) -> None:
+        """Refuse Parquet files with a column of types that no one type holds: text beside numbers, or a value that the common type changes."""
+        tops = f"SELECT file_name, name, type, logical_type, precision, scale FROM parquet_schema({files.sql_list})"
+        shape = f"SELECT file_name, string_agg(concat_ws(':', name, type, logical_type, precision, scale), ';') AS shape FROM ({tops}) GROUP BY file_name"
+        firsts = self.query(
+            f"SELECT min(file_name) AS first, list(file_name) AS files FROM ({shape}) GROUP BY shape ORDER BY first"
+        ).to_pylist()
+        if len(firsts) == 1:
+            return
+        groups = [
+            (self._types(f"SELECT * FROM read_parquet({pattern(group['first'])}, hive_partitioning = false)"), group) for group in firsts
+        ]
+        common = {name.lower(): kind for name, kind in self._types(select).items()}
+        for name, kind in common.items():
+            own = [(types[found], group, found) for types, group in groups for found in types if found.lower() == name]
+            if len({found for found, *_ in own}) < 2:
+                continue
+            valued = [entry for entry in own if self._column(entry).column("n")[0].as_py()]
+            if len({_sort(found) for found, *_ in valued}) > 1:
+                raise SourceError(
+                    f"{source}: its files have the column {name} with types that are not of one kind",
+                    problems=[f"{group['first']}: {found}" for found, group, _ in valued],
+                    hint="write all files with one type",
+                )
+            for entry in valued:
+                self._refuse_loss(source, kind, entry)
+
+    def _types(self, select: str) -> dict[str, str]:
+        found = self.query(f"DESCRIBE {select}")
+        return dict(zip(found.column("column_name").to_pylist(), found.column("column_type").to_pylist(), strict=True))
+
+    def _column(self, entry: tuple[str, dict[str, Any], str], where: str = "") -> pa.Table:
+        """The count of values of a column in a group of files, and the first of them; those alone for which a condition is true."""
+        _, group, name = entry
+        paths = ", ".join(map(pattern, group["files"]))
+        rows = f"SELECT {quote(name)} AS v, filename AS file FROM read_parquet([{paths}], filename = true, hive_partitioning = false)"
+        return self.query(f"SELECT count(v) AS n, min(file) AS file, min(CAST(v AS VARCHAR)) AS value FROM ({rows}) AS r{where}")
+
+    def _refuse_loss(self, source: str, common: str, entry: tuple[str, dict[str, Any], str]) -> None:
+        """SourceError where the common type of a column changes one of its values."""
+        kind, _, name = entry
+        if kind == common:
+            return
+        back = f"TRY_CAST(TRY_CAST(v AS {common}) AS {kind}) IS DISTINCT FROM v"
+        if kind.startswith("DECIMAL"):
+            back += f" AND TRY_CAST(CAST(TRY_CAST(v AS {common}) AS VARCHAR) AS {kind}) IS DISTINCT FROM v"
+        lost = self._column(entry, f" WHERE {back}").to_pylist()[0]
+        if lost["n"]:
+            raise SourceError(
+                f"{source}: its files have the column {name} as {kind} and as {common}, and {lost['n']:,} value(s) would change",
+                problems=[f"{lost['file']}: {lost['value']} is no {common}"],
+                hint="write all files with one type",
+            )
 
     def _parted(self, source: str, select: str, files: Files, wanted: Mapping[str, Any], *, as_text: bool) -> str:
         """Rows with the columns that folders KEY=VALUE give them: as text, or of the type that a contract wants or that all values have.
@@ -477,6 +533,16 @@ class Attached:
         self.exact = True  # __row is the row's number in its file
         self.csv: list[dict[str, Any]] = []  # how its CSV files are written
         self.numbered: Callable[[], Attached] | None = None  # where rows have no number yet: the same, with one
+
+
+def _sort(kind: str) -> str:
+    """The sort of a DuckDB type: types of one sort may be put together where no value changes."""
+    if kind.endswith("]") or kind.startswith(("STRUCT", "MAP")):
+        return "nested"
+    name = kind.partition("(")[0]
+    if name in ("DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"):
+        return "time"
+    return "number" if name in ("DECIMAL", "FLOAT", "DOUBLE") or name.endswith(("INT", "INTEGER")) else name
 
 
 def _valued(kinds: Mapping[str, Sequence[str]], answers: Sequence[bool | None]) -> set[str]:
