@@ -96,7 +96,8 @@ def code_of(job: Job, ref: str = "") -> Code:
     declaring = _module_of_ref(ref)
     if declaring:
         reached.modules.add(declaring)
-    closure = _Closure(reached.modules)
+    functions = {getattr(_innermost(model.work), "__module__", None) or "" for model in job.models}
+    closure = _Closure(reached.modules, {name.partition(".")[0] for name in {*functions, declaring}})
     stale = sorted(name for name in closure.modules if _is_stale(name, closure))
     if stale:
         names = ", ".join(stale)
@@ -193,13 +194,22 @@ def _parts(job: Job) -> Iterator[tuple[str, Any]]:
         yield f"the contract of {output.name}", [output.contract, list(output.formats)]
 
 
+def _innermost(work: Any) -> Any:
+    """The function inside of partials, methods and objects."""
+    while isinstance(work, functools.partial):
+        work = work.func
+    return getattr(work, "__func__", work)
+
+
 def _module_of_ref(ref: str) -> str:
     """The module that a job's name begins with: module:attribute, or the module that a file was imported as."""
     name = ref.partition(":")[0] if ".py" not in ref else ""
     if name or not ref:
         return name
     file = os.path.realpath(re.sub(r"(\.py):[^:/\\]*$", r"\1", ref))
-    return next((n for n, m in list(sys.modules.items()) if (f := getattr(m, "__file__", None)) and os.path.realpath(f) == file), "")
+    base = os.path.basename(file)  # noqa: PTH119
+    loaded = [(name, getattr(module, "__file__", None) or "") for name, module in list(sys.modules.items())]
+    return next((name for name, path in loaded if path.endswith(base) and os.path.realpath(path) == file), "")
 
 
 class _Reached:
@@ -338,13 +348,14 @@ def _found(module: str, qualname: str) -> Any:
 class _Closure:
     """The own modules that are reached by imports, and the versions of the libraries that they import."""
 
-    def __init__(self, roots: set[str]) -> None:
+    def __init__(self, roots: set[str], tops: set[str]) -> None:
+        """`tops` are own also where they are installed: the packages of the job's functions."""
         self.modules: dict[str, Module] = {}
         self.sources: dict[str, bytes] = {}
         self.versions: dict[str, str] = {}
         self._kinds: dict[str, bool] = {}
         self._known = _known_versions()
-        self._tops = {name.partition(".")[0] for name in roots}
+        self._tops = tops
         self._installed = 0
         todo = sorted(roots)
         while todo:

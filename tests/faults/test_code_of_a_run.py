@@ -264,6 +264,8 @@ def test_the_fingerprint_follows_what_a_function_is_made_of():
     assert differences(same[0].facts, others[0].facts) == ["the function of m: edited"]
     assert __name__ in same[0].facts["modules"]
     assert {"pytest", "pyarrow"} <= set(same[0].facts["libraries"])
+    table = prints(lambda rows: {"y": pa.table({"x": rows}).num_rows})
+    assert not [name for name in table.facts["modules"] if name.startswith(("pyarrow", "numpy", "hundredfold"))]
 
 
 @pytest.mark.parametrize("kind", ["relative", "zip", "pyc", "namespace"])
