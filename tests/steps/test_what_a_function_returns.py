@@ -209,7 +209,7 @@ MIXED: list[tuple[list[Any], list[Any], list[int], pa.DataType]] = [
         pa.struct([("k", pa.float64()), ("l", pa.string())]),
     ),
     (
-        [np.datetime64("2020-01-01"), dt.date(2020, 1, 2), np.datetime64("NaT")],
+        [np.datetime64("2020-01-01"), dt.date(2020, 1, 2), np.datetime64("NaT", "D")],
         [dt.date(2020, 1, 1), dt.date(2020, 1, 2), None],
         [],
         pa.date32(),
