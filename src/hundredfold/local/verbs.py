@@ -171,6 +171,7 @@ def retry(
         after(there.ledger.read(record.id).state, Event.RETRY, record.id)
         plan_again(there, record, job)
         keep_code(there, there.ledger.read(record.id), code)
+        keep_job(there, record, job, code)
     return drive(there, record.id, job, limits, watcher or Quiet(), Event.RETRY, code)
 
 
@@ -379,9 +380,16 @@ def keep_code(home: Home, record: Record, code: Code, round_: int | None = None)
         home.ledger.note(record.id, options={"code": [*known, entry]})
 
 
+def keep_job(home: Home, record: Record, job: Job, code: Code) -> None:
+    """Keep a job that was given as an object, where its code is new: whoever goes on without naming a job takes this one."""
+    if not record.ref and is_new(record, code):
+        put_sealed(home.store, Layout(record.id).job(), packed(job))
+
+
 def plan_new_code(home: Home, record: Record, job: Job, code: Code) -> None:
     """Let what is left of a run be done in a round of its own, so that each unit's round says by which code it was done."""
     layout, round_ = Layout(record.id), int(record.options.get("round", 1))
+    keep_job(home, record, job, code)
     if any((r.run, r.round) == (record.id, round_) for r in publishing.releases(record.job, home.store)):
         keep_code(home, record, code, round_ + 1)  # nothing is left: it was published
         return
