@@ -163,7 +163,8 @@ def name_of(requirement: str) -> str:
 
 def lowest() -> Iterator[str]:
     """The lower bounds as constraints for pip. Of several bounds of a package on one Python, the last one declared counts."""
-    everything = [r for extra in ("", *EXTRAS) for r in project()[extra]] + tools()
+    bounded = [extra for extra in ("", *EXTRAS) if extra != "deploy"]  # whose bounds name no version that exists
+    everything = [r for extra in bounded for r in project()[extra]] + tools()
     seen: dict[str, list[tuple[str, str]]] = {}
     for requirement in everything:
         bound = re.search(r"[>~]=\s*([0-9][^,;\s]*)", requirement)
