@@ -30,8 +30,8 @@ RUN = Record(
     ref="tariffs.job:job",
     state=State.NEW,
     step="validate",
-    created="2024-05-01T08:00:00.000+00:00",
-    updated="2024-05-01T08:00:00.000+00:00",
+    created="2023-11-01T08:00:00.000+00:00",
+    updated="2023-11-01T08:00:00.000+00:00",
 )
 
 
@@ -139,6 +139,14 @@ def test_each_write_raises_the_version_and_the_time(ledger, clock):
     assert run.version == 2
     assert run.updated > before.updated
     assert run.created == RUN.created
+
+
+def test_a_clock_that_is_set_back_does_not_turn_a_record_back(ledger, clock):
+    ledger.create(RUN)
+    before = ledger.note(RUN.id)
+    clock.advance(-86_400)
+    after = ledger.move(RUN.id, Event.START)
+    assert (after.version, after.updated) == (2, before.updated)
 
 
 def test_a_record_is_a_copy_that_changes_nothing(ledger):
