@@ -18,8 +18,8 @@ from .manifest import Manifest
 from .pipeline import Stage
 from .ports import Ledger, Record
 from .query import check_queries
-from .steps.collect import Collected, collect
-from .steps.publish import Terms, describe_run, publish, refuse_none_ok, within_limits
+from .steps.collect import Collected, collect, read_collected
+from .steps.publish import Terms, describe_run, publish, refuse_all_failed, refuse_none_ok, within_limits
 from .steps.validate import Verdict, refuse_changed, validate
 from .steps.work import Progress
 
@@ -97,10 +97,14 @@ class Walk:
         self.note(model.name, **{k: v for k, v in asdict(collected).items() if k != "model"})
         self.watcher.collected(collected)
         self.define(model, warehouse)
-        refuse_none_ok(self.job, [collected], self.record.id)
+        limit = self.record.options.get("max_failed")
+        refuse_all_failed(self.job, [collected], self.record.id, limit)
+        if model is self.job.models[-1]:
+            every = [read_collected(self.layout, each.name, self.store) for each in self.job.models]
+            refuse_none_ok(self.job, every, self.record.id)
         more = model is not self.job.models[-1] or bool(self.job.releases)
-        if more or self.record.options.get("max_failed") is not None:  # a limit given by hand counts though nothing follows
-            within_limits(self.job, [collected], self.record.id, self.record.options.get("max_failed"))
+        if more or limit is not None:  # a limit given by hand counts though nothing follows
+            within_limits(self.job, [collected], self.record.id, limit)
 
     def define(self, model: Model, warehouse: Any) -> None:
         """Let a collected model's results stand under its name; DamagedFile if they are not what was collected."""

@@ -142,11 +142,18 @@ def test_a_run_of_which_every_unit_failed_is_held_back(tmp_path, publish, limit)
     assert current("none", Home(tmp_path).store) is None
 
 
-def test_a_model_of_which_every_unit_failed_holds_back_what_follows(tmp_path):
-    models = [Model("base", ("k",), fails), Model("m", ("k",), given_fails)]
-    job = Job("none", [Source("s")], models, publish=OUT, max_failed=1.0)
+@pytest.mark.parametrize("last", [False, True])
+def test_a_model_of_which_every_unit_failed_holds_back_the_run(tmp_path, last):
+    failing, other = Model("base", ("k",), fails), Model("m", ("k",), double)
+    models = [other, failing] if last else [failing, other]
     with pytest.raises(PublishRefused, match="all 2 units of base failed"):
-        go(tmp_path, job)
+        go(tmp_path, Job("none", [Source("s")], models, publish=() if last else OUT))
+
+
+def test_a_limit_that_allows_all_units_of_one_model_lets_the_others_go_on(tmp_path):
+    models = [Model("base", ("k",), fails), Model("m", ("k",), double)]
+    run = go(tmp_path, Job("some", [Source("s")], models, publish=OUT, max_failed=1.0))
+    assert (run.state, len(run.failures()), run.release.version) == ("done", 2, 1)
 
 
 def test_an_older_run_does_not_replace_the_release_of_a_newer_one(tmp_path):

@@ -87,13 +87,26 @@ def within_limits(job: Job, collected: Sequence[Collected], run: str, max_failed
         )
 
 
+def refuse_all_failed(job: Job, collected: Sequence[Collected], run: str, max_failed: float | None = None) -> None:
+    """Hold back a run whose model has no unit that is ok, also where nothing is published.
+
+    A limit that allows all units of that model lets the other models go on: see `refuse_none_ok` for their end.
+    """
+    limit = job.max_failed if max_failed is None else max_failed
+    _refuse_failed(job, [c for c in collected if c.units and not c.ok and c.bad > allowed(limit, c.units)], run)
+
+
 def refuse_none_ok(job: Job, collected: Sequence[Collected], run: str) -> None:
-    """PublishRefused if every unit of a model failed: no limit allows that, since nothing is left to go on with."""
-    none = [c for c in collected if c.units and not c.ok]
-    if none:
+    """Hold back a run that has no unit that is ok in any model, whatever its limits allow: it has made nothing."""
+    if not any(c.ok for c in collected):
+        _refuse_failed(job, [c for c in collected if c.units], run)
+
+
+def _refuse_failed(job: Job, failed: Sequence[Collected], run: str) -> None:
+    if failed:
         raise PublishRefused(
-            f"{job.name} is held back: all {sum(c.units for c in none):,} units of {', '.join(c.model for c in none)} failed",
-            problems=[f"{c.model}: {c.failed:,} failed, {c.dead:,} dead" for c in none],
+            f"{job.name} is held back: all {sum(c.units for c in failed):,} units of {', '.join(c.model for c in failed)} failed",
+            problems=[f"{c.model}: {c.failed:,} failed, {c.dead:,} dead" for c in failed],
             hint=f"hundredfold failures {run}   then: hundredfold retry {run} --accept-new-code",
         )
 
