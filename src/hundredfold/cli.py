@@ -17,7 +17,7 @@ import click
 
 from . import __version__
 from .cloud import COMMANDS
-from .errors import PublishRefused, UsageError
+from .errors import NEW_CODE, PublishRefused, UsageError
 from .forking import warm
 from .options import (
     Group,
@@ -169,7 +169,10 @@ def failures(run: str | None, model: str | None, limit: int, traceback: bool, wh
                 _command(where, "replay", first["model"], first["unit"], *older, "--pdb"),
                 "runs that unit's function here, under the debugger",
             ),
-            (_command(where, "retry", *older[1:], "--accept-new-code"), "does the failed units again, once the function is mended"),
+            (
+                _command(where, "retry", *older[1:], *_new_code(where)),
+                f"does the failed units again, once the function is {_mended(where)}",
+            ),
         ]
     )
 
@@ -434,7 +437,7 @@ def _next(facts: dict[str, Any], where: Where, home: Any) -> list[tuple[str, str
         told.append((_command(where, "resume", run), "goes on, once the cause is mended"))
     if bad:
         told.append((_command(where, "failures", run), f"shows why {bad:,} units failed"))
-        told.append((_command(where, "retry", run, "--accept-new-code"), "does them again, once the function is mended"))
+        told.append((_command(where, "retry", run, *_new_code(where)), f"does them again, once the function is {_mended(where)}"))
     if state == "held" and "made by a newer run" in facts["reason"]:
         told.append((_command(where, "publish", run, "--replace-newer"), "replaces the newer run's release all the same"))
     elif state == "held" and bad and any(m.get("ok") for m in facts["models"].values()):
@@ -460,6 +463,15 @@ def _if_older(run: str, home: Any) -> list[str]:
     from .local.runs import newest
 
     return [] if newest(home).id == run else ["--run", run]
+
+
+def _new_code(where: Where) -> list[str]:
+    """The option to go on with other code, where it is needed: on AWS, deploy decides the code."""
+    return [] if where.aws else [NEW_CODE]
+
+
+def _mended(where: Where) -> str:
+    return "mended and deployed" if where.aws else "mended"
 
 
 def _command(where: Where, *parts: str) -> str:

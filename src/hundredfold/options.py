@@ -15,7 +15,7 @@ from click.core import augment_usage_errors
 
 from . import streams
 from .errors import KEPT as KEPT_IN
-from .errors import HundredfoldError, UsageError, placed
+from .errors import NEW_CODE, HundredfoldError, UsageError, placed
 
 KEPT = ".hundredfold"  # where runs are kept
 
@@ -198,7 +198,9 @@ takes_memory = click.option(
     "--memory", metavar="SIZE", help="Memory for all processes together, such as 2GB; 70 % of the machine's, if left out."
 )
 takes_new_code = click.option(
-    "--accept-new-code", is_flag=True, help="Go on with other code than the run began with. Units that are done keep theirs."
+    NEW_CODE,
+    is_flag=True,
+    help="Go on with other code than the run began with. Units that are done keep theirs. Not for --on aws, where deploy decides the code.",
 )
 takes_json = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, for a script.")
 

@@ -27,6 +27,7 @@ from hundredfold import Csv, Job, Model, Source
 from hundredfold.aws.begin import new_record
 from hundredfold.aws.home import StackHome
 from hundredfold.aws.objects import find_objects
+from hundredfold.aws.sources import check_place
 from hundredfold.errors import ContractError, SourceError, UsageError
 from hundredfold.local.runs import Run
 from hundredfold.local.sources import find_files
@@ -532,6 +533,55 @@ def test_a_place_that_cannot_be_read_is_told(folder: Folder, case: str) -> None:
     assert "SELECT" not in str(caught.value)
 
 
+OTHER_TYPES = {
+    "text beside numbers": ({"a": [1]}, {"a": ["x"]}, "types that are not of one kind"),
+    "digits": ({"a": [2**53 + 1]}, {"a": [1.5]}, "would change"),
+    "folder": ({"month": [2], "a": [1]}, {"month": [1], "a": [1]}, "lies in a folder month=01"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_TYPES)
+def test_an_error_of_a_file_names_the_object_and_no_copy_of_it(folder: Folder, case: str) -> None:
+    first, second, words = OTHER_TYPES[case]
+    folder.parquet("x/month=01/é a.parquet", **first)
+    folder.parquet("x/month=01/b.parquet", **second)
+    with pytest.raises(SourceError, match=words) as caught:
+        folder.read(f"{folder.address}/x/")
+    told = f"{caught.value}\n{caught.value.hint}"
+    assert f"{folder.address}/x/month=01/é a.parquet" in told
+    assert str(folder.afar.folder) not in told
+
+
+def test_parquet_too_large_for_one_function_names_the_table_to_make(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hundredfold.aws.sources.STAGED_MOST", 100)  # instead of objects of 1.5 GiB
+    folder.parquet("x/p=1/a.parquet", a=[1])
+    folder.parquet("y/a.parquet", a=[1])
+    folder.parquet("y/b.parquet", b=[1])
+    for place, words in {"x": "are partitions", "y": "with the same columns"}.items():
+        with pytest.raises(SourceError, match="of parquet are too much to be read by one function") as caught:
+            folder.read(f"{folder.address}/{place}/")
+        assert "--source things=glue://DATABASE/TABLE" in str(caught.value.hint)
+        assert words in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("case", ["missing prefix", "unknown kind", "empty"])
+def test_a_place_where_nothing_is_is_noticed_before_a_run(folder: Folder, case: str) -> None:
+    key, data, words = WRONG[case]
+    if data or not key.endswith("/"):
+        folder.put(key, data)
+    with pytest.raises(SourceError, match=words):
+        check_place("things", f"{folder.address}/{key}")
+
+
+@pytest.mark.parametrize(
+    ("place", "words"), [("s3://nowhere-at-all/x/", "no bucket"), ("glue://lake/none", "no table lake.none"), ("s3://b'/x", "the place is")]
+)
+def test_a_place_that_cannot_be_is_noticed_before_a_run(folder: Folder, place: str, words: str) -> None:
+    with pytest.raises(SourceError, match=words):
+        check_place("things", place)
+    check_place("things", folder.parquet("x/a.parquet", a=[1]))
+
+
 def test_objects_of_several_kinds_are_refused(folder: Folder) -> None:
     folder.put("x/a.csv", b"a\n1\n")
     folder.parquet("x/b.parquet", a=[1])
@@ -595,6 +645,7 @@ def test_a_right_that_is_missing_is_told(guarded: Emulator, tmp_path: Path, name
         patch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
         patch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
         place.client.cache_clear()
+        sources.check_place("rows", f"s3://{name}/x/")  # what this user may not see is left to the run
         with pytest.raises(SourceError, match=words) as caught:
             sources._schemas("rows", find_objects("rows", f"s3://{name}/x/"))
         place.client.cache_clear()

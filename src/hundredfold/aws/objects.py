@@ -82,6 +82,20 @@ def find_objects(source: str, place: str) -> list[Object]:
     return _with_bytes([listed[name] for name in sorted(names)])
 
 
+def has_many(address: str) -> bool:
+    """Whether more objects may be at an address than one answer names, or these credentials may not list them."""
+    found = ADDRESS.fullmatch(address)
+    if not found:
+        return False
+    wanted = found[2] or ""
+    pattern = re.search(r"[*?\[]", wanted)
+    prefix = wanted[: pattern.start()] if pattern else wanted.rstrip("/")
+    try:
+        return bool(client("s3").list_objects_v2(Bucket=found[1], Prefix=prefix)["IsTruncated"])
+    except ClientError as error:
+        return code(error) != "NoSuchBucket"
+
+
 def _with_bytes(objects: list[Object]) -> list[Object]:
     """The objects without those of text that have no byte, unless all have none: they hold no row. A Parquet object has bytes or is damaged."""
     return [o for o in objects if o.size or kind_of_file(o.key) == "parquet"] or objects

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import pyarrow.parquet as pq
 from botocore.exceptions import ClientError
 
 from ..contract import literal, quote
-from ..errors import SourceError
+from ..errors import QueryError, SourceError
 from ..job import Source
 from ..listing import kind_of_file, partition_folders, partitions
 from ..local.files import FileStore
@@ -28,7 +29,7 @@ from ..local.sources import Files, refuse_ours
 from ..local.warehouse import Attached, DuckWarehouse
 from .athena import PATH, AthenaWarehouse, Table, are_many
 from .hive import arrow_type, finer, is_fine, plain_schema, refuse_misfits
-from .objects import AT_ONCE, RIGHT, Object, ObjectFile, beside, find_objects, prints, split_address
+from .objects import AT_ONCE, RIGHT, Object, ObjectFile, beside, find_objects, has_many, prints, split_address
 from .place import client
 from .trouble import DENIED, code
 
@@ -78,6 +79,13 @@ def _found(warehouse: AthenaWarehouse, source: str, place: str) -> tuple[list[Ob
             return [Object(*fields) for fields in found["objects"]], found["kind"]
     except KeyError:
         pass
+    objects, kind = _objects_of_a_kind(source, place)
+    fields = [[o.bucket, o.key, o.size, o.etag] for o in objects]
+    warehouse.store.put(kept, json.dumps({"place": place, "kind": kind, "objects": fields}).encode())
+    return objects, kind
+
+
+def _objects_of_a_kind(source: str, place: str) -> tuple[list[Object], str]:
     objects = find_objects(source, place)
     kinds = sorted({str(kind_of_file(o.key)) for o in objects})
     if len(kinds) > 1:
@@ -86,9 +94,32 @@ def _found(warehouse: AthenaWarehouse, source: str, place: str) -> tuple[list[Ob
         )
     if not any(o.size for o in objects):
         raise SourceError(f"{source} is empty: {place} has no byte", hint=f"name another place with --source {source}=s3://...")
-    fields = [[o.bucket, o.key, o.size, o.etag] for o in objects]
-    warehouse.store.put(kept, json.dumps({"place": place, "kind": kinds[0], "objects": fields}).encode())
     return objects, kinds[0]
+
+
+def check_place(source: str, place: str) -> None:
+    """Check, before a run is recorded, that a place is there: an address of S3, or a table of Glue.
+
+    What the caller's credentials may not see, and more objects than one answer of S3 names, are left to the run.
+
+    Raises:
+        SourceError: nothing is there that can be read.
+    """
+    try:
+        glue = GLUE.fullmatch(place)
+        if glue:
+            client("glue").get_table(DatabaseName=glue[1], Name=glue[2])
+        elif place.startswith("s3://") and not has_many(place):
+            _objects_of_a_kind(source, place)
+    except ClientError as error:
+        if code(error) == "EntityNotFoundException":
+            raise _no_table(source, place) from error
+
+
+def _no_table(source: str, place: str) -> SourceError:
+    return SourceError(
+        f"{source}: there is no table {place.removeprefix('glue://').replace('/', '.')} in Glue", hint="name it as glue://DATABASE/TABLE"
+    )
 
 
 # ---- Parquet, where it lies
@@ -214,11 +245,10 @@ def _stand_for_glue(warehouse: AthenaWarehouse, source: str, name: str, database
     try:
         found = client("glue").get_table(DatabaseName=database, Name=table)["Table"]
     except ClientError as error:
-        missing = code(error) == "EntityNotFoundException"
+        if code(error) == "EntityNotFoundException":
+            raise _no_table(source, f"{database}.{table}") from error
         raise SourceError(
-            f"{source}: there is no table {database}.{table} in Glue"
-            if missing
-            else f"{source}: the table {database}.{table} cannot be read: {error}",
+            f"{source}: the table {database}.{table} cannot be read: {error}",
             hint=RIGHT if code(error) in DENIED else "name it as glue://DATABASE/TABLE",
         ) from error
     columns = [*found["StorageDescriptor"]["Columns"], *found.get("PartitionKeys", ())]
@@ -266,7 +296,7 @@ def _staged(
         if total > STAGED_MOST:
             raise SourceError(
                 f"{source}: {total / 2**30:.1f} GiB of {kind} are too much to be read by one function, which takes {STAGED_MOST / 2**30:.1f} GiB",
-                hint="write it as Parquet, all files with the same columns: Athena reads that where it lies",
+                hint=_too_much(source, kind, any(folders)),
             )
         with DuckWarehouse(FileStore(scratch / "staging"), scratch / "staging-scratch", memory=memory, threads=2) as reader:
             schema, written = _read_here(warehouse, reader, declared, objects, folders, wanted, scratch / "staging", folder, bad)
@@ -284,6 +314,16 @@ def _staged(
     return attached
 
 
+def _too_much(source: str, kind: str, parted: bool) -> str:
+    """What to do with a source that one function cannot read."""
+    table = (
+        f"make a table of it in Glue (a crawler, or CREATE EXTERNAL TABLE in Athena) and name that: --source {source}=glue://DATABASE/TABLE"
+    )
+    if kind == "parquet" and parted:
+        return f"{table}: there, its folders KEY=VALUE are partitions"
+    return f"write it as Parquet, all files with the same columns: Athena reads that where it lies; or {table}"
+
+
 def _read_here(
     warehouse: AthenaWarehouse,
     reader: DuckWarehouse,
@@ -298,11 +338,24 @@ def _read_here(
     """Fetch the objects, read them with this machine's reader, and write the rows and the malformed lines; the rows' columns, and how
     CSV files are written."""
     source = declared.name
+    root = root.resolve()
     addresses = _fetched(source, objects, folders, root / "objects")
-    try:
-        found = reader.attach(declared, str(root / "objects"), root, wanted, "staged.parquet")
-    except SourceError as error:
-        raise _at_addresses(error, addresses) from error
+    with _naming({**addresses, str(root / "objects"): f"s3://{objects[0].bucket}/{_folder_of(objects)}".rstrip("/")}):
+        return _read_files(warehouse, reader, declared, addresses, wanted, root, folder, bad)
+
+
+def _read_files(
+    warehouse: AthenaWarehouse,
+    reader: DuckWarehouse,
+    declared: Source,
+    addresses: Mapping[str, str],
+    wanted: Mapping[str, Any],
+    root: Path,
+    folder: str,
+    bad: str,
+) -> tuple[pa.Schema, list[dict[str, Any]]]:
+    source = declared.name
+    found = reader.attach(declared, str(root / "objects"), root, wanted, "staged.parquet")
     reader.load("addresses", pa.table({"path": list(addresses), "address": list(addresses.values())}))
     rows = f"SELECT r.* REPLACE (a.address AS __file) FROM ({found.select}) AS r JOIN addresses AS a ON a.path = r.__file"
     columns = reader.columns(rows)
@@ -319,15 +372,20 @@ def _read_here(
     return plain_schema(pq.ParquetFile(written)), [{**facts, "first": addresses[facts["first"]]} for facts in found.csv]
 
 
-def _at_addresses(error: SourceError, addresses: Mapping[str, str]) -> SourceError:
-    """The error, with the objects' addresses instead of the files that stand for them."""
+@contextmanager
+def _naming(addresses: Mapping[str, str]) -> Iterator[None]:
+    """Let errors name the objects' addresses instead of the files that stand for them."""
 
-    def placed(text: str) -> str:
+    def named(text: str) -> str:
         for path, address in addresses.items():
             text = text.replace(path, address)
         return text
 
-    return SourceError(placed(error.message), problems=[placed(problem) for problem in error.problems], hint=error.hint)
+    try:
+        yield
+    except (SourceError, QueryError) as error:
+        hint = named(error.hint) if error.hint else None
+        raise type(error)(named(error.message), problems=[named(problem) for problem in error.problems], hint=hint) from error
 
 
 def _fetched(source: str, objects: Sequence[Object], folders: Sequence[Sequence[str]], root: Path) -> dict[str, str]:

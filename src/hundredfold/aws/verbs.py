@@ -16,7 +16,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from ..dialect import refuse_untranslatable
-from ..errors import HundredfoldError, PublishRefused, RunBusy, SourceError, StateError, Stopped, placed
+from ..errors import NEW_CODE, HundredfoldError, PublishRefused, RunBusy, SourceError, StateError, Stopped, UsageError, placed
 from ..job import Job, Layout
 from ..listing import is_hidden
 from ..load import load_job
@@ -34,6 +34,7 @@ from .begin import new_record
 from .count import Count
 from .home import AT_WORK, StackHome, stack_of
 from .place import client
+from .sources import check_place
 
 LOOK = 1.5  # seconds between looks at the record
 COUNT = 4.0  # seconds between counts of what is done
@@ -63,6 +64,10 @@ def run(
     check_declared(declared)
     there = StackHome(stack_of(declared.name, home))
     run = run_id or new_run_id(dt.datetime.now(dt.UTC))
+    for source in declared.sources:
+        place = (sources or {}).get(source.name, source.at)
+        if isinstance(place, str) and place.startswith(REMOTE):
+            check_place(source.name, place)
     places = {name: _sent(there, run, name, _from_here(place), declared) for name, place in (sources or {}).items()}
     for source in declared.sources:
         if source.name not in places and source.at is not None and not source.at.startswith(REMOTE):
@@ -91,8 +96,17 @@ def check_translates(job: Job) -> None:
             refuse_untranslatable(f"{source.name}: clean of {column}", f"SELECT {expression} AS x FROM t")
 
 
-def resume(run_id: str | None = None, *, home: str | None = None, watcher: Watcher | None = None, wait: bool = True, **_: Any) -> Run:
+def resume(
+    run_id: str | None = None,
+    *,
+    home: str | None = None,
+    accept_new_code: bool = False,
+    watcher: Watcher | None = None,
+    wait: bool = True,
+    **_: Any,
+) -> Run:
     """Go on with a run whose execution ended before the run did."""
+    _refuse_new_code("resume", accept_new_code)
     there, record = _open(run_id, home)
     _refuse_driven(there, record)
     after(record.state, Event.START, record.id)
@@ -101,8 +115,17 @@ def resume(run_id: str | None = None, *, home: str | None = None, watcher: Watch
     return _go(there, there.ledger.read(record.id), watcher, wait)
 
 
-def retry(run_id: str | None = None, *, home: str | None = None, watcher: Watcher | None = None, wait: bool = True, **_: Any) -> Run:
+def retry(
+    run_id: str | None = None,
+    *,
+    home: str | None = None,
+    accept_new_code: bool = False,
+    watcher: Watcher | None = None,
+    wait: bool = True,
+    **_: Any,
+) -> Run:
     """Do the failed and dead units of a run again, with the function as it was deployed last, and what builds on them."""
+    _refuse_new_code("retry", accept_new_code)
     there, record = _open(run_id, home)
     _refuse_driven(there, record)
     after(record.state, Event.RETRY, record.id)
@@ -119,11 +142,13 @@ def publish(
     home: str | None = None,
     max_failed: float | None = None,
     replace_newer: bool = False,
+    accept_new_code: bool = False,
     watcher: Watcher | None = None,
     wait: bool = True,
     **_: Any,
 ) -> Run:
     """Go on with a run that its limits held back, under another limit; see the verb of the same name on this machine."""
+    _refuse_new_code("publish", accept_new_code)
     there, record = _open(run_id, home)
     if record.state is not State.HELD:
         raise StateError(
@@ -165,6 +190,15 @@ def open_home(home: str | None, job: str | None = None) -> StackHome:
 def _open(run_id: str | None, home: str | None) -> tuple[StackHome, Record]:
     there = open_home(home)
     return there, there.ledger.read(run_id) if run_id else newest(there)
+
+
+def _refuse_new_code(verb: str, accept: bool) -> None:
+    """Raise UsageError for a decision that `deploy` makes: a run on AWS goes on with the code that was deployed last."""
+    if accept:
+        raise UsageError(
+            f"{NEW_CODE} is not for --on aws: a run there goes on with the code that was deployed last",
+            hint=f"bring the code there with: hundredfold deploy JOB   then, without {NEW_CODE}: hundredfold {verb}",
+        )
 
 
 def _refuse_driven(there: StackHome, record: Record) -> None:
