@@ -35,7 +35,7 @@ VOLATILE = (
     (re.compile(r"\b\d+\.\d+ s\b"), "N s"),
     (re.compile(r"(?<=\d)\s+\d+\.\d\d$", re.MULTILINE), " N"),  # the table's last column: seconds of work
     (re.compile(r'"seconds": [\d.]+'), '"seconds": N'),
-    (re.compile(r"used [\d,]+ MiB"), "used N MiB"),
+    (re.compile(r"\b(used|had) [\d,.]+ [MG]iB"), r"\1 N MiB"),
     (re.compile(r"0x[0-9a-f]+"), "0xN"),
     (re.compile(r"^(\w+): ~?[\d.,]+ (?:us|ms|s|min|h) as .*$", re.MULTILINE), r"\1: its times"),  # what a bench says
     (re.compile(r"~?\b[\d.,]+ (?:us|ms|s|min|h)\b"), "N s"),

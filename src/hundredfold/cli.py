@@ -188,13 +188,30 @@ def replay(model: str, key: str, run: str | None, pdb: bool, where: Where) -> No
     from . import display
     from .local.replay import replay as replay_unit
 
-    if not pdb:
-        display.result.print(repr(replay_unit(model, key, run_id=run, home=where.open())), markup=False)
-        return
+    call = _debugged if pdb else _called
+    display.result.print(repr(replay_unit(model, key, run_id=run, home=where.open(), call=call)), markup=False)
+
+
+def _called(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a user's function; print what it raises as Python does, and end with exit status 1."""
+    try:
+        return work(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001  # an error of theirs, which is what they asked to see
+        import bdb
+        import traceback
+
+        frames = error.__traceback__.tb_next if error.__traceback__ else None  # without this one
+        while frames is not None and frames.tb_frame.f_code.co_filename == bdb.__file__:
+            frames = frames.tb_next
+        sys.stderr.write("".join(traceback.format_exception(type(error), error, frames)))
+        sys.exit(1)
+
+
+def _debugged(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a user's function under the debugger."""
     from pdb import Pdb
 
-    value = replay_unit(model, key, run_id=run, home=where.open(), call=Pdb().runcall)
-    display.result.print(repr(value), markup=False)
+    return _called(Pdb().runcall, work, *args, **kwargs)
 
 
 @app.command()

@@ -325,7 +325,11 @@ class _Reached:
         if type(value).__module__.partition(".")[0] == "numpy" and hasattr(value, "tobytes"):
             self._text(str(value.dtype), value.shape)
             if value.dtype != object:
-                self._sum.update(value.tobytes())
+                import numpy as np
+
+                self._sum.update(np.asarray(value).tobytes())  # np.ma.masked has no tobytes that works
+                if isinstance(value, np.ma.MaskedArray):
+                    self._sum.update(np.ma.getmaskarray(value).tobytes())
         elif isinstance(state := getattr(value, "__dict__", None), dict):
             self._value(state)
 

@@ -95,7 +95,19 @@ def test_replay_shows_the_exception_that_the_unit_raised(say):
     assert say("run", "variants:raises").code == 1
     said = say("replay", "prices", "S003,rice")
     assert said.code == 1
-    assert "ValueError: no rice today" in said.err
+    assert said.err.startswith("Traceback (most recent call last)")
+    assert said.err.endswith("ValueError: no rice today\n")
+    assert "cli.py" not in said.err
+
+
+def test_replay_under_the_debugger_ends_with_what_the_function_raises(project, say, tmp_path):
+    assert say("run", "variants:raises").code == 1
+    words = [sys.executable, "-m", "hundredfold", "replay", "prices", "S003,rice", "--pdb", "--home", str(tmp_path / "home")]
+    done = subprocess.run(words, cwd=project, input="c\n", capture_output=True, text=True, timeout=HANG_S)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback (most recent call last)")
+    assert done.stderr.endswith("ValueError: no rice today\n")
+    assert "bdb.py" not in done.stderr
 
 
 def test_a_job_is_named_by_its_file(say, project, tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -266,6 +267,15 @@ def test_the_fingerprint_follows_what_a_function_is_made_of():
     assert {"pytest", "pyarrow"} <= set(same[0].facts["libraries"])
     table = prints(lambda rows: {"y": pa.table({"x": rows}).num_rows})
     assert not [name for name in table.facts["modules"] if name.startswith(("pyarrow", "numpy", "hundredfold"))]
+
+
+def test_the_fingerprint_follows_masked_values_too():
+    from functools import partial
+
+    values = [np.array([1, 2]), np.ma.array([1, 2], mask=[0, 1]), np.ma.array([1, 2], mask=[1, 0]), np.ma.masked, np.float64(0)]
+    found = [prints(partial(scaled, factor=value)).fingerprint for value in values]
+    assert len(set(found)) == len(values)
+    assert found == [prints(partial(scaled, factor=value)).fingerprint for value in values]
 
 
 @pytest.mark.parametrize("kind", ["relative", "zip", "pyc", "namespace"])

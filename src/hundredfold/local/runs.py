@@ -30,6 +30,7 @@ from .warehouse import DuckWarehouse
 
 HTML_ROWS = 20  # rows of a table that a notebook shows
 HTML_CHARACTERS = 100  # characters of one value there
+REASON_CHARACTERS = 160  # of one reason among the counts of failures
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +254,7 @@ def reasons(run: Run, most: int = 5) -> list[dict[str, Any]]:
     counted: dict[tuple[str, str, str], list[Any]] = {}
     for row in rows_of(run.failures().arrow()):
         words = (row["message"] or "").strip().splitlines()
-        entry = counted.setdefault((row["model"], row["error"], words[0][:160] if words else ""), [0, row["unit"]])
+        entry = counted.setdefault((row["model"], row["error"], _cut(words[0]) if words else ""), [0, row["unit"]])
         entry[0] += 1
     ranked = sorted(counted.items(), key=lambda item: (-item[1][0], item[0]))[:most]
     return [{"model": m, "units": n, "first": first, "reason": f"{error}: {text}"} for (m, error, text), (n, first) in ranked]
@@ -317,3 +318,8 @@ def _release_facts(run: Run) -> dict[str, Any] | None:
         "files": files,
         "digest": release.digest,
     }
+
+
+def _cut(text: str) -> str:
+    """Return the beginning of a long text."""
+    return text if len(text) <= REASON_CHARACTERS else f"{text[: REASON_CHARACTERS - 3]}..."
