@@ -45,7 +45,7 @@ RACED = {"ConditionalRequestConflict", "409"}  # another write of the same key w
 REPLACED = (
     transfer.S3DownloadFailedError,
     getattr(transfer, "S3CopyFailedError", transfer.S3DownloadFailedError),
-)  # the second is younger than our oldest boto3
+)  # a runtime of Lambda may have an older boto3 than ours, which has no such error
 
 
 @dataclass(frozen=True)
