@@ -36,7 +36,9 @@ test: $(VENV)/dev.done $(EMULATOR)/done $(LAMBDA)/tried  ## run all tests
 test-aws: $(VENV)/dev.done $(EMULATOR)/done $(LAMBDA)/tried  ## run the tests on emulated AWS alone
 	$(BIN)/python -m pytest tests/aws tests/contract
 
-test-matrix: $(VENV)/venv.done $(EMULATOR)/done  ## the demo and the tests on every installed Python, with the newest and the lowest versions
+# the short form has no test that needs the emulator
+test-matrix: $(VENV)/venv.done $(if $(findstring --short,$(MATRIX)),,$(EMULATOR)/done)  ## the demo and the tests on every installed Python, with the newest and the lowest versions
+	@$(BIN)/python -m pip install --quiet uv || echo "uv cannot be installed here: pip makes the environments, which takes longer"
 	$(BIN)/python tests/matrix.py $(MATRIX)
 
 drill-aws: $(VENV)/dev.done $(EMULATOR)/done  ## thousands of batches on emulated AWS, with killed workers and lost events: minutes

@@ -1,12 +1,17 @@
-"""The demo and the tests on every Python that is installed, with the newest and with the lowest versions of what we need.
+"""The demo and the tests on every installed Python, with the newest and the lowest dependencies.
 
-    python tests/matrix.py            every Python, both resolutions
-    python tests/matrix.py --short    the demo and a few tests: one other Python with the lowest versions, one with the newest
-    python tests/matrix.py --python 3.13 --resolution lowest -- tests/steps -x
+    python tests/matrix.py            every Python, both sets of versions
+    python tests/matrix.py --short    the demo and a few tests, in two environments
+    python tests/matrix.py --python 3.13 --versions lowest -- tests/steps -x
 
-Each combination has an environment of its own below .venvs-matrix/, made by uv where it is installed and by pip otherwise.
-A table at the end says what passed and what could not be run. The exit code is 1 if anything failed; a Python that is not
-installed is reported and is no failure. It needs nothing but Python 3.11.
+The short form takes the lowest versions on the oldest other Python, and the newest versions on the
+newest other one. "Lowest" are the lower bounds of pyproject.toml, "newest" is what the package
+index has. Each combination has an environment of its own below .venvs-matrix/, made by uv where it
+is installed and by pip otherwise.
+
+A table at the end shows what passed and what was not run. The exit code is 1 if something failed.
+What could not be tried is reported and is no failure: a Python that is not installed, or a package
+index that does not answer. Nothing but Python 3.11 is required.
 """
 
 from __future__ import annotations
@@ -18,19 +23,26 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
+import time
 import tomllib
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENTS = ROOT / ".venvs-matrix"
-MINORS = (11, 12, 13, 14)
+BIN = "Scripts" if os.name == "nt" else "bin"
+INSTALL_LIMIT_S = 300.0  # with uv, and again with pip
 RESOLUTIONS = ("newest", "lowest")
 EXTRAS = ("pandas", "polars", "aws", "deploy")
-TOOLS = ("hypothesis", "ipykernel", "nbclient", "pydantic", "pytest", "pytest-xdist")  # of the extra dev
+SHORT_EXTRAS = ("pandas", "polars")
+UNPINNED_EXTRAS = {"deploy"}  # its lower bounds name no version that exists
+TOOLS = ("hypothesis", "ipykernel", "nbclient", "pydantic", "pytest", "pytest-xdist")  # of `dev`
 SHOWN = ("numpy", "pandas", "pyarrow", "duckdb", "polars")
+HEADER = ("python", "with", *SHOWN, "demo", "pass", "fail", "skip")
 TESTS = (
     "tests/steps",
     "tests/oracle",
@@ -48,52 +60,82 @@ SMOKE = (
     "tests/steps/test_what_a_function_returns.py",
     "tests/notebooks",
 )
+UNREACHABLE = re.compile(  # how pip and uv report a package index that does not answer
+    r"timed out|timeout|connection|retrying|network|name resolution|dns error|failed to fetch"
+    r"|error sending request|incompleteread|proxyerror|sslerror|certificate|server error"
+    r"|too many requests",
+    re.IGNORECASE,
+)
+
+
+class NotInstalled(Exception):
+    """An environment cannot be filled as declared: a failure."""
+
+
+class IndexUnreachable(Exception):
+    """The package index does not answer: no failure of this project."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One line of the table."""
+    """One row of the table. `note` is printed below it."""
 
     python: str
-    resolution: str
-    versions: tuple[str, ...]
-    demo: str
-    tests: str
-    ok: bool
+    resolution: str = ""
+    versions: tuple[str, ...] = ("",) * len(SHOWN)
+    demo: str = ""
+    counts: tuple[str, str, str] = ("", "", "")
+    note: str = ""
+    ok: bool = True
 
     @property
     def cells(self) -> tuple[str, ...]:
-        return (self.python, self.resolution, *(self.versions or ("",) * len(SHOWN)), self.demo, self.tests)
+        return (self.python, self.resolution, *self.versions, self.demo, *self.counts)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="the demo and a few tests in two environments")
-    parser.add_argument("--python", action="append", help="only this version, such as 3.13 (may be repeated)")
-    parser.add_argument("--resolution", action="append", choices=RESOLUTIONS, help="only this one (may be repeated)")
-    parser.add_argument("pytest", nargs="*", help="arguments for pytest instead of the usual tests")
-    words = parser.parse_args()
-    wanted = tuple(words.python or (f"3.{minor}" for minor in MINORS))
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("--short", action="store_true", help="a few tests in two environments")
+    parser.add_argument("--python", action="append", help="only this version (may be repeated)")
+    parser.add_argument("--versions", action="append", choices=RESOLUTIONS, help="only these")
+    parser.add_argument("--environments", type=Path, default=ENVIRONMENTS, help="their folder")
+    parser.add_argument("pytest", nargs="*", help="arguments for pytest, not the usual tests")
+    options = parser.parse_args()
+    wanted = tuple(options.python or supported())
     found = {version: python for version in wanted if (python := find_python(version))}
-    chosen = short(found) if words.short else [(v, r) for v in found for r in words.resolution or RESOLUTIONS]
-    tests = tuple(words.pytest) or (SMOKE if words.short else TESTS)
-    outcomes = [tried(version, found[version], resolution, tests) for version, resolution in chosen]
-    missing = [Outcome(v, "", (), "", "not run: this Python is not installed", True) for v in wanted if v not in found]
-    print_table([*outcomes, *missing])
+    resolutions = options.versions or RESOLUTIONS
+    chosen = short(found) if options.short else [(v, r) for v in found for r in resolutions]
+    extras = SHORT_EXTRAS if options.short else EXTRAS
+    tests = tuple(options.pytest) or (SMOKE if options.short else TESTS)
+    folder = options.environments
+    outcomes = [check(found[v], v, resolution, extras, tests, folder) for v, resolution in chosen]
+    print_table([*outcomes, *not_chosen(wanted, found, chosen)])
     return 0 if all(outcome.ok for outcome in outcomes) else 1
 
 
+def supported() -> Iterator[str]:
+    """The versions of Python that pyproject.toml declares, such as 3.13."""
+    for classifier in project()["classifiers"]:
+        version = re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", classifier)
+        if version:
+            yield version[1]
+
+
 def find_python(version: str) -> str | None:
-    """A Python of that version that works; a name on the PATH may be a shim with nothing behind it."""
+    """A Python of that version that works; a name on the PATH may be a shim without a Python."""
     folders = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep) if folder]
-    named = [folder / f"python{version}" for folder in folders]
+    named = [folder / name for name in (f"python{version}", "python3") for folder in folders]
     managed = [
         path
-        for pattern in (f".pyenv/versions/{version}.*/bin/python3", f".local/share/uv/python/cpython-{version}.*/bin/python3")
+        for pattern in (
+            f".pyenv/versions/{version}.*/bin/python3",
+            f".local/share/uv/python/cpython-{version}.*/bin/python3",
+        )
         for path in sorted(Path.home().glob(pattern), reverse=True)
     ]
     script = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
-    for path in (*named, *managed):
+    for path in (Path(sys.executable), *named, *managed):
         if path.exists():
             done = subprocess.run([path, "-c", script], capture_output=True, text=True, check=False)
             if done.returncode == 0 and done.stdout.strip() == version:
@@ -102,69 +144,125 @@ def find_python(version: str) -> str | None:
 
 
 def short(found: dict[str, str]) -> list[tuple[str, str]]:
-    """The lowest versions on the oldest Python that is not this one, the newest versions on the newest Python."""
+    """The lowest versions on the oldest other Python, and the newest on the newest other one."""
     here = f"3.{sys.version_info.minor}"
     others = [version for version in found if version != here] or list(found)
     return [(others[0], "lowest"), (others[-1], "newest")] if others else []
 
 
-def tried(version: str, python: str, resolution: str, tests: Sequence[str]) -> Outcome:
-    """Make the environment, run the demo and the tests in it."""
-    say(f"== Python {version} with the {resolution} versions")
-    folder = ENVIRONMENTS / f"{version}-{resolution}"
-    failed = install(python, folder, resolution)
-    if failed:
-        return Outcome(version, resolution, (), "", f"not run: {failed}", False)
-    inside = folder / ("Scripts" if os.name == "nt" else "bin")
+def not_chosen(
+    wanted: Sequence[str],
+    found: dict[str, str],
+    chosen: Sequence[tuple[str, str]],
+) -> Iterator[Outcome]:
+    for version in wanted:
+        if version not in found:
+            yield Outcome(version, note="not run: this Python is not installed, or has no venv")
+        elif version not in {tried for tried, _ in chosen}:
+            yield Outcome(version, note="not run: left out of the short form")
+
+
+def check(
+    python: str,
+    version: str,
+    resolution: str,
+    extras: Sequence[str],
+    tests: Sequence[str],
+    environments: Path,
+) -> Outcome:
+    """Make the environment, and run the demo and the tests in it."""
+    say(f"== Python {version} with the {resolution} versions: installing")
+    folder = environments / f"{version}-{resolution}"
+    began = time.monotonic()
+    try:
+        install(python, folder, resolution, extras)
+    except NotInstalled as error:
+        return Outcome(version, resolution, note=f"failed to install: {error}", ok=False)
+    except IndexUnreachable as error:
+        return Outcome(version, resolution, note=f"not run: {error}")
+    say(f"== installed in {time.monotonic() - began:.0f} s; the demo and the tests are next")
+    inside = folder / BIN
     demo = run_demo(inside)
-    counts, passed = run_tests(inside, tests)
-    return Outcome(version, resolution, tuple(versions_in(inside)), demo, counts, passed and demo == "ok")
+    counts, error = run_tests(inside, tests)
+    say(f"== Python {version} with the {resolution} versions: {time.monotonic() - began:.0f} s")
+    ok = not error and demo == "ok"
+    return Outcome(version, resolution, versions_in(inside), demo, counts, error, ok)
 
 
-def install(python: str, folder: Path, resolution: str) -> str:
-    """Fill a new environment; why that failed, or ''."""
+def install(python: str, folder: Path, resolution: str, extras: Sequence[str]) -> None:
+    """Fill a new environment.
+
+    Raises:
+        NotInstalled: It cannot be installed as pyproject.toml declares it.
+        IndexUnreachable: The package index does not answer, or not in time.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    inside = str(folder / BIN / "python")
+    wanted = [f"--editable={ROOT}[{','.join(extras)}]", *tools()]
+    if resolution == "lowest":
+        bounds = folder.with_name(f"{folder.name}.constraints.txt")
+        bounds.write_text("\n".join(lower_bounds()) + "\n")
+        wanted += ["--constraint", str(bounds)]
     shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(exist_ok=True)
-    ours = f"-e{ROOT}[{','.join(EXTRAS)}]"
-    uv = shutil.which("uv")
+    uv = find_uv()
     if uv:
-        resolved = "lowest-direct" if resolution == "lowest" else "highest"
-        commands = [
-            [uv, "venv", "--quiet", "--python", python, str(folder)],
-            [uv, "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), "--resolution", resolved,
-             "--only-binary", ":all:", "--no-binary", "hundredfold", ours, *tools()],
-        ]  # fmt: skip
-    else:
-        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--prefer-binary", ours, *tools()]
-        bounds = folder.with_suffix(".constraints.txt")
-        bounds.write_text("\n".join(lowest()) + "\n")
-        commands = [[python, "-m", "venv", str(folder)], [*pip, "--constraint", str(bounds)] if resolution == "lowest" else pip]
-    for command in commands:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            say(done.stdout + done.stderr)
-            return (done.stderr.strip().splitlines() or ["it cannot be installed"])[-1][:100]
-    return ""
+        with suppress(IndexUnreachable):  # pip may be configured for another index
+            call([uv, "venv", "--quiet", "--python", python, str(folder)])
+            call([uv, "pip", "install", "--quiet", "--python", inside, *wanted])
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+    call([python, "-m", "venv", str(folder)])
+    call([inside, "-m", "pip", "install", "--quiet", "--prefer-binary", *wanted])
+
+
+def find_uv() -> str | None:
+    """Where uv is, if it works: a name on the PATH may be a shim without it."""
+    for uv in (Path(sys.executable).with_name("uv"), shutil.which("uv")):
+        if uv and Path(uv).exists():
+            done = subprocess.run([uv, "--version"], capture_output=True, check=False)
+            if done.returncode == 0:
+                return str(uv)
+    return None
+
+
+def call(command: Sequence[str]) -> None:
+    try:
+        limits = {"timeout": INSTALL_LIMIT_S, "check": False}
+        done = subprocess.run(command, capture_output=True, text=True, **limits)
+    except subprocess.TimeoutExpired:
+        limit = f"the packages did not arrive within {INSTALL_LIMIT_S:.0f} s"
+        raise IndexUnreachable(f"{limit}: the package index is slow; try again later") from None
+    if done.returncode == 0:
+        return
+    say(done.stdout + done.stderr)
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    if any(map(UNREACHABLE.search, lines)):
+        raise IndexUnreachable("the package index does not answer (see above); try again later")
+    errors = [line for line in lines if "error" in line.lower()]
+    raise NotInstalled(errors[-1] if errors else "see above")
 
 
 def project() -> dict[str, list[str]]:
-    """The requirements of the project, and of each extra."""
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return {"": declared["dependencies"], **declared["optional-dependencies"]}
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def requirements(extra: str = "") -> list[str]:
+    """The requirements of an extra, or those of the project itself."""
+    return project()["optional-dependencies"][extra] if extra else project()["dependencies"]
 
 
 def tools() -> list[str]:
-    return [requirement for requirement in project()["dev"] if name_of(requirement) in TOOLS]
+    return [requirement for requirement in requirements("dev") if name_of(requirement) in TOOLS]
 
 
 def name_of(requirement: str) -> str:
     return re.split(r"[^A-Za-z0-9._-]", requirement)[0]
 
 
-def lowest() -> Iterator[str]:
-    """The lower bounds as constraints for pip. Of several bounds of a package on one Python, the last one declared counts."""
-    bounded = [extra for extra in ("", *EXTRAS) if extra != "deploy"]  # whose bounds name no version that exists
-    everything = [r for extra in bounded for r in project()[extra]] + tools()
+def lower_bounds() -> Iterator[str]:
+    """The lower bounds as constraints; of several that apply, the one declared last counts."""
+    bounded = ("", *(extra for extra in EXTRAS if extra not in UNPINNED_EXTRAS))
+    everything = [*(r for extra in bounded for r in requirements(extra)), *tools()]
     seen: dict[str, list[tuple[str, str]]] = {}
     for requirement in everything:
         bound = re.search(r"[>~]=\s*([0-9][^,;\s]*)", requirement)
@@ -184,39 +282,48 @@ def negated(marker: str) -> str:
     return marker.replace(">=", "<")
 
 
-def versions_in(inside: Path) -> list[str]:
+def versions_in(inside: Path) -> tuple[str, ...]:
     script = f"from importlib.metadata import version; print(*map(version, {SHOWN!r}))"
-    return subprocess.run([inside / "python", "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    command = [inside / "python", "-c", script]
+    return tuple(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
 
 
 def run_demo(inside: Path) -> str:
+    command = [inside / "hundredfold", "demo"]
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run([inside / "hundredfold", "demo"], cwd=folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
-        say(done.stderr[-3000:])
-    return "failed" if done.returncode else "ok"
+        say(done.stdout[-2000:] + done.stderr[-3000:])
+    return "fail" if done.returncode else "ok"
 
 
-def run_tests(inside: Path, tests: Sequence[str]) -> tuple[str, bool]:
-    """The counts in words, and whether all is well."""
+def run_tests(inside: Path, tests: Sequence[str]) -> tuple[tuple[str, str, str], str]:
+    """How many passed, failed and were skipped; and what is wrong, or ""."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [str(inside / "python"), "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}", *tests]
-        done = subprocess.run(command, cwd=ROOT, check=False)
+        command = [inside / "python", "-m", "pytest", "-p", "no:cacheprovider"]
+        done = subprocess.run([*command, f"--junitxml={report}", *tests], cwd=ROOT, check=False)
         if not report.exists():
-            return f"pytest ended with {done.returncode}", False
+            return ("", "", ""), f"pytest ended with exit code {done.returncode}"
         suite = next(ET.parse(report).getroot().iter("testsuite"))
     total, skipped = int(suite.get("tests", 0)), int(suite.get("skipped", 0))
     bad = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
-    return f"{total - bad - skipped} passed, {bad} failed, {skipped} skipped", done.returncode == 0
+    counts = (str(total - bad - skipped), str(bad), str(skipped))
+    if done.returncode:
+        return counts, "tests failed (see above)" if bad else f"pytest: exit {done.returncode}"
+    return counts, ""
 
 
 def print_table(outcomes: Sequence[Outcome]) -> None:
-    rows = [("python", "versions", *SHOWN, "demo", "tests"), *(outcome.cells for outcome in outcomes)]
+    rows = [HEADER, *(outcome.cells for outcome in outcomes)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     say("")
     for row in rows:
         say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for outcome in outcomes:
+        if outcome.note:
+            note = f"{outcome.python} {outcome.resolution}".rstrip() + f": {outcome.note}"
+            say(textwrap.fill(note, width=80, subsequent_indent="  "))
 
 
 def say(text: str) -> None:
