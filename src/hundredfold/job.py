@@ -275,6 +275,7 @@ class Batch:
     last: int
     rows: int
     cost: float
+    cuts: tuple[int, ...] = ()  # first units of further parts, where all of it is too large for a worker at once
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -56,7 +56,14 @@ class Manifest:
         lists = {name: tuple(fields[name]) for name in ("unit", "order_by", "nullable")}
         lists["large"] = tuple(fields.get("large", ()))
         files = tuple(map(tuple, fields.get("files", ())))
-        return cls(**{**fields, **lists, "batches": tuple(Batch(**b) for b in fields["batches"]), "files": files})
+        return cls(
+            **{
+                **fields,
+                **lists,
+                "batches": tuple(Batch(**{**b, "cuts": tuple(b.get("cuts", ()))}) for b in fields["batches"]),
+                "files": files,
+            }
+        )
 
     def batch_of(self, unit: int) -> Batch:
         firsts = [batch.first for batch in self.batches]

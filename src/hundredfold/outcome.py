@@ -163,6 +163,7 @@ def pack_accounts(
         {
             "units": _units_of(t),
             "rows": t.num_rows,
+            "bytes": t.nbytes,
             "columns": [[f.name, text_of_type(f.type), len(t) - t.column(f.name).null_count] for f in t.schema if f.name != UNIT],
         }
         for t in tables

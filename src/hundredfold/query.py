@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -132,6 +133,16 @@ def pack(rows: NDArray[np.int64], *, parts: int, most_rows: int) -> list[Batch]:
         Batch(number, first, last - 1, int(rows[first:last].sum()), float(cost[first:last].sum()))
         for number, (first, last) in enumerate(pairwise(edges))
     ]
+
+
+def cut(batches: Sequence[Batch], size: NDArray[np.int64], most: int) -> list[Batch]:
+    """Mark where batches above `most` bytes are to be handed out in parts. size: bytes of each unit, shape (units,)."""
+    done = []
+    for batch in batches:
+        own = size[batch.first : batch.last + 1]
+        edges = _edges(own.astype(np.float64), own, float("inf"), most) if own.sum() > most else []
+        done.append(replace(batch, cuts=tuple(batch.first + edge for edge in edges[1:-1])))
+    return done
 
 
 def _edges(cost: NDArray[np.float64], rows: NDArray[np.int64], share: float, most_rows: int) -> list[int]:

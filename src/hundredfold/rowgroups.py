@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .sizes import row_bytes
+
 ROW_GROUP = 131_072  # rows
+GROUP_BYTES = 2**25  # of a row group's values at most, but of a single row that is larger
 
 
 class RowGroups:
@@ -18,23 +22,31 @@ class RowGroups:
         self.schema = schema if len(schema) else pa.schema([("nothing", pa.null())])
         self.writer = pq.ParquetWriter(path, self.schema, compression="zstd")
         self.waiting: list[pa.Table] = []
-        self.rows = 0
+        self.rows = self.bytes = 0
 
     def add(self, table: pa.Table) -> None:
         if not table.num_rows:
             return
-        self.waiting.append(table if table.schema == self.schema else table.cast(self.schema))
-        self.rows += table.num_rows
-        while self.rows >= ROW_GROUP:
-            self._write(ROW_GROUP)
+        table = table if table.schema == self.schema else table.cast(self.schema)
+        ends = np.cumsum(row_bytes(table))
+        start = 0
+        while start < table.num_rows:
+            before = int(ends[start - 1]) if start else 0
+            fits = int(np.searchsorted(ends, before + GROUP_BYTES - self.bytes, side="right"))
+            stop = min(max(fits, start + (self.rows == 0)), start + ROW_GROUP - self.rows)
+            if stop > start:
+                self.waiting.append(table.slice(start, stop - start))
+                self.rows += stop - start
+                self.bytes += int(ends[stop - 1]) - before
+            if stop < table.num_rows or self.rows >= ROW_GROUP:
+                self._write()
+            start = stop
 
     def close(self) -> None:
         if self.rows:
-            self._write(self.rows)
+            self._write()
         self.writer.close()
 
-    def _write(self, rows: int) -> None:
-        whole = pa.concat_tables(self.waiting)
-        self.writer.write_table(whole.slice(0, rows).combine_chunks(), row_group_size=rows)
-        rest = whole.slice(rows)
-        self.waiting, self.rows = ([rest] if rest.num_rows else []), rest.num_rows
+    def _write(self) -> None:
+        self.writer.write_table(pa.concat_tables(self.waiting).combine_chunks(), row_group_size=self.rows)
+        self.waiting, self.rows, self.bytes = [], 0, 0

@@ -13,6 +13,7 @@ from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hundredfold import Job, Model, Source, open_run, run
@@ -180,3 +181,41 @@ def test_a_giant_unit_costs_one_unit_and_is_named_with_its_need(tmp_path):
     assert failure["message"].startswith("its 3,500,000 rows need about ")
     assert failure["message"].endswith("as an Arrow table, and a worker's share is 352 MiB: raise --memory or lower --workers")
     assert run.results().arrow().column("rows").to_pylist() == [10] * UNITS
+
+
+def first_letters(rows):
+    return {"letters": "".join(text[0] for text in rows["text"]), "size": int(sum(map(len, rows["text"])))}
+
+
+def test_a_unit_that_is_giant_by_its_texts_costs_one_unit(tmp_path):
+    """Few rows, among others in one batch: rows alone do not show how large it is."""
+    rows = [(k, f"{k % 10}{'x' * (12 * MIB if k == 7 else 500)}") for k in range(40) for _ in range(20)]
+    source = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"k": [k for k, _ in rows], "text": [text for _, text in rows]}), source, row_group_size=4)
+    run = done(tmp_path / "home", Model("m", ("k",), first_letters), rows=source)
+    assert run.failures().arrow().column("unit").to_pylist() == ["7"]
+    (failure,) = run.failures().arrow().to_pylist()
+    assert (failure["status"], failure["error"]) == ("failed", "MemoryError")
+    assert run.results().arrow().column("letters").to_pylist() == [str(k % 10) * 20 for k in range(40) if k != 7]
+
+
+def test_wide_rows_are_done_in_parts_that_fit_a_worker(tmp_path):
+    wide = pa.table({"k": np.repeat(np.arange(60), 5), "text": [f"{row % 10}{'y' * 2 * MIB}" for row in range(300)]})
+    source = tmp_path / "rows.parquet"
+    pq.write_table(wide, source, row_group_size=20)
+    run = done(tmp_path / "home", Model("m", ("k",), first_letters), rows=source)
+    assert run.counts["models"]["m"]["ok"] == 60
+    assert run.results().arrow().column("letters").to_pylist() == ["01234", "56789"] * 30
+    assert not any(path.stat().st_size for path in (tmp_path / "home").glob("runs/r/logs/*"))  # no worker died
+
+
+def wide_result(rows):
+    return {"text": f"{int(rows['k'][0])}" * MIB}
+
+
+def test_row_groups_of_large_results_are_small(tmp_path):
+    run = done(tmp_path, Model("m", ("k",), wide_result))
+    assert run.counts["models"]["m"]["ok"] == UNITS
+    file = pq.ParquetFile(tmp_path / "runs/r/models/m/results.parquet")
+    assert file.num_row_groups >= 3
+    assert [text[:2] for text in file.read().column("text").to_pylist()] == [str(k)[0] + str(k)[-1] for k in range(UNITS)]

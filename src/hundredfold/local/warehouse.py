@@ -102,10 +102,10 @@ class DuckWarehouse:
         except duckdb.Error as error:
             raise _told(self._placed(error, select), select) from error
 
-    def stream(self, select: str) -> Iterator[pa.RecordBatch]:
-        """The rows as they come; the next ones are read while those before are looked at."""
+    def stream(self, select: str, rows: int = STREAMED) -> Iterator[pa.RecordBatch]:
+        """The rows as they come, about so many at a time; the next ones are read while those before are looked at."""
         try:
-            reader = self._called(lambda: self.connection.sql(select).to_arrow_reader(STREAMED))
+            reader = self._called(lambda: self.connection.sql(select).to_arrow_reader(rows))
         except duckdb.Error as error:
             raise _told(error, select) from error
         coming = self._beside.submit(reader.read_next_batch)

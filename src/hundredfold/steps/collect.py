@@ -1,7 +1,7 @@
 """Step 5.  Outcomes become one sorted result and one account of every unit; the sums must come out even.
 
 Units planned = ok + failed + dead, by key.  What type a column has is settled here over all units, and a unit whose
-columns differ from those of the others has failed.  Batches are read one after the other, so memory does not grow with the data.
+columns differ from those of the others has failed.  Outcomes are read a few megabytes at a time, so memory does not grow with the data.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from ..checksums import checksum_of, get_json, listed, needed, put_json, unseale
 from ..columns import agree, kind_of, merge, type_of_text
 from ..contract import Contract, literal, quote
 from ..errors import ConservationError
-from ..job import Batch, Layout, Message, Model
+from ..job import Layout, Message, Model
 from ..manifest import Manifest, UnitList
 from ..outcome import ACCOUNT, Account, accounts_table, unpack_accounts, unpack_results
 from ..ports import Store, Warehouse
 from ..returns import VALUE, result_contract
-from ..rowgroups import ROW_GROUP, RowGroups
+from ..rowgroups import GROUP_BYTES, ROW_GROUP, RowGroups
 
+ACCOUNTS_COPIES = 3  # of a slice's accounts that are in memory while they are collected
 RANK = {"ok": 3, "failed": 2, "dead": 1}
 
 
@@ -83,13 +84,13 @@ def collect(model: Model, manifest: Manifest, layout: Layout, round_: int, wareh
     units = UnitList.read(layout, model.name, store)
     contract = result_contract(model)
     outcomes = _outcomes(layout, model.name, store)
-    chosen, rows, summaries = _choose(outcomes, manifest, layout, store)
+    chosen, loads, summaries = _choose(outcomes, manifest, layout, store)
     shape, refused = settle(summaries, contract, units.keys.column_names)
     counts: Counter[str] = Counter()
     with store.writing(layout.results(model.name)) as results, store.writing(layout.accounts(model.name)) as accounts:
         writing = _Writing(results, accounts, shape.schema(units.keys.schema), units.keys.schema)
         try:
-            for first, last in _stretches(manifest.batches, rows):
+            for first, last in _stretches(outcomes, chosen, loads):
                 table, account, bad = _one_stretch(first, last, outcomes, chosen, shape, refused, contract, units, layout, warehouse, store)
                 counts.update({"ok": last + 1 - first - len(bad), **Counter(entry.status for entry in bad.values())})
                 _count(counts, account, table)
@@ -179,15 +180,16 @@ def _outcome(outcome: Message, part: str, layout: Layout, store: Store) -> pa.Bu
 
 def _choose(
     outcomes: Sequence[Message], manifest: Manifest, layout: Layout, store: Store
-) -> tuple[NDArray[np.int32], Counter[int], list[dict[str, Any]]]:
+) -> tuple[NDArray[np.int32], list[tuple[int, int]], list[dict[str, Any]]]:
     """For each unit the outcome that counts: of the last round that has it, and in that one the best end; how many rows each batch
     gave; and the shapes of their tables. ConservationError if a unit has none."""
     chosen = np.full(manifest.units, -1, np.int32)
     score = np.zeros(manifest.units, np.int32)
     summaries: list[dict[str, Any]] = []
-    rows: Counter[int] = Counter()
+    loads: list[tuple[int, int]] = []
     for number, outcome in enumerate(outcomes):
-        ledger = unpack_accounts(_outcome(outcome, "ledger", layout, store))
+        packed = _outcome(outcome, "ledger", layout, store)
+        ledger = unpack_accounts(packed)
         status = np.full(outcome.units, RANK["ok"] + outcome.round * 4, np.int32)
         for account in ledger.bad:
             status[account.unit - outcome.first] = RANK[account.status] + outcome.round * 4
@@ -195,7 +197,8 @@ def _choose(
         better = status > score[span]
         chosen[span][better] = number
         score[span][better] = status[better]
-        rows[outcome.batch] += int(ledger.rows_out.sum())
+        size = sum(table.get("bytes", 0) for table in ledger.tables) + ACCOUNTS_COPIES * packed.size
+        loads.append((max(int(ledger.rows_out.sum()), outcome.units), size))
         summaries += [{**table, "outcome": number, "table": position} for position, table in enumerate(ledger.tables)]
     missing = np.flatnonzero(chosen < 0)
     if len(missing):
@@ -204,17 +207,24 @@ def _choose(
             hint=f"hundredfold resume {layout.run}",
         )
     counting = set(_different(chosen))
-    return chosen, rows, [s for s in summaries if s["outcome"] in counting]
+    return chosen, loads, [s for s in summaries if s["outcome"] in counting]
 
 
-def _stretches(batches: Sequence[Batch], rows: Mapping[int, int]) -> Iterator[tuple[int, int]]:
-    """Units of whole batches that are collected together: first and last, of about as many results as a row group holds."""
-    first, size = 0, 0
-    for batch in batches:
-        size += max(rows[batch.number], batch.last - batch.first + 1)
-        if size >= ROW_GROUP or batch is batches[-1]:
-            yield first, batch.last
-            first, size = batch.last + 1, 0
+def _stretches(outcomes: Sequence[Message], chosen: NDArray[np.int32], loads: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Units of whole outcomes that are collected together: first and last, of about as many results as a row group holds.
+
+    loads: rows and bytes of each outcome.
+    """
+    last, first, rows, size = len(chosen) - 1, 0, 0, 0
+    counting = sorted(((outcomes[number], loads[number]) for number in _different(chosen)), key=lambda each: each[0].first)
+    reached = -1
+    for outcome, load in counting:
+        if outcome.first > reached and (rows >= ROW_GROUP or size >= GROUP_BYTES):  # no outcome lies on both sides
+            yield first, outcome.first - 1
+            first, rows, size = outcome.first, 0, 0
+        reached = max(reached, outcome.last)
+        rows, size = rows + load[0], size + load[1]
+    yield first, last
 
 
 def _one_stretch(

@@ -18,7 +18,11 @@ def plan_round(manifest: Manifest, layout: Layout, round_: int, store: Store) ->
         units = get_json(store, retry_key(layout, manifest.model, round_))["units"]
     except KeyError:
         longest_first = sorted(manifest.batches, key=lambda batch: (-batch.cost, batch.number))
-        messages = [Message(layout.run, manifest.model, batch.number, batch.first, batch.last, round_) for batch in longest_first]
+        messages = [
+            Message(layout.run, manifest.model, batch.number, first, last, round_)
+            for batch in longest_first
+            for first, last in zip((batch.first, *batch.cuts), (*(cut - 1 for cut in batch.cuts), batch.last), strict=True)
+        ]
         return messages, Coverage.read(manifest.units, layout, manifest.model, None, store)
     messages = [
         Message(layout.run, manifest.model, manifest.batch_of(first).number, first, last, round_)

@@ -6,8 +6,9 @@ canonical order (batch.py), so that sorting runs on all cores and is the same on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,16 +17,23 @@ from numpy.typing import NDArray
 
 from ..arrays import UNIT, from_numpy, has_large, numpy_of, taken
 from ..checksums import sealed
-from ..errors import ConservationError, QueryError, StateError
+from ..contract import quote
+from ..errors import ConservationError, HomeError, QueryError, StateError
 from ..job import Batch, Job, Layout, Model
 from ..manifest import ROWS, Manifest, UnitList
 from ..outcome import ACCOUNT
-from ..ports import Store
-from ..query import UNIT_COST, pack, plain_columns, query_of
+from ..ports import Store, Warehouse
+from ..query import UNIT_COST, cut, pack, plain_columns, query_of
+from ..sizes import row_bytes
 from .units import Counting, Numbering, number
 
 PARTS_PER_WORKER = 12  # so many batches for each worker: few enough to cost nothing, and the last are shared out among idle workers
 LEAST_COST = 20_000.0  # what a batch costs at least, unless a worker would have none: a message costs a few milliseconds
+COPIES = 3  # of its columns that a row takes while it is sorted and handed over
+ROW_BYTES = 24  # and beside them
+UNKNOWN_BYTES = 48  # of a value whose length is not known
+FEW_SAMPLED, MOST_SAMPLED, SAMPLE_BYTES = 20, 2_000, 2**23  # rows that are looked at for the lengths of values
+LEAST_STREAMED, MOST_STREAMED, STREAM_BYTES = 64, 250_000, 2**24  # rows that are split at a time, and about how many bytes of them
 PARTS_OF_MANY = 3  # fewer where the function takes a batch at once: what it does for all units of a call, it does as rarely
 
 
@@ -44,6 +52,7 @@ class Describing(Protocol):
 class Preparing(Counting, Protocol):
     def keep(self, name: str, select: str) -> None: ...
     def is_plain(self, select: str) -> bool: ...
+    def stream(self, select: str, rows: int = ...) -> Iterator[pa.RecordBatch]: ...
 
 
 class PrepareStore(Store, Routes, Protocol): ...
@@ -79,11 +88,14 @@ def prepare(
     numbering = number(model.name, model.unit, select, schema, warehouse)
     units = numbering.units
     rows = numpy_of(units.column(ROWS), False)
-    width = row_width(schema)
+    held = [name for name in schema.names if name not in model.unit]
+    lengths = lengths_of(select, [name for name in held if not _is_fixed(schema.field(name).type)], warehouse)
+    width = row_width(schema, lengths)
     batches = pack(rows, parts=parts_of(model, rows, workers), most_rows=max(1, batch_bytes // width))
     files = store.growing(layout.model(model.name))
     with closing(files):
-        nullable, large = _route(model, numbering, schema, batches, layout, warehouse, files)
+        nullable, large, size = _route(model, numbering, schema, batches, layout, warehouse, files, width)
+        batches = cut(batches, size, batch_bytes) if lengths else batches
         manifest = Manifest(
             model.name,
             tuple(model.unit),
@@ -187,8 +199,10 @@ def _route(
     layout: Layout,
     warehouse: Preparing,
     files: Any,
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Every row to the file of its batch, in one stream; the columns that hold a null, and those of integers beyond 2**53."""
+    width: int,
+) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.int64]]:
+    """Every row to the file of its batch, in one stream; the columns that hold a null, those of integers beyond 2**53, and about how
+    many bytes each unit takes in a worker (0 where all columns are of a fixed width)."""
     columns = [name for name in schema.names if name not in model.unit]
     lies_in = np.repeat(np.arange(len(batches), dtype=np.uint32), [batch.last - batch.first + 1 for batch in batches])
     keys = numbering.units
@@ -196,11 +210,15 @@ def _route(
     large = {name for name in model.unit if any(map(has_large, keys.column(name).chunks))}
     routed = 0
     names = [_within(layout, model, layout.batch(model.name, batch.number)) for batch in batches]
-    for chunk in warehouse.stream(numbering.query(columns)):
+    size = np.zeros(len(lies_in), np.int64)
+    varied = not all(_is_fixed(schema.field(name).type) for name in columns)
+    for chunk in warehouse.stream(numbering.query(columns), max(LEAST_STREAMED, min(MOST_STREAMED, STREAM_BYTES * COPIES // width))):
         routed += chunk.num_rows
         nullable |= {f.name for f, column in zip(chunk.schema, chunk.columns, strict=True) if column.null_count}
         large |= {f.name for f, column in zip(chunk.schema, chunk.columns, strict=True) if f.name not in large and has_large(column)}
         numbers = numbering.numbers(chunk.column(0))
+        if varied:
+            np.add.at(size, numbers, COPIES * row_bytes(chunk) + ROW_BYTES)
         for which, part in _parts(chunk.set_column(0, UNIT, from_numpy(numbers)), numbers, lies_in):
             files.add(names[which], part)
     planned = sum(batch.rows for batch in batches)
@@ -209,7 +227,7 @@ def _route(
             f"{model.name}: the query gave {planned:,} rows when they were counted and {routed:,} when they were split",
             hint="does the query depend on chance or on time? A query must give the same rows each time",
         )
-    return tuple(sorted(nullable)), tuple(sorted(large))
+    return tuple(sorted(nullable)), tuple(sorted(large)), size
 
 
 def _parts(chunk: pa.RecordBatch, numbers: NDArray[np.int32], lies_in: NDArray[np.uint32]) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -225,9 +243,30 @@ def _parts(chunk: pa.RecordBatch, numbers: NDArray[np.int32], lies_in: NDArray[n
         yield which, moved.slice(int(stops[which] - counts[which]), int(counts[which]))
 
 
-def row_width(schema: pa.Schema) -> int:
-    """About how many bytes a row takes in memory while it is sorted and handed over: its columns, three times."""
-    return 3 * sum(field.type.bit_width // 8 + 1 if _is_fixed(field.type) else 48 for field in schema) + 24
+def row_width(schema: pa.Schema, lengths: Mapping[str, int] = MappingProxyType({})) -> int:
+    """About how many bytes a row takes in memory while it is sorted and handed over: its columns, three times.
+
+    lengths: bytes of a value of each column whose values differ in length, where they are known.
+    """
+    fixed = sum(field.type.bit_width // 8 + 1 for field in schema if _is_fixed(field.type))
+    varied = sum(max(lengths.get(field.name, 0), UNKNOWN_BYTES) for field in schema if not _is_fixed(field.type))
+    return COPIES * (fixed + varied) + ROW_BYTES
+
+
+def lengths_of(select: str, columns: Sequence[str], warehouse: Warehouse) -> dict[str, int]:
+    """About how many bytes a value takes of each of these columns, whose values differ in length: as the first rows have it.
+
+    What rows really take is counted when they are split; this only keeps what is read at a time small.
+    """
+    if not columns:
+        return {}
+    some = f"SELECT {', '.join(map(quote, columns))} FROM ({select}) AS q LIMIT"
+    rows = warehouse.query(f"{some} {FEW_SAMPLED}")
+    more = min(MOST_SAMPLED, SAMPLE_BYTES // max(int(row_bytes(rows).sum()) // max(rows.num_rows, 1), 1))
+    if more > rows.num_rows == FEW_SAMPLED:
+        with suppress(HomeError):  # later ones are so long that they do not fit: the first must do
+            rows = warehouse.query(f"{some} {more}")
+    return {name: int(row_bytes(rows.select([name])).sum()) // max(rows.num_rows, 1) for name in columns}
 
 
 def _is_fixed(kind: pa.DataType) -> bool:

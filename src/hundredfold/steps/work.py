@@ -196,7 +196,8 @@ class Floor:
             self.queue.send([str(half) for part in missing for half in halves(part)])
             self.queue.delete(delivery.receipt)
             return None
-        return Doing(message, delivery.receipt, deque(missing), self.clock(), self.clock())
+        narrow = bool(self.manifest.batches[message.batch].cuts)
+        return Doing(message, delivery.receipt, deque(missing), self.clock(), self.clock(), narrow=narrow)
 
     def _wait_for_message(self) -> None:
         """Nothing is in our hands, and not all is done: it is in the hands of others, or lost. Wait for it to come back."""
