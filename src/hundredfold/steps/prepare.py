@@ -250,7 +250,7 @@ def row_width(schema: pa.Schema, lengths: Mapping[str, int] = MappingProxyType({
     """
     fixed = sum(field.type.bit_width // 8 + 1 for field in schema if _is_fixed(field.type))
     varied = sum(max(lengths.get(field.name, 0), UNKNOWN_BYTES) for field in schema if not _is_fixed(field.type))
-    return COPIES * (fixed + varied) + ROW_BYTES
+    return int(COPIES * (fixed + varied) + ROW_BYTES)
 
 
 def lengths_of(select: str, columns: Sequence[str], warehouse: Warehouse) -> dict[str, int]:
