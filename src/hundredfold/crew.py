@@ -334,7 +334,7 @@ class Crew:
         mark, since = hand.marks[0], hand.marks[1]
         if hand.marks[0] != mark:  # between two units, so within the limits
             return
-        if self.memory is not None and hand.process is not None and (used := memory_of(hand.process.pid)) > self.memory:
+        if self.memory is not None and hand.process is not None and (used := memory_of(hand.process.pid, self.memory)) > self.memory:
             self._kill(hand, f"used {size_text(used)} of memory, more than a worker's share of {size_text(self.memory)}", mark)
             hand.memory = "killed"
             return

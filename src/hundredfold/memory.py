@@ -11,12 +11,15 @@ import gc
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 
 SOFT_SHARE = 0.85  # of a worker's memory: beyond it a worker is replaced between two units
 NOT_GROWN = 0.05  # of a worker's memory: one that has grown by less than that would not do better as a fresh one
 RAN_OUT = re.compile(r"out of memory|can(?:'t|not) start new thread|(?:cannot|could not|unable to|failed to) allocate|bad_alloc", re.I)
+RUN_FILE = re.compile(rb"\.(?:arrow|parquet)$")  # a mapped file of a run, among the mappings of a process
+LEAST_SHARED = 2**24  # bytes of shared memory from which on it is looked which of it are files
 OS_RAN_OUT = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 LONGEST_CHAIN = 20  # errors of a chain that are looked at
 LOOKED_AT = 500  # characters of an error's text that are looked at
@@ -67,22 +70,39 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def own_memory() -> tuple[int, int]:
+def own_memory(above: float = 0) -> tuple[int, int]:
     """Return the bytes that this process holds for itself: those in memory, and those that RLIMIT_DATA counts.
 
-    The second counts what is only reserved too: the stacks of threads, the arenas of allocators.
+    The second counts what is only reserved too: the stacks of threads, the arenas of allocators. above: as of memory_of.
     """
     text = _status("self")
-    resident = _resident(text)
+    resident = _resident(text, above)
     return resident, max(resident, _field(text, b"VmData:"))
 
 
-def memory_of(pid: int) -> int:
+def memory_of(pid: int, above: float = 0) -> int:
     """Return the bytes that a process holds in memory for itself; 0 if it is gone.
 
-    Shared memory that it has mapped counts; mapped batch files, which the system can drop, do not.
+    Shared memory that it has mapped counts; mapped files of the run, which the system can drop or the home holds, do not.
+    In a home on a file system in memory they look like shared memory; to tell them apart takes milliseconds, and is done only
+    where it would be more than `above` with them.
     """
-    return _resident(_status(pid), pid)
+    return _resident(_status(pid), above, pid)
+
+
+def _mapped_files(pid: int | str) -> int:
+    """Return the bytes in memory of the files of a run that a process has mapped; 0 where the system does not say."""
+    size, counted = 0, False
+    try:
+        with Path(f"/proc/{pid}/smaps").open("rb") as lines:
+            for line in lines:
+                if b"-" in line.split(b" ", 1)[0]:  # the addresses of the next mapping, and its file
+                    counted = RUN_FILE.search(line.rstrip()) is not None
+                elif counted and line.startswith(b"Rss:"):
+                    size += int(line.split()[1]) * 1024
+    except OSError:
+        return 0
+    return size
 
 
 def _status(pid: int | str) -> bytes:
@@ -97,9 +117,12 @@ def _status(pid: int | str) -> bytes:
         return b""
 
 
-def _resident(text: bytes, pid: int | None = None) -> int:
+def _resident(text: bytes, above: float, pid: int | None = None) -> int:
     if b"RssAnon:" in text:
-        return _field(text, b"RssAnon:") + _field(text, b"RssShmem:")
+        own, shared = _field(text, b"RssAnon:"), _field(text, b"RssShmem:")
+        if shared > LEAST_SHARED and own + shared > above:
+            shared = max(shared - _mapped_files(pid or "self"), 0)
+        return own + shared
     try:
         info = psutil.Process(pid).memory_info()
     except (psutil.Error, OSError):
@@ -137,11 +160,11 @@ class Gauge:
 
     def is_high(self) -> bool:
         """Return whether results are to be handed over now, and the worker to be replaced if that does not help."""
-        return self.share is not None and own_memory()[1] > self.soft
+        return self.share is not None and own_memory(self.soft)[1] > self.soft
 
     def is_worn(self) -> bool:
         """Return whether a fresh process should go on: memory has grown, and stays high between two units."""
-        if self.share is None or own_memory()[1] <= self.soft:
+        if self.share is None or own_memory(self.soft)[1] <= self.soft:
             return False
         release()
         used = own_memory()[1]

@@ -224,7 +224,8 @@ def _stretches(outcomes: Sequence[Message], chosen: NDArray[np.int32], loads: Se
             first, rows, size = outcome.first, 0, 0
         reached = max(reached, outcome.last)
         rows, size = rows + load[0], size + load[1]
-    yield first, last
+    if counting:
+        yield first, last
 
 
 def _one_stretch(
