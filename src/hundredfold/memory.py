@@ -200,7 +200,12 @@ class Gauge:
         return f"it had {free} of memory to itself, in a worker's share of {size_text(share)}: {RAISE}"
 
 
-RAISE = "raise --memory or lower --workers"
+IN_LAMBDA = "AWS_LAMBDA_FUNCTION_MEMORY_SIZE" in os.environ
+RAISE = (  # on Lambda, a second worker begins at 3538 MB, and beyond that each has less
+    "deploy with --memory 3537, all of which one worker has: no larger function gives a worker more"
+    if IN_LAMBDA
+    else "raise --memory or lower --workers"
+)
 
 
 def size_text(count: float) -> str:

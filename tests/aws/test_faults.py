@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ BAD = {
     "segfault": ("dead", "Died", "killed by SIGSEGV"),
     "exit": ("dead", "Died", "ended its process with exit code 3"),
     "outlast": ("dead", "Died", "outlasted its time_limit of 6 s"),
-    "memory": ("failed", "MemoryError", ""),
+    "memory": ("failed", "MemoryError", "(it had SIZE of memory to itself, in a worker's share of SIZE: deploy with --memory 3537"),
 }
 
 
@@ -43,7 +44,9 @@ class Seen(Quiet):
 
 def failures(stack: Stack, run: str) -> dict[str, tuple[str, str, str]]:
     found = hundredfold.open_run(run, home=stack.home).failures().arrow().to_pylist()
-    return {row["unit"]: (row["status"], row["error"], row["message"]) for row in found}
+    return {
+        row["unit"]: (row["status"], row["error"], re.sub(r"[\d.]+ [MG]iB", "SIZE", row["message"]).split(", all of")[0]) for row in found
+    }
 
 
 def test_a_bad_unit_costs_itself_and_is_done_again_when_the_function_is_mended(trouble: Stack, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -84,6 +85,13 @@ def test_without_what_the_extra_brings_it_says_what_to_install() -> None:
     assert done.returncode == 2
     assert "boto3 is not installed" in done.stderr
     assert "pip install 'hundredfold[aws]'" in done.stderr
+
+
+def test_a_lack_of_memory_on_lambda_names_what_deploy_can_change() -> None:
+    words = [sys.executable, "-c", "from hundredfold.memory import RAISE; print(RAISE)"]
+    told = subprocess.run(words, env={**os.environ, "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1769"}, capture_output=True, text=True, check=True)
+    assert "deploy with --memory 3537" in told.stdout
+    assert "--workers" not in told.stdout
 
 
 def test_synth_writes_the_assembly_and_touches_nothing(say: Callable[..., Any], project: Path) -> None:
