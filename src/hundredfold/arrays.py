@@ -191,7 +191,22 @@ def to_pandas(table: pa.Table, nullable: frozenset[str], large: frozenset[str] =
             column = table.column(field.name)
             if any(chunk.flatten().null_count for chunk in column.chunks):
                 frame[field.name] = _lists_with_nulls(column)
+        elif _has_integers_in_fields(field.type):
+            frame[field.name] = numpy_of(table.column(field.name), False)
     return frame
+
+
+def _has_integers_in_fields(kind: pa.DataType) -> bool:
+    """Whether integers are somewhere in the fields of a struct, or the entries of a map, of a type.
+
+    pandas makes floats of all integers of such a field in a batch where one of them is null.
+    """
+    if not pa.types.is_nested(kind):
+        return False
+    inside = [kind.field(i).type for i in range(kind.num_fields)]
+    if not pa.types.is_list(kind) and any(pa.types.is_integer(each) for each in inside):
+        return True
+    return any(map(_has_integers_in_fields, inside))
 
 
 def _masked_integers(column: pa.ChunkedArray) -> Any:

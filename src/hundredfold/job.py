@@ -28,7 +28,7 @@ class Csv:
     `quote`       one character; None: no value is quoted
     `encoding`    such as "latin-1"; by default UTF-8, or what the file's byte-order mark says
     `decimal`     "." or ",": the decimal sign of numbers
-    `null`        the text that is null where it is not quoted, or several; "" is the empty field
+    `null`        the text that means null where it is not quoted, or several; "" is an empty value, quoted or not
     `header`      True: the first line names the columns; a tuple: the file has no such line, and these are the names;
                   False: no such line, and the names are the contract's, in its order, or column0, column1, ...
     `skip`        lines above the header (or above the rows, where there is no header)

@@ -133,7 +133,7 @@ class Walk:
         found: dict[str, dict[str, int]] = {entry["fingerprint"]: {} for entry in entries[-1:]}
         for collected in self.collected:
             for round_, units in self._units_by_round(collected, several=len(entries) > 1).items():
-                print_ = next(e["fingerprint"] for e in reversed(entries) if e["round"] <= round_) if entries else ""
+                print_ = next((e["fingerprint"] for e in reversed(entries) if e["round"] <= round_), "")  # "": not recorded
                 of_code = found.setdefault(print_, {})
                 of_code[collected.model] = of_code.get(collected.model, 0) + units
         return found if entries else {}

@@ -52,13 +52,15 @@ class CsvFile:
             f"header = {str(d.header and not self.is_copy).lower()}",
             f"columns = {{{columns}}}",
             f"delim = {literal(d.delimiter)}, quote = {sign}, escape = {sign}",
-            f"nullstr = [{nulls}], allow_quoted_nulls = false",
+            f"nullstr = [{nulls}], allow_quoted_nulls = {str(d.null == ('',)).lower()}",
             r"new_line = '\r\n'" if self.scan.newline == b"\r\n" and not self.is_copy else r"new_line = '\n'",
             f"compression = {literal('none' if self.is_copy else d.compression or 'none')}",
             *(["parallel = false"] if self.scan.multiline else []),
             *([f"max_line_size = {self.scan.longest + 100}"] if self.scan.longest + 100 > LINE_BYTES else []),
         ]
-        select = ", ".join(map(quote, d.names))
+        # an empty value is missing, quoted or not: writers that quote every value write a missing one as ""
+        empty_is_null = "" in d.null and d.null != ("",)
+        select = ", ".join(f"nullif({quote(n)}, '') AS {quote(n)}" if empty_is_null else quote(n) for n in d.names)
         return f"SELECT {select}, {literal(self.path)} AS __file FROM read_csv({pattern(self.read)}, hive_partitioning = false, {', '.join(options)})"
 
 

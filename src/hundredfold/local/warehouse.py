@@ -555,7 +555,8 @@ def _typing(source: Source, files: Sequence[CsvFile], wanted: Mapping[str, Any] 
     """The SQL of the texts of which values of other types are made, where these are not the texts as they came: for all columns, or
     for those that a contract wants as another type (and that no `clean` makes)."""
     csv = source.csv
-    all_null = "" in csv.null and not any(file.scan.quoted_null for file in files)  # what is empty, or a null text, is null by now
+    # what is empty, or a null text, is null by now, but for null texts in quotes
+    all_null = csv.null == ("",) or ("" in csv.null and not any(file.scan.quoted_null for file in files))
     if all_null and csv.decimal == ".":
         return {}
     names = dict.fromkeys(name for file in files for name in file.dialect.names)
