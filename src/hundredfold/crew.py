@@ -38,7 +38,7 @@ from .snapshot import Snapshot
 
 TICK = 0.1  # seconds between looks at limits
 STALL_S = 0.5  # a wait that ends so much later than asked for: this process was stopped
-ABSENT_S = 5.0  # between two looks at limits: so long this process may be busy with other things
+ABSENT_S = 1.0  # between two looks at limits: longer than that, and this process may have been stopped outside of a wait
 GRACE = 1.0  # seconds that a child has to end after it closed its pipe, and that a killed server has
 STARTS = 3  # so often is a child started that is killed from outside before it is ready
 IDLE, MANY = -1, -2  # what the first mark says when it names no single unit
@@ -314,7 +314,7 @@ class Crew:
         if time.monotonic() - self._looked < TICK:
             return
         if (missed := time.monotonic() - self._looked) > ABSENT_S:
-            self._excuse(missed - ABSENT_S)
+            self._excuse(missed - TICK)
         self._looked = time.monotonic()
         for hand in self.hands:
             if hand.message is not None and not hand.killed:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from waits import HANG_S
+
 FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
 needs_shell = pytest.mark.skipif(os.name == "nt", reason="redirections of a POSIX shell")
@@ -37,7 +39,7 @@ def shell(tmp_path: Path) -> Callable[..., tuple[int, str]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
-            timeout=120,
+            timeout=HANG_S,
         )
         return done.returncode, done.stdout
 

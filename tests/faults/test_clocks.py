@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_processes import double, job_of, marked, wait_until
+from test_processes import double, job_of, marked
 
 import hundredfold
 from hundredfold.local import verbs
@@ -26,6 +27,7 @@ from hundredfold.local.runs import newest
 from hundredfold.ports import Record
 from hundredfold.states import State
 from hundredfold.testing import HandClock, MemoryLedger
+from waits import HANG_S, wait_until
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 posix = pytest.mark.skipif(os.name == "nt", reason="there is no SIGSTOP")
@@ -131,16 +133,25 @@ def driver(tmp_path):
         for each in tree:
             with suppress(psutil.Error):
                 each.kill()
-        psutil.wait_procs(tree, timeout=10)
+        psutil.wait_procs(tree, timeout=HANG_S)
 
 
 def ends_well(process: subprocess.Popen[bytes], folder: Path) -> None:
     (folder / "go").touch()
-    assert process.wait(60) == 0
+    assert process.wait(HANG_S) == 0
     done = hundredfold.open_run("r", home=folder / "home")
     assert done.failures().arrow().to_pylist() == []
     assert done.results().arrow().column("k2").to_pylist() == list(range(0, 24, 2))
     assert (folder / "calls").read_text().split().count("0") == 1  # it was not given to another worker
+
+
+def family_states(pid: int) -> set[str]:
+    """The states of a process and of all below it, as they are now; those that have ended are left out."""
+    states = set()
+    for each in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            states.add(each.status())
+    return states - {psutil.STATUS_ZOMBIE}
 
 
 @posix
@@ -150,8 +161,7 @@ def test_a_driver_that_is_stopped_for_longer_than_a_time_limit_buries_no_unit(dr
     began = time.monotonic()
     if how == "Ctrl-Z":
         os.killpg(process.pid, signal.SIGTSTP)
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        wait_until(lambda: all(each.status() == psutil.STATUS_STOPPED for each in family))  # the workers too
+        wait_until(lambda: family_states(process.pid) == {psutil.STATUS_STOPPED})  # the workers too
     else:
         os.kill(process.pid, signal.SIGSTOP)
     wait_until(lambda: time.monotonic() > began + limit + 1.0)  # that it takes so long is what is tested

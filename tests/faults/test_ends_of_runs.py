@@ -23,6 +23,7 @@ from hundredfold.errors import HomeError, PublishRefused, UsageError
 from hundredfold.local.home import FORMAT, Home
 from hundredfold.steps.publish import current
 from hundredfold.walk import Quiet
+from waits import HANG_S
 
 ROWS = pa.table({"k": [1, 2], "x": [1.0, 2.0]})
 
@@ -93,7 +94,7 @@ def test_an_unexpected_error_reaches_the_command_line_as_one_line(tmp_path):
 
 def hundredfold_cli(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "hundredfold", *words], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", "hundredfold", *words], cwd=folder, capture_output=True, text=True, timeout=HANG_S, check=False
     )
 
 
@@ -121,7 +122,7 @@ def test_a_driver_that_is_asked_to_end_says_how_to_go_on(tmp_path, number):
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=HANG_S)
     finally:
         process.kill()
         process.communicate()
@@ -273,7 +274,7 @@ def test_a_home_that_cannot_be_written_can_be_read(tmp_path):
         place.chmod(0o555 if place.is_dir() else 0o444)
     try:
         command = [*WITHOUT_RIGHTS, sys.executable, str(tmp_path / "reading.py"), str(home)]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG_S, check=False)
     finally:
         for place in places:
             place.chmod(0o755 if place.is_dir() else 0o644)

@@ -28,6 +28,7 @@ import hundredfold
 from hundredfold import Job, Model, Source, run
 from hundredfold.channel import DriverChannel, Garbled, WorkerChannel
 from hundredfold.errors import CrewError
+from waits import HANG_S, wait_until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there are no sessions and forks to test")
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has subreapers")
@@ -153,28 +154,21 @@ def test_what_a_function_started_ends_with_a_driver_that_is_stopped(tmp_path, ma
     script.write_text(
         dedent(f"""
         import sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}
         from test_processes import Starts, start
         start(Starts({mark!r}), {str(tmp_path / "home")!r}, {{"k": [0, 1], "how": ["plain session grandchild daemon outlasts"] * 2}})
         """)
     )
     driver = subprocess.Popen([sys.executable, str(script), mark], start_new_session=True, stderr=subprocess.DEVNULL)
     try:
-        wait_until(lambda: len(marked(mark)) >= 1 + 2 * 4)
+        wait_until(lambda: len(marked(mark)) >= 1 + 2 * 4, alive=lambda: driver.poll() is None)
         for number in signals:
             os.killpg(driver.pid, number)  # the whole group, as a terminal and a job scheduler do
-        driver.wait(30)
+        driver.wait(HANG_S)
         wait_until(lambda: marked(mark) == [])
     finally:
         driver.kill()
         driver.wait()
-
-
-def wait_until(condition, seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def results_in(folder) -> list[float]:
@@ -214,7 +208,7 @@ def test_a_run_works_in_threads_a_loop_and_a_fork_after_a_run(tmp_path):
     code = f"""
         import os, sys, warnings
         warnings.simplefilter("ignore")
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}
         from test_processes import results_in
         first = results_in({str(tmp_path / "a")!r})
         pid = os.fork()
@@ -223,7 +217,7 @@ def test_a_run_works_in_threads_a_loop_and_a_fork_after_a_run(tmp_path):
             os._exit(0 if ok else 1)
         print(os.waitpid(pid, 0)[1], results_in({str(tmp_path / "c")!r}) == first)
     """
-    done = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, timeout=HANG_S, check=False)
     assert (done.stdout.strip(), done.stderr) == ("0 True", "")
 
 
@@ -317,7 +311,7 @@ def test_a_run_with_too_few_open_files_is_refused_with_a_hint(tmp_path):
     for limit in (8, 12, 16, 64):
         command = ["sh", "-c", f'ulimit -n {limit}; exec "$0" "$@"', str(Path(sys.executable).with_name("hundredfold")), "run", "job.py"]
         command += ["--home", f"home-{limit}", "--workers", "2", "--memory", "1GB"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG_S, check=False)
         ends.add(done.returncode)
         assert "Traceback" not in done.stderr
         if done.returncode:

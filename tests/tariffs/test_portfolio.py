@@ -137,7 +137,8 @@ small = st.lists(st.lists(st.tuples(st.integers(-20, 20), st.integers(0, 9)), mi
 
 @given(small, st.integers(0, 40))
 def test_dual_prices_lose_less_than_one_units_choice_against_brute_force(units: list[list[tuple[int, int]]], most: int) -> None:
-    """The gap of a Lagrangian over discrete choices is at most what one unit's options differ by."""
+    """The gap of a Lagrangian over discrete choices is at most what the options differ by of the units that are indifferent at the
+    limit's price: of one unit, but for ties."""
     width = max(map(len, units))
     values = np.array([[value for value, _ in menu] + [-np.inf] * (width - len(menu)) for menu in units], dtype=float)
     amounts = np.array([[amount for _, amount in menu] + [0] * (width - len(menu)) for menu in units], dtype=float)
@@ -147,11 +148,25 @@ def test_dual_prices_lose_less_than_one_units_choice_against_brute_force(units: 
         with pytest.raises(ValueError, match="cannot keep most"):
             keep(values, [limit], lambda score: score.argmax(axis=1))
         return
-    pick = keep(values, [limit], lambda score: score.argmax(axis=1)).pick
-    assert limit.total(pick) <= most
-    got = values[np.arange(len(units)), pick].sum()
-    widest = max(max(v for v, _ in menu) - min(v for v, _ in menu) for menu in units)
-    assert max(within.values()) - widest * (1 + 1e-9) <= got <= max(within.values()) + 1e-9
+    kept = keep(values, [limit], lambda score: score.argmax(axis=1))
+    assert limit.total(kept.pick) <= most
+    got = values[np.arange(len(units)), kept.pick].sum()
+    widths = np.array([max(v for v, _ in menu) - min(v for v, _ in menu) for menu in units])
+    score = np.sort(values - kept.duals[0] * amounts, axis=1)
+    tied = score[:, -1] - score[:, -2] <= 1e-3 * (1 + kept.duals[0]) if width > 1 else np.zeros(len(units), bool)
+    gap = max(widths.max(), widths[tied].sum())
+    assert max(within.values()) - gap * (1 + 1e-9) <= got <= max(within.values()) + 1e-9
+
+
+def test_units_that_tie_at_the_limits_price_move_together() -> None:
+    alike = [(3, 3), (15, 9), (0, 9), (20, 9)]
+    units = [alike, [(-16, 7), (-17, 0), (-10, 6)], [(2, 2), (-15, 1), (-19, 9)], [(-10, 0), (-13, 4), (5, 3)], alike,
+             [(-10, 3), (2, 7), (-19, 5), (-10, 7)]]  # fmt: skip
+    width = max(map(len, units))
+    values = np.array([[v for v, _ in menu] + [-np.inf] * (width - len(menu)) for menu in units], dtype=float)
+    amounts = np.array([[a for _, a in menu] + [0] * (width - len(menu)) for menu in units], dtype=float)
+    pick = keep(values, [Limit("most", amounts, 26.0, 1.0)], lambda score: score.argmax(axis=1)).pick
+    assert values[np.arange(len(units)), pick].sum() == -2  # 20 is the best: one of the two that are alike would move alone
 
 
 def test_a_limit_on_the_whole_table_is_not_for_a_part_of_it(demo: Any) -> None:

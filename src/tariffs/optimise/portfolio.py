@@ -49,7 +49,8 @@ class Kept:
 
 
 def keep(values: Floats, limits: Sequence[Limit], answer: Answer, start: Floats | None = None) -> Kept:
-    """The points that are worth most within the limits, up to the gap of a discrete choice; ValueError names the limits that cannot be met.
+    """The points that are worth most within the limits, up to the gap of a discrete choice (units that tie at a limit's price move
+    together); ValueError names the limits that cannot be met.
 
     values  what each point is worth in money, shape (units, points); -inf where it cannot be had
     answer  the best points for given scores of that shape, as (units,); it knows what ties units to one another
