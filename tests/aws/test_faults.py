@@ -232,12 +232,12 @@ def test_a_unit_that_takes_all_of_a_call_is_dead_and_its_reason_says_so(trouble:
 
 
 def test_the_users_code_reaches_what_its_run_prepared_and_writes_outcomes_alone(trouble: Stack, tmp_path: Path) -> None:
-    for key in ("releases/trouble/current.json", "sources/secret.txt", "runs/reached/manifest.json", "athena/answer.csv", "processing/x/y"):
+    for key in ("releases/other/current.json", "sources/secret.txt", "runs/reached/manifest.json", "athena/answer.csv", "processing/x/y"):
         trouble.client("s3").put_object(Bucket=trouble.outputs["Bucket"], Key=key, Body=b"{}")
     try:
         trouble.run(Tasks.write(tmp_path, ["fine", "reach"]), "reached", max_failed=1)
     finally:
-        trouble.client("s3").delete_object(Bucket=trouble.outputs["Bucket"], Key="releases/trouble/current.json")
+        trouble.client("s3").delete_object(Bucket=trouble.outputs["Bucket"], Key="releases/other/current.json")
     allowed = [
         "get processing/x/y",
         "get runs/reached/manifest.json",

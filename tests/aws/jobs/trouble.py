@@ -102,7 +102,7 @@ def reach() -> list[str]:
 
     s3, bucket, run = boto3.client("s3"), os.environ["HUNDREDFOLD_BUCKET"], "reached"
     tried: dict[str, Callable[[], Any]] = {}
-    for key in ("releases/trouble/current.json", "sources/secret.txt", f"runs/{run}/manifest.json", "athena/answer.csv", "processing/x/y"):
+    for key in ("releases/other/current.json", "sources/secret.txt", f"runs/{run}/manifest.json", "athena/answer.csv", "processing/x/y"):
         tried[f"get {key}"] = lambda key=key: s3.get_object(Bucket=bucket, Key=key)
         tried[f"put {key}"] = lambda key=key: s3.put_object(Bucket=bucket, Key=key, Body=b"mine")
         tried[f"delete {key}"] = lambda key=key: s3.delete_object(Bucket=bucket, Key=key)
