@@ -116,7 +116,8 @@ def test_a_driver_that_is_asked_to_end_says_how_to_go_on(tmp_path, number):
     )
     (tmp_path / "s.csv").write_text("k\n1\n")
     command = [sys.executable, "-m", "hundredfold", "run", "own.py", "--workers", "1"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heeded = lambda: signal.signal(number, signal.SIG_DFL)  # noqa: E731  # below nohup, a hang-up is ignored
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heeded)
     try:
         while not (tmp_path / "begun").exists():
             assert process.poll() is None
