@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import hundredfold
 from hundredfold import Job, Model, Publish, Source, open_run
 from hundredfold.errors import HomeError, PublishRefused, UsageError
 from hundredfold.local.home import FORMAT, Home
+from hundredfold.states import Event
 from hundredfold.steps.publish import current
 from hundredfold.walk import Quiet
 from waits import HANG_S
@@ -178,10 +178,7 @@ def test_resume_does_not_undo_a_rollback(tmp_path):
     home = Home(tmp_path)
     go(tmp_path)
     go(tmp_path, run_id="second")
-    record = home.ledger.read("second")
-    with sqlite3.connect(tmp_path / "ledger.sqlite") as db:  # as the killed driver left it
-        db.execute("UPDATE runs SET state = 'running', step = 'publish' WHERE id = ?", (record.id,))
-    db.close()
+    home.ledger.move("second", Event.RESTORE, step="publish")  # running, as the killed driver left it
     assert hundredfold.rollback("ends", home=tmp_path).version == 1
     done = hundredfold.resume("second", home=tmp_path, job=JOB)
     assert (done.state, current("ends", home.store)) == ("done", 1)
