@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 
 import hundredfold
-from hundredfold import Job, Model, Publish, Source
+from hundredfold import Job, Model, Source
 from hundredfold.errors import RunBusy, Stopped
 from hundredfold.local.ledger import SqliteLedger
 from waits import HANG_S, wait_until
