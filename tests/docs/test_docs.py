@@ -8,6 +8,8 @@ import importlib.util
 import inspect
 import re
 import sys
+import tomllib
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 
@@ -128,6 +130,20 @@ def test_every_page_is_on_the_index() -> None:
     index = (DOCS / "README.md").read_text("utf-8")
     pages = [page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md") if page != DOCS / "README.md"]
     assert [page for page in pages if f"({page})" not in index] == []
+
+
+def test_the_readme_gives_the_lower_bounds_that_are_declared() -> None:
+    """`DuckDB (2.0 or newer)` and so on are the bounds of pyproject.toml, and Python's."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = chain.from_iterable(project["optional-dependencies"].values())
+    declared: dict[str, str] = {"python": project["requires-python"].removeprefix(">=")}
+    for need in chain(project["dependencies"], extras):
+        name, _, bound = need.partition(">=")
+        declared.setdefault(name, bound.split(";")[0].split(",")[0].strip())
+    text = (ROOT / "README.md").read_text()
+    said = re.findall(r"(\w+)\s+\(?(\d+(?:\.\d+)*)\s+or\s+newer", text)
+    assert len(said) >= 6
+    assert dict(said) == {name: declared[name.lower()] for name, _ in said}
 
 
 def test_the_readme_names_only_what_is_there() -> None:
