@@ -60,6 +60,8 @@ SMOKE = (
     "tests/steps/test_what_a_function_returns.py",
     "tests/notebooks",
 )
+# uv trusts its own list otherwise, and not a company's certificate; older uv know the second name
+SYSTEM_CERTIFICATES = {"UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"}
 UNREACHABLE = re.compile(  # how pip and uv report a package index that does not answer
     r"timed out|timeout|connection|retrying|network|name resolution|dns error|failed to fetch"
     r"|error sending request|incompleteread|proxyerror|sslerror|certificate|server error"
@@ -228,7 +230,8 @@ def find_uv() -> str | None:
 def call(command: Sequence[str]) -> None:
     try:
         limits = {"timeout": INSTALL_LIMIT_S, "check": False}
-        done = subprocess.run(command, capture_output=True, text=True, **limits)
+        settings = {**SYSTEM_CERTIFICATES, **os.environ}
+        done = subprocess.run(command, capture_output=True, text=True, env=settings, **limits)
     except subprocess.TimeoutExpired:
         limit = f"the packages did not arrive within {INSTALL_LIMIT_S:.0f} s"
         raise IndexUnreachable(f"{limit}: the package index is slow; try again later") from None
