@@ -18,6 +18,7 @@ import pyarrow as pa
 from .arrays import from_numpy
 from .contract import accepts
 from .errors import ResultError
+from .members import COLLECTIONS, members_of
 
 UNFIT = (
     ValueError,
@@ -68,10 +69,19 @@ def column_of(values: Any, kind: pa.DataType | None = None) -> pa.Array:
         return _of_kind(values, sorts, kind)
     if len(sorts) > 1:
         raise ResultError(f"a column holds values of one sort, not {' and '.join(sorted(sorts))}")
-    array = _lists(values, None) if sorts == {"list"} else _moments(values) if sorts & {"timestamp", "duration"} else pa.array(values)
+    array = _of_sort(values, sorts)
     if not holdable(array.type):
         raise ResultError(f"no file can hold a column of {array.type}")
     return array.cast(wide(array.type))
+
+
+def _of_sort(values: list[Any], sorts: set[str]) -> pa.Array:
+    """A column of values of one sort, or of nulls alone."""
+    if sorts == {"list"}:
+        return _lists(values, None)
+    if sorts == {"struct"}:
+        return _structs(values, None)
+    return _moments(values) if sorts & {"timestamp", "duration"} else pa.array(values)
 
 
 def _of_array(values: Any) -> pa.Array:
@@ -111,6 +121,8 @@ def _plain(value: Any) -> Any:
         return value.item()
     if isinstance(value, pa.Scalar):
         return _plain_scalar(value)
+    if isinstance(value, COLLECTIONS):
+        return members_of(value)
     if type(value).__name__ in ("NaTType", "NAType"):
         return None
     return value
@@ -188,6 +200,10 @@ def _of_kind(values: list[Any], sorts: set[str], kind: pa.DataType) -> pa.Array:
         raise ResultError(f"found {' and '.join(sorted(sorts - fitting))}, wanted {kind}")
     if t.is_list(kind):
         return _lists(values, kind)
+    if t.is_struct(kind):
+        return _structs(values, kind)
+    if t.is_map(kind):
+        return _maps(values, kind)
     if t.is_integer(kind):
         values = [_whole(v) if isinstance(v, float) else v for v in values]
     elif sorts & {"timestamp", "duration"} and any(map(_is_fine, values)):
@@ -239,6 +255,42 @@ def _lists(values: list[Any], kind: pa.DataType | None) -> pa.Array:
     elements = column_of(inner if len(inner) else [], kind.value_type if kind is not None else None)
     missing = pa.array([v is None for v in values], pa.bool_()) if len(parts) < len(values) else None
     return pa.ListArray.from_arrays(from_numpy(offsets), elements, mask=missing)
+
+
+def _structs(values: list[Any], kind: pa.DataType | None) -> pa.Array:
+    """A column of dicts: one column for each of their keys.
+
+    Without a type the fields are in alphabetical order: which dict came first depends on how units were packed.
+    """
+    names = [f.name for f in kind] if kind is not None else _field_names(values)
+    missing = pa.array([v is None for v in values], pa.bool_()) if None in values else None
+    if not names:
+        return pa.array([None if v is None else {} for v in values], pa.struct([]))
+    of = [None if kind is None else kind.field(name).type for name in names]
+    columns = [column_of([None if v is None else v.get(name) for v in values], each) for name, each in zip(names, of, strict=True)]
+    fields = list(kind) if kind is not None else [pa.field(name, c.type) for name, c in zip(names, columns, strict=True)]
+    return pa.StructArray.from_arrays(columns, fields=fields, mask=missing)
+
+
+def _field_names(values: list[Any]) -> list[str]:
+    names = dict.fromkeys(name for v in values if v is not None for name in v)
+    strange = [name for name in names if not isinstance(name, str)]
+    if strange:
+        raise ResultError(f"a dict inside a row has the key {strange[0]!r}, wanted texts as keys: {{str(key): value, ...}}")
+    return sorted(names)
+
+
+def _maps(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """A column of dicts, or of lists of pairs, as an Arrow map."""
+    entries = [None if v is None else list(v.items() if isinstance(v, Mapping) else v) for v in values]
+    pairs = [pair for each in entries if each is not None for pair in each]
+    offsets = np.concatenate([[0], np.cumsum([0 if each is None else len(each) for each in entries])]).astype(np.int32)
+    keys = column_of([key for key, _ in pairs], kind.key_type)
+    if keys.null_count:
+        raise ResultError("a dict inside a row has the key None")
+    missing = pa.array([each is None for each in entries], pa.bool_()) if None in entries else None
+    items = column_of([item for _, item in pairs], kind.item_type)
+    return pa.MapArray.from_arrays(from_numpy(offsets), keys, items, type=kind, mask=missing)
 
 
 def same_values(values: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -313,6 +365,14 @@ def holdable(kind: pa.DataType) -> bool:
     return inner is None or holdable(inner)
 
 
+def writable(kind: pa.DataType) -> bool:
+    """Whether a Parquet file can hold a type: it holds no struct without a field, which another unit's dicts may yet have."""
+    if not pa.types.is_nested(kind):
+        return True
+    fields = [kind.field(n).type for n in range(kind.num_fields)]
+    return bool(fields) and all(map(writable, fields))
+
+
 def agree(sort: str, other: str) -> bool:
     """Whether both can be of one column: equal, or one of them a null, an empty list, ..."""
     if sort.endswith("null") or other.endswith("null"):
@@ -330,14 +390,18 @@ def wide(kind: pa.DataType) -> pa.DataType:
         return pa.int64()
     if t.is_floating(kind):
         return pa.float64()
-    if t.is_dictionary(kind):
+    if t.is_dictionary(kind) or t.is_run_end_encoded(kind):
         return wide(kind.value_type)
     if t.is_large_string(kind) or t.is_string_view(kind):
         return pa.string()
     if t.is_large_binary(kind) or t.is_binary_view(kind):
         return pa.binary()
-    if t.is_large_list(kind) or t.is_list(kind) or t.is_fixed_size_list(kind):
+    if t.is_large_list(kind) or t.is_list(kind) or t.is_fixed_size_list(kind) or t.is_list_view(kind) or t.is_large_list_view(kind):
         return pa.list_(wide(kind.value_type))
+    if t.is_struct(kind):
+        return pa.struct(sorted((field.name, wide(field.type)) for field in kind))
+    if t.is_map(kind):
+        return pa.map_(wide(kind.key_type), wide(kind.item_type))
     if t.is_timestamp(kind):
         return pa.timestamp(_unit(kind), "UTC" if kind.tz else None)  # one zone: which zone came first is chance
     if t.is_duration(kind) or t.is_time(kind):

@@ -29,6 +29,8 @@ PINS = dict.fromkeys(
     ),
     "1",
 )
+# what a function reads of the order of a set is the same in every worker and in every run
+ENVIRONMENT = {**PINS, "PYTHONHASHSEED": "0"}
 # imported once for all children; the user's own modules may not survive a fork
 PRELOADED = ["hundredfold.pinned", "hundredfold.desk", "pyarrow.compute"]
 _launching = threading.Lock()  # what is hidden and pinned while a process starts belongs to the whole of this one
@@ -95,7 +97,7 @@ def _start_server() -> socket.socket:
             _server = os.posix_spawn(
                 executable,
                 arguments,
-                dict(os.environ),
+                {**os.environ, **ENVIRONMENT},
                 file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)],
                 setsigmask=[signal.SIGINT],  # until it ignores it
             )
@@ -160,8 +162,8 @@ def out_of_reach() -> None:
 @contextlib.contextmanager
 def _pinned_environment() -> Iterator[None]:
     """The pins in this process's own environment: a spawned child reads its libraries' settings before any code of ours."""
-    before = {name: os.environ.get(name) for name in PINS}
-    os.environ.update(PINS)
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
+    os.environ.update(ENVIRONMENT)
     try:
         yield
     finally:

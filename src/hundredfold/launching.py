@@ -29,7 +29,7 @@ import psutil
 
 from .channel import TOKEN_BYTES, DriverChannel
 from .errors import CrewError, HundredfoldError
-from .forking import PINS, request_fork, start_method, starting
+from .forking import ENVIRONMENT, request_fork, start_method, starting
 from .forkserver import SETTINGS_AT
 from .guarding import LOST_SUPERVISOR
 from .supervisor import kill, report, supervise
@@ -80,7 +80,7 @@ def settings_for(log: Path | None, memory: int | None) -> Settings:
     path = tuple((folder or entry) if entry == "" else entry for entry in sys.path if isinstance(entry, str))
     return Settings(
         secrets.token_bytes(TOKEN_BYTES),
-        {**os.environ, **PINS},
+        {**os.environ, **ENVIRONMENT},
         path,
         tuple(map(str, getattr(sys, "argv", [""]))),
         folder,

@@ -24,12 +24,14 @@ from .arrays import UNIT, from_numpy, nulls_of, numpy_of, pylist_of
 from .columns import UNFIT, column_of, holdable, same_values, wide
 from .contract import Contract
 from .errors import ResultError
+from .members import COLLECTIONS, IN_ORDER, UNORDERED, members_of
 from .outcome import Account, words_of
 from .returns import VALUE, Returned
 from .sizes import value_bytes
 
 SAMPLED = 8  # rows of numbers that are looked at for their size
 Row = tuple[str, ...]
+ROWS = (list, tuple, Iterator, *COLLECTIONS)  # what holds several rows
 VALUES = (bool, int, float, complex, str, bytes, decimal.Decimal, dt.date, dt.time, dt.timedelta, uuid.UUID, enum.Enum, np.generic)
 
 
@@ -129,9 +131,9 @@ class Gather:
         table = table_of(value)
         if table is not None:
             self._keep(table, np.full(table.num_rows, unit, np.int64))
-        elif isinstance(value, list | tuple | Iterator) and not hasattr(value, "_fields"):
-            rows = _aligned([row_of(item) for item in value])
-            for names in {names for names, _ in rows}:
+        elif isinstance(value, ROWS) and not hasattr(value, "_fields"):
+            rows = _aligned([row_of(item) for item in (members_of(value) if isinstance(value, COLLECTIONS) else value)])
+            for names in dict.fromkeys(names for names, _ in rows):
                 self._check_names(names)  # of all rows before the first is kept: a failed unit leaves none behind
             for names, values in rows:
                 self._row(unit, names, values)
@@ -411,7 +413,7 @@ def _no_row(value: Any) -> ResultError:
         )
     if is_value(value) or value is None:
         return ResultError(f"returned {what} in a list; a list holds rows, each with named columns: {{'value': ...}}")
-    if isinstance(value, set | frozenset | list | tuple | range | Iterator):
+    if isinstance(value, ROWS):
         return ResultError(f"returned {what}; {wanted}")
     module = kind.__module__.partition(".")[0]
     if module == "pandas":
@@ -473,6 +475,14 @@ def _many_table(value: Any) -> tuple[pa.Table, bool]:
         if frame is not None:
             return _of_pandas(frame), False
         lengths = {name: len(v) if hasattr(v, "__len__") and not isinstance(v, str | bytes) else None for name, v in value.items()}
+        unordered = [
+            name for name, v in value.items() if isinstance(v, Mapping) or (isinstance(v, UNORDERED) and not isinstance(v, IN_ORDER))
+        ]
+        if unordered:
+            raise ResultError(
+                f"returned as {unordered[0]} a {type(value[unordered[0]]).__name__} for a whole batch: whose each value is, it does not say;"
+                " wanted an array or a list in the order of the units"
+            )
         if None in lengths.values() or len(set(lengths.values())) > 1:
             raise ResultError(f"returned columns of different lengths: {lengths}")
         return pa.table({name: column_of(v) for name, v in value.items()}), True

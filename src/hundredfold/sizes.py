@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from .arrays import numpy_of
+from .arrays import nulls_of, numpy_of
+from .members import COLLECTIONS
 
 OBJECT = 64  # bytes, about, of a value of a kind that is not looked into
+_EMPTY = 4  # bytes of a value beside what it holds: where it begins
 ELEMENTS = 16  # of a list of Python values that are looked at
 
 
@@ -24,11 +26,30 @@ def row_bytes(rows: pa.RecordBatch | pa.Table) -> NDArray[np.int64]:
 
 
 def _value_bytes(column: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
+    """Return how many bytes each value takes; a null what an empty value takes, whatever is stored under it."""
     if isinstance(column, pa.ChunkedArray):
         return np.concatenate([np.zeros(0, np.int64), *map(_value_bytes, column.chunks)])
     t, kind = pa.types, column.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return _value_bytes(column.storage)
+    if t.is_boolean(kind) or t.is_null(kind):
+        return np.ones(len(column), np.int64)
+    if t.is_primitive(kind) or t.is_decimal(kind) or t.is_fixed_size_binary(kind):
+        return np.full(len(column), kind.bit_width // 8, np.int64)
+    if t.is_run_end_encoded(kind) or t.is_string_view(kind) or t.is_binary_view(kind):
+        plain = kind.value_type if t.is_run_end_encoded(kind) else pa.string() if t.is_string_view(kind) else pa.binary()
+        return _value_bytes(column.cast(plain))
+    size = _varied_bytes(column)
+    if column.null_count and not t.is_dictionary(kind):
+        size[nulls_of(column)] = _EMPTY
+    return size
+
+
+def _varied_bytes(column: pa.Array) -> NDArray[np.int64]:
+    """Return how many bytes the values of a type take whose values differ in length, and _EMPTY for each."""
+    t, kind = pa.types, column.type
     if t.is_string(kind) or t.is_binary(kind) or t.is_large_string(kind) or t.is_large_binary(kind):
-        return _lengths(column, np.int32 if t.is_string(kind) or t.is_binary(kind) else np.int64) + 4
+        return _lengths(column, np.int32 if t.is_string(kind) or t.is_binary(kind) else np.int64) + _EMPTY
     if t.is_list(kind) or t.is_large_list(kind) or t.is_map(kind):
         inner = (
             _value_bytes(column.values)
@@ -37,19 +58,24 @@ def _value_bytes(column: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
         )
         ends = np.concatenate([[0], np.cumsum(inner)])
         offsets = numpy_of(column.offsets, False)
-        return ends.take(offsets[1:]) - ends.take(offsets[:-1]) + 4 if len(column) else np.zeros(0, np.int64)
+        return ends.take(offsets[1:]) - ends.take(offsets[:-1]) + _EMPTY if len(column) else np.zeros(0, np.int64)
     if t.is_struct(kind):
-        size = np.full(len(column), 1, np.int64)
+        size = np.full(len(column), _EMPTY, np.int64)
         for field in column.flatten():
             size += _value_bytes(field)
         return size
-    if t.is_boolean(kind) or t.is_null(kind):
-        return np.ones(len(column), np.int64)
     if t.is_fixed_size_list(kind):
-        return np.full(len(column), int(_value_bytes(column.flatten()).sum()) // max(len(column), 1) + 1, np.int64)
-    if t.is_primitive(kind) or t.is_decimal(kind) or t.is_fixed_size_binary(kind):
-        return np.full(len(column), kind.bit_width // 8, np.int64)
-    return np.full(len(column), column.nbytes // max(len(column), 1), np.int64)
+        size = np.full(len(column), _EMPTY, np.int64)
+        size += (
+            _value_bytes(column.values.slice(column.offset * kind.list_size, len(column) * kind.list_size))
+            .reshape(len(column), kind.list_size)
+            .sum(axis=1)
+        )
+        return size
+    if t.is_dictionary(kind):
+        words = np.append(_value_bytes(column.dictionary), _EMPTY)
+        return words.take(numpy_of(column.indices.cast(pa.int64()).fill_null(len(words) - 1), False))
+    return np.full(len(column), OBJECT, np.int64)
 
 
 def _lengths(column: pa.Array, offset: Any) -> NDArray[np.int64]:
@@ -73,6 +99,8 @@ def value_bytes(value: Any) -> int:
         return _elements_bytes(value)
     if isinstance(value, Mapping):
         return sum(map(value_bytes, value.values()))
+    if isinstance(value, COLLECTIONS):
+        return _elements_bytes(list(value))
     return OBJECT
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,3 +117,52 @@ def test_a_retry_does_only_the_failed_units_and_ends_with_the_bytes_of_a_run_wit
     whole = hundredfold.run(job(False), {"sales": table}, home=tmp_path, workers=1, memory="1GB")
     assert (retried.folder / "models/m/results.parquet").read_bytes() == (whole.folder / "models/m/results.parquet").read_bytes()
     assert set(retried.units().arrow().column("round").to_pylist()) == {1, 2}
+
+
+OF_HASHES = """
+from hundredfold import Job, Model, Publish, Source
+
+WORDS = ["alpha", "beta", "gamma", "delta", "epsilon"]
+
+def words(rows):
+    total = 0.1
+    for word in set(WORDS):  # the sum, too, has the order of the set
+        total = total / 3 + len(word)
+    found = {word: {"lengths": {word[:n] for n in range(3)}} for word in set(WORDS)}
+    return {"total": total, "inner": found, "of": frozenset(WORDS), **{word: [{"x", "y", word}] for word in set(WORDS)}}
+
+job = Job("hashes", [Source("s")], [Model("m", ("k",), words)], publish=Publish("out", query="SELECT * FROM m", formats=("parquet",)))
+"""
+
+
+def test_results_have_the_same_bytes_with_any_seed_of_hashes(tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(OF_HASHES)
+    pq.write_table(pa.table({"k": list(range(40))}), tmp_path / "s.parquet")
+    files = []
+    for seed, workers, start in (("0", "1", "forkserver"), ("1", "2", "forkserver"), ("random", "1", "spawn")):
+        home = tmp_path / f"{seed}-{start}"
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "hundredfold",
+                "run",
+                "job.py",
+                "-s",
+                "s=s.parquet",
+                "--home",
+                home,
+                "--workers",
+                workers,
+                "--memory",
+                "1GB",
+            ],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONHASHSEED": seed, "HUNDREDFOLD_START": start},
+            check=True,
+            capture_output=True,
+        )
+        run = hundredfold.open_run(home=home)
+        files.append((run.folder / "models/m/results.parquet").read_bytes())
+    assert len(set(files)) == 1
+    assert run.results().arrow().column("of")[0].as_py() == ["alpha", "beta", "delta", "epsilon", "gamma"]

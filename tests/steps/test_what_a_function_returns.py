@@ -6,6 +6,7 @@ import dataclasses
 import datetime as dt
 import enum
 import pickle
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -131,7 +132,8 @@ def test_all_units_may_return_no_row(bench: Bench) -> None:
         (np.zeros(2), "returned an array of shape (2,); wanted a dict, dataclass"),
         ([1, 2], "returned int '1' in a list; a list holds rows"),
         ([{"a": 1}, None], "returned None in a list; a list holds rows"),
-        ({1.5}, "returned set '{1.5}'; wanted a dict"),
+        ({1.5}, "returned float '1.5' in a list; a list holds rows"),
+        ({1, "x"}, "returned a set of int and str, which cannot be sorted"),
         ({"a": 1 + 2j}, "a"),
         (1 + 2j, "value"),
         (lambda: 1, "is kept as bytes"),
@@ -145,7 +147,9 @@ def test_all_units_may_return_no_row(bench: Bench) -> None:
         ({1: 2}, "returned columns 1; wanted names"),
         (pd.Series({"a": 1}), "pandas Series"),
         ({"a": object()}, "a"),
-        ({"a": {1, 2}}, "a"),
+        ({"a": {1, "x"}}, "returned a set of int and str, which cannot be sorted"),
+        ({"a": [{"b": {1, "x"}}]}, "returned a set of int and str, which cannot be sorted"),
+        ({"a": {1: "x"}}, "a dict inside a row has the key 1, wanted texts as keys"),
         ({"a": 2**70}, "a"),
         ({"a": "\ud800"}, "a"),
         ({"a": [1, "x"]}, "a"),
@@ -232,6 +236,91 @@ def test_no_unit_decides_the_type_for_the_others(
         assert table.column("v").to_pylist() == wanted
 
 
+WORDS = frozenset(["the", "order", "of", "words", "differs", "from", "process", "to"])
+IN_A_ROW: list[tuple[Any, Any]] = [
+    (set(WORDS), sorted(WORDS)),
+    (WORDS, sorted(WORDS)),
+    ([WORDS, {"z", None, "a"}], [sorted(WORDS), ["a", "z", None]]),
+    ((WORDS,), [sorted(WORDS)]),
+    ({"b": {"c": WORDS}}, {"b": {"c": sorted(WORDS)}}),
+    ([{"b": WORDS}, {"a": 1}], [{"a": None, "b": sorted(WORDS)}, {"a": 1, "b": None}]),
+    ([np.array([WORDS, {"a"}], object)], [[sorted(WORDS), ["a"]]]),
+    ({2.5, -1.0}, [-1.0, 2.5]),
+    ({b"b", b"a"}, [b"a", b"b"]),
+    ({dt.date(2020, 1, 2), dt.date(2020, 1, 1)}, [dt.date(2020, 1, 1), dt.date(2020, 1, 2)]),
+    ({(w, w) for w in WORDS}, [[w, w] for w in sorted(WORDS)]),
+    ({frozenset({"b", "a"}), frozenset({"c"}), frozenset({"a"})}, [["a"], ["a", "b"], ["c"]]),
+    (dict.fromkeys("ba").keys(), ["b", "a"]),
+    ({"b": 2, "a": 1}.values(), [2, 1]),
+    (deque([2, 1]), [2, 1]),
+    (range(2, 0, -1), [2, 1]),
+    ({"y": 1, "x": 2}, {"x": 2, "y": 1}),
+]
+
+
+@pytest.mark.parametrize(("value", "wanted"), IN_A_ROW, ids=[type(value).__name__ + f"-{n}" for n, (value, _) in enumerate(IN_A_ROW)])
+def test_members_of_a_set_are_sorted_at_any_depth_of_a_row(bench: Bench, value: Any, wanted: Any) -> None:
+    (row,) = given_back(bench, {"v": value})
+    assert row["v"] == wanted
+    assert not isinstance(wanted, dict) or list(row["v"]) == list(wanted)
+
+
+def test_two_nan_and_a_null_of_a_set_are_its_last_members(bench: Bench) -> None:
+    (row,) = given_back(bench, {"v": {float("nan"), 1.0, None, float("-inf"), np.float64("nan")}})
+    assert str(row["v"]) == "[-inf, 1.0, nan, nan, None]"
+
+
+class Plain(NamedTuple):
+    price: float
+
+
+@dataclass
+class Tagged:
+    tags: list[str]
+    of: dict[str, list[str]]
+
+
+def test_a_set_is_sorted_where_a_contract_wants_a_list(bench: Bench) -> None:
+    (row,) = given_back(bench, Tagged(WORDS, {"b": WORDS, "a": set()}), returns=Tagged)  # type: ignore[arg-type]
+    assert (row["tags"], row["of"]) == (sorted(WORDS), [("b", sorted(WORDS)), ("a", [])])
+
+
+@pytest.mark.parametrize("value", [
+    {Plain(2.0), Plain(1.0)}, frozenset({Plain(1.0), Plain(2.0)}), {"x": {"price": 1.0}, "y": {"price": 2.0}}.values(),
+    deque([{"price": 1.0}, {"price": 2.0}]),
+], ids=lambda value: type(value).__name__)  # fmt: skip
+def test_rows_may_come_in_a_set_that_can_be_sorted_or_in_a_view(bench: Bench, value: Any) -> None:
+    assert given_back(bench, value) == [{"u": 0, "price": 1.0}, {"u": 0, "price": 2.0}]
+
+
+@pytest.mark.parametrize("column", [{1, 2}, {"a": 1, "b": 2}], ids=["set", "dict"])
+def test_a_column_of_a_whole_batch_without_an_order_is_refused(bench: Bench, column: Any) -> None:
+    model = Model("m", unit=("u",), work=lambda _: {"v": column}, many=True)
+    piece = bench.start(Job("one", sources=[Source("rows_in")], models=[model]), rows_in=pa.table({"u": [0, 1]})).all()
+    assert "wanted an array or a list in the order of the units" in why(piece)[0]
+
+
+FIELDS = [{"y": 1, "x": {"d": 1, "c": 2}}, {"x": {"c": 3, "d": 4}, "y": 2}, {"z": None, "y": 3}]
+
+
+def test_fields_of_a_dict_inside_a_row_have_one_order_in_any_packing(bench: Bench) -> None:
+    frames = [pa.table({"v": pa.array([value])}) for value in FIELDS]
+    for values in ([{"v": value} for value in FIELDS], [{"v": value} for value in reversed(FIELDS)], frames):
+        pieces = [run(bench, values, parts=parts, single=single) for parts, single in ((0, False), (50, False), (1, True))]
+        assert len({piece.result_bytes("m") for piece in pieces}) == 1
+        assert [f.name for f in pieces[0].results("m").schema.field("v").type][:2] == ["x", "y"]
+
+
+@pytest.mark.parametrize("empty", [{}, [{}], {"b": {}}, {"b": 1, "c": [{}]}], ids=str)
+def test_dicts_without_a_key_in_any_unit_fail_their_units_alone(bench: Bench, empty: Any) -> None:
+    for returned in (empty, pa.array([empty])):
+        values = [{"v": returned, "n": 1}, {"v": None, "n": 2}, {"v": returned, "n": 3}]
+        piece = run(bench, [pa.table({"v": v["v"], "n": [v["n"]]}) if isinstance(returned, pa.Array) and v["v"] else v for v in values])
+        assert rows_of(piece) == [{"u": 1, "v": None, "n": 2}]
+        assert list(why(piece)) == [0, 2]
+        assert "as v, where no unit has a key in it, and no file can hold a dict without one" in why(piece)[0]
+
+
 def test_a_unit_with_other_columns_than_most_fails_and_the_others_stay(bench: Bench) -> None:
     piece = run(bench, [{"b": 2}, {"a": 1}, {"a": 3}, {"a": 4, "b": 1}])
     assert [row["a"] for row in rows_of(piece)] == [1, 3]
@@ -251,7 +340,10 @@ scalars = (
     | st.dates()
     | st.datetimes()
     | st.lists(st.integers() | st.floats(), max_size=2)
+    | st.sets(st.text(max_size=1) | st.none(), max_size=3)
 )
+inner = st.dictionaries(st.sampled_from("abc"), scalars, max_size=3)
+scalars |= inner | st.lists(inner, max_size=2)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

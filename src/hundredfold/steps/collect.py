@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..arrays import UNIT, from_numpy, nulls_of, numpy_of, rows_of
 from ..checksums import checksum_of, get_json, listed, needed, put_json, unsealed
-from ..columns import agree, kind_of, merge, type_of_text
+from ..columns import agree, kind_of, merge, type_of_text, writable
 from ..contract import Contract, literal, quote
 from ..errors import ConservationError
 from ..job import Layout, Message, Model
@@ -157,7 +157,7 @@ def _types(summaries: Sequence[dict[str, Any]]) -> dict[str, pa.DataType]:
     for name, kind, _ in found:
         if agree(kind_of(kind), right[name]):
             types[name] = merge(types[name], kind) or types[name]
-    return types
+    return {name: kind if writable(kind) else pa.null() for name, kind in types.items()}
 
 
 def _misfit(names: frozenset[str], chosen: frozenset[str], many: int, total: int) -> str:
@@ -305,6 +305,13 @@ def _fit(table: pa.Table, shape: Shape, late: dict[int, str]) -> pa.Table:
 
 def _fit_column(name: str, column: pa.ChunkedArray, kind: pa.DataType, units: NDArray[np.int64], late: dict[int, str]) -> pa.ChunkedArray:
     found = kind_of(column.type)
+    if not writable(column.type) and pa.types.is_null(kind):
+        for row in np.flatnonzero(~nulls_of(column.combine_chunks())).tolist():
+            late.setdefault(
+                int(units[row]),
+                f"returned {column[row].as_py()} as {name}, where no unit has a key in it, and no file can hold a dict without one",
+            )
+        return pa.nulls(len(column), kind)
     if not agree(found, kind_of(kind)):
         for row in np.flatnonzero(~nulls_of(column.combine_chunks())).tolist():
             late.setdefault(int(units[row]), f"returned a {found} as {name}; for most units it is a {kind_of(kind)}")
