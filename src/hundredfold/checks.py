@@ -23,6 +23,8 @@ TEXTUAL = {
     "TIMESTAMP": "a time of at most 6 decimals",
     "BOOLEAN": "true or false",
     "TIME": "a time of day of at most 6 decimals",
+    "VARCHAR": "a text",
+    "BLOB": "bytes",
 }
 BLANK = r"[ \t\r\n]*"
 EXPONENT = r"([0-9]{1,15}|[0-9][.][0-9]{0,14})[eE][+-]?[0-9]{1,2}"  # of so few digits that a double holds every one
@@ -32,7 +34,13 @@ NUMBERS = {
     "int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT", "uint8": "UTINYINT", "uint16": "USMALLINT", "uint32": "UINTEGER",
     "uint64": "UBIGINT", "float": "FLOAT", "double": "DOUBLE",
 }  # fmt: skip
+INSIDE = NUMBERS | {
+    "bool": "BOOLEAN", "string": "VARCHAR", "binary": "BLOB", "date32[day]": "DATE", "timestamp[s]": "TIMESTAMP_S", "timestamp[ms]": "TIMESTAMP_MS",
+    "timestamp[us]": "TIMESTAMP", "timestamp[ns]": "TIMESTAMP_NS", "timestamp[us, tz=UTC]": "TIMESTAMPTZ", "timestamp[ns, tz=UTC]": "TIMESTAMPTZ_NS",
+    "time64[us]": "TIME", "time64[ns]": "TIME_NS",
+}  # fmt: skip  # the types of values in lists and maps
 FINER_TIME = r"[.]\d{6}\d*[1-9]|[T ]24:"  # a time that is cut, or that is written as one of the day before
+JSON_TEXT = r'"([^"\\]|\\.)*"'
 FIRST_DAY, LAST_DAY = "DATE '0001-01-01'", "DATE '9999-12-31'"
 FIRST_MOMENT = "TIMESTAMP '0001-01-01 00:00:00'"
 
@@ -128,12 +136,12 @@ def compile_checks(source: Source, contract: Contract | None, raw: str, schema: 
             as_is = False
             continue
         loose = text or name in source.clean
-        same = not loose and (found[name] == column.arrow or _widens(found[name], column.arrow))
+        same = not loose and (found[name] == column.arrow or pa.types.is_null(found[name]) or _widens(found[name], column.arrow))
         as_is = as_is and same
         cast = _cast(expression, column, None if loose else found[name]) if loose or found[name] != column.arrow else quote(name)
         values.append(f"{cast} AS {quote(name)}")
         if not same:
-            uncast = _uncast(column, f"__raw_{quote_part(name)}", None if loose else found[name])
+            uncast = _uncast(column, f"__raw_{quote_part(name)}", f"t.{quote(name)}", None if loose else found[name])
             rules.append(Rule(name, f"must be {_words(column)}", f"({uncast})"))
             values.append(f"{expression} AS __raw_{quote_part(name)}")
         elif (outside := _outside(column, f"t.{quote(name)}")) != "FALSE":
@@ -170,6 +178,8 @@ def _widens(found: pa.DataType, wanted: pa.DataType) -> bool:
 
 def _cast(expression: str, column: Column, found: pa.DataType | None) -> str:
     """A value as another type, or null. A time without an offset is UTC, one with an offset is that moment in UTC."""
+    if found is None and pa.types.is_nested(column.arrow):
+        return _cast_inside(expression, column.arrow)
     if column.sql_type == "TIMESTAMP":
         return f"CAST(TRY_CAST({expression} AS TIMESTAMPTZ) AS TIMESTAMP)"
     if pa.types.is_decimal(column.arrow) and (found is None or pa.types.is_floating(found)):
@@ -177,13 +187,79 @@ def _cast(expression: str, column: Column, found: pa.DataType | None) -> str:
     return f"TRY_CAST({expression} AS {column.sql_type})"
 
 
-def _uncast(column: Column, raw: str, found: pa.DataType | None) -> str:
+def _as_texts(expression: str, kind: pa.DataType) -> str:
+    """The values of a list or a map as texts, each as it is written, from the text of the whole, which may be JSON."""
+    text, is_map = f"CAST({expression} AS VARCHAR)", pa.types.is_map(kind)
+    texts = "MAP(VARCHAR, VARCHAR)" if is_map else "VARCHAR[]"
+    # DuckDB's own form of a list is read from JSON too, but for escapes in it; that of a map is another
+    is_json = f"json_valid({text})" if is_map else f"strpos({text}, '\\') > 0 AND json_valid({text})"
+    if rewritten := _rewritten(kind):  # JSON's reader would write such a number again in its own way
+        is_json += f" AND NOT regexp_matches(regexp_replace({text}, {literal(JSON_TEXT)}, '', 'g'), {literal(rewritten)})"
+    return f"CASE WHEN {is_json} THEN TRY_CAST(TRY_CAST({text} AS JSON) AS {texts}) ELSE TRY_CAST({text} AS {texts}) END"
+
+
+def _rewritten(kind: pa.DataType) -> str:
+    """The numbers in JSON whose digits count for a type, and may be others once they were a double; "" if any digits do."""
+    if pa.types.is_map(kind):
+        return _rewritten(kind.item_type)
+    if pa.types.is_list(kind):
+        return _rewritten(kind.value_type)
+    if keeps_digits(kind):
+        return r"[0-9][.eE][0-9+-]|[0-9]{17}"
+    return "[0-9.]{17}" if pa.types.is_integer(kind) else ""
+
+
+def keeps_digits(kind: pa.DataType) -> bool:
+    """Return whether a type holds, or lists or maps of it hold, numbers as they are written: texts and decimals."""
+    if pa.types.is_map(kind):
+        return keeps_digits(kind.item_type)
+    return keeps_digits(kind.value_type) if pa.types.is_list(kind) else bool(pa.types.is_string(kind) or pa.types.is_decimal(kind))
+
+
+def _cast_inside(expression: str, kind: pa.DataType) -> str:
+    """The text of a list or a map as a value of that type, with null for each text that is no value."""
+    values, x = _as_texts(expression, kind), _variable(kind)
+    if pa.types.is_list(kind):
+        return f"list_transform({values}, lambda {x}: {_cast(x, _value(kind.value_type), None)})"
+    key, item = _cast(f"{x}.key", _value(kind.key_type), None), _cast(f"{x}.value", _value(kind.item_type), None)
+    return f"map_from_entries(list_transform(map_entries({values}), lambda {x}: {{'key': {key}, 'value': {item}}}))"
+
+
+def _uncast_inside(raw: str, kind: pa.DataType) -> str:
+    """True of the text of a list or a map if it is none, or one of its values becomes none, or another one."""
+    values, x = _as_texts(raw, kind), _variable(kind)
+    parts = (
+        [(values, kind.value_type)]
+        if pa.types.is_list(kind)
+        else [(f"map_keys({values})", kind.key_type), (f"map_values({values})", kind.item_type)]
+    )
+    bad = ((part, _uncast(_value(inner), x, _cast(x, _value(inner), None), None)) for part, inner in parts)
+    inside = " OR ".join(f"coalesce(len(list_filter({part}, lambda {x}: coalesce({is_bad}, FALSE))) > 0, FALSE)" for part, is_bad in bad)
+    return f"({raw} IS NOT NULL AND ({values}) IS NULL) OR {inside}"
+
+
+def _variable(kind: pa.DataType) -> str:
+    """The name of a value in a list or a map, another one at each depth."""
+    depth = 0
+    while pa.types.is_nested(kind):
+        kind, depth = kind.item_type if pa.types.is_map(kind) else kind.value_type, depth + 1
+    return f"x{depth}"
+
+
+def _value(kind: pa.DataType) -> Column:
+    """A value in a list or a map, as if it were a column."""
+    return Column("", None, kind, nullable=True)
+
+
+def _uncast(column: Column, raw: str, cast: str, found: pa.DataType | None) -> str:
     """True of a value that the cast to its column loses or changes. `found` is None where it may be a text.
 
     A CASE spares the values that are written in the usual way what is expensive; DuckDB evaluates all of an AND.
     """
-    cast, text, t = f"t.{quote(column.name)}", f"CAST({raw} AS VARCHAR)", pa.types
+    text, t = f"CAST({raw} AS VARCHAR)", pa.types
     lost = f"({raw} IS NOT NULL AND {cast} IS NULL)"
+    if found is None and t.is_nested(column.arrow):
+        return _uncast_inside(raw, column.arrow)
     if t.is_decimal(column.arrow):
         return f"{lost} OR {_unlike_decimal(column.arrow.scale, raw, cast, found)}"
     match column.sql_type:
@@ -204,7 +280,7 @@ def _uncast(column: Column, raw: str, found: pa.DataType | None) -> str:
         case "TIMESTAMP" if found is None:
             return f"{lost} OR {_outside(column, cast)} OR {_unless_usual(cast, text, _holds(text, FINER_TIME))}"
         case "TIMESTAMP":
-            finer = f" OR epoch_ns({raw}) % 1000 <> 0" if found == pa.timestamp("ns") else ""
+            finer = f" OR epoch_ns({raw}) % 1000 <> 0" if found is not None and t.is_timestamp(found) and found.unit == "ns" else ""
             return f"{lost} OR {_outside(column, cast)}{finer}"
         case "TIME":
             return f"{lost} OR {_outside(column, cast)} OR {_unless_usual(cast, text, f'NOT {_like(text, CLOCK)}')}"
@@ -235,15 +311,18 @@ def _outside(column: Column, value: str) -> str:
     return "FALSE"
 
 
-def _back(kind: pa.DataType) -> str:
-    """The SQL type of numbers, and of lists of them, of an Arrow type; "" for all others."""
+def _back(kind: pa.DataType, known: Mapping[str, str] = NUMBERS) -> str:
+    """The SQL type of an Arrow type of numbers, or of lists and maps; "" for all others."""
     t = pa.types
     if t.is_list(kind) or t.is_large_list(kind):
-        inner = _back(kind.value_type)
+        inner = _back(kind.value_type, INSIDE)
         return f"{inner}[]" if inner else ""
+    if t.is_map(kind):
+        key, item = _back(kind.key_type, INSIDE), _back(kind.item_type, INSIDE)
+        return f"MAP({key}, {item})" if key and item else ""
     if t.is_decimal(kind):
         return f"DECIMAL({kind.precision}, {kind.scale})"
-    return NUMBERS.get(str(kind), "")
+    return known.get(str(kind), "")
 
 
 def _unless_usual(cast: str, text: str, bad: str) -> str:
@@ -266,6 +345,10 @@ def _words(column: Column) -> str:
     """What a value must be to become one of the column's."""
     if pa.types.is_decimal(column.arrow):
         return f"a decimal of at most {column.arrow.scale} places"
+    if pa.types.is_list(column.arrow):
+        return f"a list, each value {_words(_value(column.arrow.value_type))}"
+    if pa.types.is_map(column.arrow):
+        return f"an object, each value {_words(_value(column.arrow.item_type))}"
     return TEXTUAL.get(column.sql_type, column.sql_type)
 
 
@@ -340,7 +423,7 @@ def _refuse_columns(source: Source, contract: Contract | None, found: Mapping[st
         if name not in found:
             if name not in source.clean and not wanted.optional:
                 problems.append(f"{name}: wanted {wanted.arrow}, and there is no such column")
-        elif not text and name not in source.clean and not accepts(wanted.arrow, found[name]):
+        elif not text and name not in source.clean and not (pa.types.is_null(found[name]) or accepts(wanted.arrow, found[name])):
             problems.append(f"{name}: wanted {wanted.arrow}, found {found[name]}")
     problems += [f"{name}: named by {why}, and there is no such column" for name, why in named.items() if name not in found]
     if problems:

@@ -297,8 +297,14 @@ def accepts(wanted: pa.DataType, found: pa.DataType) -> bool:
     if t.is_date(wanted) or t.is_timestamp(wanted):
         return bool(t.is_date(found) or t.is_timestamp(found))
     if t.is_list(wanted):
-        return bool(t.is_list(found) or t.is_large_list(found))
+        return bool((t.is_list(found) or t.is_large_list(found)) and _accepts_inside(wanted.value_type, found.value_type))
+    if t.is_map(wanted) and t.is_map(found):
+        return _accepts_inside(wanted.key_type, found.key_type) and _accepts_inside(wanted.item_type, found.item_type)
     return bool(wanted.id == found.id)
+
+
+def _accepts_inside(wanted: pa.DataType, found: pa.DataType) -> bool:
+    return pa.types.is_null(found) or accepts(wanted, found)
 
 
 def literal(value: Any) -> str:

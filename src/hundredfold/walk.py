@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from .ports import Ledger, Record
 from .query import check_queries
 from .steps.collect import Collected, collect, read_collected
 from .steps.publish import Terms, describe_run, publish, refuse_all_failed, refuse_none_ok, within_limits
-from .steps.validate import Verdict, refuse_changed, validate
+from .steps.validate import Verdict, naming_damage, refuse_changed, validate
 from .steps.work import Progress
 
 
@@ -79,15 +79,24 @@ class Walk:
     def one_state(self, warehouse: Any) -> Iterator[None]:
         """Check, before and after a block that reads the sources, that they are those that were validated.
 
-        Raises: SourceError, also instead of an error that a changed file caused.
+        Raises: SourceError, also instead of an error that a changed or damaged file caused.
         """
         refuse_changed(self.verdicts, warehouse)
         try:
-            yield
+            with self.naming_damage(warehouse):
+                yield
         except Exception:
             refuse_changed(self.verdicts, warehouse)
             raise
         refuse_changed(self.verdicts, warehouse)
+
+    @contextmanager
+    def naming_damage(self, warehouse: Any) -> Iterator[None]:
+        """Let a query that fails for a damaged file of a source name that file. Raises: SourceError instead of the QueryError."""
+        with ExitStack() as naming:
+            for verdict in self.verdicts:
+                naming.enter_context(naming_damage(verdict.source, verdict.files, warehouse))
+            yield
 
     def collect(self, model: Model, warehouse: Any) -> None:
         """Collect a model; its results stand under its name. PublishRefused where too many units failed for what follows."""

@@ -552,6 +552,61 @@ def test_an_error_of_a_file_names_the_object_and_no_copy_of_it(folder: Folder, c
     assert str(folder.afar.folder) not in told
 
 
+def test_a_damaged_page_names_its_object(folder: Folder) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"a": [f"text {n}" for n in range(1000)]}), sink, use_dictionary=False)
+    data = bytearray(sink.getvalue().to_pybytes())
+    data[4:60] = b"\xff" * 56
+    folder.put("x/b.parquet", bytes(data))
+    folder.parquet("x/a.parquet", a=["y"])
+    with pytest.raises(SourceError, match="HIVE_CURSOR_ERROR") as caught:
+        folder.read(f"{folder.address}/x/", unique=("a",))
+    assert f"things: {folder.address}/x/b.parquet cannot be read by Athena" in str(caught.value)
+    assert "again" in str(caught.value.hint)
+
+
+NO_PARQUET = {
+    "text": (b"a,b\n1,2\n", "it begins with 'a,b'"),
+    "empty": (b"", "it has no byte"),
+    "cut": (b"PAR1" + bytes(90), "its end is missing"),
+}
+
+
+@pytest.mark.parametrize("case", NO_PARQUET)
+def test_an_object_that_is_no_parquet_is_named_with_what_it_is(folder: Folder, case: str) -> None:
+    data, words = NO_PARQUET[case]
+    folder.put("x/b.parquet", data)
+    folder.parquet("x/a.parquet", a=["y"])
+    with pytest.raises(SourceError, match=words) as caught:
+        folder.read(f"{folder.address}/x/")
+    assert f"{folder.address}/x/b.parquet" in str(caught.value)
+
+
+def test_types_that_athena_would_change_are_refused(folder: Folder) -> None:
+    folder.parquet("d/a.parquet", a=pa.array([5], pa.duration("s")))
+    with pytest.raises(SourceError, match=r"a: duration\[s\]"):
+        folder.read(f"{folder.address}/d/")
+    for name, nanoseconds, far in (("ok", 1_580_465_472 * 10**9, None), ("far", 0, dt.datetime(9999, 12, 31)), ("fine", 1_000, None)):
+        column = pa.array([far], pa.timestamp("us")) if far else pa.array([nanoseconds], pa.timestamp("ns"))
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table({"a": column}), sink, use_deprecated_int96_timestamps=True)
+        folder.put(f"{name}/a.parquet", sink.getvalue().to_pybytes())
+    assert folder.read(f"{folder.address}/ok/") == [dt.datetime(2020, 1, 31, 10, 11, 12)]
+    with pytest.raises(SourceError, match="finer than a millisecond in a"):
+        folder.read(f"{folder.address}/fine/")
+    folder.afar.start(job_of(Source("things")), things=f"{folder.address}/far/").validate()
+
+
+@pytest.mark.parametrize("form", ["parquet", "jsonl"])
+def test_an_object_without_its_own_key_column_has_its_folders_value(folder: Folder, form: str) -> None:
+    for year, row in (("2020", {"k": 1, "a": 2020}), ("2021", {"k": 2})):
+        if form == "parquet":
+            folder.parquet(f"x/a={year}/x.parquet", **{name: [value] for name, value in row.items()})
+        else:
+            folder.put(f"x/a={year}/x.jsonl", json.dumps(row).encode())
+    assert folder.read(f"{folder.address}/x/") == [2020, 2021]
+
+
 def test_parquet_too_large_for_one_function_names_the_table_to_make(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hundredfold.aws.sources.STAGED_MOST", 100)  # instead of objects of 1.5 GiB
     folder.parquet("x/p=1/a.parquet", a=[1])

@@ -250,6 +250,55 @@ def test_a_column_with_another_value_than_its_folder_is_refused(bench: Bench, tm
         bench.source(Source("sales"), parted(tmp_path / "b", form, ["p=2"], P="1")).validate()
 
 
+def with_and_without(root: Path, form: str, own: dict[str, object]) -> Path:
+    """Files in folders year=..., of which some have a column of that name: `own` gives each folder's value, None where the file has none."""
+    for number, (year, value) in enumerate(own.items()):
+        path = root / f"year={year}" / f"x.{form}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        row = {"k": f"v{number}"} | ({} if value is None else {"year": None if value == "null" else value})
+        if form == "parquet":
+            pq.write_table(pa.Table.from_pylist([row]), path)
+        elif form == "csv":
+            path.write_text(",".join(row) + "\n" + ",".join("" if value is None else str(value) for value in row.values()) + "\n")
+        else:
+            path.write_text(json.dumps(row) + "\n")
+    return root
+
+
+@dataclass
+class Yearly:
+    k: str
+    year: int | None
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
+@pytest.mark.parametrize("contract", [None, Yearly])
+@pytest.mark.parametrize("without", ["2019", "2020", "2021", "__HIVE_DEFAULT_PARTITION__"])
+def test_a_file_without_its_own_key_column_has_its_folders_value(
+    bench: Bench, tmp_path: Path, form: str, contract: type | None, without: str
+) -> None:
+    place = with_and_without(tmp_path, form, {"2020": 2020, "2021": 2021} | {without: None})
+    piece = bench.source(Source("sales", contract), place)
+    piece.validate()
+    years = {2020, 2021} | {None if without.startswith("_") else int(without)}
+    assert {row["year"] for row in piece.accepted("sales")} == years
+    assert len(piece.accepted("sales")) == len(years)
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_an_own_key_column_of_nulls_is_another_value(bench: Bench, tmp_path: Path, form: str) -> None:
+    place = with_and_without(tmp_path, form, {"2020": 2020, "2021": "null", "2022": None})
+    with pytest.raises(SourceError, match="lies in a folder year=2021, and its own column year holds None"):
+        bench.source(Source("sales"), place).validate()
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
+def test_a_folders_value_that_no_column_can_hold_is_refused(bench: Bench, tmp_path: Path, form: str) -> None:
+    place = with_and_without(tmp_path, form, {"2020": 2020, "x": None})
+    with pytest.raises(SourceError, match="lies in a folder year=x, and other files have a column year of type BIGINT"):
+        bench.source(Source("sales"), place).validate()
+
+
 def test_partitions_are_decoded_and_may_be_null(bench: Bench, tmp_path: Path) -> None:
     piece = bench.source(Source("sales"), parted(tmp_path, "parquet", ["p=a%20b%2Fc", "p=__HIVE_DEFAULT_PARTITION__", "p=it's"]))
     piece.validate()

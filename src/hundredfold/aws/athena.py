@@ -31,8 +31,9 @@ from botocore.exceptions import ClientError
 
 from ..contract import literal, quote
 from ..dialect import tables_in, to_answer, to_athena, to_table
-from ..errors import QueryError, StateError
+from ..errors import QueryError, SourceError, StateError
 from ..job import Layout, Source
+from ..local.parquet_files import COPY_AGAIN
 from ..local.sources import pattern
 from ..local.warehouse import DuckWarehouse
 from .hive import duck_type, finer, hive_type, is_fine, misfits, plain_schema, refuse_misfits
@@ -48,6 +49,8 @@ PARQUET = {
 PATH = "$path"  # the column in which Athena says in which object a row lies
 WITH_PATH = "__with_path"  # behind a table's name: the same rows, and that column
 NAMED = 10_000  # characters of addresses that a statement names; more of them stand in a table
+# what Athena says of an object that cannot be read; its other words about objects are of types that do not fit
+UNREAD = re.compile(r"HIVE_CURSOR_ERROR|HIVE_CANNOT_OPEN_SPLIT|(Not valid|Malformed) Parquet file")
 MOST = 1_000  # translations that are kept for the next call of a step
 BLOCK = 2**26  # bytes of an answer that are read at a time; no row may be longer
 
@@ -172,6 +175,15 @@ class AthenaWarehouse:
     def prints(self, paths: Sequence[str]) -> list[list[Any]]:
         """Address, size and entity tag of each object: equal prints are taken for equal contents."""
         return prints(paths)
+
+    def find_damage(self, source: str, paths: Sequence[str], error: QueryError) -> SourceError | None:
+        """Return an error that names the object of a source whose damage made a query fail; None if it failed for another reason."""
+        if not UNREAD.search(error.message):
+            return None
+        named = next((path for path in paths if path in error.message), None)
+        if named is None:
+            return None
+        return SourceError(f"{source}: {named} cannot be read by Athena: {error.message.splitlines()[0]}", hint=COPY_AGAIN)
 
     def tables_of(self, select: str) -> set[str]:
         """The names of the tables that a query reads; QueryError if it is no single query."""

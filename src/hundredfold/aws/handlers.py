@@ -155,7 +155,7 @@ def _do(event: dict[str, Any], stand: Stand) -> dict[str, Any]:
 
 def _prepare(model: Model, stand: Stand) -> None:
     options = stand.record.options
-    with closing(stand.warehouse(model)) as warehouse:
+    with closing(stand.warehouse(model)) as warehouse, stand.walk.naming_damage(warehouse):
         manifest = prepare(
             model,
             stand.job,

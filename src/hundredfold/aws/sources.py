@@ -25,6 +25,7 @@ from ..errors import QueryError, SourceError
 from ..job import Source
 from ..listing import kind_of_file, partition_folders, partitions
 from ..local.files import FileStore
+from ..local.parquet_files import COPY_AGAIN, HEAD_BYTES, refuse_durations, refuse_finer, what_is_no_parquet
 from ..local.sources import Files, refuse_ours
 from ..local.warehouse import Attached, DuckWarehouse
 from .athena import PATH, AthenaWarehouse, Table, are_many
@@ -132,12 +133,14 @@ def _schemas(source: str, objects: Sequence[Object]) -> list[pa.Schema]:
     def read(o: Object) -> pa.Schema:
         try:
             file = pq.ParquetFile(ObjectFile(o.bucket, o.key))
+            refuse_durations(source, o.address, file.schema_arrow)
             _refuse_finer(source, o, file)
             return plain_schema(file)
         except PermissionError as error:
             raise SourceError(f"{source}: {error}", hint=RIGHT) from error
         except (pa.ArrowException, OSError) as error:
-            raise SourceError(f"{source}: {o.address} cannot be read as Parquet: {error}", hint="is it a Parquet file, whole?") from error
+            words = _what_is(o) or str(error)
+            raise SourceError(f"{source}: {o.address} cannot be read as Parquet: {words}", hint=COPY_AGAIN) from error
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(read, objects))
@@ -145,7 +148,9 @@ def _schemas(source: str, objects: Sequence[Object]) -> list[pa.Schema]:
 
 def _refuse_finer(source: str, o: Object, file: pq.ParquetFile) -> None:
     """Only the columns of times are read, a row group after the other."""
-    fine = [field.name for field in file.schema_arrow if is_fine(field.type)]
+    old = {column.path.split(".")[0] for column in map(file.schema.column, range(len(file.schema))) if column.physical_type == "INT96"}
+    refuse_finer(source, o.address, sorted(old), lambda: ObjectFile(o.bucket, o.key), step_ns=1_000_000)
+    fine = [field.name for field in file.schema_arrow if is_fine(field.type) and field.name not in old]
     for number in range(file.num_row_groups if fine else 0):
         rows = file.read_row_group(number, columns=fine)
         bad = [name for name in fine if finer(rows.column(name))]
@@ -154,6 +159,14 @@ def _refuse_finer(source: str, o: Object, file: pq.ParquetFile) -> None:
                 f"{source}: {o.address} holds times finer than a millisecond in {', '.join(bad)}, and Athena would round them",
                 hint="write them rounded to the millisecond, or as text or whole numbers",
             )
+
+
+def _what_is(o: Object) -> str:
+    """What an object is that is no Parquet file, from its ends; "" if it may be one."""
+    file = ObjectFile(o.bucket, o.key)
+    head = file.read(HEAD_BYTES)
+    file.seek(max(o.size - 4, 0))
+    return what_is_no_parquet(head, file.read(), o.size)
 
 
 def _hidden_to_athena(objects: Sequence[Object]) -> bool:

@@ -192,6 +192,12 @@ def _encoding(source: str, path: str, first: bytes, wanted: str | None) -> str:
     return wanted
 
 
+def what_is(first: bytes) -> str:
+    """Return what a file is that is neither CSV nor Parquet, from its first bytes; "" if they do not say."""
+    packed = next((f"compressed with {name}" for magic, name in COMPRESSIONS.items() if first.startswith(magic)), "")
+    return packed or next((what for pattern, what, _ in OTHERS if re.match(pattern, first, re.S)), "")
+
+
 def _refuse_others(source: str, path: str, first: bytes) -> None:
     """SourceError for a file that is something else, whatever its name."""
     for pattern, what, hint in OTHERS:

@@ -240,23 +240,38 @@ def written(value: Any) -> str:
     return str(value) if isinstance(value, str) else _json(value)
 
 
+def json_of_texts(value: Any, kind: pa.DataType) -> str:
+    """Return a value of a list or map type as JSON in which every number is a text, as it is written: readers write numbers anew."""
+    if value is None:
+        return "null"
+    if pa.types.is_list(kind) and isinstance(value, list):
+        return f"[{', '.join(json_of_texts(each, kind.value_type) for each in value)}]"
+    if pa.types.is_map(kind) and isinstance(value, dict):
+        return "{" + ", ".join(f"{_quoted(name)}: {json_of_texts(each, kind.item_type)}" for name, each in value.items()) + "}"
+    return _quoted(written(value)) if pa.types.is_string(kind) or isinstance(value, Number) else _json(value)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
 def _json(value: Any) -> str:
     if isinstance(value, Number):
         return str(value)
     if isinstance(value, list):
         return f"[{', '.join(map(_json, value))}]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(name, ensure_ascii=False)}: {_json(each)}" for name, each in value.items()) + "}"
+        return "{" + ", ".join(f"{_quoted(name)}: {_json(each)}" for name, each in value.items()) + "}"
     return json.dumps(value, ensure_ascii=False)
 
 
 # ---- the whole source
 
 
-def read_lines(source: str, paths: Sequence[str], texts: Mapping[str, bool], out: Path) -> list[str]:
+def read_lines(source: str, paths: Sequence[str], texts: Mapping[str, pa.DataType], out: Path) -> list[str]:
     """Write the rows of files as Parquet, with `__file` and `__row`; return the columns that hold JSON of lists and objects.
 
-    `texts` are the columns that a contract casts: their values are written as text (True: as JSON, where they are lists or objects).
+    `texts` are the columns that a contract casts, with its types: their values are written as text, those of lists and maps as JSON.
     """
     kinds: dict[str, Kind] = {}
     for path, _, number, row in _rows(source, paths):
@@ -279,12 +294,12 @@ def read_lines(source: str, paths: Sequence[str], texts: Mapping[str, bool], out
             columns = [[path for path, *_ in chunk], [row for _, row, *_ in chunk]]
             columns += [[_value(row.get(f.name), f, texts) for *_, row in chunk] for f in fields]
             file.write_batch(pa.RecordBatch.from_arrays([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema))
-    return [name for name, nested in texts.items() if nested and name in kinds]
+    return [name for name, kind in texts.items() if pa.types.is_nested(kind) and name in kinds]
 
 
-def _value(value: Any, field: pa.Field, texts: Mapping[str, bool]) -> Any:
-    if value is not None and texts.get(field.name):
-        return _json(value)
+def _value(value: Any, field: pa.Field, texts: Mapping[str, pa.DataType]) -> Any:
+    if value is not None and field.name in texts and pa.types.is_nested(texts[field.name]):
+        return json_of_texts(value, texts[field.name])
     return as_typed(value, field.type)
 
 

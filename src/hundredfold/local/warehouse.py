@@ -18,6 +18,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..checks import keeps_digits
 from ..contract import quote
 from ..errors import HomeError, HundredfoldError, QueryError, SourceError
 from ..job import Source
@@ -25,6 +26,7 @@ from ..listing import partition_types
 from ..steps.validate import refuse_other_files
 from . import json_lines
 from .csv_files import CsvFile, facts_of, malformed, prepare_csv, typed
+from .parquet_files import SQL_ERRORS, exact_times, find_damage, refuse_inexact, without_zone
 from .sources import SETTLED, Files, as_table, find_files, pattern, refuse_ours, settling, still_open
 
 STREAMED = 250_000  # rows of a streamed batch
@@ -43,6 +45,7 @@ class DuckWarehouse:
     def __init__(self, store: Any, scratch: Path, *, memory: int, threads: int, tick: Callable[[], None] = lambda: None) -> None:
         self.store = store
         self.scratch = scratch
+        self._memory = memory
         self._tick = tick
         self._beside = ThreadPoolExecutor(1)
         shutil.rmtree(scratch, ignore_errors=True)  # what a killed driver left
@@ -171,7 +174,7 @@ class DuckWarehouse:
         if not isinstance(place, str | Path):
             with self.store.writing(staged) as path:
                 pq.write_table(as_table(name, place), path)
-            return self._parquet(name, Files((str(self.store.path(staged)),), "parquet"), {}, in_place=False)
+            return self._parquet(name, Files((str(self.store.path(staged)),), "parquet"), contract_columns, in_place=False)
         files = find_files(name, str(place), folder)
         if files.kind == "parquet":
             return self._parquet(name, files, contract_columns, in_place=True)
@@ -197,26 +200,67 @@ class DuckWarehouse:
         before = self.prints(files.paths) if in_place else []
         select = f"SELECT * FROM read_parquet({files.sql_list}, filename = '__file', file_row_number = true, union_by_name = true, hive_partitioning = false)"
         try:
-            names = self.columns(select).names
+            types = self._types(select)
         except QueryError as error:
             _refuse_file_column(source, error)
-            raise SourceError(
+            raise self.find_damage(source, files.paths, error) or SourceError(
                 f"{source}: {files.paths[0]} cannot be read as Parquet: {error.message.split(chr(10))[0]}",
                 hint="is it a Parquet file, whole?",
             ) from error
+        names = list(types)
         refuse_ours(source, [n for n in names if n != "__file"])
         if any(re.search(r"_\d+$", n) for n in names):  # DuckDB renames a column whose name, but for its case, is there already
             for path in files.paths:
                 refuse_ours(source, pq.read_schema(path).names)
-        if len(files.paths) > 1:
-            self._refuse_unlike(source, files, select)
-        plain = ", ".join(quote(n) for n in names if n not in ("__file", "file_row_number"))
-        where = "__file" if in_place else "'(in memory)'"
-        select = f"SELECT {plain}, {where} AS __file, file_row_number + 1 AS __row FROM ({select}) AS f"
-        select = self._parted(source, select, files, wanted, as_text=False)
+        try:
+            if len(files.paths) > 1:
+                self._refuse_unlike(source, files, select)
+            if in_place:
+                refuse_inexact(source, files.paths, self.query)
+            clocks = exact_times(types)
+            plain = ", ".join(
+                f"{clocks[n]} AS {quote(n)}" if n in clocks else quote(n) for n in names if n not in ("__file", "file_row_number")
+            )
+            where = "__file" if in_place else "'(in memory)'"
+            select = f"SELECT {plain}, {where} AS __file, file_row_number + 1 AS __row FROM ({select}) AS f"
+            kinds = {n: without_zone(kind) for n, kind in types.items() if n not in wanted}
+            self._refuse_midnight(source, select, {n: kind for n, kind in kinds.items() if kind in ("TIME", "TIME_NS")})
+            select = self._parted(source, select, files, wanted, as_text=False, has=self._has_column)
+        except QueryError as error:
+            raise self.find_damage(source, files.paths, error) or error from error
         attached = Attached(select, self.columns(select), False, files if in_place else None, None)
         attached.prints = before
         return attached
+
+    def _has_column(self, path: str, name: str) -> bool:
+        """Whether a Parquet file has a column of that name, whatever its case."""
+        types = self._types(f"SELECT * FROM read_parquet({pattern(path)}, hive_partitioning = false)")
+        return name.lower() in {found.lower() for found in types}
+
+    def find_damage(self, source: str, paths: Sequence[str], error: QueryError) -> SourceError | None:
+        """Return an error that names the file of a source whose damage made a query fail; None if it failed for another reason."""
+        cause: BaseException | None = error
+        while isinstance(cause, QueryError):
+            cause = cause.__cause__
+        if cause is None or isinstance(cause, SQL_ERRORS):
+            return None
+        return self._called(lambda: find_damage(source, paths, self._memory))
+
+    def _refuse_midnight(self, source: str, select: str, clocks: Mapping[str, str]) -> None:
+        """SourceError where a column that no contract checks holds 24:00, which a time of day in Python cannot be."""
+        if not clocks:
+            return
+        counts = ", ".join(
+            f"count(*) FILTER (WHERE {quote(n)} >= CAST('24:00:00' AS {kind})) AS n{i}" for i, (n, kind) in enumerate(clocks.items())
+        )
+        found = dict(zip(clocks, self.query(f"SELECT {counts} FROM ({select}) AS s").to_pylist()[0].values(), strict=True))
+        bad = {name: rows for name, rows in found.items() if rows}
+        if bad:
+            raise SourceError(
+                f"{source} holds the time of day 24:00, and a time in Python ends before it",
+                problems=[f"{name}: {rows:,} row(s)" for name, rows in bad.items()],
+                hint="declare a contract with such a field of type time: these rows are rejected then; or write 00:00 of the next day",
+            )
 
     def _refuse_unlike(self, source: str, files: Files, select: str) -> None:
         """Refuse Parquet files with a column of types that no one type holds: text beside numbers, or a value that the common type changes."""
@@ -272,8 +316,20 @@ class DuckWarehouse:
                 hint="write all files with one type",
             )
 
-    def _parted(self, source: str, select: str, files: Files, wanted: Mapping[str, Any], *, as_text: bool) -> str:
+    def _parted(
+        self,
+        source: str,
+        select: str,
+        files: Files,
+        wanted: Mapping[str, Any],
+        *,
+        as_text: bool,
+        has: Callable[[str, str], bool] | None = None,
+    ) -> str:
         """Rows with the columns that folders KEY=VALUE give them: as text, or of the type that a contract wants or that all values have.
+
+        A column that some files have themselves gets its folder's value in the files that do not: `has` says whether a file has a
+        column of which it holds no value.
 
         Raises:
             SourceError: a file has a column of that name with another value.
@@ -282,33 +338,55 @@ class DuckWarehouse:
             return select
         types = partition_types(files.partitions)
         refuse_ours(source, list(types))
-        own = {name.lower(): name for name in self.columns(select).names}
+        found = self._types(select)
+        own = {name.lower(): name for name in found}
         rows = ", ".join(
             f"({', '.join('NULL' if value is None else _string(value) for value in (path, *(part[key] for key in types)))})"
             for path, part in zip(files.paths, files.partitions, strict=True)
         )
         joined = f"({select}) AS s JOIN (VALUES {rows}) AS p(__path, {', '.join(map(quote, types))}) ON p.__path = s.__file"
+        filled = []
         for key in types:
-            if key.lower() in own:
-                self._refuse_other(source, key, own[key.lower()], joined)
+            if name := own.get(key.lower()):
+                without = self._files_without(select, name, has)
+                self._refuse_other(source, key, name, found[name], joined, without)
+                if without:
+                    value = (
+                        f"CASE WHEN s.__file IN ({_strings(without)}) THEN CAST(p.{quote(key)} AS {found[name]}) ELSE s.{quote(name)} END"
+                    )
+                    filled.append(f"{value} AS {quote(name)}")
         kinds = {
             key: "VARCHAR" if as_text and key in wanted else wanted[key].sql_type if key in wanted else kind for key, kind in types.items()
         }
         columns = "".join(f", CAST(p.{quote(key)} AS {kind}) AS {quote(key)}" for key, kind in kinds.items() if key.lower() not in own)
-        return f"SELECT s.*{columns} FROM {joined}"
+        replaced = f" REPLACE ({', '.join(filled)})" if filled else ""
+        return f"SELECT s.*{replaced}{columns} FROM {joined}"
 
-    def _refuse_other(self, source: str, key: str, own: str, joined: str) -> None:
-        """SourceError where rows have another value in a column than their folder KEY=VALUE has."""
+    def _files_without(self, select: str, name: str, has: Callable[[str, str], bool] | None) -> list[str]:
+        """The files that do not have a column of the rows: none of their rows has a value in it, and their schema, if any, does not name it."""
+        empty = f"SELECT __file FROM ({select}) AS s GROUP BY __file HAVING count({quote(name)}) = 0 ORDER BY __file"
+        return [path for path in self.query(empty).column("__file").to_pylist() if has is None or not has(path, name)]
+
+    def _refuse_other(self, source: str, key: str, own: str, kind: str, joined: str, without: Sequence[str]) -> None:
+        """SourceError where rows have another value in a column than their folder KEY=VALUE has, or could not have that value."""
         text = f"CAST(s.{quote(own)} AS VARCHAR)"
         same = f"{text} IS NOT DISTINCT FROM p.{quote(key)} OR coalesce(TRY_CAST({text} AS DOUBLE) = TRY_CAST(p.{quote(key)} AS DOUBLE), FALSE)"
+        if without:
+            none = f"p.{quote(key)} IS NOT NULL AND TRY_CAST(p.{quote(key)} AS {kind}) IS NULL"
+            same = f"CASE WHEN s.__file IN ({_strings(without)}) THEN NOT ({none}) ELSE {same} END"
         found = self.query(
             f"SELECT s.__file AS file, {text} AS value, p.{quote(key)} AS folder FROM {joined} WHERE NOT ({same}) LIMIT 1"
         ).to_pylist()
-        if found:
+        if not found:
+            return
+        where = f"{source}: {found[0]['file']} lies in a folder {key}={found[0]['folder']}, and"
+        if found[0]["file"] in without:
             raise SourceError(
-                f"{source}: {found[0]['file']} lies in a folder {key}={found[0]['folder']}, and its own column {own} holds {found[0]['value']}",
-                hint="drop or rename one of them: which is right cannot be known",
+                f"{where} other files have a column {own} of type {kind}, which cannot hold that", hint="write all files with the column"
             )
+        raise SourceError(
+            f"{where} its own column {own} holds {found[0]['value']}", hint="drop or rename one of them: which is right cannot be known"
+        )
 
     def _csv(self, source: Source, files: Files, contract_columns: Mapping[str, Any], staged: str) -> Attached:
         """All values as text, then those of a contract's columns as it wants them: a type that DuckDB guesses may change them."""
@@ -321,11 +399,17 @@ class DuckWarehouse:
         select = self._each_from_one(staged, files)
         names = [name for name in self.columns(select).names if name not in ("__file", "__row")]
         refuse_ours(source.name, names)
-        if contract_columns:
-            select = self._parted(source.name, select, files, contract_columns, as_text=True)
-        else:
+        named = {file.path: {name.lower() for name in file.dialect.names} for file in found}
+        if not contract_columns:
             select = self._settled(select, names, _typing(source, found, None))
-            select = self._parted(source.name, select, files, {}, as_text=False)
+        select = self._parted(
+            source.name,
+            select,
+            files,
+            contract_columns,
+            as_text=bool(contract_columns),
+            has=lambda path, name: name.lower() in named.get(path, ()),
+        )
         attached = Attached(select, self.columns(select), bool(contract_columns), None, malformed(found))
         attached.csv = facts_of(found)
         return attached
@@ -405,7 +489,7 @@ class DuckWarehouse:
             raise _unread(source, files, error) from error
         select = self._each_from_one(staged, files)
         if columns is None:
-            texts = {name: pa.types.is_nested(column.arrow) for name, column in wanted.items()}
+            texts = {name: column.arrow for name, column in wanted.items()}
             nested = json_lines.read_lines(source, files.paths, texts, out)
             values = "".join(f", CAST({quote(name)} AS JSON) AS {quote(name)}" for name in nested)
             select = f"SELECT * REPLACE ({values[2:]}) FROM ({select}) AS s" if values else select
@@ -439,8 +523,8 @@ class DuckWarehouse:
                 plain[name] = str(read)
                 scan = scan or (json_lines.LONG if nested and "DOUBLE" in str(read) else "")
             elif nested:
-                if not pa.types.is_nested(column.arrow):
-                    return None
+                if not pa.types.is_nested(column.arrow) or (keeps_digits(column.arrow) and re.search("DOUBLE|JSON", str(kind))):
+                    return None  # [1.10] is written again as [1.1]
                 plain[name], scan = "JSON", json_lines.LONGER
             else:
                 plain[name] = "VARCHAR"
@@ -540,6 +624,8 @@ def _sort(kind: str) -> str:
     if kind.endswith("]") or kind.startswith(("STRUCT", "MAP")):
         return "nested"
     name = kind.partition("(")[0]
+    if without_zone(name) in ("TIME", "TIME_NS"):
+        return "clock"
     if name in ("DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"):
         return "time"
     return "number" if name in ("DECIMAL", "FLOAT", "DOUBLE") or name.endswith(("INT", "INTEGER")) else name
@@ -637,6 +723,10 @@ def _operators(plan: Any) -> Iterator[str]:
 
 def _text(path: Path) -> str:
     return str(path).replace("'", "''")
+
+
+def _strings(texts: Sequence[str]) -> str:
+    return ", ".join(map(_string, texts))
 
 
 def _string(text: str) -> str:

@@ -6,7 +6,8 @@ Rows in = accepted + rejected + dropped copies, or the run stops here.  What was
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 
 from ..checks import Checks, Rule, compile_checks, duplicates, quote_part, refuse_timeless
 from ..checksums import checksum_of, get_json, put_json, verified
-from ..contract import quote, read_contract
+from ..contract import Contract, quote, read_contract
 from ..errors import ConservationError, ContractError, JobError, QueryError, SourceError
 from ..job import Job, Layout, Source, allowed
 from ..ports import Store, Warehouse
@@ -36,6 +37,9 @@ class Sourcing(Warehouse, Protocol):
     def load(self, name: str, table: pa.Table) -> None: ...
     def parquet(self, key: str) -> str: ...
     def prints(self, paths: Sequence[str]) -> list[list[Any]]: ...
+
+    def find_damage(self, source: str, paths: Sequence[str], error: QueryError) -> SourceError | None:
+        """An error that names the file of a source whose damage made a query fail; None if it failed for another reason."""
 
 
 class Printing(Protocol):
@@ -177,6 +181,13 @@ def _validate_one(source: Source, place: Any, job: Job, as_of: str, layout: Layo
     contract = read_contract(source.contract) if source.contract else None
     wanted = {c.name: c for c in contract.columns} if contract else {}
     raw = warehouse.attach(source, place, job.folder, wanted, layout.staged(source.name))
+    with naming_damage(source.name, raw.prints, warehouse):
+        return _judged(source, place, contract, raw, as_of, layout, warehouse, store)
+
+
+def _judged(
+    source: Source, place: Any, contract: Contract | None, raw: Any, as_of: str, layout: Layout, warehouse: Sourcing, store: Sourced
+) -> Verdict:
     found = raw.prints
     if source.name in {t.split(".")[0] for t in source.references.values()}:
         warehouse.define(source.name, raw.select)  # a source that refers to itself is checked against its raw rows
@@ -186,6 +197,8 @@ def _validate_one(source: Source, place: Any, job: Job, as_of: str, layout: Layo
         refuse_timeless(source, warehouse.columns(checks.typed))
         rows, bad, repaired, counts = _count(checks, warehouse)
     except QueryError as error:
+        if damage := warehouse.find_damage(source.name, [entry[0] for entry in found], error):
+            raise damage from error
         _refuse_clean(source, raw.select, warehouse)
         raise SourceError(f"{source.name} cannot be checked: {error.message}", hint=error.hint) from error
     doubled = _is_doubled(source, checks, warehouse)
@@ -394,6 +407,17 @@ def _where(finding: Finding, several: bool) -> str:
     if not finding.row:
         return f"in {finding.file}"
     return f"row {finding.row}" + (f" of {finding.file}" if several else "")
+
+
+@contextmanager
+def naming_damage(source: str, files: Sequence[Sequence[Any]], warehouse: Sourcing) -> Iterator[None]:
+    """Let a query that fails for a damaged file of a source name that file. Raises: SourceError instead of the QueryError."""
+    try:
+        yield
+    except QueryError as error:
+        if files and (damage := warehouse.find_damage(source, [entry[0] for entry in files], error)):
+            raise damage from error
+        raise
 
 
 def refuse_changed(verdicts: Sequence[Verdict], warehouse: Sourcing) -> None:

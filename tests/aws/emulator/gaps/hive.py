@@ -185,7 +185,10 @@ def read_parquet(data: bytes, columns: Sequence[Column], uri: str, how: Mapping[
     except pa.ArrowException as error:
         raise QueryError("HIVE_BAD_DATA", f"Not valid Parquet file: {uri} ({error})") from error
     there = {name.lower(): name for name in file.schema_arrow.names}
-    rows = file.read(columns=[there[column.name] for column in columns if column.name in there])
+    try:
+        rows = file.read(columns=[there[column.name] for column in columns if column.name in there])
+    except (pa.ArrowException, OSError) as error:
+        raise QueryError("HIVE_CURSOR_ERROR", f"Failed to read Parquet file: {uri}") from error
     arrays = []
     for column in columns:
         found = rows[there[column.name]] if column.name in there else pa.chunked_array([pa.nulls(len(rows), column.kind)])
