@@ -212,7 +212,7 @@ class Policy:
     z           how sure a move must be, in standard deviations of the elasticity
     max_step    the largest move: a share of the current price (voice: points of discount, as a share of the tariff)
     min_weeks   fewer weeks than this, and the price is held
-    load_limit  voice: the share of a cell's capacity that discounts may fill
+    load_limit  voice: the share of a cell's capacity that discounts may fill; no limit if it is empty
 
     What may be left out, as a column or as a value; without it the rule is off, unless a default is named.
 
@@ -267,6 +267,8 @@ class PriceRow:
 
     valid_from, valid_to    UTC; `..._local` is what a clock in the location's `time_zone` shows then
     ..._lo, ..._hi          the deltas at the ends of the elasticity's 90 % interval
+    expected_volume         sold per week at the current price: of voice, no more than the cell carries;
+    expected_blocked_minutes, ..._delta   voice: minutes a week that are asked for beyond that, now and by how much the new price changes them
     usage_value, opportunity_cost, capacity_price   with unit_cost what one more unit sold costs: unit_cost - usage_value + what
                             other products or hours lose by it; capacity_price is what one more unit of room in the cell would bring
     explore_draw            the elasticity that a trial was priced on (explore_flag), null elsewhere
@@ -306,6 +308,8 @@ class PriceRow:
     support_n: Annotated[int, Ge(0)]
     shrink_weight: Annotated[float, Ge(0), Le(1)]
     expected_volume: Annotated[float, Ge(0)]
+    expected_blocked_minutes: Annotated[float, Ge(0)] | None
+    expected_blocked_minutes_delta: float | None
     expected_volume_delta: float
     expected_revenue_delta: float
     expected_margin_delta: float

@@ -2,16 +2,17 @@
 
 Two things tie them: no cliff between two hours (`optimise.smooth`), and a share of the minutes that a discount brings was only waiting
 for it, and is missing in the hours before (`time_shift`): sum_k sigma_hk (p_k - c_k) is what a minute more in hour h costs the others.
+An hour that is full at its price loses nothing by it: others take the room.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from tariffs.optimise.reasons import HOLD_CONTROL, SMOOTHED
+from tariffs.optimise.reasons import HOLD_CONTROL, SMOOTHED, TIME_SHIFT_ADJUSTED
 from tariffs.optimise.smooth import cliffs, follows, shifts, smoothest
 from tariffs.rows import Columns, Floats, Rows
-from tariffs.together import SWEEPS, margins, points_of, told, validity, worth_of
+from tariffs.together import SWEEPS, blocked, capacity_of, margins, points_of, told, validity, worth_of
 
 
 def settle_day(rows: Rows) -> dict[str, np.ndarray]:
@@ -25,14 +26,15 @@ def settle_day(rows: Rows) -> dict[str, np.ndarray]:
     price = _settle(rows, sigma, limit) if cliffs(own, linked, limit).any() or sigma.any() else own
     changed, control = price != own, rows["reason_code"] == HOLD_CONTROL
     left = cliffs(price, linked, limit) & ~control
-    why = "CLIFF" if cliffs(own, linked, limit).any() else "TIME_SHIFT"
+    reason, why = (SMOOTHED, "CLIFF") if cliffs(own, linked, limit).any() else (TIME_SHIFT_ADJUSTED, "TIME_SHIFT")
     columns = {
         "hour": rows["hour"],
         "price": price,
         "discount_class": np.rint(100.0 * (1.0 - price / rows["reference_price"])).astype(np.int64),
-        "reason_code": np.where(changed & ~rows["explore_flag"], SMOOTHED, rows["reason_code"]).astype(object),
+        "reason_code": np.where(changed & ~rows["explore_flag"], reason, rows["reason_code"]).astype(object),
         "day_bound": np.where(left, "CLIFF_OUT_OF_REACH", np.where(changed, why, "")).astype(object),
     }
+    columns["expected_blocked_delta"] = blocked(rows, price)
     return columns | told(rows, price, _lost(rows, price, sigma)) | validity(rows)
 
 
@@ -51,7 +53,9 @@ def _settle(rows: Columns, sigma: Floats, limit: float) -> Floats:
 
 def _lost(rows: Columns, price: Floats, sigma: Floats) -> Floats:
     """What a minute more in each hour costs the others, in money; shape (hours,)."""
-    return np.asarray((sigma * margins(rows, price)[None, :]).sum(axis=1))
+    asked = rows["volume"] * np.exp(rows["elasticity"] * (price / rows["current_price"] - 1.0))
+    missed = np.where(asked > capacity_of(rows), 0.0, margins(rows, price))
+    return np.asarray((sigma * missed[None, :]).sum(axis=1))
 
 
 def _cliff_limit(rows: Columns) -> float:

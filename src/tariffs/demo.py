@@ -19,6 +19,6 @@ NEXT = (
 
 
 def make(size: str, folder: Path) -> Mapping[str, Path]:
-    """Make an operator's tables of that size, with their usual dirt, in a folder; the file or folder of each source."""
-    made = generator.generate(size, folder)
+    """Make an operator's tables of that size, with their usual dirt and full cells, in a folder; the file or folder of each source."""
+    made = generator.generate(size, folder, switches=generator.Switches(cap=True))
     return {name: files[0] if len(files) == 1 else files[0].parent for name, files in made.sources.items()}

@@ -17,7 +17,7 @@ import numpy as np
 
 from tariffs.optimise.fairness import band
 from tariffs.optimise.ladder import SLACK, Rung, climb, climb_pulled, in_order, worth
-from tariffs.optimise.reasons import DIVERSION_ADJUSTED, LADDER_ADJUSTED, REG_CAP
+from tariffs.optimise.reasons import DIVERSION_ADJUSTED, FAIRNESS_ADJUSTED, LADDER_ADJUSTED
 from tariffs.rows import Columns, Floats, Ints, Labels, Rows, key_offsets
 from tariffs.together import SWEEPS, margins, points_of, told, validity, worth_of
 
@@ -70,7 +70,7 @@ def _treat_alike(rows: Columns, place: Place) -> None:
             points, [worth_of(rows, i, p) for i, p in zip(at.tolist(), points, strict=True)], float(rows["max_segment_ratio"][at].min())
         )
         inside = (place.price[at] >= found.lowest) & (place.price[at] <= found.highest)
-        place.move(at, np.where(inside, place.price[at], found.prices), REG_CAP, "FAIRNESS")
+        place.move(at, np.where(inside, place.price[at], found.prices), FAIRNESS_ADJUSTED, "FAIRNESS")
         out = (place.price[at] < found.lowest) | (place.price[at] > found.highest)
         place.lowest[at] = np.where(out, place.price[at], np.maximum(place.lowest[at], found.lowest))
         place.highest[at] = np.where(out, place.price[at], np.minimum(place.highest[at], found.highest))

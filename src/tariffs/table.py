@@ -15,7 +15,7 @@ from tariffs.optimise.portfolio import Limit, keep
 from tariffs.optimise.reasons import PORTFOLIO_LIMIT
 from tariffs.optimise.rule import GRID_SLACK, Demand, Terms, expected_loss, on_tick, robust_value
 from tariffs.rows import Bools, Columns, Floats, Rows, key_offsets
-from tariffs.together import believed, terms_of_rows, told
+from tariffs.together import believed, blocked, capacity_of, terms_of_rows, told
 
 SAMPLE = 20_000  # units that tell the prices of the limits nearly
 SAME = 1e-9  # of equal worth the price that is there already wins
@@ -40,6 +40,7 @@ class Limited:
     expected_revenue_delta_hi: float
     expected_margin_delta_lo: float
     expected_margin_delta_hi: float
+    expected_blocked_delta: float
 
 
 def keep_limits(rows: Rows) -> dict[str, np.ndarray]:
@@ -92,23 +93,25 @@ def menu(rows: Columns) -> tuple[Floats, Bools]:
 
 def limits_of(rows: Columns, prices: Floats) -> list[Limit]:
     """The limits that the policy sets, over the menu."""
-    asked = {name: float(rows[name][0]) for name in ("max_moved_share", "max_mean_change", "min_volume", "max_revenue_risk")}
+    wanted = {name: float(rows[name][0]) for name in ("max_moved_share", "max_mean_change", "min_volume", "max_revenue_risk")}
     units, current = float(len(prices)), rows["current_price"][:, None]
     volume, ratio = rows["volume"][:, None], prices / current
-    sold = volume * np.exp(rows["elasticity"][:, None] * (ratio - 1.0) + rows["pull"][:, None])
+    capacity = np.broadcast_to(capacity_of(rows), rows["volume"].shape)[:, None]
+    sold_now = np.minimum(rows["volume"], capacity[:, 0])
+    asked = volume * np.exp(rows["elasticity"][:, None] * (ratio - 1.0) + rows["pull"][:, None])
     limits = []
-    if asked["max_moved_share"] >= 0:
-        limits.append(Limit("max_moved_share", (prices != current).astype(np.float64), asked["max_moved_share"] * units, units))
-    if asked["max_mean_change"] >= 0:
-        limits.append(Limit("max_mean_change", ratio - 1.0, asked["max_mean_change"] * units, units))
-        limits.append(Limit("max_mean_change", 1.0 - ratio, asked["max_mean_change"] * units, units))
-    if asked["min_volume"] >= 0:
-        base = float(rows["volume"].sum())
-        limits.append(Limit("min_volume", -sold, -asked["min_volume"] * base, -base))
-    if asked["max_revenue_risk"] >= 0:
-        revenue = float((rows["volume"] * rows["current_price"]).sum())
-        loss = expected_loss(volume * current + 0.0 * prices, sold * prices, rows["se"][:, None] * np.abs(ratio - 1.0))
-        limits.append(Limit("max_revenue_risk", loss, asked["max_revenue_risk"] * revenue, revenue))
+    if wanted["max_moved_share"] >= 0:
+        limits.append(Limit("max_moved_share", (prices != current).astype(np.float64), wanted["max_moved_share"] * units, units))
+    if wanted["max_mean_change"] >= 0:
+        limits.append(Limit("max_mean_change", ratio - 1.0, wanted["max_mean_change"] * units, units))
+        limits.append(Limit("max_mean_change", 1.0 - ratio, wanted["max_mean_change"] * units, units))
+    if wanted["min_volume"] >= 0:
+        base = float(sold_now.sum())
+        limits.append(Limit("min_volume", -np.minimum(asked, capacity), -wanted["min_volume"] * base, -base))
+    if wanted["max_revenue_risk"] >= 0:
+        revenue, spread = sold_now * rows["current_price"], rows["se"][:, None] * np.abs(ratio - 1.0)
+        loss = expected_loss(revenue[:, None] + 0.0 * prices, asked * prices, spread, capacity * prices)
+        limits.append(Limit("max_revenue_risk", loss, wanted["max_revenue_risk"] * float(revenue.sum()), float(revenue.sum())))
     return limits
 
 
@@ -131,7 +134,8 @@ def _values(rows: Columns, prices: Floats, there: Bools) -> Floats:
         )
     )
     money = (terms.current * demand.volume * np.exp(rows["pull"]))[:, None]
-    values = robust_value(prices, tall, Demand(demand.elasticity[:, None], demand.sd[:, None], demand.volume[:, None])) * money
+    wide = Demand(*(values.reshape(-1, 1) for values in (demand.elasticity, demand.sd, demand.volume, demand.capacity)))
+    values = robust_value(prices, tall, wide) * money
     values[:, GIVEN] += SAME * money[:, 0]
     return np.where(there, values, -np.inf)
 
@@ -160,5 +164,6 @@ def _changed(rows: Columns, price: Floats, active: set[str]) -> dict[str, np.nda
         "reason_code": np.full(len(price), PORTFOLIO_LIMIT, dtype=object),
         "portfolio_bound": np.full(len(price), bound, dtype=object),
         **told(rows, price, rows["opportunity_cost"], rows["pull"]),
+        "expected_blocked_delta": blocked(rows, price),
     }
     return {name: values[at] for name, values in columns.items() if name != "opportunity_cost"}

@@ -12,10 +12,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 
-from tariffs.optimise.rule import GRID_SLACK, Demand, Terms, effect_columns, on_tick, robust_value
+from tariffs.optimise.rule import GRID_SLACK, Demand, Terms, blocked_delta, effect_columns, on_tick, robust_value
 from tariffs.rows import Columns, Floats, Ints
 
 DAYS_VALID = 7
+UNLIMITED = 1e18  # what the queries say where nothing limits the units sold
 SWEEPS = 6  # of Gauss-Seidel; what one price costs another is small, so two or three settle it
 
 
@@ -37,8 +38,14 @@ def worth_of(rows: Columns, at: int, prices: Floats, opportunity_cost: float = 0
 def told(rows: Columns, price: Floats, opportunity_cost: Floats, pull: Floats | float = 0.0) -> dict[str, Floats]:
     """The effect of each row's new price, and what its moving costs other rows."""
     every = np.arange(len(price))
-    demand = Demand(rows["elasticity"], rows["se"], rows["volume"])
+    demand = Demand(rows["elasticity"], rows["se"], rows["volume"], capacity_of(rows))
     return effect_columns(price, terms_of_rows(rows, every, opportunity_cost), demand, pull) | {"opportunity_cost": opportunity_cost}
+
+
+def blocked(rows: Columns, price: Floats) -> Floats:
+    """The change of each row's minutes that are asked for beyond the capacity, at its new price."""
+    demand = Demand(rows["elasticity"], rows["se"], rows["volume"], capacity_of(rows))
+    return blocked_delta(price, terms_of_rows(rows, np.arange(len(price))), demand)
 
 
 def terms_of_rows(rows: Columns, at: Ints, opportunity_cost: Floats | float = 0.0) -> Terms:
@@ -52,7 +59,17 @@ def terms_of_rows(rows: Columns, at: Ints, opportunity_cost: Floats | float = 0.
 
 def believed(rows: Columns, at: Ints) -> Demand:
     """The demand to optimise on: a trial's is certain of its draw."""
-    return Demand(rows["draw"][at], np.where(rows["explore_flag"][at], 0.0, rows["se"][at]), rows["volume"][at])
+    sd = np.where(rows["explore_flag"], 0.0, rows["se"])
+    return Demand(rows["draw"], sd, rows["volume"], capacity_of(rows)).at(at)
+
+
+def capacity_of(rows: Columns) -> Floats:
+    """The most that can be sold in a week: of each row (rows,), or infinite for all, shape (1,), where rows have no such column."""
+    try:
+        capacity = rows["capacity"]
+    except KeyError:
+        return np.array([np.inf])
+    return np.where(capacity < UNLIMITED, capacity, np.inf)
 
 
 def margins(rows: Columns, price: Floats) -> Floats:

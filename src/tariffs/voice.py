@@ -2,7 +2,7 @@
 
 A discount d is the price (1 - d) x tariff, so the estimator and the price rule are those of bundles, with the discount
 classes 0, 5, ..., 95 as price points.  One limit is voice's own: the minutes that a discount brings must fit into the
-cell.
+cell, and no more than the cell carries is ever sold.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from tariffs.demand.prior import Prior, pool
 from tariffs.observe import Learnt, demand_at, learn_unit, learn_units, observe
 from tariffs.optimise.reasons import HOLD_NO_VARIATION, holds
-from tariffs.optimise.rule import Choice, Demand, Terms, choose, on_tick
+from tariffs.optimise.rule import Choice, Demand, Terms, blocked_delta, choose, on_tick
 from tariffs.priced import Priced, changed_lately, control_of, only, quiet_of, report, terms_of, with_trials
 from tariffs.rows import Columns, Floats, Ints, Rows, Units, key_offsets
 
@@ -24,10 +24,16 @@ FACTORS = ("cell_class", "day_part", "day_type")
 
 @dataclass(frozen=True, slots=True)
 class VoicePriced(Priced):
-    """A `Priced` with its discount class in percent, and today's."""
+    """A `Priced` with its discount class in percent, and today's.
+
+    capacity                 minutes a week that the cell carries in this hour;  volume is what is asked of it, which may be more
+    expected_blocked_delta   the change of the minutes a week that are asked for beyond the capacity
+    """
 
     discount_class: int
     current_discount: int
+    capacity: float
+    expected_blocked_delta: float
 
 
 def fit_voice_prior(rows: Rows) -> Prior:
@@ -65,8 +71,9 @@ def capacity_floor(terms: Terms, demand: Demand, room: Floats) -> Floats:
     """The lowest price at which even the upper end of demand fits into `room` minutes a week; at most the tariff.  Shape (units,).
 
     mu(p) = volume e^((b - z s)(p / current - 1)) <= room, with the steeper end of the interval: it is lower prices that fill the cell.
-    The tariff itself (no discount) is always allowed.
+    The tariff itself (no discount) is always allowed, and so is everything where `room` is NaN: the policy sets no limit on the load.
     """
+    room = np.where(np.isnan(room), np.inf, room)
     steep = np.minimum(demand.elasticity - terms.z * demand.sd, -np.finfo(float).tiny)
     fits = terms.current * (1.0 + np.log(room / demand.volume) / steep)
     return np.minimum(np.maximum(terms.floor, on_tick(np.ceil(fits / terms.tick - 1e-9), terms.tick)), terms.ceiling)
@@ -75,8 +82,9 @@ def capacity_floor(terms: Terms, demand: Demand, room: Floats) -> Floats:
 def _decide(rows: Columns, offsets: Ints, learnt: Learnt) -> dict[str, np.ndarray]:
     last = offsets[1:] - 1
     terms = terms_of(rows, offsets, rows["reference_price"][last])  # points of discount, not of the price
-    demand = demand_at(learnt, terms.current, terms.reference, rows["active_subs"][last])
-    control, room = control_of(rows, offsets), rows["load_limit"][last] * rows["capacity"][last]
+    capacity = np.asarray(rows["capacity"], dtype=np.float64)[last]
+    demand = replace(demand_at(learnt, terms.current, terms.reference, rows["active_subs"][last]), capacity=capacity)
+    control, room = control_of(rows, offsets), np.asarray(rows["load_limit"], dtype=np.float64)[last] * capacity
     capped = _capped(terms, np.where(control, terms.floor, capacity_floor(terms, demand, room)))
     hold = holds(learnt.supported, learnt.varied, control, changed_lately(rows, offsets), quiet_of(rows, offsets))
     choice = choose(capped, demand, hold != "")
@@ -84,8 +92,10 @@ def _decide(rows: Columns, offsets: Ints, learnt: Learnt) -> dict[str, np.ndarra
     trials = with_trials(choice, capped, demand, may, rows, offsets, UNIT)
     columns = report(capped, demand, learnt, trials, hold, room_price(trials.choice, capped, demand))
     return columns | {
-        "discount_class": _percent(choice.price, terms.reference),
+        "discount_class": _percent(trials.choice.price, terms.reference),
         "current_discount": _percent(terms.current, terms.reference),
+        "capacity": capacity,
+        "expected_blocked_delta": blocked_delta(trials.choice.price, capped, demand),
     }
 
 

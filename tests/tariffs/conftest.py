@@ -14,7 +14,7 @@ import pytest
 
 from hundredfold.contract import read_contract
 from tariffs import bundles, days, places, table, voice
-from tariffs.generator import AS_OF, Paths, generate
+from tariffs.generator import AS_OF, Paths, Switches, generate
 from tariffs.job import SOURCES
 from tariffs.rows import key_offsets
 
@@ -138,7 +138,7 @@ def price_all(hand: Hand) -> Priced:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Priced:
-    return price_all(Hand(generate("demo", tmp_path_factory.mktemp("demo"), dirt=False)))
+    return price_all(Hand(generate("demo", tmp_path_factory.mktemp("demo"), dirt=False, switches=Switches(cap=True))))
 
 
 @pytest.fixture(scope="session")

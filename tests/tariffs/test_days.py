@@ -114,16 +114,19 @@ def test_smoothing_twice_changes_nothing(demo: Any) -> None:
 
 def test_minutes_that_only_wait_make_discounts_dearer(demo: Any) -> None:
     """With a shift, each hour costs what the others lose, and the day's discounts are not deeper for it."""
-    slab, deeper = days(demo), []
+    slab, deeper, full = days(demo), [], []
     for n in range(0, len(slab), 5):
         rows = slab.unit(n) | {"max_cliff": np.full(24, 1.0)}
         plain, shifted = settle_day(rows), settle_day(rows | {"time_shift": np.full(24, 0.4)})
-        margin = shifted["price"] - rows["unit_cost"]
+        asked = rows["volume"] * np.exp(rows["elasticity"] * (shifted["price"] / rows["current_price"] - 1))
+        margin = np.where(asked > rows["capacity"], 0.0, shifted["price"] - rows["unit_cost"])  # a full hour fills up again
+        full.append(asked > rows["capacity"])
         assert shifted["opportunity_cost"] == pytest.approx(shifts(rows["hour"], 0.4, 2.0) @ margin)
         assert not plain["opportunity_cost"].any()
         deeper.append((shifted["price"] - plain["price"]).mean())
     assert min(deeper) >= 0
     assert max(deeper) > 0
+    assert np.any(full)
 
 
 def test_counting_what_waits_earns_more_where_minutes_wait() -> None:

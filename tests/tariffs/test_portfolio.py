@@ -42,11 +42,12 @@ def settled(rows: Rows) -> np.ndarray:
 
 def measured(rows: Rows, price: np.ndarray) -> dict[str, float]:
     ratio = price / rows["current_price"]
-    sold = rows["volume"] * np.exp(rows["elasticity"] * (ratio - 1))
+    sold = np.minimum(rows["volume"] * np.exp(rows["elasticity"] * (ratio - 1)), rows["capacity"])
+    now = np.minimum(rows["volume"], rows["capacity"])
     return {
         "max_moved_share": float((ratio != 1).mean()),
         "max_mean_change": float(abs((ratio - 1).mean())),
-        "min_volume": float(sold.sum() / rows["volume"].sum()),
+        "min_volume": float(sold.sum() / now.sum()),
         "margin": float((sold * (price - rows["unit_cost"])).sum()),
     }
 

@@ -279,3 +279,18 @@ def test_what_is_measured_can_be_told_as_json() -> None:
     facts = json.loads(json.dumps(plain(told(made, sales)), allow_nan=False))
     assert facts["kpis"][0]["effect"]["lo"] < facts["kpis"][0]["effect"]["hi"]
     assert facts["alarms"] == [c["name"] for c in facts["charts"] if max(*c["up"], *c["down"]) > ALARM]
+
+
+def test_the_rule_and_the_table_sell_no_more_than_a_cell_carries() -> None:
+    asked = {"current_price": 0.05, "champion_price": 0.02, "elasticity": -1.5, "expected_volume": 80.0, "expected_blocked_minutes": 20.0}
+    made = table(voice("C1", price=0.06, location="P1", **asked), voice("C2", location="P2", control_flag=True, **asked))
+    weeks = [dt.date(2026, 6, 21), dt.date(2026, 7, 12)]
+    sales = pa.table(
+        {
+            "unit_key": [key for key in made["unit_key"].to_pylist() for _ in weeks], "week": weeks * 2, "quantity": [80.0] * 4,
+            "price": [0.05, 0.06, 0.05, 0.05], "active_subs": [50.0] * 4,
+        }
+    )  # fmt: skip
+    found = measure(made, panel_of(made, sales), dt.date(2026, 6, 29), None, np.full(2, 0.01), np.full(2, 80.0)).champion["voice"]
+    after = min(100 * math.exp(-1.5 * 0.2), 80.0)
+    assert found == pytest.approx({"table": after * 0.05, "rule": 80 * 0.01, "no change": 80 * 0.04})

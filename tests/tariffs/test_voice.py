@@ -52,7 +52,12 @@ def test_a_published_discount_fits_the_cell_or_is_none_or_is_the_control(demo: A
     upper = prices["volume"] * np.exp((prices["elasticity"] - prices["z"] * prices["se"]) * (ratio - 1))
     free = (prices["discount_class"] > 0) & ~slab["control"][last].astype(bool)
     assert (upper <= room * (1 + 1e-6))[free].all()
-    assert (prices["reason_code"] == "CAPACITY_CAP").any()
+    capped, raised = (prices["reason_code"] == code for code in ("CAPACITY_CAP", "CAPACITY_RAISED"))
+    assert capped.any()
+    assert raised.any()
+    assert (ratio[capped] <= 1).all()
+    assert (ratio[raised] > 1).all()
+    assert (prices["volume"] > room)[raised].all()
 
 
 def test_an_empty_hour_without_latent_demand_gets_less_discount_than_the_rule_of_thumb_gives(medium: Any) -> None:
@@ -72,7 +77,7 @@ def test_a_full_cell_is_told_as_the_reason_of_every_move_beyond_the_step(demo: A
     beyond = np.abs(prices["discount_class"] - prices["current_discount"]) > 20
     assert beyond.any()
     assert set(prices["constraint_bound"][beyond]) == {"CAPACITY"}
-    assert set(prices["reason_code"][beyond]) == {"CAPACITY_CAP"}
+    assert set(prices["reason_code"][beyond]) == {"CAPACITY_RAISED"}
 
 
 def test_room_is_worth_something_exactly_where_the_cell_is_full_and_more_discount_would_pay(demo: Any) -> None:

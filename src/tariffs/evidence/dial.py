@@ -80,7 +80,12 @@ def _setting(turned: Finished, line: Line, z: float) -> Setting:
             prices=turned.prices(),
         )
     )
-    today = columns(ask("SELECT sum(volume * (current_price - unit_cost)) AS margin FROM results", results=turned.results(line.model)))
+    today = columns(
+        ask(
+            f"SELECT sum(expected_volume * (current_price - unit_cost)) AS margin FROM prices WHERE kind = '{line.kind}'",
+            prices=turned.prices(),
+        )
+    )
     promised = float(t["promised"][0] / today["margin"][0])
     return Setting(line.kind, z, float(t["moved"][0]), promised, float(t["p_gain"][0]), _truly(turned, line))
 

@@ -1,7 +1,7 @@
 """What a price table truly earns: the true demand of each unit at any price, and the best table that one could have who knew it.
 
-True margin per week at price p: n e^(alpha + beta (p / reference - 1)) (p - unit cost), with the subscribers n of the last week, in an average
-week of the season.
+True margin per week at price p: min(n e^(alpha + beta (p / reference - 1)), C) (p - unit cost), with the subscribers n of the last week, in an
+average week of the season; C is the minutes that a cell carries, and there is none for bundles.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from tariffs.evidence.finished import Finished, ask, columns
-from tariffs.evidence.lines import BUNDLE, Line
+from tariffs.evidence.lines import BUNDLE, VOICE, Line
 from tariffs.optimise.ladder import Rung, climb, in_order
 from tariffs.optimise.rule import GRID_SLACK, on_tick
 from tariffs.rows import Bools, Columns, Floats, Rows, key_offsets
@@ -26,6 +26,7 @@ class Market:
     """Units in the order of their keys, each array of shape (units,): what is charged now, and how demand truly answers.
 
     price, p_gain  what the run published;  current  what was charged before;  step  the largest move, in money
+    capacity       the most that can be sold in a week; infinite for bundles
     """
 
     line: Line
@@ -43,13 +44,15 @@ class Market:
     ceiling: Floats
     step: Floats
     held: Bools
+    capacity: Floats
 
     @property
     def moved(self) -> Bools:
         return np.asarray(self.price != self.current, dtype=np.bool_)
 
     def volume(self, price: Floats) -> Floats:
-        return self.scale * np.exp(self.beta * (price / self.reference - 1.0))
+        """What is truly sold at these prices: the demand, as far as there is capacity for it."""
+        return np.minimum(self.scale * np.exp(self.beta * (price / self.reference - 1.0)), self.capacity)
 
     def margin(self, price: Floats) -> Floats:
         return self.volume(price) * (price - self.unit_cost)
@@ -77,6 +80,7 @@ def market(finished: Finished, line: Line) -> Market:
         current=t["current_price"], price=t["price"], p_gain=t["p_gain"], promised=t["promised"], reference=t["reference_price"],
         unit_cost=t["unit_cost"], tick=t["price_tick"], floor=t["price_floor"], ceiling=t["price_ceiling"],
         step=t["max_step"] * base, held=t["control"].astype(bool),
+        capacity=t["capacity"] if line is VOICE else np.full(len(base), np.inf),
     )  # fmt: skip
 
 
@@ -117,10 +121,11 @@ def _rung(market: Market, at: int, volume_mb: float) -> Rung:
     steps = np.arange(np.ceil(lowest / tick - GRID_SLACK), np.floor(highest / tick + GRID_SLACK) + 1.0)
     points = np.zeros(0) if market.held[at] else on_tick(steps, np.full(len(steps), tick))
     prices = np.unique(np.append(points, current if market.held[at] or lowest <= current <= highest else []))
-    values = market.scale[at] * np.exp(market.beta[at] * (prices / market.reference[at] - 1.0)) * (prices - market.unit_cost[at])
+    sold = np.minimum(market.scale[at] * np.exp(market.beta[at] * (prices / market.reference[at] - 1.0)), market.capacity[at])
+    values = sold * (prices - market.unit_cost[at])
     return Rung(float(volume_mb), prices, values)
 
 
 def _last_rows(rows: Columns, line: Line) -> pa.Table:
     last = key_offsets(rows, line.key)[1:] - 1
-    return pa.table({name: pa.array(rows[name][last]) for name in (*line.key, *TERMS)})
+    return pa.table({name: pa.array(rows[name][last]) for name in (*line.key, *TERMS, *(("capacity",) if line is VOICE else ()))})

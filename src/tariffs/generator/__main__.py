@@ -22,7 +22,9 @@ def words() -> argparse.ArgumentParser:
     made.add_argument("--endog", type=float, default=0.0, help="posted prices foresee a shock of demand, times this")
     made.add_argument("--ar", type=float, default=0.0, help="serial shocks of demand: AR(1) with this coefficient")
     made.add_argument("--cross", type=float, default=0.0, help="chi: products of a ladder take sales from their neighbours")
-    made.add_argument("--cap", action="store_true", help="cells refuse what is beyond their capacity")
+    made.add_argument(
+        "--cap", action="store_true", help="cells are smaller than their busiest weeks, and refuse what is beyond their capacity"
+    )
     made.add_argument("--shift", type=float, default=0.0, help="discounts draw minutes from neighbouring hours")
     return made
 

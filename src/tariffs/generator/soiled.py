@@ -59,7 +59,7 @@ def _summer_time(usage: pa.Table, back: str, forward: str) -> tuple[pa.Table, li
         ledger_of_keys("voice_usage", usage_keys(twice) * 2, "hour_twice", "REJECT"),
         ledger_of_keys("voice_usage", usage_keys(usage.filter(never)), "hour_left_out", "KEEP"),
     ]
-    other = _with(twice, "minutes", pc.add(twice["minutes"], 1))
+    other = _with(twice, "minutes", pc.abs(pc.subtract(twice["minutes"], 1)))  # another number, and no more than the cell carries
     return pa.concat_tables([usage.filter(pc.invert(never)), other]), ledger
 
 

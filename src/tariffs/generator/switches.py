@@ -25,7 +25,8 @@ class Switches:
            Logged exploration stays as exogenous as it is: only through it can the answer to price be told apart
     ar     the shocks are serial: AR(1) with this coefficient, and the same spread whatever it is
     cross  chi: one product of a ladder sells e^(chi x) times as much where its neighbour's relative price is x above reference
-    cap    voice: a cell carries no more minutes than its capacity; the rest is refused, and counted as blocked calls
+    cap    voice: cells are smaller than their busiest weeks ask for; what is beyond their capacity is refused, and counted as blocked
+           calls.  Without it every cell has room for its busiest week.  With and without, no row carries more than the capacity
     shift  voice: an hour with a discount that is deeper by p draws the share shift p / (t + 1)^b of the minutes t hours away
     """
 

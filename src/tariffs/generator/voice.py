@@ -52,18 +52,19 @@ def voice_block(seed: int, size: Size, block: int, switches: Switches = OFF) -> 
     kind = rng.choice(list(CELL_CLASSES), len(cell), p=[0.35, 0.30, 0.20, 0.15])
     shape, full = (len(cell), 24, 2), (len(cell), 24, 2, size.weeks)
     beta = _elasticities(kind, shape, rng)
-    capacity = np.round(rng.lognormal(np.log(1500), 0.3, len(cell)))  # minutes per hour
+    nominal = np.round(rng.lognormal(np.log(1500), 0.3, len(cell)))  # minutes per hour
     load = LOAD[None, :, None] * rng.lognormal(0, 0.35, shape)
     eta = shocks(switches, seed, Stream.VOICE_SHOCKS, block, full) if switches.shaken else None
     discount, posted = _discounts(load, size.weeks, rng, None if eta is None else switches.endog * eta)
     subscribers = np.round(rng.lognormal(np.log(2000), 0.4, len(cell)))
     days = np.array(list(DAY_TYPES.values()))
-    level = np.log(load * capacity[:, None, None] * days / subscribers[:, None, None]) - 0.3
+    level = np.log(load * nominal[:, None, None] * days / subscribers[:, None, None]) - 0.3
     gamma = voice_season(seed, size)[cell % len(REGIONS)][:, None, None, :]
     shock = 0.0 if eta is None else eta - SHOCK**2 / 2  # it moves a week's demand, and not the mean
     demand = Demand(subscribers[:, None, None, None], beta[..., None], level[..., None], switches.shift)
     mu = demand.minutes(discount, gamma, shock)
     offered = rng.poisson(rng.gamma(mu / (DISPERSION - 1), DISPERSION - 1))
+    capacity = nominal if switches.cap else ample(nominal, offered, days)
     room = (capacity[:, None, None] * days).astype(np.int64)  # minutes a week
     minutes = np.minimum(offered, room[..., None]) if switches.cap else offered
     attempts, blocked = _calls(minutes, offered, dice(seed, Stream.CALLS, block))
@@ -104,6 +105,12 @@ def _with_drawn(mu: np.ndarray, discount: np.ndarray, shift: float) -> np.ndarra
         leave = mu * shift * share * np.maximum(gained, 0.0)
         moved += np.roll(leave, step, axis=1) - leave
     return np.asarray(mu + moved)
+
+
+def ample(nominal: np.ndarray, offered: np.ndarray, days: np.ndarray) -> np.ndarray:
+    """Minutes per hour of cells that carry every week of `offered` (cell, hour, day type, week): no less than nominal.  Shape (cells,)."""
+    busiest = (offered.max(axis=3) / days).max(axis=(1, 2))
+    return np.asarray(np.maximum(nominal, np.ceil(busiest)))
 
 
 def _calls(minutes: np.ndarray, offered: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

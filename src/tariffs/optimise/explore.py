@@ -65,12 +65,15 @@ def try_out(choice: Choice, terms: Terms, demand: Demand, chosen: Bools, chance:
 def margin_at_risk(price: Floats, terms: Terms, demand: Demand) -> Floats:
     """The expected loss of margin of a move, over the posterior of the elasticity, without its gains; money per week."""
     ratio = price / terms.current
-    after = demand.volume * (price - terms.cost) * np.exp(demand.elasticity * (ratio - 1.0))
-    return expected_loss(demand.volume * (terms.current - terms.cost), after, demand.sd * np.abs(ratio - 1.0))
+    left, asked = price - terms.cost, demand.volume * np.exp(demand.elasticity * (ratio - 1.0))
+    earns = left > 0
+    after = left * np.where(earns, asked, np.minimum(asked, demand.capacity))
+    most = np.where(earns, np.where(earns, left, 1.0) * demand.capacity, np.inf)
+    return expected_loss(demand.sold * (terms.current - terms.cost), after, demand.sd * np.abs(ratio - 1.0), most)
 
 
 def _within_loss(price: Floats, terms: Terms, demand: Demand, most_loss: Floats) -> Floats:
-    allowed = most_loss * demand.volume * (terms.current - terms.cost)
+    allowed = most_loss * demand.sold * (terms.current - terms.cost)
     while np.any(over := (price != terms.current) & (margin_at_risk(price, terms, demand) > allowed)):
         step = np.where(price > terms.current, -1.0, 1.0)
         nearer = on_tick(np.round(price / terms.tick) + step, terms.tick)

@@ -9,27 +9,31 @@ from tariffs.rows import Bools, Labels
 
 INCREASE = "INCREASE_CONFIDENT"
 DECREASE = "DECREASE_CONFIDENT"
-HOLD_UNCERTAIN = "HOLD_UNCERTAIN"  # the interval spans the break-even, or the next price point is no better
+HOLD_UNCERTAIN = "HOLD_UNCERTAIN"  # the interval spans the break-even
+HOLD_PRICE_POINT = "HOLD_PRICE_POINT"  # the interval excludes it, and yet no price point near the optimum is better than today's price
 HOLD_MIN_SUPPORT = "HOLD_MIN_SUPPORT"  # too few weeks, or no sales in any
 HOLD_NO_VARIATION = "HOLD_NO_VARIATION"  # the price never moved: the data say nothing about its effect
 HOLD_CONTROL = "HOLD_CONTROL"  # the hold-out that the others are measured against
 CLIPPED_STEP = "CLIPPED_STEP"
 CLIPPED_FLOOR = "CLIPPED_FLOOR"
 CLIPPED_CEILING = "CLIPPED_CEILING"
-CAPACITY_CAP = "CAPACITY_CAP"  # a deeper discount would fill the cell
+CAPACITY_CAP = "CAPACITY_CAP"  # a deeper discount would fill the cell beyond its load limit: it was kept smaller
+CAPACITY_RAISED = "CAPACITY_RAISED"  # at today's price the cell is fuller than its load limit: the price was raised
 FALLBACK_SEGMENT = "FALLBACK_SEGMENT"  # the unit's own elasticity is implausible; the prior's was used
-REG_CAP = "REG_CAP"  # the regulator's: beside the competitors, or between segments
+REG_CAP = "REG_CAP"  # the regulator's limit beside competitors' prices
+FAIRNESS_ADJUSTED = "FAIRNESS_ADJUSTED"  # one segment would have paid too much more than another for the same product
 HOLD_NOT_SOLD = "HOLD_NOT_SOLD"  # its last week is long ago
 HOLD_FREQUENCY = "HOLD_FREQUENCY"  # it changed too short a while ago
 EXPLORE = "EXPLORE"  # a trial: priced on a draw of its elasticity
 DIVERSION_ADJUSTED = "DIVERSION_ADJUSTED"  # what other products would lose was counted in
-SMOOTHED = "SMOOTHED"  # its own best discount would be a cliff beside the next hour's, or only shift minutes between hours
+SMOOTHED = "SMOOTHED"  # its own best discount would be a cliff beside the next hour's
+TIME_SHIFT_ADJUSTED = "TIME_SHIFT_ADJUSTED"  # minutes that its own best discount only moves from other hours were counted in
 PORTFOLIO_LIMIT = "PORTFOLIO_LIMIT"  # a limit over the whole table
 LADDER_ADJUSTED = "LADDER_ADJUSTED"  # its own best price would have broken the order of sizes
 
 CLIPPED = {
     "FLOOR": CLIPPED_FLOOR, "CEILING": CLIPPED_CEILING, "STEP_UP": CLIPPED_STEP, "STEP_DOWN": CLIPPED_STEP, "CAPACITY": CAPACITY_CAP,
-    "REG_FLOOR": REG_CAP, "REG_CEILING": REG_CAP,
+    "REG_FLOOR": REG_CAP, "REG_CEILING": REG_CAP, "TICK": HOLD_PRICE_POINT,
 }  # fmt: skip
 
 
@@ -45,8 +49,9 @@ def holds(supported: Bools, varied: Bools, control: Bools, recent: Bools, quiet:
 def reasons(choice: Choice, terms: Terms, hold: Labels, fallback: Bools) -> Labels:
     """The code of each price.  A limit that moved the price, or kept it from moving, is told before the direction of the move."""
     clipped = np.array([CLIPPED.get(bound, "") for bound in choice.bound], dtype=object)
-    moved = choice.price != terms.current
-    free = _first_that_holds([choice.price > terms.current, choice.price < terms.current], [INCREASE, DECREASE], HOLD_UNCERTAIN)
+    moved, raised = choice.price != terms.current, choice.price > terms.current
+    clipped = np.where((clipped == CAPACITY_CAP) & raised, CAPACITY_RAISED, clipped)
+    free = _first_that_holds([raised, choice.price < terms.current], [INCREASE, DECREASE], HOLD_UNCERTAIN)
     told = np.where(clipped != "", clipped, free)
     told = np.where(moved & fallback, FALLBACK_SEGMENT, told)
     return np.where((hold != "") & (clipped == ""), hold, told)

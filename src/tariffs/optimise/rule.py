@@ -80,19 +80,45 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """The elasticity at the current price and its standard deviation, and the volume per week there; shape (units,)."""
+    """The elasticity at the current price and its standard deviation, and the demand per week there; shape (units,).
+
+    capacity  the most that can be sold in a week, in units of `volume` (units,), or one value for all; infinite where nothing limits it
+    """
 
     elasticity: Floats
     sd: Floats
     volume: Floats
+    capacity: Floats = field(default_factory=lambda: np.array([np.inf]))
 
     def at(self, units: Ints) -> Demand:
-        return Demand(self.elasticity[units], self.sd[units], self.volume[units])
+        capacity = self.capacity if self.capacity.size == 1 else self.capacity[units]
+        return Demand(self.elasticity[units], self.sd[units], self.volume[units], capacity)
+
+    @property
+    def room(self) -> Floats:
+        """Capacity per unit of today's demand: below 1 where the cell is full.  Infinite without a limit, and without demand."""
+        if not np.isfinite(self.capacity).any():
+            return np.array([np.inf])
+        return np.asarray(np.divide(self.capacity, self.volume, out=np.full(self.volume.shape, np.inf), where=self.volume > 0))
+
+    @property
+    def sold(self) -> Floats:
+        """What is sold per week at the current price."""
+        return np.minimum(self.volume, self.capacity)
+
+    @property
+    def blocked(self) -> Floats:
+        """What is asked for per week at the current price, and refused."""
+        return np.maximum(self.volume - self.capacity, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The price, and which limit held it back ('' where none did): a name of the terms, STEP_UP, STEP_DOWN or GRID; shape (units,)."""
+    """The price, and which limit held it back ('' where none did); shape (units,).
+
+    A name of the terms, STEP_UP, STEP_DOWN, GRID (the limits hold no price point), or TICK (the price stays, for no price point near the
+    optimum is better).
+    """
 
     price: Floats
     bound: Labels
@@ -111,8 +137,10 @@ class Effect:
 def robust_ratio(demand: Demand, kappa: Floats, z: Floats) -> Floats:
     """max over r of min over |beta - b| <= z s of the margin: price / current price, 1 = hold.  Shape (units,)."""
     steep, flat = demand.elasticity - z * demand.sd, demand.elasticity + z * demand.sd
-    up = kappa - 1.0 / np.minimum(steep, LEAST_ELASTIC)
-    down = np.where(flat < 0, kappa - 1.0 / np.minimum(flat, -np.finfo(float).tiny), np.inf)
+    below, room = np.minimum(flat, -1e-300), np.log(demand.room)
+    steep = np.minimum(steep, LEAST_ELASTIC)
+    up = np.maximum(kappa - 1.0 / steep, np.where(room < 0, 1.0 + room / steep, -np.inf))
+    down = np.where(flat < 0, np.maximum(kappa - 1.0 / below, 1.0 + np.maximum(room, 0.0) / below), np.inf)
     return np.where(up > 1.0, up, np.where(down < 1.0, down, 1.0))
 
 
@@ -120,7 +148,8 @@ def robust_value(price: Floats, terms: Terms, demand: Demand) -> Floats:
     """Margin per unit of today's volume, in current prices, under the elasticity that is least favourable to this price."""
     ratio = price / terms.current
     doubt = np.where(ratio > 1.0, -terms.z, terms.z) * demand.sd
-    return np.asarray((ratio - terms.cost / terms.current) * np.exp((demand.elasticity + doubt) * (ratio - 1.0)))
+    sold = np.minimum(np.exp((demand.elasticity + doubt) * (ratio - 1.0)), demand.room)
+    return np.asarray((ratio - terms.cost / terms.current) * sold)
 
 
 def choose(terms: Terms, demand: Demand, held: Bools) -> Choice:
@@ -137,19 +166,31 @@ def choose(terms: Terms, demand: Demand, held: Bools) -> Choice:
     price = np.where(reachable, _best(below, above, terms, demand), np.clip(terms.current, terms.floor, terms.ceiling))
     stays = (inside == terms.current) & (target == terms.current)
     price = np.where(stays, terms.current, price)
-    return Choice(price, np.where(stays, "", np.where(reachable, _bound(target, terms, lowest, highest), "GRID")).astype(object))
+    bound = np.where(reachable, _bound(target, terms, lowest, highest), "GRID")
+    bound = np.where((bound == "") & (price == terms.current), "TICK", bound)
+    return Choice(price, np.where(stays, "", bound).astype(object))
 
 
 def effect(price: Floats, terms: Terms, demand: Demand, pull: Floats | float = 0.0) -> Effect:
     """Against staying at the current price.  P(gain) = Phi([log((r - kappa)/(1 - kappa)) + b (r - 1)] / (s |r - 1|)).
 
     Money is counted at the unit cost, the chance of a gain at all that a unit costs.  `pull` is added to the log of the
-    volume: what the neighbours' new prices bring.
+    volume: what the neighbours' new prices bring.  No more than the capacity is sold, today and at the new price.
     """
     ratio, kappa = price / terms.current, terms.cost / terms.current
-    moved = demand.volume * np.exp(demand.elasticity * (ratio - 1.0) + pull)
-    margin = moved * (price - terms.unit_cost) - demand.volume * (terms.current - terms.unit_cost)
-    return Effect(moved - demand.volume, moved * price - demand.volume * terms.current, margin, _p_gain(ratio, kappa, demand))
+    moved, before = np.minimum(asked_at(price, terms, demand, pull), demand.capacity), demand.sold
+    margin = moved * (price - terms.unit_cost) - before * (terms.current - terms.unit_cost)
+    return Effect(moved - before, moved * price - before * terms.current, margin, _p_gain(ratio, kappa, demand))
+
+
+def asked_at(price: Floats, terms: Terms, demand: Demand, pull: Floats | float = 0.0) -> Floats:
+    """The demand per week at a price, at the posterior mode, whether or not there is capacity for it."""
+    return demand.volume * np.exp(demand.elasticity * (price / terms.current - 1.0) + pull)
+
+
+def blocked_delta(price: Floats, terms: Terms, demand: Demand) -> Floats:
+    """The change of what is asked for beyond the capacity, and refused; per week."""
+    return np.maximum(asked_at(price, terms, demand) - demand.capacity, 0.0) - demand.blocked
 
 
 def effect_columns(price: Floats, terms: Terms, demand: Demand, pull: Floats | float = 0.0) -> dict[str, Floats]:
@@ -166,11 +207,17 @@ def effect_columns(price: Floats, terms: Terms, demand: Demand, pull: Floats | f
     return columns
 
 
-def expected_loss(before: Floats, after: Floats, spread: Floats) -> Floats:
-    """E[max(0, before - X)] where X is lognormal with the median `after` and the log-sd `spread`; both > 0, else before - after or 0.
+def expected_loss(before: Floats, after: Floats, spread: Floats, most: Floats | float = np.inf) -> Floats:
+    """E[max(0, before - min(X, most))] where X is lognormal with the median `after` and the log-sd `spread`.
 
-    The value of a put option (Black 1976), without interest.
+    All of before, after, spread > 0; else max(0, before - min(after, most)).  The value of a put option (Black 1976) without interest,
+    at the lesser of `before` and `most`, and what is lost for certain beyond that.
     """
+    lost = np.maximum(before - most, 0.0)
+    return np.where(after > 0, lost + _put(before - lost, after, spread), np.maximum(before - np.minimum(after, most), 0.0))
+
+
+def _put(before: Floats, after: Floats, spread: Floats) -> Floats:
     sure = np.maximum(before - after, 0.0)
     open_ = (before > 0) & (after > 0) & (spread > 0)
     width = np.where(open_, spread, 1.0)
@@ -233,10 +280,16 @@ def _bound(target: Floats, terms: Terms, lowest: Floats, highest: Floats) -> Lab
 
 
 def _p_gain(ratio: Floats, kappa: Floats, demand: Demand) -> Floats:
-    """Where today's price is below cost any rise gains for certain, and a price below cost never does."""
+    """Where today's price is below cost any rise gains for certain, and a price below cost never does.
+
+    Margin gains where min(e^(beta (r - 1)), C / mu(1)) > q = (1 - kappa) / (r - kappa) x min(1, C / mu(1)): never if all that can be sold at the
+    new price brings less than today's margin, else where demand is at least that, which has a probability in closed form.
+    """
     moves, profitable, today = ratio != 1.0, ratio > kappa, kappa < 1.0
     over = np.divide(ratio - kappa, 1.0 - kappa, out=np.ones_like(ratio), where=moves & profitable & today)
-    change = np.log(over) + demand.elasticity * (ratio - 1.0)
+    room = np.log(demand.room)
+    change = np.log(over) + demand.elasticity * (ratio - 1.0) - np.minimum(room, 0.0)
     score = np.divide(change, demand.sd * np.abs(ratio - 1.0), out=np.zeros_like(ratio), where=moves & (demand.sd > 0))
     gain = np.where(demand.sd > 0, normal_cdf(score), change > 0)
+    gain = np.where(np.log(over) + np.maximum(room, 0.0) > 0, gain, 0.0)
     return np.where(moves, np.where(today, np.where(profitable, gain, 0.0), np.where(ratio > 1.0, 1.0, 0.0)), 0.0)

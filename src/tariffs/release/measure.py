@@ -168,15 +168,20 @@ class _Units:
                 yield Band(lo, min(hi, 1.0), int(inside.sum()), float(gain[inside].mean()), _share(promised[inside], base[inside]), found)
 
     def against_champion(self) -> dict[str, dict[str, float]]:
-        """By the table's own elasticities, for there is nobody who pays the rule's prices; money a week, the repriced units."""
-        volume, beta, rule = (floats(self.table, name) for name in ("expected_volume", "elasticity", "champion_price"))
+        """By the table's own elasticities, for there is nobody who pays the rule's prices; money a week, the repriced units.
+
+        No more is sold than a cell carries, at whatever price; what is asked for today is what is sold, and what is blocked.
+        """
+        sold, beta, rule = (floats(self.table, name) for name in ("expected_volume", "elasticity", "champion_price"))
+        volume, most = sold + np.nan_to_num(_blocked(self.table)), np.where(np.isfinite(self.capacity), self.capacity, np.inf)
         told = {}
         for kind, where in self._kinds():
             here = where & ~self.control & np.isfinite(volume) & np.isfinite(beta) & np.isfinite(self.cost)
             asked = {"table": self.price, "rule": rule, "no change": self.current}
             if here.any():
                 told[kind] = {
-                    n: float((volume * np.exp(beta * (p / self.current - 1.0)) * (p - self.cost))[here].sum()) for n, p in asked.items()
+                    n: float((np.minimum(volume * np.exp(beta * (p / self.current - 1.0)), most) * (p - self.cost))[here].sum())
+                    for n, p in asked.items()
                 }
         return told
 
@@ -199,6 +204,12 @@ class _Units:
         if name == "margin":
             return _share(floats(self.table, "expected_margin_delta")[here], (volume * (self.current - self.cost))[here])
         return _share(more[here], volume[here])
+
+
+def _blocked(table: pa.Table) -> Floats:
+    """Minutes a week that are asked for at today's prices and refused; NaN where the table says nothing of it."""
+    known = "expected_blocked_minutes" in table.column_names
+    return floats(table, "expected_blocked_minutes") if known else np.full(table.num_rows, np.nan)
 
 
 def _share(change: Floats, base: Floats) -> float:

@@ -17,6 +17,7 @@ DEEPEST = 95  # percent: the last discount class
 EXPLAINED = (  # what the model said of its own price, and nobody says of this one
     "constraint_bound", "p_gain", "elasticity", "se", "credible_lo", "credible_hi", "shrink_weight",
     "expected_volume", "expected_volume_delta", "expected_revenue_delta", "expected_margin_delta",
+    "expected_blocked_minutes", "expected_blocked_minutes_delta",
     "expected_volume_delta_lo", "expected_volume_delta_hi", "expected_revenue_delta_lo", "expected_revenue_delta_hi",
     "expected_margin_delta_lo", "expected_margin_delta_hi", "opportunity_cost", "capacity_price", "explore_flag", "explore_draw",
 )  # fmt: skip
