@@ -139,8 +139,8 @@ PLACES = {
     "zero.csv": "sales is empty",
     "head.csv": "sales is empty",
     "bad.jsonl": r"cannot be read as json: line 2 of .*bad\.jsonl is no JSON object: no",
-    "rejects.csv": r"sales has the columns __file, and columns that begin with __ are ours",
-    "rows.csv": r"sales has the columns __row_1, and columns that begin with __ are ours",
+    "rejects.csv": r"sales has the columns __file, __row, __reason, and columns that begin with __ are ours",
+    "rows.csv": r"sales has the columns __row, and columns that begin with __ are ours",
     "bad.parquet": "cannot be read as Parquet",
 }
 

@@ -34,6 +34,9 @@ LONG = r"[:\[,]\s*-?[0-9]{16,}|[:\[,]\s*-?[0-9.]+[eE][+-]?[0-9]{3,}"  # a number
 LONGER = r"[:\[,]\s*-?[0-9.]{17,}|[:\[,]\s*-?[0-9.]+[eE][+-]?[0-9]{3,}"  # one whose digits it may not hold
 LEAVES = {"BIGINT": "BIGINT", "DOUBLE": "DOUBLE", "BOOLEAN": "BOOLEAN"}
 RETYPED = ("VARCHAR", "DATE", "TIME", "TIMESTAMP", "UUID")
+ARRAY = "begins with [: it is one JSON array, or lines of arrays"
+ONE_OBJECT = "correct or remove that line: one JSON object a line is wanted"
+FROM_ARRAY = "one JSON object a line is wanted: jq -c '.[]' FILE > FILE.jsonl makes such lines of an array"
 ASK = 'give the field one type, or declare a contract: with "field: str" every value is its text'
 
 
@@ -106,6 +109,8 @@ def parse(path: str, number: int, line: str) -> dict[str, Any]:
     except (json.JSONDecodeError, RecursionError):
         found = None
     if not isinstance(found, dict):
+        if line.startswith("["):
+            raise Refused(f"line {number} of {path} {ARRAY}")
         raise Refused(f"line {number} of {path} is no JSON object: {line[:60]}")
     if "\\u" in line:
         try:
@@ -113,6 +118,11 @@ def parse(path: str, number: int, line: str) -> dict[str, Any]:
         except UnicodeEncodeError:
             raise Refused(f"line {number} of {path} holds half of a surrogate pair: {line[:60]}") from None
     return found
+
+
+def hint_for(bad: str) -> str:
+    """Return what to do about a line that cannot be read."""
+    return FROM_ARRAY if ARRAY in bad else ONE_OBJECT
 
 
 def _once(path: str, number: int, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -127,11 +137,7 @@ def bad_line(paths: Sequence[str]) -> str | None:
     """Return the file and the first line that is no JSON object, or cannot be read, in words; None if there is none."""
     for path in paths:
         try:
-            first = True
             for number, line in lines(path):
-                if first and line.startswith("["):
-                    return f"{path} begins with [: it is one JSON array, or lines of arrays"
-                first = False
                 parse(path, number, line)
         except Refused as error:
             return str(error)
@@ -146,12 +152,13 @@ def bad_line(paths: Sequence[str]) -> str | None:
 class Kind:
     """What was found in a field: names of kinds, and those of elements and of fields inside."""
 
-    __slots__ = ("element", "fields", "names")
+    __slots__ = ("element", "fields", "names", "small")
 
     def __init__(self) -> None:
         self.names: set[str] = set()
         self.element: Kind | None = None
         self.fields: dict[str, Kind] = {}
+        self.small: dict[str, str] = {}  # the names of fields, by themselves in small letters
 
     def see(self, value: Any, path: str) -> None:
         if value is None:
@@ -164,11 +171,22 @@ class Kind:
         elif isinstance(value, dict):
             self.names.add("object")
             for name, each in value.items():
+                self._refuse_like(name, path)
                 (self.fields.get(name) or self.fields.setdefault(name, Kind())).see(each, f"{path}.{name}")
         else:
             self.names.add(_scalar(value))
         if len(self.names) > 1 and self.names & {"list", "object"}:
             raise Refused(f"{path} holds {' and '.join(sorted(_words(name) for name in self.names))}")
+
+    def _refuse_like(self, name: str, path: str) -> None:
+        """Refuse a field whose name differs in case alone from another one's, and one without a name."""
+        if name in self.fields:
+            return
+        if not name:
+            raise Refused(f"{path} holds an object with a field without a name")
+        like = self.small.setdefault(name.lower(), name)
+        if like != name:
+            raise Refused(f"{path} holds objects with the fields {like} and {name}, which are one name to SQL")
 
     def arrow(self, path: str) -> pa.DataType:
         """Return the type that holds every value as it is.
@@ -310,9 +328,7 @@ def _rows(source: str, paths: Iterable[str]) -> Iterator[tuple[str, int, int, di
             for row, (number, line) in enumerate(lines(path), 1):
                 yield path, row, number, parse(path, number, line)
         except Refused as error:
-            raise SourceError(
-                f"{source} cannot be read as json: {error}", hint="correct or remove that line: one JSON object a line is wanted"
-            ) from error
+            raise SourceError(f"{source} cannot be read as json: {error}", hint=hint_for(str(error))) from error
 
 
 def _chunks(rows: Iterator[Any]) -> Iterator[list[Any]]:

@@ -222,8 +222,15 @@ def _converted(source: str, frame: Any) -> pa.Table:
 
 
 def refuse_ours(source: str, names: Sequence[str]) -> None:
-    """SourceError for names that a source cannot have: doubled ones, and those that begin as ours do."""
+    """SourceError for names that a source cannot have: doubled ones, empty ones, and those that begin as ours do."""
     _refuse_twice(source, names)
+    bad = [name for name in names if not name.strip() or "\0" in name]
+    if bad:
+        raise SourceError(
+            f"{source} has {len(bad)} column(s) without a name that SQL can use",
+            problems=[f"column {names.index(name) + 1} of {len(names)}: {name!r}" for name in bad],
+            hint="give each column a name (pandas: to_csv(..., index=False), frame.reset_index(names='name'))",
+        )
     ours = [name for name in names if name.startswith("__")]
     if ours:
         raise SourceError(
@@ -237,7 +244,7 @@ def _refuse_twice(source: str, names: Sequence[str]) -> None:
     twice = sorted({name for name in names if counts[name.lower()] > 1})
     if twice:
         raise SourceError(
-            f"{source} has several columns named {', '.join(twice)}",
+            f"{source} has several columns named {', '.join(name if name.strip() else repr(name) for name in twice)}",
             hint='give each column a name of its own; to SQL, "Price" and "price" are one name',
         )
 

@@ -31,7 +31,7 @@ from .sources import SETTLED, Files, as_table, find_files, pattern, refuse_ours,
 
 STREAMED = 250_000  # rows of a streamed batch
 FIRST = 2_000  # rows of a CSV file that are asked for every type
-ONE_OBJECT = "correct or remove that line: one JSON object a line is wanted; jq -c '.[]' FILE > FILE.jsonl makes such lines of an array"
+UNNAMED = r'[{,]\s*""\s*:'  # in a line of JSON
 TICK = 0.5  # seconds between looks at whether to go on
 T = TypeVar("T")
 
@@ -209,7 +209,8 @@ class DuckWarehouse:
             ) from error
         names = list(types)
         refuse_ours(source, [n for n in names if n != "__file"])
-        if any(re.search(r"_\d+$", n) for n in names):  # DuckDB renames a column whose name, but for its case, is there already
+        # DuckDB renames a column whose name, but for its case, is there already, and one without a name
+        if any(re.search(r"_\d+$|^C\d+$", n) for n in names):
             for path in files.paths:
                 refuse_ours(source, pq.read_schema(path).names)
         try:
@@ -419,8 +420,8 @@ class DuckWarehouse:
         names = list(contract_columns)
         for rewrite in (False, True):
             found = prepare_csv(source.name, files.paths, source.csv, names, copies, rewrite=rewrite, tick=self._tick)
-            if any("__file" in file.dialect.names for file in found):
-                refuse_ours(source.name, ["__file"])
+            for file in found:
+                refuse_ours(source.name, file.dialect.names)
             rows, failed = sum(file.scan.rows for file in found), None
             try:
                 count = self._put(
@@ -480,6 +481,7 @@ class DuckWarehouse:
         try:
             columns = self._plain_json(files, wanted)
             if columns is not None:
+                refuse_ours(source, list(columns))
                 listed = ", ".join(f"{_string(name)}: '{kind}'" for name, kind in columns.items())
                 reader = f"read_json({files.sql_list}, format = 'newline_delimited', filename = '__file', columns = {{{listed}}}, hive_partitioning = false)"
                 self._put(reader, staged)
@@ -494,7 +496,7 @@ class DuckWarehouse:
             values = "".join(f", CAST({quote(name)} AS JSON) AS {quote(name)}" for name in nested)
             select = f"SELECT * REPLACE ({values[2:]}) FROM ({select}) AS s" if values else select
         elif self._has_empty_row(select, columns) and (bad := json_lines.bad_line(files.paths)):
-            raise SourceError(f"{source}: {bad}", hint=ONE_OBJECT)
+            raise SourceError(f"{source}: {bad}", hint=json_lines.hint_for(bad))
         refuse_ours(source, [name for name in self.columns(select).names if name not in ("__file", "__row")])
         select = self._parted(source, select, files, wanted, as_text=bool(wanted))
         return Attached(select, self.columns(select), bool(wanted), None, None)
@@ -505,8 +507,12 @@ class DuckWarehouse:
         try:
             found = self._called(lambda: self.connection.sql(f"SELECT * FROM {reader}"))
         except duckdb.Error as error:
+            if "Duplicate name" in str(error):  # inside an object, perhaps one that a contract takes for a dict
+                return None
             raise _told(error, reader) from error
         fields = {name: kind for name, kind in zip(found.columns, found.types, strict=True) if name != "__file"}
+        if any(re.fullmatch(r"C\d+", name) for name in fields) and self._holds(files, UNNAMED):
+            return None  # DuckDB names a field without a name itself
         small = {name.lower() for name in fields}
         if list(fields) == ["json"] or any(small & {re.sub(r"_\d+$", "", name)} for name in small if re.search(r"_\d+$", name)):
             return None  # lines that are no objects, or names that differ in case alone, come under names of DuckDB's
@@ -665,14 +671,19 @@ def _unread(source: str, files: Files, error: QueryError) -> SourceError:
     _refuse_file_column(source, error)
     bad = json_lines.bad_line(files.paths) if files.kind == "json" else None
     words = bad or error.message.split("\n")[0]  # below it stands a query of ours
-    hint = ONE_OBJECT if bad else "mend the file, or name another"
+    hint = json_lines.hint_for(bad) if bad else "mend the file, or name another"
     return SourceError(f"{source}: {files.paths[0]} cannot be read as {files.kind}: {words}", hint=hint)
 
 
 def _refuse_file_column(source: str, error: QueryError) -> None:
-    """A column named as ours breaks the reader before its names are known."""
+    """A column named as ours, or as one of DuckDB's, breaks the reader before its names are known."""
     if "filename adds column" in error.message:
         refuse_ours(source, ["__file"])
+    if "file_row_number adds column" in error.message:
+        raise SourceError(
+            f"{source} has a column file_row_number, a name that DuckDB gives to the numbers of rows in Parquet files",
+            hint="rename the column in the file, or pass the rows as a frame",
+        ) from error
 
 
 def _told(error: Exception, sql: str) -> HundredfoldError:

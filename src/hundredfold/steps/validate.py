@@ -6,6 +6,7 @@ Rows in = accepted + rejected + dropped copies, or the run stops here.  What was
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -19,6 +20,10 @@ from ..contract import Contract, quote, read_contract
 from ..errors import ConservationError, ContractError, JobError, QueryError, SourceError
 from ..job import Job, Layout, Source, allowed
 from ..ports import Store, Warehouse
+
+NUMERIC = ("must be a number", "must be a whole number", "must be a decimal")  # what is said of a value that is none
+DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}([.]\d{3})+),\d+")
+DECIMAL_POINT = re.compile(r"[+-]?\d*[.]\d+ [(]the decimal sign is a comma[)]")
 
 
 class Sourcing(Warehouse, Protocol):
@@ -221,12 +226,13 @@ def _judged(
     rejected, dropped = bad + malformed + clashes, copies + superseded
     if rejected or dropped:
         _write_rejects(source, checks, raw, bool(copies + superseded + clashes), layout, warehouse)
-    _refuse_too_many(source, rejected, rows + malformed, findings, store.where(layout.rejects(source.name)))
+    sign = _decimal_hint(source, raw.csv, findings)
+    _refuse_too_many(source, rejected, rows + malformed, findings, store.where(layout.rejects(source.name)), sign)
     if rejected + dropped == rows + malformed:
         raise ContractError(
             f"{source.name}: all {rows + malformed:,} rows were rejected",
             problems=[f"{f.column} {f.words}: {f.rows:,}" for f in findings],
-            hint=f"see {store.where(layout.rejects(source.name))}",
+            hint=f"{sign}see {store.where(layout.rejects(source.name))}",
         )
     if raw.files is not None and checks.as_is and not (rejected or dropped):
         return Verdict(source.name, rows, rows, 0, select=checks.accepted(None), files=found)
@@ -384,7 +390,19 @@ def _write_repairs(source: Source, checks: Checks, raw: Any, layout: Layout, war
     warehouse.forget("__touched")
 
 
-def _refuse_too_many(source: Source, rejected: int, rows: int, findings: Sequence[Finding], where: str) -> None:
+def _decimal_hint(source: Source, csv: Sequence[Mapping[str, Any]], findings: Sequence[Finding]) -> str:
+    """Return a hint about the other decimal sign where numbers of CSV files were rejected that are written with it; "" otherwise."""
+    signs = {str(facts["decimal"]) for facts in csv}
+    if len(signs) != 1:
+        return ""
+    sign = signs.pop()
+    written, other = (DECIMAL_COMMA, ",") if sign == "." else (DECIMAL_POINT, ".")
+    if not any(f.words.startswith(NUMERIC) and written.fullmatch(f.value.strip()) for f in findings):
+        return ""
+    return f'if these numbers have a decimal {"comma" if other == "," else "point"}, say so: Source("{source.name}", ..., csv=Csv(decimal="{other}")); or '
+
+
+def _refuse_too_many(source: Source, rejected: int, rows: int, findings: Sequence[Finding], where: str, hint: str) -> None:
     limit = allowed(source.max_rejected, rows)
     if rejected <= limit:
         return
@@ -398,7 +416,7 @@ def _refuse_too_many(source: Source, rejected: int, rows: int, findings: Sequenc
             f"{f.column:<{width}}  {f.words:<{words}}  {f'{f.rows:,} row' + ('s' if f.rows > 1 else ''):<{counts}}   first: {_where(f, several)} ({f.value})"
             for f in findings
         ],
-        hint=f"see {where}, or allow them with --max-rejected {source.name}={rejected}",
+        hint=f"{hint}see {where}, or allow them with --max-rejected {source.name}={rejected}",
     )
 
 
