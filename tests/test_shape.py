@@ -44,6 +44,7 @@ FLOORS = [
         "returns",
         "rowgroups",
         "sizes",
+        "upstream",
     },
     {"crew", "desk", "guarding", "launching", "memory"},
     {"steps"},

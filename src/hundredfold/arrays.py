@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+LONG_TEXT = 64  # bytes, on average
 LARGEST_EXACT = 2**53  # among integers without a gap in float64
 UNIT = "__unit"  # the column of a batch that tells each row's unit
 Array = NDArray[Any]
@@ -41,8 +42,10 @@ def numpy_of(column: pa.Array | pa.ChunkedArray, nullable: bool, large: bool = F
         return np.where(nulls_of(values), dtype.type(np.nan), array) if values.null_count else array
     if t.is_timestamp(kind) or t.is_date32(kind) or t.is_duration(kind):
         return _times(values)
-    if t.is_string(kind) or t.is_large_string(kind) or t.is_binary(kind):
-        return _decoded(values.dictionary_encode())
+    if (t.is_string(kind) or t.is_large_string(kind) or t.is_binary(kind)) and values.nbytes <= LONG_TEXT * len(values):
+        return _decoded(values.dictionary_encode())  # equal texts are one object; long ones would be copied twice more
+    if (t.is_list(kind) or t.is_large_list(kind)) and (t.is_integer(kind.value_type) or t.is_floating(kind.value_type)):
+        return _lists_of_numbers(values)
     return _objects(values)
 
 
@@ -61,6 +64,20 @@ def _floats(values: pa.Array) -> Array:
     if values.null_count:
         array[nulls_of(values)] = np.nan
     return array
+
+
+def _lists_of_numbers(values: pa.Array) -> Array:
+    """Arrays of numbers, None for a null; what _objects gives, without an object for each number."""
+    inner = values.values
+    if inner.null_count:
+        return _objects(values)
+    numbers = numpy_of(inner, False)
+    numbers = numbers.astype(np.float64) if pa.types.is_floating(inner.type) else numbers
+    out = np.empty(len(values), object)
+    ends, there = numpy_of(values.offsets, False).tolist(), (~nulls_of(values)).tolist()
+    for position, (first, last, valid) in enumerate(zip(ends, ends[1:], there, strict=False)):
+        out[position] = numbers[first:last].copy() if valid else None
+    return out
 
 
 def _objects(values: pa.Array) -> Array:

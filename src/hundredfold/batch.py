@@ -22,8 +22,10 @@ from .arrays import UNIT, Array, from_numpy, numpy_of, to_pandas, value_of
 from .errors import ConservationError, ConversionError, JobError
 from .job import Model
 from .order import canonical_order
+from .sizes import objects_bytes
 
 UNREADABLE = (ValueError, OverflowError, pa.ArrowException)  # what making a form of rows may raise for a value in them
+WHOLE_BYTES = 2**25  # of Python's values that a column of nested values is converted to at once
 REMEDY = "bound the column in the source's contract, cast it in the query, or take the rows as pa.Table"
 
 
@@ -137,6 +139,8 @@ class Columns(dict[str, Array]):
             array = np.repeat(numpy_of(self._keys.column(name), *facts), self._sizes)
         else:
             column = self._table.column(name)
+            if pa.types.is_nested(column.type) and objects_bytes(column) > WHOLE_BYTES:
+                return Slices(name, column, self._order, facts)  # type: ignore[return-value]  # which is an array to whoever takes a slice
             try:
                 array = numpy_of(column, *facts)
             except MemoryError:
@@ -149,13 +153,20 @@ class Columns(dict[str, Array]):
 
 
 class Slices:
-    """A column with a value that NumPy and Python cannot hold: it is converted slice by slice, so that only the units that have
-    such a value fail."""
+    """A column that is converted slice by slice: one with a value that NumPy and Python cannot hold, so that only the units that
+    have such a value fail; or one of nested values that together would take too much memory as Python's own."""
 
     def __init__(self, name: str, column: pa.ChunkedArray, order: NDArray[np.intp] | None, facts: tuple[bool, bool]) -> None:
         self.name, self.column, self.order, self.facts = name, column, order, facts
+        self._last: tuple[slice, Array] | None = None  # a function may ask for its column again and again
 
     def __getitem__(self, span: slice) -> Array:
+        if self._last is None or self._last[0] != span:
+            self._last = None
+            self._last = span, self._converted(span)
+        return self._last[1]
+
+    def _converted(self, span: slice) -> Array:
         own = self.column[span] if self.order is None else self.column.take(from_numpy(self.order[span]))
         try:
             return numpy_of(own, *self.facts).copy()
@@ -228,6 +239,8 @@ class OpenBatch:
                 raise ConversionError(f"the rows of a unit cannot come as NumPy arrays; {REMEDY}")
             return ({name: column[span] for name, column in columns} for span in spans)
         if form == "pandas":
+            if any(pa.types.is_nested(column.type) and objects_bytes(column) > WHOLE_BYTES for column in self.table.columns):
+                raise ConversionError("all rows at once take too much memory as a frame")  # see calls
             return map(_own_frame(self._pandas()), spans)
         cut = (self._polars() if form == "polars" else self.arrow).slice
         return map(cut, ends, self.sizes[first : last + 1].tolist())

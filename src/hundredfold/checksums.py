@@ -116,10 +116,34 @@ def parsed_json(store: Store, key: str, text: bytes) -> dict[str, Any]:
 def checksum_of(store: Store, key: str) -> str:
     """Return the checksum of an object, as text, for the object that lists it; "" where there is no such object."""
     try:
-        data = store.get(key)
+        return _summed(store, key)[1]
     except KeyError:
         return ""
-    return f"{checksum(key, data):08x}"
+
+
+def _summed(store: Store, key: str) -> tuple[int, str]:
+    """Return how many bytes an object has, and its checksum as text, without holding all of it."""
+    size, crc = 0, zlib.crc32(key.encode())
+    for part in store.parts(key):
+        size, crc = size + len(memoryview(part)), extend(crc, part)
+    return size, f"{crc:08x}"
+
+
+def verify(store: Store, key: str, wanted: str) -> None:
+    """Raise what `verified` raises, without holding the whole object."""
+    try:
+        size, found = _summed(store, key)
+    except KeyError:
+        raise missing(store, key) from None
+    if not size:
+        raise damaged(store, key, "is empty")
+    if wanted and found != wanted:
+        raise damaged(store, key, "does not have the checksum with which it was written")
+
+
+def verify_listed(store: Store, key: str, lister: str) -> None:
+    """Raise what `listed` raises, without holding the whole object."""
+    verify(store, key, get_json(store, lister)["checksums"].get(key, ""))
 
 
 def verified(store: Store, key: str, wanted: str) -> pa.Buffer:
@@ -141,11 +165,25 @@ def listed(store: Store, key: str, lister: str) -> pa.Buffer:
 
 
 def listed_needed(store: Store, key: str, lister: str) -> pa.Buffer:
-    """Return what `listed` does, where the lister must be there: DamagedFile if it is missing."""
+    """Return what `listed` does, where the lister must be there: DamagedFile if it is missing.
+
+    A store that maps its objects is read in parts first, so that none of the mapped bytes is in memory yet.
+    """
     try:
-        return listed(store, key, lister)
+        wanted = get_json(store, lister)["checksums"].get(key, "")
     except KeyError:
         raise missing(store, lister) from None
+    parts = store.parts(key)
+    try:
+        first = next(parts, b"")
+    except KeyError:
+        raise missing(store, key) from None
+    if isinstance(first, pa.Buffer):  # all of it
+        if not first.size or (wanted and f"{checksum(key, first):08x}" != wanted):
+            raise damaged(store, key, "does not have the checksum with which it was written")
+        return first
+    verify(store, key, wanted)
+    return needed(store, key)
 
 
 def needed(store: Store, key: str) -> pa.Buffer:

@@ -16,9 +16,9 @@ from .batch import OpenBatch, form_of
 from .crew import IDLE, MANY, Kit
 from .errors import CrewError
 from .given import Given
-from .job import Message, Model
+from .job import Batch, Message, Model
 from .manifest import Manifest, UnitList, bytes_of_units, open_batch
-from .memory import RAISE, Exhausted, Gauge, forget_frames, is_of_files, ran_out, size_text
+from .memory import RAISE, Exhausted, Gauge, forget_frames, is_of_files, ran_out, release, size_text
 from .outcome import Account, account_of, pack_accounts, pack_results
 from .results import Gather, WrongShape
 from .returns import returned_by
@@ -86,12 +86,20 @@ class Desk:
         return table
 
     def _open(self, table: Table, message: Message, narrow: bool) -> OpenBatch:
-        try:
-            return table.open(message, narrow)
-        except Exception as error:
-            if not ran_out(error):
-                raise
-            raise Exhausted(self.too_large(table, message)) from None
+        if not table.has_open(message, narrow):
+            table.close()  # one batch in memory, not two
+            self.gauge.make_room()
+        for again in (True, False):
+            try:
+                return table.open(message, narrow)
+            except Exception as error:
+                if not ran_out(error):
+                    raise
+                forget_frames(error)
+                if not again:
+                    raise Exhausted(self.too_large(table, message)) from None
+            release()  # what earlier batches left may be free, and in pieces
+        raise AssertionError("the second try returns or raises")
 
     def too_large(self, table: Table, message: Message) -> str:
         """Return why units cannot be handed to the function."""
@@ -117,14 +125,21 @@ class Table:
 
     def open(self, message: Message, narrow: bool) -> OpenBatch:
         """Return the batch of a message in memory, or (`narrow`) no more of it than the units that are asked for."""
-        batch = self.manifest.batches[message.batch]
-        if narrow:
-            batch = replace(batch, first=message.first, last=message.last)
-        wanted = batch.number, batch.first, batch.last
-        if self._open is None or self._open[0] != wanted:
+        if self._open is None or not self.has_open(message, narrow):
             self._open = None  # one batch in memory, not two
-            self._open = wanted, open_batch(self.manifest, self.units, batch, self.kit.layout, self.kit.store)
+            batch = self._wanted(message, narrow)
+            opened = open_batch(self.manifest, self.units, batch, self.kit.layout, self.kit.store)
+            self._open = (batch.number, batch.first, batch.last), opened
         return self._open[1]
+
+    def has_open(self, message: Message, narrow: bool) -> bool:
+        """Return whether what `open` returns is in memory already."""
+        batch = self._wanted(message, narrow)
+        return self._open is not None and self._open[0] == (batch.number, batch.first, batch.last)
+
+    def _wanted(self, message: Message, narrow: bool) -> Batch:
+        batch = self.manifest.batches[message.batch]
+        return replace(batch, first=message.first, last=message.last) if narrow else batch
 
     def left(self) -> int:
         """Return how many units this process may still do."""

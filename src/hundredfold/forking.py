@@ -29,8 +29,9 @@ PINS = dict.fromkeys(
     ),
     "1",
 )
-# what a function reads of the order of a set is the same in every worker and in every run
-ENVIRONMENT = {**PINS, "PYTHONHASHSEED": "0"}
+# a set that a function goes through has one order in every worker and in every run; and Arrow's own allocator, which its kernels
+# use whatever pool Python has set, would reserve 128 MiB and more of a worker's limit of memory
+ENVIRONMENT = {**PINS, "PYTHONHASHSEED": "0", "ARROW_DEFAULT_MEMORY_POOL": "system"}
 # imported once for all children; the user's own modules may not survive a fork
 PRELOADED = ["hundredfold.pinned", "hundredfold.desk", "pyarrow.compute"]
 _launching = threading.Lock()  # what is hidden and pinned while a process starts belongs to the whole of this one

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, get_args, get_origin, get_type_hints
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .annotations import one_type, unevaluated
-from .arrays import from_numpy, has_large, numpy_of, pylist_of, to_pandas, value_of
+from .arrays import has_large, numpy_of, to_pandas, value_of
 from .batch import form_named
 from .checksums import listed_needed
 from .contract import is_contract, read_column
@@ -24,46 +23,48 @@ from .errors import ConversionError, JobError, ResultError
 from .job import Job, Layout, Model
 from .ports import Store
 from .returns import SEVERAL
+from .upstream import Groups, RowsOfUnits
 
+NO_FACTS = frozenset[str](), frozenset[str]()
 Make = Callable[[pa.Table], Any]
 
 
 class Given:
-    """One parameter of a model's function: made once in a process, asked for each unit."""
+    """One parameter of a model's function: made once in a process, asked for each unit.
+
+    Of an earlier model whose key is part of the unit's own, only the rows of a few units are in memory at a time.
+    """
 
     def __init__(self, name: str, model: Model, earlier: Model, layout: Layout, store: Store) -> None:
         self.name, self.earlier = name, earlier
         self.own = set(earlier.unit) <= set(model.unit)
-        self.table = pq.ParquetFile(
-            pa.BufferReader(listed_needed(store, layout.results(earlier.name), layout.collected(earlier.name)))
-        ).read()
-        nullable = frozenset(name for name in self.table.column_names if self.table.column(name).null_count)
-        large = frozenset(name for name in nullable if any(map(has_large, self.table.column(name).chunks)))
-        self.make = _maker(model, earlier, model.annotations.get(name), nullable, large)
+        data = listed_needed(store, layout.results(earlier.name), layout.collected(earlier.name))
+        self.file = pq.ParquetFile(pa.BufferReader(data))
+        self.groups = Groups(self.file)
+        annotation = model.annotations.get(name)
+        wanted = _as_declared(earlier) if annotation is None else annotation
+        self.make = _maker(model, earlier, annotation, *(_facts(self.file) if form_named(wanted) == "pandas" else NO_FACTS))
         self._whole: list[Any] = []
 
     def for_units(self, keys: pa.Table) -> Callable[[int], Any]:
         """A function from a unit's number, in this list of keys, to the value that it is given."""
         if not self.own or not self.earlier.unit:
             return lambda _unit: self.whole()
-        spans = self._spans(keys)
-        wanted = [pylist_of(keys.column(name)) for name in self.earlier.unit]
+        rows = RowsOfUnits(self.groups, keys, self.earlier.unit)
 
         def value(unit: int) -> Any:
-            key = tuple(column[unit] for column in wanted)
-            rows = spans.get(tuple(map(_findable, key)))
-            if rows is None:
-                raise ResultError(
-                    f"there is no {self.name} for {', '.join(map(str, key))}: that unit of {self.earlier.name} failed, or returned no row"
-                )
-            return self.make(self.table.take(from_numpy(np.array(rows, np.int64))))
+            found = rows.of(unit)
+            if found is None:
+                key = ", ".join(str(value_of(keys.column(name)[unit])) for name in self.earlier.unit)
+                raise ResultError(f"there is no {self.name} for {key}: that unit of {self.earlier.name} failed, or returned no row")
+            return self.make(found)
 
         return value
 
     def whole(self) -> Any:
         """The whole table in its form; the same object for all units, so its arrays cannot be written to."""
         if not self._whole:
-            self._whole.append(self.make(self.table))
+            self._whole.append(self.make(self.file.read()))
         return self._whole[0]
 
     def for_many(self, keys: pa.Table) -> Any:
@@ -73,26 +74,15 @@ class Given:
         value = self.for_units(keys)
         return [value(unit) for unit in range(keys.num_rows)]
 
-    def _spans(self, keys: pa.Table) -> dict[tuple[Any, ...], list[int]]:
-        """The rows of each key that this batch needs."""
-        wanted = set(_keys(keys, self.earlier.unit))
-        spans: dict[tuple[Any, ...], list[int]] = {}
-        for row, key in enumerate(_keys(self.table, self.earlier.unit)):
-            if key in wanted:
-                spans.setdefault(key, []).append(row)
-        return spans
 
-
-_NAN = object()
-
-
-def _findable(part: Any) -> Any:
-    """A part of a key, equal to itself also where it is NaN."""
-    return _NAN if part != part else part
-
-
-def _keys(table: pa.Table, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    return zip(*(map(_findable, pylist_of(table.column(name))) for name in names), strict=True)
+def _facts(file: pq.ParquetFile) -> tuple[frozenset[str], frozenset[str]]:
+    """The columns that hold a null, and those of them that hold an integer beyond 2**53, on which the types of a frame depend."""
+    nullable, large = set[str](), set[str]()
+    for group in range(file.num_row_groups):
+        table = file.read_row_group(group)
+        nullable |= {name for name in table.column_names if table.column(name).null_count}
+        large |= {name for name in table.column_names if any(map(has_large, table.column(name).chunks))}
+    return frozenset(nullable), frozenset(large & nullable)
 
 
 def check_given(model: Model, job: Job) -> None:

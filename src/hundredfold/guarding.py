@@ -18,6 +18,9 @@ from .outcome import words_of
 OUTSIDE = frozenset({"SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT"})
 # a timer that an earlier unit of the same process has left may send them: the unit that they end is tried once more
 LEFT_BEHIND = frozenset({"SIGALRM", "SIGVTALRM", "SIGPROF", "SIGUSR1", "SIGUSR2", "SIGXCPU"})
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+LARGE_BLOCK_BYTES = 2**22
+TRIM_BYTES = 2**24  # that may be free at the end of the heap before it is given back
 LOST_SUPERVISOR = 255  # the exit code of a worker whose end was reported by nobody
 
 
@@ -92,6 +95,22 @@ def limit_memory(memory: int) -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_DATA, (memory, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    _keep_large_blocks_apart()
+
+
+def _keep_large_blocks_apart() -> None:
+    """Let glibc map each large block by itself, and unmap it when it is freed.
+
+    By default it takes more and more of them out of its heap, where freed ones stay as holes that count as used memory.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    with contextlib.suppress(Exception):  # another C library
+        import ctypes
+
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+        mallopt(M_TRIM_THRESHOLD, TRIM_BYTES)
 
 
 def unlimit_memory() -> None:

@@ -12,9 +12,14 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROOM_SHARE = 0.4  # of a worker's memory: beyond it what is free is given back before a batch is opened
 SOFT_SHARE = 0.85  # of a worker's memory: beyond it a worker is replaced between two units
 NOT_GROWN = 0.05  # of a worker's memory: one that has grown by less than that would not do better as a fresh one
 RAN_OUT = re.compile(r"out of memory|can(?:'t|not) start new thread|(?:cannot|could not|unable to|failed to) allocate|bad_alloc", re.I)
@@ -136,12 +141,13 @@ def _field(text: bytes, name: bytes) -> int:
     return int(text[start + len(name) :].split(None, 1)[0]) * 1024 if start >= 0 else 0
 
 
-def release() -> None:
-    """Give back to the system what no object needs any more."""
+def release(*pools: pa.MemoryPool) -> None:
+    """Give back to the system what no object needs any more: of Arrow's pools, and of the heap of the C library."""
     gc.collect()
     import pyarrow as pa
 
-    pa.system_memory_pool().release_unused()  # the one that workers use; it trims the heap of the C library too
+    for pool in (*pools, pa.system_memory_pool()):  # the last is the one that workers use; it trims the heap too
+        pool.release_unused()
 
 
 class Gauge:
@@ -157,6 +163,11 @@ class Gauge:
         """Note what is held after the first unit."""
         if self.share and not self.after_first[1]:
             self.after_first = own_memory()
+
+    def make_room(self) -> None:
+        """Give back what is free before a batch is opened, where the process holds much of its share."""
+        if self.share is not None and own_memory(self.soft)[1] > self.share * ROOM_SHARE:
+            release()
 
     def is_high(self) -> bool:
         """Return whether results are to be handed over now, and the worker to be replaced if that does not help."""

@@ -6,7 +6,7 @@ It depends on the rows alone: neither on threads nor on the backend that wrote t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 
 from .arrays import UNIT, Array, from_numpy, nulls_of, numpy_of, stored_numbers
 
+WIDE_BYTES = 64  # on average: longer values are first compared by how they begin
+BLOCK_BYTES = 2**20  # of wide values that are looked at at a time
+Ranking = Callable[[pa.ChunkedArray, NDArray[np.intp]], list[Array]]
+
 
 def canonical_order(table: pa.Table, unit: NDArray[np.int64], order_by: Sequence[str]) -> NDArray[np.intp]:
     """The permutation that puts a batch into canonical order. Each further column is looked at only where rows still tie."""
@@ -22,18 +26,31 @@ def canonical_order(table: pa.Table, unit: NDArray[np.int64], order_by: Sequence
     further += [n for n in table.column_names if n not in order_by and n != UNIT]
     order, group, settled = _first_order(unit, table, further)
     tied = np.arange(len(order))
-    for name in further[settled:]:
+    for column, ranking in ((table.column(name), ranking) for name in further[settled:] for ranking in _rankings(table.column(name))):
         same = group[1:] == group[:-1]
         keep = np.concatenate([[False], same]) | np.concatenate([same, [False]])
         if not keep.any():
             break
         tied, group = tied[keep], group[keep]
         rows = order.take(tied)
-        ranks = ranks_of(table.column(name), rows)
+        ranks = ranking(column, rows)
         within = np.lexsort((*reversed(ranks), group))
         order[tied] = rows.take(within)
         group = _regroup(group, [rank.take(within) for rank in ranks])
     return order
+
+
+def _rankings(column: pa.ChunkedArray) -> list[Ranking]:
+    """The ways to rank a column's values, one after the other where rows still tie: wide ones first by how they begin, since
+    to compare them in full takes several copies of them."""
+    return [beginnings_of, ranks_of] if _is_wide(column) else [ranks_of]
+
+
+def _is_wide(column: pa.ChunkedArray) -> bool:
+    """Whether values take so much memory that not all are looked at in full."""
+    t, kind = pa.types, column.type
+    varied = t.is_string(kind) or t.is_binary(kind) or t.is_large_string(kind) or t.is_large_binary(kind) or t.is_nested(kind)
+    return bool(varied and column.nbytes > WIDE_BYTES * len(column))
 
 
 def _first_order(unit: NDArray[np.int64], table: pa.Table, further: Sequence[str]) -> tuple[NDArray[np.intp], NDArray[Any], int]:
@@ -58,7 +75,10 @@ def _first_order(unit: NDArray[np.int64], table: pa.Table, further: Sequence[str
 
 def _coarse(column: pa.ChunkedArray, bits: int) -> tuple[NDArray[np.uint64], int]:
     """Whole numbers below 2**bits that never fall where the column's values rise, and 1 if they tell all of them apart, else 0."""
-    *special, value = ranks_of(column)
+    wide = _is_wide(column)
+    if wide and pa.types.is_nested(column.type):  # their texts begin alike
+        return np.zeros(len(column), np.uint64), 0
+    *special, value = beginnings_of(column, count=1) if wide else ranks_of(column)
     special = [rank for rank in special if rank.any()]  # NaN and nulls: the two largest numbers
     plain = value[~np.any(special, axis=0)] if special else value
     if bits < 3 or not len(plain):
@@ -68,7 +88,7 @@ def _coarse(column: pa.ChunkedArray, bits: int) -> tuple[NDArray[np.uint64], int
     coarse = (value.astype(np.uint64) - np.uint64(lowest % 2**64)) >> np.uint64(over)  # modulo 2**64, and so without overflow
     for place, rank in reversed(list(enumerate(special, 1))):  # nulls last: a null may count as NaN too
         coarse[rank] = 2**bits - place
-    return coarse, int(over == 0 and not special)
+    return coarse, int(over == 0 and not special and not wide)
 
 
 def _regroup(group: NDArray[Any], ranks: Sequence[Array]) -> NDArray[np.int64]:
@@ -77,6 +97,40 @@ def _regroup(group: NDArray[Any], ranks: Sequence[Array]) -> NDArray[np.int64]:
     for rank in ranks:
         changes = changes | (rank[1:] != rank[:-1])
     return np.concatenate([[0], np.cumsum(changes)])
+
+
+def beginnings_of(column: pa.ChunkedArray, rows: NDArray[np.intp] | None = None, count: int = 8) -> list[Array]:
+    """Arrays whose joint order is that of the first 7 * count bytes of each value, as a text, and nulls last.
+
+    Values that begin alike have equal numbers. A few rows at a time are looked at.
+    """
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    places = np.arange(len(whole)) if rows is None else rows
+    step = max(1, BLOCK_BYTES * len(whole) // max(whole.nbytes, 1))
+    found = [np.zeros((0, count), np.int64)]
+    missing = [np.zeros(0, bool)]
+    for start in range(0, len(places), step):
+        part = whole.take(from_numpy(places[start : start + step]))
+        found.append(_first_bytes(pa.array(_texts(part), pa.string()) if pa.types.is_nested(part.type) else part, count))
+        missing.append(nulls_of(part))
+    nulls, numbers = np.concatenate(missing), np.concatenate(found)
+    numbers[nulls] = 0
+    return [*([nulls] if nulls.any() else []), *numbers.T]
+
+
+def _first_bytes(texts: pa.Array, count: int) -> NDArray[np.int64]:
+    """Return the first bytes of each text, seven to a number, shape (rows, count)."""
+    wide = pa.types.is_large_string(texts.type) or pa.types.is_large_binary(texts.type)
+    offset = np.dtype(np.int64 if wide else np.int32)
+    _, ends_buffer, data = texts.buffers()
+    ends = np.frombuffer(ends_buffer, offset, len(texts) + 1, texts.offset * offset.itemsize).astype(np.int64)
+    letters = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)
+    found = np.zeros((len(texts), count), np.int64)
+    for place in range(7 * count):
+        at = ends[:-1] + place
+        byte = np.where(at < ends[1:], letters.take(at, mode="clip"), 0)
+        found[:, place // 7] = (found[:, place // 7] << 8) | byte
+    return found
 
 
 def ranks_of(column: pa.ChunkedArray, rows: NDArray[np.intp] | None = None) -> list[Array]:
@@ -97,8 +151,20 @@ def ranks_of(column: pa.ChunkedArray, rows: NDArray[np.intp] | None = None) -> l
         return [*missing, np.where(missing[0], whole_numbers.dtype.type(0), whole_numbers) if missing else whole_numbers]
     codes, distinct = _codes(values)
     rank = np.empty(len(distinct), np.int64)
-    rank[sorted(range(len(distinct)), key=lambda i: _sortable(distinct[i]))] = np.arange(len(distinct))
+    rank[_sorted_places(distinct)] = np.arange(len(distinct))
     return [*missing, rank.take(codes) if len(distinct) else codes]
+
+
+def _sorted_places(distinct: list[Any] | pa.Array) -> Sequence[int] | Array:
+    """The places of different values in their order, texts by their bytes."""
+    if isinstance(distinct, pa.Array):
+        if distinct.nbytes > BLOCK_BYTES and (pa.types.is_string(distinct.type) or pa.types.is_binary(distinct.type)):
+            import pyarrow.compute as pc  # it makes no Python values
+
+            return numpy_of(pc.sort_indices(distinct.view(pa.binary())).cast(pa.int64()), False)
+        distinct = distinct.to_pylist()
+    values = distinct
+    return sorted(range(len(values)), key=lambda i: _sortable(values[i]))
 
 
 def _whole_numbers(values: pa.Array) -> Array | None:
@@ -115,11 +181,11 @@ def _whole_numbers(values: pa.Array) -> Array | None:
     return None
 
 
-def _codes(values: pa.Array) -> tuple[NDArray[np.int64], list[Any]]:
+def _codes(values: pa.Array) -> tuple[NDArray[np.int64], list[Any] | pa.Array]:
     """The values as numbers into a list of those that differ (0 for a null)."""
     try:
         encoded = (values if _is_plain(values.type) else pa.array(_texts(values), pa.string())).dictionary_encode()
-        return numpy_of(encoded.indices.fill_null(0), False).astype(np.int64), encoded.dictionary.to_pylist()
+        return numpy_of(encoded.indices.fill_null(0), False).astype(np.int64), encoded.dictionary
     except pa.ArrowNotImplementedError:  # a rare type
         found = values.to_pylist()
         numbers = {value: number for number, value in enumerate(dict.fromkeys(v for v in found if v is not None))}
@@ -130,7 +196,7 @@ def _is_plain(kind: pa.DataType) -> bool:
     return not (pa.types.is_nested(kind) or pa.types.is_interval(kind) or isinstance(kind, pa.BaseExtensionType))
 
 
-def _texts(values: pa.Array) -> list[str]:
+def _texts(values: pa.Array) -> list[str | None]:
     """A text for each nested value; equal values have equal texts."""
     with contextlib.suppress(pa.ArrowNotImplementedError, pa.ArrowInvalid):
         values = values.cast(_numbers_within(values.type))  # Python has no date beyond the year 9999

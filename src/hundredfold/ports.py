@@ -24,6 +24,10 @@ class Store(Protocol):
     def get(self, key: str) -> pa.Buffer:
         """The object's bytes; KeyError if there is none."""
 
+    def parts(self, key: str) -> Iterator[pa.Buffer | bytes]:
+        """The object's bytes in order: a few megabytes at a time, or as one buffer where it is in memory anyway; KeyError, with
+        the first of them, if there is none."""
+
     def list(self, prefix: str) -> Iterator[str]:
         """The keys below a prefix that ends with '/', in order; half-written objects are never among them."""
 

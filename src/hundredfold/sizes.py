@@ -13,6 +13,7 @@ from .arrays import nulls_of, numpy_of
 from .members import COLLECTIONS
 
 OBJECT = 64  # bytes, about, of a value of a kind that is not looked into
+DICT = 232  # bytes, about, of a small dict
 _EMPTY = 4  # bytes of a value beside what it holds: where it begins
 ELEMENTS = 16  # of a list of Python values that are looked at
 
@@ -85,6 +86,22 @@ def _lengths(column: pa.Array, offset: Any) -> NDArray[np.int64]:
         return np.zeros(len(column), np.int64)
     ends = np.frombuffer(buffer, offset, len(column) + 1, column.offset * np.dtype(offset).itemsize)
     return np.diff(ends).astype(np.int64)
+
+
+def objects_bytes(column: pa.Array | pa.ChunkedArray) -> int:
+    """Return about how many bytes a column's values take as Python's own."""
+    if isinstance(column, pa.ChunkedArray):
+        return sum(map(objects_bytes, column.chunks))
+    t, kind = pa.types, column.type
+    if t.is_struct(kind):
+        return DICT * len(column) + sum(map(objects_bytes, column.flatten()))
+    if (t.is_list(kind) or t.is_large_list(kind)) and (t.is_integer(kind.value_type) or t.is_floating(kind.value_type)):
+        return OBJECT * len(column) + int(column.flatten().nbytes)  # as arrays
+    if t.is_map(kind):
+        return OBJECT * len(column) + OBJECT * len(column.keys) + objects_bytes(column.keys) + objects_bytes(column.items)
+    if t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind):
+        return OBJECT * len(column) + objects_bytes(column.flatten())
+    return OBJECT * len(column) + int(column.nbytes)
 
 
 def value_bytes(value: Any) -> int:

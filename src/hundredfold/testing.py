@@ -72,6 +72,10 @@ class MemoryStore:
         with self._lock:
             return self._objects[checked_key(key)]
 
+    def parts(self, key: str) -> Iterator[pa.Buffer]:
+        """The object's bytes, in one part; KeyError if there is none."""
+        yield self.get(key)
+
     def list(self, prefix: str) -> Iterator[str]:
         """The keys below a prefix that ends with '/', in order; all of them for the prefix ''."""
         checked_prefix(prefix)

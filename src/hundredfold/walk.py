@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .checksums import listed
+from .checksums import listed, verify_listed
 from .errors import NoSuchRun
 from .job import Job, Layout, Model
 from .manifest import Manifest
@@ -117,7 +117,7 @@ class Walk:
 
     def define(self, model: Model, warehouse: Any) -> None:
         """Let a collected model's results stand under its name; DamagedFile if they are not what was collected."""
-        listed(self.store, self.layout.results(model.name), self.layout.collected(model.name))
+        verify_listed(self.store, self.layout.results(model.name), self.layout.collected(model.name))
         warehouse.define(model.name, f"SELECT * FROM {warehouse.parquet(self.layout.results(model.name))}")
 
     def publish(self, warehouse: Any) -> None:

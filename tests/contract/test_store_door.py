@@ -53,6 +53,16 @@ def test_a_slice_of_another_object_can_be_put(store):
     assert bytes(store.get("b")) == b"234"
 
 
+def test_the_parts_of_an_object_are_all_of_it(store):
+    data = bytes(range(256)) * 40_000  # more than one part where it comes in parts
+    store.put("a", data)
+    store.put("b", b"")
+    assert b"".join(map(bytes, store.parts("a"))) == data
+    assert b"".join(map(bytes, store.parts("b"))) == b""
+    with pytest.raises(KeyError):
+        next(store.parts("c"))
+
+
 def test_an_object_may_be_empty(store):
     store.put("a", b"")
     assert store.get("a").size == 0

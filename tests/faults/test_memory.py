@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import ctypes
-import json
 import mmap
 import os
 import resource
@@ -200,15 +199,57 @@ def test_a_unit_that_is_giant_by_its_texts_costs_one_unit(tmp_path):
     assert run.results().arrow().column("letters").to_pylist() == [str(k % 10) * 20 for k in range(40) if k != 7]
 
 
-def test_wide_rows_are_done_in_parts_that_fit_a_worker(tmp_path):
-    wide = pa.table({"k": np.repeat(np.arange(24), 5), "text": [f"{row % 10}{'y' * 2 * MIB}" for row in range(120)]})
+def nested_sum(rows):
+    return {
+        "letters": "".join(str(len(values)) for values in rows["inner"]),
+        "sum": sum(each["x"] for row in rows["inner"] for each in row),
+    }
+
+
+def wide_texts(length, units):
+    """The rows of 5 to a unit; the first letter of each counts."""
+    return pa.table({"k": np.repeat(np.arange(units), 5), "text": [f"{row % 10}{'y' * length}" for row in range(5 * units)]})
+
+
+def nested_rows(units):
+    counts = [2_000 + row % 5 for row in range(5 * units)]
+    inner = pa.StructArray.from_arrays([pa.array(np.arange(sum(counts)) % 7), pa.array(["text"] * sum(counts))], ["x", "y"])
+    lists = pa.ListArray.from_arrays(pa.array(np.r_[0, np.cumsum(counts)], pa.int32()), inner)
+    return pa.table({"k": np.repeat(np.arange(units), 5), "n": np.arange(5 * units), "inner": lists})
+
+
+WIDE = {
+    "texts of 2 MiB": (first_letters, lambda: wide_texts(2 * MIB, 40), ["01234", "56789"] * 20),
+    "texts of 100 kB": (first_letters, lambda: wide_texts(100_000, 800), ["01234", "56789"] * 400),
+    "lists of dicts": (nested_sum, lambda: nested_rows(100), ["20002001200220032004"] * 100),
+}
+
+
+@pytest.mark.parametrize("shape", WIDE)
+def test_wide_rows_are_done_in_parts_that_fit_a_worker(tmp_path, shape):
+    work, rows, letters = WIDE[shape]
     source = tmp_path / "rows.parquet"
-    pq.write_table(wide, source, row_group_size=20)
-    run = done(tmp_path / "home", Model("m", ("k",), first_letters), rows=source)
-    assert run.counts["models"]["m"]["ok"] == 24
-    assert run.results().arrow().column("letters").to_pylist() == ["01234", "56789"] * 12
-    batches = json.loads((tmp_path / "home/runs/r/models/m/manifest.json").read_text())["batches"]
-    assert max(batch["rows"] for batch in batches) * 3 * 2 * MIB <= 352 * MIB / 2  # with the copies that sorting takes
+    pq.write_table(rows(), source, row_group_size=20)
+    run = done(tmp_path / "home", Model("m", ("k",), work), rows=source)
+    assert run.counts["models"]["m"]["ok"] == len(letters)
+    assert run.results().arrow().column("letters").to_pylist() == letters
+    assert not any(path.stat().st_size for path in (tmp_path / "home").glob("runs/r/logs/*"))  # no worker ran out when it opened the next
+
+
+def blob(rows):
+    return {"blob": f"{int(rows['k'][0]):03d}" * (MIB // 3)}
+
+
+def from_blob(rows, blob: dict):
+    return {"begins": blob["blob"][:3], "process": os.getpid()}
+
+
+def test_earlier_results_larger_than_a_worker_are_given_unit_by_unit(tmp_path):
+    rows = pa.table({"k": np.arange(500)})
+    run = done(tmp_path, Model("blob", ("k",), blob), Model("m", ("k",), from_blob, given=("blob",)), rows=rows)
+    assert run.results("m").arrow().column("begins").to_pylist() == [f"{k:03d}" for k in range(500)]
+    assert len(processes(run, "m")) == 1
+    assert not any(path.stat().st_size for path in tmp_path.glob("runs/r/logs/*"))
 
 
 def wide_result(rows):

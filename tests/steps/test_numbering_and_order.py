@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hundredfold import order
 from hundredfold.arrays import UNIT, from_numpy, numpy_of
 from hundredfold.errors import ConservationError, QueryError
 from hundredfold.local.files import FileStore
@@ -220,6 +221,29 @@ def test_the_canonical_order_is_by_unit_then_order_by_then_the_other_columns(bat
     names = [*order_by, *(n for n in table.column_names if n not in order_by and n != UNIT)]
     found = [(row[UNIT], *(place(row[n]) for n in names)) for row in plain_rows(table.take(from_numpy(order)))]
     assert found == sorted(found)
+
+
+LONG: dict[str, tuple[st.SearchStrategy[Any], pa.DataType]] = {  # alike up to where they are first compared, or beyond it
+    "long_texts": (st.sampled_from(["", *("ä" * n + end for n in (2, 27, 28, 40) for end in ("", "\0", "a", "ö"))]), pa.string()),
+    "long_bytes": (st.sampled_from([b"", b"\xff" * 56, b"\xff" * 57, b"\0" * 8, b"\0" * 7]), pa.large_binary()),
+    "lists_of_texts": (st.lists(st.sampled_from(["x" * 60, "x" * 61, None]), max_size=3), pa.list_(pa.string())),
+}
+
+
+@pytest.mark.parametrize("name", sorted(VALUES | NESTED | LONG))
+@given(data=st.data())
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_wide_values_have_the_order_that_narrow_ones_have(name: str, data: st.DataObject, monkeypatch: pytest.MonkeyPatch) -> None:
+    strategy, kind = (VALUES | NESTED | LONG)[name]
+    values = data.draw(st.lists(strategy | st.none() if name in LONG else strategy, min_size=1, max_size=20))
+    units = pa.array([n % 2 for n in range(len(values))])
+    table = pa.table({UNIT: units, name: array_of(values, kind), "few": pa.array([n % 3 for n in range(len(values))])})
+    orders = []
+    for wide, block in ((-1, 1), (-1, 2**20), (2**60, 2**20)):
+        monkeypatch.setattr(order, "WIDE_BYTES", wide)
+        monkeypatch.setattr(order, "BLOCK_BYTES", block)
+        orders += [canonical_order(table, numpy_of(table.column(UNIT), False), by).tolist() for by in ([], [name], ["few", name])]
+    assert orders[:3] == orders[3:6] == orders[6:]
 
 
 @pytest.mark.parametrize("name", sorted(VALUES | NESTED))

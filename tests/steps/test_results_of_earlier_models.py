@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypedDict
 
@@ -9,12 +10,16 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pydantic
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from bench import Bench, Piece
-from hundredfold import Job, Model, Source, Unit, Units
+from hundredfold import Job, Model, Source, Unit, Units, upstream
 from hundredfold.errors import HundredfoldError
+from hundredfold.upstream import Groups, RowsOfUnits
 
 TABLE = pa.table({"a": ["x", "x", "y", None], "b": [1, 2, 1, 1], "v": [1.0, 2.0, 3.0, 4.0]})
 
@@ -201,3 +206,33 @@ def test_an_annotation_that_is_no_form_of_results_is_told(bench: Bench) -> None:
         HundredfoldError, match="a parameter that is given prior is annotated with <class 'complex'>, which is no form of results"
     ):
         run(bench, fit, odd)
+
+
+KEYS = st.sampled_from([None, "", "a", "b", "ä"]), st.sampled_from([None, 0.0, float("nan"), 1.5]), st.integers(0, 2)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.tuples(*KEYS, st.text("x", max_size=300)), max_size=40),
+    wanted=st.lists(st.tuples(*KEYS), min_size=1, max_size=30),
+    group=st.integers(1, 9),
+    kept=st.sampled_from([0, 500, 2**25]),
+    asked=st.randoms(use_true_random=False),
+)
+def test_each_unit_is_given_the_rows_of_its_key(
+    rows: list[Any], wanted: list[Any], group: int, kept: int, asked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many row groups there are, and however little of them is kept."""
+    monkeypatch.setattr(upstream, "KEPT_BYTES", kept)
+    monkeypatch.setattr(upstream, "WINDOW_BYTES", kept)
+    rows = sorted(rows, key=lambda row: repr(row[:3]))  # as results are: the rows of one key beside each other
+    types = [pa.string(), pa.float64(), pa.int64(), pa.string()]
+    table = pa.table([pa.array([row[n] for row in rows], types[n]) for n in range(4)], names=["a", "b", "c", "v"])
+    file = io.BytesIO()
+    pq.write_table(table, file, row_group_size=group)
+    keys = pa.table([pa.array([key[n] for key in wanted], types[n]) for n in range(3)], names=["a", "b", "c"])
+    found = RowsOfUnits(Groups(pq.ParquetFile(file)), keys, ("a", "b", "c"))
+    for unit in asked.sample(range(len(wanted)), len(wanted)):
+        own = found.of(unit)
+        expected = [row[3] for row in rows if repr(row[:3]) == repr(wanted[unit])]
+        assert ([] if own is None else own.column("v").to_pylist()) == expected

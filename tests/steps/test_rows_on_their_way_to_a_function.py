@@ -12,11 +12,12 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench import Bench, Piece
-from hundredfold import Job, Model, Source, Unit, Units
+from hundredfold import Job, Model, Source, Unit, Units, arrays, batch
+from hundredfold.arrays import numpy_of
 from hundredfold.errors import SourceError
 from hundredfold.local.replay import find_unit
 from hundredfold.manifest import Manifest, UnitList, key_text, open_batch
@@ -198,9 +199,13 @@ def plain(value: Any) -> Any:
 
 @pytest.mark.parametrize("name", ["light", "dict", "pandas", "polars", "arrow"])
 @pytest.mark.parametrize("kind", sorted(VALUES))
+@pytest.mark.parametrize("whole", [2**25, -1], ids=["at_once", "slice_by_slice"])
 @given(data=st.data())
-@settings(max_examples=4)
-def test_every_value_reaches_the_function_as_it_is(bench: Bench, name: str, kind: str, data: st.DataObject) -> None:
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_value_reaches_the_function_as_it_is(
+    bench: Bench, name: str, kind: str, whole: int, data: st.DataObject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "WHOLE_BYTES", whole)  # beyond it, nested values are converted for one unit after the other
     strategy, arrow = VALUES[kind]
     values = data.draw(st.lists(st.one_of(st.none(), strategy), min_size=1, max_size=6))
     rows = pa.table({"k": range(len(values)), "x": pa.array(values, arrow)})
@@ -216,12 +221,25 @@ def test_every_value_reaches_the_function_as_it_is(bench: Bench, name: str, kind
     assert [found[k] for k in range(len(values))] == [plain(value) for value in values]
 
 
+NUMBERS = st.lists(st.none() | st.lists(st.integers(-100, 100) | st.none(), max_size=3) | st.lists(st.integers(0, 9)), max_size=6)
+
+
+@pytest.mark.parametrize("inner", [pa.int8(), pa.uint64(), pa.float32(), pa.float64(), pa.float16()], ids=str)
+@given(values=NUMBERS, cut=st.integers(0, 3))
+def test_lists_of_numbers_are_what_their_values_one_by_one_are(inner: pa.DataType, values: list[Any], cut: int) -> None:
+    if pa.types.is_unsigned_integer(inner) or pa.types.is_float16(inner):
+        values = [None if v is None else [abs(x) if x is not None else None for x in v] for v in values]
+    column = pa.array(values, pa.list_(inner)).slice(min(cut, len(values)))
+    fast, slow = numpy_of(column, False), arrays._objects(column)
+    assert [None if v is None else (v.dtype, v.tolist()) for v in fast] == [None if v is None else (v.dtype, v.tolist()) for v in slow]
+
+
 def test_one_unit_is_shown_as_it_was_given(bench: Bench) -> None:
     rows = pa.table({"k": [0, 1, 2, 3], "day": FAR, "money": [Decimal("1.50")] * 4})
     piece = ran(bench, form("pandas", False, lambda unit: {"day": str(unit["day"][0])}), rows)
     manifest = Manifest.read(piece.layout, "m", piece.store)
-    batch = open_batch(manifest, UnitList.read(piece.layout, "m", piece.store), manifest.batch_of(3), piece.layout, piece.store)
-    assert batch.one("pandas", 3)["day"][0] == dt.date(2024, 10, 5)
+    opened = open_batch(manifest, UnitList.read(piece.layout, "m", piece.store), manifest.batch_of(3), piece.layout, piece.store)
+    assert opened.one("pandas", 3)["day"][0] == dt.date(2024, 10, 5)
 
 
 def test_keys_of_many_units_are_of_their_own_type(bench: Bench) -> None:

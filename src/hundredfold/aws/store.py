@@ -100,6 +100,10 @@ class S3Store:
         with self._told(key, "read"), self._absent(key):
             return pa.py_buffer(self._read(full))
 
+    def parts(self, key: str) -> Iterator[pa.Buffer]:
+        """The object's bytes, in one part; KeyError if there is none."""
+        yield self.get(key)
+
     def list(self, prefix: str) -> Iterator[str]:
         """The keys below a prefix that ends with '/', in order; all of them for the prefix ''."""
         below = self.prefix + checked_prefix(prefix)  # checked now, and not at the first key

@@ -22,6 +22,7 @@ from ..errors import KEPT, DamagedFile, HomeError, HundredfoldError, PublishRefu
 from ..job import Job, Layout, Model
 from ..launching import shortage
 from ..manifest import Manifest, UnitList
+from ..memory import release
 from ..pipeline import Stage, stages
 from ..ports import Record
 from ..snapshot import Snapshot
@@ -157,7 +158,7 @@ class Drive:
                         later=lambda settle: self.settling.append(self.beside.submit(settle)),
                     )
                 self.steps.note(model.name, units=manifest.units, rows=manifest.rows, batches=len(manifest.batches))
-                pa.default_memory_pool().release_unused()  # or this process would hold it while the workers need it
+                self._give_back(warehouse)
             case "enqueue", Model() as model:
                 self._enqueue(model)
             case "work", Model() as model:
@@ -168,9 +169,14 @@ class Drive:
                     crew.stop()
             case "collect", Model() as model:
                 self.steps.collect(model, warehouse)
-                pa.default_memory_pool().release_unused()
+                self._give_back(warehouse)
             case _:
                 self.steps.publish(warehouse)
+
+    def _give_back(self, warehouse: DuckWarehouse) -> None:
+        """Return unused memory to the system, or this process would hold it while the workers need it."""
+        warehouse.give_back()
+        release(pa.default_memory_pool())
 
     def _enqueue(self, model: Model) -> None:
         """The queue of this model and round, filled anew from the manifest and the outcomes: that a driver died is no fault

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..checksums import get_sealed, listed, recomputed_from
+from ..checksums import get_sealed, recomputed_from, verify_listed
 from ..errors import DamagedFile
 from ..job import Job, Layout
 from ..manifest import Manifest
@@ -74,7 +74,7 @@ def _of_model(layout: Layout, model: str, store: Store) -> Iterator[DamagedFile]
             yield error
     for key in (layout.results(model), layout.accounts(model)):
         try:
-            listed(store, key, layout.collected(model))
+            verify_listed(store, key, layout.collected(model))
         except KeyError:
             yield DamagedFile(f"{layout.collected(model)} is missing", key=layout.collected(model))
         except DamagedFile as error:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..batch import form_of
-from ..checksums import checksum_of, get_sealed, listed, missing, put_sealed, verified
+from ..checksums import checksum_of, get_sealed, listed, missing, put_sealed, verify
 from ..crew import Crew, packed
 from ..errors import DamagedFile, HundredfoldError, JobError, SourceError, StateError, Stopped, UsageError
 from ..fingerprint import Code, code_of, differences, facts_of, with_queries
@@ -335,7 +335,7 @@ def _drive_of(home: Home, job: Job, record: Record, limits: Limits, watcher: Wat
     forget(home, record)
     watcher.begun(record.id)
     for key, wanted in record.options.get("staged", {}).items():
-        verified(home.store, key, wanted)
+        verify(home.store, key, wanted)
     staged = {name: home.store.path(Layout(record.id).staged(name)) for name, place in record.options["sources"].items() if place == STAGED}
     places = {**record.options["sources"], **staged}
     snapshot = code.snapshot(str(home.store.path(Layout(record.id).code(code.fingerprint)))) if code is not None else None

@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,8 +50,9 @@ class DuckWarehouse:
         self._beside = ThreadPoolExecutor(1)
         shutil.rmtree(scratch, ignore_errors=True)  # what a killed driver left
         scratch.mkdir(parents=True, exist_ok=True)
+        self._memory_limit = f"{max(memory // 2**20, 96)}MiB"
         config: dict[str, Any] = {
-            "memory_limit": f"{max(memory // 2**20, 96)}MiB",
+            "memory_limit": self._memory_limit,
             "threads": threads,
             "temp_directory": str(scratch),
             "autoinstall_known_extensions": False,
@@ -90,6 +91,14 @@ class DuckWarehouse:
     def load(self, name: str, table: pa.Table) -> None:
         """Let `name` stand for a table in memory."""
         self.connection.register(name, table)
+
+    def give_back(self) -> None:
+        """Return to the system the memory that DuckDB holds and does not use: the workers need it now.
+
+        DuckDB does so only where its limit is set.
+        """
+        with suppress(duckdb.Error):
+            self.connection.execute(f"SET memory_limit = '{self._memory_limit}'")
 
     def columns(self, select: str) -> pa.Schema:
         try:

@@ -16,7 +16,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..arrays import UNIT, from_numpy, has_large, numpy_of, taken
-from ..checksums import sealed
 from ..contract import quote
 from ..errors import ConservationError, HomeError, QueryError, StateError
 from ..job import Batch, Job, Layout, Model
@@ -107,7 +106,8 @@ def prepare(
             query_of(model, job),
             large=large,
         )
-        files.put(_within(layout, model, layout.units(model.name)), sealed(layout.units(model.name), packed_units(units)))
+        for part in units.combine_chunks().to_batches():  # one: it is written without a further copy of all units
+            files.add(_within(layout, model, layout.units(model.name)), part)
         files.put(_within(layout, model, layout.draft(model.name)), manifest.text(layout.draft(model.name)))
         files.end()
     for name in (*numbering.tables, "__prepared"):

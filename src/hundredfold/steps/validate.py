@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from ..checks import Checks, Rule, compile_checks, duplicates, quote_part, refuse_timeless
-from ..checksums import checksum_of, get_json, put_json, verified
+from ..checksums import checksum_of, get_json, put_json, verify
 from ..contract import Contract, quote, read_contract
 from ..errors import ConservationError, ContractError, JobError, QueryError, SourceError
 from ..job import Job, Layout, Source, allowed
@@ -117,7 +117,7 @@ def validate(job: Job, places: Mapping[str, Any], as_of: str, layout: Layout, wa
 def verify_accepted(verdict: Verdict, store: Store) -> None:
     """Raise DamagedFile if the accepted rows are an object of the store, and not what was written."""
     if verdict.accepted_key in verdict.checksums:
-        verified(store, verdict.accepted_key, verdict.checksums[verdict.accepted_key])
+        verify(store, verdict.accepted_key, verdict.checksums[verdict.accepted_key])
 
 
 def read_verdicts(layout: Layout, store: Store) -> list[Verdict]:
