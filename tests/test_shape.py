@@ -29,7 +29,7 @@ FLOORS = [
         "streams",
         "supervisor",
     },
-    {"ports", "keys", "checksums", "records", "contract", "checks", "query", "dialect", "load", "listing"},
+    {"ports", "keys", "checksums", "records", "contract", "checks", "query", "dialect", "load", "listing", "names"},
     {
         "arrays",
         "batch",

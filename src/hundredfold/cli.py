@@ -179,7 +179,7 @@ def failures(run: str | None, model: str | None, limit: int, traceback: bool, wh
 
 @app.command()
 @argument("model", "The model.")
-@argument("key", 'The unit\'s key, such as "PREMIUM,Accra,1GB"; "" for a model of one unit.')
+@argument("key", 'The unit\'s key, such as "PREMIUM,Accra,1GB"; "" for a model of one unit.', may_be_empty=True)
 @click.option("--run", metavar="RUN", help="A run's id; the newest run, if left out.")
 @click.option("--pdb", is_flag=True, help="Under the debugger: stop at the first line; without it, nothing stops.")
 @takes_place

@@ -11,7 +11,7 @@ from functools import wraps
 from typing import Any
 
 import click
-from click.core import augment_usage_errors
+from click.core import ParameterSource, augment_usage_errors
 
 from . import streams
 from .errors import KEPT as KEPT_IN
@@ -21,11 +21,11 @@ KEPT = ".hundredfold"  # where runs are kept
 
 
 class Argument(click.Argument):
-    """An argument that the help tells of. Only the newest click has such a thing itself."""
+    """An argument that the help tells of. Only the newest click has such a thing itself. `may_be_empty`: "" is a value of it."""
 
-    def __init__(self, *words: Any, about: str, **how: Any) -> None:
+    def __init__(self, *words: Any, about: str, may_be_empty: bool = False, **how: Any) -> None:
         super().__init__(*words, **how)
-        self.about = about
+        self.about, self.may_be_empty = about, may_be_empty
 
 
 class Command(click.Command):
@@ -33,7 +33,11 @@ class Command(click.Command):
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         with augment_usage_errors(context):  # of an option without its value, click would not say whose it is
-            return super().parse_args(context, args)
+            rest = super().parse_args(context, args)
+        if not context.resilient_parsing:
+            for parameter in self.params:
+                _refuse_empty(context, parameter)
+        return rest
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         arguments = [(p.human_readable_name, p.about) for p in self.params if isinstance(p, Argument)]
@@ -41,6 +45,18 @@ class Command(click.Command):
             with formatter.section("Arguments"):
                 formatter.write_dl(arguments)
         super().format_options(context, formatter)
+
+
+def _refuse_empty(context: click.Context, parameter: click.Parameter) -> None:
+    """Raise UsageError for a value that is given and blank: it would be taken for one that is left out, as the newest run."""
+    given = context.params.get(parameter.name or "")
+    values = given if isinstance(given, tuple) else (given,)
+    typed = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+    if typed and not getattr(parameter, "may_be_empty", False) and any(isinstance(v, str) and not v.strip() for v in values):
+        raise UsageError(
+            f"{max(parameter.opts, key=len) if isinstance(parameter, click.Option) else parameter.human_readable_name} is empty",
+            hint="give a value, or leave it out; a shell variable that is not set gives an empty text",
+        )
 
 
 class Group(click.Group):

@@ -11,6 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from ..errors import UsageError
 from ..job import Layout
+from ..names import check_job_name
 from ..ports import Ledger
 from .ledger import DynamoLedger
 from .place import Place, client
@@ -71,10 +72,12 @@ class StackHome:
 
 def stack_of(job: str | None, stack: str | None) -> str:
     """The stack that is meant: the one named, that of the job, or the only one that there is; UsageError if there is no telling."""
-    if stack:
+    if stack == "":
+        raise UsageError("the stack's name is empty", hint="leave it out, or name it with --stack")
+    if stack is not None:
         return stack
-    if job:
-        return f"hundredfold-{job.replace('_', '-')}"
+    if job is not None:
+        return f"hundredfold-{check_job_name(job).replace('_', '-')}"
     names = sorted(_stacks())
     if len(names) == 1:
         return names[0]

@@ -20,9 +20,10 @@ from ..errors import NEW_CODE, HundredfoldError, PublishRefused, RunBusy, Source
 from ..job import Job, Layout
 from ..listing import is_hidden
 from ..load import load_job
-from ..local.runs import Run, newest
+from ..local.runs import Run, find_run
 from ..local.sources import find_files
-from ..local.verbs import check_arguments, check_declared, decided, forget, moment, new_run_id, plan_again
+from ..local.verbs import check_arguments, check_declared, check_names, decided, forget, moment, new_run_id, plan_again
+from ..names import check_run_id
 from ..pipeline import stages
 from ..ports import Record
 from ..query import query_of, text_of
@@ -63,7 +64,8 @@ def run(
     check_translates(declared)
     check_declared(declared)
     there = StackHome(stack_of(declared.name, home))
-    run = run_id or new_run_id(dt.datetime.now(dt.UTC))
+    run = check_run_id(run_id) if run_id is not None else new_run_id(dt.datetime.now(dt.UTC))
+    check_names(declared, sources or {}, max_rejected or {})
     for source in declared.sources:
         place = (sources or {}).get(source.name, source.at)
         if isinstance(place, str) and place.startswith(REMOTE):
@@ -189,7 +191,7 @@ def open_home(home: str | None, job: str | None = None) -> StackHome:
 
 def _open(run_id: str | None, home: str | None) -> tuple[StackHome, Record]:
     there = open_home(home)
-    return there, there.ledger.read(run_id) if run_id else newest(there)
+    return there, find_run(there, run_id)
 
 
 def _refuse_new_code(verb: str, accept: bool) -> None:

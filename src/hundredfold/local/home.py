@@ -12,16 +12,17 @@ from tempfile import mkdtemp
 from typing import Any
 from uuid import uuid4
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from ..errors import HomeError, RunBusy, UsageError
 from ..job import Layout, releases_of
 from ..keys import HALF
+from ..names import check_job_name, check_run_id
 from ..ports import Ledger
 from .files import FileStore
 from .ledger import SqliteLedger
 from .rebuild import rebuilt
-from .store import home_error
+from .store import home_error, home_errors
 
 HARMLESS = {".gitignore", ".gitkeep", ".DS_Store", "lost+found"}  # a folder that holds only these counts as empty
 FORMAT = 2  # goes up when an older program could no longer read what lies here
@@ -83,22 +84,19 @@ class Home:
     @contextmanager
     def lock(self, run: str) -> Iterator[None]:
         """Be the only driver of a run; RunBusy if another one is. The system gives the lock back when a process dies."""
-        folder = self.folder / Layout(run).root
+        folder = self.folder / Layout(check_run_id(run)).root
         lock = FileLock(folder / "driver.lock")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0.5, poll_interval=0.02)  # it may only be looked at, by `driven`
+            _acquire(lock, timeout=0.5)  # it may only be looked at, by `driven`
         except Timeout:
             raise RunBusy(
                 f"run {run} is being driven by {_owner(folder)}",
                 hint=f"watch it with: hundredfold status {run}   or stop it with: hundredfold cancel {run}",
             ) from None
-        except OSError as error:
-            raise home_error(error, folder / "driver.lock", "written") from error
         try:
-            for half in folder.rglob(f"{HALF}*"):  # what a driver that was killed had begun to write
-                half.unlink(missing_ok=True)
-            (folder / "driver.txt").write_text(f"process {os.getpid()} of {_user()}")
+            _remove_halves(folder)
+            with home_errors(folder / "driver.txt", "written"):
+                (folder / "driver.txt").write_text(f"process {os.getpid()} of {_user()}", encoding="utf-8", errors="backslashreplace")
             yield
         finally:
             lock.release()
@@ -106,12 +104,13 @@ class Home:
     @contextmanager
     def publishing(self, job: str) -> Iterator[None]:
         """Be the only one who publishes for a job: two runs may end at once, and a version is made once."""
-        folder = self.folder / "locks"  # and not among the releases, which others read
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{job}.publish"):
-            for half in (self.folder / releases_of(job)).rglob(f"{HALF}*"):  # what a driver that was killed had begun to write
-                half.unlink(missing_ok=True)
+        lock = FileLock(self.folder / "locks" / f"{check_job_name(job)}.publish")  # not among the releases, which others read
+        _acquire(lock, timeout=-1)
+        try:
+            _remove_halves(self.folder / releases_of(job))
             yield
+        finally:
+            lock.release()
 
     def driven(self, run: str) -> bool:
         """Whether some process holds the run's lock just now."""
@@ -184,6 +183,27 @@ class Home:
             return
         except OSError as error:
             raise home_error(error, mark, "read") from error
+
+
+def _acquire(lock: BaseFileLock, timeout: float) -> None:
+    """Take a lock, and make its folder. Raises: Timeout, HomeError where the place cannot be written or has no locks."""
+    place = Path(lock.lock_file)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=timeout, poll_interval=0.02)
+    except Timeout:  # an OSError, too
+        raise
+    except OSError as error:
+        raise home_error(error, place, "written") from error
+    except NotImplementedError as error:
+        raise HomeError(f"{place} cannot be locked: {error}", hint="keep the runs on a disk of this machine with --home") from error
+
+
+def _remove_halves(folder: Path) -> None:
+    """Remove what a driver that was killed had begun to write."""
+    with home_errors(folder, "tidied"):
+        for half in folder.rglob(f"{HALF}*"):
+            half.unlink(missing_ok=True)
 
 
 def _is_ours(folder: Path) -> bool:

@@ -14,7 +14,7 @@ from ..given import Given
 from ..job import Job, Layout
 from ..manifest import Manifest, UnitList, key_text, open_batch
 from .home import as_home
-from .runs import newest
+from .runs import find_run
 from .verbs import job_of
 
 
@@ -32,7 +32,7 @@ def replay(
     key: as `failures` shows it, such as "PREMIUM,Accra,1GB". call: how to call (pdb's runcall, for one).
     """
     there = as_home(home)
-    record = there.ledger.read(run_id) if run_id else newest(there)
+    record = find_run(there, run_id)
     job = job or job_of(there, record)
     declared, layout = job.model(model), Layout(record.id)
     try:

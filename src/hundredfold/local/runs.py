@@ -18,6 +18,7 @@ from ..checksums import listed, verified
 from ..errors import StateError, UsageError
 from ..job import Layout
 from ..manifest import UnitList, key_text
+from ..names import check_run_id
 from ..outcome import ACCOUNT
 from ..ports import Record
 from ..states import State
@@ -116,7 +117,7 @@ class Run:
 
     def failures(self, model: str | None = None) -> Rows:
         """The units that failed or died, with the reason; of all models, if none is named."""
-        names = [model] if model else self._collected()
+        names = [self._model(model)] if model is not None else self._collected()
         tables = []
         for name in names:
             table = self.units(name).table
@@ -236,7 +237,15 @@ def _rows(data: pa.Buffer) -> Rows:
 def open_run(run_id: str | None = None, *, home: Any = ".hundredfold") -> Run:
     """A run that was made before: the newest, if none is named. NoSuchRun if there is none."""
     there = as_home(home)
-    return Run(there, (there.ledger.read(run_id) if run_id else newest(there)).id)
+    return Run(there, find_run(there, run_id).id)
+
+
+def find_run(home: Any, run_id: str | None) -> Record:
+    """Return the record of a run; of the newest, for None alone. Raises: UsageError for what can be no run's id, NoSuchRun."""
+    if run_id is None:
+        return newest(home)
+    record: Record = home.ledger.read(check_run_id(run_id))
+    return record
 
 
 def newest(home: Any) -> Record:

@@ -10,7 +10,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -110,6 +110,15 @@ def home_error(error: OSError, place: Path, done: str, wanted: int = 0) -> HomeE
         f"{place} cannot be {done}, in the folder {_existing(place.parent)}: {error.strerror or error}",
         hint="let this user write in that folder, or keep the runs elsewhere with --home",
     )
+
+
+@contextmanager
+def home_errors(place: Path, done: str) -> Iterator[None]:
+    """Let what the system reports about `place` be a HomeError. Raises: HomeError."""
+    try:
+        yield
+    except OSError as error:
+        raise home_error(error, place, done) from error
 
 
 def _existing(place: Path) -> Path:

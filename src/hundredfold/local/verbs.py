@@ -23,6 +23,7 @@ from ..given import check_given
 from ..job import Job, Layout, Model, check_limit
 from ..load import lasting, load_job
 from ..manifest import Manifest, UnitList
+from ..names import check_job_name, check_run_id
 from ..ports import Record
 from ..query import query_of
 from ..returns import returned_by
@@ -38,7 +39,7 @@ from .home import Home, as_home
 from .limits import Limits, limits_of
 from .rebuild import keep_record
 from .restore import restore
-from .runs import Run, newest
+from .runs import Run, find_run
 from .sources import as_table, find_files, pattern
 from .warehouse import DuckWarehouse, prints
 
@@ -106,6 +107,13 @@ def check_arguments(job: Any, sources: Any, workers: Any, max_rejected: Any, max
         check_limit(f"max_rejected of {name}", limit)
     if max_failed is not None:
         check_limit("max_failed", max_failed)
+
+
+def check_names(job: Job, *named: Mapping[str, Any]) -> None:
+    """Raise JobError for a name, of those that arguments give to sources, which no source of the job has."""
+    for names in named:
+        for name in names:
+            job.source(name)
 
 
 def resume(
@@ -226,14 +234,14 @@ def move_sources(home: Home, record: Record, job: Job, sources: Mapping[str, str
 def cancel(run_id: str | None = None, *, home: str | Path = ".hundredfold") -> Record:
     """End a run for good; its driver, wherever it is, stops within a second. What was done stays readable."""
     there = Home(home, make=False)
-    record = there.ledger.read(run_id) if run_id else newest(there)
+    record = find_run(there, run_id)
     return there.ledger.move(record.id, Event.CANCEL, reason="cancelled by hand")
 
 
 def rollback(job: str, *, home: Any = ".hundredfold", to: int | None = None) -> Release:
     """Let the pointer name the release that the current one was built upon, or version `to`."""
     there = as_home(home)
-    with there.publishing(job):
+    with there.publishing(check_job_name(job)):
         return publishing.rollback(job, there.store, to)
 
 
@@ -253,12 +261,9 @@ def begin(
     """Record a new run, and keep what a later process needs to go on with it: the job, and sources that are only in memory."""
     now = dt.datetime.now(dt.UTC)
     begun = _after_all_runs(now, home)
-    run = run_id or new_run_id(begun)
-    if not isinstance(run, str) or not run or not all(c.isalnum() or c in "-_" for c in run) or len(run) > 80:
-        raise UsageError(f"the run id {run!r} cannot be used", hint="wanted letters, digits, - and _")
+    run = check_run_id(run_id) if run_id is not None else new_run_id(begun)
     layout = Layout(run)
-    for name in sources:
-        job.source(name)
+    check_names(job, sources, max_rejected)
     places = {
         source.name: _place(source.name, sources.get(source.name, source.at), name_given=source.name in sources) for source in job.sources
     }
@@ -455,8 +460,9 @@ def _again(
     home: str | Path, run_id: str | None, job: Job | None, workers: int | None, memory: str | None
 ) -> tuple[Home, Record, Job, Limits]:
     there = Home(home, make=False)
-    record = there.ledger.read(run_id) if run_id else newest(there)
-    limits = limits_of(workers or record.options.get("workers"), memory or record.options.get("memory"))
+    record = find_run(there, run_id)
+    options = record.options
+    limits = limits_of(options.get("workers") if workers is None else workers, options.get("memory") if memory is None else memory)
     return there, record, job or _job_or_failed(there, record), limits
 
 

@@ -18,6 +18,7 @@ from hundredfold.errors import StateError, UsageError
 from hundredfold.given import Given
 from hundredfold.job import Job, Layout
 from hundredfold.local.home import Home
+from hundredfold.local.runs import find_run
 from hundredfold.local.verbs import job_of
 from hundredfold.manifest import Manifest, UnitList, open_batch
 from tariffs.demand.prior import Prior
@@ -127,7 +128,7 @@ def open_finished(home: Home, run_id: str | None, truth: str | None) -> Finished
     """The run of that id (the newest of the tariffs, if left out), which must have published.  UsageError, StateError, NoSuchRun."""
     if truth and not Path(truth).is_dir():
         raise UsageError(f"--truth {truth} is no folder", hint="wanted the folder that the generator wrote beside its tables")
-    record = home.ledger.read(run_id) if run_id else next((r for r in home.ledger.runs() if r.job == "tariffs"), None)
+    record = next((r for r in home.ledger.runs() if r.job == "tariffs"), None) if run_id is None else find_run(home, run_id)
     if record is None or record.job != "tariffs":
         raise UsageError(
             f"run {record.id} is of the job {record.job}, wanted one of tariffs"
