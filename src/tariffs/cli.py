@@ -363,11 +363,15 @@ def _said(by: str | None, reason: str) -> Any:
 
 
 def _sources(home: Any, catalogue: str | None) -> Any:
-    from tariffs.release.catalogue import catalogue_of
+    from tariffs.release.catalogue import catalogue_of, locations_of
     from tariffs.release.sales import sales_of
     from tariffs.release.verbs import Sources
 
-    return Sources(lambda release: catalogue_of(release, home, catalogue), lambda release: sales_of(release, home))
+    return Sources(
+        lambda release: catalogue_of(release, home, catalogue),
+        lambda release: sales_of(release, home),
+        lambda release: locations_of(release, home),
+    )
 
 
 def _folder(home: Any, book: Any) -> str | None:

@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 from uuid import uuid4
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -69,7 +70,7 @@ COMMON: dict[str, Any] = {
     "segment": None, "location": None, "cell": None, "hour": None, "day_type": None, "currency": "GHS", "discount_class": None,
     "valid_from": MONDAY, "valid_to": MONDAY + dt.timedelta(days=7), "table_version": 1, "parent_version": None, "run_id": "r1",
     "model_version": "tariffs-1", "data_cutoff": dt.date(2026, 6, 28), "status": "draft", "reason_code": "HOLD_UNCERTAIN",
-    "constraint_bound": None, "p_gain": None, "elasticity": -1.2, "se": 0.3, "credible_lo": -1.7, "credible_hi": -0.7, "support_n": 26,
+    "constraint_bound": None, "p_gain": 0.9, "elasticity": -1.2, "se": 0.3, "credible_lo": -1.7, "credible_hi": -0.7, "support_n": 26,
     "shrink_weight": 0.6, "expected_volume": 10.0, "expected_volume_delta": 0.0, "expected_revenue_delta": 0.0,
     "expected_margin_delta": 0.0, "control_flag": False, "time_zone": "UTC", "valid_from_local": MONDAY,
     "valid_to_local": MONDAY + dt.timedelta(days=7), "unit_cost": 0.01, "usage_value": 0.0, "opportunity_cost": 0.0, "capacity_price": 0.0,
@@ -81,18 +82,31 @@ COMMON: dict[str, Any] = {
 def table(*rows: dict[str, Any], **changes: Any) -> pa.Table:
     """A price table of these rows, in the published order; of six usual ones, if none is given."""
     chosen = rows or USUAL
-    return in_order(pa.Table.from_pylist([{**row, **changes} for row in chosen], schema=SCHEMA))
+    return in_order(pa.Table.from_pylist([added_up({**row, **changes}) for row in chosen], schema=SCHEMA))
 
 
 USUAL = (
     bundle("ACCRA"), bundle("TEMA"), bundle("TEMA", "WEEK", price=10.0, current_price=10.0, champion_price=10.0),
-    bundle("HO", control_flag=True, reason_code="HOLD_CONTROL"), voice("C1"), voice("C1", 8),
+    bundle("HO", control_flag=True, reason_code="HOLD_CONTROL"), voice("C1"), voice("C1", 8, location="HO", control_flag=True),
 )  # fmt: skip
 
 
 def changed(made: pa.Table, key: str, **values: Any) -> pa.Table:
     """The table with other values in one row."""
-    return pa.Table.from_pylist([{**row, **(values if row["unit_key"] == key else {})} for row in made.to_pylist()], schema=SCHEMA)
+    rows = [added_up({**row, **values}, *values) if row["unit_key"] == key else row for row in made.to_pylist()]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def added_up(row: dict[str, Any], *stated: str) -> dict[str, Any]:
+    """The row with the money that its price and volume make, where nobody states another."""
+    price, current, volume, more = (row[name] for name in ("price", "current_price", "expected_volume", "expected_volume_delta"))
+    if None in (price, current, volume, more):
+        return row
+    made = {
+        "expected_revenue_delta": price * (volume + more) - current * volume,
+        "expected_margin_delta": (price - row["unit_cost"]) * (volume + more) - (current - row["unit_cost"]) * volume,
+    }
+    return row | {name: value for name, value in made.items() if name not in stated}
 
 
 class NoLedger:
@@ -113,7 +127,7 @@ class Place:
     marks: Iterator[int] = field(default_factory=count)
 
     def where(self, key: str) -> str:
-        return str(self.store.where(key))
+        return str(self.store.where(key)) if hasattr(self.store, "where") else key
 
     def publish(self, made: pa.Table | None = None, *, catalogue: pa.Table | None = CATALOGUE) -> int:
         """Make the next release of a table, as the job's last step leaves it; its version."""
@@ -129,7 +143,8 @@ class Place:
             files[key] = hashlib.sha256(data).hexdigest()
         run = f"run-{version}"
         if catalogue is not None:
-            self.store.put(Layout(run).staged("product_catalog"), parquet(catalogue))
+            offered = catalogue.filter(pc.is_in(catalogue["product"], pc.unique(rows["product"])))
+            self.store.put(Layout(run).staged("product_catalog"), parquet(offered))
         parent = version - 1 or None
         release = Release(JOB, version, parent, run, 1, "2026-06-29 06:00:00", {NAME: rows.num_rows}, files)
         put_json(self.store, f"{folder_of(JOB, version)}/release.json", asdict(release), indent=1)

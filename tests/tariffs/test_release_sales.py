@@ -21,7 +21,15 @@ WEEK = dt.date(2026, 7, 12)
 
 
 def row(**changes: Any) -> dict[str, Any]:
-    usual = {"segment": "YOUTH", "location": "ACCRA", "product": "DAY", "week": "2026-07-12", "units": "7", "price": "2.0"}
+    usual = {
+        "segment": "YOUTH",
+        "location": "ACCRA",
+        "product": "DAY",
+        "week": "2026-07-12",
+        "units": "7",
+        "price": "2.0",
+        "list_price": "2.0",
+    }
     return usual | {"active_subs": "90", "loaded_at": "2026-07-14 06:00:00"} | changes
 
 

@@ -27,6 +27,7 @@ COLUMNS = {
 }
 MORE = {  # what some guards go by, where the catalogue has it
     "unit_cost": pa.float64(),
+    "currency": pa.string(),
     "ladder": pa.string(),
     "rung": pa.float64(),
     "volume_mb": pa.float64(),
@@ -47,6 +48,23 @@ def catalogue_of(release: Release, home: Any, given: str | None = None) -> pa.Ta
         except KeyError:
             continue
     return _from_place(release, home)
+
+
+def locations_of(release: Release, home: Any) -> pa.Table | None:
+    """location, control, time_zone of the run that made the release, as it went on with them; None where they are gone."""
+    key = f"{Layout(release.run).root}/sources/locations.parquet"
+    for name in (key, f"processing/{release.run}/staged/locations/rows.parquet"):
+        try:
+            rows = read(home.store.get(name))
+            zone = rows["time_zone"].cast(pa.string()) if "time_zone" in rows.column_names else pa.nulls(rows.num_rows, pa.string())
+            return pa.table(
+                {"location": rows["location"].cast(pa.string()), "control": rows["control"].cast(pa.bool_()), "time_zone": zone}
+            )
+        except KeyError:
+            continue  # not there, or without these columns
+        except pa.ArrowException:
+            return None
+    return None
 
 
 def _from_place(release: Release, home: Any) -> pa.Table | None:

@@ -39,6 +39,8 @@ FROM (SELECT *, row_number() OVER (PARTITION BY unit_key, week ORDER BY loaded_a
   FROM (FROM ({{rows}}) WHERE {SOUND} AND week > CAST($after AS DATE)))
 WHERE place = 1 ORDER BY unit_key, week"""
 UNSOUND = f"SELECT count(*) AS rows FROM ({{rows}}) WHERE ({SOUND}) IS NOT TRUE"
+POSTED = {BUNDLES: "TRY_CAST(list_price AS DOUBLE)", VOICE: "1 - TRY_CAST(posted_discount AS DOUBLE)"}
+LAST = "SELECT unit_key, arg_max(posted, week) AS posted FROM ({with_posted}) GROUP BY unit_key"
 SUPPORT = f"SELECT unit_key, min(price) AS support_lo, max(price) AS support_hi FROM ({{rows}}) WHERE {SOUND} GROUP BY unit_key"
 
 
@@ -60,21 +62,31 @@ class Sales:
         """unit_key, support_lo, support_hi: the lowest and the highest price that was paid in any week; voice: as a share of the tariff."""
         return self._ask(SUPPORT)
 
+    def last_posted(self) -> pa.Table:
+        """unit_key, posted: every unit that was sold, and its last posted price; voice: as a share of the tariff."""
+        return self._ask(LAST)
+
     def _ask(self, query: str, **values: Any) -> pa.Table:
         import duckdb  # costs time, and only those who look at sales need it
 
         found = []
-        for source, place in self.places.items():
-            with duckdb.connect() as duck:
+        with duckdb.connect() as duck:
+            for source, place in self.places.items():
                 try:
                     view(duck, place)
-                    found.append(duck.sql(query.format(rows=ROWS[source]), params=values or None).to_arrow_table())
+                    found.append(
+                        duck.sql(query.format(rows=ROWS[source], with_posted=_with_posted(source)), params=values or None).to_arrow_table()
+                    )
                 except duckdb.Error as error:
                     raise UsageError(
                         f"the sales in {place if isinstance(place, str) else source} cannot be read: {str(error).splitlines()[0]}",
                         hint=f"wanted a CSV or Parquet file with the columns of {source}",
                     ) from error
         return pa.concat_tables(found)
+
+
+def _with_posted(source: str) -> str:
+    return ROWS[source].replace("\nFROM sales", f", {POSTED[source]} AS posted\nFROM sales")
 
 
 def sales_of(release: Release, home: Any, given: Mapping[str, str] | None = None) -> Sales | None:
@@ -115,6 +127,7 @@ def _first_place(source: str, release: Release, home: Any) -> Any:
 def view(duck: Any, place: Any) -> None:
     """Let `sales` be what lies there."""
     if not isinstance(place, str):
+        duck.execute("DROP VIEW IF EXISTS sales")
         duck.register("sales", place)
         return
     path = Path(place)
@@ -123,4 +136,4 @@ def view(duck: Any, place: Any) -> None:
     if not files:
         raise UsageError(f"there are no sales in {place}", hint="wanted CSV or Parquet files")
     quoted = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
-    duck.execute(f"CREATE VIEW sales AS FROM {reader}([{quoted}]{', all_varchar = true' if reader == 'read_csv' else ''})")
+    duck.execute(f"CREATE OR REPLACE VIEW sales AS FROM {reader}([{quoted}]{', all_varchar = true' if reader == 'read_csv' else ''})")

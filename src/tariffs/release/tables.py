@@ -26,7 +26,7 @@ CHARGING = (
 # what the guards and the rule look at besides
 LOOKED_AT = (
     "current_price", "champion_price", "control_flag", "constraint_bound", "data_cutoff", "reason_code", "elasticity", "se",
-    "expected_volume", "expected_volume_delta",
+    "expected_volume", "expected_volume_delta", "expected_revenue_delta", "expected_margin_delta", "unit_cost", "p_gain",
 )  # fmt: skip
 SUPPORT_COLUMNS = ("support_lo", "support_hi")  # the lowest and the highest price that was paid: looked at where a table has them
 # one value for the whole of a release; where a table has several, they are compared row by row
@@ -82,7 +82,7 @@ def bools(table: pa.Table, name: str) -> Bools:
 
 
 def is_voice(table: pa.Table) -> Bools:
-    return np.asarray(pc.equal(table["kind"], "voice").to_numpy(zero_copy_only=False), dtype=np.bool_)
+    return np.asarray(pc.fill_null(pc.equal(table["kind"], "voice"), False).to_numpy(zero_copy_only=False), dtype=np.bool_)
 
 
 def keys_of(table: pa.Table, where: Bools) -> list[str]:

@@ -34,10 +34,11 @@ LAST_APPROVED, RULE = "last-approved", "rule"
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What the run that made a release had read, while its files are kept: its catalogue, and its sales; None where they are gone."""
+    """What the run that made a release had read, while its files are kept: its catalogue, sales and locations; None where they are gone."""
 
     catalogue: Callable[[Release], pa.Table | None]
     sales: Callable[[Release], Sales | None] = lambda _: None
+    locations: Callable[[Release], pa.Table | None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,8 @@ def check(version: int, book: Book, store: Store, sources: Sources, now: dt.date
         limits_of(book.limits),
         _support(table, sales),
         _charts(book, store, sales) if active else None,
+        sales.last_posted() if sales else None,
+        sources.locations(found.release),
     )
     return Checked(version, found.seal, active, inspect(subject))
 

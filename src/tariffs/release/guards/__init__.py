@@ -6,13 +6,19 @@ table was priced on, at what was sold, and at the clock.
   subject   what they look at, what they allow, how they say what they found
   change    against the active table
   price     each price by itself
+  rows      each row: its values, its currency, the price of today that it is measured from
+  money     what the table is expected to earn
   order     prices against one another
   trust     what the prices rest on
 """
 
 from __future__ import annotations
 
+import numpy as np
+import pyarrow as pa
+
 from tariffs.release.guards.change import CHANGE_SHARE, CHANGE_SIZE, UNITS, VOLUME, change_share, change_size, units, volume
+from tariffs.release.guards.money import COST, GAIN, MONEY, cost, gain, money
 from tariffs.release.guards.order import FAIRNESS, LADDER, SMOOTH, fairness, ladder, smooth
 from tariffs.release.guards.price import (
     BOUNDS,
@@ -28,20 +34,23 @@ from tariffs.release.guards.price import (
     step,
     support,
 )
+from tariffs.release.guards.rows import CURRENCY, TODAY, VALUES, currency, today, values
 from tariffs.release.guards.subject import UNITS_OF, Guard, Limits, Subject, limits_of
 from tariffs.release.guards.trust import CONTROL, DRIFT, STALE, VALIDITY, control, drift, stale, validity
 from tariffs.release.log import Finding
 
 NAMED: dict[str, Guard] = {
+    VALUES: values, CURRENCY: currency, TODAY: today,
     CHANGE_SIZE: change_size, CHANGE_SHARE: change_share, UNITS: units, VOLUME: volume,
     STEP: step, BOUNDS: bounds, PRICE_POINTS: price_points, SUPPORT: support, COMPETITOR: competitor, ELASTICITY: elasticity,
     LADDER: ladder, SMOOTH: smooth, FAIRNESS: fairness,
+    COST: cost, MONEY: money, GAIN: gain,
     CONTROL: control, STALE: stale, VALIDITY: validity, DRIFT: drift,
 }  # fmt: skip
 GUARDS: tuple[Guard, ...] = tuple(NAMED.values())
 CODES = tuple(NAMED)
 AGAINST_ACTIVE = frozenset(
-    {CHANGE_SIZE, CHANGE_SHARE, UNITS, VOLUME, CONTROL, VALIDITY, DRIFT}
+    {CURRENCY, TODAY, CHANGE_SIZE, CHANGE_SHARE, UNITS, VOLUME, CONTROL, VALIDITY, DRIFT}
 )  # may find other things once another is active
 
 __all__ = ["AGAINST_ACTIVE", "CODES", "GUARDS", "NAMED", "UNITS_OF", "Guard", "Limits", "Subject", "inspect", "limits_of"]
@@ -49,4 +58,13 @@ __all__ = ["AGAINST_ACTIVE", "CODES", "GUARDS", "NAMED", "UNITS_OF", "Guard", "L
 
 def inspect(subject: Subject) -> tuple[Finding, ...]:
     """What every guard finds, in the order of `GUARDS`."""
-    return tuple(guard(subject) for guard in GUARDS)
+    with np.errstate(all="ignore"):  # a table may hold NaN and infinities: what is no number fails its guard
+        return tuple(_examined(code, guard, subject) for code, guard in NAMED.items())
+
+
+def _examined(code: str, guard: Guard, subject: Subject) -> Finding:
+    """What a guard finds; a table that it cannot even read fails it."""
+    try:
+        return guard(subject)
+    except (ArithmeticError, LookupError, TypeError, ValueError, pa.ArrowException) as error:
+        return Finding(code, False, f"the table cannot be examined: {error or type(error).__name__}", "a table with sound columns")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tariffs.release.guards.subject import SHOWN, SLACK, Subject, against, found, largest, moves
 from tariffs.release.log import Finding
@@ -19,7 +22,7 @@ def change_size(s: Subject) -> Finding:
         return Finding(CHANGE_SIZE, True, "no other table is active to compare with", allowed)
     there, moved = against(s.table, s.active)
     voice = is_voice(there)
-    broken = np.where(voice, np.abs(moved) > s.limits.voice_change + SLACK, np.abs(moved) > s.limits.bundle_change + SLACK)
+    broken = ~(np.abs(moved) <= np.where(voice, s.limits.voice_change, s.limits.bundle_change) + SLACK)  # what is no number is broken
     words = f"largest: bundles {largest(moved[~voice], '{:+.1%}')}, voice {largest(moved[voice], '{:+.4g} points')}"
     return found(CHANGE_SIZE, there, broken, words, allowed, moves(moved, voice))
 
@@ -37,19 +40,61 @@ def change_share(s: Subject) -> Finding:
 
 
 def units(s: Subject) -> Finding:
-    """Every unit has one price, and none that charging has a price for is left without."""
+    """Every unit has one price, and none that was sold, or that charging has a price for, is left without."""
     allowed = f"each once, {s.limits.units_lost:g} left out"
     if twice := repeated(s.table):
         return Finding(UNITS, False, f"units with more than one price: {len(twice):,}", allowed, tuple(twice[:SHOWN]), len(twice))
+    words, lost = [f"{s.table.num_rows:,} units"], []
+    if s.active is not None:
+        gone = matched(s.active, s.table) < 0
+        new = int(np.count_nonzero(matched(s.table, s.active) < 0))
+        words.append(f"{new:,} new, {int(gone.sum()):,} of the active table left out")
+        lost += keys_of(s.active, gone)
+    if s.sold is not None:
+        unsold = matched(s.sold, s.table) < 0
+        words.append(f"{int(unsold.sum()):,} of the {s.sold.num_rows:,} that were sold left out")
+        lost += keys_of(s.sold, unsold)
     if s.active is None:
-        return Finding(UNITS, bool(s.table.num_rows), f"{s.table.num_rows:,} units", allowed)
-    lost = matched(s.active, s.table) < 0
-    new = int(np.count_nonzero(matched(s.table, s.active) < 0))
-    words = f"{s.table.num_rows:,} units: {new:,} new, {int(lost.sum()):,} of the active table left out"
-    passed = bool(s.table.num_rows) and int(lost.sum()) <= s.limits.units_lost
-    return Finding(
-        UNITS, passed, words, allowed, () if passed else tuple(keys_of(s.active, lost)[:SHOWN]), 0 if passed else int(lost.sum())
-    )
+        missing = _never_priced(s)
+        words.append(f"{len(missing):,} products or locations without a price")
+        lost += missing
+    if s.active is None and s.sold is None:
+        missing = _gaps(s.table)
+        words.append(f"{len(missing):,} gaps between units, and what was sold is not recorded")
+        lost += missing
+    lost = list(dict.fromkeys(lost))
+    passed = bool(s.table.num_rows) and len(lost) <= s.limits.units_lost
+    return Finding(UNITS, passed, ", ".join(words), allowed, () if passed else tuple(lost[:SHOWN]), 0 if passed else len(lost))
+
+
+def _never_priced(s: Subject) -> list[str]:
+    """Products of the catalogue, and locations of the run, that no price is for: a kind or a region may be missing altogether."""
+    missing = []
+    for what, known in (("product", s.catalogue), ("location", s.locations)):
+        if known is not None:
+            priced = set(pc.unique(s.table[what]).to_pylist())
+            missing += [f"{what} {name}" for name in sorted(set(known[what].to_pylist()) - priced - {None})]
+    return missing
+
+
+def _gaps(table: pa.Table) -> list[str]:
+    """Units that others of their kind make one expect: an hour that most cells have, a product that most segments in most locations have.
+
+    Only for a table that nothing can be held against: real markets may have gaps, and then `units_lost` says how many.
+    """
+    voice = is_voice(table)
+    day = _rectangle(table.filter(pa.array(voice)), ("cell",), ("hour", "day_type"))
+    return day + _rectangle(table.filter(pa.array(~voice)), ("segment", "location"), ("product",))
+
+
+def _rectangle(table: pa.Table, rows: tuple[str, ...], columns: tuple[str, ...]) -> list[str]:
+    """The gaps in the columns that at least half of the rows have."""
+    lines, fields = (list(zip(*(table[name].to_pylist() for name in names), strict=True)) for names in (rows, columns))
+    there, sides = set(zip(lines, fields, strict=True)), sorted(set(lines), key=str)
+    usual = sorted((field for field, n in Counter(field for _, field in there).items() if 2 * n >= len(sides)), key=str)
+    if len(usual) * len(sides) == len(there):
+        return []
+    return ["/".join(str(part) for part in (*line, *field)) for line in sides for field in usual if (line, field) not in there]
 
 
 def volume(s: Subject) -> Finding:
@@ -89,5 +134,5 @@ def _by_place(table: pa.Table, now: Floats, active: pa.Table, before: Floats) ->
     for rows, values in ((table, now), (active, before)):
         grouped = rows.select(["kind", "location"]).append_column("volume", pa.array(values)).group_by(["kind", "location"])
         sums.append({(r["kind"], r["location"]): r["volume_sum"] for r in grouped.aggregate([("volume", "sum")]).to_pylist()})
-    both = sorted(key for key in sums[0] if key in sums[1])
+    both = sorted((key for key in sums[0] if key in sums[1]), key=str)
     return [(f"{kind} in {place}", _change(sums[0][kind, place], sums[1][kind, place])) for kind, place in both]

@@ -22,7 +22,7 @@ def step(s: Subject) -> Finding:
     allowed = f"bundles {s.limits.bundle_step:.0%}, voice {s.limits.voice_step:g} points"
     voice, price, current, full = is_voice(s.table), floats(s.table, "price"), floats(s.table, "current_price"), tariff(s.table)
     moved = np.where(voice, 100.0 * (current - price) / np.where(voice, full, 1.0), price / current - 1.0)
-    beyond = np.abs(moved) > np.where(voice, s.limits.voice_step, s.limits.bundle_step) + SLACK
+    beyond = ~(np.abs(moved) <= np.where(voice, s.limits.voice_step, s.limits.bundle_step) + SLACK)  # what is no number is beyond
     excused = _for_good_reason(s, price, current)
     broken = beyond & ~excused
     words = f"prices beyond the step: {int(broken.sum()):,}" + _aside((int((beyond & excused).sum()), "more for good reason"))
@@ -58,9 +58,9 @@ def price_points(s: Subject) -> Finding:
         catalogued(s.table, s.catalogue, "price_tick"),
         catalogued(s.table, s.catalogue, "list_price"),
     )
-    off = np.abs(price / tick - np.round(price / tick)) * tick > SLACK
-    other = np.abs(price - full * (1.0 - floats(s.table, "discount_class") / 100.0)) > SLACK
-    broken = (price != floats(s.table, "current_price")) & (off | ~np.isfinite(tick) | (is_voice(s.table) & other))
+    off = ~(np.abs(price / tick - np.round(price / tick)) * tick <= SLACK)
+    other = ~(np.abs(price - full * (1.0 - floats(s.table, "discount_class") / 100.0)) <= SLACK)
+    broken = (price != floats(s.table, "current_price")) & (off | (is_voice(s.table) & other))
 
     def told(row: int) -> str:
         return f"{price[row]:g}, wanted a multiple of {tick[row]:g}" if off[row] else f"{price[row]:g} is not what its discount class says"

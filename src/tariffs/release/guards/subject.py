@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,15 @@ class Limits:
     voice_cliff     the largest jump between the discounts of two neighbouring hours, in points
     cliffs_made     the share of neighbouring hours that may jump further than that, and further than today
     competitor_over, competitor_under   how far a price may be above and below the competitors' reference, as shares of it
+    control_share   the least share of each kind's units that the control group must hold
+    validity_days   how long prices may be valid
+    validity_ahead  days from now until the prices begin
+    margin_drop, revenue_drop   the largest expected fall of a kind's margin, and of its revenue
+    place_margin_drop   the same for the margin of one location
+    unit_loss       the largest expected loss of a unit that moves for its own sake, as a share of its revenue
+    below_cost      the share of a kind's prices that may lie below cost
+    gain_least      the least P(gain) of a move that nothing but the unit's own elasticity asks for
+    unsure_moves    the share of such moves that may fall short of it
     """
 
     bundle_change: float = 0.25
@@ -55,6 +65,16 @@ class Limits:
     cliffs_made: float = 0.02
     competitor_over: float = 0.10
     competitor_under: float = 0.0
+    control_share: float = 0.01
+    validity_days: float = 7.0
+    validity_ahead: float = 14.0
+    margin_drop: float = 0.02
+    revenue_drop: float = 0.05
+    place_margin_drop: float = 0.10
+    unit_loss: float = 0.02
+    below_cost: float = 0.01
+    gain_least: float = 0.5
+    unsure_moves: float = 0.01
 
 
 UNITS_OF = {  # of each limit, for people
@@ -63,7 +83,10 @@ UNITS_OF = {  # of each limit, for people
     "voice_beyond": "points of discount", "data_age": "days", "units_lost": "units", "volume_drop": "share of the volume",
     "place_drop": "share of a location's volume", "segment_ratio": "times the cheapest segment's price", "voice_cliff": "points of discount",
     "cliffs_made": "share of neighbouring hours", "competitor_over": "share of the competitors' price",
-    "competitor_under": "share of the competitors' price",
+    "competitor_under": "share of the competitors' price", "control_share": "share of a kind's units", "validity_days": "days",
+    "validity_ahead": "days", "margin_drop": "share of the margin", "revenue_drop": "share of the revenue",
+    "place_margin_drop": "share of a location's margin", "unit_loss": "share of the unit's revenue",
+    "below_cost": "share of a kind's prices", "gain_least": "probability", "unsure_moves": "share of the free moves",
 }  # fmt: skip
 
 
@@ -77,6 +100,9 @@ class Subject:
     now        aware, UTC
     support    unit_key, support_lo, support_hi: the lowest and the highest price that was paid; None if nobody knows
     charts     realised against expected volume since the active table came into use, by segment; None if nothing was sold since
+    sold       unit_key, posted: every unit that was sold, and the price that was posted last (voice: as a share of the tariff);
+               None if the sales that the table was learnt from are gone
+    locations  location, control, time_zone: those of the run; None if they are gone
     """
 
     table: pa.Table
@@ -86,6 +112,8 @@ class Subject:
     limits: Limits = Limits()
     support: pa.Table | None = None
     charts: tuple[Chart, ...] | None = None
+    sold: pa.Table | None = None
+    locations: pa.Table | None = None
 
 
 Guard = Callable[[Subject], Finding]
@@ -127,6 +155,12 @@ def catalogued(table: pa.Table, catalogue: pa.Table, name: str) -> Floats:
     return np.asarray(np.append(floats(catalogue, name), np.nan)[_row_of(table, catalogue)], dtype=np.float64)
 
 
+def of_catalogue(table: pa.Table, catalogue: pa.Table, name: str) -> pa.ChunkedArray:
+    """A column of words of the catalogue for each row's product; null where the catalogue has it not."""
+    row = _row_of(table, catalogue)
+    return catalogue[name].take(pa.array(row, mask=row < 0))
+
+
 def ladders(table: pa.Table, catalogue: pa.Table) -> npt.NDArray[np.int64]:
     """The ladder of each row's product as a number; -1 where it has none."""
     words = catalogue["ladder"].combine_chunks().dictionary_encode()
@@ -141,6 +175,11 @@ def text(table: pa.Table, name: str) -> npt.NDArray[np.object_]:
 def is_text(table: pa.Table, name: str, value: str) -> Bools:
     """Where a column of words has this one; null is none.  Without a Python object for each row."""
     return np.asarray(pc.fill_null(pc.equal(table[name], value), False).to_numpy(zero_copy_only=False), dtype=np.bool_)
+
+
+def text_equals(one: Any, other: Any) -> Bools:
+    """Where two columns of words are the same; null is the same as nothing."""
+    return np.asarray(pc.fill_null(pc.equal(one, other), False).to_numpy(zero_copy_only=False), dtype=np.bool_)
 
 
 def numbers_of(table: pa.Table, name: str) -> npt.NDArray[np.int64]:

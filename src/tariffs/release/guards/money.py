@@ -1,0 +1,131 @@
+"""What the table is expected to earn: no price under its cost, no loss that nobody wanted, no move that is likelier to lose than to gain.
+
+The expectations are the model's own, so they are added up again from prices and volumes before they are believed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from tariffs.release.guards.subject import SHOWN, SLACK, Subject, catalogued, found, is_text
+from tariffs.release.log import Finding
+from tariffs.release.tables import KEY, Bools, Floats, bools, floats, is_voice
+
+COST, MONEY, GAIN = "COST", "MONEY", "GAIN"
+OWN_BOUNDS = ("STEP_UP", "STEP_DOWN", "FLOOR", "CEILING")  # a price held back by these moved for its own sake, only less far
+MADE_BY_OTHERS = ("LADDER_ADJUSTED", "SMOOTHED", "PORTFOLIO_LIMIT", "DIVERSION_ADJUSTED", "CAPACITY_CAP", "REG_CAP")
+FORCED_LOSS = 0.5  # of a unit's revenue: beyond it even a full cell or a ladder is no reason
+SUM_TOLERANCE = 0.05  # of a kind's revenue: how far the stated change may be from price times volume
+PENNY = 0.01
+
+
+def cost(s: Subject) -> Finding:
+    """No price is lowered below what a unit costs, and few lie below it at all; the cost is the catalogue's."""
+    allowed = f"no move below cost, {s.limits.below_cost:.0%} of a kind's prices there at all"
+    price, unit_cost = floats(s.table, "price"), floats(s.table, "unit_cost")
+    other = np.zeros(s.table.num_rows, dtype=np.bool_)
+    if s.catalogue is not None and "unit_cost" in s.catalogue.column_names:
+        listed = catalogued(s.table, s.catalogue, "unit_cost")
+        other = np.isfinite(listed) & ~(np.abs(unit_cost - listed) <= SLACK + 1e-6 * listed)
+    worth = np.nan_to_num(floats(s.table, "usage_value")) if "usage_value" in s.table.column_names else 0.0
+    below = ~(price >= unit_cost - worth - SLACK)
+    lowered = below & (price < floats(s.table, "current_price"))
+    voice = is_voice(s.table)
+    many = [kind for kind, rows in (("bundles", ~voice), ("voice", voice)) if below[rows].sum() > s.limits.below_cost * max(rows.sum(), 1)]
+    broken = other | lowered | (below & np.where(voice, "voice" in many, "bundles" in many))
+    words = f"prices below cost: {int(below.sum()):,}, lowered to there: {int(lowered.sum()):,}; other costs than the catalogue's: {int(other.sum()):,}"
+    return found(
+        COST, s.table, broken, words, allowed,
+        lambda row: f"{price[row]:g}, and a unit costs {unit_cost[row]:g}{', not as in the catalogue' if other[row] else ''}",
+    )  # fmt: skip
+
+
+def money(s: Subject) -> Finding:
+    """No kind, no location and no unit is expected to lose much; and what is expected adds up."""
+    limits = s.limits
+    allowed = (
+        f"margin -{limits.margin_drop:.0%}, revenue -{limits.revenue_drop:.0%}, a location -{limits.place_margin_drop:.0%},"
+        f" a unit -{limits.unit_loss:.0%} of its revenue unless bound"
+    )
+    price, current, unit_cost = (floats(s.table, name) for name in ("price", "current_price", "unit_cost"))
+    volume, revenue, margin = (
+        floats(s.table, "expected_volume"),
+        floats(s.table, "expected_revenue_delta"),
+        floats(s.table, "expected_margin_delta"),
+    )
+    more = floats(s.table, "expected_volume_delta")
+    sold, earned = current * volume, (current - unit_cost) * volume
+    voice = is_voice(s.table)
+    cases, told = [], []
+    for kind, rows in (("bundles", ~voice), ("voice", voice)):
+        if not rows.any():
+            continue
+        took, left = sold[rows].sum(), earned[rows].sum()
+        revenue_change, margin_change = revenue[rows].sum(), margin[rows].sum()
+        told.append(f"{kind}: revenue {_share(revenue_change, took)}, margin {_share(margin_change, left)}")
+        if not margin_change >= -limits.margin_drop * abs(left) - PENNY:
+            cases.append(f"all {kind}: margin {_share(margin_change, left)}")
+        if not revenue_change >= -limits.revenue_drop * took - PENNY:
+            cases.append(f"all {kind}: revenue {_share(revenue_change, took)}")
+        again = {
+            "revenue": (price * (volume + more) - sold)[rows].sum(),
+            "margin": ((price - unit_cost) * (volume + more) - earned)[rows].sum(),
+        }
+        for name, stated in (("revenue", revenue_change), ("margin", margin_change)):
+            if not abs(again[name] - stated) <= SUM_TOLERANCE * took + PENNY:
+                cases.append(f"all {kind}: {name} {_share(stated, took)} is stated, price times volume gives {_share(again[name], took)}")
+    cases += _places(s, margin, earned)
+    lost = _losing(s, margin, sold, price != current)
+    cases += [f"{key}: margin {margin[row]:+,.2f} of {earned[row]:,.2f}" for row, key in _named(s.table, lost)]
+    losers, of_them = int((margin < -PENNY).sum()), margin[margin < -PENNY].sum()
+    words = f"{'; '.join(told)}; {losers:,} units lose {-of_them:,.0f}" if told else "no prices"
+    return Finding(MONEY, not cases, words, allowed, tuple(cases[:SHOWN]), len(cases) + max(int(lost.sum()) - SHOWN, 0))
+
+
+def gain(s: Subject) -> Finding:
+    """A price that moves for its own sake is likelier to gain than to lose; every move states how likely."""
+    allowed = f"P(gain) of {s.limits.gain_least:g} or more, in all but {s.limits.unsure_moves:.0%} of the free moves"
+    p, moved = floats(s.table, "p_gain"), floats(s.table, "price") != floats(s.table, "current_price")
+    free = moved & _free(s)
+    unstated = moved & ~((p >= 0.0) & (p <= 1.0))
+    unsure = free & ~(p >= s.limits.gain_least)
+    too_many = unsure.sum() > s.limits.unsure_moves * max(int(free.sum()), 1)
+    broken = unstated | (unsure & too_many)
+    words = f"of {int(free.sum()):,} free moves, likelier to lose than to gain: {int(unsure.sum()):,}; moves that state no P(gain): {int(unstated.sum()):,}"
+    return found(GAIN, s.table, broken, words, allowed, lambda row: f"P(gain) {p[row]:.2g}")
+
+
+def _free(s: Subject) -> Bools:
+    """Moves that the unit's own elasticity wanted, and no trial."""
+    bound = np.any([is_text(s.table, "constraint_bound", name) for name in OWN_BOUNDS], axis=0)
+    unbound = np.asarray(s.table["constraint_bound"].is_null().to_numpy(zero_copy_only=False), dtype=np.bool_)
+    others = np.any([is_text(s.table, "reason_code", name) for name in MADE_BY_OTHERS], axis=0)
+    trial = bools(s.table, "explore_flag") if "explore_flag" in s.table.column_names else np.zeros(s.table.num_rows, dtype=np.bool_)
+    return np.asarray((bound | unbound) & ~others & ~trial)
+
+
+def _losing(s: Subject, margin: Floats, sold: Floats, moved: Bools) -> Bools:
+    """Units that are expected to lose too much of what they sell; a unit that is held back by others may lose more than a free one."""
+    share = np.where(moved & _free(s), s.limits.unit_loss, FORCED_LOSS)
+    return np.asarray(~(margin >= -share * sold - PENNY))
+
+
+def _places(s: Subject, margin: Floats, earned: Floats) -> list[str]:
+    rows = s.table.select(["kind", "location"]).append_column("margin", pa.array(margin)).append_column("earned", pa.array(earned))
+    sums = rows.group_by(["kind", "location"]).aggregate([("margin", "sum"), ("earned", "sum")]).to_pylist()
+    limit = s.limits.place_margin_drop
+    bad = [r for r in sums if not r["margin_sum"] >= -limit * abs(r["earned_sum"]) - PENNY]
+    return [
+        f"{r['kind']} in {r['location']}: margin {_share(r['margin_sum'], r['earned_sum'])}"
+        for r in sorted(bad, key=lambda r: r["margin_sum"])
+    ]
+
+
+def _named(table: pa.Table, rows: Bools) -> list[tuple[int, str]]:
+    first = np.flatnonzero(rows)[:SHOWN]
+    return list(zip(first.tolist(), table[KEY].take(pa.array(first)).to_pylist(), strict=True))
+
+
+def _share(change: float, of: float) -> str:
+    return f"{change / abs(of):+.1%}" if of else f"{change:+,.0f}"

@@ -1,0 +1,147 @@
+"""Each row by itself: values that can be values, one currency, the price of today that customers really pay."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tariffs.release.guards.subject import Subject, catalogued, found, is_text, of_catalogue, text_equals
+from tariffs.release.log import Finding
+from tariffs.release.tables import KEY, Bools, Floats, floats, is_voice, matched
+
+VALUES, CURRENCY, TODAY = "VALUES", "CURRENCY", "TODAY"
+DEEPEST_DISCOUNT = 95
+PAID_TOLERANCE = 0.002  # relative: a discount of six digits times a tariff
+HALF_POINT = 0.5 + 1e-6  # a discount class is a whole number, and a price that is held may lie between two
+ONLY_VOICE, ONLY_BUNDLES = ("CAPACITY", "CLIFF", "CLIFF_OUT_OF_REACH", "TIME_SHIFT"), ("LADDER", "LADDER_OUT_OF_REACH", "SEGMENT_RATIO")
+
+
+def values(s: Subject) -> Finding:
+    """Every price is a positive number, and every row is of the unit that its key names."""
+    allowed = "positive, finite prices; keys that agree with their columns"
+    problems = _problems(s)
+    broken = np.zeros(s.table.num_rows, dtype=np.bool_)
+    first = np.full(s.table.num_rows, "", dtype=object)
+    for words, rows in problems.items():
+        first[rows & ~broken] = words
+        broken |= rows
+    counts = [f"{words}: {int(rows.sum()):,}" for words, rows in problems.items() if rows.any()]
+    return found(VALUES, s.table, broken, "; ".join(counts) or "every row is whole", allowed, lambda row: str(first[row]))
+
+
+def currency(s: Subject) -> Finding:
+    """All prices are in one currency: that of the catalogue, and of the active table."""
+    allowed = "one currency, that of the catalogue and of the active table"
+    named = sorted({str(value) for value in pc.unique(s.table["currency"]).to_pylist()})
+    usual = _usual(s)
+    broken = ~is_text(s.table, "currency", usual)
+    if s.catalogue is not None and "currency" in s.catalogue.column_names:
+        broken |= ~text_equals(s.table["currency"], of_catalogue(s.table, s.catalogue, "currency"))
+    if s.active is not None and "currency" in s.active.column_names:
+        row = matched(s.table, s.active)
+        was = s.active["currency"].take(pa.array(row, mask=row < 0))
+        broken |= (row >= 0) & ~text_equals(s.table["currency"], was)
+    words = f"prices in {', '.join(named) or 'no currency'}; in another currency than wanted: {int(broken.sum()):,}"
+    shown = s.table["currency"]
+    return found(CURRENCY, s.table, broken, words, allowed, lambda row: f"{shown[row].as_py()}, wanted {usual}")
+
+
+def today(s: Subject) -> Finding:
+    """`current_price` is what was posted last: a step that is measured from another price is no step."""
+    allowed = "the last posted price; where sales are not recorded, a price of the active table"
+    current = floats(s.table, "current_price")
+    posted = _posted(s)
+    if posted is not None:
+        known = np.isfinite(posted)
+        broken = known & ~(np.abs(current - posted) <= PAID_TOLERANCE * posted)
+        words = f"of {int(known.sum()):,} units with sales, another price of today than was posted: {int(broken.sum()):,}"
+        return found(TODAY, s.table, broken, words, allowed, lambda row: f"{current[row]:g}, and {posted[row]:g} was posted last")
+    if s.active is None:
+        return Finding(TODAY, True, "neither sales nor an active table to compare with", allowed)
+    row = matched(s.table, s.active)
+    asked, before = (np.append(floats(s.active, name), np.nan)[row] for name in ("price", "current_price"))
+    near = (np.abs(current - asked) <= PAID_TOLERANCE * asked) | (np.abs(current - before) <= PAID_TOLERANCE * before)
+    broken = (row >= 0) & ~near
+    words = f"units whose price of today is neither the active table's price nor the one before: {int(broken.sum()):,}"
+    return found(TODAY, s.table, broken, words, allowed, lambda at: f"{current[at]:g}, and charging asks {asked[at]:g}")
+
+
+def _problems(s: Subject) -> dict[str, Bools]:
+    """What is wrong, in words, and with which rows."""
+    voice, bundle = is_voice(s.table), is_text(s.table, "kind", "bundle")
+    discount, hour = floats(s.table, "discount_class"), floats(s.table, "hour")
+    problems = {"its kind is neither bundle nor voice": ~(voice | bundle)}
+    for name, positive in (
+        ("price", True),
+        ("current_price", True),
+        ("champion_price", False),
+        ("unit_cost", False),
+        ("expected_volume", False),
+    ):
+        numbers = floats(s.table, name)
+        sound = np.isfinite(numbers) & ((numbers > 0) if positive else (numbers >= 0))
+        problems[f"{name} is no {'positive ' if positive else ''}number"] = ~sound
+    for name in ("elasticity", "se", "expected_volume_delta", "expected_revenue_delta", "expected_margin_delta"):
+        problems[f"{name} is no number"] = ~np.isfinite(floats(s.table, name))
+    whole = (discount >= 0) & (discount <= DEEPEST_DISCOUNT) & (discount == np.round(discount))
+    problems["its discount class is none of 0 to 95"] = (voice & ~whole) | (~voice & np.isfinite(discount))
+    problems["its discount class says another price"] = voice & whole & ~_as_its_class(s, discount)
+    problems["its key names another unit"] = ~text_equals(s.table[KEY], _keys(s.table))
+    problems["it has no location or no offering"] = _missing(s.table, "location") | _missing(s.table, "product_offering_id")
+    problems["its hour or type of day is none"] = voice & ~(
+        (hour >= 0)
+        & (hour <= 23)
+        & (hour == np.round(hour))
+        & (is_text(s.table, "day_type", "WEEKDAY") | is_text(s.table, "day_type", "WEEKEND"))
+    )
+    bound = {name: is_text(s.table, "constraint_bound", name) for name in (*ONLY_VOICE, *ONLY_BUNDLES)}
+    problems["its bound is one of the other kind"] = (~voice & np.any([bound[n] for n in ONLY_VOICE], axis=0)) | (
+        voice & np.any([bound[n] for n in ONLY_BUNDLES], axis=0)
+    )
+    several = len(pc.unique(s.table["table_version"])) > 1
+    problems["the table has several versions"] = np.full(s.table.num_rows, several)
+    return problems
+
+
+def _as_its_class(s: Subject, discount: Floats) -> Bools:
+    """A price that is held may lie up to half a point from its class; `PRICE_POINTS` holds one that moves to its very point."""
+    if s.catalogue is None:
+        return np.ones(s.table.num_rows, dtype=np.bool_)
+    full = catalogued(s.table, s.catalogue, "list_price")
+    off = np.abs(100.0 * (1.0 - floats(s.table, "price") / full) - discount)
+    return np.asarray(~np.isfinite(full) | (off <= HALF_POINT))
+
+
+def _keys(table: pa.Table) -> pa.Array:
+    """The keys that the rows' own columns give."""
+    bundle = pc.binary_join_element_wise(*(table[name].cast(pa.string()) for name in ("segment", "location", "product")), "/")
+    hour = pc.utf8_lpad(table["hour"].cast(pa.string()), 2, "0")
+    voice = pc.binary_join_element_wise(table["cell"].cast(pa.string()), hour, table["day_type"].cast(pa.string()), "/")
+    return pc.if_else(pa.array(is_voice(table)), voice, bundle)
+
+
+def _missing(table: pa.Table, name: str) -> Bools:
+    return np.asarray(pc.is_null(table[name]).to_numpy(zero_copy_only=False) | is_text(table, name, ""), dtype=np.bool_)
+
+
+def _usual(s: Subject) -> str:
+    """The currency that is wanted: the active table's, the catalogue's, or that of most rows."""
+    for table in (s.active, s.catalogue, s.table):
+        if table is not None and "currency" in table.column_names and table.num_rows > table["currency"].null_count:
+            return _most(table)
+    return ""
+
+
+def _most(table: pa.Table) -> str:
+    counts = pc.value_counts(table["currency"].drop_null().combine_chunks())
+    return str(counts[int(np.argmax(counts.field("counts").to_numpy()))]["values"].as_py())
+
+
+def _posted(s: Subject) -> Floats | None:
+    """The price that was posted last, in money; NaN for a unit that was not sold, None where no sales are recorded."""
+    if s.sold is None:
+        return None
+    posted = np.append(floats(s.sold, "posted"), np.nan)[matched(s.table, s.sold)]
+    full = np.nan if s.catalogue is None else catalogued(s.table, s.catalogue, "list_price")
+    return np.where(is_voice(s.table), posted * full, posted)
