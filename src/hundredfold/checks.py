@@ -123,7 +123,9 @@ def compile_checks(source: Source, contract: Contract | None, raw: str, schema: 
     _refuse_columns(source, contract, found, text)
     wanted = {c.name: c for c in contract.columns} if contract else {}
     order = [*found, *(name for name in wanted if name not in found)]  # a cleaned column may be made of others
-    values, rules, as_is = [], [], True
+    values: list[str] = []
+    rules: list[Rule] = []
+    as_is = True
     for name in order:
         expression = f"({source.clean[name]})" if name in source.clean else quote(name)
         column = wanted.get(name)
@@ -135,23 +137,11 @@ def compile_checks(source: Source, contract: Contract | None, raw: str, schema: 
             values.append(f"CAST(NULL AS {column.sql_type}) AS {quote(name)}")
             as_is = False
             continue
-        loose = text or name in source.clean
-        same = not loose and (found[name] == column.arrow or pa.types.is_null(found[name]) or _widens(found[name], column.arrow))
-        as_is = as_is and same
-        cast = _cast(expression, column, None if loose else found[name]) if loose or found[name] != column.arrow else quote(name)
-        values.append(f"{cast} AS {quote(name)}")
-        if not same:
-            uncast = _uncast(column, f"__raw_{quote_part(name)}", f"t.{quote(name)}", None if loose else found[name])
-            rules.append(Rule(name, f"must be {_words(column)}", f"({uncast})"))
-            values.append(f"{expression} AS __raw_{quote_part(name)}")
-        elif (outside := _outside(column, f"t.{quote(name)}")) != "FALSE":
-            years = "" if column.sql_type == "TIME" else " of the years 1 to 9999"
-            rules.append(Rule(name, f"must be {_words(column)}{years}", f"coalesce({outside}, FALSE)"))
-        ref = f"t.{quote(name)}"
-        if not column.nullable:
-            missing = f"{ref} IS NULL" if same else f"(__raw_{quote_part(name)} IS NULL)"
-            rules.append(Rule(name, "must not be null", missing))
-        rules += [Rule(name, check.words, f"NOT ({check.on(ref)})") for check in column.checks]  # a null is neither good nor bad
+        kind = None if text or name in source.clean else found[name]
+        judged = check_column(column, expression, kind)
+        as_is = as_is and judged.same
+        values += judged.values
+        rules += judged.rules
     rules += [
         Rule(c, f"must not be after {as_of[:10]}", f"coalesce(TRY_CAST(t.{quote(c)} AS TIMESTAMP) > TIMESTAMP {literal(as_of)}, FALSE)")
         for c in source.not_future
@@ -166,6 +156,43 @@ def compile_checks(source: Source, contract: Contract | None, raw: str, schema: 
     typed = f"SELECT __file, __row, {', '.join(values)}, ({changed}) AS __repaired FROM ({raw}) AS raw"
     cleaned = tuple((name, sql) for name, sql in source.clean.items() if name in found)
     return Checks(typed, tuple(order), tuple(rules), "__repaired", cleaned, as_is)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A column under its contract: its value, the columns of a query that gives it as `t`, and the rules over that query.
+
+    `same` is true where the value is the one that came, and the contract's type holds every value of the other.
+    """
+
+    value: str
+    values: tuple[str, ...]
+    rules: tuple[Rule, ...]
+    same: bool
+
+    def raw(self, column: str) -> str:
+        """Return the SQL of the value as it came, in the query `t`."""
+        return f"t.{quote(column)}" if len(self.values) == 1 else f"t.__raw_{quote_part(column)}"
+
+
+def check_column(column: Column, expression: str, found: pa.DataType | None) -> Judged:
+    """Compile what a contract says of one column. `found` is the type of the expression, None where it may be a text."""
+    name, ref = column.name, f"t.{quote(column.name)}"
+    same = found is not None and (found == column.arrow or pa.types.is_null(found) or _widens(found, column.arrow))
+    cast = _cast(expression, column, found) if found is None or found != column.arrow else expression
+    values, rules = [f"{cast} AS {quote(name)}"], list[Rule]()
+    if not same:
+        uncast = _uncast(column, f"__raw_{quote_part(name)}", ref, found)
+        rules.append(Rule(name, f"must be {_words(column)}", f"({uncast})"))
+        values.append(f"{expression} AS __raw_{quote_part(name)}")
+    elif (outside := _outside(column, ref)) != "FALSE":
+        years = "" if column.sql_type == "TIME" else " of the years 1 to 9999"
+        rules.append(Rule(name, f"must be {_words(column)}{years}", f"coalesce({outside}, FALSE)"))
+    if not column.nullable:
+        missing = f"{ref} IS NULL" if same else f"(__raw_{quote_part(name)} IS NULL)"
+        rules.append(Rule(name, "must not be null", missing))
+    rules += [Rule(name, check.words, f"NOT ({check.on(ref)})") for check in column.checks]  # a null is neither good nor bad
+    return Judged(cast, tuple(values), tuple(rules), same)
 
 
 def _widens(found: pa.DataType, wanted: pa.DataType) -> bool:

@@ -17,14 +17,18 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from ..arrays import rows_of
+from ..checks import Judged, Rule, check_column
 from ..checksums import damaged, get_json, missing, needed, parsed_json, put_json
-from ..contract import accepts, literal, quote, read_contract
+from ..contract import Contract, accepts, literal, quote, read_contract
 from ..errors import DamagedFile, PublishRefused, QueryError, StateError
 from ..job import Job, Layout, Publish, allowed, releases_of
+from ..outcome import words_of
 from ..ports import Store, Warehouse
 from ..query import check_names, text_of
 from ..rowgroups import RowGroups
 from .collect import Collected, WritingStore
+
+MAX_KEYS = 4  # columns by which a row is named in an error
 
 
 class Publishing(Warehouse, Protocol):
@@ -368,17 +372,50 @@ def _checked(output: Publish, job: Job, warehouse: Publishing) -> str:
         raise QueryError(
             f"the query of {output.name} does not give what {contract.name} says", problems=problems, hint="mend the query or the contract"
         )
-    casts = ", ".join(f"CAST({quote(c.name)} AS {c.sql_type}) AS {quote(c.name)}" for c in contract.columns)
-    rules = [(c.name, "must not be null", f"{quote(c.name)} IS NULL") for c in contract.columns if not c.nullable]
-    rules += [(c.name, check.words, f"NOT coalesce({check.on(quote(c.name))}, TRUE)") for c in contract.columns for check in c.checks]
-    if rules:
-        sums = ", ".join(f"coalesce(sum(CASE WHEN {bad} THEN 1 ELSE 0 END), 0) AS k{i}" for i, (_, _, bad) in enumerate(rules))
-        counts = warehouse.query(f"SELECT {sums} FROM (SELECT {casts} FROM ({select}) AS q) AS c").to_pylist()[0]
-        broken = [f"{name} {words}: {int(counts[f'k{i}']):,} rows" for i, (name, words, _) in enumerate(rules) if counts[f"k{i}"]]
-        if broken:
-            raise PublishRefused(
-                f"{output.name} is not published: its rows break {contract.name}",
-                problems=broken,
-                hint="mend the query, or the models that it reads",
-            )
+    columns = {c.name: check_column(c, quote(c.name), schema.field(c.name).type) for c in contract.columns}
+    _refuse_broken(output, contract, columns, select, job, warehouse)
+    casts = ", ".join(f"CAST({columns[c.name].value} AS {c.sql_type}) AS {quote(c.name)}" for c in contract.columns)
     return f"SELECT {casts} FROM ({select}) AS q"
+
+
+def _refuse_broken(
+    output: Publish, contract: Contract, columns: Mapping[str, Judged], select: str, job: Job, warehouse: Publishing
+) -> None:
+    """PublishRefused where a value would become another one in the contract's type, is null, or breaks a constraint."""
+    rules = [rule for judged in columns.values() for rule in judged.rules]
+    if not rules:
+        return
+    typed = f"SELECT {', '.join(value for judged in columns.values() for value in judged.values)} FROM ({select}) AS q"
+    sums = ", ".join(f"coalesce(sum(CASE WHEN {rule.bad} THEN 1 ELSE 0 END), 0) AS k{i}" for i, rule in enumerate(rules))
+    counts = warehouse.query(f"SELECT {sums} FROM ({typed}) AS t").to_pylist()[0]
+    broken = [(rule, int(counts[f"k{i}"])) for i, rule in enumerate(rules) if counts[f"k{i}"]]
+    if broken:
+        raise PublishRefused(
+            f"{output.name} is not published: its rows break {contract.name}",
+            problems=[
+                f"{rule.column} {rule.words}: {rows:,} row{'s' * (rows > 1)}{_first(rule, columns, typed, job, warehouse)}"
+                for rule, rows in broken
+            ],
+            hint="mend the query (round, cast or filter there), the models that it reads, or the contract",
+        )
+
+
+def _first(rule: Rule, columns: Mapping[str, Judged], typed: str, job: Job, warehouse: Publishing) -> str:
+    """The value of the first row that breaks a rule, and the key of that row: its columns that are keys of models."""
+    units = {name for model in job.models for name in model.unit}
+    judged, others = columns[rule.column], [name for name in columns if name != rule.column]
+    keys = [name for name in others if name in units][:MAX_KEYS] or others[:1]
+    shown = [f"t.{quote(rule.column)}", judged.raw(rule.column), *(columns[name].raw(name) for name in keys)]
+    texts = ", ".join(f"CAST({sql} AS VARCHAR) AS c{i}" for i, sql in enumerate(shown))
+    order = ", ".join(f"c{i}" for i in [*range(2, len(shown)), 1])
+    bad = f"SELECT {texts} FROM ({typed}) AS t WHERE {rule.bad}"
+    after, before, *key = warehouse.query(f"SELECT * FROM ({bad}) AS b ORDER BY {order} LIMIT 1").to_pylist()[0].values()
+    changed = rule is judged.rules[0] and not judged.same and after not in (None, before)
+    parts = [f"the first is {_text(before)}"]
+    parts += [f"which would become {_text(after)}"] if changed else []
+    parts += [f"where {', '.join(f'{name} = {_text(text)}' for name, text in zip(keys, key, strict=True))}"] if keys else []
+    return "; " + ", ".join(parts)
+
+
+def _text(value: str | None) -> str:
+    return "null" if value is None else words_of(value)[:80]
