@@ -30,6 +30,7 @@ class Check:
 
     words: str
     sql: str
+    inside: bool = False  # of the values in a list or a dict
 
     def on(self, column: str) -> str:
         """The condition in SQL, on a column that is written like this."""
@@ -101,6 +102,7 @@ def _fields(declared: type) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
         )
     model_fields: Mapping[str, Any] | None = getattr(declared, "model_fields", None)
     if model_fields is not None:
+        _refuse_validators(declared)
         for name, field in model_fields.items():
             yield field.alias or name, field.annotation, tuple(field.metadata)
         return
@@ -115,13 +117,43 @@ def _fields(declared: type) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
         yield name, hints[name], ()
 
 
+def _refuse_validators(declared: type) -> None:
+    """JobError for a pydantic model with checks in Python: in SQL they would be skipped."""
+    kept = getattr(declared, "__pydantic_decorators__", None)
+    kinds = ("validators", "field_validators", "root_validators", "model_validators")
+    found = [name for kind in kinds for name in getattr(kept, kind, {})]
+    if found:
+        raise JobError(
+            f"{declared.__name__} cannot be a contract: it has validators in Python, which cannot be checked in SQL",
+            problems=found,
+            hint="say it with bounds, Literal or a pattern, and put what is left into the function; or give a model without validators",
+        )
+
+
 def _optional(declared: type) -> set[str]:
     """The fields of a dataclass whose default is None: a file that is older than such a field is as good as it was."""
     return {f.name for f in dataclasses.fields(declared) if f.default is None} if dataclasses.is_dataclass(declared) else set()
 
 
 def read_column(name: str, annotation: Any, extra: tuple[Any, ...] = (), optional: bool = False) -> Column:
-    constraints: list[Any] = list(extra)
+    annotation, constraints, nullable, allowed = _unfolded(annotation, list(extra))
+    constraints = list(_flat(constraints))
+    checks = (
+        []
+        if allowed is None
+        else [Check(f"must be one of {', '.join(map(str, allowed))}", f"{{c}} IN ({', '.join(map(_fixed, allowed))})")]
+    )
+    checks += [check for constraint in constraints for check in _check(constraint, annotation)]
+    infinite = next((c.allow_inf_nan for c in constraints if getattr(c, "allow_inf_nan", None) is not None), None)
+    if annotation is float and (infinite is False or (checks and not infinite)):
+        # not isnan(): DuckDB 2.0 answers that from a Parquet file's statistics, in which NaN is not counted
+        checks.insert(0, Check("must not be NaN or infinite", "isfinite({c})"))
+    kind, inside = _kind(annotation, constraints)
+    return Column(name, annotation, kind, nullable, (*checks, *inside), optional and nullable, bool(infinite))
+
+
+def _unfolded(annotation: Any, constraints: list[Any]) -> tuple[Any, list[Any], bool, list[Any] | None]:
+    """Return the one type that an annotation stands for, its constraints, whether it can be None, and the values that it allows."""
     nullable = False
     allowed: list[Any] | None = None
     while True:
@@ -140,25 +172,57 @@ def read_column(name: str, annotation: Any, extra: tuple[Any, ...] = (), optiona
             allowed = list(get_args(annotation))
             nullable = nullable or None in allowed
             allowed = [a for a in allowed if a is not None]
-            annotation = type(allowed[0])
+            annotation = _one_type(allowed)
         elif isinstance(annotation, type) and issubclass(annotation, enum.Enum):
             allowed = [member.value for member in annotation]
-            annotation = type(allowed[0])
+            annotation = _one_type(allowed)
         else:
-            break
-    constraints = list(_flat(constraints))
-    checks = (
-        []
-        if allowed is None
-        else [Check(f"must be one of {', '.join(map(str, allowed))}", f"{{c}} IN ({', '.join(map(_fixed, allowed))})")]
+            return annotation, constraints, nullable, allowed
+
+
+def _one_type(allowed: Sequence[Any]) -> Any:
+    kinds = {type(value) for value in allowed}
+    if len(kinds) != 1:
+        raise TypeError(f"the values {', '.join(map(repr, allowed))} are of {len(kinds)} types, wanted one")
+    return kinds.pop()
+
+
+def _kind(annotation: Any, constraints: Sequence[Any] = ()) -> tuple[pa.DataType, tuple[Check, ...]]:
+    """Return the Arrow type of a type without its constraints, and the checks of what is in a list or a dict of it."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (list, tuple, Sequence) and arguments:
+        members = [argument for argument in arguments if argument is not Ellipsis]
+        if any(member != members[0] for member in members):
+            raise TypeError(f"{annotation} holds several types, wanted one")
+        value = read_column("", members[0])
+        return pa.list_(value.arrow), _each(value, "value", "{c}")
+    if origin is dict and len(arguments) == 2:
+        key, item = (read_column("", argument) for argument in arguments)
+        if key.nullable:
+            raise TypeError(f"{annotation} has keys that can be None, and an Arrow map has none")
+        return pa.map_(key.arrow, item.arrow), (*_each(key, "key", "map_keys({c})"), *_each(item, "value", "map_values({c})"))
+    return arrow_type(annotation, constraints), ()
+
+
+def _each(inner: Column, what: str, values: str) -> tuple[Check, ...]:
+    """Return the checks of the values in a list as checks of the column that holds the list: a null is neither good nor bad."""
+    depth, kind = 0, inner.arrow
+    while pa.types.is_nested(kind):
+        kind, depth = kind.item_type if pa.types.is_map(kind) else kind.value_type, depth + 1
+    x = f"e{depth}"  # another name at each depth
+    return tuple(
+        Check(
+            f"must hold {what}s that {check.words}",
+            f"len(list_filter({values}, lambda {x}: NOT ({_braced(check.on(x))}))) = 0",
+            inside=True,
+        )
+        for check in inner.checks
     )
-    checks += [check for constraint in constraints for check in _check(constraint, annotation)]
-    infinite = next((c.allow_inf_nan for c in constraints if getattr(c, "allow_inf_nan", None) is not None), None)
-    if annotation is float and (infinite is False or (checks and not infinite)):
-        # not isnan(): DuckDB 2.0 answers that from a Parquet file's statistics, in which NaN is not counted
-        checks.insert(0, Check("must not be NaN or infinite", "isfinite({c})"))
-    kind = arrow_type(annotation, constraints)
-    return Column(name, annotation, kind, nullable, tuple(checks), optional and nullable, bool(infinite))
+
+
+def _braced(text: str) -> str:
+    """Return text for a check's SQL, where a brace of its own must stay what it is."""
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _flat(constraints: Sequence[Any]) -> Iterator[Any]:
@@ -173,7 +237,10 @@ def _flat(constraints: Sequence[Any]) -> Iterator[Any]:
 
 def _fixed(value: Any) -> str:
     """A value as SQL inside of a check, where a brace of its own must stay what it is."""
-    return literal(value).replace("{", "{{").replace("}", "}}")
+    return _braced(literal(value))
+
+
+VALIDATORS = ("AfterValidator", "BeforeValidator", "PlainValidator", "WrapValidator")  # pydantic's, which are Python
 
 
 def _check(constraint: Any, python: Any) -> Iterator[Check]:
@@ -197,6 +264,10 @@ def _check(constraint: Any, python: Any) -> Iterator[Check]:
             yield Check(f"must match {pattern}", f"regexp_full_match({{c}}, {_fixed(pattern)})")
         case _:
             pattern = getattr(constraint, "pattern", None)
+            if type(constraint).__name__ in VALIDATORS:
+                raise TypeError(
+                    f"{type(constraint).__name__} is Python and cannot be checked in SQL; use bounds, Literal or re.compile(...)"
+                )
             if isinstance(pattern, str):  # pydantic's, which searches where ours matches the whole
                 yield Check(f"must match {pattern}", f"regexp_matches({{c}}, {_fixed(pattern)})")
             elif isinstance(constraint, at.Predicate):
@@ -228,11 +299,6 @@ def arrow_type(annotation: Any, constraints: Sequence[Any] = ()) -> pa.DataType:
         digits = next((c.max_digits for c in constraints if getattr(c, "max_digits", None)), 38)
         places = next((c.decimal_places for c in constraints if getattr(c, "decimal_places", None) is not None), 9)
         return pa.decimal128(digits, places)
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin in (list, tuple, Sequence) and arguments:
-        return pa.list_(arrow_type(arguments[0]))
-    if origin is dict and len(arguments) == 2:
-        return pa.map_(arrow_type(arguments[0]), arrow_type(arguments[1]))
     array = _numpy_element(annotation)
     if array is not None:
         return pa.list_(array)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import make_dataclass
+from typing import Annotated
 
+import pytest
+from annotated_types import Gt
+
+from hundredfold import Job, Model, Publish, Source
+from hundredfold.aws.verbs import check_translates
 from hundredfold.dialect import refuse_untranslatable
 from hundredfold.errors import QueryError
 
@@ -60,3 +66,16 @@ def test_all_that_would_be_refused_is_told_at_once_in_the_order_of_its_lines() -
 def test_a_query_that_cannot_be_read_is_told_with_its_line() -> None:
     with pytest.raises(QueryError, match=r"cannot be read: .* Line 2"):
         refuse_untranslatable("the query of model prices", "SELECT g\nFROM t WHERE (x")
+
+
+@pytest.mark.parametrize("where", ["source", "release"])
+def test_constraints_inside_of_lists_are_refused_before_a_run(where: str) -> None:
+    contract = make_dataclass("Row", [("v", list[Annotated[int, Gt(0)]])])
+    job = Job(
+        "j",
+        sources=[Source("s", contract if where == "source" else None)],
+        models=[Model("m", unit=(), work=lambda rows: {"n": rows.rows}, returns=make_dataclass("Out", [("n", int)]))],
+        publish=Publish("table", "SELECT * FROM m", contract if where == "release" else None),
+    )
+    with pytest.raises(QueryError, match=r"not checked on AWS\n  (s|table): v must hold values that must be > 0"):
+        check_translates(job)

@@ -15,8 +15,9 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from ..contract import read_contract
 from ..dialect import refuse_untranslatable
-from ..errors import NEW_CODE, HundredfoldError, PublishRefused, RunBusy, SourceError, StateError, Stopped, UsageError, placed
+from ..errors import NEW_CODE, HundredfoldError, PublishRefused, QueryError, RunBusy, SourceError, StateError, Stopped, UsageError, placed
 from ..job import Job, Layout
 from ..listing import is_hidden
 from ..load import load_job
@@ -96,6 +97,26 @@ def check_translates(job: Job) -> None:
     for source in job.sources:
         for column, expression in source.clean.items():
             refuse_untranslatable(f"{source.name}: clean of {column}", f"SELECT {expression} AS x FROM t")
+    _refuse_checks_inside(job)
+
+
+def _refuse_checks_inside(job: Job) -> None:
+    """QueryError for constraints of the values in lists and dicts, which Athena would be asked to check; results are checked elsewhere."""
+    contracts = [*((s.name, s.contract) for s in job.sources), *((p.name, p.contract) for p in job.releases)]
+    problems = [
+        f"{name}: {column.name} {check.words}"
+        for name, contract in contracts
+        if contract is not None
+        for column in read_contract(contract).columns
+        for check in column.checks
+        if check.inside
+    ]
+    if problems:
+        raise QueryError(
+            "a contract has constraints inside of lists or dicts, which are not checked on AWS",
+            problems=problems,
+            hint="take them out of the contracts of sources and releases (results are checked there too); the job runs here as it is",
+        )
 
 
 def resume(
