@@ -46,7 +46,7 @@ FLOORS = [
         "sizes",
         "upstream",
     },
-    {"crew", "desk", "guarding", "launching", "memory"},
+    {"crew", "desk", "guarding", "launching", "loading", "memory"},
     {"steps"},
     {"pipeline", "walk"},
     {"local", "aws"},

@@ -26,11 +26,13 @@ from typing import Any, NoReturn
 import cloudpickle
 import pyarrow as pa
 
+from . import loading
 from .channel import LOST_CHANNEL, DriverChannel, Garbled, WorkerChannel
 from .errors import CrewError, HundredfoldError, JobError
 from .guarding import exit_words, from_outside, limit_memory, speak_to, told, unlimit_memory
 from .job import Job, Layout, Message, Model
 from .launching import Launcher, Settings, Worker, cannot_start, settings_for
+from .loading import Loading, answering, place_of
 from .memory import Exhausted, memory_of, ran_out, size_text
 from .ports import Store
 from .returns import returned_by
@@ -116,6 +118,7 @@ class Hand:
     excused_since: int = 0
     memory: str = ""  # as in Died
     ready: bool = False
+    loading: Loading | None = None
     starts: int = 0  # since it was last ready
     given: int = 0  # slices, since its process started
 
@@ -233,8 +236,11 @@ class Crew:
 
     def _start_child(self, hand: Hand) -> None:
         hand.ready, hand.starts, hand.given = False, hand.starts + 1, 0
-        log = self.logs / f"worker-{hand.number}.log" if self.logs else None
-        hand.process, hand.pipe, hand.marks = self._launcher.start(settings_for(log, self.memory))
+        hand.process, hand.pipe, hand.marks = self._launcher.start(settings_for(self._log_of(hand), self.memory))
+        hand.loading = Loading(hand.process.pid)
+
+    def _log_of(self, hand: Hand) -> Path | None:
+        return self.logs / f"worker-{hand.number}.log" if self.logs else None
 
     def _hear(self, hand: Hand) -> Iterator[tuple[Hand, Event]]:
         """Everything that a child has said, and then its death if it is dead."""
@@ -317,8 +323,20 @@ class Crew:
             self._excuse(missed - TICK)
         self._looked = time.monotonic()
         for hand in self.hands:
+            if hand.loading is not None and not hand.ready and hand.loading.is_over(min(missed, ABSENT_S)):
+                raise self._never_loaded(hand)
             if hand.message is not None and not hand.killed:
                 self._check(hand, hand.message)
+
+    def _never_loaded(self, hand: Hand) -> CrewError:
+        assert hand.process is not None
+        place = place_of(hand.process.pid, self._log_of(hand))
+        modules = sorted({str(getattr(model.work, "__module__", "")) for model in self.kit.job.models} - {"", "__main__"})
+        what = f"it is still importing {place}" if place else f"it imports {', '.join(modules) or 'what its functions need'}"
+        return CrewError(
+            f"a worker has not loaded the job in {loading.LOAD_S:g} s: {what}",
+            hint="a module must not wait or work while it is imported: do that inside the function, once, under functools.cache",
+        )
 
     def _excuse(self, seconds: float) -> None:
         """This process was stopped, or the machine was suspended: its workers were too, or may have been. Their units' time is longer."""
@@ -406,7 +424,8 @@ def _child(end: socket.socket, shared: Any, kit: bytes, settings: Settings) -> N
     from .desk import Desk
 
     try:
-        desk = Desk(unpacked(kit), marks, pipe.send, settings.memory)
+        with answering(settings.log):
+            desk = Desk(unpacked(kit), marks, pipe.send, settings.memory)
     except BaseException as error:  # whatever the user's modules raise on import is told to the driver
         pipe.send(("broken", f"a worker cannot load the job: {told(error)}"))
         raise

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +16,7 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from hundredfold import Job, Model, Source, run
+from hundredfold import Job, Model, Source, loading, open_run, run
 from hundredfold.crew import Crew, Kit
 from hundredfold.errors import CrewError, JobError
 from hundredfold.job import Layout
@@ -111,6 +114,59 @@ def test_a_worker_that_dies_while_it_loads_the_job_is_told_and_not_started_for_e
 def test_a_worker_that_is_killed_again_and_again_at_its_start_is_told(tmp_path):
     with pytest.raises(CrewError, match="killed by SIGKILL"):
         start(Unwelcome(signal.raise_signal, signal.SIGKILL), tmp_path)
+
+
+HANGS = {
+    "waits": "time.sleep(3600)",
+    "computes": "while True: pass",
+    "waits for a thread": "event = threading.Event(); threading.Thread(target=event.wait, daemon=True).start(); event.wait()",
+}
+SLOW = """
+import pathlib, threading, time
+
+if not (seen := pathlib.Path({seen!r})).exists():
+    seen.touch()  # the driver
+else:
+    {hang}
+"""
+WORK = "import {slow}\n\ndef work(rows):\n    return {{'y': 1.0}}\n"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes have other states elsewhere")
+@pytest.mark.parametrize("how", HANGS)
+def test_a_module_that_never_ends_its_import_is_named(tmp_path, monkeypatch, how):
+    monkeypatch.setattr(loading, "LOAD_S", 0.5)
+    name = f"slow_{how.replace(' ', '_')}"
+    (tmp_path / f"{name}.py").write_text(SLOW.format(seen=str(tmp_path / "seen"), hang=HANGS[how]))
+    (tmp_path / f"work_{name}.py").write_text(WORK.format(slow=name))
+    monkeypatch.syspath_prepend(tmp_path)
+    work = importlib.import_module(f"work_{name}").work
+    with pytest.raises(CrewError, match=rf"has not loaded the job in 0.5 s: it is still importing {name} \(.*{name}.py, line 7\)") as told:
+        start(work, tmp_path / "home")
+    assert "inside the function" in (told.value.hint or "")
+    assert open_run("r", home=tmp_path / "home").state == "failed"
+    assert not [child for child in psutil.Process().children(recursive=True) if "slow" in " ".join(child.cmdline())]
+
+
+def test_an_object_that_never_ends_its_loading_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "LOAD_S", 0.5)
+    with pytest.raises(CrewError, match=r"has not loaded the job in 0.5 s: it imports test_workers"):
+        start(Unwelcome(time.sleep, 3600), tmp_path)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes have other states elsewhere")
+def test_a_worker_that_gets_no_processor_may_load_for_longer():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        try:
+            found = loading.Loading(process.pid)
+            process.send_signal(signal.SIGSTOP)
+            wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
+            assert not found.is_over(10 * loading.LOAD_S)
+            process.send_signal(signal.SIGCONT)
+            wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_SLEEPING)
+            assert found.is_over(10 * loading.LOAD_S)
+        finally:
+            process.kill()
 
 
 def test_a_function_that_cannot_be_sent_is_told_before_anything_is_done(tmp_path):
