@@ -44,6 +44,7 @@ ABSENT_S = 1.0  # between two looks at limits: longer than that, and this proces
 GRACE = 1.0  # seconds that a child has to end after it closed its pipe, and that a killed server has
 STARTS = 3  # so often is a child started that is killed from outside before it is ready
 IDLE, MANY = -1, -2  # what the first mark says when it names no single unit
+ENGINE = "its worker failed outside of the function, and so did a fresh one"
 CLOSED_PIPE = "closed or replaced the pipe to its driver"
 FAR = 2**62  # what the third says when all units of a slice are wanted
 
@@ -97,6 +98,8 @@ class Died:
     outside: bool = False  # it was killed from outside: the unit may be innocent
     memory: str = ""  # it ran out of memory: "said", "killed" for it, or "aborted" as when an allocation fails
     fresh: bool = False  # it had been given nothing before this slice
+    internal: bool = False  # it ended itself for an error that the function did not raise; `error`, where that is one of ours
+    error: HundredfoldError | None = None
 
 
 Event = Chunk | Finished | Split | Died
@@ -117,6 +120,8 @@ class Hand:
     excused: float = 0.0  # seconds of its unit's time that do not count, and the beginning of the unit that they were given to
     excused_since: int = 0
     memory: str = ""  # as in Died
+    internal: bool = False  # as in Died
+    error: HundredfoldError | None = None  # as in Died
     ready: bool = False
     loading: Loading | None = None
     starts: int = 0  # since it was last ready
@@ -163,6 +168,7 @@ class Crew:
     def give(self, hand: Hand, message: Message, narrow: bool = False, final: bool = False) -> None:
         """Let a hand do these units; its events follow. `narrow` and `final` are for Desk.do."""
         hand.message, hand.done, hand.killed, hand.memory, hand.blamed = message, message.first - 1, "", "", IDLE
+        hand.internal, hand.error = False, None
         hand.given += 1
         hand.marks[2] = FAR
         assert hand.pipe is not None
@@ -274,8 +280,9 @@ class Crew:
                     words,
                     hint="a worker is a fresh process that loads the job again: mend what it says, or raise --memory if it had too little",
                 )
-            case ("refused", error):
-                raise error
+            case ("refused", words, error):
+                hand.killed, hand.blamed, hand.memory = words, hand.marks[0], ""
+                hand.internal, hand.error = True, error
             case ("dying", words, memory):
                 hand.killed, hand.blamed, hand.memory = words, hand.marks[0], "said" if memory else ""
             case ("chunk", first, last, results, accounts) if message is not None:
@@ -301,14 +308,14 @@ class Crew:
             raise CrewError(
                 f"a worker process did not survive its start: {reason}", hint=f"its last words are in {self.logs}" if self.logs else None
             )
-        memory, fresh = hand.memory, hand.given == 1
+        memory, fresh, internal, error = hand.memory, hand.given == 1, hand.internal, hand.error
         if not hand.killed and code == -signal.SIGABRT:  # how many libraries end when an allocation fails
             memory, reason = "aborted", f"{reason}, which is also how libraries in C++ and Rust end when memory runs out"
         self._end(hand)
         hand.message = None
         self._launch(hand)
         if message is not None:
-            yield hand, Died(message, unit if unit >= 0 else None, unit == MANY, reason, hand.done, outside, memory, fresh)
+            yield hand, Died(message, unit if unit >= 0 else None, unit == MANY, reason, hand.done, outside, memory, fresh, internal, error)
 
     def _replace(self, hand: Hand) -> None:
         """Let a fresh process take the place of one that waits for work."""
@@ -437,17 +444,31 @@ def _child(end: socket.socket, shared: Any, kit: bytes, settings: Settings) -> N
             return
         try:
             desk.do(message, narrow, final)
-        except HundredfoldError as error:  # a file of the run is damaged, say: no unit is to blame
-            pipe.send(("refused", error))
-        except BaseException as error:  # a unit must not end this process without its name
+        except BaseException as error:
             unlimit_memory()
-            words, memory = f"ended its process with {told(error)}", ran_out(error)
-            if isinstance(error, Exhausted):
-                words, memory = error.words, True
-                marks[0] = marks[0] if error.unit is None else error.unit
             with contextlib.suppress(OSError):
-                pipe.send(("dying", words, memory))
+                pipe.send(_end_of(error, marks))
             raise
+
+
+def _end_of(error: BaseException, marks: Any) -> tuple[Any, ...]:
+    """Return the last message of a process, for the error that ends it. A unit must not end it without its name.
+
+    "refused": the function did not raise it: a file is damaged, say, or a unit has spoiled this process (its `isinstance`, too).
+    """
+    try:
+        raise error
+    except Exhausted as exhausted:
+        marks[0] = marks[0] if exhausted.unit is None else exhausted.unit
+        return "dying", exhausted.words, True
+    except HundredfoldError as ours:
+        return "refused", f"{ENGINE}: {told(ours)}", ours
+    except Exception:  # noqa: BLE001  # returned to the driver
+        if not ran_out(error):
+            return "refused", f"{ENGINE}: {told(error)}", None
+    except BaseException:  # noqa: BLE001  # as above
+        pass
+    return "dying", f"ended its process with {told(error)}", ran_out(error)
 
 
 def _alone(pipe: WorkerChannel, marks: Any) -> None:

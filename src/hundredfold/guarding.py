@@ -118,5 +118,6 @@ def unlimit_memory() -> None:
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
-        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
+        for limit in (resource.RLIMIT_DATA, resource.RLIMIT_AS):  # the second may be a unit's doing
+            hard = resource.getrlimit(limit)[1]
+            resource.setrlimit(limit, (hard, hard))

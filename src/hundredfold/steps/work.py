@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from ..checksums import put_sealed
 from ..crew import Chunk, Crew, Died, Event, Finished, Hand, Split
-from ..errors import CrewError
+from ..errors import CrewError, HomeError
 from ..job import Layout, Message
 from ..manifest import Manifest, UnitList, key_text
 from ..memory import RAISE
@@ -234,6 +234,11 @@ class Floor:
         if event.memory:
             self._mourn_memory(doing, event, slice_.part(start, slice_.last))
             return
+        if event.internal and not event.fresh:  # an earlier unit may have spoiled that process: a fresh one is asked
+            doing.todo.appendleft(slice_.part(start, slice_.last))
+            return
+        if event.error is not None and (isinstance(event.error, HomeError) or (event.unit is None and not event.many)):
+            raise event.error  # no unit is to blame for a file that a fresh process cannot read either
         if event.unit is None and not event.many:
             doing.strikes += 1
             if doing.strikes > STRIKES:
