@@ -105,6 +105,7 @@ END
 """.strip()
 
 
+LIMITS_TITLE = "Limits on the whole table, and the worth of its prices (GHS a week)"  # of the digest that says what became of them
 SCOPE_OF = "CASE WHEN kind = '{kind}' AND scope <> '*' THEN scope END"
 
 

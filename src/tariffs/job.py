@@ -8,6 +8,7 @@ from __future__ import annotations
 from hundredfold import Job, Model, Publish, Source
 from tariffs import bundles, days, places, table, voice
 from tariffs.contracts import (
+    LIMITS_TITLE,
     SCOPE_OF,
     TIDY_CAPACITY,
     TIDY_LOCATION,
@@ -83,6 +84,7 @@ PRICE_TABLE = Publish(
     formats=("csv", "parquet"),
     digest={
         "Prices, and money a week (GHS)": "queries/digest_outcome.sql",
+        LIMITS_TITLE: "queries/digest_limits.sql",
         "Why each price is what it is": "queries/digest_reasons.sql",
         "The ten moves with the most money a week (GHS)": "queries/digest_moves.sql",
     },

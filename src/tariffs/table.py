@@ -1,7 +1,8 @@
 """The whole table of a kind: every price, ladders and days settled, held against the limits on all of them together.
 
 `optimise.portfolio` finds what each limit costs, `optimise.chains` keeps ladders in order and days smooth meanwhile: what comes out is
-within each unit's limits, in order, and within the table's.
+within each unit's limits, in order, and within the table's.  Where they cannot be met, the kind keeps today's prices and says so; the other
+kind is priced all the same.
 """
 
 from __future__ import annotations
@@ -11,19 +12,26 @@ from dataclasses import dataclass
 import numpy as np
 
 from tariffs.optimise.chains import Chains, Days, Ladders, Tie
-from tariffs.optimise.portfolio import Limit, keep
-from tariffs.optimise.reasons import PORTFOLIO_LIMIT
+from tariffs.optimise.portfolio import Kept, Limit, LimitsNotMet, duals_of, keep
+from tariffs.optimise.reasons import HOLD_PORTFOLIO, PORTFOLIO_LIMIT
 from tariffs.optimise.rule import GRID_SLACK, Demand, Terms, expected_loss, on_tick, robust_value
-from tariffs.rows import Bools, Columns, Floats, Rows, key_offsets
+from tariffs.rows import Bools, Columns, Floats, Ints, Labels, Rows, key_offsets
 from tariffs.together import believed, blocked, capacity_of, terms_of_rows, told
 
 SAMPLE = 20_000  # units that tell the prices of the limits nearly
+ASKED = ("max_moved_share", "max_mean_change", "min_volume", "max_revenue_risk")
 SAME = 1e-9  # of equal worth the price that is there already wins
 
 
 @dataclass(frozen=True, slots=True)
 class Limited:
-    """A price that a limit on the whole table changed, with the effects of the new one."""
+    """A price that a limit on the whole table changed, with the effects of the new one; and one row of no unit, about the kind.
+
+    limits       of the kind's row: the limits that the policy asks for
+    worth        of the kind's row: what its prices are worth in money per week, each at its least favourable elasticity
+    worth_bound  no prices within the limits are worth more (the Lagrangian bound)
+    outcome      of the kind's row: what became of the limits
+    """
 
     unit_key: str
     price: float
@@ -41,33 +49,77 @@ class Limited:
     expected_margin_delta_lo: float
     expected_margin_delta_hi: float
     expected_blocked_delta: float
+    limits: str
+    worth: float
+    worth_bound: float
+    outcome: str
 
 
 def keep_limits(rows: Rows) -> dict[str, np.ndarray]:
-    """`within_limits`, and one row more, of no unit: it says that this kind was seen to.  Without it nothing of the kind can be published."""
-    changed = within_limits(rows)
-    of_no_unit = {name: "" if values.dtype == object else np.nan if values.dtype.kind == "f" else 0 for name, values in changed.items()}
-    return {name: np.append(values, np.array([of_no_unit[name]], dtype=values.dtype)) for name, values in changed.items()}
+    """`within_limits`, and one row more, of no unit: it says that this kind was seen to, and how.  Without it nothing of the kind is published.
+
+    Where the limits cannot be met, the prices that change are those that go back to today's.
+    """
+    asked = ", ".join(name for name in ASKED if float(rows[name][0]) >= 0)
+    try:
+        changed, kept = _kept(rows)
+        worth, bound = (kept.worth, kept.bound) if kept else (np.nan, np.nan)
+        outcome = "kept" if kept else "nothing to limit" if not asked else "met without a change"
+    except LimitsNotMet as error:
+        changed, worth, bound, outcome = _held(rows), np.nan, np.nan, f"NOT MET, today's prices stay: {error}"
+    kind = {
+        "unit_key": "",
+        "reason_code": "",
+        "portfolio_bound": "",
+        "limits": asked,
+        "worth": worth,
+        "worth_bound": bound,
+        "outcome": outcome,
+    }
+    none = {"f": np.nan, "i": 0}
+    return {
+        name: np.append(values, np.array([kind.get(name, none.get(values.dtype.kind, ""))], dtype=values.dtype))
+        for name, values in changed.items()
+    }
 
 
 def within_limits(rows: Rows) -> dict[str, np.ndarray]:
     """The prices that change, in columns of `Limited`, from the rows of one kind, sorted by chain and place.
 
-    Raises ValueError where the limits cannot be met: it names them, and the best that can be had; and where the policy limits a part of
-    the table, which nobody keeps to.
+    Raises LimitsNotMet where the limits cannot be met: it names them, and the best that can be had.  ValueError where the policy limits a part
+    of the table, which nobody keeps to.
     """
+    return _kept(rows)[0]
+
+
+def _kept(rows: Rows) -> tuple[dict[str, np.ndarray], Kept | None]:
+    """The prices that change, and what was found; None where the prices that are there meet the limits."""
     if rows["misplaced"][0] is not None:
         raise ValueError(
             f"the policy's row of {rows['misplaced'][0]} limits the whole table; wanted in the row with the scope *, and nowhere else"
         )
     prices, there = menu(rows)
     limits = limits_of(rows, prices)
-    if all(limit.excess(np.full(len(prices), GIVEN)) <= 0 for limit in limits):
-        return _changed(rows, rows["price"], set())
+    broken = [limit.name for limit in limits if limit.excess(np.full(len(prices), GIVEN)) > 0]
+    if not broken:
+        return _changed(rows, rows["price"], PORTFOLIO_LIMIT, ""), None
     values, chains = _values(rows, prices, there), chains_of(rows, prices, there)
-    kept = keep(values, limits, chains.answer, _from_sample(values, limits, chains))
-    price = prices[np.arange(len(prices)), kept.pick]
-    return _changed(rows, price, {limit.name for limit, dual in zip(limits, kept.duals, strict=True) if dual > 0})
+    kept = keep(values, limits, chains.answer, _from_sample(values, limits, chains), chains.offsets, _today(rows, prices, there))
+    active = {limit.name for limit, dual in zip(limits, kept.duals, strict=True) if dual > 0} or set(broken)
+    bound = next(iter(active)).upper() if len(active) == 1 else "SEVERAL_LIMITS"
+    return _changed(rows, prices[np.arange(len(prices)), kept.pick], PORTFOLIO_LIMIT, bound), kept
+
+
+def _held(rows: Rows) -> dict[str, np.ndarray]:
+    """Today's prices, as far as floors, ceilings and cells allow them, as the prices that change; what is out of order today stays so."""
+    price = np.clip(rows["current_price"], rows["lowest"], rows["highest"])
+    reason = np.where(price == rows["current_price"], HOLD_PORTFOLIO, PORTFOLIO_LIMIT).astype(object)
+    return _changed(rows, price, reason, "LIMITS_NOT_MET")
+
+
+def _today(rows: Columns, prices: Floats, there: Bools) -> Ints:
+    """The point that is nearest to today's price; shape (units,)."""
+    return np.asarray(np.where(there, np.abs(prices - rows["current_price"][:, None]), np.inf).argmin(axis=1))
 
 
 GIVEN = 0  # the column of the menu with the price that is there already
@@ -93,7 +145,7 @@ def menu(rows: Columns) -> tuple[Floats, Bools]:
 
 def limits_of(rows: Columns, prices: Floats) -> list[Limit]:
     """The limits that the policy sets, over the menu."""
-    wanted = {name: float(rows[name][0]) for name in ("max_moved_share", "max_mean_change", "min_volume", "max_revenue_risk")}
+    wanted = {name: float(rows[name][0]) for name in ASKED}
     units, current = float(len(prices)), rows["current_price"][:, None]
     volume, ratio = rows["volume"][:, None], prices / current
     capacity = np.broadcast_to(capacity_of(rows), rows["volume"].shape)[:, None]
@@ -149,21 +201,24 @@ def _from_sample(values: Floats, limits: list[Limit], chains: Chains) -> Floats 
     share = len(at) / len(values)
     fewer = [Limit(limit.name, limit.amounts[at], limit.most * share, limit.per * share) for limit in limits]
     try:
-        return keep(values[at], fewer, part.answer).duals
-    except ValueError:  # not in this sample: then from nothing
+        return duals_of(values[at], fewer, part.answer)
+    except LimitsNotMet:  # not in this sample: then from nothing
         return None
 
 
-def _changed(rows: Columns, price: Floats, active: set[str]) -> dict[str, np.ndarray]:
-    at = price != rows["price"]
-    bound = next(iter(active)).upper() if len(active) == 1 else "SEVERAL_LIMITS"
+def _changed(rows: Columns, price: Floats, reason: str | Labels, bound: str) -> dict[str, np.ndarray]:
+    at, none = price != rows["price"], np.full(len(price), np.nan)
     columns = {
         "unit_key": rows["unit_key"],
         "price": price,
         "discount_class": np.rint(100.0 * (1.0 - price / rows["reference_price"])).astype(np.int64),
-        "reason_code": np.full(len(price), PORTFOLIO_LIMIT, dtype=object),
+        "reason_code": np.broadcast_to(np.asarray(reason, dtype=object), price.shape),
         "portfolio_bound": np.full(len(price), bound, dtype=object),
         **told(rows, price, rows["opportunity_cost"], rows["pull"]),
         "expected_blocked_delta": blocked(rows, price),
+        "limits": np.full(len(price), "", dtype=object),
+        "worth": none,
+        "worth_bound": none,
+        "outcome": np.full(len(price), "", dtype=object),
     }
     return {name: values[at] for name, values in columns.items() if name != "opportunity_cost"}

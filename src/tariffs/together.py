@@ -16,7 +16,6 @@ from tariffs.optimise.rule import GRID_SLACK, Demand, Terms, blocked_delta, effe
 from tariffs.rows import Columns, Floats, Ints
 
 DAYS_VALID = 7
-UNLIMITED = 1e18  # what the queries say where nothing limits the units sold
 SWEEPS = 6  # of Gauss-Seidel; what one price costs another is small, so two or three settle it
 
 
@@ -59,17 +58,17 @@ def terms_of_rows(rows: Columns, at: Ints, opportunity_cost: Floats | float = 0.
 
 def believed(rows: Columns, at: Ints) -> Demand:
     """The demand to optimise on: a trial's is certain of its draw."""
-    sd = np.where(rows["explore_flag"], 0.0, rows["se"])
-    return Demand(rows["draw"], sd, rows["volume"], capacity_of(rows)).at(at)
+    capacity = capacity_of(rows)
+    sd = np.where(rows["explore_flag"][at], 0.0, rows["se"][at])
+    return Demand(rows["draw"][at], sd, rows["volume"][at], capacity if capacity.size == 1 else capacity[at])
 
 
 def capacity_of(rows: Columns) -> Floats:
     """The most that can be sold in a week: of each row (rows,), or infinite for all, shape (1,), where rows have no such column."""
     try:
-        capacity = rows["capacity"]
+        return np.asarray(rows["capacity"])
     except KeyError:
         return np.array([np.inf])
-    return np.where(capacity < UNLIMITED, capacity, np.inf)
 
 
 def margins(rows: Columns, price: Floats) -> Floats:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ import pytest
 
 import hundredfold
 from tariffs import bundles, demo
+from tariffs.contracts import LIMITS_TITLE
 from tariffs.job import job, per_unit
 
 
@@ -101,12 +106,36 @@ def test_every_rule_at_once_holds_in_the_published_table_and_for_both_forms(dema
     shutil.rmtree(tmp_path)
 
 
-def test_a_limit_that_cannot_be_met_holds_the_table_back_and_is_named(operator, tmp_path):
-    policy = with_columns(operator["policy"], tmp_path / "policy.csv", min_volume=[3.0, None])
+def test_a_limit_that_cannot_be_met_holds_its_kind_and_not_the_other(operator, tmp_path):
+    """Bundles keep today's prices, voice is priced within its own limit, and the run, its release and `tariffs check` say both."""
+    policy = with_columns(operator["policy"], tmp_path / "policy.csv", min_volume=[3.0, None], max_moved_share=[None, 0.5])
+    run, table = published(job, operator | {"policy": policy}, tmp_path / "home")
+    bundle, moved = table["kind"] == "bundle", table["price"] != table["current_price"]
+    assert set(table["constraint_bound"][bundle & moved]) <= {"LIMITS_NOT_MET", "FLOOR", "CEILING"}
+    assert moved[bundle].mean() < 0.01  # today's price of one lies beyond a floor or a ceiling
+    assert {"HOLD_PORTFOLIO", "HOLD_CONTROL"} <= set(table["reason_code"][bundle])
+    assert 0.45 < moved[~bundle].mean() <= 0.5
+    told = {row["line"]: row for row in run.release.digest[LIMITS_TITLE]}
+    assert "NOT MET" in told["bundle"]["outcome"]
+    assert "cannot keep min_volume: wanted at least 3" in told["bundle"]["outcome"]
+    assert (told["voice"]["limits"], told["voice"]["outcome"]) == ("max_moved_share", "kept")
+    assert 0 <= told["voice"]["gap"] < 1e-4 * told["voice"]["worth"]
+    words = [sys.executable, "-m", "tariffs.cli", "check", "1", "--as-of", demo.AS_OF, "--home", str(tmp_path / "home")]
+    said = subprocess.run(words, capture_output=True, encoding="utf-8", check=False, cwd=tmp_path, env=os.environ | {"COLUMNS": "300"})
+    assert "bundle, min_volume: NOT MET" in said.stdout, said.stderr
+    assert "voice, max_moved_share: kept; worth" in said.stdout
+    as_json = subprocess.run([*words, "--json"], capture_output=True, encoding="utf-8", check=False, cwd=tmp_path)
+    assert {row["line"]: row["outcome"] for row in json.loads(as_json.stdout)["limits"]}["voice"] == "kept"
+
+
+def test_a_table_whose_limits_nobody_could_look_at_is_not_published(operator, tmp_path):
+    policy = pacsv.read_csv(with_columns(operator["policy"], tmp_path / "policy.csv", max_moved_share=[None, None]))
+    part = pa.Table.from_pylist([*policy.to_pylist(), policy.to_pylist()[0] | {"scope": "YOUTH", "max_moved_share": 0.1}])
+    pacsv.write_csv(part, tmp_path / "policy.csv")
     with pytest.raises(hundredfold.HundredfoldError, match="portfolio: 1 of 2 units"):
-        hundredfold.run(job, operator | {"policy": policy}, home=tmp_path / "home", workers=1, as_of=demo.AS_OF, run_id="one")
-    failures = hundredfold.open_run("one", home=tmp_path / "home").failures()
-    assert "cannot keep min_volume: wanted at least 3" in str(failures.table["message"].to_pylist())
+        hundredfold.run(
+            job, operator | {"policy": tmp_path / "policy.csv"}, home=tmp_path / "home", workers=1, as_of=demo.AS_OF, run_id="one"
+        )
     with pytest.raises(hundredfold.HundredfoldError, match="price must not be null"):  # nor are the others' prices enough for a table
         hundredfold.publish("one", home=tmp_path / "home", max_failed=2)
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from tariffs.optimise.chains import Chains, Days, Ladders
 from tariffs.optimise.ladder import in_order
-from tariffs.optimise.portfolio import Limit, keep
+from tariffs.optimise.portfolio import Limit, LimitsNotMet, keep
 from tariffs.optimise.smooth import cliffs, excess, follows
 from tariffs.rows import key_offsets
-from tariffs.table import chains_of, limits_of, menu, within_limits
+from tariffs.table import chains_of, keep_limits, limits_of, menu, within_limits
 
 Rows = dict[str, np.ndarray]
 
@@ -159,15 +159,143 @@ def test_dual_prices_lose_less_than_one_units_choice_against_brute_force(units: 
     assert max(within.values()) - gap * (1 + 1e-9) <= got <= max(within.values()) + 1e-9
 
 
-def test_units_that_tie_at_the_limits_price_move_together() -> None:
+def test_units_that_tie_at_the_limits_price_may_move_one_by_one() -> None:
+    """Two units that are alike answer any price alike, and only one of them has room."""
     alike = [(3, 3), (15, 9), (0, 9), (20, 9)]
     units = [alike, [(-16, 7), (-17, 0), (-10, 6)], [(2, 2), (-15, 1), (-19, 9)], [(-10, 0), (-13, 4), (5, 3)], alike,
              [(-10, 3), (2, 7), (-19, 5), (-10, 7)]]  # fmt: skip
     width = max(map(len, units))
     values = np.array([[v for v, _ in menu] + [-np.inf] * (width - len(menu)) for menu in units], dtype=float)
     amounts = np.array([[a for _, a in menu] + [0] * (width - len(menu)) for menu in units], dtype=float)
-    pick = keep(values, [Limit("most", amounts, 26.0, 1.0)], lambda score: score.argmax(axis=1)).pick
-    assert values[np.arange(len(units)), pick].sum() == -2  # 20 is the best: one of the two that are alike would move alone
+    kept = keep(values, [Limit("most", amounts, 26.0, 1.0)], best_point)
+    assert kept.worth == values[np.arange(len(units)), kept.pick].sum() == 20
+
+
+def best_point(score: np.ndarray) -> np.ndarray:
+    return np.asarray(score.argmax(axis=1))
+
+
+amount = st.integers(-9, 9)
+two_sided = st.lists(st.lists(st.tuples(st.integers(-20, 20), amount, amount), min_size=1, max_size=4), min_size=1, max_size=5)
+
+
+@settings(max_examples=150)
+@given(two_sided, st.integers(-4, 20), st.integers(-4, 20), st.integers(0, 12))
+def test_several_limits_are_kept_at_the_most_worth_that_brute_force_finds(
+    units: list[list[tuple[int, int, int]]], first: int, second: int, least: int
+) -> None:
+    """Amounts of either sign, and one of them limited from both sides: refused only where nothing keeps them, and no bound is too low."""
+    width = max(map(len, units))
+    values = np.array([[v for v, _, _ in menu] + [-np.inf] * (width - len(menu)) for menu in units], dtype=float)
+    one, other = (np.array([[point[n] for point in menu] + [0] * (width - len(menu)) for menu in units], dtype=float) for n in (1, 2))
+    limits = [Limit("a", one, float(first), 1.0), Limit("b", other, float(second), 2.0), Limit("b", -other, float(least), 2.0)]
+    choices = [p for p in product(*units) if sum(x for _, x, _ in p) <= first and -least <= sum(x for _, _, x in p) <= second]
+    if not choices:
+        with pytest.raises(LimitsNotMet, match="cannot keep"):
+            keep(values, limits, best_point)
+        return
+    best = max(sum(v for v, _, _ in p) for p in choices)
+    kept = keep(values, limits, best_point)
+    assert all(limit.excess(kept.pick) <= 0 for limit in limits)
+    assert kept.worth == values[np.arange(len(units)), kept.pick].sum() == best
+    assert best - 1e-6 <= kept.bound <= best + 1e-6
+    at_duals = (values - sum(d * limit.amounts for d, limit in zip(kept.duals, limits, strict=True))).max(axis=1).sum()
+    assert at_duals + sum(d * limit.most for d, limit in zip(kept.duals, limits, strict=True)) >= best - 1e-6  # Lagrange's bound
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_limits_over_ladders_hold_and_their_bound_is_none_too_low(data: st.DataObject) -> None:
+    """Brute force over all prices in order of three ladders; what is kept is in order, within the limits, and below the bound."""
+    sizes = data.draw(st.lists(st.integers(1, 3), min_size=2, max_size=3))
+    offsets, units, points = np.append(0, np.cumsum(sizes)), sum(sizes), 3
+    draw = np.random.default_rng(data.draw(st.integers(0, 10_000)))
+    prices = 0.005 * np.sort(draw.integers(1, 20, (units, points)), axis=1).astype(float)
+    values = draw.normal(0, 10, (units, points))
+    volume = np.concatenate([50.0 * 2.0 ** np.arange(size) for size in sizes])
+    chains = Chains(offsets, prices, Ladders(volume), np.zeros(len(sizes), dtype=bool), np.full(units, points))
+    moved, drift = (np.arange(points) > 0) * np.ones((units, 1)), draw.normal(0, 1, (units, points))
+    limits = [Limit("moved", moved, float(draw.integers(0, units)), units), Limit("drift", drift, float(draw.uniform(-1, 1)), units)]
+    ordered = [
+        np.array(pick)
+        for pick in product(range(points), repeat=units)
+        if all(in_order(prices[np.arange(a, b), pick[a:b]], volume[a:b]) for a, b in pairwise(offsets))
+    ]
+    if len(ordered) == 0 or not all(np.array_equal(chains.answer(np.eye(points)[pick]), pick) for pick in ordered[:3]):
+        return  # a ladder that no choice orders
+    within = [pick for pick in ordered if all(limit.excess(pick) <= 0 for limit in limits)]
+    try:
+        kept = keep(values, limits, chains.answer, offsets=offsets)
+    except LimitsNotMet:
+        held = np.zeros(units, dtype=int)
+        assert not any(np.array_equal(held, pick) for pick in within)
+        return
+    assert any(np.array_equal(kept.pick, pick) for pick in within)
+    best = max(values[np.arange(units), pick].sum() for pick in within)
+    assert kept.worth <= best + 1e-9 <= kept.bound + 1e-6
+
+
+@pytest.mark.parametrize("units", [50, 300, 2000])
+def test_holding_everything_is_tried_and_the_gap_is_that_of_a_few_units(units: int) -> None:
+    """Point 0 changes nothing and keeps both limits; what is kept is near the bound, and the nearer the more units there are."""
+    rng = np.random.default_rng(3)
+    gaps = []
+    for _ in range(12):
+        values, drift = rng.normal(0, 10, (units, 5)), rng.normal(0, 1, (units, 5))
+        values[:, 0] = drift[:, 0] = 0
+        moved = (np.arange(5) > 0) * np.ones((units, 1))
+        limits = [
+            Limit("moved", moved, float(rng.uniform(0.05, 0.6)) * units, units),
+            Limit("drift", drift, float(rng.uniform(0, 0.1)) * units, units),
+        ]
+        kept = keep(values, limits, best_point)
+        assert all(limit.excess(kept.pick) <= 0 for limit in limits)
+        gaps.append(kept.gap / kept.bound)
+    assert min(gaps) >= 0
+    assert np.mean(gaps) < 0.3 / units
+    assert max(gaps) < 1.0 / units
+
+
+def test_many_units_that_are_all_alike_are_filled_up_to_the_limit() -> None:
+    """They all answer a price alike, so no price of the limit is right for them."""
+    values, amounts = np.tile([0.0, 5.0], (30_000, 1)), np.tile([0.0, 1.0], (30_000, 1))
+    kept = keep(values, [Limit("moved", amounts, 12_345.0, 1.0)], best_point)
+    assert kept.pick.sum() == 12_345
+    assert kept.gap == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "limits"),
+    [
+        ("bundle", {"max_moved_share": 0.35}),
+        ("bundle", {"max_moved_share": 0.4, "max_mean_change": 0.02, "max_revenue_risk": 0.0006}),
+        ("voice", {"max_moved_share": 0.6, "min_volume": 0.97}),
+    ],
+)
+def test_the_gap_of_a_whole_table_is_told_and_small_beside_what_moving_gains(demo: Any, kind: str, limits: dict[str, float]) -> None:
+    rows = rows_of(demo, kind, **limits)
+    found = keep_limits(rows)
+    own = {name: values[-1] for name, values in found.items()}
+    assert (own["unit_key"], own["outcome"], own["limits"]) == ("", "kept", ", ".join(limits))
+    price = settled(rows)
+    margin, still = (measured(rows, p)["margin"] for p in (rows["price"], rows["current_price"]))
+    assert 0 <= own["worth_bound"] - own["worth"] < 0.005 * (margin - still)
+    assert own["worth"] <= measured(rows, price)["margin"] + 1e-6  # the worth is at each price's least favourable elasticity
+
+
+def test_limits_that_cannot_be_met_keep_todays_prices_and_say_so(demo: Any) -> None:
+    rows = rows_of(demo, "bundle", min_volume=2.0)
+    found = keep_limits(rows)
+    assert found["outcome"][-1].startswith("NOT MET, today's prices stay: the table cannot keep min_volume: wanted at least 2, and 1.")
+    new = dict(zip(found["unit_key"], found["price"], strict=True))
+    price = np.array([new.get(key, p) for key, p in zip(rows["unit_key"], rows["price"], strict=True)])
+    free = (rows["lowest"] <= rows["current_price"]) & (rows["current_price"] <= rows["highest"])
+    assert np.array_equal(price[free], rows["current_price"][free])
+    assert (price >= rows["lowest"] - 1e-9).all()
+    assert (price <= rows["highest"] + 1e-9).all()
+    assert (rows["price"] != rows["current_price"]).mean() > 0.3
+    assert set(found["reason_code"][:-1]) <= {"HOLD_PORTFOLIO", "PORTFOLIO_LIMIT"}
+    assert set(found["portfolio_bound"][:-1]) == {"LIMITS_NOT_MET"}
 
 
 def test_a_limit_on_the_whole_table_is_not_for_a_part_of_it(demo: Any) -> None:

@@ -29,6 +29,7 @@ DIVERSION_ADJUSTED = "DIVERSION_ADJUSTED"  # what other products would lose was 
 SMOOTHED = "SMOOTHED"  # its own best discount would be a cliff beside the next hour's
 TIME_SHIFT_ADJUSTED = "TIME_SHIFT_ADJUSTED"  # minutes that its own best discount only moves from other hours were counted in
 PORTFOLIO_LIMIT = "PORTFOLIO_LIMIT"  # a limit over the whole table
+HOLD_PORTFOLIO = "HOLD_PORTFOLIO"  # the limits over the whole table cannot be met, so today's prices stay
 LADDER_ADJUSTED = "LADDER_ADJUSTED"  # its own best price would have broken the order of sizes
 
 CLIPPED = {

@@ -23,6 +23,7 @@ from tariffs.rows import Bools, Floats, Ints, Labels
 
 MOST_ELASTIC, LEAST_ELASTIC = -6.0, -0.05  # beyond these an estimate is a data fault, not a demand
 GRID_SLACK = 1e-9  # a bound that is itself a price point stays one after division
+NO_DEMAND = 1e-280
 COVERAGE_90 = 1.6448536269514722
 
 
@@ -97,9 +98,9 @@ class Demand:
     @property
     def room(self) -> Floats:
         """Capacity per unit of today's demand: below 1 where the cell is full.  Infinite without a limit, and without demand."""
-        if not np.isfinite(self.capacity).any():
-            return np.array([np.inf])
-        return np.asarray(np.divide(self.capacity, self.volume, out=np.full(self.volume.shape, np.inf), where=self.volume > 0))
+        if self.capacity.size == 1 and self.capacity.flat[0] == np.inf:
+            return self.capacity
+        return np.asarray(self.capacity / np.maximum(self.volume, NO_DEMAND))
 
     @property
     def sold(self) -> Floats:

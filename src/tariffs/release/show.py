@@ -71,10 +71,22 @@ def show_checked(checked: Checked) -> None:
     for f in checked.findings:
         grid.add_row(f.code, "ok" if f.passed else "[bold red]FAILS[/]", escape(f.words), escape(f.limit))
     print_grid(grid)
+    for limits in checked.limits:
+        result.print(f"\n{escape(_limited(limits))}")
     for f in checked.failed:
         show_cases(f)
     failed = len(checked.failed)
     result.print(f"\n{'All guards pass.' if not failed else f'[bold]{failed} of {len(checked.findings)} guards fail.[/]'}")
+
+
+def _limited(row: Mapping[str, Any]) -> str:
+    """What became of a kind's limits on the whole table, and how far its prices may be from the best within them."""
+    words = f"{row['line']}, {row['limits']}: {row['outcome']}"
+    if row["gap"] is None:
+        return words
+    return (
+        f"{words}; worth {row['worth']:,.0f} a week, and no prices within these limits are worth {row['gap']:,.2f} more ({row['%']:.4f}%)"
+    )
 
 
 def show_cases(finding: Finding) -> None:

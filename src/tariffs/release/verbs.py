@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from hundredfold.errors import PublishRefused, StateError, UsageError
 from hundredfold.ports import Store
 from hundredfold.steps.publish import Release
+from tariffs.contracts import LIMITS_TITLE
 from tariffs.release import shelf
 from tariffs.release.drift import Chart, charts
 from tariffs.release.guards import AGAINST_ACTIVE, CODES, Limits, Subject, inspect, limits_of
@@ -43,12 +44,16 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A release as the guards found it, and the table that they compared it with."""
+    """A release as the guards found it, and the table that they compared it with.
+
+    limits  what became of the policy's limits on the whole table, a row for each kind that has any
+    """
 
     version: int
     seal: str
     against: Table | None
     findings: tuple[Finding, ...]
+    limits: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def failed(self) -> tuple[Finding, ...]:
@@ -87,7 +92,7 @@ def check(version: int, book: Book, store: Store, sources: Sources, now: dt.date
         sales.last_posted() if sales else None,
         sources.locations(found.release),
     )
-    return Checked(version, found.seal, active, inspect(subject))
+    return Checked(version, found.seal, active, inspect(subject), tuple(found.release.digest.get(LIMITS_TITLE, ())))
 
 
 def approve(version: int, said: Said, store: Store, once: Once, sources: Sources, now: dt.datetime, despite: Sequence[str] = ()) -> Done:
