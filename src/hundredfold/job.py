@@ -98,6 +98,8 @@ class Source:
     `not_future`  date columns that may not lie after the run's `as_of`
     `clean`       {"price": "replace(price, ',', '.')"}: SQL that repairs a column before it is checked
     `max_rejected` so many rows (int) or such a share of them (float, 0.0 to 1.0) may be rejected; beyond that the run stops
+    `max_replaced` so many rows (int) or such a share of them (float) may be superseded by later ones (`latest`); beyond that the
+                  run stops: a key that names several rows which are no restatements loses data. The default allows all
     `csv`         a Csv(...): how its CSV files are written; Parquet, JSON and tables in memory are not concerned
     """
 
@@ -111,6 +113,7 @@ class Source:
     clean: Mapping[str, str] = field(default_factory=dict)
     max_rejected: int | float = 0
     csv: Csv = Csv()
+    max_replaced: int | float = 1.0
 
     def __post_init__(self) -> None:
         _name("source", self.name)
@@ -130,6 +133,7 @@ class Source:
                 f"source {self.name}: references must name source.column", problems=bad, hint='write {"product": "catalog.product"}'
             )
         check_limit(f"source {self.name}: max_rejected", self.max_rejected)
+        check_limit(f"source {self.name}: max_replaced", self.max_replaced)
 
 
 @dataclass(frozen=True)

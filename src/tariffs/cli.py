@@ -334,7 +334,7 @@ def _open(where: Where) -> tuple[Any, Any]:
         return home, home.store  # S3 itself refuses to write over an entry
     from tariffs.release.shelf import Locked
 
-    return home, Locked(home.store, lambda: home.publishing(f"{JOB}.approvals"))  # not that of a run that publishes: it may hang
+    return home, Locked(home.store, lambda: home.publishing(f"{JOB}_approvals"))  # not that of a run that publishes: it may hang
 
 
 def _mend(store: Any) -> None:

@@ -1,8 +1,7 @@
 """What a row of each source must look like, what a row of the price table promises, and which dirt is put right on the way in.
 
 A repair must be certain: look-alike letters, blanks and case in keys, a code that lost its zeros or has a new name, a currency in front of
-a price, a comma for a point, a price in pesewas where the row's own list price tells so, a week that is named by another of its
-days, a discount in percent.  What is not certain is rejected with its reason.  A spike in the units sold passes, for a
+a price, a comma for a point, a price in pesewas where the row's own list price tells so, a discount in percent.  What is not certain is rejected with its reason.  A spike in the units sold passes, for a
 contract sees one row and cannot know what is usual for the unit: `tariffs.demand.panel.plausible` sets it aside later.
 What becomes of each kind of dirt: docs/tariffs-dirt.md.
 """
@@ -81,13 +80,6 @@ CASE
   ELSE {_TEXT}
 END
 """.strip()
-TIDY_WEEK = """
-CASE
-  WHEN isodow(TRY_CAST(week AS DATE)) < 7
-  THEN CAST(CAST(date_trunc('week', TRY_CAST(week AS DATE)) + INTERVAL '6' DAY AS DATE) AS VARCHAR)
-  ELSE CAST(week AS VARCHAR)
-END
-""".strip()
 TIDY_SHARE = """
 CASE
   WHEN TRY_CAST({column} AS DOUBLE) > 1 AND TRY_CAST({column} AS DOUBLE) < 100 THEN CAST(TRY_CAST({column} AS DOUBLE) / 100 AS VARCHAR)
@@ -116,7 +108,7 @@ def tidy(*columns: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class BundleSales:
-    """One week of one (segment, location, product).  `price` was paid, `list_price` was posted; `explore_eps` is the
+    """One week of one (segment, location, product), or one day: `week` is a day of it, and the queries sum days.  `price` was paid, `list_price` was posted; `explore_eps` is the
     logged trial between."""
 
     row_id: int
@@ -134,7 +126,7 @@ class BundleSales:
 
 @dataclass(frozen=True)
 class VoiceUsage:
-    """One week of one (cell, hour, day type); discounts are shares of the tariff: applied, and posted before any trial.
+    """One week of one (cell, hour, day type), or one day; discounts are shares of the tariff: applied, and posted before any trial.
 
     `minutes` were carried.  Of the call attempts, `blocked` found no free channel: a cell that blocks is full, and what was asked of
     it is about minutes x attempts / (attempts - blocked).  Both are empty where nobody counts them.

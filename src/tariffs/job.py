@@ -16,7 +16,6 @@ from tariffs.contracts import (
     TIDY_PRICE,
     TIDY_PRODUCT,
     TIDY_SHARE,
-    TIDY_WEEK,
     BundleSales,
     CellLoad,
     Location,
@@ -45,9 +44,10 @@ SOURCES = (
         references={"location": "locations.location", "product": "product_catalog.product"},
         not_future=("week",),
         clean=tidy("segment")
-        | {"location": TIDY_LOCATION, "product": TIDY_PRODUCT, "price": TIDY_PRICE, "week": TIDY_WEEK}
+        | {"location": TIDY_LOCATION, "product": TIDY_PRODUCT, "price": TIDY_PRICE, "week": "week"}
         | {"loaded_at": "loaded_at"},  # weeks and stamps may come as text
         max_rejected=0.05,
+        max_replaced=0.25,
     ),
     Source(
         "cell_load",
@@ -66,6 +66,7 @@ SOURCES = (
         not_future=("week",),
         clean={column: TIDY_SHARE.format(column=column) for column in ("discount", "posted_discount")},
         max_rejected=0.05,
+        max_replaced=0.25,
     ),
 )
 

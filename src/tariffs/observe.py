@@ -57,10 +57,24 @@ def observe(rows: Columns, offsets: Ints, ceiling: Floats | None = None) -> Obse
     x = rows["price"] / rows["reference_price"] - 1.0
     keep = plausible(quantity, x, offsets)
     kept = offsets_of_kept(keep, offsets)
-    exposure = np.asarray(rows["active_subs"], dtype=np.float64)[keep]
+    exposure = (np.asarray(rows["active_subs"], dtype=np.float64) * week_share(rows))[keep]
     days = rows["week"][keep].astype("datetime64[D]").astype(np.int64)
     trial, most = np.asarray(rows["explore_eps"], dtype=np.float64)[keep], None if ceiling is None else ceiling[keep]
     return Observed(make_panel(kept, quantity[keep], x[keep], exposure, trial, most), days, np.diff(offsets) - np.diff(kept))
+
+
+def week_share(rows: Columns) -> Floats:
+    """The part of each row's week that was observed: 1, or less where daily rows are missing.  Shape (rows,).
+
+    Raises ValueError for a week that has several rows by the name of several days: whether they are the week twice, or days of it, nobody knows.
+    """
+    share = np.asarray(rows["week_share"], dtype=np.float64)
+    if (twice := share < 0).any():
+        raise ValueError(
+            f"the week that ends on {rows['week'][twice][0]} has several rows with different days, and the weeks beside it have one each:"
+            " the week twice, or some days of it; wanted one row a week, or a row a day"
+        )
+    return share
 
 
 def learn_unit(seen: Observed, prior: Prior, labels: Mapping[str, Labels], season: Labels, min_weeks: Floats) -> Learnt:

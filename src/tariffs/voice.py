@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tariffs.demand.prior import Prior, pool
-from tariffs.observe import Learnt, demand_at, learn_unit, learn_units, observe
+from tariffs.observe import Learnt, demand_at, learn_unit, learn_units, observe, week_share
 from tariffs.optimise.reasons import HOLD_NO_VARIATION, holds
 from tariffs.optimise.rule import Choice, Demand, Terms, blocked_delta, choose, on_tick
 from tariffs.priced import Priced, changed_lately, control_of, only, quiet_of, report, terms_of, with_trials
@@ -64,7 +64,7 @@ def price_voices(rows: Units, voice_prior: Prior) -> dict[str, np.ndarray]:
 
 def limit_of(rows: Columns) -> Floats:
     """The minutes that a cell can carry in the week; no limit where blocked calls were counted, for then its demand is known.  Shape (rows,)."""
-    return np.where(rows["counted"], np.inf, rows["capacity"])
+    return np.where(rows["counted"], np.inf, rows["capacity"] * week_share(rows))
 
 
 def capacity_floor(terms: Terms, demand: Demand, room: Floats) -> Floats:

@@ -104,9 +104,7 @@ def test_repairs_bring_back_the_values_that_were_there_before_the_dirt(dirty: An
             duck.sql(f"CREATE VIEW {name} AS SELECT * FROM read_parquet('{files}')")
         ids = pa.table({"row_id": [e["row_id"] for e in known if e["policy"] == "REPAIR" and e["source"] == "bundle_sales"]})
         duck.register("repaired", ids)
-        columns = (
-            "row_id::BIGINT AS row_id, segment, location, product, week::DATE, round(price::DOUBLE, 9), units::BIGINT, loaded_at::TIMESTAMP"
-        )
+        columns = "row_id::BIGINT AS row_id, segment, location, product, date_trunc('week', week::DATE), round(price::DOUBLE, 9), units::BIGINT, loaded_at::TIMESTAMP"
         both = [
             duck.sql(f"SELECT {columns} FROM {name} SEMI JOIN repaired USING (row_id) ORDER BY row_id").fetchall()
             for name in ("dirty", "clean")

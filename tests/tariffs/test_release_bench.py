@@ -200,7 +200,7 @@ class Place:
 
 def on_disk(folder: Path) -> Place:
     home = Home(folder)
-    return Place(home.store, Locked(home.store, lambda: home.publishing(f"{JOB}.approvals")))
+    return Place(home.store, Locked(home.store, lambda: home.publishing(f"{JOB}_approvals")))
 
 
 @contextmanager

@@ -228,6 +228,7 @@ def _judged(
         _write_rejects(source, checks, raw, bool(copies + superseded + clashes), layout, warehouse)
     sign = _decimal_hint(source, raw.csv, findings)
     _refuse_too_many(source, rejected, rows + malformed, findings, store.where(layout.rejects(source.name)), sign)
+    _refuse_replaced(source, superseded, rows + malformed, store.where(layout.rejects(source.name)))
     if rejected + dropped == rows + malformed:
         raise ContractError(
             f"{source.name}: all {rows + malformed:,} rows were rejected",
@@ -418,6 +419,17 @@ def _refuse_too_many(source: Source, rejected: int, rows: int, findings: Sequenc
         ],
         hint=f"{hint}see {where}, or allow them with --max-rejected {source.name}={rejected}",
     )
+
+
+def _refuse_replaced(source: Source, superseded: int, rows: int, where: str) -> None:
+    """Refuse a source most of whose rows replace one another: its key names more than one thing."""
+    limit = allowed(source.max_replaced, rows)
+    if superseded > limit:
+        raise ContractError(
+            f"{source.name} cannot be run: {superseded:,} of {rows:,} rows are superseded by later rows of the same"
+            f" {', '.join(source.unique)}, and the limit is {limit:,}",
+            hint=f"see {where}; if they are restatements, raise max_replaced of the source; if not, its `unique` lacks a column",
+        )
 
 
 def _where(finding: Finding, several: bool) -> str:

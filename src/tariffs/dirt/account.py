@@ -43,6 +43,7 @@ SPIKY = {  # what `plausible` looks at
     "bundle_sales": (("segment", "location", "product"), "s.units", "s.price / p.list_price - 1", "JOIN product_catalog AS p ON p.product = s.product"),
     "voice_usage": (("cell", "hour", "day_type"), "s.minutes", "-s.discount", ""),
 }  # fmt: skip
+WEEKLY = {"bundle_sales": ("segment", "location", "product")}  # sources whose rows are weeks, with the key of their units
 DROPPED = {"copy of another row": "DEDUPE", "superseded by a later row": "SUPERSEDE"}
 MEMORY = 2**29
 _MONEY = pa.decimal128(38, 6)
@@ -132,6 +133,7 @@ def _account_one(verdict: Verdict, run: Run, warehouse: DuckWarehouse) -> tuple[
         warehouse.load(table, rows.arrow())
     gone = _gone(name, warehouse) if len(run.rejects(name)) else []
     mended = _mended(name, warehouse) if len(run.repairs(name)) else []
+    mended += _renamed_weeks(name, warehouse, {e["key"] for e in mended})
     spikes = _spikes(name, warehouse) if name in SPIKY else []
     entries = [*gone, *mended, *spikes]
     [repaired] = warehouse.query("SELECT count(*) AS n FROM (SELECT DISTINCT __file, __row FROM repairs) AS d")["n"].to_pylist()
@@ -216,6 +218,25 @@ def _mended(source: str, warehouse: DuckWarehouse) -> list[dict[str, Any]]:
         " FROM repairs AS r WHERE NOT EXISTS (SELECT 1 FROM rejects AS j WHERE j.__file = r.__file AND j.__row = r.__row) ORDER BY __file, __row, __column"
     ).to_pylist()
     return [_entry(source, "REPAIR", row) | {"kind": kind_of(row["column"], row["before"], row["after"])} for row in rows]
+
+
+def _renamed_weeks(source: str, warehouse: DuckWarehouse, counted: set[str]) -> list[dict[str, Any]]:
+    """Weeks that are named by another of their days; the queries count them as the week that ends on the Sunday.
+
+    A week of which several days have rows is one of daily rows, and no dirt.  `counted` rows have their money elsewhere.
+    """
+    if source not in WEEKLY:
+        return []
+    unit = ", ".join(WEEKLY[source])
+    over = f"PARTITION BY {unit}, date_trunc('week', week)"
+    rows = warehouse.query(
+        f"SELECT * FROM (SELECT {_key(source)} AS key, CAST(week AS VARCHAR) AS before,"
+        f" CAST(CAST(date_trunc('week', week) + INTERVAL '6' DAY AS DATE) AS VARCHAR) AS after, {_money(source)} AS money_before,"
+        f" {_money(source)} AS money_after, isodow(week) AS dow, count(*) OVER ({over}) AS days"
+        f' FROM "{source}") AS q WHERE dow <> 7 AND days = 1 ORDER BY key'
+    ).to_pylist()
+    entries = [_entry(source, "REPAIR", row) | {"column": "week", "kind": "week_by_another_day"} for row in rows]
+    return [e | {"money_before": None, "money_after": None} if e["key"] in counted else e for e in entries]
 
 
 def _spikes(source: str, warehouse: DuckWarehouse) -> list[dict[str, Any]]:

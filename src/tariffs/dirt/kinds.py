@@ -29,7 +29,6 @@ KINDS: tuple[tuple[str, Told], ...] = (  # the first that fits
     ("capacity_missing", lambda column, before, _: column == "capacity_minutes" and not before),
     ("capacity_zero", _in("capacity_minutes")),
     ("percent_discount", _in("discount", "posted_discount")),
-    ("week_by_another_day", _in("week")),
     ("decimal_comma", _has(",", "price")),
     ("currency_text", lambda column, before, _: column == "price" and "GHS" in before.upper()),
     ("price_in_pesewas", _in("price")),

@@ -1,6 +1,6 @@
 """What was sold: of a file that is named, or of the run that made a release, while its files are kept.
 
-The rows of a run are clean; those of a file are as somebody has them.  So keys are tidied, what cannot be a sale is left out, and of two rows for one
+Daily rows are summed to weeks.  The rows of a run are clean; those of a file are as somebody has them.  So keys are tidied, what cannot be a sale is left out, and of two rows for one
 week the one that was loaded later counts.
 """
 
@@ -32,12 +32,28 @@ SELECT cell || '/' || lpad(CAST(hour AS VARCHAR), 2, '0') || '/' || day_type AS 
   TRY_CAST(active_subs AS DOUBLE) AS active_subs, TRY_CAST(loaded_at AS TIMESTAMP) AS loaded_at
 FROM sales""",
 }
+SEVERAL_DAYS, WHOLE_WEEK = (
+    1.5,
+    0.85,
+)  # rows of a unit in a week: from here on they are days; and the share of the fullest week that is whole
 SOUND = "week IS NOT NULL AND quantity >= 0 AND price > 0 AND active_subs > 0"
 SINCE = f"""
-SELECT unit_key, week, quantity, price, active_subs
-FROM (SELECT *, row_number() OVER (PARTITION BY unit_key, week ORDER BY loaded_at DESC, quantity, price) AS place
-  FROM (FROM ({{rows}}) WHERE {SOUND} AND week > CAST($after AS DATE)))
-WHERE place = 1 ORDER BY unit_key, week"""
+WITH days AS (
+  SELECT *, CAST(date_trunc('week', week) + INTERVAL 6 DAY AS DATE) AS ends FROM (
+    SELECT *, row_number() OVER (PARTITION BY unit_key, week ORDER BY loaded_at DESC, quantity, price) AS place
+    FROM (FROM ({{rows}}) WHERE {SOUND})
+  ) WHERE place = 1
+),
+fill AS (SELECT ends, count(*) / count(DISTINCT unit_key) AS days FROM days GROUP BY ends),
+beside AS (SELECT *, max(days) OVER () AS most, lag(days) OVER (ORDER BY ends) AS before FROM fill),
+whole AS (  -- of daily rows only whole weeks: part of a week looks like a week in which little was sold
+  SELECT ends FROM beside WHERE most < {SEVERAL_DAYS} OR days >= {WHOLE_WEEK} * most OR (days < {SEVERAL_DAYS} AND coalesce(before, 1) < {SEVERAL_DAYS})
+)
+SELECT unit_key, ends AS week, sum(quantity) AS quantity,
+  CASE WHEN count(*) = 1 THEN max(price) WHEN sum(quantity) > 0 THEN sum(price * quantity) / sum(quantity) ELSE avg(price) END AS price,
+  avg(active_subs) AS active_subs
+FROM days JOIN whole USING (ends) WHERE ends > CAST($after AS DATE)
+GROUP BY unit_key, ends ORDER BY unit_key, ends"""
 UNSOUND = f"SELECT count(*) AS rows FROM ({{rows}}) WHERE ({SOUND}) IS NOT TRUE"
 POSTED = {BUNDLES: "TRY_CAST(list_price AS DOUBLE)", VOICE: "1 - TRY_CAST(posted_discount AS DOUBLE)"}
 LAST = "SELECT unit_key, arg_max(posted, week) AS posted FROM ({with_posted}) GROUP BY unit_key"
