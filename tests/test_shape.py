@@ -38,6 +38,7 @@ FLOORS = [
         "given",
         "manifest",
         "members",
+        "nesting",
         "order",
         "outcome",
         "results",

@@ -44,6 +44,15 @@ def placed(hint: str, words: Sequence[str]) -> str:
     return COMMAND.sub(lambda found: f"{found[0]} {shlex.join(words)}", hint) if words else hint
 
 
+def text_of_error(error: BaseException) -> str:
+    """Return what an error of others says, as text that can be printed, also where its own __str__ raises."""
+    try:
+        text = str(error)
+    except Exception as raised:  # noqa: BLE001  # whatever it raises
+        text = f"({type(error).__name__}, whose __str__ raises {type(raised).__name__})"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class HundredfoldError(Exception):
     """The root. `problems` lists every single finding; `hint` is the next command or change."""
 

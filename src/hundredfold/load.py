@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib
+import os
 import re
 import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
 
-from .errors import JobError
+from .errors import HundredfoldError, JobError, text_of_error
 from .job import Job
 
 FILE = re.compile(r"(?P<path>.+\.py)(?::(?P<attribute>[^:/\\]*))?")
@@ -25,7 +26,7 @@ def load_job(ref: str) -> Job:
     """
     file = FILE.fullmatch(ref)
     name, _, attribute = (file["path"], "", file["attribute"] or "") if file else ref.partition(":")
-    if not name or (":" in ref and not attribute):
+    if not name or (":" in ref and not attribute) or not (file or all(name.split("."))) or "\0" in ref:
         raise JobError(f"{ref!r} names no job", hint=WANTED)
     return _job_in(_of_file(Path(name)) if file else _import(name, Path.cwd(), f"python -c 'import {name}'"), name, attribute)
 
@@ -33,14 +34,23 @@ def load_job(ref: str) -> Job:
 def lasting(ref: str) -> str:
     """The same words, good in any folder: a file's path made absolute."""
     file = FILE.fullmatch(ref)
-    return str(Path(file["path"]).expanduser().absolute()) + ref[file.end("path") :] if file else ref
+    return str(expanded(file["path"]).absolute()) + ref[file.end("path") :] if file else ref
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with the user's folder for ~; as it is for a user that there is none of, where Path.expanduser raises."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
 def _of_file(path: Path) -> ModuleType:
     """The module that a file is. Its folder comes first on the path, as for `python file.py`; a file of a package is imported
     as a part of it, from the folder that holds the package."""
-    full = path.expanduser().resolve()
-    if not full.is_file():
+    full = Path(os.path.realpath(expanded(path)))  # and not Path.resolve, which raises for links that lead to each other
+    try:
+        found = full.is_file()
+    except OSError:  # a name that is too long, say
+        found = False
+    if not found:
         raise JobError(f"there is no file {full}", hint=WANTED)
     names, folder = [full.stem], full.parent
     above = _goes_up(full)
@@ -61,8 +71,8 @@ def _goes_up(path: Path) -> int:
     """How many packages its relative imports need around a file: one for `from .model import fit`."""
     try:
         tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):
-        return 0  # the import tells it
+    except (SyntaxError, ValueError, OSError, RecursionError, MemoryError):
+        return 0  # the import reports it
     return max((node.level for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)), default=0)
 
 
@@ -101,12 +111,22 @@ def _job_in(module: ModuleType, name: str, attribute: str) -> Job:
 
 
 def _failed(module: str, error: BaseException, again: str) -> JobError:
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename and f.filename != __file__]
-    where = f" at {frames[-1].filename}, line {frames[-1].lineno}: {frames[-1].line}" if frames else ""
-    if isinstance(error, SyntaxError):
-        where = f" at {error.filename}, line {error.lineno}: {(error.text or '').strip()}"
+    """Return what the import of a module raised, with the line of the user's that raised it. An error of ours keeps its hint."""
+    where = _line_of(error)
+    if isinstance(error, HundredfoldError):
+        return JobError(error.message, problems=[*error.problems, *where], hint=error.hint or f"mend the declaration in {module}")
     return JobError(
-        f"the module {module} cannot be imported: {type(error).__name__}: {error}",
-        problems=[where.strip()] if where else [],
+        f"the module {module} cannot be imported: {type(error).__name__}: {text_of_error(error)}".rstrip(": "),
+        problems=where,
         hint=f"{again} shows all of it",
     )
+
+
+def _line_of(error: BaseException) -> list[str]:
+    """Return the innermost line of the user's own code that led to an error, rather than one of this package or of Python's."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return [f"at {error.filename}, line {error.lineno}" + (f": {error.text.strip()}" if error.text else "")]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename and f.filename != __file__]
+    ours = str(Path(__file__).parent)
+    own = [f for f in frames if not f.filename.startswith((ours, "<"))] or frames
+    return [f"at {f.filename}, line {f.lineno}: {f.line}" for f in own[-1:]]

@@ -15,7 +15,7 @@ from click.core import ParameterSource, augment_usage_errors
 
 from . import streams
 from .errors import KEPT as KEPT_IN
-from .errors import NEW_CODE, HundredfoldError, UsageError, placed
+from .errors import NEW_CODE, HundredfoldError, UsageError, placed, text_of_error
 
 KEPT = ".hundredfold"  # where runs are kept
 
@@ -292,7 +292,7 @@ def _unexpected(error: Exception) -> HundredfoldError:
         with tempfile.NamedTemporaryFile("w", prefix="hundredfold-", suffix=".log", delete=False, encoding="utf-8") as file:
             file.write("".join(traceback.format_exception(error)))
         log = file.name
-    text = " ".join(str(error).split())
+    text = " ".join(text_of_error(error).split())
     return HundredfoldError(f"unexpected {type(error).__name__}" + (f": {text}" if text else ""), hint=f"{KEPT_IN}{log}")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -88,6 +89,17 @@ def _check_query(what: str, select: str, known: Sequence[str], tables_of: Callab
         raise QueryError(
             f"{what}: its query reads {', '.join(unknown)}, which is no source and no earlier model", hint=f"there are: {', '.join(known)}"
         )
+
+
+@contextmanager
+def naming_query(what: str, name: str) -> Iterator[None]:
+    """Let an error of a query that runs name whose it is, as "the query of" a model. Raises: QueryError."""
+    try:
+        yield
+    except QueryError as error:
+        if re.search(rf"\b(?:of|model|publish) {re.escape(name)}\b|^{re.escape(name)}\b", error.message):
+            raise
+        raise QueryError(f"{what} {name} failed: {error.message}", problems=error.problems, hint=error.hint) from error
 
 
 def check_names(what: str, names: Sequence[str]) -> None:

@@ -27,6 +27,7 @@ from ..load import load_job
 from ..manifest import Manifest
 from ..pipeline import stages
 from ..ports import Record
+from ..query import naming_query
 from ..states import Event, State
 from ..steps.enqueue import enqueue, plan_round
 from ..steps.publish import describe_run
@@ -155,7 +156,8 @@ def _do(event: dict[str, Any], stand: Stand) -> dict[str, Any]:
 
 def _prepare(model: Model, stand: Stand) -> None:
     options = stand.record.options
-    with closing(stand.warehouse(model)) as warehouse, stand.walk.naming_damage(warehouse):
+    naming = naming_query("the query of model", model.name)
+    with closing(stand.warehouse(model)) as warehouse, stand.walk.naming_damage(warehouse), naming:
         manifest = prepare(
             model,
             stand.job,

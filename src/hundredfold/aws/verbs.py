@@ -20,7 +20,7 @@ from ..dialect import refuse_untranslatable
 from ..errors import NEW_CODE, HundredfoldError, PublishRefused, QueryError, RunBusy, SourceError, StateError, Stopped, UsageError, placed
 from ..job import Job, Layout
 from ..listing import is_hidden
-from ..load import load_job
+from ..load import expanded, load_job
 from ..local.runs import Run, find_run
 from ..local.sources import find_files
 from ..local.verbs import check_arguments, check_declared, check_names, decided, forget, moment, new_run_id, plan_again
@@ -336,4 +336,4 @@ def _seen(path: Path) -> str:
 
 def _from_here(place: Any) -> Any:
     """A path that was given by hand is relative to where we are, and not to the job's file."""
-    return place if not isinstance(place, str | Path) or str(place).startswith(REMOTE) else Path(place).expanduser().absolute()
+    return place if not isinstance(place, str | Path) or str(place).startswith(REMOTE) else expanded(place).absolute()

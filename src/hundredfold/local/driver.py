@@ -18,13 +18,14 @@ import pyarrow as pa
 
 from ..checksums import recomputed_from
 from ..crew import Crew, Kit
-from ..errors import KEPT, DamagedFile, HomeError, HundredfoldError, PublishRefused, StateError, Stopped
+from ..errors import KEPT, DamagedFile, HomeError, HundredfoldError, PublishRefused, StateError, Stopped, text_of_error
 from ..job import Job, Layout, Model
 from ..launching import shortage
 from ..manifest import Manifest, UnitList
 from ..memory import release
 from ..pipeline import Stage, stages
 from ..ports import Record
+from ..query import naming_query
 from ..snapshot import Snapshot
 from ..states import Event, State
 from ..steps.enqueue import enqueue, plan_round
@@ -43,7 +44,11 @@ LOOKS = 0.5  # seconds between looks at the ledger, to see whether the run was c
 
 def fail(home: Home, run: str, error: Exception) -> None:
     """Record that a run failed, and why; the traceback of an error that is not ours is kept in the run's logs."""
-    reason = str(error) if isinstance(error, HundredfoldError) else f"an unexpected error: {type(error).__name__}: {error}".rstrip(": ")
+    reason = (
+        str(error)
+        if isinstance(error, HundredfoldError)
+        else f"an unexpected error: {type(error).__name__}: {text_of_error(error)}".rstrip(": ")
+    )
     if not isinstance(error, HundredfoldError):
         with suppress(OSError):
             log = home.logs(run) / "driver.log"
@@ -146,7 +151,7 @@ class Drive:
             case "validate", _:
                 self.steps.validate(self.places, warehouse)
             case "prepare", Model() as model:
-                with self.steps.one_state(warehouse):
+                with self.steps.one_state(warehouse), naming_query("the query of model", model.name):
                     manifest = prepare(
                         model,
                         self.job,

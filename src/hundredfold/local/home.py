@@ -17,6 +17,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from ..errors import HomeError, RunBusy, UsageError
 from ..job import Layout, releases_of
 from ..keys import HALF
+from ..load import expanded
 from ..names import check_job_name, check_run_id
 from ..ports import Ledger
 from .files import FileStore
@@ -38,7 +39,7 @@ class Home:
             )
         if not isinstance(folder, str | Path) or not str(folder).strip() or "\0" in str(folder):
             raise UsageError(f"the home is {folder!r}, wanted a folder", hint="name one with --home, or leave the option out")
-        self.folder = Path(folder).expanduser().absolute()
+        self.folder = expanded(folder).absolute()
         if make:
             self._make()
         elif not _is_ours(self.folder):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from ..contract import literal, quote
@@ -29,6 +30,8 @@ from ..listing import (
     refuse_tables,
     refuse_unread,
 )
+from ..load import expanded
+from ..nesting import MOST_LEVELS, NESTED, is_too_deep
 
 _ISO = r"\d{4}-\d\d-\d\d[ T]([01]\d|2[0-3]):\d\d(:\d\d(\.\d{1,6})?)?"
 _YEARS = "BETWEEN TIMESTAMP '0001-01-01 00:00:00' AND TIMESTAMP '9999-12-31 23:59:59.999999'"  # those that Python has
@@ -67,7 +70,7 @@ def find_files(source: str, place: str, folder: Path) -> Files:
     Raises:
         SourceError: there are none, they are of several kinds, or they belong to a table of Delta Lake, Iceberg or Hudi.
     """
-    path = Path(place).expanduser()
+    path = expanded(place)
     full = Path(os.path.abspath(path if path.is_absolute() else folder / path))  # noqa: PTH100  # a link stays a link: its folders name partitions
     try:
         base, names = _listed(source, full)
@@ -191,10 +194,38 @@ def as_table(source: str, frame: Any) -> pa.Table:
 
     SourceError for what is no table, and for columns that would come out as something else.
     """
+    _refuse_deep(source, frame)
     table = _in_micros(source, _converted(source, frame))
     refuse_ours(source, table.column_names)
     _refuse_unkept(source, table.schema)
     return _with_plain_texts(table)
+
+
+def _refuse_deep(source: str, frame: Any) -> None:
+    """Raise SourceError for columns whose values are nested too deep for Arrow, which would end this process."""
+    if isinstance(frame, dict):
+        columns = [(name, _listed_values(values)) for name, values in frame.items() if isinstance(values, NESTED) or _is_object(values)]
+    elif type(frame).__module__.split(".")[0] == "pandas" and hasattr(frame, "columns"):
+        columns = [(name, _listed_values(frame.iloc[:, n])) for n, name in enumerate(frame.columns) if _is_object(frame.iloc[:, n])]
+    else:
+        return  # it is Arrow's already
+    deep = [str(name) for name, values in columns if is_too_deep(values)]
+    if deep:
+        raise SourceError(
+            f"{source}: {', '.join(deep)} holds a value that is nested more than {MOST_LEVELS} levels deep",
+            hint="does a list or a dict contain itself? write such values as text",
+        )
+
+
+def _is_object(values: Any) -> bool:
+    """Whether a column is a pandas series or a NumPy array of Python's objects."""
+    kind = getattr(values, "dtype", None)
+    return isinstance(kind, np.dtype) and kind.hasobject
+
+
+def _listed_values(values: Any) -> Any:
+    """Return a column's values as they are quickest to go through."""
+    return values.tolist() if _is_object(values) else values
 
 
 def _converted(source: str, frame: Any) -> pa.Table:

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 from ..batch import form_of
 from ..checksums import checksum_of, get_sealed, listed, missing, put_sealed, verify
 from ..crew import Crew, packed
-from ..errors import DamagedFile, HundredfoldError, JobError, SourceError, StateError, Stopped, UsageError
+from ..errors import DamagedFile, HundredfoldError, JobError, SourceError, StateError, Stopped, UsageError, text_of_error
 from ..fingerprint import Code, code_of, differences, facts_of, with_queries
 from ..given import check_given
 from ..job import Job, Layout, Model, check_limit
-from ..load import lasting, load_job
+from ..load import expanded, lasting, load_job
 from ..manifest import Manifest, UnitList
 from ..names import check_job_name, check_run_id
 from ..ports import Record
@@ -430,7 +430,7 @@ def _place(name: str, place: Any, name_given: bool) -> Any:
     if not isinstance(place, str | Path):
         return as_table(name, place)
     text = str(place)
-    return str(Path(text).expanduser().absolute()) if name_given else text
+    return str(expanded(text).absolute()) if name_given else text
 
 
 def check_declared(job: Job) -> None:
@@ -488,7 +488,7 @@ def job_of(home: Any, record: Record) -> Job:
         job = cloudpickle.loads(kept.to_pybytes())
     except Exception as error:  # whatever the user's modules raise is told
         raise JobError(
-            f"the job of run {record.id} cannot be loaded: {type(error).__name__}: {error}",
+            f"the job of run {record.id} cannot be loaded: {type(error).__name__}: {text_of_error(error)}",
             hint="in Python, pass it: hundredfold.resume(run_id, job=job)",
         ) from error
     if not isinstance(job, Job):

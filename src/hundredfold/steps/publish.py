@@ -24,7 +24,7 @@ from ..errors import DamagedFile, PublishRefused, QueryError, StateError
 from ..job import Job, Layout, Publish, allowed, releases_of
 from ..outcome import words_of
 from ..ports import Store, Warehouse
-from ..query import check_names, text_of
+from ..query import check_names, naming_query, text_of
 from ..rowgroups import RowGroups
 from .collect import Collected, WritingStore
 
@@ -268,12 +268,13 @@ def _make(job: Job, layout: Layout, round_: int, as_of: str, warehouse: Publishi
     files: dict[str, str] = {}
     digest: dict[str, list[dict[str, Any]]] = {}
     for output in job.releases:
-        select = _checked(output, job, warehouse)
-        for format in output.formats:
-            key = f"{folder}/{output.name}.{format}"
-            rows[output.name] = _write(select, key, format, warehouse, store)
-            files[key] = _sha256(store.get(key))
-        digest |= _digest(output, select, job, warehouse)
+        with naming_query("the query of", output.name):
+            select = _checked(output, job, warehouse)
+            for format in output.formats:
+                key = f"{folder}/{output.name}.{format}"
+                rows[output.name] = _write(select, key, format, warehouse, store)
+                files[key] = _sha256(store.get(key))
+            digest |= _digest(output, select, job, warehouse)
     release = Release(job.name, version, parent, layout.run, round_, as_of, rows, files, digest, terms.code)
     put_json(store, f"{folder}/release.json", asdict(release), indent=1)
     return release
@@ -290,12 +291,13 @@ def _restore(release: Release, job: Job, layout: Layout, warehouse: Publishing, 
     if broken:
         describe_run(job, layout, release.as_of, release.version, release.parent, warehouse)
     for output in job.releases if broken else ():
-        select = _checked(output, job, warehouse)
-        for format in output.formats:
-            key = f"{folder_of(job.name, release.version)}/{output.name}.{format}"
-            if key in broken:
-                _write(select, key, format, warehouse, store)
-                verify_file(release, key, store)
+        with naming_query("the query of", output.name):
+            select = _checked(output, job, warehouse)
+            for format in output.formats:
+                key = f"{folder_of(job.name, release.version)}/{output.name}.{format}"
+                if key in broken:
+                    _write(select, key, format, warehouse, store)
+                    verify_file(release, key, store)
 
 
 def _write(select: str, key: str, format: str, warehouse: Publishing, store: WritingStore) -> int:
@@ -329,10 +331,12 @@ def _digest(output: Publish, select: str, job: Job, warehouse: Publishing) -> di
     if not output.digest:
         return {}
     warehouse.define(output.name, select)
-    try:
-        tables = {title: warehouse.query(text_of(query, job.folder)) for title, query in output.digest.items()}
-    except QueryError as error:
-        raise QueryError(f"a digest of {output.name} cannot run: {error.message}", hint=error.hint) from error
+    tables = {}
+    for title, query in output.digest.items():
+        try:
+            tables[title] = warehouse.query(text_of(query, job.folder))
+        except QueryError as error:
+            raise QueryError(f"the digest {title!r} of {output.name} cannot run: {error.message}", hint=error.hint) from error
     for title, table in tables.items():
         check_names(f"the digest {title!r} of {output.name}", table.column_names)
     return {title: _plain(table) for title, table in tables.items()}
