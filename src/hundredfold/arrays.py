@@ -81,13 +81,39 @@ def _lists_of_numbers(values: pa.Array) -> Array:
 
 
 def _objects(values: pa.Array) -> Array:
-    """Python's values: None for a null, an array for a list."""
+    """Python's values: None for a null, an array for a list. ValueError for a time of day that Python would cut."""
+    refuse_finer_clocks(values)
     inner = getattr(values.type, "value_type", None) if pa.types.is_nested(values.type) and not pa.types.is_map(values.type) else None
     found = values.to_pylist()
     out = np.empty(len(values), object)
     for position, value in enumerate(found):
         out[position] = _array_of(value, inner) if isinstance(value, list) and inner is not None else value
     return out
+
+
+def refuse_finer_clocks(values: pa.Array) -> None:
+    """ValueError for a time of day finer than a microsecond, which Arrow cuts for Python without a word; also in lists and structs."""
+    kind = values.type
+    if pa.types.is_time64(kind):
+        if kind.unit == "ns":
+            numbers = stored_numbers(values, np.dtype(np.int64))
+            finer = (numbers % 1000 != 0) & ~nulls_of(values) if values.null_count else numbers % 1000 != 0
+            if finer.any():
+                raise ValueError(f"{values[int(finer.argmax())].cast(pa.string())} is finer than a microsecond")
+    elif pa.types.is_struct(kind) and _has_fine_clock(kind):
+        for inner in values.flatten():
+            refuse_finer_clocks(inner)
+    elif pa.types.is_map(kind) and _has_fine_clock(kind):
+        refuse_finer_clocks(values.keys)
+        refuse_finer_clocks(values.items)
+    elif pa.types.is_nested(kind) and hasattr(values, "flatten") and _has_fine_clock(kind):
+        refuse_finer_clocks(values.flatten())
+
+
+def _has_fine_clock(kind: pa.DataType) -> bool:
+    if pa.types.is_nested(kind):
+        return any(_has_fine_clock(kind.field(n).type) for n in range(kind.num_fields))
+    return bool(pa.types.is_time64(kind) and kind.unit == "ns")
 
 
 def _array_of(value: list[Any], kind: pa.DataType) -> Array:
@@ -105,6 +131,8 @@ def _array_of(value: list[Any], kind: pa.DataType) -> Array:
 def pylist_of(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     """A column's values as Python's own; the text of one that Python cannot hold, such as a date beyond the year 9999."""
     try:
+        for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+            refuse_finer_clocks(chunk)
         return list(column.to_pylist())
     except (ValueError, OverflowError):
         return [value_of(scalar) for scalar in column]
@@ -119,6 +147,8 @@ def rows_of(table: pa.Table) -> list[dict[str, Any]]:
 def value_of(scalar: pa.Scalar) -> Any:
     """An Arrow value as Python's own, or its text where Python cannot hold it."""
     try:
+        if _has_fine_clock(scalar.type):
+            refuse_finer_clocks(pa.array([scalar]))
         return scalar.as_py()
     except (ValueError, OverflowError):
         return _text_of(scalar)
@@ -128,7 +158,7 @@ def _text_of(scalar: pa.Scalar) -> str:
     kind = scalar.type
     unit = "D" if pa.types.is_date32(kind) else getattr(kind, "unit", None)
     if unit is None or not (pa.types.is_date(kind) or pa.types.is_timestamp(kind)):
-        return str(scalar.cast(pa.string()))
+        return str(scalar) if pa.types.is_nested(kind) else str(scalar.cast(pa.string()))
     return str(np.array(scalar.cast(pa.int32() if unit == "D" else pa.int64()).as_py(), f"M8[{unit}]"))
 
 

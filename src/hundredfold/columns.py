@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .arrays import from_numpy
+from .arrays import from_numpy, refuse_finer_clocks
 from .contract import accepts
 from .errors import ResultError
 from .members import COLLECTIONS, members_of
@@ -26,6 +26,7 @@ UNFIT = (
     NotImplementedError,
     OverflowError,
     ResultError,
+    RecursionError,  # a list that holds itself
 )  # what making a column may raise (Arrow's errors are among them)
 _PLAIN = frozenset(
     {type(None), bool, int, float, str, bytes, list, tuple, dict, decimal.Decimal, dt.date, dt.datetime, dt.time, dt.timedelta}
@@ -63,8 +64,10 @@ def column_of(values: Any, kind: pa.DataType | None = None) -> pa.Array:
         values = values.tolist()  # None where it is masked
     values = [v if type(v) in _PLAIN else _plain(v) for v in values]
     sorts = {_sort(python) for python in set(map(type, values))} - {"null"}
-    if sorts == {"timestamp"} and len({_has_zone(v) for v in values if v is not None}) > 1:
+    if "timestamp" in sorts and len({_has_zone(v) for v in values if v is not None}) > 1 and sorts <= {"timestamp"}:
         raise ResultError("a column holds either times with a zone or times without one")
+    if "time" in sorts and (zoned := next((v for v in values if _has_zone(v) and isinstance(v, dt.time)), None)):
+        raise ResultError(f"a column holds times of day without a zone, not {zoned}: value.replace(tzinfo=None), or a datetime")
     if kind is not None:
         return _of_kind(values, sorts, kind)
     if len(sorts) > 1:
@@ -117,6 +120,8 @@ def _plain(value: Any) -> Any:
         return _plain_array(value)
     if isinstance(value, np.datetime64 | np.timedelta64):
         return None if np.isnat(value) else _moment(value)
+    if isinstance(value, np.void) and value.dtype.names:
+        return {name: value[name] for name in value.dtype.names}
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, pa.Scalar):
@@ -129,6 +134,8 @@ def _plain(value: Any) -> Any:
 
 
 def _plain_array(value: Any) -> Any:
+    if value.dtype.names:  # an array of records
+        return _plain(value[()]) if value.ndim == 0 else list(value)
     if value.ndim == 0:
         return None if _is_masked(value) and bool(value.mask) else _plain(value[()]) if value.dtype.kind in "Mm" else value.item()
     return list(value) if value.ndim > 1 else value
@@ -137,6 +144,7 @@ def _plain_array(value: Any) -> Any:
 def _plain_scalar(value: pa.Scalar) -> Any:
     if not value.is_valid:
         return None
+    refuse_finer_clocks(pa.array([value]))
     kind = "M" if pa.types.is_timestamp(value.type) else "m" if pa.types.is_duration(value.type) else ""
     if kind and getattr(value.type, "tz", None) is None:
         return _plain(np.array(value.value, f"{kind}8[{value.type.unit}]")[()])
@@ -175,11 +183,21 @@ def _moments(values: list[Any]) -> pa.Array:
         return pa.array(values)
     zone = "UTC" if any(map(_has_zone, values)) else None
     durations = any(isinstance(v, dt.timedelta | np.timedelta64) for v in values)
+    if durations:  # in microseconds, as SQL and files have them: what they are must not depend on another unit's
+        return pa.array([None if v is None else _microseconds(v) for v in values], pa.int64()).cast(pa.duration("us"))
     try:
         whole = pa.array([None if v is None else _nanoseconds(v) for v in values], pa.int64())
     except OverflowError as error:
         raise ResultError("a column holds nanoseconds, or dates that are far off, but not both") from error
-    return whole.cast(pa.duration("ns") if durations else pa.timestamp("ns", zone))
+    return whole.cast(pa.timestamp("ns", zone))
+
+
+def _microseconds(value: Any) -> int:
+    """A duration in microseconds; ResultError for one that is finer."""
+    whole, rest = divmod(_nanoseconds(value), 1000)
+    if rest:
+        raise ResultError(f"{value} is finer than a microsecond, in which durations are kept: round it, or return nanoseconds as an int")
+    return whole
 
 
 def _nanoseconds(value: Any) -> int:
@@ -274,7 +292,7 @@ def _structs(values: list[Any], kind: pa.DataType | None) -> pa.Array:
 
 def _field_names(values: list[Any]) -> list[str]:
     names = dict.fromkeys(name for v in values if v is not None for name in v)
-    strange = [name for name in names if not isinstance(name, str)]
+    strange = [name for name in names if not isinstance(name, str) or "\0" in name or not name]
     if strange:
         raise ResultError(f"a dict inside a row has the key {strange[0]!r}, wanted texts as keys: {{str(key): value, ...}}")
     return sorted(names)
@@ -299,9 +317,19 @@ def same_values(values: pa.Array, kind: pa.DataType) -> pa.Array:
     if not accepts(kind, found) or (t.is_decimal(kind) and t.is_floating(found)):
         raise ResultError(f"found {found}, wanted {kind}")
     same = values.cast(kind)
-    if t.is_date(kind) and t.is_timestamp(found) and not same.cast(found).equals(values):
-        raise ResultError(f"found times, wanted {kind}")
+    if _may_change(found, kind) and not same.cast(found).equals(values):
+        raise ResultError(f"found a {found} that is another value as {kind}")
     return same
+
+
+def _may_change(found: pa.DataType, kind: pa.DataType) -> bool:
+    """Whether a cast of Arrow may change a value without an error: times that are cut, decimals, and these in lists and maps."""
+    t = pa.types
+    if t.is_map(kind):
+        return _may_change(found.key_type, kind.key_type) or _may_change(found.item_type, kind.item_type)
+    if t.is_nested(kind):
+        return _may_change(found.value_type, kind.value_type)
+    return bool(found != kind and not t.is_null(found) and (t.is_temporal(found) or t.is_decimal(found)))
 
 
 def _fast(values: Any, kind: pa.DataType | None) -> pa.Array | None:
@@ -350,6 +378,27 @@ def kind_of(kind: pa.DataType) -> str:
         return "timestamp with zone" if kind.tz else "timestamp"
     named = {"struct": t.is_struct, "date": t.is_date, "time": t.is_time, "duration": t.is_duration, "binary": t.is_binary}
     return next((name for name, is_one in named.items() if is_one(kind)), str(kind))
+
+
+def is_usable(name: str) -> bool:
+    """Whether SQL and files can have a column of this name."""
+    return bool(name.strip()) and "\0" not in name
+
+
+def is_opaque(kind: pa.DataType) -> bool:
+    """Whether a column of a polars frame is one of Python objects: what comes of these are addresses in memory."""
+    if pa.types.is_nested(kind):
+        return any(is_opaque(kind.field(n).type) for n in range(kind.num_fields))
+    return bool(pa.types.is_fixed_size_binary(kind))  # polars has no type of its own that becomes this one
+
+
+def has_objects(series: Any) -> bool:
+    """Whether a column of a pandas frame holds Python objects, itself or as categories, that are not all texts."""
+    kind = series.dtype
+    if str(kind) != "category":
+        return bool(str(kind) == "object")
+    categories = kind.categories
+    return bool(str(categories.dtype) == "object" and not all(type(value) is str for value in categories))
 
 
 def holdable(kind: pa.DataType) -> bool:
@@ -404,8 +453,10 @@ def wide(kind: pa.DataType) -> pa.DataType:
         return pa.map_(wide(kind.key_type), wide(kind.item_type))
     if t.is_timestamp(kind):
         return pa.timestamp(_unit(kind), "UTC" if kind.tz else None)  # one zone: which zone came first is chance
-    if t.is_duration(kind) or t.is_time(kind):
-        return (pa.duration if t.is_duration(kind) else pa.time64)(_unit(kind))
+    if t.is_duration(kind):
+        return pa.duration("us")  # as SQL has it, which knows whole numbers alone
+    if t.is_time(kind):
+        return pa.time64(_unit(kind))
     if t.is_date64(kind):
         return pa.date32()
     return kind
@@ -429,8 +480,10 @@ def merge(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
         return pa.decimal128(min(38, max(a.precision - a.scale, b.precision - b.scale) + scale), scale)
     if t.is_timestamp(a) and t.is_timestamp(b) and bool(a.tz) == bool(b.tz):
         return pa.timestamp(_unit(a, b), a.tz)
-    if (t.is_duration(a) and t.is_duration(b)) or (t.is_time(a) and t.is_time(b)):
-        return (pa.duration if t.is_duration(a) else pa.time64)(_unit(a, b))
+    if t.is_duration(a) and t.is_duration(b):
+        return pa.duration("us")
+    if t.is_time(a) and t.is_time(b):
+        return pa.time64(_unit(a, b))
     if t.is_list(a) and t.is_list(b):
         inner = merge(a.value_type, b.value_type)
         return pa.list_(inner) if inner is not None else None

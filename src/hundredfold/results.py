@@ -21,7 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from .arrays import UNIT, from_numpy, nulls_of, numpy_of, pylist_of
-from .columns import UNFIT, column_of, holdable, same_values, wide
+from .columns import UNFIT, column_of, has_objects, holdable, is_opaque, is_usable, same_values, wide
 from .contract import Contract
 from .errors import ResultError
 from .members import COLLECTIONS, IN_ORDER, UNORDERED, members_of
@@ -249,9 +249,9 @@ class Gather:
         group.rows.append((*row, row[0]))
 
     def _check_names(self, names: Row) -> None:
-        strange = [words_of(n, repr) for n in names if not isinstance(n, str) or n.startswith("__") or words_of(n) != n]
+        strange = [words_of(n, repr) for n in names if not isinstance(n, str) or n.startswith("__") or words_of(n) != n or not is_usable(n)]
         if strange:
-            raise ResultError(f"returned columns {', '.join(strange)}; wanted names, and none that begins with __")
+            raise ResultError(f"returned columns {', '.join(strange)}; wanted names that SQL can use, and none that begins with __")
         if len({n.lower() for n in (*names, *(k for k in self.keys if k not in names))}) < len({*names, *self.keys}) or len(
             set(names)
         ) < len(names):
@@ -444,8 +444,20 @@ def table_of(value: Any) -> pa.Table | None:
     if module == "polars" and hasattr(value, "collect") and hasattr(value, "collect_schema"):
         value = value.collect()
     if module == "polars" and hasattr(value, "to_arrow") and hasattr(value, "columns"):
-        return value.to_arrow()
+        return _of_polars(value)
     return None
+
+
+def _of_polars(frame: Any) -> pa.Table:
+    try:
+        table = frame.to_arrow()
+    except pa.ArrowException as error:
+        raise ResultError(f"returned a polars frame that Arrow cannot hold: {error}; its types are {frame.dtypes}") from error
+    if opaque := [f.name for f in table.schema if is_opaque(f.type)]:
+        raise ResultError(
+            f"returned a polars frame with Python objects as {', '.join(opaque)}; cast these columns, or return them as bytes"
+        )
+    return table
 
 
 def _of_pandas(frame: Any) -> pa.Table:
@@ -462,7 +474,7 @@ def _of_pandas(frame: Any) -> pa.Table:
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ResultError(f"returned a frame that has a column more than once: {', '.join(twice)}")
-    objects = [name for name in names if str(frame[name].dtype) == "object"]
+    objects = [name for name in names if has_objects(frame[name])]
     table = pa.Table.from_pandas(frame.drop(columns=objects), preserve_index=False).replace_schema_metadata(None)
     made = {name: column_of([None if isinstance(v, float) and v != v else v for v in frame[name].tolist()]) for name in objects}
     return pa.table({name: made[name] if name in made else table.column(name) for name in names}) if names else table

@@ -5,6 +5,8 @@ Whatever it was, what leaves here is a query whose rows have their columns, `__f
 
 from __future__ import annotations
 
+import datetime as dt
+import decimal
 import glob
 import os
 from collections import Counter
@@ -16,8 +18,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..columns import UNFIT, column_of, has_objects, is_opaque, is_usable
 from ..contract import literal, quote
-from ..errors import SourceError
+from ..errors import ResultError, SourceError
 from ..listing import (
     NAMED,
     Partition,
@@ -240,22 +243,116 @@ def _converted(source: str, frame: Any) -> pa.Table:
             f"{source}: {type(frame).__module__}.{kind} is no path and no table",
             hint="wanted a path or glob, or a pandas, polars or Arrow table; for several files name their folder, or a glob such as DIR/*.csv",
         )
+    if pandas:
+        return _of_pandas(source, frame)
+    if isinstance(frame, dict):
+        return _of_columns(source, frame)
     try:
-        if not pandas:
-            return pa.table(frame)
-        _refuse_twice(source, [str(name) for name in frame.columns])
-        unnamed = all(name is None for name in frame.index.names)
-        return pa.Table.from_pandas(frame, preserve_index=not unnamed).replace_schema_metadata(None)
-    except (pa.ArrowException, ValueError, TypeError, AttributeError) as error:
-        words = "the frame holds values of several types in one column" if pandas else f"{kind} cannot be made a table"
-        hint = "give the column one type, as with frame.astype({...})" if pandas else "wanted columns of one length, each of one type"
-        raise SourceError(f"{source}: {words}: {error}", hint=hint) from error
+        table = pa.table(frame)
+    except (pa.ArrowException, ValueError, TypeError, AttributeError, OverflowError) as error:
+        hint = "cast the column to a type that Arrow has" if module == "polars" else "wanted columns of one length, each of one type"
+        raise SourceError(f"{source}: {kind} cannot be made a table: {error}", hint=hint) from error
+    if module == "polars" and (opaque := [f.name for f in table.schema if is_opaque(f.type)]):
+        raise SourceError(
+            f"{source}: {len(opaque)} column(s) hold Python objects, which SQL cannot", problems=opaque, hint="cast the column, or drop it"
+        )
+    return table
+
+
+def _of_pandas(source: str, frame: Any) -> pa.Table:
+    """A pandas frame, with its index where that has a name. Columns of objects hold values of one sort, as those of results do."""
+    index = frame.index
+    named = any(name is not None for name in index.names)
+    levels = {f"__index_level_{n}__" if name is None else str(name): n for n, name in enumerate(index.names)} if named else {}
+    frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
+    _refuse_twice(source, [*frame.columns, *levels])
+    for name, level in levels.items():
+        frame = frame.assign(**{name: index.get_level_values(level)})
+    objects = [name for name in frame.columns if has_objects(frame[name])]
+    made = {name: _column(source, name, frame[name].tolist(), nan_is_null=True) for name in objects}
+    rest = frame.drop(columns=objects)
+    columns = {name: made[name] if name in made else _typed_column(source, name, rest[[name]]) for name in frame.columns}
+    return pa.table(columns)
+
+
+def _typed_column(source: str, name: str, frame: Any) -> pa.ChunkedArray:
+    """The only column of a pandas frame, which has a type of its own."""
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=False).column(0)
+    except (pa.ArrowException, ValueError, TypeError, AttributeError, OverflowError) as error:
+        kind = str(frame[name].dtype)
+        hint = (
+            f"write it as a plain column: frame[{name!r}].sparse.to_dense()"
+            if "Sparse" in kind
+            else f"convert it: frame.astype({{{name!r}: ...}})"
+        )
+        raise SourceError(
+            f"{source}: the column {name} has the type {kind}, which SQL does not have", problems=[str(error)], hint=hint
+        ) from error
+
+
+def _of_columns(source: str, columns: Mapping[str, Any]) -> pa.Table:
+    """A dict of columns as a table."""
+    made = {}
+    for name, values in columns.items():
+        library = type(values).__module__.partition(".")[0]
+        masked = library == "numpy" and hasattr(values, "mask")
+        if isinstance(values, list | tuple):
+            made[name] = _column(source, str(name), list(values))
+        elif library == "numpy" and values.ndim == 1 and (values.dtype.kind in "OV" or masked):
+            made[name] = _column(source, str(name), values.tolist() if masked else list(values))
+        elif library == "pandas" and hasattr(values, "dtype") and has_objects(values):
+            made[name] = _column(source, str(name), values.tolist(), nan_is_null=True)
+        elif library == "polars" and str(getattr(values, "dtype", "")) == "Object":
+            made[name] = _column(source, str(name), values.to_list())
+        else:
+            made[name] = values
+    try:
+        return pa.table(made)
+    except (pa.ArrowException, ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise SourceError(
+            f"{source}: dict cannot be made a table: {error}", hint="wanted columns of one length, each of one type"
+        ) from error
+
+
+SCALARS = frozenset({str, bool, int, float, bytes, dt.date})
+
+
+def _column(source: str, name: str, values: list[Any], nan_is_null: bool = False) -> pa.Array:
+    """Python values as a column; SourceError where they are not of one sort, or of one that no column holds.
+
+    Values of one plain type are Arrow's to convert; of a mixture it would make what the first value is, in silence.
+    """
+    kinds = set(map(type, values)) - {type(None)}
+    if nan_is_null and len(kinds) > 1:
+        values = [None if isinstance(v, float) and v != v else v for v in values]
+        kinds = set(map(type, values)) - {type(None)}
+    try:
+        if len(kinds) == 0 or (len(kinds) == 1 and kinds <= SCALARS) or kinds <= {int, float} or kinds <= {decimal.Decimal, int}:
+            return pa.array(values, pa.uint64() if _is_unsigned(values, kinds) else None, from_pandas=nan_is_null)
+        return column_of(values)
+    except UNFIT as error:
+        found = ", ".join(sorted({f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.") for kind in kinds}))
+        if kinds == {int}:
+            words, hint = "whole numbers of more than 64 bits", "make them floats, texts or Decimals"
+        elif len(kinds) == 1 and isinstance(error, ResultError):
+            words, hint = "values that one column cannot hold", "give the values in it one type"
+        elif len(kinds) > 1:
+            words, hint = "values of several types in one column", "give the column one type, as with frame.astype({...})"
+        else:
+            words, hint = "values of a type that no column has", "convert the values: to float, to text, or each to columns of its own"
+        raise SourceError(f"{source}: {name} holds {words}: {found}", problems=[str(error)[:300]], hint=hint) from error
+
+
+def _is_unsigned(values: Sequence[Any], kinds: set[type]) -> bool:
+    """Whether whole numbers need the 64th bit: Arrow does not see that by itself."""
+    return kinds == {int} and max(v for v in values if v is not None) >= 2**63
 
 
 def refuse_ours(source: str, names: Sequence[str]) -> None:
     """SourceError for names that a source cannot have: doubled ones, empty ones, and those that begin as ours do."""
     _refuse_twice(source, names)
-    bad = [name for name in names if not name.strip() or "\0" in name]
+    bad = [name for name in names if not is_usable(name)]
     if bad:
         raise SourceError(
             f"{source} has {len(bad)} column(s) without a name that SQL can use",
@@ -287,7 +384,8 @@ def _refuse_unkept(source: str, schema: pa.Schema) -> None:
         raise SourceError(
             f"{source}: {len(unkept)} column(s) have a type that would become another",
             problems=[f"{name}: {kind}" for name, kind in unkept.items()],
-            hint="convert a duration or an interval to seconds as float, a period to a date or text, a decimal of more than 38 digits to text",
+            hint="convert a duration to seconds as float, an interval of pandas to its two ends, a period to a date or text, "
+            "a decimal of more than 38 digits to text; a dict without a key to null",
         )
 
 
@@ -306,11 +404,13 @@ def _in_micros(source: str, table: pa.Table) -> pa.Table:
 
 
 def _unkept(kind: pa.DataType) -> bool:
-    period = getattr(kind, "extension_name", "") == "pandas.period"
+    pandas = getattr(kind, "extension_name", "").startswith("pandas.")  # periods, and intervals, which lose a side
+    if pa.types.is_dictionary(kind):
+        return _unkept(kind.value_type)
     if pa.types.is_nested(kind) and not pa.types.is_union(kind):
-        return any(_unkept(kind.field(n).type) for n in range(kind.num_fields))
+        return not kind.num_fields or any(_unkept(kind.field(n).type) for n in range(kind.num_fields))
     return bool(
-        period or any(is_one(kind) for is_one in (pa.types.is_duration, pa.types.is_interval, pa.types.is_union, pa.types.is_decimal256))
+        pandas or any(is_one(kind) for is_one in (pa.types.is_duration, pa.types.is_interval, pa.types.is_union, pa.types.is_decimal256))
     )
 
 
