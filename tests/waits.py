@@ -6,10 +6,12 @@ a hang: it is far beyond what the slowest machine needs, and so no test fails be
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 
 HANG_S = 600.0
+LIMIT_S = 600.0  # a time limit that no healthy unit of a test meets, however busy the machine is
 
 
 def wait_until(condition: Callable[[], object], *, alive: Callable[[], object] = lambda: True, every: float = 0.005) -> None:
@@ -19,3 +21,12 @@ def wait_until(condition: Callable[[], object], *, alive: Callable[[], object] =
         assert alive(), "what was waited for has ended"
         assert time.monotonic() < end, f"nothing came in {HANG_S:g} s"
         time.sleep(every)
+
+
+def let_unit_be_old() -> None:
+    """In a worker: let the unit that it is on have begun long before LIMIT_S, so that its driver ends it at its next look."""
+    from hundredfold.desk import Desk
+
+    for found in gc.get_objects():
+        if isinstance(found, Desk):
+            found.marks[1] -= int(100 * LIMIT_S * 1e9)

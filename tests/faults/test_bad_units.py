@@ -10,6 +10,7 @@ import units
 
 from hundredfold import Job, Model, Source, open_run, run
 from hundredfold.errors import PublishRefused
+from waits import LIMIT_S
 
 FINE = ["print", "change folder", "start threads", "close stdout", "close low descriptors", "fork", "fork and stay"]
 FINE += ["own session", "remove its folder", "leave processes", "change its process", "change its signals", "replace its output"]
@@ -21,7 +22,7 @@ BAD = {
     "exit": ("dead", "Died", "ended its process with exit code 3"),
     "SystemExit": (None, None, "enough"),
     "KeyboardInterrupt": (None, None, ""),
-    "sleep": ("dead", "Died", "outlasted its time_limit of 1 s"),
+    "sleep": ("dead", "Died", "outlasted its time_limit of 600 s"),
     "memory": ("failed", "MemoryError", ""),
     "memory, unlimited": ("dead", "Died", "more than a worker's share of 440 MiB"),
     "SIGKILL": ("dead", "Died", "killed by SIGKILL (the system's out-of-memory killer does that)"),
@@ -60,8 +61,8 @@ def untimed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def timed(tmp_path_factory):
-    """The way that never ends, beside units that take microseconds of their second."""
-    model = Model("twice", ("k", "how"), units.alone, time_limit=1.0)
+    """The way that never ends, beside units that take microseconds."""
+    model = Model("twice", ("k", "how"), units.alone, time_limit=LIMIT_S)
     return run_of(model, rows_of(["sleep"]), tmp_path_factory.mktemp("timed") / "home")
 
 
@@ -73,7 +74,7 @@ def untimed_together(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def timed_together(tmp_path_factory):
-    model = Model("twice", ("k", "how"), units.together, many=True, time_limit=1.0)
+    model = Model("twice", ("k", "how"), units.together, many=True, time_limit=LIMIT_S)
     return run_of(model, rows_of(["sleep"]), tmp_path_factory.mktemp("timed-together") / "home")
 
 
@@ -140,7 +141,7 @@ def test_a_bad_unit_among_many_is_found_by_halves(done_together, how):
     assert bad["status"] == {"raise": "failed", "memory": "failed", "SystemExit": bad["status"]}.get(how, "dead")
     assert bad["status"] != "ok"
     words = {"raise": "ValueError: as it was told to", "segfault": "killed by SIGSEGV", "exit": "exit code 3", "SystemExit": "enough"}
-    assert words.get(how, "outlasted its time_limit of 1 s" if how == "sleep" else "MemoryError") in f"{bad['error']}: {bad['message']}"
+    assert words.get(how, "outlasted its time_limit of 600 s" if how == "sleep" else "MemoryError") in f"{bad['error']}: {bad['message']}"
     assert (before["status"], after["status"]) == ("ok", "ok")
     results = by_key(done_together.results().arrow())
     assert (results[k - 1]["twice"], results[k + 1]["twice"]) == (2 * k - 2, 2 * k + 2)

@@ -28,7 +28,7 @@ import hundredfold
 from hundredfold import Job, Model, Source, run
 from hundredfold.channel import DriverChannel, Garbled, WorkerChannel
 from hundredfold.errors import CrewError
-from waits import HANG_S, wait_until
+from waits import HANG_S, LIMIT_S, let_unit_be_old, wait_until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there are no sessions and forks to test")
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has subreapers")
@@ -72,6 +72,7 @@ class Starts:
         if "daemon" in how:
             self.daemon()
         if "outlasts" in how:
+            let_unit_be_old()
             time.sleep(300)
         if "exits" in how:
             os._exit(3)
@@ -129,7 +130,7 @@ def test_nothing_that_a_function_started_outlives_the_run(tmp_path, mark, method
     bystander = subprocess.Popen([sys.executable, "-c", SLEEP], stdout=subprocess.PIPE, start_new_session=True)
     try:
         table = pa.table(rows)
-        job = Job("j", [Source("s")], [Model("m", ("k", "how"), Starts(mark), time_limit=5)], max_failed=1.0)
+        job = Job("j", [Source("s")], [Model("m", ("k", "how"), Starts(mark), time_limit=LIMIT_S)], max_failed=1.0)
         done = run(job, {"s": table}, home=tmp_path, run_id="r", workers=2, memory="1GB")
         assert bystander.poll() is None
     finally:
@@ -138,7 +139,7 @@ def test_nothing_that_a_function_started_outlives_the_run(tmp_path, mark, method
     assert marked(mark) == []
     found = statuses(done)
     assert found["fine"][0] == found[f"{kinds} and returns"][0] == "ok"
-    assert found[f"{kinds} and outlasts"] == ("dead", "outlasted its time_limit of 5 s")
+    assert found[f"{kinds} and outlasts"] == ("dead", "outlasted its time_limit of 600 s")
     assert found[f"{kinds} and exits"] == ("dead", "ended its process with exit code 3")
     assert "killed by SIGKILL" in found[f"{kinds} and is killed"][1]
     if method == "forkserver":

@@ -15,6 +15,8 @@ import tempfile
 import threading
 from pathlib import Path
 
+from waits import let_unit_be_old
+
 STILL = threading.Event()  # never set
 
 
@@ -121,6 +123,11 @@ def replaces_its_output():
     sys.stdout = sys.stderr = None
 
 
+def sleeps():
+    let_unit_be_old()
+    STILL.wait()
+
+
 LOCK = threading.Lock()
 WAYS = {
     "fine": lambda: None,
@@ -131,7 +138,7 @@ WAYS = {
     "exit": lambda: os._exit(3),
     "SystemExit": lambda: sys.exit("enough"),
     "KeyboardInterrupt": lambda: signal.default_int_handler(2, None),
-    "sleep": STILL.wait,
+    "sleep": sleeps,
     "hold the interpreter": lambda: ctypes.PyDLL(None).sleep(3600),
     "memory": fills_the_memory,
     "memory, unlimited": fills_the_memory_unlimited,
