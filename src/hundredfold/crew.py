@@ -17,6 +17,7 @@ import socket
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
@@ -143,7 +144,7 @@ class Crew:
         self._starting: threading.Thread | None = None
         self._failed: CrewError | None = None
         self._looked = 0.0
-        self.replaced = 0  # processes whose place a fresh one took between two units
+        self.replaced: Counter[str] = Counter()  # processes whose place a fresh one took, by the reason
 
     def start(self) -> None:
         """Begin to start the children, and return at once: their imports run while the driver reads the data."""
@@ -290,8 +291,8 @@ class Crew:
                 yield hand, Chunk(message.part(first, last), results, accounts)
             case ("finished", last, replace) if message is not None:
                 hand.message = None
-                if replace:  # its memory has grown, or it has done as many units as it may
-                    self._replace(hand)
+                if replace:
+                    self._replace(hand, replace)
                 yield hand, Finished(message, last)
             case ("split", first) if message is not None:
                 hand.message = None
@@ -311,15 +312,16 @@ class Crew:
         memory, fresh, internal, error = hand.memory, hand.given == 1, hand.internal, hand.error
         if not hand.killed and code == -signal.SIGABRT:  # how many libraries end when an allocation fails
             memory, reason = "aborted", f"{reason}, which is also how libraries in C++ and Rust end when memory runs out"
+        self.replaced["memory ran out" if memory else "killed from outside" if outside else "ended with a unit"] += 1
         self._end(hand)
         hand.message = None
         self._launch(hand)
         if message is not None:
             yield hand, Died(message, unit if unit >= 0 else None, unit == MANY, reason, hand.done, outside, memory, fresh, internal, error)
 
-    def _replace(self, hand: Hand) -> None:
+    def _replace(self, hand: Hand, why: str) -> None:
         """Let a fresh process take the place of one that waits for work."""
-        self.replaced += 1
+        self.replaced[why] += 1
         self._end(hand)
         self._launch(hand)
 

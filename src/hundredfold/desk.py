@@ -63,7 +63,8 @@ class Desk:
             table.close()  # no more of this batch is likely to be asked for
         self.marks[0] = IDLE
         if last is not None:
-            self.say(("finished", last, table.is_used_up() or self.gauge.is_worn()))
+            why = "max_units_per_worker" if table.is_used_up() else "its memory grew" if self.gauge.is_worn() else ""
+            self.say(("finished", last, why))  # why a fresh process should go on
 
     def is_fresh(self) -> bool:
         return self.begun == 0

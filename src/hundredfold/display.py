@@ -143,6 +143,8 @@ def show_summary(facts: Mapping[str, Any], verdicts: Sequence[Verdict], seconds:
     told = sum(why["units"] for why in facts["reasons"])
     if told < bad:
         result.print(f"  and {bad - told:,} more, for other reasons")
+    for line in _repairs(facts):
+        result.print(f"  {escape(line)}")
     if facts["reason"] and facts["state"] not in ("done", "running"):
         result.print(f"\n{escape(facts['reason'])}")
     release = facts["release"]
@@ -155,6 +157,18 @@ def show_summary(facts: Mapping[str, Any], verdicts: Sequence[Verdict], seconds:
             result.print(f"  {escape(line)}")
         for path in release["files"]:
             result.print(f"  {escape(near(path))}")
+
+
+def _repairs(facts: Mapping[str, Any]) -> list[str]:
+    """Say which workers were replaced, and what was recomputed since a file was damaged, each in one line."""
+    lines = []
+    if replaced := facts.get("workers_replaced"):
+        whys = ", ".join(f"{count:,} x {why}" for why, count in sorted(replaced.items(), key=lambda each: (-each[1], each[0])))
+        lines.append(f"workers replaced: {sum(replaced.values()):,} ({whys})")
+    if damaged := facts.get("recomputed"):
+        files = f"{len(damaged):,} damaged files" if len(damaged) > 1 else "1 damaged file"
+        lines.append(f"recomputed: {facts['units_recomputed']:,} units, for {files}; the first: {damaged[0]}")
+    return lines
 
 
 def _mixed_code(code: Mapping[str, Mapping[str, int]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What surrounds user code in a process of its own: it ends with its driver, speaks into a log, keeps to its share of memory, and how
+"""What surrounds user code in a process of its own: it speaks into a log, keeps to its share of memory, and how
 it ended is told in words."""
 
 from __future__ import annotations
@@ -8,8 +8,6 @@ import io
 import os
 import signal
 import sys
-import threading
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from .outcome import words_of
@@ -47,22 +45,6 @@ def _signal(number: int) -> str:
 
 def told(error: BaseException) -> str:
     return f"{type(error).__name__}: {words_of(error)}".removesuffix(": ")
-
-
-def die_with(lifeline: Connection) -> None:
-    """End this process when the driver's end of the pipe is closed, however the driver ended."""
-    with contextlib.suppress(ImportError, AttributeError, OSError):
-        import fcntl
-
-        signal.signal(signal.SIGIO, signal.SIG_DFL)  # the system ends the process, even if C code never lets go of the interpreter
-        fcntl.fcntl(lifeline.fileno(), fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(lifeline.fileno(), fcntl.F_SETFL, fcntl.fcntl(lifeline.fileno(), fcntl.F_GETFL) | fcntl.FASYNC)
-
-    def wait_for_the_end() -> None:
-        wait([lifeline])  # not recv: Linux sends no signal while somebody waits in one
-        os._exit(0)
-
-    threading.Thread(target=wait_for_the_end, daemon=True).start()
 
 
 def speak_to(log: str) -> None:

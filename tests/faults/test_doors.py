@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -62,7 +63,7 @@ class HereCrew(Crew):
         self.hands = [Hand(number) for number in range(self.size)]
         self.desk = Desk(self.kit, [IDLE, 0, FAR], self.said.append)
         self._starting, self._failed = None, None
-        self.replaced = 0
+        self.replaced = Counter()
 
     def start(self) -> None: ...
 

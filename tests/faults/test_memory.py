@@ -6,7 +6,10 @@ import builtins
 import ctypes
 import mmap
 import os
+import re
 import resource
+import subprocess
+import sys
 import threading
 from collections import Counter
 from contextlib import suppress
@@ -124,6 +127,7 @@ def test_a_leak_costs_no_unit_and_its_workers_are_replaced(leaked, how):
     assert leaked.counts["models"][how]["ok"] == UNITS
     assert leaked.results(how).arrow().column("twice").to_pylist() == [2 * k for k in range(UNITS)]
     assert len(processes(leaked, how)) >= 2
+    assert leaked.counts["workers_replaced"].get("its memory grew", 0) + leaked.counts["workers_replaced"].get("memory ran out", 0) >= 5
 
 
 def test_a_leak_in_a_function_of_many_units_costs_no_unit(tmp_path):
@@ -137,6 +141,10 @@ def test_a_worker_does_no_more_units_than_it_may(tmp_path, work, many):
     run = done(tmp_path, Model("m", ("k",), work, many=many, max_units_per_worker=20), workers=2, memory="1GB")
     assert run.results().arrow().column("twice").to_pylist() == [2 * k for k in range(UNITS)]
     assert max(processes(run, "m").values()) <= 20
+    assert run.counts["workers_replaced"].keys() == {"max_units_per_worker"}
+    words = [sys.executable, "-m", "hundredfold", "status", "--home", str(tmp_path)]
+    shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"^  workers replaced: (\d+) \(\1 x max_units_per_worker\)$", shown, re.M)
 
 
 @pytest.mark.parametrize("most", [0, -1, 1.0, True, "7"])

@@ -182,6 +182,10 @@ def test_a_batch_that_a_worker_finds_damaged_is_made_anew(tmp_path):
     done = start(double, tmp_path / "home", watcher=Spoil("work m", lambda: once.pop()() if once else None))
     assert done.results().arrow().column("y").to_pylist() == [2.0, 4.0, 6.0, 8.0]
     assert done.counts["recomputed"] == [f"{batch} is damaged: it is missing"]
+    assert done.counts["units_recomputed"] == done.counts["models"]["m"]["units"]
+    words = [sys.executable, "-m", "hundredfold", "status", "--home", str(tmp_path / "home")]
+    shown = " ".join(subprocess.run(words, capture_output=True, text=True, check=True).stdout.split())
+    assert f"recomputed: {done.counts['units_recomputed']} units, for 1 damaged file; the first: {batch} is damaged" in shown
 
 
 def meet(folder: Path) -> None:

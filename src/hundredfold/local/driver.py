@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -35,6 +36,7 @@ from ..walk import Walk, Watcher
 from .home import Home
 from .limits import Limits
 from .queue import AttendedClock, SqliteQueue
+from .restore import note_recomputed
 from .warehouse import DuckWarehouse
 
 RECOMPUTED = 4  # walks at most, where files of models are damaged again and again
@@ -111,8 +113,7 @@ class Drive:
                     raise
                 for key in keys:
                     self.store.delete(key)
-                known = self.home.ledger.read(self.record.id).counts.get("recomputed", [])
-                self.home.ledger.note(self.record.id, counts={"recomputed": [*known, str(damage)]})
+                note_recomputed(self.home.ledger, self.record.id, [damage])
                 self.settling.clear()
                 self.beside = ThreadPoolExecutor(1)
             else:
@@ -202,6 +203,14 @@ class Drive:
                 Floor(messages, manifest, units, self.layout, coverage, queue, self.store, crew, self._tell, VISIBILITY).run()
         finally:  # also when it was stopped: that is no message's fault, and whoever goes on fills a new queue from the outcomes
             self._remove_queue(model)
+        self._note_replaced(crew)
+
+    def _note_replaced(self, crew: Crew) -> None:
+        """Record how many workers were replaced, and why, beside those of earlier drivers."""
+        if crew.replaced:
+            known = Counter(self.home.ledger.read(self.record.id).counts.get("workers_replaced", {}))
+            self.home.ledger.note(self.record.id, counts={"workers_replaced": dict(known + crew.replaced)})
+            crew.replaced.clear()
 
     def _remove_queue(self, model: Model) -> None:
         path = self._queue_path(model)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ..checksums import get_sealed, recomputed_from, verify_listed
 from ..errors import DamagedFile
 from ..job import Job, Layout
 from ..manifest import Manifest
-from ..ports import Record, Store
+from ..ports import Ledger, Record, Store
 from ..steps.publish import read_release, verify_file
 from ..steps.validate import read_verdicts, verify_accepted
 
@@ -26,6 +26,22 @@ def restore(record: Record, job: Job, store: Store) -> list[DamagedFile]:
         for key in recomputed_from(one.key):
             store.delete(key)
     return found
+
+
+def note_recomputed(ledger: Ledger, run: str, found: Sequence[DamagedFile]) -> None:
+    """Record which files were damaged, and how many units are done again because of them."""
+    counts, layout = ledger.read(run).counts, Layout(run)
+    models = {layout.model(name): int(model.get("units", 0)) for name, model in counts.get("models", {}).items()}
+    keys = [key for one in found for key in recomputed_from(one.key)]
+    slices = [slice_ for slice_ in map(layout.slice, keys) if slice_ is not None]
+    units = sum(slice_.units for slice_ in slices) + sum(models.get(key, 0) for key in keys)
+    ledger.note(
+        run,
+        counts={
+            "recomputed": [*counts.get("recomputed", []), *map(str, found)],
+            "units_recomputed": counts.get("units_recomputed", 0) + units,
+        },
+    )
 
 
 def damage(record: Record, job: Job, store: Store) -> Iterator[DamagedFile]:

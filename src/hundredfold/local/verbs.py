@@ -38,7 +38,7 @@ from .driver import Drive, fail
 from .home import Home, as_home
 from .limits import Limits, limits_of
 from .rebuild import keep_record
-from .restore import restore
+from .restore import note_recomputed, restore
 from .runs import Run, find_run
 from .sources import as_table, find_files, pattern
 from .warehouse import DuckWarehouse, prints
@@ -154,7 +154,7 @@ def resuming(home: Home, record: Record, job: Job) -> Event:
         found = restore(record, job, home.store)
     if not found:
         return Event.START  # which says that it is done
-    home.ledger.note(record.id, counts={"recomputed": [str(one) for one in found]})
+    note_recomputed(home.ledger, record.id, found)
     return Event.RESTORE
 
 

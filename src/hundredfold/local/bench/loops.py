@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import multiprocessing as mp
 import os
-import signal
+import socket
 import time
+import traceback
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import suppress
 from dataclasses import replace
-from multiprocessing.connection import Connection
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import cloudpickle
 
+from ...channel import Garbled, WorkerChannel
 from ...crew import Kit
-from ...forking import start_method, starting
-from ...guarding import die_with, exit_words, limit_memory, speak_to, told
+from ...guarding import exit_words, limit_memory, speak_to, told
+from ...launching import Launcher, Settings, cannot_start, settings_for
 from ..sources import Files
 from .loop import Looped, Task, loop, read
 
@@ -75,45 +78,60 @@ class _Child:
     """The process, and what it says."""
 
     def __init__(self, kit: Kit, todo: Sequence[Task], files: Mapping[str, Files], seconds: float, memory: int, log: Path) -> None:
-        context: Any = mp.get_context(start_method())
-        self.pipe, theirs = context.Pipe(duplex=False)
-        self.lifeline, lifeline = context.Pipe()
-        packed = cloudpickle.dumps((kit, tuple(todo), dict(files), seconds))
-        with closing(theirs), closing(lifeline), starting():
-            arguments = (theirs, lifeline, packed, dict(os.environ), str(log), memory)
-            self.process = context.Process(target=child, args=arguments, daemon=True, name=NAME)
-            self.process.start()
+        self.launcher = Launcher(child, cloudpickle.dumps((kit, tuple(todo), dict(files), seconds)), (0, 0, 0))
+        self.said: deque[tuple[Looped, float, bool]] = deque()
+        try:
+            self.process, self.pipe, _ = self.launcher.start(settings_for(log, memory))
+        except (OSError, EOFError, MemoryError, RuntimeError) as error:
+            self.launcher.close()
+            raise cannot_start(error) from error
 
     def hears(self) -> tuple[Looped, float, bool] | None:
         """What it says about its task, the task's share of the time, and whether the task is over; None after a while of silence."""
-        try:
-            return self.pipe.recv() if self.pipe.poll(LOOKS) else None
-        except (EOFError, OSError):
-            self.process.join(GRACE)
-            return None
+        if not self.said:
+            wait([self.pipe.fileno(), self.process.fileno()], LOOKS)
+            try:
+                self.said.extend(self.pipe.received())
+            except (EOFError, Garbled):  # it has ended, or will be
+                self.process.ends_within(LOOKS)
+        return self.said.popleft() if self.said else None
 
     def ended(self) -> str:
         """How, if it has."""
+        if self.process.is_alive():
+            return ""
         words = exit_words(self.process.exitcode).replace("ended its process", "ended").replace("killed", "was killed")
-        return "" if self.process.is_alive() else f"its process {words}"
+        return f"its process {words}"
 
     def end(self) -> None:
         self.process.kill()
         self.process.join()
         self.process.close()
         self.pipe.close()
-        self.lifeline.close()
+        self.launcher.close()
 
 
-def child(pipe: Connection, lifeline: Connection, packed: bytes, environment: dict[str, str], log: str, memory: int) -> None:
+def child(end: socket.socket, _: Any, packed: bytes, settings: Settings) -> NoReturn:
     """The life of a child: all tasks, one after the other."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who watches it
-    die_with(lifeline)
-    os.environ.clear()
-    os.environ.update(environment)
-    speak_to(log)
-    limit_memory(memory)
-    kit, todo, files, seconds = cloudpickle.loads(packed)
+    code = 1
+    try:
+        settings.apply()
+        mp.current_process().name = NAME
+        pipe = WorkerChannel(end, settings.token)
+        if settings.log is not None:
+            speak_to(settings.log)
+        if settings.memory is not None:
+            limit_memory(settings.memory)
+        _do_tasks(pipe, *cloudpickle.loads(packed))
+        code = 0
+    except BaseException:  # noqa: BLE001  # into the log
+        with suppress(BaseException):
+            traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _do_tasks(pipe: WorkerChannel, kit: Kit, todo: Sequence[Task], files: Mapping[str, Files], seconds: float) -> None:
     for done, task in enumerate(todo):
         share, looped = seconds / (len(todo) - done), Looped()
         try:
