@@ -256,6 +256,29 @@ def test_holding_everything_is_tried_and_the_gap_is_that_of_a_few_units(units: i
     assert max(gaps) < 1.0 / units
 
 
+def test_where_only_holding_everything_keeps_the_limits_it_is_held() -> None:
+    """A mean change of exactly 0, of prices that move by odd amounts: mixtures keep it, and no table but today's does."""
+    rng = np.random.default_rng(11)
+    values, drift = rng.normal(0, 10, (200, 5)), rng.normal(0, 1, (200, 5))
+    values[:, 0] = drift[:, 0] = 0
+    limits = [Limit("mean", drift, 0.0, 200.0), Limit("mean", -drift, 0.0, 200.0)]
+    assert not keep(values, limits, best_point).pick.any()
+    assert not keep(values, limits, best_point, hold=np.zeros(200, dtype=int)).pick.any()
+
+
+def test_room_that_is_left_is_used_by_single_moves_and_by_pairs() -> None:
+    """More units than are searched exactly, with amounts of all sizes: the worth is near the bound all the same."""
+    gaps = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        values, amounts = rng.lognormal(0, 0.05, (1500, 4)), rng.lognormal(0, 1.0, (1500, 4))
+        values[:, 0] = amounts[:, 0] = 0
+        kept = keep(values, [Limit("most", amounts, 300.0, 1.0)], best_point)
+        assert (amounts[np.arange(1500), kept.pick]).sum() <= 300 + 1e-6
+        gaps.append(kept.gap)
+    assert np.mean(gaps) < 0.4  # a unit is worth about 1; without moves 0.67
+
+
 def test_many_units_that_are_all_alike_are_filled_up_to_the_limit() -> None:
     """They all answer a price alike, so no price of the limit is right for them."""
     values, amounts = np.tile([0.0, 5.0], (30_000, 1)), np.tile([0.0, 1.0], (30_000, 1))
