@@ -24,7 +24,9 @@ def fit_prior(rows: Rows) -> Prior:
     offsets = key_offsets(rows, UNIT)
     labels = {name: rows[name][offsets[:-1]] for name in FACTORS}
     seen = observe(rows, offsets)
-    return pool(seen.panel, labels, FACTORS[0], labels["segment"], seen.days, rows["location"][offsets[:-1]])
+    return pool(
+        seen.panel, labels, FACTORS[0], labels["segment"], seen.days, rows["location"][offsets[:-1]], rows["reference_price"][offsets[:-1]]
+    )
 
 
 def price_bundle(rows: Rows, prior: Prior) -> Priced:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from hundredfold import Job, Model, Publish, Source
-from tariffs import bundles, days, places, table, voice
+from tariffs import bundles, days, places, table, totals, voice
 from tariffs.contracts import (
     LIMITS_TITLE,
     SCOPE_OF,
@@ -16,6 +16,7 @@ from tariffs.contracts import (
     TIDY_PRICE,
     TIDY_PRODUCT,
     TIDY_SHARE,
+    TOTALS_TITLE,
     BundleSales,
     CellLoad,
     Location,
@@ -77,6 +78,7 @@ VOICE_DAY = Model("voice_day", unit=("cell", "day_type"), order_by=("hour",), qu
 PORTFOLIO = Model(
     "portfolio", unit=("kind",), order_by=("chain", "place"), query="queries/portfolio.sql", work=table.keep_limits, returns=table.Limited
 )
+TOTALS = Model("totals", unit=("kind",), order_by=("first", "second", "third"), query="queries/totals.sql", work=totals.total)
 
 PRICE_TABLE = Publish(
     "price_table",
@@ -85,6 +87,7 @@ PRICE_TABLE = Publish(
     formats=("csv", "parquet"),
     digest={
         "Prices, and money a week (GHS)": "queries/digest_outcome.sql",
+        TOTALS_TITLE: "queries/digest_totals.sql",
         LIMITS_TITLE: "queries/digest_limits.sql",
         "Why each price is what it is": "queries/digest_reasons.sql",
         "The ten moves with the most money a week (GHS)": "queries/digest_moves.sql",
@@ -102,6 +105,7 @@ job = Job(
         Model("voice", unit=voice.UNIT, order_by=("week",), query="queries/voice.sql", work=voice.price_voices, many=True),
         VOICE_DAY,
         PORTFOLIO,
+        TOTALS,
     ),
     publish=PRICE_TABLE,
 )
@@ -117,6 +121,7 @@ per_unit = Job(
         Model("voice", unit=voice.UNIT, order_by=("week",), query="queries/voice.sql", work=voice.price_voice),
         VOICE_DAY,
         PORTFOLIO,
+        TOTALS,
     ),
     publish=PRICE_TABLE,
 )

@@ -82,14 +82,14 @@ def learn_unit(seen: Observed, prior: Prior, labels: Mapping[str, Labels], seaso
     panel = _adjusted(seen, prior, season)
     mean, noise, dispersion = (float(values[0]) for values in (prior.mean(labels), prior.noise(labels), _dispersion(prior, labels)))
     fit = fit_full_unit(panel.quantity, panel.x, panel.exposure, panel.full(), mean, prior.tau2, noise, dispersion)
-    return _judge(panel, _as_arrays(fit), prior, labels, min_weeks, seen.set_aside)
+    return _judge(panel, _as_arrays(fit), prior, labels, season, min_weeks, seen.set_aside)
 
 
 def learn_units(seen: Observed, prior: Prior, labels: Mapping[str, Labels], season: Labels, min_weeks: Floats) -> Learnt:
     """Many units at once; the same figures as `learn_unit`, to the last bit."""
     panel = _adjusted(seen, prior, season)
     fit = fit_full_units(panel, prior.mean(labels), prior.tau2, prior.noise(labels), _dispersion(prior, labels))
-    return _judge(panel, fit, prior, labels, min_weeks, seen.set_aside)
+    return _judge(panel, fit, prior, labels, season, min_weeks, seen.set_aside)
 
 
 def demand_at(learnt: Learnt, current: Floats, reference: Floats, active_subs: Floats) -> Demand:
@@ -109,8 +109,11 @@ def _dispersion(prior: Prior, labels: Mapping[str, Labels]) -> Floats:
     return prior.of_group(prior.dispersion, labels)
 
 
-def _judge(panel: Panel, fit: Fit, prior: Prior, labels: Mapping[str, Labels], min_weeks: Floats, set_aside: Ints) -> Learnt:
+def _judge(
+    panel: Panel, fit: Fit, prior: Prior, labels: Mapping[str, Labels], season: Labels, min_weeks: Floats, set_aside: Ints
+) -> Learnt:
     sales = panel.sums(panel.quantity)
+    fit = prior.averaged(fit, panel, labels, season)
     if prior.rho_variance > 0.0:
         fit = replace(fit, sd=np.sqrt(fit.sd * fit.sd + prior.rho_variance))
     fallback = (fit.beta < MOST_ELASTIC) | (fit.beta > LEAST_ELASTIC)
@@ -118,7 +121,7 @@ def _judge(panel: Panel, fit: Fit, prior: Prior, labels: Mapping[str, Labels], m
     return Learnt(
         fit=fit,
         usable=np.where(fallback, mean, fit.beta),
-        usable_sd=np.where(fallback, np.sqrt(prior.tau2 + prior.rho_variance), fit.sd),
+        usable_sd=np.where(fallback, np.sqrt(prior.variance(labels) + prior.rho_variance), fit.sd),
         fallback=fallback,
         supported=(panel.sizes >= min_weeks) & (sales > 0),
         varied=panel.has_price_variation(),
@@ -129,4 +132,11 @@ def _judge(panel: Panel, fit: Fit, prior: Prior, labels: Mapping[str, Labels], m
 
 
 def _as_arrays(fit: UnitFit) -> Fit:
-    return Fit(np.array([fit.beta]), np.array([fit.sd]), np.array([fit.shrink]), np.array([fit.exposed]), np.array([fit.demand]))
+    return Fit(
+        np.array([fit.beta]),
+        np.array([fit.sd]),
+        np.array([fit.shrink]),
+        np.array([fit.exposed]),
+        np.array([fit.demand]),
+        np.array([fit.centre]),
+    )

@@ -17,7 +17,7 @@ from tariffs.demand.pooling import Layout
 from tariffs.demand.prior import pool
 
 FOLDER = os.environ.get("HUNDREDFOLD_REFERENCE_DATA")
-WEEKS, UNITS = 40, 120
+WEEKS, UNITS = 40, 200
 
 
 def drifting(rng: np.random.Generator, drift: float, tau: float) -> tuple[np.ndarray, np.ndarray]:
@@ -32,7 +32,7 @@ def drifting(rng: np.random.Generator, drift: float, tau: float) -> tuple[np.nda
 def two_groups(seed: int, weeks: int = WEEKS) -> tuple[Panel, Layout]:
     """Group 0: units that differ in elasticity, and nothing else.  Group 1: units alike in elasticity, whose levels drift as prices do."""
     rng = np.random.default_rng(seed)
-    parts = [drifting(rng, 0.0, 0.6), drifting(rng, 0.15, 0.0)]
+    parts = [drifting(rng, 0.0, 0.6), drifting(rng, 0.1, 0.0)]
     quantity, x = (np.vstack(columns)[:, :weeks] for columns in zip(*parts, strict=True))
     units, group = len(x), np.repeat([0, 1], UNITS)
     panel = make_panel(np.arange(units + 1) * weeks, quantity.ravel(), x.ravel(), np.ones(x.size))
@@ -84,7 +84,9 @@ def test_stage_two_obeys_the_gate_alone_and_in_the_batch(demo: Any) -> None:
     pooled, prices = product == prior.groups[0], bundles.price_bundles(slab, ruled)
     beta, se = prices["beta"], prices["se"] * prices["reference_price"] / prices["current_price"]
     assert np.array_equal(beta[pooled], prior.mean(labels)[pooled])
-    assert se[pooled] == pytest.approx(np.sqrt(prior.tau2 + prior.rho_variance))
+    assert se[pooled] == pytest.approx(
+        np.sqrt(prior.variance({name: values[pooled] for name, values in labels.items()}) + prior.rho_variance)
+    )
     assert (prices["shrink_weight"][pooled] == 1.0).all()
     assert np.array_equal(beta[~pooled], demo.bundle_prices["beta"][~pooled])
     for u in np.flatnonzero(pooled)[:50]:

@@ -13,7 +13,7 @@ import statsmodels.api as sm
 from scipy import stats
 
 from tariffs import bundles
-from tariffs.demand.endogeneity import ENDOGENOUS, EXOGENOUS, NOT_TESTED, chosen, examine, first_stage, two_sided
+from tariffs.demand.endogeneity import CHANCE, ENDOGENOUS, EXOGENOUS, NOT_TESTED, chosen, examine, first_stage, two_sided
 from tariffs.demand.panel import Panel, make_panel
 from tariffs.demand.season import fit_season
 from tariffs.generator import Size, Switches
@@ -65,7 +65,12 @@ def test_the_first_stage_is_least_squares_with_unit_dummies() -> None:
 def test_the_test_tells_foresight_from_innocence(foresight: float, verdict: str) -> None:
     seen = looked_at(foreseen(np.random.default_rng(2), 400, foresight))
     assert seen.verdict == verdict
-    assert seen.used == pytest.approx(seen.rho, rel=0.3)
+    if verdict == ENDOGENOUS:
+        assert seen.used == pytest.approx(seen.rho, rel=0.1)
+        assert seen.chance > 0.99
+    else:
+        assert abs(seen.used) < 0.3 * abs(seen.rho)
+        assert seen.chance < CHANCE
     assert 0 < seen.variance < seen.se**2
 
 

@@ -257,3 +257,12 @@ def test_drift_finds_a_segment_whose_customers_do_not_answer_as_expected() -> No
 def test_drift_says_when_nothing_was_sold_since() -> None:
     assert found(guards.NAMED["DRIFT"]).words.startswith("nothing was sold yet")
     assert found(guards.NAMED["DRIFT"], active=None, charts=(chart("YOUTH", 9.0),)).passed
+
+
+def test_a_table_whose_data_do_not_tell_how_far_elasticities_differ_is_stopped() -> None:
+    told = {"line": "bundle", "tau": 0.2, "tau_se": 0.1}
+    assert found(guards.prior, totals=(told,)).passed
+    weak = found(guards.prior, totals=(told, told | {"line": "voice", "tau": 0.05}))
+    assert not weak.passed
+    assert weak.cases[0].startswith("voice: ")
+    assert found(guards.prior).passed  # nothing said of it, as of a rule table

@@ -35,6 +35,7 @@ class Fit:
     shrink   B, the share of the prior in the posterior's precision: 1 = all prior, 0 = all data
     exposed  W = sum E e^(beta x), the expected volume at a level of one
     demand   Y, what was sold; where all there was, what would have been
+    centre   the mean of x by expected volume: d log W / d beta
     """
 
     beta: Floats
@@ -42,6 +43,7 @@ class Fit:
     shrink: Floats
     exposed: Floats
     demand: Floats
+    centre: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class UnitFit:
     shrink: float
     exposed: float
     demand: float
+    centre: float
 
 
 def fit_unit(quantity: Floats, x: Floats, exposure: Floats, mean: float, tau2: float, noise: float) -> UnitFit:
@@ -71,9 +74,9 @@ def fit_unit(quantity: Floats, x: Floats, exposure: Floats, mean: float, tau2: f
         beta += step
         if abs(step) < TOLERANCE:
             break
-    exposed, _, information = _moments(x, exposure, beta, sales, noise)
+    exposed, centre, information = _moments(x, exposure, beta, sales, noise)
     curvature = (information if identified else 0.0) + precision
-    return UnitFit(beta, 1.0 / math.sqrt(curvature) if identified else math.sqrt(tau2), precision / curvature, exposed, sales)
+    return UnitFit(beta, 1.0 / math.sqrt(curvature) if identified else math.sqrt(tau2), precision / curvature, exposed, sales, centre)
 
 
 def fit_units(panel: Panel, mean: Floats, tau2: float, noise: Floats) -> Fit:
@@ -94,10 +97,10 @@ def fit_units(panel: Panel, mean: Floats, tau2: float, noise: Floats) -> Fit:
         step = np.clip(newton, -LONGEST_STEP, LONGEST_STEP)
         beta = np.where(live, beta + step, beta)
         live &= np.abs(step) >= TOLERANCE
-    exposed, _, information = _moments_of_units(panel, beta, sales, noise)
+    exposed, centre, information = _moments_of_units(panel, beta, sales, noise)
     curvature = np.where(identified, information, 0.0) + precision
     with np.errstate(divide="ignore", invalid="ignore"):  # tau2 = inf: an unidentified unit has no curvature at all
-        return Fit(beta, np.where(identified, 1.0 / np.sqrt(curvature), np.sqrt(tau2)), precision / curvature, exposed, sales)
+        return Fit(beta, np.where(identified, 1.0 / np.sqrt(curvature), np.sqrt(tau2)), precision / curvature, exposed, sales, centre)
 
 
 def fit_full_unit(
@@ -128,7 +131,9 @@ def fit_full_unit(
         if abs(step) < TOLERANCE and abs(level_step) < TOLERANCE:
             break
     sd, shrink = (1.0 / math.sqrt(curvature), precision / curvature) if varied else (fit.sd, fit.shrink)
-    return UnitFit(beta, sd, shrink, _total(exposure * np.exp(beta * x)), _total(demand))
+    expected = exposure * np.exp(beta * x)
+    exposed = _total(expected)
+    return UnitFit(beta, sd, shrink, exposed, _total(demand), _total(expected * x) / exposed)
 
 
 def fit_full_units(panel: Panel, mean: Floats, tau2: float, noise: Floats, dispersion: Floats) -> Fit:
@@ -194,7 +199,9 @@ def _fit_hot(panel: Panel, full: Bools, fit: Fit, mean: Floats, tau2: float, noi
         if not live.any():
             break
     sd, shrink = np.where(varied, 1.0 / np.sqrt(curvature), fit.sd), np.where(varied, precision / curvature, fit.shrink)
-    return Fit(beta, sd, shrink, panel.sums(panel.exposure * np.exp(beta[panel.unit] * panel.x)), asked)
+    expected = panel.exposure * np.exp(beta[panel.unit] * panel.x)
+    exposed = panel.sums(expected)
+    return Fit(beta, sd, shrink, exposed, asked, panel.sums(expected * panel.x) / exposed)
 
 
 def _tell(quantity: Floats, full: Bools, mu: Floats, dispersion: Floats) -> tuple[Floats, Floats]:

@@ -9,9 +9,14 @@ residual inclusion; Terza, Basu and Rathouz 2008; Wooldridge 2015) splits each w
 and rho takes what demand and the chosen part v have in common.  rho = 0 says that prices are exogenous, and can be tested: its standard
 error lets all weeks of a cluster (a location, a cell) move together, and knows that pi is an estimate too.
 
-The test is told to the pricing team; it does not switch anything.  What is taken out is always rho's posterior mean under a N(0, 0.2^2) prior:
-all of rho where much was explored, little of it where its error is as large as foresight usually is.  A switch at p < 0.05 would leave most of the
-bias in a small country, and taking rho as it is would do harm there where prices are innocent (`benchmarks/tariffs_honest.py` has the figures).
+The test is told to the pricing team; it does not switch anything.  What is taken out is rho's posterior mean under a spike and a slab (Mitchell and
+Beauchamp 1988): most pricing teams foresee nothing, rho = 0; one in five does, and then rho is N(0, 0.25^2).  The odds that it does are the prior odds times the Bayes
+factor
+
+    N(rho; 0, se^2 + 0.25^2) / N(rho; 0, se^2)
+
+so that a small country, whose trials tell little, keeps its prices as they are, while the bias goes where much was explored.  A slab alone took half of a chance estimate
+out of innocent prices, and a switch at p < 0.05 leaves all of the bias just short of it (`benchmarks/tariffs_honest.py` has the figures).
 """
 
 from __future__ import annotations
@@ -26,7 +31,8 @@ from tariffs.demand.season import Season, expect, fit_season, within_unit
 from tariffs.rows import Floats, Ints
 
 LEVEL = 0.05  # of the test
-USUAL = 0.2  # standard deviation of rho, a priori: how far foresight moves elasticities
+USUAL = 0.25  # standard deviation of rho where prices foresee demand: how far foresight moves elasticities
+CHANCE = 0.2  # that they do, a priori
 FEWEST_CLUSTERS = 8
 FEWEST_TRIALS = 100
 PASSES = 200
@@ -53,14 +59,30 @@ class Exogeneity:
     trials: float
 
     @property
+    def chance(self) -> float:
+        """The posterior probability that prices foresee demand at all; 0 if not tested."""
+        if self.verdict == NOT_TESTED:
+            return 0.0
+        apart = USUAL**2 / (USUAL**2 + self.se**2)
+        log_factor = 0.5 * (math.log1p(-apart) + (self.rho / self.se) ** 2 * apart)
+        return 1.0 / (1.0 + (1.0 - CHANCE) / CHANCE * math.exp(-min(log_factor, 700.0)))
+
+    @property
     def used(self) -> float:
         """The rho that is taken out: its posterior mean; 0 if not tested."""
-        return 0.0 if self.verdict == NOT_TESTED else self.rho * USUAL**2 / (USUAL**2 + self.se**2)
+        return self.chance * self._if_foreseen
 
     @property
     def variance(self) -> float:
         """What that adds to the variance of every elasticity, its posterior variance: rho's error is beta's, with the sign turned."""
-        return 0.0 if self.verdict == NOT_TESTED else (USUAL * self.se) ** 2 / (USUAL**2 + self.se**2)
+        if self.verdict == NOT_TESTED:
+            return 0.0
+        within = (USUAL * self.se) ** 2 / (USUAL**2 + self.se**2)
+        return self.chance * within + self.chance * (1.0 - self.chance) * self._if_foreseen**2
+
+    @property
+    def _if_foreseen(self) -> float:
+        return self.rho * USUAL**2 / (USUAL**2 + self.se**2) if self.verdict != NOT_TESTED else 0.0
 
 
 NOTHING_LOGGED = Exogeneity(NOT_TESTED, 0.0, 0.0, 0.0, 1.0, 0.0)

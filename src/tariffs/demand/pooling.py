@@ -8,13 +8,15 @@ import numpy as np
 
 from tariffs.demand.censored import PASSES, fill
 from tariffs.demand.conditional import Fit, expect_by, fit_full_units
-from tariffs.demand.hierarchy import SecondLevel, few_units, paule_mandel, refine
-from tariffs.demand.panel import Panel
-from tariffs.demand.season import Season, expect, fit_dispersion, fit_inflation, fit_season, scores
+from tariffs.demand.hyper import Hyper, Kinds, average, hidden, integrate, pseudo
+from tariffs.demand.panel import Panel, tally
+from tariffs.demand.season import Season, expect, fit_dispersion, fit_inflation, fit_season, refit_season, scores, season_share
 from tariffs.rows import Bools, Floats, Ints
 
 GATE_SE = 2.0  # a first estimate less certain than this says nothing about tau2, and on real data would blow it up
-EM_STEPS = 2
+NOTABLE = 0.01  # share of a season cell's sales in one unit
+STEPS_OF_FEW = 5  # of `learn`, with the season
+STEPS = 2  # of `learn`, around the units' own modes
 SMALLEST_TAU2 = 1e-6  # no variance seen between units: fit them as pooled, but keep the problem strictly concave
 
 
@@ -28,6 +30,7 @@ class Layout:
     season_group: Ints
     period: Ints
     periods: int
+    kinds: Kinds | None = None
 
     def cell(self, panel: Panel) -> Ints:
         """The season cell of each row."""
@@ -35,51 +38,69 @@ class Layout:
 
     def of(self, units: Ints, rows: Bools) -> Layout:
         """The layout of a panel's `only` these rows."""
-        return Layout(self.design[units], self.rank, self.group[units], self.season_group[units], self.period[rows], self.periods)
+        return Layout(
+            self.design[units], self.rank, self.group[units], self.season_group[units], self.period[rows], self.periods, self.kinds
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Pooled:
-    """season; dispersion and inflation (groups,); the second level; the units that told it; and all units' fits, given it."""
+    """season; dispersion and inflation (groups,); rate (season groups,), sales per period; the second level; the units that told it; and all units' fits, given it."""
 
     season: Season
     dispersion: Floats
     inflation: Floats
-    second: SecondLevel
+    rate: Floats
+    second: Hyper
     gate: Bools
     fit: Fit
 
     @property
     def tau2(self) -> float:
-        return _positive(self.second.tau2)
+        return self.second.tau2
 
 
 def learn(panel: Panel, layout: Layout) -> Pooled:
-    """1 season and group elasticities; 2 dispersion around them; 3 one-step estimates, Paule-Mandel; 4 dispersion and serial
-    inflation around the units' own fits (around the groups' elasticities, the units' differences would pass for
-    correlation, and tau2 come out too small); 3 again, from the units' own prior means, where the steps are short; 5 two EM steps.
+    """1 season and group elasticities; 2 dispersion around them; 3 one-step estimates and the posterior of delta and tau (`tariffs.demand.hyper`); 4
+    dispersion and serial inflation around the units' own fits (around the groups' elasticities, the units' differences would pass for
+    correlation, and tau come out too small); 3 again, around the units' own modes.  Where a unit makes up a notable part of its season, the season is fitted
+    again at the units' elasticities each time: fitted at the groups', it would have absorbed what is the unit's own.
 
     Weeks that sold all there was are filled with what demand would have been (`tariffs.demand.censored`) before 1 to 4.
     """
     group, design = layout.group, layout.design
     season, filled = fit_season_filled(panel, layout)
+    rate = tally(layout.season_group, panel.sums(panel.quantity), int(layout.season_group.max()) + 1) / layout.periods
+    left = 1.0 - season_share(panel, rate[layout.season_group])
+    small = bool(np.any(left < 1.0 - NOTABLE))
     gamma = season.gamma[layout.cell(panel)]
     seen, seasonal = panel.seasonal(gamma), filled.seasonal(gamma)
-    dispersion = fit_dispersion(seasonal, season.beta[group], np.zeros(panel.units), group)
-    second, _, _ = _second_level(seasonal, season.beta[group], dispersion[group], layout)
-    fit = fit_full_units(seen, design @ second.delta, _positive(second.tau2), dispersion[group], dispersion[group])
-    if seen.full().any():
-        seasonal = fill(seen, expect_by(seen, fit), dispersion[group])
-    dispersion = fit_dispersion(seasonal, fit.beta, 1.0 - fit.shrink, group)
-    inflation = fit_inflation(seasonal, fit.beta, fit.sd, dispersion, group)
-    noise = (dispersion * inflation)[group]
-    second, gate, variance = _second_level(seasonal, design @ second.delta, noise, layout)
-    for _ in range(EM_STEPS if second.tau2 > 0 else 0):
-        fit = fit_full_units(seen, design @ second.delta, second.tau2, noise, dispersion[group])
-        second = refine(fit.beta[gate], fit.sd[gate], design[gate], second)
-    second = few_units(second, variance, layout.rank)
-    fit = fit_full_units(seen, design @ second.delta, _positive(second.tau2), noise, dispersion[group])
-    return Pooled(season, dispersion, inflation, second, gate, fit)
+    dispersion = fit_dispersion(seasonal, season.beta[group], panel.sizes * (1.0 - left), group)
+    hyper = _first_level(seasonal, season.beta[group], dispersion[group] / left, layout)
+    noise = dispersion[group]
+    for step in range(STEPS_OF_FEW if small else STEPS):
+        mean, tau2 = design @ hyper.delta, hyper.tau2
+        fit = fit_full_units(seen, mean, tau2, noise, dispersion[group])
+        if small:
+            season = Season(refit_season(filled, fit.beta, layout.cell(panel), layout.periods), season.beta)
+            gamma = season.gamma[layout.cell(panel)]
+            seen, seasonal = panel.seasonal(gamma), filled.seasonal(gamma)
+        if seen.full().any():
+            seasonal = fill(seen, expect_by(seen, fit), dispersion[group])
+        if step == 0 or small:
+            own = hidden(fit, tau2, left)
+            dispersion = fit_dispersion(seasonal, fit.beta, 1.0 - own.shrink + panel.sizes * (1.0 - left), group)
+            inflation = fit_inflation(seasonal, fit.beta, own.sd, dispersion, group, 1.0 - left)
+            noise = (dispersion * inflation)[group]
+            if not small:
+                fit = fit_full_units(seen, mean, tau2, noise, dispersion[group])
+        estimate, variance = pseudo(hidden(fit, tau2, left), mean, tau2)
+        gate = _telling(variance)
+        hyper = integrate(estimate[gate], variance[gate], design[gate], layout.kinds)
+    mean, tau2 = design @ hyper.delta, hyper.tau2
+    fit = hidden(fit_full_units(seen, mean, tau2, noise, dispersion[group]), tau2, left)
+    fit = average(fit, mean, tau2, hyper.tau, hyper.weight, spread_of(design, hyper.covariance))
+    return Pooled(season, dispersion, inflation, rate, hyper, gate, fit)
 
 
 def fit_season_filled(panel: Panel, layout: Layout) -> tuple[Season, Panel]:
@@ -95,22 +116,24 @@ def fit_season_filled(panel: Panel, layout: Layout) -> tuple[Season, Panel]:
     return season, filled
 
 
-def _second_level(panel: Panel, around: Floats, noise: Floats, layout: Layout) -> tuple[SecondLevel, Bools, Floats]:
-    """Each unit's one-step estimate from `around` (finite even where the maximum of the likelihood is not), gated, then pooled.
-
-    With the second level come the gate (units,) and the variances of the estimates that passed it.
-    """
+def _first_level(panel: Panel, around: Floats, noise: Floats, layout: Layout) -> Hyper:
+    """From each unit's one-step estimate, from `around` (finite even where the maximum of the likelihood is not)."""
     score, information = scores(panel, around)
     variance = np.divide(noise, information, out=np.full(panel.units, np.inf), where=information > 0)
+    gate = _telling(variance)
+    return integrate(around[gate] + score[gate] / information[gate], variance[gate], layout.design[gate], layout.kinds)
+
+
+def _telling(variance: Floats) -> Bools:
     gate = variance < GATE_SE**2
     if not gate.any():
         raise ValueError(
-            f"none of {panel.units} units tells its elasticity within a standard error of {GATE_SE}: no prior can be learnt;"
+            f"none of {len(variance)} units tells its elasticity within a standard error of {GATE_SE}: no prior can be learnt;"
             " wanted units that were sold at more than one price, over some months"
         )
-    estimate = around[gate] + score[gate] / information[gate]
-    return paule_mandel(estimate, variance[gate], layout.design[gate], layout.rank), gate, variance[gate]
+    return gate
 
 
-def _positive(tau2: float) -> float:
-    return max(tau2, SMALLEST_TAU2)
+def spread_of(design: Floats, covariance: Floats) -> Floats:
+    """z' Cov(delta) z of each row."""
+    return np.asarray(np.einsum("ui,ij,uj->u", design, covariance, design, optimize=True))

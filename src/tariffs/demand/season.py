@@ -19,6 +19,7 @@ TOLERANCE = 1e-9
 MAX_SWEEPS = 200
 EMPTY_CELL = -30.0  # log of a season cell without a single sale: its rows expect nothing
 HAC_LAGS = 4
+MOST_ABSORBED = 0.8  # a unit that is its season group's only one
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,15 @@ def season_given(panel: Panel, beta: Floats, cell: Ints) -> Floats:
     return gamma
 
 
+def refit_season(panel: Panel, beta: Floats, cell: Ints, periods: int) -> Floats:
+    """`season_given`, with mean zero within each season group as in `fit_season`; shape (cells,)."""
+    cells = int(cell.max()) + 1
+    cells += -cells % periods
+    gamma = season_given(panel, beta, cell)
+    gamma = np.concatenate([gamma, np.full(cells - len(gamma), EMPTY_CELL)])
+    return _centred(gamma, tally(cell, panel.quantity, cells), periods)
+
+
 def expect(panel: Panel, beta: Floats) -> Floats:
     """mu with the unit's level at its profile estimate, so that each unit's mu add up to its sales.  Shape (rows,)."""
     weight = panel.exposure * np.exp(beta[panel.unit] * panel.x)
@@ -97,27 +107,68 @@ def fit_dispersion(panel: Panel, beta: Floats, spent: Floats, group: Ints) -> Fl
     return np.maximum(np.divide(tally(group, panel.sums(pearson), groups), spare, out=np.ones(groups), where=spare > 0), 1.0)
 
 
-def fit_inflation(panel: Panel, beta: Floats, sd: Floats, dispersion: Floats, group: Ints) -> Floats:
-    """c >= 1 per group: how much serial correlation inflates the variance of the units' scores (`long_run_ratio`)."""
-    return np.maximum(long_run_ratio(panel, beta, sd, dispersion, group), 1.0)
+def season_share(panel: Panel, rate: Floats) -> Floats:
+    """What of a unit's weeks the season was learnt from itself, and cannot tell of the unit any more: its mean share in the sales of its season cells.
+
+    With gamma_t of sum M_t fitted along, the information of a unit's score, sum mu_t (x_t - xbar)^2, becomes sum mu_t (1 - mu_t / M_t) (x_t - xbar)^2, and
+    its weeks leave sum (1 - mu_t / M_t) degrees of freedom (the leverage of the season).  rate (units,): sales per period of the season group.
+    """
+    share = np.divide(panel.sums(panel.quantity) / panel.sizes, rate, out=np.zeros(panel.units), where=rate > 0)
+    return np.minimum(share, MOST_ABSORBED)
 
 
-def long_run_ratio(panel: Panel, beta: Floats, sd: Floats, dispersion: Floats, group: Ints) -> Floats:
+def fit_inflation(panel: Panel, beta: Floats, sd: Floats, dispersion: Floats, group: Ints, absorbed: Floats | float = 0.0) -> Floats:
+    """c >= 1 per group: how much serial correlation inflates the variance of the units' scores (`long_run_ratio`).
+
+    A group's ratio from a handful of units is mostly chance, and its chance excesses over 1 would pass for correlation.  So groups are shrunk to
+    their common ratio, each by what chance explains of its squared distance, and that to 1 (positive-part James-Stein; Efron and Morris 1973).
+    """
+    found, independent = _long_run(panel, beta, sd, dispersion, group, absorbed)
+    groups = int(group.max()) + 1
+    expected = np.maximum(tally(group, independent, groups), 0.0)
+    whole = float(np.sum(independent))
+    if not np.any(expected > 0) or whole <= 0.0:
+        return np.ones(groups)
+    told = expected > 0
+    ratio = np.divide(tally(group, found, groups), expected, out=np.ones(groups), where=told)
+    miss = found - ratio[group] * independent
+    error = np.divide(tally(group, miss * miss, groups), expected * expected, out=np.full(groups, np.inf), where=told)
+    common = float(np.sum(found)) / whole
+    miss = found - common * independent
+    common = _shrunk(common, 1.0, float(np.sum((miss / whole) ** 2)))
+    apart = (ratio - common) ** 2
+    keep = np.maximum(1.0 - np.divide(error, apart, out=np.full(groups, np.inf), where=told & (apart > 0)), 0.0)
+    return np.maximum(np.where(told, common + keep * (ratio - common), common), 1.0)
+
+
+def _shrunk(value: float, towards: float, variance: float) -> float:
+    distance = value - towards
+    return towards + distance * max(1.0 - variance / (distance * distance), 0.0) if distance * distance > 0 else towards
+
+
+def long_run_ratio(panel: Panel, beta: Floats, sd: Floats, dispersion: Floats, group: Ints, absorbed: Floats | float = 0.0) -> Floats:
     """The Bartlett long-run variance of the units' scores over what it would be were the weeks independent.  Shape (groups,).
 
     beta, sd  (units,) the units' posteriors.  Residuals are smaller than errors: the fitted elasticity and level soak some
     up.  For independent errors the Bartlett sum B of the scores has the mean phi (I - B(mu s) / Y) - sd^2 B(mu s^2), with
     s = x - xbar, and not phi I; without the two terms correlation would be understated, most where prices move seldom.
     """
-    mu, groups = expect(panel, beta), int(group.max()) + 1
+    found, independent = _long_run(panel, beta, sd, dispersion, group, absorbed)
+    groups = int(group.max()) + 1
+    expected = tally(group, independent, groups)
+    return np.divide(tally(group, found, groups), expected, out=np.ones(groups), where=expected > 0)
+
+
+def _long_run(panel: Panel, beta: Floats, sd: Floats, dispersion: Floats, group: Ints, absorbed: Floats | float) -> tuple[Floats, Floats]:
+    """Each unit's Bartlett sum, and its mean for independent weeks; shape (units,)."""
+    mu = expect(panel, beta)
     sales = np.maximum(panel.sums(mu), np.finfo(float).tiny)
     spread = panel.x - (panel.sums(mu * panel.x) / sales)[panel.unit]
     pull = mu * spread
     found = panel.sums(_bartlett(spread * (panel.quantity - mu), panel.unit))
     soaked = sd * sd * panel.sums(_bartlett(pull * spread, panel.unit))
     leveled = panel.sums(_bartlett(pull, panel.unit)) / sales
-    independent = tally(group, dispersion[group] * (panel.sums(pull * spread) - leveled) - soaked, groups)
-    return np.divide(tally(group, found, groups), independent, out=np.ones(groups), where=independent > 0)
+    return found, dispersion[group] * (1.0 - absorbed) * (panel.sums(pull * spread) - leveled) - soaked
 
 
 def _group_step(panel: Panel, beta: Floats, group: Ints, control: Floats | None) -> tuple[Floats, float]:

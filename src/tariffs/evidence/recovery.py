@@ -95,7 +95,7 @@ def alone(rows: Units, line: Line, prior: Prior) -> Floats:
 
 def left_alone(prior: Prior) -> Prior:
     """The prior, so flat that it leaves every unit to itself, whatever a backtest gate chose for its group."""
-    return replace(prior, tau2=FLAT, gate_choice=np.full(len(prior.groups), "EB", dtype=object))
+    return replace(prior.certain(FLAT), gate_choice=np.full(len(prior.groups), "EB", dtype=object))
 
 
 def choices(prior: Prior) -> dict[str, str]:

@@ -167,7 +167,7 @@ def _score(score: Score) -> list[str]:
 def _band(band: Band) -> list[str]:
     low, high = band.interval
     verdict = "" if band.fits else "outside"
-    return [f"{band.moves:,}", f"{band.promised:.3f}", f"{band.realised:.3f}", f"{low:.3f} to {high:.3f}", _bar(band), verdict]
+    return [f"{band.moves:,}", chance(band.promised), f"{band.realised:.3f}", f"{low:.3f} to {high:.3f}", _bar(band), verdict]
 
 
 def _bar(band: Band) -> str:
@@ -176,8 +176,13 @@ def _bar(band: Band) -> str:
     return "".join("|" if n == promise else "=" if low <= n <= high else "." for n in range(20))
 
 
+def chance(p: float) -> str:
+    """A probability of gain: nothing is certain."""
+    return ">0.99" if p > 0.99 else f"{p:.3f}"
+
+
 def _setting(s: Setting) -> list[str]:
-    told = [f"{s.z:g}", f"{s.moved:.1%}", f"{s.promised:+.2%}", f"{s.p_gain:.3f}"]
+    told = [f"{s.z:g}", f"{s.moved:.1%}", f"{s.promised:+.2%}", chance(s.p_gain)]
     return [*told, *([f"{s.truly.lift:+.2%}", f"{s.truly.realised:.3f}", f"{s.truly.harmed:.1%}"] if s.truly else [])]
 
 

@@ -5,7 +5,7 @@ SELECT
   price AS new,
   100 * (price / current_price - 1) AS "%",
   expected_revenue_delta AS money,
-  p_gain AS p_gain,
+  CASE WHEN p_gain > 0.99 THEN '>0.99' ELSE CAST(round(p_gain, 2) AS VARCHAR) END AS p_gain,  -- nothing is certain
   reason_code || coalesce(' (' || constraint_bound || ')', '') AS reason
 FROM price_table
 WHERE price <> current_price

@@ -88,7 +88,14 @@ def _show_bands(m: Measured) -> None:
     )
     for b in m.bands:
         realised, chance = (_share(b.effect.change), _interval(b.effect)) if b.effect else ("-", "-")
-        grid.add_row(f"{b.lo:.2f} to {b.hi:.2f}", f"{b.units:,}", f"{b.p_gain:.2f}", _share(b.promised), realised, chance)
+        grid.add_row(
+            f"{b.lo:.2f} to {b.hi:.2f}",
+            f"{b.units:,}",
+            ">0.99" if b.p_gain > 0.99 else f"{b.p_gain:.2f}",
+            _share(b.promised),
+            realised,
+            chance,
+        )
     result.print()
     print_grid(grid)
 

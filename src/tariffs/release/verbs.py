@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from hundredfold.errors import PublishRefused, StateError, UsageError
 from hundredfold.ports import Store
 from hundredfold.steps.publish import Release
-from tariffs.contracts import LIMITS_TITLE
+from tariffs.contracts import LIMITS_TITLE, TOTALS_TITLE
 from tariffs.release import shelf
 from tariffs.release.drift import Chart, charts
 from tariffs.release.guards import AGAINST_ACTIVE, CODES, Limits, Subject, inspect, limits_of
@@ -91,6 +91,7 @@ def check(version: int, book: Book, store: Store, sources: Sources, now: dt.date
         _charts(book, store, sales) if active else None,
         sales.last_posted() if sales else None,
         sources.locations(found.release),
+        tuple(found.release.digest.get(TOTALS_TITLE, ())),
     )
     return Checked(version, found.seal, active, inspect(subject), tuple(found.release.digest.get(LIMITS_TITLE, ())))
 

@@ -102,6 +102,7 @@ class Subject:
     charts     realised against expected volume since the active table came into use, by segment; None if nothing was sold since
     sold       unit_key, posted: every unit that was sold, and the price that was posted last (voice: as a share of the tariff);
                None if the sales that the table was learnt from are gone
+    totals     line, tau, tau_se and the changes with their intervals, as the release's digest has them; empty where it has none
     locations  location, control, time_zone: those of the run; None if they are gone
     """
 
@@ -114,6 +115,7 @@ class Subject:
     charts: tuple[Chart, ...] | None = None
     sold: pa.Table | None = None
     locations: pa.Table | None = None
+    totals: tuple[Mapping[str, Any], ...] = ()
 
 
 Guard = Callable[[Subject], Finding]

@@ -15,7 +15,7 @@ from tariffs.release.guards.subject import SHOWN, Subject, found, text_equals
 from tariffs.release.log import Finding
 from tariffs.release.tables import bools, floats, is_voice, matched
 
-CONTROL, STALE, VALIDITY, DRIFT = "CONTROL", "STALE", "VALIDITY", "DRIFT"
+CONTROL, STALE, VALIDITY, DRIFT, PRIOR = "CONTROL", "STALE", "VALIDITY", "DRIFT", "PRIOR"
 CLOCK_CHANGE = dt.timedelta(hours=2)  # a week in which clocks change is an hour longer or shorter; Lord Howe, half of one
 
 
@@ -143,3 +143,16 @@ def drift(s: Subject) -> Finding:
     words = f"{weeks:,} week{'s' * (weeks != 1)} since, {len(s.charts)} segments; furthest {worst.name}: {worst.peak:.1f}"
     cases = tuple(f"{c.name}: CUSUM {c.peak:.1f}, volume {c.ratio:+.1%} against what was expected" for c in s.charts if c.alarm)
     return Finding(DRIFT, not cases, words, allowed, cases[:SHOWN], len(cases))
+
+
+def prior(s: Subject) -> Finding:
+    """The data tell how far elasticities differ: tau is above its own standard error, or every unit rests on the mean of its kind."""
+    allowed = "tau above its standard error"
+    if not s.totals:
+        return Finding(PRIOR, True, "the release says nothing of its prior", allowed)
+    said = [(str(row["line"]), float(row["tau"]), float(row["tau_se"])) for row in s.totals]
+    words = "; ".join(f"{line}: tau {tau:.3f}, standard error {se:.3f}" for line, tau, se in said)
+    weak = tuple(
+        f"{line}: its data do not tell tau; log more trials, or price fewer kinds of unit" for line, tau, se in said if not tau >= se
+    )
+    return Finding(PRIOR, not weak, words, allowed, weak, len(weak))

@@ -1,0 +1,240 @@
+"""What the second level does not know of itself: tau and delta as distributions instead of two numbers.
+
+A prior N(z'delta, tau2) whose delta and tau are taken for known makes intervals too narrow, most of all where units are few or sell little: a point
+estimate of tau2 is then often zero, and every unit is certain of the mean of its kind.  So delta is integrated out exactly, and tau on a grid,
+
+    p(tau | b)  ~  p(tau) prod_u w_u^(1/2) |A|^(-1/2) exp(-1/2 [sum_u w_u (b_u - z_u'd)^2 + (d - d0)'R (d - d0)]),
+    w_u = 1 / (v_u + tau2),   A = sum_u w_u z_u z_u' + R,   d = A^-1 (sum_u w_u z_u b_u + R d0),
+
+with R the inverse of delta's prior covariance (`Kinds`; Gelman, Bayesian Data Analysis, 3rd ed. 2013, 5.4; with a flat prior on delta this is the
+restricted likelihood of Harville 1977).  p(tau) ~ tau exp(-2 tau^2) is zero at zero, so that no handful of units
+passes for all alike, and proper (Chung et al. 2013).
+The grid is then replaced by the few nodes and weights that integrate every polynomial in tau up to degree 2 NODES - 1 as it does (Gauss quadrature of a
+discrete distribution; Golub and Welsch 1969), so that a unit's posterior is a sum of a few normal ones (`average`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tariffs.demand.conditional import Fit
+from tariffs.demand.panel import tally
+from tariffs.rows import Floats, Ints
+
+NODES = 5
+SMALLEST_TAU, LARGEST_TAU = 1e-3, 30.0
+COARSE, FINE = 40, 32  # points of the grid: to find where tau is likely, and there
+UNLIKELY = 14.0  # in log density below the greatest: 1e-6
+OMEGAS = np.array([0.05, 0.1, 0.2, 0.3, 0.45, 0.7, 1.0, 1.5])
+START = 0.3  # of omega
+SWEEPS = 3
+INTERCEPT, INTERCEPT_SD = -1.5, 0.5  # elasticities of prepaid bundles and airtime: -0.4 to -3
+THETA_SD = 0.3
+OMEGA_SCALE = 0.3
+SCALE = 0.5  # of tau's prior
+
+
+@dataclass(frozen=True, slots=True)
+class Hyper:
+    """The posterior of what units share.
+
+    delta, covariance  (columns,) and (columns, columns): averaged over tau
+    tau, weight        (NODES,) the nodes, rising, and their weights, which add up to 1
+    mode, se           tau where it is most likely (0 where nothing is seen of it), and its posterior standard deviation
+    """
+
+    delta: Floats
+    covariance: Floats
+    tau: Floats
+    weight: Floats
+    mode: float
+    se: float
+    omega: Floats
+
+    @property
+    def tau2(self) -> float:
+        """The square of tau's posterior mean: where units are fitted, before they are averaged over the nodes."""
+        return float(np.sum(self.weight * self.tau)) ** 2
+
+
+@dataclass(frozen=True, slots=True)
+class Kinds:
+    """What is thought of delta before any data: the intercept is N(-1.5, 1), the effects of a factor's levels are N(theta t, omega_f2).
+
+    factor  (columns,) the factor of each column, 0, 1, 2, ..., and -1 of the intercept
+    trend   (columns,) t, such as the log of a product's price, centred; theta is N(0, 1).  0 where there is none
+    """
+
+    factor: Ints
+    trend: Floats
+
+    @property
+    def factors(self) -> int:
+        return int(self.factor.max(initial=-1)) + 1
+
+    def precision(self, omega: Floats) -> Floats:
+        """The inverse of delta's prior covariance; omega (factors,)."""
+        columns = len(self.factor)
+        covariance = np.zeros((columns, columns))
+        covariance[0, 0] = INTERCEPT_SD**2
+        effect = self.factor >= 0
+        covariance[effect, effect] = omega[self.factor[effect]] ** 2
+        for f in range(self.factors):
+            trend = np.where(self.factor == f, self.trend, 0.0)
+            covariance += THETA_SD**2 * np.outer(trend, trend)
+        return np.asarray(np.linalg.inv(covariance))
+
+
+def plain(columns: int) -> Kinds:
+    """One factor, no trend."""
+    return Kinds(np.append(-1, np.zeros(columns - 1, dtype=np.int64)), np.zeros(columns))
+
+
+def integrate(estimate: Floats, variance: Floats, design: Floats, kinds: Kinds | None = None) -> Hyper:
+    """The posterior of delta and tau, from estimates (K,) with these variances; design (K, columns), the first column the intercept."""
+    kinds = plain(design.shape[1]) if kinds is None else kinds
+    level = _Level(estimate, variance, design)
+    taus = np.geomspace(SMALLEST_TAU, LARGEST_TAU, COARSE)
+    omega = np.full(kinds.factors, START)
+    first = np.array([level.density(tau, kinds.precision(omega)) for tau in taus])
+    omega = _spreads(level, kinds, float(taus[np.argmax(first)]))
+    prior = kinds.precision(omega)
+    first = np.array([level.density(tau, prior) for tau in taus])
+    likely = np.flatnonzero(first > first.max() - UNLIKELY)
+    low = 0.0 if likely[0] == 0 else taus[likely[0] - 1]
+    grid = np.linspace(low, taus[min(likely[-1] + 1, COARSE - 1)], FINE + 1)[1:]
+    found = [level.at(tau, prior) for tau in grid]
+    density = np.array([one.density for one in found])
+    weight = np.exp(density - density.max())
+    weight /= weight.sum()
+    deltas = np.array([one.delta for one in found])
+    delta = weight @ deltas
+    covariance = np.einsum("k,kij->ij", weight, np.array([one.covariance for one in found]))
+    covariance = covariance + (deltas - delta).T @ ((deltas - delta) * weight[:, None])
+    tau, share = quadrature(grid, weight, NODES)
+    mean = float(weight @ grid)
+    likelihood = density + 0.5 * (grid / SCALE) ** 2 - np.log(grid)
+    best = int(np.argmax(likelihood))
+    mode = 0.0 if best == 0 and low == 0.0 else float(grid[best])
+    return Hyper(delta, covariance, tau, share, mode, float(np.sqrt(max(weight @ (grid - mean) ** 2, 0.0))), omega)
+
+
+def _spreads(level: _Level, kinds: Kinds, tau: float) -> Floats:
+    """omega (factors,): each is its mean given the others, in turn; half-normal a priori, with scale 1."""
+    omega = np.full(kinds.factors, START)
+    for _ in range(SWEEPS):
+        for f in range(kinds.factors):
+            tries = [np.where(np.arange(kinds.factors) == f, one, omega) for one in OMEGAS]
+            density = (
+                np.array([level.density(tau, kinds.precision(each)) for each in tries]) - 0.5 * (OMEGAS / OMEGA_SCALE) ** 2 + np.log(OMEGAS)
+            )
+            weight = np.exp(density - density.max())
+            omega[f] = float(np.sqrt(weight @ OMEGAS**2 / weight.sum()))
+    return omega
+
+
+def quadrature(points: Floats, weight: Floats, nodes: int) -> tuple[Floats, Floats]:
+    """Gauss nodes, rising, and weights of a discrete distribution: the eigenvalues of its Jacobi matrix, and the squares of the eigenvectors' first
+    elements (Golub and Welsch 1969).  The matrix comes from Stieltjes' three-term recurrence."""
+    alpha, beta = np.zeros(nodes), np.zeros(nodes)
+    before, now, norm = np.zeros_like(points), np.ones_like(points), 1.0
+    for k in range(nodes):
+        alpha[k] = weight @ (points * now * now) / norm
+        after = (points - alpha[k]) * now - beta[k] * before
+        before, now, last = now, after, norm
+        norm = float(weight @ (now * now))
+        if k + 1 < nodes:
+            beta[k + 1] = norm / last
+    jacobi = np.diag(alpha) + np.diag(np.sqrt(beta[1:]), 1) + np.diag(np.sqrt(beta[1:]), -1)
+    at, vectors = np.linalg.eigh(jacobi)
+    share = vectors[0] ** 2
+    return at, share / share.sum()
+
+
+def average(fit: Fit, mean: Floats, tau2: float, tau: Floats, weight: Floats, spread: Floats) -> Fit:
+    """Posteriors (units,) that were fitted at N(mean, tau2), averaged over the nodes of tau; spread (units,) = z' Cov(delta) z.
+
+    With the likelihood a parabola around the fit (information I), a node's posterior has the precision h = I + 1 / tau_k2, the share B = 1 / (h tau_k2) of
+    the prior in it, the mean (I b + m / tau_k2) / h, and the variance 1 / h + B^2 z' Cov(delta) z (Kass and Steffey 1989); I b = I beta + (beta - mean) / tau2.
+    Value by value: the same bits for one unit and for many.
+    """
+    precision = 1.0 / tau2
+    information = np.maximum(precision / fit.shrink - precision, 0.0)
+    told = information * fit.beta + (fit.beta - mean) * precision
+    each = 1.0 / (tau * tau)[:, None]  # (nodes, 1)
+    curvature = information + each
+    share = each / curvature
+    beta = (told + each * mean) / curvature
+    of = weight[:, None]
+    centre = _sum(of * beta)
+    variance = _sum(of * (1.0 / curvature + share * share * spread + (beta - centre) * (beta - centre)))
+    silent = ~(information > 0.0)  # keeps the prior to the last bit
+    centre, shared = np.where(silent, mean, centre), np.where(silent, 1.0, _sum(of * share))
+    exposed = fit.exposed * np.exp(fit.centre * (centre - fit.beta))
+    return Fit(centre, np.sqrt(variance), shared, exposed, fit.demand, fit.centre)
+
+
+def hidden(fit: Fit, tau2: float, left: Floats) -> Fit:
+    """The fit with as much of its information as the season leaves (units,), in its sd and shrink; the mode stays."""
+    precision = 1.0 / tau2
+    curvature = np.maximum(precision / fit.shrink - precision, 0.0) * left + precision
+    return replace(fit, sd=1.0 / np.sqrt(curvature), shrink=precision / curvature)
+
+
+def pseudo(fit: Fit, mean: Floats, tau2: float) -> tuple[Floats, Floats]:
+    """What each unit says by itself, around its posterior mode: estimate and variance; infinite where it says nothing (Laplace's approximation)."""
+    precision = 1.0 / tau2
+    information = np.maximum(precision / fit.shrink - precision, 0.0)
+    known = information > 1e-12 * precision
+    safe = np.where(known, information, 1.0)
+    estimate = np.where(known, fit.beta + (fit.beta - mean) * precision / safe, mean)
+    return estimate, np.where(known, 1.0 / safe, np.inf)
+
+
+def _sum(values: Floats) -> Floats:
+    """Over the nodes, one after the other."""
+    return np.asarray(np.add.reduce(values, axis=0))
+
+
+@dataclass(frozen=True, slots=True)
+class _At:
+    density: float
+    delta: Floats
+    covariance: Floats
+
+
+class _Level:
+    """The second level at one tau after the other; units of one kind (equal rows of the design) are added up first."""
+
+    def __init__(self, estimate: Floats, variance: Floats, design: Floats) -> None:
+        rows = np.ascontiguousarray(design).view(np.dtype((np.void, design.dtype.itemsize * design.shape[1]))).ravel()
+        _, first, kind = np.unique(rows, return_index=True, return_inverse=True)
+        self.estimate, self.variance, self.kind, self.kinds = estimate, variance, kind, design[first]
+        self._tau, self._sums = -1.0, (np.zeros(0), np.zeros(0), 0.0, 0.0)
+
+    def density(self, tau: float, prior: Floats) -> float:
+        return self._solve(tau, prior)[0]
+
+    def at(self, tau: float, prior: Floats) -> _At:
+        density, delta, normal = self._solve(tau, prior)
+        return _At(density, delta, np.asarray(np.linalg.inv(normal), dtype=np.float64))
+
+    def _solve(self, tau: float, prior: Floats) -> tuple[float, Floats, Floats]:
+        known, pull, square, logs = self._added(tau)
+        normal = (self.kinds * known[:, None]).T @ self.kinds + prior
+        moment = self.kinds.T @ pull + prior[:, 0] * INTERCEPT
+        delta = np.linalg.solve(normal, moment)
+        square = square + prior[0, 0] * INTERCEPT**2 - float(moment @ delta)
+        determinants = float(np.linalg.slogdet(prior)[1]) - float(np.linalg.slogdet(normal)[1])
+        return float(0.5 * (logs - square + determinants - (tau / SCALE) ** 2) + np.log(tau)), np.asarray(delta, dtype=np.float64), normal
+
+    def _added(self, tau: float) -> tuple[Floats, Floats, float, float]:
+        """Per kind the weights and the weighted estimates; in all the weighted squares and the logs of the weights."""
+        if tau != self._tau:
+            weight = 1.0 / (self.variance + tau * tau)
+            pulled = weight * self.estimate
+            known, pull = tally(self.kind, weight, len(self.kinds)), tally(self.kind, pulled, len(self.kinds))
+            self._tau, self._sums = tau, (known, pull, float(np.sum(pulled * self.estimate)), float(np.sum(np.log(weight))))
+        return self._sums

@@ -1,0 +1,9 @@
+-- Money and volume a week against staying, with 90 % intervals that know what all units have in common (tariffs.totals); tau and its standard error.
+SELECT
+  kind AS line,
+  revenue, revenue_lo AS "from", revenue_hi AS "to",
+  margin, margin_lo AS "margin from", margin_hi AS "margin to",
+  volume, volume_lo AS "volume from", volume_hi AS "volume to",
+  tau, tau_se
+FROM totals
+ORDER BY kind
