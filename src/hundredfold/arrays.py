@@ -128,6 +128,20 @@ def _array_of(value: list[Any], kind: pa.DataType) -> Array:
         return array
 
 
+def infinite_dates(rows: pa.RecordBatch) -> list[str]:
+    """Return the columns with a date or time of infinity, which SQL has: as a number it is the largest one, some day in a year far off."""
+    found = []
+    for name, column in zip(rows.schema.names, rows.columns, strict=True):
+        if not (pa.types.is_date32(column.type) or pa.types.is_timestamp(column.type)) or len(column) == column.null_count:
+            continue
+        bits = column.type.bit_width
+        numbers, last = stored_numbers(column, np.dtype(f"int{bits}")), 2 ** (bits - 1) - 1
+        if numbers.max() == last or numbers.min() == -last:
+            own = numbers[~nulls_of(column)] if column.null_count else numbers
+            found += [name] if own.max() == last or own.min() == -last else []
+    return found
+
+
 def pylist_of(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     """A column's values as Python's own; the text of one that Python cannot hold, such as a date beyond the year 9999."""
     try:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from .contract import quote
+from .contract import literal, quote
 from .errors import QueryError
 from .job import Batch, Job, Model
 
@@ -61,6 +61,21 @@ def plain_columns(select: str, schema: pa.Schema) -> str:
     """The query, with texts instead of values of an ENUM: a batch file holds no dictionaries."""
     texts = [f"CAST({quote(f.name)} AS VARCHAR) AS {quote(f.name)}" for f in schema if pa.types.is_dictionary(f.type)]
     return f"SELECT * REPLACE ({', '.join(texts)}) FROM ({select}) AS q" if texts else select
+
+
+def with_micros(select: str, schema: pa.Schema) -> tuple[str, pa.Schema]:
+    """Return the query with whole microseconds instead of intervals, and its columns. What has months has no length, and ends the query."""
+    spans = {f.name: quote(f.name) for f in schema if pa.types.is_interval(f.type)}
+    if not spans:
+        return select, schema
+    words = "an interval of months has no length in microseconds: write CAST(... AS VARCHAR), or the difference of two times"
+    each = ", ".join(
+        f"CASE WHEN extract(year FROM {c}) = 0 AND extract(month FROM {c}) = 0 THEN epoch_us({c})"
+        f" WHEN {c} IS NOT NULL THEN CAST(error({literal(f'{name}: {words}')}) AS BIGINT) END AS {c}"
+        for name, c in spans.items()
+    )
+    fields = [f.with_type(pa.int64()) if f.name in spans else f for f in schema]
+    return f"SELECT * REPLACE ({each}) FROM ({select}) AS q", pa.schema(fields)
 
 
 def query_of(model: Model, job: Job) -> str:

@@ -144,7 +144,7 @@ def test_more_failures_than_allowed_hold_the_release_back(bench: Bench) -> None:
     within_limits(job, list(piece.collected.values()), "r", 0.5)
 
 
-def test_json_lines_hold_no_nan_and_no_infinity(tmp_path: Path) -> None:
+def test_json_lines_of_a_run_hold_nan_and_infinity_as_texts(tmp_path: Path) -> None:
     import json
 
     import hundredfold
@@ -160,7 +160,7 @@ def test_json_lines_hold_no_nan_and_no_infinity(tmp_path: Path) -> None:
     )
     run = hundredfold.run(job, {"s": {"k": list(values)}}, home=tmp_path, workers=1)
     lines = run.published().read_text().splitlines()
-    assert [json.loads(line, parse_constant=pytest.fail)["x"] for line in lines] == [1.5, None, None]
+    assert [json.loads(line, parse_constant=pytest.fail)["x"] for line in lines] == [1.5, "NaN", "Infinity"]
 
 
 @pytest.mark.parametrize("columns", ["m.*, shop", "m.*, m.price + 1 AS SHOP", "m.*, m.price", "m.*, run.as_of, run.as_of AS As_Of"])

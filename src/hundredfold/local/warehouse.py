@@ -26,6 +26,7 @@ from ..listing import partition_types
 from ..steps.validate import refuse_other_files
 from . import json_lines
 from .csv_files import CsvFile, facts_of, malformed, prepare_csv, typed
+from .json_values import json_rows
 from .parquet_files import SQL_ERRORS, exact_times, find_damage, refuse_inexact, without_zone
 from .sources import SETTLED, Files, as_table, find_files, pattern, refuse_ours, settling, still_open
 
@@ -103,7 +104,9 @@ class DuckWarehouse:
     def columns(self, select: str) -> pa.Schema:
         try:
             schema = self.connection.sql(f"SELECT * FROM ({select}) AS q LIMIT 0").to_arrow_table().schema
-            names = self.connection.sql(select).columns  # a subquery's columns are renamed where two of them have one name
+            own = self.connection.sql(select)
+            names = own.columns  # a subquery's columns are renamed where two of them have one name
+            _refuse_types(dict(zip(names, own.types, strict=True)))
             return pa.schema([field.with_name(name) for field, name in zip(schema, names, strict=True)])
         except duckdb.Error as error:
             raise _told(self._placed(error, select), select) from error
@@ -135,6 +138,7 @@ class DuckWarehouse:
             wait([coming])
 
     def write(self, select: str, key: str, format: str = "parquet") -> int:
+        select = json_rows(select, self.columns(select)) if format == "jsonl" else select
         options = {"parquet": "FORMAT parquet, COMPRESSION zstd", "csv": "FORMAT csv, HEADER", "jsonl": "FORMAT json"}[format]
         with self.store.writing(key) as path:
             count = self._run(f"COPY ({select}) TO '{_text(path)}' ({options})")
@@ -632,6 +636,33 @@ class Attached:
         self.exact = True  # __row is the row's number in its file
         self.csv: list[dict[str, Any]] = []  # how its CSV files are written
         self.numbered: Callable[[], Attached] | None = None  # where rows have no number yet: the same, with one
+
+
+REMEDIES = {
+    "uhugeint": "CAST({} AS VARCHAR), or AS DECIMAL(38, 0) where it fits",
+    "time with time zone": "CAST({} AS TIME)",
+    "bignum": "CAST({} AS VARCHAR)",
+    "bit": "CAST({} AS VARCHAR)",
+    "union": "CAST({} AS VARCHAR)",
+    "interval": "epoch_us(...) of each, which is whole microseconds",
+}  # types that would reach Python or a file as another value, and what to write in their place
+
+
+def _refuse_types(columns: Mapping[str, Any]) -> None:
+    """QueryError for columns of types that Arrow gives as other values, without an error. An interval alone is kept as microseconds."""
+    for name, kind in columns.items():
+        odd = next((each for each in _types_in(kind) if each in REMEDIES), None)
+        if odd and (odd != "interval" or kind.id != odd):
+            remedy = REMEDIES[odd].format(quote(name)) if kind.id == odd else "another type inside of it"
+            raise QueryError(f"its column {name} is of type {kind}, which would come out as another value", hint=f"write {remedy}")
+
+
+def _types_in(kind: Any) -> Iterator[str]:
+    yield kind.id
+    if kind.id in ("list", "array", "map", "struct"):
+        for _, inner in kind.children:
+            if hasattr(inner, "id"):  # an array's size is a child, too
+                yield from _types_in(inner)
 
 
 def _sort(kind: str) -> str:

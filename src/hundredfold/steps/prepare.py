@@ -15,14 +15,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..arrays import UNIT, from_numpy, has_large, numpy_of, taken
+from ..arrays import UNIT, from_numpy, has_large, infinite_dates, numpy_of, taken
 from ..contract import quote
 from ..errors import ConservationError, HomeError, QueryError, StateError
 from ..job import Batch, Job, Layout, Model
 from ..manifest import ROWS, Manifest, UnitList
 from ..outcome import ACCOUNT
 from ..ports import Store, Warehouse
-from ..query import UNIT_COST, cut, pack, plain_columns, query_of
+from ..query import UNIT_COST, cut, pack, plain_columns, query_of, with_micros
 from ..sizes import row_bytes
 from .units import Counting, Numbering, number
 
@@ -79,7 +79,7 @@ def prepare(
     store.delete(layout.model(model.name))
     select = query_of(model, job)
     schema = columns_of(model, select, warehouse)
-    select = plain_columns(select, schema)
+    select, schema = with_micros(plain_columns(select, schema), schema)
     kept = not warehouse.is_plain(select)
     if kept:  # a join or an aggregate is not worth doing twice
         warehouse.keep("__prepared", select)
@@ -214,6 +214,11 @@ def _route(
     varied = not all(_is_fixed(schema.field(name).type) for name in columns)
     for chunk in warehouse.stream(numbering.query(columns), max(LEAST_STREAMED, min(MOST_STREAMED, STREAM_BYTES * COPIES // width))):
         routed += chunk.num_rows
+        if endless := infinite_dates(chunk):
+            raise QueryError(
+                f"the query of {model.name} gives dates of infinity in {', '.join(endless)}, which no date in Python is",
+                hint="leave these rows out, or write nullif(...)",
+            )
         nullable |= {f.name for f, column in zip(chunk.schema, chunk.columns, strict=True) if column.null_count}
         large |= {f.name for f, column in zip(chunk.schema, chunk.columns, strict=True) if f.name not in large and has_large(column)}
         numbers = numbering.numbers(chunk.column(0))

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from ..arrays import rows_of
+from ..arrays import infinite_dates, rows_of
 from ..checks import Judged, Rule, check_column
 from ..checksums import damaged, get_json, missing, needed, parsed_json, put_json
 from ..contract import Contract, accepts, literal, quote, read_contract
@@ -24,7 +24,7 @@ from ..errors import DamagedFile, PublishRefused, QueryError, StateError
 from ..job import Job, Layout, Publish, allowed, releases_of
 from ..outcome import words_of
 from ..ports import Store, Warehouse
-from ..query import check_names, naming_query, text_of
+from ..query import check_names, naming_query, text_of, with_micros
 from ..rowgroups import RowGroups
 from .collect import Collected, WritingStore
 
@@ -303,20 +303,18 @@ def _restore(release: Release, job: Job, layout: Layout, warehouse: Publishing, 
 def _write(select: str, key: str, format: str, warehouse: Publishing, store: WritingStore) -> int:
     """A query's rows as one file, in its order; how many."""
     if format != "parquet":
-        return warehouse.write(_finite(select, warehouse) if format == "jsonl" else select, key, format)
+        return warehouse.write(select, key, format)
     rows = 0
     with store.writing(key) as path, closing(RowGroups(path, warehouse.columns(select))) as file:
         for batch in warehouse.stream(select):
+            if endless := infinite_dates(batch):
+                raise PublishRefused(
+                    f"a query to publish gives dates of infinity in {', '.join(endless)}, which Parquet has not",
+                    hint="leave these rows out, or write nullif(...)",
+                )
             file.add(pa.Table.from_batches([batch]))
             rows += batch.num_rows
     return rows
-
-
-def _finite(select: str, warehouse: Publishing) -> str:
-    """The same rows with null for NaN and infinities, which JSON does not have."""
-    columns = [(quote(f.name), pa.types.is_floating(f.type)) for f in warehouse.columns(select)]
-    values = ", ".join(f"CASE WHEN isfinite({name}) THEN {name} END AS {name}" if number else name for name, number in columns)
-    return f"SELECT {values} FROM ({select}) AS q"
 
 
 def describe_run(job: Job, layout: Layout, as_of: str, version: int | None, parent: int | None, warehouse: Publishing) -> None:
@@ -334,7 +332,8 @@ def _digest(output: Publish, select: str, job: Job, warehouse: Publishing) -> di
     tables = {}
     for title, query in output.digest.items():
         try:
-            tables[title] = warehouse.query(text_of(query, job.folder))
+            text = text_of(query, job.folder)
+            tables[title] = warehouse.query(with_micros(text, warehouse.columns(text))[0])
         except QueryError as error:
             raise QueryError(f"the digest {title!r} of {output.name} cannot run: {error.message}", hint=error.hint) from error
     for title, table in tables.items():
@@ -343,14 +342,20 @@ def _digest(output: Publish, select: str, job: Job, warehouse: Publishing) -> di
 
 
 def _plain(table: pa.Table) -> list[dict[str, Any]]:
-    """Rows for JSON and for people: a sum that SQL made a decimal is a plain number, and what is no number is null."""
+    """Rows for JSON and for people: a sum that SQL made a decimal is a plain number; NaN and infinity, which JSON lacks, are texts."""
     return [{name: _plain_value(value) for name, value in row.items()} for row in rows_of(table)]
 
 
 def _plain_value(value: Any) -> Any:
     if isinstance(value, Decimal):
         return int(value) if value == int(value) else float(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, list):
+        return [_plain_value(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _plain_value(each) for name, each in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 def _checked(output: Publish, job: Job, warehouse: Publishing) -> str:
@@ -361,6 +366,7 @@ def _checked(output: Publish, job: Job, warehouse: Publishing) -> str:
     except QueryError as error:
         raise QueryError(f"the query of {output.name} cannot run: {error.message}", hint=error.hint) from error
     check_names(f"the query of {output.name}", schema.names)
+    select, schema = with_micros(select, schema)
     if output.contract is None:
         return select
     contract = read_contract(output.contract)
