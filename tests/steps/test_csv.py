@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import bz2
 import csv
 import gzip
@@ -381,3 +382,12 @@ def test_the_names_of_a_file_without_a_header_are_the_contract_s(bench: Bench, t
     piece = bench.source(Source("s", csv=Csv(header=False)), tmp_path / "a.csv")
     piece.validate()
     assert piece.accepted("s") == [{"column0": "A", "column1": 1}, {"column0": "B", "column1": 2}]
+
+
+def test_hundreds_of_columns_are_typed_within_little_memory(bench: Bench, tmp_path: Path) -> None:
+    kinds = {"1": 1, "1.5": 1.5, "true": True, "2020-01-31": dt.date(2020, 1, 31), "x": "x", "": None}
+    texts = [list(kinds)[number % len(kinds)] for number in range(420)]
+    (tmp_path / "a.csv").write_text(f"{','.join(f'c{n}' for n in range(420))}\n{','.join(texts)}\n")
+    piece = bench.source(Source("s"), tmp_path / "a.csv")
+    piece.validate()
+    assert [list(row.values()) for row in piece.accepted("s")] == [[kinds[text] for text in texts]]

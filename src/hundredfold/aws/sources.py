@@ -22,7 +22,7 @@ from botocore.exceptions import ClientError
 
 from ..contract import literal, quote
 from ..errors import QueryError, SourceError
-from ..job import Source
+from ..job import Csv, Source
 from ..listing import kind_of_file, partition_folders, partitions
 from ..local.files import FileStore
 from ..local.parquet_files import COPY_AGAIN, HEAD_BYTES, refuse_durations, refuse_finer, what_is_no_parquet
@@ -48,6 +48,7 @@ def attach(
     name = f"__raw_{source}"
     glue = GLUE.fullmatch(place)
     if glue:
+        refuse_csv(declared, place)
         return _in_glue(warehouse, source, name, glue[1], glue[2])
     objects, kind = _found(warehouse, source, place)
     folders = _folders(source, place, objects)
@@ -115,6 +116,15 @@ def check_place(source: str, place: str) -> None:
     except ClientError as error:
         if code(error) == "EntityNotFoundException":
             raise _no_table(source, place) from error
+
+
+def refuse_csv(source: Source, place: str) -> None:
+    """Raise SourceError where `csv=` would have no effect: what the files of a table in Glue are like, its entry there says."""
+    if GLUE.fullmatch(place) and source.csv != Csv():
+        raise SourceError(
+            f"{source.name}: {place} is a table in Glue, whose own entry says how its files are written, and csv= is declared too",
+            hint=f"name the files: --source {source.name}=s3://BUCKET/PREFIX/   or leave csv= out, and set delimiter and nulls in Glue",
+        )
 
 
 def _no_table(source: str, place: str) -> SourceError:

@@ -36,7 +36,7 @@ from .begin import new_record
 from .count import Count
 from .home import AT_WORK, StackHome, stack_of
 from .place import client
-from .sources import check_place
+from .sources import check_place, refuse_csv
 
 LOOK = 1.5  # seconds between looks at the record
 COUNT = 4.0  # seconds between counts of what is done
@@ -70,6 +70,7 @@ def run(
     for source in declared.sources:
         place = (sources or {}).get(source.name, source.at)
         if isinstance(place, str) and place.startswith(REMOTE):
+            refuse_csv(source, place)
             check_place(source.name, place)
     places = {name: _sent(there, run, name, _from_here(place), declared) for name, place in (sources or {}).items()}
     for source in declared.sources:

@@ -9,6 +9,7 @@ import datetime as dt
 import decimal
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ SETTLED = {
     "TIMESTAMP": f"regexp_full_match(@, '{_ISO}') AND TRY_CAST(@ AS TIMESTAMP) {_YEARS}",
     "TIMESTAMP WITH TIME ZONE": rf"regexp_full_match(@, '{_ISO}(Z|[+-]\d\d(:?\d\d)?)') AND CAST(TRY_CAST(@ AS TIMESTAMPTZ) AS TIMESTAMP) {_YEARS}",
 }  # a type, and what is true of a text that becomes it without another meaning
+WHOLE, DAY, MOMENT = re.compile(r"-?\d+"), re.compile(r"\d{4}-\d\d-\d\d"), re.compile(r"\d{4}-\d\d-\d\d[ T]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,6 +429,29 @@ def _with_plain_texts(table: pa.Table) -> pa.Table:
 def pattern(path: str) -> str:
     """A path as SQL, where DuckDB takes every path for a pattern."""
     return literal(glob.escape(path))
+
+
+def possible(value: str | None) -> list[str]:
+    """Return the types that a column may have, by one of its values: those of which the value may be. All where there is no value."""
+    if value is None:
+        return list(SETTLED)
+    fits = {
+        "BIGINT": WHOLE.fullmatch(value),
+        "DOUBLE": _is_float(value),
+        "BOOLEAN": value.lower() in ("true", "false"),
+        "DATE": DAY.fullmatch(value),
+        "TIMESTAMP": MOMENT.match(value),
+        "TIMESTAMP WITH TIME ZONE": MOMENT.match(value),
+    }
+    return [kind for kind in SETTLED if fits[kind]]
+
+
+def _is_float(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
 
 
 def settling(open_: Mapping[str, Sequence[str]]) -> str:

@@ -28,9 +28,11 @@ from . import json_lines
 from .csv_files import CsvFile, facts_of, malformed, prepare_csv, typed
 from .json_values import json_rows
 from .parquet_files import SQL_ERRORS, exact_times, find_damage, refuse_inexact, without_zone
-from .sources import SETTLED, Files, as_table, find_files, pattern, refuse_ours, settling, still_open
+from .sources import Files, as_table, find_files, pattern, possible, refuse_ours, settling, still_open
 
 STREAMED = 250_000  # rows of a streamed batch
+COLUMNS_ASKED = 50  # of CSV files, at a time, for their types: planning such a query takes more than in proportion
+COLUMNS_SEEN = 500  # of which one value is read at a time: each takes a buffer
 FIRST = 2_000  # rows of a CSV file that are asked for every type
 UNNAMED = r'[{,]\s*""\s*:'  # in a line of JSON
 TICK = 0.5  # seconds between looks at whether to go on
@@ -470,21 +472,34 @@ class DuckWarehouse:
     def _settled(self, select: str, names: Sequence[str], typing: Mapping[str, str]) -> str:
         """Columns of texts, each as the first type that all its values are of; text where there is none, or no value. `typing` is the
         SQL of the texts from which types are made, where these are not the texts themselves."""
-        kinds: dict[str, list[str]] = {name: list(SETTLED) for name in names}
-        valued: set[str] = set()
         texts = (
             f"SELECT * REPLACE ({', '.join(f'{sql} AS {quote(n)}' for n, sql in typing.items())}) FROM ({select}) AS s"
             if typing
             else select
         )
-        for rows in (f"{texts} LIMIT {FIRST}", texts):  # what the first rows rule out need not be asked of all
-            sums = settling(kinds)
-            answers = list(self.query(f"SELECT {sums} FROM ({rows}) AS s").to_pylist()[0].values()) if sums else []
-            kinds, valued = still_open(kinds, answers), _valued(kinds, answers)
+        first = f"{texts} LIMIT {FIRST}"
+        values = self._some_value(names, first)
+        values |= self._some_value([name for name, value in values.items() if value is None], texts)
+        kinds = {name: possible(value) for name, value in values.items()}
+        valued = {name for name, value in values.items() if value is not None}
+        few = self.query(f"SELECT count(*) AS n FROM ({select}) AS s").column("n")[0].as_py() <= FIRST
+        for rows in (texts,) if few else (first, texts):  # what the first rows rule out need not be asked of all
+            for some in _groups([name for name in names if kinds[name]], COLUMNS_ASKED):
+                sums = settling({name: kinds[name] for name in some})
+                answers = list(self.query(f"SELECT {sums} FROM ({rows}) AS s").to_pylist()[0].values())
+                kinds |= still_open({name: kinds[name] for name in some}, answers)
         each = ", ".join(
             f"CAST({typing.get(n, quote(n))} AS {kinds[n][0]}) AS {quote(n)}" if n in valued and kinds[n] else quote(n) for n in names
         )
         return f"SELECT __file, __row, {each} FROM ({select}) AS s"
+
+    def _some_value(self, names: Sequence[str], rows: str) -> dict[str, str | None]:
+        """A value of each column of texts; None where it has none."""
+        values: dict[str, str | None] = {}
+        for some in _groups(names, COLUMNS_SEEN):
+            found = self.query(f"SELECT {', '.join(f'any_value({quote(name)}) AS v{i}' for i, name in enumerate(some))} FROM ({rows}) AS s")
+            values |= zip(some, found.to_pylist()[0].values(), strict=True)
+        return values
 
     def _json(self, source: str, files: Files, wanted: Mapping[str, Any], staged: str) -> Attached:
         """JSON lines with the types that JSON gives their values; what a contract names comes as text."""
@@ -677,10 +692,10 @@ def _sort(kind: str) -> str:
     return "number" if name in ("DECIMAL", "FLOAT", "DOUBLE") or name.endswith(("INT", "INTEGER")) else name
 
 
-def _valued(kinds: Mapping[str, Sequence[str]], answers: Sequence[bool | None]) -> set[str]:
-    """The columns that hold a value at all, of those that were asked."""
-    asked = [name for name, open_ in kinds.items() for _ in open_]
-    return {name for name, answer in zip(asked, answers, strict=True) if answer is not None}
+def _groups(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    """Columns, so many at a time."""
+    for start in range(0, len(names), size):
+        yield names[start : start + size]
 
 
 def _typing(source: Source, files: Sequence[CsvFile], wanted: Mapping[str, Any] | None) -> dict[str, str]:
