@@ -170,7 +170,7 @@ def failures(run: str | None, model: str | None, limit: int, traceback: bool, wh
                 "runs that unit's function here, under the debugger",
             ),
             (
-                _command(where, "retry", *older[1:], *_new_code(where)),
+                _command(where, "retry", *older[1:], NEW_CODE),
                 f"does the failed units again, once the function is {_mended(where)}",
             ),
         ]
@@ -454,7 +454,7 @@ def _next(facts: dict[str, Any], where: Where, home: Any) -> list[tuple[str, str
         told.append((_command(where, "resume", run), "goes on, once the cause is mended"))
     if bad:
         told.append((_command(where, "failures", run), f"shows why {bad:,} units failed"))
-        told.append((_command(where, "retry", run, *_new_code(where)), f"does them again, once the function is {_mended(where)}"))
+        told.append((_command(where, "retry", run, NEW_CODE), f"does them again, once the function is {_mended(where)}"))
     if state == "held" and "made by a newer run" in facts["reason"]:
         told.append((_command(where, "publish", run, "--replace-newer"), "replaces the newer run's release all the same"))
     elif state == "held" and bad and any(m.get("ok") for m in facts["models"].values()):
@@ -480,11 +480,6 @@ def _if_older(run: str, home: Any) -> list[str]:
     from .local.runs import newest
 
     return [] if newest(home).id == run else ["--run", run]
-
-
-def _new_code(where: Where) -> list[str]:
-    """The option to go on with other code, where it is needed: on AWS, deploy decides the code."""
-    return [] if where.aws else [NEW_CODE]
 
 
 def _mended(where: Where) -> str:

@@ -29,18 +29,13 @@ from collections.abc import Sequence
 from typing import Any
 
 COMMAND = re.compile(r"hundredfold (?:cancel|failures|publish|replay|resume|retry|rollback|status)\b(?:(?!   | --on | --home ).)*(?=   |$)")
-NEW_CODE = "--accept-new-code"  # an option of this machine: on AWS, deploy decides the code
+NEW_CODE = "--accept-new-code"
 KEPT = "its traceback is kept in "  # begins the note of an error that is not ours
 SHOWN = 5  # so many problems in words; the rest is a count
 
 
 def placed(hint: str, words: Sequence[str]) -> str:
-    """A hint whose commands also say where their run is kept: `words`, such as --on aws. A command goes to three blanks, or to the end.
-
-    An option that is refused on AWS is left out there.
-    """
-    if "aws" in words:
-        hint = hint.replace(f" {NEW_CODE}", "")
+    """A hint whose commands also say where their run is kept: `words`, such as --on aws. A command goes to three blanks, or to the end."""
     return COMMAND.sub(lambda found: f"{found[0]} {shlex.join(words)}", hint) if words else hint
 
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from .arrays import UNIT, from_numpy, numpy_of, value_of
 from .batch import OpenBatch
-from .checksums import get_json, json_text, needed, unsealed
+from .checksums import damaged, get_json, json_text, missing, needed, unsealed
 from .job import Batch, Layout
-from .ports import Store
+from .ports import MarkedStore, Store
 from .sizes import row_bytes
 
 ROWS = "__rows"  # the column that counts a unit's rows, in the list of units
@@ -24,8 +24,8 @@ class Manifest:
     """Every batch with its units, rows and cost; `nullable` names the columns in which any row holds a null,
     and `large` those of integers in which any is beyond 2**53.
 
-    Where others wrote the batches, `files` lists the Parquet objects of each, and `schema` says, serialized and in hex, of which types
-    its columns are.
+    Where others wrote the batches, `files` lists the Parquet objects of each, `marks` the store's mark of each, and `schema` says,
+    serialized and in hex, of which types its columns are.
     """
 
     model: str
@@ -39,6 +39,7 @@ class Manifest:
     files: tuple[tuple[str, ...], ...] = ()
     schema: str = ""
     large: tuple[str, ...] = ()
+    marks: tuple[tuple[str, ...], ...] = ()
 
     def text(self, key: str) -> bytes:
         """Return the manifest as the object of that key, with its checksum."""
@@ -62,6 +63,7 @@ class Manifest:
                 **lists,
                 "batches": tuple(Batch(**{**b, "cuts": tuple(b.get("cuts", ()))}) for b in fields["batches"]),
                 "files": files,
+                "marks": tuple(map(tuple, fields.get("marks", ()))),
             }
         )
 
@@ -102,9 +104,25 @@ def open_batch(manifest: Manifest, units: UnitList, batch: Batch, layout: Layout
 
 def _stored_rows(manifest: Manifest, batch: Batch, layout: Layout, store: Store) -> pa.Table:
     if manifest.files:
-        return rows_of(batch.number, [needed(store, key) for key in manifest.files[batch.number]], manifest.schema)
+        keys = manifest.files[batch.number]
+        marks = manifest.marks[batch.number] if manifest.marks else ("",) * len(keys)
+        found = [_marked(store, key, mark) for key, mark in zip(keys, marks, strict=True)]
+        try:
+            return rows_of(batch.number, found, manifest.schema)
+        except pa.ArrowException as error:
+            raise damaged(store, " and ".join(keys), f"cannot be read: {error}") from error
     key = layout.batch(manifest.model, batch.number)
     return pa.ipc.open_stream(unsealed(store, key, needed(store, key))).read_all()
+
+
+def _marked(store: Store, key: str, mark: str) -> pa.Buffer:
+    """The bytes of an object that another program wrote; DamagedFile if it is missing, or is not the one that had this mark."""
+    if not mark or not isinstance(store, MarkedStore):
+        return needed(store, key)
+    try:
+        return store.get_marked(key, mark)
+    except KeyError:
+        raise missing(store, key) from None
 
 
 def _only(rows: pa.Table, first: int, last: int) -> pa.Table:

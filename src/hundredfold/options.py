@@ -216,7 +216,7 @@ takes_memory = click.option(
 takes_new_code = click.option(
     NEW_CODE,
     is_flag=True,
-    help="Go on with other code than the run began with. Units that are done keep theirs. Not for --on aws, where deploy decides the code.",
+    help="Go on with other code than the run began with. Units that are done keep theirs. On AWS: other code than was deployed then.",
 )
 takes_json = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, for a script.")
 

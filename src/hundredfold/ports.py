@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -33,6 +33,14 @@ class Store(Protocol):
 
     def delete(self, prefix: str) -> None:
         """Remove the object of that key and all below `prefix/`; what is not there is no error."""
+
+
+@runtime_checkable
+class MarkedStore(Store, Protocol):
+    """A store that knows a mark of each object's content, without reading it: of objects that others wrote into it."""
+
+    def get_marked(self, key: str, mark: str) -> pa.Buffer:
+        """The object's bytes; KeyError if there is none, DamagedFile if it is not the one that had this mark."""
 
 
 @dataclass(frozen=True, slots=True)

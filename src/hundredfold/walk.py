@@ -140,7 +140,9 @@ class Walk:
         """The units that are ok, of each model, by the fingerprint of the code that did them; the code of the release among them."""
         entries = self.record.options.get("code", [])
         found: dict[str, dict[str, int]] = {entry["fingerprint"]: {} for entry in entries[-1:]}
-        for collected in self.collected:
+        # each step on AWS is a process of its own, and did not collect itself
+        every = self.collected or ([read_collected(self.layout, model.name, self.store) for model in self.job.models] if entries else [])
+        for collected in every:
             for round_, units in self._units_by_round(collected, several=len(entries) > 1).items():
                 print_ = next((e["fingerprint"] for e in reversed(entries) if e["round"] <= round_), "")  # "": not recorded
                 of_code = found.setdefault(print_, {})

@@ -57,7 +57,7 @@ def test_a_bad_unit_costs_itself_and_is_done_again_when_the_function_is_mended(t
         trouble.run(tasks, "bad", batches=4, watcher=seen)
     there = "--on aws --stack hundredfold-trouble"
     assert caught.value.hint == (
-        f"hundredfold failures bad {there}   then: hundredfold retry bad {there}   or: hundredfold publish bad --max-failed 5 {there}"
+        f"hundredfold failures bad {there}   then: hundredfold retry bad --accept-new-code {there}   or: hundredfold publish bad --max-failed 5 {there}"
     )
     assert [failed for _, failed in seen.counts] == sorted(failed for _, failed in seen.counts)
     assert any(0 < failed <= done for done, failed in seen.counts)  # told while others were at work

@@ -17,7 +17,19 @@ import pytest
 
 from hundredfold.aws.elf import as_loaded, linked_with
 from hundredfold.aws.imports import imports_of
-from hundredfold.aws.package import Built, PackageError, Size, build, check_room, copy_code, package, sha256_of, write_dockerfile, write_zip
+from hundredfold.aws.package import (
+    Built,
+    PackageError,
+    Size,
+    build,
+    check_room,
+    copy_code,
+    fingerprint_of,
+    package,
+    sha256_of,
+    write_dockerfile,
+    write_zip,
+)
 from hundredfold.aws.prune import imported, prune
 from hundredfold.aws.runtime import ROOM, platforms
 from hundredfold.errors import JobError, UsageError
@@ -439,3 +451,20 @@ def test_the_dockerfile_is_clean() -> None:
         pytest.skip("hadolint is not installed")
     done = subprocess.run([hadolint, str(files("hundredfold") / "aws" / "Dockerfile")], capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("", 0)
+
+
+def test_a_fingerprint_is_that_of_the_names_and_contents_of_a_package(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder / "inner").mkdir(parents=True)
+        (tmp_path / folder / "inner" / "x.py").write_text("1")
+        (tmp_path / folder / "y.py").write_text("2")
+    one = fingerprint_of(tmp_path / "a")
+    assert len(one) == 16
+    assert fingerprint_of(str(tmp_path / "b")) == one
+    write_zip(tmp_path / "a", tmp_path / "a.zip"), write_zip(tmp_path / "b", tmp_path / "b.zip")
+    assert fingerprint_of(tmp_path / "a.zip") == fingerprint_of(tmp_path / "b.zip")
+    (tmp_path / "b" / "y.py").rename(tmp_path / "b" / "z.py")
+    (tmp_path / "a" / "y.py").write_text("3")
+    assert len({one, fingerprint_of(tmp_path / "a"), fingerprint_of(tmp_path / "b")}) == 3
+    assert fingerprint_of("1.dkr.ecr.eu-west-1.amazonaws.com/x@sha256:" + "ab" * 32) == "ab" * 8
+    assert fingerprint_of("1.dkr.ecr.eu-west-1.amazonaws.com/x:latest") == ""

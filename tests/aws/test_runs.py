@@ -15,7 +15,8 @@ from stacks import AS_OF, TROUBLE, Account, Stack, Tasks, account, published, tr
 
 import hundredfold
 from hundredfold.aws import verbs
-from hundredfold.errors import HundredfoldError, Stopped
+from hundredfold.errors import HundredfoldError, PublishRefused, StateError, Stopped
+from hundredfold.steps.publish import releases
 from hundredfold.walk import Quiet
 from tariffs import demo
 
@@ -141,3 +142,39 @@ def test_a_function_that_cannot_be_loaded_is_told_and_the_run_goes_on_when_it_ca
         verbs.resume("unloaded", home=trouble.name)
     assert raised.value.message.startswith("there is no module 'jobs.nowhere'")
     assert published(verbs.resume("unloaded", home=trouble.name)) == tasks.here("unloaded")
+
+
+def test_a_run_goes_on_with_other_code_only_where_that_is_accepted(trouble: Stack, tmp_path: Path) -> None:
+    tasks = Tasks.write(tmp_path, ["fine", "raise", "fine"])
+    with pytest.raises(PublishRefused):
+        trouble.run(tasks, "older")
+    deployed = trouble.outputs["Code"]
+    assert trouble.record("older").options["code"] == [{"round": 1, "fingerprint": deployed, "commit": ""}]
+    earlier = {"round": 1, "fingerprint": "earlier", "commit": ""}
+    trouble.home.ledger.note("older", options={"code": [earlier]})  # as if another package had been deployed since
+    tasks.mend()
+    for verb in (verbs.retry, verbs.publish):
+        with pytest.raises(StateError, match=f"{deployed} is deployed, and it was earlier") as caught:
+            verb("older", home=trouble.name)
+        assert f"{verb.__name__} older --accept-new-code --on aws --stack {trouble.name}" in str(caught.value.hint)
+    assert tasks.calls() == {}
+    retried = verbs.retry("older", home=trouble.name, accept_new_code=True)
+    assert trouble.record("older").options["code"] == [earlier, {"round": 2, "fingerprint": deployed, "commit": ""}]
+    assert published(retried) == tasks.here("older")
+    (release,) = [r for r in releases("trouble", trouble.home.store) if r.run == "older"]
+    assert set(release.code) == {"earlier", deployed}
+    assert release.code["earlier"]["doubled"] == 2
+    assert release.code[deployed]["doubled"] == 1
+
+
+def test_code_that_is_deployed_while_a_run_is_at_work_ends_the_run(trouble: Stack, tmp_path: Path) -> None:
+    tasks = Tasks.write(tmp_path, ["fine", "fine"])
+    with (
+        trouble.deployed_with("Step", Environment={"HUNDREDFOLD_CODE": "later"}),
+        pytest.raises(HundredfoldError, match="other code was deployed while run replaced was at work: later") as caught,
+    ):
+        trouble.run(tasks, "replaced")
+    assert "resume replaced --accept-new-code --on aws" in str(caught.value.hint)
+    assert trouble.record("replaced").state == "failed"
+    assert tasks.calls() == {}
+    assert published(verbs.resume("replaced", home=trouble.name)) == tasks.here("replaced")

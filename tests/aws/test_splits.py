@@ -13,7 +13,7 @@ from by_hand import Afar, Asked, both
 
 from bench import Bench
 from hundredfold import Job, Model, Source, Unit
-from hundredfold.errors import HundredfoldError, QueryError, StateError
+from hundredfold.errors import DamagedFile, HundredfoldError, QueryError, StateError
 
 
 def as_arrow_sum(rows: Unit) -> dict[str, Any]:
@@ -62,9 +62,43 @@ def test_a_batch_may_lie_in_several_objects_and_an_object_may_hold_several(bench
         with there.store.writing(f"processing/{there.layout.run}/m/all/other-{number}") as path:
             pq.write_table(whole.slice(start, 70 if not start else 130), path)
     keys = tuple(f"processing/{there.layout.run}/m/all/other-{number}" for number in range(2))
-    there.store.put(there.layout.manifest("m"), replace(manifest, files=(keys,) * len(manifest.batches)).text(there.layout.manifest("m")))
+    there.store.put(
+        there.layout.manifest("m"), replace(manifest, files=(keys,) * len(manifest.batches), marks=()).text(there.layout.manifest("m"))
+    )
     there.work("m"), there.collect("m")
     assert there.result_bytes("m") == here.result_bytes("m")
+
+
+@pytest.mark.parametrize("change", ["flipped", "cut", "replaced by another batch", "removed"])
+def test_an_object_of_a_batch_that_changed_is_not_read(bench: Bench, afar: Afar, change: str) -> None:
+    table = pa.table({"k": [f"u{n % 9}" for n in range(200)], "x": list(range(200))})
+    job = Job("split", sources=[Source("things")], models=[Model("m", unit=("k",), work=as_arrow_sum)])
+    _, there = both(bench, afar, job, things=table)
+    there.validate()
+    manifest = there.prepare("m", parts=1)
+    (key,), (other,) = manifest.files[0], manifest.files[1]
+    assert key != other
+    data = bytearray(there.store.get(key).to_pybytes())
+    data[20] ^= 1
+    changed = {"flipped": bytes(data), "cut": bytes(data[:-9]), "replaced by another batch": there.store.get(other).to_pybytes()}
+    there.store.delete(key) if change == "removed" else there.store.put(key, changed[change])
+    with pytest.raises(DamagedFile, match="is missing" if change == "removed" else "was replaced since it was written") as caught:
+        there.work("m")
+    assert key in str(caught.value)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["tables.json", "sources/things.objects.json"])
+def test_a_damaged_note_of_a_run_is_named(bench: Bench, afar: Afar, name: str) -> None:
+    job = Job("split", sources=[Source("things")], models=[Model("m", unit=("k",), work=as_arrow_sum)])
+    _, there = both(bench, afar, job, things=pa.table({"k": ["a"], "x": [1]}))
+    there.validate()
+    key = f"{there.layout.root}/{name}"
+    text = there.store.get(key).to_pybytes()
+    there.store.put(key, re.sub(rb"\d", lambda found: b"7" if found[0] != b"7" else b"6", text, count=1))
+    there.store.delete(there.layout.verdict()), there.store.delete(there.layout.verdict_of("things"))
+    with pytest.raises(DamagedFile, match=re.escape(name)):
+        there.prepare("m", parts=1)
 
 
 def test_one_unit_may_have_very_many_rows(bench: Bench, afar: Afar) -> None:

@@ -377,7 +377,7 @@ def test_outputs_and_environments_say_the_same(template: Template) -> None:
             for name, value in function["Environment"]["Variables"].items()
             if name.startswith("HUNDREDFOLD_")
         }
-        assert set(known) == {"job", "bucket", "table", "queue", "dead", "database", "workgroup", "concurrency", "trigger"}
+        assert set(known) == {"job", "bucket", "table", "queue", "dead", "database", "workgroup", "concurrency", "trigger", "code"}
         assert known == {name: outputs[renamed.get(name, name)] for name in known}
     assert {"machinearn", "stepfunction", "workfunction", "buryfunction", "version"} <= set(outputs)
 

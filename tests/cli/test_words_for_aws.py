@@ -32,9 +32,7 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (["run", "my_job.job:job", "--on", "aws", "--workers", "2"], "--workers are of this machine", "deploy says them"),
         (["run", "my_job.job:job", "--batches", "9"], "--batches and --detach are for --on aws", "--workers decides"),
         (["run", "my_job.job:job", "--detach"], "--batches and --detach are for --on aws", "a run is its process"),
-        (["retry", "one", "--on", "aws", "--accept-new-code"], "--accept-new-code is not for --on aws", "hundredfold deploy JOB"),
-        (["resume", "one", "--on", "aws", "--accept-new-code"], "--accept-new-code is not for --on aws", "hundredfold resume --on aws"),
-        (["publish", "one", "--on", "aws", "--accept-new-code"], "--accept-new-code is not for --on aws", "hundredfold deploy JOB"),
+        (["retry", "one", "--on", "aws", "--accept-new-code"], "the stacks cannot be listed", "AWS_REGION"),
         (["status", "--watch"], "--watch is for --on aws", "watched where it was started"),
         (["status", "--on", "aws"], "the stacks cannot be listed", "AWS_REGION"),
         (["run", "my_job.job:job", "--on", "aws"], "'hundredfold-my-job'", "AWS_REGION"),
@@ -60,9 +58,9 @@ def test_words_that_cannot_be_are_told(say: Callable[..., Any], words: list[str]
     assert "Traceback" not in told.err
 
 
-def test_a_hint_names_no_option_that_aws_refuses() -> None:
+def test_the_commands_of_a_hint_say_where_their_run_is() -> None:
     hint = "hundredfold failures one   then: hundredfold retry one --accept-new-code   or: hundredfold publish one --max-failed 3"
-    wanted = "hundredfold failures one @   then: hundredfold retry one @   or: hundredfold publish one --max-failed 3 @"
+    wanted = "hundredfold failures one @   then: hundredfold retry one --accept-new-code @   or: hundredfold publish one --max-failed 3 @"
     assert placed(hint, ["--on", "aws", "--stack", "s"]) == wanted.replace("@", "--on aws --stack s")
     assert "retry one --accept-new-code --home there" in placed(hint, ["--home", "there"])
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import bz2
 import csv
+import datetime as dt
 import gzip
 import io
 import re
@@ -24,7 +24,7 @@ from bench import Bench
 from hundredfold import Csv, Source
 from hundredfold.errors import ContractError, JobError, SourceError
 from hundredfold.local.csv_files import in_words
-from hundredfold.local.csv_records import Grammar, scan
+from hundredfold.local.csv_records import Grammar, _Scanner, scan
 from hundredfold.local.files import FileStore
 from hundredfold.local.warehouse import DuckWarehouse
 
@@ -391,3 +391,26 @@ def test_hundreds_of_columns_are_typed_within_little_memory(bench: Bench, tmp_pa
     piece = bench.source(Source("s"), tmp_path / "a.csv")
     piece.validate()
     assert [list(row.values()) for row in piece.accepted("s")] == [[kinds[text] for text in texts]]
+
+
+class ValueByValue(_Scanner):
+    """Reads every odd line value by value."""
+
+    def _stray(self, block: bytes) -> bool:  # noqa: ARG002
+        return False
+
+
+STRAY = st.lists(st.lists(st.sampled_from(['5" pipe', 'x"', 'a "b" c', ' "p" ', "", "plain", '"q,1"', 'é"', '"', '""', "x\0", '\t"t"', 'r\r"']), min_size=3, max_size=3) | st.just(["x"]), min_size=1, max_size=30)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(STRAY, st.sampled_from(["\n", "\r\n"]), st.booleans())
+def test_quotes_inside_values_are_taken_as_they_are_line_by_line(rows: list[list[str]], end: str, trailing: bool) -> None:
+    lines = [",".join([*row, *([""] if trailing else [])]) + end for row in rows]
+    text = "".join(lines).encode()
+    grammar = Grammar(b",", b'"')
+    written = io.BytesIO()
+    found = scan(io.BytesIO(text), grammar, 3, 2, trailing=trailing, out=written)
+    slow = io.BytesIO()
+    one_by_one = ValueByValue(io.BytesIO(text), grammar, 3, 2, trailing=trailing, out=slow).run()
+    assert (found, written.getvalue()) == (one_by_one, slow.getvalue())

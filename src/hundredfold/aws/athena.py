@@ -17,7 +17,6 @@ query that reads them from an earlier model's results.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
@@ -29,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from botocore.exceptions import ClientError
 
+from ..checksums import get_json, put_json
 from ..contract import literal, quote
 from ..dialect import tables_in, to_answer, to_athena, to_table
 from ..errors import QueryError, SourceError, StateError
@@ -115,7 +115,7 @@ class AthenaWarehouse:
         self._near: set[str] = set()  # tables whose rows are in the DuckDB here, too
         self._written: set[str] = set()  # objects of the store that were written from such rows
         with suppress(KeyError):
-            for name, fields in json.loads(store.get(self._below("tables.json")).to_pybytes()).items():
+            for name, fields in get_json(store, self._below("tables.json"))["tables"].items():
                 table = Table.of_json(fields)
                 if table.round in (0, self.round):
                     self._stand_here(name, table)
@@ -352,9 +352,9 @@ class AthenaWarehouse:
         token = hashlib.sha256(f"{self.layout.run} {self.round}\n{identity}".encode()).hexdigest()
         record = self._below(f"queries/{token}.json")
         if self.heard.token == token and (self.heard.id or self.heard.error):
-            self.store.put(record, json.dumps({**asdict(self.heard), "asked": identity}).encode())
+            put_json(self.store, record, {**asdict(self.heard), "asked": identity})
         with suppress(KeyError):
-            found = json.loads(self.store.get(record).to_pybytes())
+            found = get_json(self.store, record)
             if found["id"]:
                 return str(found["id"])
             if found["execution"] == self.heard.execution:
@@ -549,7 +549,7 @@ class AthenaWarehouse:
 
     def _keep_tables(self) -> None:
         """What stands for what, for later calls: one object, since no two calls of a run's steps are at work at a time."""
-        self.store.put(self._below("tables.json"), json.dumps({name: asdict(table) for name, table in self.tables.items()}).encode())
+        put_json(self.store, self._below("tables.json"), {"tables": {name: asdict(table) for name, table in self.tables.items()}})
 
     def _below(self, key: str) -> str:
         return f"{self.layout.root}/{key}"

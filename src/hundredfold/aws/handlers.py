@@ -35,7 +35,7 @@ from ..steps.validate import refuse_changed, validate
 from ..walk import Walk
 from .ahead import Ahead
 from .athena import Asked, AthenaWarehouse, Heard
-from .begin import begin_upload, with_limits
+from .begin import begin_upload, refuse_other_code, with_limits
 from .ledger import DynamoLedger
 from .letters import FIRST_ROUND, Letter, notice_key
 from .place import Place
@@ -73,6 +73,7 @@ def _step(event: dict[str, Any]) -> dict[str, Any]:
             record = ledger.move(record.id, Event.START)
         if record.state is not State.RUNNING:
             return _over(record)
+        refuse_other_code(record, place.code)
         name = f"{event['step']} {event['model']}".strip()
         if record.step != name:
             record = ledger.note(record.id, step=name)
@@ -273,7 +274,9 @@ def work(event: dict[str, Any], context: Any) -> dict[str, Any]:
     _begin_log(context)
     place = Place.of_environment()
     store, ledger = S3Store(place.bucket), DynamoLedger(place.table)
-    shift = Shift(store, ledger, _queue(place), place.job, SCRATCH / "work", lambda: context.get_remaining_time_in_millis() / 1000)
+    shift = Shift(
+        store, ledger, _queue(place), place.job, SCRATCH / "work", lambda: context.get_remaining_time_in_millis() / 1000, place.code
+    )
     try:
         return _not_done(shift.do(event["Records"]))
     finally:

@@ -33,6 +33,7 @@ DATA_MOST = 2**20  # bytes: a table in the code is a source's rows, a small one 
 COMPILED = {".so", ".pyd", ".dylib", ".dll"}
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the first day that a zip knows
 YOURS = "your code"
+FINGERPRINT_DIGITS = 16
 
 
 class PackageError(HundredfoldError):
@@ -354,6 +355,23 @@ def write_zip(folder: Path, archive: Path) -> None:
             entry.compress_type, entry.file_size = zipfile.ZIP_DEFLATED, path.stat().st_size
             with file.open(entry, "w") as target, path.open("rb") as source:
                 shutil.copyfileobj(source, target, 2**20)
+
+
+def fingerprint_of(code: object) -> str:
+    """Return the fingerprint of a package, a folder or a zip of one, or of an image named by its digest; "" for code of another kind.
+
+    A folder and its zip have different ones: a stack is deployed from one or the other.
+    """
+    path = Path(code) if isinstance(code, str | Path) else None
+    if path is not None and path.is_dir():
+        digest = hashlib.sha256()
+        for file in sorted((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.relative_to(path).as_posix()):
+            digest.update(f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n".encode())
+        return digest.hexdigest()[:FINGERPRINT_DIGITS]
+    if path is not None and path.is_file():
+        return sha256_of(path)[:FINGERPRINT_DIGITS]
+    image = re.search(r"@sha256:([0-9a-f]{64})$", str(code))
+    return image[1][:FINGERPRINT_DIGITS] if image else ""
 
 
 def sha256_of(path: Path) -> str:

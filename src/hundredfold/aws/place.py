@@ -50,6 +50,7 @@ class Place:
     concurrency: int
     trigger: str
     machine: str = ""
+    code: str = ""  # the fingerprint of the package that is deployed; "" where it is not known
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str] = os.environ) -> Place:
@@ -73,7 +74,7 @@ class Place:
     @classmethod
     def _made(cls, find: Any, where: str) -> Place:
         found = {field.name: find(field.name) for field in fields(cls)}
-        missing = [name for name, value in found.items() if not value and name != "machine"]
+        missing = [name for name, value in found.items() if not value and name not in ("machine", "code")]
         if missing:
             raise UsageError(f"{where} lack {', '.join(missing)}", hint="was it deployed by this version? hundredfold deploy MODULE:JOB")
-        return cls(**{**found, "concurrency": int(found["concurrency"]), "machine": found["machine"] or ""})
+        return cls(**{**found, "concurrency": int(found["concurrency"]), "machine": found["machine"] or "", "code": found["code"] or ""})

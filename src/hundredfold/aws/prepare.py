@@ -56,12 +56,21 @@ def prepare(
     held = pa.schema([(UNIT, pa.int32()), *(pa.field(name, schema.field(name).type) for name in columns)])
     manifest = Manifest(
         model.name, tuple(model.unit), tuple(model.order_by), len(rows), int(rows.sum()), tuple(sorted(nullable)), tuple(cut), query_of(model, job),
-        tuple(files), held.serialize().to_pybytes().hex(), tuple(sorted(large)),
+        tuple(files), held.serialize().to_pybytes().hex(), tuple(sorted(large)), _marks(files, store),
     )  # fmt: skip
     put_sealed(store, layout.units(model.name), packed_units(units))
     UnitList.read(layout, model.name, store)  # what cannot be read back must not be committed
     store.put(layout.manifest(model.name), manifest.text(layout.manifest(model.name)))
     return manifest
+
+
+def _marks(files: Sequence[Sequence[str]], store: S3Store) -> tuple[tuple[str, ...], ...]:
+    """The size and entity tag of each batch's objects: workers take no other object in their place."""
+    folders = {key.rpartition("/")[0] for keys in files for key in keys}
+    known: dict[str, str] = {}
+    for folder in folders:
+        known |= store.marks(f"{folder}/")
+    return tuple(tuple(known[key] for key in keys) for keys in files)
 
 
 def _units(model: Model, select: str, warehouse: AthenaWarehouse) -> pa.Table:

@@ -8,7 +8,6 @@ What was found first is kept: a step is called again after each of its queries, 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from botocore.exceptions import ClientError
 
+from ..checksums import get_json, put_json
 from ..contract import literal, quote
 from ..errors import QueryError, SourceError
 from ..job import Csv, Source
@@ -76,14 +76,14 @@ def _found(warehouse: AthenaWarehouse, source: str, place: str) -> tuple[list[Ob
     """The objects of a source and their kind: those that were found first."""
     kept = f"{warehouse.layout.root}/sources/{source}.objects.json"
     try:
-        found = json.loads(warehouse.store.get(kept).to_pybytes())
+        found = get_json(warehouse.store, kept)
         if found["place"] == place:
             return [Object(*fields) for fields in found["objects"]], found["kind"]
     except KeyError:
         pass
     objects, kind = _objects_of_a_kind(source, place)
     fields = [[o.bucket, o.key, o.size, o.etag] for o in objects]
-    warehouse.store.put(kept, json.dumps({"place": place, "kind": kind, "objects": fields}).encode())
+    put_json(warehouse.store, kept, {"place": place, "kind": kind, "objects": fields})
     return objects, kind
 
 
@@ -323,7 +323,7 @@ def _staged(
             )
         with DuckWarehouse(FileStore(scratch / "staging"), scratch / "staging-scratch", memory=memory, threads=2) as reader:
             schema, written = _read_here(warehouse, reader, declared, objects, folders, wanted, scratch / "staging", folder, bad)
-        warehouse.store.put(csv, json.dumps(written).encode())
+        put_json(warehouse.store, csv, {"csv": written})
         warehouse.register(name, warehouse.store.where(folder) + "/", schema, objects=1)
     if total <= NEAR_MOST:
         warehouse.stand_near(name, warehouse.store.fetch(f"{folder}/rows.parquet"))
@@ -333,7 +333,7 @@ def _staged(
     except KeyError:
         malformed = None
     attached = Attached(select, warehouse.columns(select), kind != "parquet" and bool(wanted), None, malformed)
-    attached.csv = json.loads(warehouse.store.get(csv).to_pybytes())
+    attached.csv = get_json(warehouse.store, csv)["csv"]
     return attached
 
 

@@ -31,6 +31,7 @@ from botocore.exceptions import (
 )
 from s3transfer import exceptions as transfer
 
+from ..checksums import damaged
 from ..errors import HomeError
 from ..keys import checked_key, checked_prefix
 from .place import client
@@ -40,7 +41,7 @@ AT_ONCE = 1000  # so many keys one call may delete
 TRIES = 5  # of what boto3 does not try again by itself
 CUT_OFF = (ConnectionClosedError, FlexibleChecksumError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
 ABSENT = {"NoSuchKey", "404"}
-TAKEN = {"PreconditionFailed", "412"}
+TAKEN = {"PreconditionFailed", "412"}  # there is another object than the call allows
 RACED = {"ConditionalRequestConflict", "409"}  # another write of the same key was under way: ask again
 REPLACED = (
     transfer.S3DownloadFailedError,
@@ -103,6 +104,27 @@ class S3Store:
     def parts(self, key: str) -> Iterator[pa.Buffer]:
         """The object's bytes, in one part; KeyError if there is none."""
         yield self.get(key)
+
+    def get_marked(self, key: str, mark: str) -> pa.Buffer:
+        """The object's bytes; KeyError if there is none, DamagedFile if it is not the one that had this mark, as `marks` gives it."""
+        full = self._full(key)
+        size, _, etag = mark.partition(" ")
+        with self._told(key, "read"), self._absent(key):
+            try:
+                data = pa.py_buffer(self._read(full, IfMatch=etag))
+            except ClientError as error:
+                if code(error) in TAKEN:
+                    raise damaged(self, key, "was replaced since it was written") from error
+                raise
+        if data.size != int(size):
+            raise damaged(self, key, f"has {data.size:,} bytes, and had {int(size):,} when it was written")
+        return data
+
+    def marks(self, prefix: str) -> dict[str, str]:
+        """The size and entity tag of each object below a prefix that ends with '/', by key."""
+        below = self.prefix + checked_prefix(prefix)
+        with self._told(prefix, "listed"):
+            return {found["Key"].removeprefix(self.prefix): f"{found['Size']} {found['ETag']}" for found in self._listed(below)}
 
     def list(self, prefix: str) -> Iterator[str]:
         """The keys below a prefix that ends with '/', in order; all of them for the prefix ''."""
@@ -183,9 +205,9 @@ class S3Store:
         for page in client("s3").get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below):
             yield from page.get("Contents", ())
 
-    def _read(self, full: str) -> bytes:
+    def _read(self, full: str, **condition: str) -> bytes:
         for pause in _pauses():
-            body = client("s3").get_object(Bucket=self.bucket, Key=full)["Body"]  # this, boto3 tries again by itself
+            body = client("s3").get_object(Bucket=self.bucket, Key=full, **condition)["Body"]  # this, boto3 tries again by itself
             try:
                 return bytes(body.read())
             except CUT_OFF:

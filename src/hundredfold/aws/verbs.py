@@ -17,13 +17,13 @@ from botocore.exceptions import ClientError
 
 from ..contract import read_contract
 from ..dialect import refuse_untranslatable
-from ..errors import NEW_CODE, HundredfoldError, PublishRefused, QueryError, RunBusy, SourceError, StateError, Stopped, UsageError, placed
+from ..errors import NEW_CODE, HundredfoldError, PublishRefused, QueryError, RunBusy, SourceError, StateError, Stopped, placed
 from ..job import Job, Layout
 from ..listing import is_hidden
 from ..load import expanded, load_job
 from ..local.runs import Run, find_run
 from ..local.sources import find_files
-from ..local.verbs import check_arguments, check_declared, check_names, decided, forget, moment, new_run_id, plan_again
+from ..local.verbs import check_arguments, check_declared, check_names, decided, forget, moment, new_run_id, plan_again, plan_rest
 from ..names import check_run_id
 from ..pipeline import stages
 from ..ports import Record
@@ -32,7 +32,7 @@ from ..states import Event, State, after
 from ..steps.collect import Collected
 from ..steps.validate import read_verdicts
 from ..walk import Quiet, Watcher
-from .begin import new_record
+from .begin import entry_of, is_other, new_record
 from .count import Count
 from .home import AT_WORK, StackHome, stack_of
 from .place import client
@@ -83,7 +83,7 @@ def run(
         "batches": batches,
         "stack": there.stack,
     }
-    there.ledger.create(new_record(run, declared, job, places, options))
+    there.ledger.create(new_record(run, declared, job, places, options, there.place.code))
     return _go(there, there.ledger.read(run), watcher, wait)
 
 
@@ -129,14 +129,13 @@ def resume(
     wait: bool = True,
     **_: Any,
 ) -> Run:
-    """Go on with a run whose execution ended before the run did."""
-    _refuse_new_code("resume", accept_new_code)
-    there, record = _open(run_id, home)
-    _refuse_driven(there, record)
-    after(record.state, Event.START, record.id)
-    if record.state is not State.NEW:
-        there.ledger.move(record.id, Event.START)
-    return _go(there, there.ledger.read(record.id), watcher, wait)
+    """Go on with a run whose execution ended before the run did.
+
+    accept_new_code: with other code than was deployed then; the units that are done keep theirs.
+    """
+    there, record = _open_again("resume", run_id, home, Event.START, accept_new_code)
+    _plan_new_code(there, record)
+    return _go_again(there, record, Event.START, watcher, wait)
 
 
 def retry(
@@ -148,16 +147,14 @@ def retry(
     wait: bool = True,
     **_: Any,
 ) -> Run:
-    """Do the failed and dead units of a run again, with the function as it was deployed last, and what builds on them."""
-    _refuse_new_code("retry", accept_new_code)
-    there, record = _open(run_id, home)
-    _refuse_driven(there, record)
-    after(record.state, Event.RETRY, record.id)
+    """Do the failed and dead units of a run again, with the function as it was deployed last, and what builds on them.
+
+    accept_new_code: with other code than was deployed then; the units that are done keep theirs.
+    """
+    there, record = _open_again("retry", run_id, home, Event.RETRY, accept_new_code)
     plan_again(there, record, load_job(record.ref))
-    there.ledger.move(record.id, Event.RETRY)
-    record = there.ledger.read(record.id)
-    forget(there, record)
-    return _go(there, record, watcher, wait)
+    _keep_code(there, record, int(there.ledger.read(record.id).options["round"]))
+    return _go_again(there, record, Event.RETRY, watcher, wait)
 
 
 def publish(
@@ -172,16 +169,16 @@ def publish(
     **_: Any,
 ) -> Run:
     """Go on with a run that its limits held back, under another limit; see the verb of the same name on this machine."""
-    _refuse_new_code("publish", accept_new_code)
     there, record = _open(run_id, home)
     if record.state is not State.HELD:
         raise StateError(
             f"run {record.id} is {record.state.value}, and only a run that is held back waits to be published",
             hint=_command(there, "status", record.id),
         )
+    _check_code(there, record, "publish", accept_new_code)
     there.ledger.note(record.id, options=decided(record, max_failed, replace_newer))
-    there.ledger.move(record.id, Event.START)
-    return _go(there, there.ledger.read(record.id), watcher, wait)
+    _plan_new_code(there, record)
+    return _go_again(there, record, Event.START, watcher, wait)
 
 
 def cancel(run_id: str | None = None, *, home: str | None = None) -> Record:
@@ -216,13 +213,47 @@ def _open(run_id: str | None, home: str | None) -> tuple[StackHome, Record]:
     return there, find_run(there, run_id)
 
 
-def _refuse_new_code(verb: str, accept: bool) -> None:
-    """Raise UsageError for a decision that `deploy` makes: a run on AWS goes on with the code that was deployed last."""
-    if accept:
-        raise UsageError(
-            f"{NEW_CODE} is not for --on aws: a run there goes on with the code that was deployed last",
-            hint=f"bring the code there with: hundredfold deploy JOB   then, without {NEW_CODE}: hundredfold {verb}",
+def _open_again(verb: str, run_id: str | None, home: str | None, event: Event, accept_new_code: bool) -> tuple[StackHome, Record]:
+    """Open a run that is to go on. RunBusy or StateError if it cannot, or not with the code that is deployed now."""
+    there, record = _open(run_id, home)
+    _refuse_driven(there, record)
+    after(record.state, event, record.id)
+    _check_code(there, record, verb, accept_new_code)
+    return there, record
+
+
+def _go_again(there: StackHome, record: Record, event: Event, watcher: Watcher | None, wait: bool) -> Run:
+    """Begin another execution for a run that has had one, and follow it."""
+    if record.state is not State.NEW:
+        there.ledger.move(record.id, event)
+    record = there.ledger.read(record.id)
+    forget(there, record)
+    return _go(there, record, watcher, wait)
+
+
+def _check_code(there: StackHome, record: Record, verb: str, accept: bool) -> None:
+    """Raise StateError where other code is deployed now than the run was done by, unless that is accepted."""
+    if not accept and is_other(record, there.place.code):
+        then = record.options["code"][-1]["fingerprint"]
+        raise StateError(
+            f"the code is not that with which run {record.id} was done so far: {there.place.code} is deployed, and it was {then}",
+            hint=f"go on with the code as it is deployed now: {_command(there, verb, record.id, NEW_CODE)}   or deploy the earlier code again, or run the job again",
         )
+
+
+def _plan_new_code(there: StackHome, record: Record) -> None:
+    """Let what is left of a run be done in a round of its own where the code is other, so that each unit's round says by which."""
+    if is_other(record, there.place.code):
+        left = plan_rest(there, record, load_job(record.ref))
+        round_ = int(record.options.get("round", 1)) + 1
+        _keep_code(there, record, round_)
+        if left:
+            there.ledger.note(record.id, options={"round": round_})
+
+
+def _keep_code(there: StackHome, record: Record, round_: int) -> None:
+    if is_other(record, there.place.code):
+        there.ledger.note(record.id, options={"code": [*record.options["code"], entry_of(there.place.code, round_)]})
 
 
 def _refuse_driven(there: StackHome, record: Record) -> None:

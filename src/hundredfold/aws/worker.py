@@ -29,7 +29,7 @@ from ..ports import Delivery, Depth, Record
 from ..states import State
 from ..steps.coverage import Coverage
 from ..steps.work import LOST, Floor, dead, halves
-from .begin import with_limits
+from .begin import is_other, with_limits
 from .ledger import DynamoLedger
 from .letters import Letter, wanted
 from .queue import UNSENDABLE, SqsQueue
@@ -155,6 +155,7 @@ class Shift:
     ref: str  # of the job
     scratch: Path
     remaining: Callable[[], float]  # seconds until the deadline
+    code: str = ""  # the fingerprint of what this function holds
     tally: Tally = field(default_factory=Tally)
     time: float = field(init=False)  # seconds that it has for work
     closing: float = field(init=False)  # seconds before its end at which nothing new is begun
@@ -189,6 +190,9 @@ class Shift:
             return self._refuse_all(letters, "there is no such run")
         if record.state is not State.RUNNING:
             log.info("dropped: the run is not running", state=record.state.value, messages=len(letters))
+            return ()
+        if is_other(record, self.code):
+            log.info("dropped: other code was deployed while the run was at work, which ends it", messages=len(letters))
             return ()
         models: defaultdict[str, list[tuple[Letter, Message]]] = defaultdict(list)
         for letter in suspects_last(letters):

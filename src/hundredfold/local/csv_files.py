@@ -40,8 +40,8 @@ class CsvFile:
     def is_copy(self) -> bool:
         return self.read != self.path
 
-    def sql(self, pattern: Callable[[str], str]) -> str:
-        """The file's rows as a query, all values as text. `pattern` writes a path as SQL."""
+    def sql(self, pattern: Callable[[str], str], *, named: bool = True) -> str:
+        """The file's rows as a query, all values as text, with its path if `named`. `pattern` writes a path as SQL."""
         d = self.dialect
         names = [*d.names, *([EXTRA] if d.trailing else [])]
         columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
@@ -61,7 +61,8 @@ class CsvFile:
         # an empty value is missing, quoted or not: writers that quote every value write a missing one as ""
         empty_is_null = "" in d.null and d.null != ("",)
         select = ", ".join(f"nullif({quote(n)}, '') AS {quote(n)}" if empty_is_null else quote(n) for n in d.names)
-        return f"SELECT {select}, {literal(self.path)} AS __file FROM read_csv({pattern(self.read)}, hive_partitioning = false, {', '.join(options)})"
+        file = f", {literal(self.path)} AS __file" if named else ""
+        return f"SELECT {select}{file} FROM read_csv({pattern(self.read)}, hive_partitioning = false, {', '.join(options)})"
 
 
 def prepare_csv(

@@ -268,7 +268,8 @@ class _Scanner:
                 continue  # it was the rest of a record
             self._keep(block[self.at : starts[number]], number - done)
             self.at, self.line = int(starts[number]), first + number
-            self._odd()
+            if not self._stray(block):
+                self._odd()
             if not self.found.as_is and self.out is None:
                 return
             done = self.line - first
@@ -387,6 +388,29 @@ class _Scanner:
         return bad
 
     # ---- lines that are not
+
+    def _stray(self, block: bytes) -> bool:
+        """Take the line at this place if all that is odd about it are quotes inside values that do not begin with one; whether it is so.
+
+        It is what `_odd` makes of such a line, which can be most of a file, in a fraction of the time.
+        """
+        quote, newline = self.grammar.quote, self.grammar.newline
+        end = block.index(newline, self.at) + 1
+        line = block[self.at : end - 1]
+        if newline == b"\n":
+            line = line.removesuffix(b"\r")
+        values = line.split(self.grammar.delimiter)
+        if len(values) != self.width or quote is None or quote not in line or b"\r" in line or b"\0" in line or self.line <= self.untrusted:
+            return False
+        if (self.trailing and values[-1]) or any(value.lstrip(b" \t").startswith(quote) for value in values) or not _is_utf8(line):
+            return False
+        self.found.rows += 1
+        if self.out is not None:
+            self.out.write(self.grammar.written(values))
+        else:
+            self.found.as_is = False
+        self.at, self.line = end, self.line + 1
+        return True
 
     def _odd(self) -> None:
         """Take the record at this place, whatever it is."""

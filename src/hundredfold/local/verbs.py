@@ -393,11 +393,19 @@ def keep_job(home: Home, record: Record, job: Job, code: Code) -> None:
 
 def plan_new_code(home: Home, record: Record, job: Job, code: Code) -> None:
     """Let what is left of a run be done in a round of its own, so that each unit's round says by which code it was done."""
-    layout, round_ = Layout(record.id), int(record.options.get("round", 1))
     keep_job(home, record, job, code)
+    left = plan_rest(home, record, job)
+    round_ = int(record.options.get("round", 1)) + 1
+    keep_code(home, record, code, round_)
+    if left:
+        home.ledger.note(record.id, options={"round": round_})
+
+
+def plan_rest(home: Any, record: Record, job: Job) -> bool:
+    """Plan the units of a run that are not done for its next round; whether there may be any: none of a run that was published."""
+    layout, round_ = Layout(record.id), int(record.options.get("round", 1))
     if any((r.run, r.round) == (record.id, round_) for r in publishing.releases(record.job, home.store)):
-        keep_code(home, record, code, round_ + 1)  # nothing is left: it was published
-        return
+        return False
     for model in job.models:
         try:
             home.store.get(retry_key(layout, model.name, round_))
@@ -408,8 +416,7 @@ def plan_new_code(home: Home, record: Record, job: Job, code: Code) -> None:
         units = [unit for m in messages for first, last in coverage.missing(m.first, m.last) for unit in range(first, last + 1)]
         if units:
             plan_retry(manifest, layout, round_ + 1, units, home.store)
-    keep_code(home, record, code, round_ + 1)
-    home.ledger.note(record.id, options={"round": round_ + 1})
+    return True
 
 
 def forget(home: Any, record: Record) -> None:

@@ -412,9 +412,8 @@ class DuckWarehouse:
                 found = self._put_csv(source, files, contract_columns, staged, copies)
         finally:
             shutil.rmtree(copies, ignore_errors=True)
-        select = self._each_from_one(staged, files)
+        select = self._numbered(staged, [file.path for file in found])
         names = [name for name in self.columns(select).names if name not in ("__file", "__row")]
-        refuse_ours(source.name, names)
         named = {file.path: {name.lower() for name in file.dialect.names} for file in found}
         if not contract_columns:
             select = self._settled(select, names, _typing(source, found, None))
@@ -440,7 +439,9 @@ class DuckWarehouse:
             rows, failed = sum(file.scan.rows for file in found), None
             try:
                 count = self._put(
-                    f"({' UNION ALL BY NAME '.join(file.sql(pattern) for file in found)})", staged, _typing(source, found, contract_columns)
+                    f"({' UNION ALL BY NAME '.join(file.sql(pattern, named=len(found) > 1) for file in found)})",
+                    staged,
+                    _typing(source, found, contract_columns),
                 )
             except QueryError as error:
                 count, failed = -1, error
@@ -461,11 +462,11 @@ class DuckWarehouse:
         count = self._run(f"COPY (SELECT row_number() OVER () AS __row, {columns} FROM {reader}) TO '{_text(path)}' (FORMAT parquet)")
         return int(count[0][0])
 
-    def _each_from_one(self, staged: str, files: Files) -> str:
-        """Stored rows, those of each file numbered from 1."""
+    def _numbered(self, staged: str, paths: Sequence[str]) -> str:
+        """Stored rows with their files and numbers, those of each file from 1. Those of a single file have no column `__file`."""
         select = f"SELECT * FROM read_parquet('{_text(self.store.path(staged))}')"
-        if len(files.paths) == 1:
-            return select
+        if len(paths) == 1:
+            return f"SELECT *, {_string(paths[0])} AS __file FROM ({select}) AS s"
         first = f"SELECT __file, min(__row) AS first FROM ({select}) AS s GROUP BY __file"
         return f"SELECT s.* REPLACE (s.__row - f.first + 1 AS __row) FROM ({select}) AS s JOIN ({first}) AS f ON s.__file = f.__file"
 
@@ -483,11 +484,14 @@ class DuckWarehouse:
         kinds = {name: possible(value) for name, value in values.items()}
         valued = {name for name, value in values.items() if value is not None}
         few = self.query(f"SELECT count(*) AS n FROM ({select}) AS s").column("n")[0].as_py() <= FIRST
-        for rows in (texts,) if few else (first, texts):  # what the first rows rule out need not be asked of all
-            for some in _groups([name for name in names if kinds[name]], COLUMNS_ASKED):
-                sums = settling({name: kinds[name] for name in some})
-                answers = list(self.query(f"SELECT {sums} FROM ({rows}) AS s").to_pylist()[0].values())
-                kinds |= still_open({name: kinds[name] for name in some}, answers)
+        if not few:  # what the first rows rule out need not be asked of all
+            kinds = self._still_open(kinds, first)
+        asked = {name: open_[:1] for name, open_ in kinds.items() if open_}
+        while asked:  # of all rows, one type at a time: it is nearly always the first
+            answers = self._still_open(asked, texts)
+            wrong = [name for name, open_ in answers.items() if not open_]
+            kinds |= {name: kinds[name][1:] for name in wrong}
+            asked = {name: kinds[name][:1] for name in wrong if kinds[name]}
         each = ", ".join(
             f"CAST({typing.get(n, quote(n))} AS {kinds[n][0]}) AS {quote(n)}" if n in valued and kinds[n] else quote(n) for n in names
         )
@@ -501,6 +505,14 @@ class DuckWarehouse:
             values |= zip(some, found.to_pylist()[0].values(), strict=True)
         return values
 
+    def _still_open(self, kinds: Mapping[str, Sequence[str]], rows: str) -> dict[str, list[str]]:
+        """The types of columns of texts that no row speaks against."""
+        found: dict[str, list[str]] = {name: [] for name in kinds}
+        for some in _groups([name for name, open_ in kinds.items() if open_], COLUMNS_ASKED):
+            asked = {name: kinds[name] for name in some}
+            found |= still_open(asked, list(self.query(f"SELECT {settling(asked)} FROM ({rows}) AS s").to_pylist()[0].values()))
+        return found
+
     def _json(self, source: str, files: Files, wanted: Mapping[str, Any], staged: str) -> Attached:
         """JSON lines with the types that JSON gives their values; what a contract names comes as text."""
         out: Path = self.store.path(staged)
@@ -511,19 +523,24 @@ class DuckWarehouse:
             if columns is not None:
                 refuse_ours(source, list(columns))
                 listed = ", ".join(f"{_string(name)}: '{kind}'" for name, kind in columns.items())
-                reader = f"read_json({files.sql_list}, format = 'newline_delimited', filename = '__file', columns = {{{listed}}}, hive_partitioning = false)"
+                named = "filename = '__file', " if len(files.paths) > 1 else ""
+                reader = (
+                    f"read_json({files.sql_list}, format = 'newline_delimited', {named}columns = {{{listed}}}, hive_partitioning = false)"
+                )
                 self._put(reader, staged)
                 if self._has_large(staged, columns) and self._holds(files, json_lines.LONG):
                     columns = None
         except QueryError as error:
             raise _unread(source, files, error) from error
-        select = self._each_from_one(staged, files)
-        if columns is None:
+        if columns is not None:
+            select = self._numbered(staged, files.paths)
+        else:
             texts = {name: column.arrow for name, column in wanted.items()}
             nested = json_lines.read_lines(source, files.paths, texts, out)
+            select = f"SELECT * FROM read_parquet('{_text(out)}')"
             values = "".join(f", CAST({quote(name)} AS JSON) AS {quote(name)}" for name in nested)
             select = f"SELECT * REPLACE ({values[2:]}) FROM ({select}) AS s" if values else select
-        elif self._has_empty_row(select, columns) and (bad := json_lines.bad_line(files.paths)):
+        if columns is not None and self._has_empty_row(select, columns) and (bad := json_lines.bad_line(files.paths)):
             raise SourceError(f"{source}: {bad}", hint=json_lines.hint_for(bad))
         refuse_ours(source, [name for name in self.columns(select).names if name not in ("__file", "__row")])
         select = self._parted(source, select, files, wanted, as_text=bool(wanted))

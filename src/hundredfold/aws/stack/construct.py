@@ -18,6 +18,7 @@ from constructs import Construct
 from ... import __version__
 from ...errors import UsageError
 from ...load import load_job
+from ..package import fingerprint_of
 from .alarms import Watched, make_alarms
 from .functions import code_of, feed_bury, feed_work, kinds, make_function
 from .machine import make_machine
@@ -59,6 +60,7 @@ class Hundredfold(Construct):
 
         things = Things(self, self.settings, self.bucket, self.table, self.queue, self.dead, self.database, self.label)
         rights = (of_step(things), of_work(things), of_bury(things))
+        self.code = fingerprint_of(code)
         package, environment = code_of(self, code, self.settings), self._environment()
         self.step, self.work, self.bury = (
             make_function(self, kind, package, self.settings, environment, list(grants), named[kind.name])
@@ -91,6 +93,7 @@ class Hundredfold(Construct):
             "HUNDREDFOLD_WORKGROUP": self.label,
             "HUNDREDFOLD_CONCURRENCY": str(self.settings.workers),
             "HUNDREDFOLD_TRIGGER": self.settings.trigger,
+            **({"HUNDREDFOLD_CODE": self.code} if self.code else {}),
         }
 
     def _outputs(self) -> None:
@@ -109,6 +112,8 @@ class Hundredfold(Construct):
             "BuryFunction": self.bury.function_name,
             "Version": __version__,
         }
+        if self.code:
+            outputs["Code"] = self.code
         for name, value in outputs.items():
             CfnOutput(self, f"{name}Output", value=value).override_logical_id(name)
 
