@@ -87,11 +87,12 @@ def check(version: int, catalogue: str | None, as_of: str | None, where: Where, 
     from tariffs.release import shelf, show, verbs
 
     home, _ = _open(where)
-    checked = verbs.check(version, shelf.read_book(home.store), home.store, _sources(home, catalogue), _moment(as_of))
+    clock = _clock(as_of, version, home)
+    checked = verbs.check(version, shelf.read_book(home.store), home.store, _sources(home, catalogue), clock.now)
     if as_json:
         display.print_json({**asdict(checked), "passed": not checked.failed})
     else:
-        show.show_checked(checked)
+        show.show_checked(checked, clock.told)
         excuses = [word for f in checked.failed for word in ("--despite", f.code)]
         if excuses:
             show.show_hints(
@@ -121,7 +122,9 @@ def approve(
     from tariffs.release import show, verbs
 
     home, once = _open(where)
-    done = verbs.approve(version, _said(by, reason), home.store, once, _sources(home, catalogue), _moment(as_of), _codes(despite))
+    clock = _clock(as_of, version, home)
+    said = _said(by, reason, where, clock)
+    done = verbs.approve(version, said, home.store, once, _sources(home, catalogue), clock.now, _codes(despite))
     show.show_done(done, None)
     show.show_hints([(_command(where, "activate", str(version)), "lets charging use it (another person says so)")])
 
@@ -155,7 +158,8 @@ def activate(
     from tariffs.release import show, verbs
 
     home, once = _open(where)
-    said, sources, now, codes = _said(by, reason), _sources(home, catalogue), _moment(as_of), _codes(despite)
+    clock = _clock(as_of, version, home)
+    said, sources, now, codes = _said(by, reason, where, clock), _sources(home, catalogue), clock.now, _codes(despite)
     if canary:
         places = _places(canary)
         done = verbs.try_out(version, places, said, home.store, once, sources, now, despite=codes, same_person=same_person)
@@ -179,26 +183,44 @@ def withdraw(version: int, by: str | None, reason: str, where: Where) -> None:
     from tariffs.release import show, verbs
 
     home, once = _open(where)
-    show.show_done(verbs.withdraw(version, _said(by, reason), home.store, once), None)
+    show.show_done(verbs.withdraw(version, _said(by, reason, where), home.store, once), None)
 
 
 @app.command()
 @click.option(
     "--to",
     required=True,
-    type=click.Choice(["last-approved", "rule"]),
-    help="The last approved table before it; or the prices of the rule, which need no model.",
+    type=click.Choice(["last-approved", "rule", "unchanged"]),
+    help="The last approved table before it; a step towards the prices of the rule, which need no model; or the prices from before the release.",
 )
+@click.option("--dry-run", is_flag=True, help="Show what it would do to prices, and change nothing.")
 @says
 @takes_place
-def kill(to: Any, by: str | None, reason: str, where: Where) -> None:
-    """Take the active table away from charging at once. One person is enough, and no guard is asked."""
+def kill(to: Any, dry_run: bool, by: str | None, reason: str, where: Where) -> None:
+    """Take the active table away from charging at once. One person is enough, and no guard is asked. Control units never move.
+
+    The way to the rule's prices keeps the limits on steps, cliffs and the share of prices that change at once: where they are far, it takes
+    several steps, one for each call.
+    """
+    from hundredfold.errors import StateError
     from tariffs.release import show, verbs
 
     home, once = _open(where)
-    done = verbs.kill(to, _said(by, reason or "kill switch"), home.store, once)
+    if dry_run:
+        show.show_preview(verbs.would_kill(to, home.store))
+        show.show_hints([(_command(where, "kill", "--to", to, "--reason", "WHY"), "does it")])
+        return
+    try:
+        found = verbs.would_kill(to, home.store)
+    except StateError:
+        found = None  # what is broken does not stop the kill switch; it says itself what it cannot do
+    done = verbs.kill(to, _said(by, reason or "kill switch", where), home.store, once)
+    if found is not None and found.table == done.entry.charging:
+        show.show_preview(found, done=True)
     show.show_done(done, _folder(home, done.book))
-    show.show_hints([(_command(where, "status"), "shows where all of it stands now")])
+    further = [(_command(where, "kill", "--to", "rule"), "goes a step further towards the rule's prices")]
+    stepping = done.entry.charging is not None and done.entry.charging.step
+    show.show_hints([*(further if stepping else []), (_command(where, "status"), "shows where all of it stands now")])
 
 
 @app.command()
@@ -315,7 +337,7 @@ def limits(given: Sequence[str], by: str | None, reason: str, where: Where, as_j
 
     home, once = _open(where)
     if given:
-        verbs.set_limits(_said(by, reason), _numbers(given), home.store, once)
+        verbs.set_limits(_said(by, reason, where), _numbers(given), home.store, once)
     book = shelf.read_book(home.store)
     now = asdict(limits_of(book.limits))
     if as_json:
@@ -345,21 +367,45 @@ def _mend(store: Any) -> None:
         display.words.print("active.json lagged behind the log (a command was stopped in between): it is put right", style="yellow")
 
 
-def _said(by: str | None, reason: str) -> Any:
-    import getpass
-    import platform
+def _said(by: str | None, reason: str, where: Where, clock: Any = None) -> Any:
+    """Who says it, by name and by account; UsageError where nobody does, or where the clock is set without a reason."""
     import secrets
 
+    from tariffs.release.clock import account_here
     from tariffs.release.log import Said
 
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        user = ""
+    account, user = account_here()
+    if where.aws:
+        account = _principal() or account
     if not (by or user).strip():
         raise UsageError("this machine does not know who says this", hint="say it with --by NAME")
+    if clock is not None and clock.by_hand and not reason.strip():
+        raise UsageError("to ask the guards as of another time than now needs a reason, which the log keeps", hint="add --reason WHY")
     at = f"{dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%M:%SZ}"
-    return Said((by or user).strip(), f"{user or '?'}@{platform.node() or '?'}", at, reason.strip(), secrets.token_hex(4))
+    told = clock.told if clock is not None else ""
+    return Said((by or user).strip(), f"{user or '?'}@{_machine()}", at, reason.strip(), secrets.token_hex(4), account, told)
+
+
+def _machine() -> str:
+    import platform
+
+    return platform.node() or "?"
+
+
+def _principal() -> str:
+    """The IAM principal that STS names; "" where it cannot be asked."""
+    from hundredfold.aws.place import caller
+    from tariffs.release.clock import principal
+
+    return principal(caller())
+
+
+def _clock(as_of: str | None, version: int, home: Any) -> Any:
+    """What counts as now for the guards."""
+    from tariffs.release import shelf
+    from tariffs.release.clock import clock_of
+
+    return clock_of(as_of, shelf.facts_of(version, home.store).release, home)
 
 
 def _sources(home: Any, catalogue: str | None) -> Any:
@@ -382,17 +428,6 @@ def _folder(home: Any, book: Any) -> str | None:
 
 
 app.add_command(dirt.command)
-
-
-def _moment(as_of: str | None) -> dt.datetime:
-    """What counts as now for the guards."""
-    if as_of is None:
-        return dt.datetime.now(dt.UTC)
-    try:
-        moment = dt.datetime.fromisoformat(as_of)
-    except ValueError:
-        raise UsageError(f"--as-of is {as_of!r}, wanted a time such as 2026-06-30 or 2026-06-30T12:00") from None
-    return moment.astimezone(dt.UTC) if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
 
 
 def _places(given: Sequence[str]) -> Sequence[str] | float:

@@ -86,11 +86,13 @@ PRICE_TABLE = Publish(
     contract=PriceRow,
     formats=("csv", "parquet"),
     digest={
-        "Prices, and money a week (GHS)": "queries/digest_outcome.sql",
+        "Prices, and expected volume a week": "queries/digest_outcome.sql",
         TOTALS_TITLE: "queries/digest_totals.sql",
+        "Expected revenue and margin a week (GHS)": "queries/digest_money.sql",
+        "Units that gain and lose margin a week (GHS)": "queries/digest_losers.sql",
         LIMITS_TITLE: "queries/digest_limits.sql",
         "Why each price is what it is": "queries/digest_reasons.sql",
-        "The ten moves with the most money a week (GHS)": "queries/digest_moves.sql",
+        "The moves with the most margin a week (GHS): five that gain, five that lose": "queries/digest_moves.sql",
     },
 )
 

@@ -60,7 +60,7 @@ def voice(cell: str, hour: int = 7, **changes: Any) -> dict[str, Any]:
     """One hour of a cell, held at a discount of 50 %."""
     row = {
         "unit_key": f"{cell}/{hour:02d}/WEEKDAY", "kind": "voice", "location": "TEMA", "product": "VOICE", "cell": cell, "hour": hour,
-        "day_type": "WEEKDAY", "product_offering_id": f"VOICE@{cell}", "price": 0.05, "current_price": 0.05, "champion_price": 0.08,
+        "day_type": "WEEKDAY", "product_offering_id": f"VOICE@{cell}", "price": 0.05, "current_price": 0.05, "champion_price": 0.06,
         "discount_class": 50,
     }  # fmt: skip
     return COMMON | row | changes
@@ -152,7 +152,14 @@ class Place:
         return version
 
     def said(self, by: str = "ama", reason: str = "") -> Said:
-        return Said(by, "robot@desk", "2026-06-29T12:00:00Z", reason, f"{next(self.marks):x}{uuid4().hex[:6]}")
+        return Said(
+            by,
+            "robot@desk",
+            "2026-06-29T12:00:00Z",
+            reason,
+            f"{next(self.marks):x}{uuid4().hex[:6]}",
+            account=f"account of {by.strip().casefold()}",
+        )
 
     def approve(self, version: int, by: str = "ama", reason: str = "", **how: Any) -> verbs.Done:
         return verbs.approve(version, self.said(by, reason), self.store, self.once, self.sources, how.pop("now", NOW), **how)

@@ -30,11 +30,13 @@ from tariffs.cli import app
 from tariffs.generator import AS_OF, SIZES
 from tariffs.generator.bundles import BUNDLES, UNIT_COST, bundle_block
 from tariffs.release import shelf
+from tariffs.release.clock import NOT_SET, account_here, principal
 from tariffs.release.delta import Delta, apply
 from tariffs.release.tables import CHARGING, read
 from waits import HANG_S
 
 MONDAY = AS_OF.isoformat()
+ALONE = ("--same-person", "--reason", "a test has one account")
 PAGE = Path(__file__).parents[2] / "docs" / "tariffs-release.md"
 
 
@@ -97,23 +99,24 @@ def say(home: Path, tmp_path: Path) -> Say:
 @pytest.fixture
 def in_use(say: Say) -> Say:
     """Release 1 is active."""
-    assert say("approve", "1", "--by", "ama", "--as-of", MONDAY).code == 0
-    assert say("activate", "1", "--by", "kofi", "--as-of", MONDAY).code == 0
+    assert say("approve", "1", "--by", "ama").code == 0
+    assert say("activate", "1", "--by", "kofi", *ALONE).code == 0
     return say
 
 
 def test_a_week_of_a_pricing_team(say: Say, home: Path) -> None:
     assert [(r["version"], r["state"]) for r in say("status", "--json").json["releases"]] == [(2, "draft"), (1, "draft")]
-    checked = say("check", "1", "--as-of", MONDAY)
+    checked = say("check", "1")
     assert (checked.code, checked.out.count(" ok ")) == (0, 23), checked
     assert "tariffs approve 1" in checked.out
 
-    approved = say("approve", "1", "--by", "ama", "--as-of", MONDAY)
+    approved = say("approve", "1", "--by", "ama")
     assert (approved.code, approved.out.splitlines()[0]) == (0, "release 1 is approved")
-    refused = say("activate", "1", "--by", "ama", "--as-of", MONDAY)
+    refused = say("activate", "1", "--by", "ama")
     assert (refused.code, refused.out) == (1, "")
-    assert "error: release 1 was approved by ama, who cannot activate it too" in refused.err
-    active = say("activate", "1", "--by", "kofi", "--reason", "week 27", "--as-of", MONDAY)
+    assert "error: release 1 was approved by ama (account uid " in refused.err
+    assert say("activate", "1", "--by", "kofi").code == 1, "another name from the same account is no other person"
+    active = say("activate", "1", "--by", "kofi", "--same-person", "--reason", "week 27")
     assert active.code == 0
     assert "charging uses release 1" in active.out
     pointer = json.loads((home / "releases/tariffs/active.json").read_text())
@@ -124,9 +127,9 @@ def test_a_week_of_a_pricing_team(say: Say, home: Path) -> None:
     assert "Charging uses release 1 (*)" in status.out
 
     killed = say("kill", "--to", "rule", "--by", "esi", "--reason", "complaints in Tamale")
-    assert (killed.code, killed.out.splitlines()[:2]) == (
+    assert (killed.code, killed.out.splitlines()[5:7]) == (
         0,
-        ["release 1 is killed, and so withdrawn", "charging uses the rule table of release 1"],
+        ["release 1 is killed, and so withdrawn", "charging uses the rule table of release 1 (step 1 on the way to it)"],
     )
     log = say("log", "1").out
     assert [word for word in ("approve", "activate", "kill") if f"UTC  {word}  by" in log] == ["approve", "activate", "kill"]
@@ -136,8 +139,8 @@ def test_a_week_of_a_pricing_team(say: Say, home: Path) -> None:
 
 def test_a_canary_is_tried_in_a_share_of_the_places_and_killed_in_one_step(in_use: Say, home: Path) -> None:
     reason = ("--despite", "STEP", "--reason", "full cells")
-    assert in_use("approve", "2", "--by", "ama", "--as-of", MONDAY, *reason).code == 0
-    tried = in_use("activate", "2", "--by", "kofi", "--canary", "10%", "--as-of", MONDAY)
+    assert in_use("approve", "2", "--by", "ama", *reason).code == 0
+    tried = in_use("activate", "2", "--by", "kofi", "--canary", "10%", *ALONE)
     assert tried.code == 0, tried.err
     assert tried.out.splitlines()[0] == "release 2 is tried in some places"
     assert "charging uses release 1, with release 2 in 2 locations" in tried.out
@@ -148,7 +151,7 @@ def test_a_canary_is_tried_in_a_share_of_the_places_and_killed_in_one_step(in_us
     assert {r["location"] for r in rows if r["table_version"] == 2} == set(places)
     assert len(rows) == 3960
     killed = in_use("kill", "--to", "last-approved")
-    assert killed.out.splitlines()[:2] == ["release 2 is killed, and so withdrawn", "charging uses release 1"]
+    assert killed.out.splitlines()[5:7] == ["release 2 is killed, and so withdrawn", "charging uses release 1"]
 
 
 def test_what_a_table_did_is_measured_on_newer_sales(in_use: Say, published: Path, tmp_path: Path) -> None:
@@ -198,20 +201,21 @@ def last_week(sales: pa.Table) -> pa.Table:
 
 
 def test_a_guard_that_fails_is_exit_status_1_and_the_way_on_is_told(say: Say) -> None:
-    today = say("check", "1")
+    now = ("--as-of", f"{dt.datetime.now(dt.UTC):%Y-%m-%d}")
+    today = say("check", "1", *now)
     assert today.code == 1
     assert "STALE         FAILS" in today.out
-    refused = say("approve", "1", "--by", "ama")
+    refused = say("approve", "1", "--by", "ama", *now)
     assert (refused.code, refused.out) == (1, "")
     assert (
         "hint: look: tariffs check 1   or, knowing better: tariffs approve 1 --despite STALE --despite VALIDITY --reason WHY" in refused.err
     )
-    done = say("approve", "1", "--by", "ama", "--despite", "stale,validity", "--reason", "a rehearsal")
+    done = say("approve", "1", "--by", "ama", "--despite", "stale,validity", "--reason", "a rehearsal", *now)
     assert (done.code, done.out.splitlines()[1]) == (0, "set aside: STALE, VALIDITY")
 
 
 def test_check_answers_a_script(say: Say) -> None:
-    facts = say("check", "2", "--as-of", MONDAY, "--json").json
+    facts = say("check", "2", "--json").json
     assert facts["passed"] is all(f["passed"] for f in facts["findings"])
     assert {f["code"] for f in facts["findings"]} >= {"STEP", "BOUNDS", "CONTROL", "STALE"}
 
@@ -269,8 +273,8 @@ def test_a_draft_is_exported_as_it_was_published_and_the_active_one_with_its_sta
 
 
 def test_the_kill_switch_works_when_the_newest_release_is_broken(in_use: Say, home: Path) -> None:
-    assert in_use("approve", "2", "--by", "ama", "--as-of", MONDAY, "--despite", "STEP", "--reason", "full cells").code == 0
-    assert in_use("activate", "2", "--by", "kofi", "--as-of", MONDAY).code == 0
+    assert in_use("approve", "2", "--by", "ama", "--despite", "STEP", "--reason", "full cells").code == 0
+    assert in_use("activate", "2", "--by", "kofi", *ALONE).code == 0
     (home / folder_of("tariffs", 2) / "release.json").write_text("{half")
     done = in_use("kill", "--to", "last-approved")
     assert (done.code, "charging uses release 1" in done.out) == (0, True)
@@ -284,12 +288,72 @@ def test_limits_are_shown_and_changed_with_a_reason(say: Say) -> None:
     assert say("limits", "--set", "data_age=4000").code == 2
     assert say("limits", "--set", "data_age=4000", "--reason", "history", "--by", "ama").code == 0
     assert say("limits", "--json").json["data_age"] == 4000
-    assert "STALE         ok" in say("check", "1").out
+    assert "STALE         ok" in say("check", "1", "--as-of", "2028-01-01").out
 
 
-def test_the_name_that_is_left_out_is_that_of_the_account(say: Say) -> None:
-    say("withdraw", "1", "--reason", "a rehearsal", LOGNAME="nana", USER="nana")
-    assert say("log", "--json").json[0]["said"]["by"] == "nana"
+def test_the_name_that_is_left_out_is_that_of_the_account_and_no_variable(say: Say) -> None:
+    say("withdraw", "1", "--reason", "a rehearsal", LOGNAME="nana", USER="nana", SUDO_UID="")
+    [entry] = say("log", "--json").json
+    assert (entry["said"]["by"], entry["said"]["account"]) == account_here()[::-1]
+
+
+def test_another_time_than_now_needs_a_reason_and_stands_in_the_log(say: Say) -> None:
+    refused = say("approve", "1", "--as-of", MONDAY)
+    assert (refused.code, refused.out) == (2, "")
+    assert "to ask the guards as of another time than now needs a reason" in refused.err
+    assert say("approve", "1", "--as-of", MONDAY, "--reason", "the week of the data").code == 0
+    assert "as of 2026-06-29 06:00 UTC, by --as-of" in say("log").out
+    assert "as of 2026-06-29 06:00 UTC, the clock of the demo's data" in say("check", "2").out
+
+
+def test_another_user_of_the_machine_is_another_person(say: Say, home: Path, tmp_path: Path) -> None:
+    if os.getuid() or Path("/proc/self/loginuid").read_text().strip() != str(NOT_SET):
+        pytest.skip("only root, in a session without login, can be two users")
+    assert say("approve", "1", "--by", "ama").code == 0
+    as_nobody = "import os, sys; os.setreuid(65534, 0); from tariffs.cli import main; sys.argv = ['tariffs', 'activate', '1', '--by', 'kofi']; main()"
+    environment = {**os.environ, "HUNDREDFOLD_HOME": str(home), "NO_COLOR": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", as_nobody], cwd=tmp_path, capture_output=True, text=True, timeout=HANG_S, env=environment, check=False
+    )
+    assert (done.returncode, done.stdout.splitlines()[:1]) == (0, ["release 1 is active"]), done.stderr
+
+
+def test_a_session_name_of_an_assumed_role_is_no_proof_of_a_person() -> None:
+    role = "arn:aws:sts::123456789012:assumed-role"
+    assert principal(f"{role}/Pricing/ama") == principal(f"{role}/Pricing/kofi") == f"{role}/Pricing"
+    assert principal(f"{role}/AWSReservedSSO_Pricing_ab/ama@x.example") != principal(f"{role}/AWSReservedSSO_Pricing_ab/kofi@x.example")
+    assert principal("arn:aws:iam::123456789012:user/ama") == "arn:aws:iam::123456789012:user/ama"
+
+
+def test_the_kill_switch_is_tried_first_and_goes_to_the_rule_in_steps(in_use: Say, home: Path) -> None:
+    log = sorted((home / "releases/tariffs/approvals").iterdir())
+    tried = in_use("kill", "--to", "rule", "--dry-run")
+    assert (tried.code, sorted((home / "releases/tariffs/approvals").iterdir())) == (0, log)
+    assert "control units that move: 0" in tried.out
+    for step in range(1, 20):
+        before = pointed(home)
+        done = in_use("kill", "--to", "rule", "--reason", "complaints")
+        assert done.code == 0, done.err
+        after = pointed(home)
+        assert sum(after[key]["price"] != row["price"] for key, row in before.items()) <= 0.8 * len(before)
+        for key, row in after.items():
+            was = before[key]["price"]
+            assert abs(row["price"] - was) <= (0.02 if row["kind"] == "voice" else 0.15 * was) + 1e-9
+            assert row["price"] == was or not row["control_flag"]
+        if f"step {step} on the way" not in done.out:
+            break
+    assert 2 <= step < 19
+    again = in_use("kill", "--to", "rule")
+    assert (again.code, "is active already" in again.err) == (1, True)
+    assert in_use("kill", "--to", "unchanged").code == 0
+    assert all(row["price"] == row["current_price"] for row in pointed(home).values())
+    assert "Charging uses the prices from before release 1 (*)" in in_use("status").out
+
+
+def pointed(home: Path) -> dict[str, Any]:
+    """The rows that charging reads, by unit."""
+    folder = json.loads((home / "releases/tariffs/active.json").read_text())["folder"]
+    return {row["unit_key"]: row for row in read((home / folder / "price_table.parquet").read_bytes()).to_pylist()}
 
 
 @pytest.mark.parametrize(
@@ -371,8 +435,8 @@ def test_the_same_on_aws(stack: str, tmp_path: Path) -> None:
     place.publish(changed(table(), "YOUTH/ACCRA/DAY", price=2.2))
     say, there = speaking(tmp_path / "none", tmp_path), ("--on", "aws")
     for version in ("1", "2"):
-        assert say("approve", version, "--by", "ama", "--as-of", MONDAY, *there).code == 0
-        done = say("activate", version, "--by", "kofi", "--as-of", MONDAY, *there, "--stack", stack)
+        assert say("approve", version, "--by", "ama", *there).code == 0
+        done = say("activate", version, "--by", "kofi", *ALONE, *there, "--stack", stack)
         assert (done.code, done.err) == (0, "")
     assert f"s3://{store.bucket}/{folder_of('tariffs', 2)}" in done.out
     assert say("delta", "2", "--against", "1", "--json", *there).json["changed"] == 1

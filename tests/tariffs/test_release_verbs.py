@@ -140,7 +140,7 @@ def test_a_release_that_is_not_there_is_told_with_those_that_are(disk: Place, ve
 
 def test_who_approved_it_cannot_activate_it(place: Place) -> None:
     place.approve(place.publish(), by="Ama")
-    with pytest.raises(StateError, match="was approved by Ama, who cannot activate it too") as refused:
+    with pytest.raises(StateError, match=r"was approved by Ama .*, who cannot activate it too") as refused:
         place.activate(1, by=" ama")
     assert "--same-person --reason" in (refused.value.hint or "")
     assert place.state(1) == "approved"
@@ -568,7 +568,7 @@ def test_the_facts_tell_every_release_with_its_last_decision(disk: Place) -> Non
     disk.store.put(f"{folder_of(JOB, 4)}/release.json", b"{half")
     facts = verbs.facts(disk.book, disk.store)
     assert facts["charging"] == {
-        "version": 2, "rule": False, "canary": None, "places": [], "since": "2026-06-29T12:00:00Z", "by": "kofi", "entry": 4,
+        "version": 2, "rule": False, "canary": None, "places": [], "unchanged": False, "step": 0, "after": "", "since": "2026-06-29T12:00:00Z", "by": "kofi", "entry": 4,
     }  # fmt: skip
     assert [(r["version"], r["state"], r["event"], r["by"]) for r in facts["releases"]] == [
         (4, "draft", None, None),

@@ -25,6 +25,14 @@ def client(service: str) -> Any:
         return boto3.client(service, config=Config(retries={"mode": "adaptive", "max_attempts": ATTEMPTS}, max_pool_connections=32))
 
 
+def caller() -> str:
+    """Return the ARN of the IAM principal whose credentials these are, "" where STS cannot be asked."""
+    try:
+        return str(client("sts").get_caller_identity()["Arn"])
+    except (BotoCoreError, ClientError, KeyError):
+        return ""
+
+
 def _after_fork() -> None:
     global _making
     _making = Lock()

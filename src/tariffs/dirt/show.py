@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
@@ -21,13 +21,18 @@ PARTS = {
     "came in": "came", "untouched": "kept", "repaired": "before", "rejected": "rejected", "copies": "copies", "replaced later": "superseded",
     "not accounted for": "missing", "goes on": "accepted", "of it, as repaired": "after", "of it, set aside": "set_aside",
 }  # fmt: skip
+MONEY_PARTS = {"goes on": "accepted", "of it, untouched": "kept", "of it, as repaired": "after", "of it, set aside": "set_aside", "not accounted for": "missing"}  # fmt: skip
 
 
 def show(balances: Sequence[Balance], ledger: pa.Table) -> None:
     """Rows, money, and what was done, of the sources in which there was something to do."""
     touched = [b for b in balances if b.came != b.kept or b.set_aside.rows]
     _print_parts("rows", touched, lambda part: part.rows)
-    _print_parts("money", [balance for balance in touched if balance.source in MONEY], lambda part: round(part.money))
+    _print_parts("money", [balance for balance in touched if balance.source in MONEY], lambda part: round(part.money), MONEY_PARTS)
+    result.print(
+        "Money is what goes on: what the rows were priced at as they came can be nonsense (a counter that ran full, a price in pesewas), and is"
+        " told under what was done.\n"
+    )
     done = _grid("what was done", "kind", "source", "entries", "money before", "money after")
     for key, (count, before, after) in tallied(ledger).items():
         done.add_row(*key, f"{count:,}", f"{round(before):,}", f"{round(after):,}")
@@ -43,10 +48,10 @@ def show(balances: Sequence[Balance], ledger: pa.Table) -> None:
         result.print(f"\nNothing to do in {', '.join(untouched)}.")
 
 
-def _print_parts(title: str, balances: Sequence[Balance], told: Callable[[Part], int]) -> None:
+def _print_parts(title: str, balances: Sequence[Balance], told: Callable[[Part], int], parts_shown: Mapping[str, str] = PARTS) -> None:
     """One row for each part, one column for each source."""
     grid = _grid(title, *(balance.source for balance in balances))
-    for words, name in PARTS.items():
+    for words, name in parts_shown.items():
         parts = [getattr(balance, name) for balance in balances]
         grid.add_row(words, *("-" if part is None else f"{told(part):,}" for part in parts))
     result.print(grid, "")

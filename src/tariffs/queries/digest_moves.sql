@@ -1,13 +1,21 @@
--- The ten moves with the most money in them.
+-- The five moves that are expected to gain the most margin, and the five that are expected to lose the most.
+WITH moves AS (
+  SELECT
+    *, row_number() OVER (ORDER BY expected_margin_delta DESC, unit_key) AS best,
+    row_number() OVER (ORDER BY expected_margin_delta, unit_key) AS worst
+  FROM price_table
+  WHERE price <> current_price
+)
 SELECT
   unit_key AS unit,
   current_price AS now,
   price AS new,
   100 * (price / current_price - 1) AS "%",
-  expected_revenue_delta AS money,
-  CASE WHEN p_gain > 0.99 THEN '>0.99' ELSE CAST(round(p_gain, 2) AS VARCHAR) END AS p_gain,  -- nothing is certain
+  expected_margin_delta AS margin,
+  expected_revenue_delta AS revenue,
+  CASE WHEN p_gain > 0.99 THEN '>0.99' WHEN p_gain < 0.01 THEN '<0.01'
+    ELSE '0.' || lpad(CAST(CAST(round(100 * p_gain) AS BIGINT) AS VARCHAR), 2, '0') END AS p_gain,
   reason_code || coalesce(' (' || constraint_bound || ')', '') AS reason
-FROM price_table
-WHERE price <> current_price
-ORDER BY abs(expected_revenue_delta) DESC, unit_key
-LIMIT 10
+FROM moves
+WHERE (best <= 5 AND expected_margin_delta > 0) OR (worst <= 5 AND expected_margin_delta < 0)
+ORDER BY expected_margin_delta DESC, unit_key

@@ -1,14 +1,13 @@
--- What the table does, in a line for each product line: prices raised, lowered and held, and money per week.
+-- What the table does, in a line for each product line: prices raised, lowered and held, and the expected volume.
 SELECT
   coalesce(kind, 'all') AS line,
   count(*) AS prices,
   sum(CASE WHEN price > current_price THEN 1 ELSE 0 END) AS raised,
   sum(CASE WHEN price < current_price THEN 1 ELSE 0 END) AS lowered,
   sum(CASE WHEN price = current_price THEN 1 ELSE 0 END) AS held,
-  sum(current_price * expected_volume) AS revenue_now,
-  sum(expected_revenue_delta) AS expected_change,
-  100 * sum(expected_revenue_delta) / sum(current_price * expected_volume) AS "%",
-  sum(expected_margin_delta) AS margin_change
+  CASE WHEN kind IS NOT NULL THEN sum(expected_volume) END AS volume_now,  -- bundles and minutes are not added to one another
+  CASE WHEN kind IS NOT NULL THEN sum(expected_volume_delta) END AS volume_change,
+  CASE WHEN kind IS NOT NULL THEN 100 * sum(expected_volume_delta) / sum(expected_volume) END AS "%"
 FROM price_table
 GROUP BY ROLLUP (kind)
 ORDER BY kind ASC NULLS LAST

@@ -108,7 +108,7 @@ def standing_of(table: Table, book: Book, base: str | None = None) -> tmf620.Sta
 
 def _state(table: Table, book: Book) -> State:
     """A release's state; a table that was made here is active while charging uses it."""
-    if table.rule or table.canary is not None:
+    if table.derived or table.canary is not None:
         return State.ACTIVE if book.charging == table else State.APPROVED
     return book.state(table.version)
 

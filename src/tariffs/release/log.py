@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tariffs.release.states import Event, State, after
@@ -30,22 +30,37 @@ class Table:
     """A table that charging can use: a release's own, or the prices of the rule of thumb for that release's units.
 
     With a canary it is that table with the rows of another release in some places (locations).
+
+    unchanged  the prices from before the release, its `current_price`
+    step       on the way to the rule's prices, how many steps have been gone; 0 at the end of the way
+    after      what charging used where the way began, if that was not the release's own table
     """
 
     version: int
     rule: bool = False
     canary: int | None = None
     places: tuple[str, ...] = ()
+    unchanged: bool = False
+    step: int = 0
+    after: str = ""
+
+    @property
+    def derived(self) -> bool:
+        """Whether the prices are none that the release published."""
+        return self.rule or self.unchanged
 
     @property
     def base(self) -> Table:
         """What charging uses where there is no canary."""
-        return Table(self.version, self.rule)
+        return replace(self, canary=None, places=())
 
     def __str__(self) -> str:
         if self.canary is not None:
             return f"{self.base}, with release {self.canary} in {len(self.places):,} location{'s' * (len(self.places) != 1)}"
-        return f"the rule table of release {self.version}" if self.rule else f"release {self.version}"
+        if self.unchanged:
+            return f"the prices from before release {self.version}"
+        step = f" (step {self.step} on the way to it)" if self.step else ""
+        return f"the rule table of release {self.version}{step}" if self.rule else f"release {self.version}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +83,8 @@ class Said:
     login  the account and machine that it was said from, whatever name was given
     at     ISO 8601, UTC
     mark   by chance: tells this entry from every other, also from one with the same words
+    account   what the system has authenticated: the user, by login where that is known, or the IAM principal; "" where there is none
+    clock  what counted as now for the guards, "" for the time of day
     """
 
     by: str
@@ -75,6 +92,8 @@ class Said:
     at: str
     reason: str = ""
     mark: str = ""
+    account: str = ""
+    clock: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +161,7 @@ class Book:
     def fallbacks(self) -> list[int]:
         """The approved releases that the kill switch may go back to, best first: those that charging used, the latest first; then those
         that it never used, the latest approval first.  Never one that was killed, or withdrawn by hand, since it was approved."""
-        used = [e.charging.version for e in reversed(self.entries) if e.charging and not e.charging.rule]
+        used = [e.charging.version for e in reversed(self.entries) if e.charging and not e.charging.derived]
         approved = [v for e in reversed(self.entries) for v, event in e.moves if event is Event.APPROVE]
         now = self.charging.version if self.charging else None
         return [v for v in dict.fromkeys([*used, *approved]) if v != now and self._may_return(v)]
@@ -182,7 +201,7 @@ class Book:
         except Refused as error:
             raise BrokenLog(f"entry {entry.number} cannot have happened: {error}") from error
         active = {version for version, state in states.items() if state is State.ACTIVE}
-        if active != ({entry.charging.version} if entry.charging and not entry.charging.rule else set()):
+        if active != ({entry.charging.version} if entry.charging and not entry.charging.derived else set()):
             raise BrokenLog(f"entry {entry.number} says that charging uses {entry.charging}, and its moves make active: {sorted(active)}")
         tried = {version for version, state in states.items() if state is State.CANARY}
         if tried != ({entry.charging.canary} if entry.charging and entry.charging.canary is not None else set()):

@@ -3,7 +3,8 @@
     releases/tariffs/000003/...            a release, as the job published it; nothing here ever writes into one
     releases/tariffs/approvals/000007.json   the log: written once each, numbered without a gap
     releases/tariffs/active.json           what charging uses; made from the log, and made again whenever it lags behind it
-    releases/tariffs/rule/000003/...       the rule table of a release
+    releases/tariffs/rule/000003/...       the rule table of a release, and the steps on the way to it
+    releases/tariffs/unchanged/000003/...  the prices from before a release
     releases/tariffs/canary/...            a table with another release's rows in some places
     releases/tariffs/deltas/...            deltas between two tables
 
@@ -28,8 +29,9 @@ from hundredfold.errors import DamagedFile, HomeError, StateError, UsageError
 from hundredfold.job import releases_of
 from hundredfold.ports import Store
 from hundredfold.steps.publish import Release, folder_of
+from tariffs.release.guards.subject import Limits
 from tariffs.release.log import Book, BrokenLog, Entry, Table, encode
-from tariffs.release.rule import rule_table
+from tariffs.release.rule import step_to_rule, unchanged_table
 from tariffs.release.tables import NAME, csv, in_order, parquet, read
 
 JOB = "tariffs"
@@ -180,11 +182,36 @@ def pointer(book: Book, store: Store) -> dict[str, Any]:
     }
 
 
-def ready_rule(version: int, store: Store) -> None:
-    """Let the rule table of a release be there, whole: so that the kill switch has only to point at it."""
-    if _rule_is_whole(version, store):
-        return
-    _keep(rule_folder(version), "rule.json", rule_table(rows(Table(version), store)), {"version": version}, store)
+def ready_rule(version: int, store: Store, limits: Limits) -> Table:
+    """Let the first step from a release to its rule's prices be there, whole: so that the kill switch has only to point at it."""
+    for table in (Table(version, rule=True, step=1), Table(version, rule=True)):
+        if _derived_is_whole(table, store, limits):
+            return table
+    return ready_step(Table(version), store, limits)
+
+
+def ready_step(start: Table, store: Store, limits: Limits) -> Table:
+    """Let the next step from what charging uses to the rule's prices be there, whole; which table that is."""
+    table, made = next_step(start, store, limits)
+    if not _derived_is_whole(table, store, limits):
+        _keep(folder(table), "rule.json", made, _facts(table, limits), store)
+    return table
+
+
+def next_step(start: Table, store: Store, limits: Limits) -> tuple[Table, pa.Table]:
+    """The next step from a table to the rule's prices, and its rows; nothing is written."""
+    made, last = step_to_rule(rows(start, store), limits, start.version)
+    own = start.rule or start == Table(start.version)  # a way that goes on, or that begins where the release's own prices are
+    after = start.after if own and start.canary is None else folder(start).removeprefix(f"{ROOT}/").replace("/", "-")
+    return Table(start.version, rule=True, step=0 if last else start.step + 1, after=after), made
+
+
+def ready_unchanged(version: int, store: Store) -> Table:
+    """Let the prices from before a release be there, whole."""
+    table = Table(version, unchanged=True)
+    if not _derived_is_whole(table, store, None):
+        _keep(folder(table), "rule.json", unchanged_table(rows(Table(version), store)), {"version": version}, store)
+    return table
 
 
 def ready_canary(table: Table, store: Store) -> None:
@@ -197,8 +224,11 @@ def ready_canary(table: Table, store: Store) -> None:
     _keep(folder(table), "canary.json", made, asdict(table), store)
 
 
-def rule_folder(version: int) -> str:
-    return f"{ROOT}/rule/{version:06d}"
+def rule_folder(table: Table) -> str:
+    if table.unchanged:
+        return f"{ROOT}/unchanged/{table.version:06d}"
+    after = f"-after-{table.after}" if table.after else ""
+    return f"{ROOT}/rule/{table.version:06d}{after}" + (f"/step-{table.step:02d}" if table.step else "")
 
 
 def folder(table: Table) -> str:
@@ -206,7 +236,7 @@ def folder(table: Table) -> str:
     if table.canary is not None:
         places = hashlib.sha256("\n".join(table.places).encode()).hexdigest()[:12]
         return f"{ROOT}/canary/{table.canary:06d}-upon-{_slug(table.base)}-{places}"
-    return rule_folder(table.version) if table.rule else folder_of(JOB, table.version)
+    return rule_folder(table) if table.derived else folder_of(JOB, table.version)
 
 
 def delta_folder(old: Table, new: Table, *, whole: bool) -> str:
@@ -215,7 +245,9 @@ def delta_folder(old: Table, new: Table, *, whole: bool) -> str:
 
 def _slug(table: Table) -> str:
     canary = f"-canary-{table.canary:06d}" if table.canary is not None else ""
-    return f"{table.version:06d}{'-rule' if table.rule else ''}{canary}"
+    step = f"-step-{table.step:02d}" if table.step else ""
+    after = f"-after-{table.after}" if table.after else ""
+    return f"{table.version:06d}{'-rule' if table.rule else ''}{'-unchanged' if table.unchanged else ''}{step}{after}{canary}"
 
 
 def _keep(folder: str, name: str, made: pa.Table, facts: Mapping[str, Any], store: Store) -> None:
@@ -231,18 +263,28 @@ def _keep(folder: str, name: str, made: pa.Table, facts: Mapping[str, Any], stor
 def _files(table: Table, store: Store) -> dict[str, str]:
     if table.canary is not None:
         return dict(json.loads(store.get(f"{folder(table)}/canary.json").to_pybytes())["files"])
-    if not table.rule:
+    if not table.derived:
         found = facts_of(table.version, store)
         return dict(found.release.files) if found.release else {}
-    return dict(json.loads(store.get(f"{rule_folder(table.version)}/rule.json").to_pybytes())["files"])
+    return dict(json.loads(store.get(f"{rule_folder(table)}/rule.json").to_pybytes())["files"])
 
 
-def _rule_is_whole(version: int, store: Store) -> bool:
-    data = _got(store, f"{rule_folder(version)}/rule.json")
+def _facts(table: Table, limits: Limits) -> dict[str, Any]:
+    """What a step of the way was made with: under other limits it is made anew."""
+    used = {name: getattr(limits, name) for name in ("bundle_step", "voice_step", "voice_cliff", "share_changed")}
+    return {"version": table.version, "step": table.step, "limits": used}
+
+
+def _derived_is_whole(table: Table, store: Store, limits: Limits | None) -> bool:
+    """Whether a table that was made here is there, all of it, and made within these limits."""
+    data = _got(store, f"{rule_folder(table)}/rule.json")
     try:
-        files = dict(json.loads(data)["files"]) if data is not None else {}
-    except (ValueError, KeyError, TypeError):
+        facts = json.loads(data) if data is not None else {}
+        files = dict(facts.get("files", {}))
+    except (ValueError, KeyError, TypeError, AttributeError):
         return False  # half of it is there: it is made again
+    if limits is not None and facts.get("limits") != _facts(table, limits)["limits"]:
+        return False
     return bool(files) and not any(_wrong(key, wanted, store) for key, wanted in files.items())
 
 

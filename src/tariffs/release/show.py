@@ -14,6 +14,7 @@ from hundredfold.display import near, result, show_next, words
 from tariffs.release.delta import Delta
 from tariffs.release.guards import UNITS_OF
 from tariffs.release.log import Book, Entry, Finding, Table
+from tariffs.release.preview import Preview
 from tariffs.release.states import Event
 from tariffs.release.verbs import Checked, Done
 
@@ -55,7 +56,8 @@ def show_charging(charging: Mapping[str, Any] | None, folder: str | None) -> Non
     if charging is None:
         result.print("\nCharging uses no table yet: none was activated.")
         return
-    table = Table(charging["version"], charging["rule"], charging["canary"], tuple(charging["places"]))
+    names = ("version", "rule", "canary", "unchanged", "step", "after")
+    table = Table(**{name: charging[name] for name in names}, places=tuple(charging["places"]))
     result.print(f"\n[bold]Charging uses {table}[/] (*), since {_minute(charging['since'])} UTC, by {escape(charging['by'])}")
     if table.places:
         result.print(f"  release {table.canary} in {escape(_few(table.places))}")
@@ -63,10 +65,11 @@ def show_charging(charging: Mapping[str, Any] | None, folder: str | None) -> Non
         result.print(f"  {escape(near(folder))}")
 
 
-def show_checked(checked: Checked) -> None:
+def show_checked(checked: Checked, clock: str = "") -> None:
     """A line for each guard; under those that fail, the first cases."""
     against = f"against {checked.against}, which charging uses" if checked.against else "no other table is active"
-    result.print(f"[bold]Release {checked.version}[/], {against}\n")
+    result.print(f"[bold]Release {checked.version}[/], {against}")
+    result.print(f"{f'as of {escape(clock)}' + chr(10) if clock else ''}")
     grid = grid_of("guard", "", "found", "allowed")
     for f in checked.findings:
         grid.add_row(f.code, "ok" if f.passed else "[bold red]FAILS[/]", escape(f.words), escape(f.limit))
@@ -117,6 +120,31 @@ def show_done(done: Done, folder: str | None) -> None:
     result.print(f"entry {entry.number} of the log, {_minute(entry.said.at)} UTC, by {escape(_who(entry))}", style="dim")
 
 
+def show_preview(found: Preview, *, done: bool = False) -> None:
+    """What another table does to prices, and what is expected of it."""
+    result.print(f"[bold]From {found.before} to {found.table}[/]" + ("" if done else ": nothing is changed by looking"))
+    grid = grid_of("", "prices", "raised", "lowered", "stay", "largest", "volume", "revenue", "margin", right=set(RIGHT))
+    for m in found.moves:
+        far = f"{m.largest:+.4g} points" if m.kind == "voice" else f"{m.largest:+.1%}"
+        changes = (_change(a, b) for a, b in ((m.volume, m.of_volume), (m.revenue, m.of_revenue), (m.margin, m.of_margin)))
+        stay = m.prices - m.raised - m.lowered
+        grid.add_row(m.kind, f"{m.prices:,}", f"{m.raised:,}", f"{m.lowered:,}", f"{stay:,}", far, *changes)
+    print_grid(grid)
+    result.print(f"control units that move: {found.control:,}; changes of volume, revenue and margin are expected ones, a week")
+    if found.most and not done:
+        grid = grid_of("most margin lost and gained", "now", "then", "margin a week", right={"now", "then", "margin a week"})
+        for key, old, new, margin in found.most:
+            grid.add_row(escape(key), _money(old), _money(new), f"{margin:+,.2f}")
+        print_grid(grid)
+
+
+RIGHT = ("prices", "raised", "lowered", "stay", "largest", "volume", "revenue", "margin")
+
+
+def _change(change: float | None, of: float) -> str:
+    return "not known" if change is None else f"{change:+,.0f} ({change / of:+.1%})" if of else f"{change:+,.0f}"
+
+
 def show_log(entries: Sequence[Entry], version: int | None) -> None:
     if not entries:
         result.print(f"nothing was decided {'yet' if version is None else f'about release {version} yet: it is a draft'}")
@@ -160,6 +188,8 @@ def show_hints(commands: Sequence[tuple[str, str]]) -> None:
 
 def _lines_of(entry: Entry) -> list[str]:
     lines = [f"release {version}: {BY_WHICH[event]}" for version, event in entry.moves]
+    lines += [f"account {entry.said.account}"] if entry.said.account else []
+    lines += [f"as of {entry.said.clock}"] if entry.said.clock else []
     if entry.verb in ("activate", "canary", "kill"):
         lines.append(f"charging uses {entry.charging}")
     if entry.against:

@@ -25,12 +25,14 @@ from tariffs.release.drift import Chart, charts
 from tariffs.release.guards import AGAINST_ACTIVE, CODES, Limits, Subject, inspect, limits_of
 from tariffs.release.log import Book, Entry, Finding, Refused, Said, Table
 from tariffs.release.panel import panel_of
+from tariffs.release.preview import Preview, preview
+from tariffs.release.rule import unchanged_table
 from tariffs.release.sales import Sales
 from tariffs.release.shelf import Once
 from tariffs.release.states import Event, State
 from tariffs.release.tables import CHARGING, KEY, LOOKED_AT, SUPPORT_COLUMNS, floats, is_voice, matched, tariff
 
-LAST_APPROVED, RULE = "last-approved", "rule"
+LAST_APPROVED, RULE, UNCHANGED = "last-approved", "rule", "unchanged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +134,13 @@ def activate(
 
     def decide(book: Book) -> Entry:
         moves = [(version, Event.ACTIVATE), *_replaced(version, book)]
-        if book.charging and not book.charging.rule:
+        if book.charging and not book.charging.derived:
             moves.append((book.charging.version, Event.REPLACE))
         _allowed(book, moves)
         checked, excused = _looked_at_again(version, book, said, store, sources, now, despite, same_person)
-        shelf.ready_rule(version, store)  # now, while all is well: the kill switch shall need nothing but the pointer
+        shelf.ready_rule(
+            version, store, limits_of(book.limits)
+        )  # now, while all is well: the kill switch shall need nothing but the pointer
         return book.entry(
             "activate", said, moves=tuple(moves), charging=Table(version), seal=checked.seal, against=checked.against,
             findings=checked.findings, despite=excused,
@@ -210,31 +214,53 @@ def withdraw(version: int, said: Said, store: Store, once: Once) -> Done:
     return _record(decide, store, once)
 
 
-def kill(to: Literal["last-approved", "rule"], said: Said, store: Store, once: Once) -> Done:
-    """Take the active table away from charging, at once: for the last approved one before it, or for the rule's prices.
+def kill(to: Literal["last-approved", "rule", "unchanged"], said: Said, store: Store, once: Once) -> Done:
+    """Take the active table away from charging: for the last approved one, for a step towards the rule's prices, or for those from before it.
 
     A canary goes first: the last approved table is then the one that charging uses elsewhere.
 
-    It reads the log and the table that it goes to, and nothing else: what is broken elsewhere does not stop it.
+    It reads the log and the table that it goes to, and nothing else: what is broken elsewhere does not stop it.  The way to the rule's prices
+    keeps the limits on steps, cliffs and the share of prices that change at once; said again, it goes a step further.
     """
     passed_over: list[str] = []
 
     def decide(book: Book) -> Entry:
         passed_over.clear()
-        if book.charging is None:
-            raise StateError("no table is active, so there is nothing to kill", hint="tariffs status")
-        tried = [] if book.charging.canary is None else [(book.charging.canary, Event.KILL)]
-        out = [*tried, *([] if book.charging.rule else [(book.charging.version, Event.KILL)])]
-        if to == LAST_APPROVED and tried and _is_sound(book.charging.base, book, store, passed_over):
-            return book.entry("kill", said, moves=tuple(tried), charging=book.charging.base)
-        if to == RULE:
-            _ready_for_killing(book.charging, store)
-            return book.entry("kill", said, moves=tuple(out), charging=Table(book.charging.version, rule=True))
-        version = _fallback(book, store, passed_over)
-        return book.entry("kill", said, moves=(*out, (version, Event.RESTORE)), charging=Table(version))
+        charging = _killable(book)
+        tried = [] if charging.canary is None else [(charging.canary, Event.KILL)]
+        out = [*tried, *([] if charging.derived else [(charging.version, Event.KILL)])]
+        if to == LAST_APPROVED and tried and _is_sound(charging.base, book, store, passed_over):
+            return book.entry("kill", said, moves=tuple(tried), charging=charging.base)
+        if to == LAST_APPROVED:
+            version = _fallback(book, store, passed_over)
+            return book.entry("kill", said, moves=(*out, (version, Event.RESTORE)), charging=Table(version))
+        return book.entry("kill", said, moves=tuple(out), charging=_ready_for_killing(to, charging, book, store))
 
     done = _record(decide, store, once)
     return Done(done.entry, done.book, tuple(passed_over))
+
+
+def would_kill(to: Literal["last-approved", "rule", "unchanged"], store: Store) -> Preview:
+    """What the kill switch would do to prices; nothing is written."""
+    book = shelf.read_book(store)
+    charging = _killable(book)
+    if to == RULE:
+        if charging.rule and not charging.step and charging.canary is None:
+            raise StateError(f"{charging} is active already", hint=f"tariffs kill --to {LAST_APPROVED}")
+        table, made = shelf.next_step(charging, store, limits_of(book.limits))
+    elif to == UNCHANGED:
+        table, made = Table(charging.version, unchanged=True), unchanged_table(shelf.rows(Table(charging.version), store))
+    else:
+        tried = charging.canary is not None and _is_sound(charging.base, book, store, [])
+        table = charging.base if tried else Table(_fallback(book, store, []))
+        made = shelf.rows(table, store)
+    return preview(charging, table, shelf.rows(charging, store), made, shelf.rows(Table(charging.version), store))
+
+
+def _killable(book: Book) -> Table:
+    if book.charging is None:
+        raise StateError("no table is active, so there is nothing to kill", hint="tariffs status")
+    return book.charging
 
 
 def set_limits(said: Said, limits: Mapping[str, float], store: Store, once: Once) -> Done:
@@ -258,7 +284,7 @@ def in_use(book: Book, table: pa.Table) -> dt.date:
 def _active_rows(active: Table, store: Store) -> pa.Table:
     """The table that charging uses; the rule's, with the volume that its release expected without a move."""
     rows = shelf.rows(active, store)
-    if not active.rule:
+    if not active.derived:
         return rows
     try:
         model = shelf.rows(Table(active.version), store, (KEY, "expected_volume"))
@@ -344,12 +370,15 @@ def _first(finding: Finding) -> str:
 
 
 def _two_people(version: int, approval: Entry, said: Said, same_person: bool) -> None:
-    if approval.said.by.strip().casefold() != said.by.strip().casefold():
+    both = approval.said.account and said.account
+    same_account = both and approval.said.account == said.account
+    if not same_account and approval.said.by.strip().casefold() != said.by.strip().casefold():
         return
+    who = f"{approval.said.by} (account {approval.said.account})" if both else approval.said.by
     again = f"tariffs activate {version} --same-person --reason WHY"
     if not same_person:
         raise StateError(
-            f"release {version} was approved by {approval.said.by}, who cannot activate it too: two people look at every table",
+            f"release {version} was approved by {who}, who cannot activate it too: two people look at every table, from two accounts",
             hint=f"let another person say: tariffs activate {version}   or, where there is none: {again}",
         )
     if not said.reason:
@@ -388,14 +417,19 @@ def _with_reason(said: Said, what: str, command: str) -> None:
         raise UsageError(f"to {what} needs a reason", hint=f"{command} --reason WHY")
 
 
-def _ready_for_killing(charging: Table, store: Store) -> None:
-    if charging.rule and charging.canary is None:
+def _ready_for_killing(to: str, charging: Table, book: Book, store: Store) -> Table:
+    if charging.canary is None and ((to == RULE and charging.rule and not charging.step) or (to == UNCHANGED and charging.unchanged)):
         raise StateError(f"{charging} is active already", hint=f"tariffs kill --to {LAST_APPROVED}")
     try:
-        shelf.ready_rule(charging.version, store)
+        if to == UNCHANGED:
+            return shelf.ready_unchanged(charging.version, store)
+        if charging == Table(charging.version):
+            return shelf.ready_rule(charging.version, store, limits_of(book.limits))
+        return shelf.ready_step(charging, store, limits_of(book.limits))
     except StateError as error:
+        what = "table from before" if to == UNCHANGED else "rule table of"
         raise StateError(
-            f"the rule table of release {charging.version} is not there, and cannot be made: {error.message}",
+            f"the {what} release {charging.version} is not there, and cannot be made: {error.message}",
             hint=f"tariffs kill --to {LAST_APPROVED}",
         ) from error
 
@@ -412,8 +446,12 @@ def _fallback(book: Book, store: Store, passed_over: list[str]) -> int:
 
 def _is_sound(table: Table, book: Book, store: Store, passed_over: list[str]) -> bool:
     """Whether all of it is there, as it was approved; if not, why."""
-    if table.rule:
-        shelf.ready_rule(table.version, store)
+    if table.derived:
+        try:
+            shelf.rows(table, store)
+        except StateError as error:
+            passed_over.append(f"{table}: {error.message}")
+            return False
         return True
     found, approval = shelf.examined(table.version, store), book.approval(table.version)
     damage = list(found.damage)
@@ -433,6 +471,9 @@ def facts(book: Book, store: Store) -> dict[str, Any]:
         and {
             "version": charging.version,
             "rule": charging.rule,
+            "unchanged": charging.unchanged,
+            "step": charging.step,
+            "after": charging.after,
             "canary": charging.canary,
             "places": list(charging.places),
             "since": since.said.at,
