@@ -11,7 +11,7 @@ import datetime as dt
 import decimal
 import enum
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterator, Mapping, Sequence
 from itertools import islice
 from operator import itemgetter
 from typing import Any
@@ -50,6 +50,13 @@ class Group:
         self.rows: list[Sequence[Any]] = []
         self.weighed = 0  # rows whose size was looked at
         self.pick = itemgetter(*names, names[0])  # one name alone would give a value and not a tuple
+
+    def without(self, units: Container[int]) -> Group:
+        rest = Group(self.names)
+        kept = [place for place, unit in enumerate(self.units) if unit not in units]
+        rest.units = [self.units[place] for place in kept]
+        rest.rows = [self.rows[place] for place in kept]
+        return rest
 
     def columns(self) -> Iterator[Sequence[Any]]:
         return islice(zip(*self.rows, strict=True), len(self.names))
@@ -274,10 +281,16 @@ class Gather:
         tables = [t for group in self.groups.values() for t in self._tables(group, bad)]
         tables += [self._conform(table, bad) for table in _merged(self.tables)]
         tables = [self._without_keys(table, bad) for table in tables]
-        if self.nones:  # a table without a column: what a None stands for depends on the other units
-            tables.append(pa.table({UNIT: from_numpy(np.array(self.nones, np.int64))}))
-        if bad:
+        if bad and self.contract is None:  # values of a failed unit must not decide the types of its neighbours' columns
+            groups = [group.without(bad) for group in self.groups.values()]
+            tables = [t for group in groups if group.rows for t in self._tables(group, {})]
+            tables += [_without(self._conform(table, {}), bad) for table in _merged(self.tables)]
+            tables = [self._without_keys(table, {}) for table in tables]
+        elif bad:
             tables = [_without(table, bad) for table in tables]
+        if self.nones:  # a table without a column: what a None stands for depends on the other units
+            units = [unit for unit in self.nones if unit not in bad]
+            tables.append(pa.table({UNIT: from_numpy(np.array(units, np.int64))}))
         return [t for t in tables if t.num_rows], list(bad.values())
 
     def _tables(self, group: Group, bad: dict[int, Account]) -> Iterator[pa.Table]:
