@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .arrays import from_numpy, refuse_finer_clocks
+from .arrays import from_numpy, pylist_of, refuse_finer_clocks
 from .contract import accepts
 from .errors import ResultError
 from .members import COLLECTIONS, members_of
@@ -59,7 +59,7 @@ def column_of(values: Any, kind: pa.DataType | None = None) -> pa.Array:
         return fast
     if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "biufMm":
         array = _of_array(values)
-        return array.cast(wide(array.type)) if kind is None else same_values(array, kind)
+        return cast(array, wide(array.type)) if kind is None else same_values(array, kind)
     if _is_masked(values) and values.ndim == 1:
         values = values.tolist()  # None where it is masked
     values = [v if type(v) in _PLAIN else _plain(v) for v in values]
@@ -75,7 +75,7 @@ def column_of(values: Any, kind: pa.DataType | None = None) -> pa.Array:
     array = _of_sort(values, sorts)
     if not holdable(array.type):
         raise ResultError(f"no file can hold a column of {array.type}")
-    return array.cast(wide(array.type))
+    return cast(array, wide(array.type))
 
 
 def _of_sort(values: list[Any], sorts: set[str]) -> pa.Array:
@@ -316,8 +316,8 @@ def same_values(values: pa.Array, kind: pa.DataType) -> pa.Array:
     t, found = pa.types, values.type
     if not accepts(kind, found) or (t.is_decimal(kind) and t.is_floating(found)):
         raise ResultError(f"found {found}, wanted {kind}")
-    same = values.cast(kind)
-    if _may_change(found, kind) and not same.cast(found).equals(values):
+    same = cast(values, kind)
+    if _may_change(found, kind) and not cast(same, found).equals(values):
         raise ResultError(f"found a {found} that is another value as {kind}")
     return same
 
@@ -428,6 +428,26 @@ def agree(sort: str, other: str) -> bool:
         short = sort if sort.endswith("null") else other
         return (other if short is sort else sort).startswith(short.removesuffix("null"))
     return sort == other
+
+
+def cast(values: Any, kind: pa.DataType) -> Any:
+    """An array or a chunked array as `kind`.
+
+    Arrow's own cast makes an invalid array of a list within which something is all null before and after (pyarrow 26.0).
+    """
+    if values.type == kind:
+        return values
+    if not _holds_nulls_alone(kind):
+        return values.cast(kind)
+    if isinstance(values, pa.ChunkedArray):
+        return pa.chunked_array([cast(chunk, kind) for chunk in values.chunks], kind)
+    return pa.array(pylist_of(values), kind)
+
+
+def _holds_nulls_alone(kind: pa.DataType) -> bool:
+    """Whether a nested type has a part that can only be null."""
+    parts = [kind.field(i).type for i in range(kind.num_fields)]
+    return any(pa.types.is_null(part) or _holds_nulls_alone(part) for part in parts)
 
 
 def wide(kind: pa.DataType) -> pa.DataType:

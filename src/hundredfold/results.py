@@ -21,7 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from .arrays import UNIT, from_numpy, nulls_of, numpy_of, pylist_of
-from .columns import UNFIT, column_of, has_objects, holdable, is_opaque, is_usable, same_values, wide
+from .columns import UNFIT, cast, column_of, has_objects, holdable, is_opaque, is_usable, same_values, wide
 from .contract import Contract
 from .errors import ResultError
 from .members import COLLECTIONS, IN_ORDER, UNORDERED, members_of
@@ -346,7 +346,7 @@ class Gather:
             if name == UNIT:
                 arrays.append(values)
             elif column is None:
-                arrays.append(values if values.type == wide(values.type) else values.cast(wide(values.type)))
+                arrays.append(cast(values, wide(values.type)))
             else:
                 try:
                     arrays.append(same_values(values, column.arrow))
@@ -557,7 +557,7 @@ def _widened(table: pa.Table) -> pa.Table:
         if kind == field.type:
             continue
         try:
-            table = table.set_column(position, field.name, table.column(position).cast(kind))
+            table = table.set_column(position, field.name, cast(table.column(position), kind))
         except UNFIT as error:
             raise ResultError(f"returned as {field.name} ({field.type}) a value that no column can hold: {error}") from error
     return table

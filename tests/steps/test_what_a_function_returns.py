@@ -349,6 +349,7 @@ scalars |= inner | st.lists(inner, max_size=2)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(values=[[{"v": None}], [{"v": ""}, {"w": 2**63, "v": object()}]])  # its text would make the first unit's null a text
 @example(values=[[{"v": 1}], [{"v": 2.5}, {"w": 2**63, "v": object()}]])  # and its float, of an integer a float
+@example(values=[[{"v": [{}, {"b": None, "c": 1}]}]])  # a list within which something is null alone
 @given(values=st.lists(st.lists(st.fixed_dictionaries({"v": scalars}, optional={"w": scalars}), max_size=2), min_size=1, max_size=6))
 def test_which_units_fail_and_the_result_do_not_depend_on_the_packing(bench: Bench, values: list[Any]) -> None:
     pieces = [run(bench, values, parts=parts, single=single) for parts, single in ((0, False), (50, False), (1, True))]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..arrays import UNIT, from_numpy, nulls_of, numpy_of, rows_of
 from ..checksums import checksum_of, get_json, listed, needed, put_json, unsealed
-from ..columns import agree, kind_of, merge, type_of_text, writable
+from ..columns import agree, cast, kind_of, merge, type_of_text, writable
 from ..contract import Contract, literal, quote
 from ..errors import ConservationError
 from ..job import Layout, Message, Model
@@ -317,7 +317,7 @@ def _fit_column(name: str, column: pa.ChunkedArray, kind: pa.DataType, units: ND
             late.setdefault(int(units[row]), f"returned a {found} as {name}; for most units it is a {kind_of(kind)}")
         return pa.nulls(len(column), kind)
     try:
-        return column if column.type == kind else column.cast(kind)
+        return cast(column, kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return _fit_values(name, column, kind, units, late)
 
@@ -327,7 +327,7 @@ def _fit_values(name: str, column: pa.ChunkedArray, kind: pa.DataType, units: ND
     fitted = []
     for row in range(len(column)):
         try:
-            fitted.append(column.slice(row, 1).combine_chunks().cast(kind))
+            fitted.append(cast(column.slice(row, 1).combine_chunks(), kind))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             late.setdefault(
                 int(units[row]), f"returned {column[row].as_py()} as {name}, which is {kind} over all units and cannot hold that"
