@@ -12,7 +12,7 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-from .errors import HundredfoldError, JobError, text_of_error
+from .errors import HundredfoldError, JobError, UsageError, text_of_error
 from .job import Job
 
 FILE = re.compile(r"(?P<path>.+\.py)(?::(?P<attribute>[^:/\\]*))?")
@@ -38,8 +38,20 @@ def lasting(ref: str) -> str:
 
 
 def expanded(path: str | Path) -> Path:
-    """Return a path with the user's folder for ~; as it is for a user that there is none of, where Path.expanduser raises."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111
+    """Return a path with the user's folder for ~; as it is for a user that there is none of, where Path.expanduser raises.
+
+    Raises: UsageError for a path that is no text (in full: SQLite, DuckDB and Arrow take paths as UTF-8).
+    """
+    found = Path(os.path.expanduser(path))  # noqa: PTH111
+    try:
+        str(found.absolute()).encode()
+    except UnicodeEncodeError:
+        ascii_only = sys.getfilesystemencoding() != "utf-8"
+        raise UsageError(
+            f"the path {str(found.absolute())!a} is not text in UTF-8",
+            hint="this process reads paths as ASCII: set LC_ALL=C.UTF-8, or leave PYTHONUTF8=0 out" if ascii_only else "rename it",
+        ) from None
+    return found
 
 
 def _of_file(path: Path) -> ModuleType:

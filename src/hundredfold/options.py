@@ -289,7 +289,9 @@ def _unexpected(error: Exception) -> HundredfoldError:
         import tempfile
         import traceback
 
-        with tempfile.NamedTemporaryFile("w", prefix="hundredfold-", suffix=".log", delete=False, encoding="utf-8") as file:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="hundredfold-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
             file.write("".join(traceback.format_exception(error)))
         log = file.name
     text = " ".join(text_of_error(error).split())

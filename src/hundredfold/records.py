@@ -17,7 +17,9 @@ SHOWN = 3  # so many runs are named where one is not found
 def moved(record: Record, event: Event, step: str | None, reason: str, now: float) -> Record:
     """The record after `event`; StateError if its state does not allow it."""
     state = after(record.state, event, record.id)
-    return _next(record, now, state=state, reason=reason, step=record.step if step is None else step)
+    return _next(
+        record, now, state=state, reason=reason.encode("utf-8", "backslashreplace").decode(), step=record.step if step is None else step
+    )
 
 
 def noted(record: Record, step: str | None, counts: Mapping[str, Any] | None, options: Mapping[str, Any] | None, now: float) -> Record:

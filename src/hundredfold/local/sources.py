@@ -76,7 +76,7 @@ def find_files(source: str, place: str, folder: Path) -> Files:
         SourceError: there are none, they are of several kinds, or they belong to a table of Delta Lake, Iceberg or Hudi.
     """
     path = expanded(place)
-    full = Path(os.path.abspath(path if path.is_absolute() else folder / path))  # noqa: PTH100  # a link stays a link: its folders name partitions
+    full = Path(os.path.abspath(path if path.is_absolute() else expanded(folder / path)))  # noqa: PTH100  # a link stays a link: its folders name partitions
     try:
         base, names = _listed(source, full)
         refuse_tables(source, (f"{base}/{name}" for name in names), _names_in)
