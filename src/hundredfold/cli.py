@@ -34,6 +34,7 @@ from .options import (
     takes_place,
     takes_run,
     takes_source,
+    writing_into,
 )
 
 
@@ -65,7 +66,9 @@ def app(context: click.Context) -> None:
     help="NAME=LIMIT: so many rows of a source (or such a share, as 0.05) may be rejected.",
 )
 @click.option("--max-failed", metavar="LIMIT", help="So many units of a model (or such a share, as 0.01) may fail.")
-@click.option("--batches", type=int, metavar="N", help="On AWS: about so many batches for each model, instead of as many as pay.")
+@click.option(
+    "--batches", type=click.IntRange(min=1), metavar="N", help="On AWS: about so many batches for each model, instead of as many as pay."
+)
 @click.option("--detach", is_flag=True, help="On AWS: begin the run, and do not watch it.")
 @takes_json
 def run(
@@ -126,15 +129,15 @@ def status(run: str | None, where: Where, every: bool, watch: bool, as_json: boo
         display.print_json(facts)
         return
     display.show_summary(facts, _verdicts(found), None)
-    if facts["state"] == "running":
-        display.result.print(f"\nat: {facts['step']}" + ("" if facts["driven"] else "   (but no driver is at work on it)"))
+    if facts["state"] in ("new", "running", runs.STOPPED):
+        display.result.print(f"\nat: {facts['step']}" + ("" if facts["driven"] else "   (no process is at work on it)"))
     display.show_next(_next(facts, where, found.home))
 
 
 @app.command()
 @takes_run
 @click.option("--model", metavar="MODEL", help="Of this model only.")
-@click.option("--limit", type=int, default=20, show_default=True, metavar="N", help="Show so many at most.")
+@click.option("--limit", type=click.IntRange(min=0), default=20, show_default=True, metavar="N", help="Show so many at most.")
 @click.option("--traceback", is_flag=True, help="Show each unit's traceback.")
 @takes_place
 @takes_json
@@ -362,9 +365,12 @@ def demo(size: str, name: str, data: str | None, home: str, as_json: bool, **cre
     found.check(size)
     Home(home)  # before anything is put into that folder
     folder = found.folder(data, home, size)
+    with writing_into("--data", folder):
+        folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     display.words.print(f"making the data of size {size} in {folder}", style="dim")
-    places = found.make(size, folder)
+    with writing_into("--data", folder):
+        places = found.make(size, folder)
     display.words.print(f"made in {time.monotonic() - began:.1f} s", style="dim")
     _watched(
         lambda watcher: verbs.run(found.job, places, home=home, as_of=found.as_of, watcher=watcher, **crew),
@@ -444,11 +450,13 @@ def _next(facts: dict[str, Any], where: Where, home: Any) -> list[tuple[str, str
     """The commands that make sense now."""
     run, state = facts["run"], facts["state"]
     bad = sum(m.get("failed", 0) + m.get("dead", 0) for m in facts["models"].values())
+    from .local.runs import STOPPED
+
     told = []
-    if state in ("new", "running") and facts["driven"]:
+    if state in ("new", "running"):
         told.append((_command(where, "status", run, *(["--watch"] if where.aws else [])), "shows how far it is by then"))
         told.append((_command(where, "cancel", run), "ends it for good"))
-    if state in ("new", "running") and not facts["driven"]:
+    if state == STOPPED:
         told.append((_command(where, "resume", run), "goes on where the driver stopped"))
     if state == "failed":
         told.append((_command(where, "resume", run), "goes on, once the cause is mended"))
@@ -505,13 +513,17 @@ def _list_runs(home: Any, as_json: bool) -> None:
     from dataclasses import asdict
 
     from . import display
+    from .local.runs import state_shown
+    from .states import State
 
     records = home.ledger.runs()
+    states = [state_shown(r, r.state not in (State.NEW, State.RUNNING) or home.driven(r.id)) for r in records]
     if as_json:
-        display.print_json([{k: v for k, v in asdict(r).items() if k != "version"} for r in records])
+        facts = [{k: v for k, v in asdict(r).items() if k != "version"} for r in records]
+        display.print_json([fact | {"state": state} for fact, state in zip(facts, states, strict=True)])
         return
-    for record in records:
-        display.result.print(f"{record.id}  {record.job}  [bold]{record.state.value}[/]  {record.step}  {record.updated}")
+    for record, state in zip(records, states, strict=True):
+        display.result.print(f"{record.id}  {record.job}  [bold]{state}[/]  {record.step}  {record.updated}")
 
 
 def _pairs(option: str, given: Sequence[str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from .errors import UsageError
-from .options import Command, argument, needing, takes_job, takes_json
+from .options import Command, argument, needing, takes_job, takes_json, writing_into
 
 BUILT = ".hundredfold/aws"  # where packages and assemblies are written
 MB = 2**20
@@ -106,7 +106,8 @@ def deploy(
     wish = deploying.Wish(settings=settings, requirements=requirement, leave_out=leave_out, image=image)
     name = stack or deploying.default_stack(job)
     if synth is not None:
-        made = deploying.synth(job, Path(synth), stack=name, wish=wish)
+        with writing_into("--synth", Path(synth)):
+            made = deploying.synth(job, Path(synth), stack=name, wish=wish)
         display.result.print(f"wrote {made.folder}")
         if made.package is not None:
             _show_sizes(made.package)
@@ -180,7 +181,8 @@ def package_command(
         from .aws.runtime import PYTHON
 
     how: dict[str, Any] = {"architecture": architecture, "python": python or PYTHON, "requirements": requirement}
-    built: Any = package_image(job, Path(out), **how) if image else package(job, Path(out), leave_out=leave_out, **how)
+    with writing_into("--out", Path(out)):
+        built: Any = package_image(job, Path(out), **how) if image else package(job, Path(out), leave_out=leave_out, **how)
     if as_json:
         facts = {"folder": str(built.folder), "bytes": built.size, "sizes": {part.name: part.size for part in built.sizes}}
         display.print_json(facts if image else {**facts, "zip": str(built.zip), "sha256": built.sha256})

@@ -45,6 +45,11 @@ def text_of_error(error: BaseException) -> str:
         text = str(error)
     except Exception as raised:  # noqa: BLE001  # whatever it raises
         text = f"({type(error).__name__}, whose __str__ raises {type(raised).__name__})"
+    return _printable(text)
+
+
+def _printable(text: str) -> str:
+    """Return text without what UTF-8 cannot encode: names of files hold it, and it could not be printed or recorded."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -54,9 +59,10 @@ class HundredfoldError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, problems: Sequence[str] = (), hint: str | None = None) -> None:
+        message, hint = _printable(message), _printable(hint) if hint else hint
         super().__init__(message)
         self.message = message
-        self.problems = tuple(problems)
+        self.problems = tuple(map(_printable, problems))
         self.hint = hint
         if hint:
             self.add_note(f"hint: {hint}")  # a traceback, in a script or a notebook, shows it too

@@ -187,6 +187,7 @@ class Model:
             )
         if self.query is not None and not isinstance(self.query, str):
             object.__setattr__(self, "query", str(self.query))
+        _refuse_blank(f"model {self.name}", self.query, "leave query out for all rows of the job's only source")
         if not isinstance(self.many, bool):
             raise JobError(f"model {self.name}: many is {self.many!r}, wanted True or False")
         number = isinstance(self.time_limit, int | float) and not isinstance(self.time_limit, bool)
@@ -224,6 +225,8 @@ class Publish:
     def __post_init__(self) -> None:
         _name("publish", self.name)
         _tuples(self, "formats")
+        for query in (self.query, *self.digest.values()):
+            _refuse_blank(f"publish {self.name}", query, "such as SELECT * FROM prices")
         unknown = sorted(set(self.formats) - {"csv", "parquet", "jsonl"})
         if unknown or not self.formats:
             raise JobError(f"publish {self.name}: formats {unknown or '()'} are not among csv, parquet, jsonl")
@@ -409,6 +412,11 @@ def _tuples(thing: object, *attributes: str) -> None:
         if len(set(names)) < len(names):
             raise JobError(f"{attribute} names a column twice: {', '.join(names)}")
         object.__setattr__(thing, attribute, names)
+
+
+def _refuse_blank(what: str, query: Any, hint: str) -> None:
+    if isinstance(query, str) and (not query.strip() or "\0" in query):
+        raise JobError(f"{what}: its query is {query!r}, wanted SQL, or the name of a .sql file", hint=hint)
 
 
 def _parts(job: Job, attribute: str, kind: type) -> None:

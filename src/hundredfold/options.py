@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import click
@@ -85,6 +87,24 @@ def needing(extra: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise UsageError(
             f"{error.name} is not installed, and what runs on AWS needs it", hint=f"pip install 'hundredfold[{extra}]'"
+        ) from error
+
+
+@contextmanager
+def writing_into(option: str, folder: Path) -> Iterator[None]:
+    """Let what the system reports about a folder that an option names, and is written into, be a UsageError."""
+    place = folder.absolute()
+    try:
+        above = next(each for each in (place, *place.parents) if os.path.lexists(each))
+        if not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(above))
+        yield
+    except OSError as error:
+        at = Path(os.fsdecode(error.filename or place)).absolute()
+        if not (at.is_relative_to(place) or place.is_relative_to(at)):
+            raise
+        raise UsageError(
+            f"{option} {folder} cannot be written: {at}: {error.strerror}", hint=f"name a folder that you may write in with {option}"
         ) from error
 
 

@@ -50,4 +50,7 @@ def taken(run: str) -> StateError:
 def no_such_run(run: str, newest: Sequence[str]) -> NoSuchRun:
     """The error that says which runs there are."""
     there = f"the newest here: {', '.join(newest[:SHOWN])}" if newest else "there are none here yet"
-    return NoSuchRun(f"there is no run {run}; {there}", hint="hundredfold status")
+    return NoSuchRun(
+        f"there is no run {run}; {there}",
+        hint=f"hundredfold status --all   lists them; a run that was killed before it was recorded left nothing: run it again with --run-id {run}",
+    )

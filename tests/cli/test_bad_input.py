@@ -160,7 +160,7 @@ def test_a_source_that_the_job_does_not_have(say):
 
 def test_a_home_that_cannot_be_written(say, tmp_path):
     (tmp_path / "file").write_text("")
-    mistaken(say, 1, "run", JOB, home=str(tmp_path / "file" / "home"), expect=("cannot be written", "--home"))
+    mistaken(say, 1, "run", JOB, home=str(tmp_path / "file" / "home"), expect=("is a file, wanted a folder", "--home"))
 
 
 def test_a_home_of_a_newer_format(say, tmp_path):

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from ..checksums import recomputed_from
 from ..crew import Crew, Kit
-from ..errors import KEPT, DamagedFile, HomeError, HundredfoldError, PublishRefused, StateError, Stopped, text_of_error
+from ..errors import KEPT, DamagedFile, HomeError, HundredfoldError, NoSuchRun, PublishRefused, StateError, Stopped, text_of_error
 from ..job import Job, Layout, Model
 from ..launching import shortage
 from ..manifest import Manifest, UnitList
@@ -37,6 +37,7 @@ from .home import Home
 from .limits import Limits
 from .queue import AttendedClock, SqliteQueue
 from .restore import note_recomputed
+from .store import gone
 from .warehouse import DuckWarehouse
 
 RECOMPUTED = 4  # walks at most, where files of models are damaged again and again
@@ -94,6 +95,8 @@ class Drive:
         except Stopped:
             raise
         except Exception as error:
+            if self._has_lost_its_home():
+                raise gone(self.home.folder) from error
             limit = shortage(error)
             fail(self.home, self.record.id, limit or error)
             if limit is not None:
@@ -101,6 +104,15 @@ class Drive:
             raise
         self._look(at_once=True)
         return self.home.ledger.move(self.record.id, Event.FINISH, step="done")
+
+    def _has_lost_its_home(self) -> bool:
+        try:
+            self.home.ledger.read(self.record.id)
+        except NoSuchRun:  # another home is in its place
+            return True
+        except HomeError:
+            return not self.home.folder.is_dir()
+        return False
 
     def _walk_until_whole(self) -> None:
         """Walk; where a file of a model is damaged, forget what is made from it, and walk again, a few times at most."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ..checksums import checksum, extend, trailer
 from ..keys import HALF
-from .store import Folder, _forget, _make, _sync, home_error
+from .store import Folder, _forget, _sync, home_error
 
 OPEN_FILES = 200  # so many batch files are kept open at once
 
@@ -32,7 +32,7 @@ class FileStore(Folder):
         path = self.path(key)
         half = path.with_name(f"{HALF}{uuid4().hex}")
         try:
-            _make(path.parent)
+            self.make(path.parent)
             yield half
             _settle(half)
             half.replace(path)
@@ -45,7 +45,7 @@ class FileStore(Folder):
     def growing(self, prefix: str) -> GrowingFiles:
         """Files below a prefix that grow, and are durable when they are told to settle. A crash leaves some of them behind: they
         are good only once something written after that says so."""
-        return GrowingFiles(self.path(prefix), prefix)
+        return GrowingFiles(self.path(prefix), prefix, self.make)
 
 
 @dataclass
@@ -57,6 +57,7 @@ class GrowingFiles:
 
     folder: Path
     prefix: str
+    make: Callable[[Path], None]
     _open: dict[str, int] = field(default_factory=dict)
     _streams: dict[str, tuple[int, int]] = field(default_factory=dict)  # bytes written, and their checksum
     _whole: set[str] = field(default_factory=set)
@@ -117,7 +118,7 @@ class GrowingFiles:
     def _handle(self, name: str, mode: int) -> int:
         path = self.folder / name
         if mode & os.O_CREAT:
-            _make(path.parent)
+            self.make(path.parent)
         return os.open(path, os.O_WRONLY | mode | getattr(os, "O_BINARY", 0), 0o644)
 
     @contextmanager

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import getpass
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -40,6 +42,7 @@ class Home:
         if not isinstance(folder, str | Path) or not str(folder).strip() or "\0" in str(folder):
             raise UsageError(f"the home is {folder!r}, wanted a folder", hint="name one with --home, or leave the option out")
         self.folder = expanded(folder).absolute()
+        _refuse_no_folder(self.folder)
         if make:
             self._make()
         elif not _is_ours(self.folder):
@@ -48,8 +51,8 @@ class Home:
                 hint="name the folder with --home, or make a run first: hundredfold run, or hundredfold demo",
             )
         self._check_format()
-        self.store = FileStore(self.folder)
-        self.ledger: Ledger = SqliteLedger(self.folder / "ledger.sqlite", rebuild=lambda: rebuilt(self.store))
+        self.store = FileStore(self.folder, made=True)
+        self.ledger: Ledger = SqliteLedger(self.folder / "ledger.sqlite", rebuild=lambda: rebuilt(self.store), made=True)
 
     @property
     def words(self) -> str:
@@ -88,7 +91,7 @@ class Home:
         folder = self.folder / Layout(check_run_id(run)).root
         lock = FileLock(folder / "driver.lock")
         try:
-            _acquire(lock, timeout=0.5)  # it may only be looked at, by `driven`
+            _acquire(lock, 0.5, self.store)  # it may only be looked at, by `driven`
         except Timeout:
             raise RunBusy(
                 f"run {run} is being driven by {_owner(folder)}",
@@ -106,7 +109,7 @@ class Home:
     def publishing(self, job: str) -> Iterator[None]:
         """Be the only one who publishes for a job: two runs may end at once, and a version is made once."""
         lock = FileLock(self.folder / "locks" / f"{check_job_name(job)}.publish")  # not among the releases, which others read
-        _acquire(lock, timeout=-1)
+        _acquire(lock, -1, self.store)
         try:
             _remove_halves(self.folder / releases_of(job))
             yield
@@ -186,11 +189,27 @@ class Home:
             raise home_error(error, mark, "read") from error
 
 
-def _acquire(lock: BaseFileLock, timeout: float) -> None:
+def _refuse_no_folder(folder: Path) -> None:
+    """Raise HomeError for a place that is no folder, or lies below one that is none."""
+    above = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    try:
+        mode = above.stat().st_mode
+    except OSError as error:
+        if not above.is_symlink():
+            raise home_error(error, folder, "written") from error
+        found = f"a link that leads nowhere ({os.readlink(above)})" if error.errno == errno.ENOENT else f"a link: {error.strerror}"  # noqa: PTH115
+    else:
+        if stat.S_ISDIR(mode):
+            return
+        found = "a file" if stat.S_ISREG(mode) else "a device, a pipe or a socket"
+    raise HomeError(f"the home {folder} cannot be read or written: {above} is {found}, wanted a folder", hint="name a folder with --home")
+
+
+def _acquire(lock: BaseFileLock, timeout: float, store: FileStore) -> None:
     """Take a lock, and make its folder. Raises: Timeout, HomeError where the place cannot be written or has no locks."""
     place = Path(lock.lock_file)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        store.make(place.parent)
         lock.acquire(timeout=timeout, poll_interval=0.02)
     except Timeout:  # an OSError, too
         raise

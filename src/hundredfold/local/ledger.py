@@ -24,7 +24,7 @@ from ..errors import DamagedFile, HomeError, StateError
 from ..ports import Clock, Record
 from ..records import SHOWN, moved, no_such_run, noted, taken
 from ..states import Event, State
-from .store import home_error
+from .store import gone, home_error
 
 FORMAT = 2
 SCHEMA = """CREATE TABLE runs (
@@ -59,7 +59,8 @@ class _Damaged(Exception):
 
 
 class SqliteLedger:
-    """The runs' records in a file, which is made with the first run. `patience`: seconds to wait for another's lock."""
+    """The runs' records in a file, which is made with the first run. `patience`: seconds to wait for another's lock.
+    `made`: its folder was made before, and is not made again where somebody removed it."""
 
     def __init__(
         self,
@@ -68,9 +69,11 @@ class SqliteLedger:
         *,
         patience: float = 30.0,
         rebuild: Callable[[], Sequence[Record]] = tuple,
+        made: bool = False,
     ) -> None:
         self.path = Path(path)
         self._rebuild = rebuild
+        self._made = made
         self._clock = clock
         self._patience = patience
 
@@ -105,8 +108,13 @@ class SqliteLedger:
             _check(db)
             return _rows(db, NEWEST_FIRST) if job is None else _rows(db, f"WHERE job = ? {NEWEST_FIRST}", job)
 
+    def _refuse_gone(self) -> None:
+        if self._made and not self.path.parent.is_dir():
+            raise gone(self.path.parent)
+
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
+        self._refuse_gone()
         with in_plain_words(self.path, _damaged(self.path)):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self.path, timeout=self._patience, isolation_level=None)) as db, db:
@@ -121,6 +129,7 @@ class SqliteLedger:
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """The file as it is, in a place that may be read-only; an empty ledger where there is none."""
+        self._refuse_gone()
         with in_plain_words(self.path, _damaged(self.path)):
             place = f"{self.path.absolute().as_uri()}?mode=rw" if self.path.exists() else ":memory:"
             with closing(sqlite3.connect(place, uri=True, timeout=self._patience, isolation_level=None)) as db:

@@ -31,6 +31,7 @@ from .warehouse import DuckWarehouse
 
 HTML_ROWS = 20  # rows of a table that a notebook shows
 HTML_CHARACTERS = 100  # characters of one value there
+STOPPED = "stopped"  # what is shown of a run that is under way by its record, and that nothing drives
 REASON_CHARACTERS = 160  # of one reason among the counts of failures
 
 
@@ -291,10 +292,11 @@ def models_of(run: Run) -> dict[str, Any]:
 def summary(run: Run) -> dict[str, Any]:
     """A run in words that a program can read; from the record alone, where its folder has been removed."""
     record, there = run.record, run.home.holds(run.id)
+    driven = run.home.driven(record.id)
     return {
         "run": record.id,
         "job": record.job,
-        "state": record.state.value,
+        "state": state_shown(record, driven),
         "step": record.step,
         "reason": record.reason,
         "created": record.created,
@@ -310,8 +312,13 @@ def summary(run: Run) -> dict[str, Any]:
         "units_recomputed": record.counts.get("units_recomputed", 0),
         "release": _release_facts(run),
         "folder": run.place if there else None,
-        "driven": run.home.driven(record.id),
+        "driven": driven,
     }
+
+
+def state_shown(record: Record, driven: bool) -> str:
+    """Return the state of a run as people see it: one that is recorded as under way, and that no process drives, has stopped."""
+    return STOPPED if record.state in (State.NEW, State.RUNNING) and not driven else record.state.value
 
 
 def _release_facts(run: Run) -> dict[str, Any] | None:

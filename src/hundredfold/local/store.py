@@ -34,6 +34,7 @@ class Folder:
     """
 
     root: Path
+    made: bool = False  # its folder was made before, and is not made again where somebody removed it
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", Path(self.root).absolute())
@@ -47,7 +48,7 @@ class Folder:
         path, content = self.path(key), memoryview(data)
         half = path.with_name(f"{HALF}{uuid4().hex}")
         try:
-            _make(path.parent)
+            self.make(path.parent)
             _write(half, content)
             half.replace(path)
             _sync(path.parent)
@@ -55,6 +56,12 @@ class Folder:
             raise home_error(error, path, "written", content.nbytes) from error
         finally:
             _forget(half)
+
+    def make(self, folder: Path) -> None:
+        """Make a folder of the store. HomeError where the store's own is gone."""
+        if self.made and not self.root.is_dir():
+            raise gone(self.root)
+        _make(folder)
 
     def get(self, key: str) -> pa.Buffer:
         """The file's bytes, mapped and not copied; KeyError if there is none. They stay as they are when it is replaced."""
@@ -109,6 +116,14 @@ def home_error(error: OSError, place: Path, done: str, wanted: int = 0) -> HomeE
     return HomeError(
         f"{place} cannot be {done}, in the folder {_existing(place.parent)}: {error.strerror or error}",
         hint="let this user write in that folder, or keep the runs elsewhere with --home",
+    )
+
+
+def gone(home: Path) -> HomeError:
+    """The error for a home that was there when it was opened."""
+    return HomeError(
+        f"the home {home} is gone: it was removed, moved or made anew while it was in use",
+        hint="move it back and resume the run, or run the job again",
     )
 
 

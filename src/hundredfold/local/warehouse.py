@@ -166,6 +166,8 @@ class DuckWarehouse:
     def tables_of(self, select: str) -> set[str]:
         """The names of the tables that a query reads; QueryError if it is no single query."""
         tree = json.loads(self._run(f"SELECT json_serialize_sql({_string(select)})")[0][0])
+        if tree.get("error") and "Only SELECT" in str(tree.get("error_message")):
+            raise QueryError(f"not a query that reads: {' '.join(select.split())[:80]}", hint="wanted one SELECT (or WITH ... SELECT)")
         if tree.get("error"):
             raise QueryError(
                 f"not a query: {tree.get('error_message')}" + _pointer(select, tree.get("position")),
