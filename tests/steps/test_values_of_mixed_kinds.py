@@ -102,6 +102,7 @@ def test_values_of_one_kind_come_as_they_are(values: list[Any], wanted: list[Any
         ({"v": pd.Series([DAY, MOMENT], dtype=object)}, "several types"),
         ({"v": np.array([DAY, MOMENT], dtype=object)}, "several types"),
         ({"v": [{}]}, "would become another"),
+        (pa.table({"v": pa.array([86_400_005], pa.date64())}), "a time of day in a date"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )

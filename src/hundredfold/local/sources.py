@@ -394,6 +394,14 @@ def _refuse_unkept(source: str, schema: pa.Schema) -> None:
 def _in_micros(source: str, table: pa.Table) -> pa.Table:
     """The table with times of seconds in microseconds, as Parquet and SQL have them; SourceError where one is too far off."""
     for position, field in enumerate(table.schema):
+        if pa.types.is_date64(field.type):
+            try:
+                table = table.set_column(position, field.name, table.column(position).cast(pa.date32()))
+            except pa.ArrowInvalid as error:
+                raise SourceError(
+                    f"{source}: {field.name} ({field.type}) holds a time of day in a date: {error}",
+                    hint="cast it to a timestamp",
+                ) from error
         if pa.types.is_timestamp(field.type) and field.type.unit in ("s", "ms"):
             try:
                 table = table.set_column(position, field.name, table.column(position).cast(pa.timestamp("us", field.type.tz)))

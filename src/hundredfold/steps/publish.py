@@ -309,7 +309,7 @@ def _write(select: str, key: str, format: str, warehouse: Publishing, store: Wri
         for batch in warehouse.stream(select):
             if endless := infinite_dates(batch):
                 raise PublishRefused(
-                    f"a query to publish gives dates of infinity in {', '.join(endless)}, which Parquet has not",
+                    f"{key.rpartition('/')[2]} is not published: its query gives dates of infinity in {', '.join(endless)}, which Parquet has not",
                     hint="leave these rows out, or write nullif(...)",
                 )
             file.add(pa.Table.from_batches([batch]))
