@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..arrays import UNIT, from_numpy, has_large, infinite_dates, numpy_of, taken
+from ..arrays import UNIT, from_numpy, has_large, numpy_of, taken
 from ..contract import quote
 from ..errors import ConservationError, HomeError, QueryError, StateError
 from ..job import Batch, Job, Layout, Model
@@ -214,11 +214,6 @@ def _route(
     varied = not all(_is_fixed(schema.field(name).type) for name in columns)
     for chunk in warehouse.stream(numbering.query(columns), max(LEAST_STREAMED, min(MOST_STREAMED, STREAM_BYTES * COPIES // width))):
         routed += chunk.num_rows
-        if endless := infinite_dates(chunk):
-            raise QueryError(
-                f"the query of {model.name} gives dates of infinity in {', '.join(endless)}, which no date in Python is",
-                hint="leave these rows out, or write nullif(...)",
-            )
         nullable |= {f.name for f, column in zip(chunk.schema, chunk.columns, strict=True) if column.null_count}
         large |= {f.name for f, column in zip(chunk.schema, chunk.columns, strict=True) if f.name not in large and has_large(column)}
         numbers = numbering.numbers(chunk.column(0))
