@@ -244,3 +244,11 @@ def test_a_table_of_results_is_exact_in_the_contracts_types(values: pa.Array, ki
     gather = Gather(Returned(read_contract(dataclasses.make_dataclass("Out", [("v", kind)]))), {})
     gather.adder()(0, pa.table({"v": values}))
     assert [account.unit for account in gather.finish()[1]] == [0]
+
+
+def test_lists_of_nulls_are_whole() -> None:
+    """Arrow's cast of such a list to its own type breaks it."""
+    for values in ([[None, None]], [[{"a": None, "c": 1}, {}]]):
+        column = column_of(values)
+        column.validate(full=True)
+        assert len(column.to_pylist()[0]) == 2
