@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
+import io
 import os
 import pickle
 import signal
@@ -279,7 +281,7 @@ class Crew:
             case ("broken", words):
                 raise CrewError(
                     words,
-                    hint="a worker is a fresh process that loads the job again: mend what it says, or raise --memory if it had too little",
+                    hint=UNFOUND if "__main__" in words else UNLOADED,
                 )
             case ("refused", words, error):
                 hand.killed, hand.blamed, hand.memory = words, hand.marks[0], ""
@@ -388,15 +390,38 @@ class Crew:
         hand.process = hand.pipe = None
 
 
+UNSENT = (
+    "if a function holds a connection, a lock or an open file, open it inside the function; "
+    "what a script or a notebook defines can be put into a module, which each worker imports"
+)
+UNFOUND = "put what a script or a notebook defines into a module, which each worker imports"
+UNLOADED = "a worker is a fresh process that loads the job again: mend what it says, or raise --memory if it had too little"
+
+
 def packed(thing: Kit | Job) -> bytes:
     """A kit or a job as it is sent to other processes; JobError where something in it cannot be."""
     for model in (thing.job if isinstance(thing, Kit) else thing).models:
         returned_by(model)  # read here, where every name that an annotation needs is there; the model keeps it
+    data = io.BytesIO()
     try:
-        return bytes(cloudpickle.dumps(thing))
+        _JobPickler(data).dump(thing)
     except Exception as error:  # whatever the user's objects raise is told
         words = f"the job cannot be sent to a worker process: {told(error)}"
-        raise JobError(words, hint="if a function holds a connection, a lock or an open file, open it inside the function") from error
+        raise JobError(words, hint=UNSENT) from error
+    return data.getvalue()
+
+
+class _JobPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+    """cloudpickle, which also sends a function with a cache that a script or a notebook defines; each worker begins with an empty cache."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, functools._lru_cache_wrapper) and getattr(obj, "__module__", None) == "__main__":
+            return _cached, (obj.__wrapped__, *obj.cache_parameters().values())
+        return super().reducer_override(obj)
+
+
+def _cached(function: Any, size: int | None, typed: bool) -> Any:
+    return functools.lru_cache(size, typed)(function)
 
 
 def unpacked(kit: bytes) -> Kit:

@@ -261,6 +261,30 @@ def test_a_script_without_a_guard_runs_its_own_functions_closures_and_objects(tm
     assert words.splitlines() == ["once", str([[0.0, 3.0, 6.0]] * 3)]
 
 
+def test_functions_with_a_cache_may_stand_in_a_script(tmp_path):
+    """functools.lru_cache around what the function calls, and around what calls itself."""
+    lines = """
+        import functools
+
+        @functools.cache
+        def steps(n):
+            return n if n < 2 else steps(n - 1) + steps(n - 2)
+
+        @functools.lru_cache(maxsize=1, typed=True)
+        def settings():
+            return {"factor": 2}
+
+        def cached(rows):
+            return {"y": settings()["factor"] * steps(30), "size": settings.cache_parameters()["maxsize"]}
+
+        job = Job("cached", [Source("s")], [Model("m", ("k",), cached)])
+        done = hundredfold.run(job, {"s": table}, home=sys.argv[1], workers=1, memory="1GB")
+        print(done.results("m").arrow().drop_columns(["k"]).to_pylist())
+    """
+    words = ran(script(tmp_path, dedent(lines), units=2), tmp_path / "home")
+    assert words.splitlines() == [str([{"y": 1664080, "size": 1}] * 2)]
+
+
 def test_an_unknown_way_to_start_workers_is_refused(tmp_path):
     with started(script(tmp_path, RUN), tmp_path / "home", HUNDREDFOLD_START="fork") as driver:
         _, errors = driver.communicate(timeout=HANG_S)

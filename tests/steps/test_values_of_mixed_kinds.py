@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import enum
+import re
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
@@ -50,7 +51,7 @@ def with_objects(values: list[Any]) -> pd.DataFrame:
     return pd.DataFrame({"shop": ["A"] * len(values), "v": pd.Series(values, dtype=object)})
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=str)
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: re.sub(" at 0x[0-9a-f]+", "", str(pair)))
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_values_of_two_kinds_are_refused_wherever_they_are(shape: Any, pair: tuple[Any, Any]) -> None:
     values = shape(*pair)
