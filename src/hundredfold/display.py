@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -194,7 +196,8 @@ def near(path: str | Path) -> str:
 def show_next(commands: Iterable[tuple[str, str]]) -> None:
     result.print("\n[bold]Next[/]")
     for command, why in commands:
-        result.print(f"  [cyan]{escape(command)}[/]\n      {escape(why)}")
+        result.print(f"  [cyan]{escape(command)}[/]")
+        _print_hanging("      ", why)
 
 
 def _show_sources(verdicts: Sequence[Verdict], sources: Mapping[str, Any]) -> None:
@@ -217,8 +220,14 @@ def _show_reasons(verdicts: Sequence[Verdict]) -> None:
     lines = [line for verdict in verdicts for line in _reason_lines(verdict)]
     names, digits = (max(len(line[i]) for line in lines) for i in (0, 1))
     for name, count, reason in lines:
-        result.print(f"  {name:<{names}}  {count:>{digits}}  {escape(reason)}")
+        _print_hanging(f"  {name:<{names}}  {count:>{digits}}  ", reason)
     result.print()
+
+
+def _print_hanging(start: str, text: str) -> None:
+    """Print a text after `start`; where the terminal is narrower, its further lines begin below the first."""
+    lines = textwrap.wrap(text, max(result.width - len(start), 20), break_on_hyphens=False) if fits_a_terminal() else [text]
+    result.print(escape(start + ("\n" + " " * len(start)).join(lines)))
 
 
 def _reason_lines(verdict: Verdict) -> Iterator[tuple[str, str, str]]:
@@ -252,17 +261,61 @@ def _show_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         for name, value in rows[0].items():
             result.print(f"  {escape(name.replace('_', ' ')):<36} {_cell(value)}")
         return
+    for number, columns in enumerate(_pieces(rows)):
+        if number:
+            result.print()
+        _show_columns(columns, rows)
+
+
+def fits_a_terminal() -> bool:
+    """Whether lines end where a terminal does; in a pipe they may be as long as they like."""
+    return result.is_terminal or "COLUMNS" in os.environ
+
+
+def _pieces(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Part the columns so that each part fits the terminal; the first column, which names the rows, is in every part.
+
+    Where only the last column is too much and is text, it stays: its words take several lines.
+    """
+    first, *others = rows[0]
+    if not fits_a_terminal():
+        return [[first, *others]]
+    width = {name: max(len(_head(name)), *(len(_cell(row[name])) for row in rows)) + 2 for name in (first, *others)}
+    pieces = [[first]]
+    for name in others:
+        taken = sum(width[column] for column in pieces[-1])
+        least = width[name]
+        if name == others[-1] and isinstance(rows[0][name], str):
+            least = 2 + max(len(word) for row in rows for word in (_head(name), *_cell(row[name]).split(), ""))
+        if len(pieces[-1]) > 1 and taken + least - 2 > result.width:
+            pieces.append([first])
+        pieces[-1].append(name)
+    return pieces
+
+
+def _show_columns(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print some columns of rows as a table, within the terminal where they fit; a figure is never shortened."""
+    room = result.options.update(max_width=10_000)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for name, value in rows[0].items():
-        table.add_column(escape(name.replace("_", " ")), justify="right" if isinstance(value, int | float) else "left", no_wrap=True)
+    for name in columns:
+        value = rows[0][name]
+        wraps = name == columns[-1] and isinstance(value, str)
+        table.add_column(_head(name), justify="right" if isinstance(value, int | float) else "left", no_wrap=not wraps)
     for row in rows:
-        table.add_row(*(_cell(v) for v in row.values()))
-    needed = Measurement.get(result, result.options.update(max_width=10_000), table).maximum
-    wide = Console(highlight=False, width=max(needed, result.width))  # a figure is never shortened to fit a narrow window
+        table.add_row(*(_cell(row[name]) for name in columns))
+    for column in table.columns:
+        if column.no_wrap:
+            column.min_width = max(Measurement.get(result, room, cell).maximum for cell in (column.header, *column.cells))
+    wanted = Measurement.get(result, room, table)
+    wide = Console(highlight=False, width=max(wanted.minimum, min(wanted.maximum, result.width)) if fits_a_terminal() else wanted.maximum)
     with wide.capture() as printed:
         wide.print(table)
     for line in printed.get().splitlines():
         sys.stdout.write(line.rstrip() + "\n")
+
+
+def _head(name: str) -> str:
+    return escape(name.replace("_", " "))
 
 
 def _table(first: str, *columns: str) -> Table:

@@ -191,7 +191,7 @@ def withdraw(version: int, by: str | None, reason: str, where: Where) -> None:
     "--to",
     required=True,
     type=click.Choice(["last-approved", "rule", "unchanged"]),
-    help="The last approved table before it; a step towards the prices of the rule, which need no model; or the prices from before the release.",
+    help="The last approved table before it; a step towards the prices of the rule, which need no model; or the prices that are asked now, frozen.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what it would do to prices, and change nothing.")
 @says

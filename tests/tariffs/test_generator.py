@@ -16,7 +16,7 @@ import pytest
 
 from tariffs.contracts import RENAMED_PRODUCTS
 from tariffs.demand.panel import plausible
-from tariffs.generator import AS_OF, SIZES, Paths, generate
+from tariffs.generator import AS_OF, SIZES, Paths, generate, size_of
 from tariffs.generator.bundles import LIST_PRICE, bundle_block, places
 from tariffs.generator.dirt import KINDS, UNIT_KINDS, soil
 from tariffs.generator.sizes import FORMER_NAMES
@@ -44,6 +44,20 @@ def test_a_block_comes_out_the_same_alone_and_in_any_order() -> None:
     block = bundle_block(SEED, size, 1)
     assert soil(block, SEED, 1)[0].equals(soil(block, SEED, 1)[0])
     assert soil_voice(voice_block(SEED, size, 2), SEED, 2)[1].equals(soil_voice(voice_block(SEED, size, 2), SEED, 2)[1])
+
+
+@pytest.mark.parametrize(("locations", "cells"), [(2, 1), (3, 2), (20, 60), (20, 5), (25, 60)])
+def test_each_kind_has_a_control_group_whatever_the_seed(locations: int, cells: int) -> None:
+    size = size_of("demo", locations, cells)
+    for seed in range(40):
+        control = places(seed, size, 0)["control"].to_pylist()
+        assert any(control), seed
+        assert cells == 1 or any(control[:cells]), seed  # cells go round the locations in order
+        assert cells > 1 or not control[0], seed
+
+
+def test_a_single_location_is_no_control_group_as_it_would_hold_every_price() -> None:
+    assert not any(places(seed, size_of("demo", 1), 0)["control"][0].as_py() for seed in range(40))
 
 
 def test_dirt_leaves_the_clean_rows_as_they_are() -> None:

@@ -123,6 +123,8 @@ def test_a_limit_that_cannot_be_met_holds_its_kind_and_not_the_other(operator, t
     words = [sys.executable, "-m", "tariffs.cli", "check", "1", "--as-of", demo.AS_OF, "--home", str(tmp_path / "home")]
     said = subprocess.run(words, capture_output=True, encoding="utf-8", check=False, cwd=tmp_path, env=os.environ | {"COLUMNS": "300"})
     assert "bundle, min_volume: NOT MET" in said.stdout, said.stderr
+    assert (said.returncode, "1 of 25 guards fail." in said.stdout) == (1, True), said.stdout
+    assert "LIMITS        FAILS  limits of the policy cannot be met: 1 of 2 kinds keep today's prices" in said.stdout
     assert "voice, max_moved_share: kept; worth" in said.stdout
     as_json = subprocess.run([*words, "--json"], capture_output=True, encoding="utf-8", check=False, cwd=tmp_path)
     assert {row["line"]: row["outcome"] for row in json.loads(as_json.stdout)["limits"]}["voice"] == "kept"

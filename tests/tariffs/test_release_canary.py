@@ -14,10 +14,10 @@ from test_release_bench import Place, bundle, changed, in_s3, on_disk, table
 
 from hundredfold.errors import HomeError, PublishRefused, StateError, UsageError
 from hundredfold.testing import Fault, Faulty, FaultyAfter, MemoryStore
-from tariffs.release import shelf
+from tariffs.release import shelf, verbs
 from tariffs.release.log import Table
 from tariffs.release.tables import read
-from tariffs.release.verbs import LAST_APPROVED, RULE, canary_places
+from tariffs.release.verbs import LAST_APPROVED, RULE, UNCHANGED, canary_places
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,19 @@ def test_the_rule_takes_both_away(disk: Place) -> None:
     assert (disk.state(1), disk.state(2)) == ("withdrawn", "withdrawn")
     assert (disk.book.charging.version, disk.book.charging.rule, disk.book.charging.canary) == (1, True, None)
     assert disk.book.charging.after.startswith("canary-000002-upon-000001-")  # the step is measured from what charging asked
+
+
+def test_frozen_are_the_prices_of_both_tables_where_each_is_asked(disk: Place) -> None:
+    before = asked(begun(disk))
+    shown = verbs.would_kill(UNCHANGED, disk.store)
+    assert [(m.raised, m.lowered, m.margin) for m in shown.moves] == [(0, 0, 0.0)] * 2
+    done = disk.kill(UNCHANGED)
+    assert done.entry.charging == shown.table
+    assert asked(disk) == before == {"YOUTH/ACCRA/DAY": 2.2, "YOUTH/HO/DAY": 2.0, "YOUTH/TEMA/DAY": 2.0}
+    with pytest.raises(StateError, match=r"the frozen prices of canary-.* is active already"):
+        disk.kill(UNCHANGED)
+    disk.kill(RULE)
+    assert disk.book.charging.after.startswith("unchanged-000001-after-canary-")  # the step is measured from the frozen prices
 
 
 def test_where_the_table_elsewhere_is_broken_the_kill_switch_goes_further_back(disk: Place) -> None:

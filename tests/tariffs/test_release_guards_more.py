@@ -95,6 +95,29 @@ def test_support_counts_voice_in_points_of_discount_and_lets_a_full_cell_go_up()
     assert (full.passed, full.words) == (True, "prices beyond: 0 (1 more for good reason)")
 
 
+def test_limits_finds_a_kind_that_is_held_since_its_limits_cannot_be_met() -> None:
+    unmet = {"line": "bundle", "limits": "min_volume", "outcome": "NOT MET, today's prices stay: cannot keep min_volume"}
+    kept = {"line": "voice", "limits": "max_moved_share", "outcome": "kept"}
+    finding = found(guards.NAMED["LIMITS"], portfolio=(unmet, kept))
+    assert (finding.passed, finding.words) == (False, "limits of the policy cannot be met: 1 of 2 kinds keep today's prices")
+    assert finding.cases == ("bundle, min_volume: NOT MET, today's prices stay: cannot keep min_volume",)
+    assert found(guards.NAMED["LIMITS"], portfolio=(kept,)).words == "voice: kept"
+    assert found(guards.NAMED["LIMITS"]).passed
+    held = found(guards.NAMED["LIMITS"], table=moved("YOUTH/TEMA/DAY", constraint_bound="LIMITS_NOT_MET"))  # its digest is gone
+    assert (held.passed, held.cases) == (False, ("YOUTH/TEMA/DAY: held",))
+
+
+def test_control_says_what_to_do_where_a_kind_has_no_control_group() -> None:
+    nobody = table(control_flag=False)
+    few = found(guards.NAMED["CONTROL"], table=nobody, active=None)
+    assert (few.passed, few.count) == (False, 2)
+    assert few.cases[0] == "bundles: 0 of 4 units are control; mark one of its 3 locations as control in `locations`, and run again"
+    alone = found(guards.NAMED["CONTROL"], table=table(bundle("HO"), bundle("HO", "WEEK")), active=None)
+    assert alone.cases[0].startswith(
+        "bundles: 0 of 2 units are control; it has one location, too few for a control group; --despite CONTROL"
+    )
+
+
 def test_support_says_that_nothing_is_recorded() -> None:
     finding = found(guards.NAMED["SUPPORT"], support=None)
     assert (finding.passed, finding.words) == (True, "what was paid before is not recorded")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from test_release_bench import SCHEMA, bundle, changed, table, voice
 
 from tariffs.release.guards import Limits
-from tariffs.release.rule import REASON, rule_table, step_to_rule, unchanged_table
+from tariffs.release.rule import REASON, frozen_table, rule_table, step_to_rule
 
 
 def rows_of(made) -> dict[str, dict]:
@@ -112,7 +112,10 @@ def test_no_more_prices_change_at_once_than_may_and_locations_take_turns() -> No
     assert (set(second["price"].to_pylist()), last) == ({2.2}, True)
 
 
-def test_unchanged_are_the_prices_from_before_the_release() -> None:
-    rows = unchanged_table(changed(table(), "C1/07/WEEKDAY", price=0.04, discount_class=60)).to_pylist()
-    assert [r["price"] for r in rows] == [r["current_price"] for r in table().to_pylist()]
-    assert next(r["discount_class"] for r in rows if r["unit_key"] == "C1/07/WEEKDAY") == 50
+def test_frozen_are_the_prices_that_are_asked_and_nothing_explains_them() -> None:
+    asked = changed(table(), "C1/07/WEEKDAY", price=0.04, discount_class=60)
+    made = frozen_table(asked)
+    assert made.schema == asked.schema
+    assert all(made[name].equals(asked[name]) for name in ("price", "discount_class", "unit_key", "current_price"))
+    assert set(made["reason_code"].to_pylist()) == {"HOLD_UNCHANGED"}
+    assert made["p_gain"].null_count == made.num_rows

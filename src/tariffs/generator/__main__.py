@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from tariffs.generator import SIZES, Switches, generate, size_of
+from tariffs.generator import AS_OF, SIZES, Switches, generate, size_of
+from tariffs.release.clock import write_demo_clock
 
 
 def words() -> argparse.ArgumentParser:
@@ -38,6 +39,7 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     made = generate(size, said.out, said.seed, said.dirt, switches, said.workers)
+    write_demo_clock(said.out, AS_OF.isoformat())
     for name, files in made.sources.items():
         sys.stdout.write(f"{name}={files[0] if len(files) == 1 else files[0].parent}\n")
 

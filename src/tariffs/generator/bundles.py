@@ -47,8 +47,25 @@ def places(seed: int, size: Size, block: int) -> pa.Table:
     """The rows of `locations` for one block."""
     where, rng = block_locations(size, block), dice(seed, Stream.PLACES, block)
     tier = rng.choice(list(TIERS), len(where), p=[0.35, 0.40, 0.25])
-    region, control = np.array(REGIONS)[where % len(REGIONS)], rng.random(len(where)) < CONTROL_SHARE
+    region, drawn = np.array(REGIONS)[where % len(REGIONS)], rng.random(len(where))
+    control = drawn < CONTROL_SHARE
+    if block == 0:
+        control = _with_both_kinds(control, drawn, size)
     return pa.table({"location": location_names(where), "name": spoken_names(where), "region": region, "tier": tier, "control": control})
+
+
+def _with_both_kinds(control: np.ndarray, drawn: np.ndarray, size: Size) -> np.ndarray:
+    """Return the control locations such that bundles and voice both have some, and neither is held as a whole.
+
+    Where chance chose none with a cell, the location with the least draw joins.  A country with one location, or one cell, cannot spare it.
+    """
+    has_cell = np.arange(len(drawn)) < size.cells  # cells go round the locations in order
+    may = np.full(len(drawn), size.locations > 1) & (~has_cell if size.cells == 1 else True)
+    wanted = may & (has_cell if size.cells > 1 else True)
+    control = control & may
+    if wanted.any() and not (control & wanted).any():
+        control = control | (np.arange(len(drawn)) == np.argmin(np.where(wanted, drawn, np.inf)))
+    return control
 
 
 def location_names(where: np.ndarray) -> np.ndarray:

@@ -3,10 +3,10 @@ SELECT
   kind AS line,
   limits,
   outcome,
-  worth,
-  worth_bound AS at_most,
-  greatest(worth_bound - worth, 0e0) AS gap,
-  100 * greatest(worth_bound - worth, 0e0) / worth_bound AS "%"
+  CASE WHEN outcome = 'kept' THEN worth END AS worth,
+  CASE WHEN outcome = 'kept' THEN worth_bound END AS at_most,
+  CASE WHEN outcome = 'kept' THEN greatest(worth_bound - worth, 0e0) END AS gap,
+  CASE WHEN outcome = 'kept' THEN 100 * greatest(worth_bound - worth, 0e0) / worth_bound END AS "%"
 FROM portfolio
 WHERE unit_key = '' AND limits <> ''
 ORDER BY kind

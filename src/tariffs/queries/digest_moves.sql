@@ -15,7 +15,8 @@ SELECT
   expected_revenue_delta AS revenue,
   CASE WHEN p_gain > 0.99 THEN '>0.99' WHEN p_gain < 0.01 THEN '<0.01'
     ELSE '0.' || lpad(CAST(CAST(round(100 * p_gain) AS BIGINT) AS VARCHAR), 2, '0') END AS p_gain,
-  reason_code || coalesce(' (' || constraint_bound || ')', '') AS reason
+  CASE WHEN reason_code LIKE constraint_bound || '%' THEN reason_code
+    ELSE reason_code || coalesce(' (' || constraint_bound || ')', '') END AS reason
 FROM moves
 WHERE (best <= 5 AND expected_margin_delta > 0) OR (worst <= 5 AND expected_margin_delta < 0)
 ORDER BY expected_margin_delta DESC, unit_key

@@ -31,9 +31,9 @@ class Table:
 
     With a canary it is that table with the rows of another release in some places (locations).
 
-    unchanged  the prices from before the release, its `current_price`
+    unchanged  the prices that charging asked at the time, frozen: without the model, and without a move
     step       on the way to the rule's prices, how many steps have been gone; 0 at the end of the way
-    after      what charging used where the way began, if that was not the release's own table
+    after      what charging used where the way began, or what was frozen, if that was not the release's own table
     """
 
     version: int
@@ -58,7 +58,7 @@ class Table:
         if self.canary is not None:
             return f"{self.base}, with release {self.canary} in {len(self.places):,} location{'s' * (len(self.places) != 1)}"
         if self.unchanged:
-            return f"the prices from before release {self.version}"
+            return f"the frozen prices of {self.after or f'release {self.version}'}"
         step = f" (step {self.step} on the way to it)" if self.step else ""
         return f"the rule table of release {self.version}{step}" if self.rule else f"release {self.version}"
 

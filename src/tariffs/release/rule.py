@@ -45,11 +45,9 @@ def step_to_rule(table: pa.Table, limits: Limits, version: int) -> tuple[pa.Tabl
     return _at(table, price, discount, "rule", REASON), bool(np.all(np.abs(further - price) < DUST))
 
 
-def unchanged_table(table: pa.Table) -> pa.Table:
-    """The prices from before the release: what its own `current_price` says."""
-    price, full, voice = floats(table, "current_price"), tariff(table), is_voice(table)
-    discount = np.where(voice, np.round(100.0 * (1.0 - price / np.where(voice, full, 1.0))), 0.0)
-    return _at(table, price, discount, "unchanged", "HOLD_UNCHANGED")
+def frozen_table(table: pa.Table) -> pa.Table:
+    """Return the same prices and discounts, without what explained them: the model is out of use, and no price moves."""
+    return _at(table, floats(table, "price"), np.nan_to_num(floats(table, "discount_class")), "unchanged", "HOLD_UNCHANGED")
 
 
 def _one_step(table: pa.Table, price: Floats, wanted: Floats, limits: Limits, version: int) -> Floats:

@@ -4,7 +4,7 @@
     releases/tariffs/approvals/000007.json   the log: written once each, numbered without a gap
     releases/tariffs/active.json           what charging uses; made from the log, and made again whenever it lags behind it
     releases/tariffs/rule/000003/...       the rule table of a release, and the steps on the way to it
-    releases/tariffs/unchanged/000003/...  the prices from before a release
+    releases/tariffs/unchanged/000003/...  the prices of a release, frozen
     releases/tariffs/canary/...            a table with another release's rows in some places
     releases/tariffs/deltas/...            deltas between two tables
 
@@ -31,7 +31,7 @@ from hundredfold.ports import Store
 from hundredfold.steps.publish import Release, folder_of
 from tariffs.release.guards.subject import Limits
 from tariffs.release.log import Book, BrokenLog, Entry, Table, encode
-from tariffs.release.rule import step_to_rule, unchanged_table
+from tariffs.release.rule import frozen_table, step_to_rule
 from tariffs.release.tables import NAME, csv, in_order, parquet, read
 
 JOB = "tariffs"
@@ -201,17 +201,28 @@ def ready_step(start: Table, store: Store, limits: Limits) -> Table:
 def next_step(start: Table, store: Store, limits: Limits) -> tuple[Table, pa.Table]:
     """The next step from a table to the rule's prices, and its rows; nothing is written."""
     made, last = step_to_rule(rows(start, store), limits, start.version)
-    own = start.rule or start == Table(start.version)  # a way that goes on, or that begins where the release's own prices are
-    after = start.after if own and start.canary is None else folder(start).removeprefix(f"{ROOT}/").replace("/", "-")
+    after = start.after if start.rule and start.canary is None else _origin(start)  # a way that goes on, or a new one
     return Table(start.version, rule=True, step=0 if last else start.step + 1, after=after), made
 
 
-def ready_unchanged(version: int, store: Store) -> Table:
-    """Let the prices from before a release be there, whole."""
-    table = Table(version, unchanged=True)
-    if not _derived_is_whole(table, store, None):
-        _keep(folder(table), "rule.json", unchanged_table(rows(Table(version), store)), {"version": version}, store)
+def ready_frozen(start: Table, store: Store) -> Table:
+    """Write the prices that charging asks now as a table of their own, and return which it is.
+
+    It is written anew each time: steps of the same name may have been made with other limits.  Charging does not read it yet.
+    """
+    table, made = frozen(start, store)
+    _keep(folder(table), "rule.json", made, {"version": start.version}, store)
     return table
+
+
+def frozen(start: Table, store: Store) -> tuple[Table, pa.Table]:
+    """The table with the prices that charging asks now, and its rows; nothing is written."""
+    return Table(start.version, unchanged=True, after=_origin(start)), frozen_table(rows(start, store))
+
+
+def _origin(start: Table) -> str:
+    """What a derived table was made from, as `Table.after`: "" for the release's own table."""
+    return "" if start == Table(start.version) else folder(start).removeprefix(f"{ROOT}/").replace("/", "-")
 
 
 def ready_canary(table: Table, store: Store) -> None:
@@ -225,9 +236,9 @@ def ready_canary(table: Table, store: Store) -> None:
 
 
 def rule_folder(table: Table) -> str:
-    if table.unchanged:
-        return f"{ROOT}/unchanged/{table.version:06d}"
     after = f"-after-{table.after}" if table.after else ""
+    if table.unchanged:
+        return f"{ROOT}/unchanged/{table.version:06d}{after}"
     return f"{ROOT}/rule/{table.version:06d}{after}" + (f"/step-{table.step:02d}" if table.step else "")
 
 
@@ -275,7 +286,7 @@ def _facts(table: Table, limits: Limits) -> dict[str, Any]:
     return {"version": table.version, "step": table.step, "limits": used}
 
 
-def _derived_is_whole(table: Table, store: Store, limits: Limits | None) -> bool:
+def _derived_is_whole(table: Table, store: Store, limits: Limits) -> bool:
     """Whether a table that was made here is there, all of it, and made within these limits."""
     data = _got(store, f"{rule_folder(table)}/rule.json")
     try:
@@ -283,7 +294,7 @@ def _derived_is_whole(table: Table, store: Store, limits: Limits | None) -> bool
         files = dict(facts.get("files", {}))
     except (ValueError, KeyError, TypeError, AttributeError):
         return False  # half of it is there: it is made again
-    if limits is not None and facts.get("limits") != _facts(table, limits)["limits"]:
+    if facts.get("limits") != _facts(table, limits)["limits"]:
         return False
     return bool(files) and not any(_wrong(key, wanted, store) for key, wanted in files.items())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table as Grid
 
-from hundredfold.display import near, result, show_next, words
+from hundredfold.display import fits_a_terminal, near, result, show_next, words
+from tariffs.contracts import TOTALS_TITLE
 from tariffs.release.delta import Delta
 from tariffs.release.guards import UNITS_OF
 from tariffs.release.log import Book, Entry, Finding, Table
@@ -18,6 +20,17 @@ from tariffs.release.preview import Preview
 from tariffs.release.states import Event
 from tariffs.release.verbs import Checked, Done
 
+PIPE_WIDTH = 120  # characters of a line where there is no terminal
+WRAPPED = (
+    "why",
+    "found",
+    "allowed",
+    "last decision (UTC)",
+    "largest",
+    "volume",
+    "revenue",
+    "margin",
+)  # columns that may take several lines
 LOOK = {"draft": "yellow", "approved": "cyan", "canary": "magenta", "active": "bold green", "withdrawn": "dim"}
 BY_WHICH = {
     Event.APPROVE: "approved", Event.TRY: "tried", Event.ACTIVATE: "activated", Event.REPLACE: "replaced", Event.WITHDRAW: "withdrawn",
@@ -74,6 +87,7 @@ def show_checked(checked: Checked, clock: str = "") -> None:
     for f in checked.findings:
         grid.add_row(f.code, "ok" if f.passed else "[bold red]FAILS[/]", escape(f.words), escape(f.limit))
     print_grid(grid)
+    _show_totals(checked.totals)
     for limits in checked.limits:
         result.print(f"\n{escape(_limited(limits))}")
     for f in checked.failed:
@@ -82,10 +96,24 @@ def show_checked(checked: Checked, clock: str = "") -> None:
     result.print(f"\n{'All guards pass.' if not failed else f'[bold]{failed} of {len(checked.findings)} guards fail.[/]'}")
 
 
+def _show_totals(totals: Sequence[Mapping[str, Any]]) -> None:
+    """What the whole table is expected to change: revenue, margin and volume of each kind, each with its interval."""
+    if not totals:
+        return
+    grid = grid_of("", "expected", "change a week", "from", "to", right={"change a week", "from", "to"})
+    for row in totals:
+        for name in ("revenue", "margin", "volume"):
+            low, high = (row.get(f"{name} {end}", row.get(end)) for end in ("from", "to"))
+            if row.get(name) is not None and low is not None and high is not None:
+                grid.add_row(str(row["line"]) if name == "revenue" else "", name, f"{row[name]:+,.0f}", f"{low:+,.0f}", f"{high:+,.0f}")
+    result.print(f"\n[bold]{escape(TOTALS_TITLE)}[/]")
+    print_grid(grid)
+
+
 def _limited(row: Mapping[str, Any]) -> str:
     """What became of a kind's limits on the whole table, and how far its prices may be from the best within them."""
     words = f"{row['line']}, {row['limits']}: {row['outcome']}"
-    if row["gap"] is None:
+    if not isinstance(row["gap"], int | float):  # releases of before have "nan" there
         return words
     return (
         f"{words}; worth {row['worth']:,.0f} a week, and no prices within these limits are worth {row['gap']:,.2f} more ({row['%']:.4f}%)"
@@ -223,13 +251,19 @@ def grid_of(*columns: str, right: frozenset[str] | set[str] = frozenset()) -> Gr
     """An empty table of words and figures."""
     grid = Grid(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in columns:
-        grid.add_column(
-            name, justify="right" if name in right else "left", overflow="fold", no_wrap=name not in ("why", "found", "allowed")
-        )
+        grid.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=name not in WRAPPED)
     return grid
 
 
 def print_grid(grid: Grid) -> None:
-    """In full: a table is never shortened to fit a narrow window."""
-    needed = Measurement.get(result, result.options.update(max_width=10_000), grid).maximum
-    Console(highlight=False, width=min(needed, max(result.width, 120))).print(grid)
+    """Print a table within the width of the terminal; figures and names are never shortened, so a very narrow one wraps them itself."""
+    room = result.options.update(max_width=10_000)
+    for column in grid.columns:
+        if column.no_wrap:
+            column.min_width = max(Measurement.get(result, room, cell).maximum for cell in (column.header, *column.cells))
+    wanted = Measurement.get(result, room, grid)
+    width = min(wanted.maximum, max(result.width if fits_a_terminal() else PIPE_WIDTH, wanted.minimum))
+    with (wide := Console(highlight=False, width=width)).capture() as printed:
+        wide.print(grid)
+    for line in printed.get().splitlines():
+        sys.stdout.write(line.rstrip() + "\n")

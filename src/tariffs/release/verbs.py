@@ -26,7 +26,6 @@ from tariffs.release.guards import AGAINST_ACTIVE, CODES, Limits, Subject, inspe
 from tariffs.release.log import Book, Entry, Finding, Refused, Said, Table
 from tariffs.release.panel import panel_of
 from tariffs.release.preview import Preview, preview
-from tariffs.release.rule import unchanged_table
 from tariffs.release.sales import Sales
 from tariffs.release.shelf import Once
 from tariffs.release.states import Event, State
@@ -49,6 +48,7 @@ class Checked:
     """A release as the guards found it, and the table that they compared it with.
 
     limits  what became of the policy's limits on the whole table, a row for each kind that has any
+    totals  the expected changes of the whole table with their intervals, a row for each kind
     """
 
     version: int
@@ -56,6 +56,7 @@ class Checked:
     against: Table | None
     findings: tuple[Finding, ...]
     limits: tuple[Mapping[str, Any], ...] = ()
+    totals: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def failed(self) -> tuple[Finding, ...]:
@@ -83,6 +84,7 @@ def check(version: int, book: Book, store: Store, sources: Sources, now: dt.date
             f"release {version} is no price table: it lacks {', '.join(missing)}", hint="mend the publishing query; run it again"
         )
     sales = sources.sales(found.release)
+    totals, portfolio = (tuple(found.release.digest.get(title, ())) for title in (TOTALS_TITLE, LIMITS_TITLE))
     subject = Subject(
         table,
         _active_rows(active, store) if active else None,
@@ -93,9 +95,10 @@ def check(version: int, book: Book, store: Store, sources: Sources, now: dt.date
         _charts(book, store, sales) if active else None,
         sales.last_posted() if sales else None,
         sources.locations(found.release),
-        tuple(found.release.digest.get(TOTALS_TITLE, ())),
+        totals,
+        portfolio,
     )
-    return Checked(version, found.seal, active, inspect(subject), tuple(found.release.digest.get(LIMITS_TITLE, ())))
+    return Checked(version, found.seal, active, inspect(subject), portfolio, totals)
 
 
 def approve(version: int, said: Said, store: Store, once: Once, sources: Sources, now: dt.datetime, despite: Sequence[str] = ()) -> Done:
@@ -215,7 +218,7 @@ def withdraw(version: int, said: Said, store: Store, once: Once) -> Done:
 
 
 def kill(to: Literal["last-approved", "rule", "unchanged"], said: Said, store: Store, once: Once) -> Done:
-    """Take the active table away from charging: for the last approved one, for a step towards the rule's prices, or for those from before it.
+    """Take the active table away from charging: for the last approved one, for a step towards the rule's prices, or freeze what is asked now.
 
     A canary goes first: the last approved table is then the one that charging uses elsewhere.
 
@@ -249,7 +252,7 @@ def would_kill(to: Literal["last-approved", "rule", "unchanged"], store: Store) 
             raise StateError(f"{charging} is active already", hint=f"tariffs kill --to {LAST_APPROVED}")
         table, made = shelf.next_step(charging, store, limits_of(book.limits))
     elif to == UNCHANGED:
-        table, made = Table(charging.version, unchanged=True), unchanged_table(shelf.rows(Table(charging.version), store))
+        table, made = shelf.frozen(charging, store)
     else:
         tried = charging.canary is not None and _is_sound(charging.base, book, store, [])
         table = charging.base if tried else Table(_fallback(book, store, []))
@@ -422,12 +425,12 @@ def _ready_for_killing(to: str, charging: Table, book: Book, store: Store) -> Ta
         raise StateError(f"{charging} is active already", hint=f"tariffs kill --to {LAST_APPROVED}")
     try:
         if to == UNCHANGED:
-            return shelf.ready_unchanged(charging.version, store)
+            return shelf.ready_frozen(charging, store)
         if charging == Table(charging.version):
             return shelf.ready_rule(charging.version, store, limits_of(book.limits))
         return shelf.ready_step(charging, store, limits_of(book.limits))
     except StateError as error:
-        what = "table from before" if to == UNCHANGED else "rule table of"
+        what = "table with the frozen prices of" if to == UNCHANGED else "rule table of"
         raise StateError(
             f"the {what} release {charging.version} is not there, and cannot be made: {error.message}",
             hint=f"tariffs kill --to {LAST_APPROVED}",

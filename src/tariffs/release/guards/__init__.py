@@ -36,7 +36,20 @@ from tariffs.release.guards.price import (
 )
 from tariffs.release.guards.rows import CURRENCY, TODAY, VALUES, currency, today, values
 from tariffs.release.guards.subject import UNITS_OF, Guard, Limits, Subject, limits_of
-from tariffs.release.guards.trust import CONTROL, DRIFT, PRIOR, STALE, VALIDITY, control, drift, prior, stale, validity
+from tariffs.release.guards.trust import (
+    CONTROL,
+    DRIFT,
+    LIMITS,
+    PRIOR,
+    STALE,
+    VALIDITY,
+    control,
+    drift,
+    limits,
+    prior,
+    stale,
+    validity,
+)
 from tariffs.release.log import Finding
 
 NAMED: dict[str, Guard] = {
@@ -45,7 +58,7 @@ NAMED: dict[str, Guard] = {
     STEP: step, BOUNDS: bounds, PRICE_POINTS: price_points, SUPPORT: support, COMPETITOR: competitor, ELASTICITY: elasticity,
     LADDER: ladder, SMOOTH: smooth, FAIRNESS: fairness,
     COST: cost, MONEY: money, GAIN: gain,
-    CONTROL: control, STALE: stale, VALIDITY: validity, DRIFT: drift, PRIOR: prior,
+    CONTROL: control, STALE: stale, VALIDITY: validity, DRIFT: drift, PRIOR: prior, LIMITS: limits,
 }  # fmt: skip
 GUARDS: tuple[Guard, ...] = tuple(NAMED.values())
 CODES = tuple(NAMED)

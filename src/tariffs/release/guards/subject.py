@@ -103,6 +103,7 @@ class Subject:
     sold       unit_key, posted: every unit that was sold, and the price that was posted last (voice: as a share of the tariff);
                None if the sales that the table was learnt from are gone
     totals     line, tau, tau_se and the changes with their intervals, as the release's digest has them; empty where it has none
+    portfolio  line, limits, outcome: what became of the policy's limits on the whole table, as the release's digest has them
     locations  location, control, time_zone: those of the run; None if they are gone
     """
 
@@ -116,6 +117,7 @@ class Subject:
     sold: pa.Table | None = None
     locations: pa.Table | None = None
     totals: tuple[Mapping[str, Any], ...] = ()
+    portfolio: tuple[Mapping[str, Any], ...] = ()
 
 
 Guard = Callable[[Subject], Finding]

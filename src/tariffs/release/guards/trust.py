@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tariffs.release.drift import ALARM
-from tariffs.release.guards.subject import SHOWN, Subject, found, text_equals
+from tariffs.release.guards.subject import SHOWN, Subject, found, is_text, text_equals
 from tariffs.release.log import Finding
 from tariffs.release.tables import bools, floats, is_voice, matched
 
-CONTROL, STALE, VALIDITY, DRIFT, PRIOR = "CONTROL", "STALE", "VALIDITY", "DRIFT", "PRIOR"
+CONTROL, STALE, VALIDITY, DRIFT, PRIOR, LIMITS = "CONTROL", "STALE", "VALIDITY", "DRIFT", "PRIOR", "LIMITS"
 CLOCK_CHANGE = dt.timedelta(hours=2)  # a week in which clocks change is an hour longer or shorter; Lord Howe, half of one
 
 
@@ -36,7 +36,7 @@ def control(s: Subject) -> Finding:
         CONTROL, s.table, moved | changed, words, allowed, lambda row: "moved" if moved[row] else "joined" if held[row] else "left"
     )
     few = [
-        f"{kind}: {int(held[rows].sum()):,} of {int(rows.sum()):,} units are control"
+        f"{kind}: {int(held[rows].sum()):,} of {int(rows.sum()):,} units are control; {_way_to_control(s, rows)}"
         for kind, rows in (("bundles", ~voice), ("voice", voice))
         if held[rows].sum() < s.limits.control_share * rows.sum()
     ]
@@ -44,6 +44,14 @@ def control(s: Subject) -> Finding:
         return shown
     cases = (*few, *shown.cases)[:SHOWN]
     return Finding(CONTROL, False, f"{words}; too few to measure against", allowed, cases, shown.count + len(few))
+
+
+def _way_to_control(s: Subject, rows: npt.NDArray[np.bool_]) -> str:
+    """Return what to do where a kind has no control group."""
+    places = len(pc.unique(s.table["location"].filter(pa.array(rows))))
+    if places > 1:
+        return f"mark one of its {places:,} locations as control in `locations`, and run again"
+    return "it has one location, too few for a control group; --despite CONTROL goes without, and `measure` cannot compare then"
 
 
 def stale(s: Subject) -> Finding:
@@ -156,3 +164,17 @@ def prior(s: Subject) -> Finding:
         f"{line}: its data do not tell tau; log more trials, or price fewer kinds of unit" for line, tau, se in said if not tau >= se
     )
     return Finding(PRIOR, not weak, words, allowed, weak, len(weak))
+
+
+def limits(s: Subject) -> Finding:
+    """The policy's limits on the whole table were met: where they cannot be, a kind keeps today's prices, and nobody would notice."""
+    allowed = "every limit is met"
+    unmet = tuple(f"{row['line']}, {row['limits']}: {row['outcome']}" for row in s.portfolio if str(row["outcome"]).startswith("NOT MET"))
+    held = is_text(s.table, "constraint_bound", "LIMITS_NOT_MET")
+    if not unmet and held.any():
+        return found(LIMITS, s.table, held, f"units held for limits that are not met: {int(held.sum()):,}", allowed, lambda _: "held")
+    if unmet:
+        words = f"limits of the policy cannot be met: {len(unmet)} of {len(s.portfolio)} kinds keep today's prices"
+        return Finding(LIMITS, False, words, allowed, unmet, len(unmet))
+    kinds = ", ".join(f"{row['line']}: {row['outcome']}" for row in s.portfolio)
+    return Finding(LIMITS, True, kinds or "the policy limits no kind as a whole", allowed)
