@@ -197,7 +197,7 @@ def show_next(commands: Iterable[tuple[str, str]]) -> None:
     result.print("\n[bold]Next[/]")
     for command, why in commands:
         result.print(f"  [cyan]{escape(command)}[/]")
-        _print_hanging("      ", why)
+        print_hanging("      ", why)
 
 
 def _show_sources(verdicts: Sequence[Verdict], sources: Mapping[str, Any]) -> None:
@@ -220,11 +220,11 @@ def _show_reasons(verdicts: Sequence[Verdict]) -> None:
     lines = [line for verdict in verdicts for line in _reason_lines(verdict)]
     names, digits = (max(len(line[i]) for line in lines) for i in (0, 1))
     for name, count, reason in lines:
-        _print_hanging(f"  {name:<{names}}  {count:>{digits}}  ", reason)
+        print_hanging(f"  {name:<{names}}  {count:>{digits}}  ", reason)
     result.print()
 
 
-def _print_hanging(start: str, text: str) -> None:
+def print_hanging(start: str, text: str) -> None:
     """Print a text after `start`; where the terminal is narrower, its further lines begin below the first."""
     lines = textwrap.wrap(text, max(result.width - len(start), 20), break_on_hyphens=False) if fits_a_terminal() else [text]
     result.print(escape(start + ("\n" + " " * len(start)).join(lines)))

@@ -13,7 +13,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from rich.table import Table as Grid
 
-from hundredfold.display import result
+from hundredfold.display import print_hanging, result
 from hundredfold.errors import UsageError
 from tariffs.dirt.account import MONEY, Balance, Part
 
@@ -29,11 +29,13 @@ def show(balances: Sequence[Balance], ledger: pa.Table) -> None:
     touched = [b for b in balances if b.came != b.kept or b.set_aside.rows]
     _print_parts("rows", touched, lambda part: part.rows)
     _print_parts("money", [balance for balance in touched if balance.source in MONEY], lambda part: round(part.money), MONEY_PARTS)
-    result.print(
-        "Money is what goes on: what the rows were priced at as they came can be nonsense (a counter that ran full, a price in pesewas), and is"
-        " told under what was done.\n"
+    print_hanging(
+        "",
+        "Money is what goes on. The figures of a row as it came can be nonsense (a counter that ran full, a price in pesewas):"
+        " they stand below, under before.",
     )
-    done = _grid("what was done", "kind", "source", "entries", "money before", "money after")
+    result.print("\n[bold]What was done, and money before and after it[/]")
+    done = _grid("policy", "kind", "source", "entries", "before", "after")
     for key, (count, before, after) in tallied(ledger).items():
         done.add_row(*key, f"{count:,}", f"{round(before):,}", f"{round(after):,}")
     result.print(done)
@@ -94,7 +96,7 @@ def _grid(first: str, *columns: str) -> Grid:
     grid.add_column(first, no_wrap=True)
     for name in columns:
         if name == "kind":
-            grid.add_column(name, min_width=24, overflow="fold")
+            grid.add_column(name, min_width=20, overflow="fold")
         else:
             grid.add_column(name, justify="left" if name == "source" else "right", no_wrap=True)
     return grid

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table as Grid
 
-from hundredfold.display import fits_a_terminal, near, result, show_next, words
+from hundredfold.display import fits_a_terminal, near, print_hanging, result, show_next, words
 from tariffs.contracts import TOTALS_TITLE
 from tariffs.release.delta import Delta
 from tariffs.release.guards import UNITS_OF
@@ -89,7 +89,8 @@ def show_checked(checked: Checked, clock: str = "") -> None:
     print_grid(grid)
     _show_totals(checked.totals)
     for limits in checked.limits:
-        result.print(f"\n{escape(_limited(limits))}")
+        result.print()
+        print_hanging("", _limited(limits))
     for f in checked.failed:
         show_cases(f)
     failed = len(checked.failed)
@@ -125,7 +126,7 @@ def show_cases(finding: Finding) -> None:
         return
     result.print(f"\n[bold]{finding.code}[/]")
     for case in finding.cases:
-        result.print(f"  {escape(case)}")
+        print_hanging("  ", case)
     if finding.count > len(finding.cases):
         result.print(f"  and {finding.count - len(finding.cases):,} more")
 
@@ -160,6 +161,7 @@ def show_preview(found: Preview, *, done: bool = False) -> None:
     print_grid(grid)
     result.print(f"control units that move: {found.control:,}; changes of volume, revenue and margin are expected ones, a week")
     if found.most and not done:
+        result.print()
         grid = grid_of("most margin lost and gained", "now", "then", "margin a week", right={"now", "then", "margin a week"})
         for key, old, new, margin in found.most:
             grid.add_row(escape(key), _money(old), _money(new), f"{margin:+,.2f}")
