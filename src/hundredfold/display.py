@@ -224,10 +224,10 @@ def _show_reasons(verdicts: Sequence[Verdict]) -> None:
     result.print()
 
 
-def print_hanging(start: str, text: str) -> None:
+def print_hanging(start: str, text: str, style: str = "") -> None:
     """Print a text after `start`; where the terminal is narrower, its further lines begin below the first."""
     lines = textwrap.wrap(text, max(result.width - len(start), 20), break_on_hyphens=False) if fits_a_terminal() else [text]
-    result.print(escape(start + ("\n" + " " * len(start)).join(lines)))
+    result.print(escape(start + ("\n" + " " * len(start)).join(lines)), style=style)
 
 
 def _reason_lines(verdict: Verdict) -> Iterator[tuple[str, str, str]]:

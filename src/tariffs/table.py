@@ -111,8 +111,11 @@ def _kept(rows: Rows) -> tuple[dict[str, np.ndarray], Kept | None]:
 
 
 def _held(rows: Rows) -> dict[str, np.ndarray]:
-    """Today's prices, as far as floors, ceilings and cells allow them, as the prices that change; what is out of order today stays so."""
-    price = np.clip(rows["current_price"], rows["lowest"], rows["highest"])
+    """Return today's prices, or where floor, ceiling or cell forbid one, the nearest price point that they allow; what is out of order stays so."""
+    price, lowest, highest, tick = (rows[name] for name in ("current_price", "lowest", "highest", "price_tick"))
+    least, most = on_tick(np.ceil(lowest / tick - GRID_SLACK), tick), on_tick(np.floor(highest / tick + GRID_SLACK), tick)
+    on_grid = least <= most  # else no price point lies between floor and ceiling
+    price = np.where(price < lowest, np.where(on_grid, least, lowest), np.where(price > highest, np.where(on_grid, most, highest), price))
     reason = np.where(price == rows["current_price"], HOLD_PORTFOLIO, PORTFOLIO_LIMIT).astype(object)
     return _changed(rows, price, reason, "LIMITS_NOT_MET")
 

@@ -26,6 +26,8 @@ WRAPPED = (
     "found",
     "allowed",
     "last decision (UTC)",
+    "of",
+    "when (UTC)",
     "largest",
     "volume",
     "revenue",
@@ -71,7 +73,8 @@ def show_charging(charging: Mapping[str, Any] | None, folder: str | None) -> Non
         return
     names = ("version", "rule", "canary", "unchanged", "step", "after")
     table = Table(**{name: charging[name] for name in names}, places=tuple(charging["places"]))
-    result.print(f"\n[bold]Charging uses {table}[/] (*), since {_minute(charging['since'])} UTC, by {escape(charging['by'])}")
+    result.print()
+    print_hanging("", f"Charging uses {table} (*), since {_minute(charging['since'])} UTC, by {charging['by']}", "bold")
     if table.places:
         result.print(f"  release {table.canary} in {escape(_few(table.places))}")
     if folder:
@@ -151,7 +154,7 @@ def show_done(done: Done, folder: str | None) -> None:
 
 def show_preview(found: Preview, *, done: bool = False) -> None:
     """What another table does to prices, and what is expected of it."""
-    result.print(f"[bold]From {found.before} to {found.table}[/]" + ("" if done else ": nothing is changed by looking"))
+    print_hanging("", f"From {found.before} to {found.table}" + ("" if done else ": nothing is changed by looking"), "bold")
     grid = grid_of("", "prices", "raised", "lowered", "stay", "largest", "volume", "revenue", "margin", right=set(RIGHT))
     for m in found.moves:
         far = f"{m.largest:+.4g} points" if m.kind == "voice" else f"{m.largest:+.1%}"
@@ -159,7 +162,7 @@ def show_preview(found: Preview, *, done: bool = False) -> None:
         stay = m.prices - m.raised - m.lowered
         grid.add_row(m.kind, f"{m.prices:,}", f"{m.raised:,}", f"{m.lowered:,}", f"{stay:,}", far, *changes)
     print_grid(grid)
-    result.print(f"control units that move: {found.control:,}; changes of volume, revenue and margin are expected ones, a week")
+    print_hanging("", f"control units that move: {found.control:,}; changes of volume, revenue and margin are expected ones, a week")
     if found.most and not done:
         result.print()
         grid = grid_of("most margin lost and gained", "now", "then", "margin a week", right={"now", "then", "margin a week"})
