@@ -368,6 +368,31 @@ def test_what_is_printed_fits_a_narrow_terminal(in_use: Say, home: Path) -> None
     assert re.search(r"^        volume  +[+-][\d,]+  +[+-][\d,]+  +[+-][\d,]+$", checked, re.MULTILINE)
 
 
+@pytest.mark.parametrize("columns", ["80", "120", None])
+def test_a_digest_fits_the_terminal_and_stays_whole_in_a_pipe(home: Path, tmp_path: Path, columns: str | None) -> None:
+    run = sorted((home / "runs").iterdir())[0].name
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"NO_COLOR": "1"}
+    words = [sys.executable, "-m", "hundredfold", "status", run, "--home", str(home)]
+    out = subprocess.run(
+        words, cwd=tmp_path, capture_output=True, text=True, check=True, env=environment | ({"COLUMNS": columns} if columns else {})
+    ).stdout
+    lines = out[: out.index("\nRelease 1")].splitlines()
+    assert [line for line in lines if line != line.rstrip()] == []
+    totals = lines[next(n for n, line in enumerate(lines) if line.startswith("Changes a week with their 90")) + 1 :]
+    totals = totals[: next(n for n, line in enumerate(totals) if line.startswith("Expected revenue"))]
+    [digest] = [rows for title, rows in facts_of(home)["digest"].items() if title.startswith("Changes a week with their 90")]
+    assert len([word for line in totals for word in line.split() if re.fullmatch(r"-?[\d,.]+", word)]) == sum(len(r) - 1 for r in digest)
+    if columns is None:
+        assert len(totals) == 1 + len(digest) + 1  # names, kinds, an empty line
+    else:
+        assert [line for line in lines[1:] if len(line) > int(columns) and not line.startswith("Changes")] == []
+
+
+def facts_of(home: Path) -> dict[str, Any]:
+    """What release 1 says of itself."""
+    return dict(json.loads((home / folder_of("tariffs", 1) / "release.json").read_text()))
+
+
 def pointed(home: Path) -> dict[str, Any]:
     """The rows that charging reads, by unit."""
     folder = json.loads((home / "releases/tariffs/active.json").read_text())["folder"]
