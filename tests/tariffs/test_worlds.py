@@ -26,8 +26,8 @@ def test_small_operators_have_intervals_and_promises_that_hold(small: list[Judge
 
 
 def test_a_prior_says_how_well_it_knows_tau() -> None:
-    units, _ = make(World(1), 7)
-    prior = bundles.fit_prior(units.columns)
+    market = make(World(1), 7)
+    units, prior = market.units(), market.prior()
     assert prior.tau_se > 0.05
     assert prior.tau_weights.sum() == pytest.approx(1.0)
     labels = {name: units[name][units.offsets[:-1]] for name in bundles.FACTORS}
