@@ -109,7 +109,7 @@ def test_a_broken_contract_is_told(trouble: Stack, tmp_path: Path) -> None:
     assert trouble.record("broken").state == "failed"
     told = trouble.cli("publish", "broken", code=1).stderr
     assert "hint: hundredfold status broken --on aws --stack hundredfold-trouble" in told
-    assert "hint: hundredfold status --on aws --stack hundredfold-trouble" in trouble.cli("status", "unheard-of", code=2).stderr
+    assert "hint: hundredfold status --all --on aws --stack hundredfold-trouble" in trouble.cli("status", "unheard-of", code=2).stderr
 
 
 def test_a_query_that_athena_refuses_is_told_and_the_run_goes_on_when_it_is_mended(trouble: Stack, tmp_path: Path) -> None:
