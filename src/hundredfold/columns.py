@@ -325,11 +325,13 @@ def same_values(values: pa.Array, kind: pa.DataType) -> pa.Array:
 def _may_change(found: pa.DataType, kind: pa.DataType) -> bool:
     """Whether a cast of Arrow may change a value without an error: times that are cut, decimals, and these in lists and maps."""
     t = pa.types
+    if found == kind or t.is_null(found):
+        return False
     if t.is_map(kind):
         return _may_change(found.key_type, kind.key_type) or _may_change(found.item_type, kind.item_type)
     if t.is_nested(kind):
         return _may_change(found.value_type, kind.value_type)
-    return bool(found != kind and not t.is_null(found) and (t.is_temporal(found) or t.is_decimal(found)))
+    return bool(t.is_temporal(found) or t.is_decimal(found))
 
 
 def _fast(values: Any, kind: pa.DataType | None) -> pa.Array | None:

@@ -375,6 +375,19 @@ class Strict:
     name: Annotated[str, MaxLen(3)] | None = None
 
 
+@dataclass
+class Nested:
+    lists: list[list[dt.date]]
+    objects: dict[str, list[dt.date]] | None = None
+
+
+def test_a_table_with_nothing_but_nulls_inside_its_lists_keeps_its_contract(bench: Bench) -> None:
+    nulls = pa.table({"lists": pa.array([[None], []], pa.list_(pa.null())), "objects": pa.array([None, None])})
+    piece = run(bench, [nulls, {"lists": [[dt.date(2026, 1, 2)]], "objects": {"k": [dt.date(2026, 1, 3)]}}], returns=Nested)
+    assert why(piece) == {}
+    assert [row["lists"] for row in rows_of(piece)] == [[None], [], [[dt.date(2026, 1, 2)]]]
+
+
 GOOD: dict[str, Any] = {"price": 1.0, "size": "S", "count": 1, "day": None, "weights": None, "name": None}
 BROKEN = [
     ({"price": None}, "price is null, and Strict says that it never is"),

@@ -61,10 +61,10 @@ class Hyper:
 
 @dataclass(frozen=True, slots=True)
 class Kinds:
-    """What is thought of delta before any data: the intercept is N(-1.5, 1), the effects of a factor's levels are N(theta t, omega_f2).
+    """What is thought of delta before any data: the intercept is N(-1.5, 0.5^2), the effects of a factor's levels are N(theta t, omega_f2).
 
     factor  (columns,) the factor of each column, 0, 1, 2, ..., and -1 of the intercept
-    trend   (columns,) t, such as the log of a product's price, centred; theta is N(0, 1).  0 where there is none
+    trend   (columns,) t, such as the log of a product's price, centred; theta is N(0, 0.3^2).  0 where there is none
     """
 
     factor: Ints
@@ -122,7 +122,8 @@ def integrate(estimate: Floats, variance: Floats, design: Floats, kinds: Kinds |
 
 
 def _spreads(level: _Level, kinds: Kinds, tau: float) -> Floats:
-    """omega (factors,): each is its mean given the others, in turn; half-normal a priori, with scale 1."""
+    """omega (factors,): each the root of its mean square given the others, in turn; half-normal a priori, with scale OMEGA_SCALE, on a
+    grid whose points count in proportion to their size."""
     omega = np.full(kinds.factors, START)
     for _ in range(SWEEPS):
         for f in range(kinds.factors):
