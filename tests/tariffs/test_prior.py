@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import statsmodels.api as sm
-from scipy.optimize import brentq
+from scipy.stats import multivariate_normal
 from statsmodels.stats.meta_analysis import combine_effects
 
-from tariffs.demand.conditional import fit_units
-from tariffs.demand.hierarchy import SecondLevel, few_units, paule_mandel
+from tariffs.demand import hyper
+from tariffs.demand.conditional import Fit, fit_units
 from tariffs.demand.linear import reml
 from tariffs.demand.panel import Panel, make_panel
 from tariffs.demand.prior import Prior, pool
@@ -97,71 +97,69 @@ def test_shocks_that_last_inflate_the_noise() -> None:
     assert fit_inflation(moved, np.full(1000, -1.5), np.zeros(1000), dispersion, group)[0] > 1.5
 
 
-@pytest.mark.parametrize("seed", [0, 2, 3, 4])  # for seed 1 statsmodels steps below its root by rounding, and returns 0
-def test_paule_mandel_is_the_one_of_statsmodels(seed: int) -> None:
+def estimates(rng: np.random.Generator, units: int, tau: float = 0.45) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The units' true elasticities, what each says by itself, and the variance of that."""
+    variance = rng.uniform(0.02, 0.5, units)
+    true = rng.normal(-1.5, tau, units)
+    return true, rng.normal(true, np.sqrt(variance)), variance
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_density_of_tau_is_that_of_the_estimates_with_delta_integrated_out(seed: int) -> None:
+    """Held against the density of one normal vector, whose covariance has delta's prior in it."""
     rng = np.random.default_rng(seed)
-    variance = rng.uniform(0.02, 0.5, 40)
-    estimate = rng.normal(-1.5, np.sqrt(variance + 0.2))
-    theirs = combine_effects(estimate, variance, method_re="iterated", atol=1e-9)
-    ours = paule_mandel(estimate, variance, np.ones((40, 1)), parameters=1)
-    assert ours.tau2 == pytest.approx(theirs.tau2, abs=1e-8)
-    assert ours.delta[0] == pytest.approx(theirs.mean_effect_re, abs=1e-8)
+    _, estimate, variance = estimates(rng, 30)
+    kind = rng.integers(0, 3, 30)
+    design = np.column_stack([np.ones(30), np.eye(3)[kind]])
+    kinds = hyper.Kinds(np.array([-1, 0, 0, 0]), np.array([0.0, -0.5, 0.1, 0.4]))
+    prior = kinds.precision(np.array([0.4]))
+    level = hyper._Level(estimate, variance, design)
+    mean = design @ np.array([hyper.INTERCEPT, 0.0, 0.0, 0.0])
+    taus = np.array([0.05, 0.2, 0.5, 1.1])
+    log_prior = np.log(taus) - 0.5 * (taus / hyper.SCALE) ** 2
+    covariances = [np.diag(variance + tau * tau) + design @ np.linalg.inv(prior) @ design.T for tau in taus]
+    wanted = np.array([multivariate_normal.logpdf(estimate, mean, covariance) for covariance in covariances]) + log_prior
+    found = np.array([level.density(float(tau), prior) for tau in taus])
+    assert found - found[0] == pytest.approx(wanted - wanted[0], abs=1e-8)
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_paule_mandel_solves_its_equation(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    variance = rng.uniform(0.02, 0.5, 40)
-    estimate = rng.normal(-1.5, np.sqrt(variance + 0.2))
-
-    def excess(tau2: float) -> float:
-        weight = 1 / (variance + tau2)
-        return float(np.sum(weight * (estimate - np.average(estimate, weights=weight)) ** 2)) - 39
-
-    tau2 = brentq(excess, 0, 10, xtol=1e-14) if excess(0) > 0 else 0.0
-    assert paule_mandel(estimate, variance, np.ones((40, 1)), 1).tau2 == pytest.approx(tau2, abs=1e-10)
+def test_tau_of_many_units_is_that_of_restricted_likelihood() -> None:
+    _, estimate, variance = estimates(np.random.default_rng(9), 4000)
+    found = hyper.integrate(estimate, variance, np.ones((4000, 1)))
+    assert found.mode == pytest.approx(np.sqrt(reml(estimate, variance)[1]), rel=0.02)
+    assert found.tau2 == pytest.approx(reml(estimate, variance)[1], rel=0.05)
+    assert found.delta[0] == pytest.approx(combine_effects(estimate, variance, method_re="iterated").mean_effect_re, abs=0.01)
 
 
-def test_estimates_that_differ_less_than_their_errors_have_no_variance_between_them() -> None:
-    ours = paule_mandel(np.array([1.0, 1.1, 0.9, 1.0]), np.ones(4), np.ones((4, 1)), parameters=1)
-    assert ours.tau2 == 0.0
+def test_estimates_that_differ_less_than_their_errors_show_no_spread_between_units() -> None:
+    found = hyper.integrate(np.array([-1.0, -1.1, -0.9, -1.0]), np.ones(4), np.ones((4, 1)))
+    assert found.mode == 0.0
+    assert found.tau2 > 0.0  # but none of them is sure to be like the others
 
 
-def test_reml_and_paule_mandel_agree_on_many_units() -> None:
-    rng = np.random.default_rng(9)
-    variance = rng.uniform(0.02, 0.5, 4000)
-    estimate = rng.normal(-1.5, np.sqrt(variance + 0.2))
-    assert paule_mandel(estimate, variance, np.ones((4000, 1)), 1).tau2 == pytest.approx(reml(estimate, variance)[1], rel=0.05)
-
-
-@pytest.mark.parametrize("units", [6, 12, 29])
-def test_with_few_units_the_typical_one_is_shrunk_by_morriss_factor_less(units: int) -> None:
-    variance, tau2, parameters = np.linspace(0.05, 0.45, units), 0.2, 2
-    adjusted = few_units(SecondLevel(np.array([-1.5]), tau2), variance, parameters).tau2
-    typical = float(np.median(variance))
-    factor = (units - parameters - 2) / (units - parameters)
-    assert typical / (typical + adjusted) == pytest.approx(factor * typical / (typical + tau2))
-
-
-def test_morriss_factor_makes_the_intervals_of_few_units_honest() -> None:
-    """Ten units, a thousand times over: a variance guessed too small, or as zero, makes intervals that miss; with the factor they hold."""
+@pytest.mark.parametrize("units", [6, 10, 30])
+def test_intervals_of_few_units_hold_what_they_say(units: int) -> None:
+    """Many times over: with tau and delta taken for known, 90 % intervals of few units hold far fewer of the true elasticities."""
     rng = np.random.default_rng(10)
-    inside: dict[bool, list[float]] = {True: [], False: []}
-    for _ in range(1000):
-        true, variance = -1.5 + 0.4 * rng.standard_normal(10), np.full(10, 0.16)
-        estimate = true + np.sqrt(variance) * rng.standard_normal(10)
-        guess = paule_mandel(estimate, variance, np.ones((10, 1)), 1)
-        for adjusted, covered in inside.items():
-            second = few_units(guess, variance, 1) if adjusted else guess
-            shrunken = (second.tau2 * estimate + variance * second.delta[0]) / (second.tau2 + variance)
-            sd = np.sqrt(second.tau2 * variance / (second.tau2 + variance))
-            covered.append(float(np.mean(np.abs(shrunken - true) <= 1.645 * sd)))
-    assert np.mean(inside[False]) < 0.80
-    assert np.mean(inside[True]) > np.mean(inside[False]) + 0.05
+    averaged, known = [], []
+    for _ in range(150):
+        true, estimate, variance = estimates(rng, units, tau=0.4)
+        found = hyper.integrate(estimate, variance, np.ones((units, 1)))
+        mean, tau2 = np.full(units, found.delta[0]), found.tau2
+        shrink = variance / (variance + tau2)
+        fit = Fit(shrink * mean + (1 - shrink) * estimate, np.sqrt(shrink * tau2), shrink, np.ones(units), np.ones(units), np.zeros(units))
+        whole = hyper.average(fit, mean, tau2, found.tau, found.weight, np.full(units, found.covariance[0, 0]))
+        averaged.append(np.mean(np.abs(whole.beta - true) <= 1.645 * whole.sd))
+        plugged = paule_mandel(estimate, variance)
+        shrunken = (plugged * estimate + variance * found.delta[0]) / (plugged + variance)
+        known.append(np.mean(np.abs(shrunken - true) <= 1.645 * np.sqrt(plugged * variance / (plugged + variance))))
+    assert 0.86 < np.mean(averaged) < 0.96
+    assert np.mean(averaged) > np.mean(known) + (0.05 if units < 30 else 0.0)
 
 
-def test_with_thirty_units_nothing_is_adjusted() -> None:
-    assert few_units(SecondLevel(np.zeros(1), 0.2), np.ones(30), 2).tau2 == 0.2
+def paule_mandel(estimate: np.ndarray, variance: np.ndarray) -> float:
+    """Another's point estimate of tau2, which is zero for some."""
+    return float(combine_effects(estimate, variance, method_re="iterated").tau2)
 
 
 def prior_of(panel: Panel, product: np.ndarray) -> Prior:

@@ -16,7 +16,7 @@ factor
     N(rho; 0, se^2 + 0.25^2) / N(rho; 0, se^2)
 
 so that a small country, whose trials tell little, keeps its prices as they are, while the bias goes where much was explored.  A slab alone took half of a chance estimate
-out of innocent prices, and a switch at p < 0.05 leaves all of the bias just short of it (`benchmarks/tariffs_honest.py` has the figures).
+out of innocent prices, and a switch at p < 0.05 leaves all of the bias just short of it (`benchmarks/tariffs_honest.py` compares the rules).
 """
 
 from __future__ import annotations
