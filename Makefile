@@ -34,7 +34,7 @@ test: $(VENV)/dev.done $(EMULATOR)/done $(LAMBDA)/tried  ## run all tests
 	$(BIN)/python -m pytest
 
 test-aws: $(VENV)/dev.done $(EMULATOR)/done $(LAMBDA)/tried  ## run the tests on emulated AWS alone
-	$(BIN)/python -m pytest tests/aws tests/contract
+	$(BIN)/python -m pytest tests/aws tests/ports
 
 # the short form has no test that needs the emulator
 test-matrix: $(VENV)/venv.done $(if $(findstring --short,$(MATRIX)),,$(EMULATOR)/done)  ## the demo and the tests on every installed Python, with the newest and the lowest versions

@@ -18,12 +18,12 @@ import duckdb
 import numpy as np
 
 from hundredfold.contract import read_contract
-from tariffs import bundles, voice
+from tariffs.columns import key_offsets
 from tariffs.demand.endogeneity import ENDOGENOUS
 from tariffs.demand.prior import Prior
-from tariffs.generator import Size, Switches, generate
 from tariffs.job import SOURCES
-from tariffs.rows import key_offsets
+from tariffs.pricing import bundles, voice
+from tariffs.synthetic import Size, Switches, generate
 
 QUERIES = Path(bundles.__file__).parent / "queries"
 TRUTH = {"bundles": "segment, location, product", "voice": "cell, hour, day_type"}

@@ -24,8 +24,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.tariffs_honest import QUERIES, TRUTH, Batch, Rows, source
-from tariffs import bundles
-from tariffs.generator import SIZES, Size, generate, size_of
+from tariffs.pricing import bundles
+from tariffs.synthetic import SIZES, Size, generate, size_of
 
 UNITS_PER_BATCH = 100_000
 STEPS = ("generate", "query of the prior", "fit of the prior", "stage 2")

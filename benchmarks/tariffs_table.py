@@ -22,8 +22,8 @@ import psutil
 
 import hundredfold
 from benchmarks.measure import scratch
-from hundredfold.pipeline import Stage
-from hundredfold.walk import Quiet
+from hundredfold.pipeline.runner import Quiet
+from hundredfold.pipeline.stages import Stage
 from tariffs import demo
 from tariffs.job import job, per_unit
 

@@ -29,17 +29,17 @@ import numpy as np
 import pyarrow as pa
 
 from hundredfold.contract import read_contract
-from tariffs import bundles, voice
+from tariffs.columns import Rows, Units, key_offsets
 from tariffs.demand.prior import Prior
-from tariffs.generator import bundles as bundle_generator
-from tariffs.generator import voice as voice_generator
-from tariffs.generator.sizes import SIZES
-from tariffs.generator.switches import OFF, Switches
-from tariffs.generator.write import _catalog, _policy
 from tariffs.job import SOURCES
 from tariffs.optimise.rule import COVERAGE_90
-from tariffs.rows import Rows, Units, key_offsets
-from tariffs.totals import total
+from tariffs.pricing import bundles, voice
+from tariffs.pricing.totals import total
+from tariffs.synthetic import bundles as bundle_generator
+from tariffs.synthetic import voice as voice_generator
+from tariffs.synthetic.scenarios import OFF, Switches
+from tariffs.synthetic.sizes import SIZES
+from tariffs.synthetic.write import _catalog, _policy
 
 QUERIES = Path(bundles.__file__).parent / "queries"
 RARE = 0.05  # of what usual units sell

@@ -21,8 +21,8 @@ import duckdb
 
 from hundredfold import Source
 from hundredfold.contract import read_contract
-from hundredfold.local.files import FileStore
-from hundredfold.local.warehouse import DuckWarehouse
+from hundredfold.local.append_files import FileStore
+from hundredfold.sql.duckdb import DuckWarehouse
 
 NAMES = ("shop", "day", "sold", "price", "note")
 

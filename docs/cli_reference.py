@@ -11,11 +11,11 @@ from pathlib import Path
 
 from click import Command, Option, Parameter
 
-from hundredfold.cli import app
-from hundredfold.options import Argument
+from hundredfold.cli.main import app
+from hundredfold.cli.options import Argument
 
 PAGE = Path(__file__).with_name("reference-cli.md")
-HEAD = """<!-- written by docs/cli_reference.py: change the docstrings and help texts of src/hundredfold/cli.py, then `make docs` -->
+HEAD = """<!-- written by docs/cli_reference.py: change the docstrings and help texts of src/hundredfold/cli/main.py, then `make docs` -->
 # The command line
 
 The result goes to stdout, words about it and the progress bar to stderr.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hundredfold import errors
-from hundredfold.states import TABLE, Event, State
+from hundredfold.ports.run_states import TABLE, Event, State
 
 HERE = Path(__file__).parent
 

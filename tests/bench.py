@@ -15,20 +15,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from hundredfold import Job, Model, Source
-from hundredfold.checksums import put_sealed
-from hundredfold.crew import FAR, IDLE, Kit
-from hundredfold.desk import Desk
+from hundredfold.data.checksums import put_sealed
+from hundredfold.data.manifest import Manifest
 from hundredfold.job import Layout, Message
-from hundredfold.local.files import FileStore
-from hundredfold.local.warehouse import DuckWarehouse
-from hundredfold.manifest import Manifest
-from hundredfold.query import check_queries
-from hundredfold.steps.collect import Collected, collect, failures
-from hundredfold.steps.enqueue import plan_round
-from hundredfold.steps.prepare import prepare
-from hundredfold.steps.publish import Release, publish
-from hundredfold.steps.validate import Verdict, validate
-from hundredfold.steps.work import halves
+from hundredfold.local.append_files import FileStore
+from hundredfold.pipeline.collect import Collected, collect, failures
+from hundredfold.pipeline.enqueue import plan_round
+from hundredfold.pipeline.prepare import prepare
+from hundredfold.pipeline.publish import Release, publish
+from hundredfold.pipeline.validate import Verdict, validate
+from hundredfold.pipeline.work import halves
+from hundredfold.sql.duckdb import DuckWarehouse
+from hundredfold.sql.queries import check_queries
+from hundredfold.workers.child import Desk
+from hundredfold.workers.pool import FAR, IDLE, Kit
 
 AS_OF = "2026-01-01 00:00:00"
 Cut = Callable[[Message], Sequence[Message]]
@@ -92,7 +92,7 @@ class Piece:
     def prepare(self, model: str, *, parts: int = 0, batch_bytes: int = 2**26) -> Manifest:
         """One batch, or about 12 for each of `parts`, however small the data."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("hundredfold.steps.prepare.LEAST_COST", 1e-9)
+            patch.setattr("hundredfold.pipeline.prepare.LEAST_COST", 1e-9)
             return prepare(self.job.model(model), self.job, self.layout, self.warehouse, self.store, workers=parts, batch_bytes=batch_bytes)
 
     def work(self, model: str, *, cut: Cut = whole, round_: int = 1) -> None:

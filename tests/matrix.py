@@ -2,7 +2,7 @@
 
     python tests/matrix.py            every Python, both sets of versions
     python tests/matrix.py --short    the demo and a few tests, in two environments
-    python tests/matrix.py --python 3.13 --versions lowest -- tests/steps -x
+    python tests/matrix.py --python 3.13 --versions lowest -- tests/pipeline -x
 
 The short form takes the lowest versions on the oldest other Python, and the newest versions on the
 newest other one. "Lowest" are the lower bounds of pyproject.toml, "newest" is what the package
@@ -44,10 +44,10 @@ TOOLS = ("hypothesis", "ipykernel", "nbclient", "pydantic", "pytest", "pytest-xd
 SHOWN = ("numpy", "pandas", "pyarrow", "duckdb", "polars")
 HEADER = ("python", "with", *SHOWN, "demo", "pass", "fail", "skip")
 TESTS = (
-    "tests/steps",
+    "tests/pipeline",
     "tests/oracle",
     "tests/cli",
-    "tests/contract",
+    "tests/ports",
     "tests/notebooks",
     "tests/tariffs/test_price_rule.py",
     "tests/tariffs/test_unit_fit.py",
@@ -56,8 +56,8 @@ TESTS = (
 )
 SMOKE = (
     "tests/oracle/test_whole_runs.py",
-    "tests/steps/test_numbering_and_order.py",
-    "tests/steps/test_what_a_function_returns.py",
+    "tests/pipeline/test_numbering_and_order.py",
+    "tests/pipeline/test_what_a_function_returns.py",
     "tests/notebooks",
 )
 # uv trusts its own list otherwise, and not a company's certificate; older uv know the second name

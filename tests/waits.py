@@ -25,7 +25,7 @@ def wait_until(condition: Callable[[], object], *, alive: Callable[[], object] =
 
 def let_unit_be_old() -> None:
     """In a worker: let the unit that it is on have begun long before LIMIT_S, so that its driver ends it at its next look."""
-    from hundredfold.desk import Desk
+    from hundredfold.workers.child import Desk
 
     for found in gc.get_objects():
         if isinstance(found, Desk):

@@ -10,25 +10,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import imported as _imported  # noqa: F401  # first: it records when modules are imported from here on
+from . import import_times as _imported  # noqa: F401  # first: it records when modules are imported from here on
+from ._package import VERSION
 from .errors import HundredfoldError
 from .job import Csv, Job, Model, Publish, Source
 
 if TYPE_CHECKING:
-    from .batch import Unit, Units
+    from .data.batch import Unit, Units
+    from .local.backend import cancel, publish, resume, retry, rollback, run
     from .local.replay import replay
-    from .local.runs import Rows, Run, open_run
-    from .local.verbs import cancel, publish, resume, retry, rollback, run
+    from .runs.run import Rows, Run, open_run
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = [
     "Csv", "HundredfoldError", "Job", "Model", "Publish", "Rows", "Run", "Source", "Unit", "Units",
     "cancel", "open_run", "publish", "replay", "resume", "retry", "rollback", "run",
 ]  # fmt: skip
 
 _LATER = {
-    "Unit": "batch", "Units": "batch", "replay": "local.replay", "Rows": "local.runs", "Run": "local.runs", "open_run": "local.runs",
-    "cancel": "local.verbs", "publish": "local.verbs", "resume": "local.verbs", "retry": "local.verbs", "rollback": "local.verbs", "run": "local.verbs",
+    "Unit": "data.batch", "Units": "data.batch", "replay": "local.replay", "Rows": "runs.run", "Run": "runs.run", "open_run": "runs.run",
+    "cancel": "local.backend", "publish": "local.backend", "resume": "local.backend", "retry": "local.backend", "rollback": "local.backend", "run": "local.backend",
 }  # fmt: skip
 
 

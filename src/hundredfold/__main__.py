@@ -1,5 +1,5 @@
 """`python -m hundredfold` is the command `hundredfold`."""
 
-from .cli import main
+from .cli.main import main
 
 main()

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ._package import FOLDER
 from .annotations import annotations_of, is_async, signature_of
 from .errors import JobError
 
@@ -465,9 +466,8 @@ def _further_parameters(model: str, work: Callable[..., Any]) -> tuple[list[insp
 
 def _declaring_folder() -> Path:
     """The folder of the file in which the job is being declared: the first frame that is neither ours nor generated."""
-    here = str(Path(__file__).parent)
     frame = sys._getframe(1)
-    while frame is not None and (frame.f_code.co_filename.startswith((here, "<")) or "dataclasses" in frame.f_code.co_filename):
+    while frame is not None and (frame.f_code.co_filename.startswith((FOLDER, "<")) or "dataclasses" in frame.f_code.co_filename):
         frame = frame.f_back  # type: ignore[assignment]
     place = Path(frame.f_code.co_filename).parent if frame is not None else Path()
     return place.resolve() if place.is_dir() else Path.cwd()

@@ -28,11 +28,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from .keys import checked_key, checked_prefix
-from .local.queue import long_poll
-from .ports import Clock, Delivery, Depth, Record
-from .records import moved, no_such_run, noted, taken
-from .states import Event
+from .local.sqlite_queue import long_poll
+from .ports.interfaces import Clock, Delivery, Depth, Record
+from .ports.object_keys import checked_key, checked_prefix
+from .ports.run_records import moved, no_such_run, noted, taken
+from .ports.run_states import Event
 
 
 class HandClock:

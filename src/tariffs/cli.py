@@ -15,10 +15,10 @@ from typing import Any
 import click
 
 from hundredfold import __version__
+from hundredfold.cli.options import Group, Where, argument, invoke, takes_as_of, takes_json, takes_place
 from hundredfold.errors import UsageError
-from hundredfold.options import Group, Where, argument, invoke, takes_as_of, takes_json, takes_place
-from tariffs import dirt
-from tariffs.evidence.commands import evidence
+from tariffs import data_quality as dirt
+from tariffs.evaluation.commands import evidence
 
 JOB = "tariffs"
 
@@ -59,8 +59,10 @@ def says(command: Any) -> Any:
 @takes_json
 def status(where: Where, as_json: bool) -> None:
     """List the releases with their state, by whom and why, and say what charging uses."""
-    from hundredfold import display
-    from tariffs.release import shelf, show, verbs
+    from hundredfold.cli import display
+    from tariffs.release import actions as verbs
+    from tariffs.release import repository as shelf
+    from tariffs.release import show
 
     home, _ = _open(where)
     _mend(home.store)
@@ -83,8 +85,10 @@ def check(version: int, catalogue: str | None, as_of: str | None, where: Where, 
     """Hold a release against every guard, and against the table that charging uses. Exit status 1 if a guard fails."""
     from dataclasses import asdict
 
-    from hundredfold import display
-    from tariffs.release import shelf, show, verbs
+    from hundredfold.cli import display
+    from tariffs.release import actions as verbs
+    from tariffs.release import repository as shelf
+    from tariffs.release import show
 
     home, _ = _open(where)
     clock = _clock(as_of, version, home)
@@ -119,7 +123,8 @@ def approve(
     version: int, despite: Sequence[str], by: str | None, reason: str, catalogue: str | None, as_of: str | None, where: Where
 ) -> None:
     """Say yes to a release, if every guard passes. Charging does not use it yet."""
-    from tariffs.release import show, verbs
+    from tariffs.release import actions as verbs
+    from tariffs.release import show
 
     home, once = _open(where)
     clock = _clock(as_of, version, home)
@@ -155,7 +160,8 @@ def activate(
     where: Where,
 ) -> None:
     """Let charging use an approved release; the one that it used is withdrawn."""
-    from tariffs.release import show, verbs
+    from tariffs.release import actions as verbs
+    from tariffs.release import show
 
     home, once = _open(where)
     clock = _clock(as_of, version, home)
@@ -180,7 +186,8 @@ def activate(
 @takes_place
 def withdraw(version: int, by: str | None, reason: str, where: Where) -> None:
     """Say that a release shall not be used; the kill switch never goes back to it. Needs --reason."""
-    from tariffs.release import show, verbs
+    from tariffs.release import actions as verbs
+    from tariffs.release import show
 
     home, once = _open(where)
     show.show_done(verbs.withdraw(version, _said(by, reason, where), home.store, once), None)
@@ -203,7 +210,8 @@ def kill(to: Any, dry_run: bool, by: str | None, reason: str, where: Where) -> N
     several steps, one for each call.
     """
     from hundredfold.errors import StateError
-    from tariffs.release import show, verbs
+    from tariffs.release import actions as verbs
+    from tariffs.release import show
 
     home, once = _open(where)
     if dry_run:
@@ -232,7 +240,7 @@ def kill(to: Any, dry_run: bool, by: str | None, reason: str, where: Where) -> N
 @takes_json
 def delta(version: str, against: str, out: str | None, whole: bool, where: Where, as_json: bool) -> None:
     """Write what charging has to change to come from one table to another: rows added, changed, removed (CSV and Parquet)."""
-    from hundredfold import display
+    from hundredfold.cli import display
     from tariffs.release import files, show
 
     home, _ = _open(where)
@@ -257,7 +265,7 @@ def delta(version: str, against: str, out: str | None, whole: bool, where: Where
 @takes_place
 def export(version: str, format: str, out: str | None, base: str | None, where: Where) -> None:
     """Give a table to another system, with the state that it has now."""
-    from hundredfold import display
+    from hundredfold.cli import display
     from tariffs.release import files
 
     home, _ = _open(where)
@@ -285,7 +293,7 @@ def measure(
     as_json: bool,
 ) -> None:
     """Say what a table did, from the sales since: against the control group, against what it promised, and whether it drifts."""
-    from hundredfold import display
+    from hundredfold.cli import display
     from tariffs.release import outcome, show_outcome
     from tariffs.release.measure import plain
 
@@ -308,8 +316,9 @@ def log(version: int | None, where: Where, as_json: bool) -> None:
     """Show who decided what, when and why, oldest first."""
     from dataclasses import asdict
 
-    from hundredfold import display
-    from tariffs.release import shelf, show
+    from hundredfold.cli import display
+    from tariffs.release import repository as shelf
+    from tariffs.release import show
 
     home, _ = _open(where)
     book = shelf.read_book(home.store)
@@ -331,8 +340,10 @@ def limits(given: Sequence[str], by: str | None, reason: str, where: Where, as_j
     """Show what the guards allow, or change it."""
     from dataclasses import asdict
 
-    from hundredfold import display
-    from tariffs.release import shelf, show, verbs
+    from hundredfold.cli import display
+    from tariffs.release import actions as verbs
+    from tariffs.release import repository as shelf
+    from tariffs.release import show
     from tariffs.release.guards import limits_of
 
     home, once = _open(where)
@@ -354,14 +365,14 @@ def _open(where: Where) -> tuple[Any, Any]:
     home = where.open(JOB)
     if where.aws:
         return home, home.store  # S3 itself refuses to write over an entry
-    from tariffs.release.shelf import Locked
+    from tariffs.release.repository import Locked
 
     return home, Locked(home.store, lambda: home.publishing(f"{JOB}_approvals"))  # not that of a run that publishes: it may hang
 
 
 def _mend(store: Any) -> None:
-    from hundredfold import display
-    from tariffs.release import shelf
+    from hundredfold.cli import display
+    from tariffs.release import repository as shelf
 
     if shelf.settle(store):
         display.words.print("active.json lagged behind the log (a command was stopped in between): it is put right", style="yellow")
@@ -372,7 +383,7 @@ def _said(by: str | None, reason: str, where: Where, clock: Any = None) -> Any:
     import secrets
 
     from tariffs.release.clock import account_here
-    from tariffs.release.log import Said
+    from tariffs.release.decision_log import Said
 
     account, user = account_here()
     if where.aws:
@@ -394,7 +405,7 @@ def _machine() -> str:
 
 def _principal() -> str:
     """The IAM principal that STS names; "" where it cannot be asked."""
-    from hundredfold.aws.place import caller
+    from hundredfold.aws.adapters.session import caller
     from tariffs.release.clock import principal
 
     return principal(caller())
@@ -402,16 +413,16 @@ def _principal() -> str:
 
 def _clock(as_of: str | None, version: int, home: Any) -> Any:
     """What counts as now for the guards."""
-    from tariffs.release import shelf
+    from tariffs.release import repository as shelf
     from tariffs.release.clock import clock_of
 
     return clock_of(as_of, shelf.facts_of(version, home.store).release, home)
 
 
 def _sources(home: Any, catalogue: str | None) -> Any:
+    from tariffs.release.actions import Sources
     from tariffs.release.catalogue import catalogue_of, locations_of
     from tariffs.release.sales import sales_of
-    from tariffs.release.verbs import Sources
 
     return Sources(
         lambda release: catalogue_of(release, home, catalogue),
@@ -422,7 +433,7 @@ def _sources(home: Any, catalogue: str | None) -> Any:
 
 def _folder(home: Any, book: Any) -> str | None:
     """Where the table that charging uses lies."""
-    from tariffs.release import shelf
+    from tariffs.release import repository as shelf
 
     return str(home.where(shelf.folder(book.charging))) if book.charging else None
 

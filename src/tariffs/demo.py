@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from tariffs import generator
+from tariffs import synthetic as generator
 from tariffs.release.clock import write_demo_clock
 
 JOB = "tariffs.job:job"

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from hundredfold import Job, Model, Publish, Source
-from tariffs import bundles, days, places, table, totals, voice
 from tariffs.contracts import (
     LIMITS_TITLE,
     SCOPE_OF,
@@ -26,6 +25,10 @@ from tariffs.contracts import (
     VoiceUsage,
     tidy,
 )
+from tariffs.pricing import bundles, totals, voice
+from tariffs.pricing import hourly as days
+from tariffs.pricing import locations as places
+from tariffs.pricing import portfolio_limits as table
 
 SOURCES = (
     Source("locations", contract=Location, unique=("location",), clean={"name": TIDY_NAME.format(column="name")}),

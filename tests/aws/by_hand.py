@@ -20,16 +20,16 @@ from emulator import Emulator, wait_until
 
 from bench import AS_OF, Bench, Piece
 from hundredfold import Job, Model
-from hundredfold.aws.athena import Asked, AthenaWarehouse, Heard
-from hundredfold.aws.place import Place
-from hundredfold.aws.prepare import prepare
-from hundredfold.aws.store import S3Store
+from hundredfold.aws.adapters.athena import Asked, AthenaWarehouse, Heard
+from hundredfold.aws.adapters.s3_store import S3Store
+from hundredfold.aws.adapters.session import Place
+from hundredfold.aws.functions.prepare import prepare
+from hundredfold.data.manifest import Manifest
 from hundredfold.job import Layout
-from hundredfold.manifest import Manifest
-from hundredfold.query import check_queries
-from hundredfold.steps.collect import Collected, collect
-from hundredfold.steps.publish import Release, describe_run, publish
-from hundredfold.steps.validate import Verdict, validate
+from hundredfold.pipeline.collect import Collected, collect
+from hundredfold.pipeline.publish import Release, describe_run, publish
+from hundredfold.pipeline.validate import Verdict, validate
+from hundredfold.sql.queries import check_queries
 
 T = TypeVar("T")
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED")

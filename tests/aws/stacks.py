@@ -27,12 +27,13 @@ from filelock import FileLock
 
 import hundredfold
 from hundredfold import Run
-from hundredfold.aws import handlers, verbs
+from hundredfold.aws import backend as verbs
+from hundredfold.aws.deploy.node import NodeError, find_node
+from hundredfold.aws.functions import handlers
+from hundredfold.aws.functions.worker import stop_crew
 from hundredfold.aws.home import StackHome
-from hundredfold.aws.node import NodeError, find_node
-from hundredfold.aws.worker import stop_crew
-from hundredfold.ports import Record
-from hundredfold.states import State
+from hundredfold.ports.interfaces import Record
+from hundredfold.ports.run_states import State
 
 HERE = Path(__file__).parent
 ENDED = (State.DONE, State.HELD, State.FAILED, State.CANCELLED)
@@ -232,7 +233,7 @@ class Stack:
         found = []
         for process in psutil.Process(self.emulator.pid).children():
             with suppress(psutil.Error):
-                if "hundredfold.aws.handlers.work" in process.cmdline():
+                if "hundredfold.aws.functions.handlers.work" in process.cmdline():
                     found.append(process)
         return found
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hundredfold.aws.node import NodeError, find_node
+from hundredfold.aws.deploy.node import NodeError, find_node
 
 JOB = "tariffs.job:job"
 

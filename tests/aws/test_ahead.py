@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 from emulator import Emulator
 
-from hundredfold.aws.ahead import Ahead
-from hundredfold.aws.store import S3Store
+from hundredfold.aws.adapters.prefetch import Ahead
+from hundredfold.aws.adapters.s3_store import S3Store
 
 KEYS = {f"runs/r/outcomes/{number:03d}.{kind}.arrow": 100 * number + len(kind) for number in range(60) for kind in ("ledger", "results")}
 

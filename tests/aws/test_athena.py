@@ -13,8 +13,8 @@ from by_hand import Afar, assert_same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hundredfold.local.files import FileStore
-from hundredfold.local.warehouse import DuckWarehouse
+from hundredfold.local.append_files import FileStore
+from hundredfold.sql.duckdb import DuckWarehouse
 
 FEW = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

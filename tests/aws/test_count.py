@@ -10,11 +10,11 @@ from emulator import Emulator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hundredfold.aws.count import Count
-from hundredfold.aws.store import S3Store
-from hundredfold.checksums import put_sealed
+from hundredfold.aws.adapters.s3_store import S3Store
+from hundredfold.aws.progress import Count
+from hundredfold.data.checksums import put_sealed
+from hundredfold.data.outcomes import Account, pack_accounts
 from hundredfold.job import Layout, Message
-from hundredfold.outcome import Account, pack_accounts
 
 UNITS = 12
 slices = st.tuples(st.integers(0, UNITS - 1), st.integers(0, UNITS - 1), st.sets(st.integers(0, UNITS - 1))).map(

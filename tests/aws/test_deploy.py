@@ -15,9 +15,9 @@ from emulator import Emulator
 from emulator import deploy as emulated
 from synthesis import JOB, cdk_app, synthesize
 
-from hundredfold.aws.deploy import DeployError, Wish, default_stack, deploy, destroy, synth
-from hundredfold.aws.node import NodeError, cdk, find_node, on_path
-from hundredfold.aws.place import Place, client
+from hundredfold.aws.adapters.session import Place, client
+from hundredfold.aws.deploy.deploy import DeployError, Wish, default_stack, deploy, destroy, synth
+from hundredfold.aws.deploy.node import NodeError, cdk, find_node, on_path
 from hundredfold.errors import JobError, UsageError
 
 STACK = "removed"
@@ -47,7 +47,7 @@ def test_synth_writes_the_stack_and_asks_nobody(tmp_path: Path, monkeypatch: pyt
     template = json.loads((assembly.folder / "pricing.template.json").read_text())
     functions = [r["Properties"] for r in template["Resources"].values() if r["Type"] == "AWS::Lambda::Function"]
     assert sorted(function["ImageConfig"]["Command"][0] for function in functions) == [
-        f"hundredfold.aws.handlers.{n}" for n in ("bury", "step", "work")
+        f"hundredfold.aws.functions.handlers.{n}" for n in ("bury", "step", "work")
     ]
     assert {function["PackageType"] for function in functions} == {"Image"}
     assert all("Runtime" not in function for function in functions)

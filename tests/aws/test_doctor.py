@@ -16,12 +16,12 @@ from emulator import Emulator
 from emulator.deploy import delete, deploy
 from synthesis import JOB, cdk_app, synthesize
 
-from hundredfold.aws.doctor import examine
-from hundredfold.aws.finding import Finding, Level
-from hundredfold.aws.ledger import DynamoLedger
-from hundredfold.aws.place import Place, client
-from hundredfold.ports import Record
-from hundredfold.states import State
+from hundredfold.aws.adapters.dynamodb_ledger import DynamoLedger
+from hundredfold.aws.adapters.session import Place, client
+from hundredfold.aws.doctor.doctor import examine
+from hundredfold.aws.doctor.finding import Finding, Level
+from hundredfold.ports.interfaces import Record
+from hundredfold.ports.run_states import State
 
 STACK = "examined"
 
@@ -284,8 +284,8 @@ def test_tables_of_a_run_that_can_go_on_are_no_orphans(outputs: dict[str, str], 
 
 
 def test_an_account_that_lets_few_functions_run(outputs: dict[str, str]) -> None:
-    from hundredfold.aws.seen import Seen
-    from hundredfold.aws.traps import account_concurrency
+    from hundredfold.aws.doctor.checks import account_concurrency
+    from hundredfold.aws.doctor.snapshot import Seen
 
     seen = Seen(STACK, replace(Place.of_stack(STACK), concurrency=100_000))
     (finding,) = account_concurrency(seen)

@@ -9,11 +9,11 @@ import pytest
 from emulator import wait_until
 from stacks import Stack, Tasks, account, by_events, published
 
-from hundredfold.aws import verbs
-from hundredfold.aws.letters import notice_key
+from hundredfold.aws import backend as verbs
+from hundredfold.aws.functions.messages import notice_key
+from hundredfold.data.manifest import Manifest
 from hundredfold.job import Message
-from hundredfold.manifest import Manifest
-from hundredfold.walk import Quiet
+from hundredfold.pipeline.runner import Quiet
 
 __all__ = ["account", "by_events"]
 pytestmark = pytest.mark.slow

@@ -12,10 +12,10 @@ from by_hand import Afar, assert_same
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from hundredfold.dialect import MARGIN
 from hundredfold.errors import QueryError
-from hundredfold.local.files import FileStore
-from hundredfold.local.warehouse import DuckWarehouse
+from hundredfold.local.append_files import FileStore
+from hundredfold.sql.athena import MARGIN
+from hundredfold.sql.duckdb import DuckWarehouse
 
 SCHEMA = pa.schema(
     [("id", pa.int64()), ("i", pa.int32()), ("x", pa.int64()), ("y", pa.float64()), ("m", pa.decimal128(7, 2)), ("s", pa.string()), ("t", pa.string()),

@@ -14,11 +14,12 @@ from emulator import wait_until
 from stacks import Stack, Tasks, account, published, trouble
 
 import hundredfold
-from hundredfold.aws import handlers, verbs
+from hundredfold.aws import backend as verbs
+from hundredfold.aws.functions import handlers
 from hundredfold.errors import PublishRefused
 from hundredfold.job import Message
-from hundredfold.steps.work import Progress
-from hundredfold.walk import Quiet
+from hundredfold.pipeline.runner import Quiet
+from hundredfold.pipeline.work import Progress
 
 __all__ = ["account", "trouble"]
 pytestmark = pytest.mark.slow

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hundredfold.aws.letters import Letter, Notice, asked_in, notice_key, wanted
+from hundredfold.aws.functions.messages import Letter, Notice, asked_in, notice_key, wanted
+from hundredfold.data.manifest import Manifest
 from hundredfold.job import Batch, Message
-from hundredfold.manifest import Manifest
 
 BUCKET = "prices"
 runs = st.from_regex(r"[A-Za-z0-9_-]{1,80}", fullmatch=True)

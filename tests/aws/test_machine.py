@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from hundredfold import Job, Model, Publish, Source
-from hundredfold.aws.handlers import LATEST, SOONEST, Look
-from hundredfold.aws.machine import definition
-from hundredfold.pipeline import stages
+from hundredfold.aws.functions.handlers import LATEST, SOONEST, Look
+from hundredfold.aws.stack.state_machine_definition import definition
+from hundredfold.pipeline.stages import stages
 from tariffs.job import job as tariffs
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from hundredfold.aws.elf import as_loaded, linked_with
-from hundredfold.aws.imports import imports_of
-from hundredfold.aws.package import (
+from hundredfold.aws.deploy.dependencies import imports_of
+from hundredfold.aws.deploy.elf import as_loaded, linked_with
+from hundredfold.aws.deploy.package import (
     Built,
     PackageError,
     Size,
@@ -30,8 +30,8 @@ from hundredfold.aws.package import (
     write_dockerfile,
     write_zip,
 )
-from hundredfold.aws.prune import imported, prune
-from hundredfold.aws.runtime import ROOM, platforms
+from hundredfold.aws.deploy.prune import imported, prune
+from hundredfold.aws.lambda_platform import ROOM, platforms
 from hundredfold.errors import JobError, UsageError
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -372,7 +372,7 @@ def test_the_package_works_where_nothing_else_is_installed(built: Built, tmp_pat
         (runtime / name).symlink_to(Path(boto3.__file__).parents[1] / name)
     code = """if True:
         import json, sys, tempfile, duckdb, numpy, pyarrow as pa, pyarrow.compute as pc, pyarrow.dataset, pyarrow.parquet as pq
-        import hundredfold.aws.handlers, tariffs.job
+        import hundredfold.aws.functions.handlers, tariffs.job
         table = pa.table({"n": numpy.linalg.solve(numpy.eye(3) * 2, numpy.arange(3.0))})
         with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
             pq.write_table(table, file.name, compression="zstd")

@@ -9,9 +9,9 @@ import pytest
 from annotated_types import Gt
 
 from hundredfold import Job, Model, Publish, Source
-from hundredfold.aws.verbs import check_translates
-from hundredfold.dialect import refuse_untranslatable
+from hundredfold.aws.backend import check_translates
 from hundredfold.errors import QueryError
+from hundredfold.sql.athena import refuse_untranslatable
 
 ON_LINE_3 = {
     "GROUP BY ALL": "SELECT g, count(*) AS n\nFROM t\nGROUP BY ALL",

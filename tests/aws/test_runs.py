@@ -14,10 +14,10 @@ from emulator import HANG_S, wait_until
 from stacks import AS_OF, TROUBLE, Account, Stack, Tasks, account, published, trouble
 
 import hundredfold
-from hundredfold.aws import verbs
+from hundredfold.aws import backend as verbs
 from hundredfold.errors import HundredfoldError, PublishRefused, StateError, Stopped
-from hundredfold.steps.publish import releases
-from hundredfold.walk import Quiet
+from hundredfold.pipeline.publish import releases
+from hundredfold.pipeline.runner import Quiet
 from tariffs import demo
 
 __all__ = ["account", "trouble"]

@@ -17,7 +17,7 @@ from emulator.deploy import deploy
 from runtime_api import Function, running
 from synthesis import cdk_app
 
-from hundredfold.aws.package import Packaged, package
+from hundredfold.aws.deploy.package import Packaged, package
 
 LAMBDA = Path(__file__).parents[2] / ".venv-lambda" / "bin" / "python"
 MEMORY = {"step": 3008, "work": 1769, "bury": 512}  # MB, as the stack gives them
@@ -71,7 +71,7 @@ def function(unzipped: Path, emulator: Emulator, tmp_path: Path, name_of: Callab
 
     def make(kind: str) -> Function:
         manager = running(
-            LAMBDA, unzipped, f"hundredfold.aws.handlers.{kind}", memory=MEMORY[kind], environment=environment, scratch=tmp_path
+            LAMBDA, unzipped, f"hundredfold.aws.functions.handlers.{kind}", memory=MEMORY[kind], environment=environment, scratch=tmp_path
         )
         found = manager.__enter__()
         opened.append(manager)

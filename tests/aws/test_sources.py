@@ -24,14 +24,14 @@ from hypothesis import strategies as st
 
 from bench import Bench, Piece
 from hundredfold import Csv, Job, Model, Source
-from hundredfold.aws.begin import new_record
+from hundredfold.aws.adapters.s3_objects import find_objects
+from hundredfold.aws.adapters.sources import check_place
 from hundredfold.aws.home import StackHome
-from hundredfold.aws.objects import find_objects
-from hundredfold.aws.sources import check_place
+from hundredfold.aws.runs import new_record
 from hundredfold.errors import ContractError, SourceError, UsageError
-from hundredfold.local.runs import Run
-from hundredfold.local.sources import find_files
-from hundredfold.steps.validate import Verdict
+from hundredfold.pipeline.validate import Verdict
+from hundredfold.runs.run import Run
+from hundredfold.sql.sources.files import find_files
 
 FEW = settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -608,7 +608,7 @@ def test_an_object_without_its_own_key_column_has_its_folders_value(folder: Fold
 
 
 def test_parquet_too_large_for_one_function_names_the_table_to_make(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hundredfold.aws.sources.STAGED_MOST", 100)  # instead of objects of 1.5 GiB
+    monkeypatch.setattr("hundredfold.aws.adapters.sources.STAGED_MOST", 100)  # instead of objects of 1.5 GiB
     folder.parquet("x/p=1/a.parquet", a=[1])
     folder.parquet("y/a.parquet", a=[1])
     folder.parquet("y/b.parquet", b=[1])
@@ -695,7 +695,8 @@ def test_a_right_that_is_missing_is_told(guarded: Emulator, tmp_path: Path, name
         iam.put_user_policy(UserName=name, PolicyName="p", PolicyDocument=json.dumps(allowed))
     key = iam.create_access_key(UserName=name)["AccessKey"]
     with guarded.reached(), pytest.MonkeyPatch.context() as patch:
-        from hundredfold.aws import place, sources
+        from hundredfold.aws.adapters import session as place
+        from hundredfold.aws.adapters import sources
 
         patch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
         patch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])

@@ -10,10 +10,10 @@ from emulator import wait_until
 from stacks import ENDED, TROUBLE, Stack, Tasks, account, by_uploads, published
 
 import hundredfold
-from hundredfold.aws import handlers
-from hundredfold.aws.begin import begin_upload, new_record
-from hundredfold.load import load_job
-from hundredfold.states import Event, State
+from hundredfold.aws.functions import handlers
+from hundredfold.aws.runs import begin_upload, new_record
+from hundredfold.ports.run_states import Event, State
+from hundredfold.runs.job_loader import load_job
 from tariffs import demo
 
 __all__ = ["account", "by_uploads"]

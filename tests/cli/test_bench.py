@@ -18,19 +18,19 @@ import pytest
 
 import hundredfold
 from hundredfold import Job, Model, Source
-from hundredfold.comparison import headline, show_comparison
-from hundredfold.crew import Kit
-from hundredfold.display import Timing
+from hundredfold.bench import engine
+from hundredfold.bench.compare import compare
+from hundredfold.bench.frames import NumpyFrame, PandasFrame, PolarsFrame
+from hundredfold.bench.loop import Task
+from hundredfold.bench.loops import time_loops
+from hundredfold.bench.sample import costs, draw, scaled, total
+from hundredfold.cli.bench import headline, show_comparison
+from hundredfold.cli.display import Timing
+from hundredfold.data.manifest import ROWS, UnitList
 from hundredfold.errors import JobError, UsageError
 from hundredfold.job import Layout
-from hundredfold.local.bench import engine
-from hundredfold.local.bench.compare import compare
-from hundredfold.local.bench.frames import NumpyFrame, PandasFrame, PolarsFrame
-from hundredfold.local.bench.loop import Task
-from hundredfold.local.bench.loops import time_loops
-from hundredfold.local.bench.sample import costs, draw, scaled, total
 from hundredfold.local.home import Home
-from hundredfold.manifest import ROWS, UnitList
+from hundredfold.workers.pool import Kit
 from waits import HANG_S
 
 UNITS = 60

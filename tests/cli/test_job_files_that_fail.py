@@ -11,7 +11,7 @@ from textwrap import dedent
 import pytest
 
 from hundredfold.errors import JobError
-from hundredfold.load import load_job
+from hundredfold.runs.job_loader import load_job
 
 NUMBERS = itertools.count()
 HEAD = "from hundredfold import Csv, Job, Model, Publish, Source\ndef work(rows): return {'a': 1}\n"

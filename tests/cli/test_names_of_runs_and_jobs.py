@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 import hundredfold
 from hundredfold import Job, Model, Publish, Source
-from hundredfold.cli import app
+from hundredfold.cli.main import app
+from hundredfold.cli.options import Argument
 from hundredfold.errors import HomeError, JobError, UsageError
 from hundredfold.local.home import Home
-from hundredfold.names import check_job_name, check_run_id
-from hundredfold.options import Argument
+from hundredfold.runs.names import check_job_name, check_run_id
 
 ROWS = pa.table({"k": [1, 2], "x": [1.0, 2.0]})
 VALUES = {"job": "my_job.job:job", "model": "prices", "name": "my_job", "run": "r1", "key": "1"}

@@ -11,9 +11,9 @@ import pytest
 
 from hundredfold.errors import UsageError
 from hundredfold.local.home import Home
-from hundredfold.local.ledger import SqliteLedger
-from hundredfold.ports import Record
-from hundredfold.states import Event, State
+from hundredfold.local.sqlite_ledger import SqliteLedger
+from hundredfold.ports.interfaces import Record
+from hundredfold.ports.run_states import Event, State
 
 JOB = """
 from hundredfold import Job, Model, Source

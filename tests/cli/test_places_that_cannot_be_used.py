@@ -13,12 +13,12 @@ import pytest
 
 import hundredfold
 from hundredfold import Job, Model, Publish, Source
-from hundredfold.cli import app
+from hundredfold.cli.main import app
 from hundredfold.errors import HomeError, JobError, QueryError, SourceError, UsageError
 from hundredfold.local.home import Home
-from hundredfold.local.runs import open_run, summary
-from hundredfold.states import Event
-from hundredfold.walk import Quiet
+from hundredfold.pipeline.runner import Quiet
+from hundredfold.ports.run_states import Event
+from hundredfold.runs.run import open_run, summary
 
 ROWS = pa.table({"k": [1, 2], "x": [1.0, 2.0]})
 

@@ -78,7 +78,7 @@ def test_a_query_that_athena_lacks_is_refused_with_its_line_before_anything_is_s
 
 def test_without_what_the_extra_brings_it_says_what_to_install() -> None:
     """The same command where boto3 cannot be imported."""
-    words = "import sys; sys.modules['boto3'] = None; from hundredfold.cli import main; sys.argv = ['hundredfold', 'status', '--on', 'aws']; main()"
+    words = "import sys; sys.modules['boto3'] = None; from hundredfold.cli.main import main; sys.argv = ['hundredfold', 'status', '--on', 'aws']; main()"
     done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 2
     assert "boto3 is not installed" in done.stderr
@@ -86,7 +86,7 @@ def test_without_what_the_extra_brings_it_says_what_to_install() -> None:
 
 
 def test_a_lack_of_memory_on_lambda_names_what_deploy_can_change() -> None:
-    words = [sys.executable, "-c", "from hundredfold.memory import RAISE; print(RAISE)"]
+    words = [sys.executable, "-c", "from hundredfold.workers.memory import RAISE; print(RAISE)"]
     told = subprocess.run(words, env={**os.environ, "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1769"}, capture_output=True, text=True, check=True)
     assert "deploy with --memory 3537" in told.stdout
     assert "--workers" not in told.stdout

@@ -16,19 +16,19 @@ from types import ModuleType
 import pytest
 
 import hundredfold
-from hundredfold.cli import app
+from hundredfold.cli.main import app
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 MODULES = [
-    "hundredfold.comparison",
+    "hundredfold.cli.bench",
     "hundredfold.testing",
-    "hundredfold.states",
-    "hundredfold.query",
+    "hundredfold.ports.run_states",
+    "hundredfold.sql.queries",
     "hundredfold.contract",
     "hundredfold.job",
-    "hundredfold.local.limits",
+    "hundredfold.local.resources",
 ]
 FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")

@@ -30,8 +30,8 @@ from annotated_types import Gt
 import hundredfold
 from hundredfold import Job, Model, Publish, Source
 from hundredfold.errors import HomeError
-from hundredfold.local.ledger import SqliteLedger
-from hundredfold.pipeline import stages
+from hundredfold.local.sqlite_ledger import SqliteLedger
+from hundredfold.pipeline.stages import stages
 
 ROOT = Path(__file__).parents[2]
 SHOPS, PRODUCTS, WEEKS = 40, 15, 4  # 600 units of four rows

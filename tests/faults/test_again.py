@@ -16,7 +16,7 @@ import pytest
 import hundredfold
 from hundredfold import Job, Model, Publish, Source, open_run, resume, retry, run
 from hundredfold.errors import HomeError, NoSuchRun, PublishRefused, StateError
-from hundredfold.local import verbs
+from hundredfold.local import backend as verbs
 from hundredfold.local.home import FORMAT, Home
 from hundredfold.testing import Fault, FaultyAfter
 from waits import HANG_S
@@ -224,7 +224,7 @@ import resource, sys
 import pyarrow as pa
 import hundredfold
 from hundredfold import Job, Model, Source
-from hundredfold.walk import Quiet
+from hundredfold.pipeline.runner import Quiet
 
 def double(rows):
     return {"y": rows["x"].tolist() * 400}

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from test_processes import double, job_of, marked
 
 import hundredfold
-from hundredfold.local import verbs
+from hundredfold.local import backend as verbs
 from hundredfold.local.home import Home
-from hundredfold.local.queue import AttendedClock, SqliteQueue
-from hundredfold.local.runs import newest
-from hundredfold.ports import Record
-from hundredfold.states import State
+from hundredfold.local.sqlite_queue import AttendedClock, SqliteQueue
+from hundredfold.ports.interfaces import Record
+from hundredfold.ports.run_states import State
+from hundredfold.runs.run import newest
 from hundredfold.testing import HandClock, MemoryLedger
 from waits import HANG_S, wait_until
 
@@ -59,7 +59,7 @@ def test_a_lease_does_not_outlive_a_start_of_the_machine(tmp_path, monkeypatch):
         assert queue.receive() is not None
     with closing(SqliteQueue(tmp_path / "q")) as queue:
         assert queue.receive() is None
-    monkeypatch.setattr("hundredfold.local.queue._boot", lambda: 7)
+    monkeypatch.setattr("hundredfold.local.sqlite_queue._boot", lambda: 7)
     with closing(SqliteQueue(tmp_path / "q")) as queue:
         found = queue.receive()
         assert found is not None

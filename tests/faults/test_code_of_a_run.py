@@ -19,8 +19,8 @@ import pytest
 import hundredfold
 from hundredfold import Job, Model, Publish, Source, open_run, resume, retry
 from hundredfold.errors import JobError, StateError
-from hundredfold.fingerprint import code_of, differences
-from hundredfold.walk import Quiet
+from hundredfold.pipeline.runner import Quiet
+from hundredfold.runs.code_fingerprint import code_of, differences
 
 PACKAGE = {
     "shop/__init__.py": "",
@@ -100,9 +100,9 @@ def test_a_module_that_is_added_during_a_run_is_refused(tmp_path):
     (tmp_path / "shop/model.py").write_text("def price(rows):\n    name = 'add' + 'ed'\n    return {'version': str(__import__(name).V)}\n")
     (tmp_path / "added.py").write_text("V = 1\n")
     text = (tmp_path / "shop/job.py").read_text()
-    late = "\nimport hundredfold.walk\nfrom pathlib import Path\nold = hundredfold.walk.Walk.validate\n\n"
+    late = "\nimport hundredfold.pipeline.runner\nfrom pathlib import Path\nold = hundredfold.pipeline.runner.Walk.validate\n\n"
     late += "def validate(self, *words):\n    Path('added.py').write_text('V = 2\\n')\n    return old(self, *words)\n\n"
-    (tmp_path / "shop/job.py").write_text(text + late + "hundredfold.walk.Walk.validate = validate\n")
+    (tmp_path / "shop/job.py").write_text(text + late + "hundredfold.pipeline.runner.Walk.validate = validate\n")
     done = cli(tmp_path, "run", "shop.job:job", "--workers", "1")
     assert done.returncode == 1
     assert "added.py has changed since the run began" in cli(tmp_path, "failures").stdout
@@ -303,7 +303,7 @@ def test_modules_of_every_kind_are_kept(tmp_path, kind):
         sys.path.insert(0, {str(place)!r})
         import hundredfold
         from hundredfold import Job, Model, Source
-        from hundredfold.walk import Quiet
+        from hundredfold.pipeline.runner import Quiet
         from pack.inner import f
 
         class Remove(Quiet):

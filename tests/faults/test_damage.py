@@ -21,13 +21,14 @@ from test_doors import HereCrew
 
 from hundredfold import Job, Model, Publish, Source, open_run
 from hundredfold.errors import DamagedFile, HomeError, HundredfoldError, StateError
-from hundredfold.local import runs, verbs
+from hundredfold.local import backend as verbs
 from hundredfold.local.home import FORMAT, Home
-from hundredfold.local.limits import Limits
 from hundredfold.local.replay import replay
-from hundredfold.pipeline import stages
-from hundredfold.states import Event, State
-from hundredfold.walk import Quiet
+from hundredfold.local.resources import Limits
+from hundredfold.pipeline.runner import Quiet
+from hundredfold.pipeline.stages import stages
+from hundredfold.ports.run_states import Event, State
+from hundredfold.runs import run as runs
 
 SHOPS = 4
 COSTS = pa.table({"shop": [str(s) for s in range(SHOPS)], "cost": [0.25 * s for s in range(SHOPS)]})

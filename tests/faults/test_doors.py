@@ -14,22 +14,23 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from hundredfold import Job, Model, Publish, Source, open_run, retry, states
-from hundredfold.crew import FAR, IDLE, Crew, Died, Event, Hand, Kit
-from hundredfold.desk import Desk
+from hundredfold import Job, Model, Publish, Source, open_run, retry
+from hundredfold.data.manifest import Manifest, UnitList
 from hundredfold.job import Layout, Message
-from hundredfold.local.driver import Drive
+from hundredfold.local.backend import begin
 from hundredfold.local.home import Home
-from hundredfold.local.limits import Limits
-from hundredfold.local.verbs import begin
-from hundredfold.local.warehouse import DuckWarehouse
-from hundredfold.manifest import Manifest, UnitList
-from hundredfold.ports import Depth
-from hundredfold.steps.collect import collect
-from hundredfold.steps.enqueue import enqueue, plan_round
-from hundredfold.steps.work import Floor
+from hundredfold.local.resources import Limits
+from hundredfold.local.runner import Drive
+from hundredfold.pipeline.collect import collect
+from hundredfold.pipeline.enqueue import enqueue, plan_round
+from hundredfold.pipeline.runner import Quiet, Watcher
+from hundredfold.pipeline.work import Floor
+from hundredfold.ports import run_states as states
+from hundredfold.ports.interfaces import Depth
+from hundredfold.sql.duckdb import DuckWarehouse
 from hundredfold.testing import Fault, Faulty, FaultyAfter, HandClock, MemoryQueue
-from hundredfold.walk import Quiet, Watcher
+from hundredfold.workers.child import Desk
+from hundredfold.workers.pool import FAR, IDLE, Crew, Died, Event, Hand, Kit
 
 FEW, MANY = 2, 48  # units; of the many, four lie in each batch
 KINDS = [Faulty, FaultyAfter]
@@ -115,7 +116,7 @@ class LosingCrew(HereCrew):
 def many_batches() -> Iterator[None]:
     """So few units would lie in one batch."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hundredfold.steps.prepare.LEAST_COST", 1e-9)
+        patch.setattr("hundredfold.pipeline.prepare.LEAST_COST", 1e-9)
         yield
 
 

@@ -20,9 +20,9 @@ import hundredfold
 from hundredfold import Job, Model, Publish, Source, open_run
 from hundredfold.errors import HomeError, PublishRefused, UsageError
 from hundredfold.local.home import FORMAT, Home
-from hundredfold.states import Event
-from hundredfold.steps.publish import current
-from hundredfold.walk import Quiet
+from hundredfold.pipeline.publish import current
+from hundredfold.pipeline.runner import Quiet
+from hundredfold.ports.run_states import Event
 from waits import HANG_S
 
 ROWS = pa.table({"k": [1, 2], "x": [1.0, 2.0]})
@@ -74,7 +74,7 @@ def test_an_unexpected_error_reaches_the_command_line_as_one_line(tmp_path):
         dedent("""
         from hundredfold import Job, Model, Source
 
-        from hundredfold.walk import Walk
+        from hundredfold.pipeline.runner import Walk
 
         def broken(*_):
             raise RuntimeError("a fault\\nof our own")

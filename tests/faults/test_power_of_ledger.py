@@ -22,9 +22,9 @@ import pytest
 from test_damage import JOB, answer, begin, drive, resume, write_sales
 
 from hundredfold.local.home import Home
-from hundredfold.local.ledger import SqliteLedger
-from hundredfold.ports import Record
-from hundredfold.states import State
+from hundredfold.local.sqlite_ledger import SqliteLedger
+from hundredfold.ports.interfaces import Record
+from hundredfold.ports.run_states import State
 from waits import HANG_S
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there is no fork")

@@ -26,8 +26,8 @@ import pytest
 
 import hundredfold
 from hundredfold import Job, Model, Source, run
-from hundredfold.channel import DriverChannel, Garbled, WorkerChannel
 from hundredfold.errors import CrewError
+from hundredfold.workers.channel import DriverChannel, Garbled, WorkerChannel
 from waits import HANG_S, LIMIT_S, let_unit_be_old, wait_until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there are no sessions and forks to test")

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from hundredfold.local.queue import SqliteQueue
-from hundredfold.ports import Depth
+from hundredfold.local.sqlite_queue import SqliteQueue
+from hundredfold.ports.interfaces import Depth
 from waits import HANG_S, wait_until
 
 MESSAGES = 500
@@ -26,7 +26,7 @@ SPAWN = multiprocessing.get_context("spawn")
 FORK = """
 import os, signal, sys, threading
 from pathlib import Path
-from hundredfold.local.queue import SqliteQueue
+from hundredfold.local.sqlite_queue import SqliteQueue
 
 def send(count):
     for number in range(count):

@@ -17,7 +17,7 @@ from annotated_types import Gt
 import hundredfold
 from hundredfold import Job, Model, Publish, Source, open_run
 from hundredfold.errors import SourceError
-from hundredfold.walk import Quiet
+from hundredfold.pipeline.runner import Quiet
 
 
 @dataclass

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pytest
 
 import hundredfold
-from hundredfold import Job, Model, Source, desk
+from hundredfold import Job, Model, Source
 from hundredfold.errors import HomeError, ResultError
 from hundredfold.local.home import Home
+from hundredfold.workers import child as desk
 
 UNITS = 6
 ROWS = pa.table({"k": range(UNITS), "x": [float(k) for k in range(UNITS)]})

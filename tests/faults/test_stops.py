@@ -19,7 +19,7 @@ import pytest
 import hundredfold
 from hundredfold import Job, Model, Source
 from hundredfold.errors import RunBusy, Stopped
-from hundredfold.local.ledger import SqliteLedger
+from hundredfold.local.sqlite_ledger import SqliteLedger
 from waits import HANG_S, wait_until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there are no process groups to signal")
@@ -330,7 +330,7 @@ def test_twenty_runs_in_one_process_leave_nothing_behind(tmp_path):
 
 
 def test_a_run_stops_itself_when_its_watcher_raises(tmp_path):
-    from hundredfold.walk import Quiet
+    from hundredfold.pipeline.runner import Quiet
 
     class Tired(Quiet):
         def progress(self, progress):  # noqa: ARG002

@@ -16,14 +16,15 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from hundredfold import Job, Model, Source, loading, open_run, run
-from hundredfold.crew import Crew, Kit
+from hundredfold import Job, Model, Source, open_run, run
+from hundredfold.data.manifest import Manifest
 from hundredfold.errors import CrewError, JobError
 from hundredfold.job import Layout
-from hundredfold.local.files import FileStore
+from hundredfold.local.append_files import FileStore
 from hundredfold.local.home import Home
-from hundredfold.manifest import Manifest
-from hundredfold.walk import Quiet
+from hundredfold.pipeline.runner import Quiet
+from hundredfold.workers import loading
+from hundredfold.workers.pool import Crew, Kit
 from waits import HANG_S, wait_until
 
 ROWS = pa.table({"k": [0, 1, 2, 3], "x": [1.0, 2.0, 3.0, 4.0]})

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from tariffs.generator import bundles, voice
-from tariffs.generator.bundles import LIST_PRICE, PRODUCTS
-from tariffs.generator.sizes import VOICE_TARIFF
+from tariffs.synthetic import bundles, voice
+from tariffs.synthetic.bundles import LIST_PRICE, PRODUCTS
+from tariffs.synthetic.sizes import VOICE_TARIFF
 
 LIST_OF = dict(zip(PRODUCTS.tolist(), LIST_PRICE.tolist(), strict=True))
 

@@ -13,10 +13,13 @@ import pyarrow as pa
 import pytest
 
 from hundredfold.contract import read_contract
-from tariffs import bundles, days, places, table, voice
-from tariffs.generator import AS_OF, Paths, Switches, generate
+from tariffs.columns import key_offsets
 from tariffs.job import SOURCES
-from tariffs.rows import key_offsets
+from tariffs.pricing import bundles, voice
+from tariffs.pricing import hourly as days
+from tariffs.pricing import locations as places
+from tariffs.pricing import portfolio_limits as table
+from tariffs.synthetic import AS_OF, Paths, Switches, generate
 
 QUERIES = Path(bundles.__file__).parent / "queries"
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tariffs import bundles
 from tariffs.demand.backtest import EB, POOLED, UNTESTED, backtest, held_out
 from tariffs.demand.panel import Panel, make_panel
 from tariffs.demand.pooling import Layout
 from tariffs.demand.prior import pool
+from tariffs.pricing import bundles
 
 FOLDER = os.environ.get("HUNDREDFOLD_REFERENCE_DATA")
 WEEKS, UNITS = 40, 200

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tariffs import voice
 from tariffs.demand.censored import hazard, unseen
 from tariffs.demand.conditional import fit_full_unit, fit_full_units, fit_unit, fit_units
 from tariffs.demand.panel import Panel, make_panel
-from tariffs.generator import Size, Switches
+from tariffs.pricing import voice
+from tariffs.synthetic import Size, Switches
 
 PHI = 2.5
 

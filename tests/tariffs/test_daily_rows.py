@@ -13,10 +13,11 @@ import pytest
 import hundredfold
 from conftest import Hand
 from hundredfold.errors import ContractError
-from hundredfold.steps.publish import folder_of
-from tariffs import bundles, demo, voice
-from tariffs.generator import Paths, Size, generate
+from hundredfold.pipeline.publish import folder_of
+from tariffs import demo
+from tariffs.pricing import bundles, voice
 from tariffs.release.sales import BUNDLES, Sales
+from tariffs.synthetic import Paths, Size, generate
 
 SIZE = Size(locations=2, cells=2, weeks=12, sales_format="csv")
 SPLIT_SALES = """

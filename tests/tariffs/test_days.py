@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tariffs.days import settle_day
 from tariffs.optimise.smooth import cliffs, excess, follows, shifts, smoothest
+from tariffs.pricing.hourly import settle_day
 
 Day = tuple[list[np.ndarray], list[np.ndarray], np.ndarray]
 

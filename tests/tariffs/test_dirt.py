@@ -17,14 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 
 import hundredfold
-from hundredfold.checksums import checksum_of, get_json, put_json
+from hundredfold.data.checksums import checksum_of, get_json, put_json
 from hundredfold.job import Layout
-from hundredfold.local.files import FileStore
-from tariffs.dirt.account import Balance, account
-from tariffs.dirt.kinds import kind_of
-from tariffs.generator import AS_OF, Paths, Size, generate
-from tariffs.generator.dirt import CONFLICT_ID
+from hundredfold.local.append_files import FileStore
+from tariffs.data_quality.reconciliation import Balance, account
+from tariffs.data_quality.repair_kinds import kind_of
 from tariffs.job import job
+from tariffs.synthetic import AS_OF, Paths, Size, generate
+from tariffs.synthetic.corruption import CONFLICT_ID
 
 SIZE = Size(locations=40, cells=20, weeks=26, sales_format="csv")
 ENGINES_NAMES = {"week_by_its_monday": "week_by_another_day", "renamed_day_150": "renamed_product"}  # where it cannot know as much

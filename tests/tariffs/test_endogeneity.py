@@ -12,11 +12,11 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from tariffs import bundles
 from tariffs.demand.endogeneity import CHANCE, ENDOGENOUS, EXOGENOUS, NOT_TESTED, chosen, examine, first_stage, two_sided
 from tariffs.demand.panel import Panel, make_panel
 from tariffs.demand.season import fit_season
-from tariffs.generator import Size, Switches
+from tariffs.pricing import bundles
+from tariffs.synthetic import Size, Switches
 
 WEEKS = 20
 

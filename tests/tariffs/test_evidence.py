@@ -24,11 +24,15 @@ from hundredfold.errors import UsageError
 from hundredfold.local.home import Home
 from tariffs import demo
 from tariffs.demand.panel import make_panel
-from tariffs.evidence import backtest, calibration, dial, loop, money, plots, recovery
-from tariffs.evidence.finished import Finished, open_finished
-from tariffs.evidence.lines import BUNDLE, LINES, VOICE
-from tariffs.evidence.prior import learnt
-from tariffs.generator import Switches, generate
+from tariffs.evaluation import backtest, calibration, plots
+from tariffs.evaluation import elasticity_recovery as recovery
+from tariffs.evaluation import risk_sweep as dial
+from tariffs.evaluation import simulation as loop
+from tariffs.evaluation import true_value as money
+from tariffs.evaluation.prior import learnt
+from tariffs.evaluation.product_lines import BUNDLE, LINES, VOICE
+from tariffs.evaluation.run_data import Finished, open_finished
+from tariffs.synthetic import Switches, generate
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from click import Option
 
-from tariffs.evidence.commands import evidence
+from tariffs.evaluation.commands import evidence
 from waits import HANG_S
 
 PAGE = Path(__file__).parents[2] / "docs" / "tariffs.md"

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tariffs import bundles, voice
-from tariffs.optimise.explore import dice, draw_elasticity, margin_at_risk
+from tariffs.optimise.exploration import dice, draw_elasticity, margin_at_risk
 from tariffs.optimise.rule import Demand, Terms, expected_loss
+from tariffs.pricing import bundles, voice
 
 
 def with_share(slab: Any, share: float, loss: float = 0.05) -> Any:

@@ -14,13 +14,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from tariffs.evidence import money
-from tariffs.evidence.finished import columns
-from tariffs.evidence.lines import VOICE
-from tariffs.generator import OFF, Size, Switches, generate
-from tariffs.generator.voice import DAY_TYPES, voice_block
-from tariffs.optimise.explore import margin_at_risk
+from tariffs.evaluation import true_value as money
+from tariffs.evaluation.product_lines import VOICE
+from tariffs.evaluation.run_data import columns
+from tariffs.optimise.exploration import margin_at_risk
 from tariffs.optimise.rule import Demand, Terms, choose, effect, effect_columns, expected_loss, robust_ratio
+from tariffs.synthetic import OFF, Size, Switches, generate
+from tariffs.synthetic.voice import DAY_TYPES, voice_block
 
 QUANTILES = norm.ppf((np.arange(40_000) + 0.5) / 40_000)  # of the standard normal, evenly: an integral without chance
 
@@ -214,7 +214,7 @@ def test_blocked_minutes_before_and_after_are_in_the_table(demo: Any) -> None:
 
 
 def test_without_a_load_limit_only_a_full_cell_is_raised_and_only_as_far_as_pays(demo: Any) -> None:
-    from tariffs.voice import price_voices
+    from tariffs.pricing.voice import price_voices
 
     free = replace(demo.voice, columns=demo.voice.columns | {"load_limit": np.full(len(demo.voice["week"]), np.nan)})
     p = price_voices(free, demo.voice_prior)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tariffs import places
 from tariffs.optimise.ladder import Rung, climb, climb_pulled, in_order
+from tariffs.pricing import locations as places
 
 VOLUMES = (50.0, 150.0, 400.0, 1000.0)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tariffs import bundles, voice
+from tariffs.pricing import bundles, voice
 
 
 def test_a_bundle_alone_is_priced_as_in_the_batch_to_the_last_bit(demo: Any) -> None:

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tariffs.columns import key_offsets
 from tariffs.optimise.fairness import band
 from tariffs.optimise.ladder import in_order
-from tariffs.places import settle_place
-from tariffs.rows import key_offsets
-from tariffs.together import margins, points_of, worth_of
+from tariffs.pricing.joint import margins, points_of, worth_of
+from tariffs.pricing.locations import settle_place
 
 Rows = dict[str, np.ndarray]
 

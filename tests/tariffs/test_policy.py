@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import hundredfold
-from tariffs import bundles, demo
+from tariffs import demo
 from tariffs.contracts import LIMITS_TITLE
 from tariffs.job import job, per_unit
+from tariffs.pricing import bundles
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tariffs.columns import key_offsets
 from tariffs.optimise.chains import Chains, Days, Ladders
 from tariffs.optimise.ladder import in_order
 from tariffs.optimise.portfolio import Limit, LimitsNotMet, keep
 from tariffs.optimise.smooth import cliffs, excess, follows
-from tariffs.rows import key_offsets
-from tariffs.table import chains_of, keep_limits, limits_of, menu, within_limits
+from tariffs.pricing.portfolio_limits import chains_of, keep_limits, limits_of, menu, within_limits
 
 Rows = dict[str, np.ndarray]
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tariffs import bundles
 from tariffs.optimise.rule import Choice, Demand, Terms, choose, effect, effect_columns, robust_ratio
+from tariffs.pricing import bundles
 
 FREE = {"floor": 0.01, "ceiling": 100.0, "step": 100.0, "tick": 0.0001}
 

@@ -20,17 +20,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from aws.emulator import DONE, MISSING, Emulator
-from hundredfold.checksums import put_json
 from hundredfold.contract import read_contract
+from hundredfold.data.checksums import put_json
 from hundredfold.errors import NoSuchRun
 from hundredfold.job import Layout
 from hundredfold.local.home import Home
-from hundredfold.steps.publish import Release, folder_of, point
+from hundredfold.pipeline.publish import Release, folder_of, point
 from tariffs.contracts import PriceRow
-from tariffs.release import shelf, verbs
+from tariffs.release import actions as verbs
+from tariffs.release import repository as shelf
 from tariffs.release.catalogue import catalogue_of
-from tariffs.release.log import Book, Said
-from tariffs.release.shelf import JOB, Locked, Once
+from tariffs.release.decision_log import Book, Said
+from tariffs.release.repository import JOB, Locked, Once
 from tariffs.release.tables import NAME, csv, in_order, parquet
 
 NOW = dt.datetime(2026, 6, 29, 12, tzinfo=dt.UTC)
@@ -215,7 +216,7 @@ def in_s3() -> Iterator[Callable[[], Place]]:
     """An emulated account; called, it gives a place in a bucket of its own."""
     if not DONE.exists():
         pytest.skip(MISSING)
-    from hundredfold.aws.store import S3Store
+    from hundredfold.aws.adapters.s3_store import S3Store
 
     with Emulator() as emulator, emulator.reached():
 

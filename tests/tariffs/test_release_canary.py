@@ -14,10 +14,11 @@ from test_release_bench import Place, bundle, changed, in_s3, on_disk, table
 
 from hundredfold.errors import HomeError, PublishRefused, StateError, UsageError
 from hundredfold.testing import Fault, Faulty, FaultyAfter, MemoryStore
-from tariffs.release import shelf, verbs
-from tariffs.release.log import Table
+from tariffs.release import actions as verbs
+from tariffs.release import repository as shelf
+from tariffs.release.actions import LAST_APPROVED, RULE, UNCHANGED, canary_places
+from tariffs.release.decision_log import Table
 from tariffs.release.tables import read
-from tariffs.release.verbs import LAST_APPROVED, RULE, UNCHANGED, canary_places
 
 
 @pytest.fixture(scope="module")

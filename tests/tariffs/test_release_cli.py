@@ -25,15 +25,15 @@ from click import Option
 from test_release_bench import Place, changed, in_s3, table
 
 import hundredfold
-from hundredfold.steps.publish import folder_of
+from hundredfold.pipeline.publish import folder_of
 from tariffs import demo
 from tariffs.cli import app
-from tariffs.generator import AS_OF, SIZES
-from tariffs.generator.bundles import BUNDLES, UNIT_COST, bundle_block
-from tariffs.release import shelf
+from tariffs.release import repository as shelf
 from tariffs.release.clock import NOT_SET, account_here, principal
 from tariffs.release.delta import Delta, apply
 from tariffs.release.tables import CHARGING, read
+from tariffs.synthetic import AS_OF, SIZES
+from tariffs.synthetic.bundles import BUNDLES, UNIT_COST, bundle_block
 from waits import HANG_S
 
 MONDAY = AS_OF.isoformat()
@@ -462,7 +462,7 @@ STACK = {
 def stack() -> Iterator[str]:
     """A stack with a bucket, and the names of what else a stack of ours has: releases need no more."""
     with in_s3():
-        from hundredfold.aws.place import client
+        from hundredfold.aws.adapters.session import client
 
         name = "hundredfold-tariffs"
         client("cloudformation").create_stack(StackName=name, TemplateBody=json.dumps(STACK))

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from test_release_bench import CATALOGUE, NOW, bundle, changed, table, voice
 
 from tariffs.release import guards
+from tariffs.release.decision_log import Finding
 from tariffs.release.drift import Chart
 from tariffs.release.guards import Limits, Subject
-from tariffs.release.log import Finding
 
 SIZES = pa.table(
     {

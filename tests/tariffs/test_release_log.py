@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tariffs.release.log import Book, BrokenLog, Entry, Finding, Refused, Said, Table, decode, encode
+from tariffs.release.decision_log import Book, BrokenLog, Entry, Finding, Refused, Said, Table, decode, encode
 from tariffs.release.states import Event, State
 
 SAID = Said("ama", "robot@desk", "2026-06-29T12:00:00Z", "because é", "1f")

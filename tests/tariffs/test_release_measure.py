@@ -15,12 +15,12 @@ from aftermath import bundles_after
 from scipy import stats
 from test_release_bench import bundle, table, voice
 
-from tariffs.generator.bundles import UNIT_COST, bundle_block
-from tariffs.generator.sizes import BUNDLES, Size
 from tariffs.release.drift import ALARM, charts, cusum
 from tariffs.release.effect import Cells, Effect, effect, t_quantile
 from tariffs.release.measure import Measured, first_week, measure, plain
 from tariffs.release.panel import Panel, panel_of
+from tariffs.synthetic.bundles import UNIT_COST, bundle_block
+from tariffs.synthetic.sizes import BUNDLES, Size
 
 COST = {b.product: float(c) for b, c in zip(BUNDLES, UNIT_COST, strict=True)}
 

@@ -13,7 +13,7 @@ import pyarrow.csv as pacsv
 import pytest
 
 import hundredfold
-from hundredfold.steps.publish import folder_of
+from hundredfold.pipeline.publish import folder_of
 from tariffs import demo
 from tariffs.release.guards import Subject, inspect
 from tariffs.release.tables import read

@@ -13,9 +13,9 @@ import pytest
 from test_release_bench import NOW, Place, bundle, on_disk, table
 
 from hundredfold.errors import PublishRefused, UsageError
-from tariffs.release import verbs
+from tariffs.release import actions as verbs
+from tariffs.release.actions import RULE, Sources
 from tariffs.release.sales import BUNDLES, VOICE, Sales
-from tariffs.release.verbs import RULE, Sources
 
 WEEK = dt.date(2026, 7, 12)
 

@@ -20,13 +20,14 @@ import pytest
 from test_release_bench import CATALOGUE, NOW, Place, bundle, changed, in_s3, on_disk, table
 
 from hundredfold.errors import HomeError, PublishRefused, StateError, UsageError
-from hundredfold.steps.publish import current, folder_of, rollback
+from hundredfold.pipeline.publish import current, folder_of, rollback
 from hundredfold.testing import Fault, Faulty, FaultyAfter, MemoryStore
-from tariffs.release import shelf, verbs
-from tariffs.release.log import Said, Table
-from tariffs.release.shelf import JOB
+from tariffs.release import actions as verbs
+from tariffs.release import repository as shelf
+from tariffs.release.actions import LAST_APPROVED, RULE
+from tariffs.release.decision_log import Said, Table
+from tariffs.release.repository import JOB
 from tariffs.release.tables import read
-from tariffs.release.verbs import LAST_APPROVED, RULE
 from waits import HANG_S
 
 

@@ -18,9 +18,9 @@ from tariffs import demo
 from tariffs.cli import app
 from tariffs.demand.panel import make_panel
 from tariffs.demand.substitution import fit_substitution, neighbours
-from tariffs.evidence.finished import open_finished
-from tariffs.evidence.substitution import beside, substitution
-from tariffs.generator import Switches, generate
+from tariffs.evaluation.run_data import open_finished
+from tariffs.evaluation.substitution import beside, substitution
+from tariffs.synthetic import Switches, generate
 
 CHI = 0.4
 

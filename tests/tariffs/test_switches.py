@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from tariffs.generator import OFF, SIZES, Size, Switches, generate, size_of
-from tariffs.generator.bundles import BUNDLES, LIST_PRICE, NEIGHBOURS, UNIT_COST, bundle_block
-from tariffs.generator.calendar import Stream
-from tariffs.generator.switches import SHOCK, shocks, waiting
-from tariffs.generator.voice import DAY_TYPES, Demand, VoiceBlock, drawn_table, voice_block
+from tariffs.synthetic import OFF, SIZES, Size, Switches, generate, size_of
+from tariffs.synthetic.bundles import BUNDLES, LIST_PRICE, NEIGHBOURS, UNIT_COST, bundle_block
+from tariffs.synthetic.calendar import Stream
+from tariffs.synthetic.scenarios import SHOCK, shocks, waiting
+from tariffs.synthetic.voice import DAY_TYPES, Demand, VoiceBlock, drawn_table, voice_block
 
 SEED = 7
 BEFORE_UNITS, BEFORE_REVENUE, BEFORE_MINUTES = 202_885, 1_928_117.7567, 68_381_928
@@ -203,7 +203,7 @@ def test_the_truth_of_voice_names_best_price_and_offered_load() -> None:
 
 def test_the_command_takes_counts_and_switches(tmp_path: Path) -> None:
     words = "--size demo --locations 3 --cells 2 --weeks 4 --endog 1 --ar 0.3 --cross 0.2 --cap --shift 0.3 --no-dirt"
-    subprocess.run([sys.executable, "-m", "tariffs.generator", *words.split(), "--out", str(tmp_path)], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "tariffs.synthetic", *words.split(), "--out", str(tmp_path)], check=True, capture_output=True)
     assert pq.read_metadata(tmp_path / "truth/bundles.parquet").num_rows == 3 * 54
     assert pq.read_metadata(tmp_path / "voice_usage.parquet").num_rows == 2 * 48 * 4
     assert json.loads((tmp_path / "truth/switches.json").read_text())["endog"] == 1.0

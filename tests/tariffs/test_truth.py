@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tariffs.bundles import price_bundles
+from tariffs.columns import key_offsets
 from tariffs.demand.season import fit_season
-from tariffs.generator.bundles import TAU
-from tariffs.generator.voice import TAU as VOICE_TAU
-from tariffs.observe import observe
-from tariffs.rows import key_offsets
+from tariffs.pricing.bundles import price_bundles
+from tariffs.pricing.estimation import observe
+from tariffs.synthetic.bundles import TAU
+from tariffs.synthetic.voice import TAU as VOICE_TAU
 
 TRUTH = "SELECT t.* FROM '{}' AS t ORDER BY {}"
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tariffs import voice
 from tariffs.optimise.rule import Demand, Terms
+from tariffs.pricing import voice
 
 TARIFF = 0.10
 

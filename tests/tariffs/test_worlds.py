@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from benchmarks.tariffs_worlds import WORLDS, Judged, World, judge, make, summary
 
-from tariffs import bundles
 from tariffs.demand.hyper import integrate, quadrature
+from tariffs.pricing import bundles
 
 SEEDS = range(100, 106)
 

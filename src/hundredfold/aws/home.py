@@ -11,11 +11,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from ..errors import UsageError
 from ..job import Layout
-from ..names import check_job_name
-from ..ports import Ledger
-from .ledger import DynamoLedger
-from .place import Place, client
-from .store import S3Store
+from ..ports.interfaces import Ledger
+from ..runs.names import check_job_name
+from .adapters.dynamodb_ledger import DynamoLedger
+from .adapters.s3_store import S3Store
+from .adapters.session import Place, client
 
 AT_WORK = "RUNNING"
 

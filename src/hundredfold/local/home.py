@@ -18,14 +18,14 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from ..errors import HomeError, RunBusy, UsageError
 from ..job import Layout, releases_of
-from ..keys import HALF
-from ..load import expanded
-from ..names import check_job_name, check_run_id
-from ..ports import Ledger
-from .files import FileStore
-from .ledger import SqliteLedger
+from ..ports.interfaces import Ledger
+from ..ports.object_keys import HALF
+from ..runs.job_loader import expanded
+from ..runs.names import check_job_name, check_run_id
+from .append_files import FileStore
+from .filesystem import home_error, home_errors
 from .rebuild import rebuilt
-from .store import home_error, home_errors
+from .sqlite_ledger import SqliteLedger
 
 HARMLESS = {".gitignore", ".gitkeep", ".DS_Store", "lost+found"}  # a folder that holds only these counts as empty
 FORMAT = 2  # goes up when an older program could no longer read what lies here

@@ -8,15 +8,15 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from ..checksums import get_json, put_json
+from ..data.checksums import get_json, put_json
+from ..data.manifest import Manifest
 from ..errors import DamagedFile
 from ..job import Layout
-from ..manifest import Manifest
-from ..ports import Record, Store
-from ..states import State
-from ..steps.collect import read_collected
-from ..steps.publish import releases
-from ..steps.validate import read_verdicts
+from ..pipeline.collect import read_collected
+from ..pipeline.publish import releases
+from ..pipeline.validate import read_verdicts
+from ..ports.interfaces import Record, Store
+from ..ports.run_states import State
 
 REBUILT = "the ledger was lost: this record is rebuilt from the run's folder, and resume goes on from what is there"
 

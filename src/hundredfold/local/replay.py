@@ -7,15 +7,15 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-from ..arrays import pylist_of
-from ..batch import form_of
+from ..data.arrays import pylist_of
+from ..data.batch import form_of
+from ..data.manifest import Manifest, UnitList, key_text, open_batch
+from ..data.upstream import Given
 from ..errors import StateError, UsageError
-from ..given import Given
 from ..job import Job, Layout
-from ..manifest import Manifest, UnitList, key_text, open_batch
+from ..runs.run import find_run
+from .backend import job_of
 from .home import as_home
-from .runs import find_run
-from .verbs import job_of
 
 
 def replay(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..checksums import get_sealed, recomputed_from, verify_listed
+from ..data.checksums import get_sealed, recomputed_from, verify_listed
+from ..data.manifest import Manifest
 from ..errors import DamagedFile
 from ..job import Job, Layout
-from ..manifest import Manifest
-from ..ports import Ledger, Record, Store
-from ..steps.publish import read_release, verify_file
-from ..steps.validate import read_verdicts, verify_accepted
+from ..pipeline.publish import read_release, verify_file
+from ..pipeline.validate import read_verdicts, verify_accepted
+from ..ports.interfaces import Ledger, Record, Store
 
 
 def restore(record: Record, job: Job, store: Store) -> list[DamagedFile]:

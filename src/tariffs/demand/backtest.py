@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tariffs.columns import Bools, Floats, Ints, Labels
 from tariffs.demand.panel import Panel, tally
 from tariffs.demand.pooling import Layout, learn
 from tariffs.demand.season import expect, season_given
-from tariffs.rows import Bools, Floats, Ints, Labels
 
 EB, POOLED, UNTESTED = "EB", "POOLED", "EB_UNTESTED"
 FOLDS = 3

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tariffs.columns import Floats
 from tariffs.demand.panel import Panel
-from tariffs.rows import Floats
 
 PASSES = 6  # of the season, in stage 1
 FAR_OUT = 25.0  # in standard deviations: from here on erfc is near underflow, and the series of the tail exact

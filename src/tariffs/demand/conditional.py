@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tariffs.columns import Bools, Floats
 from tariffs.demand.censored import unseen
 from tariffs.demand.panel import Panel
-from tariffs.rows import Bools, Floats
 
 TOLERANCE = 1e-10
 MAX_STEPS = 50

@@ -26,9 +26,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tariffs.columns import Floats, Ints
 from tariffs.demand.panel import Panel, tally
 from tariffs.demand.season import Season, expect, fit_season, within_unit
-from tariffs.rows import Floats, Ints
 
 LEVEL = 0.05  # of the test
 USUAL = 0.25  # standard deviation of rho where prices foresee demand: how far foresight moves elasticities

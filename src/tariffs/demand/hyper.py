@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tariffs.columns import Floats, Ints
 from tariffs.demand.conditional import Fit
 from tariffs.demand.panel import tally
-from tariffs.rows import Floats, Ints
 
 NODES = 5
 SMALLEST_TAU, LARGEST_TAU = 1e-3, 30.0

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tariffs.rows import Floats, Ints
+from tariffs.columns import Floats, Ints
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tariffs.rows import Bools, Floats, Ints
+from tariffs.columns import Bools, Floats, Ints
 
 SPIKE_RATIO, SPIKE_SLACK = 5.0, 200.0
 STEEPEST_ANSWER = 3.0

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tariffs.columns import Bools, Floats, Ints
 from tariffs.demand.censored import PASSES, fill
 from tariffs.demand.conditional import Fit, expect_by, fit_full_units
 from tariffs.demand.hyper import Hyper, Kinds, average, hidden, integrate, pseudo
 from tariffs.demand.panel import Panel, tally
 from tariffs.demand.season import Season, expect, fit_dispersion, fit_inflation, fit_season, refit_season, scores, season_share
-from tariffs.rows import Bools, Floats, Ints
 
 GATE_SE = 2.0  # a first estimate less certain than this says nothing about tau2, and on real data would blow it up
 NOTABLE = 0.01  # share of a season cell's sales in one unit

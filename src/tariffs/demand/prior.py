@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tariffs.columns import Bools, Floats, Ints, Labels
 from tariffs.demand.backtest import POOLED, backtest
 from tariffs.demand.conditional import Fit
 from tariffs.demand.endogeneity import NOTHING_LOGGED, Exogeneity, examine, without_foresight
@@ -14,7 +15,6 @@ from tariffs.demand.hyper import Kinds, average, hidden
 from tariffs.demand.panel import Panel, tally
 from tariffs.demand.pooling import Layout, fit_season_filled, learn
 from tariffs.demand.season import season_share
-from tariffs.rows import Bools, Floats, Ints, Labels
 
 VERSION = 2
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tariffs.columns import Floats, Ints
 from tariffs.demand.panel import Panel, tally
-from tariffs.rows import Floats, Ints
 
 TOLERANCE = 1e-9
 MAX_SWEEPS = 200

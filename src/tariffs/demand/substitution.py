@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tariffs.columns import Bools, Floats, Ints
 from tariffs.demand.endogeneity import FEWEST_CLUSTERS, clustered_error, two_sided
 from tariffs.demand.panel import Panel
 from tariffs.demand.season import fit_season
-from tariffs.rows import Bools, Floats, Ints
 
 CONFIDENCE_95 = 1.959963984540054
 

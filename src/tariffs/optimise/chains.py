@@ -12,8 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
+from tariffs.columns import Bools, Floats, Ints
 from tariffs.optimise.smooth import HOURS, excess
-from tariffs.rows import Bools, Floats, Ints
 
 SLACK = 1e-9
 CELLS = 4_000_000  # of the largest array

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tariffs.rows import Floats
+from tariffs.columns import Floats
 
 SLACK = 1e-9
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from tariffs.rows import Bools, Floats
+from tariffs.columns import Bools, Floats
 
 SLACK = 1e-9
 

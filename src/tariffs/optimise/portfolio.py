@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tariffs.rows import Bools, Floats, Ints
+from tariffs.columns import Bools, Floats, Ints
 
 MAX_COLUMNS = 60
 CLOSE = 1e-9  # of the bound: a gap that needs no further work

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from tariffs.columns import Bools, Labels
 from tariffs.optimise.rule import Choice, Terms
-from tariffs.rows import Bools, Labels
 
 INCREASE = "INCREASE_CONFIDENT"
 DECREASE = "DECREASE_CONFIDENT"

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
-from tariffs.rows import Bools, Floats, Ints, Labels
+from tariffs.columns import Bools, Floats, Ints, Labels
 
 MOST_ELASTIC, LEAST_ELASTIC = -6.0, -0.05  # beyond these an estimate is a data fault, not a demand
 GRID_SLACK = 1e-9  # a bound that is itself a price point stays one after division

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tariffs.rows import Bools, Floats, Ints
+from tariffs.columns import Bools, Floats, Ints
 
 SLACK = 1e-9
 HOURS = 24

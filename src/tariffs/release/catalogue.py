@@ -14,7 +14,7 @@ import pyarrow.csv as pacsv
 
 from hundredfold.errors import HundredfoldError, UsageError
 from hundredfold.job import Layout
-from hundredfold.steps.publish import Release
+from hundredfold.pipeline.publish import Release
 from tariffs.release.tables import read
 
 SOURCE = "product_catalog"

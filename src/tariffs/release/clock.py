@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hundredfold.errors import HundredfoldError, UsageError
-from hundredfold.steps.publish import Release
+from hundredfold.pipeline.publish import Release
 
 DEMO_CLOCK = "demo.json"  # in the folder of data that a demo made
 SAME_MOMENT = dt.timedelta(hours=1)

@@ -13,10 +13,11 @@ from typing import Any
 import pyarrow as pa
 
 from hundredfold.errors import StateError, UsageError
-from hundredfold.ports import Store
-from tariffs.release import shelf, tmf620
+from hundredfold.ports.interfaces import Store
+from tariffs.release import repository as shelf
+from tariffs.release import tmf620
+from tariffs.release.decision_log import Book, Table
 from tariffs.release.delta import Delta, NotATable, delta, plain
-from tariffs.release.log import Book, Table
 from tariffs.release.states import State
 from tariffs.release.tables import CHARGING, csv, parquet
 

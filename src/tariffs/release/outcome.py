@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hundredfold.errors import StateError, UsageError
-from hundredfold.steps.publish import Release
-from tariffs.release import shelf
+from hundredfold.pipeline.publish import Release
+from tariffs.release import repository as shelf
 from tariffs.release.catalogue import catalogue_of
+from tariffs.release.decision_log import Book, Table
 from tariffs.release.files import table_of
-from tariffs.release.guards.subject import catalogued
-from tariffs.release.log import Book, Table
+from tariffs.release.guards.context import catalogued
 from tariffs.release.measure import WEEKS_BEFORE, Measured, measure
 from tariffs.release.panel import panel_of
 from tariffs.release.sales import place_of, sales_of, view

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from tariffs.release.log import Table
+from tariffs.release.decision_log import Table
 from tariffs.release.tables import KEY, Floats, bools, floats, is_voice, matched, tariff
 
 

@@ -16,7 +16,7 @@ import hashlib
 import numpy as np
 import pyarrow as pa
 
-from tariffs.release.guards.subject import Limits
+from tariffs.release.guards.context import Limits
 from tariffs.release.tables import MONEY_DIGITS, Floats, bools, floats, is_voice, tariff
 
 REASON = "FALLBACK_RULE"

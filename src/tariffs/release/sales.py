@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from hundredfold.errors import HundredfoldError, UsageError
 from hundredfold.job import Layout
-from hundredfold.steps.publish import Release
+from hundredfold.pipeline.publish import Release
 from tariffs.release.tables import read
 
 BUNDLES, VOICE = "bundle_sales", "voice_usage"

@@ -11,14 +11,14 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table as Grid
 
-from hundredfold.display import fits_a_terminal, near, print_hanging, result, show_next, words
+from hundredfold.cli.display import fits_a_terminal, near, print_hanging, result, show_next, words
 from tariffs.contracts import TOTALS_TITLE
+from tariffs.release.actions import Checked, Done
+from tariffs.release.decision_log import Book, Entry, Finding, Table
 from tariffs.release.delta import Delta
 from tariffs.release.guards import UNITS_OF
-from tariffs.release.log import Book, Entry, Finding, Table
 from tariffs.release.preview import Preview
 from tariffs.release.states import Event
-from tariffs.release.verbs import Checked, Done
 
 PIPE_WIDTH = 120  # characters of a line where there is no terminal
 WRAPPED = (

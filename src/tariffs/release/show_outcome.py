@@ -6,7 +6,7 @@ import math
 
 from rich.markup import escape
 
-from hundredfold.display import result
+from hundredfold.cli.display import result
 from tariffs.release.drift import ALARM
 from tariffs.release.effect import Effect
 from tariffs.release.measure import Kpi, Measured

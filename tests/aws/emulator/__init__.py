@@ -99,7 +99,7 @@ class Emulator:
     @contextmanager
     def reached(self) -> Iterator[Self]:
         """Point this process's own environment, and so boto3 and Hundredfold in it, at this account; and back."""
-        from hundredfold.aws import place
+        from hundredfold.aws.adapters import session as place
 
         with pytest.MonkeyPatch.context() as patch:
             for name in [name for name in os.environ if name.startswith("AWS_")]:

@@ -15,16 +15,16 @@ from typing import Any, Unpack
 from aws_cdk import CfnOutput, Names, Stack, Tags
 from constructs import Construct
 
-from ... import __version__
+from ..._package import VERSION
 from ...errors import UsageError
-from ...load import load_job
-from ..package import fingerprint_of
+from ...runs.job_loader import load_job
+from ..deploy.package import fingerprint_of
 from .alarms import Watched, make_alarms
 from .functions import code_of, feed_bury, feed_work, kinds, make_function
-from .machine import make_machine
+from .permissions import Things, of_bury, of_step, of_work
 from .queues import let_s3_send, make_queues
-from .rights import Things, of_bury, of_step, of_work
 from .settings import Choices, Settings
+from .state_machine import make_machine
 from .storage import make_bucket, make_database, make_table, make_workgroup, tell_of_objects
 from .uploads import start_on_uploads
 
@@ -82,7 +82,7 @@ class Hundredfold(Construct):
         tell_of_objects(self.bucket, self.queue if by_events else None, bridge=own_uploads)
 
     def _environment(self) -> dict[str, str]:
-        """What every function knows of the stack; `hundredfold.aws.place.Place` reads it."""
+        """What every function knows of the stack; `hundredfold.aws.adapters.session.Place` reads it."""
         return {
             "HUNDREDFOLD_JOB": self.settings.job,
             "HUNDREDFOLD_BUCKET": self.bucket.bucket_name,
@@ -110,7 +110,7 @@ class Hundredfold(Construct):
             "StepFunction": self.step.function_name,
             "WorkFunction": self.work.function_name,
             "BuryFunction": self.bury.function_name,
-            "Version": __version__,
+            "Version": VERSION,
         }
         if self.code:
             outputs["Code"] = self.code

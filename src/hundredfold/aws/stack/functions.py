@@ -12,13 +12,13 @@ from zipfile import ZipFile
 from aws_cdk import Duration, RemovalPolicy, Size, Stack, Tags, aws_ecr, aws_iam, aws_lambda, aws_logs
 from constructs import Construct
 
-from ..runtime import PYTHON
+from ..lambda_platform import PYTHON
+from .nag_suppressions import reviewed
+from .permissions import Grant, allow, review_tracing, role
 from .queues import BURY_TIMEOUT
-from .reviewed import reviewed
-from .rights import Grant, allow, review_tracing, role
 from .settings import Settings
 
-HANDLERS = "hundredfold.aws.handlers"
+HANDLERS = "hundredfold.aws.functions.handlers"
 STEP_TIMEOUT = 900  # seconds
 IMAGE = re.compile(
     r"(?P<account>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/(?P<repository>[a-z0-9._/-]+)[:@](?P<version>[\w.:-]+)"

@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 
 from ...errors import UsageError
 from ...job import NAME
-from ..runtime import MACHINES, PYTHON, PYTHONS
+from ..lambda_platform import MACHINES, PYTHON, PYTHONS
 
 TOKEN = r"\$\{Token\[[^\]]+\]\}"  # a name that CloudFormation will know: a team's app may give one
 REF = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")

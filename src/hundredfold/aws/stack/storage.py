@@ -7,7 +7,7 @@ from typing import Any
 from aws_cdk import Duration, RemovalPolicy, Stack, aws_athena, aws_dynamodb, aws_glue, aws_s3
 from constructs import Construct
 
-from .reviewed import reviewed
+from .nag_suppressions import reviewed
 from .settings import Settings
 
 PASSING = ("processing/", "athena/")  # what a run needs no more once it is over

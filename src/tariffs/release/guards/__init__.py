@@ -17,7 +17,9 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from tariffs.release.decision_log import Finding
 from tariffs.release.guards.change import CHANGE_SHARE, CHANGE_SIZE, UNITS, VOLUME, change_share, change_size, units, volume
+from tariffs.release.guards.context import UNITS_OF, Guard, Limits, Subject, limits_of
 from tariffs.release.guards.money import COST, GAIN, MONEY, cost, gain, money
 from tariffs.release.guards.order import FAIRNESS, LADDER, SMOOTH, fairness, ladder, smooth
 from tariffs.release.guards.price import (
@@ -35,7 +37,6 @@ from tariffs.release.guards.price import (
     support,
 )
 from tariffs.release.guards.rows import CURRENCY, TODAY, VALUES, currency, today, values
-from tariffs.release.guards.subject import UNITS_OF, Guard, Limits, Subject, limits_of
 from tariffs.release.guards.trust import (
     CONTROL,
     DRIFT,
@@ -50,7 +51,6 @@ from tariffs.release.guards.trust import (
     stale,
     validity,
 )
-from tariffs.release.log import Finding
 
 NAMED: dict[str, Guard] = {
     VALUES: values, CURRENCY: currency, TODAY: today,

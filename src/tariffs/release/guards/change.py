@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tariffs.release.guards.subject import SHOWN, SLACK, Subject, against, found, largest, moves
-from tariffs.release.log import Finding
+from tariffs.release.decision_log import Finding
+from tariffs.release.guards.context import SHOWN, SLACK, Subject, against, found, largest, moves
 from tariffs.release.tables import Floats, floats, is_voice, keys_of, matched, repeated
 
 CHANGE_SIZE, CHANGE_SHARE, UNITS, VOLUME = "CHANGE_SIZE", "CHANGE_SHARE", "UNITS", "VOLUME"

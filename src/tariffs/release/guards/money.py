@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from tariffs.release.guards.subject import SHOWN, SLACK, Subject, catalogued, found, is_text
-from tariffs.release.log import Finding
+from tariffs.release.decision_log import Finding
+from tariffs.release.guards.context import SHOWN, SLACK, Subject, catalogued, found, is_text
 from tariffs.release.tables import KEY, Bools, Floats, bools, floats, is_voice
 
 COST, MONEY, GAIN = "COST", "MONEY", "GAIN"

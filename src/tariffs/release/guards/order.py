@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tariffs.release.guards.subject import NO_CATALOGUE, SLACK, Subject, catalogued, found, is_text, ladders, numbers_of
-from tariffs.release.log import Finding
+from tariffs.release.decision_log import Finding
+from tariffs.release.guards.context import NO_CATALOGUE, SLACK, Subject, catalogued, found, is_text, ladders, numbers_of
 from tariffs.release.tables import Bools, Floats, floats, is_voice, tariff
 
 LADDER, SMOOTH, FAIRNESS = "LADDER", "SMOOTH", "FAIRNESS"

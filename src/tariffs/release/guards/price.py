@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tariffs.release.guards.subject import NO_CATALOGUE, SLACK, Subject, catalogued, found, is_text, moves
-from tariffs.release.log import Finding
+from tariffs.release.decision_log import Finding
+from tariffs.release.guards.context import NO_CATALOGUE, SLACK, Subject, catalogued, found, is_text, moves
 from tariffs.release.tables import Bools, Floats, floats, is_voice, matched, tariff
 
 STEP, BOUNDS, PRICE_POINTS, SUPPORT = "STEP", "BOUNDS", "PRICE_POINTS", "SUPPORT"

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tariffs.release.guards.subject import Subject, catalogued, found, is_text, of_catalogue, text_equals
-from tariffs.release.log import Finding
+from tariffs.release.decision_log import Finding
+from tariffs.release.guards.context import Subject, catalogued, found, is_text, of_catalogue, text_equals
 from tariffs.release.tables import KEY, Bools, Floats, floats, is_voice, matched
 
 VALUES, CURRENCY, TODAY = "VALUES", "CURRENCY", "TODAY"

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tariffs.release.decision_log import Finding
 from tariffs.release.drift import ALARM
-from tariffs.release.guards.subject import SHOWN, Subject, found, is_text, text_equals
-from tariffs.release.log import Finding
+from tariffs.release.guards.context import SHOWN, Subject, found, is_text, text_equals
 from tariffs.release.tables import bools, floats, is_voice, matched
 
 CONTROL, STALE, VALIDITY, DRIFT, PRIOR, LIMITS = "CONTROL", "STALE", "VALIDITY", "DRIFT", "PRIOR", "LIMITS"

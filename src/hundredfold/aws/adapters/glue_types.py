@@ -1,0 +1,151 @@
+"""Types as Arrow, Glue and DuckDB name them, and the names of columns that a table on AWS can have.
+
+Athena keeps times to the millisecond, and names of columns in small letters; it has no time of day, no duration, and nothing unsigned
+above 32 bits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...data.arrays import numpy_of
+from ...errors import SourceError
+
+PLAIN = {  # Arrow's types as Glue names them
+    "int8": "tinyint", "int16": "smallint", "int32": "int", "int64": "bigint", "uint8": "smallint", "uint16": "int", "uint32": "bigint", "float": "float",
+    "double": "double", "bool": "boolean", "string": "string", "large_string": "string", "binary": "binary", "large_binary": "binary", "date32[day]": "date",
+}  # fmt: skip
+ARROW = {
+    "tinyint": pa.int8(), "smallint": pa.int16(), "int": pa.int32(), "integer": pa.int32(), "bigint": pa.int64(), "float": pa.float32(),
+    "double": pa.float64(), "boolean": pa.bool_(), "string": pa.string(), "binary": pa.binary(), "date": pa.date32(), "timestamp": pa.timestamp("us"),
+}  # fmt: skip
+DUCK = {
+    "double": "DOUBLE", "float": "FLOAT", "bool": "BOOLEAN", "date32[day]": "DATE", "string": "VARCHAR", "large_string": "VARCHAR", "binary": "BLOB",
+    "large_binary": "BLOB", "time64[us]": "TIME", "null": "INTEGER", "int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT",
+    "uint8": "UTINYINT", "uint16": "USMALLINT", "uint32": "UINTEGER", "uint64": "UBIGINT",
+}  # fmt: skip
+UNITS = {"ns": "TIMESTAMP_NS", "us": "TIMESTAMP", "ms": "TIMESTAMP_MS", "s": "TIMESTAMP_S"}
+
+
+def hive_type(kind: pa.DataType) -> str:
+    """An Arrow type as Glue names it; KeyError if Athena has none for it."""
+    t = pa.types
+    if t.is_decimal128(kind):
+        return f"decimal({kind.precision},{kind.scale})"
+    if t.is_timestamp(kind):
+        return "timestamp"
+    if t.is_list(kind) or t.is_large_list(kind):
+        return f"array<{hive_type(kind.value_type)}>"
+    if t.is_map(kind):
+        return f"map<{hive_type(kind.key_type)},{hive_type(kind.item_type)}>"
+    if t.is_struct(kind):
+        return f"struct<{','.join(f'{field.name.lower()}:{hive_type(field.type)}' for field in kind)}>"
+    if t.is_dictionary(kind):
+        return hive_type(kind.value_type)
+    return PLAIN[str(kind)]
+
+
+def arrow_type(hive: str) -> pa.DataType:
+    """Glue's type as Arrow's; KeyError if there is none."""
+    decimal = re.fullmatch(r"decimal\((\d+),\s*(\d+)\)", hive)
+    if decimal:
+        return pa.decimal128(int(decimal[1]), int(decimal[2]))
+    if hive.startswith("array<") and hive.endswith(">"):
+        return pa.list_(arrow_type(hive[6:-1]))
+    return ARROW["string" if re.fullmatch(r"(var)?char(\(\d+\))?", hive) else hive]
+
+
+def duck_type(kind: pa.DataType) -> str:
+    """An Arrow type in DuckDB's SQL; KeyError if it has none."""
+    t = pa.types
+    if t.is_decimal(kind):
+        return f"DECIMAL({kind.precision},{kind.scale})"
+    if t.is_timestamp(kind):
+        return "TIMESTAMPTZ" if kind.tz else UNITS[kind.unit]
+    if t.is_list(kind) or t.is_large_list(kind):
+        return f"{duck_type(kind.value_type)}[]"
+    if t.is_map(kind):
+        return f"MAP({duck_type(kind.key_type)}, {duck_type(kind.item_type)})"
+    if t.is_struct(kind):
+        fields = (f'"{field.name}" {duck_type(field.type)}' for field in kind)
+        return f"STRUCT({', '.join(fields)})"
+    return DUCK[str(kind)]
+
+
+def plain_schema(file: pq.ParquetFile) -> pa.Schema:
+    """The columns of a Parquet file, of the types that DuckDB reads them as."""
+    physical = {file.schema.column(i).path: file.schema.column(i).physical_type for i in range(len(file.schema))}
+    fields = [pa.field(f.name, pa.timestamp("us") if physical.get(f.name) == "INT96" else _plain(f.type)) for f in file.schema_arrow]
+    return pa.schema(fields)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    t = pa.types
+    if t.is_dictionary(kind):
+        return _plain(kind.value_type)
+    if t.is_large_string(kind) or t.is_string_view(kind):
+        return pa.string()
+    if t.is_large_binary(kind) or t.is_binary_view(kind):
+        return pa.binary()
+    if t.is_duration(kind):
+        return pa.int64()
+    if t.is_time(kind):
+        return pa.time64("us")
+    if t.is_timestamp(kind):
+        return pa.timestamp("ns" if kind.unit == "ns" else "us", "UTC" if kind.tz else None)
+    if t.is_date64(kind):
+        return pa.date32()
+    if t.is_list(kind) or t.is_large_list(kind):
+        return pa.list_(_plain(kind.value_type))
+    return kind
+
+
+def finer(column: pa.ChunkedArray) -> bool:
+    """Whether a column holds a time that is finer than a millisecond."""
+    if pa.types.is_list(column.type):
+        return any(finer(pa.chunked_array([chunk.flatten()])) for chunk in column.chunks)
+    if not is_fine(column.type):
+        return False
+    step = 1_000 if column.type.unit == "us" else 1_000_000
+    return any(bool((numpy_of(chunk.drop_null().view(pa.int64()), False) % step).any()) for chunk in column.chunks)
+
+
+def is_fine(kind: pa.DataType) -> bool:
+    """Whether a type holds times that may be finer than the millisecond that Athena keeps."""
+    if pa.types.is_list(kind):
+        return is_fine(kind.value_type)
+    return bool(pa.types.is_timestamp(kind) and kind.unit in ("us", "ns"))
+
+
+def misfits(schema: pa.Schema) -> dict[str, str]:
+    """The columns that a table on AWS cannot have, and why."""
+    found = {}
+    small = Counter(name.lower() for name in schema.names)
+    for field in schema:
+        try:
+            if not pa.types.is_null(field.type):  # which is read as NULL, whatever the file says
+                hive_type(field.type)
+        except KeyError:
+            found[field.name] = f"{field.type}, which Athena does not have"
+        if small[field.name.lower()] > 1:
+            found[field.name] = "Athena writes names in small letters, and there it is another column's name, too"
+        elif "," in field.name or field.name != field.name.strip() or not field.name.isprintable() or not field.name:
+            found[field.name] = (
+                "such a name cannot be kept: it is empty, holds a comma or a control character, or begins or ends with a blank"
+            )
+    return found
+
+
+def refuse_misfits(what: str, schema: pa.Schema) -> None:
+    """SourceError for columns that a table on AWS cannot have."""
+    bad = misfits(schema)
+    if bad:
+        raise SourceError(
+            f"{what} has columns that Athena cannot have",
+            problems=[f"{name!r}: {why}" for name, why in bad.items()],
+            hint="rename them, or write them as text, a number or a timestamp",
+        )

@@ -1,0 +1,371 @@
+"""What a person does with runs on AWS, from a laptop: each verb begins something there and, if asked to, watches it.
+
+The state machine goes on when the laptop is closed.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import shlex
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from ..contract import read_contract
+from ..errors import NEW_CODE, HundredfoldError, PublishRefused, QueryError, RunBusy, SourceError, StateError, Stopped, placed
+from ..job import Job, Layout
+from ..local.backend import check_arguments, check_declared, check_names, decided, forget, moment, new_run_id, plan_again, plan_rest
+from ..pipeline.collect import Collected
+from ..pipeline.runner import Quiet, Watcher
+from ..pipeline.stages import stages
+from ..pipeline.validate import read_verdicts
+from ..ports.interfaces import Record
+from ..ports.run_states import Event, State, after
+from ..runs.job_loader import expanded, load_job
+from ..runs.names import check_run_id
+from ..runs.run import Run, find_run
+from ..sql.athena import refuse_untranslatable
+from ..sql.queries import query_of, text_of
+from ..sql.sources.files import find_files
+from ..sql.sources.listing import is_hidden
+from .adapters.session import client
+from .adapters.sources import check_place, refuse_csv
+from .home import AT_WORK, StackHome, stack_of
+from .progress import Count
+from .runs import entry_of, is_other, new_record
+
+LOOK = 1.5  # seconds between looks at the record
+COUNT = 4.0  # seconds between counts of what is done
+REMOTE = ("s3://", "glue://")
+
+
+def run(
+    job: str,
+    sources: Mapping[str, Any] | None = None,
+    *,
+    home: str | None = None,
+    as_of: Any = None,
+    run_id: str | None = None,
+    max_rejected: Mapping[str, float] | None = None,
+    max_failed: float | None = None,
+    batches: int | None = None,
+    wait: bool = True,
+    watcher: Watcher | None = None,
+) -> Run:
+    """Run a deployed job on AWS. `home` is the stack's name; `batches`: about so many for each model; without `wait` it is only begun.
+
+    A place of a source is s3://BUCKET/KEY, a prefix or a pattern, glue://DATABASE/TABLE, or a path of this machine, which is uploaded.
+    """
+    check_arguments(job, sources, None, max_rejected, max_failed)
+    declared = load_job(job)
+    check_translates(declared)
+    check_declared(declared)
+    there = StackHome(stack_of(declared.name, home))
+    run = check_run_id(run_id) if run_id is not None else new_run_id(dt.datetime.now(dt.UTC))
+    check_names(declared, sources or {}, max_rejected or {})
+    for source in declared.sources:
+        place = (sources or {}).get(source.name, source.at)
+        if isinstance(place, str) and place.startswith(REMOTE):
+            refuse_csv(source, place)
+            check_place(source.name, place)
+    places = {name: _sent(there, run, name, _from_here(place), declared) for name, place in (sources or {}).items()}
+    for source in declared.sources:
+        if source.name not in places and source.at is not None and not source.at.startswith(REMOTE):
+            places[source.name] = _sent(there, run, source.name, source.at, declared)
+    options = {
+        "as_of": moment(as_of) if as_of is not None else None,
+        "max_rejected": dict(max_rejected or {}),
+        "max_failed": max_failed,
+        "batches": batches,
+        "stack": there.stack,
+    }
+    there.ledger.create(new_record(run, declared, job, places, options, there.place.code))
+    return _go(there, there.ledger.read(run), watcher, wait)
+
+
+def check_translates(job: Job) -> None:
+    """QueryError for a query that Athena would not understand, before anything is done."""
+    for model in job.models:
+        refuse_untranslatable(f"the query of model {model.name}", query_of(model, job))
+    for output in job.releases:
+        refuse_untranslatable(f"the query of {output.name}", text_of(output.query, job.folder))
+        for title, query in output.digest.items():
+            refuse_untranslatable(f"the digest {title!r}", text_of(query, job.folder))
+    for source in job.sources:
+        for column, expression in source.clean.items():
+            refuse_untranslatable(f"{source.name}: clean of {column}", f"SELECT {expression} AS x FROM t")
+    _refuse_checks_inside(job)
+
+
+def _refuse_checks_inside(job: Job) -> None:
+    """QueryError for constraints of the values in lists and dicts, which Athena would be asked to check; results are checked elsewhere."""
+    contracts = [*((s.name, s.contract) for s in job.sources), *((p.name, p.contract) for p in job.releases)]
+    problems = [
+        f"{name}: {column.name} {check.words}"
+        for name, contract in contracts
+        if contract is not None
+        for column in read_contract(contract).columns
+        for check in column.checks
+        if check.inside
+    ]
+    if problems:
+        raise QueryError(
+            "a contract has constraints inside of lists or dicts, which are not checked on AWS",
+            problems=problems,
+            hint="take them out of the contracts of sources and releases (results are checked there too); the job runs here as it is",
+        )
+
+
+def resume(
+    run_id: str | None = None,
+    *,
+    home: str | None = None,
+    accept_new_code: bool = False,
+    watcher: Watcher | None = None,
+    wait: bool = True,
+    **_: Any,
+) -> Run:
+    """Go on with a run whose execution ended before the run did.
+
+    accept_new_code: with other code than was deployed then; the units that are done keep theirs.
+    """
+    there, record = _open_again("resume", run_id, home, Event.START, accept_new_code)
+    _plan_new_code(there, record)
+    return _go_again(there, record, Event.START, watcher, wait)
+
+
+def retry(
+    run_id: str | None = None,
+    *,
+    home: str | None = None,
+    accept_new_code: bool = False,
+    watcher: Watcher | None = None,
+    wait: bool = True,
+    **_: Any,
+) -> Run:
+    """Do the failed and dead units of a run again, with the function as it was deployed last, and what builds on them.
+
+    accept_new_code: with other code than was deployed then; the units that are done keep theirs.
+    """
+    there, record = _open_again("retry", run_id, home, Event.RETRY, accept_new_code)
+    plan_again(there, record, load_job(record.ref))
+    _keep_code(there, record, int(there.ledger.read(record.id).options["round"]))
+    return _go_again(there, record, Event.RETRY, watcher, wait)
+
+
+def publish(
+    run_id: str | None = None,
+    *,
+    home: str | None = None,
+    max_failed: float | None = None,
+    replace_newer: bool = False,
+    accept_new_code: bool = False,
+    watcher: Watcher | None = None,
+    wait: bool = True,
+    **_: Any,
+) -> Run:
+    """Go on with a run that its limits held back, under another limit; see the verb of the same name on this machine."""
+    there, record = _open(run_id, home)
+    if record.state is not State.HELD:
+        raise StateError(
+            f"run {record.id} is {record.state.value}, and only a run that is held back waits to be published",
+            hint=_command(there, "status", record.id),
+        )
+    _check_code(there, record, "publish", accept_new_code)
+    there.ledger.note(record.id, options=decided(record, max_failed, replace_newer))
+    _plan_new_code(there, record)
+    return _go_again(there, record, Event.START, watcher, wait)
+
+
+def cancel(run_id: str | None = None, *, home: str | None = None) -> Record:
+    """End a run for good, and its execution; messages that are still queued are dropped by whoever takes them."""
+    there, record = _open(run_id, home)
+    record = there.ledger.move(record.id, Event.CANCEL, reason="cancelled by hand")
+    execution = record.options.get("execution")
+    if execution and there.status_of(execution) == AT_WORK:
+        try:
+            client("stepfunctions").stop_execution(executionArn=execution, error="Cancelled", cause="cancelled by hand")
+        except ClientError:
+            if there.status_of(execution) == AT_WORK:  # else it saw the record, and has ended by itself
+                raise
+    return record
+
+
+def watch(run_id: str | None = None, *, home: str | None = None, watcher: Watcher) -> Run:
+    """Follow a run to its end."""
+    there, record = _open(run_id, home)
+    watcher.begun(record.id)
+    _follow(there, record.id, watcher)
+    return Run(there, record.id)
+
+
+def open_home(home: str | None, job: str | None = None) -> StackHome:
+    """The runs of a stack."""
+    return StackHome(stack_of(job, home))
+
+
+def _open(run_id: str | None, home: str | None) -> tuple[StackHome, Record]:
+    there = open_home(home)
+    return there, find_run(there, run_id)
+
+
+def _open_again(verb: str, run_id: str | None, home: str | None, event: Event, accept_new_code: bool) -> tuple[StackHome, Record]:
+    """Open a run that is to go on. RunBusy or StateError if it cannot, or not with the code that is deployed now."""
+    there, record = _open(run_id, home)
+    _refuse_driven(there, record)
+    after(record.state, event, record.id)
+    _check_code(there, record, verb, accept_new_code)
+    return there, record
+
+
+def _go_again(there: StackHome, record: Record, event: Event, watcher: Watcher | None, wait: bool) -> Run:
+    """Begin another execution for a run that has had one, and follow it."""
+    if record.state is not State.NEW:
+        there.ledger.move(record.id, event)
+    record = there.ledger.read(record.id)
+    forget(there, record)
+    return _go(there, record, watcher, wait)
+
+
+def _check_code(there: StackHome, record: Record, verb: str, accept: bool) -> None:
+    """Raise StateError where other code is deployed now than the run was done by, unless that is accepted."""
+    if not accept and is_other(record, there.place.code):
+        then = record.options["code"][-1]["fingerprint"]
+        raise StateError(
+            f"the code is not that with which run {record.id} was done so far: {there.place.code} is deployed, and it was {then}",
+            hint=f"go on with the code as it is deployed now: {_command(there, verb, record.id, NEW_CODE)}   or deploy the earlier code again, or run the job again",
+        )
+
+
+def _plan_new_code(there: StackHome, record: Record) -> None:
+    """Let what is left of a run be done in a round of its own where the code is other, so that each unit's round says by which."""
+    if is_other(record, there.place.code):
+        left = plan_rest(there, record, load_job(record.ref))
+        round_ = int(record.options.get("round", 1)) + 1
+        _keep_code(there, record, round_)
+        if left:
+            there.ledger.note(record.id, options={"round": round_})
+
+
+def _keep_code(there: StackHome, record: Record, round_: int) -> None:
+    if is_other(record, there.place.code):
+        there.ledger.note(record.id, options={"code": [*record.options["code"], entry_of(there.place.code, round_)]})
+
+
+def _refuse_driven(there: StackHome, record: Record) -> None:
+    if there.driven(record.id):
+        raise RunBusy(
+            f"run {record.id} is at work on AWS",
+            hint=f"watch it with: {_command(there, 'status', record.id, '--watch')}   or end it with: {_command(there, 'cancel', record.id)}",
+        )
+
+
+def _go(there: StackHome, record: Record, watcher: Watcher | None, wait: bool) -> Run:
+    """Begin an execution for the run, and follow it."""
+    number = int(record.options.get("executions", 0)) + 1
+    try:
+        began = client("stepfunctions").start_execution(
+            stateMachineArn=there.place.machine, name=f"{record.id}-{number}"[:80], input=json.dumps({"run": record.id})
+        )
+    except ClientError as error:
+        raise HundredfoldError(
+            f"run {record.id} is recorded, but cannot be started: {error}", hint=_command(there, "resume", record.id)
+        ) from error
+    there.ledger.note(record.id, options={"execution": began["executionArn"], "executions": number})
+    watcher = watcher or Quiet()
+    watcher.begun(record.id)
+    if wait:
+        _follow(there, record.id, watcher)
+    return Run(there, record.id)
+
+
+def _follow(there: StackHome, run: str, watcher: Watcher) -> None:
+    """Tell the watcher what happens, until the run has ended; raises as a run on this machine would."""
+    record = there.ledger.read(run)
+    try:
+        known = {str(stage): stage for stage in stages(load_job(record.ref))} if record.ref else {}
+    except HundredfoldError:  # the job is not on this machine: its stages are told by their names alone
+        known = {}
+    told: set[str] = set()
+    counts: dict[str, Count] = {}
+    counted = 0.0
+    while True:
+        record = there.ledger.read(run)
+        if record.step not in told and record.step in known:
+            told.add(record.step)
+            watcher.stage(known[record.step])
+        _tell(there, record, watcher, told)
+        model = record.step.removeprefix("work ")
+        facts = record.counts.get("models", {}).get(model, {})
+        if record.step == f"work {model}" and "units" in facts and time.monotonic() - counted > COUNT:
+            counted = time.monotonic()
+            count = counts.setdefault(model, Count(there.store, Layout(run), model, facts["units"]))
+            watcher.progress(count.look())
+        if record.state not in (State.NEW, State.RUNNING):
+            break
+        if there.status_of(str(record.options.get("execution", ""))) not in (AT_WORK, "SUCCEEDED", ""):
+            record = there.ledger.read(run)
+            if record.state in (State.NEW, State.RUNNING):
+                raise HundredfoldError(f"the execution of run {run} ended before the run did", hint=_command(there, "resume", run))
+        time.sleep(LOOK)
+    match record.state:
+        case State.HELD:
+            raise PublishRefused(record.reason, hint=_hint(there, record))
+        case State.FAILED:
+            raise HundredfoldError(record.reason or f"run {run} failed", hint=_hint(there, record))
+        case State.CANCELLED:
+            raise Stopped(f"run {run} was cancelled", hint=f"what was done is kept: {_command(there, 'status', run)}")
+
+
+def _tell(there: StackHome, record: Record, watcher: Watcher, told: set[str]) -> None:
+    """The verdicts on the sources and what came of each model, once it is known."""
+    if "sources" in record.counts and "sources" not in told:
+        told.add("sources")
+        watcher.validated(read_verdicts(Layout(record.id), there.store))
+    for name, facts in record.counts.get("models", {}).items():
+        if "ok" in facts and f"{name} is collected in {facts['round']}" not in told:
+            told.add(f"{name} is collected in {facts['round']}")
+            names = Collected.__dataclass_fields__
+            watcher.collected(Collected(**{"model": name, **{k: v for k, v in facts.items() if k in names}}))
+
+
+def _command(there: StackHome, *words: str) -> str:
+    """A command about this stack's runs, as a person would type it."""
+    return shlex.join(["hundredfold", *words, "--on", "aws", "--stack", there.stack])
+
+
+def _hint(there: StackHome, record: Record) -> str:
+    """What to do about the reason for which a run ended: what the step that failed said, where it is a step that failed."""
+    reason, hint = record.options.get("hint") or ("", "")
+    if reason != record.reason:
+        return f"once the cause is mended: {_command(there, 'resume', record.id)}"
+    return placed(hint, ["--on", "aws", "--stack", there.stack])
+
+
+def _sent(there: StackHome, run: str, name: str, place: Any, job: Job) -> str:
+    """The address of a source's rows; files of this machine are uploaded."""
+    if not isinstance(place, str | Path):
+        raise SourceError(f"the source {name} is a table in memory", hint="write it as Parquet, and name the file")
+    if str(place).startswith(REMOTE):
+        return str(place)
+    files = find_files(name, str(place), job.folder or Path())
+    folder = f"sources/_runs/{run}/{name}"
+    for path in files.paths:
+        there.store.send(Path(path), f"{folder}/{_seen(Path(path).relative_to(files.root))}")
+    return there.store.where(folder) + "/"
+
+
+def _seen(path: Path) -> str:
+    """A key for a file that a place on this machine names itself: below a prefix, no hidden name is found."""
+    *folders, last = path.parts
+    seen = [f"named{part}" if is_hidden((part, "x")) else part for part in folders]
+    return "/".join([*seen, f"named{last}" if is_hidden((last,)) else last])
+
+
+def _from_here(place: Any) -> Any:
+    """A path that was given by hand is relative to where we are, and not to the job's file."""
+    return place if not isinstance(place, str | Path) or str(place).startswith(REMOTE) else expanded(place).absolute()

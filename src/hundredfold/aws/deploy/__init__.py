@@ -1,0 +1,1 @@
+"""Packaging a job for Lambda and deploying its stack."""

@@ -1,0 +1,211 @@
+"""The comparison: the job run here with all workers and with one, and the loops that it replaces, all on this machine.
+
+Nothing is kept: the runs have a temporary home.  What a loop leaves out (it checks nothing, keeps nothing on disk, publishes
+nothing) is in the figures of the runs; so is all that a run does once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ..data.batch import form_of
+from ..errors import HundredfoldError, UsageError
+from ..job import Job, Layout
+from ..local.home import Home
+from ..local.resources import Limits, limits_of
+from ..runs.job_loader import load_job
+from ..sql.sources.files import Files, find_files
+from ..workers.pool import Kit
+from .engine import ALL, Listener, Ran, Worked, run_all, run_single
+from .frames import library_of
+from .loop import Looped, Task
+from .loops import time_loops
+
+SINGLE_SHARE, LOOPS_SHARE = 0.5, 0.5  # of the time for the run with all workers
+TOO_FEW = 20  # units that say nothing of all the others
+START = 2.0  # seconds of a run's beginning that are the same with one worker
+
+
+def compare(
+    job: Job | str,
+    sources: Mapping[str, str],
+    *,
+    model: str | None = None,
+    workers: int | None = None,
+    memory: str | None = None,
+    as_of: str | None = None,
+    seconds: float = 60.0,
+    listener: Listener,
+) -> dict[str, Any]:
+    """Time a job, or one model of it, in all ways; the figures, as a program can read them.
+
+    seconds: for the run with all workers; the other timings together are given as much again. What takes longer is stopped
+    and scaled up. Raises what keeps a run of the job from its units.
+    """
+    if not 0 < seconds < math.inf:
+        raise UsageError(f"--seconds is {seconds:g}, wanted seconds above 0")
+    limits = limits_of(workers, memory)
+    job = _up_to(load_job(job) if isinstance(job, str) else job, model)
+    options = {
+        "workers": workers,
+        "memory": memory,
+        "as_of": as_of,
+        "max_rejected": {source.name: 1.0 for source in job.sources},  # how good the rows are is another question
+        "max_failed": 1.0,
+    }
+    with TemporaryDirectory(prefix="hundredfold-bench-", ignore_cleanup_errors=True) as folder:
+        home = Home(folder)
+        listener.timing(f"here, {_workers(limits.workers)}")
+        every = run_all(job, sources, home, seconds, options, listener)
+        single = _single(job, sources, home, seconds, options, listener, every, limits.workers)
+        names = [model] if model else list(every.models)
+        looped = _loops(job, names, every, home, seconds, limits, listener)
+    return _facts(job, model, names, limits, every, single, looped, seconds)
+
+
+def _up_to(job: Job, model: str | None) -> Job:
+    """The job; or, for one model, what has to run before it can."""
+    if model is None:
+        return job
+    last = job.models.index(job.model(model))
+    return replace(job, models=job.models[: last + 1], publish=())
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker{'s' if count > 1 else ''}"
+
+
+def _single(
+    job: Job,
+    sources: Mapping[str, str],
+    home: Home,
+    seconds: float,
+    options: Mapping[str, Any],
+    listener: Listener,
+    every: Ran,
+    workers: int,
+) -> tuple[Ran | None, str]:
+    """The run with one worker; or none, and why."""
+    if workers == 1:
+        return None, ""
+    before = (every.reading - START) * workers
+    if before > seconds:
+        return None, f"reading alone may take {before:,.0f} s"
+    listener.timing(f"here, {_workers(1)}")
+    try:
+        return run_single(job, sources, home, SINGLE_SHARE * seconds, options, listener, every), ""
+    except HundredfoldError as error:
+        return None, str(error)
+
+
+def _loops(
+    job: Job, names: Sequence[str], every: Ran, home: Home, seconds: float, limits: Limits, listener: Listener
+) -> dict[Task, Looped]:
+    tasks = [Task("read"), *(task for name in names for task in _tasks(job, name, every.models[name]))]
+    places = home.ledger.read(ALL).options["sources"]
+    files: dict[str, Files] = {name: find_files(name, place, job.folder or Path()) for name, place in places.items()}
+
+    def tell(task: Task) -> None:
+        listener.timing("reading the sources in one process" if task.kind == "read" else f"{task.model} as a loop: {task.kind}")
+
+    return time_loops(Kit(job, Layout(ALL), home.store), tasks, files, LOOPS_SHARE * seconds, limits.memory, home.logs("loops"), tell)
+
+
+def _tasks(job: Job, name: str, worked: Worked) -> list[Task]:
+    model = job.model(name)
+    kinds = ["call"] if not model.unit else ["filter"] if library_of(form_of(model)) == "NumPy" else ["filter", "groupby"]
+    return [Task(kind, name, worked.dead) for kind in kinds if worked.units > len(worked.dead)]
+
+
+def _facts(
+    job: Job,
+    model: str | None,
+    names: Sequence[str],
+    limits: Limits,
+    every: Ran,
+    single: tuple[Ran | None, str],
+    looped: Mapping[Task, Looped],
+    seconds: float,
+) -> dict[str, Any]:
+    ways = [_loop_way(kind, names, looped) for kind in ("filter", "groupby")]
+    alone, why = single
+    if alone is not None or why:
+        ways.append(_engine_way("single", 1, alone, names, model, why))
+    ways.append(_engine_way("all", limits.workers, every, names, model, ""))
+    return {
+        "job": job.name,
+        "name": names[0] if len(job.models) == 1 or model else job.name,
+        "models": {name: _model_facts(job, name, every.models[name]) for name in names},
+        "left_out": [m.name for m in job.models if m.name not in every.models],
+        "before": [m.name for m in job.models if m.name not in names and m.name in every.models],
+        "rejected": every.rejected,
+        "refused": every.refused,
+        "seconds": seconds,
+        "ways": [way for way in ways if way is not None],
+    }
+
+
+def _model_facts(job: Job, name: str, worked: Worked) -> dict[str, Any]:
+    model = job.model(name)
+    return {"units": worked.units, "rows": worked.rows, "dead": len(worked.dead), "many": model.many, "form": form_of(model)}
+
+
+def _loop_way(kind: str, names: Sequence[str], looped: Mapping[Task, Looped]) -> dict[str, Any] | None:
+    """A kind of loop over all models; a model of one unit is one call in either. None if it is the kind of no model."""
+    found = {task.model: each for task, each in looped.items() if task.kind in (kind, "call")}
+    if kind not in {task.kind for task in looped} and not (kind == "filter" and found):
+        return None
+    read = next(each for task, each in looped.items() if task.kind == "read")
+    models = {name: _looped_facts(found.get(name)) for name in names}
+    seconds = [read.once or 0.0, *(entry["seconds"] for entry in models.values())]
+    return {
+        "way": kind if kind in {task.kind for task in looped} else "call",
+        "libraries": sorted({each.library for each in found.values() if each.library}),
+        "reading": read.once,
+        "models": models,
+        "publishing": None,
+        "whole": None if None in seconds else sum(seconds),
+        "why": read.why,
+    }
+
+
+def _looped_facts(looped: Looped | None) -> dict[str, Any]:
+    looped = looped or Looped(why="not timed: it has no unit to time")
+    seconds = None if looped.once is None or looped.seconds is None else looped.once + looped.seconds
+    if looped.why and looped.timed < looped.units:  # a unit ended it, or never came back: so it would on all of them
+        seconds = None
+    if seconds is not None and looped.failed == looped.timed:
+        looped, seconds = replace(looped, timed=0, failed=0, why=f"not timed: every unit that was tried failed: {looped.reason}"), None
+    return {
+        "seconds": seconds, "timed": looped.timed, "units": looped.units, "failed": looped.failed,
+        "error": looped.error, "reason": looped.reason, "why": looped.why,
+    }  # fmt: skip
+
+
+def _engine_way(way: str, workers: int, ran: Ran | None, names: Sequence[str], model: str | None, why: str) -> dict[str, Any]:
+    models: dict[str, Any] = {}
+    for name in names:
+        worked = ran.models.get(name) if ran is not None else None
+        few = worked is not None and worked.done < min(TOO_FEW, worked.units)
+        models[name] = {
+            "seconds": worked.seconds if worked and not few else None, "timed": worked.done if worked else 0,
+            "units": worked.units if worked else 0, "failed": worked.failed if worked else 0, "error": 0.0, "reason": "",
+            "why": "stopped: too few to tell," if few else "",
+        }  # fmt: skip
+    whole = None if ran is None else ran.whole if model is None else ran.reading + ran.models[model].seconds
+    if any(entry["why"] for entry in models.values()):
+        whole = None
+    return {
+        "way": way,
+        "workers": workers,
+        "reading": ran.reading if ran else None,
+        "models": models,
+        "publishing": ran.publishing if ran and model is None else None,
+        "whole": whole,
+        "why": why,
+    }

@@ -1,0 +1,211 @@
+"""One loop as somebody would write it around a model's function, timed: on a sample that grows until its time is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ..data.arrays import UNIT, from_numpy, numpy_of
+from ..data.batch import form_of
+from ..data.manifest import Manifest, UnitList, open_batch
+from ..data.upstream import Given
+from ..job import Model
+from ..sql.sources.files import Files
+from ..workers.isolation import told
+from ..workers.pool import Kit
+from .frames import Cuts, Frame, frame_of, library_of
+from .sample import Draw, draw, total
+
+ENOUGH = 5_000  # so many units say enough, if they took a second
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """`read`: the sources' files. Of a model: `filter` and `groupby`, or, where all rows are one unit, `call`."""
+
+    kind: str
+    model: str = ""
+    without: tuple[int, ...] = ()  # units that would end the process
+
+
+@dataclass(frozen=True, slots=True)
+class Looped:
+    """A task as far as it is known. `once`: seconds before the first unit; `seconds`: of all units, None if none was timed."""
+
+    library: str = ""
+    once: float | None = None
+    seconds: float | None = None
+    error: float = 0.0  # of `seconds`, a standard error as a share
+    timed: int = 0
+    units: int = 0
+    failed: int = 0  # of those that were timed
+    reason: str = ""  # the first failure's
+    why: str = ""  # it is no further
+    spent: float = 0.0  # seconds on the sample
+
+
+def read(kit: Kit, files: Mapping[str, Files]) -> Iterator[Looped]:
+    """All sources' files into frames, as one would without an engine."""
+    libraries = {library_of(form_of(model)) for model in kit.job.models}
+    library = libraries.pop() if len(libraries) == 1 else library_of("")
+    read_file = {"pandas": _by_pandas, "polars": _by_polars, "NumPy": _by_arrow}[library]()
+    began = time.perf_counter()
+    for source in files.values():
+        for path in source.paths:
+            read_file(path, source.kind)
+    yield Looped(library, once=time.perf_counter() - began)
+
+
+def _by_pandas() -> Callable[[str, str], Any]:
+    import pandas as pd
+
+    def read(path: str, kind: str) -> Any:
+        if kind == "csv":
+            return pd.read_csv(path, sep="\t" if ".tsv" in path else ",")
+        return pd.read_parquet(path) if kind == "parquet" else pd.read_json(path, lines=True)
+
+    return read
+
+
+def _by_polars() -> Callable[[str, str], Any]:
+    import polars as pl
+
+    def read(path: str, kind: str) -> Any:
+        if kind == "csv":
+            return pl.read_csv(path, separator="\t" if ".tsv" in path else ",", infer_schema_length=None)
+        return pl.read_parquet(path) if kind == "parquet" else pl.read_ndjson(path)
+
+    return read
+
+
+def _by_arrow() -> Callable[[str, str], Any]:
+    from pyarrow import csv, json, parquet
+
+    def read(path: str, kind: str) -> Any:
+        if kind == "csv":
+            return csv.read_csv(path, parse_options=csv.ParseOptions(delimiter="\t" if ".tsv" in path else ","))
+        return parquet.read_table(path) if kind == "parquet" else json.read_json(path)
+
+    return read
+
+
+def loop(kit: Kit, task: Task, share: float) -> Iterator[Looped]:
+    """One model as one kind of loop, on a sample that grows until its time is over, or until it says enough."""
+    timing = Timing(kit, kit.model(task.model), task)
+    looped = Looped(timing.frame.library, once=timing.once(), units=len(timing.drawn.order))
+    yield looped
+    began, spent, count = time.monotonic(), 0.0, 1
+    while count:
+        timing.go_on(count, share / 4)
+        spent = time.monotonic() - began
+        done, left = len(timing.seconds), share - spent
+        seconds, error = total(timing.drawn, np.array(timing.seconds))
+        looped = replace(
+            looped, seconds=seconds + timing.warm, error=error, timed=done, failed=timing.failed, reason=timing.reason, spent=spent
+        )
+        yield looped
+        enough = left <= 0 or (done >= ENOUGH and spent > 1.0)
+        count = 0 if enough else min(looped.units - done, max(1, min(4 * done, int(0.8 * left * done / spent))))
+
+
+class Timing:
+    """A model's rows as a frame, and the units of the draw that were timed so far."""
+
+    def __init__(self, kit: Kit, model: Model, task: Task) -> None:
+        self.model, self.kind, self.form = model, task.kind, form_of(model)
+        self.units = UnitList.read(kit.layout, model.name, kit.store)
+        self.alive = np.setdiff1d(np.arange(len(self.units.rows)), np.array(task.without, np.int64))
+        self.drawn: Draw = draw(self.units.rows[self.alive])
+        self.frame = _frame(kit, model, self.form, self.units)
+        self.given = [Given(name, model, kit.job.model(name), kit.layout, kit.store) for name in model.given or ()]
+        self.seconds: list[float] = []
+        self.warm, self.failed, self.reason = 0.0, 0, ""
+        self.kept: list[Any] = []  # as a loop keeps its results
+
+    def once(self) -> float:
+        """Seconds of what a loop does before its first unit."""
+        began = time.perf_counter()
+        if self.model.order_by:
+            self.frame.once_sorted(self.model.order_by)
+        if self.kind == "filter":
+            self.frame.once_filter()
+        elif self.kind == "groupby":
+            self.frame.once_groupby()
+        return time.perf_counter() - began
+
+    def go_on(self, count: int, dear: float) -> None:
+        """Time the next `count` units of the draw. The first is done twice, unless it is dear: what its function does only
+        once, such as compiling and imports, is not a cost of every unit."""
+        first = len(self.seconds)
+        units = self.alive[self.drawn.order[first : first + count]]
+        took = self._seconds_of(units)
+        if first == 0 and took.sum() < dear:
+            cold, self.failed = float(took.sum()), 0
+            took = self._seconds_of(units)
+            self.warm = max(0.0, cold - float(took.sum()))
+        self.seconds += took.tolist()
+
+    def _seconds_of(self, units: NDArray[np.int64]) -> NDArray[np.float64]:
+        """For each of these units: its rows cut out, given their form, and the function called."""
+        order, rows = self._cuts(units)
+        value = self._given(order)
+        cuts, calls = np.zeros(len(order)), np.zeros(len(order))
+        for i, unit in enumerate(order.tolist()):
+            began = time.perf_counter()
+            cut = next(rows)
+            cuts[i] = time.perf_counter() - began
+            calls[i] = self._call(cut, unit, partial(value, i))
+        if self.kind == "groupby":  # the first waits for what is done once for all groups
+            cuts[0] = np.median(cuts[1:]) if len(cuts) > 1 else 0.0
+        took = dict(zip(order.tolist(), (cuts + calls).tolist(), strict=True))
+        return np.array([took.get(unit, 0.0) for unit in units.tolist()])
+
+    def _cuts(self, units: NDArray[np.int64]) -> Cuts:
+        if self.kind == "call":
+            return units, iter([self.frame.whole()])
+        return self.frame.filtered(units) if self.kind == "filter" else self.frame.grouped(units)
+
+    def _call(self, rows: Any, unit: int, given: Callable[[], dict[str, Any]]) -> float:
+        began = None
+        try:
+            values = given()  # a loop would have them at hand
+            began = time.perf_counter()
+            self.kept.append(self.model.work(self.frame.handed(rows, unit), **values))
+        except Exception as error:  # noqa: BLE001  # a unit that raises is counted
+            self.failed += 1
+            self.reason = self.reason or told(error)
+        return time.perf_counter() - began if began is not None else 0.0
+
+    def _given(self, units: NDArray[np.int64]) -> Callable[[int], dict[str, Any]]:
+        """The results of earlier models for each of these units."""
+        keys: Any = self.units.keys.take(from_numpy(units)) if self.given else None
+        if self.model.many:
+            return lambda i: {g.name: g.for_many(keys.slice(i, 1)) for g in self.given}
+        each = [(g.name, g.for_units(keys)) for g in self.given]
+        return lambda i: {name: get(i) for name, get in each}
+
+
+def _frame(kit: Kit, model: Model, form: str, units: UnitList) -> Frame:
+    """All rows of a model: what its query gave."""
+    manifest = Manifest.read(kit.layout, model.name, kit.store)
+    tables = []
+    for batch in manifest.batches:
+        table = open_batch(manifest, units, batch, kit.layout, kit.store).table
+        for i, field in enumerate(table.schema):
+            if pa.types.is_dictionary(field.type):
+                table = table.set_column(i, field.name, table.column(i).cast(field.type.value_type))
+        tables.append(table)
+    rows = pa.concat_tables(tables)
+    numbers = numpy_of(rows.column(UNIT), False).astype(np.int64)
+    rows = rows.drop_columns([UNIT])
+    keys = units.keys.take(from_numpy(numbers))
+    for i, field in enumerate(keys.schema):
+        rows = rows.add_column(i, field, keys.column(i))
+    return frame_of(form, model.many, rows.combine_chunks(), numbers, units, frozenset(manifest.nullable))

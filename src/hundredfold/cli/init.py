@@ -1,0 +1,55 @@
+"""`hundredfold init`: a small working project of a person's own, copied from template/ with its name put in."""
+
+from __future__ import annotations
+
+import importlib.util
+import keyword
+import random
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+from ..errors import UsageError
+
+HERE = "my_job"  # the name that the template bears
+FILES = ("__init__.py", "contracts.py", "model.py", "job.py", "queries/sales.sql", "test_model.py", "README.md")
+
+
+def scaffold(name: str, into: Path | None = None) -> Path:
+    """Make the package `name`; UsageError if the name cannot be one, or the folder is there already."""
+    if not name.isidentifier() or not name.islower() or keyword.iskeyword(name):
+        raise UsageError(f"{name!r} cannot be a package's name", hint="wanted lower-case letters, digits and _, such as my_job")
+    folder = (into or Path.cwd()) / name
+    if folder.exists():
+        raise UsageError(f"{folder} is there already", hint="choose another name, or remove it")
+    if name in sys.stdlib_module_names or importlib.util.find_spec(name) is not None:
+        raise UsageError(f"there is a module {name!r} already, which a package of that name would hide", hint="choose another name")
+    template = files("hundredfold.cli") / "template"
+    try:
+        for file in FILES:
+            text = (template / f"{file}.txt").read_text(encoding="utf-8")
+            path = folder / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text.replace(HERE, name), encoding="utf-8")
+        (folder / "data").mkdir()
+        (folder / "data" / "sales.csv").write_text(_sample(), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be written: {error.strerror}", hint="go to a folder that you may write in") from error
+    return folder
+
+
+def _sample() -> str:
+    """Weekly sales of 60 shops and 5 products, with three rows that break the contract."""
+    chance = random.Random(7)
+    lines = ["week,shop,product,price,quantity"]
+    for shop in range(60):
+        for product in ("apples", "bread", "coffee", "milk", "rice"):
+            base, elasticity = chance.uniform(2, 9), chance.uniform(-2.6, -0.8)
+            for week in range(1, 53):
+                price = base * chance.choice((0.85, 0.95, 1.0, 1.0, 1.1))
+                quantity = 400 * (price / base) ** elasticity * chance.lognormvariate(0, 0.15)
+                lines.append(f"{week},S{shop:03d},{product},{price:.2f},{quantity:.0f}")
+    lines[100] = "48,S001,bread,-3.10,220"
+    lines[2000] = "24,,rice,4.20,310"
+    lines[9000] = "4,S034,coffee,five,180"
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,566 @@
+"""A person comes in here.
+
+Result to stdout, words to stderr; exit 0 = done, 1 = the run failed or is held back, 2 = the words were wrong, 130 = stopped by hand.
+What costs time to import is imported by the command that needs it, so that `--help` answers at once, and a run's first
+line is reached soon: its `warm` lets processes start while the rest is imported.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from .._package import VERSION
+from ..errors import NEW_CODE, PublishRefused, UsageError
+from ..workers.start import warm
+from .aws import COMMANDS
+from .options import (
+    Group,
+    Where,
+    argument,
+    invoke,
+    report_unwritten,
+    takes_as_of,
+    takes_crew,
+    takes_home,
+    takes_job,
+    takes_json,
+    takes_new_code,
+    takes_place,
+    takes_run,
+    takes_source,
+    writing_into,
+)
+
+
+@click.group(
+    cls=Group,
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(VERSION, message="hundredfold %(version)s", help="Print the version and exit.")
+@click.pass_context
+def app(context: click.Context) -> None:
+    """Run a Python function over every unit of a table, in parallel, as a dependable pipeline."""
+    if context.invoked_subcommand is None:  # click's own no_args_is_help answers as to an error since 8.2
+        click.echo(context.get_help())
+
+
+@app.command()
+@takes_job
+@takes_source
+@takes_place
+@takes_crew
+@takes_as_of
+@click.option("--run-id", metavar="ID", help="The run's id, instead of one made from the time.")
+@click.option(
+    "--max-rejected",
+    multiple=True,
+    metavar="NAME=LIMIT",
+    help="NAME=LIMIT: so many rows of a source (or such a share, as 0.05) may be rejected.",
+)
+@click.option("--max-failed", metavar="LIMIT", help="So many units of a model (or such a share, as 0.01) may fail.")
+@click.option(
+    "--batches", type=click.IntRange(min=1), metavar="N", help="On AWS: about so many batches for each model, instead of as many as pay."
+)
+@click.option("--detach", is_flag=True, help="On AWS: begin the run, and do not watch it.")
+@takes_json
+def run(
+    job: str,
+    source: Sequence[str],
+    where: Where,
+    max_rejected: Sequence[str],
+    max_failed: str | None,
+    batches: int | None,
+    detach: bool,
+    as_json: bool,
+    **how: Any,
+) -> None:
+    """Run a job: validate, prepare, enqueue, work, collect, publish."""
+    if where.aws:
+        crew = [f"--{name}" for name in ("workers", "memory") if how.pop(name) is not None]
+        if crew:
+            raise UsageError(f"{' and '.join(crew)} are of this machine", hint="on AWS, deploy says them: hundredfold deploy --help")
+        how |= {"batches": batches, "wait": not detach}
+    else:
+        if batches is not None or detach:
+            raise UsageError("--batches and --detach are for --on aws", hint="on this machine, --workers decides, and a run is its process")
+        warm()
+    verbs = where.verbs()
+    limits = {name: _limit(f"--max-rejected {name}", value) for name, value in _pairs("--max-rejected", max_rejected).items()}
+    failed = _limit("--max-failed", max_failed) if max_failed is not None else None
+    places = _pairs("--source", source)
+    _watched(
+        lambda watcher: verbs.run(job, places, home=where.target, max_rejected=limits, max_failed=failed, watcher=watcher, **how),
+        where,
+        as_json,
+    )
+
+
+@app.command()
+@takes_run
+@takes_place
+@click.option("--all", "every", is_flag=True, help="List all runs.")
+@click.option("--watch", is_flag=True, help="On AWS: follow the run to its end.")
+@takes_json
+def status(run: str | None, where: Where, every: bool, watch: bool, as_json: bool) -> None:
+    """Say where a run is, what came of its rows and units, and what to do next."""
+    from ..runs import run as runs
+    from . import display
+
+    if watch:
+        if not where.aws:
+            raise UsageError("--watch is for --on aws", hint="a run on this machine is watched where it was started")
+        _watched(lambda watcher: where.verbs().watch(run, home=where.target, watcher=watcher), where, as_json)
+        return
+    there = where.open()
+    if every:
+        _list_runs(there, as_json)
+        return
+    found = runs.open_run(run, home=there)
+    facts = runs.summary(found)
+    if as_json:
+        display.print_json(facts)
+        return
+    display.show_summary(facts, _verdicts(found), None)
+    if facts["state"] in ("new", "running", runs.STOPPED):
+        display.result.print(f"\nat: {facts['step']}" + ("" if facts["driven"] else "   (no process is at work on it)"))
+    display.show_next(_next(facts, where, found.home))
+
+
+@app.command()
+@takes_run
+@click.option("--model", metavar="MODEL", help="Of this model only.")
+@click.option("--limit", type=click.IntRange(min=0), default=20, show_default=True, metavar="N", help="Show so many at most.")
+@click.option("--traceback", is_flag=True, help="Show each unit's traceback.")
+@takes_place
+@takes_json
+def failures(run: str | None, model: str | None, limit: int, traceback: bool, where: Where, as_json: bool) -> None:
+    """List the units that failed or died, each with its reason."""
+    from rich.markup import escape
+
+    from ..data.arrays import rows_of
+    from ..runs import run as runs
+    from . import display
+
+    found = runs.open_run(run, home=where.open())
+    rows = rows_of(found.failures(model).arrow())
+    if as_json:
+        display.print_json(rows)
+        return
+    for row in rows[:limit]:
+        display.result.print(
+            f"[bold]{escape(row['model'])}  {escape(row['unit'])}[/]  {row['status']}  {escape(row['error'])}: {escape((row['message'] or '').strip().partition(chr(10))[0])}"
+        )
+        if traceback and row["traceback"]:
+            display.result.print(escape(row["traceback"]))
+    if len(rows) > limit:
+        display.result.print(f"and {len(rows) - limit:,} more")
+    if not rows:
+        display.result.print("no unit failed")
+        return
+    first, older = rows[0], _if_older(found.id, found.home)
+    display.show_next(
+        [
+            (
+                _command(where, "replay", first["model"], first["unit"], *older, "--pdb"),
+                "runs that unit's function here, under the debugger",
+            ),
+            (
+                _command(where, "retry", *older[1:], NEW_CODE),
+                f"does the failed units again, once the function is {_mended(where)}",
+            ),
+        ]
+    )
+
+
+@app.command()
+@argument("model", "The model.")
+@argument("key", 'The unit\'s key, such as "PREMIUM,Accra,1GB"; "" for a model of one unit.', may_be_empty=True)
+@click.option("--run", metavar="RUN", help="A run's id; the newest run, if left out.")
+@click.option("--pdb", is_flag=True, help="Under the debugger: stop at the first line; without it, nothing stops.")
+@takes_place
+def replay(model: str, key: str, run: str | None, pdb: bool, where: Where) -> None:
+    """Call a model's function here on one unit, with the rows it had in the run."""
+    from ..local.replay import replay as replay_unit
+    from . import display
+
+    call = _debugged if pdb else _called
+    display.result.print(repr(replay_unit(model, key, run_id=run, home=where.open(), call=call)), markup=False)
+
+
+def _called(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a user's function; print what it raises as Python does, and end with exit status 1."""
+    try:
+        return work(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001  # an error of theirs, which is what they asked to see
+        import bdb
+        import traceback
+
+        frames = error.__traceback__.tb_next if error.__traceback__ else None  # without this one
+        while frames is not None and frames.tb_frame.f_code.co_filename == bdb.__file__:
+            frames = frames.tb_next
+        sys.stderr.write("".join(traceback.format_exception(type(error), error, frames)))
+        sys.exit(1)
+
+
+def _debugged(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a user's function under the debugger."""
+    from pdb import Pdb
+
+    return _called(Pdb().runcall, work, *args, **kwargs)
+
+
+@app.command()
+@takes_run
+@takes_new_code
+@takes_place
+@takes_crew
+@takes_json
+def retry(run: str | None, where: Where, as_json: bool, **crew: Any) -> None:
+    """Do the failed and dead units again, and the models that build on them; then go on to publish."""
+    if not where.aws:
+        warm()
+    verbs = where.verbs()
+    _watched(lambda watcher: verbs.retry(run, home=where.target, watcher=watcher, **crew), where, as_json)
+
+
+@app.command()
+@takes_run
+@takes_source
+@takes_new_code
+@takes_place
+@takes_crew
+@takes_json
+def resume(run: str | None, source: Sequence[str], where: Where, as_json: bool, **crew: Any) -> None:
+    """Go on with a run that was stopped, or whose driver died. What is done is kept.
+
+    --source names the place of a source whose files were moved.
+    """
+    if not where.aws:
+        warm()
+    elif source:
+        raise UsageError("--source is not for --on aws", hint="run the job again: hundredfold run JOB --on aws --source NAME=s3://...")
+    verbs = where.verbs()
+    places = _pairs("--source", source)
+    _watched(lambda watcher: verbs.resume(run, home=where.target, sources=places, watcher=watcher, **crew), where, as_json)
+
+
+@app.command()
+@takes_run
+@takes_place
+def cancel(run: str | None, where: Where) -> None:
+    """End a run for good. What was done stays readable."""
+    from . import display
+
+    record = where.verbs().cancel(run, home=where.target)
+    display.result.print(f"run {record.id} is cancelled; its files stay until you remove them")
+
+
+@app.command()
+@takes_run
+@click.option("--max-failed", metavar="LIMIT", help="So many units of a model (or such a share) may have failed.")
+@click.option("--replace-newer", is_flag=True, help="Replace the current release even if a newer run made it.")
+@takes_new_code
+@takes_place
+@takes_json
+def publish(run: str | None, max_failed: str | None, where: Where, as_json: bool, **decisions: Any) -> None:
+    """Publish a run that its limits held back."""
+    verbs = where.verbs()
+    limit = _limit("--max-failed", max_failed) if max_failed is not None else None
+    _watched(lambda watcher: verbs.publish(run, home=where.target, max_failed=limit, watcher=watcher, **decisions), where, as_json)
+
+
+@app.command()
+@argument("job", "The job's name.")
+@click.option("--to", type=int, metavar="VERSION", help="The version to go to; the one that the current was built upon, if left out.")
+@takes_place
+def rollback(job: str, to: int | None, where: Where) -> None:
+    """Let the release that the current one replaced, or another, be the current one."""
+    from ..local import backend as verbs
+    from . import display
+
+    release = verbs.rollback(job, home=where.open(job), to=to)
+    display.result.print(
+        f"release {release.version} of {job} is current again (run {release.run}, {', '.join(f'{n:,} rows of {name}' for name, n in release.rows.items())})"
+    )
+
+
+@app.command()
+@takes_job
+@takes_source
+@click.option("--model", metavar="MODEL", help="This model only; those before it run, untimed.")
+@takes_crew
+@takes_as_of
+@click.option(
+    "--seconds",
+    type=float,
+    default=60.0,
+    show_default=True,
+    metavar="N",
+    help="So long may the run here take; the other timings together as long again. Beyond it: extrapolated.",
+)
+@takes_json
+def bench(job: str, source: Sequence[str], as_json: bool, **how: Any) -> None:
+    """Is it worth it? Time a job here, and as the loops that it replaces. Nothing is kept."""
+    warm()
+    from ..bench.compare import compare
+    from . import bench as comparison
+    from . import display
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    places = _pairs("--source", source)
+    with display.Timing() as listener:
+        try:
+            facts = compare(job, places, listener=listener, **how)
+        except KeyboardInterrupt:
+            listener.bars.stop()
+            display.words.print("stopped; nothing is kept")
+            sys.exit(130)
+    if as_json:
+        display.print_json(facts)
+    else:
+        comparison.show_comparison(facts)
+
+
+@app.command()
+@argument("name", "A name for the new package, such as my_job.")
+def init(name: str) -> None:
+    """Make a small working project of your own: a model, a query, a contract, sample data, a test."""
+    from . import display
+    from .init import scaffold
+
+    folder = scaffold(name)
+    display.result.print(f"made {display.near(folder)}")
+    display.show_next(
+        [
+            (f"hundredfold run {name}.job:job", "runs it"),
+            (f"python -m pytest {name}", "tests its function (with pytest installed)"),
+            (f"{name}/README.md", "says what to change first"),
+        ]
+    )
+
+
+@app.command()
+@click.option("--size", default="demo", show_default=True, metavar="SIZE", help="demo, medium or large.")
+@click.option("--name", default="tariffs", show_default=True, metavar="NAME", help="Which of the installed demos.")
+@click.option("--data", metavar="FOLDER", help="The folder for the demo's data; below the home, if left out.")
+@takes_home
+@takes_crew
+@takes_json
+def demo(size: str, name: str, data: str | None, home: str, as_json: bool, **crew: Any) -> None:
+    """Make a mobile operator's data with known truth and realistic dirt, and price all of it."""
+    warm()
+    from ..local import backend as verbs
+    from ..local.home import Home
+    from . import display
+    from .demo import find_demo
+
+    found = find_demo(name)
+    found.check(size)
+    Home(home)  # before anything is put into that folder
+    folder = found.folder(data, home, size)
+    with writing_into("--data", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    display.words.print(f"making the data of size {size} in {folder}", style="dim")
+    with writing_into("--data", folder):
+        places = found.make(size, folder)
+    display.words.print(f"made in {time.monotonic() - began:.1f} s", style="dim")
+    _watched(
+        lambda watcher: verbs.run(found.job, places, home=home, as_of=found.as_of, watcher=watcher, **crew),
+        Where(home),
+        as_json,
+        found.next(Where(home).words),
+    )
+
+
+for _command_of_a_stack in COMMANDS:
+    app.add_command(_command_of_a_stack)
+
+
+def _watched(action: Callable[[Any], Any], where: Where, as_json: bool, more: Sequence[tuple[str, str]] = ()) -> None:
+    """Do something long under a bar, and say at its end what has come of it; `more`: next commands beside the usual ones."""
+    from ..runs import run as runs
+    from . import display
+
+    _answer_signals()
+    began = time.monotonic()
+    with display.Live() as live:
+        try:
+            found = action(live)
+        except PublishRefused as refusal:
+            held: PublishRefused | None = refusal
+            found = runs.open_run(live.run, home=where.open())
+        except KeyboardInterrupt:
+            live.bars.stop()
+            _stopped(live, where)
+        else:
+            held = None
+    facts = runs.summary(found)
+    if as_json:
+        display.print_json(facts)
+    else:
+        display.show_summary({**facts, "reason": ""} if held else facts, _verdicts(found), time.monotonic() - began)
+        if held is None:
+            display.show_next([*_next(facts, where, found.home), *more])
+    _report_unwritten(facts, where)
+    if held is not None:
+        raise held
+
+
+def _report_unwritten(facts: dict[str, Any], where: Where) -> None:
+    """Say on stderr what became of a run whose summary could not be printed."""
+    release = facts["release"]
+    published = f", release {release['version']} is published" if release else ""
+    outcome = f"run {facts['run']} is {facts['state']}{published}"
+    report_unwritten(outcome, _command(where, "status", facts["run"]))
+
+
+def _answer_signals() -> None:
+    """Answer SIGTERM, and the loss of the terminal, like Ctrl-C. What the caller ignores (nohup) stays ignored."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+
+
+def _stopped(live: Any, where: Where) -> None:
+    """Ctrl-C: say that nothing is lost, and how to go on."""
+    from . import display
+
+    done = f"; {live.last.done:,} of {live.last.units:,} units of {live.last.model} are done" if live.last else ""
+    if not live.run:
+        display.words.print("stopped before a run had begun")
+    elif where.aws:
+        display.words.print(f"run {live.run} goes on without us{done}")
+        display.words.print(f"hint: {_command(where, 'status', live.run, '--watch')}   or end it: {_command(where, 'cancel', live.run)}")
+    else:
+        display.words.print(f"stopped: nothing is lost{done}")
+        display.words.print(f"hint: {_command(where, 'resume', live.run)}")
+    sys.exit(130)
+
+
+def _next(facts: dict[str, Any], where: Where, home: Any) -> list[tuple[str, str]]:
+    """The commands that make sense now."""
+    run, state = facts["run"], facts["state"]
+    bad = sum(m.get("failed", 0) + m.get("dead", 0) for m in facts["models"].values())
+    from ..runs.run import STOPPED
+
+    told = []
+    if state in ("new", "running"):
+        told.append((_command(where, "status", run, *(["--watch"] if where.aws else [])), "shows how far it is by then"))
+        told.append((_command(where, "cancel", run), "ends it for good"))
+    if state == STOPPED:
+        told.append((_command(where, "resume", run), "goes on where the driver stopped"))
+    if state == "failed":
+        told.append((_command(where, "resume", run), "goes on, once the cause is mended"))
+    if bad:
+        told.append((_command(where, "failures", run), f"shows why {bad:,} units failed"))
+        told.append((_command(where, "retry", run, NEW_CODE), f"does them again, once the function is {_mended(where)}"))
+    if state == "held" and "made by a newer run" in facts["reason"]:
+        told.append((_command(where, "publish", run, "--replace-newer"), "replaces the newer run's release all the same"))
+    elif state == "held" and bad and any(m.get("ok") for m in facts["models"].values()):
+        told.append((_command(where, "publish", run, "--max-failed", str(bad)), "publishes without them"))
+    elif state == "held" and not bad:
+        told.append((_command(where, "resume", run), "publishes, once the query or the contract of what is published is mended"))
+    if facts["release"] and facts["release"]["current"] and facts["release"]["parent"] is not None:
+        told.append((_command(where, "rollback", facts["job"]), f"makes release {facts['release']['parent']} the current one again"))
+    if state == "done":
+        told.append((_command(where, "status", run), "shows this again"))
+    if facts["sample"]:
+        told.append(
+            (
+                _command(where, "replay", *facts["sample"], *_if_older(run, home)),
+                "runs one unit's function here, with the rows it had (--pdb: under the debugger)",
+            )
+        )
+    return told
+
+
+def _if_older(run: str, home: Any) -> list[str]:
+    """The option that names a run, where leaving it out would name a newer one."""
+    from ..runs.run import newest
+
+    return [] if newest(home).id == run else ["--run", run]
+
+
+def _mended(where: Where) -> str:
+    return "mended and deployed" if where.aws else "mended"
+
+
+def _command(where: Where, *parts: str) -> str:
+    import shlex
+
+    return shlex.join(["hundredfold", *parts, *where.words])
+
+
+def _verdicts(found: Any) -> Any:
+    from ..pipeline.validate import read_verdicts
+
+    try:
+        return read_verdicts(found.layout, found.home.store)
+    except KeyError:
+        return []
+
+
+def _list_runs(home: Any, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from ..ports.run_states import State
+    from ..runs.run import state_shown
+    from . import display
+
+    records = home.ledger.runs()
+    states = [state_shown(r, r.state not in (State.NEW, State.RUNNING) or home.driven(r.id)) for r in records]
+    if as_json:
+        facts = [{k: v for k, v in asdict(r).items() if k != "version"} for r in records]
+        display.print_json([fact | {"state": state} for fact, state in zip(facts, states, strict=True)])
+        return
+    for record, state in zip(records, states, strict=True):
+        display.result.print(f"{record.id}  {record.job}  [bold]{state}[/]  {record.step}  {record.updated}")
+
+
+def _pairs(option: str, given: Sequence[str]) -> dict[str, str]:
+    """NAME=VALUE, several of them; UsageError for what is not."""
+    pairs: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise UsageError(
+                f"{option} is {text!r}, wanted NAME=VALUE",
+                hint=f"such as {option} sales=data/sales.csv" if option == "--source" else f"such as {option} sales=0.05",
+            )
+        if name in pairs:
+            raise UsageError(
+                f"{option} names {name} twice: {pairs[name]} and {value}",
+                hint="name one place; a glob in quotes or a folder can be many files",
+            )
+        pairs[name] = value
+    return pairs
+
+
+def _limit(what: str, text: str) -> float:
+    """A count or a share."""
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0.0 <= share <= 1.0:
+        raise UsageError(f"{what} is {text!r}, wanted a count such as 3, or a share such as 0.05")
+    return share
+
+
+def main() -> None:
+    """The command `hundredfold`."""
+    invoke(app, "hundredfold")

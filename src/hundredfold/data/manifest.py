@@ -1,0 +1,178 @@
+"""What prepare left for a model: its units in the order of their keys, and the batches that they lie in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ..job import Batch, Layout
+from ..ports.interfaces import MarkedStore, Store
+from .arrays import UNIT, from_numpy, numpy_of, value_of
+from .batch import OpenBatch
+from .checksums import damaged, get_json, json_text, missing, needed, unsealed
+from .row_sizes import row_bytes
+
+ROWS = "__rows"  # the column that counts a unit's rows, in the list of units
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Every batch with its units, rows and cost; `nullable` names the columns in which any row holds a null,
+    and `large` those of integers in which any is beyond 2**53.
+
+    Where others wrote the batches, `files` lists the Parquet objects of each, `marks` the store's mark of each, and `schema` says,
+    serialized and in hex, of which types its columns are.
+    """
+
+    model: str
+    unit: tuple[str, ...]
+    order_by: tuple[str, ...]
+    units: int
+    rows: int
+    nullable: tuple[str, ...]
+    batches: tuple[Batch, ...]
+    query: str = ""
+    files: tuple[tuple[str, ...], ...] = ()
+    schema: str = ""
+    large: tuple[str, ...] = ()
+    marks: tuple[tuple[str, ...], ...] = ()
+
+    def text(self, key: str) -> bytes:
+        """Return the manifest as the object of that key, with its checksum."""
+        return json_text(key, asdict(self))
+
+    @classmethod
+    def read(cls, layout: Layout, model: str, store: Store, *, settled: bool = False) -> Manifest:
+        """The manifest; KeyError before prepare is done. Before all that it lists is on the disk too (`settled`), a draft stands for it."""
+        try:
+            fields = get_json(store, layout.manifest(model))
+        except KeyError:
+            if settled:
+                raise
+            fields = get_json(store, layout.draft(model))
+        lists = {name: tuple(fields[name]) for name in ("unit", "order_by", "nullable")}
+        lists["large"] = tuple(fields.get("large", ()))
+        files = tuple(map(tuple, fields.get("files", ())))
+        return cls(
+            **{
+                **fields,
+                **lists,
+                "batches": tuple(Batch(**{**b, "cuts": tuple(b.get("cuts", ()))}) for b in fields["batches"]),
+                "files": files,
+                "marks": tuple(map(tuple, fields.get("marks", ()))),
+            }
+        )
+
+    def batch_of(self, unit: int) -> Batch:
+        firsts = [batch.first for batch in self.batches]
+        return self.batches[int(np.searchsorted(firsts, unit, side="right")) - 1]
+
+
+class UnitList:
+    """The keys and row counts of a model's units, in order."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.keys = table.drop_columns([ROWS])
+        self.rows: NDArray[np.int64] = numpy_of(table.column(ROWS), False)
+
+    @classmethod
+    def read(cls, layout: Layout, model: str, store: Store) -> UnitList:
+        key = layout.units(model)
+        return cls(pa.ipc.open_stream(unsealed(store, key, needed(store, key))).read_all())
+
+    def slice(self, first: int, last: int) -> tuple[pa.Table, NDArray[np.int64]]:
+        """Keys and row counts of units first..last."""
+        return self.keys.slice(first, last - first + 1).combine_chunks(), self.rows[first : last + 1]
+
+    def key(self, unit: int) -> tuple[object, ...]:
+        return tuple(value_of(column[unit]) for column in self.keys.columns)
+
+
+def open_batch(manifest: Manifest, units: UnitList, batch: Batch, layout: Layout, store: Store) -> OpenBatch:
+    """Read a batch into memory, in canonical order: all its units, or, of a batch with other ends than in the manifest, some."""
+    keys, sizes = units.slice(batch.first, batch.last)
+    rows = _stored_rows(manifest, batch, layout, store)
+    whole = manifest.batches[batch.number]
+    if (batch.first, batch.last) != (whole.first, whole.last):
+        rows = _only(rows, batch.first, batch.last)
+    return OpenBatch(rows, keys, sizes, batch.first, manifest.order_by, frozenset(manifest.nullable), frozenset(manifest.large))
+
+
+def _stored_rows(manifest: Manifest, batch: Batch, layout: Layout, store: Store) -> pa.Table:
+    if manifest.files:
+        keys = manifest.files[batch.number]
+        marks = manifest.marks[batch.number] if manifest.marks else ("",) * len(keys)
+        found = [_marked(store, key, mark) for key, mark in zip(keys, marks, strict=True)]
+        try:
+            return rows_of(batch.number, found, manifest.schema)
+        except pa.ArrowException as error:
+            raise damaged(store, " and ".join(keys), f"cannot be read: {error}") from error
+    key = layout.batch(manifest.model, batch.number)
+    return pa.ipc.open_stream(unsealed(store, key, needed(store, key))).read_all()
+
+
+def _marked(store: Store, key: str, mark: str) -> pa.Buffer:
+    """The bytes of an object that another program wrote; DamagedFile if it is missing, or is not the one that had this mark."""
+    if not mark or not isinstance(store, MarkedStore):
+        return needed(store, key)
+    try:
+        return store.get_marked(key, mark)
+    except KeyError:
+        raise missing(store, key) from None
+
+
+def _only(rows: pa.Table, first: int, last: int) -> pa.Table:
+    """Return the rows of some units; what lies in a mapped file is not copied as a whole."""
+    found = []
+    for part in rows.to_batches():
+        unit = numpy_of(part.column(UNIT), False)
+        mine = np.flatnonzero((unit >= first) & (unit <= last))
+        if len(mine) == part.num_rows:
+            found.append(part)
+        elif len(mine):
+            found.append(part.take(from_numpy(mine)))
+    return pa.Table.from_batches(found, rows.schema)
+
+
+def bytes_of_units(manifest: Manifest, batch: Batch, first: int, last: int, layout: Layout, store: Store) -> int:
+    """Return how many bytes the rows of units first..last of a batch take in Arrow."""
+    size = 0
+    for part in _stored_rows(manifest, batch, layout, store).to_batches():
+        unit = numpy_of(part.column(UNIT), False)
+        size += int(row_bytes(part)[(unit >= first) & (unit <= last)].sum())
+    return size
+
+
+def rows_of(batch: int, files: Sequence[pa.Buffer], schema: str) -> pa.Table:
+    """The rows of a batch from Parquet files, which may hold others too, in the types of the model's query.
+
+    The files' columns are those of the schema, in its order, and then the number of each row's batch.
+    """
+    import pyarrow.parquet as pq
+
+    wanted = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(schema)))
+    tables = []
+    for file in files:
+        found = pq.ParquetFile(pa.BufferReader(file)).read()
+        mine = numpy_of(found.column(len(wanted)), False) == batch
+        found = found.select(range(len(wanted))).rename_columns(wanted.names)
+        for place, field in enumerate(wanted):
+            if pa.types.is_null(field.type):  # which no other type can be cast to
+                found = found.set_column(place, field, pa.nulls(found.num_rows))
+        tables.append((found if mine.all() else found.filter(pa.array(mine))).cast(wanted))
+    return pa.concat_tables(tables) if tables else wanted.empty_table()
+
+
+def key_text(key: Sequence[object]) -> str:
+    """A unit's key as people write it: PREMIUM,Accra,1GB. As in CSV a null is nothing, an empty text is "", and a comma is quoted."""
+    return ",".join(map(_part_text, key)) if key else "(all rows)"
+
+
+def _part_text(part: object) -> str:
+    text = str(part)
+    quoted = text == "" or "," in text or '"' in text
+    return "" if part is None else f'"{text.replace(chr(34), chr(34) * 2)}"' if quoted else text

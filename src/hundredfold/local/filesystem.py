@@ -1,0 +1,198 @@
+"""The store of this machine: objects are files below one folder.
+
+An object is whole or not there, and still there after a power cut: written under a hidden name beside its place, synced,
+moved onto its place, and the folder synced.  Reading maps the file into memory and copies nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import pyarrow as pa
+
+from ..errors import HomeError
+from ..ports.object_keys import HALF, checked_key, checked_prefix
+
+PART_BYTES = 2**22
+FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP}  # some network file systems cannot sync a folder, and need not
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A Store in a local folder, which is made with the first object.
+
+    Unlike in an object store, a key cannot lie below another object's key ("a" and "a/b").  On Windows an object cannot be
+    replaced or removed while somebody still holds the buffer that `get` gave.
+    """
+
+    root: Path
+    made: bool = False  # its folder was made before, and is not made again where somebody removed it
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", Path(self.root).absolute())
+
+    def path(self, key: str) -> Path:
+        """The file in which the object of that key lies, or would lie."""
+        return self.root / checked_key(key)
+
+    def put(self, key: str, data: bytes | pa.Buffer) -> None:
+        """Write whole or not at all, durable when the call returns; HomeError if there is no room or no permission."""
+        path, content = self.path(key), memoryview(data)
+        half = path.with_name(f"{HALF}{uuid4().hex}")
+        try:
+            self.make(path.parent)
+            _write(half, content)
+            half.replace(path)
+            _sync(path.parent)
+        except OSError as error:
+            raise home_error(error, path, "written", content.nbytes) from error
+        finally:
+            _forget(half)
+
+    def make(self, folder: Path) -> None:
+        """Make a folder of the store. HomeError where the store's own is gone."""
+        if self.made and not self.root.is_dir():
+            raise gone(self.root)
+        _make(folder)
+
+    def get(self, key: str) -> pa.Buffer:
+        """The file's bytes, mapped and not copied; KeyError if there is none. They stay as they are when it is replaced."""
+        path = self.path(key)
+        try:
+            with pa.memory_map(str(path)) as file:
+                return file.read_buffer()
+        except (FileNotFoundError, NotADirectoryError):
+            raise KeyError(key) from None
+        except OSError as error:
+            if path.is_dir():
+                raise KeyError(key) from None
+            raise home_error(error, path, "read") from error
+
+    def parts(self, key: str) -> Iterator[bytes]:
+        """The file's bytes in order, a few megabytes at a time, read and not mapped: a mapped file counts as memory of the process."""
+        path = self.path(key)
+        try:
+            with path.open("rb") as file:
+                while part := file.read(PART_BYTES):
+                    yield part
+        except (FileNotFoundError, NotADirectoryError):
+            raise KeyError(key) from None
+        except OSError as error:
+            if path.is_dir():
+                raise KeyError(key) from None
+            raise home_error(error, path, "read") from error
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """The keys below a prefix that ends with '/', in order; all of them for the prefix ''."""
+        return _walk(self.root / checked_prefix(prefix), prefix)
+
+    def delete(self, prefix: str) -> None:
+        """Remove the object of that key and all below `prefix/`; what is not there is no error."""
+        path = self.path(prefix.removesuffix("/"))
+        try:
+            _remove(path)
+            if path.parent.is_dir():
+                _sync(path.parent)
+        except OSError as error:
+            raise home_error(error, path, "removed") from error
+
+
+def home_error(error: OSError, place: Path, done: str, wanted: int = 0) -> HomeError:
+    """What the system said about `place`, which could not be written, read or removed, and what to do about it."""
+    if error.errno in FULL:
+        free = shutil.disk_usage(_existing(place)).free
+        return HomeError(
+            f"the disk is full: {f'{wanted:,} bytes wanted at ' if wanted else ''}{place}, {free:,} bytes free",
+            hint="free some space, or keep the runs elsewhere with --home; then hundredfold resume",
+        )
+    return HomeError(
+        f"{place} cannot be {done}, in the folder {_existing(place.parent)}: {error.strerror or error}",
+        hint="let this user write in that folder, or keep the runs elsewhere with --home",
+    )
+
+
+def gone(home: Path) -> HomeError:
+    """The error for a home that was there when it was opened."""
+    return HomeError(
+        f"the home {home} is gone: it was removed, moved or made anew while it was in use",
+        hint="move it back and resume the run, or run the job again",
+    )
+
+
+@contextmanager
+def home_errors(place: Path, done: str) -> Iterator[None]:
+    """Let what the system reports about `place` be a HomeError. Raises: HomeError."""
+    try:
+        yield
+    except OSError as error:
+        raise home_error(error, place, done) from error
+
+
+def _existing(place: Path) -> Path:
+    return next(folder for folder in (place, *place.parents) if os.access(folder, os.F_OK) or folder == folder.parent)
+
+
+def _make(folder: Path) -> None:
+    """Make the folder and those above it, so that a power cut cannot take them away with what is put there."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in missing:
+        _sync(place.parent)
+
+
+def _write(path: Path, content: memoryview) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    if os.name == "nt":
+        return  # a folder cannot be opened there; NTFS keeps its own journal of names
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_SYNC:
+            raise
+    finally:
+        os.close(handle)
+
+
+def _forget(half: Path) -> None:
+    with suppress(OSError):  # it could not be written in the first place, and that is being told
+        half.unlink(missing_ok=True)
+
+
+def _walk(folder: Path, prefix: str) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries if not entry.name.startswith(HALF))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise home_error(error, folder, "listed") from error
+    for name in names:  # the '/' at the end puts "a/b" behind "a.b", as an object store has it
+        if name.endswith("/"):
+            yield from _walk(folder / name, prefix + name)
+        else:
+            yield prefix + name
+
+
+def _remove(path: Path) -> None:
+    while path.is_dir():
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            continue  # another process removes it too: look again
+    with suppress(NotADirectoryError):  # below an object there is nothing
+        path.unlink(missing_ok=True)

@@ -1,0 +1,245 @@
+"""The driver of this machine: walks the stages of one run, and may be killed at any moment.
+
+It keeps nothing that it could not find again: every step takes what is there already and does the rest.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ..data.checksums import recomputed_from
+from ..data.manifest import Manifest, UnitList
+from ..errors import KEPT, DamagedFile, HomeError, HundredfoldError, NoSuchRun, PublishRefused, StateError, Stopped, text_of_error
+from ..job import Job, Layout, Model
+from ..pipeline.enqueue import enqueue, plan_round
+from ..pipeline.prepare import prepare
+from ..pipeline.runner import Walk, Watcher
+from ..pipeline.stages import Stage, stages
+from ..pipeline.work import Floor, Progress
+from ..ports.interfaces import Record
+from ..ports.run_states import Event, State
+from ..sql.duckdb import DuckWarehouse
+from ..sql.queries import naming_query
+from ..workers.code_snapshot import Snapshot
+from ..workers.launcher import shortage
+from ..workers.memory import release
+from ..workers.pool import Crew, Kit
+from .filesystem import gone
+from .home import Home
+from .resources import Limits
+from .restore import note_recomputed
+from .sqlite_queue import AttendedClock, SqliteQueue
+
+RECOMPUTED = 4  # walks at most, where files of models are damaged again and again
+VISIBILITY = 60.0  # seconds; leases are extended while their worker lives
+LOOKS = 0.5  # seconds between looks at the ledger, to see whether the run was cancelled
+
+
+def fail(home: Home, run: str, error: Exception) -> None:
+    """Record that a run failed, and why; the traceback of an error that is not ours is kept in the run's logs."""
+    reason = (
+        str(error)
+        if isinstance(error, HundredfoldError)
+        else f"an unexpected error: {type(error).__name__}: {text_of_error(error)}".rstrip(": ")
+    )
+    if not isinstance(error, HundredfoldError):
+        with suppress(OSError):
+            log = home.logs(run) / "driver.log"
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write("".join(traceback.format_exception(error)))
+            error.add_note(f"{KEPT}{log}")
+    with suppress(HomeError, StateError):  # the disk is full, or it was cancelled meanwhile: the error itself says more
+        home.ledger.move(run, Event.FAIL, reason=reason)
+
+
+@dataclass
+class Drive:
+    """One walk through a run's stages."""
+
+    home: Home
+    job: Job
+    record: Record
+    limits: Limits
+    places: Mapping[str, Any]
+    watcher: Watcher
+    code: Snapshot | None = None
+    looked: float = 0.0
+    hire: Callable[..., Crew] = Crew
+    beside: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    settling: list[Future[None]] = field(default_factory=list)  # what was prepared is on its way to the disk
+
+    def __post_init__(self) -> None:
+        self.layout = Layout(self.record.id)
+        self.store = self.home.store
+        self.round = int(self.record.options.get("round", 1))
+        self.steps = Walk(self.job, self.record, self.store, self.home.ledger, self.watcher, lambda: self.home.publishing(self.job.name))
+
+    def walk(self) -> Record:
+        """All stages, in order; the run's record at its end. Errors are on the record before they are raised."""
+        try:
+            self._walk_until_whole()
+        except PublishRefused as refusal:
+            self._end(Event.HOLD, refusal)
+            raise
+        except Stopped:
+            raise
+        except Exception as error:
+            if self._has_lost_its_home():
+                raise gone(self.home.folder) from error
+            limit = shortage(error)
+            fail(self.home, self.record.id, limit or error)
+            if limit is not None:
+                raise limit from error
+            raise
+        self._look(at_once=True)
+        return self.home.ledger.move(self.record.id, Event.FINISH, step="done")
+
+    def _has_lost_its_home(self) -> bool:
+        try:
+            self.home.ledger.read(self.record.id)
+        except NoSuchRun:  # another home is in its place
+            return True
+        except HomeError:
+            return not self.home.folder.is_dir()
+        return False
+
+    def _walk_until_whole(self) -> None:
+        """Walk; where a file of a model is damaged, forget what is made from it, and walk again, a few times at most."""
+        for left in reversed(range(RECOMPUTED)):
+            try:
+                self._walk()
+            except DamagedFile as damage:
+                keys = recomputed_from(damage.key) if damage.key.startswith(f"{self.layout.root}/") else []
+                if not keys or not left:
+                    raise
+                for key in keys:
+                    self.store.delete(key)
+                note_recomputed(self.home.ledger, self.record.id, [damage])
+                self.settling.clear()
+                self.beside = ThreadPoolExecutor(1)
+            else:
+                return
+
+    def _end(self, event: Event, error: HundredfoldError) -> None:
+        with suppress(HomeError, StateError):  # the disk is full, or it was cancelled meanwhile: the error itself says more
+            self.home.ledger.move(self.record.id, event, reason=str(error))
+
+    def _walk(self) -> None:
+        crew = self.hire(
+            Kit(self.job, self.layout, self.store, self.code), self.limits.workers, self.limits.worker, self.home.logs(self.record.id)
+        )
+        try:
+            crew.start()  # their imports run while the sources are read
+            with closing(
+                DuckWarehouse(
+                    self.store,
+                    self.home.scratch(self.record.id),
+                    memory=self.limits.warehouse,
+                    threads=self.limits.workers,
+                    tick=self._look,
+                )
+            ) as warehouse:
+                for stage in stages(self.job):
+                    self._look(at_once=True)
+                    self.home.ledger.note(self.record.id, step=str(stage))
+                    self.watcher.stage(stage)
+                    self._do(stage, warehouse, crew)
+        finally:
+            crew.stop()
+            self.beside.shutdown()
+
+    def _do(self, stage: Stage, warehouse: DuckWarehouse, crew: Crew) -> None:
+        match stage.step, stage.model:
+            case "validate", _:
+                self.steps.validate(self.places, warehouse)
+            case "prepare", Model() as model:
+                with self.steps.one_state(warehouse), naming_query("the query of model", model.name):
+                    manifest = prepare(
+                        model,
+                        self.job,
+                        self.layout,
+                        warehouse,
+                        self.store,
+                        workers=self.limits.workers,
+                        batch_bytes=self.limits.batch,
+                        later=lambda settle: self.settling.append(self.beside.submit(settle)),
+                    )
+                self.steps.note(model.name, units=manifest.units, rows=manifest.rows, batches=len(manifest.batches))
+                self._give_back(warehouse)
+            case "enqueue", Model() as model:
+                self._enqueue(model)
+            case "work", Model() as model:
+                self._work(model, crew)
+                while self.settling:
+                    self.settling.pop().result()  # raises what the disk said
+                if model is self.job.models[-1]:
+                    crew.stop()
+            case "collect", Model() as model:
+                self.steps.collect(model, warehouse)
+                self._give_back(warehouse)
+            case _:
+                self.steps.publish(warehouse)
+
+    def _give_back(self, warehouse: DuckWarehouse) -> None:
+        """Return unused memory to the system, or this process would hold it while the workers need it."""
+        warehouse.give_back()
+        release(pa.default_memory_pool())
+
+    def _enqueue(self, model: Model) -> None:
+        """The queue of this model and round, filled anew from the manifest and the outcomes: that a driver died is no fault
+        of the messages it held, so their receive counts do not outlive it."""
+        manifest = Manifest.read(self.layout, model.name, self.store)
+        messages, coverage = plan_round(manifest, self.layout, self.round, self.store)
+        self._remove_queue(model)  # what a driver that was killed left: it may be damaged
+        queue = SqliteQueue(self._queue_path(model), visibility=VISIBILITY)
+        with closing(queue):
+            enqueue(messages, coverage, queue)
+
+    def _work(self, model: Model, crew: Crew) -> None:
+        manifest = Manifest.read(self.layout, model.name, self.store)
+        messages, coverage = plan_round(manifest, self.layout, self.round, self.store)
+        units = UnitList.read(self.layout, model.name, self.store)
+        try:
+            with closing(SqliteQueue(self._queue_path(model), visibility=VISIBILITY, clock=AttendedClock())) as queue:
+                Floor(messages, manifest, units, self.layout, coverage, queue, self.store, crew, self._tell, VISIBILITY).run()
+        finally:  # also when it was stopped: that is no message's fault, and whoever goes on fills a new queue from the outcomes
+            self._remove_queue(model)
+        self._note_replaced(crew)
+
+    def _note_replaced(self, crew: Crew) -> None:
+        """Record how many workers were replaced, and why, beside those of earlier drivers."""
+        if crew.replaced:
+            known = Counter(self.home.ledger.read(self.record.id).counts.get("workers_replaced", {}))
+            self.home.ledger.note(self.record.id, counts={"workers_replaced": dict(known + crew.replaced)})
+            crew.replaced.clear()
+
+    def _remove_queue(self, model: Model) -> None:
+        path = self._queue_path(model)
+        for leftover in path.parent.glob(path.name + "*"):
+            leftover.unlink(missing_ok=True)
+
+    def _queue_path(self, model: Model) -> Path:
+        return self.home.scratch(self.record.id).with_name(f"{self.record.id}-{model.name}-{self.round}.queue")
+
+    def _tell(self, progress: Progress) -> None:
+        self.watcher.progress(progress)
+        self._look()
+
+    def _look(self, at_once: bool = False) -> None:
+        """Stop if somebody cancelled the run."""
+        now = time.monotonic()
+        if at_once or now - self.looked > LOOKS:
+            self.looked = now
+            if self.home.ledger.read(self.record.id).state is State.CANCELLED:
+                raise Stopped(f"run {self.record.id} was cancelled", hint=f"what was done is kept: hundredfold status {self.record.id}")

@@ -1,0 +1,248 @@
+"""The ledger of this machine: one SQLite file, a row per run.
+
+Each call opens the file, does one transaction, and closes it: nothing is held between calls, so that threads, processes and
+pages may share it.  A write is durable when the call returns, its directory entry included (synchronous=EXTRA).
+
+Each row has a checksum of its values, verified when the row is read; where a row is not found, or all are listed, SQLite checks
+the file's structure too.  A file that is missing, or was moved away because it is damaged, is made anew with the records that
+`rebuild` gives, out of the runs' folders.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..data.checksums import checksum
+from ..errors import DamagedFile, HomeError, StateError
+from ..ports.interfaces import Clock, Record
+from ..ports.run_records import SHOWN, moved, no_such_run, noted, taken
+from ..ports.run_states import Event, State
+from .filesystem import gone, home_error
+
+FORMAT = 2
+SCHEMA = """CREATE TABLE runs (
+    id TEXT PRIMARY KEY, job TEXT NOT NULL, ref TEXT NOT NULL, state TEXT NOT NULL, step TEXT NOT NULL,
+    created TEXT NOT NULL, updated TEXT NOT NULL, reason TEXT NOT NULL,
+    options TEXT NOT NULL, counts TEXT NOT NULL, version INTEGER NOT NULL, checksum TEXT NOT NULL
+) WITHOUT ROWID"""
+NEWEST_FIRST = "ORDER BY created DESC, id DESC"
+
+INSERT = "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+COLUMNS = "id, job, ref, state, step, created, updated, reason, options, counts, version, checksum"
+DAMAGED = ("is damaged, or was never hundredfold's", None)
+
+PLACE_HINT = "let this user write in that folder, or keep the runs elsewhere with --home"
+TROUBLES = {
+    sqlite3.SQLITE_BUSY: ("is locked by another process", "see which hundredfold processes are still at work, and try again"),
+    sqlite3.SQLITE_FULL: (
+        "cannot grow: the disk is full",
+        "free some space, or keep the runs elsewhere with --home; then hundredfold resume",
+    ),
+    sqlite3.SQLITE_READONLY: ("cannot be written", PLACE_HINT),
+    sqlite3.SQLITE_PERM: ("cannot be written", PLACE_HINT),
+    sqlite3.SQLITE_CANTOPEN: ("cannot be opened", PLACE_HINT),
+    sqlite3.SQLITE_IOERR: ("cannot be read or written", "look at the disk's health and room, or keep the runs elsewhere with --home"),
+    sqlite3.SQLITE_NOTADB: DAMAGED,
+    sqlite3.SQLITE_CORRUPT: DAMAGED,
+}
+
+
+class _Damaged(Exception):
+    """What is wrong with the file, found by a check of ours or of SQLite's."""
+
+
+class SqliteLedger:
+    """The runs' records in a file, which is made with the first run. `patience`: seconds to wait for another's lock.
+    `made`: its folder was made before, and is not made again where somebody removed it."""
+
+    def __init__(
+        self,
+        path: Path,
+        clock: Clock = time.time,
+        *,
+        patience: float = 30.0,
+        rebuild: Callable[[], Sequence[Record]] = tuple,
+        made: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self._rebuild = rebuild
+        self._made = made
+        self._clock = clock
+        self._patience = patience
+
+    def create(self, record: Record) -> None:
+        """Add a run; StateError if its id is taken."""
+        with self._writing() as db:
+            _check(db)
+            if _rows(db, "WHERE id = ?", record.id):
+                raise taken(record.id)
+            db.execute(INSERT, _row(record))
+
+    def read(self, run: str) -> Record:
+        """The record; NoSuchRun if there is none."""
+        with self._reading() as db:
+            return _one(db, run)
+
+    def move(self, run: str, event: Event, *, step: str | None = None, reason: str = "") -> Record:
+        """Let `event` happen to the run, if its state allows it; the new record. `reason` replaces the last event's."""
+        with self._writing() as db:
+            return _replace(db, moved(_one(db, run), event, step, reason, self._clock()))
+
+    def note(
+        self, run: str, *, step: str | None = None, counts: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
+    ) -> Record:
+        """Write facts beside the state: the step it is at, counts and options (merged into those there)."""
+        with self._writing() as db:
+            return _replace(db, noted(_one(db, run), step, counts, options, self._clock()))
+
+    def runs(self, job: str | None = None) -> Sequence[Record]:
+        """All runs, or those of a job, newest first."""
+        with self._reading() as db:
+            _check(db)
+            return _rows(db, NEWEST_FIRST) if job is None else _rows(db, f"WHERE job = ? {NEWEST_FIRST}", job)
+
+    def _refuse_gone(self) -> None:
+        if self._made and not self.path.parent.is_dir():
+            raise gone(self.path.parent)
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        self._refuse_gone()
+        with in_plain_words(self.path, _damaged(self.path)):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self.path, timeout=self._patience, isolation_level=None)) as db, db:
+                db.execute("PRAGMA synchronous = EXTRA")
+                db.execute("BEGIN IMMEDIATE")
+                if _format(db, self.path) == 0:
+                    db.execute(SCHEMA)
+                    db.executemany(INSERT, map(_row, self._rebuild()))
+                    db.execute(f"PRAGMA user_version = {FORMAT}")
+                yield db
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """The file as it is, in a place that may be read-only; an empty ledger where there is none."""
+        self._refuse_gone()
+        with in_plain_words(self.path, _damaged(self.path)):
+            place = f"{self.path.absolute().as_uri()}?mode=rw" if self.path.exists() else ":memory:"
+            with closing(sqlite3.connect(place, uri=True, timeout=self._patience, isolation_level=None)) as db:
+                if _format(db, self.path) == 0:
+                    db.execute(SCHEMA.replace("CREATE TABLE", "CREATE TEMP TABLE"))
+                    db.executemany(INSERT, map(_row, self._rebuild()))
+                yield db
+
+
+@contextmanager
+def in_plain_words(path: Path, damaged: str) -> Iterator[None]:
+    """Say as a HomeError what SQLite and the system report about the file; `damaged` is the hint where it is broken."""
+    try:
+        yield
+    except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
+        raise
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code, without its finer kind
+        words, hint = TROUBLES.get(code, DAMAGED)  # what damage does to a schema or a text has many codes
+        if code == sqlite3.SQLITE_CANTOPEN and _no_more_files():  # SQLite does not say why
+            words, hint = "cannot be opened: too many files are open", "raise the limit of open files (ulimit -n), or lower --workers"
+        raise (HomeError if hint else DamagedFile)(f"{path} {words}: {error}", hint=hint or damaged) from error
+    except _Damaged as error:
+        raise DamagedFile(f"{path} is damaged: {error}", hint=damaged) from error
+    except OSError as error:
+        raise home_error(error, path, "opened") from error
+
+
+def _no_more_files() -> bool:
+    """Whether this process may open hardly any further file (SQLite opens several beside its own)."""
+    opened = []
+    try:
+        for _ in range(8):
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return True
+    finally:
+        for each in opened:
+            os.close(each)
+    return False
+
+
+def _damaged(path: Path) -> str:
+    return f"move it away: mv {path} {path}.damaged   the next command rebuilds the list of runs from their folders"
+
+
+def _format(db: sqlite3.Connection, path: Path) -> int:
+    found = int(db.execute("PRAGMA user_version").fetchone()[0])
+    if found > FORMAT:
+        raise HomeError(f"{path} has format {found}, and this hundredfold knows {FORMAT}", hint="pip install --upgrade hundredfold")
+    if 0 < found < FORMAT:
+        raise HomeError(
+            f"{path} has format {found}, of an older hundredfold, and this one knows {FORMAT}",
+            hint="name another folder with --home for new runs",
+        )
+    return found
+
+
+def _check(db: sqlite3.Connection) -> None:
+    """Raise _Damaged if SQLite finds the file's pages, rows or indexes in disorder."""
+    [found] = db.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise _Damaged(found)
+
+
+def _one(db: sqlite3.Connection, run: str) -> Record:
+    found = _rows(db, "WHERE id = ?", run)
+    if not found:
+        _check(db)
+        raise no_such_run(run, [record.id for record in _rows(db, f"{NEWEST_FIRST} LIMIT {SHOWN}")])
+    return found[0]
+
+
+def _rows(db: sqlite3.Connection, which: str, *values: str) -> list[Record]:
+    return [_record(row) for row in db.execute(f"SELECT {COLUMNS} FROM runs {which}", values)]
+
+
+def _record(row: tuple[Any, ...]) -> Record:
+    *texts, version, wanted = row
+    if _checksum((*texts, version)) != wanted:
+        raise _Damaged(f"the row of run {row[0]!r} does not have the checksum with which it was written")
+    id, job, ref, state, step, created, updated, reason, options, counts = texts
+    return Record(id, job, ref, State(state), step, created, updated, reason, json.loads(options), json.loads(counts), version)
+
+
+def _checksum(values: tuple[Any, ...]) -> str:
+    return f"{checksum('runs', json.dumps(values, default=str).encode()):08x}"
+
+
+def _row(record: Record) -> tuple[Any, ...]:
+    r = record
+    values = (
+        r.id,
+        r.job,
+        r.ref,
+        r.state,
+        r.step,
+        r.created,
+        r.updated,
+        r.reason,
+        json.dumps(dict(r.options)),
+        json.dumps(dict(r.counts)),
+        r.version,
+    )
+    return (*values, _checksum(values))
+
+
+def _replace(db: sqlite3.Connection, record: Record) -> Record:
+    """Write the record over the version before it; StateError if that is not there any more."""
+    written = db.execute(
+        "UPDATE runs SET state = ?, step = ?, updated = ?, reason = ?, options = ?, counts = ?, version = ?, checksum = ? WHERE id = ? AND version = ?",
+        (*_row(record)[3:5], *_row(record)[6:], record.id, record.version - 1),
+    )
+    if written.rowcount != 1:
+        raise StateError(f"run {record.id} was changed by another process in the same moment", hint=f"hundredfold status {record.id}")
+    return _one(db, record.id)

@@ -1,0 +1,274 @@
+"""The queue of this machine: SQS's semantics on one SQLite file, for many processes and threads at once.
+
+A message is waiting, leased or dead, and time alone ends a lease: whoever looks next moves on what has run out.
+Leases are kept by the monotonic clock, which all processes of a machine share: the wall clock may be set forward or back.
+A power cut may take the last writes (synchronous=NORMAL), never the file: the manifests can fill the queue again.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from secrets import token_hex
+from threading import Lock
+from typing import Any
+from weakref import WeakSet
+
+from filelock import FileLock
+
+from ..ports.interfaces import Clock, Delivery, Depth
+from .sqlite_ledger import in_plain_words
+
+SHORTEST, LONGEST = 0.005, 0.2  # seconds between two looks at an empty queue: the pause doubles
+DAMAGED = "delete it: hundredfold resume fills the queue again from the manifests"
+SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS messages (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT NOT NULL, place TEXT NOT NULL DEFAULT 'waiting',
+        received INTEGER NOT NULL DEFAULT 0, due REAL, receipt TEXT
+    )""",
+    "CREATE INDEX IF NOT EXISTS messages_by_place ON messages (place, due)",  # and by id among those that have no due
+)
+SOONEST = """SELECT CASE WHEN EXISTS (SELECT 1 FROM messages WHERE place = 'waiting') THEN 0.0
+                         ELSE (SELECT min(due) FROM messages WHERE place = 'leased') END"""
+SETTLE = """UPDATE messages SET place = CASE WHEN received >= ? THEN 'dead' ELSE 'waiting' END, due = NULL, receipt = NULL
+            WHERE place = 'leased' AND due <= ?"""
+LEASE = """UPDATE messages SET place = 'leased', received = received + 1, due = ?, receipt = id || '.' || ?
+           WHERE id = (SELECT id FROM messages WHERE place = 'waiting' AND due IS NULL ORDER BY id LIMIT 1)
+           RETURNING body, receipt, received"""
+HELD = "id = ? AND receipt = ? AND place = 'leased' AND due > ?"
+
+
+class AttendedClock:
+    """A monotonic clock that counts only the time in which it is read, for one process that holds all the leases of a queue.
+
+    Between two readings at most `longest` seconds pass, and never less than none: what a process that was stopped (Ctrl-Z, SIGSTOP), a
+    machine that was suspended or a clock that was set misses, takes no lease from it, since it could not have extended it.
+    """
+
+    def __init__(self, clock: Clock = time.monotonic, longest: float = 5.0) -> None:
+        self._clock, self._longest = clock, longest
+        self._last, self._now = clock(), 0.0
+        self._lock = Lock()
+
+    def __call__(self) -> float:
+        with self._lock:
+            read = self._clock()
+            self._now += min(max(read - self._last, 0.0), self._longest)
+            self._last = read
+            return self._now
+
+
+class SqliteQueue:
+    """A Queue in a file on a local disk (WAL does not work over a network).
+
+    `visibility`    seconds that a delivery is leased
+    `max_receives`  a message that was handed out so often and came back goes to the dead letters
+    `patience`      seconds to wait for another's lock before a HomeError
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        visibility: float = 60.0,
+        max_receives: int = 5,
+        clock: Clock = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+        patience: float = 30.0,
+    ) -> None:
+        self.path = Path(path)
+        self._visibility = visibility
+        self._max_receives = max_receives
+        self._clock = clock
+        self._sleep = sleep
+        self._patience = patience
+        self._lock = Lock()
+        self._db: sqlite3.Connection | None = None
+        with _gate:
+            _queues.add(self)
+
+    def send(self, bodies: Sequence[str]) -> None:
+        """Add messages, all or none of them. Earlier ones are handed out first."""
+        with self._writing() as db:
+            db.executemany("INSERT INTO messages (body) VALUES (?)", ((body,) for body in bodies))
+
+    def receive(self, wait: float = 0.0) -> Delivery | None:
+        """Lease one message for the visibility timeout; wait up to `wait` seconds for one."""
+        return long_poll(self._look, wait, self._clock, self._sleep)
+
+    def extend(self, receipt: str, seconds: float) -> bool:
+        """Lease it `seconds` longer, from now; 0 gives it back at once. False if the lease was lost."""
+        now = self._clock()
+        return self._change(f"UPDATE messages SET due = ? WHERE {HELD}", now + seconds, *_held(receipt, now)) == 1
+
+    def delete(self, receipt: str) -> bool:
+        """It is done. False if the lease was lost in the meantime (it may be handed out again)."""
+        return self._change(f"DELETE FROM messages WHERE {HELD}", *_held(receipt, self._clock())) == 1
+
+    def release(self) -> int:
+        """End every lease at once, for a driver that knows that all who held one are dead; how many."""
+        now = self._clock()
+        return self._change("UPDATE messages SET due = ? WHERE place = 'leased' AND due > ?", now, now)
+
+    def dead(self) -> Sequence[str]:
+        """The bodies of the dead letters."""
+        self._settle()
+        with self._reading() as db:
+            return [body for (body,) in db.execute("SELECT body FROM messages WHERE place = 'dead' ORDER BY id")]
+
+    def purge(self) -> None:
+        """Forget all messages, dead letters included."""
+        self._change("DELETE FROM messages")
+
+    def depth(self) -> Depth:
+        """How many messages are waiting, in flight and dead."""
+        self._settle()
+        with self._reading() as db:
+            found = dict(db.execute("SELECT place, count(*) FROM messages GROUP BY place").fetchall())
+        return Depth(found.get("waiting", 0), found.get("leased", 0), found.get("dead", 0))
+
+    def close(self) -> None:
+        """Close the connection; the next call would open another."""
+        with self._lock:
+            self._let_go()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A process that is given the queue opens its own connection."""
+        again = partial(
+            SqliteQueue,
+            visibility=self._visibility,
+            max_receives=self._max_receives,
+            clock=self._clock,
+            sleep=self._sleep,
+            patience=self._patience,
+        )
+        return again, (self.path,)
+
+    def _look(self) -> Delivery | float:
+        soonest = self._soonest()
+        if soonest > self._clock():
+            return soonest
+        with self._writing() as db:
+            now = self._clock()  # only now: the wait for the lock may have been long
+            db.execute(SETTLE, (self._max_receives, now))
+            taken = db.execute(LEASE, (now + self._visibility, token_hex(8))).fetchall()
+        return Delivery(*taken[0]) if taken else self._soonest()  # none: another was faster, or it is a dead letter now
+
+    def _soonest(self) -> float:
+        """When a message will be there to take, as far as is known; reads only."""
+        with self._reading() as db:
+            (moment,) = db.execute(SOONEST).fetchone()
+        return math.inf if moment is None else float(moment)
+
+    def _settle(self) -> None:
+        """Move on the leases that have run out; writes only if there are any."""
+        now = self._clock()
+        with self._reading() as db:
+            (first,) = db.execute("SELECT min(due) FROM messages WHERE place = 'leased'").fetchone()
+        if first is not None and first <= now:
+            self._change(SETTLE, self._max_receives, now)
+
+    def _change(self, statement: str, *values: object) -> int:
+        with self._writing() as db:
+            return db.execute(statement, values).rowcount
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._reading() as db, db:
+            db.execute("BEGIN IMMEDIATE")
+            yield db
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, in_plain_words(self.path, DAMAGED):
+            if self._db is None:
+                self._db = _open(self.path, self._patience)
+            yield self._db
+
+    def _let_go(self) -> None:
+        if self._db is not None:
+            self._db.close()
+        self._db = None
+
+
+def long_poll(look: Callable[[], Delivery | float], wait: float, clock: Clock, sleep: Callable[[float], object]) -> Delivery | None:
+    """Look until there is a delivery or `wait` seconds are slept; `look` gives it, or the moment when to look again at the latest."""
+    pause, left = SHORTEST, wait
+    while True:
+        found = look()
+        if isinstance(found, Delivery):
+            return found
+        if left <= 0:
+            return None
+        nap = max(0.001, min(pause, left, found - clock()))
+        sleep(nap)
+        left -= nap
+        pause = min(2 * pause, LONGEST)
+
+
+def _held(receipt: str, now: float) -> tuple[object, ...]:
+    return receipt.partition(".")[0], receipt, now
+
+
+def _open(path: Path, patience: float) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock").acquire(patience, 0.005):  # SQLite itself does not wait when two switch a new file to WAL
+        db = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)  # the queue's lock guards it
+        try:
+            _prepare(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+
+def _prepare(db: sqlite3.Connection) -> None:
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = NORMAL")
+    for statement in SCHEMA:
+        db.execute(statement)  # no write where it is there already
+    if db.execute("PRAGMA user_version").fetchone() != (boot := _boot(),):
+        with db:
+            db.execute("BEGIN IMMEDIATE")
+            if db.execute("PRAGMA user_version").fetchone() != (boot,):  # no other process was first
+                db.execute("UPDATE messages SET due = ? WHERE place = 'leased'", (-math.inf,))
+                db.execute(f"PRAGMA user_version = {boot}")
+
+
+def _boot() -> int:
+    """A number of this start of the machine: no lease outlives it, and the monotonic clock begins anew. 0 where it is not known."""
+    try:
+        return int(Path("/proc/sys/kernel/random/boot_id").read_text()[:7], 16)
+    except (OSError, ValueError):
+        return 0
+
+
+# SQLite keeps its locks in tables of the process, and a fork copies the tables but not the locks: a child would write where it
+# holds no lock. So all queues are idle and closed in the moment of a fork, and each side opens them again when it needs them.
+_queues: WeakSet[SqliteQueue] = WeakSet()
+_idle: list[SqliteQueue] = []
+_gate = Lock()
+
+
+def _before_fork() -> None:
+    _gate.acquire()
+    _idle.extend(_queues)
+    for queue in _idle:
+        queue._lock.acquire()
+        queue._let_go()
+
+
+def _after_fork() -> None:
+    while _idle:
+        _idle.pop()._lock.release()
+    _gate.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

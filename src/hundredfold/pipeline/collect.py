@@ -1,0 +1,408 @@
+"""Step 5.  Outcomes become one sorted result and one account of every unit; the sums must come out even.
+
+Units planned = ok + failed + dead, by key.  What type a column has is settled here over all units, and a unit whose
+columns differ from those of the others has failed.  Outcomes are read a few megabytes at a time, so memory does not grow with the data.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ..contract import Contract, literal, quote
+from ..data.arrays import UNIT, from_numpy, nulls_of, numpy_of, rows_of
+from ..data.checksums import checksum_of, get_json, listed, needed, put_json, unsealed
+from ..data.columns import agree, cast, kind_of, merge, type_of_text, writable
+from ..data.manifest import Manifest, UnitList
+from ..data.outcomes import ACCOUNT, Account, accounts_table, unpack_accounts, unpack_results
+from ..data.parquet import GROUP_BYTES, ROW_GROUP, RowGroups
+from ..data.result_contract import VALUE, result_contract
+from ..errors import ConservationError
+from ..job import Layout, Message, Model
+from ..ports.interfaces import Store, Warehouse
+
+ACCOUNTS_COPIES = 3  # of a slice's accounts that are in memory while they are collected
+RANK = {"ok": 3, "failed": 2, "dead": 1}
+
+
+class Loading(Warehouse, Protocol):
+    def load(self, name: str, table: pa.Table) -> None: ...
+    def parquet(self, key: str) -> str: ...
+
+
+class WritingStore(Store, Protocol):
+    def writing(self, key: str) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What has come of a model's units."""
+
+    model: str
+    round: int
+    units: int
+    ok: int
+    failed: int
+    dead: int
+    rows_in: int
+    rows_out: int
+    seconds: float
+
+    @property
+    def bad(self) -> int:
+        return self.failed + self.dead
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The columns that results have: in the order of the first unit, each with its type, and the sort it must be of."""
+
+    names: tuple[str, ...]
+    types: Mapping[str, pa.DataType]
+
+    def schema(self, keys: pa.Schema) -> pa.Schema:
+        return pa.schema([*keys, *(pa.field(name, self.types[name]) for name in self.names)])
+
+
+def read_collected(layout: Layout, model: str, store: Store) -> Collected:
+    """What collect wrote down; KeyError before it has."""
+    return Collected(**get_json(store, layout.collected(model))["collected"])
+
+
+def collect(model: Model, manifest: Manifest, layout: Layout, round_: int, warehouse: Loading, store: WritingStore) -> Collected:
+    """Put the outcomes of all rounds together, or take what is there. ConservationError if a unit or a row is missing."""
+    with suppress(KeyError):
+        return read_collected(layout, model.name, store)
+    units = UnitList.read(layout, model.name, store)
+    contract = result_contract(model)
+    outcomes = _outcomes(layout, model.name, store)
+    chosen, loads, summaries = _choose(outcomes, manifest, layout, store)
+    shape, refused = settle(summaries, contract, units.keys.column_names)
+    counts: Counter[str] = Counter()
+    with store.writing(layout.results(model.name)) as results, store.writing(layout.accounts(model.name)) as accounts:
+        writing = _Writing(results, accounts, shape.schema(units.keys.schema), units.keys.schema)
+        try:
+            for first, last in _stretches(outcomes, chosen, loads):
+                table, account, bad = _one_stretch(first, last, outcomes, chosen, shape, refused, contract, units, layout, warehouse, store)
+                counts.update({"ok": last + 1 - first - len(bad), **Counter(entry.status for entry in bad.values())})
+                _count(counts, account, table)
+                writing.add(table, account)
+        finally:
+            writing.close()
+    collected = Collected(
+        model.name,
+        round_,
+        manifest.units,
+        counts["ok"],
+        counts["failed"],
+        counts["dead"],
+        counts["rows_in"],
+        counts["rows_out"],
+        counts["ms"] / 1000,
+    )
+    _check(collected, manifest)
+    checksums = {key: checksum_of(store, key) for key in (layout.results(model.name), layout.accounts(model.name))}
+    put_json(store, layout.collected(model.name), {"collected": asdict(collected), "checksums": checksums})
+    return collected
+
+
+def settle(
+    summaries: Sequence[dict[str, Any]], contract: Contract | None, keys: Sequence[str] = ()
+) -> tuple[Shape, dict[tuple[int, int], str]]:
+    """The columns and types of the result, and which tables have other columns: {(outcome, table): why}.
+
+    The names are those that most units returned; of a column's sorts the one with the most values is right. Both are
+    counted over all units, so the answer does not depend on how they were cut into batches.
+    """
+    if contract is not None:
+        return Shape(tuple(n for n in contract.names if n not in keys), {c.name: c.arrow for c in contract.columns}), {}
+    by_names: defaultdict[frozenset[str], int] = defaultdict(int)
+    first: dict[frozenset[str], tuple[int, tuple[str, ...]]] = {}
+    for table in summaries:
+        names = tuple(column[0] for column in table["columns"])
+        if not names:  # units that returned None: no row decides for the others, nor do these
+            continue
+        by_names[frozenset(names)] += table["units"][1]
+        first[frozenset(names)] = min(first.get(frozenset(names), (2**62, ())), (table["units"][0], names))
+    nones = [(t["outcome"], t["table"]) for t in summaries if not t["columns"]]
+    if not by_names:
+        return Shape((), {}), dict.fromkeys(nones, "returned None, as every unit did: does the function lack a return statement?")
+    chosen = min(by_names, key=lambda names: (-by_names[names], first[names]))
+    total = sum(by_names.values())
+    others = [(t, frozenset(column[0] for column in t["columns"])) for t in summaries]
+    refused = {
+        (t["outcome"], t["table"]): _misfit(names, chosen, by_names[chosen], total) for t, names in others if names and names != chosen
+    }
+    if chosen != {VALUE}:  # where a result is a single value, None is a null
+        refused |= dict.fromkeys(nones, f"returned None; most units returned {', '.join(first[chosen][1])}")
+    return Shape(first[chosen][1], _types([t for t, names in others if names == chosen])), refused
+
+
+def _types(summaries: Sequence[dict[str, Any]]) -> dict[str, pa.DataType]:
+    """For each column the type that holds all values of its right sort."""
+    found = [(name, type_of_text(text), values) for table in summaries for name, text, values in table["columns"]]
+    sorts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for name, kind, values in found:
+        sorts[name][kind_of(kind)] += values
+    right = {name: min(counted, key=lambda s: (s.endswith("null"), -counted[s], s)) for name, counted in sorts.items()}
+    types: dict[str, pa.DataType] = dict.fromkeys(sorts, pa.null())
+    for name, kind, _ in found:
+        if agree(kind_of(kind), right[name]):
+            types[name] = merge(types[name], kind) or types[name]
+    return {name: kind if writable(kind) else pa.null() for name, kind in types.items()}
+
+
+def _misfit(names: frozenset[str], chosen: frozenset[str], many: int, total: int) -> str:
+    missing, extra = sorted(chosen - names), sorted(names - chosen)
+    parts = ([f"{', '.join(missing)} missing"] if missing else []) + ([f"{', '.join(extra)} too much"] if extra else [])
+    return f"returned other columns than {many:,} of {total:,} units: {' and '.join(parts)}"
+
+
+def _outcomes(layout: Layout, model: str, store: Store) -> list[Message]:
+    """Every committed slice, in the order of their names: by round, then by unit."""
+    found = (layout.slice(key) for key in store.list(layout.outcomes(model) + "/"))
+    return [message for message in found if message is not None]
+
+
+def _outcome(outcome: Message, part: str, layout: Layout, store: Store) -> pa.Buffer:
+    """The bytes of a part of an outcome that must be there."""
+    key = layout.outcome(outcome, part)
+    return unsealed(store, key, needed(store, key))
+
+
+def _choose(
+    outcomes: Sequence[Message], manifest: Manifest, layout: Layout, store: Store
+) -> tuple[NDArray[np.int32], list[tuple[int, int]], list[dict[str, Any]]]:
+    """For each unit the outcome that counts: of the last round that has it, and in that one the best end; how many rows each batch
+    gave; and the shapes of their tables. ConservationError if a unit has none."""
+    chosen = np.full(manifest.units, -1, np.int32)
+    score = np.zeros(manifest.units, np.int32)
+    summaries: list[dict[str, Any]] = []
+    loads: list[tuple[int, int]] = []
+    for number, outcome in enumerate(outcomes):
+        packed = _outcome(outcome, "ledger", layout, store)
+        ledger = unpack_accounts(packed)
+        status = np.full(outcome.units, RANK["ok"] + outcome.round * 4, np.int32)
+        for account in ledger.bad:
+            status[account.unit - outcome.first] = RANK[account.status] + outcome.round * 4
+        span = slice(outcome.first, outcome.last + 1)
+        better = status > score[span]
+        chosen[span][better] = number
+        score[span][better] = status[better]
+        size = sum(table.get("bytes", 0) for table in ledger.tables) + ACCOUNTS_COPIES * packed.size
+        loads.append((max(int(ledger.rows_out.sum()), outcome.units), size))
+        summaries += [{**table, "outcome": number, "table": position} for position, table in enumerate(ledger.tables)]
+    missing = np.flatnonzero(chosen < 0)
+    if len(missing):
+        raise ConservationError(
+            f"{manifest.model}: {len(missing):,} of {manifest.units:,} units have no outcome, the first is unit {missing[0]}",
+            hint=f"hundredfold resume {layout.run}",
+        )
+    counting = set(_different(chosen))
+    return chosen, loads, [s for s in summaries if s["outcome"] in counting]
+
+
+def _stretches(outcomes: Sequence[Message], chosen: NDArray[np.int32], loads: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Units of whole outcomes that are collected together: first and last, of about as many results as a row group holds.
+
+    loads: rows and bytes of each outcome.
+    """
+    last, first, rows, size = len(chosen) - 1, 0, 0, 0
+    counting = sorted(((outcomes[number], loads[number]) for number in _different(chosen)), key=lambda each: each[0].first)
+    reached = -1
+    for outcome, load in counting:
+        if outcome.first > reached and (rows >= ROW_GROUP or size >= GROUP_BYTES):  # no outcome lies on both sides
+            yield first, outcome.first - 1
+            first, rows, size = outcome.first, 0, 0
+        reached = max(reached, outcome.last)
+        rows, size = rows + load[0], size + load[1]
+    if counting:
+        yield first, last
+
+
+def _one_stretch(
+    first: int,
+    last: int,
+    outcomes: Sequence[Message],
+    chosen: NDArray[np.int32],
+    shape: Shape,
+    refused: Mapping[tuple[int, int], str],
+    contract: Contract | None,
+    units: UnitList,
+    layout: Layout,
+    warehouse: Loading,
+    store: Store,
+) -> tuple[pa.Table, pa.Table, dict[int, Account]]:
+    """The results and the accounts of units first..last, each with its keys, in order; and those that did not end well."""
+    span = chosen[first : last + 1]
+    rows_out, rounds, seconds = np.zeros(len(span), np.int64), np.zeros(len(span), np.int64), np.zeros(len(span))
+    bad: dict[int, Account] = {}
+    late: dict[int, str] = {}
+    tables = []
+    for number in _different(span):
+        outcome = outcomes[number]
+        ledger = unpack_accounts(_outcome(outcome, "ledger", layout, store))
+        mine = slice(outcome.first - first, outcome.last + 1 - first)
+        counts = span[mine] == number
+        seconds[mine][counts], rows_out[mine][counts], rounds[mine][counts] = ledger.seconds[counts], ledger.rows_out[counts], outcome.round
+        bad.update({account.unit: account for account in ledger.bad if counts[account.unit - outcome.first]})
+        packed = unpack_results(_outcome(outcome, "results", layout, store)) if ledger.rows_out.any() else []
+        for position, table in enumerate(packed):
+            if not counts.all():
+                table = table.filter(_mask(counts[numpy_of(table.column(UNIT), False) - outcome.first]))
+            why = refused.get((number, position))
+            if why:
+                late.update(dict.fromkeys(numpy_of(table.column(UNIT), False).tolist(), why))
+            elif table.num_rows:
+                tables.append(_fit(table, shape, late))
+    table = pa.concat_tables(tables) if tables else shape.schema(pa.schema([(UNIT, pa.int64())])).empty_table()
+    table = _sorted(table)
+    if contract is not None:
+        late.update(_broken(table, contract, warehouse))
+    if late:
+        table = table.filter(_mask(~np.isin(numpy_of(table.column(UNIT), False), list(late))))
+        rows_out[np.array(list(late)) - first] = 0
+        bad.update({unit: Account(unit, "failed", "ResultError", why) for unit, why in late.items()})
+    account = accounts_table(first, units.rows[first : last + 1].astype(np.int64), rows_out, seconds, rounds, bad)
+    return _with_keys(table, UNIT, units), _with_keys(account, "unit", units), bad
+
+
+def _different(numbers: NDArray[np.int32]) -> list[int]:
+    """Each number once, in order (np.unique would import numpy.ma)."""
+    lowest = int(numbers.min(initial=0))
+    return [int(n) + lowest for n in np.flatnonzero(np.bincount(numbers - lowest))]
+
+
+def _sorted(table: pa.Table) -> pa.Table:
+    """By unit; the rows of one unit stay as they are."""
+    unit = numpy_of(table.column(UNIT), False)
+    return table if (unit[1:] >= unit[:-1]).all() else table.take(from_numpy(np.argsort(unit, kind="stable")))
+
+
+def _mask(keep: NDArray[np.bool_]) -> pa.Array:
+    """As an Arrow filter (pa.array would import pandas)."""
+    return pa.Array.from_buffers(pa.bool_(), len(keep), [None, pa.py_buffer(np.packbits(keep, bitorder="little"))])
+
+
+def _fit(table: pa.Table, shape: Shape, late: dict[int, str]) -> pa.Table:
+    """A table in the types of the whole result; units with a value that does not fit are put to `late`, and the value to null."""
+    units = numpy_of(table.column(UNIT), False)
+    if not set(shape.names) <= set(table.column_names):  # units that returned None
+        return pa.Table.from_arrays(
+            [table.column(UNIT), *(pa.nulls(table.num_rows, shape.types[name]) for name in shape.names)], [UNIT, *shape.names]
+        )
+    columns = [_fit_column(name, table.column(name), shape.types[name], units, late) for name in shape.names]
+    return pa.Table.from_arrays([table.column(UNIT), *columns], names=[UNIT, *shape.names])
+
+
+def _fit_column(name: str, column: pa.ChunkedArray, kind: pa.DataType, units: NDArray[np.int64], late: dict[int, str]) -> pa.ChunkedArray:
+    found = kind_of(column.type)
+    if not writable(column.type) and pa.types.is_null(kind):
+        for row in np.flatnonzero(~nulls_of(column.combine_chunks())).tolist():
+            late.setdefault(
+                int(units[row]),
+                f"returned {column[row].as_py()} as {name}, where no unit has a key in it, and no file can hold a dict without one",
+            )
+        return pa.nulls(len(column), kind)
+    if not agree(found, kind_of(kind)):
+        for row in np.flatnonzero(~nulls_of(column.combine_chunks())).tolist():
+            late.setdefault(int(units[row]), f"returned a {found} as {name}; for most units it is a {kind_of(kind)}")
+        return pa.nulls(len(column), kind)
+    try:
+        return cast(column, kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return _fit_values(name, column, kind, units, late)
+
+
+def _fit_values(name: str, column: pa.ChunkedArray, kind: pa.DataType, units: NDArray[np.int64], late: dict[int, str]) -> pa.ChunkedArray:
+    """Value by value, to find those that the column's type cannot hold, such as 2**60 + 1 among floats."""
+    fitted = []
+    for row in range(len(column)):
+        try:
+            fitted.append(cast(column.slice(row, 1).combine_chunks(), kind))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            late.setdefault(
+                int(units[row]), f"returned {column[row].as_py()} as {name}, which is {kind} over all units and cannot hold that"
+            )
+            fitted.append(pa.nulls(1, kind))
+    return pa.chunked_array(fitted, kind)
+
+
+def _broken(table: pa.Table, contract: Contract, warehouse: Loading) -> dict[int, str]:
+    """Units whose values break a constraint of the result's contract, with the words of the first one broken."""
+    rules = [(c.name, check) for c in contract.columns if c.name in table.column_names for check in c.checks]
+    if not rules or not table.num_rows:
+        return {}
+    warehouse.load("__results", table)
+    cases = " ".join(
+        f"WHEN NOT coalesce({check.on(quote(name))}, TRUE) THEN {literal(f'{name} {check.words}')} || ' (' || CAST({quote(name)} AS VARCHAR) || ')'"
+        for name, check in rules
+    )
+    found = warehouse.query(
+        f"SELECT {UNIT}, min(why) AS why FROM (SELECT {UNIT}, CASE {cases} END AS why FROM __results) AS r WHERE why IS NOT NULL GROUP BY {UNIT}"
+    )
+    return {row[UNIT]: row["why"] for row in found.to_pylist()}
+
+
+def _with_keys(table: pa.Table, column: str, units: UnitList) -> pa.Table:
+    """The units' keys as the first columns, instead of their numbers."""
+    number = numpy_of(table.column(column), False)
+    first = int(number[0]) if len(number) else 0
+    if not units.keys.num_columns:
+        keys = None
+    elif np.array_equal(number, np.arange(first, first + len(number))):
+        keys = units.keys.slice(first, len(number))
+    else:
+        keys = units.keys.take(from_numpy(number))
+    rest = table.drop_columns([column])
+    arrays = [*(keys.columns if keys is not None else []), *rest.columns]
+    return pa.Table.from_arrays(arrays, names=[*units.keys.column_names, *rest.column_names])
+
+
+class _Writing:
+    """The two files of a model's end, in row groups whose size does not depend on the batches."""
+
+    def __init__(self, results: Any, accounts: Any, result_schema: pa.Schema, keys: pa.Schema) -> None:
+        self.results = RowGroups(results, result_schema)
+        self.accounts = RowGroups(accounts, pa.schema([*keys, *(f for f in ACCOUNT if f.name != "unit")]))
+
+    def add(self, table: pa.Table, account: pa.Table) -> None:
+        self.results.add(table)
+        self.accounts.add(account)
+
+    def close(self) -> None:
+        self.results.close()
+        self.accounts.close()
+
+
+def _count(counts: Counter[str], account: pa.Table, table: pa.Table) -> None:
+    counts["rows_in"] += int(numpy_of(account.column("rows_in"), False).sum())
+    counts["ms"] += round(1000 * float(numpy_of(account.column("seconds"), False).sum()))
+    promised = int(numpy_of(account.column("rows_out"), False).sum())
+    if promised != table.num_rows:
+        raise ConservationError(f"the accounts of a batch speak of {promised:,} result rows, and there are {table.num_rows:,}")
+    counts["rows_out"] += table.num_rows
+
+
+def _check(collected: Collected, manifest: Manifest) -> None:
+    if collected.ok + collected.bad != manifest.units or collected.rows_in != manifest.rows:
+        raise ConservationError(
+            f"{manifest.model}: {manifest.units:,} units and {manifest.rows:,} rows were planned, but {collected.ok + collected.bad:,} units and {collected.rows_in:,} rows are accounted for"
+        )
+
+
+def failures(layout: Layout, model: str, store: Store) -> Iterator[dict[str, Any]]:
+    """The units that failed or died, with their keys and the reasons."""
+    file = pq.ParquetFile(pa.BufferReader(listed(store, layout.accounts(model), layout.collected(model))))
+    for group in range(file.num_row_groups):
+        for row in rows_of(file.read_row_group(group)):
+            if row["status"] != "ok":
+                yield row

@@ -1,0 +1,58 @@
+"""Step 3.  A message for each batch, the dearest first; on a later round one for each stretch of units to do again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from ..data.checksums import get_json, put_json
+from ..data.manifest import Manifest
+from ..job import Layout, Message
+from ..ports.interfaces import Queue, Store
+from .coverage import Coverage
+
+
+def plan_round(manifest: Manifest, layout: Layout, round_: int, store: Store) -> tuple[list[Message], Coverage]:
+    """The slices of a round and what of them is done: what a retry asked for, else every batch, the dearest first."""
+    try:
+        units = get_json(store, retry_key(layout, manifest.model, round_))["units"]
+    except KeyError:
+        longest_first = sorted(manifest.batches, key=lambda batch: (-batch.cost, batch.number))
+        messages = [
+            Message(layout.run, manifest.model, batch.number, first, last, round_)
+            for batch in longest_first
+            for first, last in zip((batch.first, *batch.cuts), (*(cut - 1 for cut in batch.cuts), batch.last), strict=True)
+        ]
+        return messages, Coverage.read(manifest.units, layout, manifest.model, None, store)
+    messages = [
+        Message(layout.run, manifest.model, manifest.batch_of(first).number, first, last, round_)
+        for first, last in stretches(manifest, units)
+    ]
+    return messages, Coverage.read(manifest.units, layout, manifest.model, round_, store)
+
+
+def plan_retry(manifest: Manifest, layout: Layout, round_: int, units: Sequence[int], store: Store) -> None:
+    """Write down which units a round is to do again."""
+    put_json(store, retry_key(layout, manifest.model, round_), {"units": sorted(units)})
+
+
+def retry_key(layout: Layout, model: str, round_: int) -> str:
+    return f"{layout.model(model)}/retry-{round_:03d}.json"
+
+
+def stretches(manifest: Manifest, units: Sequence[int]) -> list[tuple[int, int]]:
+    """Neighbouring units of one batch together: (first, last), in order."""
+    units = sorted(units)
+    if not units:
+        return []
+    starts = {batch.first for batch in manifest.batches}
+    cuts = [units[0], *(b for a, b in pairwise(units) if b != a + 1 or b in starts)]
+    ends = [*(a for a, b in pairwise(units) if b != a + 1 or b in starts), units[-1]]
+    return list(zip(cuts, ends, strict=True))
+
+
+def enqueue(messages: Sequence[Message], coverage: Coverage, queue: Queue) -> int:
+    """Put what no outcome covers yet on an empty queue; how many messages."""
+    wanted = [message.part(first, last) for message in messages for first, last in coverage.missing(message.first, message.last)]
+    queue.send([str(message) for message in wanted])
+    return len(wanted)

@@ -1,0 +1,285 @@
+"""Step 2.  A model's query, once for all units; units packed into batches of even cost; a manifest that lists them.
+
+Rows are only routed here: each goes to the file of its batch with the number of its unit.  Who reads a batch puts it into
+canonical order (batch.py), so that sorting runs on all cores and is the same on every backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ..contract import quote
+from ..data.arrays import UNIT, from_numpy, has_large, numpy_of, taken
+from ..data.manifest import ROWS, Manifest, UnitList
+from ..data.outcomes import ACCOUNT
+from ..data.row_sizes import row_bytes
+from ..errors import ConservationError, HomeError, QueryError, StateError
+from ..job import Batch, Job, Layout, Model
+from ..ports.interfaces import Store, Warehouse
+from ..sql.queries import UNIT_COST, cut, pack, plain_columns, query_of, with_micros
+from .units import Counting, Numbering, number
+
+PARTS_PER_WORKER = 12  # so many batches for each worker: few enough to cost nothing, and the last are shared out among idle workers
+LEAST_COST = 20_000.0  # what a batch costs at least, unless a worker would have none: a message costs a few milliseconds
+COPIES = 3  # of its columns that a row takes while it is sorted and handed over
+ROW_BYTES = 24  # and beside them
+UNKNOWN_BYTES = 48  # of a value whose length is not known
+FEW_SAMPLED, MOST_SAMPLED, SAMPLE_BYTES = 20, 2_000, 2**23  # rows that are looked at for the lengths of values
+LEAST_STREAMED, MOST_STREAMED, STREAM_BYTES = 64, 250_000, 2**24  # rows that are split at a time, and about how many bytes of them
+PARTS_OF_MANY = 3  # fewer where the function takes a batch at once: what it does for all units of a call, it does as rarely
+
+
+class Routes(Protocol):
+    """A store that can also be appended to: the files of batches grow while the rows stream by, and are durable when they settle."""
+
+    def growing(self, prefix: str) -> Any: ...
+
+
+class Describing(Protocol):
+    """What can say of which columns a query is."""
+
+    def columns(self, select: str) -> pa.Schema: ...
+
+
+class Preparing(Counting, Protocol):
+    def keep(self, name: str, select: str) -> None: ...
+    def is_plain(self, select: str) -> bool: ...
+    def stream(self, select: str, rows: int = ...) -> Iterator[pa.RecordBatch]: ...
+
+
+class PrepareStore(Store, Routes, Protocol): ...
+
+
+def prepare(
+    model: Model,
+    job: Job,
+    layout: Layout,
+    warehouse: Preparing,
+    store: PrepareStore,
+    *,
+    workers: int,
+    batch_bytes: int,
+    later: Callable[[Callable[[], None]], object] = lambda settle: settle(),
+) -> Manifest:
+    """Split a model's rows into batches that hold whole units and at most about `batch_bytes` each, or take what is there.
+
+    What is handed to `later` waits for the disk, and then commits: workers may begin before it has, since whoever finds no
+    commit does all of this again, and their work with it.
+    """
+    there = prepared(model, job, layout, store)
+    if there is not None:
+        return there
+    store.delete(layout.model(model.name))
+    select = query_of(model, job)
+    schema = columns_of(model, select, warehouse)
+    select, schema = with_micros(plain_columns(select, schema), schema)
+    kept = not warehouse.is_plain(select)
+    if kept:  # a join or an aggregate is not worth doing twice
+        warehouse.keep("__prepared", select)
+        select = "SELECT * FROM __prepared"
+    numbering = number(model.name, model.unit, select, schema, warehouse)
+    units = numbering.units
+    rows = numpy_of(units.column(ROWS), False)
+    held = [name for name in schema.names if name not in model.unit]
+    lengths = lengths_of(select, [name for name in held if not _is_fixed(schema.field(name).type)], warehouse)
+    width = row_width(schema, lengths)
+    batches = pack(rows, parts=parts_of(model, rows, workers), most_rows=max(1, batch_bytes // width))
+    files = store.growing(layout.model(model.name))
+    with closing(files):
+        nullable, large, size = _route(model, numbering, schema, batches, layout, warehouse, files, width)
+        batches = cut(batches, size, batch_bytes) if lengths else batches
+        manifest = Manifest(
+            model.name,
+            tuple(model.unit),
+            tuple(model.order_by),
+            len(rows),
+            int(rows.sum()),
+            nullable,
+            tuple(batches),
+            query_of(model, job),
+            large=large,
+        )
+        for part in units.combine_chunks().to_batches():  # one: it is written without a further copy of all units
+            files.add(_within(layout, model, layout.units(model.name)), part)
+        files.put(_within(layout, model, layout.draft(model.name)), manifest.text(layout.draft(model.name)))
+        files.end()
+    for name in (*numbering.tables, "__prepared"):
+        warehouse.forget(name)
+    UnitList.read(layout, model.name, store)  # what cannot be read back must not be committed
+
+    def settle() -> None:
+        files.settle()
+        store.put(layout.manifest(model.name), manifest.text(layout.manifest(model.name)))
+
+    later(settle)
+    return manifest
+
+
+def parts_of(model: Model, rows: NDArray[np.int64], workers: int) -> int:
+    """How many batches: a few for each worker, but of a small job no more than pay for themselves."""
+    if model.many:
+        return workers * PARTS_OF_MANY
+    cost = float(rows.sum()) + UNIT_COST * len(rows)
+    return max(workers, min(workers * PARTS_PER_WORKER, int(cost / LEAST_COST)))
+
+
+def prepared(model: Model, job: Job, layout: Layout, store: Store) -> Manifest | None:
+    """What an earlier driver prepared; StateError if the model was declared otherwise then."""
+    try:
+        manifest = Manifest.read(layout, model.name, store, settled=True)
+    except KeyError:
+        return None
+    now = {"unit": tuple(model.unit), "order_by": tuple(model.order_by), "query": query_of(model, job)}
+    other = [f"{name}: {getattr(manifest, name)!r} then, {value!r} now" for name, value in now.items() if getattr(manifest, name) != value]
+    if other:
+        raise StateError(
+            f"{model.name} was prepared under another declaration in run {layout.run}",
+            problems=other,
+            hint="run the job again: a run has one declaration",
+        )
+    return manifest
+
+
+def columns_of(model: Model, select: str, warehouse: Describing) -> pa.Schema:
+    """The query's columns; QueryError for a query that cannot run, or a key that it does not give."""
+    try:
+        schema = warehouse.columns(select)
+    except QueryError as error:
+        raise QueryError(
+            f"the query of {model.name} cannot run: {error.message}",
+            hint=f"it is {getattr(model.query, 'file', model.query)}" if model.query else None,
+        ) from error
+    missing = [
+        f"{name}: named by {what}"
+        for what, names in (("unit", model.unit), ("order_by", model.order_by))
+        for name in names
+        if name not in schema.names
+    ]
+    if missing:
+        raise QueryError(
+            f"the query of {model.name} gives {', '.join(schema.names)}; not among them:",
+            problems=missing,
+            hint="select the column in the query, or take it out of the model",
+        )
+    reserved = [name for name in schema.names if name.startswith("__")]
+    small = [name.lower() for name in schema.names]  # SQL takes Week and week for one
+    if reserved or len(set(small)) < len(small):
+        twice = [name for name in schema.names if small.count(name.lower()) > 1]
+        raise QueryError(
+            f"the query of {model.name} has columns that cannot be used: {', '.join(reserved + twice)}",
+            hint="a name must stand once, and not begin with __",
+        )
+    taken = [name for name in model.unit if name in ACCOUNT.names]
+    if taken:
+        raise QueryError(
+            f"the unit of {model.name} has columns named {', '.join(taken)}, as the account of every unit has",
+            hint=f"name it otherwise in the query: {taken[0]} AS {model.name}_{taken[0]}",
+        )
+    odd = [name for name in model.unit if pa.types.is_nested(schema.field(name).type) or pa.types.is_interval(schema.field(name).type)]
+    if odd:
+        raise QueryError(
+            f"the unit of {model.name} has columns of lists, structs or intervals: {', '.join(odd)}",
+            hint="a key is made of texts, numbers, dates and times",
+        )
+    return schema
+
+
+def _route(
+    model: Model,
+    numbering: Numbering,
+    schema: pa.Schema,
+    batches: Sequence[Batch],
+    layout: Layout,
+    warehouse: Preparing,
+    files: Any,
+    width: int,
+) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.int64]]:
+    """Every row to the file of its batch, in one stream; the columns that hold a null, those of integers beyond 2**53, and about how
+    many bytes each unit takes in a worker (0 where all columns are of a fixed width)."""
+    columns = [name for name in schema.names if name not in model.unit]
+    lies_in = np.repeat(np.arange(len(batches), dtype=np.uint32), [batch.last - batch.first + 1 for batch in batches])
+    keys = numbering.units
+    nullable = {name for name in model.unit if keys.column(name).null_count}
+    large = {name for name in model.unit if any(map(has_large, keys.column(name).chunks))}
+    routed = 0
+    names = [_within(layout, model, layout.batch(model.name, batch.number)) for batch in batches]
+    size = np.zeros(len(lies_in), np.int64)
+    varied = not all(_is_fixed(schema.field(name).type) for name in columns)
+    for chunk in warehouse.stream(numbering.query(columns), max(LEAST_STREAMED, min(MOST_STREAMED, STREAM_BYTES * COPIES // width))):
+        routed += chunk.num_rows
+        nullable |= {f.name for f, column in zip(chunk.schema, chunk.columns, strict=True) if column.null_count}
+        large |= {f.name for f, column in zip(chunk.schema, chunk.columns, strict=True) if f.name not in large and has_large(column)}
+        numbers = numbering.numbers(chunk.column(0))
+        if varied:
+            np.add.at(size, numbers, COPIES * row_bytes(chunk) + ROW_BYTES)
+        for which, part in _parts(chunk.set_column(0, UNIT, from_numpy(numbers)), numbers, lies_in):
+            files.add(names[which], part)
+    planned = sum(batch.rows for batch in batches)
+    if routed != planned:
+        raise ConservationError(
+            f"{model.name}: the query gave {planned:,} rows when they were counted and {routed:,} when they were split",
+            hint="does the query depend on chance or on time? A query must give the same rows each time",
+        )
+    return tuple(sorted(nullable)), tuple(sorted(large)), size
+
+
+def _parts(chunk: pa.RecordBatch, numbers: NDArray[np.int32], lies_in: NDArray[np.uint32]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The rows of each batch; `lies_in` says for each unit in which batch it lies, shape (units,)."""
+    if not chunk.num_rows:
+        return
+    number = lies_in.take(numbers)
+    order = np.argsort(number.astype(np.uint16) if lies_in[-1] < 2**16 else number, kind="stable")  # 16 bits: radix sort
+    moved = pa.RecordBatch.from_arrays([taken(column, order) for column in chunk.columns], schema=chunk.schema)
+    counts = np.bincount(number)
+    stops = np.cumsum(counts)
+    for which in np.flatnonzero(counts).tolist():
+        yield which, moved.slice(int(stops[which] - counts[which]), int(counts[which]))
+
+
+def row_width(schema: pa.Schema, lengths: Mapping[str, int] = MappingProxyType({})) -> int:
+    """About how many bytes a row takes in memory while it is sorted and handed over: its columns, three times.
+
+    lengths: bytes of a value of each column whose values differ in length, where they are known.
+    """
+    fixed = sum(field.type.bit_width // 8 + 1 for field in schema if _is_fixed(field.type))
+    varied = sum(max(lengths.get(field.name, 0), UNKNOWN_BYTES) for field in schema if not _is_fixed(field.type))
+    return int(COPIES * (fixed + varied) + ROW_BYTES)
+
+
+def lengths_of(select: str, columns: Sequence[str], warehouse: Warehouse) -> dict[str, int]:
+    """About how many bytes a value takes of each of these columns, whose values differ in length: as the first rows have it.
+
+    What rows really take is counted when they are split; this only keeps what is read at a time small.
+    """
+    if not columns:
+        return {}
+    some = f"SELECT {', '.join(map(quote, columns))} FROM ({select}) AS q LIMIT"
+    rows = warehouse.query(f"{some} {FEW_SAMPLED}")
+    more = min(MOST_SAMPLED, SAMPLE_BYTES // max(int(row_bytes(rows).sum()) // max(rows.num_rows, 1), 1))
+    if more > rows.num_rows == FEW_SAMPLED:
+        with suppress(HomeError):  # later ones are so long that they do not fit: the first must do
+            rows = warehouse.query(f"{some} {more}")
+    return {name: int(row_bytes(rows.select([name])).sum()) // max(rows.num_rows, 1) for name in columns}
+
+
+def _is_fixed(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_primitive(kind) or pa.types.is_decimal(kind))
+
+
+def _within(layout: Layout, model: Model, key: str) -> str:
+    """A key of the model as a name below its prefix."""
+    return key.removeprefix(layout.model(model.name) + "/")
+
+
+def packed_units(units: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, units.schema) as writer:
+        writer.write_table(units)
+    return sink.getvalue()

@@ -1,0 +1,172 @@
+"""What the stages of a run do beside their step, the same wherever it runs: facts for the record, names for later queries, limits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..data.checksums import listed, verify_listed
+from ..data.manifest import Manifest
+from ..errors import NoSuchRun
+from ..job import Job, Layout, Model
+from ..ports.interfaces import Ledger, Record
+from ..sql.queries import check_queries
+from .collect import Collected, collect, read_collected
+from .publish import Terms, describe_run, publish, refuse_all_failed, refuse_none_ok, within_limits
+from .stages import Stage
+from .validate import Verdict, naming_damage, refuse_changed, validate
+from .work import Progress
+
+
+class Watcher(Protocol):
+    """Who is told how a run goes on."""
+
+    def begun(self, run: str) -> None: ...
+    def stage(self, stage: Stage) -> None: ...
+    def validated(self, verdicts: list[Verdict]) -> None: ...
+    def progress(self, progress: Progress) -> None: ...
+    def collected(self, collected: Collected) -> None: ...
+
+
+class Quiet:
+    """Nobody is told."""
+
+    def begun(self, run: str) -> None: ...
+    def stage(self, stage: Stage) -> None: ...
+    def validated(self, verdicts: list[Verdict]) -> None: ...
+    def progress(self, progress: Progress) -> None: ...
+    def collected(self, collected: Collected) -> None: ...
+
+
+@dataclass
+class Walk:
+    """One walk through a run's stages. `publishing` is held while a release is made."""
+
+    job: Job
+    record: Record
+    store: Any
+    ledger: Ledger
+    watcher: Watcher = field(default_factory=Quiet)
+    publishing: Callable[[], AbstractContextManager[None]] = nullcontext
+    collected: list[Collected] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.layout = Layout(self.record.id)
+        self.round = int(self.record.options.get("round", 1))
+        self.as_of = str(self.record.options["as_of"])
+
+    def validate(self, places: Mapping[str, Any], warehouse: Any) -> None:
+        """Check the queries and every source; the accepted rows stand under the sources' names."""
+        check_queries(self.job, warehouse.tables_of)
+        self.verdicts = verdicts = validate(self.job, places, self.as_of, self.layout, warehouse, self.store)
+        sources = {
+            v.source: {"rows": v.rows, "accepted": v.accepted, "rejected": v.rejected, "dropped": v.dropped, "repaired": v.repaired}
+            for v in verdicts
+        }
+        written = {v.source: v.csv for v in verdicts if v.csv}  # how CSV files were taken to be written
+        self.ledger.note(self.record.id, counts={"sources": sources} | ({"csv": written} if written else {}))
+        self.watcher.validated(verdicts)
+        describe_run(self.job, self.layout, self.as_of, None, None, warehouse)
+
+    @contextmanager
+    def one_state(self, warehouse: Any) -> Iterator[None]:
+        """Check, before and after a block that reads the sources, that they are those that were validated.
+
+        Raises: SourceError, also instead of an error that a changed or damaged file caused.
+        """
+        refuse_changed(self.verdicts, warehouse)
+        try:
+            with self.naming_damage(warehouse):
+                yield
+        except Exception:
+            refuse_changed(self.verdicts, warehouse)
+            raise
+        refuse_changed(self.verdicts, warehouse)
+
+    @contextmanager
+    def naming_damage(self, warehouse: Any) -> Iterator[None]:
+        """Let a query that fails for a damaged file of a source name that file. Raises: SourceError instead of the QueryError."""
+        with ExitStack() as naming:
+            for verdict in self.verdicts:
+                naming.enter_context(naming_damage(verdict.source, verdict.files, warehouse))
+            yield
+
+    def collect(self, model: Model, warehouse: Any) -> None:
+        """Collect a model; its results stand under its name. PublishRefused where too many units failed for what follows."""
+        manifest = Manifest.read(self.layout, model.name, self.store)
+        collected = collect(model, manifest, self.layout, self.round, warehouse, self.store)
+        self.collected.append(collected)
+        self.note(model.name, **{k: v for k, v in asdict(collected).items() if k != "model"})
+        self.watcher.collected(collected)
+        self.define(model, warehouse)
+        limit = self.record.options.get("max_failed")
+        refuse_all_failed(self.job, [collected], self.record.id, limit)
+        if model is self.job.models[-1]:
+            every = [read_collected(self.layout, each.name, self.store) for each in self.job.models]
+            refuse_none_ok(self.job, every, self.record.id)
+        more = model is not self.job.models[-1] or bool(self.job.releases)
+        if more or limit is not None:  # a limit given by hand counts though nothing follows
+            within_limits(self.job, [collected], self.record.id, limit)
+
+    def define(self, model: Model, warehouse: Any) -> None:
+        """Let a collected model's results stand under its name; DamagedFile if they are not what was collected."""
+        verify_listed(self.store, self.layout.results(model.name), self.layout.collected(model.name))
+        warehouse.define(model.name, f"SELECT * FROM {warehouse.parquet(self.layout.results(model.name))}")
+
+    def publish(self, warehouse: Any) -> None:
+        """Make the release, if the job makes one."""
+        if not self.job.releases:
+            return
+        with self.publishing(), self.one_state(warehouse):
+            release = publish(self.job, self.layout, self.round, self.as_of, warehouse, self.store, self._terms(warehouse))
+        if release is not None:
+            self.ledger.note(
+                self.record.id, counts={"release": {"version": release.version, "rows": dict(release.rows), "files": list(release.files)}}
+            )
+
+    def _terms(self, warehouse: Any) -> Terms:
+        """The terms of this run's release; the sources are compared once more before the pointer moves."""
+        replace_newer = bool(self.record.options.get("replace_newer"))
+        return Terms(self._created, replace_newer, self._code(), check=lambda: refuse_changed(self.verdicts, warehouse))
+
+    def _code(self) -> dict[str, dict[str, int]]:
+        """The units that are ok, of each model, by the fingerprint of the code that did them; the code of the release among them."""
+        entries = self.record.options.get("code", [])
+        found: dict[str, dict[str, int]] = {entry["fingerprint"]: {} for entry in entries[-1:]}
+        # each step on AWS is a process of its own, and did not collect itself
+        every = self.collected or ([read_collected(self.layout, model.name, self.store) for model in self.job.models] if entries else [])
+        for collected in every:
+            for round_, units in self._units_by_round(collected, several=len(entries) > 1).items():
+                print_ = next((e["fingerprint"] for e in reversed(entries) if e["round"] <= round_), "")  # "": not recorded
+                of_code = found.setdefault(print_, {})
+                of_code[collected.model] = of_code.get(collected.model, 0) + units
+        return found if entries else {}
+
+    def _units_by_round(self, collected: Collected, several: bool) -> dict[int, int]:
+        """How many units of a model are ok, by the round in which they were done; read from its accounts where there were several codes."""
+        if not several:
+            return {collected.round: collected.ok} if collected.ok else {}
+        data = listed(self.store, self.layout.accounts(collected.model), self.layout.collected(collected.model))
+        table = pq.ParquetFile(pa.BufferReader(data)).read(["status", "round"])
+        rounds = Counter(table.column("round").to_pylist())
+        rounds.subtract(r for r, status in zip(*(table.column(n).to_pylist() for n in ("round", "status")), strict=True) if status != "ok")
+        return {round_: units for round_, units in sorted(rounds.items()) if units}
+
+    def _created(self, run: str) -> str:
+        try:
+            return self.ledger.read(run).created
+        except NoSuchRun:
+            return ""
+
+    def note(self, model: str, **facts: Any) -> None:
+        """Write facts of a model into the record."""
+        models = dict(self.ledger.read(self.record.id).counts.get("models", {}))
+        models[model] = {**models.get(model, {}), **facts}
+        self.ledger.note(self.record.id, counts={"models": models})

@@ -1,0 +1,37 @@
+"""The whole run on one screen: validate, then for each model prepare, enqueue, work, collect, and at the end publish.
+
+Told once, as data: the driver of this machine walks it, and whatever else runs a job reads the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..job import Job, Model
+
+FIRST = ("validate",)
+EACH_MODEL = ("prepare", "enqueue", "work", "collect")
+LAST = ("publish",)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of a run: of the whole job, or of one model."""
+
+    step: str
+    model: Model | None = None
+
+    def __str__(self) -> str:
+        return f"{self.step} {self.model.name}" if self.model else self.step
+
+
+def stages(job: Job) -> Iterator[Stage]:
+    """Every stage of a job's run, in order. Each can be done again: what is there already is taken and not made anew."""
+    for step in FIRST:
+        yield Stage(step)
+    for model in job.models:
+        for step in EACH_MODEL:
+            yield Stage(step, model)
+    for step in LAST:
+        yield Stage(step)

@@ -1,0 +1,476 @@
+"""Step 1.  Every source against its contract, as one pass of SQL.  Bad rows go to `rejects/` with their reasons, and every value that
+was repaired goes to `repairs/`, before and after.
+
+Rows in = accepted + rejected + dropped copies, or the run stops here.  What was accepted stands under the source's name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from ..contract import Contract, quote, read_contract
+from ..data.checksums import checksum_of, get_json, put_json, verify
+from ..errors import ConservationError, ContractError, JobError, QueryError, SourceError
+from ..job import Job, Layout, Source, allowed
+from ..ports.interfaces import Store, Warehouse
+from ..sql.checks import Checks, Rule, compile_checks, duplicates, quote_part, refuse_timeless
+
+NUMERIC = ("must be a number", "must be a whole number", "must be a decimal")  # what is said of a value that is none
+DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}([.]\d{3})+),\d+")
+DECIMAL_POINT = re.compile(r"[+-]?\d*[.]\d+ [(]the decimal sign is a comma[)]")
+
+
+class Sourcing(Warehouse, Protocol):
+    """A warehouse that can also reach a source's place."""
+
+    replays: bool  # a step is called again after each of its queries: what is known of one source is kept before the next
+
+    def attach(self, source: Source, place: Any, folder: Any, contract_columns: Mapping[str, Any], staged: str) -> Any:
+        """The raw rows of a source, with __file and __row."""
+
+    def settle(self, select: str, key: str) -> int:
+        """Write a query's rows so that `parquet(key)` reads them; how many."""
+
+    def keep(self, name: str, select: str) -> None: ...
+    def forget(self, name: str) -> None: ...
+    def load(self, name: str, table: pa.Table) -> None: ...
+    def parquet(self, key: str) -> str: ...
+    def prints(self, paths: Sequence[str]) -> list[list[Any]]: ...
+
+    def find_damage(self, source: str, paths: Sequence[str], error: QueryError) -> SourceError | None:
+        """An error that names the file of a source whose damage made a query fail; None if it failed for another reason."""
+
+
+class Printing(Protocol):
+    def prints(self, paths: Sequence[str]) -> list[list[Any]]: ...
+
+
+class Sourced(Store, Protocol):
+    """A store that can tell a person where an object is."""
+
+    def where(self, key: str) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One broken check: how many rows, and the first of them."""
+
+    column: str
+    words: str
+    rows: int
+    file: str
+    row: int  # 0 where the files have rows in no order
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What validation said of one source. The accepted rows are an object of the store, or (`select`, `files`) read in place."""
+
+    source: str
+    rows: int
+    accepted: int
+    rejected: int
+    copies: int = 0
+    superseded: int = 0
+    repaired: int = 0
+    findings: tuple[Finding, ...] = ()
+    accepted_key: str = ""
+    select: str = ""
+    files: list[list[Any]] = field(default_factory=list)
+    checksums: Mapping[str, str] = field(default_factory=dict)  # of the objects that validation wrote, by key
+    csv: list[dict[str, Any]] = field(default_factory=list)  # how its CSV files are written
+
+    @property
+    def dropped(self) -> int:
+        return self.copies + self.superseded
+
+
+def validate(job: Job, places: Mapping[str, Any], as_of: str, layout: Layout, warehouse: Sourcing, store: Sourced) -> list[Verdict]:
+    """Check every source, or take the verdict that is there; SourceError or ContractError for the first that cannot be run."""
+    verdicts = _there(layout.verdict(), store)
+    for verdict in verdicts:
+        verify_accepted(verdict, store)
+    if not verdicts:
+        for source in in_order_of_reference(job.sources):
+            own = layout.verdict_of(source.name)
+            one = _there(own, store) if warehouse.replays else []
+            if not one:
+                one = [_validate_one(source, places[source.name], job, as_of, layout, warehouse, store)]
+                if warehouse.replays:
+                    _put(one, own, store)
+            verdicts += one
+            warehouse.define(source.name, _reading(verdicts[-1], warehouse))
+        _put(verdicts, layout.verdict(), store)
+    refuse_changed(verdicts, warehouse)
+    for verdict in verdicts:
+        warehouse.define(verdict.source, _reading(verdict, warehouse))
+    return verdicts
+
+
+def verify_accepted(verdict: Verdict, store: Store) -> None:
+    """Raise DamagedFile if the accepted rows are an object of the store, and not what was written."""
+    if verdict.accepted_key in verdict.checksums:
+        verify(store, verdict.accepted_key, verdict.checksums[verdict.accepted_key])
+
+
+def read_verdicts(layout: Layout, store: Store) -> list[Verdict]:
+    """What validation said; KeyError before it has."""
+    return _read(layout.verdict(), store)
+
+
+def move_source(source: str, files: Sequence[Sequence[Any]], named: Callable[[str], str], layout: Layout, store: Store) -> None:
+    """Let a run that has validated a source read the same files at other places.
+
+    files: prints of the files where they are now, in the order of their names; named: how a query names a path.
+    Raises: SourceError for files that are not those that were validated, as far as size and modification time show.
+    """
+    verdicts = _there(layout.verdict(), store)
+    old = next((verdict for verdict in verdicts if verdict.source == source), None)
+    if old is None or not old.files:  # not validated yet, or the run has a copy of the rows
+        return
+    other = [new[0] for then, new in zip(old.files, files, strict=False) if list(then[1:3]) != list(new[1:3])]
+    if other or len(files) != len(old.files):
+        raise SourceError(
+            f"{source}: these are not the files that the run validated: their number, size or modification time differs",
+            problems=other,
+            hint="copy them with their times (cp -p), or run the job again",
+        )
+    select = old.select
+    for then, new in zip(old.files, files, strict=True):
+        select = select.replace(named(then[0]), named(new[0]))
+    moved = replace(old, select=select, files=[list(entry) for entry in files])
+    _put([moved if verdict is old else verdict for verdict in verdicts], layout.verdict(), store)
+
+
+def _read(key: str, store: Store) -> list[Verdict]:
+    found = get_json(store, key)["verdicts"]
+    return [Verdict(**{**fields, "findings": tuple(Finding(**f) for f in fields["findings"])}) for fields in found]
+
+
+def _there(key: str, store: Store) -> list[Verdict]:
+    try:
+        return _read(key, store)
+    except KeyError:
+        return []
+
+
+def _put(verdicts: Sequence[Verdict], key: str, store: Store) -> None:
+    put_json(store, key, {"verdicts": [asdict(v) for v in verdicts]})
+
+
+def in_order_of_reference(sources: Sequence[Source]) -> list[Source]:
+    """A source comes after those that it refers to. JobError for a circle: whose rows would be rejected first?"""
+    done: list[Source] = []
+    rest = list(sources)
+    while rest:
+        names = {source.name for source in rest}
+        ready = next((s for s in rest if not {t.split(".")[0] for t in s.references.values()} & (names - {s.name})), None)
+        if ready is None:
+            raise JobError(
+                f"sources refer to one another in a circle: {', '.join(s.name for s in rest)}",
+                hint="take out one of the references; a model's query can look at both sources",
+            )
+        done.append(ready)
+        rest.remove(ready)
+    return done
+
+
+def _validate_one(source: Source, place: Any, job: Job, as_of: str, layout: Layout, warehouse: Sourcing, store: Sourced) -> Verdict:
+    contract = read_contract(source.contract) if source.contract else None
+    wanted = {c.name: c for c in contract.columns} if contract else {}
+    raw = warehouse.attach(source, place, job.folder, wanted, layout.staged(source.name))
+    with naming_damage(source.name, raw.prints, warehouse):
+        return _judged(source, place, contract, raw, as_of, layout, warehouse, store)
+
+
+def _judged(
+    source: Source, place: Any, contract: Contract | None, raw: Any, as_of: str, layout: Layout, warehouse: Sourcing, store: Sourced
+) -> Verdict:
+    found = raw.prints
+    if source.name in {t.split(".")[0] for t in source.references.values()}:
+        warehouse.define(source.name, raw.select)  # a source that refers to itself is checked against its raw rows
+    checks = compile_checks(source, contract, raw.select, raw.schema, raw.text, as_of)
+    _refuse_references(source, warehouse)
+    try:
+        refuse_timeless(source, warehouse.columns(checks.typed))
+        rows, bad, repaired, counts = _count(checks, warehouse)
+    except QueryError as error:
+        if damage := warehouse.find_damage(source.name, [entry[0] for entry in found], error):
+            raise damage from error
+        _refuse_clean(source, raw.select, warehouse)
+        raise SourceError(f"{source.name} cannot be checked: {error.message}", hint=error.hint) from error
+    doubled = _is_doubled(source, checks, warehouse)
+    if (bad or doubled) and raw.numbered is not None:  # from here on it matters which row is which
+        raw = raw.numbered()
+        checks = compile_checks(source, contract, raw.select, raw.schema, raw.text, as_of)
+    malformed = raw.malformed.num_rows if raw.malformed is not None else 0
+    if rows + malformed == 0:
+        raise SourceError(
+            f"{source.name} is empty: {place if isinstance(place, str) else 'the table'} has no row",
+            hint=f"name another place with --source {source.name}=PATH",
+        )
+    findings = _findings(checks, counts, raw.exact, warehouse) if bad else ()
+    if raw.malformed is not None:
+        findings += _torn(raw.malformed)
+    copies, superseded, clashes, twins = _twins(source, checks, raw.exact, warehouse) if doubled else (0, 0, 0, ())
+    findings += twins
+    if repaired:
+        _write_repairs(source, checks, raw, layout, warehouse)
+    rejected, dropped = bad + malformed + clashes, copies + superseded
+    if rejected or dropped:
+        _write_rejects(source, checks, raw, bool(copies + superseded + clashes), layout, warehouse)
+    sign = _decimal_hint(source, raw.csv, findings)
+    _refuse_too_many(source, rejected, rows + malformed, findings, store.where(layout.rejects(source.name)), sign)
+    _refuse_replaced(source, superseded, rows + malformed, store.where(layout.rejects(source.name)))
+    if rejected + dropped == rows + malformed:
+        raise ContractError(
+            f"{source.name}: all {rows + malformed:,} rows were rejected",
+            problems=[f"{f.column} {f.words}: {f.rows:,}" for f in findings],
+            hint=f"{sign}see {store.where(layout.rejects(source.name))}",
+        )
+    if raw.files is not None and checks.as_is and not (rejected or dropped):
+        return Verdict(source.name, rows, rows, 0, select=checks.accepted(None), files=found)
+    rejects = warehouse.parquet(layout.rejects(source.name)) if rejected or dropped else None
+    key = f"{layout.root}/sources/{source.name}.parquet"
+    accepted = warehouse.settle(checks.accepted(rejects), key)
+    refuse_other_files(source.name, found, warehouse)  # from here on the copy is read
+    if accepted + bad + clashes + dropped != rows:
+        raise ConservationError(
+            f"{source.name}: {rows:,} rows came in, but {accepted:,} accepted + {bad + clashes:,} rejected + {dropped:,} dropped is {accepted + bad + clashes + dropped:,}"
+        )
+    written = [
+        key,
+        *([layout.rejects(source.name)] if rejected or dropped else []),
+        *([layout.repairs(source.name)] if repaired else []),
+    ]
+    checksums = {each: sum_ for each in written if (sum_ := checksum_of(store, each))}
+    return Verdict(
+        source.name, rows + malformed, accepted, rejected, copies, superseded, repaired, findings, key, checksums=checksums, csv=raw.csv
+    )
+
+
+def _torn(malformed: pa.Table) -> tuple[Finding, ...]:
+    """A finding for each rule that lines of the files break, with the first of them."""
+    rules = malformed.column("rule").to_pylist()
+    rows = {rule: malformed.slice(rules.index(rule), 1).to_pylist()[0] for rule in dict.fromkeys(rules)}
+    found = [Finding("(line)", rule, rules.count(rule), row["file"], row["row"], str(row["line"])[:60]) for rule, row in rows.items()]
+    return tuple(sorted(found, key=lambda finding: -finding.rows))
+
+
+def _refuse_references(source: Source, warehouse: Sourcing) -> None:
+    """The sources that it refers to stand by now: their columns can be looked at."""
+    targets = {target: target.split(".") for target in source.references.values()}
+    there = {table: warehouse.columns(f"SELECT * FROM {quote(table)}").names for table, _ in targets.values()}
+    problems = [
+        f"{column} -> {target}: {targets[target][0]} has {', '.join(there[targets[target][0]])}"
+        for column, target in source.references.items()
+        if targets[target][1] not in there[targets[target][0]]
+    ]
+    if problems:
+        raise SourceError(f"{source.name}: references name a column that is not there", problems=problems, hint="mend the reference")
+
+
+def _refuse_clean(source: Source, raw: str, warehouse: Sourcing) -> None:
+    """SourceError for the columns whose `clean` does not run over the raw rows."""
+    problems = []
+    for column, expression in source.clean.items():
+        try:
+            warehouse.query(f"SELECT max(CAST(c AS VARCHAR)) FROM (SELECT ({expression}) AS c FROM ({raw}) AS raw) AS q")
+        except QueryError as error:
+            problems.append(f"{column}: {expression}: {error.message.splitlines()[0]}")
+    if problems:
+        raise SourceError(
+            f"{source.name}: clean does not run", problems=problems, hint="wanted an SQL expression over the source's columns as they came"
+        )
+
+
+def _reading(verdict: Verdict, warehouse: Sourcing) -> str:
+    """The accepted rows in SQL, wherever the home lies by now."""
+    return f"SELECT * FROM {warehouse.parquet(verdict.accepted_key)}" if verdict.accepted_key else verdict.select
+
+
+def _count(checks: Checks, warehouse: Sourcing) -> tuple[int, int, int, list[int]]:
+    """Rows, bad rows, repaired rows, and the count of each check: one pass, and a second one where there is a bad row."""
+    totals = f"SELECT count(*) AS n, count(*) FILTER (WHERE {checks.broken}) AS bad, count(*) FILTER (WHERE {checks.repaired}) AS repaired"
+    row = warehouse.query(f"{totals} FROM ({checks.typed}) AS t").to_pylist()[0]
+    rows, bad, repaired = int(row["n"]), int(row["bad"]), int(row["repaired"])
+    if not bad:
+        return rows, bad, repaired, [0] * len(checks.rules)
+    each = ", ".join(f"sum(__k{i}) AS k{i}" for i in range(len(checks.rules)))
+    counts = warehouse.query(f"SELECT {each} FROM ({checks.judged}) AS j").to_pylist()[0]
+    return rows, bad, repaired, [int(counts[f"k{i}"]) for i in range(len(checks.rules))]
+
+
+def _findings(checks: Checks, counts: Sequence[int], exact: bool, warehouse: Sourcing) -> tuple[Finding, ...]:
+    """Each broken check with its first row, the most frequent first."""
+    broken = [(i, rule, count) for i, (rule, count) in enumerate(zip(checks.rules, counts, strict=True)) if count]
+    place = "__file || lpad(CAST(__row AS VARCHAR), 20, '0')"  # the rows of a file in order
+    firsts = ", ".join(
+        f"min({place}) FILTER (WHERE __k{i} = 1) AS p{i},"
+        f" min_by(coalesce(CAST({_raw_value(rule, checks)} AS VARCHAR), 'null'), {place}) FILTER (WHERE __k{i} = 1) AS v{i}"
+        for i, rule, _ in broken
+    )
+    first = warehouse.query(f"SELECT {firsts} FROM ({checks.judged}) AS j").to_pylist()[0]
+    found = [
+        Finding(rule.column, rule.words, count, first[f"p{i}"][:-20], int(first[f"p{i}"][-20:]) if exact else 0, first[f"v{i}"])
+        for i, rule, count in broken
+    ]
+    return tuple(sorted(found, key=lambda finding: -finding.rows))
+
+
+def _raw_value(rule: Rule, checks: Checks) -> str:
+    """The column of `judged` that holds what a rule looked at, as it came."""
+    raw = f"__raw_{quote_part(rule.column)}"
+    return raw if f"AS {raw}," in checks.typed else quote(rule.column)
+
+
+def _is_doubled(source: Source, checks: Checks, warehouse: Sourcing) -> bool:
+    """Whether two good rows have the same key."""
+    if not source.unique:
+        return False
+    key = ", ".join(map(quote, source.unique))
+    good = f"SELECT * FROM ({checks.judged}) AS j WHERE NOT ({checks.any_bad})"
+    doubled = warehouse.query(f"SELECT count(*) AS n FROM (SELECT 1 AS one FROM ({good}) AS g GROUP BY {key} HAVING count(*) > 1) AS d")
+    return bool(doubled.column("n")[0].as_py())
+
+
+def _twins(source: Source, checks: Checks, exact: bool, warehouse: Sourcing) -> tuple[int, int, int, tuple[Finding, ...]]:
+    """Copies, superseded rows, rows that clash; kept in the table `__twins`."""
+    good = f"SELECT * FROM ({checks.judged}) AS j WHERE NOT ({checks.any_bad})"
+    warehouse.keep("__twins", duplicates(source, checks, good))
+    counts = {r["reason"]: int(r["n"]) for r in warehouse.query("SELECT reason, count(*) AS n FROM __twins GROUP BY reason").to_pylist()}
+    copies, superseded = counts.pop("copy of another row", 0), counts.pop("superseded by a later row", 0)
+    clashes = sum(counts.values())
+    if not clashes:
+        return copies, superseded, 0, ()
+    first = warehouse.query("SELECT __file, __row FROM __twins WHERE counts ORDER BY __file, __row LIMIT 1").to_pylist()[0]
+    return (
+        copies,
+        superseded,
+        clashes,
+        (
+            Finding(
+                ", ".join(source.unique),
+                "must be unique",
+                clashes,
+                first["__file"],
+                int(first["__row"]) if exact else 0,
+                "another row has this key",
+            ),
+        ),
+    )
+
+
+def _write_rejects(source: Source, checks: Checks, raw: Any, twins: bool, layout: Layout, warehouse: Sourcing) -> None:
+    """Every row that goes no further, as it came in, with its reasons: one file."""
+    parts = [f"SELECT __file, __row, {checks.reasons} AS __reason, TRUE AS __counts FROM ({checks.judged}) AS j WHERE {checks.any_bad}"]
+    if twins:
+        parts.append("SELECT __file, __row, reason AS __reason, counts AS __counts FROM __twins")
+    gone = " UNION ALL ".join(parts)
+    names = ", ".join(f"r.{quote(name)}" for name in raw.schema.names if name not in ("__file", "__row"))
+    sql = f"SELECT g.__file, g.__row, g.__reason, g.__counts, {names} FROM ({gone}) AS g JOIN ({raw.select}) AS r ON g.__file = r.__file AND g.__row = r.__row"
+    if raw.malformed is not None:
+        warehouse.load("__malformed", raw.malformed)
+        sql = f"{sql} UNION ALL BY NAME SELECT file AS __file, words AS __reason, TRUE AS __counts, line AS __line FROM __malformed"
+    warehouse.write(f"SELECT * FROM ({sql}) AS x ORDER BY __file, __row", layout.rejects(source.name))
+    warehouse.forget("__twins")
+
+
+def _write_repairs(source: Source, checks: Checks, raw: Any, layout: Layout, warehouse: Sourcing) -> None:
+    """Every value that a repair changed, also of rows that are rejected all the same: one file, and one more pass over the source."""
+    names = [name for name in raw.schema.names if name not in ("__file", "__row")]
+    warehouse.keep("__touched", checks.touched(raw.select))
+    warehouse.write(checks.repairs("__touched", names, source.unique), layout.repairs(source.name))
+    warehouse.forget("__touched")
+
+
+def _decimal_hint(source: Source, csv: Sequence[Mapping[str, Any]], findings: Sequence[Finding]) -> str:
+    """Return a hint about the other decimal sign where numbers of CSV files were rejected that are written with it; "" otherwise."""
+    signs = {str(facts["decimal"]) for facts in csv}
+    if len(signs) != 1:
+        return ""
+    sign = signs.pop()
+    written, other = (DECIMAL_COMMA, ",") if sign == "." else (DECIMAL_POINT, ".")
+    if not any(f.words.startswith(NUMERIC) and written.fullmatch(f.value.strip()) for f in findings):
+        return ""
+    return f'if these numbers have a decimal {"comma" if other == "," else "point"}, say so: Source("{source.name}", ..., csv=Csv(decimal="{other}")); or '
+
+
+def _refuse_too_many(source: Source, rejected: int, rows: int, findings: Sequence[Finding], where: str, hint: str) -> None:
+    limit = allowed(source.max_rejected, rows)
+    if rejected <= limit:
+        return
+    several = len({f.file for f in findings}) > 1
+    width = max(len(f.column) for f in findings)
+    words = max(len(f.words) for f in findings)
+    counts = max(len(f"{f.rows:,} row") + (f.rows > 1) for f in findings)
+    raise ContractError(
+        f"{source.name} cannot be run: {rejected:,} of {rows:,} rows break its contract, and the limit is {limit:,}",
+        problems=[
+            f"{f.column:<{width}}  {f.words:<{words}}  {f'{f.rows:,} row' + ('s' if f.rows > 1 else ''):<{counts}}   first: {_where(f, several)} ({f.value})"
+            for f in findings
+        ],
+        hint=f"{hint}see {where}, or allow them with --max-rejected {source.name}={rejected}",
+    )
+
+
+def _refuse_replaced(source: Source, superseded: int, rows: int, where: str) -> None:
+    """Refuse a source most of whose rows replace one another: its key names more than one thing."""
+    limit = allowed(source.max_replaced, rows)
+    if superseded > limit:
+        raise ContractError(
+            f"{source.name} cannot be run: {superseded:,} of {rows:,} rows are superseded by later rows of the same"
+            f" {', '.join(source.unique)}, and the limit is {limit:,}",
+            hint=f"see {where}; if they are restatements, raise max_replaced of the source; if not, its `unique` lacks a column",
+        )
+
+
+def _where(finding: Finding, several: bool) -> str:
+    """The place of a row, as far as it is known; the file only where there are several."""
+    if not finding.row:
+        return f"in {finding.file}"
+    return f"row {finding.row}" + (f" of {finding.file}" if several else "")
+
+
+@contextmanager
+def naming_damage(source: str, files: Sequence[Sequence[Any]], warehouse: Sourcing) -> Iterator[None]:
+    """Let a query that fails for a damaged file of a source name that file. Raises: SourceError instead of the QueryError."""
+    try:
+        yield
+    except QueryError as error:
+        if files and (damage := warehouse.find_damage(source, [entry[0] for entry in files], error)):
+            raise damage from error
+        raise
+
+
+def refuse_changed(verdicts: Sequence[Verdict], warehouse: Sourcing) -> None:
+    """Check that files read in place are still those that were validated. Raises: SourceError for the first source that differs."""
+    for verdict in verdicts:
+        refuse_other_files(verdict.source, verdict.files, warehouse)
+
+
+def refuse_other_files(source: str, files: Sequence[Sequence[Any]], warehouse: Printing) -> None:
+    """Compare files with their earlier prints. Raises: SourceError that names those that differ or are gone."""
+    if not files:
+        return
+    try:
+        now = warehouse.prints([entry[0] for entry in files])
+    except OSError as error:
+        raise SourceError(
+            f"{source}: {error.filename} was there when the run began, and is gone",
+            hint="put it back, then run the job again: a run reads one state of its sources",
+        ) from error
+    changed = [then[0] for then, after in zip(files, now, strict=True) if list(then) != list(after)]
+    if changed:
+        raise SourceError(
+            f"{source} has changed since the run began",
+            problems=changed,
+            hint="run the job again: a run reads one state of its sources",
+        )

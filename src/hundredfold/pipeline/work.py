@@ -1,0 +1,354 @@
+"""Step 4.  Messages through the user's function.  The only step that runs on workers.
+
+A unit that fails is a result: it goes to the ledger, and its neighbours go on.
+A child that dies costs the unit it was on: the rest of its slice goes to another child, in this process. One that was
+killed from outside is no proof against its unit, which is given a second try. Nor is one that ran out of memory: units before it may
+have kept what it lacked, or the other units of its batch take the room. So the unit is tried again alone, in a fresh child.
+A worker that vanishes says nothing: the queue gives its message to another, and from its second return on in two halves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from ..data.checksums import put_sealed
+from ..data.manifest import Manifest, UnitList, key_text
+from ..data.outcomes import Account, pack_accounts, unpack_accounts
+from ..errors import CrewError, HomeError
+from ..job import Layout, Message
+from ..ports.interfaces import Clock, Delivery, Queue, Store
+from ..workers.memory import RAISE
+from ..workers.pool import Chunk, Crew, Died, Event, Finished, Hand, Split
+from .coverage import Coverage
+
+HALVED_AT = 3  # the delivery at which a message that came back is halved: its second return
+WRITES = 4  # outcomes that may be on their way to the store at a time
+SHARED = 0.1  # seconds of work that are worth sharing with a hand that has none
+HEARD = 0.03  # seconds after which a hand has heard where to stop
+LOST = "its message came back too often: whatever worker had it was lost"
+STRIKES = 2  # so often may a child die before it reaches a unit of a slice
+IN_VAIN = 50  # second tries for want of memory that end like the first, one after the other, before no more are given
+MAX_WRITE_BYTES = 64 * 2**20  # of outcomes that may be on their way to the store at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a model is. `failed` counts units that failed or died, `lately` the last of them."""
+
+    model: str
+    done: int
+    units: int
+    failed: int
+    lately: str = ""
+
+
+@dataclass
+class Doing:
+    """A message in a hand: what of it is still to do, and until when it is ours."""
+
+    message: Message
+    receipt: str
+    todo: deque[Message]
+    extended: float
+    began: float  # when a hand was given what is first in todo
+    strikes: int = 0
+    narrow: bool = False  # memory ran out: from now on no more of the batch is read than is asked for
+    spared: set[int] = field(default_factory=set)  # units that have had their second try
+
+
+@dataclass
+class Floor:
+    """Where messages become outcomes: the doors, the crew, and what is being done just now."""
+
+    messages: Sequence[Message]
+    manifest: Manifest
+    units: UnitList
+    layout: Layout
+    coverage: Coverage
+    queue: Queue
+    store: Store
+    crew: Crew
+    tell: Callable[[Progress], None]
+    visibility: float
+    clock: Clock = time.monotonic
+    doing: dict[Hand, Doing] = field(default_factory=dict)
+    bad: set[int] = field(default_factory=set)  # units that failed or died: one may be done twice, and counts once
+    lately: str = ""
+    delivery: Delivery | None = None  # one that was waited for
+    only: bool = False  # only what the queue hands out now: what is left of the round is for others
+    writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))  # the disk is not waited for here
+    written: deque[Future[int] | str] = field(default_factory=deque)  # outcomes on their way, and receipts to delete after those before
+    writing: int = 0  # bytes of outcomes on their way
+    alone: set[int] = field(default_factory=set)  # units on a second try, since memory ran out in the first
+    in_vain: int = 0  # how many second tries, one after the other, ended like the first
+
+    def run(self) -> None:
+        """Until every unit of the messages has an outcome. `tell` is called between events, and may raise to stop."""
+        with self.writer:
+            while not all(self.coverage.covers(m.first, m.last) for m in self.messages):
+                self._tell()
+                fed = self._feed()
+                self._bury()
+                if not fed and not self.doing and self.delivery is None:
+                    self._settle(0)
+                    if not self.only:
+                        self._wait_for_message()
+                    elif self.crew.at_rest and not self.queue.depth().waiting:
+                        break
+                for hand, event in self.crew.events(0.05 if self.doing or self.only else 0.0):
+                    self._handle(hand, event)
+                self._settle(WRITES)
+                self._keep_leases()
+            self.written.extend({doing.receipt for doing in self.doing.values()})  # the outcome is there, only the message is left
+            self._settle(0)
+            while self.only and not self.crew.at_rest:  # their last words would be taken for the next call's
+                self._tell()
+                for _ in self.crew.events(0.05):
+                    pass
+        self._tell()
+
+    def _settle(self, most: int) -> None:
+        """Delete the messages whose outcomes are in the store; wait until at most so many outcomes, and bytes, are on their way there."""
+        waiting = sum(not isinstance(entry, str) for entry in self.written)
+        while self.written:
+            entry = self.written[0]
+            if isinstance(entry, str):
+                self.queue.delete(entry)
+            elif entry.done() or waiting > most or self.writing > MAX_WRITE_BYTES:
+                self.writing -= entry.result()  # raises what the store raised
+                waiting -= 1
+            else:
+                return
+            self.written.popleft()
+
+    def _feed(self) -> bool:
+        """Give every idle hand something to do; whether any was given."""
+        fed = False
+        for hand in self.crew.idle():
+            doing = self.doing.get(hand)
+            if doing is not None and not doing.todo:
+                del self.doing[hand]
+                if all(other.receipt != doing.receipt for other in self.doing.values()):  # or another hand has a part of it
+                    self.written.append(doing.receipt)
+                doing = None
+            if doing is None:
+                delivery, self.delivery = self.delivery or self.queue.receive(), None
+                doing = self._take(delivery) if delivery is not None else self._share()
+                if doing is None:
+                    continue
+                self.doing[hand] = doing
+            doing.began = self.clock()
+            self.crew.give(hand, doing.todo[0], doing.narrow, self.in_vain >= IN_VAIN)
+            fed = True
+        return fed
+
+    def _share(self) -> Doing | None:
+        """A part of what another hand has before it, when no message is left: so that all hands end at about the same time."""
+        busiest: Hand | None = None
+        longest, cut = SHARED, 0
+        for hand, each in self.doing.items():
+            left, unit = self._left(hand, each)
+            if left >= longest:
+                busiest, longest, cut = hand, left, unit
+        if busiest is None:
+            return None
+        doing = self.doing[busiest]
+        if len(doing.todo) > 1:
+            part = doing.todo.pop()
+        else:
+            whole = doing.todo[0]
+            doing.todo[0], part = whole.part(whole.first, cut), whole.part(cut + 1, whole.last)
+            self.crew.stop_after(busiest, cut)
+        return Doing(doing.message, doing.receipt, deque([part]), self.clock(), self.clock(), narrow=doing.narrow)
+
+    def _left(self, hand: Hand, doing: Doing) -> tuple[float, int]:
+        """About how many seconds of work a hand has before it that another could do (as its units took so far, or as the one that
+        it is on has taken already, if that is more), and the unit after which it should stop to have half of it."""
+        if not doing.todo or self.crew.kit.model(self.manifest.model).many:  # what takes a slice at once gives none of it away
+            return 0.0, 0
+        slice_, took = doing.todo[0], self.clock() - doing.began
+        if took < SHARED:  # too little to tell
+            return 0.0, 0
+        others = sum(part.units for part in list(doing.todo)[1:])
+        at, since = self.crew.at(hand)
+        if not slice_.first <= at <= slice_.last:  # it has not begun, or hands over what it has done
+            return (took * others, 0) if others else (0.0, 0)
+        each = took / (at - slice_.first + 1)
+        cut = max((at + slice_.last) // 2, at + int(HEARD / max(each, since)))  # it is beyond what lies nearer before it hears
+        units = others or max(slice_.last - cut, 0)
+        return (max(each * (slice_.last - at + others), since) if units else 0.0), cut
+
+    def _take(self, delivery: Delivery) -> Doing | None:
+        """What a delivery asks for and nobody has done; None if that is nothing, or if it was halved."""
+        message = Message.parse(delivery.body)
+        missing = [message.part(first, last) for first, last in self.coverage.missing(message.first, message.last)]
+        if not missing:  # another worker finished it first
+            self.queue.delete(delivery.receipt)
+            return None
+        if delivery.received >= HALVED_AT and message.units > 1:
+            self.queue.send([str(half) for part in missing for half in halves(part)])
+            self.queue.delete(delivery.receipt)
+            return None
+        narrow = bool(self.manifest.batches[message.batch].cuts)
+        return Doing(message, delivery.receipt, deque(missing), self.clock(), self.clock(), narrow=narrow)
+
+    def _wait_for_message(self) -> None:
+        """Nothing is in our hands, and not all is done: it is in the hands of others, or lost. Wait for it to come back."""
+        self.delivery = self.queue.receive(wait=1.0)
+        if self.delivery is not None:
+            return
+        depth = self.queue.depth()
+        if not (depth.waiting or depth.in_flight):  # the dead letters are accounted for already
+            self.queue.send([str(m.part(first, last)) for m in self.messages for first, last in self.coverage.missing(m.first, m.last)])
+
+    def _handle(self, hand: Hand, event: Event) -> None:
+        doing = self.doing.get(hand)
+        if doing is None:  # the last words of a slice that all was done for, in the model before this one
+            return
+        match event:
+            case Chunk(message, results, accounts):
+                self._commit(message, results, accounts)
+            case Finished(_, last):
+                slice_ = doing.todo.popleft()
+                if last < slice_.last:
+                    doing.todo.appendleft(slice_.part(last + 1, slice_.last))
+            case Split(message):
+                doing.todo.popleft()
+                doing.todo.extendleft(reversed(halves(message)))
+            case Died():
+                self._mourn(doing, event)
+
+    def _mourn(self, doing: Doing, event: Died) -> None:
+        """A child is gone: account for the unit it was on, and put the rest of its slice back to be done."""
+        slice_ = doing.todo.popleft()
+        start = event.done + 1
+        if start > slice_.last:  # it had handed over all of it
+            return
+        if event.memory:
+            self._mourn_memory(doing, event, slice_.part(start, slice_.last))
+            return
+        if event.internal and not event.fresh:  # an earlier unit may have spoiled that process: a fresh one is asked
+            doing.todo.appendleft(slice_.part(start, slice_.last))
+            return
+        if event.error is not None and (isinstance(event.error, HomeError) or (event.unit is None and not event.many)):
+            raise event.error  # no unit is to blame for a file that a fresh process cannot read either
+        if event.unit is None and not event.many:
+            doing.strikes += 1
+            if doing.strikes > STRIKES:
+                raise CrewError(
+                    f"a worker died {doing.strikes} times before it reached a unit of batch {slice_.batch}: {event.reason}",
+                    hint=f"its last words are in {self.crew.logs}; if it is for want of memory: --memory, or fewer --workers; then resume the run",
+                )
+            doing.todo.appendleft(slice_.part(start, slice_.last))
+            return
+        rest = slice_.part(start, slice_.last)
+        suspect = start if event.unit is None else event.unit
+        if suspect < start or (event.outside and suspect not in doing.spared):
+            doing.spared.add(suspect)
+            doing.todo.appendleft(rest)
+            return
+        if event.unit is None and rest.units > 1:
+            doing.todo.extendleft(reversed(halves(rest)))
+            return
+        unit = rest.first if event.unit is None else event.unit
+        self._bury_unit(slice_.part(unit, unit), event.reason)
+        ends = ((start, min(unit - 1, slice_.last)), (unit + 1, slice_.last))  # it may have been beyond what was still wanted of it
+        parts = [slice_.part(a, b) for a, b in ends if a <= b]
+        doing.todo.extendleft(reversed(parts))
+
+    def _mourn_memory(self, doing: Doing, event: Died, rest: Message) -> None:
+        """A child ran out of memory. That is proof against a unit only where it was alone in a fresh child."""
+        batch = self.manifest.batches[rest.batch]
+        unit = event.unit if event.unit is not None and rest.first <= event.unit <= rest.last else None
+        alone = event.fresh and rest.units == 1 and (doing.narrow or batch.first == batch.last)
+        doing.narrow = True
+        if alone or (unit is not None and self.in_vain >= IN_VAIN):
+            unit = rest.first if unit is None else unit
+            self._count_try(unit, failed=True)
+            said = event.memory == "said"
+            status, error = ("failed", "MemoryError") if said else ("dead", "Died")
+            reason = event.reason if event.memory != "killed" or not alone else f"{event.reason}, alone in a fresh worker: {RAISE}"
+            self._commit(rest.part(unit, unit), b"", lost(rest.part(unit, unit), status, error, reason))
+            again = [(rest.first, unit - 1), (unit + 1, rest.last)]
+        elif unit is not None:
+            self.alone.add(unit)
+            again = [(unit, unit), (rest.first, unit - 1), (unit + 1, rest.last)]  # first, since the next child is fresh
+        elif event.fresh and rest.units > 1:
+            again = [(half.first, half.last) for half in halves(rest)]
+        else:
+            again = [(rest.first, rest.last)]
+        doing.todo.extendleft(reversed([rest.part(a, b) for a, b in again if a <= b]))
+
+    def _count_try(self, unit: int, *, failed: bool) -> None:
+        if unit in self.alone:
+            self.alone.discard(unit)
+            self.in_vain = self.in_vain + 1 if failed else 0
+
+    def _bury(self) -> None:
+        """Messages that came back too often: what they ask for is written down as dead."""
+        if not self.queue.depth().dead:
+            return
+        for body in self.queue.dead():
+            message = Message.parse(body)
+            for first, last in self.coverage.missing(message.first, message.last):
+                self._bury_unit(message.part(first, last), LOST)
+
+    def _bury_unit(self, message: Message, reason: str) -> None:
+        self._commit(message, b"", dead(message, reason))
+
+    def _commit(self, message: Message, results: bytes | pa.Buffer, accounts: bytes) -> None:
+        """An outcome: its results, and then, as the commit, its accounts. Until both are in the store, its message stays in the queue."""
+        self._settle(WRITES)  # or what is heard at once would pile up here
+        self.writing += len(results) + len(accounts)
+        self.written.append(self.writer.submit(self._write, message, results, accounts))
+        self.coverage.add(message.first, message.last)
+        bad = unpack_accounts(pa.py_buffer(accounts)).bad
+        if message.units == 1:
+            self._count_try(message.first, failed=bool(bad))
+        if bad:
+            self.bad.update(account.unit for account in bad)
+            last = max(bad, key=lambda account: account.unit)
+            self.lately = f"{key_text(self.units.key(last.unit))}: {last.error}: {last.message.partition(chr(10))[0]}"
+
+    def _write(self, message: Message, results: bytes | pa.Buffer, accounts: bytes) -> int:
+        if len(results):
+            put_sealed(self.store, self.layout.outcome(message, "results"), results)
+        put_sealed(self.store, self.layout.outcome(message, "ledger"), accounts)
+        return len(results) + len(accounts)
+
+    def _keep_leases(self) -> None:
+        now = self.clock()
+        for doing in self.doing.values():
+            if now - doing.extended > self.visibility / 3:
+                self.queue.extend(doing.receipt, self.visibility)
+                doing.extended = now
+
+    def _tell(self) -> None:
+        self.tell(Progress(self.manifest.model, int(self.coverage.done.sum()), self.manifest.units, len(self.bad), self.lately))
+
+
+def halves(message: Message) -> list[Message]:
+    """A slice in two, or itself if it is one unit."""
+    if message.units == 1:
+        return [message]
+    middle = (message.first + message.last) // 2
+    return [message.part(message.first, middle), message.part(middle + 1, message.last)]
+
+
+def dead(message: Message, reason: str) -> bytes:
+    """The accounts of units that nobody could do."""
+    return lost(message, "dead", "Died", reason)
+
+
+def lost(message: Message, status: str, error: str, reason: str) -> bytes:
+    """The accounts of units that have no result, and why."""
+    units = np.arange(message.first, message.last + 1, dtype=np.int64)
+    zero = np.zeros(len(units), np.int64)
+    return pack_accounts(message, zero.astype(float), zero, [Account(int(unit), status, error, reason) for unit in units], [])

@@ -1,0 +1,150 @@
+"""The doors to the world: Warehouse, Store, Queue, Ledger.
+
+Each is a Protocol of a few methods; its kinds do not inherit it.  Every sentence here is a promise that the contract
+tests hold every kind to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import pyarrow as pa
+
+from .run_states import Event, State
+
+
+class Store(Protocol):
+    """Objects by key; a key is a relative path with forward slashes."""
+
+    def put(self, key: str, data: bytes | pa.Buffer) -> None:
+        """Write whole or not at all, durable when the call returns; an object that is there is replaced."""
+
+    def get(self, key: str) -> pa.Buffer:
+        """The object's bytes; KeyError if there is none."""
+
+    def parts(self, key: str) -> Iterator[pa.Buffer | bytes]:
+        """The object's bytes in order: a few megabytes at a time, or as one buffer where it is in memory anyway; KeyError, with
+        the first of them, if there is none."""
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """The keys below a prefix that ends with '/', in order; half-written objects are never among them."""
+
+    def delete(self, prefix: str) -> None:
+        """Remove the object of that key and all below `prefix/`; what is not there is no error."""
+
+
+@runtime_checkable
+class MarkedStore(Store, Protocol):
+    """A store that knows a mark of each object's content, without reading it: of objects that others wrote into it."""
+
+    def get_marked(self, key: str, mark: str) -> pa.Buffer:
+        """The object's bytes; KeyError if there is none, DamagedFile if it is not the one that had this mark."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message handed out by a queue. `receipt` is good for this delivery only."""
+
+    body: str
+    receipt: str
+    received: int  # how often it has been handed out, this time included
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """What a queue holds: waiting, handed out, and given up."""
+
+    waiting: int
+    in_flight: int
+    dead: int
+
+
+class Queue(Protocol):
+    """SQS's semantics: at least once, in no promised order, leased and not taken."""
+
+    def send(self, bodies: Sequence[str]) -> None:
+        """Add messages; durable as far as the kind can make it. Earlier ones tend to be handed out first."""
+
+    def receive(self, wait: float = 0.0) -> Delivery | None:
+        """Lease one message for the visibility timeout; wait up to `wait` seconds for one. A message that was handed
+        out `max_receives` times and came back goes to the dead letters instead."""
+
+    def extend(self, receipt: str, seconds: float) -> bool:
+        """Lease it `seconds` longer, from now; 0 gives it back at once. False if the lease was lost."""
+
+    def delete(self, receipt: str) -> bool:
+        """It is done. False if the lease was lost in the meantime (it may be handed out again)."""
+
+    def dead(self) -> Sequence[str]:
+        """The bodies of the dead letters."""
+
+    def purge(self) -> None:
+        """Forget all messages, dead letters included."""
+
+    def depth(self) -> Depth:
+        """How many messages are waiting, in flight and dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A run as the ledger knows it. `options` is what it was started with, `counts` what has come of it."""
+
+    id: str
+    job: str  # the job's name
+    ref: str  # module:attribute, or "" where the job was given as an object
+    state: State
+    step: str
+    created: str  # ISO 8601, UTC
+    updated: str
+    reason: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    version: int = 0  # goes up with every write: what a conditional write compares
+
+
+class Ledger(Protocol):
+    """The runs' records. Transitions go through states.after, and a lost race is an error, never a lost write."""
+
+    def create(self, record: Record) -> None:
+        """Add a run; StateError if its id is taken."""
+
+    def read(self, run: str) -> Record:
+        """The record; NoSuchRun if there is none."""
+
+    def move(self, run: str, event: Event, *, step: str | None = None, reason: str = "") -> Record:
+        """Let `event` happen to the run, if its state allows it; the new record."""
+
+    def note(
+        self, run: str, *, step: str | None = None, counts: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
+    ) -> Record:
+        """Write facts beside the state: the step it is at, counts and options (merged into those there)."""
+
+    def runs(self, job: str | None = None) -> Sequence[Record]:
+        """All runs, or those of a job, newest first."""
+
+
+class Warehouse(Protocol):
+    """SQL over tables by name, and the one place where the rows of a whole data set are touched."""
+
+    def define(self, name: str, select: str) -> None:
+        """Let `name` stand for a query's rows."""
+
+    def columns(self, select: str) -> pa.Schema:
+        """The columns of a query, without running it; QueryError if it cannot run."""
+
+    def query(self, select: str) -> pa.Table:
+        """The rows of a query whose answer is small, or sorted by it."""
+
+    def stream(self, select: str) -> Iterator[pa.RecordBatch]:
+        """The rows of a query of any size: in its order, where it has one at its end, else in any."""
+
+    def write(self, select: str, key: str, format: str = "parquet") -> int:
+        """Write a query's rows as one object of the store, in the query's order; how many."""
+
+    def close(self) -> None:
+        """Give back memory, threads and temporary files."""
+
+
+Clock = Callable[[], float]

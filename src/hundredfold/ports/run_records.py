@@ -1,0 +1,56 @@
+"""What every ledger does to a record: the rules of the door, whatever it is kept in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from ..errors import NoSuchRun, StateError
+from .interfaces import Record
+from .run_states import Event, after
+
+SHOWN = 3  # so many runs are named where one is not found
+
+
+def moved(record: Record, event: Event, step: str | None, reason: str, now: float) -> Record:
+    """The record after `event`; StateError if its state does not allow it."""
+    state = after(record.state, event, record.id)
+    return _next(
+        record, now, state=state, reason=reason.encode("utf-8", "backslashreplace").decode(), step=record.step if step is None else step
+    )
+
+
+def noted(record: Record, step: str | None, counts: Mapping[str, Any] | None, options: Mapping[str, Any] | None, now: float) -> Record:
+    """The record with these facts merged into it."""
+    return _next(
+        record,
+        now,
+        step=record.step if step is None else step,
+        counts={**record.counts, **(counts or {})},
+        options={**record.options, **(options or {})},
+    )
+
+
+def _next(record: Record, now: float, **changes: Any) -> Record:
+    updated = max(stamp(now), record.updated)  # the clock may have been set back
+    return replace(record, updated=updated, version=record.version + 1, **changes)
+
+
+def stamp(now: float) -> str:
+    """A moment as records have it: ISO 8601, UTC, to the millisecond."""
+    return datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
+
+
+def taken(run: str) -> StateError:
+    return StateError(f"run {run} is in the ledger already", hint=f"hundredfold resume {run}")
+
+
+def no_such_run(run: str, newest: Sequence[str]) -> NoSuchRun:
+    """The error that says which runs there are."""
+    there = f"the newest here: {', '.join(newest[:SHOWN])}" if newest else "there are none here yet"
+    return NoSuchRun(
+        f"there is no run {run}; {there}",
+        hint=f"hundredfold status --all   lists them; a run that was killed before it was recorded left nothing: run it again with --run-id {run}",
+    )

@@ -1,0 +1,1 @@
+"""Use cases that every backend shares: loading a job, checking arguments, naming a run, and reading it afterwards."""

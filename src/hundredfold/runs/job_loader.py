@@ -1,0 +1,144 @@
+"""From the words for a job, `module:attribute` or `path/to/file.py:attribute`, to the job itself."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib
+import os
+import re
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+
+from .._package import FOLDER
+from ..errors import HundredfoldError, JobError, UsageError, text_of_error
+from ..job import Job
+
+FILE = re.compile(r"(?P<path>.+\.py)(?::(?P<attribute>[^:/\\]*))?")
+WANTED = "wanted module:attribute or path/to/file.py:attribute, such as my_job.job:job or my_job/job.py"
+
+
+def load_job(ref: str) -> Job:
+    """The job of a module, looked for in the current folder too, or of a file; JobError says why there is none.
+
+    Without an attribute it is the only job that the module holds.
+    """
+    file = FILE.fullmatch(ref)
+    name, _, attribute = (file["path"], "", file["attribute"] or "") if file else ref.partition(":")
+    if not name or (":" in ref and not attribute) or not (file or all(name.split("."))) or "\0" in ref:
+        raise JobError(f"{ref!r} names no job", hint=WANTED)
+    return _job_in(_of_file(Path(name)) if file else _import(name, Path.cwd(), f"python -c 'import {name}'"), name, attribute)
+
+
+def lasting(ref: str) -> str:
+    """The same words, good in any folder: a file's path made absolute."""
+    file = FILE.fullmatch(ref)
+    return str(expanded(file["path"]).absolute()) + ref[file.end("path") :] if file else ref
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with the user's folder for ~; as it is for a user that there is none of, where Path.expanduser raises.
+
+    Raises: UsageError for a path that is no text (in full: SQLite, DuckDB and Arrow take paths as UTF-8).
+    """
+    found = Path(os.path.expanduser(path))  # noqa: PTH111
+    try:
+        str(found.absolute()).encode()
+    except UnicodeEncodeError:
+        ascii_only = sys.getfilesystemencoding() != "utf-8"
+        raise UsageError(
+            f"the path {str(found.absolute())!a} is not text in UTF-8",
+            hint="this process reads paths as ASCII: set LC_ALL=C.UTF-8, or leave PYTHONUTF8=0 out" if ascii_only else "rename it",
+        ) from None
+    return found
+
+
+def _of_file(path: Path) -> ModuleType:
+    """The module that a file is. Its folder comes first on the path, as for `python file.py`; a file of a package is imported
+    as a part of it, from the folder that holds the package."""
+    full = Path(os.path.realpath(expanded(path)))  # and not Path.resolve, which raises for links that lead to each other
+    try:
+        found = full.is_file()
+    except OSError:  # a name that is too long, say
+        found = False
+    if not found:
+        raise JobError(f"there is no file {full}", hint=WANTED)
+    names, folder = [full.stem], full.parent
+    above = _goes_up(full)
+    while (folder / "__init__.py").is_file() or len(names) <= above:
+        names.insert(0, folder.name)
+        folder = folder.parent
+    dotted = ".".join(names)
+    module = _import(dotted, folder, f"python -c 'import {dotted}'" if len(names) > 1 else f"python {path}")
+    if Path(getattr(module, "__file__", None) or "").resolve() != full:
+        raise JobError(
+            f"{full} cannot be imported: the name {module.__name__} belongs to {getattr(module, '__file__', None) or 'Python itself'}",
+            hint="rename the file",
+        )
+    return module
+
+
+def _goes_up(path: Path) -> int:
+    """How many packages its relative imports need around a file: one for `from .model import fit`."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, OSError, RecursionError, MemoryError):
+        return 0  # the import reports it
+    return max((node.level for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)), default=0)
+
+
+def _import(name: str, folder: Path, again: str) -> ModuleType:
+    if str(folder) not in sys.path:  # workers are sent this path
+        sys.path.insert(0, str(folder))
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # what a module says on import is words, not the result
+            return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            raise JobError(
+                f"there is no module {error.name!r} in {folder} or among the installed packages",
+                hint="run this where the module is, or install its package",
+            ) from error
+        raise _failed(name, error, again) from error
+    except (Exception, SystemExit) as error:  # whatever the user's module raises is told
+        raise _failed(name, error, again) from error
+
+
+def _job_in(module: ModuleType, name: str, attribute: str) -> Job:
+    jobs = {key: value for key, value in vars(module).items() if isinstance(value, Job)}
+    if not attribute and len({id(job) for job in jobs.values()}) == 1:
+        return next(iter(jobs.values()))
+    job = getattr(module, attribute, None) if attribute else None
+    if isinstance(job, Job):
+        return job
+    what = (
+        (f"holds {len(jobs)} jobs" if jobs else "holds no job")
+        if not attribute
+        else f"has no {attribute!r}"
+        if job is None
+        else f"has, but not as a Job ({type(job).__name__}), {attribute!r}"
+    )
+    raise JobError(f"{name} {what}", hint=f"it has {', '.join(f'{name}:{key}' for key in jobs)}" if jobs else "declare one: job = Job(...)")
+
+
+def _failed(module: str, error: BaseException, again: str) -> JobError:
+    """Return what the import of a module raised, with the line of the user's that raised it. An error of ours keeps its hint."""
+    where = _line_of(error)
+    if isinstance(error, HundredfoldError):
+        return JobError(error.message, problems=[*error.problems, *where], hint=error.hint or f"mend the declaration in {module}")
+    return JobError(
+        f"the module {module} cannot be imported: {type(error).__name__}: {text_of_error(error)}".rstrip(": "),
+        problems=where,
+        hint=f"{again} shows all of it",
+    )
+
+
+def _line_of(error: BaseException) -> list[str]:
+    """Return the innermost line of the user's own code that led to an error, rather than one of this package or of Python's."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return [f"at {error.filename}, line {error.lineno}" + (f": {error.text.strip()}" if error.text else "")]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename and f.filename != __file__]
+    own = [f for f in frames if not f.filename.startswith((FOLDER, "<"))] or frames
+    return [f"at {f.filename}, line {f.lineno}: {f.line}" for f in own[-1:]]

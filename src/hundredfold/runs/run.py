@@ -1,0 +1,344 @@
+"""A run as people look at it: what is recorded of it, and the rows that it left."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..data import checksums
+from ..data.arrays import pylist_of, rows_of
+from ..data.checksums import listed, verified
+from ..data.manifest import UnitList, key_text
+from ..data.outcomes import ACCOUNT
+from ..errors import StateError, UsageError
+from ..job import Layout
+from ..local.home import as_home
+from ..pipeline import publish as publishing
+from ..pipeline.coverage import Coverage
+from ..pipeline.publish import Release
+from ..pipeline.validate import read_verdicts
+from ..ports.interfaces import Record
+from ..ports.run_states import State
+from ..sql.duckdb import DuckWarehouse
+from .names import check_run_id
+
+HTML_ROWS = 20  # rows of a table that a notebook shows
+HTML_CHARACTERS = 100  # characters of one value there
+STOPPED = "stopped"  # what is shown of a run that is under way by its record, and that nothing drives
+REASON_CHARACTERS = 160  # of one reason among the counts of failures
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of a run, in the form that you like."""
+
+    table: pa.Table
+
+    def arrow(self) -> pa.Table:
+        return self.table
+
+    def pandas(self) -> Any:
+        """A pandas.DataFrame (needs the extra `pandas`)."""
+        return self.table.to_pandas()
+
+    def polars(self) -> Any:
+        """A polars.DataFrame (needs the extra `polars`)."""
+        import polars as pl
+
+        return pl.from_arrow(self.table)
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def __repr__(self) -> str:
+        return f"{self.table.num_rows:,} rows of {', '.join(self.table.column_names)}"
+
+    def _repr_html_(self) -> str:
+        """The first rows as a table, for a notebook."""
+        head = self.table.slice(0, HTML_ROWS)
+        names = "".join(f"<th>{html.escape(name)}</th>" for name in head.column_names)
+        columns = [map(_html_cell, pylist_of(column)) for column in head.columns]
+        rows = "".join(f"<tr>{''.join(cells)}</tr>" for cells in zip(*columns, strict=True))
+        more = self.table.num_rows - head.num_rows
+        note = f"the first {head.num_rows:,} of {self.table.num_rows:,} rows" if more else f"{self.table.num_rows:,} rows"
+        return f"<table><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table><p>{note}</p>"
+
+
+class Run:
+    """One execution of a job, and all that is left of it."""
+
+    def __init__(self, home: Any, run: str) -> None:
+        self.home, self.id, self.layout = home, run, Layout(run)
+
+    @property
+    def record(self) -> Record:
+        """The ledger's record, read anew."""
+        record: Record = self.home.ledger.read(self.id)
+        return record
+
+    @property
+    def state(self) -> str:
+        return self.record.state.value
+
+    @property
+    def counts(self) -> Mapping[str, Any]:
+        """Rows of each source, units of each model, the release: what came in, went on, and was left behind."""
+        return self.record.counts
+
+    @property
+    def place(self) -> str:
+        """Where the run's files are: a folder, or an address in S3."""
+        return str(self.home.where(self.layout.root))
+
+    @property
+    def folder(self) -> Path:
+        """The folder of a run on this machine; UsageError for one on AWS."""
+        if not hasattr(self.home, "folder"):
+            raise UsageError(
+                f"run {self.id} has no folder: its files are at {self.place}", hint="run.place says where; published() fetches a file"
+            )
+        return Path(self.place)
+
+    def results(self, model: str | None = None) -> Rows:
+        """The result rows of a model (of the last one, if it is not named), sorted by the unit's key."""
+        name = self._model(model)
+        return self._read(self.layout.results(name), self.layout.collected(name), f"model {name} has no result yet")
+
+    def units(self, model: str | None = None) -> Rows:
+        """Every unit of a model and what became of it: status, rows, seconds, error."""
+        name = self._model(model)
+        return self._read(self.layout.accounts(name), self.layout.collected(name), f"model {name} is not collected yet")
+
+    def failures(self, model: str | None = None) -> Rows:
+        """The units that failed or died, with the reason; of all models, if none is named."""
+        names = [self._model(model)] if model is not None else self._collected()
+        tables = []
+        for name in names:
+            table = self.units(name).table
+            bad = table.filter(table.column("error").is_valid())
+            keys = [c for c in table.column_names if c not in ACCOUNT.names]
+            key = [key_text([row[k] for k in keys]) for row in rows_of(bad.select(keys))] if keys else [key_text(())] * bad.num_rows
+            rest = bad.drop_columns(keys)
+            tables.append(
+                rest.add_column(0, "unit", pa.array(key, pa.string())).add_column(0, "model", pa.array([name] * bad.num_rows, pa.string()))
+            )
+        return Rows(pa.concat_tables(tables) if tables else pa.table({"model": [], "unit": []}))
+
+    def rejects(self, source: str) -> Rows:
+        """The rows of a source that went no further, as they came, with `__reason`; none if all were accepted."""
+        return self._left(source, self.layout.rejects(source), "__reason")
+
+    def repairs(self, source: str) -> Rows:
+        """Every value of a source that was repaired: `__column`, `__before`, `__after` and the row as it came; a row that was rejected
+        all the same is there, too. `__row` is empty where a source has no numbered rows (Parquet on AWS, nothing rejected)."""
+        return self._left(source, self.layout.repairs(source), "__column", "__before", "__after")
+
+    def _left(self, source: str, key: str, *columns: str) -> Rows:
+        """What validation left beside the accepted rows; no rows if it had nothing to say."""
+        try:
+            verdicts = {v.source: v for v in read_verdicts(self.layout, self.home.store)}
+        except KeyError:
+            raise StateError(
+                f"the sources of run {self.id} are not validated yet; it is {self.state}", hint=f"hundredfold status {self.id}"
+            ) from None
+        if source not in verdicts:
+            raise UsageError(f"run {self.id} has no source {source!r}")
+        wanted = verdicts[source].checksums.get(key)
+        if wanted:
+            return _rows(verified(self.home.store, key, wanted))
+        fields = [("__file", pa.string()), ("__row", pa.int64()), *((name, pa.string()) for name in columns)]
+        return Rows(pa.schema(fields).empty_table())
+
+    @property
+    def release(self) -> Release | None:
+        """What the run published."""
+        record, store = self.record, self.home.store
+        published = record.counts.get("release")
+        if published:
+            return publishing.read_release(record.job, int(published["version"]), store)
+        return next((r for r in reversed(publishing.releases(record.job, store)) if r.run == self.id), None)
+
+    def table(self, name: str | None = None) -> Rows:
+        """The rows of a release, in the order in which they were published."""
+        path = self.published(name)
+        with DuckWarehouse(self.home.store, self.home.scratch(f"{self.id}-read"), memory=2**28, threads=1) as warehouse:
+            return Rows(warehouse.read(path))
+
+    def published(self, name: str | None = None, format: str | None = None) -> Path:
+        """The file of a release; the first one, if none is named."""
+        release = self.release
+        if release is None:
+            raise StateError(f"run {self.id} has published nothing; it is {self.state}")
+        files = {key: PurePosixPath(key) for key in release.files}
+        found = [k for k, p in files.items() if (name is None or p.stem == name) and (format is None or p.suffix == f".{format}")]
+        if not found:
+            raise UsageError(f"run {self.id} published {', '.join(p.name for p in files.values())}, not {name or ''}.{format or ''}")
+        try:
+            path = Path(self.home.fetch(found[0]))
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except (KeyError, FileNotFoundError):
+            raise checksums.missing(self.home.store, found[0]) from None
+        if digest != release.files[found[0]]:
+            raise checksums.damaged(self.home.store, found[0], "does not have the SHA-256 with which it was published")
+        return path
+
+    def __repr__(self) -> str:
+        record = self.record
+        models = record.counts.get("models", {})
+        told = [
+            f"{name}: {m.get('ok', 0):,} of {m['units']:,} units ok"
+            + (f", {m['failed'] + m['dead']:,} not" if m.get("failed", 0) + m.get("dead", 0) else "")
+            for name, m in models.items()
+        ]
+        return f"<Run {self.id} of {record.job}: {record.state.value}{'; ' if told else ''}{'; '.join(told)}>"
+
+    def _model(self, name: str | None) -> str:
+        names = list(self.record.counts.get("models", {}))
+        if not names:
+            raise StateError(f"run {self.id} has not come to a model yet; it is {self.state}")
+        if name is not None and name not in names:
+            raise UsageError(f"run {self.id} has no model {name!r}; it has {', '.join(names)}")
+        return name or names[-1]
+
+    def _collected(self) -> list[str]:
+        return [name for name, m in self.record.counts.get("models", {}).items() if "ok" in m]
+
+    def _read(self, key: str, lister: str, missing: str) -> Rows:
+        try:
+            return _rows(listed(self.home.store, key, lister))
+        except KeyError:
+            if ended(self.record):  # it was collected, and is not there
+                raise checksums.missing(self.home.store, lister) from None
+            raise StateError(f"{missing}; run {self.id} is {self.state}", hint=f"hundredfold status {self.id}") from None
+
+
+def _html_cell(value: Any) -> str:
+    """One value as a table cell; long texts are cut."""
+    text = "" if value is None else str(value)
+    return f"<td>{html.escape(text if len(text) <= HTML_CHARACTERS else text[: HTML_CHARACTERS - 1] + '…')}</td>"
+
+
+def ended(record: Record) -> bool:
+    """Return whether all models of a run were collected, so that a file of theirs that is not there is missing."""
+    return record.state in (State.DONE, State.HELD)
+
+
+def _rows(data: pa.Buffer) -> Rows:
+    return Rows(pq.ParquetFile(pa.BufferReader(data)).read())
+
+
+def open_run(run_id: str | None = None, *, home: Any = ".hundredfold") -> Run:
+    """A run that was made before: the newest, if none is named. NoSuchRun if there is none."""
+    there = as_home(home)
+    return Run(there, find_run(there, run_id).id)
+
+
+def find_run(home: Any, run_id: str | None) -> Record:
+    """Return the record of a run; of the newest, for None alone. Raises: UsageError for what can be no run's id, NoSuchRun."""
+    if run_id is None:
+        return newest(home)
+    record: Record = home.ledger.read(check_run_id(run_id))
+    return record
+
+
+def newest(home: Any) -> Record:
+    """The last run that was begun; UsageError if there is none."""
+    runs: Sequence[Record] = home.ledger.runs()
+    if not runs:
+        raise UsageError(f"there is no run in {home.words}", hint="hundredfold run MODULE:JOB, or hundredfold demo")
+    return runs[0]
+
+
+def reasons(run: Run, most: int = 5) -> list[dict[str, Any]]:
+    """The most frequent reasons for which units failed: each with its count and the first unit."""
+    if not sum(m.get("failed", 0) + m.get("dead", 0) for m in run.counts.get("models", {}).values()):
+        return []
+    counted: dict[tuple[str, str, str], list[Any]] = {}
+    for row in rows_of(run.failures().arrow()):
+        words = (row["message"] or "").strip().splitlines()
+        entry = counted.setdefault((row["model"], row["error"], _cut(words[0]) if words else ""), [0, row["unit"]])
+        entry[0] += 1
+    ranked = sorted(counted.items(), key=lambda item: (-item[1][0], item[0]))[:most]
+    return [{"model": m, "units": n, "first": first, "reason": f"{error}: {text}"} for (m, error, text), (n, first) in ranked]
+
+
+def sample_unit(run: Run) -> tuple[str, str] | None:
+    """The model of the most units (of equals, the last), and the key of its first: something to replay."""
+    models = run.counts.get("models", {})
+    for _, _, name in sorted((-models[name]["units"], -place, name) for place, name in enumerate(run._collected())):
+        units = UnitList.read(run.layout, name, run.home.store)
+        if units.keys.num_columns:
+            return name, key_text(units.key(0))
+    return None
+
+
+def models_of(run: Run) -> dict[str, Any]:
+    """The counts of each model; `done` says how many units of one that is not collected yet have an outcome."""
+    models = {name: dict(counts) for name, counts in run.counts.get("models", {}).items()}
+    for name, counts in models.items():
+        if "ok" not in counts:
+            counts["done"] = int(Coverage.read(counts["units"], run.layout, name, None, run.home.store).done.sum())
+    return models
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """A run in words that a program can read; from the record alone, where its folder has been removed."""
+    record, there = run.record, run.home.holds(run.id)
+    driven = run.home.driven(record.id)
+    return {
+        "run": record.id,
+        "job": record.job,
+        "state": state_shown(record, driven),
+        "step": record.step,
+        "reason": record.reason,
+        "created": record.created,
+        "updated": record.updated,
+        "as_of": record.options.get("as_of"),
+        "sources": record.counts.get("sources", {}),
+        "csv": record.counts.get("csv", {}),
+        "models": models_of(run) if there else record.counts.get("models", {}),
+        "reasons": reasons(run) if there else [],
+        "sample": sample_unit(run) if there else None,
+        "workers_replaced": record.counts.get("workers_replaced", {}),
+        "recomputed": record.counts.get("recomputed", []),
+        "units_recomputed": record.counts.get("units_recomputed", 0),
+        "release": _release_facts(run),
+        "folder": run.place if there else None,
+        "driven": driven,
+    }
+
+
+def state_shown(record: Record, driven: bool) -> str:
+    """Return the state of a run as people see it: one that is recorded as under way, and that no process drives, has stopped."""
+    return STOPPED if record.state in (State.NEW, State.RUNNING) and not driven else record.state.value
+
+
+def _release_facts(run: Run) -> dict[str, Any] | None:
+    release = run.release
+    if release is None:
+        return None
+    files = [run.home.where(key) for key in release.files]
+    now = publishing.current(run.record.job, run.home.store)
+    return {
+        "version": release.version,
+        "parent": release.parent,
+        "current": now == release.version,
+        "current_version": now,
+        "code": {fingerprint: dict(units) for fingerprint, units in release.code.items()},
+        "rows": dict(release.rows),
+        "files": files,
+        "digest": release.digest,
+    }
+
+
+def _cut(text: str) -> str:
+    """Return the beginning of a long text."""
+    return text if len(text) <= REASON_CHARACTERS else f"{text[: REASON_CHARACTERS - 3]}..."

@@ -1,0 +1,1 @@
+"""Source files: which files are data, and how CSV, JSON lines and Parquet are read."""

@@ -1,0 +1,192 @@
+"""Gets CSV files ready for DuckDB, so that it reads only what every reader of CSV understands in the same way.
+
+Each file is scanned first (`csv_records`).  One whose records are all written as RFC 4180 has it is read where it is.  Of any
+other the good records are written anew, into a copy that is read in its place, and the torn lines are kept with their reasons.
+DuckDB must find as many rows as the scan did.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from ...contract import literal, quote
+from ...errors import HomeError, SourceError
+from ...job import Csv
+from .csv_dialect import EXTRA, Dialect, decide, encoding_hint, unreadable
+from .csv_records import ENCODING, Scan, scan
+
+LINE_BYTES = 2_000_000  # of a line that DuckDB reads without being told
+NO_NULL = "\x1fhundredfold: no text is null\x1f"
+PLAIN = {"delimiter": ",", "quote": '"', "encoding": "utf-8", "decimal": ".", "null": [""], "header": True, "compression": None}
+MALFORMED = pa.schema({"file": pa.string(), "row": pa.int64(), "rule": pa.string(), "words": pa.string(), "line": pa.string()})
+
+
+@dataclass(frozen=True, slots=True)
+class CsvFile:
+    """A file that is ready to be read: its own path, or that of the copy that stands for it."""
+
+    path: str
+    read: str
+    dialect: Dialect
+    scan: Scan
+
+    @property
+    def is_copy(self) -> bool:
+        return self.read != self.path
+
+    def sql(self, pattern: Callable[[str], str], *, named: bool = True) -> str:
+        """The file's rows as a query, all values as text, with its path if `named`. `pattern` writes a path as SQL."""
+        d = self.dialect
+        names = [*d.names, *([EXTRA] if d.trailing else [])]
+        columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
+        nulls = ", ".join(literal(text) for text in d.null if d.delimiter not in text) or literal(NO_NULL)
+        sign = literal(d.quote or "")
+        options = [
+            "auto_detect = false",
+            f"header = {str(d.header and not self.is_copy).lower()}",
+            f"columns = {{{columns}}}",
+            f"delim = {literal(d.delimiter)}, quote = {sign}, escape = {sign}",
+            f"nullstr = [{nulls}], allow_quoted_nulls = {str(d.null == ('',)).lower()}",
+            r"new_line = '\r\n'" if self.scan.newline == b"\r\n" and not self.is_copy else r"new_line = '\n'",
+            f"compression = {literal('none' if self.is_copy else d.compression or 'none')}",
+            *(["parallel = false"] if self.scan.multiline else []),
+            *([f"max_line_size = {self.scan.longest + 100}"] if self.scan.longest + 100 > LINE_BYTES else []),
+        ]
+        # an empty value is missing, quoted or not: writers that quote every value write a missing one as ""
+        empty_is_null = "" in d.null and d.null != ("",)
+        select = ", ".join(f"nullif({quote(n)}, '') AS {quote(n)}" if empty_is_null else quote(n) for n in d.names)
+        file = f", {literal(self.path)} AS __file" if named else ""
+        return f"SELECT {select}{file} FROM read_csv({pattern(self.read)}, hive_partitioning = false, {', '.join(options)})"
+
+
+def prepare_csv(
+    source: str, paths: Sequence[str], csv: Csv, columns: Sequence[str], copies: Path, *, rewrite: bool, tick: Callable[[], None]
+) -> list[CsvFile]:
+    """Scan files, and copy those that need it into the folder `copies`; files without a line are left out.
+
+    With `rewrite` all are copied.  SourceError if one cannot be read, or none has a line.
+    """
+    found = []
+    for number, path in enumerate(paths):
+        dialect = decide(source, path, csv, columns)
+        if dialect.names:
+            found.append(_prepared(source, path, dialect, copies / f"{number}.csv", rewrite, tick))
+    if not found:
+        raise SourceError(f"{source} is empty: {paths[0]} has no line", hint=f"name another place with --source {source}=PATH")
+    return found
+
+
+def _prepared(source: str, path: str, dialect: Dialect, copy: Path, rewrite: bool, tick: Callable[[], None]) -> CsvFile:
+    try:
+        if dialect.is_plain and not rewrite:
+            seen = _scanned(path, dialect, None, tick)
+            if seen.as_is:
+                return CsvFile(path, path, dialect, seen)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with copy.open("wb") as out:
+            seen = _scanned(path, dialect, out, tick)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise HomeError(f"the disk is full: {copy.parent}", hint="free some space, or move the runs with --home") from error
+        raise unreadable(source, path, dialect.compression, error) from error
+    _refuse_other_encoding(source, path, dialect, seen)
+    return CsvFile(path, str(copy), dialect, seen)
+
+
+def _scanned(path: str, dialect: Dialect, out: BinaryIO | None, tick: Callable[[], None]) -> Scan:
+    with dialect.open(path) as text:
+        return scan(
+            text,
+            dialect.grammar,
+            len(dialect.names),
+            dialect.first_line,
+            trailing=dialect.trailing,
+            nulls=dialect.null,
+            out=out,
+            tick=tick,
+        )
+
+
+def _refuse_other_encoding(source: str, path: str, dialect: Dialect, seen: Scan) -> None:
+    """SourceError for a file several lines of which are no UTF-8, and that holds nothing beyond ASCII that is."""
+    bad = [torn for torn in seen.torn if torn.rule == ENCODING]
+    if len(bad) > 1 and not seen.non_ascii and all(name.isascii() for name in dialect.names):
+        raise SourceError(
+            f"{source}: {path} is not encoded in UTF-8: {len(bad):,} lines are none",
+            problems=[f"line {torn.line}: {torn.problem}: {torn.text[:60]}" for torn in bad[:3]],
+            hint=encoding_hint(source),
+        )
+
+
+def malformed(files: Iterable[CsvFile]) -> pa.Table:
+    """The torn lines of all files."""
+    rows = [(f.path, torn) for f in files for torn in f.scan.torn]
+    return pa.table(
+        [
+            [path for path, _ in rows],
+            [torn.line for _, torn in rows],
+            [torn.rule for _, torn in rows],
+            [f"malformed line {torn.line}: {torn.problem}" for _, torn in rows],
+            [torn.text for _, torn in rows],
+        ],
+        schema=MALFORMED,
+    )
+
+
+def facts_of(files: Sequence[CsvFile]) -> list[dict[str, Any]]:
+    """What was decided, once for files that are written alike: what is recorded with the run."""
+    groups: dict[str, list[CsvFile]] = {}
+    for file in files:
+        groups.setdefault(repr(file.dialect.facts), []).append(file)
+    facts = []
+    for group in groups.values():
+        doubtful = next((f for f in group if f.scan.doubtful), None)
+        facts.append(
+            {
+                **group[0].dialect.facts,
+                "files": len(group),
+                "first": group[0].path,
+                "multiline": sum(f.scan.multiline for f in group),
+                "doubtful": sum(f.scan.doubtful for f in group),
+                "first_doubtful": f"line {doubtful.scan.first_doubtful} of {doubtful.path}" if doubtful else "",
+            }
+        )
+    return facts
+
+
+def in_words(facts: Mapping[str, Any]) -> list[str]:
+    """What was decided other than by default, and what a person should look at."""
+    odd = [f"{key} {_in_words(facts[key])}" for key, plain in PLAIN.items() if facts[key] != plain]
+    files = f" ({facts['files']:,} files)" if facts["files"] > 1 else ""
+    lines = [f"CSV with {', '.join(odd)}{files}"] if odd else []
+    if facts["doubtful"]:
+        lines.append(
+            f"CSV: {facts['doubtful']:,} quoted values run over lines that could be rows; the first begins in {facts['first_doubtful']}"
+            " (if a quote is missing there: csv=Csv(multiline=False))"
+        )
+    return lines
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, list):
+        return " or ".join(f'"{text}"' for text in value) or "none"
+    return {None: "none", False: "none", "\t": "tab"}.get(value, f'"{value}"' if len(str(value)) < 2 else str(value))
+
+
+def typed(name: str, decimal: str, null: Sequence[str]) -> str:
+    """SQL of the text of which a value that is no text is made: null where it is empty or a null text, quoted or not, and with "." as
+    its decimal sign."""
+    text = quote(name)
+    if decimal == ",":
+        text = (
+            f"CASE WHEN regexp_full_match({text}, '[^.,]*,[^.,]*') THEN replace({text}, ',', '.')"
+            rf" WHEN regexp_full_match({text}, '\s*[+-]?\d*\.\d*([eE][+-]?\d+)?\s*') THEN {text} || ' (the decimal sign is a comma)'"
+            f" ELSE {text} END"
+        )
+    return f"CASE WHEN {quote(name)} IN ({', '.join(map(literal, sorted({*null, ''})))}) THEN NULL ELSE {text} END"

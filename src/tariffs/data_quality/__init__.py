@@ -1,0 +1,35 @@
+"""What became of every row that came in dirty: `tariffs dirt`.
+
+What costs time to import is imported by the command, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from hundredfold.cli.options import Where, argument, takes_json, takes_place
+
+
+@click.command("dirt")
+@argument("run", "The run's id; the newest, if left out.", required=False)
+@click.option("--out", metavar="FILE", help="Write the ledger to FILE (.csv or .parquet): a row for each value touched.")
+@takes_place
+@takes_json
+def command(run: str | None, out: str | None, where: Where, as_json: bool) -> None:
+    """Say what became of every row that came in dirty, and reconcile the money. Exit status 1 if the sums are not even."""
+    import hundredfold
+    from hundredfold.cli import display
+    from tariffs.data_quality import show
+    from tariffs.data_quality.reconciliation import account
+
+    balances, ledger = account(hundredfold.open_run(run, home=where.open("tariffs")))
+    if out:
+        show.write(ledger, Path(out))
+    if as_json:
+        display.print_json([show.facts(balance) for balance in balances])
+    else:
+        show.show(balances, ledger)
+    sys.exit(not all(balance.even for balance in balances))

@@ -1,0 +1,269 @@
+"""What became of every row that came in dirty: the ledger of a run, and its money reconciled.
+
+Validation leaves what it rejected, dropped and repaired; here each such row is given its policy and the name of its dirt, and the spikes
+that the estimator sets aside are found again.  Then the sums are held against the source itself: rows and money in = kept + repaired +
+rejected + copies + superseded, to the last digit.  Money is what the source's own figures say: price x units, or
+minutes x (1 - discount) x tariff; text that is no number is worth nothing until it is repaired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from hundredfold import Run
+from hundredfold.errors import SourceError, UsageError
+from hundredfold.pipeline.validate import Verdict, read_verdicts
+from hundredfold.sql.duckdb import DuckWarehouse
+from hundredfold.sql.sources.files import find_files
+from tariffs.columns import key_offsets
+from tariffs.data_quality.repair_kinds import kind_of
+from tariffs.demand.panel import SPIKE_RATIO, SPIKE_SLACK, plausible
+
+KEYS = {
+    "bundle_sales": ("row_id",),
+    "voice_usage": ("cell", "hour", "day_type", "week"),
+    "cell_load": ("cell", "hour"),
+    "locations": ("location",),
+    "product_catalog": ("product",),
+    "policy": ("kind", "scope"),
+}
+MONEY = {
+    "bundle_sales": "TRY_CAST({price} AS DOUBLE) * TRY_CAST({units} AS DOUBLE)",
+    "voice_usage": "TRY_CAST({minutes} AS DOUBLE) * (1 - TRY_CAST({discount} AS DOUBLE)) * (SELECT max(list_price) FROM product_catalog WHERE family = 'VOICE')",
+}
+MONEY_COLUMNS = {"bundle_sales": ("price", "units"), "voice_usage": ("minutes", "discount")}
+SPIKY = {  # what `plausible` looks at
+    "bundle_sales": (("segment", "location", "product"), "s.units", "s.price / p.list_price - 1", "JOIN product_catalog AS p ON p.product = s.product"),
+    "voice_usage": (("cell", "hour", "day_type"), "s.minutes", "-s.discount", ""),
+}  # fmt: skip
+WEEKLY = {"bundle_sales": ("segment", "location", "product")}  # sources whose rows are weeks, with the key of their units
+DROPPED = {"copy of another row": "DEDUPE", "superseded by a later row": "SUPERSEDE"}
+MEMORY = 2**29
+_MONEY = pa.decimal128(38, 6)
+LEDGER = pa.schema(
+    [
+        ("source", pa.string()), ("file", pa.string()), ("row", pa.int64()), ("key", pa.string()), ("column", pa.string()),
+        ("policy", pa.string()), ("kind", pa.string()), ("before", pa.string()), ("after", pa.string()),
+        ("money_before", _MONEY), ("money_after", _MONEY),
+    ]
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some of a source's rows, and their money."""
+
+    rows: int = 0
+    money: Decimal = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """A source's rows and money: `came` as the source has them, `accepted` as the run goes on with them, and what lies between.
+
+    `before` are the repaired rows as they came, `after` as they are now.  `came` is None where the source is no longer there.
+    `untold` rows were counted as repaired, and there is no word of how.
+    """
+
+    source: str
+    came: Part | None
+    accepted: Part
+    before: Part
+    after: Part
+    rejected: Part
+    copies: Part
+    superseded: Part
+    set_aside: Part
+    untold: int
+
+    @property
+    def kept(self) -> Part:
+        """The rows that nobody touched."""
+        return Part(self.accepted.rows - self.after.rows, self.accepted.money - self.after.money)
+
+    @property
+    def missing(self) -> Part | None:
+        """What came in and is nowhere: nothing, where the sums come out even."""
+        if self.came is None:
+            return None
+        there = (self.kept, self.before, self.rejected, self.copies, self.superseded)
+        return Part(self.came.rows - sum(p.rows for p in there), self.came.money - sum((p.money for p in there), Decimal(0)))
+
+    @property
+    def even(self) -> bool:
+        return self.missing in (None, Part()) and not self.untold  # None: the source has gone, and nothing can be said
+
+
+def account(run: Run) -> tuple[list[Balance], pa.Table]:
+    """Every source's balance, and the ledger: one row for each value repaired and each row rejected, dropped or set aside.
+
+    The ledger has the columns source, file, row, key, column, policy, kind, before, after, money_before, money_after, in the order of
+    source, file, row.  UsageError for a run that is not on this machine.
+    """
+    if not hasattr(run.home, "folder"):
+        raise UsageError(
+            f"run {run.id} lies on AWS", hint='its rows are at hand one by one: run.repairs("bundle_sales"), run.rejects("bundle_sales")'
+        )
+    verdicts = read_verdicts(run.layout, run.home.store)
+    balances, ledgers = [], []
+    with DuckWarehouse(run.home.store, run.home.scratch(f"{run.id}-dirt"), memory=MEMORY, threads=2) as warehouse:
+        for verdict in verdicts:
+            warehouse.define(verdict.source, _accepted(verdict, warehouse))
+        for verdict in verdicts:
+            balance, ledger = _account_one(verdict, run, warehouse)
+            balances.append(balance)
+            ledgers.append(ledger)
+    return balances, pa.concat_tables(ledgers)
+
+
+def _accepted(verdict: Verdict, warehouse: DuckWarehouse) -> str:
+    return f"SELECT * FROM {warehouse.parquet(verdict.accepted_key)}" if verdict.accepted_key else verdict.select
+
+
+def _account_one(verdict: Verdict, run: Run, warehouse: DuckWarehouse) -> tuple[Balance, pa.Table]:
+    name = verdict.source
+    for table, rows in (("rejects", run.rejects(name)), ("repairs", run.repairs(name))):
+        warehouse.load(table, rows.arrow())
+    gone = _gone(name, warehouse) if len(run.rejects(name)) else []
+    mended = _mended(name, warehouse) if len(run.repairs(name)) else []
+    mended += _renamed_weeks(name, warehouse, {e["key"] for e in mended})
+    spikes = _spikes(name, warehouse) if name in SPIKY else []
+    entries = [*gone, *mended, *spikes]
+    [repaired] = warehouse.query("SELECT count(*) AS n FROM (SELECT DISTINCT __file, __row FROM repairs) AS d")["n"].to_pylist()
+    for table in ("rejects", "repairs"):
+        warehouse.forget(table)
+    parts = {policy: _part(entries, policy, "money_before") for policy in ("REJECT", "DEDUPE", "SUPERSEDE", "REPAIR", "SET_ASIDE")}
+    balance = Balance(
+        name, _came(name, run, verdict, warehouse), _sums(f'SELECT * FROM "{name}"', name, warehouse),
+        parts["REPAIR"], _part(entries, "REPAIR", "money_after"), parts["REJECT"], parts["DEDUPE"], parts["SUPERSEDE"], parts["SET_ASIDE"],
+        verdict.repaired - repaired,
+    )  # fmt: skip
+    return balance, pa.Table.from_pylist(entries, LEDGER)
+
+
+def _part(entries: Sequence[Mapping[str, Any]], policy: str, money: str) -> Part:
+    """The rows of one policy; of a row with several repairs the first entry has its money."""
+    ours = [e for e in entries if e["policy"] == policy and e["money_before"] is not None]
+    return Part(len(ours), sum((e[money] or Decimal(0) for e in ours), Decimal(0)))
+
+
+def _money(source: str, columns: Mapping[str, str] | None = None) -> str:
+    """SQL of a row's money, of six decimals and so exact in sums."""
+    if source not in MONEY:
+        return "CAST(0 AS DECIMAL(38, 6))"
+    filled = MONEY[source].format(**(columns or {name: name for name in MONEY_COLUMNS[source]}))
+    return f"coalesce(TRY_CAST({filled} AS DECIMAL(38, 6)), 0)"
+
+
+def _sums(select: str, source: str, warehouse: DuckWarehouse) -> Part:
+    row = warehouse.query(f"SELECT count(*) AS n, sum({_money(source)}) AS money FROM ({select}) AS q").to_pylist()[0]
+    return Part(int(row["n"]), row["money"] or Decimal(0))
+
+
+def _came(source: str, run: Run, verdict: Verdict, warehouse: DuckWarehouse) -> Part | None:
+    """The source's rows as it has them, and those lines that could not be read; None where they have gone."""
+    staged = run.layout.staged(source)
+    if run.home.store.path(staged).exists():
+        select = f"SELECT * FROM {warehouse.parquet(staged)}"
+    else:
+        try:
+            options = run.record.options
+            files = find_files(source, str(options["sources"][source]), Path(str(options.get("folder", "."))))
+        except (SourceError, KeyError):
+            return None
+        select = f"SELECT * FROM read_parquet({files.sql_list}, union_by_name = true)"
+    there = _sums(select, source, warehouse)
+    malformed = sum(finding.rows for finding in verdict.findings if finding.column == "(line)")
+    return Part(there.rows + malformed, there.money)
+
+
+def _key(source: str) -> str:
+    return " || '/' || ".join(f"coalesce(CAST({name} AS VARCHAR), '')" for name in KEYS[source])
+
+
+def _gone(source: str, warehouse: DuckWarehouse) -> list[dict[str, Any]]:
+    """The rows that went no further."""
+    rows = warehouse.query(
+        f"SELECT __file AS file, __row AS row, {_key(source)} AS key, __reason AS kind, {_money(source)} AS money_before, * FROM rejects ORDER BY __file, __row"
+    ).to_pylist()
+    return [_entry(source, DROPPED.get(row["kind"], "REJECT"), row) | _blamed(row) for row in rows]
+
+
+def _blamed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The column that the first reason is about, and what it held; nothing where the reason is about the whole row."""
+    column, must, _ = row["kind"].partition(" must ")
+    if not must:
+        return {}
+    return {"column": column, "before": None if row.get(column) is None else str(row[column])}
+
+
+def _mended(source: str, warehouse: DuckWarehouse) -> list[dict[str, Any]]:
+    """Every repaired value of the rows that went on; a row's money stands beside the first of them."""
+    over = "PARTITION BY __file, __row"
+    after = {
+        name: f"coalesce(max(CASE WHEN __column = '{name}' THEN __after END) OVER ({over}), CAST({name} AS VARCHAR))"
+        for name in MONEY_COLUMNS.get(source, ())
+    }
+    first = f"row_number() OVER ({over} ORDER BY __column) = 1"
+    rows = warehouse.query(
+        f'SELECT __file AS file, __row AS row, {_key(source)} AS key, __column AS "column", __before AS before, __after AS after,'
+        f" CASE WHEN {first} THEN {_money(source)} END AS money_before, CASE WHEN {first} THEN {_money(source, after)} END AS money_after"
+        " FROM repairs AS r WHERE NOT EXISTS (SELECT 1 FROM rejects AS j WHERE j.__file = r.__file AND j.__row = r.__row) ORDER BY __file, __row, __column"
+    ).to_pylist()
+    return [_entry(source, "REPAIR", row) | {"kind": kind_of(row["column"], row["before"], row["after"])} for row in rows]
+
+
+def _renamed_weeks(source: str, warehouse: DuckWarehouse, counted: set[str]) -> list[dict[str, Any]]:
+    """Weeks that are named by another of their days; the queries count them as the week that ends on the Sunday.
+
+    A week of which several days have rows is one of daily rows, and no dirt.  `counted` rows have their money elsewhere.
+    """
+    if source not in WEEKLY:
+        return []
+    unit = ", ".join(WEEKLY[source])
+    over = f"PARTITION BY {unit}, date_trunc('week', week)"
+    rows = warehouse.query(
+        f"SELECT * FROM (SELECT {_key(source)} AS key, CAST(week AS VARCHAR) AS before,"
+        f" CAST(CAST(date_trunc('week', week) + INTERVAL '6' DAY AS DATE) AS VARCHAR) AS after, {_money(source)} AS money_before,"
+        f" {_money(source)} AS money_after, isodow(week) AS dow, count(*) OVER ({over}) AS days"
+        f' FROM "{source}") AS q WHERE dow <> 7 AND days = 1 ORDER BY key'
+    ).to_pylist()
+    entries = [_entry(source, "REPAIR", row) | {"column": "week", "kind": "week_by_another_day"} for row in rows]
+    return [e | {"money_before": None, "money_after": None} if e["key"] in counted else e for e in entries]
+
+
+def _spikes(source: str, warehouse: DuckWarehouse) -> list[dict[str, Any]]:
+    """The weeks that the estimator sets aside.  Only units whose largest week could be one are looked at."""
+    unit, quantity, x, join = SPIKY[source]
+    names, same = ", ".join(unit), " AND ".join(f"c.{name} = s.{name}" for name in unit)
+    bare = quantity.removeprefix("s.")
+    could = (
+        f"SELECT {names} FROM {source} GROUP BY {names} HAVING count(*) > 1"
+        f" AND max({bare}) > {SPIKE_RATIO} * (sum({bare}) - max({bare})) / (count(*) - 1) + {SPIKE_SLACK}"
+    )
+    ordered = ", ".join(f"s.{name}" for name in unit)
+    rows = warehouse.query(
+        f"SELECT s.*, {quantity} AS __quantity, {x} AS __x FROM {source} AS s JOIN ({could}) AS c ON {same} {join} ORDER BY {ordered}, s.week"
+    )
+    if not rows.num_rows:
+        return []
+    columns = {name: rows[name].to_numpy(zero_copy_only=False) for name in (*unit, "__quantity", "__x")}
+    keep = plausible(columns["__quantity"].astype(np.float64), columns["__x"].astype(np.float64), key_offsets(columns, unit))
+    warehouse.load("spikes", rows.filter(~keep))
+    found = warehouse.query(
+        f"SELECT {_key(source)} AS key, CAST(__quantity AS VARCHAR) AS before, {_money(source)} AS money_before FROM spikes ORDER BY 1"
+    )
+    warehouse.forget("spikes")
+    return [_entry(source, "SET_ASIDE", row) | {"column": bare, "kind": "spike"} for row in found.to_pylist()]
+
+
+def _entry(source: str, policy: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    wanted = ("file", "row", "key", "column", "kind", "before", "after", "money_before", "money_after")
+    return {"source": source, "policy": policy} | {name: row.get(name) for name in wanted}

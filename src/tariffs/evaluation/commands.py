@@ -1,0 +1,186 @@
+"""`tariffs evidence`: is the model right?  For a data scientist, and for who signs the price table.
+
+Result to stdout, words to stderr.  What costs time to import is imported by the command that needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from hundredfold.cli.options import Group, Where, takes_home, takes_json, takes_run
+
+takes_truth = click.option(
+    "--truth", metavar="FOLDER", help="Where the truth is that the generator wrote; beside the run's sources, if left out."
+)
+takes_plots = click.option("--plots", metavar="FOLDER", help="Draw it too, as SVG and PNG in this folder (needs the extra 'report').")
+
+
+def takes_finished(command: Any) -> Any:
+    """A run, and where it and its truth are."""
+    return takes_run(takes_truth(takes_plots(takes_home(takes_json(command)))))
+
+
+@click.group(cls=Group)
+def evidence() -> None:
+    """Hold what a finished run promises against a known truth, and against weeks that it has not seen."""
+
+
+@evidence.command()
+@takes_finished
+def truth(run: str | None, truth: str | None, plots: str | None, home: str, as_json: bool) -> None:
+    """Elasticities against the truth: bias, cover of the 90 % intervals, and the error of four ways to have one."""
+    from tariffs.evaluation import elasticity_recovery as recovery
+    from tariffs.evaluation import show
+    from tariffs.evaluation.product_lines import LINES
+
+    finished = _open(home, run, truth)
+    found = [recovery.recover(finished, line) for line in LINES]
+    if as_json:
+        _json([{name: value for name, value in asdict(f).items() if name != "sample"} for f in found])
+    else:
+        for f in found:
+            show.show_recovery(f)
+        show.show_ways()
+    _plot(plots, "truth", lambda draw: [draw.recovery(f) for f in found])
+
+
+@evidence.command()
+@takes_finished
+def calibration(run: str | None, truth: str | None, plots: str | None, home: str, as_json: bool) -> None:
+    """P(gain) against what came of it: of the moves that promised 80 %, do 80 % gain?"""
+    from tariffs.evaluation import show
+    from tariffs.evaluation.calibration import calibrate
+    from tariffs.evaluation.product_lines import LINES
+    from tariffs.evaluation.true_value import market
+
+    finished = _open(home, run, truth)
+    found = {line.kind: calibrate(market(finished, line)) for line in LINES}
+    if as_json:
+        _json({kind: asdict(f) if f else None for kind, f in found.items()})
+    else:
+        for kind, f in found.items():
+            show.show_calibration(f, kind)
+        show.show_bars()
+    _plot(plots, "calibration", lambda draw: [draw.calibration(f) for f in found.values() if f])
+
+
+@evidence.command()
+@click.option("--z", "settings", type=float, multiple=True, metavar="Z", help="A setting to try; 0, 0.5, 0.84, 1.28 and 1.96, if left out.")
+@takes_finished
+def dial(settings: Sequence[float], run: str | None, truth: str | None, plots: str | None, home: str, as_json: bool) -> None:
+    """The whole job again at other settings of the dial z: lift, and units harmed. Nothing is published."""
+    from tariffs.evaluation import show
+    from tariffs.evaluation.product_lines import LINES
+    from tariffs.evaluation.risk_sweep import SETTINGS, turn
+
+    found = turn(_open(home, run, truth), settings or SETTINGS, _told)
+    if as_json:
+        _json(asdict(found))
+    else:
+        show.show_dial(found)
+    _plot(plots, "dial", lambda draw: [draw.dial(found, line.kind) for line in LINES])
+
+
+@evidence.command()
+@takes_run
+@takes_home
+@takes_json
+def prior(run: str | None, home: str, as_json: bool) -> None:
+    """What the run found of its own data: do prices answer to demand, and did the gate keep the units' own fits? Needs no truth."""
+    from tariffs.evaluation import show
+    from tariffs.evaluation.prior import learnt
+    from tariffs.evaluation.product_lines import LINES
+
+    finished = _open(home, run, None)
+    found = [learnt(finished, line) for line in LINES]
+    if as_json:
+        _json([asdict(f) for f in found])
+    else:
+        for f in found:
+            show.show_prior(f)
+        show.show_gates()
+
+
+@evidence.command()
+@click.option("--weeks", type=int, default=8, show_default=True, metavar="N", help="How many of the last weeks are held out.")
+@takes_finished
+def backtest(weeks: int, run: str | None, truth: str | None, plots: str | None, home: str, as_json: bool) -> None:
+    """Weeks that the fit has not seen, on the run's own rows: shrunk against pooled and against each unit alone. Needs no truth."""
+    from tariffs.evaluation import show
+    from tariffs.evaluation.backtest import backtest as test
+    from tariffs.evaluation.product_lines import LINES
+
+    finished = _open(home, run, truth)
+    found = [test(finished, line, weeks) for line in LINES]
+    if as_json:
+        _json([{**asdict(f), "judged": [{**asdict(j), "best": j.best} for j in f.judged]} for f in found])
+    else:
+        for f in found:
+            show.show_backtest(f)
+        show.show_ways()
+    _plot(plots, "backtest", lambda draw: [draw.backtest(f) for f in found])
+
+
+@evidence.command()
+@takes_run
+@takes_home
+@takes_json
+def substitution(run: str | None, home: str, as_json: bool) -> None:
+    """What the sizes of one bundle take from one another, as the run's own sales tell, beside the policy's cross_effect. Needs no truth."""
+    from tariffs.evaluation import show
+    from tariffs.evaluation.substitution import substitution as tell
+
+    found = tell(_open(home, run, None))
+    if as_json:
+        _json({**asdict(found), "interval": found.found.interval})
+    else:
+        show.show_substitution(found)
+
+
+@evidence.command()
+@click.option("--cycles", type=int, default=12, show_default=True, metavar="N", help="How many cycles of four weeks.")
+@click.option("--seed", type=int, default=7, show_default=True, metavar="N", help="Of the customers' chance, and of Thompson's.")
+@takes_finished
+def loop(cycles: int, seed: int, run: str | None, truth: str | None, plots: str | None, home: str, as_json: bool) -> None:
+    """A year under the price table: five policies, each learning from the weeks that its own prices made."""
+    from tariffs.evaluation import show
+    from tariffs.evaluation.simulation import live
+
+    found = live(_open(home, run, truth), cycles, seed, _told)
+    if as_json:
+        _json(asdict(found))
+    else:
+        show.show_loop(found)
+    _plot(plots, "loop", lambda draw: [draw.loop(found)])
+
+
+def _open(home: str, run: str | None, truth: str | None) -> Any:
+    from tariffs.evaluation.run_data import open_finished
+
+    return open_finished(Where(home).open(), run, truth)
+
+
+def _told(words: str) -> None:
+    from hundredfold.cli import display
+
+    display.words.print(words, style="dim")
+
+
+def _json(found: Any) -> None:
+    from hundredfold.cli import display
+
+    display.print_json(found)
+
+
+def _plot(folder: str | None, name: str, panels: Callable[[Any], list[Any]]) -> None:
+    if folder is None:
+        return
+    from hundredfold.cli import display
+    from tariffs.evaluation import plots
+
+    for file in plots.draw(folder, name, panels(plots)):
+        display.words.print(display.near(file), style="dim")

@@ -1,0 +1,84 @@
+"""What the prior says of the data it was learnt from: do prices answer to demand, how noisy is each group, what did the gate choose?
+
+Nothing is estimated here: it is what the run itself found (`tariffs.demand.prior`) and priced by, put where a pricing team can see it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tariffs.demand.endogeneity import ENDOGENOUS, EXOGENOUS, NOT_TESTED
+from tariffs.demand.prior import Prior
+from tariffs.evaluation.product_lines import Line
+from tariffs.evaluation.run_data import Finished
+
+MEANING: Mapping[str, str] = {
+    EXOGENOUS: "no sign that prices foresaw demand; the little that was found is taken out",
+    ENDOGENOUS: "prices foresaw demand; that is taken out, and its doubt is in every interval",
+    NOT_TESTED: "too few trials, locations or cells to tell: log trials on 5 to 10 % of the weeks",
+}
+
+
+POWER = 1.959964 + 0.841621  # standard errors: a test at 5 % sees a rho of so many in four cases of five
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """elasticity: of the group as one;  dispersion, inflation: its noise, phi and c;  gate: EB, POOLED or EB_UNTESTED, decided by `tested`
+    units, with the held-out deviance per week of both candidates (NaN where nothing was held out)."""
+
+    name: str
+    elasticity: float
+    dispersion: float
+    inflation: float
+    gate: str
+    tested: int
+    deviance_eb: float
+    deviance_pooled: float
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """exogeneity, rho, rho_se, rho_p: the test of the prices;  visible: the rho that the test sees in four cases of five;
+    rho_used: what of rho is taken out of every unit's weeks;  trials, censored: shares
+    of the weeks;  tau: the spread around the mean of a kind;  units, telling: those read, and those that told tau;  factor: what groups are by."""
+
+    line: str
+    exogeneity: str
+    meaning: str
+    rho: float
+    rho_se: float
+    rho_p: float
+    visible: float
+    rho_used: float
+    trials: float
+    censored: float
+    tau: float
+    units: int
+    telling: int
+    factor: str
+    groups: tuple[Group, ...]
+
+
+def learnt(finished: Finished, line: Line) -> Learnt:
+    """What the run's prior of this line says."""
+    prior = finished.prior(line)
+    tested = prior.exogeneity != NOT_TESTED
+    rho, se, p = (prior.rho, prior.rho_se, prior.rho_p) if tested else (math.nan,) * 3
+    return Learnt(
+        line.kind, prior.exogeneity, MEANING[prior.exogeneity], rho, se, p, POWER * se, prior.rho_used, prior.trials, prior.censored,
+        math.sqrt(prior.tau2), prior.units, prior.gated, prior.group_factor, tuple(_groups(prior)),
+    )  # fmt: skip
+
+
+def _groups(prior: Prior) -> list[Group]:
+    columns = zip(
+        prior.groups, prior.group_beta, prior.dispersion, prior.inflation, prior.gate_choice, prior.gate_units,
+        prior.gate_eb, prior.gate_pooled, strict=True,
+    )  # fmt: skip
+    return [
+        Group(str(name), float(beta), float(phi), float(c), str(gate), int(tested), float(eb), float(pooled))
+        for name, beta, phi, c, gate, tested, eb, pooled in columns
+    ]

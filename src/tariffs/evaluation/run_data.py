@@ -1,0 +1,171 @@
+"""A finished run, opened again: the rows that its units had, what it published, the truth beside its sources, and the job once more."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import hundredfold
+from hundredfold.data.manifest import Manifest, UnitList, open_batch
+from hundredfold.data.upstream import Given
+from hundredfold.errors import StateError, UsageError
+from hundredfold.job import Job, Layout
+from hundredfold.local.backend import job_of
+from hundredfold.local.home import Home
+from hundredfold.runs.run import find_run
+from tariffs.columns import Rows, Units
+from tariffs.demand.prior import Prior
+from tariffs.evaluation.product_lines import Line
+
+TABLE = "price_table"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A run of the tariffs with a release, and where its truth is (None: there is none)."""
+
+    run: hundredfold.Run
+    job: Job
+    truth: Path | None
+
+    @property
+    def home(self) -> Home:
+        found: Home = self.run.home
+        return found
+
+    def prices(self) -> pa.Table:
+        """The price table that the run published."""
+        return pq.read_table(self.run.published(TABLE, "parquet"))
+
+    def results(self, model: str) -> pa.Table:
+        return self.run.results(model).arrow()
+
+    def prior(self, line: Line) -> Prior:
+        """The prior that the line's units were given."""
+        given = Given(line.prior, self.job.model(line.model), self.job.model(line.prior), self.run.layout, self.home.store)
+        found: Prior = given.whole()
+        return found
+
+    def batches(self, model: str) -> Iterator[Units]:
+        """The rows that the model's units had, as they were handed over, a batch at a time, in the order of the units' keys."""
+        layout, store = self.run.layout, self.home.store
+        manifest, units = Manifest.read(layout, model, store), UnitList.read(layout, model, store)
+        for batch in manifest.batches:
+            yield open_batch(manifest, units, batch, layout, store).units("light", 0, batch.last - batch.first)
+
+    def whole(self, model: str) -> Rows:
+        """All rows of a model in one piece, for a model whose unit is the whole."""
+        parts = list(self.batches(model))
+        return {name: np.concatenate([part[name] for part in parts]) for name in _names(parts[0])}
+
+    def sample(self, line: Line, most: int) -> Rows:
+        """The rows of up to so many units of a line, every k-th in the order of their keys."""
+        units = UnitList.read(self.run.layout, line.model, self.home.store).keys.num_rows
+        every, first, parts = -(-units // most), 0, []
+        for batch in self.batches(line.model):
+            mine = (first + np.arange(len(batch))) % every == 0
+            rows = np.repeat(mine, np.diff(batch.offsets))
+            parts.append({name: batch[name][rows] for name in _names(batch)})
+            first += len(batch)
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def of_some(self, line: Line, column: str, most: int) -> Rows:
+        """The rows of the line's units, whole groups of those that share a key column: of every k-th group, so that there are up to so many units."""
+        keys = UnitList.read(self.run.layout, line.model, self.home.store).keys
+        every = -(-keys.num_rows // most)
+        wanted = np.unique(keys.column(column).to_numpy(zero_copy_only=False).astype(object))[::every]
+        parts = []
+        for batch in self.batches(line.model):
+            mine = np.isin(batch[column].astype(object), wanted)
+            parts.append({name: batch[name][mine] for name in _names(batch)})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def known(self, line: Line) -> pa.Table:
+        """The true elasticity and level of each unit; UsageError where nobody knows them."""
+        if self.truth is None or not (self.truth / line.truth).is_file():
+            raise UsageError(
+                f"the truth about {line.kind} units is not known: there is no {line.truth} in {self.truth or 'a folder truth'} beside the run's sources",
+                hint="name its folder with --truth, or make data with a known truth: hundredfold demo",
+            )
+        return pq.read_table(self.truth / line.truth)
+
+    def again(self, policy: pa.Table, home: str) -> Finished:
+        """The whole job once more on the same sources, as of the same moment, under another policy; kept in the folder `home`."""
+        options = self.run.record.options
+        places = {name: self._place(name) for name in options["sources"]} | {"policy": policy}
+        run = hundredfold.run(self.job, places, home=home, as_of=options["as_of"], max_rejected=options.get("max_rejected") or {})
+        return Finished(run, self.job, self.truth)
+
+    def policy(self) -> pa.Table:
+        """The run's policy, as it was given."""
+        return self.table("policy")
+
+    def table(self, source: str) -> pa.Table:
+        """A small source of the run, as it was given."""
+        place = self._place(source)
+        return place if isinstance(place, pa.Table) else ask(f"SELECT * FROM '{str(place).replace(chr(39), chr(39) * 2)}'")
+
+    def _place(self, source: str) -> Any:
+        """Where a source's rows are; for those that were handed over as a table, the table itself."""
+        place = self.run.record.options["sources"][source]
+        if Path(str(place)).is_absolute() or "://" in str(place):
+            return place
+        staged = self.home.store.path(Layout(self.run.id).staged(source))
+        if staged.is_file():
+            return pq.read_table(staged).drop_columns([n for n in pq.read_schema(staged).names if n.startswith("__")])
+        return str(Path(self.run.record.options["folder"]) / place)
+
+
+def open_finished(home: Home, run_id: str | None, truth: str | None) -> Finished:
+    """The run of that id (the newest of the tariffs, if left out), which must have published.  UsageError, StateError, NoSuchRun."""
+    if truth and not Path(truth).is_dir():
+        raise UsageError(f"--truth {truth} is no folder", hint="wanted the folder that the generator wrote beside its tables")
+    record = next((r for r in home.ledger.runs() if r.job == "tariffs"), None) if run_id is None else find_run(home, run_id)
+    if record is None or record.job != "tariffs":
+        raise UsageError(
+            f"run {record.id} is of the job {record.job}, wanted one of tariffs"
+            if record
+            else f"there is no run of tariffs in {home.words}",
+            hint="make one: hundredfold demo, or hundredfold run tariffs.job:job",
+        )
+    run = hundredfold.Run(home, record.id)
+    if run.release is None:
+        raise StateError(f"run {record.id} has published nothing; it is {run.state}", hint=f"hundredfold status {record.id}")
+    return Finished(run, job_of(home, record), Path(truth) if truth else _beside(record.options["sources"]))
+
+
+def scratch(finished: Finished) -> tempfile.TemporaryDirectory[str]:
+    """A folder for runs that are looked at once; on the disk of the home, for they may be large."""
+    folder = finished.home.folder / "scratch"
+    folder.mkdir(exist_ok=True)
+    return tempfile.TemporaryDirectory(dir=folder, prefix="evidence-")
+
+
+def ask(sql: str, **tables: pa.Table) -> pa.Table:
+    """A query over tables in memory, on one thread, so that sums do not depend on how many there are."""
+    with duckdb.connect(":memory:", config={"threads": 1}) as duck:
+        for name, table in tables.items():
+            duck.register(name, table)
+        return duck.sql(sql).to_arrow_table()
+
+
+def columns(table: pa.Table) -> Rows:
+    return {name: table.column(name).to_numpy(zero_copy_only=False) for name in table.column_names}
+
+
+def _names(batch: Any) -> Iterator[str]:
+    yield from batch  # the engine's Units go through the names of their columns
+
+
+def _beside(sources: Mapping[str, Any]) -> Path | None:
+    """The generator's folder `truth`, beside the sales or above their folder."""
+    sales = Path(str(sources.get("bundle_sales", "")))
+    return next((up / "truth" for up in list(sales.parents)[:2] if (up / "truth").is_dir()), None)

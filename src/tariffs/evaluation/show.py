@@ -1,0 +1,209 @@
+"""What people see of the evidence: tables of 80 columns, each with a sentence on how to read it.  Understandable without colour."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Grid
+
+from hundredfold.cli.display import result
+from tariffs.evaluation.backtest import Backtest
+from tariffs.evaluation.calibration import Band, Calibration
+from tariffs.evaluation.elasticity_recovery import WAYS, Recovery, Score
+from tariffs.evaluation.prior import Learnt
+from tariffs.evaluation.risk_sweep import Dial, Setting
+from tariffs.evaluation.simulation import Loop
+from tariffs.evaluation.substitution import Substituted
+
+NAMES = {"bundle": "Bundles", "voice": "Voice"}
+WAY_WORDS = {
+    "shrunk": "the posterior that prices are made of",
+    "prior": "the mean of the unit's kind",
+    "pooled": "one for all units",
+    "alone": "the unit's own fit, cut off at -6 and 0",
+}
+
+
+def show_recovery(found: Recovery) -> None:
+    """Bias, cover and RMSE: of all units, and of each level of each factor."""
+    _head(f"{NAMES[found.line]}: elasticities against the truth")
+    grid = _grid("", "units", "true mean", "bias", "cover 90 %", *(f"RMSE: {way}" if way == "shrunk" else way for way in _ways()))
+    factor = "all"
+    for score in found.scores:
+        if score.factor != factor:
+            factor = score.factor
+            grid.add_row(f"[dim]{escape(factor)}[/]")
+        grid.add_row(*_score(score))
+    _print(grid)
+    _say(f"tau, the spread around the mean of a kind: {found.tau:.3f} estimated, {found.true_tau:.3f} true")
+
+
+def show_ways() -> None:
+    """What the four ways to have an elasticity are called."""
+    result.print()
+    for way in _ways():
+        _say(f"{way:<7} {WAY_WORDS[way]}")
+
+
+def show_calibration(found: Calibration | None, kind: str) -> None:
+    """Promised and realised gain, by bands of the promise."""
+    _head(f"{NAMES[kind]}: does P(gain) keep its word?")
+    if found is None:
+        _say("nothing moved in this table, so nothing was promised")
+        return
+    grid = _grid("promised P(gain)", "moves", "mean", "gained", "95 % interval", "", "")
+    for band in found.bands:
+        grid.add_row(f"{band.lowest:.3f} to {band.highest:.3f}", *_band(band))
+    grid.add_row("[bold]all moves[/]", *_band(found.all))
+    _print(grid)
+    _say(f"margin a week: {found.promised_margin:+,.0f} promised, {found.true_margin:+,.0f} true")
+
+
+def show_bars() -> None:
+    """What the bars of `show_calibration` draw."""
+    result.print()
+    _say("bar: 0 to 1; = 95 % interval of what gained, | the promise, which belongs inside")
+    _say("Moves that promise little are forced: by a full cell, a floor, the ladder.")
+
+
+def show_dial(found: Dial) -> None:
+    """Lift and harm at each setting, a table for each line."""
+    for kind, name in NAMES.items():
+        settings = [s for s in found.settings if s.line == kind]
+        _head(f"{name}: the whole job at other settings of z")
+        known = settings[0].truly is not None
+        grid = _grid("z", "moved", "promised lift", "P(gain)", *(("true lift", "gained", "harmed") if known else ()))
+        for s in settings:
+            grid.add_row(*_setting(s))
+        _print(grid)
+        if kind == "bundle" and found.oracle is not None:
+            _say(f"who knew every elasticity could gain {found.oracle:+.2%} within the same limits")
+    result.print()
+    _say("moved: share of the units; lift: of margin, against today's prices;")
+    if any(s.truly for s in found.settings):
+        _say("P(gain): mean promise of the moves; gained: the share of them that keep it;")
+        _say("harmed: share of the units that lose margin by their move")
+
+
+def show_prior(found: Learnt) -> None:
+    """The verdict on the prices, the noise of each group, and what the gate chose for it."""
+    _head(f"{NAMES[found.line]}: do prices answer to demand?  {found.exogeneity}")
+    _say(found.meaning)
+    if found.rho_p >= 0:
+        _say(f"rho {found.rho:+.3f} (se {found.rho_se:.3f}, p {found.rho_p:.3g}); taken out of every unit's weeks: {found.rho_used:+.3f}")
+        _say(f"the test sees a rho of {found.visible:.2f} four times in five; a smaller one it may miss")
+    _say(f"trials: {found.trials:.1%} of the weeks; sold out, at the cell's capacity: {found.censored:.1%}")
+    grid = _grid(found.factor, "elasticity", "phi", "c", "gate", "units", "own fits", "mean alone")
+    for group in found.groups:
+        told = [f"{value:.4f}" for value in (group.deviance_eb, group.deviance_pooled)] if group.tested else ["-", "-"]
+        noise = [f"{group.elasticity:.2f}", f"{group.dispersion:.2f}", f"{group.inflation:.2f}"]
+        grid.add_row(escape(group.name), *noise, group.gate, f"{group.tested:,}", *told)
+    _print(grid)
+    _say(f"tau, the spread around the mean of a kind: {found.tau:.3f}, told by {found.telling:,} of {found.units:,} units")
+
+
+def show_gates() -> None:
+    """What the words of `show_prior` mean."""
+    result.print()
+    _say("rho     what chosen prices and demand have in common; 0: prices are innocent")
+    _say("phi, c  the noise: dispersion, and what weeks that go together add to it")
+    _say("gate    EB: units keep their own fits; POOLED: the mean of the kind foretold")
+    _say("        held-out weeks better (less deviance) and prices; EB_UNTESTED: too few")
+
+
+def show_backtest(found: Backtest) -> None:
+    """Deviance of the weeks held out, by way and level; the best is marked."""
+    _head(f"{NAMES[found.line]}: the last {found.held_out} weeks, by fits of the weeks before")
+    grid = _grid(found.factor, "units", "weeks", *_ways(), "best", *(["gate"] if found.gate else []))
+    for judged in found.judged:
+        told = [f"{judged.deviance[way]:.4f}" for way in _ways()]
+        grid.add_row(escape(judged.level), f"{judged.units:,}", f"{judged.weeks:,}", *told, judged.best, found.gate.get(judged.level, ""))
+    _print(grid)
+    _say("Poisson deviance per week: less is better; the levels and the season of these")
+    _say("weeks are at their own best for each: what differs is the answer to price")
+
+
+def show_substitution(found: Substituted) -> None:
+    """chi in words that a pricing team can act upon."""
+    told, (low, high) = found.found, found.found.interval
+    _head("Bundles: what the sizes of one ladder take from one another")
+    _say(f"chi: {told.chi:+.3f}, standard error {told.se:.3f}, 95 % interval {low:+.3f} to {high:+.3f}, p = {told.p:.3f}")
+    _say(f"from {told.weeks:,} weeks in {told.clusters:,} locations")
+    if low > 0:
+        _say(f"A size that gets a tenth dearer sends its neighbours {math.expm1(0.1 * told.chi):.1%} more sales.")
+    elif high < 0:
+        _say("Neighbours sell less where a size gets dearer: they are bought together, or their prices follow demand.")
+    else:
+        _say("No substitution is seen: the interval holds zero.")
+    said = ", ".join(f"{scope} {value:g}" for scope, value in found.policy.items()) or "nothing (0)"
+    _say(f"The policy's cross_effect says: {said}")
+
+
+def show_loop(found: Loop) -> None:
+    """The true lift in margin after each cycle."""
+    cycles = len(found.ways[0].lift)
+    _head(f"{cycles} cycles of {found.weeks} weeks, {found.units:,} bundle units: true lift in margin")
+    shown = sorted({0, 1, 2, cycles // 2 - 1, cycles - 1} & set(range(cycles)))
+    grid = _grid("policy", *(f"cycle {n + 1}" for n in shown), "mean", "moved", "harmed")
+    for way in found.ways:
+        lifts = [f"{way.lift[n]:+.1%}" for n in shown]
+        grid.add_row(way.policy, *lifts, f"{sum(way.lift) / cycles:+.1%}", f"{way.moved:.0%}", f"{way.harmed:.1%}")
+    _print(grid)
+    _say(f"who knew every elasticity, without steps: {found.oracle:+.1%}")
+    _say("against the start, before the ladder; moved: mean share of units in a cycle;")
+    _say("harmed: share of units that earn less at the end than at the start")
+
+
+def _score(score: Score) -> list[str]:
+    return [
+        escape(f"  {score.level}" if score.factor != "all" else score.level), f"{score.units:,}", f"{score.truth:.2f}", f"{score.bias:+.3f}",
+        f"{score.cover:.1%}", *(f"{score.rmse[way]:.3f}" for way in _ways()),
+    ]  # fmt: skip
+
+
+def _band(band: Band) -> list[str]:
+    low, high = band.interval
+    verdict = "" if band.fits else "outside"
+    return [f"{band.moves:,}", chance(band.promised), f"{band.realised:.3f}", f"{low:.3f} to {high:.3f}", _bar(band), verdict]
+
+
+def _bar(band: Band) -> str:
+    """Twenty places from 0 to 1: = the interval, | the promise."""
+    low, high, promise = (min(int(20 * value), 19) for value in (*band.interval, band.promised))
+    return "".join("|" if n == promise else "=" if low <= n <= high else "." for n in range(20))
+
+
+def chance(p: float) -> str:
+    """A probability of gain: nothing is certain."""
+    return ">0.99" if p > 0.99 else f"{p:.3f}"
+
+
+def _setting(s: Setting) -> list[str]:
+    told = [f"{s.z:g}", f"{s.moved:.1%}", f"{s.promised:+.2%}", chance(s.p_gain)]
+    return [*told, *([f"{s.truly.lift:+.2%}", f"{s.truly.realised:.3f}", f"{s.truly.harmed:.1%}"] if s.truly else [])]
+
+
+def _ways() -> Sequence[str]:
+    return [way for way in WAY_WORDS if way in WAYS]
+
+
+def _head(words: str) -> None:
+    result.print(f"\n[bold]{escape(words)}[/]")
+
+
+def _say(words: str) -> None:
+    result.print(words, style="dim")
+
+
+def _grid(*columns: str) -> Grid:
+    grid = Grid(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    for number, name in enumerate(columns):
+        grid.add_column(name, justify="right" if number else "left", no_wrap=True)
+    return grid
+
+
+def _print(grid: Grid) -> None:
+    Console(highlight=False, width=max(result.width, 110)).print(grid)

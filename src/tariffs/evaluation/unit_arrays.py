@@ -1,0 +1,31 @@
+"""Units end to end, as the engine hands them over: for rows that evidence has cut or made itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tariffs.columns import Ints, Rows, key_offsets
+from tariffs.evaluation.product_lines import Line
+
+
+@dataclass(slots=True)
+class Slab:
+    """A `Units`: rows sorted by unit, where each unit begins, and its keys."""
+
+    columns: Rows
+    offsets: Ints
+    keys: Mapping[str, np.ndarray]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.columns[name]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+def slab_of(rows: Rows, line: Line) -> Slab:
+    offsets = key_offsets(rows, line.key)
+    return Slab(rows, offsets, {name: rows[name][offsets[:-1]] for name in line.key})

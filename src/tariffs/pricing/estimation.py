@@ -1,0 +1,142 @@
+"""From a unit's columns to its demand: what bundles and voice do alike, for one unit and for many.
+
+Both queries name their columns alike: `week`, `quantity`, `price` (paid), `explore_eps` (the part of price / reference price that was logged
+chance), `active_subs`, and, constant or read in the
+last week, `posted_price`, `reference_price`, `unit_cost`, `price_tick`, `price_floor`, `price_ceiling`, `max_step`,
+`z`, `min_weeks` and `control`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tariffs.columns import Bools, Columns, Floats, Ints, Labels
+from tariffs.demand.conditional import Fit, UnitFit, fit_full_unit, fit_full_units
+from tariffs.demand.endogeneity import without_foresight
+from tariffs.demand.panel import Panel, make_panel, offsets_of_kept, plausible
+from tariffs.demand.prior import Prior, expected_level
+from tariffs.optimise.rule import LEAST_ELASTIC, MOST_ELASTIC, Demand
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The panel without the weeks set aside, the day of each of its rows, and how many were set aside (units,)."""
+
+    panel: Panel
+    days: Ints
+    set_aside: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """What the data and the prior say of each unit; shape (units,).
+
+    fit        the posterior of beta, at the reference price
+    usable     the same, but the prior's where the unit's own is implausible
+    fallback   whether it was
+    supported  enough weeks, and at least one sale;  varied  at least two prices
+    """
+
+    fit: Fit
+    usable: Floats
+    usable_sd: Floats
+    fallback: Bools
+    supported: Bools
+    varied: Bools
+    weeks: Ints
+    set_aside: Ints
+    level: Floats
+
+
+def observe(rows: Columns, offsets: Ints, ceiling: Floats | None = None) -> Observed:
+    """`ceiling` (rows,): the most that could have been sold, where anything limits it."""
+    quantity = np.asarray(rows["quantity"], dtype=np.float64)
+    x = rows["price"] / rows["reference_price"] - 1.0
+    keep = plausible(quantity, x, offsets)
+    kept = offsets_of_kept(keep, offsets)
+    exposure = (np.asarray(rows["active_subs"], dtype=np.float64) * week_share(rows))[keep]
+    days = rows["week"][keep].astype("datetime64[D]").astype(np.int64)
+    trial, most = np.asarray(rows["explore_eps"], dtype=np.float64)[keep], None if ceiling is None else ceiling[keep]
+    return Observed(make_panel(kept, quantity[keep], x[keep], exposure, trial, most), days, np.diff(offsets) - np.diff(kept))
+
+
+def week_share(rows: Columns) -> Floats:
+    """The part of each row's week that was observed: 1, or less where daily rows are missing.  Shape (rows,).
+
+    Raises ValueError for a week that has several rows by the name of several days: whether they are the week twice, or days of it, nobody knows.
+    """
+    share = np.asarray(rows["week_share"], dtype=np.float64)
+    if (twice := share < 0).any():
+        raise ValueError(
+            f"the week that ends on {rows['week'][twice][0]} has several rows with different days, and the weeks beside it have one each:"
+            " the week twice, or some days of it; wanted one row a week, or a row a day"
+        )
+    return share
+
+
+def learn_unit(seen: Observed, prior: Prior, labels: Mapping[str, Labels], season: Labels, min_weeks: Floats) -> Learnt:
+    """One unit, by the plain estimator; `labels`, `season` and `min_weeks` have shape (1,), and so has all that is learnt."""
+    panel = _adjusted(seen, prior, season)
+    mean, noise, dispersion = (float(values[0]) for values in (prior.mean(labels), prior.noise(labels), _dispersion(prior, labels)))
+    fit = fit_full_unit(panel.quantity, panel.x, panel.exposure, panel.full(), mean, prior.tau2, noise, dispersion)
+    return _judge(panel, _as_arrays(fit), prior, labels, season, min_weeks, seen.set_aside)
+
+
+def learn_units(seen: Observed, prior: Prior, labels: Mapping[str, Labels], season: Labels, min_weeks: Floats) -> Learnt:
+    """Many units at once; the same figures as `learn_unit`, to the last bit."""
+    panel = _adjusted(seen, prior, season)
+    fit = fit_full_units(panel, prior.mean(labels), prior.tau2, prior.noise(labels), _dispersion(prior, labels))
+    return _judge(panel, fit, prior, labels, season, min_weeks, seen.set_aside)
+
+
+def demand_at(learnt: Learnt, current: Floats, reference: Floats, active_subs: Floats) -> Demand:
+    """At the current price, in an average week of the season, with the subscribers of the last week."""
+    ratio = current / reference
+    volume = active_subs * learnt.level * np.exp(learnt.usable * (ratio - 1.0))
+    return Demand(learnt.usable * ratio, learnt.usable_sd * ratio, volume)
+
+
+def _adjusted(seen: Observed, prior: Prior, season: Labels) -> Panel:
+    """The panel with the season in its exposure, and what its prices foresaw of demand."""
+    panel = seen.panel.seasonal(prior.season(season, seen.days, seen.panel.unit))
+    return without_foresight(panel, prior.first_stage, prior.rho_used)
+
+
+def _dispersion(prior: Prior, labels: Mapping[str, Labels]) -> Floats:
+    return prior.of_group(prior.dispersion, labels)
+
+
+def _judge(
+    panel: Panel, fit: Fit, prior: Prior, labels: Mapping[str, Labels], season: Labels, min_weeks: Floats, set_aside: Ints
+) -> Learnt:
+    sales = panel.sums(panel.quantity)
+    fit = prior.averaged(fit, panel, labels, season)
+    if prior.rho_variance > 0.0:
+        fit = replace(fit, sd=np.sqrt(fit.sd * fit.sd + prior.rho_variance))
+    fallback = (fit.beta < MOST_ELASTIC) | (fit.beta > LEAST_ELASTIC)
+    mean = np.clip(prior.mean(labels), MOST_ELASTIC, LEAST_ELASTIC)
+    return Learnt(
+        fit=fit,
+        usable=np.where(fallback, mean, fit.beta),
+        usable_sd=np.where(fallback, np.sqrt(prior.variance(labels) + prior.rho_variance), fit.sd),
+        fallback=fallback,
+        supported=(panel.sizes >= min_weeks) & (sales > 0),
+        varied=panel.has_price_variation(),
+        weeks=panel.sizes,
+        set_aside=set_aside,
+        level=expected_level(prior, labels, fit.demand, fit.exposed),
+    )
+
+
+def _as_arrays(fit: UnitFit) -> Fit:
+    return Fit(
+        np.array([fit.beta]),
+        np.array([fit.sd]),
+        np.array([fit.shrink]),
+        np.array([fit.exposed]),
+        np.array([fit.demand]),
+        np.array([fit.centre]),
+    )

@@ -1,0 +1,62 @@
+"""A day of a cell: its 24 hours, discounted one by one, brought together.
+
+Two things tie them: no cliff between two hours (`optimise.smooth`), and a share of the minutes that a discount brings was only waiting
+for it, and is missing in the hours before (`time_shift`): sum_k sigma_hk (p_k - c_k) is what a minute more in hour h costs the others.
+An hour that is full at its price loses nothing by it: others take the room.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tariffs.columns import Columns, Floats, Rows
+from tariffs.optimise.reasons import HOLD_CONTROL, SMOOTHED, TIME_SHIFT_ADJUSTED
+from tariffs.optimise.smooth import cliffs, follows, shifts, smoothest
+from tariffs.pricing.joint import SWEEPS, blocked, capacity_of, margins, points_of, told, validity, worth_of
+
+
+def settle_day(rows: Rows) -> dict[str, np.ndarray]:
+    """The discounts of one (cell, day type), sorted by hour: one row per hour.
+
+    Every price stays within its unit's limits: step, floor, ceiling, and what the cell can carry.  Where those leave a cliff, it is
+    made as small as they allow, and `day_bound` says so.
+    """
+    own, linked, limit = rows["price"], follows(rows["hour"]), _cliff_limit(rows)
+    sigma = shifts(rows["hour"], float(rows["time_shift"].max()), float(rows["patience"].max()))
+    price = _settle(rows, sigma, limit) if cliffs(own, linked, limit).any() or sigma.any() else own
+    changed, control = price != own, rows["reason_code"] == HOLD_CONTROL
+    left = cliffs(price, linked, limit) & ~control
+    reason, why = (SMOOTHED, "CLIFF") if cliffs(own, linked, limit).any() else (TIME_SHIFT_ADJUSTED, "TIME_SHIFT")
+    columns = {
+        "hour": rows["hour"],
+        "price": price,
+        "discount_class": np.rint(100.0 * (1.0 - price / rows["reference_price"])).astype(np.int64),
+        "reason_code": np.where(changed & ~rows["explore_flag"], reason, rows["reason_code"]).astype(object),
+        "day_bound": np.where(left, "CLIFF_OUT_OF_REACH", np.where(changed, why, "")).astype(object),
+    }
+    columns["expected_blocked_delta"] = blocked(rows, price)
+    return columns | told(rows, price, _lost(rows, price, sigma)) | validity(rows)
+
+
+def _settle(rows: Columns, sigma: Floats, limit: float) -> Floats:
+    """The best ring of prices; where minutes shift, again and again until nothing moves (Gauss-Seidel)."""
+    price: Floats = rows["price"]
+    for _ in range(SWEEPS if sigma.any() else 1):
+        lost, before = _lost(rows, price, sigma), price
+        points = [points_of(rows, h, rows["lowest"][h], rows["highest"][h], rows["price"][h]) for h in range(len(price))]
+        values = [worth_of(rows, h, p, float(lost[h])) for h, p in enumerate(points)]
+        price = smoothest(points, values, follows(rows["hour"]), limit)
+        if np.array_equal(price, before):
+            break
+    return price
+
+
+def _lost(rows: Columns, price: Floats, sigma: Floats) -> Floats:
+    """What a minute more in each hour costs the others, in money; shape (hours,)."""
+    asked = rows["volume"] * np.exp(rows["elasticity"] * (price / rows["current_price"] - 1.0))
+    missed = np.where(asked > capacity_of(rows), 0.0, margins(rows, price))
+    return np.asarray((sigma * missed[None, :]).sum(axis=1))
+
+
+def _cliff_limit(rows: Columns) -> float:
+    return float(rows["max_cliff"].min() * rows["reference_price"].max())

@@ -1,0 +1,208 @@
+"""A location: all its segments and products, priced one by one, brought together.
+
+Four things tie them: the sizes of a bundle stay in order (`optimise.ladder`), the same size for a longer time costs no less (whoever
+wants it for a week would buy the month), one product does not cost one segment much more than another (`optimise.fairness`), and
+what one product gains another may lose.  Of that there are two kinds.  Neighbouring rungs of a
+ladder pull at each other's sales (`cross_effect`), which is solved exactly, with the order.  And a share of what a ladder
+gains (`diversion`) comes out of the segment's other ladders, in proportion to their sales: an opportunity cost in the
+sense of upward pricing pressure (Farrell and Shapiro 2010), solved ladder by ladder until nothing moves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from tariffs.columns import Columns, Floats, Ints, Labels, Rows, key_offsets
+from tariffs.optimise.fairness import band
+from tariffs.optimise.ladder import SLACK, Rung, climb, climb_pulled, in_order, worth
+from tariffs.optimise.reasons import DIVERSION_ADJUSTED, FAIRNESS_ADJUSTED, LADDER_ADJUSTED
+from tariffs.pricing.joint import SWEEPS, margins, points_of, told, validity, worth_of
+
+UNLIMITED = 1e9  # what the query says where the policy is silent
+
+
+@dataclass(slots=True)
+class Place:
+    """The prices of a location on their way, and why they changed; shape (rows,)."""
+
+    price: Floats
+    lowest: Floats
+    highest: Floats
+    reason: Labels
+    bound: Labels
+
+    def move(self, at: Ints, price: Floats, reason: str, bound: str) -> None:
+        """New prices for some rows; those that change have a new reason."""
+        changed = at[price != self.price[at]]
+        self.price[at] = price
+        self.reason[changed], self.bound[changed] = reason, bound
+
+
+def settle_place(rows: Rows) -> dict[str, np.ndarray]:
+    """The prices of one location, sorted by segment, ladder and rung: one row per product and segment.
+
+    Rungs that are in order already keep their prices, for these are the best in reach, unless products take from one
+    another.  Where nothing in reach is in order, a ladder keeps the prices it has, as far as floors and ceilings let it, and
+    `ladder_bound` says so.
+    """
+    price, lowest, highest, reason = (rows[name].copy() for name in ("price", "lowest", "highest", "reason_code"))
+    place = Place(price, lowest, highest, reason, np.full(len(price), "", dtype=object))
+    if np.any(rows["max_segment_ratio"] < UNLIMITED):
+        _treat_alike(rows, place)
+    cost, pull = np.zeros(len(place.price)), np.zeros(len(place.price))
+    for first, end in pairwise(key_offsets(rows, ("segment",))):
+        cost[first:end], pull[first:end] = _settle_segment(rows, place, first, end)
+    reason = np.where(rows["explore_flag"], rows["reason_code"], place.reason).astype(object)  # a trial is one in whatever company
+    named = {"segment": rows["segment"], "product": rows["product"], "price": place.price, "reason_code": reason}
+    limits = {"ladder_bound": place.bound, "lowest": place.lowest, "highest": place.highest, "pull": pull}
+    return named | limits | told(rows, place.price, cost, pull) | validity(rows)
+
+
+def _treat_alike(rows: Columns, place: Place) -> None:
+    """Narrow each product's limits to one band for all segments, the one that is worth most."""
+    for product in np.unique(rows["product"].astype(str)):
+        at = np.flatnonzero(rows["product"] == product)
+        points = [points_of(rows, i, place.lowest[i], place.highest[i], place.price[i]) for i in at.tolist()]
+        found = band(
+            points, [worth_of(rows, i, p) for i, p in zip(at.tolist(), points, strict=True)], float(rows["max_segment_ratio"][at].min())
+        )
+        inside = (place.price[at] >= found.lowest) & (place.price[at] <= found.highest)
+        place.move(at, np.where(inside, place.price[at], found.prices), FAIRNESS_ADJUSTED, "FAIRNESS")
+        out = (place.price[at] < found.lowest) | (place.price[at] > found.highest)
+        place.lowest[at] = np.where(out, place.price[at], np.maximum(place.lowest[at], found.lowest))
+        place.highest[at] = np.where(out, place.price[at], np.minimum(place.highest[at], found.highest))
+        if out.any():
+            place.bound[at] = "FAIRNESS_OUT_OF_REACH"
+
+
+def _settle_segment(rows: Columns, place: Place, first: int, end: int) -> tuple[Floats, Floats]:
+    """Opportunity cost (money per unit sold) and pull (on the log of sales) at the prices settled for; shape (products,)."""
+    ladders = [np.arange(a, b) + first for a, b in pairwise(key_offsets({"ladder": rows["ladder"][first:end]}, ("ladder",)))]
+    tied = bool(np.any(rows["diversion"][first:end] > 0) or np.any(rows["cross_effect"][first:end] > 0))
+    _sweep(rows, place, ladders, first, end, tied)
+    if _keep_longer_dearer(rows, place, ladders, first, end, tied):
+        _sweep(rows, place, ladders, first, end, tied)
+    if not tied:
+        return np.zeros(end - first), np.zeros(end - first)
+    parts = [_neighbours(rows, place.price, at) for at in ladders]
+    lost = [_diverted(rows, place.price, at, first, end) for at in ladders]
+    return np.concatenate([cost for cost, _ in parts]) + np.concatenate(lost), np.concatenate([pull for _, pull in parts])
+
+
+def _sweep(rows: Columns, place: Place, ladders: list[Ints], first: int, end: int, tied: bool) -> None:
+    """Ladder by ladder, again and again until nothing moves (Gauss-Seidel)."""
+    for _ in range(SWEEPS if tied else 1):
+        before = place.price[first:end].copy()
+        for at in ladders:
+            _settle_ladder(rows, place, at, first, end, tied)
+        if np.array_equal(place.price[first:end], before):
+            break
+
+
+def _settle_ladder(rows: Columns, place: Place, at: Ints, first: int, end: int, tied: bool) -> None:
+    ordered = in_order(place.price[at], rows["volume_mb"][at])
+    if ordered and not tied:
+        return
+    cost = _diverted(rows, place.price, at, first, end) if tied else np.zeros(len(at))
+    rungs = [_rung(rows, place, i, lost) for i, lost in zip(at.tolist(), cost.tolist(), strict=True)]
+    best = _climb(rows, rungs, at)
+    if best is None:
+        place.move(at, np.clip(rows["current_price"][at], place.lowest[at], place.highest[at]), LADDER_ADJUSTED, "")
+        place.bound[at] = "LADDER_OUT_OF_REACH"
+    else:
+        place.move(at, best, *((DIVERSION_ADJUSTED, "DIVERSION") if ordered else (LADDER_ADJUSTED, "LADDER")))
+
+
+def _climb(rows: Columns, rungs: list[Rung], at: Ints) -> Floats | None:
+    return climb_pulled(rungs) if np.any(rows["cross_effect"][at] > 0) else climb(rungs)
+
+
+def _keep_longer_dearer(rows: Columns, place: Place, ladders: list[Ints], first: int, end: int, tied: bool) -> bool:
+    """Of one size, what is valid longer costs no less, unless it does today; whether a price had to change for that.
+
+    Every pair gets a cut that neither crosses, in its limits, so that what comes later (sweeps, limits on the whole table) keeps to it.  Where no
+    cut is in reach the prices stay as they are.
+    """
+    before = place.price[first:end].copy()
+    for short, longer in _validities(rows, first, end):
+        if place.price[longer] < place.price[short] - SLACK:
+            _cut_best(rows, place, [at for at in ladders if short in at or longer in at], short, longer, tied, first, end)
+        if place.price[longer] >= place.price[short] - SLACK:
+            _part(rows, place, short, longer)
+    return not np.array_equal(place.price[first:end], before)
+
+
+def _validities(rows: Columns, first: int, end: int) -> list[tuple[int, int]]:
+    """Neighbours by validity among the products of one size, the shorter first; those that are the other way round today are left out."""
+    days, size = rows["validity_days"], rows["volume_mb"]
+    order = sorted((i for i in range(first, end) if days[i] > 0), key=lambda i: (size[i], days[i], i))
+    same = [(i, j) for i, j in pairwise(order) if size[i] == size[j] and days[i] < days[j]]
+    return [(i, j) for i, j in same if rows["current_price"][j] >= rows["current_price"][i] - SLACK]
+
+
+def _cut_best(rows: Columns, place: Place, ladders: list[Ints], short: int, longer: int, tied: bool, first: int, end: int) -> None:
+    """Settle the two ladders for what they are worth most together, with a price between that the shorter stays below and the longer above."""
+    limits = place.highest[short], place.lowest[longer]
+    points = [points_of(rows, i, place.lowest[i], place.highest[i], place.price[i]) for i in (short, longer)]
+    best, most = None, -np.inf
+    for cut in np.unique(np.concatenate(points)):
+        if place.lowest[short] <= cut <= place.highest[longer]:
+            place.highest[short], place.lowest[longer] = min(limits[0], cut), max(limits[1], cut)
+            found = [_best_ladder(rows, place, at, first, end, tied) for at in ladders]
+            total = sum(value for _, value in found)
+            if total > most:
+                best, most = [prices for prices, _ in found], total
+    place.highest[short], place.lowest[longer] = limits
+    for at, prices in zip(ladders, best or [], strict=False):
+        place.move(at, prices, LADDER_ADJUSTED, "LADDER")
+
+
+def _best_ladder(rows: Columns, place: Place, at: Ints, first: int, end: int, tied: bool) -> tuple[Floats, float]:
+    """The best prices in order within the limits, and their worth: -inf where there are none.  A ladder out of reach of any order stands still."""
+    if place.bound[at[0]] == "LADDER_OUT_OF_REACH":
+        inside = (place.price[at] >= place.lowest[at] - SLACK) & (place.price[at] <= place.highest[at] + SLACK)
+        return place.price[at], 0.0 if inside.all() else -np.inf
+    cost = _diverted(rows, place.price, at, first, end) if tied else np.zeros(len(at))
+    rungs = [_rung(rows, place, i, lost) for i, lost in zip(at.tolist(), cost.tolist(), strict=True)]
+    best = _climb(rows, rungs, at)
+    return (place.price[at], -np.inf) if best is None else (best, worth(rungs, best))
+
+
+def _part(rows: Columns, place: Place, short: int, longer: int) -> None:
+    """Narrow the limits of two prices to either side of a cut; where it can, the cut leaves today's prices in reach of both."""
+    low, high = place.price[short], place.price[longer]
+    inner = max(low, rows["current_price"][short]), min(high, rows["current_price"][longer])
+    cut = sum(inner) / 2.0 if inner[0] <= inner[1] else (low + high) / 2.0
+    place.highest[short], place.lowest[longer] = min(place.highest[short], max(cut, low)), max(place.lowest[longer], min(cut, high))
+
+
+def _rung(rows: Columns, place: Place, at: int, cost: float) -> Rung:
+    prices = points_of(rows, at, place.lowest[at], place.highest[at], place.price[at])
+    pull = np.exp(rows["cross_effect"][at] * (prices - rows["current_price"][at]) / rows["reference_price"][at])
+    return Rung(float(rows["volume_mb"][at]), prices, worth_of(rows, at, prices, cost), pull)
+
+
+def _diverted(rows: Columns, price: Floats, at: Ints, first: int, end: int) -> Floats:
+    """sum_k D_jk (p_k - c_k) over the products of other ladders, D_jk = diversion x k's share of their sales; shape (rungs,)."""
+    every = np.arange(first, end)
+    others = every[(every < at[0]) | (every > at[-1])]
+    sold = rows["volume"][others]
+    if not sold.sum() > 0:
+        return np.zeros(len(at))
+    return np.asarray(rows["diversion"][at] * np.sum(margins(rows, price)[others] * sold) / np.sum(sold))
+
+
+def _neighbours(rows: Columns, price: Floats, at: Ints) -> tuple[Floats, Floats]:
+    """What a unit sold takes from the rungs beside it, in money, and how their new prices pull at its sales; shape (rungs,) each.
+
+    D_jk = (chi q_k / p_ref) / (-beta_j q_j / p_j), the slope of k's sales over that of j's own; together at most 1.
+    """
+    beside = np.eye(len(at), k=1) + np.eye(len(at), k=-1)
+    moved = rows["cross_effect"][at] * (price - rows["current_price"])[at] / rows["reference_price"][at]
+    own = -rows["elasticity"][at] * rows["volume"][at] / rows["current_price"][at]
+    taken = beside * rows["cross_effect"][at][:, None] * rows["volume"][at][None, :] / rows["reference_price"][at][:, None] / own[:, None]
+    taken /= np.maximum(taken.sum(axis=1), 1.0)[:, None]
+    return (taken * margins(rows, price)[at]).sum(axis=1), (beside * moved).sum(axis=1)

@@ -1,0 +1,227 @@
+"""The whole table of a kind: every price, ladders and days settled, held against the limits on all of them together.
+
+`optimise.portfolio` finds what each limit costs, `optimise.chains` keeps ladders in order and days smooth meanwhile: what comes out is
+within each unit's limits, in order, and within the table's.  Where they cannot be met, the kind keeps today's prices and says so; the other
+kind is priced all the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tariffs.columns import Bools, Columns, Floats, Ints, Labels, Rows, key_offsets
+from tariffs.optimise.chains import Chains, Days, Ladders, Tie
+from tariffs.optimise.portfolio import Kept, Limit, LimitsNotMet, duals_of, keep
+from tariffs.optimise.reasons import HOLD_PORTFOLIO, PORTFOLIO_LIMIT
+from tariffs.optimise.rule import GRID_SLACK, Demand, Terms, expected_loss, on_tick, robust_value
+from tariffs.pricing.joint import believed, blocked, capacity_of, terms_of_rows, told
+
+SAMPLE = 20_000  # units that tell the prices of the limits nearly
+ASKED = ("max_moved_share", "max_mean_change", "min_volume", "max_revenue_risk")
+SAME = 1e-9  # of equal worth the price that is there already wins
+
+
+@dataclass(frozen=True, slots=True)
+class Limited:
+    """A price that a limit on the whole table changed, with the effects of the new one; and one row of no unit, about the kind.
+
+    limits       of the kind's row: the limits that the policy asks for
+    worth        of the kind's row: what its prices are worth in money per week, each at its least favourable elasticity
+    worth_bound  no prices within the limits are worth more (the Lagrangian bound)
+    outcome      of the kind's row: what became of the limits
+    """
+
+    unit_key: str
+    price: float
+    discount_class: int
+    reason_code: str
+    portfolio_bound: str
+    p_gain: float
+    expected_volume_delta: float
+    expected_revenue_delta: float
+    expected_margin_delta: float
+    expected_volume_delta_lo: float
+    expected_volume_delta_hi: float
+    expected_revenue_delta_lo: float
+    expected_revenue_delta_hi: float
+    expected_margin_delta_lo: float
+    expected_margin_delta_hi: float
+    expected_blocked_delta: float
+    limits: str
+    worth: float
+    worth_bound: float
+    outcome: str
+
+
+def keep_limits(rows: Rows) -> dict[str, np.ndarray]:
+    """`within_limits`, and one row more, of no unit: it says that this kind was seen to, and how.  Without it nothing of the kind is published.
+
+    Where the limits cannot be met, the prices that change are those that go back to today's.
+    """
+    asked = ", ".join(name for name in ASKED if float(rows[name][0]) >= 0)
+    try:
+        changed, kept = _kept(rows)
+        worth, bound = (kept.worth, kept.bound) if kept else (np.nan, np.nan)
+        outcome = "kept" if kept else "nothing to limit" if not asked else "met without a change"
+    except LimitsNotMet as error:
+        changed, worth, bound, outcome = _held(rows), np.nan, np.nan, f"NOT MET, today's prices stay: {error}"
+    kind = {
+        "unit_key": "",
+        "reason_code": "",
+        "portfolio_bound": "",
+        "limits": asked,
+        "worth": worth,
+        "worth_bound": bound,
+        "outcome": outcome,
+    }
+    none = {"f": np.nan, "i": 0}
+    return {
+        name: np.append(values, np.array([kind.get(name, none.get(values.dtype.kind, ""))], dtype=values.dtype))
+        for name, values in changed.items()
+    }
+
+
+def within_limits(rows: Rows) -> dict[str, np.ndarray]:
+    """The prices that change, in columns of `Limited`, from the rows of one kind, sorted by chain and place.
+
+    Raises LimitsNotMet where the limits cannot be met: it names them, and the best that can be had.  ValueError where the policy limits a part
+    of the table, which nobody keeps to.
+    """
+    return _kept(rows)[0]
+
+
+def _kept(rows: Rows) -> tuple[dict[str, np.ndarray], Kept | None]:
+    """The prices that change, and what was found; None where the prices that are there meet the limits."""
+    if rows["misplaced"][0] is not None:
+        raise ValueError(
+            f"the policy's row of {rows['misplaced'][0]} limits the whole table; wanted in the row with the scope *, and nowhere else"
+        )
+    prices, there = menu(rows)
+    limits = limits_of(rows, prices)
+    broken = [limit.name for limit in limits if limit.excess(np.full(len(prices), GIVEN)) > 0]
+    if not broken:
+        return _changed(rows, rows["price"], PORTFOLIO_LIMIT, ""), None
+    values, chains = _values(rows, prices, there), chains_of(rows, prices, there)
+    kept = keep(values, limits, chains.answer, _from_sample(values, limits, chains), chains.offsets, _today(rows, prices, there))
+    active = {limit.name for limit, dual in zip(limits, kept.duals, strict=True) if dual > 0} or set(broken)
+    bound = next(iter(active)).upper() if len(active) == 1 else "SEVERAL_LIMITS"
+    return _changed(rows, prices[np.arange(len(prices)), kept.pick], PORTFOLIO_LIMIT, bound), kept
+
+
+def _held(rows: Rows) -> dict[str, np.ndarray]:
+    """Return today's prices, or where floor, ceiling or cell forbid one, the nearest price point that they allow; what is out of order stays so."""
+    price, lowest, highest, tick = (rows[name] for name in ("current_price", "lowest", "highest", "price_tick"))
+    least, most = on_tick(np.ceil(lowest / tick - GRID_SLACK), tick), on_tick(np.floor(highest / tick + GRID_SLACK), tick)
+    on_grid = least <= most  # else no price point lies between floor and ceiling
+    price = np.where(price < lowest, np.where(on_grid, least, lowest), np.where(price > highest, np.where(on_grid, most, highest), price))
+    reason = np.where(price == rows["current_price"], HOLD_PORTFOLIO, PORTFOLIO_LIMIT).astype(object)
+    return _changed(rows, price, reason, "LIMITS_NOT_MET")
+
+
+def _today(rows: Columns, prices: Floats, there: Bools) -> Ints:
+    """The point that is nearest to today's price; shape (units,)."""
+    return np.asarray(np.where(there, np.abs(prices - rows["current_price"][:, None]), np.inf).argmin(axis=1))
+
+
+GIVEN = 0  # the column of the menu with the price that is there already
+
+
+def menu(rows: Columns) -> tuple[Floats, Bools]:
+    """Every price that each unit may have, and which of them are prices at all; shape (units, points).  The first is the given one;
+    those that are none come last."""
+    lowest, highest, tick, given, current = (rows[name][:, None] for name in ("lowest", "highest", "price_tick", "price", "current_price"))
+    first, last = np.ceil(lowest / tick - GRID_SLACK), np.floor(highest / tick + GRID_SLACK)
+    fixed = (lowest >= highest) | np.array([str(bound).startswith("LADDER_OUT") for bound in rows["group_bound"]])[:, None]
+    count = int(np.max(np.where(fixed, 0.0, last - first + 1.0), initial=0.0))
+    steps = first + np.arange(max(count, 0))
+    prices = np.concatenate([given, current, on_tick(np.minimum(steps, np.maximum(last, first)), tick)], axis=1)
+    inside = (prices >= lowest - SAME) & (prices <= highest + SAME) & ~fixed
+    inside[:, 2:] &= (steps <= last) & (prices[:, 2:] != given) & (prices[:, 2:] != current)  # each price once
+    inside[:, 1:2] &= current != given
+    inside[:, GIVEN] = True
+    left = np.argsort(~inside, axis=1, kind="stable")[:, : max(int(inside.sum(axis=1).max(initial=1)), 1)]
+    inside = np.take_along_axis(inside, left, axis=1)
+    return np.where(inside, np.take_along_axis(prices, left, axis=1), given), inside
+
+
+def limits_of(rows: Columns, prices: Floats) -> list[Limit]:
+    """The limits that the policy sets, over the menu."""
+    wanted = {name: float(rows[name][0]) for name in ASKED}
+    units, current = float(len(prices)), rows["current_price"][:, None]
+    volume, ratio = rows["volume"][:, None], prices / current
+    capacity = np.broadcast_to(capacity_of(rows), rows["volume"].shape)[:, None]
+    sold_now = np.minimum(rows["volume"], capacity[:, 0])
+    asked = volume * np.exp(rows["elasticity"][:, None] * (ratio - 1.0) + rows["pull"][:, None])
+    limits = []
+    if wanted["max_moved_share"] >= 0:
+        limits.append(Limit("max_moved_share", (prices != current).astype(np.float64), wanted["max_moved_share"] * units, units))
+    if wanted["max_mean_change"] >= 0:
+        limits.append(Limit("max_mean_change", ratio - 1.0, wanted["max_mean_change"] * units, units))
+        limits.append(Limit("max_mean_change", 1.0 - ratio, wanted["max_mean_change"] * units, units))
+    if wanted["min_volume"] >= 0:
+        base = float(sold_now.sum())
+        limits.append(Limit("min_volume", -np.minimum(asked, capacity), -wanted["min_volume"] * base, -base))
+    if wanted["max_revenue_risk"] >= 0:
+        revenue, spread = sold_now * rows["current_price"], rows["se"][:, None] * np.abs(ratio - 1.0)
+        loss = expected_loss(revenue[:, None] + 0.0 * prices, asked * prices, spread, capacity * prices)
+        limits.append(Limit("max_revenue_risk", loss, wanted["max_revenue_risk"] * float(revenue.sum()), float(revenue.sum())))
+    return limits
+
+
+def chains_of(rows: Columns, prices: Floats, there: Bools) -> Chains:
+    offsets = key_offsets(rows, ("chain",))
+    tie: Tie = Ladders(rows["volume_mb"])
+    if rows["kind"][0] == "voice":
+        tie = Days(rows["place"], rows["max_cliff"])
+    loose = np.array([str(bound).startswith("LADDER_OUT") for bound in rows["group_bound"][offsets[:-1]]])
+    return Chains(offsets, prices, tie, loose, there.sum(axis=1))
+
+
+def _values(rows: Columns, prices: Floats, there: Bools) -> Floats:
+    every = np.arange(len(prices))
+    terms, demand = terms_of_rows(rows, every, rows["opportunity_cost"]), believed(rows, every)
+    tall = Terms(
+        *(
+            getattr(terms, name)[:, None]
+            for name in ("current", "reference", "unit_cost", "tick", "floor", "ceiling", "step", "z", "added_cost")
+        )
+    )
+    money = (terms.current * demand.volume * np.exp(rows["pull"]))[:, None]
+    wide = Demand(*(values.reshape(-1, 1) for values in (demand.elasticity, demand.sd, demand.volume, demand.capacity)))
+    values = robust_value(prices, tall, wide) * money
+    values[:, GIVEN] += SAME * money[:, 0]
+    return np.where(there, values, -np.inf)
+
+
+def _from_sample(values: Floats, limits: list[Limit], chains: Chains) -> Floats | None:
+    """The prices of the limits in a sample of the chains, for a table that is large: then all units are asked a few times only."""
+    every = len(values) // SAMPLE
+    if every < 2:
+        return None
+    part, at = chains.sample(every)
+    share = len(at) / len(values)
+    fewer = [Limit(limit.name, limit.amounts[at], limit.most * share, limit.per * share) for limit in limits]
+    try:
+        return duals_of(values[at], fewer, part.answer)
+    except LimitsNotMet:  # not in this sample: then from nothing
+        return None
+
+
+def _changed(rows: Columns, price: Floats, reason: str | Labels, bound: str) -> dict[str, np.ndarray]:
+    at, none = price != rows["price"], np.full(len(price), np.nan)
+    columns = {
+        "unit_key": rows["unit_key"],
+        "price": price,
+        "discount_class": np.rint(100.0 * (1.0 - price / rows["reference_price"])).astype(np.int64),
+        "reason_code": np.broadcast_to(np.asarray(reason, dtype=object), price.shape),
+        "portfolio_bound": np.full(len(price), bound, dtype=object),
+        **told(rows, price, rows["opportunity_cost"], rows["pull"]),
+        "expected_blocked_delta": blocked(rows, price),
+        "limits": np.full(len(price), "", dtype=object),
+        "worth": none,
+        "worth_bound": none,
+        "outcome": np.full(len(price), "", dtype=object),
+    }
+    return {name: values[at] for name, values in columns.items() if name != "opportunity_cost"}

@@ -1,0 +1,173 @@
+"""What is said of a unit's price: the columns that bundles and voice have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from tariffs.columns import Bools, Columns, Floats, Ints, Labels
+from tariffs.optimise.exploration import Trials, dice, try_out
+from tariffs.optimise.reasons import EXPLORE, reasons
+from tariffs.optimise.rule import COVERAGE_90, GRID_SLACK, Choice, Demand, Terms, effect_columns, on_tick
+from tariffs.pricing.estimation import Learnt
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """One unit's price and why.  Money in the catalogue's currency, volumes and deltas per week.
+
+    elasticity, se, credible_lo, credible_hi  at the current price; the interval holds 90 %
+    beta, shrink_weight       at the reference price, before any fallback; shrink_weight 1 = all prior
+    support_n, set_aside_n    weeks used, and weeks left out as spikes
+    volume                    expected per week at the current price
+    lowest, highest           the limits that the price was chosen within (equal: the unit is held)
+    usage_value               what one more unit of usage is worth to the operator, which lowers what it costs
+    capacity_price            what one more unit of room would bring, where the cell is full
+    explore_flag, draw        whether the price is a trial, and the elasticity that it is best for (the estimate where it is none)
+    ..._lo, ..._hi            the deltas at the ends of the elasticity's 90 % interval
+    """
+
+    price: float
+    current_price: float
+    reference_price: float
+    unit_cost: float
+    reason_code: str
+    constraint_bound: str
+    elasticity: float
+    se: float
+    credible_lo: float
+    credible_hi: float
+    beta: float
+    shrink_weight: float
+    support_n: int
+    set_aside_n: int
+    volume: float
+    lowest: float
+    highest: float
+    z: float
+    p_gain: float
+    expected_volume_delta: float
+    expected_revenue_delta: float
+    expected_margin_delta: float
+    expected_volume_delta_lo: float
+    expected_volume_delta_hi: float
+    expected_revenue_delta_lo: float
+    expected_revenue_delta_hi: float
+    expected_margin_delta_lo: float
+    expected_margin_delta_hi: float
+    usage_value: float
+    capacity_price: float
+    explore_flag: bool
+    draw: float
+
+
+QUIET = np.timedelta64(28, "D")
+
+P = TypeVar("P", bound=Priced)
+
+
+def report(terms: Terms, demand: Demand, learnt: Learnt, trials: Trials, hold: Labels, room_price: Floats) -> dict[str, np.ndarray]:
+    """The columns of `Priced`, each of shape (units,).  A trial's limits are narrowed to what lies between it and today's price."""
+    choice, tried = trials.choice, trials.tried
+    stays = (hold != "") & ~tried & (choice.price == terms.current)
+    told = reasons(choice, terms, np.where(tried, "", hold), learnt.fallback)
+    return {
+        "price": choice.price,
+        "current_price": terms.current,
+        "reference_price": terms.reference,
+        "unit_cost": terms.unit_cost,
+        "reason_code": np.where(tried, EXPLORE, told).astype(object),
+        "constraint_bound": choice.bound,
+        "elasticity": demand.elasticity,
+        "se": demand.sd,
+        "credible_lo": demand.elasticity - COVERAGE_90 * demand.sd,
+        "credible_hi": demand.elasticity + COVERAGE_90 * demand.sd,
+        "beta": learnt.fit.beta,
+        "shrink_weight": learnt.fit.shrink,
+        "support_n": learnt.weeks,
+        "set_aside_n": learnt.set_aside,
+        "volume": demand.volume,
+        "lowest": np.where(stays, terms.current, np.where(tried, np.minimum(choice.price, terms.current), terms.lowest)),
+        "highest": np.where(stays, terms.current, np.where(tried, np.maximum(choice.price, terms.current), terms.highest)),
+        "z": terms.z,
+        **effect_columns(choice.price, terms, demand),
+        "usage_value": 0.0 - terms.added_cost,
+        "capacity_price": room_price,
+        "explore_flag": tried,
+        "draw": trials.draw,
+    }
+
+
+def only(columns: dict[str, np.ndarray], kind: type[P]) -> P:
+    """The single unit of columns that have shape (1,), as a row of `kind`."""
+    return kind(**{name: values[0].item() if isinstance(values[0], np.generic) else values[0] for name, values in columns.items()})
+
+
+def terms_of(rows: Columns, offsets: Ints, tariff: Floats | None = None) -> Terms:
+    """The limits of each unit, as they stood in its last week.
+
+    `max_step` is a share of the price; of `tariff` (units,), where that is given.  No step ends further than that beyond all prices that were
+    paid either: today's list price may be one that nobody has paid yet, and further on the demand curve is a guess.
+
+    Raises ValueError where the catalogue or the policy left something out: a price made of a gap is worse than none.
+    """
+    last = offsets[1:] - 1
+
+    def column(name: str) -> Floats:
+        return np.asarray(rows[name], dtype=np.float64)[last]
+
+    floor, ceiling = column("price_floor"), column("price_ceiling")
+    tick = column("price_tick")
+    least = on_tick(np.ceil(column("regulated_floor") / tick - GRID_SLACK), tick)
+    most = on_tick(np.floor(column("regulated_ceiling") / tick + GRID_SLACK), tick)
+    current, paid = column("posted_price"), np.asarray(rows["price"], dtype=np.float64)
+    paid_lo, paid_hi = np.minimum.reduceat(paid, offsets[:-1]), np.maximum.reduceat(paid, offsets[:-1])
+    step, below, above = (column("max_step") * (price if tariff is None else tariff) for price in (current, paid_lo, paid_hi))
+    terms = Terms(
+        current=current, reference=column("reference_price"), unit_cost=column("unit_cost"), tick=tick,
+        floor=np.maximum(floor, least), ceiling=np.minimum(ceiling, most), step=step, z=column("z"),
+        added_cost=0.0 - column("usage_value"),
+        floor_name=np.where(least > floor, "REG_FLOOR", "FLOOR").astype(object),
+        ceiling_name=np.where(most < ceiling, "REG_CEILING", "CEILING").astype(object),
+        least=paid_lo - below, most=paid_hi + above,
+    )  # fmt: skip
+    if faults := terms.faults():
+        raise ValueError(f"cannot be priced: wanted {', '.join(faults)}")
+    return terms
+
+
+def control_of(rows: Columns, offsets: Ints) -> Bools:
+    return np.asarray(rows["control"][offsets[1:] - 1], dtype=np.bool_)
+
+
+def quiet_of(rows: Columns, offsets: Ints) -> Bools:
+    """Whether the unit's last week lies more than four weeks before the newest of all: it is not sold any more, and no price of it earns."""
+    last = offsets[1:] - 1
+    return np.asarray(
+        rows["week"][last].astype("datetime64[D]") < rows["latest_week"][last].astype("datetime64[D]") - QUIET, dtype=np.bool_
+    )
+
+
+def changed_lately(rows: Columns, offsets: Ints) -> Bools:
+    """Whether the posted price changed less than `min_days` before the week after the last one.  A unit's first week is no change."""
+    last, wanted = offsets[1:] - 1, rows["min_days"][offsets[1:] - 1]
+    if not np.any(wanted > 0):
+        return np.zeros(len(last), dtype=np.bool_)
+    days = rows["week"].astype("datetime64[D]").astype(np.int64)
+    changed = np.append(False, rows["posted_price"][1:] != rows["posted_price"][:-1])
+    changed[offsets[:-1]] = False
+    latest = np.maximum.reduceat(np.where(changed, days, np.iinfo(np.int64).min // 2), offsets[:-1])
+    return np.asarray(days[last] + 7 - latest < wanted, dtype=np.bool_)
+
+
+def with_trials(choice: Choice, terms: Terms, demand: Demand, may: Bools, rows: Columns, offsets: Ints, key: Sequence[str]) -> Trials:
+    """The choices, with a trial at the share of units that the policy asks for, among those that may."""
+    last = offsets[1:] - 1
+    share = rows["explore_share"][last]
+    chance = np.ones((len(last), 2))
+    if np.any(share > 0):
+        chance = dice([rows[name][last] for name in key], rows["week"][last].astype("datetime64[D]").astype(np.int64))
+    return try_out(choice, terms, demand, may & (chance[:, 0] < share), chance[:, 1], rows["explore_loss"][last])

@@ -1,0 +1,512 @@
+"""What a person does with releases, one verb a function: check, approve, try out, activate, withdraw, kill, set limits.
+
+Each reads the log, decides, and writes one entry under the next number.  If somebody else was first with that number, it reads and decides
+again: an entry is always a decision upon all those before it, and none is ever lost.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hundredfold.errors import PublishRefused, StateError, UsageError
+from hundredfold.pipeline.publish import Release
+from hundredfold.ports.interfaces import Store
+from tariffs.contracts import LIMITS_TITLE, TOTALS_TITLE
+from tariffs.release import repository as shelf
+from tariffs.release.decision_log import Book, Entry, Finding, Refused, Said, Table
+from tariffs.release.drift import Chart, charts
+from tariffs.release.guards import AGAINST_ACTIVE, CODES, Limits, Subject, inspect, limits_of
+from tariffs.release.panel import panel_of
+from tariffs.release.preview import Preview, preview
+from tariffs.release.repository import Once
+from tariffs.release.sales import Sales
+from tariffs.release.states import Event, State
+from tariffs.release.tables import CHARGING, KEY, LOOKED_AT, SUPPORT_COLUMNS, floats, is_voice, matched, tariff
+
+LAST_APPROVED, RULE, UNCHANGED = "last-approved", "rule", "unchanged"
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What the run that made a release had read, while its files are kept: its catalogue, sales and locations; None where they are gone."""
+
+    catalogue: Callable[[Release], pa.Table | None]
+    sales: Callable[[Release], Sales | None] = lambda _: None
+    locations: Callable[[Release], pa.Table | None] = lambda _: None
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A release as the guards found it, and the table that they compared it with.
+
+    limits  what became of the policy's limits on the whole table, a row for each kind that has any
+    totals  the expected changes of the whole table with their intervals, a row for each kind
+    """
+
+    version: int
+    seal: str
+    against: Table | None
+    findings: tuple[Finding, ...]
+    limits: tuple[Mapping[str, Any], ...] = ()
+    totals: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def failed(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if not finding.passed)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a verb did: its entry, the book that ends with it, and what it passed over on the way."""
+
+    entry: Entry
+    book: Book
+    passed_over: tuple[str, ...] = ()
+
+
+def check(version: int, book: Book, store: Store, sources: Sources, now: dt.datetime) -> Checked:
+    """Hold a release against every guard; UsageError if there is none of that version, StateError if it is damaged."""
+    found = shelf.whole(version, store)
+    assert found.release is not None
+    base = book.charging.base if book.charging else None
+    active = base if base != Table(version) else None
+    table = shelf.rows(Table(version), store)
+    if missing := [name for name in (*CHARGING, *LOOKED_AT) if name not in table.column_names]:
+        raise StateError(
+            f"release {version} is no price table: it lacks {', '.join(missing)}", hint="mend the publishing query; run it again"
+        )
+    sales = sources.sales(found.release)
+    totals, portfolio = (tuple(found.release.digest.get(title, ())) for title in (TOTALS_TITLE, LIMITS_TITLE))
+    subject = Subject(
+        table,
+        _active_rows(active, store) if active else None,
+        sources.catalogue(found.release),
+        now,
+        limits_of(book.limits),
+        _support(table, sales),
+        _charts(book, store, sales) if active else None,
+        sales.last_posted() if sales else None,
+        sources.locations(found.release),
+        totals,
+        portfolio,
+    )
+    return Checked(version, found.seal, active, inspect(subject), portfolio, totals)
+
+
+def approve(version: int, said: Said, store: Store, once: Once, sources: Sources, now: dt.datetime, despite: Sequence[str] = ()) -> Done:
+    """Say yes to a release; PublishRefused if a guard fails that is not named in `despite`."""
+    _known(despite)
+
+    def decide(book: Book) -> Entry:
+        _allowed(book, [(version, Event.APPROVE)])
+        checked = check(version, book, store, sources, now)
+        excused = _excuse(checked, despite, said, "approve")
+        return book.entry(
+            "approve", said, moves=((version, Event.APPROVE),), seal=checked.seal, against=checked.against,
+            findings=checked.findings, despite=excused,
+        )  # fmt: skip
+
+    return _record(decide, store, once)
+
+
+def activate(
+    version: int,
+    said: Said,
+    store: Store,
+    once: Once,
+    sources: Sources,
+    now: dt.datetime,
+    *,
+    despite: Sequence[str] = (),
+    same_person: bool = False,
+) -> Done:
+    """Let charging use an approved release everywhere; the one that it used is withdrawn in the same entry, and so is another one's canary.
+
+    The guards look again, for time has passed and another table may be active now.  What the approval set aside stays set aside, unless it was
+    said of a comparison with another active table.
+    """
+    _known(despite)
+
+    def decide(book: Book) -> Entry:
+        moves = [(version, Event.ACTIVATE), *_replaced(version, book)]
+        if book.charging and not book.charging.derived:
+            moves.append((book.charging.version, Event.REPLACE))
+        _allowed(book, moves)
+        checked, excused = _looked_at_again(version, book, said, store, sources, now, despite, same_person)
+        shelf.ready_rule(
+            version, store, limits_of(book.limits)
+        )  # now, while all is well: the kill switch shall need nothing but the pointer
+        return book.entry(
+            "activate", said, moves=tuple(moves), charging=Table(version), seal=checked.seal, against=checked.against,
+            findings=checked.findings, despite=excused,
+        )  # fmt: skip
+
+    return _record(decide, store, once)
+
+
+def try_out(
+    version: int,
+    places: Sequence[str] | float,
+    said: Said,
+    store: Store,
+    once: Once,
+    sources: Sources,
+    now: dt.datetime,
+    *,
+    despite: Sequence[str] = (),
+    same_person: bool = False,
+) -> Done:
+    """Let charging use an approved release in some places, and what it uses elsewhere: a canary.
+
+    places   the locations; or the share of them that is chosen, the same for the same release whoever asks. Never a control location.
+    """
+    _known(despite)
+
+    def decide(book: Book) -> Entry:
+        moves = [(version, Event.TRY), *_replaced(version, book)]
+        _allowed(book, moves)
+        if book.charging is None:
+            raise StateError("no table is active, so there is none for the other places", hint=f"tariffs activate {version}")
+        checked, excused = _looked_at_again(version, book, said, store, sources, now, despite, same_person)
+        chosen = canary_places(version, shelf.rows(Table(version), store, ("location", "control_flag")), places)
+        table = replace(book.charging, canary=version, places=chosen)
+        shelf.ready_canary(table, store)
+        return book.entry(
+            "canary", said, moves=tuple(moves), charging=table, seal=checked.seal, against=checked.against,
+            findings=checked.findings, despite=excused,
+        )  # fmt: skip
+
+    return _record(decide, store, once)
+
+
+def canary_places(version: int, rows: pa.Table, wanted: Sequence[str] | float) -> tuple[str, ...]:
+    """The locations by name, or a share of them by the hash of version and name, so that it is not always the same customers' turn."""
+    held = set(pc.unique(rows["location"].filter(rows["control_flag"])).to_pylist())
+    free = sorted(set(pc.unique(rows["location"]).to_pylist()) - held - {None})
+    if isinstance(wanted, float):
+        if not 0 < wanted < 1:
+            raise UsageError(f"a share is between 0 % and 100 %, found {wanted:.0%}", hint=f"tariffs activate {version} --canary 10%")
+        turn = sorted(free, key=lambda name: hashlib.sha256(f"{version}/{name}".encode()).digest())
+        return tuple(sorted(turn[: max(1, round(wanted * len(free)))]))
+    if unknown := sorted(set(wanted) - set(free)):
+        why = "they are control" if set(unknown) <= held else "there are none of these names"
+        raise UsageError(f"cannot be tried in {', '.join(unknown[:5])}: {why}", hint=f"such as {', '.join(free[:3])}")
+    if len(set(wanted)) == len(free):
+        raise UsageError("these are all locations that are not control", hint=f"tariffs activate {version}")
+    return tuple(sorted(set(wanted)))
+
+
+def withdraw(version: int, said: Said, store: Store, once: Once) -> Done:
+    """Say that a release shall not be used; the kill switch never goes back to it."""
+    _with_reason(said, "withdraw", f"tariffs withdraw {version}")
+
+    def decide(book: Book) -> Entry:
+        if not any(s.version == version for s in shelf.shelved(store)) and version not in book.states:
+            raise UsageError(f"there is no release {version} of the price table", hint="tariffs status")
+        _allowed(book, [(version, Event.WITHDRAW)])
+        return book.entry("withdraw", said, moves=((version, Event.WITHDRAW),))
+
+    return _record(decide, store, once)
+
+
+def kill(to: Literal["last-approved", "rule", "unchanged"], said: Said, store: Store, once: Once) -> Done:
+    """Take the active table away from charging: for the last approved one, for a step towards the rule's prices, or freeze what is asked now.
+
+    A canary goes first: the last approved table is then the one that charging uses elsewhere.
+
+    It reads the log and the table that it goes to, and nothing else: what is broken elsewhere does not stop it.  The way to the rule's prices
+    keeps the limits on steps, cliffs and the share of prices that change at once; said again, it goes a step further.
+    """
+    passed_over: list[str] = []
+
+    def decide(book: Book) -> Entry:
+        passed_over.clear()
+        charging = _killable(book)
+        tried = [] if charging.canary is None else [(charging.canary, Event.KILL)]
+        out = [*tried, *([] if charging.derived else [(charging.version, Event.KILL)])]
+        if to == LAST_APPROVED and tried and _is_sound(charging.base, book, store, passed_over):
+            return book.entry("kill", said, moves=tuple(tried), charging=charging.base)
+        if to == LAST_APPROVED:
+            version = _fallback(book, store, passed_over)
+            return book.entry("kill", said, moves=(*out, (version, Event.RESTORE)), charging=Table(version))
+        return book.entry("kill", said, moves=tuple(out), charging=_ready_for_killing(to, charging, book, store))
+
+    done = _record(decide, store, once)
+    return Done(done.entry, done.book, tuple(passed_over))
+
+
+def would_kill(to: Literal["last-approved", "rule", "unchanged"], store: Store) -> Preview:
+    """What the kill switch would do to prices; nothing is written."""
+    book = shelf.read_book(store)
+    charging = _killable(book)
+    if to == RULE:
+        if charging.rule and not charging.step and charging.canary is None:
+            raise StateError(f"{charging} is active already", hint=f"tariffs kill --to {LAST_APPROVED}")
+        table, made = shelf.next_step(charging, store, limits_of(book.limits))
+    elif to == UNCHANGED:
+        table, made = shelf.frozen(charging, store)
+    else:
+        tried = charging.canary is not None and _is_sound(charging.base, book, store, [])
+        table = charging.base if tried else Table(_fallback(book, store, []))
+        made = shelf.rows(table, store)
+    return preview(charging, table, shelf.rows(charging, store), made, shelf.rows(Table(charging.version), store))
+
+
+def _killable(book: Book) -> Table:
+    if book.charging is None:
+        raise StateError("no table is active, so there is nothing to kill", hint="tariffs status")
+    return book.charging
+
+
+def set_limits(said: Said, limits: Mapping[str, float], store: Store, once: Once) -> Done:
+    """Change what the guards allow, from now on and for everybody."""
+    _with_reason(said, "change limits", "tariffs limits --set NAME=VALUE")
+    names = [field.name for field in fields(Limits)]
+    if unknown := sorted(set(limits) - set(names)):
+        raise UsageError(f"there is no limit {', '.join(unknown)}; there is {', '.join(names)}", hint="tariffs limits")
+    if wrong := [f"{name}={value:g}" for name, value in limits.items() if not 0 <= value < float("inf")]:
+        raise UsageError(f"a limit is 0 or more: {', '.join(wrong)}", hint="tariffs limits")
+    return _record(lambda book: book.entry("limits", said, limits=dict(limits)), store, once)
+
+
+def in_use(book: Book, table: pa.Table) -> dt.date:
+    """The day from which what charging uses counts: the later of the decision and of its own `valid_from`."""
+    since, begins = book.since(), pc.min(table["valid_from"]).as_py()
+    decided = dt.datetime.fromisoformat(since.said.at).date() if since else dt.date.min
+    return max(decided, begins.date()) if begins else decided
+
+
+def _active_rows(active: Table, store: Store) -> pa.Table:
+    """The table that charging uses; the rule's, with the volume that its release expected without a move."""
+    rows = shelf.rows(active, store)
+    if not active.derived:
+        return rows
+    try:
+        model = shelf.rows(Table(active.version), store, (KEY, "expected_volume"))
+    except StateError:  # the release may be broken: that is what the rule's table is for
+        return rows
+    known = model["expected_volume"].take(pa.array(matched(rows, model)))
+    return rows.set_column(rows.schema.get_field_index("expected_volume"), "expected_volume", known)
+
+
+def _support(table: pa.Table, sales: Sales | None) -> pa.Table | None:
+    """The prices that were paid: the table says so itself, or the sales do."""
+    if set(SUPPORT_COLUMNS) <= set(table.column_names):
+        return table.select([KEY, *SUPPORT_COLUMNS])
+    if sales is None:
+        return None
+    paid = sales.support()
+    row = matched(table, paid)
+    full = np.where(is_voice(table), tariff(table), 1.0)
+    lo, hi = (np.append(floats(paid, name), np.nan)[row] * full for name in SUPPORT_COLUMNS)
+    return pa.table({KEY: table[KEY], "support_lo": lo, "support_hi": hi})
+
+
+def _charts(book: Book, store: Store, sales: Sales | None) -> tuple[Chart, ...] | None:
+    if book.charging is None or sales is None:
+        return None
+    rows = shelf.rows(book.charging, store)
+    sold = sales.after(in_use(book, rows) + dt.timedelta(days=5))  # the first week that lies wholly after ends a day later
+    return charts(rows, panel_of(rows, sold)) if sold.num_rows else None
+
+
+def _record(decide: Callable[[Book], Entry], store: Store, once: Once) -> Done:
+    """Decide upon the log as it is, until nobody was faster; then let the pointer follow."""
+    shelf.settle(store)  # what a command that was killed had left to do
+    while True:
+        book = shelf.read_book(store)
+        entry = decide(book)
+        if shelf.add(entry, once):
+            shelf.settle(store)
+            return Done(entry, shelf.read_book(store))
+
+
+def _allowed(book: Book, moves: Sequence[tuple[int, Event]]) -> None:
+    try:
+        book.moved(moves)
+    except Refused as error:
+        raise StateError(str(error), hint=_next_for(book.state(moves[0][0]), *moves[0])) from None
+
+
+def _next_for(state: State, version: int, event: Event) -> str:
+    if event is Event.ACTIVATE and state in (State.DRAFT, State.WITHDRAWN):
+        return f"tariffs approve {version}"
+    if event is Event.APPROVE and state is State.APPROVED:
+        return f"tariffs activate {version}"
+    if event is Event.WITHDRAW and state is State.ACTIVE:
+        return f"tariffs kill --to {LAST_APPROVED}"
+    return f"tariffs log {version}"
+
+
+def _known(despite: Sequence[str]) -> None:
+    if unknown := [code for code in despite if code not in CODES]:
+        raise UsageError(f"there is no guard {', '.join(unknown)}; there is {', '.join(CODES)}", hint="tariffs check VERSION")
+
+
+def _excuse(checked: Checked, despite: Sequence[str], said: Said, verb: str, inherited: Sequence[str] = ()) -> tuple[str, ...]:
+    """The guards that fail and are set aside; PublishRefused for those that fail and are not."""
+    left = [f for f in checked.failed if f.code not in despite and f.code not in inherited]
+    excuses = " ".join(f"--despite {f.code}" for f in checked.failed if f.code not in inherited)
+    again = f"tariffs {verb} {checked.version} {excuses} --reason WHY"
+    if left:
+        raise PublishRefused(
+            f"release {checked.version} is not {'approved' if verb == 'approve' else 'activated'}: {len(left)} of {len(checked.findings)} guards fail",
+            problems=[f"{f.code}: {f.words} (allowed: {f.limit}){_first(f)}" for f in left],
+            hint=f"look: tariffs check {checked.version}   or, knowing better: {again}",
+        )
+    said_now = [f.code for f in checked.failed if f.code not in inherited]
+    if said_now and not said.reason:
+        raise UsageError(f"{', '.join(said_now)} cannot be set aside without a reason", hint=again)
+    return tuple(f.code for f in checked.failed)
+
+
+def _first(finding: Finding) -> str:
+    return f"   first: {finding.cases[0]}" if finding.cases else ""
+
+
+def _two_people(version: int, approval: Entry, said: Said, same_person: bool) -> None:
+    both = approval.said.account and said.account
+    same_account = both and approval.said.account == said.account
+    if not same_account and approval.said.by.strip().casefold() != said.by.strip().casefold():
+        return
+    who = f"{approval.said.by} (account {approval.said.account})" if both else approval.said.by
+    again = f"tariffs activate {version} --same-person --reason WHY"
+    if not same_person:
+        raise StateError(
+            f"release {version} was approved by {who}, who cannot activate it too: two people look at every table, from two accounts",
+            hint=f"let another person say: tariffs activate {version}   or, where there is none: {again}",
+        )
+    if not said.reason:
+        raise UsageError("that one person does both needs a reason", hint=again)
+
+
+def _looked_at_again(
+    version: int, book: Book, said: Said, store: Store, sources: Sources, now: dt.datetime, despite: Sequence[str], same_person: bool
+) -> tuple[Checked, tuple[str, ...]]:
+    """Before charging uses it: another person, the same release, and the guards once more; what they found, and what is set aside."""
+    approval = book.approval(version)
+    assert approval is not None
+    _two_people(version, approval, said, same_person)
+    checked = check(version, book, store, sources, now)
+    _as_approved(checked, approval)
+    inherited = [code for code in approval.despite if code not in AGAINST_ACTIVE or approval.against == checked.against]
+    return checked, _excuse(checked, despite, said, "activate", inherited)
+
+
+def _replaced(version: int, book: Book) -> list[tuple[int, Event]]:
+    """The canary that makes room for another release."""
+    tried = book.charging.canary if book.charging else None
+    return [] if tried in (None, version) else [(tried, Event.REPLACE)]
+
+
+def _as_approved(checked: Checked, approval: Entry) -> None:
+    if checked.seal != approval.seal:
+        raise StateError(
+            f"release {checked.version} is not the one that was approved on {approval.said.at} by {approval.said.by}: its release.json differs",
+            hint=f"tariffs withdraw {checked.version} --reason WHY   then look at it anew: tariffs approve {checked.version}",
+        )
+
+
+def _with_reason(said: Said, what: str, command: str) -> None:
+    if not said.reason:
+        raise UsageError(f"to {what} needs a reason", hint=f"{command} --reason WHY")
+
+
+def _ready_for_killing(to: str, charging: Table, book: Book, store: Store) -> Table:
+    if charging.canary is None and ((to == RULE and charging.rule and not charging.step) or (to == UNCHANGED and charging.unchanged)):
+        raise StateError(f"{charging} is active already", hint=f"tariffs kill --to {LAST_APPROVED}")
+    try:
+        if to == UNCHANGED:
+            return shelf.ready_frozen(charging, store)
+        if charging == Table(charging.version):
+            return shelf.ready_rule(charging.version, store, limits_of(book.limits))
+        return shelf.ready_step(charging, store, limits_of(book.limits))
+    except StateError as error:
+        what = "table with the frozen prices of" if to == UNCHANGED else "rule table of"
+        raise StateError(
+            f"the {what} release {charging.version} is not there, and cannot be made: {error.message}",
+            hint=f"tariffs kill --to {LAST_APPROVED}",
+        ) from error
+
+
+def _fallback(book: Book, store: Store, passed_over: list[str]) -> int:
+    """The best release to go back to that is what was approved, all of it; those before it that are not are told."""
+    for version in book.fallbacks():
+        if _is_sound(Table(version), book, store, passed_over):
+            return version
+    raise StateError(
+        f"there is no approved release to go back to from {book.charging}", problems=passed_over, hint=f"tariffs kill --to {RULE}"
+    )
+
+
+def _is_sound(table: Table, book: Book, store: Store, passed_over: list[str]) -> bool:
+    """Whether all of it is there, as it was approved; if not, why."""
+    if table.derived:
+        try:
+            shelf.rows(table, store)
+        except StateError as error:
+            passed_over.append(f"{table}: {error.message}")
+            return False
+        return True
+    found, approval = shelf.examined(table.version, store), book.approval(table.version)
+    damage = list(found.damage)
+    if not damage and approval is not None and found.seal != approval.seal:
+        damage.append("it is not what was approved: its release.json differs")
+    if damage:
+        passed_over.append(f"release {table.version}: {', '.join(damage)}")
+    return not damage
+
+
+def facts(book: Book, store: Store) -> dict[str, Any]:
+    """Every release and its state, and what charging uses, in words that a program can read."""
+    charging, since = book.charging, book.since()
+    return {
+        "charging": charging
+        and since
+        and {
+            "version": charging.version,
+            "rule": charging.rule,
+            "unchanged": charging.unchanged,
+            "step": charging.step,
+            "after": charging.after,
+            "canary": charging.canary,
+            "places": list(charging.places),
+            "since": since.said.at,
+            "by": since.said.by,
+            "entry": since.number,
+        },
+        "releases": [_release_facts(s, book) for s in reversed(_with_lost(shelf.shelved(store), book))],
+    }
+
+
+def _with_lost(there: list[shelf.Shelved], book: Book) -> list[shelf.Shelved]:
+    """Also the releases that the log knows and the shelf has no more."""
+    lost = sorted(set(book.states) - {s.version for s in there})
+    return sorted([*there, *(shelf.Shelved(v, None, damage=("its folder is gone",)) for v in lost)], key=lambda s: s.version)
+
+
+def _release_facts(found: shelf.Shelved, book: Book) -> dict[str, Any]:
+    release, entries = found.release, book.about(found.version)
+    last = entries[-1] if entries else None
+    return {
+        "version": found.version,
+        "state": book.state(found.version).value,
+        "as_of": release.as_of if release else None,
+        "run": release.run if release else None,
+        "parent": release.parent if release else None,
+        "prices": sum(release.rows.values()) if release else None,
+        "event": last and str(last.event(found.version)),
+        "by": last and last.said.by,
+        "at": last and last.said.at,
+        "reason": last and last.said.reason,
+        "despite": list(last.despite) if last and last.event(found.version) in (Event.APPROVE, Event.TRY, Event.ACTIVATE) else [],
+        "damage": list(found.damage),
+    }

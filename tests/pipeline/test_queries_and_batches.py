@@ -1,0 +1,207 @@
+"""A model's query: what is wrong with it is told; what it gives is packed into batches, evenly and within limits."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench import Bench, Piece
+from hundredfold import Job, Model, Source, Unit
+from hundredfold.errors import QueryError
+from hundredfold.sql.queries import UNIT_COST, pack
+
+ROWS = pa.table({"shop": ["a", "a", "b"], "week": [1, 2, 1], "x": [1.0, 2.0, 3.0]})
+
+
+def count(rows: Unit) -> dict[str, Any]:
+    return {"rows": rows.rows}
+
+
+def piece_of(bench: Bench, query: str | None, rows: pa.Table = ROWS, **declared: Any) -> Piece:
+    model = Model("m", **{"unit": ("shop",), "work": count, "query": query, **declared})
+    return bench.start(Job("one", sources=[Source("sales")], models=[model]), sales=rows)
+
+
+WRONG = [
+    ("SELECT * FROM sails", {}, "model m: its query reads sails, which is no source and no earlier model"),
+    ("SELECT * FROM m", {}, "model m: its query reads m, which is no source"),
+    ("SELECT * FROM sales WHERE shop = 'q'", {}, "the query of m gives no row"),
+    ("SELECT week FROM sales", {}, r"the query of m gives week; not among them:\n  shop: named by unit"),
+    ("SELECT shop FROM sales", {"order_by": ("week",)}, r"gives shop; not among them:\n  week: named by order_by"),
+    ("SELECT * FROM sales; SELECT 1", {}, "wanted one query, found 2 statements"),
+    ("DELETE FROM sales", {}, "not a query"),
+    ("CREATE TABLE t AS SELECT 1", {}, "not a query"),
+    ("SELECT\n  shop,\n  wek\nFROM sales", {}, r"(?s)the query of m cannot run: .*\"?wek\"?.*LINE 3"),
+    ("SELECT shop,\n  FROM FROM sales", {}, r"(?s)not a query: .*line 2"),
+    ("SELECT shop, week AS __x FROM sales", {}, "columns that cannot be used: __x"),
+    ("SELECT [shop] AS shop FROM sales", {}, "columns of lists, structs or intervals: shop"),
+    ("SELECT shop, CAST(shop AS INTEGER) AS n FROM sales", {}, "(?s)Conversion Error.*Could not convert string 'a'"),
+]
+
+
+@pytest.mark.parametrize(("query", "declared", "words"), WRONG)
+def test_what_is_wrong_with_a_query_is_told(bench: Bench, query: str, declared: dict[str, Any], words: str) -> None:
+    piece = piece_of(bench, query, **declared)
+    with pytest.raises(QueryError, match=words) as caught:
+        piece.all()
+    assert caught.value.hint or "LINE" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT * FROM sales",
+        "SELECT * FROM sales;",
+        "SELECT * FROM sales -- all of them",
+        "SELECT * FROM sales; -- all of them\n",
+        "-- all\nWITH s AS (SELECT * FROM sales) SELECT * FROM s /* yes */ ;\n",
+        "FROM sales",
+        "SELECT s.* FROM sales s JOIN sales t USING (shop, week) ORDER BY s.x",
+        "SELECT shop, week, avg(x) AS x FROM sales GROUP BY ALL",
+    ],
+)
+def test_a_query_may_be_written_in_any_way(bench: Bench, query: str) -> None:
+    piece = piece_of(bench, query)
+    piece.all()
+    assert piece.results("m").to_pylist() == [{"shop": "a", "rows": 2}, {"shop": "b", "rows": 1}]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "ENUM('a', 'b')",
+        "UUID",
+        "INTERVAL",
+        "HUGEINT",
+        "UTINYINT",
+        "FLOAT",
+        "TIMESTAMP_NS",
+        "TIMESTAMPTZ",
+        "TIME",
+        "BLOB",
+        "MAP(VARCHAR, INTEGER)",
+        "STRUCT(a INTEGER)",
+        "DECIMAL(38, 3)",
+    ],
+)
+@pytest.mark.parametrize("as_key", [False, True])
+def test_columns_of_every_type_come_through(bench: Bench, kind: str, as_key: bool) -> None:
+    value = {
+        "ENUM('a', 'b')": "shop", "UUID": "'00000000-0000-0000-0000-00000000000' || week", "BLOB": "'ab'",
+        "INTERVAL": "INTERVAL 1 DAY * week",
+        "TIMESTAMP_NS": "TIMESTAMP '2020-01-01 00:00:01'", "TIMESTAMPTZ": "TIMESTAMP '2020-01-01 00:00:01'", "TIME": "TIME '01:02:03'",
+        "MAP(VARCHAR, INTEGER)": "MAP {'a': 1}", "STRUCT(a INTEGER)": "{'a': 1}",
+    }.get(kind, "week")  # fmt: skip
+    if as_key and kind.startswith(("MAP", "STRUCT", "INTERVAL")):
+        pytest.skip("no key")
+    query = f"SELECT 1 AS one, week % 2 AS odd, CAST({value} AS {kind}) AS v FROM sales"
+    work = lambda rows: {"seen": [str(v) for v in rows["v"]], "rows": rows.rows}  # noqa: E731
+    piece = piece_of(bench, query, unit=("v",) if as_key else ("one",), work=work, order_by=("odd",))
+    piece.all()
+    assert piece.failures("m") == []
+    assert sum(row["rows"] for row in piece.results("m").to_pylist()) == 3
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("form", ["pandas.DataFrame", "polars.DataFrame", "pyarrow.Table", "dict", "hundredfold.Unit"])
+def test_a_query_of_nothing_but_the_key_comes_through_in_every_form(bench: Bench, form: str, many: bool) -> None:
+    def work(rows: Any) -> dict[str, Any]:
+        if many:
+            return {"n": np.diff(rows.offsets) if hasattr(rows, "offsets") else np.unique(np.asarray(rows["shop"]), return_counts=True)[1]}
+        return {"n": len(rows["shop"])}
+
+    work.__annotations__["rows"] = form
+    piece = piece_of(bench, "SELECT shop FROM sales", work=work, many=many).all()
+    assert piece.failures("m") == []
+    assert piece.results("m").select(["shop", "n"]).to_pylist() == [{"shop": "a", "n": 2}, {"shop": "b", "n": 1}]
+
+
+def test_both_zeros_are_one_key_and_every_nan_is_one(bench: Bench) -> None:
+    rows = pa.table({"shop": [0.0, -0.0, math.nan, -math.nan, None, 1.0]})
+    piece = piece_of(bench, None, rows)
+    piece.all()
+    found = piece.results("m")
+    assert [str(v) for v in found.column("shop").to_pylist()] == ["0.0", "1.0", "nan", "None"]
+    assert found.column("rows").to_pylist() == [2, 1, 2, 1]
+
+
+def test_a_query_that_depends_on_chance_is_kept_so_that_it_is_asked_once(bench: Bench) -> None:
+    query = "SELECT shop, x FROM sales, range(2000) WHERE random() < 0.5"
+    piece = piece_of(bench, query)
+    piece.validate()
+    manifest = piece.prepare("m")
+    assert sum(batch.rows for batch in manifest.batches) == manifest.rows
+
+
+def test_a_second_prepare_takes_what_is_there(bench: Bench) -> None:
+    piece = piece_of(bench, "SELECT *, random() AS chance FROM sales")
+    piece.validate()
+    assert piece.prepare("m") == piece.prepare("m", parts=50)
+
+
+# --- packing -------------------------------------------------------------------------------------------------------------
+
+sizes = st.lists(st.integers(1, 60) | st.integers(1, 5000), min_size=1, max_size=200).map(lambda rows: np.array(rows, np.int64))
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows=sizes, parts=st.integers(0, 60), most=st.integers(1, 3000))
+def test_batches_cover_all_units_in_order_within_the_limit(rows: np.ndarray, parts: int, most: int) -> None:
+    batches = pack(rows, parts=parts, most_rows=most)
+    share = max(float(rows.sum() + UNIT_COST * len(rows)) / max(parts, 1), UNIT_COST)
+    assert [unit for b in batches for unit in range(b.first, b.last + 1)] == list(range(len(rows)))
+    assert [b.number for b in batches] == list(range(len(batches)))
+    for batch in batches:
+        inside = rows[batch.first : batch.last + 1]
+        giants = (inside + UNIT_COST >= share) | (inside >= most)
+        assert batch.rows == inside.sum()
+        assert batch.cost == inside.sum() + UNIT_COST * len(inside)
+        if len(inside) > 1:
+            assert batch.rows <= most
+            assert batch.cost <= share * (1 + 1e-9)
+            assert not giants.any()
+    runs_between_giants = 1 + int(((rows + UNIT_COST >= share) | (rows >= most)).sum())
+    by_cost = 2 * (rows.sum() + UNIT_COST * len(rows)) / share
+    by_rows = 2 * rows.sum() / most
+    assert len(batches) <= by_cost + by_rows + 2 * runs_between_giants + 1
+
+
+def test_no_unit_is_no_batch() -> None:
+    assert pack(np.array([], np.int64), parts=4, most_rows=10) == []
+
+
+def test_batches_obey_their_limit_in_bytes_and_the_giant_is_alone(bench: Bench) -> None:
+    sizes = [3] * 200 + [5000] + [3] * 200
+    rows = pa.table({"shop": np.repeat(np.arange(401), sizes), "x": np.arange(sum(sizes), dtype=float)})
+    piece = piece_of(bench, None, rows)
+    piece.validate()
+    manifest = piece.prepare("m", batch_bytes=2**13)
+    giant = manifest.batch_of(200)
+    assert (giant.first, giant.last, giant.rows) == (200, 200, 5000)
+    files = {b.number: piece.store.get(piece.layout.batch("m", b.number)).size for b in manifest.batches}
+    assert max(size for number, size in files.items() if number != giant.number) <= 2**13
+    piece.work("m")
+    assert piece.collect("m").rows_in == sum(sizes)
+
+
+def test_a_data_set_larger_than_the_memory_limit_is_split_within_it(tmp_path: Any) -> None:
+    """48 million bytes of doubles through a warehouse that may use 96 MiB, for an aggregate that holds them several times."""
+    bench = Bench(tmp_path, memory=96 * 2**20)
+    limit = bench.warehouse.query("SELECT current_setting('memory_limit') AS m").to_pylist()[0]["m"]
+    assert limit == "96.0 MiB"
+    many = "SELECT (i * 7919) % 50000 AS shop, i AS week, i * 0.5 AS x, i * 0.25 AS y FROM range(3000000) AS r(i)"
+    bench.warehouse.write(many, "big.parquet")
+    query = "SELECT shop, week, sum(x) AS x, sum(y) AS y FROM sales GROUP BY shop, week"
+    model = Model("m", unit=("shop",), query=query, work=count)
+    piece = bench.start(Job("one", sources=[Source("sales")], models=[model]), sales=bench.store.path("big.parquet"))
+    piece.validate()
+    manifest = piece.prepare("m", parts=2, batch_bytes=2**21)
+    assert (manifest.units, manifest.rows) == (50_000, 3_000_000)
+    assert max(piece.store.get(piece.layout.batch("m", b.number)).size for b in manifest.batches) <= 2**21
+    bench.close()

@@ -1,0 +1,239 @@
+"""What a later model's function is given of an earlier one: its own rows where the key says so, else all of them."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pydantic
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bench import Bench, Piece
+from hundredfold import Job, Model, Source, Unit, Units
+from hundredfold.data import upstream_rows as upstream
+from hundredfold.data.upstream_rows import Groups, RowsOfUnits
+from hundredfold.errors import HundredfoldError
+
+TABLE = pa.table({"a": ["x", "x", "y", None], "b": [1, 2, 1, 1], "v": [1.0, 2.0, 3.0, 4.0]})
+
+
+@dataclass
+class Prior:
+    mean: float
+    weights: np.ndarray
+    label: str | None
+
+
+class PriorTuple(NamedTuple):
+    mean: float
+    weights: list[float]
+    label: str | None
+
+
+class PriorDict(TypedDict):
+    mean: float
+    weights: list[float]
+    label: str | None
+
+
+class PriorModel(pydantic.BaseModel):
+    mean: float
+    weights: list[float]
+    label: str | None
+
+
+def fit(rows: Unit) -> Prior:
+    return Prior(float(rows["v"].sum()), rows["v"].copy(), None)
+
+
+def run(bench: Bench, earlier: Any, later: Any, *, unit: tuple[str, ...] = (), many: bool = False) -> Piece:
+    models = [Model("prior", unit=unit, work=earlier), Model("price", unit=("a", "b"), work=later, many=many)]
+    return bench.start(Job("two", sources=[Source("rows_in")], models=models), rows_in=TABLE).all()
+
+
+def got(piece: Piece) -> list[Any]:
+    assert piece.failures("price") == []
+    return piece.results("price").column("got").to_pylist()
+
+
+def take_annotated(rows: Unit, prior: Prior) -> dict[str, Any]:
+    return {"got": [prior.mean, *prior.weights]}
+
+
+def take_bare(rows: Unit, prior) -> dict[str, Any]:  # what it is, the earlier function says
+    assert isinstance(prior, Prior)
+    assert not prior.weights.flags.writeable
+    return {"got": [prior.mean, *prior.weights]}
+
+
+def take_tuple(rows: Unit, prior: PriorTuple) -> dict[str, Any]:
+    return {"got": [prior[0], *prior.weights]}
+
+
+def take_typed(rows: Unit, prior: PriorDict) -> dict[str, Any]:
+    return {"got": [prior["mean"], *prior["weights"]]}
+
+
+def take_pydantic(rows: Unit, prior: PriorModel) -> dict[str, Any]:
+    return {"got": [prior.mean, *prior.weights]}
+
+
+def take_dict(rows: Unit, prior: dict[str, Any]) -> dict[str, Any]:
+    return {"got": [prior["mean"], *prior["weights"]]}
+
+
+def take_list(rows: Unit, prior: list[Prior]) -> dict[str, Any]:
+    return {"got": [prior[0].mean, *prior[0].weights]}
+
+
+def take_pandas(rows: Unit, prior: pd.DataFrame) -> dict[str, Any]:
+    return {"got": [prior["mean"].iloc[0], *prior["weights"].iloc[0]]}
+
+
+def take_polars(rows: Unit, prior: pl.DataFrame) -> dict[str, Any]:
+    return {"got": [prior["mean"][0], *prior["weights"][0]]}
+
+
+def take_arrow(rows: Unit, prior: pa.Table) -> dict[str, Any]:
+    return {"got": [prior["mean"][0].as_py(), *prior["weights"][0].as_py()]}
+
+
+FORMS = [take_annotated, take_bare, take_tuple, take_typed, take_pydantic, take_dict, take_list, take_pandas, take_polars, take_arrow]
+
+
+@pytest.mark.parametrize("take", FORMS)
+def test_a_result_of_all_rows_is_given_to_every_unit(bench: Bench, take: Any) -> None:
+    assert got(run(bench, fit, take)) == [[10.0, 1.0, 2.0, 3.0, 4.0]] * 4
+
+
+@pytest.mark.parametrize("take", FORMS)
+def test_a_coarser_unit_is_given_its_own_rows_and_a_null_key_too(bench: Bench, take: Any) -> None:
+    assert got(run(bench, fit, take, unit=("a",))) == [[3.0, 1.0, 2.0], [3.0, 1.0, 2.0], [3.0, 3.0], [4.0, 4.0]]
+
+
+def test_a_key_in_another_order_finds_its_own_rows(bench: Bench) -> None:
+    assert got(run(bench, fit, take_annotated, unit=("b", "a"))) == [[1.0, 1.0], [2.0, 2.0], [3.0, 3.0], [4.0, 4.0]]
+
+
+def test_a_unit_whose_earlier_unit_failed_fails_and_says_so(bench: Bench) -> None:
+    def fragile(rows: Unit) -> Prior:
+        if rows.key == ("y",):
+            raise ValueError("no")
+        return fit(rows)
+
+    models = [Model("prior", unit=("a",), work=fragile), Model("price", unit=("a", "b"), work=take_annotated)]
+    piece = bench.start(Job("two", sources=[Source("rows_in")], models=models, max_failed=1), rows_in=TABLE).all()
+    (failure,) = piece.failures("price")
+    assert (failure["a"], failure["b"]) == ("y", 1)
+    assert failure["message"] == "there is no prior for y: that unit of prior failed, or returned no row"
+
+
+def test_many_units_are_given_one_value_each_or_the_one_of_all(bench: Bench) -> None:
+    def each(rows: Units, prior: Prior) -> dict[str, Any]:
+        return {"got": [p.mean for p in prior]}  # type: ignore[attr-defined]
+
+    def one(rows: Units, prior: Prior) -> dict[str, Any]:
+        return {"got": [prior.mean] * len(rows)}
+
+    assert got(run(bench, fit, each, unit=("a",), many=True)) == [3.0, 3.0, 3.0, 4.0]
+    assert got(run(bench, fit, one, many=True)) == [10.0] * 4
+
+
+def test_many_units_of_which_one_has_no_earlier_result_fail_one_by_one(bench: Bench) -> None:
+    def each(rows: Units, prior: dict[str, Any]) -> dict[str, Any]:
+        return {"got": [p["mean"] for p in prior]}
+
+    def fragile(rows: Unit) -> Prior:
+        if rows.key == ("y",):
+            raise ValueError("no")
+        return fit(rows)
+
+    piece = run(bench, fragile, each, unit=("a",), many=True)
+    assert piece.results("price").column("got").to_pylist() == [3.0, 3.0, 4.0]
+    assert [failure["a"] for failure in piece.failures("price")] == ["y"]
+
+
+def test_several_rows_want_a_list_or_a_table(bench: Bench) -> None:
+    def two(rows: Unit) -> list[dict[str, Any]]:
+        return [{"mean": 1.0}, {"mean": 2.0}]
+
+    def take_one(rows: Unit, prior: dict[str, Any]) -> dict[str, Any]:
+        return {"got": prior["mean"]}
+
+    def take_all(rows: Unit, prior: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"got": [p["mean"] for p in prior]}
+
+    assert got(run(bench, two, take_all)) == [[1.0, 2.0]] * 4
+    failures = run(bench, two, take_one).failures("price")
+    assert len(failures) == 4
+    assert "prior has 2 rows here, and the parameter takes one; annotate it with a table" in failures[0]["message"]
+
+
+def test_a_finer_model_is_given_whole(bench: Bench) -> None:
+    models = [
+        Model("price", unit=("a", "b"), work=lambda rows: {"p": float(rows["v"][0])}),
+        Model("total", unit=("a",), work=total),
+    ]
+    piece = bench.start(Job("two", sources=[Source("rows_in")], models=models), rows_in=TABLE).all()
+    assert piece.results("total").column("total").to_pylist() == [10.0, 10.0, 10.0]
+
+
+def total(rows: Unit, price: pd.DataFrame) -> dict[str, Any]:
+    return {"total": float(price["p"].sum())}
+
+
+def test_a_later_query_may_read_an_earlier_models_results(bench: Bench) -> None:
+    models = [
+        Model("price", unit=("a", "b"), work=lambda rows: {"p": float(rows["v"][0])}),
+        Model("total", unit=("a",), query="SELECT a, p FROM price WHERE p > 1", work=lambda rows: {"total": float(rows["p"].sum())}),
+    ]
+    piece = bench.start(Job("two", sources=[Source("rows_in")], models=models), rows_in=TABLE).all()
+    assert piece.results("total").to_pylist() == [{"a": "x", "total": 2.0}, {"a": "y", "total": 3.0}, {"a": None, "total": 4.0}]
+
+
+def test_an_annotation_that_is_no_form_of_results_is_told(bench: Bench) -> None:
+    def odd(rows: Unit, prior: complex) -> dict[str, Any]:
+        return {}
+
+    with pytest.raises(
+        HundredfoldError, match="a parameter that is given prior is annotated with <class 'complex'>, which is no form of results"
+    ):
+        run(bench, fit, odd)
+
+
+KEYS = st.sampled_from([None, "", "a", "b", "ä"]), st.sampled_from([None, 0.0, float("nan"), 1.5]), st.integers(0, 2)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.tuples(*KEYS, st.text("x", max_size=300)), max_size=40),
+    wanted=st.lists(st.tuples(*KEYS), min_size=1, max_size=30),
+    group=st.integers(1, 9),
+    kept=st.sampled_from([0, 500, 2**25]),
+    asked=st.randoms(use_true_random=False),
+)
+def test_each_unit_is_given_the_rows_of_its_key(
+    rows: list[Any], wanted: list[Any], group: int, kept: int, asked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many row groups there are, and however little of them is kept."""
+    monkeypatch.setattr(upstream, "KEPT_BYTES", kept)
+    monkeypatch.setattr(upstream, "WINDOW_BYTES", kept)
+    rows = sorted(rows, key=lambda row: repr(row[:3]))  # as results are: the rows of one key beside each other
+    types = [pa.string(), pa.float64(), pa.int64(), pa.string()]
+    table = pa.table([pa.array([row[n] for row in rows], types[n]) for n in range(4)], names=["a", "b", "c", "v"])
+    file = io.BytesIO()
+    pq.write_table(table, file, row_group_size=group)
+    keys = pa.table([pa.array([key[n] for key in wanted], types[n]) for n in range(3)], names=["a", "b", "c"])
+    found = RowsOfUnits(Groups(pq.ParquetFile(file)), keys, ("a", "b", "c"))
+    for unit in asked.sample(range(len(wanted)), len(wanted)):
+        own = found.of(unit)
+        expected = [row[3] for row in rows if repr(row[:3]) == repr(wanted[unit])]
+        assert ([] if own is None else own.column("v").to_pylist()) == expected

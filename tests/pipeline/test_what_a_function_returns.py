@@ -1,0 +1,764 @@
+"""Whatever a function returns becomes rows, or a failure of that unit that says what was wanted."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import enum
+import pickle
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pydantic
+import pytest
+from annotated_types import Ge, Gt, MaxLen
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from bench import Bench, Piece
+from hundredfold import Job, Model, Source, Unit, Units
+from hundredfold.job import Message
+
+UTC = dt.UTC
+
+
+def run(bench: Bench, values: list[Any], *, returns: type | None = None, parts: int = 0, single: bool = False) -> Piece:
+    """A run in which unit i returns values[i] (or raises it)."""
+
+    def work(rows: Unit) -> Any:
+        value = values[int(rows["u"][0])]
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    job = Job("one", sources=[Source("rows_in")], models=[Model("m", unit=("u",), work=work, returns=returns)])
+    cut = (lambda m: [Message(m.run, m.model, m.batch, u, u) for u in range(m.first, m.last + 1)]) if single else (lambda m: [m])
+    return bench.start(job, rows_in=pa.table({"u": list(range(len(values)))})).all(parts=parts, cut=cut)
+
+
+def rows_of(piece: Piece) -> list[dict[str, Any]]:
+    return piece.results("m").to_pylist()
+
+
+def why(piece: Piece) -> dict[int, str]:
+    return {row["u"]: row["message"] for row in piece.failures("m")}
+
+
+@dataclass
+class Price:
+    price: float
+    label: str | None = None
+
+
+class Named(NamedTuple):
+    price: float
+    label: str | None
+
+
+class Typed(TypedDict):
+    price: float
+    label: str | None
+
+
+class Pydantic(pydantic.BaseModel):
+    price: float
+    label: str | None
+
+
+ONE = [
+    {"price": 1.5, "label": "x"},
+    Price(1.5, "x"),
+    Named(1.5, "x"),
+    Typed(price=1.5, label="x"),
+    Pydantic(price=1.5, label="x"),
+    [Price(1.5, "x")],
+    ({"price": 1.5, "label": "x"},),
+    pd.DataFrame({"price": [1.5], "label": ["x"]}),
+    pl.DataFrame({"price": [1.5], "label": ["x"]}),
+    pa.table({"price": [1.5], "label": ["x"]}),
+    pa.record_batch({"price": [1.5], "label": ["x"]}),
+    {"price": np.array([1.5]), "label": np.array(["x"])},
+    {"price": np.float32(1.5), "label": np.str_("x")},
+    {"label": "x", "price": np.array(1.5)},
+]
+
+
+@pytest.mark.parametrize("value", ONE, ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize("returns", [None, Price, Named, Typed, Pydantic], ids=lambda r: r.__name__ if r else "free")
+def test_a_row_may_come_in_any_shape(bench: Bench, value: Any, returns: type | None) -> None:
+    piece = run(bench, [value, value], returns=returns)
+    assert why(piece) == {}
+    assert rows_of(piece) == [{"u": u, "price": 1.5, "label": "x"} for u in range(2)]
+
+
+def test_shapes_may_change_from_unit_to_unit(bench: Bench) -> None:
+    assert [row["price"] for row in rows_of(run(bench, ONE))] == [1.5] * len(ONE)
+
+
+def test_several_rows_keep_the_order_in_which_they_were_returned(bench: Bench) -> None:
+    values = [[{"a": 1, "b": "x"}, {"b": "y", "a": 2}, {"a": 3, "b": "z"}], [], pd.DataFrame({"a": [7, 6], "b": ["q", "p"]})]
+    assert [(row["u"], row["a"], row["b"]) for row in rows_of(run(bench, values))] == [
+        (0, 1, "x"),
+        (0, 2, "y"),
+        (0, 3, "z"),
+        (2, 7, "q"),
+        (2, 6, "p"),
+    ]
+
+
+def test_a_unit_may_return_no_row(bench: Bench) -> None:
+    piece = run(bench, [[], {"a": 1}, {"a": np.array([], np.int64)}, pd.DataFrame({"a": []})])
+    assert (rows_of(piece), piece.collected["m"].ok) == ([{"u": 1, "a": 1}], 4)
+
+
+def test_all_units_may_return_no_row(bench: Bench) -> None:
+    piece = run(bench, [[], []])
+    assert (rows_of(piece), piece.results("m").column_names, piece.collected["m"].ok) == ([], ["u"], 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "returned None; most units returned a"),
+        (3.5, "other columns than 2 of 3 units: a missing and value too much"),
+        ("text", "other columns than 2 of 3 units: a missing and value too much"),
+        (np.zeros(2), "returned an array of shape (2,); wanted a dict, dataclass"),
+        ([1, 2], "returned int '1' in a list; a list holds rows"),
+        ([{"a": 1}, None], "returned None in a list; a list holds rows"),
+        ({1.5}, "returned float '1.5' in a list; a list holds rows"),
+        ({1, "x"}, "returned a set of int and str, which cannot be sorted"),
+        ({"a": 1 + 2j}, "a"),
+        (1 + 2j, "value"),
+        (lambda: 1, "is kept as bytes"),
+        (pd.DataFrame({0: [1]}), "returned a frame with the columns 0; wanted names"),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "more than once: a"),
+        (pd.DataFrame({"a": pd.period_range("2020-01", periods=1, freq="M")}), "no file can hold: a (extension"),
+        (pd.DataFrame({"a": pd.Series([2**60 + 1, 1.5], dtype=object)}), "exactly representable"),
+        (pl.Series([1]), "returned a polars Series"),
+        (pa.array([1]), "returned a pyarrow Int64Array"),
+        ({}, "without a column"),
+        ({1: 2}, "returned columns 1; wanted names"),
+        (pd.Series({"a": 1}), "pandas Series"),
+        ({"a": object()}, "a"),
+        ({"a": {1, "x"}}, "returned a set of int and str, which cannot be sorted"),
+        ({"a": [{"b": {1, "x"}}]}, "returned a set of int and str, which cannot be sorted"),
+        ({"a": {1: "x"}}, "a dict inside a row has the key 1, wanted texts as keys"),
+        ({"a": 2**70}, "a"),
+        ({"a": "\ud800"}, "a"),
+        ({"a": [1, "x"]}, "a"),
+        (Price, "wanted a dict, dataclass"),
+        ({"a": 1, "u": 99}, "returned u = 99, but the unit's key is 1"),
+        ([{"a": 1}, {"b": 1}], "returned other columns than"),
+        ([{"a": 1}, {"a": "x"}], "returned as a what no column can hold"),
+        (ZeroDivisionError("by hand"), "by hand"),
+    ],
+)
+def test_what_is_no_row_fails_that_unit_alone_and_is_told(bench: Bench, value: Any, words: str) -> None:
+    for single in (False, True):
+        piece = run(bench, [{"a": 1}, value, {"a": 3}], single=single)
+        assert [row["a"] for row in rows_of(piece)] == [1, 3]
+        assert list(why(piece)) == [1]
+        assert words in why(piece)[1]
+
+
+def test_key_columns_in_a_result_are_left_out_where_they_are_right(bench: Bench) -> None:
+    assert rows_of(run(bench, [{"u": 0, "a": 1}, {"a": 2, "u": np.int64(1)}])) == [{"u": 0, "a": 1}, {"u": 1, "a": 2}]
+
+
+def test_a_null_key_returned_as_the_nan_that_stood_for_it_is_right(bench: Bench) -> None:
+    model = Model("m", unit=("u",), work=lambda rows: {"u": rows["u"][0], "a": 1})
+    assert bench.results(model, pa.table({"u": [1, None, 2]})).to_pylist() == [{"u": 1, "a": 1}, {"u": 2, "a": 1}, {"u": None, "a": 1}]
+
+
+# --- without a contract: all units together say what type a column has --------------------------------------------------
+
+zone = dt.timezone(dt.timedelta(hours=2))
+MIXED: list[tuple[list[Any], list[Any], list[int], pa.DataType]] = [
+    ([None, 1, 2.5], [None, 1.0, 2.5], [], pa.float64()),
+    ([None, None, 3], [None, None, 3], [], pa.int64()),
+    ([1.5, "x", 2.5], [1.5, 2.5], [1], pa.float64()),
+    ([None, "x", 2.5, 1.5], [None, 2.5, 1.5], [1], pa.float64()),
+    ([0.5, 2**60 + 1, 2**53, 1], [0.5, 2.0**53, 1.0], [1], pa.float64()),
+    ([True, 1, 0], [1, 0], [0], pa.int64()),
+    ([True, 1.5, 2.5], [1.5, 2.5], [0], pa.float64()),
+    (["a", b"b", "c"], ["a", "c"], [1], pa.string()),
+    ([Decimal("1.5"), Decimal("10.25"), 2], [Decimal("1.50"), Decimal("10.25")], [2], pa.decimal128(4, 2)),
+    ([dt.date(2020, 1, 1), dt.datetime(2020, 1, 1, 5), dt.date(2020, 1, 2)], [dt.date(2020, 1, 1), dt.date(2020, 1, 2)], [1], pa.date32()),
+    (
+        [dt.datetime(2020, 1, 1), dt.datetime(2020, 1, 1, tzinfo=UTC), dt.datetime(2020, 1, 2)],
+        [dt.datetime(2020, 1, 1), dt.datetime(2020, 1, 2)],
+        [1],
+        pa.timestamp("us"),
+    ),
+    (
+        [dt.datetime(2020, 1, 1, 2, tzinfo=zone), dt.datetime(2020, 1, 1, tzinfo=UTC)],
+        [dt.datetime(2020, 1, 1, tzinfo=UTC)] * 2,
+        [],
+        pa.timestamp("us", "UTC"),
+    ),
+    ([[], [1], [2.5], None], [[], [1.0], [2.5], None], [], pa.list_(pa.float64())),
+    ([[1], ["a"], [2]], [[1], [2]], [1], pa.list_(pa.int64())),
+    ([[[1.5]], [[], [2]], np.ones((1, 2))], [[[1.5]], [[], [2.0]], [[1.0, 1.0]]], [], pa.list_(pa.list_(pa.float64()))),
+    (
+        [{"k": 1}, {"k": 2.5}, {"l": "x"}],
+        [{"k": 1.0, "l": None}, {"k": 2.5, "l": None}, {"k": None, "l": "x"}],
+        [],
+        pa.struct([("k", pa.float64()), ("l", pa.string())]),
+    ),
+    (
+        [np.datetime64("2020-01-01"), dt.date(2020, 1, 2), np.datetime64("NaT", "D")],
+        [dt.date(2020, 1, 1), dt.date(2020, 1, 2), None],
+        [],
+        pa.date32(),
+    ),
+    ([pd.Timestamp("2020-01-01 05:00"), pd.NaT, pd.NA], [dt.datetime(2020, 1, 1, 5), None, None], [], pa.timestamp("us")),
+    ([-1, np.uint8(3), np.uint64(2**63)], [-1, 3], [2], pa.int64()),
+    ([None, None], [None, None], [], pa.null()),
+]
+
+
+@pytest.mark.parametrize(("values", "wanted", "failed", "kind"), MIXED, ids=str)
+def test_no_unit_decides_the_type_for_the_others(
+    bench: Bench, values: list[Any], wanted: list[Any], failed: list[int], kind: pa.DataType
+) -> None:
+    for parts, single in ((0, False), (50, False), (1, True)):
+        piece = run(bench, [{"v": value} for value in values], parts=parts, single=single)
+        assert list(why(piece)) == failed, why(piece)
+        table = piece.results("m")
+        assert table.column("v").type == kind
+        assert table.column("v").to_pylist() == wanted
+
+
+WORDS = frozenset(["the", "order", "of", "words", "differs", "from", "process", "to"])
+IN_A_ROW: list[tuple[Any, Any]] = [
+    (set(WORDS), sorted(WORDS)),
+    (WORDS, sorted(WORDS)),
+    ([WORDS, {"z", None, "a"}], [sorted(WORDS), ["a", "z", None]]),
+    ((WORDS,), [sorted(WORDS)]),
+    ({"b": {"c": WORDS}}, {"b": {"c": sorted(WORDS)}}),
+    ([{"b": WORDS}, {"a": 1}], [{"a": None, "b": sorted(WORDS)}, {"a": 1, "b": None}]),
+    ([np.array([WORDS, {"a"}], object)], [[sorted(WORDS), ["a"]]]),
+    ({2.5, -1.0}, [-1.0, 2.5]),
+    ({b"b", b"a"}, [b"a", b"b"]),
+    ({dt.date(2020, 1, 2), dt.date(2020, 1, 1)}, [dt.date(2020, 1, 1), dt.date(2020, 1, 2)]),
+    ({(w, w) for w in WORDS}, [[w, w] for w in sorted(WORDS)]),
+    ({frozenset({"b", "a"}), frozenset({"c"}), frozenset({"a"})}, [["a"], ["a", "b"], ["c"]]),
+    (dict.fromkeys("ba").keys(), ["b", "a"]),
+    ({"b": 2, "a": 1}.values(), [2, 1]),
+    (deque([2, 1]), [2, 1]),
+    (range(2, 0, -1), [2, 1]),
+    ({"y": 1, "x": 2}, {"x": 2, "y": 1}),
+]
+
+
+@pytest.mark.parametrize(("value", "wanted"), IN_A_ROW, ids=[type(value).__name__ + f"-{n}" for n, (value, _) in enumerate(IN_A_ROW)])
+def test_members_of_a_set_are_sorted_at_any_depth_of_a_row(bench: Bench, value: Any, wanted: Any) -> None:
+    (row,) = given_back(bench, {"v": value})
+    assert row["v"] == wanted
+    assert not isinstance(wanted, dict) or list(row["v"]) == list(wanted)
+
+
+def test_two_nan_and_a_null_of_a_set_are_its_last_members(bench: Bench) -> None:
+    (row,) = given_back(bench, {"v": {float("nan"), 1.0, None, float("-inf"), np.float64("nan")}})
+    assert str(row["v"]) == "[-inf, 1.0, nan, nan, None]"
+
+
+class Plain(NamedTuple):
+    price: float
+
+
+@dataclass
+class Tagged:
+    tags: list[str]
+    of: dict[str, list[str]]
+
+
+def test_a_set_is_sorted_where_a_contract_wants_a_list(bench: Bench) -> None:
+    (row,) = given_back(bench, Tagged(WORDS, {"b": WORDS, "a": set()}), returns=Tagged)  # type: ignore[arg-type]
+    assert (row["tags"], row["of"]) == (sorted(WORDS), [("b", sorted(WORDS)), ("a", [])])
+
+
+@pytest.mark.parametrize("value", [
+    {Plain(2.0), Plain(1.0)}, frozenset({Plain(1.0), Plain(2.0)}), {"x": {"price": 1.0}, "y": {"price": 2.0}}.values(),
+    deque([{"price": 1.0}, {"price": 2.0}]),
+], ids=lambda value: type(value).__name__)  # fmt: skip
+def test_rows_may_come_in_a_set_that_can_be_sorted_or_in_a_view(bench: Bench, value: Any) -> None:
+    assert given_back(bench, value) == [{"u": 0, "price": 1.0}, {"u": 0, "price": 2.0}]
+
+
+@pytest.mark.parametrize("column", [{1, 2}, {"a": 1, "b": 2}], ids=["set", "dict"])
+def test_a_column_of_a_whole_batch_without_an_order_is_refused(bench: Bench, column: Any) -> None:
+    model = Model("m", unit=("u",), work=lambda _: {"v": column}, many=True)
+    piece = bench.start(Job("one", sources=[Source("rows_in")], models=[model]), rows_in=pa.table({"u": [0, 1]})).all()
+    assert "wanted an array or a list in the order of the units" in why(piece)[0]
+
+
+FIELDS = [{"y": 1, "x": {"d": 1, "c": 2}}, {"x": {"c": 3, "d": 4}, "y": 2}, {"z": None, "y": 3}]
+
+
+def test_fields_of_a_dict_inside_a_row_have_one_order_in_any_packing(bench: Bench) -> None:
+    frames = [pa.table({"v": pa.array([value])}) for value in FIELDS]
+    for values in ([{"v": value} for value in FIELDS], [{"v": value} for value in reversed(FIELDS)], frames):
+        pieces = [run(bench, values, parts=parts, single=single) for parts, single in ((0, False), (50, False), (1, True))]
+        assert len({piece.result_bytes("m") for piece in pieces}) == 1
+        assert [f.name for f in pieces[0].results("m").schema.field("v").type][:2] == ["x", "y"]
+
+
+@pytest.mark.parametrize("empty", [{}, [{}], {"b": {}}, {"b": 1, "c": [{}]}], ids=str)
+def test_dicts_without_a_key_in_any_unit_fail_their_units_alone(bench: Bench, empty: Any) -> None:
+    for returned in (empty, pa.array([empty])):
+        values = [{"v": returned, "n": 1}, {"v": None, "n": 2}, {"v": returned, "n": 3}]
+        piece = run(bench, [pa.table({"v": v["v"], "n": [v["n"]]}) if isinstance(returned, pa.Array) and v["v"] else v for v in values])
+        assert rows_of(piece) == [{"u": 1, "v": None, "n": 2}]
+        assert list(why(piece)) == [0, 2]
+        assert "as v, where no unit has a key in it, and no file can hold a dict without one" in why(piece)[0]
+
+
+def test_a_unit_with_other_columns_than_most_fails_and_the_others_stay(bench: Bench) -> None:
+    piece = run(bench, [{"b": 2}, {"a": 1}, {"a": 3}, {"a": 4, "b": 1}])
+    assert [row["a"] for row in rows_of(piece)] == [1, 3]
+    assert why(piece) == {
+        0: "returned other columns than 2 of 4 units: a missing and b too much",
+        3: "returned other columns than 2 of 4 units: b too much",
+    }
+
+
+scalars = (
+    st.none()
+    | st.integers(-3, 3)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=2)
+    | st.booleans()
+    | st.integers(2**53, 2**65)
+    | st.dates()
+    | st.datetimes()
+    | st.lists(st.integers() | st.floats(), max_size=2)
+    | st.sets(st.text(max_size=1) | st.none(), max_size=3)
+)
+inner = st.dictionaries(st.sampled_from("abc"), scalars, max_size=3)
+scalars |= inner | st.lists(inner, max_size=2)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(values=[[{"v": None}], [{"v": ""}, {"w": 2**63, "v": object()}]])  # its text would make the first unit's null a text
+@example(values=[[{"v": 1}], [{"v": 2.5}, {"w": 2**63, "v": object()}]])  # and its float, of an integer a float
+@example(values=[[{"v": [{}, {"b": None, "c": 1}]}]])  # a list within which something is null alone
+@given(values=st.lists(st.lists(st.fixed_dictionaries({"v": scalars}, optional={"w": scalars}), max_size=2), min_size=1, max_size=6))
+def test_which_units_fail_and_the_result_do_not_depend_on_the_packing(bench: Bench, values: list[Any]) -> None:
+    pieces = [run(bench, values, parts=parts, single=single) for parts, single in ((0, False), (50, False), (1, True))]
+    assert len({tuple(why(piece)) for piece in pieces}) == 1
+    assert len({piece.result_bytes("m") for piece in pieces}) == 1
+
+
+# --- with a contract: it says what a row holds ---------------------------------------------------------------------------
+
+
+class Size(enum.Enum):
+    SMALL = "S"
+    LARGE = "L"
+
+
+@dataclass
+class Strict:
+    price: Annotated[float, Gt(0)]
+    size: Size
+    count: int
+    day: dt.date | None = None
+    weights: list[float] | None = None
+    name: Annotated[str, MaxLen(3)] | None = None
+
+
+@dataclass
+class Nested:
+    lists: list[list[dt.date]]
+    objects: dict[str, list[dt.date]] | None = None
+
+
+def test_a_table_with_nothing_but_nulls_inside_its_lists_keeps_its_contract(bench: Bench) -> None:
+    nulls = pa.table({"lists": pa.array([[None], []], pa.list_(pa.null())), "objects": pa.array([None, None])})
+    piece = run(bench, [nulls, {"lists": [[dt.date(2026, 1, 2)]], "objects": {"k": [dt.date(2026, 1, 3)]}}], returns=Nested)
+    assert why(piece) == {}
+    assert [row["lists"] for row in rows_of(piece)] == [[None], [], [[dt.date(2026, 1, 2)]]]
+
+
+GOOD: dict[str, Any] = {"price": 1.0, "size": "S", "count": 1, "day": None, "weights": None, "name": None}
+BROKEN = [
+    ({"price": None}, "price is null, and Strict says that it never is"),
+    ({"price": -1.0}, "price must be > 0 (-1.0)"),
+    ({"price": float("nan")}, "price must not be NaN or infinite"),
+    ({"price": "1.0"}, "price is '1.0' (str), wanted double"),
+    ({"price": True}, "price is True (bool), wanted double"),
+    ({"size": "M"}, "size must be one of S, L (M)"),
+    ({"count": 1.5}, "count is 1.5 (float), wanted int64"),
+    ({"count": 2**64}, "count is 18446744073709551616 (int), wanted int64"),
+    ({"day": dt.datetime(2020, 1, 1, 5)}, "wanted date32"),
+    ({"day": "2020-01-01"}, "day is '2020-01-01' (str), wanted date32"),
+    ({"weights": [1, "x"]}, "weights is [1, 'x'] (list), wanted list"),
+    ({"weights": "12"}, "weights is '12' (str), wanted list"),
+    ({"name": "long"}, "name must be at most 3 long (long)"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), BROKEN)
+def test_a_row_that_breaks_its_contract_fails_that_unit_and_names_the_column(bench: Bench, change: dict[str, Any], words: str) -> None:
+    piece = run(bench, [GOOD, GOOD | change, GOOD], returns=Strict)
+    assert list(why(piece)) == [1]
+    assert words in why(piece)[1]
+    assert [row["u"] for row in rows_of(piece)] == [0, 2]
+    assert piece.results("m").schema.field("price").type == pa.float64()
+
+
+@pytest.mark.parametrize(
+    ("frame", "words"),
+    [
+        ({"a": ["1.5"]}, "a is '1.5' (str), wanted double"),
+        ({"a": [None]}, "a is null"),
+        ({"b": [1.0]}, "a missing and b too much"),
+        ({"a": [-1.0]}, "must be >= 0"),
+    ],
+)
+@pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, pa.table])
+def test_a_table_that_breaks_the_contract_fails_that_unit(
+    bench: Bench, frame: dict[str, Any], words: str, make: Callable[..., Any]
+) -> None:
+    @dataclass
+    class Row:
+        a: Annotated[float, Ge(0)]
+
+    piece = run(bench, [{"a": 1}, make(frame), make({"a": [2, 3]})], returns=Row)
+    assert list(why(piece)) == [1]
+    assert words in why(piece)[1]
+    assert [row["a"] for row in rows_of(piece)] == [1.0, 2.0, 3.0]
+
+
+def test_missing_and_extra_columns_are_named(bench: Bench) -> None:
+    piece = run(bench, [{"price": 1.0, "lable": "x"}, [Price(1.0), {"nothing": 1}], Price(2.0)], returns=Price)
+    assert why(piece)[0] == "returned other columns than Price has: label missing and lable too much"
+    assert "price, label missing" in why(piece)[1]
+    assert rows_of(piece) == [{"u": 2, "price": 2.0, "label": None}]
+
+
+def test_what_loses_nothing_is_taken_for_the_contracts_type(bench: Bench) -> None:
+    @dataclass
+    class Row:
+        whole: int
+        real: float
+        day: dt.date
+        at: dt.datetime
+        amount: Decimal
+        size: Size
+        kind: Literal["x", "y"]
+        weights: np.ndarray
+
+    row = Row(np.float64(2.0), 3, dt.datetime(2020, 1, 1), dt.date(2020, 1, 2), 7, Size.LARGE, "x", np.array([1, 2]))
+    (found,) = rows_of(run(bench, [row], returns=Row))
+    assert found == {
+        "u": 0,
+        "whole": 2,
+        "real": 3.0,
+        "day": dt.date(2020, 1, 1),
+        "at": dt.datetime(2020, 1, 2),
+        "amount": Decimal(7),
+        "size": "L",
+        "kind": "x",
+        "weights": [1.0, 2.0],
+    }
+
+
+def test_a_contract_may_name_the_key_columns(bench: Bench) -> None:
+    @dataclass
+    class Row:
+        u: int
+        a: float
+
+    piece = run(bench, [Row(0, 1.5), Row(5, 1.5), Row(2, 2.5)], returns=Row)
+    assert rows_of(piece) == [{"u": 0, "a": 1.5}, {"u": 2, "a": 2.5}]
+    assert why(piece) == {1: "returned u = 5, but the unit's key is 1"}
+
+
+def returns_list(rows: Unit) -> list[Price]:
+    return [Price(float(rows["u"][0])), Price(-1.0, "x")]
+
+
+def test_a_list_of_rows_in_the_annotation_is_a_contract_too(bench: Bench) -> None:
+    found = bench.results(Model("m", unit=("u",), work=returns_list), pa.table({"u": [3]}))
+    assert found.to_pylist() == [{"u": 3, "price": 3.0, "label": None}, {"u": 3, "price": -1.0, "label": "x"}]
+
+
+def test_a_contract_gives_the_columns_where_no_unit_returned_a_row(bench: Bench) -> None:
+    assert run(bench, [[], ValueError()], returns=Price).results("m").schema == pa.schema(
+        [("u", pa.int64()), ("price", pa.float64()), ("label", pa.string())]
+    )
+
+
+# --- many units in one call ----------------------------------------------------------------------------------------------
+
+MANY = pa.table({"u": [0, 0, 1, 2], "x": [1.0, 2.0, 3.0, 4.0]})
+UNITS = (3, 2)
+
+
+def many(value: Any) -> Model:
+    return Model("m", unit=("u",), work=lambda rows: value(rows), many=True)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda rows: {"s": np.add.reduceat(rows["x"], rows.offsets[:-1])},
+        lambda rows: [{"s": float(rows["x"][a:b].sum())} for a, b in zip(rows.offsets[:-1], rows.offsets[1:], strict=True)],
+        lambda rows: pd.DataFrame({"s": np.add.reduceat(rows["x"], rows.offsets[:-1])}, index=pd.Index(rows.keys["u"], name="u"))[::-1],
+        lambda rows: pl.DataFrame({"s": np.add.reduceat(rows["x"], rows.offsets[:-1]), "u": rows.keys["u"]})[::-1],
+        lambda rows: pd.DataFrame({"u": rows.keys["u"].repeat(np.diff(rows.offsets)), "s": rows["x"]}).groupby("u").sum()[::-1],
+        lambda rows: {"s": pd.DataFrame({"u": rows.keys["u"].repeat(np.diff(rows.offsets)), "x": rows["x"]}).groupby("u").x.sum()[::-1]},
+        lambda rows: [
+            {"u": u, "s": float(rows["x"][a:b].sum())}
+            for u, a, b in zip(*map(reversed, (rows.keys["u"], rows.offsets[:-1], rows.offsets[1:])), strict=True)
+        ],
+        lambda rows: {"s": np.add.reduceat(rows["x"], rows.offsets[:-1])[::-1], "u": rows.keys["u"][::-1]},
+        lambda rows: {"unit": np.arange(len(rows))[::-1], "s": np.add.reduceat(rows["x"], rows.offsets[:-1])[::-1]},
+        lambda rows: {"u": rows.keys["u"], "s": np.add.reduceat(rows["x"], rows.offsets[:-1])},
+    ],
+)
+def test_one_call_for_many_units_gives_one_row_each(bench: Bench, value: Any) -> None:
+    assert bench.results(many(value), MANY).to_pylist() == [{"u": 0, "s": 3.0}, {"u": 1, "s": 3.0}, {"u": 2, "s": 4.0}]
+
+
+def test_a_matrix_is_one_list_for_each_unit(bench: Bench) -> None:
+    found = bench.results(many(lambda rows: {"w": np.arange(len(rows) * 2.0).reshape(-1, 2)}), MANY)
+    assert found.column("w").to_pylist() == [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]
+
+
+def test_a_column_unit_says_which_rows_are_whose(bench: Bench) -> None:
+    found = bench.results(many(lambda _: {"unit": np.array([2, 0, 2]), "s": [1, 2, 3], "day": np.array(["2020-01-01"] * 3, "M8[D]")}), MANY)
+    assert [(row["u"], row["s"]) for row in found.to_pylist()] == [(0, 2), (2, 1), (2, 3)]
+    assert found.schema.field("day").type == pa.date32()
+
+
+def spoilt_by_one(rows: Units) -> dict[str, Any]:
+    rows["x"][:] *= 2  # what a failed call leaves must not be seen by the next one
+    if 3.0 in rows["x"] / 2:
+        raise ValueError("three")
+    return {"s": rows["x"].copy()}
+
+
+def test_many_units_are_halved_until_the_bad_one_is_alone(bench: Bench) -> None:
+    job = Job("one", sources=[Source("rows_in")], models=[Model("m", unit=("u",), work=spoilt_by_one, many=True)])
+    piece = bench.start(job, rows_in=pa.table({"u": range(5), "x": [1.0, 2.0, 3.0, 4.0, 5.0]})).all()
+    assert piece.results("m").column("s").to_pylist() == [2.0, 4.0, 8.0, 10.0]
+    assert why(piece) == {2: "three"}
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (lambda rows: {"s": np.zeros(len(rows) + 1)}, "rows for 1 units; wanted one for each"),
+        (lambda rows: {"unit": np.array([len(rows)]), "s": [1]}, "returned rows for unit 1, and the slice has units 0 to 0"),
+        (lambda rows: {"s": np.zeros(len(rows)), "t": [1, 2, 3, 4, 5]}, "columns of different lengths"),
+        (lambda _: None, "returned None"),
+        (lambda _: 3.0, "returned float"),
+    ],
+)
+def test_a_wrong_answer_for_many_units_says_what_was_wanted(bench: Bench, value: Any, words: str) -> None:
+    job = Job("one", sources=[Source("rows_in")], models=[many(value)])
+    piece = bench.start(job, rows_in=pa.table({"u": [0], "x": [1.0]})).all()
+    assert words in why(piece)[0]
+
+
+def test_a_failure_has_the_traceback_of_the_users_own_code(bench: Bench) -> None:
+    (failure,) = run(bench, [ZeroDivisionError("by hand")]).failures("m")
+    assert failure["error"] == "ZeroDivisionError"
+    assert "raise value" in failure["traceback"]
+    assert "child.py" not in failure["traceback"]
+
+
+def test_a_frozen_slotted_dataclass_is_a_row(bench: Bench) -> None:
+    Slotted = dataclasses.make_dataclass("Slotted", [("a", int)], frozen=True, slots=True)
+    assert rows_of(run(bench, [Slotted(4)], returns=Slotted)) == [{"u": 0, "a": 4}]
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("not even that")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (ValueError("\udcff"), "\\udcff"),
+        (Mute(), "whose str raises RuntimeError"),
+        ({"a": Mute()}, "a"),
+        ({"__unit": 1}, "begins with __"),
+        ({"a\udcff": 1}, "wanted names"),
+        ({"a": 1, "A": 2}, "for the same"),
+        ({"U": 1}, "for the same"),
+        (pa.table([[1], [2]], names=["a", "a"]), "for the same"),
+    ],
+)
+def test_what_cannot_even_be_told_fails_that_unit_and_no_process(bench: Bench, value: Any, words: str) -> None:
+    piece = run(bench, [{"a": 1}, value, {"a": 3}])
+    assert [row["a"] for row in rows_of(piece)] == [1, 3]
+    assert words in why(piece)[1]
+
+
+def given_back(bench: Bench, value: Any, returns: Any = None) -> Any:
+    """What a unit's value comes back as, beside a unit that returned a plain one of the same columns."""
+    piece = run(bench, [value], returns=returns)
+    return rows_of(piece) or why(piece)[0]
+
+
+MASKED = np.ma.masked_equal(np.array([3.0, 0.0]), 0.0)
+
+
+@pytest.mark.parametrize(("value", "wanted"), [
+    ({"a": MASKED[1:].mean()}, [None]),
+    ({"a": MASKED.mean()}, [3.0]),
+    (np.ma.masked, [None]),
+    ({"a": MASKED}, [3.0, None]),
+    ({"b": 1, "a": MASKED}, [[3.0, None]]),
+    ({"b": 1, "a": [np.ma.masked, 2]}, [[None, 2]]),
+    ({"b": 1, "a": np.ma.masked_equal([[1, 2], [3, 0]], 0)}, [[[1, 2], [3, None]]]),
+    ({"b": 1, "a": np.ma.masked_equal(np.array(["x", "y"]), "y")}, [["x", None]]),
+    ({"a": np.ma.masked_equal(np.array([True, False]), False)}, [True, None]),
+    ({"a": np.ma.array(np.array(["2020-01-01", "2020-01-02"], "M8[ns]"), mask=[False, True])}, [dt.datetime(2020, 1, 1), None]),
+    ({"b": 1, "a": np.ma.array(2.5, mask=True)}, [None]),
+    ([{"a": MASKED[1]}, {"a": MASKED[0]}], [None, 3.0]),
+])  # fmt: skip
+def test_what_is_masked_comes_back_as_null(bench: Bench, value: Any, wanted: list[Any]) -> None:
+    found = given_back(bench, value)
+    assert [row.get("a", row.get("value")) for row in found] == wanted
+
+
+def test_masked_values_of_a_contract_and_of_many_units_are_null(bench: Bench) -> None:
+    @dataclass
+    class Maybe:
+        a: float | None
+
+    @dataclass
+    class Always:
+        a: float
+
+    assert [row["a"] for row in given_back(bench, {"a": MASKED}, Maybe)] == [3.0, None]
+    assert "a is null" in given_back(bench, {"a": MASKED}, Always)
+    masked = many(lambda rows: {"s": np.ma.masked_less(np.add.reduceat(rows["x"], rows.offsets[:-1]), 4)})
+    assert bench.results(masked, MANY).column("s").to_pylist() == [None, None, 4.0]
+
+
+NANO = pd.Timestamp("2020-01-01 00:00:00.000000001")
+
+
+@pytest.mark.parametrize(("value", "wanted"), [
+    (NANO, NANO.value),
+    (np.datetime64(NANO.value, "ns"), NANO.value),
+    (pa.scalar(NANO.value, pa.timestamp("ns")), NANO.value),
+    (NANO.to_pydatetime(warn=False), NANO.value // 1000),
+    (pd.Timedelta(1, "ns"), "finer than a microsecond"),
+    (np.timedelta64(1, "ns"), "finer than a microsecond"),
+    (np.timedelta64(3000, "ns"), 3),
+    (np.datetime64(1, "ps"), "finer than a nanosecond"),
+    (np.datetime64(1000, "ps"), 1),
+    (np.datetime64(10000 - 1970, "Y"), "a date that Python cannot hold"),
+    (np.timedelta64(1, "M"), "no length"),
+    (pd.Timestamp("2020-01-01 00:00:00.000000001", tz="UTC"), NANO.value),
+    (pd.Timestamp("2020-01-01 01:00:00.000000001", tz="Europe/Berlin"), NANO.value),
+    (pa.scalar(NANO.value, pa.timestamp("ns", "Asia/Tokyo")), NANO.value),
+])  # fmt: skip
+def test_nanoseconds_are_kept_or_refused(bench: Bench, value: Any, wanted: Any) -> None:
+    for shape in ({"a": value}, [{"a": value}, {"a": None}]):
+        piece = run(bench, [shape])
+        if isinstance(wanted, str):
+            assert wanted in why(piece)[0]
+        else:
+            assert piece.results("m").column("a")[0].value == wanted
+
+
+@pytest.mark.parametrize(("value", "kind"), [
+    (1.5, pa.float64()), (np.float32(1.5), pa.float64()), (np.float16(1.5), pa.float64()), (3, pa.int64()), (np.int8(3), pa.int64()),
+    (True, pa.bool_()), (np.True_, pa.bool_()), ("text", pa.string()), (b"x", pa.binary()), (Decimal("1.5"), pa.decimal128(2, 1)),
+    (dt.date(2020, 1, 1), pa.date32()), (dt.datetime(2020, 1, 1), pa.timestamp("us")), (dt.time(1), pa.time64("us")), (np.array(2.5), pa.float64()),
+    (pa.scalar("x"), pa.string()), (dt.timedelta(1), pa.duration("us")),
+])  # fmt: skip
+def test_a_single_value_is_a_result_of_one_column(bench: Bench, value: Any, kind: pa.DataType) -> None:
+    piece = run(bench, [value, None, value])
+    assert (why(piece), piece.results("m").schema.field("value").type) == ({}, kind)
+    assert [row["value"] is None for row in rows_of(piece)] == [False, True, False]
+    assert rows_of(piece)[0]["value"] == (value.as_py() if isinstance(value, pa.Scalar) else value)
+
+
+def test_a_none_of_every_unit_is_no_result(bench: Bench) -> None:
+    assert why(run(bench, [None, None])) == dict.fromkeys(
+        range(2), "returned None, as every unit did: does the function lack a return statement?"
+    )
+    assert "returned None, wanted Price" in given_back(bench, None, Price)
+    piece = run(bench, [None, Price(1.5, "x")], returns=Price | None)
+    assert (why(piece), rows_of(piece)) == ({}, [{"u": 1, "price": 1.5, "label": "x"}])
+
+
+@pytest.mark.parametrize(("value", "wanted"), [(1.5, None), (-1.5, "value must be > 0"), (None, "value is null"), ("x", "value is 'x' (str)"), ({"value": 2.5}, None), ({"a": 1.5}, "value missing and a too much")])  # fmt: skip
+def test_a_single_value_may_have_a_contract(bench: Bench, value: Any, wanted: str | None) -> None:
+    piece = run(bench, [value], returns=Annotated[float, Gt(0)])
+    assert [wanted in message if wanted else message for message in why(piece).values()] == ([True] if wanted else [])
+
+
+class Fitted:
+    """Stands for a model of any library."""
+
+
+def test_a_fitted_model_is_kept_as_bytes_and_the_error_says_so(bench: Bench) -> None:
+    assert "Fitted object; wanted a dict" in given_back(bench, Fitted())
+    assert 'return {"model": pickle.dumps(model)}' in given_back(bench, Fitted())
+    assert "pickle.dumps" in given_back(bench, {"model": Fitted()})
+    (row,) = given_back(bench, {"model": pickle.dumps(Fitted())})
+    assert isinstance(pickle.loads(row["model"]), Fitted)
+
+
+@pytest.mark.parametrize("value", [
+    (row for row in [{"a": 1}, {"a": 2}]),
+    map(dict, [[("a", 1)], [("a", 2)]]),
+    pl.LazyFrame({"a": [1, 2]}),
+    np.array([(1,), (2,)], [("a", "i4")]),
+    np.rec.fromarrays([[1, 2]], names="a"),
+    pa.RecordBatchReader.from_batches(pa.schema([("a", pa.int32())]), [pa.record_batch({"a": pa.array([1, 2], pa.int32())})]),
+    pd.DataFrame({"a": pd.Series([1, 2], dtype=object)}),
+    pd.DataFrame({"a": pd.Series([1, 2], dtype="Int64")}),
+    pd.DataFrame({"a": pd.Categorical([1, 2])}),
+    pd.DataFrame({"u": [0, 0], "a": [1, 2]}).set_index("u"),
+], ids=lambda value: type(value).__name__)  # fmt: skip
+def test_rows_may_come_in_every_kind_of_table(bench: Bench, value: Any) -> None:
+    assert given_back(bench, value) == [{"u": 0, "a": 1}, {"u": 0, "a": 2}]
+
+
+KEYED = pa.table({"u": [None, 1, 2, 2], "v": ["x", "x", "x", "y"], "x": [1.0, 2.0, 3.0, 4.0]})
+
+
+@pytest.mark.parametrize(("value", "words"), [
+    (lambda rows: rows[["u", "v", "x"]][::-1], None),
+    (lambda rows: rows.set_index(["u", "v"])[["x"]][::-1], None),
+    (lambda rows: pl.from_pandas(rows).sort("x", descending=True), None),
+    (lambda rows: rows[["x"]], "without their keys"),
+    (lambda rows: rows[["u", "x"]], "with u and without v"),
+    (lambda rows: rows.iloc[:-1], "have none, such as"),
+    (lambda rows: pd.concat([rows, rows[:1]]), "1 units have several rows, such as"),
+    (lambda rows: rows.assign(v="z"), "whose key is no unit's of this call, such as"),
+])  # fmt: skip
+def test_rows_of_many_units_are_matched_by_their_keys(bench: Bench, value: Any, words: str | None) -> None:
+    def work(rows: pd.DataFrame) -> Any:
+        return value(rows)
+
+    model = Model("m", unit=("u", "v"), work=work, many=True)
+    piece = bench.start(Job("one", sources=[Source("rows_in")], models=[model], max_failed=1.0), rows_in=KEYED).all()
+    if words is None:
+        assert list(piece.failures("m")) == []
+        assert piece.results("m").sort_by("x").column("x").to_pylist() == [1.0, 2.0, 3.0, 4.0]
+        assert piece.results("m").equals(bench.results(Model("m", unit=("u", "v"), work=lambda rows: {"x": float(rows["x"][0])}), KEYED))
+    else:
+        messages = [row["message"] for row in piece.failures("m")]
+        assert [words in message for message in messages] == [True] * 4

@@ -1,0 +1,82 @@
+"""What Faulty promises to those who test with it."""
+
+from __future__ import annotations
+
+import copy
+import doctest
+from contextlib import suppress
+from itertools import count
+
+import pytest
+
+import hundredfold.testing
+from hundredfold.testing import Fault, Faulty, FaultyAfter, MemoryQueue, MemoryStore
+
+
+def put_three(store) -> None:
+    for name in "abc":
+        store.put(name, b"")
+
+
+def test_the_nth_call_is_not_carried_out_and_the_others_are():
+    store = MemoryStore()
+    faulty = Faulty(store, fail_at=2)
+    faulty.put("a", b"")
+    with pytest.raises(Fault, match="call 2, put,"):
+        faulty.put("b", b"")
+    faulty.put("c", b"")
+    assert list(faulty.list("")) == ["a", "c"]
+    assert faulty.calls == 4
+
+
+def test_a_door_that_fails_after_a_call_has_carried_it_out():
+    store = MemoryStore()
+    faulty = FaultyAfter(store, fail_at=2)
+    with pytest.raises(Fault):
+        put_three(faulty)
+    assert list(store.list("")) == ["a", "b"]
+
+
+@pytest.mark.parametrize("error", [OSError("gone"), KeyboardInterrupt()])
+def test_it_raises_the_error_that_it_was_given(error):
+    with pytest.raises(type(error)) as raised:
+        Faulty(MemoryQueue(), 1, error).send(["a"])
+    assert raised.value is error
+
+
+def test_all_methods_share_one_count():
+    queue = Faulty(MemoryQueue(), fail_at=3)
+    queue.send(["a"])
+    queue.receive()
+    with pytest.raises(Fault, match="call 3, depth,"):
+        queue.depth()
+
+
+def test_a_test_can_stop_at_every_call_in_turn():
+    stopped = 0
+    for n in count(1):
+        store = MemoryStore()
+        faulty = Faulty(store, fail_at=n)
+        with suppress(Fault):
+            put_three(faulty)
+        if faulty.calls < n:
+            break
+        stopped += 1
+        put_three(store)
+        assert list(store.list("")) == ["a", "b", "c"]
+    assert stopped == 3
+
+
+def test_what_is_not_a_method_is_the_door_s_own(tmp_path):
+    from hundredfold.local.filesystem import Folder
+
+    assert Faulty(Folder(tmp_path), 1).root == tmp_path
+    with pytest.raises(AttributeError):
+        _ = Faulty(MemoryStore(), 1).no_such_thing
+    assert copy.copy(Faulty(MemoryStore(), 3)).fail_at == 3
+
+
+def test_the_examples_in_the_docstrings_are_true():
+    result = doctest.testmod(hundredfold.testing)
+    assert result.attempted > 5
+    assert result.failed == 0

@@ -1,0 +1,340 @@
+"""The Ledger's promises, which every kind of ledger keeps; and the table of states, which none of them passes by."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sqlite3
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from itertools import product
+
+import pytest
+
+from hundredfold.aws.adapters.dynamodb_ledger import DynamoLedger
+from hundredfold.errors import HomeError, NoSuchRun, StateError
+from hundredfold.local.sqlite_ledger import SqliteLedger, in_plain_words
+from hundredfold.ports.interfaces import Record
+from hundredfold.ports.run_states import TABLE, Event, State, after
+from hundredfold.testing import MemoryLedger
+
+SHARED = {  # by processes
+    "local": lambda ask: SqliteLedger(ask("tmp_path") / "home" / "ledger.sqlite", ask("clock")),
+    "dynamodb": lambda ask: DynamoLedger(ask("account").table(), ask("clock")),
+}
+KINDS = {"memory": lambda ask: MemoryLedger(ask("clock")), **SHARED}
+PAIRS = [pytest.param(state, event, id=f"{state.value}-{event.value}") for state, event in product(State, Event)]
+RUN = Record(
+    id="20240501-0800-a1",
+    job="tariffs",
+    ref="tariffs.job:job",
+    state=State.NEW,
+    step="validate",
+    created="2023-11-01T08:00:00.000+00:00",
+    updated="2023-11-01T08:00:00.000+00:00",
+)
+
+
+@pytest.fixture(params=KINDS)
+def ledger(request):
+    return KINDS[request.param](request.getfixturevalue)
+
+
+@pytest.fixture(params=SHARED)
+def shared(request):
+    return SHARED[request.param](request.getfixturevalue)
+
+
+def attempt(call) -> str:
+    """The name of the error that a call raises, or ''."""
+    try:
+        call()
+    except StateError:
+        return "StateError"
+    return ""
+
+
+def test_a_run_is_read_as_it_was_written(ledger):
+    run = replace(
+        RUN, reason="why €", options={"sources": {"sales": ["a", "b"]}, "none": None}, counts={"units": 3, "share": 0.5}, version=7
+    )
+    ledger.create(run)
+    assert ledger.read(run.id) == run
+
+
+def test_a_run_is_created_once(ledger):
+    ledger.create(RUN)
+    with pytest.raises(StateError, match=f"{RUN.id} is in the ledger already"):
+        ledger.create(replace(RUN, job="other"))
+    assert ledger.read(RUN.id) == RUN
+
+
+def test_an_empty_ledger_says_so(ledger):
+    assert ledger.runs() == []
+    with pytest.raises(NoSuchRun, match="no run r1; there are none here yet") as told:
+        ledger.read("r1")
+    assert told.value.hint.startswith("hundredfold status --all   lists them")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda ledger: ledger.read("x"), lambda ledger: ledger.move("x", Event.START), lambda ledger: ledger.note("x", step="work")],
+    ids=["read", "move", "note"],
+)
+def test_a_run_that_is_not_there_is_told_with_the_newest_three(ledger, call):
+    for number in range(5):
+        ledger.create(replace(RUN, id=f"r{number}"))
+    with pytest.raises(NoSuchRun, match=r"no run x; the newest here: r4, r3, r2\n"):
+        call(ledger)
+
+
+def test_runs_come_newest_first(ledger):
+    for name, created, job in [("a", "2024-05-02", "tariffs"), ("c", "2024-05-01", "other"), ("b", "2024-05-02", "tariffs")]:
+        ledger.create(replace(RUN, id=name, created=created, job=job))
+    assert [run.id for run in ledger.runs()] == ["b", "a", "c"]
+    assert [run.id for run in ledger.runs("tariffs")] == ["b", "a"]
+    assert ledger.runs("none") == []
+
+
+def test_an_event_moves_the_run_and_is_written_down(ledger, clock):
+    ledger.create(RUN)
+    clock.now = 1_714_550_400.5
+    moved = ledger.move(RUN.id, Event.START, step="prepare", reason="resumed")
+    assert moved == replace(RUN, state=State.RUNNING, step="prepare", reason="resumed", updated="2024-05-01T08:00:00.500+00:00", version=1)
+    assert ledger.read(RUN.id) == moved
+
+
+def test_the_reason_is_that_of_the_last_event_and_the_step_stays(ledger):
+    ledger.create(RUN)
+    ledger.move(RUN.id, Event.FAIL, step="work", reason="no rows")
+    resumed = ledger.move(RUN.id, Event.START)
+    assert (resumed.step, resumed.reason) == ("work", "")
+
+
+def test_a_note_is_merged_into_what_is_there(ledger):
+    ledger.create(replace(RUN, options={"jobs": 4}, counts={"rows": 1, "units": {"ok": 1}}))
+    ledger.note(RUN.id, step="work", counts={"units": {"failed": 2}, "batches": 3})
+    noted = ledger.note(RUN.id, options={"limit": None})
+    assert noted == ledger.read(RUN.id)
+    assert noted.step == "work"
+    assert noted.counts == {"rows": 1, "units": {"failed": 2}, "batches": 3}
+    assert noted.options == {"jobs": 4, "limit": None}
+    assert noted.state == State.NEW
+
+
+def test_what_a_write_returns_is_what_is_read_after_it(ledger):
+    ledger.create(RUN)
+    assert ledger.note(RUN.id, counts={"pair": (1, 2)}, options={3: "a key"}) == ledger.read(RUN.id)
+    assert ledger.move(RUN.id, Event.START) == ledger.read(RUN.id)
+    assert ledger.read(RUN.id).counts == {"pair": [1, 2]}
+
+
+def test_each_write_raises_the_version_and_the_time(ledger, clock):
+    ledger.create(RUN)
+    ledger.note(RUN.id)
+    before = ledger.read(RUN.id)
+    clock.advance(1)
+    ledger.move(RUN.id, Event.START)
+    run = ledger.read(RUN.id)
+    assert run.version == 2
+    assert run.updated > before.updated
+    assert run.created == RUN.created
+
+
+def test_a_clock_that_is_set_back_does_not_turn_a_record_back(ledger, clock):
+    ledger.create(RUN)
+    before = ledger.note(RUN.id)
+    clock.advance(-86_400)
+    after = ledger.move(RUN.id, Event.START)
+    assert (after.version, after.updated) == (2, before.updated)
+
+
+def test_a_record_is_a_copy_that_changes_nothing(ledger):
+    options = {"list": [1]}
+    ledger.create(replace(RUN, options=options))
+    options["list"].append(2)
+    ledger.read(RUN.id).options["list"].append(3)
+    ledger.runs()[0].options["list"].append(4)
+    assert ledger.read(RUN.id).options == {"list": [1]}
+
+
+def test_what_json_cannot_hold_is_not_written(ledger):
+    ledger.create(RUN)
+    with pytest.raises(TypeError, match="JSON"):
+        ledger.note(RUN.id, counts={"a": object()})
+    assert ledger.read(RUN.id) == RUN
+
+
+def test_a_refused_event_changes_nothing(ledger):
+    ledger.create(replace(RUN, state=State.DONE))
+    with pytest.raises(StateError, match="cannot cancel: it is done"):
+        ledger.move(RUN.id, Event.CANCEL, step="x", reason="y")
+    assert ledger.read(RUN.id) == replace(RUN, state=State.DONE)
+
+
+def test_the_table_of_states_is_total():
+    assert set(TABLE) == set(product(State, Event))
+    assert all(isinstance(answer, State) or len(answer) > 5 for answer in TABLE.values())
+
+
+def test_every_state_can_be_reached():
+    assert {State.NEW} | {answer for answer in TABLE.values() if isinstance(answer, State)} == set(State)
+
+
+@pytest.mark.parametrize(("state", "event"), PAIRS)
+def test_every_ledger_answers_as_the_table_does(ledger, state, event):
+    ledger.create(replace(RUN, state=state))
+    answer = TABLE[state, event]
+    if isinstance(answer, State):
+        assert ledger.move(RUN.id, event).state == answer == after(state, event)
+    else:
+        with pytest.raises(StateError, match=answer) as told:
+            ledger.move(RUN.id, event)
+        assert told.value.hint == f"hundredfold status {RUN.id}"
+        assert ledger.read(RUN.id).state == state
+
+
+def test_of_many_who_end_a_run_one_wins(ledger):
+    ledger.create(replace(RUN, state=State.RUNNING))
+    with ThreadPoolExecutor(8) as pool:
+        errors = list(pool.map(lambda _: attempt(lambda: ledger.move(RUN.id, Event.FINISH)), range(8)))
+    assert sorted(errors) == ["", *["StateError"] * 7]
+    assert ledger.read(RUN.id).version == 1
+
+
+def test_of_many_who_create_a_run_one_wins(ledger):
+    with ThreadPoolExecutor(8) as pool:
+        errors = list(pool.map(lambda i: attempt(lambda: ledger.create(replace(RUN, step=str(i)))), range(8)))
+    assert errors.count("") == 1
+    assert ledger.read(RUN.id).step == str(errors.index(""))
+
+
+def test_no_note_of_many_threads_is_lost(ledger):
+    ledger.create(RUN)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: ledger.note(RUN.id, counts={str(i): i}), range(40)))
+    run = ledger.read(RUN.id)
+    assert run.counts == {str(i): i for i in range(40)}
+    assert run.version == 40
+
+
+def test_many_runs_come_whole_and_in_order(ledger):
+    names = [f"r{number:03d}" for number in range(60)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: ledger.create(replace(RUN, id=name, created=name, options={"text": "x" * 30_000})), names))
+    assert [run.id for run in ledger.runs()] == names[::-1]
+    assert [run.id for run in ledger.runs(RUN.job)] == names[::-1]
+
+
+def write_notes(ledger, name: str) -> None:
+    for number in range(20):
+        ledger.note(RUN.id, counts={f"{name}{number}": number})
+
+
+def finish(ledger, _: int) -> str:
+    return attempt(lambda: ledger.move(RUN.id, Event.FINISH))
+
+
+def test_processes_share_a_ledger(shared):
+    shared.create(replace(RUN, state=State.RUNNING))
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(write_notes, [shared, shared], ["a", "b"]))
+        noted = shared.read(RUN.id)
+        errors = list(pool.map(finish, [shared] * 8, range(8)))
+    assert (noted.version, len(noted.counts)) == (40, 40)
+    assert sorted(errors) == ["", *["StateError"] * 7]
+    assert shared.read(RUN.id).version == 41
+
+
+def test_reading_makes_no_file(tmp_path):
+    assert SqliteLedger(tmp_path / "home" / "ledger.sqlite").runs() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_was_begun_and_left_empty_is_an_empty_ledger(tmp_path):
+    (tmp_path / "ledger.sqlite").touch()
+    ledger = SqliteLedger(tmp_path / "ledger.sqlite")
+    assert ledger.runs() == []
+    ledger.create(RUN)
+    assert ledger.read(RUN.id) == RUN
+
+
+def test_a_ledger_that_stays_locked_is_told(tmp_path):
+    ledger = SqliteLedger(tmp_path / "ledger.sqlite", patience=0.01)
+    ledger.create(RUN)
+    with closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(HomeError, match=r"ledger\.sqlite is locked by another process") as told:
+            ledger.move(RUN.id, Event.START)
+        with pytest.raises(HomeError, match="locked"):
+            ledger.read(RUN.id)
+    assert told.value.hint
+    assert ledger.read(RUN.id) == RUN
+
+
+def test_a_file_that_is_no_ledger_is_told_and_left_alone(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    path.write_text("these are not the bytes of a database" * 100)
+    before = path.read_bytes()
+    for call in (lambda: SqliteLedger(path).runs(), lambda: SqliteLedger(path).create(RUN)):
+        with pytest.raises(HomeError, match="is damaged") as told:
+            call()
+        assert told.value.hint.startswith("move it away")
+    assert path.read_bytes() == before
+
+
+def test_a_ledger_that_was_torn_is_told(tmp_path):
+    ledger = SqliteLedger(tmp_path / "ledger.sqlite")
+    for number in range(200):
+        ledger.create(replace(RUN, id=f"r{number}", options={"text": "x" * 500}))
+    content = ledger.path.read_bytes()
+    ledger.path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+    with pytest.raises(HomeError, match="is damaged"):
+        ledger.runs()
+
+
+def test_a_ledger_of_a_newer_format_is_not_touched(tmp_path):
+    ledger = SqliteLedger(tmp_path / "ledger.sqlite")
+    ledger.create(RUN)
+    with closing(sqlite3.connect(ledger.path)) as other:
+        other.execute("PRAGMA user_version = 99")
+    for call in (ledger.runs, lambda: ledger.note(RUN.id, step="work")):
+        with pytest.raises(HomeError, match="has format 99") as told:
+            call()
+        assert "upgrade" in told.value.hint
+
+
+def test_a_ledger_in_a_place_that_cannot_be_written_can_still_be_read(closed_folder, guest):
+    ledger = SqliteLedger(closed_folder / "ledger.sqlite")
+    ledger.create(RUN)
+    with guest(closed_folder):
+        assert ledger.read(RUN.id) == RUN
+        with pytest.raises(HomeError, match="cannot be written") as told:
+            ledger.move(RUN.id, Event.START)
+    assert "--home" in told.value.hint
+    assert ledger.read(RUN.id) == RUN
+
+
+def test_a_place_in_which_no_ledger_can_be_made_is_told(closed_folder, guest):
+    with guest(closed_folder):
+        for path in (closed_folder / "ledger.sqlite", closed_folder / "home" / "ledger.sqlite"):
+            with pytest.raises(HomeError, match="cannot be opened") as told:
+                SqliteLedger(path).create(RUN)
+            assert "--home" in told.value.hint
+
+
+def test_a_ledger_that_cannot_grow_keeps_what_it_had(tmp_path, small_files):
+    ledger = SqliteLedger(tmp_path / "ledger.sqlite")
+    ledger.create(RUN)
+    with small_files(8192), pytest.raises(HomeError, match="cannot be read or written"):
+        ledger.note(RUN.id, counts={"text": "x" * 100_000})
+    assert ledger.read(RUN.id) == RUN
+
+
+def test_a_full_disk_is_told(tmp_path):
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)) as db:
+        db.execute("CREATE TABLE t (c)")
+        db.execute("PRAGMA max_page_count = 2")  # SQLite answers as on a disk with no room
+        with pytest.raises(HomeError, match="the disk is full") as told, in_plain_words(tmp_path / "ledger.sqlite", "damaged"):
+            db.execute("INSERT INTO t VALUES (?)", ("x" * 100_000,))
+    assert "free some space" in told.value.hint

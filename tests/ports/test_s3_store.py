@@ -1,0 +1,317 @@
+"""What only a store in S3 has: prefixes of a bucket, uploads in parts, copies on this machine, and a network that fails."""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from hundredfold.aws.adapters.s3_store import S3Store
+from hundredfold.errors import HomeError
+from waits import HANG_S
+
+BIG = 20 * 1024 * 1024  # bytes: three parts of an upload
+ODD = "ü/a b+c%20&d='e'/#😀.bin"
+WRITE = """
+import sys, time
+from hundredfold.aws.adapters.s3_store import S3Store
+with S3Store(sys.argv[1]).writing("a/object.bin") as path:
+    path.write_bytes(b"new" * int(sys.argv[2]))
+    print("written", flush=True)
+    sys.stdin.read(1)
+"""
+
+
+@pytest.fixture
+def store(account) -> S3Store:
+    return S3Store(account.bucket())
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch) -> Path:
+    """The folder in which temporary files are made."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def unfinished(account, store: S3Store) -> list[str]:
+    """The keys of uploads in parts that were begun and not ended."""
+    return [upload["Key"] for upload in account.emulator.client("s3").list_multipart_uploads(Bucket=store.bucket).get("Uploads", [])]
+
+
+def test_prefixes_of_a_bucket_do_not_see_each_other(account):
+    bucket = account.bucket()
+    one, two, all_ = S3Store(bucket, "a"), S3Store(bucket, "ab/c/"), S3Store(bucket)
+    one.put("x", b"1")
+    two.put("x", b"2")
+    assert (bytes(one.get("x")), bytes(two.get("x"))) == (b"1", b"2")
+    assert list(one.list("")) == ["x"]
+    assert list(all_.list("")) == ["a/x", "ab/c/x"]
+    one.delete("x")
+    assert list(all_.list("")) == ["ab/c/x"]
+    assert one.where("x") == f"s3://{bucket}/a/x"
+
+
+@pytest.mark.parametrize("prefix", ["../a", "a//b", "a\\b", "/"])
+def test_a_prefix_that_is_no_key_is_refused(prefix):
+    with pytest.raises(ValueError, match="is not a key"):
+        S3Store("bucket", prefix)
+
+
+def test_a_store_is_sent_to_another_process(store):
+    store.put("a", b"rows")
+    copy = pickle.loads(pickle.dumps(store))
+    assert copy == store
+    assert bytes(copy.get("a")) == b"rows"
+
+
+def test_the_folders_of_the_console_are_no_objects(account, store):
+    store.put("runs/1/a", b"")
+    for marker in ("runs/", "runs/1/", "runs/1/empty/"):
+        account.emulator.client("s3").put_object(Bucket=store.bucket, Key=marker)
+    assert list(store.list("runs/")) == ["runs/1/a"]
+    store.delete("runs")
+    assert account.emulator.client("s3").list_objects_v2(Bucket=store.bucket)["KeyCount"] == 0
+
+
+def test_sizes_are_those_of_the_objects(store):
+    store.put("a/1", b"x")
+    store.put("a/ü/2", b"x" * 5_000)
+    store.put("b", b"")
+    assert store.sizes("a/") == {"a/1": 1, "a/ü/2": 5_000}
+    assert store.sizes("c/") == {}
+
+
+@pytest.mark.parametrize(("source", "target"), [("a", "b"), (ODD, "b"), ("a", ODD), (ODD, f"copy of {ODD}")])
+def test_an_object_is_copied(store, source, target):
+    store.put(source, b"rows")
+    store.copy(source, target)
+    assert bytes(store.get(target)) == bytes(store.get(source)) == b"rows"
+
+
+def test_a_copy_of_what_is_not_there_is_a_key_error(store):
+    with pytest.raises(KeyError, match="nothing"):
+        store.copy("nothing", "b")
+    assert list(store.list("")) == []
+
+
+def test_a_big_object_goes_and_comes_in_parts(account, store, line, temporary):
+    content = os.urandom(BIG)
+    with store.writing(ODD) as path:
+        path.write_bytes(content)
+    assert line.asked("PUT") == 3  # parts
+    assert bytes(store.get(ODD)) == content
+    store.copy(ODD, "copy.bin")
+    with store:
+        assert store.fetch("copy.bin").read_bytes() == content
+    assert store.sizes("") == {"copy.bin": BIG, ODD: BIG}
+    assert unfinished(account, store) == []
+    assert list(temporary.iterdir()) == []
+
+
+def test_an_upload_that_fails_leaves_the_old_object_and_no_parts(account, store, line):
+    store.put("a", b"old")
+    line.say(f"PUT /{store.bucket}/a", 403, "AccessDenied", "no", times=100)
+    with pytest.raises(HomeError, match="have not the right s3:PutObject"), store.writing("a") as path:
+        path.write_bytes(b"x" * BIG)
+    assert bytes(store.get("a")) == b"old"
+    assert unfinished(account, store) == []
+
+
+@pytest.mark.parametrize("size", [1_000, BIG])
+def test_a_writer_that_is_killed_before_its_end_leaves_nothing(account, store, temporary, size):
+    with _writer(store, size) as writer:
+        writer.kill()
+    assert list(store.list("")) == unfinished(account, store) == []
+
+
+def test_a_writer_that_is_killed_while_it_uploads_leaves_the_old_object(store, line, temporary):
+    store.put("a/object.bin", b"old")
+    line.hold(f"PUT /{store.bucket}/a/object.bin", after=1)
+    with _writer(store, BIG) as writer:
+        writer.stdin.write(b"\n")
+        writer.stdin.flush()
+        assert line.held.wait(HANG_S)
+        writer.kill()
+    assert list(store.list("")) == ["a/object.bin"]
+    assert bytes(store.get("a/object.bin")) == b"old"
+
+
+def _writer(store: S3Store, size: int) -> subprocess.Popen:
+    """A process that has written its file, and uploads it when it is told to."""
+    environment = os.environ | {"TMPDIR": tempfile.gettempdir()}
+    arguments = [sys.executable, "-c", WRITE, store.bucket, str(size // 3)]
+    writer = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    assert writer.stdout.readline() == b"written\n"
+    return writer
+
+
+def test_what_is_fetched_is_as_it_was_then(store):
+    store.put("a.parquet", b"1")
+    with store:
+        first = store.fetch("a.parquet")
+        store.put("a.parquet", b"2")
+        second = store.fetch("a.parquet")
+        assert (first.read_bytes(), second.read_bytes()) == (b"1", b"2")
+        assert first.suffix == ".parquet"
+
+
+def test_what_is_replaced_while_it_is_fetched_is_fetched_anew(store, line):
+    store.put("a", b"rows")
+    line.say(f"GET /{store.bucket}/a", 412, "PreconditionFailed", times=2)
+    with store:
+        assert store.fetch("a").read_bytes() == b"rows"
+        line.say(f"GET /{store.bucket}/a", 412, "PreconditionFailed", times=1_000)
+        with pytest.raises(HomeError, match="a was replaced while it was read, 5 times"):
+            store.fetch("a")
+
+
+def test_a_big_object_that_is_replaced_while_it_is_copied_is_copied_anew(store, line):
+    store.put("a", b"x" * BIG)
+    line.say(f"PUT /{store.bucket}/b", 412, "PreconditionFailed")
+    store.copy("a", "b")
+    assert store.sizes("")["b"] == BIG
+
+
+def test_a_file_is_sent(store, tmp_path):
+    (tmp_path / "file").write_bytes(b"rows")
+    store.send(tmp_path / "file", ODD)
+    assert bytes(store.get(ODD)) == b"rows"
+    with pytest.raises(HomeError, match=r"none.* cannot go through a file of this machine"):
+        store.send(tmp_path / "none", "none")
+    assert list(store.list("")) == [ODD]
+
+
+def test_a_part_of_a_name_lists_the_keys_that_begin_so(store):
+    for key in ("a/001-1", "a/001-2", "a/002-1", "a/001", "b/001-1"):
+        store.put(key, b"")
+    assert list(store.beginning("a/001-")) == ["a/001-1", "a/001-2"]
+
+
+def test_what_is_not_there_cannot_be_fetched(store):
+    with store, pytest.raises(KeyError, match="a/b"):
+        store.fetch("a/b")
+
+
+def test_what_was_fetched_goes_with_the_store(store, temporary):
+    store.put("a", b"rows")
+    with store:
+        with ThreadPoolExecutor(8) as pool:
+            assert all(path.exists() for path in pool.map(lambda _: store.fetch("a"), range(16)))
+        assert len(list(temporary.iterdir())) == 1
+    assert list(temporary.iterdir()) == []
+    other = S3Store(store.bucket)
+    other.fetch("a")
+    pickle.loads(pickle.dumps(other)).close()  # has its own
+    assert len(list(temporary.iterdir())) == 1
+    del other
+    gc.collect()
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_child_takes_nothing_with_it(store):
+    store.put("a", b"rows")
+    script = f"""
+import os
+from hundredfold.aws.adapters.s3_store import S3Store
+store = S3Store({store.bucket!r})
+path = store.fetch("a")
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+    print(path.exists(), path)
+"""
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert told[0] == "True"
+    assert not Path(told[1]).exists()
+
+
+def test_a_body_that_is_cut_off_is_read_again(store, line):
+    store.put("a", b"x" * 100_000)
+    line.cut(f"GET /{store.bucket}/a", times=2)
+    assert bytes(store.get("a")) == b"x" * 100_000
+
+
+def test_bodies_that_are_cut_off_again_and_again_are_told(store, line):
+    store.put("a", b"x" * 100_000)
+    line.cut(f"GET /{store.bucket}/a", times=1_000)
+    with pytest.raises(HomeError, match=f"s3://{store.bucket}/a cannot be read"):
+        store.get("a")
+
+
+def test_a_lost_answer_is_asked_for_again(store, line):
+    for method in ("PUT", "GET", "POST"):
+        line.lose_answer(method)
+    store.put("a", b"rows")
+    assert bytes(store.get("a")) == b"rows"
+    store.delete("a")
+    assert list(store.list("")) == []
+
+
+def test_what_s3_could_not_delete_in_its_haste_is_deleted_later(store, line):
+    for key in ("a/1", "a/2"):
+        store.put(key, b"")
+    line.answer("POST", _errors({"a/1": "InternalError", "a/2": "SlowDown"}))
+    store.delete("a")
+    assert list(store.list("")) == []
+
+
+def test_what_may_not_be_deleted_is_told(store, line):
+    store.put("a/1", b"")
+    line.answer("POST", _errors({"a/1": "AccessDenied"}))
+    with pytest.raises(HomeError, match="a cannot be removed: these credentials have not the right s3:DeleteObject"):
+        store.delete("a")
+
+
+def _errors(codes: dict[str, str]) -> bytes:
+    errors = "".join(f"<Error><Key>{key}</Key><Code>{code}</Code><Message>no</Message></Error>" for key, code in codes.items())
+    return f'<?xml version="1.0"?><DeleteResult>{errors}</DeleteResult>'.encode()
+
+
+@pytest.mark.parametrize("method", ["get", "fetch"])
+def test_what_is_called_forbidden_where_it_is_not_there_is_a_key_error(store, line, method):
+    line.say("GET /" if method == "get" else "HEAD /", 403, "AccessDenied", "Access Denied")
+    store.put("a/b/c", b"")  # and not a/b
+    with store, pytest.raises(KeyError, match="a/b"):
+        getattr(store, method)("a/b")
+
+
+@pytest.mark.parametrize("method", ["get", "fetch"])
+def test_what_is_there_and_forbidden_is_told(store, line, method):
+    store.put("a", b"rows")
+    line.say("GET /" if method == "get" else "HEAD /", 403, "AccessDenied", "Access Denied", times=2)
+    with store, pytest.raises(HomeError, match="have not the right s3:GetObject"):
+        getattr(store, method)("a")
+
+
+def test_what_may_be_neither_read_nor_listed_is_told(store, line):
+    line.say("GET /", 403, "AccessDenied", "Access Denied", times=2)
+    with pytest.raises(HomeError, match="have not the right s3:GetObject"):
+        store.get("a")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda store: store.put("a", b""),
+        lambda store: store.get("a"),
+        lambda store: list(store.list("")),
+        lambda store: store.sizes("a/"),
+        lambda store: store.delete("a"),
+        lambda store: store.copy("a", "b"),
+        lambda store: store.fetch("a"),
+    ],
+    ids=["put", "get", "list", "sizes", "delete", "copy", "fetch"],
+)
+def test_a_bucket_that_is_not_there_is_told(account, call):
+    with S3Store("no-such-bucket") as store, pytest.raises(HomeError, match=r"s3://no-such-bucket/.* it is not there") as told:
+        call(store)
+    assert "hundredfold deploy" in told.value.hint
