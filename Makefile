@@ -8,6 +8,9 @@ VENVS := benchmarks/.venvs
 EMULATOR := .venv-emulator
 LAMBDA := .venv-lambda
 FIND_LAMBDA_PYTHON := for p in python3.14 python3.13 python3.12 $(HOME)/.pyenv/versions/3.1[234]*/bin/python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 12) <= sys.version_info < (3, 15))' 2>/dev/null && echo $$p && break; done
+WORKERS ?= 2
+IN_PARALLEL := -n $(WORKERS) --dist worksteal
+FAST_TESTS := tests/test_shape.py tests/test_matrix.py
 PEERS := $(notdir $(basename $(wildcard benchmarks/peers/requirements/*.txt)))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 VERSION_OF = $(shell $(1) -c 'import sys; print(*sys.version_info[:2], sep=".")' 2>/dev/null)
@@ -22,7 +25,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-aws test-matrix drill-aws lint format bench bench-full bench-peers docs clean
+.PHONY: help demo test test-fast test-aws test-matrix drill-aws lint format bench bench-full bench-peers docs clean
 
 help:  ## list these verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -30,11 +33,14 @@ help:  ## list these verbs
 demo: $(VENV)/core.done  ## make a mobile operator's data and price all of it
 	@$(BIN)/hundredfold demo
 
-test: $(VENV)/dev.done $(EMULATOR)/done $(LAMBDA)/tried  ## run all tests
-	$(BIN)/python -m pytest
+test: $(VENV)/dev.done $(EMULATOR)/done $(LAMBDA)/tried  ## run all tests, in two processes (or WORKERS=8)
+	$(BIN)/python -m pytest $(IN_PARALLEL)
+
+test-fast: $(VENV)/dev.done  ## run the tests of ports, oracle, steps and layers, in under a minute
+	$(BIN)/python -m pytest $(IN_PARALLEL) $(FAST_TESTS)
 
 test-aws: $(VENV)/dev.done $(EMULATOR)/done $(LAMBDA)/tried  ## run the tests on emulated AWS alone
-	$(BIN)/python -m pytest tests/aws tests/ports
+	$(BIN)/python -m pytest $(IN_PARALLEL) tests/aws tests/ports
 
 # the short form has no test that needs the emulator
 test-matrix: $(VENV)/venv.done $(if $(findstring --short,$(MATRIX)),,$(EMULATOR)/done)  ## the demo and the tests on every installed Python, with the newest and the lowest versions
@@ -42,7 +48,7 @@ test-matrix: $(VENV)/venv.done $(if $(findstring --short,$(MATRIX)),,$(EMULATOR)
 	$(BIN)/python tests/matrix.py $(MATRIX)
 
 drill-aws: $(VENV)/dev.done $(EMULATOR)/done  ## thousands of batches on emulated AWS, with killed workers and lost events: minutes
-	$(BIN)/python -m pytest -m drill -n 0 tests/aws
+	$(BIN)/python -m pytest -m drill tests/aws
 
 lint: $(VENV)/dev.done  ## check format, style and types
 	$(BIN)/ruff format --check src tests examples benchmarks docs

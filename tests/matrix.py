@@ -304,7 +304,7 @@ def run_tests(inside: Path, tests: Sequence[str]) -> tuple[tuple[str, str, str],
     """How many passed, failed and were skipped; and what is wrong, or ""."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [inside / "python", "-m", "pytest", "-p", "no:cacheprovider"]
+        command = [inside / "python", "-m", "pytest", "-p", "no:cacheprovider", "-n", "2"]
         done = subprocess.run([*command, f"--junitxml={report}", *tests], cwd=ROOT, check=False)
         if not report.exists():
             return ("", "", ""), f"pytest ended with exit code {done.returncode}"

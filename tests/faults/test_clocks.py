@@ -27,7 +27,7 @@ from hundredfold.ports.interfaces import Record
 from hundredfold.ports.run_states import State
 from hundredfold.runs.run import newest
 from hundredfold.testing import HandClock, MemoryLedger
-from waits import HANG_S, wait_until
+from waits import HANG_S, LIMIT_S, wait_until
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 posix = pytest.mark.skipif(os.name == "nt", reason="there is no SIGSTOP")
@@ -93,25 +93,39 @@ def test_a_record_is_never_older_than_it_was():
     assert ledger.note("r", step="work").updated > created
 
 
-DRIVER = """
-import subprocess, sys
+# imported by the driver and by its workers before they look at a clock
+CLOCK_AND_WORK = """
+import os, subprocess, time
 from pathlib import Path
+
+folder = Path(os.environ["FOLDER_OF_TEST"])
+monotonic, monotonic_ns = time.monotonic, time.monotonic_ns
+
+def ahead():
+    passed = folder / "passed"
+    return int(passed.read_text()) if passed.exists() else 0
+
+time.monotonic = lambda: monotonic() + ahead()
+time.monotonic_ns = lambda: monotonic_ns() + ahead() * 10**9
+
+def waits(rows):
+    k = int(rows["k"][0])
+    with open(folder / "calls", "a") as calls:
+        calls.write(f"{k}\\n")
+    while k == 0 and not (folder / "go").exists():
+        subprocess.run(["sleep", "0.02"], env={})  # under libfaketime time.sleep raises OSError
+    return {"k2": 2 * k}
+"""
+DRIVER = """
+import sys
+from clock_and_work import folder, waits
 import pyarrow as pa
 import hundredfold
 from hundredfold import Job, Model, Source
 
-home, mark = map(Path, sys.argv[1:3])
-
-def waits(rows):
-    k = int(rows["k"][0])
-    with open(home.parent / "calls", "a") as calls:
-        calls.write(f"{k}\\n")
-    while k == 0 and not (home.parent / "go").exists():
-        subprocess.run(["sleep", "0.02"], env={})  # under libfaketime time.sleep raises OSError
-    return {"k2": 2 * k}
-
-job = Job("j", [Source("s")], [Model("m", ("k",), waits, time_limit=float(sys.argv[3]))], max_failed=1.0)
-hundredfold.run(job, {"s": pa.table({"k": range(12)})}, home=home, run_id="r", workers=2, memory="1GB")
+mark, limit = sys.argv[1:]
+job = Job("j", [Source("s")], [Model("m", ("k",), waits, time_limit=float(limit))], max_failed=1.0)
+hundredfold.run(job, {"s": pa.table({"k": range(12)})}, home=folder / "home", run_id="r", workers=2, memory="1GB")
 """
 
 
@@ -120,11 +134,13 @@ def driver(tmp_path):
     """Start a driver, and wait until it is at unit 0; nothing of it outlives the test."""
     mark = token_hex(8)
 
-    def started(limit: float, **environment: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", DRIVER, str(tmp_path / "home"), mark, str(limit)]
-        process = subprocess.Popen(command, env={**os.environ, **environment}, process_group=0)
+    def started(**environment: str) -> subprocess.Popen[bytes]:
+        (tmp_path / "clock_and_work.py").write_text(CLOCK_AND_WORK)
+        command = [sys.executable, "-c", DRIVER, mark, str(LIMIT_S)]
+        settings = {**os.environ, **environment, "FOLDER_OF_TEST": str(tmp_path)}
+        process = subprocess.Popen(command, cwd=tmp_path, env=settings, process_group=0)
         calls = tmp_path / "calls"
-        wait_until(lambda: calls.exists() and "0" in calls.read_text().split())
+        wait_until(lambda: calls.exists() and "0" in calls.read_text().split(), alive=lambda: process.poll() is None)
         return process
 
     yield started
@@ -145,6 +161,12 @@ def ends_well(process: subprocess.Popen[bytes], folder: Path) -> None:
     assert (folder / "calls").read_text().split().count("0") == 1  # it was not given to another worker
 
 
+def pass_time(folder: Path, seconds: float) -> None:
+    """Let the monotonic clock of the driver and its workers jump ahead: while they are stopped, as if they were for so long."""
+    (folder / "passing").write_text(f"{seconds:.0f}")
+    (folder / "passing").replace(folder / "passed")
+
+
 def family_states(pid: int) -> set[str]:
     """The states of a process and of all below it, as they are now; those that have ended are left out."""
     states = set()
@@ -157,14 +179,14 @@ def family_states(pid: int) -> set[str]:
 @posix
 @pytest.mark.parametrize("how", ["Ctrl-Z", "the driver alone"])
 def test_a_driver_that_is_stopped_for_longer_than_a_time_limit_buries_no_unit(driver, tmp_path, how):
-    process, limit = driver(3.0), 3.0
-    began = time.monotonic()
+    process = driver()
     if how == "Ctrl-Z":
         os.killpg(process.pid, signal.SIGTSTP)
         wait_until(lambda: family_states(process.pid) == {psutil.STATUS_STOPPED})  # the workers too
     else:
         os.kill(process.pid, signal.SIGSTOP)
-    wait_until(lambda: time.monotonic() > began + limit + 1.0)  # that it takes so long is what is tested
+        wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
+    pass_time(tmp_path, 10 * LIMIT_S)
     os.killpg(process.pid, signal.SIGCONT)
     ends_well(process, tmp_path)
 
@@ -176,7 +198,7 @@ def test_a_wall_clock_that_steps_by_days_buries_no_unit(driver, tmp_path, steps)
     offset = tmp_path / "offset"
     offset.write_text("+0d\n")
     settings = {"LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(offset), "FAKETIME_NO_CACHE": "1"}
-    process = driver(60.0, FAKETIME_DONT_FAKE_MONOTONIC="1", DONT_FAKE_MONOTONIC="1", **settings)
+    process = driver(FAKETIME_DONT_FAKE_MONOTONIC="1", DONT_FAKE_MONOTONIC="1", **settings)
     for step in steps:
         offset.write_text(f"{step}\n")
         looked = time.monotonic()

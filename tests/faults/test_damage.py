@@ -1,7 +1,7 @@
 """Files of a home that are flipped, cut, emptied or removed: the right value, or an error that names the file; nothing else.
 
 A home is prepared once for each stage at which a driver may have died, and copied for each damage.  What is done in this process
-is what drivers and workers do; no process is started.  All combinations: python -m pytest -n 0 -m drill tests/faults/test_damage.py
+is what drivers and workers do; no process is started.  All combinations: python -m pytest -m drill tests/faults/test_damage.py
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The home is copied at each of these moments while a run goes on undisturbed.  A kill leaves what was written; a loss of power
 also takes back what was not synced: data of files, and names in folders.  What SQLite syncs is SQLite's to keep.
-All moments: python -m pytest -n 0 -m drill tests/faults/test_power.py
+All moments: python -m pytest -m drill tests/faults/test_power.py
 """
 
 from __future__ import annotations
