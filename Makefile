@@ -10,7 +10,7 @@ LAMBDA := .venv-lambda
 FIND_LAMBDA_PYTHON := for p in python3.14 python3.13 python3.12 $(HOME)/.pyenv/versions/3.1[234]*/bin/python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 12) <= sys.version_info < (3, 15))' 2>/dev/null && echo $$p && break; done
 WORKERS ?= 2
 IN_PARALLEL := -n $(WORKERS) --dist worksteal
-FAST_TESTS := tests/test_shape.py tests/test_matrix.py
+FAST_TESTS := tests/architecture
 PEERS := $(notdir $(basename $(wildcard benchmarks/peers/requirements/*.txt)))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 VERSION_OF = $(shell $(1) -c 'import sys; print(*sys.version_info[:2], sep=".")' 2>/dev/null)
