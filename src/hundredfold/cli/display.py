@@ -8,12 +8,13 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
-from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -27,6 +28,8 @@ if TYPE_CHECKING:  # what goes wrong is also told through here, and then nothing
     from ..pipeline.work import Progress as Done
 
 REASONS_SHOWN = 4  # of one source; the rest is a count
+GAP = 2  # characters between two columns of a table
+MIN_TEXT_WIDTH = 12  # characters of the first column, however narrow the terminal is
 
 words = Console(stderr=True, highlight=False)
 result = Console(highlight=False, soft_wrap=True)
@@ -203,12 +206,9 @@ def show_next(commands: Iterable[tuple[str, str]]) -> None:
 def _show_sources(verdicts: Sequence[Verdict], sources: Mapping[str, Any]) -> None:
     if not sources:
         return
-    columns = ("in", "accepted", "repaired", "rejected", "dropped")
-    table = _table("rows", *columns)
-    for name, counts in sources.items():
-        cells = [_number(counts.get(k, 0)) for k in ("rows", *columns[1:])]
-        table.add_row(name, *cells)
-    result.print(table)
+    names = ("in", "accepted", "repaired", "rejected", "dropped")
+    counts = [[_number(each.get(k, 0)) for each in sources.values()] for k in ("rows", *names[1:])]
+    print_columns([Column("rows", [*sources]), *map(Column.of_numbers, names, counts)])
     _show_reasons([v for v in verdicts if v.source in sources and v.findings])
 
 
@@ -243,13 +243,34 @@ def _reason_lines(verdict: Verdict) -> Iterator[tuple[str, str, str]]:
 def _show_models(models: Mapping[str, Any]) -> None:
     if not models:
         return
-    table = _table("units", "planned", "ok", "failed", "dead", "rows", "seconds of work")
-    for name, m in models.items():
-        counts = [_number(m[k]) if k in m else "" for k in ("ok", "failed", "dead", "rows_in")]
-        table.add_row(
-            name, _number(m.get("units", 0)), *counts, f"{m['seconds']:,.2f}" if "seconds" in m else f"{m.get('done', 0):,} units done"
-        )
-    result.print(table)
+    heads = ("planned", "ok", "failed", "dead", "rows")
+    keys = ("units", "ok", "failed", "dead", "rows_in")
+    counts = [[_number(m[k]) if k in m else "" for m in models.values()] for k in keys]
+    took = [f"{m['seconds']:,.2f}" if "seconds" in m else f"{m.get('done', 0):,} units done" for m in models.values()]
+    numbers = map(Column.of_numbers, (*heads, "seconds of work"), (*counts, took))
+    print_columns([Column("units", [*models]), *numbers])
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table: its head and its cells, as they are printed."""
+
+    head: str
+    cells: Sequence[str]
+    is_number: bool = False
+
+    @classmethod
+    def of_numbers(cls, head: str, cells: Sequence[str]) -> Column:
+        """Return a column whose cells are aligned at their last digit."""
+        return cls(head, cells, is_number=True)
+
+    @property
+    def width(self) -> int:
+        return max(map(cell_len, (self.head, *self.cells)))
+
+    @property
+    def longest_word(self) -> int:
+        return max(cell_len(word) for text in (self.head, *self.cells) for word in text.split() or [""])
 
 
 def _show_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -259,12 +280,29 @@ def _show_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         return
     if len(rows) == 1:
         for name, value in rows[0].items():
-            result.print(f"  {escape(name.replace('_', ' ')):<36} {_cell(value)}")
+            result.print(f"  {escape(name.replace('_', ' ')):<36} {escape(_cell(value))}")
         return
-    for number, columns in enumerate(_pieces(rows)):
+    print_columns(
+        [
+            Column(
+                name.replace("_", " "),
+                [_cell(row[name]) for row in rows],
+                isinstance(rows[0][name], int | float),
+            )
+            for name in rows[0]
+        ]
+    )
+
+
+def print_columns(columns: Sequence[Column]) -> None:
+    """Print a table, in several parts where the terminal is too narrow; no number is ever broken.
+
+    The first column, which names the rows, is in every part.
+    """
+    for number, part in enumerate(_parts(columns)):
         if number:
             result.print()
-        _show_columns(columns, rows)
+        _print_part(part)
 
 
 def fits_a_terminal() -> bool:
@@ -272,58 +310,49 @@ def fits_a_terminal() -> bool:
     return result.is_terminal or "COLUMNS" in os.environ
 
 
-def _pieces(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Part the columns so that each part fits the terminal; the first column, which names the rows, is in every part.
+def _parts(columns: Sequence[Column]) -> list[list[Column]]:
+    """Return the columns in parts that fit the terminal, the first column in each of them.
 
-    Where only the last column is too much and is text, it stays: its words take several lines.
+    Where only the last column is too wide and is text, it stays: its words take several lines.
     """
-    first, *others = rows[0]
+    first, *others = columns
     if not fits_a_terminal():
         return [[first, *others]]
-    width = {name: max(len(_head(name)), *(len(_cell(row[name])) for row in rows)) + 2 for name in (first, *others)}
-    pieces = [[first]]
-    for name in others:
-        taken = sum(width[column] for column in pieces[-1])
-        least = width[name]
-        if name == others[-1] and isinstance(rows[0][name], str):
-            least = 2 + max(len(word) for row in rows for word in (_head(name), *_cell(row[name]).split(), ""))
-        if len(pieces[-1]) > 1 and taken + least - 2 > result.width:
-            pieces.append([first])
-        pieces[-1].append(name)
-    return pieces
+    parts = [[first]]
+    for column in others:
+        wraps = column is others[-1] and not column.is_number
+        taken = sum(each.width + GAP for each in parts[-1])
+        needed = column.longest_word if wraps else column.width
+        if len(parts[-1]) > 1 and taken + needed > result.width:
+            parts.append([first])
+        parts[-1].append(column)
+    return parts
 
 
-def _show_columns(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print some columns of rows as a table, within the terminal where they fit; a figure is never shortened."""
-    room = result.options.update(max_width=10_000)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for name in columns:
-        value = rows[0][name]
-        wraps = name == columns[-1] and isinstance(value, str)
-        table.add_column(_head(name), justify="right" if isinstance(value, int | float) else "left", no_wrap=not wraps)
-    for row in rows:
-        table.add_row(*(_cell(row[name]) for name in columns))
-    for column in table.columns:
-        if column.no_wrap:
-            column.min_width = max(Measurement.get(result, room, cell).maximum for cell in (column.header, *column.cells))
-    wanted = Measurement.get(result, room, table)
-    wide = Console(highlight=False, width=max(wanted.minimum, min(wanted.maximum, result.width)) if fits_a_terminal() else wanted.maximum)
+def _print_part(columns: Sequence[Column]) -> None:
+    """Print columns side by side; where they do not fit, text is folded: at the end, then at the start."""
+    room = result.width if fits_a_terminal() else sum(column.width + GAP for column in columns)
+    widths = [column.width for column in columns]
+    for place in (len(columns) - 1, 0):
+        if not columns[place].is_number:
+            free = room - sum(widths) - GAP * (len(widths) - 1)
+            least = min(columns[place].longest_word, widths[place]) if place else MIN_TEXT_WIDTH
+            widths[place] = min(widths[place], max(widths[place] + free, least))
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
+    for column, width in zip(columns, widths, strict=True):
+        table.add_column(
+            escape(column.head),
+            justify="right" if column.is_number else "left",
+            width=width,
+            overflow="fold",
+        )
+    for row in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*map(escape, row))
+    wide = Console(highlight=False, width=sum(widths) + GAP * len(widths))
     with wide.capture() as printed:
         wide.print(table)
     for line in printed.get().splitlines():
         sys.stdout.write(line.rstrip() + "\n")
-
-
-def _head(name: str) -> str:
-    return escape(name.replace("_", " "))
-
-
-def _table(first: str, *columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", title=None)
-    table.add_column(first)
-    for name in columns:
-        table.add_column(name, justify="right", overflow="fold")
-    return table
 
 
 def _number(value: int) -> str:
@@ -336,7 +365,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         size = abs(value)
         return f"{value:,.0f}" if size >= 1000 or size == 0 else f"{value:,.2f}" if size >= 1 else f"{value:,.3f}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else escape(str(value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def print_json(facts: Any) -> None:
