@@ -23,7 +23,9 @@ from tariffs.demand.endogeneity import ENDOGENOUS
 from tariffs.demand.prior import Prior
 from tariffs.job import SOURCES
 from tariffs.pricing import bundles, voice
-from tariffs.synthetic import Size, Switches, generate
+from tariffs.synthetic import Size
+from tariffs.synthetic.scenarios import Switches
+from tariffs.synthetic.write import generate
 
 QUERIES = Path(bundles.__file__).parent / "queries"
 TRUTH = {"bundles": "segment, location, product", "voice": "cell, hour, day_type"}

@@ -25,7 +25,9 @@ import pyarrow.parquet as pq
 
 from benchmarks.tariffs_honest import QUERIES, TRUTH, Batch, Rows, source
 from tariffs.pricing import bundles
-from tariffs.synthetic import SIZES, Size, generate, size_of
+from tariffs.synthetic import SIZES, Size
+from tariffs.synthetic.sizes import size_of
+from tariffs.synthetic.write import generate
 
 UNITS_PER_BATCH = 100_000
 STEPS = ("generate", "query of the prior", "fit of the prior", "stage 2")

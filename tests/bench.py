@@ -28,7 +28,7 @@ from hundredfold.pipeline.work import halves
 from hundredfold.sql.duckdb import DuckWarehouse
 from hundredfold.sql.queries import check_queries
 from hundredfold.workers.child import Desk
-from hundredfold.workers.pool import FAR, IDLE, Kit
+from hundredfold.workers.protocol import FAR, IDLE, Kit
 
 AS_OF = "2026-01-01 00:00:00"
 Cut = Callable[[Message], Sequence[Message]]

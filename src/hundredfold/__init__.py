@@ -17,9 +17,9 @@ from .job import Csv, Job, Model, Publish, Source
 
 if TYPE_CHECKING:
     from .data.batch import Unit, Units
-    from .local.backend import cancel, publish, resume, retry, rollback, run
+    from .local.backend import cancel, open_run, publish, resume, retry, rollback, run
     from .local.replay import replay
-    from .runs.run import Rows, Run, open_run
+    from .runs.run import Rows, Run
 
 __version__ = VERSION
 __all__ = [
@@ -28,7 +28,7 @@ __all__ = [
 ]  # fmt: skip
 
 _LATER = {
-    "Unit": "data.batch", "Units": "data.batch", "replay": "local.replay", "Rows": "runs.run", "Run": "runs.run", "open_run": "runs.run",
+    "Unit": "data.batch", "Units": "data.batch", "replay": "local.replay", "Rows": "runs.run", "Run": "runs.run", "open_run": "local.backend",
     "cancel": "local.backend", "publish": "local.backend", "resume": "local.backend", "retry": "local.backend", "rollback": "local.backend", "run": "local.backend",
 }  # fmt: skip
 

@@ -28,9 +28,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from .local.sqlite_queue import long_poll
 from .ports.interfaces import Clock, Delivery, Depth, Record
 from .ports.object_keys import checked_key, checked_prefix
+from .ports.polling import long_poll
 from .ports.run_records import moved, no_such_run, noted, taken
 from .ports.run_states import Event
 

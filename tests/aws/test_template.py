@@ -433,7 +433,7 @@ def test_cdk_nag_is_awake(cdk: Any, tmp_path: Path, capfd: pytest.CaptureFixture
 
 
 def test_a_stack_holds_one_job(cdk: Any, tmp_path: Path) -> None:
-    from hundredfold.aws.stack import Hundredfold
+    from hundredfold.aws.stack.construct import Hundredfold
 
     app = cdk.make_app({"stack": "pricing", "code": str(nothing(tmp_path / "code")), "settings": PLAIN}, outdir=str(tmp_path / "out"))
     with pytest.raises(UsageError, match="has a Hundredfold already"):

@@ -30,7 +30,7 @@ from hundredfold.data.manifest import ROWS, UnitList
 from hundredfold.errors import JobError, UsageError
 from hundredfold.job import Layout
 from hundredfold.local.home import Home
-from hundredfold.workers.pool import Kit
+from hundredfold.workers.protocol import Kit
 from waits import HANG_S
 
 UNITS = 60

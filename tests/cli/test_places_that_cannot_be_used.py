@@ -15,10 +15,11 @@ import hundredfold
 from hundredfold import Job, Model, Publish, Source
 from hundredfold.cli.main import app
 from hundredfold.errors import HomeError, JobError, QueryError, SourceError, UsageError
+from hundredfold.local.backend import open_run
 from hundredfold.local.home import Home
 from hundredfold.pipeline.runner import Quiet
 from hundredfold.ports.run_states import Event
-from hundredfold.runs.run import open_run, summary
+from hundredfold.runs.run import summary
 
 ROWS = pa.table({"k": [1, 2], "x": [1.0, 2.0]})
 

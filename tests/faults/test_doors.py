@@ -30,7 +30,8 @@ from hundredfold.ports.interfaces import Depth
 from hundredfold.sql.duckdb import DuckWarehouse
 from hundredfold.testing import Fault, Faulty, FaultyAfter, HandClock, MemoryQueue
 from hundredfold.workers.child import Desk
-from hundredfold.workers.pool import FAR, IDLE, Crew, Died, Event, Hand, Kit
+from hundredfold.workers.pool import Crew, Hand
+from hundredfold.workers.protocol import FAR, IDLE, Died, Event, Kit
 
 FEW, MANY = 2, 48  # units; of the many, four lie in each batch
 KINDS = [Faulty, FaultyAfter]

@@ -24,7 +24,8 @@ from hundredfold.local.append_files import FileStore
 from hundredfold.local.home import Home
 from hundredfold.pipeline.runner import Quiet
 from hundredfold.workers import loading
-from hundredfold.workers.pool import Crew, Kit
+from hundredfold.workers.pool import Crew
+from hundredfold.workers.protocol import Kit
 from waits import HANG_S, wait_until
 
 ROWS = pa.table({"k": [0, 1, 2, 3], "x": [1.0, 2.0, 3.0, 4.0]})

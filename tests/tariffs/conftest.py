@@ -19,7 +19,9 @@ from tariffs.pricing import bundles, voice
 from tariffs.pricing import hourly as days
 from tariffs.pricing import locations as places
 from tariffs.pricing import portfolio_limits as table
-from tariffs.synthetic import AS_OF, Paths, Switches, generate
+from tariffs.synthetic import AS_OF
+from tariffs.synthetic.scenarios import Switches
+from tariffs.synthetic.write import Paths, generate
 
 QUERIES = Path(bundles.__file__).parent / "queries"
 

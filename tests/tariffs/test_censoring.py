@@ -17,7 +17,8 @@ from tariffs.demand.censored import hazard, unseen
 from tariffs.demand.conditional import fit_full_unit, fit_full_units, fit_unit, fit_units
 from tariffs.demand.panel import Panel, make_panel
 from tariffs.pricing import voice
-from tariffs.synthetic import Size, Switches
+from tariffs.synthetic import Size
+from tariffs.synthetic.scenarios import Switches
 
 PHI = 2.5
 

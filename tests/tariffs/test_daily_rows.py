@@ -17,7 +17,8 @@ from hundredfold.pipeline.publish import folder_of
 from tariffs import demo
 from tariffs.pricing import bundles, voice
 from tariffs.release.sales import BUNDLES, Sales
-from tariffs.synthetic import Paths, Size, generate
+from tariffs.synthetic import Size
+from tariffs.synthetic.write import Paths, generate
 
 SIZE = Size(locations=2, cells=2, weeks=12, sales_format="csv")
 SPLIT_SALES = """

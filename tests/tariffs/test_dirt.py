@@ -23,8 +23,9 @@ from hundredfold.local.append_files import FileStore
 from tariffs.data_quality.reconciliation import Balance, account
 from tariffs.data_quality.repair_kinds import kind_of
 from tariffs.job import job
-from tariffs.synthetic import AS_OF, Paths, Size, generate
+from tariffs.synthetic import AS_OF, Size
 from tariffs.synthetic.corruption import CONFLICT_ID
+from tariffs.synthetic.write import Paths, generate
 
 SIZE = Size(locations=40, cells=20, weeks=26, sales_format="csv")
 ENGINES_NAMES = {"week_by_its_monday": "week_by_another_day", "renamed_day_150": "renamed_product"}  # where it cannot know as much

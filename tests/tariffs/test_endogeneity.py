@@ -16,7 +16,8 @@ from tariffs.demand.endogeneity import CHANCE, ENDOGENOUS, EXOGENOUS, NOT_TESTED
 from tariffs.demand.panel import Panel, make_panel
 from tariffs.demand.season import fit_season
 from tariffs.pricing import bundles
-from tariffs.synthetic import Size, Switches
+from tariffs.synthetic import Size
+from tariffs.synthetic.scenarios import Switches
 
 WEEKS = 20
 

@@ -32,7 +32,8 @@ from tariffs.evaluation import true_value as money
 from tariffs.evaluation.prior import learnt
 from tariffs.evaluation.product_lines import BUNDLE, LINES, VOICE
 from tariffs.evaluation.run_data import Finished, open_finished
-from tariffs.synthetic import Switches, generate
+from tariffs.synthetic.scenarios import Switches
+from tariffs.synthetic.write import generate
 
 
 @pytest.fixture(scope="module")

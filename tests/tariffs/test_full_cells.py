@@ -19,8 +19,10 @@ from tariffs.evaluation.product_lines import VOICE
 from tariffs.evaluation.run_data import columns
 from tariffs.optimise.exploration import margin_at_risk
 from tariffs.optimise.rule import Demand, Terms, choose, effect, effect_columns, expected_loss, robust_ratio
-from tariffs.synthetic import OFF, Size, Switches, generate
+from tariffs.synthetic import Size
+from tariffs.synthetic.scenarios import OFF, Switches
 from tariffs.synthetic.voice import DAY_TYPES, voice_block
+from tariffs.synthetic.write import generate
 
 QUANTILES = norm.ppf((np.arange(40_000) + 0.5) / 40_000)  # of the standard normal, evenly: an integral without chance
 

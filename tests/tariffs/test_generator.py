@@ -16,12 +16,13 @@ import pytest
 
 from tariffs.contracts import RENAMED_PRODUCTS
 from tariffs.demand.panel import plausible
-from tariffs.synthetic import AS_OF, SIZES, Paths, generate, size_of
+from tariffs.synthetic import AS_OF, SIZES
 from tariffs.synthetic.bundles import LIST_PRICE, bundle_block, places
 from tariffs.synthetic.corruption import KINDS, UNIT_KINDS, soil
 from tariffs.synthetic.corruption_voice import soil_places, soil_voice, usage_keys
-from tariffs.synthetic.sizes import FORMER_NAMES
+from tariffs.synthetic.sizes import FORMER_NAMES, size_of
 from tariffs.synthetic.voice import voice_block
+from tariffs.synthetic.write import Paths, generate
 
 SEED = 7
 

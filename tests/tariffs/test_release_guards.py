@@ -12,7 +12,8 @@ from test_release_bench import CATALOGUE, MONDAY, NOW, bundle, changed, table, v
 
 from tariffs.release import guards
 from tariffs.release.decision_log import Finding
-from tariffs.release.guards import CODES, GUARDS, Limits, Subject, inspect
+from tariffs.release.guards import CODES, GUARDS, Limits, inspect
+from tariffs.release.guards.context import Subject
 
 USUAL = Subject(table(), table(), CATALOGUE, NOW)
 SOLD = pa.table({"unit_key": USUAL.table["unit_key"], "posted": [p / (0.1 if p < 1 else 1) for p in USUAL.table["price"].to_pylist()]})

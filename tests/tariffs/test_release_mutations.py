@@ -15,7 +15,8 @@ import pytest
 import hundredfold
 from hundredfold.pipeline.publish import folder_of
 from tariffs import demo
-from tariffs.release.guards import Subject, inspect
+from tariffs.release.guards import inspect
+from tariffs.release.guards.context import Subject
 from tariffs.release.tables import read
 
 NOW = dt.datetime(2026, 6, 29, 12, tzinfo=dt.UTC)

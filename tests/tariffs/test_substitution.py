@@ -20,7 +20,8 @@ from tariffs.demand.panel import make_panel
 from tariffs.demand.substitution import fit_substitution, neighbours
 from tariffs.evaluation.run_data import open_finished
 from tariffs.evaluation.substitution import beside, substitution
-from tariffs.synthetic import Switches, generate
+from tariffs.synthetic.scenarios import Switches
+from tariffs.synthetic.write import generate
 
 CHI = 0.4
 

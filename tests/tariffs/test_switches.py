@@ -15,11 +15,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from tariffs.synthetic import OFF, SIZES, Size, Switches, generate, size_of
+from tariffs.synthetic import SIZES, Size
 from tariffs.synthetic.bundles import BUNDLES, LIST_PRICE, NEIGHBOURS, UNIT_COST, bundle_block
 from tariffs.synthetic.calendar import Stream
-from tariffs.synthetic.scenarios import SHOCK, shocks, waiting
+from tariffs.synthetic.scenarios import OFF, SHOCK, Switches, shocks, waiting
+from tariffs.synthetic.sizes import size_of
 from tariffs.synthetic.voice import DAY_TYPES, Demand, VoiceBlock, drawn_table, voice_block
+from tariffs.synthetic.write import generate
 
 SEED = 7
 BEFORE_UNITS, BEFORE_REVENUE, BEFORE_MINUTES = 202_885, 1_928_117.7567, 68_381_928

@@ -18,16 +18,18 @@ from botocore.exceptions import ClientError
 from ..contract import read_contract
 from ..errors import NEW_CODE, HundredfoldError, PublishRefused, QueryError, RunBusy, SourceError, StateError, Stopped, placed
 from ..job import Job, Layout
-from ..local.backend import check_arguments, check_declared, check_names, decided, forget, moment, new_run_id, plan_again, plan_rest
+from ..paths import expanded
 from ..pipeline.collect import Collected
 from ..pipeline.runner import Quiet, Watcher
 from ..pipeline.stages import stages
 from ..pipeline.validate import read_verdicts
 from ..ports.interfaces import Record
 from ..ports.run_states import Event, State, after
-from ..runs.job_loader import expanded, load_job
+from ..runs.job_loader import load_job
 from ..runs.names import check_run_id
+from ..runs.retry import forget, plan_again, plan_rest
 from ..runs.run import Run, find_run
+from ..runs.start import check_arguments, check_declared, check_names, decided, moment, new_run_id
 from ..sql.athena import refuse_untranslatable
 from ..sql.queries import query_of, text_of
 from ..sql.sources.files import find_files

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 from collections.abc import Mapping
 from typing import Any
@@ -74,12 +73,3 @@ def begin_upload(run: str, sources: Mapping[str, str], job: Job, place: Place, l
         raise
     ledger.create(record)
     return record
-
-
-def with_limits(job: Job, record: Record) -> Job:
-    """The job with the limits that this run was started with."""
-    limits = record.options.get("max_rejected") or {}
-    for name in limits:
-        job.source(name)
-    sources = tuple(dataclasses.replace(s, max_rejected=limits.get(s.name, s.max_rejected)) for s in job.sources)
-    return dataclasses.replace(job, sources=sources)

@@ -20,7 +20,7 @@ from ..local.home import Home
 from ..local.resources import Limits, limits_of
 from ..runs.job_loader import load_job
 from ..sql.sources.files import Files, find_files
-from ..workers.pool import Kit
+from ..workers.protocol import Kit
 from .engine import ALL, Listener, Ran, Worked, run_all, run_single
 from .frames import library_of
 from .loop import Looped, Task

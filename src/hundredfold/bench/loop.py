@@ -19,7 +19,7 @@ from ..data.upstream import Given
 from ..job import Model
 from ..sql.sources.files import Files
 from ..workers.isolation import told
-from ..workers.pool import Kit
+from ..workers.protocol import Kit
 from .frames import Cuts, Frame, frame_of, library_of
 from .sample import Draw, draw, total
 

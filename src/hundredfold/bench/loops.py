@@ -25,7 +25,7 @@ from ..sql.sources.files import Files
 from ..workers.channel import Garbled, WorkerChannel
 from ..workers.isolation import exit_words, limit_memory, speak_to, told
 from ..workers.launcher import Launcher, Settings, cannot_start, settings_for
-from ..workers.pool import Kit
+from ..workers.protocol import Kit
 from .loop import Looped, Task, loop, read
 
 GRACE = 10.0

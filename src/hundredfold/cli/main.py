@@ -111,6 +111,7 @@ def run(
 @takes_json
 def status(run: str | None, where: Where, every: bool, watch: bool, as_json: bool) -> None:
     """Say where a run is, what came of its rows and units, and what to do next."""
+    from ..local.backend import open_run
     from ..runs import run as runs
     from . import display
 
@@ -123,7 +124,7 @@ def status(run: str | None, where: Where, every: bool, watch: bool, as_json: boo
     if every:
         _list_runs(there, as_json)
         return
-    found = runs.open_run(run, home=there)
+    found = open_run(run, home=there)
     facts = runs.summary(found)
     if as_json:
         display.print_json(facts)
@@ -146,10 +147,10 @@ def failures(run: str | None, model: str | None, limit: int, traceback: bool, wh
     from rich.markup import escape
 
     from ..data.arrays import rows_of
-    from ..runs import run as runs
+    from ..local.backend import open_run
     from . import display
 
-    found = runs.open_run(run, home=where.open())
+    found = open_run(run, home=where.open())
     rows = rows_of(found.failures(model).arrow())
     if as_json:
         display.print_json(rows)
@@ -387,6 +388,7 @@ for _command_of_a_stack in COMMANDS:
 
 def _watched(action: Callable[[Any], Any], where: Where, as_json: bool, more: Sequence[tuple[str, str]] = ()) -> None:
     """Do something long under a bar, and say at its end what has come of it; `more`: next commands beside the usual ones."""
+    from ..local.backend import open_run
     from ..runs import run as runs
     from . import display
 
@@ -397,7 +399,7 @@ def _watched(action: Callable[[Any], Any], where: Where, as_json: bool, more: Se
             found = action(live)
         except PublishRefused as refusal:
             held: PublishRefused | None = refusal
-            found = runs.open_run(live.run, home=where.open())
+            found = open_run(live.run, home=where.open())
         except KeyboardInterrupt:
             live.bars.stop()
             _stopped(live, where)

@@ -18,9 +18,9 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from ..errors import HomeError, RunBusy, UsageError
 from ..job import Layout, releases_of
+from ..paths import expanded
 from ..ports.interfaces import Ledger
 from ..ports.object_keys import HALF
-from ..runs.job_loader import expanded
 from ..runs.names import check_job_name, check_run_id
 from .append_files import FileStore
 from .filesystem import home_error, home_errors

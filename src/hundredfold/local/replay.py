@@ -13,8 +13,8 @@ from ..data.manifest import Manifest, UnitList, key_text, open_batch
 from ..data.upstream import Given
 from ..errors import StateError, UsageError
 from ..job import Job, Layout
+from ..runs.job_loader import job_of
 from ..runs.run import find_run
-from .backend import job_of
 from .home import as_home
 
 

@@ -33,7 +33,8 @@ from ..sql.queries import naming_query
 from ..workers.code_snapshot import Snapshot
 from ..workers.launcher import shortage
 from ..workers.memory import release
-from ..workers.pool import Crew, Kit
+from ..workers.pool import Crew
+from ..workers.protocol import Kit
 from .filesystem import gone
 from .home import Home
 from .resources import Limits

@@ -23,9 +23,9 @@ from weakref import WeakSet
 from filelock import FileLock
 
 from ..ports.interfaces import Clock, Delivery, Depth
+from ..ports.polling import long_poll
 from .sqlite_ledger import in_plain_words
 
-SHORTEST, LONGEST = 0.005, 0.2  # seconds between two looks at an empty queue: the pause doubles
 DAMAGED = "delete it: hundredfold resume fills the queue again from the manifests"
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS messages (
@@ -195,21 +195,6 @@ class SqliteQueue:
         if self._db is not None:
             self._db.close()
         self._db = None
-
-
-def long_poll(look: Callable[[], Delivery | float], wait: float, clock: Clock, sleep: Callable[[float], object]) -> Delivery | None:
-    """Look until there is a delivery or `wait` seconds are slept; `look` gives it, or the moment when to look again at the latest."""
-    pause, left = SHORTEST, wait
-    while True:
-        found = look()
-        if isinstance(found, Delivery):
-            return found
-        if left <= 0:
-            return None
-        nap = max(0.001, min(pause, left, found - clock()))
-        sleep(nap)
-        left -= nap
-        pause = min(2 * pause, LONGEST)
 
 
 def _held(receipt: str, now: float) -> tuple[object, ...]:

@@ -20,6 +20,7 @@ from ..errors import ConservationError, ContractError, JobError, QueryError, Sou
 from ..job import Job, Layout, Source, allowed
 from ..ports.interfaces import Store, Warehouse
 from ..sql.checks import Checks, Rule, compile_checks, duplicates, quote_part, refuse_timeless
+from ..sql.sources.changes import refuse_other_files
 
 NUMERIC = ("must be a number", "must be a whole number", "must be a decimal")  # what is said of a value that is none
 DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}([.]\d{3})+),\d+")
@@ -45,10 +46,6 @@ class Sourcing(Warehouse, Protocol):
 
     def find_damage(self, source: str, paths: Sequence[str], error: QueryError) -> SourceError | None:
         """An error that names the file of a source whose damage made a query fail; None if it failed for another reason."""
-
-
-class Printing(Protocol):
-    def prints(self, paths: Sequence[str]) -> list[list[Any]]: ...
 
 
 class Sourced(Store, Protocol):
@@ -454,23 +451,3 @@ def refuse_changed(verdicts: Sequence[Verdict], warehouse: Sourcing) -> None:
     """Check that files read in place are still those that were validated. Raises: SourceError for the first source that differs."""
     for verdict in verdicts:
         refuse_other_files(verdict.source, verdict.files, warehouse)
-
-
-def refuse_other_files(source: str, files: Sequence[Sequence[Any]], warehouse: Printing) -> None:
-    """Compare files with their earlier prints. Raises: SourceError that names those that differ or are gone."""
-    if not files:
-        return
-    try:
-        now = warehouse.prints([entry[0] for entry in files])
-    except OSError as error:
-        raise SourceError(
-            f"{source}: {error.filename} was there when the run began, and is gone",
-            hint="put it back, then run the job again: a run reads one state of its sources",
-        ) from error
-    changed = [then[0] for then, after in zip(files, now, strict=True) if list(then) != list(after)]
-    if changed:
-        raise SourceError(
-            f"{source} has changed since the run began",
-            problems=changed,
-            hint="run the job again: a run reads one state of its sources",
-        )

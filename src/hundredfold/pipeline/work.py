@@ -25,7 +25,8 @@ from ..errors import CrewError, HomeError
 from ..job import Layout, Message
 from ..ports.interfaces import Clock, Delivery, Queue, Store
 from ..workers.memory import RAISE
-from ..workers.pool import Chunk, Crew, Died, Event, Finished, Hand, Split
+from ..workers.pool import Crew, Hand
+from ..workers.protocol import Chunk, Died, Event, Finished, Split
 from .coverage import Coverage
 
 HALVED_AT = 3  # the delivery at which a message that came back is halved: its second return

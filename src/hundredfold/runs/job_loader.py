@@ -11,10 +11,16 @@ import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+import cloudpickle
 
 from .._package import FOLDER
-from ..errors import HundredfoldError, JobError, UsageError, text_of_error
-from ..job import Job
+from ..data.checksums import get_sealed
+from ..errors import HundredfoldError, JobError, StateError, text_of_error
+from ..job import Job, Layout
+from ..paths import expanded
+from ..ports.interfaces import Record
 
 FILE = re.compile(r"(?P<path>.+\.py)(?::(?P<attribute>[^:/\\]*))?")
 WANTED = "wanted module:attribute or path/to/file.py:attribute, such as my_job.job:job or my_job/job.py"
@@ -36,23 +42,6 @@ def lasting(ref: str) -> str:
     """The same words, good in any folder: a file's path made absolute."""
     file = FILE.fullmatch(ref)
     return str(expanded(file["path"]).absolute()) + ref[file.end("path") :] if file else ref
-
-
-def expanded(path: str | Path) -> Path:
-    """Return a path with the user's folder for ~; as it is for a user that there is none of, where Path.expanduser raises.
-
-    Raises: UsageError for a path that is no text (in full: SQLite, DuckDB and Arrow take paths as UTF-8).
-    """
-    found = Path(os.path.expanduser(path))  # noqa: PTH111
-    try:
-        str(found.absolute()).encode()
-    except UnicodeEncodeError:
-        ascii_only = sys.getfilesystemencoding() != "utf-8"
-        raise UsageError(
-            f"the path {str(found.absolute())!a} is not text in UTF-8",
-            hint="this process reads paths as ASCII: set LC_ALL=C.UTF-8, or leave PYTHONUTF8=0 out" if ascii_only else "rename it",
-        ) from None
-    return found
 
 
 def _of_file(path: Path) -> ModuleType:
@@ -142,3 +131,23 @@ def _line_of(error: BaseException) -> list[str]:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename and f.filename != __file__]
     own = [f for f in frames if not f.filename.startswith((FOLDER, "<"))] or frames
     return [f"at {f.filename}, line {f.lineno}: {f.line}" for f in own[-1:]]
+
+
+def job_of(home: Any, record: Record) -> Job:
+    """The job of a run: imported anew where it has a name, so that mended code counts; else as it was kept."""
+    if record.ref:
+        return load_job(record.ref)
+    try:
+        kept = get_sealed(home.store, Layout(record.id).job())
+    except KeyError:
+        raise StateError(f"run {record.id} died before its job was kept", hint="run the job again") from None
+    try:
+        job = cloudpickle.loads(kept.to_pybytes())
+    except Exception as error:  # whatever the user's modules raise is told
+        raise JobError(
+            f"the job of run {record.id} cannot be loaded: {type(error).__name__}: {text_of_error(error)}",
+            hint="in Python, pass it: hundredfold.resume(run_id, job=job)",
+        ) from error
+    if not isinstance(job, Job):
+        raise JobError(f"what run {record.id} kept is no job")
+    return job

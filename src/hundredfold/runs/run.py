@@ -19,7 +19,6 @@ from ..data.manifest import UnitList, key_text
 from ..data.outcomes import ACCOUNT
 from ..errors import StateError, UsageError
 from ..job import Layout
-from ..local.home import as_home
 from ..pipeline import publish as publishing
 from ..pipeline.coverage import Coverage
 from ..pipeline.publish import Release
@@ -233,12 +232,6 @@ def ended(record: Record) -> bool:
 
 def _rows(data: pa.Buffer) -> Rows:
     return Rows(pq.ParquetFile(pa.BufferReader(data)).read())
-
-
-def open_run(run_id: str | None = None, *, home: Any = ".hundredfold") -> Run:
-    """A run that was made before: the newest, if none is named. NoSuchRun if there is none."""
-    there = as_home(home)
-    return Run(there, find_run(there, run_id).id)
 
 
 def find_run(home: Any, run_id: str | None) -> Record:

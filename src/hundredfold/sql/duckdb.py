@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 from ..contract import quote
 from ..errors import HomeError, HundredfoldError, QueryError, SourceError
 from ..job import Source
-from ..pipeline.validate import refuse_other_files
 from .checks import keeps_digits
 from .json_values import json_rows
 from .sources import json_lines
+from .sources.changes import refuse_other_files
 from .sources.csv_files import CsvFile, facts_of, malformed, prepare_csv, typed
 from .sources.files import Files, as_table, find_files, pattern, possible, refuse_ours, settling, still_open
 from .sources.listing import partition_types

@@ -21,7 +21,7 @@ from ..data.upstream import Given
 from ..errors import CrewError
 from ..job import Batch, Message, Model
 from .memory import RAISE, Exhausted, Gauge, forget_frames, is_of_files, ran_out, release, size_text
-from .pool import IDLE, MANY, Kit
+from .protocol import IDLE, MANY, Kit
 
 CHUNK = 2_000_000_000  # nanoseconds of work after which results are handed over, so that a death costs no more than that
 CHUNK_BYTES = 16 * 2**20  # bytes of results after which they are handed over, so that memory does not grow with the results

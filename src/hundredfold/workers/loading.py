@@ -21,7 +21,7 @@ WAITING = frozenset({psutil.STATUS_SLEEPING, psutil.STATUS_DISK_SLEEP, psutil.ST
 STACK_S = 5.0  # seconds in which it writes down where it is
 ASKED = getattr(signal, "SIGUSR2", None)  # to write that down
 FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.M)
-CALLER = Path(__file__).with_name("pool.py")  # the frames below it are those of the process's start
+CALLER = Path(__file__).with_name("main.py")  # the frames below it are those of the process's start
 
 
 class Loading:

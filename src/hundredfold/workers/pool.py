@@ -8,104 +8,35 @@ costs one unit and one process start.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
-import functools
-import io
-import os
 import pickle
 import signal
-import socket
 import threading
 import time
-import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import cloudpickle
-import pyarrow as pa
-
-from ..data.result_contract import returned_by
-from ..errors import CrewError, HundredfoldError, JobError
-from ..job import Job, Layout, Message, Model
-from ..ports.interfaces import Store
-from . import loading
-from .channel import LOST_CHANNEL, DriverChannel, Garbled, WorkerChannel
-from .code_snapshot import Snapshot
-from .isolation import exit_words, from_outside, limit_memory, speak_to, told, unlimit_memory
-from .launcher import Launcher, Settings, Worker, cannot_start, settings_for
-from .loading import Loading, answering, place_of
-from .memory import Exhausted, memory_of, ran_out, size_text
+from ..errors import CrewError, HundredfoldError
+from ..job import Message
+from . import loading, main
+from .channel import LOST_CHANNEL, DriverChannel, Garbled
+from .isolation import exit_words, from_outside
+from .job_pickle import packed
+from .launcher import Launcher, Worker, cannot_start, settings_for
+from .loading import Loading, place_of
+from .memory import memory_of, size_text
+from .protocol import FAR, IDLE, MANY, Chunk, Died, Event, Finished, Kit, Split
 
 TICK = 0.1  # seconds between looks at limits
 STALL_S = 0.5  # a wait that ends so much later than asked for: this process was stopped
 ABSENT_S = 1.0  # between two looks at limits: longer than that, and this process may have been stopped outside of a wait
 GRACE = 1.0  # seconds that a child has to end after it closed its pipe, and that a killed server has
 STARTS = 3  # so often is a child started that is killed from outside before it is ready
-IDLE, MANY = -1, -2  # what the first mark says when it names no single unit
-ENGINE = "its worker failed outside of the function, and so did a fresh one"
 CLOSED_PIPE = "closed or replaced the pipe to its driver"
-FAR = 2**62  # what the third says when all units of a slice are wanted
-
-
-@dataclass(frozen=True, slots=True)
-class Kit:
-    """What a child needs to know, sent once."""
-
-    job: Job
-    layout: Layout
-    store: Store
-    code: Snapshot | None = None  # the job's own modules, as they are to be imported
-
-    def model(self, name: str) -> Model:
-        return self.job.model(name)
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Units first..last are done: their results and accounts, as they will lie in the store."""
-
-    message: Message
-    results: bytes | pa.Buffer
-    accounts: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The units up to `last` are done: all that were asked for, or as many as were wanted in the end."""
-
-    message: Message
-    last: int
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """The function raised on many units at once: they want to be tried in halves."""
-
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Died:
-    """The child died, and why: on `unit`, on `many` units at once, or (neither) before it reached any."""
-
-    message: Message
-    unit: int | None
-    many: bool
-    reason: str
-    done: int  # the last unit whose chunk arrived; first - 1 if none did
-    outside: bool = False  # it was killed from outside: the unit may be innocent
-    memory: str = ""  # it ran out of memory: "said", "killed" for it, or "aborted" as when an allocation fails
-    fresh: bool = False  # it had been given nothing before this slice
-    internal: bool = False  # it ended itself for an error that the function did not raise; `error`, where that is one of ours
-    error: HundredfoldError | None = None
-
-
-Event = Chunk | Finished | Split | Died
 
 
 @dataclass(eq=False)
@@ -142,7 +73,7 @@ class Crew:
     hands: list[Hand] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._launcher = Launcher(child, pickle.dumps((self.kit.code, packed(self.kit))), (IDLE, 0, FAR))
+        self._launcher = Launcher(main.child, pickle.dumps((self.kit.code, packed(self.kit))), (IDLE, 0, FAR))
         self._starting: threading.Thread | None = None
         self._failed: CrewError | None = None
         self._looked = 0.0
@@ -390,117 +321,5 @@ class Crew:
         hand.process = hand.pipe = None
 
 
-UNSENT = (
-    "if a function holds a connection, a lock or an open file, open it inside the function; "
-    "what a script or a notebook defines can be put into a module, which each worker imports"
-)
 UNFOUND = "put what a script or a notebook defines into a module, which each worker imports"
 UNLOADED = "a worker is a fresh process that loads the job again: mend what it says, or raise --memory if it had too little"
-
-
-def packed(thing: Kit | Job) -> bytes:
-    """A kit or a job as it is sent to other processes; JobError where something in it cannot be."""
-    for model in (thing.job if isinstance(thing, Kit) else thing).models:
-        returned_by(model)  # read here, where every name that an annotation needs is there; the model keeps it
-    data = io.BytesIO()
-    try:
-        _JobPickler(data).dump(thing)
-    except Exception as error:  # whatever the user's objects raise is told
-        words = f"the job cannot be sent to a worker process: {told(error)}"
-        raise JobError(words, hint=UNSENT) from error
-    return data.getvalue()
-
-
-class _JobPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-    """cloudpickle, which also sends a function with a cache that a script or a notebook defines; each worker begins with an empty cache."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, functools._lru_cache_wrapper) and getattr(obj, "__module__", None) == "__main__":
-            return _cached, (obj.__wrapped__, *obj.cache_parameters().values())
-        return super().reducer_override(obj)
-
-
-def _cached(function: Any, size: int | None, typed: bool) -> Any:
-    return functools.lru_cache(size, typed)(function)
-
-
-def unpacked(kit: bytes) -> Kit:
-    """Return the kit in this process, which imports the job's modules as they were when the run began."""
-    code, data = pickle.loads(kit)
-    if code is not None:
-        code.install()
-    found: Kit = cloudpickle.loads(data)
-    return found
-
-
-def child(end: socket.socket, shared: Any, kit: bytes, settings: Settings) -> NoReturn:
-    """The life of a child: it is sent messages, and does them until its driver is gone. It always ends, also where a thread of the
-    user's is left, an atexit function hangs, or memory is wanting to report."""
-    try:
-        _child(end, shared, kit, settings)
-    except BaseException:  # noqa: BLE001  # into the log
-        with contextlib.suppress(BaseException):
-            traceback.print_exc()
-    finally:
-        os._exit(1)
-
-
-def _child(end: socket.socket, shared: Any, kit: bytes, settings: Settings) -> None:
-    settings.apply()
-    pipe = WorkerChannel(end, settings.token)
-    marks = ctypes.cast(shared, ctypes.POINTER(ctypes.c_longlong))  # not the array: see _alone
-    if settings.log is not None:
-        speak_to(settings.log)
-    if settings.memory is not None:
-        limit_memory(settings.memory)
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=lambda: _alone(pipe, marks))
-    from .child import Desk
-
-    try:
-        with answering(settings.log):
-            desk = Desk(unpacked(kit), marks, pipe.send, settings.memory)
-    except BaseException as error:  # whatever the user's modules raise on import is told to the driver
-        pipe.send(("broken", f"a worker cannot load the job: {told(error)}"))
-        raise
-    pipe.send(("ready",))
-    while True:
-        try:
-            message, narrow, final = pipe.receive()
-        except EOFError:
-            return
-        try:
-            desk.do(message, narrow, final)
-        except BaseException as error:
-            unlimit_memory()
-            with contextlib.suppress(OSError):
-                pipe.send(_end_of(error, marks))
-            raise
-
-
-def _end_of(error: BaseException, marks: Any) -> tuple[Any, ...]:
-    """Return the last message of a process, for the error that ends it. A unit must not end it without its name.
-
-    "refused": the function did not raise it: a file is damaged, say, or a unit has spoiled this process (its `isinstance`, too).
-    """
-    try:
-        raise error
-    except Exhausted as exhausted:
-        marks[0] = marks[0] if exhausted.unit is None else exhausted.unit
-        return "dying", exhausted.words, True
-    except HundredfoldError as ours:
-        return "refused", f"{ENGINE}: {told(ours)}", ours
-    except Exception:  # noqa: BLE001  # returned to the driver
-        if not ran_out(error):
-            return "refused", f"{ENGINE}: {told(error)}", None
-    except BaseException:  # noqa: BLE001  # as above
-        pass
-    return "dying", f"ended its process with {told(error)}", ran_out(error)
-
-
-def _alone(pipe: WorkerChannel, marks: Any) -> None:
-    """In a process that the user's code forked from a worker: it must neither speak nor make marks in the worker's name, and ends
-    where it comes back into this package's code (a mark says that no more units are wanted, and there is no pipe for results)."""
-    pipe.abandon()
-    own = (ctypes.c_longlong * 3)(IDLE, 0, IDLE)
-    marks.contents = ctypes.c_longlong.from_buffer(own)

@@ -18,8 +18,8 @@ from hundredfold.data.manifest import Manifest, UnitList, open_batch
 from hundredfold.data.upstream import Given
 from hundredfold.errors import StateError, UsageError
 from hundredfold.job import Job, Layout
-from hundredfold.local.backend import job_of
 from hundredfold.local.home import Home
+from hundredfold.runs.job_loader import job_of
 from hundredfold.runs.run import find_run
 from tariffs.columns import Rows, Units
 from tariffs.demand.prior import Prior

@@ -36,6 +36,7 @@ from ...sql.athena import tables_in, to_answer, to_athena, to_table
 from ...sql.duckdb import DuckWarehouse
 from ...sql.sources.files import pattern
 from ...sql.sources.parquet_files import COPY_AGAIN
+from .glue_table import PATH, GlueTable, are_many
 from .glue_types import duck_type, finer, hive_type, is_fine, misfits, plain_schema, refuse_misfits
 from .s3_objects import RIGHT, ObjectFile, prints, split_address
 from .s3_store import S3Store
@@ -46,9 +47,7 @@ PARQUET = {
     "OutputFormat": "org.apache.hadoop.hive.ql.io.parquet.MapredParquetOutputFormat",
     "SerdeInfo": {"SerializationLibrary": "org.apache.hadoop.hive.ql.io.parquet.serde.ParquetHiveSerDe"},
 }
-PATH = "$path"  # the column in which Athena says in which object a row lies
 WITH_PATH = "__with_path"  # behind a table's name: the same rows, and that column
-NAMED = 10_000  # characters of addresses that a statement names; more of them stand in a table
 # what Athena says of an object that cannot be read; its other words about objects are of types that do not fit
 UNREAD = re.compile(r"HIVE_CURSOR_ERROR|HIVE_CANNOT_OPEN_SPLIT|(Not valid|Malformed) Parquet file")
 MOST = 1_000  # translations that are kept for the next call of a step
@@ -76,29 +75,6 @@ class Heard:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table in the Glue database: objects below a prefix, or (`only`) those of them that are named."""
-
-    database: str
-    name: str
-    location: str  # s3://bucket/prefix/
-    schema: str  # serialized, in hex: how DuckDB sees its columns
-    only: tuple[str, ...] = ()  # s3:// addresses
-    paths: bool = False  # whether queries may ask in which object a row lies
-    round: int = 0  # the round of the run that it belongs to; 0 where it stays as it is, such as a source
-    objects: int = -1  # how many objects it had when it was made; -1 where they are not the run's own
-    odd: tuple[tuple[str, str], ...] = ()  # columns that Athena cannot read as they are, each with the reason
-
-    @property
-    def arrow(self) -> pa.Schema:
-        return pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(self.schema)))
-
-    @classmethod
-    def of_json(cls, fields: dict[str, Any]) -> Table:
-        return cls(**{**fields, "only": tuple(fields["only"]), "odd": tuple(map(tuple, fields["odd"]))})
-
-
 class AthenaWarehouse:
     """SQL over a run's tables, by name. `scratch` is an empty folder of its own; `heard` answers what was asked last."""
 
@@ -108,7 +84,7 @@ class AthenaWarehouse:
         self.store, self.layout, self.place, self.heard = store, layout, place, heard
         self.scratch, self.memory, self.round = scratch, memory, round_
         self.here = DuckWarehouse(store, scratch / "duckdb", memory=memory, threads=1)
-        self.tables: dict[str, Table] = {}
+        self.tables: dict[str, GlueTable] = {}
         self.views: dict[str, str] = {}
         self._looked: set[str] = set()
         self._read: dict[str, set[str]] = {}
@@ -116,7 +92,7 @@ class AthenaWarehouse:
         self._written: set[str] = set()  # objects of the store that were written from such rows
         with suppress(KeyError):
             for name, fields in get_json(store, self._below("tables.json"))["tables"].items():
-                table = Table.of_json(fields)
+                table = GlueTable.of_json(fields)
                 if table.round in (0, self.round):
                     self._stand_here(name, table)
 
@@ -255,7 +231,7 @@ class AthenaWarehouse:
         """A table in SQL that also has the column `$path`: in which object each row lies."""
         return quote(name + WITH_PATH)
 
-    def create(self, name: str, select: str, *, buckets: tuple[str, int] | None = None, at: str = "") -> Table:
+    def create(self, name: str, select: str, *, buckets: tuple[str, int] | None = None, at: str = "") -> GlueTable:
         """A table of a query's rows. `buckets`: an integer column and how many values it has at most, each of which gets files of its
         own; `at`: where, below processing/ of this run."""
         identity = f"{name} {buckets}\n{self._identity(select)}"
@@ -283,7 +259,7 @@ class AthenaWarehouse:
             before=lambda: self._clear(key, glue),
         )
         objects = sum(1 for _ in self.store.list(f"{key}/"))
-        table = Table(self.place.database, glue, self.store.where(key) + "/", _packed(schema), (), True, self._round_of(name), objects)
+        table = GlueTable(self.place.database, glue, self.store.where(key) + "/", _packed(schema), (), True, self._round_of(name), objects)
         self.stand(name, table)
         return table
 
@@ -297,11 +273,11 @@ class AthenaWarehouse:
         paths: bool = False,
         odd: Sequence[tuple[str, str]] = (),
         objects: int = -1,
-    ) -> Table:
+    ) -> GlueTable:
         """Let `name` stand for Parquet objects that are there."""
         if not odd:
             refuse_misfits(name, schema)
-        table = Table(
+        table = GlueTable(
             self.place.database,
             self._glue_name(name),
             location,
@@ -317,7 +293,7 @@ class AthenaWarehouse:
         self.stand(name, table)
         return table
 
-    def stand(self, name: str, table: Table) -> None:
+    def stand(self, name: str, table: GlueTable) -> None:
         """Let `name` stand for a table, here and in later calls."""
         self.here.forget(name)
         self._stand_here(name, table)
@@ -409,7 +385,7 @@ class AthenaWarehouse:
             return table.name
         return self._identity(self.views[name]) if name in self.views else self._sent(name).name
 
-    def _table(self, name: str) -> Table | None:
+    def _table(self, name: str) -> GlueTable | None:
         """The table that a name stands for: itself, with the paths of its rows, or all that a view gives."""
         view = re.fullmatch(r'SELECT \* FROM "(\w+)"', self.views.get(name, ""))
         return self.tables.get((view[1] if view else name).removesuffix(WITH_PATH))
@@ -446,7 +422,7 @@ class AthenaWarehouse:
         tables = {name: self._table(name) for name in self.tables_of(select)}
         return {name: dict(table.odd) for name, table in tables.items() if table is not None and table.odd}
 
-    def _place_of(self, table: Table) -> str:
+    def _place_of(self, table: GlueTable) -> str:
         """A table in Athena's SQL."""
         self._refuse_expired(table)
         full = f"{quote(table.database)}.{quote(table.name)}"
@@ -467,11 +443,11 @@ class AthenaWarehouse:
         table = self._sent_table(pa.table({"address": pa.array(addresses, pa.string())}))
         return f"SELECT address FROM {quote(table.database)}.{quote(table.name)}"
 
-    def _sent(self, name: str) -> Table:
+    def _sent(self, name: str) -> GlueTable:
         """A table in memory that a query reads beside others, as an object that Athena can read."""
         return self._sent_table(self.here.query(f"SELECT * FROM {quote(name)}"))
 
-    def _sent_table(self, rows: pa.Table) -> Table:
+    def _sent_table(self, rows: pa.Table) -> GlueTable:
         sink = pa.BufferOutputStream()
         pq.write_table(rows, sink, compression="snappy")
         data = sink.getvalue()
@@ -482,7 +458,7 @@ class AthenaWarehouse:
             self.register(sent, self.store.where(key).rpartition("/")[0] + "/", rows.schema, objects=1)
         return self.tables[sent]
 
-    def _refuse_expired(self, table: Table) -> None:
+    def _refuse_expired(self, table: GlueTable) -> None:
         """StateError if objects of this run's own are gone: Athena would take what is left for all."""
         if table.objects < 0 or table.name in self._looked:
             return
@@ -504,7 +480,7 @@ class AthenaWarehouse:
             return self._reads_afar(self.views[name])
         return self._table(name) is not None and name not in self._near
 
-    def _stand_here(self, name: str, table: Table) -> None:
+    def _stand_here(self, name: str, table: GlueTable) -> None:
         self.tables[name] = table
         empty = table.arrow.empty_table()
         self.here.load(name, empty)
@@ -520,7 +496,7 @@ class AthenaWarehouse:
         self.store.delete(key)
         self._drop(glue)
 
-    def _describe(self, table: Table) -> None:
+    def _describe(self, table: GlueTable) -> None:
         """Let the database know Parquet objects as a table."""
         odd = {column for column, _ in table.odd}
         kept = [field for field in table.arrow if field.name not in odd and not pa.types.is_null(field.type)]
@@ -556,11 +532,6 @@ class AthenaWarehouse:
 
 
 _translated: dict[str, str] = {}  # a table's name says what is in it, so a translation stays good
-
-
-def are_many(addresses: Sequence[str]) -> bool:
-    """Whether a statement does not write them out: then Athena opens what else lies beside them, too."""
-    return sum(len(literal(address)) + 2 for address in addresses) > NAMED
 
 
 def _odd(file: pq.ParquetFile) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,16 +23,19 @@ from ...contract import literal, quote
 from ...data.checksums import get_json, put_json
 from ...errors import QueryError, SourceError
 from ...job import Csv, Source
-from ...local.append_files import FileStore
 from ...sql.duckdb import Attached, DuckWarehouse
+from ...sql.scratch_files import ScratchFiles
 from ...sql.sources.files import Files, refuse_ours
 from ...sql.sources.listing import kind_of_file, partition_folders, partitions
 from ...sql.sources.parquet_files import COPY_AGAIN, HEAD_BYTES, refuse_durations, refuse_finer, what_is_no_parquet
-from .athena import PATH, AthenaWarehouse, Table, are_many
 from .errors import DENIED, code
+from .glue_table import PATH, GlueTable, are_many
 from .glue_types import arrow_type, finer, is_fine, plain_schema, refuse_misfits
 from .s3_objects import AT_ONCE, RIGHT, Object, ObjectFile, beside, find_objects, has_many, prints, split_address
 from .session import client
+
+if TYPE_CHECKING:
+    from .athena import AthenaWarehouse
 
 STAGED_MOST = 1.5 * 2**30  # bytes of text that fit on a function's disk, together with what is made of them
 NEAR_MOST = 2**29  # bytes of text whose rows are checked here; Athena checks more
@@ -266,7 +269,7 @@ def _in_glue(warehouse: AthenaWarehouse, source: str, name: str, database: str, 
 
 def _stand_for_glue(warehouse: AthenaWarehouse, source: str, name: str, database: str, table: str) -> None:
     try:
-        found = client("glue").get_table(DatabaseName=database, Name=table)["Table"]
+        found = client("glue").get_table(DatabaseName=database, Name=table)["GlueTable"]
     except ClientError as error:
         if code(error) == "EntityNotFoundException":
             raise _no_table(source, f"{database}.{table}") from error
@@ -292,7 +295,7 @@ def _stand_for_glue(warehouse: AthenaWarehouse, source: str, name: str, database
     refuse_misfits(source, schema)
     is_view = found.get("TableType") == "VIRTUAL_VIEW"
     location = found["StorageDescriptor"].get("Location", "")
-    warehouse.stand(name, Table(database, table, location, schema.serialize().to_pybytes().hex(), (), not is_view))
+    warehouse.stand(name, GlueTable(database, table, location, schema.serialize().to_pybytes().hex(), (), not is_view))
 
 
 # ---- text, and Parquet of several kinds
@@ -321,7 +324,7 @@ def _staged(
                 f"{source}: {total / 2**30:.1f} GiB of {kind} are too much to be read by one function, which takes {STAGED_MOST / 2**30:.1f} GiB",
                 hint=_too_much(source, kind, any(folders)),
             )
-        with DuckWarehouse(FileStore(scratch / "staging"), scratch / "staging-scratch", memory=memory, threads=2) as reader:
+        with DuckWarehouse(ScratchFiles(scratch / "staging"), scratch / "staging-scratch", memory=memory, threads=2) as reader:
             schema, written = _read_here(warehouse, reader, declared, objects, folders, wanted, scratch / "staging", folder, bad)
         put_json(warehouse.store, csv, {"csv": written})
         warehouse.register(name, warehouse.store.where(folder) + "/", schema, objects=1)

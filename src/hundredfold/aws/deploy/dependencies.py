@@ -20,7 +20,7 @@ from typing import Any
 
 from ...errors import JobError
 from ...job import Job
-from ...runs.job_loader import expanded
+from ...paths import expanded
 
 OURS = "hundredfold"
 INSTALLED = {"site-packages", "dist-packages"}

@@ -32,6 +32,7 @@ from ...pipeline.validate import refuse_changed, validate
 from ...ports.interfaces import Record
 from ...ports.run_states import Event, State
 from ...runs.job_loader import load_job
+from ...runs.start import with_limits
 from ...sql.queries import naming_query
 from ..adapters.athena import Asked, AthenaWarehouse, Heard
 from ..adapters.dynamodb_ledger import DynamoLedger
@@ -39,7 +40,7 @@ from ..adapters.prefetch import Ahead
 from ..adapters.s3_store import S3Store
 from ..adapters.session import Place
 from ..adapters.sqs_queue import SqsQueue
-from ..runs import begin_upload, refuse_other_code, with_limits
+from ..runs import begin_upload, refuse_other_code
 from .messages import FIRST_ROUND, Letter, notice_key
 from .prepare import prepare
 from .worker import Shift, log

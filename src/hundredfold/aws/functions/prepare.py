@@ -22,7 +22,8 @@ from ...errors import ConservationError, QueryError
 from ...job import Batch, Job, Layout, Model
 from ...pipeline.prepare import columns_of, packed_units, parts_of, prepared, row_width
 from ...sql.queries import pack, plain_columns, query_of, sizes
-from ..adapters.athena import PATH, AthenaWarehouse
+from ..adapters.athena import AthenaWarehouse
+from ..adapters.glue_table import PATH
 from ..adapters.glue_types import duck_type
 from ..adapters.s3_store import S3Store
 

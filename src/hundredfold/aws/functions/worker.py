@@ -28,11 +28,13 @@ from ...pipeline.work import LOST, Floor, dead, halves
 from ...ports.interfaces import Delivery, Depth, Record
 from ...ports.run_states import State
 from ...runs.job_loader import load_job
-from ...workers.pool import IDLE, Crew, Hand, Kit
+from ...runs.start import with_limits
+from ...workers.pool import Crew, Hand
+from ...workers.protocol import IDLE, Kit
 from ..adapters.dynamodb_ledger import DynamoLedger
 from ..adapters.s3_store import S3Store
 from ..adapters.sqs_queue import UNSENDABLE, SqsQueue
-from ..runs import is_other, with_limits
+from ..runs import is_other
 from .messages import Letter, wanted
 
 VCPU = 1769  # MB of memory that come with one whole vCPU

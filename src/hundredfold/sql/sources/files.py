@@ -22,7 +22,7 @@ import pyarrow as pa
 from ...contract import literal, quote
 from ...data.columns import UNFIT, column_of, has_objects, is_opaque, is_usable
 from ...errors import ResultError, SourceError
-from ...runs.job_loader import expanded
+from ...paths import expanded
 from .listing import (
     NAMED,
     Partition,

@@ -1,0 +1,95 @@
+"""Planning what a run does again: its failed units, what builds on them, and the rest of a run under new code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..data.checksums import listed, missing
+from ..data.manifest import Manifest, UnitList
+from ..errors import HundredfoldError, StateError
+from ..job import Job, Layout, Model
+from ..pipeline.collect import read_collected
+from ..pipeline.enqueue import plan_retry, plan_round, retry_key
+from ..pipeline.publish import releases
+from ..ports.interfaces import Record
+from ..ports.run_states import State
+from ..sql.duckdb import DuckWarehouse
+from ..sql.queries import query_of
+
+
+def plan_rest(home: Any, record: Record, job: Job) -> bool:
+    """Plan the units of a run that are not done for its next round; whether there may be any: none of a run that was published."""
+    layout, round_ = Layout(record.id), int(record.options.get("round", 1))
+    if any((r.run, r.round) == (record.id, round_) for r in releases(record.job, home.store)):
+        return False
+    for model in job.models:
+        try:
+            home.store.get(retry_key(layout, model.name, round_))
+            manifest = Manifest.read(layout, model.name, home.store)
+        except KeyError:
+            continue
+        messages, coverage = plan_round(manifest, layout, round_, home.store)
+        units = [unit for m in messages for first, last in coverage.missing(m.first, m.last) for unit in range(first, last + 1)]
+        if units:
+            plan_retry(manifest, layout, round_ + 1, units, home.store)
+    return True
+
+
+def forget(home: Any, record: Record) -> None:
+    """Remove what a retry does anew; a driver that died here has the next one do it again."""
+    keys = record.options.get("forget", ())
+    for key in keys:
+        home.store.delete(key)
+    if keys:
+        home.ledger.note(record.id, options={"forget": []})
+
+
+def plan_again(home: Any, record: Record, job: Job) -> None:
+    """Which units are to be done again, and which models from the start because they build on them."""
+    layout, round_ = Layout(record.id), int(record.options.get("round", 1)) + 1
+    bad: dict[str, list[int]] = {}
+    for model in job.models:
+        try:
+            collected = read_collected(layout, model.name, home.store)
+        except KeyError:
+            if record.state is State.DONE:
+                raise missing(home.store, layout.collected(model.name)) from None
+            continue
+        if collected.bad:
+            units = UnitList.read(layout, model.name, home.store)
+            bad[model.name] = _numbers_of_failures(units, layout, model, home)
+    if not bad:
+        raise StateError(
+            f"run {record.id} has no failed unit to retry; it is {record.state.value}",
+            hint=f"hundredfold resume {record.id}" if record.state is not State.DONE else None,
+        )
+    anew = _that_build_on(job, set(bad), home, record)
+    for name, units_ in bad.items():
+        if name not in anew:
+            plan_retry(Manifest.read(layout, name, home.store), layout, round_, units_, home.store)
+    forget = [*map(layout.model, sorted(anew)), *(layout.collected(name) for name in bad if name not in anew)]
+    home.ledger.note(record.id, options={"round": round_, "forget": forget})  # at once: a retry is planned whole, or not at all
+
+
+def _numbers_of_failures(units: UnitList, layout: Layout, model: Model, home: Any) -> list[int]:
+    table = pq.ParquetFile(pa.BufferReader(listed(home.store, layout.accounts(model.name), layout.collected(model.name)))).read(["status"])
+    if table.num_rows != len(units.rows):
+        raise HundredfoldError(f"the accounts of {model.name} have {table.num_rows:,} rows for {len(units.rows):,} units")
+    return [number for number, status in enumerate(table.column("status").to_pylist()) if status != "ok"]
+
+
+def _that_build_on(job: Job, changed: set[str], home: Any, record: Record) -> set[str]:
+    """The models that are given, or whose query reads, a model whose results may change."""
+    warehouse = DuckWarehouse(home.store, home.scratch(f"{record.id}-plan"), memory=2**27, threads=1)
+    try:
+        after: set[str] = set()
+        for model in job.models:
+            reads = warehouse.tables_of(query_of(model, job)) | set(model.given or ())
+            if reads & (changed | after):
+                after.add(model.name)
+        return after
+    finally:
+        warehouse.close()

@@ -1,0 +1,67 @@
+"""The code with which a run is done: kept with it, compared when it goes on, and recorded by round."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..data.checksums import get_sealed, put_sealed
+from ..errors import DamagedFile, StateError
+from ..job import Job, Layout
+from ..ports.interfaces import Record
+from ..workers.job_pickle import packed
+from .code_fingerprint import Code, code_of, differences, facts_of
+from .retry import plan_rest
+
+
+def check_code(home: Any, record: Record, job: Job, verb: str, accept: bool) -> Code:
+    """Return the code of the job as it is now. StateError if it is not that with which the run was done so far, unless that is accepted."""
+    code = code_of(job, record.ref)
+    if accept or not is_new(record, code):
+        return code
+    last = record.options["code"][-1]["fingerprint"]
+    try:
+        problems = differences(facts_of(get_sealed(home.store, Layout(record.id).code(last)).to_pybytes()), code.facts)
+    except (KeyError, DamagedFile):
+        problems = ["what differs is not known: the run's copy of its code is gone or damaged"]
+    raise StateError(
+        f"the code is not that with which run {record.id} was done so far",
+        problems=problems,
+        hint=f"go on with the code as it is now: hundredfold {verb} {record.id} --accept-new-code   (in Python: accept_new_code=True)"
+        "   or put the code back, or run the job again",
+    )
+
+
+def is_new(record: Record, code: Code) -> bool:
+    """Whether code is other than that with which the run was done last."""
+    known = record.options.get("code") or []
+    return bool(known) and known[-1]["fingerprint"] != code.fingerprint
+
+
+def keep_code(home: Any, record: Record, code: Code, round_: int | None = None) -> None:
+    """Keep the code with the run, and record that it is that of a round (the run's present one) and of those that follow."""
+    layout = Layout(record.id)
+    try:
+        get_sealed(home.store, layout.code(code.fingerprint))
+    except (KeyError, DamagedFile):
+        put_sealed(home.store, layout.code(code.fingerprint), code.archive())
+    known = record.options.get("code", [])
+    if not known or is_new(record, code):
+        first = round_ if round_ is not None else int(record.options.get("round", 1))
+        entry = {"round": first, "fingerprint": code.fingerprint, "commit": code.commit}
+        home.ledger.note(record.id, options={"code": [*known, entry]})
+
+
+def keep_job(home: Any, record: Record, job: Job, code: Code) -> None:
+    """Keep a job that was given as an object, where its code is new: whoever goes on without naming a job takes this one."""
+    if not record.ref and is_new(record, code):
+        put_sealed(home.store, Layout(record.id).job(), packed(job))
+
+
+def plan_new_code(home: Any, record: Record, job: Job, code: Code) -> None:
+    """Let what is left of a run be done in a round of its own, so that each unit's round says by which code it was done."""
+    keep_job(home, record, job, code)
+    left = plan_rest(home, record, job)
+    round_ = int(record.options.get("round", 1)) + 1
+    keep_code(home, record, code, round_)
+    if left:
+        home.ledger.note(record.id, options={"round": round_})

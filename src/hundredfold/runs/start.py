@@ -1,0 +1,83 @@
+"""What every backend does before a run is recorded: arguments, names, the moment that counts as now, and limits."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from ..data.batch import form_of
+from ..data.result_contract import returned_by
+from ..data.upstream import check_given
+from ..errors import UsageError
+from ..job import Job, check_limit
+from ..ports.interfaces import Record
+from ..sql.queries import query_of
+
+
+def check_arguments(job: Any, sources: Any, workers: Any, max_rejected: Any, max_failed: Any) -> None:
+    """UsageError or JobError for arguments that are not what `run` says."""
+    if not isinstance(job, str | Job):
+        raise UsageError(f"the job is {type(job).__name__}, wanted a Job, 'module:attribute' or 'path/to/file.py:attribute'")
+    if sources is not None and not isinstance(sources, Mapping):
+        raise UsageError(f"sources is {type(sources).__name__}, wanted a mapping", hint='such as sources={"sales": frame}')
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int)):
+        raise UsageError(f"workers is {workers!r}, wanted a whole number")
+    if max_rejected is not None and not isinstance(max_rejected, Mapping):
+        raise UsageError(f"max_rejected is {max_rejected!r}, wanted a mapping", hint='such as max_rejected={"sales": 0.01}')
+    for name, limit in (max_rejected or {}).items():
+        check_limit(f"max_rejected of {name}", limit)
+    if max_failed is not None:
+        check_limit("max_failed", max_failed)
+
+
+def check_names(job: Job, *named: Mapping[str, Any]) -> None:
+    """Raise JobError for a name, of those that arguments give to sources, which no source of the job has."""
+    for names in named:
+        for name in names:
+            job.source(name)
+
+
+def decided(record: Record, max_failed: float | None, replace_newer: bool) -> dict[str, Any]:
+    """Return what a person decided about a run that is held back, as options of its record."""
+    limit = max_failed if max_failed is not None else record.options.get("max_failed")
+    return {"max_failed": limit, "replace_newer": replace_newer or bool(record.options.get("replace_newer"))}
+
+
+def new_run_id(now: dt.datetime) -> str:
+    """An id that sorts by time."""
+    return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def check_declared(job: Job) -> None:
+    """Raise what is wrong with queries and functions before anything is done."""
+    for model in job.models:
+        query_of(model, job)
+        form_of(model)
+        returned_by(model)
+        check_given(model, job)
+
+
+def moment(text: dt.date | str) -> str:
+    try:
+        moment = dt.datetime.fromisoformat(text) if isinstance(text, str) else text
+    except ValueError as error:
+        raise UsageError(
+            f"as_of is {text!r}, wanted a date or time such as 2026-06-30 or 2026-06-30T12:00", hint="ISO 8601, in UTC"
+        ) from error
+    if not isinstance(moment, dt.datetime):
+        moment = dt.datetime(moment.year, moment.month, moment.day)
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(dt.UTC).replace(tzinfo=None)
+    return moment.isoformat(" ")
+
+
+def with_limits(job: Job, record: Record) -> Job:
+    """The job with the limits that this run was started with."""
+    limits = record.options.get("max_rejected") or {}
+    for name in limits:
+        job.source(name)
+    sources = tuple(dataclasses.replace(s, max_rejected=limits.get(s.name, s.max_rejected)) for s in job.sources)
+    return dataclasses.replace(job, sources=sources)
