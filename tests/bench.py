@@ -89,11 +89,12 @@ class Piece:
     def accepted(self, source: str) -> list[dict[str, Any]]:
         return self.warehouse.query(f"SELECT * FROM {source}").to_pylist()
 
-    def prepare(self, model: str, *, parts: int = 0, batch_bytes: int = 2**26) -> Manifest:
+    def prepare(self, model: str, *, parts: int = 0, batch_bytes: int = 2**26, memory: int | None = None) -> Manifest:
         """One batch, or about 12 for each of `parts`, however small the data."""
+        limits = {"workers": parts, "batch_bytes": batch_bytes, "memory": memory}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("hundredfold.pipeline.prepare.LEAST_COST", 1e-9)
-            return prepare(self.job.model(model), self.job, self.layout, self.warehouse, self.store, workers=parts, batch_bytes=batch_bytes)
+            return prepare(self.job.model(model), self.job, self.layout, self.warehouse, self.store, **limits)
 
     def work(self, model: str, *, cut: Cut = whole, round_: int = 1) -> None:
         """Every message of the round, each in the pieces that `cut` makes of it."""

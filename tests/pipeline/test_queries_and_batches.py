@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bench import Bench, Piece
 from hundredfold import Job, Model, Source, Unit
-from hundredfold.errors import QueryError
+from hundredfold.errors import HomeError, QueryError
 from hundredfold.sql.queries import UNIT_COST, pack
 
 ROWS = pa.table({"shop": ["a", "a", "b"], "week": [1, 2, 1], "x": [1.0, 2.0, 3.0]})
@@ -205,3 +205,46 @@ def test_a_data_set_larger_than_the_memory_limit_is_split_within_it(tmp_path: An
     assert (manifest.units, manifest.rows) == (50_000, 3_000_000)
     assert max(piece.store.get(piece.layout.batch("m", b.number)).size for b in manifest.batches) <= 2**21
     bench.close()
+
+
+# --- many units ----------------------------------------------------------------------------------------------------------
+
+
+def test_more_units_than_the_memory_holds_are_refused(bench: Bench) -> None:
+    piece = piece_of(bench, "SELECT range AS shop FROM sales, range(50000)")
+    piece.validate()
+    with pytest.raises(HomeError, match="m has 50,000 units") as caught:
+        piece.prepare("m", memory=2**20)
+    assert "raise --memory" in str(caught.value.hint)
+    assert piece.prepare("m", memory=2**22).units == 50_000
+
+
+def test_the_list_of_units_with_long_keys_is_never_held_whole(bench: Bench) -> None:
+    """200,000 keys of 200 bytes: 40 MB, of which a few megabytes are in Arrow's memory at a time."""
+    query = "SELECT lpad(CAST(i AS VARCHAR), 200, 'x') AS shop, x FROM sales, range(200000) AS r(i) WHERE x = 1"
+    piece = piece_of(bench, query)
+    piece.validate()
+    before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+    pa.set_memory_pool(pool)
+    try:
+        manifest = piece.prepare("m", parts=2)
+    finally:
+        pa.set_memory_pool(before)
+    assert manifest.units == 200_000
+    assert pool.max_memory() < 30_000_000
+
+
+@pytest.mark.parametrize("rows_each", [0, 2, 1], ids=["none", "two", "one"])
+def test_results_of_any_number_of_rows_have_the_keys_of_their_units(bench: Bench, rows_each: int) -> None:
+    def some(rows: Unit) -> dict[str, Any]:
+        number = int(rows.key[0].removeprefix("shop "))
+        return {"n": np.full((number + rows_each) % 3, number)}
+
+    piece = piece_of(bench, "SELECT 'shop ' || i AS shop FROM range(500) AS r(i), sales WHERE x = 1", work=some)
+    piece.validate()
+    piece.prepare("m", parts=3)
+    piece.work("m")
+    piece.collect("m")
+    found = piece.results("m")
+    assert found.num_rows == sum((number + rows_each) % 3 for number in range(500))
+    assert found.column("shop").to_pylist() == [f"shop {number}" for number in found.column("n").to_pylist()]

@@ -76,8 +76,20 @@ class UnitList:
     """The keys and row counts of a model's units, in order."""
 
     def __init__(self, table: pa.Table) -> None:
+        self.table = table
         self.keys = table.drop_columns([ROWS])
-        self.rows: NDArray[np.int64] = numpy_of(table.column(ROWS), False)
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """The row counts of all units: 8 bytes each, which are not kept."""
+        return numpy_of(self.table.column(ROWS), False)
+
+    def sizes(self, first: int, last: int) -> NDArray[np.int64]:
+        """The row counts of units first..last."""
+        return numpy_of(self.table.column(ROWS).slice(first, last - first + 1), False)
 
     @classmethod
     def read(cls, layout: Layout, model: str, store: Store) -> UnitList:
@@ -86,7 +98,7 @@ class UnitList:
 
     def slice(self, first: int, last: int) -> tuple[pa.Table, NDArray[np.int64]]:
         """Keys and row counts of units first..last."""
-        return self.keys.slice(first, last - first + 1).combine_chunks(), self.rows[first : last + 1]
+        return self.keys.slice(first, last - first + 1).combine_chunks(), self.sizes(first, last)
 
     def key(self, unit: int) -> tuple[object, ...]:
         return tuple(value_of(column[unit]) for column in self.keys.columns)

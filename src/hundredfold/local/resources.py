@@ -29,6 +29,11 @@ class Limits:
         return int((self.memory - DRIVER) * 0.6)
 
     @property
+    def driver(self) -> int:
+        """What is left beside the warehouse, for what the driver keeps of each unit."""
+        return self.memory - DRIVER - self.warehouse
+
+    @property
     def worker(self) -> int:
         return (self.memory - DRIVER) // self.workers
 

@@ -174,6 +174,7 @@ class Drive:
                         self.store,
                         workers=self.limits.workers,
                         batch_bytes=self.limits.batch,
+                        memory=self.limits.driver,
                         later=lambda settle: self.settling.append(self.beside.submit(settle)),
                     )
                 self.steps.note(model.name, units=manifest.units, rows=manifest.rows, batches=len(manifest.batches))

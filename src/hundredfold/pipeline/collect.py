@@ -30,6 +30,7 @@ from ..job import Layout, Message, Model
 from ..ports.interfaces import Store, Warehouse
 
 ACCOUNTS_COPIES = 3  # of a slice's accounts that are in memory while they are collected
+COMPARED = 2**20  # units whose outcomes are looked through at a time
 RANK = {"ok": 3, "failed": 2, "dead": 1}
 
 
@@ -271,14 +272,17 @@ def _one_stretch(
         table = table.filter(_mask(~np.isin(numpy_of(table.column(UNIT), False), list(late))))
         rows_out[np.array(list(late)) - first] = 0
         bad.update({unit: Account(unit, "failed", "ResultError", why) for unit, why in late.items()})
-    account = accounts_table(first, units.rows[first : last + 1].astype(np.int64), rows_out, seconds, rounds, bad)
+    account = accounts_table(first, units.sizes(first, last).astype(np.int64), rows_out, seconds, rounds, bad)
     return _with_keys(table, UNIT, units), _with_keys(account, "unit", units), bad
 
 
 def _different(numbers: NDArray[np.int32]) -> list[int]:
     """Each number once, in order (np.unique would import numpy.ma)."""
-    lowest = int(numbers.min(initial=0))
-    return [int(n) + lowest for n in np.flatnonzero(np.bincount(numbers - lowest))]
+    lowest, highest = int(numbers.min(initial=0)), int(numbers.max(initial=0))
+    found = np.zeros(highest - lowest + 1, bool)
+    for start in range(0, len(numbers), COMPARED):
+        found[numbers[start : start + COMPARED] - lowest] = True
+    return [int(n) + lowest for n in np.flatnonzero(found)]
 
 
 def _sorted(table: pa.Table) -> pa.Table:
@@ -361,7 +365,8 @@ def _with_keys(table: pa.Table, column: str, units: UnitList) -> pa.Table:
     elif np.array_equal(number, np.arange(first, first + len(number))):
         keys = units.keys.slice(first, len(number))
     else:
-        keys = units.keys.take(from_numpy(number))
+        near = units.keys.slice(first, int(number[-1]) - first + 1).combine_chunks()  # not all units' keys
+        keys = near.take(from_numpy(number - first))
     rest = table.drop_columns([column])
     arrays = [*(keys.columns if keys is not None else []), *rest.columns]
     return pa.Table.from_arrays(arrays, names=[*units.keys.column_names, *rest.column_names])

@@ -16,15 +16,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..contract import quote
-from ..data.arrays import UNIT, from_numpy, has_large, numpy_of, taken
-from ..data.manifest import ROWS, Manifest, UnitList
+from ..data.arrays import UNIT, from_numpy, has_large, taken
+from ..data.manifest import Manifest, UnitList
 from ..data.outcomes import ACCOUNT
 from ..data.row_sizes import row_bytes
 from ..errors import ConservationError, HomeError, QueryError, StateError
 from ..job import Batch, Job, Layout, Model
 from ..ports.interfaces import Store, Warehouse
 from ..sql.queries import UNIT_COST, cut, pack, plain_columns, query_of, with_micros
-from .units import Counting, Numbering, number
+from .units import Counting, Numbering, no_row, number
 
 PARTS_PER_WORKER = 12  # so many batches for each worker: few enough to cost nothing, and the last are shared out among idle workers
 LEAST_COST = 20_000.0  # what a batch costs at least, unless a worker would have none: a message costs a few milliseconds
@@ -33,6 +33,7 @@ ROW_BYTES = 24  # and beside them
 UNKNOWN_BYTES = 48  # of a value whose length is not known
 FEW_SAMPLED, MOST_SAMPLED, SAMPLE_BYTES = 20, 2_000, 2**23  # rows that are looked at for the lengths of values
 LEAST_STREAMED, MOST_STREAMED, STREAM_BYTES = 64, 250_000, 2**24  # rows that are split at a time, and about how many bytes of them
+UNIT_BYTES = 32  # that the driver holds of each unit at a time: its rows, its batch, its bytes, its outcome
 PARTS_OF_MANY = 3  # fewer where the function takes a batch at once: what it does for all units of a call, it does as rarely
 
 
@@ -51,7 +52,6 @@ class Describing(Protocol):
 class Preparing(Counting, Protocol):
     def keep(self, name: str, select: str) -> None: ...
     def is_plain(self, select: str) -> bool: ...
-    def stream(self, select: str, rows: int = ...) -> Iterator[pa.RecordBatch]: ...
 
 
 class PrepareStore(Store, Routes, Protocol): ...
@@ -66,10 +66,12 @@ def prepare(
     *,
     workers: int,
     batch_bytes: int,
+    memory: int | None = None,
     later: Callable[[Callable[[], None]], object] = lambda settle: settle(),
 ) -> Manifest:
     """Split a model's rows into batches that hold whole units and at most about `batch_bytes` each, or take what is there.
 
+    memory: bytes that what is kept of each unit may take; HomeError where the units are too many for it.
     What is handed to `later` waits for the disk, and then commits: workers may begin before it has, since whoever finds no
     commit does all of this again, and their work with it.
     """
@@ -84,42 +86,82 @@ def prepare(
     if kept:  # a join or an aggregate is not worth doing twice
         warehouse.keep("__prepared", select)
         select = "SELECT * FROM __prepared"
-    numbering = number(model.name, model.unit, select, schema, warehouse)
-    units = numbering.units
-    rows = numpy_of(units.column(ROWS), False)
+    numbering = number(model.name, model.unit, select, schema, warehouse, memory)
+    listed = store.growing(layout.model(model.name))
+    units = _list_units(model, numbering, select, schema, layout, warehouse, store, listed)
+    _refuse_too_many(model, len(units), memory)
+    numbering.use(units.table)
+    rows = units.rows
     held = [name for name in schema.names if name not in model.unit]
     lengths = lengths_of(select, [name for name in held if not _is_fixed(schema.field(name).type)], warehouse)
     width = row_width(schema, lengths)
     batches = pack(rows, parts=parts_of(model, rows, workers), most_rows=max(1, batch_bytes // width))
+    total = int(rows.sum())
+    del rows  # of each unit, and there may be millions
     files = store.growing(layout.model(model.name))
     with closing(files):
-        nullable, large, size = _route(model, numbering, schema, batches, layout, warehouse, files, width)
+        nullable, large, size = _route(model, numbering, units.keys, schema, batches, layout, warehouse, files, width)
         batches = cut(batches, size, batch_bytes) if lengths else batches
         manifest = Manifest(
             model.name,
             tuple(model.unit),
             tuple(model.order_by),
-            len(rows),
-            int(rows.sum()),
+            len(units),
+            total,
             nullable,
             tuple(batches),
             query_of(model, job),
             large=large,
         )
-        for part in units.combine_chunks().to_batches():  # one: it is written without a further copy of all units
-            files.add(_within(layout, model, layout.units(model.name)), part)
         files.put(_within(layout, model, layout.draft(model.name)), manifest.text(layout.draft(model.name)))
         files.end()
     for name in (*numbering.tables, "__prepared"):
         warehouse.forget(name)
-    UnitList.read(layout, model.name, store)  # what cannot be read back must not be committed
 
     def settle() -> None:
+        listed.settle()
         files.settle()
         store.put(layout.manifest(model.name), manifest.text(layout.manifest(model.name)))
 
     later(settle)
     return manifest
+
+
+def _list_units(
+    model: Model,
+    numbering: Numbering,
+    select: str,
+    schema: pa.Schema,
+    layout: Layout,
+    warehouse: Preparing,
+    store: PrepareStore,
+    files: Any,
+) -> UnitList:
+    """Write the units, a part at a time, and read the list back: a mapped file, where the store has one."""
+    varied = [name for name in model.unit if not _is_fixed(schema.field(name).type)]
+    keys = pa.schema([schema.field(name) for name in model.unit])
+    lengths = lengths_of(select, varied, warehouse)
+    width = row_width(keys, lengths)
+    found = 0
+    with closing(files):
+        for part in numbering.listed(max(LEAST_STREAMED, min(MOST_STREAMED, STREAM_BYTES * COPIES // width))):
+            files.add(_within(layout, model, layout.units(model.name)), part)
+            found += part.num_rows
+        if not found:
+            raise no_row(model.name)
+        files.end()
+    return UnitList.read(layout, model.name, store)
+
+
+def _refuse_too_many(model: Model, units: int, memory: int | None) -> None:
+    """HomeError where what is kept of each unit does not fit."""
+    needed = units * UNIT_BYTES
+    if memory is not None and needed > memory:
+        raise HomeError(
+            f"{model.name} has {units:,} units, and of each the run keeps {UNIT_BYTES} bytes in memory: "
+            f"{needed / 2**20:,.0f} MiB, where --memory leaves {memory / 2**20:,.0f} MiB for that",
+            hint="raise --memory, or let a unit be more rows: a coarser key, with the function working through its groups",
+        )
 
 
 def parts_of(model: Model, rows: NDArray[np.int64], workers: int) -> int:
@@ -194,6 +236,7 @@ def columns_of(model: Model, select: str, warehouse: Describing) -> pa.Schema:
 def _route(
     model: Model,
     numbering: Numbering,
+    keys: pa.Table,
     schema: pa.Schema,
     batches: Sequence[Batch],
     layout: Layout,
@@ -205,7 +248,6 @@ def _route(
     many bytes each unit takes in a worker (0 where all columns are of a fixed width)."""
     columns = [name for name in schema.names if name not in model.unit]
     lies_in = np.repeat(np.arange(len(batches), dtype=np.uint32), [batch.last - batch.first + 1 for batch in batches])
-    keys = numbering.units
     nullable = {name for name in model.unit if keys.column(name).null_count}
     large = {name for name in model.unit if any(map(has_large, keys.column(name).chunks))}
     routed = 0

@@ -7,7 +7,7 @@ several times faster than by grouping and joining in SQL, which is left for all 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,12 +22,14 @@ from ..errors import ConservationError, QueryError
 from ..ports.interfaces import Warehouse
 from ..sql.queries import numbered, sizes
 
-MOST_CELLS = 2**24  # combinations of key values: what is kept of each takes 12 bytes
+MOST_CELLS = 2**24  # combinations of key values
+CELL_BYTES = 40  # what is kept of each while rows are counted, with room to spare
 MOST_PLACES = 2**16  # different values of one column that is no number
 COUNTED = 2**22  # rows whose codes are counted at once
 
 
 class Counting(Warehouse, Protocol):
+    def stream(self, select: str, rows: int = ...) -> Iterator[pa.RecordBatch]: ...
     def load(self, name: str, table: pa.Table) -> None: ...
     def forget(self, name: str) -> None: ...
 
@@ -35,11 +37,15 @@ class Counting(Warehouse, Protocol):
 class Numbering(Protocol):
     """The units of a query in the order of their keys, with their sizes; a query of its rows; and their units' numbers."""
 
-    units: pa.Table
-
     @property
     def tables(self) -> Sequence[str]:
         """What of it lies in the warehouse, until it is forgotten."""
+
+    def listed(self, rows: int) -> Iterator[pa.RecordBatch]:
+        """The units and their sizes, about `rows` of them at a time: there may be more than fit into memory."""
+
+    def use(self, units: pa.Table) -> None:
+        """Take the list of units, as it was written and read again, before rows are queried."""
 
     def query(self, columns: Sequence[str]) -> str:
         """The rows, with these columns, and before them one that tells the unit."""
@@ -48,12 +54,17 @@ class Numbering(Protocol):
         """The number of each row's unit, from what that first column tells."""
 
 
-def number(model: str, unit: Sequence[str], select: str, schema: pa.Schema, warehouse: Counting) -> Numbering:
-    """Count the units of a query; QueryError if it has no row."""
-    found = (_dense(model, unit, select, schema, warehouse) or Joined(unit, select, warehouse)) if unit else Whole(select, warehouse)
-    if not sum(numpy_of(found.units.column(ROWS), False)[:1]):
-        raise QueryError(f"the query of {model} gives no row", hint="run the query by itself; is a filter or a join too narrow?")
-    return found
+def number(model: str, unit: Sequence[str], select: str, schema: pa.Schema, warehouse: Counting, memory: int | None = None) -> Numbering:
+    """Find how to tell the units of a query. memory: bytes that it may take for itself."""
+    if not unit:
+        return Whole(select, warehouse)
+    most = MOST_CELLS if memory is None else min(MOST_CELLS, memory // CELL_BYTES)
+    return _dense(model, unit, select, schema, warehouse, most) or Joined(unit, select, warehouse)
+
+
+def no_row(model: str) -> QueryError:
+    """The error for a query without a unit."""
+    return QueryError(f"the query of {model} gives no row", hint="run the query by itself; is a filter or a join too narrow?")
 
 
 class Whole:
@@ -62,8 +73,14 @@ class Whole:
     tables = ()
 
     def __init__(self, select: str, warehouse: Counting) -> None:
-        self._select = select
-        self.units = _with_rows(warehouse.query(f"SELECT count(*) AS {ROWS} FROM ({select}) AS q"))
+        self._select, self._warehouse = select, warehouse
+
+    def listed(self, rows: int) -> Iterator[pa.RecordBatch]:  # noqa: ARG002  # one unit
+        counted = self._warehouse.query(f"SELECT count(*) AS {ROWS} FROM ({self._select}) AS q")
+        if sum(numpy_of(counted.column(ROWS), False)):
+            yield from map(_with_rows, counted.combine_chunks().to_batches())
+
+    def use(self, units: pa.Table) -> None: ...
 
     def query(self, columns: Sequence[str]) -> str:
         return numbered(self._select, (), columns, "")
@@ -78,10 +95,14 @@ class Joined:
     tables = ("__units",)
 
     def __init__(self, unit: Sequence[str], select: str, warehouse: Counting) -> None:
-        self._unit, self._select = unit, select
-        self.units = _with_rows(warehouse.query(sizes(select, unit)))
-        numbers = from_numpy(np.arange(self.units.num_rows, dtype=np.int32))
-        warehouse.load("__units", self.units.drop_columns([ROWS]).append_column(UNIT, numbers))
+        self._unit, self._select, self._warehouse = unit, select, warehouse
+
+    def listed(self, rows: int) -> Iterator[pa.RecordBatch]:
+        return map(_with_rows, self._warehouse.stream(sizes(self._select, self._unit), rows))
+
+    def use(self, units: pa.Table) -> None:
+        numbers = from_numpy(np.arange(units.num_rows, dtype=np.int32))
+        self._warehouse.load("__units", units.drop_columns([ROWS]).append_column(UNIT, numbers))
 
     def query(self, columns: Sequence[str]) -> str:
         return numbered(self._select, self._unit, columns, "__units")
@@ -97,8 +118,35 @@ class Digit:
     name: str
     places: int
     sql: str
-    values: pa.Array
+    values: Values | Range
     table: str = ""  # of values and places in the warehouse, where the place is found by a join
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Few values of any order, each at its place."""
+
+    values: pa.Array
+
+    def at(self, places: NDArray[np.int64]) -> pa.Array:
+        return taken(self.values, places)
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Whole numbers from `lowest` on, so many; then a null, if any key has one."""
+
+    kind: pa.DataType
+    lowest: int
+    count: int
+
+    def at(self, places: NDArray[np.int64]) -> pa.Array:
+        values = from_numpy((places + self.lowest).astype(str(self.kind)))
+        nulls = places == self.count
+        if not nulls.any():
+            return values
+        mask = pa.py_buffer(np.packbits(~nulls, bitorder="little"))
+        return pa.Array.from_buffers(self.kind, len(values), [mask, values.buffers()[1]])
 
 
 class Dense:
@@ -108,16 +156,29 @@ class Dense:
         self._model, self._digits, self._select = model, digits, select
         self.tables = [digit.table for digit in digits if digit.table]
         self._cells = int(np.prod([digit.places for digit in digits], dtype=object))
-        rows = self._count(warehouse)
-        codes = np.flatnonzero(rows)
+        self._rows: NDArray[np.int64] | None = self._count(warehouse)
         self._number = np.full(self._cells, -1, np.int32)
-        self._number[codes] = np.arange(len(codes), dtype=np.int32)
-        keys: dict[str, pa.Array] = {}
-        rest = codes
-        for digit in reversed(digits):
-            rest, place = np.divmod(rest, digit.places)
-            keys[digit.name] = taken(digit.values, place)
-        self.units = pa.table({**{digit.name: keys[digit.name] for digit in digits}, ROWS: from_numpy(rows[codes])})
+
+    def listed(self, rows: int) -> Iterator[pa.RecordBatch]:
+        counts = self._rows if self._rows is not None else np.zeros(0, np.int64)
+        number = 0
+        for start in range(0, len(counts), rows):
+            part = counts[start : start + rows]
+            there = np.flatnonzero(part)
+            codes = there + start
+            self._number[codes] = np.arange(number, number + len(codes), dtype=np.int32)
+            number += len(codes)
+            keys: dict[str, pa.Array] = {}
+            rest = codes
+            for digit in reversed(self._digits):
+                rest, place = np.divmod(rest, digit.places)
+                keys[digit.name] = digit.values.at(place)
+            if len(codes):
+                columns = {digit.name: keys[digit.name] for digit in self._digits}
+                yield pa.RecordBatch.from_pydict({**columns, ROWS: from_numpy(part[there])})
+        self._rows = None
+
+    def use(self, units: pa.Table) -> None: ...
 
     def query(self, columns: Sequence[str]) -> str:
         code = ""
@@ -143,7 +204,9 @@ class Dense:
             if sum(map(len, waiting)) > COUNTED:
                 rows += np.bincount(np.concatenate(waiting), minlength=self._cells)
                 waiting = []
-        return rows + np.bincount(np.concatenate(waiting), minlength=self._cells) if waiting else rows
+        if waiting:
+            rows += np.bincount(np.concatenate(waiting), minlength=self._cells)
+        return rows
 
     def _codes(self, told: pa.Array) -> NDArray[np.int32]:
         codes = numpy_of(told, False) if told.null_count == 0 else np.array([-1])
@@ -155,7 +218,7 @@ class Dense:
         return codes
 
 
-def _dense(model: str, unit: Sequence[str], select: str, schema: pa.Schema, warehouse: Counting) -> Dense | None:
+def _dense(model: str, unit: Sequence[str], select: str, schema: pa.Schema, warehouse: Counting, cells: int) -> Dense | None:
     """The units told by arithmetic; None where their keys are of other types, or of too many combinations."""
     t = pa.types
     kinds = {name: schema.field(name).type for name in unit}
@@ -168,7 +231,7 @@ def _dense(model: str, unit: Sequence[str], select: str, schema: pa.Schema, ware
     ranges = dict(zip(whole, zip(ends[::3], ends[1::3], ends[2::3], strict=True), strict=True))
     if not rows or any(lowest is None for lowest, _, _ in ranges.values()):
         return None
-    most, digits = min(MOST_CELLS, 4 * rows + 2**16), list[Digit]()
+    most, digits = min(cells, 4 * rows + 2**16), list[Digit]()
     for place, name in enumerate(unit):
         lowest, highest, there = ranges.get(name, (0, MOST_CELLS, 0))
         if highest - lowest < MOST_CELLS:
@@ -187,11 +250,9 @@ def _dense(model: str, unit: Sequence[str], select: str, schema: pa.Schema, ware
 def _of_numbers(name: str, kind: pa.DataType, lowest: int, places: int, nulls: bool) -> Digit:
     """Whole numbers that lie close to one another: the place is the distance from the least of them; nulls come last."""
     sql = f"(CAST(q.{quote(name)} AS BIGINT) - {lowest})"
-    values = from_numpy(np.arange(lowest, lowest + places).astype(str(kind)))
     if nulls:
-        values = pa.concat_arrays([values, pa.nulls(1, kind)])
         sql = f"coalesce({sql}, {places})"
-    return Digit(name, places + nulls, sql, values)
+    return Digit(name, places + nulls, sql, Range(kind, lowest, places))
 
 
 def _of_values(name: str, kind: pa.DataType, select: str, table: str, warehouse: Counting) -> Digit | None:
@@ -201,9 +262,10 @@ def _of_values(name: str, kind: pa.DataType, select: str, table: str, warehouse:
     if len(values) > MOST_PLACES:
         return None
     warehouse.load(table, pa.table({"value": values, "place": from_numpy(np.arange(len(values)))}))
-    return Digit(name, len(values), f"{table}.place", values if values.type == kind else values.cast(kind), table)
+    typed = values if values.type == kind else values.cast(kind)
+    return Digit(name, len(values), f"{table}.place", Values(typed), table)
 
 
-def _with_rows(units: pa.Table) -> pa.Table:
+def _with_rows(units: pa.RecordBatch) -> pa.RecordBatch:
     rows = numpy_of(units.column(ROWS), False).astype(np.int64)
     return units.set_column(units.num_columns - 1, ROWS, from_numpy(rows))

@@ -76,8 +76,8 @@ def plan_again(home: Any, record: Record, job: Job) -> None:
 
 def _numbers_of_failures(units: UnitList, layout: Layout, model: Model, home: Any) -> list[int]:
     table = pq.ParquetFile(pa.BufferReader(listed(home.store, layout.accounts(model.name), layout.collected(model.name)))).read(["status"])
-    if table.num_rows != len(units.rows):
-        raise HundredfoldError(f"the accounts of {model.name} have {table.num_rows:,} rows for {len(units.rows):,} units")
+    if table.num_rows != len(units):
+        raise HundredfoldError(f"the accounts of {model.name} have {table.num_rows:,} rows for {len(units):,} units")
     return [number for number, status in enumerate(table.column("status").to_pylist()) if status != "ok"]
 
 

@@ -17,6 +17,7 @@ from ..contract import literal, quote
 from ..errors import QueryError
 from ..job import Batch, Job, Model
 
+PACKED = 2**18  # units whose costs are summed at a time
 UNIT_COST = 20.0  # rows that a unit costs on top of its own: the call, its accounts
 
 
@@ -153,13 +154,19 @@ def pack(rows: NDArray[np.int64], *, parts: int, most_rows: int) -> list[Batch]:
     """
     if len(rows) == 0:
         return []
-    cost: NDArray[np.float64] = rows.astype(np.float64) + UNIT_COST
-    share = max(float(cost.sum()) / max(parts, 1), UNIT_COST)
-    edges = _edges(cost, rows, share, most_rows)
-    return [
-        Batch(number, first, last - 1, int(rows[first:last].sum()), float(cost[first:last].sum()))
-        for number, (first, last) in enumerate(pairwise(edges))
-    ]
+    total_rows = _running(rows)
+    whole = float(total_rows[-1]) + UNIT_COST * len(rows)
+    total_cost = total_rows.astype(np.float64)
+    for start in range(0, len(total_cost), PACKED):  # without an array more of all units
+        part = total_cost[start : start + PACKED]
+        part += UNIT_COST * np.arange(start, start + len(part))
+    share = max(whole / max(parts, 1), UNIT_COST)
+    edges = _edges(total_cost, total_rows, share, most_rows)
+    batches = []
+    for number, (first, last) in enumerate(pairwise(edges)):
+        count = int(total_rows[last] - total_rows[first])
+        batches.append(Batch(number, first, last - 1, count, count + UNIT_COST * (last - first)))
+    return batches
 
 
 def cut(batches: Sequence[Batch], size: NDArray[np.int64], most: int) -> list[Batch]:
@@ -167,17 +174,26 @@ def cut(batches: Sequence[Batch], size: NDArray[np.int64], most: int) -> list[Ba
     done = []
     for batch in batches:
         own = size[batch.first : batch.last + 1]
-        edges = _edges(own.astype(np.float64), own, float("inf"), most) if own.sum() > most else []
+        total = _running(own)
+        edges = _edges(total.astype(np.float64), total, float("inf"), most) if total[-1] > most else []
         done.append(replace(batch, cuts=tuple(batch.first + edge for edge in edges[1:-1])))
     return done
 
 
-def _edges(cost: NDArray[np.float64], rows: NDArray[np.int64], share: float, most_rows: int) -> list[int]:
-    """Where one batch ends and the next begins: before the unit with which it would be too dear or too long."""
-    total_cost = np.concatenate([[0.0], np.cumsum(cost)])
-    total_rows = np.concatenate([[0], np.cumsum(rows)])
+def _running(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The sums up to each place, from 0 on, shape (units + 1,)."""
+    total = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(rows, out=total[1:])
+    return total
+
+
+def _edges(total_cost: NDArray[np.float64], total_rows: NDArray[np.int64], share: float, most_rows: int) -> list[int]:
+    """Where one batch ends and the next begins: before the unit with which it would be too expensive or too long.
+
+    Both are sums up to each unit, shape (units + 1,).
+    """
     edges = [0]
-    while edges[-1] < len(rows):
+    while edges[-1] < len(total_rows) - 1:
         start = edges[-1]
         by_cost = int(np.searchsorted(total_cost, total_cost[start] + share, side="right")) - 1
         by_rows = int(np.searchsorted(total_rows, total_rows[start] + most_rows, side="right")) - 1

@@ -105,7 +105,7 @@ class Desk:
     def too_large(self, table: Table, message: Message) -> str:
         """Return why units cannot be handed to the function."""
         share = size_text(self.gauge.share) if self.gauge.share else "limited"
-        rows = int(table.units.rows[message.first : message.last + 1].sum())
+        rows = int(table.units.sizes(message.first, message.last).sum())
         need = table.need(message)
         what = f"its {rows:,} rows need" if message.units == 1 else f"{rows:,} rows of {message.units:,} units need"
         return f"{what} about {size_text(need)} of memory as {FORMS[table.form]}, and a worker's share is {share}: {RAISE}"
@@ -154,7 +154,7 @@ class Table:
     def need(self, message: Message) -> int:
         """Return about how many bytes it takes to hand the units of a message to the function."""
         batch = self.manifest.batches[message.batch]
-        rows = int(self.units.rows[message.first : message.last + 1].sum())
+        rows = int(self.units.sizes(message.first, message.last).sum())
         size = bytes_of_units(self.manifest, batch, message.first, message.last, self.kit.layout, self.kit.store)
         return int(COPIES[self.form] * size) + ORDER_BYTES * rows
 
