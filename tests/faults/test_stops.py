@@ -285,6 +285,51 @@ def test_functions_with_a_cache_may_stand_in_a_script(tmp_path):
     assert words.splitlines() == [str([{"y": 1664080, "size": 1}] * 2)]
 
 
+def test_generic_functions_may_stand_in_a_script(tmp_path):
+    """functools.singledispatch of what calls itself, of a method, and of what a function makes."""
+    lines = """
+        import functools
+
+        @functools.singledispatch
+        def size(value):
+            return 0
+
+        @size.register
+        def _(value: int):
+            return value
+
+        @size.register
+        def _(value: list):
+            return sum(map(size, value))
+
+        class Kind:
+            @functools.singledispatchmethod
+            def of(self, value):
+                return "other"
+
+            @of.register
+            def _(self, value: str):
+                return "text"
+
+        def made():
+            @functools.singledispatch
+            def work(rows):
+                return {"size": size([1, [2, "x"]]), "kind": Kind().of("x"), "other": Kind().of(1), "twice": twice(2)}
+
+            @functools.cache
+            def twice(n):
+                return 2 * n
+
+            return work
+
+        job = Job("generic", [Source("s")], [Model("m", ("k",), made())])
+        done = hundredfold.run(job, {"s": table}, home=sys.argv[1], workers=1, memory="1GB")
+        print(done.results("m").arrow().drop_columns(["k"]).to_pylist())
+    """
+    words = ran(script(tmp_path, dedent(lines), units=2), tmp_path / "home")
+    assert words.splitlines() == [str([{"size": 3, "kind": "text", "other": "other", "twice": 4}] * 2)]
+
+
 def test_an_unknown_way_to_start_workers_is_refused(tmp_path):
     with started(script(tmp_path, RUN), tmp_path / "home", HUNDREDFOLD_START="fork") as driver:
         _, errors = driver.communicate(timeout=HANG_S)

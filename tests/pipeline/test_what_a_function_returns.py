@@ -143,7 +143,7 @@ def test_all_units_may_return_no_row(bench: Bench) -> None:
         (pd.DataFrame({"a": pd.Series([2**60 + 1, 1.5], dtype=object)}), "exactly representable"),
         (pl.Series([1]), "returned a polars Series"),
         (pa.array([1]), "returned a pyarrow Int64Array"),
-        ({}, "without a column"),
+        ({}, "returned an empty dict; wanted one with at least one column"),
         ({1: 2}, "returned columns 1; wanted names"),
         (pd.Series({"a": 1}), "pandas Series"),
         ({"a": object()}, "a"),
@@ -318,7 +318,7 @@ def test_dicts_without_a_key_in_any_unit_fail_their_units_alone(bench: Bench, em
         piece = run(bench, [pa.table({"v": v["v"], "n": [v["n"]]}) if isinstance(returned, pa.Array) and v["v"] else v for v in values])
         assert rows_of(piece) == [{"u": 1, "v": None, "n": 2}]
         assert list(why(piece)) == [0, 2]
-        assert "as v, where no unit has a key in it, and no file can hold a dict without one" in why(piece)[0]
+        assert "as v: a dict without a key cannot be stored, and no unit returned a key there" in why(piece)[0]
 
 
 def test_a_unit_with_other_columns_than_most_fails_and_the_others_stay(bench: Bench) -> None:

@@ -264,7 +264,7 @@ class Gather:
         ) < len(names):
             raise ResultError(f"returned columns {', '.join(names)}; SQL takes two of them, or one and a key, for the same")
         if not names:
-            raise ResultError("returned a row without a column")
+            raise ResultError("returned an empty dict; wanted one with at least one column, such as {'price': 1.5}")
         if self.contract is None:
             return
         wanted = self.contract.names

@@ -313,7 +313,8 @@ def _fit_column(name: str, column: pa.ChunkedArray, kind: pa.DataType, units: ND
         for row in np.flatnonzero(~nulls_of(column.combine_chunks())).tolist():
             late.setdefault(
                 int(units[row]),
-                f"returned {column[row].as_py()} as {name}, where no unit has a key in it, and no file can hold a dict without one",
+                f"returned {column[row].as_py()} as {name}: a dict without a key cannot be stored, and no unit "
+                "returned a key there; return None instead",
             )
         return pa.nulls(len(column), kind)
     if not agree(found, kind_of(kind)):

@@ -35,12 +35,39 @@ def packed(thing: Kit | Job) -> bytes:
 
 
 class _JobPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-    """cloudpickle, which also sends a function with a cache that a script or a notebook defines; each worker begins with an empty cache."""
+    """cloudpickle, which also sends what functools makes of the functions of a script or a notebook.
+
+    A function with a cache begins with an empty one in each worker; a generic function (singledispatch)
+    has the same implementations there.
+    """
 
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, functools._lru_cache_wrapper) and getattr(obj, "__module__", None) == "__main__":
+        if not callable(obj) or not _is_sent_by_value(obj):
+            return super().reducer_override(obj)
+        if isinstance(obj, functools._lru_cache_wrapper):
             return _cached, (obj.__wrapped__, *obj.cache_parameters().values())
+        if getattr(obj, "__code__", None) is DISPATCHER:
+            registry = dict(obj.registry)
+            return _dispatching, (registry[object],), registry, None, None, _register
         return super().reducer_override(obj)
+
+
+DISPATCHER = functools.singledispatch(lambda _: None).__code__  # type: ignore[attr-defined]  # it is a function
+
+
+def _is_sent_by_value(obj: Any) -> bool:
+    """Return whether no other process can import it: it is a script's, or was made inside a function."""
+    return getattr(obj, "__module__", None) == "__main__" or "<locals>" in getattr(obj, "__qualname__", "")
+
+
+def _dispatching(function: Any) -> Any:
+    return functools.singledispatch(function)
+
+
+def _register(generic: Any, registry: dict[type, Any]) -> None:
+    """Give a generic function its implementations; later than it, since they may call it."""
+    for kind, function in registry.items():
+        generic.register(kind, function)
 
 
 def _cached(function: Any, size: int | None, typed: bool) -> Any:
