@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,9 +15,10 @@ from emulator import Emulator
 from emulator import deploy as emulated
 from synthesis import JOB, cdk_app, synthesize
 
-from hundredfold.aws.adapters.session import Place, client
-from hundredfold.aws.deploy.deploy import DeployError, Wish, default_stack, deploy, destroy, synth
+from hundredfold.aws.adapters.session import Place, client, code_of_image
+from hundredfold.aws.deploy.deploy import DeployError, Wish, _by_digest, default_stack, deploy, destroy, synth
 from hundredfold.aws.deploy.node import NodeError, cdk, find_node, on_path
+from hundredfold.aws.deploy.package import fingerprint_of
 from hundredfold.errors import JobError, UsageError
 
 STACK = "removed"
@@ -187,3 +188,30 @@ def test_deploy_tells_of_an_account_that_is_not_prepared_prepares_it_and_deploys
         assert again == place
         assert destroy("pricing", sleep=lambda _: None) == place.bucket
     assert any("bootstrapped" in line for line in said)
+
+
+MANIFEST = json.dumps({"schemaVersion": 2, "config": {"digest": "sha256:1"}, "layers": []})
+
+
+def test_an_image_named_by_a_tag_is_deployed_and_known_by_its_digest(aws_env: Emulator, name_of: Callable[[str], str]) -> None:
+    repository, said = name_of("repository"), list[str]()
+    client("ecr").create_repository(repositoryName=repository)
+    kept = client("ecr").put_image(repositoryName=repository, imageManifest=MANIFEST, imageTag="7")["image"]
+    tagged = f"{kept['registryId']}.dkr.ecr.us-east-1.amazonaws.com/{repository}:7"
+    found = _by_digest(tagged, said.append)
+    assert found == f"{tagged.removesuffix(':7')}@{kept['imageId']['imageDigest']}"
+    assert said == [f"{tagged} is {kept['imageId']['imageDigest']}"]
+    assert _by_digest(found, said.append) == found
+    assert fingerprint_of(found) == kept["imageId"]["imageDigest"].removeprefix("sha256:")[:16]
+    function = name_of("function")
+    client("lambda").create_function(
+        FunctionName=function, PackageType="Image", Code={"ImageUri": found}, Role="arn:aws:iam::000000000000:role/r"
+    )
+    assert code_of_image(function) == fingerprint_of(found)
+    assert code_of_image(name_of("none")) == ""
+
+
+def test_an_image_that_cannot_be_looked_up_is_deployed_by_its_tag(aws_env: Emulator) -> None:
+    said: list[str] = []
+    assert _by_digest(IMAGE.image, said.append) == IMAGE.image
+    assert "is deployed by its tag, since its digest cannot be found" in said[0]

@@ -6,12 +6,14 @@ is what S3 does.  Who needs a file and not bytes gets one in this machine's temp
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, count, islice
@@ -41,6 +43,7 @@ AT_ONCE = 1000  # so many keys one call may delete
 TRIES = 5  # of what boto3 does not try again by itself
 CUT_OFF = (ConnectionClosedError, FlexibleChecksumError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
 ABSENT = {"NoSuchKey", "404"}
+PLAIN_ETAG = re.compile(r'"?([0-9a-f]{32})"?')  # of an object that was written in one part
 TAKEN = {"PreconditionFailed", "412"}  # there is another object than the call allows
 RACED = {"ConditionalRequestConflict", "409"}  # another write of the same key was under way: ask again
 REPLACED = (
@@ -111,13 +114,16 @@ class S3Store:
         size, _, etag = mark.partition(" ")
         with self._told(key, "read"), self._absent(key):
             try:
-                data = pa.py_buffer(self._read(full, IfMatch=etag))
+                found, content = self._answer(full, IfMatch=etag)
+                data = pa.py_buffer(content)
             except ClientError as error:
                 if code(error) in TAKEN:
                     raise damaged(self, key, "was replaced since it was written") from error
                 raise
         if data.size != int(size):
             raise damaged(self, key, f"has {data.size:,} bytes, and had {int(size):,} when it was written")
+        if not _has_tag(content, etag, found):
+            raise damaged(self, key, "does not have the checksum with which it was written")
         return data
 
     def marks(self, prefix: str) -> dict[str, str]:
@@ -205,11 +211,15 @@ class S3Store:
         for page in client("s3").get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below):
             yield from page.get("Contents", ())
 
-    def _read(self, full: str, **condition: str) -> bytes:
+    def _read(self, full: str) -> bytes:
+        return self._answer(full)[1]
+
+    def _answer(self, full: str, **condition: str) -> tuple[dict[str, Any], bytes]:
+        """What S3 says of an object, and its bytes."""
         for pause in _pauses():
-            body = client("s3").get_object(Bucket=self.bucket, Key=full, **condition)["Body"]  # this, boto3 tries again by itself
+            found = client("s3").get_object(Bucket=self.bucket, Key=full, **condition)  # this, boto3 tries again by itself
             try:
-                return bytes(body.read())
+                return found, bytes(found["Body"].read())
             except CUT_OFF:
                 if pause is None:
                     raise
@@ -297,6 +307,17 @@ class Copies:
         with self._lock:
             self._gone()
             self._folder = None
+
+
+def _has_tag(content: bytes, etag: str, answer: Mapping[str, Any]) -> bool:
+    """Whether bytes have their object's entity tag, which is their MD5 where S3 encrypts with its own keys (the default).
+
+    With keys of KMS, and for an upload of several parts, it is another number: True.
+    """
+    wanted = PLAIN_ETAG.fullmatch(etag)
+    if wanted is None or answer.get("ServerSideEncryption") != "AES256" or "SSECustomerAlgorithm" in answer:
+        return True
+    return hashlib.md5(content, usedforsecurity=False).hexdigest() == wanted[1]
 
 
 def _remove_folder(folder: Path | None, owner: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from threading import Lock
 from typing import Any
@@ -14,6 +14,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ...errors import UsageError
+from ..lambda_platform import digest_of
 
 ATTEMPTS = 8  # throttling is normal where a thousand workers begin at once
 
@@ -31,6 +32,18 @@ def caller() -> str:
         return str(client("sts").get_caller_identity()["Arn"])
     except (BotoCoreError, ClientError, KeyError):
         return ""
+
+
+def code_of_image(function: str) -> str:
+    """Return the fingerprint of the image that a Lambda function runs: its digest, also where it was named by a tag.
+
+    "" for a function that is no image, or that these credentials may not look at.
+    """
+    try:
+        found = client("lambda").get_function(FunctionName=function)["Code"]
+    except (BotoCoreError, ClientError, KeyError):
+        return ""
+    return digest_of(str(found.get("ResolvedImageUri", "")))
 
 
 def _after_fork() -> None:
@@ -77,7 +90,8 @@ class Place:
             ) from error
         outputs = {output["OutputKey"].lower(): output["OutputValue"] for output in found.get("Outputs", [])}
         names = {"queue": "queueurl", "dead": "deadurl", "machine": "machinearn"}
-        return cls._made(lambda name: outputs.get(names.get(name, name)), f"the outputs of the stack {stack}")
+        place = cls._made(lambda name: outputs.get(names.get(name, name)), f"the outputs of the stack {stack}")
+        return place if place.code or "workfunction" not in outputs else replace(place, code=code_of_image(outputs["workfunction"]))
 
     @classmethod
     def _made(cls, find: Any, where: str) -> Place:

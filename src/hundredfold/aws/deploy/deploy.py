@@ -16,11 +16,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from ... import errors
 from ...errors import HundredfoldError, UsageError
@@ -99,13 +99,34 @@ def deploy(ref: str, folder: Path, *, stack: str, wish: Wish | None = None, boot
 
     `bootstrap`: first make what the CDK itself needs in an account and region, once for all stacks: a bucket and its roles.
     """
-    assembly = synth(ref, folder, stack=stack, wish=wish)
+    wish = wish or Wish()
+    assembly = synth(ref, folder, stack=stack, wish=replace(wish, image=_by_digest(wish.image, say)))
     if assembly.package:
         say(f"packaged {assembly.package.size / 2**20:.0f} MB; synthesized {assembly.folder}")
     if bootstrap:
         _cdk(["bootstrap", _account()], assembly, say)
     _cdk(["deploy", stack, "--require-approval", "never", "--progress", "events"], assembly, say)
     return Place.of_stack(stack)
+
+
+def _by_digest(image: str | None, say: Say) -> str | None:
+    """Return an image's address by its digest where a tag names it, as far as these credentials may look.
+
+    A tag can be moved: CloudFormation would then see no change and deploy nothing, and no run could tell by which code it was done.
+    """
+    named = re.fullmatch(r"(\d{12})\.dkr\.ecr\.([a-z0-9-]+)\.[^/]+/([^:@]+):([\w.-]+)", image or "")
+    if image is None or named is None:
+        return image
+    account, _, repository, tag = named.groups()
+    try:
+        (found,) = client("ecr").describe_images(registryId=account, repositoryName=repository, imageIds=[{"imageTag": tag}])[
+            "imageDetails"
+        ]
+    except (BotoCoreError, ClientError, ValueError) as error:
+        say(f"{image} is deployed by its tag, since its digest cannot be found: {error}")
+        return image
+    say(f"{image} is {found['imageDigest']}")
+    return f"{image.removesuffix(f':{tag}')}@{found['imageDigest']}"
 
 
 def destroy(stack: str, *, everything: bool = False, say: Say = lambda _: None, sleep: Callable[[float], None] = time.sleep) -> str:

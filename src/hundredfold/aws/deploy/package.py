@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ..._package import FOLDER
 from ...errors import HundredfoldError, UsageError
-from ..lambda_platform import MACHINES, PYTHON, PYTHONS, ROOM, platforms
+from ..lambda_platform import FINGERPRINT_DIGITS, MACHINES, PYTHON, PYTHONS, ROOM, digest_of, platforms
 from .dependencies import OURS, Imports, imports_of
 from .prune import prune
 
@@ -34,7 +34,6 @@ DATA_MOST = 2**20  # bytes: a table in the code is a source's rows, a small one 
 COMPILED = {".so", ".pyd", ".dylib", ".dll"}
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the first day that a zip knows
 YOURS = "your code"
-FINGERPRINT_DIGITS = 16
 
 
 class PackageError(HundredfoldError):
@@ -371,8 +370,7 @@ def fingerprint_of(code: object) -> str:
         return digest.hexdigest()[:FINGERPRINT_DIGITS]
     if path is not None and path.is_file():
         return sha256_of(path)[:FINGERPRINT_DIGITS]
-    image = re.search(r"@sha256:([0-9a-f]{64})$", str(code))
-    return image[1][:FINGERPRINT_DIGITS] if image else ""
+    return digest_of(str(code))
 
 
 def sha256_of(path: Path) -> str:
