@@ -25,7 +25,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-aws test-matrix drill-aws lint format bench bench-full bench-peers docs clean
+.PHONY: help demo compiled test test-fast test-aws test-matrix drill-aws lint format bench bench-full bench-peers docs clean
 
 help:  ## list these verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -33,14 +33,18 @@ help:  ## list these verbs
 demo: $(VENV)/core.done  ## make a mobile operator's data and price all of it
 	@$(BIN)/hundredfold demo
 
-test: $(VENV)/dev.done $(EMULATOR)/done $(LAMBDA)/tried  ## run all tests, in two processes (or WORKERS=8)
+test: $(VENV)/dev.done $(EMULATOR)/done $(LAMBDA)/tried compiled  ## run all tests, in two processes (or WORKERS=8)
 	$(BIN)/python -m pytest $(IN_PARALLEL)
 
-test-fast: $(VENV)/dev.done  ## run the tests of ports, oracle, steps and layers, in under a minute
+test-fast: $(VENV)/dev.done compiled  ## run the tests of ports, oracle, steps and layers, in under a minute
 	$(BIN)/python -m pytest $(IN_PARALLEL) $(FAST_TESTS)
 
-test-aws: $(VENV)/dev.done $(EMULATOR)/done $(LAMBDA)/tried  ## run the tests on emulated AWS alone
+test-aws: $(VENV)/dev.done $(EMULATOR)/done $(LAMBDA)/tried compiled  ## run the tests on emulated AWS alone
 	$(BIN)/python -m pytest $(IN_PARALLEL) tests/aws tests/ports
+
+# where PYTHONDONTWRITEBYTECODE is set, each of the thousands of processes that the tests start would compile the package
+compiled: $(VENV)/core.done
+	@$(BIN)/python -m compileall -q src
 
 # the short form has no test that needs the emulator
 test-matrix: $(VENV)/venv.done $(if $(findstring --short,$(MATRIX)),,$(EMULATOR)/done)  ## the demo and the tests on every installed Python, with the newest and the lowest versions

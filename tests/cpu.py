@@ -23,35 +23,50 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.cpu is not None:
-        config.pluginmanager.register(CpuSeconds(config.option.cpu.absolute()), "cpu_seconds")
+        config.pluginmanager.register(CpuSeconds(), "cpu_seconds")
+        if not hasattr(config, "workerinput"):  # this is no process of xdist
+            config.pluginmanager.register(Report(config.option.cpu.absolute()), "cpu_report")
 
 
 class CpuSeconds:
-    """Measures in the processes that run tests, and writes in the one that reports."""
+    """Adds to the report of each phase of a test what it used: in each process that runs tests."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self) -> None:
         self.before = tree_s(os.getpid())
-        self.seconds: Counter[tuple[str, str]] = Counter()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         now = tree_s(os.getpid())
-        report.user_properties.append((PROPERTY, now - self.before))
+        # less than nothing is what a process took with it whose parent ended before it
+        report.user_properties.append((PROPERTY, max(now - self.before, 0.0)))
         self.before = now
         return report
+
+
+class Report:
+    """Writes the CPU seconds into a file: in the one process that hears of all tests."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.file.unlink(missing_ok=True)
+        self.seconds: Counter[tuple[str, str]] = Counter()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         # every later phase repeats the properties of those before it
         for name, value in report.user_properties[-1:]:
             if name == PROPERTY:
                 self.seconds[report.nodeid, report.when] += value
+                with self.file.open("a") as file:  # for a run that does not reach its end
+                    file.write(line(value, report.when, report.nodeid))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        lines = [f"{seconds:9.2f} {when:8} {nodeid}" for (nodeid, when), seconds in self.seconds.most_common()]
-        self.file.write_text("\n".join(lines) + "\n")
+        self.file.write_text("".join(line(seconds, when, nodeid) for (nodeid, when), seconds in self.seconds.most_common()))
         terminalreporter.write_line(f"{self.seconds.total():.0f} CPU seconds in tests: {self.file}")
+
+
+def line(seconds: float, when: str, nodeid: str) -> str:
+    return f"{seconds:9.2f} {when:8} {nodeid}\n"
 
 
 def tree_s(root: int) -> float:

@@ -178,6 +178,7 @@ def check(
     began = time.monotonic()
     try:
         install(python, folder, resolution, extras)
+        call([str(folder / BIN / "python"), "-m", "compileall", "-q", str(ROOT / "src")])
     except NotInstalled as error:
         return Outcome(version, resolution, note=f"failed to install: {error}", ok=False)
     except IndexUnreachable as error:

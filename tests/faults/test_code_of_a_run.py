@@ -21,6 +21,7 @@ from hundredfold import Job, Model, Publish, Source, open_run, resume, retry
 from hundredfold.errors import JobError, StateError
 from hundredfold.pipeline.runner import Quiet
 from hundredfold.runs.code_fingerprint import code_of, differences
+from waits import HANG_S
 
 PACKAGE = {
     "shop/__init__.py": "",
@@ -71,7 +72,7 @@ def project(folder: Path, **changes: str) -> Path:
 
 def cli(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "hundredfold", *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=HANG_S, check=False)
 
 
 def published(folder: Path) -> str:
@@ -321,7 +322,7 @@ def test_modules_of_every_kind_are_kept(tmp_path, kind):
         print(done.results().arrow().to_pylist(), os.path.exists({str(place)!r}))
         """)
     )
-    done = subprocess.run([sys.executable, "main.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "main.py"], cwd=tmp_path, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert (done.stderr, done.stdout) == ("", f"{[{'k': k, 'v': 1} for k in (0, 2, 3)]} False\n")
 
 

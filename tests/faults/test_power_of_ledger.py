@@ -13,7 +13,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -33,36 +32,36 @@ KILLS = 60
 HERE = Path(__file__).parent
 
 
-def write_on(path: Path, written: int) -> None:
-    """Write notes for ever, and report each that has returned."""
+def write_on(path: Path, written: int, seconds: float) -> None:
+    """Write notes until the system ends this process, and report each that has returned.
+
+    It is ended after so many seconds of its own CPU time: a busy machine strikes no other moments than an idle one.
+    """
     ledger, n = SqliteLedger(path), 0
     while True:
         n += 1
         ledger.note("r", counts={"n": n, "text": str(n) * (n % 5 * 100_000)})
         os.write(written, f"{n}\n".encode())
+        if n == 1:
+            signal.signal(signal.SIGPROF, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def killed_writer(path: Path, random: Random) -> int:
-    """Kill a process in one of its transactions, and return the number of the last note that had returned."""
+    """End a process in one of its transactions, and return the number of the last note that had returned."""
     reading, written = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            write_on(path, written)
+            write_on(path, written, 0.002 + random.random() / 20)
         finally:
             os._exit(1)
     os.close(written)
-    told = os.read(reading, 100)
-    journal, until = path.with_name(path.name + "-journal"), time.monotonic() + 1
-    for _ in range(random.randrange(1, 4)):
-        while not journal.exists() and time.monotonic() < until:
-            pass  # it is there for about a millisecond
-        time.sleep(random.random() / 500)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    told = b""
     while more := os.read(reading, 2**16):
         told += more
     os.close(reading)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGPROF
     return int(told.split(b"\n")[-2])
 
 

@@ -15,6 +15,7 @@ from hundredfold import Job, Model, Source
 from hundredfold.errors import HomeError, ResultError
 from hundredfold.local.home import Home
 from hundredfold.workers import child as desk
+from waits import LIMIT_S
 
 UNITS = 6
 ROWS = pa.table({"k": range(UNITS), "x": [float(k) for k in range(UNITS)]})
@@ -97,7 +98,7 @@ def test_a_unit_that_spoils_its_own_result_is_named_and_no_other(tmp_path, how, 
 
 @pytest.mark.parametrize("how", [no_batch_can_be_read, reading_raises, no_memory_is_left], ids=lambda f: f.__name__)
 def test_a_worker_that_units_spoil_for_later_ones_is_replaced(tmp_path, how):
-    run = go(tmp_path, Spoils(how, culprit=None), time_limit=60)
+    run = go(tmp_path, Spoils(how, culprit=None), time_limit=LIMIT_S)
     assert (run.state, len(run.failures())) == ("done", 0)
     assert run.results().arrow().to_pydict() == {"k": list(range(UNITS)), "z": [4.0 * k for k in range(UNITS)]}
 

@@ -17,6 +17,7 @@ from bench import Bench
 from hundredfold import Job, Model, Source
 from hundredfold.errors import HundredfoldError, SourceError
 from hundredfold.local.home import Home
+from waits import HANG_S
 
 ROWS = 4_000
 
@@ -135,7 +136,7 @@ def test_a_run_with_a_damaged_page_fails_with_one_error(tmp_path: Path) -> None:
     damaged = written(tmp_path / "b.parquet")
     overwrite(damaged, page_of(damaged, "t", 1), b"\xff" * 40)
     command = [sys.executable, "-m", "hundredfold", "run", "job.py", "--workers", "1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "b.parquet cannot be read as Parquet" in done.stderr

@@ -7,6 +7,7 @@ can count calls; and where a file of that name with `.mended` is there, the func
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from annotated_types import Ge
 from hundredfold import Job, Model, Publish, Source
 
 PARTS = 3
+LIMIT_S = 40.0  # of a unit; a call may take longer
 MENDED = "JOB_IS_MENDED"  # in the environment: what was deployed last has another query
 TO_NUMBER = "TRY_CAST" if os.environ.get(MENDED) else "CAST"
 
@@ -63,12 +65,23 @@ def writes_and_reads_where_it_may_not() -> None:
     raise ValueError("; ".join(sorted(reach())))
 
 
+def outlasts() -> None:
+    """Let this unit have begun long before its limit: however busy the machine is, no other unit comes near to that."""
+    from hundredfold.workers.child import Desk
+
+    for found in gc.get_objects():
+        if isinstance(found, Desk):
+            found.marks[1] -= int(100 * LIMIT_S * 1e9)
+    time.sleep(3600)
+
+
 WAYS: dict[str, Callable[[], Any]] = {
     "fine": lambda: None,
     "raise": fails,
     "segfault": lambda: ctypes.string_at(0),
     "exit": lambda: os._exit(3),
-    "outlast": lambda: time.sleep(3600),
+    "outlast": outlasts,
+    "sleep": lambda: time.sleep(3600),
     "memory": fills_the_memory,
     "kill the function": kills_its_function,
     "no number": lambda: None,  # for the function; the query wants one
@@ -127,7 +140,7 @@ job = Job(
             unit=("k",),
             query=f"SELECT k, how, log, CASE how WHEN 'no number' THEN {TO_NUMBER}(log AS INTEGER) END AS number FROM tasks",
             work=doubled,
-            time_limit=6,
+            time_limit=LIMIT_S,
         ),
         Model("summed", unit=("part",), query=f"SELECT k % {PARTS} AS part, twice FROM doubled", work=summed),
     ],
