@@ -22,7 +22,7 @@ import psutil
 
 import hundredfold
 from benchmarks.measure import scratch
-from hundredfold.pipeline.runner import Quiet
+from hundredfold.pipeline.runner import NullCallbacks
 from hundredfold.pipeline.stages import Stage
 from tariffs import demo
 from tariffs.job import job, per_unit
@@ -31,8 +31,8 @@ EVERY = 0.2
 FORMS = {"batched": job, "one by one": per_unit}
 
 
-class Stages(Quiet):
-    """A watcher that keeps the seconds and the peak memory of each stage."""
+class Stages(NullCallbacks):
+    """A callbacks that keeps the seconds and the peak memory of each stage."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -41,7 +41,7 @@ class Stages(Quiet):
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
-    def stage(self, stage: Stage) -> None:
+    def stage_started(self, stage: Stage) -> None:
         self._turn(str(stage))
 
     def __enter__(self) -> Stages:
@@ -82,7 +82,7 @@ def stages(size: str, workers: int | None, memory: str | None) -> None:
         places = demo.make(size, folder / "data")
         print(f"{size}: made in {time.monotonic() - began:.1f} s", flush=True)
         with Stages() as seen:
-            run = hundredfold.run(job, places, home=folder / "home", as_of=demo.AS_OF, workers=workers, memory=memory, watcher=seen)
+            run = hundredfold.run(job, places, home=folder / "home", as_of=demo.AS_OF, workers=workers, memory=memory, callbacks=seen)
         _tell(run.counts, seen)
 
 

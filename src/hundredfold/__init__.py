@@ -16,9 +16,8 @@ from .errors import HundredfoldError
 from .job import Csv, Job, Model, Publish, Source
 
 if TYPE_CHECKING:
+    from .api import cancel, open_run, publish, replay, resume, retry, rollback, run
     from .data.batch import Unit, Units
-    from .local.backend import cancel, open_run, publish, resume, retry, rollback, run
-    from .local.replay import replay
     from .runs.run import Rows, Run
 
 __version__ = VERSION
@@ -28,8 +27,8 @@ __all__ = [
 ]  # fmt: skip
 
 _LATER = {
-    "Unit": "data.batch", "Units": "data.batch", "replay": "local.replay", "Rows": "runs.run", "Run": "runs.run", "open_run": "local.backend",
-    "cancel": "local.backend", "publish": "local.backend", "resume": "local.backend", "retry": "local.backend", "rollback": "local.backend", "run": "local.backend",
+    "Unit": "data.batch", "Units": "data.batch", "Rows": "runs.run", "Run": "runs.run",
+    **dict.fromkeys(("cancel", "open_run", "publish", "replay", "resume", "retry", "rollback", "run"), "api"),
 }  # fmt: skip
 
 

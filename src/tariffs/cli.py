@@ -363,10 +363,10 @@ app.add_command(evidence)
 def _open(where: Where) -> tuple[Any, Any]:
     """The home of the releases, and the door through which entries go into their log."""
     home = where.open(JOB)
-    if where.aws:
-        return home, home.store  # S3 itself refuses to write over an entry
-    from tariffs.release.repository import Locked
+    from tariffs.release.repository import Locked, Once
 
+    if isinstance(home.store, Once):
+        return home, home.store  # S3 itself refuses to write over an entry
     return home, Locked(home.store, lambda: home.publishing(f"{JOB}_approvals"))  # not that of a run that publishes: it may hang
 
 
@@ -382,12 +382,11 @@ def _said(by: str | None, reason: str, where: Where, clock: Any = None) -> Any:
     """Who says it, by name and by account; UsageError where nobody does, or where the clock is set without a reason."""
     import secrets
 
-    from tariffs.release.clock import account_here
+    from tariffs.release.clock import account_here, principal
     from tariffs.release.decision_log import Said
 
     account, user = account_here()
-    if where.aws:
-        account = _principal() or account
+    account = principal(where.backend().caller()) or account
     if not (by or user).strip():
         raise UsageError("this machine does not know who says this", hint="say it with --by NAME")
     if clock is not None and clock.by_hand and not reason.strip():
@@ -401,14 +400,6 @@ def _machine() -> str:
     import platform
 
     return platform.node() or "?"
-
-
-def _principal() -> str:
-    """The IAM principal that STS names; "" where it cannot be asked."""
-    from hundredfold.aws.adapters.session import caller
-    from tariffs.release.clock import principal
-
-    return principal(caller())
 
 
 def _clock(as_of: str | None, version: int, home: Any) -> Any:

@@ -27,7 +27,6 @@ from filelock import FileLock
 
 import hundredfold
 from hundredfold import Run
-from hundredfold.aws import backend as verbs
 from hundredfold.aws.deploy.node import NodeError, find_node
 from hundredfold.aws.functions import handlers
 from hundredfold.aws.functions.worker import stop_crew
@@ -119,8 +118,8 @@ class Stack:
         return StackHome(self.name)
 
     def run(self, tasks: Tasks, name: str, **how: Any) -> Run:
-        """A run of the job `trouble`; raises as `verbs.run` does."""
-        return verbs.run(TROUBLE, {"tasks": tasks.file}, home=self.name, run_id=name, as_of=AS_OF, **how)
+        """A run of the job `trouble`; raises as `hundredfold.run` does."""
+        return hundredfold.run(TROUBLE, {"tasks": tasks.file}, backend="aws", stack=self.name, run_id=name, as_of=AS_OF, **how)
 
     def record(self, run: str) -> Record:
         return self.home.ledger.read(run)

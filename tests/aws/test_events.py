@@ -9,11 +9,12 @@ import pytest
 from emulator import wait_until
 from stacks import Stack, Tasks, account, by_events, published
 
-from hundredfold.aws import backend as verbs
+import hundredfold
+from hundredfold.aws.backend import AwsBackend
 from hundredfold.aws.functions.messages import notice_key
 from hundredfold.data.manifest import Manifest
 from hundredfold.job import Message
-from hundredfold.pipeline.runner import Quiet
+from hundredfold.pipeline.runner import NullCallbacks
 
 __all__ = ["account", "by_events"]
 pytestmark = pytest.mark.slow
@@ -46,11 +47,11 @@ def test_work_that_arrives_by_both_triggers_is_done_once_and_retried_by_messages
         body = str(Message("both", "doubled", batch.number, batch.first, batch.last))
         by_events.client("sqs").send_message(QueueUrl=by_events.outputs["QueueUrl"], MessageBody=body)
         by_events.home.store.copy(manifest.files[batch.number][0], notice_key("both", "doubled", batch.number))
-    verbs.watch("both", home=by_events.name, watcher=Quiet())
+    AwsBackend(by_events.name).watch("both", NullCallbacks())
     wait_until(lambda: not any(by_events.depth()), lambda: f"{by_events.depth()}")
     assert tasks.calls() == dict.fromkeys(range(12), 1)
     tasks.mend()
-    done = verbs.retry("both", home=by_events.name)
+    done = hundredfold.retry("both", backend="aws", stack=by_events.name)
     assert tasks.calls() == {11: 1}
     assert published(done) == tasks.here("both")
     assert by_events.letters() == {}

@@ -14,11 +14,11 @@ from emulator import wait_until
 from stacks import Stack, Tasks, account, published, trouble
 
 import hundredfold
-from hundredfold.aws import backend as verbs
+from hundredfold.aws.backend import AwsBackend
 from hundredfold.aws.functions import handlers
 from hundredfold.errors import PublishRefused
 from hundredfold.job import Message
-from hundredfold.pipeline.runner import Quiet
+from hundredfold.pipeline.runner import NullCallbacks
 from hundredfold.pipeline.work import Progress
 
 __all__ = ["account", "trouble"]
@@ -32,7 +32,7 @@ BAD = {
 }
 
 
-class Seen(Quiet):
+class Seen(NullCallbacks):
     """What a person would see while a run goes on: how many units are done, and how many of them failed."""
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ def test_a_bad_unit_costs_itself_and_is_done_again_when_the_function_is_mended(t
     tasks = Tasks.write(tmp_path, ways)
     seen = Seen()
     with pytest.raises(PublishRefused, match=r"doubled: 5 of 12 units \(2 failed, 3 dead\)") as caught:
-        trouble.run(tasks, "bad", batches=4, watcher=seen)
+        trouble.run(tasks, "bad", batches=4, callbacks=seen)
     there = "--on aws --stack hundredfold-trouble"
     assert caught.value.hint == (
         f"hundredfold failures bad {there}   then: hundredfold retry bad --accept-new-code {there}   or: hundredfold publish bad --max-failed 5 {there}"
@@ -63,10 +63,10 @@ def test_a_bad_unit_costs_itself_and_is_done_again_when_the_function_is_mended(t
     assert [failed for _, failed in seen.counts] == sorted(failed for _, failed in seen.counts)
     assert any(0 < failed <= done for done, failed in seen.counts)  # told while others were at work
     assert failures(trouble, "bad") == {str(ways.index(how)): end for how, end in BAD.items()}
-    published_without = verbs.publish("bad", home=trouble.name, max_failed=5)
+    published_without = hundredfold.publish("bad", backend="aws", stack=trouble.name, max_failed=5)
     assert (published_without.state, len(published_without.table())) == ("done", 7)
     tasks.mend()
-    retried = verbs.retry("bad", home=trouble.name)
+    retried = hundredfold.retry("bad", backend="aws", stack=trouble.name)
     assert tasks.calls() == {ways.index(how): 1 for how in BAD}  # those alone; and of what builds on them, all
     assert published(retried) == tasks.here("bad")
 
@@ -115,11 +115,20 @@ def test_messages_that_we_did_not_make_are_dead_letters_with_their_reason_and_st
     run = f"foreign-{uuid4().hex[:6]}"
     tasks, letters = Tasks.write(tmp_path, ["fine", "500 ms", "500 ms", "fine"]), foreign(trouble, run)
     with trouble.workers(Enabled=False):
-        verbs.run("jobs.trouble:job", {"tasks": tasks.file}, home=trouble.name, run_id=run, as_of="2026-01-01", batches=2, wait=False)
+        hundredfold.run(
+            "jobs.trouble:job",
+            {"tasks": tasks.file},
+            backend="aws",
+            stack=trouble.name,
+            run_id=run,
+            as_of="2026-01-01",
+            batches=2,
+            wait=False,
+        )
         trouble.until(run, "work doubled")
         for body in letters:
             trouble.client("sqs").send_message(QueueUrl=trouble.outputs["QueueUrl"], MessageBody=body)
-    done = verbs.watch(run, home=trouble.name, watcher=verbs.Quiet())
+    done = AwsBackend(trouble.name).watch(run, NullCallbacks())
     assert published(done) == tasks.here(run)
     wait_until(lambda: trouble.letters() == letters, lambda: f"{trouble.letters()}\n{trouble.emulator.log()}")
     trouble.client("sqs").purge_queue(QueueUrl=trouble.outputs["DeadUrl"])

@@ -14,10 +14,10 @@ from emulator import HANG_S, wait_until
 from stacks import AS_OF, TROUBLE, Account, Stack, Tasks, account, published, trouble
 
 import hundredfold
-from hundredfold.aws import backend as verbs
+from hundredfold.aws.backend import AwsBackend
 from hundredfold.errors import HundredfoldError, PublishRefused, StateError, Stopped
 from hundredfold.pipeline.publish import releases
-from hundredfold.pipeline.runner import Quiet
+from hundredfold.pipeline.runner import NullCallbacks
 from tariffs import demo
 
 __all__ = ["account", "trouble"]
@@ -85,15 +85,15 @@ def test_a_cancelled_run_ends_its_execution_and_its_work_and_publishes_nothing(t
     tasks = Tasks.write(tmp_path, ["500 ms"] * 120)
     run = trouble.run(tasks, "regretted", batches=8, wait=False)  # of 7.5 s each, for four workers
     wait_until(lambda: len(tasks.calls()) > 2, trouble.emulator.log)
-    record = verbs.cancel("regretted", home=trouble.name)
+    record = hundredfold.cancel("regretted", backend="aws", stack=trouble.name)
     assert trouble.home.status_of(record.options["execution"]) == "ABORTED"
     wait_until(lambda: not any(trouble.depth()), lambda: f"{trouble.depth()}")
     assert 2 < len(tasks.calls()) < 60  # who was at work has left, and what was queued is dropped
     assert (run.state, run.release) == ("cancelled", None)
     with pytest.raises(Stopped, match="run regretted was cancelled"):
-        verbs.watch("regretted", home=trouble.name, watcher=Quiet())
+        AwsBackend(trouble.name).watch("regretted", NullCallbacks())
     with pytest.raises(HundredfoldError, match="it was cancelled: run the job again"):
-        verbs.resume("regretted", home=trouble.name)
+        hundredfold.resume("regretted", backend="aws", stack=trouble.name)
 
 
 # ---- failures end in the record, with their reason
@@ -119,7 +119,7 @@ def test_a_query_that_athena_refuses_is_told_and_the_run_goes_on_when_it_is_mend
     assert "INVALID_CAST_ARGUMENT" in trouble.record("refused").reason
     mended = {"JOB_IS_MENDED": "yes"}
     with trouble.deployed_with("Step", Environment=mended), trouble.deployed_with("Work", Environment=mended):
-        assert len(verbs.resume("refused", home=trouble.name).table()) == 3
+        assert len(hundredfold.resume("refused", backend="aws", stack=trouble.name).table()) == 3
 
 
 def test_what_athena_does_not_take_is_told_and_the_run_goes_on_when_it_does(trouble: Stack, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_what_athena_does_not_take_is_told_and_the_run_goes_on_when_it_does(trou
     ):
         trouble.run(tasks, "denied")
     assert "athena:StartQueryExecution" in trouble.record("denied").reason
-    assert published(verbs.resume("denied", home=trouble.name)) == tasks.here("denied")
+    assert published(hundredfold.resume("denied", backend="aws", stack=trouble.name)) == tasks.here("denied")
 
 
 def test_a_function_that_cannot_be_loaded_is_told_and_the_run_goes_on_when_it_can(trouble: Stack, tmp_path: Path) -> None:
@@ -139,9 +139,9 @@ def test_a_function_that_cannot_be_loaded_is_told_and_the_run_goes_on_when_it_ca
         trouble.run(tasks, "unloaded")
     assert trouble.record("unloaded").state == "failed"
     with trouble.deployed_with("Step", Environment={"HUNDREDFOLD_JOB": "jobs.nowhere:job"}), pytest.raises(HundredfoldError) as raised:
-        verbs.resume("unloaded", home=trouble.name)
+        hundredfold.resume("unloaded", backend="aws", stack=trouble.name)
     assert raised.value.message.startswith("there is no module 'jobs.nowhere'")
-    assert published(verbs.resume("unloaded", home=trouble.name)) == tasks.here("unloaded")
+    assert published(hundredfold.resume("unloaded", backend="aws", stack=trouble.name)) == tasks.here("unloaded")
 
 
 def test_a_run_goes_on_with_other_code_only_where_that_is_accepted(trouble: Stack, tmp_path: Path) -> None:
@@ -153,12 +153,12 @@ def test_a_run_goes_on_with_other_code_only_where_that_is_accepted(trouble: Stac
     earlier = {"round": 1, "fingerprint": "earlier", "commit": ""}
     trouble.home.ledger.note("older", options={"code": [earlier]})  # as if another package had been deployed since
     tasks.mend()
-    for verb in (verbs.retry, verbs.publish):
+    for verb in (hundredfold.retry, hundredfold.publish):
         with pytest.raises(StateError, match=f"{deployed} is deployed, and it was earlier") as caught:
-            verb("older", home=trouble.name)
+            verb("older", backend="aws", stack=trouble.name)
         assert f"{verb.__name__} older --accept-new-code --on aws --stack {trouble.name}" in str(caught.value.hint)
     assert tasks.calls() == {}
-    retried = verbs.retry("older", home=trouble.name, accept_new_code=True)
+    retried = hundredfold.retry("older", backend="aws", stack=trouble.name, accept_new_code=True)
     assert trouble.record("older").options["code"] == [earlier, {"round": 2, "fingerprint": deployed, "commit": ""}]
     assert published(retried) == tasks.here("older")
     (release,) = [r for r in releases("trouble", trouble.home.store) if r.run == "older"]
@@ -177,4 +177,4 @@ def test_code_that_is_deployed_while_a_run_is_at_work_ends_the_run(trouble: Stac
     assert "resume replaced --accept-new-code --on aws" in str(caught.value.hint)
     assert trouble.record("replaced").state == "failed"
     assert tasks.calls() == {}
-    assert published(verbs.resume("replaced", home=trouble.name)) == tasks.here("replaced")
+    assert published(hundredfold.resume("replaced", backend="aws", stack=trouble.name)) == tasks.here("replaced")

@@ -13,11 +13,11 @@ import pytest
 
 import hundredfold
 from hundredfold import Job, Model, Publish, Source
+from hundredfold.api import open_run
 from hundredfold.cli.main import app
 from hundredfold.errors import HomeError, JobError, QueryError, SourceError, UsageError
-from hundredfold.local.backend import open_run
 from hundredfold.local.home import Home
-from hundredfold.pipeline.runner import Quiet
+from hundredfold.pipeline.runner import NullCallbacks
 from hundredfold.ports.run_states import Event
 from hundredfold.runs.run import summary
 
@@ -63,13 +63,13 @@ def test_a_home_that_is_no_folder_says_what_it_is(tmp_path, name):
         assert raised.value.hint == "name a folder with --home"
 
 
-class Acts(Quiet):
+class Acts(NullCallbacks):
     """Does something to a home when a stage begins."""
 
     def __init__(self, stage: str, act: Any) -> None:
         self.wanted, self.act = stage, act
 
-    def stage(self, stage: Any) -> None:
+    def stage_started(self, stage: Any) -> None:
         if str(stage) == self.wanted:
             self.act()
 
@@ -84,7 +84,7 @@ def made_anew(home: Path) -> None:
 def test_a_home_that_vanishes_ends_the_run_and_is_not_made_again(tmp_path, stage, act):
     home = tmp_path / "home"
     with pytest.raises(HomeError, match=f"the home {home} is gone") as raised:
-        go(home, watcher=Acts(stage, lambda: act(home)))
+        go(home, callbacks=Acts(stage, lambda: act(home)))
     assert raised.value.exit_code == 1
     assert home.exists() == (act is made_anew)
 
@@ -95,7 +95,7 @@ def test_a_run_that_no_process_drives_is_shown_as_stopped(tmp_path, capsys):
 
     go(tmp_path, run_id="whole")
     with pytest.raises(KeyboardInterrupt):
-        go(tmp_path, run_id="r", watcher=Acts("work m", dies))
+        go(tmp_path, run_id="r", callbacks=Acts("work m", dies))
     home = Home(tmp_path)
     assert home.ledger.read("r").state.value == "running"
     assert (summary(open_run("r", home=tmp_path))["state"], summary(open_run("r", home=tmp_path))["driven"]) == ("stopped", False)

@@ -16,8 +16,9 @@ import pytest
 import hundredfold
 from hundredfold import Job, Model, Publish, Source, open_run, resume, retry, run
 from hundredfold.errors import HomeError, NoSuchRun, PublishRefused, StateError
-from hundredfold.local import backend as verbs
 from hundredfold.local.home import FORMAT, Home
+from hundredfold.ports.run_states import Event
+from hundredfold.runs.retry import forget, plan_again
 from hundredfold.testing import Fault, FaultyAfter
 from waits import HANG_S
 
@@ -174,8 +175,8 @@ def dies_after(home: Home, n: int) -> None:
 
     home.store, home.ledger = Dying(home.store, n), Dying(home.ledger, n)
     with suppress(Fault):
-        verbs.plan_again(home, home.ledger.read("r"), SOUND)
-        verbs.forget(home, home.ledger.move("r", verbs.Event.RETRY))
+        plan_again(home, home.ledger.read("r"), SOUND)
+        forget(home, home.ledger.move("r", Event.RETRY))
 
 
 def test_a_refused_retry_changes_nothing(tmp_path):
@@ -224,20 +225,20 @@ import resource, sys
 import pyarrow as pa
 import hundredfold
 from hundredfold import Job, Model, Source
-from hundredfold.pipeline.runner import Quiet
+from hundredfold.pipeline.runner import NullCallbacks
 
 def double(rows):
     return {"y": rows["x"].tolist() * 400}
 
-class Filling(Quiet):
-    def stage(self, stage):
+class Filling(NullCallbacks):
+    def stage_started(self, stage):
         if str(stage) == sys.argv[2]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (6000, resource.RLIM_INFINITY))
 
 job = Job("full", [Source("s")], [Model("m", ("k",), double)])
 table = pa.table({"k": range(200), "x": [k / 7 for k in range(200)]})
 try:
-    hundredfold.run(job, {"s": table}, home=sys.argv[1], run_id="r", workers=1, memory="1GB", watcher=Filling())
+    hundredfold.run(job, {"s": table}, home=sys.argv[1], run_id="r", workers=1, memory="1GB", callbacks=Filling())
 except hundredfold.HundredfoldError as error:
     print(type(error).__name__, "|", error, "|", error.hint)
 """

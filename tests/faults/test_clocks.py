@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 from test_processes import double, job_of, marked
 
 import hundredfold
-from hundredfold.local import backend as verbs
+from hundredfold.local.backend import create_run
 from hundredfold.local.home import Home
 from hundredfold.local.sqlite_queue import AttendedClock, SqliteQueue
 from hundredfold.ports.interfaces import Record
 from hundredfold.ports.run_states import State
+from hundredfold.runs.backend import RunArguments
 from hundredfold.runs.run import newest
 from hundredfold.testing import HandClock, MemoryLedger
 from waits import HANG_S, LIMIT_S, wait_until
@@ -71,12 +72,7 @@ def test_runs_keep_their_order_where_the_clock_was_set_back(tmp_path):
     home.ledger.create(Record("21000101-000000-ffff", "j", "", State.DONE, "done", created, created))
     begun = []
     for _ in range(5):
-        begun.append(
-            verbs.begin(
-                home, job_of(double), "", {"s": pa.table({"k": [1], "x": [1.0]})},
-                as_of=None, run_id=None, max_rejected={}, max_failed=None, options={},
-            )
-        )  # fmt: skip
+        begun.append(create_run(home, job_of(double), "", {"s": pa.table({"k": [1], "x": [1.0]})}, RunArguments()))
         assert newest(home).id == begun[-1]
     assert [record.id for record in home.ledger.runs()][:-1] == begun[::-1]
     assert {run[:15] for run in begun} == {"21000101-000000"}

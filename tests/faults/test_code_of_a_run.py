@@ -19,7 +19,7 @@ import pytest
 import hundredfold
 from hundredfold import Job, Model, Publish, Source, open_run, resume, retry
 from hundredfold.errors import JobError, StateError
-from hundredfold.pipeline.runner import Quiet
+from hundredfold.pipeline.runner import NullCallbacks
 from hundredfold.runs.code_fingerprint import code_of, differences
 from waits import HANG_S
 
@@ -145,7 +145,7 @@ def test_a_run_keeps_its_code_and_a_retry_with_other_code_says_so(tmp_path):
 
 @pytest.mark.parametrize("accept", [False, True])
 def test_resume_with_other_code_does_the_rest_in_a_round_of_its_own(tmp_path, accept):
-    class Stop(Quiet):
+    class Stop(NullCallbacks):
         def progress(self, progress: Any) -> None:
             if progress.done:
                 raise hundredfold.errors.Stopped("enough")
@@ -161,7 +161,7 @@ def test_resume_with_other_code_does_the_rest_in_a_round_of_its_own(tmp_path, ac
 
     table = pa.table({"k": list(range(300))})
     with pytest.raises(hundredfold.errors.Stopped):
-        hundredfold.run(job(1), {"s": table}, home=tmp_path, run_id="r", workers=1, memory="1GB", watcher=Stop())
+        hundredfold.run(job(1), {"s": table}, home=tmp_path, run_id="r", workers=1, memory="1GB", callbacks=Stop())
     if not accept:
         with pytest.raises(StateError, match="the code is not that with which run r was done so far") as told:
             resume("r", home=tmp_path, job=job(2))
@@ -304,21 +304,21 @@ def test_modules_of_every_kind_are_kept(tmp_path, kind):
         sys.path.insert(0, {str(place)!r})
         import hundredfold
         from hundredfold import Job, Model, Source
-        from hundredfold.pipeline.runner import Quiet
+        from hundredfold.pipeline.runner import NullCallbacks
         from pack.inner import f
 
-        class Remove(Quiet):
+        class Remove(NullCallbacks):
             def progress(self, progress):
                 if os.path.exists("gone") and os.path.exists({str(place)!r}):
                     shutil.rmtree({str(place)!r}) if os.path.isdir({str(place)!r}) else os.unlink({str(place)!r})
 
-            def stage(self, stage):
+            def stage_started(self, stage):
                 if str(stage) == "work m":
                     self.progress(None)
 
         job = Job("kinds", [Source("s")], [Model("m", ("k",), f)], max_failed=1.0)
         open("gone", "a").close()
-        done = hundredfold.run(job, {{"s": {{"k": list(range(4))}}}}, home="home", workers=1, memory="1GB", watcher=Remove())
+        done = hundredfold.run(job, {{"s": {{"k": list(range(4))}}}}, home="home", workers=1, memory="1GB", callbacks=Remove())
         print(done.results().arrow().to_pylist(), os.path.exists({str(place)!r}))
         """)
     )

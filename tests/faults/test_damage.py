@@ -19,16 +19,20 @@ import pyarrow as pa
 import pytest
 from test_doors import HereCrew
 
+import hundredfold
 from hundredfold import Job, Model, Publish, Source, open_run
+from hundredfold.api import replay
 from hundredfold.errors import DamagedFile, HomeError, HundredfoldError, StateError
 from hundredfold.local import backend as verbs
+from hundredfold.local.backend import create_run
 from hundredfold.local.home import FORMAT, Home
-from hundredfold.local.replay import replay
 from hundredfold.local.resources import Limits
-from hundredfold.pipeline.runner import Quiet
+from hundredfold.pipeline.runner import NullCallbacks
 from hundredfold.pipeline.stages import stages
 from hundredfold.ports.run_states import Event, State
 from hundredfold.runs import run as runs
+from hundredfold.runs.backend import RunArguments
+from hundredfold.runs.retry import plan_again
 
 SHOPS = 4
 COSTS = pa.table({"shop": [str(s) for s in range(SHOPS)], "cost": [0.25 * s for s in range(SHOPS)]})
@@ -79,11 +83,11 @@ def write_sales(path: Path) -> None:
 
 def begin(home: Home, job: Job, run: str) -> None:
     sources = {"sales": str(home.folder.parent / "sales.csv"), "costs": COSTS}
-    verbs.begin(home, job, "", sources, as_of="2026-01-01", run_id=run, max_rejected={}, max_failed=None, options={})
+    create_run(home, job, "", sources, RunArguments(as_of="2026-01-01", run_id=run))
 
 
-def drive(home: Home, job: Job, event: Event = Event.START, watcher: Any = None, run: str = "r") -> None:
-    verbs.drive(home, run, job, Limits(1, 2**30), watcher or Quiet(), event, hire=HereCrew)
+def drive(home: Home, job: Job, event: Event = Event.START, callbacks: Any = None, run: str = "r") -> None:
+    verbs.execute(home, run, job, Limits(1, 2**30), callbacks or NullCallbacks(), event, hire=HereCrew)
 
 
 def resume(home: Path, job: Job = JOB) -> None:
@@ -94,7 +98,7 @@ def resume(home: Path, job: Job = JOB) -> None:
 def retry(home: Path) -> None:
     there = Home(home, make=False)
     with there.lock("r"):
-        verbs.plan_again(there, there.ledger.read("r"), MENDED)
+        plan_again(there, there.ledger.read("r"), MENDED)
     drive(there, MENDED, Event.RETRY)
 
 
@@ -115,12 +119,12 @@ class Killed(BaseException):
 
 
 @dataclass(frozen=True)
-class KilledAt(Quiet):
+class KilledAt(NullCallbacks):
     """Ends the driver where a stage would begin."""
 
     last: str
 
-    def stage(self, stage):
+    def stage_started(self, stage):
         if str(stage) == self.last:
             raise Killed
 
@@ -147,7 +151,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
         home, job = Home(homes[name]), HELD if name == "held" else JOB
         begin(home, job, "r")
         with suppress(Killed, HundredfoldError):
-            drive(home, job, watcher=KilledAt(name))
+            drive(home, job, callbacks=KilledAt(name))
         assert home.ledger.read("r").state.value == (name if name in ("done", "held") else "running")
     wanted = {"resume": answer(homes["done"])}
     for name, action, begun in (("retry", retry, "done"), ("publish", publish, "held")):
@@ -318,7 +322,7 @@ def test_a_rollback_to_a_damaged_release_is_refused_and_names_the_file(prepared:
         home = copied(there, tmp_path / str(number))
         damaged(home / name, how, Random(number))
         pointer = (home / "releases/j/current.json").read_bytes() if not name.endswith("current.json") else b""
-        done, error = tried(lambda home=home: verbs.rollback("j", home=home))
+        done, error = tried(lambda home=home: hundredfold.rollback("j", home=home))
         if error is None:
             assert done.version == 1
             assert name.startswith("releases/j/000002/out."), (name, how)

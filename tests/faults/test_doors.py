@@ -17,16 +17,17 @@ import pytest
 from hundredfold import Job, Model, Publish, Source, open_run, retry
 from hundredfold.data.manifest import Manifest, UnitList
 from hundredfold.job import Layout, Message
-from hundredfold.local.backend import begin
+from hundredfold.local.backend import create_run
 from hundredfold.local.home import Home
 from hundredfold.local.resources import Limits
 from hundredfold.local.runner import Drive
 from hundredfold.pipeline.collect import collect
 from hundredfold.pipeline.enqueue import enqueue, plan_round
-from hundredfold.pipeline.runner import Quiet, Watcher
+from hundredfold.pipeline.runner import NullCallbacks, RunCallbacks
 from hundredfold.pipeline.work import Floor
 from hundredfold.ports import run_states as states
 from hundredfold.ports.interfaces import Depth
+from hundredfold.runs.backend import RunArguments
 from hundredfold.sql.duckdb import DuckWarehouse
 from hundredfold.testing import Fault, Faulty, FaultyAfter, HandClock, MemoryQueue
 from hundredfold.workers.child import Desk
@@ -124,15 +125,15 @@ def many_batches() -> Iterator[None]:
 def begun(folder: Path, units: int = FEW) -> Home:
     home = Home(folder)
     rows = pa.table({"k": [k for k in range(units) for _ in range(2)], "x": [float(x) for x in range(2 * units)]})
-    begin(home, JOB, "", {"s": rows}, as_of="2026-01-01", run_id="r", max_rejected={}, max_failed=None, options={})
+    create_run(home, JOB, "", {"s": rows}, RunArguments(as_of="2026-01-01", run_id="r"))
     return home
 
 
-def walk(home: Home, watcher: Watcher | None = None) -> None:
+def walk(home: Home, callbacks: RunCallbacks | None = None) -> None:
     """What a driver does with the run, in this process."""
     record = home.ledger.move("r", states.Event.START)
     places = {"s": home.folder / "runs/r/staged/s.parquet"}
-    Drive(home, JOB, record, Limits(1, 2**30), places, watcher or Quiet(), hire=HereCrew).walk()
+    Drive(home, JOB, record, Limits(1, 2**30), places, callbacks or NullCallbacks(), hire=HereCrew).walk()
 
 
 def answer(home: Path) -> dict[str, bytes]:
@@ -140,13 +141,13 @@ def answer(home: Path) -> dict[str, bytes]:
     return {str(path.relative_to(home)): path.read_bytes() for path in found if path.is_file()}
 
 
-class Until(Quiet):
+class Until(NullCallbacks):
     """Ends the walk where a stage would begin."""
 
     def __init__(self, stage: str) -> None:
         self.last = stage
 
-    def stage(self, stage):
+    def stage_started(self, stage):
         if str(stage) == self.last:
             raise Fault(self.last)
 

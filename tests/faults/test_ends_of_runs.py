@@ -21,7 +21,7 @@ from hundredfold import Job, Model, Publish, Source, open_run
 from hundredfold.errors import HomeError, PublishRefused, UsageError
 from hundredfold.local.home import FORMAT, Home
 from hundredfold.pipeline.publish import current
-from hundredfold.pipeline.runner import Quiet
+from hundredfold.pipeline.runner import NullCallbacks
 from hundredfold.ports.run_states import Event
 from waits import HANG_S
 
@@ -48,19 +48,19 @@ def go(home: Path, job: Job = JOB, **how: Any) -> Any:
     return hundredfold.run(job, {"s": ROWS}, home=home, workers=1, memory="1GB", **how)
 
 
-def raising(callback: str) -> Quiet:
+def raising(callback: str) -> NullCallbacks:
     def act(*_: object) -> None:
         raise KeyError("not ours")
 
-    watcher = Quiet()
-    setattr(watcher, callback, act)
-    return watcher
+    callbacks = NullCallbacks()
+    setattr(callbacks, callback, act)
+    return callbacks
 
 
 @pytest.mark.parametrize("callback", ["begun", "stage", "validated", "progress", "collected"])
 def test_an_error_of_a_callback_ends_on_the_record_as_failed(tmp_path, callback):
     with pytest.raises(KeyError, match="not ours") as told:
-        go(tmp_path, run_id="r", watcher=raising(callback))
+        go(tmp_path, run_id="r", callbacks=raising(callback))
     run = open_run("r", home=tmp_path)
     assert (run.state, run.record.reason) == ("failed", "an unexpected error: KeyError: 'not ours'")
     log = run.folder / "logs" / "driver.log"
@@ -161,7 +161,7 @@ def test_a_limit_that_allows_all_units_of_one_model_lets_the_others_go_on(tmp_pa
 def test_an_older_run_does_not_replace_the_release_of_a_newer_one(tmp_path):
     home = Home(tmp_path)
     with pytest.raises(KeyError):
-        go(tmp_path, run_id="older", watcher=raising("collected"))
+        go(tmp_path, run_id="older", callbacks=raising("collected"))
     while go(tmp_path).record.created == open_run("older", home=tmp_path).record.created:
         pass  # created within the same second
     version = current("ends", home.store)

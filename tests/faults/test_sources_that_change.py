@@ -17,7 +17,7 @@ from annotated_types import Gt
 import hundredfold
 from hundredfold import Job, Model, Publish, Source, open_run
 from hundredfold.errors import SourceError
-from hundredfold.pipeline.runner import Quiet
+from hundredfold.pipeline.runner import NullCallbacks
 
 
 @dataclass
@@ -42,13 +42,13 @@ OUT = Publish("out", "SELECT shop, count(*) AS n FROM sales GROUP BY shop ORDER 
 JOB = Job("changing", sources=[Source("sales", Row)], models=MODELS, publish=OUT)
 
 
-class At(Quiet):
+class At(NullCallbacks):
     """Does something when a stage begins."""
 
     def __init__(self, stage: str, act: Callable[[], Any]) -> None:
         self.name, self.act = stage, act
 
-    def stage(self, stage) -> None:
+    def stage_started(self, stage) -> None:
         if str(stage) == self.name:
             self.act()
 
@@ -75,10 +75,10 @@ def removed(path: Path) -> None:
     path.unlink()
 
 
-def go(folder: Path, watcher: Quiet, place: Path | None = None, job: Job = JOB) -> Any:
+def go(folder: Path, callbacks: NullCallbacks, place: Path | None = None, job: Job = JOB) -> Any:
     home = folder / "home"
     return hundredfold.run(
-        job, {"sales": place or folder / "sales.parquet"}, home=home, run_id="r", workers=1, memory="1GB", watcher=watcher
+        job, {"sales": place or folder / "sales.parquet"}, home=home, run_id="r", workers=1, memory="1GB", callbacks=callbacks
     )
 
 
@@ -130,7 +130,7 @@ def test_text_files_are_read_once_and_may_change_after_that(tmp_path):
 
 def test_a_wrong_path_is_found_before_a_run_is_recorded(tmp_path):
     with pytest.raises(SourceError, match="sales: there is no file"):
-        go(tmp_path, Quiet(), tmp_path / "salse.parquet")
+        go(tmp_path, NullCallbacks(), tmp_path / "salse.parquet")
     with pytest.raises(hundredfold.HundredfoldError, match="there is no run in"):
         open_run(home=tmp_path / "home")
 
@@ -161,8 +161,8 @@ def test_resume_takes_a_new_path_before_a_source_was_validated(tmp_path):
     path = tmp_path / "sales.parquet"
     pq.write_table(GOOD, path)
 
-    class Gone(Quiet):
-        def begun(self, run: str) -> None:  # noqa: ARG002
+    class Gone(NullCallbacks):
+        def run_started(self, run: str) -> None:  # noqa: ARG002
             path.rename(tmp_path / "moved.parquet")
 
     with pytest.raises(SourceError, match="there is no file"):

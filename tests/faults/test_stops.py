@@ -375,14 +375,14 @@ def test_twenty_runs_in_one_process_leave_nothing_behind(tmp_path):
 
 
 def test_a_run_stops_itself_when_its_watcher_raises(tmp_path):
-    from hundredfold.pipeline.runner import Quiet
+    from hundredfold.pipeline.runner import NullCallbacks
 
-    class Tired(Quiet):
+    class Tired(NullCallbacks):
         def progress(self, progress):  # noqa: ARG002
             raise Stopped("enough")
 
     job = Job("again", [Source("s")], [Model("m", ("k",), double)])
     with pytest.raises(Stopped, match="enough"):
-        hundredfold.run(job, {"s": pa.table({"k": [0], "x": [1.0]})}, home=tmp_path, run_id="r", workers=1, memory="1GB", watcher=Tired())
+        hundredfold.run(job, {"s": pa.table({"k": [0], "x": [1.0]})}, home=tmp_path, run_id="r", workers=1, memory="1GB", callbacks=Tired())
     assert list((tmp_path / "scratch").iterdir()) == []
     assert hundredfold.resume("r", home=tmp_path).results().arrow().to_pylist() == [{"k": 0, "y": 2.0}]

@@ -22,7 +22,7 @@ from hundredfold.errors import CrewError, JobError
 from hundredfold.job import Layout
 from hundredfold.local.append_files import FileStore
 from hundredfold.local.home import Home
-from hundredfold.pipeline.runner import Quiet
+from hundredfold.pipeline.runner import NullCallbacks
 from hundredfold.workers import loading
 from hundredfold.workers.pool import Crew
 from hundredfold.workers.protocol import Kit
@@ -65,13 +65,13 @@ class Locked:
         return {"y": 1.0}
 
 
-class Spoil(Quiet):
+class Spoil(NullCallbacks):
     """Does something to the home when a stage begins."""
 
     def __init__(self, stage: str, deed):
         self.wanted, self.deed = stage, deed
 
-    def stage(self, stage):
+    def stage_started(self, stage):
         if str(stage) == self.wanted:
             self.deed()
 
@@ -182,7 +182,7 @@ def test_a_function_that_cannot_be_sent_is_told_before_anything_is_done(tmp_path
 def test_a_batch_that_a_worker_finds_damaged_is_made_anew(tmp_path):
     batch = tmp_path / "home/runs/r/models/m/batches/000001.arrow"
     once = [batch.unlink]
-    done = start(double, tmp_path / "home", watcher=Spoil("work m", lambda: once.pop()() if once else None))
+    done = start(double, tmp_path / "home", callbacks=Spoil("work m", lambda: once.pop()() if once else None))
     assert done.results().arrow().column("y").to_pylist() == [2.0, 4.0, 6.0, 8.0]
     assert done.counts["recomputed"] == [f"{batch} is damaged: it is missing"]
     assert done.counts["units_recomputed"] == done.counts["models"]["m"]["units"]

@@ -15,7 +15,7 @@ import hundredfold
 from hundredfold import Job, Model, Publish, Source
 from hundredfold.data.manifest import UnitList, key_text
 from hundredfold.errors import JobError, StateError, UsageError
-from hundredfold.local.replay import find_unit
+from hundredfold.runs.replay import find_unit
 from waits import HANG_S
 
 

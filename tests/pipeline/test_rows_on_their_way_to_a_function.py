@@ -21,7 +21,7 @@ from hundredfold.data import arrays, batch
 from hundredfold.data.arrays import numpy_of
 from hundredfold.data.manifest import Manifest, UnitList, key_text, open_batch
 from hundredfold.errors import SourceError
-from hundredfold.local.replay import find_unit
+from hundredfold.runs.replay import find_unit
 
 LARGE = 2**53 + 1
 FAR = pa.array([20000, 10**7, 2**31 - 1, 20001], pa.int32()).view(pa.date32())  # the second and third are beyond the year 9999

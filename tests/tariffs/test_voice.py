@@ -61,7 +61,7 @@ def test_a_published_discount_fits_the_cell_or_is_none_or_is_the_control(demo: A
 
 
 def test_an_empty_hour_without_latent_demand_gets_less_discount_than_the_rule_of_thumb_gives(medium: Any) -> None:
-    """Quiet nights on the highway sell nothing more at any price: the operator's rule gives 75 points there."""
+    """NullCallbacks nights on the highway sell nothing more at any price: the operator's rule gives 75 points there."""
     prices, slab = medium.voice_prices, medium.voice
     first = slab.offsets[:-1]
     dead = (slab["cell_class"][first] == "HIGHWAY") & (slab["day_part"][first] == "NIGHT") & ~slab["control"][first].astype(bool)

@@ -9,22 +9,24 @@ import datetime as dt
 import json
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from botocore.exceptions import ClientError
 
 from ..contract import read_contract
-from ..errors import NEW_CODE, HundredfoldError, PublishRefused, QueryError, RunBusy, SourceError, StateError, Stopped, placed
+from ..errors import NEW_CODE, HundredfoldError, PublishRefused, QueryError, RunBusy, SourceError, StateError, Stopped, UsageError, placed
 from ..job import Job, Layout
 from ..paths import expanded
 from ..pipeline.collect import Collected
-from ..pipeline.runner import Quiet, Watcher
+from ..pipeline.runner import RunCallbacks
 from ..pipeline.stages import stages
 from ..pipeline.validate import read_verdicts
 from ..ports.interfaces import Record
 from ..ports.run_states import Event, State, after
+from ..runs.backend import Interruption, RunArguments
 from ..runs.job_loader import load_job
 from ..runs.names import check_run_id
 from ..runs.retry import forget, plan_again, plan_rest
@@ -34,7 +36,7 @@ from ..sql.athena import refuse_untranslatable
 from ..sql.queries import query_of, text_of
 from ..sql.sources.files import find_files
 from ..sql.sources.listing import is_hidden
-from .adapters.session import client
+from .adapters.session import caller, client
 from .adapters.sources import check_place, refuse_csv
 from .home import AT_WORK, StackHome, stack_of
 from .progress import Count
@@ -45,48 +47,161 @@ COUNT = 4.0  # seconds between counts of what is done
 REMOTE = ("s3://", "glue://")
 
 
-def run(
-    job: str,
-    sources: Mapping[str, Any] | None = None,
-    *,
-    home: str | None = None,
-    as_of: Any = None,
-    run_id: str | None = None,
-    max_rejected: Mapping[str, float] | None = None,
-    max_failed: float | None = None,
-    batches: int | None = None,
-    wait: bool = True,
-    watcher: Watcher | None = None,
-) -> Run:
-    """Run a deployed job on AWS. `home` is the stack's name; `batches`: about so many for each model; without `wait` it is only begun.
+@dataclass(frozen=True, slots=True)
+class AwsBackend:
+    """Runs of a deployed stack: Step Functions walks the stages, and goes on when this process ends."""
 
-    A place of a source is s3://BUCKET/KEY, a prefix or a pattern, glue://DATABASE/TABLE, or a path of this machine, which is uploaded.
-    """
-    check_arguments(job, sources, None, max_rejected, max_failed)
-    declared = load_job(job)
-    check_translates(declared)
-    check_declared(declared)
-    there = StackHome(stack_of(declared.name, home))
-    run = check_run_id(run_id) if run_id is not None else new_run_id(dt.datetime.now(dt.UTC))
-    check_names(declared, sources or {}, max_rejected or {})
+    stack: str | None = None
+
+    fixed: ClassVar[str] = "mended and deployed"
+    watch_options: ClassVar[Sequence[str]] = ("--watch",)
+
+    @property
+    def cli_options(self) -> list[str]:
+        """The options of a command that name this backend and its home again."""
+        return ["--on", "aws", *(["--stack", self.stack] if self.stack else [])]
+
+    def caller(self) -> str:
+        """The ARN of the IAM principal; "" where STS cannot be asked."""
+        return caller()
+
+    def prestart(self) -> None:
+        """Nothing starts on this machine."""
+
+    def open_home(self, job: str | None = None) -> StackHome:
+        """The runs of the stack."""
+        return StackHome(stack_of(job, self.stack))
+
+    def run(self, job: Job | str, sources: Mapping[str, Any] | None, arguments: RunArguments, callbacks: RunCallbacks) -> Run:
+        """Run a deployed job.
+
+        A place of a source is s3://BUCKET/KEY, a prefix or a pattern, glue://DATABASE/TABLE, or a path of this machine, which is
+        uploaded.
+        """
+        _refuse_local(arguments)
+        check_arguments(job, sources, None, arguments.max_rejected, arguments.max_failed)
+        if not isinstance(job, str):
+            raise UsageError(
+                "on AWS a job is named, not passed: its functions are those that were deployed",
+                hint="such as run('my_job.job:job', backend='aws')",
+            )
+        declared = load_job(job)
+        check_translates(declared)
+        check_declared(declared)
+        there = self.open_home(declared.name)
+        run = check_run_id(arguments.run_id) if arguments.run_id is not None else new_run_id(dt.datetime.now(dt.UTC))
+        check_names(declared, sources or {}, arguments.max_rejected)
+        places = _places(there, run, declared, sources or {})
+        options = {
+            "as_of": moment(arguments.as_of) if arguments.as_of is not None else None,
+            "max_rejected": dict(arguments.max_rejected),
+            "max_failed": arguments.max_failed,
+            "batches": arguments.batches,
+            "stack": there.stack,
+        }
+        there.ledger.create(new_record(run, declared, job, places, options, there.place.code))
+        return _go(there, there.ledger.read(run), callbacks, arguments.wait)
+
+    def resume(
+        self,
+        run_id: str | None,
+        arguments: RunArguments,
+        callbacks: RunCallbacks,
+        *,
+        job: Job | None = None,
+        sources: Mapping[str, str | Path] | None = None,
+    ) -> Run:
+        """Go on with a run whose execution ended before the run did."""
+        _refuse_job(job)
+        if sources:
+            raise UsageError("--source is not for --on aws", hint="run the job again: hundredfold run JOB --on aws --source NAME=s3://...")
+        there, record = self._open_again("resume", run_id, Event.START, arguments.accept_new_code)
+        _plan_new_code(there, record)
+        return _go_again(there, record, Event.START, callbacks, arguments.wait)
+
+    def retry(self, run_id: str | None, arguments: RunArguments, callbacks: RunCallbacks, *, job: Job | None = None) -> Run:
+        """Do the failed and dead units again, with the function as it was deployed last, and what builds on them."""
+        _refuse_job(job)
+        there, record = self._open_again("retry", run_id, Event.RETRY, arguments.accept_new_code)
+        plan_again(there, record, load_job(record.ref))
+        _keep_code(there, record, int(there.ledger.read(record.id).options["round"]))
+        return _go_again(there, record, Event.RETRY, callbacks, arguments.wait)
+
+    def publish(self, run_id: str | None, arguments: RunArguments, callbacks: RunCallbacks, *, job: Job | None = None) -> Run:
+        """Go on with a run that its limits held back."""
+        _refuse_job(job)
+        there, record = self._open(run_id)
+        if record.state is not State.HELD:
+            raise StateError(
+                f"run {record.id} is {record.state.value}, and only a run that is held back waits to be published",
+                hint=_command(there, "status", record.id),
+            )
+        _check_code(there, record, "publish", arguments.accept_new_code)
+        there.ledger.note(record.id, options=decided(record, arguments.max_failed, arguments.replace_newer))
+        _plan_new_code(there, record)
+        return _go_again(there, record, Event.START, callbacks, arguments.wait)
+
+    def cancel(self, run_id: str | None) -> Record:
+        """End a run for good, and its execution; messages that are still queued are dropped by whoever takes them."""
+        there, record = self._open(run_id)
+        record = there.ledger.move(record.id, Event.CANCEL, reason="cancelled by hand")
+        execution = record.options.get("execution")
+        if execution and there.status_of(execution) == AT_WORK:
+            try:
+                client("stepfunctions").stop_execution(executionArn=execution, error="Cancelled", cause="cancelled by hand")
+            except ClientError:
+                if there.status_of(execution) == AT_WORK:  # else it saw the record, and has ended by itself
+                    raise
+        return record
+
+    def watch(self, run_id: str | None, callbacks: RunCallbacks) -> Run:
+        """Follow a run to its end."""
+        there, record = self._open(run_id)
+        callbacks.run_started(record.id)
+        _follow(there, record.id, callbacks)
+        return Run(there, record.id)
+
+    def interruption(self, run_id: str) -> Interruption:
+        """The run goes on without this process."""
+        return Interruption(f"run {run_id} goes on without us", [("status", run_id, "--watch"), ("cancel", run_id)])
+
+    def _open(self, run_id: str | None) -> tuple[StackHome, Record]:
+        there = self.open_home()
+        return there, find_run(there, run_id)
+
+    def _open_again(self, verb: str, run_id: str | None, event: Event, accept_new_code: bool) -> tuple[StackHome, Record]:
+        """Open a run that is to go on. RunBusy or StateError if it cannot, or not with the code that is deployed now."""
+        there, record = self._open(run_id)
+        _refuse_driven(there, record)
+        after(record.state, event, record.id)
+        _check_code(there, record, verb, accept_new_code)
+        return there, record
+
+
+def _refuse_local(arguments: RunArguments) -> None:
+    """Raise UsageError for what only a run of this machine takes."""
+    given = [f"--{name}" for name in ("workers", "memory") if getattr(arguments, name) is not None]
+    if given:
+        raise UsageError(f"{' and '.join(given)} are of this machine", hint="on AWS, deploy says them: hundredfold deploy --help")
+
+
+def _refuse_job(job: Job | None) -> None:
+    if job is not None:
+        raise UsageError("a run on AWS goes on with the job as it is deployed", hint="leave job out; deploy it first where it has changed")
+
+
+def _places(there: StackHome, run: str, declared: Job, sources: Mapping[str, Any]) -> dict[str, str]:
+    """The address of each source that is given or has files of this machine, which are uploaded."""
     for source in declared.sources:
-        place = (sources or {}).get(source.name, source.at)
+        place = sources.get(source.name, source.at)
         if isinstance(place, str) and place.startswith(REMOTE):
             refuse_csv(source, place)
             check_place(source.name, place)
-    places = {name: _sent(there, run, name, _from_here(place), declared) for name, place in (sources or {}).items()}
+    places = {name: _sent(there, run, name, _from_here(place), declared) for name, place in sources.items()}
     for source in declared.sources:
         if source.name not in places and source.at is not None and not source.at.startswith(REMOTE):
             places[source.name] = _sent(there, run, source.name, source.at, declared)
-    options = {
-        "as_of": moment(as_of) if as_of is not None else None,
-        "max_rejected": dict(max_rejected or {}),
-        "max_failed": max_failed,
-        "batches": batches,
-        "stack": there.stack,
-    }
-    there.ledger.create(new_record(run, declared, job, places, options, there.place.code))
-    return _go(there, there.ledger.read(run), watcher, wait)
+    return places
 
 
 def check_translates(job: Job) -> None:
@@ -122,115 +237,13 @@ def _refuse_checks_inside(job: Job) -> None:
         )
 
 
-def resume(
-    run_id: str | None = None,
-    *,
-    home: str | None = None,
-    accept_new_code: bool = False,
-    watcher: Watcher | None = None,
-    wait: bool = True,
-    **_: Any,
-) -> Run:
-    """Go on with a run whose execution ended before the run did.
-
-    accept_new_code: with other code than was deployed then; the units that are done keep theirs.
-    """
-    there, record = _open_again("resume", run_id, home, Event.START, accept_new_code)
-    _plan_new_code(there, record)
-    return _go_again(there, record, Event.START, watcher, wait)
-
-
-def retry(
-    run_id: str | None = None,
-    *,
-    home: str | None = None,
-    accept_new_code: bool = False,
-    watcher: Watcher | None = None,
-    wait: bool = True,
-    **_: Any,
-) -> Run:
-    """Do the failed and dead units of a run again, with the function as it was deployed last, and what builds on them.
-
-    accept_new_code: with other code than was deployed then; the units that are done keep theirs.
-    """
-    there, record = _open_again("retry", run_id, home, Event.RETRY, accept_new_code)
-    plan_again(there, record, load_job(record.ref))
-    _keep_code(there, record, int(there.ledger.read(record.id).options["round"]))
-    return _go_again(there, record, Event.RETRY, watcher, wait)
-
-
-def publish(
-    run_id: str | None = None,
-    *,
-    home: str | None = None,
-    max_failed: float | None = None,
-    replace_newer: bool = False,
-    accept_new_code: bool = False,
-    watcher: Watcher | None = None,
-    wait: bool = True,
-    **_: Any,
-) -> Run:
-    """Go on with a run that its limits held back, under another limit; see the verb of the same name on this machine."""
-    there, record = _open(run_id, home)
-    if record.state is not State.HELD:
-        raise StateError(
-            f"run {record.id} is {record.state.value}, and only a run that is held back waits to be published",
-            hint=_command(there, "status", record.id),
-        )
-    _check_code(there, record, "publish", accept_new_code)
-    there.ledger.note(record.id, options=decided(record, max_failed, replace_newer))
-    _plan_new_code(there, record)
-    return _go_again(there, record, Event.START, watcher, wait)
-
-
-def cancel(run_id: str | None = None, *, home: str | None = None) -> Record:
-    """End a run for good, and its execution; messages that are still queued are dropped by whoever takes them."""
-    there, record = _open(run_id, home)
-    record = there.ledger.move(record.id, Event.CANCEL, reason="cancelled by hand")
-    execution = record.options.get("execution")
-    if execution and there.status_of(execution) == AT_WORK:
-        try:
-            client("stepfunctions").stop_execution(executionArn=execution, error="Cancelled", cause="cancelled by hand")
-        except ClientError:
-            if there.status_of(execution) == AT_WORK:  # else it saw the record, and has ended by itself
-                raise
-    return record
-
-
-def watch(run_id: str | None = None, *, home: str | None = None, watcher: Watcher) -> Run:
-    """Follow a run to its end."""
-    there, record = _open(run_id, home)
-    watcher.begun(record.id)
-    _follow(there, record.id, watcher)
-    return Run(there, record.id)
-
-
-def open_home(home: str | None, job: str | None = None) -> StackHome:
-    """The runs of a stack."""
-    return StackHome(stack_of(job, home))
-
-
-def _open(run_id: str | None, home: str | None) -> tuple[StackHome, Record]:
-    there = open_home(home)
-    return there, find_run(there, run_id)
-
-
-def _open_again(verb: str, run_id: str | None, home: str | None, event: Event, accept_new_code: bool) -> tuple[StackHome, Record]:
-    """Open a run that is to go on. RunBusy or StateError if it cannot, or not with the code that is deployed now."""
-    there, record = _open(run_id, home)
-    _refuse_driven(there, record)
-    after(record.state, event, record.id)
-    _check_code(there, record, verb, accept_new_code)
-    return there, record
-
-
-def _go_again(there: StackHome, record: Record, event: Event, watcher: Watcher | None, wait: bool) -> Run:
+def _go_again(there: StackHome, record: Record, event: Event, callbacks: RunCallbacks, wait: bool) -> Run:
     """Begin another execution for a run that has had one, and follow it."""
     if record.state is not State.NEW:
         there.ledger.move(record.id, event)
     record = there.ledger.read(record.id)
     forget(there, record)
-    return _go(there, record, watcher, wait)
+    return _go(there, record, callbacks, wait)
 
 
 def _check_code(there: StackHome, record: Record, verb: str, accept: bool) -> None:
@@ -266,7 +279,7 @@ def _refuse_driven(there: StackHome, record: Record) -> None:
         )
 
 
-def _go(there: StackHome, record: Record, watcher: Watcher | None, wait: bool) -> Run:
+def _go(there: StackHome, record: Record, callbacks: RunCallbacks, wait: bool) -> Run:
     """Begin an execution for the run, and follow it."""
     number = int(record.options.get("executions", 0)) + 1
     try:
@@ -278,15 +291,14 @@ def _go(there: StackHome, record: Record, watcher: Watcher | None, wait: bool) -
             f"run {record.id} is recorded, but cannot be started: {error}", hint=_command(there, "resume", record.id)
         ) from error
     there.ledger.note(record.id, options={"execution": began["executionArn"], "executions": number})
-    watcher = watcher or Quiet()
-    watcher.begun(record.id)
+    callbacks.run_started(record.id)
     if wait:
-        _follow(there, record.id, watcher)
+        _follow(there, record.id, callbacks)
     return Run(there, record.id)
 
 
-def _follow(there: StackHome, run: str, watcher: Watcher) -> None:
-    """Tell the watcher what happens, until the run has ended; raises as a run on this machine would."""
+def _follow(there: StackHome, run: str, callbacks: RunCallbacks) -> None:
+    """Tell the callbacks what happens, until the run has ended; raises as a run on this machine would."""
     record = there.ledger.read(run)
     try:
         known = {str(stage): stage for stage in stages(load_job(record.ref))} if record.ref else {}
@@ -299,14 +311,14 @@ def _follow(there: StackHome, run: str, watcher: Watcher) -> None:
         record = there.ledger.read(run)
         if record.step not in told and record.step in known:
             told.add(record.step)
-            watcher.stage(known[record.step])
-        _tell(there, record, watcher, told)
+            callbacks.stage_started(known[record.step])
+        _tell(there, record, callbacks, told)
         model = record.step.removeprefix("work ")
         facts = record.counts.get("models", {}).get(model, {})
         if record.step == f"work {model}" and "units" in facts and time.monotonic() - counted > COUNT:
             counted = time.monotonic()
             count = counts.setdefault(model, Count(there.store, Layout(run), model, facts["units"]))
-            watcher.progress(count.look())
+            callbacks.progress(count.look())
         if record.state not in (State.NEW, State.RUNNING):
             break
         if there.status_of(str(record.options.get("execution", ""))) not in (AT_WORK, "SUCCEEDED", ""):
@@ -323,16 +335,16 @@ def _follow(there: StackHome, run: str, watcher: Watcher) -> None:
             raise Stopped(f"run {run} was cancelled", hint=f"what was done is kept: {_command(there, 'status', run)}")
 
 
-def _tell(there: StackHome, record: Record, watcher: Watcher, told: set[str]) -> None:
+def _tell(there: StackHome, record: Record, callbacks: RunCallbacks, told: set[str]) -> None:
     """The verdicts on the sources and what came of each model, once it is known."""
     if "sources" in record.counts and "sources" not in told:
         told.add("sources")
-        watcher.validated(read_verdicts(Layout(record.id), there.store))
+        callbacks.validated(read_verdicts(Layout(record.id), there.store))
     for name, facts in record.counts.get("models", {}).items():
         if "ok" in facts and f"{name} is collected in {facts['round']}" not in told:
             told.add(f"{name} is collected in {facts['round']}")
             names = Collected.__dataclass_fields__
-            watcher.collected(Collected(**{"model": name, **{k: v for k, v in facts.items() if k in names}}))
+            callbacks.collected(Collected(**{"model": name, **{k: v for k, v in facts.items() if k in names}}))
 
 
 def _command(there: StackHome, *words: str) -> str:

@@ -11,15 +11,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..api import resume, run
 from ..data.checksums import get_sealed
 from ..data.manifest import UnitList
 from ..data.outcomes import Account, unpack_accounts
 from ..errors import HundredfoldError, PublishRefused
 from ..job import Job, Layout, Model
-from ..local.backend import resume, run
 from ..local.home import Home
 from ..pipeline.collect import Collected
-from ..pipeline.runner import Watcher
+from ..pipeline.runner import RunCallbacks
 from ..pipeline.stages import EACH_MODEL, Stage
 from ..pipeline.validate import Verdict
 from ..pipeline.work import Progress
@@ -31,8 +31,8 @@ NOTHING, AT_LEAST = 2, 10.0  # as long as none of its units is done, a model is 
 SETTLE = 1.0  # seconds in which a resumed run's worker starts; in a run that was not stopped it has started long before
 
 
-class Listener(Watcher, Protocol):
-    """A watcher who is also told what is timed next."""
+class Listener(RunCallbacks, Protocol):
+    """A callbacks who is also told what is timed next."""
 
     def timing(self, what: str) -> None: ...
 
@@ -68,7 +68,7 @@ class Ran:
 
 @dataclass
 class Stopwatch:
-    """A Watcher that times each stage, and stops the run where a model's work takes longer than `limit` says.
+    """A RunCallbacks that times each stage, and stops the run where a model's work takes longer than `limit` says.
 
     A limit below 0 says that the model is not even begun. What an earlier driver of the run did is not timed again.
     """
@@ -90,10 +90,10 @@ class Stopwatch:
     def __post_init__(self) -> None:
         self.began = self.since = self.clock()
 
-    def begun(self, run: str) -> None:
-        self.listener.begun(run)
+    def run_started(self, run: str) -> None:
+        self.listener.run_started(run)
 
-    def stage(self, stage: Stage) -> None:
+    def stage_started(self, stage: Stage) -> None:
         self.close()
         new = str(stage) not in self.seconds
         if stage.model is not None and stage.step in ("prepare", "work") and new:
@@ -105,7 +105,7 @@ class Stopwatch:
                 self.sleep(SETTLE)
                 self.resumed = False
         self.now, self.first, self.last = (stage if new else None), None, (0, 0.0)
-        self.listener.stage(stage)
+        self.listener.stage_started(stage)
         self.since = self.clock()
 
     def close(self) -> None:
@@ -142,7 +142,7 @@ def run_all(job: Job, sources: Mapping[str, Any], home: Home, seconds: float, op
     watch = Stopwatch(listener, limit, LEAST * seconds)
     refused, stopped = "", False
     try:
-        run(job, sources, home=home.folder, run_id=ALL, watcher=watch, **options)
+        run(job, sources, home=home.folder, run_id=ALL, callbacks=watch, **options)
     except PublishRefused as refusal:
         refused = str(refusal)
     except Enough:
@@ -168,9 +168,9 @@ def run_single(
     while True:
         try:
             if name is None:
-                run(job, sources, home=home.folder, run_id=SINGLE, watcher=watch, **{**options, "workers": 1})
+                run(job, sources, home=home.folder, run_id=SINGLE, callbacks=watch, **{**options, "workers": 1})
             else:
-                resume(SINGLE, home=home.folder, job=job, watcher=watch, workers=1, memory=options["memory"])
+                resume(SINGLE, home=home.folder, job=job, callbacks=watch, workers=1, memory=options["memory"])
         except PublishRefused as refusal:
             refused = str(refusal)
         except Enough:

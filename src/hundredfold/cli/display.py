@@ -36,7 +36,7 @@ result = Console(highlight=False, soft_wrap=True)
 
 
 class Live:
-    """A Watcher with a bar: what is being done, units a second, time left."""
+    """A RunCallbacks with a bar: what is being done, units a second, time left."""
 
     def __init__(self) -> None:
         self.run = ""
@@ -62,11 +62,11 @@ class Live:
     def __exit__(self, *_: object) -> None:
         self.bars.stop()
 
-    def begun(self, run: str) -> None:
+    def run_started(self, run: str) -> None:
         self.run = run
         self._say(f"run {run}")
 
-    def stage(self, stage: Stage) -> None:
+    def stage_started(self, stage: Stage) -> None:
         if self.task is not None:
             self.bars.remove_task(self.task)
         self.last, self.since, self.first = None, time.monotonic(), -1
@@ -108,7 +108,7 @@ class Live:
 class Timing(Live):
     """The same for a run whose only fruit is its time: what is timed, and how far it is."""
 
-    def begun(self, run: str) -> None:
+    def run_started(self, run: str) -> None:
         self.run = run
 
     def validated(self, verdicts: list[Verdict]) -> None: ...

@@ -83,24 +83,19 @@ def run(
     **how: Any,
 ) -> None:
     """Run a job: validate, prepare, enqueue, work, collect, publish."""
-    if where.aws:
-        crew = [f"--{name}" for name in ("workers", "memory") if how.pop(name) is not None]
-        if crew:
-            raise UsageError(f"{' and '.join(crew)} are of this machine", hint="on AWS, deploy says them: hundredfold deploy --help")
-        how |= {"batches": batches, "wait": not detach}
-    else:
-        if batches is not None or detach:
-            raise UsageError("--batches and --detach are for --on aws", hint="on this machine, --workers decides, and a run is its process")
-        warm()
-    verbs = where.verbs()
-    limits = {name: _limit(f"--max-rejected {name}", value) for name, value in _pairs("--max-rejected", max_rejected).items()}
-    failed = _limit("--max-failed", max_failed) if max_failed is not None else None
-    places = _pairs("--source", source)
-    _watched(
-        lambda watcher: verbs.run(job, places, home=where.target, max_rejected=limits, max_failed=failed, watcher=watcher, **how),
-        where,
-        as_json,
+    from ..runs.backend import RunArguments
+
+    backend = where.backend()
+    backend.prestart()
+    arguments = RunArguments(
+        batches=batches,
+        wait=not detach,
+        max_rejected={name: _limit(f"--max-rejected {name}", value) for name, value in _pairs("--max-rejected", max_rejected).items()},
+        max_failed=_limit("--max-failed", max_failed) if max_failed is not None else None,
+        **how,
     )
+    places = _pairs("--source", source)
+    _watched(lambda callbacks: backend.run(job, places, arguments, callbacks), where, as_json)
 
 
 @app.command()
@@ -111,14 +106,12 @@ def run(
 @takes_json
 def status(run: str | None, where: Where, every: bool, watch: bool, as_json: bool) -> None:
     """Say where a run is, what came of its rows and units, and what to do next."""
-    from ..local.backend import open_run
+    from ..api import open_run
     from ..runs import run as runs
     from . import display
 
     if watch:
-        if not where.aws:
-            raise UsageError("--watch is for --on aws", hint="a run on this machine is watched where it was started")
-        _watched(lambda watcher: where.verbs().watch(run, home=where.target, watcher=watcher), where, as_json)
+        _watched(lambda callbacks: where.backend().watch(run, callbacks), where, as_json)
         return
     there = where.open()
     if every:
@@ -146,8 +139,8 @@ def failures(run: str | None, model: str | None, limit: int, traceback: bool, wh
     """List the units that failed or died, each with its reason."""
     from rich.markup import escape
 
+    from ..api import open_run
     from ..data.arrays import rows_of
-    from ..local.backend import open_run
     from . import display
 
     found = open_run(run, home=where.open())
@@ -189,7 +182,7 @@ def failures(run: str | None, model: str | None, limit: int, traceback: bool, wh
 @takes_place
 def replay(model: str, key: str, run: str | None, pdb: bool, where: Where) -> None:
     """Call a model's function here on one unit, with the rows it had in the run."""
-    from ..local.replay import replay as replay_unit
+    from ..api import replay as replay_unit
     from . import display
 
     call = _debugged if pdb else _called
@@ -226,10 +219,11 @@ def _debugged(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 @takes_json
 def retry(run: str | None, where: Where, as_json: bool, **crew: Any) -> None:
     """Do the failed and dead units again, and the models that build on them; then go on to publish."""
-    if not where.aws:
-        warm()
-    verbs = where.verbs()
-    _watched(lambda watcher: verbs.retry(run, home=where.target, watcher=watcher, **crew), where, as_json)
+    from ..runs.backend import RunArguments
+
+    backend = where.backend()
+    backend.prestart()
+    _watched(lambda callbacks: backend.retry(run, RunArguments(**crew), callbacks), where, as_json)
 
 
 @app.command()
@@ -244,13 +238,12 @@ def resume(run: str | None, source: Sequence[str], where: Where, as_json: bool, 
 
     --source names the place of a source whose files were moved.
     """
-    if not where.aws:
-        warm()
-    elif source:
-        raise UsageError("--source is not for --on aws", hint="run the job again: hundredfold run JOB --on aws --source NAME=s3://...")
-    verbs = where.verbs()
+    from ..runs.backend import RunArguments
+
+    backend = where.backend()
+    backend.prestart()
     places = _pairs("--source", source)
-    _watched(lambda watcher: verbs.resume(run, home=where.target, sources=places, watcher=watcher, **crew), where, as_json)
+    _watched(lambda callbacks: backend.resume(run, RunArguments(**crew), callbacks, sources=places), where, as_json)
 
 
 @app.command()
@@ -260,7 +253,7 @@ def cancel(run: str | None, where: Where) -> None:
     """End a run for good. What was done stays readable."""
     from . import display
 
-    record = where.verbs().cancel(run, home=where.target)
+    record = where.backend().cancel(run)
     display.result.print(f"run {record.id} is cancelled; its files stay until you remove them")
 
 
@@ -273,9 +266,11 @@ def cancel(run: str | None, where: Where) -> None:
 @takes_json
 def publish(run: str | None, max_failed: str | None, where: Where, as_json: bool, **decisions: Any) -> None:
     """Publish a run that its limits held back."""
-    verbs = where.verbs()
+    from ..runs.backend import RunArguments
+
+    backend = where.backend()
     limit = _limit("--max-failed", max_failed) if max_failed is not None else None
-    _watched(lambda watcher: verbs.publish(run, home=where.target, max_failed=limit, watcher=watcher, **decisions), where, as_json)
+    _watched(lambda callbacks: backend.publish(run, RunArguments(max_failed=limit, **decisions), callbacks), where, as_json)
 
 
 @app.command()
@@ -284,10 +279,10 @@ def publish(run: str | None, max_failed: str | None, where: Where, as_json: bool
 @takes_place
 def rollback(job: str, to: int | None, where: Where) -> None:
     """Let the release that the current one replaced, or another, be the current one."""
-    from ..local import backend as verbs
+    from ..api import rollback as roll_back
     from . import display
 
-    release = verbs.rollback(job, home=where.open(job), to=to)
+    release = roll_back(job, home=where.open(job), to=to)
     display.result.print(
         f"release {release.version} of {job} is current again (run {release.run}, {', '.join(f'{n:,} rows of {name}' for name, n in release.rows.items())})"
     )
@@ -357,8 +352,9 @@ def init(name: str) -> None:
 @takes_json
 def demo(size: str, name: str, data: str | None, home: str, as_json: bool, **crew: Any) -> None:
     """Make a mobile operator's data with known truth and realistic dirt, and price all of it."""
-    warm()
-    from ..local import backend as verbs
+    where = Where(home)
+    where.backend().prestart()
+    from .. import api
     from ..local.home import Home
     from . import display
     from .demo import find_demo
@@ -375,10 +371,10 @@ def demo(size: str, name: str, data: str | None, home: str, as_json: bool, **cre
         places = found.make(size, folder)
     display.words.print(f"made in {time.monotonic() - began:.1f} s", style="dim")
     _watched(
-        lambda watcher: verbs.run(found.job, places, home=home, as_of=found.as_of, watcher=watcher, **crew),
-        Where(home),
+        lambda callbacks: api.run(found.job, places, home=home, as_of=found.as_of, callbacks=callbacks, **crew),
+        where,
         as_json,
-        found.next(Where(home).words),
+        found.next(where.words),
     )
 
 
@@ -388,7 +384,7 @@ for _command_of_a_stack in COMMANDS:
 
 def _watched(action: Callable[[Any], Any], where: Where, as_json: bool, more: Sequence[tuple[str, str]] = ()) -> None:
     """Do something long under a bar, and say at its end what has come of it; `more`: next commands beside the usual ones."""
-    from ..local.backend import open_run
+    from ..api import open_run
     from ..runs import run as runs
     from . import display
 
@@ -440,12 +436,10 @@ def _stopped(live: Any, where: Where) -> None:
     done = f"; {live.last.done:,} of {live.last.units:,} units of {live.last.model} are done" if live.last else ""
     if not live.run:
         display.words.print("stopped before a run had begun")
-    elif where.aws:
-        display.words.print(f"run {live.run} goes on without us{done}")
-        display.words.print(f"hint: {_command(where, 'status', live.run, '--watch')}   or end it: {_command(where, 'cancel', live.run)}")
     else:
-        display.words.print(f"stopped: nothing is lost{done}")
-        display.words.print(f"hint: {_command(where, 'resume', live.run)}")
+        interruption = where.backend().interruption(live.run)
+        display.words.print(f"{interruption.message}{done}")
+        display.words.print(f"hint: {'   or end it: '.join(_command(where, *parts) for parts in interruption.commands)}")
     sys.exit(130)
 
 
@@ -457,7 +451,7 @@ def _next(facts: dict[str, Any], where: Where, home: Any) -> list[tuple[str, str
 
     told = []
     if state in ("new", "running"):
-        told.append((_command(where, "status", run, *(["--watch"] if where.aws else [])), "shows how far it is by then"))
+        told.append((_command(where, "status", run, *where.backend().watch_options), "shows how far it is by then"))
         told.append((_command(where, "cancel", run), "ends it for good"))
     if state == STOPPED:
         told.append((_command(where, "resume", run), "goes on where the driver stopped"))
@@ -494,7 +488,7 @@ def _if_older(run: str, home: Any) -> list[str]:
 
 
 def _mended(where: Where) -> str:
-    return "mended and deployed" if where.aws else "mended"
+    return where.backend().fixed
 
 
 def _command(where: Where, *parts: str) -> str:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource, augment_usage_errors
@@ -18,6 +18,10 @@ from click.core import ParameterSource, augment_usage_errors
 from ..errors import KEPT as KEPT_IN
 from ..errors import NEW_CODE, HundredfoldError, UsageError, placed, text_of_error
 from . import streams
+
+if TYPE_CHECKING:
+    from ..ports.interfaces import RunHome
+    from ..runs.backend import Backend
 
 KEPT = ".hundredfold"  # where runs are kept
 
@@ -116,40 +120,20 @@ class Where:
     on: str = "here"
     stack: str | None = None
 
-    @property
-    def aws(self) -> bool:
-        return self.on == "aws"
+    def backend(self) -> Backend:
+        """The backend that the options name; UsageError where what it needs is not installed."""
+        from ..api import backend_of
+
+        return backend_of("local", self.home) if self.on == "here" else backend_of(self.on, stack=self.stack)
 
     @property
     def words(self) -> list[str]:
         """The options that say the same again."""
-        if self.aws:
-            return ["--on", "aws", *(["--stack", self.stack] if self.stack else [])]
-        return ["--home", self.home] if self.home != KEPT else []
+        return self.backend().cli_options
 
-    @property
-    def target(self) -> str | None:
-        """What the verbs take as `home`: a folder, or a stack's name."""
-        return self.stack if self.aws else self.home
-
-    def verbs(self) -> Any:
-        """The module of verbs of that place."""
-        if self.aws:
-            with needing("aws"):
-                from ..aws import backend as afar
-
-            return afar
-        from ..local import backend as verbs
-
-        return verbs
-
-    def open(self, job: str | None = None) -> Any:
+    def open(self, job: str | None = None) -> RunHome:
         """The home of its runs, which must be there."""
-        if self.aws:
-            return self.verbs().open_home(self.stack, job)
-        from ..local.home import Home
-
-        return Home(self.home, make=False)
+        return self.backend().open_home(job)
 
 
 def takes_place(command: Any) -> Any:

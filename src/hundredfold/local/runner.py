@@ -23,7 +23,7 @@ from ..errors import KEPT, DamagedFile, HomeError, HundredfoldError, NoSuchRun, 
 from ..job import Job, Layout, Model
 from ..pipeline.enqueue import enqueue, plan_round
 from ..pipeline.prepare import prepare
-from ..pipeline.runner import Walk, Watcher
+from ..pipeline.runner import RunCallbacks, Walk
 from ..pipeline.stages import Stage, stages
 from ..pipeline.work import Floor, Progress
 from ..ports.interfaces import Record
@@ -73,7 +73,7 @@ class Drive:
     record: Record
     limits: Limits
     places: Mapping[str, Any]
-    watcher: Watcher
+    callbacks: RunCallbacks
     code: Snapshot | None = None
     looked: float = 0.0
     hire: Callable[..., Crew] = Crew
@@ -84,7 +84,7 @@ class Drive:
         self.layout = Layout(self.record.id)
         self.store = self.home.store
         self.round = int(self.record.options.get("round", 1))
-        self.steps = Walk(self.job, self.record, self.store, self.home.ledger, self.watcher, lambda: self.home.publishing(self.job.name))
+        self.steps = Walk(self.job, self.record, self.store, self.home.ledger, self.callbacks, lambda: self.home.publishing(self.job.name))
 
     def walk(self) -> Record:
         """All stages, in order; the run's record at its end. Errors are on the record before they are raised."""
@@ -154,7 +154,7 @@ class Drive:
                 for stage in stages(self.job):
                     self._look(at_once=True)
                     self.home.ledger.note(self.record.id, step=str(stage))
-                    self.watcher.stage(stage)
+                    self.callbacks.stage_started(stage)
                     self._do(stage, warehouse, crew)
         finally:
             crew.stop()
@@ -235,7 +235,7 @@ class Drive:
         return self.home.scratch(self.record.id).with_name(f"{self.record.id}-{model.name}-{self.round}.queue")
 
     def _tell(self, progress: Progress) -> None:
-        self.watcher.progress(progress)
+        self.callbacks.progress(progress)
         self._look()
 
     def _look(self, at_once: bool = False) -> None:

@@ -24,21 +24,21 @@ from .validate import Verdict, naming_damage, refuse_changed, validate
 from .work import Progress
 
 
-class Watcher(Protocol):
-    """Who is told how a run goes on."""
+class RunCallbacks(Protocol):
+    """Functions that are called as a run goes on: run(callbacks=...)."""
 
-    def begun(self, run: str) -> None: ...
-    def stage(self, stage: Stage) -> None: ...
+    def run_started(self, run: str) -> None: ...
+    def stage_started(self, stage: Stage) -> None: ...
     def validated(self, verdicts: list[Verdict]) -> None: ...
     def progress(self, progress: Progress) -> None: ...
     def collected(self, collected: Collected) -> None: ...
 
 
-class Quiet:
-    """Nobody is told."""
+class NullCallbacks:
+    """Callbacks that do nothing."""
 
-    def begun(self, run: str) -> None: ...
-    def stage(self, stage: Stage) -> None: ...
+    def run_started(self, run: str) -> None: ...
+    def stage_started(self, stage: Stage) -> None: ...
     def validated(self, verdicts: list[Verdict]) -> None: ...
     def progress(self, progress: Progress) -> None: ...
     def collected(self, collected: Collected) -> None: ...
@@ -52,7 +52,7 @@ class Walk:
     record: Record
     store: Any
     ledger: Ledger
-    watcher: Watcher = field(default_factory=Quiet)
+    callbacks: RunCallbacks = field(default_factory=NullCallbacks)
     publishing: Callable[[], AbstractContextManager[None]] = nullcontext
     collected: list[Collected] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Walk:
         }
         written = {v.source: v.csv for v in verdicts if v.csv}  # how CSV files were taken to be written
         self.ledger.note(self.record.id, counts={"sources": sources} | ({"csv": written} if written else {}))
-        self.watcher.validated(verdicts)
+        self.callbacks.validated(verdicts)
         describe_run(self.job, self.layout, self.as_of, None, None, warehouse)
 
     @contextmanager
@@ -104,7 +104,7 @@ class Walk:
         collected = collect(model, manifest, self.layout, self.round, warehouse, self.store)
         self.collected.append(collected)
         self.note(model.name, **{k: v for k, v in asdict(collected).items() if k != "model"})
-        self.watcher.collected(collected)
+        self.callbacks.collected(collected)
         self.define(model, warehouse)
         limit = self.record.options.get("max_failed")
         refuse_all_failed(self.job, [collected], self.record.id, limit)

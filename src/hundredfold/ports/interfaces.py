@@ -7,7 +7,9 @@ tests hold every kind to.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
@@ -123,6 +125,40 @@ class Ledger(Protocol):
 
     def runs(self, job: str | None = None) -> Sequence[Record]:
         """All runs, or those of a job, newest first."""
+
+
+class RunHome(Protocol):
+    """Where the runs of a backend are kept."""
+
+    @property
+    def store(self) -> Store:
+        """The objects of all runs and releases."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """The records of all runs."""
+
+    @property
+    def words(self) -> str:
+        """How the place is called in a sentence."""
+
+    def publishing(self, job: str) -> AbstractContextManager[None]:
+        """Held while a release of a job is made, so that a version is made once."""
+
+    def driven(self, run: str) -> bool:
+        """Whether a process or an execution is at work on the run."""
+
+    def holds(self, run: str) -> bool:
+        """Whether the run's files are still there."""
+
+    def where(self, key: str) -> str:
+        """The address of an object, for a person."""
+
+    def fetch(self, key: str) -> Path:
+        """An object as a file of this machine; KeyError or FileNotFoundError if there is none."""
+
+    def scratch(self, run: str) -> Path:
+        """A folder of this machine for a warehouse's temporary files."""
 
 
 class Warehouse(Protocol):

@@ -18,7 +18,7 @@ from hundredfold.data.manifest import Manifest, UnitList, open_batch
 from hundredfold.data.upstream import Given
 from hundredfold.errors import StateError, UsageError
 from hundredfold.job import Job, Layout
-from hundredfold.local.home import Home
+from hundredfold.ports.interfaces import RunHome
 from hundredfold.runs.job_loader import job_of
 from hundredfold.runs.run import find_run
 from tariffs.columns import Rows, Units
@@ -37,8 +37,8 @@ class Finished:
     truth: Path | None
 
     @property
-    def home(self) -> Home:
-        found: Home = self.run.home
+    def home(self) -> RunHome:
+        found: RunHome = self.run.home
         return found
 
     def prices(self) -> pa.Table:
@@ -118,13 +118,13 @@ class Finished:
         place = self.run.record.options["sources"][source]
         if Path(str(place)).is_absolute() or "://" in str(place):
             return place
-        staged = self.home.store.path(Layout(self.run.id).staged(source))
+        staged = self.home.fetch(Layout(self.run.id).staged(source))
         if staged.is_file():
             return pq.read_table(staged).drop_columns([n for n in pq.read_schema(staged).names if n.startswith("__")])
         return str(Path(self.run.record.options["folder"]) / place)
 
 
-def open_finished(home: Home, run_id: str | None, truth: str | None) -> Finished:
+def open_finished(home: RunHome, run_id: str | None, truth: str | None) -> Finished:
     """The run of that id (the newest of the tariffs, if left out), which must have published.  UsageError, StateError, NoSuchRun."""
     if truth and not Path(truth).is_dir():
         raise UsageError(f"--truth {truth} is no folder", hint="wanted the folder that the generator wrote beside its tables")
@@ -144,8 +144,8 @@ def open_finished(home: Home, run_id: str | None, truth: str | None) -> Finished
 
 def scratch(finished: Finished) -> tempfile.TemporaryDirectory[str]:
     """A folder for runs that are looked at once; on the disk of the home, for they may be large."""
-    folder = finished.home.folder / "scratch"
-    folder.mkdir(exist_ok=True)
+    folder = finished.home.scratch(finished.run.id).parent
+    folder.mkdir(parents=True, exist_ok=True)
     return tempfile.TemporaryDirectory(dir=folder, prefix="evidence-")
 
 

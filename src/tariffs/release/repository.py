@@ -19,7 +19,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -40,6 +40,7 @@ LOG = f"{ROOT}/approvals"
 POINTER = f"{ROOT}/active.json"
 
 
+@runtime_checkable
 class Once(Protocol):
     """The door through which entries go: what is there is never written over.  In S3, the store itself is one."""
 

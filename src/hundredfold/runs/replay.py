@@ -13,17 +13,17 @@ from ..data.manifest import Manifest, UnitList, key_text, open_batch
 from ..data.upstream import Given
 from ..errors import StateError, UsageError
 from ..job import Job, Layout
+from ..ports.interfaces import RunHome
 from ..runs.job_loader import job_of
 from ..runs.run import find_run
-from .home import as_home
 
 
-def replay(
+def replay_unit(
     model: str,
     key: str,
+    home: RunHome,
     *,
     run_id: str | None = None,
-    home: Any = ".hundredfold",
     job: Job | None = None,
     call: Callable[..., Any] | None = None,
 ) -> Any:
@@ -31,21 +31,20 @@ def replay(
 
     key: as `failures` shows it, such as "PREMIUM,Accra,1GB". call: how to call (pdb's runcall, for one).
     """
-    there = as_home(home)
-    record = find_run(there, run_id)
-    job = job or job_of(there, record)
+    record = find_run(home, run_id)
+    job = job or job_of(home, record)
     declared, layout = job.model(model), Layout(record.id)
     try:
-        manifest = Manifest.read(layout, model, there.store)
+        manifest = Manifest.read(layout, model, home.store)
     except KeyError:
         raise StateError(
             f"run {record.id} has not prepared {model} yet; it is {record.state.value}", hint=f"hundredfold status {record.id}"
         ) from None
-    units = UnitList.read(layout, model, there.store)
+    units = UnitList.read(layout, model, home.store)
     number = find_unit(units, key, model)
-    batch = open_batch(manifest, units, manifest.batch_of(number), layout, there.store)
+    batch = open_batch(manifest, units, manifest.batch_of(number), layout, home.store)
     own = number - batch.first
-    given = {name: Given(name, declared, job.model(name), layout, there.store) for name in declared.given or ()}
+    given = {name: Given(name, declared, job.model(name), layout, home.store) for name in declared.given or ()}
     form = form_of(declared)
     rows = batch.units(form, own, own) if declared.many else batch.one(form, own)
     keys = batch.keys.slice(own, 1)
