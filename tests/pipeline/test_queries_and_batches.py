@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -204,6 +206,22 @@ def test_a_data_set_larger_than_the_memory_limit_is_split_within_it(tmp_path: An
     manifest = piece.prepare("m", parts=2, batch_bytes=2**21)
     assert (manifest.units, manifest.rows) == (50_000, 3_000_000)
     assert max(piece.store.get(piece.layout.batch("m", b.number)).size for b in manifest.batches) <= 2**21
+    bench.close()
+
+
+def test_a_row_group_that_is_too_large_is_named_with_what_to_do(tmp_path: Any) -> None:
+    bench, values = Bench(tmp_path, memory=96 * 2**20), np.random.default_rng(1).random(60_000)
+    wide = pa.table({"shop": np.arange(60_000), **{f"c{number}": values for number in range(300)}})
+    pq.write_table(wide, tmp_path / "wide.parquet", row_group_size=60_000, use_dictionary=False)
+    model = Model("m", unit=("shop",), work=count)
+    piece = bench.start(Job("one", sources=[Source("sales")], models=[model]), sales=tmp_path / "wide.parquet")
+    with pytest.raises(HomeError, match="does not fit the memory limit") as caught:
+        piece.all()
+    assert re.search(r"sales has a row group of 138 MiB \(.*wide\.parquet\)", str(caught.value.hint))
+    few = Model("m", unit=("shop",), query="SELECT shop, c7 FROM sales", work=count)
+    piece = bench.start(Job("one", sources=[Source("sales")], models=[few]), sales=tmp_path / "wide.parquet")
+    piece.validate()
+    assert piece.prepare("m").units == 60_000
     bench.close()
 
 

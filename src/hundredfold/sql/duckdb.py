@@ -35,6 +35,8 @@ COLUMNS_ASKED = 50  # of CSV files, at a time, for their types: planning such a 
 COLUMNS_SEEN = 500  # of which one value is read at a time: each takes a buffer
 FIRST = 2_000  # rows of a CSV file that are asked for every type
 UNNAMED = r'[{,]\s*""\s*:'  # in a line of JSON
+MAX_FOOTERS = 200  # of a source's files that are looked at for what made memory run out
+LARGE_SHARE = 0.25  # of the warehouse's memory: a row group beyond it is named then
 TICK = 0.5  # seconds between looks at whether to go on
 T = TypeVar("T")
 
@@ -50,6 +52,7 @@ class DuckWarehouse:
         self.scratch = scratch
         self._memory = memory
         self._tick = tick
+        self._in_place: dict[str, Sequence[str]] = {}  # the Parquet files of each source
         self._beside = ThreadPoolExecutor(1)
         shutil.rmtree(scratch, ignore_errors=True)  # what a killed driver left
         scratch.mkdir(parents=True, exist_ok=True)
@@ -111,20 +114,20 @@ class DuckWarehouse:
             _refuse_types(dict(zip(names, own.types, strict=True)))
             return pa.schema([field.with_name(name) for field, name in zip(schema, names, strict=True)])
         except duckdb.Error as error:
-            raise _told(self._placed(error, select), select) from error
+            raise self._failed(self._placed(error, select), select) from error
 
     def query(self, select: str) -> pa.Table:
         try:
             return self._called(lambda: self.connection.sql(select).to_arrow_table())
         except duckdb.Error as error:
-            raise _told(self._placed(error, select), select) from error
+            raise self._failed(self._placed(error, select), select) from error
 
     def stream(self, select: str, rows: int = STREAMED) -> Iterator[pa.RecordBatch]:
         """The rows as they come, about so many at a time; the next ones are read while those before are looked at."""
         try:
             reader = self._called(lambda: self.connection.sql(select).to_arrow_reader(rows))
         except duckdb.Error as error:
-            raise _told(error, select) from error
+            raise self._failed(error, select) from error
         coming = self._beside.submit(reader.read_next_batch)
         try:
             while True:
@@ -133,7 +136,7 @@ class DuckWarehouse:
                 except StopIteration:
                     return
                 except (pa.ArrowException, OSError, duckdb.Error) as error:
-                    raise _told(error, select) from error
+                    raise self._failed(error, select) from error
                 coming = self._beside.submit(reader.read_next_batch)
                 yield batch
         finally:
@@ -215,6 +218,7 @@ class DuckWarehouse:
 
     def _parquet(self, source: str, files: Files, wanted: Mapping[str, Any], in_place: bool) -> Attached:
         before = self.prints(files.paths) if in_place else []
+        self._in_place[source] = files.paths
         select = f"SELECT * FROM read_parquet({files.sql_list}, filename = '__file', file_row_number = true, union_by_name = true, hive_partitioning = false)"
         try:
             types = self._types(select)
@@ -556,7 +560,7 @@ class DuckWarehouse:
         except duckdb.Error as error:
             if "Duplicate name" in str(error):  # inside an object, perhaps one that a contract takes for a dict
                 return None
-            raise _told(error, reader) from error
+            raise self._failed(error, reader) from error
         fields = {name: kind for name, kind in zip(found.columns, found.types, strict=True) if name != "__file"}
         if any(re.fullmatch(r"C\d+", name) for name in fields) and self._holds(files, UNNAMED):
             return None  # DuckDB names a field without a name itself
@@ -619,6 +623,13 @@ class DuckWarehouse:
         finally:
             refuse_other_files(source, before, self)
 
+    def _failed(self, error: Exception, select: str) -> HundredfoldError:
+        """DuckDB's error as one of ours; where memory ran out, with the row groups that are too large for it."""
+        found = _told(error, select)
+        if isinstance(error, duckdb.OutOfMemoryException):
+            found.hint = _about_row_groups(self._in_place, self._memory) or found.hint
+        return found
+
     def _placed(self, error: duckdb.Error, select: str) -> duckdb.Error:
         """A mistake in SQL again with its line, which sql() leaves out."""
         if isinstance(error, duckdb.BinderException | duckdb.CatalogException | duckdb.ParserException):
@@ -633,7 +644,7 @@ class DuckWarehouse:
         try:
             return self._called(lambda: self.connection.execute(sql).fetchall())
         except duckdb.Error as error:
-            raise _told(error, sql) from error
+            raise self._failed(error, sql) from error
 
     def _called(self, call: Callable[[], T]) -> T:
         """What a call of DuckDB gives. It runs in a thread beside this one: DuckDB itself may not hear a Ctrl-C for minutes."""
@@ -772,6 +783,24 @@ def _told(error: Exception, sql: str) -> HundredfoldError:
             "the query does not fit the memory limit: " + words.split("\n")[0], hint="raise --memory, or use fewer workers with --workers"
         )
     return QueryError(words, hint=None if "\n" in words else f"in: {' '.join(sql.split())[:200]}")
+
+
+def _about_row_groups(sources: Mapping[str, Sequence[str]], memory: int) -> str | None:
+    """What to do about the largest row group of Parquet sources, where reading it takes much of the memory; None where none does."""
+    largest, name, file = 0, "", ""
+    for source, paths in sources.items():
+        for path in paths[:MAX_FOOTERS]:
+            with suppress(pa.ArrowException, OSError):
+                footer = pq.read_metadata(path)
+                size = max((footer.row_group(i).total_byte_size for i in range(footer.num_row_groups)), default=0)
+                if size > largest:
+                    largest, name, file = size, source, path
+    if largest < LARGE_SHARE * memory:
+        return None
+    return (
+        f"{name} has a row group of {largest / 2**20:,.0f} MiB ({file}), of which all columns that a query names are read at once: "
+        "select only the columns that are needed, or write the file with smaller row groups, or raise --memory"
+    )
 
 
 def _tables(node: Any, named: frozenset[str]) -> Iterator[str]:
