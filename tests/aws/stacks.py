@@ -62,6 +62,10 @@ class Tasks:
         tasks.file.write_text("\n".join(["k,how,log", *(f"{k},{how},{tasks.log}" for k, how in enumerate(hows))]) + "\n")
         return tasks
 
+    def release(self) -> None:
+        """Let the units go on that are held."""
+        Path(f"{self.log}.released").touch()
+
     def calls(self) -> Counter[int]:
         """How often the function was called for each task."""
         return Counter(map(int, self.log.read_text().split()))

@@ -66,7 +66,7 @@ def cli_here(home: Path, *words: str) -> str:
 
 
 def test_a_run_goes_on_when_its_client_is_interrupted_and_is_found_again(trouble: Stack, tmp_path: Path) -> None:
-    tasks = Tasks.write(tmp_path, ["500 ms"] * 12)
+    tasks = Tasks.write(tmp_path, ["held"] * 12)
     words = ("run", TROUBLE, "--run-id", "left", "--as-of", AS_OF, "--batches", "2", "--source", f"tasks={tasks.file}")
     client = subprocess.Popen(trouble.command(*words), env=trouble.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_until(lambda: bool(tasks.calls()), lambda: trouble.emulator.log())
@@ -75,6 +75,7 @@ def test_a_run_goes_on_when_its_client_is_interrupted_and_is_found_again(trouble
     assert client.returncode == 130
     assert "run left goes on without us" in told
     assert "status left --watch --on aws" in told
+    tasks.release()
     watched = trouble.cli("status", "left", "--watch")
     assert "12 of 12 units done" in watched.stderr
     assert tasks.calls() == dict.fromkeys(range(12), 1)
@@ -82,8 +83,8 @@ def test_a_run_goes_on_when_its_client_is_interrupted_and_is_found_again(trouble
 
 
 def test_a_cancelled_run_ends_its_execution_and_its_work_and_publishes_nothing(trouble: Stack, tmp_path: Path) -> None:
-    tasks = Tasks.write(tmp_path, ["500 ms"] * 120)
-    run = trouble.run(tasks, "regretted", batches=8, wait=False)  # of 7.5 s each, for four workers
+    tasks = Tasks.write(tmp_path, ["held"] * 120)
+    run = trouble.run(tasks, "regretted", batches=8, wait=False)  # for four workers
     wait_until(lambda: len(tasks.calls()) > 2, trouble.emulator.log)
     record = hundredfold.cancel("regretted", backend="aws", stack=trouble.name)
     assert trouble.home.status_of(record.options["execution"]) == "ABORTED"

@@ -25,8 +25,14 @@ def prices(home: Path, declared: hundredfold.Job, operator: dict[str, Path], wor
     return run, [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES]
 
 
-def test_the_price_table_is_the_same_to_the_byte_for_any_workers_and_both_forms(operator, tmp_path):
-    run, expected = prices(tmp_path / "many-2", job, operator, 2)
+@pytest.fixture(scope="module")
+def priced(operator: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[hundredfold.Run, list[str]]:
+    """By two workers, of many units at once."""
+    return prices(tmp_path_factory.mktemp("priced"), job, operator, 2)
+
+
+def test_the_price_table_is_the_same_to_the_byte_for_any_workers_and_both_forms(operator, priced, tmp_path):
+    run, expected = priced
     assert run.counts["models"]["bundles"]["ok"] == 1080
     assert run.counts["models"]["voice"]["ok"] == 2880
     for name, declared, workers in (
@@ -39,12 +45,12 @@ def test_the_price_table_is_the_same_to_the_byte_for_any_workers_and_both_forms(
         assert prices(tmp_path / name, declared, operator, workers)[1] == expected, name
 
 
-def test_every_row_of_the_operator_is_accounted_for(operator, tmp_path):
-    run, _ = prices(tmp_path / "home", job, operator, 2)
+def test_every_row_of_the_operator_is_accounted_for(priced):
+    run, _ = priced
     sales = run.counts["sources"]["bundle_sales"]
     assert sales["rows"] == sales["accepted"] + sales["rejected"] + sales["dropped"]
     assert len(run.rejects("bundle_sales")) == sales["rejected"] + sales["dropped"]
-    table = hundredfold.open_run("one", home=tmp_path / "home")
+    table = hundredfold.open_run("one", home=run.home.folder)
     assert table.release is not None
     assert table.release.rows == {"price_table": 1080 + 2880}
     assert len(table.failures()) == 0

@@ -88,12 +88,16 @@ WAYS: dict[str, Callable[[], Any]] = {
     "reach": writes_and_reads_where_it_may_not,
     "500 ms": lambda: time.sleep(0.5),
 }
+HELD = "held"  # until there is a file of its log's name with `.released`
 
 
 def doubled(rows: Any) -> dict[str, int]:
     k, log = int(rows["k"][0]), rows["log"][0]
     note(log, k)
-    if not Path(f"{log}.mended").exists():
+    if rows["how"][0] == HELD:
+        while not Path(f"{log}.released").exists():
+            time.sleep(0.01)
+    elif not Path(f"{log}.mended").exists():
         WAYS[rows["how"][0]]()
     return {"twice": 2 * k}
 
