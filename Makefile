@@ -10,7 +10,10 @@ LAMBDA := .venv-lambda
 FIND_LAMBDA_PYTHON := for p in python3.14 python3.13 python3.12 $(HOME)/.pyenv/versions/3.1[234]*/bin/python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 12) <= sys.version_info < (3, 15))' 2>/dev/null && echo $$p && break; done
 WORKERS ?= 2
 IN_PARALLEL := -n $(WORKERS) --dist worksteal
-FAST_TESTS := tests/architecture
+FAST_PORTS := $(addprefix tests/ports/test_,store_files.py faulty_door.py store_door.py ledger_door.py queue_door.py)
+FAST_STEPS := $(addprefix tests/pipeline/test_,numbering_and_order.py queries_and_batches.py what_a_function_returns.py)
+FAST_TESTS := tests/architecture tests/oracle/test_results_by_hand.py $(FAST_PORTS) $(FAST_STEPS)
+NOT_ON_AWS := -k "not aws and not sqs and not s3 and not dynamo"
 PEERS := $(notdir $(basename $(wildcard benchmarks/peers/requirements/*.txt)))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 VERSION_OF = $(shell $(1) -c 'import sys; print(*sys.version_info[:2], sep=".")' 2>/dev/null)
@@ -37,7 +40,7 @@ test: $(VENV)/dev.done $(EMULATOR)/done $(LAMBDA)/tried compiled  ## run all tes
 	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 test-fast: $(VENV)/dev.done compiled  ## run the tests of ports, oracle, steps and layers, in under a minute
-	$(BIN)/python -m pytest $(IN_PARALLEL) $(FAST_TESTS)
+	$(BIN)/python -m pytest $(IN_PARALLEL) $(NOT_ON_AWS) $(FAST_TESTS)
 
 test-aws: $(VENV)/dev.done $(EMULATOR)/done $(LAMBDA)/tried compiled  ## run the tests on emulated AWS alone
 	$(BIN)/python -m pytest $(IN_PARALLEL) tests/aws tests/ports

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,9 @@ def in_memory() -> None:
 
 
 in_memory()
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a shell lets what it starts in the background ignore Ctrl-C, and so the programs that tests interrupt
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module", autouse=True)
