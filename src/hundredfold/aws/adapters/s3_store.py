@@ -240,7 +240,7 @@ class S3Store:
     def _remove(self, keys: Sequence[str]) -> None:
         for pause in _pauses():
             objects = [{"Key": key} for key in keys]
-            errors = client("s3").delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "NullCallbacks": True}).get("Errors", [])
+            errors = client("s3").delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True}).get("Errors", [])
             keys = [error["Key"] for error in errors]
             if not keys:
                 return

@@ -313,7 +313,7 @@ def _remove_bucket(bucket: str) -> None:
         versions = [{"Key": v["Key"], "VersionId": v["VersionId"]} for kind in ("Versions", "DeleteMarkers") for v in page.get(kind, ())]
         if not versions:
             continue
-        refused = s3.delete_objects(Bucket=bucket, Delete={"Objects": versions, "NullCallbacks": True}).get("Errors", [])
+        refused = s3.delete_objects(Bucket=bucket, Delete={"Objects": versions, "Quiet": True}).get("Errors", [])
         if refused:
             raise DeployError(
                 f"{len(refused)} objects of the bucket {bucket} cannot be deleted",
