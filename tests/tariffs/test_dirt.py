@@ -20,8 +20,10 @@ import hundredfold
 from hundredfold.data.checksums import checksum_of, get_json, put_json
 from hundredfold.job import Layout
 from hundredfold.local.append_files import FileStore
+from tariffs.contracts import TIDY_PRICE
 from tariffs.data_quality.reconciliation import Balance, account
 from tariffs.data_quality.repair_kinds import kind_of
+from tariffs.data_quality.show import tallied
 from tariffs.job import job
 from tariffs.synthetic import AS_OF, Size
 from tariffs.synthetic.corruption import CONFLICT_ID
@@ -143,6 +145,16 @@ def test_kinds_are_told_from_the_values(column: str, before: str | None, after: 
     assert kind_of(column, before, after) == kind
 
 
+@pytest.mark.parametrize("written", ["{}", "GHS {}", " ghs{} ", "{} GHS"])
+@pytest.mark.parametrize(
+    ("price", "tidy"), [("1.5", "1.5"), ("150", "1.5"), ("30", "30"), ("31", "0.31"), ("3001", None), ("99999999", None), ("inf", None)]
+)
+def test_a_price_with_a_currency_is_held_to_the_same_bounds(written: str, price: str, tidy: str | None) -> None:
+    with duckdb.connect() as duck:
+        sql = f"SELECT TRY_CAST({TIDY_PRICE} AS DOUBLE) FROM (SELECT ? AS price, '1.5' AS list_price)"
+        assert duck.execute(sql, [written.format(price)]).fetchone() == (None if tidy is None else float(tidy),)
+
+
 # --- the sums come out even --------------------------------------------------------------------------------------------
 
 
@@ -198,6 +210,81 @@ def test_the_command_shows_the_balance_and_writes_the_ledger(dirty: Any, told: A
     assert "not accounted for" in said.stdout
     assert "Nothing to do in product_catalog, policy." in said.stdout
     assert pq.read_table(out).num_rows == len(told[1])
+
+
+# --- the money that people see is plausible ----------------------------------------------------------------------------
+
+
+def test_the_money_at_risk_is_that_of_the_clean_rows(told: Any, clean: Any, known: Any) -> None:
+    """Row by row where its figures were left alone; where they were nonsense, about so in the sum."""
+    sales = clean[1].sources["bundle_sales"][0].parent
+    with duckdb.connect() as duck:
+        true = dict(duck.sql(f"SELECT CAST(row_id AS VARCHAR), price * units FROM '{sales}/*.csv'").fetchall())
+    kinds = {e["key"]: e["kind"] for e in known if e["source"] == "bundle_sales"}
+    of_kind: dict[str, list[tuple[float, float]]] = {}
+    for e in told[1]:
+        if (
+            e["source"] == "bundle_sales"
+            and e["policy"] in ("REJECT", "SET_ASIDE")
+            and e["key"] in kinds
+            and e["money_at_risk"] is not None
+        ):
+            of_kind.setdefault(kinds[e["key"]], []).append((float(e["money_at_risk"]), true[e["key"]]))
+    prices, units = {"null_price", "zero_price", "free_units", "price_beyond_all"}, {"null_units", "negative_units", "full_counter"}
+    for kind, pairs in of_kind.items():
+        found, there = np.array(pairs).T
+        if kind in prices:
+            assert found.sum() == pytest.approx(there.sum(), rel=0.25), kind
+        elif kind in units | {"spike"}:
+            assert found.sum() == pytest.approx(there.sum(), rel=0.5), kind  # what a unit sells varies more than its price
+        else:
+            assert found == pytest.approx(there, abs=1e-6), kind
+    assert (prices | units | {"spike"}) <= set(of_kind)
+
+
+NONSENSE = [  # price, units
+    ("99999999", "7"), ("1e300", "7"), ("inf", "7"), ("nan", "7"), ("-5", "7"), ("FREE", "7"), ("", "7"), ("0", "7"), ("1e12", "2147483647"),
+    ("1.5", "2147483647"), ("1.5", "-2147483648"), ("1.5", "1e30"), ("1.5", ""), ("GHS 99999999", "7"), ("99999999,5", "7"), ("0.001", ""),
+]  # fmt: skip
+
+
+def test_no_figure_however_wrong_shows_absurd_money(tmp_path: Path) -> None:
+    made = generate(Size(locations=2, cells=2, weeks=12, sales_format="csv"), tmp_path / "data", dirt=False)
+    files = made.sources["bundle_sales"]
+    head, *rows = files[0].read_text().splitlines()
+    at = {name: n for n, name in enumerate(head.replace('"', "").split(","))}
+    spoilt = []
+    for n, (price, units) in enumerate(NONSENSE):
+        fields = rows[20 * n].split(",")
+        fields[at["price"]], fields[at["units"]] = f'"{price}"', f'"{units}"' if units else ""
+        spoilt += [",".join(fields)]
+    for n, (column, value, units) in enumerate(
+        [("product", "GHOST", "7"), ("location", "LOC_77777", "2000000000"), ("location", "LOC_77777", "3")]
+    ):
+        fields = rows[20 * n + 7].split(",")
+        fields[at[column]], fields[at["units"]] = value, units
+        spoilt += [",".join(fields)]
+    kept = [row for n, row in enumerate(rows) if n % 20 not in (0, 7)]
+    files[0].write_text("\n".join([head, *kept, *spoilt]) + "\n")
+    run = run_of(made, tmp_path / "home")
+    balances, ledger = account(run)
+    sales = next(balance for balance in balances if balance.source == "bundle_sales")
+    done = {key: tally for key, tally in tallied(ledger).items() if key[2] == "bundle_sales"}
+    dearest = max(float(line.split(",")[at["price"]]) * float(line.split(",")[at["units"]]) for line in kept)
+    assert sales.even
+    assert sales.rejected.rows == len(NONSENSE) + 3
+    assert abs(sales.rejected.money) > 1e9  # the figures as they came
+    assert sum(tally.entries for tally in done.values()) == len(NONSENSE) + 3
+    assert 0 < sum(tally.at_risk for tally in done.values()) <= dearest * len(NONSENSE)
+    assert done["REJECT", "product must be in product_catalog.product", "bundle_sales"].not_priced == 1
+    placeless = done["REJECT", "location must be in locations.location", "bundle_sales"]
+    assert (placeless.entries, placeless.not_priced) == (2, 1)
+    shown = subprocess.run(
+        [sys.executable, "-m", "tariffs.cli", "dirt", "--home", str(tmp_path / "home")], capture_output=True, text=True, check=True
+    )
+    figures = [float(f.replace(",", "")) for f in shown.stdout.split() if f.replace(",", "").lstrip("-").isdigit() and f != "2147483647"]
+    assert max(figures) < 1e7
+    assert min(figures) >= 0
 
 
 # --- the estimates are as without --------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ def command(run: str | None, out: str | None, where: Where, as_json: bool) -> No
     if out:
         show.write(ledger, Path(out))
     if as_json:
-        display.print_json([show.facts(balance) for balance in balances])
+        display.print_json([show.facts(balance, ledger) for balance in balances])
     else:
         show.show(balances, ledger)
     sys.exit(not all(balance.even for balance in balances))

@@ -2,15 +2,16 @@
 
 Validation leaves what it rejected, dropped and repaired; here each such row is given its policy and the name of its dirt, and the spikes
 that the estimator sets aside are found again.  Then the sums are held against the source itself: rows and money in = kept + repaired +
-rejected + copies + superseded, to the last digit.  Money is what the source's own figures say: price x units, or
-minutes x (1 - discount) x tariff; text that is no number is worth nothing until it is repaired.
+rejected + copies + superseded, to the last digit.  Those sums take the source's own figures: price x units, or
+minutes x (1 - discount) x tariff; text that is no number is worth nothing until it is repaired.  They can be nonsense (a counter at its
+limit), so people are shown the money at risk instead: what the unit would plausibly have spent in the row (`tariffs.data_quality.at_risk`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal, localcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from hundredfold.errors import SourceError, UsageError
 from hundredfold.pipeline.validate import Verdict, read_verdicts
 from hundredfold.sql.duckdb import DuckWarehouse
 from hundredfold.sql.sources.files import find_files
-from tariffs.columns import key_offsets
+from tariffs.columns import Bools, Floats, Ints, key_offsets
+from tariffs.data_quality.at_risk import money_at_risk
 from tariffs.data_quality.repair_kinds import kind_of
 from tariffs.demand.panel import SPIKE_RATIO, SPIKE_SLACK, plausible
 
@@ -47,11 +49,12 @@ WEEKLY = {"bundle_sales": ("segment", "location", "product")}  # sources whose r
 DROPPED = {"copy of another row": "DEDUPE", "superseded by a later row": "SUPERSEDE"}
 MEMORY = 2**29
 _MONEY = pa.decimal128(38, 6)
+EXACT = Context(prec=60)  # sums of _MONEY are exact in it; the usual context keeps 28 digits
 LEDGER = pa.schema(
     [
         ("source", pa.string()), ("file", pa.string()), ("row", pa.int64()), ("key", pa.string()), ("column", pa.string()),
         ("policy", pa.string()), ("kind", pa.string()), ("before", pa.string()), ("after", pa.string()),
-        ("money_before", _MONEY), ("money_after", _MONEY),
+        ("money_before", _MONEY), ("money_after", _MONEY), ("money_at_risk", _MONEY),
     ]
 )  # fmt: skip
 
@@ -86,7 +89,7 @@ class Balance:
     @property
     def kept(self) -> Part:
         """The rows that nobody touched."""
-        return Part(self.accepted.rows - self.after.rows, self.accepted.money - self.after.money)
+        return Part(self.accepted.rows - self.after.rows, EXACT.subtract(self.accepted.money, self.after.money))
 
     @property
     def missing(self) -> Part | None:
@@ -94,18 +97,24 @@ class Balance:
         if self.came is None:
             return None
         there = (self.kept, self.before, self.rejected, self.copies, self.superseded)
-        return Part(self.came.rows - sum(p.rows for p in there), self.came.money - sum((p.money for p in there), Decimal(0)))
+        return Part(self.came.rows - sum(p.rows for p in there), EXACT.subtract(self.came.money, _total(p.money for p in there)))
 
     @property
     def even(self) -> bool:
         return self.missing in (None, Part()) and not self.untold  # None: the source has gone, and nothing can be said
 
 
+def _total(money: Iterable[Decimal]) -> Decimal:
+    with localcontext(EXACT):
+        return sum(money, Decimal(0))
+
+
 def account(run: Run) -> tuple[list[Balance], pa.Table]:
     """Every source's balance, and the ledger: one row for each value repaired and each row rejected, dropped or set aside.
 
-    The ledger has the columns source, file, row, key, column, policy, kind, before, after, money_before, money_after, in the order of
-    source, file, row.  UsageError for a run that is not on this machine.
+    The ledger has the columns of LEDGER, in the order of source, file, row.  money_before and money_after are the source's own figures,
+    for the balance; money_at_risk is plausible money, null where the row cannot be priced and beside a row's second and further entries.
+     UsageError for a run that is not on this machine.
     """
     if not hasattr(run.home, "folder"):
         raise UsageError(
@@ -151,7 +160,7 @@ def _account_one(verdict: Verdict, run: Run, warehouse: DuckWarehouse) -> tuple[
 def _part(entries: Sequence[Mapping[str, Any]], policy: str, money: str) -> Part:
     """The rows of one policy; of a row with several repairs the first entry has its money."""
     ours = [e for e in entries if e["policy"] == policy and e["money_before"] is not None]
-    return Part(len(ours), sum((e[money] or Decimal(0) for e in ours), Decimal(0)))
+    return Part(len(ours), _total(e[money] or Decimal(0) for e in ours))
 
 
 def _money(source: str, columns: Mapping[str, str] | None = None) -> str:
@@ -191,7 +200,9 @@ def _key(source: str) -> str:
 def _gone(source: str, warehouse: DuckWarehouse) -> list[dict[str, Any]]:
     """The rows that went no further."""
     rows = warehouse.query(
-        f"SELECT __file AS file, __row AS row, {_key(source)} AS key, __reason AS kind, {_money(source)} AS money_before, * FROM rejects ORDER BY __file, __row"
+        f"WITH risk AS ({money_at_risk(source)})"
+        f" SELECT __file AS file, __row AS row, {_key(source)} AS key, __reason AS kind, {_money(source)} AS money_before, *"
+        " FROM rejects JOIN risk USING (__file, __row) ORDER BY __file, __row"
     ).to_pylist()
     return [_entry(source, DROPPED.get(row["kind"], "REJECT"), row) | _blamed(row) for row in rows]
 
@@ -217,7 +228,13 @@ def _mended(source: str, warehouse: DuckWarehouse) -> list[dict[str, Any]]:
         f" CASE WHEN {first} THEN {_money(source)} END AS money_before, CASE WHEN {first} THEN {_money(source, after)} END AS money_after"
         " FROM repairs AS r WHERE NOT EXISTS (SELECT 1 FROM rejects AS j WHERE j.__file = r.__file AND j.__row = r.__row) ORDER BY __file, __row, __column"
     ).to_pylist()
-    return [_entry(source, "REPAIR", row) | {"kind": kind_of(row["column"], row["before"], row["after"])} for row in rows]
+    named = [row | {"kind": kind_of(row["column"], row["before"], row["after"])} for row in rows]
+    return [_entry(source, "REPAIR", row) | {"money_at_risk": _priced(source, row["money_after"])} for row in named]
+
+
+def _priced(source: str, money: Decimal | None) -> Decimal | None:
+    """The money of a row that goes on; None where the rows of the source have no money."""
+    return money if source in MONEY else None
 
 
 def _renamed_weeks(source: str, warehouse: DuckWarehouse, counted: set[str]) -> list[dict[str, Any]]:
@@ -235,8 +252,12 @@ def _renamed_weeks(source: str, warehouse: DuckWarehouse, counted: set[str]) -> 
         f" {_money(source)} AS money_after, isodow(week) AS dow, count(*) OVER ({over}) AS days"
         f' FROM "{source}") AS q WHERE dow <> 7 AND days = 1 ORDER BY key'
     ).to_pylist()
-    entries = [_entry(source, "REPAIR", row) | {"column": "week", "kind": "week_by_another_day"} for row in rows]
-    return [e | {"money_before": None, "money_after": None} if e["key"] in counted else e for e in entries]
+    entries = [
+        _entry(source, "REPAIR", row) | {"column": "week", "kind": "week_by_another_day", "money_at_risk": row["money_after"]}
+        for row in rows
+    ]
+    elsewhere = {"money_before": None, "money_after": None, "money_at_risk": None}
+    return [e | elsewhere if e["key"] in counted else e for e in entries]
 
 
 def _spikes(source: str, warehouse: DuckWarehouse) -> list[dict[str, Any]]:
@@ -255,15 +276,25 @@ def _spikes(source: str, warehouse: DuckWarehouse) -> list[dict[str, Any]]:
     if not rows.num_rows:
         return []
     columns = {name: rows[name].to_numpy(zero_copy_only=False) for name in (*unit, "__quantity", "__x")}
-    keep = plausible(columns["__quantity"].astype(np.float64), columns["__x"].astype(np.float64), key_offsets(columns, unit))
-    warehouse.load("spikes", rows.filter(~keep))
+    quantities, offsets = columns["__quantity"].astype(np.float64), key_offsets(columns, unit)
+    keep = plausible(quantities, columns["__x"].astype(np.float64), offsets)
+    usual = np.repeat(_median_of_kept(quantities, keep, offsets), np.diff(offsets))
+    warehouse.load("spikes", rows.append_column("__usual", pa.array(usual)).filter(~keep))
+    at_risk = _money(source, {name: name for name in MONEY_COLUMNS[source]} | {bare: "__usual"})
     found = warehouse.query(
-        f"SELECT {_key(source)} AS key, CAST(__quantity AS VARCHAR) AS before, {_money(source)} AS money_before FROM spikes ORDER BY 1"
+        f"SELECT {_key(source)} AS key, CAST(__quantity AS VARCHAR) AS before, {_money(source)} AS money_before, {at_risk} AS money_at_risk"
+        " FROM spikes ORDER BY 1"
     )
     warehouse.forget("spikes")
     return [_entry(source, "SET_ASIDE", row) | {"column": bare, "kind": "spike"} for row in found.to_pylist()]
 
 
+def _median_of_kept(quantities: Floats, keep: Bools, offsets: Ints) -> Floats:
+    """The median of a unit's plausible quantities; shape (units,)."""
+    parts = zip(np.split(quantities, offsets[1:-1]), np.split(keep, offsets[1:-1]), strict=True)
+    return np.array([np.median(values[kept]) if kept.any() else 0.0 for values, kept in parts])
+
+
 def _entry(source: str, policy: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    wanted = ("file", "row", "key", "column", "kind", "before", "after", "money_before", "money_after")
+    wanted = ("file", "row", "key", "column", "kind", "before", "after", "money_before", "money_after", "money_at_risk")
     return {"source": source, "policy": policy} | {name: row.get(name) for name in wanted}

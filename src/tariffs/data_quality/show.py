@@ -1,9 +1,10 @@
-"""The account of a run's dirt as people see it: tables of rows, of money, and of what was done; or a file."""
+"""The account of a run's dirt as people see it: tables of rows, of money at risk, and of what was done; or a file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,34 +12,47 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
-from rich.table import Table as Grid
+from rich.markup import escape
 
 from hundredfold.cli.display import print_hanging, result
 from hundredfold.errors import UsageError
-from tariffs.data_quality.reconciliation import MONEY, Balance, Part
+from tariffs.data_quality.reconciliation import MONEY, Balance
+from tariffs.release.show import grid_of, print_grid
 
-PARTS = {
+ROWS = {
     "came in": "came", "untouched": "kept", "repaired": "before", "rejected": "rejected", "copies": "copies", "replaced later": "superseded",
     "not accounted for": "missing", "goes on": "accepted", "of it, as repaired": "after", "of it, set aside": "set_aside",
 }  # fmt: skip
-MONEY_PARTS = {"goes on": "accepted", "of it, untouched": "kept", "of it, as repaired": "after", "of it, set aside": "set_aside", "not accounted for": "missing"}  # fmt: skip
+AT_RISK = {"set aside": "SET_ASIDE", "rejected": "REJECT", "copies": "DEDUPE", "replaced later": "SUPERSEDE"}
+EXPLAINED = (
+    "Money is price x units, or minutes at the tariff less the discount. Of rows that go on it is their own, as repaired; of the others it is"
+    " the money at risk: their own figures where those are plausible beside the rest of the unit, else the unit's median. A row of which neither"
+    " can be had is counted as not priced. The figures as they came are in the file of --out."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Entries of the ledger: how many, their money at risk, and the rows that cannot be priced."""
+
+    entries: int = 0
+    at_risk: Decimal = Decimal(0)
+    not_priced: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.entries + other.entries, self.at_risk + other.at_risk, self.not_priced + other.not_priced)
 
 
 def show(balances: Sequence[Balance], ledger: pa.Table) -> None:
     """Rows, money, and what was done, of the sources in which there was something to do."""
     touched = [b for b in balances if b.came != b.kept or b.set_aside.rows]
-    _print_parts("rows", touched, lambda part: part.rows)
-    _print_parts("money", [balance for balance in touched if balance.source in MONEY], lambda part: round(part.money), MONEY_PARTS)
-    print_hanging(
-        "",
-        "Money is what goes on. The figures of a row as it came can be nonsense (a counter that ran full, a price in pesewas):"
-        " they stand below, under before.",
-    )
-    result.print("\n[bold]What was done, and money before and after it[/]")
-    done = _grid("policy", "kind", "source", "entries", "before", "after")
-    for key, (count, before, after) in tallied(ledger).items():
-        done.add_row(*key, f"{count:,}", f"{round(before):,}", f"{round(after):,}")
-    result.print(done)
+    done = tallied(ledger)
+    _print_parts("rows", {b.source: {words: _rows(b, part) for words, part in ROWS.items()} for b in touched})
+    _print_parts("money", {b.source: _money_of(b, done) for b in touched if b.source in MONEY})
+    if touched:
+        print_hanging("", EXPLAINED)
+        result.print("\n[bold]What was done, and the money of those rows[/]")
+        _print_done(done)
     for balance in balances:
         if not balance.even:
             result.print(
@@ -47,36 +61,71 @@ def show(balances: Sequence[Balance], ledger: pa.Table) -> None:
             )
     untouched = [balance.source for balance in balances if balance not in touched]
     if untouched:
-        result.print(f"\nNothing to do in {', '.join(untouched)}.")
+        print_hanging("\n" if touched else "", f"Nothing to do in {', '.join(untouched)}.")
 
 
-def _print_parts(title: str, balances: Sequence[Balance], told: Callable[[Part], int], parts_shown: Mapping[str, str] = PARTS) -> None:
+def _rows(balance: Balance, part: str) -> int | None:
+    found = getattr(balance, part)
+    return None if found is None else found.rows
+
+
+def _money_of(balance: Balance, done: Mapping[tuple[str, str, str], Tally]) -> dict[str, int | None]:
+    """The money of a source's rows that go on and of those that do not, by words."""
+    risk: dict[str, Tally] = defaultdict(Tally)
+    for (policy, _, source), tally in done.items():
+        if source == balance.source:
+            risk[policy] += tally
+    return {
+        "goes on, and is counted": round(balance.accepted.money - balance.set_aside.money),
+        "of it, as repaired": round(risk["REPAIR"].at_risk),
+        **{words: round(risk[policy].at_risk) for words, policy in AT_RISK.items()},
+        "not priced (rows)": sum(risk[policy].not_priced for policy in AT_RISK.values()),
+    }
+
+
+def _print_done(done: Mapping[tuple[str, str, str], Tally]) -> None:
+    grid = grid_of("policy", "source", "entries", "money", "not priced", "why", right={"entries", "money", "not priced"})
+    for (policy, kind, source), tally in done.items():
+        money = (f"{round(tally.at_risk):,}", f"{tally.not_priced:,}") if source in MONEY else ("-", "-")
+        grid.add_row(policy, source, f"{tally.entries:,}", *money, escape(kind))
+    print_grid(grid)
+
+
+def _print_parts(title: str, sources: Mapping[str, Mapping[str, int | None]]) -> None:
     """One row for each part, one column for each source."""
-    grid = _grid(title, *(balance.source for balance in balances))
-    for words, name in parts_shown.items():
-        parts = [getattr(balance, name) for balance in balances]
-        grid.add_row(words, *("-" if part is None else f"{told(part):,}" for part in parts))
-    result.print(grid, "")
+    if not sources:
+        return
+    grid = grid_of(title, *sources, right=set(sources))
+    for part in next(iter(sources.values())):
+        counts = (parts[part] for parts in sources.values())
+        grid.add_row(part, *("-" if count is None else f"{count:,}" for count in counts))
+    print_grid(grid)
+    result.print()
 
 
-def facts(balance: Balance) -> dict[str, Any]:
-    """A balance for a program."""
+def facts(balance: Balance, ledger: pa.Table) -> dict[str, Any]:
+    """A balance for a program: the money of its parts is what the figures say as they came, and may be nonsense; at_risk is plausible."""
     parts = {**asdict(balance), "kept": asdict(balance.kept)}
     told = {
-        name: part and {"rows": part["rows"], "money": float(part["money"])}
+        name: part and {"rows": part["rows"], "money_as_it_came": float(part["money"])}
         for name, part in parts.items()
         if name not in ("source", "untold")
     }
-    return {"source": balance.source, **told, "untold": balance.untold, "even": balance.even}
+    risk: dict[str, Tally] = defaultdict(Tally)
+    for (policy, _, source), tally in tallied(ledger).items():
+        if source == balance.source:
+            risk[policy] += tally
+    at_risk = {p: {"entries": t.entries, "money": float(t.at_risk), "not_priced": t.not_priced} for p, t in sorted(risk.items())}
+    return {"source": balance.source, **told, "at_risk": at_risk, "untold": balance.untold, "even": balance.even}
 
 
-def tallied(ledger: pa.Table) -> dict[tuple[str, str, str], tuple[int, Decimal, Decimal]]:
-    """Entries and money by policy, kind and source."""
-    found: dict[tuple[str, str, str], tuple[int, Decimal, Decimal]] = {}
-    for entry in ledger.select(["policy", "kind", "source", "money_before", "money_after"]).to_pylist():
-        key = (entry["policy"], entry["kind"], entry["source"])
-        count, before, after = found.get(key, (0, Decimal(0), Decimal(0)))
-        found[key] = (count + 1, before + (entry["money_before"] or 0), after + (entry["money_after"] or 0))
+def tallied(ledger: pa.Table) -> dict[tuple[str, str, str], Tally]:
+    """Entries, money at risk and rows that cannot be priced, by policy, kind and source."""
+    found: dict[tuple[str, str, str], Tally] = defaultdict(Tally)
+    for entry in ledger.select(["policy", "kind", "source", "money_before", "money_at_risk"]).to_pylist():
+        money, first = entry["money_at_risk"], entry["money_before"] is not None  # a row's further entries have neither
+        unpriced = first and money is None and entry["source"] in MONEY
+        found[entry["policy"], entry["kind"], entry["source"]] += Tally(1, money or Decimal(0), int(unpriced))
     return dict(sorted(found.items()))
 
 
@@ -89,14 +138,3 @@ def write(ledger: pa.Table, path: Path) -> None:
         writers[path.suffix](ledger, path)
     except OSError as error:
         raise UsageError(f"--out {path} cannot be written: {error}", hint="name a file in a folder that is there") from error
-
-
-def _grid(first: str, *columns: str) -> Grid:
-    grid = Grid(box=None, pad_edge=False, header_style="bold")
-    grid.add_column(first, no_wrap=True)
-    for name in columns:
-        if name == "kind":
-            grid.add_column(name, min_width=20, overflow="fold")
-        else:
-            grid.add_column(name, justify="left" if name == "source" else "right", no_wrap=True)
-    return grid
