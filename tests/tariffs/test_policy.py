@@ -181,7 +181,7 @@ def test_no_price_is_below_the_cheapest_competitor_or_far_above_the_reference(de
     assert (found["price"] <= high + 1e-9).all()
     for bound in ("REG_FLOOR", "REG_CEILING"):
         assert (found["constraint_bound"] == bound).any()
-        assert set(found["reason_code"][found["constraint_bound"] == bound]) <= {"REG_CAP", "FALLBACK_SEGMENT"}
+        assert set(found["reason_code"][found["constraint_bound"] == bound]) <= {"REG_CAP", "REG_ADJUSTED", "FALLBACK_SEGMENT"}
 
 
 def test_a_product_that_is_not_sold_any_more_keeps_its_price(demo: Any) -> None:
@@ -189,7 +189,7 @@ def test_a_product_that_is_not_sold_any_more_keeps_its_price(demo: Any) -> None:
     assert (prices_with(demo, latest_week=newest + np.timedelta64(28, "D"))["reason_code"] != "HOLD_NOT_SOLD").all()
     later = prices_with(demo, latest_week=newest + np.timedelta64(35, "D"))
     control = demo.bundles["control"][demo.bundles.offsets[1:] - 1]
-    assert set(later["reason_code"][~control]) <= {"HOLD_NOT_SOLD", "CLIPPED_FLOOR", "CLIPPED_CEILING"}
+    assert set(later["reason_code"][~control]) <= {"HOLD_NOT_SOLD", "FLOOR_RAISED", "CEILING_LOWERED"}
     assert (later["price"] == later["current_price"]).mean() > 0.99
 
 

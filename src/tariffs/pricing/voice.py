@@ -14,7 +14,7 @@ import numpy as np
 from tariffs.columns import Columns, Floats, Ints, Rows, Units, key_offsets
 from tariffs.demand.prior import Prior, pool
 from tariffs.optimise.reasons import HOLD_NO_VARIATION, holds
-from tariffs.optimise.rule import Choice, Demand, Terms, blocked_delta, choose, on_tick
+from tariffs.optimise.rule import LEAST_ELASTIC, Choice, Demand, Terms, blocked_delta, choose, on_tick
 from tariffs.pricing.estimation import Learnt, demand_at, learn_unit, learn_units, observe, week_share
 from tariffs.pricing.price_row import Priced, changed_lately, control_of, only, quiet_of, report, terms_of, with_trials
 
@@ -70,12 +70,14 @@ def limit_of(rows: Columns) -> Floats:
 def capacity_floor(terms: Terms, demand: Demand, room: Floats) -> Floats:
     """The lowest price at which even the upper end of demand fits into `room` minutes a week; at most the tariff.  Shape (units,).
 
-    mu(p) = volume e^((b - z s)(p / current - 1)) <= room, with the steeper end of the interval: it is lower prices that fill the cell.
+    mu(p) = volume e^(beta (p / current - 1)) <= room, at the end of the interval of beta at which p sells most: a cut at its steep end,
+    b - z s, and a raise, where the cell is fuller than that today, at its flat end, b + z s.
     The tariff itself (no discount) is always allowed, and so is everything where `room` is NaN: the policy sets no limit on the load.
     """
     room = np.where(np.isnan(room), np.inf, room)
-    steep = np.minimum(demand.elasticity - terms.z * demand.sd, -np.finfo(float).tiny)
-    fits = terms.current * (1.0 + np.log(room / demand.volume) / steep)
+    doubt = np.where(demand.volume > room, terms.z, -terms.z) * demand.sd
+    slope = np.minimum(demand.elasticity + doubt, LEAST_ELASTIC)
+    fits = terms.current * (1.0 + np.log(room / demand.volume) / slope)
     return np.minimum(np.maximum(terms.floor, on_tick(np.ceil(fits / terms.tick - 1e-9), terms.tick)), terms.ceiling)
 
 

@@ -14,7 +14,10 @@ from tariffs.release.tables import KEY, Bools, Floats, bools, floats, is_voice
 
 COST, MONEY, GAIN = "COST", "MONEY", "GAIN"
 OWN_BOUNDS = ("STEP_UP", "STEP_DOWN", "FLOOR", "CEILING")  # a price held back by these moved for its own sake, only less far
-MADE_BY_OTHERS = ("LADDER_ADJUSTED", "SMOOTHED", "PORTFOLIO_LIMIT", "DIVERSION_ADJUSTED", "CAPACITY_CAP", "REG_CAP")
+MADE_BY_OTHERS = (
+    "LADDER_ADJUSTED", "SMOOTHED", "PORTFOLIO_LIMIT", "DIVERSION_ADJUSTED", "CAPACITY_CAP", "CAPACITY_RAISED", "REG_CAP", "REG_ADJUSTED",
+    "FLOOR_RAISED", "CEILING_LOWERED",
+)  # fmt: skip
 FORCED_LOSS = 0.5  # of a unit's revenue: beyond it even a full cell or a ladder is no reason
 SUM_TOLERANCE = 0.05  # of a kind's revenue: how far the stated change may be from price times volume
 PENNY = 0.01
