@@ -27,7 +27,7 @@ from tariffs.synthetic import Size
 from tariffs.synthetic.scenarios import Switches
 from tariffs.synthetic.write import generate
 
-QUERIES = Path(bundles.__file__).parent / "queries"
+QUERIES = Path(bundles.__file__).parents[1] / "queries"
 TRUTH = {"bundles": "segment, location, product", "voice": "cell, hour, day_type"}
 Rows = dict[str, np.ndarray]
 

@@ -23,7 +23,7 @@ from tariffs.synthetic import AS_OF
 from tariffs.synthetic.scenarios import Switches
 from tariffs.synthetic.write import Paths, generate
 
-QUERIES = Path(bundles.__file__).parent / "queries"
+QUERIES = Path(bundles.__file__).parents[1] / "queries"
 
 
 @dataclass

@@ -110,7 +110,7 @@ def test_a_week_that_has_some_of_its_days_counts_as_part_of_one(paths: Paths) ->
 
 def test_the_price_of_a_week_is_what_was_paid_for_a_unit() -> None:
     with duckdb.connect() as duck:
-        text = (Path(bundles.__file__).parent / "queries/bundles.sql").read_text()
+        text = (Path(bundles.__file__).parents[1] / "queries/bundles.sql").read_text()
         rows = [(f"2026-06-{d:02d}", p, u) for d, p, u in ((22, 2.0, 6), (23, 2.0, 0), (24, 1.0, 14), (25, 1.0, 0))]
         cte = text[text.index("WITH dated") : text.rindex("\nSELECT\n")]
         duck.execute("CREATE TABLE bundle_sales (segment TEXT, location TEXT, product TEXT, week DATE, price DOUBLE, list_price DOUBLE, units BIGINT, active_subs BIGINT, explore_eps DOUBLE)")  # fmt: skip

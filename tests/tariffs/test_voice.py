@@ -26,10 +26,11 @@ def test_at_the_capacity_floor_even_the_upper_end_of_demand_fits(discount: float
     ratio = 1 - discount
     terms, demand = terms_of(discount), Demand(np.array([-b * ratio]), np.array([sd * ratio]), np.array([volume]))
     lowest = float(voice.capacity_floor(terms, demand, np.array([room]))[0])
-    steep = (-b - 0.84 * sd) * ratio
-    filled = volume * np.exp(steep * (lowest / terms.current[0] - 1))
+    slope = (-b + (0.84 if volume > room else -0.84) * sd) * ratio  # a raise must fit at the flat end, a cut at the steep one
+    slope = min(slope, -0.05)
+    filled = volume * np.exp(slope * (lowest / terms.current[0] - 1))
     assert filled <= room * (1 + 1e-6) or lowest == TARIFF
-    below = volume * np.exp(steep * ((lowest - 0.005) / terms.current[0] - 1))
+    below = volume * np.exp(slope * ((lowest - 0.005) / terms.current[0] - 1))
     assert below > room * (1 - 1e-6) or lowest == terms.floor[0]
 
 
