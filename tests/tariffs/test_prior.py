@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import statsmodels.api as sm
-from scipy.stats import multivariate_normal
+from scipy.stats import lognorm, multivariate_normal
 from statsmodels.stats.meta_analysis import combine_effects
 
 from tariffs.demand import hyper
@@ -116,7 +116,7 @@ def test_the_density_of_tau_is_that_of_the_estimates_with_delta_integrated_out(s
     level = hyper._Level(estimate, variance, design)
     mean = design @ np.array([hyper.INTERCEPT, 0.0, 0.0, 0.0])
     taus = np.array([0.05, 0.2, 0.5, 1.1])
-    log_prior = np.log(taus) - 0.5 * (taus / hyper.SCALE) ** 2
+    log_prior = lognorm.logpdf(taus, hyper.TAU_SPREAD, scale=hyper.USUAL_TAU)
     covariances = [np.diag(variance + tau * tau) + design @ np.linalg.inv(prior) @ design.T for tau in taus]
     wanted = np.array([multivariate_normal.logpdf(estimate, mean, covariance) for covariance in covariances]) + log_prior
     found = np.array([level.density(float(tau), prior) for tau in taus])
@@ -184,3 +184,29 @@ def test_units_that_say_nothing_make_no_prior_and_the_error_says_so() -> None:
     constant = Panel(panel.starts, panel.unit, panel.quantity, np.zeros_like(panel.x), panel.exposure)
     with pytest.raises(ValueError, match="none of 12 units tells its elasticity"):
         prior_of(constant, np.array(["A"] * UNITS, dtype=object))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_omega_is_integrated_out_as_on_a_fine_grid_of_it(seed: int) -> None:
+    """One factor of eight levels, each barely seen: delta's mean and spread against the average over 200 omegas."""
+    rng = np.random.default_rng(seed)
+    kind = np.repeat(np.arange(8), 5)
+    design, kinds = np.column_stack([np.ones(40), np.eye(8)[kind]]), hyper.plain(9)
+    variance = np.full(40, 0.3)
+    estimate = rng.normal(-1.5 + rng.normal(0, 0.2, 8)[kind], np.sqrt(variance + 0.16))
+    found = hyper.integrate(estimate, variance, design)
+    omegas, level = (np.arange(200) + 0.5) * 0.01, hyper._Level(estimate, variance, design)
+    priors = np.array([kinds.precision(np.array([omega])) for omega in omegas])
+    taus = np.linspace(0.02, 1.5, 75)
+    each = [level.at(float(tau), priors) for tau in taus]
+    log_density = np.array([one.density for one in each]) + hyper.omega_prior(omegas)
+    weight = np.exp(log_density - log_density.max())
+    weight /= weight.sum()
+    deltas = np.array([one.delta for one in each])
+    delta = np.einsum("to,toi->i", weight, deltas)
+    variances = np.einsum(
+        "to,toi->i", weight, np.array([np.diagonal(one.covariance, axis1=1, axis2=2) for one in each]) + (deltas - delta) ** 2
+    )
+    assert found.delta == pytest.approx(delta, abs=0.02)
+    assert np.sqrt(np.diag(found.covariance)) == pytest.approx(np.sqrt(variances), rel=0.06)
+    assert found.weight @ found.tau == pytest.approx(weight.sum(axis=1) @ taus, rel=0.03)

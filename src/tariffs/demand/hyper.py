@@ -7,9 +7,11 @@ estimate of tau2 is then often zero, and every unit is certain of the mean of it
     w_u = 1 / (v_u + tau2),   A = sum_u w_u z_u z_u' + R,   d = A^-1 (sum_u w_u z_u b_u + R d0),
 
 with R the inverse of delta's prior covariance (`Kinds`; Gelman, Bayesian Data Analysis, 3rd ed. 2013, 5.4; with a flat prior on delta this is the
-restricted likelihood of Harville 1977).  p(tau) ~ tau exp(-2 tau^2) is zero at zero, so that no handful of units
-passes for all alike, and proper (Chung et al. 2013).
-The grid is then replaced by the few nodes and weights that integrate every polynomial in tau up to degree 2 NODES - 1 as it does (Gauss quadrature of a
+restricted likelihood of Harville 1977).  R depends on omega, how far the levels of a factor differ, and omega is integrated out as well, on a few Gauss nodes per factor:
+at a single value, means of kinds would be shrunk too little where omega is hardly seen, and lifts promised too high.  Its prior is exponential with
+P(omega > 0.5) = 0.05: the simplest answer is that levels do not differ (a penalised-complexity prior; Simpson et al. 2017).  The prior of tau is lognormal, 90 % of it between
+0.26 and 0.97, which is what public panels show (avocados 0.3, orange juice 0.5, cheese 1.0): no handful of units passes for all alike (Chung et al. 2013).
+tau's grid is then replaced by the few nodes and weights that integrate every polynomial in tau up to degree 2 NODES - 1 as it does (Gauss quadrature of a
 discrete distribution; Golub and Welsch 1969), so that a unit's posterior is a sum of a few normal ones (`average`).
 """
 
@@ -27,13 +29,16 @@ NODES = 5
 SMALLEST_TAU, LARGEST_TAU = 1e-3, 30.0
 COARSE, FINE = 40, 32  # points of the grid: to find where tau is likely, and there
 UNLIKELY = 14.0  # in log density below the greatest: 1e-6
-OMEGAS = np.array([0.05, 0.1, 0.2, 0.3, 0.45, 0.7, 1.0, 1.5])
+OMEGAS = np.array([0.025, 0.075, 0.15, 0.25, 0.4, 0.6, 0.9, 1.4])
+WIDTHS = np.diff([0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.1, 1.7])  # of the part of the line that each of them stands for
 START = 0.3  # of omega
 SWEEPS = 3
+OMEGA_NODES = 3  # of each factor's omega
+FAINT = 1e-12  # the least weight of a point, so that there is something to divide by
 INTERCEPT, INTERCEPT_SD = -1.5, 0.5  # elasticities of prepaid bundles and airtime: -0.4 to -3
 THETA_SD = 0.3
-OMEGA_SCALE = 0.3
-SCALE = 0.5  # of tau's prior
+OMEGA_RATE = 6.0  # of its exponential prior: 5 % above 0.5
+USUAL_TAU, TAU_SPREAD = 0.5, 0.4  # median of tau's prior, and the standard deviation of its log
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,7 @@ class Hyper:
 
 @dataclass(frozen=True, slots=True)
 class Kinds:
-    """What is thought of delta before any data: the intercept is N(-1.5, 0.5^2), the effects of a factor's levels are N(theta t, omega_f2).
+    """What is thought of delta before any data: the intercept is N(-1.5, 0.5^2), the effects of a factor's levels are N(theta t, omega_f^2).
 
     factor  (columns,) the factor of each column, 0, 1, 2, ..., and -1 of the intercept
     trend   (columns,) t, such as the log of a product's price, centred; theta is N(0, 0.3^2).  0 where there is none
@@ -92,48 +97,70 @@ def plain(columns: int) -> Kinds:
     return Kinds(np.append(-1, np.zeros(columns - 1, dtype=np.int64)), np.zeros(columns))
 
 
-def integrate(estimate: Floats, variance: Floats, design: Floats, kinds: Kinds | None = None) -> Hyper:
-    """The posterior of delta and tau, from estimates (K,) with these variances; design (K, columns), the first column the intercept."""
+def integrate(estimate: Floats, variance: Floats, design: Floats, kinds: Kinds | None = None, rough: bool = False) -> Hyper:
+    """The posterior of delta and tau, from estimates (K,) with these variances; design (K, columns), the first column the intercept.
+
+    `rough` takes omega at the root of its mean square instead of integrating over it: enough for a place to fit units at.
+    """
     kinds = plain(design.shape[1]) if kinds is None else kinds
     level = _Level(estimate, variance, design)
     taus = np.geomspace(SMALLEST_TAU, LARGEST_TAU, COARSE)
-    omega = np.full(kinds.factors, START)
-    first = np.array([level.density(tau, kinds.precision(omega)) for tau in taus])
-    omega = _spreads(level, kinds, float(taus[np.argmax(first)]))
-    prior = kinds.precision(omega)
-    first = np.array([level.density(tau, prior) for tau in taus])
+    start = kinds.precision(np.full(kinds.factors, START))
+    likely_tau = float(taus[np.argmax([level.density(tau, start) for tau in taus])])
+    omega, share = _spreads(level, kinds, likely_tau)
+    if rough:
+        omega, share = np.sqrt(share @ omega**2)[None], np.ones(1)
+    priors = np.array([kinds.precision(one) for one in omega])
+    usual = kinds.precision(np.sqrt(share @ omega**2))
+    first = np.array([level.density(tau, usual) for tau in taus])
     likely = np.flatnonzero(first > first.max() - UNLIKELY)
     low = 0.0 if likely[0] == 0 else taus[likely[0] - 1]
     grid = np.linspace(low, taus[min(likely[-1] + 1, COARSE - 1)], FINE + 1)[1:]
-    found = [level.at(tau, prior) for tau in grid]
-    density = np.array([one.density for one in found])
-    weight = np.exp(density - density.max())
-    weight /= weight.sum()
+    found = [level.at(tau, priors) for tau in grid]
+    density = np.array([one.density for one in found]) - level.at(likely_tau, priors).density + np.log(share)  # (taus, omegas)
+    joint = np.exp(density - density.max())
+    joint /= joint.sum()
+    weight = joint.sum(axis=1)
     deltas = np.array([one.delta for one in found])
-    delta = weight @ deltas
-    covariance = np.einsum("k,kij->ij", weight, np.array([one.covariance for one in found]))
-    covariance = covariance + (deltas - delta).T @ ((deltas - delta) * weight[:, None])
-    tau, share = quadrature(grid, weight, NODES)
+    delta = np.einsum("tk,tki->i", joint, deltas)
+    covariance = np.einsum("tk,tkij->ij", joint, np.array([one.covariance for one in found]))
+    covariance = covariance + np.einsum("tk,tki,tkj->ij", joint, deltas - delta, deltas - delta)
+    tau, tau_share = quadrature(grid, weight, NODES)
     mean = float(weight @ grid)
-    likelihood = density + 0.5 * (grid / SCALE) ** 2 - np.log(grid)
-    best = int(np.argmax(likelihood))
-    mode = 0.0 if best == 0 and low == 0.0 else float(grid[best])
-    return Hyper(delta, covariance, tau, share, mode, float(np.sqrt(max(weight @ (grid - mean) ** 2, 0.0))), omega)
+    best = int(np.argmax(np.log(np.maximum(weight, np.finfo(float).tiny)) - tau_prior(grid)))
+    mode = 0.0 if best == 0 else float(grid[best])
+    se = float(np.sqrt(max(weight @ (grid - mean) ** 2, 0.0)))
+    return Hyper(delta, covariance, tau, tau_share, mode, se, np.sqrt(joint.sum(axis=0) @ omega**2))
 
 
-def _spreads(level: _Level, kinds: Kinds, tau: float) -> Floats:
-    """omega (factors,): each the root of its mean square given the others, in turn; half-normal a priori, with scale OMEGA_SCALE, on a
-    grid whose points count in proportion to their size."""
+def _spreads(level: _Level, kinds: Kinds, tau: float) -> tuple[Floats, Floats]:
+    """Nodes of omega (nodes, factors) and their weights (nodes,): each factor's posterior given the others' mean squares, in turn, in a few Gauss nodes."""
     omega = np.full(kinds.factors, START)
+    if not kinds.factors:
+        return omega[None], np.ones(1)
+    nodes = [(omega[:1], np.ones(1))] * kinds.factors
     for _ in range(SWEEPS):
         for f in range(kinds.factors):
             tries = [np.where(np.arange(kinds.factors) == f, one, omega) for one in OMEGAS]
-            density = (
-                np.array([level.density(tau, kinds.precision(each)) for each in tries]) - 0.5 * (OMEGAS / OMEGA_SCALE) ** 2 + np.log(OMEGAS)
-            )
-            weight = np.exp(density - density.max())
-            omega[f] = float(np.sqrt(weight @ OMEGAS**2 / weight.sum()))
-    return omega
+            density = level.at(tau, np.array([kinds.precision(each) for each in tries])).density + omega_prior(OMEGAS) + np.log(WIDTHS)
+            weight = np.maximum(np.exp(density - density.max()), FAINT)
+            weight /= weight.sum()
+            omega[f] = float(np.sqrt(weight @ OMEGAS**2))
+            nodes[f] = quadrature(OMEGAS, weight, OMEGA_NODES)
+    at = np.meshgrid(*(points for points, _ in nodes), indexing="ij")
+    share = np.meshgrid(*(weights for _, weights in nodes), indexing="ij")
+    return np.stack([points.ravel() for points in at], axis=1), np.asarray(np.prod([each.ravel() for each in share], axis=0))
+
+
+def omega_prior(omega: Floats) -> Floats:
+    """Its log density but for a constant."""
+    return -OMEGA_RATE * omega
+
+
+def tau_prior(tau: Floats | float) -> Floats:
+    """Its log density but for a constant."""
+    far = np.log(np.asarray(tau) / USUAL_TAU) / TAU_SPREAD
+    return np.asarray(-np.log(tau) - 0.5 * far * far)
 
 
 def quadrature(points: Floats, weight: Floats, nodes: int) -> tuple[Floats, Floats]:
@@ -201,7 +228,9 @@ def _sum(values: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class _At:
-    density: float
+    """density (nodes,), delta (nodes, columns), covariance (nodes, columns, columns)."""
+
+    density: Floats
     delta: Floats
     covariance: Floats
 
@@ -216,20 +245,21 @@ class _Level:
         self._tau, self._sums = -1.0, (np.zeros(0), np.zeros(0), 0.0, 0.0)
 
     def density(self, tau: float, prior: Floats) -> float:
-        return self._solve(tau, prior)[0]
+        return float(self._solve(tau, prior[None])[0][0])
 
-    def at(self, tau: float, prior: Floats) -> _At:
-        density, delta, normal = self._solve(tau, prior)
+    def at(self, tau: float, priors: Floats) -> _At:
+        """At each of several priors of delta (nodes, columns, columns)."""
+        density, delta, normal = self._solve(tau, priors)
         return _At(density, delta, np.asarray(np.linalg.inv(normal), dtype=np.float64))
 
-    def _solve(self, tau: float, prior: Floats) -> tuple[float, Floats, Floats]:
+    def _solve(self, tau: float, priors: Floats) -> tuple[Floats, Floats, Floats]:
         known, pull, square, logs = self._added(tau)
-        normal = (self.kinds * known[:, None]).T @ self.kinds + prior
-        moment = self.kinds.T @ pull + prior[:, 0] * INTERCEPT
-        delta = np.linalg.solve(normal, moment)
-        square = square + prior[0, 0] * INTERCEPT**2 - float(moment @ delta)
-        determinants = float(np.linalg.slogdet(prior)[1]) - float(np.linalg.slogdet(normal)[1])
-        return float(0.5 * (logs - square + determinants - (tau / SCALE) ** 2) + np.log(tau)), np.asarray(delta, dtype=np.float64), normal
+        normal = (self.kinds * known[:, None]).T @ self.kinds + priors
+        moment = self.kinds.T @ pull + priors[:, :, 0] * INTERCEPT
+        delta = np.asarray(np.linalg.solve(normal, moment[:, :, None])[:, :, 0], dtype=np.float64)
+        squares = square + priors[:, 0, 0] * INTERCEPT**2 - np.sum(moment * delta, axis=1)
+        determinants = np.linalg.slogdet(priors)[1] - np.linalg.slogdet(normal)[1]
+        return np.asarray(0.5 * (logs - squares + determinants) + tau_prior(tau)), delta, normal
 
     def _added(self, tau: float) -> tuple[Floats, Floats, float, float]:
         """Per kind the weights and the weighted estimates; in all the weighted squares and the logs of the weights."""

@@ -13,7 +13,7 @@ from tariffs.demand.hyper import Hyper, Kinds, average, hidden, integrate, pseud
 from tariffs.demand.panel import Panel, tally
 from tariffs.demand.season import Season, expect, fit_dispersion, fit_inflation, fit_season, refit_season, scores, season_share
 
-GATE_SE = 2.0  # a first estimate less certain than this says nothing about tau2, and on real data would blow it up
+GATE_SE = 4.0  # a first estimate less certain than this says nothing about tau2, and on real data would blow it up
 NOTABLE = 0.01  # share of a season cell's sales in one unit
 STEPS_OF_FEW = 5  # of `learn`, with the season
 STEPS = 2  # of `learn`, around the units' own modes
@@ -78,7 +78,8 @@ def learn(panel: Panel, layout: Layout) -> Pooled:
     dispersion = fit_dispersion(seasonal, season.beta[group], panel.sizes * (1.0 - left), group)
     hyper = _first_level(seasonal, season.beta[group], dispersion[group] / left, layout)
     noise = dispersion[group]
-    for step in range(STEPS_OF_FEW if small else STEPS):
+    steps = STEPS_OF_FEW if small else STEPS
+    for step in range(steps):
         mean, tau2 = design @ hyper.delta, hyper.tau2
         fit = fit_full_units(seen, mean, tau2, noise, dispersion[group])
         if small:
@@ -96,7 +97,7 @@ def learn(panel: Panel, layout: Layout) -> Pooled:
                 fit = fit_full_units(seen, mean, tau2, noise, dispersion[group])
         estimate, variance = pseudo(hidden(fit, tau2, left), mean, tau2)
         gate = _telling(variance)
-        hyper = integrate(estimate[gate], variance[gate], design[gate], layout.kinds)
+        hyper = integrate(estimate[gate], variance[gate], design[gate], layout.kinds, rough=step + 1 < steps)
     mean, tau2 = design @ hyper.delta, hyper.tau2
     fit = hidden(fit_full_units(seen, mean, tau2, noise, dispersion[group]), tau2, left)
     fit = average(fit, mean, tau2, hyper.tau, hyper.weight, spread_of(design, hyper.covariance))
@@ -121,7 +122,7 @@ def _first_level(panel: Panel, around: Floats, noise: Floats, layout: Layout) ->
     score, information = scores(panel, around)
     variance = np.divide(noise, information, out=np.full(panel.units, np.inf), where=information > 0)
     gate = _telling(variance)
-    return integrate(around[gate] + score[gate] / information[gate], variance[gate], layout.design[gate], layout.kinds)
+    return integrate(around[gate] + score[gate] / information[gate], variance[gate], layout.design[gate], layout.kinds, rough=True)
 
 
 def _telling(variance: Floats) -> Bools:
