@@ -35,8 +35,11 @@ START = 0.3  # of omega
 SWEEPS = 3
 OMEGA_NODES = 3  # of each factor's omega
 FAINT = 1e-12  # the least weight of a point, so that there is something to divide by
-INTERCEPT, INTERCEPT_SD = -1.5, 0.5  # elasticities of prepaid bundles and airtime: -0.4 to -3
-THETA_SD = 0.3
+INTERCEPT, INTERCEPT_SD = (
+    -1.5,
+    0.4,
+)  # with the rest, 90 % of the elasticities of usual products lie between -2.9 and -0.1: published are -0.4 to -3
+THETA_SD = 0.2
 OMEGA_RATE = 6.0  # of its exponential prior: 5 % above 0.5
 USUAL_TAU, TAU_SPREAD = 0.5, 0.4  # median of tau's prior, and the standard deviation of its log
 
@@ -66,10 +69,10 @@ class Hyper:
 
 @dataclass(frozen=True, slots=True)
 class Kinds:
-    """What is thought of delta before any data: the intercept is N(-1.5, 0.5^2), the effects of a factor's levels are N(theta t, omega_f^2).
+    """What is thought of delta before any data: the intercept is N(-1.5, 0.4^2), the effects of a factor's levels are N(theta t, omega_f^2).
 
     factor  (columns,) the factor of each column, 0, 1, 2, ..., and -1 of the intercept
-    trend   (columns,) t, such as the log of a product's price, centred; theta is N(0, 0.3^2).  0 where there is none
+    trend   (columns,) t, such as the log of a product's price, centred; theta is N(0, 0.2^2).  0 where there is none
     """
 
     factor: Ints
