@@ -205,7 +205,9 @@ def test_omega_is_integrated_out_as_on_a_fine_grid_of_it(seed: int) -> None:
     deltas = np.array([one.delta for one in each])
     delta = np.einsum("to,toi->i", weight, deltas)
     variances = np.einsum(
-        "to,toi->i", weight, np.array([np.diagonal(one.covariance, axis1=1, axis2=2) for one in each]) + (deltas - delta) ** 2
+        "to,toi->i",
+        weight,
+        np.array([np.diagonal(level.covariance(float(tau), priors), axis1=1, axis2=2) for tau in taus]) + (deltas - delta) ** 2,
     )
     assert found.delta == pytest.approx(delta, abs=0.02)
     assert np.sqrt(np.diag(found.covariance)) == pytest.approx(np.sqrt(variances), rel=0.06)

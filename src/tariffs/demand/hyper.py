@@ -126,8 +126,9 @@ def integrate(estimate: Floats, variance: Floats, design: Floats, kinds: Kinds |
     weight = joint.sum(axis=1)
     deltas = np.array([one.delta for one in found])
     delta = np.einsum("tk,tki->i", joint, deltas)
-    covariance = np.einsum("tk,tkij->ij", joint, np.array([one.covariance for one in found]))
-    covariance = covariance + np.einsum("tk,tki,tkj->ij", joint, deltas - delta, deltas - delta)
+    covariance = np.einsum("tk,tki,tkj->ij", joint, deltas - delta, deltas - delta)
+    for at, each in zip(grid, joint, strict=True):
+        covariance = covariance + np.einsum("k,kij->ij", each, level.covariance(at, priors))
     tau, tau_share = quadrature(grid, weight, NODES)
     mean = float(weight @ grid)
     best = int(np.argmax(np.log(np.maximum(weight, np.finfo(float).tiny)) - tau_prior(grid)))
@@ -231,11 +232,10 @@ def _sum(values: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class _At:
-    """density (nodes,), delta (nodes, columns), covariance (nodes, columns, columns)."""
+    """density (nodes,), delta (nodes, columns)."""
 
     density: Floats
     delta: Floats
-    covariance: Floats
 
 
 class _Level:
@@ -248,21 +248,25 @@ class _Level:
         self._tau, self._sums = -1.0, (np.zeros(0), np.zeros(0), 0.0, 0.0)
 
     def density(self, tau: float, prior: Floats) -> float:
-        return float(self._solve(tau, prior[None])[0][0])
+        return float(self.at(tau, prior[None]).density[0])
 
     def at(self, tau: float, priors: Floats) -> _At:
         """At each of several priors of delta (nodes, columns, columns)."""
-        density, delta, normal = self._solve(tau, priors)
-        return _At(density, delta, np.asarray(np.linalg.inv(normal), dtype=np.float64))
-
-    def _solve(self, tau: float, priors: Floats) -> tuple[Floats, Floats, Floats]:
-        known, pull, square, logs = self._added(tau)
-        normal = (self.kinds * known[:, None]).T @ self.kinds + priors
+        _, pull, square, logs = self._added(tau)
+        normal = self._normal(tau, priors)
         moment = self.kinds.T @ pull + priors[:, :, 0] * INTERCEPT
         delta = np.asarray(np.linalg.solve(normal, moment[:, :, None])[:, :, 0], dtype=np.float64)
         squares = square + priors[:, 0, 0] * INTERCEPT**2 - np.sum(moment * delta, axis=1)
         determinants = np.linalg.slogdet(priors)[1] - np.linalg.slogdet(normal)[1]
-        return np.asarray(0.5 * (logs - squares + determinants) + tau_prior(tau)), delta, normal
+        return _At(np.asarray(0.5 * (logs - squares + determinants) + tau_prior(tau)), delta)
+
+    def covariance(self, tau: float, priors: Floats) -> Floats:
+        """Of delta, at each of them; (nodes, columns, columns)."""
+        return np.asarray(np.linalg.inv(self._normal(tau, priors)), dtype=np.float64)
+
+    def _normal(self, tau: float, priors: Floats) -> Floats:
+        known = self._added(tau)[0]
+        return np.asarray((self.kinds * known[:, None]).T @ self.kinds + priors)
 
     def _added(self, tau: float) -> tuple[Floats, Floats, float, float]:
         """Per kind the weights and the weighted estimates; in all the weighted squares and the logs of the weights."""
