@@ -290,3 +290,22 @@ def test_a_table_whose_data_do_not_tell_how_far_elasticities_differ_is_stopped()
     assert not weak.passed
     assert weak.cases[0].startswith("voice: ")
     assert found(guards.prior).passed  # nothing said of it, as of a rule table
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("support_n", -3), ("shrink_weight", 5.0), ("capacity_price", -1.0), ("opportunity_cost", float("nan")), ("status", "sold"), ("explore_draw", 1.0),
+     ("expected_blocked_minutes", -5.0), ("explore_flag", None), ("reason_code", None), ("expected_margin_delta_hi", float("inf"))],
+)  # fmt: skip
+def test_values_holds_each_column_to_the_contract_of_the_table(column: str, value: object) -> None:
+    whole = USUAL.table.drop_columns([column]) if column in USUAL.table.column_names else USUAL.table
+    spoilt = whole.append_column(column, pa.array([value, *[None] * (whole.num_rows - 1)]))
+    finding = guards.values(replace(USUAL, table=spoilt))
+    assert not finding.passed
+    assert f"{column} is no value" in finding.words
+
+
+def test_values_finds_an_interval_that_does_not_hold_its_value() -> None:
+    at = USUAL.table.column_names.index("expected_margin_delta_lo")
+    outside = USUAL.table.set_column(at, "expected_margin_delta_lo", pa.array([1e6] * USUAL.table.num_rows))
+    assert "expected_margin_delta lies outside its interval" in guards.values(replace(USUAL, table=outside)).words

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tariffs.contracts import PriceRow
 from tariffs.release.decision_log import Finding
 from tariffs.release.guards.context import Subject, catalogued, found, is_text, of_catalogue, text_equals
 from tariffs.release.tables import KEY, Bools, Floats, floats, is_voice, matched
@@ -15,6 +19,18 @@ DEEPEST_DISCOUNT = 95
 PAID_TOLERANCE = 0.002  # relative: a discount of six digits times a tariff
 HALF_POINT = 0.5 + 1e-6  # a discount class is a whole number, and a price that is held may lie between two
 ONLY_VOICE, ONLY_BUNDLES = ("CAPACITY", "CLIFF", "CLIFF_OUT_OF_REACH", "TIME_SHIFT"), ("LADDER", "LADDER_OUT_OF_REACH", "SEGMENT_RATIO")
+
+JUDGED_ELSEWHERE = frozenset(  # columns of the contract that this or another guard judges with words of its own
+    ("unit_key", "kind", "location", "product_offering_id", "hour", "day_type", "discount_class", "price", "current_price", "champion_price",
+     "unit_cost", "expected_volume", "elasticity", "se", "expected_volume_delta", "expected_revenue_delta", "expected_margin_delta", "currency",
+     "p_gain", "data_cutoff", "valid_from", "valid_to", "time_zone", "control_flag", "table_version", "product")
+)  # fmt: skip
+ORDERED = (
+    ("credible_lo", "elasticity", "credible_hi"),
+    *((f"expected_{name}_delta_lo", f"expected_{name}_delta", f"expected_{name}_delta_hi") for name in ("volume", "revenue", "margin")),
+)
+ROUNDING = 1e-6
+COMPARISONS = {"ge": np.greater_equal, "gt": np.greater, "le": np.less_equal, "lt": np.less}  # of annotated_types
 
 
 def values(s: Subject) -> Finding:
@@ -101,6 +117,48 @@ def _problems(s: Subject) -> dict[str, Bools]:
     )
     several = len(pc.unique(s.table["table_version"])) > 1
     problems["the table has several versions"] = np.full(s.table.num_rows, several)
+    return problems | _beyond_the_contract(s.table) | _out_of_order(s.table)
+
+
+def _beyond_the_contract(table: pa.Table) -> dict[str, Bools]:
+    """Columns with values that the contract of the price table does not allow: null, not finite, out of range, none of a list."""
+    problems = {}
+    for name, declared in get_type_hints(PriceRow, include_extras=True).items():
+        if name in JUDGED_ELSEWHERE or name not in table.column_names:
+            continue
+        kinds = get_args(declared) if get_origin(declared) in (Union, UnionType) else (declared,)
+        [kind] = [one for one in kinds if one is not NoneType]
+        empty = np.asarray(pc.is_null(table[name]).to_numpy(zero_copy_only=False), dtype=np.bool_)
+        broken = ~empty & _breaks(table, name, kind)
+        problems[f"{name} is no value that a price table may have"] = broken if NoneType in kinds else broken | empty
+    return problems
+
+
+def _breaks(table: pa.Table, name: str, kind: Any) -> Bools:
+    base, *marks = get_args(kind) if get_origin(kind) is Annotated else (kind,)
+    if get_origin(base) is Literal:
+        return np.asarray(~np.any([is_text(table, name, text) for text in get_args(base)], axis=0), dtype=np.bool_)
+    if base not in (int, float):
+        return np.zeros(table.num_rows, dtype=np.bool_)
+    numbers = floats(table, name)
+    broken = ~np.isfinite(numbers)
+    for mark in marks:
+        for name_of_limit, holds in COMPARISONS.items():
+            if hasattr(mark, name_of_limit):
+                broken |= ~holds(numbers, getattr(mark, name_of_limit))
+    return np.asarray(broken, dtype=np.bool_)
+
+
+def _out_of_order(table: pa.Table) -> dict[str, Bools]:
+    """Intervals that do not hold what they are of, and more volume lost than is sold."""
+    problems = {}
+    for names in ORDERED:
+        if set(names) <= set(table.column_names):
+            least, middle, most = (floats(table, name) for name in names)
+            slack = ROUNDING * (1.0 + np.abs(middle))
+            problems[f"{names[1]} lies outside its interval"] = (least > middle + slack) | (most < middle - slack)
+    sold, change = floats(table, "expected_volume"), floats(table, "expected_volume_delta")
+    problems["it loses more volume than is sold"] = sold + change < -ROUNDING * (1.0 + np.abs(sold))
     return problems
 
 
