@@ -41,7 +41,7 @@ from tariffs.synthetic.scenarios import OFF, Switches
 from tariffs.synthetic.sizes import SIZES
 from tariffs.synthetic.write import _catalog, _policy
 
-QUERIES = Path(bundles.__file__).parent / "queries"
+QUERIES = Path(bundles.__file__).parents[1] / "queries"
 RARE = 0.05  # of what usual units sell
 PINNED = (
     "OMP_NUM_THREADS",
