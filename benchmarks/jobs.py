@@ -72,7 +72,7 @@ def pandas(workload: Workload) -> Callable[..., Any]:
 def job_of(workload: Workload, form: Callable[[Workload], Callable[..., Any]]) -> Job:
     return Job(
         f"{workload.name.lower()}_{form.__name__}",
-        [Source("sales", at=str(workload.path), contract=rows_of(workload))],
+        [Source("sales", path=str(workload.path), contract=rows_of(workload))],
         [Model("fits", unit=KEYS, work=form(workload), returns=results_of(workload), query=query_of(workload))],
         publish=Publish("table", query="SELECT * FROM fits", formats=("parquet",)),
     )

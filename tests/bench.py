@@ -20,7 +20,7 @@ from hundredfold.data.manifest import Manifest
 from hundredfold.job import Layout, Message
 from hundredfold.local.append_files import FileStore
 from hundredfold.pipeline.collect import Collected, collect, failures
-from hundredfold.pipeline.enqueue import plan_round
+from hundredfold.pipeline.enqueue import plan_attempt
 from hundredfold.pipeline.prepare import prepare
 from hundredfold.pipeline.publish import Release, publish
 from hundredfold.pipeline.validate import Verdict, validate
@@ -96,12 +96,12 @@ class Piece:
             patch.setattr("hundredfold.pipeline.prepare.LEAST_COST", 1e-9)
             return prepare(self.job.model(model), self.job, self.layout, self.warehouse, self.store, **limits)
 
-    def work(self, model: str, *, cut: Cut = whole, round_: int = 1) -> None:
+    def work(self, model: str, *, cut: Cut = whole, attempt: int = 1) -> None:
         """Every message of the round, each in the pieces that `cut` makes of it."""
         manifest = Manifest.read(self.layout, model, self.store)
         said: list[tuple[Any, ...]] = []
         desk = Desk(Kit(self.job, self.layout, self.store), [IDLE, 0, FAR], said.append)
-        for message in plan_round(manifest, self.layout, round_, self.store)[0]:
+        for message in plan_attempt(manifest, self.layout, attempt, self.store)[0]:
             todo = list(cut(message))
             while todo:
                 doing = todo.pop(0)
@@ -114,9 +114,9 @@ class Piece:
                         todo[:0] = halves(doing.part(facts[0], doing.last))
                 said.clear()
 
-    def collect(self, model: str, round_: int = 1) -> Collected:
+    def collect(self, model: str, attempt: int = 1) -> Collected:
         manifest = Manifest.read(self.layout, model, self.store)
-        collected = collect(self.job.model(model), manifest, self.layout, round_, self.warehouse, self.store)
+        collected = collect(self.job.model(model), manifest, self.layout, attempt, self.warehouse, self.store)
         self.warehouse.define(model, f"SELECT * FROM {self.warehouse.parquet(self.layout.results(model))}")
         self.collected[model] = collected
         return collected
@@ -134,8 +134,8 @@ class Piece:
             self.model(model.name, **how)
         return self
 
-    def publish(self, round_: int = 1) -> Release | None:
-        return publish(self.job, self.layout, round_, AS_OF, self.warehouse, self.store)
+    def publish(self, attempt: int = 1) -> Release | None:
+        return publish(self.job, self.layout, attempt, AS_OF, self.warehouse, self.store)
 
     def results(self, model: str) -> pa.Table:
         return self._read(self.layout.results(model))

@@ -18,6 +18,6 @@ job = Job(
         "elasticities",
         query="queries/elasticities.sql",
         formats=("csv", "parquet"),
-        digest={"All retailers": "queries/all_retailers.sql", "Five retailers that moved most": "queries/moved_most.sql"},
+        summaries={"All retailers": "queries/all_retailers.sql", "Five retailers that moved most": "queries/moved_most.sql"},
     ),
 )

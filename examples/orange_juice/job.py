@@ -19,7 +19,7 @@ job = Job(
         "elasticities",
         query="queries/elasticities.sql",
         formats=("csv", "parquet"),
-        digest={
+        summaries={
             "Own-price elasticity by brand, over its stores": "queries/by_brand.sql",
             "Stores that cannot be trusted alone: the five that moved most": "queries/moved_most.sql",
         },

@@ -46,7 +46,7 @@ def run(
 
     job          a Job, or "module:attribute", or "path/to/file.py:attribute"; on AWS one of the latter two, deployed before
     sources      {name: place}: a path, glob or folder, or (locally) a pandas, polars or Arrow table; those left out use
-                 Source.at. On AWS also s3://BUCKET/KEY and glue://DATABASE/TABLE; files of this machine are uploaded
+                 Source.path. On AWS also s3://BUCKET/KEY and glue://DATABASE/TABLE; files of this machine are uploaded
     backend      "local" or "aws"
     home, stack  where the runs are kept: a folder, or the name of a stack on AWS
     workers      local: processes (one for each core)
@@ -110,7 +110,7 @@ def retry(
     wait: bool = True,
     accept_new_code: bool = False,
 ) -> Run:
-    """Do the failed and dead units of a run (the newest) again, with the function as it is now, and what builds on them; then
+    """Do the failed and crashed units of a run (the newest) again, with the function as it is now, and what builds on them; then
     go on to publish.
 
     accept_new_code: do so with other code than the run began with; the units that are done keep theirs.

@@ -35,7 +35,7 @@ SHOWN = 5  # so many problems in words; the rest is a count
 
 
 def placed(hint: str, words: Sequence[str]) -> str:
-    """A hint whose commands also say where their run is kept: `words`, such as --on aws. A command goes to three blanks, or to the end."""
+    """A hint whose commands also say where their run is kept: `words`, such as --backend aws. A command goes to three blanks, or to the end."""
     return COMMAND.sub(lambda found: f"{found[0]} {shlex.join(words)}", hint) if words else hint
 
 

@@ -92,7 +92,7 @@ class Source:
     `contract`    a dataclass or pydantic model: its fields are the columns; `Annotated[float, Gt(0)]`, `Literal[...]`, an
                   Enum, `re.compile(...)` and `X | None` say what a value may be; a dataclass field with the default None may
                   be missing from the files, and is null then
-    `at`          where the rows are if the run names no other place: a file, a glob or a folder (relative to the job's file)
+    `path`        where the rows are if the run names no other place: a file, a glob or a folder (relative to the job's file)
     `unique`      these columns name a row. Exact copies are kept once; of rows that differ, the one with the greatest
                   `latest` wins, or, without `latest` (or in a tie), all of them are rejected
     `references`  {"product": "catalog.product"}: the value must be there in that source
@@ -106,7 +106,7 @@ class Source:
 
     name: str
     contract: type | None = None
-    at: str | None = None
+    path: str | None = None
     unique: Sequence[str] = ()
     latest: str | None = None
     references: Mapping[str, str] = field(default_factory=dict)
@@ -143,13 +143,13 @@ class Model:
 
     `work(rows, ...)` is given the rows of one unit in the form that its first annotation asks for (pandas.DataFrame,
     polars.DataFrame, pyarrow.Table, or a light mapping of NumPy arrays), and the results of earlier models by the names of
-    its other parameters. With `many` it is given all units of a batch at once (`rows.offsets`, `rows.keys`).
+    its other parameters. With `batched` it is given all units of a batch at once (`rows.offsets`, `rows.keys`).
 
     `unit`        the columns that name a unit; () is one unit: all rows
     `query`       SQL text, or the path of a .sql file beside the job; without it the job's only source. Beside sources and
                   earlier models it can read one row named `run`: run_id, job, as_of
     `order_by`    columns that order the rows inside a unit
-    `given`       the earlier models whose results `work` takes; without it, its further parameters
+    `inputs`      the earlier models whose results `work` takes; without it, its further parameters
     `returns`     the contract of a result row where the return annotation does not say it
     `time_limit`  seconds that one unit may take
     `max_units_per_worker`  how many units a worker process does before a fresh one takes its place, for a function whose library
@@ -161,8 +161,8 @@ class Model:
     work: Callable[..., Any]
     query: str | None = None
     order_by: Sequence[str] = ()
-    given: Sequence[str] | None = None
-    many: bool = False
+    inputs: Sequence[str] | None = None
+    batched: bool = False
     returns: Any = None
     time_limit: float | None = None
     max_units_per_worker: int | None = None
@@ -178,10 +178,10 @@ class Model:
                 hint="write `def` in place of `async def`; units run in parallel in processes of their own",
             )
         further, more = _further_parameters(self.name, self.work)
-        if self.given is None:
-            object.__setattr__(self, "given", tuple(p.name for p in further if p.default is p.empty))
-        _tuples(self, "given")
-        missing = [name for name in self.given or () if name not in {p.name for p in further} and not more]
+        if self.inputs is None:
+            object.__setattr__(self, "inputs", tuple(p.name for p in further if p.default is p.empty))
+        _tuples(self, "inputs")
+        missing = [name for name in self.inputs or () if name not in {p.name for p in further} and not more]
         if missing:
             raise JobError(
                 f"model {self.name}: its function takes no parameter named {', '.join(missing)}", hint="name the parameter after the model"
@@ -189,8 +189,8 @@ class Model:
         if self.query is not None and not isinstance(self.query, str):
             object.__setattr__(self, "query", str(self.query))
         _refuse_blank(f"model {self.name}", self.query, "leave query out for all rows of the job's only source")
-        if not isinstance(self.many, bool):
-            raise JobError(f"model {self.name}: many is {self.many!r}, wanted True or False")
+        if not isinstance(self.batched, bool):
+            raise JobError(f"model {self.name}: batched is {self.batched!r}, wanted True or False")
         number = isinstance(self.time_limit, int | float) and not isinstance(self.time_limit, bool)
         if self.time_limit is not None and not (number and self.time_limit > 0):
             raise JobError(f"model {self.name}: time_limit is {self.time_limit!r}, wanted seconds above 0, or None")
@@ -213,7 +213,7 @@ class Publish:
 
     The row named `run` has two more columns here: table_version, parent_version.
 
-    `digest`: {"Ten largest moves": "queries/moves.sql"}: small queries over what is published, by its name, whose rows
+    `summaries`: {"Ten largest moves": "queries/moves.sql"}: small queries over what is published, by its name, whose rows
     are kept with the release and shown to the person at the end of the run.
     """
 
@@ -221,12 +221,12 @@ class Publish:
     query: str
     contract: type | None = None
     formats: Sequence[str] = ("parquet",)
-    digest: Mapping[str, str] = field(default_factory=dict)
+    summaries: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _name("publish", self.name)
         _tuples(self, "formats")
-        for query in (self.query, *self.digest.values()):
+        for query in (self.query, *self.summaries.values()):
             _refuse_blank(f"publish {self.name}", query, "such as SELECT * FROM prices")
         unknown = sorted(set(self.formats) - {"csv", "parquet", "jsonl"})
         if unknown or not self.formats:
@@ -288,14 +288,14 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Message:
-    """Please do units first..last of this batch. `round` 1 is the run's own, each retry is one more."""
+    """Please do units first..last of this batch. `attempt` 1 is the run's own, each retry is one more."""
 
     run: str
     model: str
     batch: int
     first: int
     last: int
-    round: int = 1
+    attempt: int = 1
 
     def __str__(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
@@ -313,7 +313,7 @@ class Message:
         return self.last - self.first + 1
 
     def part(self, first: int, last: int) -> Message:
-        return Message(self.run, self.model, self.batch, first, last, self.round)
+        return Message(self.run, self.model, self.batch, first, last, self.attempt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,17 +367,15 @@ class Layout:
 
     def outcome(self, message: Message, part: str) -> str:
         """`part` is 'results' or 'ledger'; the ledger, written last, is the commit."""
-        return (
-            f"{self.outcomes(message.model)}/{message.round:03d}-{message.batch:06d}-{message.first:010d}-{message.last:010d}.{part}.arrow"
-        )
+        return f"{self.outcomes(message.model)}/{message.attempt:03d}-{message.batch:06d}-{message.first:010d}-{message.last:010d}.{part}.arrow"
 
     def slice(self, key: str) -> Message | None:
         """The slice that a committed outcome covers, from its key; None for anything else."""
         found = re.fullmatch(r"runs/([^/]+)/models/([^/]+)/outcomes/(\d+)-(\d+)-(\d+)-(\d+)\.ledger\.arrow", key)
         if found is None:
             return None
-        run, model, round_, batch, first, last = found.groups()
-        return Message(run, model, int(batch), int(first), int(last), int(round_))
+        run, model, attempt, batch, first, last = found.groups()
+        return Message(run, model, int(batch), int(first), int(last), int(attempt))
 
     def results(self, model: str) -> str:
         return f"{self.model(model)}/results.parquet"
@@ -486,10 +484,10 @@ def _check_names(job: Job) -> None:
         raise JobError(f"job {job.name} has no model", hint='add models=[Model("prices", unit=("shop",), work=price)]')
     for position, model in enumerate(job.models):
         earlier = [m.name for m in job.models[:position]]
-        unknown = [name for name in model.given or () if name not in earlier]
+        unknown = [name for name in model.inputs or () if name not in earlier]
         if unknown:
             raise JobError(
-                f"model {model.name} is given {', '.join(unknown)}, which is no model before it",
+                f"model {model.name} takes {', '.join(unknown)} as inputs, which is no model before it",
                 hint=f"before it are: {', '.join(earlier) or 'none'}; a parameter that is not an earlier model needs a default",
             )
         if model.query is None and len(job.sources) > 1:

@@ -101,9 +101,9 @@ END
 
 
 TOTALS_TITLE = (
-    "Changes a week with their 90 % intervals: revenue, margin (GHS), volume"  # of the digest with the totals (`tariffs.pricing.totals`)
+    "Changes a week with their 90 % intervals: revenue, margin (GHS), volume"  # of the summary with the totals (`tariffs.pricing.totals`)
 )
-LIMITS_TITLE = "Limits on the whole table, and the worth of its prices (GHS a week)"  # of the digest that says what became of them
+LIMITS_TITLE = "Limits on the whole table, and the worth of its prices (GHS a week)"  # of the summary that says what became of them
 SCOPE_OF = "CASE WHEN kind = '{kind}' AND scope <> '*' THEN scope END"
 
 

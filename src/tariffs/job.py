@@ -88,14 +88,14 @@ PRICE_TABLE = Publish(
     query="queries/price_table.sql",
     contract=PriceRow,
     formats=("csv", "parquet"),
-    digest={
-        "Prices, and expected volume a week": "queries/digest_outcome.sql",
-        TOTALS_TITLE: "queries/digest_totals.sql",
-        "Expected revenue and margin a week (GHS)": "queries/digest_money.sql",
-        "Units that gain and lose margin a week (GHS)": "queries/digest_losers.sql",
-        LIMITS_TITLE: "queries/digest_limits.sql",
-        "Why each price is what it is": "queries/digest_reasons.sql",
-        "The moves with the most margin a week (GHS): five that gain, five that lose": "queries/digest_moves.sql",
+    summaries={
+        "Prices, and expected volume a week": "queries/summary_outcome.sql",
+        TOTALS_TITLE: "queries/summary_totals.sql",
+        "Expected revenue and margin a week (GHS)": "queries/summary_money.sql",
+        "Units that gain and lose margin a week (GHS)": "queries/summary_losers.sql",
+        LIMITS_TITLE: "queries/summary_limits.sql",
+        "Why each price is what it is": "queries/summary_reasons.sql",
+        "The moves with the most margin a week (GHS): five that gain, five that lose": "queries/summary_moves.sql",
     },
 )
 
@@ -104,10 +104,10 @@ job = Job(
     sources=SOURCES,
     models=(
         PRIOR,
-        Model("bundles", unit=bundles.UNIT, order_by=("week",), query="queries/bundles.sql", work=bundles.price_bundles, many=True),
+        Model("bundles", unit=bundles.UNIT, order_by=("week",), query="queries/bundles.sql", work=bundles.price_bundles, batched=True),
         LADDER,
         VOICE_PRIOR,
-        Model("voice", unit=voice.UNIT, order_by=("week",), query="queries/voice.sql", work=voice.price_voices, many=True),
+        Model("voice", unit=voice.UNIT, order_by=("week",), query="queries/voice.sql", work=voice.price_voices, batched=True),
         VOICE_DAY,
         PORTFOLIO,
         TOTALS,

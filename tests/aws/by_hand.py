@@ -89,13 +89,13 @@ class Afar:
             return Heard(execution, asked.token, query)
         return Heard(execution, asked.token, "", found["Status"]["StateChangeReason"])
 
-    def asks(self, layout: Layout, do: Callable[[AthenaWarehouse], T], *, round_: int = 1) -> T:
+    def asks(self, layout: Layout, do: Callable[[AthenaWarehouse], T], *, attempt: int = 1) -> T:
         """Do a step: again and again, until every statement that it asks for has run."""
         heard = Heard("e1")
         while True:
             scratch = self.folder / "scratch"
             shutil.rmtree(scratch, ignore_errors=True)
-            warehouse = AthenaWarehouse(self.store, layout, self.place, scratch, memory=2**28, heard=heard, round_=round_)
+            warehouse = AthenaWarehouse(self.store, layout, self.place, scratch, memory=2**28, heard=heard, attempt=attempt)
             try:
                 return do(warehouse)
             except Asked as asked:
@@ -150,25 +150,25 @@ class Distant(Piece):
                 declared, self.job, self.layout, warehouse, self.store, workers=1, batch_bytes=batch_bytes, batches=12 * parts or 1
             )
 
-        return self.bench.asks(self.layout, split, round_=self.round)
+        return self.bench.asks(self.layout, split, attempt=self.attempt)
 
-    def collect(self, model: str, round_: int = 0) -> Collected:
-        round_ = round_ or self.round
+    def collect(self, model: str, attempt: int = 0) -> Collected:
+        attempt = attempt or self.attempt
         declared, manifest = self.job.model(model), Manifest.read(self.layout, model, self.store)
 
         def gather(warehouse: AthenaWarehouse) -> Collected:
             self._stand(warehouse, declared)
-            return collect(declared, manifest, self.layout, round_, warehouse, self.store)
+            return collect(declared, manifest, self.layout, attempt, warehouse, self.store)
 
-        self.collected[model] = self.bench.asks(self.layout, gather, round_=round_)
+        self.collected[model] = self.bench.asks(self.layout, gather, attempt=attempt)
         return self.collected[model]
 
-    def publish(self, round_: int = 1) -> Release | None:
+    def publish(self, attempt: int = 1) -> Release | None:
         def release(warehouse: AthenaWarehouse) -> Release | None:
             self._stand(warehouse, None)
-            return publish(self.job, self.layout, round_, AS_OF, warehouse, self.store)
+            return publish(self.job, self.layout, attempt, AS_OF, warehouse, self.store)
 
-        return self.bench.asks(self.layout, release, round_=round_)
+        return self.bench.asks(self.layout, release, attempt=attempt)
 
     def accepted(self, source: str) -> list[dict[str, Any]]:
         def read(warehouse: AthenaWarehouse) -> list[dict[str, Any]]:

@@ -103,7 +103,7 @@ class Stack:
     program = (sys.executable, "-m", "hundredfold")
 
     def command(self, *words: str) -> list[str]:
-        return [*self.program, *words, "--on", "aws", "--stack", self.name]
+        return [*self.program, *words, "--backend", "aws", "--stack", self.name]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -111,7 +111,7 @@ class Stack:
         return self.emulator.environment() | {"PYTHONPATH": str(HERE), "COLUMNS": "200"}
 
     def cli(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        """`hundredfold WORDS --on aws`, to its end; it has to end with that exit code."""
+        """`hundredfold WORDS --backend aws`, to its end; it has to end with that exit code."""
         done = subprocess.run(self.command(*words), env=self.environment, capture_output=True, text=True, timeout=HANG_S)
         assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.emulator.log()}"
         return done

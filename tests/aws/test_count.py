@@ -33,9 +33,9 @@ def store(aws_env: Emulator) -> S3Store:
 def test_the_last_outcome_of_each_unit_counts(store: S3Store, rounds: list[list[tuple[int, int, set[int]]]]) -> None:
     layout = Layout(uuid4().hex)
     count, last = Count(store, layout, "m", UNITS), {}
-    for round_, done in enumerate(rounds, 1):
+    for attempt, done in enumerate(rounds, 1):
         for batch, (first, last_, wrong) in enumerate(done):
-            message = Message(layout.run, "m", batch, first, last_, round_)
+            message = Message(layout.run, "m", batch, first, last_, attempt)
             bad = [Account(unit, "failed", "ValueError", f"unit {unit}\nand more") for unit in sorted(wrong) if first <= unit <= last_]
             accounts = pack_accounts(message, np.zeros(message.units), np.ones(message.units, np.int64), bad, [])
             put_sealed(store, layout.outcome(message, "ledger"), accounts)

@@ -25,9 +25,9 @@ __all__ = ["account", "trouble"]
 pytestmark = pytest.mark.slow
 BAD = {
     "raise": ("failed", "ValueError", "as it was told to"),
-    "segfault": ("dead", "Died", "killed by SIGSEGV"),
-    "exit": ("dead", "Died", "ended its process with exit code 3"),
-    "outlast": ("dead", "Died", "outlasted its time_limit of 40 s"),
+    "segfault": ("crashed", "WorkerDied", "killed by SIGSEGV"),
+    "exit": ("crashed", "WorkerDied", "ended its process with exit code 3"),
+    "outlast": ("crashed", "WorkerDied", "outlasted its time_limit of 40 s"),
     "memory": ("failed", "MemoryError", "(it had SIZE of memory to itself, in a worker's share of SIZE: deploy with --memory 3537"),
 }
 
@@ -54,9 +54,9 @@ def test_a_bad_unit_costs_itself_and_is_done_again_when_the_function_is_mended(t
     ways = ["fine", *BAD, *["fine"] * 6]
     tasks = Tasks.write(tmp_path, ways)
     seen = Seen()
-    with pytest.raises(PublishRefused, match=r"doubled: 5 of 12 units \(2 failed, 3 dead\)") as caught:
+    with pytest.raises(PublishRefused, match=r"doubled: 5 of 12 units \(2 failed, 3 crashed\)") as caught:
         trouble.run(tasks, "bad", batches=4, callbacks=seen)
-    there = "--on aws --stack hundredfold-trouble"
+    there = "--backend aws --stack hundredfold-trouble"
     assert caught.value.hint == (
         f"hundredfold failures bad {there}   then: hundredfold retry bad --accept-new-code {there}   or: hundredfold publish bad --max-failed 5 {there}"
     )
@@ -64,7 +64,7 @@ def test_a_bad_unit_costs_itself_and_is_done_again_when_the_function_is_mended(t
     assert any(0 < failed <= done for done, failed in seen.counts)  # told while others were at work
     assert failures(trouble, "bad") == {str(ways.index(how)): end for how, end in BAD.items()}
     published_without = hundredfold.publish("bad", backend="aws", stack=trouble.name, max_failed=5)
-    assert (published_without.state, len(published_without.table())) == ("done", 7)
+    assert (published_without.state, len(published_without.published_rows())) == ("done", 7)
     tasks.mend()
     retried = hundredfold.retry("bad", backend="aws", stack=trouble.name)
     assert tasks.calls() == {ways.index(how): 1 for how in BAD}  # those alone; and of what builds on them, all
@@ -78,9 +78,11 @@ def test_a_unit_that_kills_its_worker_each_time_ends_as_dead_and_its_neighbours_
     tasks = Tasks.write(tmp_path, ["fine", "kill the function", "fine", "fine"])
     with trouble.impatient(seconds=600, receives=3), trouble.emulator.settings(ended_leases=1):
         run = trouble.run(tasks, "killer", batches=2, max_failed=1)
-    assert failures(trouble, "killer") == {"1": ("dead", "Died", "its message came back too often: whatever worker had it was lost")}
+    assert failures(trouble, "killer") == {
+        "1": ("crashed", "WorkerDied", "its message came back too often: whatever worker had it was lost")
+    }
     assert tasks.calls()[1] >= 5  # twice beside its neighbour, and then alone as often as the queue hands it out
-    assert (run.state, len(run.table())) == ("done", 3)
+    assert (run.state, len(run.published_rows())) == ("done", 3)
 
 
 def foreign(stack: Stack, run: str) -> dict[str, str]:
@@ -103,7 +105,7 @@ def foreign(stack: Stack, run: str) -> dict[str, str]:
         json.dumps({**ours, "batch": 99}): "doubled has no batch 99: it has 2",
         json.dumps({**ours, "batch": 1}): "batch 1 of doubled does not hold units 0 to 0",
         json.dumps({**ours, "last": 10**12}): f"batch 0 of doubled does not hold units 0 to {10**12}",
-        json.dumps({**ours, "round": 2}): "it is of a round that has not begun: the run is in round 1",
+        json.dumps({**ours, "attempt": 2}): "it is of an attempt that has not begun: the run is in attempt 1",
         json.dumps({"Records": None}): "of a message it lacks run, model, batch, first, last, round, and it has 1 other fields",
         json.dumps({"Records": [{"s3": "?"}]}): "it has Records, but not as S3 writes them",
         json.dumps({"Records": [elsewhere]}): "it tells of another bucket",
@@ -235,7 +237,7 @@ def test_a_unit_that_takes_all_of_a_call_is_dead_and_its_reason_says_so(trouble:
     with trouble.deployed_with("Work", Timeout=15):
         trouble.run(tasks, "endless", batches=2, max_failed=1)
     words = "it took all of the 6 s that a worker has for it; deploy with a longer --timeout"
-    assert failures(trouble, "endless") == {"1": ("dead", "Died", words)}
+    assert failures(trouble, "endless") == {"1": ("crashed", "WorkerDied", words)}
 
 
 # ---- reach

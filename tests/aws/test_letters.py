@@ -30,8 +30,8 @@ def notice(key: str, bucket: str = BUCKET, name: str = "ObjectCreated:Put") -> d
 
 
 @given(runs, models, numbers, numbers, numbers, numbers)
-def test_a_message_of_ours_is_read_as_it_was_written(run: str, model: str, batch: int, first: int, more: int, round_: int) -> None:
-    message = Message(run, model, batch, first, first + more, round_)
+def test_a_message_of_ours_is_read_as_it_was_written(run: str, model: str, batch: int, first: int, more: int, attempt: int) -> None:
+    message = Message(run, model, batch, first, first + more, attempt)
     assert list(asked_in(str(message), BUCKET)) == [message]
 
 

@@ -45,7 +45,7 @@ def fit(rows):
     import psutil
     return {"n": rates.RATE}
 
-job = Job(name="small", sources=[Source("sales", at="sales.csv")],
+job = Job(name="small", sources=[Source("sales", path="sales.csv")],
           models=[Model("fits", unit=("shop",), query="queries/fits.sql", work=fit)])
 """
 

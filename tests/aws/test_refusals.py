@@ -59,7 +59,9 @@ def test_what_athena_would_not_understand_is_refused_with_its_line(words: str) -
 
 def test_all_that_would_be_refused_is_told_at_once_in_the_order_of_its_lines() -> None:
     with pytest.raises(QueryError) as caught:
-        refuse_untranslatable("the digest 'all'", "SELECT g, median(x) AS m\nFROM t\nASOF JOIN u ON t.d >= u.d\nGROUP BY ALL\nORDER BY ALL")
+        refuse_untranslatable(
+            "the summary 'all'", "SELECT g, median(x) AS m\nFROM t\nASOF JOIN u ON t.d >= u.d\nGROUP BY ALL\nORDER BY ALL"
+        )
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["line 1", "line 3", "line 4", "line 5"]
 
 

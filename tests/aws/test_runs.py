@@ -53,7 +53,7 @@ SAME = ("run", "job", "state", "step", "reason", "as_of", "sources", "sample")
 
 def counted(facts: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """What came of each model's units; how long they took is not the same twice."""
-    names = ("units", "rows", "ok", "failed", "dead", "rows_in", "rows_out")
+    names = ("units", "rows", "ok", "failed", "crashed", "rows_in", "rows_out")
     return {model: tuple(counts[name] for name in names) for model, counts in facts["models"].items()}
 
 
@@ -74,7 +74,7 @@ def test_a_run_goes_on_when_its_client_is_interrupted_and_is_found_again(trouble
     _, told = client.communicate(timeout=HANG_S)
     assert client.returncode == 130
     assert "run left goes on without us" in told
-    assert "status left --watch --on aws" in told
+    assert "status left --watch --backend aws" in told
     tasks.release()
     watched = trouble.cli("status", "left", "--watch")
     assert "12 of 12 units done" in watched.stderr
@@ -109,8 +109,8 @@ def test_a_broken_contract_is_told(trouble: Stack, tmp_path: Path) -> None:
         trouble.run(tasks, "broken")
     assert trouble.record("broken").state == "failed"
     told = trouble.cli("publish", "broken", code=1).stderr
-    assert "hint: hundredfold status broken --on aws --stack hundredfold-trouble" in told
-    assert "hint: hundredfold status --all --on aws --stack hundredfold-trouble" in trouble.cli("status", "unheard-of", code=2).stderr
+    assert "hint: hundredfold status broken --backend aws --stack hundredfold-trouble" in told
+    assert "hint: hundredfold status --all --backend aws --stack hundredfold-trouble" in trouble.cli("status", "unheard-of", code=2).stderr
 
 
 def test_a_query_that_athena_refuses_is_told_and_the_run_goes_on_when_it_is_mended(trouble: Stack, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_query_that_athena_refuses_is_told_and_the_run_goes_on_when_it_is_mend
     assert "INVALID_CAST_ARGUMENT" in trouble.record("refused").reason
     mended = {"JOB_IS_MENDED": "yes"}
     with trouble.deployed_with("Step", Environment=mended), trouble.deployed_with("Work", Environment=mended):
-        assert len(hundredfold.resume("refused", backend="aws", stack=trouble.name).table()) == 3
+        assert len(hundredfold.resume("refused", backend="aws", stack=trouble.name).published_rows()) == 3
 
 
 def test_what_athena_does_not_take_is_told_and_the_run_goes_on_when_it_does(trouble: Stack, tmp_path: Path) -> None:
@@ -150,17 +150,17 @@ def test_a_run_goes_on_with_other_code_only_where_that_is_accepted(trouble: Stac
     with pytest.raises(PublishRefused):
         trouble.run(tasks, "older")
     deployed = trouble.outputs["Code"]
-    assert trouble.record("older").options["code"] == [{"round": 1, "fingerprint": deployed, "commit": ""}]
-    earlier = {"round": 1, "fingerprint": "earlier", "commit": ""}
+    assert trouble.record("older").options["code"] == [{"attempt": 1, "fingerprint": deployed, "commit": ""}]
+    earlier = {"attempt": 1, "fingerprint": "earlier", "commit": ""}
     trouble.home.ledger.note("older", options={"code": [earlier]})  # as if another package had been deployed since
     tasks.mend()
     for verb in (hundredfold.retry, hundredfold.publish):
         with pytest.raises(StateError, match=f"{deployed} is deployed, and it was earlier") as caught:
             verb("older", backend="aws", stack=trouble.name)
-        assert f"{verb.__name__} older --accept-new-code --on aws --stack {trouble.name}" in str(caught.value.hint)
+        assert f"{verb.__name__} older --accept-new-code --backend aws --stack {trouble.name}" in str(caught.value.hint)
     assert tasks.calls() == {}
     retried = hundredfold.retry("older", backend="aws", stack=trouble.name, accept_new_code=True)
-    assert trouble.record("older").options["code"] == [earlier, {"round": 2, "fingerprint": deployed, "commit": ""}]
+    assert trouble.record("older").options["code"] == [earlier, {"attempt": 2, "fingerprint": deployed, "commit": ""}]
     assert published(retried) == tasks.here("older")
     (release,) = [r for r in releases("trouble", trouble.home.store) if r.run == "older"]
     assert set(release.code) == {"earlier", deployed}
@@ -175,7 +175,7 @@ def test_code_that_is_deployed_while_a_run_is_at_work_ends_the_run(trouble: Stac
         pytest.raises(HundredfoldError, match="other code was deployed while run replaced was at work: later") as caught,
     ):
         trouble.run(tasks, "replaced")
-    assert "resume replaced --accept-new-code --on aws" in str(caught.value.hint)
+    assert "resume replaced --accept-new-code --backend aws" in str(caught.value.hint)
     assert trouble.record("replaced").state == "failed"
     assert tasks.calls() == {}
     assert published(hundredfold.resume("replaced", backend="aws", stack=trouble.name)) == tasks.here("replaced")

@@ -131,7 +131,7 @@ def test_a_whole_run_with_the_package_alone_ends_with_the_bytes_of_a_run_here(tm
     run = ["hundredfold", "run", "shop.job:job", "--run-id", "one", "--as-of", "2026-11-22"]
     with Emulator(auth=True) as emulator:
         outputs = deploy(emulator, tmp_path / "cdk.out", python=LAMBDA)
-        do(*run, "--on", "aws", env=emulator.environment())
+        do(*run, "--backend", "aws", env=emulator.environment())
         do(*run)
         for path in (tmp_path / ".hundredfold" / "releases" / "shop" / "000001").glob("price_list.*"):
             there = emulator.client("s3").get_object(Bucket=outputs["Bucket"], Key=f"releases/shop/000001/{path.name}")["Body"].read()

@@ -17,7 +17,7 @@ from hundredfold import Run
 __all__ = ["account", "by_events", "trouble"]
 pytestmark = pytest.mark.drill
 MEANWHILE = 500  # bytes: a hundred calls of the user's function are noted between one kill and the next
-COUNTS = ("batches", "units", "ok", "failed", "dead", "rows_in", "rows_out")
+COUNTS = ("batches", "units", "ok", "failed", "crashed", "rows_in", "rows_out")
 
 
 def counts(run: Run) -> dict[str, int]:

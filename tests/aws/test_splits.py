@@ -162,7 +162,7 @@ def test_a_model_that_is_done_again_reads_the_new_results_of_those_before_it(ben
     again["by"] = 10
     for name in ("first", "second"):
         there.store.delete(there.layout.model(name))
-    there.round = 2
+    there.attempt = 2
     there.model("first"), there.model("second")
     assert [(row["k"], row["y"]) for row in there.results("second").to_pylist()] == [("a", 10), ("b", 20)]
     assert there.result_bytes("second") != before

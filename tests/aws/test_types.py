@@ -83,7 +83,7 @@ def at_once(rows: Units) -> dict[str, Any]:
 FORMS = {"light": light, "dict": as_dict, "pandas": as_pandas, "polars": as_polars, "arrow": as_arrow}
 MODELS = [
     *(Model(name, unit=("key",), order_by=("order",), work=work) for name, work in FORMS.items()),
-    Model("many", unit=("key", "flag"), work=at_once, many=True),
+    Model("many", unit=("key", "flag"), work=at_once, batched=True),
     Model("whole", unit=(), order_by=("order",), work=as_polars),
     Model("sums", unit=("key",), query="SELECT key, flag, sum(i8) AS s, avg(paid) AS a, count(*) AS n, sum(f64) FILTER (WHERE f64 < 1) AS f, NULL AS nothing FROM things GROUP BY key, flag", work=as_polars),
 ]  # fmt: skip

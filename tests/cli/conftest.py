@@ -34,7 +34,7 @@ def one_raises(rows):
     return {"best_price": float(rows["price"].mean()), "elasticity": -1.0}
 
 def variant(work: Any, **changes: Any) -> Any:
-    return replace(job, models=(replace(MODEL, work=work, given=(), **changes),))
+    return replace(job, models=(replace(MODEL, work=work, inputs=(), **changes),))
 
 none, number, columns, contract, raises = map(variant, (returns_none, returns_number, other_columns, breaks_contract, one_raises))
 mistake = variant(MODEL.work, query="SELECT shop product FRM sales")

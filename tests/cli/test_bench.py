@@ -53,7 +53,7 @@ def naps(rows: pd.DataFrame) -> dict:
 
 job = Job(
     "shops",
-    [Source("sales", at="sales.csv")],
+    [Source("sales", path="sales.csv")],
     [Model("naps", unit=("shop",), work=naps)],
     publish=Publish("prices", "SELECT * FROM naps"),
 )
@@ -92,7 +92,7 @@ def test_a_job_is_timed_in_all_ways(folder: Path) -> None:
     assert process.returncode == 0, err
     facts = json.loads(out)
     assert [(way["way"], way.get("workers")) for way in facts["ways"]] == [("filter", None), ("groupby", None), ("single", 1), ("all", 2)]
-    assert facts["models"]["naps"] == {"units": UNITS, "rows": 4 * UNITS, "dead": 0, "many": False, "form": "pandas"}
+    assert facts["models"]["naps"] == {"units": UNITS, "rows": 4 * UNITS, "crashed": 0, "batched": False, "form": "pandas"}
     for way in facts["ways"]:
         naps = way["models"]["naps"]
         assert (naps["timed"], naps["units"], naps["failed"], naps["why"]) == (UNITS, UNITS, 1, "")
@@ -142,7 +142,7 @@ def hangs(rows: dict[str, Any]) -> dict[str, int]:
 
 def job_of(folder: Path, *works: Any) -> Job:
     return Job(
-        "jobs", [Source("sales", at=str(folder / "sales.csv"))], [Model(work.__name__, unit=("shop", "day"), work=work) for work in works]
+        "jobs", [Source("sales", path=str(folder / "sales.csv"))], [Model(work.__name__, unit=("shop", "day"), work=work) for work in works]
     )
 
 

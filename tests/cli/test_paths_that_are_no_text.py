@@ -18,7 +18,7 @@ from hundredfold.ports.run_states import Event, State
 JOB = """
 from hundredfold import Job, Model, Source
 def work(rows): return {"y": float(rows["x"][0])}
-job = Job("j", Source("s", at="s.csv"), Model("m", unit=("k",), work=work))
+job = Job("j", Source("s", path="s.csv"), Model("m", unit=("k",), work=work))
 """
 BAD = os.fsdecode(b"bad\xffbyte")
 

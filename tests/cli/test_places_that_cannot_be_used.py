@@ -146,7 +146,7 @@ def test_a_query_that_is_blank_is_refused_where_it_is_declared(query):
     for declare in (
         lambda: Model("m", ("k",), double, query=query),
         lambda: Publish("p", query),
-        lambda: Publish("p", "SELECT 1", digest={"t": query}),
+        lambda: Publish("p", "SELECT 1", summaries={"t": query}),
     ):
         with pytest.raises(JobError, match=r"wanted SQL, or the name of a \.sql file"):
             declare()

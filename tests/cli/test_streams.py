@@ -20,7 +20,7 @@ COMMAND = f'"{sys.executable}" -m hundredfold'
 JOB = """
 from hundredfold import Job, Model, Publish, Source
 
-job = Job("full", [Source("sales", at="sales.csv")], [Model("m", unit=("k",), work=lambda rows: {"s": int(rows["v"].sum())})],
+job = Job("full", [Source("sales", path="sales.csv")], [Model("m", unit=("k",), work=lambda rows: {"s": int(rows["v"].sum())})],
           publish=Publish("out", query="SELECT * FROM m", formats=("csv",)))
 """
 

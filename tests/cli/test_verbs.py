@@ -26,7 +26,7 @@ def middle(rows) -> dict:
     return {"week": mean(rows["week"])}
 
 
-job = Job("middles", [Source("sales", at="../my_job/data/sales.csv")], [Model("middles", unit=("shop", "product"), work=middle)])
+job = Job("middles", [Source("sales", path="../my_job/data/sales.csv")], [Model("middles", unit=("shop", "product"), work=middle)])
 """
 
 
@@ -222,7 +222,7 @@ def test_reasons_of_rejection_stand_below_the_table_one_a_line(project, tmp_path
 
 def test_how_a_csv_file_was_read_is_printed_and_kept_with_the_run(say, tmp_path):
     (tmp_path / "sales.csv").write_bytes('shop;name;sold\nS0;Müller;1\nS0;"torn;2\nS1;x;3\n'.encode("utf-16"))
-    job = "from hundredfold import Job, Model, Source\njob = Job('j', [Source('sales', at='sales.csv', max_rejected=1)],"
+    job = "from hundredfold import Job, Model, Source\njob = Job('j', [Source('sales', path='sales.csv', max_rejected=1)],"
     (tmp_path / "odd.py").write_text(f"{job} [Model('m', unit=('shop',), work=lambda rows: {{'n': int(rows['sold'].sum())}})])\n")
     said = say("run", str(tmp_path / "odd.py"), "--home", str(tmp_path / "home"))
     assert said.code == 0, said.err

@@ -29,13 +29,13 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "found", "hint"),
     [
-        (["run", "my_job.job:job", "--on", "aws", "--workers", "2"], "--workers are of this machine", "deploy says them"),
-        (["run", "my_job.job:job", "--batches", "9"], "--batches and --detach are for --on aws", "--workers decides"),
-        (["run", "my_job.job:job", "--detach"], "--batches and --detach are for --on aws", "a run is its process"),
-        (["retry", "one", "--on", "aws", "--accept-new-code"], "the stacks cannot be listed", "AWS_REGION"),
-        (["status", "--watch"], "--watch is for --on aws", "watched where it was started"),
-        (["status", "--on", "aws"], "the stacks cannot be listed", "AWS_REGION"),
-        (["run", "my_job.job:job", "--on", "aws"], "'hundredfold-my-job'", "AWS_REGION"),
+        (["run", "my_job.job:job", "--backend", "aws", "--workers", "2"], "--workers are of this machine", "deploy says them"),
+        (["run", "my_job.job:job", "--batches", "9"], "--batches and --detach are for --backend aws", "--workers decides"),
+        (["run", "my_job.job:job", "--detach"], "--batches and --detach are for --backend aws", "a run is its process"),
+        (["retry", "one", "--backend", "aws", "--accept-new-code"], "the stacks cannot be listed", "AWS_REGION"),
+        (["status", "--watch"], "--watch is for --backend aws", "watched where it was started"),
+        (["status", "--backend", "aws"], "the stacks cannot be listed", "AWS_REGION"),
+        (["run", "my_job.job:job", "--backend", "aws"], "'hundredfold-my-job'", "AWS_REGION"),
         (["destroy"], "which stack?", "--stack NAME"),
         (["destroy", "my_job.job:job"], "nothing was removed", "--yes"),
         (["deploy", "my_job.job:job", "--synth", "out", "--timeout", "5"], "the stack cannot be made as told", "--help"),
@@ -61,7 +61,7 @@ def test_words_that_cannot_be_are_told(say: Callable[..., Any], words: list[str]
 def test_the_commands_of_a_hint_say_where_their_run_is() -> None:
     hint = "hundredfold failures one   then: hundredfold retry one --accept-new-code   or: hundredfold publish one --max-failed 3"
     wanted = "hundredfold failures one @   then: hundredfold retry one --accept-new-code @   or: hundredfold publish one --max-failed 3 @"
-    assert placed(hint, ["--on", "aws", "--stack", "s"]) == wanted.replace("@", "--on aws --stack s")
+    assert placed(hint, ["--backend", "aws", "--stack", "s"]) == wanted.replace("@", "--backend aws --stack s")
     assert "retry one --accept-new-code --home there" in placed(hint, ["--home", "there"])
 
 
@@ -71,7 +71,7 @@ def test_a_query_that_athena_lacks_is_refused_with_its_line_before_anything_is_s
         "QUERY = 'SELECT shop, product, week, price, quantity,\\n  strip_accents(shop) AS plain\\nFROM sales'\n"
         "other = replace(job, models=(replace(job.models[0], query=QUERY),))\n"
     )
-    told = say("run", "elsewhere:other", "--on", "aws")
+    told = say("run", "elsewhere:other", "--backend", "aws")
     assert told.code == 1
     assert "cannot run on AWS\n  line 2: the function strip_accents, which Athena does not have" in told.err
 

@@ -54,4 +54,4 @@ def test_every_row_of_the_operator_is_accounted_for(priced):
     assert table.release is not None
     assert table.release.rows == {"price_table": 1080 + 2880}
     assert len(table.failures()) == 0
-    assert [r["line"] for r in next(iter(table.release.digest.values()))] == ["bundle", "voice", "all"]
+    assert [r["line"] for r in next(iter(table.release.summaries.values()))] == ["bundle", "voice", "all"]

@@ -73,7 +73,7 @@ def test_a_row_that_cannot_be_stops_the_run_and_is_named(cheese: pd.DataFrame, t
     assert "1 of 240 rows" in str(stopped.value)
 
 
-def test_the_command_prints_the_digest(cheese: pd.DataFrame, tmp_path: Path) -> None:
+def test_the_command_prints_the_summary(cheese: pd.DataFrame, tmp_path: Path) -> None:
     cheese.to_csv(tmp_path / "cheese.csv", index=False)
     words = ["run", "examples.cheese.job:job", "--source", f"cheese={tmp_path / 'cheese.csv'}", "--home", str(tmp_path / "home")]
     told = subprocess.run(

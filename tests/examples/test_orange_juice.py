@@ -81,9 +81,9 @@ def test_a_week_told_twice_stops_the_run(juice: pd.DataFrame, tmp_path: Path) ->
         run(job, {"yx": twice}, home=tmp_path, workers=1)
 
 
-def test_the_release_has_a_digest_by_brand(done: Run) -> None:
+def test_the_release_has_a_summary_by_brand(done: Run) -> None:
     assert done.release is not None
-    brands, moved = done.release.digest.values()
+    brands, moved = done.release.summaries.values()
     assert [(row["product"], row["stores"]) for row in brands] == [("Tropicana Premium 64 oz", 20), ("Tropicana Premium 96 oz", 20)]
     assert len(moved) == 5
     assert None not in [row["own"] for row in moved]

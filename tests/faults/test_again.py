@@ -79,7 +79,7 @@ def results(home: Path) -> dict[str, bytes]:
 
 
 def rounds(run, model: str) -> list[tuple[str, int]]:
-    return [(row["status"], row["round"]) for row in run.units(model).arrow().to_pylist()]
+    return [(row["status"], row["attempt"]) for row in run.units(model).arrow().to_pylist()]
 
 
 @pytest.fixture(scope="module")

@@ -18,19 +18,19 @@ BAD = {
     "raise": ("failed", "ValueError", "as it was told to"),
     "raise without words": (None, None, ""),
     "recurse": ("failed", "RecursionError", "maximum recursion depth"),
-    "segfault": ("dead", "Died", "killed by SIGSEGV"),
-    "exit": ("dead", "Died", "ended its process with exit code 3"),
+    "segfault": ("crashed", "WorkerDied", "killed by SIGSEGV"),
+    "exit": ("crashed", "WorkerDied", "ended its process with exit code 3"),
     "SystemExit": (None, None, "enough"),
     "KeyboardInterrupt": (None, None, ""),
-    "sleep": ("dead", "Died", "outlasted its time_limit of 600 s"),
+    "sleep": ("crashed", "WorkerDied", "outlasted its time_limit of 600 s"),
     "memory": ("failed", "MemoryError", ""),
-    "memory, unlimited": ("dead", "Died", "more than a worker's share of 440 MiB"),
-    "SIGKILL": ("dead", "Died", "killed by SIGKILL (the system's out-of-memory killer does that)"),
-    "SIGABRT": ("dead", "Died", "killed by SIGABRT"),
-    "forget a timer": ("dead", "Died", "killed by SIGALRM"),
-    "kill its group": ("dead", "Died", "the process that watches over it was killed"),
-    "kill its parent": ("dead", "Died", "the process that watches over it was killed"),
-    "close the pipe": ("dead", "Died", "closed or replaced the pipe to its driver"),
+    "memory, unlimited": ("crashed", "WorkerDied", "more than a worker's share of 440 MiB"),
+    "SIGKILL": ("crashed", "WorkerDied", "killed by SIGKILL (the system's out-of-memory killer does that)"),
+    "SIGABRT": ("crashed", "WorkerDied", "killed by SIGABRT"),
+    "forget a timer": ("crashed", "WorkerDied", "killed by SIGALRM"),
+    "kill its group": ("crashed", "WorkerDied", "the process that watches over it was killed"),
+    "kill its parent": ("crashed", "WorkerDied", "the process that watches over it was killed"),
+    "close the pipe": ("crashed", "WorkerDied", "closed or replaced the pipe to its driver"),
     "return an object": ("failed", "ResultError", "object"),
     "return a number": ("failed", "ResultError", "twice missing and value too much"),
     "return None": ("failed", "ResultError", "returned None"),
@@ -68,13 +68,13 @@ def timed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def untimed_together(tmp_path_factory):
-    model = Model("twice", ("k", "how"), units.together, many=True)
+    model = Model("twice", ("k", "how"), units.together, batched=True)
     return run_of(model, rows_of([how for how in MANY if how != "sleep"]), tmp_path_factory.mktemp("together") / "home")
 
 
 @pytest.fixture(scope="module")
 def timed_together(tmp_path_factory):
-    model = Model("twice", ("k", "how"), units.together, many=True, time_limit=LIMIT_S)
+    model = Model("twice", ("k", "how"), units.together, batched=True, time_limit=LIMIT_S)
     return run_of(model, rows_of(["sleep"]), tmp_path_factory.mktemp("timed-together") / "home")
 
 
@@ -104,7 +104,7 @@ def neighbours(run, how: str) -> tuple[int, list[dict]]:
 def test_a_bad_unit_is_told_with_its_reason_and_its_neighbours_are_done(done, how):
     k, (before, bad, after) = neighbours(done, how)
     status, error, words = BAD[how]
-    assert bad["status"] in ({status} if status else {"failed", "dead"})
+    assert bad["status"] in ({status} if status else {"failed", "crashed"})
     assert bad["error"] == (error or bad["error"])
     assert words in f"{bad['error']}: {bad['message']}"
     assert (before["status"], after["status"]) == ("ok", "ok")
@@ -138,7 +138,7 @@ def test_what_a_unit_prints_is_in_the_log_of_its_worker(untimed):
 @pytest.mark.parametrize("how", MANY)
 def test_a_bad_unit_among_many_is_found_by_halves(done_together, how):
     k, (before, bad, after) = neighbours(done_together, how)
-    assert bad["status"] == {"raise": "failed", "memory": "failed", "SystemExit": bad["status"]}.get(how, "dead")
+    assert bad["status"] == {"raise": "failed", "memory": "failed", "SystemExit": bad["status"]}.get(how, "crashed")
     assert bad["status"] != "ok"
     words = {"raise": "ValueError: as it was told to", "segfault": "killed by SIGSEGV", "exit": "exit code 3", "SystemExit": "enough"}
     assert words.get(how, "outlasted its time_limit of 600 s" if how == "sleep" else "MemoryError") in f"{bad['error']}: {bad['message']}"

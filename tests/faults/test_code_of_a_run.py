@@ -30,7 +30,7 @@ PACKAGE = {
         from hundredfold import Job, Model, Publish, Source
         from .model import price
 
-        job = Job("shop", [Source("sales", at="sales.csv")], [Model("m", ("k",), price, query="queries/all.sql")],
+        job = Job("shop", [Source("sales", path="sales.csv")], [Model("m", ("k",), price, query="queries/all.sql")],
                   publish=Publish("out", "queries/out.sql", formats=("csv",)), max_failed=0.9)
     """,
     "shop/model.py": """
@@ -172,7 +172,7 @@ def test_resume_with_other_code_does_the_rest_in_a_round_of_its_own(tmp_path, ac
         return
     done = resume("r", home=tmp_path, job=job(2), accept_new_code=True)
     versions = done.results().arrow().column("version").to_pylist()
-    rounds = done.units().arrow().column("round").to_pylist()
+    rounds = done.units().arrow().column("attempt").to_pylist()
     assert set(versions) == {1, 2}
     assert rounds == versions  # each unit's round says by which code it was done
     first, second = (entry["fingerprint"] for entry in done.record.options["code"])
@@ -191,7 +191,7 @@ def test_a_retry_from_python_with_another_function_must_accept_it(tmp_path):
     hundredfold.run(job(1), {"s": pa.table({"k": [0, 1]})}, home=tmp_path, run_id="r", workers=1, memory="1GB")
     with pytest.raises(StateError, match="the code is not that"):
         retry("r", home=tmp_path, job=job(9))
-    assert open_run("r", home=tmp_path).record.options["round"] == 1
+    assert open_run("r", home=tmp_path).record.options["attempt"] == 1
     assert len(retry("r", home=tmp_path).results()) == 1  # as it was kept
     assert len(retry("r", home=tmp_path, job=job(9), accept_new_code=True).results()) == 2
 

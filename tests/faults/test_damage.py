@@ -211,7 +211,7 @@ def reads(home: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     for source in ("sales", "costs"):
         yield f"rejects {source}", lambda source=source: run().rejects(source).arrow()
         yield f"repairs {source}", lambda source=source: run().repairs(source).arrow()
-    yield "table", lambda: run().table().arrow()
+    yield "table", lambda: run().published_rows().arrow()
     for format in ("csv", "parquet", "jsonl"):
         yield f"published {format}", lambda format=format: run().published(format=format).read_bytes()
     yield "status", lambda: {k: v for k, v in runs.summary(run()).items() if k not in ("folder", "release")}

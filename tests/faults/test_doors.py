@@ -22,7 +22,7 @@ from hundredfold.local.home import Home
 from hundredfold.local.resources import Limits
 from hundredfold.local.runner import Drive
 from hundredfold.pipeline.collect import collect
-from hundredfold.pipeline.enqueue import enqueue, plan_round
+from hundredfold.pipeline.enqueue import enqueue, plan_attempt
 from hundredfold.pipeline.runner import NullCallbacks, RunCallbacks
 from hundredfold.pipeline.work import Floor
 from hundredfold.ports import run_states as states
@@ -234,7 +234,7 @@ def forget(home: Home) -> None:
 
 def floor(home: Home, queue: Any, clock: HandClock, /, crew: type[HereCrew] = HereCrew, **words: Any) -> Floor:
     manifest = Manifest.read(LAYOUT, "above", home.store)
-    messages, coverage = plan_round(manifest, LAYOUT, 1, home.store)
+    messages, coverage = plan_attempt(manifest, LAYOUT, 1, home.store)
     enqueue(messages, coverage, queue)
     units = UnitList.read(LAYOUT, "above", home.store)
     hired = crew(Kit(JOB, LAYOUT, home.store), 2, **words)
@@ -323,12 +323,12 @@ def test_a_message_that_came_back_too_often_leaves_dead_units_and_a_retry_does_t
     only(queue, Message("r", "above", 1, 5, 6), received=5)
     assert queue.depth() == Depth(0, 0, 1)
     work.run()
-    assert not_ok(home) == {1: "failed", 5: "dead", 6: "dead"}
+    assert not_ok(home) == {1: "failed", 5: "crashed", 6: "crashed"}
     assert accounts(home)[5]["message"] == "its message came back too often: whatever worker had it was lost"
     done = retry("r", home=home.folder, job=JOB)
-    assert {row["k"]: row["round"] for row in done.units("above").arrow().to_pylist() if row["round"] > 1} == {1: 2, 5: 2, 6: 2}
+    assert {row["k"]: row["attempt"] for row in done.units("above").arrow().to_pylist() if row["attempt"] > 1} == {1: 2, 5: 2, 6: 2}
     assert done.failures().arrow().column("unit").to_pylist() == ["1"]
-    home.ledger.note("r", options={"round": 1})
+    home.ledger.note("r", options={"attempt": 1})
     home.store.delete(LAYOUT.model("above") + "/retry-002.json")
 
 
@@ -340,10 +340,10 @@ def test_messages_that_a_queue_has_lost_are_sent_again(home, queue, clock):
     assert queue.depth() == Depth(0, 0, 0)
 
 
-@pytest.mark.parametrize(("times", "outside", "dead"), [(1, True, {}), (2, True, {10: "dead"}), (1, False, {10: "dead"})])
-def test_a_death_costs_its_unit_unless_it_came_from_outside_for_the_first_time(home, queue, clock, times, outside, dead):
+@pytest.mark.parametrize(("times", "outside", "crashed"), [(1, True, {}), (2, True, {10: "crashed"}), (1, False, {10: "crashed"})])
+def test_a_death_costs_its_unit_unless_it_came_from_outside_for_the_first_time(home, queue, clock, times, outside, crashed):
     floor(home, queue, clock, LosingCrew, lost={10: times}, outside=outside).run()
-    assert not_ok(home) == {1: "failed"} | dead
+    assert not_ok(home) == {1: "failed"} | crashed
 
 
 def test_what_a_worker_says_after_its_model_is_done_is_not_taken_for_the_next_one(home, queue, clock):

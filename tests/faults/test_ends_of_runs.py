@@ -80,7 +80,7 @@ def test_an_unexpected_error_reaches_the_command_line_as_one_line(tmp_path):
             raise RuntimeError("a fault\\nof our own")
 
         Walk.validate = broken
-        job = Job("own", [Source("s", at="s.csv")], [Model("m", ("k",), lambda rows: {"y": 1})])
+        job = Job("own", [Source("s", path="s.csv")], [Model("m", ("k",), lambda rows: {"y": 1})])
         """)
     )
     (tmp_path / "s.csv").write_text("k\n1\n")
@@ -111,7 +111,7 @@ def test_a_driver_that_is_asked_to_end_says_how_to_go_on(tmp_path, number):
             Path("begun").touch()
             time.sleep(60)
 
-        job = Job("own", [Source("s", at="s.csv")], [Model("m", ("k",), slow)])
+        job = Job("own", [Source("s", path="s.csv")], [Model("m", ("k",), slow)])
         """)
     )
     (tmp_path / "s.csv").write_text("k\n1\n")
@@ -226,7 +226,7 @@ def test_a_home_without_a_name_is_refused(tmp_path, monkeypatch, home):
 @pytest.mark.parametrize("name", ["with blanks", 'it\'s "quoted"', "Größe-日本", "a;b&c", "[x]*"])
 def test_a_home_may_have_any_name(tmp_path, name):
     done = go(tmp_path / name)
-    assert (done.state, len(done.results()), len(done.table())) == ("done", 2, 2)
+    assert (done.state, len(done.results()), len(done.published_rows())) == ("done", 2, 2)
     assert hundredfold.replay("m", "1", home=tmp_path / name) == {"y": 2.0}
 
 
@@ -237,7 +237,7 @@ from hundredfold import cli
 
 HOME = sys.argv[1]
 run = hundredfold.open_run(home=HOME)
-print(run.state, len(run.results()), len(run.units()), len(run.failures()), len(run.table()))
+print(run.state, len(run.results()), len(run.units()), len(run.failures()), len(run.published_rows()))
 print(hundredfold.replay("m", "1", home=HOME))
 for words in (["status"], ["status", "--all"], ["failures"], ["replay", "m", "1"]):
     sys.argv[1:] = [*words, "--home", HOME]
@@ -260,7 +260,7 @@ WITHOUT_RIGHTS = (
 @pytest.mark.skipif(bool(WITHOUT_RIGHTS) and not shutil.which("setpriv"), reason="root may write everywhere")
 def test_a_home_that_cannot_be_written_can_be_read(tmp_path):
     text = "from hundredfold import Job, Model, Publish, Source\n\ndef double(rows):\n    return {'y': 2 * float(rows['x'][0])}\n\n"
-    text += "job = Job('ends', [Source('s', at='s.csv')], [Model('m', ('k',), double)], publish=Publish('out', 'SELECT * FROM m'))\n"
+    text += "job = Job('ends', [Source('s', path='s.csv')], [Model('m', ('k',), double)], publish=Publish('out', 'SELECT * FROM m'))\n"
     (tmp_path / "reading_job.py").write_text(text)
     (tmp_path / "s.csv").write_text("k,x\n1,1\n2,2\n")
     assert hundredfold_cli(tmp_path, "run", "reading_job.py", "--home", "home").returncode == 0

@@ -131,14 +131,14 @@ def test_a_leak_costs_no_unit_and_its_workers_are_replaced(leaked, how):
 
 
 def test_a_leak_in_a_function_of_many_units_costs_no_unit(tmp_path):
-    run = done(tmp_path, Model("m", ("k",), leaky_together, many=True))
+    run = done(tmp_path, Model("m", ("k",), leaky_together, batched=True))
     assert run.results().arrow().column("twice").to_pylist() == [2 * k for k in range(UNITS)]
     assert len(processes(run, "m")) >= 2
 
 
 @pytest.mark.parametrize(("work", "many"), [(counted, False), (counted_together, True)])
 def test_a_worker_does_no_more_units_than_it_may(tmp_path, work, many):
-    run = done(tmp_path, Model("m", ("k",), work, many=many, max_units_per_worker=20), workers=2, memory="1GB")
+    run = done(tmp_path, Model("m", ("k",), work, batched=many, max_units_per_worker=20), workers=2, memory="1GB")
     assert run.results().arrow().column("twice").to_pylist() == [2 * k for k in range(UNITS)]
     assert max(processes(run, "m").values()) <= 20
     assert run.counts["workers_replaced"].keys() == {"max_units_per_worker"}
@@ -254,7 +254,7 @@ def from_blob(rows, blob: dict):
 
 def test_earlier_results_larger_than_a_worker_are_given_unit_by_unit(tmp_path):
     rows = pa.table({"k": np.arange(500)})
-    run = done(tmp_path, Model("blob", ("k",), blob), Model("m", ("k",), from_blob, given=("blob",)), rows=rows)
+    run = done(tmp_path, Model("blob", ("k",), blob), Model("m", ("k",), from_blob, inputs=("blob",)), rows=rows)
     assert run.results("m").arrow().column("begins").to_pylist() == [f"{k:03d}" for k in range(500)]
     assert len(processes(run, "m")) == 1
     assert not any(path.stat().st_size for path in tmp_path.glob("runs/r/logs/*"))

@@ -139,8 +139,8 @@ def test_nothing_that_a_function_started_outlives_the_run(tmp_path, mark, method
     assert marked(mark) == []
     found = statuses(done)
     assert found["fine"][0] == found[f"{kinds} and returns"][0] == "ok"
-    assert found[f"{kinds} and outlasts"] == ("dead", "outlasted its time_limit of 600 s")
-    assert found[f"{kinds} and exits"] == ("dead", "ended its process with exit code 3")
+    assert found[f"{kinds} and outlasts"] == ("crashed", "outlasted its time_limit of 600 s")
+    assert found[f"{kinds} and exits"] == ("crashed", "ended its process with exit code 3")
     assert "killed by SIGKILL" in found[f"{kinds} and is killed"][1]
     if method == "forkserver":
         assert "lost: the process that watches over it was killed" in found[hows[-1]][1]
@@ -261,8 +261,8 @@ def test_a_function_that_writes_into_its_pipe_costs_its_own_unit_only(tmp_path):
     job = Job("j", [Source("s")], [Model("m", ("k", "how"), writes_into_sockets)], max_failed=1.0)
     done = run(job, {"s": pa.table({"k": range(len(hows)), "how": names})}, home=tmp_path, run_id="r", workers=1, memory="1GB")
     found = statuses(done)
-    assert found.pop("garbles") == ("dead", "wrote into the pipe to its driver")
-    assert found.pop("replaces") == ("dead", "closed or replaced the pipe to its driver")
+    assert found.pop("garbles") == ("crashed", "wrote into the pipe to its driver")
+    assert found.pop("replaces") == ("crashed", "closed or replaced the pipe to its driver")
     assert {status for status, _ in found.values()} == {"ok"}
 
 
@@ -306,7 +306,7 @@ def test_a_run_with_too_few_open_files_is_refused_with_a_hint(tmp_path):
     (tmp_path / "s.csv").write_text("k,x\n0,1\n1,2\n")
     (tmp_path / "job.py").write_text(
         "from hundredfold import Job, Model, Source\n"
-        "job = Job('j', [Source('s', at='s.csv')], [Model('m', ('k',), lambda rows: {'y': float(rows['x'][0])})])\n"
+        "job = Job('j', [Source('s', path='s.csv')], [Model('m', ('k',), lambda rows: {'y': float(rows['x'][0])})])\n"
     )
     ends = set()
     for limit in (8, 12, 16, 64):

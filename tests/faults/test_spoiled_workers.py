@@ -85,10 +85,10 @@ def go(home: Path, work: Any, **how: Any) -> hundredfold.Run:
 @pytest.mark.parametrize("how", [isinstance_is_false, results_cannot_be_packed, results_raise], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("many", [False, True], ids=["each", "many"])
 def test_a_unit_that_spoils_its_own_result_is_named_and_no_other(tmp_path, how, many):
-    run = go(tmp_path, (SpoilsMany if many else Spoils)(how), many=many)
+    run = go(tmp_path, (SpoilsMany if many else Spoils)(how), batched=many)
     assert run.state == "done"
     [bad] = run.failures().arrow().to_pylist()
-    assert (bad["unit"], bad["status"]) == (str(CULPRIT), "dead")
+    assert (bad["unit"], bad["status"]) == (str(CULPRIT), "crashed")
     assert "its worker failed outside of the function, and so did a fresh one" in bad["message"]
     assert run.results("m").arrow().to_pydict() == {
         "k": [k for k in range(UNITS) if k != CULPRIT],

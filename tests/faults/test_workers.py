@@ -304,5 +304,5 @@ def test_a_unit_that_gets_its_worker_killed_each_time_is_dead(tmp_path):
         return {"y": 2 * float(rows["x"][0])}
 
     done = start(dies, tmp_path / "home")
-    assert [row["status"] for row in done.units().arrow().to_pylist()] == ["ok", "ok", "dead", "ok"]
+    assert [row["status"] for row in done.units().arrow().to_pylist()] == ["ok", "ok", "crashed", "ok"]
     assert deaths.read_text() == "xx"

@@ -220,8 +220,8 @@ FORMS = {
     "pandas": Model("m", unit=("place", "week"), order_by=("x",), work=from_pandas),
     "polars": Model("m", unit=("place", "week"), order_by=("x",), work=from_polars),
     "arrow": Model("m", unit=("place", "week"), order_by=("x",), work=from_arrow),
-    "many light": Model("m", unit=("place", "week"), order_by=("x",), work=from_units, many=True),
-    "many pandas": Model("m", unit=("place", "week"), order_by=("x",), work=from_many_pandas, many=True),
+    "many light": Model("m", unit=("place", "week"), order_by=("x",), work=from_units, batched=True),
+    "many pandas": Model("m", unit=("place", "week"), order_by=("x",), work=from_many_pandas, batched=True),
 }
 
 

@@ -116,7 +116,7 @@ def test_a_retry_does_only_the_failed_units_and_ends_with_the_bytes_of_a_run_wit
     retried = hundredfold.retry("bad", home=tmp_path, job=job(False), accept_new_code=True)
     whole = hundredfold.run(job(False), {"sales": table}, home=tmp_path, workers=1, memory="1GB")
     assert (retried.folder / "models/m/results.parquet").read_bytes() == (whole.folder / "models/m/results.parquet").read_bytes()
-    assert set(retried.units().arrow().column("round").to_pylist()) == {1, 2}
+    assert set(retried.units().arrow().column("attempt").to_pylist()) == {1, 2}
 
 
 OF_HASHES = """

@@ -127,7 +127,7 @@ from hundredfold import Job, Model, Source
 def work(rows):
     return {"n": len(rows)}
 
-job = Job("job", sources=[Source("s", at="b.parquet")], models=[Model("m", unit=("k",), query="SELECT * FROM s", work=work)])
+job = Job("job", sources=[Source("s", path="b.parquet")], models=[Model("m", unit=("k",), query="SELECT * FROM s", work=work)])
 """
 
 

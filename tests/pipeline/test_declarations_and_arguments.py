@@ -40,7 +40,7 @@ TABLE = pa.table({"k": ["a", "b"]})
         (lambda: Model("m", unit="k", work=count), r"write unit=\('k',\)"),
         (lambda: Model("m", unit=("k",), work=count, time_limit="5"), "wanted seconds above 0"),
         (lambda: Model("m", unit=("k",), work=count, time_limit=True), "wanted seconds above 0"),
-        (lambda: Model("m", unit=("k",), work=count, many="yes"), "wanted True or False"),
+        (lambda: Model("m", unit=("k",), work=count, batched="yes"), "wanted True or False"),
         (lambda: Source("s", references="k"), "references and clean are mappings"),
         (lambda: Source("s", max_rejected=float("nan")), "wanted a count"),
         (lambda: Job("j", sources=["s"], models=[MODEL]), "wanted Source"),
@@ -134,7 +134,7 @@ def test_two_runs_that_end_at_once_make_two_releases(tmp_path: Path) -> None:
     (tmp_path / "rd.py").write_text(
         "from hundredfold import *\n"
         "def a(rows): return {'n': rows.rows}\n"
-        "job = Job('rd', [Source('s', at='s.csv')], [Model('m', unit=('k',), work=a)], publish=Publish('out', query='SELECT run.run_id, m.* FROM m, run'))\n"
+        "job = Job('rd', [Source('s', path='s.csv')], [Model('m', unit=('k',), work=a)], publish=Publish('out', query='SELECT run.run_id, m.* FROM m, run'))\n"
     )
     words = [sys.executable, "-m", "hundredfold", "run", "rd:job", "--workers", "1", "--home", "home", "--run-id"]
     racing = [
@@ -150,4 +150,4 @@ def test_two_runs_that_end_at_once_make_two_releases(tmp_path: Path) -> None:
             subprocess.run(again, cwd=tmp_path, stdout=subprocess.DEVNULL, check=True)
     runs = [hundredfold.open_run(name, home=tmp_path / "home") for name in ("one", "two", "three")]
     assert sorted(run.release.version for run in runs if run.release) == [1, 2, 3]
-    assert all(run.table().arrow().column("run_id").to_pylist() == [run.id] * 2 for run in runs)
+    assert all(run.published_rows().arrow().column("run_id").to_pylist() == [run.id] * 2 for run in runs)

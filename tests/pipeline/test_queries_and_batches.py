@@ -119,7 +119,7 @@ def test_a_query_of_nothing_but_the_key_comes_through_in_every_form(bench: Bench
         return {"n": len(rows["shop"])}
 
     work.__annotations__["rows"] = form
-    piece = piece_of(bench, "SELECT shop FROM sales", work=work, many=many).all()
+    piece = piece_of(bench, "SELECT shop FROM sales", work=work, batched=many).all()
     assert piece.failures("m") == []
     assert piece.results("m").select(["shop", "n"]).to_pylist() == [{"shop": "a", "n": 2}, {"shop": "b", "n": 1}]
 

@@ -20,10 +20,10 @@ def same(rows: Any) -> dict[str, float]:
     return {"price": float(rows["price"][0])}
 
 
-def go(home: Path, *queries: str, formats: Any = ("csv",), digest: str = "SELECT 1 AS one") -> Any:
+def go(home: Path, *queries: str, formats: Any = ("csv",), summary: str = "SELECT 1 AS one") -> Any:
     first, second, out = queries
     models = [Model("prices", ("shop",), same, query=first), Model("second", ("shop",), same, query=second)]
-    published = Publish("sheet", query=out, formats=formats, digest={"Ten": digest})
+    published = Publish("sheet", query=out, formats=formats, summaries={"Ten": summary})
     job = Job("j", sources=[Source("sales")], models=models, publish=[published])
     return hundredfold.run(job, {"sales": SALES}, home=home, workers=1)
 
@@ -43,7 +43,7 @@ WRONG = [
     ((*WHOLE[:2], f"{FAILS} second"), {}, "the query of sheet"),
     ((*WHOLE[:2], f"{FAILS} second"), {"formats": ("parquet",)}, "the query of sheet"),
     ((*WHOLE[:2], f"{FAILS} second"), {"formats": ("jsonl",)}, "the query of sheet"),
-    (WHOLE, {"digest": f"{FAILS} sheet"}, "the digest 'Ten' of sheet"),
+    (WHOLE, {"summary": f"{FAILS} sheet"}, "the summary 'Ten' of sheet"),
 ]
 
 

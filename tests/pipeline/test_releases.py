@@ -57,7 +57,7 @@ def test_versions_count_up_and_publishing_again_makes_none(bench: Bench) -> None
     assert [first.publish().version, second.publish().version, first.publish().version] == [1, 2, 1]  # type: ignore[union-attr]
     assert [(r.version, r.parent) for r in releases("versions", bench.store)] == [(1, None), (2, 1)]
     assert current("versions", bench.store) == 2
-    assert first.publish(round_=2).version == 3  # type: ignore[union-attr]  # after a retry
+    assert first.publish(attempt=2).version == 3  # type: ignore[union-attr]  # after a retry
 
 
 def test_what_a_killed_driver_left_is_swept_and_named_by_nobody(bench: Bench) -> None:
@@ -138,7 +138,7 @@ def test_more_failures_than_allowed_hold_the_release_back(bench: Bench) -> None:
         max_failed=0.4,
     )
     piece = bench.start(job, sales=ROWS).all()
-    with pytest.raises(PublishRefused, match=r"held is held back: .*\n  prices: 1 of 2 units \(1 failed, 0 dead\)"):
+    with pytest.raises(PublishRefused, match=r"held is held back: .*\n  prices: 1 of 2 units \(1 failed, 0 crashed\)"):
         within_limits(job, list(piece.collected.values()), "r")
     within_limits(job, list(piece.collected.values()), "r", 1)
     within_limits(job, list(piece.collected.values()), "r", 0.5)
@@ -155,7 +155,7 @@ def test_json_lines_of_a_run_hold_nan_and_infinity_as_texts(tmp_path: Path) -> N
         sources=[hundredfold.Source("s")],
         models=[hundredfold.Model("m", unit=("k",), work=lambda rows: {"x": values[rows.key[0]]})],
         publish=hundredfold.Publish(
-            "o", query="SELECT * FROM m ORDER BY k", formats=("jsonl",), digest={"all": "SELECT * FROM o ORDER BY k"}
+            "o", query="SELECT * FROM m ORDER BY k", formats=("jsonl",), summaries={"all": "SELECT * FROM o ORDER BY k"}
         ),
     )
     run = hundredfold.run(job, {"s": {"k": list(values)}}, home=tmp_path, workers=1)
@@ -178,8 +178,8 @@ def test_a_column_twice_in_a_models_query_or_a_digest_is_refused(bench: Bench) -
     piece.validate()
     with pytest.raises(QueryError, match="x, X"):
         piece.prepare("m")
-    piece = run(bench, "told", digest={"Most": 'SELECT t.*, t.shop FROM "table" AS t'})
-    with pytest.raises(QueryError, match="the digest 'Most' of table gives a column more than once: shop"):
+    piece = run(bench, "told", summaries={"Most": 'SELECT t.*, t.shop FROM "table" AS t'})
+    with pytest.raises(QueryError, match="the summary 'Most' of table gives a column more than once: shop"):
         piece.publish()
 
 

@@ -54,8 +54,8 @@ def fit(rows: Unit) -> Prior:
     return Prior(float(rows["v"].sum()), rows["v"].copy(), None)
 
 
-def run(bench: Bench, earlier: Any, later: Any, *, unit: tuple[str, ...] = (), many: bool = False) -> Piece:
-    models = [Model("prior", unit=unit, work=earlier), Model("price", unit=("a", "b"), work=later, many=many)]
+def run(bench: Bench, earlier: Any, later: Any, *, unit: tuple[str, ...] = (), batched: bool = False) -> Piece:
+    models = [Model("prior", unit=unit, work=earlier), Model("price", unit=("a", "b"), work=later, batched=batched)]
     return bench.start(Job("two", sources=[Source("rows_in")], models=models), rows_in=TABLE).all()
 
 
@@ -143,8 +143,8 @@ def test_many_units_are_given_one_value_each_or_the_one_of_all(bench: Bench) -> 
     def one(rows: Units, prior: Prior) -> dict[str, Any]:
         return {"got": [prior.mean] * len(rows)}
 
-    assert got(run(bench, fit, each, unit=("a",), many=True)) == [3.0, 3.0, 3.0, 4.0]
-    assert got(run(bench, fit, one, many=True)) == [10.0] * 4
+    assert got(run(bench, fit, each, unit=("a",), batched=True)) == [3.0, 3.0, 3.0, 4.0]
+    assert got(run(bench, fit, one, batched=True)) == [10.0] * 4
 
 
 def test_many_units_of_which_one_has_no_earlier_result_fail_one_by_one(bench: Bench) -> None:
@@ -156,7 +156,7 @@ def test_many_units_of_which_one_has_no_earlier_result_fail_one_by_one(bench: Be
             raise ValueError("no")
         return fit(rows)
 
-    piece = run(bench, fragile, each, unit=("a",), many=True)
+    piece = run(bench, fragile, each, unit=("a",), batched=True)
     assert piece.results("price").column("got").to_pylist() == [3.0, 3.0, 4.0]
     assert [failure["a"] for failure in piece.failures("price")] == ["y"]
 

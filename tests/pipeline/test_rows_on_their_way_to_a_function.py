@@ -42,7 +42,7 @@ def form(name: str, many: bool, tell: Callable[[Any], Any]) -> Model:
 
     work = several if many else one
     work.__annotations__ = {"rows": kinds[name]}
-    return Model("m", unit=("k",), work=work, many=many)
+    return Model("m", unit=("k",), work=work, batched=many)
 
 
 FORMS = [(name, many) for name in ("light", "dict", "pandas", "polars", "arrow") for many in (False, True)]
@@ -244,7 +244,7 @@ def test_one_unit_is_shown_as_it_was_given(bench: Bench) -> None:
 
 
 def test_keys_of_many_units_are_of_their_own_type(bench: Bench) -> None:
-    model = Model("m", unit=("k",), work=lambda rows: {"k": rows.keys["k"], "type": [str(rows.keys["k"].dtype)] * len(rows)}, many=True)
+    model = Model("m", unit=("k",), work=lambda rows: {"k": rows.keys["k"], "type": [str(rows.keys["k"].dtype)] * len(rows)}, batched=True)
     for keys, kind in (([LARGE, LARGE + 1], "int64"), ([LARGE, LARGE + 1, None], "object"), ([1, None], "float64")):
         piece = ran(bench, model, pa.table({"k": pa.array(keys, pa.int64()), "x": [1.0] * len(keys)}))
         assert piece.results("m").to_pylist() == [{"k": key, "type": kind} for key in keys]

@@ -69,7 +69,7 @@ def parquet(bench: Bench) -> list[Any]:
 
 def test_a_difference_of_times_is_whole_microseconds(bench: Bench) -> None:
     piece = bench.start(
-        job("a - TIMESTAMP '1969-12-31 23:00:00'", publish=True, formats=FORMATS, digest={"All": 'SELECT v FROM "table"'}), s=ROWS
+        job("a - TIMESTAMP '1969-12-31 23:00:00'", publish=True, formats=FORMATS, summaries={"All": 'SELECT v FROM "table"'}), s=ROWS
     )
     piece.all().publish()
     assert parquet(bench) == [3_600_000_000, 7_200_000_000]
@@ -103,13 +103,13 @@ WANTED = [1.5, "NaN", "Infinity", "-Infinity", None]
 )
 def test_json_lines_hold_nan_and_infinity_as_texts(bench: Bench, shape: str, wrap: Any) -> None:
     rows = pa.table({"n": range(6), "x": [*FLOATS, 7.0]})
-    piece = bench.start(job(shape, publish=True, formats=FORMATS, digest={"All": 'SELECT n, v FROM "table" ORDER BY n'}), s=rows)
+    piece = bench.start(job(shape, publish=True, formats=FORMATS, summaries={"All": 'SELECT n, v FROM "table" ORDER BY n'}), s=rows)
     piece.all().publish()
     lines = [json.loads(line, parse_constant=pytest.fail)["v"] for line in texts(piece)["jsonl"].splitlines()]
     assert lines == [wrap(v) for v in [*WANTED, 7.0]]
     if shape == "x":
         assert [v if v is None else (math.isnan(v) or v) for v in parquet(bench)] == [1.5, True, math.inf, -math.inf, None, 7.0]
-        assert [row["v"] for row in releases("types", bench.store)[-1].digest["All"]] == [*WANTED, 7.0]
+        assert [row["v"] for row in releases("types", bench.store)[-1].summaries["All"]] == [*WANTED, 7.0]
 
 
 def test_csv_tells_an_empty_text_from_a_null(bench: Bench) -> None:

@@ -295,7 +295,7 @@ def test_rows_may_come_in_a_set_that_can_be_sorted_or_in_a_view(bench: Bench, va
 
 @pytest.mark.parametrize("column", [{1, 2}, {"a": 1, "b": 2}], ids=["set", "dict"])
 def test_a_column_of_a_whole_batch_without_an_order_is_refused(bench: Bench, column: Any) -> None:
-    model = Model("m", unit=("u",), work=lambda _: {"v": column}, many=True)
+    model = Model("m", unit=("u",), work=lambda _: {"v": column}, batched=True)
     piece = bench.start(Job("one", sources=[Source("rows_in")], models=[model]), rows_in=pa.table({"u": [0, 1]})).all()
     assert "wanted an array or a list in the order of the units" in why(piece)[0]
 
@@ -505,7 +505,7 @@ UNITS = (3, 2)
 
 
 def many(value: Any) -> Model:
-    return Model("m", unit=("u",), work=lambda rows: value(rows), many=True)
+    return Model("m", unit=("u",), work=lambda rows: value(rows), batched=True)
 
 
 @pytest.mark.parametrize(
@@ -549,7 +549,7 @@ def spoilt_by_one(rows: Units) -> dict[str, Any]:
 
 
 def test_many_units_are_halved_until_the_bad_one_is_alone(bench: Bench) -> None:
-    job = Job("one", sources=[Source("rows_in")], models=[Model("m", unit=("u",), work=spoilt_by_one, many=True)])
+    job = Job("one", sources=[Source("rows_in")], models=[Model("m", unit=("u",), work=spoilt_by_one, batched=True)])
     piece = bench.start(job, rows_in=pa.table({"u": range(5), "x": [1.0, 2.0, 3.0, 4.0, 5.0]})).all()
     assert piece.results("m").column("s").to_pylist() == [2.0, 4.0, 8.0, 10.0]
     assert why(piece) == {2: "three"}
@@ -753,7 +753,7 @@ def test_rows_of_many_units_are_matched_by_their_keys(bench: Bench, value: Any, 
     def work(rows: pd.DataFrame) -> Any:
         return value(rows)
 
-    model = Model("m", unit=("u", "v"), work=work, many=True)
+    model = Model("m", unit=("u", "v"), work=work, batched=True)
     piece = bench.start(Job("one", sources=[Source("rows_in")], models=[model], max_failed=1.0), rows_in=KEYED).all()
     if words is None:
         assert list(piece.failures("m")) == []

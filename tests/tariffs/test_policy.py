@@ -116,7 +116,7 @@ def test_a_limit_that_cannot_be_met_holds_its_kind_and_not_the_other(operator, t
     assert moved[bundle].mean() < 0.01  # today's price of one lies beyond a floor or a ceiling
     assert {"HOLD_PORTFOLIO", "HOLD_CONTROL"} <= set(table["reason_code"][bundle])
     assert 0.45 < moved[~bundle].mean() <= 0.5
-    told = {row["line"]: row for row in run.release.digest[LIMITS_TITLE]}
+    told = {row["line"]: row for row in run.release.summaries[LIMITS_TITLE]}
     assert "NOT MET" in told["bundle"]["outcome"]
     assert "cannot keep min_volume: wanted at least 3" in told["bundle"]["outcome"]
     assert (told["voice"]["limits"], told["voice"]["outcome"]) == ("max_moved_share", "kept")

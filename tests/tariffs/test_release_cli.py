@@ -380,7 +380,7 @@ def test_a_digest_fits_the_terminal_and_stays_whole_in_a_pipe(home: Path, tmp_pa
     assert [line for line in lines if line != line.rstrip()] == []
     totals = lines[next(n for n, line in enumerate(lines) if line.startswith("Changes a week with their 90")) + 1 :]
     totals = totals[: next(n for n, line in enumerate(totals) if line.startswith("Expected revenue"))]
-    [digest] = [rows for title, rows in facts_of(home)["digest"].items() if title.startswith("Changes a week with their 90")]
+    [digest] = [rows for title, rows in facts_of(home)["summaries"].items() if title.startswith("Changes a week with their 90")]
     assert len([word for line in totals for word in line.split() if re.fullmatch(r"-?[\d,.]+", word)]) == sum(len(r) - 1 for r in digest)
     if columns is None:
         assert len(totals) == 1 + len(digest) + 1  # names, kinds, an empty line
@@ -476,7 +476,7 @@ def test_the_same_on_aws(stack: str, tmp_path: Path) -> None:
     place = Place(store, store)
     place.publish()
     place.publish(changed(table(), "YOUTH/ACCRA/DAY", price=2.2))
-    say, there, then = speaking(tmp_path / "none", tmp_path), ("--on", "aws"), ("--as-of", MONDAY)
+    say, there, then = speaking(tmp_path / "none", tmp_path), ("--backend", "aws"), ("--as-of", MONDAY)
     for version in ("1", "2"):
         approved = say("approve", version, "--by", "ama", *then, "--reason", "the week of the data", *there)
         assert (approved.code, approved.err) == (0, "")
@@ -488,5 +488,5 @@ def test_the_same_on_aws(stack: str, tmp_path: Path) -> None:
     assert (killed.code, "charging uses release 1" in killed.out) == (0, True)
     status = say("status", *there)
     assert "Charging uses release 1" in status.out
-    assert "tariffs log 1 --on aws" in status.out
+    assert "tariffs log 1 --backend aws" in status.out
     assert json.loads(store.get(shelf.POINTER).to_pybytes())["version"] == 1

@@ -59,7 +59,7 @@ class AwsBackend:
     @property
     def cli_options(self) -> list[str]:
         """The options of a command that name this backend and its home again."""
-        return ["--on", "aws", *(["--stack", self.stack] if self.stack else [])]
+        return ["--backend", "aws", *(["--stack", self.stack] if self.stack else [])]
 
     def caller(self) -> str:
         """The ARN of the IAM principal; "" where STS cannot be asked."""
@@ -114,17 +114,19 @@ class AwsBackend:
         """Go on with a run whose execution ended before the run did."""
         _refuse_job(job)
         if sources:
-            raise UsageError("--source is not for --on aws", hint="run the job again: hundredfold run JOB --on aws --source NAME=s3://...")
+            raise UsageError(
+                "--source is not for --backend aws", hint="run the job again: hundredfold run JOB --backend aws --source NAME=s3://..."
+            )
         there, record = self._open_again("resume", run_id, Event.START, arguments.accept_new_code)
         _plan_new_code(there, record)
         return _go_again(there, record, Event.START, callbacks, arguments.wait)
 
     def retry(self, run_id: str | None, arguments: RunArguments, callbacks: RunCallbacks, *, job: Job | None = None) -> Run:
-        """Do the failed and dead units again, with the function as it was deployed last, and what builds on them."""
+        """Do the failed and crashed units again, with the function as it was deployed last, and what builds on them."""
         _refuse_job(job)
         there, record = self._open_again("retry", run_id, Event.RETRY, arguments.accept_new_code)
         plan_again(there, record, load_job(record.ref))
-        _keep_code(there, record, int(there.ledger.read(record.id).options["round"]))
+        _keep_code(there, record, int(there.ledger.read(record.id).options["attempt"]))
         return _go_again(there, record, Event.RETRY, callbacks, arguments.wait)
 
     def publish(self, run_id: str | None, arguments: RunArguments, callbacks: RunCallbacks, *, job: Job | None = None) -> Run:
@@ -172,7 +174,7 @@ class AwsBackend:
     def _open_again(self, verb: str, run_id: str | None, event: Event, accept_new_code: bool) -> tuple[StackHome, Record]:
         """Open a run that is to go on. RunBusy or StateError if it cannot, or not with the code that is deployed now."""
         there, record = self._open(run_id)
-        _refuse_driven(there, record)
+        _refuse_active(there, record)
         after(record.state, event, record.id)
         _check_code(there, record, verb, accept_new_code)
         return there, record
@@ -193,14 +195,14 @@ def _refuse_job(job: Job | None) -> None:
 def _places(there: StackHome, run: str, declared: Job, sources: Mapping[str, Any]) -> dict[str, str]:
     """The address of each source that is given or has files of this machine, which are uploaded."""
     for source in declared.sources:
-        place = sources.get(source.name, source.at)
+        place = sources.get(source.name, source.path)
         if isinstance(place, str) and place.startswith(REMOTE):
             refuse_csv(source, place)
             check_place(source.name, place)
     places = {name: _sent(there, run, name, _from_here(place), declared) for name, place in sources.items()}
     for source in declared.sources:
-        if source.name not in places and source.at is not None and not source.at.startswith(REMOTE):
-            places[source.name] = _sent(there, run, source.name, source.at, declared)
+        if source.name not in places and source.path is not None and not source.path.startswith(REMOTE):
+            places[source.name] = _sent(there, run, source.name, source.path, declared)
     return places
 
 
@@ -210,8 +212,8 @@ def check_translates(job: Job) -> None:
         refuse_untranslatable(f"the query of model {model.name}", query_of(model, job))
     for output in job.releases:
         refuse_untranslatable(f"the query of {output.name}", text_of(output.query, job.folder))
-        for title, query in output.digest.items():
-            refuse_untranslatable(f"the digest {title!r}", text_of(query, job.folder))
+        for title, query in output.summaries.items():
+            refuse_untranslatable(f"the summary {title!r}", text_of(query, job.folder))
     for source in job.sources:
         for column, expression in source.clean.items():
             refuse_untranslatable(f"{source.name}: clean of {column}", f"SELECT {expression} AS x FROM t")
@@ -257,22 +259,22 @@ def _check_code(there: StackHome, record: Record, verb: str, accept: bool) -> No
 
 
 def _plan_new_code(there: StackHome, record: Record) -> None:
-    """Let what is left of a run be done in a round of its own where the code is other, so that each unit's round says by which."""
+    """Let what is left of a run be done in an attempt of its own where the code is other, so that each unit's attempt says by which."""
     if is_other(record, there.place.code):
         left = plan_rest(there, record, load_job(record.ref))
-        round_ = int(record.options.get("round", 1)) + 1
-        _keep_code(there, record, round_)
+        attempt = int(record.options.get("attempt", 1)) + 1
+        _keep_code(there, record, attempt)
         if left:
-            there.ledger.note(record.id, options={"round": round_})
+            there.ledger.note(record.id, options={"attempt": attempt})
 
 
-def _keep_code(there: StackHome, record: Record, round_: int) -> None:
+def _keep_code(there: StackHome, record: Record, attempt: int) -> None:
     if is_other(record, there.place.code):
-        there.ledger.note(record.id, options={"code": [*record.options["code"], entry_of(there.place.code, round_)]})
+        there.ledger.note(record.id, options={"code": [*record.options["code"], entry_of(there.place.code, attempt)]})
 
 
-def _refuse_driven(there: StackHome, record: Record) -> None:
-    if there.driven(record.id):
+def _refuse_active(there: StackHome, record: Record) -> None:
+    if there.is_active(record.id):
         raise RunBusy(
             f"run {record.id} is at work on AWS",
             hint=f"watch it with: {_command(there, 'status', record.id, '--watch')}   or end it with: {_command(there, 'cancel', record.id)}",
@@ -341,15 +343,15 @@ def _tell(there: StackHome, record: Record, callbacks: RunCallbacks, told: set[s
         told.add("sources")
         callbacks.validated(read_verdicts(Layout(record.id), there.store))
     for name, facts in record.counts.get("models", {}).items():
-        if "ok" in facts and f"{name} is collected in {facts['round']}" not in told:
-            told.add(f"{name} is collected in {facts['round']}")
+        if "ok" in facts and f"{name} is collected in {facts['attempt']}" not in told:
+            told.add(f"{name} is collected in {facts['attempt']}")
             names = Collected.__dataclass_fields__
             callbacks.collected(Collected(**{"model": name, **{k: v for k, v in facts.items() if k in names}}))
 
 
 def _command(there: StackHome, *words: str) -> str:
     """A command about this stack's runs, as a person would type it."""
-    return shlex.join(["hundredfold", *words, "--on", "aws", "--stack", there.stack])
+    return shlex.join(["hundredfold", *words, "--backend", "aws", "--stack", there.stack])
 
 
 def _hint(there: StackHome, record: Record) -> str:
@@ -357,7 +359,7 @@ def _hint(there: StackHome, record: Record) -> str:
     reason, hint = record.options.get("hint") or ("", "")
     if reason != record.reason:
         return f"once the cause is mended: {_command(there, 'resume', record.id)}"
-    return placed(hint, ["--on", "aws", "--stack", there.stack])
+    return placed(hint, ["--backend", "aws", "--stack", there.stack])
 
 
 def _sent(there: StackHome, run: str, name: str, place: Any, job: Job) -> str:

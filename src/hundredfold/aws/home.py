@@ -33,7 +33,7 @@ class StackHome:
         """Nothing to hold: S3 replaces the pointer at once."""
         return nullcontext()
 
-    def driven(self, run: str) -> bool:
+    def is_active(self, run: str) -> bool:
         """Whether an execution of the state machine is at work on the run."""
         return self.status_of(str(self.ledger.read(run).options.get("execution", ""))) == AT_WORK
 

@@ -28,7 +28,7 @@ class Count:
     def look(self) -> Progress:
         """How far the model is now; only what has come since the last look is read."""
         listed = self.store.list(self.layout.outcomes(self.model) + "/")
-        fresh = sorted(key for key in listed if key not in self._seen and self.layout.slice(key))  # by round, first of all
+        fresh = sorted(key for key in listed if key not in self._seen and self.layout.slice(key))  # by attempt, first of all
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for key, bad in zip(fresh, pool.map(self._bad, fresh), strict=True):
                 self._add(key, bad)

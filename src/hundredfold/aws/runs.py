@@ -20,7 +20,7 @@ def new_record(run: str, job: Job, ref: str, sources: Mapping[str, str], options
         raise UsageError(f"the run id {run!r} cannot be used", hint="wanted letters, digits, - and _ (at most 80)")
     for name in sources:
         job.source(name)
-    places = {source.name: sources.get(source.name, source.at) for source in job.sources}
+    places = {source.name: sources.get(source.name, source.path) for source in job.sources}
     missing = [name for name, place in places.items() if not place]
     if missing:
         raise SourceError(
@@ -30,9 +30,9 @@ def new_record(run: str, job: Job, ref: str, sources: Mapping[str, str], options
     return _record(run, job, ref, {name: place for name, place in places.items() if place}, options, code)
 
 
-def entry_of(code: str, round_: int) -> dict[str, Any]:
-    """What a record says of the code that does a round and those that follow."""
-    return {"round": round_, "fingerprint": code, "commit": ""}
+def entry_of(code: str, attempt: int) -> dict[str, Any]:
+    """What a record says of the code that does an attempt and those that follow."""
+    return {"attempt": attempt, "fingerprint": code, "commit": ""}
 
 
 def refuse_other_code(record: Record, code: str) -> None:
@@ -54,7 +54,7 @@ def _record(run: str, job: Job, ref: str, places: Mapping[str, str], options: Ma
     now = dt.datetime.now(dt.UTC)
     as_of = options.get("as_of") or now.replace(tzinfo=None, microsecond=0).isoformat(" ")
     stamp = now.isoformat(timespec="milliseconds")
-    kept = {**options, "as_of": as_of, "sources": dict(places), "round": 1}
+    kept = {**options, "as_of": as_of, "sources": dict(places), "attempt": 1}
     if code:
         kept["code"] = [entry_of(code, 1)]
     return Record(run, job.name, ref, State.NEW, "new", stamp, stamp, options=kept)

@@ -119,7 +119,7 @@ def _loops(
 def _tasks(job: Job, name: str, worked: Worked) -> list[Task]:
     model = job.model(name)
     kinds = ["call"] if not model.unit else ["filter"] if library_of(form_of(model)) == "NumPy" else ["filter", "groupby"]
-    return [Task(kind, name, worked.dead) for kind in kinds if worked.units > len(worked.dead)]
+    return [Task(kind, name, worked.crashed) for kind in kinds if worked.units > len(worked.crashed)]
 
 
 def _facts(
@@ -152,7 +152,7 @@ def _facts(
 
 def _model_facts(job: Job, name: str, worked: Worked) -> dict[str, Any]:
     model = job.model(name)
-    return {"units": worked.units, "rows": worked.rows, "dead": len(worked.dead), "many": model.many, "form": form_of(model)}
+    return {"units": worked.units, "rows": worked.rows, "crashed": len(worked.crashed), "batched": model.batched, "form": form_of(model)}
 
 
 def _loop_way(kind: str, names: Sequence[str], looped: Mapping[Task, Looped]) -> dict[str, Any] | None:

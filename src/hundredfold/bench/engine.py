@@ -51,7 +51,7 @@ class Worked:
     units: int
     rows: int
     failed: int
-    dead: tuple[int, ...]
+    crashed: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,10 +218,10 @@ def _ran(job: Job, watch: Stopwatch, home: Home, run_id: str, whole: float | Non
 
 def _worked(watch: Stopwatch, home: Home, run_id: str, model: str) -> Worked:
     rows = UnitList.read(Layout(run_id), model, home.store).rows
-    done, _, failed, dead = _accounts(home, run_id, model, len(rows))
+    done, _, failed, crashed = _accounts(home, run_id, model, len(rows))
     seconds = sum(watch.seconds.get(f"{step} {model}", 0.0) for step in EACH_MODEL)
     timed = watch.timed.get(model, int(done.sum()))
-    return Worked(seconds, watch.seconds.get(f"collect {model}", 0.0), timed, len(rows), int(rows.sum()), failed, dead)
+    return Worked(seconds, watch.seconds.get(f"collect {model}", 0.0), timed, len(rows), int(rows.sum()), failed, crashed)
 
 
 def _accounts(home: Home, run_id: str, model: str, units: int) -> tuple[Any, Any, int, tuple[int, ...]]:
@@ -235,5 +235,5 @@ def _accounts(home: Home, run_id: str, model: str, units: int) -> tuple[Any, Any
             done[message.first : message.last + 1] = True
             seconds[message.first : message.last + 1] = ledger.seconds
             bad += ledger.bad
-    dead = tuple(sorted(account.unit for account in bad if account.status == "dead"))
-    return done, seconds, len(bad), dead
+    crashed = tuple(sorted(account.unit for account in bad if account.status == "crashed"))
+    return done, seconds, len(bad), crashed

@@ -124,7 +124,7 @@ class Timing:
         self.alive = np.setdiff1d(np.arange(len(self.units.rows)), np.array(task.without, np.int64))
         self.drawn: Draw = draw(self.units.rows[self.alive])
         self.frame = _frame(kit, model, self.form, self.units)
-        self.given = [Given(name, model, kit.job.model(name), kit.layout, kit.store) for name in model.given or ()]
+        self.given = [Given(name, model, kit.job.model(name), kit.layout, kit.store) for name in model.inputs or ()]
         self.seconds: list[float] = []
         self.warm, self.failed, self.reason = 0.0, 0, ""
         self.kept: list[Any] = []  # as a loop keeps its results
@@ -186,7 +186,7 @@ class Timing:
     def _given(self, units: NDArray[np.int64]) -> Callable[[int], dict[str, Any]]:
         """The results of earlier models for each of these units."""
         keys: Any = self.units.keys.take(from_numpy(units)) if self.given else None
-        if self.model.many:
+        if self.model.batched:
             return lambda i: {g.name: g.for_many(keys.slice(i, 1)) for g in self.given}
         each = [(g.name, g.for_units(keys)) for g in self.given]
         return lambda i: {name: get(i) for name, get in each}
@@ -208,4 +208,4 @@ def _frame(kit: Kit, model: Model, form: str, units: UnitList) -> Frame:
     keys = units.keys.take(from_numpy(numbers))
     for i, field in enumerate(keys.schema):
         rows = rows.add_column(i, field, keys.column(i))
-    return frame_of(form, model.many, rows.combine_chunks(), numbers, units, frozenset(manifest.nullable))
+    return frame_of(form, model.batched, rows.combine_chunks(), numbers, units, frozenset(manifest.nullable))

@@ -123,8 +123,8 @@ def deploy(
     display.result.print(f"\nthe stack {name} is there; its bucket is {place.bucket}")
     display.show_next(
         [
-            (f"hundredfold doctor --on aws --stack {name}", "looks for what could go wrong"),
-            (f"hundredfold run {job} --on aws --source NAME=s3://...", "runs the job there"),
+            (f"hundredfold doctor --backend aws --stack {name}", "looks for what could go wrong"),
+            (f"hundredfold run {job} --backend aws --source NAME=s3://...", "runs the job there"),
         ]
     )
 
@@ -197,10 +197,10 @@ def package_command(
 
 
 @click.command(cls=Command)
-@click.option("--on", type=click.Choice(["aws"]), default="aws", show_default=True, help="What is examined.")
+@click.option("--backend", type=click.Choice(["aws"]), default="aws", show_default=True, help="What is examined.")
 @click.option("--stack", envvar="HUNDREDFOLD_STACK", show_envvar=True, metavar="NAME", help="The stack; the only one, if left out.")
 @takes_json
-def doctor(on: str, stack: str | None, as_json: bool) -> None:  # noqa: ARG001  # one place so far
+def doctor(backend: str, stack: str | None, as_json: bool) -> None:  # noqa: ARG001  # one place so far
     """Look for what could lose work, stop it or let it crawl: each with its consequence and the command that mends it."""
     from . import display
 

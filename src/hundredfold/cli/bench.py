@@ -99,13 +99,13 @@ def _notes(facts: Facts) -> Iterator[str]:
 
 def _notes_on_models(facts: Facts) -> Iterator[str]:
     models = facts["models"].items()
-    if many := [name for name, model in models if model["many"]]:
-        yield f"with many=True a call takes many units; the loops give it one, which it is not made for: {', '.join(many)}"
+    if many := [name for name, model in models if model["batched"]]:
+        yield f"with batched=True a call takes many units; the loops give it one, which it is not made for: {', '.join(many)}"
     if dear := [name for name, model in models if _is_dear(facts, name, model["units"])]:
         yield f"in each process, also that of a loop, BLAS and the like have one thread (OMP_NUM_THREADS=1): {', '.join(dear)}"
     for name, model in models:
-        if model["dead"]:
-            yield f"{name}: {_units(model['dead'])} ended {'its' if model['dead'] == 1 else 'their'} process; the loops were spared {'it' if model['dead'] == 1 else 'them'}"
+        if model["crashed"]:
+            yield f"{name}: {_units(model['crashed'])} ended {'its' if model['crashed'] == 1 else 'their'} process; the loops were spared {'it' if model['crashed'] == 1 else 'them'}"
 
 
 def _units(count: int) -> str:

@@ -144,7 +144,7 @@ def show_summary(facts: Mapping[str, Any], verdicts: Sequence[Verdict], seconds:
     _show_models(facts["models"])
     for why in facts["reasons"]:
         result.print(f"  [red]{why['units']:,}[/] of {why['model']}: {escape(why['reason'])}   first: {escape(why['first'])}")
-    bad = sum(m.get("failed", 0) + m.get("dead", 0) for m in facts["models"].values())
+    bad = sum(m.get("failed", 0) + m.get("crashed", 0) for m in facts["models"].values())
     told = sum(why["units"] for why in facts["reasons"])
     if told < bad:
         result.print(f"  and {bad - told:,} more, for other reasons")
@@ -154,7 +154,7 @@ def show_summary(facts: Mapping[str, Any], verdicts: Sequence[Verdict], seconds:
         result.print(f"\n{escape(facts['reason'])}")
     release = facts["release"]
     if release:
-        for title, rows in release["digest"].items():
+        for title, rows in release["summaries"].items():
             _show_rows(title, rows)
         other = "" if release["current"] else f"   (not current: release {release['current_version']} is)"
         result.print(f"\n[bold]Release {release['version']}[/]{other}")
@@ -243,8 +243,8 @@ def _reason_lines(verdict: Verdict) -> Iterator[tuple[str, str, str]]:
 def _show_models(models: Mapping[str, Any]) -> None:
     if not models:
         return
-    heads = ("planned", "ok", "failed", "dead", "rows")
-    keys = ("units", "ok", "failed", "dead", "rows_in")
+    heads = ("planned", "ok", "failed", "crashed", "rows")
+    keys = ("units", "ok", "failed", "crashed", "rows_in")
     counts = [[_number(m[k]) if k in m else "" for m in models.values()] for k in keys]
     took = [f"{m['seconds']:,.2f}" if "seconds" in m else f"{m.get('done', 0):,} units done" for m in models.values()]
     numbers = map(Column.of_numbers, (*heads, "seconds of work"), (*counts, took))

@@ -124,7 +124,7 @@ def status(run: str | None, where: Where, every: bool, watch: bool, as_json: boo
         return
     display.show_summary(facts, _verdicts(found), None)
     if facts["state"] in ("new", "running", runs.STOPPED):
-        display.result.print(f"\nat: {facts['step']}" + ("" if facts["driven"] else "   (no process is at work on it)"))
+        display.result.print(f"\nat: {facts['step']}" + ("" if facts["active"] else "   (no process is at work on it)"))
     display.show_next(_next(facts, where, found.home))
 
 
@@ -136,7 +136,7 @@ def status(run: str | None, where: Where, every: bool, watch: bool, as_json: boo
 @takes_place
 @takes_json
 def failures(run: str | None, model: str | None, limit: int, traceback: bool, where: Where, as_json: bool) -> None:
-    """List the units that failed or died, each with its reason."""
+    """List the units that failed or crashed, each with its reason."""
     from rich.markup import escape
 
     from ..api import open_run
@@ -218,7 +218,7 @@ def _debugged(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 @takes_crew
 @takes_json
 def retry(run: str | None, where: Where, as_json: bool, **crew: Any) -> None:
-    """Do the failed and dead units again, and the models that build on them; then go on to publish."""
+    """Do the failed and crashed units again, and the models that build on them; then go on to publish."""
     from ..runs.backend import RunArguments
 
     backend = where.backend()
@@ -446,7 +446,7 @@ def _stopped(live: Any, where: Where) -> None:
 def _next(facts: dict[str, Any], where: Where, home: Any) -> list[tuple[str, str]]:
     """The commands that make sense now."""
     run, state = facts["run"], facts["state"]
-    bad = sum(m.get("failed", 0) + m.get("dead", 0) for m in facts["models"].values())
+    bad = sum(m.get("failed", 0) + m.get("crashed", 0) for m in facts["models"].values())
     from ..runs.run import STOPPED
 
     told = []
@@ -514,7 +514,7 @@ def _list_runs(home: Any, as_json: bool) -> None:
     from . import display
 
     records = home.ledger.runs()
-    states = [state_shown(r, r.state not in (State.NEW, State.RUNNING) or home.driven(r.id)) for r in records]
+    states = [state_shown(r, r.state not in (State.NEW, State.RUNNING) or home.is_active(r.id)) for r in records]
     if as_json:
         facts = [{k: v for k, v in asdict(r).items() if k != "version"} for r in records]
         display.print_json([fact | {"state": state} for fact, state in zip(facts, states, strict=True)])

@@ -117,14 +117,14 @@ class Where:
     """Where runs are kept: in a folder of this machine, or by a stack on AWS."""
 
     home: str = KEPT
-    on: str = "here"
+    name: str = "local"
     stack: str | None = None
 
     def backend(self) -> Backend:
         """The backend that the options name; UsageError where what it needs is not installed."""
         from ..api import backend_of
 
-        return backend_of("local", self.home) if self.on == "here" else backend_of(self.on, stack=self.stack)
+        return backend_of("local", self.home) if self.name == "local" else backend_of(self.name, stack=self.stack)
 
     @property
     def words(self) -> list[str]:
@@ -137,18 +137,18 @@ class Where:
 
 
 def takes_place(command: Any) -> Any:
-    """--home, --on and --stack, handed on as `where`; what an error advises to do is told with them."""
+    """--home, --backend and --stack, handed on as `where`; what an error advises to do is told with them."""
 
     @wraps(command)
-    def told(home: str, on: str, stack: str | None, **how: Any) -> Any:
-        where = Where(home, on, stack)
+    def told(home: str, backend: str, stack: str | None, **how: Any) -> Any:
+        where = Where(home, backend, stack)
         try:
             return command(where=where, **how)
         except HundredfoldError as error:
             error.hint = placed(error.hint or "", where.words) or None
             raise
 
-    return takes_home(takes_on(takes_stack(told)))
+    return takes_home(takes_backend(takes_stack(told)))
 
 
 def takes_crew(command: Any) -> Any:
@@ -199,10 +199,10 @@ takes_home = click.option(
     metavar="FOLDER",
     help="The folder that keeps the runs.",
 )
-takes_on = click.option(
-    "--on",
-    type=click.Choice(["here", "aws"]),
-    default="here",
+takes_backend = click.option(
+    "--backend",
+    type=click.Choice(["local", "aws"]),
+    default="local",
     show_default=True,
     help="On this machine, or on AWS, where the job was deployed.",
 )

@@ -327,7 +327,7 @@ def form_of(model: Model) -> str:
     if form is None:
         raise JobError(
             f"model {model.name}: its parameter {name} is annotated with {annotation}, which is no form of rows",
-            hint="wanted pandas.DataFrame, polars.DataFrame, pyarrow.Table, dict[str, np.ndarray], hundredfold.Unit (or Units with many=True), or no annotation",
+            hint="wanted pandas.DataFrame, polars.DataFrame, pyarrow.Table, dict[str, np.ndarray], hundredfold.Unit (or Units with batched=True), or no annotation",
         )
     return form
 

@@ -23,14 +23,14 @@ LONGEST_TEXT = 20_000  # characters of an error's message, or of its traceback, 
 ACCOUNT = pa.schema(
     [
         ("unit", pa.int64()),
-        ("status", pa.string()),  # ok, failed, dead
+        ("status", pa.string()),  # ok, failed, crashed
         ("rows_in", pa.int64()),
         ("rows_out", pa.int64()),
         ("seconds", pa.float64()),
         ("error", pa.string()),
         ("message", pa.string()),
         ("traceback", pa.string()),
-        ("round", pa.int64()),
+        ("attempt", pa.int64()),
     ]
 )
 
@@ -81,7 +81,7 @@ def accounts_table(
     rows_in: NDArray[np.int64],
     rows_out: NDArray[np.int64],
     seconds: NDArray[np.float64],
-    rounds: NDArray[np.int64],
+    attempts: NDArray[np.int64],
     bad: Mapping[int, Account],
 ) -> pa.Table:
     """One row for each unit from `first` on; `bad` are those of them that did not end well."""
@@ -103,7 +103,7 @@ def accounts_table(
         "rows_out": from_numpy(rows_out),
         "seconds": from_numpy(seconds),
         **words,
-        "round": from_numpy(rounds),
+        "attempt": from_numpy(attempts),
     }
     return pa.Table.from_arrays([columns[name] for name in ACCOUNT.names], schema=ACCOUNT)
 
@@ -154,7 +154,7 @@ def pack_accounts(
 ) -> bytes:
     """The unit ledger of a slice, with a summary of the result tables in its metadata, so that types are settled without reading them.
 
-    What the message and the manifest know of a unit (its number, round and rows) is not written again.
+    What the message and the manifest know of a unit (its number, attempt and rows) is not written again.
     """
     assert len(seconds) == len(rows_out) == message.units
     summary = [

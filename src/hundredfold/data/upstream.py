@@ -87,7 +87,7 @@ def _facts(file: pq.ParquetFile) -> tuple[frozenset[str], frozenset[str]]:
 
 def check_given(model: Model, job: Job) -> None:
     """Raise JobError where a parameter that is given an earlier model's results asks for what they cannot be."""
-    for name in model.given or ():
+    for name in model.inputs or ():
         _maker(model, job.model(name), model.annotations.get(name), frozenset(), frozenset())
 
 
@@ -107,7 +107,7 @@ def _maker(model: Model, earlier: Model, annotation: Any, nullable: frozenset[st
 
 def _as_declared(earlier: Model) -> Any:
     """What the earlier function declares to return, where a parameter can be that; else one row as a dict."""
-    annotation = None if earlier.many else earlier.annotations["return"]
+    annotation = None if earlier.batched else earlier.annotations["return"]
     return dict if annotation is None or _make_of(earlier, annotation) is None else annotation
 
 

@@ -71,7 +71,9 @@ class LocalBackend:
     def run(self, job: Job | str, sources: Mapping[str, Any] | None, arguments: RunArguments, callbacks: RunCallbacks) -> Run:
         """Run a job in this process and its workers."""
         if arguments.batches is not None or not arguments.wait:
-            raise UsageError("--batches and --detach are for --on aws", hint="on this machine, --workers decides, and a run is its process")
+            raise UsageError(
+                "--batches and --detach are for --backend aws", hint="on this machine, --workers decides, and a run is its process"
+            )
         check_arguments(job, sources, arguments.workers, arguments.max_rejected, arguments.max_failed)
         ref, job = (lasting(job), load_job(job)) if isinstance(job, str) else ("", job)
         there = Home(self.home)
@@ -105,7 +107,7 @@ class LocalBackend:
         return execute(there, record.id, job, limits, callbacks, event, code)
 
     def retry(self, run_id: str | None, arguments: RunArguments, callbacks: RunCallbacks, *, job: Job | None = None) -> Run:
-        """Do the failed and dead units again, and what builds on them."""
+        """Do the failed and crashed units again, and what builds on them."""
         there, record, job, limits = self._open(run_id, job, arguments)
         after(record.state, Event.RETRY, record.id)
         code = check_code(there, record, job, "retry", arguments.accept_new_code)
@@ -138,7 +140,7 @@ class LocalBackend:
 
     def watch(self, run_id: str | None, callbacks: RunCallbacks) -> Run:  # noqa: ARG002  # a port says what it is called with
         """Raise UsageError: a run of this machine is the process that started it."""
-        raise UsageError("--watch is for --on aws", hint="a run on this machine is watched where it was started")
+        raise UsageError("--watch is for --backend aws", hint="a run on this machine is watched where it was started")
 
     def interruption(self, run_id: str) -> Interruption:
         """The run stopped with its process."""
@@ -188,7 +190,7 @@ def create_run(home: Home, job: Job, ref: str, sources: Mapping[str, Any], argum
     layout = Layout(run)
     check_names(job, sources, max_rejected)
     places = {
-        source.name: _place(source.name, sources.get(source.name, source.at), name_given=source.name in sources) for source in job.sources
+        source.name: _place(source.name, sources.get(source.name, source.path), name_given=source.name in sources) for source in job.sources
     }
     check_declared(job)
     for name, place in places.items():
@@ -198,7 +200,7 @@ def create_run(home: Home, job: Job, ref: str, sources: Mapping[str, Any], argum
     kept = {name: STAGED if not isinstance(place, str) else place for name, place in places.items()}
     record = Record(
         run, job.name, ref, State.NEW, "new", begun.isoformat(timespec="milliseconds"), begun.isoformat(timespec="milliseconds"),
-        options={"workers": arguments.workers, "memory": arguments.memory, "as_of": stamp, "sources": kept, "folder": str(job.folder), "max_rejected": dict(max_rejected), "max_failed": arguments.max_failed, "round": 1},
+        options={"workers": arguments.workers, "memory": arguments.memory, "as_of": stamp, "sources": kept, "folder": str(job.folder), "max_rejected": dict(max_rejected), "max_failed": arguments.max_failed, "attempt": 1},
     )  # fmt: skip
     kept_job = packed(job)
     home.ledger.create(record)
@@ -282,6 +284,6 @@ def _job_or_failed(home: Home, record: Record) -> Job:
     try:
         return job_of(home, record)
     except DamagedFile as damage:
-        if record.state in (State.NEW, State.RUNNING) and not home.driven(record.id):
+        if record.state in (State.NEW, State.RUNNING) and not home.is_active(record.id):
             home.ledger.move(record.id, Event.FAIL, reason=str(damage))
         raise

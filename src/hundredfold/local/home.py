@@ -28,7 +28,7 @@ from .rebuild import rebuilt
 from .sqlite_ledger import SqliteLedger
 
 HARMLESS = {".gitignore", ".gitkeep", ".DS_Store", "lost+found"}  # a folder that holds only these counts as empty
-FORMAT = 2  # goes up when an older program could no longer read what lies here
+FORMAT = 3  # goes up when an older program could no longer read what lies here
 
 
 class Home:
@@ -91,7 +91,7 @@ class Home:
         folder = self.folder / Layout(check_run_id(run)).root
         lock = FileLock(folder / "driver.lock")
         try:
-            _acquire(lock, 0.5, self.store)  # it may only be looked at, by `driven`
+            _acquire(lock, 0.5, self.store)  # it may only be looked at, by `is_active`
         except Timeout:
             raise RunBusy(
                 f"run {run} is being driven by {_owner(folder)}",
@@ -116,7 +116,7 @@ class Home:
         finally:
             lock.release()
 
-    def driven(self, run: str) -> bool:
+    def is_active(self, run: str) -> bool:
         """Whether some process holds the run's lock just now."""
         folder = self.folder / Layout(run).root
         if not folder.exists():

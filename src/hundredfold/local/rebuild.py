@@ -44,7 +44,7 @@ def _rebuilt(run: str, store: Store) -> Record:
         return Record(run, "unknown", "", State.FAILED, "new", "", "", f"{REBUILT}; {damage}")
     layout = Layout(run)
     keys = list(store.list(f"{layout.root}/models/"))
-    rounds = [int(match[1]) for key in keys if (match := re.search(r"/(?:retry-|outcomes/)(\d{3})\b", key))]
+    attempts = [int(match[1]) for key in keys if (match := re.search(r"/(?:retry-|outcomes/)(\d{3})\b", key))]
     counts: dict[str, Any] = {"models": {name: facts for name in kept["models"] if (facts := _of_model(layout, name, store))}}
     with suppress(KeyError, DamagedFile):
         counts["sources"] = {
@@ -54,7 +54,7 @@ def _rebuilt(run: str, store: Store) -> Record:
     for release in releases(kept["job"], store):
         if release.run == run:
             counts["release"] = {"version": release.version, "rows": dict(release.rows), "files": list(release.files)}
-    options = {**kept["options"], "round": max([1, *rounds])}
+    options = {**kept["options"], "attempt": max([1, *attempts])}
     return Record(run, kept["job"], kept["ref"], State.FAILED, "new", kept["created"], kept["created"], REBUILT, options, counts)
 
 

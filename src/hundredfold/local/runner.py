@@ -21,7 +21,7 @@ from ..data.checksums import recomputed_from
 from ..data.manifest import Manifest, UnitList
 from ..errors import KEPT, DamagedFile, HomeError, HundredfoldError, NoSuchRun, PublishRefused, StateError, Stopped, text_of_error
 from ..job import Job, Layout, Model
-from ..pipeline.enqueue import enqueue, plan_round
+from ..pipeline.enqueue import enqueue, plan_attempt
 from ..pipeline.prepare import prepare
 from ..pipeline.runner import RunCallbacks, Walk
 from ..pipeline.stages import Stage, stages
@@ -83,7 +83,7 @@ class Drive:
     def __post_init__(self) -> None:
         self.layout = Layout(self.record.id)
         self.store = self.home.store
-        self.round = int(self.record.options.get("round", 1))
+        self.attempt = int(self.record.options.get("attempt", 1))
         self.steps = Walk(self.job, self.record, self.store, self.home.ledger, self.callbacks, lambda: self.home.publishing(self.job.name))
 
     def walk(self) -> Record:
@@ -199,10 +199,10 @@ class Drive:
         release(pa.default_memory_pool())
 
     def _enqueue(self, model: Model) -> None:
-        """The queue of this model and round, filled anew from the manifest and the outcomes: that a driver died is no fault
+        """The queue of this model and attempt, filled anew from the manifest and the outcomes: that a driver died is no fault
         of the messages it held, so their receive counts do not outlive it."""
         manifest = Manifest.read(self.layout, model.name, self.store)
-        messages, coverage = plan_round(manifest, self.layout, self.round, self.store)
+        messages, coverage = plan_attempt(manifest, self.layout, self.attempt, self.store)
         self._remove_queue(model)  # what a driver that was killed left: it may be damaged
         queue = SqliteQueue(self._queue_path(model), visibility=VISIBILITY)
         with closing(queue):
@@ -210,7 +210,7 @@ class Drive:
 
     def _work(self, model: Model, crew: Crew) -> None:
         manifest = Manifest.read(self.layout, model.name, self.store)
-        messages, coverage = plan_round(manifest, self.layout, self.round, self.store)
+        messages, coverage = plan_attempt(manifest, self.layout, self.attempt, self.store)
         units = UnitList.read(self.layout, model.name, self.store)
         try:
             with closing(SqliteQueue(self._queue_path(model), visibility=VISIBILITY, clock=AttendedClock())) as queue:
@@ -232,7 +232,7 @@ class Drive:
             leftover.unlink(missing_ok=True)
 
     def _queue_path(self, model: Model) -> Path:
-        return self.home.scratch(self.record.id).with_name(f"{self.record.id}-{model.name}-{self.round}.queue")
+        return self.home.scratch(self.record.id).with_name(f"{self.record.id}-{model.name}-{self.attempt}.queue")
 
     def _tell(self, progress: Progress) -> None:
         self.callbacks.progress(progress)

@@ -1,6 +1,6 @@
 """Step 5.  Outcomes become one sorted result and one account of every unit; the sums must come out even.
 
-Units planned = ok + failed + dead, by key.  What type a column has is settled here over all units, and a unit whose
+Units planned = ok + failed + crashed, by key.  What type a column has is settled here over all units, and a unit whose
 columns differ from those of the others has failed.  Outcomes are read a few megabytes at a time, so memory does not grow with the data.
 """
 
@@ -31,7 +31,7 @@ from ..ports.interfaces import Store, Warehouse
 
 ACCOUNTS_COPIES = 3  # of a slice's accounts that are in memory while they are collected
 COMPARED = 2**20  # units whose outcomes are looked through at a time
-RANK = {"ok": 3, "failed": 2, "dead": 1}
+RANK = {"ok": 3, "failed": 2, "crashed": 1}
 
 
 class Loading(Warehouse, Protocol):
@@ -48,18 +48,18 @@ class Collected:
     """What has come of a model's units."""
 
     model: str
-    round: int
+    attempt: int
     units: int
     ok: int
     failed: int
-    dead: int
+    crashed: int
     rows_in: int
     rows_out: int
     seconds: float
 
     @property
     def bad(self) -> int:
-        return self.failed + self.dead
+        return self.failed + self.crashed
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,8 @@ def read_collected(layout: Layout, model: str, store: Store) -> Collected:
     return Collected(**get_json(store, layout.collected(model))["collected"])
 
 
-def collect(model: Model, manifest: Manifest, layout: Layout, round_: int, warehouse: Loading, store: WritingStore) -> Collected:
-    """Put the outcomes of all rounds together, or take what is there. ConservationError if a unit or a row is missing."""
+def collect(model: Model, manifest: Manifest, layout: Layout, attempt: int, warehouse: Loading, store: WritingStore) -> Collected:
+    """Put the outcomes of all attempts together, or take what is there. ConservationError if a unit or a row is missing."""
     with suppress(KeyError):
         return read_collected(layout, model.name, store)
     units = UnitList.read(layout, model.name, store)
@@ -100,11 +100,11 @@ def collect(model: Model, manifest: Manifest, layout: Layout, round_: int, wareh
             writing.close()
     collected = Collected(
         model.name,
-        round_,
+        attempt,
         manifest.units,
         counts["ok"],
         counts["failed"],
-        counts["dead"],
+        counts["crashed"],
         counts["rows_in"],
         counts["rows_out"],
         counts["ms"] / 1000,
@@ -168,7 +168,7 @@ def _misfit(names: frozenset[str], chosen: frozenset[str], many: int, total: int
 
 
 def _outcomes(layout: Layout, model: str, store: Store) -> list[Message]:
-    """Every committed slice, in the order of their names: by round, then by unit."""
+    """Every committed slice, in the order of their names: by attempt, then by unit."""
     found = (layout.slice(key) for key in store.list(layout.outcomes(model) + "/"))
     return [message for message in found if message is not None]
 
@@ -182,7 +182,7 @@ def _outcome(outcome: Message, part: str, layout: Layout, store: Store) -> pa.Bu
 def _choose(
     outcomes: Sequence[Message], manifest: Manifest, layout: Layout, store: Store
 ) -> tuple[NDArray[np.int32], list[tuple[int, int]], list[dict[str, Any]]]:
-    """For each unit the outcome that counts: of the last round that has it, and in that one the best end; how many rows each batch
+    """For each unit the outcome that counts: of the last attempt that has it, and in that one the best end; how many rows each batch
     gave; and the shapes of their tables. ConservationError if a unit has none."""
     chosen = np.full(manifest.units, -1, np.int32)
     score = np.zeros(manifest.units, np.int32)
@@ -191,9 +191,9 @@ def _choose(
     for number, outcome in enumerate(outcomes):
         packed = _outcome(outcome, "ledger", layout, store)
         ledger = unpack_accounts(packed)
-        status = np.full(outcome.units, RANK["ok"] + outcome.round * 4, np.int32)
+        status = np.full(outcome.units, RANK["ok"] + outcome.attempt * 4, np.int32)
         for account in ledger.bad:
-            status[account.unit - outcome.first] = RANK[account.status] + outcome.round * 4
+            status[account.unit - outcome.first] = RANK[account.status] + outcome.attempt * 4
         span = slice(outcome.first, outcome.last + 1)
         better = status > score[span]
         chosen[span][better] = number
@@ -244,7 +244,7 @@ def _one_stretch(
 ) -> tuple[pa.Table, pa.Table, dict[int, Account]]:
     """The results and the accounts of units first..last, each with its keys, in order; and those that did not end well."""
     span = chosen[first : last + 1]
-    rows_out, rounds, seconds = np.zeros(len(span), np.int64), np.zeros(len(span), np.int64), np.zeros(len(span))
+    rows_out, attempts, seconds = np.zeros(len(span), np.int64), np.zeros(len(span), np.int64), np.zeros(len(span))
     bad: dict[int, Account] = {}
     late: dict[int, str] = {}
     tables = []
@@ -253,7 +253,11 @@ def _one_stretch(
         ledger = unpack_accounts(_outcome(outcome, "ledger", layout, store))
         mine = slice(outcome.first - first, outcome.last + 1 - first)
         counts = span[mine] == number
-        seconds[mine][counts], rows_out[mine][counts], rounds[mine][counts] = ledger.seconds[counts], ledger.rows_out[counts], outcome.round
+        seconds[mine][counts], rows_out[mine][counts], attempts[mine][counts] = (
+            ledger.seconds[counts],
+            ledger.rows_out[counts],
+            outcome.attempt,
+        )
         bad.update({account.unit: account for account in ledger.bad if counts[account.unit - outcome.first]})
         packed = unpack_results(_outcome(outcome, "results", layout, store)) if ledger.rows_out.any() else []
         for position, table in enumerate(packed):
@@ -272,7 +276,7 @@ def _one_stretch(
         table = table.filter(_mask(~np.isin(numpy_of(table.column(UNIT), False), list(late))))
         rows_out[np.array(list(late)) - first] = 0
         bad.update({unit: Account(unit, "failed", "ResultError", why) for unit, why in late.items()})
-    account = accounts_table(first, units.sizes(first, last).astype(np.int64), rows_out, seconds, rounds, bad)
+    account = accounts_table(first, units.sizes(first, last).astype(np.int64), rows_out, seconds, attempts, bad)
     return _with_keys(table, UNIT, units), _with_keys(account, "unit", units), bad
 
 
@@ -406,7 +410,7 @@ def _check(collected: Collected, manifest: Manifest) -> None:
 
 
 def failures(layout: Layout, model: str, store: Store) -> Iterator[dict[str, Any]]:
-    """The units that failed or died, with their keys and the reasons."""
+    """The units that failed or crashed, with their keys and the reasons."""
     file = pq.ParquetFile(pa.BufferReader(listed(store, layout.accounts(model), layout.collected(model))))
     for group in range(file.num_row_groups):
         for row in rows_of(file.read_row_group(group)):

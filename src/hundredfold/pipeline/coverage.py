@@ -1,4 +1,4 @@
-"""Which units of a round have an outcome: derived from the names of the outcomes, kept nowhere else."""
+"""Which units of an attempt have an outcome: derived from the names of the outcomes, kept nowhere else."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Coverage:
         self.done: NDArray[np.bool_] = np.zeros(units, bool)
 
     @classmethod
-    def read(cls, units: int, layout: Layout, model: str, round_: int | None, store: Store) -> Coverage:
-        """One listing says what is done in a round, or (None) in any."""
+    def read(cls, units: int, layout: Layout, model: str, attempt: int | None, store: Store) -> Coverage:
+        """One listing says what is done in an attempt, or (None) in any."""
         coverage = cls(units)
         for key in store.list(layout.outcomes(model) + "/"):
             found = layout.slice(key)
-            if found is not None and round_ in (None, found.round):
+            if found is not None and attempt in (None, found.attempt):
                 coverage.add(found.first, found.last)
         return coverage
 

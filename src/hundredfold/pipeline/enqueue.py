@@ -1,4 +1,4 @@
-"""Step 3.  A message for each batch, the dearest first; on a later round one for each stretch of units to do again."""
+"""Step 3.  A message for each batch, the dearest first; on a later attempt one for each stretch of units to do again."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from ..ports.interfaces import Queue, Store
 from .coverage import Coverage
 
 
-def plan_round(manifest: Manifest, layout: Layout, round_: int, store: Store) -> tuple[list[Message], Coverage]:
-    """The slices of a round and what of them is done: what a retry asked for, else every batch, the dearest first."""
+def plan_attempt(manifest: Manifest, layout: Layout, attempt: int, store: Store) -> tuple[list[Message], Coverage]:
+    """The slices of an attempt and what of them is done: what a retry asked for, else every batch, the dearest first."""
     try:
-        units = get_json(store, retry_key(layout, manifest.model, round_))["units"]
+        units = get_json(store, retry_key(layout, manifest.model, attempt))["units"]
     except KeyError:
         longest_first = sorted(manifest.batches, key=lambda batch: (-batch.cost, batch.number))
         messages = [
-            Message(layout.run, manifest.model, batch.number, first, last, round_)
+            Message(layout.run, manifest.model, batch.number, first, last, attempt)
             for batch in longest_first
             for first, last in zip((batch.first, *batch.cuts), (*(cut - 1 for cut in batch.cuts), batch.last), strict=True)
         ]
         return messages, Coverage.read(manifest.units, layout, manifest.model, None, store)
     messages = [
-        Message(layout.run, manifest.model, manifest.batch_of(first).number, first, last, round_)
+        Message(layout.run, manifest.model, manifest.batch_of(first).number, first, last, attempt)
         for first, last in stretches(manifest, units)
     ]
-    return messages, Coverage.read(manifest.units, layout, manifest.model, round_, store)
+    return messages, Coverage.read(manifest.units, layout, manifest.model, attempt, store)
 
 
-def plan_retry(manifest: Manifest, layout: Layout, round_: int, units: Sequence[int], store: Store) -> None:
-    """Write down which units a round is to do again."""
-    put_json(store, retry_key(layout, manifest.model, round_), {"units": sorted(units)})
+def plan_retry(manifest: Manifest, layout: Layout, attempt: int, units: Sequence[int], store: Store) -> None:
+    """Write down which units an attempt is to do again."""
+    put_json(store, retry_key(layout, manifest.model, attempt), {"units": sorted(units)})
 
 
-def retry_key(layout: Layout, model: str, round_: int) -> str:
-    return f"{layout.model(model)}/retry-{round_:03d}.json"
+def retry_key(layout: Layout, model: str, attempt: int) -> str:
+    return f"{layout.model(model)}/retry-{attempt:03d}.json"
 
 
 def stretches(manifest: Manifest, units: Sequence[int]) -> list[tuple[int, int]]:

@@ -166,7 +166,7 @@ def _refuse_too_many(model: Model, units: int, memory: int | None) -> None:
 
 def parts_of(model: Model, rows: NDArray[np.int64], workers: int) -> int:
     """How many batches: a few for each worker, but of a small job no more than pay for themselves."""
-    if model.many:
+    if model.batched:
         return workers * PARTS_OF_MANY
     cost = float(rows.sum()) + UNIT_COST * len(rows)
     return max(workers, min(workers * PARTS_PER_WORKER, int(cost / LEAST_COST)))

@@ -44,11 +44,11 @@ class Release:
     version: int
     parent: int | None
     run: str
-    round: int
+    attempt: int
     as_of: str
     rows: Mapping[str, int] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
-    digest: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    summaries: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     code: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # units of each model by the fingerprint of their code
 
 
@@ -85,7 +85,7 @@ def within_limits(job: Job, collected: Sequence[Collected], run: str, max_failed
     if over:
         raise PublishRefused(
             f"{job.name} is held back: more units failed than max_failed={limit} allows",
-            problems=[f"{c.model}: {c.bad:,} of {c.units:,} units ({c.failed:,} failed, {c.dead:,} dead)" for c in over],
+            problems=[f"{c.model}: {c.bad:,} of {c.units:,} units ({c.failed:,} failed, {c.crashed:,} crashed)" for c in over],
             hint=f"hundredfold failures {run}   then: hundredfold retry {run} --accept-new-code"
             f"   or: hundredfold publish {run} --max-failed {max(c.bad for c in over)}",
         )
@@ -110,13 +110,13 @@ def _refuse_failed(job: Job, failed: Sequence[Collected], run: str) -> None:
     if failed:
         raise PublishRefused(
             f"{job.name} is held back: all {sum(c.units for c in failed):,} units of {', '.join(c.model for c in failed)} failed",
-            problems=[f"{c.model}: {c.failed:,} failed, {c.dead:,} dead" for c in failed],
+            problems=[f"{c.model}: {c.failed:,} failed, {c.crashed:,} crashed" for c in failed],
             hint=f"hundredfold failures {run}   then: hundredfold retry {run} --accept-new-code",
         )
 
 
 def publish(
-    job: Job, layout: Layout, round_: int, as_of: str, warehouse: Publishing, store: WritingStore, terms: Terms = DEFAULT_TERMS
+    job: Job, layout: Layout, attempt: int, as_of: str, warehouse: Publishing, store: WritingStore, terms: Terms = DEFAULT_TERMS
 ) -> Release | None:
     """Make the release of this run and let the pointer name it, or take the release that is there. None if the job publishes nothing.
 
@@ -125,14 +125,14 @@ def publish(
     if not job.releases:
         return None
     pointer = _read_pointer(job.name, store)
-    release = _release_of(job.name, layout.run, round_, store)
+    release = _release_of(job.name, layout.run, attempt, store)
     if release is not None:
         _restore(release, job, layout, warehouse, store)
     if release is not None and (release.version <= pointer.version or release.version in pointer.withdrawn):
         return release
     if not terms.replace_newer:
         _refuse_newer(job.name, layout.run, terms.created, pointer.version, store)
-    release = release or _make(job, layout, round_, as_of, warehouse, store, terms)
+    release = release or _make(job, layout, attempt, as_of, warehouse, store, terms)
     terms.check()
     point(job.name, release.version, store, pointer.withdrawn)
     return release
@@ -250,11 +250,11 @@ def _pointer(job: str) -> str:
     return f"{releases_of(job)}/current.json"
 
 
-def _release_of(job: str, run: str, round_: int, store: Store) -> Release | None:
-    return next((r for r in releases(job, store) if (r.run, r.round) == (run, round_)), None)
+def _release_of(job: str, run: str, attempt: int, store: Store) -> Release | None:
+    return next((r for r in releases(job, store) if (r.run, r.attempt) == (run, attempt)), None)
 
 
-def _make(job: Job, layout: Layout, round_: int, as_of: str, warehouse: Publishing, store: WritingStore, terms: Terms) -> Release:
+def _make(job: Job, layout: Layout, attempt: int, as_of: str, warehouse: Publishing, store: WritingStore, terms: Terms) -> Release:
     parent = current(job.name, store)
     if parent is None and versions(job.name, store):  # which release this one builds upon, only the pointer says
         raise missing(store, _pointer(job.name))
@@ -266,7 +266,7 @@ def _make(job: Job, layout: Layout, round_: int, as_of: str, warehouse: Publishi
     describe_run(job, layout, as_of, version, parent, warehouse)
     rows: dict[str, int] = {}
     files: dict[str, str] = {}
-    digest: dict[str, list[dict[str, Any]]] = {}
+    summaries: dict[str, list[dict[str, Any]]] = {}
     for output in job.releases:
         with naming_query("the query of", output.name):
             select = _checked(output, job, warehouse)
@@ -274,8 +274,8 @@ def _make(job: Job, layout: Layout, round_: int, as_of: str, warehouse: Publishi
                 key = f"{folder}/{output.name}.{format}"
                 rows[output.name] = _write(select, key, format, warehouse, store)
                 files[key] = _sha256(store.get(key))
-            digest |= _digest(output, select, job, warehouse)
-    release = Release(job.name, version, parent, layout.run, round_, as_of, rows, files, digest, terms.code)
+            summaries |= _summaries(output, select, job, warehouse)
+    release = Release(job.name, version, parent, layout.run, attempt, as_of, rows, files, summaries, terms.code)
     put_json(store, f"{folder}/release.json", asdict(release), indent=1)
     return release
 
@@ -324,20 +324,20 @@ def describe_run(job: Job, layout: Layout, as_of: str, version: int | None, pare
     warehouse.define("run", f"SELECT {facts}, {versions}")
 
 
-def _digest(output: Publish, select: str, job: Job, warehouse: Publishing) -> dict[str, list[dict[str, Any]]]:
-    """The rows of each digest of what is published, which stands under its name."""
-    if not output.digest:
+def _summaries(output: Publish, select: str, job: Job, warehouse: Publishing) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each summary of what is published, which stands under its name."""
+    if not output.summaries:
         return {}
     warehouse.define(output.name, select)
     tables = {}
-    for title, query in output.digest.items():
+    for title, query in output.summaries.items():
         try:
             text = text_of(query, job.folder)
             tables[title] = warehouse.query(with_micros(text, warehouse.columns(text))[0])
         except QueryError as error:
-            raise QueryError(f"the digest {title!r} of {output.name} cannot run: {error.message}", hint=error.hint) from error
+            raise QueryError(f"the summary {title!r} of {output.name} cannot run: {error.message}", hint=error.hint) from error
     for title, table in tables.items():
-        check_names(f"the digest {title!r} of {output.name}", table.column_names)
+        check_names(f"the summary {title!r} of {output.name}", table.column_names)
     return {title: _plain(table) for title, table in tables.items()}
 
 

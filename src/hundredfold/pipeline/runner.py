@@ -59,7 +59,7 @@ class Walk:
 
     def __post_init__(self) -> None:
         self.layout = Layout(self.record.id)
-        self.round = int(self.record.options.get("round", 1))
+        self.attempt = int(self.record.options.get("attempt", 1))
         self.as_of = str(self.record.options["as_of"])
 
     def validate(self, places: Mapping[str, Any], warehouse: Any) -> None:
@@ -101,7 +101,7 @@ class Walk:
     def collect(self, model: Model, warehouse: Any) -> None:
         """Collect a model; its results stand under its name. PublishRefused where too many units failed for what follows."""
         manifest = Manifest.read(self.layout, model.name, self.store)
-        collected = collect(model, manifest, self.layout, self.round, warehouse, self.store)
+        collected = collect(model, manifest, self.layout, self.attempt, warehouse, self.store)
         self.collected.append(collected)
         self.note(model.name, **{k: v for k, v in asdict(collected).items() if k != "model"})
         self.callbacks.collected(collected)
@@ -125,7 +125,7 @@ class Walk:
         if not self.job.releases:
             return
         with self.publishing(), self.one_state(warehouse):
-            release = publish(self.job, self.layout, self.round, self.as_of, warehouse, self.store, self._terms(warehouse))
+            release = publish(self.job, self.layout, self.attempt, self.as_of, warehouse, self.store, self._terms(warehouse))
         if release is not None:
             self.ledger.note(
                 self.record.id, counts={"release": {"version": release.version, "rows": dict(release.rows), "files": list(release.files)}}
@@ -143,21 +143,23 @@ class Walk:
         # each step on AWS is a process of its own, and did not collect itself
         every = self.collected or ([read_collected(self.layout, model.name, self.store) for model in self.job.models] if entries else [])
         for collected in every:
-            for round_, units in self._units_by_round(collected, several=len(entries) > 1).items():
-                print_ = next((e["fingerprint"] for e in reversed(entries) if e["round"] <= round_), "")  # "": not recorded
+            for attempt, units in self._units_by_attempt(collected, several=len(entries) > 1).items():
+                print_ = next((e["fingerprint"] for e in reversed(entries) if e["attempt"] <= attempt), "")  # "": not recorded
                 of_code = found.setdefault(print_, {})
                 of_code[collected.model] = of_code.get(collected.model, 0) + units
         return found if entries else {}
 
-    def _units_by_round(self, collected: Collected, several: bool) -> dict[int, int]:
-        """How many units of a model are ok, by the round in which they were done; read from its accounts where there were several codes."""
+    def _units_by_attempt(self, collected: Collected, several: bool) -> dict[int, int]:
+        """How many units of a model are ok, by the attempt in which they were done; read from its accounts where there were several codes."""
         if not several:
-            return {collected.round: collected.ok} if collected.ok else {}
+            return {collected.attempt: collected.ok} if collected.ok else {}
         data = listed(self.store, self.layout.accounts(collected.model), self.layout.collected(collected.model))
-        table = pq.ParquetFile(pa.BufferReader(data)).read(["status", "round"])
-        rounds = Counter(table.column("round").to_pylist())
-        rounds.subtract(r for r, status in zip(*(table.column(n).to_pylist() for n in ("round", "status")), strict=True) if status != "ok")
-        return {round_: units for round_, units in sorted(rounds.items()) if units}
+        table = pq.ParquetFile(pa.BufferReader(data)).read(["status", "attempt"])
+        attempts = Counter(table.column("attempt").to_pylist())
+        attempts.subtract(
+            r for r, status in zip(*(table.column(n).to_pylist() for n in ("attempt", "status")), strict=True) if status != "ok"
+        )
+        return {attempt: units for attempt, units in sorted(attempts.items()) if units}
 
     def _created(self, run: str) -> str:
         try:

@@ -41,7 +41,7 @@ MAX_WRITE_BYTES = 64 * 2**20  # of outcomes that may be on their way to the stor
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a model is. `failed` counts units that failed or died, `lately` the last of them."""
+    """How far a model is. `failed` counts units that failed or crashed, `lately` the last of them."""
 
     model: str
     done: int
@@ -80,10 +80,10 @@ class Floor:
     visibility: float
     clock: Clock = time.monotonic
     doing: dict[Hand, Doing] = field(default_factory=dict)
-    bad: set[int] = field(default_factory=set)  # units that failed or died: one may be done twice, and counts once
+    bad: set[int] = field(default_factory=set)  # units that failed or crashed: one may be done twice, and counts once
     lately: str = ""
     delivery: Delivery | None = None  # one that was waited for
-    only: bool = False  # only what the queue hands out now: what is left of the round is for others
+    only: bool = False  # only what the queue hands out now: what is left of the attempt is for others
     writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))  # the disk is not waited for here
     written: deque[Future[int] | str] = field(default_factory=deque)  # outcomes on their way, and receipts to delete after those before
     writing: int = 0  # bytes of outcomes on their way
@@ -172,7 +172,7 @@ class Floor:
     def _left(self, hand: Hand, doing: Doing) -> tuple[float, int]:
         """About how many seconds of work a hand has before it that another could do (as its units took so far, or as the one that
         it is on has taken already, if that is more), and the unit after which it should stop to have half of it."""
-        if not doing.todo or self.crew.kit.model(self.manifest.model).many:  # what takes a slice at once gives none of it away
+        if not doing.todo or self.crew.kit.model(self.manifest.model).batched:  # what takes a slice at once gives none of it away
             return 0.0, 0
         slice_, took = doing.todo[0], self.clock() - doing.began
         if took < SHARED:  # too little to tell
@@ -274,7 +274,7 @@ class Floor:
             unit = rest.first if unit is None else unit
             self._count_try(unit, failed=True)
             said = event.memory == "said"
-            status, error = ("failed", "MemoryError") if said else ("dead", "Died")
+            status, error = ("failed", "MemoryError") if said else ("crashed", "WorkerDied")
             reason = event.reason if event.memory != "killed" or not alone else f"{event.reason}, alone in a fresh worker: {RAISE}"
             self._commit(rest.part(unit, unit), b"", lost(rest.part(unit, unit), status, error, reason))
             again = [(rest.first, unit - 1), (unit + 1, rest.last)]
@@ -293,7 +293,7 @@ class Floor:
             self.in_vain = self.in_vain + 1 if failed else 0
 
     def _bury(self) -> None:
-        """Messages that came back too often: what they ask for is written down as dead."""
+        """Messages that came back too often: what they ask for is recorded as crashed."""
         if not self.queue.depth().dead:
             return
         for body in self.queue.dead():
@@ -302,7 +302,7 @@ class Floor:
                 self._bury_unit(message.part(first, last), LOST)
 
     def _bury_unit(self, message: Message, reason: str) -> None:
-        self._commit(message, b"", dead(message, reason))
+        self._commit(message, b"", crashed(message, reason))
 
     def _commit(self, message: Message, results: bytes | pa.Buffer, accounts: bytes) -> None:
         """An outcome: its results, and then, as the commit, its accounts. Until both are in the store, its message stays in the queue."""
@@ -343,9 +343,9 @@ def halves(message: Message) -> list[Message]:
     return [message.part(message.first, middle), message.part(middle + 1, message.last)]
 
 
-def dead(message: Message, reason: str) -> bytes:
+def crashed(message: Message, reason: str) -> bytes:
     """The accounts of units that nobody could do."""
-    return lost(message, "dead", "Died", reason)
+    return lost(message, "crashed", "WorkerDied", reason)
 
 
 def lost(message: Message, status: str, error: str, reason: str) -> bytes:

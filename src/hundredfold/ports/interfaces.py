@@ -145,7 +145,7 @@ class RunHome(Protocol):
     def publishing(self, job: str) -> AbstractContextManager[None]:
         """Held while a release of a job is made, so that a version is made once."""
 
-    def driven(self, run: str) -> bool:
+    def is_active(self, run: str) -> bool:
         """Whether a process or an execution is at work on the run."""
 
     def holds(self, run: str) -> bool:

@@ -25,7 +25,7 @@ class Event(StrEnum):
     HOLD = "hold"
     FAIL = "fail"
     CANCEL = "cancel"
-    RETRY = "retry"  # failed and dead units again
+    RETRY = "retry"  # failed and crashed units again
     RESTORE = "restore"  # files of a run that is done are damaged: they are made anew
 
 

@@ -157,7 +157,7 @@ def with_queries(job: Job) -> Job:
         vars(read_model).update(kept)  # what was found out about its function, where every name was there
         return read_model
 
-    publish = tuple(replace(p, query=read(p.query), digest={title: read(q) for title, q in p.digest.items()}) for p in job.releases)
+    publish = tuple(replace(p, query=read(p.query), summaries={title: read(q) for title, q in p.summaries.items()}) for p in job.releases)
     return replace(job, models=tuple(map(own, job.models)), publish=publish)
 
 
@@ -166,7 +166,7 @@ def _queries(job: Job) -> dict[str, str]:
     found = {_query_name(f"the query of {m.name}", m.query or ""): query_of(m, job) for m in job.models}
     for output in job.releases:
         found[_query_name(f"the query of {output.name}", output.query)] = text_of(output.query, job.folder)
-        found |= {_query_name(f"the digest {title!r}", query): text_of(query, job.folder) for title, query in output.digest.items()}
+        found |= {_query_name(f"the digest {title!r}", query): text_of(query, job.folder) for title, query in output.summaries.items()}
     return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in found.items()}
 
 
@@ -179,7 +179,7 @@ def _parts(job: Job) -> Iterator[tuple[str, Any]]:
         yield f"the function of {model.name}", model.work
         returns = model.annotations.get("return")
         kinds = [kind for kind in (returns, *getattr(returns, "__args__", ())) if isinstance(kind, type)]
-        declared = [list(model.unit), list(model.order_by), list(model.given or ()), model.many, model.returns, kinds]
+        declared = [list(model.unit), list(model.order_by), list(model.inputs or ()), model.batched, model.returns, kinds]
         yield f"the declaration of {model.name}", declared
     for source in job.sources:
         declared = [

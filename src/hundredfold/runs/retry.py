@@ -12,7 +12,7 @@ from ..data.manifest import Manifest, UnitList
 from ..errors import HundredfoldError, StateError
 from ..job import Job, Layout, Model
 from ..pipeline.collect import read_collected
-from ..pipeline.enqueue import plan_retry, plan_round, retry_key
+from ..pipeline.enqueue import plan_attempt, plan_retry, retry_key
 from ..pipeline.publish import releases
 from ..ports.interfaces import Record
 from ..ports.run_states import State
@@ -21,20 +21,20 @@ from ..sql.queries import query_of
 
 
 def plan_rest(home: Any, record: Record, job: Job) -> bool:
-    """Plan the units of a run that are not done for its next round; whether there may be any: none of a run that was published."""
-    layout, round_ = Layout(record.id), int(record.options.get("round", 1))
-    if any((r.run, r.round) == (record.id, round_) for r in releases(record.job, home.store)):
+    """Plan the units of a run that are not done for its next attempt; whether there may be any: none of a run that was published."""
+    layout, attempt = Layout(record.id), int(record.options.get("attempt", 1))
+    if any((r.run, r.attempt) == (record.id, attempt) for r in releases(record.job, home.store)):
         return False
     for model in job.models:
         try:
-            home.store.get(retry_key(layout, model.name, round_))
+            home.store.get(retry_key(layout, model.name, attempt))
             manifest = Manifest.read(layout, model.name, home.store)
         except KeyError:
             continue
-        messages, coverage = plan_round(manifest, layout, round_, home.store)
+        messages, coverage = plan_attempt(manifest, layout, attempt, home.store)
         units = [unit for m in messages for first, last in coverage.missing(m.first, m.last) for unit in range(first, last + 1)]
         if units:
-            plan_retry(manifest, layout, round_ + 1, units, home.store)
+            plan_retry(manifest, layout, attempt + 1, units, home.store)
     return True
 
 
@@ -49,7 +49,7 @@ def forget(home: Any, record: Record) -> None:
 
 def plan_again(home: Any, record: Record, job: Job) -> None:
     """Which units are to be done again, and which models from the start because they build on them."""
-    layout, round_ = Layout(record.id), int(record.options.get("round", 1)) + 1
+    layout, attempt = Layout(record.id), int(record.options.get("attempt", 1)) + 1
     bad: dict[str, list[int]] = {}
     for model in job.models:
         try:
@@ -69,9 +69,9 @@ def plan_again(home: Any, record: Record, job: Job) -> None:
     anew = _that_build_on(job, set(bad), home, record)
     for name, units_ in bad.items():
         if name not in anew:
-            plan_retry(Manifest.read(layout, name, home.store), layout, round_, units_, home.store)
+            plan_retry(Manifest.read(layout, name, home.store), layout, attempt, units_, home.store)
     forget = [*map(layout.model, sorted(anew)), *(layout.collected(name) for name in bad if name not in anew)]
-    home.ledger.note(record.id, options={"round": round_, "forget": forget})  # at once: a retry is planned whole, or not at all
+    home.ledger.note(record.id, options={"attempt": attempt, "forget": forget})  # at once: a retry is planned whole, or not at all
 
 
 def _numbers_of_failures(units: UnitList, layout: Layout, model: Model, home: Any) -> list[int]:
@@ -87,7 +87,7 @@ def _that_build_on(job: Job, changed: set[str], home: Any, record: Record) -> se
     try:
         after: set[str] = set()
         for model in job.models:
-            reads = warehouse.tables_of(query_of(model, job)) | set(model.given or ())
+            reads = warehouse.tables_of(query_of(model, job)) | set(model.inputs or ())
             if reads & (changed | after):
                 after.add(model.name)
         return after

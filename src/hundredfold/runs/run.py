@@ -92,7 +92,7 @@ class Run:
         return self.record.counts
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Where the run's files are: a folder, or an address in S3."""
         return str(self.home.where(self.layout.root))
 
@@ -101,9 +101,9 @@ class Run:
         """The folder of a run on this machine; UsageError for one on AWS."""
         if not hasattr(self.home, "folder"):
             raise UsageError(
-                f"run {self.id} has no folder: its files are at {self.place}", hint="run.place says where; published() fetches a file"
+                f"run {self.id} has no folder: its files are at {self.location}", hint="run.location says where; published() fetches a file"
             )
-        return Path(self.place)
+        return Path(self.location)
 
     def results(self, model: str | None = None) -> Rows:
         """The result rows of a model (of the last one, if it is not named), sorted by the unit's key."""
@@ -116,7 +116,7 @@ class Run:
         return self._read(self.layout.accounts(name), self.layout.collected(name), f"model {name} is not collected yet")
 
     def failures(self, model: str | None = None) -> Rows:
-        """The units that failed or died, with the reason; of all models, if none is named."""
+        """The units that failed or crashed, with the reason; of all models, if none is named."""
         names = [self._model(model)] if model is not None else self._collected()
         tables = []
         for name in names:
@@ -164,7 +164,7 @@ class Run:
             return publishing.read_release(record.job, int(published["version"]), store)
         return next((r for r in reversed(publishing.releases(record.job, store)) if r.run == self.id), None)
 
-    def table(self, name: str | None = None) -> Rows:
+    def published_rows(self, name: str | None = None) -> Rows:
         """The rows of a release, in the order in which they were published."""
         path = self.published(name)
         with DuckWarehouse(self.home.store, self.home.scratch(f"{self.id}-read"), memory=2**28, threads=1) as warehouse:
@@ -194,7 +194,7 @@ class Run:
         models = record.counts.get("models", {})
         told = [
             f"{name}: {m.get('ok', 0):,} of {m['units']:,} units ok"
-            + (f", {m['failed'] + m['dead']:,} not" if m.get("failed", 0) + m.get("dead", 0) else "")
+            + (f", {m['failed'] + m['crashed']:,} not" if m.get("failed", 0) + m.get("crashed", 0) else "")
             for name, m in models.items()
         ]
         return f"<Run {self.id} of {record.job}: {record.state.value}{'; ' if told else ''}{'; '.join(told)}>"
@@ -252,7 +252,7 @@ def newest(home: Any) -> Record:
 
 def reasons(run: Run, most: int = 5) -> list[dict[str, Any]]:
     """The most frequent reasons for which units failed: each with its count and the first unit."""
-    if not sum(m.get("failed", 0) + m.get("dead", 0) for m in run.counts.get("models", {}).values()):
+    if not sum(m.get("failed", 0) + m.get("crashed", 0) for m in run.counts.get("models", {}).values()):
         return []
     counted: dict[tuple[str, str, str], list[Any]] = {}
     for row in rows_of(run.failures().arrow()):
@@ -285,11 +285,11 @@ def models_of(run: Run) -> dict[str, Any]:
 def summary(run: Run) -> dict[str, Any]:
     """A run in words that a program can read; from the record alone, where its folder has been removed."""
     record, there = run.record, run.home.holds(run.id)
-    driven = run.home.driven(record.id)
+    active = run.home.is_active(record.id)
     return {
         "run": record.id,
         "job": record.job,
-        "state": state_shown(record, driven),
+        "state": state_shown(record, active),
         "step": record.step,
         "reason": record.reason,
         "created": record.created,
@@ -304,14 +304,14 @@ def summary(run: Run) -> dict[str, Any]:
         "recomputed": record.counts.get("recomputed", []),
         "units_recomputed": record.counts.get("units_recomputed", 0),
         "release": _release_facts(run),
-        "folder": run.place if there else None,
-        "driven": driven,
+        "folder": run.location if there else None,
+        "active": active,
     }
 
 
-def state_shown(record: Record, driven: bool) -> str:
+def state_shown(record: Record, active: bool) -> str:
     """Return the state of a run as people see it: one that is recorded as under way, and that no process drives, has stopped."""
-    return STOPPED if record.state in (State.NEW, State.RUNNING) and not driven else record.state.value
+    return STOPPED if record.state in (State.NEW, State.RUNNING) and not active else record.state.value
 
 
 def _release_facts(run: Run) -> dict[str, Any] | None:
@@ -328,7 +328,7 @@ def _release_facts(run: Run) -> dict[str, Any] | None:
         "code": {fingerprint: dict(units) for fingerprint, units in release.code.items()},
         "rows": dict(release.rows),
         "files": files,
-        "digest": release.digest,
+        "summaries": release.summaries,
     }
 
 

@@ -1,4 +1,4 @@
-"""The code with which a run is done: kept with it, compared when it goes on, and recorded by round."""
+"""The code with which a run is done: kept with it, compared when it goes on, and recorded by attempt."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def is_new(record: Record, code: Code) -> bool:
     return bool(known) and known[-1]["fingerprint"] != code.fingerprint
 
 
-def keep_code(home: Any, record: Record, code: Code, round_: int | None = None) -> None:
-    """Keep the code with the run, and record that it is that of a round (the run's present one) and of those that follow."""
+def keep_code(home: Any, record: Record, code: Code, attempt: int | None = None) -> None:
+    """Keep the code with the run, and record that it is that of an attempt (the run's present one) and of those that follow."""
     layout = Layout(record.id)
     try:
         get_sealed(home.store, layout.code(code.fingerprint))
@@ -46,8 +46,8 @@ def keep_code(home: Any, record: Record, code: Code, round_: int | None = None) 
         put_sealed(home.store, layout.code(code.fingerprint), code.archive())
     known = record.options.get("code", [])
     if not known or is_new(record, code):
-        first = round_ if round_ is not None else int(record.options.get("round", 1))
-        entry = {"round": first, "fingerprint": code.fingerprint, "commit": code.commit}
+        first = attempt if attempt is not None else int(record.options.get("attempt", 1))
+        entry = {"attempt": first, "fingerprint": code.fingerprint, "commit": code.commit}
         home.ledger.note(record.id, options={"code": [*known, entry]})
 
 
@@ -58,10 +58,10 @@ def keep_job(home: Any, record: Record, job: Job, code: Code) -> None:
 
 
 def plan_new_code(home: Any, record: Record, job: Job, code: Code) -> None:
-    """Let what is left of a run be done in a round of its own, so that each unit's round says by which code it was done."""
+    """Let what is left of a run be done in an attempt of its own, so that each unit's attempt says by which code it was done."""
     keep_job(home, record, job, code)
     left = plan_rest(home, record, job)
-    round_ = int(record.options.get("round", 1)) + 1
-    keep_code(home, record, code, round_)
+    attempt = int(record.options.get("attempt", 1)) + 1
+    keep_code(home, record, code, attempt)
     if left:
-        home.ledger.note(record.id, options={"round": round_})
+        home.ledger.note(record.id, options={"attempt": attempt})

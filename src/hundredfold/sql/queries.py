@@ -92,7 +92,7 @@ def check_queries(job: Job, tables_of: Callable[[str], set[str]]) -> None:
         known.append(model.name)
     for output in job.releases:
         _check_query(f"publish {output.name}", text_of(output.query, job.folder), known, tables_of)
-        for title, query in output.digest.items():
+        for title, query in output.summaries.items():
             _check_query(f"digest {title!r}", text_of(query, job.folder), [*known, output.name], tables_of)
 
 

@@ -57,7 +57,7 @@ class Desk:
         """
         table = self._table(message.model)
         whole = self._open(table, message, narrow)
-        doing = _do_many if table.model.many else _do_each
+        doing = _do_many if table.model.batched else _do_each
         last = doing(self, table, whole, message, final)
         if message.last == whole.first + len(whole.sizes) - 1:
             table.close()  # no more of this batch is likely to be asked for
@@ -79,7 +79,7 @@ class Desk:
                     raise
                 if not self.is_fresh():
                     raise Exhausted(f"ran out of memory while it began with {name}: {error}") from error
-                needs = "its list of units" + "".join(f", the results of {earlier}" for earlier in self.kit.model(name).given or ())
+                needs = "its list of units" + "".join(f", the results of {earlier}" for earlier in self.kit.model(name).inputs or ())
                 raise CrewError(
                     f"{name} does not fit into a worker's share of memory of {size_text(self.gauge.share or 0)}: {needs}",
                     hint=f"{RAISE}; then resume the run",
@@ -119,7 +119,7 @@ class Table:
         self.form = form_of(model)
         self.manifest = Manifest.read(kit.layout, model.name, kit.store)
         self.units = UnitList.read(kit.layout, model.name, kit.store)
-        self.givens = [Given(name, model, kit.job.model(name), kit.layout, kit.store) for name in model.given or ()]
+        self.givens = [Given(name, model, kit.job.model(name), kit.layout, kit.store) for name in model.inputs or ()]
         self.returned = returned_by(model)
         self.done = 0  # units, in this process
         self._open: tuple[tuple[int, int, int], OpenBatch] | None = None

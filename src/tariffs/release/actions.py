@@ -84,7 +84,7 @@ def check(version: int, book: Book, store: Store, sources: Sources, now: dt.date
             f"release {version} is no price table: it lacks {', '.join(missing)}", hint="mend the publishing query; run it again"
         )
     sales = sources.sales(found.release)
-    totals, portfolio = (tuple(found.release.digest.get(title, ())) for title in (TOTALS_TITLE, LIMITS_TITLE))
+    totals, portfolio = (tuple(found.release.summaries.get(title, ())) for title in (TOTALS_TITLE, LIMITS_TITLE))
     subject = Subject(
         table,
         _active_rows(active, store) if active else None,

@@ -80,9 +80,9 @@ class AthenaWarehouse:
 
     replays = True
 
-    def __init__(self, store: S3Store, layout: Layout, place: Place, scratch: Path, *, memory: int, heard: Heard, round_: int = 1) -> None:
+    def __init__(self, store: S3Store, layout: Layout, place: Place, scratch: Path, *, memory: int, heard: Heard, attempt: int = 1) -> None:
         self.store, self.layout, self.place, self.heard = store, layout, place, heard
-        self.scratch, self.memory, self.round = scratch, memory, round_
+        self.scratch, self.memory, self.attempt = scratch, memory, attempt
         self.here = DuckWarehouse(store, scratch / "duckdb", memory=memory, threads=1)
         self.tables: dict[str, GlueTable] = {}
         self.views: dict[str, str] = {}
@@ -93,7 +93,7 @@ class AthenaWarehouse:
         with suppress(KeyError):
             for name, fields in get_json(store, self._below("tables.json"))["tables"].items():
                 table = GlueTable.of_json(fields)
-                if table.round in (0, self.round):
+                if table.attempt in (0, self.attempt):
                     self._stand_here(name, table)
 
     # ---- the door
@@ -259,7 +259,9 @@ class AthenaWarehouse:
             before=lambda: self._clear(key, glue),
         )
         objects = sum(1 for _ in self.store.list(f"{key}/"))
-        table = GlueTable(self.place.database, glue, self.store.where(key) + "/", _packed(schema), (), True, self._round_of(name), objects)
+        table = GlueTable(
+            self.place.database, glue, self.store.where(key) + "/", _packed(schema), (), True, self._attempt_of(name), objects
+        )
         self.stand(name, table)
         return table
 
@@ -284,7 +286,7 @@ class AthenaWarehouse:
             _packed(schema),
             tuple(only),
             paths,
-            self._round_of(name),
+            self._attempt_of(name),
             objects,
             tuple(odd),
         )
@@ -325,7 +327,7 @@ class AthenaWarehouse:
 
         A statement is known by its `identity`: to write it in Athena's SQL costs more than to find its answer.
         """
-        token = hashlib.sha256(f"{self.layout.run} {self.round}\n{identity}".encode()).hexdigest()
+        token = hashlib.sha256(f"{self.layout.run} {self.attempt}\n{identity}".encode()).hexdigest()
         record = self._below(f"queries/{token}.json")
         if self.heard.token == token and (self.heard.id or self.heard.error):
             put_json(self.store, record, {**asdict(self.heard), "asked": identity})
@@ -487,9 +489,9 @@ class AthenaWarehouse:
         if table.paths:
             self.here.load(name + WITH_PATH, empty.append_column(PATH, pa.array([], pa.string())))
 
-    def _round_of(self, name: str) -> int:
-        """Models may be done again in a later round, and what they are made of with them; sources may not, and objects go by their content."""
-        return 0 if name.startswith(("__raw_", "__numbered_", "__settled_", "__at_", "__sent_")) else self.round
+    def _attempt_of(self, name: str) -> int:
+        """Models may be done again in a later attempt, and what they are made of with them; sources may not, and objects go by their content."""
+        return 0 if name.startswith(("__raw_", "__numbered_", "__settled_", "__at_", "__sent_")) else self.attempt
 
     def _clear(self, key: str, glue: str) -> None:
         """Remove what a query that failed left: Athena deletes nothing."""

@@ -121,7 +121,7 @@ def _of_aws(error: ClientError, place: str, done: str) -> HomeError:
     if name in DENIED:
         return HomeError(
             f"{cannot}: these credentials have not the right {_right(error.operation_name, said)}: {said or name}",
-            hint="let the user or role have it (who that is: aws sts get-caller-identity); hundredfold doctor --on aws checks all of them",
+            hint="let the user or role have it (who that is: aws sts get-caller-identity); hundredfold doctor --backend aws checks all of them",
         )
     if name in GONE:
         return HomeError(

@@ -26,7 +26,7 @@ class GlueTable:
     schema: str  # serialized, in hex: how DuckDB sees its columns
     only: tuple[str, ...] = ()  # s3:// addresses
     paths: bool = False  # whether queries may ask in which object a row lies
-    round: int = 0  # the round of the run that it belongs to; 0 where it stays as it is, such as a source
+    attempt: int = 0  # the attempt of the run that it belongs to; 0 where it stays as it is, such as a source
     objects: int = -1  # how many objects it had when it was made; -1 where they are not the run's own
     odd: tuple[tuple[str, str], ...] = ()  # columns that Athena cannot read as they are, each with the reason
 

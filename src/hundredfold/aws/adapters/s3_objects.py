@@ -56,7 +56,7 @@ def find_objects(source: str, place: str) -> list[Object]:
         raise SourceError(
             f"{source}: the place is {place!r}, wanted s3://BUCKET/KEY, s3://BUCKET/PREFIX/, s3://BUCKET/PREFIX/*.parquet or glue://DATABASE/TABLE,"
             " without quotes, backslashes, control characters and ..",
-            hint="AWS cannot read this machine's disk; a plain path is uploaded by `hundredfold run --on aws`",
+            hint="AWS cannot read this machine's disk; a plain path is uploaded by `hundredfold run --backend aws`",
         )
     bucket, wanted = found[1], found[2] or ""
     pattern = re.search(r"[*?\[]", wanted)

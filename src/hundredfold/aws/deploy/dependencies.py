@@ -113,7 +113,7 @@ def _plain(ref: str, job: Job, own: Mapping[str, ModuleType]) -> str:
 
 def _queries(job: Job) -> Iterator[str]:
     texts = (
-        [m.query for m in job.models if m.query] + [p.query for p in job.releases] + [q for p in job.releases for q in p.digest.values()]
+        [m.query for m in job.models if m.query] + [p.query for p in job.releases] + [q for p in job.releases for q in p.summaries.values()]
     )
     yield from (text for text in texts if text.rstrip().endswith(".sql") and "\n" not in text)
 

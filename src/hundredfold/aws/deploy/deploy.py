@@ -283,7 +283,7 @@ def _refuse_while_running(machine: str, stack: str) -> None:
         raise UsageError(
             f"{len(going)} runs of the stack {stack} are going on",
             problems=[execution["name"] for execution in going],
-            hint="let them end, or hundredfold cancel RUN --on aws",
+            hint="let them end, or hundredfold cancel RUN --backend aws",
         )
 
 

@@ -1,4 +1,4 @@
-"""`hundredfold doctor --on aws`: what of a stack and its account would lose work, stop it, or let it crawl.
+"""`hundredfold doctor --backend aws`: what of a stack and its account would lose work, stop it, or let it crawl.
 
 Each trap is a function of its own (traps.py) over what is there (seen.py).  A trap that cannot be looked into, because a
 right is missing or AWS does not answer, is itself a finding: nothing is called healthy that nobody has seen.

@@ -24,7 +24,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 from ...data.manifest import Manifest
 from ...errors import CrewError, HundredfoldError, NoSuchRun, PublishRefused, StateError
 from ...job import Job, Layout, Model
-from ...pipeline.enqueue import enqueue, plan_round
+from ...pipeline.enqueue import enqueue, plan_attempt
 from ...pipeline.publish import describe_run
 from ...pipeline.runner import Walk
 from ...pipeline.stages import stages
@@ -41,7 +41,7 @@ from ..adapters.s3_store import S3Store
 from ..adapters.session import Place
 from ..adapters.sqs_queue import SqsQueue
 from ..runs import begin_upload, refuse_other_code
-from .messages import FIRST_ROUND, Letter, notice_key
+from .messages import FIRST_ATTEMPT, Letter, notice_key
 from .prepare import prepare
 from .worker import Shift, log
 from .worker import bury as bury_letter
@@ -119,7 +119,7 @@ class Stand:
         """The warehouse, in which the sources and the models before `until` (all of them: None) stand under their names."""
         memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "2048")) * 2**20 // 2
         opened = AthenaWarehouse(
-            self.store, self.layout, self.place, SCRATCH / "step", memory=memory, heard=self.heard, round_=self.walk.round
+            self.store, self.layout, self.place, SCRATCH / "step", memory=memory, heard=self.heard, attempt=self.walk.attempt
         )
         if sources:
             self.walk.verdicts = validate(self.job, self.record.options["sources"], self.walk.as_of, self.layout, opened, self.store)
@@ -177,9 +177,9 @@ def _prepare(model: Model, stand: Stand) -> None:
 def _enqueue(model: Model, stand: Stand) -> None:
     """A message for each batch, or, where S3 tells the workers of new objects, the batches put where it watches."""
     manifest = Manifest.read(stand.layout, model.name, stand.store)
-    messages, coverage = plan_round(manifest, stand.layout, stand.walk.round, stand.store)
+    messages, coverage = plan_attempt(manifest, stand.layout, stand.walk.attempt, stand.store)
     stand.walk.note(model.name, look=None)
-    if stand.place.trigger != "events" or stand.walk.round != FIRST_ROUND:
+    if stand.place.trigger != "events" or stand.walk.attempt != FIRST_ATTEMPT:
         enqueue(messages, coverage, _queue(stand.place))
         return
     undone = [message.batch for message in messages if coverage.missing(message.first, message.last)]
@@ -193,7 +193,7 @@ def _enqueue(model: Model, stand: Stand) -> None:
 def _look(model: Model, stand: Stand) -> dict[str, Any]:
     """How far the workers are: on with the run, or look again later. What never arrived is sent again, and not for ever."""
     manifest = Manifest.read(stand.layout, model.name, stand.store)
-    messages, coverage = plan_round(manifest, stand.layout, stand.walk.round, stand.store)
+    messages, coverage = plan_attempt(manifest, stand.layout, stand.walk.attempt, stand.store)
     missing = [m.part(first, last) for m in messages for first, last in coverage.missing(m.first, m.last)]
     if not missing:
         return {"do": "next"}
@@ -288,7 +288,7 @@ def work(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 
 def bury(event: dict[str, Any], context: Any = None) -> dict[str, Any]:
-    """Dead letters: what they ask for is written down as dead, so that the run ends. Letters that are not ours stay where they are."""
+    """Dead letters: what they ask for is recorded as crashed, so that the run ends. Letters that are not ours stay where they are."""
     _begin_log(context)
     place = Place.of_environment()
     store, ledger = S3Store(place.bucket), DynamoLedger(place.table)

@@ -18,7 +18,7 @@ from ...job import Message
 
 RUN, MODEL = r"[A-Za-z0-9_-]{1,80}", r"[a-z][a-z0-9_]{0,62}"
 BATCH = re.compile(rf"processing/(?P<run>{RUN})/(?P<model>{MODEL})/(?P<batch>\d{{6,9}})-\d+\.batch\.parquet")
-FIRST_ROUND = 1  # S3 tells of what is written once: what is done again is asked for by messages
+FIRST_ATTEMPT = 1  # S3 tells of what is written once: what is done again is asked for by messages
 
 
 def notice_key(run: str, model: str, batch: int) -> str:
@@ -33,7 +33,7 @@ class Notice:
     run: str
     model: str
     batch: int
-    round: int = FIRST_ROUND
+    attempt: int = FIRST_ATTEMPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +87,9 @@ def _message(found: Mapping[str, Any]) -> Message:
         raise ValueError("its run is no id of a run")
     if not isinstance(message.model, str) or not re.fullmatch(MODEL, message.model):
         raise ValueError("its model is no name of a model")
-    numbers = (message.batch, message.first, message.last, message.round)
+    numbers = (message.batch, message.first, message.last, message.attempt)
     if not all(type(n) is int and n >= 0 for n in numbers) or message.last < message.first:
-        raise ValueError("its batch, units and round are no numbers of a slice")
+        raise ValueError("its batch, units and attempt are no numbers of a slice")
     return message
 
 
@@ -112,7 +112,7 @@ def wanted(asked: Message | Notice, manifest: Manifest) -> Message:
         raise ValueError(f"{asked.model} has no batch {asked.batch}: it has {len(manifest.batches)}")
     batch = manifest.batches[asked.batch]
     if isinstance(asked, Notice):
-        return Message(asked.run, asked.model, batch.number, batch.first, batch.last, asked.round)
+        return Message(asked.run, asked.model, batch.number, batch.first, batch.last, asked.attempt)
     if not batch.first <= asked.first <= asked.last <= batch.last:
         raise ValueError(f"batch {batch.number} of {asked.model} does not hold units {asked.first} to {asked.last}")
     return asked

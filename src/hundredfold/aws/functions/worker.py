@@ -24,7 +24,7 @@ from ...data.manifest import Manifest, UnitList
 from ...errors import CrewError, HundredfoldError, JobError, NoSuchRun
 from ...job import Layout, Message
 from ...pipeline.coverage import Coverage
-from ...pipeline.work import LOST, Floor, dead, halves
+from ...pipeline.work import LOST, Floor, crashed, halves
 from ...ports.interfaces import Delivery, Depth, Record
 from ...ports.run_states import State
 from ...runs.job_loader import load_job
@@ -58,7 +58,7 @@ class OutOfTime(Exception):
 
 
 class Ended(Exception):
-    """The run has ended, or begun another round: nobody wants this work any more."""
+    """The run has ended, or begun another attempt: nobody wants this work any more."""
 
 
 @dataclass(slots=True)
@@ -230,7 +230,7 @@ class Shift:
         """Do the messages, or as many as there is time for; the receipts of those that are not done and not handed back."""
         messages = [message for _, message in asked]
         layout = Layout(record.id)
-        manifest, units = prepared(self.store, messages[0], round_of(record))
+        manifest, units = prepared(self.store, messages[0], attempt_of(record))
         coverage = covered(messages, manifest, layout, self.store)
         if all(coverage.covers(message.first, message.last) for message in messages):
             return set()  # another worker did it first
@@ -238,7 +238,7 @@ class Shift:
         handed = Handed(
             self.queue, deque(Delivery(str(message), str(number), letter.received) for number, (letter, message) in enumerate(asked))
         )
-        crew = crew_for(Kit(job, layout, self.store), round_of(record), self.scratch)
+        crew = crew_for(Kit(job, layout, self.store), attempt_of(record), self.scratch)
         floor = Floor(
             messages, manifest, units, layout, coverage, handed, self.store, crew, lambda _: self._look(crew, record), VISIBILITY, only=True
         )
@@ -266,19 +266,19 @@ class Shift:
         if self.checked - remaining > CHECK:
             self.checked = remaining
             now = self.ledger.read(record.id)
-            if now.state is not State.RUNNING or round_of(now) != round_of(record):
+            if now.state is not State.RUNNING or attempt_of(now) != attempt_of(record):
                 log.info("left: the run is not running", state=now.state.value)
                 raise Ended
 
     def _end(self, floor: Floor, crew: Hands, *, gained: bool, whole_call: bool) -> None:
-        """The deadline is near: a unit that will not fit into any call is dead, the rest goes back as new messages."""
+        """The deadline is near: a unit that will not fit into any call is recorded as crashed, the rest goes back as new messages."""
         at_work, whole, reached = crew.at_work(), crew.too_long(self.time), crew.reached()
-        many = crew.kit.model(floor.manifest.model).many
+        many = crew.kit.model(floor.manifest.model).batched
         stop_crew()  # whatever a child is at, it is not handed over any more
         for unit in whole:
             message = next(m for m in floor.messages if m.first <= unit <= m.last).part(unit, unit)
             words = f"it took all of the {self.time:.0f} s that a worker has for it; deploy with a longer --timeout"
-            put_sealed(self.store, floor.layout.outcome(message, "ledger"), dead(message, words))
+            put_sealed(self.store, floor.layout.outcome(message, "ledger"), crashed(message, words))
             floor.coverage.add(unit, unit)
             floor.bad.add(unit)
         if whole_call and not (gained or whole or reached):
@@ -329,31 +329,31 @@ def suspects_last(letters: Iterable[Letter]) -> list[Letter]:
     return sorted(letters, key=lambda letter: (letter.received, random.random() if letter.received > 1 else 0.0))
 
 
-def round_of(record: Record) -> int:
-    return int(record.options.get("round", 1))
+def attempt_of(record: Record) -> int:
+    return int(record.options.get("attempt", 1))
 
 
-def prepared(store: S3Store, asked: Any, round_: int) -> tuple[Manifest, UnitList]:
+def prepared(store: S3Store, asked: Any, attempt: int) -> tuple[Manifest, UnitList]:
     """What prepare left for the model that is asked for; ValueError if it has left nothing.
 
-    Kept from call to call: a round never changes it, and with thousands of batches it is larger than what a message is about.
+    Kept from call to call: an attempt never changes it, and with thousands of batches it is larger than what a message is about.
     """
     try:
-        return _prepared(store, asked.run, asked.model, round_)
+        return _prepared(store, asked.run, asked.model, attempt)
     except KeyError:
         raise ValueError(f"the run has prepared no {asked.model}") from None
 
 
 @lru_cache(maxsize=2)
-def _prepared(store: S3Store, run: str, model: str, _round: int) -> tuple[Manifest, UnitList]:
+def _prepared(store: S3Store, run: str, model: str, _attempt: int) -> tuple[Manifest, UnitList]:
     layout = Layout(run)
     return Manifest.read(layout, model, store), UnitList.read(layout, model, store)
 
 
 def covered(messages: Iterable[Message], manifest: Manifest, layout: Layout, store: S3Store) -> Coverage:
-    """Which units of the messages' batches have an outcome in their round."""
+    """Which units of the messages' batches have an outcome in their attempt."""
     coverage = Coverage(manifest.units)
-    for batch in {f"{message.round:03d}-{message.batch:06d}-" for message in messages}:
+    for batch in {f"{message.attempt:03d}-{message.batch:06d}-" for message in messages}:
         for key in store.beginning(f"{layout.outcomes(manifest.model)}/{batch}"):
             found = layout.slice(key)
             if found is not None:
@@ -362,13 +362,13 @@ def covered(messages: Iterable[Message], manifest: Manifest, layout: Layout, sto
 
 
 def slices(letter: Letter, record: Record, store: S3Store) -> list[Message]:
-    """What a letter asks of a run, as slices of its batches; what is of a round that is over is left out. ValueError, with the reason,
+    """What a letter asks of a run, as slices of its batches; what is of an attempt that is over is left out. ValueError, with the reason,
     if the run has nothing like it."""
-    round_ = round_of(record)
-    asked = [each for each in letter.asked if each.run == record.id and each.round >= round_]
-    if any(each.round > round_ for each in asked):
-        raise ValueError(f"it is of a round that has not begun: the run is in round {round_}")
-    return [wanted(each, prepared(store, each, round_)[0]) for each in asked]
+    attempt = attempt_of(record)
+    asked = [each for each in letter.asked if each.run == record.id and each.attempt >= attempt]
+    if any(each.attempt > attempt for each in asked):
+        raise ValueError(f"it is of an attempt that has not begun: the run is in attempt {attempt}")
+    return [wanted(each, prepared(store, each, attempt)[0]) for each in asked]
 
 
 def parts(message: Message, coverage: Coverage) -> list[Message]:
@@ -383,7 +383,7 @@ def around(message: Message, units: Sequence[int]) -> list[Message]:
 
 
 def bury(letter: Letter, reason: str, store: S3Store, ledger: DynamoLedger) -> int:
-    """Write down as dead what of a letter nobody has done; how many units. ValueError, with the reason, for what is not ours."""
+    """Record as crashed what of a letter nobody has done; how many units. ValueError, with the reason, for what is not ours."""
     buried = 0
     for run in dict.fromkeys(asked.run for asked in letter.asked):
         try:
@@ -393,25 +393,25 @@ def bury(letter: Letter, reason: str, store: S3Store, ledger: DynamoLedger) -> i
         if record.state is not State.RUNNING:
             continue
         for message in slices(letter, record, store):
-            layout, manifest = Layout(run), prepared(store, message, round_of(record))[0]
+            layout, manifest = Layout(run), prepared(store, message, attempt_of(record))[0]
             for part in parts(message, covered([message], manifest, layout, store)):
-                put_sealed(store, layout.outcome(part, "ledger"), dead(part, reason or LOST))
+                put_sealed(store, layout.outcome(part, "ledger"), crashed(part, reason or LOST))
                 buried += part.units
     return buried
 
 
-_crews: dict[tuple[str, int], Hands] = {}  # at most one: of the round of a run that was worked on last
+_crews: dict[tuple[str, int], Hands] = {}  # at most one: of the attempt of a run that was worked on last
 
 
-def crew_for(kit: Kit, round_: int, scratch: Path) -> Hands:
-    """The children that work on a run: those of the last call, if it was the same round of the same run."""
-    crew = _crews.get((kit.layout.run, round_))
+def crew_for(kit: Kit, attempt: int, scratch: Path) -> Hands:
+    """The children that work on a run: those of the last call, if it was the same attempt of the same run."""
+    crew = _crews.get((kit.layout.run, attempt))
     if crew is None or any(hand.process is None or hand.message is not None for hand in crew.hands):
         stop_crew()
         memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "2048"))
         size = max(1, memory // VCPU)
         share = max(memory - OWN, memory // 2) * 2**20 // size
-        crew = _crews[kit.layout.run, round_] = Hands(kit, size, share, scratch / "logs")
+        crew = _crews[kit.layout.run, attempt] = Hands(kit, size, share, scratch / "logs")
         crew.start()
     for words in (scratch / "logs").glob("*"):
         if words.stat().st_size > WORDS:

@@ -50,7 +50,7 @@ def _alarms(watched: Watched, settings: Settings) -> Iterator[tuple[str, Any, fl
         "DeadLetters",
         watched.dead.metric_number_of_messages_received(period=LOOK, statistic="Sum"),
         0,
-        "Work was given up: its units are dead in their run. hundredfold failures tells why, hundredfold retry does them again.",
+        "Work was given up: its units are crashed in their run. hundredfold failures tells why, hundredfold retry does them again.",
     )
     yield (
         "DeadLettersStay",

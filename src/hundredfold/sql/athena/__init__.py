@@ -48,7 +48,7 @@ def refuse_untranslatable(what: str, select: str) -> None:
         raise QueryError(
             f"{what} cannot run on AWS",
             problems=[f"line {line}: {words}" if line else words for line, words in found],
-            hint=f"{MARGIN}; the job runs here as it is, without --on aws",
+            hint=f"{MARGIN}; the job runs here as it is, without --backend aws",
         )
 
 

@@ -102,8 +102,8 @@ class Subject:
     charts     realised against expected volume since the active table came into use, by segment; None if nothing was sold since
     sold       unit_key, posted: every unit that was sold, and the price that was posted last (voice: as a share of the tariff);
                None if the sales that the table was learnt from are gone
-    totals     line, tau, tau_se and the changes with their intervals, as the release's digest has them; empty where it has none
-    portfolio  line, limits, outcome: what became of the policy's limits on the whole table, as the release's digest has them
+    totals     line, tau, tau_se and the changes with their intervals, as the release's summaries have them; empty where it has none
+    portfolio  line, limits, outcome: what became of the policy's limits on the whole table, as the release's summaries have them
     locations  location, control, time_zone: those of the run; None if they are gone
     """
 
