@@ -129,7 +129,7 @@ def anchor_of(heading: str) -> str:
 def test_every_page_is_on_the_index() -> None:
     index = (DOCS / "README.md").read_text("utf-8")
     pages = [page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md") if page != DOCS / "README.md"]
-    assert [page for page in pages if f"({page})" not in index] == []
+    assert [page for page in pages if f"({page})" not in index and not page.startswith("decisions/0")] == []
 
 
 def test_the_readme_gives_the_lower_bounds_that_are_declared() -> None:
