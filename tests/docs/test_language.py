@@ -28,7 +28,6 @@ NOT_YET_TRANSLATED = {
     "docs/how-to/larger-than-memory.md",
     "docs/how-to/on-aws.md",
     "docs/how-to/publishing-and-rollback.md",
-    "docs/how-to/rows-and-results.md",
     "docs/how-to/units-that-depend-on-one-another.md",
     "docs/reference-cli.md",  # written from --help
     "docs/tariffs-dirt.md",
@@ -75,7 +74,7 @@ WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")
 def prose(text: str) -> str:
     """Return a page's prose: no code, no link targets, no table cells of figures or names."""
     text = NOT_PROSE.sub("", INDENTED.sub("", FENCED.sub("", text)))
-    return "\n".join(_cells(line) if line.startswith("|") else line for line in text.splitlines())
+    return "\n".join(_cells(line) if line.lstrip().startswith("|") else line for line in text.splitlines())
 
 
 def _cells(row: str) -> str:
@@ -85,7 +84,7 @@ def _cells(row: str) -> str:
 def long_lines(text: str) -> list[str]:
     """Return the lines that are too long; tables, code and a line that is one link cannot be wrapped."""
     lines = INDENTED.sub("", FENCED.sub("", text)).splitlines()
-    return [line for line in lines if len(line) > MAX_LINE_CHARACTERS and not line.startswith("|") and " " in line.strip()]
+    return [line for line in lines if len(line) > MAX_LINE_CHARACTERS and not line.lstrip().startswith("|") and " " in line.strip()]
 
 
 def words_that_are_out(text: str) -> list[str]:
