@@ -18,7 +18,6 @@ NOT_YET_TRANSLATED = {
     "README.md",
     "docs/reference.md",
     "docs/tutorial.md",
-    "docs/how-to/contracts-and-dirty-data.md",
     "docs/how-to/failures.md",
     "docs/how-to/from-a-pandas-loop-to-a-job.md",
     "docs/how-to/from-a-scheduler.md",
