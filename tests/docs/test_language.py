@@ -24,7 +24,6 @@ NOT_YET_TRANSLATED = {
     "docs/how-to/in-a-notebook.md",
     "docs/how-to/is-it-worth-it.md",
     "docs/how-to/larger-than-memory.md",
-    "docs/how-to/on-aws.md",
     "docs/how-to/publishing-and-rollback.md",
     "docs/how-to/units-that-depend-on-one-another.md",
     "docs/reference-cli.md",  # written from --help
