@@ -23,12 +23,12 @@ from hundredfold.pipeline.collect import Collected, collect, failures
 from hundredfold.pipeline.enqueue import plan_attempt
 from hundredfold.pipeline.prepare import prepare
 from hundredfold.pipeline.publish import Release, publish
-from hundredfold.pipeline.validate import Verdict, validate
+from hundredfold.pipeline.validate import ValidationResult, validate
 from hundredfold.pipeline.work import halves
 from hundredfold.sql.duckdb import DuckWarehouse
 from hundredfold.sql.queries import check_queries
-from hundredfold.workers.child import Desk
-from hundredfold.workers.protocol import FAR, IDLE, Kit
+from hundredfold.workers.child import UnitRunner
+from hundredfold.workers.protocol import NO_STOP, NO_UNIT, WorkerContext
 
 AS_OF = "2026-01-01 00:00:00"
 Cut = Callable[[Message], Sequence[Message]]
@@ -75,7 +75,7 @@ class Piece:
         self.store, self.warehouse = bench.store, bench.warehouse
         self.collected: dict[str, Collected] = {}
 
-    def validate(self) -> list[Verdict]:
+    def validate(self) -> list[ValidationResult]:
         check_queries(self.job, self.warehouse.tables_of)
         places = {name: str(place) if isinstance(place, Path) else place for name, place in self.places.items()}
         return validate(self.job, places, AS_OF, self.layout, self.warehouse, self.store)
@@ -100,7 +100,7 @@ class Piece:
         """Every message of the round, each in the pieces that `cut` makes of it."""
         manifest = Manifest.read(self.layout, model, self.store)
         said: list[tuple[Any, ...]] = []
-        desk = Desk(Kit(self.job, self.layout, self.store), [IDLE, 0, FAR], said.append)
+        desk = UnitRunner(WorkerContext(self.job, self.layout, self.store), [NO_UNIT, 0, NO_STOP], said.append)
         for message in plan_attempt(manifest, self.layout, attempt, self.store)[0]:
             todo = list(cut(message))
             while todo:

@@ -13,7 +13,7 @@
     |-- StateError           the run is in a state that does not allow this
     |-- ConservationError    rows or units in do not equal rows or units out
     |-- PublishRefused       the run is whole, but outside of the limits that the job sets
-    |-- CrewError            a worker process cannot be started, or does not survive its start
+    |-- WorkerError          a worker process cannot be started, or does not survive its start
     |-- Stopped              a person stopped the run: nothing is lost
     |-- ConversionError      a unit's rows cannot come in the form that the function asks for (a failure of one unit)
     `-- ResultError          what the user's function returned cannot be used (a failure of one unit)
@@ -132,7 +132,7 @@ class ConservationError(HundredfoldError): ...
 class PublishRefused(HundredfoldError): ...
 
 
-class CrewError(HundredfoldError): ...
+class WorkerError(HundredfoldError): ...
 
 
 class Stopped(HundredfoldError):

@@ -9,7 +9,7 @@ from pathlib import Path
 from .errors import UsageError
 
 
-def expanded(path: str | Path) -> Path:
+def expand_user(path: str | Path) -> Path:
     """Return a path with the user's folder for ~; as it is for a user that there is none of, where Path.expanduser raises.
 
     Raises: UsageError for a path that is no text (in full: SQLite, DuckDB and Arrow take paths as UTF-8).

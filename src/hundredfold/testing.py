@@ -1,9 +1,9 @@
 """The doors in memory, to test a job or a step without a disk; a clock moved by hand; and doors that fail when told to.
 
-    from hundredfold.testing import Faulty, HandClock, MemoryQueue, MemoryStore
+    from hundredfold.testing import FaultInjector, ManualClock, MemoryQueue, MemoryStore
 
     def test_a_lost_lease_brings_the_message_back():
-        clock = HandClock()
+        clock = ManualClock()
         queue = MemoryQueue(visibility=60, clock=clock, sleep=clock.advance)
         queue.send(["one"])
         assert queue.receive().received == 1
@@ -31,11 +31,11 @@ import pyarrow as pa
 from .ports.interfaces import Clock, Delivery, Depth, Record
 from .ports.object_keys import checked_key, checked_prefix
 from .ports.polling import long_poll
-from .ports.run_records import moved, no_such_run, noted, taken
+from .ports.run_records import annotate, no_such_run, run_exists_error, transition
 from .ports.run_states import Event
 
 
-class HandClock:
+class ManualClock:
     """A clock that stands still until it is moved: `clock=clock, sleep=clock.advance` makes waiting take no time."""
 
     def __init__(self, now: float = 1_700_000_000.0) -> None:
@@ -211,7 +211,7 @@ class MemoryLedger:
         """Add a run; StateError if its id is taken."""
         with self._lock:
             if record.id in self._records:
-                raise taken(record.id)
+                raise run_exists_error(record.id)
             self._write(record)
 
     def read(self, run: str) -> Record:
@@ -222,14 +222,14 @@ class MemoryLedger:
     def move(self, run: str, event: Event, *, step: str | None = None, reason: str = "") -> Record:
         """Let `event` happen to the run, if its state allows it; the new record. `reason` replaces the last event's."""
         with self._lock:
-            return self._write(moved(self._one(run), event, step, reason, self._clock()))
+            return self._write(transition(self._one(run), event, step, reason, self._clock()))
 
     def note(
         self, run: str, *, step: str | None = None, counts: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
     ) -> Record:
         """Write facts beside the state: the step it is at, counts and options (merged into those there)."""
         with self._lock:
-            return self._write(noted(self._one(run), step, counts, options, self._clock()))
+            return self._write(annotate(self._one(run), step, counts, options, self._clock()))
 
     def runs(self, job: str | None = None) -> Sequence[Record]:
         """All runs, or those of a job, newest first."""
@@ -254,19 +254,19 @@ def _copied(record: Record) -> Record:
     return replace(record, options=json.loads(json.dumps(dict(record.options))), counts=json.loads(json.dumps(dict(record.counts))))
 
 
-class Fault(Exception):
+class InjectedFault(Exception):
     """What a faulty door raises if it is not told to raise another error. No kind of HundredfoldError, so that nothing expects it."""
 
 
-class Faulty:
+class FaultInjector:
     """A door whose nth call is not carried out and raises; all others go through. `calls` counts them.
 
     To stop at every call in turn, start again, and find the same answer:
 
         for n in itertools.count(1):
             store = MemoryStore()
-            faulty = Faulty(store, fail_at=n)
-            with contextlib.suppress(Fault):
+            faulty = FaultInjector(store, fail_at=n)
+            with contextlib.suppress(InjectedFault):
                 my_step(faulty)
             if faulty.calls < n:
                 break  # the step ran to its end: every call has failed once
@@ -305,10 +305,10 @@ class Faulty:
 
     def _fail(self, number: int, method: Callable[..., Any]) -> None:
         if number == self.fail_at:
-            raise self.error or Fault(f"call {number}, {method.__name__}, fails as it was told to")
+            raise self.error or InjectedFault(f"call {number}, {method.__name__}, fails as it was told to")
 
 
-class FaultyAfter(Faulty):
+class FaultInjectorAfter(FaultInjector):
     """A door whose nth call is carried out, and raises then: the answer is lost on the way, as with a line that drops."""
 
     def _call(self, number: int, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -20,15 +20,15 @@ from emulator import Emulator, wait_until
 
 from bench import AS_OF, Bench, Piece
 from hundredfold import Job, Model
-from hundredfold.aws.adapters.athena import Asked, AthenaWarehouse, Heard
+from hundredfold.aws.adapters.athena import AthenaWarehouse, QueryPending, QueryReply
 from hundredfold.aws.adapters.s3_store import S3Store
-from hundredfold.aws.adapters.session import Place
+from hundredfold.aws.adapters.session import StackResources
 from hundredfold.aws.functions.prepare import prepare
 from hundredfold.data.manifest import Manifest
 from hundredfold.job import Layout
 from hundredfold.pipeline.collect import Collected, collect
 from hundredfold.pipeline.publish import Release, describe_run, publish
-from hundredfold.pipeline.validate import Verdict, validate
+from hundredfold.pipeline.validate import ValidationResult, validate
 from hundredfold.sql.queries import check_queries
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ class Afar:
         self.store.put(key, data)
         return self.store.where(key)
 
-    def ran(self, asked: Asked, execution: str = "e1") -> Heard:
+    def ran(self, asked: QueryPending, execution: str = "e1") -> QueryReply:
         """What the state machine would hear of a statement, once it has run."""
         self.queries.append(asked.sql)
         athena, found = self.emulator.client("athena"), {}
@@ -86,19 +86,19 @@ class Afar:
 
         wait_until(over, lambda: f"{asked.sql} is still {found['Status']}", every=0.01)
         if found["Status"]["State"] == "SUCCEEDED":
-            return Heard(execution, asked.token, query)
-        return Heard(execution, asked.token, "", found["Status"]["StateChangeReason"])
+            return QueryReply(execution, asked.token, query)
+        return QueryReply(execution, asked.token, "", found["Status"]["StateChangeReason"])
 
     def asks(self, layout: Layout, do: Callable[[AthenaWarehouse], T], *, attempt: int = 1) -> T:
         """Do a step: again and again, until every statement that it asks for has run."""
-        heard = Heard("e1")
+        heard = QueryReply("e1")
         while True:
             scratch = self.folder / "scratch"
             shutil.rmtree(scratch, ignore_errors=True)
             warehouse = AthenaWarehouse(self.store, layout, self.place, scratch, memory=2**28, heard=heard, attempt=attempt)
             try:
                 return do(warehouse)
-            except Asked as asked:
+            except QueryPending as asked:
                 heard = self.ran(asked)
             finally:
                 warehouse.close()
@@ -134,8 +134,8 @@ class Distant(Piece):
     bench: Any
     round = 1
 
-    def validate(self) -> list[Verdict]:
-        def check(warehouse: AthenaWarehouse) -> list[Verdict]:
+    def validate(self) -> list[ValidationResult]:
+        def check(warehouse: AthenaWarehouse) -> list[ValidationResult]:
             check_queries(self.job, warehouse.tables_of)
             return self._validated(warehouse)
 
@@ -177,7 +177,7 @@ class Distant(Piece):
 
         return self.bench.asks(self.layout, read)
 
-    def _validated(self, warehouse: AthenaWarehouse) -> list[Verdict]:
+    def _validated(self, warehouse: AthenaWarehouse) -> list[ValidationResult]:
         return validate(self.job, self.places, AS_OF, self.layout, warehouse, self.store)
 
     def _stand(self, warehouse: AthenaWarehouse, until: Model | None) -> None:
@@ -189,7 +189,7 @@ class Distant(Piece):
             warehouse.define(model.name, f"SELECT * FROM {warehouse.parquet(self.layout.results(model.name))}")
 
 
-def _stack(emulator: Emulator) -> Place:
+def _stack(emulator: Emulator) -> StackResources:
     """A stack's things, made one by one."""
     name = uuid4().hex[:12]
     s3, sqs, dynamo = (emulator.client(service) for service in ("s3", "sqs", "dynamodb"))
@@ -215,7 +215,7 @@ def _stack(emulator: Emulator) -> Place:
     )
     emulator.client("glue").create_database(DatabaseInput={"Name": f"runs_{name}"})
     emulator.client("athena").create_work_group(Name=f"runs-{name}", Configuration={"EnforceWorkGroupConfiguration": False})
-    return Place(
+    return StackResources(
         job="by_hand:job", bucket=f"bucket-{name}", table=f"runs-{name}", queue=queue, dead=dead, database=f"runs_{name}",
         workgroup=f"runs-{name}", concurrency=2, trigger="messages",
     )  # fmt: skip

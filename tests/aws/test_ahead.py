@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from emulator import Emulator
 
-from hundredfold.aws.adapters.prefetch import Ahead
+from hundredfold.aws.adapters.prefetch import PrefetchingStore
 from hundredfold.aws.adapters.s3_store import S3Store
 
 KEYS = {f"runs/r/outcomes/{number:03d}.{kind}.arrow": 100 * number + len(kind) for number in range(60) for kind in ("ledger", "results")}
@@ -31,7 +31,7 @@ def content(key: str) -> bytes:
 @pytest.mark.parametrize(("room", "kept"), [(2**20, 2**20), (5_000, 0), (1, 0)])
 def test_objects_are_what_they_are_in_any_order(store: S3Store, room: int, kept: int) -> None:
     chance = random.Random(room)
-    with Ahead(store, room=room, kept=kept) as ahead:
+    with PrefetchingStore(store, room=room, kept=kept) as ahead:
         assert list(ahead.list("runs/r/outcomes/")) == sorted(KEYS)
         in_order = sorted(KEYS)
         some = [key for key in in_order if chance.random() < 0.5]  # others are never wanted
@@ -40,7 +40,7 @@ def test_objects_are_what_they_are_in_any_order(store: S3Store, room: int, kept:
 
 
 def test_what_was_not_listed_is_read_as_ever_and_what_is_missing_is_missed(store: S3Store) -> None:
-    with Ahead(store) as ahead:
+    with PrefetchingStore(store) as ahead:
         list(ahead.list("runs/r/outcomes/"))
         ahead.put("runs/r/other.json", b"{}")
         assert ahead.get("runs/r/other.json").to_pybytes() == b"{}"
@@ -49,7 +49,7 @@ def test_what_was_not_listed_is_read_as_ever_and_what_is_missing_is_missed(store
 
 
 def test_an_object_that_goes_after_it_was_listed_is_missed(store: S3Store) -> None:
-    with Ahead(store) as ahead:
+    with PrefetchingStore(store) as ahead:
         first, second, *_ = ahead.list("runs/r/outcomes/")
         store.delete(second)
         assert ahead.get(first).to_pybytes() == content(first)

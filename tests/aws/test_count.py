@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hundredfold.aws.adapters.s3_store import S3Store
-from hundredfold.aws.progress import Count
+from hundredfold.aws.progress import ProgressReader
 from hundredfold.data.checksums import put_sealed
-from hundredfold.data.outcomes import Account, pack_accounts
+from hundredfold.data.outcomes import UnitStatus, pack_accounts
 from hundredfold.job import Layout, Message
 
 UNITS = 12
@@ -32,11 +32,11 @@ def store(aws_env: Emulator) -> S3Store:
 @given(rounds=st.lists(st.lists(slices, min_size=1, max_size=4), min_size=1, max_size=3))
 def test_the_last_outcome_of_each_unit_counts(store: S3Store, rounds: list[list[tuple[int, int, set[int]]]]) -> None:
     layout = Layout(uuid4().hex)
-    count, last = Count(store, layout, "m", UNITS), {}
+    count, last = ProgressReader(store, layout, "m", UNITS), {}
     for attempt, done in enumerate(rounds, 1):
         for batch, (first, last_, wrong) in enumerate(done):
             message = Message(layout.run, "m", batch, first, last_, attempt)
-            bad = [Account(unit, "failed", "ValueError", f"unit {unit}\nand more") for unit in sorted(wrong) if first <= unit <= last_]
+            bad = [UnitStatus(unit, "failed", "ValueError", f"unit {unit}\nand more") for unit in sorted(wrong) if first <= unit <= last_]
             accounts = pack_accounts(message, np.zeros(message.units), np.ones(message.units, np.int64), bad, [])
             put_sealed(store, layout.outcome(message, "ledger"), accounts)
             last |= {unit: unit in wrong for unit in range(first, last_ + 1)}

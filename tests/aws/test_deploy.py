@@ -15,14 +15,14 @@ from emulator import Emulator
 from emulator import deploy as emulated
 from synthesis import JOB, cdk_app, synthesize
 
-from hundredfold.aws.adapters.session import Place, client, code_of_image
-from hundredfold.aws.deploy.deploy import DeployError, Wish, _by_digest, default_stack, deploy, destroy, synth
+from hundredfold.aws.adapters.session import StackResources, client, code_of_image
+from hundredfold.aws.deploy.deploy import DeployError, DeployOptions, _by_digest, default_stack, deploy, destroy, synth
 from hundredfold.aws.deploy.node import NodeError, cdk, find_node, on_path
 from hundredfold.aws.deploy.package import fingerprint_of
 from hundredfold.errors import JobError, UsageError
 
 STACK = "removed"
-IMAGE = Wish(image="123456789012.dkr.ecr.us-east-1.amazonaws.com/pricing:7", settings={"concurrency": 8, "memory": 2048})
+IMAGE = DeployOptions(image="123456789012.dkr.ecr.us-east-1.amazonaws.com/pricing:7", settings={"concurrency": 8, "memory": 2048})
 
 
 def usable_cdk() -> bool:
@@ -67,7 +67,7 @@ def test_synth_writes_the_stack_and_asks_nobody(tmp_path: Path, monkeypatch: pyt
 )
 def test_wrong_words_are_told_before_anything_is_built(tmp_path: Path, ref: str, stack: str, settings: dict[str, Any], words: str) -> None:
     with pytest.raises((UsageError, JobError), match=words):
-        synth(ref, tmp_path / "out", stack=stack, wish=Wish(settings=settings))
+        synth(ref, tmp_path / "out", stack=stack, wish=DeployOptions(settings=settings))
     assert not (tmp_path / "out").exists()
 
 
@@ -109,9 +109,9 @@ def assembly(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(aws_env: Emulator, assembly: Path) -> Iterator[Place]:
+def place(aws_env: Emulator, assembly: Path) -> Iterator[StackResources]:
     emulated.deploy(aws_env, assembly)
-    yield Place.of_stack(STACK)
+    yield StackResources.of_stack(STACK)
     with pytest.raises(UsageError) if STACK not in stacks() else nullcontext():
         destroy(STACK)
 
@@ -124,14 +124,14 @@ def buckets() -> list[str]:
     return [bucket["Name"] for bucket in client("s3").list_buckets()["Buckets"]]
 
 
-def test_destroy_keeps_the_bucket_with_its_releases(place: Place) -> None:
+def test_destroy_keeps_the_bucket_with_its_releases(place: StackResources) -> None:
     client("s3").put_object(Bucket=place.bucket, Key="releases/tariffs/current.json", Body=b"{}")
     assert destroy(STACK, sleep=lambda _: None) == place.bucket
     assert STACK not in stacks()
     assert client("s3").get_object(Bucket=place.bucket, Key="releases/tariffs/current.json")["Body"].read() == b"{}"
 
 
-def test_destroy_takes_every_version_of_everything_where_it_is_told_to(place: Place) -> None:
+def test_destroy_takes_every_version_of_everything_where_it_is_told_to(place: StackResources) -> None:
     client("s3").put_bucket_versioning(Bucket=place.bucket, VersioningConfiguration={"Status": "Enabled"})
     for body in (b"1", b"2"):
         client("s3").put_object(Bucket=place.bucket, Key="releases/tariffs/current.json", Body=body)
@@ -140,7 +140,7 @@ def test_destroy_takes_every_version_of_everything_where_it_is_told_to(place: Pl
     assert place.bucket not in buckets()
 
 
-def test_destroy_waits_for_no_run(place: Place) -> None:
+def test_destroy_waits_for_no_run(place: StackResources) -> None:
     waiting = {"StartAt": "Wait", "States": {"Wait": {"Type": "Wait", "Seconds": 600, "End": True}}}
     client("stepfunctions").update_state_machine(stateMachineArn=place.machine, definition=json.dumps(waiting))
     run = client("stepfunctions").start_execution(stateMachineArn=place.machine, name="20261122-101112-ab3")["executionArn"]

@@ -17,7 +17,7 @@ from emulator.deploy import delete, deploy
 from synthesis import JOB, cdk_app, synthesize
 
 from hundredfold.aws.adapters.dynamodb_ledger import DynamoLedger
-from hundredfold.aws.adapters.session import Place, client
+from hundredfold.aws.adapters.session import StackResources, client
 from hundredfold.aws.doctor.doctor import examine
 from hundredfold.aws.doctor.finding import Finding, Level
 from hundredfold.ports.interfaces import Record
@@ -285,9 +285,9 @@ def test_tables_of_a_run_that_can_go_on_are_no_orphans(outputs: dict[str, str], 
 
 def test_an_account_that_lets_few_functions_run(outputs: dict[str, str]) -> None:
     from hundredfold.aws.doctor.checks import account_concurrency
-    from hundredfold.aws.doctor.snapshot import Seen
+    from hundredfold.aws.doctor.snapshot import StackSnapshot
 
-    seen = Seen(STACK, replace(Place.of_stack(STACK), concurrency=100_000))
+    seen = StackSnapshot(STACK, replace(StackResources.of_stack(STACK), concurrency=100_000))
     (finding,) = account_concurrency(seen)
     assert "up to 100,000 workers are wanted" in finding.what
     assert finding.command == (

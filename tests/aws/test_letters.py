@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hundredfold.aws.functions.messages import Letter, Notice, asked_in, notice_key, wanted
+from hundredfold.aws.functions.messages import S3Event, SqsMessage, asked_in, notice_key, wanted
 from hundredfold.data.manifest import Manifest
 from hundredfold.job import Batch, Message
 
@@ -38,7 +38,7 @@ def test_a_message_of_ours_is_read_as_it_was_written(run: str, model: str, batch
 @given(runs, models, numbers, st.sampled_from(["", "/"]))
 def test_a_notice_of_s3_is_read_however_its_key_is_encoded(run: str, model: str, batch: int, kept: str) -> None:
     key = quote_plus(notice_key(run, model, batch), safe=kept)
-    assert list(asked_in(json.dumps({"Records": [notice(key)]}), BUCKET)) == [Notice(run, model, batch)]
+    assert list(asked_in(json.dumps({"Records": [notice(key)]}), BUCKET)) == [S3Event(run, model, batch)]
 
 
 def test_s3_trying_the_queue_asks_for_nothing() -> None:
@@ -53,7 +53,7 @@ def test_whatever_is_in_a_body_is_ours_or_refused(body: str) -> None:
         found = list(asked_in(body, BUCKET))
     except ValueError as error:
         reason = str(error)
-    assert all(isinstance(each, Message | Notice) and not set(each.run) & set("/.\\") for each in found)
+    assert all(isinstance(each, Message | S3Event) and not set(each.run) & set("/.\\") for each in found)
     assert len(body) < 12 or body not in reason
 
 
@@ -72,7 +72,7 @@ def test_a_slice_of_another_batch_is_refused(batch: int, first: int, last: int) 
 
 
 def test_a_notice_wants_all_of_its_batch() -> None:
-    assert wanted(Notice("r", "fit", 1), MANIFEST) == Message("r", "fit", 1, 4, 9)
+    assert wanted(S3Event("r", "fit", 1), MANIFEST) == Message("r", "fit", 1, 4, 9)
 
 
 def test_a_letter_knows_how_often_it_was_handed_out() -> None:
@@ -82,4 +82,4 @@ def test_a_letter_knows_how_often_it_was_handed_out() -> None:
         "body": str(Message("r", "fit", 0, 0, 0)),
         "attributes": {"ApproximateReceiveCount": "3"},
     }
-    assert Letter.of(record, BUCKET) == Letter("m", record["body"], "h", 3, (Message("r", "fit", 0, 0, 0),))
+    assert SqsMessage.of(record, BUCKET) == SqsMessage("m", record["body"], "h", 3, (Message("r", "fit", 0, 0, 0),))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hundredfold import Job, Model, Publish, Source
-from hundredfold.aws.functions.handlers import LATEST, SOONEST, Look
+from hundredfold.aws.functions.handlers import LATEST, SOONEST, PollState
 from hundredfold.aws.stack.state_machine_definition import definition
 from hundredfold.pipeline.stages import stages
 from tariffs.job import job as tariffs
@@ -85,7 +85,7 @@ def test_no_task_fails_without_being_caught(job: Job) -> None:
 
 
 def test_looks_come_sooner_the_nearer_the_end_is() -> None:
-    look = Look.of(None, 0.0).next(0, 1.0, left=1000, busy=True)
+    look = PollState.of(None, 0.0).next(0, 1.0, left=1000, busy=True)
     assert look.pause == SOONEST
     look = look.next(100, 11.0, left=900, busy=True)  # 10 units a second: 90 s are left
     assert look.pause == 45
@@ -93,7 +93,7 @@ def test_looks_come_sooner_the_nearer_the_end_is() -> None:
 
 
 def test_looks_without_progress_come_ever_more_rarely_and_count_only_if_no_message_is_left() -> None:
-    look, pauses = Look.of(None, 0.0), []
+    look, pauses = PollState.of(None, 0.0), []
     for second in range(8):
         look = look.next(0, float(second), left=1000, busy=second < 5)
         pauses.append(look.pause)
@@ -103,7 +103,7 @@ def test_looks_without_progress_come_ever_more_rarely_and_count_only_if_no_messa
 
 
 def test_progress_forgives_what_was_swept() -> None:
-    look = Look(0.0, done=5, pause=6, idle=1, swept=4)
+    look = PollState(0.0, done=5, pause=6, idle=1, swept=4)
     assert look.next(5, 1.0, left=10, busy=False).swept == 4
     after = look.next(6, 1.0, left=9, busy=False)
     assert (after.idle, after.swept) == (0, 0)

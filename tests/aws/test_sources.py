@@ -29,7 +29,7 @@ from hundredfold.aws.adapters.sources import check_place
 from hundredfold.aws.home import StackHome
 from hundredfold.aws.runs import new_record
 from hundredfold.errors import ContractError, SourceError, UsageError
-from hundredfold.pipeline.validate import Verdict
+from hundredfold.pipeline.validate import ValidationResult
 from hundredfold.runs.run import Run
 from hundredfold.sql.sources.files import find_files
 
@@ -93,14 +93,14 @@ def plain(rows: list[dict[str, Any]], exact: bool) -> list[str]:
     return sorted(repr(sorted(row.items(), key=lambda item: item[0])) for row in bare)
 
 
-def facts(verdict: Verdict, exact: bool) -> tuple[Any, ...]:
+def facts(verdict: ValidationResult, exact: bool) -> tuple[Any, ...]:
     """What a verdict says, without addresses; of rows without numbers no first one."""
     found = sorted((f.column, f.words, f.rows, *((f.row, f.value) if exact else ())) for f in verdict.findings)
     counts = (verdict.rows, verdict.accepted, verdict.rejected, verdict.copies, verdict.superseded, verdict.repaired)
     return (verdict.source, counts, found)
 
 
-def judged(run: Piece) -> list[Verdict] | str:
+def judged(run: Piece) -> list[ValidationResult] | str:
     """The verdicts on a run's sources, or why there is none."""
     try:
         return run.validate()
@@ -108,7 +108,7 @@ def judged(run: Piece) -> list[Verdict] | str:
         return f"{error.message}: {sorted(re.sub(r'first: .*', '', problem) for problem in error.problems)}"
 
 
-def assert_same_verdicts(here: Piece, there: Distant, *, exact: bool) -> list[Verdict]:
+def assert_same_verdicts(here: Piece, there: Distant, *, exact: bool) -> list[ValidationResult]:
     found, wanted = judged(there), judged(here)
     if isinstance(found, str) or isinstance(wanted, str):
         assert found == wanted

@@ -30,7 +30,7 @@ from hundredfold.data.manifest import ROWS, UnitList
 from hundredfold.errors import JobError, UsageError
 from hundredfold.job import Layout
 from hundredfold.local.home import Home
-from hundredfold.workers.protocol import Kit
+from hundredfold.workers.protocol import WorkerContext
 from waits import HANG_S
 
 UNITS = 60
@@ -186,7 +186,7 @@ def test_a_loop_that_crashes_or_never_comes_back_ends_only_itself(folder: Path, 
     job = job_of(folder, aborts, hangs, later)
     hundredfold.run(job, home=tmp_path, run_id="done", workers=1)
     home, tasks = Home(tmp_path), [Task("filter", model.name) for model in job.models]
-    known = time_loops(Kit(job, Layout("done"), home.store), tasks, {}, 0.3, 2**32, tmp_path / "log", lambda _: None, grace=5.0)
+    known = time_loops(WorkerContext(job, Layout("done"), home.store), tasks, {}, 0.3, 2**32, tmp_path / "log", lambda _: None, grace=5.0)
     crashed, hung, fine = (known[task] for task in tasks)
     assert crashed.why == "its process was killed by SIGABRT"
     assert (hung.why, hung.timed, hung.seconds) == ("a unit did not come back in time", 0, None)

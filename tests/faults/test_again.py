@@ -18,8 +18,8 @@ from hundredfold import Job, Model, Publish, Source, open_run, resume, retry, ru
 from hundredfold.errors import HomeError, NoSuchRun, PublishRefused, StateError
 from hundredfold.local.home import FORMAT, Home
 from hundredfold.ports.run_states import Event
-from hundredfold.runs.retry import forget, plan_again
-from hundredfold.testing import Fault, FaultyAfter
+from hundredfold.runs.retry import discard, plan_retry_of_run
+from hundredfold.testing import FaultInjectorAfter, InjectedFault
 from waits import HANG_S
 
 ROOT = Path(__file__).parents[2]
@@ -164,7 +164,7 @@ def dies_after(home: Home, n: int) -> None:
     """A retry up to the moment when its driver would begin, whose nth call to the store or the ledger is its last."""
     calls = count(1)
 
-    class Dying(FaultyAfter):
+    class Dying(FaultInjectorAfter):
         def _count(self):
             self.calls += 1
             return next(calls)
@@ -174,9 +174,9 @@ def dies_after(home: Home, n: int) -> None:
             return getattr(self.door, name) if reads else super().__getattr__(name)
 
     home.store, home.ledger = Dying(home.store, n), Dying(home.ledger, n)
-    with suppress(Fault):
-        plan_again(home, home.ledger.read("r"), SOUND)
-        forget(home, home.ledger.move("r", Event.RETRY))
+    with suppress(InjectedFault):
+        plan_retry_of_run(home, home.ledger.read("r"), SOUND)
+        discard(home, home.ledger.move("r", Event.RETRY))
 
 
 def test_a_refused_retry_changes_nothing(tmp_path):

@@ -27,7 +27,7 @@ from hundredfold.ports.interfaces import Record
 from hundredfold.ports.run_states import State
 from hundredfold.runs.backend import RunArguments
 from hundredfold.runs.run import newest
-from hundredfold.testing import HandClock, MemoryLedger
+from hundredfold.testing import ManualClock, MemoryLedger
 from waits import HANG_S, LIMIT_S, wait_until
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
@@ -36,7 +36,7 @@ posix = pytest.mark.skipif(os.name == "nt", reason="there is no SIGSTOP")
 
 @given(st.lists(st.floats(-1e9, 1e9), max_size=20))
 def test_a_lease_that_its_holder_extends_outlasts_any_step_of_the_clock(tmp_path_factory, steps):
-    raw = HandClock()
+    raw = ManualClock()
     path = tmp_path_factory.mktemp("queue") / "q"
     with closing(SqliteQueue(path, visibility=60, clock=AttendedClock(raw), sleep=raw.advance)) as queue:
         queue.send(["one"])
@@ -79,7 +79,7 @@ def test_runs_keep_their_order_where_the_clock_was_set_back(tmp_path):
 
 
 def test_a_record_is_never_older_than_it_was():
-    clock = HandClock()
+    clock = ManualClock()
     ledger = MemoryLedger(clock)
     created = "2023-11-14T22:13:20.000+00:00"
     ledger.create(Record("r", "j", "", State.NEW, "new", created, created))

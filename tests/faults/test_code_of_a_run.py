@@ -101,9 +101,9 @@ def test_a_module_that_is_added_during_a_run_is_refused(tmp_path):
     (tmp_path / "shop/model.py").write_text("def price(rows):\n    name = 'add' + 'ed'\n    return {'version': str(__import__(name).V)}\n")
     (tmp_path / "added.py").write_text("V = 1\n")
     text = (tmp_path / "shop/job.py").read_text()
-    late = "\nimport hundredfold.pipeline.runner\nfrom pathlib import Path\nold = hundredfold.pipeline.runner.Walk.validate\n\n"
+    late = "\nimport hundredfold.pipeline.runner\nfrom pathlib import Path\nold = hundredfold.pipeline.runner.StageRunner.validate\n\n"
     late += "def validate(self, *words):\n    Path('added.py').write_text('V = 2\\n')\n    return old(self, *words)\n\n"
-    (tmp_path / "shop/job.py").write_text(text + late + "hundredfold.pipeline.runner.Walk.validate = validate\n")
+    (tmp_path / "shop/job.py").write_text(text + late + "hundredfold.pipeline.runner.StageRunner.validate = validate\n")
     done = cli(tmp_path, "run", "shop.job:job", "--workers", "1")
     assert done.returncode == 1
     assert "added.py has changed since the run began" in cli(tmp_path, "failures").stdout

@@ -26,13 +26,13 @@ from hundredfold.errors import DamagedFile, HomeError, HundredfoldError, StateEr
 from hundredfold.local import backend as verbs
 from hundredfold.local.backend import create_run
 from hundredfold.local.home import FORMAT, Home
-from hundredfold.local.resources import Limits
+from hundredfold.local.resources import Resources
 from hundredfold.pipeline.runner import NullCallbacks
 from hundredfold.pipeline.stages import stages
 from hundredfold.ports.run_states import Event, State
 from hundredfold.runs import run as runs
 from hundredfold.runs.backend import RunArguments
-from hundredfold.runs.retry import plan_again
+from hundredfold.runs.retry import plan_retry_of_run
 
 SHOPS = 4
 COSTS = pa.table({"shop": [str(s) for s in range(SHOPS)], "cost": [0.25 * s for s in range(SHOPS)]})
@@ -87,7 +87,7 @@ def begin(home: Home, job: Job, run: str) -> None:
 
 
 def drive(home: Home, job: Job, event: Event = Event.START, callbacks: Any = None, run: str = "r") -> None:
-    verbs.execute(home, run, job, Limits(1, 2**30), callbacks or NullCallbacks(), event, hire=HereCrew)
+    verbs.execute(home, run, job, Resources(1, 2**30), callbacks or NullCallbacks(), event, pool_factory=HereCrew)
 
 
 def resume(home: Path, job: Job = JOB) -> None:
@@ -98,7 +98,7 @@ def resume(home: Path, job: Job = JOB) -> None:
 def retry(home: Path) -> None:
     there = Home(home, make=False)
     with there.lock("r"):
-        plan_again(there, there.ledger.read("r"), MENDED)
+        plan_retry_of_run(there, there.ledger.read("r"), MENDED)
     drive(there, MENDED, Event.RETRY)
 
 

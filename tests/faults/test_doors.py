@@ -19,23 +19,23 @@ from hundredfold.data.manifest import Manifest, UnitList
 from hundredfold.job import Layout, Message
 from hundredfold.local.backend import create_run
 from hundredfold.local.home import Home
-from hundredfold.local.resources import Limits
-from hundredfold.local.runner import Drive
+from hundredfold.local.resources import Resources
+from hundredfold.local.runner import LocalRunner
 from hundredfold.pipeline.collect import collect
 from hundredfold.pipeline.enqueue import enqueue, plan_attempt
 from hundredfold.pipeline.runner import NullCallbacks, RunCallbacks
-from hundredfold.pipeline.work import Floor
+from hundredfold.pipeline.work import WorkDispatcher
 from hundredfold.ports import run_states as states
 from hundredfold.ports.interfaces import Depth
 from hundredfold.runs.backend import RunArguments
 from hundredfold.sql.duckdb import DuckWarehouse
-from hundredfold.testing import Fault, Faulty, FaultyAfter, HandClock, MemoryQueue
-from hundredfold.workers.child import Desk
-from hundredfold.workers.pool import Crew, Hand
-from hundredfold.workers.protocol import FAR, IDLE, Died, Event, Kit
+from hundredfold.testing import FaultInjector, FaultInjectorAfter, InjectedFault, ManualClock, MemoryQueue
+from hundredfold.workers.child import UnitRunner
+from hundredfold.workers.pool import WorkerPool, WorkerSlot
+from hundredfold.workers.protocol import NO_STOP, NO_UNIT, PoolEvent, WorkerContext, WorkerDied
 
 FEW, MANY = 2, 48  # units; of the many, four lie in each batch
-KINDS = [Faulty, FaultyAfter]
+KINDS = [FaultInjector, FaultInjectorAfter]
 
 
 def mean(rows):
@@ -58,13 +58,13 @@ JOB = Job(
 
 
 @dataclass
-class HereCrew(Crew):
+class HereCrew(WorkerPool):
     """A crew of this process: no child is started, each message is done when events are asked for."""
 
     def __post_init__(self) -> None:
         self.said: list[tuple[Any, ...]] = []
-        self.hands = [Hand(number) for number in range(self.size)]
-        self.desk = Desk(self.kit, [IDLE, 0, FAR], self.said.append)
+        self.hands = [WorkerSlot(number) for number in range(self.size)]
+        self.desk = UnitRunner(self.context, [NO_UNIT, 0, NO_STOP], self.said.append)
         self._starting, self._failed = None, None
         self.replaced = Counter()
 
@@ -72,25 +72,25 @@ class HereCrew(Crew):
 
     def stop(self) -> None: ...
 
-    def give(self, hand: Hand, message: Message, narrow: bool = False, final: bool = False) -> None:  # noqa: ARG002  # nothing is short here
-        hand.message, hand.done = message, message.first - 1
+    def give(self, slot: WorkerSlot, message: Message, narrow: bool = False, final: bool = False) -> None:  # noqa: ARG002  # nothing is short here
+        slot.message, slot.done = message, message.first - 1
 
-    def events(self, timeout: float) -> Iterator[tuple[Hand, Event]]:  # noqa: ARG002  # nothing is waited for
-        for hand in self.hands:
-            if hand.message is not None:
+    def events(self, timeout: float) -> Iterator[tuple[WorkerSlot, PoolEvent]]:  # noqa: ARG002  # nothing is waited for
+        for slot in self.hands:
+            if slot.message is not None:
                 self.said.clear()
-                self.desk.do(hand.message)
+                self.desk.do(slot.message)
                 for words in list(self.said):
-                    yield from self._said(hand, words)
+                    yield from self._said(slot, words)
 
 
 @dataclass
 class SlowCrew(HereCrew):
     """A crew that stalls for longer than a lease."""
 
-    clock: HandClock = field(default_factory=HandClock)
+    clock: ManualClock = field(default_factory=ManualClock)
 
-    def events(self, timeout: float) -> Iterator[tuple[Hand, Event]]:
+    def events(self, timeout: float) -> Iterator[tuple[WorkerSlot, PoolEvent]]:
         self.clock.advance(100)
         yield from HereCrew.events(self, timeout)
 
@@ -102,14 +102,14 @@ class LosingCrew(HereCrew):
     lost: dict[int, int] = field(default_factory=dict)
     outside: bool = True
 
-    def events(self, timeout: float) -> Iterator[tuple[Hand, Event]]:
-        for hand in self.hands:
-            message = hand.message
+    def events(self, timeout: float) -> Iterator[tuple[WorkerSlot, PoolEvent]]:
+        for slot in self.hands:
+            message = slot.message
             bad = next((u for u in range(message.first, message.last + 1) if self.lost.get(u)), None) if message else None
             if message is not None and bad is not None:
                 self.lost[bad] -= 1
-                hand.message = None
-                yield hand, Died(message, bad, False, "killed by SIGKILL", message.first - 1, self.outside)
+                slot.message = None
+                yield slot, WorkerDied(message, bad, False, "killed by SIGKILL", message.first - 1, self.outside)
                 return
         yield from HereCrew.events(self, timeout)
 
@@ -133,7 +133,7 @@ def walk(home: Home, callbacks: RunCallbacks | None = None) -> None:
     """What a driver does with the run, in this process."""
     record = home.ledger.move("r", states.Event.START)
     places = {"s": home.folder / "runs/r/staged/s.parquet"}
-    Drive(home, JOB, record, Limits(1, 2**30), places, callbacks or NullCallbacks(), hire=HereCrew).walk()
+    LocalRunner(home, JOB, record, Resources(1, 2**30), places, callbacks or NullCallbacks(), pool_factory=HereCrew).run()
 
 
 def answer(home: Path) -> dict[str, bytes]:
@@ -149,10 +149,10 @@ class Until(NullCallbacks):
 
     def stage_started(self, stage):
         if str(stage) == self.last:
-            raise Fault(self.last)
+            raise InjectedFault(self.last)
 
 
-class FaultyStore(Faulty):
+class FaultyStore(FaultInjector):
     """A store whose nth call fails; where a file lies can always be said."""
 
     def path(self, key):
@@ -163,7 +163,7 @@ class FaultyStore(Faulty):
 def stopped(tmp_path_factory) -> Home:
     """A run that is stopped before its first message is sent."""
     home = begun(tmp_path_factory.mktemp("prepared"))
-    with suppress(Fault):
+    with suppress(InjectedFault):
         walk(home, Until("enqueue mean"))
     return home
 
@@ -181,14 +181,14 @@ def copied(home: Home, folder: Path) -> Home:
 
 
 # that a call was done but not heard of is, for the files, the same as that the next one failed; for the record it is not
-@pytest.mark.parametrize(("door", "kind"), [("store", FaultyStore), ("ledger", FaultyAfter)])
+@pytest.mark.parametrize(("door", "kind"), [("store", FaultyStore), ("ledger", FaultInjectorAfter)])
 def test_whichever_call_fails_the_next_driver_ends_with_the_same_bytes(door, kind, stopped, wanted, tmp_path):
     for n in count(1):
         home = copied(stopped, tmp_path / str(n))
         sound = getattr(home, door)
         faulty = kind(sound, fail_at=n)
         setattr(home, door, faulty)
-        with suppress(Fault):
+        with suppress(InjectedFault):
             walk(home)
         setattr(home, door, sound)
         if home.ledger.read("r").state is not states.State.DONE:
@@ -218,8 +218,8 @@ def home(worked) -> Home:
 
 
 @pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.fixture
@@ -232,13 +232,13 @@ def forget(home: Home) -> None:
     home.store.delete(LAYOUT.collected("above"))
 
 
-def floor(home: Home, queue: Any, clock: HandClock, /, crew: type[HereCrew] = HereCrew, **words: Any) -> Floor:
+def dispatcher(home: Home, queue: Any, clock: ManualClock, /, pool: type[HereCrew] = HereCrew, **words: Any) -> WorkDispatcher:
     manifest = Manifest.read(LAYOUT, "above", home.store)
     messages, coverage = plan_attempt(manifest, LAYOUT, 1, home.store)
     enqueue(messages, coverage, queue)
     units = UnitList.read(LAYOUT, "above", home.store)
-    hired = crew(Kit(JOB, LAYOUT, home.store), 2, **words)
-    return Floor(messages, manifest, units, LAYOUT, coverage, queue, home.store, hired, lambda _: None, 60.0, clock)
+    hired = pool(WorkerContext(JOB, LAYOUT, home.store), 2, **words)
+    return WorkDispatcher(messages, manifest, units, LAYOUT, coverage, queue, home.store, hired, lambda _: None, 60.0, clock)
 
 
 def accounts(home: Home) -> list[dict[str, Any]]:
@@ -277,13 +277,13 @@ WHOLE = {(first, first + 3) for first in range(0, MANY, 4)}
 def test_whichever_call_of_the_queue_fails_the_next_driver_does_the_rest(kind, home):
     for n in count(1):
         forget(home)
-        clock = HandClock()
+        clock = ManualClock()
         sound = MemoryQueue(clock=clock, sleep=clock.advance)
         faulty = kind(sound, fail_at=n)
-        with suppress(Fault):
-            floor(home, faulty, clock).run()
+        with suppress(InjectedFault):
+            dispatcher(home, faulty, clock).run()
         sound.purge()
-        floor(home, sound, clock).run()
+        dispatcher(home, sound, clock).run()
         assert sound.depth() == Depth(0, 0, 0)
         assert slices(home) == WHOLE
         if faulty.calls < n:
@@ -293,7 +293,7 @@ def test_whichever_call_of_the_queue_fails_the_next_driver_does_the_rest(kind, h
 
 
 def test_a_message_is_done_once_in_the_results_though_it_is_handed_out_again_while_it_is_worked_on(home, queue, clock):
-    floor(home, queue, clock, SlowCrew, clock=clock).run()
+    dispatcher(home, queue, clock, SlowCrew, clock=clock).run()
     assert not_ok(home) == {1: "failed"}
     assert len(accounts(home)) == MANY
     assert open_run("r", home=home.folder).results("above").arrow().num_rows == MANY - 1
@@ -301,7 +301,7 @@ def test_a_message_is_done_once_in_the_results_though_it_is_handed_out_again_whi
 
 @pytest.mark.parametrize(("received", "wanted"), [(0, {(0, 3)}), (1, {(0, 3)}), (2, {(0, 1), (2, 3)}), (4, {(0, 1), (2, 3)})])
 def test_a_message_is_halved_from_its_second_return_on(home, queue, clock, received, wanted):
-    work = floor(home, queue, clock)
+    work = dispatcher(home, queue, clock)
     only(queue, Message("r", "above", 0, 0, 3), received)
     work.run()
     assert slices(home) == WHOLE - {(0, 3)} | wanted
@@ -309,7 +309,7 @@ def test_a_message_is_halved_from_its_second_return_on(home, queue, clock, recei
 
 
 def test_a_message_that_another_worker_held_and_lost_counts_as_returned_once(home, queue, clock):
-    work = floor(home, queue, clock)
+    work = dispatcher(home, queue, clock)
     only(queue, Message("r", "above", 0, 0, 3), received=0)
     assert queue.receive() is not None  # by the other, which is never heard of again
     began = clock()
@@ -319,7 +319,7 @@ def test_a_message_that_another_worker_held_and_lost_counts_as_returned_once(hom
 
 
 def test_a_message_that_came_back_too_often_leaves_dead_units_and_a_retry_does_them(home, queue, clock):
-    work = floor(home, queue, clock)
+    work = dispatcher(home, queue, clock)
     only(queue, Message("r", "above", 1, 5, 6), received=5)
     assert queue.depth() == Depth(0, 0, 1)
     work.run()
@@ -333,7 +333,7 @@ def test_a_message_that_came_back_too_often_leaves_dead_units_and_a_retry_does_t
 
 
 def test_messages_that_a_queue_has_lost_are_sent_again(home, queue, clock):
-    work = floor(home, queue, clock)
+    work = dispatcher(home, queue, clock)
     queue.purge()
     work.run()
     assert slices(home) == WHOLE
@@ -342,13 +342,13 @@ def test_messages_that_a_queue_has_lost_are_sent_again(home, queue, clock):
 
 @pytest.mark.parametrize(("times", "outside", "crashed"), [(1, True, {}), (2, True, {10: "crashed"}), (1, False, {10: "crashed"})])
 def test_a_death_costs_its_unit_unless_it_came_from_outside_for_the_first_time(home, queue, clock, times, outside, crashed):
-    floor(home, queue, clock, LosingCrew, lost={10: times}, outside=outside).run()
+    dispatcher(home, queue, clock, LosingCrew, lost={10: times}, outside=outside).run()
     assert not_ok(home) == {1: "failed"} | crashed
 
 
 def test_what_a_worker_says_after_its_model_is_done_is_not_taken_for_the_next_one(home, queue, clock):
-    work = floor(home, queue, clock)
-    hand = work.crew.idle()[0]
-    work.crew.give(hand, Message("r", "above", 0, 0, 3))  # by the model before
+    work = dispatcher(home, queue, clock)
+    slot = work.pool.idle()[0]
+    work.pool.give(slot, Message("r", "above", 0, 0, 3))  # by the model before
     work.run()
     assert not_ok(home) == {1: "failed"}

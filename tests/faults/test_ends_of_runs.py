@@ -57,7 +57,7 @@ def raising(callback: str) -> NullCallbacks:
     return callbacks
 
 
-@pytest.mark.parametrize("callback", ["begun", "stage", "validated", "progress", "collected"])
+@pytest.mark.parametrize("callback", ["run_started", "stage_started", "validated", "progress", "collected"])
 def test_an_error_of_a_callback_ends_on_the_record_as_failed(tmp_path, callback):
     with pytest.raises(KeyError, match="not ours") as told:
         go(tmp_path, run_id="r", callbacks=raising(callback))
@@ -74,12 +74,12 @@ def test_an_unexpected_error_reaches_the_command_line_as_one_line(tmp_path):
         dedent("""
         from hundredfold import Job, Model, Source
 
-        from hundredfold.pipeline.runner import Walk
+        from hundredfold.pipeline.runner import StageRunner
 
         def broken(*_):
             raise RuntimeError("a fault\\nof our own")
 
-        Walk.validate = broken
+        StageRunner.validate = broken
         job = Job("own", [Source("s", path="s.csv")], [Model("m", ("k",), lambda rows: {"y": 1})])
         """)
     )
@@ -233,7 +233,7 @@ def test_a_home_may_have_any_name(tmp_path, name):
 READING = """
 import sys
 import hundredfold
-from hundredfold import cli
+from hundredfold.cli import main as cli
 
 HOME = sys.argv[1]
 run = hundredfold.open_run(home=HOME)

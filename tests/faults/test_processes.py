@@ -26,7 +26,7 @@ import pytest
 
 import hundredfold
 from hundredfold import Job, Model, Source, run
-from hundredfold.errors import CrewError
+from hundredfold.errors import WorkerError
 from hundredfold.workers.channel import DriverChannel, Garbled, WorkerChannel
 from waits import HANG_S, LIMIT_S, let_unit_be_old, wait_until
 
@@ -186,7 +186,7 @@ def test_a_spawned_worker_in_a_daemonic_process_is_refused_with_a_hint(tmp_path,
     monkeypatch.setenv("HUNDREDFOLD_START", "spawn")
     with (
         multiprocessing.get_context("spawn").Pool(1) as pool,
-        pytest.raises(CrewError, match=r"daemonic process .* may have no children") as refused,
+        pytest.raises(WorkerError, match=r"daemonic process .* may have no children") as refused,
     ):
         pool.apply(results_in, (tmp_path,))
     assert "hundredfold run" in (refused.value.hint or "")

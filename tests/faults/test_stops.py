@@ -333,7 +333,7 @@ def test_generic_functions_may_stand_in_a_script(tmp_path):
 def test_an_unknown_way_to_start_workers_is_refused(tmp_path):
     with started(script(tmp_path, RUN), tmp_path / "home", HUNDREDFOLD_START="fork") as driver:
         _, errors = driver.communicate(timeout=HANG_S)
-    assert "CrewError: HUNDREDFOLD_START is 'fork', wanted" in errors
+    assert "WorkerError: HUNDREDFOLD_START is 'fork', wanted" in errors
 
 
 def double(rows):

@@ -18,14 +18,14 @@ import pytest
 
 from hundredfold import Job, Model, Source, open_run, run
 from hundredfold.data.manifest import Manifest
-from hundredfold.errors import CrewError, JobError
+from hundredfold.errors import JobError, WorkerError
 from hundredfold.job import Layout
 from hundredfold.local.append_files import FileStore
 from hundredfold.local.home import Home
 from hundredfold.pipeline.runner import NullCallbacks
 from hundredfold.workers import loading
-from hundredfold.workers.pool import Crew
-from hundredfold.workers.protocol import Kit
+from hundredfold.workers.pool import WorkerPool
+from hundredfold.workers.protocol import WorkerContext
 from waits import HANG_S, wait_until
 
 ROWS = pa.table({"k": [0, 1, 2, 3], "x": [1.0, 2.0, 3.0, 4.0]})
@@ -77,20 +77,20 @@ class Spoil(NullCallbacks):
 
 
 @pytest.fixture
-def crew(tmp_path) -> Iterator[Crew]:
-    crew = Crew(Kit(job_of(double), Layout("r"), FileStore(tmp_path)), 2)
-    crew.start()
-    crew.idle()  # so that all of them are started
-    yield crew
-    crew.stop()
+def pool(tmp_path) -> Iterator[WorkerPool]:
+    pool = WorkerPool(WorkerContext(job_of(double), Layout("r"), FileStore(tmp_path)), 2)
+    pool.start()
+    pool.idle()  # so that all of them are started
+    yield pool
+    pool.stop()
 
 
-def listen(crew: Crew, until) -> None:
+def listen(pool: WorkerPool, until) -> None:
     """Hear what the workers say until something is so."""
     end = time.monotonic() + HANG_S
     while not until():
         assert time.monotonic() < end, "waited in vain"
-        assert list(crew.events(0.01)) == []
+        assert list(pool.events(0.01)) == []
 
 
 def job_of(work) -> Job:
@@ -102,19 +102,19 @@ def start(work, home, **words):
 
 
 def test_what_a_worker_cannot_import_is_told_with_the_reason(tmp_path):
-    with pytest.raises(CrewError, match="a worker cannot load the job: ImportError: no module named nothing_like_it"):
+    with pytest.raises(WorkerError, match="a worker cannot load the job: ImportError: no module named nothing_like_it"):
         start(Unwelcome(raise_here), tmp_path)
 
 
 def test_a_worker_that_dies_while_it_loads_the_job_is_told_and_not_started_for_ever(tmp_path):
-    with pytest.raises(CrewError, match="ended its process with exit code 5") as told:
+    with pytest.raises(WorkerError, match="ended its process with exit code 5") as told:
         start(Unwelcome(os._exit, 5), tmp_path)
     assert "worker" in str(told.value)
     assert told.value.hint
 
 
 def test_a_worker_that_is_killed_again_and_again_at_its_start_is_told(tmp_path):
-    with pytest.raises(CrewError, match="killed by SIGKILL"):
+    with pytest.raises(WorkerError, match="killed by SIGKILL"):
         start(Unwelcome(signal.raise_signal, signal.SIGKILL), tmp_path)
 
 
@@ -143,7 +143,9 @@ def test_a_module_that_never_ends_its_import_is_named(tmp_path, monkeypatch, how
     (tmp_path / f"work_{name}.py").write_text(WORK.format(slow=name))
     monkeypatch.syspath_prepend(tmp_path)
     work = importlib.import_module(f"work_{name}").work
-    with pytest.raises(CrewError, match=rf"has not loaded the job in 0.5 s: it is still importing {name} \(.*{name}.py, line 7\)") as told:
+    with pytest.raises(
+        WorkerError, match=rf"has not loaded the job in 0.5 s: it is still importing {name} \(.*{name}.py, line 7\)"
+    ) as told:
         start(work, tmp_path / "home")
     assert "inside the function" in (told.value.hint or "")
     assert open_run("r", home=tmp_path / "home").state == "failed"
@@ -153,7 +155,7 @@ def test_a_module_that_never_ends_its_import_is_named(tmp_path, monkeypatch, how
 
 def test_an_object_that_never_ends_its_loading_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "LOAD_S", 0.5)
-    with pytest.raises(CrewError, match=r"has not loaded the job in 0.5 s: it imports test_workers"):
+    with pytest.raises(WorkerError, match=r"has not loaded the job in 0.5 s: it imports test_workers"):
         start(Unwelcome(time.sleep, 3600), tmp_path)
 
 
@@ -251,22 +253,22 @@ def test_dear_units_side_by_side_are_shared_and_none_of_them_is_done_twice(tmp_p
     assert len({processes[k] for k in range(190, 194)}) == 2
 
 
-def test_a_worker_that_is_killed_while_it_waits_is_replaced(crew):
-    before = {hand.process.pid for hand in crew.hands}
-    listen(crew, until=lambda: all(hand.ready for hand in crew.hands))
+def test_a_worker_that_is_killed_while_it_waits_is_replaced(pool):
+    before = {slot.process.pid for slot in pool.hands}
+    listen(pool, until=lambda: all(slot.ready for slot in pool.hands))
     for pid in before:
         os.kill(pid, signal.SIGKILL)
-    listen(crew, until=lambda: all(hand.ready and hand.process.pid not in before for hand in crew.hands))
+    listen(pool, until=lambda: all(slot.ready and slot.process.pid not in before for slot in pool.hands))
 
 
-def test_a_crew_goes_on_when_the_server_that_forks_its_workers_is_killed(crew):
-    before = {hand.process.pid for hand in crew.hands}
-    listen(crew, until=lambda: all(hand.ready for hand in crew.hands))
+def test_a_crew_goes_on_when_the_server_that_forks_its_workers_is_killed(pool):
+    before = {slot.process.pid for slot in pool.hands}
+    listen(pool, until=lambda: all(slot.ready for slot in pool.hands))
     supervisor = psutil.Process(psutil.Process(min(before)).ppid())
     server = psutil.Process(supervisor.ppid())
     assert server.ppid() == os.getpid()
     server.kill()
-    listen(crew, until=lambda: all(hand.ready and hand.process.pid not in before for hand in crew.hands))
+    listen(pool, until=lambda: all(slot.ready and slot.process.pid not in before for slot in pool.hands))
     assert psutil.wait_procs([psutil.Process(pid) for pid in before if psutil.pid_exists(pid)], timeout=HANG_S)[1] == []
 
 

@@ -19,7 +19,7 @@ from hundredfold.data.arrays import UNIT, from_numpy, numpy_of
 from hundredfold.data.row_order import _numbers_within, canonical_order
 from hundredfold.errors import ConservationError, QueryError
 from hundredfold.local.append_files import FileStore
-from hundredfold.pipeline.units import Dense, Joined, number
+from hundredfold.pipeline.units import DenseIndex, JoinIndex, number_units
 from hundredfold.sql.duckdb import DuckWarehouse
 
 KEYS: dict[str, tuple[st.SearchStrategy[Any], pa.DataType]] = {
@@ -58,9 +58,9 @@ def test_arithmetic_and_sql_tell_the_same_units(warehouse: DuckWarehouse, table:
     warehouse.load("keyed", table)
     unit = table.column_names[:-1]
     select = "SELECT * FROM keyed"
-    found, wanted = number("m", unit, select, warehouse.columns(select), warehouse), Joined(unit, select, warehouse)
+    found, wanted = number_units("m", unit, select, warehouse.columns(select), warehouse), JoinIndex(unit, select, warehouse)
     if all(len(set(table.column(name).to_pylist()) - {None}) for name in unit):
-        assert isinstance(found, Dense)  # or this test compares SQL with itself
+        assert isinstance(found, DenseIndex)  # or this test compares SQL with itself
     assert listed(found).equals(listed(wanted))
     assert told(found, warehouse) == told(wanted, warehouse)
     for name in (*found.tables, *wanted.tables):
@@ -98,22 +98,22 @@ def told(numbering: Any, warehouse: DuckWarehouse) -> dict[int, int]:
 def test_keys_of_every_kind_are_told(warehouse: DuckWarehouse, key: pa.Array) -> None:
     warehouse.load("keyed", pa.table({"k": key, "row": [0, 1, 2]}))
     select = "SELECT * FROM keyed"
-    found = number("m", ["k"], select, warehouse.columns(select), warehouse)
-    assert listed(found).equals(listed(Joined(["k"], select, warehouse)))
+    found = number_units("m", ["k"], select, warehouse.columns(select), warehouse)
+    assert listed(found).equals(listed(JoinIndex(["k"], select, warehouse)))
 
 
 def test_many_texts_are_told_by_sql(warehouse: DuckWarehouse) -> None:
     warehouse.load("keyed", pa.table({"k": pa.array([f"customer {n:06d}" for n in range(70_000)])}))
-    found = number("m", ["k"], "SELECT * FROM keyed", warehouse.columns("SELECT * FROM keyed"), warehouse)
-    assert isinstance(found, Joined)
+    found = number_units("m", ["k"], "SELECT * FROM keyed", warehouse.columns("SELECT * FROM keyed"), warehouse)
+    assert isinstance(found, JoinIndex)
     assert listed(found, 1000).num_rows == 70_000
 
 
 def test_numbers_too_many_for_the_memory_are_told_by_sql(warehouse: DuckWarehouse) -> None:
     warehouse.load("keyed", pa.table({"k": pa.array(range(100_000), pa.int64())}))
     select = "SELECT * FROM keyed"
-    for memory, kind in ((2**20, Joined), (2**23, Dense), (None, Dense)):
-        found = number("m", ["k"], select, warehouse.columns(select), warehouse, memory)
+    for memory, kind in ((2**20, JoinIndex), (2**23, DenseIndex), (None, DenseIndex)):
+        found = number_units("m", ["k"], select, warehouse.columns(select), warehouse, memory)
         assert isinstance(found, kind)
         assert listed(found, 30_000).num_rows == 100_000
 
@@ -121,13 +121,13 @@ def test_numbers_too_many_for_the_memory_are_told_by_sql(warehouse: DuckWarehous
 def test_keys_of_too_many_combinations_are_told_by_sql(warehouse: DuckWarehouse) -> None:
     some = pa.array(range(0, 10_000, 3), pa.int64())
     warehouse.load("keyed", pa.table({"a": some, "b": some, "c": some}))
-    found = number("m", ["a", "b", "c"], "SELECT * FROM keyed", warehouse.columns("SELECT * FROM keyed"), warehouse)
-    assert isinstance(found, Joined)
+    found = number_units("m", ["a", "b", "c"], "SELECT * FROM keyed", warehouse.columns("SELECT * FROM keyed"), warehouse)
+    assert isinstance(found, JoinIndex)
 
 
 def test_a_key_that_was_not_there_when_units_were_counted_is_told(warehouse: DuckWarehouse) -> None:
     warehouse.load("keyed", pa.table({"k": [1, 2, 3]}))
-    found = number("m", ["k"], "SELECT * FROM keyed", warehouse.columns("SELECT * FROM keyed"), warehouse)
+    found = number_units("m", ["k"], "SELECT * FROM keyed", warehouse.columns("SELECT * FROM keyed"), warehouse)
     for later in ([9], [-7], [None]):
         warehouse.load("keyed", pa.table({"k": pa.array(later, pa.int64())}))
         chunks = list(warehouse.stream(found.query([])))
@@ -139,7 +139,7 @@ def test_a_query_without_rows_has_no_unit(warehouse: DuckWarehouse) -> None:
     warehouse.load("keyed", pa.table({"k": pa.array([], pa.int64())}))
     select = "SELECT * FROM keyed"
     for unit in (["k"], []):
-        found = number("m", unit, select, warehouse.columns(select), warehouse)
+        found = number_units("m", unit, select, warehouse.columns(select), warehouse)
         assert not list(found.listed(10))
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hundredfold.data import parquet as rowgroups
-from hundredfold.data.parquet import RowGroups
+from hundredfold.data.parquet import ParquetWriter
 from hundredfold.data.row_sizes import row_bytes
 
 texts = st.text(max_size=5) | st.none()
@@ -79,7 +79,7 @@ def test_row_groups_do_not_depend_on_how_rows_of_fixed_lists_came(monkeypatch):
     files = []
     for step in (200, 1, 7, 64):
         file = io.BytesIO()
-        groups = RowGroups(file, table.schema)
+        groups = ParquetWriter(file, table.schema)
         for start in range(0, 200, step):
             groups.add(table.slice(start, step))
         groups.close()

@@ -24,7 +24,7 @@ from hundredfold import Job, Model, Publish, Source
 from hundredfold.contract import read_contract
 from hundredfold.data.columns import UNFIT, column_of
 from hundredfold.data.result_contract import Returned
-from hundredfold.data.results import Gather, table_of
+from hundredfold.data.results import ResultBuilder, table_of
 from hundredfold.errors import ResultError, SourceError
 from hundredfold.sql.sources.files import as_table
 
@@ -61,7 +61,7 @@ def test_values_of_two_kinds_are_refused_wherever_they_are(shape: Any, pair: tup
         as_table("s", {"shop": ["A"] * len(values), "v": values})
     with pytest.raises(UNFIT):
         table_of(with_objects(values))
-    gather = Gather(Returned(), {})
+    gather = ResultBuilder(Returned(), {})
     add = gather.adder()
     for unit, value in enumerate(values):
         add(unit, {"v": [value]})
@@ -224,7 +224,7 @@ def test_a_time_of_day_finer_than_a_microsecond_fails_its_unit(bench: Bench, kin
 @pytest.mark.parametrize("name", ["", " ", "a\0b"], ids=repr)
 def test_a_result_whose_column_has_no_usable_name_fails(name: str) -> None:
     for value in ({name: 1}, [{name: 1}], pa.table({name: [1]}), pd.DataFrame({name: [1]})):
-        gather = Gather(Returned(), {})
+        gather = ResultBuilder(Returned(), {})
         with pytest.raises(ResultError, match="wanted names that SQL can use"):
             gather.adder()(0, value)
 
@@ -242,7 +242,7 @@ def test_a_result_whose_column_has_no_usable_name_fails(name: str) -> None:
     ids=str,
 )
 def test_a_table_of_results_is_exact_in_the_contracts_types(values: pa.Array, kind: Any) -> None:
-    gather = Gather(Returned(read_contract(dataclasses.make_dataclass("Out", [("v", kind)]))), {})
+    gather = ResultBuilder(Returned(read_contract(dataclasses.make_dataclass("Out", [("v", kind)]))), {})
     gather.adder()(0, pa.table({"v": values}))
     assert [account.unit for account in gather.finish()[1]] == [0]
 

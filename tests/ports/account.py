@@ -10,10 +10,10 @@ from typing import Any
 from uuid import uuid4
 
 from aws.emulator import Emulator
-from hundredfold.testing import HandClock
+from hundredfold.testing import ManualClock
 
 
-class LedClock(HandClock):
+class LedClock(ManualClock):
     """A clock moved by hand, which others follow."""
 
     def __init__(self) -> None:

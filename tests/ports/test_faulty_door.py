@@ -1,4 +1,4 @@
-"""What Faulty promises to those who test with it."""
+"""What FaultInjector promises to those who test with it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import count
 import pytest
 
 import hundredfold.testing
-from hundredfold.testing import Fault, Faulty, FaultyAfter, MemoryQueue, MemoryStore
+from hundredfold.testing import FaultInjector, FaultInjectorAfter, InjectedFault, MemoryQueue, MemoryStore
 
 
 def put_three(store) -> None:
@@ -20,9 +20,9 @@ def put_three(store) -> None:
 
 def test_the_nth_call_is_not_carried_out_and_the_others_are():
     store = MemoryStore()
-    faulty = Faulty(store, fail_at=2)
+    faulty = FaultInjector(store, fail_at=2)
     faulty.put("a", b"")
-    with pytest.raises(Fault, match="call 2, put,"):
+    with pytest.raises(InjectedFault, match="call 2, put,"):
         faulty.put("b", b"")
     faulty.put("c", b"")
     assert list(faulty.list("")) == ["a", "c"]
@@ -31,8 +31,8 @@ def test_the_nth_call_is_not_carried_out_and_the_others_are():
 
 def test_a_door_that_fails_after_a_call_has_carried_it_out():
     store = MemoryStore()
-    faulty = FaultyAfter(store, fail_at=2)
-    with pytest.raises(Fault):
+    faulty = FaultInjectorAfter(store, fail_at=2)
+    with pytest.raises(InjectedFault):
         put_three(faulty)
     assert list(store.list("")) == ["a", "b"]
 
@@ -40,15 +40,15 @@ def test_a_door_that_fails_after_a_call_has_carried_it_out():
 @pytest.mark.parametrize("error", [OSError("gone"), KeyboardInterrupt()])
 def test_it_raises_the_error_that_it_was_given(error):
     with pytest.raises(type(error)) as raised:
-        Faulty(MemoryQueue(), 1, error).send(["a"])
+        FaultInjector(MemoryQueue(), 1, error).send(["a"])
     assert raised.value is error
 
 
 def test_all_methods_share_one_count():
-    queue = Faulty(MemoryQueue(), fail_at=3)
+    queue = FaultInjector(MemoryQueue(), fail_at=3)
     queue.send(["a"])
     queue.receive()
-    with pytest.raises(Fault, match="call 3, depth,"):
+    with pytest.raises(InjectedFault, match="call 3, depth,"):
         queue.depth()
 
 
@@ -56,8 +56,8 @@ def test_a_test_can_stop_at_every_call_in_turn():
     stopped = 0
     for n in count(1):
         store = MemoryStore()
-        faulty = Faulty(store, fail_at=n)
-        with suppress(Fault):
+        faulty = FaultInjector(store, fail_at=n)
+        with suppress(InjectedFault):
             put_three(faulty)
         if faulty.calls < n:
             break
@@ -70,10 +70,10 @@ def test_a_test_can_stop_at_every_call_in_turn():
 def test_what_is_not_a_method_is_the_door_s_own(tmp_path):
     from hundredfold.local.filesystem import Folder
 
-    assert Faulty(Folder(tmp_path), 1).root == tmp_path
+    assert FaultInjector(Folder(tmp_path), 1).root == tmp_path
     with pytest.raises(AttributeError):
-        _ = Faulty(MemoryStore(), 1).no_such_thing
-    assert copy.copy(Faulty(MemoryStore(), 3)).fail_at == 3
+        _ = FaultInjector(MemoryStore(), 1).no_such_thing
+    assert copy.copy(FaultInjector(MemoryStore(), 3)).fail_at == 3
 
 
 def test_the_examples_in_the_docstrings_are_true():

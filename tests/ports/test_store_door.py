@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hundredfold.aws.adapters.s3_store import S3Store
 from hundredfold.errors import HomeError
 from hundredfold.local.filesystem import Folder, home_error
-from hundredfold.ports.object_keys import HALF
+from hundredfold.ports.object_keys import TEMP_PREFIX
 from hundredfold.testing import MemoryStore
 
 KINDS = {
@@ -218,7 +218,7 @@ def test_many_threads_put_into_one_new_folder(store):
 def test_a_folder_shows_nobody_its_half_written_objects(tmp_path):
     store = Folder(tmp_path)
     store.put("a/b", b"")
-    (tmp_path / "a" / f"{HALF}killed").write_bytes(b"hal")  # what a writer that is killed leaves behind
+    (tmp_path / "a" / f"{TEMP_PREFIX}killed").write_bytes(b"hal")  # what a writer that is killed leaves behind
     assert list(store.list("")) == ["a/b"]
     store.delete("a")
     assert files(tmp_path) == []

@@ -13,7 +13,7 @@ import pytest
 from test_release_bench import Place, bundle, changed, in_s3, on_disk, table
 
 from hundredfold.errors import HomeError, PublishRefused, StateError, UsageError
-from hundredfold.testing import Fault, Faulty, FaultyAfter, MemoryStore
+from hundredfold.testing import FaultInjector, FaultInjectorAfter, InjectedFault, MemoryStore
 from tariffs.release import actions as verbs
 from tariffs.release import repository as shelf
 from tariffs.release.actions import LAST_APPROVED, RULE, UNCHANGED, canary_places
@@ -188,7 +188,7 @@ def test_the_guards_compare_with_the_table_of_the_other_places(disk: Place) -> N
     assert done.entry.against == Table(1)
 
 
-@pytest.mark.parametrize("kind", [Faulty, FaultyAfter])
+@pytest.mark.parametrize("kind", [FaultInjector, FaultInjectorAfter])
 @pytest.mark.parametrize("what", ["try", "kill", "activate"])
 def test_stopped_at_any_call_charging_reads_a_whole_table(what: str, kind: Any) -> None:
     steps: dict[str, Callable[[Place], Any]] = {
@@ -206,7 +206,7 @@ def test_stopped_at_any_call_charging_reads_a_whole_table(what: str, kind: Any) 
             place.try_out(2, ["ACCRA"])
         faulty = kind(store, fail_at=stop)
         place.store, place.once = faulty, shelf.Locked(faulty, nullcontext)
-        with suppress(Fault):
+        with suppress(InjectedFault):
             steps[what](place)
         place.store, place.once = store, shelf.Locked(store, nullcontext)
         asked(place)

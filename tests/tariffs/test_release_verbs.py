@@ -21,7 +21,7 @@ from test_release_bench import CATALOGUE, NOW, Place, bundle, changed, in_s3, on
 
 from hundredfold.errors import HomeError, PublishRefused, StateError, UsageError
 from hundredfold.pipeline.publish import current, folder_of, rollback
-from hundredfold.testing import Fault, Faulty, FaultyAfter, MemoryStore
+from hundredfold.testing import FaultInjector, FaultInjectorAfter, InjectedFault, MemoryStore
 from tariffs.release import actions as verbs
 from tariffs.release import repository as shelf
 from tariffs.release.actions import LAST_APPROVED, RULE
@@ -474,7 +474,7 @@ STEPS: dict[str, Callable[[Place], Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", [Faulty, FaultyAfter])
+@pytest.mark.parametrize("kind", [FaultInjector, FaultInjectorAfter])
 @pytest.mark.parametrize("what", STEPS)
 def test_stopped_at_any_call_and_begun_again_it_comes_to_the_same(what: str, kind: Any) -> None:
     before = in_memory()
@@ -487,7 +487,7 @@ def test_stopped_at_any_call_and_begun_again_it_comes_to_the_same(what: str, kin
         store = place.store
         faulty = kind(store, fail_at=stop)
         place.store, place.once = faulty, shelf.Locked(faulty, nullcontext)
-        with suppress(Fault):
+        with suppress(InjectedFault):
             STEPS[what](place)
         place.store, place.once = store, shelf.Locked(store, nullcontext)
         whole(place)

@@ -19,27 +19,27 @@ from botocore.exceptions import ClientError
 from ..contract import read_contract
 from ..errors import NEW_CODE, HundredfoldError, PublishRefused, QueryError, RunBusy, SourceError, StateError, Stopped, UsageError, placed
 from ..job import Job, Layout
-from ..paths import expanded
+from ..paths import expand_user
 from ..pipeline.collect import Collected
 from ..pipeline.runner import RunCallbacks
 from ..pipeline.stages import stages
-from ..pipeline.validate import read_verdicts
+from ..pipeline.validate import read_validation
 from ..ports.interfaces import Record
 from ..ports.run_states import Event, State, after
 from ..runs.backend import Interruption, RunArguments
 from ..runs.job_loader import load_job
 from ..runs.names import check_run_id
-from ..runs.retry import forget, plan_again, plan_rest
+from ..runs.retry import discard, plan_rest, plan_retry_of_run
 from ..runs.run import Run, find_run
-from ..runs.start import check_arguments, check_declared, check_names, decided, moment, new_run_id
+from ..runs.start import check_arguments, check_declared, check_names, decided, new_run_id, parse_as_of
 from ..sql.athena import refuse_untranslatable
-from ..sql.queries import query_of, text_of
+from ..sql.queries import load_query, query_of
 from ..sql.sources.files import find_files
 from ..sql.sources.listing import is_hidden
 from .adapters.session import caller, client
 from .adapters.sources import check_place, refuse_csv
 from .home import AT_WORK, StackHome, stack_of
-from .progress import Count
+from .progress import ProgressReader
 from .runs import entry_of, is_other, new_record
 
 LOOK = 1.5  # seconds between looks at the record
@@ -93,7 +93,7 @@ class AwsBackend:
         check_names(declared, sources or {}, arguments.max_rejected)
         places = _places(there, run, declared, sources or {})
         options = {
-            "as_of": moment(arguments.as_of) if arguments.as_of is not None else None,
+            "as_of": parse_as_of(arguments.as_of) if arguments.as_of is not None else None,
             "max_rejected": dict(arguments.max_rejected),
             "max_failed": arguments.max_failed,
             "batches": arguments.batches,
@@ -125,7 +125,7 @@ class AwsBackend:
         """Do the failed and crashed units again, with the function as it was deployed last, and what builds on them."""
         _refuse_job(job)
         there, record = self._open_again("retry", run_id, Event.RETRY, arguments.accept_new_code)
-        plan_again(there, record, load_job(record.ref))
+        plan_retry_of_run(there, record, load_job(record.ref))
         _keep_code(there, record, int(there.ledger.read(record.id).options["attempt"]))
         return _go_again(there, record, Event.RETRY, callbacks, arguments.wait)
 
@@ -211,9 +211,9 @@ def check_translates(job: Job) -> None:
     for model in job.models:
         refuse_untranslatable(f"the query of model {model.name}", query_of(model, job))
     for output in job.releases:
-        refuse_untranslatable(f"the query of {output.name}", text_of(output.query, job.folder))
+        refuse_untranslatable(f"the query of {output.name}", load_query(output.query, job.folder))
         for title, query in output.summaries.items():
-            refuse_untranslatable(f"the summary {title!r}", text_of(query, job.folder))
+            refuse_untranslatable(f"the summary {title!r}", load_query(query, job.folder))
     for source in job.sources:
         for column, expression in source.clean.items():
             refuse_untranslatable(f"{source.name}: clean of {column}", f"SELECT {expression} AS x FROM t")
@@ -244,7 +244,7 @@ def _go_again(there: StackHome, record: Record, event: Event, callbacks: RunCall
     if record.state is not State.NEW:
         there.ledger.move(record.id, event)
     record = there.ledger.read(record.id)
-    forget(there, record)
+    discard(there, record)
     return _go(there, record, callbacks, wait)
 
 
@@ -307,7 +307,7 @@ def _follow(there: StackHome, run: str, callbacks: RunCallbacks) -> None:
     except HundredfoldError:  # the job is not on this machine: its stages are told by their names alone
         known = {}
     told: set[str] = set()
-    counts: dict[str, Count] = {}
+    counts: dict[str, ProgressReader] = {}
     counted = 0.0
     while True:
         record = there.ledger.read(run)
@@ -319,7 +319,7 @@ def _follow(there: StackHome, run: str, callbacks: RunCallbacks) -> None:
         facts = record.counts.get("models", {}).get(model, {})
         if record.step == f"work {model}" and "units" in facts and time.monotonic() - counted > COUNT:
             counted = time.monotonic()
-            count = counts.setdefault(model, Count(there.store, Layout(run), model, facts["units"]))
+            count = counts.setdefault(model, ProgressReader(there.store, Layout(run), model, facts["units"]))
             callbacks.progress(count.look())
         if record.state not in (State.NEW, State.RUNNING):
             break
@@ -341,7 +341,7 @@ def _tell(there: StackHome, record: Record, callbacks: RunCallbacks, told: set[s
     """The verdicts on the sources and what came of each model, once it is known."""
     if "sources" in record.counts and "sources" not in told:
         told.add("sources")
-        callbacks.validated(read_verdicts(Layout(record.id), there.store))
+        callbacks.validated(read_validation(Layout(record.id), there.store))
     for name, facts in record.counts.get("models", {}).items():
         if "ok" in facts and f"{name} is collected in {facts['attempt']}" not in told:
             told.add(f"{name} is collected in {facts['attempt']}")
@@ -384,4 +384,4 @@ def _seen(path: Path) -> str:
 
 def _from_here(place: Any) -> Any:
     """A path that was given by hand is relative to where we are, and not to the job's file."""
-    return place if not isinstance(place, str | Path) or str(place).startswith(REMOTE) else expanded(place).absolute()
+    return place if not isinstance(place, str | Path) or str(place).startswith(REMOTE) else expand_user(place).absolute()

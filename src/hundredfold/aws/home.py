@@ -15,7 +15,7 @@ from ..ports.interfaces import Ledger
 from ..runs.names import check_job_name
 from .adapters.dynamodb_ledger import DynamoLedger
 from .adapters.s3_store import S3Store
-from .adapters.session import Place, client
+from .adapters.session import StackResources, client
 
 AT_WORK = "RUNNING"
 
@@ -25,7 +25,7 @@ class StackHome:
 
     def __init__(self, stack: str) -> None:
         self.stack = stack
-        self.place = Place.of_stack(stack)
+        self.place = StackResources.of_stack(stack)
         self.store = S3Store(self.place.bucket)
         self.ledger: Ledger = DynamoLedger(self.place.table)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ..data.checksums import get_sealed
-from ..data.outcomes import Account, unpack_accounts
+from ..data.outcomes import UnitStatus, unpack_accounts
 from ..job import Layout
 from ..pipeline.coverage import Coverage
 from ..pipeline.work import Progress
@@ -15,7 +15,7 @@ from .adapters.s3_store import S3Store
 AT_ONCE = 16
 
 
-class Count:
+class ProgressReader:
     """The units of a model that have an outcome, and those of them that did not end well. Of a unit that was done again, the last counts."""
 
     def __init__(self, store: S3Store, layout: Layout, model: str, units: int) -> None:
@@ -34,7 +34,7 @@ class Count:
                 self._add(key, bad)
         return Progress(self.model, int(self.coverage.done.sum()), len(self.coverage.done), len(self.bad), self.lately)
 
-    def _add(self, key: str, bad: Sequence[Account]) -> None:
+    def _add(self, key: str, bad: Sequence[UnitStatus]) -> None:
         done = self.layout.slice(key)
         assert done is not None
         self._seen.add(key)
@@ -44,7 +44,7 @@ class Count:
         if bad:
             self.lately = f"{bad[-1].error}: {bad[-1].message.partition(chr(10))[0]}"
 
-    def _bad(self, key: str) -> Sequence[Account]:
+    def _bad(self, key: str) -> Sequence[UnitStatus]:
         try:
             return unpack_accounts(get_sealed(self.store, key)).bad
         except KeyError:  # it was put together with others, or is forgotten for a retry

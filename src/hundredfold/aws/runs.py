@@ -11,7 +11,7 @@ from ..job import Job
 from ..ports.interfaces import Record
 from ..ports.run_states import State
 from .adapters.dynamodb_ledger import DynamoLedger
-from .adapters.session import Place
+from .adapters.session import StackResources
 
 
 def new_record(run: str, job: Job, ref: str, sources: Mapping[str, str], options: Mapping[str, Any], code: str = "") -> Record:
@@ -60,7 +60,7 @@ def _record(run: str, job: Job, ref: str, places: Mapping[str, str], options: Ma
     return Record(run, job.name, ref, State.NEW, "new", stamp, stamp, options=kept)
 
 
-def begin_upload(run: str, sources: Mapping[str, str], job: Job, place: Place, ledger: DynamoLedger) -> Record:
+def begin_upload(run: str, sources: Mapping[str, str], job: Job, place: StackResources, ledger: DynamoLedger) -> Record:
     """Record a run that an upload began; its other sources are where the newest run had them that did not fail, or where the job says.
     SourceError where one has no place: nobody is there to be told, so that is recorded as well."""
     before = [record for record in ledger.runs(job.name) if record.state not in (State.FAILED, State.CANCELLED)]

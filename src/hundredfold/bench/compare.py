@@ -17,10 +17,10 @@ from ..data.batch import form_of
 from ..errors import HundredfoldError, UsageError
 from ..job import Job, Layout
 from ..local.home import Home
-from ..local.resources import Limits, limits_of
+from ..local.resources import Resources, resources_of
 from ..runs.job_loader import load_job
 from ..sql.sources.files import Files, find_files
-from ..workers.protocol import Kit
+from ..workers.protocol import WorkerContext
 from .engine import ALL, Listener, Ran, Worked, run_all, run_single
 from .frames import library_of
 from .loop import Looped, Task
@@ -49,7 +49,7 @@ def compare(
     """
     if not 0 < seconds < math.inf:
         raise UsageError(f"--seconds is {seconds:g}, wanted seconds above 0")
-    limits = limits_of(workers, memory)
+    limits = resources_of(workers, memory)
     job = _up_to(load_job(job) if isinstance(job, str) else job, model)
     options = {
         "workers": workers,
@@ -104,7 +104,7 @@ def _single(
 
 
 def _loops(
-    job: Job, names: Sequence[str], every: Ran, home: Home, seconds: float, limits: Limits, listener: Listener
+    job: Job, names: Sequence[str], every: Ran, home: Home, seconds: float, limits: Resources, listener: Listener
 ) -> dict[Task, Looped]:
     tasks = [Task("read"), *(task for name in names for task in _tasks(job, name, every.models[name]))]
     places = home.ledger.read(ALL).options["sources"]
@@ -113,7 +113,9 @@ def _loops(
     def tell(task: Task) -> None:
         listener.timing("reading the sources in one process" if task.kind == "read" else f"{task.model} as a loop: {task.kind}")
 
-    return time_loops(Kit(job, Layout(ALL), home.store), tasks, files, LOOPS_SHARE * seconds, limits.memory, home.logs("loops"), tell)
+    return time_loops(
+        WorkerContext(job, Layout(ALL), home.store), tasks, files, LOOPS_SHARE * seconds, limits.memory, home.logs("loops"), tell
+    )
 
 
 def _tasks(job: Job, name: str, worked: Worked) -> list[Task]:
@@ -126,7 +128,7 @@ def _facts(
     job: Job,
     model: str | None,
     names: Sequence[str],
-    limits: Limits,
+    limits: Resources,
     every: Ran,
     single: tuple[Ran | None, str],
     looped: Mapping[Task, Looped],

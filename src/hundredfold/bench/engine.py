@@ -14,14 +14,14 @@ import numpy as np
 from ..api import resume, run
 from ..data.checksums import get_sealed
 from ..data.manifest import UnitList
-from ..data.outcomes import Account, unpack_accounts
+from ..data.outcomes import UnitStatus, unpack_accounts
 from ..errors import HundredfoldError, PublishRefused
 from ..job import Job, Layout, Model
 from ..local.home import Home
 from ..pipeline.collect import Collected
 from ..pipeline.runner import RunCallbacks
 from ..pipeline.stages import EACH_MODEL, Stage
-from ..pipeline.validate import Verdict
+from ..pipeline.validate import ValidationResult
 from ..pipeline.work import Progress
 from .sample import costs, scaled
 
@@ -114,7 +114,7 @@ class Stopwatch:
             self.seconds[str(self.now)] = self.clock() - self.since
             self.now = None
 
-    def validated(self, verdicts: list[Verdict]) -> None:
+    def validated(self, verdicts: list[ValidationResult]) -> None:
         self.rejected = sum(v.rejected for v in verdicts)
         self.listener.validated(verdicts)
 
@@ -227,7 +227,7 @@ def _worked(watch: Stopwatch, home: Home, run_id: str, model: str) -> Worked:
 def _accounts(home: Home, run_id: str, model: str, units: int) -> tuple[Any, Any, int, tuple[int, ...]]:
     """Of each unit: whether it is done, and its seconds; how many failed; which died."""
     layout, done, seconds = Layout(run_id), np.zeros(units, bool), np.zeros(units)
-    bad: list[Account] = []
+    bad: list[UnitStatus] = []
     for key in home.store.list(layout.outcomes(model) + "/"):
         message = layout.slice(key)
         if message is not None:

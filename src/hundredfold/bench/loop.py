@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from ..data.arrays import UNIT, from_numpy, numpy_of
 from ..data.batch import form_of
 from ..data.manifest import Manifest, UnitList, open_batch
-from ..data.upstream import Given
+from ..data.upstream import UpstreamResults
 from ..job import Model
 from ..sql.sources.files import Files
-from ..workers.isolation import told
-from ..workers.protocol import Kit
+from ..workers.isolation import format_error
+from ..workers.protocol import WorkerContext
 from .frames import Cuts, Frame, frame_of, library_of
 from .sample import Draw, draw, total
 
@@ -51,9 +51,9 @@ class Looped:
     spent: float = 0.0  # seconds on the sample
 
 
-def read(kit: Kit, files: Mapping[str, Files]) -> Iterator[Looped]:
+def read(context: WorkerContext, files: Mapping[str, Files]) -> Iterator[Looped]:
     """All sources' files into frames, as one would without an engine."""
-    libraries = {library_of(form_of(model)) for model in kit.job.models}
+    libraries = {library_of(form_of(model)) for model in context.job.models}
     library = libraries.pop() if len(libraries) == 1 else library_of("")
     read_file = {"pandas": _by_pandas, "polars": _by_polars, "NumPy": _by_arrow}[library]()
     began = time.perf_counter()
@@ -96,9 +96,9 @@ def _by_arrow() -> Callable[[str, str], Any]:
     return read
 
 
-def loop(kit: Kit, task: Task, share: float) -> Iterator[Looped]:
+def loop(context: WorkerContext, task: Task, share: float) -> Iterator[Looped]:
     """One model as one kind of loop, on a sample that grows until its time is over, or until it says enough."""
-    timing = Timing(kit, kit.model(task.model), task)
+    timing = Timing(context, context.model(task.model), task)
     looped = Looped(timing.frame.library, once=timing.once(), units=len(timing.drawn.order))
     yield looped
     began, spent, count = time.monotonic(), 0.0, 1
@@ -118,13 +118,13 @@ def loop(kit: Kit, task: Task, share: float) -> Iterator[Looped]:
 class Timing:
     """A model's rows as a frame, and the units of the draw that were timed so far."""
 
-    def __init__(self, kit: Kit, model: Model, task: Task) -> None:
+    def __init__(self, context: WorkerContext, model: Model, task: Task) -> None:
         self.model, self.kind, self.form = model, task.kind, form_of(model)
-        self.units = UnitList.read(kit.layout, model.name, kit.store)
+        self.units = UnitList.read(context.layout, model.name, context.store)
         self.alive = np.setdiff1d(np.arange(len(self.units.rows)), np.array(task.without, np.int64))
         self.drawn: Draw = draw(self.units.rows[self.alive])
-        self.frame = _frame(kit, model, self.form, self.units)
-        self.given = [Given(name, model, kit.job.model(name), kit.layout, kit.store) for name in model.inputs or ()]
+        self.frame = _frame(context, model, self.form, self.units)
+        self.given = [UpstreamResults(name, model, context.job.model(name), context.layout, context.store) for name in model.inputs or ()]
         self.seconds: list[float] = []
         self.warm, self.failed, self.reason = 0.0, 0, ""
         self.kept: list[Any] = []  # as a loop keeps its results
@@ -180,7 +180,7 @@ class Timing:
             self.kept.append(self.model.work(self.frame.handed(rows, unit), **values))
         except Exception as error:  # noqa: BLE001  # a unit that raises is counted
             self.failed += 1
-            self.reason = self.reason or told(error)
+            self.reason = self.reason or format_error(error)
         return time.perf_counter() - began if began is not None else 0.0
 
     def _given(self, units: NDArray[np.int64]) -> Callable[[int], dict[str, Any]]:
@@ -192,12 +192,12 @@ class Timing:
         return lambda i: {name: get(i) for name, get in each}
 
 
-def _frame(kit: Kit, model: Model, form: str, units: UnitList) -> Frame:
+def _frame(context: WorkerContext, model: Model, form: str, units: UnitList) -> Frame:
     """All rows of a model: what its query gave."""
-    manifest = Manifest.read(kit.layout, model.name, kit.store)
+    manifest = Manifest.read(context.layout, model.name, context.store)
     tables = []
     for batch in manifest.batches:
-        table = open_batch(manifest, units, batch, kit.layout, kit.store).table
+        table = open_batch(manifest, units, batch, context.layout, context.store).table
         for i, field in enumerate(table.schema):
             if pa.types.is_dictionary(field.type):
                 table = table.set_column(i, field.name, table.column(i).cast(field.type.value_type))

@@ -23,9 +23,9 @@ import cloudpickle
 
 from ..sql.sources.files import Files
 from ..workers.channel import Garbled, WorkerChannel
-from ..workers.isolation import exit_words, limit_memory, speak_to, told
+from ..workers.isolation import describe_exit, format_error, limit_memory, redirect_output
 from ..workers.launcher import Launcher, Settings, cannot_start, settings_for
-from ..workers.protocol import Kit
+from ..workers.protocol import WorkerContext
 from .loop import Looped, Task, loop, read
 
 GRACE = 10.0
@@ -35,7 +35,7 @@ NAME = "hundredfold-loop"
 
 
 def time_loops(
-    kit: Kit,
+    context: WorkerContext,
     tasks: Sequence[Task],
     files: Mapping[str, Files],
     seconds: float,
@@ -49,7 +49,7 @@ def time_loops(
     known: dict[Task, Looped] = {}
     todo = list(tasks)
     while todo:
-        child = _Child(kit, todo, files, seconds * len(todo) / len(tasks), memory, log)
+        child = _Child(context, todo, files, seconds * len(todo) / len(tasks), memory, log)
         try:
             todo = todo[_hear(child, todo, tell, known, grace) :]
         finally:
@@ -77,8 +77,10 @@ def _hear(child: _Child, todo: Sequence[Task], tell: Callable[[Task], None], kno
 class _Child:
     """The process, and what it says."""
 
-    def __init__(self, kit: Kit, todo: Sequence[Task], files: Mapping[str, Files], seconds: float, memory: int, log: Path) -> None:
-        self.launcher = Launcher(child, cloudpickle.dumps((kit, tuple(todo), dict(files), seconds)), (0, 0, 0))
+    def __init__(
+        self, context: WorkerContext, todo: Sequence[Task], files: Mapping[str, Files], seconds: float, memory: int, log: Path
+    ) -> None:
+        self.launcher = Launcher(child, cloudpickle.dumps((context, tuple(todo), dict(files), seconds)), (0, 0, 0))
         self.said: deque[tuple[Looped, float, bool]] = deque()
         try:
             self.process, self.pipe, _ = self.launcher.start(settings_for(log, memory))
@@ -100,7 +102,7 @@ class _Child:
         """How, if it has."""
         if self.process.is_alive():
             return ""
-        words = exit_words(self.process.exitcode).replace("ended its process", "ended").replace("killed", "was killed")
+        words = describe_exit(self.process.exitcode).replace("ended its process", "ended").replace("killed", "was killed")
         return f"its process {words}"
 
     def end(self) -> None:
@@ -119,7 +121,7 @@ def child(end: socket.socket, _: Any, packed: bytes, settings: Settings) -> NoRe
         mp.current_process().name = NAME
         pipe = WorkerChannel(end, settings.token)
         if settings.log is not None:
-            speak_to(settings.log)
+            redirect_output(settings.log)
         if settings.memory is not None:
             limit_memory(settings.memory)
         _do_tasks(pipe, *cloudpickle.loads(packed))
@@ -131,15 +133,15 @@ def child(end: socket.socket, _: Any, packed: bytes, settings: Settings) -> NoRe
         os._exit(code)
 
 
-def _do_tasks(pipe: WorkerChannel, kit: Kit, todo: Sequence[Task], files: Mapping[str, Files], seconds: float) -> None:
+def _do_tasks(pipe: WorkerChannel, context: WorkerContext, todo: Sequence[Task], files: Mapping[str, Files], seconds: float) -> None:
     for done, task in enumerate(todo):
         share, looped = seconds / (len(todo) - done), Looped()
         try:
-            for looped in read(kit, files) if task.kind == "read" else loop(kit, task, share):
+            for looped in read(context, files) if task.kind == "read" else loop(context, task, share):
                 pipe.send((looped, share, False))
         except MemoryError:
             looped = replace(looped, why="its rows as one frame do not fit into the memory")
         except Exception as error:  # noqa: BLE001  # whatever the libraries and the user's objects raise is told
-            looped = replace(looped, why=told(error))
+            looped = replace(looped, why=format_error(error))
         seconds -= min(looped.spent, share)  # what one task leaves is shared by those after it
         pipe.send((looped, share, True))

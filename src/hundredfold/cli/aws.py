@@ -103,7 +103,7 @@ def deploy(
     settings |= {"tracing": tracing, "start_on_upload": start_on_upload}
     if pollers is not None:
         settings["pollers"] = _two_numbers(pollers)
-    wish = deploying.Wish(settings=settings, requirements=requirement, leave_out=leave_out, image=image)
+    wish = deploying.DeployOptions(settings=settings, requirements=requirement, leave_out=leave_out, image=image)
     name = stack or deploying.default_stack(job)
     if synth is not None:
         with writing_into("--synth", Path(synth)):

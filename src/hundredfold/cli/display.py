@@ -24,7 +24,7 @@ from ..errors import HundredfoldError
 if TYPE_CHECKING:  # what goes wrong is also told through here, and then nothing else is needed
     from ..pipeline.collect import Collected
     from ..pipeline.stages import Stage
-    from ..pipeline.validate import Verdict
+    from ..pipeline.validate import ValidationResult
     from ..pipeline.work import Progress as Done
 
 REASONS_SHOWN = 4  # of one source; the rest is a count
@@ -72,7 +72,7 @@ class Live:
         self.last, self.since, self.first = None, time.monotonic(), -1
         self.task = self.bars.add_task(str(stage), total=None, units="", failed="")
 
-    def validated(self, verdicts: list[Verdict]) -> None:
+    def validated(self, verdicts: list[ValidationResult]) -> None:
         from ..sql.sources.csv_files import in_words
 
         for v in verdicts:
@@ -111,7 +111,7 @@ class Timing(Live):
     def run_started(self, run: str) -> None:
         self.run = run
 
-    def validated(self, verdicts: list[Verdict]) -> None: ...
+    def validated(self, verdicts: list[ValidationResult]) -> None: ...
 
     def collected(self, collected: Collected) -> None: ...
 
@@ -136,7 +136,7 @@ def show_error(error: HundredfoldError) -> None:
         words.print(Text("hint: ", style="bold cyan") + Text(error.hint), soft_wrap=True)
 
 
-def show_summary(facts: Mapping[str, Any], verdicts: Sequence[Verdict], seconds: float | None) -> None:
+def show_summary(facts: Mapping[str, Any], verdicts: Sequence[ValidationResult], seconds: float | None) -> None:
     """A run at its end, for the person who started it."""
     took = f" in {seconds:.1f} s" if seconds is not None else ""
     result.print(f"\n[bold]{facts['job']}[/]  run {facts['run']}  [bold]{facts['state']}[/]{took}")
@@ -203,7 +203,7 @@ def show_next(commands: Iterable[tuple[str, str]]) -> None:
         print_hanging("      ", why)
 
 
-def _show_sources(verdicts: Sequence[Verdict], sources: Mapping[str, Any]) -> None:
+def _show_sources(verdicts: Sequence[ValidationResult], sources: Mapping[str, Any]) -> None:
     if not sources:
         return
     names = ("in", "accepted", "repaired", "rejected", "dropped")
@@ -212,7 +212,7 @@ def _show_sources(verdicts: Sequence[Verdict], sources: Mapping[str, Any]) -> No
     _show_reasons([v for v in verdicts if v.source in sources and v.findings])
 
 
-def _show_reasons(verdicts: Sequence[Verdict]) -> None:
+def _show_reasons(verdicts: Sequence[ValidationResult]) -> None:
     """Print why rows were rejected, one reason a line: as a column it would be folded to pieces at 80 characters."""
     if not verdicts:
         return
@@ -230,7 +230,7 @@ def print_hanging(start: str, text: str, style: str = "") -> None:
     result.print(escape(start + ("\n" + " " * len(start)).join(lines)), style=style)
 
 
-def _reason_lines(verdict: Verdict) -> Iterator[tuple[str, str, str]]:
+def _reason_lines(verdict: ValidationResult) -> Iterator[tuple[str, str, str]]:
     """Yield the source's name (once), a count and the reason, for the most frequent reasons; then what is left."""
     name, rest = verdict.source, verdict.findings[REASONS_SHOWN:]
     for finding in verdict.findings[:REASONS_SHOWN]:

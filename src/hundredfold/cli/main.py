@@ -17,7 +17,7 @@ import click
 
 from .._package import VERSION
 from ..errors import NEW_CODE, PublishRefused, UsageError
-from ..workers.start import warm
+from ..workers.start import prestart_forkserver
 from .aws import COMMANDS
 from .options import (
     Group,
@@ -305,7 +305,7 @@ def rollback(job: str, to: int | None, where: Where) -> None:
 @takes_json
 def bench(job: str, source: Sequence[str], as_json: bool, **how: Any) -> None:
     """Is it worth it? Time a job here, and as the loops that it replaces. Nothing is kept."""
-    warm()
+    prestart_forkserver()
     from ..bench.compare import compare
     from . import bench as comparison
     from . import display
@@ -498,10 +498,10 @@ def _command(where: Where, *parts: str) -> str:
 
 
 def _verdicts(found: Any) -> Any:
-    from ..pipeline.validate import read_verdicts
+    from ..pipeline.validate import read_validation
 
     try:
-        return read_verdicts(found.layout, found.home.store)
+        return read_validation(found.layout, found.home.store)
     except KeyError:
         return []
 

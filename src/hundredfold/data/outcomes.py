@@ -36,7 +36,7 @@ ACCOUNT = pa.schema(
 
 
 @dataclass(slots=True)
-class Account:
+class UnitStatus:
     """One unit that did not end well: why."""
 
     unit: int
@@ -46,21 +46,21 @@ class Account:
     traceback: str = ""
 
 
-def account_of(unit: int, error: BaseException) -> Account:
+def failed_unit(unit: int, error: BaseException) -> UnitStatus:
     """A failed unit's account; the traceback begins in the user's own code."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not f.filename.startswith(FOLDER)] or list(frames)
-    told = words_of(error)
+    told = describe(error)
     text = (
         ""
         if isinstance(error, ResultError | ConversionError)
         else "".join(traceback.format_list(own)) + f"{type(error).__name__}: {told}\n"
     )
     name = "ResultError" if isinstance(error, ResultError) else type(error).__name__
-    return Account(unit, "failed", name, told, _writable(text))
+    return UnitStatus(unit, "failed", name, told, _writable(text))
 
 
-def words_of(value: Any, say: Callable[[Any], str] = str) -> str:
+def describe(value: Any, say: Callable[[Any], str] = str) -> str:
     """str or repr of what the user's code made, which may itself raise, as text that can be written."""
     try:
         return _writable(say(value))
@@ -82,7 +82,7 @@ def accounts_table(
     rows_out: NDArray[np.int64],
     seconds: NDArray[np.float64],
     attempts: NDArray[np.int64],
-    bad: Mapping[int, Account],
+    bad: Mapping[int, UnitStatus],
 ) -> pa.Table:
     """One row for each unit from `first` on; `bad` are those of them that did not end well."""
     known = [b"ok", *sorted({account.status.encode() for account in bad.values()})]
@@ -136,12 +136,12 @@ def unpack_results(data: pa.Buffer) -> list[pa.Table]:
 
 
 @dataclass(frozen=True, slots=True)
-class SliceLedger:
+class SliceSummary:
     """The accounts of one slice: what each unit took and left, those that did not end well, and the shapes of the results."""
 
     seconds: NDArray[np.float64]
     rows_out: NDArray[np.int64]
-    bad: tuple[Account, ...]
+    bad: tuple[UnitStatus, ...]
     tables: tuple[dict[str, Any], ...]
 
 
@@ -150,7 +150,7 @@ _BAD = pa.schema([("unit", pa.int64()), *((name, pa.string()) for name in ("stat
 
 
 def pack_accounts(
-    message: Message, seconds: NDArray[np.float64], rows_out: NDArray[np.int64], bad: Sequence[Account], tables: Sequence[pa.Table]
+    message: Message, seconds: NDArray[np.float64], rows_out: NDArray[np.int64], bad: Sequence[UnitStatus], tables: Sequence[pa.Table]
 ) -> bytes:
     """The unit ledger of a slice, with a summary of the result tables in its metadata, so that types are settled without reading them.
 
@@ -181,8 +181,8 @@ def _units_of(table: pa.Table) -> list[int]:
     return [int(units[0]), int(np.count_nonzero(units[1:] != units[:-1])) + 1]
 
 
-def unpack_accounts(data: pa.Buffer) -> SliceLedger:
+def unpack_accounts(data: pa.Buffer) -> SliceSummary:
     made, *bad = unpack_results(data)
-    accounts = tuple(Account(**row) for row in bad[0].to_pylist()) if bad else ()
+    accounts = tuple(UnitStatus(**row) for row in bad[0].to_pylist()) if bad else ()
     seconds, rows_out = (numpy_of(made.column(name), False) for name in _MADE.names)
-    return SliceLedger(seconds, rows_out, accounts, tuple(json.loads(made.schema.metadata[b"results"])))
+    return SliceSummary(seconds, rows_out, accounts, tuple(json.loads(made.schema.metadata[b"results"])))

@@ -14,7 +14,7 @@ ROW_GROUP = 131_072  # rows
 GROUP_BYTES = 2**25  # of a row group's values at most, but of a single row that is larger
 
 
-class RowGroups:
+class ParquetWriter:
     """A Parquet file of row groups of a fixed size, written as the rows come."""
 
     def __init__(self, path: Any, schema: pa.Schema) -> None:

@@ -25,7 +25,7 @@ from ..errors import ResultError
 from .arrays import UNIT, from_numpy, nulls_of, numpy_of, pylist_of
 from .columns import UNFIT, cast, column_of, has_objects, holdable, is_opaque, is_usable, same_values, wide
 from .members import COLLECTIONS, IN_ORDER, UNORDERED, members_of
-from .outcomes import Account, words_of
+from .outcomes import UnitStatus, describe
 from .result_contract import VALUE, Returned
 from .row_sizes import value_bytes
 
@@ -62,7 +62,7 @@ class Group:
         return islice(zip(*self.rows, strict=True), len(self.names))
 
 
-class Gather:
+class ResultBuilder:
     """Takes what the function returned for each unit, and gives it back as tables of equal columns."""
 
     def __init__(self, returned: Returned, keys: Mapping[str, Callable[[int], Any]]) -> None:
@@ -256,7 +256,7 @@ class Gather:
         group.rows.append((*row, row[0]))
 
     def _check_names(self, names: Row) -> None:
-        strange = [words_of(n, repr) for n in names if not isinstance(n, str) or n.startswith("__") or words_of(n) != n or not is_usable(n)]
+        strange = [describe(n, repr) for n in names if not isinstance(n, str) or n.startswith("__") or describe(n) != n or not is_usable(n)]
         if strange:
             raise ResultError(f"returned columns {', '.join(strange)}; wanted names that SQL can use, and none that begins with __")
         if len({n.lower() for n in (*names, *(k for k in self.keys if k not in names))}) < len({*names, *self.keys}) or len(
@@ -275,9 +275,9 @@ class Gather:
             parts += [f"{', '.join(map(str, extra))} too much"] if extra else []
             raise ResultError(f"returned other columns than {self.contract.name} has: {' and '.join(parts)}")
 
-    def finish(self) -> tuple[list[pa.Table], list[Account]]:
+    def finish(self) -> tuple[list[pa.Table], list[UnitStatus]]:
         """The result tables, each with the column UNIT, and the units whose values fit no column."""
-        bad: dict[int, Account] = {}
+        bad: dict[int, UnitStatus] = {}
         tables = [t for group in self.groups.values() for t in self._tables(group, bad)]
         tables += [self._conform(table, bad) for table in _merged(self.tables)]
         tables = [self._without_keys(table, bad) for table in tables]
@@ -293,7 +293,7 @@ class Gather:
             tables.append(pa.table({UNIT: from_numpy(np.array(units, np.int64))}))
         return [t for t in tables if t.num_rows], list(bad.values())
 
-    def _tables(self, group: Group, bad: dict[int, Account]) -> Iterator[pa.Table]:
+    def _tables(self, group: Group, bad: dict[int, UnitStatus]) -> Iterator[pa.Table]:
         units = from_numpy(np.array(group.units, np.int64))
         if self.contract is not None:
             columns = [self._typed(name, values, group.units, bad) for name, values in zip(group.names, group.columns(), strict=True)]
@@ -304,7 +304,7 @@ class Gather:
         except UNFIT:
             yield from _split(group, bad)
 
-    def _typed(self, name: str, values: Sequence[Any], units: Sequence[int], bad: dict[int, Account]) -> pa.Array:
+    def _typed(self, name: str, values: Sequence[Any], units: Sequence[int], bad: dict[int, UnitStatus]) -> pa.Array:
         """A column of the contract's type; where that fails, the units to blame are put to `bad` and their values to null."""
         column = next((c for c in self.contract.columns if c.name == name), None) if self.contract else None
         if column is None:  # a key column that came along
@@ -317,7 +317,7 @@ class Gather:
             for row in np.flatnonzero(nulls_of(array)).tolist():
                 bad.setdefault(
                     units[row],
-                    Account(
+                    UnitStatus(
                         units[row],
                         "failed",
                         "ResultError",
@@ -326,17 +326,19 @@ class Gather:
                 )
         return array
 
-    def _or_blame(self, column: Any, value: Any, unit: int, bad: dict[int, Account]) -> Any:
+    def _or_blame(self, column: Any, value: Any, unit: int, bad: dict[int, UnitStatus]) -> Any:
         try:
             return column_of([value], column.arrow)[0].as_py()
         except UNFIT:
             bad.setdefault(
                 unit,
-                Account(unit, "failed", "ResultError", f"{column.name} is {_short(value)} ({type(value).__name__}), wanted {column.arrow}"),
+                UnitStatus(
+                    unit, "failed", "ResultError", f"{column.name} is {_short(value)} ({type(value).__name__}), wanted {column.arrow}"
+                ),
             )
             return None
 
-    def _conform(self, table: pa.Table, bad: dict[int, Account]) -> pa.Table:
+    def _conform(self, table: pa.Table, bad: dict[int, UnitStatus]) -> pa.Table:
         """A table that the function returned, in the contract's types or in the wide ones."""
         units = numpy_of(table.column(UNIT), False).tolist()
         arrays = []
@@ -358,11 +360,11 @@ class Gather:
                     for row in np.flatnonzero(nulls_of(arrays[-1])).tolist():
                         bad.setdefault(
                             units[row],
-                            Account(units[row], "failed", "ResultError", f"{name} is null, and its contract says that it never is"),
+                            UnitStatus(units[row], "failed", "ResultError", f"{name} is null, and its contract says that it never is"),
                         )
         return pa.table(arrays, table.column_names)
 
-    def _without_keys(self, table: pa.Table, bad: dict[int, Account]) -> pa.Table:
+    def _without_keys(self, table: pa.Table, bad: dict[int, UnitStatus]) -> pa.Table:
         """Key columns in a result must repeat the unit's own key; the engine writes them itself."""
         for name in [n for n in table.column_names if n in self.keys]:
             units = numpy_of(table.column(UNIT), False).tolist()
@@ -370,7 +372,7 @@ class Gather:
                 wanted = self.keys[name](unit)
                 if value != wanted and not (value != value and (wanted != wanted or wanted is None)):  # a null number is read as NaN
                     bad.setdefault(
-                        unit, Account(unit, "failed", "ResultError", f"returned {name} = {value!r}, but the unit's key is {wanted!r}")
+                        unit, UnitStatus(unit, "failed", "ResultError", f"returned {name} = {value!r}, but the unit's key is {wanted!r}")
                     )
             table = table.drop_columns([name])
         return table
@@ -415,7 +417,7 @@ def row_of(value: Any) -> tuple[Row, Any]:
 def _no_row(value: Any) -> ResultError:
     """What is wrong with a result that is no row, and what to return in its place."""
     kind = type(value)
-    what = "None" if value is None else f"{kind.__name__} {words_of(value)[:80]!r}"
+    what = "None" if value is None else f"{kind.__name__} {describe(value)[:80]!r}"
     wanted = "wanted a dict, dataclass, NamedTuple or pydantic row, a list of them, a table, or a single value"
     if isinstance(value, Awaitable):
         getattr(value, "close", lambda: None)()  # or Python warns that nobody awaited it
@@ -481,7 +483,7 @@ def _of_pandas(frame: Any) -> pa.Table:
     if any(name is not None for name in frame.index.names):
         frame = frame.reset_index()
     names = list(frame.columns)
-    strange = [words_of(name, repr) for name in names if not isinstance(name, str)]
+    strange = [describe(name, repr) for name in names if not isinstance(name, str)]
     if strange:
         raise ResultError(f"returned a frame with the columns {', '.join(strange)}; wanted names (frame.rename(columns=...))")
     if len(set(names)) < len(names):
@@ -515,7 +517,7 @@ def _many_table(value: Any) -> tuple[pa.Table, bool]:
     if table is not None:
         return table, isinstance(value, np.ndarray)
     if isinstance(value, list | Iterator):
-        gather = Gather(Returned(), {})
+        gather = ResultBuilder(Returned(), {})
         for number, item in enumerate(value):
             gather._row(number, *row_of(item))
         tables, bad = gather.finish()
@@ -527,7 +529,7 @@ def _many_table(value: Any) -> tuple[pa.Table, bool]:
     if not is_value(value):
         row_of(value)  # says what is wrong with it
     raise ResultError(
-        f"returned {type(value).__name__} {words_of(value)[:80]!r} for a whole batch; wanted a dict of arrays, a list of rows or a table"
+        f"returned {type(value).__name__} {describe(value)[:80]!r} for a whole batch; wanted a dict of arrays, a list of rows or a table"
     )
 
 
@@ -547,7 +549,7 @@ def _same_key(part: Any) -> Any:
 
 
 def _key_words(key: Sequence[Any]) -> str:
-    return ", ".join(words_of(part)[:80] for part in key)
+    return ", ".join(describe(part)[:80] for part in key)
 
 
 def _widened(table: pa.Table) -> pa.Table:
@@ -575,7 +577,7 @@ def _aligned(rows: list[tuple[Row, Any]]) -> list[tuple[Row, Any]]:
     ]
 
 
-def _split(group: Group, bad: dict[int, Account]) -> Iterator[pa.Table]:
+def _split(group: Group, bad: dict[int, UnitStatus]) -> Iterator[pa.Table]:
     """A group whose columns mix sorts from unit to unit, as one table for each combination of types (slow, and rare).
 
     A unit's rows stay together, so that their order does not depend on who its neighbours were.
@@ -592,7 +594,7 @@ def _split(group: Group, bad: dict[int, Account]) -> Iterator[pa.Table]:
             except UNFIT as error:
                 value = values[start:stop] if stop - start > 1 else values[start]
                 why = f"returned as {name} what no column can hold: {_short(value)} ({error}){_kept_as_bytes(value)}"
-                bad.setdefault(group.units[start], Account(group.units[start], "failed", "ResultError", why))
+                bad.setdefault(group.units[start], UnitStatus(group.units[start], "failed", "ResultError", why))
         if len(columns) == len(group.names):
             by_type.setdefault(tuple(str(c.type) for c in columns), []).append([*columns, from_numpy(units[start:stop])])
     for pieces in by_type.values():
@@ -613,11 +615,11 @@ def _merged(tables: Sequence[pa.Table]) -> list[pa.Table]:
     return [pa.concat_tables([t.replace_schema_metadata(None) for t in same]) for same in by_schema.values()]
 
 
-def _without(table: pa.Table, bad: Mapping[int, Account]) -> pa.Table:
+def _without(table: pa.Table, bad: Mapping[int, UnitStatus]) -> pa.Table:
     units = numpy_of(table.column(UNIT), False)
     return table.filter(pa.array((~np.isin(units, list(bad))).tolist(), pa.bool_()))
 
 
 def _short(value: Any, most: int = 80) -> str:
-    text = words_of(value, repr)
+    text = describe(value, repr)
     return text if len(text) <= most else f"{text[:most]}..."

@@ -29,7 +29,7 @@ NO_FACTS = frozenset[str](), frozenset[str]()
 Make = Callable[[pa.Table], Any]
 
 
-class Given:
+class UpstreamResults:
     """One parameter of a model's function: made once in a process, asked for each unit.
 
     Of an earlier model whose key is part of the unit's own, only the rows of a few units are in memory at a time.
@@ -85,7 +85,7 @@ def _facts(file: pq.ParquetFile) -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(nullable), frozenset(large & nullable)
 
 
-def check_given(model: Model, job: Job) -> None:
+def check_inputs(model: Model, job: Job) -> None:
     """Raise JobError where a parameter that is given an earlier model's results asks for what they cannot be."""
     for name in model.inputs or ():
         _maker(model, job.model(name), model.annotations.get(name), frozenset(), frozenset())

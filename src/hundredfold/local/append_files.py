@@ -12,7 +12,7 @@ from uuid import uuid4
 import pyarrow as pa
 
 from ..data.checksums import checksum, extend, trailer
-from ..ports.object_keys import HALF
+from ..ports.object_keys import TEMP_PREFIX
 from .filesystem import Folder, _forget, _sync, home_error
 
 OPEN_FILES = 200  # so many batch files are kept open at once
@@ -30,7 +30,7 @@ class FileStore(Folder):
     def writing(self, key: str) -> Iterator[Path]:
         """A path to write to; it becomes the object when the block ends, whole and durable, and nothing if it raises."""
         path = self.path(key)
-        half = path.with_name(f"{HALF}{uuid4().hex}")
+        half = path.with_name(f"{TEMP_PREFIX}{uuid4().hex}")
         try:
             self.make(path.parent)
             yield half

@@ -14,29 +14,29 @@ import pyarrow.parquet as pq
 from ..data.checksums import checksum_of, put_sealed, verify
 from ..errors import DamagedFile, SourceError, StateError, Stopped, UsageError
 from ..job import Job, Layout
-from ..paths import expanded
+from ..paths import expand_user
 from ..pipeline.runner import RunCallbacks
 from ..pipeline.validate import move_source
 from ..ports.interfaces import Record
 from ..ports.run_states import Event, State, after
 from ..runs.backend import Interruption, RunArguments
 from ..runs.code_fingerprint import Code, code_of, with_queries
-from ..runs.job_loader import job_of, lasting, load_job
+from ..runs.job_loader import absolute_ref, job_of, load_job
 from ..runs.names import check_run_id
-from ..runs.retry import forget, plan_again
+from ..runs.retry import discard, plan_retry_of_run
 from ..runs.run import Run, find_run
 from ..runs.run_code import check_code, is_new, keep_code, keep_job, plan_new_code
-from ..runs.start import check_arguments, check_declared, check_names, decided, moment, new_run_id, with_limits
+from ..runs.start import check_arguments, check_declared, check_names, decided, new_run_id, parse_as_of, with_limits
 from ..sql.duckdb import prints
 from ..sql.sources.files import as_table, find_files, pattern
 from ..workers.job_pickle import packed
-from ..workers.pool import Crew
-from ..workers.start import warm
+from ..workers.pool import WorkerPool
+from ..workers.start import prestart_forkserver
 from .home import Home
 from .rebuild import keep_record
-from .resources import Limits, limits_of
+from .resources import Resources, resources_of
 from .restore import note_recomputed, restore
-from .runner import Drive, fail
+from .runner import LocalRunner, fail
 
 DEFAULT_HOME = ".hundredfold"
 STAGED = "(in memory)"  # the place of a source that came as a table
@@ -62,7 +62,7 @@ class LocalBackend:
 
     def prestart(self) -> None:
         """Let the fork server start while the rest is imported."""
-        warm()
+        prestart_forkserver()
 
     def open_home(self, job: str | None = None) -> Home:  # noqa: ARG002  # a folder keeps the runs of every job
         """The runs of the folder, which must be there."""
@@ -75,9 +75,9 @@ class LocalBackend:
                 "--batches and --detach are for --backend aws", hint="on this machine, --workers decides, and a run is its process"
             )
         check_arguments(job, sources, arguments.workers, arguments.max_rejected, arguments.max_failed)
-        ref, job = (lasting(job), load_job(job)) if isinstance(job, str) else ("", job)
+        ref, job = (absolute_ref(job), load_job(job)) if isinstance(job, str) else ("", job)
         there = Home(self.home)
-        limits = limits_of(arguments.workers, arguments.memory)
+        limits = resources_of(arguments.workers, arguments.memory)
         check_declared(job)
         code = code_of(job, ref)
         run = create_run(there, job, ref, sources or {}, arguments, code)
@@ -113,7 +113,7 @@ class LocalBackend:
         code = check_code(there, record, job, "retry", arguments.accept_new_code)
         with there.lock(record.id):
             after(there.ledger.read(record.id).state, Event.RETRY, record.id)
-            plan_again(there, record, job)
+            plan_retry_of_run(there, record, job)
             keep_code(there, there.ledger.read(record.id), code)
             keep_job(there, record, job, code)
         return execute(there, record.id, job, limits, callbacks, Event.RETRY, code)
@@ -146,13 +146,13 @@ class LocalBackend:
         """The run stopped with its process."""
         return Interruption("stopped: nothing is lost", [("resume", run_id)])
 
-    def _open(self, run_id: str | None, job: Job | None, arguments: RunArguments) -> tuple[Home, Record, Job, Limits]:
+    def _open(self, run_id: str | None, job: Job | None, arguments: RunArguments) -> tuple[Home, Record, Job, Resources]:
         there = self.open_home()
         record = find_run(there, run_id)
         kept = record.options
         workers = kept.get("workers") if arguments.workers is None else arguments.workers
         memory = kept.get("memory") if arguments.memory is None else arguments.memory
-        return there, record, job or _job_or_failed(there, record), limits_of(workers, memory)
+        return there, record, job or _job_or_failed(there, record), resources_of(workers, memory)
 
 
 def resuming(home: Home, record: Record, job: Job) -> Event:
@@ -196,7 +196,7 @@ def create_run(home: Home, job: Job, ref: str, sources: Mapping[str, Any], argum
     for name, place in places.items():
         if isinstance(place, str):
             find_files(name, place, job.folder or Path())  # a path that leads nowhere is found before the run is recorded
-    stamp = moment(as_of) if as_of is not None else now.replace(tzinfo=None, microsecond=0).isoformat(" ")
+    stamp = parse_as_of(as_of) if as_of is not None else now.replace(tzinfo=None, microsecond=0).isoformat(" ")
     kept = {name: STAGED if not isinstance(place, str) else place for name, place in places.items()}
     record = Record(
         run, job.name, ref, State.NEW, "new", begun.isoformat(timespec="milliseconds"), begun.isoformat(timespec="milliseconds"),
@@ -234,37 +234,37 @@ def execute(
     home: Home,
     run: str,
     job: Job,
-    limits: Limits,
+    limits: Resources,
     callbacks: RunCallbacks,
     event: Event,
     code: Code | None = None,
-    hire: Callable[..., Crew] = Crew,
+    pool_factory: Callable[..., WorkerPool] = WorkerPool,
 ) -> Run:
     """Walk a run to its end, as its only driver."""
     with home.lock(run):
         record = home.ledger.move(run, event)
         try:
-            drive = _runner_of(home, job, record, limits, callbacks, code)
+            runner = _runner_of(home, job, record, limits, callbacks, code)
         except Stopped:
             raise
         except Exception as error:
             fail(home, run, error)
             raise
-        drive.hire = hire
-        drive.walk()
+        runner.pool_factory = pool_factory
+        runner.run()
     return Run(home, run)
 
 
-def _runner_of(home: Home, job: Job, record: Record, limits: Limits, callbacks: RunCallbacks, code: Code | None) -> Drive:
+def _runner_of(home: Home, job: Job, record: Record, limits: Resources, callbacks: RunCallbacks, code: Code | None) -> LocalRunner:
     """Prepare everything that a drive needs. DamagedFile if a source that came as a table is not what was kept of it."""
-    forget(home, record)
+    discard(home, record)
     callbacks.run_started(record.id)
     for key, wanted in record.options.get("staged", {}).items():
         verify(home.store, key, wanted)
     staged = {name: home.store.path(Layout(record.id).staged(name)) for name, place in record.options["sources"].items() if place == STAGED}
     places = {**record.options["sources"], **staged}
     snapshot = code.snapshot(str(home.store.path(Layout(record.id).code(code.fingerprint)))) if code is not None else None
-    return Drive(home, with_queries(with_limits(job, record)), record, limits, places, callbacks, snapshot)
+    return LocalRunner(home, with_queries(with_limits(job, record)), record, limits, places, callbacks, snapshot)
 
 
 def _place(name: str, place: Any, name_given: bool) -> Any:
@@ -276,7 +276,7 @@ def _place(name: str, place: Any, name_given: bool) -> Any:
     if not isinstance(place, str | Path):
         return as_table(name, place)
     text = str(place)
-    return str(expanded(text).absolute()) if name_given else text
+    return str(expand_user(text).absolute()) if name_given else text
 
 
 def _job_or_failed(home: Home, record: Record) -> Job:

@@ -18,7 +18,7 @@ from uuid import uuid4
 import pyarrow as pa
 
 from ..errors import HomeError
-from ..ports.object_keys import HALF, checked_key, checked_prefix
+from ..ports.object_keys import TEMP_PREFIX, checked_key, checked_prefix
 
 PART_BYTES = 2**22
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -46,7 +46,7 @@ class Folder:
     def put(self, key: str, data: bytes | pa.Buffer) -> None:
         """Write whole or not at all, durable when the call returns; HomeError if there is no room or no permission."""
         path, content = self.path(key), memoryview(data)
-        half = path.with_name(f"{HALF}{uuid4().hex}")
+        half = path.with_name(f"{TEMP_PREFIX}{uuid4().hex}")
         try:
             self.make(path.parent)
             _write(half, content)
@@ -176,7 +176,9 @@ def _forget(half: Path) -> None:
 def _walk(folder: Path, prefix: str) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:
-            names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries if not entry.name.startswith(HALF))
+            names = sorted(
+                f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries if not entry.name.startswith(TEMP_PREFIX)
+            )
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:

@@ -18,9 +18,9 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from ..errors import HomeError, RunBusy, UsageError
 from ..job import Layout, releases_of
-from ..paths import expanded
+from ..paths import expand_user
 from ..ports.interfaces import Ledger
-from ..ports.object_keys import HALF
+from ..ports.object_keys import TEMP_PREFIX
 from ..runs.names import check_job_name, check_run_id
 from .append_files import FileStore
 from .filesystem import home_error, home_errors
@@ -41,7 +41,7 @@ class Home:
             )
         if not isinstance(folder, str | Path) or not str(folder).strip() or "\0" in str(folder):
             raise UsageError(f"the home is {folder!r}, wanted a folder", hint="name one with --home, or leave the option out")
-        self.folder = expanded(folder).absolute()
+        self.folder = expand_user(folder).absolute()
         _refuse_no_folder(self.folder)
         if make:
             self._make()
@@ -157,7 +157,7 @@ class Home:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not mark.exists():
                 self._refuse_foreign()
-                half = mark.with_name(f"{HALF}{uuid4().hex}")
+                half = mark.with_name(f"{TEMP_PREFIX}{uuid4().hex}")
                 half.write_text(f"{FORMAT}\n")
                 half.replace(mark)  # whole or not there, whoever else begins in this moment
                 with suppress(FileExistsError), (self.folder / ".gitignore").open("x") as file:
@@ -222,7 +222,7 @@ def _acquire(lock: BaseFileLock, timeout: float, store: FileStore) -> None:
 def _remove_halves(folder: Path) -> None:
     """Remove what a driver that was killed had begun to write."""
     with home_errors(folder, "tidied"):
-        for half in folder.rglob(f"{HALF}*"):
+        for half in folder.rglob(f"{TEMP_PREFIX}*"):
             half.unlink(missing_ok=True)
 
 

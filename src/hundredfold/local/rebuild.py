@@ -14,7 +14,7 @@ from ..errors import DamagedFile
 from ..job import Layout
 from ..pipeline.collect import read_collected
 from ..pipeline.publish import releases
-from ..pipeline.validate import read_verdicts
+from ..pipeline.validate import read_validation
 from ..ports.interfaces import Record, Store
 from ..ports.run_states import State
 
@@ -49,7 +49,7 @@ def _rebuilt(run: str, store: Store) -> Record:
     with suppress(KeyError, DamagedFile):
         counts["sources"] = {
             v.source: {"rows": v.rows, "accepted": v.accepted, "rejected": v.rejected, "dropped": v.dropped, "repaired": v.repaired}
-            for v in read_verdicts(layout, store)
+            for v in read_validation(layout, store)
         }
     for release in releases(kept["job"], store):
         if release.run == run:

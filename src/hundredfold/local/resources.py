@@ -18,7 +18,7 @@ LEAST_WORKER = 256 * 2**20  # an interpreter with NumPy, Arrow and pandas, and s
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Resources:
     """Bytes, and how many processes. While the warehouse is busy the workers wait, and the other way round."""
 
     workers: int
@@ -43,7 +43,7 @@ class Limits:
         return min(self.worker // 2, 2**30)
 
 
-def limits_of(workers: int | None, memory: str | int | None) -> Limits:
+def resources_of(workers: int | None, memory: str | int | None) -> Resources:
     """From what a person asked for, or from the machine; UsageError for what cannot work."""
     count = workers if workers is not None else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if count < 1:
@@ -51,7 +51,7 @@ def limits_of(workers: int | None, memory: str | int | None) -> Limits:
     total = parse_size(memory) if memory is not None else int(SHARE * machine_memory())
     if total < LEAST:
         raise UsageError(f"--memory is {memory}, wanted {LEAST // 2**20} MiB or more", hint="write it as 2GB or 1500MB")
-    return Limits(_that_fit(count, total, chosen=workers is not None), total)
+    return Resources(_that_fit(count, total, chosen=workers is not None), total)
 
 
 def _that_fit(count: int, total: int, chosen: bool) -> int:

@@ -9,7 +9,7 @@ from ..data.manifest import Manifest
 from ..errors import DamagedFile
 from ..job import Job, Layout
 from ..pipeline.publish import read_release, verify_file
-from ..pipeline.validate import read_verdicts, verify_accepted
+from ..pipeline.validate import read_validation, verify_accepted
 from ..ports.interfaces import Ledger, Record, Store
 
 
@@ -48,7 +48,7 @@ def damage(record: Record, job: Job, store: Store) -> Iterator[DamagedFile]:
     """Yield an error for each file of a run, and of its release, that is damaged or missing."""
     layout = Layout(record.id)
     try:
-        for verdict in read_verdicts(layout, store):
+        for verdict in read_validation(layout, store):
             verify_accepted(verdict, store)
     except KeyError:
         pass

@@ -23,9 +23,9 @@ from ..errors import KEPT, DamagedFile, HomeError, HundredfoldError, NoSuchRun, 
 from ..job import Job, Layout, Model
 from ..pipeline.enqueue import enqueue, plan_attempt
 from ..pipeline.prepare import prepare
-from ..pipeline.runner import RunCallbacks, Walk
+from ..pipeline.runner import RunCallbacks, StageRunner
 from ..pipeline.stages import Stage, stages
-from ..pipeline.work import Floor, Progress
+from ..pipeline.work import Progress, WorkDispatcher
 from ..ports.interfaces import Record
 from ..ports.run_states import Event, State
 from ..sql.duckdb import DuckWarehouse
@@ -33,17 +33,17 @@ from ..sql.queries import naming_query
 from ..workers.code_snapshot import Snapshot
 from ..workers.launcher import shortage
 from ..workers.memory import release
-from ..workers.pool import Crew
-from ..workers.protocol import Kit
+from ..workers.pool import WorkerPool
+from ..workers.protocol import WorkerContext
 from .filesystem import gone
 from .home import Home
-from .resources import Limits
+from .resources import Resources
 from .restore import note_recomputed
 from .sqlite_queue import AttendedClock, SqliteQueue
 
-RECOMPUTED = 4  # walks at most, where files of models are damaged again and again
-VISIBILITY = 60.0  # seconds; leases are extended while their worker lives
-LOOKS = 0.5  # seconds between looks at the ledger, to see whether the run was cancelled
+MAX_RECOMPUTATIONS = 4  # walks at most, where files of models are damaged again and again
+VISIBILITY_S = 60.0  # seconds; leases are extended while their worker lives
+CANCEL_CHECK_S = 0.5  # seconds between looks at the ledger, to see whether the run was cancelled
 
 
 def fail(home: Home, run: str, error: Exception) -> None:
@@ -65,18 +65,18 @@ def fail(home: Home, run: str, error: Exception) -> None:
 
 
 @dataclass
-class Drive:
+class LocalRunner:
     """One walk through a run's stages."""
 
     home: Home
     job: Job
     record: Record
-    limits: Limits
+    limits: Resources
     places: Mapping[str, Any]
     callbacks: RunCallbacks
     code: Snapshot | None = None
     looked: float = 0.0
-    hire: Callable[..., Crew] = Crew
+    pool_factory: Callable[..., WorkerPool] = WorkerPool
     beside: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
     settling: list[Future[None]] = field(default_factory=list)  # what was prepared is on its way to the disk
 
@@ -84,9 +84,11 @@ class Drive:
         self.layout = Layout(self.record.id)
         self.store = self.home.store
         self.attempt = int(self.record.options.get("attempt", 1))
-        self.steps = Walk(self.job, self.record, self.store, self.home.ledger, self.callbacks, lambda: self.home.publishing(self.job.name))
+        self.steps = StageRunner(
+            self.job, self.record, self.store, self.home.ledger, self.callbacks, lambda: self.home.publishing(self.job.name)
+        )
 
-    def walk(self) -> Record:
+    def run(self) -> Record:
         """All stages, in order; the run's record at its end. Errors are on the record before they are raised."""
         try:
             self._walk_until_whole()
@@ -117,7 +119,7 @@ class Drive:
 
     def _walk_until_whole(self) -> None:
         """Walk; where a file of a model is damaged, forget what is made from it, and walk again, a few times at most."""
-        for left in reversed(range(RECOMPUTED)):
+        for left in reversed(range(MAX_RECOMPUTATIONS)):
             try:
                 self._walk()
             except DamagedFile as damage:
@@ -137,11 +139,14 @@ class Drive:
             self.home.ledger.move(self.record.id, event, reason=str(error))
 
     def _walk(self) -> None:
-        crew = self.hire(
-            Kit(self.job, self.layout, self.store, self.code), self.limits.workers, self.limits.worker, self.home.logs(self.record.id)
+        pool = self.pool_factory(
+            WorkerContext(self.job, self.layout, self.store, self.code),
+            self.limits.workers,
+            self.limits.worker,
+            self.home.logs(self.record.id),
         )
         try:
-            crew.start()  # their imports run while the sources are read
+            pool.start()  # their imports run while the sources are read
             with closing(
                 DuckWarehouse(
                     self.store,
@@ -155,12 +160,12 @@ class Drive:
                     self._look(at_once=True)
                     self.home.ledger.note(self.record.id, step=str(stage))
                     self.callbacks.stage_started(stage)
-                    self._do(stage, warehouse, crew)
+                    self._do(stage, warehouse, pool)
         finally:
-            crew.stop()
+            pool.stop()
             self.beside.shutdown()
 
-    def _do(self, stage: Stage, warehouse: DuckWarehouse, crew: Crew) -> None:
+    def _do(self, stage: Stage, warehouse: DuckWarehouse, pool: WorkerPool) -> None:
         match stage.step, stage.model:
             case "validate", _:
                 self.steps.validate(self.places, warehouse)
@@ -182,11 +187,11 @@ class Drive:
             case "enqueue", Model() as model:
                 self._enqueue(model)
             case "work", Model() as model:
-                self._work(model, crew)
+                self._work(model, pool)
                 while self.settling:
                     self.settling.pop().result()  # raises what the disk said
                 if model is self.job.models[-1]:
-                    crew.stop()
+                    pool.stop()
             case "collect", Model() as model:
                 self.steps.collect(model, warehouse)
                 self._give_back(warehouse)
@@ -204,27 +209,27 @@ class Drive:
         manifest = Manifest.read(self.layout, model.name, self.store)
         messages, coverage = plan_attempt(manifest, self.layout, self.attempt, self.store)
         self._remove_queue(model)  # what a driver that was killed left: it may be damaged
-        queue = SqliteQueue(self._queue_path(model), visibility=VISIBILITY)
+        queue = SqliteQueue(self._queue_path(model), visibility=VISIBILITY_S)
         with closing(queue):
             enqueue(messages, coverage, queue)
 
-    def _work(self, model: Model, crew: Crew) -> None:
+    def _work(self, model: Model, pool: WorkerPool) -> None:
         manifest = Manifest.read(self.layout, model.name, self.store)
         messages, coverage = plan_attempt(manifest, self.layout, self.attempt, self.store)
         units = UnitList.read(self.layout, model.name, self.store)
         try:
-            with closing(SqliteQueue(self._queue_path(model), visibility=VISIBILITY, clock=AttendedClock())) as queue:
-                Floor(messages, manifest, units, self.layout, coverage, queue, self.store, crew, self._tell, VISIBILITY).run()
+            with closing(SqliteQueue(self._queue_path(model), visibility=VISIBILITY_S, clock=AttendedClock())) as queue:
+                WorkDispatcher(messages, manifest, units, self.layout, coverage, queue, self.store, pool, self._tell, VISIBILITY_S).run()
         finally:  # also when it was stopped: that is no message's fault, and whoever goes on fills a new queue from the outcomes
             self._remove_queue(model)
-        self._note_replaced(crew)
+        self._note_replaced(pool)
 
-    def _note_replaced(self, crew: Crew) -> None:
+    def _note_replaced(self, pool: WorkerPool) -> None:
         """Record how many workers were replaced, and why, beside those of earlier drivers."""
-        if crew.replaced:
+        if pool.replaced:
             known = Counter(self.home.ledger.read(self.record.id).counts.get("workers_replaced", {}))
-            self.home.ledger.note(self.record.id, counts={"workers_replaced": dict(known + crew.replaced)})
-            crew.replaced.clear()
+            self.home.ledger.note(self.record.id, counts={"workers_replaced": dict(known + pool.replaced)})
+            pool.replaced.clear()
 
     def _remove_queue(self, model: Model) -> None:
         path = self._queue_path(model)
@@ -241,7 +246,7 @@ class Drive:
     def _look(self, at_once: bool = False) -> None:
         """Stop if somebody cancelled the run."""
         now = time.monotonic()
-        if at_once or now - self.looked > LOOKS:
+        if at_once or now - self.looked > CANCEL_CHECK_S:
             self.looked = now
             if self.home.ledger.read(self.record.id).state is State.CANCELLED:
                 raise Stopped(f"run {self.record.id} was cancelled", hint=f"what was done is kept: hundredfold status {self.record.id}")

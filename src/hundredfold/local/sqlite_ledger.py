@@ -22,7 +22,7 @@ from typing import Any
 from ..data.checksums import checksum
 from ..errors import DamagedFile, HomeError, StateError
 from ..ports.interfaces import Clock, Record
-from ..ports.run_records import SHOWN, moved, no_such_run, noted, taken
+from ..ports.run_records import SHOWN, annotate, no_such_run, run_exists_error, transition
 from ..ports.run_states import Event, State
 from .filesystem import gone, home_error
 
@@ -82,7 +82,7 @@ class SqliteLedger:
         with self._writing() as db:
             _check(db)
             if _rows(db, "WHERE id = ?", record.id):
-                raise taken(record.id)
+                raise run_exists_error(record.id)
             db.execute(INSERT, _row(record))
 
     def read(self, run: str) -> Record:
@@ -93,14 +93,14 @@ class SqliteLedger:
     def move(self, run: str, event: Event, *, step: str | None = None, reason: str = "") -> Record:
         """Let `event` happen to the run, if its state allows it; the new record. `reason` replaces the last event's."""
         with self._writing() as db:
-            return _replace(db, moved(_one(db, run), event, step, reason, self._clock()))
+            return _replace(db, transition(_one(db, run), event, step, reason, self._clock()))
 
     def note(
         self, run: str, *, step: str | None = None, counts: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
     ) -> Record:
         """Write facts beside the state: the step it is at, counts and options (merged into those there)."""
         with self._writing() as db:
-            return _replace(db, noted(_one(db, run), step, counts, options, self._clock()))
+            return _replace(db, annotate(_one(db, run), step, counts, options, self._clock()))
 
     def runs(self, job: str | None = None) -> Sequence[Record]:
         """All runs, or those of a job, newest first."""

@@ -22,8 +22,8 @@ from ..data.arrays import UNIT, from_numpy, nulls_of, numpy_of, rows_of
 from ..data.checksums import checksum_of, get_json, listed, needed, put_json, unsealed
 from ..data.columns import agree, cast, kind_of, merge, type_of_text, writable
 from ..data.manifest import Manifest, UnitList
-from ..data.outcomes import ACCOUNT, Account, accounts_table, unpack_accounts, unpack_results
-from ..data.parquet import GROUP_BYTES, ROW_GROUP, RowGroups
+from ..data.outcomes import ACCOUNT, UnitStatus, accounts_table, unpack_accounts, unpack_results
+from ..data.parquet import GROUP_BYTES, ROW_GROUP, ParquetWriter
 from ..data.result_contract import VALUE, result_contract
 from ..errors import ConservationError
 from ..job import Layout, Message, Model
@@ -241,11 +241,11 @@ def _one_stretch(
     layout: Layout,
     warehouse: Loading,
     store: Store,
-) -> tuple[pa.Table, pa.Table, dict[int, Account]]:
+) -> tuple[pa.Table, pa.Table, dict[int, UnitStatus]]:
     """The results and the accounts of units first..last, each with its keys, in order; and those that did not end well."""
     span = chosen[first : last + 1]
     rows_out, attempts, seconds = np.zeros(len(span), np.int64), np.zeros(len(span), np.int64), np.zeros(len(span))
-    bad: dict[int, Account] = {}
+    bad: dict[int, UnitStatus] = {}
     late: dict[int, str] = {}
     tables = []
     for number in _different(span):
@@ -275,7 +275,7 @@ def _one_stretch(
     if late:
         table = table.filter(_mask(~np.isin(numpy_of(table.column(UNIT), False), list(late))))
         rows_out[np.array(list(late)) - first] = 0
-        bad.update({unit: Account(unit, "failed", "ResultError", why) for unit, why in late.items()})
+        bad.update({unit: UnitStatus(unit, "failed", "ResultError", why) for unit, why in late.items()})
     account = accounts_table(first, units.sizes(first, last).astype(np.int64), rows_out, seconds, attempts, bad)
     return _with_keys(table, UNIT, units), _with_keys(account, "unit", units), bad
 
@@ -381,8 +381,8 @@ class _Writing:
     """The two files of a model's end, in row groups whose size does not depend on the batches."""
 
     def __init__(self, results: Any, accounts: Any, result_schema: pa.Schema, keys: pa.Schema) -> None:
-        self.results = RowGroups(results, result_schema)
-        self.accounts = RowGroups(accounts, pa.schema([*keys, *(f for f in ACCOUNT if f.name != "unit")]))
+        self.results = ParquetWriter(results, result_schema)
+        self.accounts = ParquetWriter(accounts, pa.schema([*keys, *(f for f in ACCOUNT if f.name != "unit")]))
 
     def add(self, table: pa.Table, account: pa.Table) -> None:
         self.results.add(table)

@@ -24,7 +24,7 @@ from ..errors import ConservationError, HomeError, QueryError, StateError
 from ..job import Batch, Job, Layout, Model
 from ..ports.interfaces import Store, Warehouse
 from ..sql.queries import UNIT_COST, cut, pack, plain_columns, query_of, with_micros
-from .units import Counting, Numbering, no_row, number
+from .units import Counting, UnitIndex, no_row, number_units
 
 PARTS_PER_WORKER = 12  # so many batches for each worker: few enough to cost nothing, and the last are shared out among idle workers
 LEAST_COST = 20_000.0  # what a batch costs at least, unless a worker would have none: a message costs a few milliseconds
@@ -86,7 +86,7 @@ def prepare(
     if kept:  # a join or an aggregate is not worth doing twice
         warehouse.keep("__prepared", select)
         select = "SELECT * FROM __prepared"
-    numbering = number(model.name, model.unit, select, schema, warehouse, memory)
+    numbering = number_units(model.name, model.unit, select, schema, warehouse, memory)
     listed = store.growing(layout.model(model.name))
     units = _list_units(model, numbering, select, schema, layout, warehouse, store, listed)
     _refuse_too_many(model, len(units), memory)
@@ -129,7 +129,7 @@ def prepare(
 
 def _list_units(
     model: Model,
-    numbering: Numbering,
+    numbering: UnitIndex,
     select: str,
     schema: pa.Schema,
     layout: Layout,
@@ -235,7 +235,7 @@ def columns_of(model: Model, select: str, warehouse: Describing) -> pa.Schema:
 
 def _route(
     model: Model,
-    numbering: Numbering,
+    numbering: UnitIndex,
     keys: pa.Table,
     schema: pa.Schema,
     batches: Sequence[Batch],

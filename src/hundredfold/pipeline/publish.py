@@ -19,13 +19,13 @@ import pyarrow as pa
 from ..contract import Contract, accepts, literal, quote, read_contract
 from ..data.arrays import infinite_dates, rows_of
 from ..data.checksums import damaged, get_json, missing, needed, parsed_json, put_json
-from ..data.outcomes import words_of
-from ..data.parquet import RowGroups
+from ..data.outcomes import describe
+from ..data.parquet import ParquetWriter
 from ..errors import DamagedFile, PublishRefused, QueryError, StateError
 from ..job import Job, Layout, Publish, allowed, releases_of
 from ..ports.interfaces import Store, Warehouse
 from ..sql.checks import Judged, Rule, check_column
-from ..sql.queries import check_names, naming_query, text_of, with_micros
+from ..sql.queries import check_names, load_query, naming_query, with_micros
 from .collect import Collected, WritingStore
 
 MAX_KEYS = 4  # columns by which a row is named in an error
@@ -305,7 +305,7 @@ def _write(select: str, key: str, format: str, warehouse: Publishing, store: Wri
     if format != "parquet":
         return warehouse.write(select, key, format)
     rows = 0
-    with store.writing(key) as path, closing(RowGroups(path, warehouse.columns(select))) as file:
+    with store.writing(key) as path, closing(ParquetWriter(path, warehouse.columns(select))) as file:
         for batch in warehouse.stream(select):
             if endless := infinite_dates(batch):
                 raise PublishRefused(
@@ -332,7 +332,7 @@ def _summaries(output: Publish, select: str, job: Job, warehouse: Publishing) ->
     tables = {}
     for title, query in output.summaries.items():
         try:
-            text = text_of(query, job.folder)
+            text = load_query(query, job.folder)
             tables[title] = warehouse.query(with_micros(text, warehouse.columns(text))[0])
         except QueryError as error:
             raise QueryError(f"the summary {title!r} of {output.name} cannot run: {error.message}", hint=error.hint) from error
@@ -360,7 +360,7 @@ def _plain_value(value: Any) -> Any:
 
 def _checked(output: Publish, job: Job, warehouse: Publishing) -> str:
     """The publishing query, if it runs and its rows keep the contract; the rows' names and types are the contract's."""
-    select = text_of(output.query, job.folder)
+    select = load_query(output.query, job.folder)
     try:
         schema = warehouse.columns(select)
     except QueryError as error:
@@ -428,4 +428,4 @@ def _first(rule: Rule, columns: Mapping[str, Judged], typed: str, job: Job, ware
 
 
 def _text(value: str | None) -> str:
-    return "null" if value is None else words_of(value)[:80]
+    return "null" if value is None else describe(value)[:80]

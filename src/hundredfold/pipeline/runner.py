@@ -20,7 +20,7 @@ from ..sql.queries import check_queries
 from .collect import Collected, collect, read_collected
 from .publish import Terms, describe_run, publish, refuse_all_failed, refuse_none_ok, within_limits
 from .stages import Stage
-from .validate import Verdict, naming_damage, refuse_changed, validate
+from .validate import ValidationResult, naming_damage, refuse_changed, validate
 from .work import Progress
 
 
@@ -29,7 +29,7 @@ class RunCallbacks(Protocol):
 
     def run_started(self, run: str) -> None: ...
     def stage_started(self, stage: Stage) -> None: ...
-    def validated(self, verdicts: list[Verdict]) -> None: ...
+    def validated(self, verdicts: list[ValidationResult]) -> None: ...
     def progress(self, progress: Progress) -> None: ...
     def collected(self, collected: Collected) -> None: ...
 
@@ -39,13 +39,13 @@ class NullCallbacks:
 
     def run_started(self, run: str) -> None: ...
     def stage_started(self, stage: Stage) -> None: ...
-    def validated(self, verdicts: list[Verdict]) -> None: ...
+    def validated(self, verdicts: list[ValidationResult]) -> None: ...
     def progress(self, progress: Progress) -> None: ...
     def collected(self, collected: Collected) -> None: ...
 
 
 @dataclass
-class Walk:
+class StageRunner:
     """One walk through a run's stages. `publishing` is held while a release is made."""
 
     job: Job
@@ -55,7 +55,7 @@ class Walk:
     callbacks: RunCallbacks = field(default_factory=NullCallbacks)
     publishing: Callable[[], AbstractContextManager[None]] = nullcontext
     collected: list[Collected] = field(default_factory=list)
-    verdicts: list[Verdict] = field(default_factory=list)
+    verdicts: list[ValidationResult] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.layout = Layout(self.record.id)

@@ -20,7 +20,7 @@ from ..data.arrays import UNIT, from_numpy, numpy_of, taken
 from ..data.manifest import ROWS
 from ..errors import ConservationError, QueryError
 from ..ports.interfaces import Warehouse
-from ..sql.queries import numbered, sizes
+from ..sql.queries import rows_with_unit_number, sizes
 
 MOST_CELLS = 2**24  # combinations of key values
 CELL_BYTES = 40  # what is kept of each while rows are counted, with room to spare
@@ -34,7 +34,7 @@ class Counting(Warehouse, Protocol):
     def forget(self, name: str) -> None: ...
 
 
-class Numbering(Protocol):
+class UnitIndex(Protocol):
     """The units of a query in the order of their keys, with their sizes; a query of its rows; and their units' numbers."""
 
     @property
@@ -54,12 +54,14 @@ class Numbering(Protocol):
         """The number of each row's unit, from what that first column tells."""
 
 
-def number(model: str, unit: Sequence[str], select: str, schema: pa.Schema, warehouse: Counting, memory: int | None = None) -> Numbering:
+def number_units(
+    model: str, unit: Sequence[str], select: str, schema: pa.Schema, warehouse: Counting, memory: int | None = None
+) -> UnitIndex:
     """Find how to tell the units of a query. memory: bytes that it may take for itself."""
     if not unit:
-        return Whole(select, warehouse)
+        return SingleUnit(select, warehouse)
     most = MOST_CELLS if memory is None else min(MOST_CELLS, memory // CELL_BYTES)
-    return _dense(model, unit, select, schema, warehouse, most) or Joined(unit, select, warehouse)
+    return _dense(model, unit, select, schema, warehouse, most) or JoinIndex(unit, select, warehouse)
 
 
 def no_row(model: str) -> QueryError:
@@ -67,7 +69,7 @@ def no_row(model: str) -> QueryError:
     return QueryError(f"the query of {model} gives no row", hint="run the query by itself; is a filter or a join too narrow?")
 
 
-class Whole:
+class SingleUnit:
     """One unit of all rows: the key is ()."""
 
     tables = ()
@@ -83,13 +85,13 @@ class Whole:
     def use(self, units: pa.Table) -> None: ...
 
     def query(self, columns: Sequence[str]) -> str:
-        return numbered(self._select, (), columns, "")
+        return rows_with_unit_number(self._select, (), columns, "")
 
     def numbers(self, told: pa.Array) -> NDArray[np.int32]:
         return np.zeros(len(told), np.int32)
 
 
-class Joined:
+class JoinIndex:
     """Keys of any kind: grouped, and then joined, in SQL."""
 
     tables = ("__units",)
@@ -105,14 +107,14 @@ class Joined:
         self._warehouse.load("__units", units.drop_columns([ROWS]).append_column(UNIT, numbers))
 
     def query(self, columns: Sequence[str]) -> str:
-        return numbered(self._select, self._unit, columns, "__units")
+        return rows_with_unit_number(self._select, self._unit, columns, "__units")
 
     def numbers(self, told: pa.Array) -> NDArray[np.int32]:
         return numpy_of(told, False)
 
 
 @dataclass(frozen=True, slots=True)
-class Digit:
+class KeyColumn:
     """One column of a key: how many places it has, the place of a row's value in SQL, and the value of each place."""
 
     name: str
@@ -149,10 +151,10 @@ class Range:
         return pa.Array.from_buffers(self.kind, len(values), [mask, values.buffers()[1]])
 
 
-class Dense:
+class DenseIndex:
     """Keys of few combinations: `digits` make a code of a row's key, and an array makes the unit's number of the code."""
 
-    def __init__(self, model: str, digits: Sequence[Digit], select: str, warehouse: Counting) -> None:
+    def __init__(self, model: str, digits: Sequence[KeyColumn], select: str, warehouse: Counting) -> None:
         self._model, self._digits, self._select = model, digits, select
         self.tables = [digit.table for digit in digits if digit.table]
         self._cells = int(np.prod([digit.places for digit in digits], dtype=object))
@@ -218,7 +220,7 @@ class Dense:
         return codes
 
 
-def _dense(model: str, unit: Sequence[str], select: str, schema: pa.Schema, warehouse: Counting, cells: int) -> Dense | None:
+def _dense(model: str, unit: Sequence[str], select: str, schema: pa.Schema, warehouse: Counting, cells: int) -> DenseIndex | None:
     """The units told by arithmetic; None where their keys are of other types, or of too many combinations."""
     t = pa.types
     kinds = {name: schema.field(name).type for name in unit}
@@ -231,11 +233,11 @@ def _dense(model: str, unit: Sequence[str], select: str, schema: pa.Schema, ware
     ranges = dict(zip(whole, zip(ends[::3], ends[1::3], ends[2::3], strict=True), strict=True))
     if not rows or any(lowest is None for lowest, _, _ in ranges.values()):
         return None
-    most, digits = min(cells, 4 * rows + 2**16), list[Digit]()
+    most, digits = min(cells, 4 * rows + 2**16), list[KeyColumn]()
     for place, name in enumerate(unit):
         lowest, highest, there = ranges.get(name, (0, MOST_CELLS, 0))
         if highest - lowest < MOST_CELLS:
-            digit: Digit | None = _of_numbers(name, kinds[name], lowest, highest - lowest + 1, there < rows)
+            digit: KeyColumn | None = _of_numbers(name, kinds[name], lowest, highest - lowest + 1, there < rows)
         else:
             digit = _of_values(name, kinds[name], select, f"__places_{place}", warehouse)
         most = most // digit.places if digit else 0
@@ -244,18 +246,18 @@ def _dense(model: str, unit: Sequence[str], select: str, schema: pa.Schema, ware
                 warehouse.forget(table)
             return None
         digits.append(digit)
-    return Dense(model, digits, select, warehouse)
+    return DenseIndex(model, digits, select, warehouse)
 
 
-def _of_numbers(name: str, kind: pa.DataType, lowest: int, places: int, nulls: bool) -> Digit:
+def _of_numbers(name: str, kind: pa.DataType, lowest: int, places: int, nulls: bool) -> KeyColumn:
     """Whole numbers that lie close to one another: the place is the distance from the least of them; nulls come last."""
     sql = f"(CAST(q.{quote(name)} AS BIGINT) - {lowest})"
     if nulls:
         sql = f"coalesce({sql}, {places})"
-    return Digit(name, places + nulls, sql, Range(kind, lowest, places))
+    return KeyColumn(name, places + nulls, sql, Range(kind, lowest, places))
 
 
-def _of_values(name: str, kind: pa.DataType, select: str, table: str, warehouse: Counting) -> Digit | None:
+def _of_values(name: str, kind: pa.DataType, select: str, table: str, warehouse: Counting) -> KeyColumn | None:
     """Few values of any order: each has its place in that table; None if they are many."""
     distinct = f"SELECT DISTINCT {quote(name)} AS value FROM ({select}) AS q LIMIT {MOST_PLACES + 1}"
     values = warehouse.query(f"SELECT value FROM ({distinct}) AS d ORDER BY value ASC NULLS LAST").column("value").combine_chunks()
@@ -263,7 +265,7 @@ def _of_values(name: str, kind: pa.DataType, select: str, table: str, warehouse:
         return None
     warehouse.load(table, pa.table({"value": values, "place": from_numpy(np.arange(len(values)))}))
     typed = values if values.type == kind else values.cast(kind)
-    return Digit(name, len(values), f"{table}.place", Values(typed), table)
+    return KeyColumn(name, len(values), f"{table}.place", Values(typed), table)
 
 
 def _with_rows(units: pa.RecordBatch) -> pa.RecordBatch:

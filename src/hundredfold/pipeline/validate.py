@@ -27,7 +27,7 @@ DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}([.]\d{3})+),\d+")
 DECIMAL_POINT = re.compile(r"[+-]?\d*[.]\d+ [(]the decimal sign is a comma[)]")
 
 
-class Sourcing(Warehouse, Protocol):
+class SourceWarehouse(Warehouse, Protocol):
     """A warehouse that can also reach a source's place."""
 
     replays: bool  # a step is called again after each of its queries: what is known of one source is kept before the next
@@ -67,7 +67,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ValidationResult:
     """What validation said of one source. The accepted rows are an object of the store, or (`select`, `files`) read in place."""
 
     source: str
@@ -89,15 +89,17 @@ class Verdict:
         return self.copies + self.superseded
 
 
-def validate(job: Job, places: Mapping[str, Any], as_of: str, layout: Layout, warehouse: Sourcing, store: Sourced) -> list[Verdict]:
+def validate(
+    job: Job, places: Mapping[str, Any], as_of: str, layout: Layout, warehouse: SourceWarehouse, store: Sourced
+) -> list[ValidationResult]:
     """Check every source, or take the verdict that is there; SourceError or ContractError for the first that cannot be run."""
-    verdicts = _there(layout.verdict(), store)
+    verdicts = _load_existing(layout.verdict(), store)
     for verdict in verdicts:
         verify_accepted(verdict, store)
     if not verdicts:
         for source in in_order_of_reference(job.sources):
             own = layout.verdict_of(source.name)
-            one = _there(own, store) if warehouse.replays else []
+            one = _load_existing(own, store) if warehouse.replays else []
             if not one:
                 one = [_validate_one(source, places[source.name], job, as_of, layout, warehouse, store)]
                 if warehouse.replays:
@@ -111,13 +113,13 @@ def validate(job: Job, places: Mapping[str, Any], as_of: str, layout: Layout, wa
     return verdicts
 
 
-def verify_accepted(verdict: Verdict, store: Store) -> None:
+def verify_accepted(verdict: ValidationResult, store: Store) -> None:
     """Raise DamagedFile if the accepted rows are an object of the store, and not what was written."""
     if verdict.accepted_key in verdict.checksums:
         verify(store, verdict.accepted_key, verdict.checksums[verdict.accepted_key])
 
 
-def read_verdicts(layout: Layout, store: Store) -> list[Verdict]:
+def read_validation(layout: Layout, store: Store) -> list[ValidationResult]:
     """What validation said; KeyError before it has."""
     return _read(layout.verdict(), store)
 
@@ -128,7 +130,7 @@ def move_source(source: str, files: Sequence[Sequence[Any]], named: Callable[[st
     files: prints of the files where they are now, in the order of their names; named: how a query names a path.
     Raises: SourceError for files that are not those that were validated, as far as size and modification time show.
     """
-    verdicts = _there(layout.verdict(), store)
+    verdicts = _load_existing(layout.verdict(), store)
     old = next((verdict for verdict in verdicts if verdict.source == source), None)
     if old is None or not old.files:  # not validated yet, or the run has a copy of the rows
         return
@@ -146,19 +148,19 @@ def move_source(source: str, files: Sequence[Sequence[Any]], named: Callable[[st
     _put([moved if verdict is old else verdict for verdict in verdicts], layout.verdict(), store)
 
 
-def _read(key: str, store: Store) -> list[Verdict]:
+def _read(key: str, store: Store) -> list[ValidationResult]:
     found = get_json(store, key)["verdicts"]
-    return [Verdict(**{**fields, "findings": tuple(Finding(**f) for f in fields["findings"])}) for fields in found]
+    return [ValidationResult(**{**fields, "findings": tuple(Finding(**f) for f in fields["findings"])}) for fields in found]
 
 
-def _there(key: str, store: Store) -> list[Verdict]:
+def _load_existing(key: str, store: Store) -> list[ValidationResult]:
     try:
         return _read(key, store)
     except KeyError:
         return []
 
 
-def _put(verdicts: Sequence[Verdict], key: str, store: Store) -> None:
+def _put(verdicts: Sequence[ValidationResult], key: str, store: Store) -> None:
     put_json(store, key, {"verdicts": [asdict(v) for v in verdicts]})
 
 
@@ -179,7 +181,9 @@ def in_order_of_reference(sources: Sequence[Source]) -> list[Source]:
     return done
 
 
-def _validate_one(source: Source, place: Any, job: Job, as_of: str, layout: Layout, warehouse: Sourcing, store: Sourced) -> Verdict:
+def _validate_one(
+    source: Source, place: Any, job: Job, as_of: str, layout: Layout, warehouse: SourceWarehouse, store: Sourced
+) -> ValidationResult:
     contract = read_contract(source.contract) if source.contract else None
     wanted = {c.name: c for c in contract.columns} if contract else {}
     raw = warehouse.attach(source, place, job.folder, wanted, layout.staged(source.name))
@@ -188,8 +192,8 @@ def _validate_one(source: Source, place: Any, job: Job, as_of: str, layout: Layo
 
 
 def _judged(
-    source: Source, place: Any, contract: Contract | None, raw: Any, as_of: str, layout: Layout, warehouse: Sourcing, store: Sourced
-) -> Verdict:
+    source: Source, place: Any, contract: Contract | None, raw: Any, as_of: str, layout: Layout, warehouse: SourceWarehouse, store: Sourced
+) -> ValidationResult:
     found = raw.prints
     if source.name in {t.split(".")[0] for t in source.references.values()}:
         warehouse.define(source.name, raw.select)  # a source that refers to itself is checked against its raw rows
@@ -216,7 +220,7 @@ def _judged(
     findings = _findings(checks, counts, raw.exact, warehouse) if bad else ()
     if raw.malformed is not None:
         findings += _torn(raw.malformed)
-    copies, superseded, clashes, twins = _twins(source, checks, raw.exact, warehouse) if doubled else (0, 0, 0, ())
+    copies, superseded, clashes, twins = _duplicates(source, checks, raw.exact, warehouse) if doubled else (0, 0, 0, ())
     findings += twins
     if repaired:
         _write_repairs(source, checks, raw, layout, warehouse)
@@ -233,7 +237,7 @@ def _judged(
             hint=f"{sign}see {store.where(layout.rejects(source.name))}",
         )
     if raw.files is not None and checks.as_is and not (rejected or dropped):
-        return Verdict(source.name, rows, rows, 0, select=checks.accepted(None), files=found)
+        return ValidationResult(source.name, rows, rows, 0, select=checks.accepted(None), files=found)
     rejects = warehouse.parquet(layout.rejects(source.name)) if rejected or dropped else None
     key = f"{layout.root}/sources/{source.name}.parquet"
     accepted = warehouse.settle(checks.accepted(rejects), key)
@@ -248,7 +252,7 @@ def _judged(
         *([layout.repairs(source.name)] if repaired else []),
     ]
     checksums = {each: sum_ for each in written if (sum_ := checksum_of(store, each))}
-    return Verdict(
+    return ValidationResult(
         source.name, rows + malformed, accepted, rejected, copies, superseded, repaired, findings, key, checksums=checksums, csv=raw.csv
     )
 
@@ -261,7 +265,7 @@ def _torn(malformed: pa.Table) -> tuple[Finding, ...]:
     return tuple(sorted(found, key=lambda finding: -finding.rows))
 
 
-def _refuse_references(source: Source, warehouse: Sourcing) -> None:
+def _refuse_references(source: Source, warehouse: SourceWarehouse) -> None:
     """The sources that it refers to stand by now: their columns can be looked at."""
     targets = {target: target.split(".") for target in source.references.values()}
     there = {table: warehouse.columns(f"SELECT * FROM {quote(table)}").names for table, _ in targets.values()}
@@ -274,7 +278,7 @@ def _refuse_references(source: Source, warehouse: Sourcing) -> None:
         raise SourceError(f"{source.name}: references name a column that is not there", problems=problems, hint="mend the reference")
 
 
-def _refuse_clean(source: Source, raw: str, warehouse: Sourcing) -> None:
+def _refuse_clean(source: Source, raw: str, warehouse: SourceWarehouse) -> None:
     """SourceError for the columns whose `clean` does not run over the raw rows."""
     problems = []
     for column, expression in source.clean.items():
@@ -288,12 +292,12 @@ def _refuse_clean(source: Source, raw: str, warehouse: Sourcing) -> None:
         )
 
 
-def _reading(verdict: Verdict, warehouse: Sourcing) -> str:
+def _reading(verdict: ValidationResult, warehouse: SourceWarehouse) -> str:
     """The accepted rows in SQL, wherever the home lies by now."""
     return f"SELECT * FROM {warehouse.parquet(verdict.accepted_key)}" if verdict.accepted_key else verdict.select
 
 
-def _count(checks: Checks, warehouse: Sourcing) -> tuple[int, int, int, list[int]]:
+def _count(checks: Checks, warehouse: SourceWarehouse) -> tuple[int, int, int, list[int]]:
     """Rows, bad rows, repaired rows, and the count of each check: one pass, and a second one where there is a bad row."""
     totals = f"SELECT count(*) AS n, count(*) FILTER (WHERE {checks.broken}) AS bad, count(*) FILTER (WHERE {checks.repaired}) AS repaired"
     row = warehouse.query(f"{totals} FROM ({checks.typed}) AS t").to_pylist()[0]
@@ -305,7 +309,7 @@ def _count(checks: Checks, warehouse: Sourcing) -> tuple[int, int, int, list[int
     return rows, bad, repaired, [int(counts[f"k{i}"]) for i in range(len(checks.rules))]
 
 
-def _findings(checks: Checks, counts: Sequence[int], exact: bool, warehouse: Sourcing) -> tuple[Finding, ...]:
+def _findings(checks: Checks, counts: Sequence[int], exact: bool, warehouse: SourceWarehouse) -> tuple[Finding, ...]:
     """Each broken check with its first row, the most frequent first."""
     broken = [(i, rule, count) for i, (rule, count) in enumerate(zip(checks.rules, counts, strict=True)) if count]
     place = "__file || lpad(CAST(__row AS VARCHAR), 20, '0')"  # the rows of a file in order
@@ -328,7 +332,7 @@ def _raw_value(rule: Rule, checks: Checks) -> str:
     return raw if f"AS {raw}," in checks.typed else quote(rule.column)
 
 
-def _is_doubled(source: Source, checks: Checks, warehouse: Sourcing) -> bool:
+def _is_doubled(source: Source, checks: Checks, warehouse: SourceWarehouse) -> bool:
     """Whether two good rows have the same key."""
     if not source.unique:
         return False
@@ -338,7 +342,7 @@ def _is_doubled(source: Source, checks: Checks, warehouse: Sourcing) -> bool:
     return bool(doubled.column("n")[0].as_py())
 
 
-def _twins(source: Source, checks: Checks, exact: bool, warehouse: Sourcing) -> tuple[int, int, int, tuple[Finding, ...]]:
+def _duplicates(source: Source, checks: Checks, exact: bool, warehouse: SourceWarehouse) -> tuple[int, int, int, tuple[Finding, ...]]:
     """Copies, superseded rows, rows that clash; kept in the table `__twins`."""
     good = f"SELECT * FROM ({checks.judged}) AS j WHERE NOT ({checks.any_bad})"
     warehouse.keep("__twins", duplicates(source, checks, good))
@@ -365,7 +369,7 @@ def _twins(source: Source, checks: Checks, exact: bool, warehouse: Sourcing) -> 
     )
 
 
-def _write_rejects(source: Source, checks: Checks, raw: Any, twins: bool, layout: Layout, warehouse: Sourcing) -> None:
+def _write_rejects(source: Source, checks: Checks, raw: Any, twins: bool, layout: Layout, warehouse: SourceWarehouse) -> None:
     """Every row that goes no further, as it came in, with its reasons: one file."""
     parts = [f"SELECT __file, __row, {checks.reasons} AS __reason, TRUE AS __counts FROM ({checks.judged}) AS j WHERE {checks.any_bad}"]
     if twins:
@@ -380,7 +384,7 @@ def _write_rejects(source: Source, checks: Checks, raw: Any, twins: bool, layout
     warehouse.forget("__twins")
 
 
-def _write_repairs(source: Source, checks: Checks, raw: Any, layout: Layout, warehouse: Sourcing) -> None:
+def _write_repairs(source: Source, checks: Checks, raw: Any, layout: Layout, warehouse: SourceWarehouse) -> None:
     """Every value that a repair changed, also of rows that are rejected all the same: one file, and one more pass over the source."""
     names = [name for name in raw.schema.names if name not in ("__file", "__row")]
     warehouse.keep("__touched", checks.touched(raw.select))
@@ -437,7 +441,7 @@ def _where(finding: Finding, several: bool) -> str:
 
 
 @contextmanager
-def naming_damage(source: str, files: Sequence[Sequence[Any]], warehouse: Sourcing) -> Iterator[None]:
+def naming_damage(source: str, files: Sequence[Sequence[Any]], warehouse: SourceWarehouse) -> Iterator[None]:
     """Let a query that fails for a damaged file of a source name that file. Raises: SourceError instead of the QueryError."""
     try:
         yield
@@ -447,7 +451,7 @@ def naming_damage(source: str, files: Sequence[Sequence[Any]], warehouse: Sourci
         raise
 
 
-def refuse_changed(verdicts: Sequence[Verdict], warehouse: Sourcing) -> None:
+def refuse_changed(verdicts: Sequence[ValidationResult], warehouse: SourceWarehouse) -> None:
     """Check that files read in place are still those that were validated. Raises: SourceError for the first source that differs."""
     for verdict in verdicts:
         refuse_other_files(verdict.source, verdict.files, warehouse)

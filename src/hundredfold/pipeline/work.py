@@ -20,22 +20,22 @@ import pyarrow as pa
 
 from ..data.checksums import put_sealed
 from ..data.manifest import Manifest, UnitList, key_text
-from ..data.outcomes import Account, pack_accounts, unpack_accounts
-from ..errors import CrewError, HomeError
+from ..data.outcomes import UnitStatus, pack_accounts, unpack_accounts
+from ..errors import HomeError, WorkerError
 from ..job import Layout, Message
 from ..ports.interfaces import Clock, Delivery, Queue, Store
 from ..workers.memory import RAISE
-from ..workers.pool import Crew, Hand
-from ..workers.protocol import Chunk, Died, Event, Finished, Split
+from ..workers.pool import WorkerPool, WorkerSlot
+from ..workers.protocol import ChunkDone, PoolEvent, SliceDone, SliceRejected, WorkerDied
 from .coverage import Coverage
 
 HALVED_AT = 3  # the delivery at which a message that came back is halved: its second return
-WRITES = 4  # outcomes that may be on their way to the store at a time
-SHARED = 0.1  # seconds of work that are worth sharing with a hand that has none
-HEARD = 0.03  # seconds after which a hand has heard where to stop
+MAX_WRITES = 4  # outcomes that may be on their way to the store at a time
+MIN_SHARED_S = 0.1  # seconds of work that are worth sharing with a slot that has none
+STOP_DELAY_S = 0.03  # seconds after which a slot has heard where to stop
 LOST = "its message came back too often: whatever worker had it was lost"
-STRIKES = 2  # so often may a child die before it reaches a unit of a slice
-IN_VAIN = 50  # second tries for want of memory that end like the first, one after the other, before no more are given
+MAX_STARTUP_DEATHS = 2  # so often may a child die before it reaches a unit of a slice
+MAX_FAILED_RETRIES = 50  # second tries for want of memory that end like the first, one after the other, before no more are given
 MAX_WRITE_BYTES = 64 * 2**20  # of outcomes that may be on their way to the store at a time
 
 
@@ -51,22 +51,22 @@ class Progress:
 
 
 @dataclass
-class Doing:
-    """A message in a hand: what of it is still to do, and until when it is ours."""
+class InFlight:
+    """A message in a slot: what of it is still to do, and until when it is ours."""
 
     message: Message
     receipt: str
     todo: deque[Message]
     extended: float
-    began: float  # when a hand was given what is first in todo
-    strikes: int = 0
+    began: float  # when a slot was given what is first in todo
+    startup_deaths: int = 0
     narrow: bool = False  # memory ran out: from now on no more of the batch is read than is asked for
-    spared: set[int] = field(default_factory=set)  # units that have had their second try
+    retried_units: set[int] = field(default_factory=set)  # units that have had their second try
 
 
 @dataclass
-class Floor:
-    """Where messages become outcomes: the doors, the crew, and what is being done just now."""
+class WorkDispatcher:
+    """Where messages become outcomes: the doors, the pool, and what is being done just now."""
 
     messages: Sequence[Message]
     manifest: Manifest
@@ -75,11 +75,11 @@ class Floor:
     coverage: Coverage
     queue: Queue
     store: Store
-    crew: Crew
+    pool: WorkerPool
     tell: Callable[[Progress], None]
     visibility: float
     clock: Clock = time.monotonic
-    doing: dict[Hand, Doing] = field(default_factory=dict)
+    doing: dict[WorkerSlot, InFlight] = field(default_factory=dict)
     bad: set[int] = field(default_factory=set)  # units that failed or crashed: one may be done twice, and counts once
     lately: str = ""
     delivery: Delivery | None = None  # one that was waited for
@@ -95,23 +95,23 @@ class Floor:
         with self.writer:
             while not all(self.coverage.covers(m.first, m.last) for m in self.messages):
                 self._tell()
-                fed = self._feed()
+                fed = self._assign()
                 self._bury()
                 if not fed and not self.doing and self.delivery is None:
                     self._settle(0)
                     if not self.only:
                         self._wait_for_message()
-                    elif self.crew.at_rest and not self.queue.depth().waiting:
+                    elif self.pool.at_rest and not self.queue.depth().waiting:
                         break
-                for hand, event in self.crew.events(0.05 if self.doing or self.only else 0.0):
-                    self._handle(hand, event)
-                self._settle(WRITES)
+                for slot, event in self.pool.events(0.05 if self.doing or self.only else 0.0):
+                    self._handle(slot, event)
+                self._settle(MAX_WRITES)
                 self._keep_leases()
             self.written.extend({doing.receipt for doing in self.doing.values()})  # the outcome is there, only the message is left
             self._settle(0)
-            while self.only and not self.crew.at_rest:  # their last words would be taken for the next call's
+            while self.only and not self.pool.at_rest:  # their last words would be taken for the next call's
                 self._tell()
-                for _ in self.crew.events(0.05):
+                for _ in self.pool.events(0.05):
                     pass
         self._tell()
 
@@ -129,35 +129,35 @@ class Floor:
                 return
             self.written.popleft()
 
-    def _feed(self) -> bool:
-        """Give every idle hand something to do; whether any was given."""
+    def _assign(self) -> bool:
+        """Give every idle slot something to do; whether any was given."""
         fed = False
-        for hand in self.crew.idle():
-            doing = self.doing.get(hand)
+        for slot in self.pool.idle():
+            doing = self.doing.get(slot)
             if doing is not None and not doing.todo:
-                del self.doing[hand]
-                if all(other.receipt != doing.receipt for other in self.doing.values()):  # or another hand has a part of it
+                del self.doing[slot]
+                if all(other.receipt != doing.receipt for other in self.doing.values()):  # or another slot has a part of it
                     self.written.append(doing.receipt)
                 doing = None
             if doing is None:
                 delivery, self.delivery = self.delivery or self.queue.receive(), None
-                doing = self._take(delivery) if delivery is not None else self._share()
+                doing = self._accept(delivery) if delivery is not None else self._steal()
                 if doing is None:
                     continue
-                self.doing[hand] = doing
+                self.doing[slot] = doing
             doing.began = self.clock()
-            self.crew.give(hand, doing.todo[0], doing.narrow, self.in_vain >= IN_VAIN)
+            self.pool.give(slot, doing.todo[0], doing.narrow, self.in_vain >= MAX_FAILED_RETRIES)
             fed = True
         return fed
 
-    def _share(self) -> Doing | None:
-        """A part of what another hand has before it, when no message is left: so that all hands end at about the same time."""
-        busiest: Hand | None = None
-        longest, cut = SHARED, 0
-        for hand, each in self.doing.items():
-            left, unit = self._left(hand, each)
+    def _steal(self) -> InFlight | None:
+        """A part of what another slot has before it, when no message is left: so that all slots end at about the same time."""
+        busiest: WorkerSlot | None = None
+        longest, cut = MIN_SHARED_S, 0
+        for slot, each in self.doing.items():
+            left, unit = self._left(slot, each)
             if left >= longest:
-                busiest, longest, cut = hand, left, unit
+                busiest, longest, cut = slot, left, unit
         if busiest is None:
             return None
         doing = self.doing[busiest]
@@ -166,27 +166,27 @@ class Floor:
         else:
             whole = doing.todo[0]
             doing.todo[0], part = whole.part(whole.first, cut), whole.part(cut + 1, whole.last)
-            self.crew.stop_after(busiest, cut)
-        return Doing(doing.message, doing.receipt, deque([part]), self.clock(), self.clock(), narrow=doing.narrow)
+            self.pool.stop_after(busiest, cut)
+        return InFlight(doing.message, doing.receipt, deque([part]), self.clock(), self.clock(), narrow=doing.narrow)
 
-    def _left(self, hand: Hand, doing: Doing) -> tuple[float, int]:
-        """About how many seconds of work a hand has before it that another could do (as its units took so far, or as the one that
+    def _left(self, slot: WorkerSlot, doing: InFlight) -> tuple[float, int]:
+        """About how many seconds of work a slot has before it that another could do (as its units took so far, or as the one that
         it is on has taken already, if that is more), and the unit after which it should stop to have half of it."""
-        if not doing.todo or self.crew.kit.model(self.manifest.model).batched:  # what takes a slice at once gives none of it away
+        if not doing.todo or self.pool.context.model(self.manifest.model).batched:  # what takes a slice at once gives none of it away
             return 0.0, 0
         slice_, took = doing.todo[0], self.clock() - doing.began
-        if took < SHARED:  # too little to tell
+        if took < MIN_SHARED_S:  # too little to tell
             return 0.0, 0
         others = sum(part.units for part in list(doing.todo)[1:])
-        at, since = self.crew.at(hand)
+        at, since = self.pool.at(slot)
         if not slice_.first <= at <= slice_.last:  # it has not begun, or hands over what it has done
             return (took * others, 0) if others else (0.0, 0)
         each = took / (at - slice_.first + 1)
-        cut = max((at + slice_.last) // 2, at + int(HEARD / max(each, since)))  # it is beyond what lies nearer before it hears
+        cut = max((at + slice_.last) // 2, at + int(STOP_DELAY_S / max(each, since)))  # it is beyond what lies nearer before it hears
         units = others or max(slice_.last - cut, 0)
         return (max(each * (slice_.last - at + others), since) if units else 0.0), cut
 
-    def _take(self, delivery: Delivery) -> Doing | None:
+    def _accept(self, delivery: Delivery) -> InFlight | None:
         """What a delivery asks for and nobody has done; None if that is nothing, or if it was halved."""
         message = Message.parse(delivery.body)
         missing = [message.part(first, last) for first, last in self.coverage.missing(message.first, message.last)]
@@ -198,7 +198,7 @@ class Floor:
             self.queue.delete(delivery.receipt)
             return None
         narrow = bool(self.manifest.batches[message.batch].cuts)
-        return Doing(message, delivery.receipt, deque(missing), self.clock(), self.clock(), narrow=narrow)
+        return InFlight(message, delivery.receipt, deque(missing), self.clock(), self.clock(), narrow=narrow)
 
     def _wait_for_message(self) -> None:
         """Nothing is in our hands, and not all is done: it is in the hands of others, or lost. Wait for it to come back."""
@@ -209,31 +209,31 @@ class Floor:
         if not (depth.waiting or depth.in_flight):  # the dead letters are accounted for already
             self.queue.send([str(m.part(first, last)) for m in self.messages for first, last in self.coverage.missing(m.first, m.last)])
 
-    def _handle(self, hand: Hand, event: Event) -> None:
-        doing = self.doing.get(hand)
+    def _handle(self, slot: WorkerSlot, event: PoolEvent) -> None:
+        doing = self.doing.get(slot)
         if doing is None:  # the last words of a slice that all was done for, in the model before this one
             return
         match event:
-            case Chunk(message, results, accounts):
+            case ChunkDone(message, results, accounts):
                 self._commit(message, results, accounts)
-            case Finished(_, last):
+            case SliceDone(_, last):
                 slice_ = doing.todo.popleft()
                 if last < slice_.last:
                     doing.todo.appendleft(slice_.part(last + 1, slice_.last))
-            case Split(message):
+            case SliceRejected(message):
                 doing.todo.popleft()
                 doing.todo.extendleft(reversed(halves(message)))
-            case Died():
-                self._mourn(doing, event)
+            case WorkerDied():
+                self._on_worker_death(doing, event)
 
-    def _mourn(self, doing: Doing, event: Died) -> None:
+    def _on_worker_death(self, doing: InFlight, event: WorkerDied) -> None:
         """A child is gone: account for the unit it was on, and put the rest of its slice back to be done."""
         slice_ = doing.todo.popleft()
         start = event.done + 1
         if start > slice_.last:  # it had handed over all of it
             return
         if event.memory:
-            self._mourn_memory(doing, event, slice_.part(start, slice_.last))
+            self._on_memory_death(doing, event, slice_.part(start, slice_.last))
             return
         if event.internal and not event.fresh:  # an earlier unit may have spoiled that process: a fresh one is asked
             doing.todo.appendleft(slice_.part(start, slice_.last))
@@ -241,18 +241,18 @@ class Floor:
         if event.error is not None and (isinstance(event.error, HomeError) or (event.unit is None and not event.many)):
             raise event.error  # no unit is to blame for a file that a fresh process cannot read either
         if event.unit is None and not event.many:
-            doing.strikes += 1
-            if doing.strikes > STRIKES:
-                raise CrewError(
-                    f"a worker died {doing.strikes} times before it reached a unit of batch {slice_.batch}: {event.reason}",
-                    hint=f"its last words are in {self.crew.logs}; if it is for want of memory: --memory, or fewer --workers; then resume the run",
+            doing.startup_deaths += 1
+            if doing.startup_deaths > MAX_STARTUP_DEATHS:
+                raise WorkerError(
+                    f"a worker died {doing.startup_deaths} times before it reached a unit of batch {slice_.batch}: {event.reason}",
+                    hint=f"its last words are in {self.pool.logs}; if it is for want of memory: --memory, or fewer --workers; then resume the run",
                 )
             doing.todo.appendleft(slice_.part(start, slice_.last))
             return
         rest = slice_.part(start, slice_.last)
         suspect = start if event.unit is None else event.unit
-        if suspect < start or (event.outside and suspect not in doing.spared):
-            doing.spared.add(suspect)
+        if suspect < start or (event.outside and suspect not in doing.retried_units):
+            doing.retried_units.add(suspect)
             doing.todo.appendleft(rest)
             return
         if event.unit is None and rest.units > 1:
@@ -264,13 +264,13 @@ class Floor:
         parts = [slice_.part(a, b) for a, b in ends if a <= b]
         doing.todo.extendleft(reversed(parts))
 
-    def _mourn_memory(self, doing: Doing, event: Died, rest: Message) -> None:
+    def _on_memory_death(self, doing: InFlight, event: WorkerDied, rest: Message) -> None:
         """A child ran out of memory. That is proof against a unit only where it was alone in a fresh child."""
         batch = self.manifest.batches[rest.batch]
         unit = event.unit if event.unit is not None and rest.first <= event.unit <= rest.last else None
         alone = event.fresh and rest.units == 1 and (doing.narrow or batch.first == batch.last)
         doing.narrow = True
-        if alone or (unit is not None and self.in_vain >= IN_VAIN):
+        if alone or (unit is not None and self.in_vain >= MAX_FAILED_RETRIES):
             unit = rest.first if unit is None else unit
             self._count_try(unit, failed=True)
             said = event.memory == "said"
@@ -306,7 +306,7 @@ class Floor:
 
     def _commit(self, message: Message, results: bytes | pa.Buffer, accounts: bytes) -> None:
         """An outcome: its results, and then, as the commit, its accounts. Until both are in the store, its message stays in the queue."""
-        self._settle(WRITES)  # or what is heard at once would pile up here
+        self._settle(MAX_WRITES)  # or what is heard at once would pile up here
         self.writing += len(results) + len(accounts)
         self.written.append(self.writer.submit(self._write, message, results, accounts))
         self.coverage.add(message.first, message.last)
@@ -352,4 +352,4 @@ def lost(message: Message, status: str, error: str, reason: str) -> bytes:
     """The accounts of units that have no result, and why."""
     units = np.arange(message.first, message.last + 1, dtype=np.int64)
     zero = np.zeros(len(units), np.int64)
-    return pack_accounts(message, zero.astype(float), zero, [Account(int(unit), status, error, reason) for unit in units], [])
+    return pack_accounts(message, zero.astype(float), zero, [UnitStatus(int(unit), status, error, reason) for unit in units], [])

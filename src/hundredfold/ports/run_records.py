@@ -14,7 +14,7 @@ from .run_states import Event, after
 SHOWN = 3  # so many runs are named where one is not found
 
 
-def moved(record: Record, event: Event, step: str | None, reason: str, now: float) -> Record:
+def transition(record: Record, event: Event, step: str | None, reason: str, now: float) -> Record:
     """The record after `event`; StateError if its state does not allow it."""
     state = after(record.state, event, record.id)
     return _next(
@@ -22,7 +22,7 @@ def moved(record: Record, event: Event, step: str | None, reason: str, now: floa
     )
 
 
-def noted(record: Record, step: str | None, counts: Mapping[str, Any] | None, options: Mapping[str, Any] | None, now: float) -> Record:
+def annotate(record: Record, step: str | None, counts: Mapping[str, Any] | None, options: Mapping[str, Any] | None, now: float) -> Record:
     """The record with these facts merged into it."""
     return _next(
         record,
@@ -34,16 +34,16 @@ def noted(record: Record, step: str | None, counts: Mapping[str, Any] | None, op
 
 
 def _next(record: Record, now: float, **changes: Any) -> Record:
-    updated = max(stamp(now), record.updated)  # the clock may have been set back
+    updated = max(timestamp(now), record.updated)  # the clock may have been set back
     return replace(record, updated=updated, version=record.version + 1, **changes)
 
 
-def stamp(now: float) -> str:
+def timestamp(now: float) -> str:
     """A moment as records have it: ISO 8601, UTC, to the millisecond."""
     return datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
 
 
-def taken(run: str) -> StateError:
+def run_exists_error(run: str) -> StateError:
     return StateError(f"run {run} is in the ledger already", hint=f"hundredfold resume {run}")
 
 

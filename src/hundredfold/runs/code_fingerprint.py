@@ -31,7 +31,7 @@ from .. import import_times as imported
 from .._package import VERSION
 from ..errors import JobError
 from ..job import Job, Model
-from ..sql.queries import FileText, is_file, query_of, text_of
+from ..sql.queries import FileText, is_file, load_query, query_of
 from ..workers.code_snapshot import Module, Print, Snapshot, print_of
 
 GRAIN_NS = 20_000_000  # a file's times may lag behind the clock by so much
@@ -165,8 +165,8 @@ def _queries(job: Job) -> dict[str, str]:
     """The texts of a job's queries, as digests, by what they are."""
     found = {_query_name(f"the query of {m.name}", m.query or ""): query_of(m, job) for m in job.models}
     for output in job.releases:
-        found[_query_name(f"the query of {output.name}", output.query)] = text_of(output.query, job.folder)
-        found |= {_query_name(f"the digest {title!r}", query): text_of(query, job.folder) for title, query in output.summaries.items()}
+        found[_query_name(f"the query of {output.name}", output.query)] = load_query(output.query, job.folder)
+        found |= {_query_name(f"the digest {title!r}", query): load_query(query, job.folder) for title, query in output.summaries.items()}
     return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in found.items()}
 
 

@@ -19,7 +19,7 @@ from .._package import FOLDER
 from ..data.checksums import get_sealed
 from ..errors import HundredfoldError, JobError, StateError, text_of_error
 from ..job import Job, Layout
-from ..paths import expanded
+from ..paths import expand_user
 from ..ports.interfaces import Record
 
 FILE = re.compile(r"(?P<path>.+\.py)(?::(?P<attribute>[^:/\\]*))?")
@@ -38,16 +38,16 @@ def load_job(ref: str) -> Job:
     return _job_in(_of_file(Path(name)) if file else _import(name, Path.cwd(), f"python -c 'import {name}'"), name, attribute)
 
 
-def lasting(ref: str) -> str:
+def absolute_ref(ref: str) -> str:
     """The same words, good in any folder: a file's path made absolute."""
     file = FILE.fullmatch(ref)
-    return str(expanded(file["path"]).absolute()) + ref[file.end("path") :] if file else ref
+    return str(expand_user(file["path"]).absolute()) + ref[file.end("path") :] if file else ref
 
 
 def _of_file(path: Path) -> ModuleType:
     """The module that a file is. Its folder comes first on the path, as for `python file.py`; a file of a package is imported
     as a part of it, from the folder that holds the package."""
-    full = Path(os.path.realpath(expanded(path)))  # and not Path.resolve, which raises for links that lead to each other
+    full = Path(os.path.realpath(expand_user(path)))  # and not Path.resolve, which raises for links that lead to each other
     try:
         found = full.is_file()
     except OSError:  # a name that is too long, say

@@ -10,7 +10,7 @@ from typing import Any
 from ..data.arrays import pylist_of
 from ..data.batch import form_of
 from ..data.manifest import Manifest, UnitList, key_text, open_batch
-from ..data.upstream import Given
+from ..data.upstream import UpstreamResults
 from ..errors import StateError, UsageError
 from ..job import Job, Layout
 from ..ports.interfaces import RunHome
@@ -44,7 +44,7 @@ def replay_unit(
     number = find_unit(units, key, model)
     batch = open_batch(manifest, units, manifest.batch_of(number), layout, home.store)
     own = number - batch.first
-    given = {name: Given(name, declared, job.model(name), layout, home.store) for name in declared.inputs or ()}
+    given = {name: UpstreamResults(name, declared, job.model(name), layout, home.store) for name in declared.inputs or ()}
     form = form_of(declared)
     rows = batch.units(form, own, own) if declared.batched else batch.one(form, own)
     keys = batch.keys.slice(own, 1)

@@ -38,7 +38,7 @@ def plan_rest(home: Any, record: Record, job: Job) -> bool:
     return True
 
 
-def forget(home: Any, record: Record) -> None:
+def discard(home: Any, record: Record) -> None:
     """Remove what a retry does anew; a driver that died here has the next one do it again."""
     keys = record.options.get("forget", ())
     for key in keys:
@@ -47,7 +47,7 @@ def forget(home: Any, record: Record) -> None:
         home.ledger.note(record.id, options={"forget": []})
 
 
-def plan_again(home: Any, record: Record, job: Job) -> None:
+def plan_retry_of_run(home: Any, record: Record, job: Job) -> None:
     """Which units are to be done again, and which models from the start because they build on them."""
     layout, attempt = Layout(record.id), int(record.options.get("attempt", 1)) + 1
     bad: dict[str, list[int]] = {}

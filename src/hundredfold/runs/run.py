@@ -22,7 +22,7 @@ from ..job import Layout
 from ..pipeline import publish as publishing
 from ..pipeline.coverage import Coverage
 from ..pipeline.publish import Release
-from ..pipeline.validate import read_verdicts
+from ..pipeline.validate import read_validation
 from ..ports.interfaces import Record
 from ..ports.run_states import State
 from ..sql.duckdb import DuckWarehouse
@@ -142,7 +142,7 @@ class Run:
     def _left(self, source: str, key: str, *columns: str) -> Rows:
         """What validation left beside the accepted rows; no rows if it had nothing to say."""
         try:
-            verdicts = {v.source: v for v in read_verdicts(self.layout, self.home.store)}
+            verdicts = {v.source: v for v in read_validation(self.layout, self.home.store)}
         except KeyError:
             raise StateError(
                 f"the sources of run {self.id} are not validated yet; it is {self.state}", hint=f"hundredfold status {self.id}"

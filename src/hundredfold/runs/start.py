@@ -10,7 +10,7 @@ from typing import Any
 
 from ..data.batch import form_of
 from ..data.result_contract import returned_by
-from ..data.upstream import check_given
+from ..data.upstream import check_inputs
 from ..errors import UsageError
 from ..job import Job, check_limit
 from ..ports.interfaces import Record
@@ -57,10 +57,10 @@ def check_declared(job: Job) -> None:
         query_of(model, job)
         form_of(model)
         returned_by(model)
-        check_given(model, job)
+        check_inputs(model, job)
 
 
-def moment(text: dt.date | str) -> str:
+def parse_as_of(text: dt.date | str) -> str:
     try:
         moment = dt.datetime.fromisoformat(text) if isinstance(text, str) else text
     except ValueError as error:

@@ -33,13 +33,13 @@ class FileText(str):
 
     @classmethod
     def read(cls, query: str, folder: Path | None) -> str:
-        """Return the text that a declaration names, so that `text_of` gives it again without reading the file again."""
-        text = cls(text_of(query, folder).rstrip("\n") + "\n")  # a line break tells a text from a file's name
+        """Return the text that a declaration names, so that `load_query` gives it again without reading the file again."""
+        text = cls(load_query(query, folder).rstrip("\n") + "\n")  # a line break tells a text from a file's name
         text.file = query
         return text
 
 
-def text_of(query: str, folder: Path | None) -> str:
+def load_query(query: str, folder: Path | None) -> str:
     """The SQL that a declaration names: a .sql file beside the job, or the text itself."""
     if is_file(query):
         path = (folder or Path()) / query
@@ -81,7 +81,7 @@ def with_micros(select: str, schema: pa.Schema) -> tuple[str, pa.Schema]:
 
 def query_of(model: Model, job: Job) -> str:
     """A model's SQL; without one, all rows of the job's only source."""
-    return text_of(model.query, job.folder) if model.query else f"SELECT * FROM {quote(job.sources[0].name)}"
+    return load_query(model.query, job.folder) if model.query else f"SELECT * FROM {quote(job.sources[0].name)}"
 
 
 def check_queries(job: Job, tables_of: Callable[[str], set[str]]) -> None:
@@ -91,9 +91,9 @@ def check_queries(job: Job, tables_of: Callable[[str], set[str]]) -> None:
         _check_query(f"model {model.name}", query_of(model, job), known, tables_of)
         known.append(model.name)
     for output in job.releases:
-        _check_query(f"publish {output.name}", text_of(output.query, job.folder), known, tables_of)
+        _check_query(f"publish {output.name}", load_query(output.query, job.folder), known, tables_of)
         for title, query in output.summaries.items():
-            _check_query(f"digest {title!r}", text_of(query, job.folder), [*known, output.name], tables_of)
+            _check_query(f"digest {title!r}", load_query(query, job.folder), [*known, output.name], tables_of)
 
 
 def _check_query(what: str, select: str, known: Sequence[str], tables_of: Callable[[str], set[str]]) -> None:
@@ -136,7 +136,7 @@ def sizes(select: str, unit: Sequence[str]) -> str:
     return f"SELECT {keys}, count(*) AS __rows FROM ({select}) AS q GROUP BY {keys} ORDER BY {ordered}"
 
 
-def numbered(select: str, unit: Sequence[str], columns: Sequence[str], units: str) -> str:
+def rows_with_unit_number(select: str, unit: Sequence[str], columns: Sequence[str], units: str) -> str:
     """The rows of a query with the number of their unit instead of its key."""
     rest = "".join(f", q.{quote(name)}" for name in columns)
     if not unit:

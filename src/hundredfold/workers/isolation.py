@@ -10,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-from ..data.outcomes import words_of
+from ..data.outcomes import describe
 
 # what persons and the system send, and no mistake in a function raises
 OUTSIDE = frozenset({"SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT"})
@@ -22,7 +22,7 @@ TRIM_BYTES = 2**24  # that may be free at the end of the heap before it is given
 LOST_SUPERVISOR = 255  # the exit code of a worker whose end was reported by nobody
 
 
-def exit_words(code: int | None) -> str:
+def describe_exit(code: int | None) -> str:
     """What an exit code says, for people."""
     if code == LOST_SUPERVISOR:
         return "lost: the process that watches over it was killed"
@@ -43,11 +43,11 @@ def _signal(number: int) -> str:
         return f"signal {number}"
 
 
-def told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {words_of(error)}".removesuffix(": ")
+def format_error(error: BaseException) -> str:
+    return f"{type(error).__name__}: {describe(error)}".removesuffix(": ")
 
 
-def speak_to(log: str) -> None:
+def redirect_output(log: str) -> None:
     """What the user's code prints, and the stack of a crash, go to a file and not into the driver's display."""
     import faulthandler
 

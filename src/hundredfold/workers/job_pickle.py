@@ -12,8 +12,8 @@ import cloudpickle
 from ..data.result_contract import returned_by
 from ..errors import JobError
 from ..job import Job
-from .isolation import told
-from .protocol import Kit
+from .isolation import format_error
+from .protocol import WorkerContext
 
 UNSENT = (
     "if a function holds a connection, a lock or an open file, open it inside the function; "
@@ -21,15 +21,15 @@ UNSENT = (
 )
 
 
-def packed(thing: Kit | Job) -> bytes:
-    """A kit or a job as it is sent to other processes; JobError where something in it cannot be."""
-    for model in (thing.job if isinstance(thing, Kit) else thing).models:
+def packed(thing: WorkerContext | Job) -> bytes:
+    """A context or a job as it is sent to other processes; JobError where something in it cannot be."""
+    for model in (thing.job if isinstance(thing, WorkerContext) else thing).models:
         returned_by(model)  # read here, where every name that an annotation needs is there; the model keeps it
     data = io.BytesIO()
     try:
         _JobPickler(data).dump(thing)
     except Exception as error:  # whatever the user's objects raise is told
-        words = f"the job cannot be sent to a worker process: {told(error)}"
+        words = f"the job cannot be sent to a worker process: {format_error(error)}"
         raise JobError(words, hint=UNSENT) from error
     return data.getvalue()
 
@@ -74,10 +74,10 @@ def _cached(function: Any, size: int | None, typed: bool) -> Any:
     return functools.lru_cache(size, typed)(function)
 
 
-def unpacked(kit: bytes) -> Kit:
-    """Return the kit in this process, which imports the job's modules as they were when the run began."""
-    code, data = pickle.loads(kit)
+def unpacked(context: bytes) -> WorkerContext:
+    """Return the context in this process, which imports the job's modules as they were when the run began."""
+    code, data = pickle.loads(context)
     if code is not None:
         code.install()
-    found: Kit = cloudpickle.loads(data)
+    found: WorkerContext = cloudpickle.loads(data)
     return found

@@ -27,11 +27,11 @@ from typing import IO, Any
 
 import psutil
 
-from ..errors import CrewError, HundredfoldError
+from ..errors import HundredfoldError, WorkerError
 from .channel import TOKEN_BYTES, DriverChannel
 from .forkserver import SETTINGS_AT
 from .isolation import LOST_SUPERVISOR
-from .start import ENVIRONMENT, request_fork, start_method, starting
+from .start import ENVIRONMENT, child_environment, request_fork, start_method
 from .supervisor import kill, report, supervise
 
 START_S = 120.0  # seconds for a worker to be forked: the fork server may still import what it needs
@@ -216,7 +216,7 @@ class Launcher:
 
         Raises:
             OSError, EOFError, MemoryError: it cannot be started now.
-            CrewError: it can never be started.
+            WorkerError: it can never be started.
         """
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
             pipe, their_pipe = socket.socketpair()
@@ -258,7 +258,7 @@ class Launcher:
 
     def _spawn(self, pipe: socket.socket, leash: socket.socket, settings: Settings) -> tuple[Any, Any]:
         if mp.current_process().daemon:
-            raise CrewError(
+            raise WorkerError(
                 "workers cannot be started from a daemonic process (as those of a multiprocessing"
                 " Pool are): such a process may have no children",
                 hint="run it as a process of its own with `hundredfold run`, or from a concurrent.futures.ProcessPoolExecutor",
@@ -266,19 +266,19 @@ class Launcher:
         context = mp.get_context("spawn")
         marks = context.RawArray("q", self._marks)
         arguments = (pipe, leash, marks, self._job, self._entry, settings)
-        with starting():
+        with child_environment():
             process = context.Process(target=spawned, args=arguments, daemon=True)
             process.start()
         return process, marks
 
 
-def cannot_start(error: BaseException) -> CrewError:
+def cannot_start(error: BaseException) -> WorkerError:
     """The error for a person."""
     code = getattr(error, "errno", None)
     words = f"{type(error).__name__}: {error}"
     if code is None:  # the fork server's, as it was written
         code = next((each for each in HINTS if f"[Errno {each}]" in words), None)
-    return CrewError(f"a worker process cannot be started: {words}", hint=HINTS.get(code or 0, HINT))
+    return WorkerError(f"a worker process cannot be started: {words}", hint=HINTS.get(code or 0, HINT))
 
 
 def shortage(error: BaseException) -> HundredfoldError | None:

@@ -1,6 +1,6 @@
 """How much memory a process holds, and whether an error says that memory (or another resource of the process) ran out.
 
-A function that leaks fails units that did nothing wrong: whoever catches an error asks `ran_out`, and a unit that met such an
+A function that leaks fails units that did nothing wrong: whoever catches an error asks `ran_out_of_memory`, and a unit that met such an
 error is tried once more alone in a fresh worker (child.py, pipeline/work.py).
 """
 
@@ -30,7 +30,7 @@ LONGEST_CHAIN = 20  # errors of a chain that are looked at
 LOOKED_AT = 500  # characters of an error's text that are looked at
 
 
-def ran_out(error: BaseException) -> bool:
+def ran_out_of_memory(error: BaseException) -> bool:
     """Return whether an error, or one that it was raised from, says that memory, threads or open files ran out."""
     return any(map(_ran_out, _chain(error)))
 

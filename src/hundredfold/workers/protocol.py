@@ -11,14 +11,14 @@ from ..job import Job, Layout, Message, Model
 from ..ports.interfaces import Store
 from .code_snapshot import Snapshot
 
-IDLE, MANY = -1, -2  # what the first mark says when it names no single unit
+NO_UNIT, ALL_UNITS = -1, -2  # what the first mark says when it names no single unit
 
 
-FAR = 2**62  # what the third says when all units of a slice are wanted
+NO_STOP = 2**62  # what the third says when all units of a slice are wanted
 
 
 @dataclass(frozen=True, slots=True)
-class Kit:
+class WorkerContext:
     """What a child needs to know, sent once."""
 
     job: Job
@@ -31,7 +31,7 @@ class Kit:
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class ChunkDone:
     """Units first..last are done: their results and accounts, as they will lie in the store."""
 
     message: Message
@@ -40,7 +40,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class SliceDone:
     """The units up to `last` are done: all that were asked for, or as many as were wanted in the end."""
 
     message: Message
@@ -48,14 +48,14 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class SliceRejected:
     """The function raised on many units at once: they want to be tried in halves."""
 
     message: Message
 
 
 @dataclass(frozen=True, slots=True)
-class Died:
+class WorkerDied:
     """The child died, and why: on `unit`, on `many` units at once, or (neither) before it reached any."""
 
     message: Message
@@ -70,4 +70,4 @@ class Died:
     error: HundredfoldError | None = None
 
 
-Event = Chunk | Finished | Split | Died
+PoolEvent = ChunkDone | SliceDone | SliceRejected | WorkerDied

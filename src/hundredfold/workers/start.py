@@ -14,9 +14,9 @@ import types
 from collections.abc import Iterator, Sequence
 from multiprocessing import spawn
 
-from ..errors import CrewError
+from ..errors import WorkerError
 
-PINS = dict.fromkeys(
+THREAD_ENV = dict.fromkeys(
     (
         "OMP_NUM_THREADS",
         "OPENBLAS_NUM_THREADS",
@@ -31,7 +31,7 @@ PINS = dict.fromkeys(
 )
 # a set that a function goes through has one order in every worker and in every run; and Arrow's own allocator, which its kernels
 # use whatever pool Python has set, would reserve 128 MiB and more of a worker's limit of memory
-ENVIRONMENT = {**PINS, "PYTHONHASHSEED": "0", "ARROW_DEFAULT_MEMORY_POOL": "system"}
+ENVIRONMENT = {**THREAD_ENV, "PYTHONHASHSEED": "0", "ARROW_DEFAULT_MEMORY_POOL": "system"}
 # imported once for all children; the user's own modules may not survive a fork
 PRELOADED = ["hundredfold.workers.thread_limits", "hundredfold.workers.child", "pyarrow.compute"]
 _launching = threading.Lock()  # what is hidden and pinned while a process starts belongs to the whole of this one
@@ -46,11 +46,11 @@ def start_method() -> str:
     there = [method for method in mp.get_all_start_methods() if method != "fork"]
     wanted = os.environ.get("HUNDREDFOLD_START") or ("forkserver" if "forkserver" in there else "spawn")
     if wanted not in there:
-        raise CrewError(f"HUNDREDFOLD_START is {wanted!r}, wanted {' or '.join(there)}")
+        raise WorkerError(f"HUNDREDFOLD_START is {wanted!r}, wanted {' or '.join(there)}")
     return wanted
 
 
-def warm() -> None:
+def prestart_forkserver() -> None:
     """Let the fork server start now and import what workers need, while the caller still imports what it needs."""
     if start_method() == "forkserver":
         with contextlib.suppress(RuntimeError):  # no thread can be started: it is met again, and reported
@@ -58,7 +58,7 @@ def warm() -> None:
 
 
 def _warm() -> None:
-    with contextlib.suppress(OSError, CrewError):
+    with contextlib.suppress(OSError, WorkerError):
         request_fork(())
 
 
@@ -145,7 +145,7 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextlib.contextmanager
-def starting() -> Iterator[None]:
+def child_environment() -> Iterator[None]:
     """What holds while a process is started."""
     with _launching, _pinned_environment() if start_method() == "spawn" else contextlib.nullcontext(), _hidden_main():
         yield

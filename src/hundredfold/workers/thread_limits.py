@@ -6,6 +6,6 @@ not in the driver, where a thread that changes the environment while DuckDB or t
 
 import os
 
-from .start import PINS
+from .start import THREAD_ENV
 
-os.environ.update(PINS)
+os.environ.update(THREAD_ENV)

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from hundredfold import Run
 from hundredfold.errors import SourceError, UsageError
-from hundredfold.pipeline.validate import Verdict, read_verdicts
+from hundredfold.pipeline.validate import ValidationResult, read_validation
 from hundredfold.sql.duckdb import DuckWarehouse
 from hundredfold.sql.sources.files import find_files
 from tariffs.columns import Bools, Floats, Ints, key_offsets
@@ -120,7 +120,7 @@ def account(run: Run) -> tuple[list[Balance], pa.Table]:
         raise UsageError(
             f"run {run.id} lies on AWS", hint='its rows are at hand one by one: run.repairs("bundle_sales"), run.rejects("bundle_sales")'
         )
-    verdicts = read_verdicts(run.layout, run.home.store)
+    verdicts = read_validation(run.layout, run.home.store)
     balances, ledgers = [], []
     with DuckWarehouse(run.home.store, run.home.scratch(f"{run.id}-dirt"), memory=MEMORY, threads=2) as warehouse:
         for verdict in verdicts:
@@ -132,11 +132,11 @@ def account(run: Run) -> tuple[list[Balance], pa.Table]:
     return balances, pa.concat_tables(ledgers)
 
 
-def _accepted(verdict: Verdict, warehouse: DuckWarehouse) -> str:
+def _accepted(verdict: ValidationResult, warehouse: DuckWarehouse) -> str:
     return f"SELECT * FROM {warehouse.parquet(verdict.accepted_key)}" if verdict.accepted_key else verdict.select
 
 
-def _account_one(verdict: Verdict, run: Run, warehouse: DuckWarehouse) -> tuple[Balance, pa.Table]:
+def _account_one(verdict: ValidationResult, run: Run, warehouse: DuckWarehouse) -> tuple[Balance, pa.Table]:
     name = verdict.source
     for table, rows in (("rejects", run.rejects(name)), ("repairs", run.repairs(name))):
         warehouse.load(table, rows.arrow())
@@ -176,7 +176,7 @@ def _sums(select: str, source: str, warehouse: DuckWarehouse) -> Part:
     return Part(int(row["n"]), row["money"] or Decimal(0))
 
 
-def _came(source: str, run: Run, verdict: Verdict, warehouse: DuckWarehouse) -> Part | None:
+def _came(source: str, run: Run, verdict: ValidationResult, warehouse: DuckWarehouse) -> Part | None:
     """The source's rows as it has them, and those lines that could not be read; None where they have gone."""
     staged = run.layout.staged(source)
     if run.home.store.path(staged).exists():

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 import hundredfold
 from hundredfold.data.manifest import Manifest, UnitList, open_batch
-from hundredfold.data.upstream import Given
+from hundredfold.data.upstream import UpstreamResults
 from hundredfold.errors import StateError, UsageError
 from hundredfold.job import Job, Layout
 from hundredfold.ports.interfaces import RunHome
@@ -50,7 +50,7 @@ class Finished:
 
     def prior(self, line: Line) -> Prior:
         """The prior that the line's units were given."""
-        given = Given(line.prior, self.job.model(line.model), self.job.model(line.prior), self.run.layout, self.home.store)
+        given = UpstreamResults(line.prior, self.job.model(line.model), self.job.model(line.prior), self.run.layout, self.home.store)
         found: Prior = given.whole()
         return found
 

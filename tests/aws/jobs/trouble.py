@@ -67,10 +67,10 @@ def writes_and_reads_where_it_may_not() -> None:
 
 def outlasts() -> None:
     """Let this unit have begun long before its limit: however busy the machine is, no other unit comes near to that."""
-    from hundredfold.workers.child import Desk
+    from hundredfold.workers.child import UnitRunner
 
     for found in gc.get_objects():
-        if isinstance(found, Desk):
+        if isinstance(found, UnitRunner):
             found.marks[1] -= int(100 * LIMIT_S * 1e9)
     time.sleep(3600)
 

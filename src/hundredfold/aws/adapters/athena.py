@@ -37,10 +37,10 @@ from ...sql.duckdb import DuckWarehouse
 from ...sql.sources.files import pattern
 from ...sql.sources.parquet_files import COPY_AGAIN
 from .glue_table import PATH, GlueTable, are_many
-from .glue_types import duck_type, finer, hive_type, is_fine, misfits, plain_schema, refuse_misfits
+from .glue_types import duck_type, has_sub_millisecond, hive_type, is_fine, plain_schema, refuse_misfits, unsupported_columns
 from .s3_objects import RIGHT, ObjectFile, prints, split_address
 from .s3_store import S3Store
-from .session import Place, client
+from .session import StackResources, client
 
 PARQUET = {
     "InputFormat": "org.apache.hadoop.hive.ql.io.parquet.MapredParquetInputFormat",
@@ -54,7 +54,7 @@ MOST = 1_000  # translations that are kept for the next call of a step
 BLOCK = 2**26  # bytes of an answer that are read at a time; no row may be longer
 
 
-class Asked(BaseException):
+class QueryPending(BaseException):
     """A statement that has to run before the step can go on. No Exception: nobody but the step's handler may catch it."""
 
     def __init__(self, sql: str, token: str, output: str) -> None:
@@ -63,7 +63,7 @@ class Asked(BaseException):
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class QueryReply:
     """What came of the statement that was asked last: its query's id, or Athena's words why it failed.
 
     A statement that failed is asked again by the next execution of the run, and not by this one.
@@ -80,7 +80,9 @@ class AthenaWarehouse:
 
     replays = True
 
-    def __init__(self, store: S3Store, layout: Layout, place: Place, scratch: Path, *, memory: int, heard: Heard, attempt: int = 1) -> None:
+    def __init__(
+        self, store: S3Store, layout: Layout, place: StackResources, scratch: Path, *, memory: int, heard: QueryReply, attempt: int = 1
+    ) -> None:
         self.store, self.layout, self.place, self.heard = store, layout, place, heard
         self.scratch, self.memory, self.attempt = scratch, memory, attempt
         self.here = DuckWarehouse(store, scratch / "duckdb", memory=memory, threads=1)
@@ -241,7 +243,7 @@ class AthenaWarehouse:
         if there is not None and there.name == glue:
             return there
         schema = self.columns(select)
-        bad = misfits(schema)
+        bad = unsupported_columns(schema)
         if bad:
             raise QueryError(
                 "a query gives columns that Athena cannot keep",
@@ -339,7 +341,7 @@ class AthenaWarehouse:
                 denied = "PERMISSION_DENIED" in found["error"] or "Access Denied" in found["error"]
                 raise QueryError(found["error"], hint=RIGHT if denied else f"in: {' '.join(identity.split())[:300]}")
         before()
-        raise Asked(written(), token, self.store.where(f"athena/{self.layout.run}") + "/")
+        raise QueryPending(written(), token, self.store.where(f"athena/{self.layout.run}") + "/")
 
     def _answer(self, select: str) -> Iterator[pa.RecordBatch]:
         """Athena's answer to a query, in the types that DuckDB gives the query; at least one part, which may be empty."""
@@ -538,9 +540,9 @@ _translated: dict[str, str] = {}  # a table's name says what is in it, so a tran
 
 def _odd(file: pq.ParquetFile) -> list[tuple[str, str]]:
     """The columns of an object of ours that Athena cannot read as they are, and why."""
-    found = misfits(plain_schema(file))
+    found = unsupported_columns(plain_schema(file))
     for field in file.schema_arrow:
-        if field.name not in found and is_fine(field.type) and finer(file.read([field.name]).column(0)):
+        if field.name not in found and is_fine(field.type) and has_sub_millisecond(file.read([field.name]).column(0)):
             found[field.name] = "times finer than a millisecond, which is all that Athena keeps"
     return list(found.items())
 

@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError
 
 from ...errors import HomeError, NoSuchRun, StateError
 from ...ports.interfaces import Clock, Record
-from ...ports.run_records import moved, no_such_run, noted, taken
+from ...ports.run_records import annotate, no_such_run, run_exists_error, transition
 from ...ports.run_states import Event, State
 from .errors import code, in_plain_words
 from .session import client
@@ -47,7 +47,7 @@ class DynamoLedger:
             if self._put(record, None):
                 return
             if self._item(record.id):
-                raise taken(record.id)
+                raise run_exists_error(record.id)
             self._sleep(pause)
         raise _raced(record.id)
 
@@ -60,13 +60,13 @@ class DynamoLedger:
 
     def move(self, run: str, event: Event, *, step: str | None = None, reason: str = "") -> Record:
         """Let `event` happen to the run, if its state allows it; the new record. `reason` replaces the last event's."""
-        return self._change(run, lambda record: moved(record, event, step, reason, self._clock()))
+        return self._change(run, lambda record: transition(record, event, step, reason, self._clock()))
 
     def note(
         self, run: str, *, step: str | None = None, counts: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
     ) -> Record:
         """Write facts beside the state: the step it is at, counts and options (merged into those there)."""
-        return self._change(run, lambda record: noted(record, step, counts, options, self._clock()))
+        return self._change(run, lambda record: annotate(record, step, counts, options, self._clock()))
 
     def runs(self, job: str | None = None) -> Sequence[Record]:
         """All runs, or those of a job, newest first."""

@@ -104,10 +104,10 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def finer(column: pa.ChunkedArray) -> bool:
+def has_sub_millisecond(column: pa.ChunkedArray) -> bool:
     """Whether a column holds a time that is finer than a millisecond."""
     if pa.types.is_list(column.type):
-        return any(finer(pa.chunked_array([chunk.flatten()])) for chunk in column.chunks)
+        return any(has_sub_millisecond(pa.chunked_array([chunk.flatten()])) for chunk in column.chunks)
     if not is_fine(column.type):
         return False
     step = 1_000 if column.type.unit == "us" else 1_000_000
@@ -121,7 +121,7 @@ def is_fine(kind: pa.DataType) -> bool:
     return bool(pa.types.is_timestamp(kind) and kind.unit in ("us", "ns"))
 
 
-def misfits(schema: pa.Schema) -> dict[str, str]:
+def unsupported_columns(schema: pa.Schema) -> dict[str, str]:
     """The columns that a table on AWS cannot have, and why."""
     found = {}
     small = Counter(name.lower() for name in schema.names)
@@ -142,7 +142,7 @@ def misfits(schema: pa.Schema) -> dict[str, str]:
 
 def refuse_misfits(what: str, schema: pa.Schema) -> None:
     """SourceError for columns that a table on AWS cannot have."""
-    bad = misfits(schema)
+    bad = unsupported_columns(schema)
     if bad:
         raise SourceError(
             f"{what} has columns that Athena cannot have",

@@ -18,7 +18,7 @@ THREADS = 16
 MOST = 64 * 2**20  # bytes
 
 
-class Ahead:
+class PrefetchingStore:
     """An S3Store, for as long as a `with`. Objects of one kind (`.ledger.arrow`, say) are expected in the order of a listing.
 
     `room`  bytes of each kind that may be here before they are asked for
@@ -28,9 +28,9 @@ class Ahead:
     def __init__(self, store: S3Store, *, room: int = MOST, kept: int = MOST) -> None:
         self.store, self.room, self.kept = store, room, kept
         self._pool = ThreadPoolExecutor(THREADS)
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[str, PrefetchQueue] = {}
 
-    def __enter__(self) -> Ahead:
+    def __enter__(self) -> PrefetchingStore:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -45,7 +45,7 @@ class Ahead:
         kinds: dict[str, dict[str, int]] = {}
         for key, size in sizes.items():
             kinds.setdefault(_kind(key), {})[key] = size
-        self._lines = {kind: Line(expected, self.room, sum(expected.values()) <= self.kept) for kind, expected in kinds.items()}
+        self._lines = {kind: PrefetchQueue(expected, self.room, sum(expected.values()) <= self.kept) for kind, expected in kinds.items()}
         return iter(sizes)
 
     def get(self, key: str) -> pa.Buffer:
@@ -56,7 +56,7 @@ class Ahead:
         return line.take(key, lambda wanted: self._pool.submit(self.store.get, wanted))
 
 
-class Line:
+class PrefetchQueue:
     """Objects of one kind in their order, and those of them that are on their way."""
 
     def __init__(self, sizes: Mapping[str, int], room: int, keep: bool) -> None:

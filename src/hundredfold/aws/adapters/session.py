@@ -58,7 +58,7 @@ if hasattr(os, "register_at_fork"):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class StackResources:
     """One stack. Every function has these in its environment, and the stack has them among its outputs."""
 
     job: str
@@ -74,12 +74,12 @@ class Place:
     code: str = ""  # the fingerprint of the package that is deployed; "" where it is not known
 
     @classmethod
-    def of_environment(cls, environment: Mapping[str, str] = os.environ) -> Place:
+    def of_environment(cls, environment: Mapping[str, str] = os.environ) -> StackResources:
         """The stack that a function belongs to."""
         return cls._made(lambda name: environment.get(f"HUNDREDFOLD_{name.upper()}"), "the function's environment")
 
     @classmethod
-    def of_stack(cls, stack: str) -> Place:
+    def of_stack(cls, stack: str) -> StackResources:
         """The stack of that name in the account and region of the credentials; UsageError if there is none."""
         try:
             found = client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]
@@ -94,7 +94,7 @@ class Place:
         return place if place.code or "workfunction" not in outputs else replace(place, code=code_of_image(outputs["workfunction"]))
 
     @classmethod
-    def _made(cls, find: Any, where: str) -> Place:
+    def _made(cls, find: Any, where: str) -> StackResources:
         found = {field.name: find(field.name) for field in fields(cls)}
         missing = [name for name, value in found.items() if not value and name not in ("machine", "code")]
         if missing:

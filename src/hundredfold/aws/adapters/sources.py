@@ -30,7 +30,7 @@ from ...sql.sources.listing import kind_of_file, partition_folders, partitions
 from ...sql.sources.parquet_files import COPY_AGAIN, HEAD_BYTES, refuse_durations, refuse_finer, what_is_no_parquet
 from .errors import DENIED, code
 from .glue_table import PATH, GlueTable, are_many
-from .glue_types import arrow_type, finer, is_fine, plain_schema, refuse_misfits
+from .glue_types import arrow_type, has_sub_millisecond, is_fine, plain_schema, refuse_misfits
 from .s3_objects import AT_ONCE, RIGHT, Object, ObjectFile, beside, find_objects, has_many, prints, split_address
 from .session import client
 
@@ -166,7 +166,7 @@ def _refuse_finer(source: str, o: Object, file: pq.ParquetFile) -> None:
     fine = [field.name for field in file.schema_arrow if is_fine(field.type) and field.name not in old]
     for number in range(file.num_row_groups if fine else 0):
         rows = file.read_row_group(number, columns=fine)
-        bad = [name for name in fine if finer(rows.column(name))]
+        bad = [name for name in fine if has_sub_millisecond(rows.column(name))]
         if bad:
             raise SourceError(
                 f"{source}: {o.address} holds times finer than a millisecond in {', '.join(bad)}, and Athena would round them",

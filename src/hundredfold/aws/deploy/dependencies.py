@@ -20,7 +20,7 @@ from typing import Any
 
 from ...errors import JobError
 from ...job import Job
-from ...paths import expanded
+from ...paths import expand_user
 
 OURS = "hundredfold"
 INSTALLED = {"site-packages", "dist-packages"}
@@ -104,7 +104,7 @@ def _plain(ref: str, job: Job, own: Mapping[str, ModuleType]) -> str:
     words, _, attribute = ref.rpartition(":") if ".py:" in ref or not ref.endswith(".py") else (ref, "", "")
     module = words or ref
     if module.endswith(".py"):
-        full = expanded(module).resolve()
+        full = expand_user(module).resolve()
         module = next(name for name, m in own.items() if Path(str(m.__file__)).resolve() == full)
     if not words or not attribute:
         attribute = next(key for key, value in vars(sys.modules[module]).items() if value is job)

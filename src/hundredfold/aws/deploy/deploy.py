@@ -26,7 +26,7 @@ from ... import errors
 from ...errors import HundredfoldError, UsageError
 from ...runs.job_loader import load_job
 from ..adapters.errors import code, in_plain_words
-from ..adapters.session import Place, client
+from ..adapters.session import StackResources, client
 from ..stack.settings import OURS, TOLD, Settings
 from .dependencies import Imports, imports_of
 from .node import cdk, find_node
@@ -45,7 +45,7 @@ class DeployError(HundredfoldError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class DeployOptions:
     """What is to be deployed: how the stack should be (the fields of `Settings`), and what its package should hold."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -68,12 +68,12 @@ def default_stack(ref: str) -> str:
     return f"hundredfold-{load_job(ref).name.replace('_', '-')}"
 
 
-def synth(ref: str, folder: Path, *, stack: str, wish: Wish | None = None) -> Assembly:
+def synth(ref: str, folder: Path, *, stack: str, wish: DeployOptions | None = None) -> Assembly:
     """Write the package and the assembly into `folder`; nothing else is touched, and no credentials are needed.
 
     UsageError for words that cannot be, JobError for a job that cannot be imported, PackageError, DeployError.
     """
-    wish = wish or Wish()
+    wish = wish or DeployOptions()
     _check_words(stack, wish)
     if importlib.util.find_spec("aws_cdk") is None:
         raise UsageError("the CDK is not installed", hint="pip install 'hundredfold[deploy]'")
@@ -94,19 +94,21 @@ def synth(ref: str, folder: Path, *, stack: str, wish: Wish | None = None) -> As
     return Assembly(stack, assembly, packaged)
 
 
-def deploy(ref: str, folder: Path, *, stack: str, wish: Wish | None = None, bootstrap: bool = False, say: Say = lambda _: None) -> Place:
+def deploy(
+    ref: str, folder: Path, *, stack: str, wish: DeployOptions | None = None, bootstrap: bool = False, say: Say = lambda _: None
+) -> StackResources:
     """Make the stack, or bring it up to date; where its things are.
 
     `bootstrap`: first make what the CDK itself needs in an account and region, once for all stacks: a bucket and its roles.
     """
-    wish = wish or Wish()
+    wish = wish or DeployOptions()
     assembly = synth(ref, folder, stack=stack, wish=replace(wish, image=_by_digest(wish.image, say)))
     if assembly.package:
         say(f"packaged {assembly.package.size / 2**20:.0f} MB; synthesized {assembly.folder}")
     if bootstrap:
         _cdk(["bootstrap", _account()], assembly, say)
     _cdk(["deploy", stack, "--require-approval", "never", "--progress", "events"], assembly, say)
-    return Place.of_stack(stack)
+    return StackResources.of_stack(stack)
 
 
 def _by_digest(image: str | None, say: Say) -> str | None:
@@ -152,7 +154,7 @@ def destroy(stack: str, *, everything: bool = False, say: Say = lambda _: None, 
 # ---- synthesis
 
 
-def _check_words(stack: str, wish: Wish) -> None:
+def _check_words(stack: str, wish: DeployOptions) -> None:
     if not STACK.fullmatch(stack):
         raise UsageError(f"{stack!r} cannot be a stack's name", hint="wanted letters, digits and -, beginning with a letter, at most 128")
     if wish.image and (wish.requirements or wish.leave_out or wish.settings.get("layers")):
@@ -162,7 +164,7 @@ def _check_words(stack: str, wish: Wish) -> None:
         )
 
 
-def _package(ref: str, folder: Path, settings: Settings, wish: Wish) -> Packaged:
+def _package(ref: str, folder: Path, settings: Settings, wish: DeployOptions) -> Packaged:
     return package(
         ref, folder, architecture=settings.architecture, python=settings.python, requirements=wish.requirements, leave_out=wish.leave_out
     )

@@ -12,7 +12,7 @@ from ..._package import VERSION
 from ...ports.run_states import State
 from ..adapters.session import client
 from .finding import Finding, Level, aws
-from .snapshot import Seen, statements
+from .snapshot import StackSnapshot, statements
 
 WRONG, RISK, NOTE = Level.WRONG, Level.RISK, Level.NOTE
 TIMES = 6  # the timeout of a function: so long should its messages stay hidden
@@ -25,7 +25,7 @@ ATHENA_DML, LAMBDA_CONCURRENCY = "L-FC5F6546", "L-B99A9384"  # as Service Quotas
 FEW_QUERIES = 20  # at once: what a region with small quotas has
 
 
-def version(seen: Seen) -> Iterator[Finding]:
+def version(seen: StackSnapshot) -> Iterator[Finding]:
     """The stack's version. A stack is made by one version and used by another."""
     theirs = seen.outputs.get("Version", "?")
     if theirs != VERSION:
@@ -34,7 +34,7 @@ def version(seen: Seen) -> Iterator[Finding]:
         )
 
 
-def visibility(seen: Seen) -> Iterator[Finding]:
+def visibility(seen: StackSnapshot) -> Iterator[Finding]:
     """How long a message handed out stays hidden."""
     for output, queue, url in (("WorkFunction", seen.work_queue, seen.place.queue), ("BuryFunction", seen.dead_queue, seen.place.dead)):
         timeout, hidden = int(seen.functions[output]["Timeout"]), int(queue["VisibilityTimeout"])
@@ -51,7 +51,7 @@ def visibility(seen: Seen) -> Iterator[Finding]:
             )
 
 
-def receives(seen: Seen) -> Iterator[Finding]:
+def receives(seen: StackSnapshot) -> Iterator[Finding]:
     """How often a message is handed out before it is dead."""
     policy = json.loads(seen.work_queue.get("RedrivePolicy", "{}"))
     count = int(policy.get("maxReceiveCount", 0))
@@ -81,7 +81,7 @@ def receives(seen: Seen) -> Iterator[Finding]:
         )
 
 
-def retention(seen: Seen) -> Iterator[Finding]:
+def retention(seen: StackSnapshot) -> Iterator[Finding]:
     """How long messages and dead letters are kept."""
     work, dead = int(seen.work_queue["MessageRetentionPeriod"]), int(seen.dead_queue["MessageRetentionPeriod"])
     if dead <= work:
@@ -93,7 +93,7 @@ def retention(seen: Seen) -> Iterator[Finding]:
         )
 
 
-def polling(seen: Seen) -> Iterator[Finding]:
+def polling(seen: StackSnapshot) -> Iterator[Finding]:
     """Whether the queues are polled long."""
     for queue, url in ((seen.work_queue, seen.place.queue), (seen.dead_queue, seen.place.dead)):
         if int(queue.get("ReceiveMessageWaitTimeSeconds", 0)) < 10:
@@ -105,7 +105,7 @@ def polling(seen: Seen) -> Iterator[Finding]:
             )
 
 
-def dead_letters(seen: Seen) -> Iterator[Finding]:
+def dead_letters(seen: StackSnapshot) -> Iterator[Finding]:
     """Dead letters that nobody buried."""
     waiting = int(seen.dead_queue["ApproximateNumberOfMessages"])
     if waiting:
@@ -118,7 +118,7 @@ def dead_letters(seen: Seen) -> Iterator[Finding]:
         )
 
 
-def mappings(seen: Seen) -> Iterator[Finding]:
+def mappings(seen: StackSnapshot) -> Iterator[Finding]:
     """What feeds the functions from their queues."""
     for output, queue in (("WorkFunction", seen.work_queue), ("BuryFunction", seen.dead_queue)):
         found = seen.mapping(output, queue)
@@ -140,7 +140,7 @@ def mappings(seen: Seen) -> Iterator[Finding]:
             )
 
 
-def concurrency(seen: Seen) -> Iterator[Finding]:
+def concurrency(seen: StackSnapshot) -> Iterator[Finding]:
     """How many workers the functions may have."""
     for output, wanted in (("WorkFunction", seen.place.concurrency), ("BuryFunction", 2), ("StepFunction", 2)):
         name = seen.outputs[output]
@@ -156,7 +156,7 @@ def concurrency(seen: Seen) -> Iterator[Finding]:
             )
 
 
-def recursion(seen: Seen) -> Iterator[Finding]:
+def recursion(seen: StackSnapshot) -> Iterator[Finding]:
     """The guard against loops."""
     name = seen.outputs["WorkFunction"]
     if client("lambda").get_function_recursion_config(FunctionName=name)["RecursiveLoop"] != "Allow":
@@ -168,7 +168,7 @@ def recursion(seen: Seen) -> Iterator[Finding]:
         )
 
 
-def workgroup(seen: Seen) -> Iterator[Finding]:
+def workgroup(seen: StackSnapshot) -> Iterator[Finding]:
     """The Athena workgroup."""
     name = seen.place.workgroup
     found = client("athena").get_work_group(WorkGroup=name)["WorkGroup"]
@@ -194,7 +194,7 @@ def workgroup(seen: Seen) -> Iterator[Finding]:
         )
 
 
-def policies(seen: Seen) -> Iterator[Finding]:
+def policies(seen: StackSnapshot) -> Iterator[Finding]:
     """Who may reach the queues and the bucket."""
     about = (
         (name_of(seen.place.queue), _of(seen.work_queue)),
@@ -224,7 +224,7 @@ def policies(seen: Seen) -> Iterator[Finding]:
         )
 
 
-def notices(seen: Seen) -> Iterator[Finding]:
+def notices(seen: StackSnapshot) -> Iterator[Finding]:
     """Whether S3 tells of batches, where events are the trigger."""
     if seen.place.trigger != "events":
         return
@@ -239,7 +239,7 @@ def notices(seen: Seen) -> Iterator[Finding]:
         )
 
 
-def lifecycle(seen: Seen) -> Iterator[Finding]:
+def lifecycle(seen: StackSnapshot) -> Iterator[Finding]:
     """What the bucket forgets."""
     expiring = {
         rule.get("Filter", {}).get("Prefix") or rule.get("Prefix") for rule in seen.lifecycle if rule.get("Expiration", {}).get("Days")
@@ -250,7 +250,7 @@ def lifecycle(seen: Seen) -> Iterator[Finding]:
         yield Finding(NOTE, "unfinished uploads are kept", "they are paid for, and no listing shows them", seen.redeploy)
 
 
-def table(seen: Seen) -> Iterator[Finding]:
+def table(seen: StackSnapshot) -> Iterator[Finding]:
     """The table of runs."""
     name = seen.place.table
     found = client("dynamodb").describe_table(TableName=name)["Table"]
@@ -274,7 +274,7 @@ def table(seen: Seen) -> Iterator[Finding]:
         )
 
 
-def package(seen: Seen) -> Iterator[Finding]:
+def package(seen: StackSnapshot) -> Iterator[Finding]:
     """The functions' code."""
     for name, found in ((seen.outputs[output], found) for output, found in seen.functions.items()):
         if found.get("LastUpdateStatus") == "Failed" or found.get("State") == "Failed":
@@ -291,7 +291,7 @@ def package(seen: Seen) -> Iterator[Finding]:
         )
 
 
-def orphans(seen: Seen) -> Iterator[Finding]:
+def orphans(seen: StackSnapshot) -> Iterator[Finding]:
     """What is left of runs that ended long ago, or that nobody knows."""
     live = {_slug(run) for run, record in seen.runs.items() if not _is_over(record.state, record.updated, _kept_days(seen))}
     left = [name for name in seen.glue_tables if (found := re.match(r"run_(.+?)__", name)) and found[1] not in live]
@@ -313,7 +313,7 @@ def orphans(seen: Seen) -> Iterator[Finding]:
             )
 
 
-def account_concurrency(seen: Seen) -> Iterator[Finding]:
+def account_concurrency(seen: StackSnapshot) -> Iterator[Finding]:
     """How many functions of the account may run at once."""
     free = int(seen.account["limit"]["UnreservedConcurrentExecutions"])
     if free < seen.workers:
@@ -325,7 +325,7 @@ def account_concurrency(seen: Seen) -> Iterator[Finding]:
         )
 
 
-def code_storage(seen: Seen) -> Iterator[Finding]:
+def code_storage(seen: StackSnapshot) -> Iterator[Finding]:
     """The room for code in the account."""
     used, limit = seen.account["usage"]["TotalCodeSize"], seen.account["limit"]["TotalCodeSize"]
     if used > FULL * limit:
@@ -337,7 +337,7 @@ def code_storage(seen: Seen) -> Iterator[Finding]:
         )
 
 
-def queries(seen: Seen) -> Iterator[Finding]:
+def queries(seen: StackSnapshot) -> Iterator[Finding]:
     """How many queries Athena lets the account have at once."""
     found = seen.quota("athena", ATHENA_DML)
     if found < FEW_QUERIES:
@@ -376,7 +376,7 @@ def _is_open(statement: Mapping[str, Any]) -> bool:
     return statement["Effect"] == "Allow" and "*" in ([named] if isinstance(named, str) else named or []) and not statement.get("Condition")
 
 
-def _kept_days(seen: Seen) -> int:
+def _kept_days(seen: StackSnapshot) -> int:
     rules = [r for r in seen.lifecycle if "processing/" in (r.get("Filter", {}).get("Prefix"), r.get("Prefix"))]
     return int(next((rule["Expiration"]["Days"] for rule in rules if rule.get("Expiration", {}).get("Days")), KEPT_DAYS))
 

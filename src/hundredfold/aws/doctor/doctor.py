@@ -11,27 +11,27 @@ from collections.abc import Callable, Iterable, Iterator
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ...errors import HundredfoldError, UsageError
-from ..adapters.session import Place
+from ..adapters.session import StackResources
 from .checks import ACCOUNT, STACK
 from .finding import Finding, Level
-from .snapshot import Seen
+from .snapshot import StackSnapshot
 
 ORDER = (Level.WRONG, Level.RISK, Level.NOTE)
 
-Trap = Callable[[Seen], Iterable[Finding]]
+Trap = Callable[[StackSnapshot], Iterable[Finding]]
 
 
 def examine(stack: str) -> list[Finding]:
     """All that is found, the worst first; nothing, if all is well. It only reads."""
     try:
-        place = Place.of_stack(stack)
+        place = StackResources.of_stack(stack)
     except UsageError as error:
         missing = Finding(Level.WRONG, error.message, "no run can be started on AWS", "hundredfold deploy MODULE:JOB")
-        return _sorted([missing, *_all(ACCOUNT, Seen(stack, None))])
-    return _sorted(_all([*STACK, *ACCOUNT], Seen(stack, place)))
+        return _sorted([missing, *_all(ACCOUNT, StackSnapshot(stack, None))])
+    return _sorted(_all([*STACK, *ACCOUNT], StackSnapshot(stack, place)))
 
 
-def _all(traps: Iterable[Trap], seen: Seen) -> Iterator[Finding]:
+def _all(traps: Iterable[Trap], seen: StackSnapshot) -> Iterator[Finding]:
     for trap in traps:
         try:
             yield from trap(seen)

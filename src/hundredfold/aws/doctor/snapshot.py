@@ -12,20 +12,20 @@ from botocore.exceptions import ClientError
 from ...ports.interfaces import Record
 from ..adapters.dynamodb_ledger import DynamoLedger
 from ..adapters.errors import code
-from ..adapters.session import Place, client
+from ..adapters.session import StackResources, client
 
 FUNCTIONS = ("StepFunction", "WorkFunction", "BuryFunction")
 NONE_SET = {"NoSuchLifecycleConfiguration", "NoSuchBucketPolicy", "NoSuchPublicAccessBlockConfiguration"}
 
 
-class Seen:
+class StackSnapshot:
     """A stack and its account as they are now. `place` is None where there is no stack."""
 
-    def __init__(self, stack: str, place: Place | None) -> None:
+    def __init__(self, stack: str, place: StackResources | None) -> None:
         self.stack, self._place = stack, place
 
     @property
-    def place(self) -> Place:
+    def place(self) -> StackResources:
         assert self._place is not None, "a trap of the stack was asked where there is none"
         return self._place
 

@@ -22,11 +22,11 @@ from aws_lambda_powertools import Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
 from ...data.manifest import Manifest
-from ...errors import CrewError, HundredfoldError, NoSuchRun, PublishRefused, StateError
+from ...errors import HundredfoldError, NoSuchRun, PublishRefused, StateError, WorkerError
 from ...job import Job, Layout, Model
 from ...pipeline.enqueue import enqueue, plan_attempt
 from ...pipeline.publish import describe_run
-from ...pipeline.runner import Walk
+from ...pipeline.runner import StageRunner
 from ...pipeline.stages import stages
 from ...pipeline.validate import refuse_changed, validate
 from ...ports.interfaces import Record
@@ -34,16 +34,16 @@ from ...ports.run_states import Event, State
 from ...runs.job_loader import load_job
 from ...runs.start import with_limits
 from ...sql.queries import naming_query
-from ..adapters.athena import Asked, AthenaWarehouse, Heard
+from ..adapters.athena import AthenaWarehouse, QueryPending, QueryReply
 from ..adapters.dynamodb_ledger import DynamoLedger
-from ..adapters.prefetch import Ahead
+from ..adapters.prefetch import PrefetchingStore
 from ..adapters.s3_store import S3Store
-from ..adapters.session import Place
+from ..adapters.session import StackResources
 from ..adapters.sqs_queue import SqsQueue
 from ..runs import begin_upload, refuse_other_code
-from .messages import FIRST_ATTEMPT, Letter, notice_key
+from .messages import FIRST_ATTEMPT, SqsMessage, notice_key
 from .prepare import prepare
-from .worker import Shift, log
+from .worker import Invocation, log
 from .worker import bury as bury_letter
 
 SCRATCH = Path(tempfile.gettempdir()) / "hundredfold"  # the one place that a function may write to
@@ -65,7 +65,7 @@ def step(event: dict[str, Any], context: Any = None) -> dict[str, Any]:
 
 
 def _step(event: dict[str, Any]) -> dict[str, Any]:
-    place = Place.of_environment()
+    place = StackResources.of_environment()
     store, ledger = S3Store(place.bucket), DynamoLedger(place.table)
     try:
         job = load_job(place.job)
@@ -79,8 +79,8 @@ def _step(event: dict[str, Any]) -> dict[str, Any]:
         if record.step != name:
             record = ledger.note(record.id, step=name)
         shutil.rmtree(SCRATCH / "step", ignore_errors=True)
-        return _do(event, Stand(place, store, ledger, with_limits(job, record), record, _heard(event)))
-    except Asked as asked:
+        return _do(event, StageContext(place, store, ledger, with_limits(job, record), record, _heard(event)))
+    except QueryPending as asked:
         once = f"{asked.token[:32]}-{event['execution'][-90:]}"  # a query that failed may be tried again by another execution
         return {"do": "query", "query": asked.sql, "token": asked.token, "once": once, "output": asked.output}
     except PublishRefused as refusal:
@@ -107,13 +107,13 @@ def _over(record: Record) -> dict[str, Any]:
     return {"do": said[record.state], "reason": record.reason[:WORDS]}
 
 
-class Stand:
+class StageContext:
     """All that a stage needs, where it stands on AWS."""
 
-    def __init__(self, place: Place, store: S3Store, ledger: DynamoLedger, job: Job, record: Record, heard: Heard) -> None:
+    def __init__(self, place: StackResources, store: S3Store, ledger: DynamoLedger, job: Job, record: Record, heard: QueryReply) -> None:
         self.place, self.store, self.ledger, self.job, self.record, self.heard = place, store, ledger, job, record, heard
         self.layout = Layout(record.id)
-        self.walk = Walk(job, record, store, ledger)
+        self.walk = StageRunner(job, record, store, ledger)
 
     def warehouse(self, until: Model | None, sources: bool = True) -> AthenaWarehouse:
         """The warehouse, in which the sources and the models before `until` (all of them: None) stand under their names."""
@@ -131,7 +131,7 @@ class Stand:
         return opened
 
 
-def _do(event: dict[str, Any], stand: Stand) -> dict[str, Any]:
+def _do(event: dict[str, Any], stand: StageContext) -> dict[str, Any]:
     model = stand.job.model(event["model"]) if event["model"] else None
     match event["step"], model:
         case "validate", _:
@@ -146,7 +146,7 @@ def _do(event: dict[str, Any], stand: Stand) -> dict[str, Any]:
         case "work", Model():
             return _look(model, stand)
         case "collect", Model():
-            with closing(stand.warehouse(model)) as warehouse, Ahead(stand.store) as store:
+            with closing(stand.warehouse(model)) as warehouse, PrefetchingStore(stand.store) as store:
                 replace(stand.walk, store=store).collect(model, warehouse)
         case _:
             with closing(stand.warehouse(None)) as warehouse:
@@ -156,7 +156,7 @@ def _do(event: dict[str, Any], stand: Stand) -> dict[str, Any]:
     return {"do": "next"}
 
 
-def _prepare(model: Model, stand: Stand) -> None:
+def _prepare(model: Model, stand: StageContext) -> None:
     options = stand.record.options
     naming = naming_query("the query of model", model.name)
     with closing(stand.warehouse(model)) as warehouse, stand.walk.naming_damage(warehouse), naming:
@@ -174,7 +174,7 @@ def _prepare(model: Model, stand: Stand) -> None:
     stand.walk.note(model.name, units=manifest.units, rows=manifest.rows, batches=len(manifest.batches))
 
 
-def _enqueue(model: Model, stand: Stand) -> None:
+def _enqueue(model: Model, stand: StageContext) -> None:
     """A message for each batch, or, where S3 tells the workers of new objects, the batches put where it watches."""
     manifest = Manifest.read(stand.layout, model.name, stand.store)
     messages, coverage = plan_attempt(manifest, stand.layout, stand.walk.attempt, stand.store)
@@ -190,7 +190,7 @@ def _enqueue(model: Model, stand: Stand) -> None:
             pass  # raises what a thread raised
 
 
-def _look(model: Model, stand: Stand) -> dict[str, Any]:
+def _look(model: Model, stand: StageContext) -> dict[str, Any]:
     """How far the workers are: on with the run, or look again later. What never arrived is sent again, and not for ever."""
     manifest = Manifest.read(stand.layout, model.name, stand.store)
     messages, coverage = plan_attempt(manifest, stand.layout, stand.walk.attempt, stand.store)
@@ -198,12 +198,12 @@ def _look(model: Model, stand: Stand) -> dict[str, Any]:
     if not missing:
         return {"do": "next"}
     queue, done, now = _queue(stand.place), int(coverage.done.sum()), time.time()
-    look = Look.of(stand.record.counts.get("models", {}).get(model.name, {}).get("look"), now)
+    look = PollState.of(stand.record.counts.get("models", {}).get(model.name, {}).get("look"), now)
     depth = queue.depth()
     look = look.next(done, now, left=sum(m.units for m in missing), busy=bool(depth.waiting or depth.in_flight))
     if look.idle >= PATIENCE:
         if look.swept >= SWEEPS:
-            raise CrewError(
+            raise WorkerError(
                 f"{model.name}: {sum(m.units for m in missing):,} of {manifest.units:,} units were sent {SWEEPS} times more, and no worker has done one",
                 hint="look at the logs of the function `work`; then resume the run",
             )
@@ -214,7 +214,7 @@ def _look(model: Model, stand: Stand) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class PollState:
     """One look at how far the workers are: when, what it saw, and when to look again.
 
     `idle` counts looks in a row that saw neither progress nor a message, `swept` how often what was missing has been sent again since
@@ -228,15 +228,15 @@ class Look:
     swept: int = 0
 
     @classmethod
-    def of(cls, kept: Mapping[str, Any] | None, now: float) -> Look:
+    def of(cls, kept: Mapping[str, Any] | None, now: float) -> PollState:
         return cls(**kept) if kept else cls(now)
 
-    def next(self, done: int, now: float, *, left: int, busy: bool) -> Look:
+    def next(self, done: int, now: float, *, left: int, busy: bool) -> PollState:
         """Half of the time that is left, as fast as it went lately; without progress twice as long as before."""
         gained, took = done - self.done, now - self.at
         if gained > 0 and took > 0:
-            return Look(now, done, _bounded(left * took / gained / 2))
-        return Look(now, done, _bounded(2 * self.pause), 0 if busy else self.idle + 1, self.swept)
+            return PollState(now, done, _bounded(left * took / gained / 2))
+        return PollState(now, done, _bounded(2 * self.pause), 0 if busy else self.idle + 1, self.swept)
 
 
 def _bounded(seconds: float) -> int:
@@ -250,14 +250,14 @@ def _record(event: dict[str, Any], ledger: DynamoLedger, job: Job) -> Record:
     except NoSuchRun:
         if event["step"] != str(next(stages(job))) or "sources" not in event["input"]:
             raise
-        return begin_upload(event["run"], event["input"]["sources"], job, Place.of_environment(), ledger)
+        return begin_upload(event["run"], event["input"]["sources"], job, StackResources.of_environment(), ledger)
 
 
-def _heard(event: dict[str, Any]) -> Heard:
+def _heard(event: dict[str, Any]) -> QueryReply:
     """What came of the statement that was asked last."""
     heard = event["heard"]
     error = _athenas_words(heard) if "Error" in heard else ""
-    return Heard(event["execution"], event["asked"], str(heard.get("id", "")), error)
+    return QueryReply(event["execution"], event["asked"], str(heard.get("id", "")), error)
 
 
 def _athenas_words(failure: dict[str, Any]) -> str:
@@ -273,9 +273,9 @@ def _athenas_words(failure: dict[str, Any]) -> str:
 def work(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Messages of the queue through the user's function; those that are to come back."""
     _begin_log(context)
-    place = Place.of_environment()
+    place = StackResources.of_environment()
     store, ledger = S3Store(place.bucket), DynamoLedger(place.table)
-    shift = Shift(
+    shift = Invocation(
         store, ledger, _queue(place), place.job, SCRATCH / "work", lambda: context.get_remaining_time_in_millis() / 1000, place.code
     )
     try:
@@ -290,12 +290,12 @@ def work(event: dict[str, Any], context: Any) -> dict[str, Any]:
 def bury(event: dict[str, Any], context: Any = None) -> dict[str, Any]:
     """Dead letters: what they ask for is recorded as crashed, so that the run ends. Letters that are not ours stay where they are."""
     _begin_log(context)
-    place = Place.of_environment()
+    place = StackResources.of_environment()
     store, ledger = S3Store(place.bucket), DynamoLedger(place.table)
     left, buried = [], 0
     for record in event["Records"]:
         try:
-            buried += bury_letter(Letter.of(record, place.bucket), _reason_of(record), store, ledger)
+            buried += bury_letter(SqsMessage.of(record, place.bucket), _reason_of(record), store, ledger)
         except ValueError as error:
             left.append(str(record["messageId"]))
             log.error("a dead letter is not ours", reason=str(error), message_id=record["messageId"])
@@ -329,5 +329,5 @@ def _measure(job: str, **counts: int) -> None:
         metrics.flush_metrics()
 
 
-def _queue(place: Place) -> SqsQueue:
+def _queue(place: StackResources) -> SqsQueue:
     return SqsQueue(place.queue, place.dead)

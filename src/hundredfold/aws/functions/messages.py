@@ -27,7 +27,7 @@ def notice_key(run: str, model: str, batch: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class S3Event:
     """S3's word that a batch is there: please do all of it."""
 
     run: str
@@ -37,22 +37,22 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class SqsMessage:
     """A message of SQS as Lambda hands it over: who it is, how often it was handed out, and what it asks for."""
 
     id: str
     body: str
     receipt: str
     received: int
-    asked: tuple[Message | Notice, ...] = ()
+    asked: tuple[Message | S3Event, ...] = ()
 
     @classmethod
-    def of(cls, record: Mapping[str, Any], bucket: str) -> Letter:
+    def of(cls, record: Mapping[str, Any], bucket: str) -> SqsMessage:
         """ValueError, with the reason, for a body that is not ours."""
         return cls(*_envelope(record), tuple(asked_in(record["body"], bucket)))
 
     @classmethod
-    def closed(cls, record: Mapping[str, Any]) -> Letter:
+    def closed(cls, record: Mapping[str, Any]) -> SqsMessage:
         """The same, unread."""
         return cls(*_envelope(record))
 
@@ -61,7 +61,7 @@ def _envelope(record: Mapping[str, Any]) -> tuple[str, str, str, int]:
     return record["messageId"], record["body"], record.get("receiptHandle", ""), int(record["attributes"]["ApproximateReceiveCount"])
 
 
-def asked_in(body: str, bucket: str) -> Iterator[Message | Notice]:
+def asked_in(body: str, bucket: str) -> Iterator[Message | S3Event]:
     """What a body asks for: nothing, where S3 only tries the queue. ValueError, with the reason, for a body that is not ours."""
     try:
         found = json.loads(body)
@@ -93,7 +93,7 @@ def _message(found: Mapping[str, Any]) -> Message:
     return message
 
 
-def _notice(record: Any, bucket: str) -> Notice:
+def _notice(record: Any, bucket: str) -> S3Event:
     try:
         name, key, told = str(record["eventName"]), unquote_plus(record["s3"]["object"]["key"]), record["s3"]["bucket"]["name"]
     except (KeyError, TypeError, AttributeError):
@@ -103,15 +103,15 @@ def _notice(record: Any, bucket: str) -> Notice:
     batch = BATCH.fullmatch(key)
     if batch is None or not name.startswith("ObjectCreated:"):
         raise ValueError("it tells of no new batch")
-    return Notice(batch["run"], batch["model"], int(batch["batch"]))
+    return S3Event(batch["run"], batch["model"], int(batch["batch"]))
 
 
-def wanted(asked: Message | Notice, manifest: Manifest) -> Message:
+def wanted(asked: Message | S3Event, manifest: Manifest) -> Message:
     """The slice that is asked for; ValueError, with the reason, if the manifest has no such slice."""
     if asked.batch >= len(manifest.batches):
         raise ValueError(f"{asked.model} has no batch {asked.batch}: it has {len(manifest.batches)}")
     batch = manifest.batches[asked.batch]
-    if isinstance(asked, Notice):
+    if isinstance(asked, S3Event):
         return Message(asked.run, asked.model, batch.number, batch.first, batch.last, asked.attempt)
     if not batch.first <= asked.first <= asked.last <= batch.last:
         raise ValueError(f"batch {batch.number} of {asked.model} does not hold units {asked.first} to {asked.last}")

@@ -1,6 +1,6 @@
 """A worker on AWS: one call of a function takes some messages, and has until its deadline.
 
-The step is the one of every machine (pipeline/work.py), and so is the crew.  What differs is the queue, which has handed out its messages
+The step is the one of every machine (pipeline/work.py), and so is the pool.  What differs is the queue, which has handed out its messages
 before the function began, and the end: shortly before the deadline nothing new is begun, and what is left goes back as new messages.
 """
 
@@ -21,21 +21,21 @@ from aws_lambda_powertools import Logger
 
 from ...data.checksums import put_sealed
 from ...data.manifest import Manifest, UnitList
-from ...errors import CrewError, HundredfoldError, JobError, NoSuchRun
+from ...errors import HundredfoldError, JobError, NoSuchRun, WorkerError
 from ...job import Layout, Message
 from ...pipeline.coverage import Coverage
-from ...pipeline.work import LOST, Floor, crashed, halves
+from ...pipeline.work import LOST, WorkDispatcher, crashed, halves
 from ...ports.interfaces import Delivery, Depth, Record
 from ...ports.run_states import State
 from ...runs.job_loader import load_job
 from ...runs.start import with_limits
-from ...workers.pool import Crew, Hand
-from ...workers.protocol import IDLE, Kit
+from ...workers.pool import WorkerPool, WorkerSlot
+from ...workers.protocol import NO_UNIT, WorkerContext
 from ..adapters.dynamodb_ledger import DynamoLedger
 from ..adapters.s3_store import S3Store
 from ..adapters.sqs_queue import UNSENDABLE, SqsQueue
 from ..runs import is_other
-from .messages import Letter, wanted
+from .messages import SqsMessage, wanted
 
 VCPU = 1769  # MB of memory that come with one whole vCPU
 OWN = 300  # MB that the function itself takes
@@ -53,16 +53,16 @@ VISIBILITY = 1e9  # the mapping's own is long enough for a call: leases are not 
 log = Logger()
 
 
-class OutOfTime(Exception):
+class DeadlineNear(Exception):
     """The deadline is near."""
 
 
-class Ended(Exception):
+class RunEnded(Exception):
     """The run has ended, or begun another attempt: nobody wants this work any more."""
 
 
 @dataclass(slots=True)
-class Tally:
+class InvocationMetrics:
     """What came of one call, for the metrics."""
 
     done: int = 0
@@ -72,7 +72,7 @@ class Tally:
 
 
 @dataclass
-class Handed:
+class InvocationQueue:
     """The queue of one call: its messages are in hand, and new ones go to the queue behind it."""
 
     behind: SqsQueue
@@ -103,39 +103,39 @@ class Handed:
 
 
 @dataclass
-class Hands(Crew):
-    """A crew that lives from call to call, and can be told to close. It knows with which unit each hand began in this call."""
+class LambdaWorkerPool(WorkerPool):
+    """A pool that lives from call to call, and can be told to close. It knows with which unit each slot began in this call."""
 
     closing: bool = False
-    firsts: dict[Hand, int] = field(default_factory=dict)
+    firsts: dict[WorkerSlot, int] = field(default_factory=dict)
 
     def open(self) -> None:
         self.closing, self.firsts = False, {}
 
-    def idle(self) -> Sequence[Hand]:
+    def idle(self) -> Sequence[WorkerSlot]:
         return () if self.closing else super().idle()
 
-    def give(self, hand: Hand, message: Message, narrow: bool = False, final: bool = False) -> None:
-        self.firsts.setdefault(hand, message.first)
-        super().give(hand, message, narrow, final)
+    def give(self, slot: WorkerSlot, message: Message, narrow: bool = False, final: bool = False) -> None:
+        self.firsts.setdefault(slot, message.first)
+        super().give(slot, message, narrow, final)
 
     def close(self) -> bool:
         """Begin nothing more, and end with the units that are at work; whether all have."""
         self.closing = True
-        for hand in self.busy():
-            self.stop_after(hand, 0)
+        for slot in self.busy():
+            self.stop_after(slot, 0)
         return not self.busy()
 
-    def busy(self) -> list[Hand]:
-        return [hand for hand in self.hands if hand.message is not None]
+    def busy(self) -> list[WorkerSlot]:
+        return [slot for slot in self.hands if slot.message is not None]
 
     @property
     def at_rest(self) -> bool:
         return not self.busy()
 
     def reached(self) -> bool:
-        """Whether any hand is at a unit, or at many at once."""
-        return any(hand.marks[0] != IDLE for hand in self.busy())
+        """Whether any slot is at a unit, or at many at once."""
+        return any(slot.marks[0] != NO_UNIT for slot in self.busy())
 
     def at_work(self) -> list[int]:
         """The units that hands are at just now."""
@@ -143,12 +143,12 @@ class Hands(Crew):
 
     def too_long(self, seconds: float) -> list[int]:
         """Units at work that would take all of another call's time as well, if a call has so many seconds."""
-        at = [(self.firsts[hand], *self.at(hand)) for hand in self.busy()]
+        at = [(self.firsts[slot], *self.at(slot)) for slot in self.busy()]
         return [unit for first, unit, since in at if unit >= 0 and since > (MOST if first == unit else WHOLE) * seconds]
 
 
 @dataclass
-class Shift:
+class Invocation:
     """One call of a worker. Its children live on until the next, and with them what they have loaded."""
 
     store: S3Store
@@ -158,7 +158,7 @@ class Shift:
     scratch: Path
     remaining: Callable[[], float]  # seconds until the deadline
     code: str = ""  # the fingerprint of what this function holds
-    tally: Tally = field(default_factory=Tally)
+    tally: InvocationMetrics = field(default_factory=InvocationMetrics)
     time: float = field(init=False)  # seconds that it has for work
     closing: float = field(init=False)  # seconds before its end at which nothing new is begun
     checked: float = field(init=False)  # seconds that remained when the run was last looked at
@@ -170,12 +170,12 @@ class Shift:
 
     def do(self, records: Iterable[Mapping[str, Any]]) -> list[str]:
         """Do the messages of one call; the ids of those that are to come back."""
-        runs: defaultdict[str, list[Letter]] = defaultdict(list)
+        runs: defaultdict[str, list[SqsMessage]] = defaultdict(list)
         for record in records:
             try:
-                letter = Letter.of(record, self.store.bucket)
+                letter = SqsMessage.of(record, self.store.bucket)
             except ValueError as error:
-                self._refuse(Letter.closed(record), str(error))
+                self._refuse(SqsMessage.closed(record), str(error))
                 continue
             for run in dict.fromkeys(asked.run for asked in letter.asked):  # one, but S3 may tell of several batches at once
                 runs[run].append(letter)
@@ -183,7 +183,7 @@ class Shift:
         log.remove_keys(["run", "model"])
         return list(dict.fromkeys(back))
 
-    def _do_run(self, run: str, letters: Sequence[Letter]) -> Sequence[Letter]:
+    def _do_run(self, run: str, letters: Sequence[SqsMessage]) -> Sequence[SqsMessage]:
         """Do what the letters ask of one run; those that are to come back."""
         log.append_keys(run=run)
         try:
@@ -196,7 +196,7 @@ class Shift:
         if is_other(record, self.code):
             log.info("dropped: other code was deployed while the run was at work, which ends it", messages=len(letters))
             return ()
-        models: defaultdict[str, list[tuple[Letter, Message]]] = defaultdict(list)
+        models: defaultdict[str, list[tuple[SqsMessage, Message]]] = defaultdict(list)
         for letter in suspects_last(letters):
             try:
                 messages = slices(letter, record, self.store)
@@ -205,13 +205,13 @@ class Shift:
                 continue
             for message in messages:
                 models[message.model].append((letter, message))
-        back: list[Letter] = []
+        back: list[SqsMessage] = []
         for model, asked in models.items():
             log.append_keys(model=model)
             back += self._do_model(record, asked)
         return back
 
-    def _do_model(self, record: Record, asked: Sequence[tuple[Letter, Message]]) -> Sequence[Letter]:
+    def _do_model(self, record: Record, asked: Sequence[tuple[SqsMessage, Message]]) -> Sequence[SqsMessage]:
         if self.remaining() < MARGIN + self.closing:  # the messages before these took the time
             self._hand_back([message for _, message in asked])
             return ()
@@ -226,7 +226,7 @@ class Shift:
             raise
         return [letter for number, (letter, _) in enumerate(asked) if str(number) in undone]
 
-    def _floor(self, record: Record, asked: Sequence[tuple[Letter, Message]]) -> set[str]:
+    def _floor(self, record: Record, asked: Sequence[tuple[SqsMessage, Message]]) -> set[str]:
         """Do the messages, or as many as there is time for; the receipts of those that are not done and not handed back."""
         messages = [message for _, message in asked]
         layout = Layout(record.id)
@@ -235,57 +235,57 @@ class Shift:
         if all(coverage.covers(message.first, message.last) for message in messages):
             return set()  # another worker did it first
         job = with_limits(load_job(self.ref), record)
-        handed = Handed(
+        handed = InvocationQueue(
             self.queue, deque(Delivery(str(message), str(number), letter.received) for number, (letter, message) in enumerate(asked))
         )
-        crew = crew_for(Kit(job, layout, self.store), attempt_of(record), self.scratch)
-        floor = Floor(
-            messages, manifest, units, layout, coverage, handed, self.store, crew, lambda _: self._look(crew, record), VISIBILITY, only=True
+        pool = crew_for(WorkerContext(job, layout, self.store), attempt_of(record), self.scratch)
+        dispatcher = WorkDispatcher(
+            messages, manifest, units, layout, coverage, handed, self.store, pool, lambda _: self._look(pool, record), VISIBILITY, only=True
         )
         before, time_left = int(coverage.done.sum()), self.remaining() - MARGIN
         try:
-            floor.run()
-        except OutOfTime:
-            self._end(floor, crew, gained=int(coverage.done.sum()) > before, whole_call=time_left > MOST * self.time)
+            dispatcher.run()
+        except DeadlineNear:
+            self._end(dispatcher, pool, gained=int(coverage.done.sum()) > before, whole_call=time_left > MOST * self.time)
             return set()
-        except Ended:
+        except RunEnded:
             stop_crew()
             return set()
         finally:
             self.tally.done += int(coverage.done.sum()) - before
-            self.tally.failed += len(floor.bad)
+            self.tally.failed += len(dispatcher.bad)
         open_ = {str(number) for number, message in enumerate(messages) if not coverage.covers(message.first, message.last)}
         return open_ - handed.done
 
-    def _look(self, crew: Hands, record: Record) -> None:
+    def _look(self, pool: LambdaWorkerPool, record: Record) -> None:
         """Between events: is it time to end?"""
         remaining = self.remaining()
         left = remaining - MARGIN
-        if left < 0 or (left < self.closing and crew.close()):
-            raise OutOfTime
+        if left < 0 or (left < self.closing and pool.close()):
+            raise DeadlineNear
         if self.checked - remaining > CHECK:
             self.checked = remaining
             now = self.ledger.read(record.id)
             if now.state is not State.RUNNING or attempt_of(now) != attempt_of(record):
                 log.info("left: the run is not running", state=now.state.value)
-                raise Ended
+                raise RunEnded
 
-    def _end(self, floor: Floor, crew: Hands, *, gained: bool, whole_call: bool) -> None:
+    def _end(self, dispatcher: WorkDispatcher, pool: LambdaWorkerPool, *, gained: bool, whole_call: bool) -> None:
         """The deadline is near: a unit that will not fit into any call is recorded as crashed, the rest goes back as new messages."""
-        at_work, whole, reached = crew.at_work(), crew.too_long(self.time), crew.reached()
-        many = crew.kit.model(floor.manifest.model).batched
+        at_work, whole, reached = pool.at_work(), pool.too_long(self.time), pool.reached()
+        many = pool.context.model(dispatcher.manifest.model).batched
         stop_crew()  # whatever a child is at, it is not handed over any more
         for unit in whole:
-            message = next(m for m in floor.messages if m.first <= unit <= m.last).part(unit, unit)
+            message = next(m for m in dispatcher.messages if m.first <= unit <= m.last).part(unit, unit)
             words = f"it took all of the {self.time:.0f} s that a worker has for it; deploy with a longer --timeout"
-            put_sealed(self.store, floor.layout.outcome(message, "ledger"), crashed(message, words))
-            floor.coverage.add(unit, unit)
-            floor.bad.add(unit)
+            put_sealed(self.store, dispatcher.layout.outcome(message, "ledger"), crashed(message, words))
+            dispatcher.coverage.add(unit, unit)
+            dispatcher.bad.add(unit)
         if whole_call and not (gained or whole or reached):
-            raise CrewError(
+            raise WorkerError(
                 f"in {self.time:.0f} s no worker process came as far as a unit; deploy with a longer --timeout or more --memory"
             )
-        left = [part for message in floor.messages for part in parts(message, floor.coverage)]
+        left = [part for message in dispatcher.messages for part in parts(message, dispatcher.coverage)]
         if many and not gained:  # a call for so many at once does not fit
             left = [half for part in left for half in halves(part)]
         self._hand_back([part for message in left for part in around(message, at_work)])
@@ -298,11 +298,11 @@ class Shift:
         self.tally.handed_back += units
         log.info("handed back before the deadline", messages=len(messages), units=units)
 
-    def _later(self, letters: Sequence[Letter], error: HundredfoldError) -> Sequence[Letter]:
+    def _later(self, letters: Sequence[SqsMessage], error: HundredfoldError) -> Sequence[SqsMessage]:
         """What could not be done comes back when its lease ends. Where it is the job that makes it impossible, it comes sooner, and not
         for ever: then it is a dead letter, with the reason."""
         letters = list(dict.fromkeys(letters))
-        if not isinstance(error, CrewError | JobError):
+        if not isinstance(error, WorkerError | JobError):
             return letters
         again = [letter for letter in letters if letter.received < GIVEN_UP]
         for letter in again:
@@ -311,19 +311,19 @@ class Shift:
         self._refuse_all([letter for letter in letters if letter.received >= GIVEN_UP], str(error))
         return again
 
-    def _refuse_all(self, letters: Iterable[Letter], reason: str) -> Sequence[Letter]:
+    def _refuse_all(self, letters: Iterable[SqsMessage], reason: str) -> Sequence[SqsMessage]:
         for letter in letters:
             self._refuse(letter, reason)
         return ()
 
-    def _refuse(self, letter: Letter, reason: str) -> None:
+    def _refuse(self, letter: SqsMessage, reason: str) -> None:
         """Put what cannot be done, or is not ours, to the dead letters, with the reason."""
         log.error("refused", reason=reason, message_id=letter.id, characters=len(letter.body))
         self.tally.refused += 1
         self.queue.refuse(letter.body, UNSENDABLE.sub("?", reason))
 
 
-def suspects_last(letters: Iterable[Letter]) -> list[Letter]:
+def suspects_last(letters: Iterable[SqsMessage]) -> list[SqsMessage]:
     """One that came back may have killed its worker, and with it the call's other messages. So the others are done first; and where
     there are several such, they are in another order each time, so that none is always behind the guilty one."""
     return sorted(letters, key=lambda letter: (letter.received, random.random() if letter.received > 1 else 0.0))
@@ -361,7 +361,7 @@ def covered(messages: Iterable[Message], manifest: Manifest, layout: Layout, sto
     return coverage
 
 
-def slices(letter: Letter, record: Record, store: S3Store) -> list[Message]:
+def slices(letter: SqsMessage, record: Record, store: S3Store) -> list[Message]:
     """What a letter asks of a run, as slices of its batches; what is of an attempt that is over is left out. ValueError, with the reason,
     if the run has nothing like it."""
     attempt = attempt_of(record)
@@ -382,7 +382,7 @@ def around(message: Message, units: Sequence[int]) -> list[Message]:
     return [message.part(first, last - 1) for first, last in pairwise([*cuts, message.last + 1])]
 
 
-def bury(letter: Letter, reason: str, store: S3Store, ledger: DynamoLedger) -> int:
+def bury(letter: SqsMessage, reason: str, store: S3Store, ledger: DynamoLedger) -> int:
     """Record as crashed what of a letter nobody has done; how many units. ValueError, with the reason, for what is not ours."""
     buried = 0
     for run in dict.fromkeys(asked.run for asked in letter.asked):
@@ -400,24 +400,24 @@ def bury(letter: Letter, reason: str, store: S3Store, ledger: DynamoLedger) -> i
     return buried
 
 
-_crews: dict[tuple[str, int], Hands] = {}  # at most one: of the attempt of a run that was worked on last
+_crews: dict[tuple[str, int], LambdaWorkerPool] = {}  # at most one: of the attempt of a run that was worked on last
 
 
-def crew_for(kit: Kit, attempt: int, scratch: Path) -> Hands:
+def crew_for(context: WorkerContext, attempt: int, scratch: Path) -> LambdaWorkerPool:
     """The children that work on a run: those of the last call, if it was the same attempt of the same run."""
-    crew = _crews.get((kit.layout.run, attempt))
-    if crew is None or any(hand.process is None or hand.message is not None for hand in crew.hands):
+    pool = _crews.get((context.layout.run, attempt))
+    if pool is None or any(slot.process is None or slot.message is not None for slot in pool.hands):
         stop_crew()
         memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "2048"))
         size = max(1, memory // VCPU)
         share = max(memory - OWN, memory // 2) * 2**20 // size
-        crew = _crews[kit.layout.run, attempt] = Hands(kit, size, share, scratch / "logs")
-        crew.start()
+        pool = _crews[context.layout.run, attempt] = LambdaWorkerPool(context, size, share, scratch / "logs")
+        pool.start()
     for words in (scratch / "logs").glob("*"):
         if words.stat().st_size > WORDS:
             os.truncate(words, 0)  # the room is what the function has for its lifetime
-    crew.open()
-    return crew
+    pool.open()
+    return pool
 
 
 def stop_crew() -> None:

@@ -21,7 +21,7 @@ from ...runs.job_loader import load_job
 from ..deploy.package import fingerprint_of
 from .alarms import Watched, make_alarms
 from .functions import code_of, feed_bury, feed_work, kinds, make_function
-from .permissions import Things, of_bury, of_step, of_work
+from .permissions import Resources, of_bury, of_step, of_work
 from .queues import let_s3_send, make_queues
 from .settings import Choices, Settings
 from .state_machine import make_machine
@@ -58,7 +58,7 @@ class Hundredfold(Construct):
         uploads = self.settings.uploads([source.name for source in self.job.sources], self.bucket.bucket_name)
         self._notices(own_uploads=bool(uploads) and not self.settings.watched)
 
-        things = Things(self, self.settings, self.bucket, self.table, self.queue, self.dead, self.database, self.label)
+        things = Resources(self, self.settings, self.bucket, self.table, self.queue, self.dead, self.database, self.label)
         rights = (of_step(things), of_work(things), of_bury(things))
         self.code = fingerprint_of(code)
         package, environment = code_of(self, code, self.settings), self._environment()

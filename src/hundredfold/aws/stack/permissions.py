@@ -38,7 +38,7 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
-class Things:
+class Resources:
     """What rights are about: the stack's own things, as CDK has them."""
 
     scope: Construct
@@ -83,7 +83,7 @@ def review_machine(role: Any) -> None:
     reviewed_wildcard(role, "*", f"{LOGS}; {TRACES}")
 
 
-def of_step(things: Things) -> Iterator[Grant]:
+def of_step(things: Resources) -> Iterator[Grant]:
     own = things.keys("runs/*", "processing/*", "athena/*", "releases/*")
     yield Grant("Files", ("s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"), own, KEYS)
     yield Grant("Sources", ("s3:GetObject",), things.keys("sources/*"), KEYS)
@@ -102,7 +102,7 @@ def of_step(things: Things) -> Iterator[Grant]:
     yield Grant("Dead", ("sqs:GetQueueAttributes",), (things.dead.queue_arn,))
 
 
-def of_work(things: Things) -> Iterator[Grant]:
+def of_work(things: Resources) -> Iterator[Grant]:
     yield from _outcomes(things)
     yield Grant(
         "Messages",
@@ -112,7 +112,7 @@ def of_work(things: Things) -> Iterator[Grant]:
     yield Grant("Refuse", ("sqs:SendMessage",), (things.dead.queue_arn,))
 
 
-def of_bury(things: Things) -> Iterator[Grant]:
+def of_bury(things: Resources) -> Iterator[Grant]:
     yield from _outcomes(things)
     yield Grant(
         "DeadLetters",
@@ -121,7 +121,7 @@ def of_bury(things: Things) -> Iterator[Grant]:
     )
 
 
-def of_machine(things: Things, step_arn: str) -> Iterator[Grant]:
+def of_machine(things: Resources, step_arn: str) -> Iterator[Grant]:
     """Athena reads and writes with the rights of whoever starts a query: this role."""
     yield Grant("Step", ("lambda:InvokeFunction",), (step_arn,))
     yield Grant(
@@ -149,7 +149,7 @@ def of_machine(things: Things, step_arn: str) -> Iterator[Grant]:
     yield Grant("Failure", ("dynamodb:UpdateItem",), (things.table.table_arn,))
 
 
-def _outcomes(things: Things) -> Iterator[Grant]:
+def _outcomes(things: Resources) -> Iterator[Grant]:
     """What a worker reads of a run, and the outcomes that it writes."""
     yield Grant("Read", ("s3:GetObject",), things.keys("runs/*", "processing/*"), KEYS)
     yield Grant(
@@ -160,7 +160,7 @@ def _outcomes(things: Things) -> Iterator[Grant]:
     yield Grant("Records", ("dynamodb:Query",), (f"{things.table.table_arn}/index/by_time",))  # of a run that is not there, which are?
 
 
-def _further(things: Things) -> Iterator[Grant]:
+def _further(things: Resources) -> Iterator[Grant]:
     """What the owner lets be read beside the stack's own bucket."""
     for number, place in enumerate(dict.fromkeys([*things.settings.locations, *things.settings.watched.values()])):
         bucket = f"arn:{Stack.of(things.scope).partition}:s3:::{place.bucket}"
@@ -176,7 +176,7 @@ def _further(things: Things) -> Iterator[Grant]:
         )
 
 
-def _own_tables(things: Things) -> list[str]:
+def _own_tables(things: Resources) -> list[str]:
     return [
         things.arn("glue", "catalog"),
         things.arn("glue", "database", things.database),

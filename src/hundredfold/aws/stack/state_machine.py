@@ -10,11 +10,11 @@ from constructs import Construct
 from ...job import Job
 from .functions import make_logs
 from .nag_suppressions import reviewed
-from .permissions import Things, allow, of_machine, review_machine, role
+from .permissions import Resources, allow, of_machine, review_machine, role
 from .state_machine_definition import definition
 
 
-def make_machine(scope: Construct, job: Job, things: Things, step: Any, names: tuple[str | None, str]) -> Any:
+def make_machine(scope: Construct, job: Job, things: Resources, step: Any, names: tuple[str | None, str]) -> Any:
     """The walk of a job's stages. `names`: of the machine, and of its logs."""
     stack = Stack.of(scope)
     # only executions of this account act with this role, whoever may pass it on

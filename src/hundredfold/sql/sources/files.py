@@ -22,7 +22,7 @@ import pyarrow as pa
 from ...contract import literal, quote
 from ...data.columns import UNFIT, column_of, has_objects, is_opaque, is_usable
 from ...errors import ResultError, SourceError
-from ...paths import expanded
+from ...paths import expand_user
 from .listing import (
     NAMED,
     Partition,
@@ -75,8 +75,8 @@ def find_files(source: str, place: str, folder: Path) -> Files:
     Raises:
         SourceError: there are none, they are of several kinds, or they belong to a table of Delta Lake, Iceberg or Hudi.
     """
-    path = expanded(place)
-    full = Path(os.path.abspath(path if path.is_absolute() else expanded(folder / path)))  # noqa: PTH100  # a link stays a link: its folders name partitions
+    path = expand_user(place)
+    full = Path(os.path.abspath(path if path.is_absolute() else expand_user(folder / path)))  # noqa: PTH100  # a link stays a link: its folders name partitions
     try:
         base, names = _listed(source, full)
         refuse_tables(source, (f"{base}/{name}" for name in names), _names_in)
