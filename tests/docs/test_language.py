@@ -1,4 +1,4 @@
-"""The prose of README.md and docs/ is plain technical English: rates of some words, words that are out, line length."""
+"""The prose of README.md, CONTRIBUTING.md, SECURITY.md and docs/ is plain technical English: rates of some words, words that are out, line length."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 MAX_LINE_CHARACTERS = 100
 MIN_WORDS_OF_A_PROSE_CELL = 4
 
