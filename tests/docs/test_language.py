@@ -1,4 +1,7 @@
-"""The prose of README.md, CONTRIBUTING.md, SECURITY.md and docs/ is plain technical English: rates of some words, words that are out, line length."""
+"""The prose of the project's pages is plain technical English.
+
+Checked for each page: rates of some words, words that are out, and the length of lines.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = sorted(page for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md", "examples/*/*.md") for page in ROOT.glob(pattern))
 MAX_LINE_CHARACTERS = 100
 MIN_WORDS_OF_A_PROSE_CELL = 4
 
 # pages that still wait for their translation: a page leaves this list as soon as it passes, and no page enters it
 NOT_YET_TRANSLATED = {
+    "CHANGELOG.md",
     "docs/reference-cli.md",  # written from --help
 }
 
@@ -49,14 +53,19 @@ OUT = {
 }
 
 FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+GENERATED = re.compile(r"<!-- (\w+): written by .*?<!-- end of \1 -->", re.DOTALL)
 INDENTED = re.compile(r"(?<=\n\n)(?: {4}[^\n]*\n|\n(?= {4}))+")
 NOT_PROSE = re.compile(r"<!--.*?-->|`[^`]*`|(?<=\])\([^)]*\)|https?://\S+", re.DOTALL)
 WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")
 
 
+def without_code(text: str) -> str:
+    return INDENTED.sub("", FENCED.sub("", GENERATED.sub("", text)))
+
+
 def prose(text: str) -> str:
     """Return a page's prose: no code, no link targets, no table cells of figures or names."""
-    text = NOT_PROSE.sub("", INDENTED.sub("", FENCED.sub("", text)))
+    text = NOT_PROSE.sub("", without_code(text))
     return "\n".join(_cells(line) if line.lstrip().startswith("|") else line for line in text.splitlines())
 
 
@@ -66,7 +75,7 @@ def _cells(row: str) -> str:
 
 def long_lines(text: str) -> list[str]:
     """Return the lines that are too long; tables, code and a line that is one link cannot be wrapped."""
-    lines = INDENTED.sub("", FENCED.sub("", text)).splitlines()
+    lines = without_code(text).splitlines()
     return [line for line in lines if len(line) > MAX_LINE_CHARACTERS and not line.lstrip().startswith("|") and " " in line.strip()]
 
 
