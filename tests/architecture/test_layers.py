@@ -135,6 +135,11 @@ def test_the_public_names_are_these() -> None:
     assert [name for name in PUBLIC if not hasattr(hundredfold, name)] == []
 
 
+def test_no_module_of_the_root_bears_a_public_name() -> None:
+    """Importing such a module would put it in the place of the public name that is loaded later."""
+    assert {path.stem for path in ENGINE.iterdir()} & set(PUBLIC) == set()
+
+
 def test_the_engine_does_not_know_the_application() -> None:
     assert [path for path in modules(ENGINE).values() if any(n.split(".")[0] == "tariffs" for n in imported(path))] == []
 

@@ -86,6 +86,28 @@ def test_every_error_has_a_section_with_its_exit_code() -> None:
     assert said == {kind.__name__: [str(kind.exit_code)] for kind in kinds}
 
 
+def texts_of_the_engine() -> list[str]:
+    """Every string of the engine's code, with `...` for a value that is put into it."""
+    trees = [ast.parse(path.read_text("utf-8")) for path in (ROOT / "src/hundredfold").rglob("*.py")]
+    plain = [node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    joined = [
+        "".join(str(part.value) if isinstance(part, ast.Constant) else "..." for part in node.values)
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.JoinedStr)
+    ]
+    return [*plain, *joined]
+
+
+def test_every_message_that_the_page_of_errors_quotes_exists() -> None:
+    """A message is quoted as `*"its text"*`, with `...` for what differs from case to case."""
+    quoted = [" ".join(found.split()) for found in re.findall(r'\*"(.+?)"\*', (DOCS / "errors.md").read_text("utf-8"), re.DOTALL)]
+    texts = texts_of_the_engine()
+    lost = [quote for quote in quoted if not any(all(part.strip() in text for part in quote.split("...")) for text in texts)]
+    assert len(quoted) > 20
+    assert lost == [], "the page shows messages that no code has"
+
+
 def test_terms_are_in_alphabetical_order_and_each_links_to_a_page() -> None:
     terms = pairs(re.split(r"^\*\*([\w -]+)\*\*: ", (DOCS / "glossary.md").read_text("utf-8"), flags=re.MULTILINE)[1:])
     names = [name for name, _ in terms]
