@@ -199,8 +199,7 @@ def _open(backend: str, home: str | Path | RunHome, stack: str | None, job: str 
     """The home of a backend's runs, which must be there; one that is open stays as it is."""
     if isinstance(home, str | Path) and backend != "local":
         return backend_of(backend, home, stack).open_home(job)
-    found: RunHome = as_home(home)
-    return found
+    return as_home(home)
 
 
 def _check_limits(max_rejected: Any) -> None:

@@ -20,7 +20,8 @@ ENGINE = SOURCE / "hundredfold"
 LAYERS: list[set[str]] = [
     {"_package", "errors", "import_times"},
     {"annotations", "paths"},
-    {"ports", "contract", "job"},
+    {"contract", "job"},
+    {"ports"},
     {"data"},
     {"sql"},
     {"workers"},

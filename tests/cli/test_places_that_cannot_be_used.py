@@ -98,7 +98,7 @@ def test_a_run_that_no_process_drives_is_shown_as_stopped(tmp_path, capsys):
         go(tmp_path, run_id="r", callbacks=Acts("work m", dies))
     home = Home(tmp_path)
     assert home.ledger.read("r").state.value == "running"
-    assert (summary(open_run("r", home=tmp_path))["state"], summary(open_run("r", home=tmp_path))["driven"]) == ("stopped", False)
+    assert (summary(open_run("r", home=tmp_path))["state"], summary(open_run("r", home=tmp_path))["active"]) == ("stopped", False)
     invoked("status", "r", "--home", str(tmp_path), "--json")
     assert json.loads(capsys.readouterr().out)["state"] == "stopped"
     with home.lock("r"):

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -36,6 +36,9 @@ from .options import (
     takes_source,
     writing_into,
 )
+
+if TYPE_CHECKING:
+    from ..ports.interfaces import RunHome
 
 
 @click.group(
@@ -443,7 +446,7 @@ def _stopped(live: Any, where: Where) -> None:
     sys.exit(130)
 
 
-def _next(facts: dict[str, Any], where: Where, home: Any) -> list[tuple[str, str]]:
+def _next(facts: dict[str, Any], where: Where, home: RunHome) -> list[tuple[str, str]]:
     """The commands that make sense now."""
     run, state = facts["run"], facts["state"]
     bad = sum(m.get("failed", 0) + m.get("crashed", 0) for m in facts["models"].values())
@@ -480,7 +483,7 @@ def _next(facts: dict[str, Any], where: Where, home: Any) -> list[tuple[str, str
     return told
 
 
-def _if_older(run: str, home: Any) -> list[str]:
+def _if_older(run: str, home: RunHome) -> list[str]:
     """The option that names a run, where leaving it out would name a newer one."""
     from ..runs.run import newest
 
@@ -506,7 +509,7 @@ def _verdicts(found: Any) -> Any:
         return []
 
 
-def _list_runs(home: Any, as_json: bool) -> None:
+def _list_runs(home: RunHome, as_json: bool) -> None:
     from dataclasses import asdict
 
     from ..ports.run_states import State

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
 from uuid import uuid4
 
 from filelock import BaseFileLock, FileLock, Timeout
@@ -19,7 +18,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from ..errors import HomeError, RunBusy, UsageError
 from ..job import Layout, releases_of
 from ..paths import expand_user
-from ..ports.interfaces import Ledger
+from ..ports.interfaces import Ledger, RunHome
 from ..ports.object_keys import TEMP_PREFIX
 from ..runs.names import check_job_name, check_run_id
 from .append_files import FileStore
@@ -245,7 +244,7 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def as_home(home: Any) -> Any:
+def as_home(home: str | Path | RunHome) -> RunHome:
     """A folder's home, which must be there; what is a home already stays as it is."""
     return Home(home, make=False) if isinstance(home, str | Path) else home
 

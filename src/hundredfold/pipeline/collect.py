@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,20 +27,11 @@ from ..data.parquet import GROUP_BYTES, ROW_GROUP, ParquetWriter
 from ..data.result_contract import VALUE, result_contract
 from ..errors import ConservationError
 from ..job import Layout, Message, Model
-from ..ports.interfaces import Store, Warehouse
+from ..ports.interfaces import RunStore, Store, Warehouse
 
 ACCOUNTS_COPIES = 3  # of a slice's accounts that are in memory while they are collected
 COMPARED = 2**20  # units whose outcomes are looked through at a time
 RANK = {"ok": 3, "failed": 2, "crashed": 1}
-
-
-class Loading(Warehouse, Protocol):
-    def load(self, name: str, table: pa.Table) -> None: ...
-    def parquet(self, key: str) -> str: ...
-
-
-class WritingStore(Store, Protocol):
-    def writing(self, key: str) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +69,7 @@ def read_collected(layout: Layout, model: str, store: Store) -> Collected:
     return Collected(**get_json(store, layout.collected(model))["collected"])
 
 
-def collect(model: Model, manifest: Manifest, layout: Layout, attempt: int, warehouse: Loading, store: WritingStore) -> Collected:
+def collect(model: Model, manifest: Manifest, layout: Layout, attempt: int, warehouse: Warehouse, store: RunStore) -> Collected:
     """Put the outcomes of all attempts together, or take what is there. ConservationError if a unit or a row is missing."""
     with suppress(KeyError):
         return read_collected(layout, model.name, store)
@@ -239,7 +230,7 @@ def _one_stretch(
     contract: Contract | None,
     units: UnitList,
     layout: Layout,
-    warehouse: Loading,
+    warehouse: Warehouse,
     store: Store,
 ) -> tuple[pa.Table, pa.Table, dict[int, UnitStatus]]:
     """The results and the accounts of units first..last, each with its keys, in order; and those that did not end well."""
@@ -345,7 +336,7 @@ def _fit_values(name: str, column: pa.ChunkedArray, kind: pa.DataType, units: ND
     return pa.chunked_array(fitted, kind)
 
 
-def _broken(table: pa.Table, contract: Contract, warehouse: Loading) -> dict[int, str]:
+def _broken(table: pa.Table, contract: Contract, warehouse: Warehouse) -> dict[int, str]:
     """Units whose values break a constraint of the result's contract, with the words of the first one broken."""
     rules = [(c.name, check) for c in contract.columns if c.name in table.column_names for check in c.checks]
     if not rules or not table.num_rows:

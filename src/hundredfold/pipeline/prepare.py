@@ -22,9 +22,9 @@ from ..data.outcomes import ACCOUNT
 from ..data.row_sizes import row_bytes
 from ..errors import ConservationError, HomeError, QueryError, StateError
 from ..job import Batch, Job, Layout, Model
-from ..ports.interfaces import Store, Warehouse
+from ..ports.interfaces import Store, StreamingWarehouse
 from ..sql.queries import UNIT_COST, cut, pack, plain_columns, query_of, with_micros
-from .units import Counting, UnitIndex, no_row, number_units
+from .units import UnitIndex, no_row, number_units
 
 PARTS_PER_WORKER = 12  # so many batches for each worker: few enough to cost nothing, and the last are shared out among idle workers
 LEAST_COST = 20_000.0  # what a batch costs at least, unless a worker would have none: a message costs a few milliseconds
@@ -49,11 +49,6 @@ class Describing(Protocol):
     def columns(self, select: str) -> pa.Schema: ...
 
 
-class Preparing(Counting, Protocol):
-    def keep(self, name: str, select: str) -> None: ...
-    def is_plain(self, select: str) -> bool: ...
-
-
 class PrepareStore(Store, Routes, Protocol): ...
 
 
@@ -61,7 +56,7 @@ def prepare(
     model: Model,
     job: Job,
     layout: Layout,
-    warehouse: Preparing,
+    warehouse: StreamingWarehouse,
     store: PrepareStore,
     *,
     workers: int,
@@ -133,7 +128,7 @@ def _list_units(
     select: str,
     schema: pa.Schema,
     layout: Layout,
-    warehouse: Preparing,
+    warehouse: StreamingWarehouse,
     store: PrepareStore,
     files: Any,
 ) -> UnitList:
@@ -240,7 +235,7 @@ def _route(
     schema: pa.Schema,
     batches: Sequence[Batch],
     layout: Layout,
-    warehouse: Preparing,
+    warehouse: StreamingWarehouse,
     files: Any,
     width: int,
 ) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.int64]]:
@@ -295,7 +290,7 @@ def row_width(schema: pa.Schema, lengths: Mapping[str, int] = MappingProxyType({
     return int(COPIES * (fixed + varied) + ROW_BYTES)
 
 
-def lengths_of(select: str, columns: Sequence[str], warehouse: Warehouse) -> dict[str, int]:
+def lengths_of(select: str, columns: Sequence[str], warehouse: StreamingWarehouse) -> dict[str, int]:
     """About how many bytes a value takes of each of these columns, whose values differ in length: as the first rows have it.
 
     What rows really take is counted when they are split; this only keeps what is read at a time small.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
@@ -23,17 +23,12 @@ from ..data.outcomes import describe
 from ..data.parquet import ParquetWriter
 from ..errors import DamagedFile, PublishRefused, QueryError, StateError
 from ..job import Job, Layout, Publish, allowed, releases_of
-from ..ports.interfaces import Store, Warehouse
+from ..ports.interfaces import RunStore, Store, Warehouse
 from ..sql.checks import Judged, Rule, check_column
 from ..sql.queries import check_names, load_query, naming_query, with_micros
-from .collect import Collected, WritingStore
+from .collect import Collected
 
 MAX_KEYS = 4  # columns by which a row is named in an error
-
-
-class Publishing(Warehouse, Protocol):
-    def load(self, name: str, table: pa.Table) -> None: ...
-    def parquet(self, key: str) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +111,7 @@ def _refuse_failed(job: Job, failed: Sequence[Collected], run: str) -> None:
 
 
 def publish(
-    job: Job, layout: Layout, attempt: int, as_of: str, warehouse: Publishing, store: WritingStore, terms: Terms = DEFAULT_TERMS
+    job: Job, layout: Layout, attempt: int, as_of: str, warehouse: Warehouse, store: RunStore, terms: Terms = DEFAULT_TERMS
 ) -> Release | None:
     """Make the release of this run and let the pointer name it, or take the release that is there. None if the job publishes nothing.
 
@@ -254,7 +249,7 @@ def _release_of(job: str, run: str, attempt: int, store: Store) -> Release | Non
     return next((r for r in releases(job, store) if (r.run, r.attempt) == (run, attempt)), None)
 
 
-def _make(job: Job, layout: Layout, attempt: int, as_of: str, warehouse: Publishing, store: WritingStore, terms: Terms) -> Release:
+def _make(job: Job, layout: Layout, attempt: int, as_of: str, warehouse: Warehouse, store: RunStore, terms: Terms) -> Release:
     parent = current(job.name, store)
     if parent is None and versions(job.name, store):  # which release this one builds upon, only the pointer says
         raise missing(store, _pointer(job.name))
@@ -280,7 +275,7 @@ def _make(job: Job, layout: Layout, attempt: int, as_of: str, warehouse: Publish
     return release
 
 
-def _restore(release: Release, job: Job, layout: Layout, warehouse: Publishing, store: WritingStore) -> None:
+def _restore(release: Release, job: Job, layout: Layout, warehouse: Warehouse, store: RunStore) -> None:
     """Make the files of a release that are damaged anew; DamagedFile where they come out otherwise than they were published."""
     broken = set()
     for key in release.files:
@@ -300,7 +295,7 @@ def _restore(release: Release, job: Job, layout: Layout, warehouse: Publishing, 
                     verify_file(release, key, store)
 
 
-def _write(select: str, key: str, format: str, warehouse: Publishing, store: WritingStore) -> int:
+def _write(select: str, key: str, format: str, warehouse: Warehouse, store: RunStore) -> int:
     """A query's rows as one file, in its order; how many."""
     if format != "parquet":
         return warehouse.write(select, key, format)
@@ -317,14 +312,14 @@ def _write(select: str, key: str, format: str, warehouse: Publishing, store: Wri
     return rows
 
 
-def describe_run(job: Job, layout: Layout, as_of: str, version: int | None, parent: int | None, warehouse: Publishing) -> None:
+def describe_run(job: Job, layout: Layout, as_of: str, version: int | None, parent: int | None, warehouse: Warehouse) -> None:
     """One row of facts that queries see as the table `run`; the versions are null before there is a release."""
     facts = f"{literal(layout.run)} AS run_id, {literal(job.name)} AS job, CAST({literal(as_of)} AS TIMESTAMP) AS as_of"
     versions = f"CAST({version or 'NULL'} AS BIGINT) AS table_version, CAST({parent or 'NULL'} AS BIGINT) AS parent_version"
     warehouse.define("run", f"SELECT {facts}, {versions}")
 
 
-def _summaries(output: Publish, select: str, job: Job, warehouse: Publishing) -> dict[str, list[dict[str, Any]]]:
+def _summaries(output: Publish, select: str, job: Job, warehouse: Warehouse) -> dict[str, list[dict[str, Any]]]:
     """The rows of each summary of what is published, which stands under its name."""
     if not output.summaries:
         return {}
@@ -358,7 +353,7 @@ def _plain_value(value: Any) -> Any:
     return value
 
 
-def _checked(output: Publish, job: Job, warehouse: Publishing) -> str:
+def _checked(output: Publish, job: Job, warehouse: Warehouse) -> str:
     """The publishing query, if it runs and its rows keep the contract; the rows' names and types are the contract's."""
     select = load_query(output.query, job.folder)
     try:
@@ -388,9 +383,7 @@ def _checked(output: Publish, job: Job, warehouse: Publishing) -> str:
     return f"SELECT {casts} FROM ({select}) AS q"
 
 
-def _refuse_broken(
-    output: Publish, contract: Contract, columns: Mapping[str, Judged], select: str, job: Job, warehouse: Publishing
-) -> None:
+def _refuse_broken(output: Publish, contract: Contract, columns: Mapping[str, Judged], select: str, job: Job, warehouse: Warehouse) -> None:
     """PublishRefused where a value would become another one in the contract's type, is null, or breaks a constraint."""
     rules = [rule for judged in columns.values() for rule in judged.rules]
     if not rules:
@@ -410,7 +403,7 @@ def _refuse_broken(
         )
 
 
-def _first(rule: Rule, columns: Mapping[str, Judged], typed: str, job: Job, warehouse: Publishing) -> str:
+def _first(rule: Rule, columns: Mapping[str, Judged], typed: str, job: Job, warehouse: Warehouse) -> str:
     """The value of the first row that breaks a rule, and the key of that row: its columns that are keys of models."""
     units = {name for model in job.models for name in model.unit}
     judged, others = columns[rule.column], [name for name in columns if name != rule.column]

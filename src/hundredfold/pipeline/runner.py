@@ -15,7 +15,7 @@ from ..data.checksums import listed, verify_listed
 from ..data.manifest import Manifest
 from ..errors import NoSuchRun
 from ..job import Job, Layout, Model
-from ..ports.interfaces import Ledger, Record
+from ..ports.interfaces import Ledger, Record, RunStore, Warehouse
 from ..sql.queries import check_queries
 from .collect import Collected, collect, read_collected
 from .publish import Terms, describe_run, publish, refuse_all_failed, refuse_none_ok, within_limits
@@ -50,7 +50,7 @@ class StageRunner:
 
     job: Job
     record: Record
-    store: Any
+    store: RunStore
     ledger: Ledger
     callbacks: RunCallbacks = field(default_factory=NullCallbacks)
     publishing: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -62,7 +62,7 @@ class StageRunner:
         self.attempt = int(self.record.options.get("attempt", 1))
         self.as_of = str(self.record.options["as_of"])
 
-    def validate(self, places: Mapping[str, Any], warehouse: Any) -> None:
+    def validate(self, places: Mapping[str, Any], warehouse: Warehouse) -> None:
         """Check the queries and every source; the accepted rows stand under the sources' names."""
         check_queries(self.job, warehouse.tables_of)
         self.verdicts = verdicts = validate(self.job, places, self.as_of, self.layout, warehouse, self.store)
@@ -76,7 +76,7 @@ class StageRunner:
         describe_run(self.job, self.layout, self.as_of, None, None, warehouse)
 
     @contextmanager
-    def one_state(self, warehouse: Any) -> Iterator[None]:
+    def one_state(self, warehouse: Warehouse) -> Iterator[None]:
         """Check, before and after a block that reads the sources, that they are those that were validated.
 
         Raises: SourceError, also instead of an error that a changed or damaged file caused.
@@ -91,14 +91,14 @@ class StageRunner:
         refuse_changed(self.verdicts, warehouse)
 
     @contextmanager
-    def naming_damage(self, warehouse: Any) -> Iterator[None]:
+    def naming_damage(self, warehouse: Warehouse) -> Iterator[None]:
         """Let a query that fails for a damaged file of a source name that file. Raises: SourceError instead of the QueryError."""
         with ExitStack() as naming:
             for verdict in self.verdicts:
                 naming.enter_context(naming_damage(verdict.source, verdict.files, warehouse))
             yield
 
-    def collect(self, model: Model, warehouse: Any) -> None:
+    def collect(self, model: Model, warehouse: Warehouse) -> None:
         """Collect a model; its results stand under its name. PublishRefused where too many units failed for what follows."""
         manifest = Manifest.read(self.layout, model.name, self.store)
         collected = collect(model, manifest, self.layout, self.attempt, warehouse, self.store)
@@ -115,12 +115,12 @@ class StageRunner:
         if more or limit is not None:  # a limit given by hand counts though nothing follows
             within_limits(self.job, [collected], self.record.id, limit)
 
-    def define(self, model: Model, warehouse: Any) -> None:
+    def define(self, model: Model, warehouse: Warehouse) -> None:
         """Let a collected model's results stand under its name; DamagedFile if they are not what was collected."""
         verify_listed(self.store, self.layout.results(model.name), self.layout.collected(model.name))
         warehouse.define(model.name, f"SELECT * FROM {warehouse.parquet(self.layout.results(model.name))}")
 
-    def publish(self, warehouse: Any) -> None:
+    def publish(self, warehouse: Warehouse) -> None:
         """Make the release, if the job makes one."""
         if not self.job.releases:
             return
@@ -131,7 +131,7 @@ class StageRunner:
                 self.record.id, counts={"release": {"version": release.version, "rows": dict(release.rows), "files": list(release.files)}}
             )
 
-    def _terms(self, warehouse: Any) -> Terms:
+    def _terms(self, warehouse: Warehouse) -> Terms:
         """The terms of this run's release; the sources are compared once more before the pointer moves."""
         replace_newer = bool(self.record.options.get("replace_newer"))
         return Terms(self._created, replace_newer, self._code(), check=lambda: refuse_changed(self.verdicts, warehouse))

@@ -19,19 +19,13 @@ from ..contract import quote
 from ..data.arrays import UNIT, from_numpy, numpy_of, taken
 from ..data.manifest import ROWS
 from ..errors import ConservationError, QueryError
-from ..ports.interfaces import Warehouse
+from ..ports.interfaces import StreamingWarehouse
 from ..sql.queries import rows_with_unit_number, sizes
 
 MOST_CELLS = 2**24  # combinations of key values
 CELL_BYTES = 40  # what is kept of each while rows are counted, with room to spare
 MOST_PLACES = 2**16  # different values of one column that is no number
 COUNTED = 2**22  # rows whose codes are counted at once
-
-
-class Counting(Warehouse, Protocol):
-    def stream(self, select: str, rows: int = ...) -> Iterator[pa.RecordBatch]: ...
-    def load(self, name: str, table: pa.Table) -> None: ...
-    def forget(self, name: str) -> None: ...
 
 
 class UnitIndex(Protocol):
@@ -55,7 +49,7 @@ class UnitIndex(Protocol):
 
 
 def number_units(
-    model: str, unit: Sequence[str], select: str, schema: pa.Schema, warehouse: Counting, memory: int | None = None
+    model: str, unit: Sequence[str], select: str, schema: pa.Schema, warehouse: StreamingWarehouse, memory: int | None = None
 ) -> UnitIndex:
     """Find how to tell the units of a query. memory: bytes that it may take for itself."""
     if not unit:
@@ -74,7 +68,7 @@ class SingleUnit:
 
     tables = ()
 
-    def __init__(self, select: str, warehouse: Counting) -> None:
+    def __init__(self, select: str, warehouse: StreamingWarehouse) -> None:
         self._select, self._warehouse = select, warehouse
 
     def listed(self, rows: int) -> Iterator[pa.RecordBatch]:  # noqa: ARG002  # one unit
@@ -96,7 +90,7 @@ class JoinIndex:
 
     tables = ("__units",)
 
-    def __init__(self, unit: Sequence[str], select: str, warehouse: Counting) -> None:
+    def __init__(self, unit: Sequence[str], select: str, warehouse: StreamingWarehouse) -> None:
         self._unit, self._select, self._warehouse = unit, select, warehouse
 
     def listed(self, rows: int) -> Iterator[pa.RecordBatch]:
@@ -154,7 +148,7 @@ class Range:
 class DenseIndex:
     """Keys of few combinations: `digits` make a code of a row's key, and an array makes the unit's number of the code."""
 
-    def __init__(self, model: str, digits: Sequence[KeyColumn], select: str, warehouse: Counting) -> None:
+    def __init__(self, model: str, digits: Sequence[KeyColumn], select: str, warehouse: StreamingWarehouse) -> None:
         self._model, self._digits, self._select = model, digits, select
         self.tables = [digit.table for digit in digits if digit.table]
         self._cells = int(np.prod([digit.places for digit in digits], dtype=object))
@@ -197,7 +191,7 @@ class DenseIndex:
     def numbers(self, told: pa.Array) -> NDArray[np.int32]:
         return self._number.take(self._codes(told))
 
-    def _count(self, warehouse: Counting) -> NDArray[np.int64]:
+    def _count(self, warehouse: StreamingWarehouse) -> NDArray[np.int64]:
         """How many rows each combination has."""
         rows = np.zeros(self._cells, np.int64)
         waiting: list[NDArray[Any]] = []
@@ -220,7 +214,7 @@ class DenseIndex:
         return codes
 
 
-def _dense(model: str, unit: Sequence[str], select: str, schema: pa.Schema, warehouse: Counting, cells: int) -> DenseIndex | None:
+def _dense(model: str, unit: Sequence[str], select: str, schema: pa.Schema, warehouse: StreamingWarehouse, cells: int) -> DenseIndex | None:
     """The units told by arithmetic; None where their keys are of other types, or of too many combinations."""
     t = pa.types
     kinds = {name: schema.field(name).type for name in unit}
@@ -257,7 +251,7 @@ def _of_numbers(name: str, kind: pa.DataType, lowest: int, places: int, nulls: b
     return KeyColumn(name, places + nulls, sql, Range(kind, lowest, places))
 
 
-def _of_values(name: str, kind: pa.DataType, select: str, table: str, warehouse: Counting) -> KeyColumn | None:
+def _of_values(name: str, kind: pa.DataType, select: str, table: str, warehouse: StreamingWarehouse) -> KeyColumn | None:
     """Few values of any order: each has its place in that table; None if they are many."""
     distinct = f"SELECT DISTINCT {quote(name)} AS value FROM ({select}) AS q LIMIT {MOST_PLACES + 1}"
     values = warehouse.query(f"SELECT value FROM ({distinct}) AS d ORDER BY value ASC NULLS LAST").column("value").combine_chunks()

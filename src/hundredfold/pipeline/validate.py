@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
@@ -18,40 +18,13 @@ from ..contract import Contract, quote, read_contract
 from ..data.checksums import checksum_of, get_json, put_json, verify
 from ..errors import ConservationError, ContractError, JobError, QueryError, SourceError
 from ..job import Job, Layout, Source, allowed
-from ..ports.interfaces import Store, Warehouse
+from ..ports.interfaces import RunStore, Store, Warehouse
 from ..sql.checks import Checks, Rule, compile_checks, duplicates, quote_part, refuse_timeless
 from ..sql.sources.changes import refuse_other_files
 
 NUMERIC = ("must be a number", "must be a whole number", "must be a decimal")  # what is said of a value that is none
 DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}([.]\d{3})+),\d+")
 DECIMAL_POINT = re.compile(r"[+-]?\d*[.]\d+ [(]the decimal sign is a comma[)]")
-
-
-class SourceWarehouse(Warehouse, Protocol):
-    """A warehouse that can also reach a source's place."""
-
-    replays: bool  # a step is called again after each of its queries: what is known of one source is kept before the next
-
-    def attach(self, source: Source, place: Any, folder: Any, contract_columns: Mapping[str, Any], staged: str) -> Any:
-        """The raw rows of a source, with __file and __row."""
-
-    def settle(self, select: str, key: str) -> int:
-        """Write a query's rows so that `parquet(key)` reads them; how many."""
-
-    def keep(self, name: str, select: str) -> None: ...
-    def forget(self, name: str) -> None: ...
-    def load(self, name: str, table: pa.Table) -> None: ...
-    def parquet(self, key: str) -> str: ...
-    def prints(self, paths: Sequence[str]) -> list[list[Any]]: ...
-
-    def find_damage(self, source: str, paths: Sequence[str], error: QueryError) -> SourceError | None:
-        """An error that names the file of a source whose damage made a query fail; None if it failed for another reason."""
-
-
-class Sourced(Store, Protocol):
-    """A store that can tell a person where an object is."""
-
-    def where(self, key: str) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +63,7 @@ class ValidationResult:
 
 
 def validate(
-    job: Job, places: Mapping[str, Any], as_of: str, layout: Layout, warehouse: SourceWarehouse, store: Sourced
+    job: Job, places: Mapping[str, Any], as_of: str, layout: Layout, warehouse: Warehouse, store: RunStore
 ) -> list[ValidationResult]:
     """Check every source, or take the verdict that is there; SourceError or ContractError for the first that cannot be run."""
     verdicts = _load_existing(layout.verdict(), store)
@@ -182,7 +155,7 @@ def in_order_of_reference(sources: Sequence[Source]) -> list[Source]:
 
 
 def _validate_one(
-    source: Source, place: Any, job: Job, as_of: str, layout: Layout, warehouse: SourceWarehouse, store: Sourced
+    source: Source, place: Any, job: Job, as_of: str, layout: Layout, warehouse: Warehouse, store: RunStore
 ) -> ValidationResult:
     contract = read_contract(source.contract) if source.contract else None
     wanted = {c.name: c for c in contract.columns} if contract else {}
@@ -192,7 +165,7 @@ def _validate_one(
 
 
 def _judged(
-    source: Source, place: Any, contract: Contract | None, raw: Any, as_of: str, layout: Layout, warehouse: SourceWarehouse, store: Sourced
+    source: Source, place: Any, contract: Contract | None, raw: Any, as_of: str, layout: Layout, warehouse: Warehouse, store: RunStore
 ) -> ValidationResult:
     found = raw.prints
     if source.name in {t.split(".")[0] for t in source.references.values()}:
@@ -265,7 +238,7 @@ def _torn(malformed: pa.Table) -> tuple[Finding, ...]:
     return tuple(sorted(found, key=lambda finding: -finding.rows))
 
 
-def _refuse_references(source: Source, warehouse: SourceWarehouse) -> None:
+def _refuse_references(source: Source, warehouse: Warehouse) -> None:
     """The sources that it refers to stand by now: their columns can be looked at."""
     targets = {target: target.split(".") for target in source.references.values()}
     there = {table: warehouse.columns(f"SELECT * FROM {quote(table)}").names for table, _ in targets.values()}
@@ -278,7 +251,7 @@ def _refuse_references(source: Source, warehouse: SourceWarehouse) -> None:
         raise SourceError(f"{source.name}: references name a column that is not there", problems=problems, hint="mend the reference")
 
 
-def _refuse_clean(source: Source, raw: str, warehouse: SourceWarehouse) -> None:
+def _refuse_clean(source: Source, raw: str, warehouse: Warehouse) -> None:
     """SourceError for the columns whose `clean` does not run over the raw rows."""
     problems = []
     for column, expression in source.clean.items():
@@ -292,12 +265,12 @@ def _refuse_clean(source: Source, raw: str, warehouse: SourceWarehouse) -> None:
         )
 
 
-def _reading(verdict: ValidationResult, warehouse: SourceWarehouse) -> str:
+def _reading(verdict: ValidationResult, warehouse: Warehouse) -> str:
     """The accepted rows in SQL, wherever the home lies by now."""
     return f"SELECT * FROM {warehouse.parquet(verdict.accepted_key)}" if verdict.accepted_key else verdict.select
 
 
-def _count(checks: Checks, warehouse: SourceWarehouse) -> tuple[int, int, int, list[int]]:
+def _count(checks: Checks, warehouse: Warehouse) -> tuple[int, int, int, list[int]]:
     """Rows, bad rows, repaired rows, and the count of each check: one pass, and a second one where there is a bad row."""
     totals = f"SELECT count(*) AS n, count(*) FILTER (WHERE {checks.broken}) AS bad, count(*) FILTER (WHERE {checks.repaired}) AS repaired"
     row = warehouse.query(f"{totals} FROM ({checks.typed}) AS t").to_pylist()[0]
@@ -309,7 +282,7 @@ def _count(checks: Checks, warehouse: SourceWarehouse) -> tuple[int, int, int, l
     return rows, bad, repaired, [int(counts[f"k{i}"]) for i in range(len(checks.rules))]
 
 
-def _findings(checks: Checks, counts: Sequence[int], exact: bool, warehouse: SourceWarehouse) -> tuple[Finding, ...]:
+def _findings(checks: Checks, counts: Sequence[int], exact: bool, warehouse: Warehouse) -> tuple[Finding, ...]:
     """Each broken check with its first row, the most frequent first."""
     broken = [(i, rule, count) for i, (rule, count) in enumerate(zip(checks.rules, counts, strict=True)) if count]
     place = "__file || lpad(CAST(__row AS VARCHAR), 20, '0')"  # the rows of a file in order
@@ -332,7 +305,7 @@ def _raw_value(rule: Rule, checks: Checks) -> str:
     return raw if f"AS {raw}," in checks.typed else quote(rule.column)
 
 
-def _is_doubled(source: Source, checks: Checks, warehouse: SourceWarehouse) -> bool:
+def _is_doubled(source: Source, checks: Checks, warehouse: Warehouse) -> bool:
     """Whether two good rows have the same key."""
     if not source.unique:
         return False
@@ -342,7 +315,7 @@ def _is_doubled(source: Source, checks: Checks, warehouse: SourceWarehouse) -> b
     return bool(doubled.column("n")[0].as_py())
 
 
-def _duplicates(source: Source, checks: Checks, exact: bool, warehouse: SourceWarehouse) -> tuple[int, int, int, tuple[Finding, ...]]:
+def _duplicates(source: Source, checks: Checks, exact: bool, warehouse: Warehouse) -> tuple[int, int, int, tuple[Finding, ...]]:
     """Copies, superseded rows, rows that clash; kept in the table `__twins`."""
     good = f"SELECT * FROM ({checks.judged}) AS j WHERE NOT ({checks.any_bad})"
     warehouse.keep("__twins", duplicates(source, checks, good))
@@ -369,7 +342,7 @@ def _duplicates(source: Source, checks: Checks, exact: bool, warehouse: SourceWa
     )
 
 
-def _write_rejects(source: Source, checks: Checks, raw: Any, twins: bool, layout: Layout, warehouse: SourceWarehouse) -> None:
+def _write_rejects(source: Source, checks: Checks, raw: Any, twins: bool, layout: Layout, warehouse: Warehouse) -> None:
     """Every row that goes no further, as it came in, with its reasons: one file."""
     parts = [f"SELECT __file, __row, {checks.reasons} AS __reason, TRUE AS __counts FROM ({checks.judged}) AS j WHERE {checks.any_bad}"]
     if twins:
@@ -384,7 +357,7 @@ def _write_rejects(source: Source, checks: Checks, raw: Any, twins: bool, layout
     warehouse.forget("__twins")
 
 
-def _write_repairs(source: Source, checks: Checks, raw: Any, layout: Layout, warehouse: SourceWarehouse) -> None:
+def _write_repairs(source: Source, checks: Checks, raw: Any, layout: Layout, warehouse: Warehouse) -> None:
     """Every value that a repair changed, also of rows that are rejected all the same: one file, and one more pass over the source."""
     names = [name for name in raw.schema.names if name not in ("__file", "__row")]
     warehouse.keep("__touched", checks.touched(raw.select))
@@ -441,7 +414,7 @@ def _where(finding: Finding, several: bool) -> str:
 
 
 @contextmanager
-def naming_damage(source: str, files: Sequence[Sequence[Any]], warehouse: SourceWarehouse) -> Iterator[None]:
+def naming_damage(source: str, files: Sequence[Sequence[Any]], warehouse: Warehouse) -> Iterator[None]:
     """Let a query that fails for a damaged file of a source name that file. Raises: SourceError instead of the QueryError."""
     try:
         yield
@@ -451,7 +424,7 @@ def naming_damage(source: str, files: Sequence[Sequence[Any]], warehouse: Source
         raise
 
 
-def refuse_changed(verdicts: Sequence[ValidationResult], warehouse: SourceWarehouse) -> None:
+def refuse_changed(verdicts: Sequence[ValidationResult], warehouse: Warehouse) -> None:
     """Check that files read in place are still those that were validated. Raises: SourceError for the first source that differs."""
     for verdict in verdicts:
         refuse_other_files(verdict.source, verdict.files, warehouse)

@@ -14,6 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
+from ..errors import QueryError, SourceError
+from ..job import Source
 from .run_states import Event, State
 
 
@@ -35,6 +37,16 @@ class Store(Protocol):
 
     def delete(self, prefix: str) -> None:
         """Remove the object of that key and all below `prefix/`; what is not there is no error."""
+
+
+class RunStore(Store, Protocol):
+    """The store of a home: it also says where an object is, and takes files that others write."""
+
+    def where(self, key: str) -> str:
+        """The address of an object, for a person."""
+
+    def writing(self, key: str) -> AbstractContextManager[Path]:
+        """A path to write to; it becomes the object when the block ends, whole and durable, and nothing if it raises."""
 
 
 @runtime_checkable
@@ -131,7 +143,7 @@ class RunHome(Protocol):
     """Where the runs of a backend are kept."""
 
     @property
-    def store(self) -> Store:
+    def store(self) -> RunStore:
         """The objects of all runs and releases."""
 
     @property
@@ -164,11 +176,27 @@ class RunHome(Protocol):
 class Warehouse(Protocol):
     """SQL over tables by name, and the one place where the rows of a whole data set are touched."""
 
+    @property
+    def replays(self) -> bool:
+        """Whether a step is called again after each of its queries: facts of one source are kept before the next."""
+
     def define(self, name: str, select: str) -> None:
         """Let `name` stand for a query's rows."""
 
+    def keep(self, name: str, select: str) -> None:
+        """Run a query and let `name` stand for its rows."""
+
+    def load(self, name: str, table: pa.Table) -> None:
+        """Let `name` stand for the rows of a table in memory."""
+
+    def forget(self, name: str) -> None:
+        """Drop a name, and the rows that are stored under it."""
+
     def columns(self, select: str) -> pa.Schema:
         """The columns of a query, without running it; QueryError if it cannot run."""
+
+    def tables_of(self, select: str) -> set[str]:
+        """The names of tables that a query reads."""
 
     def query(self, select: str) -> pa.Table:
         """The rows of a query whose answer is small, or sorted by it."""
@@ -179,8 +207,33 @@ class Warehouse(Protocol):
     def write(self, select: str, key: str, format: str = "parquet") -> int:
         """Write a query's rows as one object of the store, in the query's order; how many."""
 
+    def settle(self, select: str, key: str) -> int:
+        """Write a query's rows so that `parquet(key)` reads them; how many."""
+
+    def parquet(self, key: str) -> str:
+        """The table function by which a query reads an object of the store, or what `settle` wrote."""
+
+    def attach(self, source: Source, place: Any, folder: Any, contract_columns: Mapping[str, Any], staged: str) -> Any:
+        """The raw rows of a source, with __file and __row."""
+
+    def prints(self, paths: Sequence[str]) -> list[list[Any]]:
+        """A fingerprint of each file of a source; OSError for one that is not there."""
+
+    def find_damage(self, source: str, paths: Sequence[str], error: QueryError) -> SourceError | None:
+        """An error that names the file of a source whose damage made a query fail; None if it failed for another reason."""
+
     def close(self) -> None:
         """Give back memory, threads and temporary files."""
+
+
+class StreamingWarehouse(Warehouse, Protocol):
+    """A warehouse in the driver's own process, from which batches are written while the rows stream by."""
+
+    def stream(self, select: str, rows: int = ...) -> Iterator[pa.RecordBatch]:
+        """The rows of a query, about `rows` of them at a time."""
+
+    def is_plain(self, select: str) -> bool:
+        """Whether reading the query twice costs two scans and no more."""
 
 
 Clock = Callable[[], float]

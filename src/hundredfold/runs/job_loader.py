@@ -11,7 +11,6 @@ import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import cloudpickle
 
@@ -20,7 +19,7 @@ from ..data.checksums import get_sealed
 from ..errors import HundredfoldError, JobError, StateError, text_of_error
 from ..job import Job, Layout
 from ..paths import expand_user
-from ..ports.interfaces import Record
+from ..ports.interfaces import Record, RunHome
 
 FILE = re.compile(r"(?P<path>.+\.py)(?::(?P<attribute>[^:/\\]*))?")
 WANTED = "wanted module:attribute or path/to/file.py:attribute, such as my_job.job:job or my_job/job.py"
@@ -133,7 +132,7 @@ def _line_of(error: BaseException) -> list[str]:
     return [f"at {f.filename}, line {f.lineno}: {f.line}" for f in own[-1:]]
 
 
-def job_of(home: Any, record: Record) -> Job:
+def job_of(home: RunHome, record: Record) -> Job:
     """The job of a run: imported anew where it has a name, so that mended code counts; else as it was kept."""
     if record.ref:
         return load_job(record.ref)

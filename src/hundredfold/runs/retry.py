@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -14,13 +12,13 @@ from ..job import Job, Layout, Model
 from ..pipeline.collect import read_collected
 from ..pipeline.enqueue import plan_attempt, plan_retry, retry_key
 from ..pipeline.publish import releases
-from ..ports.interfaces import Record
+from ..ports.interfaces import Record, RunHome
 from ..ports.run_states import State
 from ..sql.duckdb import DuckWarehouse
 from ..sql.queries import query_of
 
 
-def plan_rest(home: Any, record: Record, job: Job) -> bool:
+def plan_rest(home: RunHome, record: Record, job: Job) -> bool:
     """Plan the units of a run that are not done for its next attempt; whether there may be any: none of a run that was published."""
     layout, attempt = Layout(record.id), int(record.options.get("attempt", 1))
     if any((r.run, r.attempt) == (record.id, attempt) for r in releases(record.job, home.store)):
@@ -38,7 +36,7 @@ def plan_rest(home: Any, record: Record, job: Job) -> bool:
     return True
 
 
-def discard(home: Any, record: Record) -> None:
+def discard(home: RunHome, record: Record) -> None:
     """Remove what a retry does anew; a driver that died here has the next one do it again."""
     keys = record.options.get("forget", ())
     for key in keys:
@@ -47,7 +45,7 @@ def discard(home: Any, record: Record) -> None:
         home.ledger.note(record.id, options={"forget": []})
 
 
-def plan_retry_of_run(home: Any, record: Record, job: Job) -> None:
+def plan_retry_of_run(home: RunHome, record: Record, job: Job) -> None:
     """Which units are to be done again, and which models from the start because they build on them."""
     layout, attempt = Layout(record.id), int(record.options.get("attempt", 1)) + 1
     bad: dict[str, list[int]] = {}
@@ -74,14 +72,14 @@ def plan_retry_of_run(home: Any, record: Record, job: Job) -> None:
     home.ledger.note(record.id, options={"attempt": attempt, "forget": forget})  # at once: a retry is planned whole, or not at all
 
 
-def _numbers_of_failures(units: UnitList, layout: Layout, model: Model, home: Any) -> list[int]:
+def _numbers_of_failures(units: UnitList, layout: Layout, model: Model, home: RunHome) -> list[int]:
     table = pq.ParquetFile(pa.BufferReader(listed(home.store, layout.accounts(model.name), layout.collected(model.name)))).read(["status"])
     if table.num_rows != len(units):
         raise HundredfoldError(f"the accounts of {model.name} have {table.num_rows:,} rows for {len(units):,} units")
     return [number for number, status in enumerate(table.column("status").to_pylist()) if status != "ok"]
 
 
-def _that_build_on(job: Job, changed: set[str], home: Any, record: Record) -> set[str]:
+def _that_build_on(job: Job, changed: set[str], home: RunHome, record: Record) -> set[str]:
     """The models that are given, or whose query reads, a model whose results may change."""
     warehouse = DuckWarehouse(home.store, home.scratch(f"{record.id}-plan"), memory=2**27, threads=1)
     try:

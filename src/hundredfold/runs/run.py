@@ -23,7 +23,7 @@ from ..pipeline import publish as publishing
 from ..pipeline.coverage import Coverage
 from ..pipeline.publish import Release
 from ..pipeline.validate import read_validation
-from ..ports.interfaces import Record
+from ..ports.interfaces import Record, RunHome
 from ..ports.run_states import State
 from ..sql.duckdb import DuckWarehouse
 from .names import check_run_id
@@ -73,7 +73,7 @@ class Rows:
 class Run:
     """One execution of a job, and all that is left of it."""
 
-    def __init__(self, home: Any, run: str) -> None:
+    def __init__(self, home: RunHome, run: str) -> None:
         self.home, self.id, self.layout = home, run, Layout(run)
 
     @property
@@ -234,7 +234,7 @@ def _rows(data: pa.Buffer) -> Rows:
     return Rows(pq.ParquetFile(pa.BufferReader(data)).read())
 
 
-def find_run(home: Any, run_id: str | None) -> Record:
+def find_run(home: RunHome, run_id: str | None) -> Record:
     """Return the record of a run; of the newest, for None alone. Raises: UsageError for what can be no run's id, NoSuchRun."""
     if run_id is None:
         return newest(home)
@@ -242,7 +242,7 @@ def find_run(home: Any, run_id: str | None) -> Record:
     return record
 
 
-def newest(home: Any) -> Record:
+def newest(home: RunHome) -> Record:
     """The last run that was begun; UsageError if there is none."""
     runs: Sequence[Record] = home.ledger.runs()
     if not runs:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..data.checksums import get_sealed, put_sealed
 from ..errors import DamagedFile, StateError
 from ..job import Job, Layout
-from ..ports.interfaces import Record
+from ..ports.interfaces import Record, RunHome
 from ..workers.job_pickle import packed
 from .code_fingerprint import Code, code_of, differences, facts_of
 from .retry import plan_rest
 
 
-def check_code(home: Any, record: Record, job: Job, verb: str, accept: bool) -> Code:
+def check_code(home: RunHome, record: Record, job: Job, verb: str, accept: bool) -> Code:
     """Return the code of the job as it is now. StateError if it is not that with which the run was done so far, unless that is accepted."""
     code = code_of(job, record.ref)
     if accept or not is_new(record, code):
@@ -37,7 +35,7 @@ def is_new(record: Record, code: Code) -> bool:
     return bool(known) and known[-1]["fingerprint"] != code.fingerprint
 
 
-def keep_code(home: Any, record: Record, code: Code, attempt: int | None = None) -> None:
+def keep_code(home: RunHome, record: Record, code: Code, attempt: int | None = None) -> None:
     """Keep the code with the run, and record that it is that of an attempt (the run's present one) and of those that follow."""
     layout = Layout(record.id)
     try:
@@ -51,13 +49,13 @@ def keep_code(home: Any, record: Record, code: Code, attempt: int | None = None)
         home.ledger.note(record.id, options={"code": [*known, entry]})
 
 
-def keep_job(home: Any, record: Record, job: Job, code: Code) -> None:
+def keep_job(home: RunHome, record: Record, job: Job, code: Code) -> None:
     """Keep a job that was given as an object, where its code is new: whoever goes on without naming a job takes this one."""
     if not record.ref and is_new(record, code):
         put_sealed(home.store, Layout(record.id).job(), packed(job))
 
 
-def plan_new_code(home: Any, record: Record, job: Job, code: Code) -> None:
+def plan_new_code(home: RunHome, record: Record, job: Job, code: Code) -> None:
     """Let what is left of a run be done in an attempt of its own, so that each unit's attempt says by which code it was done."""
     keep_job(home, record, job, code)
     left = plan_rest(home, record, job)

@@ -176,10 +176,17 @@ def _sums(select: str, source: str, warehouse: DuckWarehouse) -> Part:
     return Part(int(row["n"]), row["money"] or Decimal(0))
 
 
+def _is_there(run: Run, key: str) -> bool:
+    try:
+        return run.home.fetch(key).exists()
+    except KeyError:
+        return False
+
+
 def _came(source: str, run: Run, verdict: ValidationResult, warehouse: DuckWarehouse) -> Part | None:
     """The source's rows as it has them, and those lines that could not be read; None where they have gone."""
     staged = run.layout.staged(source)
-    if run.home.store.path(staged).exists():
+    if _is_there(run, staged):
         select = f"SELECT * FROM {warehouse.parquet(staged)}"
     else:
         try:

@@ -15,6 +15,7 @@ import pyarrow.csv as pacsv
 from hundredfold.errors import HundredfoldError, UsageError
 from hundredfold.job import Layout
 from hundredfold.pipeline.publish import Release
+from hundredfold.ports.interfaces import RunHome
 from tariffs.release.tables import read
 
 SOURCE = "product_catalog"
@@ -37,7 +38,7 @@ MORE = {  # what some guards go by, where the catalogue has it
 }
 
 
-def catalogue_of(release: Release, home: Any, given: str | None = None) -> pa.Table | None:
+def catalogue_of(release: Release, home: RunHome, given: str | None = None) -> pa.Table | None:
     """The catalogue's rows: of the file that is named, or of the run that made the release; None if they are gone."""
     if given is not None:
         return _typed(_file(Path(given).expanduser()), given)
@@ -50,7 +51,7 @@ def catalogue_of(release: Release, home: Any, given: str | None = None) -> pa.Ta
     return _from_place(release, home)
 
 
-def locations_of(release: Release, home: Any) -> pa.Table | None:
+def locations_of(release: Release, home: RunHome) -> pa.Table | None:
     """location, control, time_zone of the run that made the release, as it went on with them; None where they are gone."""
     key = f"{Layout(release.run).root}/sources/locations.parquet"
     for name in (key, f"processing/{release.run}/staged/locations/rows.parquet"):
@@ -67,7 +68,7 @@ def locations_of(release: Release, home: Any) -> pa.Table | None:
     return None
 
 
-def _from_place(release: Release, home: Any) -> pa.Table | None:
+def _from_place(release: Release, home: RunHome) -> pa.Table | None:
     """Where the run read it: Parquet is read in place, and nothing is kept of it."""
     try:
         options: Mapping[str, Any] = home.ledger.read(release.run).options

@@ -20,6 +20,7 @@ from typing import Any
 
 from hundredfold.errors import HundredfoldError, UsageError
 from hundredfold.pipeline.publish import Release
+from hundredfold.ports.interfaces import RunHome
 
 DEMO_CLOCK = "demo.json"  # in the folder of data that a demo made
 SAME_MOMENT = dt.timedelta(hours=1)
@@ -36,7 +37,7 @@ class Clock:
     by_hand: bool = False
 
 
-def clock_of(as_of: str | None, release: Release | None, home: Any, today: dt.datetime | None = None) -> Clock:
+def clock_of(as_of: str | None, release: Release | None, home: RunHome, today: dt.datetime | None = None) -> Clock:
     """The time that --as-of says; else that of the demo, for a release of its data; else the time of day."""
     today = today or dt.datetime.now(dt.UTC)
     if as_of is not None:
@@ -64,7 +65,7 @@ def write_demo_clock(folder: Path, as_of: str) -> None:
     (folder / DEMO_CLOCK).write_text(json.dumps({"as_of": as_of}) + "\n")
 
 
-def _of_a_demo(release: Release, home: Any) -> bool:
+def _of_a_demo(release: Release, home: RunHome) -> bool:
     """Whether the sales of the release's run lie in a folder that a demo made."""
     try:
         options: Mapping[str, Any] = home.ledger.read(release.run).options

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from hundredfold.errors import StateError, UsageError
-from hundredfold.ports.interfaces import Store
+from hundredfold.ports.interfaces import RunHome, Store
 from tariffs.release import repository as shelf
 from tariffs.release import tmf620
 from tariffs.release.decision_log import Book, Table
@@ -50,7 +50,7 @@ def table_of(word: str, book: Book, store: Store) -> Table:
     return Table(int(word))
 
 
-def write_delta(new: str, old: str, home: Any, out: str | None, *, whole: bool) -> Written:
+def write_delta(new: str, old: str, home: RunHome, out: str | None, *, whole: bool) -> Written:
     """Work out a delta and write it as CSV, Parquet, and what is true of all its rows as JSON."""
     book = shelf.read_book(home.store)
     after, before = table_of(new, book, home.store), table_of(old, book, home.store)
@@ -74,7 +74,7 @@ def write_delta(new: str, old: str, home: Any, out: str | None, *, whole: bool) 
     return Written(before, after, change, rows.num_rows, tuple(places))
 
 
-def export(word: str, format: str, home: Any, out: Path | None, base: str | None) -> int:
+def export(word: str, format: str, home: RunHome, out: Path | None, base: str | None) -> int:
     """Write a table for another system, with the state that it has now; how many prices."""
     book = shelf.read_book(home.store)
     table = table_of(word, book, home.store)
@@ -130,7 +130,7 @@ def _put(files: dict[str, bytes], folder: Path) -> Iterator[str]:
         raise UsageError(f"{folder} cannot be written: {error.strerror or error}", hint="name another folder with --out") from error
 
 
-def _keep(files: dict[str, bytes], folder: str, home: Any) -> Iterator[str]:
+def _keep(files: dict[str, bytes], folder: str, home: RunHome) -> Iterator[str]:
     for name, data in files.items():
         home.store.put(f"{folder}/{name}", data)
         yield home.where(f"{folder}/{name}")

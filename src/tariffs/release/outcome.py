@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from hundredfold.errors import StateError, UsageError
 from hundredfold.pipeline.publish import Release
+from hundredfold.ports.interfaces import RunHome
 from tariffs.release import repository as shelf
 from tariffs.release.catalogue import catalogue_of
 from tariffs.release.decision_log import Book, Table
@@ -40,7 +41,7 @@ class Outcome:
 
 
 def outcome(
-    word: str, home: Any, *, since: dt.date | None, until: dt.date | None, given: Mapping[str, str], catalogue: str | None
+    word: str, home: RunHome, *, since: dt.date | None, until: dt.date | None, given: Mapping[str, str], catalogue: str | None
 ) -> Outcome:
     """Measure a table; UsageError if it was never in use and nobody says since when, StateError if there are no sales to measure it by."""
     book = shelf.read_book(home.store)
@@ -107,14 +108,14 @@ def _from(rows: pa.Table, decided: dt.date | None) -> dt.date | None:
     return max(decided, valid.date()) if decided and valid else decided
 
 
-def _cost(rows: pa.Table, release: Release, home: Any, given: str | None) -> Floats:
+def _cost(rows: pa.Table, release: Release, home: RunHome, given: str | None) -> Floats:
     catalogue = catalogue_of(release, home, given)
     if catalogue is None or "unit_cost" not in catalogue.column_names:
         return np.full(rows.num_rows, np.nan)
     return catalogued(rows, catalogue, "unit_cost")
 
 
-def _capacity(rows: pa.Table, release: Release, home: Any) -> Floats:
+def _capacity(rows: pa.Table, release: Release, home: RunHome) -> Floats:
     """Minutes that fit into the week of a voice unit; NaN for bundles, and where nobody knows."""
     cells = _source("cell_load", ("cell", "hour", "capacity_minutes"), release, home)
     if cells is None:
@@ -133,7 +134,7 @@ def _capacity(rows: pa.Table, release: Release, home: Any) -> Floats:
     return np.where(is_voice(rows) & (at >= 0), found, np.nan)
 
 
-def _region(rows: pa.Table, release: Release, home: Any) -> list[str] | None:
+def _region(rows: pa.Table, release: Release, home: RunHome) -> list[str] | None:
     """The region of each unit's location, '' where it is not known."""
     places = _source("locations", ("location", "region"), release, home)
     if places is None:
@@ -142,7 +143,7 @@ def _region(rows: pa.Table, release: Release, home: Any) -> list[str] | None:
     return list(pc.fill_null(places["region"].cast(pa.string()).combine_chunks().take(at), "").to_pylist())
 
 
-def _source(name: str, columns: tuple[str, ...], release: Release, home: Any) -> pa.Table | None:
+def _source(name: str, columns: tuple[str, ...], release: Release, home: RunHome) -> pa.Table | None:
     import duckdb
 
     place = place_of(name, release, home)

@@ -17,6 +17,7 @@ import pyarrow as pa
 from hundredfold.errors import HundredfoldError, UsageError
 from hundredfold.job import Layout
 from hundredfold.pipeline.publish import Release
+from hundredfold.ports.interfaces import RunHome
 from tariffs.release.tables import read
 
 BUNDLES, VOICE = "bundle_sales", "voice_usage"
@@ -105,7 +106,7 @@ def _with_posted(source: str) -> str:
     return ROWS[source].replace("\nFROM sales", f", {POSTED[source]} AS posted\nFROM sales")
 
 
-def sales_of(release: Release, home: Any, given: Mapping[str, str] | None = None) -> Sales | None:
+def sales_of(release: Release, home: RunHome, given: Mapping[str, str] | None = None) -> Sales | None:
     """The sales of the files that are named, or of the run that made the release; None if they are gone."""
     if given:
         return Sales({name: str(Path(place).expanduser()) for name, place in given.items()})
@@ -113,7 +114,7 @@ def sales_of(release: Release, home: Any, given: Mapping[str, str] | None = None
     return Sales(places) if places else None
 
 
-def place_of(source: str, release: Release, home: Any) -> Any:
+def place_of(source: str, release: Release, home: RunHome) -> Any:
     """A source of a run, as it was used: a path that DuckDB reads, or the rows; None if it is gone."""
     key = f"{Layout(release.run).root}/sources/{source}.parquet"
     if Path(str(home.where(key))).is_file():
@@ -126,7 +127,7 @@ def place_of(source: str, release: Release, home: Any) -> Any:
         return None  # it expires while we look
 
 
-def _first_place(source: str, release: Release, home: Any) -> Any:
+def _first_place(source: str, release: Release, home: RunHome) -> Any:
     """Where the run read it: what was sound as it was is read in place, and nothing is kept of it."""
     try:
         options: Mapping[str, Any] = home.ledger.read(release.run).options
