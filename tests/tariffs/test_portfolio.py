@@ -317,8 +317,23 @@ def test_limits_that_cannot_be_met_keep_todays_prices_and_say_so(demo: Any) -> N
     assert (price >= rows["lowest"] - 1e-9).all()
     assert (price <= rows["highest"] + 1e-9).all()
     assert (rows["price"] != rows["current_price"]).mean() > 0.3
-    assert set(found["reason_code"][:-1]) <= {"HOLD_PORTFOLIO", "PORTFOLIO_LIMIT"}
+    stays = found["price"] == np.append(
+        [dict(zip(rows["unit_key"], rows["current_price"], strict=True))[k] for k in found["unit_key"][:-1]], np.nan
+    )
+    assert list(found["reason_code"][:-1]) == ["HOLD_PORTFOLIO" if same else "PORTFOLIO_RESTORED" for same in stays[:-1]]
     assert set(found["portfolio_bound"][:-1]) == {"LIMITS_NOT_MET"}
+
+
+def test_a_held_price_beyond_its_limits_has_a_code_of_its_own(demo: Any) -> None:
+    rows = rows_of(demo, "bundle", min_volume=2.0)
+    first = int(np.flatnonzero(rows["price"] <= rows["current_price"])[0])
+    low = rows["current_price"].copy()
+    low[first] = rows["lowest"][first] = rows["price"][first] = rows["current_price"][first] * 0.5
+    rows["lowest"] = np.where(np.arange(len(low)) == first, low[first] + rows["price_tick"][first], rows["lowest"])
+    found = keep_limits(rows | {"current_price": low})
+    at = int(np.flatnonzero(found["unit_key"] == rows["unit_key"][first])[0])
+    assert found["price"][at] > low[first]
+    assert (found["reason_code"][at], found["portfolio_bound"][at]) == ("PORTFOLIO_RESTORED", "LIMITS_NOT_MET")
 
 
 def test_a_limit_on_the_whole_table_is_not_for_a_part_of_it(demo: Any) -> None:

@@ -99,15 +99,25 @@ def changed(made: pa.Table, key: str, **values: Any) -> pa.Table:
 
 
 def added_up(row: dict[str, Any], *stated: str) -> dict[str, Any]:
-    """The row with the money that its price and volume make, where nobody states another."""
-    price, current, volume, more = (row[name] for name in ("price", "current_price", "expected_volume", "expected_volume_delta"))
+    """The row with what its price and volume make, where nobody states another: money, a reason, an elasticity that wants the move, P(gain)."""
+    price, current, volume, more, cost = (
+        row[name] for name in ("price", "current_price", "expected_volume", "expected_volume_delta", "unit_cost")
+    )
     if None in (price, current, volume, more):
         return row
-    made = {
+    made: dict[str, Any] = {
         "expected_revenue_delta": price * (volume + more) - current * volume,
-        "expected_margin_delta": (price - row["unit_cost"]) * (volume + more) - (current - row["unit_cost"]) * volume,
+        "expected_margin_delta": (price - cost) * (volume + more) - (current - cost) * volume,
     }
+    if row["reason_code"] in OF_A_MOVE:
+        made["reason_code"] = OF_A_MOVE[1 + (price > current) - (price < current)]
+    if row["elasticity"] in (ASKED := (-2.0, -1.2, -0.4)):
+        b = ASKED[1 + (price > current) - (price < current)]
+        made |= {"elasticity": b, "credible_lo": b - 0.5, "credible_hi": b + 0.5}
     return row | {name: value for name, value in made.items() if name not in stated}
+
+
+OF_A_MOVE = ("DECREASE_CONFIDENT", "HOLD_UNCERTAIN", "INCREASE_CONFIDENT")
 
 
 class NoLedger:
@@ -134,9 +144,9 @@ class Place:
         """Make the next release of a table, as the job's last step leaves it; its version."""
         version = max((s.version for s in shelf.shelved(self.store)), default=0) + 1
         rows = made if made is not None else table()
-        rows = rows.set_column(
-            rows.schema.get_field_index("table_version"), "table_version", pa.array([version] * rows.num_rows, pa.int64())
-        )
+        for name, value in (("table_version", version), ("run_id", f"run-{version}")):
+            kind = pa.int64() if name == "table_version" else pa.string()
+            rows = rows.set_column(rows.schema.get_field_index(name), name, pa.array([value] * rows.num_rows, kind))
         files = {}
         for format, data in (("csv", csv(rows)), ("parquet", parquet(rows))):
             key = f"{folder_of(JOB, version)}/{NAME}.{format}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,16 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 
 def subject_of(folder: Path, places: Any) -> Subject:
     table = read((folder / "home" / folder_of("tariffs", 1) / "price_table.parquet").read_bytes())
-    return Subject(table, None, pacsv.read_csv(places["product_catalog"]), NOW)
+    [entry] = {(version, run) for version, run in zip(*table.select(["table_version", "run_id"]).to_pydict().values(), strict=True)}
+    return Subject(
+        table, None, pacsv.read_csv(places["product_catalog"]), NOW, release=dict(zip(("table_version", "run_id"), entry, strict=True))
+    )
 
 
 def failing(subject: Subject, table: pa.Table, active: pa.Table | None = None) -> set[str]:
-    changed = Subject(table, active, subject.catalogue, subject.now, locations=subject.locations, sold=subject.sold)
+    changed = Subject(
+        table, active, subject.catalogue, subject.now, locations=subject.locations, sold=subject.sold, release=subject.release
+    )
     return {finding.code for finding in inspect(changed) if not finding.passed}
 
 
@@ -113,6 +119,25 @@ BROKEN: list[tuple[str, str, Change, str]] = [  # column, rows, change, the guar
     ("data_cutoff", "all", lambda _: dt.date(2026, 7, 5), "STALE"),
     ("data_cutoff", "one bundle", lambda _: dt.date(2026, 7, 5), "STALE"),
     ("data_cutoff", "one bundle", lambda _: None, "STALE"),
+    *[("product_offering_id", rows, change, "VALUES") for rows in ("all", "bundles", "voice", "one bundle", "one voice")
+      for change in (lambda _: "DAY_150@YOUTH/LOC_00003", lambda o: o + "X", lambda o: o.split("@")[0])],
+    *[(name, rows, lambda t: t + dt.timedelta(hours=3), "VALIDITY") for name in ("valid_from_local", "valid_to_local") for rows in ("all", "one bundle")],
+    ("valid_from_local", "one voice", lambda _: None, "VALIDITY"),
+    *[("parent_version", rows, lambda _, v=v: v, "VALUES") for rows in ("all", "one bundle") for v in (1, 2, 0, -1)],
+    *[(name, rows, lambda _: "another", "VALUES") for name in ("run_id", "model_version") for rows in ("one bundle", "one voice", "bundles")],
+    ("run_id", "all", lambda _: "another", "VALUES"),
+    ("table_version", "all", lambda _: 7, "VALUES"),
+    *[("status", rows, lambda _, v=v: v, "VALUES") for rows in ("all", "one bundle") for v in ("active", "approved", "withdrawn", "sold", None)],
+    *[("reason_code", rows, lambda _, v=v: v, "VALUES") for rows in ("all", "one bundle") for v in ("BECAUSE", "hold_control", "", None, "FALLBACK_RULE")],
+    *[("reason_code", "all", lambda _, v=v: v, "VALUES") for v in ("HOLD_CONTROL", "HOLD_UNCERTAIN", "HOLD_PORTFOLIO", "INCREASE_CONFIDENT", "EXPLORE")],
+    ("reason_code", "one bundle", lambda _: "HOLD_CONTROL", "VALUES"),
+    *[("constraint_bound", rows, lambda _, v=v: v, "VALUES") for rows in ("all", "one bundle") for v in ("BECAUSE", "floor")],
+    *[("p_gain", "moves", lambda _, v=v: v, "GAIN") for v in (1.0, 0.9999)],
+    *[("support_n", rows, lambda _: 0, "VALUES") for rows in ("all", "bundles", "voice", "moves")],
+    *[("usage_value", rows, lambda _, v=v: v, "COST") for rows in ("all", "bundles", "one voice") for v in (1e6, 0.5)],
+    *[("opportunity_cost", rows, lambda _, v=v: v, "COST") for rows in ("all", "one voice") for v in (1e6, -1e6)],
+    *[("explore_flag", rows, lambda _: True, "VALUES") for rows in ("all", "moves", "one bundle")],
+    ("explore_draw", "moves", lambda _: -1.0, "VALUES"),
 ]  # fmt: skip
 
 
@@ -158,3 +183,20 @@ def test_units_of_two_zones_begin_each_at_its_own_midnight(good: Subject) -> Non
         with_column(table, "valid_from", lambda t: t + dt.timedelta(days=30), there), "time_zone", lambda _: "Africa/Lagos", there
     )
     assert "VALIDITY" in failing(good, far)
+
+
+def test_a_table_that_lacks_a_column_of_the_contract_is_stopped(good: Subject) -> None:
+    for name in good.table.column_names:
+        lacking = {finding.code: finding for finding in inspect(replace(good, table=good.table.drop_columns([name])))}["VALUES"]
+        assert not lacking.passed, name
+        assert lacking.words == f"the table lacks 1 column: {name}"
+    bare = good.table.select(["unit_key", "kind", "price"])
+    assert "VALUES" in failing(good, bare)
+
+
+def test_all_moves_as_trials_are_stopped_though_their_rows_agree(good: Subject) -> None:
+    moves = rows_of(good.table, "moves")
+    table = with_column(good.table, "explore_flag", lambda _: True, moves)
+    table = with_column(table, "explore_draw", lambda _: -1.5, moves)
+    table = with_column(table, "reason_code", lambda _: "EXPLORE", moves)
+    assert "GAIN" in failing(good, table)

@@ -95,6 +95,7 @@ def show_prior(found: Learnt) -> None:
     if found.rho_p >= 0:
         _say(f"rho {found.rho:+.3f} (se {found.rho_se:.3f}, p {found.rho_p:.3g}); taken out of every unit's weeks: {found.rho_used:+.3f}")
         _say(f"the test sees a rho of {found.visible:.2f} four times in five; a smaller one it may miss")
+        _say("in one market, rho holds foresight and cross effects of neighbouring products alike: not told apart")
     _say(f"trials: {found.trials:.1%} of the weeks; sold out, at the cell's capacity: {found.censored:.1%}")
     grid = _grid(found.factor, "elasticity", "phi", "c", "gate", "units", "own fits", "mean alone")
     for group in found.groups:

@@ -32,9 +32,12 @@ EXPLORE = "EXPLORE"  # a trial: priced on a draw of its elasticity
 DIVERSION_ADJUSTED = "DIVERSION_ADJUSTED"  # what other products would lose was counted in
 SMOOTHED = "SMOOTHED"  # its own best discount would be a cliff beside the next hour's
 TIME_SHIFT_ADJUSTED = "TIME_SHIFT_ADJUSTED"  # minutes that its own best discount only moves from other hours were counted in
-PORTFOLIO_LIMIT = "PORTFOLIO_LIMIT"  # a limit over the whole table
+PORTFOLIO_LIMIT = "PORTFOLIO_LIMIT"  # its own best price would break a limit over the whole table
+PORTFOLIO_RESTORED = "PORTFOLIO_RESTORED"  # those limits cannot be met, and today's price is beyond its own limits: the nearest within them
 HOLD_PORTFOLIO = "HOLD_PORTFOLIO"  # the limits over the whole table cannot be met, so today's prices stay
 LADDER_ADJUSTED = "LADDER_ADJUSTED"  # its own best price would have broken the order of sizes
+
+CODES = frozenset(value for name, value in list(globals().items()) if name.isupper() and isinstance(value, str))
 
 CLIPPED = {
     "FLOOR": CLIPPED_FLOOR, "CEILING": CLIPPED_CEILING, "STEP_UP": CLIPPED_STEP, "STEP_DOWN": CLIPPED_STEP, "CAPACITY": CAPACITY_CAP,
@@ -44,6 +47,11 @@ CLIPPED = {
 BROUGHT_BACK = {  # where today's price itself is beyond the limit
     "FLOOR": FLOOR_RAISED, "CEILING": CEILING_LOWERED, "CAPACITY": CAPACITY_RAISED, "REG_FLOOR": REG_ADJUSTED, "REG_CEILING": REG_ADJUSTED,
 }  # fmt: skip
+
+ONLY_BUNDLES = ("LADDER", "LADDER_OUT_OF_REACH", "FAIRNESS", "FAIRNESS_OUT_OF_REACH", "DIVERSION")  # bounds that ladders and segments set
+ONLY_VOICE = ("CAPACITY", "CLIFF", "CLIFF_OUT_OF_REACH", "TIME_SHIFT")
+WHOLE_TABLE = ("MAX_MOVED_SHARE", "MAX_MEAN_CHANGE", "MIN_VOLUME", "MAX_REVENUE_RISK", "SEVERAL_LIMITS", "LIMITS_NOT_MET")
+BOUNDS = frozenset((*CLIPPED, *ONLY_BUNDLES, *ONLY_VOICE, *WHOLE_TABLE))  # every value of constraint_bound
 
 
 def holds(supported: Bools, varied: Bools, control: Bools, recent: Bools, quiet: Bools) -> Labels:

@@ -181,7 +181,7 @@ def effect(price: Floats, terms: Terms, demand: Demand, pull: Floats | float = 0
     ratio, kappa = price / terms.current, terms.cost / terms.current
     moved, before = np.minimum(asked_at(price, terms, demand, pull), demand.capacity), demand.sold
     margin = moved * (price - terms.unit_cost) - before * (terms.current - terms.unit_cost)
-    return Effect(moved - before, moved * price - before * terms.current, margin, _p_gain(ratio, kappa, demand))
+    return Effect(moved - before, moved * price - before * terms.current, margin, gain_probability(ratio, kappa, demand))
 
 
 def asked_at(price: Floats, terms: Terms, demand: Demand, pull: Floats | float = 0.0) -> Floats:
@@ -280,7 +280,7 @@ def _bound(target: Floats, terms: Terms, lowest: Floats, highest: Floats) -> Lab
     return told.astype(object)
 
 
-def _p_gain(ratio: Floats, kappa: Floats, demand: Demand) -> Floats:
+def gain_probability(ratio: Floats, kappa: Floats, demand: Demand) -> Floats:
     """Where today's price is below cost any rise gains for certain, and a price below cost never does.
 
     Margin gains where min(e^(beta (r - 1)), C / mu(1)) > q = (1 - kappa) / (r - kappa) x min(1, C / mu(1)): never if all that can be sold at the

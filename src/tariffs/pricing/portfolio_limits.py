@@ -14,7 +14,7 @@ import numpy as np
 from tariffs.columns import Bools, Columns, Floats, Ints, Labels, Rows, key_offsets
 from tariffs.optimise.chains import Chains, Days, Ladders, Tie
 from tariffs.optimise.portfolio import Kept, Limit, LimitsNotMet, duals_of, keep
-from tariffs.optimise.reasons import HOLD_PORTFOLIO, PORTFOLIO_LIMIT
+from tariffs.optimise.reasons import HOLD_PORTFOLIO, PORTFOLIO_LIMIT, PORTFOLIO_RESTORED
 from tariffs.optimise.rule import GRID_SLACK, Demand, Terms, expected_loss, on_tick, robust_value
 from tariffs.pricing.joint import believed, blocked, capacity_of, terms_of_rows, told
 
@@ -116,7 +116,7 @@ def _held(rows: Rows) -> dict[str, np.ndarray]:
     least, most = on_tick(np.ceil(lowest / tick - GRID_SLACK), tick), on_tick(np.floor(highest / tick + GRID_SLACK), tick)
     on_grid = least <= most  # else no price point lies between floor and ceiling
     price = np.where(price < lowest, np.where(on_grid, least, lowest), np.where(price > highest, np.where(on_grid, most, highest), price))
-    reason = np.where(price == rows["current_price"], HOLD_PORTFOLIO, PORTFOLIO_LIMIT).astype(object)
+    reason = np.where(price == rows["current_price"], HOLD_PORTFOLIO, PORTFOLIO_RESTORED).astype(object)
     return _changed(rows, price, reason, "LIMITS_NOT_MET")
 
 

@@ -29,7 +29,7 @@ from tariffs.release.preview import Preview, preview
 from tariffs.release.repository import Once
 from tariffs.release.sales import Sales
 from tariffs.release.states import Event, State
-from tariffs.release.tables import CHARGING, KEY, LOOKED_AT, SUPPORT_COLUMNS, floats, is_voice, matched, tariff
+from tariffs.release.tables import KEY, SUPPORT_COLUMNS, floats, is_voice, lacking, matched, tariff
 
 LAST_APPROVED, RULE, UNCHANGED = "last-approved", "rule", "unchanged"
 
@@ -79,9 +79,10 @@ def check(version: int, book: Book, store: Store, sources: Sources, now: dt.date
     base = book.charging.base if book.charging else None
     active = base if base != Table(version) else None
     table = shelf.rows(Table(version), store)
-    if missing := [name for name in (*CHARGING, *LOOKED_AT) if name not in table.column_names]:
+    if missing := lacking(table):
         raise StateError(
-            f"release {version} is no price table: it lacks {', '.join(missing)}", hint="mend the publishing query; run it again"
+            f"release {version} is no price table: it lacks {', '.join(missing)}",
+            hint="publish every column of tariffs.contracts.PriceRow: correct the query, and run the job again",
         )
     sales = sources.sales(found.release)
     totals, portfolio = (tuple(found.release.summaries.get(title, ())) for title in (TOTALS_TITLE, LIMITS_TITLE))
@@ -97,6 +98,7 @@ def check(version: int, book: Book, store: Store, sources: Sources, now: dt.date
         sources.locations(found.release),
         totals,
         portfolio,
+        {"table_version": version, "run_id": found.release.run},
     )
     return Checked(version, found.seal, active, inspect(subject), portfolio, totals)
 

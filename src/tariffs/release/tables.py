@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from tariffs.contracts import PriceRow
 
 KEY = "unit_key"
 NAME = "price_table"  # of the files of a release
@@ -23,11 +26,7 @@ CHARGING = (
     KEY, "kind", "segment", "location", "product", "cell", "hour", "day_type", "product_offering_id",
     "price", "currency", "discount_class", "valid_from", "valid_to", "table_version",
 )  # fmt: skip
-# what the guards and the rule look at besides
-LOOKED_AT = (
-    "current_price", "champion_price", "control_flag", "constraint_bound", "data_cutoff", "reason_code", "elasticity", "se",
-    "expected_volume", "expected_volume_delta", "expected_revenue_delta", "expected_margin_delta", "unit_cost", "p_gain",
-)  # fmt: skip
+COLUMNS = tuple(field.name for field in fields(PriceRow))  # all of a price table; the guards and the rule look at nearly all
 SUPPORT_COLUMNS = ("support_lo", "support_hi")  # the lowest and the highest price that was paid: looked at where a table has them
 # one value for the whole of a release; where a table has several, they are compared row by row
 RELEASE_WIDE = ("valid_from", "valid_to", "table_version", "parent_version", "run_id", "model_version", "status")
@@ -65,6 +64,11 @@ def in_order(table: pa.Table) -> pa.Table:
     return table.sort_by([(name, how) for name, how in ORDER if name in table.column_names])
 
 
+def lacking(table: pa.Table) -> list[str]:
+    """The columns of the contract that a table does not have."""
+    return [name for name in COLUMNS if name not in table.column_names]
+
+
 def one(table: pa.Table, name: str) -> tuple[bool, Any]:
     """Whether a column has one value in all rows (null is one), and that value."""
     values = pc.unique(table[name].combine_chunks())
@@ -78,7 +82,7 @@ def floats(table: pa.Table, name: str) -> Floats:
 
 def bools(table: pa.Table, name: str) -> Bools:
     """A column of truth values, false for null; shape (rows,)."""
-    return np.asarray(pc.fill_null(table[name], False).to_numpy(zero_copy_only=False), dtype=np.bool_)
+    return np.asarray(pc.fill_null(table[name].cast(pa.bool_()), False).to_numpy(zero_copy_only=False), dtype=np.bool_)
 
 
 def is_voice(table: pa.Table) -> Bools:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,7 @@ class Limits:
     below_cost      the share of a kind's prices that may lie below cost
     gain_least      the least P(gain) of a move that nothing but the unit's own elasticity asks for
     unsure_moves    the share of such moves that may fall short of it
+    trial_share     the share of a kind's units whose price may be a trial
     """
 
     bundle_change: float = 0.25
@@ -75,6 +76,7 @@ class Limits:
     below_cost: float = 0.01
     gain_least: float = 0.5
     unsure_moves: float = 0.01
+    trial_share: float = 0.10
 
 
 UNITS_OF = {  # of each limit, for people
@@ -87,6 +89,7 @@ UNITS_OF = {  # of each limit, for people
     "validity_ahead": "days", "margin_drop": "share of the margin", "revenue_drop": "share of the revenue",
     "place_margin_drop": "share of a location's margin", "unit_loss": "share of the unit's revenue",
     "below_cost": "share of a kind's prices", "gain_least": "probability", "unsure_moves": "share of the free moves",
+    "trial_share": "share of a kind's units",
 }  # fmt: skip
 
 
@@ -105,6 +108,7 @@ class Subject:
     totals     line, tau, tau_se and the changes with their intervals, as the release's summaries have them; empty where it has none
     portfolio  line, limits, outcome: what became of the policy's limits on the whole table, as the release's summaries have them
     locations  location, control, time_zone: those of the run; None if they are gone
+    release    table_version and run_id, as the release itself has them; empty where nobody knows
     """
 
     table: pa.Table
@@ -118,6 +122,7 @@ class Subject:
     locations: pa.Table | None = None
     totals: tuple[Mapping[str, Any], ...] = ()
     portfolio: tuple[Mapping[str, Any], ...] = ()
+    release: Mapping[str, Any] = field(default_factory=dict)
 
 
 Guard = Callable[[Subject], Finding]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from tariffs.optimise.rule import Demand, gain_probability
 from tariffs.release.decision_log import Finding
 from tariffs.release.guards.context import SHOWN, SLACK, Subject, catalogued, found, is_text
 from tariffs.release.tables import KEY, Bools, Floats, bools, floats, is_voice
@@ -15,12 +16,14 @@ from tariffs.release.tables import KEY, Bools, Floats, bools, floats, is_voice
 COST, MONEY, GAIN = "COST", "MONEY", "GAIN"
 OWN_BOUNDS = ("STEP_UP", "STEP_DOWN", "FLOOR", "CEILING")  # a price held back by these moved for its own sake, only less far
 MADE_BY_OTHERS = (
-    "LADDER_ADJUSTED", "SMOOTHED", "PORTFOLIO_LIMIT", "DIVERSION_ADJUSTED", "CAPACITY_CAP", "CAPACITY_RAISED", "REG_CAP", "REG_ADJUSTED",
+    "LADDER_ADJUSTED", "SMOOTHED", "PORTFOLIO_LIMIT", "PORTFOLIO_RESTORED", "DIVERSION_ADJUSTED", "CAPACITY_CAP", "CAPACITY_RAISED", "REG_CAP", "REG_ADJUSTED",
     "FLOOR_RAISED", "CEILING_LOWERED",
 )  # fmt: skip
 FORCED_LOSS = 0.5  # of a unit's revenue: beyond it even a full cell or a ladder is no reason
 SUM_TOLERANCE = 0.05  # of a kind's revenue: how far the stated change may be from price times volume
 PENNY = 0.01
+GAIN_TOLERANCE = 0.02  # a probability
+CHANCE = 4.0  # standard deviations of the number of trials that chance may add
 
 
 def cost(s: Subject) -> Finding:
@@ -31,17 +34,31 @@ def cost(s: Subject) -> Finding:
     if s.catalogue is not None and "unit_cost" in s.catalogue.column_names:
         listed = catalogued(s.table, s.catalogue, "unit_cost")
         other = np.isfinite(listed) & ~(np.abs(unit_cost - listed) <= SLACK + 1e-6 * listed)
-    worth = np.nan_to_num(floats(s.table, "usage_value")) if "usage_value" in s.table.column_names else 0.0
+    worth = np.nan_to_num(floats(s.table, "usage_value")) if "usage_value" in s.table.column_names else np.zeros(s.table.num_rows)
+    if s.catalogue is not None:
+        other |= ~(np.abs(worth - _listed_worth(s)) <= SLACK)
+    if "opportunity_cost" in s.table.column_names and s.table.num_rows:  # less than all that another unit earns is lost by one more
+        beyond = ~(np.abs(floats(s.table, "opportunity_cost")) <= np.nanmax(np.append(price, floats(s.table, "current_price"))))
+    else:
+        beyond = np.zeros(s.table.num_rows, dtype=np.bool_)
     below = ~(price >= unit_cost - worth - SLACK)
     lowered = below & (price < floats(s.table, "current_price"))
     voice = is_voice(s.table)
     many = [kind for kind, rows in (("bundles", ~voice), ("voice", voice)) if below[rows].sum() > s.limits.below_cost * max(rows.sum(), 1)]
-    broken = other | lowered | (below & np.where(voice, "voice" in many, "bundles" in many))
+    broken = other | beyond | lowered | (below & np.where(voice, "voice" in many, "bundles" in many))
     words = f"prices below cost: {int(below.sum()):,}, lowered to there: {int(lowered.sum()):,}; other costs than the catalogue's: {int(other.sum()):,}"
+    words += f"; opportunity costs beyond every price: {int(beyond.sum()):,}" * bool(beyond.any())
     return found(
         COST, s.table, broken, words, allowed,
         lambda row: f"{price[row]:g}, and a unit costs {unit_cost[row]:g}{', not as in the catalogue' if other[row] else ''}",
     )  # fmt: skip
+
+
+def _listed_worth(s: Subject) -> Floats:
+    """What one more unit sold is worth beyond its price, by the catalogue: nothing where it does not say."""
+    if s.catalogue is None or "usage_value" not in s.catalogue.column_names:
+        return np.zeros(s.table.num_rows)
+    return np.nan_to_num(catalogued(s.table, s.catalogue, "usage_value"))
 
 
 def money(s: Subject) -> Finding:
@@ -88,15 +105,49 @@ def money(s: Subject) -> Finding:
 
 def gain(s: Subject) -> Finding:
     """A price that moves for its own sake is likelier to gain than to lose; every move states how likely."""
-    allowed = f"P(gain) of {s.limits.gain_least:g} or more, in all but {s.limits.unsure_moves:.0%} of the free moves"
+    allowed = f"P(gain) of {s.limits.gain_least:g} or more, in all but {s.limits.unsure_moves:.0%} of the free moves; none promises more than its elasticity does"
     p, moved = floats(s.table, "p_gain"), floats(s.table, "price") != floats(s.table, "current_price")
     free = moved & _free(s)
     unstated = moved & ~((p >= 0.0) & (p <= 1.0))
     unsure = free & ~(p >= s.limits.gain_least)
     too_many = unsure.sum() > s.limits.unsure_moves * max(int(free.sum()), 1)
-    broken = unstated | (unsure & too_many)
-    words = f"of {int(free.sum()):,} free moves, likelier to lose than to gain: {int(unsure.sum()):,}; moves that state no P(gain): {int(unstated.sum()):,}"
-    return found(GAIN, s.table, broken, words, allowed, lambda row: f"P(gain) {p[row]:.2g}")
+    follows = _gain_by_elasticity(s.table)
+    promised = moved & (p > follows + GAIN_TOLERANCE)
+    broken = unstated | (unsure & too_many) | promised
+    words = (
+        f"of {int(free.sum()):,} free moves, likelier to lose than to gain: {int(unsure.sum()):,}; moves that state no P(gain): {int(unstated.sum()):,};"
+        f" moves that promise more than their elasticity does: {int(promised.sum()):,}"
+    )
+    shown = found(
+        GAIN, s.table, broken, words, allowed,
+        lambda row: f"P(gain) {p[row]:.2g}{f', by its elasticity {follows[row]:.2g}' if promised[row] else ''}",
+    )  # fmt: skip
+    many = _too_many_trials(s)
+    return (
+        Finding(GAIN, False, f"{words}; trials: {'; '.join(many)}", allowed, (*many, *shown.cases)[:SHOWN], shown.count + len(many))
+        if many
+        else shown
+    )
+
+
+def _gain_by_elasticity(table: pa.Table) -> Floats:
+    """P(gain) again, from the row's own price, cost, elasticity and standard error; of a cell that is not full, at most this."""
+    current = floats(table, "current_price")
+    cost = floats(table, "unit_cost") - floats(table, "usage_value") + floats(table, "opportunity_cost")
+    sold, blocked = floats(table, "expected_volume"), np.nan_to_num(floats(table, "expected_blocked_minutes"))
+    capacity = np.where(blocked > 0, sold, np.inf)
+    demand = Demand(floats(table, "elasticity"), floats(table, "se"), sold + blocked, capacity)
+    return np.asarray(gain_probability(floats(table, "price") / current, cost / current, demand))
+
+
+def _too_many_trials(s: Subject) -> list[str]:
+    """Kinds with more trials than a draw for each unit gives."""
+    trial, voice, share = bools(s.table, "explore_flag"), is_voice(s.table), s.limits.trial_share
+    return [
+        f"{int(trial[rows].sum()):,} of {int(rows.sum()):,} units of {kind}, wanted at most {share:.0%}"
+        for kind, rows in (("bundles", ~voice), ("voice", voice))
+        if trial[rows].sum() > share * rows.sum() + CHANCE * np.sqrt(share * rows.sum())
+    ]
 
 
 def _free(s: Subject) -> Bools:

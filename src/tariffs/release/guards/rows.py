@@ -10,15 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tariffs.contracts import PriceRow
+from tariffs.optimise import reasons
+from tariffs.optimise.reasons import BOUNDS, CODES, ONLY_BUNDLES, ONLY_VOICE
 from tariffs.release.decision_log import Finding
 from tariffs.release.guards.context import Subject, catalogued, found, is_text, of_catalogue, text_equals
-from tariffs.release.tables import KEY, Bools, Floats, floats, is_voice, matched
+from tariffs.release.tables import KEY, Bools, Floats, bools, floats, is_voice, lacking, matched
 
 VALUES, CURRENCY, TODAY = "VALUES", "CURRENCY", "TODAY"
 DEEPEST_DISCOUNT = 95
 PAID_TOLERANCE = 0.002  # relative: a discount of six digits times a tariff
 HALF_POINT = 0.5 + 1e-6  # a discount class is a whole number, and a price that is held may lie between two
-ONLY_VOICE, ONLY_BUNDLES = ("CAPACITY", "CLIFF", "CLIFF_OUT_OF_REACH", "TIME_SHIFT"), ("LADDER", "LADDER_OUT_OF_REACH", "SEGMENT_RATIO")
 
 JUDGED_ELSEWHERE = frozenset(  # columns of the contract that this or another guard judges with words of its own
     ("unit_key", "kind", "location", "product_offering_id", "hour", "day_type", "discount_class", "price", "current_price", "champion_price",
@@ -29,6 +30,11 @@ ORDERED = (
     ("credible_lo", "elasticity", "credible_hi"),
     *((f"expected_{name}_delta_lo", f"expected_{name}_delta", f"expected_{name}_delta_hi") for name in ("volume", "revenue", "margin")),
 )
+ALONE = ("table_version", "parent_version", "run_id", "model_version", "status")  # one value for a whole table
+UNPUBLISHED = "draft"  # the status of every row that nobody has approved yet: the log says what becomes of it
+RESTS_ON_WEEKS = (
+    reasons.INCREASE, reasons.DECREASE, reasons.HOLD_UNCERTAIN, reasons.HOLD_PRICE_POINT, reasons.CLIPPED_STEP, reasons.EXPLORE,
+)  # fmt: skip
 ROUNDING = 1e-6
 COMPARISONS = {"ge": np.greater_equal, "gt": np.greater, "le": np.less_equal, "lt": np.less}  # of annotated_types
 
@@ -36,6 +42,13 @@ COMPARISONS = {"ge": np.greater_equal, "gt": np.greater, "le": np.less_equal, "l
 def values(s: Subject) -> Finding:
     """Every price is a positive number, and every row is of the unit that its key names."""
     allowed = "positive, finite prices; keys that agree with their columns"
+    if missing := lacking(s.table):
+        return Finding(
+            VALUES,
+            False,
+            f"the table lacks {len(missing)} column{'s' * (len(missing) != 1)}: {', '.join(missing)}",
+            "every column of a price table",
+        )
     problems = _problems(s)
     broken = np.zeros(s.table.num_rows, dtype=np.bool_)
     first = np.full(s.table.num_rows, "", dtype=object)
@@ -115,9 +128,55 @@ def _problems(s: Subject) -> dict[str, Bools]:
     problems["its bound is one of the other kind"] = (~voice & np.any([bound[n] for n in ONLY_VOICE], axis=0)) | (
         voice & np.any([bound[n] for n in ONLY_BUNDLES], axis=0)
     )
-    several = len(pc.unique(s.table["table_version"])) > 1
-    problems["the table has several versions"] = np.full(s.table.num_rows, several)
-    return problems | _beyond_the_contract(s.table) | _out_of_order(s.table)
+    problems["its offering names another unit"] = ~text_equals(s.table["product_offering_id"], _offerings(s.table))
+    return problems | _not_alone(s) | _beyond_the_contract(s.table) | _out_of_order(s.table) | _unreasonable(s.table)
+
+
+def _not_alone(s: Subject) -> dict[str, Bools]:
+    """What is one value for a whole table, and is not here, or is not what the release itself says."""
+    problems = {}
+    for name in ALONE:
+        column = s.table[name].combine_chunks()
+        counts = pc.value_counts(column)
+        usual = counts[int(np.argmax(counts.field("counts").to_numpy()))]["values"] if len(counts) else None
+        if len(counts) > 1:
+            same = column.is_null() if not usual.is_valid else pc.fill_null(pc.equal(column, usual), False)
+            problems[f"{name} differs from that of other rows"] = ~_truths(same)
+        if (wanted := s.release.get(name)) is not None:
+            problems[f"{name} is not that of the release"] = ~_truths(pc.fill_null(pc.equal(column, wanted), False))
+    problems["status is not draft, before anybody approved it"] = ~is_text(s.table, "status", UNPUBLISHED)
+    parent, version = floats(s.table, "parent_version"), floats(s.table, "table_version")
+    problems["parent_version is no earlier version"] = np.isfinite(parent) & ~((parent >= 1) & (parent < version))
+    return problems
+
+
+def _unreasonable(table: pa.Table) -> dict[str, Bools]:
+    """Reasons that nobody knows, and those that the price, the group or the weeks of the row do not bear out."""
+    code, bound = table["reason_code"], table["constraint_bound"]
+    price, current = floats(table, "price"), floats(table, "current_price")
+    trial, drawn = bools(table, "explore_flag"), np.isfinite(floats(table, "explore_draw"))
+    is_code = {name: is_text(table, "reason_code", name) for name in CODES}
+    held = np.any([rows for name, rows in is_code.items() if name.startswith("HOLD")], axis=0)
+    other = (
+        (held & (price != current)) | (is_code[reasons.INCREASE] & ~(price > current)) | (is_code[reasons.DECREASE] & ~(price < current))
+    )
+    whole_table = is_code[reasons.PORTFOLIO_LIMIT] | is_code[reasons.HOLD_PORTFOLIO]
+    weeks = np.any([is_code[name] for name in RESTS_ON_WEEKS], axis=0)
+    return {
+        "its reason is no code that there is": _truths(pc.is_valid(code)) & ~np.any(list(is_code.values()), axis=0),
+        "its bound is no code that there is": _truths(pc.is_valid(bound))
+        & ~np.any([is_text(table, "constraint_bound", name) for name in BOUNDS], axis=0),
+        "its reason says another price": other,
+        "its reason is the control group, and it is not in it": is_code[reasons.HOLD_CONTROL] & ~bools(table, "control_flag"),
+        "its reason rests on weeks, and support_n is 0": weeks & ~(floats(table, "support_n") >= 1),
+        "its reason, explore_flag and explore_draw do not agree": (is_code[reasons.EXPLORE] & ~trial)
+        | (trial & ~is_code[reasons.EXPLORE] & ~whole_table)
+        | (trial != drawn),
+    }
+
+
+def _truths(values: pa.Array | pa.ChunkedArray) -> Bools:
+    return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.bool_)
 
 
 def _beyond_the_contract(table: pa.Table) -> dict[str, Bools]:
@@ -177,6 +236,13 @@ def _keys(table: pa.Table) -> pa.Array:
     hour = pc.utf8_lpad(table["hour"].cast(pa.string()), 2, "0")
     voice = pc.binary_join_element_wise(table["cell"].cast(pa.string()), hour, table["day_type"].cast(pa.string()), "/")
     return pc.if_else(pa.array(is_voice(table)), voice, bundle)
+
+
+def _offerings(table: pa.Table) -> pa.Array:
+    """The offerings that the rows' own columns give: that of a cell holds all its hours."""
+    product, cell = table["product"].cast(pa.string()), table["cell"].cast(pa.string())
+    whom = pc.binary_join_element_wise(table["segment"].cast(pa.string()), table["location"].cast(pa.string()), "/")
+    return pc.binary_join_element_wise(product, pc.if_else(pa.array(is_voice(table)), cell, whom), "@")
 
 
 def _missing(table: pa.Table, name: str) -> Bools:

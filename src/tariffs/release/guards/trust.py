@@ -90,6 +90,7 @@ def validity(s: Subject) -> Finding:
     if max(start for _, start, _ in zones) - begin > dt.timedelta(days=1) + CLOCK_CHANGE:
         problems.append("the zones begin on different days")
     problems += _not_at_midnight(zones)
+    problems += _other_clocks(s)
     problems += _other_zones(s)
     if s.active is not None and (before := pc.min(s.active["valid_from"]).as_py()) is not None and begin < before:
         problems.append(f"the active table begins later, at {before:%Y-%m-%d %H:%M}")
@@ -120,6 +121,20 @@ def _not_at_midnight(zones: list[tuple[str, dt.datetime, dt.datetime]]) -> list[
             midnight = dt.datetime.combine(local.date(), dt.time(), here).astimezone(dt.UTC).replace(tzinfo=None)
             if moment != midnight:
                 told.add(f"{local:%Y-%m-%d %H:%M} in {zone} is not midnight")
+    return sorted(told)[:SHOWN]
+
+
+def _other_clocks(s: Subject) -> list[str]:
+    """Times of which a clock in the row's zone shows another than the row says."""
+    told = set()
+    for utc, local in (("valid_from", "valid_from_local"), ("valid_to", "valid_to_local")):
+        for row in s.table.select(["time_zone", utc, local]).group_by(["time_zone", utc, local]).aggregate([]).to_pylist():
+            try:
+                shown = row[utc].replace(tzinfo=dt.UTC).astimezone(ZoneInfo(str(row["time_zone"]))).replace(tzinfo=None)
+            except (ZoneInfoNotFoundError, ValueError, OSError):
+                continue  # a zone that there is not is told by itself
+            if row[local] != shown:
+                told.add(f"{local} is {row[local] or 'empty'}, and a clock in {row['time_zone']} shows {shown:%Y-%m-%d %H:%M}")
     return sorted(told)[:SHOWN]
 
 
