@@ -114,7 +114,11 @@ def added_up(row: dict[str, Any], *stated: str) -> dict[str, Any]:
     if row["elasticity"] in (ASKED := (-2.0, -1.2, -0.4)):
         b = ASKED[1 + (price > current) - (price < current)]
         made |= {"elasticity": b, "credible_lo": b - 0.5, "credible_hi": b + 0.5}
-    return row | {name: value for name, value in made.items() if name not in stated}
+    new = row | {name: value for name, value in made.items() if name not in stated}
+    for name in (f"expected_{of}_delta" for of in ("volume", "revenue", "margin")):
+        ends = {f"{name}_lo": min(0.0, new[name] or 0.0), f"{name}_hi": max(0.0, new[name] or 0.0)}
+        new |= {end: value for end, value in ends.items() if end not in stated}
+    return new
 
 
 OF_A_MOVE = ("DECREASE_CONFIDENT", "HOLD_UNCERTAIN", "INCREASE_CONFIDENT")

@@ -105,7 +105,7 @@ def money(s: Subject) -> Finding:
 
 def gain(s: Subject) -> Finding:
     """A price that moves for its own sake is likelier to gain than to lose; every move states how likely."""
-    allowed = f"P(gain) of {s.limits.gain_least:g} or more, in all but {s.limits.unsure_moves:.0%} of the free moves; none promises more than its elasticity does"
+    allowed = f"P(gain) of {s.limits.gain_least:g} or more, in all but {s.limits.unsure_moves:.0%} of the free moves"
     p, moved = floats(s.table, "p_gain"), floats(s.table, "price") != floats(s.table, "current_price")
     free = moved & _free(s)
     unstated = moved & ~((p >= 0.0) & (p <= 1.0))
@@ -115,8 +115,8 @@ def gain(s: Subject) -> Finding:
     promised = moved & (p > follows + GAIN_TOLERANCE)
     broken = unstated | (unsure & too_many) | promised
     words = (
-        f"of {int(free.sum()):,} free moves, likelier to lose than to gain: {int(unsure.sum()):,}; moves that state no P(gain): {int(unstated.sum()):,};"
-        f" moves that promise more than their elasticity does: {int(promised.sum()):,}"
+        f"of {int(free.sum()):,} free moves, likelier to lose than to gain: {int(unsure.sum()):,}; moves that state no P(gain): {int(unstated.sum()):,}"
+        + f"; moves that promise more than their elasticity does: {int(promised.sum()):,}" * bool(promised.any())
     )
     shown = found(
         GAIN, s.table, broken, words, allowed,
