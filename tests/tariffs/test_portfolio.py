@@ -325,7 +325,7 @@ def test_limits_that_cannot_be_met_keep_todays_prices_and_say_so(demo: Any) -> N
 
 
 def test_a_held_price_beyond_its_limits_has_a_code_of_its_own(demo: Any) -> None:
-    rows = rows_of(demo, "bundle", min_volume=2.0)
+    rows = {name: np.array(values) for name, values in rows_of(demo, "bundle", min_volume=2.0).items()}
     first = int(np.flatnonzero(rows["price"] <= rows["current_price"])[0])
     low = rows["current_price"].copy()
     low[first] = rows["lowest"][first] = rows["price"][first] = rows["current_price"][first] * 0.5
