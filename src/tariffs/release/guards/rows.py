@@ -138,8 +138,8 @@ def _not_alone(s: Subject) -> dict[str, Bools]:
     for name in ALONE:
         column = s.table[name].combine_chunks()
         counts = pc.value_counts(column)
-        usual = counts[int(np.argmax(counts.field("counts").to_numpy()))]["values"] if len(counts) else None
         if len(counts) > 1:
+            usual = counts[int(np.argmax(counts.field("counts").to_numpy()))]["values"]
             same = column.is_null() if not usual.is_valid else pc.fill_null(pc.equal(column, usual), False)
             problems[f"{name} differs from that of other rows"] = ~_truths(same)
         if (wanted := s.release.get(name)) is not None:
