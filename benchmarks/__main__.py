@@ -20,34 +20,80 @@ from benchmarks.workloads import WORKLOADS
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     verbs = parser.add_subparsers(required=True, metavar="compare | report | scale")
     _compare(verbs.add_parser("compare", help="run the engines side by side"))
     _report(verbs.add_parser("report", help="write tables and plots of the results into README.md"))
     _scale(verbs.add_parser("scale", help="Hundredfold alone, on ever more units"))
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a run that is under way is cleaned up
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # so that a run that is under way is cleaned up
     given.do(given)
 
 
 def _compare(verb: argparse.ArgumentParser) -> None:
     names = f"all, or some of {', '.join(ENGINES)}; NAME@free, on W3 only, leaves the threads of BLAS alone"
     verb.add_argument(
-        "--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="NAME", help=f"all, or some of {', '.join(WORKLOADS)}"
+        "--workloads",
+        nargs="+",
+        choices=WORKLOADS,
+        default=list(WORKLOADS),
+        metavar="NAME",
+        help=f"all, or some of {', '.join(WORKLOADS)}",
     )
-    verb.add_argument("--engines", nargs="+", type=_known, default=[*ENGINES, *compare.UNPINNED], metavar="NAME", help=names)
-    verb.add_argument("--cap", type=float, default=600, metavar="S", help="a run is stopped after so many seconds (600)")
-    verb.add_argument("--slow", type=float, default=60, metavar="S", help="an engine that takes more seconds than this is run once (60)")
+    verb.add_argument(
+        "--engines",
+        nargs="+",
+        type=_known,
+        default=[*ENGINES, *compare.UNPINNED],
+        metavar="NAME",
+        help=names,
+    )
+    verb.add_argument(
+        "--cap",
+        type=float,
+        default=600,
+        metavar="S",
+        help="a run is stopped after so many seconds (600)",
+    )
+    verb.add_argument(
+        "--slow",
+        type=float,
+        default=60,
+        metavar="S",
+        help="an engine that takes more seconds than this is run once (60)",
+    )
     _keeps_runs(verb, "peers.jsonl")
-    verb.add_argument("--quick", action="store_true", help="tiny and W1, few engines, under three minutes; prints its tables")
+    verb.add_argument(
+        "--quick",
+        action="store_true",
+        help="tiny and W1, few engines, under three minutes; prints its tables",
+    )
     verb.set_defaults(do=_do_compare)
 
 
 def _keeps_runs(verb: argparse.ArgumentParser, file: str) -> None:
-    verb.add_argument("--rounds", type=int, default=3, metavar="N", help="runs of each, interleaved (3)")
+    verb.add_argument(
+        "--rounds", type=int, default=3, metavar="N", help="runs of each, interleaved (3)"
+    )
     place = compare.RESULTS / file
-    verb.add_argument("--results", type=Path, default=place, metavar="FILE", help=f"where the runs are written (results/{file})")
-    verb.add_argument("--resume", action="store_true", help="add what is missing to the results, instead of beginning anew")
+    verb.add_argument(
+        "--results",
+        type=Path,
+        default=place,
+        metavar="FILE",
+        help=f"where the runs are written (results/{file})",
+    )
+    verb.add_argument(
+        "--resume",
+        action="store_true",
+        help="add what is missing to the results, instead of beginning anew",
+    )
 
 
 def _known(name: str) -> str:
@@ -65,7 +111,9 @@ def _do_compare(given: argparse.Namespace) -> None:
         compare.series(quick, results, resume=False, words=words)
         print(f"\n{report.tell(results)}\n")
         if missing := compare.not_installed():
-            print(f"left out, since not installed: the peers of {', '.join(missing)}\nhint: make bench-peers, then make bench-full")
+            print(
+                f"left out, since not installed: the peers of {', '.join(missing)}\nhint: make bench-peers, then make bench-full"
+            )
         return
     plan = compare.Plan(given.workloads, given.engines, given.rounds, given.cap, given.slow)
     compare.series(plan, given.results, given.resume, words)
@@ -73,9 +121,19 @@ def _do_compare(given: argparse.Namespace) -> None:
 
 def _report(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
-        "--results", type=Path, default=compare.RESULTS / "peers.jsonl", metavar="FILE", help="of compare (results/peers.jsonl)"
+        "--results",
+        type=Path,
+        default=compare.RESULTS / "peers.jsonl",
+        metavar="FILE",
+        help="of compare (results/peers.jsonl)",
     )
-    verb.add_argument("--scale", type=Path, default=compare.RESULTS / "scale.jsonl", metavar="FILE", help="of scale (results/scale.jsonl)")
+    verb.add_argument(
+        "--scale",
+        type=Path,
+        default=compare.RESULTS / "scale.jsonl",
+        metavar="FILE",
+        help="of scale (results/scale.jsonl)",
+    )
     verb.set_defaults(do=_do_report)
 
 
@@ -88,10 +146,20 @@ def _do_report(given: argparse.Namespace) -> None:
 
 def _scale(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
-        "--units", type=int, nargs="*", default=[10_000, 100_000, 1_000_000], metavar="N", help="10000 100000 1000000, or others"
+        "--units",
+        type=int,
+        nargs="*",
+        default=[10_000, 100_000, 1_000_000],
+        metavar="N",
+        help="10000 100000 1000000, or others",
     )
     verb.add_argument("--rows", type=int, default=10, metavar="N", help="rows of a unit (10)")
-    verb.add_argument("--memory", default="4GB", metavar="SIZE", help="what Hundredfold is told that it may use (4GB)")
+    verb.add_argument(
+        "--memory",
+        default="4GB",
+        metavar="SIZE",
+        help="what Hundredfold is told that it may use (4GB)",
+    )
     verb.add_argument(
         "--workers",
         type=int,
@@ -106,7 +174,16 @@ def _scale(verb: argparse.ArgumentParser) -> None:
 
 def _do_scale(given: argparse.Namespace) -> None:
     words = ["python", "-m", "benchmarks", *sys.argv[1:]]
-    scale.series(given.units, given.rows, given.memory, given.workers, given.rounds, given.results, given.resume, words)
+    scale.series(
+        given.units,
+        given.rows,
+        given.memory,
+        given.workers,
+        given.rounds,
+        given.results,
+        given.resume,
+        words,
+    )
 
 
 if __name__ == "__main__":

@@ -51,7 +51,11 @@ def whole(column: Any) -> Column:
 def arrow(array: Column) -> Any:
     import pyarrow as pa
 
-    return pa.Array.from_buffers(pa.from_numpy_dtype(array.dtype), len(array), [None, pa.py_buffer(np.ascontiguousarray(array))])
+    return pa.Array.from_buffers(
+        pa.from_numpy_dtype(array.dtype),
+        len(array),
+        [None, pa.py_buffer(np.ascontiguousarray(array))],
+    )
 
 
 def worker(pipe: Any, name: str) -> None:
@@ -62,7 +66,13 @@ def worker(pipe: Any, name: str) -> None:
 
 
 def do(
-    workload: Any, first: int, last: int, path: str, runs: list[int], columns: list[tuple[str, str]], words: Words
+    workload: Any,
+    first: int,
+    last: int,
+    path: str,
+    runs: list[int],
+    columns: list[tuple[str, str]],
+    words: Words,
 ) -> tuple[Column, list[Any]]:
     """One task: its file sorted by unit, the function called on each; the units that there are, and the results by column."""
     raw, at, row = np.memmap(path, np.uint8, "r"), 0, 0
@@ -95,16 +105,25 @@ def read_keys(path: str, pool: ThreadPoolExecutor) -> tuple[list[Column], list[A
     import pyarrow.parquet as pq
 
     meta = pq.read_metadata(path)
-    texts = [name for name in KEYS if str(meta.schema.to_arrow_schema().field(name).type) == "string"]
+    texts = [
+        name for name in KEYS if str(meta.schema.to_arrow_schema().field(name).type) == "string"
+    ]
 
     def read(group: int) -> list[Any]:
-        table = pq.ParquetFile(path, read_dictionary=texts, metadata=meta).read_row_group(group, columns=list(KEYS), use_threads=False)
+        table = pq.ParquetFile(path, read_dictionary=texts, metadata=meta).read_row_group(
+            group, columns=list(KEYS), use_threads=False
+        )
         columns = []
         for name in KEYS:
             column = table.column(name)
             if name in texts:
                 column = column.unify_dictionaries()
-                columns.append((np.concatenate([view(c.indices) for c in column.chunks]), column.chunk(0).dictionary.to_pylist()))
+                columns.append(
+                    (
+                        np.concatenate([view(c.indices) for c in column.chunks]),
+                        column.chunk(0).dictionary.to_pylist(),
+                    )
+                )
             else:
                 array = whole(column)
                 columns.append((array, (int(array.min()), int(array.max()))))
@@ -116,7 +135,12 @@ def read_keys(path: str, pool: ThreadPoolExecutor) -> tuple[list[Column], list[A
         if name in texts:
             keys.append(sorted({word for group in groups for word in group[position][1]}))
         else:
-            keys.append(range(min(g[position][1][0] for g in groups), max(g[position][1][1] for g in groups) + 1))
+            keys.append(
+                range(
+                    min(g[position][1][0] for g in groups),
+                    max(g[position][1][1] for g in groups) + 1,
+                )
+            )
 
     def number(group: list[Any]) -> Column:
         code = np.zeros(len(group[0][0]), np.int32)
@@ -140,13 +164,20 @@ def cut(counts: Column) -> Column:
     cost = np.cumsum(counts + 20.0 * (counts > 0))
     share = cost[-1] / TASKS
     large = np.flatnonzero(counts > share)
-    return np.unique(np.concatenate([[0, len(counts)], np.searchsorted(cost, np.arange(1, TASKS) * share), large, large + 1])).astype(
-        np.int64
-    )
+    return np.unique(
+        np.concatenate(
+            [[0, len(counts)], np.searchsorted(cost, np.arange(1, TASKS) * share), large, large + 1]
+        )
+    ).astype(np.int64)
 
 
 def split(
-    path: str, columns: list[str], codes: list[Column], edges: Column, folder: Path, pool: ThreadPoolExecutor
+    path: str,
+    columns: list[str],
+    codes: list[Column],
+    edges: Column,
+    folder: Path,
+    pool: ThreadPoolExecutor,
 ) -> tuple[list[list[int]], list[tuple[str, str]], Words]:
     """All rows to the files of their tasks, in the order in which they came; the lengths of the runs, the columns' types and texts."""
     import pyarrow.parquet as pq
@@ -154,10 +185,17 @@ def split(
     meta = pq.read_metadata(path)
     schema = meta.schema.to_arrow_schema()
     plain = {"double": "float64", "string": "int32"}
-    kinds = [(name, plain.get(str(schema.field(name).type), str(schema.field(name).type))) for name in columns]
-    places: dict[str, dict[str, int]] = {name: {} for name in columns if str(schema.field(name).type) == "string"}
+    kinds = [
+        (name, plain.get(str(schema.field(name).type), str(schema.field(name).type)))
+        for name in columns
+    ]
+    places: dict[str, dict[str, int]] = {
+        name: {} for name in columns if str(schema.field(name).type) == "string"
+    }
     task_of = np.repeat(np.arange(len(edges) - 1, dtype=np.uint16), np.diff(edges))
-    files = [os.open(folder / str(task), os.O_WRONLY | os.O_CREAT) for task in range(len(edges) - 1)]
+    files = [
+        os.open(folder / str(task), os.O_WRONLY | os.O_CREAT) for task in range(len(edges) - 1)
+    ]
     runs: list[list[int]] = [[] for _ in files]
     turn, done = threading.Condition(), [0]
 
@@ -166,7 +204,13 @@ def split(
             return whole(column)
         column, known = column.unify_dictionaries(), places[name]
         with turn:
-            place = np.array([known.setdefault(word, len(known)) for word in column.chunk(0).dictionary.to_pylist()], np.int32)
+            place = np.array(
+                [
+                    known.setdefault(word, len(known))
+                    for word in column.chunk(0).dictionary.to_pylist()
+                ],
+                np.int32,
+            )
         return place.take(np.concatenate([view(chunk.indices) for chunk in column.chunks]))
 
     def route(group: int) -> None:
@@ -175,10 +219,15 @@ def split(
         task = task_of.take(codes[group])
         order = np.argsort(task, kind="stable")
         stops = np.cumsum(np.bincount(task, minlength=len(files)))
-        parts = [codes[group].take(order), *(numbers(name, table.column(name)).take(order) for name in columns)]
+        parts = [
+            codes[group].take(order),
+            *(numbers(name, table.column(name)).take(order) for name in columns),
+        ]
         with turn:
             turn.wait_for(lambda: done[0] == group)
-        for number, (start, stop) in enumerate(zip([0, *stops.tolist()], stops.tolist(), strict=False)):
+        for number, (start, stop) in enumerate(
+            zip([0, *stops.tolist()], stops.tolist(), strict=False)
+        ):
             if stop > start:
                 os.writev(files[number], [part[start:stop] for part in parts])
                 runs[number].append(stop - start)
@@ -204,8 +253,12 @@ def write(path: str, units: Column, keys: list[Any], results: dict[str, Column])
         else:
             text = "".join(key).encode()
             ends = np.cumsum([0, *(len(word.encode()) for word in key)]).astype(np.int32)
-            columns[name] = pa.Array.from_buffers(pa.string(), len(key), [None, pa.py_buffer(ends), pa.py_buffer(text)]).take(arrow(place))
-    ordered = {name: columns[name] for name in KEYS} | {name: arrow(values) for name, values in results.items()}
+            columns[name] = pa.Array.from_buffers(
+                pa.string(), len(key), [None, pa.py_buffer(ends), pa.py_buffer(text)]
+            ).take(arrow(place))
+    ordered = {name: columns[name] for name in KEYS} | {
+        name: arrow(values) for name, values in results.items()
+    }
     pq.write_table(pa.table(ordered), path)
 
 
@@ -230,9 +283,13 @@ def main() -> None:
     try:
         with ThreadPoolExecutor(PROCESSES) as pool:
             codes, keys, size = read_keys(source, pool)
-            counts = sum((np.bincount(code, minlength=size) for code in codes), np.zeros(size, np.int64))
+            counts = sum(
+                (np.bincount(code, minlength=size) for code in codes), np.zeros(size, np.int64)
+            )
             edges = cut(counts)
-            runs, kinds, words = split(source, list(WORKLOADS[name].columns), codes, edges, folder, pool)
+            runs, kinds, words = split(
+                source, list(WORKLOADS[name].columns), codes, edges, folder, pool
+            )
         starting.join()
         rows = np.add.reduceat(counts, edges[:-1])
         tasks = [int(task) for task in np.argsort(rows, kind="stable") if runs[task]]
@@ -242,7 +299,16 @@ def main() -> None:
         def give(pipe: Any) -> None:
             if tasks:
                 task = tasks.pop()
-                pipe.send((int(edges[task]), int(edges[task + 1]), str(folder / str(task)), runs[task], kinds, words))
+                pipe.send(
+                    (
+                        int(edges[task]),
+                        int(edges[task + 1]),
+                        str(folder / str(task)),
+                        runs[task],
+                        kinds,
+                        words,
+                    )
+                )
             else:
                 pipe.send(None)
                 live.remove(pipe)
@@ -258,7 +324,10 @@ def main() -> None:
         shutil.rmtree(folder)
     parts = [found[first] for first in sorted(found)]
     units = np.concatenate([part[0] for part in parts])
-    results = {column: np.concatenate([part[1][i] for part in parts]) for i, column in enumerate(WORKLOADS[name].results)}
+    results = {
+        column: np.concatenate([part[1][i] for part in parts])
+        for i, column in enumerate(WORKLOADS[name].results)
+    }
     write(target, units, keys, results)
     for process in processes:
         process.join()

@@ -40,16 +40,25 @@ def _compare(workload: Workload, reference: Sequence[str], answer: Sequence[str]
     ]
     with duckdb.connect() as connection:
         for name, files in (("mine", reference), ("theirs", answer)):
-            connection.execute(f"CREATE TABLE {name} AS SELECT {keys}, {values} FROM read_parquet({list(files)})")
+            connection.execute(
+                f"CREATE TABLE {name} AS SELECT {keys}, {values} FROM read_parquet({list(files)})"
+            )
         counted = connection.execute(
             f"SELECT count(*) FILTER (theirs.segment IS NULL), count(*) FILTER (mine.segment IS NULL), max(greatest({', '.join(away)})), "
             f"(SELECT count(*) FROM theirs), (SELECT count(*) FROM mine) FROM mine FULL JOIN theirs USING ({', '.join(KEYS)}) "
         ).fetchone()
         assert counted is not None
-        kinds = {row[0]: row[1] for row in connection.execute(f"DESCRIBE SELECT * FROM read_parquet({list(answer)})").fetchall()}
+        kinds = {
+            row[0]: row[1]
+            for row in connection.execute(
+                f"DESCRIBE SELECT * FROM read_parquet({list(answer)})"
+            ).fetchall()
+        }
     missing, extra, difference, found, wanted = counted
     if missing or extra or found != wanted:
-        return Verdict(f"{found:,} units for {wanted:,}: {missing:,} are missing and {extra:,} are of no known key")
+        return Verdict(
+            f"{found:,} units for {wanted:,}: {missing:,} are missing and {extra:,} are of no known key"
+        )
     if not difference <= TOLERANCE:
         return Verdict(f"a value is off by {difference:.1g} of itself", difference=difference)
     return Verdict("", difference, "counts became floats" if kinds.get("n") == "DOUBLE" else "")

@@ -29,7 +29,14 @@ from benchmarks.workloads import Workload, ready
 RESULTS = Path(__file__).parent / "results"
 UNPINNED = ("hundredfold@free", "pool@free", "joblib@free")
 
-OK, WRONG, FAILED, STOPPED, EXTRAPOLATED, MISSING = "ok", "wrong", "failed", "stopped", "extrapolated", "missing"
+OK, WRONG, FAILED, STOPPED, EXTRAPOLATED, MISSING = (
+    "ok",
+    "wrong",
+    "failed",
+    "stopped",
+    "extrapolated",
+    "missing",
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,17 @@ def engine(name: str) -> Engine:
     """An engine by its name; with `@free` the threads of BLAS are left to it, on W3, whose matrices are large enough."""
     plain, _, free = name.partition("@")
     found = ENGINES[plain]
-    return replace(found, name=name, title=f"{found.title}, BLAS left alone", pinned=False, workloads=frozenset({"W3"})) if free else found
+    return (
+        replace(
+            found,
+            name=name,
+            title=f"{found.title}, BLAS left alone",
+            pinned=False,
+            workloads=frozenset({"W3"}),
+        )
+        if free
+        else found
+    )
 
 
 def series(plan: Plan, results: Path, resume: bool, words: Sequence[str]) -> None:
@@ -64,14 +81,20 @@ def series(plan: Plan, results: Path, resume: bool, words: Sequence[str]) -> Non
             known = [run for run in before if run["workload"] == name and run["status"] != MISSING]
             engines = [engine(each) for each in plan.engines if name in engine(each).workloads]
             with reference(workload) as truth:
-                for run in rounds(workload, engines, replace(plan, budget=until - time.monotonic()), truth, known):
+                for run in rounds(
+                    workload, engines, replace(plan, budget=until - time.monotonic()), truth, known
+                ):
                     log.write(json.dumps(run) + "\n")
                     log.flush()
                     print(line(run), flush=True)
 
 
 def rounds(
-    workload: Workload, engines: Sequence[Engine], plan: Plan, truth: Sequence[str], known: Iterable[dict[str, Any]]
+    workload: Workload,
+    engines: Sequence[Engine],
+    plan: Plan,
+    truth: Sequence[str],
+    known: Iterable[dict[str, Any]],
 ) -> Iterator[dict[str, Any]]:
     """The runs of one workload, a round at a time, less those that are known."""
     known = list(known)
@@ -104,12 +127,24 @@ def once(workload: Workload, engine: Engine, cap: float, truth: Sequence[str]) -
     with scratch() as folder:
         measured = measure(engine.command(workload, folder), folder, cap, engine.pinned)
         verdict = judge(workload, engine, measured, folder, truth, cap)
-    figures = {"wall": measured.wall, "cpu": measured.cpu, "others": measured.others, "quiet": measured.quiet}
+    figures = {
+        "wall": measured.wall,
+        "cpu": measured.cpu,
+        "others": measured.others,
+        "quiet": measured.quiet,
+    }
     counted = {"peak": measured.peak, "processes": measured.processes, "left": measured.left}
     return said | figures | counted | verdict
 
 
-def judge(workload: Workload, engine: Engine, measured: Measured, folder: Path, truth: Sequence[str], cap: float) -> dict[str, Any]:
+def judge(
+    workload: Workload,
+    engine: Engine,
+    measured: Measured,
+    folder: Path,
+    truth: Sequence[str],
+    cap: float,
+) -> dict[str, Any]:
     if measured.over:
         return {"status": STOPPED, "note": f"needs more than {LIMIT / 2**30:.0f} GiB"}
     if measured.code is None:
@@ -131,7 +166,9 @@ def reference(workload: Workload) -> Iterator[Sequence[str]]:
     with scratch() as folder:
         done = measure(REFERENCE.command(workload, folder), folder, cap=3600)
         if done.code:
-            sys.exit(f"the reference loop fails on {workload.name}: {done.why}\nhint: make bench-peers")
+            sys.exit(
+                f"the reference loop fails on {workload.name}: {done.why}\nhint: make bench-peers"
+            )
         yield REFERENCE.answer(folder)
 
 
@@ -156,7 +193,12 @@ def facts(plan: Plan, words: Sequence[str]) -> dict[str, Any]:
     found = versions(chosen)
     if any(each.environment == "spark" and each.python for each in chosen):
         found["java"] = java()
-    return machine() | {"versions": found, "command": " ".join(words), "cap": plan.cap, "rounds": plan.rounds}
+    return machine() | {
+        "versions": found,
+        "command": " ".join(words),
+        "cap": plan.cap,
+        "rounds": plan.rounds,
+    }
 
 
 def machine() -> dict[str, Any]:
@@ -175,7 +217,10 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.partition(": ")[2] for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
 
 
 def system() -> str:
@@ -187,7 +232,9 @@ def system() -> str:
 
 def java() -> str:
     try:
-        told = subprocess.run(["java", "-version"], capture_output=True, text=True, check=True).stderr
+        told = subprocess.run(
+            ["java", "-version"], capture_output=True, text=True, check=True
+        ).stderr
     except (OSError, subprocess.CalledProcessError):
         return "none"
     return told.split('"')[1] if '"' in told else told.splitlines()[0]
@@ -199,4 +246,8 @@ def now() -> str:
 
 def not_installed() -> list[str]:
     """The environments that `make bench-peers` would still make."""
-    return [path.stem for path in sorted(REQUIREMENTS.glob("*.txt")) if not (ENVIRONMENTS / path.stem / "done").exists()]
+    return [
+        path.stem
+        for path in sorted(REQUIREMENTS.glob("*.txt"))
+        if not (ENVIRONMENTS / path.stem / "done").exists()
+    ]

@@ -35,21 +35,39 @@ class Engine:
         """The interpreter that runs it, or None where its environment is not installed."""
         if self.environment and (ENVIRONMENTS / self.environment / "done").exists():
             return ENVIRONMENTS / self.environment / "bin" / "python"
-        return Path(sys.executable) if self.environment in ("", "base") else None  # `base` is in the environment of `make bench` too
+        return (
+            Path(sys.executable) if self.environment in ("", "base") else None
+        )  # `base` is in the environment of `make bench` too
 
     def command(self, workload: Workload, folder: Path) -> list[str]:
         """The words that run it.  What it makes is found by `answer`."""
         assert self.python is not None
         if self.kind == OURS:
             job = f"benchmarks.jobs:{workload.name.lower()}{''.join(self.program)}"
-            return [str(self.python.parent / "hundredfold"), "run", job, "--home", str(folder / "home")]
+            return [
+                str(self.python.parent / "hundredfold"),
+                "run",
+                job,
+                "--home",
+                str(folder / "home"),
+            ]
         module, *variant = self.program
-        return [str(self.python), "-m", module, *variant, workload.name, str(workload.path), str(folder / "out.parquet")]
+        return [
+            str(self.python),
+            "-m",
+            module,
+            *variant,
+            workload.name,
+            str(workload.path),
+            str(folder / "out.parquet"),
+        ]
 
     def answer(self, folder: Path) -> list[str]:
         """The Parquet files that it wrote."""
         if self.kind == OURS:
-            return [str(path) for path in (folder / "home" / "releases").glob("*/000001/table.parquet")]
+            return [
+                str(path) for path in (folder / "home" / "releases").glob("*/000001/table.parquet")
+            ]
         out = folder / "out.parquet"
         return [str(out)] if out.is_file() else sorted(str(path) for path in out.rglob("*.parquet"))
 
@@ -64,9 +82,30 @@ _TABLE = (
     Engine("hundredfold", "Hundredfold", "arrays", (), kind=OURS),
     Engine("hundredfold-pandas", "Hundredfold, pandas form", "pandas", ("_pandas",), kind=OURS),
     Engine("bare", "bare prototype", "arrays", ("benchmarks.bare",), kind=FLOOR),
-    Engine("numpy", "vectorised: NumPy", "all units", ("benchmarks.vectorised", "numpy"), kind=VECTORISED, workloads=_MEANS | {"W2"}),
-    Engine("polars", "vectorised: polars", "all units", ("benchmarks.vectorised", "polars"), kind=VECTORISED, workloads=_MEANS),
-    Engine("sql", "vectorised: DuckDB", "all units", ("benchmarks.vectorised", "sql"), kind=VECTORISED, workloads=_MEANS),
+    Engine(
+        "numpy",
+        "vectorised: NumPy",
+        "all units",
+        ("benchmarks.vectorised", "numpy"),
+        kind=VECTORISED,
+        workloads=_MEANS | {"W2"},
+    ),
+    Engine(
+        "polars",
+        "vectorised: polars",
+        "all units",
+        ("benchmarks.vectorised", "polars"),
+        kind=VECTORISED,
+        workloads=_MEANS,
+    ),
+    Engine(
+        "sql",
+        "vectorised: DuckDB",
+        "all units",
+        ("benchmarks.vectorised", "sql"),
+        kind=VECTORISED,
+        workloads=_MEANS,
+    ),
     _peer("duckdb-lists", "DuckDB lists + fork + NumPy slices", "arrays", "duckdb:lists"),
     _peer("duckdb-buckets", "DuckDB buckets + Pool + pandas", "pandas", "duckdb:buckets"),
     _peer("pandas", "pandas, loop over groupby", "pandas", "pandas:iterate"),
@@ -93,7 +132,17 @@ _TABLE = (
     _peer("fugue-dask", "Fugue on Dask", "pandas", "fugue:dask", "fugue"),
 )
 ENGINES = {engine.name: engine for engine in _TABLE}
-_HERE = ("hundredfold", "hundredfold-pandas", "bare", "sql", "duckdb-lists", "duckdb-buckets", "pandas", "polars-loop", "pool-shares")
+_HERE = (
+    "hundredfold",
+    "hundredfold-pandas",
+    "bare",
+    "sql",
+    "duckdb-lists",
+    "duckdb-buckets",
+    "pandas",
+    "polars-loop",
+    "pool-shares",
+)
 QUICK = (*_HERE, "dask-partitions", "ray-tasks", "metaflow")
 REFERENCE = ENGINES["pandas"]
 
@@ -101,11 +150,17 @@ REFERENCE = ENGINES["pandas"]
 def versions(engines: Sequence[Engine]) -> dict[str, str]:
     """The version of each package that these engines are said to need, of Hundredfold, and of Java where Spark runs."""
     found: dict[str, str] = {}
-    for environment, python in sorted({(engine.environment, engine.python) for engine in engines if engine.python}):
-        wanted = requirements(environment) | ({"hundredfold"} if python == Path(sys.executable) else set())
+    for environment, python in sorted(
+        {(engine.environment, engine.python) for engine in engines if engine.python}
+    ):
+        wanted = requirements(environment) | (
+            {"hundredfold"} if python == Path(sys.executable) else set()
+        )
         here = {
             dist.name.lower(): dist.version
-            for dist in distributions(path=[str(next((python.parent.parent / "lib").glob("python*/site-packages")))])
+            for dist in distributions(
+                path=[str(next((python.parent.parent / "lib").glob("python*/site-packages")))]
+            )
         }
         for name in sorted(wanted & here.keys()):
             other = found.setdefault(name, here[name])

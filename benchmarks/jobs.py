@@ -38,13 +38,16 @@ RULES: dict[str, Any] = {
 
 def rows_of(workload: Workload) -> type:
     """The contract of a source: every column that the function reads, and the key."""
-    return make_dataclass(f"{workload.name}Row", [(name, RULES[name]) for name in (*KEYS, *workload.columns)])
+    return make_dataclass(
+        f"{workload.name}Row", [(name, RULES[name]) for name in (*KEYS, *workload.columns)]
+    )
 
 
 def results_of(workload: Workload) -> type:
     counts = ("n", "web")
     return make_dataclass(
-        f"{workload.name}Result", [(name, Annotated[int, Ge(0)] if name in counts else Number) for name in workload.results]
+        f"{workload.name}Result",
+        [(name, Annotated[int, Ge(0)] if name in counts else Number) for name in workload.results],
     )
 
 
@@ -73,16 +76,30 @@ def job_of(workload: Workload, form: Callable[[Workload], Callable[..., Any]]) -
     return Job(
         f"{workload.name.lower()}_{form.__name__}",
         [Source("sales", path=str(workload.path), contract=rows_of(workload))],
-        [Model("fits", unit=KEYS, work=form(workload), returns=results_of(workload), query=query_of(workload))],
+        [
+            Model(
+                "fits",
+                unit=KEYS,
+                work=form(workload),
+                returns=results_of(workload),
+                query=query_of(workload),
+            )
+        ],
         publish=Publish("table", query="SELECT * FROM fits", formats=("parquet",)),
     )
 
 
 def query_of(workload: Workload) -> str:
     """The columns that the function reads; all of them where handing over many is the point."""
-    return "SELECT * FROM sales" if workload.name == "wide" else f"SELECT {', '.join((*KEYS, *workload.columns))} FROM sales"
+    return (
+        "SELECT * FROM sales"
+        if workload.name == "wide"
+        else f"SELECT {', '.join((*KEYS, *workload.columns))} FROM sales"
+    )
 
 
 for _workload in WORKLOADS.values():
     for _form in (light, pandas):
-        globals()[_workload.name.lower() + ("" if _form is light else f"_{_form.__name__}")] = job_of(_workload, _form)
+        globals()[_workload.name.lower() + ("" if _form is light else f"_{_form.__name__}")] = (
+            job_of(_workload, _form)
+        )

@@ -31,7 +31,9 @@ import psutil
 ROOT = Path(__file__).parent.parent
 CORES = psutil.cpu_count() or 1
 QUIET = 0.15  # the share of the machine that others may use in a quiet run
-LIMIT = int(0.7 * psutil.virtual_memory().total)  # bytes; a run that takes more is stopped, before the system stops another's
+LIMIT = int(
+    0.7 * psutil.virtual_memory().total
+)  # bytes; a run that takes more is stopped, before the system stops another's
 BLAS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 TOLD = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Killed|Exit)\b.*", re.MULTILINE)
 
@@ -58,7 +60,9 @@ class Measured:
     @property
     def why(self) -> str:
         """The last line of the log that names an error, or else its last line."""
-        lines = TOLD.findall(self.log) or self.log.strip().splitlines() or [f"exit code {self.code}"]
+        lines = (
+            TOLD.findall(self.log) or self.log.strip().splitlines() or [f"exit code {self.code}"]
+        )
         return lines[-1].strip()[:200]
 
 
@@ -97,14 +101,33 @@ def measure(words: Sequence[str], folder: Path, cap: float, pinned: bool = True)
             watch.end()
             left = end_all(gently=process.returncode is not None)
     cpu = max(reaped() - before, watch.cpu)  # what nobody waits for is only seen in samples
-    elsewhere = max(0.0, machine() - others - cpu - (own() - ours)) / max(time.monotonic() - began, 0.01)
-    return Measured(wall, cpu, elsewhere, watch.peak, watch.processes, left, code, watch.peak > LIMIT, log.read_text(errors="replace"))
+    elsewhere = max(0.0, machine() - others - cpu - (own() - ours)) / max(
+        time.monotonic() - began, 0.01
+    )
+    return Measured(
+        wall,
+        cpu,
+        elsewhere,
+        watch.peak,
+        watch.processes,
+        left,
+        code,
+        watch.peak > LIMIT,
+        log.read_text(errors="replace"),
+    )
 
 
 def world(words: Sequence[str], folder: Path, pinned: bool) -> Mapping[str, str]:
     """The environment of a run: that of its interpreter, as if activated, and `folder` as its home."""
-    world = {name: value for name, value in os.environ.items() if name not in BLAS and not name.startswith("HUNDREDFOLD")}
-    world |= {"PATH": f"{Path(words[0]).parent}{os.pathsep}{world.get('PATH', '')}", "PYTHONPATH": str(ROOT)}
+    world = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in BLAS and not name.startswith("HUNDREDFOLD")
+    }
+    world |= {
+        "PATH": f"{Path(words[0]).parent}{os.pathsep}{world.get('PATH', '')}",
+        "PYTHONPATH": str(ROOT),
+    }
     world |= {"HOME": str(folder), "TMPDIR": str(folder), "USERNAME": "bench", "DO_NOT_TRACK": "1"}
     return world | (dict.fromkeys(BLAS, "1") if pinned else {})
 
@@ -126,7 +149,12 @@ class Watch:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.end()
 
     def end(self) -> None:
@@ -149,7 +177,9 @@ class Watch:
             full = process.memory_full_info()
         except psutil.Error:
             return 0
-        return int(getattr(full, "pss", full.uss))  # where the system has no PSS, what is not shared
+        return int(
+            getattr(full, "pss", full.uss)
+        )  # where the system has no PSS, what is not shared
 
 
 def adopt_orphans() -> None:
@@ -161,7 +191,11 @@ def adopt_orphans() -> None:
 
 def end_all(gently: bool) -> int:
     """End and reap every descendant; how many there were."""
-    left = [process for process in psutil.Process().children(recursive=True) if process.status() != psutil.STATUS_ZOMBIE]
+    left = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if process.status() != psutil.STATUS_ZOMBIE
+    ]
     if gently:
         _, left = psutil.wait_procs(left, timeout=1)  # most are about to end by themselves
         _each(left, "terminate")
@@ -204,4 +238,8 @@ def own() -> float:
 def machine() -> float:
     """CPU seconds that the whole machine has been busy."""
     times = psutil.cpu_times()
-    return sum(times[:8]) - times.idle - getattr(times, "iowait", 0.0) if sys.platform == "linux" else times.user + times.system
+    return (
+        sum(times[:8]) - times.idle - getattr(times, "iowait", 0.0)
+        if sys.platform == "linux"
+        else times.user + times.system
+    )

@@ -50,7 +50,10 @@ class Row:
     @property
     def cells(self) -> list[str]:
         """The engine, what it hands over, wall, CPU, microseconds a unit, memory, runs, remark; the two ratios are put in later."""
-        head = [f"**{self.engine.title}**" if self.engine.kind == OURS else self.engine.title, self.engine.form]
+        head = [
+            f"**{self.engine.title}**" if self.engine.kind == OURS else self.engine.title,
+            self.engine.form,
+        ]
         if not self.ended:
             wall = f"~{self.wall:,.0f}" if self.wall else "-"
             each = f"{1e6 * self.wall / self.workload.units:,.0f}" if self.wall else "-"
@@ -79,7 +82,9 @@ class Row:
         most = max(run["difference"] for run in self.ended)
         said = [f"equal within {most:.0e}" if most else "equal to the last bit"]
         said += [last["note"]] * bool(last["note"])
-        said += ["a process outlives it" if last["left"] == 1 else f"{last['left']} processes outlive it"] * bool(last["left"])
+        said += [
+            "a process outlives it" if last["left"] == 1 else f"{last['left']} processes outlive it"
+        ] * bool(last["left"])
         return "; ".join(said)
 
 
@@ -89,9 +94,19 @@ def seconds(value: float) -> str:
 
 def rows_of(runs: Sequence[Run], workload: Workload, free: bool = False) -> list[Row]:
     """The rows of one workload, the fastest first and those without a time last."""
-    names = dict.fromkeys(run["engine"] for run in runs if run["workload"] == workload.name and ("@" in run["engine"]) is free)
+    names = dict.fromkeys(
+        run["engine"]
+        for run in runs
+        if run["workload"] == workload.name and ("@" in run["engine"]) is free
+    )
     rows = [
-        Row(engine(name), workload, tuple(run for run in runs if run["workload"] == workload.name and run["engine"] == name))
+        Row(
+            engine(name),
+            workload,
+            tuple(
+                run for run in runs if run["workload"] == workload.name and run["engine"] == name
+            ),
+        )
         for name in names
     ]
     return sorted(rows, key=lambda row: (row.wall is None, row.wall or 0.0))
@@ -108,13 +123,27 @@ def ratio(wall: float | None, to: float | None, places: int = 2) -> str:
     return f"{found:.{places}f}" if found < 10 else f"{found:,.0f}"
 
 
-HEAD = ["engine", "handed over", "wall, s (min-max)", "x bare", "x Hundredfold", "CPU, s", "us a unit", "peak MiB", "runs/quiet", "remark"]
+HEAD = [
+    "engine",
+    "handed over",
+    "wall, s (min-max)",
+    "x bare",
+    "x Hundredfold",
+    "CPU, s",
+    "us a unit",
+    "peak MiB",
+    "runs/quiet",
+    "remark",
+]
 
 
 def table(rows: Sequence[Row], against: Sequence[Row]) -> str:
     floor, ours = wall_of(against, "bare"), wall_of(against, "hundredfold")
     lines = [HEAD, ["---"] * len(HEAD)]
-    lines += [[*(cells := row.cells)[:3], ratio(row.wall, floor), ratio(row.wall, ours), *cells[3:]] for row in rows]
+    lines += [
+        [*(cells := row.cells)[:3], ratio(row.wall, floor), ratio(row.wall, ours), *cells[3:]]
+        for row in rows
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -127,9 +156,15 @@ def sections(runs: Sequence[Run]) -> str:
         if present:
             parts.append(f"### {heading(workload)}\n\n{table(present, pinned)}")
         if free:
-            beside = [row for row in pinned if any(row.engine.name == other.engine.name.partition("@")[0] for other in free)]
+            beside = [
+                row
+                for row in pinned
+                if any(row.engine.name == other.engine.name.partition("@")[0] for other in free)
+            ]
             rows = sorted([*beside, *free], key=lambda row: (row.wall is None, row.wall or 0.0))
-            parts.append(f"### {workload.name}, the threads of BLAS left alone\n\n{table(rows, pinned)}")
+            parts.append(
+                f"### {workload.name}, the threads of BLAS left alone\n\n{table(rows, pinned)}"
+            )
     return "\n\n".join(parts)
 
 
@@ -168,9 +203,15 @@ def plot(runs: Sequence[Run], path: Path) -> None:
     for axis in axes[:, 0]:
         axis.set_yticks(range(len(names)), [ENGINES[name].title for name in names])
         for label, name in zip(axis.get_yticklabels(), names, strict=True):
-            label.set(color=INK[ENGINES[name].kind], fontweight="bold" if ENGINES[name].kind == OURS else "normal")
+            label.set(
+                color=INK[ENGINES[name].kind],
+                fontweight="bold" if ENGINES[name].kind == OURS else "normal",
+            )
     axes[0][0].set_ylim(len(names) - 0.4, -0.6)
-    figure.suptitle("Time of the whole run, as a multiple of the bare prototype's (log scale, shorter is faster)", fontsize=11)
+    figure.suptitle(
+        "Time of the whole run, as a multiple of the bare prototype's (log scale, shorter is faster)",
+        fontsize=11,
+    )
     figure.tight_layout(h_pad=1.6)
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=110)
@@ -203,29 +244,62 @@ def panel(axis: Any, workload: Workload, rows: dict[str, Row], names: Sequence[s
             axis.axhspan(place - 0.5, place + 0.5, color=COLOURS[OURS], alpha=0.09, linewidth=0)
         if name in ratios:
             rough = rows[name].runs[-1]["status"] == EXTRAPOLATED
-            axis.barh(place, ratios[name] - low, left=low, height=0.72, color=COLOURS[kind], alpha=0.45 if rough else 1.0)
+            axis.barh(
+                place,
+                ratios[name] - low,
+                left=low,
+                height=0.72,
+                color=COLOURS[kind],
+                alpha=0.45 if rough else 1.0,
+            )
             text = f"{'~' if rough else ''}{ratio(rows[name].wall, floor, 1)}"
-            axis.text(ratios[name] * 1.08, place, text, va="center", fontsize=8, fontweight="bold" if kind == OURS else "normal")
+            axis.text(
+                ratios[name] * 1.08,
+                place,
+                text,
+                va="center",
+                fontsize=8,
+                fontweight="bold" if kind == OURS else "normal",
+            )
         elif name in rows and rows[name].runs[-1]["status"] != MISSING:
-            axis.text(low * 1.15, place, rows[name].runs[-1]["status"], va="center", fontsize=8, style="italic", color="#b00020")
+            axis.text(
+                low * 1.15,
+                place,
+                rows[name].runs[-1]["status"],
+                va="center",
+                fontsize=8,
+                style="italic",
+                color="#b00020",
+            )
         else:
             axis.text(low * 1.15, place, "-", va="center", fontsize=8, color="#999999")
     axis.set(xscale="log", xlim=(low, high))
-    axis.xaxis.set_minor_formatter("")  # where all bars are about 1 it would write its ticks over one another
+    axis.xaxis.set_minor_formatter(
+        ""
+    )  # where all bars are about 1 it would write its ticks over one another
     axis.set_title("\n".join(wrap(heading(workload), 42)), fontsize=8.5, loc="left")
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}" if value < 10_000 else f"{value:,.0f}")
+    axis.xaxis.set_major_formatter(
+        lambda value, _: f"{value:g}" if value < 10_000 else f"{value:,.0f}"
+    )
     axis.axvline(1, color=COLOURS[FLOOR], linewidth=0.8, linestyle=":")
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)
 
 
 def heading(workload: Workload) -> str:
-    return workload.title if workload.title.startswith(workload.name) else f"{workload.name}, {workload.title}"
+    return (
+        workload.title
+        if workload.title.startswith(workload.name)
+        else f"{workload.name}, {workload.title}"
+    )
 
 
 def put(marker: str, text: str) -> None:
     """`text` between the marker's two lines in README.md."""
-    begin, end = f"<!-- {marker}: written by `python -m benchmarks` -->", f"<!-- end of {marker} -->"
+    begin, end = (
+        f"<!-- {marker}: written by `python -m benchmarks` -->",
+        f"<!-- end of {marker} -->",
+    )
     before = README.read_text()
     pattern = re.compile(f"{re.escape(begin)}.*{re.escape(end)}", re.DOTALL)
     assert pattern.search(before), f"README.md has no marker {marker}"
@@ -236,7 +310,10 @@ def publish(results: Path) -> None:
     """Tables and plot of a series into README.md."""
     facts, runs = read(results)
     plot(runs, FIGURES / "peers.svg")
-    put("peers", f"![wall time of every engine](figures/peers.svg)\n\n{setting(facts, runs)}\n\n{sections(runs)}")
+    put(
+        "peers",
+        f"![wall time of every engine](figures/peers.svg)\n\n{setting(facts, runs)}\n\n{sections(runs)}",
+    )
 
 
 def tell(results: Path) -> str:

@@ -22,12 +22,22 @@ SPEEDUP = ("W2", "W4")  # one whose time is the function's, one whose time is th
 
 
 def series(
-    units: Sequence[int], rows: int, memory: str, workers: Sequence[int], rounds: int, results: Path, resume: bool, words: Sequence[str]
+    units: Sequence[int],
+    rows: int,
+    memory: str,
+    workers: Sequence[int],
+    rounds: int,
+    results: Path,
+    resume: bool,
+    words: Sequence[str],
 ) -> None:
     """Every size, then every number of workers; each run is added to the results as soon as it is known."""
     if not resume or not results.exists():
         results.parent.mkdir(parents=True, exist_ok=True)
-        facts = machine() | {"versions": {name: versions([HUNDREDFOLD])[name] for name in USED}, "command": " ".join(words)}
+        facts = machine() | {
+            "versions": {name: versions([HUNDREDFOLD])[name] for name in USED},
+            "command": " ".join(words),
+        }
         results.write_text(json.dumps(facts) + "\n")
     had = Counter(same(run) for run in read(results)[1])
     with results.open("a") as log:
@@ -38,10 +48,15 @@ def series(
                 run = asked | once(asked)
                 log.write(json.dumps(run) + "\n")
                 log.flush()
-                print(f"{asked}: {run['wall']:.2f} s, {run['peak'] / 2**20:,.0f} MiB, others {run['others']:.2f}", flush=True)
+                print(
+                    f"{asked}: {run['wall']:.2f} s, {run['peak'] / 2**20:,.0f} MiB, others {run['others']:.2f}",
+                    flush=True,
+                )
 
 
-def plan(units: Sequence[int], rows: int, memory: str, workers: Sequence[int]) -> Iterator[dict[str, Any]]:
+def plan(
+    units: Sequence[int], rows: int, memory: str, workers: Sequence[int]
+) -> Iterator[dict[str, Any]]:
     for count in units:
         yield {"kind": "units", "units": count, "rows": rows, "memory": memory}
     for name in SPEEDUP:
@@ -51,7 +66,9 @@ def plan(units: Sequence[int], rows: int, memory: str, workers: Sequence[int]) -
 
 
 def same(run: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(run.get(name) for name in ("kind", "units", "rows", "memory", "workload", "workers"))
+    return tuple(
+        run.get(name) for name in ("kind", "units", "rows", "memory", "workload", "workers")
+    )
 
 
 def once(asked: dict[str, Any]) -> dict[str, Any]:
@@ -60,12 +77,23 @@ def once(asked: dict[str, Any]) -> dict[str, Any]:
         workload = WORKLOADS["W4"] if by_units else ready(asked["workload"])
         words = HUNDREDFOLD.command(workload, folder)
         if by_units:
-            words += ["--source", f"sales={data(asked['units'], asked['rows'])}", "--memory", asked["memory"]]
+            words += [
+                "--source",
+                f"sales={data(asked['units'], asked['rows'])}",
+                "--memory",
+                asked["memory"],
+            ]
         else:
             words += ["--workers", str(asked["workers"])]
         measured = measure(words, folder, cap=3600)
         check(measured, HUNDREDFOLD.answer(folder), asked["units"] if by_units else workload.units)
-    figures = {"wall": measured.wall, "cpu": measured.cpu, "others": measured.others, "quiet": measured.quiet, "peak": measured.peak}
+    figures = {
+        "wall": measured.wall,
+        "cpu": measured.cpu,
+        "others": measured.others,
+        "quiet": measured.quiet,
+        "peak": measured.peak,
+    }
     return figures | {"at": now()}
 
 
@@ -98,7 +126,9 @@ def grouped(runs: Sequence[dict[str, Any]], kind: str) -> dict[tuple[Any, ...], 
         if run["kind"] == kind:
             by[same(run)[1:]].append(run)
     found = {}
-    for asked, each in sorted(by.items(), key=lambda item: tuple(str(word).zfill(12) for word in item[0])):
+    for asked, each in sorted(
+        by.items(), key=lambda item: tuple(str(word).zfill(12) for word in item[0])
+    ):
         counted = [run for run in each if run["quiet"]] or each
         figures = {name: median(run[name] for run in counted) for name in ("wall", "cpu", "peak")}
         found[asked] = figures | {"runs": len(each), "quiet": sum(run["quiet"] for run in each)}
@@ -134,7 +164,11 @@ def publish(results: Path) -> None:
     put("scale", "\n\n".join(parts))
 
 
-def plot(sizes: dict[tuple[Any, ...], dict[str, float]], crews: dict[tuple[Any, ...], dict[str, float]], path: Path) -> None:
+def plot(
+    sizes: dict[tuple[Any, ...], dict[str, float]],
+    crews: dict[tuple[Any, ...], dict[str, float]],
+    path: Path,
+) -> None:
     """Microseconds a unit, memory, and speed-up."""
     import matplotlib
 
@@ -148,21 +182,52 @@ def plot(sizes: dict[tuple[Any, ...], dict[str, float]], crews: dict[tuple[Any, 
     each = [1e6 * f["wall"] / n for n, f in zip(units, sizes.values(), strict=True)]
     cost.plot(units, each, "o-", color=colour)
     for n, value in zip(units, each, strict=True):
-        cost.annotate(f"{value:.1f}", (n, value), textcoords="offset points", xytext=(0, 6), ha="center", fontsize=8)
+        cost.annotate(
+            f"{value:.1f}",
+            (n, value),
+            textcoords="offset points",
+            xytext=(0, 6),
+            ha="center",
+            fontsize=8,
+        )
     cost.set(xscale="log", yscale="log", title="microseconds a unit", xlabel="units")
     peaks = [f["peak"] / 2**20 for f in sizes.values()]
     memory.plot(units, peaks, "o-", color=colour)
     for n, value in zip(units, peaks, strict=True):
-        memory.annotate(f"{value:,.0f}", (n, value), textcoords="offset points", xytext=(0, 6), ha="center", fontsize=8)
+        memory.annotate(
+            f"{value:,.0f}",
+            (n, value),
+            textcoords="offset points",
+            xytext=(0, 6),
+            ha="center",
+            fontsize=8,
+        )
     given = next((asked[2] for asked in sizes), None)
-    memory.set(xscale="log", ylim=(0, max(peaks, default=1) * 1.25), title=f"peak MiB, with --memory {given}", xlabel="units")
+    memory.set(
+        xscale="log",
+        ylim=(0, max(peaks, default=1) * 1.25),
+        title=f"peak MiB, with --memory {given}",
+        xlabel="units",
+    )
     for name, style in zip(SPEEDUP, ("o-", "s--"), strict=True):
-        found = {workers: f["wall"] for (*_, workload, workers), f in crews.items() if workload == name}
+        found = {
+            workers: f["wall"] for (*_, workload, workers), f in crews.items() if workload == name
+        }
         if 1 in found:
-            speed.plot(list(found), [found[1] / wall for wall in found.values()], style, color=colour, label=WORKLOADS[name].title)
+            speed.plot(
+                list(found),
+                [found[1] / wall for wall in found.values()],
+                style,
+                color=colour,
+                label=WORKLOADS[name].title,
+            )
     most = max((asked[-1] for asked in crews), default=1)
     speed.plot([1, most], [1, most], ":", color="#5f6b76", label="as many times as workers")
-    speed.set(title="speed-up of the whole run", xlabel="workers", xticks=sorted({asked[-1] for asked in crews}))
+    speed.set(
+        title="speed-up of the whole run",
+        xlabel="workers",
+        xticks=sorted({asked[-1] for asked in crews}),
+    )
     speed.legend(fontsize=7, frameon=False)
     for axis in (cost, memory, speed):
         axis.spines[["top", "right"]].set_visible(False)

@@ -48,9 +48,15 @@ class Batch:
 
 def source(duck: duckdb.DuckDBPyConnection, name: str, files: list[Path]) -> str:
     """The query of a source's files, with what its contract lets be missing, as the engine adds it."""
-    read = f"{'read_csv' if files[0].suffix == '.csv' else 'read_parquet'}({[str(f) for f in files]})"
+    read = (
+        f"{'read_csv' if files[0].suffix == '.csv' else 'read_parquet'}({[str(f) for f in files]})"
+    )
     there = {row[0] for row in duck.sql(f"DESCRIBE SELECT * FROM {read}").fetchall()}
-    optional = [c for c in read_contract(next(s.contract for s in SOURCES if s.name == name)).columns if c.optional]
+    optional = [
+        c
+        for c in read_contract(next(s.contract for s in SOURCES if s.name == name)).columns
+        if c.optional
+    ]
     added = [f"CAST(NULL AS {c.sql_type}) AS {c.name}" for c in optional if c.name not in there]
     typed = [f"CAST({c.name} AS {c.sql_type}) AS {c.name}" for c in optional if c.name in there]
     star = f"* REPLACE ({', '.join(typed)})" if typed else "*"
@@ -68,10 +74,14 @@ class Market:
             self.duck.execute(f"CREATE TABLE {name} AS {source(self.duck, name, files)}")
 
     def ask(self, query: str, key: tuple[str, ...]) -> Rows:
-        return self.columns(f"SELECT * FROM ({(QUERIES / query).read_text()}) AS q ORDER BY {', '.join([*key, 'week'])}")
+        return self.columns(
+            f"SELECT * FROM ({(QUERIES / query).read_text()}) AS q ORDER BY {', '.join([*key, 'week'])}"
+        )
 
     def beta(self, name: str) -> np.ndarray:
-        return self.columns(f"SELECT beta FROM '{self.truth / name}.parquet' ORDER BY {TRUTH[name]}")["beta"]
+        return self.columns(
+            f"SELECT beta FROM '{self.truth / name}.parquet' ORDER BY {TRUTH[name]}"
+        )["beta"]
 
     def columns(self, sql: str) -> Rows:
         table = self.duck.sql(sql).to_arrow_table()
@@ -85,13 +95,17 @@ def scores(prices: Rows, true: np.ndarray, which: np.ndarray | slice = slice(Non
     scale = prices["reference_price"] / prices["current_price"]
     error, own = prices["beta"] - true, np.isclose(prices["beta"], prices["elasticity"] * scale)
     inside = np.abs(error) <= 1.645 * prices["se"] * scale
-    return np.array([error[which].mean(), np.sqrt(np.mean(error[which] ** 2)), inside[which][own[which]].mean()])
+    return np.array(
+        [error[which].mean(), np.sqrt(np.mean(error[which] ** 2)), inside[which][own[which]].mean()]
+    )
 
 
 Rule = Callable[[Prior], tuple[float, float]]
 RULES: dict[str, Rule] = {
     "never": lambda _: (0.0, 0.0),
-    "tested": lambda prior: (prior.rho, prior.rho_se**2) if prior.exogeneity == ENDOGENOUS else (0.0, 0.0),
+    "tested": lambda prior: (
+        (prior.rho, prior.rho_se**2) if prior.exogeneity == ENDOGENOUS else (0.0, 0.0)
+    ),
     "always": lambda prior: (prior.rho, prior.rho_se**2),
     "shrunken": lambda prior: (prior.rho_used, prior.rho_variance),
 }
@@ -107,7 +121,12 @@ def foresight(locations: int, switches: Switches, seed: int) -> dict[str, np.nda
         true, found = market.beta("bundles"), {}
         for name, rule in RULES.items():
             rho, variance = rule(prior)
-            moved = replace(prior, rho_used=rho, rho_variance=variance, intercept=prior.intercept - (rho - prior.rho_used))
+            moved = replace(
+                prior,
+                rho_used=rho,
+                rho_variance=variance,
+                intercept=prior.intercept - (rho - prior.rho_used),
+            )
             found[name] = scores(bundles.price_bundles(batch, moved), true)
     return found
 
@@ -123,23 +142,40 @@ def full_cells(seed: int) -> dict[str, np.ndarray]:
     full = np.abs(uncounted[1]["quantity"] / uncounted[1]["capacity"] - 1) < 0.001
     hot = np.add.reduceat(full.astype(int), key_offsets(uncounted[1], voice.UNIT)[:-1]) >= 6
     as_seen = [rows | {"counted": np.ones(len(rows["week"]), dtype=bool)} for rows in uncounted]
-    for name, (rows, units) in {"as seen": as_seen, "censored": uncounted, "asked for": counted}.items():
-        found[name] = scores(voice.price_voices(Batch(units, voice.UNIT), voice.fit_voice_prior(rows)), true, hot)
+    for name, (rows, units) in {
+        "as seen": as_seen,
+        "censored": uncounted,
+        "asked for": counted,
+    }.items():
+        found[name] = scores(
+            voice.price_voices(Batch(units, voice.UNIT), voice.fit_voice_prior(rows)), true, hot
+        )
     return found
 
 
 def row(name: str, found: list[dict[str, np.ndarray]]) -> str:
     means = {way: np.mean([one[way] for one in found], axis=0) for way in found[0]}
-    return f"{name:34s}" + "  ".join(f"{rmse:.3f} {bias:+.3f} {cover:.3f}" for bias, rmse, cover in means.values())
+    return f"{name:34s}" + "  ".join(
+        f"{rmse:.3f} {bias:+.3f} {cover:.3f}" for bias, rmse, cover in means.values()
+    )
 
 
 def main() -> None:
     print(f"{'rmse, bias, cover':34s}" + "  ".join(f"{name:>18s}" for name in RULES))
     for locations, seeds in ((20, range(6)), (100, range(2))):
-        for switches in (Switches(), Switches(endog=1.0), Switches(endog=2.0), Switches(endog=1.0, ar=0.6)):
-            name = f"{54 * locations:,} units, foresight {switches.endog:g}" + (f", AR {switches.ar:g}" if switches.ar else "")
+        for switches in (
+            Switches(),
+            Switches(endog=1.0),
+            Switches(endog=2.0),
+            Switches(endog=1.0, ar=0.6),
+        ):
+            name = f"{54 * locations:,} units, foresight {switches.endog:g}" + (
+                f", AR {switches.ar:g}" if switches.ar else ""
+            )
             print(row(name, [foresight(locations, switches, seed) for seed in seeds]), flush=True)
-    print(f"\n{'':34s}" + "  ".join(f"{name:>18s}" for name in ("as seen", "censored", "asked for")))
+    print(
+        f"\n{'':34s}" + "  ".join(f"{name:>18s}" for name in ("as seen", "censored", "asked for"))
+    )
     print(row("voice units in full cells", [full_cells(seed) for seed in range(4)]), flush=True)
 
 

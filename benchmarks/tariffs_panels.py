@@ -38,7 +38,13 @@ class Data:
     windows: tuple[tuple[int, int], ...]
 
 
-def panel_of(frame: pd.DataFrame, factors: list[str], season: str | None, windows: tuple[tuple[int, int], ...], name: str) -> Data:
+def panel_of(
+    frame: pd.DataFrame,
+    factors: list[str],
+    season: str | None,
+    windows: tuple[tuple[int, int], ...],
+    name: str,
+) -> Data:
     """`frame`: unit, week, quantity, price and the factors, the first of which is the group."""
     frame = frame.sort_values(["unit", "week"], kind="stable")
     first = frame.groupby("unit", sort=True).first()
@@ -46,7 +52,10 @@ def panel_of(frame: pd.DataFrame, factors: list[str], season: str | None, window
     x = np.log(frame["price"].to_numpy())
     quantity = frame["quantity"].to_numpy(dtype=float)
     quantity = quantity / np.repeat(
-        np.maximum(np.bincount(np.repeat(np.arange(len(sizes)), sizes), quantity) / sizes / 1000.0, 1e-9), sizes
+        np.maximum(
+            np.bincount(np.repeat(np.arange(len(sizes)), sizes), quantity) / sizes / 1000.0, 1e-9
+        ),
+        sizes,
     )
     panel = make_panel(np.concatenate([[0], np.cumsum(sizes)]), quantity, x, np.ones(len(x)))
     blocks, rank = [np.ones((len(first), 1))], 1
@@ -54,35 +63,76 @@ def panel_of(frame: pd.DataFrame, factors: list[str], season: str | None, window
         codes = np.unique(first[factor], return_inverse=True)[1]
         blocks.append((codes[:, None] == np.arange(codes.max() + 1)).astype(float))
         rank += int(codes.max())
-    groups, group = np.unique(first[factors[0]] if factors else np.zeros(len(first)), return_inverse=True)
-    seasons = np.unique(first[season], return_inverse=True)[1] if season else np.zeros(len(first), dtype=int)
+    groups, group = np.unique(
+        first[factors[0]] if factors else np.zeros(len(first)), return_inverse=True
+    )
+    seasons = (
+        np.unique(first[season], return_inverse=True)[1]
+        if season
+        else np.zeros(len(first), dtype=int)
+    )
     when = np.unique(frame["week"], return_inverse=True)[1]
-    return Data(name, panel, Layout(np.hstack(blocks), rank, group, seasons, when, int(when.max()) + 1), groups, windows)
+    return Data(
+        name,
+        panel,
+        Layout(np.hstack(blocks), rank, group, seasons, when, int(when.max()) + 1),
+        groups,
+        windows,
+    )
 
 
 def cheese(folder: Path) -> Data:
     """bayesm's cheese: the weeks are not told; rows of a store are in their order."""
     data = pd.read_csv(folder / "cheese.csv")
     data["week"] = data.groupby("retailer").cumcount()
-    frame = pd.DataFrame({"unit": data["retailer"], "week": data["week"], "quantity": data["volume"], "price": data["price"]})
+    frame = pd.DataFrame(
+        {
+            "unit": data["retailer"],
+            "week": data["week"],
+            "quantity": data["volume"],
+            "price": data["price"],
+        }
+    )
     return panel_of(frame, [], None, ((12, 12), (26, 12), (40, 12)), "cheese")
 
 
 def orange_juice(folder: Path) -> Data:
     """bayesm's orangeJuice: each brand's own price, in each store."""
     data = pd.read_parquet(folder / "bayesm_orangeJuice_yx.parquet")
-    own = np.column_stack([data[f"price{b}"] for b in range(1, 12)])[np.arange(len(data)), data["brand"].astype(int) - 1]
+    own = np.column_stack([data[f"price{b}"] for b in range(1, 12)])[
+        np.arange(len(data)), data["brand"].astype(int) - 1
+    ]
     unit = data["brand"].astype(int) * 1000 + data["store"].astype(int)
     brand = data["brand"].astype(int)
-    frame = pd.DataFrame({"unit": unit, "week": data["week"], "quantity": np.exp(data["logmove"]), "price": own, "brand": brand})
+    frame = pd.DataFrame(
+        {
+            "unit": unit,
+            "week": data["week"],
+            "quantity": np.exp(data["logmove"]),
+            "price": own,
+            "brand": brand,
+        }
+    )
     return panel_of(frame, ["brand"], "brand", ((20, 13), (52, 13), (90, 13)), "orange juice")
 
 
 def avocado(folder: Path) -> Data:
     """The Hass Avocado Board's weeks; sums over regions are left out."""
     data = pd.read_csv(folder / "avocado_hab.csv")
-    data = data.groupby(["geography", "type", "date"], as_index=False)[["total_volume", "average_price"]].mean()
-    wide = ("Total U.S.", "West", "California", "South Central", "Northeast", "Southeast", "Great Lakes", "Midsouth", "Plains")
+    data = data.groupby(["geography", "type", "date"], as_index=False)[
+        ["total_volume", "average_price"]
+    ].mean()
+    wide = (
+        "Total U.S.",
+        "West",
+        "California",
+        "South Central",
+        "Northeast",
+        "Southeast",
+        "Great Lakes",
+        "Midsouth",
+        "Plains",
+    )
     data = data[~data["geography"].isin(wide)]
     frame = pd.DataFrame(
         {
@@ -101,13 +151,27 @@ def weeks(data: Data, first: int, end: int) -> tuple[Panel, Layout, np.ndarray]:
     rows = (data.layout.period >= first) & (data.layout.period < end)
     panel, left = data.panel.only(rows)
     layout = data.layout.of(left, rows)
-    return panel, Layout(layout.design, layout.rank, layout.group, layout.season_group, layout.period - first, end - first), left
+    return (
+        panel,
+        Layout(
+            layout.design,
+            layout.rank,
+            layout.group,
+            layout.season_group,
+            layout.period - first,
+            end - first,
+        ),
+        left,
+    )
 
 
 def candidates(panel: Panel, layout: Layout, learnt: Pooled) -> dict[str, np.ndarray]:
     """Elasticities (units,) of the four ways to have one."""
     alone = fit_units(
-        panel.seasonal(learnt.season.gamma[layout.cell(panel)]), learnt.season.beta[layout.group], ALONE, np.ones(panel.units)
+        panel.seasonal(learnt.season.gamma[layout.cell(panel)]),
+        learnt.season.beta[layout.group],
+        ALONE,
+        np.ones(panel.units),
     )
     one = np.average(learnt.season.beta[layout.group], weights=panel.sizes)
     return {
@@ -152,7 +216,10 @@ class Line:
 
 def measure(data: Data, training: int, horizon: int) -> Line:
     """Every stretch of `training` weeks and the `horizon` weeks after it, each held out once; figures are means over the weeks held out."""
-    parts = [_stretch(data, end - training, end, end + horizon) for end in range(data.layout.periods - horizon, training - 1, -horizon)]
+    parts = [
+        _stretch(data, end - training, end, end + horizon)
+        for end in range(data.layout.periods - horizon, training - 1, -horizon)
+    ]
     size = sum(part.held_out for part in parts)
 
     def mean(of: Callable[[Stretch], float]) -> float:
@@ -160,9 +227,20 @@ def measure(data: Data, training: int, horizon: int) -> Line:
 
     names = list(parts[0].deviance)
     deviance = {name: mean(lambda part, name=name: part.deviance[name]) for name in names}  # type: ignore[misc]
-    errors = {name: float(np.sqrt(mean(lambda part, name=name: part.square[name]))) for name in names}  # type: ignore[misc]
+    errors = {
+        name: float(np.sqrt(mean(lambda part, name=name: part.square[name]))) for name in names
+    }  # type: ignore[misc]
     given_up = sum(part.given_up for part in parts) / len(parts)
-    return Line(data.name, training, len(parts), deviance, errors, mean(lambda part: part.tau), mean(lambda part: part.mean), given_up)
+    return Line(
+        data.name,
+        training,
+        len(parts),
+        deviance,
+        errors,
+        mean(lambda part: part.tau),
+        mean(lambda part: part.mean),
+        given_up,
+    )
 
 
 def _stretch(data: Data, first: int, end: int, until: int) -> Stretch:
@@ -170,16 +248,23 @@ def _stretch(data: Data, first: int, end: int, until: int) -> Stretch:
     learnt = learn(panel, layout)
     betas = candidates(panel, layout, learnt)
     verdict = backtest(panel, layout)
-    betas["gate"] = np.where((verdict.choice == "POOLED")[layout.group], betas["group"], betas["EB"])
+    betas["gate"] = np.where(
+        (verdict.choice == "POOLED")[layout.group], betas["group"], betas["EB"]
+    )
     test, test_layout, there = weeks(data, end, until)
     at = np.minimum(np.searchsorted(known, there), len(known) - 1)
     rows = (known[at] == there)[test.unit]
     test, left = test.only(rows)
     cell, at = test_layout.of(left, rows).cell(test), at[left]
-    deviance = {name: float(held_out(test, beta[at], cell).sum() / (len(test.unit) - test.units)) for name, beta in betas.items()}
+    deviance = {
+        name: float(held_out(test, beta[at], cell).sum() / (len(test.unit) - test.units))
+        for name, beta in betas.items()
+    }
     square = {name: rmse(test, cell, beta[at]) ** 2 for name, beta in betas.items()}
     tau, mean = float(np.sqrt(learnt.tau2)), float(betas["group"].mean())
-    return Stretch(len(test.unit), deviance, square, tau, mean, float((verdict.choice == "POOLED").mean()))
+    return Stretch(
+        len(test.unit), deviance, square, tau, mean, float((verdict.choice == "POOLED").mean())
+    )
 
 
 def lines(folder: Path) -> Iterator[Line]:
@@ -192,9 +277,15 @@ def lines(folder: Path) -> Iterator[Line]:
 def main() -> None:
     folder = os.environ.get("HUNDREDFOLD_REFERENCE_DATA")
     if not folder:
-        sys.exit("benchmarks.tariffs_panels: set HUNDREDFOLD_REFERENCE_DATA to the folder of the reference data sets")
+        sys.exit(
+            "benchmarks.tariffs_panels: set HUNDREDFOLD_REFERENCE_DATA to the folder of the reference data sets"
+        )
     names = ("pooled", "group", "alone", "EB", "gate")
-    print(f"{'panel':13s} weeks  times  " + "  ".join(f"{n:>15s}" for n in names) + "   mean    tau  POOLED")
+    print(
+        f"{'panel':13s} weeks  times  "
+        + "  ".join(f"{n:>15s}" for n in names)
+        + "   mean    tau  POOLED"
+    )
     for line in lines(Path(folder)):
         cells = "  ".join(f"{line.deviance[n]:8.3f} {line.rmse[n]:6.4f}" for n in names)
         print(

@@ -38,7 +38,11 @@ def warehouse(folder: Path) -> duckdb.DuckDBPyConnection:
     duck.execute("SET threads = 1")
     duck.execute("SET memory_limit = '4GB'")
     for name in ("bundle_sales", "locations", "product_catalog", "policy"):
-        files = sorted((folder / name).iterdir()) if (folder / name).is_dir() else [folder / f"{name}.csv"]
+        files = (
+            sorted((folder / name).iterdir())
+            if (folder / name).is_dir()
+            else [folder / f"{name}.csv"]
+        )
         duck.execute(f"CREATE VIEW {name} AS {source(duck, name, files)}")
     return duck
 
@@ -46,7 +50,9 @@ def warehouse(folder: Path) -> duckdb.DuckDBPyConnection:
 def query_of_the_prior(folder: Path) -> dict[str, Any]:
     sql = (QUERIES / "prior.sql").read_text()
     duck = warehouse(folder)
-    duck.execute(f"COPY (SELECT * FROM ({sql}) AS q ORDER BY segment, location, product, week) TO '{folder / 'prior.parquet'}'")
+    duck.execute(
+        f"COPY (SELECT * FROM ({sql}) AS q ORDER BY segment, location, product, week) TO '{folder / 'prior.parquet'}'"
+    )
     return {"rows": pq.read_metadata(folder / "prior.parquet").num_rows}
 
 
@@ -61,7 +67,9 @@ def stage_2(folder: Path) -> dict[str, Any]:
     """The seconds of CPU are those of a worker with its batch alone; the engine's own reading is another benchmark's."""
     prior = np.load(folder / "prior.npy", allow_pickle=True)[0]
     duck, sql = warehouse(folder), (QUERIES / "bundles.sql").read_text()
-    places = [row[0] for row in duck.sql("SELECT location FROM locations ORDER BY location").fetchall()]
+    places = [
+        row[0] for row in duck.sql("SELECT location FROM locations ORDER BY location").fetchall()
+    ]
     step, seconds, units, error = max(UNITS_PER_BATCH // 54, 1), 0.0, 0, []
     for first in range(0, len(places), step):
         low, high = places[first], places[min(first + step, len(places)) - 1]
@@ -74,7 +82,11 @@ def stage_2(folder: Path) -> dict[str, Any]:
         error.append(prices["beta"] - duck.sql(truth).fetchnumpy()["beta"])
         units += len(batch)
     errors = np.concatenate(error)
-    return {"units": units, "cpu": seconds, "found": f"bias {errors.mean():+.3f}, rmse {np.sqrt(np.mean(errors**2)):.3f}"}
+    return {
+        "units": units,
+        "cpu": seconds,
+        "found": f"bias {errors.mean():+.3f}, rmse {np.sqrt(np.mean(errors**2)):.3f}",
+    }
 
 
 def columns(path: Path) -> Rows:
@@ -93,7 +105,11 @@ def run_step(name: str, size: Size, folder: Path) -> dict[str, Any]:
         generate(size, folder, dirt=False)
         found: dict[str, Any] = {}
     else:
-        found = {"query of the prior": query_of_the_prior, "fit of the prior": fit_of_the_prior, "stage 2": stage_2}[name](folder)
+        found = {
+            "query of the prior": query_of_the_prior,
+            "fit of the prior": fit_of_the_prior,
+            "stage 2": stage_2,
+        }[name](folder)
     taken = {
         "seconds": time.perf_counter() - start,
         "cpu": time.process_time(),
@@ -103,21 +119,47 @@ def run_step(name: str, size: Size, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    words = argparse.ArgumentParser(prog="python -m benchmarks.tariffs_scale", description=__doc__.splitlines()[0])
+    words = argparse.ArgumentParser(
+        prog="python -m benchmarks.tariffs_scale", description=__doc__.splitlines()[0]
+    )
     words.add_argument("--size", choices=sorted(SIZES), default="large")
-    words.add_argument("--locations", type=int, help="so many locations, of 54 bundles each, instead of the size's")
+    words.add_argument(
+        "--locations", type=int, help="so many locations, of 54 bundles each, instead of the size's"
+    )
     words.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     words.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     said = words.parse_args()
     if said.step:
-        print(json.dumps(run_step(said.step, size_of(said.size, said.locations, 1, None), said.folder)))
+        print(
+            json.dumps(
+                run_step(said.step, size_of(said.size, said.locations, 1, None), said.folder)
+            )
+        )
         return
     with tempfile.TemporaryDirectory(prefix="tariffs-scale-") as folder:
         for step in STEPS:
-            command = [sys.executable, "-m", "benchmarks.tariffs_scale", "--size", said.size, "--step", step, "--folder", folder]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.tariffs_scale",
+                "--size",
+                said.size,
+                "--step",
+                step,
+                "--folder",
+                folder,
+            ]
             command += ["--locations", str(said.locations)] if said.locations else []
-            found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            count = f"{found['units']:,} units" if "units" in found else f"{found['rows']:,} rows" if "rows" in found else ""
+            found = json.loads(
+                subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            )
+            count = (
+                f"{found['units']:,} units"
+                if "units" in found
+                else f"{found['rows']:,} rows"
+                if "rows" in found
+                else ""
+            )
             print(
                 f"{step:20s} {found['seconds']:7.1f} s  {found['cpu']:7.1f} s CPU  {found['peak_gb']:5.2f} GB  {count:18s} {found.get('found', '')}",
                 flush=True,

@@ -82,7 +82,15 @@ def stages(size: str, workers: int | None, memory: str | None) -> None:
         places = demo.make(size, folder / "data")
         print(f"{size}: made in {time.monotonic() - began:.1f} s", flush=True)
         with Stages() as seen:
-            run = hundredfold.run(job, places, home=folder / "home", as_of=demo.AS_OF, workers=workers, memory=memory, callbacks=seen)
+            run = hundredfold.run(
+                job,
+                places,
+                home=folder / "home",
+                as_of=demo.AS_OF,
+                workers=workers,
+                memory=memory,
+                callbacks=seen,
+            )
         _tell(run.counts, seen)
 
 
@@ -110,10 +118,17 @@ def bytes_of(size: str, workers: list[int]) -> bool:
         for form, declared in FORMS.items():
             for count in workers:
                 home = folder / f"{form}-{count}".replace(" ", "-")
-                run = hundredfold.run(declared, places, home=home, as_of=demo.AS_OF, workers=count, run_id="one")
-                found = {kind: _hash(run.published("price_table", kind)) for kind in ("csv", "parquet")}
+                run = hundredfold.run(
+                    declared, places, home=home, as_of=demo.AS_OF, workers=count, run_id="one"
+                )
+                found = {
+                    kind: _hash(run.published("price_table", kind)) for kind in ("csv", "parquet")
+                }
                 hashes.add(tuple(found.values()))
-                print(f"{form:<10}  {count} workers  csv {found['csv'][:16]}  parquet {found['parquet'][:16]}", flush=True)
+                print(
+                    f"{form:<10}  {count} workers  csv {found['csv'][:16]}  parquet {found['parquet'][:16]}",
+                    flush=True,
+                )
     print("all the same" if len(hashes) == 1 else f"{len(hashes)} different tables")
     return len(hashes) == 1
 
@@ -123,10 +138,19 @@ def _hash(path: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.tariffs_table", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.tariffs_table", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--size", default="medium", choices=demo.SIZES)
-    parser.add_argument("--workers", type=int, nargs="+", help="worker processes (one for each core); several with --bytes (1 2 8)")
-    parser.add_argument("--memory", help="for all processes together, such as 6GB (70 %% of the machine's)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        nargs="+",
+        help="worker processes (one for each core); several with --bytes (1 2 8)",
+    )
+    parser.add_argument(
+        "--memory", help="for all processes together, such as 6GB (70 %% of the machine's)"
+    )
     parser.add_argument("--bytes", action="store_true", help="compare the table's bytes instead")
     given = parser.parse_args()
     if given.bytes:

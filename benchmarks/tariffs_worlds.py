@@ -143,7 +143,11 @@ class Market:
 
     def rows(self, query: str) -> Rows:
         order = ", ".join((*self.kind.key, "week"))
-        return _columns(self.duck.sql(f"SELECT * FROM ({(QUERIES / f'{query}.sql').read_text()}) ORDER BY {order}").to_arrow_table())
+        return _columns(
+            self.duck.sql(
+                f"SELECT * FROM ({(QUERIES / f'{query}.sql').read_text()}) ORDER BY {order}"
+            ).to_arrow_table()
+        )
 
     def prior(self) -> Prior:
         return self.kind.fit(self.rows(self.kind.prior_query))
@@ -155,16 +159,32 @@ class Market:
 def make(world: World, seed: int) -> Market:
     kind = VOICE if world.cells else BUNDLES
     size = replace(SIZES["demo"], locations=world.locations, weeks=26, cells=max(world.cells, 1))
-    places = pa.concat_tables([bundle_generator.places(seed, size, b) for b in range(bundle_generator.blocks(size))])
-    places = places.set_column(places.column_names.index("control"), "control", pa.array(np.zeros(len(places), dtype=bool)))
+    places = pa.concat_tables(
+        [bundle_generator.places(seed, size, b) for b in range(bundle_generator.blocks(size))]
+    )
+    places = places.set_column(
+        places.column_names.index("control"), "control", pa.array(np.zeros(len(places), dtype=bool))
+    )
     tables = {"locations": places, "product_catalog": _catalog(), "policy": _policy()}
     if kind is VOICE:
-        made = [voice_generator.voice_block(seed, size, b, world.switches) for b in range(voice_generator.blocks(size))]
-        tables |= {"voice_usage": pa.concat_tables([m.usage for m in made]), "cell_load": pa.concat_tables([m.cells for m in made])}
+        made = [
+            voice_generator.voice_block(seed, size, b, world.switches)
+            for b in range(voice_generator.blocks(size))
+        ]
+        tables |= {
+            "voice_usage": pa.concat_tables([m.usage for m in made]),
+            "cell_load": pa.concat_tables([m.cells for m in made]),
+        }
         true = _columns(pa.concat_tables([m.truth for m in made]))
     else:
-        blocks = [bundle_generator.bundle_block(seed, size, b, world.switches) for b in range(bundle_generator.blocks(size))]
-        sales, true = pa.concat_tables([b.sales for b in blocks]), _columns(pa.concat_tables([b.truth for b in blocks]))
+        blocks = [
+            bundle_generator.bundle_block(seed, size, b, world.switches)
+            for b in range(bundle_generator.blocks(size))
+        ]
+        sales, true = (
+            pa.concat_tables([b.sales for b in blocks]),
+            _columns(pa.concat_tables([b.truth for b in blocks])),
+        )
         if world.rare:
             rare = np.random.default_rng(seed).binomial(sales["units"].to_numpy(), RARE)
             sales, true["level"] = _with(sales, "units", rare), true["level"] + np.log(RARE)
@@ -174,7 +194,12 @@ def make(world: World, seed: int) -> Market:
     duck = duckdb.connect(config={"threads": 1})
     for name, table in tables.items():
         duck.register(name, _complete(name, table))
-    by_key = np.lexsort([true[name].astype(str) if true[name].dtype == object else true[name] for name in reversed(kind.key)])
+    by_key = np.lexsort(
+        [
+            true[name].astype(str) if true[name].dtype == object else true[name]
+            for name in reversed(kind.key)
+        ]
+    )
     return Market(kind, duck, {name: values[by_key] for name, values in true.items()})
 
 
@@ -196,8 +221,16 @@ def judge(world: World, seed: int) -> Judged:
     own = np.isclose(told["beta"] * current / reference, told["elasticity"])
     gain = margin(price) - margin(current)
     found = total(sums(market, told, units.keys), prior, prior)
-    truths = ((sold(price) - sold(current)).sum(), (sold(price) * price - sold(current) * current).sum(), gain.sum())
-    ends = ((found.volume_lo, found.volume_hi), (found.revenue_lo, found.revenue_hi), (found.margin_lo, found.margin_hi))
+    truths = (
+        (sold(price) - sold(current)).sum(),
+        (sold(price) * price - sold(current) * current).sum(),
+        gain.sum(),
+    )
+    ends = (
+        (found.volume_lo, found.volume_hi),
+        (found.revenue_lo, found.revenue_hi),
+        (found.margin_lo, found.margin_hi),
+    )
     held = [low <= truth <= high for truth, (low, high) in zip(truths, ends, strict=True)]
     error_of_total = (found.margin_hi - found.margin_lo) / (2 * COVERAGE_90)
     return Judged(
@@ -217,7 +250,10 @@ def timed(world: World, seed: int) -> tuple[Judged, float]:
 
 def sums(market: Market, told: Mapping[str, np.ndarray], keys: Mapping[str, np.ndarray]) -> Rows:
     """What `queries/totals.sql` makes of one kind alone, before the ladder or the day."""
-    names = {name: pa.array(values.astype(str) if values.dtype == object else values) for name, values in {**told, **keys}.items()}
+    names = {
+        name: pa.array(values.astype(str) if values.dtype == object else values)
+        for name, values in {**told, **keys}.items()
+    }
     duck = market.duck
     duck.register("priced", pa.table(names))
     for kind, models in ((BUNDLES, ("bundles", "ladder")), (VOICE, ("voice", "voice_day"))):
@@ -227,11 +263,17 @@ def sums(market: Market, told: Mapping[str, np.ndarray], keys: Mapping[str, np.n
                 f"CREATE OR REPLACE TEMP VIEW {model} AS SELECT * {'' if kind is market.kind else f', {other}'} FROM priced"
                 f" WHERE {kind is market.kind}"
             )
-    duck.execute("CREATE OR REPLACE TEMP VIEW portfolio AS SELECT '' AS kind, '' AS unit_key, * FROM priced WHERE false")
+    duck.execute(
+        "CREATE OR REPLACE TEMP VIEW portfolio AS SELECT '' AS kind, '' AS unit_key, * FROM priced WHERE false"
+    )
     if market.kind is BUNDLES:
-        duck.execute("CREATE OR REPLACE TEMP VIEW cell_load AS SELECT '' AS cell, 0 AS hour, '' AS cell_class WHERE false")
+        duck.execute(
+            "CREATE OR REPLACE TEMP VIEW cell_load AS SELECT '' AS cell, 0 AS hour, '' AS cell_class WHERE false"
+        )
     query = (QUERIES / "totals.sql").read_text()
-    return _columns(duck.sql(f"SELECT * FROM ({query}) ORDER BY first, second, third").to_arrow_table())
+    return _columns(
+        duck.sql(f"SELECT * FROM ({query}) ORDER BY first, second, third").to_arrow_table()
+    )
 
 
 def _with(table: pa.Table, name: str, values: np.ndarray) -> pa.Table:
@@ -242,9 +284,14 @@ def _complete(name: str, table: pa.Table) -> pa.Table:
     """With what the source's contract lets be missing, as the engine adds it."""
     duck = duckdb.connect(config={"threads": 1})
     duck.register("given", table)
-    columns = read_contract(next(source.contract for source in SOURCES if source.name == name)).columns
+    columns = read_contract(
+        next(source.contract for source in SOURCES if source.name == name)
+    ).columns
     given = set(table.column_names)
-    told = [f"CAST({c.name if c.name in given else 'NULL'} AS {c.sql_type}) AS {c.name}" for c in columns]
+    told = [
+        f"CAST({c.name if c.name in given else 'NULL'} AS {c.sql_type}) AS {c.name}"
+        for c in columns
+    ]
     return duck.sql(f"SELECT {', '.join(told)} FROM given").to_arrow_table()
 
 
@@ -260,13 +307,22 @@ HEADER = (
 
 def summary(found: Sequence[Judged]) -> dict[str, float]:
     """Means over the markets (P(gain) over all their moves), and the spread of the cover and of the bias."""
-    each = {field.name: np.array([getattr(one, field.name) for one in found]) for field in fields(Judged)}
+    each = {
+        field.name: np.array([getattr(one, field.name) for one in found])
+        for field in fields(Judged)
+    }
     mean = {name: float(values.mean()) for name, values in each.items()}
     for name in ("promised", "kept"):
         there = each["moves"] > 0
         mean[name] = float(np.average(each[name][there], weights=each["moves"][there]))
     cover, bias = each["cover"], np.abs(each["bias"])
-    spread = {"least": cover.min(), "spread": cover.std(), "size of bias": bias.mean(), "worst bias": bias.max(), "z sd": each["z"].std()}
+    spread = {
+        "least": cover.min(),
+        "spread": cover.std(),
+        "size of bias": bias.mean(),
+        "worst bias": bias.max(),
+        "z sd": each["z"].std(),
+    }
     return mean | {name: float(value) for name, value in spread.items()}
 
 
@@ -280,17 +336,30 @@ def row(name: str, found: Sequence[Judged], seconds: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=list(WORLDS), metavar="NAME", help=f"of {', '.join(WORLDS)}")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "names", nargs="*", default=list(WORLDS), metavar="NAME", help=f"of {', '.join(WORLDS)}"
+    )
     parser.add_argument("--worlds", type=int, default=20, metavar="N", help="markets of each world")
-    parser.add_argument("--seed", type=int, default=3000, metavar="FIRST", help="of the first market")
+    parser.add_argument(
+        "--seed", type=int, default=3000, metavar="FIRST", help="of the first market"
+    )
     asked = parser.parse_args()
     os.environ.update(dict.fromkeys(PINNED, "1"))
     print(*HEADER, sep="\n", flush=True)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:  # whose BLAS starts with these
+    with ProcessPoolExecutor(
+        1, mp_context=get_context("spawn")
+    ) as pool:  # whose BLAS starts with these
         for name in asked.names:
-            found = list(pool.map(timed, repeat(WORLDS[name]), range(asked.seed, asked.seed + asked.worlds)))
-            print(row(name, [one for one, _ in found], sum(seconds for _, seconds in found)), flush=True)
+            found = list(
+                pool.map(timed, repeat(WORLDS[name]), range(asked.seed, asked.seed + asked.worlds))
+            )
+            print(
+                row(name, [one for one, _ in found], sum(seconds for _, seconds in found)),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

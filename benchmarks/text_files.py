@@ -40,11 +40,29 @@ def lines(rows: int, form: str) -> list[str]:
     """Rows as text; `form`: plain, quoted, odd (nearly every line has a stray quote) or json."""
     made = []
     for n in range(rows):
-        values = [f"shop{n % 997}", f"2020-01-{n % 28 + 1:02d}", str(n % 10_007), f"{n % 1009 / 8}", f"some words number {n}"]
+        values = [
+            f"shop{n % 997}",
+            f"2020-01-{n % 28 + 1:02d}",
+            str(n % 10_007),
+            f"{n % 1009 / 8}",
+            f"some words number {n}",
+        ]
         if form == "json":
-            made.append(json.dumps(dict(zip(NAMES, [*values[:2], int(values[2]), float(values[3]), values[4]], strict=True))))
+            made.append(
+                json.dumps(
+                    dict(
+                        zip(
+                            NAMES,
+                            [*values[:2], int(values[2]), float(values[3]), values[4]],
+                            strict=True,
+                        )
+                    )
+                )
+            )
         elif form == "quoted":
-            made.append(",".join(f'"{value}"' if i in (0, 4) else value for i, value in enumerate(values)))
+            made.append(
+                ",".join(f'"{value}"' if i in (0, 4) else value for i, value in enumerate(values))
+            )
         elif form == "odd":
             made.append(",".join([*values[:4], f'5" pipe {n}' if n % 10 else values[4]]))
         else:
@@ -62,7 +80,10 @@ def written(folder: Path, rows: int, form: str) -> Path:
 def plain(path: Path, out: Path, contract: bool) -> Callable[[], None]:
     """DuckDB's reader alone, told all that it could find out."""
     if path.suffix == ".jsonl":
-        kinds = {"sold": "VARCHAR" if contract else "BIGINT", "price": "VARCHAR" if contract else "DOUBLE"}
+        kinds = {
+            "sold": "VARCHAR" if contract else "BIGINT",
+            "price": "VARCHAR" if contract else "DOUBLE",
+        }
         columns = ", ".join(f"{name}: '{kinds.get(name, 'VARCHAR')}'" for name in NAMES)
         reader = f"read_json('{path}', format = 'newline_delimited', columns = {{{columns}}}, filename = '__file')"
     else:
@@ -70,7 +91,9 @@ def plain(path: Path, out: Path, contract: bool) -> Callable[[], None]:
         reader = f"read_csv('{path}', auto_detect = false, header = true, columns = {{{columns}}}, delim = ',', quote = '\"', escape = '\"', new_line = '\\n')"
 
     def run() -> None:
-        with duckdb.connect(":memory:", config={"threads": 2, "memory_limit": "1GiB"}) as connection:
+        with duckdb.connect(
+            ":memory:", config={"threads": 2, "memory_limit": "1GiB"}
+        ) as connection:
             connection.execute(f"COPY (SELECT * FROM {reader}) TO '{out}' (FORMAT parquet)")
 
     return run
@@ -80,8 +103,12 @@ def attached(path: Path, folder: Path, contract: bool) -> Callable[[], None]:
     wanted = {column.name: column for column in read_contract(Sale).columns} if contract else {}
 
     def run() -> None:
-        with DuckWarehouse(FileStore(folder / "store"), folder / "scratch", memory=2**30, threads=2) as warehouse:
-            warehouse.attach(Source("s", Sale if contract else None), path, folder, wanted, "s.parquet")
+        with DuckWarehouse(
+            FileStore(folder / "store"), folder / "scratch", memory=2**30, threads=2
+        ) as warehouse:
+            warehouse.attach(
+                Source("s", Sale if contract else None), path, folder, wanted, "s.parquet"
+            )
 
     return run
 
@@ -103,7 +130,10 @@ def main() -> None:
         for form in told.forms.split(","):
             path = written(folder, told.rows, form)
             for contract in (True, False):
-                calls = {"plain": plain(path, folder / "out.parquet", contract), "attach": attached(path, folder, contract)}
+                calls = {
+                    "plain": plain(path, folder / "out.parquet", contract),
+                    "attach": attached(path, folder, contract),
+                }
                 seconds: dict[str, list[float]] = {each: [] for each in calls}
                 for turn in range(told.turns + 1):
                     for each, call in calls.items():

@@ -61,28 +61,57 @@ def mean(qty: Column) -> Result:
 GRID = np.linspace(0.6, 1.6, 2001)
 
 
-def elasticity(week: Column, price: Column, qty: Column, promo: Column, holiday: Column, cost: Column, weight: Column) -> Result:
+def elasticity(
+    week: Column,
+    price: Column,
+    qty: Column,
+    promo: Column,
+    holiday: Column,
+    cost: Column,
+    weight: Column,
+) -> Result:
     """What a pricing function does, about a millisecond: weighted least squares, its jackknife error, the best price on a grid."""
     phase = week.astype(float) * (2 * np.pi / 52)
     log_price = np.log(price)
-    design = np.column_stack([np.ones_like(log_price), log_price, promo, holiday, np.sin(phase), np.cos(phase), week / 104])
+    design = np.column_stack(
+        [
+            np.ones_like(log_price),
+            log_price,
+            promo,
+            holiday,
+            np.sin(phase),
+            np.cos(phase),
+            week / 104,
+        ]
+    )
     root = np.sqrt(weight)
     x, y = design * root[:, None], np.log(qty) * root
     beta = np.linalg.lstsq(x, y, rcond=None)[0]
     block = week % 26
-    left_out = np.array([np.linalg.lstsq(x[block != k], y[block != k], rcond=None)[0][1] for k in range(26)])
+    left_out = np.array(
+        [np.linalg.lstsq(x[block != k], y[block != k], rcond=None)[0][1] for k in range(26)]
+    )
     error = np.sqrt(25 / 26 * np.sum((left_out - left_out.mean()) ** 2))
     prices = GRID * price.mean()
     profit = (prices - cost.mean()) * np.exp(beta[0] + beta[1] * np.log(prices))
     best = int(profit.argmax())
-    return {"elasticity": float(beta[1]), "se": float(error), "best_price": float(prices[best]), "n": int(qty.size)}
+    return {
+        "elasticity": float(beta[1]),
+        "se": float(error),
+        "best_price": float(prices[best]),
+        "n": int(qty.size),
+    }
 
 
-def huber(week: Column, price: Column, qty: Column, promo: Column, holiday: Column, weight: Column) -> Result:
+def huber(
+    week: Column, price: Column, qty: Column, promo: Column, holiday: Column, weight: Column
+) -> Result:
     """A robust regression by 250 reweightings: the time is in proportion to the rows."""
     phase = week.astype(float) * (2 * np.pi / 52)
     log_price, y = np.log(price), np.log(qty)
-    x = np.column_stack([np.ones_like(log_price), log_price, promo, holiday, np.sin(phase), np.cos(phase)])
+    x = np.column_stack(
+        [np.ones_like(log_price), log_price, promo, holiday, np.sin(phase), np.cos(phase)]
+    )
     w, ridge, scale, beta = weight.copy(), 1e-6 * np.eye(6), 1.0, np.zeros(6)
     for _ in range(250):
         xw = x * w[:, None]
@@ -96,7 +125,12 @@ def huber(week: Column, price: Column, qty: Column, promo: Column, holiday: Colu
 def revenue(price: Column, qty: Column, promo: Column, channel: Column) -> Result:
     """A little arithmetic on four of forty columns, one of them a text."""
     web = channel == "web"
-    return {"revenue": float(price @ qty), "promoted": float(promo.mean()), "web": int(web.sum()), "n": int(qty.size)}
+    return {
+        "revenue": float(price @ qty),
+        "promoted": float(promo.mean()),
+        "web": int(web.sum()),
+        "n": int(qty.size),
+    }
 
 
 # ---- the data
@@ -112,7 +146,9 @@ def write(path: Path, blocks: Iterator[dict[str, Any]]) -> None:
     writer = None
     for block in blocks:
         table = pa.table(block)
-        writer = writer or pq.ParquetWriter(half, table.schema, compression="zstd", store_schema=False)
+        writer = writer or pq.ParquetWriter(
+            half, table.schema, compression="zstd", store_schema=False
+        )
         writer.write_table(table, row_group_size=ROW_GROUP)
     assert writer is not None
     writer.close()
@@ -126,7 +162,9 @@ def keys_of(unit: Column, locations: int, products: int) -> dict[str, Any]:
     segment = unit // (locations * products)
     names = pa.array([f"SEG{i:02d}" for i in range(int(segment.max(initial=0)) + 1)])
     return {
-        "segment": pa.DictionaryArray.from_arrays(pa.array(segment.astype(np.int16)), names).cast(pa.string()),
+        "segment": pa.DictionaryArray.from_arrays(pa.array(segment.astype(np.int16)), names).cast(
+            pa.string()
+        ),
         "location": (unit // products % locations).astype(np.int32),
         "product": (unit % products).astype(np.int32),
     }
@@ -138,7 +176,9 @@ def blocks_of(sizes: Column, rng: np.random.Generator, rows: int = 1_000_000) ->
     return (order[start : start + rows] for start in range(0, len(order), rows))
 
 
-def sales(units: int, rows: int, locations: int, products: int, seed: int) -> Callable[[Path], None]:
+def sales(
+    units: int, rows: int, locations: int, products: int, seed: int
+) -> Callable[[Path], None]:
     """Prices and quantities without a model behind them."""
 
     def make(path: Path) -> None:
@@ -202,14 +242,27 @@ def wide(units: int, rows: int, locations: int, products: int, seed: int) -> Cal
             n = len(unit)
 
             def some(values: Any, number: int) -> Any:
-                return pa.array(values, mask=rng.random(n) < 0.1) if number % 5 == 4 else pa.array(values)
+                return (
+                    pa.array(values, mask=rng.random(n) < 0.1)
+                    if number % 5 == 4
+                    else pa.array(values)
+                )
 
             def text(kinds: int) -> Any:
-                return pa.DictionaryArray.from_arrays(pa.array(rng.integers(0, kinds, n).astype(np.int8)), words).cast(pa.string())
+                return pa.DictionaryArray.from_arrays(
+                    pa.array(rng.integers(0, kinds, n).astype(np.int8)), words
+                ).cast(pa.string())
 
-            numbers = {f"number_{i:02d}": some(np.round(rng.normal(100, 20, n), 2), i) for i in range(16)}
+            numbers = {
+                f"number_{i:02d}": some(np.round(rng.normal(100, 20, n), 2), i) for i in range(16)
+            }
             texts = {f"text_{i}": text(64) for i in range(7)}
-            dates = {f"day_{i}": pa.array(rng.integers(19_000, 20_000, n).astype(np.int32)).cast(pa.date32()) for i in range(5)}
+            dates = {
+                f"day_{i}": pa.array(rng.integers(19_000, 20_000, n).astype(np.int32)).cast(
+                    pa.date32()
+                )
+                for i in range(5)
+            }
             flags = {f"flag_{i}": some(rng.random(n) < 0.5, i + 1) for i in range(4)}
             return (
                 keys_of(unit, locations, products)
@@ -242,7 +295,15 @@ _FIT = ("week", "price", "qty", "promo", "holiday", "cost", "weight")
 WORKLOADS = {
     workload.name: workload
     for workload in (
-        Workload("W1", "overhead: 100,000 units x 20 rows", 100_000, mean, ("qty",), _MEAN, sales(100_000, 20, 100, 100, 1)),
+        Workload(
+            "W1",
+            "overhead: 100,000 units x 20 rows",
+            100_000,
+            mean,
+            ("qty",),
+            _MEAN,
+            sales(100_000, 20, 100, 100, 1),
+        ),
         Workload(
             "W2",
             "typical: 10,000 units x 200 rows, a fit of about 1 ms",
@@ -261,8 +322,24 @@ WORKLOADS = {
             ("elasticity", "scale", "n"),
             demand(_skewed(), 20, 20, 3),
         ),
-        Workload("W4", "many: 1,000,000 units x 10 rows", 1_000_000, mean, ("qty",), _MEAN, sales(1_000_000, 10, 1_000, 100, 4)),
-        Workload("tiny", "tiny: 100 units x 20 rows", 100, mean, ("qty",), _MEAN, sales(100, 20, 5, 10, 5)),
+        Workload(
+            "W4",
+            "many: 1,000,000 units x 10 rows",
+            1_000_000,
+            mean,
+            ("qty",),
+            _MEAN,
+            sales(1_000_000, 10, 1_000, 100, 4),
+        ),
+        Workload(
+            "tiny",
+            "tiny: 100 units x 20 rows",
+            100,
+            mean,
+            ("qty",),
+            _MEAN,
+            sales(100, 20, 5, 10, 5),
+        ),
         Workload(
             "wide",
             "wide: 20,000 units x 20 rows of 40 columns, texts among them",
@@ -285,7 +362,9 @@ def ready(name: str) -> Workload:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("workloads", nargs="*", default=list(WORKLOADS), choices=[*WORKLOADS, []])
     for name in parser.parse_args().workloads:
         workload = ready(name)

@@ -33,11 +33,17 @@ VOLATILE = (
     (re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}"), "RUN"),
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(\+00:00)?"), "TIME"),
     (re.compile(r"\b\d+\.\d+ s\b"), "N s"),
-    (re.compile(r"(?<=\d)\s+\d+\.\d\d$", re.MULTILINE), " N"),  # the table's last column: seconds of work
+    (
+        re.compile(r"(?<=\d)\s+\d+\.\d\d$", re.MULTILINE),
+        " N",
+    ),  # the table's last column: seconds of work
     (re.compile(r'"seconds": [\d.]+'), '"seconds": N'),
     (re.compile(r"\b(used|had) [\d,.]+ [MG]iB"), r"\1 N MiB"),
     (re.compile(r"0x[0-9a-f]+"), "0xN"),
-    (re.compile(r"^(\w+): ~?[\d.,]+ (?:us|ms|s|min|h) as .*$", re.MULTILINE), r"\1: its times"),  # what a bench says
+    (
+        re.compile(r"^(\w+): ~?[\d.,]+ (?:us|ms|s|min|h) as .*$", re.MULTILINE),
+        r"\1: its times",
+    ),  # what a bench says
     (re.compile(r"~?\b[\d.,]+ (?:us|ms|s|min|h)\b"), "N s"),
     (re.compile(r"\b[\d.,]+x(?= |$)", re.MULTILINE), "Nx"),
     (re.compile(r"[ \t]+"), " "),
@@ -102,9 +108,17 @@ def answers(page: str, folder: Path) -> Iterator[Answer]:
                 yield console(block, folder)
             elif block.kind == "python":
                 found, failed = python.run(block.text)
-                beside = after is not None and after.kind == "text" and page[block.stop : after.start].split() == ["```", "```text"]
+                beside = (
+                    after is not None
+                    and after.kind == "text"
+                    and page[block.stop : after.start].split() == ["```", "```text"]
+                )
                 wrong = f"raised:\n{found}" if failed else ""
-                yield Answer(after.text, found, after.start, after.stop, wrong) if after and beside else Answer("", found, 0, 0, wrong)
+                yield (
+                    Answer(after.text, found, after.start, after.stop, wrong)
+                    if after and beside
+                    else Answer("", found, 0, 0, wrong)
+                )
 
 
 def console(block: Block, folder: Path) -> Answer:
@@ -115,8 +129,20 @@ def console(block: Block, folder: Path) -> Answer:
             continue
         wanted = EXPECTED_EXIT.search(line)
         command = EXPECTED_EXIT.sub("", line[2:])
-        done = subprocess.run(command, shell=True, cwd=folder, env=environment(), stdout=PIPE, stderr=STDOUT, text=True, check=False)
-        told.append(f"{line}\n{done.stdout}" + ("" if not done.stdout or done.stdout.endswith("\n") else "\n"))
+        done = subprocess.run(
+            command,
+            shell=True,
+            cwd=folder,
+            env=environment(),
+            stdout=PIPE,
+            stderr=STDOUT,
+            text=True,
+            check=False,
+        )
+        told.append(
+            f"{line}\n{done.stdout}"
+            + ("" if not done.stdout or done.stdout.endswith("\n") else "\n")
+        )
         if done.returncode != (int(wanted[1]) if wanted else 0):
             wrong = f"{command} ended with exit status {done.returncode}:\n{done.stdout}"
     return Answer(block.text, relative("".join(told), folder), block.start, block.stop, wrong)
@@ -140,7 +166,15 @@ class Python:
         """What the text prints, and whether it raised."""
         if self.process is None:
             command = [sys.executable, "-c", SERVER]
-            self.process = subprocess.Popen(command, cwd=self.folder, env=environment(), stdin=PIPE, stdout=PIPE, stderr=STDOUT, text=True)
+            self.process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=environment(),
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=STDOUT,
+                text=True,
+            )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(f"{len(text)}\n{text}")
@@ -156,9 +190,20 @@ class Python:
 def environment() -> dict[str, str]:
     """A terminal of 100 columns without colour, in which `hundredfold` and `python` are those of this environment."""
     bin_ = str(Path(sys.executable).parent)
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HUNDREDFOLD", "PYTEST", "PYTHON", "FORCE_COLOR"))}
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("HUNDREDFOLD", "PYTEST", "PYTHON", "FORCE_COLOR"))
+    }
     path = os.pathsep.join([bin_, os.environ.get("PATH", "")])
-    return {**kept, "PATH": path, "COLUMNS": "100", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return {
+        **kept,
+        "PATH": path,
+        "COLUMNS": "100",
+        "NO_COLOR": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
 
 
 def relative(text: str, folder: Path) -> str:
@@ -169,8 +214,15 @@ def relative(text: str, folder: Path) -> str:
 
 def alike(shown: str, found: str) -> bool:
     """Whether a page's text is what was printed, but for what changes from run to run. '...' on a line stands for any lines."""
-    pattern = "".join("(?:.*\n)*?" if line.strip() == "..." else re.escape(line) + "\n" for line in settled(shown).splitlines())
-    return not shown or re.fullmatch(pattern, "".join(f"{line}\n" for line in settled(found).splitlines())) is not None
+    pattern = "".join(
+        "(?:.*\n)*?" if line.strip() == "..." else re.escape(line) + "\n"
+        for line in settled(shown).splitlines()
+    )
+    return (
+        not shown
+        or re.fullmatch(pattern, "".join(f"{line}\n" for line in settled(found).splitlines()))
+        is not None
+    )
 
 
 def settled(text: str) -> str:
@@ -185,13 +237,19 @@ def difference(answer: Answer) -> str:
     if answer.wrong:
         return answer.wrong
     shown, found = settled(answer.shown).splitlines(), settled(answer.found).splitlines()
-    return "\n".join(difflib.unified_diff(shown, found, "the page", "what was printed", lineterm=""))
+    return "\n".join(
+        difflib.unified_diff(shown, found, "the page", "what was printed", lineterm="")
+    )
 
 
 def check(path: Path) -> list[str]:
     """Run a page; what is wrong with it."""
     with tempfile.TemporaryDirectory() as folder:
-        return [difference(answer) for answer in answers(path.read_text(encoding="utf-8"), Path(folder).resolve()) if not answer.same]
+        return [
+            difference(answer)
+            for answer in answers(path.read_text(encoding="utf-8"), Path(folder).resolve())
+            if not answer.same
+        ]
 
 
 def write(path: Path) -> list[str]:
@@ -208,6 +266,11 @@ def write(path: Path) -> list[str]:
 
 if __name__ == "__main__":
     doing = write if "--write" in sys.argv else check
-    wrong = [f"{name}:\n{text}" for name in sys.argv[1:] if name != "--write" for text in doing(Path(name))]
+    wrong = [
+        f"{name}:\n{text}"
+        for name in sys.argv[1:]
+        if name != "--write"
+        for text in doing(Path(name))
+    ]
     sys.stdout.write("\n\n".join(wrong) + "\n" * bool(wrong))
     sys.exit(bool(wrong))

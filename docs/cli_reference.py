@@ -39,15 +39,24 @@ To complete commands, options and run ids, put one of these into the start file 
 
 def page() -> str:
     """The whole page."""
-    links = "\n".join(f"- [{name}](#{name}): {_line(command.help)}" for name, command in app.commands.items())
-    return "\n".join([HEAD, links, *(_section(name, command) for name, command in app.commands.items()), ""])
+    links = "\n".join(
+        f"- [{name}](#{name}): {_line(command.help)}" for name, command in app.commands.items()
+    )
+    return "\n".join(
+        [HEAD, links, *(_section(name, command) for name, command in app.commands.items()), ""]
+    )
 
 
 def _section(name: str, command: Command) -> str:
     arguments = [p for p in command.params if isinstance(p, Argument)]
     options = [p for p in command.params if isinstance(p, Option)]
-    words = " ".join(["hundredfold", name, *(["[OPTIONS]"] if options else []), *map(_place, arguments)])
-    rows = [*(_row(f"`{_place(p)}`", p.about, p) for p in arguments), *(_row(_flag(p), p.help, p) for p in options)]
+    words = " ".join(
+        ["hundredfold", name, *(["[OPTIONS]"] if options else []), *map(_place, arguments)]
+    )
+    rows = [
+        *(_row(f"`{_place(p)}`", p.about, p) for p in arguments),
+        *(_row(_flag(p), p.help, p) for p in options),
+    ]
     table = ["", "| | |", "|---|---|", *rows] if rows else []
     return "\n".join(["", f"## {name}", "", _line(command.help), "", f"    {words}", *table])
 

@@ -17,7 +17,10 @@ HERE = Path(__file__).parent
 
 def states() -> str:
     """One row for each state, one column for each event: the state that follows, or a dash where it cannot happen."""
-    head = ["| | " + " | ".join(event.value for event in Event) + " |", "|---" * (len(Event) + 1) + "|"]
+    head = [
+        "| | " + " | ".join(event.value for event in Event) + " |",
+        "|---" * (len(Event) + 1) + "|",
+    ]
     return "\n".join([*head, *(_row(state) for state in State)])
 
 
@@ -28,25 +31,36 @@ def tree() -> str:
     return "\n".join(drawn)
 
 
-PAGES: dict[str, tuple[str, Callable[[], str]]] = {"how-it-works.md": ("states", states), "reference.md": ("errors", tree)}
+PAGES: dict[str, tuple[str, Callable[[], str]]] = {
+    "how-it-works.md": ("states", states),
+    "reference.md": ("errors", tree),
+}
 
 
 def page(name: str, text: str) -> str:
     """A page with its part as the code has it now."""
     part, made = PAGES[name]
-    place = re.compile(rf"(<!-- {part}: written by docs/from_code.py -->\n).*?(<!-- end of {part} -->)", re.DOTALL)
+    place = re.compile(
+        rf"(<!-- {part}: written by docs/from_code.py -->\n).*?(<!-- end of {part} -->)", re.DOTALL
+    )
     return place.sub(lambda found: f"{found[1]}\n{made()}\n\n{found[2]}", text)
 
 
 def _row(state: State) -> str:
     answers = [TABLE[state, event] for event in Event]
-    return f"| **{state.value}** | " + " | ".join(a.value if isinstance(a, State) else "—" for a in answers) + " |"
+    return (
+        f"| **{state.value}** | "
+        + " | ".join(a.value if isinstance(a, State) else "—" for a in answers)
+        + " |"
+    )
 
 
 def main() -> None:
     for name in PAGES:
         path = HERE / name
-        path.write_text(page(name, path.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
+        path.write_text(
+            page(name, path.read_text(encoding="utf-8")), encoding="utf-8", newline="\n"
+        )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
-def posterior(y: Floats, x: Floats, mean: Floats, spread: Floats, usual: float = 0.0, worth: float = 0.0) -> tuple[Floats, Floats]:
+def posterior(
+    y: Floats, x: Floats, mean: Floats, spread: Floats, usual: float = 0.0, worth: float = 0.0
+) -> tuple[Floats, Floats]:
     """E[b | y] (k,) and Var[b | y] (k, k), for y (n,) and X (n, k), which need not have full rank.
 
     s^2 is the unit's own, by EM (Dempster, Laird and Rubin 1977): each sweep expects b under s^2, then s^2 under b.  A unit with fewer rows

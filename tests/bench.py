@@ -77,7 +77,10 @@ class Piece:
 
     def validate(self) -> list[ValidationResult]:
         check_queries(self.job, self.warehouse.tables_of)
-        places = {name: str(place) if isinstance(place, Path) else place for name, place in self.places.items()}
+        places = {
+            name: str(place) if isinstance(place, Path) else place
+            for name, place in self.places.items()
+        }
         return validate(self.job, places, AS_OF, self.layout, self.warehouse, self.store)
 
     def rejects(self, source: str) -> list[dict[str, Any]]:
@@ -89,18 +92,24 @@ class Piece:
     def accepted(self, source: str) -> list[dict[str, Any]]:
         return self.warehouse.query(f"SELECT * FROM {source}").to_pylist()
 
-    def prepare(self, model: str, *, parts: int = 0, batch_bytes: int = 2**26, memory: int | None = None) -> Manifest:
+    def prepare(
+        self, model: str, *, parts: int = 0, batch_bytes: int = 2**26, memory: int | None = None
+    ) -> Manifest:
         """One batch, or about 12 for each of `parts`, however small the data."""
         limits = {"workers": parts, "batch_bytes": batch_bytes, "memory": memory}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("hundredfold.pipeline.prepare.LEAST_COST", 1e-9)
-            return prepare(self.job.model(model), self.job, self.layout, self.warehouse, self.store, **limits)
+            return prepare(
+                self.job.model(model), self.job, self.layout, self.warehouse, self.store, **limits
+            )
 
     def work(self, model: str, *, cut: Cut = whole, attempt: int = 1) -> None:
         """Every message of the round, each in the pieces that `cut` makes of it."""
         manifest = Manifest.read(self.layout, model, self.store)
         said: list[tuple[Any, ...]] = []
-        desk = UnitRunner(WorkerContext(self.job, self.layout, self.store), [NO_UNIT, 0, NO_STOP], said.append)
+        desk = UnitRunner(
+            WorkerContext(self.job, self.layout, self.store), [NO_UNIT, 0, NO_STOP], said.append
+        )
         for message in plan_attempt(manifest, self.layout, attempt, self.store)[0]:
             todo = list(cut(message))
             while todo:
@@ -116,12 +125,18 @@ class Piece:
 
     def collect(self, model: str, attempt: int = 1) -> Collected:
         manifest = Manifest.read(self.layout, model, self.store)
-        collected = collect(self.job.model(model), manifest, self.layout, attempt, self.warehouse, self.store)
-        self.warehouse.define(model, f"SELECT * FROM {self.warehouse.parquet(self.layout.results(model))}")
+        collected = collect(
+            self.job.model(model), manifest, self.layout, attempt, self.warehouse, self.store
+        )
+        self.warehouse.define(
+            model, f"SELECT * FROM {self.warehouse.parquet(self.layout.results(model))}"
+        )
         self.collected[model] = collected
         return collected
 
-    def model(self, model: str, *, parts: int = 0, batch_bytes: int = 2**26, cut: Cut = whole) -> Collected:
+    def model(
+        self, model: str, *, parts: int = 0, batch_bytes: int = 2**26, cut: Cut = whole
+    ) -> Collected:
         """One model from its query to its result."""
         self.prepare(model, parts=parts, batch_bytes=batch_bytes)
         self.work(model, cut=cut)

@@ -19,7 +19,9 @@ pytest_plugins = ["cpu"]
 
 settings.register_profile("house", deadline=None, print_blob=True)
 # of many tests, a counterexample is shown as it was found: making it small can take longer than all of them together
-settings.register_profile("parallel", settings.get_profile("house"), phases=[Phase.explicit, Phase.reuse, Phase.generate])
+settings.register_profile(
+    "parallel", settings.get_profile("house"), phases=[Phase.explicit, Phase.reuse, Phase.generate]
+)
 settings.load_profile("parallel" if "PYTEST_XDIST_WORKER" in os.environ else "house")
 
 MEMORY = Path("/dev/shm")  # a file system in memory, where Linux has one
@@ -31,8 +33,14 @@ def in_memory() -> None:
 
     What is tested is the same: a file system in memory loses nothing when a process is killed. TMPDIR overrules it.
     """
-    if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > MEMORY_BYTES:
-        os.environ["TMPDIR"] = str(MEMORY)  # for pytest's processes and for all that the tests start
+    if (
+        "TMPDIR" not in os.environ
+        and os.access(MEMORY, os.W_OK)
+        and shutil.disk_usage(MEMORY).free > MEMORY_BYTES
+    ):
+        os.environ["TMPDIR"] = str(
+            MEMORY
+        )  # for pytest's processes and for all that the tests start
         tempfile.tempdir = None
 
 
@@ -64,4 +72,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Refuse a test whose name differs from process to process: several processes could not share the tests out."""
     for item in items:
         if " at 0x" in item.name:
-            raise pytest.UsageError(f"{item.nodeid} is named by an address in memory; wanted ids= that are the same in every process")
+            raise pytest.UsageError(
+                f"{item.nodeid} is named by an address in memory; wanted ids= that are the same in every process"
+            )

@@ -18,7 +18,12 @@ PROPERTY = "cpu_s"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--cpu", metavar="FILE", type=Path, help="write the CPU seconds of each test to FILE, heaviest first (Linux)")
+    parser.addoption(
+        "--cpu",
+        metavar="FILE",
+        type=Path,
+        help="write the CPU seconds of each test to FILE, heaviest first (Linux)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -61,7 +66,12 @@ class Report:
                     file.write(line(value, report.when, report.nodeid))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        self.file.write_text("".join(line(seconds, when, nodeid) for (nodeid, when), seconds in self.seconds.most_common()))
+        self.file.write_text(
+            "".join(
+                line(seconds, when, nodeid)
+                for (nodeid, when), seconds in self.seconds.most_common()
+            )
+        )
         terminalreporter.write_line(f"{self.seconds.total():.0f} CPU seconds in tests: {self.file}")
 
 

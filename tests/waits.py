@@ -14,7 +14,12 @@ HANG_S = 600.0
 LIMIT_S = 600.0  # a time limit that no healthy unit of a test meets, however busy the machine is
 
 
-def wait_until(condition: Callable[[], object], *, alive: Callable[[], object] = lambda: True, every: float = 0.005) -> None:
+def wait_until(
+    condition: Callable[[], object],
+    *,
+    alive: Callable[[], object] = lambda: True,
+    every: float = 0.005,
+) -> None:
     """Return once `condition` holds. Fail at once when `alive` no longer holds before that, and after HANG_S."""
     end = time.monotonic() + HANG_S
     while not condition():

@@ -41,7 +41,9 @@ def loop(name: str, bucket: str) -> list[tuple[Any, ...]]:
     """The rows of all units of one bucket."""
     import pandas as pd
 
-    files = [str(path) for path in Path(bucket).iterdir()]  # the folder itself would be read as a partitioned data set
+    files = [
+        str(path) for path in Path(bucket).iterdir()
+    ]  # the folder itself would be read as a partitioned data set
     frame = pd.concat([pd.read_parquet(file, columns=columns(WORKLOADS[name])) for file in files])
     return [of_frame(name, key, rows) for key, rows in frame.groupby(BY, sort=False)]
 
@@ -49,4 +51,6 @@ def loop(name: str, bucket: str) -> list[tuple[Any, ...]]:
 def write(workload: Workload, parts: Any, target: str) -> None:
     import pandas as pd
 
-    pd.DataFrame([row for part in parts for row in part], columns=header(workload)).to_parquet(target)
+    pd.DataFrame([row for part in parts for row in part], columns=header(workload)).to_parquet(
+        target
+    )

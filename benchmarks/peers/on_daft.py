@@ -16,17 +16,26 @@ from benchmarks.workloads import Workload
 
 
 def map_groups(workload: Workload, source: str, target: str) -> None:
-    kinds = {name: DataType.int64() if name in counts(workload) else DataType.float64() for name in workload.results}
+    kinds = {
+        name: DataType.int64() if name in counts(workload) else DataType.float64()
+        for name in workload.results
+    }
 
     @daft.udf(return_dtype=DataType.struct(kinds))
     def unit(*held: Any) -> list[Any]:
-        return [workload.core(*[column.to_arrow().to_numpy(zero_copy_only=False) for column in held])]
+        return [
+            workload.core(*[column.to_arrow().to_numpy(zero_copy_only=False) for column in held])
+        ]
 
     rows = daft.read_parquet(source)
     if chosen := columns(workload):
         rows = rows.select(*chosen)
-    done = rows.groupby(*BY).map_groups(unit(*[col(name) for name in workload.columns]).alias("result"))
-    done.select(*BY, *[col("result").get(name).alias(name) for name in workload.results]).write_parquet(target)
+    done = rows.groupby(*BY).map_groups(
+        unit(*[col(name) for name in workload.columns]).alias("result")
+    )
+    done.select(
+        *BY, *[col("result").get(name).alias(name) for name in workload.results]
+    ).write_parquet(target)
 
 
 if __name__ == "__main__":

@@ -13,17 +13,24 @@ from benchmarks.workloads import WORKLOADS, Workload
 
 
 def cluster() -> LocalCluster:
-    return LocalCluster(n_workers=CORES, threads_per_worker=1, processes=True, dashboard_address=None)
+    return LocalCluster(
+        n_workers=CORES, threads_per_worker=1, processes=True, dashboard_address=None
+    )
 
 
 def empty(workload: Workload) -> dict[str, Any]:
-    return {name: pd.Series(dtype="int64" if name in counts(workload) else "float64") for name in workload.results}
+    return {
+        name: pd.Series(dtype="int64" if name in counts(workload) else "float64")
+        for name in workload.results
+    }
 
 
 def apply(workload: Workload, source: str, target: str) -> None:
     with cluster() as local, Client(local):
         rows = dd.read_parquet(source, columns=columns(workload), split_row_groups=True)
-        done = rows.groupby(BY, sort=False).apply(series, workload.name, meta=pd.DataFrame(empty(workload)))
+        done = rows.groupby(BY, sort=False).apply(
+            series, workload.name, meta=pd.DataFrame(empty(workload))
+        )
         done.compute().reset_index().to_parquet(target)
 
 
@@ -34,7 +41,9 @@ def series(unit: pd.DataFrame, name: str) -> pd.Series:
 def partitions(workload: Workload, source: str, target: str) -> None:
     with cluster() as local, Client(local):
         rows = dd.read_parquet(source, columns=columns(workload), split_row_groups=True)
-        meta = pd.DataFrame({key: pd.Series(dtype=rows.dtypes[key]) for key in BY} | empty(workload))
+        meta = pd.DataFrame(
+            {key: pd.Series(dtype=rows.dtypes[key]) for key in BY} | empty(workload)
+        )
         parts = rows.shuffle(on=BY, npartitions=8 * CORES)
         parts.map_partitions(loop, workload.name, meta=meta).compute().to_parquet(target)
 

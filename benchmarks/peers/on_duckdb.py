@@ -20,7 +20,9 @@ from benchmarks.workloads import WORKLOADS, Workload
 def buckets(workload: Workload, source: str, target: str) -> None:
     with cutting.folder() as folder, get_context("fork").Pool(CORES) as pool:
         cut = cutting.cut(workload, source, folder, 8 * CORES)
-        cutting.write(workload, pool.imap_unordered(partial(cutting.loop, workload.name), cut), target)
+        cutting.write(
+            workload, pool.imap_unordered(partial(cutting.loop, workload.name), cut), target
+        )
 
 
 LISTS: Any = None  # the forked processes find it here, and nothing is pickled but the results
@@ -33,12 +35,18 @@ def lists(workload: Workload, source: str, target: str) -> None:
     global LISTS
     read = columns(workload) or pq.read_schema(source).names
     each = ", ".join(f'list("{name}") AS "{name}"' for name in read if name not in BY)
-    LISTS = duckdb.sql(f"SELECT {', '.join(BY)}, {each} FROM '{source}' GROUP BY ALL").to_arrow_table().combine_chunks()
+    LISTS = (
+        duckdb.sql(f"SELECT {', '.join(BY)}, {each} FROM '{source}' GROUP BY ALL")
+        .to_arrow_table()
+        .combine_chunks()
+    )
     step = max(1, len(LISTS) // (16 * CORES))
     with get_context("fork").Pool(CORES) as pool:
         parts = pool.imap_unordered(partial(piece, workload.name, step), range(0, len(LISTS), step))
         rows = [row for part in parts for row in part]
-    pq.write_table(pa.table(dict(zip(header(workload), zip(*rows, strict=True), strict=True))), target)
+    pq.write_table(
+        pa.table(dict(zip(header(workload), zip(*rows, strict=True), strict=True))), target
+    )
 
 
 def piece(name: str, step: int, start: int) -> list[tuple[Any, ...]]:

@@ -10,7 +10,9 @@ from benchmarks.workloads import WORKLOADS, Workload
 
 
 def schema(workload: Workload) -> str:
-    results = [f"{name}:{'long' if name in counts(workload) else 'double'}" for name in workload.results]
+    results = [
+        f"{name}:{'long' if name in counts(workload) else 'double'}" for name in workload.results
+    ]
     return ",".join(["segment:str", "location:int", "product:int", *results])
 
 
@@ -21,7 +23,9 @@ def unit(rows: pd.DataFrame, name: str) -> pd.DataFrame:
 
 def native(workload: Workload, source: str, target: str) -> None:
     rows = pd.read_parquet(source, columns=columns(workload))
-    done = fa.transform(rows, unit, schema=schema(workload), partition={"by": BY}, params={"name": workload.name})
+    done = fa.transform(
+        rows, unit, schema=schema(workload), partition={"by": BY}, params={"name": workload.name}
+    )
     done.to_parquet(target)
 
 
@@ -29,10 +33,18 @@ def dask(workload: Workload, source: str, target: str) -> None:
     import dask.dataframe as dd
     from dask.distributed import Client, LocalCluster
 
-    with LocalCluster(n_workers=CORES, threads_per_worker=1, dashboard_address=None) as local, Client(local) as client:
+    with (
+        LocalCluster(n_workers=CORES, threads_per_worker=1, dashboard_address=None) as local,
+        Client(local) as client,
+    ):
         rows = dd.read_parquet(source, columns=columns(workload), split_row_groups=True)
         done = fa.transform(
-            rows, unit, schema=schema(workload), partition={"by": BY, "num": 8 * CORES}, params={"name": workload.name}, engine=client
+            rows,
+            unit,
+            schema=schema(workload),
+            partition={"by": BY, "num": 8 * CORES},
+            params={"name": workload.name},
+            engine=client,
         )
         fa.as_pandas(done).to_parquet(target)
 

@@ -11,7 +11,12 @@ from benchmarks.peers.asked import CORES, answer
 from benchmarks.workloads import Workload
 
 LOCAL: dict[str, Any] = {
-    "lithops": {"backend": "localhost", "storage": "localhost", "log_level": "WARNING", "telemetry": False},
+    "lithops": {
+        "backend": "localhost",
+        "storage": "localhost",
+        "log_level": "WARNING",
+        "telemetry": False,
+    },
     "localhost": {"worker_processes": CORES},
 }
 

@@ -41,7 +41,12 @@ class PerUnit(FlowSpec):
 
 def foreach(workload: Workload, source: str, target: str) -> None:
     with buckets.folder() as folder:
-        given = {"workload": workload.name, "source": source, "target": target, "folder": str(folder)}
+        given = {
+            "workload": workload.name,
+            "source": source,
+            "target": target,
+            "folder": str(folder),
+        }
         words = [word for name, value in given.items() for word in (f"--{name}", value)]
         sys.argv[1:] = ["--quiet", "--no-pylint", "run", "--max-workers", str(CORES), *words]
         PerUnit()

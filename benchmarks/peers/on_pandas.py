@@ -20,11 +20,18 @@ def filtered(workload: Workload, source: str, target: str) -> None:
     rows: list[tuple[Any, ...]] = []
     began = time.monotonic()
     for segment, location, product in keys:
-        unit = frame[(frame["segment"] == segment) & (frame["location"] == location) & (frame["product"] == product)]
+        unit = frame[
+            (frame["segment"] == segment)
+            & (frame["location"] == location)
+            & (frame["product"] == product)
+        ]
         rows.append(of_frame(workload.name, (segment, location, product), unit))
         took = time.monotonic() - began
         if took > PATIENCE and 2 * len(rows) < len(keys):
-            print("EXTRAPOLATED", json.dumps({"seconds": took / len(rows) * len(keys), "units": len(rows)}))
+            print(
+                "EXTRAPOLATED",
+                json.dumps({"seconds": took / len(rows) * len(keys), "units": len(rows)}),
+            )
             return
     pd.DataFrame(rows, columns=header(workload)).to_parquet(target)
 

@@ -25,8 +25,12 @@ def shares(workload: Workload, source: str, target: str) -> None:
     frame = pd.read_parquet(source, columns=columns(workload))
     share = frame.groupby(BY, sort=False).ngroup() % CORES
     with Pool(CORES) as processes:
-        parts = processes.map(partial(loop, workload.name), [part for _, part in frame.groupby(share)])
-    pd.DataFrame([row for part in parts for row in part], columns=header(workload)).to_parquet(target)
+        parts = processes.map(
+            partial(loop, workload.name), [part for _, part in frame.groupby(share)]
+        )
+    pd.DataFrame([row for part in parts for row in part], columns=header(workload)).to_parquet(
+        target
+    )
 
 
 def loop(name: str, frame: pd.DataFrame) -> list[tuple[Any, ...]]:
@@ -36,7 +40,11 @@ def loop(name: str, frame: pd.DataFrame) -> list[tuple[Any, ...]]:
 def executor(workload: Workload, source: str, target: str, chunk: int = 1) -> None:
     frame = pd.read_parquet(source, columns=columns(workload))
     with ProcessPoolExecutor(CORES) as processes:
-        rows = list(processes.map(partial(of_pair, workload.name), frame.groupby(BY, sort=False), chunksize=chunk))
+        rows = list(
+            processes.map(
+                partial(of_pair, workload.name), frame.groupby(BY, sort=False), chunksize=chunk
+            )
+        )
     pd.DataFrame(rows, columns=header(workload)).to_parquet(target)
 
 

@@ -22,7 +22,12 @@ from benchmarks.workloads import WORKLOADS, Workload
 
 @contextmanager
 def cluster() -> Iterator[None]:
-    ray.init(num_cpus=CORES, include_dashboard=False, log_to_driver=False, _temp_dir=os.path.join(tempfile.gettempdir(), "ray"))  # noqa: PTH118  # Ray wants a text
+    ray.init(
+        num_cpus=CORES,
+        include_dashboard=False,
+        log_to_driver=False,
+        _temp_dir=os.path.join(tempfile.gettempdir(), "ray"),  # noqa: PTH118
+    )  # Ray wants a text
     try:
         yield
     finally:
@@ -33,7 +38,9 @@ def data(workload: Workload, source: str, target: str) -> None:
     name = workload.name
 
     def unit(rows: pd.DataFrame) -> pd.DataFrame:
-        return pd.DataFrame([of_frame(name, tuple(rows[BY].iloc[0]), rows)], columns=header(WORKLOADS[name]))
+        return pd.DataFrame(
+            [of_frame(name, tuple(rows[BY].iloc[0]), rows)], columns=header(WORKLOADS[name])
+        )
 
     grouped(workload, source, target, unit, "pandas")
 
@@ -43,7 +50,9 @@ def data_numpy(workload: Workload, source: str, target: str) -> None:
 
     def unit(rows: dict[str, Any]) -> dict[str, Any]:
         done = WORKLOADS[name].light(rows)
-        return {key: rows[key][:1] for key in BY} | {result: np.array([value]) for result, value in done.items()}
+        return {key: rows[key][:1] for key in BY} | {
+            result: np.array([value]) for result, value in done.items()
+        }
 
     grouped(workload, source, target, unit, "numpy")
 
@@ -59,7 +68,9 @@ def tasks(workload: Workload, source: str, target: str) -> None:
     with cluster(), buckets.folder() as folder:
         cut = buckets.cut(workload, source, folder, 8 * CORES)
         loop = ray.remote(buckets.loop)
-        buckets.write(workload, ray.get([loop.remote(workload.name, bucket) for bucket in cut]), target)
+        buckets.write(
+            workload, ray.get([loop.remote(workload.name, bucket) for bucket in cut]), target
+        )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,9 @@ def session() -> SparkSession:
     return (
         SparkSession.builder.master(f"local[{CORES}]")
         .config("spark.driver.memory", f"{third}m")
-        .config("spark.sql.shuffle.partitions", 8 * CORES)  # Spark's own 200 are meant for a cluster
+        .config(
+            "spark.sql.shuffle.partitions", 8 * CORES
+        )  # Spark's own 200 are meant for a cluster
         .config("spark.ui.enabled", "false")
         .config("spark.local.dir", tempfile.gettempdir())
         .getOrCreate()
@@ -29,7 +31,9 @@ def session() -> SparkSession:
 
 
 def schema(workload: Workload) -> str:
-    results = [f"{name} {'bigint' if name in counts(workload) else 'double'}" for name in workload.results]
+    results = [
+        f"{name} {'bigint' if name in counts(workload) else 'double'}" for name in workload.results
+    ]
     return ", ".join(["segment string", "location int", "product int", *results])
 
 
@@ -55,10 +59,18 @@ def arrow(workload: Workload, source: str, target: str) -> None:
     def unit(key: tuple[Any, ...], rows: pa.Table) -> pa.Table:
         work = WORKLOADS[name]
         done = work.core(*[rows[column].to_numpy() for column in work.columns])
-        return pa.table({column: [value.as_py()] for column, value in zip(BY, key, strict=True)} | {n: [v] for n, v in done.items()}, types)
+        return pa.table(
+            {column: [value.as_py()] for column, value in zip(BY, key, strict=True)}
+            | {n: [v] for n, v in done.items()},
+            types,
+        )
 
-    number = {name: pa.int64() if name in counts(workload) else pa.float64() for name in workload.results}
-    types = pa.schema({"segment": pa.string(), "location": pa.int32(), "product": pa.int32()} | number)
+    number = {
+        name: pa.int64() if name in counts(workload) else pa.float64() for name in workload.results
+    }
+    types = pa.schema(
+        {"segment": pa.string(), "location": pa.int32(), "product": pa.int32()} | number
+    )
     spark = session()
     grouped(spark, workload, source).applyInArrow(unit, schema(workload)).write.parquet(target)
     spark.stop()

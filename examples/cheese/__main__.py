@@ -16,10 +16,15 @@ from .job import job
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m examples.cheese", description="The price elasticity of cheese at 88 retailers.")
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.cheese",
+        description="The price elasticity of cheese at 88 retailers.",
+    )
     parser.add_argument("data", type=Path, help="cheese.csv: retailer, volume, disp, price")
     parser.add_argument("--reference", type=Path, help="a folder with R's fits, to compare with")
-    parser.add_argument("--home", type=Path, default=".hundredfold", help="the folder that keeps the runs")
+    parser.add_argument(
+        "--home", type=Path, default=".hundredfold", help="the folder that keeps the runs"
+    )
     words = parser.parse_args(arguments)
 
     began = time.perf_counter()

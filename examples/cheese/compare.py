@@ -39,7 +39,9 @@ def compare(run: Run, folder: Path) -> list[Agreement]:
 
 def agreement(name: str, ours: pd.Series, reference: str, theirs: pd.Series) -> Agreement:
     """Over the same retailers, and where either cannot tell, both must not; AssertionError otherwise."""
-    pd.testing.assert_index_equal(ours.index.sort_values(), theirs.index.sort_values(), check_names=False)
+    pd.testing.assert_index_equal(
+        ours.index.sort_values(), theirs.index.sort_values(), check_names=False
+    )
     theirs = theirs.loc[ours.index]
     pd.testing.assert_series_equal(ours.isna(), theirs.isna(), check_names=False)
     difference = (ours - theirs).abs().dropna()

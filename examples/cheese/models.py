@@ -67,7 +67,16 @@ def fit_alone(rows: pd.DataFrame) -> Own:
     sxx = float(dx @ dx)
     slope = float(dx @ dy) / sxx if varied[2] else 0.0
     se = float(np.sqrt(fit.covariance[-1, -1])) if varied[2] else None
-    return Own(len(y), beta[0], beta.get(1), beta.get(2), se, slope, sxx, float(np.sum((dy - slope * dx) ** 2)))
+    return Own(
+        len(y),
+        beta[0],
+        beta.get(1),
+        beta.get(2),
+        se,
+        slope,
+        sxx,
+        float(np.sum((dy - slope * dx) ** 2)),
+    )
 
 
 def fit_slopes(own: dict[str, np.ndarray]) -> Slopes:
@@ -89,9 +98,15 @@ def shrink(rows: pd.DataFrame, own: Own, slopes: Slopes, prior: Prior) -> Shrunk
     """One retailer, given what all retailers have in common."""
     weight = slopes.tau**2 * own.sxx / (slopes.tau**2 * own.sxx + slopes.noise)
     b, covariance = posterior(*demand(rows), prior.mean, prior.spread.reshape(3, 3))
-    return Shrunk(slopes.mean + weight * (own.slope - slopes.mean), *b.tolist(), float(np.sqrt(covariance[2, 2])))
+    return Shrunk(
+        slopes.mean + weight * (own.slope - slopes.mean),
+        *b.tolist(),
+        float(np.sqrt(covariance[2, 2])),
+    )
 
 
 def demand(rows: pd.DataFrame) -> tuple[Floats, Floats]:
     """y (n,) and X (n, 3): intercept, display, log price."""
-    return np.log(rows["volume"].to_numpy()), np.column_stack([np.ones(len(rows)), rows["disp"], np.log(rows["price"])])
+    return np.log(rows["volume"].to_numpy()), np.column_stack(
+        [np.ones(len(rows)), rows["disp"], np.log(rows["price"])]
+    )

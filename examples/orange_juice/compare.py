@@ -18,7 +18,9 @@ def held_out(fits: pd.DataFrame, weeks: pd.DataFrame) -> pd.DataFrame:
     """The root mean square error of each fit's forecasts: of all brands, and of each. Weeks without a fit are left out."""
     seen = weeks.merge(fits, on=["store", "brand"], validate="many_to_one")
     y, x = demand(seen)
-    squares = pd.DataFrame({name: (y - np.sum(x * np.stack(seen[f"{name}_fit"]), axis=1)) ** 2 for name in FITS})
+    squares = pd.DataFrame(
+        {name: (y - np.sum(x * np.stack(seen[f"{name}_fit"]), axis=1)) ** 2 for name in FITS}
+    )
     means = pd.concat([squares.mean().to_frame("all").T, squares.groupby(seen["brand"]).mean()])
     rmse = np.sqrt(means).assign(best=means.idxmin(axis=1))
     rmse.insert(0, "forecasts", [len(seen), *seen.groupby("brand").size()])
@@ -55,7 +57,11 @@ def under_bayesms_prior(rows: pd.DataFrame, sweeps: int = 20) -> pd.Series:
     stores = {store: demand(own) for store, own in rows.groupby("store")}
     mean, spread, scale = np.zeros(SIZE), np.eye(SIZE), (SIZE + 3) * np.eye(SIZE)
     for _ in range(sweeps):
-        b, covariance = map(np.array, zip(*(posterior(y, x, mean, spread) for y, x in stores.values()), strict=True))
+        b, covariance = map(
+            np.array, zip(*(posterior(y, x, mean, spread) for y, x in stores.values()), strict=True)
+        )
         mean = b.mean(axis=0)
-        spread = (scale + covariance.sum(axis=0) + (b - mean).T @ (b - mean)) / (len(b) + 2)  # k + 3 - k - 1 degrees of freedom
+        spread = (scale + covariance.sum(axis=0) + (b - mean).T @ (b - mean)) / (
+            len(b) + 2
+        )  # k + 3 - k - 1 degrees of freedom
     return pd.Series(b[:, 1], list(stores))

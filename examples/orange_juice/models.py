@@ -54,14 +54,24 @@ def fit_prior(rows: Rows) -> Prior:
     """One brand: rows of all its stores, sorted by store.  What is usual is learnt from the stores that can tell."""
     y, x = demand(rows)
     _, first, store = np.unique(rows["store"], return_index=True, return_inverse=True)
-    telling = [(yi, xi) for yi, xi in zip(np.split(y, first[1:]), np.split(x, first[1:]), strict=True) if tells(xi)]
+    telling = [
+        (yi, xi)
+        for yi, xi in zip(np.split(y, first[1:]), np.split(x, first[1:]), strict=True)
+        if tells(xi)
+    ]
     if not telling:
         raise ValueError(f"none of {len(first)} stores has the weeks to tell {SIZE} coefficients")
     fit = hierarchical(*zip(*telling, strict=True))
     pooled = within(y, x[:, 1:], store)
     left = y - x[:, 1:] @ pooled
     level = np.bincount(store, left) / np.bincount(store)
-    return Prior(len(telling), fit.beta, fit.delta.ravel(), pooled, float(np.mean((left - level[store]) ** 2)))
+    return Prior(
+        len(telling),
+        fit.beta,
+        fit.delta.ravel(),
+        pooled,
+        float(np.mean((left - level[store]) ** 2)),
+    )
 
 
 def fit_store(rows: Rows, prior: Prior) -> Elasticity:
@@ -69,13 +79,29 @@ def fit_store(rows: Rows, prior: Prior) -> Elasticity:
     y, x = demand(rows)
     price = int(rows["brand"][0])  # the intercept is column 0, so brand 1's price is column 1
     pooled_fit = np.append(y.mean() - x[:, 1:].mean(axis=0) @ prior.pooled, prior.pooled)
-    shrunk_fit, covariance = posterior(y, x, prior.mean, prior.spread.reshape(SIZE, SIZE), usual=prior.noise, worth=WORTH)
+    shrunk_fit, covariance = posterior(
+        y, x, prior.mean, prior.spread.reshape(SIZE, SIZE), usual=prior.noise, worth=WORTH
+    )
     shrunk_sd = float(np.sqrt(covariance[price, price]))
     own, own_se, own_fit = None, None, np.linalg.lstsq(x, y, rcond=None)[0]
     if tells(x):
         alone = ols(y, x)
-        own, own_se, own_fit = alone.beta[price], float(np.sqrt(alone.covariance[price, price])), alone.beta
-    return Elasticity(len(y), pooled_fit[price], own, own_se, shrunk_fit[price], shrunk_sd, pooled_fit, own_fit, shrunk_fit)
+        own, own_se, own_fit = (
+            alone.beta[price],
+            float(np.sqrt(alone.covariance[price, price])),
+            alone.beta,
+        )
+    return Elasticity(
+        len(y),
+        pooled_fit[price],
+        own,
+        own_se,
+        shrunk_fit[price],
+        shrunk_sd,
+        pooled_fit,
+        own_fit,
+        shrunk_fit,
+    )
 
 
 def tells(x: Floats) -> bool:
@@ -86,4 +112,6 @@ def tells(x: Floats) -> bool:
 def demand(rows: Rows) -> tuple[Floats, Floats]:
     """y (n,) and X (n, 14)."""
     logs = [np.log(rows[name]) for name in PRICES]
-    return rows["logmove"], np.column_stack([np.ones(len(rows["logmove"])), *logs, rows["deal"], rows["feat"]])
+    return rows["logmove"], np.column_stack(
+        [np.ones(len(rows["logmove"])), *logs, rows["deal"], rows["feat"]]
+    )

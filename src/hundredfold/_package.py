@@ -6,4 +6,6 @@ import os
 from pathlib import Path
 
 VERSION = "0.1.0"
-FOLDER = str(Path(__file__).parent) + os.sep  # frames whose file begins with it are ours, not the user's
+FOLDER = (
+    str(Path(__file__).parent) + os.sep
+)  # frames whose file begins with it are ours, not the user's

@@ -19,7 +19,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 MAX_NESTING = 50  # aliases of aliases; one that names itself is longer than any limit
-QUALIFIERS = ("Required", "ReadOnly", "Final")  # which say something about a field, and nothing about its type
+QUALIFIERS = (
+    "Required",
+    "ReadOnly",
+    "Final",
+)  # which say something about a field, and nothing about its type
 
 
 def bare(annotation: Any) -> Any:
@@ -86,7 +90,9 @@ def _value_of(alias: Any) -> Any:
 def _with_arguments(alias: Any, arguments: tuple[Any, ...]) -> Any:
     """Return a generic alias' value for these arguments: `type Pair[T] = tuple[T, T]`, Pair[int]."""
     value, parameters = _value_of(alias), alias.__type_params__
-    defaults = [getattr(parameter, "__default__", Any) for parameter in parameters[len(arguments) :]]
+    defaults = [
+        getattr(parameter, "__default__", Any) for parameter in parameters[len(arguments) :]
+    ]
     given = dict(zip(parameters, (*arguments, *defaults), strict=False))
     if value in parameters:
         return given.get(value, Any)
@@ -109,7 +115,10 @@ def signature_of(work: Callable[..., Any]) -> inspect.Signature:
     Raises:
         TypeError, ValueError: it has none that Python can read.
     """
-    if sys.version_info >= (3, 14):  # annotations are evaluated when they are asked for, and a name may be missing
+    if sys.version_info >= (
+        3,
+        14,
+    ):  # annotations are evaluated when they are asked for, and a name may be missing
         import annotationlib
 
         return inspect.signature(work, annotation_format=annotationlib.Format.FORWARDREF)
@@ -122,7 +131,10 @@ def annotations_of(work: Callable[..., Any]) -> dict[str, Any]:
     names, local_names = _names_around(work)
     found = {name: parameter.annotation for name, parameter in signature.parameters.items()}
     found["return"] = work if isinstance(work, type) else signature.return_annotation
-    return {name: None if hint is inspect.Parameter.empty else _evaluated(hint, names, local_names) for name, hint in found.items()}
+    return {
+        name: None if hint is inspect.Parameter.empty else _evaluated(hint, names, local_names)
+        for name, hint in found.items()
+    }
 
 
 def unevaluated(annotation: Any) -> str | None:
@@ -133,7 +145,9 @@ def unevaluated(annotation: Any) -> str | None:
     if isinstance(reference, str):
         return reference
     origin, parts = get_origin(annotation), get_args(annotation)
-    parts = () if origin is Literal else parts[:1] if origin is Annotated else parts  # whose texts are values
+    parts = (
+        () if origin is Literal else parts[:1] if origin is Annotated else parts
+    )  # whose texts are values
     return next((text for part in parts if (text := unevaluated(part))), None)
 
 
@@ -171,7 +185,9 @@ def _layers(work: Any) -> Iterator[Any]:
     """Yield a callable, what it is made of, and so on down to a plain function."""
     for _ in range(MAX_NESTING):
         yield work
-        partial_method = getattr(work, "__partialmethod__", None) or getattr(work, "_partialmethod", None)
+        partial_method = getattr(work, "__partialmethod__", None) or getattr(
+            work, "_partialmethod", None
+        )
         if isinstance(work, functools.partial | functools.partialmethod):
             work = work.func
         elif isinstance(partial_method, functools.partialmethod):
@@ -182,7 +198,10 @@ def _layers(work: Any) -> Iterator[Any]:
             work = work.__init__ if isinstance(work.__init__, types.FunctionType) else work.__new__  # type: ignore[misc]
         elif hasattr(work, "__wrapped__"):
             work = work.__wrapped__
-        elif not inspect.isroutine(work) and isinstance(getattr(type(work), "__call__", None), types.FunctionType):  # noqa: B004
+        elif not inspect.isroutine(work) and isinstance(
+            getattr(type(work), "__call__", None),  # noqa: B004
+            types.FunctionType,
+        ):
             work = type(work).__call__
         else:
             return

@@ -71,7 +71,9 @@ def run(
         max_rejected=max_rejected or {},
         max_failed=max_failed,
     )
-    return backend_of(backend, home, stack).run(job, sources, arguments, callbacks or NullCallbacks())
+    return backend_of(backend, home, stack).run(
+        job, sources, arguments, callbacks or NullCallbacks()
+    )
 
 
 def resume(
@@ -93,8 +95,12 @@ def resume(
     sources: {name: path} of sources whose files were moved (local).
     accept_new_code: go on with other code than the run began with; the units that are done keep theirs.
     """
-    arguments = RunArguments(workers=workers, memory=memory, wait=wait, accept_new_code=accept_new_code)
-    return backend_of(backend, home, stack).resume(run_id, arguments, callbacks or NullCallbacks(), job=job, sources=sources)
+    arguments = RunArguments(
+        workers=workers, memory=memory, wait=wait, accept_new_code=accept_new_code
+    )
+    return backend_of(backend, home, stack).resume(
+        run_id, arguments, callbacks or NullCallbacks(), job=job, sources=sources
+    )
 
 
 def retry(
@@ -115,8 +121,12 @@ def retry(
 
     accept_new_code: do so with other code than the run began with; the units that are done keep theirs.
     """
-    arguments = RunArguments(workers=workers, memory=memory, wait=wait, accept_new_code=accept_new_code)
-    return backend_of(backend, home, stack).retry(run_id, arguments, callbacks or NullCallbacks(), job=job)
+    arguments = RunArguments(
+        workers=workers, memory=memory, wait=wait, accept_new_code=accept_new_code
+    )
+    return backend_of(backend, home, stack).retry(
+        run_id, arguments, callbacks or NullCallbacks(), job=job
+    )
 
 
 def publish(
@@ -136,17 +146,35 @@ def publish(
 
     replace_newer: its release may replace that of a run that was created later.
     """
-    arguments = RunArguments(max_failed=max_failed, replace_newer=replace_newer, wait=wait, accept_new_code=accept_new_code)
-    return backend_of(backend, home, stack).publish(run_id, arguments, callbacks or NullCallbacks(), job=job)
+    arguments = RunArguments(
+        max_failed=max_failed,
+        replace_newer=replace_newer,
+        wait=wait,
+        accept_new_code=accept_new_code,
+    )
+    return backend_of(backend, home, stack).publish(
+        run_id, arguments, callbacks or NullCallbacks(), job=job
+    )
 
 
-def cancel(run_id: str | None = None, *, backend: str = "local", home: str | Path = DEFAULT_HOME, stack: str | None = None) -> Record:
+def cancel(
+    run_id: str | None = None,
+    *,
+    backend: str = "local",
+    home: str | Path = DEFAULT_HOME,
+    stack: str | None = None,
+) -> Record:
     """End a run (the newest) for good; its driver, wherever it is, stops within a second. What was done stays readable."""
     return backend_of(backend, home, stack).cancel(run_id)
 
 
 def rollback(
-    job: str, *, backend: str = "local", home: str | Path | RunHome = DEFAULT_HOME, stack: str | None = None, to: int | None = None
+    job: str,
+    *,
+    backend: str = "local",
+    home: str | Path | RunHome = DEFAULT_HOME,
+    stack: str | None = None,
+    to: int | None = None,
 ) -> Release:
     """Let the pointer name the release that the current one was built upon, or version `to`."""
     there = _open(backend, home, stack, check_job_name(job))
@@ -155,7 +183,11 @@ def rollback(
 
 
 def open_run(
-    run_id: str | None = None, *, backend: str = "local", home: str | Path | RunHome = DEFAULT_HOME, stack: str | None = None
+    run_id: str | None = None,
+    *,
+    backend: str = "local",
+    home: str | Path | RunHome = DEFAULT_HOME,
+    stack: str | None = None,
 ) -> Run:
     """A run that was made before: the newest, if none is named. NoSuchRun if there is none."""
     there = _open(backend, home, stack)
@@ -191,11 +223,16 @@ def backend_of(backend: str, home: str | Path = DEFAULT_HOME, stack: str | None 
     try:
         from .aws.backend import AwsBackend
     except ModuleNotFoundError as error:
-        raise UsageError(f"{error.name} is not installed, and what runs on AWS needs it", hint="pip install 'hundredfold[aws]'") from error
+        raise UsageError(
+            f"{error.name} is not installed, and what runs on AWS needs it",
+            hint="pip install 'hundredfold[aws]'",
+        ) from error
     return AwsBackend(stack)
 
 
-def _open(backend: str, home: str | Path | RunHome, stack: str | None, job: str | None = None) -> RunHome:
+def _open(
+    backend: str, home: str | Path | RunHome, stack: str | None, job: str | None = None
+) -> RunHome:
     """The home of a backend's runs, which must be there; one that is open stays as it is."""
     if isinstance(home, str | Path) and backend != "local":
         return backend_of(backend, home, stack).open_home(job)
@@ -204,4 +241,7 @@ def _open(backend: str, home: str | Path | RunHome, stack: str | None, job: str 
 
 def _check_limits(max_rejected: Any) -> None:
     if max_rejected is not None and not isinstance(max_rejected, Mapping):
-        raise UsageError(f"max_rejected is {max_rejected!r}, wanted a mapping", hint='such as max_rejected={"sales": 0.01}')
+        raise UsageError(
+            f"max_rejected is {max_rejected!r}, wanted a mapping",
+            hint='such as max_rejected={"sales": 0.01}',
+        )

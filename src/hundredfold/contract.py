@@ -89,7 +89,9 @@ def is_contract(declared: Any) -> bool:
         dataclasses.is_dataclass(declared)
         or hasattr(declared, "model_fields")
         or (issubclass(declared, tuple) and hasattr(declared, "_fields"))
-        or (issubclass(declared, dict) and hasattr(declared, "__required_keys__"))  # a TypedDict, that of typing_extensions too
+        or (
+            issubclass(declared, dict) and hasattr(declared, "__required_keys__")
+        )  # a TypedDict, that of typing_extensions too
     )
 
 
@@ -110,9 +112,14 @@ def _fields(declared: type) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
         hints = get_type_hints(declared, include_extras=True)
     except NameError as error:
         raise JobError(
-            f"{declared.__name__} cannot be read: {error}", hint="import the name where the contract is defined, not under TYPE_CHECKING"
+            f"{declared.__name__} cannot be read: {error}",
+            hint="import the name where the contract is defined, not under TYPE_CHECKING",
         ) from error
-    names = [f.name for f in dataclasses.fields(declared)] if dataclasses.is_dataclass(declared) else list(hints)
+    names = (
+        [f.name for f in dataclasses.fields(declared)]
+        if dataclasses.is_dataclass(declared)
+        else list(hints)
+    )
     for name in names:
         yield name, hints[name], ()
 
@@ -132,27 +139,45 @@ def _refuse_validators(declared: type) -> None:
 
 def _optional(declared: type) -> set[str]:
     """The fields of a dataclass whose default is None: a file that is older than such a field is as good as it was."""
-    return {f.name for f in dataclasses.fields(declared) if f.default is None} if dataclasses.is_dataclass(declared) else set()
+    return (
+        {f.name for f in dataclasses.fields(declared) if f.default is None}
+        if dataclasses.is_dataclass(declared)
+        else set()
+    )
 
 
-def read_column(name: str, annotation: Any, extra: tuple[Any, ...] = (), optional: bool = False) -> Column:
+def read_column(
+    name: str, annotation: Any, extra: tuple[Any, ...] = (), optional: bool = False
+) -> Column:
     annotation, constraints, nullable, allowed = _unfolded(annotation, list(extra))
     constraints = list(_flat(constraints))
     checks = (
         []
         if allowed is None
-        else [Check(f"must be one of {', '.join(map(str, allowed))}", f"{{c}} IN ({', '.join(map(_fixed, allowed))})")]
+        else [
+            Check(
+                f"must be one of {', '.join(map(str, allowed))}",
+                f"{{c}} IN ({', '.join(map(_fixed, allowed))})",
+            )
+        ]
     )
     checks += [check for constraint in constraints for check in _check(constraint, annotation)]
-    infinite = next((c.allow_inf_nan for c in constraints if getattr(c, "allow_inf_nan", None) is not None), None)
+    infinite = next(
+        (c.allow_inf_nan for c in constraints if getattr(c, "allow_inf_nan", None) is not None),
+        None,
+    )
     if annotation is float and (infinite is False or (checks and not infinite)):
         # not isnan(): DuckDB 2.0 answers that from a Parquet file's statistics, in which NaN is not counted
         checks.insert(0, Check("must not be NaN or infinite", "isfinite({c})"))
     kind, inside = _kind(annotation, constraints)
-    return Column(name, annotation, kind, nullable, (*checks, *inside), optional and nullable, bool(infinite))
+    return Column(
+        name, annotation, kind, nullable, (*checks, *inside), optional and nullable, bool(infinite)
+    )
 
 
-def _unfolded(annotation: Any, constraints: list[Any]) -> tuple[Any, list[Any], bool, list[Any] | None]:
+def _unfolded(
+    annotation: Any, constraints: list[Any]
+) -> tuple[Any, list[Any], bool, list[Any] | None]:
     """Return the one type that an annotation stands for, its constraints, whether it can be None, and the values that it allows."""
     nullable = False
     allowed: list[Any] | None = None
@@ -183,11 +208,15 @@ def _unfolded(annotation: Any, constraints: list[Any]) -> tuple[Any, list[Any], 
 def _one_type(allowed: Sequence[Any]) -> Any:
     kinds = {type(value) for value in allowed}
     if len(kinds) != 1:
-        raise TypeError(f"the values {', '.join(map(repr, allowed))} are of {len(kinds)} types, wanted one")
+        raise TypeError(
+            f"the values {', '.join(map(repr, allowed))} are of {len(kinds)} types, wanted one"
+        )
     return kinds.pop()
 
 
-def _kind(annotation: Any, constraints: Sequence[Any] = ()) -> tuple[pa.DataType, tuple[Check, ...]]:
+def _kind(
+    annotation: Any, constraints: Sequence[Any] = ()
+) -> tuple[pa.DataType, tuple[Check, ...]]:
     """Return the Arrow type of a type without its constraints, and the checks of what is in a list or a dict of it."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (list, tuple, Sequence) and arguments:
@@ -200,7 +229,10 @@ def _kind(annotation: Any, constraints: Sequence[Any] = ()) -> tuple[pa.DataType
         key, item = (read_column("", argument) for argument in arguments)
         if key.nullable:
             raise TypeError(f"{annotation} has keys that can be None, and an Arrow map has none")
-        return pa.map_(key.arrow, item.arrow), (*_each(key, "key", "map_keys({c})"), *_each(item, "value", "map_values({c})"))
+        return pa.map_(key.arrow, item.arrow), (
+            *_each(key, "key", "map_keys({c})"),
+            *_each(item, "value", "map_values({c})"),
+        )
     return arrow_type(annotation, constraints), ()
 
 
@@ -240,7 +272,12 @@ def _fixed(value: Any) -> str:
     return _braced(literal(value))
 
 
-VALIDATORS = ("AfterValidator", "BeforeValidator", "PlainValidator", "WrapValidator")  # pydantic's, which are Python
+VALIDATORS = (
+    "AfterValidator",
+    "BeforeValidator",
+    "PlainValidator",
+    "WrapValidator",
+)  # pydantic's, which are Python
 
 
 def _check(constraint: Any, python: Any) -> Iterator[Check]:
@@ -271,11 +308,15 @@ def _check(constraint: Any, python: Any) -> Iterator[Check]:
             if isinstance(pattern, str):  # pydantic's, which searches where ours matches the whole
                 yield Check(f"must match {pattern}", f"regexp_matches({{c}}, {_fixed(pattern)})")
             elif isinstance(constraint, at.Predicate):
-                raise TypeError("a Predicate is Python and cannot be checked in SQL; use bounds, Literal or re.compile(...)")
+                raise TypeError(
+                    "a Predicate is Python and cannot be checked in SQL; use bounds, Literal or re.compile(...)"
+                )
             elif getattr(constraint, "allow_inf_nan", None) is False:  # pydantic's
                 yield Check("must be finite", "isfinite({c})")
             elif type(constraint).__module__ == at.__name__ and not isinstance(constraint, at.Unit):
-                raise TypeError(f"{constraint} cannot be checked in SQL; use bounds, Literal or re.compile(...)")
+                raise TypeError(
+                    f"{constraint} cannot be checked in SQL; use bounds, Literal or re.compile(...)"
+                )
 
 
 SIMPLE: dict[Any, pa.DataType] = {
@@ -297,7 +338,14 @@ def arrow_type(annotation: Any, constraints: Sequence[Any] = ()) -> pa.DataType:
         return SIMPLE[annotation]
     if annotation is decimal.Decimal:
         digits = next((c.max_digits for c in constraints if getattr(c, "max_digits", None)), 38)
-        places = next((c.decimal_places for c in constraints if getattr(c, "decimal_places", None) is not None), 9)
+        places = next(
+            (
+                c.decimal_places
+                for c in constraints
+                if getattr(c, "decimal_places", None) is not None
+            ),
+            9,
+        )
         return pa.decimal128(digits, places)
     array = _numpy_element(annotation)
     if array is not None:
@@ -309,10 +357,23 @@ def _numpy_element(annotation: Any) -> pa.DataType | None:
     """The element type of np.ndarray, NDArray[np.float64], ...; None if it is no array. A bare array is of floats."""
     if getattr(get_origin(annotation) or annotation, "__name__", "") != "ndarray":
         return None
-    scalar = next((part for part in _parts(annotation) if isinstance(part, type) and issubclass(part, np.generic)), np.float64)
+    scalar = next(
+        (
+            part
+            for part in _parts(annotation)
+            if isinstance(part, type) and issubclass(part, np.generic)
+        ),
+        np.float64,
+    )
     if scalar is np.object_:
         return pa.string()
-    kinds = {np.bool_: pa.bool_(), np.integer: pa.int64(), np.floating: pa.float64(), np.str_: pa.string(), np.bytes_: pa.binary()}
+    kinds = {
+        np.bool_: pa.bool_(),
+        np.integer: pa.int64(),
+        np.floating: pa.float64(),
+        np.str_: pa.string(),
+        np.bytes_: pa.binary(),
+    }
     known = next((arrow for kind, arrow in kinds.items() if issubclass(scalar, kind)), None)
     if known is None and not issubclass(np.float64, scalar):  # np.number, np.generic: any
         raise TypeError(f"an array of {scalar.__name__} has no column type")
@@ -363,9 +424,14 @@ def accepts(wanted: pa.DataType, found: pa.DataType) -> bool:
     if t.is_date(wanted) or t.is_timestamp(wanted):
         return bool(t.is_date(found) or t.is_timestamp(found))
     if t.is_list(wanted):
-        return bool((t.is_list(found) or t.is_large_list(found)) and _accepts_inside(wanted.value_type, found.value_type))
+        return bool(
+            (t.is_list(found) or t.is_large_list(found))
+            and _accepts_inside(wanted.value_type, found.value_type)
+        )
     if t.is_map(wanted) and t.is_map(found):
-        return _accepts_inside(wanted.key_type, found.key_type) and _accepts_inside(wanted.item_type, found.item_type)
+        return _accepts_inside(wanted.key_type, found.key_type) and _accepts_inside(
+            wanted.item_type, found.item_type
+        )
     return bool(wanted.id == found.id)
 
 
@@ -385,7 +451,10 @@ def literal(value: Any) -> str:
         return f"DATE '{value.isoformat()}'"
     if isinstance(value, str):
         return "'" + value.replace("'", "''") + "'"
-    raise JobError(f"{value!r} cannot be written in SQL", hint="bounds and allowed values are numbers, texts and dates")
+    raise JobError(
+        f"{value!r} cannot be written in SQL",
+        hint="bounds and allowed values are numbers, texts and dates",
+    )
 
 
 def quote(name: str) -> str:

@@ -28,7 +28,9 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-COMMAND = re.compile(r"hundredfold (?:cancel|failures|publish|replay|resume|retry|rollback|status)\b(?:(?!   | --on | --home ).)*(?=   |$)")
+COMMAND = re.compile(
+    r"hundredfold (?:cancel|failures|publish|replay|resume|retry|rollback|status)\b(?:(?!   | --on | --home ).)*(?=   |$)"
+)
 NEW_CODE = "--accept-new-code"
 KEPT = "its traceback is kept in "  # begins the note of an error that is not ours
 SHOWN = 5  # so many problems in words; the rest is a count
@@ -58,7 +60,9 @@ class HundredfoldError(Exception):
 
     exit_code = 1
 
-    def __init__(self, message: str, *, problems: Sequence[str] = (), hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, problems: Sequence[str] = (), hint: str | None = None
+    ) -> None:
         message, hint = _printable(message), _printable(hint) if hint else hint
         super().__init__(message)
         self.message = message
@@ -77,7 +81,9 @@ class HundredfoldError(Exception):
         return _rebuild, (type(self), self.message, self.problems, self.hint)
 
 
-def _rebuild(kind: type[HundredfoldError], message: str, problems: tuple[str, ...], hint: str | None) -> HundredfoldError:
+def _rebuild(
+    kind: type[HundredfoldError], message: str, problems: tuple[str, ...], hint: str | None
+) -> HundredfoldError:
     return kind(message, problems=problems, hint=hint)
 
 
@@ -104,7 +110,9 @@ class HomeError(HundredfoldError): ...
 class DamagedFile(HomeError):
     """A file is not what was written. `key` names it in the store ("" where it is no object of the store)."""
 
-    def __init__(self, message: str, *, problems: Sequence[str] = (), hint: str | None = None, key: str = "") -> None:
+    def __init__(
+        self, message: str, *, problems: Sequence[str] = (), hint: str | None = None, key: str = ""
+    ) -> None:
         super().__init__(message, problems=problems, hint=hint)
         self.key = key
 
@@ -112,7 +120,9 @@ class DamagedFile(HomeError):
         return _rebuild_damaged, (self.message, self.problems, self.hint, self.key)
 
 
-def _rebuild_damaged(message: str, problems: tuple[str, ...], hint: str | None, key: str) -> DamagedFile:
+def _rebuild_damaged(
+    message: str, problems: tuple[str, ...], hint: str | None, key: str
+) -> DamagedFile:
     return DamagedFile(message, problems=problems, hint=hint, key=key)
 
 

@@ -49,28 +49,55 @@ class Csv:
         object.__setattr__(self, "null", (self.null,) if isinstance(self.null, str) else self.null)
         if not isinstance(self.header, bool):
             _tuples(self, "header")
-        if not isinstance(self.null, Iterable) or not all(isinstance(text, str) for text in self.null):
-            raise JobError(f"null is {self.null!r}, wanted a text or several", hint='such as Csv(null=("", "NA"))')
+        if not isinstance(self.null, Iterable) or not all(
+            isinstance(text, str) for text in self.null
+        ):
+            raise JobError(
+                f"null is {self.null!r}, wanted a text or several",
+                hint='such as Csv(null=("", "NA"))',
+            )
         object.__setattr__(self, "null", tuple(dict.fromkeys(self.null)))
         problems = [
             *_no_sign("delimiter", self.delimiter),
             *_no_sign("quote", self.quote),
-            *([] if self.decimal in (".", ",") else [f"decimal is {self.decimal!r}, wanted '.' or ','"]),
-            *([] if self.encoding is None or _is_codec(self.encoding) else [f"encoding {self.encoding!r} is not known to Python"]),
-            *([] if _is_count(self.skip) else [f"skip is {self.skip!r}, wanted a number of lines, 0 or more"]),
-            *([] if self.multiline in (None, True, False) else [f"multiline is {self.multiline!r}, wanted True, False or None"]),
+            *(
+                []
+                if self.decimal in (".", ",")
+                else [f"decimal is {self.decimal!r}, wanted '.' or ','"]
+            ),
+            *(
+                []
+                if self.encoding is None or _is_codec(self.encoding)
+                else [f"encoding {self.encoding!r} is not known to Python"]
+            ),
+            *(
+                []
+                if _is_count(self.skip)
+                else [f"skip is {self.skip!r}, wanted a number of lines, 0 or more"]
+            ),
+            *(
+                []
+                if self.multiline in (None, True, False)
+                else [f"multiline is {self.multiline!r}, wanted True, False or None"]
+            ),
         ]
         if self.delimiter is not None and self.delimiter == self.quote:
             problems.append(f"delimiter and quote are both {self.quote!r}")
         if self.header == ():
             problems.append("header names no column, wanted True, False or the names")
         if problems:
-            raise JobError("Csv(...) cannot be used", problems=problems, hint='such as Csv(delimiter=";", encoding="latin-1", decimal=",")')
+            raise JobError(
+                "Csv(...) cannot be used",
+                problems=problems,
+                hint='such as Csv(delimiter=";", encoding="latin-1", decimal=",")',
+            )
 
 
 def _no_sign(name: str, value: Any) -> list[str]:
     """What is wrong with a delimiter or a quote."""
-    fine = value is None or (isinstance(value, str) and len(value) == 1 and value.isascii() and value not in "\r\n\0")
+    fine = value is None or (
+        isinstance(value, str) and len(value) == 1 and value.isascii() and value not in "\r\n\0"
+    )
     return [] if fine else [f"{name} is {value!r}, wanted one ASCII character"]
 
 
@@ -120,18 +147,29 @@ class Source:
         _name("source", self.name)
         _tuples(self, "unique", "not_future")
         if not isinstance(self.csv, Csv):
-            raise JobError(f"source {self.name}: csv is {self.csv!r}, wanted Csv(...)", hint='such as csv=Csv(delimiter=";")')
+            raise JobError(
+                f"source {self.name}: csv is {self.csv!r}, wanted Csv(...)",
+                hint='such as csv=Csv(delimiter=";")',
+            )
         if self.contract is not None and not isinstance(self.contract, type):
-            raise JobError(f"source {self.name}: contract is {self.contract!r}, wanted a dataclass or a pydantic model (the class itself)")
+            raise JobError(
+                f"source {self.name}: contract is {self.contract!r}, wanted a dataclass or a pydantic model (the class itself)"
+            )
         if not isinstance(self.references, Mapping) or not isinstance(self.clean, Mapping):
             raise JobError(
                 f"source {self.name}: references and clean are mappings of a column to a text",
                 hint='such as references={"product": "catalog.product"}',
             )
-        bad = [f"{column} -> {target!r}" for column, target in self.references.items() if target.count(".") != 1]
+        bad = [
+            f"{column} -> {target!r}"
+            for column, target in self.references.items()
+            if target.count(".") != 1
+        ]
         if bad:
             raise JobError(
-                f"source {self.name}: references must name source.column", problems=bad, hint='write {"product": "catalog.product"}'
+                f"source {self.name}: references must name source.column",
+                problems=bad,
+                hint='write {"product": "catalog.product"}',
             )
         check_limit(f"source {self.name}: max_rejected", self.max_rejected)
         check_limit(f"source {self.name}: max_replaced", self.max_replaced)
@@ -179,24 +217,37 @@ class Model:
             )
         further, more = _further_parameters(self.name, self.work)
         if self.inputs is None:
-            object.__setattr__(self, "inputs", tuple(p.name for p in further if p.default is p.empty))
+            object.__setattr__(
+                self, "inputs", tuple(p.name for p in further if p.default is p.empty)
+            )
         _tuples(self, "inputs")
-        missing = [name for name in self.inputs or () if name not in {p.name for p in further} and not more]
+        missing = [
+            name for name in self.inputs or () if name not in {p.name for p in further} and not more
+        ]
         if missing:
             raise JobError(
-                f"model {self.name}: its function takes no parameter named {', '.join(missing)}", hint="name the parameter after the model"
+                f"model {self.name}: its function takes no parameter named {', '.join(missing)}",
+                hint="name the parameter after the model",
             )
         if self.query is not None and not isinstance(self.query, str):
             object.__setattr__(self, "query", str(self.query))
-        _refuse_blank(f"model {self.name}", self.query, "leave query out for all rows of the job's only source")
+        _refuse_blank(
+            f"model {self.name}",
+            self.query,
+            "leave query out for all rows of the job's only source",
+        )
         if not isinstance(self.batched, bool):
             raise JobError(f"model {self.name}: batched is {self.batched!r}, wanted True or False")
         number = isinstance(self.time_limit, int | float) and not isinstance(self.time_limit, bool)
         if self.time_limit is not None and not (number and self.time_limit > 0):
-            raise JobError(f"model {self.name}: time_limit is {self.time_limit!r}, wanted seconds above 0, or None")
+            raise JobError(
+                f"model {self.name}: time_limit is {self.time_limit!r}, wanted seconds above 0, or None"
+            )
         most = self.max_units_per_worker
         if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
-            raise JobError(f"model {self.name}: max_units_per_worker is {most!r}, wanted a whole number of 1 or more, or None")
+            raise JobError(
+                f"model {self.name}: max_units_per_worker is {most!r}, wanted a whole number of 1 or more, or None"
+            )
 
     @cached_property
     def annotations(self) -> Mapping[str, Any]:
@@ -230,7 +281,9 @@ class Publish:
             _refuse_blank(f"publish {self.name}", query, "such as SELECT * FROM prices")
         unknown = sorted(set(self.formats) - {"csv", "parquet", "jsonl"})
         if unknown or not self.formats:
-            raise JobError(f"publish {self.name}: formats {unknown or '()'} are not among csv, parquet, jsonl")
+            raise JobError(
+                f"publish {self.name}: formats {unknown or '()'} are not among csv, parquet, jsonl"
+            )
 
 
 @dataclass(frozen=True)
@@ -245,13 +298,17 @@ class Job:
     models: Sequence[Model]
     publish: Publish | Sequence[Publish] = ()
     max_failed: int | float = 0
-    folder: Path | None = None  # what paths are relative to; found from the file that declares the job
+    folder: Path | None = (
+        None  # what paths are relative to; found from the file that declares the job
+    )
 
     def __post_init__(self) -> None:
         _name("job", self.name)
         for attribute, kind in (("sources", Source), ("models", Model), ("publish", Publish)):
             _parts(self, attribute, kind)
-        object.__setattr__(self, "folder", Path(self.folder) if self.folder else _declaring_folder())
+        object.__setattr__(
+            self, "folder", Path(self.folder) if self.folder else _declaring_folder()
+        )
         check_limit(f"job {self.name}: max_failed", self.max_failed)
         _check_names(self)
 
@@ -263,14 +320,18 @@ class Job:
         """The model of that name; JobError if there is none."""
         found = next((model for model in self.models if model.name == name), None)
         if found is None:
-            raise JobError(f"job {self.name} has no model {name!r}; it has {', '.join(model.name for model in self.models)}")
+            raise JobError(
+                f"job {self.name} has no model {name!r}; it has {', '.join(model.name for model in self.models)}"
+            )
         return found
 
     def source(self, name: str) -> Source:
         """The source of that name; JobError if there is none."""
         found = next((source for source in self.sources if source.name == name), None)
         if found is None:
-            raise JobError(f"job {self.name} has no source {name!r}; it has {', '.join(source.name for source in self.sources)}")
+            raise JobError(
+                f"job {self.name} has no source {name!r}; it has {', '.join(source.name for source in self.sources)}"
+            )
         return found
 
 
@@ -283,7 +344,9 @@ class Batch:
     last: int
     rows: int
     cost: float
-    cuts: tuple[int, ...] = ()  # first units of further parts, where all of it is too large for a worker at once
+    cuts: tuple[
+        int, ...
+    ] = ()  # first units of further parts, where all of it is too large for a worker at once
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -371,7 +434,9 @@ class Layout:
 
     def slice(self, key: str) -> Message | None:
         """The slice that a committed outcome covers, from its key; None for anything else."""
-        found = re.fullmatch(r"runs/([^/]+)/models/([^/]+)/outcomes/(\d+)-(\d+)-(\d+)-(\d+)\.ledger\.arrow", key)
+        found = re.fullmatch(
+            r"runs/([^/]+)/models/([^/]+)/outcomes/(\d+)-(\d+)-(\d+)-(\d+)\.ledger\.arrow", key
+        )
         if found is None:
             return None
         run, model, attempt, batch, first, last = found.groups()
@@ -395,7 +460,9 @@ def _name(kind: str, name: str) -> None:
     if not isinstance(name, str) or not NAME.fullmatch(name) or name in RESERVED:
         raise JobError(
             f"{kind} name {name!r} cannot be used",
-            problems=(f"wanted: a lower-case letter, then letters, digits and _ (at most 63), and none of {', '.join(sorted(RESERVED))}",),
+            problems=(
+                f"wanted: a lower-case letter, then letters, digits and _ (at most 63), and none of {', '.join(sorted(RESERVED))}",
+            ),
             hint="the name becomes a table in SQL and a folder on disk",
         )
 
@@ -404,7 +471,10 @@ def _tuples(thing: object, *attributes: str) -> None:
     for attribute in attributes:
         value = getattr(thing, attribute)
         if isinstance(value, str):
-            raise JobError(f"{attribute} is the text {value!r}, wanted a tuple of names", hint=f"write {attribute}=({value!r},)")
+            raise JobError(
+                f"{attribute} is the text {value!r}, wanted a tuple of names",
+                hint=f"write {attribute}=({value!r},)",
+            )
         if not isinstance(value, Iterable) or not all(isinstance(name, str) for name in value):
             raise JobError(f"{attribute} is {value!r}, wanted a tuple of names")
         names = tuple(value)
@@ -415,24 +485,39 @@ def _tuples(thing: object, *attributes: str) -> None:
 
 def _refuse_blank(what: str, query: Any, hint: str) -> None:
     if isinstance(query, str) and (not query.strip() or "\0" in query):
-        raise JobError(f"{what}: its query is {query!r}, wanted SQL, or the name of a .sql file", hint=hint)
+        raise JobError(
+            f"{what}: its query is {query!r}, wanted SQL, or the name of a .sql file", hint=hint
+        )
 
 
 def _parts(job: Job, attribute: str, kind: type) -> None:
     """One part or several, as a tuple of `kind`."""
     value = getattr(job, attribute)
     parts = (
-        (value,) if isinstance(value, kind) else tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
+        (value,)
+        if isinstance(value, kind)
+        else tuple(value)
+        if isinstance(value, Iterable) and not isinstance(value, str)
+        else (value,)
     )
     wrong = [repr(part)[:80] for part in parts if not isinstance(part, kind)]
     if wrong:
-        raise JobError(f"job {job.name}: {attribute} holds {', '.join(wrong)}, wanted {kind.__name__}(...)")
+        raise JobError(
+            f"job {job.name}: {attribute} holds {', '.join(wrong)}, wanted {kind.__name__}(...)"
+        )
     object.__setattr__(job, attribute, parts)
 
 
 def check_limit(what: str, limit: float) -> None:
-    if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 0 or (isinstance(limit, float) and limit > 1):
-        raise JobError(f"{what} is {limit!r}, wanted a count (int, 0 or more) or a share (float, 0.0 to 1.0)")
+    if (
+        isinstance(limit, bool)
+        or not isinstance(limit, int | float)
+        or not limit >= 0
+        or (isinstance(limit, float) and limit > 1)
+    ):
+        raise JobError(
+            f"{what} is {limit!r}, wanted a count (int, 0 or more) or a share (float, 0.0 to 1.0)"
+        )
 
 
 def allowed(limit: float, total: int) -> int:
@@ -440,12 +525,16 @@ def allowed(limit: float, total: int) -> int:
     return limit if isinstance(limit, int) else int(limit * total)
 
 
-def _further_parameters(model: str, work: Callable[..., Any]) -> tuple[list[inspect.Parameter], bool]:
+def _further_parameters(
+    model: str, work: Callable[..., Any]
+) -> tuple[list[inspect.Parameter], bool]:
     """Return the parameters after the first, which takes the rows, and whether any other name is taken too."""
     try:
         parameters = list(signature_of(work).parameters.values())
     except (TypeError, ValueError) as error:
-        raise JobError(f"model {model}: the signature of {work!r} cannot be read ({error})") from error
+        raise JobError(
+            f"model {model}: the signature of {work!r} cannot be read ({error})"
+        ) from error
     named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if not named:
         raise JobError(
@@ -458,21 +547,30 @@ def _further_parameters(model: str, work: Callable[..., Any]) -> tuple[list[insp
             f"model {model}: its function takes {', '.join(nameless)} by position only, and results of earlier models are given by name",
             hint="take out the / after the parameter, or give it a default",
         )
-    further = [p for p in named[1:] if p.kind is p.POSITIONAL_OR_KEYWORD] + [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    further = [p for p in named[1:] if p.kind is p.POSITIONAL_OR_KEYWORD] + [
+        p for p in parameters if p.kind is p.KEYWORD_ONLY
+    ]
     return further, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _declaring_folder() -> Path:
     """The folder of the file in which the job is being declared: the first frame that is neither ours nor generated."""
     frame = sys._getframe(1)
-    while frame is not None and (frame.f_code.co_filename.startswith((FOLDER, "<")) or "dataclasses" in frame.f_code.co_filename):
+    while frame is not None and (
+        frame.f_code.co_filename.startswith((FOLDER, "<"))
+        or "dataclasses" in frame.f_code.co_filename
+    ):
         frame = frame.f_back  # type: ignore[assignment]
     place = Path(frame.f_code.co_filename).parent if frame is not None else Path()
     return place.resolve() if place.is_dir() else Path.cwd()
 
 
 def _check_names(job: Job) -> None:
-    names = [source.name for source in job.sources] + [model.name for model in job.models] + [output.name for output in job.releases]
+    names = (
+        [source.name for source in job.sources]
+        + [model.name for model in job.models]
+        + [output.name for output in job.releases]
+    )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise JobError(
@@ -481,7 +579,10 @@ def _check_names(job: Job) -> None:
     if not job.sources:
         raise JobError(f"job {job.name} has no source", hint='add sources=[Source("sales")]')
     if not job.models:
-        raise JobError(f"job {job.name} has no model", hint='add models=[Model("prices", unit=("shop",), work=price)]')
+        raise JobError(
+            f"job {job.name} has no model",
+            hint='add models=[Model("prices", unit=("shop",), work=price)]',
+        )
     for position, model in enumerate(job.models):
         earlier = [m.name for m in job.models[:position]]
         unknown = [name for name in model.inputs or () if name not in earlier]
@@ -496,6 +597,13 @@ def _check_names(job: Job) -> None:
                 hint='query="SELECT * FROM ..."',
             )
     known = {source.name for source in job.sources}
-    dangling = [f"{s.name}.{c} -> {t}" for s in job.sources for c, t in s.references.items() if t.split(".")[0] not in known]
+    dangling = [
+        f"{s.name}.{c} -> {t}"
+        for s in job.sources
+        for c, t in s.references.items()
+        if t.split(".")[0] not in known
+    ]
     if dangling:
-        raise JobError(f"job {job.name}: references to a source that the job does not have", problems=dangling)
+        raise JobError(
+            f"job {job.name}: references to a source that the job does not have", problems=dangling
+        )

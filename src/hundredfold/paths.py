@@ -21,6 +21,8 @@ def expand_user(path: str | Path) -> Path:
         ascii_only = sys.getfilesystemencoding() != "utf-8"
         raise UsageError(
             f"the path {str(found.absolute())!a} is not text in UTF-8",
-            hint="this process reads paths as ASCII: set LC_ALL=C.UTF-8, or leave PYTHONUTF8=0 out" if ascii_only else "rename it",
+            hint="this process reads paths as ASCII: set LC_ALL=C.UTF-8, or leave PYTHONUTF8=0 out"
+            if ascii_only
+            else "rename it",
         ) from None
     return found

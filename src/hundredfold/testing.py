@@ -86,7 +86,11 @@ class MemoryStore:
         """Remove the object of that key and all below `prefix/`; what is not there is no error."""
         gone = checked_key(prefix.removesuffix("/"))
         with self._lock:
-            self._objects = {key: data for key, data in self._objects.items() if key != gone and not key.startswith(f"{gone}/")}
+            self._objects = {
+                key: data
+                for key, data in self._objects.items()
+                if key != gone and not key.startswith(f"{gone}/")
+            }
 
 
 @dataclass(slots=True)
@@ -121,7 +125,9 @@ class MemoryQueue:
         self._max_receives = max_receives
         self._clock = clock
         self._sleep = sleep
-        self._letters: dict[int, _Letter] = {}  # in the order of sending; a dead letter is one whose last lease has ended
+        self._letters: dict[
+            int, _Letter
+        ] = {}  # in the order of sending; a dead letter is one whose last lease has ended
         self._numbers = count(1)
         self._lock = Lock()
 
@@ -170,7 +176,10 @@ class MemoryQueue:
     def depth(self) -> Depth:
         """How many messages are waiting, in flight and dead."""
         with self._lock:
-            leased, dead = sum(letter.due > self._clock() for letter in self._letters.values()), len(self._dead())
+            leased, dead = (
+                sum(letter.due > self._clock() for letter in self._letters.values()),
+                len(self._dead()),
+            )
             return Depth(len(self._letters) - leased - dead, leased, dead)
 
     def close(self) -> None:
@@ -186,17 +195,32 @@ class MemoryQueue:
                 if letter.due > now:
                     soonest = min(soonest, letter.due)
                 elif letter.received < self._max_receives:
-                    letter.received, letter.receipt, letter.due = letter.received + 1, token_hex(8), now + self._visibility
+                    letter.received, letter.receipt, letter.due = (
+                        letter.received + 1,
+                        token_hex(8),
+                        now + self._visibility,
+                    )
                     return Delivery(letter.body, letter.receipt, letter.received)
             return soonest
 
     def _held(self, receipt: str) -> int | None:
         now = self._clock()
-        return next((number for number, letter in self._letters.items() if letter.receipt == receipt and letter.due > now), None)
+        return next(
+            (
+                number
+                for number, letter in self._letters.items()
+                if letter.receipt == receipt and letter.due > now
+            ),
+            None,
+        )
 
     def _dead(self) -> list[int]:
         now = self._clock()
-        return [number for number, letter in self._letters.items() if letter.received >= self._max_receives and letter.due <= now]
+        return [
+            number
+            for number, letter in self._letters.items()
+            if letter.received >= self._max_receives and letter.due <= now
+        ]
 
 
 class MemoryLedger:
@@ -225,7 +249,12 @@ class MemoryLedger:
             return self._write(transition(self._one(run), event, step, reason, self._clock()))
 
     def note(
-        self, run: str, *, step: str | None = None, counts: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
+        self,
+        run: str,
+        *,
+        step: str | None = None,
+        counts: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> Record:
         """Write facts beside the state: the step it is at, counts and options (merged into those there)."""
         with self._lock:
@@ -242,7 +271,9 @@ class MemoryLedger:
         return self._records[run]
 
     def _newest_first(self) -> list[Record]:
-        return sorted(self._records.values(), key=lambda record: (record.created, record.id), reverse=True)
+        return sorted(
+            self._records.values(), key=lambda record: (record.created, record.id), reverse=True
+        )
 
     def _write(self, record: Record) -> Record:
         self._records[record.id] = _copied(record)
@@ -251,7 +282,11 @@ class MemoryLedger:
 
 def _copied(record: Record) -> Record:
     """The record as it would come back from a file: nobody shares its dicts, and tuples are lists."""
-    return replace(record, options=json.loads(json.dumps(dict(record.options))), counts=json.loads(json.dumps(dict(record.counts))))
+    return replace(
+        record,
+        options=json.loads(json.dumps(dict(record.options))),
+        counts=json.loads(json.dumps(dict(record.counts))),
+    )
 
 
 class InjectedFault(Exception):
@@ -305,7 +340,9 @@ class FaultInjector:
 
     def _fail(self, number: int, method: Callable[..., Any]) -> None:
         if number == self.fail_at:
-            raise self.error or InjectedFault(f"call {number}, {method.__name__}, fails as it was told to")
+            raise self.error or InjectedFault(
+                f"call {number}, {method.__name__}, fails as it was told to"
+            )
 
 
 class FaultInjectorAfter(FaultInjector):

@@ -15,7 +15,15 @@ from typing import Any
 import click
 
 from hundredfold import __version__
-from hundredfold.cli.options import Group, Where, argument, invoke, takes_as_of, takes_json, takes_place
+from hundredfold.cli.options import (
+    Group,
+    Where,
+    argument,
+    invoke,
+    takes_as_of,
+    takes_json,
+    takes_place,
+)
 from hundredfold.errors import UsageError
 from tariffs import data_quality as dirt
 from tariffs.evaluation.commands import evidence
@@ -29,7 +37,9 @@ JOB = "tariffs"
     subcommand_metavar="COMMAND [ARGS]...",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.version_option(__version__, message="tariffs %(version)s", help="Print the version and exit.")
+@click.version_option(
+    __version__, message="tariffs %(version)s", help="Print the version and exit."
+)
 @click.pass_context
 def app(context: click.Context) -> None:
     """What becomes of a published price table: check, approve, activate, export it, or take it back."""
@@ -38,14 +48,23 @@ def app(context: click.Context) -> None:
 
 
 takes_version = argument("version", "The release's version, such as 3.", type=int)
-takes_table = argument("version", "The release's version, such as 3; or 'active', the table that charging uses.")
-takes_by = click.option("--by", metavar="NAME", help="Who says it; the user of this machine, if left out.")
+takes_table = argument(
+    "version", "The release's version, such as 3; or 'active', the table that charging uses."
+)
+takes_by = click.option(
+    "--by", metavar="NAME", help="Who says it; the user of this machine, if left out."
+)
 takes_reason = click.option("--reason", default="", metavar="WHY", help="Why, for the log.")
 takes_despite = click.option(
-    "--despite", multiple=True, metavar="CODE", help="Set a guard that fails aside; needs --reason. Can be given again."
+    "--despite",
+    multiple=True,
+    metavar="CODE",
+    help="Set a guard that fails aside; needs --reason. Can be given again.",
 )
 takes_catalogue = click.option(
-    "--catalogue", metavar="FILE", help="The product catalogue (CSV or Parquet), if the run that has it is gone."
+    "--catalogue",
+    metavar="FILE",
+    help="The product catalogue (CSV or Parquet), if the run that has it is gone.",
 )
 
 
@@ -81,7 +100,9 @@ def status(where: Where, as_json: bool) -> None:
 @takes_as_of
 @takes_place
 @takes_json
-def check(version: int, catalogue: str | None, as_of: str | None, where: Where, as_json: bool) -> None:
+def check(
+    version: int, catalogue: str | None, as_of: str | None, where: Where, as_json: bool
+) -> None:
     """Hold a release against every guard, and against the table that charging uses. Exit status 1 if a guard fails."""
     from dataclasses import asdict
 
@@ -92,7 +113,9 @@ def check(version: int, catalogue: str | None, as_of: str | None, where: Where, 
 
     home, _ = _open(where)
     clock = _clock(as_of, version, home)
-    checked = verbs.check(version, shelf.read_book(home.store), home.store, _sources(home, catalogue), clock.now)
+    checked = verbs.check(
+        version, shelf.read_book(home.store), home.store, _sources(home, catalogue), clock.now
+    )
     if as_json:
         display.print_json({**asdict(checked), "passed": not checked.failed})
     else:
@@ -120,7 +143,13 @@ def check(version: int, catalogue: str | None, as_of: str | None, where: Where, 
 @takes_as_of
 @takes_place
 def approve(
-    version: int, despite: Sequence[str], by: str | None, reason: str, catalogue: str | None, as_of: str | None, where: Where
+    version: int,
+    despite: Sequence[str],
+    by: str | None,
+    reason: str,
+    catalogue: str | None,
+    as_of: str | None,
+    where: Where,
 ) -> None:
     """Say yes to a release, if every guard passes. Charging does not use it yet."""
     from tariffs.release import actions as verbs
@@ -129,9 +158,18 @@ def approve(
     home, once = _open(where)
     clock = _clock(as_of, version, home)
     said = _said(by, reason, where, clock)
-    done = verbs.approve(version, said, home.store, once, _sources(home, catalogue), clock.now, _codes(despite))
+    done = verbs.approve(
+        version, said, home.store, once, _sources(home, catalogue), clock.now, _codes(despite)
+    )
     show.show_done(done, None)
-    show.show_hints([(_command(where, "activate", str(version)), "lets charging use it (another person says so)")])
+    show.show_hints(
+        [
+            (
+                _command(where, "activate", str(version)),
+                "lets charging use it (another person says so)",
+            )
+        ]
+    )
 
 
 @app.command()
@@ -143,7 +181,9 @@ def approve(
     metavar="PLACE",
     help="In some locations first: by name (can be given again), or a share such as 10%. Elsewhere all stays as it is.",
 )
-@click.option("--same-person", is_flag=True, help="The one who approved it activates it too; needs --reason.")
+@click.option(
+    "--same-person", is_flag=True, help="The one who approved it activates it too; needs --reason."
+)
 @says
 @takes_catalogue
 @takes_as_of
@@ -165,18 +205,41 @@ def activate(
 
     home, once = _open(where)
     clock = _clock(as_of, version, home)
-    said, sources, now, codes = _said(by, reason, where, clock), _sources(home, catalogue), clock.now, _codes(despite)
+    said, sources, now, codes = (
+        _said(by, reason, where, clock),
+        _sources(home, catalogue),
+        clock.now,
+        _codes(despite),
+    )
     if canary:
         places = _places(canary)
-        done = verbs.try_out(version, places, said, home.store, once, sources, now, despite=codes, same_person=same_person)
+        done = verbs.try_out(
+            version,
+            places,
+            said,
+            home.store,
+            once,
+            sources,
+            now,
+            despite=codes,
+            same_person=same_person,
+        )
     else:
-        done = verbs.activate(version, said, home.store, once, sources, now, despite=codes, same_person=same_person)
+        done = verbs.activate(
+            version, said, home.store, once, sources, now, despite=codes, same_person=same_person
+        )
     show.show_done(done, _folder(home, done.book))
     further = [
-        (_command(where, "measure", "active"), "holds those places against the others, once there are newer sales"),
+        (
+            _command(where, "measure", "active"),
+            "holds those places against the others, once there are newer sales",
+        ),
         (_command(where, "activate", str(version)), "lets charging use it everywhere"),
     ]
-    back = (_command(where, "kill", "--to", "last-approved"), "takes it back at once, should it be wrong")
+    back = (
+        _command(where, "kill", "--to", "last-approved"),
+        "takes it back at once, should it be wrong",
+    )
     show.show_hints([*(further if canary else []), back])
 
 
@@ -200,7 +263,9 @@ def withdraw(version: int, by: str | None, reason: str, where: Where) -> None:
     type=click.Choice(["last-approved", "rule", "unchanged"]),
     help="The last approved table before it; a step towards the prices of the rule, which need no model; or the prices that are asked now, frozen.",
 )
-@click.option("--dry-run", is_flag=True, help="Show what it would do to prices, and change nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Show what it would do to prices, and change nothing."
+)
 @says
 @takes_place
 def kill(to: Any, dry_run: bool, by: str | None, reason: str, where: Where) -> None:
@@ -221,24 +286,45 @@ def kill(to: Any, dry_run: bool, by: str | None, reason: str, where: Where) -> N
     try:
         found = verbs.would_kill(to, home.store)
     except StateError:
-        found = None  # what is broken does not stop the kill switch; it says itself what it cannot do
+        found = (
+            None  # what is broken does not stop the kill switch; it says itself what it cannot do
+        )
     done = verbs.kill(to, _said(by, reason or "kill switch", where), home.store, once)
     if found is not None and found.table == done.entry.charging:
         show.show_preview(found, done=True)
     show.show_done(done, _folder(home, done.book))
-    further = [(_command(where, "kill", "--to", "rule"), "goes a step further towards the rule's prices")]
+    further = [
+        (_command(where, "kill", "--to", "rule"), "goes a step further towards the rule's prices")
+    ]
     stepping = done.entry.charging is not None and done.entry.charging.step
-    show.show_hints([*(further if stepping else []), (_command(where, "status"), "shows where all of it stands now")])
+    show.show_hints(
+        [
+            *(further if stepping else []),
+            (_command(where, "status"), "shows where all of it stands now"),
+        ]
+    )
 
 
 @app.command()
 @takes_table
-@click.option("--against", default="active", show_default=True, metavar="VERSION", help="The table before: a version, or 'active'.")
-@click.option("--out", metavar="FOLDER", help="Write the files there, instead of beside the releases.")
-@click.option("--whole", is_flag=True, help="Compare all columns, also those that only explain a price.")
+@click.option(
+    "--against",
+    default="active",
+    show_default=True,
+    metavar="VERSION",
+    help="The table before: a version, or 'active'.",
+)
+@click.option(
+    "--out", metavar="FOLDER", help="Write the files there, instead of beside the releases."
+)
+@click.option(
+    "--whole", is_flag=True, help="Compare all columns, also those that only explain a price."
+)
 @takes_place
 @takes_json
-def delta(version: str, against: str, out: str | None, whole: bool, where: Where, as_json: bool) -> None:
+def delta(
+    version: str, against: str, out: str | None, whole: bool, where: Where, as_json: bool
+) -> None:
     """Write what charging has to change to come from one table to another: rows added, changed, removed (CSV and Parquet)."""
     from hundredfold.cli import display
     from tariffs.release import files, show
@@ -261,7 +347,9 @@ def delta(version: str, against: str, out: str | None, whole: bool, where: Where
     help="TM Forum's ProductOfferingPrice as one JSON array, or a JSON object a line; or the full table.",
 )
 @click.option("--out", metavar="FILE", help="Write to this file, instead of stdout.")
-@click.option("--base", metavar="URL", help="The catalogue's address; gives every TMF620 price its href.")
+@click.option(
+    "--base", metavar="URL", help="The catalogue's address; gives every TMF620 price its href."
+)
 @takes_place
 def export(version: str, format: str, out: str | None, base: str | None, where: Where) -> None:
     """Give a table to another system, with the state that it has now."""
@@ -274,10 +362,23 @@ def export(version: str, format: str, out: str | None, base: str | None, where: 
 
 
 @app.command()
-@argument("version", "The release's version, such as 3; or 'active', the table that charging uses.", required=False, default="active")
-@click.option("--since", metavar="DATE", help="The day from which its prices were asked, if another than the log says.")
+@argument(
+    "version",
+    "The release's version, such as 3; or 'active', the table that charging uses.",
+    required=False,
+    default="active",
+)
+@click.option(
+    "--since",
+    metavar="DATE",
+    help="The day from which its prices were asked, if another than the log says.",
+)
 @click.option("--until", metavar="DATE", help="The day from which they were asked no more.")
-@click.option("--sales", metavar="PLACE", help="The sales of bundles (CSV or Parquet), if not those of the newest release's run.")
+@click.option(
+    "--sales",
+    metavar="PLACE",
+    help="The sales of bundles (CSV or Parquet), if not those of the newest release's run.",
+)
 @click.option("--usage", metavar="PLACE", help="The same for voice.")
 @takes_catalogue
 @takes_place
@@ -298,11 +399,26 @@ def measure(
     from tariffs.release.measure import plain
 
     home, _ = _open(where)
-    given = {name: place for name, place in (("bundle_sales", sales), ("voice_usage", usage)) if place}
-    found = outcome.outcome(version, home, since=_day(since, "--since"), until=_day(until, "--until"), given=given, catalogue=catalogue)
+    given = {
+        name: place for name, place in (("bundle_sales", sales), ("voice_usage", usage)) if place
+    }
+    found = outcome.outcome(
+        version,
+        home,
+        since=_day(since, "--since"),
+        until=_day(until, "--until"),
+        given=given,
+        catalogue=catalogue,
+    )
     if as_json:
         display.print_json(
-            {"table": str(found.table), "since": str(found.since), "read": found.read, "unsound": found.unsound, **plain(found.measured)}
+            {
+                "table": str(found.table),
+                "since": str(found.since),
+                "read": found.read,
+                "unsound": found.unsound,
+                **plain(found.measured),
+            }
         )
     else:
         show_outcome.show_outcome(found)
@@ -332,7 +448,13 @@ def log(version: int | None, where: Where, as_json: bool) -> None:
 
 
 @app.command()
-@click.option("--set", "given", multiple=True, metavar="NAME=VALUE", help="A new limit, from now on; needs --reason. Can be given again.")
+@click.option(
+    "--set",
+    "given",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A new limit, from now on; needs --reason. Can be given again.",
+)
 @says
 @takes_place
 @takes_json
@@ -367,7 +489,9 @@ def _open(where: Where) -> tuple[Any, Any]:
 
     if isinstance(home.store, Once):
         return home, home.store  # S3 itself refuses to write over an entry
-    return home, Locked(home.store, lambda: home.publishing(f"{JOB}_approvals"))  # not that of a run that publishes: it may hang
+    return home, Locked(
+        home.store, lambda: home.publishing(f"{JOB}_approvals")
+    )  # not that of a run that publishes: it may hang
 
 
 def _mend(store: Any) -> None:
@@ -375,7 +499,10 @@ def _mend(store: Any) -> None:
     from tariffs.release import repository as shelf
 
     if shelf.settle(store):
-        display.words.print("active.json lagged behind the log (a command was stopped in between): it is put right", style="yellow")
+        display.words.print(
+            "active.json lagged behind the log (a command was stopped in between): it is put right",
+            style="yellow",
+        )
 
 
 def _said(by: str | None, reason: str, where: Where, clock: Any = None) -> Any:
@@ -390,10 +517,21 @@ def _said(by: str | None, reason: str, where: Where, clock: Any = None) -> Any:
     if not (by or user).strip():
         raise UsageError("this machine does not know who says this", hint="say it with --by NAME")
     if clock is not None and clock.by_hand and not reason.strip():
-        raise UsageError("to ask the guards as of another time than now needs a reason, which the log keeps", hint="add --reason WHY")
+        raise UsageError(
+            "to ask the guards as of another time than now needs a reason, which the log keeps",
+            hint="add --reason WHY",
+        )
     at = f"{dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%M:%SZ}"
     told = clock.told if clock is not None else ""
-    return Said((by or user).strip(), f"{user or '?'}@{_machine()}", at, reason.strip(), secrets.token_hex(4), account, told)
+    return Said(
+        (by or user).strip(),
+        f"{user or '?'}@{_machine()}",
+        at,
+        reason.strip(),
+        secrets.token_hex(4),
+        account,
+        told,
+    )
 
 
 def _machine() -> str:
@@ -439,7 +577,9 @@ def _places(given: Sequence[str]) -> Sequence[str] | float:
         try:
             return float(names[0].removesuffix("%")) / 100.0
         except ValueError:
-            raise UsageError(f"--canary is {names[0]!r}, wanted locations, or a share such as 10%") from None
+            raise UsageError(
+                f"--canary is {names[0]!r}, wanted locations, or a share such as 10%"
+            ) from None
     return names
 
 
@@ -461,7 +601,9 @@ def _numbers(given: Sequence[str]) -> dict[str, float]:
         try:
             numbers[name.strip()] = float(value)
         except ValueError:
-            raise UsageError(f"--set is {text!r}, wanted NAME=VALUE", hint="such as --set data_age=21") from None
+            raise UsageError(
+                f"--set is {text!r}, wanted NAME=VALUE", hint="such as --set data_age=21"
+            ) from None
     return numbers
 
 
@@ -477,8 +619,18 @@ def _next(facts: Any, where: Where) -> list[tuple[str, str]]:
     if newest["state"] == "approved":
         told.append((_command(where, "activate", version), "lets charging use it"))
     if facts["charging"]:
-        told.append((_command(where, "log", str(facts["charging"]["version"])), "says who decided what about the table that charging uses"))
-        told.append((_command(where, "kill", "--to", "last-approved"), "takes that table away from charging, at once"))
+        told.append(
+            (
+                _command(where, "log", str(facts["charging"]["version"])),
+                "says who decided what about the table that charging uses",
+            )
+        )
+        told.append(
+            (
+                _command(where, "kill", "--to", "last-approved"),
+                "takes that table away from charging, at once",
+            )
+        )
     return told
 
 

@@ -22,15 +22,25 @@ Share = Annotated[float, Ge(0), Lt(1)]
 Hour = Annotated[int, Ge(0), Le(23)]
 DayType = Literal["WEEKDAY", "WEEKEND"]
 
-Segment = Literal["BUSINESS", "FAMILY", "HEAVY", "LIGHT", "SENIOR", "YOUTH"]  # the SIMs of tests are no customers
+Segment = Literal[
+    "BUSINESS", "FAMILY", "HEAVY", "LIGHT", "SENIOR", "YOUTH"
+]  # the SIMs of tests are no customers
 FULL_INT32 = 2_147_483_647  # what a counter of 32 bits shows when it can count no further
 
 RENAMED_PRODUCTS = {"DAILY_150": "DAY_150"}  # what the exports of some systems still call them
 LATIN = dict(
-    zip("\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0423\u0425\u0406\u0408\u0405", "ABEKMHOPCTYXIJS", strict=True)
+    zip(
+        "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0423\u0425\u0406\u0408\u0405",
+        "ABEKMHOPCTYXIJS",
+        strict=True,
+    )
 )  # Cyrillic capitals that look like these
 LATIN |= dict(
-    zip("\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7", "ABEZHIKMNOPTYX", strict=True)
+    zip(
+        "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7",
+        "ABEZHIKMNOPTYX",
+        strict=True,
+    )
 )  # Greek
 HYPHENS = dict.fromkeys("-\u2010\u2011\u2012\u2013\u2212", "_")
 BLANKS = dict.fromkeys("\u00a0\u202f\t", " ")
@@ -53,7 +63,9 @@ def composed(expression: str) -> str:
 
 
 _CODE = f"trim({translated('upper({column})', LATIN | HYPHENS | BLANKS, UNSEEN + APOSTROPHES)})"
-TIDY_CODE = f"CASE WHEN regexp_full_match({{column}}, '[A-Z0-9_]+') THEN {{column}} ELSE {_CODE} END"
+TIDY_CODE = (
+    f"CASE WHEN regexp_full_match({{column}}, '[A-Z0-9_]+') THEN {{column}} ELSE {_CODE} END"
+)
 _PLACE = _CODE.format(column="location")
 TIDY_LOCATION = f"""
 CASE
@@ -100,9 +112,7 @@ END
 """.strip()
 
 
-TOTALS_TITLE = (
-    "Changes a week with their 90 % intervals: revenue, margin (GHS), volume"  # of the summary with the totals (`tariffs.pricing.totals`)
-)
+TOTALS_TITLE = "Changes a week with their 90 % intervals: revenue, margin (GHS), volume"  # of the summary with the totals (`tariffs.pricing.totals`)
 LIMITS_TITLE = "Limits on the whole table, and the worth of its prices (GHS a week)"  # of the summary that says what became of them
 SCOPE_OF = "CASE WHEN kind = '{kind}' AND scope <> '*' THEN scope END"
 

@@ -31,7 +31,12 @@ from tariffs.pricing import locations as places
 from tariffs.pricing import portfolio_limits as table
 
 SOURCES = (
-    Source("locations", contract=Location, unique=("location",), clean={"name": TIDY_NAME.format(column="name")}),
+    Source(
+        "locations",
+        contract=Location,
+        unique=("location",),
+        clean={"name": TIDY_NAME.format(column="name")},
+    ),
     Source("product_catalog", contract=Product, unique=("product",)),
     Source(
         "policy",
@@ -68,20 +73,57 @@ SOURCES = (
         latest="loaded_at",
         references={"cell": "cell_load.cell"},
         not_future=("week",),
-        clean={column: TIDY_SHARE.format(column=column) for column in ("discount", "posted_discount")},
+        clean={
+            column: TIDY_SHARE.format(column=column) for column in ("discount", "posted_discount")
+        },
         max_rejected=0.05,
         max_replaced=0.25,
     ),
 )
 
-PRIOR = Model("prior", unit=(), order_by=(*bundles.UNIT, "week"), query="queries/prior.sql", work=bundles.fit_prior)
-VOICE_PRIOR = Model("voice_prior", unit=(), order_by=(*voice.UNIT, "week"), query="queries/voice_prior.sql", work=voice.fit_voice_prior)
-LADDER = Model("ladder", unit=("location",), order_by=("segment", "ladder", "rung"), query="queries/ladder.sql", work=places.settle_place)
-VOICE_DAY = Model("voice_day", unit=("cell", "day_type"), order_by=("hour",), query="queries/voice_day.sql", work=days.settle_day)
-PORTFOLIO = Model(
-    "portfolio", unit=("kind",), order_by=("chain", "place"), query="queries/portfolio.sql", work=table.keep_limits, returns=table.Limited
+PRIOR = Model(
+    "prior",
+    unit=(),
+    order_by=(*bundles.UNIT, "week"),
+    query="queries/prior.sql",
+    work=bundles.fit_prior,
 )
-TOTALS = Model("totals", unit=("kind",), order_by=("first", "second", "third"), query="queries/totals.sql", work=totals.total)
+VOICE_PRIOR = Model(
+    "voice_prior",
+    unit=(),
+    order_by=(*voice.UNIT, "week"),
+    query="queries/voice_prior.sql",
+    work=voice.fit_voice_prior,
+)
+LADDER = Model(
+    "ladder",
+    unit=("location",),
+    order_by=("segment", "ladder", "rung"),
+    query="queries/ladder.sql",
+    work=places.settle_place,
+)
+VOICE_DAY = Model(
+    "voice_day",
+    unit=("cell", "day_type"),
+    order_by=("hour",),
+    query="queries/voice_day.sql",
+    work=days.settle_day,
+)
+PORTFOLIO = Model(
+    "portfolio",
+    unit=("kind",),
+    order_by=("chain", "place"),
+    query="queries/portfolio.sql",
+    work=table.keep_limits,
+    returns=table.Limited,
+)
+TOTALS = Model(
+    "totals",
+    unit=("kind",),
+    order_by=("first", "second", "third"),
+    query="queries/totals.sql",
+    work=totals.total,
+)
 
 PRICE_TABLE = Publish(
     "price_table",
@@ -104,10 +146,24 @@ job = Job(
     sources=SOURCES,
     models=(
         PRIOR,
-        Model("bundles", unit=bundles.UNIT, order_by=("week",), query="queries/bundles.sql", work=bundles.price_bundles, batched=True),
+        Model(
+            "bundles",
+            unit=bundles.UNIT,
+            order_by=("week",),
+            query="queries/bundles.sql",
+            work=bundles.price_bundles,
+            batched=True,
+        ),
         LADDER,
         VOICE_PRIOR,
-        Model("voice", unit=voice.UNIT, order_by=("week",), query="queries/voice.sql", work=voice.price_voices, batched=True),
+        Model(
+            "voice",
+            unit=voice.UNIT,
+            order_by=("week",),
+            query="queries/voice.sql",
+            work=voice.price_voices,
+            batched=True,
+        ),
         VOICE_DAY,
         PORTFOLIO,
         TOTALS,
@@ -120,10 +176,22 @@ per_unit = Job(
     sources=SOURCES,
     models=(
         PRIOR,
-        Model("bundles", unit=bundles.UNIT, order_by=("week",), query="queries/bundles.sql", work=bundles.price_bundle),
+        Model(
+            "bundles",
+            unit=bundles.UNIT,
+            order_by=("week",),
+            query="queries/bundles.sql",
+            work=bundles.price_bundle,
+        ),
         LADDER,
         VOICE_PRIOR,
-        Model("voice", unit=voice.UNIT, order_by=("week",), query="queries/voice.sql", work=voice.price_voice),
+        Model(
+            "voice",
+            unit=voice.UNIT,
+            order_by=("week",),
+            query="queries/voice.sql",
+            work=voice.price_voice,
+        ),
         VOICE_DAY,
         PORTFOLIO,
         TOTALS,

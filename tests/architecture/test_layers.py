@@ -111,7 +111,9 @@ def test_imports_run_downwards_only() -> None:
         for module, others in graph().items()
         if module.startswith("hundredfold.")
         for other in sorted(others)
-        if other.startswith("hundredfold") and part(other) != part(module) and layer(other) >= layer(module)
+        if other.startswith("hundredfold")
+        and part(other) != part(module)
+        and layer(other) >= layer(module)
     ]
     assert upward == []
 
@@ -127,7 +129,11 @@ def test_no_file_is_part_of_a_cycle() -> None:
 @pytest.mark.parametrize("library", HEAVY)
 def test_a_heavy_library_stays_in_its_package(library: str) -> None:
     home = ENGINE / HEAVY[library]
-    users = [path for path in modules(ENGINE).values() if any(n.split(".")[0] == library for n in imported(path))]
+    users = [
+        path
+        for path in modules(ENGINE).values()
+        if any(n.split(".")[0] == library for n in imported(path))
+    ]
     assert [path for path in users if not path.is_relative_to(home)] == []
 
 
@@ -142,26 +148,44 @@ def test_no_module_of_the_root_bears_a_public_name() -> None:
 
 
 def test_the_engine_does_not_know_the_application() -> None:
-    assert [path for path in modules(ENGINE).values() if any(n.split(".")[0] == "tariffs" for n in imported(path))] == []
+    assert [
+        path
+        for path in modules(ENGINE).values()
+        if any(n.split(".")[0] == "tariffs" for n in imported(path))
+    ] == []
 
 
 @pytest.mark.parametrize("library", ["boto3", "botocore", "s3transfer"])
 def test_the_application_reaches_aws_through_the_engine_only(library: str) -> None:
     application = modules(SOURCE / "tariffs").values()
-    assert [path for path in application if any(n.split(".")[0] == library for n in imported(path))] == []
+    assert [
+        path for path in application if any(n.split(".")[0] == library for n in imported(path))
+    ] == []
 
 
 @pytest.mark.parametrize(
     ("statement", "heavy"),
     [
-        ("import hundredfold; hundredfold.Job, hundredfold.Source", {"pyarrow", "duckdb", "pandas", "polars", "numpy", "click", "rich"}),
-        ("import hundredfold.workers.child", {"duckdb", "pandas", "polars", "pydantic", "click", "rich"}),
+        (
+            "import hundredfold; hundredfold.Job, hundredfold.Source",
+            {"pyarrow", "duckdb", "pandas", "polars", "numpy", "click", "rich"},
+        ),
+        (
+            "import hundredfold.workers.child",
+            {"duckdb", "pandas", "polars", "pydantic", "click", "rich"},
+        ),
         ("import hundredfold; hundredfold.run", {"pandas", "polars", "pydantic", "click"}),
-        ("import hundredfold.cli.main", {"pyarrow", "duckdb", "pandas", "polars", "numpy", "pydantic", "rich"}),
+        (
+            "import hundredfold.cli.main",
+            {"pyarrow", "duckdb", "pandas", "polars", "numpy", "pydantic", "rich"},
+        ),
     ],
 )
 def test_importing_costs_little(statement: str, heavy: set[str]) -> None:
     printed = subprocess.run(
-        [sys.executable, "-c", f"{statement}; import sys; print(*sys.modules)"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", f"{statement}; import sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     assert sorted(heavy & set(printed.split())) == []

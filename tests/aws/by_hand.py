@@ -49,7 +49,12 @@ class Afar:
     def start(self, job: Job, **places: Any) -> Distant:
         """A new run of a job, of which nothing is done yet. A place is an address, or files of this machine, or a table."""
         layout = Layout(f"r{next(self.numbers)}-{uuid4().hex[:6]}")
-        return Distant(self, job, {name: self.sent(layout.run, name, place) for name, place in places.items()}, layout)
+        return Distant(
+            self,
+            job,
+            {name: self.sent(layout.run, name, place) for name, place in places.items()},
+            layout,
+        )
 
     def sent(self, run: str, source: str, place: Any) -> str:
         """The address of a source's rows, uploaded as they are."""
@@ -60,8 +65,13 @@ class Afar:
             with self.store.writing(f"{folder}/rows.parquet") as path:
                 pq.write_table(place, path)
         else:
-            for path in [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file()):
-                self.store.send(path, f"{folder}/{path.name if path == place else path.relative_to(place).as_posix()}")
+            for path in (
+                [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file())
+            ):
+                self.store.send(
+                    path,
+                    f"{folder}/{path.name if path == place else path.relative_to(place).as_posix()}",
+                )
         return self.store.where(folder) + "/"
 
     def put(self, key: str, data: bytes) -> str:
@@ -95,7 +105,9 @@ class Afar:
         while True:
             scratch = self.folder / "scratch"
             shutil.rmtree(scratch, ignore_errors=True)
-            warehouse = AthenaWarehouse(self.store, layout, self.place, scratch, memory=2**28, heard=heard, attempt=attempt)
+            warehouse = AthenaWarehouse(
+                self.store, layout, self.place, scratch, memory=2**28, heard=heard, attempt=attempt
+            )
             try:
                 return do(warehouse)
             except QueryPending as asked:
@@ -117,7 +129,9 @@ class Afar:
                     key = f"processing/{layout.run}/given/{name}/rows.parquet"
                     with self.store.writing(key) as path:
                         pq.write_table(table, path)
-                    warehouse.register(name, self.store.where(key).rpartition("/")[0] + "/", table.schema)
+                    warehouse.register(
+                        name, self.store.where(key).rpartition("/")[0] + "/", table.schema
+                    )
 
         for select in selects:
 
@@ -147,7 +161,14 @@ class Distant(Piece):
         def split(warehouse: AthenaWarehouse) -> Manifest:
             self._stand(warehouse, declared)
             return prepare(
-                declared, self.job, self.layout, warehouse, self.store, workers=1, batch_bytes=batch_bytes, batches=12 * parts or 1
+                declared,
+                self.job,
+                self.layout,
+                warehouse,
+                self.store,
+                workers=1,
+                batch_bytes=batch_bytes,
+                batches=12 * parts or 1,
             )
 
         return self.bench.asks(self.layout, split, attempt=self.attempt)
@@ -186,7 +207,9 @@ class Distant(Piece):
         for model in self.job.models:
             if model is until:
                 break
-            warehouse.define(model.name, f"SELECT * FROM {warehouse.parquet(self.layout.results(model.name))}")
+            warehouse.define(
+                model.name, f"SELECT * FROM {warehouse.parquet(self.layout.results(model.name))}"
+            )
 
 
 def _stack(emulator: Emulator) -> StackResources:
@@ -195,26 +218,38 @@ def _stack(emulator: Emulator) -> StackResources:
     s3, sqs, dynamo = (emulator.client(service) for service in ("s3", "sqs", "dynamodb"))
     s3.create_bucket(Bucket=f"bucket-{name}")
     dead = sqs.create_queue(QueueName=f"dead-{name}")["QueueUrl"]
-    arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"][
+        "QueueArn"
+    ]
     redrive = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": "5"})
-    queue = sqs.create_queue(QueueName=f"work-{name}", Attributes={"VisibilityTimeout": "600", "RedrivePolicy": redrive})["QueueUrl"]
+    queue = sqs.create_queue(
+        QueueName=f"work-{name}", Attributes={"VisibilityTimeout": "600", "RedrivePolicy": redrive}
+    )["QueueUrl"]
     keys = {"by_job": ("job", "created"), "by_time": ("kind", "created")}
     dynamo.create_table(
         TableName=f"runs-{name}",
         BillingMode="PAY_PER_REQUEST",
-        AttributeDefinitions=[{"AttributeName": each, "AttributeType": "S"} for each in ("id", "job", "kind", "created")],
+        AttributeDefinitions=[
+            {"AttributeName": each, "AttributeType": "S"}
+            for each in ("id", "job", "kind", "created")
+        ],
         KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
         GlobalSecondaryIndexes=[
             {
                 "IndexName": index,
-                "KeySchema": [{"AttributeName": key, "KeyType": kind} for key, kind in zip(pair, ("HASH", "RANGE"), strict=True)],
+                "KeySchema": [
+                    {"AttributeName": key, "KeyType": kind}
+                    for key, kind in zip(pair, ("HASH", "RANGE"), strict=True)
+                ],
                 "Projection": {"ProjectionType": "ALL"},
             }
             for index, pair in keys.items()
         ],
     )
     emulator.client("glue").create_database(DatabaseInput={"Name": f"runs_{name}"})
-    emulator.client("athena").create_work_group(Name=f"runs-{name}", Configuration={"EnforceWorkGroupConfiguration": False})
+    emulator.client("athena").create_work_group(
+        Name=f"runs-{name}", Configuration={"EnforceWorkGroupConfiguration": False}
+    )
     return StackResources(
         job="by_hand:job", bucket=f"bucket-{name}", table=f"runs-{name}", queue=queue, dead=dead, database=f"runs_{name}",
         workgroup=f"runs-{name}", concurrency=2, trigger="messages",
@@ -234,14 +269,22 @@ def both(bench: Bench, afar: Afar, job: Job, **tables: pa.Table) -> tuple[Piece,
 def same(found: Any, wanted: Any) -> bool:
     """Equal, and of one type; NaN is NaN, and -0.0 is not 0.0."""
     if isinstance(found, float) and isinstance(wanted, float):
-        return (math.isnan(found) and math.isnan(wanted)) or (found == wanted and math.copysign(1, found) == math.copysign(1, wanted))
+        return (math.isnan(found) and math.isnan(wanted)) or (
+            found == wanted and math.copysign(1, found) == math.copysign(1, wanted)
+        )
     return type(found) is type(wanted) and found == wanted
 
 
 def assert_same(found: pa.Table, wanted: pa.Table, query: str) -> None:
-    assert found.schema.equals(wanted.schema), f"{query}\nfound {found.schema}\nwanted {wanted.schema}"
+    assert found.schema.equals(wanted.schema), (
+        f"{query}\nfound {found.schema}\nwanted {wanted.schema}"
+    )
     assert found.num_rows == wanted.num_rows, query
     for name in wanted.column_names:
-        pairs = list(zip(found.column(name).to_pylist(), wanted.column(name).to_pylist(), strict=True))
+        pairs = list(
+            zip(found.column(name).to_pylist(), wanted.column(name).to_pylist(), strict=True)
+        )
         wrong = [(row, *pair) for row, pair in enumerate(pairs) if not same(*pair)]
-        assert not wrong, f"{name}: row {wrong[0][0]} is {wrong[0][1]!r}, wanted {wrong[0][2]!r}\n{query}"
+        assert not wrong, (
+            f"{name}: row {wrong[0][0]} is {wrong[0][1]!r}, wanted {wrong[0][2]!r}\n{query}"
+        )

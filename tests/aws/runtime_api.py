@@ -34,7 +34,16 @@ class Answer:
 class Function:
     """A handler under awslambdaric, in a process that has its package and what Lambda gives, and no more."""
 
-    def __init__(self, python: Path, package: Path, handler: str, *, memory: int, environment: Mapping[str, str], scratch: Path) -> None:
+    def __init__(
+        self,
+        python: Path,
+        package: Path,
+        handler: str,
+        *,
+        memory: int,
+        environment: Mapping[str, str],
+        scratch: Path,
+    ) -> None:
         self._asked: queue.Queue[tuple[str, Any] | None] = queue.Queue()
         self._answers: queue.Queue[tuple[str, dict[str, Any] | None]] = queue.Queue()
         self._ready = threading.Event()
@@ -59,7 +68,9 @@ class Function:
                     "PYTHONPATH": str(package),
                     **environment,
                 },
-                preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (memory * 2**20, memory * 2**20)),
+                preexec_fn=lambda: resource.setrlimit(
+                    resource.RLIMIT_DATA, (memory * 2**20, memory * 2**20)
+                ),
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -72,12 +83,19 @@ class Function:
         began = time.perf_counter()
         self._asked.put((str(uuid4()), event))
         kind, body = self._answers.get(timeout=PATIENCE)
-        return Answer(body if kind == "response" else None, body if kind == "error" else None, time.perf_counter() - began)
+        return Answer(
+            body if kind == "response" else None,
+            body if kind == "error" else None,
+            time.perf_counter() - began,
+        )
 
     def peak(self) -> int:
         """The most memory that its own process has held, in bytes."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+        return (
+            int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
+            * 1024
+        )
 
     def close(self) -> None:
         children = psutil.Process(self.process.pid).children(recursive=True)
@@ -131,13 +149,17 @@ class Function:
                 self.rfile.readline()
                 return b"".join(parts)
 
-            def _send(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+            def _send(
+                self, status: int, body: bytes, headers: Mapping[str, str] | None = None
+            ) -> None:
                 lines = [
                     f"HTTP/1.1 {status} ok",
                     *(f"{name}: {value}" for name, value in (headers or {}).items()),
                     f"Content-Length: {len(body)}",
                 ]
-                self.wfile.write("\r\n".join([*lines, "", ""]).encode() + body)  # in one piece: two would wait for each other
+                self.wfile.write(
+                    "\r\n".join([*lines, "", ""]).encode() + body
+                )  # in one piece: two would wait for each other
 
         return Handler
 

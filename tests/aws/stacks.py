@@ -38,8 +38,15 @@ HERE = Path(__file__).parent
 ENDED = (State.DONE, State.HELD, State.FAILED, State.CANCELLED)
 TROUBLE = "jobs.trouble:job"
 AS_OF = "2026-01-01"
-SHARED: dict[str, Any] = {"concurrency": 4, "timeout": 60, "architecture": "x86_64", "tracing": False}
-WANTED: dict[str, dict[str, Any]] = {  # the stacks that tests ask for, by name, and what they are told
+SHARED: dict[str, Any] = {
+    "concurrency": 4,
+    "timeout": 60,
+    "architecture": "x86_64",
+    "tracing": False,
+}
+WANTED: dict[
+    str, dict[str, Any]
+] = {  # the stacks that tests ask for, by name, and what they are told
     "hundredfold-tariffs": {"job": "tariffs.job:job"},
     "hundredfold-trouble": {"job": TROUBLE},
     "by-events": {"job": TROUBLE, "trigger": "events"},
@@ -59,7 +66,10 @@ class Tasks:
         """A task for each way to end, numbered from 0."""
         tasks = cls(folder / "tasks.csv", folder / "calls.txt")
         tasks.log.touch()
-        tasks.file.write_text("\n".join(["k,how,log", *(f"{k},{how},{tasks.log}" for k, how in enumerate(hows))]) + "\n")
+        tasks.file.write_text(
+            "\n".join(["k,how,log", *(f"{k},{how},{tasks.log}" for k, how in enumerate(hows))])
+            + "\n"
+        )
         return tasks
 
     def release(self) -> None:
@@ -82,7 +92,16 @@ class Tasks:
 
     def as_they_are(self, name: str, **limits: Any) -> dict[str, bytes]:
         """The same, where tasks end as they say."""
-        return published(hundredfold.run(TROUBLE, {"tasks": self.file}, home=self.file.parent / "home", run_id=name, as_of=AS_OF, **limits))
+        return published(
+            hundredfold.run(
+                TROUBLE,
+                {"tasks": self.file},
+                home=self.file.parent / "home",
+                run_id=name,
+                as_of=AS_OF,
+                **limits,
+            )
+        )
 
 
 def published(run: Run) -> dict[str, bytes]:
@@ -112,8 +131,16 @@ class Stack:
 
     def cli(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         """`hundredfold WORDS --backend aws`, to its end; it has to end with that exit code."""
-        done = subprocess.run(self.command(*words), env=self.environment, capture_output=True, text=True, timeout=HANG_S)
-        assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.emulator.log()}"
+        done = subprocess.run(
+            self.command(*words),
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=HANG_S,
+        )
+        assert done.returncode == code, (
+            f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.emulator.log()}"
+        )
         return done
 
     @cached_property
@@ -123,7 +150,15 @@ class Stack:
 
     def run(self, tasks: Tasks, name: str, **how: Any) -> Run:
         """A run of the job `trouble`; raises as `hundredfold.run` does."""
-        return hundredfold.run(TROUBLE, {"tasks": tasks.file}, backend="aws", stack=self.name, run_id=name, as_of=AS_OF, **how)
+        return hundredfold.run(
+            TROUBLE,
+            {"tasks": tasks.file},
+            backend="aws",
+            stack=self.name,
+            run_id=name,
+            as_of=AS_OF,
+            **how,
+        )
 
     def record(self, run: str) -> Record:
         return self.home.ledger.read(run)
@@ -131,27 +166,39 @@ class Stack:
     def depth(self) -> tuple[int, int]:
         """Messages in the queue: those that wait, and those that are at work."""
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-        found = self.client("sqs").get_queue_attributes(QueueUrl=self.outputs["QueueUrl"], AttributeNames=names)["Attributes"]
+        found = self.client("sqs").get_queue_attributes(
+            QueueUrl=self.outputs["QueueUrl"], AttributeNames=names
+        )["Attributes"]
         return int(found[names[0]]), int(found[names[1]])
 
     def finished(self, name: str, within: float = HANG_S) -> Run:
         """A run when it has ended, for which nobody counts units meanwhile."""
         wait_until(
-            lambda: self.record(name).state in ENDED, lambda: f"{self.record(name)}\n{self.emulator.log()}", every=0.5, within=within
+            lambda: self.record(name).state in ENDED,
+            lambda: f"{self.record(name)}\n{self.emulator.log()}",
+            every=0.5,
+            within=within,
         )
         return hundredfold.open_run(name, home=self.home)
 
     def until(self, name: str, step: str) -> None:
         """Wait until a run has come to that step."""
-        wait_until(lambda: self.record(name).step == step, lambda: f"{self.record(name)}\n{self.emulator.log()}")
+        wait_until(
+            lambda: self.record(name).step == step,
+            lambda: f"{self.record(name)}\n{self.emulator.log()}",
+        )
 
     @contextmanager
     def impatient(self, *, seconds: int, receives: int = 5) -> Iterator[None]:
         """Messages whose worker died come back so soon, and so often; on AWS it would be six times the function's timeout."""
         url, sqs = self.outputs["QueueUrl"], self.client("sqs")
-        before = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["VisibilityTimeout", "RedrivePolicy"])["Attributes"]
+        before = sqs.get_queue_attributes(
+            QueueUrl=url, AttributeNames=["VisibilityTimeout", "RedrivePolicy"]
+        )["Attributes"]
         redrive = json.dumps({**json.loads(before["RedrivePolicy"]), "maxReceiveCount": receives})
-        sqs.set_queue_attributes(QueueUrl=url, Attributes={"VisibilityTimeout": str(seconds), "RedrivePolicy": redrive})
+        sqs.set_queue_attributes(
+            QueueUrl=url, Attributes={"VisibilityTimeout": str(seconds), "RedrivePolicy": redrive}
+        )
         try:
             yield
         finally:
@@ -169,15 +216,17 @@ class Stack:
         try:
             yield
         finally:
-            kept = {key: before[key] for key in change} | ({"Environment": {"Variables": variables}} if "Environment" in change else {})
+            kept = {key: before[key] for key in change} | (
+                {"Environment": {"Variables": variables}} if "Environment" in change else {}
+            )
             client.update_function_configuration(FunctionName=name, **kept)
 
     @contextmanager
     def as_function(self, name: str, folder: Path) -> Iterator[None]:
         """This process as that function, but with all rights; its temporary files in a folder."""
-        variables = self.client("lambda").get_function_configuration(FunctionName=self.outputs[f"{name}Function"])["Environment"][
-            "Variables"
-        ]
+        variables = self.client("lambda").get_function_configuration(
+            FunctionName=self.outputs[f"{name}Function"]
+        )["Environment"]["Variables"]
         with pytest.MonkeyPatch.context() as patch:
             for variable, value in variables.items():
                 patch.setenv(variable, value)
@@ -191,8 +240,16 @@ class Stack:
     def without_right(self, role: str, action: str) -> Iterator[None]:
         """A role of the stack is denied an action."""
         iam = self.client("iam")
-        named = next(r["RoleName"] for page in iam.get_paginator("list_roles").paginate() for r in page["Roles"] if self._is(role, r))
-        deny = {"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Action": action, "Resource": "*"}]}
+        named = next(
+            r["RoleName"]
+            for page in iam.get_paginator("list_roles").paginate()
+            for r in page["Roles"]
+            if self._is(role, r)
+        )
+        deny = {
+            "Version": "2012-10-17",
+            "Statement": [{"Effect": "Deny", "Action": action, "Resource": "*"}],
+        }
         iam.put_role_policy(RoleName=named, PolicyName="denied", PolicyDocument=json.dumps(deny))
         try:
             yield
@@ -213,22 +270,32 @@ class Stack:
 
     def _set_waiting(self, scale: float) -> None:
         asked = urllib.request.Request(
-            f"{self.emulator.url}/_ministack/config", method="POST", data=json.dumps({"stepfunctions._SFN_WAIT_SCALE": scale}).encode()
+            f"{self.emulator.url}/_ministack/config",
+            method="POST",
+            data=json.dumps({"stepfunctions._SFN_WAIT_SCALE": scale}).encode(),
         )
         with urllib.request.urlopen(asked, timeout=HANG_S) as answer:
-            assert json.loads(answer.read())["applied"], "the emulator does not know its own setting any more"
+            assert json.loads(answer.read())["applied"], (
+                "the emulator does not know its own setting any more"
+            )
 
     @contextmanager
     def workers(self, **change: Any) -> Iterator[None]:
         """The mapping that feeds the workers changed: Enabled=False, BatchSize=10, ScalingConfig=..."""
         client = self.client("lambda")
-        mappings = client.list_event_source_mappings(FunctionName=self.outputs["WorkFunction"])["EventSourceMappings"]
+        mappings = client.list_event_source_mappings(FunctionName=self.outputs["WorkFunction"])[
+            "EventSourceMappings"
+        ]
         before = mappings[0]
         client.update_event_source_mapping(UUID=before["UUID"], **change)
         try:
             yield
         finally:
-            kept = {"Enabled": True, "BatchSize": before["BatchSize"], "ScalingConfig": before["ScalingConfig"]}
+            kept = {
+                "Enabled": True,
+                "BatchSize": before["BatchSize"],
+                "ScalingConfig": before["ScalingConfig"],
+            }
             client.update_event_source_mapping(UUID=before["UUID"], **kept)
 
     def workers_alive(self) -> list[psutil.Process]:
@@ -254,7 +321,9 @@ class Stack:
         """All that a function has logged, and what Lambda says of its calls."""
         logs = self.client("logs")
         group = next(
-            g["logGroupName"] for g in logs.describe_log_groups()["logGroups"] if f"{self.name}/Job{function}" in g["logGroupName"]
+            g["logGroupName"]
+            for g in logs.describe_log_groups()["logGroups"]
+            if f"{self.name}/Job{function}" in g["logGroupName"]
         )
         pages = logs.get_paginator("filter_log_events").paginate(logGroupName=group)
         return [event["message"].rstrip() for page in pages for event in page["events"]]
@@ -262,10 +331,21 @@ class Stack:
     def letters(self) -> dict[str, str]:
         """The bodies in the dead-letter queue, with the reason of each; those that are just being looked at too."""
         query = urllib.parse.urlencode({"QueueUrl": self.outputs["DeadUrl"]})
-        with urllib.request.urlopen(f"{self.emulator.url}/_ministack/sqs/messages?{query}", timeout=HANG_S) as answer:
+        with urllib.request.urlopen(
+            f"{self.emulator.url}/_ministack/sqs/messages?{query}", timeout=HANG_S
+        ) as answer:
             accounts = json.loads(answer.read())["messages"]
-        letters = [letter for regions in accounts.values() for queues in regions.values() for found in queues.values() for letter in found]
-        return {letter["Body"]: letter["MessageAttributes"].get("reason", {}).get("StringValue", "") for letter in letters}
+        letters = [
+            letter
+            for regions in accounts.values()
+            for queues in regions.values()
+            for found in queues.values()
+            for letter in found
+        ]
+        return {
+            letter["Body"]: letter["MessageAttributes"].get("reason", {}).get("StringValue", "")
+            for letter in letters
+        }
 
 
 class Account:
@@ -277,7 +357,9 @@ class Account:
 
     def stack(self, name: str) -> Stack:
         if name not in self.stacks:
-            self.stacks[name] = Stack(name, self.emulator, deploy(self.emulator, assembly(name, self.shared)))
+            self.stacks[name] = Stack(
+                name, self.emulator, deploy(self.emulator, assembly(name, self.shared))
+            )
         return self.stacks[name]
 
 
@@ -289,7 +371,9 @@ def assembly(name: str, shared: Path) -> Path:
         if not out.exists():
             fresh = out.with_suffix(".new")
             shutil.rmtree(fresh, ignore_errors=True)
-            shutil.copytree(HERE / "jobs", fresh / "code" / "jobs", ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                HERE / "jobs", fresh / "code" / "jobs", ignore=shutil.ignore_patterns("__pycache__")
+            )
             _synthesize(name, fresh)
             fresh.rename(out)
     return out / "cdk.out"
@@ -303,8 +387,14 @@ def _synthesize(name: str, folder: Path) -> None:
     except NodeError as error:
         pytest.skip(str(error))
     told = folder / "stack.json"
-    told.write_text(json.dumps({"stack": name, "code": str(folder / "code"), "settings": SHARED | WANTED[name]}))
-    environment = node.environment() | {"HUNDREDFOLD_STACK_FILE": str(told), "CDK_OUTDIR": str(folder / "cdk.out"), "PYTHONPATH": str(HERE)}
+    told.write_text(
+        json.dumps({"stack": name, "code": str(folder / "code"), "settings": SHARED | WANTED[name]})
+    )
+    environment = node.environment() | {
+        "HUNDREDFOLD_STACK_FILE": str(told),
+        "CDK_OUTDIR": str(folder / "cdk.out"),
+        "PYTHONPATH": str(HERE),
+    }
     command = [sys.executable, "-m", "hundredfold.aws.stack.app"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stdout + done.stderr

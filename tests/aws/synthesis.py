@@ -18,7 +18,9 @@ JOB = "tariffs.job:job"
 @contextmanager
 def cdk_app() -> Iterator[Any]:
     """The module of the app, with the CDK's Node in this process's environment; the test is skipped where there is none."""
-    if find_spec("aws_cdk") is None:  # looked for and not imported: it takes the first Node that it finds
+    if (
+        find_spec("aws_cdk") is None
+    ):  # looked for and not imported: it takes the first Node that it finds
         pytest.skip("the CDK is not installed: pip install 'hundredfold[deploy]'")
     try:
         environment = find_node().environment()
@@ -41,5 +43,8 @@ def nothing(folder: Path) -> Path:
 
 def synthesize(app: Any, out: Path, stack: str, settings: Mapping[str, Any]) -> Path:
     """The assembly of one stack, whose functions hold nothing; its folder."""
-    app.make_app({"stack": stack, "code": str(nothing(out / "code")), "settings": settings}, outdir=str(out / "cdk.out")).synth()
+    app.make_app(
+        {"stack": stack, "code": str(nothing(out / "code")), "settings": settings},
+        outdir=str(out / "cdk.out"),
+    ).synth()
     return out / "cdk.out"

@@ -11,7 +11,11 @@ from emulator import Emulator
 from hundredfold.aws.adapters.prefetch import PrefetchingStore
 from hundredfold.aws.adapters.s3_store import S3Store
 
-KEYS = {f"runs/r/outcomes/{number:03d}.{kind}.arrow": 100 * number + len(kind) for number in range(60) for kind in ("ledger", "results")}
+KEYS = {
+    f"runs/r/outcomes/{number:03d}.{kind}.arrow": 100 * number + len(kind)
+    for number in range(60)
+    for kind in ("ledger", "results")
+}
 
 
 @pytest.fixture

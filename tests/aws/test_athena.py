@@ -16,13 +16,17 @@ from hypothesis import strategies as st
 from hundredfold.local.append_files import FileStore
 from hundredfold.sql.duckdb import DuckWarehouse
 
-FEW = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckWarehouse]:
     folder = tmp_path_factory.mktemp("here")
-    with DuckWarehouse(FileStore(folder / "home"), folder / "scratch", memory=2**28, threads=1) as warehouse:
+    with DuckWarehouse(
+        FileStore(folder / "home"), folder / "scratch", memory=2**28, threads=1
+    ) as warehouse:
         yield warehouse
 
 
@@ -40,7 +44,9 @@ halves = st.integers(-4000, 4000).map(lambda n: n / 2)
 reals = (
     st.floats(allow_nan=True, allow_infinity=True)
     | halves
-    | st.sampled_from([-0.0, 0.5, 2.5, -2.5, 0.285, 1.005, 1e15, 1e16, 1e-4, 1.5e-5, 123456789.125, 1e22])
+    | st.sampled_from(
+        [-0.0, 0.5, 2.5, -2.5, 0.285, 1.005, 1e15, 1e16, 1e-4, 1.5e-5, 123456789.125, 1e22]
+    )
 )
 spellings = st.sampled_from(
     ["1", " 2 ", "-3", "+4", "2.5", "-0.5", "1e3", "1_000", ".5", "5.", "", "x", "1.5x", "0.1", "1e-1", "nan", "NaN", "-inf", "Infinity", "99999999999999999999", "\t7\n"]
@@ -109,7 +115,9 @@ VALUES = {
 @pytest.mark.parametrize("sort", VALUES)
 @FEW
 @given(table=tables)
-def test_a_value_is_the_same_on_athena(afar: Afar, here: DuckWarehouse, sort: str, table: pa.Table) -> None:
+def test_a_value_is_the_same_on_athena(
+    afar: Afar, here: DuckWarehouse, sort: str, table: pa.Table
+) -> None:
     listed = [value.strip() for value in _split(VALUES[sort])]
     columns = ", ".join(f"{value} AS c{number}" for number, value in enumerate(listed))
     query = f"SELECT id, {columns} FROM rows_in ORDER BY id"
@@ -140,7 +148,9 @@ others = st.fixed_dictionaries(
 )  # fmt: skip
 pairs = st.tuples(
     st.lists(simple, min_size=1, max_size=16).map(
-        lambda found: pa.Table.from_pylist([{"id": i, **row} for i, row in enumerate(found)], SCHEMA)
+        lambda found: pa.Table.from_pylist(
+            [{"id": i, **row} for i, row in enumerate(found)], SCHEMA
+        )
     ),
     st.lists(others, min_size=1, max_size=6).map(lambda found: pa.Table.from_pylist(found, OTHER)),
 )
@@ -212,18 +222,28 @@ FROM t
 def rows_of(table: pa.Table, query: str) -> list[Any]:
     """The rows, sorted where the query says nothing of their order."""
     rows = [tuple(row.values()) for row in table.to_pylist()]
-    outside = re.sub(r"\([^()]*(\([^()]*\)[^()]*)*\)", "", query) if ") AS q" not in query else query
+    outside = (
+        re.sub(r"\([^()]*(\([^()]*\)[^()]*)*\)", "", query) if ") AS q" not in query else query
+    )
     ordered = "ORDER BY" in outside
     return rows if ordered else sorted(rows, key=repr)
 
 
 @settings(FEW, max_examples=2)
 @given(both=pairs)
-def test_a_query_gives_the_same_rows_on_athena(afar: Afar, here: DuckWarehouse, both: tuple[pa.Table, pa.Table]) -> None:
+def test_a_query_gives_the_same_rows_on_athena(
+    afar: Afar, here: DuckWarehouse, both: tuple[pa.Table, pa.Table]
+) -> None:
     for name, table in zip("tu", both, strict=True):
         here.load(name, table)
     queries = QUERIES.strip().replace("-- the value\n", "-- the value¦").splitlines()
-    for query, found in zip(queries, afar.answers([q.replace("¦", "\n") for q in queries], t=both[0], u=both[1]), strict=True):
+    for query, found in zip(
+        queries,
+        afar.answers([q.replace("¦", "\n") for q in queries], t=both[0], u=both[1]),
+        strict=True,
+    ):
         wanted = here.query(query.replace("¦", "\n"))
-        assert found.schema.equals(wanted.schema), f"{query}\nfound {found.schema}\nwanted {wanted.schema}"
+        assert found.schema.equals(wanted.schema), (
+            f"{query}\nfound {found.schema}\nwanted {wanted.schema}"
+        )
         assert rows_of(found, query) == rows_of(wanted, query), query

@@ -17,9 +17,9 @@ from hundredfold.data.outcomes import UnitStatus, pack_accounts
 from hundredfold.job import Layout, Message
 
 UNITS = 12
-slices = st.tuples(st.integers(0, UNITS - 1), st.integers(0, UNITS - 1), st.sets(st.integers(0, UNITS - 1))).map(
-    lambda drawn: (min(drawn[:2]), max(drawn[:2]), drawn[2])
-)
+slices = st.tuples(
+    st.integers(0, UNITS - 1), st.integers(0, UNITS - 1), st.sets(st.integers(0, UNITS - 1))
+).map(lambda drawn: (min(drawn[:2]), max(drawn[:2]), drawn[2]))
 
 
 @pytest.fixture(scope="module")
@@ -28,19 +28,34 @@ def store(aws_env: Emulator) -> S3Store:
     return S3Store("counted")
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(rounds=st.lists(st.lists(slices, min_size=1, max_size=4), min_size=1, max_size=3))
-def test_the_last_outcome_of_each_unit_counts(store: S3Store, rounds: list[list[tuple[int, int, set[int]]]]) -> None:
+def test_the_last_outcome_of_each_unit_counts(
+    store: S3Store, rounds: list[list[tuple[int, int, set[int]]]]
+) -> None:
     layout = Layout(uuid4().hex)
     count, last = ProgressReader(store, layout, "m", UNITS), {}
     for attempt, done in enumerate(rounds, 1):
         for batch, (first, last_, wrong) in enumerate(done):
             message = Message(layout.run, "m", batch, first, last_, attempt)
-            bad = [UnitStatus(unit, "failed", "ValueError", f"unit {unit}\nand more") for unit in sorted(wrong) if first <= unit <= last_]
-            accounts = pack_accounts(message, np.zeros(message.units), np.ones(message.units, np.int64), bad, [])
+            bad = [
+                UnitStatus(unit, "failed", "ValueError", f"unit {unit}\nand more")
+                for unit in sorted(wrong)
+                if first <= unit <= last_
+            ]
+            accounts = pack_accounts(
+                message, np.zeros(message.units), np.ones(message.units, np.int64), bad, []
+            )
             put_sealed(store, layout.outcome(message, "ledger"), accounts)
             last |= {unit: unit in wrong for unit in range(first, last_ + 1)}
         found = count.look()
-        assert (found.model, found.units, found.done, found.failed) == ("m", UNITS, len(last), sum(last.values()))
+        assert (found.model, found.units, found.done, found.failed) == (
+            "m",
+            UNITS,
+            len(last),
+            sum(last.values()),
+        )
         assert "\n" not in found.lately
     assert count.look() == found

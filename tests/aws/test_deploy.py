@@ -16,13 +16,24 @@ from emulator import deploy as emulated
 from synthesis import JOB, cdk_app, synthesize
 
 from hundredfold.aws.adapters.session import StackResources, client, code_of_image
-from hundredfold.aws.deploy.deploy import DeployError, DeployOptions, _by_digest, default_stack, deploy, destroy, synth
+from hundredfold.aws.deploy.deploy import (
+    DeployError,
+    DeployOptions,
+    _by_digest,
+    default_stack,
+    deploy,
+    destroy,
+    synth,
+)
 from hundredfold.aws.deploy.node import NodeError, cdk, find_node, on_path
 from hundredfold.aws.deploy.package import fingerprint_of
 from hundredfold.errors import JobError, UsageError
 
 STACK = "removed"
-IMAGE = DeployOptions(image="123456789012.dkr.ecr.us-east-1.amazonaws.com/pricing:7", settings={"concurrency": 8, "memory": 2048})
+IMAGE = DeployOptions(
+    image="123456789012.dkr.ecr.us-east-1.amazonaws.com/pricing:7",
+    settings={"concurrency": 8, "memory": 2048},
+)
 
 
 def usable_cdk() -> bool:
@@ -33,7 +44,9 @@ def usable_cdk() -> bool:
     return find_spec("aws_cdk") is not None
 
 
-needs_cdk = pytest.mark.skipif(not usable_cdk(), reason="the CDK is not installed: pip install 'hundredfold[deploy]'")
+needs_cdk = pytest.mark.skipif(
+    not usable_cdk(), reason="the CDK is not installed: pip install 'hundredfold[deploy]'"
+)
 
 
 # ---- synth
@@ -41,12 +54,18 @@ needs_cdk = pytest.mark.skipif(not usable_cdk(), reason="the CDK is not installe
 
 @needs_cdk
 @pytest.mark.slow
-def test_synth_writes_the_stack_and_asks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_synth_writes_the_stack_and_asks_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     assembly = synth(JOB, tmp_path, stack="pricing", wish=IMAGE)
     template = json.loads((assembly.folder / "pricing.template.json").read_text())
-    functions = [r["Properties"] for r in template["Resources"].values() if r["Type"] == "AWS::Lambda::Function"]
+    functions = [
+        r["Properties"]
+        for r in template["Resources"].values()
+        if r["Type"] == "AWS::Lambda::Function"
+    ]
     assert sorted(function["ImageConfig"]["Command"][0] for function in functions) == [
         f"hundredfold.aws.functions.handlers.{n}" for n in ("bury", "step", "work")
     ]
@@ -65,7 +84,9 @@ def test_synth_writes_the_stack_and_asks_nobody(tmp_path: Path, monkeypatch: pyt
         ("tariffs.job:nothing", "pricing", {}, "has no 'nothing'"),
     ],
 )
-def test_wrong_words_are_told_before_anything_is_built(tmp_path: Path, ref: str, stack: str, settings: dict[str, Any], words: str) -> None:
+def test_wrong_words_are_told_before_anything_is_built(
+    tmp_path: Path, ref: str, stack: str, settings: dict[str, Any], words: str
+) -> None:
     with pytest.raises((UsageError, JobError), match=words):
         synth(ref, tmp_path / "out", stack=stack, wish=DeployOptions(settings=settings))
     assert not (tmp_path / "out").exists()
@@ -117,7 +138,11 @@ def place(aws_env: Emulator, assembly: Path) -> Iterator[StackResources]:
 
 
 def stacks() -> list[str]:
-    return [s["StackName"] for s in client("cloudformation").describe_stacks()["Stacks"] if s["StackStatus"] != "DELETE_COMPLETE"]
+    return [
+        s["StackName"]
+        for s in client("cloudformation").describe_stacks()["Stacks"]
+        if s["StackStatus"] != "DELETE_COMPLETE"
+    ]
 
 
 def buckets() -> list[str]:
@@ -128,11 +153,20 @@ def test_destroy_keeps_the_bucket_with_its_releases(place: StackResources) -> No
     client("s3").put_object(Bucket=place.bucket, Key="releases/tariffs/current.json", Body=b"{}")
     assert destroy(STACK, sleep=lambda _: None) == place.bucket
     assert STACK not in stacks()
-    assert client("s3").get_object(Bucket=place.bucket, Key="releases/tariffs/current.json")["Body"].read() == b"{}"
+    assert (
+        client("s3")
+        .get_object(Bucket=place.bucket, Key="releases/tariffs/current.json")["Body"]
+        .read()
+        == b"{}"
+    )
 
 
-def test_destroy_takes_every_version_of_everything_where_it_is_told_to(place: StackResources) -> None:
-    client("s3").put_bucket_versioning(Bucket=place.bucket, VersioningConfiguration={"Status": "Enabled"})
+def test_destroy_takes_every_version_of_everything_where_it_is_told_to(
+    place: StackResources,
+) -> None:
+    client("s3").put_bucket_versioning(
+        Bucket=place.bucket, VersioningConfiguration={"Status": "Enabled"}
+    )
     for body in (b"1", b"2"):
         client("s3").put_object(Bucket=place.bucket, Key="releases/tariffs/current.json", Body=body)
     client("s3").delete_object(Bucket=place.bucket, Key="releases/tariffs/current.json")
@@ -142,8 +176,12 @@ def test_destroy_takes_every_version_of_everything_where_it_is_told_to(place: St
 
 def test_destroy_waits_for_no_run(place: StackResources) -> None:
     waiting = {"StartAt": "Wait", "States": {"Wait": {"Type": "Wait", "Seconds": 600, "End": True}}}
-    client("stepfunctions").update_state_machine(stateMachineArn=place.machine, definition=json.dumps(waiting))
-    run = client("stepfunctions").start_execution(stateMachineArn=place.machine, name="20261122-101112-ab3")["executionArn"]
+    client("stepfunctions").update_state_machine(
+        stateMachineArn=place.machine, definition=json.dumps(waiting)
+    )
+    run = client("stepfunctions").start_execution(
+        stateMachineArn=place.machine, name="20261122-101112-ab3"
+    )["executionArn"]
     with pytest.raises(UsageError, match="1 runs of the stack removed are going on") as caught:
         destroy(STACK)
     assert caught.value.problems == ("20261122-101112-ab3",)
@@ -176,7 +214,9 @@ def command_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_cdk
 @pytest.mark.slow
-def test_deploy_tells_of_an_account_that_is_not_prepared_prepares_it_and_deploys(command_line: None, tmp_path: Path) -> None:
+def test_deploy_tells_of_an_account_that_is_not_prepared_prepares_it_and_deploys(
+    command_line: None, tmp_path: Path
+) -> None:
     said: list[str] = []
     with Emulator() as account, account.reached():
         with pytest.raises(DeployError, match="not prepared for the CDK") as caught:
@@ -193,10 +233,14 @@ def test_deploy_tells_of_an_account_that_is_not_prepared_prepares_it_and_deploys
 MANIFEST = json.dumps({"schemaVersion": 2, "config": {"digest": "sha256:1"}, "layers": []})
 
 
-def test_an_image_named_by_a_tag_is_deployed_and_known_by_its_digest(aws_env: Emulator, name_of: Callable[[str], str]) -> None:
+def test_an_image_named_by_a_tag_is_deployed_and_known_by_its_digest(
+    aws_env: Emulator, name_of: Callable[[str], str]
+) -> None:
     repository, said = name_of("repository"), list[str]()
     client("ecr").create_repository(repositoryName=repository)
-    kept = client("ecr").put_image(repositoryName=repository, imageManifest=MANIFEST, imageTag="7")["image"]
+    kept = client("ecr").put_image(repositoryName=repository, imageManifest=MANIFEST, imageTag="7")[
+        "image"
+    ]
     tagged = f"{kept['registryId']}.dkr.ecr.us-east-1.amazonaws.com/{repository}:7"
     found = _by_digest(tagged, said.append)
     assert found == f"{tagged.removesuffix(':7')}@{kept['imageId']['imageDigest']}"
@@ -205,7 +249,10 @@ def test_an_image_named_by_a_tag_is_deployed_and_known_by_its_digest(aws_env: Em
     assert fingerprint_of(found) == kept["imageId"]["imageDigest"].removeprefix("sha256:")[:16]
     function = name_of("function")
     client("lambda").create_function(
-        FunctionName=function, PackageType="Image", Code={"ImageUri": found}, Role="arn:aws:iam::000000000000:role/r"
+        FunctionName=function,
+        PackageType="Image",
+        Code={"ImageUri": found},
+        Role="arn:aws:iam::000000000000:role/r",
     )
     assert code_of_image(function) == fingerprint_of(found)
     assert code_of_image(name_of("none")) == ""

@@ -29,7 +29,12 @@ STACK = "examined"
 @pytest.fixture(scope="module")
 def assembly(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with cdk_app() as app:
-        return synthesize(app, tmp_path_factory.mktemp("examined"), STACK, {"job": JOB, "trigger": "events", "concurrency": 20})
+        return synthesize(
+            app,
+            tmp_path_factory.mktemp("examined"),
+            STACK,
+            {"job": JOB, "trigger": "events", "concurrency": 20},
+        )
 
 
 @pytest.fixture
@@ -43,22 +48,41 @@ def outputs(aws_env: Emulator, assembly: Path) -> Iterator[dict[str, str]]:
 
 def complete(outputs: dict[str, str]) -> None:
     """Set what the template says and the emulator's CloudFormation leaves out."""
-    client("lambda").put_function_recursion_config(FunctionName=outputs["WorkFunction"], RecursiveLoop="Allow")
+    client("lambda").put_function_recursion_config(
+        FunctionName=outputs["WorkFunction"], RecursiveLoop="Allow"
+    )
     client("dynamodb").update_continuous_backups(
-        TableName=outputs["Table"], PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True}
+        TableName=outputs["Table"],
+        PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True},
     )
     rules = [
-        {"ID": "p", "Filter": {"Prefix": "processing/"}, "Status": "Enabled", "Expiration": {"Days": 7}},
-        {"ID": "u", "Filter": {"Prefix": ""}, "Status": "Enabled", "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1}},
+        {
+            "ID": "p",
+            "Filter": {"Prefix": "processing/"},
+            "Status": "Enabled",
+            "Expiration": {"Days": 7},
+        },
+        {
+            "ID": "u",
+            "Filter": {"Prefix": ""},
+            "Status": "Enabled",
+            "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
+        },
     ]
-    client("s3").put_bucket_lifecycle_configuration(Bucket=outputs["Bucket"], LifecycleConfiguration={"Rules": rules})
+    client("s3").put_bucket_lifecycle_configuration(
+        Bucket=outputs["Bucket"], LifecycleConfiguration={"Rules": rules}
+    )
     client("s3").put_public_access_block(
         Bucket=outputs["Bucket"],
         PublicAccessBlockConfiguration=dict.fromkeys(
-            ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True
+            ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"),
+            True,
         ),
     )
-    client("s3").put_bucket_policy(Bucket=outputs["Bucket"], Policy=json.dumps({"Version": "2012-10-17", "Statement": [tls("s3:*")]}))
+    client("s3").put_bucket_policy(
+        Bucket=outputs["Bucket"],
+        Policy=json.dumps({"Version": "2012-10-17", "Statement": [tls("s3:*")]}),
+    )
     for key in ("QueueUrl", "DeadUrl"):
         set_policy(outputs[key], [*policy_of(outputs[key]), tls("sqs:*")])
     client("sqs").purge_queue(QueueUrl=outputs["QueueUrl"])  # S3 has sent its test event
@@ -66,7 +90,13 @@ def complete(outputs: dict[str, str]) -> None:
 
 def tls(actions: str) -> dict[str, Any]:
     condition = {"Bool": {"aws:SecureTransport": "false"}}
-    return {"Effect": "Deny", "Principal": "*", "Action": actions, "Resource": "*", "Condition": condition}
+    return {
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": actions,
+        "Resource": "*",
+        "Condition": condition,
+    }
 
 
 def policy_of(url: str) -> list[dict[str, Any]]:
@@ -75,7 +105,10 @@ def policy_of(url: str) -> list[dict[str, Any]]:
 
 
 def set_policy(url: str, statements: list[dict[str, Any]]) -> None:
-    client("sqs").set_queue_attributes(QueueUrl=url, Attributes={"Policy": json.dumps({"Version": "2012-10-17", "Statement": statements})})
+    client("sqs").set_queue_attributes(
+        QueueUrl=url,
+        Attributes={"Policy": json.dumps({"Version": "2012-10-17", "Statement": statements})},
+    )
 
 
 def attributes(url: str, **values: str) -> None:
@@ -84,8 +117,16 @@ def attributes(url: str, **values: str) -> None:
 
 def found(*words: str) -> list[Finding]:
     """What is found, but for what the emulator cannot be asked."""
-    findings = [finding for finding in examine(STACK) if "queries athena lets the account have" not in finding.what]
-    return [finding for finding in findings if all(word in finding.what for word in words)] if words else findings
+    findings = [
+        finding
+        for finding in examine(STACK)
+        if "queries athena lets the account have" not in finding.what
+    ]
+    return (
+        [finding for finding in findings if all(word in finding.what for word in words)]
+        if words
+        else findings
+    )
 
 
 def the(*words: str) -> Finding:
@@ -101,9 +142,13 @@ def test_nothing_is_found_where_all_is_well(outputs: dict[str, str]) -> None:
 
 
 def test_what_cannot_be_looked_at_is_said(outputs: dict[str, str]) -> None:
-    (note,) = [finding for finding in examine(STACK) if "could not be looked at" in finding.what]  # it has no Service Quotas
+    (note,) = [
+        finding for finding in examine(STACK) if "could not be looked at" in finding.what
+    ]  # it has no Service Quotas
     assert note.level is Level.NOTE
-    assert note.what.startswith("how many queries athena lets the account have at once: could not be looked at")
+    assert note.what.startswith(
+        "how many queries athena lets the account have at once: could not be looked at"
+    )
     assert note.consequence == "this was not checked"
 
 
@@ -121,35 +166,69 @@ def breakages() -> dict[str, tuple[Callable[[dict[str, str]], object], Level, st
     """By name: how it is broken, how bad that is, and a word of what is said."""
     workgroup = {"EnforceWorkGroupConfiguration": True}
     return {
-        "visibility below the timeout": (lambda o: attributes(o["QueueUrl"], VisibilityTimeout="30"), Level.WRONG, "stays hidden for 30 s"),
+        "visibility below the timeout": (
+            lambda o: attributes(o["QueueUrl"], VisibilityTimeout="30"),
+            Level.WRONG,
+            "stays hidden for 30 s",
+        ),
         "visibility below six timeouts": (
             lambda o: attributes(o["QueueUrl"], VisibilityTimeout="900"),
             Level.RISK,
             "stays hidden for 900 s",
         ),
         "one receive": (lambda o: redrive(o, 1), Level.RISK, "dead after 1 receives"),
-        "no redrive": (lambda o: attributes(o["QueueUrl"], RedrivePolicy=""), Level.WRONG, "gives up no message"),
-        "dead letters that vanish": (lambda o: attributes(o["DeadUrl"], MessageRetentionPeriod="345600"), Level.RISK, "kept for 4 days"),
-        "short polls": (lambda o: attributes(o["QueueUrl"], ReceiveMessageWaitTimeSeconds="0"), Level.NOTE, "polled short"),
-        "too little reserved": (lambda o: reserve(o, 3), Level.RISK, "has 3 executions reserved, and up to 20"),
+        "no redrive": (
+            lambda o: attributes(o["QueueUrl"], RedrivePolicy=""),
+            Level.WRONG,
+            "gives up no message",
+        ),
+        "dead letters that vanish": (
+            lambda o: attributes(o["DeadUrl"], MessageRetentionPeriod="345600"),
+            Level.RISK,
+            "kept for 4 days",
+        ),
+        "short polls": (
+            lambda o: attributes(o["QueueUrl"], ReceiveMessageWaitTimeSeconds="0"),
+            Level.NOTE,
+            "polled short",
+        ),
+        "too little reserved": (
+            lambda o: reserve(o, 3),
+            Level.RISK,
+            "has 3 executions reserved, and up to 20",
+        ),
         "nothing reserved": (lambda o: reserve(o, 0), Level.WRONG, "has 0 executions reserved"),
         "the guard against loops": (
-            lambda o: client("lambda").put_function_recursion_config(FunctionName=o["WorkFunction"], RecursiveLoop="Terminate"),
+            lambda o: client("lambda").put_function_recursion_config(
+                FunctionName=o["WorkFunction"], RecursiveLoop="Terminate"
+            ),
             Level.WRONG,
             "stopped when it sends to the queue",
         ),
         "a workgroup that enforces": (
-            lambda o: client("athena").update_work_group(WorkGroup=o["Workgroup"], ConfigurationUpdates=workgroup),
+            lambda o: client("athena").update_work_group(
+                WorkGroup=o["Workgroup"], ConfigurationUpdates=workgroup
+            ),
             Level.WRONG,
             "enforces its own settings",
         ),
         "a workgroup switched off": (
-            lambda o: client("athena").update_work_group(WorkGroup=o["Workgroup"], State="DISABLED"),
+            lambda o: client("athena").update_work_group(
+                WorkGroup=o["Workgroup"], State="DISABLED"
+            ),
             Level.WRONG,
             "is switched off",
         ),
-        "a mapping switched off": (lambda o: update_mapping(o, Enabled=False), Level.WRONG, "is switched off"),
-        "no partial answers": (lambda o: update_mapping(o, FunctionResponseTypes=[]), Level.WRONG, "cannot say which message failed"),
+        "a mapping switched off": (
+            lambda o: update_mapping(o, Enabled=False),
+            Level.WRONG,
+            "is switched off",
+        ),
+        "no partial answers": (
+            lambda o: update_mapping(o, FunctionResponseTypes=[]),
+            Level.WRONG,
+            "cannot say which message failed",
+        ),
         "a bucket not closed": (
             lambda o: client("s3").delete_public_access_block(Bucket=o["Bucket"]),
             Level.RISK,
@@ -157,14 +236,21 @@ def breakages() -> dict[str, tuple[Callable[[dict[str, str]], object], Level, st
         ),
         "no way back in time": (
             lambda o: client("dynamodb").update_continuous_backups(
-                TableName=o["Table"], PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": False}
+                TableName=o["Table"],
+                PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": False},
             ),
             Level.RISK,
             "cannot be had back",
         ),
-        "tables of a run that is gone": (lambda o: make_table(o, "run_20200101_000000_abc__sales"), Level.NOTE, "belong to no run"),
+        "tables of a run that is gone": (
+            lambda o: make_table(o, "run_20200101_000000_abc__sales"),
+            Level.NOTE,
+            "belong to no run",
+        ),
         "files of a run that is gone": (
-            lambda o: client("s3").put_object(Bucket=o["Bucket"], Key="processing/20200101-000000-abc/x.parquet", Body=b""),
+            lambda o: client("s3").put_object(
+                Bucket=o["Bucket"], Key="processing/20200101-000000-abc/x.parquet", Body=b""
+            ),
             Level.NOTE,
             "processing/20200101-000000-abc/ holds files",
         ),
@@ -184,31 +270,51 @@ def test_a_trap_is_found_and_its_command_mends_it(outputs: dict[str, str], name:
 
 
 def redrive(outputs: dict[str, str], receives: int) -> None:
-    arn = client("sqs").get_queue_attributes(QueueUrl=outputs["DeadUrl"], AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-    attributes(outputs["QueueUrl"], RedrivePolicy=json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": str(receives)}))
+    arn = client("sqs").get_queue_attributes(
+        QueueUrl=outputs["DeadUrl"], AttributeNames=["QueueArn"]
+    )["Attributes"]["QueueArn"]
+    attributes(
+        outputs["QueueUrl"],
+        RedrivePolicy=json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": str(receives)}),
+    )
 
 
 def reserve(outputs: dict[str, str], executions: int) -> None:
-    client("lambda").put_function_concurrency(FunctionName=outputs["WorkFunction"], ReservedConcurrentExecutions=executions)
+    client("lambda").put_function_concurrency(
+        FunctionName=outputs["WorkFunction"], ReservedConcurrentExecutions=executions
+    )
 
 
 def update_mapping(outputs: dict[str, str], **changes: Any) -> None:
-    (mapping,) = client("lambda").list_event_source_mappings(FunctionName=outputs["WorkFunction"])["EventSourceMappings"]
+    (mapping,) = client("lambda").list_event_source_mappings(FunctionName=outputs["WorkFunction"])[
+        "EventSourceMappings"
+    ]
     client("lambda").update_event_source_mapping(UUID=mapping["UUID"], **changes)
 
 
 def make_table(outputs: dict[str, str], name: str) -> None:
-    client("glue").create_table(DatabaseName=outputs["Database"], TableInput={"Name": name, "StorageDescriptor": {"Columns": []}})
+    client("glue").create_table(
+        DatabaseName=outputs["Database"],
+        TableInput={"Name": name, "StorageDescriptor": {"Columns": []}},
+    )
 
 
 # ---- traps that are mended by deploying again, or by hand
 
 
 def test_a_queue_that_strangers_may_write_to(outputs: dict[str, str]) -> None:
-    stranger = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sqs:SendMessage", "Resource": "*"}
+    stranger = {
+        "Effect": "Allow",
+        "Principal": {"AWS": "*"},
+        "Action": "sqs:SendMessage",
+        "Resource": "*",
+    }
     set_policy(outputs["QueueUrl"], [*policy_of(outputs["QueueUrl"]), stranger])
     finding = the("is open to strangers")
-    assert (finding.level, finding.command) == (Level.WRONG, f"hundredfold deploy {JOB} --stack {STACK}")
+    assert (finding.level, finding.command) == (
+        Level.WRONG,
+        f"hundredfold deploy {JOB} --stack {STACK}",
+    )
 
 
 def test_a_queue_without_tls(outputs: dict[str, str]) -> None:
@@ -217,7 +323,9 @@ def test_a_queue_without_tls(outputs: dict[str, str]) -> None:
 
 
 def test_s3_that_does_not_tell_the_queue(outputs: dict[str, str]) -> None:
-    client("s3").put_bucket_notification_configuration(Bucket=outputs["Bucket"], NotificationConfiguration={})
+    client("s3").put_bucket_notification_configuration(
+        Bucket=outputs["Bucket"], NotificationConfiguration={}
+    )
     assert "minutes later" in the("S3 does not tell the work queue").consequence
 
 
@@ -233,13 +341,17 @@ def test_a_bucket_that_forgets_nothing(outputs: dict[str, str]) -> None:
 
 
 def test_a_queue_that_feeds_nothing(outputs: dict[str, str]) -> None:
-    (mapping,) = client("lambda").list_event_source_mappings(FunctionName=outputs["BuryFunction"])["EventSourceMappings"]
+    (mapping,) = client("lambda").list_event_source_mappings(FunctionName=outputs["BuryFunction"])[
+        "EventSourceMappings"
+    ]
     client("lambda").delete_event_source_mapping(UUID=mapping["UUID"])
     assert the("nothing feeds").level is Level.WRONG
 
 
 def test_dead_letters_that_wait(outputs: dict[str, str]) -> None:
-    (mapping,) = client("lambda").list_event_source_mappings(FunctionName=outputs["BuryFunction"])["EventSourceMappings"]
+    (mapping,) = client("lambda").list_event_source_mappings(FunctionName=outputs["BuryFunction"])[
+        "EventSourceMappings"
+    ]
     client("lambda").update_event_source_mapping(UUID=mapping["UUID"], Enabled=False)
     client("sqs").send_message(QueueUrl=outputs["DeadUrl"], MessageBody="{}")
     finding = the("1 dead letters wait")
@@ -247,7 +359,9 @@ def test_dead_letters_that_wait(outputs: dict[str, str]) -> None:
 
 
 def test_a_package_that_is_nearly_too_large(outputs: dict[str, str]) -> None:
-    arn = client("lambda").get_function(FunctionName=outputs["WorkFunction"])["Configuration"]["FunctionArn"]
+    arn = client("lambda").get_function(FunctionName=outputs["WorkFunction"])["Configuration"][
+        "FunctionArn"
+    ]
     client("lambda").tag_resource(Resource=arn, Tags={"hundredfold:unzipped": str(240 * 2**20)})
     finding = the("the package takes 240 of 250 MB")
     assert finding.command == f"hundredfold package {JOB} --image"
@@ -273,7 +387,9 @@ def test_the_worst_comes_first(outputs: dict[str, str]) -> None:
         (State.CANCELLED, 0, True),
     ],
 )
-def test_tables_of_a_run_that_can_go_on_are_no_orphans(outputs: dict[str, str], state: State, days: int, orphan: bool) -> None:
+def test_tables_of_a_run_that_can_go_on_are_no_orphans(
+    outputs: dict[str, str], state: State, days: int, orphan: bool
+) -> None:
     then = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="milliseconds")
     run = Record("20261122-101112-ab3", "tariffs", JOB, state, "prepare bundles", then, then)
     DynamoLedger(outputs["Table"]).create(run)
@@ -307,7 +423,9 @@ def carry_out(command: str) -> None:
         return
     there = client({"s3api": "s3"}.get(service, service))
     method = operation.replace("-", "_")
-    members = there.meta.service_model.operation_model(there.meta.method_to_api_mapping[method]).input_shape.members
+    members = there.meta.service_model.operation_model(
+        there.meta.method_to_api_mapping[method]
+    ).input_shape.members
     names = {"--" + boto3.session.botocore.xform_name(name, "-"): name for name in members}
     options: dict[str, list[str]] = {}
     for word in words:
@@ -315,7 +433,12 @@ def carry_out(command: str) -> None:
             options[word] = []
         else:
             options[list(options)[-1]].append(word)
-    getattr(there, method)(**{names[option]: value_of(members[names[option]], given) for option, given in options.items()})
+    getattr(there, method)(
+        **{
+            names[option]: value_of(members[names[option]], given)
+            for option, given in options.items()
+        }
+    )
 
 
 def value_of(shape: Any, given: list[str]) -> Any:
@@ -324,7 +447,11 @@ def value_of(shape: Any, given: list[str]) -> Any:
             return json.loads(given[0])
         case "structure" | "map":
             pairs = dict(pair.split("=", 1) for pair in given[0].split(","))
-            kinds = shape.members if shape.type_name == "structure" else dict.fromkeys(pairs, shape.value)
+            kinds = (
+                shape.members
+                if shape.type_name == "structure"
+                else dict.fromkeys(pairs, shape.value)
+            )
             return {name: value_of(kinds[name], [value]) for name, value in pairs.items()}
         case "list":
             return given

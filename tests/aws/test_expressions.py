@@ -70,7 +70,9 @@ def expressions(draw: st.DrawFn, sort: str, depth: int = 3) -> str:
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckWarehouse]:
     folder: Path = tmp_path_factory.mktemp("here")
-    with DuckWarehouse(FileStore(folder / "home"), folder / "scratch", memory=2**28, threads=1) as warehouse:
+    with DuckWarehouse(
+        FileStore(folder / "home"), folder / "scratch", memory=2**28, threads=1
+    ) as warehouse:
         yield warehouse
 
 
@@ -83,8 +85,16 @@ def is_good(value: str, here: DuckWarehouse) -> bool:
     return True
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much])
-@given(table=tables, values=st.lists(st.sampled_from(TOP).flatmap(expressions), min_size=12, max_size=12), where=expressions("bool", 2))
+@settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much],
+)
+@given(
+    table=tables,
+    values=st.lists(st.sampled_from(TOP).flatmap(expressions), min_size=12, max_size=12),
+    where=expressions("bool", 2),
+)
 def test_any_expression_gives_the_same_on_athena_or_is_refused(
     afar: Afar, here: DuckWarehouse, table: pa.Table, values: list[str], where: str
 ) -> None:

@@ -28,7 +28,11 @@ BAD = {
     "segfault": ("crashed", "WorkerDied", "killed by SIGSEGV"),
     "exit": ("crashed", "WorkerDied", "ended its process with exit code 3"),
     "outlast": ("crashed", "WorkerDied", "outlasted its time_limit of 40 s"),
-    "memory": ("failed", "MemoryError", "(it had SIZE of memory to itself, in a worker's share of SIZE: deploy with --memory 3537"),
+    "memory": (
+        "failed",
+        "MemoryError",
+        "(it had SIZE of memory to itself, in a worker's share of SIZE: deploy with --memory 3537",
+    ),
 }
 
 
@@ -46,15 +50,24 @@ class Seen(NullCallbacks):
 def failures(stack: Stack, run: str) -> dict[str, tuple[str, str, str]]:
     found = hundredfold.open_run(run, home=stack.home).failures().arrow().to_pylist()
     return {
-        row["unit"]: (row["status"], row["error"], re.sub(r"[\d.]+ [MG]iB", "SIZE", row["message"]).split(", all of")[0]) for row in found
+        row["unit"]: (
+            row["status"],
+            row["error"],
+            re.sub(r"[\d.]+ [MG]iB", "SIZE", row["message"]).split(", all of")[0],
+        )
+        for row in found
     }
 
 
-def test_a_bad_unit_costs_itself_and_is_done_again_when_the_function_is_mended(trouble: Stack, tmp_path: Path) -> None:
+def test_a_bad_unit_costs_itself_and_is_done_again_when_the_function_is_mended(
+    trouble: Stack, tmp_path: Path
+) -> None:
     ways = ["fine", *BAD, *["fine"] * 6]
     tasks = Tasks.write(tmp_path, ways)
     seen = Seen()
-    with pytest.raises(PublishRefused, match=r"doubled: 5 of 12 units \(2 failed, 3 crashed\)") as caught:
+    with pytest.raises(
+        PublishRefused, match=r"doubled: 5 of 12 units \(2 failed, 3 crashed\)"
+    ) as caught:
         trouble.run(tasks, "bad", batches=4, callbacks=seen)
     there = "--backend aws --stack hundredfold-trouble"
     assert caught.value.hint == (
@@ -67,21 +80,31 @@ def test_a_bad_unit_costs_itself_and_is_done_again_when_the_function_is_mended(t
     assert (published_without.state, len(published_without.published_rows())) == ("done", 7)
     tasks.mend()
     retried = hundredfold.retry("bad", backend="aws", stack=trouble.name)
-    assert tasks.calls() == {ways.index(how): 1 for how in BAD}  # those alone; and of what builds on them, all
+    assert tasks.calls() == {
+        ways.index(how): 1 for how in BAD
+    }  # those alone; and of what builds on them, all
     assert published(retried) == tasks.here("bad")
 
 
 # ---- poison
 
 
-def test_a_unit_that_kills_its_worker_each_time_ends_as_dead_and_its_neighbours_are_done(trouble: Stack, tmp_path: Path) -> None:
+def test_a_unit_that_kills_its_worker_each_time_ends_as_dead_and_its_neighbours_are_done(
+    trouble: Stack, tmp_path: Path
+) -> None:
     tasks = Tasks.write(tmp_path, ["fine", "kill the function", "fine", "fine"])
     with trouble.impatient(seconds=600, receives=3), trouble.emulator.settings(ended_leases=1):
         run = trouble.run(tasks, "killer", batches=2, max_failed=1)
     assert failures(trouble, "killer") == {
-        "1": ("crashed", "WorkerDied", "its message came back too often: whatever worker had it was lost")
+        "1": (
+            "crashed",
+            "WorkerDied",
+            "its message came back too often: whatever worker had it was lost",
+        )
     }
-    assert tasks.calls()[1] >= 5  # twice beside its neighbour, and then alone as often as the queue hands it out
+    assert (
+        tasks.calls()[1] >= 5
+    )  # twice beside its neighbour, and then alone as often as the queue hands it out
     assert (run.state, len(run.published_rows())) == ("done", 3)
 
 
@@ -89,14 +112,21 @@ def foreign(stack: Stack, run: str) -> dict[str, str]:
     """Bodies that we did not make, and why each is refused."""
     ours: dict[str, Any] = json.loads(str(Message(run, "doubled", 0, 0, 0)))
     key = f"processing/{run}/doubled/000000-0.batch.parquet"
-    notice = {"eventName": "ObjectCreated:Copy", "s3": {"bucket": {"name": stack.outputs["Bucket"]}, "object": {"key": key}}}
+    notice = {
+        "eventName": "ObjectCreated:Copy",
+        "s3": {"bucket": {"name": stack.outputs["Bucket"]}, "object": {"key": key}},
+    }
     elsewhere = {**notice, "s3": {"bucket": {"name": "another"}, "object": {"key": key}}}
     return {
         "not even JSON": "it is no JSON",
         "[" * 100_000: "it is no JSON",
         "[1, 2]": "it is a list in JSON, wanted an object",
-        json.dumps({**ours, "password": "p4ss"}): "of a message it lacks nothing, and it has 1 other fields",
-        json.dumps({"run": run}): "of a message it lacks model, batch, first, last, round, and it has 0 other fields",
+        json.dumps(
+            {**ours, "password": "p4ss"}
+        ): "of a message it lacks nothing, and it has 1 other fields",
+        json.dumps(
+            {"run": run}
+        ): "of a message it lacks model, batch, first, last, round, and it has 0 other fields",
         json.dumps({**ours, "run": "../../releases"}): "its run is no id of a run",
         json.dumps({**ours, "model": "doubled/../x"}): "its model is no name of a model",
         json.dumps({**ours, "first": True}): "its batch, units and round are no numbers of a slice",
@@ -104,18 +134,31 @@ def foreign(stack: Stack, run: str) -> dict[str, str]:
         json.dumps({**ours, "model": "unheard_of"}): "the run has prepared no unheard_of",
         json.dumps({**ours, "batch": 99}): "doubled has no batch 99: it has 2",
         json.dumps({**ours, "batch": 1}): "batch 1 of doubled does not hold units 0 to 0",
-        json.dumps({**ours, "last": 10**12}): f"batch 0 of doubled does not hold units 0 to {10**12}",
-        json.dumps({**ours, "attempt": 2}): "it is of an attempt that has not begun: the run is in attempt 1",
-        json.dumps({"Records": None}): "of a message it lacks run, model, batch, first, last, round, and it has 1 other fields",
+        json.dumps(
+            {**ours, "last": 10**12}
+        ): f"batch 0 of doubled does not hold units 0 to {10**12}",
+        json.dumps(
+            {**ours, "attempt": 2}
+        ): "it is of an attempt that has not begun: the run is in attempt 1",
+        json.dumps(
+            {"Records": None}
+        ): "of a message it lacks run, model, batch, first, last, round, and it has 1 other fields",
         json.dumps({"Records": [{"s3": "?"}]}): "it has Records, but not as S3 writes them",
         json.dumps({"Records": [elsewhere]}): "it tells of another bucket",
-        json.dumps({"Records": [{**notice, "eventName": "ObjectRemoved:Delete"}]}): "it tells of no new batch",
+        json.dumps(
+            {"Records": [{**notice, "eventName": "ObjectRemoved:Delete"}]}
+        ): "it tells of no new batch",
     }
 
 
-def test_messages_that_we_did_not_make_are_dead_letters_with_their_reason_and_stop_nothing(trouble: Stack, tmp_path: Path) -> None:
+def test_messages_that_we_did_not_make_are_dead_letters_with_their_reason_and_stop_nothing(
+    trouble: Stack, tmp_path: Path
+) -> None:
     run = f"foreign-{uuid4().hex[:6]}"
-    tasks, letters = Tasks.write(tmp_path, ["fine", "500 ms", "500 ms", "fine"]), foreign(trouble, run)
+    tasks, letters = (
+        Tasks.write(tmp_path, ["fine", "500 ms", "500 ms", "fine"]),
+        foreign(trouble, run),
+    )
     with trouble.workers(Enabled=False):
         hundredfold.run(
             "jobs.trouble:job",
@@ -129,10 +172,15 @@ def test_messages_that_we_did_not_make_are_dead_letters_with_their_reason_and_st
         )
         trouble.until(run, "work doubled")
         for body in letters:
-            trouble.client("sqs").send_message(QueueUrl=trouble.outputs["QueueUrl"], MessageBody=body)
+            trouble.client("sqs").send_message(
+                QueueUrl=trouble.outputs["QueueUrl"], MessageBody=body
+            )
     done = AwsBackend(trouble.name).watch(run, NullCallbacks())
     assert published(done) == tasks.here(run)
-    wait_until(lambda: trouble.letters() == letters, lambda: f"{trouble.letters()}\n{trouble.emulator.log()}")
+    wait_until(
+        lambda: trouble.letters() == letters,
+        lambda: f"{trouble.letters()}\n{trouble.emulator.log()}",
+    )
     trouble.client("sqs").purge_queue(QueueUrl=trouble.outputs["DeadUrl"])
 
 
@@ -170,7 +218,10 @@ def waiting(trouble: Stack, tmp_path: Path) -> Iterator[tuple[Tasks, list[Messag
     with trouble.workers(Enabled=False):
         trouble.run(tasks, run, batches=3, max_failed=6, wait=False)
         trouble.until(run, "work doubled")
-        yield tasks, [Message(run, "doubled", batch, 2 * batch, 2 * batch + 1) for batch in range(3)]
+        yield (
+            tasks,
+            [Message(run, "doubled", batch, 2 * batch, 2 * batch + 1) for batch in range(3)],
+        )
     trouble.finished(run)
 
 
@@ -185,7 +236,10 @@ def test_a_call_that_is_handed_a_message_twice_does_the_others_too(
 
 
 def test_what_a_job_makes_impossible_comes_back_and_is_a_dead_letter_with_its_reason_the_third_time(
-    trouble: Stack, waiting: tuple[Tasks, list[Message]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trouble: Stack,
+    waiting: tuple[Tasks, list[Message]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tasks, (first, second, third) = waiting
     with trouble.as_function("Work", tmp_path / "function"):
@@ -194,27 +248,43 @@ def test_what_a_job_makes_impossible_comes_back_and_is_a_dead_letter_with_its_re
         assert handlers.work(records(second, third), Context()) == {
             "batchItemFailures": [{"itemIdentifier": "m0"}, {"itemIdentifier": "m1"}]
         }
-        assert handlers.work(records(second, third, received=3), Context()) == {"batchItemFailures": []}
+        assert handlers.work(records(second, third, received=3), Context()) == {
+            "batchItemFailures": []
+        }
     trouble.until(first.run, "work summed")
     told = failures(trouble, first.run)
     assert sorted(told) == ["2", "3", "4", "5"]
-    assert all(message.startswith("there is no module 'jobs.nowhere'") for _, _, message in told.values())
+    assert all(
+        message.startswith("there is no module 'jobs.nowhere'") for _, _, message in told.values()
+    )
     assert tasks.calls() == {0: 1, 1: 1}
 
 
 # ---- what is told
 
 
-def test_logs_name_the_run_and_count_its_units_and_hold_no_row_and_no_credential(trouble: Stack, tmp_path: Path) -> None:
+def test_logs_name_the_run_and_count_its_units_and_hold_no_row_and_no_credential(
+    trouble: Stack, tmp_path: Path
+) -> None:
     tasks, run = Tasks.write(tmp_path, ["fine", "raise", "fine"]), f"told-{uuid4().hex[:6]}"
     trouble.run(tasks, run, max_failed=1)
-    secrets = {value for name, value in trouble.worker_environment().items() if name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")}
+    secrets = {
+        value
+        for name, value in trouble.worker_environment().items()
+        if name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    }
     lines = [line for function in ("Step", "Work", "Bury") for line in trouble.logged(function)]
     assert secrets
-    assert [line for line in lines if any(word in line for word in (*secrets, "as it was told to", str(tasks.log)))] == []
+    assert [
+        line
+        for line in lines
+        if any(word in line for word in (*secrets, "as it was told to", str(tasks.log)))
+    ] == []
     told = [json.loads(line) for line in lines if line.startswith("{")]
     steps = [line for line in told if line.get("run") == run and line["message"] == "step"]
-    assert {"validate", "prepare", "enqueue", "work", "collect", "publish"} == {line["step"] for line in steps}
+    assert {"validate", "prepare", "enqueue", "work", "collect", "publish"} == {
+        line["step"] for line in steps
+    }
     assert all(line["function_request_id"] for line in steps)
     counted = [line for line in told if "_aws" in line and line["job"] == "jobs.trouble:job"]
     assert sum(sum(line.get("UnitsFailed", [])) for line in counted) >= 1
@@ -224,7 +294,9 @@ def test_logs_name_the_run_and_count_its_units_and_hold_no_row_and_no_credential
 # ---- the deadline
 
 
-def test_what_does_not_fit_into_one_call_is_handed_back_and_done_once(trouble: Stack, tmp_path: Path) -> None:
+def test_what_does_not_fit_into_one_call_is_handed_back_and_done_once(
+    trouble: Stack, tmp_path: Path
+) -> None:
     tasks = Tasks.write(tmp_path, ["500 ms"] * 30)
     with trouble.deployed_with("Work", Timeout=15):
         run = trouble.run(tasks, "long", batches=2)
@@ -232,7 +304,9 @@ def test_what_does_not_fit_into_one_call_is_handed_back_and_done_once(trouble: S
     assert published(run) == tasks.here("long")
 
 
-def test_a_unit_that_takes_all_of_a_call_is_dead_and_its_reason_says_so(trouble: Stack, tmp_path: Path) -> None:
+def test_a_unit_that_takes_all_of_a_call_is_dead_and_its_reason_says_so(
+    trouble: Stack, tmp_path: Path
+) -> None:
     tasks = Tasks.write(tmp_path, ["fine", "sleep", "fine"])
     with trouble.deployed_with("Work", Timeout=15):
         trouble.run(tasks, "endless", batches=2, max_failed=1)
@@ -243,13 +317,23 @@ def test_a_unit_that_takes_all_of_a_call_is_dead_and_its_reason_says_so(trouble:
 # ---- reach
 
 
-def test_the_users_code_reaches_what_its_run_prepared_and_writes_outcomes_alone(trouble: Stack, tmp_path: Path) -> None:
-    for key in ("releases/other/current.json", "sources/secret.txt", "runs/reached/manifest.json", "athena/answer.csv", "processing/x/y"):
+def test_the_users_code_reaches_what_its_run_prepared_and_writes_outcomes_alone(
+    trouble: Stack, tmp_path: Path
+) -> None:
+    for key in (
+        "releases/other/current.json",
+        "sources/secret.txt",
+        "runs/reached/manifest.json",
+        "athena/answer.csv",
+        "processing/x/y",
+    ):
         trouble.client("s3").put_object(Bucket=trouble.outputs["Bucket"], Key=key, Body=b"{}")
     try:
         trouble.run(Tasks.write(tmp_path, ["fine", "reach"]), "reached", max_failed=1)
     finally:
-        trouble.client("s3").delete_object(Bucket=trouble.outputs["Bucket"], Key="releases/other/current.json")
+        trouble.client("s3").delete_object(
+            Bucket=trouble.outputs["Bucket"], Key="releases/other/current.json"
+        )
     allowed = [
         "get processing/x/y",
         "get runs/reached/manifest.json",

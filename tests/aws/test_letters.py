@@ -20,7 +20,10 @@ models = st.from_regex(r"[a-z][a-z0-9_]{0,62}", fullmatch=True)
 numbers = st.integers(0, 999_999)
 json_ = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*Message.__slots__, "Records", "Event", "s3"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from([*Message.__slots__, "Records", "Event", "s3"]), inner)
+    ),
     max_leaves=12,
 )
 
@@ -30,19 +33,33 @@ def notice(key: str, bucket: str = BUCKET, name: str = "ObjectCreated:Put") -> d
 
 
 @given(runs, models, numbers, numbers, numbers, numbers)
-def test_a_message_of_ours_is_read_as_it_was_written(run: str, model: str, batch: int, first: int, more: int, attempt: int) -> None:
+def test_a_message_of_ours_is_read_as_it_was_written(
+    run: str, model: str, batch: int, first: int, more: int, attempt: int
+) -> None:
     message = Message(run, model, batch, first, first + more, attempt)
     assert list(asked_in(str(message), BUCKET)) == [message]
 
 
 @given(runs, models, numbers, st.sampled_from(["", "/"]))
-def test_a_notice_of_s3_is_read_however_its_key_is_encoded(run: str, model: str, batch: int, kept: str) -> None:
+def test_a_notice_of_s3_is_read_however_its_key_is_encoded(
+    run: str, model: str, batch: int, kept: str
+) -> None:
     key = quote_plus(notice_key(run, model, batch), safe=kept)
-    assert list(asked_in(json.dumps({"Records": [notice(key)]}), BUCKET)) == [S3Event(run, model, batch)]
+    assert list(asked_in(json.dumps({"Records": [notice(key)]}), BUCKET)) == [
+        S3Event(run, model, batch)
+    ]
 
 
 def test_s3_trying_the_queue_asks_for_nothing() -> None:
-    assert list(asked_in(json.dumps({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": BUCKET}), BUCKET)) == []
+    assert (
+        list(
+            asked_in(
+                json.dumps({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": BUCKET}),
+                BUCKET,
+            )
+        )
+        == []
+    )
 
 
 @given(json_.map(json.dumps) | st.text())
@@ -53,7 +70,9 @@ def test_whatever_is_in_a_body_is_ours_or_refused(body: str) -> None:
         found = list(asked_in(body, BUCKET))
     except ValueError as error:
         reason = str(error)
-    assert all(isinstance(each, Message | S3Event) and not set(each.run) & set("/.\\") for each in found)
+    assert all(
+        isinstance(each, Message | S3Event) and not set(each.run) & set("/.\\") for each in found
+    )
     assert len(body) < 12 or body not in reason
 
 
@@ -62,10 +81,14 @@ MANIFEST = Manifest("fit", ("k",), (), 10, 10, (), (Batch(0, 0, 3, 4, 4.0), Batc
 
 @pytest.mark.parametrize(("batch", "first", "last"), [(0, 0, 3), (0, 2, 2), (1, 4, 9), (1, 9, 9)])
 def test_a_slice_of_its_batch_is_wanted(batch: int, first: int, last: int) -> None:
-    assert wanted(Message("r", "fit", batch, first, last), MANIFEST) == Message("r", "fit", batch, first, last)
+    assert wanted(Message("r", "fit", batch, first, last), MANIFEST) == Message(
+        "r", "fit", batch, first, last
+    )
 
 
-@pytest.mark.parametrize(("batch", "first", "last"), [(0, 0, 4), (0, 4, 5), (1, 3, 9), (1, 9, 10), (2, 0, 0)])
+@pytest.mark.parametrize(
+    ("batch", "first", "last"), [(0, 0, 4), (0, 4, 5), (1, 3, 9), (1, 9, 10), (2, 0, 0)]
+)
 def test_a_slice_of_another_batch_is_refused(batch: int, first: int, last: int) -> None:
     with pytest.raises(ValueError, match="batch"):
         wanted(Message("r", "fit", batch, first, last), MANIFEST)
@@ -82,4 +105,6 @@ def test_a_letter_knows_how_often_it_was_handed_out() -> None:
         "body": str(Message("r", "fit", 0, 0, 0)),
         "attributes": {"ApproximateReceiveCount": "3"},
     }
-    assert SqsMessage.of(record, BUCKET) == SqsMessage("m", record["body"], "h", 3, (Message("r", "fit", 0, 0, 0),))
+    assert SqsMessage.of(record, BUCKET) == SqsMessage(
+        "m", record["body"], "h", 3, (Message("r", "fit", 0, 0, 0),)
+    )

@@ -18,7 +18,12 @@ def mean(rows):  # type: ignore[no-untyped-def]
     return {"mean": float(rows["x"].mean())}
 
 
-ONE = Job("one", [Source("sales")], [Model("fit", unit=("shop",), work=mean)], Publish("means", "SELECT * FROM fit"))
+ONE = Job(
+    "one",
+    [Source("sales")],
+    [Model("fit", unit=("shop",), work=mean)],
+    Publish("means", "SELECT * FROM fit"),
+)
 JOBS = {"one": ONE, "tariffs": tariffs}
 
 
@@ -28,7 +33,9 @@ def job(request: pytest.FixtureRequest) -> Job:
 
 
 def made(job: Job) -> dict[str, Any]:
-    return definition(job, step_function_arn="arn:step", workgroup="group", database="base", table="runs")
+    return definition(
+        job, step_function_arn="arn:step", workgroup="group", database="base", table="runs"
+    )
 
 
 def leads_to(state: Mapping[str, Any]) -> Iterator[str]:
@@ -38,7 +45,10 @@ def leads_to(state: Mapping[str, Any]) -> Iterator[str]:
 
 def test_every_name_is_a_state(job: Job) -> None:
     machine = made(job)
-    named = {machine["StartAt"], *(name for state in machine["States"].values() for name in leads_to(state))}
+    named = {
+        machine["StartAt"],
+        *(name for state in machine["States"].values() for name in leads_to(state)),
+    }
     assert named - set(machine["States"]) == set()
 
 
@@ -51,7 +61,10 @@ def test_every_state_can_be_reached_and_leads_on_or_ends(job: Job) -> None:
             reached.add(name)
             ahead += leads_to(machine["States"][name])
     assert reached == set(machine["States"])
-    assert {state["Type"] for state in machine["States"].values() if not list(leads_to(state))} == {"Succeed", "Fail"}
+    assert {state["Type"] for state in machine["States"].values() if not list(leads_to(state))} == {
+        "Succeed",
+        "Fail",
+    }
 
 
 def test_the_stages_follow_one_another_as_in_the_pipeline(job: Job) -> None:
@@ -92,7 +105,9 @@ def test_looks_come_sooner_the_nearer_the_end_is() -> None:
     assert look.next(990, 61.0, left=10, busy=True).pause == SOONEST
 
 
-def test_looks_without_progress_come_ever_more_rarely_and_count_only_if_no_message_is_left() -> None:
+def test_looks_without_progress_come_ever_more_rarely_and_count_only_if_no_message_is_left() -> (
+    None
+):
     look, pauses = PollState.of(None, 0.0), []
     for second in range(8):
         look = look.next(0, float(second), left=1000, busy=second < 5)

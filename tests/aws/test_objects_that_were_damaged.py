@@ -26,7 +26,11 @@ def storage(content: bytes, **headers: str) -> Iterator[S3Store]:
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
-            for name, value in {"ETag": TAG, "Content-Length": str(len(content)), **headers}.items():
+            for name, value in {
+                "ETag": TAG,
+                "Content-Length": str(len(content)),
+                **headers,
+            }.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
@@ -52,7 +56,10 @@ def storage(content: bytes, **headers: str) -> Iterator[S3Store]:
 def test_other_bytes_under_the_tag_of_an_object_are_damage() -> None:
     with (
         storage(DAMAGED, **{"x-amz-server-side-encryption": "AES256"}) as store,
-        pytest.raises(DamagedFile, match=r"s3://bucket/batch\.parquet is damaged: it does not have the checksum"),
+        pytest.raises(
+            DamagedFile,
+            match=r"s3://bucket/batch\.parquet is damaged: it does not have the checksum",
+        ),
     ):
         store.get_marked("batch.parquet", f"{len(WRITTEN)} {TAG}")
 
@@ -60,7 +67,9 @@ def test_other_bytes_under_the_tag_of_an_object_are_damage() -> None:
 def test_the_bytes_that_were_written_are_read_whatever_the_encryption() -> None:
     for encryption in ("AES256", "aws:kms"):
         with storage(WRITTEN, **{"x-amz-server-side-encryption": encryption}) as store:
-            assert store.get_marked("batch.parquet", f"{len(WRITTEN)} {TAG}").to_pybytes() == WRITTEN
+            assert (
+                store.get_marked("batch.parquet", f"{len(WRITTEN)} {TAG}").to_pybytes() == WRITTEN
+            )
 
 
 def test_a_tag_that_is_no_checksum_says_nothing_of_the_bytes() -> None:
@@ -69,4 +78,6 @@ def test_a_tag_that_is_no_checksum_says_nothing_of_the_bytes() -> None:
     parts = storage(DAMAGED, **{"x-amz-server-side-encryption": "AES256", "ETag": several})
     for stored, tag in ((kms, TAG), (parts, several)):
         with stored as store:
-            assert store.get_marked("batch.parquet", f"{len(DAMAGED)} {tag}").to_pybytes() == DAMAGED
+            assert (
+                store.get_marked("batch.parquet", f"{len(DAMAGED)} {tag}").to_pybytes() == DAMAGED
+            )

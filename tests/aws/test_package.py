@@ -77,8 +77,13 @@ def test_a_job_in_a_file_is_its_file_and_what_lies_beside_it(project: Path) -> N
     assert found.queries == ("queries/fits.sql",)
 
 
-def test_what_the_code_imports_goes_in_as_it_is_installed_here_also_from_within_a_function(project: Path) -> None:
-    assert imports_of("job.py").installed == {"cloudpickle": version("cloudpickle"), "psutil": version("psutil")}
+def test_what_the_code_imports_goes_in_as_it_is_installed_here_also_from_within_a_function(
+    project: Path,
+) -> None:
+    assert imports_of("job.py").installed == {
+        "cloudpickle": version("cloudpickle"),
+        "psutil": version("psutil"),
+    }
 
 
 def test_what_only_a_type_checker_or_a_script_imports_stays_out(project: Path) -> None:
@@ -118,7 +123,10 @@ def test_a_job_that_ends_the_process_is_told_too(project: Path) -> None:
         ("from . import b", {"top.inner", "top.inner.b"}),
         ("from .b import c", {"top.inner.b", "top.inner.b.c"}),
         ("from ..b import c", {"top.b", "top.b.c"}),
-        ("def f():\n    from a.b import (\n        c,\n        d,\n    )", {"a.b", "a.b.c", "a.b.d"}),
+        (
+            "def f():\n    from a.b import (\n        c,\n        d,\n    )",
+            {"a.b", "a.b.c", "a.b.d"},
+        ),
         ("# import a\nx = 'import b'", set()),
     ],
 )
@@ -181,13 +189,18 @@ def test_what_the_job_is_known_to_load_stays(site: Path) -> None:
 
 
 def test_a_package_that_reads_its_own_stubs_keeps_them(site: Path) -> None:
-    (site / "lib" / "__init__.py").write_text("import lazy_loader\nlazy_loader.attach_stub(__name__, __file__)\n")
+    (site / "lib" / "__init__.py").write_text(
+        "import lazy_loader\nlazy_loader.attach_stub(__name__, __file__)\n"
+    )
     prune(site, own=["mine"])
     assert "lib/core.pyi" in files_of(site)
 
 
 def test_a_part_of_a_library_goes_unless_the_code_asks_for_it(tmp_path: Path) -> None:
-    for asks, left in (("import pyarrow", set()), ("import pyarrow.flight", {"pyarrow/flight.py", "pyarrow/_flight.so"})):
+    for asks, left in (
+        ("import pyarrow", set()),
+        ("import pyarrow.flight", {"pyarrow/flight.py", "pyarrow/_flight.so"}),
+    ):
         site = tmp_path / str(len(left))
         (site / "pyarrow").mkdir(parents=True)
         for name in ("pyarrow/__init__.py", "pyarrow/flight.py", "pyarrow/_flight.so"):
@@ -224,7 +237,11 @@ def test_a_library_works_as_well_without_what_is_never_loaded(tmp_path: Path) ->
         assert as_loaded(smaller) == smaller
     code = "import psutil; print(psutil.__file__, psutil.Process().memory_info().rss > 0)"
     done = subprocess.run(
-        [sys.executable, "-S", "-c", code], env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False
+        [sys.executable, "-S", "-c", code],
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.stdout.split() == [str(tmp_path / "psutil" / "__init__.py"), "True"]
     assert as_loaded(b"no library") == b"no library"
@@ -270,9 +287,13 @@ def test_a_package_is_copied_but_for_tests_and_tables_of_rows(whole: Path, tmp_p
     assert left_out == ("mine/sales.csv", "mine/test_job.py", "mine/tests/data.json")
 
 
-def test_a_query_above_the_job_comes_along_where_there_is_a_place_for_it(whole: Path, tmp_path: Path) -> None:
+def test_a_query_above_the_job_comes_along_where_there_is_a_place_for_it(
+    whole: Path, tmp_path: Path
+) -> None:
     (whole / "inner").mkdir()
-    (whole / "inner" / "job.py").write_text((whole / "__init__.py").read_text().replace("queries/fits.sql", "../../shared/fits.sql"))
+    (whole / "inner" / "job.py").write_text(
+        (whole / "__init__.py").read_text().replace("queries/fits.sql", "../../shared/fits.sql")
+    )
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared" / "fits.sql").write_text("SELECT 1")
     files, _ = copied("mine.inner.job:job", tmp_path / "out")
@@ -295,7 +316,9 @@ def test_compiled_code_of_this_machine_is_refused(whole: Path, tmp_path: Path) -
 # ---- the zip
 
 
-def test_the_same_files_give_the_same_zip_whenever_and_by_whomever_they_were_written(tmp_path: Path) -> None:
+def test_the_same_files_give_the_same_zip_whenever_and_by_whomever_they_were_written(
+    tmp_path: Path,
+) -> None:
     hashes = []
     for number, mode in enumerate((0o600, 0o755)):
         folder = tmp_path / str(number)
@@ -322,8 +345,12 @@ def test_a_zip_says_that_everyone_may_read_it(tmp_path: Path) -> None:
 
 
 def test_a_package_that_does_not_fit_is_refused_with_what_takes_the_room(tmp_path: Path) -> None:
-    built = Built("a:b", tmp_path, (Size("scipy", "1.17", ROOM), Size("numpy", "2.4", 2**20)), 0, (), ())
-    with pytest.raises(PackageError, match=r"takes 251.0 MB unzipped, and Lambda takes 250 MB") as caught:
+    built = Built(
+        "a:b", tmp_path, (Size("scipy", "1.17", ROOM), Size("numpy", "2.4", 2**20)), 0, (), ()
+    )
+    with pytest.raises(
+        PackageError, match=r"takes 251.0 MB unzipped, and Lambda takes 250 MB"
+    ) as caught:
         check_room(built, "job.py")
     assert caught.value.problems[0].split() == ["scipy", "250.0", "MB"]
     assert "hundredfold package job.py --image" in str(caught.value.hint)
@@ -331,7 +358,9 @@ def test_a_package_that_does_not_fit_is_refused_with_what_takes_the_room(tmp_pat
 
 
 @pytest.mark.parametrize(("architecture", "python"), [("arm", "3.14"), ("arm64", "3.9")])
-def test_what_lambda_does_not_have_is_refused(project: Path, architecture: str, python: str) -> None:
+def test_what_lambda_does_not_have_is_refused(
+    project: Path, architecture: str, python: str
+) -> None:
     with pytest.raises(UsageError, match="there is no Lambda function of Python"):
         package("job.py", project / "out", architecture=architecture, python=python)
 
@@ -339,7 +368,9 @@ def test_what_lambda_does_not_have_is_refused(project: Path, architecture: str, 
 def test_wheels_for_older_systems_run_too() -> None:
     tags = platforms("arm64")
     assert tags[0] == "manylinux_2_34_aarch64"
-    assert {"manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64"} <= set(tags)
+    assert {"manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64"} <= set(
+        tags
+    )
 
 
 # ---- the whole, from real wheels
@@ -380,7 +411,10 @@ def test_the_package_works_where_nothing_else_is_installed(built: Built, tmp_pat
         print(json.dumps(sorted(m.__file__ for m in sys.modules.values() if getattr(m, "__file__", None))))"""
     done = subprocess.run(
         [sys.executable, "-S", "-c", code],
-        env={"PYTHONPATH": os.pathsep.join([str(built.folder), str(runtime)]), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={
+            "PYTHONPATH": os.pathsep.join([str(built.folder), str(runtime)]),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -389,7 +423,10 @@ def test_the_package_works_where_nothing_else_is_installed(built: Built, tmp_pat
     assert done.returncode == 0, done.stderr
     loaded = [Path(file) for file in json.loads(done.stdout)]
     assert [
-        path for path in loaded if "site-packages" in path.parts and not path.resolve().is_relative_to(Path(boto3.__file__).parents[1])
+        path
+        for path in loaded
+        if "site-packages" in path.parts
+        and not path.resolve().is_relative_to(Path(boto3.__file__).parents[1])
     ] == []
     assert any(path.is_relative_to(built.folder / "pyarrow") for path in loaded)
 
@@ -398,7 +435,9 @@ def test_the_package_works_where_nothing_else_is_installed(built: Built, tmp_pat
 def test_the_package_fits_and_says_what_takes_the_room(built: Built) -> None:
     assert [size.name for size in built.sizes[:3]] == ["pyarrow", "duckdb", "numpy"]
     assert {"hundredfold", "your code"} <= {size.name for size in built.sizes}
-    assert built.size == sum(path.stat().st_size for path in built.folder.rglob("*") if path.is_file())
+    assert built.size == sum(
+        path.stat().st_size for path in built.folder.rglob("*") if path.is_file()
+    )
     assert built.size < ROOM
     assert built.pruned > 50 * 2**20
 
@@ -446,10 +485,17 @@ def test_the_dockerfile_is_clean() -> None:
     from importlib.resources import files
     from shutil import which
 
-    hadolint = which("hadolint", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    hadolint = which(
+        "hadolint", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    )
     if hadolint is None:
         pytest.skip("hadolint is not installed")
-    done = subprocess.run([hadolint, str(files("hundredfold") / "aws" / "Dockerfile")], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [hadolint, str(files("hundredfold") / "aws" / "Dockerfile")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.stdout, done.returncode) == ("", 0)
 
 

@@ -50,7 +50,9 @@ ON_LINE_3 = {
 @pytest.mark.parametrize("words", ON_LINE_3)
 def test_what_athena_would_not_understand_is_refused_with_its_line(words: str) -> None:
     query = ON_LINE_3[words]
-    with pytest.raises(QueryError, match=r"the query of model prices cannot run on AWS\n") as caught:
+    with pytest.raises(
+        QueryError, match=r"the query of model prices cannot run on AWS\n"
+    ) as caught:
         refuse_untranslatable("the query of model prices", query)
     (problem,) = caught.value.problems
     assert problem.startswith(f"line 3: {words.rstrip(';')}")
@@ -60,9 +62,15 @@ def test_what_athena_would_not_understand_is_refused_with_its_line(words: str) -
 def test_all_that_would_be_refused_is_told_at_once_in_the_order_of_its_lines() -> None:
     with pytest.raises(QueryError) as caught:
         refuse_untranslatable(
-            "the summary 'all'", "SELECT g, median(x) AS m\nFROM t\nASOF JOIN u ON t.d >= u.d\nGROUP BY ALL\nORDER BY ALL"
+            "the summary 'all'",
+            "SELECT g, median(x) AS m\nFROM t\nASOF JOIN u ON t.d >= u.d\nGROUP BY ALL\nORDER BY ALL",
         )
-    assert [problem.split(":")[0] for problem in caught.value.problems] == ["line 1", "line 3", "line 4", "line 5"]
+    assert [problem.split(":")[0] for problem in caught.value.problems] == [
+        "line 1",
+        "line 3",
+        "line 4",
+        "line 5",
+    ]
 
 
 def test_a_query_that_cannot_be_read_is_told_with_its_line() -> None:
@@ -76,8 +84,17 @@ def test_constraints_inside_of_lists_are_refused_before_a_run(where: str) -> Non
     job = Job(
         "j",
         sources=[Source("s", contract if where == "source" else None)],
-        models=[Model("m", unit=(), work=lambda rows: {"n": rows.rows}, returns=make_dataclass("Out", [("n", int)]))],
+        models=[
+            Model(
+                "m",
+                unit=(),
+                work=lambda rows: {"n": rows.rows},
+                returns=make_dataclass("Out", [("n", int)]),
+            )
+        ],
         publish=Publish("table", "SELECT * FROM m", contract if where == "release" else None),
     )
-    with pytest.raises(QueryError, match=r"not checked on AWS\n  (s|table): v must hold values that must be > 0"):
+    with pytest.raises(
+        QueryError, match=r"not checked on AWS\n  (s|table): v must hold values that must be > 0"
+    ):
         check_translates(job)

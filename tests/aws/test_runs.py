@@ -35,17 +35,24 @@ def test_tariffs_have_the_bytes_of_this_machine(tariffs: Stack, tmp_path: Path) 
     told = tariffs.cli("run", demo.JOB, "--run-id", "parity", "--as-of", demo.AS_OF, *sources)
     assert "done in" in told.stdout
     assert "3,960" in told.stdout
-    here = hundredfold.run(demo.JOB, places, home=tmp_path / "home", run_id="parity", as_of=demo.AS_OF)
+    here = hundredfold.run(
+        demo.JOB, places, home=tmp_path / "home", run_id="parity", as_of=demo.AS_OF
+    )
     there = hundredfold.open_run("parity", home=tariffs.home)
     assert published(there) == published(here)
 
-    facts, wanted = json.loads(tariffs.cli("status", "--json").stdout), json.loads(cli_here(tmp_path / "home", "status", "--json"))
+    facts, wanted = (
+        json.loads(tariffs.cli("status", "--json").stdout),
+        json.loads(cli_here(tmp_path / "home", "status", "--json")),
+    )
     assert {name: facts[name] for name in SAME} == {name: wanted[name] for name in SAME}
     assert counted(facts) == counted(wanted)
     assert "parity  tariffs  done" in tariffs.cli("status", "--all").stdout
     assert tariffs.cli("failures", "parity").stdout == "no unit failed\n"
     key = "CELL_00000,0,WEEKDAY"
-    assert tariffs.cli("replay", "voice", key).stdout == cli_here(tmp_path / "home", "replay", "voice", key)
+    assert tariffs.cli("replay", "voice", key).stdout == cli_here(
+        tmp_path / "home", "replay", "voice", key
+    )
 
 
 SAME = ("run", "job", "state", "step", "reason", "as_of", "sources", "sample")
@@ -54,21 +61,48 @@ SAME = ("run", "job", "state", "step", "reason", "as_of", "sources", "sample")
 def counted(facts: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """What came of each model's units; how long they took is not the same twice."""
     names = ("units", "rows", "ok", "failed", "crashed", "rows_in", "rows_out")
-    return {model: tuple(counts[name] for name in names) for model, counts in facts["models"].items()}
+    return {
+        model: tuple(counts[name] for name in names) for model, counts in facts["models"].items()
+    }
 
 
 def cli_here(home: Path, *words: str) -> str:
     """What the same command prints for the runs of this machine."""
-    return subprocess.run([*Stack.program, *words, "--home", str(home)], capture_output=True, text=True, check=True, timeout=HANG_S).stdout
+    return subprocess.run(
+        [*Stack.program, *words, "--home", str(home)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=HANG_S,
+    ).stdout
 
 
 # ---- a person comes and goes
 
 
-def test_a_run_goes_on_when_its_client_is_interrupted_and_is_found_again(trouble: Stack, tmp_path: Path) -> None:
+def test_a_run_goes_on_when_its_client_is_interrupted_and_is_found_again(
+    trouble: Stack, tmp_path: Path
+) -> None:
     tasks = Tasks.write(tmp_path, ["held"] * 12)
-    words = ("run", TROUBLE, "--run-id", "left", "--as-of", AS_OF, "--batches", "2", "--source", f"tasks={tasks.file}")
-    client = subprocess.Popen(trouble.command(*words), env=trouble.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    words = (
+        "run",
+        TROUBLE,
+        "--run-id",
+        "left",
+        "--as-of",
+        AS_OF,
+        "--batches",
+        "2",
+        "--source",
+        f"tasks={tasks.file}",
+    )
+    client = subprocess.Popen(
+        trouble.command(*words),
+        env=trouble.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     wait_until(lambda: bool(tasks.calls()), lambda: trouble.emulator.log())
     client.send_signal(signal.SIGINT)
     _, told = client.communicate(timeout=HANG_S)
@@ -82,7 +116,9 @@ def test_a_run_goes_on_when_its_client_is_interrupted_and_is_found_again(trouble
     assert published(hundredfold.open_run("left", home=trouble.home)) == tasks.here("left")
 
 
-def test_a_cancelled_run_ends_its_execution_and_its_work_and_publishes_nothing(trouble: Stack, tmp_path: Path) -> None:
+def test_a_cancelled_run_ends_its_execution_and_its_work_and_publishes_nothing(
+    trouble: Stack, tmp_path: Path
+) -> None:
     tasks = Tasks.write(tmp_path, ["held"] * 120)
     run = trouble.run(tasks, "regretted", batches=8, wait=False)  # for four workers
     wait_until(lambda: len(tasks.calls()) > 2, trouble.emulator.log)
@@ -104,26 +140,40 @@ def test_a_broken_contract_is_told(trouble: Stack, tmp_path: Path) -> None:
     tasks = Tasks.write(tmp_path, ["fine", "fine"])
     tasks.file.write_text(tasks.file.read_text().replace("1,fine", "-1,fine"))
     with pytest.raises(
-        HundredfoldError, match=r"tasks cannot be run: 1 of 2 rows break its contract, and the limit is 0\n +k +must be >= 0"
+        HundredfoldError,
+        match=r"tasks cannot be run: 1 of 2 rows break its contract, and the limit is 0\n +k +must be >= 0",
     ):
         trouble.run(tasks, "broken")
     assert trouble.record("broken").state == "failed"
     told = trouble.cli("publish", "broken", code=1).stderr
     assert "hint: hundredfold status broken --backend aws --stack hundredfold-trouble" in told
-    assert "hint: hundredfold status --all --backend aws --stack hundredfold-trouble" in trouble.cli("status", "unheard-of", code=2).stderr
+    assert (
+        "hint: hundredfold status --all --backend aws --stack hundredfold-trouble"
+        in trouble.cli("status", "unheard-of", code=2).stderr
+    )
 
 
-def test_a_query_that_athena_refuses_is_told_and_the_run_goes_on_when_it_is_mended(trouble: Stack, tmp_path: Path) -> None:
+def test_a_query_that_athena_refuses_is_told_and_the_run_goes_on_when_it_is_mended(
+    trouble: Stack, tmp_path: Path
+) -> None:
     tasks = Tasks.write(tmp_path, ["fine", "no number", "fine"])
     with pytest.raises(HundredfoldError, match="INVALID_CAST_ARGUMENT"):
         trouble.run(tasks, "refused")
     assert "INVALID_CAST_ARGUMENT" in trouble.record("refused").reason
     mended = {"JOB_IS_MENDED": "yes"}
-    with trouble.deployed_with("Step", Environment=mended), trouble.deployed_with("Work", Environment=mended):
-        assert len(hundredfold.resume("refused", backend="aws", stack=trouble.name).published_rows()) == 3
+    with (
+        trouble.deployed_with("Step", Environment=mended),
+        trouble.deployed_with("Work", Environment=mended),
+    ):
+        assert (
+            len(hundredfold.resume("refused", backend="aws", stack=trouble.name).published_rows())
+            == 3
+        )
 
 
-def test_what_athena_does_not_take_is_told_and_the_run_goes_on_when_it_does(trouble: Stack, tmp_path: Path) -> None:
+def test_what_athena_does_not_take_is_told_and_the_run_goes_on_when_it_does(
+    trouble: Stack, tmp_path: Path
+) -> None:
     tasks = Tasks.write(tmp_path, ["fine", "fine"])
     with (
         trouble.without_right("Machine", "athena:StartQueryExecution"),
@@ -131,36 +181,62 @@ def test_what_athena_does_not_take_is_told_and_the_run_goes_on_when_it_does(trou
     ):
         trouble.run(tasks, "denied")
     assert "athena:StartQueryExecution" in trouble.record("denied").reason
-    assert published(hundredfold.resume("denied", backend="aws", stack=trouble.name)) == tasks.here("denied")
+    assert published(hundredfold.resume("denied", backend="aws", stack=trouble.name)) == tasks.here(
+        "denied"
+    )
 
 
-def test_a_function_that_cannot_be_loaded_is_told_and_the_run_goes_on_when_it_can(trouble: Stack, tmp_path: Path) -> None:
+def test_a_function_that_cannot_be_loaded_is_told_and_the_run_goes_on_when_it_can(
+    trouble: Stack, tmp_path: Path
+) -> None:
     tasks = Tasks.write(tmp_path, ["fine", "fine"])
-    with trouble.deployed_with("Step", Handler="nothing.here"), pytest.raises(HundredfoldError, match="ImportModuleError"):
+    with (
+        trouble.deployed_with("Step", Handler="nothing.here"),
+        pytest.raises(HundredfoldError, match="ImportModuleError"),
+    ):
         trouble.run(tasks, "unloaded")
     assert trouble.record("unloaded").state == "failed"
-    with trouble.deployed_with("Step", Environment={"HUNDREDFOLD_JOB": "jobs.nowhere:job"}), pytest.raises(HundredfoldError) as raised:
+    with (
+        trouble.deployed_with("Step", Environment={"HUNDREDFOLD_JOB": "jobs.nowhere:job"}),
+        pytest.raises(HundredfoldError) as raised,
+    ):
         hundredfold.resume("unloaded", backend="aws", stack=trouble.name)
     assert raised.value.message.startswith("there is no module 'jobs.nowhere'")
-    assert published(hundredfold.resume("unloaded", backend="aws", stack=trouble.name)) == tasks.here("unloaded")
+    assert published(
+        hundredfold.resume("unloaded", backend="aws", stack=trouble.name)
+    ) == tasks.here("unloaded")
 
 
-def test_a_run_goes_on_with_other_code_only_where_that_is_accepted(trouble: Stack, tmp_path: Path) -> None:
+def test_a_run_goes_on_with_other_code_only_where_that_is_accepted(
+    trouble: Stack, tmp_path: Path
+) -> None:
     tasks = Tasks.write(tmp_path, ["fine", "raise", "fine"])
     with pytest.raises(PublishRefused):
         trouble.run(tasks, "older")
     deployed = trouble.outputs["Code"]
-    assert trouble.record("older").options["code"] == [{"attempt": 1, "fingerprint": deployed, "commit": ""}]
+    assert trouble.record("older").options["code"] == [
+        {"attempt": 1, "fingerprint": deployed, "commit": ""}
+    ]
     earlier = {"attempt": 1, "fingerprint": "earlier", "commit": ""}
-    trouble.home.ledger.note("older", options={"code": [earlier]})  # as if another package had been deployed since
+    trouble.home.ledger.note(
+        "older", options={"code": [earlier]}
+    )  # as if another package had been deployed since
     tasks.mend()
     for verb in (hundredfold.retry, hundredfold.publish):
-        with pytest.raises(StateError, match=f"{deployed} is deployed, and it was earlier") as caught:
+        with pytest.raises(
+            StateError, match=f"{deployed} is deployed, and it was earlier"
+        ) as caught:
             verb("older", backend="aws", stack=trouble.name)
-        assert f"{verb.__name__} older --accept-new-code --backend aws --stack {trouble.name}" in str(caught.value.hint)
+        assert (
+            f"{verb.__name__} older --accept-new-code --backend aws --stack {trouble.name}"
+            in str(caught.value.hint)
+        )
     assert tasks.calls() == {}
     retried = hundredfold.retry("older", backend="aws", stack=trouble.name, accept_new_code=True)
-    assert trouble.record("older").options["code"] == [earlier, {"attempt": 2, "fingerprint": deployed, "commit": ""}]
+    assert trouble.record("older").options["code"] == [
+        earlier,
+        {"attempt": 2, "fingerprint": deployed, "commit": ""},
+    ]
     assert published(retried) == tasks.here("older")
     (release,) = [r for r in releases("trouble", trouble.home.store) if r.run == "older"]
     assert set(release.code) == {"earlier", deployed}
@@ -168,14 +244,20 @@ def test_a_run_goes_on_with_other_code_only_where_that_is_accepted(trouble: Stac
     assert release.code[deployed]["doubled"] == 1
 
 
-def test_code_that_is_deployed_while_a_run_is_at_work_ends_the_run(trouble: Stack, tmp_path: Path) -> None:
+def test_code_that_is_deployed_while_a_run_is_at_work_ends_the_run(
+    trouble: Stack, tmp_path: Path
+) -> None:
     tasks = Tasks.write(tmp_path, ["fine", "fine"])
     with (
         trouble.deployed_with("Step", Environment={"HUNDREDFOLD_CODE": "later"}),
-        pytest.raises(HundredfoldError, match="other code was deployed while run replaced was at work: later") as caught,
+        pytest.raises(
+            HundredfoldError, match="other code was deployed while run replaced was at work: later"
+        ) as caught,
     ):
         trouble.run(tasks, "replaced")
     assert "resume replaced --accept-new-code --backend aws" in str(caught.value.hint)
     assert trouble.record("replaced").state == "failed"
     assert tasks.calls() == {}
-    assert published(hundredfold.resume("replaced", backend="aws", stack=trouble.name)) == tasks.here("replaced")
+    assert published(
+        hundredfold.resume("replaced", backend="aws", stack=trouble.name)
+    ) == tasks.here("replaced")

@@ -23,17 +23,29 @@ LAMBDA = Path(__file__).parents[2] / ".venv-lambda" / "bin" / "python"
 MEMORY = {"step": 3008, "work": 1769, "bury": 512}  # MB, as the stack gives them
 
 log = logging.getLogger(__name__)
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not LAMBDA.exists(), reason="no Python 3.12 to 3.14 is here: make .venv-lambda/tried")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not LAMBDA.exists(), reason="no Python 3.12 to 3.14 is here: make .venv-lambda/tried"
+    ),
+]
 
 
 @pytest.fixture(scope="module")
 def packaged(tmp_path_factory: pytest.TempPathFactory) -> Packaged:
-    return package("tariffs.job:job", tmp_path_factory.mktemp("package"), architecture="x86_64", python=version_of(LAMBDA))
+    return package(
+        "tariffs.job:job",
+        tmp_path_factory.mktemp("package"),
+        architecture="x86_64",
+        python=version_of(LAMBDA),
+    )
 
 
 def version_of(python: Path) -> str:
     words = "import sys; print('%d.%d' % sys.version_info[:2])"
-    return subprocess.run([python, "-c", words], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        [python, "-c", words], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +57,14 @@ def unzipped(packaged: Packaged, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture
-def function(unzipped: Path, emulator: Emulator, tmp_path: Path, name_of: Callable[[str], str]) -> Iterator[Callable[[str], Function]]:
+def function(
+    unzipped: Path, emulator: Emulator, tmp_path: Path, name_of: Callable[[str], str]
+) -> Iterator[Callable[[str], Function]]:
     """`function("work")`: that handler, up and waiting; its stack is a queue with dead letters, a bucket, and a table."""
-    queues = {kind: emulator.client("sqs").create_queue(QueueName=name_of(kind))["QueueUrl"] for kind in ("work", "dead")}
+    queues = {
+        kind: emulator.client("sqs").create_queue(QueueName=name_of(kind))["QueueUrl"]
+        for kind in ("work", "dead")
+    }
     bucket, table = name_of("bucket"), name_of("runs")
     emulator.client("s3").create_bucket(Bucket=bucket)
     emulator.client("dynamodb").create_table(
@@ -71,7 +88,12 @@ def function(unzipped: Path, emulator: Emulator, tmp_path: Path, name_of: Callab
 
     def make(kind: str) -> Function:
         manager = running(
-            LAMBDA, unzipped, f"hundredfold.aws.functions.handlers.{kind}", memory=MEMORY[kind], environment=environment, scratch=tmp_path
+            LAMBDA,
+            unzipped,
+            f"hundredfold.aws.functions.handlers.{kind}",
+            memory=MEMORY[kind],
+            environment=environment,
+            scratch=tmp_path,
         )
         found = manager.__enter__()
         opened.append(manager)
@@ -84,12 +106,34 @@ def function(unzipped: Path, emulator: Emulator, tmp_path: Path, name_of: Callab
 
 
 @pytest.mark.parametrize("kind", MEMORY)
-def test_each_function_comes_up_with_its_package_alone_within_its_memory(kind: str, function: Callable[[str], Function]) -> None:
+def test_each_function_comes_up_with_its_package_alone_within_its_memory(
+    kind: str, function: Callable[[str], Function]
+) -> None:
     found = function(kind)
-    log.info("%s: init %.2f s, %.0f MB of %d", kind, found.init_seconds, found.peak() / 2**20, MEMORY[kind])
+    log.info(
+        "%s: init %.2f s, %.0f MB of %d",
+        kind,
+        found.init_seconds,
+        found.peak() / 2**20,
+        MEMORY[kind],
+    )
     assert found.peak() < MEMORY[kind] * 2**20 / 2
-    records = [{"messageId": "1", "body": json.dumps({"Event": "s3:TestEvent"}), "attributes": {"ApproximateReceiveCount": "1"}}]
-    event = {"run": "none", "input": {"run": "none"}, "execution": "e", "step": "validate", "model": "", "asked": "", "heard": {}}
+    records = [
+        {
+            "messageId": "1",
+            "body": json.dumps({"Event": "s3:TestEvent"}),
+            "attributes": {"ApproximateReceiveCount": "1"},
+        }
+    ]
+    event = {
+        "run": "none",
+        "input": {"run": "none"},
+        "execution": "e",
+        "step": "validate",
+        "model": "",
+        "asked": "",
+        "heard": {},
+    }
     answer = found.call(event if kind == "step" else {"Records": records})
     if kind == "step":  # it reached the ledger, and there is no such run
         assert answer.error is not None
@@ -103,36 +147,74 @@ def test_a_message_that_is_not_ours_goes_to_the_dead_letters_with_its_reason(
     function: Callable[[str], Function], emulator: Emulator
 ) -> None:
     found = function("work")
-    records = [{"messageId": "1", "body": "rubbish", "attributes": {"ApproximateReceiveCount": "1"}}]
+    records = [
+        {"messageId": "1", "body": "rubbish", "attributes": {"ApproximateReceiveCount": "1"}}
+    ]
     answer = found.call({"Records": records})
     assert answer.error is None, (answer.error, found.log.read_text())
-    letters = emulator.client("sqs").receive_message(QueueUrl=found.dead, MessageAttributeNames=["All"])["Messages"]  # type: ignore[attr-defined]
+    letters = emulator.client("sqs").receive_message(
+        QueueUrl=found.dead, MessageAttributeNames=["All"]
+    )["Messages"]  # type: ignore[attr-defined]
     assert [letter["Body"] for letter in letters] == ["rubbish"]
     assert letters[0]["MessageAttributes"]["reason"]["StringValue"] == "it is no JSON"
 
 
-def test_a_whole_run_with_the_package_alone_ends_with_the_bytes_of_a_run_here(tmp_path: Path) -> None:
+def test_a_whole_run_with_the_package_alone_ends_with_the_bytes_of_a_run_here(
+    tmp_path: Path,
+) -> None:
     """From `init` by `package` and the CDK to a release, under IAM, in a Python that has no more than Lambda's."""
     told = {"stack": "hundredfold-shop", "code": str(tmp_path / "build" / "package.zip")}
-    told["settings"] = {"job": "shop.job:job", "concurrency": 2, "architecture": "x86_64", "timeout": 60}  # type: ignore[assignment]
+    told["settings"] = {
+        "job": "shop.job:job",
+        "concurrency": 2,
+        "architecture": "x86_64",
+        "timeout": 60,
+    }  # type: ignore[assignment]
     (tmp_path / "told.json").write_text(json.dumps(told))
     with cdk_app():  # its Node is in the environment
         node = dict(os.environ)
 
     def do(*words: str, env: Mapping[str, str] = os.environ) -> str:
-        done = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, env=dict(env), capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", *words],
+            cwd=tmp_path,
+            env=dict(env),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr + done.stdout
         return done.stdout
 
     do("hundredfold", "init", "shop")
-    do("hundredfold", "package", "shop.job:job", "--architecture", "x86_64", "--python", version_of(LAMBDA))
-    assembly = {"HUNDREDFOLD_STACK_FILE": str(tmp_path / "told.json"), "CDK_OUTDIR": str(tmp_path / "cdk.out"), "PYTHONPATH": str(tmp_path)}
+    do(
+        "hundredfold",
+        "package",
+        "shop.job:job",
+        "--architecture",
+        "x86_64",
+        "--python",
+        version_of(LAMBDA),
+    )
+    assembly = {
+        "HUNDREDFOLD_STACK_FILE": str(tmp_path / "told.json"),
+        "CDK_OUTDIR": str(tmp_path / "cdk.out"),
+        "PYTHONPATH": str(tmp_path),
+    }
     do("hundredfold.aws.stack.app", env=node | assembly)
     run = ["hundredfold", "run", "shop.job:job", "--run-id", "one", "--as-of", "2026-11-22"]
     with Emulator(auth=True) as emulator:
         outputs = deploy(emulator, tmp_path / "cdk.out", python=LAMBDA)
         do(*run, "--backend", "aws", env=emulator.environment())
         do(*run)
-        for path in (tmp_path / ".hundredfold" / "releases" / "shop" / "000001").glob("price_list.*"):
-            there = emulator.client("s3").get_object(Bucket=outputs["Bucket"], Key=f"releases/shop/000001/{path.name}")["Body"].read()
+        for path in (tmp_path / ".hundredfold" / "releases" / "shop" / "000001").glob(
+            "price_list.*"
+        ):
+            there = (
+                emulator.client("s3")
+                .get_object(Bucket=outputs["Bucket"], Key=f"releases/shop/000001/{path.name}")[
+                    "Body"
+                ]
+                .read()
+            )
             assert there == path.read_bytes(), path.name

@@ -16,7 +16,9 @@ from hundredfold import Run
 
 __all__ = ["account", "by_events", "trouble"]
 pytestmark = pytest.mark.drill
-MEANWHILE = 500  # bytes: a hundred calls of the user's function are noted between one kill and the next
+MEANWHILE = (
+    500  # bytes: a hundred calls of the user's function are noted between one kill and the next
+)
 COUNTS = ("batches", "units", "ok", "failed", "crashed", "rows_in", "rows_out")
 
 
@@ -47,12 +49,18 @@ def killed_every(seconds: float, stack: Stack, tasks: Tasks) -> Iterator[Counter
         thread.join()
 
 
-def test_three_thousand_messages_while_workers_are_killed_and_some_units_are_poison(trouble: Stack, tmp_path: Path) -> None:
+def test_three_thousand_messages_while_workers_are_killed_and_some_units_are_poison(
+    trouble: Stack, tmp_path: Path
+) -> None:
     hows = ["fine"] * 6000
     hows[1234] = "kill the function"
     hows[100::600] = ["raise"] * 10
     tasks = Tasks.write(tmp_path, hows)
-    with trouble.waiting(0.5), trouble.impatient(seconds=30), killed_every(5, trouble, tasks) as struck:
+    with (
+        trouble.waiting(0.5),
+        trouble.impatient(seconds=30),
+        killed_every(5, trouble, tasks) as struck,
+    ):
         trouble.run(tasks, "many", batches=3000, max_failed=11, wait=False)
         run = trouble.finished("many", within=1800)
     assert counts(run) == dict(zip(COUNTS, (3000, 6000, 5989, 10, 1, 6000, 5989), strict=True))
@@ -60,18 +68,28 @@ def test_three_thousand_messages_while_workers_are_killed_and_some_units_are_poi
     assert published(run) == tasks.as_they_are("many", max_failed=11)
 
 
-def test_three_thousand_notices_of_which_some_are_lost_some_come_twice_and_none_in_order(by_events: Stack, tmp_path: Path) -> None:
+def test_three_thousand_notices_of_which_some_are_lost_some_come_twice_and_none_in_order(
+    by_events: Stack, tmp_path: Path
+) -> None:
     hows = ["fine"] * 6000
     hows[100::600] = ["raise"] * 10
     tasks = Tasks.write(tmp_path, hows)
     disorder = by_events.emulator.settings(
-        notice_duplicates=0.05, notice_losses=0.01, notice_delay=10.0, notice_prefix="processing/heap/doubled/", seed=5
+        notice_duplicates=0.05,
+        notice_losses=0.01,
+        notice_delay=10.0,
+        notice_prefix="processing/heap/doubled/",
+        seed=5,
     )
     with disorder, by_events.waiting(0.5), by_events.workers(BatchSize=10):
         by_events.run(tasks, "heap", batches=3000, max_failed=10, wait=False)
         run = by_events.finished("heap", within=1800)
     faults = Counter(fault["fault"] for fault in by_events.emulator.faults())
-    assert (faults["loss"] > 15, faults["duplicate"] > 100, faults["delay"] > 2900) == (True, True, True)
+    assert (faults["loss"] > 15, faults["duplicate"] > 100, faults["delay"] > 2900) == (
+        True,
+        True,
+        True,
+    )
     assert counts(run) == dict(zip(COUNTS, (3000, 6000, 5990, 10, 0, 6000, 5990), strict=True))
     assert set(tasks.calls()) == set(range(6000))
     assert published(run) == tasks.as_they_are("heap", max_failed=10)

@@ -33,7 +33,9 @@ from hundredfold.pipeline.validate import ValidationResult
 from hundredfold.runs.run import Run
 from hundredfold.sql.sources.files import find_files
 
-FEW = settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(
+    max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @dataclass
@@ -73,10 +75,16 @@ def rest(rows: Any) -> dict[str, Any]:
 
 
 def job_of(*sources: Source) -> Job:
-    return Job("check", sources=sources, models=[Model("rest", unit=(), work=rest, query="SELECT 1 AS one")])
+    return Job(
+        "check",
+        sources=sources,
+        models=[Model("rest", unit=(), work=rest, query="SELECT 1 AS one")],
+    )
 
 
-def both(bench: Bench, afar: Afar, sources: tuple[Source, ...], places: dict[str, Any]) -> tuple[Piece, Distant]:
+def both(
+    bench: Bench, afar: Afar, sources: tuple[Source, ...], places: dict[str, Any]
+) -> tuple[Piece, Distant]:
     """A run of these sources here, and one there."""
     job = job_of(*sources)
     for name, place in places.items():
@@ -89,14 +97,26 @@ def both(bench: Bench, afar: Afar, sources: tuple[Source, ...], places: dict[str
 
 def plain(rows: list[dict[str, Any]], exact: bool) -> list[str]:
     """Rows in an order of their own, each with the name of its file instead of its address."""
-    bare = [{k: Path(v).name if k == "__file" else v for k, v in row.items() if exact or k != "__row"} for row in rows]
+    bare = [
+        {k: Path(v).name if k == "__file" else v for k, v in row.items() if exact or k != "__row"}
+        for row in rows
+    ]
     return sorted(repr(sorted(row.items(), key=lambda item: item[0])) for row in bare)
 
 
 def facts(verdict: ValidationResult, exact: bool) -> tuple[Any, ...]:
     """What a verdict says, without addresses; of rows without numbers no first one."""
-    found = sorted((f.column, f.words, f.rows, *((f.row, f.value) if exact else ())) for f in verdict.findings)
-    counts = (verdict.rows, verdict.accepted, verdict.rejected, verdict.copies, verdict.superseded, verdict.repaired)
+    found = sorted(
+        (f.column, f.words, f.rows, *((f.row, f.value) if exact else ())) for f in verdict.findings
+    )
+    counts = (
+        verdict.rows,
+        verdict.accepted,
+        verdict.rejected,
+        verdict.copies,
+        verdict.superseded,
+        verdict.repaired,
+    )
     return (verdict.source, counts, found)
 
 
@@ -117,9 +137,13 @@ def assert_same_verdicts(here: Piece, there: Distant, *, exact: bool) -> list[Va
         assert facts(theirs, exact) == facts(mine, exact)
         assert plain(there.accepted(mine.source), exact) == plain(here.accepted(mine.source), exact)
         if mine.rejected or mine.dropped:
-            assert plain(there.rejects(mine.source), exact) == plain(here.rejects(mine.source), exact)
+            assert plain(there.rejects(mine.source), exact) == plain(
+                here.rejects(mine.source), exact
+            )
         if mine.repaired:
-            assert plain(there.repairs(mine.source), exact) == plain(here.repairs(mine.source), exact)
+            assert plain(there.repairs(mine.source), exact) == plain(
+                here.repairs(mine.source), exact
+            )
     return found
 
 
@@ -141,7 +165,9 @@ moment = st.sampled_from(
         "",
     ]
 )
-number = st.sampled_from(["1.5", " 2 ", "0", "-1", "999.5", "1000", "1e2", "nan", "inf", "x", "", "12.345", "3"])
+number = st.sampled_from(
+    ["1.5", " 2 ", "0", "-1", "999.5", "1000", "1e2", "nan", "inf", "x", "", "12.345", "3"]
+)
 texts = st.fixed_dictionaries(
     {
         "shop": st.sampled_from(["a", "A ", "b", "ab", "ä", "abcde", "", "x"]), "kind": st.sampled_from(["new", "used", "old", ""]),
@@ -153,28 +179,41 @@ texts = st.fixed_dictionaries(
 
 
 def csv_of(rows: list[dict[str, str]]) -> str:
-    lines = [",".join(f'"{row[name]}"' if "\n" in row[name] else row[name] for name in GOOD_TEXT) for row in rows]
+    lines = [
+        ",".join(f'"{row[name]}"' if "\n" in row[name] else row[name] for name in GOOD_TEXT)
+        for row in rows
+    ]
     return "\n".join([",".join(GOOD_TEXT), *lines]) + "\n"
 
 
 @settings(FEW, max_examples=8)
 @given(rows=st.lists(texts, min_size=1, max_size=25))
-def test_text_is_judged_as_on_this_machine(bench: Bench, afar: Afar, tmp_path: Path, rows: list[dict[str, str]]) -> None:
+def test_text_is_judged_as_on_this_machine(
+    bench: Bench, afar: Afar, tmp_path: Path, rows: list[dict[str, str]]
+) -> None:
     (tmp_path / "shops.csv").write_text("shop\na\nb\nab\n")
     (tmp_path / "sales.csv").write_text(csv_of([*rows, GOOD_TEXT]))
     before = len(afar.queries)
     places = {"shops": tmp_path / "shops.csv", "sales": tmp_path / "sales.csv"}
     assert_same_verdicts(*both(bench, afar, SOURCES, places), exact=True)
-    assert all(sql.startswith("SELECT") for sql in afar.queries[before:])  # Athena was asked for the accepted rows alone
+    assert all(
+        sql.startswith("SELECT") for sql in afar.queries[before:]
+    )  # Athena was asked for the accepted rows alone
 
 
 @FEW
 @given(rows=st.lists(texts, min_size=8, max_size=25))
-def test_text_is_judged_by_athena_as_on_this_machine(bench: Bench, afar: Afar, tmp_path: Path, rows: list[dict[str, str]]) -> None:
+def test_text_is_judged_by_athena_as_on_this_machine(
+    bench: Bench, afar: Afar, tmp_path: Path, rows: list[dict[str, str]]
+) -> None:
     (tmp_path / "sales.csv").write_text(csv_of([*rows, GOOD_TEXT]))
     before = len(afar.queries)
-    assert_same_verdicts(*both(bench, afar, SOURCES, {"shops": SHOPS, "sales": tmp_path / "sales.csv"}), exact=True)
-    assert len(afar.queries) > before + 5  # shops lie in Parquet, so all that refers to them is asked there
+    assert_same_verdicts(
+        *both(bench, afar, SOURCES, {"shops": SHOPS, "sales": tmp_path / "sales.csv"}), exact=True
+    )
+    assert (
+        len(afar.queries) > before + 5
+    )  # shops lie in Parquet, so all that refers to them is asked there
 
 
 GOOD_TEXT = {
@@ -200,7 +239,9 @@ TYPES = pa.schema(
 
 @FEW
 @given(rows=st.lists(typed, min_size=1, max_size=25))
-def test_parquet_is_judged_as_on_this_machine(bench: Bench, afar: Afar, rows: list[dict[str, Any]]) -> None:
+def test_parquet_is_judged_as_on_this_machine(
+    bench: Bench, afar: Afar, rows: list[dict[str, Any]]
+) -> None:
     table = pa.Table.from_pylist([*rows, GOOD], TYPES)
     assert_same_verdicts(*both(bench, afar, SOURCES, {"shops": SHOPS, "sales": table}), exact=False)
 
@@ -213,9 +254,17 @@ def test_copies_superseded_rows_and_clashes_are_told_apart(bench: Bench, afar: A
         row(), row(), row(price=2.0, at=dt.datetime(2025, 1, 1)), row(shop="a", at=None), row(shop="a", price=3.0), row(shop="ab"), row(shop="ab", price=4.0),
         row(shop="ab", price=-4.0),
     ]  # fmt: skip
-    here, there = both(bench, afar, SOURCES, {"shops": SHOPS, "sales": pa.Table.from_pylist(rows, TYPES)})
+    here, there = both(
+        bench, afar, SOURCES, {"shops": SHOPS, "sales": pa.Table.from_pylist(rows, TYPES)}
+    )
     verdict = assert_same_verdicts(here, there, exact=False)[1]
-    assert (verdict.rows, verdict.accepted, verdict.copies, verdict.superseded, verdict.rejected) == (8, 2, 1, 2, 3)
+    assert (
+        verdict.rows,
+        verdict.accepted,
+        verdict.copies,
+        verdict.superseded,
+        verdict.rejected,
+    ) == (8, 2, 1, 2, 3)
     told = sorted((row["__reason"], row["__counts"]) for row in there.rejects("sales"))
     assert told == [
         ("copy of another row", False), ("price must be > 0", True), ("shop, day must be unique", True), ("shop, day must be unique", True),
@@ -224,7 +273,10 @@ def test_copies_superseded_rows_and_clashes_are_told_apart(bench: Bench, afar: A
 
 
 def test_rejects_are_read_as_those_of_any_run(afar: Afar, aws_env: Emulator) -> None:
-    run = afar.start(job_of(Source("shops", Shop, unique=("shop",), max_rejected=5)), shops=pa.table({"shop": ["a", None, "b"]}))
+    run = afar.start(
+        job_of(Source("shops", Shop, unique=("shop",), max_rejected=5)),
+        shops=pa.table({"shop": ["a", None, "b"]}),
+    )
     run.validate()
     home = StackHome.__new__(StackHome)
     home.store = afar.store
@@ -251,14 +303,18 @@ def test_files_of_every_kind_are_sources(bench: Bench, afar: Afar, tmp_path: Pat
         assert there.accepted("shops") == [{"shop": "a", "n": 1}], path.name
 
 
-def test_quoted_newlines_and_missing_values_are_values(bench: Bench, afar: Afar, tmp_path: Path) -> None:
+def test_quoted_newlines_and_missing_values_are_values(
+    bench: Bench, afar: Afar, tmp_path: Path
+) -> None:
     (tmp_path / "a.csv").write_text('word,n\n"two\nlines",1\n"a ""quote""",\n"",3\n')
     here, there = both(bench, afar, (Source("notes"),), {"notes": tmp_path / "a.csv"})
     assert_same_verdicts(here, there, exact=True)
     assert {"word": "two\nlines", "n": 1} in there.accepted("notes")
 
 
-def test_malformed_lines_are_rejected_with_their_words(bench: Bench, afar: Afar, tmp_path: Path) -> None:
+def test_malformed_lines_are_rejected_with_their_words(
+    bench: Bench, afar: Afar, tmp_path: Path
+) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.csv").write_text("shop,n\na,1\nb\nc,3,4\nd,4\n")
     here, there = both(bench, afar, (Source("shops", Shop, max_rejected=4),), {"shops": tmp_path})
@@ -273,12 +329,16 @@ class Cost:
     cost: float | None
 
 
-def test_how_csv_is_written_is_said_and_decided_there_as_here(bench: Bench, afar: Afar, tmp_path: Path) -> None:
+def test_how_csv_is_written_is_said_and_decided_there_as_here(
+    bench: Bench, afar: Afar, tmp_path: Path
+) -> None:
     text = 'shop;cost\nMüller;1,5\n"torn;2\n"two\nlines";\nx;1.5\n'
     (tmp_path / "a.csv").write_bytes(text.encode("latin-1"))
     (tmp_path / "b.csv").write_bytes(gzip.compress(text.replace(";", "|").encode("latin-1")))
     source = Source("costs", Cost, csv=Csv(encoding="latin-1", decimal=","), max_rejected=4)
-    (verdict,) = assert_same_verdicts(*both(bench, afar, (source,), {"costs": tmp_path}), exact=True)
+    (verdict,) = assert_same_verdicts(
+        *both(bench, afar, (source,), {"costs": tmp_path}), exact=True
+    )
     assert (verdict.rows, verdict.accepted, verdict.rejected) == (8, 4, 4)
     assert [facts["delimiter"] for facts in verdict.csv] == [";", "|"]
 
@@ -296,7 +356,9 @@ class Folder:
         return self.put(key, sink.getvalue().to_pybytes())
 
     def put(self, key: str, data: bytes) -> str:
-        self.afar.emulator.client("s3").put_object(Bucket=self.afar.place.bucket, Key=f"{self.prefix}/{key}", Body=data)
+        self.afar.emulator.client("s3").put_object(
+            Bucket=self.afar.place.bucket, Key=f"{self.prefix}/{key}", Body=data
+        )
         return f"{self.address}/{key}"
 
     def read(self, place: str, **declared: Any) -> list[Any]:
@@ -322,7 +384,13 @@ def test_one_object_of_a_folder_is_read_and_no_other(folder: Folder) -> None:
 
 def test_a_prefix_is_all_below_it_that_is_not_hidden(folder: Folder) -> None:
     for number, key in enumerate(
-        ["one.parquet", "deep/er/two.parquet", "_hidden.parquet", "_temporary/0/three.parquet", ".x/four.parquet"]
+        [
+            "one.parquet",
+            "deep/er/two.parquet",
+            "_hidden.parquet",
+            "_temporary/0/three.parquet",
+            ".x/four.parquet",
+        ]
     ):
         folder.parquet(f"x/{key}", a=[number])
     folder.put("x/_SUCCESS", b"")
@@ -340,9 +408,25 @@ TREE = [
 
 
 @pytest.mark.parametrize(
-    "place", ["", "*.csv", "**/*.csv", "**", "*/*.csv", "_old/*", "_*/*.csv", "_g.csv", "_old", "*", "deep/**", "d*/?.csv"]
+    "place",
+    [
+        "",
+        "*.csv",
+        "**/*.csv",
+        "**",
+        "*/*.csv",
+        "_old/*",
+        "_*/*.csv",
+        "_g.csv",
+        "_old",
+        "*",
+        "deep/**",
+        "d*/?.csv",
+    ],
 )
-def test_a_place_names_the_same_objects_as_files(folder: Folder, tmp_path: Path, place: str) -> None:
+def test_a_place_names_the_same_objects_as_files(
+    folder: Folder, tmp_path: Path, place: str
+) -> None:
     for name in TREE:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("a\n1\n")
@@ -355,22 +439,35 @@ def test_a_place_names_the_same_objects_as_files(folder: Folder, tmp_path: Path,
             return error.message.partition("\n")[0].replace(at, "")
 
     here = listed(lambda: find_files("s", f"{tmp_path}/{place}", tmp_path).paths, f"{tmp_path}/")
-    there = listed(lambda: [o.address for o in find_objects("s", f"{folder.address}/x/{place}")], f"{folder.address}/x/")
+    there = listed(
+        lambda: [o.address for o in find_objects("s", f"{folder.address}/x/{place}")],
+        f"{folder.address}/x/",
+    )
     assert here == there
 
 
-@pytest.mark.parametrize("mark", ["_delta_log/0.json", ".hoodie/hoodie.properties", "metadata/v1.metadata.json"])
+@pytest.mark.parametrize(
+    "mark", ["_delta_log/0.json", ".hoodie/hoodie.properties", "metadata/v1.metadata.json"]
+)
 @pytest.mark.parametrize("place", ["", "t/", "t/*.parquet", "t/a.parquet", "**/*.parquet"])
-def test_a_table_of_another_format_is_refused_however_it_is_named(folder: Folder, mark: str, place: str) -> None:
+def test_a_table_of_another_format_is_refused_however_it_is_named(
+    folder: Folder, mark: str, place: str
+) -> None:
     folder.parquet("x/t/a.parquet", a=[1])
     folder.put(f"x/t/{mark}", b"{}")
-    with pytest.raises(SourceError, match=r"things: /.*/x/t/ is a table of (Delta Lake|Hudi|Iceberg)"):
+    with pytest.raises(
+        SourceError, match=r"things: /.*/x/t/ is a table of (Delta Lake|Hudi|Iceberg)"
+    ):
         folder.read(f"{folder.address}/x/{place}")
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv"])
-def test_folders_give_the_same_columns_here_and_there(bench: Bench, afar: Afar, tmp_path: Path, form: str) -> None:
-    for number, folder in enumerate(["year=2020/month=01", "year=2021/month=02", "year=2020/month=a%20b"]):
+def test_folders_give_the_same_columns_here_and_there(
+    bench: Bench, afar: Afar, tmp_path: Path, form: str
+) -> None:
+    for number, folder in enumerate(
+        ["year=2020/month=01", "year=2021/month=02", "year=2020/month=a%20b"]
+    ):
         (tmp_path / folder).mkdir(parents=True)
         path = tmp_path / folder / f"x.{form}"
         if form == "parquet":
@@ -379,7 +476,11 @@ def test_folders_give_the_same_columns_here_and_there(bench: Bench, afar: Afar, 
             path.write_text(f"v\n{number}\n")
     here, there = both(bench, afar, (Source("sales"),), {"sales": tmp_path})
     assert_same_verdicts(here, there, exact=True)
-    assert sorted((r["year"], r["month"], r["v"]) for r in there.accepted("sales")) == [(2020, "01", 0), (2020, "a b", 2), (2021, "02", 1)]
+    assert sorted((r["year"], r["month"], r["v"]) for r in there.accepted("sales")) == [
+        (2020, "01", 0),
+        (2020, "a b", 2),
+        (2021, "02", 1),
+    ]
 
 
 def test_what_athena_does_not_see_is_read_all_the_same(folder: Folder) -> None:
@@ -395,7 +496,9 @@ def test_what_athena_does_not_see_is_read_all_the_same(folder: Folder) -> None:
     [("x/2024-*.parquet", [1, 2]), ("x/2024-0?.parquet", [1]), ("x/[2]024-1*.parquet", [2]), ("x/*.parquet", [1, 2, 3]), ("**/*.parquet", [1, 2, 3, 4]), ("*/*/d.parquet", [4])],
 )  # fmt: skip
 def test_a_pattern_is_read_as_on_a_disk(folder: Folder, pattern: str, wanted: list[int]) -> None:
-    for number, key in enumerate(["x/2024-01.parquet", "x/2024-10.parquet", "x/2025-01.parquet", "x/y/d.parquet"], 1):
+    for number, key in enumerate(
+        ["x/2024-01.parquet", "x/2024-10.parquet", "x/2025-01.parquet", "x/y/d.parquet"], 1
+    ):
         folder.parquet(key, a=[number])
     assert folder.read(f"{folder.address}/{pattern}") == wanted
 
@@ -407,7 +510,9 @@ def test_many_objects_are_named_in_a_table_of_their_own(folder: Folder) -> None:
     assert folder.read(f"{folder.address}/x/part-*.parquet") == list(range(150))
     assert all(len(sql) < 20_000 for sql in folder.afar.queries[-3:])
     notes = folder.put("x/notes.md", b"# No rows\n")
-    with pytest.raises(SourceError, match=r"among its 150 objects lie others, .*\n  s3://.*notes\.md") as caught:
+    with pytest.raises(
+        SourceError, match=r"among its 150 objects lie others, .*\n  s3://.*notes\.md"
+    ) as caught:
         folder.read(f"{folder.address}/x/part-*.parquet")
     assert caught.value.problems == (notes,)
 
@@ -429,9 +534,13 @@ def test_an_object_that_changes_while_it_is_checked_is_told(folder: Folder) -> N
     folder.parquet("x/one.parquet", a=[1, 2])
     run = folder.afar.start(job_of(Source("things", unique=("a",))), things=f"{folder.address}/x/")
     asked = folder.afar.ran
-    folder.afar.ran = lambda *words: (folder.parquet("x/one.parquet", a=[1, 3, 4]), asked(*words))[1]  # type: ignore[method-assign]
+    folder.afar.ran = lambda *words: (folder.parquet("x/one.parquet", a=[1, 3, 4]), asked(*words))[
+        1
+    ]  # type: ignore[method-assign]
     try:
-        with pytest.raises(SourceError, match=r"things changed while it was checked\n  s3://.*one.parquet"):
+        with pytest.raises(
+            SourceError, match=r"things changed while it was checked\n  s3://.*one.parquet"
+        ):
             run.validate()
     finally:
         folder.afar.ran = asked  # type: ignore[method-assign]
@@ -449,15 +558,22 @@ def test_objects_that_change_after_they_were_checked_are_told(folder: Folder) ->
         run.accepted("things")
 
 
-def test_parquet_files_whose_columns_differ_are_put_together_by_name(bench: Bench, folder: Folder, tmp_path: Path) -> None:
-    for name, columns in {"a": {"a": [1, 2], "b": ["x", "y"]}, "b": {"b": ["z"], "a": pa.array([3], pa.int32()), "c": [1.5]}}.items():
+def test_parquet_files_whose_columns_differ_are_put_together_by_name(
+    bench: Bench, folder: Folder, tmp_path: Path
+) -> None:
+    for name, columns in {
+        "a": {"a": [1, 2], "b": ["x", "y"]},
+        "b": {"b": ["z"], "a": pa.array([3], pa.int32()), "c": [1.5]},
+    }.items():
         pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
     here, there = both(bench, folder.afar, (Source("things", unique=("a",)),), {"things": tmp_path})
     assert_same_verdicts(here, there, exact=True)
     assert there.accepted("things")[0].keys() == {"a", "b", "c"}
 
 
-def test_a_key_cannot_climb_out_of_the_folder_that_it_is_read_in(folder: Folder, tmp_path: Path) -> None:
+def test_a_key_cannot_climb_out_of_the_folder_that_it_is_read_in(
+    folder: Folder, tmp_path: Path
+) -> None:
     folder.put("x/../../../../../evil.csv", b"a\n1\n")
     folder.put(f"x/{tmp_path}/evil.csv", b"a\n2\n")
     folder.put('x/it\'s; "odd".csv', b"a\n3\n")
@@ -483,15 +599,29 @@ def test_a_table_of_glue_is_a_source_by_its_name(folder: Folder, aws_env: Emulat
     at = f"{folder.address}/t/"
     described = {"Columns": columns, "Location": at, "SerdeInfo": serde}
     glue.create_database(DatabaseInput={"Name": "lake"})
-    table = {"Name": name, "TableType": "EXTERNAL_TABLE", "StorageDescriptor": described, "PartitionKeys": [{"Name": "p", "Type": "int"}]}
+    table = {
+        "Name": name,
+        "TableType": "EXTERNAL_TABLE",
+        "StorageDescriptor": described,
+        "PartitionKeys": [{"Name": "p", "Type": "int"}],
+    }
     glue.create_table(DatabaseName="lake", TableInput=table)
     for value in ("1", "2"):
-        part = {"Values": [value], "StorageDescriptor": {**described, "Location": f"{at}p={value}/"}}
+        part = {
+            "Values": [value],
+            "StorageDescriptor": {**described, "Location": f"{at}p={value}/"},
+        }
         glue.create_partition(DatabaseName="lake", TableName=name, PartitionInput=part)
-    run = folder.afar.start(job_of(Source("things", unique=("a",), max_rejected=1)), things="glue://lake/events")
+    run = folder.afar.start(
+        job_of(Source("things", unique=("a",), max_rejected=1)), things="glue://lake/events"
+    )
     (verdict,) = run.validate()
     assert (verdict.rows, verdict.accepted) == (3, 3)
-    assert sorted((row["a"], row["p"]) for row in run.accepted("things")) == [(1, 1), (2, 1), (3, 2)]
+    assert sorted((row["a"], row["p"]) for row in run.accepted("things")) == [
+        (1, 1),
+        (2, 1),
+        (3, 2),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -517,8 +647,16 @@ WRONG = {
     "empty": ("a.csv", b"", "things is empty: s3://.* has no byte"),
     "head alone": ("a.csv", b"a,b\n", "things is empty"),
     "no parquet": ("a.parquet", b"no", r"things: s3://.*a\.parquet cannot be read as Parquet"),
-    "bad json": ("a.jsonl", b'{"a": 1}\nno\n', r"cannot be read as json: line 2 of .* is no JSON object: no"),
-    "our columns": ("a.csv", b"__file,a\nx,1\n", "things has the columns __file, and columns that begin with __ are ours"),
+    "bad json": (
+        "a.jsonl",
+        b'{"a": 1}\nno\n',
+        r"cannot be read as json: line 2 of .* is no JSON object: no",
+    ),
+    "our columns": (
+        "a.csv",
+        b"__file,a\nx,1\n",
+        "things has the columns __file, and columns that begin with __ are ours",
+    ),
 }
 
 
@@ -586,8 +724,16 @@ def test_types_that_athena_would_change_are_refused(folder: Folder) -> None:
     folder.parquet("d/a.parquet", a=pa.array([5], pa.duration("s")))
     with pytest.raises(SourceError, match=r"a: duration\[s\]"):
         folder.read(f"{folder.address}/d/")
-    for name, nanoseconds, far in (("ok", 1_580_465_472 * 10**9, None), ("far", 0, dt.datetime(9999, 12, 31)), ("fine", 1_000, None)):
-        column = pa.array([far], pa.timestamp("us")) if far else pa.array([nanoseconds], pa.timestamp("ns"))
+    for name, nanoseconds, far in (
+        ("ok", 1_580_465_472 * 10**9, None),
+        ("far", 0, dt.datetime(9999, 12, 31)),
+        ("fine", 1_000, None),
+    ):
+        column = (
+            pa.array([far], pa.timestamp("us"))
+            if far
+            else pa.array([nanoseconds], pa.timestamp("ns"))
+        )
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table({"a": column}), sink, use_deprecated_int96_timestamps=True)
         folder.put(f"{name}/a.parquet", sink.getvalue().to_pybytes())
@@ -598,22 +744,32 @@ def test_types_that_athena_would_change_are_refused(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("form", ["parquet", "jsonl"])
-def test_an_object_without_its_own_key_column_has_its_folders_value(folder: Folder, form: str) -> None:
+def test_an_object_without_its_own_key_column_has_its_folders_value(
+    folder: Folder, form: str
+) -> None:
     for year, row in (("2020", {"k": 1, "a": 2020}), ("2021", {"k": 2})):
         if form == "parquet":
-            folder.parquet(f"x/a={year}/x.parquet", **{name: [value] for name, value in row.items()})
+            folder.parquet(
+                f"x/a={year}/x.parquet", **{name: [value] for name, value in row.items()}
+            )
         else:
             folder.put(f"x/a={year}/x.jsonl", json.dumps(row).encode())
     assert folder.read(f"{folder.address}/x/") == [2020, 2021]
 
 
-def test_parquet_too_large_for_one_function_names_the_table_to_make(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hundredfold.aws.adapters.sources.STAGED_MOST", 100)  # instead of objects of 1.5 GiB
+def test_parquet_too_large_for_one_function_names_the_table_to_make(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "hundredfold.aws.adapters.sources.STAGED_MOST", 100
+    )  # instead of objects of 1.5 GiB
     folder.parquet("x/p=1/a.parquet", a=[1])
     folder.parquet("y/a.parquet", a=[1])
     folder.parquet("y/b.parquet", b=[1])
     for place, words in {"x": "are partitions", "y": "with the same columns"}.items():
-        with pytest.raises(SourceError, match="of parquet are too much to be read by one function") as caught:
+        with pytest.raises(
+            SourceError, match="of parquet are too much to be read by one function"
+        ) as caught:
             folder.read(f"{folder.address}/{place}/")
         assert "--source things=glue://DATABASE/TABLE" in str(caught.value.hint)
         assert words in str(caught.value.hint)
@@ -629,9 +785,16 @@ def test_a_place_where_nothing_is_is_noticed_before_a_run(folder: Folder, case: 
 
 
 @pytest.mark.parametrize(
-    ("place", "words"), [("s3://nowhere-at-all/x/", "no bucket"), ("glue://lake/none", "no table lake.none"), ("s3://b'/x", "the place is")]
+    ("place", "words"),
+    [
+        ("s3://nowhere-at-all/x/", "no bucket"),
+        ("glue://lake/none", "no table lake.none"),
+        ("s3://b'/x", "the place is"),
+    ],
 )
-def test_a_place_that_cannot_be_is_noticed_before_a_run(folder: Folder, place: str, words: str) -> None:
+def test_a_place_that_cannot_be_is_noticed_before_a_run(
+    folder: Folder, place: str, words: str
+) -> None:
     with pytest.raises(SourceError, match=words):
         check_place("things", place)
     check_place("things", folder.parquet("x/a.parquet", a=[1]))
@@ -648,9 +811,18 @@ EVIL = ["'; DROP TABLE x; --", 'a"b', "a\nb", "a\\b", "../../secret", "x/../../y
 
 
 @pytest.mark.parametrize("evil", EVIL)
-def test_a_place_that_could_be_more_than_a_place_is_refused_before_anything_is_asked(afar: Afar, evil: str) -> None:
+def test_a_place_that_could_be_more_than_a_place_is_refused_before_anything_is_asked(
+    afar: Afar, evil: str
+) -> None:
     before = len(afar.queries)
-    for place in (f"s3://{afar.place.bucket}/{evil}", f"s3://{evil}/x", evil, f"glue://lake/{evil}", f"https://x/{evil}", f"/etc/{evil}"):
+    for place in (
+        f"s3://{afar.place.bucket}/{evil}",
+        f"s3://{evil}/x",
+        evil,
+        f"glue://lake/{evil}",
+        f"https://x/{evil}",
+        f"/etc/{evil}",
+    ):
         with pytest.raises(SourceError, match="the place is "):
             afar.start(job_of(Source("things")), things=place).validate()
         with pytest.raises(SourceError):
@@ -680,10 +852,16 @@ def guarded() -> Iterator[Emulator]:
     ("right", "words", "hint"),
     [
         (None, "may not be listed", "--source-location"),
-        ("s3:ListBucket", r"s3://.*one\.parquet cannot be read: .*(403|AccessDenied|Forbidden)", "--source-location"),
+        (
+            "s3:ListBucket",
+            r"s3://.*one\.parquet cannot be read: .*(403|AccessDenied|Forbidden)",
+            "--source-location",
+        ),
     ],
 )
-def test_a_right_that_is_missing_is_told(guarded: Emulator, tmp_path: Path, name_of: Any, right: str | None, words: str, hint: str) -> None:
+def test_a_right_that_is_missing_is_told(
+    guarded: Emulator, tmp_path: Path, name_of: Any, right: str | None, words: str, hint: str
+) -> None:
     data, name = pa.BufferOutputStream(), name_of("reader")
     pq.write_table(pa.table({"a": [1]}), data)
     s3, iam = guarded.client("s3"), guarded.client("iam")
@@ -691,7 +869,10 @@ def test_a_right_that_is_missing_is_told(guarded: Emulator, tmp_path: Path, name
     s3.put_object(Bucket=name, Key="x/one.parquet", Body=data.getvalue().to_pybytes())
     iam.create_user(UserName=name)
     if right:
-        allowed = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": right, "Resource": "*"}]}
+        allowed = {
+            "Version": "2012-10-17",
+            "Statement": [{"Effect": "Allow", "Action": right, "Resource": "*"}],
+        }
         iam.put_user_policy(UserName=name, PolicyName="p", PolicyDocument=json.dumps(allowed))
     key = iam.create_access_key(UserName=name)["AccessKey"]
     with guarded.reached(), pytest.MonkeyPatch.context() as patch:
@@ -701,7 +882,9 @@ def test_a_right_that_is_missing_is_told(guarded: Emulator, tmp_path: Path, name
         patch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
         patch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
         place.client.cache_clear()
-        sources.check_place("rows", f"s3://{name}/x/")  # what this user may not see is left to the run
+        sources.check_place(
+            "rows", f"s3://{name}/x/"
+        )  # what this user may not see is left to the run
         with pytest.raises(SourceError, match=words) as caught:
             sources._schemas("rows", find_objects("rows", f"s3://{name}/x/"))
         place.client.cache_clear()

@@ -30,7 +30,12 @@ RICH: dict[str, Any] = {
     "scan_limit": 10**12,
     "architecture": "x86_64",
 }
-NAMED: dict[str, Any] = {"job": JOB, "name_prefix": "acme-pricing", "tracing": False, "python": "3.13"}
+NAMED: dict[str, Any] = {
+    "job": JOB,
+    "name_prefix": "acme-pricing",
+    "tracing": False,
+    "python": "3.13",
+}
 
 Template = Mapping[str, Any]
 
@@ -46,7 +51,10 @@ def templates(cdk: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, T
     """Three stacks of one account: the plain one, one with much set, one with names."""
     made = {}
     for stack, settings in (("pricing", PLAIN), ("promotions", RICH), ("named", NAMED)):
-        file = synthesize(cdk, tmp_path_factory.mktemp(stack), stack, settings) / f"{stack}.template.json"
+        file = (
+            synthesize(cdk, tmp_path_factory.mktemp(stack), stack, settings)
+            / f"{stack}.template.json"
+        )
         made[stack] = {**json.loads(file.read_text(encoding="utf-8")), "file": str(file)}
     return made
 
@@ -58,11 +66,19 @@ def template(request: pytest.FixtureRequest, templates: dict[str, Template]) -> 
 
 def of_type(template: Template, kind: str) -> dict[str, dict[str, Any]]:
     """The resources of a type, by the ends of their logical ids that people chose."""
-    return {name: resource["Properties"] for name, resource in template["Resources"].items() if resource["Type"] == kind}
+    return {
+        name: resource["Properties"]
+        for name, resource in template["Resources"].items()
+        if resource["Type"] == kind
+    }
 
 
 def one(template: Template, kind: str, word: str = "") -> dict[str, Any]:
-    found = [properties for name, properties in of_type(template, kind).items() if name.startswith(f"Job{word}")]
+    found = [
+        properties
+        for name, properties in of_type(template, kind).items()
+        if name.startswith(f"Job{word}")
+    ]
     assert len(found) == 1, f"{kind} {word}: {len(found)}"
     return found[0]
 
@@ -103,7 +119,9 @@ def machine(template: Template) -> dict[str, Any]:
 def test_every_state_that_is_named_is_there(template: Template) -> None:
     definition = machine(template)
     states = definition["States"]
-    named = {definition["StartAt"]} | {target for state in states.values() for target in targets(state)}
+    named = {definition["StartAt"]} | {
+        target for state in states.values() for target in targets(state)
+    }
     assert named - set(states) == set()
 
 
@@ -116,12 +134,19 @@ def test_every_state_can_be_reached_and_comes_to_an_end(template: Template) -> N
             reached.add(name)
             ahead += targets(states[name])
     assert reached == set(states)
-    assert all(targets(state) or state["Type"] in ("Succeed", "Fail") or state.get("End") for state in states.values())
+    assert all(
+        targets(state) or state["Type"] in ("Succeed", "Fail") or state.get("End")
+        for state in states.values()
+    )
 
 
 def targets(state: Mapping[str, Any]) -> list[str]:
     further = [*state.get("Catch", ()), *state.get("Choices", ())]
-    return [name for name in (state.get("Next"), state.get("Default"), *(each["Next"] for each in further)) if name]
+    return [
+        name
+        for name in (state.get("Next"), state.get("Default"), *(each["Next"] for each in further))
+        if name
+    ]
 
 
 def test_the_machine_logs_all_and_traces(templates: dict[str, Template]) -> None:
@@ -151,30 +176,50 @@ def test_the_machine_calls_only_what_its_role_may_call(template: Template) -> No
 def test_a_message_is_hidden_for_six_times_the_timeout_of_its_function(template: Template) -> None:
     for function, queue in (("Work", "WorkQueue"), ("Bury", "DeadQueue")):
         timeout = one(template, "AWS::Lambda::Function", function)["Timeout"]
-        window = one(template, "AWS::Lambda::EventSourceMapping", function).get("MaximumBatchingWindowInSeconds", 0)
+        window = one(template, "AWS::Lambda::EventSourceMapping", function).get(
+            "MaximumBatchingWindowInSeconds", 0
+        )
         assert one(template, "AWS::SQS::Queue", queue)["VisibilityTimeout"] >= 6 * timeout + window
 
 
-def test_a_message_is_handed_out_five_times_unless_told_otherwise(templates: dict[str, Template]) -> None:
+def test_a_message_is_handed_out_five_times_unless_told_otherwise(
+    templates: dict[str, Template],
+) -> None:
     receives = [
-        one(templates[name], "AWS::SQS::Queue", "WorkQueue")["RedrivePolicy"]["maxReceiveCount"] for name in ("pricing", "promotions")
+        one(templates[name], "AWS::SQS::Queue", "WorkQueue")["RedrivePolicy"]["maxReceiveCount"]
+        for name in ("pricing", "promotions")
     ]
     assert receives == [5, 7]
 
 
-def test_queues_are_polled_long_and_a_dead_letter_is_kept_longer_than_a_message(template: Template) -> None:
-    work, dead = one(template, "AWS::SQS::Queue", "WorkQueue"), one(template, "AWS::SQS::Queue", "DeadQueue")
+def test_queues_are_polled_long_and_a_dead_letter_is_kept_longer_than_a_message(
+    template: Template,
+) -> None:
+    work, dead = (
+        one(template, "AWS::SQS::Queue", "WorkQueue"),
+        one(template, "AWS::SQS::Queue", "DeadQueue"),
+    )
     assert work["ReceiveMessageWaitTimeSeconds"] == dead["ReceiveMessageWaitTimeSeconds"] == 20
-    assert (work["MessageRetentionPeriod"], dead["MessageRetentionPeriod"]) == (4 * 86_400, 14 * 86_400)
+    assert (work["MessageRetentionPeriod"], dead["MessageRetentionPeriod"]) == (
+        4 * 86_400,
+        14 * 86_400,
+    )
 
 
 def test_a_failed_message_comes_back_without_its_neighbours(template: Template) -> None:
     mappings = of_type(template, "AWS::Lambda::EventSourceMapping")
-    assert [m["FunctionResponseTypes"] for m in mappings.values()] == [["ReportBatchItemFailures"]] * 2
+    assert [m["FunctionResponseTypes"] for m in mappings.values()] == [
+        ["ReportBatchItemFailures"]
+    ] * 2
 
 
-def test_a_mapping_has_a_concurrency_or_pollers_and_never_both(templates: dict[str, Template]) -> None:
-    plain, rich = (one(templates[name], "AWS::Lambda::EventSourceMapping", "Work") for name in ("pricing", "promotions"))
+def test_a_mapping_has_a_concurrency_or_pollers_and_never_both(
+    templates: dict[str, Template],
+) -> None:
+    plain, rich = (
+        one(templates[name], "AWS::Lambda::EventSourceMapping", "Work")
+        for name in ("pricing", "promotions")
+    )
     assert plain["ScalingConfig"] == {"MaximumConcurrency": 100}
     assert "ProvisionedPollerConfig" not in plain
     assert rich["ProvisionedPollerConfig"] == {"MinimumPollers": 2, "MaximumPollers": 5000}
@@ -183,31 +228,47 @@ def test_a_mapping_has_a_concurrency_or_pollers_and_never_both(templates: dict[s
 
 def test_large_batches_are_gathered_in_a_window(templates: dict[str, Template]) -> None:
     windows = [
-        one(templates[name], "AWS::Lambda::EventSourceMapping", "Work")["MaximumBatchingWindowInSeconds"]
+        one(templates[name], "AWS::Lambda::EventSourceMapping", "Work")[
+            "MaximumBatchingWindowInSeconds"
+        ]
         for name in ("pricing", "promotions")
     ]
     assert windows == [0, 1]
 
 
 def test_the_worker_may_send_to_its_own_queue_without_being_stopped(template: Template) -> None:
-    assert {name: one(template, "AWS::Lambda::Function", name).get("RecursiveLoop") for name in ("Step", "Work", "Bury")} == {
+    assert {
+        name: one(template, "AWS::Lambda::Function", name).get("RecursiveLoop")
+        for name in ("Step", "Work", "Bury")
+    } == {
         "Step": None,
         "Work": "Allow",
         "Bury": None,
     }
 
 
-def test_s3_tells_of_batches_only_where_events_are_the_trigger(templates: dict[str, Template]) -> None:
+def test_s3_tells_of_batches_only_where_events_are_the_trigger(
+    templates: dict[str, Template],
+) -> None:
     plain, rich = (one(templates[name], "AWS::S3::Bucket") for name in ("pricing", "promotions"))
     assert "NotificationConfiguration" not in plain
     (told,) = rich["NotificationConfiguration"]["QueueConfigurations"]
     assert told["Event"] == "s3:ObjectCreated:*"
-    assert told["Filter"]["S3Key"]["Rules"] == [{"Name": "prefix", "Value": "processing/"}, {"Name": "suffix", "Value": ".batch.parquet"}]
+    assert told["Filter"]["S3Key"]["Rules"] == [
+        {"Name": "prefix", "Value": "processing/"},
+        {"Name": "suffix", "Value": ".batch.parquet"},
+    ]
 
 
-def test_s3_may_send_to_the_queue_for_this_account_only_and_before_it_is_asked_to(templates: dict[str, Template]) -> None:
+def test_s3_may_send_to_the_queue_for_this_account_only_and_before_it_is_asked_to(
+    templates: dict[str, Template],
+) -> None:
     rich = templates["promotions"]
-    (name, policy) = next((n, p) for n, p in of_type(rich, "AWS::SQS::QueuePolicy").items() if n.startswith("JobWorkQueue"))
+    (name, policy) = next(
+        (n, p)
+        for n, p in of_type(rich, "AWS::SQS::QueuePolicy").items()
+        if n.startswith("JobWorkQueue")
+    )
     (allowed,) = [s for s in policy["PolicyDocument"]["Statement"] if s["Effect"] == "Allow"]
     assert allowed["Principal"] == {"Service": "s3.amazonaws.com"}
     assert allowed["Condition"]["StringEquals"] == {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}
@@ -216,7 +277,9 @@ def test_s3_may_send_to_the_queue_for_this_account_only_and_before_it_is_asked_t
 
 
 def test_no_function_but_ours_is_made(template: Template) -> None:
-    assert len(of_type(template, "AWS::Lambda::Function")) == 3  # CDK's own way to set notifications would be a fourth
+    assert (
+        len(of_type(template, "AWS::Lambda::Function")) == 3
+    )  # CDK's own way to set notifications would be a fourth
 
 
 # ---- what is kept
@@ -228,19 +291,27 @@ def test_the_bucket_is_encrypted_private_and_outlives_the_stack(template: Templa
     assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
     assert "BucketName" not in bucket
     resource = next(r for r in template["Resources"].values() if r["Type"] == "AWS::S3::Bucket")
-    assert (resource["DeletionPolicy"], resource["UpdateReplacePolicy"]) == ("RetainExceptOnCreate", "Retain")
+    assert (resource["DeletionPolicy"], resource["UpdateReplacePolicy"]) == (
+        "RetainExceptOnCreate",
+        "Retain",
+    )
 
 
 def test_what_only_a_run_needs_expires_and_releases_do_not(template: Template) -> None:
     rules = one(template, "AWS::S3::Bucket")["LifecycleConfiguration"]["Rules"]
-    expiring = {rule["Prefix"]: rule["ExpirationInDays"] for rule in rules if "ExpirationInDays" in rule}
+    expiring = {
+        rule["Prefix"]: rule["ExpirationInDays"] for rule in rules if "ExpirationInDays" in rule
+    }
     assert expiring == {"processing/": 7, "athena/": 7}
     (rest,) = [rule for rule in rules if "Prefix" not in rule]
     assert rest["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1}
 
 
 def test_everything_that_can_be_asked_over_the_wire_wants_tls(template: Template) -> None:
-    policies = [*of_type(template, "AWS::S3::BucketPolicy").values(), *of_type(template, "AWS::SQS::QueuePolicy").values()]
+    policies = [
+        *of_type(template, "AWS::S3::BucketPolicy").values(),
+        *of_type(template, "AWS::SQS::QueuePolicy").values(),
+    ]
     assert len(policies) == 3
     for policy in policies:
         denies = [s for s in policy["PolicyDocument"]["Statement"] if s["Effect"] == "Deny"]
@@ -249,7 +320,10 @@ def test_everything_that_can_be_asked_over_the_wire_wants_tls(template: Template
 
 def test_the_table_of_runs_has_its_indexes_and_can_be_had_back(template: Template) -> None:
     table = one(template, "AWS::DynamoDB::Table")
-    keys = {index["IndexName"]: [key["AttributeName"] for key in index["KeySchema"]] for index in table["GlobalSecondaryIndexes"]}
+    keys = {
+        index["IndexName"]: [key["AttributeName"] for key in index["KeySchema"]]
+        for index in table["GlobalSecondaryIndexes"]
+    }
     assert [key["AttributeName"] for key in table["KeySchema"]] == ["id"]
     assert keys == {"by_job": ["job", "created"], "by_time": ["kind", "created"]}
     assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
@@ -261,10 +335,17 @@ def test_the_workgroup_does_not_enforce_its_location(template: Template) -> None
     assert configuration["EnforceWorkGroupConfiguration"] is False
 
 
-def test_every_function_logs_into_a_group_of_its_own_that_is_kept_for_a_while(template: Template) -> None:
-    groups = [function["LoggingConfig"]["LogGroup"]["Ref"] for function in of_type(template, "AWS::Lambda::Function").values()]
+def test_every_function_logs_into_a_group_of_its_own_that_is_kept_for_a_while(
+    template: Template,
+) -> None:
+    groups = [
+        function["LoggingConfig"]["LogGroup"]["Ref"]
+        for function in of_type(template, "AWS::Lambda::Function").values()
+    ]
     assert len(set(groups)) == 3
-    assert {group["RetentionInDays"] for group in of_type(template, "AWS::Logs::LogGroup").values()} == {30}
+    assert {
+        group["RetentionInDays"] for group in of_type(template, "AWS::Logs::LogGroup").values()
+    } == {30}
 
 
 # ---- rights
@@ -272,13 +353,20 @@ def test_every_function_logs_into_a_group_of_its_own_that_is_kept_for_a_while(te
 
 def test_each_function_has_a_role_of_its_own_without_managed_policies(template: Template) -> None:
     roles = of_type(template, "AWS::IAM::Role")
-    used = [flat(function["Role"]) for function in of_type(template, "AWS::Lambda::Function").values()]
+    used = [
+        flat(function["Role"]) for function in of_type(template, "AWS::Lambda::Function").values()
+    ]
     assert len(set(used)) == 3
     assert [role for role in roles.values() if "ManagedPolicyArns" in role] == []
 
 
 def test_no_action_has_a_star(template: Template) -> None:
-    assert [action for statement in statements(template) for action in statement["Action"] if "*" in action] == []
+    assert [
+        action
+        for statement in statements(template)
+        for action in statement["Action"]
+        if "*" in action
+    ] == []
 
 
 NAMELESS = {  # rights that AWS takes for all resources or none
@@ -289,14 +377,28 @@ NAMELESS = {  # rights that AWS takes for all resources or none
 
 
 def test_a_right_to_everything_is_one_that_aws_cannot_narrow(template: Template) -> None:
-    wide = {action for statement in statements(template) if "*" in statement["Resource"] for action in statement["Action"]}
+    wide = {
+        action
+        for statement in statements(template)
+        if "*" in statement["Resource"]
+        for action in statement["Action"]
+    }
     assert wide <= NAMELESS
 
 
 def test_wherever_a_right_names_many_resources_they_are_below_a_prefix(template: Template) -> None:
-    many = {resource for statement in statements(template) for resource in statement["Resource"] if "*" in resource and resource != "*"}
+    many = {
+        resource
+        for statement in statements(template)
+        for resource in statement["Resource"]
+        if "*" in resource and resource != "*"
+    }
     known = ("<JobBucket*.Arn>/*/[*]", "*:glue:*:table/*/[*]", "arn:*:s3:::lake/sales/[*]")
-    assert [resource for resource in many if not any(fnmatchcase(resource, pattern) for pattern in known)] == []
+    assert [
+        resource
+        for resource in many
+        if not any(fnmatchcase(resource, pattern) for pattern in known)
+    ] == []
 
 
 def test_the_worker_writes_outcomes_and_nothing_else(template: Template) -> None:
@@ -314,21 +416,39 @@ def test_the_worker_writes_outcomes_and_nothing_else(template: Template) -> None
 
 
 def test_the_worker_lists_and_reads_no_releases(template: Template) -> None:
-    reading = [r for s in statements(template, "WorkRole") if "s3:GetObject" in s["Action"] for r in s["Resource"]]
+    reading = [
+        r
+        for s in statements(template, "WorkRole")
+        if "s3:GetObject" in s["Action"]
+        for r in s["Resource"]
+    ]
     assert [resource.rpartition(">")[2] for resource in reading] == ["/runs/*", "/processing/*"]
-    (policy,) = [p for n, p in of_type(template, "AWS::IAM::Policy").items() if n.startswith("JobWorkRole")]
-    (listing,) = [s for s in policy["PolicyDocument"]["Statement"] if s["Action"] == "s3:ListBucket"]
+    (policy,) = [
+        p for n, p in of_type(template, "AWS::IAM::Policy").items() if n.startswith("JobWorkRole")
+    ]
+    (listing,) = [
+        s for s in policy["PolicyDocument"]["Statement"] if s["Action"] == "s3:ListBucket"
+    ]
     assert listing["Condition"] == {"StringLike": {"s3:prefix": ["runs/*", "processing/*"]}}
 
 
 def test_queries_cannot_write_releases_or_runs(template: Template) -> None:
-    writing = [r for s in statements(template, "MachineRole") if "s3:PutObject" in s["Action"] for r in s["Resource"]]
+    writing = [
+        r
+        for s in statements(template, "MachineRole")
+        if "s3:PutObject" in s["Action"]
+        for r in s["Resource"]
+    ]
     assert [resource.rpartition(">")[2] for resource in writing] == ["/processing/*", "/athena/*"]
     assert not [s for s in statements(template, "MachineRole") if "s3:DeleteObject" in s["Action"]]
 
 
 def test_further_places_are_read_only(templates: dict[str, Template]) -> None:
-    about = [s for s in statements(templates["promotions"]) if any(":s3:::lake" in r or ":table/lake/" in r for r in s["Resource"])]
+    about = [
+        s
+        for s in statements(templates["promotions"])
+        if any(":s3:::lake" in r or ":table/lake/" in r for r in s["Resource"])
+    ]
     verbs = {action.partition(":")[2] for statement in about for action in statement["Action"]}
     assert verbs == {
         "GetObject",
@@ -352,11 +472,28 @@ def test_two_stacks_of_one_account_share_no_name(templates: dict[str, Template])
 
 
 def physical_names(template: Template) -> Iterator[tuple[str, str]]:
-    keys = ("FunctionName", "QueueName", "TableName", "StateMachineName", "LogGroupName", "RoleName", "BucketName", "RuleName", "AlarmName")
+    keys = (
+        "FunctionName",
+        "QueueName",
+        "TableName",
+        "StateMachineName",
+        "LogGroupName",
+        "RoleName",
+        "BucketName",
+        "RuleName",
+        "AlarmName",
+    )
     for resource in template["Resources"].values():
         properties = resource.get("Properties", {})
-        yield from ((resource["Type"], properties[key]) for key in keys if isinstance(properties.get(key), str))
-        if resource["Type"] in ("AWS::Athena::WorkGroup", "AWS::Events::Rule") and "Name" in properties:
+        yield from (
+            (resource["Type"], properties[key])
+            for key in keys
+            if isinstance(properties.get(key), str)
+        )
+        if (
+            resource["Type"] in ("AWS::Athena::WorkGroup", "AWS::Events::Rule")
+            and "Name" in properties
+        ):
             yield resource["Type"], properties["Name"]
         if resource["Type"] == "AWS::Glue::Database":
             yield resource["Type"], properties["DatabaseInput"]["Name"]
@@ -365,7 +502,13 @@ def physical_names(template: Template) -> Iterator[tuple[str, str]]:
 def test_a_prefix_begins_every_name(templates: dict[str, Template]) -> None:
     names = [name for _, name in physical_names(templates["named"])]
     assert len(names) >= 9
-    assert [name for name in names if not name.replace("_", "-").removeprefix("/aws/vendedlogs/states/").startswith("acme-pricing")] == []
+    assert [
+        name
+        for name in names
+        if not name.replace("_", "-")
+        .removeprefix("/aws/vendedlogs/states/")
+        .startswith("acme-pricing")
+    ] == []
 
 
 def test_outputs_and_environments_say_the_same(template: Template) -> None:
@@ -377,29 +520,53 @@ def test_outputs_and_environments_say_the_same(template: Template) -> None:
             for name, value in function["Environment"]["Variables"].items()
             if name.startswith("HUNDREDFOLD_")
         }
-        assert set(known) == {"job", "bucket", "table", "queue", "dead", "database", "workgroup", "concurrency", "trigger", "code"}
+        assert set(known) == {
+            "job",
+            "bucket",
+            "table",
+            "queue",
+            "dead",
+            "database",
+            "workgroup",
+            "concurrency",
+            "trigger",
+            "code",
+        }
         assert known == {name: outputs[renamed.get(name, name)] for name in known}
     assert {"machinearn", "stepfunction", "workfunction", "buryfunction", "version"} <= set(outputs)
 
 
 def test_pollers_say_how_many_work_at_once(templates: dict[str, Template]) -> None:
-    assert [templates[name]["Outputs"]["Concurrency"]["Value"] for name in ("pricing", "promotions")] == ["100", "50000"]
+    assert [
+        templates[name]["Outputs"]["Concurrency"]["Value"] for name in ("pricing", "promotions")
+    ] == ["100", "50000"]
 
 
-def test_an_upload_starts_a_run_with_that_file_as_its_source(templates: dict[str, Template]) -> None:
+def test_an_upload_starts_a_run_with_that_file_as_its_source(
+    templates: dict[str, Template],
+) -> None:
     assert of_type(templates["pricing"], "AWS::Events::Rule") == {}
     rule = one(templates["promotions"], "AWS::Events::Rule")
-    assert rule["EventPattern"]["detail"]["object"] == {"key": [{"prefix": "sources/bundle_sales/"}]}
+    assert rule["EventPattern"]["detail"]["object"] == {
+        "key": [{"prefix": "sources/bundle_sales/"}]
+    }
     template = rule["Targets"][0]["InputTransformer"]["InputTemplate"]
-    assert json.loads(template) == {"run": "upload-<id>", "sources": {"bundle_sales": "s3://<detail-bucket-name>/<detail-object-key>"}}
+    assert json.loads(template) == {
+        "run": "upload-<id>",
+        "sources": {"bundle_sales": "s3://<detail-bucket-name>/<detail-object-key>"},
+    }
     assert (
-        one(templates["promotions"], "AWS::S3::Bucket")["NotificationConfiguration"]["EventBridgeConfiguration"]["EventBridgeEnabled"]
+        one(templates["promotions"], "AWS::S3::Bucket")["NotificationConfiguration"][
+            "EventBridgeConfiguration"
+        ]["EventBridgeEnabled"]
         is True
     )
 
 
 def test_alarms_tell_what_they_mean_and_go_to_the_topic(templates: dict[str, Template]) -> None:
-    plain, rich = (of_type(templates[name], "AWS::CloudWatch::Alarm") for name in ("pricing", "promotions"))
+    plain, rich = (
+        of_type(templates[name], "AWS::CloudWatch::Alarm") for name in ("pricing", "promotions")
+    )
     assert len(plain) == 5
     assert len(rich) == 6  # and one for the rule
     assert all(len(alarm["AlarmDescription"]) > 40 for alarm in (plain | rich).values())
@@ -409,7 +576,13 @@ def test_alarms_tell_what_they_mean_and_go_to_the_topic(templates: dict[str, Tem
 
 
 def test_everything_that_takes_tags_says_whose_it_is(template: Template) -> None:
-    for name in ("AWS::S3::Bucket", "AWS::DynamoDB::Table", "AWS::SQS::Queue", "AWS::Lambda::Function", "AWS::StepFunctions::StateMachine"):
+    for name in (
+        "AWS::S3::Bucket",
+        "AWS::DynamoDB::Table",
+        "AWS::SQS::Queue",
+        "AWS::Lambda::Function",
+        "AWS::StepFunctions::StateMachine",
+    ):
         for properties in of_type(template, name).values():
             assert {"Key": "hundredfold:job", "Value": JOB} in properties["Tags"]
 
@@ -417,25 +590,39 @@ def test_everything_that_takes_tags_says_whose_it_is(template: Template) -> None
 @pytest.mark.slow
 def test_cfn_lint_has_nothing_against_it(templates: dict[str, Template]) -> None:
     api = pytest.importorskip("cfnlint.api")
-    ignored = api.ManualArgs(ignore_checks=["W3005"])  # CDK names a dependency that a reference has made already
-    assert [str(match) for template in templates.values() for match in api.lint_file(Path(template["file"]), ignored)] == []
+    ignored = api.ManualArgs(
+        ignore_checks=["W3005"]
+    )  # CDK names a dependency that a reference has made already
+    assert [
+        str(match)
+        for template in templates.values()
+        for match in api.lint_file(Path(template["file"]), ignored)
+    ] == []
 
 
 def test_cdk_nag_is_awake(cdk: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """That the three stacks were synthesized at all says that it had nothing against them."""
     from aws_cdk import aws_s3
 
-    app = cdk.make_app({"stack": "pricing", "code": str(nothing(tmp_path / "code")), "settings": PLAIN}, outdir=str(tmp_path / "out"))
+    app = cdk.make_app(
+        {"stack": "pricing", "code": str(nothing(tmp_path / "code")), "settings": PLAIN},
+        outdir=str(tmp_path / "out"),
+    )
     aws_s3.Bucket(app.node.find_child("pricing"), "Bare")
     with pytest.raises(RuntimeError, match="ValidationFailed") as caught:
         app.synth()
-    assert "pricing/Bare/Resource" in f"{caught.value}{capfd.readouterr().err}"  # a terminal is told beside the error
+    assert (
+        "pricing/Bare/Resource" in f"{caught.value}{capfd.readouterr().err}"
+    )  # a terminal is told beside the error
 
 
 def test_a_stack_holds_one_job(cdk: Any, tmp_path: Path) -> None:
     from hundredfold.aws.stack.construct import Hundredfold
 
-    app = cdk.make_app({"stack": "pricing", "code": str(nothing(tmp_path / "code")), "settings": PLAIN}, outdir=str(tmp_path / "out"))
+    app = cdk.make_app(
+        {"stack": "pricing", "code": str(nothing(tmp_path / "code")), "settings": PLAIN},
+        outdir=str(tmp_path / "out"),
+    )
     with pytest.raises(UsageError, match="has a Hundredfold already"):
         Hundredfold(app.node.find_child("pricing"), "Second", code=str(tmp_path / "code"), job=JOB)
 

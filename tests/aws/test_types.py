@@ -37,7 +37,9 @@ ALL = pa.schema(
 
 def typed_row(number: int) -> dict[str, Any]:
     odd = number % 5
-    at = dt.datetime(2024, 2, 29, 23, 59, 59, 999000) - dt.timedelta(days=number * 1000, milliseconds=number)
+    at = dt.datetime(2024, 2, 29, 23, 59, 59, 999000) - dt.timedelta(
+        days=number * 1000, milliseconds=number
+    )
     row = {
         "key": ["a", "", "ä,b", 'q"\n', None][odd], "i8": -128 + number, "i16": -(2**15), "i32": 2**31 - 1, "i64": -(2**63) + number, "u8": 255, "u16": 65535, "u32": 2**32 - 1,
         "f32": 0.1, "f64": [0.1, -0.0, math.nan, math.inf, 5e-324][odd], "flag": number % 2 == 0, "text": ["", " x ", "ä😀", "a,b\n\"c\"", "\t"][odd], "data": [b"", b"\0\xff", b"a", b"'", b"\\"][odd],
@@ -52,11 +54,20 @@ def typed_table(rows: int) -> pa.Table:
 
 
 def light(rows: Unit) -> dict[str, Any]:
-    return {"n": rows.rows, "bits": [str(rows[name].dtype) for name in rows], "f64": rows["f64"], "text": [str(t) for t in rows["text"]]}
+    return {
+        "n": rows.rows,
+        "bits": [str(rows[name].dtype) for name in rows],
+        "f64": rows["f64"],
+        "text": [str(t) for t in rows["text"]],
+    }
 
 
 def as_dict(rows: dict[str, np.ndarray]) -> dict[str, Any]:
-    return {"n": len(rows["i64"]), "kinds": [f"{name} {column.dtype}" for name, column in rows.items()], "first": repr(rows["weights"][0])}
+    return {
+        "n": len(rows["i64"]),
+        "kinds": [f"{name} {column.dtype}" for name, column in rows.items()],
+        "first": repr(rows["weights"][0]),
+    }
 
 
 def as_pandas(rows: pd.DataFrame) -> dict[str, Any]:
@@ -69,7 +80,11 @@ def as_pandas(rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def as_polars(rows: pl.DataFrame) -> dict[str, Any]:
-    return {"n": rows.height, "kinds": [str(kind) for kind in rows.dtypes], "rows": repr(rows.rows())}
+    return {
+        "n": rows.height,
+        "kinds": [str(kind) for kind in rows.dtypes],
+        "rows": repr(rows.rows()),
+    }
 
 
 def as_arrow(rows: pa.Table) -> pa.Table:
@@ -80,7 +95,13 @@ def at_once(rows: Units) -> dict[str, Any]:
     return {"n": np.diff(rows.offsets), "kind": [str(rows["i64"].dtype)] * len(rows)}
 
 
-FORMS = {"light": light, "dict": as_dict, "pandas": as_pandas, "polars": as_polars, "arrow": as_arrow}
+FORMS = {
+    "light": light,
+    "dict": as_dict,
+    "pandas": as_pandas,
+    "polars": as_polars,
+    "arrow": as_arrow,
+}
 MODELS = [
     *(Model(name, unit=("key",), order_by=("order",), work=work) for name, work in FORMS.items()),
     Model("many", unit=("key", "flag"), work=at_once, batched=True),
@@ -115,7 +136,9 @@ def count_rows(rows: Unit) -> dict[str, Any]:
 
 
 def test_a_function_is_handed_the_same_rows_in_every_form(bench: Bench, afar: Afar) -> None:
-    here, there = both(bench, afar, Job("forms", sources=[Source("things")], models=MODELS), things=typed_table(40))
+    here, there = both(
+        bench, afar, Job("forms", sources=[Source("things")], models=MODELS), things=typed_table(40)
+    )
     here.all(), there.all(parts=1)
     for model in MODELS:
         assert there.result_bytes(model.name) == here.result_bytes(model.name), model.name
@@ -123,8 +146,16 @@ def test_a_function_is_handed_the_same_rows_in_every_form(bench: Bench, afar: Af
 
 
 def test_what_is_published_is_the_same_to_the_byte(bench: Bench, afar: Afar) -> None:
-    models = [Model("light", unit=("key",), order_by=("order",), work=light), Model("arrow_rows", unit=("key",), work=count_rows)]
-    here, there = both(bench, afar, Job("kept", sources=[Source("things")], models=models, publish=OUT), things=typed_table(40))
+    models = [
+        Model("light", unit=("key",), order_by=("order",), work=light),
+        Model("arrow_rows", unit=("key",), work=count_rows),
+    ]
+    here, there = both(
+        bench,
+        afar,
+        Job("kept", sources=[Source("things")], models=models, publish=OUT),
+        things=typed_table(40),
+    )
     mine, theirs = here.all().publish(), there.all().publish()
     assert mine is not None
     assert theirs is not None
@@ -148,10 +179,15 @@ def test_keys_of_every_kind_make_the_same_units(bench: Bench, afar: Afar) -> Non
     table = pa.table({names[kind]: values for kind, values in KEYS.items()} | {"x": list(range(8))})
     models = [Model(f"by_{name}", unit=(name,), work=as_arrow_sum) for name in names.values()]
     models.append(Model("by_some", unit=tuple(list(names.values())[:4]), work=as_arrow_sum))
-    here, there = both(bench, afar, Job("keys", sources=[Source("things")], models=models), things=table)
+    here, there = both(
+        bench, afar, Job("keys", sources=[Source("things")], models=models), things=table
+    )
     here.all(), there.all(parts=1)
     for model in models:
-        assert there.result_bytes(model.name) == here.result_bytes(model.name), (model.unit, there.results(model.name).to_pylist())
+        assert there.result_bytes(model.name) == here.result_bytes(model.name), (
+            model.unit,
+            there.results(model.name).to_pylist(),
+        )
 
 
 def as_arrow_sum(rows: Unit) -> dict[str, Any]:
@@ -159,9 +195,18 @@ def as_arrow_sum(rows: Unit) -> dict[str, Any]:
 
 
 def test_a_table_of_many_columns_is_read_checked_and_split(bench: Bench, afar: Afar) -> None:
-    contract = make_dataclass("Wide", [("key", str), *((f"c{n:03d}", Annotated[float, Ge(0)] | None) for n in range(60))])
-    table = pa.table({"key": ["a", "b", "a"]} | {f"c{n:03d}": [n / 7, None if n % 9 else 1.0, 2.0] for n in range(60)})
-    job = Job("wide", sources=[Source("things", contract, unique=("c001",))], models=[Model("m", unit=("key",), work=as_arrow)])
+    contract = make_dataclass(
+        "Wide", [("key", str), *((f"c{n:03d}", Annotated[float, Ge(0)] | None) for n in range(60))]
+    )
+    table = pa.table(
+        {"key": ["a", "b", "a"]}
+        | {f"c{n:03d}": [n / 7, None if n % 9 else 1.0, 2.0] for n in range(60)}
+    )
+    job = Job(
+        "wide",
+        sources=[Source("things", contract, unique=("c001",))],
+        models=[Model("m", unit=("key",), work=as_arrow)],
+    )
     here, there = both(bench, afar, job, things=table)
     here.all(), there.all()
     assert there.result_bytes("m") == here.result_bytes("m")
@@ -176,8 +221,14 @@ FINE = dt.datetime(2024, 1, 1, 10, 0, 0, 123456)
 @pytest.mark.parametrize(
     ("column", "words"),
     [
-        (pa.array([FINE], pa.timestamp("us")), r"holds times finer than a millisecond in x, and Athena would round them"),
-        (pa.array([[FINE]], pa.list_(pa.timestamp("us"))), r"holds times finer than a millisecond in x"),
+        (
+            pa.array([FINE], pa.timestamp("us")),
+            r"holds times finer than a millisecond in x, and Athena would round them",
+        ),
+        (
+            pa.array([[FINE]], pa.list_(pa.timestamp("us"))),
+            r"holds times finer than a millisecond in x",
+        ),
         (
             pa.array([dt.time(10)], pa.time64("us")),
             r"things has columns that Athena cannot have\n  'x': time64\[us\], which Athena does not have",
@@ -185,19 +236,30 @@ FINE = dt.datetime(2024, 1, 1, 10, 0, 0, 123456)
         (pa.array([2**64 - 1], pa.uint64()), r"'x': uint64, which Athena does not have"),
     ],
 )
-def test_a_source_that_athena_would_change_is_refused(bench: Bench, afar: Afar, column: pa.Array, words: str) -> None:
+def test_a_source_that_athena_would_change_is_refused(
+    bench: Bench, afar: Afar, column: pa.Array, words: str
+) -> None:
     job = Job("fine", sources=[Source("things")], models=[Model("m", unit=(), work=count_rows)])
     with pytest.raises(SourceError, match=words) as caught:
         both(bench, afar, job, things=pa.table({"x": column}))[1].validate()
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("text", ["x\n2024-01-01 10:00:00.1234\n", "x,y\n2024-01-01T10:00:00.1234Z,1\n"])
+@pytest.mark.parametrize(
+    "text", ["x\n2024-01-01 10:00:00.1234\n", "x,y\n2024-01-01T10:00:00.1234Z,1\n"]
+)
 @pytest.mark.parametrize("contract", [None, make_dataclass("At", [("x", dt.datetime)])])
-def test_text_that_tells_finer_times_is_refused(afar: Afar, tmp_path: Path, text: str, contract: Any) -> None:
+def test_text_that_tells_finer_times_is_refused(
+    afar: Afar, tmp_path: Path, text: str, contract: Any
+) -> None:
     (tmp_path / "a.csv").write_text(text)
-    job = Job("fine", sources=[Source("things", contract)], models=[Model("m", unit=(), work=count_rows)])
-    with pytest.raises(SourceError, match="things holds times finer than a millisecond in x, and Athena would round them"):
+    job = Job(
+        "fine", sources=[Source("things", contract)], models=[Model("m", unit=(), work=count_rows)]
+    )
+    with pytest.raises(
+        SourceError,
+        match="things holds times finer than a millisecond in x, and Athena would round them",
+    ):
         afar.start(job, things=tmp_path / "a.csv").validate()
 
 
@@ -211,23 +273,46 @@ def test_text_that_tells_finer_times_is_refused(afar: Afar, tmp_path: Path, text
         (("a\nb",), "such a name cannot be kept"),
     ],
 )
-def test_names_that_athena_would_change_are_refused(bench: Bench, afar: Afar, names: tuple[str, ...], words: str) -> None:
+def test_names_that_athena_would_change_are_refused(
+    bench: Bench, afar: Afar, names: tuple[str, ...], words: str
+) -> None:
     job = Job("names", sources=[Source("things")], models=[Model("m", unit=(), work=count_rows)])
     with pytest.raises(SourceError, match=words):
         both(bench, afar, job, things=pa.table({name: [1] for name in names}))[1].validate()
 
 
 def odd_results(rows: Unit) -> dict[str, Any]:
-    return {"fine": FINE, "clock": dt.time(10, 30), "took": dt.timedelta(seconds=1), "none": None, "n": rows.rows, "pairs": {"A": 1}}
+    return {
+        "fine": FINE,
+        "clock": dt.time(10, 30),
+        "took": dt.timedelta(seconds=1),
+        "none": None,
+        "n": rows.rows,
+        "pairs": {"A": 1},
+    }
 
 
-def test_results_that_athena_would_change_stand_until_they_are_read(bench: Bench, afar: Afar) -> None:
+def test_results_that_athena_would_change_stand_until_they_are_read(
+    bench: Bench, afar: Afar
+) -> None:
     models = [
         Model("odd", unit=("k",), work=odd_results),
-        Model("next_", unit=("k",), query="SELECT k, n, none, pairs.A AS a FROM odd", work=as_polars),
-        Model("reads", unit=("k",), query="SELECT k, fine, CAST(clock AS VARCHAR) AS clock FROM odd", work=as_polars),
+        Model(
+            "next_", unit=("k",), query="SELECT k, n, none, pairs.A AS a FROM odd", work=as_polars
+        ),
+        Model(
+            "reads",
+            unit=("k",),
+            query="SELECT k, fine, CAST(clock AS VARCHAR) AS clock FROM odd",
+            work=as_polars,
+        ),
     ]
-    here, there = both(bench, afar, Job("odd", sources=[Source("things")], models=models), things=pa.table({"k": ["a", "b"], "x": [1, 2]}))
+    here, there = both(
+        bench,
+        afar,
+        Job("odd", sources=[Source("things")], models=models),
+        things=pa.table({"k": ["a", "b"], "x": [1, 2]}),
+    )
     here.all(), there.validate(), there.model("odd"), there.model("next_")
     for name in ("odd", "next_"):
         assert there.result_bytes(name) == here.result_bytes(name)

@@ -57,7 +57,12 @@ class Said:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the package my_job in it, and variants of its job."""
     folder = tmp_path_factory.mktemp("project")
-    made = subprocess.run([sys.executable, "-m", "hundredfold", "init", "my_job"], cwd=folder, capture_output=True, text=True)
+    made = subprocess.run(
+        [sys.executable, "-m", "hundredfold", "init", "my_job"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
     assert made.returncode == 0, made.stderr
     (folder / "variants.py").write_text(VARIANTS)
     return folder
@@ -68,9 +73,19 @@ def say(project: Path, tmp_path: Path) -> Callable[..., Said]:
     """Run `hundredfold` with these words, in the project, with a home of the test's own."""
 
     def run(*words: str, home: str | None = None) -> Said:
-        environment = {**os.environ, "HUNDREDFOLD_HOME": home or str(tmp_path / "home"), "COLUMNS": "200", "NO_COLOR": "1"}
+        environment = {
+            **os.environ,
+            "HUNDREDFOLD_HOME": home or str(tmp_path / "home"),
+            "COLUMNS": "200",
+            "NO_COLOR": "1",
+        }
         done = subprocess.run(
-            [sys.executable, "-m", "hundredfold", *words], cwd=project, env=environment, capture_output=True, text=True, timeout=HANG_S
+            [sys.executable, "-m", "hundredfold", *words],
+            cwd=project,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=HANG_S,
         )
         return Said(done.returncode, done.stdout, done.stderr)
 

@@ -29,27 +29,64 @@ def test_a_file_that_is_not_there(say):
         JOB,
         "-s",
         "sales=no.csv",
-        expect=("there is no file", "no.csv", "my_job/", "hint: name the place with --source sales="),
+        expect=(
+            "there is no file",
+            "no.csv",
+            "my_job/",
+            "hint: name the place with --source sales=",
+        ),
     )
 
 
 def test_a_folder_without_a_match(say, tmp_path):
-    mistaken(say, 1, "run", JOB, "-s", f"sales={tmp_path}/*.parquet", expect=("no file matches", "*.parquet", "hint:"))
+    mistaken(
+        say,
+        1,
+        "run",
+        JOB,
+        "-s",
+        f"sales={tmp_path}/*.parquet",
+        expect=("no file matches", "*.parquet", "hint:"),
+    )
 
 
 def test_an_empty_folder(say, tmp_path):
     (tmp_path / "empty").mkdir()
-    mistaken(say, 1, "run", JOB, "-s", f"sales={tmp_path / 'empty'}", expect=("there is no Parquet, CSV or JSON-lines file", "hint:"))
+    mistaken(
+        say,
+        1,
+        "run",
+        JOB,
+        "-s",
+        f"sales={tmp_path / 'empty'}",
+        expect=("there is no Parquet, CSV or JSON-lines file", "hint:"),
+    )
 
 
 def test_a_file_of_an_unknown_kind(say, tmp_path):
     (tmp_path / "sales.xlsx").write_bytes(b"PK")
-    mistaken(say, 1, "run", JOB, "-s", f"sales={tmp_path / 'sales.xlsx'}", expect=("kind", "sales.xlsx", ".parquet, .csv"))
+    mistaken(
+        say,
+        1,
+        "run",
+        JOB,
+        "-s",
+        f"sales={tmp_path / 'sales.xlsx'}",
+        expect=("kind", "sales.xlsx", ".parquet, .csv"),
+    )
 
 
 def test_a_source_without_a_row(say, tmp_path):
     (tmp_path / "sales.csv").write_text("week,shop,product,price,quantity\n")
-    mistaken(say, 1, "run", JOB, "-s", f"sales={tmp_path / 'sales.csv'}", expect=("sales is empty", "hint:"))
+    mistaken(
+        say,
+        1,
+        "run",
+        JOB,
+        "-s",
+        f"sales={tmp_path / 'sales.csv'}",
+        expect=("sales is empty", "hint:"),
+    )
 
 
 def test_a_column_that_is_missing(say, project, tmp_path):
@@ -62,7 +99,11 @@ def test_a_column_that_is_missing(say, project, tmp_path):
         JOB,
         "-s",
         f"sales={tmp_path / 'sales.csv'}",
-        expect=("it has week, shop, product, prize, quantity", "price: wanted double", "no such column"),
+        expect=(
+            "it has week, shop, product, prize, quantity",
+            "price: wanted double",
+            "no such column",
+        ),
     )
 
 
@@ -71,9 +112,20 @@ def test_a_column_of_another_type(say, tmp_path):
     import pyarrow.parquet as pq
 
     pq.write_table(
-        pa.table({"week": [1], "shop": ["a"], "product": ["b"], "price": ["5 euro"], "quantity": [1.0]}), tmp_path / "sales.parquet"
+        pa.table(
+            {"week": [1], "shop": ["a"], "product": ["b"], "price": ["5 euro"], "quantity": [1.0]}
+        ),
+        tmp_path / "sales.parquet",
     )
-    mistaken(say, 1, "run", JOB, "-s", f"sales={tmp_path / 'sales.parquet'}", expect=("price: wanted double, found string", "hint:"))
+    mistaken(
+        say,
+        1,
+        "run",
+        JOB,
+        "-s",
+        f"sales={tmp_path / 'sales.parquet'}",
+        expect=("price: wanted double, found string", "hint:"),
+    )
 
 
 def test_more_rejected_rows_than_the_limit(say):
@@ -96,7 +148,13 @@ def test_more_rejected_rows_than_the_limit(say):
 
 
 def test_sql_with_a_mistake(say):
-    mistaken(say, 1, "run", "variants:mistake", expect=("prices", "syntax error", "line 1: SELECT shop product FRM sales", "^"))
+    mistaken(
+        say,
+        1,
+        "run",
+        "variants:mistake",
+        expect=("prices", "syntax error", "line 1: SELECT shop product FRM sales", "^"),
+    )
 
 
 def test_sql_with_an_unknown_column(say):
@@ -108,12 +166,27 @@ def test_a_table_that_is_no_source(say):
 
 
 def test_a_key_that_is_not_in_the_query(say):
-    mistaken(say, 1, "run", "variants:no_key", expect=("product: named by unit", "week: named by order_by", "shop, price"))
+    mistaken(
+        say,
+        1,
+        "run",
+        "variants:no_key",
+        expect=("product: named by unit", "week: named by order_by", "shop, price"),
+    )
 
 
 def test_a_function_that_returns_no_row(say):
-    mistaken(say, 1, "run", "variants:none", expect=("all 300 units of", "failed", "hint: hundredfold failures"))
-    assert "returned None, as every unit did: does the function lack a return statement?" in say("failures").out
+    mistaken(
+        say,
+        1,
+        "run",
+        "variants:none",
+        expect=("all 300 units of", "failed", "hint: hundredfold failures"),
+    )
+    assert (
+        "returned None, as every unit did: does the function lack a return statement?"
+        in say("failures").out
+    )
 
 
 def test_a_number_is_a_result_that_the_published_query_may_not_know(say):
@@ -135,23 +208,68 @@ def test_a_unit_that_breaks_the_results_contract(say):
 
 def test_a_module_that_fails_to_import(say, project):
     (project / "broken.py").write_text("import nothing_here\n")
-    mistaken(say, 2, "run", "broken:job", expect=("No module named 'nothing_here'", "broken.py, line 1"))
+    mistaken(
+        say, 2, "run", "broken:job", expect=("No module named 'nothing_here'", "broken.py, line 1")
+    )
 
 
 def test_a_job_that_is_not_there(say):
     mistaken(say, 2, "run", "no_such:job", expect=("there is no module 'no_such'",))
     mistaken(say, 2, "run", "my_job.job:jobs", expect=("has no 'jobs'", "it has my_job.job:job"))
-    mistaken(say, 2, "run", "my_job.model", expect=("my_job.model holds no job", "declare one: job = Job(...)"))
-    mistaken(say, 2, "run", "variants", expect=("variants holds 10 jobs", "it has variants:job, variants:none"))
-    mistaken(say, 2, "run", "my_job.job:", expect=("'my_job.job:' names no job", "wanted module:attribute or path/to/file.py:attribute"))
+    mistaken(
+        say,
+        2,
+        "run",
+        "my_job.model",
+        expect=("my_job.model holds no job", "declare one: job = Job(...)"),
+    )
+    mistaken(
+        say,
+        2,
+        "run",
+        "variants",
+        expect=("variants holds 10 jobs", "it has variants:job, variants:none"),
+    )
+    mistaken(
+        say,
+        2,
+        "run",
+        "my_job.job:",
+        expect=(
+            "'my_job.job:' names no job",
+            "wanted module:attribute or path/to/file.py:attribute",
+        ),
+    )
 
 
 def test_a_file_that_is_no_job(say, project):
-    mistaken(say, 2, "run", "no_such.py", expect=("there is no file", "no_such.py", "wanted module:attribute or path/to/file.py:attribute"))
-    mistaken(say, 2, "run", "my_job/job.py:jobs", expect=("my_job/job.py has no 'jobs'", "it has my_job/job.py:job"))
+    mistaken(
+        say,
+        2,
+        "run",
+        "no_such.py",
+        expect=(
+            "there is no file",
+            "no_such.py",
+            "wanted module:attribute or path/to/file.py:attribute",
+        ),
+    )
+    mistaken(
+        say,
+        2,
+        "run",
+        "my_job/job.py:jobs",
+        expect=("my_job/job.py has no 'jobs'", "it has my_job/job.py:job"),
+    )
     (project / "taken").mkdir()
     (project / "taken" / "json.py").write_text("")
-    mistaken(say, 2, "run", "taken/json.py", expect=("json.py cannot be imported: the name json belongs to", "rename the file"))
+    mistaken(
+        say,
+        2,
+        "run",
+        "taken/json.py",
+        expect=("json.py cannot be imported: the name json belongs to", "rename the file"),
+    )
 
 
 def test_a_source_that_the_job_does_not_have(say):
@@ -160,7 +278,14 @@ def test_a_source_that_the_job_does_not_have(say):
 
 def test_a_home_that_cannot_be_written(say, tmp_path):
     (tmp_path / "file").write_text("")
-    mistaken(say, 1, "run", JOB, home=str(tmp_path / "file" / "home"), expect=("is a file, wanted a folder", "--home"))
+    mistaken(
+        say,
+        1,
+        "run",
+        JOB,
+        home=str(tmp_path / "file" / "home"),
+        expect=("is a file, wanted a folder", "--home"),
+    )
 
 
 def test_a_home_of_a_newer_format(say, tmp_path):
@@ -188,7 +313,14 @@ def test_a_run_that_does_not_exist(say):
 
 def test_a_unit_that_does_not_exist(say):
     assert say("run", JOB).code == 0
-    mistaken(say, 2, "replay", "prices", "S001,brea", expect=("no unit 'S001,brea'", "near it: S001,bread"))
+    mistaken(
+        say,
+        2,
+        "replay",
+        "prices",
+        "S001,brea",
+        expect=("no unit 'S001,brea'", "near it: S001,bread"),
+    )
     mistaken(say, 2, "replay", "price", "S001,bread", expect=("no model 'price'", "it has prices"))
 
 
@@ -210,12 +342,35 @@ def test_options_that_make_no_sense(say, words, expect):
 @pytest.mark.parametrize(
     ("words", "expect"),
     [
-        (("frobnicate",), ("No such command 'frobnicate'", "usage: hundredfold [OPTIONS] COMMAND", "hint: hundredfold --help")),
-        (("run",), ("Missing argument 'JOB'", "usage: hundredfold run [OPTIONS] JOB\n", "hint: hundredfold run --help")),
-        (("retry", "first", "second"), ("unexpected extra argument", "second", "usage: hundredfold retry [OPTIONS] [RUN]\n")),
+        (
+            ("frobnicate",),
+            (
+                "No such command 'frobnicate'",
+                "usage: hundredfold [OPTIONS] COMMAND",
+                "hint: hundredfold --help",
+            ),
+        ),
+        (
+            ("run",),
+            (
+                "Missing argument 'JOB'",
+                "usage: hundredfold run [OPTIONS] JOB\n",
+                "hint: hundredfold run --help",
+            ),
+        ),
+        (
+            ("retry", "first", "second"),
+            ("unexpected extra argument", "second", "usage: hundredfold retry [OPTIONS] [RUN]\n"),
+        ),
         (("status", "--nope"), ("No such option", "--nope", "hint: hundredfold status --help")),
-        (("run", JOB, "--source"), ("'--source' requires an argument", "hint: hundredfold run --help")),
-        (("run", JOB, "--workers", "many"), ("'--workers'", "'many' is not a valid integer", "hint: hundredfold run --help")),
+        (
+            ("run", JOB, "--source"),
+            ("'--source' requires an argument", "hint: hundredfold run --help"),
+        ),
+        (
+            ("run", JOB, "--workers", "many"),
+            ("'--workers'", "'many' is not a valid integer", "hint: hundredfold run --help"),
+        ),
         (("bench", JOB, "--seconds", "few"), ("'--seconds'", "'few' is not a valid float")),
     ],
 )

@@ -77,13 +77,19 @@ def bench(folder: Path, *words: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "TMPDIR": str(folder.parent / "temporary")}
     command = [sys.executable, "-m", "hundredfold", "bench", "jobs/jobs.py:job", *words]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=folder.parent, env=environment, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(
+        command, cwd=folder.parent, env=environment, stdout=pipe, stderr=pipe, text=True
+    )
 
 
 def left(folder: Path) -> list[str]:
     """What a bench left behind, where it was called and where temporary files lie."""
     here, temporary = folder.parent, folder.parent / "temporary"
-    return [path.name for path in (*here.iterdir(), *temporary.iterdir()) if path not in (folder, temporary)]
+    return [
+        path.name
+        for path in (*here.iterdir(), *temporary.iterdir())
+        if path not in (folder, temporary)
+    ]
 
 
 def test_a_job_is_timed_in_all_ways(folder: Path) -> None:
@@ -91,8 +97,19 @@ def test_a_job_is_timed_in_all_ways(folder: Path) -> None:
     out, err = process.communicate(timeout=HANG_S)
     assert process.returncode == 0, err
     facts = json.loads(out)
-    assert [(way["way"], way.get("workers")) for way in facts["ways"]] == [("filter", None), ("groupby", None), ("single", 1), ("all", 2)]
-    assert facts["models"]["naps"] == {"units": UNITS, "rows": 4 * UNITS, "crashed": 0, "batched": False, "form": "pandas"}
+    assert [(way["way"], way.get("workers")) for way in facts["ways"]] == [
+        ("filter", None),
+        ("groupby", None),
+        ("single", 1),
+        ("all", 2),
+    ]
+    assert facts["models"]["naps"] == {
+        "units": UNITS,
+        "rows": 4 * UNITS,
+        "crashed": 0,
+        "batched": False,
+        "form": "pandas",
+    }
     for way in facts["ways"]:
         naps = way["models"]["naps"]
         assert (naps["timed"], naps["units"], naps["failed"], naps["why"]) == (UNITS, UNITS, 1, "")
@@ -119,7 +136,10 @@ def test_ctrl_c_leaves_nothing_behind(folder: Path) -> None:
 def slow(rows: dict[str, Any]) -> dict[str, int]:
     """The last units of a run never end: however slow the machine is, the run is stopped at its limit, and not done before."""
     time.sleep(0.01)
-    if multiprocessing.current_process().name != "hundredfold-loop" and rows["shop"][0] >= UNITS - 1:
+    if (
+        multiprocessing.current_process().name != "hundredfold-loop"
+        and rows["shop"][0] >= UNITS - 1
+    ):
         time.sleep(3600)
     return {"n": len(rows["day"])}
 
@@ -142,14 +162,18 @@ def hangs(rows: dict[str, Any]) -> dict[str, int]:
 
 def job_of(folder: Path, *works: Any) -> Job:
     return Job(
-        "jobs", [Source("sales", path=str(folder / "sales.csv"))], [Model(work.__name__, unit=("shop", "day"), work=work) for work in works]
+        "jobs",
+        [Source("sales", path=str(folder / "sales.csv"))],
+        [Model(work.__name__, unit=("shop", "day"), work=work) for work in works],
     )
 
 
 def test_a_run_that_takes_too_long_is_stopped_and_says_its_share(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "AT_LEAST", HANG_S)  # for the first of its units to be done, on a machine that is slow to start
+    monkeypatch.setattr(
+        engine, "AT_LEAST", HANG_S
+    )  # for the first of its units to be done, on a machine that is slow to start
     facts = compare(job_of(folder, slow, later), {}, workers=1, seconds=0.8, listener=Timing())
     filtered, grouped, here = facts["ways"]
     stopped = here["models"]["slow"]
@@ -169,8 +193,15 @@ def test_a_run_that_takes_too_long_is_stopped_and_says_its_share(
 
 
 def test_one_model_of_several(folder: Path) -> None:
-    facts = compare(job_of(folder, later, aborts), {}, model="later", workers=1, seconds=5, listener=Timing())
-    assert (facts["name"], list(facts["models"]), facts["left_out"], facts["before"]) == ("later", ["later"], [], [])
+    facts = compare(
+        job_of(folder, later, aborts), {}, model="later", workers=1, seconds=5, listener=Timing()
+    )
+    assert (facts["name"], list(facts["models"]), facts["left_out"], facts["before"]) == (
+        "later",
+        ["later"],
+        [],
+        [],
+    )
     assert all(list(way["models"]) == ["later"] for way in facts["ways"])
 
 
@@ -182,11 +213,22 @@ def test_words_that_are_wrong(folder: Path) -> None:
         compare(job, {}, seconds=0, listener=Timing())
 
 
-def test_a_loop_that_crashes_or_never_comes_back_ends_only_itself(folder: Path, tmp_path: Path) -> None:
+def test_a_loop_that_crashes_or_never_comes_back_ends_only_itself(
+    folder: Path, tmp_path: Path
+) -> None:
     job = job_of(folder, aborts, hangs, later)
     hundredfold.run(job, home=tmp_path, run_id="done", workers=1)
     home, tasks = Home(tmp_path), [Task("filter", model.name) for model in job.models]
-    known = time_loops(WorkerContext(job, Layout("done"), home.store), tasks, {}, 0.3, 2**32, tmp_path / "log", lambda _: None, grace=5.0)
+    known = time_loops(
+        WorkerContext(job, Layout("done"), home.store),
+        tasks,
+        {},
+        0.3,
+        2**32,
+        tmp_path / "log",
+        lambda _: None,
+        grace=5.0,
+    )
     crashed, hung, fine = (known[task] for task in tasks)
     assert crashed.why == "its process was killed by SIGABRT"
     assert (hung.why, hung.timed, hung.seconds) == ("a unit did not come back in time", 0, None)
@@ -196,17 +238,25 @@ def test_a_loop_that_crashes_or_never_comes_back_ends_only_itself(folder: Path, 
 
 KEYS = [("a", 1), ("a", 2), ("b", 1), (None, 1)]
 FORMS = [(PandasFrame, "pandas"), (PolarsFrame, "polars")] + [
-    (kind, form) for kind in (PandasFrame, PolarsFrame, NumpyFrame) for form in ("light", "dict", "arrow")
+    (kind, form)
+    for kind in (PandasFrame, PolarsFrame, NumpyFrame)
+    for form in ("light", "dict", "arrow")
 ]
 
 
 @pytest.mark.parametrize(("kind", "form"), FORMS)
 @pytest.mark.parametrize("cuts", ["filtered", "grouped"])
-def test_both_loops_hand_over_the_rows_of_a_unit_in_its_form(kind: Any, form: str, cuts: str) -> None:
+def test_both_loops_hand_over_the_rows_of_a_unit_in_its_form(
+    kind: Any, form: str, cuts: str
+) -> None:
     numbers = np.random.default_rng(1).permutation(np.repeat(np.arange(4), 5))
     keys = pa.table({"shop": [k for k, _ in KEYS], "size": [n for _, n in KEYS]})
     day = pa.array(np.arange(20)[::-1].astype(np.int32)).cast(pa.date32())
-    rows = keys.take(pa.array(numbers)).append_column("day", day).append_column("price", pa.array(100.0 * numbers + np.arange(20)))
+    rows = (
+        keys.take(pa.array(numbers))
+        .append_column("day", day)
+        .append_column("price", pa.array(100.0 * numbers + np.arange(20)))
+    )
     units = UnitList(keys.append_column(ROWS, pa.array([5] * 4)))
     frame = kind(form, False, rows, numbers, units, frozenset({"shop"}))
     frame.once_sorted(("day",))
@@ -217,9 +267,15 @@ def test_both_loops_hand_over_the_rows_of_a_unit_in_its_form(kind: Any, form: st
     assert sorted(order.tolist()) == [0, 2, 3]
     for unit, cut in zip(order.tolist(), slices, strict=True):
         handed = frame.handed(cut, unit)
-        assert list(np.asarray(handed["price"])) == sorted(100.0 * unit + np.flatnonzero(numbers == unit), reverse=True)
+        assert list(np.asarray(handed["price"])) == sorted(
+            100.0 * unit + np.flatnonzero(numbers == unit), reverse=True
+        )
         if form == "light":
-            assert (handed.key, handed.rows, list(handed)) == (KEYS[unit], 5, ["shop", "size", "day", "price"])
+            assert (handed.key, handed.rows, list(handed)) == (
+                KEYS[unit],
+                5,
+                ["shop", "size", "day", "price"],
+            )
         if form in ("light", "dict"):
             assert handed["day"].dtype == np.dtype("datetime64[D]")
             assert list(handed["shop"]) == [KEYS[unit][0]] * 5

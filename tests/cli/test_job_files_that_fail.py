@@ -30,13 +30,28 @@ def loaded(folder: Path, text: str) -> JobError:
 
 MODEL = 'Model("m", unit=("shop",), work=work)'
 DECLARATIONS = {
-    'Model("m", unit="shop", work=work)': ("unit is the text 'shop', wanted a tuple of names", "write unit=('shop',)"),
+    'Model("m", unit="shop", work=work)': (
+        "unit is the text 'shop', wanted a tuple of names",
+        "write unit=('shop',)",
+    ),
     'Csv(delimiter="ab")': ("delimiter is 'ab', wanted one ASCII character", "such as Csv("),
     'Source("Sales")': ("source name 'Sales' cannot be used", "the name becomes a table in SQL"),
-    'Model("m", unit=(), work=lambda: 1)': ("its function takes no parameter", "write def price(rows)"),
-    f'Job("j", sources=[], models=[{MODEL}])': ("job j has no source", 'add sources=[Source("sales")]'),
-    f'Job("j", sources=[Source("m")], models=[{MODEL}])': ("the name m is used twice", "mend the declaration in fails_"),
-    'Publish("p", query="SELECT 1", formats=("xml",))': ("formats ['xml'] are not among", "mend the declaration in fails_"),
+    'Model("m", unit=(), work=lambda: 1)': (
+        "its function takes no parameter",
+        "write def price(rows)",
+    ),
+    f'Job("j", sources=[], models=[{MODEL}])': (
+        "job j has no source",
+        'add sources=[Source("sales")]',
+    ),
+    f'Job("j", sources=[Source("m")], models=[{MODEL}])': (
+        "the name m is used twice",
+        "mend the declaration in fails_",
+    ),
+    'Publish("p", query="SELECT 1", formats=("xml",))': (
+        "formats ['xml'] are not among",
+        "mend the declaration in fails_",
+    ),
 }
 
 
@@ -53,7 +68,9 @@ def test_a_wrong_declaration_shows_its_line_and_what_to_write(tmp_path, declarat
 def test_a_wrong_declaration_in_a_helper_shows_the_helpers_line(tmp_path):
     (tmp_path / "helping.py").write_text(HEAD + 'MODEL = Model("m", unit="shop", work=work)\n')
     error = loaded(tmp_path, "from helping import MODEL")
-    assert error.problems == (f'at {tmp_path / "helping.py"}, line 3: MODEL = Model("m", unit="shop", work=work)',)
+    assert error.problems == (
+        f'at {tmp_path / "helping.py"}, line 3: MODEL = Model("m", unit="shop", work=work)',
+    )
 
 
 RAISING = """
@@ -68,7 +85,11 @@ raise Silent
     [
         (RAISING, "Silent: (Silent, whose __str__ raises ValueError)", "line 5: raise Silent"),
         ("raise KeyError('\\udcff')", r"KeyError: '\udcff'", "line 3: raise KeyError('\\udcff')"),
-        ("raise ValueError('\\udcff')", r"ValueError: \udcff", "line 3: raise ValueError('\\udcff')"),
+        (
+            "raise ValueError('\\udcff')",
+            r"ValueError: \udcff",
+            "line 3: raise ValueError('\\udcff')",
+        ),
         ("raise SystemExit(3)", "SystemExit: 3", "line 3: raise SystemExit(3)"),
         ("x = = 1", "SyntaxError: invalid syntax", "line 3: x = = 1"),
         ("Model('m')", "TypeError", "line 3: Model('m')"),
@@ -115,8 +136,15 @@ def test_a_file_that_cannot_be_is_no_file(tmp_path, monkeypatch, ref):
 
 
 def test_the_command_line_prints_the_line_and_the_hint(tmp_path):
-    (tmp_path / "unitstr.py").write_text(HEAD + 'job = Job("j", Source("s"), Model("m", unit="shop", work=work))\n')
-    done = subprocess.run([sys.executable, "-m", "hundredfold", "run", "unitstr.py"], cwd=tmp_path, capture_output=True, text=True)
+    (tmp_path / "unitstr.py").write_text(
+        HEAD + 'job = Job("j", Source("s"), Model("m", unit="shop", work=work))\n'
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "hundredfold", "run", "unitstr.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
         "error: unit is the text 'shop', wanted a tuple of names",

@@ -29,7 +29,12 @@ def double(rows):
     return {"y": 2 * float(rows["x"][0])}
 
 
-JOB = Job("names", [Source("s")], [Model("m", ("k",), double)], publish=Publish("out", "SELECT * FROM m", formats=("csv",)))
+JOB = Job(
+    "names",
+    [Source("s")],
+    [Model("m", ("k",), double)],
+    publish=Publish("out", "SELECT * FROM m", formats=("csv",)),
+)
 
 
 def go(home: Path, **how: Any) -> Any:
@@ -40,14 +45,22 @@ def everything_that_takes_a_text() -> list[Any]:
     """Each argument and option of each command that takes a text: the command line that gives it an empty one."""
     found = []
     for name, command in app.commands.items():
-        needed = [VALUES[p.name] for p in command.params if isinstance(p, click.Argument) and p.required]
-        for position, parameter in enumerate([p for p in command.params if isinstance(p, click.Argument)]):
+        needed = [
+            VALUES[p.name] for p in command.params if isinstance(p, click.Argument) and p.required
+        ]
+        for position, parameter in enumerate(
+            [p for p in command.params if isinstance(p, click.Argument)]
+        ):
             if not (isinstance(parameter, Argument) and parameter.may_be_empty):
                 words = needed.copy()
                 words[position : position + 1] = [""]
-                found.append(pytest.param([name, *words], id=f"{name}-{parameter.human_readable_name}"))
+                found.append(
+                    pytest.param([name, *words], id=f"{name}-{parameter.human_readable_name}")
+                )
         for parameter in command.params:
-            if isinstance(parameter, click.Option) and isinstance(parameter.type, click.types.StringParamType):
+            if isinstance(parameter, click.Option) and isinstance(
+                parameter.type, click.types.StringParamType
+            ):
                 option = max(parameter.opts, key=len)
                 found.append(pytest.param([name, *needed, option, " "], id=f"{name}{option}"))
     return found
@@ -56,7 +69,10 @@ def everything_that_takes_a_text() -> list[Any]:
 @pytest.mark.parametrize("words", everything_that_takes_a_text())
 def test_no_command_takes_an_empty_text_for_one_left_out(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="is empty"), app.make_context("hundredfold", words) as context:
+    with (
+        pytest.raises(UsageError, match="is empty"),
+        app.make_context("hundredfold", words) as context,
+    ):
         app.invoke(context)
     assert list(tmp_path.iterdir()) == []
 
@@ -67,7 +83,13 @@ NO_RUN = ["", " ", "../../etc", "a/b", "..", "-x", "r 1", "r\n", "x" * 81, "a\0b
 @pytest.mark.parametrize("name", NO_RUN, ids=ascii)
 def test_no_verb_takes_for_a_run_what_can_be_none(tmp_path, name):
     run = go(tmp_path / "home")
-    verbs = [hundredfold.open_run, hundredfold.resume, hundredfold.retry, hundredfold.publish, hundredfold.cancel]
+    verbs = [
+        hundredfold.open_run,
+        hundredfold.resume,
+        hundredfold.retry,
+        hundredfold.publish,
+        hundredfold.cancel,
+    ]
     for verb in verbs:
         with pytest.raises(UsageError, match="cannot be used"):
             verb(name, home=tmp_path / "home")
@@ -82,7 +104,9 @@ def test_no_verb_takes_for_a_run_what_can_be_none(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
-@pytest.mark.parametrize("name", ["", "../../etc", "a/b", "my_job.job:job", "Job", "a.b", "\udcff", "a\0b"], ids=ascii)
+@pytest.mark.parametrize(
+    "name", ["", "../../etc", "a/b", "my_job.job:job", "Job", "a.b", "\udcff", "a\0b"], ids=ascii
+)
 def test_rollback_takes_no_path_for_a_job_and_makes_no_lock(tmp_path, name):
     home = tmp_path / "a" / "home"
     go(home)
@@ -145,13 +169,22 @@ def test_a_lock_that_is_a_folder_names_what_is_wrong(tmp_path):
 
 def test_the_command_line_refuses_empty_names_and_touches_no_run(say, tmp_path):
     assert say("run", "my_job.job:job", "--run-id", "r1").code == 0
-    for words in (["cancel", ""], ["status", ""], ["resume", ""], ["run", "my_job.job:job", "--run-id", ""]):
+    for words in (
+        ["cancel", ""],
+        ["status", ""],
+        ["resume", ""],
+        ["run", "my_job.job:job", "--run-id", ""],
+    ):
         said = say(*words)
         assert (said.code, said.out) == (2, "")
         assert "is empty" in said.err
         assert "a shell variable that is not set" in said.err
     said = say("rollback", "../../etc")
-    assert (said.code, "Traceback" in said.err, "cannot be a job's name" in said.err) == (2, False, True)
+    assert (said.code, "Traceback" in said.err, "cannot be a job's name" in said.err) == (
+        2,
+        False,
+        True,
+    )
     assert say("run", "my_job.job:job", "--max-rejected", "nosuch=5").code == 2
     assert [run["id"] for run in json.loads(say("status", "--all", "--json").out)] == ["r1"]
     assert not list(tmp_path.rglob("etc*"))

@@ -36,7 +36,12 @@ def said(folder: Path, *words: str, **environment: str) -> tuple[int, str]:
     done = subprocess.run(
         [sys.executable, "-m", "hundredfold", *words],
         cwd=folder,
-        env={**os.environ, "COLUMNS": "200", "HUNDREDFOLD_HOME": str(folder.parent / "elsewhere"), **environment},
+        env={
+            **os.environ,
+            "COLUMNS": "200",
+            "HUNDREDFOLD_HOME": str(folder.parent / "elsewhere"),
+            **environment,
+        },
         capture_output=True,
     )
     return done.returncode, done.stderr.decode("utf-8", "surrogateescape")
@@ -58,7 +63,9 @@ def said(folder: Path, *words: str, **environment: str) -> tuple[int, str]:
 def test_a_path_with_a_byte_that_is_no_text_is_refused(folder, words, where):
     before = sorted(folder.rglob("*"))
     code, err = said(folder / where, *words)
-    assert (code, "is not text in UTF-8" in err, "\nhint: rename it\n" in err) == (2, True, True), err
+    assert (code, "is not text in UTF-8" in err, "\nhint: rename it\n" in err) == (2, True, True), (
+        err
+    )
     assert "Traceback" not in err
     assert sorted(p for p in folder.rglob("*") if "__pycache__" not in p.parts) == before
     assert not list(Home(folder.parent / "elsewhere").ledger.runs())

@@ -28,7 +28,12 @@ def double(rows: Any) -> dict[str, float]:
     return {"y": 2 * float(rows["x"][0])}
 
 
-JOB = Job("places", [Source("s")], [Model("m", ("k",), double)], publish=Publish("out", "SELECT * FROM m", formats=("csv",)))
+JOB = Job(
+    "places",
+    [Source("s")],
+    [Model("m", ("k",), double)],
+    publish=Publish("out", "SELECT * FROM m", formats=("csv",)),
+)
 
 
 def go(home: Path, job: Job = JOB, **how: Any) -> Any:
@@ -79,7 +84,9 @@ def made_anew(home: Path) -> None:
     Home(home)
 
 
-@pytest.mark.parametrize("stage", ["validate", "prepare m", "enqueue m", "work m", "collect m", "publish"])
+@pytest.mark.parametrize(
+    "stage", ["validate", "prepare m", "enqueue m", "work m", "collect m", "publish"]
+)
 @pytest.mark.parametrize("act", [shutil.rmtree, made_anew], ids=["removed", "made anew"])
 def test_a_home_that_vanishes_ends_the_run_and_is_not_made_again(tmp_path, stage, act):
     home = tmp_path / "home"
@@ -98,13 +105,19 @@ def test_a_run_that_no_process_drives_is_shown_as_stopped(tmp_path, capsys):
         go(tmp_path, run_id="r", callbacks=Acts("work m", dies))
     home = Home(tmp_path)
     assert home.ledger.read("r").state.value == "running"
-    assert (summary(open_run("r", home=tmp_path))["state"], summary(open_run("r", home=tmp_path))["active"]) == ("stopped", False)
+    assert (
+        summary(open_run("r", home=tmp_path))["state"],
+        summary(open_run("r", home=tmp_path))["active"],
+    ) == ("stopped", False)
     invoked("status", "r", "--home", str(tmp_path), "--json")
     assert json.loads(capsys.readouterr().out)["state"] == "stopped"
     with home.lock("r"):
         assert summary(open_run("r", home=tmp_path))["state"] == "running"
         invoked("status", "--all", "--home", str(tmp_path), "--json")
-        assert {run["id"]: run["state"] for run in json.loads(capsys.readouterr().out)} == {"r": "running", "whole": "done"}
+        assert {run["id"]: run["state"] for run in json.loads(capsys.readouterr().out)} == {
+            "r": "running",
+            "whole": "done",
+        }
     invoked("status", "r", "--home", str(tmp_path))
     shown = capsys.readouterr().out
     assert "stopped" in shown
@@ -119,17 +132,28 @@ def test_a_run_that_was_never_recorded_says_how_to_begin_it(tmp_path):
     go(tmp_path, run_id="other")
     with pytest.raises(hundredfold.HundredfoldError, match="there is no run r;") as raised:
         hundredfold.resume("r", home=tmp_path)
-    assert "a run that was killed before it was recorded left nothing: run it again with --run-id r" in (raised.value.hint or "")
+    assert (
+        "a run that was killed before it was recorded left nothing: run it again with --run-id r"
+        in (raised.value.hint or "")
+    )
 
 
 @pytest.mark.parametrize("out", ["sales.csv", "sales.csv/below"])
 @pytest.mark.parametrize(
-    "words", [["package", "job.py", "--out"], ["demo", "--data"], ["deploy", "job.py", "--stack", "x", "--synth"]], ids=lambda w: w[0]
+    "words",
+    [
+        ["package", "job.py", "--out"],
+        ["demo", "--data"],
+        ["deploy", "job.py", "--stack", "x", "--synth"],
+    ],
+    ids=lambda w: w[0],
 )
 def test_a_folder_to_write_into_that_is_a_file_is_refused(tmp_path, monkeypatch, words, out):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sales.csv").write_text("k\n")
-    with pytest.raises(UsageError, match=rf"{words[-1]} {out} cannot be written: .*sales\.csv: Not a directory"):
+    with pytest.raises(
+        UsageError, match=rf"{words[-1]} {out} cannot be written: .*sales\.csv: Not a directory"
+    ):
         invoked(*words, out)
     assert (tmp_path / "sales.csv").read_text() == "k\n"
 
@@ -152,7 +176,9 @@ def test_a_query_that_is_blank_is_refused_where_it_is_declared(query):
             declare()
 
 
-@pytest.mark.parametrize("query", ["INSERT INTO s VALUES (1)", "DROP TABLE s", "COPY s TO 'x'", "PRAGMA version"])
+@pytest.mark.parametrize(
+    "query", ["INSERT INTO s VALUES (1)", "DROP TABLE s", "COPY s TO 'x'", "PRAGMA version"]
+)
 def test_a_query_that_reads_nothing_is_refused_in_our_words(tmp_path, query):
     with pytest.raises(QueryError) as raised:
         go(tmp_path, Job("j", Source("s"), Model("m", ("k",), double, query=query)))

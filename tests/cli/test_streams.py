@@ -48,7 +48,10 @@ def shell(tmp_path: Path) -> Callable[..., tuple[int, str]]:
 
 def state(folder: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "hundredfold", "status", "--json", "--home", "home"], cwd=folder, capture_output=True, check=True
+        [sys.executable, "-m", "hundredfold", "status", "--json", "--home", "home"],
+        cwd=folder,
+        capture_output=True,
+        check=True,
     )
     return str(json.loads(done.stdout)["state"])
 
@@ -57,7 +60,9 @@ def state(folder: Path) -> str:
 def test_a_run_keeps_its_exit_status_when_stdout_is_full(shell, tmp_path):
     code, printed = shell("hf run job.py --run-id r1 2>&1 >/dev/full")
     assert code == 0, printed
-    assert "error: the result cannot be written to standard output: No space left on device" in printed
+    assert (
+        "error: the result cannot be written to standard output: No space left on device" in printed
+    )
     assert "run r1 is done, release 1 is published" in printed
     assert "hint: hundredfold status r1" in printed
     assert "Traceback" not in printed
@@ -65,12 +70,16 @@ def test_a_run_keeps_its_exit_status_when_stdout_is_full(shell, tmp_path):
 
 
 @needs_full
-@pytest.mark.parametrize("words", ["--help", "--version", "status", "status --json", "failures", "run --help"])
+@pytest.mark.parametrize(
+    "words", ["--help", "--version", "status", "status --json", "failures", "run --help"]
+)
 def test_a_command_that_only_prints_fails_when_stdout_is_full(shell, words):
     assert shell("hf run job.py >/dev/null 2>&1")[0] == 0
     code, printed = shell(f"hf {words} 2>&1 >/dev/full")
     assert code == 1
-    assert printed.splitlines() == ["error: the result cannot be written to standard output: No space left on device"]
+    assert printed.splitlines() == [
+        "error: the result cannot be written to standard output: No space left on device"
+    ]
 
 
 @needs_full
@@ -93,7 +102,9 @@ def test_a_run_goes_on_when_its_reader_has_had_enough(shell, tmp_path):
 def test_closed_descriptors_are_neither_needed_nor_reused(shell, tmp_path, closed):
     code, printed = shell(f"hf run job.py {closed}")
     assert code == 0, printed
-    assert state(tmp_path) == "done"  # a ledger that took descriptor 1 would hold the summary by now
+    assert (
+        state(tmp_path) == "done"
+    )  # a ledger that took descriptor 1 would hold the summary by now
 
 
 @needs_shell
@@ -111,9 +122,16 @@ def test_the_shell_completes_commands_and_run_ids(shell):
     assert shell("hf run job.py --run-id weekly-1 >/dev/null 2>&1")[0] == 0
     answers = [
         shell(f"_HUNDREDFOLD_COMPLETE=bash_complete COMP_WORDS='{words}' COMP_CWORD={at} hf")[1]
-        for words, at in (("hundredfold re", 1), ("hundredfold status week", 2), ("hundredfold status --on ", 3))
+        for words, at in (
+            ("hundredfold re", 1),
+            ("hundredfold status week", 2),
+            ("hundredfold status --on ", 3),
+        )
     ]
     assert answers[0].split() == ["plain,replay", "plain,retry", "plain,resume"]
     assert answers[1].split() == ["plain,weekly-1"]
     assert answers[2].split() == ["plain,here", "plain,aws"]
-    assert "complete -o nosort -F _hundredfold_completion hundredfold" in shell("_HUNDREDFOLD_COMPLETE=bash_source hf")[1]
+    assert (
+        "complete -o nosort -F _hundredfold_completion hundredfold"
+        in shell("_HUNDREDFOLD_COMPLETE=bash_source hf")[1]
+    )

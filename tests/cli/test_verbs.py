@@ -43,7 +43,13 @@ def test_json_is_all_that_stdout_holds(say):
     facts = json.loads(say("run", JOB, "--json").out)
     assert facts["state"] == "done"
     assert facts["models"]["prices"]["ok"] == 300
-    assert facts["sources"]["sales"] == {"rows": 15600, "accepted": 15597, "rejected": 3, "dropped": 0, "repaired": 0}
+    assert facts["sources"]["sales"] == {
+        "rows": 15600,
+        "accepted": 15597,
+        "rejected": 3,
+        "dropped": 0,
+        "repaired": 0,
+    }
     assert json.loads(say("status", "--json").out)["run"] == facts["run"]
     assert json.loads(say("failures", "--json").out) == []
     assert [r["id"] for r in json.loads(say("status", "--all", "--json").out)] == [facts["run"]]
@@ -57,7 +63,9 @@ def test_a_held_run_keeps_everything_until_it_is_retried(say, project):
     assert "hundredfold replay prices S003,rice --pdb" in listed
     source = (project / "variants.py").read_text()
     try:
-        (project / "variants.py").write_text(source.replace('raise ValueError("no rice today")', "pass"))
+        (project / "variants.py").write_text(
+            source.replace('raise ValueError("no rice today")', "pass")
+        )
         refused = say("retry")
         mended = say("retry", "--accept-new-code")
     finally:
@@ -84,8 +92,25 @@ def test_replay_calls_the_function_on_that_units_rows(say):
 
 def test_replay_under_the_debugger_stops_in_the_users_function(project, say, tmp_path):
     assert say("run", JOB).code == 0
-    words = [sys.executable, "-m", "hundredfold", "replay", "prices", "S001,bread", "--pdb", "--home", str(tmp_path / "home")]
-    done = subprocess.run(words, cwd=project, input="p len(rows['price'])\nc\n", capture_output=True, text=True, timeout=HANG_S)
+    words = [
+        sys.executable,
+        "-m",
+        "hundredfold",
+        "replay",
+        "prices",
+        "S001,bread",
+        "--pdb",
+        "--home",
+        str(tmp_path / "home"),
+    ]
+    done = subprocess.run(
+        words,
+        cwd=project,
+        input="p len(rows['price'])\nc\n",
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
+    )
     assert "my_job/model.py" in done.stdout.replace("\\", "/")
     assert "52" in done.stdout
     assert "Answer(" in done.stdout
@@ -102,8 +127,20 @@ def test_replay_shows_the_exception_that_the_unit_raised(say):
 
 def test_replay_under_the_debugger_ends_with_what_the_function_raises(project, say, tmp_path):
     assert say("run", "variants:raises").code == 1
-    words = [sys.executable, "-m", "hundredfold", "replay", "prices", "S003,rice", "--pdb", "--home", str(tmp_path / "home")]
-    done = subprocess.run(words, cwd=project, input="c\n", capture_output=True, text=True, timeout=HANG_S)
+    words = [
+        sys.executable,
+        "-m",
+        "hundredfold",
+        "replay",
+        "prices",
+        "S003,rice",
+        "--pdb",
+        "--home",
+        str(tmp_path / "home"),
+    ]
+    done = subprocess.run(
+        words, cwd=project, input="c\n", capture_output=True, text=True, timeout=HANG_S
+    )
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback (most recent call last)")
     assert done.stderr.endswith("ValueError: no rice today\n")
@@ -120,14 +157,23 @@ def test_a_job_is_named_by_its_file(say, project, tmp_path):
     said = say("run", "scripts/middles.py:job")
     assert said.code == 0
     assert "units done, 1 failed" in said.err
-    elsewhere: dict[str, Any] = {"env": {**os.environ, "HUNDREDFOLD_HOME": str(tmp_path / "home")}, "cwd": tmp_path}
+    elsewhere: dict[str, Any] = {
+        "env": {**os.environ, "HUNDREDFOLD_HOME": str(tmp_path / "home")},
+        "cwd": tmp_path,
+    }
     replayed = subprocess.run(
-        [sys.executable, "-m", "hundredfold", "replay", "middles", "S001,bread"], **elsewhere, capture_output=True, text=True
+        [sys.executable, "-m", "hundredfold", "replay", "middles", "S001,bread"],
+        **elsewhere,
+        capture_output=True,
+        text=True,
     )
     assert "{'week': 2" in replayed.stdout, replayed.stderr
     (scripts / "middles.py").write_text(SCRIPT.replace("raise ValueError", "mean"))
     mended = subprocess.run(
-        [sys.executable, "-m", "hundredfold", "retry", "--accept-new-code"], **elsewhere, capture_output=True, text=True
+        [sys.executable, "-m", "hundredfold", "retry", "--accept-new-code"],
+        **elsewhere,
+        capture_output=True,
+        text=True,
     )
     assert mended.returncode == 0, mended.stderr
     assert "failed" not in mended.stderr
@@ -193,7 +239,14 @@ def test_without_words_the_verbs_are_told_in_the_order_of_their_use(say):
     said = say()
     assert (said.code, said.err) == (0, "")
     assert said == say("--help")
-    assert tuple(line.split()[0] for line in said.out.split("Commands:\n")[1].splitlines() if line[2] != " ") == VERBS
+    assert (
+        tuple(
+            line.split()[0]
+            for line in said.out.split("Commands:\n")[1].splitlines()
+            if line[2] != " "
+        )
+        == VERBS
+    )
     assert "replaced, or another, be the current one." in " ".join(said.out.split())
 
 
@@ -201,7 +254,10 @@ def test_help_tells_what_a_word_means_and_what_it_is_without_it(say):
     said = " ".join(say("run", "--help").out.split())
     assert "Arguments: JOB The job, as module:attribute" in said
     assert "-s, --source NAME=PATH" in said
-    assert "--home FOLDER The folder that keeps the runs. [env var: HUNDREDFOLD_HOME; default: .hundredfold]" in said
+    assert (
+        "--home FOLDER The folder that keeps the runs. [env var: HUNDREDFOLD_HOME; default: .hundredfold]"
+        in said
+    )
 
 
 def test_the_version_is_told(say):
@@ -211,19 +267,32 @@ def test_the_version_is_told(say):
 
 @pytest.mark.parametrize("columns", ["60", "80", "120"])
 def test_reasons_of_rejection_stand_below_the_table_one_a_line(project, tmp_path, columns):
-    environment = {**os.environ, "HUNDREDFOLD_HOME": str(tmp_path / "home"), "COLUMNS": columns, "NO_COLOR": "1"}
+    environment = {
+        **os.environ,
+        "HUNDREDFOLD_HOME": str(tmp_path / "home"),
+        "COLUMNS": columns,
+        "NO_COLOR": "1",
+    }
     words = [sys.executable, "-m", "hundredfold", "run", JOB]
-    printed = subprocess.run(words, cwd=project, env=environment, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(
+        words, cwd=project, env=environment, capture_output=True, text=True, check=True
+    ).stdout
     table, _, rest = printed.partition("why rows were rejected\n")
     assert "sales  15,600    15,597         -         3        -\n" in table
-    assert rest.startswith("  sales  1  shop must not be null\n         1  price must be a number\n         1  price must be > 0\n\n")
+    assert rest.startswith(
+        "  sales  1  shop must not be null\n         1  price must be a number\n         1  price must be > 0\n\n"
+    )
     assert not [line for line in printed.splitlines() if line != line.rstrip()]
 
 
 def test_how_a_csv_file_was_read_is_printed_and_kept_with_the_run(say, tmp_path):
-    (tmp_path / "sales.csv").write_bytes('shop;name;sold\nS0;Müller;1\nS0;"torn;2\nS1;x;3\n'.encode("utf-16"))
+    (tmp_path / "sales.csv").write_bytes(
+        'shop;name;sold\nS0;Müller;1\nS0;"torn;2\nS1;x;3\n'.encode("utf-16")
+    )
     job = "from hundredfold import Job, Model, Source\njob = Job('j', [Source('sales', path='sales.csv', max_rejected=1)],"
-    (tmp_path / "odd.py").write_text(f"{job} [Model('m', unit=('shop',), work=lambda rows: {{'n': int(rows['sold'].sum())}})])\n")
+    (tmp_path / "odd.py").write_text(
+        f"{job} [Model('m', unit=('shop',), work=lambda rows: {{'n': int(rows['sold'].sum())}})])\n"
+    )
     said = say("run", str(tmp_path / "odd.py"), "--home", str(tmp_path / "home"))
     assert said.code == 0, said.err
     assert 'read sales as CSV with delimiter ";", encoding utf-16' in said.err

@@ -19,7 +19,14 @@ from waits import HANG_S
 @pytest.fixture(autouse=True)
 def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No region, no credentials, no network to ask for them."""
-    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
+    for name in (
+        "AWS_REGION",
+        "AWS_DEFAULT_REGION",
+        "AWS_PROFILE",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_ENDPOINT_URL",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
@@ -29,28 +36,67 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "found", "hint"),
     [
-        (["run", "my_job.job:job", "--backend", "aws", "--workers", "2"], "--workers are of this machine", "deploy says them"),
-        (["run", "my_job.job:job", "--batches", "9"], "--batches and --detach are for --backend aws", "--workers decides"),
-        (["run", "my_job.job:job", "--detach"], "--batches and --detach are for --backend aws", "a run is its process"),
-        (["retry", "one", "--backend", "aws", "--accept-new-code"], "the stacks cannot be listed", "AWS_REGION"),
+        (
+            ["run", "my_job.job:job", "--backend", "aws", "--workers", "2"],
+            "--workers are of this machine",
+            "deploy says them",
+        ),
+        (
+            ["run", "my_job.job:job", "--batches", "9"],
+            "--batches and --detach are for --backend aws",
+            "--workers decides",
+        ),
+        (
+            ["run", "my_job.job:job", "--detach"],
+            "--batches and --detach are for --backend aws",
+            "a run is its process",
+        ),
+        (
+            ["retry", "one", "--backend", "aws", "--accept-new-code"],
+            "the stacks cannot be listed",
+            "AWS_REGION",
+        ),
         (["status", "--watch"], "--watch is for --backend aws", "watched where it was started"),
         (["status", "--backend", "aws"], "the stacks cannot be listed", "AWS_REGION"),
         (["run", "my_job.job:job", "--backend", "aws"], "'hundredfold-my-job'", "AWS_REGION"),
         (["destroy"], "which stack?", "--stack NAME"),
         (["destroy", "my_job.job:job"], "nothing was removed", "--yes"),
-        (["deploy", "my_job.job:job", "--synth", "out", "--timeout", "5"], "the stack cannot be made as told", "--help"),
-        (["deploy", "my_job.job:job", "--synth", "out", "--pollers", "many"], "--pollers is 'many', wanted two numbers", "2,100"),
         (
-            ["deploy", "my_job.job:job", "--synth", "out", "--pollers", "2,9", "--concurrency", "5"],
+            ["deploy", "my_job.job:job", "--synth", "out", "--timeout", "5"],
             "the stack cannot be made as told",
             "--help",
         ),
-        (["package", "my_job.job:job", "--python", "3.9"], "no Lambda function of Python 3.9", "3.14"),
+        (
+            ["deploy", "my_job.job:job", "--synth", "out", "--pollers", "many"],
+            "--pollers is 'many', wanted two numbers",
+            "2,100",
+        ),
+        (
+            [
+                "deploy",
+                "my_job.job:job",
+                "--synth",
+                "out",
+                "--pollers",
+                "2,9",
+                "--concurrency",
+                "5",
+            ],
+            "the stack cannot be made as told",
+            "--help",
+        ),
+        (
+            ["package", "my_job.job:job", "--python", "3.9"],
+            "no Lambda function of Python 3.9",
+            "3.14",
+        ),
         (["run", "my_job.job:job", "--on", "mars"], "'mars' is not one of", ""),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_words_that_cannot_be_are_told(say: Callable[..., Any], words: list[str], found: str, hint: str) -> None:
+def test_words_that_cannot_be_are_told(
+    say: Callable[..., Any], words: list[str], found: str, hint: str
+) -> None:
     told = say(*words)
     assert (told.code, told.out) == (2, "")
     assert found in told.err
@@ -61,11 +107,15 @@ def test_words_that_cannot_be_are_told(say: Callable[..., Any], words: list[str]
 def test_the_commands_of_a_hint_say_where_their_run_is() -> None:
     hint = "hundredfold failures one   then: hundredfold retry one --accept-new-code   or: hundredfold publish one --max-failed 3"
     wanted = "hundredfold failures one @   then: hundredfold retry one --accept-new-code @   or: hundredfold publish one --max-failed 3 @"
-    assert placed(hint, ["--backend", "aws", "--stack", "s"]) == wanted.replace("@", "--backend aws --stack s")
+    assert placed(hint, ["--backend", "aws", "--stack", "s"]) == wanted.replace(
+        "@", "--backend aws --stack s"
+    )
     assert "retry one --accept-new-code --home there" in placed(hint, ["--home", "there"])
 
 
-def test_a_query_that_athena_lacks_is_refused_with_its_line_before_anything_is_sent(say: Callable[..., Any], project: Path) -> None:
+def test_a_query_that_athena_lacks_is_refused_with_its_line_before_anything_is_sent(
+    say: Callable[..., Any], project: Path
+) -> None:
     (project / "elsewhere.py").write_text(
         "from dataclasses import replace\nfrom my_job.job import job\n"
         "QUERY = 'SELECT shop, product, week, price, quantity,\\n  strip_accents(shop) AS plain\\nFROM sales'\n"
@@ -73,13 +123,18 @@ def test_a_query_that_athena_lacks_is_refused_with_its_line_before_anything_is_s
     )
     told = say("run", "elsewhere:other", "--backend", "aws")
     assert told.code == 1
-    assert "cannot run on AWS\n  line 2: the function strip_accents, which Athena does not have" in told.err
+    assert (
+        "cannot run on AWS\n  line 2: the function strip_accents, which Athena does not have"
+        in told.err
+    )
 
 
 def test_without_what_the_extra_brings_it_says_what_to_install() -> None:
     """The same command where boto3 cannot be imported."""
     words = "import sys; sys.modules['boto3'] = None; from hundredfold.cli.main import main; sys.argv = ['hundredfold', 'status', '--on', 'aws']; main()"
-    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, timeout=HANG_S)
+    done = subprocess.run(
+        [sys.executable, "-c", words], capture_output=True, text=True, timeout=HANG_S
+    )
     assert done.returncode == 2
     assert "boto3 is not installed" in done.stderr
     assert "pip install 'hundredfold[aws]'" in done.stderr
@@ -87,15 +142,30 @@ def test_without_what_the_extra_brings_it_says_what_to_install() -> None:
 
 def test_a_lack_of_memory_on_lambda_names_what_deploy_can_change() -> None:
     words = [sys.executable, "-c", "from hundredfold.workers.memory import RAISE; print(RAISE)"]
-    told = subprocess.run(words, env={**os.environ, "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1769"}, capture_output=True, text=True, check=True)
+    told = subprocess.run(
+        words,
+        env={**os.environ, "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1769"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "deploy with --memory 3537" in told.stdout
     assert "--workers" not in told.stdout
 
 
-def test_synth_writes_the_assembly_and_touches_nothing(say: Callable[..., Any], project: Path) -> None:
+def test_synth_writes_the_assembly_and_touches_nothing(
+    say: Callable[..., Any], project: Path
+) -> None:
     told = say("deploy", "my_job.job:job", "--synth", "out", "--architecture", "x86_64")
     assert told.code == 0, told.err
-    template = json.loads((project / "out" / "cdk.out" / "hundredfold-my-job.template.json").read_text())
+    template = json.loads(
+        (project / "out" / "cdk.out" / "hundredfold-my-job.template.json").read_text()
+    )
     kinds = {resource["Type"] for resource in template["Resources"].values()}
-    assert {"AWS::StepFunctions::StateMachine", "AWS::SQS::Queue", "AWS::Lambda::Function", "AWS::Athena::WorkGroup"} <= kinds
+    assert {
+        "AWS::StepFunctions::StateMachine",
+        "AWS::SQS::Queue",
+        "AWS::Lambda::Function",
+        "AWS::Athena::WorkGroup",
+    } <= kinds
     assert "MB of 250" in told.out

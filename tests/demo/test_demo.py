@@ -19,19 +19,27 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return dict(demo.make("demo", tmp_path_factory.mktemp("operator")))
 
 
-def prices(home: Path, declared: hundredfold.Job, operator: dict[str, Path], workers: int) -> tuple[hundredfold.Run, list[str]]:
-    run = hundredfold.run(declared, operator, home=home, workers=workers, as_of=demo.AS_OF, run_id="one")
+def prices(
+    home: Path, declared: hundredfold.Job, operator: dict[str, Path], workers: int
+) -> tuple[hundredfold.Run, list[str]]:
+    run = hundredfold.run(
+        declared, operator, home=home, workers=workers, as_of=demo.AS_OF, run_id="one"
+    )
     folder = home / "releases" / "tariffs" / "000001"
     return run, [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES]
 
 
 @pytest.fixture(scope="module")
-def priced(operator: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[hundredfold.Run, list[str]]:
+def priced(
+    operator: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[hundredfold.Run, list[str]]:
     """By two workers, of many units at once."""
     return prices(tmp_path_factory.mktemp("priced"), job, operator, 2)
 
 
-def test_the_price_table_is_the_same_to_the_byte_for_any_workers_and_both_forms(operator, priced, tmp_path):
+def test_the_price_table_is_the_same_to_the_byte_for_any_workers_and_both_forms(
+    operator, priced, tmp_path
+):
     run, expected = priced
     assert run.counts["models"]["bundles"]["ok"] == 1080
     assert run.counts["models"]["voice"]["ok"] == 2880
@@ -54,4 +62,8 @@ def test_every_row_of_the_operator_is_accounted_for(priced):
     assert table.release is not None
     assert table.release.rows == {"price_table": 1080 + 2880}
     assert len(table.failures()) == 0
-    assert [r["line"] for r in next(iter(table.release.summaries.values()))] == ["bundle", "voice", "all"]
+    assert [r["line"] for r in next(iter(table.release.summaries.values()))] == [
+        "bundle",
+        "voice",
+        "all",
+    ]

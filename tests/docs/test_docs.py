@@ -54,31 +54,48 @@ def name_of(page: Path) -> str:
 
 def with_code(pages: list[Path]) -> list[Path]:
     """The pages that run something; the longest first, so that it does not start last."""
-    runs = [page for page in pages if any(block.kind in ("python", "console") for block in BLOCKS.blocks(page.read_text("utf-8")))]
+    runs = [
+        page
+        for page in pages
+        if any(
+            block.kind in ("python", "console") for block in BLOCKS.blocks(page.read_text("utf-8"))
+        )
+    ]
     return sorted(runs, key=lambda page: -page.read_text("utf-8").count("$ hundredfold"))
 
 
 @pytest.mark.parametrize("page", with_code(PAGES), ids=name_of)
 def test_the_code_of_a_page_runs_and_prints_what_the_page_shows(page: Path) -> None:
     wrong = BLOCKS.check(page)
-    assert not wrong, "\n\n".join([*wrong, f"if the page is to say so: python docs/blocks.py --write {name_of(page)}"])
+    assert not wrong, "\n\n".join(
+        [*wrong, f"if the page is to say so: python docs/blocks.py --write {name_of(page)}"]
+    )
 
 
 def test_what_changes_from_run_to_run_is_taken_for_equal() -> None:
     shown = "run 20261122-081152-da8e  done in 1.8 s\n...\norders  201  0.10\n"
-    assert BLOCKS.alike(shown, "run 20301231-235959-ffff  done in 12.0 s\nany\nlines\norders   201   7.55")
+    assert BLOCKS.alike(
+        shown, "run 20301231-235959-ffff  done in 12.0 s\nany\nlines\norders   201   7.55"
+    )
     assert not BLOCKS.alike(shown, "run 20301231-235959-ffff  done in 12.0 s\norders  200  0.10")
 
 
 def test_the_page_of_the_command_line_is_what_help_says() -> None:
-    assert (DOCS / "reference-cli.md").read_text("utf-8") == tool("cli_reference").page(), "run: make docs"
+    assert (DOCS / "reference-cli.md").read_text("utf-8") == tool("cli_reference").page(), (
+        "run: make docs"
+    )
 
 
 def test_every_command_and_every_option_is_on_the_page_of_the_command_line() -> None:
     text = (DOCS / "reference-cli.md").read_text("utf-8")
     for name, command in app.commands.items():
         section = text.split(f"\n## {name}\n")[1].split("\n## ")[0]
-        assert all(option in section for parameter in command.params for option in parameter.opts if option.startswith("-")), name
+        assert all(
+            option in section
+            for parameter in command.params
+            for option in parameter.opts
+            if option.startswith("-")
+        ), name
 
 
 @pytest.mark.parametrize("name", sorted(tool("from_code").PAGES))
@@ -97,7 +114,11 @@ def test_every_name_of_the_face_is_in_the_reference() -> None:
 def test_every_parameter_is_in_the_reference(name: str) -> None:
     text = (DOCS / "reference.md").read_text("utf-8")
     section = text.split(f"\n### {name}\n")[1].split("\n##")[0]
-    assert [p for p in inspect.signature(getattr(hundredfold, name)).parameters if not re.search(rf"\b{p}\b", section)] == []
+    assert [
+        p
+        for p in inspect.signature(getattr(hundredfold, name)).parameters
+        if not re.search(rf"\b{p}\b", section)
+    ] == []
 
 
 def test_every_public_word_of_a_run_is_in_the_reference() -> None:
@@ -109,7 +130,11 @@ def test_every_public_word_of_a_run_is_in_the_reference() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
     text = FENCED.sub("", page.read_text("utf-8"))
-    lost = [link for link in LINK.findall(text) if not link.startswith(("http:", "https:", "mailto:")) and not leads(page, link)]
+    lost = [
+        link
+        for link in LINK.findall(text)
+        if not link.startswith(("http:", "https:", "mailto:")) and not leads(page, link)
+    ]
     assert lost == []
 
 
@@ -118,7 +143,9 @@ def leads(page: Path, link: str) -> bool:
     target = page if not place else (page.parent / place).resolve()
     if not target.exists():
         return False
-    return not anchor or anchor in {anchor_of(h) for h in HEADING.findall(FENCED.sub("", target.read_text("utf-8")))}
+    return not anchor or anchor in {
+        anchor_of(h) for h in HEADING.findall(FENCED.sub("", target.read_text("utf-8")))
+    }
 
 
 def anchor_of(heading: str) -> str:
@@ -128,8 +155,14 @@ def anchor_of(heading: str) -> str:
 
 def test_every_page_is_on_the_index() -> None:
     index = (DOCS / "README.md").read_text("utf-8")
-    pages = [page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md") if page != DOCS / "README.md"]
-    assert [page for page in pages if f"({page})" not in index and not page.startswith("decisions/0")] == []
+    pages = [
+        page.relative_to(DOCS).as_posix()
+        for page in DOCS.rglob("*.md")
+        if page != DOCS / "README.md"
+    ]
+    assert [
+        page for page in pages if f"({page})" not in index and not page.startswith("decisions/0")
+    ] == []
 
 
 def test_the_readme_gives_the_lower_bounds_that_are_declared() -> None:
@@ -148,7 +181,9 @@ def test_the_readme_gives_the_lower_bounds_that_are_declared() -> None:
 
 def test_the_readme_names_only_what_is_there() -> None:
     text = (ROOT / "README.md").read_text("utf-8")
-    verbs = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    verbs = set(
+        re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    )
     assert set(re.findall(r"^    make (\w+)", text, re.MULTILINE)) <= verbs
 
 

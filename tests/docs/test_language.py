@@ -12,7 +12,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted(page for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md", "examples/*/*.md") for page in ROOT.glob(pattern))
+PAGES = sorted(
+    page
+    for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md", "examples/*/*.md")
+    for page in ROOT.glob(pattern)
+)
 MAX_LINE_CHARACTERS = 100
 MIN_WORDS_OF_A_PROSE_CELL = 4
 
@@ -65,22 +69,39 @@ def without_code(text: str) -> str:
 def prose(text: str) -> str:
     """Return a page's prose: no code, no link targets, no table cells of figures or names."""
     text = NOT_PROSE.sub("", without_code(text))
-    return "\n".join(_cells(line) if line.lstrip().startswith("|") else line for line in text.splitlines())
+    return "\n".join(
+        _cells(line) if line.lstrip().startswith("|") else line for line in text.splitlines()
+    )
 
 
 def _cells(row: str) -> str:
-    return "\n".join(cell for cell in row.split("|") if len(WORD.findall(cell)) >= MIN_WORDS_OF_A_PROSE_CELL)
+    return "\n".join(
+        cell for cell in row.split("|") if len(WORD.findall(cell)) >= MIN_WORDS_OF_A_PROSE_CELL
+    )
 
 
 def long_lines(text: str) -> list[str]:
     """Return the lines that are too long; tables, code and a line that is one link cannot be wrapped."""
     lines = without_code(text).splitlines()
-    return [line for line in lines if len(line) > MAX_LINE_CHARACTERS and not line.lstrip().startswith("|") and " " in line.strip()]
+    return [
+        line
+        for line in lines
+        if len(line) > MAX_LINE_CHARACTERS
+        and not line.lstrip().startswith("|")
+        and " " in line.strip()
+    ]
 
 
 def words_that_are_out(text: str) -> list[str]:
-    found = [(hit[0], instead) for word, instead in OUT.items() for hit in re.finditer(rf"\b({word})\b", text, re.IGNORECASE)]
-    return [f"{word!r} {count} times: write {instead}" for (word, instead), count in Counter(found).items()]
+    found = [
+        (hit[0], instead)
+        for word, instead in OUT.items()
+        for hit in re.finditer(rf"\b({word})\b", text, re.IGNORECASE)
+    ]
+    return [
+        f"{word!r} {count} times: write {instead}"
+        for (word, instead), count in Counter(found).items()
+    ]
 
 
 def too_frequent(text: str, *, allowed: int) -> list[str]:
@@ -115,7 +136,10 @@ def test_a_page_is_plain_technical_english(page: Path) -> None:
 
 
 def test_the_pages_together_keep_the_rates_of_words() -> None:
-    assert too_frequent("\n".join(prose(page.read_text("utf-8")) for page in TRANSLATED), allowed=0) == []
+    assert (
+        too_frequent("\n".join(prose(page.read_text("utf-8")) for page in TRANSLATED), allowed=0)
+        == []
+    )
 
 
 @pytest.mark.parametrize("name", sorted(NOT_YET_TRANSLATED))
@@ -132,5 +156,8 @@ def test_the_check_finds_each_kind_of_fault_and_skips_code(tmp_path: Path) -> No
         "'tell|tells|told|say|says|said'",
         "longer than 100 characters",
     ]
-    page.write_text("# Ports\n\n    what the crew says\n\n```text\nthe door says so\n```\n\nThe `crew`: [it](door.md).\n", "utf-8")
+    page.write_text(
+        "# Ports\n\n    what the crew says\n\n```text\nthe door says so\n```\n\nThe `crew`: [it](door.md).\n",
+        "utf-8",
+    )
     assert faults(page) == []

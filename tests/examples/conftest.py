@@ -12,7 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))  # the examples are not installed: they are run from the folder that holds them
+    sys.path.insert(
+        0, str(ROOT)
+    )  # the examples are not installed: they are run from the folder that holds them
 
 STORES, BRANDS, WEEKS = 20, 2, 40
 
@@ -37,10 +39,27 @@ def juice() -> pd.DataFrame:
             elasticity = chance.normal(-2.5, 0.3)
             deal, feat = chance.integers(0, 2, WEEKS), chance.random(WEEKS).round(2)
             cross = 0.1 * np.log(prices).sum(axis=1) - 0.1 * np.log(prices[:, brand - 1])
-            logmove = 3 + cross + elasticity * np.log(prices[:, brand - 1]) + 0.2 * deal + 0.5 * feat + chance.normal(0, 0.5, WEEKS)
-            columns = {f"price{n + 1}": prices[:, n] for n in range(11)} | {"deal": deal, "feat": feat}
+            logmove = (
+                3
+                + cross
+                + elasticity * np.log(prices[:, brand - 1])
+                + 0.2 * deal
+                + 0.5 * feat
+                + chance.normal(0, 0.5, WEEKS)
+            )
+            columns = {f"price{n + 1}": prices[:, n] for n in range(11)} | {
+                "deal": deal,
+                "feat": feat,
+            }
             key = {"store": store, "brand": brand, "week": np.arange(40, 40 + WEEKS)}
-            rows.append(pd.DataFrame(key | {"logmove": logmove, "constant": 1} | columns | {"profit": 25.0, "truth": elasticity}))
+            rows.append(
+                pd.DataFrame(
+                    key
+                    | {"logmove": logmove, "constant": 1}
+                    | columns
+                    | {"profit": 25.0, "truth": elasticity}
+                )
+            )
     return pd.concat(rows, ignore_index=True)
 
 
@@ -54,5 +73,15 @@ def cheese() -> pd.DataFrame:
         display = np.zeros(30) if retailer == "G" else chance.random(30)
         elasticity = chance.normal(-2, 0.4)
         volume = np.exp(10 + display + elasticity * np.log(price) + chance.normal(0, 0.3, 30))
-        rows.append(pd.DataFrame({"retailer": retailer, "volume": volume, "disp": display, "price": price, "truth": elasticity}))
+        rows.append(
+            pd.DataFrame(
+                {
+                    "retailer": retailer,
+                    "volume": volume,
+                    "disp": display,
+                    "price": price,
+                    "truth": elasticity,
+                }
+            )
+        )
     return pd.concat(rows, ignore_index=True)

@@ -37,7 +37,9 @@ def test_a_retailers_own_fit_is_least_squares(done: Run, cheese: pd.DataFrame) -
     own = done.results("own").pandas().set_index("retailer")
     for retailer in "ABCDEF":
         y, x = demand(cheese[cheese["retailer"] == retailer])
-        assert list(own.loc[retailer, ["intercept", "display", "elasticity"]]) == pytest.approx(np.linalg.lstsq(x, y)[0], abs=1e-8)
+        assert list(own.loc[retailer, ["intercept", "display", "elasticity"]]) == pytest.approx(
+            np.linalg.lstsq(x, y)[0], abs=1e-8
+        )
 
 
 def test_what_a_retailer_cannot_tell_is_null_alone_and_taken_from_the_others(done: Run) -> None:
@@ -52,7 +54,9 @@ def test_what_a_retailer_cannot_tell_is_null_alone_and_taken_from_the_others(don
 def test_shrunken_elasticities_are_nearer_to_the_truth(done: Run, cheese: pd.DataFrame) -> None:
     truth = cheese.groupby("retailer")["truth"].first()[list("ABCDEFG")]
     table = pd.read_parquet(done.published(format="parquet")).set_index("retailer").loc[truth.index]
-    error = {name: float(np.sqrt(((table[name] - truth) ** 2).mean())) for name in ("own", "shrunk")}
+    error = {
+        name: float(np.sqrt(((table[name] - truth) ** 2).mean())) for name in ("own", "shrunk")
+    }
     assert error["shrunk"] < 0.8 * error["own"]
 
 
@@ -62,10 +66,14 @@ def test_the_run_gives_what_the_functions_give_by_hand(done: Run, cheese: pd.Dat
     prior = fit_prior(cheese)
     for retailer, rows in cheese.groupby("retailer"):
         by_hand = shrink(rows, fit_alone(rows), slopes, prior)
-        assert list(results.loc[retailer]) == pytest.approx([getattr(by_hand, name) for name in results.columns], abs=1e-9)
+        assert list(results.loc[retailer]) == pytest.approx(
+            [getattr(by_hand, name) for name in results.columns], abs=1e-9
+        )
 
 
-def test_a_row_that_cannot_be_stops_the_run_and_is_named(cheese: pd.DataFrame, tmp_path: Path) -> None:
+def test_a_row_that_cannot_be_stops_the_run_and_is_named(
+    cheese: pd.DataFrame, tmp_path: Path
+) -> None:
     cheese = cheese.copy()
     cheese.loc[3, "price"] = 0.0
     with pytest.raises(HundredfoldError, match=r"price\s+must be > 0\s+1 row") as stopped:
@@ -75,16 +83,30 @@ def test_a_row_that_cannot_be_stops_the_run_and_is_named(cheese: pd.DataFrame, t
 
 def test_the_command_prints_the_summary(cheese: pd.DataFrame, tmp_path: Path) -> None:
     cheese.to_csv(tmp_path / "cheese.csv", index=False)
-    words = ["run", "examples.cheese.job:job", "--source", f"cheese={tmp_path / 'cheese.csv'}", "--home", str(tmp_path / "home")]
+    words = [
+        "run",
+        "examples.cheese.job:job",
+        "--source",
+        f"cheese={tmp_path / 'cheese.csv'}",
+        "--home",
+        str(tmp_path / "home"),
+    ]
     told = subprocess.run(
-        [sys.executable, "-m", "hundredfold", *words], cwd=ROOT, capture_output=True, text=True, timeout=HANG_S, check=False
+        [sys.executable, "-m", "hundredfold", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
+        check=False,
     )
     assert told.returncode == 0, told.stderr
     assert "Five retailers that moved most" in told.stdout
     assert "elasticities.parquet" in told.stdout
 
 
-def test_the_example_tells_what_it_found(cheese: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_tells_what_it_found(
+    cheese: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cheese.to_csv(tmp_path / "cheese.csv", index=False)
     main([str(tmp_path / "cheese.csv"), "--home", str(tmp_path / "home")])
     assert capsys.readouterr().out.startswith("8 retailers in ")

@@ -21,7 +21,12 @@ UNIT = ["store", "brand"]
 def done(juice: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Store 2 sold brand 1 in ten weeks only: too few for 14 coefficients."""
     weeks = juice[~((juice["store"] == 2) & (juice["brand"] == 1) & (juice["week"] >= 50))]
-    return run(job, {"yx": weeks.sample(frac=1, random_state=0)}, home=tmp_path_factory.mktemp("home"), workers=2)
+    return run(
+        job,
+        {"yx": weeks.sample(frac=1, random_state=0)},
+        home=tmp_path_factory.mktemp("home"),
+        workers=2,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +41,23 @@ def test_every_brand_in_every_store_is_published_once(done: Run, published: pd.D
     assert set(published["product"]) == {"Tropicana Premium 64 oz", "Tropicana Premium 96 oz"}
 
 
-def test_a_store_with_too_few_weeks_has_no_fit_alone_and_has_one_with_the_others(published: pd.DataFrame) -> None:
+def test_a_store_with_too_few_weeks_has_no_fit_alone_and_has_one_with_the_others(
+    published: pd.DataFrame,
+) -> None:
     assert list(published.index[published["own"].isna()]) == [(2, 1)]
     others = published.drop(index=(2, 1)).xs(1, level="brand")
     assert abs(published.loc[(2, 1), "shrunk"] - published.loc[(2, 1), "pooled"]) < 1
     assert published.loc[(2, 1), "shrunk_sd"] > others["shrunk_sd"].max()
 
 
-def test_shrunken_elasticities_are_nearer_to_the_truth(published: pd.DataFrame, juice: pd.DataFrame) -> None:
+def test_shrunken_elasticities_are_nearer_to_the_truth(
+    published: pd.DataFrame, juice: pd.DataFrame
+) -> None:
     table = published.dropna().join(juice.groupby(UNIT)["truth"].first())
-    error = {name: float(np.sqrt(((table[name] - table["truth"]) ** 2).mean())) for name in ("own", "shrunk")}
+    error = {
+        name: float(np.sqrt(((table[name] - table["truth"]) ** 2).mean()))
+        for name in ("own", "shrunk")
+    }
     assert error["shrunk"] < 0.8 * error["own"]
 
 
@@ -54,7 +66,9 @@ def test_the_run_gives_what_the_functions_give_by_hand(done: Run, juice: pd.Data
     rows = {name: column.to_numpy() for name, column in juice[juice["brand"] == 2].items()}
     prior = fit_prior(rows)
     for store in range(1, 21):
-        by_hand = fit_store({name: column[rows["store"] == store] for name, column in rows.items()}, prior)
+        by_hand = fit_store(
+            {name: column[rows["store"] == store] for name, column in rows.items()}, prior
+        )
         for name, value in results.loc[(store, 2)].items():
             assert value == pytest.approx(getattr(by_hand, name), abs=1e-9)
 
@@ -67,8 +81,13 @@ def test_held_out_weeks_are_forecast_by_each_fit(done: Run, juice: pd.DataFrame)
     assert noise["own"] < noise["shrunk"] < noise["pooled"]
 
 
-@pytest.mark.parametrize(("column", "value", "told"), [("price7", 0.0, r"price7\s+must be > 0"), ("brand", 12, r"brand\s+must be <= 11")])
-def test_a_row_that_cannot_be_stops_the_run_and_is_named(juice: pd.DataFrame, tmp_path: Path, column: str, value: float, told: str) -> None:
+@pytest.mark.parametrize(
+    ("column", "value", "told"),
+    [("price7", 0.0, r"price7\s+must be > 0"), ("brand", 12, r"brand\s+must be <= 11")],
+)
+def test_a_row_that_cannot_be_stops_the_run_and_is_named(
+    juice: pd.DataFrame, tmp_path: Path, column: str, value: float, told: str
+) -> None:
     juice = juice.copy()
     juice.loc[5, column] = value
     with pytest.raises(HundredfoldError, match=told):
@@ -84,12 +103,17 @@ def test_a_week_told_twice_stops_the_run(juice: pd.DataFrame, tmp_path: Path) ->
 def test_the_release_has_a_summary_by_brand(done: Run) -> None:
     assert done.release is not None
     brands, moved = done.release.summaries.values()
-    assert [(row["product"], row["stores"]) for row in brands] == [("Tropicana Premium 64 oz", 20), ("Tropicana Premium 96 oz", 20)]
+    assert [(row["product"], row["stores"]) for row in brands] == [
+        ("Tropicana Premium 64 oz", 20),
+        ("Tropicana Premium 96 oz", 20),
+    ]
     assert len(moved) == 5
     assert None not in [row["own"] for row in moved]
 
 
-def test_the_example_tells_what_it_found(juice: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_tells_what_it_found(
+    juice: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     juice.to_parquet(tmp_path / "yx.parquet")
     main([str(tmp_path / "yx.parquet"), "--until", "70", "--home", str(tmp_path / "home")])
     told = capsys.readouterr().out
@@ -101,14 +125,20 @@ def test_real_stores_of_brand_1_are_those_of_r(reference_data: Path, tmp_path: P
     weeks = pd.read_parquet(reference_data / "bayesm_orangeJuice_yx.parquet")
     brand = weeks[weeks["brand"] == 1]
     done = run(job, {"yx": brand}, home=tmp_path)
-    found = compare(pd.read_parquet(done.published(format="parquet")), brand, reference_data / "reference" / "ref_oj_brand1_own_R.csv")
+    found = compare(
+        pd.read_parquet(done.published(format="parquet")),
+        brand,
+        reference_data / "reference" / "ref_oj_brand1_own_R.csv",
+    )
     assert found.loc["own, lm", "largest"] < 1e-8
     assert list(found.loc["own, lm", ["mean", "sd"]]) == pytest.approx([-2.838, 0.510], abs=5e-4)
     assert found.loc["shrunk, bayesm", "largest"] < 0.35
     assert found.loc["the same, its prior", "largest"] < 0.15
     assert found.loc["the same, its prior", "mean apart"] < 0.05
 
-    earlier = run(job, {"yx": brand[brand["week"] < 118]}, home=tmp_path).results("elasticity").pandas()
+    earlier = (
+        run(job, {"yx": brand[brand["week"] < 118]}, home=tmp_path).results("elasticity").pandas()
+    )
     scores = held_out(earlier, brand[brand["week"] >= 118]).loc["all"]
     assert scores["shrunk"] < scores["pooled"] < scores["own"]
 

@@ -19,7 +19,9 @@ def test_a_unit_alone_is_given_what_it_has_among_all() -> None:
     y, x = zip(*(unit(chance) for _ in range(30)), strict=True)
     together = hierarchical(y, x, steps=2000)
     for yi, xi, expected in zip(y, x, together.shrunken, strict=True):
-        assert posterior(yi, xi, together.beta, together.delta)[0] == pytest.approx(expected, abs=1e-7)
+        assert posterior(yi, xi, together.beta, together.delta)[0] == pytest.approx(
+            expected, abs=1e-7
+        )
 
 
 def test_where_units_have_nothing_in_common_a_unit_keeps_its_own_fit() -> None:

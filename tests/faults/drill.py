@@ -53,13 +53,20 @@ class Sale:
 def level(rows):
     """How much is sold of a product over all shops; slow enough to be met at work."""
     time.sleep(0.02)
-    return {"mean": float(rows["units"].mean()), "sum": float((rows["units"] * rows["price"]).sum())}
+    return {
+        "mean": float(rows["units"].mean()),
+        "sum": float((rows["units"] * rows["price"]).sum()),
+    }
 
 
 def price(rows, level):
     time.sleep(0.003)
     share = float((rows["units"] * rows["price"]).sum()) / level["sum"]
-    return {"price": float(rows["price"].mean()) * (1 + share), "sold": int(rows["units"].sum()), "over": level["mean"]}
+    return {
+        "price": float(rows["price"].mean()) * (1 + share),
+        "sold": int(rows["units"].sum()),
+        "over": level["mean"],
+    }
 
 
 JOB = Job(
@@ -67,10 +74,18 @@ JOB = Job(
     sources=[Source("sales", Sale, unique=("shop", "product", "week"))],
     models=[
         Model("level", unit=("product",), order_by=("week",), work=level),
-        Model("price", unit=("shop", "product"), order_by=("week",), query="SELECT * FROM sales", work=price),
+        Model(
+            "price",
+            unit=("shop", "product"),
+            order_by=("week",),
+            query="SELECT * FROM sales",
+            work=price,
+        ),
     ],
     publish=Publish(
-        "prices", "SELECT p.*, r.table_version FROM price AS p CROSS JOIN run AS r ORDER BY shop, product", formats=("csv", "parquet")
+        "prices",
+        "SELECT p.*, r.table_version FROM price AS p CROSS JOIN run AS r ORDER BY shop, product",
+        formats=("csv", "parquet"),
     ),
 )
 
@@ -78,8 +93,15 @@ AIMS = ["", "new", *map(str, stages(JOB)), "done"]
 
 
 def write_sales(path: Path) -> None:
-    keys = ((shop, product, week) for shop in range(SHOPS) for product in range(PRODUCTS) for week in range(WEEKS))
-    rows = [f"{s},p{p},{w},{1 + (s * p + w) % 97 / 7:.3f},{(s + 3 * w) % 11 + 1}" for s, p, w in keys]
+    keys = (
+        (shop, product, week)
+        for shop in range(SHOPS)
+        for product in range(PRODUCTS)
+        for week in range(WEEKS)
+    )
+    rows = [
+        f"{s},p{p},{w},{1 + (s * p + w) % 97 / 7:.3f},{(s + 3 * w) % 11 + 1}" for s, p, w in keys
+    ]
     path.write_text("\n".join(["shop,product,week,price,units", *rows, ""]))
 
 
@@ -89,7 +111,15 @@ def drive(home: Path) -> None:
         hundredfold.resume(RUN, home=home, job=JOB)
     except HomeError:  # killed before there was a home, or a run in it
         place = str(home.parent / "sales.csv")
-        hundredfold.run(JOB, {"sales": place}, home=home, run_id=RUN, workers=2, memory="1GB", as_of="2026-01-01")
+        hundredfold.run(
+            JOB,
+            {"sales": place},
+            home=home,
+            run_id=RUN,
+            workers=2,
+            memory="1GB",
+            as_of="2026-01-01",
+        )
 
 
 @dataclass
@@ -105,7 +135,9 @@ class Driver:
         environment = {**os.environ, MARK: self.token, "PYTHONWARNINGS": "error"}
         with (self.home.parent / "words.txt").open("ab") as words:
             command = [sys.executable, "-m", "tests.faults.drill", "--drive", str(self.home)]
-            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=words, stderr=words)
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=words, stderr=words
+            )
 
     def family(self) -> list[psutil.Process]:
         """Every process that the driver started and that is alive, the driver itself left out."""
@@ -113,7 +145,11 @@ class Driver:
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 alive = process.status() != psutil.STATUS_ZOMBIE
-                if alive and process.pid != self.process.pid and process.environ().get(MARK) == self.token:
+                if (
+                    alive
+                    and process.pid != self.process.pid
+                    and process.environ().get(MARK) == self.token
+                ):
                     found.append(process)
         return found
 
@@ -121,7 +157,9 @@ class Driver:
         """The process that forks the workers: the driver's child that has children, or is about to."""
         for process in self.family():
             with suppress(psutil.Error):
-                if process.ppid() == self.process.pid and "forkserver" in " ".join(process.cmdline()):
+                if process.ppid() == self.process.pid and "forkserver" in " ".join(
+                    process.cmdline()
+                ):
                     return process
         return None
 
@@ -188,7 +226,9 @@ def watch(driver: Driver) -> Iterator[str]:
 def answer(home: Path) -> dict[str, bytes]:
     """All that a run leaves for others to read, by its place in the home. What is timed is left out."""
     found = [*home.glob(f"runs/{RUN}/models/*/results.parquet"), *home.glob("releases/**/*")]
-    return {str(path.relative_to(home)): path.read_bytes() for path in sorted(found) if path.is_file()}
+    return {
+        str(path.relative_to(home)): path.read_bytes() for path in sorted(found) if path.is_file()
+    }
 
 
 def undisturbed(folder: Path) -> tuple[dict[str, bytes], dict[str, float]]:
@@ -201,7 +241,9 @@ def undisturbed(folder: Path) -> tuple[dict[str, bytes], dict[str, float]]:
         if driver.process.returncode:
             raise RuntimeError((folder / "words.txt").read_text())
     moments = [*began.values(), time.monotonic()]
-    return answer(folder / "home"), dict(zip(began, (b - a for a, b in pairwise(moments)), strict=True))
+    return answer(folder / "home"), dict(
+        zip(began, (b - a for a, b in pairwise(moments)), strict=True)
+    )
 
 
 @dataclass
@@ -229,13 +271,19 @@ class Drill:
             for _ in range(min(self.chance.choice((1, 1, 2, 3)), kills - self.killed.total())):
                 at = AIMS.index(step_of(folder / "home"))
                 if AIMS[at] != "done":
-                    self.one(folder, min(AIMS[at:], key=lambda aim: (self.aimed[aim], AIMS.index(aim))))
+                    self.one(
+                        folder, min(AIMS[at:], key=lambda aim: (self.aimed[aim], AIMS.index(aim)))
+                    )
             self.finish(folder)
 
     def one(self, folder: Path, aim: str) -> None:
         """One kill on the run of this folder."""
         self.aimed[aim] += 1
-        who = self.chance.choice(WHO) if aim.startswith(("work", "prepare", "enqueue", "collect")) else "driver"
+        who = (
+            self.chance.choice(WHO)
+            if aim.startswith(("work", "prepare", "enqueue", "collect"))
+            else "driver"
+        )
         with closing(Driver(folder / "home")) as driver:
             delay = self.chance.random() * self.seconds.get(aim, 0.3)
             for step in watch(driver):
@@ -248,7 +296,9 @@ class Drill:
             ended = self._end_of(driver, who)
         self.killed[who] += 1
         self.struck[where] += 1
-        say(f"{self.killed.total():3}  aimed at {aim or 'the start':14} struck {where:14} killed {who:20} {ended}")
+        say(
+            f"{self.killed.total():3}  aimed at {aim or 'the start':14} struck {where:14} killed {who:20} {ended}"
+        )
 
     def _end_of(self, driver: Driver, who: str) -> str:
         """What became of the driver's processes; of itself too, where only a worker was killed."""
@@ -258,7 +308,11 @@ class Drill:
             except subprocess.TimeoutExpired:
                 self.faults.append(f"a driver hung after its {who} was killed")
                 return "hung"
-            return "went on by itself" if code == 0 else f"stopped with exit code {code}, to be resumed"
+            return (
+                "went on by itself"
+                if code == 0
+                else f"stopped with exit code {code}, to be resumed"
+            )
         driver.process.wait()
         after = driver.outlived_by()
         if after is None:
@@ -273,13 +327,21 @@ class Drill:
         if step_of(home) != "done":
             with closing(Driver(home)) as driver:
                 if driver.process.wait(PATIENCE):
-                    self.faults.append(f"{folder.name} was not resumed: {(folder / 'words.txt').read_text()[-1500:]}")
+                    self.faults.append(
+                        f"{folder.name} was not resumed: {(folder / 'words.txt').read_text()[-1500:]}"
+                    )
                     return
         found = answer(home)
         if found != self.wanted:
-            differ = sorted(key for key in found.keys() | self.wanted.keys() if found.get(key) != self.wanted.get(key))
+            differ = sorted(
+                key
+                for key in found.keys() | self.wanted.keys()
+                if found.get(key) != self.wanted.get(key)
+            )
             self.faults.append(f"{folder.name} ended with other bytes in {', '.join(differ)}")
-        left = [str(path.relative_to(home)) for path in [*home.rglob(".~*"), *home.glob("scratch/*")]]
+        left = [
+            str(path.relative_to(home)) for path in [*home.rglob(".~*"), *home.glob("scratch/*")]
+        ]
         if left:
             self.faults.append(f"{folder.name} left behind {', '.join(left)}")
 
@@ -299,13 +361,17 @@ def drill(folder: Path, kills: int, seed: int) -> Drill:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--drive", type=Path, help=argparse.SUPPRESS)
     words = parser.parse_args()
     if words.drive:
-        from tests.faults import drill as again  # by its own name, so that workers import what they are to do
+        from tests.faults import (
+            drill as again,
+        )  # by its own name, so that workers import what they are to do
 
         again.drive(words.drive)
         return 0
@@ -317,8 +383,12 @@ def main() -> int:
         say(fault)
     places = ", ".join(f"{place} {count}" for place, count in sorted(done.struck.items()))
     killed = ", ".join(f"{who} {count}" for who, count in sorted(done.killed.items()))
-    say(f"{done.killed.total()} kills in {time.monotonic() - began:.0f} s ({killed}); struck at: {places}")
-    say(f"{len(done.faults)} faults; {len(done.wanted)} files compared; the slowest process outlived its driver by {done.longest:.2f} s")
+    say(
+        f"{done.killed.total()} kills in {time.monotonic() - began:.0f} s ({killed}); struck at: {places}"
+    )
+    say(
+        f"{len(done.faults)} faults; {len(done.wanted)} files compared; the slowest process outlived its driver by {done.longest:.2f} s"
+    )
     return 1 if done.faults else 0
 
 

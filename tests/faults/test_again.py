@@ -61,7 +61,9 @@ def job_of(base_, apart_, max_failed: int = 0) -> Job:
         Model("above", (), above_table, query="SELECT * FROM s"),
         Model("apart", ("k",), apart_),
     ]
-    out = Publish("out", "SELECT apart.k, c, a FROM apart CROSS JOIN above ORDER BY k", formats=("csv",))
+    out = Publish(
+        "out", "SELECT apart.k, c, a FROM apart CROSS JOIN above ORDER BY k", formats=("csv",)
+    )
     return Job("j", [Source("s")], models, publish=out, max_failed=max_failed)
 
 
@@ -71,11 +73,22 @@ HELD = job_of(base_broken, apart_broken)
 
 
 def begun(home: Path, job: Job, **words):
-    return run(job, {"s": ROWS}, home=home, run_id="r", workers=1, memory="1GB", as_of="2026-01-01", **words)
+    return run(
+        job,
+        {"s": ROWS},
+        home=home,
+        run_id="r",
+        workers=1,
+        memory="1GB",
+        as_of="2026-01-01",
+        **words,
+    )
 
 
 def results(home: Path) -> dict[str, bytes]:
-    return {path.parent.name: path.read_bytes() for path in home.glob("runs/r/models/*/results.parquet")}
+    return {
+        path.parent.name: path.read_bytes() for path in home.glob("runs/r/models/*/results.parquet")
+    }
 
 
 def rounds(run, model: str) -> list[tuple[str, int]]:
@@ -99,7 +112,9 @@ def test_a_retry_does_failed_units_again_and_all_models_that_build_on_them(tmp_p
     assert rounds(again, "above") == [("ok", 2)]
     assert rounds(again, "apart") == [("ok", 1), ("ok", 1), ("ok", 1), ("ok", 2)]
     assert results(tmp_path) == wanted
-    assert again.record.options["forget"] == []  # so that a later driver does not begin anew once more
+    assert (
+        again.record.options["forget"] == []
+    )  # so that a later driver does not begin anew once more
     assert (again.state, again.release.version, again.release.parent) == ("done", 2, 1)
     with pytest.raises(StateError, match="run r has no failed unit to retry; it is done"):
         retry("r", home=tmp_path)
@@ -130,7 +145,15 @@ def test_a_run_that_is_held_back_is_published_under_another_limit(tmp_path):
 def test_a_run_that_failed_in_its_last_step_is_resumed_with_a_mended_query(tmp_path, wanted):
     from dataclasses import replace
 
-    bad = replace(SOUND, publish=(replace(SOUND.publish[0], query="SELECT k, c / (k - k) AS c, a FROM apart, above WHERE nothing"),))
+    bad = replace(
+        SOUND,
+        publish=(
+            replace(
+                SOUND.publish[0],
+                query="SELECT k, c / (k - k) AS c, a FROM apart, above WHERE nothing",
+            ),
+        ),
+    )
     with pytest.raises(hundredfold.HundredfoldError):
         begun(tmp_path, bad)
     failed = open_run("r", home=tmp_path)
@@ -140,7 +163,9 @@ def test_a_run_that_failed_in_its_last_step_is_resumed_with_a_mended_query(tmp_p
     assert (done.state, results(tmp_path)) == ("done", wanted)
 
 
-def test_a_retry_that_dies_between_any_two_writes_of_its_plan_is_finished_by_the_next_command(tmp_path, wanted):
+def test_a_retry_that_dies_between_any_two_writes_of_its_plan_is_finished_by_the_next_command(
+    tmp_path, wanted
+):
     begun(tmp_path / "home", HELD, max_failed=1)
     import shutil
 
@@ -206,7 +231,9 @@ def test_what_is_done_or_unknown_is_not_resumed(tmp_path):
 def test_a_home_of_a_newer_format_is_refused(tmp_path):
     Home(tmp_path)
     (tmp_path / "format").write_text(f"{FORMAT + 1}\n")
-    with pytest.raises(HomeError, match=f"is of format {FORMAT + 1}, and this program reads up to {FORMAT}") as told:
+    with pytest.raises(
+        HomeError, match=f"is of format {FORMAT + 1}, and this program reads up to {FORMAT}"
+    ) as told:
         begun(tmp_path, SOUND)
     assert "install a newer hundredfold" in (told.value.hint or "")
 
@@ -248,7 +275,14 @@ except hundredfold.HundredfoldError as error:
 @pytest.mark.parametrize("stage", ["prepare m", "work m", "collect m"])
 def test_a_disk_that_fills_up_is_told_and_the_run_goes_on_when_there_is_room(tmp_path, stage):
     (tmp_path / "script.py").write_text(FULL)
-    command = [sys.executable, "-W", "error", str(tmp_path / "script.py"), str(tmp_path / "home"), stage]
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        str(tmp_path / "script.py"),
+        str(tmp_path / "home"),
+        stage,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("HomeError | ")

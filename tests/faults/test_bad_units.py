@@ -12,8 +12,23 @@ from hundredfold import Job, Model, Source, open_run, run
 from hundredfold.errors import PublishRefused
 from waits import LIMIT_S
 
-FINE = ["print", "change folder", "start threads", "close stdout", "close low descriptors", "fork", "fork and stay"]
-FINE += ["own session", "remove its folder", "leave processes", "change its process", "change its signals", "replace its output"]
+FINE = [
+    "print",
+    "change folder",
+    "start threads",
+    "close stdout",
+    "close low descriptors",
+    "fork",
+    "fork and stay",
+]
+FINE += [
+    "own session",
+    "remove its folder",
+    "leave processes",
+    "change its process",
+    "change its signals",
+    "replace its output",
+]
 BAD = {
     "raise": ("failed", "ValueError", "as it was told to"),
     "raise without words": (None, None, ""),
@@ -25,7 +40,11 @@ BAD = {
     "sleep": ("crashed", "WorkerDied", "outlasted its time_limit of 600 s"),
     "memory": ("failed", "MemoryError", ""),
     "memory, unlimited": ("crashed", "WorkerDied", "more than a worker's share of 440 MiB"),
-    "SIGKILL": ("crashed", "WorkerDied", "killed by SIGKILL (the system's out-of-memory killer does that)"),
+    "SIGKILL": (
+        "crashed",
+        "WorkerDied",
+        "killed by SIGKILL (the system's out-of-memory killer does that)",
+    ),
     "SIGABRT": ("crashed", "WorkerDied", "killed by SIGABRT"),
     "forget a timer": ("crashed", "WorkerDied", "killed by SIGALRM"),
     "kill its group": ("crashed", "WorkerDied", "the process that watches over it was killed"),
@@ -42,7 +61,12 @@ MANY = ["raise", "segfault", "exit", "SystemExit", "sleep", "memory"]
 def rows_of(ways: list[str]) -> pa.Table:
     """Two rows for each unit, so that each way has fine neighbours on both sides."""
     hows = [how for way in ways for how in ("fine", way, "fine")]
-    return pa.table({"k": [k for k in range(len(hows)) for _ in range(2)], "how": [how for how in hows for _ in range(2)]})
+    return pa.table(
+        {
+            "k": [k for k in range(len(hows)) for _ in range(2)],
+            "how": [how for how in hows for _ in range(2)],
+        }
+    )
 
 
 def run_of(model: Model, rows: pa.Table, home):
@@ -55,8 +79,14 @@ def run_of(model: Model, rows: pa.Table, home):
 @pytest.fixture(scope="module")
 def untimed(tmp_path_factory):
     """Every way but the one that never ends: how long a unit takes on a busy machine is no part of what it is."""
-    ways = [how for how in (*BAD, *FINE) if how != "sleep"]  # the fine ones may leave a worker without its log
-    return run_of(Model("twice", ("k", "how"), units.alone), rows_of(ways), tmp_path_factory.mktemp("alone") / "home")
+    ways = [
+        how for how in (*BAD, *FINE) if how != "sleep"
+    ]  # the fine ones may leave a worker without its log
+    return run_of(
+        Model("twice", ("k", "how"), units.alone),
+        rows_of(ways),
+        tmp_path_factory.mktemp("alone") / "home",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +99,11 @@ def timed(tmp_path_factory):
 @pytest.fixture(scope="module")
 def untimed_together(tmp_path_factory):
     model = Model("twice", ("k", "how"), units.together, batched=True)
-    return run_of(model, rows_of([how for how in MANY if how != "sleep"]), tmp_path_factory.mktemp("together") / "home")
+    return run_of(
+        model,
+        rows_of([how for how in MANY if how != "sleep"]),
+        tmp_path_factory.mktemp("together") / "home",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -117,13 +151,19 @@ def test_a_bad_unit_is_told_with_its_reason_and_its_neighbours_are_done(done, ho
 def test_a_unit_that_is_only_strange_is_done_like_any_other(done, how):
     k, accounts = neighbours(done, how)
     assert [account["status"] for account in accounts] == ["ok", "ok", "ok"]
-    assert [by_key(done.results().arrow())[k + beside]["twice"] for beside in (-1, 0, 1)] == [2 * k - 2, 2 * k, 2 * k + 2]
+    assert [by_key(done.results().arrow())[k + beside]["twice"] for beside in (-1, 0, 1)] == [
+        2 * k - 2,
+        2 * k,
+        2 * k + 2,
+    ]
 
 
 def test_every_unit_is_in_the_results_or_in_the_failures_and_in_none_twice(untimed, timed):
     for done, ways, bad in ((untimed, len([*FINE, *BAD]) - 1, len(BAD) - 1), (timed, 1, 1)):
         keys = done.results().arrow().column("k").to_pylist()
-        failed = [int(unit.split(",")[0]) for unit in done.failures().arrow().column("unit").to_pylist()]
+        failed = [
+            int(unit.split(",")[0]) for unit in done.failures().arrow().column("unit").to_pylist()
+        ]
         assert sorted(keys + failed) == list(range(3 * ways))
         assert len(failed) == bad
 
@@ -138,10 +178,22 @@ def test_what_a_unit_prints_is_in_the_log_of_its_worker(untimed):
 @pytest.mark.parametrize("how", MANY)
 def test_a_bad_unit_among_many_is_found_by_halves(done_together, how):
     k, (before, bad, after) = neighbours(done_together, how)
-    assert bad["status"] == {"raise": "failed", "memory": "failed", "SystemExit": bad["status"]}.get(how, "crashed")
+    assert bad["status"] == {
+        "raise": "failed",
+        "memory": "failed",
+        "SystemExit": bad["status"],
+    }.get(how, "crashed")
     assert bad["status"] != "ok"
-    words = {"raise": "ValueError: as it was told to", "segfault": "killed by SIGSEGV", "exit": "exit code 3", "SystemExit": "enough"}
-    assert words.get(how, "outlasted its time_limit of 600 s" if how == "sleep" else "MemoryError") in f"{bad['error']}: {bad['message']}"
+    words = {
+        "raise": "ValueError: as it was told to",
+        "segfault": "killed by SIGSEGV",
+        "exit": "exit code 3",
+        "SystemExit": "enough",
+    }
+    assert (
+        words.get(how, "outlasted its time_limit of 600 s" if how == "sleep" else "MemoryError")
+        in f"{bad['error']}: {bad['message']}"
+    )
     assert (before["status"], after["status"]) == ("ok", "ok")
     results = by_key(done_together.results().arrow())
     assert (results[k - 1]["twice"], results[k + 1]["twice"]) == (2 * k - 2, 2 * k + 2)

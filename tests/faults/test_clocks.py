@@ -38,7 +38,9 @@ posix = pytest.mark.skipif(os.name == "nt", reason="there is no SIGSTOP")
 def test_a_lease_that_its_holder_extends_outlasts_any_step_of_the_clock(tmp_path_factory, steps):
     raw = ManualClock()
     path = tmp_path_factory.mktemp("queue") / "q"
-    with closing(SqliteQueue(path, visibility=60, clock=AttendedClock(raw), sleep=raw.advance)) as queue:
+    with closing(
+        SqliteQueue(path, visibility=60, clock=AttendedClock(raw), sleep=raw.advance)
+    ) as queue:
         queue.send(["one"])
         delivery = queue.receive()
         assert delivery is not None
@@ -68,11 +70,20 @@ def test_a_lease_does_not_outlive_a_start_of_the_machine(tmp_path, monkeypatch):
 
 
 def test_runs_keep_their_order_where_the_clock_was_set_back(tmp_path):
-    home, created = Home(tmp_path), "2100-01-01T00:00:00.500+00:00"  # as if the clock had been ahead then
-    home.ledger.create(Record("21000101-000000-ffff", "j", "", State.DONE, "done", created, created))
+    home, created = (
+        Home(tmp_path),
+        "2100-01-01T00:00:00.500+00:00",
+    )  # as if the clock had been ahead then
+    home.ledger.create(
+        Record("21000101-000000-ffff", "j", "", State.DONE, "done", created, created)
+    )
     begun = []
     for _ in range(5):
-        begun.append(create_run(home, job_of(double), "", {"s": pa.table({"k": [1], "x": [1.0]})}, RunArguments()))
+        begun.append(
+            create_run(
+                home, job_of(double), "", {"s": pa.table({"k": [1], "x": [1.0]})}, RunArguments()
+            )
+        )
         assert newest(home).id == begun[-1]
     assert [record.id for record in home.ledger.runs()][:-1] == begun[::-1]
     assert {run[:15] for run in begun} == {"21000101-000000"}
@@ -136,7 +147,10 @@ def driver(tmp_path):
         settings = {**os.environ, **environment, "FOLDER_OF_TEST": str(tmp_path)}
         process = subprocess.Popen(command, cwd=tmp_path, env=settings, process_group=0)
         calls = tmp_path / "calls"
-        wait_until(lambda: calls.exists() and "0" in calls.read_text().split(), alive=lambda: process.poll() is None)
+        wait_until(
+            lambda: calls.exists() and "0" in calls.read_text().split(),
+            alive=lambda: process.poll() is None,
+        )
         return process
 
     yield started
@@ -154,7 +168,9 @@ def ends_well(process: subprocess.Popen[bytes], folder: Path) -> None:
     done = hundredfold.open_run("r", home=folder / "home")
     assert done.failures().arrow().to_pylist() == []
     assert done.results().arrow().column("k2").to_pylist() == list(range(0, 24, 2))
-    assert (folder / "calls").read_text().split().count("0") == 1  # it was not given to another worker
+    assert (folder / "calls").read_text().split().count(
+        "0"
+    ) == 1  # it was not given to another worker
 
 
 def pass_time(folder: Path, seconds: float) -> None:
@@ -174,12 +190,16 @@ def family_states(pid: int) -> set[str]:
 
 @posix
 @pytest.mark.parametrize("how", ["Ctrl-Z", "the driver alone"])
-def test_a_driver_that_is_stopped_for_longer_than_a_time_limit_buries_no_unit(driver, tmp_path, how):
+def test_a_driver_that_is_stopped_for_longer_than_a_time_limit_buries_no_unit(
+    driver, tmp_path, how
+):
     process = driver()
     if how == "Ctrl-Z":
         os.killpg(process.pid, signal.SIGTSTP)
         # the workers too; one that starts `sleep` at this moment waits for its child, which is stopped before it has begun
-        wait_until(lambda: family_states(process.pid) <= {psutil.STATUS_STOPPED, psutil.STATUS_DISK_SLEEP})
+        wait_until(
+            lambda: family_states(process.pid) <= {psutil.STATUS_STOPPED, psutil.STATUS_DISK_SLEEP}
+        )
     else:
         os.kill(process.pid, signal.SIGSTOP)
         wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
@@ -194,11 +214,17 @@ def test_a_driver_that_is_stopped_for_longer_than_a_time_limit_buries_no_unit(dr
 def test_a_wall_clock_that_steps_by_days_buries_no_unit(driver, tmp_path, steps):
     offset = tmp_path / "offset"
     offset.write_text("+0d\n")
-    settings = {"LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(offset), "FAKETIME_NO_CACHE": "1"}
+    settings = {
+        "LD_PRELOAD": str(FAKETIME),
+        "FAKETIME_TIMESTAMP_FILE": str(offset),
+        "FAKETIME_NO_CACHE": "1",
+    }
     process = driver(FAKETIME_DONT_FAKE_MONOTONIC="1", DONT_FAKE_MONOTONIC="1", **settings)
     for step in steps:
         offset.write_text(f"{step}\n")
         looked = time.monotonic()
-        wait_until(lambda looked=looked: time.monotonic() > looked + 0.5)  # some looks of the driver
+        wait_until(
+            lambda looked=looked: time.monotonic() > looked + 0.5
+        )  # some looks of the driver
         assert process.poll() is None
     ends_well(process, tmp_path)

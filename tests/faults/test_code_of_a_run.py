@@ -72,7 +72,9 @@ def project(folder: Path, **changes: str) -> Path:
 
 def cli(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "hundredfold", *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=HANG_S, check=False)
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=HANG_S, check=False
+    )
 
 
 def published(folder: Path) -> str:
@@ -98,12 +100,16 @@ def test_a_worker_that_starts_later_runs_the_code_of_the_others(tmp_path, edit):
 
 def test_a_module_that_is_added_during_a_run_is_refused(tmp_path):
     project(tmp_path)
-    (tmp_path / "shop/model.py").write_text("def price(rows):\n    name = 'add' + 'ed'\n    return {'version': str(__import__(name).V)}\n")
+    (tmp_path / "shop/model.py").write_text(
+        "def price(rows):\n    name = 'add' + 'ed'\n    return {'version': str(__import__(name).V)}\n"
+    )
     (tmp_path / "added.py").write_text("V = 1\n")
     text = (tmp_path / "shop/job.py").read_text()
     late = "\nimport hundredfold.pipeline.runner\nfrom pathlib import Path\nold = hundredfold.pipeline.runner.StageRunner.validate\n\n"
     late += "def validate(self, *words):\n    Path('added.py').write_text('V = 2\\n')\n    return old(self, *words)\n\n"
-    (tmp_path / "shop/job.py").write_text(text + late + "hundredfold.pipeline.runner.StageRunner.validate = validate\n")
+    (tmp_path / "shop/job.py").write_text(
+        text + late + "hundredfold.pipeline.runner.StageRunner.validate = validate\n"
+    )
     done = cli(tmp_path, "run", "shop.job:job", "--workers", "1")
     assert done.returncode == 1
     assert "added.py has changed since the run began" in cli(tmp_path, "failures").stdout
@@ -114,7 +120,9 @@ def test_a_run_keeps_its_code_and_a_retry_with_other_code_says_so(tmp_path):
     model = tmp_path / "shop/model.py"
     sound = model.read_text()
     model.write_text(
-        sound.replace("from .late", "if int(rows['k'][0]) == 2: raise ValueError('not yet')\n    from .late").replace("os._exit(3)", "pass")
+        sound.replace(
+            "from .late", "if int(rows['k'][0]) == 2: raise ValueError('not yet')\n    from .late"
+        ).replace("os._exit(3)", "pass")
     )
     assert cli(tmp_path, "run", "shop.job:job", "--workers", "1", "--run-id", "r").returncode == 0
     run = open_run("r", home=tmp_path / ".hundredfold")
@@ -122,21 +130,38 @@ def test_a_run_keeps_its_code_and_a_retry_with_other_code_says_so(tmp_path):
     with zipfile.ZipFile(run.folder / "code" / f"{entry['fingerprint']}.zip") as kept:
         assert kept.read("modules/shop.model") == model.read_bytes()
         facts = json.loads(kept.read("facts.json"))
-    assert sorted(facts["modules"]) == ["helpers", "shop", "shop.job", "shop.late", "shop.model", "shop.rates"]
-    assert (facts["hundredfold"], facts["python"]) == (hundredfold.__version__, sys.version.split()[0])
+    assert sorted(facts["modules"]) == [
+        "helpers",
+        "shop",
+        "shop.job",
+        "shop.late",
+        "shop.model",
+        "shop.rates",
+    ]
+    assert (facts["hundredfold"], facts["python"]) == (
+        hundredfold.__version__,
+        sys.version.split()[0],
+    )
     again = cli(tmp_path, "retry", "r")
-    assert (again.returncode, "1 of 6 units" in again.stdout + again.stderr) == (0, False)  # the same code: failed once more
+    assert (again.returncode, "1 of 6 units" in again.stdout + again.stderr) == (
+        0,
+        False,
+    )  # the same code: failed once more
     model.write_text(sound)
     (tmp_path / "shop/queries/out.sql").write_text(PACKAGE["shop/queries/out.sql"] + " DESC")
     refused = cli(tmp_path, "retry", "r")
     assert refused.returncode == 1
-    assert "error: the code is not that with which run r was done so far\n  shop.model: edited\n" in refused.stderr
+    assert (
+        "error: the code is not that with which run r was done so far\n  shop.model: edited\n"
+        in refused.stderr
+    )
     assert "the query of out (queries/out.sql): edited" in refused.stderr
     assert "hundredfold retry r --accept-new-code" in refused.stderr
     accepted = cli(tmp_path, "retry", "r", "--accept-new-code")
-    assert (accepted.returncode, "made by 2 versions of the code: 5 units of m by earlier ones" in accepted.stdout) == (0, True), (
-        accepted.stderr
-    )
+    assert (
+        accepted.returncode,
+        "made by 2 versions of the code: 5 units of m by earlier ones" in accepted.stdout,
+    ) == (0, True), accepted.stderr
     run = open_run("r", home=tmp_path / ".hundredfold")
     first, second = run.record.options["code"]
     assert run.release.code == {second["fingerprint"]: {"m": 1}, first["fingerprint"]: {"m": 5}}
@@ -157,13 +182,28 @@ def test_resume_with_other_code_does_the_rest_in_a_round_of_its_own(tmp_path, ac
             time.sleep(0.02)
             return {"version": version}
 
-        return Job("versions", [Source("s")], [Model("m", ("k",), work)], publish=Publish("out", "SELECT * FROM m", formats=("csv",)))
+        return Job(
+            "versions",
+            [Source("s")],
+            [Model("m", ("k",), work)],
+            publish=Publish("out", "SELECT * FROM m", formats=("csv",)),
+        )
 
     table = pa.table({"k": list(range(300))})
     with pytest.raises(hundredfold.errors.Stopped):
-        hundredfold.run(job(1), {"s": table}, home=tmp_path, run_id="r", workers=1, memory="1GB", callbacks=Stop())
+        hundredfold.run(
+            job(1),
+            {"s": table},
+            home=tmp_path,
+            run_id="r",
+            workers=1,
+            memory="1GB",
+            callbacks=Stop(),
+        )
     if not accept:
-        with pytest.raises(StateError, match="the code is not that with which run r was done so far") as told:
+        with pytest.raises(
+            StateError, match="the code is not that with which run r was done so far"
+        ) as told:
             resume("r", home=tmp_path, job=job(2))
         assert told.value.problems == ("the function of m: edited",)
         done = resume("r", home=tmp_path, job=job(1))
@@ -188,7 +228,9 @@ def test_a_retry_from_python_with_another_function_must_accept_it(tmp_path):
 
         return Job("py", [Source("s")], [Model("m", ("k",), work)])
 
-    hundredfold.run(job(1), {"s": pa.table({"k": [0, 1]})}, home=tmp_path, run_id="r", workers=1, memory="1GB")
+    hundredfold.run(
+        job(1), {"s": pa.table({"k": [0, 1]})}, home=tmp_path, run_id="r", workers=1, memory="1GB"
+    )
     with pytest.raises(StateError, match="the code is not that"):
         retry("r", home=tmp_path, job=job(9))
     assert open_run("r", home=tmp_path).record.options["attempt"] == 1
@@ -218,14 +260,23 @@ def edited(tmp_path, monkeypatch):
 FUNCTION = "FACTOR = 1\n\ndef f(rows):\n    return {'ver': FACTOR}\n"
 
 
-@pytest.mark.parametrize("other", [FUNCTION.replace("1", "22"), FUNCTION.replace("FACTOR}", "2}"), FUNCTION + "\ndef g():\n    pass\n"])
+@pytest.mark.parametrize(
+    "other",
+    [
+        FUNCTION.replace("1", "22"),
+        FUNCTION.replace("FACTOR}", "2}"),
+        FUNCTION + "\ndef g():\n    pass\n",
+    ],
+)
 def test_a_module_that_was_edited_and_not_reloaded_is_refused(tmp_path, edited, other):
     module = edited(FUNCTION)
     job = Job("e", [Source("s")], [Model("m", ("k",), module.f)])
     table = {"s": {"k": ["A", "B"]}}
     assert hundredfold.run(job, table, home=tmp_path / "h", workers=1, memory="1GB").state == "done"
     edited(other)
-    with pytest.raises(JobError, match="own_module_here: edited after this process imported it") as told:
+    with pytest.raises(
+        JobError, match="own_module_here: edited after this process imported it"
+    ) as told:
         hundredfold.run(job, table, home=tmp_path / "h", workers=1, memory="1GB")
     assert "importlib.reload(own_module_here)" in (told.value.hint or "")
     assert module.f(None) == {"ver": 1}
@@ -261,19 +312,35 @@ def test_the_fingerprint_follows_what_a_function_is_made_of():
 
     same = [prints(by(1)), prints(by(1))]
     assert same[0].fingerprint == same[1].fingerprint
-    others = [prints(by(2)), prints(Times(1)), prints(Times(2)), prints(partial(scaled, factor=1)), prints(by(1), unique=("k",))]
+    others = [
+        prints(by(2)),
+        prints(Times(1)),
+        prints(Times(2)),
+        prints(partial(scaled, factor=1)),
+        prints(by(1), unique=("k",)),
+    ]
     assert len({code.fingerprint for code in (*same, *others)}) == 6
     assert differences(same[0].facts, others[0].facts) == ["the function of m: edited"]
     assert __name__ in same[0].facts["modules"]
     assert {"pytest", "pyarrow"} <= set(same[0].facts["libraries"])
     table = prints(lambda rows: {"y": pa.table({"x": rows}).num_rows})
-    assert not [name for name in table.facts["modules"] if name.startswith(("pyarrow", "numpy", "hundredfold"))]
+    assert not [
+        name
+        for name in table.facts["modules"]
+        if name.startswith(("pyarrow", "numpy", "hundredfold"))
+    ]
 
 
 def test_the_fingerprint_follows_masked_values_too():
     from functools import partial
 
-    values = [np.array([1, 2]), np.ma.array([1, 2], mask=[0, 1]), np.ma.array([1, 2], mask=[1, 0]), np.ma.masked, np.float64(0)]
+    values = [
+        np.array([1, 2]),
+        np.ma.array([1, 2], mask=[0, 1]),
+        np.ma.array([1, 2], mask=[1, 0]),
+        np.ma.masked,
+        np.float64(0),
+    ]
     found = [prints(partial(scaled, factor=value)).fingerprint for value in values]
     assert len(set(found)) == len(values)
     assert found == [prints(partial(scaled, factor=value)).fingerprint for value in values]
@@ -322,7 +389,14 @@ def test_modules_of_every_kind_are_kept(tmp_path, kind):
         print(done.results().arrow().to_pylist(), os.path.exists({str(place)!r}))
         """)
     )
-    done = subprocess.run([sys.executable, "main.py"], cwd=tmp_path, capture_output=True, text=True, timeout=HANG_S, check=False)
+    done = subprocess.run(
+        [sys.executable, "main.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
+        check=False,
+    )
     assert (done.stderr, done.stdout) == ("", f"{[{'k': k, 'v': 1} for k in (0, 2, 3)]} False\n")
 
 

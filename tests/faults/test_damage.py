@@ -65,8 +65,15 @@ def job_of(work: Callable[..., Any]) -> Job:
     return Job(
         "j",
         [Source("sales", Sale, clean={"shop": "trim(shop)"}, max_rejected=1), Source("costs")],
-        [Model("mean", ("shop",), mean, query="SELECT * FROM sales"), Model("worth", ("shop",), work, query=query)],
-        publish=Publish("out", "SELECT w.*, r.parent_version FROM worth AS w, run AS r ORDER BY shop", formats=("csv", "parquet", "jsonl")),
+        [
+            Model("mean", ("shop",), mean, query="SELECT * FROM sales"),
+            Model("worth", ("shop",), work, query=query),
+        ],
+        publish=Publish(
+            "out",
+            "SELECT w.*, r.parent_version FROM worth AS w, run AS r ORDER BY shop",
+            formats=("csv", "parquet", "jsonl"),
+        ),
         max_failed=1,
     )
 
@@ -77,7 +84,11 @@ STAGES = list(map(str, stages(JOB)))
 
 
 def write_sales(path: Path) -> None:
-    rows = [f"{' ' * (week == 1)}{shop},{week},{1 + shop / 7 + week:.3f}" for shop in range(SHOPS) for week in range(3)]
+    rows = [
+        f"{' ' * (week == 1)}{shop},{week},{1 + shop / 7 + week:.3f}"
+        for shop in range(SHOPS)
+        for week in range(3)
+    ]
     path.write_text("\n".join(["shop,week,price", *rows, "9,9,dear", ""]))
 
 
@@ -86,8 +97,18 @@ def begin(home: Home, job: Job, run: str) -> None:
     create_run(home, job, "", sources, RunArguments(as_of="2026-01-01", run_id=run))
 
 
-def drive(home: Home, job: Job, event: Event = Event.START, callbacks: Any = None, run: str = "r") -> None:
-    verbs.execute(home, run, job, Resources(1, 2**30), callbacks or NullCallbacks(), event, pool_factory=HereCrew)
+def drive(
+    home: Home, job: Job, event: Event = Event.START, callbacks: Any = None, run: str = "r"
+) -> None:
+    verbs.execute(
+        home,
+        run,
+        job,
+        Resources(1, 2**30),
+        callbacks or NullCallbacks(),
+        event,
+        pool_factory=HereCrew,
+    )
 
 
 def resume(home: Path, job: Job = JOB) -> None:
@@ -111,7 +132,9 @@ def publish(home: Path) -> None:
 def answer(home: Path) -> dict[str, bytes]:
     """All that the runs leave for others to read, by its place in the home."""
     found = [*home.glob("runs/r/models/*/results.parquet"), *home.glob("releases/**/*")]
-    return {str(path.relative_to(home)): path.read_bytes() for path in sorted(found) if path.is_file()}
+    return {
+        str(path.relative_to(home)): path.read_bytes() for path in sorted(found) if path.is_file()
+    }
 
 
 class Killed(BaseException):
@@ -152,7 +175,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
         begin(home, job, "r")
         with suppress(Killed, HundredfoldError):
             drive(home, job, callbacks=KilledAt(name))
-        assert home.ledger.read("r").state.value == (name if name in ("done", "held") else "running")
+        assert home.ledger.read("r").state.value == (
+            name if name in ("done", "held") else "running"
+        )
     wanted = {"resume": answer(homes["done"])}
     for name, action, begun in (("retry", retry, "done"), ("publish", publish, "held")):
         action(copied(homes[begun], folder / f"wanted-{name}"))
@@ -174,7 +199,11 @@ def files(home: Path) -> list[str]:
 
 def kind(name: str) -> str:
     """The kind of a file: its place without run, model, numbers."""
-    return re.sub(r"\d+", "N", re.sub(r"^runs/(older|r)/", "runs/R/", name)).replace("worth", "M").replace("mean", "M")
+    return (
+        re.sub(r"\d+", "N", re.sub(r"^runs/(older|r)/", "runs/R/", name))
+        .replace("worth", "M")
+        .replace("mean", "M")
+    )
 
 
 DAMAGES = ("start", "middle", "end", "anywhere", "half", "less", "emptied", "removed")
@@ -191,7 +220,9 @@ def damaged(path: Path, how: str, chance: Random) -> bool:
     if how in ("half", "less", "emptied"):
         path.write_bytes(data[: {"half": len(data) // 2, "less": len(data) - 1, "emptied": 0}[how]])
         return True
-    at = {"start": 0, "middle": len(data) // 2, "end": len(data) - 1}.get(how, chance.randrange(len(data)))
+    at = {"start": 0, "middle": len(data) // 2, "end": len(data) - 1}.get(
+        how, chance.randrange(len(data))
+    )
     data[at] ^= 1 << chance.randrange(8)
     path.write_bytes(data)
     return True
@@ -205,17 +236,35 @@ def reads(home: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
 
     for model in ("mean", "worth"):
         yield f"results {model}", lambda model=model: run().results(model).arrow()
-        yield f"units {model}", lambda model=model: run().units(model).arrow().drop_columns(["seconds"])
-        yield f"replay {model}", lambda model=model: replay(model, "1", run_id="r", home=home, job=JOB)
+        yield (
+            f"units {model}",
+            lambda model=model: run().units(model).arrow().drop_columns(["seconds"]),
+        )
+        yield (
+            f"replay {model}",
+            lambda model=model: replay(model, "1", run_id="r", home=home, job=JOB),
+        )
     yield "failures", lambda: run().failures().arrow().drop_columns(["seconds"])
     for source in ("sales", "costs"):
         yield f"rejects {source}", lambda source=source: run().rejects(source).arrow()
         yield f"repairs {source}", lambda source=source: run().repairs(source).arrow()
     yield "table", lambda: run().published_rows().arrow()
     for format in ("csv", "parquet", "jsonl"):
-        yield f"published {format}", lambda format=format: run().published(format=format).read_bytes()
-    yield "status", lambda: {k: v for k, v in runs.summary(run()).items() if k not in ("folder", "release")}
-    yield "runs", lambda: [(record.id, record.state, record.counts) for record in Home(home, make=False).ledger.runs()]
+        yield (
+            f"published {format}",
+            lambda format=format: run().published(format=format).read_bytes(),
+        )
+    yield (
+        "status",
+        lambda: {k: v for k, v in runs.summary(run()).items() if k not in ("folder", "release")},
+    )
+    yield (
+        "runs",
+        lambda: [
+            (record.id, record.state, record.counts)
+            for record in Home(home, make=False).ledger.runs()
+        ],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -242,11 +291,18 @@ def check_reads(home: Path, name: str, how: str, seen: dict[str, Any]) -> None:
             assert not HARMLESS.search(name), (name, how, what, error)
             assert error.hint, (name, how, what, error)
             continue
-        rebuilt = name == "ledger.sqlite" and what in ("status", "runs")  # its records say that they are
-        assert found == seen[what] or (rebuilt and "rebuilt" in open_run("r", home=home).record.reason), (name, how, what)
+        rebuilt = name == "ledger.sqlite" and what in (
+            "status",
+            "runs",
+        )  # its records say that they are
+        assert found == seen[what] or (
+            rebuilt and "rebuilt" in open_run("r", home=home).record.reason
+        ), (name, how, what)
 
 
-def check_action(home: Path, action: Callable[[Path], None], name: str, how: str, wanted: dict[str, bytes]) -> None:
+def check_action(
+    home: Path, action: Callable[[Path], None], name: str, how: str, wanted: dict[str, bytes]
+) -> None:
     """An action on a home with a damaged file ends with the right bytes, or with an error that is on the record."""
     where = (action.__name__, name, how)
     _, error = tried(lambda: action(home))
@@ -254,10 +310,18 @@ def check_action(home: Path, action: Callable[[Path], None], name: str, how: str
         assert not HARMLESS.search(name), (*where, error)
         assert error.hint, (*where, error)
         record, unread = tried(lambda: Home(home, make=False).ledger.read("r"))
-        assert unread is not None or record.state is not State.RUNNING, (*where, error)  # it is the ledger or the mark itself
+        assert unread is not None or record.state is not State.RUNNING, (
+            *where,
+            error,
+        )  # it is the ledger or the mark itself
         return
-    found, other = answer(home), name.partition(": ")[2]  # a file of the older release is not this run's to make anew
-    assert {key: found.get(key) for key in wanted if key != other} == {key: wanted[key] for key in wanted if key != other}, where
+    found, other = (
+        answer(home),
+        name.partition(": ")[2],
+    )  # a file of the older release is not this run's to make anew
+    assert {key: found.get(key) for key in wanted if key != other} == {
+        key: wanted[key] for key in wanted if key != other
+    }, where
     assert open_run("r", home=home).state == "done", where
 
 
@@ -274,7 +338,9 @@ def cases(prepared: Prepared) -> list[tuple[str, str, str, str]]:
     return found
 
 
-def few(found: list[tuple[str, str, str, str]], each: int, chance: Random) -> list[tuple[str, str, str, str]]:
+def few(
+    found: list[tuple[str, str, str, str]], each: int, chance: Random
+) -> list[tuple[str, str, str, str]]:
     """A few cases of each kind of file and damage, at different stages."""
     chance.shuffle(found)
     counted: dict[tuple[str, str], int] = {}
@@ -295,18 +361,29 @@ def run_cases(chosen: list[tuple[str, str, str, str]], prepared: Prepared, folde
         shutil.rmtree(home)
 
 
-def test_whatever_is_damaged_an_action_ends_with_the_same_bytes_or_says_so(prepared: Prepared, tmp_path: Path) -> None:
+def test_whatever_is_damaged_an_action_ends_with_the_same_bytes_or_says_so(
+    prepared: Prepared, tmp_path: Path
+) -> None:
     run_cases(few(cases(prepared), 1, Random(SEED)), prepared, tmp_path)
 
 
 @pytest.mark.drill
-def test_each_action_from_each_stage_with_each_file_damaged_in_each_way(prepared: Prepared, tmp_path: Path) -> None:
+def test_each_action_from_each_stage_with_each_file_damaged_in_each_way(
+    prepared: Prepared, tmp_path: Path
+) -> None:
     run_cases(cases(prepared), prepared, tmp_path)
 
 
-@pytest.mark.parametrize("hows", [("anywhere", "half", "emptied", "removed"), pytest.param(DAMAGES, marks=pytest.mark.drill)])
-def test_whatever_is_damaged_what_is_read_is_right_or_refused(prepared: Prepared, seen: dict[str, Any], tmp_path: Path, hows) -> None:
-    for number, (name, how) in enumerate((name, how) for name in files(prepared.homes["done"]) for how in hows):
+@pytest.mark.parametrize(
+    "hows",
+    [("anywhere", "half", "emptied", "removed"), pytest.param(DAMAGES, marks=pytest.mark.drill)],
+)
+def test_whatever_is_damaged_what_is_read_is_right_or_refused(
+    prepared: Prepared, seen: dict[str, Any], tmp_path: Path, hows
+) -> None:
+    for number, (name, how) in enumerate(
+        (name, how) for name in files(prepared.homes["done"]) for how in hows
+    ):
         if "older" in name:
             continue
         home = copied(prepared.homes["done"], tmp_path / str(number))
@@ -315,13 +392,21 @@ def test_whatever_is_damaged_what_is_read_is_right_or_refused(prepared: Prepared
         shutil.rmtree(home)
 
 
-def test_a_rollback_to_a_damaged_release_is_refused_and_names_the_file(prepared: Prepared, tmp_path: Path) -> None:
+def test_a_rollback_to_a_damaged_release_is_refused_and_names_the_file(
+    prepared: Prepared, tmp_path: Path
+) -> None:
     there = prepared.homes["done"]
     chosen = [name for name in files(there) if name.startswith("releases/")]
-    for number, (name, how) in enumerate((name, how) for name in chosen for how in ("anywhere", "half", "emptied", "removed")):
+    for number, (name, how) in enumerate(
+        (name, how) for name in chosen for how in ("anywhere", "half", "emptied", "removed")
+    ):
         home = copied(there, tmp_path / str(number))
         damaged(home / name, how, Random(number))
-        pointer = (home / "releases/j/current.json").read_bytes() if not name.endswith("current.json") else b""
+        pointer = (
+            (home / "releases/j/current.json").read_bytes()
+            if not name.endswith("current.json")
+            else b""
+        )
         done, error = tried(lambda home=home: hundredfold.rollback("j", home=home))
         if error is None:
             assert done.version == 1
@@ -332,7 +417,9 @@ def test_a_rollback_to_a_damaged_release_is_refused_and_names_the_file(prepared:
             assert not pointer or (home / "releases/j/current.json").read_bytes() == pointer
 
 
-def test_a_ledger_that_is_damaged_is_rebuilt_from_the_runs_folders(prepared: Prepared, seen: dict[str, Any], tmp_path: Path) -> None:
+def test_a_ledger_that_is_damaged_is_rebuilt_from_the_runs_folders(
+    prepared: Prepared, seen: dict[str, Any], tmp_path: Path
+) -> None:
     home = copied(prepared.homes["done"], tmp_path / "home")
     ledger = home / "ledger.sqlite"
     damaged(ledger, "start", Random(1))
@@ -340,7 +427,10 @@ def test_a_ledger_that_is_damaged_is_rebuilt_from_the_runs_folders(prepared: Pre
         open_run("r", home=home)
     assert f"mv {ledger} {ledger}.damaged" in (told.value.hint or "")
     ledger.rename(f"{ledger}.damaged")
-    assert sorted((record.id, record.state.value) for record in Home(home).ledger.runs()) == [("older", "failed"), ("r", "failed")]
+    assert sorted((record.id, record.state.value) for record in Home(home).ledger.runs()) == [
+        ("older", "failed"),
+        ("r", "failed"),
+    ]
     run = open_run("r", home=home)
     assert "rebuilt from the run's folder" in run.record.reason
     assert run.results().arrow() == seen["results worth"]
@@ -361,7 +451,9 @@ def test_a_run_that_is_done_is_made_whole_by_resume(prepared: Prepared, tmp_path
         damaged(home / name, "middle", Random(number))
         resume(home)
         assert answer(home) == prepared.wanted["resume"], name
-        assert str(home / name) in open_run("r", home=home).counts["recomputed"][0] or name.startswith("runs"), name
+        assert str(home / name) in open_run("r", home=home).counts["recomputed"][
+            0
+        ] or name.startswith("runs"), name
     with pytest.raises(StateError, match="it is done"):
         resume(prepared.homes["done"])
 

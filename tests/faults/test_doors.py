@@ -29,7 +29,13 @@ from hundredfold.ports import run_states as states
 from hundredfold.ports.interfaces import Depth
 from hundredfold.runs.backend import RunArguments
 from hundredfold.sql.duckdb import DuckWarehouse
-from hundredfold.testing import FaultInjector, FaultInjectorAfter, InjectedFault, ManualClock, MemoryQueue
+from hundredfold.testing import (
+    FaultInjector,
+    FaultInjectorAfter,
+    InjectedFault,
+    ManualClock,
+    MemoryQueue,
+)
 from hundredfold.workers.child import UnitRunner
 from hundredfold.workers.pool import WorkerPool, WorkerSlot
 from hundredfold.workers.protocol import NO_STOP, NO_UNIT, PoolEvent, WorkerContext, WorkerDied
@@ -72,7 +78,13 @@ class HereCrew(WorkerPool):
 
     def stop(self) -> None: ...
 
-    def give(self, slot: WorkerSlot, message: Message, narrow: bool = False, final: bool = False) -> None:  # noqa: ARG002  # nothing is short here
+    def give(
+        self,
+        slot: WorkerSlot,
+        message: Message,
+        narrow: bool = False,  # noqa: ARG002
+        final: bool = False,  # noqa: ARG002
+    ) -> None:  # nothing is short here
         slot.message, slot.done = message, message.first - 1
 
     def events(self, timeout: float) -> Iterator[tuple[WorkerSlot, PoolEvent]]:  # noqa: ARG002  # nothing is waited for
@@ -105,11 +117,20 @@ class LosingCrew(HereCrew):
     def events(self, timeout: float) -> Iterator[tuple[WorkerSlot, PoolEvent]]:
         for slot in self.hands:
             message = slot.message
-            bad = next((u for u in range(message.first, message.last + 1) if self.lost.get(u)), None) if message else None
+            bad = (
+                next((u for u in range(message.first, message.last + 1) if self.lost.get(u)), None)
+                if message
+                else None
+            )
             if message is not None and bad is not None:
                 self.lost[bad] -= 1
                 slot.message = None
-                yield slot, WorkerDied(message, bad, False, "killed by SIGKILL", message.first - 1, self.outside)
+                yield (
+                    slot,
+                    WorkerDied(
+                        message, bad, False, "killed by SIGKILL", message.first - 1, self.outside
+                    ),
+                )
                 return
         yield from HereCrew.events(self, timeout)
 
@@ -124,7 +145,12 @@ def many_batches() -> Iterator[None]:
 
 def begun(folder: Path, units: int = FEW) -> Home:
     home = Home(folder)
-    rows = pa.table({"k": [k for k in range(units) for _ in range(2)], "x": [float(x) for x in range(2 * units)]})
+    rows = pa.table(
+        {
+            "k": [k for k in range(units) for _ in range(2)],
+            "x": [float(x) for x in range(2 * units)],
+        }
+    )
     create_run(home, JOB, "", {"s": rows}, RunArguments(as_of="2026-01-01", run_id="r"))
     return home
 
@@ -133,7 +159,15 @@ def walk(home: Home, callbacks: RunCallbacks | None = None) -> None:
     """What a driver does with the run, in this process."""
     record = home.ledger.move("r", states.Event.START)
     places = {"s": home.folder / "runs/r/staged/s.parquet"}
-    LocalRunner(home, JOB, record, Resources(1, 2**30), places, callbacks or NullCallbacks(), pool_factory=HereCrew).run()
+    LocalRunner(
+        home,
+        JOB,
+        record,
+        Resources(1, 2**30),
+        places,
+        callbacks or NullCallbacks(),
+        pool_factory=HereCrew,
+    ).run()
 
 
 def answer(home: Path) -> dict[str, bytes]:
@@ -182,7 +216,9 @@ def copied(home: Home, folder: Path) -> Home:
 
 # that a call was done but not heard of is, for the files, the same as that the next one failed; for the record it is not
 @pytest.mark.parametrize(("door", "kind"), [("store", FaultyStore), ("ledger", FaultInjectorAfter)])
-def test_whichever_call_fails_the_next_driver_ends_with_the_same_bytes(door, kind, stopped, wanted, tmp_path):
+def test_whichever_call_fails_the_next_driver_ends_with_the_same_bytes(
+    door, kind, stopped, wanted, tmp_path
+):
     for n in count(1):
         home = copied(stopped, tmp_path / str(n))
         sound = getattr(home, door)
@@ -232,20 +268,41 @@ def forget(home: Home) -> None:
     home.store.delete(LAYOUT.collected("above"))
 
 
-def dispatcher(home: Home, queue: Any, clock: ManualClock, /, pool: type[HereCrew] = HereCrew, **words: Any) -> WorkDispatcher:
+def dispatcher(
+    home: Home, queue: Any, clock: ManualClock, /, pool: type[HereCrew] = HereCrew, **words: Any
+) -> WorkDispatcher:
     manifest = Manifest.read(LAYOUT, "above", home.store)
     messages, coverage = plan_attempt(manifest, LAYOUT, 1, home.store)
     enqueue(messages, coverage, queue)
     units = UnitList.read(LAYOUT, "above", home.store)
     hired = pool(WorkerContext(JOB, LAYOUT, home.store), 2, **words)
-    return WorkDispatcher(messages, manifest, units, LAYOUT, coverage, queue, home.store, hired, lambda _: None, 60.0, clock)
+    return WorkDispatcher(
+        messages,
+        manifest,
+        units,
+        LAYOUT,
+        coverage,
+        queue,
+        home.store,
+        hired,
+        lambda _: None,
+        60.0,
+        clock,
+    )
 
 
 def accounts(home: Home) -> list[dict[str, Any]]:
     """What became of each unit, in their order."""
     warehouse = DuckWarehouse(home.store, home.scratch("r"), memory=2**28, threads=1)
     try:
-        collect(JOB.model("above"), Manifest.read(LAYOUT, "above", home.store), LAYOUT, 1, warehouse, home.store)
+        collect(
+            JOB.model("above"),
+            Manifest.read(LAYOUT, "above", home.store),
+            LAYOUT,
+            1,
+            warehouse,
+            home.store,
+        )
     finally:
         warehouse.close()
     return open_run("r", home=home.folder).units("above").arrow().to_pylist()
@@ -292,14 +349,19 @@ def test_whichever_call_of_the_queue_fails_the_next_driver_does_the_rest(kind, h
     assert not_ok(home) == {1: "failed"}
 
 
-def test_a_message_is_done_once_in_the_results_though_it_is_handed_out_again_while_it_is_worked_on(home, queue, clock):
+def test_a_message_is_done_once_in_the_results_though_it_is_handed_out_again_while_it_is_worked_on(
+    home, queue, clock
+):
     dispatcher(home, queue, clock, SlowCrew, clock=clock).run()
     assert not_ok(home) == {1: "failed"}
     assert len(accounts(home)) == MANY
     assert open_run("r", home=home.folder).results("above").arrow().num_rows == MANY - 1
 
 
-@pytest.mark.parametrize(("received", "wanted"), [(0, {(0, 3)}), (1, {(0, 3)}), (2, {(0, 1), (2, 3)}), (4, {(0, 1), (2, 3)})])
+@pytest.mark.parametrize(
+    ("received", "wanted"),
+    [(0, {(0, 3)}), (1, {(0, 3)}), (2, {(0, 1), (2, 3)}), (4, {(0, 1), (2, 3)})],
+)
 def test_a_message_is_halved_from_its_second_return_on(home, queue, clock, received, wanted):
     work = dispatcher(home, queue, clock)
     only(queue, Message("r", "above", 0, 0, 3), received)
@@ -318,15 +380,24 @@ def test_a_message_that_another_worker_held_and_lost_counts_as_returned_once(hom
     assert (slices(home), queue.depth()) == (WHOLE, Depth(0, 0, 0))
 
 
-def test_a_message_that_came_back_too_often_leaves_dead_units_and_a_retry_does_them(home, queue, clock):
+def test_a_message_that_came_back_too_often_leaves_dead_units_and_a_retry_does_them(
+    home, queue, clock
+):
     work = dispatcher(home, queue, clock)
     only(queue, Message("r", "above", 1, 5, 6), received=5)
     assert queue.depth() == Depth(0, 0, 1)
     work.run()
     assert not_ok(home) == {1: "failed", 5: "crashed", 6: "crashed"}
-    assert accounts(home)[5]["message"] == "its message came back too often: whatever worker had it was lost"
+    assert (
+        accounts(home)[5]["message"]
+        == "its message came back too often: whatever worker had it was lost"
+    )
     done = retry("r", home=home.folder, job=JOB)
-    assert {row["k"]: row["attempt"] for row in done.units("above").arrow().to_pylist() if row["attempt"] > 1} == {1: 2, 5: 2, 6: 2}
+    assert {
+        row["k"]: row["attempt"]
+        for row in done.units("above").arrow().to_pylist()
+        if row["attempt"] > 1
+    } == {1: 2, 5: 2, 6: 2}
     assert done.failures().arrow().column("unit").to_pylist() == ["1"]
     home.ledger.note("r", options={"attempt": 1})
     home.store.delete(LAYOUT.model("above") + "/retry-002.json")
@@ -340,13 +411,20 @@ def test_messages_that_a_queue_has_lost_are_sent_again(home, queue, clock):
     assert queue.depth() == Depth(0, 0, 0)
 
 
-@pytest.mark.parametrize(("times", "outside", "crashed"), [(1, True, {}), (2, True, {10: "crashed"}), (1, False, {10: "crashed"})])
-def test_a_death_costs_its_unit_unless_it_came_from_outside_for_the_first_time(home, queue, clock, times, outside, crashed):
+@pytest.mark.parametrize(
+    ("times", "outside", "crashed"),
+    [(1, True, {}), (2, True, {10: "crashed"}), (1, False, {10: "crashed"})],
+)
+def test_a_death_costs_its_unit_unless_it_came_from_outside_for_the_first_time(
+    home, queue, clock, times, outside, crashed
+):
     dispatcher(home, queue, clock, LosingCrew, lost={10: times}, outside=outside).run()
     assert not_ok(home) == {1: "failed"} | crashed
 
 
-def test_what_a_worker_says_after_its_model_is_done_is_not_taken_for_the_next_one(home, queue, clock):
+def test_what_a_worker_says_after_its_model_is_done_is_not_taken_for_the_next_one(
+    home, queue, clock
+):
     work = dispatcher(home, queue, clock)
     slot = work.pool.idle()[0]
     work.pool.give(slot, Message("r", "above", 0, 0, 3))  # by the model before

@@ -17,7 +17,9 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.skipif(os.name == "nt", reason="there are no signals to kill with")
 def test_a_run_that_is_killed_at_any_stage_ends_with_the_same_bytes_and_leaves_no_process():
     command = [sys.executable, "-m", "tests.faults.drill", "--kills", "8", "--seed", "11"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as drill:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as drill:
         try:
             words, _ = drill.communicate(timeout=HANG_S)
         finally:

@@ -57,7 +57,9 @@ def raising(callback: str) -> NullCallbacks:
     return callbacks
 
 
-@pytest.mark.parametrize("callback", ["run_started", "stage_started", "validated", "progress", "collected"])
+@pytest.mark.parametrize(
+    "callback", ["run_started", "stage_started", "validated", "progress", "collected"]
+)
 def test_an_error_of_a_callback_ends_on_the_record_as_failed(tmp_path, callback):
     with pytest.raises(KeyError, match="not ours") as told:
         go(tmp_path, run_id="r", callbacks=raising(callback))
@@ -94,7 +96,12 @@ def test_an_unexpected_error_reaches_the_command_line_as_one_line(tmp_path):
 
 def hundredfold_cli(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "hundredfold", *words], cwd=folder, capture_output=True, text=True, timeout=HANG_S, check=False
+        [sys.executable, "-m", "hundredfold", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
+        check=False,
     )
 
 
@@ -117,7 +124,14 @@ def test_a_driver_that_is_asked_to_end_says_how_to_go_on(tmp_path, number):
     (tmp_path / "s.csv").write_text("k\n1\n")
     command = [sys.executable, "-m", "hundredfold", "run", "own.py", "--workers", "1"]
     heeded = lambda: signal.signal(number, signal.SIG_DFL)  # noqa: E731  # below nohup, a hang-up is ignored
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heeded)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heeded,
+    )
     try:
         while not (tmp_path / "begun").exists():
             assert process.poll() is None
@@ -165,12 +179,23 @@ def test_an_older_run_does_not_replace_the_release_of_a_newer_one(tmp_path):
     while go(tmp_path).record.created == open_run("older", home=tmp_path).record.created:
         pass  # created within the same second
     version = current("ends", home.store)
-    with pytest.raises(PublishRefused, match=f"release {version} is current, and it was made by a newer run") as told:
+    with pytest.raises(
+        PublishRefused, match=f"release {version} is current, and it was made by a newer run"
+    ) as told:
         hundredfold.resume("older", home=tmp_path, job=JOB)
-    assert told.value.hint == "to replace it all the same: hundredfold publish older --replace-newer"
-    assert (open_run("older", home=tmp_path).state, current("ends", home.store)) == ("held", version)
+    assert (
+        told.value.hint == "to replace it all the same: hundredfold publish older --replace-newer"
+    )
+    assert (open_run("older", home=tmp_path).state, current("ends", home.store)) == (
+        "held",
+        version,
+    )
     done = hundredfold.publish("older", home=tmp_path, job=JOB, replace_newer=True)
-    assert (done.state, done.release.version, current("ends", home.store)) == ("done", version + 1, version + 1)
+    assert (done.state, done.release.version, current("ends", home.store)) == (
+        "done",
+        version + 1,
+        version + 1,
+    )
 
 
 def test_resume_does_not_undo_a_rollback(tmp_path):
@@ -178,7 +203,9 @@ def test_resume_does_not_undo_a_rollback(tmp_path):
     home = Home(tmp_path)
     go(tmp_path)
     go(tmp_path, run_id="second")
-    home.ledger.move("second", Event.RESTORE, step="publish")  # running, as the killed driver left it
+    home.ledger.move(
+        "second", Event.RESTORE, step="publish"
+    )  # running, as the killed driver left it
     assert hundredfold.rollback("ends", home=tmp_path).version == 1
     done = hundredfold.resume("second", home=tmp_path, job=JOB)
     assert (done.state, current("ends", home.store)) == ("done", 1)
@@ -197,7 +224,9 @@ def test_a_missing_mark_of_the_format_locks_no_home_out(tmp_path):
     assert (tmp_path / "format").read_text().strip() == str(FORMAT)
 
 
-@pytest.mark.parametrize("content", [{"README.md": "mine"}, {".gitignore": "build/", "job.py": ""}, {"runs": None}])
+@pytest.mark.parametrize(
+    "content", [{"README.md": "mine"}, {".gitignore": "build/", "job.py": ""}, {"runs": None}]
+)
 def test_a_folder_that_is_not_ours_is_not_touched(tmp_path, content):
     folder = tmp_path / "project"
     folder.mkdir()
@@ -252,12 +281,16 @@ for verb in (hundredfold.retry, hundredfold.cancel):
         print(type(error).__name__)
 """
 WITHOUT_RIGHTS = (
-    ["setpriv", "--bounding-set", "-dac_override", "--inh-caps", "-dac_override"] if sys.platform == "linux" and os.geteuid() == 0 else []
+    ["setpriv", "--bounding-set", "-dac_override", "--inh-caps", "-dac_override"]
+    if sys.platform == "linux" and os.geteuid() == 0
+    else []
 )
 
 
 @pytest.mark.skipif(os.name == "nt", reason="rights are other things there")
-@pytest.mark.skipif(bool(WITHOUT_RIGHTS) and not shutil.which("setpriv"), reason="root may write everywhere")
+@pytest.mark.skipif(
+    bool(WITHOUT_RIGHTS) and not shutil.which("setpriv"), reason="root may write everywhere"
+)
 def test_a_home_that_cannot_be_written_can_be_read(tmp_path):
     text = "from hundredfold import Job, Model, Publish, Source\n\ndef double(rows):\n    return {'y': 2 * float(rows['x'][0])}\n\n"
     text += "job = Job('ends', [Source('s', path='s.csv')], [Model('m', ('k',), double)], publish=Publish('out', 'SELECT * FROM m'))\n"
@@ -272,7 +305,9 @@ def test_a_home_that_cannot_be_written_can_be_read(tmp_path):
         place.chmod(0o555 if place.is_dir() else 0o444)
     try:
         command = [*WITHOUT_RIGHTS, sys.executable, str(tmp_path / "reading.py"), str(home)]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG_S, check=False)
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG_S, check=False
+        )
     finally:
         for place in places:
             place.chmod(0o755 if place.is_dir() else 0o644)

@@ -108,7 +108,14 @@ def rows_of_all(rows: pa.Table):
 
 def done(home, *models: Model, rows: pa.Table = ROWS, workers: int = 1, memory: str = "512MB"):
     with suppress(PublishRefused):
-        run(Job("j", [Source("s")], models, max_failed=1.0), {"s": rows}, home=home, run_id="r", workers=workers, memory=memory)
+        run(
+            Job("j", [Source("s")], models, max_failed=1.0),
+            {"s": rows},
+            home=home,
+            run_id="r",
+            workers=workers,
+            memory=memory,
+        )
     return open_run("r", home=home)
 
 
@@ -119,7 +126,10 @@ def processes(run, model: str) -> Counter[int]:
 
 @pytest.fixture(scope="module")
 def leaked(tmp_path_factory):
-    return done(tmp_path_factory.mktemp("leak") / "home", *(Model(how, ("k",), Leaky(how), query="SELECT * FROM s") for how in LEAKS))
+    return done(
+        tmp_path_factory.mktemp("leak") / "home",
+        *(Model(how, ("k",), Leaky(how), query="SELECT * FROM s") for how in LEAKS),
+    )
 
 
 @pytest.mark.parametrize("how", LEAKS)
@@ -127,7 +137,11 @@ def test_a_leak_costs_no_unit_and_its_workers_are_replaced(leaked, how):
     assert leaked.counts["models"][how]["ok"] == UNITS
     assert leaked.results(how).arrow().column("twice").to_pylist() == [2 * k for k in range(UNITS)]
     assert len(processes(leaked, how)) >= 2
-    assert leaked.counts["workers_replaced"].get("its memory grew", 0) + leaked.counts["workers_replaced"].get("memory ran out", 0) >= 5
+    assert (
+        leaked.counts["workers_replaced"].get("its memory grew", 0)
+        + leaked.counts["workers_replaced"].get("memory ran out", 0)
+        >= 5
+    )
 
 
 def test_a_leak_in_a_function_of_many_units_costs_no_unit(tmp_path):
@@ -138,7 +152,12 @@ def test_a_leak_in_a_function_of_many_units_costs_no_unit(tmp_path):
 
 @pytest.mark.parametrize(("work", "many"), [(counted, False), (counted_together, True)])
 def test_a_worker_does_no_more_units_than_it_may(tmp_path, work, many):
-    run = done(tmp_path, Model("m", ("k",), work, batched=many, max_units_per_worker=20), workers=2, memory="1GB")
+    run = done(
+        tmp_path,
+        Model("m", ("k",), work, batched=many, max_units_per_worker=20),
+        workers=2,
+        memory="1GB",
+    )
     assert run.results().arrow().column("twice").to_pylist() == [2 * k for k in range(UNITS)]
     assert max(processes(run, "m").values()) <= 20
     assert run.counts["workers_replaced"].keys() == {"max_units_per_worker"}
@@ -149,7 +168,9 @@ def test_a_worker_does_no_more_units_than_it_may(tmp_path, work, many):
 
 @pytest.mark.parametrize("most", [0, -1, 1.0, True, "7"])
 def test_a_wrong_number_of_units_per_worker_is_refused(most):
-    with pytest.raises(JobError, match=r"max_units_per_worker is .*, wanted a whole number of 1 or more, or None"):
+    with pytest.raises(
+        JobError, match=r"max_units_per_worker is .*, wanted a whole number of 1 or more, or None"
+    ):
         Model("m", ("k",), counted, max_units_per_worker=most)
 
 
@@ -166,7 +187,10 @@ def test_a_unit_that_alone_needs_too_much_is_named(tmp_path):
     run = done(tmp_path, Model("m", ("k",), greedy))
     (failure,) = run.failures().arrow().to_pylist()
     assert (failure["unit"], failure["status"], failure["error"]) == ("7", "failed", "MemoryError")
-    assert "of memory to itself, in a worker's share of 352 MiB: raise --memory or lower --workers" in failure["message"]
+    assert (
+        "of memory to itself, in a worker's share of 352 MiB: raise --memory or lower --workers"
+        in failure["message"]
+    )
     assert run.counts["models"]["m"]["ok"] == UNITS - 1
 
 
@@ -181,30 +205,50 @@ def test_results_that_pile_up_are_handed_over_by_their_size(tmp_path):
 def test_a_giant_unit_costs_one_unit_and_is_named_with_its_need(tmp_path):
     giant = 3_500_000
     rows = pa.table(
-        {"k": np.r_[np.repeat(np.arange(UNITS), 10), np.full(giant, 999)], **{n: np.arange(giant + 10.0 * UNITS) for n in "abcdef"}}
+        {
+            "k": np.r_[np.repeat(np.arange(UNITS), 10), np.full(giant, 999)],
+            **{n: np.arange(giant + 10.0 * UNITS) for n in "abcdef"},
+        }
     )
     run = done(tmp_path, Model("m", ("k",), rows_of_all, order_by=("a",)), rows=rows)
     (failure,) = run.failures().arrow().to_pylist()
-    assert (failure["unit"], failure["status"], failure["error"]) == ("999", "failed", "MemoryError")
+    assert (failure["unit"], failure["status"], failure["error"]) == (
+        "999",
+        "failed",
+        "MemoryError",
+    )
     assert failure["message"].startswith("its 3,500,000 rows need about ")
-    assert failure["message"].endswith("as an Arrow table, and a worker's share is 352 MiB: raise --memory or lower --workers")
+    assert failure["message"].endswith(
+        "as an Arrow table, and a worker's share is 352 MiB: raise --memory or lower --workers"
+    )
     assert run.results().arrow().column("rows").to_pylist() == [10] * UNITS
 
 
 def first_letters(rows):
-    return {"letters": "".join(text[0] for text in rows["text"]), "size": int(sum(map(len, rows["text"])))}
+    return {
+        "letters": "".join(text[0] for text in rows["text"]),
+        "size": int(sum(map(len, rows["text"]))),
+    }
 
 
 def test_a_unit_that_is_giant_by_its_texts_costs_one_unit(tmp_path):
     """Few rows, among others in one batch: rows alone do not show how large it is."""
-    rows = [(k, f"{k % 10}{'x' * (12 * MIB if k == 7 else 500)}") for k in range(40) for _ in range(20)]
+    rows = [
+        (k, f"{k % 10}{'x' * (12 * MIB if k == 7 else 500)}") for k in range(40) for _ in range(20)
+    ]
     source = tmp_path / "rows.parquet"
-    pq.write_table(pa.table({"k": [k for k, _ in rows], "text": [text for _, text in rows]}), source, row_group_size=4)
+    pq.write_table(
+        pa.table({"k": [k for k, _ in rows], "text": [text for _, text in rows]}),
+        source,
+        row_group_size=4,
+    )
     run = done(tmp_path / "home", Model("m", ("k",), first_letters), rows=source)
     assert run.failures().arrow().column("unit").to_pylist() == ["7"]
     (failure,) = run.failures().arrow().to_pylist()
     assert (failure["status"], failure["error"]) == ("failed", "MemoryError")
-    assert run.results().arrow().column("letters").to_pylist() == [str(k % 10) * 20 for k in range(40) if k != 7]
+    assert run.results().arrow().column("letters").to_pylist() == [
+        str(k % 10) * 20 for k in range(40) if k != 7
+    ]
 
 
 def nested_sum(rows):
@@ -216,14 +260,23 @@ def nested_sum(rows):
 
 def wide_texts(length, units):
     """The rows of 5 to a unit; the first letter of each counts."""
-    return pa.table({"k": np.repeat(np.arange(units), 5), "text": [f"{row % 10}{'y' * length}" for row in range(5 * units)]})
+    return pa.table(
+        {
+            "k": np.repeat(np.arange(units), 5),
+            "text": [f"{row % 10}{'y' * length}" for row in range(5 * units)],
+        }
+    )
 
 
 def nested_rows(units):
     counts = [2_000 + row % 5 for row in range(5 * units)]
-    inner = pa.StructArray.from_arrays([pa.array(np.arange(sum(counts)) % 7), pa.array(["text"] * sum(counts))], ["x", "y"])
+    inner = pa.StructArray.from_arrays(
+        [pa.array(np.arange(sum(counts)) % 7), pa.array(["text"] * sum(counts))], ["x", "y"]
+    )
     lists = pa.ListArray.from_arrays(pa.array(np.r_[0, np.cumsum(counts)], pa.int32()), inner)
-    return pa.table({"k": np.repeat(np.arange(units), 5), "n": np.arange(5 * units), "inner": lists})
+    return pa.table(
+        {"k": np.repeat(np.arange(units), 5), "n": np.arange(5 * units), "inner": lists}
+    )
 
 
 WIDE = {
@@ -241,7 +294,9 @@ def test_wide_rows_are_done_in_parts_that_fit_a_worker(tmp_path, shape):
     run = done(tmp_path / "home", Model("m", ("k",), work), rows=source)
     assert run.counts["models"]["m"]["ok"] == len(letters)
     assert run.results().arrow().column("letters").to_pylist() == letters
-    assert not any(path.stat().st_size for path in (tmp_path / "home").glob("runs/r/logs/*"))  # no worker ran out when it opened the next
+    assert not any(
+        path.stat().st_size for path in (tmp_path / "home").glob("runs/r/logs/*")
+    )  # no worker ran out when it opened the next
 
 
 def blob(rows):
@@ -254,7 +309,12 @@ def from_blob(rows, blob: dict):
 
 def test_earlier_results_larger_than_a_worker_are_given_unit_by_unit(tmp_path):
     rows = pa.table({"k": np.arange(500)})
-    run = done(tmp_path, Model("blob", ("k",), blob), Model("m", ("k",), from_blob, inputs=("blob",)), rows=rows)
+    run = done(
+        tmp_path,
+        Model("blob", ("k",), blob),
+        Model("m", ("k",), from_blob, inputs=("blob",)),
+        rows=rows,
+    )
     assert run.results("m").arrow().column("begins").to_pylist() == [f"{k:03d}" for k in range(500)]
     assert len(processes(run, "m")) == 1
     assert not any(path.stat().st_size for path in tmp_path.glob("runs/r/logs/*"))
@@ -269,4 +329,6 @@ def test_row_groups_of_large_results_are_small(tmp_path):
     assert run.counts["models"]["m"]["ok"] == UNITS
     file = pq.ParquetFile(tmp_path / "runs/r/models/m/results.parquet")
     assert file.num_row_groups >= 3
-    assert [text[:2] for text in file.read().column("text").to_pylist()] == [str(k)[0] + str(k)[-1] for k in range(UNITS)]
+    assert [text[:2] for text in file.read().column("text").to_pylist()] == [
+        str(k)[0] + str(k)[-1] for k in range(UNITS)
+    ]

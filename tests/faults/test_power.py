@@ -40,7 +40,9 @@ class Disk:
     moment: int = 0
     begun: int = 0  # the moment at which the run's sources and job were kept
     synced: dict[int, int] = field(default_factory=dict)  # inode: bytes on the disk
-    pending: dict[Path, list[tuple[Path, bytes | None]]] = field(default_factory=dict)  # folder: names changed, and what was there
+    pending: dict[Path, list[tuple[Path, bytes | None]]] = field(
+        default_factory=dict
+    )  # folder: names changed, and what was there
     lock: Any = field(default_factory=RLock)
     busy: bool = False
 
@@ -59,7 +61,9 @@ class Disk:
             return
         for how in HOWS:
             to = self.copies / f"{self.moment:04d} {how}"
-            shutil.copytree(self.home, to, ignore=shutil.ignore_patterns("ledger.sqlite*", "*.lock"))
+            shutil.copytree(
+                self.home, to, ignore=shutil.ignore_patterns("ledger.sqlite*", "*.lock")
+            )
             if (self.home / "ledger.sqlite").exists():
                 with (
                     closing(sqlite3.connect(self.home / "ledger.sqlite")) as source,
@@ -79,7 +83,9 @@ class Disk:
             size, kept = path.stat().st_size, self.synced.get(path.stat().st_ino, 0)
             if kept < size:
                 data = there.read_bytes()
-                there.write_bytes(data[:kept] if how.endswith("cut") else data[:kept] + bytes(size - kept))
+                there.write_bytes(
+                    data[:kept] if how.endswith("cut") else data[:kept] + bytes(size - kept)
+                )
         for changes in self.pending.values():
             for path, before in reversed(changes):
                 there = to / path.relative_to(self.home)
@@ -96,7 +102,11 @@ def watched(disk: Disk, patch: pytest.MonkeyPatch) -> Iterator[None]:
     fsync, replace, unlink = os.fsync, os.replace, os.unlink
 
     def place(name: Any, dir_fd: int | None = None) -> Path:
-        return Path(f"/proc/self/fd/{dir_fd}").readlink() / os.fsdecode(name) if dir_fd is not None else Path(os.fsdecode(name)).absolute()
+        return (
+            Path(f"/proc/self/fd/{dir_fd}").readlink() / os.fsdecode(name)
+            if dir_fd is not None
+            else Path(os.fsdecode(name)).absolute()
+        )
 
     @contextmanager
     def moment(what: str, path: Path) -> Iterator[bool]:
@@ -112,7 +122,9 @@ def watched(disk: Disk, patch: pytest.MonkeyPatch) -> Iterator[None]:
             yield True
 
     def changed(path: Path) -> None:
-        disk.pending.setdefault(path.parent, []).append((path, path.read_bytes() if path.is_file() else None))
+        disk.pending.setdefault(path.parent, []).append(
+            (path, path.read_bytes() if path.is_file() else None)
+        )
 
     def watched_fsync(handle: int) -> None:
         path = Path(f"/proc/self/fd/{handle}").readlink()
@@ -148,7 +160,9 @@ def watched(disk: Disk, patch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def moments(wanted: Callable[[int], bool], folder: Path, patch: pytest.MonkeyPatch) -> tuple[Disk, dict[str, bytes]]:
+def moments(
+    wanted: Callable[[int], bool], folder: Path, patch: pytest.MonkeyPatch
+) -> tuple[Disk, dict[str, bytes]]:
     """A run, and then a retry of it, whose home is copied at the wanted moments; and what it left before the retry."""
     (folder / "copies").mkdir(parents=True)
     write_sales(folder / "sales.csv")
@@ -170,7 +184,9 @@ def check(disk: Disk, wanted: dict[str, bytes]) -> int:
     for copy in copies:
         what = f"{copy.name}: {copy.with_suffix('.txt').read_text()}"
         _, error = tried(lambda copy=copy: resume(copy))
-        if int(copy.name[:4]) <= disk.begun:  # it may be too early for this run to go on; and then it says so
+        if (
+            int(copy.name[:4]) <= disk.begun
+        ):  # it may be too early for this run to go on; and then it says so
             assert error is None or error.hint or isinstance(error, HundredfoldError), what
         elif error is not None:
             assert "it is done" in str(error), (what, error)
@@ -185,19 +201,25 @@ def some(each: int, seed: int = 11) -> Callable[[int], bool]:
     return lambda _moment: chance.randrange(each) == 0
 
 
-def test_a_run_cut_off_between_any_two_writes_ends_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_cut_off_between_any_two_writes_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disk, wanted = moments(some(8), tmp_path, monkeypatch)
     assert disk.moment > 60
     assert check(disk, wanted) > 20
 
 
 @pytest.mark.drill
-def test_a_run_cut_off_at_every_write_ends_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_cut_off_at_every_write_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disk, wanted = moments(lambda _moment: True, tmp_path, monkeypatch)
     assert check(disk, wanted) == len(HOWS) * disk.moment
 
 
-def test_a_retry_cut_off_between_any_two_writes_ends_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_retry_cut_off_between_any_two_writes_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, _ = moments(lambda _moment: False, tmp_path, monkeypatch)
     home = tmp_path / "home"
     disk = Disk(home, tmp_path / "copies", some(4))
@@ -206,7 +228,9 @@ def test_a_retry_cut_off_between_any_two_writes_ends_with_the_same_bytes(tmp_pat
     wanted = answer(home)
     for copy in sorted(path for path in disk.copies.iterdir() if path.is_dir()):
         what = f"{copy.name}: {copy.with_suffix('.txt').read_text()}"
-        tried(lambda copy=copy: resume(copy, MENDED))  # a retry that was not planned yet is done: then it is asked for again
+        tried(
+            lambda copy=copy: resume(copy, MENDED)
+        )  # a retry that was not planned yet is done: then it is asked for again
         if answer(copy) != wanted:
             retry(copy)
         assert answer(copy) == wanted, what

@@ -74,7 +74,9 @@ def note_in(place: Path, database: bytes, journal: bytes | None) -> tuple[int, b
     hot.unlink(missing_ok=True)
     if journal is not None:
         hot.write_bytes(journal)
-    (record,) = SqliteLedger(path).runs()  # which checks the file's structure, and the row's checksum
+    (record,) = SqliteLedger(
+        path
+    ).runs()  # which checks the file's structure, and the row's checksum
     n, text = record.counts["n"], record.counts["text"]
     assert text == str(n) * (n % 5 * 100_000)
     return n, path.read_bytes()
@@ -103,7 +105,9 @@ def drill(folder: Path, seed: int) -> dict[str, int]:
         if not journal:
             continue
         found["open"] += 1
-        if n == last and database != old:  # the journal was synced, and the database was being written
+        if (
+            n == last and database != old
+        ):  # the journal was synced, and the database was being written
             found["torn"] += 1
             for _ in range(4):
                 assert note_in(folder / "torn", mixed(old, database, random), journal)[0] == last
@@ -142,7 +146,9 @@ def in_a_process(call: str, folder: Path, number: int) -> subprocess.CompletedPr
     code = f"import json, sys; from pathlib import Path; import test_power_of_ledger as t; print(json.dumps(t.{call}(Path(sys.argv[1]), int(sys.argv[2]))))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
     command = [sys.executable, "-c", code, str(folder), str(number)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANG_S, check=False)
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=HANG_S, check=False
+    )
 
 
 def test_a_ledger_that_is_cut_off_in_a_transaction_keeps_every_write(tmp_path):

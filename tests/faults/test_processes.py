@@ -116,7 +116,10 @@ def double(rows):
 
 
 def statuses(done) -> dict[str, tuple[str, str]]:
-    return {row["how"]: (row["status"], row["message"] or "") for row in done.units().arrow().to_pylist()}
+    return {
+        row["how"]: (row["status"], row["message"] or "")
+        for row in done.units().arrow().to_pylist()
+    }
 
 
 @linux
@@ -124,13 +127,26 @@ def statuses(done) -> dict[str, tuple[str, str]]:
 def test_nothing_that_a_function_started_outlives_the_run(tmp_path, mark, method, monkeypatch):
     monkeypatch.setenv("HUNDREDFOLD_START", method)
     kinds = "plain session grandchild daemon"
-    hows = [f"{kinds} and returns", f"{kinds} and outlasts", f"{kinds} and exits", f"{kinds} and is killed", "fine"]
+    hows = [
+        f"{kinds} and returns",
+        f"{kinds} and outlasts",
+        f"{kinds} and exits",
+        f"{kinds} and is killed",
+        "fine",
+    ]
     hows += [f"{kinds} and kills its supervisor"] if method == "forkserver" else []
     rows = {"k": range(len(hows)), "how": hows}
-    bystander = subprocess.Popen([sys.executable, "-c", SLEEP], stdout=subprocess.PIPE, start_new_session=True)
+    bystander = subprocess.Popen(
+        [sys.executable, "-c", SLEEP], stdout=subprocess.PIPE, start_new_session=True
+    )
     try:
         table = pa.table(rows)
-        job = Job("j", [Source("s")], [Model("m", ("k", "how"), Starts(mark), time_limit=LIMIT_S)], max_failed=1.0)
+        job = Job(
+            "j",
+            [Source("s")],
+            [Model("m", ("k", "how"), Starts(mark), time_limit=LIMIT_S)],
+            max_failed=1.0,
+        )
         done = run(job, {"s": table}, home=tmp_path, run_id="r", workers=2, memory="1GB")
         assert bystander.poll() is None
     finally:
@@ -160,7 +176,9 @@ def test_what_a_function_started_ends_with_a_driver_that_is_stopped(tmp_path, ma
         start(Starts({mark!r}), {str(tmp_path / "home")!r}, {{"k": [0, 1], "how": ["plain session grandchild daemon outlasts"] * 2}})
         """)
     )
-    driver = subprocess.Popen([sys.executable, str(script), mark], start_new_session=True, stderr=subprocess.DEVNULL)
+    driver = subprocess.Popen(
+        [sys.executable, str(script), mark], start_new_session=True, stderr=subprocess.DEVNULL
+    )
     try:
         wait_until(lambda: len(marked(mark)) >= 1 + 2 * 4, alive=lambda: driver.poll() is None)
         for number in signals:
@@ -195,7 +213,10 @@ def test_a_spawned_worker_in_a_daemonic_process_is_refused_with_a_hint(tmp_path,
 def test_a_run_works_in_threads_a_loop_and_a_fork_after_a_run(tmp_path):
     assert results_in(tmp_path / "first") == [2.0, 4.0]
     answers: list[list[float]] = []
-    threads = [threading.Thread(target=lambda n=n: answers.append(results_in(tmp_path / f"thread-{n}"))) for n in range(2)]
+    threads = [
+        threading.Thread(target=lambda n=n: answers.append(results_in(tmp_path / f"thread-{n}")))
+        for n in range(2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -218,7 +239,13 @@ def test_a_run_works_in_threads_a_loop_and_a_fork_after_a_run(tmp_path):
             os._exit(0 if ok else 1)
         print(os.waitpid(pid, 0)[1], results_in({str(tmp_path / "c")!r}) == first)
     """
-    done = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, timeout=HANG_S, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
+        check=False,
+    )
     assert (done.stdout.strip(), done.stderr) == ("0 True", "")
 
 
@@ -259,7 +286,14 @@ def test_a_function_that_writes_into_its_pipe_costs_its_own_unit_only(tmp_path):
     hows = ["fine", "garbles", *["fine"] * 5, "replaces", "fine"]
     names = [f"{k}" if how == "fine" else how for k, how in enumerate(hows)]
     job = Job("j", [Source("s")], [Model("m", ("k", "how"), writes_into_sockets)], max_failed=1.0)
-    done = run(job, {"s": pa.table({"k": range(len(hows)), "how": names})}, home=tmp_path, run_id="r", workers=1, memory="1GB")
+    done = run(
+        job,
+        {"s": pa.table({"k": range(len(hows)), "how": names})},
+        home=tmp_path,
+        run_id="r",
+        workers=1,
+        memory="1GB",
+    )
     found = statuses(done)
     assert found.pop("garbles") == ("crashed", "wrote into the pipe to its driver")
     assert found.pop("replaces") == ("crashed", "closed or replaced the pipe to its driver")
@@ -299,7 +333,9 @@ def test_a_frame_that_is_cut_flipped_or_mixed_with_other_bytes_is_noticed():
         flipped = bytearray(whole)
         flipped[at] ^= 1 + at % 255
         assert received(bytes(flipped))[0] == []
-        assert received(bytes(whole[:at] + b"words and words and words, more than a header" + whole[at:]))[0] in ([], [message])
+        assert received(
+            bytes(whole[:at] + b"words and words and words, more than a header" + whole[at:])
+        )[0] in ([], [message])
 
 
 def test_a_run_with_too_few_open_files_is_refused_with_a_hint(tmp_path):
@@ -310,9 +346,18 @@ def test_a_run_with_too_few_open_files_is_refused_with_a_hint(tmp_path):
     )
     ends = set()
     for limit in (8, 12, 16, 64):
-        command = ["sh", "-c", f'ulimit -n {limit}; exec "$0" "$@"', str(Path(sys.executable).with_name("hundredfold")), "run", "job.py"]
+        command = [
+            "sh",
+            "-c",
+            f'ulimit -n {limit}; exec "$0" "$@"',
+            str(Path(sys.executable).with_name("hundredfold")),
+            "run",
+            "job.py",
+        ]
         command += ["--home", f"home-{limit}", "--workers", "2", "--memory", "1GB"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG_S, check=False)
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG_S, check=False
+        )
         ends.add(done.returncode)
         assert "Traceback" not in done.stderr
         if done.returncode:

@@ -126,21 +126,30 @@ def test_four_processes_delete_each_message_once(queue, bodies, tmp_path):
 def test_no_message_is_lost_when_processes_are_killed_in_the_middle(queue, bodies, tmp_path):
     with processes(4, work, queue, tmp_path) as workers:
         for killed, worker in enumerate(workers[:2], start=1):
-            wait_until(lambda killed=killed: len(outcomes(tmp_path)) > killed * MESSAGES // 5, every=0.001)
+            wait_until(
+                lambda killed=killed: len(outcomes(tmp_path)) > killed * MESSAGES // 5, every=0.001
+            )
             worker.kill()
         for worker in workers:
             worker.join(HANG_S)
         assert [worker.exitcode for worker in workers[2:]] == [0, 0]
-        assert [worker.exitcode for worker in workers[:2]] != [0, 0]  # they were killed at work, not after it
+        assert [worker.exitcode for worker in workers[:2]] != [
+            0,
+            0,
+        ]  # they were killed at work, not after it
     assert outcomes(tmp_path) == bodies
     assert queue.depth() == Depth(0, 0, 0)
     deleted = lines(tmp_path)
     assert len(deleted) == len(set(deleted))
-    assert len(deleted) >= MESSAGES - 2  # one killed between its deletion and the line that tells of it
+    assert (
+        len(deleted) >= MESSAGES - 2
+    )  # one killed between its deletion and the line that tells of it
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a process cannot send itself SIGKILL on Windows")
-def test_a_message_in_the_hand_of_a_killed_process_comes_back_with_its_count(queue, bodies, tmp_path):
+def test_a_message_in_the_hand_of_a_killed_process_comes_back_with_its_count(
+    queue, bodies, tmp_path
+):
     with processes(2, hold, queue, tmp_path) as holders:
         for holder in holders:
             holder.join(HANG_S)
@@ -162,7 +171,11 @@ def test_a_queue_works_on_both_sides_of_a_fork(tmp_path):
         timeout=HANG_S,
         check=False,
     )
-    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, f"[0, 0, 0, 0] {Depth(400 + 40 + 800 + 100, 0, 0)}", "")
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (
+        0,
+        f"[0, 0, 0, 0] {Depth(400 + 40 + 800 + 100, 0, 0)}",
+        "",
+    )
 
 
 def test_many_processes_may_open_a_new_queue_in_the_same_moment(tmp_path):

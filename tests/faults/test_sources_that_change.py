@@ -38,7 +38,9 @@ MODELS = [
     Model("first", unit=("shop",), work=total, query="SELECT * FROM sales"),
     Model("second", unit=("shop",), work=total, query="SELECT * FROM sales"),
 ]
-OUT = Publish("out", "SELECT shop, count(*) AS n FROM sales GROUP BY shop ORDER BY shop", formats=("csv",))
+OUT = Publish(
+    "out", "SELECT shop, count(*) AS n FROM sales GROUP BY shop ORDER BY shop", formats=("csv",)
+)
 JOB = Job("changing", sources=[Source("sales", Row)], models=MODELS, publish=OUT)
 
 
@@ -78,16 +80,26 @@ def removed(path: Path) -> None:
 def go(folder: Path, callbacks: NullCallbacks, place: Path | None = None, job: Job = JOB) -> Any:
     home = folder / "home"
     return hundredfold.run(
-        job, {"sales": place or folder / "sales.parquet"}, home=home, run_id="r", workers=1, memory="1GB", callbacks=callbacks
+        job,
+        {"sales": place or folder / "sales.parquet"},
+        home=home,
+        run_id="r",
+        workers=1,
+        memory="1GB",
+        callbacks=callbacks,
     )
 
 
 @pytest.mark.parametrize("stage", ["prepare first", "work first", "collect second", "publish"])
-@pytest.mark.parametrize("change", [rewritten, replaced, replaced_with_the_same_size_and_time, removed])
+@pytest.mark.parametrize(
+    "change", [rewritten, replaced, replaced_with_the_same_size_and_time, removed]
+)
 def test_a_file_that_changes_ends_the_run_with_its_name(tmp_path, stage, change):
     path = tmp_path / "sales.parquet"
     pq.write_table(GOOD, path)
-    with pytest.raises(SourceError, match=r"sales: .*gone|sales has changed since the run began") as told:
+    with pytest.raises(
+        SourceError, match=r"sales: .*gone|sales has changed since the run began"
+    ) as told:
         go(tmp_path, At(stage, lambda: change(path)))
     assert str(path) in str(told.value)
     assert "run the job again" in (told.value.hint or "")
@@ -101,7 +113,9 @@ def test_a_file_that_changes_ends_the_run_with_its_name(tmp_path, stage, change)
 def test_a_file_that_changes_while_a_query_reads_it_is_noticed(tmp_path):
     """The query itself lasts until the file was replaced."""
     path, rows = tmp_path / "sales.parquet", 400_000
-    table = pa.table({"shop": [k % 7 for k in range(rows)], "price": [float(k) for k in range(rows)]})
+    table = pa.table(
+        {"shop": [k % 7 for k in range(rows)], "price": [float(k) for k in range(rows)]}
+    )
     slow = "SELECT shop, sum(price * sin(price) * r.range) AS price FROM sales, range(60) r GROUP BY shop"
     job = Job("long", [Source("sales")], [Model("m", ("shop",), total, slow)])
     pq.write_table(table, path)
@@ -116,16 +130,24 @@ def test_a_folder_that_gains_a_file_is_read_as_it_was_listed(tmp_path):
     folder = tmp_path / "sales"
     folder.mkdir()
     pq.write_table(GOOD, folder / "a.parquet")
-    done = go(tmp_path, At("prepare first", lambda: pq.write_table(BAD, folder / "b.parquet")), folder)
+    done = go(
+        tmp_path, At("prepare first", lambda: pq.write_table(BAD, folder / "b.parquet")), folder
+    )
     assert done.state == "done"
-    assert done.results("second").arrow().to_pylist() == [{"shop": 1, "s": 3.0}, {"shop": 2, "s": 7.0}]
+    assert done.results("second").arrow().to_pylist() == [
+        {"shop": 1, "s": 3.0},
+        {"shop": 2, "s": 7.0},
+    ]
 
 
 def test_text_files_are_read_once_and_may_change_after_that(tmp_path):
     path = tmp_path / "sales.csv"
     path.write_text("shop,price\n1,1\n1,2\n2,3\n2,4\n")
     done = go(tmp_path, At("prepare first", lambda: path.write_text("shop,price\n1,-100\n")), path)
-    assert (done.state, done.results("second").arrow().to_pylist()) == ("done", [{"shop": 1, "s": 3.0}, {"shop": 2, "s": 7.0}])
+    assert (done.state, done.results("second").arrow().to_pylist()) == (
+        "done",
+        [{"shop": 1, "s": 3.0}, {"shop": 2, "s": 7.0}],
+    )
 
 
 def test_a_wrong_path_is_found_before_a_run_is_recorded(tmp_path):
@@ -143,7 +165,10 @@ def test_resume_goes_on_with_a_file_that_was_moved(tmp_path, stage):
     with pytest.raises(SourceError, match="is gone"):
         go(tmp_path, At(stage, lambda: path.rename(other)))
     again = hundredfold.resume("r", home=tmp_path / "home", job=JOB, sources={"sales": other})
-    assert (again.state, again.results("second").arrow().to_pylist()) == ("done", [{"shop": 1, "s": 3.0}, {"shop": 2, "s": 7.0}])
+    assert (again.state, again.results("second").arrow().to_pylist()) == (
+        "done",
+        [{"shop": 1, "s": 3.0}, {"shop": 2, "s": 7.0}],
+    )
 
 
 def test_resume_refuses_another_file_for_one_that_was_validated(tmp_path):
@@ -167,5 +192,7 @@ def test_resume_takes_a_new_path_before_a_source_was_validated(tmp_path):
 
     with pytest.raises(SourceError, match="there is no file"):
         go(tmp_path, Gone())
-    again = hundredfold.resume("r", home=tmp_path / "home", job=JOB, sources={"sales": tmp_path / "moved.parquet"})
+    again = hundredfold.resume(
+        "r", home=tmp_path / "home", job=JOB, sources={"sales": tmp_path / "moved.parquet"}
+    )
     assert again.state == "done"

@@ -77,12 +77,17 @@ def double(rows):
 
 
 def go(home: Path, work: Any, **how: Any) -> hundredfold.Run:
-    models = [Model("m", ("k",), work, **how), Model("n", ("k",), double, query="SELECT k, y FROM m")]  # one worker does both
+    models = [
+        Model("m", ("k",), work, **how),
+        Model("n", ("k",), double, query="SELECT k, y FROM m"),
+    ]  # one worker does both
     job = Job("spoiled", [Source("s")], models, max_failed=1)
     return hundredfold.run(job, {"s": ROWS}, home=home, workers=1, memory="1GB")
 
 
-@pytest.mark.parametrize("how", [isinstance_is_false, results_cannot_be_packed, results_raise], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "how", [isinstance_is_false, results_cannot_be_packed, results_raise], ids=lambda f: f.__name__
+)
 @pytest.mark.parametrize("many", [False, True], ids=["each", "many"])
 def test_a_unit_that_spoils_its_own_result_is_named_and_no_other(tmp_path, how, many):
     run = go(tmp_path, (SpoilsMany if many else Spoils)(how), batched=many)
@@ -96,11 +101,16 @@ def test_a_unit_that_spoils_its_own_result_is_named_and_no_other(tmp_path, how, 
     }
 
 
-@pytest.mark.parametrize("how", [no_batch_can_be_read, reading_raises, no_memory_is_left], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "how", [no_batch_can_be_read, reading_raises, no_memory_is_left], ids=lambda f: f.__name__
+)
 def test_a_worker_that_units_spoil_for_later_ones_is_replaced(tmp_path, how):
     run = go(tmp_path, Spoils(how, culprit=None), time_limit=LIMIT_S)
     assert (run.state, len(run.failures())) == ("done", 0)
-    assert run.results().arrow().to_pydict() == {"k": list(range(UNITS)), "z": [4.0 * k for k in range(UNITS)]}
+    assert run.results().arrow().to_pydict() == {
+        "k": list(range(UNITS)),
+        "z": [4.0 * k for k in range(UNITS)],
+    }
 
 
 def test_a_file_that_no_worker_can_read_ends_the_run_with_its_name(tmp_path):

@@ -61,7 +61,13 @@ def started(path: Path, home: Path, **environment: str) -> Iterator[subprocess.P
     command = [sys.executable, "-W", "error", str(path), str(home)]
     settings = {**os.environ, "PYTHONWARNINGS": "error", MARK: token_hex(8), **environment}
     process = subprocess.Popen(
-        command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=path.parent
+        command,
+        env=settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        cwd=path.parent,
     )
     process.mark = settings[MARK]  # type: ignore[attr-defined]
     try:
@@ -140,7 +146,10 @@ def test_ctrl_c_while_the_workers_are_being_started_leaves_no_process_and_no_noi
     home = tmp_path / "home"
     with started(script(tmp_path, RUN), home) as driver:
         before = ("",) if stage == "new" else ("", "new")  # or it is further by now
-        wait_until(lambda: (home / "ledger.sqlite").exists() and step(home) not in before, alive=goes_on(driver))
+        wait_until(
+            lambda: (home / "ledger.sqlite").exists() and step(home) not in before,
+            alive=goes_on(driver),
+        )
         os.killpg(driver.pid, signal.SIGINT)
         _, errors = driver.communicate(timeout=HANG_S)
         assert errors.rstrip().endswith("KeyboardInterrupt")
@@ -156,9 +165,15 @@ def counting(tmp_path) -> Iterator[subprocess.Popen[str]]:
     job = f'job = Job("slow", [Source("s")], [Model("m", ("k",), double, {endless})])'
     home = tmp_path / "home"
     with started(script(tmp_path, job, RUN), home) as driver:
-        wait_until(lambda: (home / "ledger.sqlite").exists() and step(home) == "prepare m", alive=goes_on(driver))
+        wait_until(
+            lambda: (home / "ledger.sqlite").exists() and step(home) == "prepare m",
+            alive=goes_on(driver),
+        )
         before = sum(psutil.Process(driver.pid).cpu_times()[:2])
-        wait_until(lambda: sum(psutil.Process(driver.pid).cpu_times()[:2]) > before + 0.5, alive=goes_on(driver))
+        wait_until(
+            lambda: sum(psutil.Process(driver.pid).cpu_times()[:2]) > before + 0.5,
+            alive=goes_on(driver),
+        )
         yield driver
 
 
@@ -207,7 +222,9 @@ def test_a_second_driver_of_a_run_is_refused_and_the_first_goes_on(tmp_path):
     assert hundredfold.open_run("r", home=home).state == "done"
 
 
-def test_no_worker_outlives_a_driver_that_is_killed_even_where_it_never_lets_go_of_the_interpreter(tmp_path):
+def test_no_worker_outlives_a_driver_that_is_killed_even_where_it_never_lets_go_of_the_interpreter(
+    tmp_path,
+):
     home = tmp_path / "home"
     hold = """
         def double(rows):
@@ -257,7 +274,9 @@ def test_a_script_without_a_guard_runs_its_own_functions_closures_and_objects(tm
         done = hundredfold.run(job, {"s": table}, home=sys.argv[1], workers=2, memory="1GB")
         print([done.results(name).arrow().column("y").to_pylist() for name in "abc"])
     """
-    words = ran(script(tmp_path, dedent(lines), units=3), tmp_path / "home", HUNDREDFOLD_START=method)
+    words = ran(
+        script(tmp_path, dedent(lines), units=3), tmp_path / "home", HUNDREDFOLD_START=method
+    )
     assert words.splitlines() == ["once", str([[0.0, 3.0, 6.0]] * 3)]
 
 
@@ -327,7 +346,9 @@ def test_generic_functions_may_stand_in_a_script(tmp_path):
         print(done.results("m").arrow().drop_columns(["k"]).to_pylist())
     """
     words = ran(script(tmp_path, dedent(lines), units=2), tmp_path / "home")
-    assert words.splitlines() == [str([{"size": 3, "kind": "text", "other": "other", "twice": 4}] * 2)]
+    assert words.splitlines() == [
+        str([{"size": 3, "kind": "text", "other": "other", "twice": 4}] * 2)
+    ]
 
 
 def test_an_unknown_way_to_start_workers_is_refused(tmp_path):
@@ -383,6 +404,16 @@ def test_a_run_stops_itself_when_its_watcher_raises(tmp_path):
 
     job = Job("again", [Source("s")], [Model("m", ("k",), double)])
     with pytest.raises(Stopped, match="enough"):
-        hundredfold.run(job, {"s": pa.table({"k": [0], "x": [1.0]})}, home=tmp_path, run_id="r", workers=1, memory="1GB", callbacks=Tired())
+        hundredfold.run(
+            job,
+            {"s": pa.table({"k": [0], "x": [1.0]})},
+            home=tmp_path,
+            run_id="r",
+            workers=1,
+            memory="1GB",
+            callbacks=Tired(),
+        )
     assert list((tmp_path / "scratch").iterdir()) == []
-    assert hundredfold.resume("r", home=tmp_path).results().arrow().to_pylist() == [{"k": 0, "y": 2.0}]
+    assert hundredfold.resume("r", home=tmp_path).results().arrow().to_pylist() == [
+        {"k": 0, "y": 2.0}
+    ]

@@ -102,7 +102,10 @@ def start(work, home, **words):
 
 
 def test_what_a_worker_cannot_import_is_told_with_the_reason(tmp_path):
-    with pytest.raises(WorkerError, match="a worker cannot load the job: ImportError: no module named nothing_like_it"):
+    with pytest.raises(
+        WorkerError,
+        match="a worker cannot load the job: ImportError: no module named nothing_like_it",
+    ):
         start(Unwelcome(raise_here), tmp_path)
 
 
@@ -134,7 +137,9 @@ else:
 WORK = "import {slow}\n\ndef work(rows):\n    return {{'y': 1.0}}\n"
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes have other states elsewhere")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="processes have other states elsewhere"
+)
 @pytest.mark.parametrize("how", HANGS)
 def test_a_module_that_never_ends_its_import_is_named(tmp_path, monkeypatch, how):
     monkeypatch.setattr(loading, "LOAD_S", 0.5)
@@ -144,22 +149,30 @@ def test_a_module_that_never_ends_its_import_is_named(tmp_path, monkeypatch, how
     monkeypatch.syspath_prepend(tmp_path)
     work = importlib.import_module(f"work_{name}").work
     with pytest.raises(
-        WorkerError, match=rf"has not loaded the job in 0.5 s: it is still importing {name} \(.*{name}.py, line 7\)"
+        WorkerError,
+        match=rf"has not loaded the job in 0.5 s: it is still importing {name} \(.*{name}.py, line 7\)",
     ) as told:
         start(work, tmp_path / "home")
     assert "inside the function" in (told.value.hint or "")
     assert open_run("r", home=tmp_path / "home").state == "failed"
-    children = [child.as_dict(["cmdline"], ad_value=[]) for child in psutil.Process().children(recursive=True)]  # a zombie has none
+    children = [
+        child.as_dict(["cmdline"], ad_value=[])
+        for child in psutil.Process().children(recursive=True)
+    ]  # a zombie has none
     assert not [child for child in children if "slow" in " ".join(child["cmdline"])]
 
 
 def test_an_object_that_never_ends_its_loading_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "LOAD_S", 0.5)
-    with pytest.raises(WorkerError, match=r"has not loaded the job in 0.5 s: it imports test_workers"):
+    with pytest.raises(
+        WorkerError, match=r"has not loaded the job in 0.5 s: it imports test_workers"
+    ):
         start(Unwelcome(time.sleep, 3600), tmp_path)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes have other states elsewhere")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="processes have other states elsewhere"
+)
 def test_a_worker_that_gets_no_processor_may_load_for_longer():
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         try:
@@ -175,7 +188,9 @@ def test_a_worker_that_gets_no_processor_may_load_for_longer():
 
 
 def test_a_function_that_cannot_be_sent_is_told_before_anything_is_done(tmp_path):
-    with pytest.raises(JobError, match=r"cannot be sent to a worker process: TypeError: .*lock") as told:
+    with pytest.raises(
+        JobError, match=r"cannot be sent to a worker process: TypeError: .*lock"
+    ) as told:
         start(Locked(), tmp_path)
     assert "open it inside the function" in (told.value.hint or "")
     assert Home(tmp_path).ledger.runs() == []
@@ -184,13 +199,20 @@ def test_a_function_that_cannot_be_sent_is_told_before_anything_is_done(tmp_path
 def test_a_batch_that_a_worker_finds_damaged_is_made_anew(tmp_path):
     batch = tmp_path / "home/runs/r/models/m/batches/000001.arrow"
     once = [batch.unlink]
-    done = start(double, tmp_path / "home", callbacks=Spoil("work m", lambda: once.pop()() if once else None))
+    done = start(
+        double, tmp_path / "home", callbacks=Spoil("work m", lambda: once.pop()() if once else None)
+    )
     assert done.results().arrow().column("y").to_pylist() == [2.0, 4.0, 6.0, 8.0]
     assert done.counts["recomputed"] == [f"{batch} is damaged: it is missing"]
     assert done.counts["units_recomputed"] == done.counts["models"]["m"]["units"]
     words = [sys.executable, "-m", "hundredfold", "status", "--home", str(tmp_path / "home")]
-    shown = " ".join(subprocess.run(words, capture_output=True, text=True, check=True).stdout.split())
-    assert f"recomputed: {done.counts['units_recomputed']} units, for 1 damaged file; the first: {batch} is damaged" in shown
+    shown = " ".join(
+        subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+    )
+    assert (
+        f"recomputed: {done.counts['units_recomputed']} units, for 1 damaged file; the first: {batch} is damaged"
+        in shown
+    )
 
 
 def meet(folder: Path) -> None:
@@ -217,13 +239,22 @@ class Uneven:
 
 def test_a_worker_that_has_no_message_left_takes_a_part_of_what_another_has(tmp_path):
     job = Job("j", [Source("s")], [Model("m", ("k",), Uneven(tmp_path))], max_failed=1)
-    done = run(job, {"s": pa.table({"k": range(20)})}, home=tmp_path / "home", run_id="r", workers=2, memory="1GB")
+    done = run(
+        job,
+        {"s": pa.table({"k": range(20)})},
+        home=tmp_path / "home",
+        run_id="r",
+        workers=2,
+        memory="1GB",
+    )
     results = done.results().arrow().to_pylist()
     assert [(row["k"], row["k2"]) for row in results] == [(k, 2 * k) for k in range(20) if k != 18]
     assert done.failures().arrow().column("unit").to_pylist() == ["18"]
     batches = Manifest.read(Layout("r"), "m", done.home.store).batches
     assert [(batch.first, batch.last) for batch in batches] == [(0, 9), (10, 19)]
-    assert len({row["process"] for row in results if 10 <= row["k"] < 18}) == 2  # both, though these units are one message
+    assert (
+        len({row["process"] for row in results if 10 <= row["k"] < 18}) == 2
+    )  # both, though these units are one message
 
 
 class Dear:
@@ -245,9 +276,21 @@ class Dear:
 def test_dear_units_side_by_side_are_shared_and_none_of_them_is_done_twice(tmp_path):
     calls = tmp_path / "calls"
     job = Job("j", [Source("s")], [Model("m", ("k",), Dear(calls))])
-    done = run(job, {"s": pa.table({"k": range(200)})}, home=tmp_path / "home", run_id="r", workers=2, memory="1GB")
+    done = run(
+        job,
+        {"s": pa.table({"k": range(200)})},
+        home=tmp_path / "home",
+        run_id="r",
+        workers=2,
+        memory="1GB",
+    )
     called = sorted(map(int, calls.read_text().split()))
-    assert [k for k in called if 190 <= k < 194] == [190, 191, 192, 193]  # of cheap ones, those of a few milliseconds may be
+    assert [k for k in called if 190 <= k < 194] == [
+        190,
+        191,
+        192,
+        193,
+    ]  # of cheap ones, those of a few milliseconds may be
     assert set(called) == set(range(200))
     processes = {row["k"]: row["process"] for row in done.results().arrow().to_pylist()}
     assert len({processes[k] for k in range(190, 194)}) == 2
@@ -258,7 +301,10 @@ def test_a_worker_that_is_killed_while_it_waits_is_replaced(pool):
     listen(pool, until=lambda: all(slot.ready for slot in pool.hands))
     for pid in before:
         os.kill(pid, signal.SIGKILL)
-    listen(pool, until=lambda: all(slot.ready and slot.process.pid not in before for slot in pool.hands))
+    listen(
+        pool,
+        until=lambda: all(slot.ready and slot.process.pid not in before for slot in pool.hands),
+    )
 
 
 def test_a_crew_goes_on_when_the_server_that_forks_its_workers_is_killed(pool):
@@ -268,8 +314,16 @@ def test_a_crew_goes_on_when_the_server_that_forks_its_workers_is_killed(pool):
     server = psutil.Process(supervisor.ppid())
     assert server.ppid() == os.getpid()
     server.kill()
-    listen(pool, until=lambda: all(slot.ready and slot.process.pid not in before for slot in pool.hands))
-    assert psutil.wait_procs([psutil.Process(pid) for pid in before if psutil.pid_exists(pid)], timeout=HANG_S)[1] == []
+    listen(
+        pool,
+        until=lambda: all(slot.ready and slot.process.pid not in before for slot in pool.hands),
+    )
+    assert (
+        psutil.wait_procs(
+            [psutil.Process(pid) for pid in before if psutil.pid_exists(pid)], timeout=HANG_S
+        )[1]
+        == []
+    )
 
 
 def test_workers_have_one_thread_for_each_library_and_the_environment_of_their_driver(tmp_path):
@@ -280,7 +334,11 @@ def test_workers_have_one_thread_for_each_library_and_the_environment_of_their_d
         finally:
             del os.environ["HUNDREDFOLD_TEST"]
         row = done.results().arrow().to_pylist()[0]
-        assert row == {"k": 0, **dict.fromkeys(map(str.lower, PINNED), "1"), "hundredfold_test": value}
+        assert row == {
+            "k": 0,
+            **dict.fromkeys(map(str.lower, PINNED), "1"),
+            "hundredfold_test": value,
+        }
 
 
 def test_a_unit_whose_worker_is_killed_from_outside_once_is_done(tmp_path):
@@ -292,7 +350,12 @@ def test_a_unit_whose_worker_is_killed_from_outside_once_is_done(tmp_path):
             os.kill(os.getpid(), signal.SIGKILL)
         return {"y": 2 * float(rows["x"][0])}
 
-    assert start(dies_once, tmp_path / "home").results().arrow().column("y").to_pylist() == [2.0, 4.0, 6.0, 8.0]
+    assert start(dies_once, tmp_path / "home").results().arrow().column("y").to_pylist() == [
+        2.0,
+        4.0,
+        6.0,
+        8.0,
+    ]
 
 
 def test_a_unit_that_gets_its_worker_killed_each_time_is_dead(tmp_path):
@@ -306,5 +369,10 @@ def test_a_unit_that_gets_its_worker_killed_each_time_is_dead(tmp_path):
         return {"y": 2 * float(rows["x"][0])}
 
     done = start(dies, tmp_path / "home")
-    assert [row["status"] for row in done.units().arrow().to_pylist()] == ["ok", "ok", "crashed", "ok"]
+    assert [row["status"] for row in done.units().arrow().to_pylist()] == [
+        "ok",
+        "ok",
+        "crashed",
+        "ok",
+    ]
     assert deaths.read_text() == "xx"

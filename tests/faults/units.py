@@ -49,7 +49,9 @@ def fills_the_memory():
 
 
 def fills_the_memory_unlimited():
-    resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    resource.setrlimit(
+        resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.getrlimit(resource.RLIMIT_DATA)[1])
+    )
     kept = bytearray(700 * 2**20)
     STILL.wait(len(kept))
 
@@ -162,7 +164,12 @@ WAYS = {
     "fork": forks_and_goes_on,
     "fork and stay": forks_and_stays,
 }
-STRANGE = {"return an object": {"twice": object()}, "return a number": 7, "return None": None, "return huge": {"twice": 2**70}}
+STRANGE = {
+    "return an object": {"twice": object()},
+    "return a number": 7,
+    "return None": None,
+    "return huge": {"twice": 2**70},
+}
 
 
 def alone(rows):

@@ -97,7 +97,9 @@ def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
     folder = tmp_path_factory.mktemp("notebook")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR"):
-            patch.setenv(name, str(folder / name.lower()))  # the user's own settings count for nothing
+            patch.setenv(
+                name, str(folder / name.lower())
+            )  # the user's own settings count for nothing
         notebook = Notebook(folder)
         try:
             notebook.printed(NO_WIDGETS)
@@ -118,7 +120,9 @@ def test_rows_show_as_a_table_and_a_run_as_a_line(notebook: Notebook) -> None:
     notebook.printed(JOB)
     (shown,) = notebook.execute("r.results()")
     assert shown.data["text/plain"] == "2 rows of shop, price"
-    assert shown.data["text/html"].startswith("<table><thead><tr><th>shop</th><th>price</th></tr></thead><tbody><tr><td>A</td><td>2.0</td>")
+    assert shown.data["text/html"].startswith(
+        "<table><thead><tr><th>shop</th><th>price</th></tr></thead><tbody><tr><td>A</td><td>2.0</td>"
+    )
     (shown,) = notebook.execute("r")
     assert shown.data["text/plain"].endswith("of means: done; means: 2 of 2 units ok>")
 

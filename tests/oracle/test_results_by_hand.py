@@ -26,7 +26,9 @@ from bench import Bench
 from hundredfold import Job, Model, Source, Unit
 from hundredfold.job import Message
 
-LIGHT = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+LIGHT = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 SCHEMA = pa.schema(
     [
         ("place", pa.string()),
@@ -44,7 +46,9 @@ SCHEMA = pa.schema(
 )
 UTC = dt.UTC
 words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=4)
-floats = st.floats(allow_nan=True, width=64) | st.sampled_from([0.0, -0.0, math.inf, -math.inf, 0.1, 0.2, 1e300])
+floats = st.floats(allow_nan=True, width=64) | st.sampled_from(
+    [0.0, -0.0, math.inf, -math.inf, 0.1, 0.2, 1e300]
+)
 rows = st.fixed_dictionaries(
     {
         "place": st.none() | st.sampled_from(["", "a", "ä", "a,b", "Ä\n", "😀", "b"]) | words,
@@ -54,7 +58,8 @@ rows = st.fixed_dictionaries(
         "flag": st.none() | st.booleans(),
         "word": st.none() | words,
         "day": st.none() | st.dates(dt.date(1900, 1, 1), dt.date(2200, 1, 1)),
-        "at": st.none() | st.datetimes(dt.datetime(1900, 1, 1), dt.datetime(2200, 1, 1), timezones=st.just(UTC)),
+        "at": st.none()
+        | st.datetimes(dt.datetime(1900, 1, 1), dt.datetime(2200, 1, 1), timezones=st.just(UTC)),
         "price": st.none() | st.decimals(-9999, 9999, places=2),
         "weights": st.none() | st.lists(floats, max_size=3),
         "clock": st.none() | st.times(),
@@ -77,14 +82,21 @@ def rank(value: Any) -> Any:
         return (2,)
     if isinstance(value, float):
         number = bits(value)
-        return (1, number) if math.isnan(value) else (0, number if number >= 0 else -(2**63) - number - 1)
+        return (
+            (1, number)
+            if math.isnan(value)
+            else (0, number if number >= 0 else -(2**63) - number - 1)
+        )
     if isinstance(value, list):
         return (0, repr(value))
     return (0, value.encode() if isinstance(value, str) else value)
 
 
 def by_hand(
-    table: Sequence[dict[str, Any]], unit: Sequence[str], order_by: Sequence[str], names: Sequence[str]
+    table: Sequence[dict[str, Any]],
+    unit: Sequence[str],
+    order_by: Sequence[str],
+    names: Sequence[str],
 ) -> list[tuple[Any, list[dict[str, Any]]]]:
     """Units in the order of their keys, each with its rows: by `order_by`, then by the other columns from left to right."""
     columns = [*order_by, *(n for n in names if n not in order_by and n not in unit)]
@@ -92,7 +104,10 @@ def by_hand(
     for row in table:
         groups.setdefault(tuple(rank(row[k]) for k in unit), []).append(row)
     return [
-        (tuple(groups[key][0][k] for k in unit), sorted(groups[key], key=lambda row: [rank(row[n]) for n in columns]))
+        (
+            tuple(groups[key][0][k] for k in unit),
+            sorted(groups[key], key=lambda row: [rank(row[n]) for n in columns]),
+        )
         for key in sorted(groups)
     ]
 
@@ -124,7 +139,14 @@ def single_units(message: Message) -> list[Message]:
 
 
 def thirds(message: Message) -> list[Message]:
-    cuts = sorted({message.first, message.first + message.units // 3, message.first + 2 * message.units // 3, message.last + 1})
+    cuts = sorted(
+        {
+            message.first,
+            message.first + message.units // 3,
+            message.first + 2 * message.units // 3,
+            message.last + 1,
+        }
+    )
     return [message.part(a, b - 1) for a, b in pairwise(cuts)]
 
 
@@ -145,26 +167,54 @@ ECHO = Model("echo", unit=("place",), order_by=("week",), work=echo)
 def test_every_value_of_every_row_comes_through_in_canonical_order(
     bench: Bench, table: list[dict[str, Any]], packing: tuple[int, int], seed: int
 ) -> None:
-    found = bench.results(ECHO, shuffled(table, seed), parts=packing[0], cut=thirds if packing[1] % 2 else single_units)
-    wanted = [{**row, "seq": seq} for _, group in by_hand(table, ("place",), ("week",), SCHEMA.names) for seq, row in enumerate(group)]
+    found = bench.results(
+        ECHO,
+        shuffled(table, seed),
+        parts=packing[0],
+        cut=thirds if packing[1] % 2 else single_units,
+    )
+    wanted = [
+        {**row, "seq": seq}
+        for _, group in by_hand(table, ("place",), ("week",), SCHEMA.names)
+        for seq, row in enumerate(group)
+    ]
     assert_same(found.to_pylist(), wanted)
 
 
 @LIGHT
 @given(
     table=tables,
-    unit=st.sampled_from([(), ("week",), ("place", "flag"), ("n",), ("day",), ("at",), ("price",), ("x",), ("flag", "clock")]),
+    unit=st.sampled_from(
+        [
+            (),
+            ("week",),
+            ("place", "flag"),
+            ("n",),
+            ("day",),
+            ("at",),
+            ("price",),
+            ("x",),
+            ("flag", "clock"),
+        ]
+    ),
     seed=st.integers(0, 3),
 )
-def test_any_columns_may_be_the_key(bench: Bench, table: list[dict[str, Any]], unit: tuple[str, ...], seed: int) -> None:
+def test_any_columns_may_be_the_key(
+    bench: Bench, table: list[dict[str, Any]], unit: tuple[str, ...], seed: int
+) -> None:
     for row in table:  # a zero of either sign is one key
         row["x"] = 0.0 if row["x"] == 0.0 and "x" in unit else row["x"]
-        row["x"] = math.nan if "x" in unit and row["x"] is not None and math.isnan(row["x"]) else row["x"]
+        row["x"] = (
+            math.nan if "x" in unit and row["x"] is not None and math.isnan(row["x"]) else row["x"]
+        )
     count = Model("count", unit=unit, work=lambda rows: {"rows": rows.rows})
     found = bench.results(count, shuffled(table, seed))
     assert_same(
         found.to_pylist(),
-        [{**dict(zip(unit, key, strict=True)), "rows": len(group)} for key, group in by_hand(table, unit, (), SCHEMA.names)],
+        [
+            {**dict(zip(unit, key, strict=True)), "rows": len(group)}
+            for key, group in by_hand(table, unit, (), SCHEMA.names)
+        ],
     )
 
 
@@ -177,7 +227,12 @@ def facts(week: Any, x: Any, word: Any) -> dict[str, Any]:
     for value in x:
         total = total * 0.5 + (0.0 if value is None or value != value else float(value) / 3.0)
     last = word[len(word) - 1]
-    return {"first": int(week[0]), "last": None if last is None or last != last else str(last), "total": total, "rows": len(week)}
+    return {
+        "first": int(week[0]),
+        "last": None if last is None or last != last else str(last),
+        "total": total,
+        "rows": len(week),
+    }
 
 
 def from_light(rows: Unit) -> dict[str, Any]:
@@ -210,7 +265,9 @@ def from_units(rows: hundredfold.Units) -> list[dict[str, Any]]:
 
 
 def from_many_pandas(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    return [from_pandas(group) for _, group in rows.groupby(["place", "week"], sort=False, dropna=False)]
+    return [
+        from_pandas(group) for _, group in rows.groupby(["place", "week"], sort=False, dropna=False)
+    ]
 
 
 FORMS = {
@@ -220,18 +277,28 @@ FORMS = {
     "pandas": Model("m", unit=("place", "week"), order_by=("x",), work=from_pandas),
     "polars": Model("m", unit=("place", "week"), order_by=("x",), work=from_polars),
     "arrow": Model("m", unit=("place", "week"), order_by=("x",), work=from_arrow),
-    "many light": Model("m", unit=("place", "week"), order_by=("x",), work=from_units, batched=True),
-    "many pandas": Model("m", unit=("place", "week"), order_by=("x",), work=from_many_pandas, batched=True),
+    "many light": Model(
+        "m", unit=("place", "week"), order_by=("x",), work=from_units, batched=True
+    ),
+    "many pandas": Model(
+        "m", unit=("place", "week"), order_by=("x",), work=from_many_pandas, batched=True
+    ),
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
 @settings(LIGHT, max_examples=8)
 @given(table=tables, seed=st.integers(0, 3))
-def test_every_form_of_rows_gives_the_same_answer(bench: Bench, form: str, table: list[dict[str, Any]], seed: int) -> None:
+def test_every_form_of_rows_gives_the_same_answer(
+    bench: Bench, form: str, table: list[dict[str, Any]], seed: int
+) -> None:
     found = bench.results(FORMS[form], shuffled(table, seed))
     wanted = [
-        {"place": key[0], "week": key[1], **facts(*([row[n] for row in group] for n in ("week", "x", "word")))}
+        {
+            "place": key[0],
+            "week": key[1],
+            **facts(*([row[n] for row in group] for n in ("week", "x", "word"))),
+        }
         for key, group in by_hand(table, ("place", "week"), ("x",), SCHEMA.names)
     ]
     assert_same(found.to_pylist(), wanted)
@@ -256,8 +323,12 @@ def types_polars(rows: pl.DataFrame) -> dict[str, Any]:
 @pytest.mark.parametrize("work", [types_light, types_pandas, types_polars])
 @settings(LIGHT, max_examples=10)
 @given(table=tables, parts=st.sampled_from([0, 50]))
-def test_the_type_of_a_column_is_the_same_for_all_units(bench: Bench, work: Any, table: list[dict[str, Any]], parts: int) -> None:
-    found = bench.results(Model("m", unit=("place",), work=work), shuffled(table, 0), parts=parts).drop_columns(["place"])
+def test_the_type_of_a_column_is_the_same_for_all_units(
+    bench: Bench, work: Any, table: list[dict[str, Any]], parts: int
+) -> None:
+    found = bench.results(
+        Model("m", unit=("place",), work=work), shuffled(table, 0), parts=parts
+    ).drop_columns(["place"])
     assert len({tuple(row.items()) for row in found.to_pylist()}) == 1
 
 
@@ -287,7 +358,13 @@ def ruin_dict(rows: dict[str, np.ndarray]) -> dict[str, Any]:
 @pytest.mark.parametrize("work", [ruin_light, ruin_pandas, ruin_dict])
 def test_a_function_that_ruins_its_rows_harms_no_other_unit(bench: Bench, work: Any) -> None:
     table = pa.table(
-        {"place": [p for p in "abcdef" for _ in range(3)], "week": [0, 1, 2] * 6, "n": range(18), "x": [0.5] * 18, "word": ["w"] * 18}
+        {
+            "place": [p for p in "abcdef" for _ in range(3)],
+            "week": [0, 1, 2] * 6,
+            "n": range(18),
+            "x": [0.5] * 18,
+            "word": ["w"] * 18,
+        }
     )
     found = bench.results(Model("m", unit=("place",), work=work), table)
     assert found.column("seen").to_pylist() == [3.0, 12.0, 21.0, 30.0, 39.0, 48.0]
@@ -301,18 +378,38 @@ def several(rows: Unit) -> Any:
     place, first = rows.key[0], rows["n"][0]
     if place in (None, ""):
         return []
-    value = None if rows.rows % 2 else int(rows["week"][0]) if place < "b" else float(rows["week"][0]) / 7
+    value = (
+        None
+        if rows.rows % 2
+        else int(rows["week"][0])
+        if place < "b"
+        else float(rows["week"][0]) / 7
+    )
     return [
-        {"value": value, "seq": seq, "tags": [] if seq else ["t"], "first": None if first != first else first} for seq in range(rows.rows)
+        {
+            "value": value,
+            "seq": seq,
+            "tags": [] if seq else ["t"],
+            "first": None if first != first else first,
+        }
+        for seq in range(rows.rows)
     ]
 
 
 @LIGHT
 @given(table=tables, seed=st.integers(0, 9))
-def test_the_result_file_is_the_same_bytes_for_every_packing(bench: Bench, table: list[dict[str, Any]], seed: int) -> None:
-    job = Job("one", sources=[Source("rows_in")], models=[Model("m", unit=("place", "n"), work=several)])
+def test_the_result_file_is_the_same_bytes_for_every_packing(
+    bench: Bench, table: list[dict[str, Any]], seed: int
+) -> None:
+    job = Job(
+        "one", sources=[Source("rows_in")], models=[Model("m", unit=("place", "n"), work=several)]
+    )
     files = set()
-    for parts, cut, order in ((0, lambda m: [m], 0), (50, single_units, seed), (2, thirds, seed + 1)):
+    for parts, cut, order in (
+        (0, lambda m: [m], 0),
+        (50, single_units, seed),
+        (2, thirds, seed + 1),
+    ):
         piece = bench.start(job, rows_in=shuffled(table, order))
         piece.all(parts=parts, cut=cut)
         files.add(piece.result_bytes("m"))
@@ -326,15 +423,29 @@ def test_a_hundred_thousand_rows_in_one_unit(bench: Bench) -> None:
     job = Job(
         "one",
         sources=[Source("rows_in")],
-        models=[Model("m", unit=("place",), order_by=("week",), work=lambda rows: {"total": float(np.add.accumulate(rows["x"])[-1])})],
+        models=[
+            Model(
+                "m",
+                unit=("place",),
+                order_by=("week",),
+                work=lambda rows: {"total": float(np.add.accumulate(rows["x"])[-1])},
+            )
+        ],
     )
     piece = bench.start(job, rows_in=table).all(parts=2, batch_bytes=2**16)
     ordered = np.empty(100_000)
     ordered[week] = x
-    assert piece.results("m").to_pylist() == [{"place": "a", "total": float(np.add.accumulate(ordered)[-1])}]
+    assert piece.results("m").to_pylist() == [
+        {"place": "a", "total": float(np.add.accumulate(ordered)[-1])}
+    ]
 
 
 def test_rows_that_a_key_column_also_orders_come_in_order(bench: Bench) -> None:
     table = pa.table({"place": ["a", "a", "b"], "week": [2, 1, 1]})
-    model = Model("m", unit=("place",), order_by=("place", "week"), work=lambda rows: {"weeks": rows["week"].tolist()})
+    model = Model(
+        "m",
+        unit=("place",),
+        order_by=("place", "week"),
+        work=lambda rows: {"weeks": rows["week"].tolist()},
+    )
     assert bench.results(model, table).column("weeks").to_pylist() == [[1, 2], [1]]

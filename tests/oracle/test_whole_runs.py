@@ -30,7 +30,14 @@ def rows() -> pa.Table:
     rng = np.random.default_rng(5)
     shop = rng.zipf(1.5, 6000) % UNITS
     region = np.where(shop % 7 == 0, None, np.char.add("r", (shop % 5).astype(str)))
-    table = pa.table({"region": region.tolist(), "shop": shop, "week": rng.integers(0, 50, 6000), "x": rng.normal(size=6000)})
+    table = pa.table(
+        {
+            "region": region.tolist(),
+            "shop": shop,
+            "week": rng.integers(0, 50, 6000),
+            "x": rng.normal(size=6000),
+        }
+    )
     return table.take(pa.array(rng.permutation(6000)))
 
 
@@ -52,12 +59,17 @@ JOB = Job(
         Model("level", unit=("region",), order_by=("week", "x"), work=level),
         Model("price", unit=("region", "shop"), order_by=("week",), work=price),
     ],
-    publish=Publish("prices", query="SELECT * FROM price ORDER BY region, shop", formats=("parquet", "csv")),
+    publish=Publish(
+        "prices", query="SELECT * FROM price ORDER BY region, shop", formats=("parquet", "csv")
+    ),
 )
 
 
 def by_hand(table: pa.Table) -> list[dict[str, Any]]:
-    data = sorted(table.to_pylist(), key=lambda r: (r["region"] is None, r["region"] or "", r["shop"], r["week"], r["x"]))
+    data = sorted(
+        table.to_pylist(),
+        key=lambda r: (r["region"] is None, r["region"] or "", r["shop"], r["week"], r["x"]),
+    )
     levels: dict[Any, list[float]] = {}
     for row in sorted(data, key=lambda r: (r["week"], r["x"])):
         levels.setdefault(row["region"], []).append(row["x"])
@@ -71,30 +83,65 @@ def by_hand(table: pa.Table) -> list[dict[str, Any]]:
             total += value
         for row in group:
             total = total * 0.75 + row["x"]
-        found.append({"region": region, "shop": shop, "price": total, "first": group[0]["week"], "shape": levels[region][:3]})
+        found.append(
+            {
+                "region": region,
+                "shop": shop,
+                "price": total,
+                "first": group[0]["week"],
+                "shape": levels[region][:3],
+            }
+        )
     return found
 
 
-def test_any_number_of_workers_gives_the_bytes_that_one_gives_and_the_answer_by_hand(tmp_path: Path) -> None:
+def test_any_number_of_workers_gives_the_bytes_that_one_gives_and_the_answer_by_hand(
+    tmp_path: Path,
+) -> None:
     files = []
     for workers in (1, 2, 4):
-        run = hundredfold.run(JOB, {"sales": rows()}, home=tmp_path / str(workers), workers=workers, memory="2GB", as_of="2026-01-01")
+        run = hundredfold.run(
+            JOB,
+            {"sales": rows()},
+            home=tmp_path / str(workers),
+            workers=workers,
+            memory="2GB",
+            as_of="2026-01-01",
+        )
         assert run.state == "done"
-        files.append([(run.folder / "models/price/results.parquet").read_bytes(), run.published(format="csv").read_bytes()])
+        files.append(
+            [
+                (run.folder / "models/price/results.parquet").read_bytes(),
+                run.published(format="csv").read_bytes(),
+            ]
+        )
         assert run.results("price").arrow().to_pylist() == by_hand(rows())
     assert files[0] == files[1] == files[2]
 
 
 def test_a_run_within_half_a_gigabyte_uses_it_and_gives_all_rows_back(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"shop": np.repeat(np.arange(3000), 400), "x": np.arange(1_200_000.0)}), tmp_path / "big.parquet")
-    job = Job("big", sources=[Source("sales")], models=[Model("m", unit=("shop",), work=lambda rows: {"sum": float(rows["x"].sum())})])
-    run = hundredfold.run(job, {"sales": tmp_path / "big.parquet"}, home=tmp_path / "home", memory="512MB")
+    pq.write_table(
+        pa.table({"shop": np.repeat(np.arange(3000), 400), "x": np.arange(1_200_000.0)}),
+        tmp_path / "big.parquet",
+    )
+    job = Job(
+        "big",
+        sources=[Source("sales")],
+        models=[Model("m", unit=("shop",), work=lambda rows: {"sum": float(rows["x"].sum())})],
+    )
+    run = hundredfold.run(
+        job, {"sales": tmp_path / "big.parquet"}, home=tmp_path / "home", memory="512MB"
+    )
     found = run.results().arrow()
-    assert found.column("sum").to_pylist() == [float(sum(range(400 * s, 400 * s + 400))) for s in range(3000)]
+    assert found.column("sum").to_pylist() == [
+        float(sum(range(400 * s, 400 * s + 400))) for s in range(3000)
+    ]
     assert run.counts["models"]["m"]["rows_in"] == 1_200_000
 
 
-def test_a_retry_does_only_the_failed_units_and_ends_with_the_bytes_of_a_run_without_failures(tmp_path: Path) -> None:
+def test_a_retry_does_only_the_failed_units_and_ends_with_the_bytes_of_a_run_without_failures(
+    tmp_path: Path,
+) -> None:
     def job(broken: bool) -> Job:
         def work(rows: Unit) -> dict[str, Any]:
             if broken and rows.key[0] % 3 == 0:
@@ -110,12 +157,18 @@ def test_a_retry_does_only_the_failed_units_and_ends_with_the_bytes_of_a_run_wit
 
     table = pa.table({"shop": list(range(30)) * 2, "x": np.arange(60.0)})
     with pytest.raises(hundredfold.errors.PublishRefused, match="m: 10 of 30 units"):  # type: ignore[attr-defined]
-        hundredfold.run(job(True), {"sales": table}, home=tmp_path, workers=1, memory="1GB", run_id="bad")
+        hundredfold.run(
+            job(True), {"sales": table}, home=tmp_path, workers=1, memory="1GB", run_id="bad"
+        )
     held = hundredfold.open_run("bad", home=tmp_path)
-    assert [row["unit"] for row in held.failures().arrow().to_pylist()] == [str(k) for k in range(0, 30, 3)]
+    assert [row["unit"] for row in held.failures().arrow().to_pylist()] == [
+        str(k) for k in range(0, 30, 3)
+    ]
     retried = hundredfold.retry("bad", home=tmp_path, job=job(False), accept_new_code=True)
     whole = hundredfold.run(job(False), {"sales": table}, home=tmp_path, workers=1, memory="1GB")
-    assert (retried.folder / "models/m/results.parquet").read_bytes() == (whole.folder / "models/m/results.parquet").read_bytes()
+    assert (retried.folder / "models/m/results.parquet").read_bytes() == (
+        whole.folder / "models/m/results.parquet"
+    ).read_bytes()
     assert set(retried.units().arrow().column("attempt").to_pylist()) == {1, 2}
 
 
@@ -139,7 +192,11 @@ def test_results_have_the_same_bytes_with_any_seed_of_hashes(tmp_path: Path) -> 
     (tmp_path / "job.py").write_text(OF_HASHES)
     pq.write_table(pa.table({"k": list(range(40))}), tmp_path / "s.parquet")
     files = []
-    for seed, workers, start in (("0", "1", "forkserver"), ("1", "2", "forkserver"), ("random", "1", "spawn")):
+    for seed, workers, start in (
+        ("0", "1", "forkserver"),
+        ("1", "2", "forkserver"),
+        ("random", "1", "spawn"),
+    ):
         home = tmp_path / f"{seed}-{start}"
         subprocess.run(
             [
@@ -165,4 +222,10 @@ def test_results_have_the_same_bytes_with_any_seed_of_hashes(tmp_path: Path) -> 
         run = hundredfold.open_run(home=home)
         files.append((run.folder / "models/m/results.parquet").read_bytes())
     assert len(set(files)) == 1
-    assert run.results().arrow().column("of")[0].as_py() == ["alpha", "beta", "delta", "epsilon", "gamma"]
+    assert run.results().arrow().column("of")[0].as_py() == [
+        "alpha",
+        "beta",
+        "delta",
+        "epsilon",
+        "gamma",
+    ]

@@ -6,9 +6,28 @@ import collections
 import datetime as dt
 import functools
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, NamedTuple, NewType, NoReturn, Optional, Required, TypeVar
+from typing import (
+    Annotated,
+    Any,
+    Generic,
+    NamedTuple,
+    NewType,
+    NoReturn,
+    Optional,
+    Required,
+    TypeVar,
+)
 
 import annotated_types as at
 import numpy as np
@@ -62,12 +81,16 @@ LOST_ROWS = list["Nowhere"]  # noqa: F821
         (ReadOnly[Positive], pa.float64(), False, 2),
     ],
 )
-def test_a_field_may_be_annotated_in_every_way(annotation: Any, arrow: pa.DataType, nullable: bool, checks: int) -> None:
+def test_a_field_may_be_annotated_in_every_way(
+    annotation: Any, arrow: pa.DataType, nullable: bool, checks: int
+) -> None:
     (column,) = read_contract(TypedDict("Row", {"it": annotation})).columns
     assert (column.arrow, column.nullable, len(column.checks)) == (arrow, nullable, checks)
 
 
-@pytest.mark.parametrize("annotation", [Looped, Lost, list[Lost], NDArray[np.datetime64], Element, Annotated[Looped, 1]])
+@pytest.mark.parametrize(
+    "annotation", [Looped, Lost, list[Lost], NDArray[np.datetime64], Element, Annotated[Looped, 1]]
+)
 def test_a_field_whose_type_cannot_be_found_is_named(annotation: Any) -> None:
     with pytest.raises(JobError, match="Row cannot be a contract\n  it: "):
         read_contract(TypedDict("Row", {"it": annotation}))
@@ -174,8 +197,12 @@ SALES = pa.table({"shop": ["North", "South"], "cost": [1.5, 2.5]})
 )
 def test_a_return_contract_is_read_through_everything_callable(bench: Bench, work: Any) -> None:
     model = Model("m", unit=("shop",), work=work)
-    piece = bench.start(Job("j", sources=[Source("s")], models=[model], max_failed=1.0), s=SALES).all()
-    assert [f["message"].partition(" (")[0] for f in piece.failures("m")] == ["price must be > 0"] * 2
+    piece = bench.start(
+        Job("j", sources=[Source("s")], models=[model], max_failed=1.0), s=SALES
+    ).all()
+    assert [f["message"].partition(" (")[0] for f in piece.failures("m")] == [
+        "price must be > 0"
+    ] * 2
 
 
 def rows_of(annotation: Any) -> Any:
@@ -207,7 +234,9 @@ class Checked(pydantic.BaseModel):
 def test_a_contract_is_found_in_every_way_to_write_it(annotation: Any) -> None:
     contract = returned_by(Model("m", unit=(), work=rows_of(annotation))).contract
     assert contract is not None
-    assert [(c.name, c.arrow, len(c.checks)) for c in contract.columns] == [("price", pa.float64(), 2)]
+    assert [(c.name, c.arrow, len(c.checks)) for c in contract.columns] == [
+        ("price", pa.float64(), 2)
+    ]
 
 
 @pytest.mark.parametrize("annotation", [
@@ -294,6 +323,14 @@ def test_the_form_of_rows_is_read_in_every_way_to_write_it(annotation: Any, form
         return {}
 
     work.__annotations__ = {} if annotation is None else {"rows": annotation}
-    kind = type("Holder", (), {"work": work, "__call__": work, "partial": functools.partialmethod(work)})
-    for callable_ in (kind().work, kind(), functools.partial(work, 1), kind().partial, naming(kind().work)):
+    kind = type(
+        "Holder", (), {"work": work, "__call__": work, "partial": functools.partialmethod(work)}
+    )
+    for callable_ in (
+        kind().work,
+        kind(),
+        functools.partial(work, 1),
+        kind().partial,
+        naming(kind().work),
+    ):
         assert form_of(Model("m", unit=(), work=callable_)) == form

@@ -24,7 +24,9 @@ class Colour(enum.Enum):
     BLUE = "blue"
 
 
-KINDS: list[tuple[Any, pa.DataType, Any, Any]] = [  # annotation, type, a value that keeps it, one that breaks it
+KINDS: list[
+    tuple[Any, pa.DataType, Any, Any]
+] = [  # annotation, type, a value that keeps it, one that breaks it
     (list[Annotated[int, Gt(0)]], pa.list_(pa.int64()), [1, 2], [1, -5]),
     (list[Annotated[float, Ge(0)]], pa.list_(pa.float64()), [0.0], [0.0, float("nan")]),
     (list[Annotated[int, pydantic.Field(gt=0)]], pa.list_(pa.int64()), [1], [0]),
@@ -37,15 +39,36 @@ KINDS: list[tuple[Any, pa.DataType, Any, Any]] = [  # annotation, type, a value 
     (list[Annotated[int, Gt(0)] | None], pa.list_(pa.int64()), [1, None], [None, 0]),
     (list[list[Annotated[int, Gt(0)]]], pa.list_(pa.list_(pa.int64())), [[1], [], [2]], [[1], [0]]),
     (Annotated[list[Annotated[int, Le(3)]], MaxLen(2)], pa.list_(pa.int64()), [3], [1, 4]),
-    (dict[str, Annotated[int, Gt(0)]], pa.map_(pa.string(), pa.int64()), [("a", 1)], [("a", 1), ("b", 0)]),
-    (dict[Annotated[str, MaxLen(1)], int], pa.map_(pa.string(), pa.int64()), [("a", 1)], [("ab", 1)]),
-    (dict[str, list[Annotated[int, Gt(0)]]], pa.map_(pa.string(), pa.list_(pa.int64())), [("a", [1])], [("a", [1, 0])]),
+    (
+        dict[str, Annotated[int, Gt(0)]],
+        pa.map_(pa.string(), pa.int64()),
+        [("a", 1)],
+        [("a", 1), ("b", 0)],
+    ),
+    (
+        dict[Annotated[str, MaxLen(1)], int],
+        pa.map_(pa.string(), pa.int64()),
+        [("a", 1)],
+        [("ab", 1)],
+    ),
+    (
+        dict[str, list[Annotated[int, Gt(0)]]],
+        pa.map_(pa.string(), pa.list_(pa.int64())),
+        [("a", [1])],
+        [("a", [1, 0])],
+    ),
 ]
-CASES = pytest.mark.parametrize(("kind", "arrow", "good", "bad"), KINDS, ids=lambda value: None if isinstance(value, list) else str(value))
+CASES = pytest.mark.parametrize(
+    ("kind", "arrow", "good", "bad"),
+    KINDS,
+    ids=lambda value: None if isinstance(value, list) else str(value),
+)
 
 
 @CASES
-def test_a_row_of_a_source_is_rejected_for_one_value(bench: Bench, kind: Any, arrow: pa.DataType, good: Any, bad: Any) -> None:
+def test_a_row_of_a_source_is_rejected_for_one_value(
+    bench: Bench, kind: Any, arrow: pa.DataType, good: Any, bad: Any
+) -> None:
     contract = dataclasses.make_dataclass("Row", [("n", int), ("v", kind | None)])
     table = pa.table({"n": [0, 1, 2], "v": pa.array([good, bad, None], arrow)})
     piece = bench.source(Source("s", contract, max_rejected=3), table)
@@ -55,21 +78,32 @@ def test_a_row_of_a_source_is_rejected_for_one_value(bench: Bench, kind: Any, ar
 
 
 @CASES
-def test_a_unit_fails_for_one_value_of_its_result(bench: Bench, kind: Any, arrow: pa.DataType, good: Any, bad: Any) -> None:
+def test_a_unit_fails_for_one_value_of_its_result(
+    bench: Bench, kind: Any, arrow: pa.DataType, good: Any, bad: Any
+) -> None:
     contract = dataclasses.make_dataclass("Out", [("v", kind)])
 
     def work(rows: Any) -> Any:
         value = good if rows.key[0] == 0 else bad
         return {"v": dict(value) if pa.types.is_map(arrow) else value}
 
-    piece = bench.start(Job("j", sources=[Source("s")], models=[Model("m", unit=("n",), work=work, returns=contract)]), s={"n": [0, 1]})
+    piece = bench.start(
+        Job(
+            "j",
+            sources=[Source("s")],
+            models=[Model("m", unit=("n",), work=work, returns=contract)],
+        ),
+        s={"n": [0, 1]},
+    )
     piece.all()
     assert [(row["n"], row["error"]) for row in piece.failures("m")] == [(1, "ResultError")]
     assert "v must hold " in piece.failures("m")[0]["message"]
 
 
 @CASES
-def test_a_release_is_held_back_for_one_value(bench: Bench, kind: Any, arrow: pa.DataType, good: Any, bad: Any) -> None:
+def test_a_release_is_held_back_for_one_value(
+    bench: Bench, kind: Any, arrow: pa.DataType, good: Any, bad: Any
+) -> None:
     contract = dataclasses.make_dataclass("Out", [("n", int), ("v", kind)])
 
     def work(rows: Any) -> Any:
@@ -77,7 +111,12 @@ def test_a_release_is_held_back_for_one_value(bench: Bench, kind: Any, arrow: pa
         return pa.table({"v": pa.array([value], arrow)})
 
     publish = Publish("table", "SELECT n, v FROM m", contract)
-    piece = bench.start(Job("j", sources=[Source("s")], models=[Model("m", unit=("n",), work=work)], publish=publish), s={"n": [0, 1]})
+    piece = bench.start(
+        Job(
+            "j", sources=[Source("s")], models=[Model("m", unit=("n",), work=work)], publish=publish
+        ),
+        s={"n": [0, 1]},
+    )
     with pytest.raises(PublishRefused, match=r"v must hold .*: 1 row; the first is .*where n = 1"):
         piece.all().publish()
 
@@ -105,17 +144,37 @@ class Whole(pydantic.BaseModel):
     [
         (Validated, "validators in Python"),
         (Whole, "validators in Python"),
-        (dataclasses.make_dataclass("Row", [("v", Annotated[int, pydantic.AfterValidator(abs)])]), "AfterValidator is Python"),
-        (dataclasses.make_dataclass("Row", [("v", list[Annotated[int, pydantic.AfterValidator(abs)]])]), "AfterValidator is Python"),
-        (dataclasses.make_dataclass("Row", [("v", list[dataclasses.make_dataclass("Inner", [("x", int)])])]), "Inner has no column type"),
+        (
+            dataclasses.make_dataclass(
+                "Row", [("v", Annotated[int, pydantic.AfterValidator(abs)])]
+            ),
+            "AfterValidator is Python",
+        ),
+        (
+            dataclasses.make_dataclass(
+                "Row", [("v", list[Annotated[int, pydantic.AfterValidator(abs)]])]
+            ),
+            "AfterValidator is Python",
+        ),
+        (
+            dataclasses.make_dataclass(
+                "Row", [("v", list[dataclasses.make_dataclass("Inner", [("x", int)])])]
+            ),
+            "Inner has no column type",
+        ),
         (dataclasses.make_dataclass("Row", [("v", tuple[int, str])]), "holds several types"),
         (dataclasses.make_dataclass("Row", [("v", list[int | str])]), "several types"),
         (dataclasses.make_dataclass("Row", [("v", Literal[1, "a"])]), "are of 2 types"),
-        (dataclasses.make_dataclass("Row", [("v", Mapping[str, Annotated[int, Gt(0)]])]), "no column type"),
+        (
+            dataclasses.make_dataclass("Row", [("v", Mapping[str, Annotated[int, Gt(0)]])]),
+            "no column type",
+        ),
     ],
     ids=str,
 )
-def test_a_check_that_sql_cannot_do_is_refused_with_the_declaration(declared: type, words: str) -> None:
+def test_a_check_that_sql_cannot_do_is_refused_with_the_declaration(
+    declared: type, words: str
+) -> None:
     with pytest.raises(JobError) as told:
         read_contract(declared)
     assert words in f"{told.value.message} {told.value.problems}"

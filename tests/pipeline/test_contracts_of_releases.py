@@ -31,7 +31,9 @@ def release(bench: Bench, values: list[str], kind: Any) -> list[Any]:
     ).all()
     done = piece.publish()
     assert done is not None
-    found = bench.warehouse.query(f"SELECT v FROM {bench.warehouse.parquet(next(iter(done.files)))} ORDER BY n")
+    found = bench.warehouse.query(
+        f"SELECT v FROM {bench.warehouse.parquet(next(iter(done.files)))} ORDER BY n"
+    )
     return list(found.column("v").to_pylist())
 
 
@@ -64,9 +66,18 @@ CHANGED = [
 
 
 @pytest.mark.parametrize(("value", "kind"), CHANGED, ids=str)
-def test_a_value_that_its_type_would_change_is_not_published(bench: Bench, value: str, kind: Any) -> None:
-    with pytest.raises(PublishRefused, match=r"table is not published: its rows break Out\n  v must be .*: 1 row; .*where n = 1"):
-        release(bench, ["NULL", value], kind | None if not str(kind).startswith("typing.Optional") else kind)
+def test_a_value_that_its_type_would_change_is_not_published(
+    bench: Bench, value: str, kind: Any
+) -> None:
+    with pytest.raises(
+        PublishRefused,
+        match=r"table is not published: its rows break Out\n  v must be .*: 1 row; .*where n = 1",
+    ):
+        release(
+            bench,
+            ["NULL", value],
+            kind | None if not str(kind).startswith("typing.Optional") else kind,
+        )
     assert current("out", bench.store) is None
 
 
@@ -86,13 +97,16 @@ def test_a_value_that_its_type_would_change_is_not_published(bench: Bench, value
     ],
     ids=str,
 )
-def test_a_value_that_its_type_holds_is_published(bench: Bench, values: list[str], kind: Any, wanted: list[Any]) -> None:
+def test_a_value_that_its_type_holds_is_published(
+    bench: Bench, values: list[str], kind: Any, wanted: list[Any]
+) -> None:
     assert release(bench, values, kind) == wanted
 
 
 def test_the_reason_names_the_value_what_it_would_be_and_its_row(bench: Bench) -> None:
     with pytest.raises(
-        PublishRefused, match=r"; the first is 9007199254740993, which would become 9007199254740992\.0, where n = 1"
+        PublishRefused,
+        match=r"; the first is 9007199254740993, which would become 9007199254740992\.0, where n = 1",
     ) as told:
         release(bench, ["1", "9007199254740993::BIGINT", "9007199254740995::BIGINT"], float)
     assert "2 rows" in told.value.problems[0]

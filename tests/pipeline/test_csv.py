@@ -33,7 +33,9 @@ TEXT = "shop,name,sold\nS0,Müller,1\nS1,Jörg,2\n"
 ROWS = [("S0", "Müller", 1), ("S1", "Jörg", 2)]
 
 
-def read(bench: Bench, path: Path, csv: Csv = ANY, contract: type | None = None, limit: float = 1.0) -> tuple[Any, list[Any], list[Any]]:
+def read(
+    bench: Bench, path: Path, csv: Csv = ANY, contract: type | None = None, limit: float = 1.0
+) -> tuple[Any, list[Any], list[Any]]:
     """The verdict on a file, its accepted rows, and the reasons of the rejected ones."""
     piece = bench.source(Source("s", contract, csv=csv, max_rejected=limit), path)
     (verdict,) = piece.validate()
@@ -63,20 +65,31 @@ def tables(draw: st.DrawFn) -> tuple[dict[str, Any], list[list[str]]]:
     # the csv module of Python 3.11 leaves a carriage return unquoted where lines end with a line feed, and cannot read it then itself
     value = HOSTILE if end == "\r\n" else HOSTILE.map(lambda text: text.replace("\r", ""))
     width = draw(st.integers(1, 4))
-    how = {"delimiter": draw(st.sampled_from(",;\t|")), "quoting": draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))}
-    return how | {"lineterminator": end}, draw(st.lists(st.lists(value, min_size=width, max_size=width), min_size=1, max_size=9))
+    how = {
+        "delimiter": draw(st.sampled_from(",;\t|")),
+        "quoting": draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])),
+    }
+    return how | {"lineterminator": end}, draw(
+        st.lists(st.lists(value, min_size=width, max_size=width), min_size=1, max_size=9)
+    )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(table=tables(), encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
 def test_what_the_csv_module_writes_is_read_back_exactly(
     bench: Bench, tmp_path: Path, table: tuple[dict[str, Any], list[list[str]]], encoding: str
 ) -> None:
     how, rows = table
     names = [f"c{number}" for number in range(len(rows[0]))]
-    (tmp_path / "a.csv").write_bytes(b"".join(written([names, *rows], **how)).decode().encode(encoding))
+    (tmp_path / "a.csv").write_bytes(
+        b"".join(written([names, *rows], **how)).decode().encode(encoding)
+    )
     contract = dataclass(type("Texts", (), {"__annotations__": dict.fromkeys(names, str | None)}))
-    said = Csv(delimiter=how["delimiter"]) if len(names) == 1 else ANY  # a name alone does not tell it
+    said = (
+        Csv(delimiter=how["delimiter"]) if len(names) == 1 else ANY
+    )  # a name alone does not tell it
     verdict, found, _ = read(bench, tmp_path / "a.csv", said, contract, limit=0)
     assert [[value or "" for value in row] for row in found] == rows
     assert verdict.csv[0]["delimiter"] == how["delimiter"]
@@ -85,16 +98,32 @@ def test_what_the_csv_module_writes_is_read_back_exactly(
 @pytest.mark.parametrize("block", [1, 50, 2**18])
 @settings(max_examples=150, deadline=None)
 @given(table=tables())
-def test_a_scan_in_blocks_of_any_size_finds_the_same_records(block: int, table: tuple[dict[str, Any], list[list[str]]]) -> None:
+def test_a_scan_in_blocks_of_any_size_finds_the_same_records(
+    block: int, table: tuple[dict[str, Any], list[list[str]]]
+) -> None:
     how, rows = table
     lines = written(rows, **how)
     out = io.BytesIO()
-    found = scan(io.BytesIO(b"".join(lines)), Grammar(how["delimiter"].encode(), b'"'), len(rows[0]), 2, out=out, block=block)
+    found = scan(
+        io.BytesIO(b"".join(lines)),
+        Grammar(how["delimiter"].encode(), b'"'),
+        len(rows[0]),
+        2,
+        out=out,
+        block=block,
+    )
     assert (found.rows, found.torn) == (len(rows), [])
-    assert list(csv.reader(io.StringIO(out.getvalue().decode(), newline=""), delimiter=how["delimiter"])) == rows
+    assert (
+        list(
+            csv.reader(io.StringIO(out.getvalue().decode(), newline=""), delimiter=how["delimiter"])
+        )
+        == rows
+    )
 
 
-def test_endings_compressions_and_encodings_are_told_by_the_bytes(bench: Bench, tmp_path: Path) -> None:
+def test_endings_compressions_and_encodings_are_told_by_the_bytes(
+    bench: Bench, tmp_path: Path
+) -> None:
     sink = pa.BufferOutputStream()
     with pa.CompressedOutputStream(sink, "zstd") as packed:
         packed.write(TEXT.encode())
@@ -135,13 +164,20 @@ def test_endings_compressions_and_encodings_are_told_by_the_bytes(bench: Bench, 
         assert verdict.accepted == 2
 
 
-def test_a_delimiter_that_the_header_leaves_open_is_told_by_the_rows(bench: Bench, tmp_path: Path) -> None:
-    for head, rows in (("price (EUR; net),qty", "1.5,3\n2.5,4\n"), ("a|b;c|d", "1|2;5|3\nbad\n4|5|6\n1|5|6\n")):
+def test_a_delimiter_that_the_header_leaves_open_is_told_by_the_rows(
+    bench: Bench, tmp_path: Path
+) -> None:
+    for head, rows in (
+        ("price (EUR; net),qty", "1.5,3\n2.5,4\n"),
+        ("a|b;c|d", "1|2;5|3\nbad\n4|5|6\n1|5|6\n"),
+    ):
         (tmp_path / "a.csv").write_text(f"{head}\n{rows}")
         verdict, _, _ = read(bench, tmp_path / "a.csv")
         assert verdict.csv[0]["delimiter"] == re.sub("[^,|]", "", head)[0], head
     (tmp_path / "a.csv").write_text("a;b,c\nx\n")
-    with pytest.raises(SourceError, match="cannot be told: comma and semicolon fit alike") as caught:
+    with pytest.raises(
+        SourceError, match="cannot be told: comma and semicolon fit alike"
+    ) as caught:
         read(bench, tmp_path / "a.csv")
     assert "csv=Csv(delimiter=" in str(caught.value.hint)
 
@@ -152,9 +188,13 @@ def test_files_written_in_different_ways_are_one_source(bench: Bench, tmp_path: 
     (tmp_path / "c.csv").write_bytes(gzip.compress(b"shop,name\nS4,y\n"))
     (tmp_path / "d.csv").write_bytes(b"")
     verdict, rows, rejects = read(bench, tmp_path)
-    assert sorted(rows) == sorted([*ROWS, ("S2", "Grün; Söhne", 3), ("S3", "x", 5), ("S4", "y", None)], key=lambda row: row[0])
+    assert sorted(rows) == sorted(
+        [*ROWS, ("S2", "Grün; Söhne", 3), ("S3", "x", 5), ("S4", "y", None)], key=lambda row: row[0]
+    )
     assert rejects == ["malformed line 3: a quote that is not closed"]
-    assert [(facts["delimiter"], facts["compression"], facts["files"]) for facts in verdict.csv] == [
+    assert [
+        (facts["delimiter"], facts["compression"], facts["files"]) for facts in verdict.csv
+    ] == [
         (",", None, 1),
         (";", None, 1),
         (",", "gzip", 1),
@@ -168,7 +208,9 @@ def test_a_quote_inside_a_value_is_text(bench: Bench, tmp_path: Path) -> None:
     assert read(bench, tmp_path / "a.csv", Csv(quote=None))[1] == [('"x', 1), ('""y""', 2)]
 
 
-def test_an_empty_field_is_null_quoted_or_not_and_a_null_text_unquoted(bench: Bench, tmp_path: Path) -> None:
+def test_an_empty_field_is_null_quoted_or_not_and_a_null_text_unquoted(
+    bench: Bench, tmp_path: Path
+) -> None:
     @dataclass
     class Row:
         a: str | None
@@ -178,13 +220,30 @@ def test_an_empty_field_is_null_quoted_or_not_and_a_null_text_unquoted(bench: Be
     for contract in (None, Row):
         last = ("NA", "NA") if contract is None else None
         _, rows, rejects = read(bench, tmp_path / "a.csv", contract=contract)
-        assert rows == [(None, None), (None, None), ("NA", "1" if last else 1), *([last] if last else [])]
+        assert rows == [
+            (None, None),
+            (None, None),
+            ("NA", "1" if last else 1),
+            *([last] if last else []),
+        ]
         assert rejects == ([] if last else ["b must be a number"])
-        assert read(bench, tmp_path / "a.csv", Csv(null=("", "NA")), contract)[1] == [(None, None), (None, None), (None, 1), ("NA", None)]
-        assert read(bench, tmp_path / "a.csv", Csv(null="NA"), contract)[1] == [("", None), ("", None), (None, 1), ("NA", None)]
+        assert read(bench, tmp_path / "a.csv", Csv(null=("", "NA")), contract)[1] == [
+            (None, None),
+            (None, None),
+            (None, 1),
+            ("NA", None),
+        ]
+        assert read(bench, tmp_path / "a.csv", Csv(null="NA"), contract)[1] == [
+            ("", None),
+            ("", None),
+            (None, 1),
+            ("NA", None),
+        ]
 
 
-def test_a_decimal_comma_is_read_and_a_point_is_no_number_then(bench: Bench, tmp_path: Path) -> None:
+def test_a_decimal_comma_is_read_and_a_point_is_no_number_then(
+    bench: Bench, tmp_path: Path
+) -> None:
     @dataclass
     class Row:
         shop: str
@@ -198,7 +257,12 @@ def test_a_decimal_comma_is_read_and_a_point_is_no_number_then(bench: Bench, tmp
     (tmp_path / "a.csv").write_text("shop;price\nA;1,5\nB;1.234\nC;1.234,5\nD;1,234,5\n")
     _, rows, rejects = read(bench, tmp_path / "a.csv", Csv(decimal=","), Row)
     assert (rows, rejects) == ([("A", 1.5)], ["price must be a number"] * 3)
-    assert [row[1] for row in read(bench, tmp_path / "a.csv", Csv(decimal=","))[1]] == ["1,5", "1.234", "1.234,5", "1,234,5"]
+    assert [row[1] for row in read(bench, tmp_path / "a.csv", Csv(decimal=","))[1]] == [
+        "1,5",
+        "1.234",
+        "1.234,5",
+        "1,234,5",
+    ]
 
 
 def test_a_field_of_megabytes_is_read(bench: Bench, tmp_path: Path) -> None:
@@ -213,7 +277,9 @@ def test_a_field_of_megabytes_is_read(bench: Bench, tmp_path: Path) -> None:
 
 # --- what is damaged costs its line -----------------------------------------------------------------------------------
 
-TAME = st.text(st.sampled_from("abxy ä1"), min_size=1, max_size=5) | st.sampled_from(['a, "b"', "two\nlines", 'say ""', "1,5"])
+TAME = st.text(st.sampled_from("abxy ä1"), min_size=1, max_size=5) | st.sampled_from(
+    ['a, "b"', "two\nlines", 'say ""', "1,5"]
+)
 
 
 @st.composite
@@ -221,17 +287,29 @@ def damaged(draw: st.DrawFn) -> tuple[list[bytes], list[list[str]], bytes, int]:
     """Lines and their rows, and a torn line with the place where it belongs."""
     width = draw(st.integers(2, 5))
     rows = draw(st.lists(st.lists(TAME, min_size=width, max_size=width), max_size=12))
-    how = {"quoting": draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])), "lineterminator": draw(st.sampled_from(["\n", "\r\n"]))}
+    how = {
+        "quoting": draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])),
+        "lineterminator": draw(st.sampled_from(["\n", "\r\n"])),
+    }
     values = [b"v%d" % number for number in range(width)]
-    torn = draw(st.sampled_from([b'"open', b'"a "b" c"', b'"a"b', b"a\0b", b"a\xffb", b"a,b", b"a\rb", b""]))
+    torn = draw(
+        st.sampled_from([b'"open', b'"a "b" c"', b'"a"b', b"a\0b", b"a\xffb", b"a,b", b"a\rb", b""])
+    )
     place = draw(st.integers(0, width - 1))
     values[place : place + 1] = [torn] if torn else []
-    return written(rows, **how), rows, b",".join(values) + how["lineterminator"].encode(), draw(st.integers(0, len(rows)))
+    return (
+        written(rows, **how),
+        rows,
+        b",".join(values) + how["lineterminator"].encode(),
+        draw(st.integers(0, len(rows))),
+    )
 
 
 @settings(max_examples=500, deadline=None)
 @given(table=damaged(), block=st.sampled_from([1, 40, 2**18]))
-def test_a_torn_line_costs_that_line_wherever_it_is(table: tuple[list[bytes], list[list[str]], bytes, int], block: int) -> None:
+def test_a_torn_line_costs_that_line_wherever_it_is(
+    table: tuple[list[bytes], list[list[str]], bytes, int], block: int
+) -> None:
     lines, rows, torn, at = table
     width = len(rows[0]) if rows else torn.count(b",") + 2
     if not rows and width == torn.count(b",") + 1:
@@ -251,34 +329,59 @@ def large() -> list[str]:
     return [f'"A{i % 3}","{juices.get(i % 500, "juice")}",{i}\n' for i in range(200_000)]
 
 
-@pytest.mark.parametrize("torn", ['A0,"apple juice,5\n', '"A0","the "best" one",7\n', 'A0,5" pipe,"5\n', "A0,juice\n", 'A0,x"\n'])
-def test_neither_size_nor_threads_change_what_a_torn_line_costs(tmp_path: Path, large: list[str], torn: str) -> None:
+@pytest.mark.parametrize(
+    "torn",
+    [
+        'A0,"apple juice,5\n',
+        '"A0","the "best" one",7\n',
+        'A0,5" pipe,"5\n',
+        "A0,juice\n",
+        'A0,x"\n',
+    ],
+)
+def test_neither_size_nor_threads_change_what_a_torn_line_costs(
+    tmp_path: Path, large: list[str], torn: str
+) -> None:
     head, middle = "shop,product,sold\n", len(large) // 2
     for name, at in (("a", middle), ("b", len(large))):
         (tmp_path / f"{name}.csv").write_text(head + "".join([*large[:at], torn, *large[at:]]))
     found = []
     for threads in (1, 4):
         store = FileStore(tmp_path / f"home{threads}")
-        with DuckWarehouse(store, tmp_path / f"scratch{threads}", memory=2**29, threads=threads) as warehouse:
+        with DuckWarehouse(
+            store, tmp_path / f"scratch{threads}", memory=2**29, threads=threads
+        ) as warehouse:
             source = Source("s", csv=ANY)
             raw = warehouse.attach(source, str(tmp_path / "*.csv"), tmp_path, {}, "staged.parquet")
             assert raw.malformed is not None
             sums = "SELECT count(*) AS n, sum(sold) AS sold, sum(__row) AS row, count(DISTINCT shop) AS shops, max(length(product)) AS long"
-            found.append((warehouse.query(f"{sums} FROM ({raw.select}) AS r").to_pylist(), raw.malformed.column("row").to_pylist()))
+            found.append(
+                (
+                    warehouse.query(f"{sums} FROM ({raw.select}) AS r").to_pylist(),
+                    raw.malformed.column("row").to_pylist(),
+                )
+            )
     lines = ["".join(large[:at]).count("\n") + 2 for at in (middle, len(large))]
     total = sum(range(len(large))) * 2
-    assert found[0] == ([{"n": 400_000, "sold": total, "row": total + 400_000, "shops": 3, "long": 11}], lines)
+    assert found[0] == (
+        [{"n": 400_000, "sold": total, "row": total + 400_000, "shops": 3, "long": 11}],
+        lines,
+    )
     assert found[1] == found[0]
 
 
 def test_rows_between_an_open_quote_and_a_stray_one_are_kept(bench: Bench, tmp_path: Path) -> None:
     """An open quote is closed by an inch sign some lines below: the lines are rows, if there are enough of them, or it is reported."""
     for between in (0, 5, 500):
-        (tmp_path / "a.csv").write_text('a,b,c\n1,"pipe 5,2\n' + "3,x,4\n" * between + '5,pipe 5",6\n7,y,8\n')
+        (tmp_path / "a.csv").write_text(
+            'a,b,c\n1,"pipe 5,2\n' + "3,x,4\n" * between + '5,pipe 5",6\n7,y,8\n'
+        )
         verdict, rows, rejects = read(bench, tmp_path / "a.csv")
         if between:
             assert rows == [(3, "x", 4)] * between + [(5, 'pipe 5"', 6), (7, "y", 8)]
-            assert rejects == ["malformed line 2: a quote that is not closed: the lines below it are rows"]
+            assert rejects == [
+                "malformed line 2: a quote that is not closed: the lines below it are rows"
+            ]
         else:
             assert rows == [(1, "pipe 5,2\n5,pipe 5", 6), (7, "y", 8)]
             assert [words for facts in verdict.csv for words in in_words(facts)] == [
@@ -334,7 +437,10 @@ def others(folder: Path) -> Iterator[tuple[bytes, str]]:
     yield b"<!DOCTYPE html>\n<html>", "a page of HTML or XML"
     yield b"%PDF-1.7\n", "a PDF"
     yield gzip.compress(TEXT.encode() * 1000)[:-20], "as gzip it cannot be unpacked"
-    yield TEXT.encode("latin-1"), r"not encoded in UTF-8: 2 lines are none\n  line 2: byte 0xFC at place 5"
+    yield (
+        TEXT.encode("latin-1"),
+        r"not encoded in UTF-8: 2 lines are none\n  line 2: byte 0xFC at place 5",
+    )
     yield TEXT.encode("utf-16-le"), "every other byte is a NUL"
     yield "größe,b\n1,2\n".encode("latin-1"), "header of .* is not utf-8: byte 0xF6"
     yield b"a,b,a\n1,2,3\n", "does not name its columns\n  a: the same name"
@@ -354,7 +460,9 @@ def test_a_file_that_is_no_csv_is_refused_with_what_it_is(bench: Bench, tmp_path
         assert caught.value.hint
         assert str(tmp_path / "a.csv") in str(caught.value)
     (tmp_path / "a.csv").write_bytes(TEXT.encode("utf-8-sig"))
-    with pytest.raises(SourceError, match="begins with the byte-order mark of utf-8, and Csv says latin-1"):
+    with pytest.raises(
+        SourceError, match="begins with the byte-order mark of utf-8, and Csv says latin-1"
+    ):
         read(bench, tmp_path / "a.csv", Csv(encoding="latin-1"))
 
 
@@ -364,14 +472,22 @@ def test_a_csv_that_cannot_be_meant_is_refused_with_all_that_is_wrong() -> None:
     assert [problem.split(" is ")[0] for problem in caught.value.problems] == [
         "delimiter", "quote", "decimal", "encoding 'nope'", "skip", "multiline",
     ]  # fmt: skip
-    for said in ({"delimiter": "'", "quote": "'"}, {"header": ()}, {"null": (1,)}, {"header": "a"}, {"header": ("a", "a")}):
+    for said in (
+        {"delimiter": "'", "quote": "'"},
+        {"header": ()},
+        {"null": (1,)},
+        {"header": "a"},
+        {"header": ("a", "a")},
+    ):
         with pytest.raises(JobError):
             Csv(**said)  # type: ignore[arg-type]
     with pytest.raises(JobError, match=r"source s: csv is ';', wanted Csv"):
         Source("s", csv=";")  # type: ignore[arg-type]
 
 
-def test_the_names_of_a_file_without_a_header_are_the_contract_s(bench: Bench, tmp_path: Path) -> None:
+def test_the_names_of_a_file_without_a_header_are_the_contract_s(
+    bench: Bench, tmp_path: Path
+) -> None:
     @dataclass
     class Row:
         shop: str
@@ -385,7 +501,14 @@ def test_the_names_of_a_file_without_a_header_are_the_contract_s(bench: Bench, t
 
 
 def test_hundreds_of_columns_are_typed_within_little_memory(bench: Bench, tmp_path: Path) -> None:
-    kinds = {"1": 1, "1.5": 1.5, "true": True, "2020-01-31": dt.date(2020, 1, 31), "x": "x", "": None}
+    kinds = {
+        "1": 1,
+        "1.5": 1.5,
+        "true": True,
+        "2020-01-31": dt.date(2020, 1, 31),
+        "x": "x",
+        "": None,
+    }
     texts = [list(kinds)[number % len(kinds)] for number in range(420)]
     (tmp_path / "a.csv").write_text(f"{','.join(f'c{n}' for n in range(420))}\n{','.join(texts)}\n")
     piece = bench.source(Source("s"), tmp_path / "a.csv")
@@ -405,7 +528,9 @@ STRAY = st.lists(st.lists(st.sampled_from(['5" pipe', 'x"', 'a "b" c', ' "p" ', 
 
 @settings(max_examples=300, deadline=None)
 @given(STRAY, st.sampled_from(["\n", "\r\n"]), st.booleans())
-def test_quotes_inside_values_are_taken_as_they_are_line_by_line(rows: list[list[str]], end: str, trailing: bool) -> None:
+def test_quotes_inside_values_are_taken_as_they_are_line_by_line(
+    rows: list[list[str]], end: str, trailing: bool
+) -> None:
     lines = [",".join([*row, *([""] if trailing else [])]) + end for row in rows]
     text = "".join(lines).encode()
     grammar = Grammar(b",", b'"')

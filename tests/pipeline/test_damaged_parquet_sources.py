@@ -71,7 +71,9 @@ OTHERS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("kind", OTHERS)
 @pytest.mark.parametrize("several", [False, True])
-def test_a_file_that_is_no_parquet_is_named_with_what_it_is(bench: Bench, tmp_path: Path, kind: str, several: bool) -> None:
+def test_a_file_that_is_no_parquet_is_named_with_what_it_is(
+    bench: Bench, tmp_path: Path, kind: str, several: bool
+) -> None:
     change, words = OTHERS[kind]
     change(written(tmp_path / "b.parquet"))
     if several:
@@ -86,13 +88,17 @@ def test_a_file_that_is_no_parquet_is_named_with_what_it_is(bench: Bench, tmp_pa
 
 @pytest.mark.parametrize("compression", ["none", "snappy", "zstd", "gzip", "lz4", "brotli"])
 @pytest.mark.parametrize("where", ["header", "data"])
-def test_a_damaged_page_is_named_in_whichever_step_reads_it(bench: Bench, tmp_path: Path, compression: str, where: str) -> None:
+def test_a_damaged_page_is_named_in_whichever_step_reads_it(
+    bench: Bench, tmp_path: Path, compression: str, where: str
+) -> None:
     damaged = written(tmp_path / "b.parquet", compression)
     written(tmp_path / "a.parquet", compression)
     at = page_of(damaged, "t", 2)
     overwrite(damaged, at + 30 * (where == "data"), b"\xff" * 40)
     model = Model("m", unit=("k",), query="SELECT k, t FROM s", work=lambda rows: {"n": rows.rows})
-    with pytest.raises(SourceError) as caught:  # no contract: only the model's query reads the column
+    with pytest.raises(
+        SourceError
+    ) as caught:  # no contract: only the model's query reads the column
         run_steps(bench.start(Job("one", sources=[Source("s")], models=[model]), s=tmp_path))
     assert "b.parquet cannot be read as Parquet" in str(caught.value)
     assert "column t" in str(caught.value)
@@ -115,7 +121,12 @@ def run_steps(piece: object) -> None:
 
 def test_an_error_of_a_query_is_not_taken_for_damage(bench: Bench, tmp_path: Path) -> None:
     written(tmp_path / "a.parquet")
-    model = Model("m", unit=("k",), query="SELECT k, CAST(t AS INT) AS t FROM s", work=lambda rows: {"n": rows.rows})
+    model = Model(
+        "m",
+        unit=("k",),
+        query="SELECT k, CAST(t AS INT) AS t FROM s",
+        work=lambda rows: {"n": rows.rows},
+    )
     with pytest.raises(HundredfoldError, match="Conversion Error") as caught:
         run_steps(bench.start(Job("one", sources=[Source("s")], models=[model]), s=tmp_path))
     assert not isinstance(caught.value, SourceError)
@@ -136,9 +147,13 @@ def test_a_run_with_a_damaged_page_fails_with_one_error(tmp_path: Path) -> None:
     damaged = written(tmp_path / "b.parquet")
     overwrite(damaged, page_of(damaged, "t", 1), b"\xff" * 40)
     command = [sys.executable, "-m", "hundredfold", "run", "job.py", "--workers", "1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG_S, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG_S, check=False
+    )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "b.parquet cannot be read as Parquet" in done.stderr
     assert "hint: copy or write the file again" in done.stderr
-    assert [record.state.value for record in Home(tmp_path / ".hundredfold").ledger.runs()] == ["failed"]
+    assert [record.state.value for record in Home(tmp_path / ".hundredfold").ledger.runs()] == [
+        "failed"
+    ]

@@ -72,7 +72,9 @@ def test_one_source_and_one_model_need_no_list() -> None:
         ({"as_of": "soon"}, "wanted a date or time"),
     ],
 )
-def test_a_wrong_argument_of_run_says_what_was_wanted(tmp_path: Path, arguments: dict[str, Any], words: str) -> None:
+def test_a_wrong_argument_of_run_says_what_was_wanted(
+    tmp_path: Path, arguments: dict[str, Any], words: str
+) -> None:
     with pytest.raises(UsageError, match=words):
         hundredfold.run(**{"job": JOB, "sources": {"s": TABLE}, "home": tmp_path, **arguments})
 
@@ -99,17 +101,30 @@ def test_a_run_goes_on_only_under_the_declaration_that_it_was_prepared_with(tmp_
         def work(rows: Any) -> dict[str, int]:
             return {"n": 1 // (0 if error else 1)}
 
-        return Job("j", sources=Source("s"), models=Model("m", unit=(unit,), work=work), publish=Publish("o", query="SELECT * FROM m"))  # type: ignore[arg-type]
+        return Job(
+            "j",
+            sources=Source("s"),
+            models=Model("m", unit=(unit,), work=work),
+            publish=Publish("o", query="SELECT * FROM m"),
+        )  # type: ignore[arg-type]
 
     with pytest.raises(hundredfold.errors.PublishRefused):  # type: ignore[attr-defined]
-        hundredfold.run(job("k", True), {"s": pa.table({"k": ["a"], "v": [1]})}, home=tmp_path, workers=1, as_of=dt.date(2026, 1, 1))
+        hundredfold.run(
+            job("k", True),
+            {"s": pa.table({"k": ["a"], "v": [1]})},
+            home=tmp_path,
+            workers=1,
+            as_of=dt.date(2026, 1, 1),
+        )
     with pytest.raises(StateError, match=r"unit: \('k',\) then, \('v',\) now"):
         hundredfold.retry(home=tmp_path, job=job("v", False), accept_new_code=True)
 
 
 def test_keys_with_commas_and_nulls_are_told_apart() -> None:
     keys = [("a,b", "c"), ("a", "b,c"), (None, ""), ("", None), ('say "x"', "y")]
-    units = UnitList(pa.table({"p": [k[0] for k in keys], "q": [k[1] for k in keys], "__rows": [1] * len(keys)}))
+    units = UnitList(
+        pa.table({"p": [k[0] for k in keys], "q": [k[1] for k in keys], "__rows": [1] * len(keys)})
+    )
     assert [key_text(k) for k in keys] == ['"a,b",c', 'a,"b,c"', ',""', '"",', '"say ""x""",y']
     assert [find_unit(units, key_text(k), "m") for k in keys] == list(range(len(keys)))
     with pytest.raises(UsageError, match="no unit 'a,b,c'"):
@@ -123,8 +138,14 @@ def test_a_unit_whose_key_is_nan_is_given_its_own_result(tmp_path: Path) -> None
     def share(rows: Any, totals: dict[str, Any]) -> dict[str, float]:
         return {"share": float(rows["v"][0]) / totals["total"]}
 
-    table = pa.table({"k": pa.array([1.0, float("nan"), None, float("nan")]), "v": [1.0, 2.0, 3.0, 6.0]})
-    job = Job("j", sources=Source("s"), models=[Model("totals", unit=("k",), work=total), Model("shares", unit=("k",), work=share)])  # type: ignore[arg-type]
+    table = pa.table(
+        {"k": pa.array([1.0, float("nan"), None, float("nan")]), "v": [1.0, 2.0, 3.0, 6.0]}
+    )
+    job = Job(
+        "j",
+        sources=Source("s"),
+        models=[Model("totals", unit=("k",), work=total), Model("shares", unit=("k",), work=share)],
+    )  # type: ignore[arg-type]
     run = hundredfold.run(job, {"s": table}, home=tmp_path, workers=1)
     assert run.results("shares").arrow().column("share").to_pylist() == [1.0, 0.25, 1.0]
 
@@ -136,9 +157,22 @@ def test_two_runs_that_end_at_once_make_two_releases(tmp_path: Path) -> None:
         "def a(rows): return {'n': rows.rows}\n"
         "job = Job('rd', [Source('s', path='s.csv')], [Model('m', unit=('k',), work=a)], publish=Publish('out', query='SELECT run.run_id, m.* FROM m, run'))\n"
     )
-    words = [sys.executable, "-m", "hundredfold", "run", "rd:job", "--workers", "1", "--home", "home", "--run-id"]
+    words = [
+        sys.executable,
+        "-m",
+        "hundredfold",
+        "run",
+        "rd:job",
+        "--workers",
+        "1",
+        "--home",
+        "home",
+        "--run-id",
+    ]
     racing = [
-        subprocess.Popen([*words, name], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [*words, name], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
         for name in ("one", "two", "three")
     ]
     said = [process.communicate(timeout=HANG_S)[1] for process in racing]
@@ -150,4 +184,6 @@ def test_two_runs_that_end_at_once_make_two_releases(tmp_path: Path) -> None:
             subprocess.run(again, cwd=tmp_path, stdout=subprocess.DEVNULL, check=True)
     runs = [hundredfold.open_run(name, home=tmp_path / "home") for name in ("one", "two", "three")]
     assert sorted(run.release.version for run in runs if run.release) == [1, 2, 3]
-    assert all(run.published_rows().arrow().column("run_id").to_pylist() == [run.id] * 2 for run in runs)
+    assert all(
+        run.published_rows().arrow().column("run_id").to_pylist() == [run.id] * 2 for run in runs
+    )

@@ -34,7 +34,10 @@ def written(folder: Path, form: str, names: list[str]) -> Path:
         with path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([names, values])
     elif form == "jsonl":
-        fields = ", ".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in zip(names, values, strict=True))
+        fields = ", ".join(
+            f"{json.dumps(name)}: {json.dumps(value)}"
+            for name, value in zip(names, values, strict=True)
+        )
         path.write_text(f"{{{fields}}}\n", encoding="utf-8")
     else:
         pq.write_table(pa.table([pa.array([value]) for value in values], names=names), path)
@@ -49,14 +52,24 @@ def read(bench: Bench, place: Any, **declared: Any) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
 @pytest.mark.parametrize("names", KEPT, ids=lambda names: ascii(names[0][:9]))
-def test_a_name_is_read_as_it_is_written(bench: Bench, tmp_path: Path, form: str, names: list[str]) -> None:
+def test_a_name_is_read_as_it_is_written(
+    bench: Bench, tmp_path: Path, form: str, names: list[str]
+) -> None:
     found = read(bench, written(tmp_path, form, names))
-    assert [list(row.items()) for row in found] == [[(name, f"v{n}") for n, name in enumerate(names)]]
+    assert [list(row.items()) for row in found] == [
+        [(name, f"v{n}") for n, name in enumerate(names)]
+    ]
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
-@pytest.mark.parametrize(("names", "words"), REFUSED, ids=lambda names: ascii(names[0]) if isinstance(names, list) else "")
-def test_a_name_that_sql_cannot_have_is_refused(bench: Bench, tmp_path: Path, form: str, names: list[str], words: str) -> None:
+@pytest.mark.parametrize(
+    ("names", "words"),
+    REFUSED,
+    ids=lambda names: ascii(names[0]) if isinstance(names, list) else "",
+)
+def test_a_name_that_sql_cannot_have_is_refused(
+    bench: Bench, tmp_path: Path, form: str, names: list[str], words: str
+) -> None:
     if form == "parquet" and "\0" in names[0]:
         pytest.skip("pyarrow writes no such name")
     with pytest.raises((SourceError, ContractError), match=words) as caught:
@@ -80,18 +93,39 @@ class Keyed:
     o: dict[str, int]
 
 
-def test_fields_in_objects_that_differ_in_case_are_kept_or_refused(bench: Bench, tmp_path: Path) -> None:
-    for lines in (['{"o": {"A": 1, "a": 2}}'], ['{"o": {"A": 1}}', '{"o": {"a": 2}}'], ['{"o": [{"A": 1}, {"a": 2}]}']):
+def test_fields_in_objects_that_differ_in_case_are_kept_or_refused(
+    bench: Bench, tmp_path: Path
+) -> None:
+    for lines in (
+        ['{"o": {"A": 1, "a": 2}}'],
+        ['{"o": {"A": 1}}', '{"o": {"a": 2}}'],
+        ['{"o": [{"A": 1}, {"a": 2}]}'],
+    ):
         (tmp_path / "x.jsonl").write_text("\n".join(lines))
-        with pytest.raises(SourceError, match=rf"line {len(lines)} .*: o.* holds objects with the fields A and a"):
+        with pytest.raises(
+            SourceError, match=rf"line {len(lines)} .*: o.* holds objects with the fields A and a"
+        ):
             read(bench, tmp_path / "x.jsonl")
     (tmp_path / "x.jsonl").write_text('{"o": {"A": 1, "a": 2}}\n{"o": {"a": 3}}\n')
-    assert read(bench, tmp_path / "x.jsonl", contract=Keyed) == [{"o": [("A", 1), ("a", 2)]}, {"o": [("a", 3)]}]
+    assert read(bench, tmp_path / "x.jsonl", contract=Keyed) == [
+        {"o": [("A", 1), ("a", 2)]},
+        {"o": [("a", 3)]},
+    ]
 
 
 @pytest.mark.parametrize("late", [False, True])
-@pytest.mark.parametrize("line", ['{"a": 1, "a": 2}', '{"a": 1, "\\u0061": 1}', '{"a": {"b": 1, "b": 2}}', '{"a": [{"b": 1, "b": 1}]}'])
-def test_a_name_twice_in_one_object_is_refused_with_its_line(bench: Bench, tmp_path: Path, line: str, late: bool) -> None:
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"a": 1, "a": 2}',
+        '{"a": 1, "\\u0061": 1}',
+        '{"a": {"b": 1, "b": 2}}',
+        '{"a": [{"b": 1, "b": 1}]}',
+    ],
+)
+def test_a_name_twice_in_one_object_is_refused_with_its_line(
+    bench: Bench, tmp_path: Path, line: str, late: bool
+) -> None:
     before = 5_000 * late
     (tmp_path / "x.jsonl").write_text("".join(f"{line[:5]} null}}\n" for _ in range(before)) + line)
     with pytest.raises(SourceError, match=f"line {before + 1} of .* names a field twice") as caught:

@@ -58,7 +58,10 @@ def test_arithmetic_and_sql_tell_the_same_units(warehouse: DuckWarehouse, table:
     warehouse.load("keyed", table)
     unit = table.column_names[:-1]
     select = "SELECT * FROM keyed"
-    found, wanted = number_units("m", unit, select, warehouse.columns(select), warehouse), JoinIndex(unit, select, warehouse)
+    found, wanted = (
+        number_units("m", unit, select, warehouse.columns(select), warehouse),
+        JoinIndex(unit, select, warehouse),
+    )
     if all(len(set(table.column(name).to_pylist()) - {None}) for name in unit):
         assert isinstance(found, DenseIndex)  # or this test compares SQL with itself
     assert listed(found).equals(listed(wanted))
@@ -80,7 +83,11 @@ def told(numbering: Any, warehouse: DuckWarehouse) -> dict[int, int]:
     """The number of each row's unit."""
     chunks = list(warehouse.stream(numbering.query(["row"])))
     return {
-        row: unit for c in chunks for row, unit in zip(c.column("row").to_pylist(), numbering.numbers(c.column(0)).tolist(), strict=True)
+        row: unit
+        for c in chunks
+        for row, unit in zip(
+            c.column("row").to_pylist(), numbering.numbers(c.column(0)).tolist(), strict=True
+        )
     }
 
 
@@ -104,7 +111,9 @@ def test_keys_of_every_kind_are_told(warehouse: DuckWarehouse, key: pa.Array) ->
 
 def test_many_texts_are_told_by_sql(warehouse: DuckWarehouse) -> None:
     warehouse.load("keyed", pa.table({"k": pa.array([f"customer {n:06d}" for n in range(70_000)])}))
-    found = number_units("m", ["k"], "SELECT * FROM keyed", warehouse.columns("SELECT * FROM keyed"), warehouse)
+    found = number_units(
+        "m", ["k"], "SELECT * FROM keyed", warehouse.columns("SELECT * FROM keyed"), warehouse
+    )
     assert isinstance(found, JoinIndex)
     assert listed(found, 1000).num_rows == 70_000
 
@@ -121,17 +130,27 @@ def test_numbers_too_many_for_the_memory_are_told_by_sql(warehouse: DuckWarehous
 def test_keys_of_too_many_combinations_are_told_by_sql(warehouse: DuckWarehouse) -> None:
     some = pa.array(range(0, 10_000, 3), pa.int64())
     warehouse.load("keyed", pa.table({"a": some, "b": some, "c": some}))
-    found = number_units("m", ["a", "b", "c"], "SELECT * FROM keyed", warehouse.columns("SELECT * FROM keyed"), warehouse)
+    found = number_units(
+        "m",
+        ["a", "b", "c"],
+        "SELECT * FROM keyed",
+        warehouse.columns("SELECT * FROM keyed"),
+        warehouse,
+    )
     assert isinstance(found, JoinIndex)
 
 
 def test_a_key_that_was_not_there_when_units_were_counted_is_told(warehouse: DuckWarehouse) -> None:
     warehouse.load("keyed", pa.table({"k": [1, 2, 3]}))
-    found = number_units("m", ["k"], "SELECT * FROM keyed", warehouse.columns("SELECT * FROM keyed"), warehouse)
+    found = number_units(
+        "m", ["k"], "SELECT * FROM keyed", warehouse.columns("SELECT * FROM keyed"), warehouse
+    )
     for later in ([9], [-7], [None]):
         warehouse.load("keyed", pa.table({"k": pa.array(later, pa.int64())}))
         chunks = list(warehouse.stream(found.query([])))
-        with pytest.raises(ConservationError, match="m: the query gave keys that it had not given a moment before"):
+        with pytest.raises(
+            ConservationError, match="m: the query gave keys that it had not given a moment before"
+        ):
             found.numbers(chunks[0].column(0))
 
 
@@ -143,10 +162,26 @@ def test_a_query_without_rows_has_no_unit(warehouse: DuckWarehouse) -> None:
         assert not list(found.listed(10))
 
 
-NUMBERS = [0.0, -0.0, 1.5, -1.5, 1e-300, -1e-300, 1.5000000000000002, float("nan"), float("inf"), -float("inf"), 1e300, None]
+NUMBERS = [
+    0.0,
+    -0.0,
+    1.5,
+    -1.5,
+    1e-300,
+    -1e-300,
+    1.5000000000000002,
+    float("nan"),
+    float("inf"),
+    -float("inf"),
+    1e300,
+    None,
+]
 VALUES: dict[str, tuple[st.SearchStrategy[Any], pa.DataType]] = {
     "double": (st.sampled_from(NUMBERS), pa.float64()),
-    "near": (st.sampled_from([1.0, 1.0 + 2**-50, 1.0 + 2**-51, 2.0]), pa.float64()),  # alike in the leading bits
+    "near": (
+        st.sampled_from([1.0, 1.0 + 2**-50, 1.0 + 2**-51, 2.0]),
+        pa.float64(),
+    ),  # alike in the leading bits
     "integer": (st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)), pa.int64()),
     "unsigned": (st.integers(0, 2**64 - 1), pa.uint64()),
     "day": (st.one_of(st.none(), st.dates(dt.date(1900, 1, 1))), pa.date32()),
@@ -159,13 +194,19 @@ VALUES: dict[str, tuple[st.SearchStrategy[Any], pa.DataType]] = {
     "nano": (st.integers(0, 86_399_999_999_999), pa.time64("ns")),
     "span": (st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)), pa.duration("s")),
     "far_day": (st.one_of(st.none(), st.integers(-(2**31), 2**31 - 1)), pa.date32()),
-    "day_of_ms": (st.one_of(st.none(), st.integers(-(10**5), 10**5).map(lambda day: day * 86_400_000)), pa.date64()),
+    "day_of_ms": (
+        st.one_of(st.none(), st.integers(-(10**5), 10**5).map(lambda day: day * 86_400_000)),
+        pa.date64(),
+    ),
     "moment": (st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)), pa.timestamp("s")),
     "zoned": (st.integers(-(2**63), 2**63 - 1), pa.timestamp("us", "Europe/Berlin")),
     "half": (st.sampled_from([0.0, -0.0, 1.5, -1.5, float("nan"), None]), pa.float16()),
     "single": (st.sampled_from([0.0, -0.0, 1.5, -1.5, float("inf"), None]), pa.float32()),
     "money": (st.one_of(st.none(), st.decimals(-(10**9), 10**9, places=2)), pa.decimal128(20, 2)),
-    "huge": (st.one_of(st.none(), st.integers(-(10**60), 10**60).map(Decimal)), pa.decimal256(70, 0)),
+    "huge": (
+        st.one_of(st.none(), st.integers(-(10**60), 10**60).map(Decimal)),
+        pa.decimal256(70, 0),
+    ),
     "bytes": (st.one_of(st.none(), st.binary(max_size=2)), pa.binary()),
     "many_bytes": (st.one_of(st.none(), st.binary(max_size=2)), pa.large_binary()),
     "two_bytes": (st.one_of(st.none(), st.binary(min_size=2, max_size=2)), pa.binary(2)),
@@ -174,35 +215,65 @@ VALUES: dict[str, tuple[st.SearchStrategy[Any], pa.DataType]] = {
     "word": (st.sampled_from(["b", "a", None]), pa.dictionary(pa.int8(), pa.string())),
 }
 NESTED: dict[str, tuple[st.SearchStrategy[Any], pa.DataType]] = {
-    "numbers": (st.one_of(st.none(), st.lists(st.sampled_from([1, 2, None]), max_size=2)), pa.list_(pa.int64())),
+    "numbers": (
+        st.one_of(st.none(), st.lists(st.sampled_from([1, 2, None]), max_size=2)),
+        pa.list_(pa.int64()),
+    ),
     "days": (st.lists(st.integers(-(2**31), 2**31 - 1), max_size=2), pa.list_(pa.date32())),
     "pair": (
-        st.one_of(st.none(), st.fixed_dictionaries({"a": st.integers(0, 1), "b": st.sampled_from(["x", None])})),
+        st.one_of(
+            st.none(),
+            st.fixed_dictionaries({"a": st.integers(0, 1), "b": st.sampled_from(["x", None])}),
+        ),
         pa.struct([("a", pa.int8()), ("b", pa.string())]),
     ),
-    "times": (st.fixed_dictionaries({"at": st.integers(-(2**63), 2**63 - 1)}), pa.struct([("at", pa.timestamp("s"))])),
-    "map": (st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 1)), max_size=1), pa.map_(pa.string(), pa.int64())),
-    "vector": (st.lists(st.sampled_from([1.0, float("nan")]), min_size=2, max_size=2), pa.list_(pa.float64(), 2)),
-    "interval": (st.tuples(st.integers(0, 1), st.integers(0, 1), st.integers(0, 1)), pa.month_day_nano_interval()),
+    "times": (
+        st.fixed_dictionaries({"at": st.integers(-(2**63), 2**63 - 1)}),
+        pa.struct([("at", pa.timestamp("s"))]),
+    ),
+    "map": (
+        st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 1)), max_size=1),
+        pa.map_(pa.string(), pa.int64()),
+    ),
+    "vector": (
+        st.lists(st.sampled_from([1.0, float("nan")]), min_size=2, max_size=2),
+        pa.list_(pa.float64(), 2),
+    ),
+    "interval": (
+        st.tuples(st.integers(0, 1), st.integers(0, 1), st.integers(0, 1)),
+        pa.month_day_nano_interval(),
+    ),
 }
 
 
 def array_of(values: list[Any], kind: pa.DataType) -> pa.Array:
     """An array of a type whose values may be given as the numbers that they are stored as."""
-    if pa.types.is_temporal(kind) and not pa.types.is_interval(kind) and all(v is None or isinstance(v, int) for v in values):
+    if (
+        pa.types.is_temporal(kind)
+        and not pa.types.is_interval(kind)
+        and all(v is None or isinstance(v, int) for v in values)
+    ):
         return pa.array(values, pa.int32() if kind.bit_width == 32 else pa.int64()).view(kind)
     if kind == NESTED["days"][1]:
         return pa.array(values, pa.list_(pa.int32())).cast(kind)
     if kind == NESTED["times"][1]:
-        return pa.StructArray.from_arrays([pa.array([v["at"] for v in values], pa.int64()).view(kind.field(0).type)], ["at"])
+        return pa.StructArray.from_arrays(
+            [pa.array([v["at"] for v in values], pa.int64()).view(kind.field(0).type)], ["at"]
+        )
     return pa.array(values, kind)
 
 
 def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
     """Rows as Python's values, dates and times as the numbers that they are stored as."""
-    kinds = [_numbers_within(f.type) if not pa.types.is_dictionary(f.type) else f.type for f in table.schema]
+    kinds = [
+        _numbers_within(f.type) if not pa.types.is_dictionary(f.type) else f.type
+        for f in table.schema
+    ]
     return pa.table(
-        [column.cast(kind) if column.type != kind else column for column, kind in zip(table.columns, kinds, strict=True)],
+        [
+            column.cast(kind) if column.type != kind else column
+            for column, kind in zip(table.columns, kinds, strict=True)
+        ],
         table.column_names,
     ).to_pylist()
 
@@ -211,7 +282,12 @@ def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
 def batches(draw: st.DrawFn) -> tuple[pa.Table, list[str]]:
     kinds = draw(st.lists(st.sampled_from(sorted(VALUES)), min_size=0, max_size=3, unique=True))
     rows = draw(st.integers(0, 50))
-    columns = {name: array_of(draw(st.lists(VALUES[name][0], min_size=rows, max_size=rows)), VALUES[name][1]) for name in kinds}
+    columns = {
+        name: array_of(
+            draw(st.lists(VALUES[name][0], min_size=rows, max_size=rows)), VALUES[name][1]
+        )
+        for name in kinds
+    }
     # numbers of units from small to so large that few bits are left for a value
     most = draw(st.sampled_from([0, 3, 2**31 - 1, 2**40, 2**57]))
     units = draw(st.lists(st.integers(0, most), min_size=rows, max_size=rows))
@@ -230,52 +306,92 @@ def place(value: Any) -> tuple[Any, ...]:
 
 @settings(max_examples=300)
 @given(batch=batches())
-def test_the_canonical_order_is_by_unit_then_order_by_then_the_other_columns(batch: tuple[pa.Table, list[str]]) -> None:
+def test_the_canonical_order_is_by_unit_then_order_by_then_the_other_columns(
+    batch: tuple[pa.Table, list[str]],
+) -> None:
     table, order_by = batch
     unit = numpy_of(table.column(UNIT), False)
     order = canonical_order(table, unit, order_by)
     assert sorted(order.tolist()) == list(range(len(table)))
     names = [*order_by, *(n for n in table.column_names if n not in order_by and n != UNIT)]
-    found = [(row[UNIT], *(place(row[n]) for n in names)) for row in plain_rows(table.take(from_numpy(order)))]
+    found = [
+        (row[UNIT], *(place(row[n]) for n in names))
+        for row in plain_rows(table.take(from_numpy(order)))
+    ]
     assert found == sorted(found)
 
 
-LONG: dict[str, tuple[st.SearchStrategy[Any], pa.DataType]] = {  # alike up to where they are first compared, or beyond it
-    "long_texts": (st.sampled_from(["", *("ä" * n + end for n in (2, 27, 28, 40) for end in ("", "\0", "a", "ö"))]), pa.string()),
-    "long_bytes": (st.sampled_from([b"", b"\xff" * 56, b"\xff" * 57, b"\0" * 8, b"\0" * 7]), pa.large_binary()),
-    "lists_of_texts": (st.lists(st.sampled_from(["x" * 60, "x" * 61, None]), max_size=3), pa.list_(pa.string())),
+LONG: dict[
+    str, tuple[st.SearchStrategy[Any], pa.DataType]
+] = {  # alike up to where they are first compared, or beyond it
+    "long_texts": (
+        st.sampled_from(
+            ["", *("ä" * n + end for n in (2, 27, 28, 40) for end in ("", "\0", "a", "ö"))]
+        ),
+        pa.string(),
+    ),
+    "long_bytes": (
+        st.sampled_from([b"", b"\xff" * 56, b"\xff" * 57, b"\0" * 8, b"\0" * 7]),
+        pa.large_binary(),
+    ),
+    "lists_of_texts": (
+        st.lists(st.sampled_from(["x" * 60, "x" * 61, None]), max_size=3),
+        pa.list_(pa.string()),
+    ),
 }
 
 
 @pytest.mark.parametrize("name", sorted(VALUES | NESTED | LONG))
 @given(data=st.data())
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_wide_values_have_the_order_that_narrow_ones_have(name: str, data: st.DataObject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wide_values_have_the_order_that_narrow_ones_have(
+    name: str, data: st.DataObject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     strategy, kind = (VALUES | NESTED | LONG)[name]
-    values = data.draw(st.lists(strategy | st.none() if name in LONG else strategy, min_size=1, max_size=20))
+    values = data.draw(
+        st.lists(strategy | st.none() if name in LONG else strategy, min_size=1, max_size=20)
+    )
     units = pa.array([n % 2 for n in range(len(values))])
-    table = pa.table({UNIT: units, name: array_of(values, kind), "few": pa.array([n % 3 for n in range(len(values))])})
+    table = pa.table(
+        {
+            UNIT: units,
+            name: array_of(values, kind),
+            "few": pa.array([n % 3 for n in range(len(values))]),
+        }
+    )
     orders = []
     for wide, block in ((-1, 1), (-1, 2**20), (2**60, 2**20)):
         monkeypatch.setattr(order, "WIDE_BYTES", wide)
         monkeypatch.setattr(order, "BLOCK_BYTES", block)
-        orders += [canonical_order(table, numpy_of(table.column(UNIT), False), by).tolist() for by in ([], [name], ["few", name])]
+        orders += [
+            canonical_order(table, numpy_of(table.column(UNIT), False), by).tolist()
+            for by in ([], [name], ["few", name])
+        ]
     assert orders[:3] == orders[3:6] == orders[6:]
 
 
 @pytest.mark.parametrize("name", sorted(VALUES | NESTED))
 @given(data=st.data())
 @settings(max_examples=20)
-def test_the_order_of_rows_of_every_type_depends_on_the_rows_alone(name: str, data: st.DataObject) -> None:
+def test_the_order_of_rows_of_every_type_depends_on_the_rows_alone(
+    name: str, data: st.DataObject
+) -> None:
     strategy, kind = (VALUES | NESTED)[name]
     values = data.draw(st.lists(strategy, min_size=1, max_size=20))
     shuffled = data.draw(st.permutations(range(len(values))))
     table = pa.table(
-        {UNIT: pa.array([0] * len(values)), name: array_of(values, kind), "few": pa.array([n % 2 for n in range(len(values))])}
+        {
+            UNIT: pa.array([0] * len(values)),
+            name: array_of(values, kind),
+            "few": pa.array([n % 2 for n in range(len(values))]),
+        }
     )
     other = table.take(pa.array(shuffled))
     for order_by in ([], [name], ["few"]):
         first, second = (
-            plain_rows(t.take(from_numpy(canonical_order(t, numpy_of(t.column(UNIT), False), order_by)))) for t in (table, other)
+            plain_rows(
+                t.take(from_numpy(canonical_order(t, numpy_of(t.column(UNIT), False), order_by)))
+            )
+            for t in (table, other)
         )
         assert repr(first) == repr(second)

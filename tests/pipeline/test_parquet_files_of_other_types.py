@@ -48,7 +48,9 @@ def test_types_are_put_together_where_no_value_changes(
 ) -> None:
     columns = [
         pa.array(first, kind),
-        pa.array(second, pa.string()).cast(other) if pa.types.is_dictionary(other) else pa.array(second, other),
+        pa.array(second, pa.string()).cast(other)
+        if pa.types.is_dictionary(other)
+        else pa.array(second, other),
     ]
     found = read(bench, tmp_path, *(reversed(columns) if turned else columns))
     wanted = [*first, *second]
@@ -60,7 +62,14 @@ def test_types_are_put_together_where_no_value_changes(
 @pytest.mark.parametrize(("first", "kind", "second", "other", "words"), APART)
 @pytest.mark.parametrize("turned", [False, True])
 def test_types_that_would_change_a_value_are_refused(
-    bench: Bench, tmp_path: Path, first: Any, kind: Any, second: Any, other: Any, words: str, turned: bool
+    bench: Bench,
+    tmp_path: Path,
+    first: Any,
+    kind: Any,
+    second: Any,
+    other: Any,
+    words: str,
+    turned: bool,
 ) -> None:
     columns = [pa.array(first, kind), pa.array(second, other)]
     with pytest.raises(SourceError, match=words) as caught:

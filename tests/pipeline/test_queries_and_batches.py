@@ -31,24 +31,46 @@ def piece_of(bench: Bench, query: str | None, rows: pa.Table = ROWS, **declared:
 
 
 WRONG = [
-    ("SELECT * FROM sails", {}, "model m: its query reads sails, which is no source and no earlier model"),
+    (
+        "SELECT * FROM sails",
+        {},
+        "model m: its query reads sails, which is no source and no earlier model",
+    ),
     ("SELECT * FROM m", {}, "model m: its query reads m, which is no source"),
     ("SELECT * FROM sales WHERE shop = 'q'", {}, "the query of m gives no row"),
-    ("SELECT week FROM sales", {}, r"the query of m gives week; not among them:\n  shop: named by unit"),
-    ("SELECT shop FROM sales", {"order_by": ("week",)}, r"gives shop; not among them:\n  week: named by order_by"),
+    (
+        "SELECT week FROM sales",
+        {},
+        r"the query of m gives week; not among them:\n  shop: named by unit",
+    ),
+    (
+        "SELECT shop FROM sales",
+        {"order_by": ("week",)},
+        r"gives shop; not among them:\n  week: named by order_by",
+    ),
     ("SELECT * FROM sales; SELECT 1", {}, "wanted one query, found 2 statements"),
     ("DELETE FROM sales", {}, "not a query"),
     ("CREATE TABLE t AS SELECT 1", {}, "not a query"),
-    ("SELECT\n  shop,\n  wek\nFROM sales", {}, r"(?s)the query of m cannot run: .*\"?wek\"?.*LINE 3"),
+    (
+        "SELECT\n  shop,\n  wek\nFROM sales",
+        {},
+        r"(?s)the query of m cannot run: .*\"?wek\"?.*LINE 3",
+    ),
     ("SELECT shop,\n  FROM FROM sales", {}, r"(?s)not a query: .*line 2"),
     ("SELECT shop, week AS __x FROM sales", {}, "columns that cannot be used: __x"),
     ("SELECT [shop] AS shop FROM sales", {}, "columns of lists, structs or intervals: shop"),
-    ("SELECT shop, CAST(shop AS INTEGER) AS n FROM sales", {}, "(?s)Conversion Error.*Could not convert string 'a'"),
+    (
+        "SELECT shop, CAST(shop AS INTEGER) AS n FROM sales",
+        {},
+        "(?s)Conversion Error.*Could not convert string 'a'",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("query", "declared", "words"), WRONG)
-def test_what_is_wrong_with_a_query_is_told(bench: Bench, query: str, declared: dict[str, Any], words: str) -> None:
+def test_what_is_wrong_with_a_query_is_told(
+    bench: Bench, query: str, declared: dict[str, Any], words: str
+) -> None:
     piece = piece_of(bench, query, **declared)
     with pytest.raises(QueryError, match=words) as caught:
         piece.all()
@@ -104,24 +126,37 @@ def test_columns_of_every_type_come_through(bench: Bench, kind: str, as_key: boo
         pytest.skip("no key")
     query = f"SELECT 1 AS one, week % 2 AS odd, CAST({value} AS {kind}) AS v FROM sales"
     work = lambda rows: {"seen": [str(v) for v in rows["v"]], "rows": rows.rows}  # noqa: E731
-    piece = piece_of(bench, query, unit=("v",) if as_key else ("one",), work=work, order_by=("odd",))
+    piece = piece_of(
+        bench, query, unit=("v",) if as_key else ("one",), work=work, order_by=("odd",)
+    )
     piece.all()
     assert piece.failures("m") == []
     assert sum(row["rows"] for row in piece.results("m").to_pylist()) == 3
 
 
 @pytest.mark.parametrize("many", [False, True])
-@pytest.mark.parametrize("form", ["pandas.DataFrame", "polars.DataFrame", "pyarrow.Table", "dict", "hundredfold.Unit"])
-def test_a_query_of_nothing_but_the_key_comes_through_in_every_form(bench: Bench, form: str, many: bool) -> None:
+@pytest.mark.parametrize(
+    "form", ["pandas.DataFrame", "polars.DataFrame", "pyarrow.Table", "dict", "hundredfold.Unit"]
+)
+def test_a_query_of_nothing_but_the_key_comes_through_in_every_form(
+    bench: Bench, form: str, many: bool
+) -> None:
     def work(rows: Any) -> dict[str, Any]:
         if many:
-            return {"n": np.diff(rows.offsets) if hasattr(rows, "offsets") else np.unique(np.asarray(rows["shop"]), return_counts=True)[1]}
+            return {
+                "n": np.diff(rows.offsets)
+                if hasattr(rows, "offsets")
+                else np.unique(np.asarray(rows["shop"]), return_counts=True)[1]
+            }
         return {"n": len(rows["shop"])}
 
     work.__annotations__["rows"] = form
     piece = piece_of(bench, "SELECT shop FROM sales", work=work, batched=many).all()
     assert piece.failures("m") == []
-    assert piece.results("m").select(["shop", "n"]).to_pylist() == [{"shop": "a", "n": 2}, {"shop": "b", "n": 1}]
+    assert piece.results("m").select(["shop", "n"]).to_pylist() == [
+        {"shop": "a", "n": 2},
+        {"shop": "b", "n": 1},
+    ]
 
 
 def test_both_zeros_are_one_key_and_every_nan_is_one(bench: Bench) -> None:
@@ -149,12 +184,16 @@ def test_a_second_prepare_takes_what_is_there(bench: Bench) -> None:
 
 # --- packing -------------------------------------------------------------------------------------------------------------
 
-sizes = st.lists(st.integers(1, 60) | st.integers(1, 5000), min_size=1, max_size=200).map(lambda rows: np.array(rows, np.int64))
+sizes = st.lists(st.integers(1, 60) | st.integers(1, 5000), min_size=1, max_size=200).map(
+    lambda rows: np.array(rows, np.int64)
+)
 
 
 @settings(max_examples=200, deadline=None)
 @given(rows=sizes, parts=st.integers(0, 60), most=st.integers(1, 3000))
-def test_batches_cover_all_units_in_order_within_the_limit(rows: np.ndarray, parts: int, most: int) -> None:
+def test_batches_cover_all_units_in_order_within_the_limit(
+    rows: np.ndarray, parts: int, most: int
+) -> None:
     batches = pack(rows, parts=parts, most_rows=most)
     share = max(float(rows.sum() + UNIT_COST * len(rows)) / max(parts, 1), UNIT_COST)
     assert [unit for b in batches for unit in range(b.first, b.last + 1)] == list(range(len(rows)))
@@ -180,13 +219,17 @@ def test_no_unit_is_no_batch() -> None:
 
 def test_batches_obey_their_limit_in_bytes_and_the_giant_is_alone(bench: Bench) -> None:
     sizes = [3] * 200 + [5000] + [3] * 200
-    rows = pa.table({"shop": np.repeat(np.arange(401), sizes), "x": np.arange(sum(sizes), dtype=float)})
+    rows = pa.table(
+        {"shop": np.repeat(np.arange(401), sizes), "x": np.arange(sum(sizes), dtype=float)}
+    )
     piece = piece_of(bench, None, rows)
     piece.validate()
     manifest = piece.prepare("m", batch_bytes=2**13)
     giant = manifest.batch_of(200)
     assert (giant.first, giant.last, giant.rows) == (200, 200, 5000)
-    files = {b.number: piece.store.get(piece.layout.batch("m", b.number)).size for b in manifest.batches}
+    files = {
+        b.number: piece.store.get(piece.layout.batch("m", b.number)).size for b in manifest.batches
+    }
     assert max(size for number, size in files.items() if number != giant.number) <= 2**13
     piece.work("m")
     assert piece.collect("m").rows_in == sum(sizes)
@@ -201,11 +244,16 @@ def test_a_data_set_larger_than_the_memory_limit_is_split_within_it(tmp_path: An
     bench.warehouse.write(many, "big.parquet")
     query = "SELECT shop, week, sum(x) AS x, sum(y) AS y FROM sales GROUP BY shop, week"
     model = Model("m", unit=("shop",), query=query, work=count)
-    piece = bench.start(Job("one", sources=[Source("sales")], models=[model]), sales=bench.store.path("big.parquet"))
+    piece = bench.start(
+        Job("one", sources=[Source("sales")], models=[model]), sales=bench.store.path("big.parquet")
+    )
     piece.validate()
     manifest = piece.prepare("m", parts=2, batch_bytes=2**21)
     assert (manifest.units, manifest.rows) == (50_000, 3_000_000)
-    assert max(piece.store.get(piece.layout.batch("m", b.number)).size for b in manifest.batches) <= 2**21
+    assert (
+        max(piece.store.get(piece.layout.batch("m", b.number)).size for b in manifest.batches)
+        <= 2**21
+    )
     bench.close()
 
 
@@ -214,12 +262,18 @@ def test_a_row_group_that_is_too_large_is_named_with_what_to_do(tmp_path: Any) -
     wide = pa.table({"shop": np.arange(60_000), **{f"c{number}": values for number in range(300)}})
     pq.write_table(wide, tmp_path / "wide.parquet", row_group_size=60_000, use_dictionary=False)
     model = Model("m", unit=("shop",), work=count)
-    piece = bench.start(Job("one", sources=[Source("sales")], models=[model]), sales=tmp_path / "wide.parquet")
+    piece = bench.start(
+        Job("one", sources=[Source("sales")], models=[model]), sales=tmp_path / "wide.parquet"
+    )
     with pytest.raises(HomeError, match="does not fit the memory limit") as caught:
         piece.all()
-    assert re.search(r"sales has a row group of 138 MiB \(.*wide\.parquet\)", str(caught.value.hint))
+    assert re.search(
+        r"sales has a row group of 138 MiB \(.*wide\.parquet\)", str(caught.value.hint)
+    )
     few = Model("m", unit=("shop",), query="SELECT shop, c7 FROM sales", work=count)
-    piece = bench.start(Job("one", sources=[Source("sales")], models=[few]), sales=tmp_path / "wide.parquet")
+    piece = bench.start(
+        Job("one", sources=[Source("sales")], models=[few]), sales=tmp_path / "wide.parquet"
+    )
     piece.validate()
     assert piece.prepare("m").units == 60_000
     bench.close()
@@ -253,16 +307,22 @@ def test_the_list_of_units_with_long_keys_is_never_held_whole(bench: Bench) -> N
 
 
 @pytest.mark.parametrize("rows_each", [0, 2, 1], ids=["none", "two", "one"])
-def test_results_of_any_number_of_rows_have_the_keys_of_their_units(bench: Bench, rows_each: int) -> None:
+def test_results_of_any_number_of_rows_have_the_keys_of_their_units(
+    bench: Bench, rows_each: int
+) -> None:
     def some(rows: Unit) -> dict[str, Any]:
         number = int(rows.key[0].removeprefix("shop "))
         return {"n": np.full((number + rows_each) % 3, number)}
 
-    piece = piece_of(bench, "SELECT 'shop ' || i AS shop FROM range(500) AS r(i), sales WHERE x = 1", work=some)
+    piece = piece_of(
+        bench, "SELECT 'shop ' || i AS shop FROM range(500) AS r(i), sales WHERE x = 1", work=some
+    )
     piece.validate()
     piece.prepare("m", parts=3)
     piece.work("m")
     piece.collect("m")
     found = piece.results("m")
     assert found.num_rows == sum((number + rows_each) % 3 for number in range(500))
-    assert found.column("shop").to_pylist() == [f"shop {number}" for number in found.column("n").to_pylist()]
+    assert found.column("shop").to_pylist() == [
+        f"shop {number}" for number in found.column("n").to_pylist()
+    ]

@@ -22,7 +22,10 @@ def same(rows: Any) -> dict[str, float]:
 
 def go(home: Path, *queries: str, formats: Any = ("csv",), summary: str = "SELECT 1 AS one") -> Any:
     first, second, out = queries
-    models = [Model("prices", ("shop",), same, query=first), Model("second", ("shop",), same, query=second)]
+    models = [
+        Model("prices", ("shop",), same, query=first),
+        Model("second", ("shop",), same, query=second),
+    ]
     published = Publish("sheet", query=out, formats=formats, summaries={"Ten": summary})
     job = Job("j", sources=[Source("sales")], models=models, publish=[published])
     return hundredfold.run(job, {"sales": SALES}, home=home, workers=1)

@@ -30,7 +30,15 @@ ROWS = pa.table({"shop": ["b", "a"], "x": [2.0, 1.0]})
 QUERY = "SELECT shop, price FROM prices ORDER BY shop"
 
 
-def run(bench: Bench, name: str, query: str = QUERY, *, contract: type | None = Line, rows: pa.Table = ROWS, **more: Any) -> Piece:
+def run(
+    bench: Bench,
+    name: str,
+    query: str = QUERY,
+    *,
+    contract: type | None = Line,
+    rows: pa.Table = ROWS,
+    **more: Any,
+) -> Piece:
     job = Job(
         name,
         sources=[Source("sales")],
@@ -44,12 +52,24 @@ def test_a_release_has_its_files_with_their_sums_in_the_order_of_the_query(bench
     piece = run(bench, "files", formats=("parquet", "csv", "jsonl"))
     release = piece.publish()
     assert release is not None
-    assert (release.version, release.parent, dict(release.rows), release.as_of) == (1, None, {"table": 2}, AS_OF)
+    assert (release.version, release.parent, dict(release.rows), release.as_of) == (
+        1,
+        None,
+        {"table": 2},
+        AS_OF,
+    )
     for key, digest in release.files.items():
         assert hashlib.sha256(piece.store.get(key)).hexdigest() == digest
     texts = {key.rsplit(".", 1)[1]: piece.store.get(key).to_pybytes() for key in release.files}
-    assert list(csv.reader(texts["csv"].decode().splitlines())) == [["shop", "price"], ["a", "1.0"], ["b", "2.0"]]
-    assert [json.loads(line) for line in texts["jsonl"].splitlines()] == [{"shop": "a", "price": 1.0}, {"shop": "b", "price": 2.0}]
+    assert list(csv.reader(texts["csv"].decode().splitlines())) == [
+        ["shop", "price"],
+        ["a", "1.0"],
+        ["b", "2.0"],
+    ]
+    assert [json.loads(line) for line in texts["jsonl"].splitlines()] == [
+        {"shop": "a", "price": 1.0},
+        {"shop": "b", "price": 2.0},
+    ]
 
 
 def test_versions_count_up_and_publishing_again_makes_none(bench: Bench) -> None:
@@ -67,7 +87,10 @@ def test_what_a_killed_driver_left_is_swept_and_named_by_nobody(bench: Bench) ->
     release = run(bench, "swept").publish()
     assert release is not None
     assert release.version == 1
-    assert list(bench.store.list("releases/swept/000001/")) == ["releases/swept/000001/release.json", "releases/swept/000001/table.parquet"]
+    assert list(bench.store.list("releases/swept/000001/")) == [
+        "releases/swept/000001/release.json",
+        "releases/swept/000001/table.parquet",
+    ]
 
 
 def test_rollback_moves_the_pointer_and_the_next_release_builds_on_it(bench: Bench) -> None:
@@ -75,10 +98,14 @@ def test_rollback_moves_the_pointer_and_the_next_release_builds_on_it(bench: Ben
         run(bench, "back").publish()
     assert rollback("back", bench.store).version == 2
     assert rollback("back", bench.store).version == 1
-    with pytest.raises(StateError, match="version 1 of back is current, and there is no release before it"):
+    with pytest.raises(
+        StateError, match="version 1 of back is current, and there is no release before it"
+    ):
         rollback("back", bench.store)
     assert rollback("back", bench.store, to=3).version == 3
-    with pytest.raises(StateError, match="version 3 of back is current, and there is no version 9; there is 1, 2"):
+    with pytest.raises(
+        StateError, match="version 3 of back is current, and there is no version 9; there is 1, 2"
+    ):
         rollback("back", bench.store, to=9)
     rollback("back", bench.store)
     release = run(bench, "back").publish()
@@ -92,11 +119,24 @@ def test_there_is_nothing_to_roll_back_before_the_first_release(bench: Bench) ->
 
 
 def test_the_query_sees_the_run(bench: Bench) -> None:
-    piece = run(bench, "seen", "SELECT shop, price, run_id, job, as_of, table_version, parent_version FROM prices, run", contract=None)
+    piece = run(
+        bench,
+        "seen",
+        "SELECT shop, price, run_id, job, as_of, table_version, parent_version FROM prices, run",
+        contract=None,
+    )
     release = piece.publish()
     assert release is not None
-    row = bench.warehouse.query(f"SELECT * FROM {bench.warehouse.parquet(next(iter(release.files)))} ORDER BY shop").to_pylist()[0]
-    assert (row["run_id"], row["job"], str(row["as_of"]), row["table_version"], row["parent_version"]) == (
+    row = bench.warehouse.query(
+        f"SELECT * FROM {bench.warehouse.parquet(next(iter(release.files)))} ORDER BY shop"
+    ).to_pylist()[0]
+    assert (
+        row["run_id"],
+        row["job"],
+        str(row["as_of"]),
+        row["table_version"],
+        row["parent_version"],
+    ) == (
         piece.layout.run,
         "seen",
         AS_OF,
@@ -114,7 +154,9 @@ def test_the_query_sees_the_run(bench: Bench) -> None:
         ("SELECT shop, prize FROM prices", "the query of table cannot run"),
     ],
 )
-def test_a_publishing_query_that_does_not_give_the_contract_is_told(bench: Bench, query: str, words: str) -> None:
+def test_a_publishing_query_that_does_not_give_the_contract_is_told(
+    bench: Bench, query: str, words: str
+) -> None:
     piece = run(bench, "wrong", query)
     with pytest.raises(QueryError, match=words):
         piece.publish()
@@ -124,7 +166,8 @@ def test_a_publishing_query_that_does_not_give_the_contract_is_told(bench: Bench
 def test_rows_that_break_the_contract_are_not_published(bench: Bench) -> None:
     piece = run(bench, "broken", "SELECT nullif(shop, 'a') AS shop, price - 1 AS price FROM prices")
     with pytest.raises(
-        PublishRefused, match=r"table is not published: its rows break Line\n  shop must not be null: 1 row.*\n  price must be > 0: 1 row"
+        PublishRefused,
+        match=r"table is not published: its rows break Line\n  shop must not be null: 1 row.*\n  price must be > 0: 1 row",
     ):
         piece.publish()
     assert current("broken", bench.store) is None
@@ -134,11 +177,20 @@ def test_more_failures_than_allowed_hold_the_release_back(bench: Bench) -> None:
     job = Job(
         "held",
         sources=[Source("sales")],
-        models=[Model("prices", unit=("shop",), work=lambda rows: {"price": 1 / (rows["x"][0] - 1)} if rows["x"][0] > 1 else None)],
+        models=[
+            Model(
+                "prices",
+                unit=("shop",),
+                work=lambda rows: {"price": 1 / (rows["x"][0] - 1)} if rows["x"][0] > 1 else None,
+            )
+        ],
         max_failed=0.4,
     )
     piece = bench.start(job, sales=ROWS).all()
-    with pytest.raises(PublishRefused, match=r"held is held back: .*\n  prices: 1 of 2 units \(1 failed, 0 crashed\)"):
+    with pytest.raises(
+        PublishRefused,
+        match=r"held is held back: .*\n  prices: 1 of 2 units \(1 failed, 0 crashed\)",
+    ):
         within_limits(job, list(piece.collected.values()), "r")
     within_limits(job, list(piece.collected.values()), "r", 1)
     within_limits(job, list(piece.collected.values()), "r", 0.5)
@@ -155,36 +207,56 @@ def test_json_lines_of_a_run_hold_nan_and_infinity_as_texts(tmp_path: Path) -> N
         sources=[hundredfold.Source("s")],
         models=[hundredfold.Model("m", unit=("k",), work=lambda rows: {"x": values[rows.key[0]]})],
         publish=hundredfold.Publish(
-            "o", query="SELECT * FROM m ORDER BY k", formats=("jsonl",), summaries={"all": "SELECT * FROM o ORDER BY k"}
+            "o",
+            query="SELECT * FROM m ORDER BY k",
+            formats=("jsonl",),
+            summaries={"all": "SELECT * FROM o ORDER BY k"},
         ),
     )
     run = hundredfold.run(job, {"s": {"k": list(values)}}, home=tmp_path, workers=1)
     lines = run.published().read_text().splitlines()
-    assert [json.loads(line, parse_constant=pytest.fail)["x"] for line in lines] == [1.5, "NaN", "Infinity"]
+    assert [json.loads(line, parse_constant=pytest.fail)["x"] for line in lines] == [
+        1.5,
+        "NaN",
+        "Infinity",
+    ]
 
 
-@pytest.mark.parametrize("columns", ["m.*, shop", "m.*, m.price + 1 AS SHOP", "m.*, m.price", "m.*, run.as_of, run.as_of AS As_Of"])
+@pytest.mark.parametrize(
+    "columns",
+    ["m.*, shop", "m.*, m.price + 1 AS SHOP", "m.*, m.price", "m.*, run.as_of, run.as_of AS As_Of"],
+)
 @pytest.mark.parametrize("formats", [("parquet",), ("csv",), ("jsonl",)], ids=str)
-def test_a_column_that_is_published_twice_is_refused(bench: Bench, columns: str, formats: tuple[str, ...]) -> None:
-    piece = run(bench, "twice", f"SELECT {columns} FROM prices AS m, run", contract=None, formats=formats)
+def test_a_column_that_is_published_twice_is_refused(
+    bench: Bench, columns: str, formats: tuple[str, ...]
+) -> None:
+    piece = run(
+        bench, "twice", f"SELECT {columns} FROM prices AS m, run", contract=None, formats=formats
+    )
     with pytest.raises(QueryError, match="gives a column more than once: "):
         piece.publish()
     assert current("twice", bench.store) is None
 
 
 def test_a_column_twice_in_a_models_query_or_a_digest_is_refused(bench: Bench) -> None:
-    model = Model("m", unit=("shop",), query="SELECT s.*, s.x AS X FROM s", work=lambda rows: {"n": rows.rows})
+    model = Model(
+        "m", unit=("shop",), query="SELECT s.*, s.x AS X FROM s", work=lambda rows: {"n": rows.rows}
+    )
     piece = bench.start(Job("j", sources=[Source("s")], models=[model]), s=ROWS)
     piece.validate()
     with pytest.raises(QueryError, match="x, X"):
         piece.prepare("m")
     piece = run(bench, "told", summaries={"Most": 'SELECT t.*, t.shop FROM "table" AS t'})
-    with pytest.raises(QueryError, match="the summary 'Most' of table gives a column more than once: shop"):
+    with pytest.raises(
+        QueryError, match="the summary 'Most' of table gives a column more than once: shop"
+    ):
         piece.publish()
 
 
 @pytest.mark.parametrize("names", [["shop", "Price", "price"], ["shop", "price", "price"]])
-def test_a_source_with_a_column_twice_is_refused(bench: Bench, tmp_path: Path, names: list[str]) -> None:
+def test_a_source_with_a_column_twice_is_refused(
+    bench: Bench, tmp_path: Path, names: list[str]
+) -> None:
     table = pa.table([["A"], [1], [2]], names=names)
     pq.write_table(table, tmp_path / "s.parquet")
     for place in (table, tmp_path / "s.parquet"):

@@ -54,8 +54,13 @@ def fit(rows: Unit) -> Prior:
     return Prior(float(rows["v"].sum()), rows["v"].copy(), None)
 
 
-def run(bench: Bench, earlier: Any, later: Any, *, unit: tuple[str, ...] = (), batched: bool = False) -> Piece:
-    models = [Model("prior", unit=unit, work=earlier), Model("price", unit=("a", "b"), work=later, batched=batched)]
+def run(
+    bench: Bench, earlier: Any, later: Any, *, unit: tuple[str, ...] = (), batched: bool = False
+) -> Piece:
+    models = [
+        Model("prior", unit=unit, work=earlier),
+        Model("price", unit=("a", "b"), work=later, batched=batched),
+    ]
     return bench.start(Job("two", sources=[Source("rows_in")], models=models), rows_in=TABLE).all()
 
 
@@ -106,7 +111,18 @@ def take_arrow(rows: Unit, prior: pa.Table) -> dict[str, Any]:
     return {"got": [prior["mean"][0].as_py(), *prior["weights"][0].as_py()]}
 
 
-FORMS = [take_annotated, take_bare, take_tuple, take_typed, take_pydantic, take_dict, take_list, take_pandas, take_polars, take_arrow]
+FORMS = [
+    take_annotated,
+    take_bare,
+    take_tuple,
+    take_typed,
+    take_pydantic,
+    take_dict,
+    take_list,
+    take_pandas,
+    take_polars,
+    take_arrow,
+]
 
 
 @pytest.mark.parametrize("take", FORMS)
@@ -116,11 +132,21 @@ def test_a_result_of_all_rows_is_given_to_every_unit(bench: Bench, take: Any) ->
 
 @pytest.mark.parametrize("take", FORMS)
 def test_a_coarser_unit_is_given_its_own_rows_and_a_null_key_too(bench: Bench, take: Any) -> None:
-    assert got(run(bench, fit, take, unit=("a",))) == [[3.0, 1.0, 2.0], [3.0, 1.0, 2.0], [3.0, 3.0], [4.0, 4.0]]
+    assert got(run(bench, fit, take, unit=("a",))) == [
+        [3.0, 1.0, 2.0],
+        [3.0, 1.0, 2.0],
+        [3.0, 3.0],
+        [4.0, 4.0],
+    ]
 
 
 def test_a_key_in_another_order_finds_its_own_rows(bench: Bench) -> None:
-    assert got(run(bench, fit, take_annotated, unit=("b", "a"))) == [[1.0, 1.0], [2.0, 2.0], [3.0, 3.0], [4.0, 4.0]]
+    assert got(run(bench, fit, take_annotated, unit=("b", "a"))) == [
+        [1.0, 1.0],
+        [2.0, 2.0],
+        [3.0, 3.0],
+        [4.0, 4.0],
+    ]
 
 
 def test_a_unit_whose_earlier_unit_failed_fails_and_says_so(bench: Bench) -> None:
@@ -129,11 +155,19 @@ def test_a_unit_whose_earlier_unit_failed_fails_and_says_so(bench: Bench) -> Non
             raise ValueError("no")
         return fit(rows)
 
-    models = [Model("prior", unit=("a",), work=fragile), Model("price", unit=("a", "b"), work=take_annotated)]
-    piece = bench.start(Job("two", sources=[Source("rows_in")], models=models, max_failed=1), rows_in=TABLE).all()
+    models = [
+        Model("prior", unit=("a",), work=fragile),
+        Model("price", unit=("a", "b"), work=take_annotated),
+    ]
+    piece = bench.start(
+        Job("two", sources=[Source("rows_in")], models=models, max_failed=1), rows_in=TABLE
+    ).all()
     (failure,) = piece.failures("price")
     assert (failure["a"], failure["b"]) == ("y", 1)
-    assert failure["message"] == "there is no prior for y: that unit of prior failed, or returned no row"
+    assert (
+        failure["message"]
+        == "there is no prior for y: that unit of prior failed, or returned no row"
+    )
 
 
 def test_many_units_are_given_one_value_each_or_the_one_of_all(bench: Bench) -> None:
@@ -174,7 +208,10 @@ def test_several_rows_want_a_list_or_a_table(bench: Bench) -> None:
     assert got(run(bench, two, take_all)) == [[1.0, 2.0]] * 4
     failures = run(bench, two, take_one).failures("price")
     assert len(failures) == 4
-    assert "prior has 2 rows here, and the parameter takes one; annotate it with a table" in failures[0]["message"]
+    assert (
+        "prior has 2 rows here, and the parameter takes one; annotate it with a table"
+        in failures[0]["message"]
+    )
 
 
 def test_a_finer_model_is_given_whole(bench: Bench) -> None:
@@ -193,10 +230,19 @@ def total(rows: Unit, price: pd.DataFrame) -> dict[str, Any]:
 def test_a_later_query_may_read_an_earlier_models_results(bench: Bench) -> None:
     models = [
         Model("price", unit=("a", "b"), work=lambda rows: {"p": float(rows["v"][0])}),
-        Model("total", unit=("a",), query="SELECT a, p FROM price WHERE p > 1", work=lambda rows: {"total": float(rows["p"].sum())}),
+        Model(
+            "total",
+            unit=("a",),
+            query="SELECT a, p FROM price WHERE p > 1",
+            work=lambda rows: {"total": float(rows["p"].sum())},
+        ),
     ]
     piece = bench.start(Job("two", sources=[Source("rows_in")], models=models), rows_in=TABLE).all()
-    assert piece.results("total").to_pylist() == [{"a": "x", "total": 2.0}, {"a": "y", "total": 3.0}, {"a": None, "total": 4.0}]
+    assert piece.results("total").to_pylist() == [
+        {"a": "x", "total": 2.0},
+        {"a": "y", "total": 3.0},
+        {"a": None, "total": 4.0},
+    ]
 
 
 def test_an_annotation_that_is_no_form_of_results_is_told(bench: Bench) -> None:
@@ -204,15 +250,22 @@ def test_an_annotation_that_is_no_form_of_results_is_told(bench: Bench) -> None:
         return {}
 
     with pytest.raises(
-        HundredfoldError, match="a parameter that is given prior is annotated with <class 'complex'>, which is no form of results"
+        HundredfoldError,
+        match="a parameter that is given prior is annotated with <class 'complex'>, which is no form of results",
     ):
         run(bench, fit, odd)
 
 
-KEYS = st.sampled_from([None, "", "a", "b", "ä"]), st.sampled_from([None, 0.0, float("nan"), 1.5]), st.integers(0, 2)
+KEYS = (
+    st.sampled_from([None, "", "a", "b", "ä"]),
+    st.sampled_from([None, 0.0, float("nan"), 1.5]),
+    st.integers(0, 2),
+)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     rows=st.lists(st.tuples(*KEYS, st.text("x", max_size=300)), max_size=40),
     wanted=st.lists(st.tuples(*KEYS), min_size=1, max_size=30),
@@ -221,17 +274,28 @@ KEYS = st.sampled_from([None, "", "a", "b", "ä"]), st.sampled_from([None, 0.0, 
     asked=st.randoms(use_true_random=False),
 )
 def test_each_unit_is_given_the_rows_of_its_key(
-    rows: list[Any], wanted: list[Any], group: int, kept: int, asked: Any, monkeypatch: pytest.MonkeyPatch
+    rows: list[Any],
+    wanted: list[Any],
+    group: int,
+    kept: int,
+    asked: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """However many row groups there are, and however little of them is kept."""
     monkeypatch.setattr(upstream, "KEPT_BYTES", kept)
     monkeypatch.setattr(upstream, "WINDOW_BYTES", kept)
-    rows = sorted(rows, key=lambda row: repr(row[:3]))  # as results are: the rows of one key beside each other
+    rows = sorted(
+        rows, key=lambda row: repr(row[:3])
+    )  # as results are: the rows of one key beside each other
     types = [pa.string(), pa.float64(), pa.int64(), pa.string()]
-    table = pa.table([pa.array([row[n] for row in rows], types[n]) for n in range(4)], names=["a", "b", "c", "v"])
+    table = pa.table(
+        [pa.array([row[n] for row in rows], types[n]) for n in range(4)], names=["a", "b", "c", "v"]
+    )
     file = io.BytesIO()
     pq.write_table(table, file, row_group_size=group)
-    keys = pa.table([pa.array([key[n] for key in wanted], types[n]) for n in range(3)], names=["a", "b", "c"])
+    keys = pa.table(
+        [pa.array([key[n] for key in wanted], types[n]) for n in range(3)], names=["a", "b", "c"]
+    )
     found = RowsOfUnits(Groups(pq.ParquetFile(file)), keys, ("a", "b", "c"))
     for unit in asked.sample(range(len(wanted)), len(wanted)):
         own = found.of(unit)

@@ -24,12 +24,20 @@ from hundredfold.errors import SourceError
 from hundredfold.runs.replay import find_unit
 
 LARGE = 2**53 + 1
-FAR = pa.array([20000, 10**7, 2**31 - 1, 20001], pa.int32()).view(pa.date32())  # the second and third are beyond the year 9999
+FAR = pa.array([20000, 10**7, 2**31 - 1, 20001], pa.int32()).view(
+    pa.date32()
+)  # the second and third are beyond the year 9999
 
 
 def form(name: str, many: bool, tell: Callable[[Any], Any]) -> Model:
     """A model whose function takes rows in this form and returns what `tell` says of them, of each unit where it takes many."""
-    kinds = {"light": Units if many else Unit, "dict": dict, "pandas": pd.DataFrame, "polars": pl.DataFrame, "arrow": pa.Table}
+    kinds = {
+        "light": Units if many else Unit,
+        "dict": dict,
+        "pandas": pd.DataFrame,
+        "polars": pl.DataFrame,
+        "arrow": pa.Table,
+    }
 
     def one(rows: Any) -> Any:
         return tell(rows)
@@ -38,35 +46,60 @@ def form(name: str, many: bool, tell: Callable[[Any], Any]) -> Model:
         told = tell(rows)
         units = np.asarray(rows.keys["k"] if name in ("light", "dict") else rows["k"]).astype(int)
         first = np.unique(units, return_index=True)[1]
-        return {"unit": np.arange(len(first)), **{key: [value] * len(first) for key, value in told.items()}}
+        return {
+            "unit": np.arange(len(first)),
+            **{key: [value] * len(first) for key, value in told.items()},
+        }
 
     work = several if many else one
     work.__annotations__ = {"rows": kinds[name]}
     return Model("m", unit=("k",), work=work, batched=many)
 
 
-FORMS = [(name, many) for name in ("light", "dict", "pandas", "polars", "arrow") for many in (False, True)]
+FORMS = [
+    (name, many)
+    for name in ("light", "dict", "pandas", "polars", "arrow")
+    for many in (False, True)
+]
 
 
 def ran(bench: Bench, model: Model, rows: pa.Table, parts: int = 0) -> Piece:
-    return bench.start(Job("one", sources=[Source("rows_in")], models=[model], max_failed=1.0), rows_in=rows).all(parts=parts)
+    return bench.start(
+        Job("one", sources=[Source("rows_in")], models=[model], max_failed=1.0), rows_in=rows
+    ).all(parts=parts)
 
 
 def values_of(column: Any) -> list[Any]:
     """A column of any form as Python's values."""
-    found = column.to_pylist() if hasattr(column, "to_pylist") else column.to_list() if hasattr(column, "to_list") else column.tolist()
+    found = (
+        column.to_pylist()
+        if hasattr(column, "to_pylist")
+        else column.to_list()
+        if hasattr(column, "to_list")
+        else column.tolist()
+    )
     return [None if value is None or value is pd.NA or value != value else value for value in found]
 
 
 @pytest.mark.parametrize(("name", "many"), FORMS)
 @pytest.mark.parametrize("kind", [pa.int64(), pa.uint64()], ids=str)
-def test_large_integers_beside_a_null_keep_every_digit(bench: Bench, name: str, many: bool, kind: pa.DataType) -> None:
-    rows = pa.table({"k": [0, 1, 2, 2], "x": pa.array([LARGE, 5, None, LARGE + 2], kind), "y": pa.array([1, None, 3, 4], kind)})
+def test_large_integers_beside_a_null_keep_every_digit(
+    bench: Bench, name: str, many: bool, kind: pa.DataType
+) -> None:
+    rows = pa.table(
+        {
+            "k": [0, 1, 2, 2],
+            "x": pa.array([LARGE, 5, None, LARGE + 2], kind),
+            "y": pa.array([1, None, 3, 4], kind),
+        }
+    )
     seen: dict[str, list[Any]] = {"x": [], "types": []}
 
     def tell(unit: Any) -> dict[str, int]:
         seen["x"] += values_of(unit["x"])
-        seen["types"].append((str(getattr(unit["x"], "dtype", "")), str(getattr(unit["y"], "dtype", ""))))
+        seen["types"].append(
+            (str(getattr(unit["x"], "dtype", "")), str(getattr(unit["y"], "dtype", "")))
+        )
         return {"n": 1}
 
     piece = ran(bench, form(name, many, tell), rows, parts=2)
@@ -83,12 +116,21 @@ def test_large_integers_beside_a_null_keep_every_digit(bench: Bench, name: str, 
 
 
 @pytest.mark.parametrize("name", ["light", "pandas"])
-def test_large_integers_of_keys_of_lists_and_of_earlier_results_are_kept(bench: Bench, name: str) -> None:
-    rows = pa.table({"k": [0, 1], "big": pa.array([LARGE, None]), "list": pa.array([[LARGE, None], [LARGE, 2]])})
+def test_large_integers_of_keys_of_lists_and_of_earlier_results_are_kept(
+    bench: Bench, name: str
+) -> None:
+    rows = pa.table(
+        {"k": [0, 1], "big": pa.array([LARGE, None]), "list": pa.array([[LARGE, None], [LARGE, 2]])}
+    )
     keys: list[Any] = []
 
     def early(unit: Any) -> dict[str, Any]:
-        keys.extend([*values_of(unit["big"]), *(value for values in unit["list"] for value in values_of(np.asarray(values)))])
+        keys.extend(
+            [
+                *values_of(unit["big"]),
+                *(value for values in unit["list"] for value in values_of(np.asarray(values))),
+            ]
+        )
         return {"x": None if values_of(unit["big"]) == [None] else LARGE}
 
     def late(unit: Any, m: pd.DataFrame) -> dict[str, Any]:
@@ -104,11 +146,17 @@ def test_large_integers_of_keys_of_lists_and_of_earlier_results_are_kept(bench: 
 
 
 @pytest.mark.parametrize(("name", "many"), FORMS)
-def test_a_date_beyond_the_year_9999_costs_one_unit_at_most(bench: Bench, name: str, many: bool) -> None:
-    rows = pa.table({"k": [0, 1, 2, 3], "day": FAR, "far": pa.ListArray.from_arrays([0, 1, 2, 3, 4], FAR)})
+def test_a_date_beyond_the_year_9999_costs_one_unit_at_most(
+    bench: Bench, name: str, many: bool
+) -> None:
+    rows = pa.table(
+        {"k": [0, 1, 2, 3], "day": FAR, "far": pa.ListArray.from_arrays([0, 1, 2, 3, 4], FAR)}
+    )
 
     def tell(unit: Any) -> dict[str, Any]:
-        day = unit["day"].cast(pl.String)[0] if name == "polars" else values_of(unit["day"])[0]  # Polars' own panic is no exception
+        day = (
+            unit["day"].cast(pl.String)[0] if name == "polars" else values_of(unit["day"])[0]
+        )  # Polars' own panic is no exception
         return {"day": str(day), "far": len(unit["far"])}
 
     piece = ran(bench, form(name, many, tell), rows)
@@ -127,10 +175,18 @@ def test_a_date_beyond_the_year_9999_costs_one_unit_at_most(bench: Bench, name: 
 
 def test_a_key_beyond_the_year_9999_is_a_key(bench: Bench) -> None:
     rows = pa.table({"day": FAR, "x": [1.0, 2.0, 3.0, 4.0]})
-    model = Model("m", unit=("day",), work=lambda unit: {"key": str(unit.key[0]), "x": 1 / (int(unit["x"][0]) - 2)})
+    model = Model(
+        "m",
+        unit=("day",),
+        work=lambda unit: {"key": str(unit.key[0]), "x": 1 / (int(unit["x"][0]) - 2)},
+    )
     piece = bench.start(Job("one", sources=[Source("rows_in")], models=[model, Model("own", unit=("day",), query="SELECT * FROM rows_in", work=lambda _, m: {"key": m["key"]})], max_failed=1.0), rows_in=rows)  # fmt: skip
     piece.all()
-    assert piece.results("m").column("key").to_pylist() == ["2024-10-04", "2024-10-05", "5881580-07-11"]
+    assert piece.results("m").column("key").to_pylist() == [
+        "2024-10-04",
+        "2024-10-05",
+        "5881580-07-11",
+    ]
     assert [row["day"] for row in piece.failures("m")] == ["29349-01-26"]
     assert piece.results("own").column("key").to_pylist() == ["2024-10-04", "2024-10-05"]
     assert [(row["day"], row["error"]) for row in piece.failures("own")] == [
@@ -147,7 +203,9 @@ def test_a_key_beyond_the_year_9999_is_a_key(bench: Bench) -> None:
 ])  # fmt: skip
 def test_times_with_a_zone_come_in_utc(bench: Bench, name: str, kind: str) -> None:
     moment = dt.datetime(2024, 7, 1, 12, tzinfo=dt.timezone(dt.timedelta(hours=2)))
-    rows = pa.table({"k": [0, 1], "at": pa.array([moment, None], pa.timestamp("us", "Europe/Berlin"))})
+    rows = pa.table(
+        {"k": [0, 1], "at": pa.array([moment, None], pa.timestamp("us", "Europe/Berlin"))}
+    )
     kinds: set[str] = set()
 
     def tell(unit: Any) -> dict[str, Any]:
@@ -156,7 +214,10 @@ def test_times_with_a_zone_come_in_utc(bench: Bench, name: str, kind: str) -> No
         value = values_of(column)[0]
         return {"at": None if value is None else value.replace(tzinfo=dt.UTC)}
 
-    assert ran(bench, form(name, False, tell), rows).results("m").column("at").to_pylist() == [moment.astimezone(dt.UTC), None]
+    assert ran(bench, form(name, False, tell), rows).results("m").column("at").to_pylist() == [
+        moment.astimezone(dt.UTC),
+        None,
+    ]
     assert kinds == {kind}
 
 
@@ -185,7 +246,12 @@ def plain(value: Any) -> Any:
         return [plain(v) for v in value]
     if isinstance(value, dict):
         return {name: plain(v) for name, v in value.items()}
-    if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float | np.floating) and value != value):
+    if (
+        value is None
+        or value is pd.NA
+        or value is pd.NaT
+        or (isinstance(value, float | np.floating) and value != value)
+    ):
         return None
     if isinstance(value, np.datetime64 | pd.Timestamp):
         return (
@@ -204,9 +270,16 @@ def plain(value: Any) -> Any:
 @given(data=st.data())
 @settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_value_reaches_the_function_as_it_is(
-    bench: Bench, name: str, kind: str, whole: int, data: st.DataObject, monkeypatch: pytest.MonkeyPatch
+    bench: Bench,
+    name: str,
+    kind: str,
+    whole: int,
+    data: st.DataObject,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batch, "WHOLE_BYTES", whole)  # beyond it, nested values are converted for one unit after the other
+    monkeypatch.setattr(
+        batch, "WHOLE_BYTES", whole
+    )  # beyond it, nested values are converted for one unit after the other
     strategy, arrow = VALUES[kind]
     values = data.draw(st.lists(st.one_of(st.none(), strategy), min_size=1, max_size=6))
     rows = pa.table({"k": range(len(values)), "x": pa.array(values, arrow)})
@@ -214,7 +287,9 @@ def test_every_value_reaches_the_function_as_it_is(
 
     def tell(unit: Any) -> dict[str, int]:
         (key,), (value,) = (list(unit[column]) for column in ("k", "x"))
-        found[int(key.as_py() if isinstance(key, pa.Scalar) else key)] = plain(value.as_py() if isinstance(value, pa.Scalar) else value)
+        found[int(key.as_py() if isinstance(key, pa.Scalar) else key)] = plain(
+            value.as_py() if isinstance(value, pa.Scalar) else value
+        )
         return {"n": 1}
 
     piece = ran(bench, form(name, False, tell), rows)
@@ -222,31 +297,61 @@ def test_every_value_reaches_the_function_as_it_is(
     assert [found[k] for k in range(len(values))] == [plain(value) for value in values]
 
 
-NUMBERS = st.lists(st.none() | st.lists(st.integers(-100, 100) | st.none(), max_size=3) | st.lists(st.integers(0, 9)), max_size=6)
+NUMBERS = st.lists(
+    st.none()
+    | st.lists(st.integers(-100, 100) | st.none(), max_size=3)
+    | st.lists(st.integers(0, 9)),
+    max_size=6,
+)
 
 
-@pytest.mark.parametrize("inner", [pa.int8(), pa.uint64(), pa.float32(), pa.float64(), pa.float16()], ids=str)
+@pytest.mark.parametrize(
+    "inner", [pa.int8(), pa.uint64(), pa.float32(), pa.float64(), pa.float16()], ids=str
+)
 @given(values=NUMBERS, cut=st.integers(0, 3))
-def test_lists_of_numbers_are_what_their_values_one_by_one_are(inner: pa.DataType, values: list[Any], cut: int) -> None:
+def test_lists_of_numbers_are_what_their_values_one_by_one_are(
+    inner: pa.DataType, values: list[Any], cut: int
+) -> None:
     if pa.types.is_unsigned_integer(inner) or pa.types.is_float16(inner):
-        values = [None if v is None else [abs(x) if x is not None else None for x in v] for v in values]
+        values = [
+            None if v is None else [abs(x) if x is not None else None for x in v] for v in values
+        ]
     column = pa.array(values, pa.list_(inner)).slice(min(cut, len(values)))
     fast, slow = numpy_of(column, False), arrays._objects(column)
-    assert [None if v is None else (v.dtype, v.tolist()) for v in fast] == [None if v is None else (v.dtype, v.tolist()) for v in slow]
+    assert [None if v is None else (v.dtype, v.tolist()) for v in fast] == [
+        None if v is None else (v.dtype, v.tolist()) for v in slow
+    ]
 
 
 def test_one_unit_is_shown_as_it_was_given(bench: Bench) -> None:
     rows = pa.table({"k": [0, 1, 2, 3], "day": FAR, "money": [Decimal("1.50")] * 4})
     piece = ran(bench, form("pandas", False, lambda unit: {"day": str(unit["day"][0])}), rows)
     manifest = Manifest.read(piece.layout, "m", piece.store)
-    opened = open_batch(manifest, UnitList.read(piece.layout, "m", piece.store), manifest.batch_of(3), piece.layout, piece.store)
+    opened = open_batch(
+        manifest,
+        UnitList.read(piece.layout, "m", piece.store),
+        manifest.batch_of(3),
+        piece.layout,
+        piece.store,
+    )
     assert opened.one("pandas", 3)["day"][0] == dt.date(2024, 10, 5)
 
 
 def test_keys_of_many_units_are_of_their_own_type(bench: Bench) -> None:
-    model = Model("m", unit=("k",), work=lambda rows: {"k": rows.keys["k"], "type": [str(rows.keys["k"].dtype)] * len(rows)}, batched=True)
-    for keys, kind in (([LARGE, LARGE + 1], "int64"), ([LARGE, LARGE + 1, None], "object"), ([1, None], "float64")):
-        piece = ran(bench, model, pa.table({"k": pa.array(keys, pa.int64()), "x": [1.0] * len(keys)}))
+    model = Model(
+        "m",
+        unit=("k",),
+        work=lambda rows: {"k": rows.keys["k"], "type": [str(rows.keys["k"].dtype)] * len(rows)},
+        batched=True,
+    )
+    for keys, kind in (
+        ([LARGE, LARGE + 1], "int64"),
+        ([LARGE, LARGE + 1, None], "object"),
+        ([1, None], "float64"),
+    ):
+        piece = ran(
+            bench, model, pa.table({"k": pa.array(keys, pa.int64()), "x": [1.0] * len(keys)})
+        )
         assert piece.results("m").to_pylist() == [{"k": key, "type": kind} for key in keys]
 
 

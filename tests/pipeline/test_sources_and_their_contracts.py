@@ -42,7 +42,13 @@ class Sale:
     count: int | None
 
 
-GOOD: dict[str, Any] = {"price": 1.5, "segment": "Rev. {A}", "code": "vx123", "day": dt.date(2025, 1, 1), "count": 1}
+GOOD: dict[str, Any] = {
+    "price": 1.5,
+    "segment": "Rev. {A}",
+    "code": "vx123",
+    "day": dt.date(2025, 1, 1),
+    "count": 1,
+}
 HEAD = "price,segment,code,day,count\n"
 LINE = "1.5,business,vx123,2025-01-01,1\n"
 
@@ -71,13 +77,23 @@ def reasons(piece: Piece, source: str) -> list[tuple[int, str]]:
 
 def test_frames_in_memory_are_sources(bench: Bench) -> None:
     named = pd.DataFrame([GOOD, GOOD]).set_index("code")
-    for frame in (table({}, {}), pd.DataFrame([GOOD, GOOD]), pl.DataFrame([GOOD, GOOD]), named, table({}, {}).to_batches()[0]):
+    for frame in (
+        table({}, {}),
+        pd.DataFrame([GOOD, GOOD]),
+        pl.DataFrame([GOOD, GOOD]),
+        named,
+        table({}, {}).to_batches()[0],
+    ):
         _, piece = check(bench, Source("sales", Sale), frame)
-        assert {tuple(sorted(row.items())) for row in piece.accepted("sales")} == {tuple(sorted(GOOD.items()))}
+        assert {tuple(sorted(row.items())) for row in piece.accepted("sales")} == {
+            tuple(sorted(GOOD.items()))
+        }
 
 
 def test_files_of_every_kind_are_sources(bench: Bench, tmp_path: Path) -> None:
-    json = '{"price": 1.5, "segment": "business", "code": "vx123", "day": "2025-01-01", "count": 1}\n'
+    json = (
+        '{"price": 1.5, "segment": "business", "code": "vx123", "day": "2025-01-01", "count": 1}\n'
+    )
     (tmp_path / "a.csv").write_text(HEAD + LINE)
     (tmp_path / "b.csv").write_bytes(b"\xef\xbb\xbf" + (HEAD + LINE).replace("\n", "\r\n").encode())
     (tmp_path / "c.csv.gz").write_bytes(gzip.compress((HEAD + LINE).encode()))
@@ -90,23 +106,35 @@ def test_files_of_every_kind_are_sources(bench: Bench, tmp_path: Path) -> None:
         assert piece.accepted("sales") == [GOOD | {"segment": "business"}], path.name
 
 
-def test_a_folder_and_a_glob_are_all_their_files_and_each_counts_its_own_rows(bench: Bench, tmp_path: Path) -> None:
+def test_a_folder_and_a_glob_are_all_their_files_and_each_counts_its_own_rows(
+    bench: Bench, tmp_path: Path
+) -> None:
     for name in ("a", "b", "c"):
-        (tmp_path / f"{name}.csv").write_text(HEAD + LINE + (LINE.replace("1.5", "-1") if name != "a" else ""))
+        (tmp_path / f"{name}.csv").write_text(
+            HEAD + LINE + (LINE.replace("1.5", "-1") if name != "a" else "")
+        )
     for place in (tmp_path, tmp_path / "*.csv"):
         verdict, piece = check(bench, Source("sales", Sale, max_rejected=2), place)
         assert (verdict.rows, verdict.accepted) == (5, 3)
-        assert [(Path(row["__file"]).name, row["__row"]) for row in piece.rejects("sales")] == [("b.csv", 2), ("c.csv", 2)]
+        assert [(Path(row["__file"]).name, row["__row"]) for row in piece.rejects("sales")] == [
+            ("b.csv", 2),
+            ("c.csv", 2),
+        ]
 
 
 def test_quoted_newlines_and_missing_values_are_values(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('word,n\n"two\nlines",1\n"a ""quote""",\n')
     _, piece = check(bench, Source("notes"), tmp_path / "a.csv")
-    assert piece.accepted("notes") == [{"word": "two\nlines", "n": 1}, {"word": 'a "quote"', "n": None}]
+    assert piece.accepted("notes") == [
+        {"word": "two\nlines", "n": 1},
+        {"word": 'a "quote"', "n": None},
+    ]
 
 
 def test_malformed_lines_are_rejected_and_counted_once(bench: Bench, tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text(HEAD + LINE + "1.5,business\n" + LINE.replace("\n", ",6,7\n") + LINE)
+    (tmp_path / "a.csv").write_text(
+        HEAD + LINE + "1.5,business\n" + LINE.replace("\n", ",6,7\n") + LINE
+    )
     verdict, piece = check(bench, Source("sales", Sale, max_rejected=2), tmp_path / "a.csv")
     assert (verdict.rows, verdict.accepted, verdict.rejected) == (4, 2, 2)
     told = sorted(row["__reason"] for row in piece.rejects("sales"))
@@ -189,7 +217,10 @@ def test_a_frame_that_would_become_another_is_refused(bench: Bench) -> None:
         (pl.Series([1, 2]), "Series is no path and no table"),
         ({"a": [1], "b": [1, 2]}, "dict cannot be made a table"),
         (["a.csv", "b.csv"], "list is no path and no table"),
-        (pd.DataFrame({"__row": [1], "__reason": ["x"]}), "columns __row, __reason, and columns that begin with __ are ours"),
+        (
+            pd.DataFrame({"__row": [1], "__reason": ["x"]}),
+            "columns __row, __reason, and columns that begin with __ are ours",
+        ),
     ]
     for frame, words in frames:
         with pytest.raises(SourceError, match=words) as caught:
@@ -198,9 +229,15 @@ def test_a_frame_that_would_become_another_is_refused(bench: Bench) -> None:
 
 
 def test_categories_of_polars_are_texts(bench: Bench) -> None:
-    frame = pl.DataFrame({"a": ["x", "y", None]}, schema={"a": pl.Categorical}).with_columns(b=pl.col("a").cast(pl.Enum(["x", "y"])))
+    frame = pl.DataFrame({"a": ["x", "y", None]}, schema={"a": pl.Categorical}).with_columns(
+        b=pl.col("a").cast(pl.Enum(["x", "y"]))
+    )
     _, piece = check(bench, Source("s"), frame)
-    assert piece.accepted("s") == [{"a": "x", "b": "x"}, {"a": "y", "b": "y"}, {"a": None, "b": None}]
+    assert piece.accepted("s") == [
+        {"a": "x", "b": "x"},
+        {"a": "y", "b": "y"},
+        {"a": None, "b": None},
+    ]
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_that_file(bench: Bench, tmp_path: Path) -> None:
@@ -219,7 +256,10 @@ SETTLED: list[tuple[list[str], list[Any]]] = [
     (["9223372036854775807", "1"], [9223372036854775807, 1]),
     (["1", "2.50"], [1.0, 2.5]),
     (["0.30000000000000004", "1e-05", "-7"], [0.30000000000000004, 1e-05, -7.0]),
-    (["12345678901234567890", "12345678901234567891"], ["12345678901234567890", "12345678901234567891"]),
+    (
+        ["12345678901234567890", "12345678901234567891"],
+        ["12345678901234567890", "12345678901234567891"],
+    ),
     (["9007199254740993", "1.5"], ["9007199254740993", "1.5"]),
     (["1E5", "2E10", "100000"], ["1E5", "2E10", "100000"]),
     (["1e5", "100000"], ["1e5", "100000"]),
@@ -234,14 +274,22 @@ SETTLED: list[tuple[list[str], list[Any]]] = [
     (["05/06/2020", "06/05/2020"], ["05/06/2020", "06/05/2020"]),
     (["2020-01-31", "2020-02-01"], [dt.date(2020, 1, 31), dt.date(2020, 2, 1)]),
     (["2020-02-30", "2020-02-01"], ["2020-02-30", "2020-02-01"]),
-    (["2020-01-01 10:00", "2020-01-01T10:00:00.5"], [dt.datetime(2020, 1, 1, 10), dt.datetime(2020, 1, 1, 10, 0, 0, 500000)]),
+    (
+        ["2020-01-01 10:00", "2020-01-01T10:00:00.5"],
+        [dt.datetime(2020, 1, 1, 10), dt.datetime(2020, 1, 1, 10, 0, 0, 500000)],
+    ),
     (["2020-01-01T10:00:00Z", "2020-01-01T12:00:00+02:00"], [MOMENT, MOMENT]),
-    (["2020-01-01T10:00:00Z", "2020-01-01T12:00:00"], ["2020-01-01T10:00:00Z", "2020-01-01T12:00:00"]),
+    (
+        ["2020-01-01T10:00:00Z", "2020-01-01T12:00:00"],
+        ["2020-01-01T10:00:00Z", "2020-01-01T12:00:00"],
+    ),
 ]
 
 
 @pytest.mark.parametrize(("texts", "values"), SETTLED)
-def test_csv_without_a_contract_changes_no_value(bench: Bench, tmp_path: Path, texts: list[str], values: list[Any]) -> None:
+def test_csv_without_a_contract_changes_no_value(
+    bench: Bench, tmp_path: Path, texts: list[str], values: list[Any]
+) -> None:
     (tmp_path / "a.csv").write_text("a,b\n" + "".join(f"{text},\n" for text in [*texts, ""]))
     _, piece = check(bench, Source("s"), tmp_path / "a.csv")
     found = [row["a"] for row in piece.accepted("s")]
@@ -268,13 +316,22 @@ BROKEN = [
     ({"code": "vx12"}, r"code must match v.\d{3}"),
     ({"code": "avx123"}, r"code must match v.\d{3}"),
     ({"day": None}, "day must not be null"),
-    ({"day": None, "code": "x", "price": -2.0}, r"price must be > 0; code must match v.\d{3}; day must not be null"),
+    (
+        {"day": None, "code": "x", "price": -2.0},
+        r"price must be > 0; code must match v.\d{3}; day must not be null",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("change", "reason"), BROKEN)
-def test_a_bad_row_is_rejected_with_all_its_reasons(bench: Bench, change: dict[str, Any], reason: str) -> None:
-    _, piece = check(bench, Source("sales", Sale, max_rejected=1), table({}, change, {"count": None, "price": 9.0}))
+def test_a_bad_row_is_rejected_with_all_its_reasons(
+    bench: Bench, change: dict[str, Any], reason: str
+) -> None:
+    _, piece = check(
+        bench,
+        Source("sales", Sale, max_rejected=1),
+        table({}, change, {"count": None, "price": 9.0}),
+    )
     assert reasons(piece, "sales") == [(2, reason)]
 
 
@@ -292,7 +349,9 @@ TEXTS = [
 def test_a_text_that_is_no_value_of_its_column_is_rejected_as_it_came(
     bench: Bench, tmp_path: Path, text: str, column: str, reason: str
 ) -> None:
-    values = dict(zip(HEAD.strip().split(","), LINE.strip().split(","), strict=True)) | {column: text}
+    values = dict(zip(HEAD.strip().split(","), LINE.strip().split(","), strict=True)) | {
+        column: text
+    }
     (tmp_path / "a.csv").write_text(HEAD + LINE + ",".join(values.values()) + "\n")
     _, piece = check(bench, Source("sales", Sale, max_rejected=1), tmp_path / "a.csv")
     assert reasons(piece, "sales") == [(2, reason)]
@@ -310,17 +369,26 @@ def test_a_time_with_an_offset_is_that_moment_in_utc(bench: Bench, tmp_path: Pat
     _, piece = check(bench, Source("s", Row, not_future=["at"], max_rejected=1), tmp_path / "a.csv")
     midnight = dt.datetime(2020, 1, 1)
     late = dt.datetime(2025, 12, 31, 23)
-    assert [row["at"] for row in piece.accepted("s")] == [midnight - dt.timedelta(hours=2), midnight, midnight, late]
+    assert [row["at"] for row in piece.accepted("s")] == [
+        midnight - dt.timedelta(hours=2),
+        midnight,
+        midnight,
+        late,
+    ]
     assert reasons(piece, "s") == [(5, "at must not be after 2026-01-01")]
 
 
-def test_a_decimal_with_more_places_than_its_column_is_rejected(bench: Bench, tmp_path: Path) -> None:
+def test_a_decimal_with_more_places_than_its_column_is_rejected(
+    bench: Bench, tmp_path: Path
+) -> None:
     class Row(pydantic.BaseModel):
         price: Decimal = pydantic.Field(max_digits=8, decimal_places=2)
 
     (tmp_path / "a.csv").write_text("price\n1.50\n1.005\n1.5000\n1e-3\n1e2\nx\n")
     _, piece = check(bench, Source("s", Row, max_rejected=3), tmp_path / "a.csv")
-    assert reasons(piece, "s") == [(n, "price must be a decimal of at most 2 places") for n in (2, 4, 6)]
+    assert reasons(piece, "s") == [
+        (n, "price must be a decimal of at most 2 places") for n in (2, 4, 6)
+    ]
     for values in ([1.5, 1.005, 1e-05], [Decimal("1.500"), Decimal("1.005"), Decimal("0.001")]):
         _, piece = check(bench, Source("s", Row, max_rejected=2), pa.table({"price": values}))
         assert [row["price"] for row in piece.accepted("s")] == [Decimal("1.50")]
@@ -331,8 +399,13 @@ def test_a_time_column_cuts_no_nanoseconds(bench: Bench, tmp_path: Path) -> None
     class Row:
         at: dt.datetime
 
-    (tmp_path / "a.csv").write_text("at\n2020-01-01 00:00:00.123456\n2020-01-01 00:00:00.123456789\n")
-    for place in (pa.table({"at": pa.array([1_000, 1_001], pa.timestamp("ns"))}), tmp_path / "a.csv"):
+    (tmp_path / "a.csv").write_text(
+        "at\n2020-01-01 00:00:00.123456\n2020-01-01 00:00:00.123456789\n"
+    )
+    for place in (
+        pa.table({"at": pa.array([1_000, 1_001], pa.timestamp("ns"))}),
+        tmp_path / "a.csv",
+    ):
         _, piece = check(bench, Source("s", Row, max_rejected=1), place)
         assert reasons(piece, "s") == [(2, "at must be a time of at most 6 decimals")]
 
@@ -342,7 +415,11 @@ def test_a_date_column_takes_no_time_of_day(bench: Bench) -> None:
     class Row:
         day: dt.date
 
-    _, piece = check(bench, Source("s", Row, max_rejected=1), pa.table({"day": [dt.datetime(2025, 1, 1), dt.datetime(2025, 1, 1, 5)]}))
+    _, piece = check(
+        bench,
+        Source("s", Row, max_rejected=1),
+        pa.table({"day": [dt.datetime(2025, 1, 1), dt.datetime(2025, 1, 1, 5)]}),
+    )
     assert piece.accepted("s") == [{"day": dt.date(2025, 1, 1)}]
 
 
@@ -355,13 +432,21 @@ def test_the_error_shows_every_broken_check_in_the_words_of_the_house(bench: Ben
         "  price    must be > 0       2 rows   first: row 2 (-4.0)",
         "  segment  must not be null  1 row    first: row 4 (null)",
     ]
-    assert "rejects/sales.parquet, or allow them with --max-rejected sales=3" in str(caught.value.hint)
+    assert "rejects/sales.parquet, or allow them with --max-rejected sales=3" in str(
+        caught.value.hint
+    )
 
 
 def test_all_missing_and_wrong_columns_are_told_at_once(bench: Bench) -> None:
     with pytest.raises(SourceError) as caught:
-        bench.source(Source("sales", Sale, not_future=["when"]), pa.table({"price": ["x"], "segment": ["y"], "count": [1.0]})).validate()
-    assert caught.value.message == "sales does not have the columns that its contract wants; it has price, segment, count"
+        bench.source(
+            Source("sales", Sale, not_future=["when"]),
+            pa.table({"price": ["x"], "segment": ["y"], "count": [1.0]}),
+        ).validate()
+    assert (
+        caught.value.message
+        == "sales does not have the columns that its contract wants; it has price, segment, count"
+    )
     assert caught.value.problems == (
         "price: wanted double, found string",
         "code: wanted string, and there is no such column",
@@ -378,20 +463,32 @@ class Younger(Sale):
     note: str | None = None
 
 
-def test_a_column_with_the_default_none_may_be_missing_and_is_null_then(bench: Bench, tmp_path: Path) -> None:
+def test_a_column_with_the_default_none_may_be_missing_and_is_null_then(
+    bench: Bench, tmp_path: Path
+) -> None:
     (tmp_path / "old.csv").write_text(HEAD + LINE)
-    (tmp_path / "new.csv").write_text(HEAD.strip() + ",margin\n" + LINE.strip() + ",0.5\n" + LINE.strip() + ",-1\n")
+    (tmp_path / "new.csv").write_text(
+        HEAD.strip() + ",margin\n" + LINE.strip() + ",0.5\n" + LINE.strip() + ",-1\n"
+    )
     pq.write_table(table({}), tmp_path / "old.parquet")
-    for name, wanted, rejected in (("old.csv", [None], 0), ("old.parquet", [None], 0), ("new.csv", [0.5], 1)):
+    for name, wanted, rejected in (
+        ("old.csv", [None], 0),
+        ("old.parquet", [None], 0),
+        ("new.csv", [0.5], 1),
+    ):
         verdict, piece = check(bench, Source("sales", Younger, max_rejected=1), tmp_path / name)
         rows = piece.accepted("sales")
         assert ([row["margin"] for row in rows], verdict.rejected) == (wanted, rejected), name
         assert [row["note"] for row in rows] == [None], name
     with pytest.raises(SourceError, match="wanted"):
-        check(bench, Source("sales", Younger), table({}).drop_columns(["count"]))  # null may be, and missing may not
+        check(
+            bench, Source("sales", Younger), table({}).drop_columns(["count"])
+        )  # null may be, and missing may not
 
 
-@pytest.mark.parametrize(("limit", "runs"), [(0, False), (1, False), (2, True), (0.19, False), (0.2, True), (1.0, True)])
+@pytest.mark.parametrize(
+    ("limit", "runs"), [(0, False), (1, False), (2, True), (0.19, False), (0.2, True), (1.0, True)]
+)
 def test_max_rejected_is_a_count_or_a_share(bench: Bench, limit: float, runs: bool) -> None:
     rows = table(*[{}] * 8, {"price": -1.0}, {"price": -2.0})
     source = Source("sales", Sale, max_rejected=limit)
@@ -402,7 +499,9 @@ def test_max_rejected_is_a_count_or_a_share(bench: Bench, limit: float, runs: bo
             check(bench, source, rows)
 
 
-KEYED = pa.table({"k": [1, 1, 1, 2, 2, None, None], "v": [5, 5, 6, 7, 8, 9, 9], "at": [1, 1, 2, 3, 3, 1, 1]})
+KEYED = pa.table(
+    {"k": [1, 1, 1, 2, 2, None, None], "v": [5, 5, 6, 7, 8, 9, 9], "at": [1, 1, 2, 3, 3, 1, 1]}
+)
 
 
 def test_copies_go_the_latest_stays_and_a_tie_is_rejected(bench: Bench) -> None:
@@ -419,7 +518,10 @@ def test_copies_go_the_latest_stays_and_a_tie_is_rejected(bench: Bench) -> None:
 
 
 def test_without_latest_all_rows_that_clash_are_rejected(bench: Bench) -> None:
-    with pytest.raises(ContractError, match=r"4 of 7 rows .*\n  k  must be unique  4 rows   first: row 1 \(another row has this key\)"):
+    with pytest.raises(
+        ContractError,
+        match=r"4 of 7 rows .*\n  k  must be unique  4 rows   first: row 1 \(another row has this key\)",
+    ):
         check(bench, Source("s", unique=["k"]), KEYED)
 
 
@@ -429,19 +531,27 @@ def test_references_look_into_the_accepted_rows_of_the_other_source(bench: Bench
         product: Annotated[str, MinLen(1)]
 
     model = Model("rest", unit=(), query="SELECT 1 AS one", work=lambda _: {"n": 1})
-    sources = [Source("sales", references={"product": "catalog.product"}, max_rejected=9), Source("catalog", Product, max_rejected=1)]
+    sources = [
+        Source("sales", references={"product": "catalog.product"}, max_rejected=9),
+        Source("catalog", Product, max_rejected=1),
+    ]
     piece = bench.start(
         Job("two", sources=sources, models=[model]),
         sales=pa.table({"product": ["a", "b", "", None]}),
         catalog=pa.table({"product": ["a", ""]}),
     )
     piece.validate()
-    assert reasons(piece, "sales") == [(2, "product must be in catalog.product"), (3, "product must be in catalog.product")]
+    assert reasons(piece, "sales") == [
+        (2, "product must be in catalog.product"),
+        (3, "product must be in catalog.product"),
+    ]
 
 
 def test_a_source_may_refer_to_itself(bench: Bench) -> None:
     _, piece = check(
-        bench, Source("tree", references={"parent": "tree.id"}, max_rejected=1), pa.table({"id": [1, 2, 3], "parent": [None, 1, 9]})
+        bench,
+        Source("tree", references={"parent": "tree.id"}, max_rejected=1),
+        pa.table({"id": [1, 2, 3], "parent": [None, 1, 9]}),
     )
     assert reasons(piece, "tree") == [(3, "parent must be in tree.id")]
 
@@ -449,13 +559,31 @@ def test_a_source_may_refer_to_itself(bench: Bench) -> None:
 def test_a_check_that_could_do_nothing_is_refused(bench: Bench) -> None:
     rows = pa.table({"k": [1], "word": ["2020-01-01"]})
     for source, words in [
-        (Source("s", clean={"prise": "1"}), r"its columns are k, word\n  clean: 'prise' is no column"),
-        (Source("s", latest="k"), "latest: 'k' chooses among rows with one key, and unique names no key"),
-        (Source("s", not_future=["k"]), r"not_future names a column that is neither date nor time\n  k: int64"),
+        (
+            Source("s", clean={"prise": "1"}),
+            r"its columns are k, word\n  clean: 'prise' is no column",
+        ),
+        (
+            Source("s", latest="k"),
+            "latest: 'k' chooses among rows with one key, and unique names no key",
+        ),
+        (
+            Source("s", not_future=["k"]),
+            r"not_future names a column that is neither date nor time\n  k: int64",
+        ),
         (Source("s", not_future=["word"]), "word: string"),
-        (Source("s", clean={"word": "nope(word)"}), r"s: clean does not run\n  word: nope\(word\): "),
-        (Source("s", clean={"k": "k + 1", "word": "CAST(word AS INTEGER)"}), r"s: clean does not run\n  word: CAST"),
-        (Source("s", references={"k": "s.nope"}), r"references name a column that is not there\n  k -> s.nope: s has k, word"),
+        (
+            Source("s", clean={"word": "nope(word)"}),
+            r"s: clean does not run\n  word: nope\(word\): ",
+        ),
+        (
+            Source("s", clean={"k": "k + 1", "word": "CAST(word AS INTEGER)"}),
+            r"s: clean does not run\n  word: CAST",
+        ),
+        (
+            Source("s", references={"k": "s.nope"}),
+            r"references name a column that is not there\n  k -> s.nope: s has k, word",
+        ),
     ]:
         with pytest.raises(SourceError, match=words):
             bench.source(source, rows).validate()
@@ -465,14 +593,20 @@ def test_a_check_that_could_do_nothing_is_refused(bench: Bench) -> None:
 def test_references_in_a_circle_are_refused(bench: Bench) -> None:
     model = Model("rest", unit=(), query="SELECT 1 AS one", work=lambda _: {"n": 1})
     sources = [Source("a", references={"k": "b.k"}), Source("b", references={"k": "a.k"})]
-    piece = bench.start(Job("two", sources=sources, models=[model]), a=pa.table({"k": [1]}), b=pa.table({"k": [1]}))
+    piece = bench.start(
+        Job("two", sources=sources, models=[model]), a=pa.table({"k": [1]}), b=pa.table({"k": [1]})
+    )
     with pytest.raises(JobError, match="sources refer to one another in a circle: a, b"):
         piece.validate()
 
 
 def test_a_source_of_which_no_row_is_left_is_told(bench: Bench) -> None:
-    with pytest.raises(ContractError, match=r"sales: all 2 rows were rejected\n  price must be > 0: 2"):
-        bench.source(Source("sales", Sale, max_rejected=1.0), table({"price": -1.0}, {"price": -2.0})).validate()
+    with pytest.raises(
+        ContractError, match=r"sales: all 2 rows were rejected\n  price must be > 0: 2"
+    ):
+        bench.source(
+            Source("sales", Sale, max_rejected=1.0), table({"price": -1.0}, {"price": -2.0})
+        ).validate()
 
 
 def test_what_lies_after_as_of_is_rejected(bench: Bench) -> None:
@@ -483,20 +617,43 @@ def test_what_lies_after_as_of_is_rejected(bench: Bench) -> None:
 
 
 def test_clean_repairs_before_it_is_checked_and_is_counted(bench: Bench, tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text(HEAD + LINE + '"2,5",business,vx123,2025-01-01,1\nx,business,vx123,2025-01-01,1\n')
-    verdict, piece = check(bench, Source("sales", Sale, clean={"price": "replace(price, ',', '.')"}, max_rejected=1), tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_text(
+        HEAD + LINE + '"2,5",business,vx123,2025-01-01,1\nx,business,vx123,2025-01-01,1\n'
+    )
+    verdict, piece = check(
+        bench,
+        Source("sales", Sale, clean={"price": "replace(price, ',', '.')"}, max_rejected=1),
+        tmp_path / "a.csv",
+    )
     assert (verdict.repaired, [row["price"] for row in piece.accepted("sales")]) == (1, [1.5, 2.5])
     assert piece.rejects("sales")[0]["price"] == "x"
     [repair] = piece.repairs("sales")
-    assert [repair[name] for name in ("__row", "__column", "__before", "__after", "code")] == [2, "price", "2,5", "2.5", "vx123"]
+    assert [repair[name] for name in ("__row", "__column", "__before", "__after", "code")] == [
+        2,
+        "price",
+        "2,5",
+        "2.5",
+        "vx123",
+    ]
 
 
-def test_every_value_that_was_repaired_is_told_also_of_rows_that_go_no_further(bench: Bench) -> None:
-    rows = pa.table({"k": [" a", "b", "A ", None, "c"], "n": ["1,5", "2", "x,", "3,5", "4"], "at": [1, 2, 3, 4, 5]})
+def test_every_value_that_was_repaired_is_told_also_of_rows_that_go_no_further(
+    bench: Bench,
+) -> None:
+    rows = pa.table(
+        {
+            "k": [" a", "b", "A ", None, "c"],
+            "n": ["1,5", "2", "x,", "3,5", "4"],
+            "at": [1, 2, 3, 4, 5],
+        }
+    )
     clean = {"k": "lower(trim(k))", "n": "replace(n, ',', '.')"}
     source = Source("s", unique=("k",), latest="at", clean=clean)
     verdict, piece = check(bench, source, rows)
-    told = [(r["__row"], r["__column"], r["__before"], r["__after"], r["at"]) for r in piece.repairs("s")]
+    told = [
+        (r["__row"], r["__column"], r["__before"], r["__after"], r["at"])
+        for r in piece.repairs("s")
+    ]
     assert told == [
         (1, "k", " a", "a", 1),
         (1, "n", "1,5", "1.5", 1),
@@ -514,7 +671,9 @@ def test_a_source_with_nothing_to_repair_leaves_no_file_of_repairs(bench: Bench)
 
 
 def test_odd_column_names_are_names_like_any_other(bench: Bench, tmp_path: Path) -> None:
-    odd = pydantic.create_model("Odd", price=(Annotated[float, pydantic.Field(gt=0, alias='price "in" (€), v.1')], ...))
+    odd = pydantic.create_model(
+        "Odd", price=(Annotated[float, pydantic.Field(gt=0, alias='price "in" (€), v.1')], ...)
+    )
     (tmp_path / "a.csv").write_text('"price ""in"" (€), v.1"\n1\n-1\n')
     _, piece = check(bench, Source("s", odd, max_rejected=1), tmp_path / "a.csv")
     assert reasons(piece, "s") == [(2, 'price "in" (€), v.1 must be > 0')]
@@ -581,10 +740,14 @@ def passes(row: dict[str, Any]) -> bool:
     )
 
 
-texts = st.none() | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=4)
+texts = st.none() | st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=4
+)
 RAW = st.fixed_dictionaries(
     {
-        "a": st.none() | st.sampled_from([-1.0, -0.5, 2.0, 2.5, math.nan, math.inf, -math.inf, -0.0]) | st.floats(),
+        "a": st.none()
+        | st.sampled_from([-1.0, -0.5, 2.0, 2.5, math.nan, math.inf, -math.inf, -0.0])
+        | st.floats(),
         "b": st.none() | st.integers(-4, 4),
         "c": texts,
         "d": st.none() | st.sampled_from(["x", "y{0}", "it's", "y", "X"]),
@@ -608,10 +771,19 @@ TYPES = pa.schema(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(rows=st.lists(RAW, min_size=1, max_size=12))
-def test_the_checks_in_sql_say_what_python_says_of_every_row(bench: Bench, rows: list[dict[str, Any]]) -> None:
-    rows = [*rows, {"a": 0.0, "b": None, "c": None, "d": "x", "e": "a", "f": None, "g": None, "h": 0.0}]  # not all may be rejected
-    verdict, piece = check(bench, Source("s", Everything, max_rejected=1.0), pa.Table.from_pylist(rows, schema=TYPES))
+def test_the_checks_in_sql_say_what_python_says_of_every_row(
+    bench: Bench, rows: list[dict[str, Any]]
+) -> None:
+    rows = [
+        *rows,
+        {"a": 0.0, "b": None, "c": None, "d": "x", "e": "a", "f": None, "g": None, "h": 0.0},
+    ]  # not all may be rejected
+    verdict, piece = check(
+        bench, Source("s", Everything, max_rejected=1.0), pa.Table.from_pylist(rows, schema=TYPES)
+    )
     bad = [number + 1 for number, row in enumerate(rows) if not passes(row)]
     assert [number for number, _ in reasons(piece, "s")] == bad if bad else verdict.rejected == 0

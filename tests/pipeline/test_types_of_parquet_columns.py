@@ -27,7 +27,11 @@ FAR = dt.datetime(9999, 12, 31)
 
 def arrow(kind: pa.DataType, *values: Any) -> Callable[[Path], None]:
     """A file that pyarrow writes."""
-    column = pa.array(values, pa.string()).cast(kind) if pa.types.is_dictionary(kind) else pa.array(values, kind)
+    column = (
+        pa.array(values, pa.string()).cast(kind)
+        if pa.types.is_dictionary(kind)
+        else pa.array(values, kind)
+    )
     return lambda path: pq.write_table(pa.table({"v": column}), path)
 
 
@@ -43,7 +47,9 @@ def utc(kind: pa.DataType, *values: Any) -> Callable[[Path], None]:
     def write(path: Path) -> None:
         arrow(kind, *values)(path)
         data = path.read_bytes()
-        assert data.count(b"\x7c\x12\x1c") == 1  # in the footer: a TIME, not adjusted to UTC, of a unit
+        assert (
+            data.count(b"\x7c\x12\x1c") == 1
+        )  # in the footer: a TIME, not adjusted to UTC, of a unit
         path.write_bytes(data.replace(b"\x7c\x12\x1c", b"\x7c\x11\x1c"))
 
     return write
@@ -51,7 +57,9 @@ def utc(kind: pa.DataType, *values: Any) -> Callable[[Path], None]:
 
 def duck(value: str) -> Callable[[Path], None]:
     """A file that DuckDB writes."""
-    return lambda path: duckdb.sql(f"COPY (SELECT {value} AS v) TO '{path}' (FORMAT parquet)") and None
+    return lambda path: (
+        duckdb.sql(f"COPY (SELECT {value} AS v) TO '{path}' (FORMAT parquet)") and None
+    )
 
 
 def int96(*nanoseconds: int) -> Callable[[Path], None]:
@@ -161,14 +169,18 @@ def given_to_a_function(bench: Bench, path: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", READ)
-def test_a_function_is_given_exactly_the_value_of_the_file(bench: Bench, tmp_path: Path, name: str) -> None:
+def test_a_function_is_given_exactly_the_value_of_the_file(
+    bench: Bench, tmp_path: Path, name: str
+) -> None:
     write, wanted = READ[name]
     write(tmp_path / "x.parquet")
     assert given_to_a_function(bench, tmp_path / "x.parquet") == wanted
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_type_that_would_change_is_refused_with_its_column(bench: Bench, tmp_path: Path, name: str) -> None:
+def test_a_type_that_would_change_is_refused_with_its_column(
+    bench: Bench, tmp_path: Path, name: str
+) -> None:
     write, words = REFUSED[name]
     arrow(pa.int64(), 1)(tmp_path / "0.parquet")  # another file, which is not to be blamed
     (tmp_path / "0.parquet").rename(tmp_path / "other.parquet")
@@ -179,13 +191,23 @@ def test_a_type_that_would_change_is_refused_with_its_column(bench: Bench, tmp_p
     assert caught.value.hint
 
 
-TIMES = [utc(pa.time64("us"), T), utc(pa.time64("ns"), S), utc(pa.time32("ms"), T), arrow(pa.time64("us"), T), arrow(pa.time32("ms"), T)]
+TIMES = [
+    utc(pa.time64("us"), T),
+    utc(pa.time64("ns"), S),
+    utc(pa.time32("ms"), T),
+    arrow(pa.time64("us"), T),
+    arrow(pa.time32("ms"), T),
+]
 
 
 @pytest.mark.parametrize("write", [*TIMES, arrow(pa.time64("ns"), S)])
-def test_a_contract_of_times_takes_every_kind_of_time(bench: Bench, tmp_path: Path, write: Callable[[Path], None]) -> None:
+def test_a_contract_of_times_takes_every_kind_of_time(
+    bench: Bench, tmp_path: Path, write: Callable[[Path], None]
+) -> None:
     write(tmp_path / "x.parquet")
-    piece = bench.source(Source("s", contract=make_dataclass("Row", [("v", dt.time)])), tmp_path / "x.parquet")
+    piece = bench.source(
+        Source("s", contract=make_dataclass("Row", [("v", dt.time)])), tmp_path / "x.parquet"
+    )
     piece.validate()
     assert piece.accepted("s") == [{"v": T}]
 
@@ -198,25 +220,43 @@ def test_times_marked_utc_and_others_are_put_together(bench: Bench, tmp_path: Pa
     assert piece.accepted("s") == [{"v": T}] * len(TIMES)
 
 
-@pytest.mark.parametrize("write", [utc(pa.time64("us"), 86_400 * 10**6), duck("TIME '24:00:00'"), arrow(pa.time64("ns"), S + 1)])
-def test_a_contract_rejects_a_time_that_python_lacks(bench: Bench, tmp_path: Path, write: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize(
+    "write",
+    [utc(pa.time64("us"), 86_400 * 10**6), duck("TIME '24:00:00'"), arrow(pa.time64("ns"), S + 1)],
+)
+def test_a_contract_rejects_a_time_that_python_lacks(
+    bench: Bench, tmp_path: Path, write: Callable[[Path], None]
+) -> None:
     write(tmp_path / "x.parquet")
-    piece = bench.source(Source("s", contract=make_dataclass("Row", [("v", dt.time)])), tmp_path / "x.parquet")
+    piece = bench.source(
+        Source("s", contract=make_dataclass("Row", [("v", dt.time)])), tmp_path / "x.parquet"
+    )
     with pytest.raises(ContractError, match="time of day"):
         piece.validate()
 
 
 @pytest.mark.parametrize("zone", [None, "UTC"])
-def test_a_contract_of_moments_rejects_nanoseconds(bench: Bench, tmp_path: Path, zone: str | None) -> None:
+def test_a_contract_of_moments_rejects_nanoseconds(
+    bench: Bench, tmp_path: Path, zone: str | None
+) -> None:
     arrow(pa.timestamp("ns", zone), NS + 1, NS + 1000)(tmp_path / "x.parquet")
-    piece = bench.source(Source("s", contract=make_dataclass("Row", [("v", dt.datetime)]), max_rejected=1), tmp_path / "x.parquet")
+    piece = bench.source(
+        Source("s", contract=make_dataclass("Row", [("v", dt.datetime)]), max_rejected=1),
+        tmp_path / "x.parquet",
+    )
     piece.validate()
     assert piece.accepted("s") == [{"v": M.replace(microsecond=1)}]
 
 
-@pytest.mark.parametrize("python", [str, int, float, bool, bytes, Decimal, dt.date, dt.datetime, dt.time, list[int]])
-def test_a_column_of_no_type_is_null_under_a_contract(bench: Bench, tmp_path: Path, python: Any) -> None:
+@pytest.mark.parametrize(
+    "python", [str, int, float, bool, bytes, Decimal, dt.date, dt.datetime, dt.time, list[int]]
+)
+def test_a_column_of_no_type_is_null_under_a_contract(
+    bench: Bench, tmp_path: Path, python: Any
+) -> None:
     arrow(pa.null(), None, None)(tmp_path / "x.parquet")
-    piece = bench.source(Source("s", contract=make_dataclass("Row", [("v", python | None)])), tmp_path / "x.parquet")
+    piece = bench.source(
+        Source("s", contract=make_dataclass("Row", [("v", python | None)])), tmp_path / "x.parquet"
+    )
     piece.validate()
     assert piece.accepted("s") == [{"v": None}] * 2

@@ -40,18 +40,26 @@ def rows_of(bench: Bench, annotation: Any, path: Path) -> dict[str, Any]:
 
 
 def in_json(path: Path, form: str) -> Path:
-    path.write_text("".join(f'{{"k": "{number}", "v": {form % value}}}\n' for number, value in enumerate(WRITTEN)))
+    path.write_text(
+        "".join(
+            f'{{"k": "{number}", "v": {form % value}}}\n' for number, value in enumerate(WRITTEN)
+        )
+    )
     return path
 
 
 def in_csv(path: Path, form: str) -> Path:
     with path.open("w", newline="") as file:
-        csv.writer(file).writerows([["k", "v"], *([str(number), form % value] for number, value in enumerate(WRITTEN))])
+        csv.writer(file).writerows(
+            [["k", "v"], *([str(number), form % value] for number, value in enumerate(WRITTEN))]
+        )
     return path
 
 
 @pytest.mark.parametrize("python", TYPES)
-def test_a_value_in_json_is_the_same_inside_and_alone(bench: Bench, tmp_path: Path, python: Any) -> None:
+def test_a_value_in_json_is_the_same_inside_and_alone(
+    bench: Bench, tmp_path: Path, python: Any
+) -> None:
     alone = rows_of(bench, python | None, in_json(tmp_path / "a.jsonl", "%s"))
     assert len(alone) > 1
     listed = rows_of(bench, list[python], in_json(tmp_path / "b.jsonl", "[%s]"))
@@ -60,19 +68,25 @@ def test_a_value_in_json_is_the_same_inside_and_alone(bench: Bench, tmp_path: Pa
     assert repr({k: v[1][0] for k, v in twice.items()}) == repr(alone)
     mapped = rows_of(bench, dict[str, python], in_json(tmp_path / "d.jsonl", '{"a": %s}'))
     assert repr({k: dict(v)["a"] for k, v in mapped.items()}) == repr(alone)
-    mapped_in_lists = rows_of(bench, list[dict[str, python]], in_json(tmp_path / "e.jsonl", '[{"a": %s}]'))
+    mapped_in_lists = rows_of(
+        bench, list[dict[str, python]], in_json(tmp_path / "e.jsonl", '[{"a": %s}]')
+    )
     assert repr({k: dict(v[0])["a"] for k, v in mapped_in_lists.items()}) == repr(alone)
 
 
 @pytest.mark.parametrize("python", TYPES)
-def test_a_value_in_csv_is_the_same_inside_and_alone(bench: Bench, tmp_path: Path, python: Any) -> None:
+def test_a_value_in_csv_is_the_same_inside_and_alone(
+    bench: Bench, tmp_path: Path, python: Any
+) -> None:
     alone = rows_of(bench, python | None, in_json(tmp_path / "a.jsonl", "%s"))
     listed = rows_of(bench, list[python], in_csv(tmp_path / "b.csv", "[%s]"))
     assert repr({k: v[0] for k, v in listed.items()}) == repr(alone)
     mapped = rows_of(bench, dict[str, python], in_csv(tmp_path / "d.csv", '{"a": %s}'))
     exact = {k: v for k, v in alone.items() if k in mapped}
     assert repr({k: dict(v)["a"] for k, v in mapped.items()}) == repr(exact)
-    rewritten = alone.keys() - mapped.keys()  # JSON's reader would write these numbers in another way
+    rewritten = (
+        alone.keys() - mapped.keys()
+    )  # JSON's reader would write these numbers in another way
     assert not rewritten or python in (str, Decimal)
     assert all(WRITTEN[int(k)].strip("-")[0].isdigit() for k in rewritten)
 
@@ -81,7 +95,9 @@ WRONG = [(list[int], '{"a": 1}'), (list[int], "5"), (list[int], '"x"'), (list[li
 
 
 @pytest.mark.parametrize(("annotation", "value"), WRONG)
-def test_a_value_of_another_form_is_rejected(bench: Bench, tmp_path: Path, annotation: Any, value: str) -> None:
+def test_a_value_of_another_form_is_rejected(
+    bench: Bench, tmp_path: Path, annotation: Any, value: str
+) -> None:
     (tmp_path / "a.jsonl").write_text(f'{{"k": "0", "v": {value}}}\n')
     assert rows_of(bench, annotation, tmp_path / "a.jsonl") == {}
     with (tmp_path / "a.csv").open("w", newline="") as file:
@@ -92,18 +108,29 @@ def test_a_value_of_another_form_is_rejected(bench: Bench, tmp_path: Path, annot
 @settings(max_examples=40)
 @given(
     st.lists(
-        st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8), max_size=4),
+        st.lists(
+            st.none()
+            | st.text(
+                st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8
+            ),
+            max_size=4,
+        ),
         min_size=1,
         max_size=20,
     ),
     st.booleans(),
 )
 def test_lists_of_texts_are_what_json_says(
-    bench: Bench, tmp_path_factory: pytest.TempPathFactory, lists: list[list[str | None]], ascii_: bool
+    bench: Bench,
+    tmp_path_factory: pytest.TempPathFactory,
+    lists: list[list[str | None]],
+    ascii_: bool,
 ) -> None:
     folder = tmp_path_factory.mktemp("lists")
     texts = [json.dumps(each, ensure_ascii=ascii_) for each in lists]
-    (folder / "a.jsonl").write_text("".join(f'{{"k": "{n}", "v": {text}}}\n' for n, text in enumerate(texts)), encoding="utf-8")
+    (folder / "a.jsonl").write_text(
+        "".join(f'{{"k": "{n}", "v": {text}}}\n' for n, text in enumerate(texts)), encoding="utf-8"
+    )
     with (folder / "a.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["k", "v"], *([str(n), text] for n, text in enumerate(texts))])
     wanted = {str(n): each for n, each in enumerate(lists)}
@@ -120,22 +147,34 @@ VALUES: dict[pa.DataType, list[Any]] = {
 
 
 @pytest.mark.parametrize("kind", VALUES, ids=str)
-def test_a_typed_list_or_map_is_exact_or_refused(bench: Bench, tmp_path: Path, kind: pa.DataType) -> None:
+def test_a_typed_list_or_map_is_exact_or_refused(
+    bench: Bench, tmp_path: Path, kind: pa.DataType
+) -> None:
     for number, value in enumerate(VALUES[kind]):
         column = pa.array([value], kind)
         lists = pa.ListArray.from_arrays([0, 1], column)
         maps = pa.MapArray.from_arrays([0, 1], pa.array(["a"]), column)
         pq.write_table(pa.table({"k": ["0"], "v": lists}), tmp_path / f"{number}l.parquet")
         pq.write_table(pa.table({"k": ["0"], "v": maps}), tmp_path / f"{number}m.parquet")
-        own = column.cast(pa.timestamp("us")) if pa.types.is_timestamp(kind) and column.type.unit == "us" else column
+        own = (
+            column.cast(pa.timestamp("us"))
+            if pa.types.is_timestamp(kind) and column.type.unit == "us"
+            else column
+        )
         for python in [*TYPES, bytes, list[int]]:
-            for annotation, name in ((list[python], f"{number}l"), (dict[str, python], f"{number}m")):
+            for annotation, name in (
+                (list[python], f"{number}l"),
+                (dict[str, python], f"{number}m"),
+            ):
                 try:
                     found = rows_of(bench, annotation, tmp_path / f"{name}.parquet")
                 except SourceError:
                     continue
                 if found:
                     inside = found["0"][0] if name.endswith("l") else dict(found["0"])["a"]
-                    wanted = [own[0].as_py(), float(value) if isinstance(value, Decimal) else dt.datetime(2020, 1, 2)]
+                    wanted = [
+                        own[0].as_py(),
+                        float(value) if isinstance(value, Decimal) else dt.datetime(2020, 1, 2),
+                    ]
                     assert inside in wanted, (kind, python)
                     assert type(inside) is python or python == list[int]

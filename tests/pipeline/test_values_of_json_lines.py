@@ -33,7 +33,11 @@ def read(bench: Bench, lines: list[str], **fields: Any) -> list[dict[str, Any]]:
 
 def values(bench: Bench, written: list[str], *kind: Any) -> list[Any]:
     """What becomes of values of a field `a` that are written like this."""
-    rows = read(bench, [f'{{"n": {n}, "a": {text}}}' for n, text in enumerate(written)], **({"n": int, "a": kind[0]} if kind else {}))
+    rows = read(
+        bench,
+        [f'{{"n": {n}, "a": {text}}}' for n, text in enumerate(written)],
+        **({"n": int, "a": kind[0]} if kind else {}),
+    )
     found = {row["n"]: row["a"] for row in rows}
     return [found.get(n, "rejected") for n in range(len(written))]
 
@@ -54,8 +58,22 @@ def test_a_text_stays_the_text_that_it_is(bench: Bench, text: str) -> None:
 
 def test_texts_beside_other_values_are_texts_without_quotes(bench: Bench) -> None:
     assert values(bench, ['"12"', "12", '"A7"']) == ["12", "12", "A7"]
-    assert values(bench, ['"12"', "12", '"A7"', "1.10", "1e3", "true", "null"]) == ["12", "12", "A7", "1.10", "1e3", "true", None]
-    assert values(bench, ['"12"', "12", "1.10", "true", "-0"], str) == ["12", "12", "1.10", "true", "-0"]
+    assert values(bench, ['"12"', "12", '"A7"', "1.10", "1e3", "true", "null"]) == [
+        "12",
+        "12",
+        "A7",
+        "1.10",
+        "1e3",
+        "true",
+        None,
+    ]
+    assert values(bench, ['"12"', "12", "1.10", "true", "-0"], str) == [
+        "12",
+        "12",
+        "1.10",
+        "true",
+        "-0",
+    ]
     assert values(bench, ["1.10", "1e3", "2"], str) == ["1.10", "1e3", "2"]
     assert values(bench, ["true", "1"]) == ["true", "1"]
     assert values(bench, ['{"b": "x"}', '{"b": 1.10}']) == [{"b": "x"}, {"b": "1.10"}]
@@ -64,7 +82,9 @@ def test_texts_beside_other_values_are_texts_without_quotes(bench: Bench) -> Non
 
 def test_numbers_keep_every_digit(bench: Bench) -> None:
     assert values(bench, ["9007199254740993", "-9223372036854775808"]) == [2**53 + 1, -(2**63)]
-    assert values(bench, ["9223372036854775808", "1", "-9223372036854775809", "12345678901234567890123"]) == [
+    assert values(
+        bench, ["9223372036854775808", "1", "-9223372036854775809", "12345678901234567890123"]
+    ) == [
         2**63,
         1,
         -(2**63) - 1,
@@ -73,10 +93,25 @@ def test_numbers_keep_every_digit(bench: Bench) -> None:
     assert values(bench, ["9007199254740992", "1.5", "-0"]) == [2.0**53, 1.5, 0.0]
     assert values(bench, ["0.1000000000000000055511151231257827", "1.10"]) == [0.1, 1.1]
     exact = ["0.1234567890123456789012", "1.10", "9007199254740993.5", '"7.5"', "3", "1e400"]
-    assert values(bench, [*exact[:1], "2.5"], Decimal)[0] == "rejected"  # 9 places are all that the column has
-    assert values(bench, exact, Decimal)[1:] == [Decimal("1.10"), Decimal("9007199254740993.5"), Decimal("7.5"), 3, "rejected"]
-    assert values(bench, ["9007199254740993.5", "7.0", "9007199254740993"], int) == ["rejected", 7, 2**53 + 1]
-    assert values(bench, ["1e400", "NaN", "Infinity", '"inf"', "1.5"], float) == [*["rejected"] * 4, 1.5]
+    assert (
+        values(bench, [*exact[:1], "2.5"], Decimal)[0] == "rejected"
+    )  # 9 places are all that the column has
+    assert values(bench, exact, Decimal)[1:] == [
+        Decimal("1.10"),
+        Decimal("9007199254740993.5"),
+        Decimal("7.5"),
+        3,
+        "rejected",
+    ]
+    assert values(bench, ["9007199254740993.5", "7.0", "9007199254740993"], int) == [
+        "rejected",
+        7,
+        2**53 + 1,
+    ]
+    assert values(bench, ["1e400", "NaN", "Infinity", '"inf"', "1.5"], float) == [
+        *["rejected"] * 4,
+        1.5,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +123,9 @@ def test_numbers_keep_every_digit(bench: Bench) -> None:
         ([r'"\ud800"', "1"], "line 1 of .* holds half of a surrogate"), (['"x"', '1, "a": 2'], "line 2 of .* names a field twice: a|duplicate key"), (["1", '2, "A": 3'], "several columns named A, a"),
     ],
 )  # fmt: skip
-def test_values_that_no_type_holds_are_refused(bench: Bench, written: list[str], words: str) -> None:
+def test_values_that_no_type_holds_are_refused(
+    bench: Bench, written: list[str], words: str
+) -> None:
     with pytest.raises(SourceError, match=words) as caught:
         values(bench, written)
     assert caught.value.hint
@@ -99,12 +136,16 @@ def test_values_that_no_type_holds_are_refused(bench: Bench, written: list[str],
     "lines", [['{"a": 1}', "null", '{"a": 2}'], ["5"], ["null"], ['[{"a": 1}, {"a": 2}]'], ['{"a": 1}', "[]"], ['{"a": 1}', '"x"'], ['{"a": 1} {"a": 2}'], ["[", '{"a": 1}', "]"]]
 )  # fmt: skip
 def test_a_line_that_is_no_object_is_named(bench: Bench, lines: list[str]) -> None:
-    with pytest.raises(SourceError, match=r"line \d of .* is no JSON object|begins with \[: it is one JSON array") as caught:
+    with pytest.raises(
+        SourceError, match=r"line \d of .* is no JSON object|begins with \[: it is one JSON array"
+    ) as caught:
         read(bench, lines)
     assert "one JSON object a line is wanted" in str(caught.value.hint)
 
 
-def test_a_field_is_null_where_it_is_missing_and_its_type_is_that_of_all_files(bench: Bench, tmp_path: Path) -> None:
+def test_a_field_is_null_where_it_is_missing_and_its_type_is_that_of_all_files(
+    bench: Bench, tmp_path: Path
+) -> None:
     assert read(bench, ['{"a": null, "b": 1}', "{}", '{"a": null}']) == [
         {"a": None, "b": 1},
         {"a": None, "b": None},
@@ -114,11 +155,21 @@ def test_a_field_is_null_where_it_is_missing_and_its_type_is_that_of_all_files(b
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'{"k": "x"}\r\n{"k": 1.50}\r\n'))
     piece = bench.source(Source("s"), tmp_path)
     piece.validate()
-    assert [(row["k"], row["d"]) for row in piece.accepted("s")] == [("1", "2020-01-01"), ("2", None), ("x", None), ("1.50", None)]
+    assert [(row["k"], row["d"]) for row in piece.accepted("s")] == [
+        ("1", "2020-01-01"),
+        ("2", None),
+        ("x", None),
+        ("1.50", None),
+    ]
 
 
 def test_a_contract_gives_types_to_what_it_names_alone(bench: Bench) -> None:
-    rows = read(bench, ['{"day": "2020-01-31", "n": 5, "x": [1.5, 2]}', '{"day": "infinity", "n": 6, "x": []}'], day=dt.date, x=list[float])
+    rows = read(
+        bench,
+        ['{"day": "2020-01-31", "n": 5, "x": [1.5, 2]}', '{"day": "infinity", "n": 6, "x": []}'],
+        day=dt.date,
+        x=list[float],
+    )
     assert rows == [{"day": dt.date(2020, 1, 31), "n": 5, "x": [1.5, 2.0]}]
 
 
@@ -144,12 +195,18 @@ def equal(found: Any, wanted: Any) -> bool:
     return bool(found == wanted)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(table=st.lists(columns, min_size=1, max_size=4), nested=st.booleans())
 @example(table=[[2**53 + 1, 1.5, None]], nested=False)
 @example(table=[["12", 12, "A7"]], nested=True)
-def test_values_are_those_of_pythons_parser(bench: Bench, table: list[list[Any]], nested: bool) -> None:
-    rows: list[dict[str, Any]] = [{f"c{i}": column[n] for i, column in enumerate(table)} for n in range(3)]
+def test_values_are_those_of_pythons_parser(
+    bench: Bench, table: list[list[Any]], nested: bool
+) -> None:
+    rows: list[dict[str, Any]] = [
+        {f"c{i}": column[n] for i, column in enumerate(table)} for n in range(3)
+    ]
     rows = [{"n": n, **({"o": row} if nested else row)} for n, row in enumerate(rows)]
     try:
         found = read(bench, [json.dumps(row) for row in rows])

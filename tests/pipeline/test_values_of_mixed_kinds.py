@@ -53,7 +53,9 @@ def with_objects(values: list[Any]) -> pd.DataFrame:
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: re.sub(" at 0x[0-9a-f]+", "", str(pair)))
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_values_of_two_kinds_are_refused_wherever_they_are(shape: Any, pair: tuple[Any, Any]) -> None:
+def test_values_of_two_kinds_are_refused_wherever_they_are(
+    shape: Any, pair: tuple[Any, Any]
+) -> None:
     values = shape(*pair)
     with pytest.raises(SourceError, match=r"^s: v holds "):
         as_table("s", with_objects(values))
@@ -67,7 +69,9 @@ def test_values_of_two_kinds_are_refused_wherever_they_are(shape: Any, pair: tup
         add(unit, {"v": [value]})
     tables, bad = gather.finish()
     kept = [value for table in tables for value in table.column("v").to_pylist()]
-    assert bad or all(any(value == [v] for v in values) for value in kept)  # each unit's own value is what it was
+    assert bad or all(
+        any(value == [v] for v in values) for value in kept
+    )  # each unit's own value is what it was
 
 
 PLAIN: list[Any] = [
@@ -146,9 +150,20 @@ def test_a_result_with_categories_of_two_kinds_is_refused(kind: Any) -> None:
 
 
 LEAVES = st.one_of(
-    st.integers(-5, 5), st.text("ab", max_size=2), st.binary(max_size=2), st.dates(), st.datetimes(), st.booleans(), st.none()
+    st.integers(-5, 5),
+    st.text("ab", max_size=2),
+    st.binary(max_size=2),
+    st.dates(),
+    st.datetimes(),
+    st.booleans(),
+    st.none(),
 )
-NESTED = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("xy"), inner, max_size=2))
+NESTED = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("xy"), inner, max_size=2)
+    ),
+)
 
 
 @settings(max_examples=200, deadline=None)
@@ -184,24 +199,46 @@ MICROS = [1, 3, 2, 1_000_000, 5_000]
 def spans(bench: Bench, values: list[Any]) -> Any:
     """A run whose first model returns durations, alone and in a list, and whose second one is given them by SQL."""
     models = [
-        Model("m", unit=("n",), work=lambda rows: {"span": values[rows.key[0]], "nested": [values[rows.key[0]]]}),
-        Model("later", unit=("n",), query="SELECT n, span, nested[1] AS first FROM m", work=lambda rows: {"sum": int(rows["span"][0])}),
+        Model(
+            "m",
+            unit=("n",),
+            work=lambda rows: {"span": values[rows.key[0]], "nested": [values[rows.key[0]]]},
+        ),
+        Model(
+            "later",
+            unit=("n",),
+            query="SELECT n, span, nested[1] AS first FROM m",
+            work=lambda rows: {"sum": int(rows["span"][0])},
+        ),
     ]
-    publish = Publish("table", "SELECT n, span, nested FROM m ORDER BY n", formats=("parquet", "csv"))
-    return bench.start(Job("spans", sources=[Source("s")], models=models, publish=publish), s={"n": list(range(len(values)))})
+    publish = Publish(
+        "table", "SELECT n, span, nested FROM m ORDER BY n", formats=("parquet", "csv")
+    )
+    return bench.start(
+        Job("spans", sources=[Source("s")], models=models, publish=publish),
+        s={"n": list(range(len(values)))},
+    )
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_durations_are_microseconds_to_later_models_and_releases(bench: Bench, order: int) -> None:
     piece = spans(bench, SPANS[::order]).all()
     assert piece.results("later").column("sum").to_pylist() == MICROS[::order]
-    assert piece.results("m").column("span").to_pylist() == [dt.timedelta(microseconds=n) for n in MICROS[::order]]
+    assert piece.results("m").column("span").to_pylist() == [
+        dt.timedelta(microseconds=n) for n in MICROS[::order]
+    ]
     release = piece.publish()
-    rows = bench.warehouse.query(f"SELECT * FROM {bench.warehouse.parquet(next(iter(release.files)))} ORDER BY n").to_pylist()
+    rows = bench.warehouse.query(
+        f"SELECT * FROM {bench.warehouse.parquet(next(iter(release.files)))} ORDER BY n"
+    ).to_pylist()
     assert [(row["span"], row["nested"]) for row in rows] == [(n, [n]) for n in MICROS[::order]]
 
 
-@pytest.mark.parametrize("fine", [np.timedelta64(1, "ns"), pd.Timedelta(1, "ns"), pa.scalar(1, pa.duration("ns"))], ids=repr)
+@pytest.mark.parametrize(
+    "fine",
+    [np.timedelta64(1, "ns"), pd.Timedelta(1, "ns"), pa.scalar(1, pa.duration("ns"))],
+    ids=repr,
+)
 def test_a_duration_finer_than_a_microsecond_fails_its_unit_alone(bench: Bench, fine: Any) -> None:
     piece = spans(bench, [SPANS[0], fine]).all()
     assert [row["n"] for row in piece.failures("m")] == [1]
@@ -210,7 +247,9 @@ def test_a_duration_finer_than_a_microsecond_fails_its_unit_alone(bench: Bench, 
 
 
 @pytest.mark.parametrize("kind", [pa.time64("ns"), pa.list_(pa.time64("ns"))], ids=str)
-def test_a_time_of_day_finer_than_a_microsecond_fails_its_unit(bench: Bench, kind: pa.DataType) -> None:
+def test_a_time_of_day_finer_than_a_microsecond_fails_its_unit(
+    bench: Bench, kind: pa.DataType
+) -> None:
     """NumPy's arrays hold Python's times of day, and Arrow cuts these."""
     values = [1000, 1] if pa.types.is_time(kind) else [[1000], [1]]
     table = pa.table({"n": [0, 1], "v": pa.array(values, kind)})
@@ -218,7 +257,10 @@ def test_a_time_of_day_finer_than_a_microsecond_fails_its_unit(bench: Bench, kin
     piece = bench.start(Job("j", sources=[Source("s")], models=[model]), s=table).all()
     assert [row["n"] for row in piece.failures("m")] == [1]
     assert "finer than a microsecond" in piece.failures("m")[0]["message"]
-    assert piece.results("m").column("v")[0].as_py() in ("00:00:00.000001", "[datetime.time(0, 0, 0, 1)]")
+    assert piece.results("m").column("v")[0].as_py() in (
+        "00:00:00.000001",
+        "[datetime.time(0, 0, 0, 1)]",
+    )
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\0b"], ids=repr)
@@ -242,7 +284,9 @@ def test_a_result_whose_column_has_no_usable_name_fails(name: str) -> None:
     ids=str,
 )
 def test_a_table_of_results_is_exact_in_the_contracts_types(values: pa.Array, kind: Any) -> None:
-    gather = ResultBuilder(Returned(read_contract(dataclasses.make_dataclass("Out", [("v", kind)]))), {})
+    gather = ResultBuilder(
+        Returned(read_contract(dataclasses.make_dataclass("Out", [("v", kind)]))), {}
+    )
     gather.adder()(0, pa.table({"v": values}))
     assert [account.unit for account in gather.finish()[1]] == [0]
 

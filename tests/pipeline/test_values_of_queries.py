@@ -21,13 +21,29 @@ FORMATS = ("parquet", "csv", "jsonl")
 def job(value: str, *, publish: bool, **more: Any) -> Job:
     """A job whose model's query, or whose publishing query, gives a column v of this SQL."""
     query = f"SELECT s.*, {value} AS v FROM s ORDER BY n"
-    model = Model("m", unit=("n",), work=lambda rows: {"v": str(rows["v"][0])}, query=None if publish else query)
+    model = Model(
+        "m",
+        unit=("n",),
+        work=lambda rows: {"v": str(rows["v"][0])},
+        query=None if publish else query,
+    )
     if publish:
         model = Model("m", unit=("n",), work=lambda rows: {"one": rows.rows})
-    return Job("types", sources=[Source("s")], models=[model], publish=Publish("table", query, **more) if publish else ())
+    return Job(
+        "types",
+        sources=[Source("s")],
+        models=[model],
+        publish=Publish("table", query, **more) if publish else (),
+    )
 
 
-ROWS = pa.table({"n": [1, 2], "a": pa.array([0, 3_600_000_000], pa.timestamp("us")), "b": pa.array([1, None], pa.timestamp("us"))})
+ROWS = pa.table(
+    {
+        "n": [1, 2],
+        "a": pa.array([0, 3_600_000_000], pa.timestamp("us")),
+        "b": pa.array([1, None], pa.timestamp("us")),
+    }
+)
 
 UNKEPT = {
     "340282366920938463463374607431768211455::UHUGEINT": "UHUGEINT",
@@ -42,40 +58,70 @@ UNKEPT = {
 
 
 @pytest.mark.parametrize(("value", "kind"), UNKEPT.items(), ids=str)
-def test_a_type_that_would_come_out_as_another_is_refused(bench: Bench, value: str, kind: str) -> None:
+def test_a_type_that_would_come_out_as_another_is_refused(
+    bench: Bench, value: str, kind: str
+) -> None:
     for publish in (False, True):
         piece = bench.start(job(value, publish=publish), s=ROWS)
-        with pytest.raises(QueryError, match=rf"column v is of type {kind}.*, which would come out as another value") as told:
+        with pytest.raises(
+            QueryError,
+            match=rf"column v is of type {kind}.*, which would come out as another value",
+        ) as told:
             piece.all().publish()
         assert publish is False or "write " in str(told.value.hint)
     assert current("types", bench.store) is None
 
 
-@pytest.mark.parametrize("value", ["'infinity'::DATE", "'-infinity'::DATE", "'infinity'::TIMESTAMP", "'-infinity'::TIMESTAMPTZ"])
+@pytest.mark.parametrize(
+    "value",
+    ["'infinity'::DATE", "'-infinity'::DATE", "'infinity'::TIMESTAMP", "'-infinity'::TIMESTAMPTZ"],
+)
 def test_a_date_of_infinity_is_not_published(bench: Bench, value: str) -> None:
-    with pytest.raises(PublishRefused, match=r"table\.parquet is not published: its query gives dates of infinity in v"):
+    with pytest.raises(
+        PublishRefused,
+        match=r"table\.parquet is not published: its query gives dates of infinity in v",
+    ):
         bench.start(job(value, publish=True), s=ROWS).all().publish()
 
 
 def texts(piece: Piece) -> dict[str, str]:
     release = releases("types", piece.store)[-1]
-    return {key.rsplit(".", 1)[1]: piece.store.get(key).to_pybytes().decode(errors="replace") for key in release.files}
+    return {
+        key.rsplit(".", 1)[1]: piece.store.get(key).to_pybytes().decode(errors="replace")
+        for key in release.files
+    }
 
 
 def parquet(bench: Bench) -> list[Any]:
     key = next(key for key in releases("types", bench.store)[-1].files if key.endswith("parquet"))
-    return list(bench.warehouse.query(f"SELECT v FROM {bench.warehouse.parquet(key)} ORDER BY n").column("v").to_pylist())
+    return list(
+        bench.warehouse.query(f"SELECT v FROM {bench.warehouse.parquet(key)} ORDER BY n")
+        .column("v")
+        .to_pylist()
+    )
 
 
 def test_a_difference_of_times_is_whole_microseconds(bench: Bench) -> None:
     piece = bench.start(
-        job("a - TIMESTAMP '1969-12-31 23:00:00'", publish=True, formats=FORMATS, summaries={"All": 'SELECT v FROM "table"'}), s=ROWS
+        job(
+            "a - TIMESTAMP '1969-12-31 23:00:00'",
+            publish=True,
+            formats=FORMATS,
+            summaries={"All": 'SELECT v FROM "table"'},
+        ),
+        s=ROWS,
     )
     piece.all().publish()
     assert parquet(bench) == [3_600_000_000, 7_200_000_000]
     found = texts(piece)
-    assert [row["v"] for row in csv.DictReader(found["csv"].splitlines())] == ["3600000000", "7200000000"]
-    assert [json.loads(line)["v"] for line in found["jsonl"].splitlines()] == [3_600_000_000, 7_200_000_000]
+    assert [row["v"] for row in csv.DictReader(found["csv"].splitlines())] == [
+        "3600000000",
+        "7200000000",
+    ]
+    assert [json.loads(line)["v"] for line in found["jsonl"].splitlines()] == [
+        3_600_000_000,
+        7_200_000_000,
+    ]
     given = bench.start(job("b - a", publish=False), s=ROWS).all()
     assert given.results("m").column("v").to_pylist() == ["1.0", "nan"]  # integers with a null
 
@@ -103,13 +149,34 @@ WANTED = [1.5, "NaN", "Infinity", "-Infinity", None]
 )
 def test_json_lines_hold_nan_and_infinity_as_texts(bench: Bench, shape: str, wrap: Any) -> None:
     rows = pa.table({"n": range(6), "x": [*FLOATS, 7.0]})
-    piece = bench.start(job(shape, publish=True, formats=FORMATS, summaries={"All": 'SELECT n, v FROM "table" ORDER BY n'}), s=rows)
+    piece = bench.start(
+        job(
+            shape,
+            publish=True,
+            formats=FORMATS,
+            summaries={"All": 'SELECT n, v FROM "table" ORDER BY n'},
+        ),
+        s=rows,
+    )
     piece.all().publish()
-    lines = [json.loads(line, parse_constant=pytest.fail)["v"] for line in texts(piece)["jsonl"].splitlines()]
+    lines = [
+        json.loads(line, parse_constant=pytest.fail)["v"]
+        for line in texts(piece)["jsonl"].splitlines()
+    ]
     assert lines == [wrap(v) for v in [*WANTED, 7.0]]
     if shape == "x":
-        assert [v if v is None else (math.isnan(v) or v) for v in parquet(bench)] == [1.5, True, math.inf, -math.inf, None, 7.0]
-        assert [row["v"] for row in releases("types", bench.store)[-1].summaries["All"]] == [*WANTED, 7.0]
+        assert [v if v is None else (math.isnan(v) or v) for v in parquet(bench)] == [
+            1.5,
+            True,
+            math.inf,
+            -math.inf,
+            None,
+            7.0,
+        ]
+        assert [row["v"] for row in releases("types", bench.store)[-1].summaries["All"]] == [
+            *WANTED,
+            7.0,
+        ]
 
 
 def test_csv_tells_an_empty_text_from_a_null(bench: Bench) -> None:

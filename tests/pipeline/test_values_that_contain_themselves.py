@@ -45,9 +45,15 @@ def deep(levels: int) -> Any:
 def test_a_value_that_contains_itself_is_refused_and_ends_no_process(kind):
     for value in (cyclic(kind), [1, cyclic(kind)]):
         column = pd.Series([None, value], dtype=object)
-        frames = [pd.DataFrame({"k": [1, 2], "v": column}), {"k": [1, 2], "v": [None, value]}, {"k": [1, 2], "v": column}]
+        frames = [
+            pd.DataFrame({"k": [1, 2], "v": column}),
+            {"k": [1, 2], "v": [None, value]},
+            {"k": [1, 2], "v": column},
+        ]
         for frame in frames:
-            with pytest.raises(SourceError, match="s: v holds a value that is nested more than 64 levels deep") as raised:
+            with pytest.raises(
+                SourceError, match="s: v holds a value that is nested more than 64 levels deep"
+            ) as raised:
                 as_table("s", frame)
             assert "contain itself" in (raised.value.hint or "")
 

@@ -24,7 +24,9 @@ from hundredfold import Source
 from hundredfold.errors import ContractError
 
 NUMBER = re.compile(r"[ \t\r\n]*[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?[ \t\r\n]*")
-MANY = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def accepted(bench: Bench, kind: Any, place: Any) -> dict[int, Any]:
@@ -45,9 +47,13 @@ def of_texts(bench: Bench, kind: Any, texts: list[str], form: str = "csv") -> li
     path = bench.store.path(f"texts/{uuid4().hex}.{form}")
     path.parent.mkdir(parents=True, exist_ok=True)
     if form == "csv":
-        path.write_text("n,it\n" + "".join(f'{n},"{text}"\n' for n, text in enumerate(texts)), newline="")
+        path.write_text(
+            "n,it\n" + "".join(f'{n},"{text}"\n' for n, text in enumerate(texts)), newline=""
+        )
     else:
-        path.write_text("".join(json.dumps({"n": n, "it": text}) + "\n" for n, text in enumerate(texts)))
+        path.write_text(
+            "".join(json.dumps({"n": n, "it": text}) + "\n" for n, text in enumerate(texts))
+        )
     found = accepted(bench, kind, path)
     return [found.get(n) for n in range(len(texts))]
 
@@ -75,21 +81,32 @@ numeral = st.builds(
     st.sampled_from(["", "", ""]) | st.integers(-30, 30).map(lambda n: f"e{n}") | st.integers(0, 20).map(lambda n: f"E+{n}"),
 )  # fmt: skip
 wild = st.text("0123456789.eE+-_xXinfa, ", min_size=1, max_size=9)
-texts = st.lists(numeral | wild | st.integers(-(2**64), 2**64).map(str) | st.floats(allow_nan=False).map(repr), min_size=5, max_size=40)
+texts = st.lists(
+    numeral | wild | st.integers(-(2**64), 2**64).map(str) | st.floats(allow_nan=False).map(repr),
+    min_size=5,
+    max_size=40,
+)
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
 @MANY
 @given(written=texts)
 @example(written=[*ODD, *FINE])
-def test_a_number_in_a_text_is_accepted_as_it_is_written_or_rejected(bench: Bench, form: str, written: list[str]) -> None:
-    exact = [Decimal(text.strip()) if NUMBER.fullmatch(text) and text.isascii() else None for text in written]
+def test_a_number_in_a_text_is_accepted_as_it_is_written_or_rejected(
+    bench: Bench, form: str, written: list[str]
+) -> None:
+    exact = [
+        Decimal(text.strip()) if NUMBER.fullmatch(text) and text.isascii() else None
+        for text in written
+    ]
 
     class Exact(pydantic.BaseModel):
         n: int
         it: Decimal = pydantic.Field(max_digits=38, decimal_places=9)
 
-    for text, value, found in zip(written, exact, of_texts(bench, float, written, form), strict=True):
+    for text, value, found in zip(
+        written, exact, of_texts(bench, float, written, form), strict=True
+    ):
         near = float(value) if value is not None else math.inf
         wanted = near if math.isfinite(near) and (near or not value) else None
         assert repr(found) == repr(wanted), (text, found)
@@ -97,7 +114,9 @@ def test_a_number_in_a_text_is_accepted_as_it_is_written_or_rejected(bench: Benc
         assert found is None or found == value, (text, found)
         if re.fullmatch(r" *[+-]?[0-9]+(\.0*)? *", text) and -(2**63) <= int(Decimal(text)) < 2**63:
             assert found == value, text
-    for text, value, found in zip(written, exact, of_texts(bench, Decimal, written, form), strict=True):
+    for text, value, found in zip(
+        written, exact, of_texts(bench, Decimal, written, form), strict=True
+    ):
         assert found is None or found == value, (text, found)
         if re.fullmatch(r"-?[0-9]{1,29}(\.[0-9]{0,9})?", text):
             assert found == value, text
@@ -112,7 +131,9 @@ def test_odd_numbers_are_rejected_and_fine_ones_are_not(bench: Bench) -> None:
         "7.00000000000000000001",
         "12345678901234567890123456789012345678901",
     }
-    assert [text for text, found in zip(ODD, as_float[: len(ODD)], strict=True) if found is not None] == [t for t in ODD if t in numbers]
+    assert [
+        text for text, found in zip(ODD, as_float[: len(ODD)], strict=True) if found is not None
+    ] == [t for t in ODD if t in numbers]
     assert None not in as_float[len(ODD) :]
     as_int = of_texts(bench, int, [*ODD, *FINE])
     assert set(as_int[: len(ODD)]) == {None}
@@ -120,7 +141,10 @@ def test_odd_numbers_are_rejected_and_fine_ones_are_not(bench: Bench) -> None:
 
 
 def test_infinity_is_a_value_only_where_the_contract_says_so(bench: Bench) -> None:
-    column, written = pa.array([1.5, math.inf, -math.inf, math.nan]), ["1.5", "inf", "-Infinity", "nan", "1e400", "1_0"]
+    column, written = (
+        pa.array([1.5, math.inf, -math.inf, math.nan]),
+        ["1.5", "inf", "-Infinity", "nan", "1e400", "1_0"],
+    )
     assert of_column(bench, Annotated[float, Gt(0)], column) == [1.5, None, None, None]
     assert of_texts(bench, Annotated[float, Gt(0)], written) == [1.5, None, None, None, None, None]
     assert of_texts(bench, float, written) == [1.5, None, None, None, None, None]
@@ -128,8 +152,15 @@ def test_infinity_is_a_value_only_where_the_contract_says_so(bench: Bench) -> No
     assert of_column(bench, allowed, column)[:3] == [1.5, math.inf, None]
     assert of_texts(bench, allowed, written)[:3] == [1.5, math.inf, None]
     assert of_texts(bench, allowed, written)[4:] == [None, None]
-    assert of_column(bench, Annotated[float, pydantic.AllowInfNan(False)], column) == [1.5, None, None, None]
-    assert str(of_column(bench, float, column)) == "[1.5, inf, -inf, nan]"  # a column of floats without a rule keeps what it holds
+    assert of_column(bench, Annotated[float, pydantic.AllowInfNan(False)], column) == [
+        1.5,
+        None,
+        None,
+        None,
+    ]
+    assert (
+        str(of_column(bench, float, column)) == "[1.5, inf, -inf, nan]"
+    )  # a column of floats without a rule keeps what it holds
 
 
 # ---- numbers in columns that have a type
@@ -144,26 +175,58 @@ def test_whole_numbers_become_floats_only_without_loss(bench: Bench) -> None:
     assert of_column(bench, float, pa.array(big, pa.uint64())) == [
         float(n) if int(float(n)) == n and float(n) < 2**64 else None for n in big
     ]
-    assert of_column(bench, int, pa.array(big, pa.uint64())) == [n if n < 2**63 else None for n in big]
+    assert of_column(bench, int, pa.array(big, pa.uint64())) == [
+        n if n < 2**63 else None for n in big
+    ]
     assert of_column(bench, float, pa.array([1, 2**31 - 1], pa.int32())) == [1.0, 2.0**31 - 1]
 
 
 def test_decimals_become_other_numbers_only_without_loss(bench: Bench) -> None:
-    values = [Decimal(t) for t in ("1.5", "0.123456789", "9007199254740993.5", "9007199254740993", "12345678901234567890.123456789", "7")]
+    values = [
+        Decimal(t)
+        for t in (
+            "1.5",
+            "0.123456789",
+            "9007199254740993.5",
+            "9007199254740993",
+            "12345678901234567890.123456789",
+            "7",
+        )
+    ]
     column = pa.array(values, pa.decimal128(38, 9))
     assert of_column(bench, float, column) == [1.5, 0.123456789, None, None, None, 7.0]
     assert of_column(bench, int, column) == [None, None, None, 9007199254740993, None, 7]
-    assert of_column(bench, float, pa.array([Decimal("1234567890123.1")], pa.decimal128(38, 9))) == [1234567890123.1]
-    short = of_column(bench, Annotated[Decimal, pydantic.Field(max_digits=10, decimal_places=2)], pa.array(values, pa.decimal128(38, 9)))
+    assert of_column(
+        bench, float, pa.array([Decimal("1234567890123.1")], pa.decimal128(38, 9))
+    ) == [1234567890123.1]
+    short = of_column(
+        bench,
+        Annotated[Decimal, pydantic.Field(max_digits=10, decimal_places=2)],
+        pa.array(values, pa.decimal128(38, 9)),
+    )
     assert short == [Decimal("1.5"), None, None, None, None, 7]
 
 
 @MANY
 @given(values=st.lists(st.floats(), min_size=1, max_size=20))
 def test_floats_become_other_numbers_only_without_loss(bench: Bench, values: list[float]) -> None:
-    values = [*values, 1234567890123.1, 0.1, 1e22, 2.0**63, -(2.0**63), 9007199254740993.0, 1e-10, 1.5]
+    values = [
+        *values,
+        1234567890123.1,
+        0.1,
+        1e22,
+        2.0**63,
+        -(2.0**63),
+        9007199254740993.0,
+        1e-10,
+        1.5,
+    ]
     for value, found in zip(values, of_column(bench, int, pa.array(values)), strict=True):
-        assert found == (int(value) if math.isfinite(value) and value.is_integer() and -(2**63) <= value < 2**63 else None), value
+        assert found == (
+            int(value)
+            if math.isfinite(value) and value.is_integer() and -(2**63) <= value < 2**63
+            else None
+        ), value
     for value, found in zip(values, of_column(bench, Decimal, pa.array(values)), strict=True):
         assert found is None or found == Decimal(repr(value)), value
         if re.fullmatch(r"-?[0-9]{1,14}\.[0-9]{1,9}", repr(value)):
@@ -171,8 +234,18 @@ def test_floats_become_other_numbers_only_without_loss(bench: Bench, values: lis
 
 
 def test_lists_of_numbers_become_others_only_without_loss(bench: Bench) -> None:
-    assert of_column(bench, list[int], pa.array([[1.0], [1.5], [2.0**60], [math.nan], []])) == [[1], None, [2**60], None, []]
-    assert of_column(bench, list[float], pa.array([[1], [2**53 + 1], [None]])) == [[1.0], None, [None]]
+    assert of_column(bench, list[int], pa.array([[1.0], [1.5], [2.0**60], [math.nan], []])) == [
+        [1],
+        None,
+        [2**60],
+        None,
+        [],
+    ]
+    assert of_column(bench, list[float], pa.array([[1], [2**53 + 1], [None]])) == [
+        [1.0],
+        None,
+        [None],
+    ]
 
 
 # ---- dates and times
@@ -194,14 +267,20 @@ CLOCKS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "values"), [(dt.date, DAYS), (dt.datetime, TIMES), (dt.time, CLOCKS)])
+@pytest.mark.parametrize(
+    ("kind", "values"), [(dt.date, DAYS), (dt.datetime, TIMES), (dt.time, CLOCKS)]
+)
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
-def test_a_date_that_python_lacks_costs_its_row(bench: Bench, form: str, kind: Any, values: dict[str, Any]) -> None:
+def test_a_date_that_python_lacks_costs_its_row(
+    bench: Bench, form: str, kind: Any, values: dict[str, Any]
+) -> None:
     assert dict(zip(values, of_texts(bench, kind, list(values), form), strict=True)) == values
 
 
 def test_a_date_that_python_lacks_costs_its_row_in_a_column_of_dates(bench: Bench) -> None:
-    days = pa.array([0, 3_000_000, -800_000, None, 2**31 - 1, -(2**31) + 1], pa.int32()).view(pa.date32())
+    days = pa.array([0, 3_000_000, -800_000, None, 2**31 - 1, -(2**31) + 1], pa.int32()).view(
+        pa.date32()
+    )
     assert of_column(bench, dt.date | None, days) == [dt.date(1970, 1, 1), *[None] * 5]
     assert of_column(bench, dt.datetime | None, days) == [dt.datetime(1970, 1, 1), *[None] * 5]
     for unit, year in (("us", 31_556_952_000_000), ("ms", 31_556_952_000), ("s", 31_556_952)):
@@ -210,7 +289,10 @@ def test_a_date_that_python_lacks_costs_its_row_in_a_column_of_dates(bench: Benc
         assert of_column(bench, dt.date, times) == [dt.date(1970, 1, 1), None, None]
     clocks = pa.array([0, 86_399_999_999, 86_400_000_000], pa.int64()).view(pa.time64("us"))
     assert of_column(bench, dt.time, clocks) == [dt.time(0), dt.time.max, None]
-    assert of_column(bench, dt.time, pa.array([1000, 1001], pa.int64()).view(pa.time64("ns"))) == [dt.time(0, 0, 0, 1), None]
+    assert of_column(bench, dt.time, pa.array([1000, 1001], pa.int64()).view(pa.time64("ns"))) == [
+        dt.time(0, 0, 0, 1),
+        None,
+    ]
 
 
 @dataclass
@@ -220,17 +302,33 @@ class Dated:
 
 def test_the_reason_names_what_a_date_must_be(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("day\n2020-01-31\ninfinity\n")
-    with pytest.raises(ContractError, match=r"day  must be a date  1 row   first: row 2 \(infinity\)"):
+    with pytest.raises(
+        ContractError, match=r"day  must be a date  1 row   first: row 2 \(infinity\)"
+    ):
         bench.source(Source("s", Dated), tmp_path / "a.csv").validate()
     days = pa.array([0, 3_000_000], pa.int32()).view(pa.date32())
-    with pytest.raises(ContractError, match=r"day  must be a date of the years 1 to 9999  1 row   first: row 2 \(10183-09-21\)"):
+    with pytest.raises(
+        ContractError,
+        match=r"day  must be a date of the years 1 to 9999  1 row   first: row 2 \(10183-09-21\)",
+    ):
         bench.source(Source("s", Dated), pa.table({"day": days})).validate()
 
 
 @pytest.mark.parametrize(
-    "text", ["infinity", "20260-01-31", "0000-01-01", "0044-03-15 (BC)", "0000-00-00", "2020-01-01 24:00:00", "0001-01-01T00:00:00+14:00"]
+    "text",
+    [
+        "infinity",
+        "20260-01-31",
+        "0000-01-01",
+        "0044-03-15 (BC)",
+        "0000-00-00",
+        "2020-01-01 24:00:00",
+        "0001-01-01T00:00:00+14:00",
+    ],
 )
-def test_without_a_contract_a_column_with_a_date_that_python_lacks_stays_text(bench: Bench, tmp_path: Path, text: str) -> None:
+def test_without_a_contract_a_column_with_a_date_that_python_lacks_stays_text(
+    bench: Bench, tmp_path: Path, text: str
+) -> None:
     plain = "2020-01-31" if len(text) < 16 else f"2020-01-31 10:00:00{text[19:]}"
     (tmp_path / "a.csv").write_text(f"day\n{plain}\n{text}\n")
     piece = bench.source(Source("s"), tmp_path / "a.csv")

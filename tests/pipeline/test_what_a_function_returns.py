@@ -29,7 +29,14 @@ from hundredfold.job import Message
 UTC = dt.UTC
 
 
-def run(bench: Bench, values: list[Any], *, returns: type | None = None, parts: int = 0, single: bool = False) -> Piece:
+def run(
+    bench: Bench,
+    values: list[Any],
+    *,
+    returns: type | None = None,
+    parts: int = 0,
+    single: bool = False,
+) -> Piece:
     """A run in which unit i returns values[i] (or raises it)."""
 
     def work(rows: Unit) -> Any:
@@ -38,9 +45,19 @@ def run(bench: Bench, values: list[Any], *, returns: type | None = None, parts: 
             raise value
         return value
 
-    job = Job("one", sources=[Source("rows_in")], models=[Model("m", unit=("u",), work=work, returns=returns)])
-    cut = (lambda m: [Message(m.run, m.model, m.batch, u, u) for u in range(m.first, m.last + 1)]) if single else (lambda m: [m])
-    return bench.start(job, rows_in=pa.table({"u": list(range(len(values)))})).all(parts=parts, cut=cut)
+    job = Job(
+        "one",
+        sources=[Source("rows_in")],
+        models=[Model("m", unit=("u",), work=work, returns=returns)],
+    )
+    cut = (
+        (lambda m: [Message(m.run, m.model, m.batch, u, u) for u in range(m.first, m.last + 1)])
+        if single
+        else (lambda m: [m])
+    )
+    return bench.start(job, rows_in=pa.table({"u": list(range(len(values)))})).all(
+        parts=parts, cut=cut
+    )
 
 
 def rows_of(piece: Piece) -> list[dict[str, Any]]:
@@ -91,7 +108,9 @@ ONE = [
 
 
 @pytest.mark.parametrize("value", ONE, ids=lambda v: type(v).__name__)
-@pytest.mark.parametrize("returns", [None, Price, Named, Typed, Pydantic], ids=lambda r: r.__name__ if r else "free")
+@pytest.mark.parametrize(
+    "returns", [None, Price, Named, Typed, Pydantic], ids=lambda r: r.__name__ if r else "free"
+)
 def test_a_row_may_come_in_any_shape(bench: Bench, value: Any, returns: type | None) -> None:
     piece = run(bench, [value, value], returns=returns)
     assert why(piece) == {}
@@ -103,7 +122,11 @@ def test_shapes_may_change_from_unit_to_unit(bench: Bench) -> None:
 
 
 def test_several_rows_keep_the_order_in_which_they_were_returned(bench: Bench) -> None:
-    values = [[{"a": 1, "b": "x"}, {"b": "y", "a": 2}, {"a": 3, "b": "z"}], [], pd.DataFrame({"a": [7, 6], "b": ["q", "p"]})]
+    values = [
+        [{"a": 1, "b": "x"}, {"b": "y", "a": 2}, {"a": 3, "b": "z"}],
+        [],
+        pd.DataFrame({"a": [7, 6], "b": ["q", "p"]}),
+    ]
     assert [(row["u"], row["a"], row["b"]) for row in rows_of(run(bench, values))] == [
         (0, 1, "x"),
         (0, 2, "y"),
@@ -120,7 +143,11 @@ def test_a_unit_may_return_no_row(bench: Bench) -> None:
 
 def test_all_units_may_return_no_row(bench: Bench) -> None:
     piece = run(bench, [[], []])
-    assert (rows_of(piece), piece.results("m").column_names, piece.collected["m"].ok) == ([], ["u"], 2)
+    assert (rows_of(piece), piece.results("m").column_names, piece.collected["m"].ok) == (
+        [],
+        ["u"],
+        2,
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,7 +166,10 @@ def test_all_units_may_return_no_row(bench: Bench) -> None:
         (lambda: 1, "is kept as bytes"),
         (pd.DataFrame({0: [1]}), "returned a frame with the columns 0; wanted names"),
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), "more than once: a"),
-        (pd.DataFrame({"a": pd.period_range("2020-01", periods=1, freq="M")}), "no file can hold: a (extension"),
+        (
+            pd.DataFrame({"a": pd.period_range("2020-01", periods=1, freq="M")}),
+            "no file can hold: a (extension",
+        ),
         (pd.DataFrame({"a": pd.Series([2**60 + 1, 1.5], dtype=object)}), "exactly representable"),
         (pl.Series([1]), "returned a polars Series"),
         (pa.array([1]), "returned a pyarrow Int64Array"),
@@ -160,7 +190,9 @@ def test_all_units_may_return_no_row(bench: Bench) -> None:
         (ZeroDivisionError("by hand"), "by hand"),
     ],
 )
-def test_what_is_no_row_fails_that_unit_alone_and_is_told(bench: Bench, value: Any, words: str) -> None:
+def test_what_is_no_row_fails_that_unit_alone_and_is_told(
+    bench: Bench, value: Any, words: str
+) -> None:
     for single in (False, True):
         piece = run(bench, [{"a": 1}, value, {"a": 3}], single=single)
         assert [row["a"] for row in rows_of(piece)] == [1, 3]
@@ -169,12 +201,19 @@ def test_what_is_no_row_fails_that_unit_alone_and_is_told(bench: Bench, value: A
 
 
 def test_key_columns_in_a_result_are_left_out_where_they_are_right(bench: Bench) -> None:
-    assert rows_of(run(bench, [{"u": 0, "a": 1}, {"a": 2, "u": np.int64(1)}])) == [{"u": 0, "a": 1}, {"u": 1, "a": 2}]
+    assert rows_of(run(bench, [{"u": 0, "a": 1}, {"a": 2, "u": np.int64(1)}])) == [
+        {"u": 0, "a": 1},
+        {"u": 1, "a": 2},
+    ]
 
 
 def test_a_null_key_returned_as_the_nan_that_stood_for_it_is_right(bench: Bench) -> None:
     model = Model("m", unit=("u",), work=lambda rows: {"u": rows["u"][0], "a": 1})
-    assert bench.results(model, pa.table({"u": [1, None, 2]})).to_pylist() == [{"u": 1, "a": 1}, {"u": 2, "a": 1}, {"u": None, "a": 1}]
+    assert bench.results(model, pa.table({"u": [1, None, 2]})).to_pylist() == [
+        {"u": 1, "a": 1},
+        {"u": 2, "a": 1},
+        {"u": None, "a": 1},
+    ]
 
 
 # --- without a contract: all units together say what type a column has --------------------------------------------------
@@ -189,8 +228,18 @@ MIXED: list[tuple[list[Any], list[Any], list[int], pa.DataType]] = [
     ([True, 1, 0], [1, 0], [0], pa.int64()),
     ([True, 1.5, 2.5], [1.5, 2.5], [0], pa.float64()),
     (["a", b"b", "c"], ["a", "c"], [1], pa.string()),
-    ([Decimal("1.5"), Decimal("10.25"), 2], [Decimal("1.50"), Decimal("10.25")], [2], pa.decimal128(4, 2)),
-    ([dt.date(2020, 1, 1), dt.datetime(2020, 1, 1, 5), dt.date(2020, 1, 2)], [dt.date(2020, 1, 1), dt.date(2020, 1, 2)], [1], pa.date32()),
+    (
+        [Decimal("1.5"), Decimal("10.25"), 2],
+        [Decimal("1.50"), Decimal("10.25")],
+        [2],
+        pa.decimal128(4, 2),
+    ),
+    (
+        [dt.date(2020, 1, 1), dt.datetime(2020, 1, 1, 5), dt.date(2020, 1, 2)],
+        [dt.date(2020, 1, 1), dt.date(2020, 1, 2)],
+        [1],
+        pa.date32(),
+    ),
     (
         [dt.datetime(2020, 1, 1), dt.datetime(2020, 1, 1, tzinfo=UTC), dt.datetime(2020, 1, 2)],
         [dt.datetime(2020, 1, 1), dt.datetime(2020, 1, 2)],
@@ -205,7 +254,12 @@ MIXED: list[tuple[list[Any], list[Any], list[int], pa.DataType]] = [
     ),
     ([[], [1], [2.5], None], [[], [1.0], [2.5], None], [], pa.list_(pa.float64())),
     ([[1], ["a"], [2]], [[1], [2]], [1], pa.list_(pa.int64())),
-    ([[[1.5]], [[], [2]], np.ones((1, 2))], [[[1.5]], [[], [2.0]], [[1.0, 1.0]]], [], pa.list_(pa.list_(pa.float64()))),
+    (
+        [[[1.5]], [[], [2]], np.ones((1, 2))],
+        [[[1.5]], [[], [2.0]], [[1.0, 1.0]]],
+        [],
+        pa.list_(pa.list_(pa.float64())),
+    ),
     (
         [{"k": 1}, {"k": 2.5}, {"l": "x"}],
         [{"k": 1.0, "l": None}, {"k": 2.5, "l": None}, {"k": None, "l": "x"}],
@@ -218,7 +272,12 @@ MIXED: list[tuple[list[Any], list[Any], list[int], pa.DataType]] = [
         [],
         pa.date32(),
     ),
-    ([pd.Timestamp("2020-01-01 05:00"), pd.NaT, pd.NA], [dt.datetime(2020, 1, 1, 5), None, None], [], pa.timestamp("us")),
+    (
+        [pd.Timestamp("2020-01-01 05:00"), pd.NaT, pd.NA],
+        [dt.datetime(2020, 1, 1, 5), None, None],
+        [],
+        pa.timestamp("us"),
+    ),
     ([-1, np.uint8(3), np.uint64(2**63)], [-1, 3], [2], pa.int64()),
     ([None, None], [None, None], [], pa.null()),
 ]
@@ -258,8 +317,14 @@ IN_A_ROW: list[tuple[Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("value", "wanted"), IN_A_ROW, ids=[type(value).__name__ + f"-{n}" for n, (value, _) in enumerate(IN_A_ROW)])
-def test_members_of_a_set_are_sorted_at_any_depth_of_a_row(bench: Bench, value: Any, wanted: Any) -> None:
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    IN_A_ROW,
+    ids=[type(value).__name__ + f"-{n}" for n, (value, _) in enumerate(IN_A_ROW)],
+)
+def test_members_of_a_set_are_sorted_at_any_depth_of_a_row(
+    bench: Bench, value: Any, wanted: Any
+) -> None:
     (row,) = given_back(bench, {"v": value})
     assert row["v"] == wanted
     assert not isinstance(wanted, dict) or list(row["v"]) == list(wanted)
@@ -296,7 +361,9 @@ def test_rows_may_come_in_a_set_that_can_be_sorted_or_in_a_view(bench: Bench, va
 @pytest.mark.parametrize("column", [{1, 2}, {"a": 1, "b": 2}], ids=["set", "dict"])
 def test_a_column_of_a_whole_batch_without_an_order_is_refused(bench: Bench, column: Any) -> None:
     model = Model("m", unit=("u",), work=lambda _: {"v": column}, batched=True)
-    piece = bench.start(Job("one", sources=[Source("rows_in")], models=[model]), rows_in=pa.table({"u": [0, 1]})).all()
+    piece = bench.start(
+        Job("one", sources=[Source("rows_in")], models=[model]), rows_in=pa.table({"u": [0, 1]})
+    ).all()
     assert "wanted an array or a list in the order of the units" in why(piece)[0]
 
 
@@ -305,8 +372,15 @@ FIELDS = [{"y": 1, "x": {"d": 1, "c": 2}}, {"x": {"c": 3, "d": 4}, "y": 2}, {"z"
 
 def test_fields_of_a_dict_inside_a_row_have_one_order_in_any_packing(bench: Bench) -> None:
     frames = [pa.table({"v": pa.array([value])}) for value in FIELDS]
-    for values in ([{"v": value} for value in FIELDS], [{"v": value} for value in reversed(FIELDS)], frames):
-        pieces = [run(bench, values, parts=parts, single=single) for parts, single in ((0, False), (50, False), (1, True))]
+    for values in (
+        [{"v": value} for value in FIELDS],
+        [{"v": value} for value in reversed(FIELDS)],
+        frames,
+    ):
+        pieces = [
+            run(bench, values, parts=parts, single=single)
+            for parts, single in ((0, False), (50, False), (1, True))
+        ]
         assert len({piece.result_bytes("m") for piece in pieces}) == 1
         assert [f.name for f in pieces[0].results("m").schema.field("v").type][:2] == ["x", "y"]
 
@@ -315,10 +389,21 @@ def test_fields_of_a_dict_inside_a_row_have_one_order_in_any_packing(bench: Benc
 def test_dicts_without_a_key_in_any_unit_fail_their_units_alone(bench: Bench, empty: Any) -> None:
     for returned in (empty, pa.array([empty])):
         values = [{"v": returned, "n": 1}, {"v": None, "n": 2}, {"v": returned, "n": 3}]
-        piece = run(bench, [pa.table({"v": v["v"], "n": [v["n"]]}) if isinstance(returned, pa.Array) and v["v"] else v for v in values])
+        piece = run(
+            bench,
+            [
+                pa.table({"v": v["v"], "n": [v["n"]]})
+                if isinstance(returned, pa.Array) and v["v"]
+                else v
+                for v in values
+            ],
+        )
         assert rows_of(piece) == [{"u": 1, "v": None, "n": 2}]
         assert list(why(piece)) == [0, 2]
-        assert "as v: a dict without a key cannot be stored, and no unit returned a key there" in why(piece)[0]
+        assert (
+            "as v: a dict without a key cannot be stored, and no unit returned a key there"
+            in why(piece)[0]
+        )
 
 
 def test_a_unit_with_other_columns_than_most_fails_and_the_others_stay(bench: Bench) -> None:
@@ -346,13 +431,30 @@ inner = st.dictionaries(st.sampled_from("abc"), scalars, max_size=3)
 scalars |= inner | st.lists(inner, max_size=2)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@example(values=[[{"v": None}], [{"v": ""}, {"w": 2**63, "v": object()}]])  # its text would make the first unit's null a text
-@example(values=[[{"v": 1}], [{"v": 2.5}, {"w": 2**63, "v": object()}]])  # and its float, of an integer a float
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@example(
+    values=[[{"v": None}], [{"v": ""}, {"w": 2**63, "v": object()}]]
+)  # its text would make the first unit's null a text
+@example(
+    values=[[{"v": 1}], [{"v": 2.5}, {"w": 2**63, "v": object()}]]
+)  # and its float, of an integer a float
 @example(values=[[{"v": [{}, {"b": None, "c": 1}]}]])  # a list within which something is null alone
-@given(values=st.lists(st.lists(st.fixed_dictionaries({"v": scalars}, optional={"w": scalars}), max_size=2), min_size=1, max_size=6))
-def test_which_units_fail_and_the_result_do_not_depend_on_the_packing(bench: Bench, values: list[Any]) -> None:
-    pieces = [run(bench, values, parts=parts, single=single) for parts, single in ((0, False), (50, False), (1, True))]
+@given(
+    values=st.lists(
+        st.lists(st.fixed_dictionaries({"v": scalars}, optional={"w": scalars}), max_size=2),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_which_units_fail_and_the_result_do_not_depend_on_the_packing(
+    bench: Bench, values: list[Any]
+) -> None:
+    pieces = [
+        run(bench, values, parts=parts, single=single)
+        for parts, single in ((0, False), (50, False), (1, True))
+    ]
     assert len({tuple(why(piece)) for piece in pieces}) == 1
     assert len({piece.result_bytes("m") for piece in pieces}) == 1
 
@@ -382,13 +484,26 @@ class Nested:
 
 
 def test_a_table_with_nothing_but_nulls_inside_its_lists_keeps_its_contract(bench: Bench) -> None:
-    nulls = pa.table({"lists": pa.array([[None], []], pa.list_(pa.null())), "objects": pa.array([None, None])})
-    piece = run(bench, [nulls, {"lists": [[dt.date(2026, 1, 2)]], "objects": {"k": [dt.date(2026, 1, 3)]}}], returns=Nested)
+    nulls = pa.table(
+        {"lists": pa.array([[None], []], pa.list_(pa.null())), "objects": pa.array([None, None])}
+    )
+    piece = run(
+        bench,
+        [nulls, {"lists": [[dt.date(2026, 1, 2)]], "objects": {"k": [dt.date(2026, 1, 3)]}}],
+        returns=Nested,
+    )
     assert why(piece) == {}
     assert [row["lists"] for row in rows_of(piece)] == [[None], [], [[dt.date(2026, 1, 2)]]]
 
 
-GOOD: dict[str, Any] = {"price": 1.0, "size": "S", "count": 1, "day": None, "weights": None, "name": None}
+GOOD: dict[str, Any] = {
+    "price": 1.0,
+    "size": "S",
+    "count": 1,
+    "day": None,
+    "weights": None,
+    "name": None,
+}
 BROKEN = [
     ({"price": None}, "price is null, and Strict says that it never is"),
     ({"price": -1.0}, "price must be > 0 (-1.0)"),
@@ -407,7 +522,9 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("change", "words"), BROKEN)
-def test_a_row_that_breaks_its_contract_fails_that_unit_and_names_the_column(bench: Bench, change: dict[str, Any], words: str) -> None:
+def test_a_row_that_breaks_its_contract_fails_that_unit_and_names_the_column(
+    bench: Bench, change: dict[str, Any], words: str
+) -> None:
     piece = run(bench, [GOOD, GOOD | change, GOOD], returns=Strict)
     assert list(why(piece)) == [1]
     assert words in why(piece)[1]
@@ -439,8 +556,14 @@ def test_a_table_that_breaks_the_contract_fails_that_unit(
 
 
 def test_missing_and_extra_columns_are_named(bench: Bench) -> None:
-    piece = run(bench, [{"price": 1.0, "lable": "x"}, [Price(1.0), {"nothing": 1}], Price(2.0)], returns=Price)
-    assert why(piece)[0] == "returned other columns than Price has: label missing and lable too much"
+    piece = run(
+        bench,
+        [{"price": 1.0, "lable": "x"}, [Price(1.0), {"nothing": 1}], Price(2.0)],
+        returns=Price,
+    )
+    assert (
+        why(piece)[0] == "returned other columns than Price has: label missing and lable too much"
+    )
     assert "price, label missing" in why(piece)[1]
     assert rows_of(piece) == [{"u": 2, "price": 2.0, "label": None}]
 
@@ -457,7 +580,16 @@ def test_what_loses_nothing_is_taken_for_the_contracts_type(bench: Bench) -> Non
         kind: Literal["x", "y"]
         weights: np.ndarray
 
-    row = Row(np.float64(2.0), 3, dt.datetime(2020, 1, 1), dt.date(2020, 1, 2), 7, Size.LARGE, "x", np.array([1, 2]))
+    row = Row(
+        np.float64(2.0),
+        3,
+        dt.datetime(2020, 1, 1),
+        dt.date(2020, 1, 2),
+        7,
+        Size.LARGE,
+        "x",
+        np.array([1, 2]),
+    )
     (found,) = rows_of(run(bench, [row], returns=Row))
     assert found == {
         "u": 0,
@@ -489,7 +621,10 @@ def returns_list(rows: Unit) -> list[Price]:
 
 def test_a_list_of_rows_in_the_annotation_is_a_contract_too(bench: Bench) -> None:
     found = bench.results(Model("m", unit=("u",), work=returns_list), pa.table({"u": [3]}))
-    assert found.to_pylist() == [{"u": 3, "price": 3.0, "label": None}, {"u": 3, "price": -1.0, "label": "x"}]
+    assert found.to_pylist() == [
+        {"u": 3, "price": 3.0, "label": None},
+        {"u": 3, "price": -1.0, "label": "x"},
+    ]
 
 
 def test_a_contract_gives_the_columns_where_no_unit_returned_a_row(bench: Bench) -> None:
@@ -512,22 +647,50 @@ def many(value: Any) -> Model:
     "value",
     [
         lambda rows: {"s": np.add.reduceat(rows["x"], rows.offsets[:-1])},
-        lambda rows: [{"s": float(rows["x"][a:b].sum())} for a, b in zip(rows.offsets[:-1], rows.offsets[1:], strict=True)],
-        lambda rows: pd.DataFrame({"s": np.add.reduceat(rows["x"], rows.offsets[:-1])}, index=pd.Index(rows.keys["u"], name="u"))[::-1],
-        lambda rows: pl.DataFrame({"s": np.add.reduceat(rows["x"], rows.offsets[:-1]), "u": rows.keys["u"]})[::-1],
-        lambda rows: pd.DataFrame({"u": rows.keys["u"].repeat(np.diff(rows.offsets)), "s": rows["x"]}).groupby("u").sum()[::-1],
-        lambda rows: {"s": pd.DataFrame({"u": rows.keys["u"].repeat(np.diff(rows.offsets)), "x": rows["x"]}).groupby("u").x.sum()[::-1]},
+        lambda rows: [
+            {"s": float(rows["x"][a:b].sum())}
+            for a, b in zip(rows.offsets[:-1], rows.offsets[1:], strict=True)
+        ],
+        lambda rows: pd.DataFrame(
+            {"s": np.add.reduceat(rows["x"], rows.offsets[:-1])},
+            index=pd.Index(rows.keys["u"], name="u"),
+        )[::-1],
+        lambda rows: pl.DataFrame(
+            {"s": np.add.reduceat(rows["x"], rows.offsets[:-1]), "u": rows.keys["u"]}
+        )[::-1],
+        lambda rows: (
+            pd.DataFrame({"u": rows.keys["u"].repeat(np.diff(rows.offsets)), "s": rows["x"]})
+            .groupby("u")
+            .sum()[::-1]
+        ),
+        lambda rows: {
+            "s": pd.DataFrame({"u": rows.keys["u"].repeat(np.diff(rows.offsets)), "x": rows["x"]})
+            .groupby("u")
+            .x.sum()[::-1]
+        },
         lambda rows: [
             {"u": u, "s": float(rows["x"][a:b].sum())}
-            for u, a, b in zip(*map(reversed, (rows.keys["u"], rows.offsets[:-1], rows.offsets[1:])), strict=True)
+            for u, a, b in zip(
+                *map(reversed, (rows.keys["u"], rows.offsets[:-1], rows.offsets[1:])), strict=True
+            )
         ],
-        lambda rows: {"s": np.add.reduceat(rows["x"], rows.offsets[:-1])[::-1], "u": rows.keys["u"][::-1]},
-        lambda rows: {"unit": np.arange(len(rows))[::-1], "s": np.add.reduceat(rows["x"], rows.offsets[:-1])[::-1]},
+        lambda rows: {
+            "s": np.add.reduceat(rows["x"], rows.offsets[:-1])[::-1],
+            "u": rows.keys["u"][::-1],
+        },
+        lambda rows: {
+            "unit": np.arange(len(rows))[::-1],
+            "s": np.add.reduceat(rows["x"], rows.offsets[:-1])[::-1],
+        },
         lambda rows: {"u": rows.keys["u"], "s": np.add.reduceat(rows["x"], rows.offsets[:-1])},
     ],
 )
 def test_one_call_for_many_units_gives_one_row_each(bench: Bench, value: Any) -> None:
-    assert bench.results(many(value), MANY).to_pylist() == [{"u": 0, "s": 3.0}, {"u": 1, "s": 3.0}, {"u": 2, "s": 4.0}]
+    assert bench.results(many(value), MANY).to_pylist() == [
+        {"u": 0, "s": 3.0},
+        {"u": 1, "s": 3.0},
+        {"u": 2, "s": 4.0},
+    ]
 
 
 def test_a_matrix_is_one_list_for_each_unit(bench: Bench) -> None:
@@ -536,7 +699,16 @@ def test_a_matrix_is_one_list_for_each_unit(bench: Bench) -> None:
 
 
 def test_a_column_unit_says_which_rows_are_whose(bench: Bench) -> None:
-    found = bench.results(many(lambda _: {"unit": np.array([2, 0, 2]), "s": [1, 2, 3], "day": np.array(["2020-01-01"] * 3, "M8[D]")}), MANY)
+    found = bench.results(
+        many(
+            lambda _: {
+                "unit": np.array([2, 0, 2]),
+                "s": [1, 2, 3],
+                "day": np.array(["2020-01-01"] * 3, "M8[D]"),
+            }
+        ),
+        MANY,
+    )
     assert [(row["u"], row["s"]) for row in found.to_pylist()] == [(0, 2), (2, 1), (2, 3)]
     assert found.schema.field("day").type == pa.date32()
 
@@ -549,8 +721,14 @@ def spoilt_by_one(rows: Units) -> dict[str, Any]:
 
 
 def test_many_units_are_halved_until_the_bad_one_is_alone(bench: Bench) -> None:
-    job = Job("one", sources=[Source("rows_in")], models=[Model("m", unit=("u",), work=spoilt_by_one, batched=True)])
-    piece = bench.start(job, rows_in=pa.table({"u": range(5), "x": [1.0, 2.0, 3.0, 4.0, 5.0]})).all()
+    job = Job(
+        "one",
+        sources=[Source("rows_in")],
+        models=[Model("m", unit=("u",), work=spoilt_by_one, batched=True)],
+    )
+    piece = bench.start(
+        job, rows_in=pa.table({"u": range(5), "x": [1.0, 2.0, 3.0, 4.0, 5.0]})
+    ).all()
     assert piece.results("m").column("s").to_pylist() == [2.0, 4.0, 8.0, 10.0]
     assert why(piece) == {2: "three"}
 
@@ -559,13 +737,21 @@ def test_many_units_are_halved_until_the_bad_one_is_alone(bench: Bench) -> None:
     ("value", "words"),
     [
         (lambda rows: {"s": np.zeros(len(rows) + 1)}, "rows for 1 units; wanted one for each"),
-        (lambda rows: {"unit": np.array([len(rows)]), "s": [1]}, "returned rows for unit 1, and the slice has units 0 to 0"),
-        (lambda rows: {"s": np.zeros(len(rows)), "t": [1, 2, 3, 4, 5]}, "columns of different lengths"),
+        (
+            lambda rows: {"unit": np.array([len(rows)]), "s": [1]},
+            "returned rows for unit 1, and the slice has units 0 to 0",
+        ),
+        (
+            lambda rows: {"s": np.zeros(len(rows)), "t": [1, 2, 3, 4, 5]},
+            "columns of different lengths",
+        ),
         (lambda _: None, "returned None"),
         (lambda _: 3.0, "returned float"),
     ],
 )
-def test_a_wrong_answer_for_many_units_says_what_was_wanted(bench: Bench, value: Any, words: str) -> None:
+def test_a_wrong_answer_for_many_units_says_what_was_wanted(
+    bench: Bench, value: Any, words: str
+) -> None:
     job = Job("one", sources=[Source("rows_in")], models=[many(value)])
     piece = bench.start(job, rows_in=pa.table({"u": [0], "x": [1.0]})).all()
     assert words in why(piece)[0]
@@ -603,7 +789,9 @@ class Mute(Exception):
         (pa.table([[1], [2]], names=["a", "a"]), "for the same"),
     ],
 )
-def test_what_cannot_even_be_told_fails_that_unit_and_no_process(bench: Bench, value: Any, words: str) -> None:
+def test_what_cannot_even_be_told_fails_that_unit_and_no_process(
+    bench: Bench, value: Any, words: str
+) -> None:
     piece = run(bench, [{"a": 1}, value, {"a": 3}])
     assert [row["a"] for row in rows_of(piece)] == [1, 3]
     assert words in why(piece)[1]
@@ -648,7 +836,9 @@ def test_masked_values_of_a_contract_and_of_many_units_are_null(bench: Bench) ->
 
     assert [row["a"] for row in given_back(bench, {"a": MASKED}, Maybe)] == [3.0, None]
     assert "a is null" in given_back(bench, {"a": MASKED}, Always)
-    masked = many(lambda rows: {"s": np.ma.masked_less(np.add.reduceat(rows["x"], rows.offsets[:-1]), 4)})
+    masked = many(
+        lambda rows: {"s": np.ma.masked_less(np.add.reduceat(rows["x"], rows.offsets[:-1]), 4)}
+    )
     assert bench.results(masked, MANY).column("s").to_pylist() == [None, None, 4.0]
 
 
@@ -686,7 +876,9 @@ def test_nanoseconds_are_kept_or_refused(bench: Bench, value: Any, wanted: Any) 
     (dt.date(2020, 1, 1), pa.date32()), (dt.datetime(2020, 1, 1), pa.timestamp("us")), (dt.time(1), pa.time64("us")), (np.array(2.5), pa.float64()),
     (pa.scalar("x"), pa.string()), (dt.timedelta(1), pa.duration("us")),
 ])  # fmt: skip
-def test_a_single_value_is_a_result_of_one_column(bench: Bench, value: Any, kind: pa.DataType) -> None:
+def test_a_single_value_is_a_result_of_one_column(
+    bench: Bench, value: Any, kind: pa.DataType
+) -> None:
     piece = run(bench, [value, None, value])
     assert (why(piece), piece.results("m").schema.field("value").type) == ({}, kind)
     assert [row["value"] is None for row in rows_of(piece)] == [False, True, False]
@@ -705,7 +897,9 @@ def test_a_none_of_every_unit_is_no_result(bench: Bench) -> None:
 @pytest.mark.parametrize(("value", "wanted"), [(1.5, None), (-1.5, "value must be > 0"), (None, "value is null"), ("x", "value is 'x' (str)"), ({"value": 2.5}, None), ({"a": 1.5}, "value missing and a too much")])  # fmt: skip
 def test_a_single_value_may_have_a_contract(bench: Bench, value: Any, wanted: str | None) -> None:
     piece = run(bench, [value], returns=Annotated[float, Gt(0)])
-    assert [wanted in message if wanted else message for message in why(piece).values()] == ([True] if wanted else [])
+    assert [wanted in message if wanted else message for message in why(piece).values()] == (
+        [True] if wanted else []
+    )
 
 
 class Fitted:
@@ -749,16 +943,24 @@ KEYED = pa.table({"u": [None, 1, 2, 2], "v": ["x", "x", "x", "y"], "x": [1.0, 2.
     (lambda rows: pd.concat([rows, rows[:1]]), "1 units have several rows, such as"),
     (lambda rows: rows.assign(v="z"), "whose key is no unit's of this call, such as"),
 ])  # fmt: skip
-def test_rows_of_many_units_are_matched_by_their_keys(bench: Bench, value: Any, words: str | None) -> None:
+def test_rows_of_many_units_are_matched_by_their_keys(
+    bench: Bench, value: Any, words: str | None
+) -> None:
     def work(rows: pd.DataFrame) -> Any:
         return value(rows)
 
     model = Model("m", unit=("u", "v"), work=work, batched=True)
-    piece = bench.start(Job("one", sources=[Source("rows_in")], models=[model], max_failed=1.0), rows_in=KEYED).all()
+    piece = bench.start(
+        Job("one", sources=[Source("rows_in")], models=[model], max_failed=1.0), rows_in=KEYED
+    ).all()
     if words is None:
         assert list(piece.failures("m")) == []
         assert piece.results("m").sort_by("x").column("x").to_pylist() == [1.0, 2.0, 3.0, 4.0]
-        assert piece.results("m").equals(bench.results(Model("m", unit=("u", "v"), work=lambda rows: {"x": float(rows["x"][0])}), KEYED))
+        assert piece.results("m").equals(
+            bench.results(
+                Model("m", unit=("u", "v"), work=lambda rows: {"x": float(rows["x"][0])}), KEYED
+            )
+        )
     else:
         messages = [row["message"] for row in piece.failures("m")]
         assert [words in message for message in messages] == [True] * 4

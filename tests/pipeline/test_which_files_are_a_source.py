@@ -27,7 +27,9 @@ def put(root: Path, *names: str, text: str = "a\n1\n") -> None:
 
 
 def found(root: Path, place: str = "") -> list[str]:
-    return [os.path.relpath(path, root) for path in find_files("sales", str(root / place), root).paths]
+    return [
+        os.path.relpath(path, root) for path in find_files("sales", str(root / place), root).paths
+    ]
 
 
 HIDDEN = [
@@ -63,20 +65,34 @@ def test_a_partition_is_never_hidden(tmp_path: Path) -> None:
 
 def test_a_folder_of_hidden_files_alone_is_told_to_hold_such(tmp_path: Path) -> None:
     put(tmp_path, "_temporary/x.csv", "_y.csv")
-    with pytest.raises(SourceError, match=r"there is no Parquet, CSV or JSON-lines file(.|\n)*2 file\(s\) there are hidden"):
+    with pytest.raises(
+        SourceError,
+        match=r"there is no Parquet, CSV or JSON-lines file(.|\n)*2 file\(s\) there are hidden",
+    ):
         found(tmp_path)
 
 
 def test_a_pattern_finds_what_is_in_a_folder_named_as_data(tmp_path: Path) -> None:
-    put(tmp_path, "a.csv/part-0.csv", "a.csv/_SUCCESS", "a.csv/_temporary/1.csv", "b.csv", "c/part-0.csv")
+    put(
+        tmp_path,
+        "a.csv/part-0.csv",
+        "a.csv/_SUCCESS",
+        "a.csv/_temporary/1.csv",
+        "b.csv",
+        "c/part-0.csv",
+    )
     assert found(tmp_path, "*.csv") == ["a.csv/part-0.csv", "b.csv"]
     assert found(tmp_path, "*") == ["a.csv/part-0.csv", "b.csv"]
 
 
-@pytest.mark.parametrize("name", ["b.csv.bz2", "b.csv.zip", "b.parquet.gz", "b.orc", "b.jsonl.xz", "b.avro"])
+@pytest.mark.parametrize(
+    "name", ["b.csv.bz2", "b.csv.zip", "b.parquet.gz", "b.orc", "b.jsonl.xz", "b.avro"]
+)
 def test_data_that_nothing_reads_is_refused_and_not_left_out(tmp_path: Path, name: str) -> None:
     put(tmp_path, "a.csv", name)
-    with pytest.raises(SourceError, match=rf"1 file\(s\) .* are data that cannot be read\n  {name}") as caught:
+    with pytest.raises(
+        SourceError, match=rf"1 file\(s\) .* are data that cannot be read\n  {name}"
+    ) as caught:
         found(tmp_path)
     assert caught.value.hint
     assert found(tmp_path, "*.csv") == ["a.csv"]
@@ -92,8 +108,23 @@ TABLES = {
 
 
 @pytest.mark.parametrize("kind", TABLES)
-@pytest.mark.parametrize("place", ["", "lake", "lake/t", "lake/t/", "lake/*/*.parquet", "**/*.parquet", "lake/t/*", "lake/t/**", "FILE"])
-def test_a_table_of_another_format_is_refused_however_it_is_named(tmp_path: Path, kind: str, place: str) -> None:
+@pytest.mark.parametrize(
+    "place",
+    [
+        "",
+        "lake",
+        "lake/t",
+        "lake/t/",
+        "lake/*/*.parquet",
+        "**/*.parquet",
+        "lake/t/*",
+        "lake/t/**",
+        "FILE",
+    ],
+)
+def test_a_table_of_another_format_is_refused_however_it_is_named(
+    tmp_path: Path, kind: str, place: str
+) -> None:
     put(tmp_path, *(f"lake/t/{name}" for name in TABLES[kind]))
     place = f"lake/t/{TABLES[kind][0]}" if place == "FILE" else place
     if place in ("lake/*/*.parquet", "lake/t/*") and kind != "Delta Lake":
@@ -137,9 +168,19 @@ def test_a_linked_partition_is_another_partition(tmp_path: Path) -> None:
     assert found(tmp_path, "in") == ["in/p=1/a.csv", "in/p=2/a.csv"]
 
 
-def test_text_files_without_a_byte_hold_no_row_and_a_parquet_file_does(bench: Bench, tmp_path: Path) -> None:
+def test_text_files_without_a_byte_hold_no_row_and_a_parquet_file_does(
+    bench: Bench, tmp_path: Path
+) -> None:
     put(tmp_path, "in/a.csv")
-    put(tmp_path, "in/b.csv", "in/_SUCCESS", "none/a.csv", "none/b.csv", "damaged/b.parquet", text="")
+    put(
+        tmp_path,
+        "in/b.csv",
+        "in/_SUCCESS",
+        "none/a.csv",
+        "none/b.csv",
+        "damaged/b.parquet",
+        text="",
+    )
     pq.write_table(pa.table({"a": [1]}), tmp_path / "damaged/a.parquet")
     assert found(tmp_path, "in") == ["in/a.csv"]
     with pytest.raises(SourceError, match="sales is empty"):
@@ -159,19 +200,27 @@ def test_a_name_that_is_no_utf8_is_refused_in_words(tmp_path: Path) -> None:
 
 PART = st.sampled_from(["a", "b.csv", "_t", ".x", "_p=1", "k=2", "_k=1.csv", "c.csv", "=", "_="])
 NAMES = st.lists(st.lists(PART, min_size=1, max_size=4).map("/".join), max_size=8, unique=True)
-PATTERN = st.lists(st.sampled_from(["*", "**", "*.csv", "_*", "a", "k=*", ".x", "?*"]), min_size=1, max_size=4).map("/".join)
+PATTERN = st.lists(
+    st.sampled_from(["*", "**", "*.csv", "_*", "a", "k=*", ".x", "?*"]), min_size=1, max_size=4
+).map("/".join)
 
 
 @given(names=NAMES)
 def test_a_folder_is_listed_as_spark_lists_it(names: list[str]) -> None:
     def is_data(name: str) -> bool:
         *folders, last = name.split("/")
-        return last[0] not in "_." and all(part[0] not in "_." or "=" in part[1:] for part in folders)
+        return last[0] not in "_." and all(
+            part[0] not in "_." or "=" in part[1:] for part in folders
+        )
 
-    assert data_files(names, None) == sorted(name for name in names if is_data(name) and kind_of_file(name))
+    assert data_files(names, None) == sorted(
+        name for name in names if is_data(name) and kind_of_file(name)
+    )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60
+)
 @given(names=NAMES, pattern=PATTERN)
 def test_a_walk_on_a_disk_leads_to_all_that_a_pattern_finds(names: list[str], pattern: str) -> None:
     wanted = pattern.split("/")
@@ -188,7 +237,9 @@ def test_a_walk_on_a_disk_leads_to_all_that_a_pattern_finds(names: list[str], pa
         (["my%20key=1"], {"my key": "1"}), (["k=%C3%A4"], {"k": "ä"}),
     ],
 )  # fmt: skip
-def test_the_values_of_partitions_are_what_hive_writes(folders: list[str], values: dict[str, str | None]) -> None:
+def test_the_values_of_partitions_are_what_hive_writes(
+    folders: list[str], values: dict[str, str | None]
+) -> None:
     assert partition_of(folders) == values
 
 
@@ -223,8 +274,12 @@ class Monthly:
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
-def test_folders_give_columns_that_no_value_changes_in(bench: Bench, tmp_path: Path, form: str) -> None:
-    place = parted(tmp_path, form, ["year=2020/month=01", "year=2020/month=02", "year=2021/month=11"])
+def test_folders_give_columns_that_no_value_changes_in(
+    bench: Bench, tmp_path: Path, form: str
+) -> None:
+    place = parted(
+        tmp_path, form, ["year=2020/month=01", "year=2020/month=02", "year=2021/month=11"]
+    )
     piece = bench.source(Source("sales"), place)
     piece.validate()
     assert [(r["k"], r["year"], r["month"]) for r in piece.accepted("sales")] == [
@@ -232,17 +287,31 @@ def test_folders_give_columns_that_no_value_changes_in(bench: Bench, tmp_path: P
         ("v1", 2020, "02"),
         ("v2", 2021, "11"),
     ]
-    for inner in ("year=2020", "year=2020/month=01", "year=2020/*/*", f"year=2020/month=01/x.{form}"):
+    for inner in (
+        "year=2020",
+        "year=2020/month=01",
+        "year=2020/*/*",
+        f"year=2020/month=01/x.{form}",
+    ):
         piece = bench.source(Source("sales"), place / inner)
         piece.validate()
-        assert {(r["year"], r["month"]) for r in piece.accepted("sales")} <= {(2020, "01"), (2020, "02")}
+        assert {(r["year"], r["month"]) for r in piece.accepted("sales")} <= {
+            (2020, "01"),
+            (2020, "02"),
+        }
     piece = bench.source(Source("sales", Monthly), place)
     piece.validate()
-    assert [(r["year"], r["month"]) for r in piece.accepted("sales")] == [(2020, 1), (2020, 2), (2021, 11)]
+    assert [(r["year"], r["month"]) for r in piece.accepted("sales")] == [
+        (2020, 1),
+        (2020, 2),
+        (2021, 11),
+    ]
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
-def test_a_column_with_another_value_than_its_folder_is_refused(bench: Bench, tmp_path: Path, form: str) -> None:
+def test_a_column_with_another_value_than_its_folder_is_refused(
+    bench: Bench, tmp_path: Path, form: str
+) -> None:
     same = bench.source(Source("sales"), parted(tmp_path / "a", form, ["p=01"], p="01"))
     same.validate()
     assert [row["p"] for row in same.accepted("sales")] == ["01"]
@@ -255,11 +324,18 @@ def with_and_without(root: Path, form: str, own: dict[str, object]) -> Path:
     for number, (year, value) in enumerate(own.items()):
         path = root / f"year={year}" / f"x.{form}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        row = {"k": f"v{number}"} | ({} if value is None else {"year": None if value == "null" else value})
+        row = {"k": f"v{number}"} | (
+            {} if value is None else {"year": None if value == "null" else value}
+        )
         if form == "parquet":
             pq.write_table(pa.Table.from_pylist([row]), path)
         elif form == "csv":
-            path.write_text(",".join(row) + "\n" + ",".join("" if value is None else str(value) for value in row.values()) + "\n")
+            path.write_text(
+                ",".join(row)
+                + "\n"
+                + ",".join("" if value is None else str(value) for value in row.values())
+                + "\n"
+            )
         else:
             path.write_text(json.dumps(row) + "\n")
     return root
@@ -286,23 +362,39 @@ def test_a_file_without_its_own_key_column_has_its_folders_value(
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv"])
-def test_an_own_key_column_of_nulls_is_another_value(bench: Bench, tmp_path: Path, form: str) -> None:
+def test_an_own_key_column_of_nulls_is_another_value(
+    bench: Bench, tmp_path: Path, form: str
+) -> None:
     place = with_and_without(tmp_path, form, {"2020": 2020, "2021": "null", "2022": None})
-    with pytest.raises(SourceError, match="lies in a folder year=2021, and its own column year holds None"):
+    with pytest.raises(
+        SourceError, match="lies in a folder year=2021, and its own column year holds None"
+    ):
         bench.source(Source("sales"), place).validate()
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
-def test_a_folders_value_that_no_column_can_hold_is_refused(bench: Bench, tmp_path: Path, form: str) -> None:
+def test_a_folders_value_that_no_column_can_hold_is_refused(
+    bench: Bench, tmp_path: Path, form: str
+) -> None:
     place = with_and_without(tmp_path, form, {"2020": 2020, "x": None})
-    with pytest.raises(SourceError, match="lies in a folder year=x, and other files have a column year of type BIGINT"):
+    with pytest.raises(
+        SourceError,
+        match="lies in a folder year=x, and other files have a column year of type BIGINT",
+    ):
         bench.source(Source("sales"), place).validate()
 
 
 def test_partitions_are_decoded_and_may_be_null(bench: Bench, tmp_path: Path) -> None:
-    piece = bench.source(Source("sales"), parted(tmp_path, "parquet", ["p=a%20b%2Fc", "p=__HIVE_DEFAULT_PARTITION__", "p=it's"]))
+    piece = bench.source(
+        Source("sales"),
+        parted(tmp_path, "parquet", ["p=a%20b%2Fc", "p=__HIVE_DEFAULT_PARTITION__", "p=it's"]),
+    )
     piece.validate()
-    assert sorted((row["k"], row["p"]) for row in piece.accepted("sales")) == [("v0", "a b/c"), ("v1", None), ("v2", "it's")]
+    assert sorted((row["k"], row["p"]) for row in piece.accepted("sales")) == [
+        ("v0", "a b/c"),
+        ("v1", None),
+        ("v2", "it's"),
+    ]
 
 
 def test_files_in_folders_of_other_keys_are_refused(tmp_path: Path) -> None:

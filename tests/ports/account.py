@@ -42,7 +42,9 @@ class Account:
         """The addresses of a new queue and of its dead-letter queue."""
         sqs, name = self.emulator.client("sqs"), f"queue-{uuid4().hex[:12]}"
         dead = sqs.create_queue(QueueName=f"{name}-dead")["QueueUrl"]
-        arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"][
+            "QueueArn"
+        ]
         redrive = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": max_receives})
         attributes = {"VisibilityTimeout": str(int(visibility)), "RedrivePolicy": redrive}
         return sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"], dead
@@ -53,12 +55,18 @@ class Account:
         self.emulator.client("dynamodb").create_table(
             TableName=name,
             BillingMode="PAY_PER_REQUEST",
-            AttributeDefinitions=[{"AttributeName": key, "AttributeType": "S"} for key in ("id", "job", "kind", "created")],
+            AttributeDefinitions=[
+                {"AttributeName": key, "AttributeType": "S"}
+                for key in ("id", "job", "kind", "created")
+            ],
             KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
             GlobalSecondaryIndexes=[
                 {
                     "IndexName": index,
-                    "KeySchema": [{"AttributeName": key, "KeyType": "HASH"}, {"AttributeName": "created", "KeyType": "RANGE"}],
+                    "KeySchema": [
+                        {"AttributeName": key, "KeyType": "HASH"},
+                        {"AttributeName": "created", "KeyType": "RANGE"},
+                    ],
                     "Projection": {"ProjectionType": "ALL"},
                 }
                 for index, key in (("by_job", "job"), ("by_time", "kind"))

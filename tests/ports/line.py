@@ -53,7 +53,9 @@ class Line:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), OfLine)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self._thread = Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        )
         self._thread.start()
         return self
 
@@ -102,12 +104,25 @@ class Line:
 
         self.faults.append(Fault(operation, happens, times))
 
-    def say(self, operation: str, status: int, code: str, message: str = "", *, times: int = 1, after: int = 0) -> None:
+    def say(
+        self,
+        operation: str,
+        status: int,
+        code: str,
+        message: str = "",
+        *,
+        times: int = 1,
+        after: int = 0,
+    ) -> None:
         """AWS answers with an error."""
 
         def happens(handler: Handler, request: Request) -> None:
             if "x-amz-target" in request.headers:
-                handler.answer(status, {"x-amzn-errortype": code}, json.dumps({"__type": code, "message": message}).encode())
+                handler.answer(
+                    status,
+                    {"x-amzn-errortype": code},
+                    json.dumps({"__type": code, "message": message}).encode(),
+                )
             else:
                 body = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{message}</Message></Error>'
                 handler.answer(status, {}, body.encode())
@@ -116,7 +131,9 @@ class Line:
 
     def answer(self, operation: str, body: bytes, *, times: int = 1) -> None:
         """AWS answers so, and does nothing."""
-        self.faults.append(Fault(operation, lambda handler, _: handler.answer(200, {}, body), times))
+        self.faults.append(
+            Fault(operation, lambda handler, _: handler.answer(200, {}, body), times)
+        )
 
     def before(self, operation: str, do: Callable[[], object]) -> None:
         """Something else happens just before AWS does what it is asked."""
@@ -140,7 +157,9 @@ class Handler(BaseHTTPRequestHandler):
     def handle_one(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
         body = self.read_body(headers)
-        operation = headers.get("x-amz-target", "").rpartition(".")[2] or f"{self.command} {self.path}"
+        operation = (
+            headers.get("x-amz-target", "").rpartition(".")[2] or f"{self.command} {self.path}"
+        )
         request = Request(operation, headers, body)
         fault = self.door.fault(request)
         if fault is not None:
@@ -162,11 +181,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def forward(self, request: Request) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection(urlsplit(self.door.target).netloc, timeout=HANG_S)
-        headers = {name: value for name, value in request.headers.items() if name not in HOP | {"expect"}}
+        headers = {
+            name: value for name, value in request.headers.items() if name not in HOP | {"expect"}
+        }
         try:
             connection.request(self.command, self.path, request.body, headers)
             answer = connection.getresponse()
-            kept = {name: value for name, value in answer.getheaders() if name.lower() not in HOP | {"date", "server"}}
+            kept = {
+                name: value
+                for name, value in answer.getheaders()
+                if name.lower() not in HOP | {"date", "server"}
+            }
             body = answer.read()
             if self.command == "HEAD":
                 kept["Content-Length"] = answer.getheader("Content-Length", "0")
@@ -174,7 +199,9 @@ class Handler(BaseHTTPRequestHandler):
         finally:
             connection.close()
 
-    def answer(self, status: int, headers: dict[str, str], body: bytes, sent: int | None = None) -> None:
+    def answer(
+        self, status: int, headers: dict[str, str], body: bytes, sent: int | None = None
+    ) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)

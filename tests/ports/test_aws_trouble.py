@@ -30,8 +30,12 @@ CALLS = {
     "get": lambda _: S3Store("bucket").get("a"),
     "list": lambda _: list(S3Store("bucket").list("")),
     "delete": lambda _: S3Store("bucket").delete("a"),
-    "send": lambda url: SqsQueue(f"{url}/123456789012/work", f"{url}/123456789012/dead").send(["a"]),
-    "receive": lambda url: SqsQueue(f"{url}/123456789012/work", f"{url}/123456789012/dead").receive(),
+    "send": lambda url: SqsQueue(f"{url}/123456789012/work", f"{url}/123456789012/dead").send(
+        ["a"]
+    ),
+    "receive": lambda url: SqsQueue(
+        f"{url}/123456789012/work", f"{url}/123456789012/dead"
+    ).receive(),
     "create": lambda _: DynamoLedger("runs").create(RUN),
     "read": lambda _: DynamoLedger("runs").read("x"),
 }
@@ -93,7 +97,9 @@ def test_a_right_that_is_missing_is_named(guarded, as_, call):
         AWS_DEFAULT_REGION="us-east-1",
         AWS_EC2_METADATA_DISABLED="true",
     )
-    with pytest.raises(HomeError, match=f"these credentials have not the right ({RIGHTS[call]})") as told:
+    with pytest.raises(
+        HomeError, match=f"these credentials have not the right ({RIGHTS[call]})"
+    ) as told:
         CALLS[call](emulator.url)
     assert "aws sts get-caller-identity" in told.value.hint
     assert pickle.loads(pickle.dumps(told.value)).message == told.value.message
@@ -102,7 +108,11 @@ def test_a_right_that_is_missing_is_named(guarded, as_, call):
 
 @pytest.mark.parametrize("call", CALLS)
 def test_credentials_that_are_not_there_are_told(account, as_, call):
-    as_(AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None, AWS_CONTAINER_CREDENTIALS_RELATIVE_URI=None)
+    as_(
+        AWS_ACCESS_KEY_ID=None,
+        AWS_SECRET_ACCESS_KEY=None,
+        AWS_CONTAINER_CREDENTIALS_RELATIVE_URI=None,
+    )
     with pytest.raises(HomeError, match="there are no AWS credentials") as told:
         CALLS[call](account.emulator.url)
     assert "AWS_PROFILE" in told.value.hint
@@ -126,11 +136,17 @@ def test_a_region_that_is_not_set_is_told(account, as_, call):
 def told(line):
     """Call AWS once, get an answer, and say it in plain words."""
 
-    def told(code: str, status: int = 400, message: str = "so it is", service: str = "dynamodb") -> HomeError:
+    def told(
+        code: str, status: int = 400, message: str = "so it is", service: str = "dynamodb"
+    ) -> HomeError:
         line.say("", status, code, message)
-        asking = boto3.client(service, endpoint_url=line.url, config=Config(retries={"total_max_attempts": 1}))
+        asking = boto3.client(
+            service, endpoint_url=line.url, config=Config(retries={"total_max_attempts": 1})
+        )
         with pytest.raises(HomeError) as raised, in_plain_words("the table runs", "read"):
-            asking.get_item(TableName="runs", Key={"id": {"S": "1"}}) if service == "dynamodb" else asking.head_object(Bucket="b", Key="k")
+            asking.get_item(
+                TableName="runs", Key={"id": {"S": "1"}}
+            ) if service == "dynamodb" else asking.head_object(Bucket="b", Key="k")
         return raised.value
 
     return told
@@ -139,13 +155,19 @@ def told(line):
 @pytest.mark.parametrize("code", ["ExpiredTokenException", "ExpiredToken"])
 def test_credentials_that_have_expired_are_told(told, code):
     error = told(code)
-    assert error.message == f"the table runs cannot be read: the AWS credentials have expired ({code})"
+    assert (
+        error.message == f"the table runs cannot be read: the AWS credentials have expired ({code})"
+    )
     assert "aws sso login" in error.hint
 
 
-@pytest.mark.parametrize("code", ["InvalidSignatureException", "UnrecognizedClientException", "SignatureDoesNotMatch"])
+@pytest.mark.parametrize(
+    "code", ["InvalidSignatureException", "UnrecognizedClientException", "SignatureDoesNotMatch"]
+)
 def test_what_aws_says_of_a_signature_is_not_passed_on(told, code):
-    error = told(code, message=f"The Canonical String should have been 'POST x-amz-security-token:{TOKEN}'")
+    error = told(
+        code, message=f"The Canonical String should have been 'POST x-amz-security-token:{TOKEN}'"
+    )
     assert "AWS does not know these credentials, or this machine's clock is wrong" in error.message
     assert TOKEN not in _all(error)
 
@@ -168,8 +190,15 @@ def test_a_service_that_cannot_be_reached_is_told(account):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        asking = boto3.client("dynamodb", endpoint_url=nobody, config=Config(retries={"total_max_attempts": 1}, connect_timeout=HANG_S))
-        with pytest.raises(HomeError, match="AWS does not answer") as told, in_plain_words("the table runs", "read"):
+        asking = boto3.client(
+            "dynamodb",
+            endpoint_url=nobody,
+            config=Config(retries={"total_max_attempts": 1}, connect_timeout=HANG_S),
+        )
+        with (
+            pytest.raises(HomeError, match="AWS does not answer") as told,
+            in_plain_words("the table runs", "read"),
+        ):
             asking.list_tables()
     assert "AWS_ENDPOINT_URL" in told.value.hint
 
@@ -203,7 +232,9 @@ def test_a_forked_child_has_its_own_connections(account):
         store.put(str(number), str(number).encode() * 1_000)
 
     def read(_: object = None) -> bool:
-        return all(bytes(store.get(str(number))) == str(number).encode() * 1_000 for number in range(8))
+        return all(
+            bytes(store.get(str(number))) == str(number).encode() * 1_000 for number in range(8)
+        )
 
     mine = client("s3")
     with ThreadPoolExecutor(4) as pool:

@@ -25,17 +25,26 @@ def update(account, ledger, expression: str, **values: str) -> None:
         Key={"id": {"S": RUN.id}},
         UpdateExpression=expression,
         ExpressionAttributeNames={"#state": "state"},
-        ExpressionAttributeValues={f":{name}": {"S": value} for name, value in values.items()} | {":one": {"N": "1"}},
+        ExpressionAttributeValues={f":{name}": {"S": value} for name, value in values.items()}
+        | {":one": {"N": "1"}},
     )
 
 
 def fail(account, ledger) -> None:
-    update(account, ledger, "SET #state = :state, reason = :reason ADD version :one", state="failed", reason="the query failed")
+    update(
+        account,
+        ledger,
+        "SET #state = :state, reason = :reason ADD version :one",
+        state="failed",
+        reason="the query failed",
+    )
 
 
 def test_an_item_has_the_attributes_that_others_read(account, ledger):
     ledger.create(replace(RUN, options={"a": 1}, reason="", version=3))
-    item = account.emulator.client("dynamodb").get_item(TableName=ledger.table, Key={"id": {"S": RUN.id}})["Item"]
+    item = account.emulator.client("dynamodb").get_item(
+        TableName=ledger.table, Key={"id": {"S": RUN.id}}
+    )["Item"]
     assert item == {
         "id": {"S": RUN.id},
         "kind": {"S": "run"},
@@ -55,7 +64,9 @@ def test_an_item_has_the_attributes_that_others_read(account, ledger):
 def test_what_the_state_machine_writes_is_read(account, ledger):
     ledger.create(replace(RUN, state=State.RUNNING))
     fail(account, ledger)
-    assert ledger.read(RUN.id) == replace(RUN, state=State.FAILED, reason="the query failed", version=1)
+    assert ledger.read(RUN.id) == replace(
+        RUN, state=State.FAILED, reason="the query failed", version=1
+    )
 
 
 def test_an_event_is_decided_on_what_another_wrote_in_the_same_moment(account, ledger, line):
@@ -70,7 +81,12 @@ def test_a_note_keeps_what_another_wrote_in_the_same_moment(account, ledger, lin
     ledger.create(replace(RUN, state=State.RUNNING))
     line.before("PutItem", lambda: fail(account, ledger))
     noted = ledger.note(RUN.id, counts={"units": 3})
-    assert (noted.state, noted.reason, noted.counts, noted.version) == (State.FAILED, "the query failed", {"units": 3}, 2)
+    assert (noted.state, noted.reason, noted.counts, noted.version) == (
+        State.FAILED,
+        "the query failed",
+        {"units": 3},
+        2,
+    )
 
 
 def test_a_run_is_read_as_it_is_and_not_as_it_was(ledger, line):
@@ -94,7 +110,9 @@ def test_a_write_whose_answer_is_lost_is_not_taken_for_a_lost_race(ledger, line)
 def test_a_race_is_not_taken_for_a_write_whose_answer_is_lost(ledger, line):
     ledger.create(replace(RUN, state=State.RUNNING))
     line.before("PutItem", lambda: twin.move(RUN.id, Event.FINISH))
-    twin = DynamoLedger(ledger.table, ledger._clock, ledger._sleep)  # writes the same record in the same millisecond
+    twin = DynamoLedger(
+        ledger.table, ledger._clock, ledger._sleep
+    )  # writes the same record in the same millisecond
     assert attempt(lambda: ledger.move(RUN.id, Event.FINISH)) == "StateError"
 
 
@@ -126,7 +144,14 @@ def test_races_that_are_lost_without_end_are_told(ledger, line):
 
 def test_a_list_of_runs_beyond_one_page_is_whole(ledger, line):
     for number in range(30):
-        ledger.create(replace(RUN, id=f"r{number:02d}", created=f"2024-05-{number + 1:02d}", options={"text": "x" * 60_000}))
+        ledger.create(
+            replace(
+                RUN,
+                id=f"r{number:02d}",
+                created=f"2024-05-{number + 1:02d}",
+                options={"text": "x" * 60_000},
+            )
+        )
     assert [run.id for run in ledger.runs()] == [f"r{number:02d}" for number in range(29, -1, -1)]
     assert line.asked("Query") > 1
 
@@ -140,21 +165,30 @@ def test_who_may_not_list_the_runs_is_told_all_the_same_that_there_is_none(ledge
 
 def test_an_item_that_was_changed_before_there_was_a_run_is_told(account, ledger):
     fail(account, ledger)
-    with pytest.raises(HomeError, match=f"the item {RUN.id} of the table {ledger.table} lacks job, ref, step") as told:
+    with pytest.raises(
+        HomeError, match=f"the item {RUN.id} of the table {ledger.table} lacks job, ref, step"
+    ) as told:
         ledger.read(RUN.id)
     assert f"aws dynamodb delete-item --table-name {ledger.table}" in told.value.hint
 
 
 def test_a_record_that_no_item_can_hold_is_told(ledger):
     ledger.create(RUN)
-    with pytest.raises(HomeError, match=f"the table {ledger.table} cannot be written: ValidationException"):
+    with pytest.raises(
+        HomeError, match=f"the table {ledger.table} cannot be written: ValidationException"
+    ):
         ledger.note(RUN.id, counts={"text": "x" * 500_000})
     assert ledger.read(RUN.id) == RUN
 
 
 @pytest.mark.parametrize(
     "call",
-    [lambda ledger: ledger.create(RUN), lambda ledger: ledger.read("x"), lambda ledger: ledger.note("x"), lambda ledger: ledger.runs()],
+    [
+        lambda ledger: ledger.create(RUN),
+        lambda ledger: ledger.read("x"),
+        lambda ledger: ledger.note("x"),
+        lambda ledger: ledger.runs(),
+    ],
     ids=["create", "read", "note", "runs"],
 )
 def test_a_table_that_is_not_there_is_told(account, call):

@@ -10,7 +10,13 @@ from itertools import count
 import pytest
 
 import hundredfold.testing
-from hundredfold.testing import FaultInjector, FaultInjectorAfter, InjectedFault, MemoryQueue, MemoryStore
+from hundredfold.testing import (
+    FaultInjector,
+    FaultInjectorAfter,
+    InjectedFault,
+    MemoryQueue,
+    MemoryStore,
+)
 
 
 def put_three(store) -> None:

@@ -23,7 +23,10 @@ SHARED = {  # by processes
     "dynamodb": lambda ask: DynamoLedger(ask("account").table(), ask("clock")),
 }
 KINDS = {"memory": lambda ask: MemoryLedger(ask("clock")), **SHARED}
-PAIRS = [pytest.param(state, event, id=f"{state.value}-{event.value}") for state, event in product(State, Event)]
+PAIRS = [
+    pytest.param(state, event, id=f"{state.value}-{event.value}")
+    for state, event in product(State, Event)
+]
 RUN = Record(
     id="20240501-0800-a1",
     job="tariffs",
@@ -56,7 +59,11 @@ def attempt(call) -> str:
 
 def test_a_run_is_read_as_it_was_written(ledger):
     run = replace(
-        RUN, reason="why €", options={"sources": {"sales": ["a", "b"]}, "none": None}, counts={"units": 3, "share": 0.5}, version=7
+        RUN,
+        reason="why €",
+        options={"sources": {"sales": ["a", "b"]}, "none": None},
+        counts={"units": 3, "share": 0.5},
+        version=7,
     )
     ledger.create(run)
     assert ledger.read(run.id) == run
@@ -78,7 +85,11 @@ def test_an_empty_ledger_says_so(ledger):
 
 @pytest.mark.parametrize(
     "call",
-    [lambda ledger: ledger.read("x"), lambda ledger: ledger.move("x", Event.START), lambda ledger: ledger.note("x", step="work")],
+    [
+        lambda ledger: ledger.read("x"),
+        lambda ledger: ledger.move("x", Event.START),
+        lambda ledger: ledger.note("x", step="work"),
+    ],
     ids=["read", "move", "note"],
 )
 def test_a_run_that_is_not_there_is_told_with_the_newest_three(ledger, call):
@@ -89,7 +100,11 @@ def test_a_run_that_is_not_there_is_told_with_the_newest_three(ledger, call):
 
 
 def test_runs_come_newest_first(ledger):
-    for name, created, job in [("a", "2024-05-02", "tariffs"), ("c", "2024-05-01", "other"), ("b", "2024-05-02", "tariffs")]:
+    for name, created, job in [
+        ("a", "2024-05-02", "tariffs"),
+        ("c", "2024-05-01", "other"),
+        ("b", "2024-05-02", "tariffs"),
+    ]:
         ledger.create(replace(RUN, id=name, created=created, job=job))
     assert [run.id for run in ledger.runs()] == ["b", "a", "c"]
     assert [run.id for run in ledger.runs("tariffs")] == ["b", "a"]
@@ -100,7 +115,14 @@ def test_an_event_moves_the_run_and_is_written_down(ledger, clock):
     ledger.create(RUN)
     clock.now = 1_714_550_400.5
     moved = ledger.move(RUN.id, Event.START, step="prepare", reason="resumed")
-    assert moved == replace(RUN, state=State.RUNNING, step="prepare", reason="resumed", updated="2024-05-01T08:00:00.500+00:00", version=1)
+    assert moved == replace(
+        RUN,
+        state=State.RUNNING,
+        step="prepare",
+        reason="resumed",
+        updated="2024-05-01T08:00:00.500+00:00",
+        version=1,
+    )
     assert ledger.read(RUN.id) == moved
 
 
@@ -178,7 +200,9 @@ def test_the_table_of_states_is_total():
 
 
 def test_every_state_can_be_reached():
-    assert {State.NEW} | {answer for answer in TABLE.values() if isinstance(answer, State)} == set(State)
+    assert {State.NEW} | {answer for answer in TABLE.values() if isinstance(answer, State)} == set(
+        State
+    )
 
 
 @pytest.mark.parametrize(("state", "event"), PAIRS)
@@ -197,14 +221,18 @@ def test_every_ledger_answers_as_the_table_does(ledger, state, event):
 def test_of_many_who_end_a_run_one_wins(ledger):
     ledger.create(replace(RUN, state=State.RUNNING))
     with ThreadPoolExecutor(8) as pool:
-        errors = list(pool.map(lambda _: attempt(lambda: ledger.move(RUN.id, Event.FINISH)), range(8)))
+        errors = list(
+            pool.map(lambda _: attempt(lambda: ledger.move(RUN.id, Event.FINISH)), range(8))
+        )
     assert sorted(errors) == ["", *["StateError"] * 7]
     assert ledger.read(RUN.id).version == 1
 
 
 def test_of_many_who_create_a_run_one_wins(ledger):
     with ThreadPoolExecutor(8) as pool:
-        errors = list(pool.map(lambda i: attempt(lambda: ledger.create(replace(RUN, step=str(i)))), range(8)))
+        errors = list(
+            pool.map(lambda i: attempt(lambda: ledger.create(replace(RUN, step=str(i)))), range(8))
+        )
     assert errors.count("") == 1
     assert ledger.read(RUN.id).step == str(errors.index(""))
 
@@ -221,7 +249,14 @@ def test_no_note_of_many_threads_is_lost(ledger):
 def test_many_runs_come_whole_and_in_order(ledger):
     names = [f"r{number:03d}" for number in range(60)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda name: ledger.create(replace(RUN, id=name, created=name, options={"text": "x" * 30_000})), names))
+        list(
+            pool.map(
+                lambda name: ledger.create(
+                    replace(RUN, id=name, created=name, options={"text": "x" * 30_000})
+                ),
+                names,
+            )
+        )
     assert [run.id for run in ledger.runs()] == names[::-1]
     assert [run.id for run in ledger.runs(RUN.job)] == names[::-1]
 
@@ -335,6 +370,9 @@ def test_a_full_disk_is_told(tmp_path):
     with closing(sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)) as db:
         db.execute("CREATE TABLE t (c)")
         db.execute("PRAGMA max_page_count = 2")  # SQLite answers as on a disk with no room
-        with pytest.raises(HomeError, match="the disk is full") as told, in_plain_words(tmp_path / "ledger.sqlite", "damaged"):
+        with (
+            pytest.raises(HomeError, match="the disk is full") as told,
+            in_plain_words(tmp_path / "ledger.sqlite", "damaged"),
+        ):
             db.execute("INSERT INTO t VALUES (?)", ("x" * 100_000,))
     assert "free some space" in told.value.hint

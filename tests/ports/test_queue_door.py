@@ -27,7 +27,11 @@ EXACT = {
 
 def on_sqs(ask, stack, *, visibility, max_receives, clock, sleep):
     stack.enter_context(ask("account").following(clock))
-    return SqsQueue(*ask("account").queues(visibility=visibility, max_receives=max_receives), linger=0, sleep=sleep)
+    return SqsQueue(
+        *ask("account").queues(visibility=visibility, max_receives=max_receives),
+        linger=0,
+        sleep=sleep,
+    )
 
 
 KINDS = {**EXACT, "sqs": on_sqs}
@@ -39,8 +43,16 @@ def make(request, clock):
     with ExitStack() as stack:
 
         def make(kind, **settings):
-            settings = {"visibility": 60.0, "max_receives": 3, "clock": clock, "sleep": clock.advance, **settings}
-            return stack.enter_context(closing(KINDS[kind](request.getfixturevalue, stack, **settings)))
+            settings = {
+                "visibility": 60.0,
+                "max_receives": 3,
+                "clock": clock,
+                "sleep": clock.advance,
+                **settings,
+            }
+            return stack.enter_context(
+                closing(KINDS[kind](request.getfixturevalue, stack, **settings))
+            )
 
         yield make
 
@@ -73,7 +85,13 @@ def test_messages_come_in_the_order_in_which_they_were_sent(exact):
 
 
 def test_a_text_comes_out_as_it_went_in(queue):
-    texts = ["ü€😀", '{"a": "\\n"}', "x" * 100_000, " \t\r\n<a>&amp;]]> ", "'; DROP TABLE messages; --"]
+    texts = [
+        "ü€😀",
+        '{"a": "\\n"}',
+        "x" * 100_000,
+        " \t\r\n<a>&amp;]]> ",
+        "'; DROP TABLE messages; --",
+    ]
     queue.send(texts)
     assert sorted(queue.receive().body for _ in texts) == sorted(texts)
 
@@ -347,7 +365,10 @@ def test_many_threads_get_each_message_once(queue):
 
 
 def test_a_second_queue_on_the_file_sees_the_same_messages(tmp_path, clock):
-    with closing(SqliteQueue(tmp_path / "q", clock=clock)) as one, closing(SqliteQueue(tmp_path / "q", clock=clock)) as two:
+    with (
+        closing(SqliteQueue(tmp_path / "q", clock=clock)) as one,
+        closing(SqliteQueue(tmp_path / "q", clock=clock)) as two,
+    ):
         one.send(["a", "b"])
         assert two.receive().body == "a"
         assert one.receive().body == "b"
@@ -375,7 +396,9 @@ def test_a_file_queue_is_sent_to_another_process_with_its_settings(tmp_path, clo
 
 
 def test_looking_into_an_empty_file_queue_takes_no_write_lock(tmp_path, clock):
-    with closing(SqliteQueue(tmp_path / "q", clock=clock, sleep=clock.advance, patience=0)) as queue:
+    with closing(
+        SqliteQueue(tmp_path / "q", clock=clock, sleep=clock.advance, patience=0)
+    ) as queue:
         queue.send(["in flight"])
         queue.receive()
         with closing(sqlite3.connect(tmp_path / "q", isolation_level=None)) as other:

@@ -49,7 +49,12 @@ class QueueMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = LedClock()
-        self.queue = self.make(visibility=VISIBILITY, max_receives=MAX_RECEIVES, clock=self.clock, sleep=self.clock.advance)
+        self.queue = self.make(
+            visibility=VISIBILITY,
+            max_receives=MAX_RECEIVES,
+            clock=self.clock,
+            sleep=self.clock.advance,
+        )
         self.letters: list[Letter] = []
         self.sent = 0
 
@@ -124,7 +129,9 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_queue_holds_what_the_model_holds(self) -> None:
-        assert self.queue.depth() == Depth(*(len(self.at(place)) for place in ("waiting", "leased", "dead")))
+        assert self.queue.depth() == Depth(
+            *(len(self.at(place)) for place in ("waiting", "leased", "dead"))
+        )
         assert sorted(self.queue.dead()) == sorted(letter.body for letter in self.at("dead"))
 
 
@@ -167,7 +174,11 @@ class SqsMachine(QueueMachine):
     def make(self, *, visibility, max_receives, clock, sleep):
         self.stack = ExitStack()
         self.stack.enter_context(self.account.following(clock))
-        return SqsQueue(*self.account.queues(visibility=visibility, max_receives=max_receives), linger=0, sleep=sleep)
+        return SqsQueue(
+            *self.account.queues(visibility=visibility, max_receives=max_receives),
+            linger=0,
+            sleep=sleep,
+        )
 
     def teardown(self) -> None:
         super().teardown()
@@ -177,7 +188,9 @@ class SqsMachine(QueueMachine):
         return next(letter for letter in waiting if letter.body == delivery.body)
 
     def deletable(self, receipt: str) -> list[Letter]:
-        return [letter for letter in self.letters if letter.receipt == receipt and not letter.buried]
+        return [
+            letter for letter in self.letters if letter.receipt == receipt and not letter.buried
+        ]
 
     def check_deleted(self, told: bool, gone: list[Letter]) -> None:
         assert told or not gone
@@ -186,8 +199,12 @@ class SqsMachine(QueueMachine):
 TestMemory = MemoryMachine.TestCase
 TestLocal = LocalMachine.TestCase
 TestSqs = SqsMachine.TestCase
-TestMemory.settings = TestLocal.settings = settings(max_examples=30, stateful_step_count=40, deadline=None, database=None)
-TestSqs.settings = settings(max_examples=5, stateful_step_count=25, deadline=None, database=None)  # each step asks over HTTP
+TestMemory.settings = TestLocal.settings = settings(
+    max_examples=30, stateful_step_count=40, deadline=None, database=None
+)
+TestSqs.settings = settings(
+    max_examples=5, stateful_step_count=25, deadline=None, database=None
+)  # each step asks over HTTP
 
 
 @pytest.fixture(autouse=True)

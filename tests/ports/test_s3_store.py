@@ -43,7 +43,12 @@ def temporary(tmp_path, monkeypatch) -> Path:
 
 def unfinished(account, store: S3Store) -> list[str]:
     """The keys of uploads in parts that were begun and not ended."""
-    return [upload["Key"] for upload in account.emulator.client("s3").list_multipart_uploads(Bucket=store.bucket).get("Uploads", [])]
+    return [
+        upload["Key"]
+        for upload in account.emulator.client("s3")
+        .list_multipart_uploads(Bucket=store.bucket)
+        .get("Uploads", [])
+    ]
 
 
 def test_prefixes_of_a_bucket_do_not_see_each_other(account):
@@ -89,7 +94,9 @@ def test_sizes_are_those_of_the_objects(store):
     assert store.sizes("c/") == {}
 
 
-@pytest.mark.parametrize(("source", "target"), [("a", "b"), (ODD, "b"), ("a", ODD), (ODD, f"copy of {ODD}")])
+@pytest.mark.parametrize(
+    ("source", "target"), [("a", "b"), (ODD, "b"), ("a", ODD), (ODD, f"copy of {ODD}")]
+)
 def test_an_object_is_copied(store, source, target):
     store.put(source, b"rows")
     store.copy(source, target)
@@ -119,7 +126,10 @@ def test_a_big_object_goes_and_comes_in_parts(account, store, line, temporary):
 def test_an_upload_that_fails_leaves_the_old_object_and_no_parts(account, store, line):
     store.put("a", b"old")
     line.say(f"PUT /{store.bucket}/a", 403, "AccessDenied", "no", times=100)
-    with pytest.raises(HomeError, match="have not the right s3:PutObject"), store.writing("a") as path:
+    with (
+        pytest.raises(HomeError, match="have not the right s3:PutObject"),
+        store.writing("a") as path,
+    ):
         path.write_bytes(b"x" * BIG)
     assert bytes(store.get("a")) == b"old"
     assert unfinished(account, store) == []
@@ -148,7 +158,9 @@ def _writer(store: S3Store, size: int) -> subprocess.Popen:
     """A process that has written its file, and uploads it when it is told to."""
     environment = os.environ | {"TMPDIR": tempfile.gettempdir()}
     arguments = [sys.executable, "-c", WRITE, store.bucket, str(size // 3)]
-    writer = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    writer = subprocess.Popen(
+        arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    )
     assert writer.stdout.readline() == b"written\n"
     return writer
 
@@ -229,7 +241,9 @@ if child:
     os.waitpid(child, 0)
     print(path.exists(), path)
 """
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert told[0] == "True"
     assert not Path(told[1]).exists()
 
@@ -267,12 +281,17 @@ def test_what_s3_could_not_delete_in_its_haste_is_deleted_later(store, line):
 def test_what_may_not_be_deleted_is_told(store, line):
     store.put("a/1", b"")
     line.answer("POST", _errors({"a/1": "AccessDenied"}))
-    with pytest.raises(HomeError, match="a cannot be removed: these credentials have not the right s3:DeleteObject"):
+    with pytest.raises(
+        HomeError, match="a cannot be removed: these credentials have not the right s3:DeleteObject"
+    ):
         store.delete("a")
 
 
 def _errors(codes: dict[str, str]) -> bytes:
-    errors = "".join(f"<Error><Key>{key}</Key><Code>{code}</Code><Message>no</Message></Error>" for key, code in codes.items())
+    errors = "".join(
+        f"<Error><Key>{key}</Key><Code>{code}</Code><Message>no</Message></Error>"
+        for key, code in codes.items()
+    )
     return f'<?xml version="1.0"?><DeleteResult>{errors}</DeleteResult>'.encode()
 
 
@@ -287,7 +306,9 @@ def test_what_is_called_forbidden_where_it_is_not_there_is_a_key_error(store, li
 @pytest.mark.parametrize("method", ["get", "fetch"])
 def test_what_is_there_and_forbidden_is_told(store, line, method):
     store.put("a", b"rows")
-    line.say("GET /" if method == "get" else "HEAD /", 403, "AccessDenied", "Access Denied", times=2)
+    line.say(
+        "GET /" if method == "get" else "HEAD /", 403, "AccessDenied", "Access Denied", times=2
+    )
     with store, pytest.raises(HomeError, match="have not the right s3:GetObject"):
         getattr(store, method)("a")
 
@@ -312,6 +333,9 @@ def test_what_may_be_neither_read_nor_listed_is_told(store, line):
     ids=["put", "get", "list", "sizes", "delete", "copy", "fetch"],
 )
 def test_a_bucket_that_is_not_there_is_told(account, call):
-    with S3Store("no-such-bucket") as store, pytest.raises(HomeError, match=r"s3://no-such-bucket/.* it is not there") as told:
+    with (
+        S3Store("no-such-bucket") as store,
+        pytest.raises(HomeError, match=r"s3://no-such-bucket/.* it is not there") as told,
+    ):
         call(store)
     assert "hundredfold deploy" in told.value.hint

@@ -23,7 +23,8 @@ def make(account, clock):
     """Make a queue with leases of 60 seconds, of one receive, and a sleep that moves the clock."""
     with account.following(clock):
         yield lambda **settings: SqsQueue(
-            *account.queues(visibility=60, max_receives=1), **{"linger": 0, "sleep": clock.advance, **settings}
+            *account.queues(visibility=60, max_receives=1),
+            **{"linger": 0, "sleep": clock.advance, **settings},
         )
 
 
@@ -56,20 +57,28 @@ def test_it_is_sent_to_another_process(make):
     assert pickle.loads(pickle.dumps(queue)).receive().body == "a"
 
 
-@pytest.mark.parametrize("text", ["", "a\0b", "\x1b[31m", "\ufffe", "x" * (LARGEST + 1), "ü" * (LARGEST // 2 + 1)])
+@pytest.mark.parametrize(
+    "text", ["", "a\0b", "\x1b[31m", "\ufffe", "x" * (LARGEST + 1), "ü" * (LARGEST // 2 + 1)]
+)
 def test_what_sqs_cannot_hold_is_refused_before_anything_is_sent(queue, text):
     with pytest.raises(ValueError, match="cannot be a message of SQS"):
         queue.send([*"abcdefghijkl", text])
     assert queue.depth() == Depth(0, 0, 0)
 
 
-@given(sizes=st.lists(st.integers(1, LARGEST // 4) | st.just(LARGEST) | st.integers(1, 10), max_size=40))
+@given(
+    sizes=st.lists(
+        st.integers(1, LARGEST // 4) | st.just(LARGEST) | st.integers(1, 10), max_size=40
+    )
+)
 def test_messages_go_in_order_in_calls_that_sqs_takes(sizes):
     bodies = [str(number % 10) * size for number, size in enumerate(sizes)]
     calls = [*batched(bodies)]
     assert [body for call in calls for body in call] == bodies
     assert all(0 < len(call) <= ENTRIES and sum(map(len, call)) <= LARGEST for call in calls)
-    assert all(len(a) == ENTRIES or sum(map(len, a)) + len(b[0]) > LARGEST for a, b in pairwise(calls))
+    assert all(
+        len(a) == ENTRIES or sum(map(len, a)) + len(b[0]) > LARGEST for a, b in pairwise(calls)
+    )
 
 
 def test_many_messages_and_large_ones_all_arrive(queue, line):
@@ -80,9 +89,18 @@ def test_many_messages_and_large_ones_all_arrive(queue, line):
 
 
 def test_what_sqs_did_not_take_is_sent_again(queue, line):
-    failed = [{"Id": "1", "Code": "InternalError", "SenderFault": False}, {"Id": "2", "Code": "RequestThrottled", "SenderFault": False}]
-    successful = {"Id": "0", "MessageId": "1", "MD5OfMessageBody": "0cc175b9c0f1b6a831c399e269772661"}
-    line.answer("SendMessageBatch", json.dumps({"Successful": [successful], "Failed": failed}).encode())
+    failed = [
+        {"Id": "1", "Code": "InternalError", "SenderFault": False},
+        {"Id": "2", "Code": "RequestThrottled", "SenderFault": False},
+    ]
+    successful = {
+        "Id": "0",
+        "MessageId": "1",
+        "MD5OfMessageBody": "0cc175b9c0f1b6a831c399e269772661",
+    }
+    line.answer(
+        "SendMessageBatch", json.dumps({"Successful": [successful], "Failed": failed}).encode()
+    )
     queue.send(["a", "b", "c"])
     assert taken(queue) == ["b", "c"]  # "a" was taken in a manner of speaking
 
@@ -90,7 +108,9 @@ def test_what_sqs_did_not_take_is_sent_again(queue, line):
 @pytest.mark.parametrize(("fault", "calls"), [(False, 6), (True, 1)], ids=["busy", "wrong"])
 def test_what_sqs_does_not_take_is_told(queue, line, fault, calls):
     failed = [{"Id": id, "Code": "Odd", "Message": "so it is", "SenderFault": fault} for id in "01"]
-    line.answer("SendMessageBatch", json.dumps({"Successful": [], "Failed": failed}).encode(), times=100)
+    line.answer(
+        "SendMessageBatch", json.dumps({"Successful": [], "Failed": failed}).encode(), times=100
+    )
     with pytest.raises(HomeError, match="did not take 2 of 2 messages\n  Odd: so it is") as told:
         queue.send(["a", "b"])
     assert line.asked("SendMessageBatch") == calls
@@ -149,7 +169,9 @@ def test_the_dead_letters_come_back_when_their_reader_fails(queue, line, clock):
 
 def test_the_dead_letters_come_back_when_their_reader_dies(account, queue, clock):
     die(queue, clock, "a")
-    account.emulator.client("sqs").receive_message(QueueUrl=queue.dead_url, VisibilityTimeout=DEAD_LEASE)  # and is never heard of again
+    account.emulator.client("sqs").receive_message(
+        QueueUrl=queue.dead_url, VisibilityTimeout=DEAD_LEASE
+    )  # and is never heard of again
     assert queue.dead() == []
     assert queue.depth() == Depth(0, 0, 1)
     clock.advance(DEAD_LEASE)
@@ -165,8 +187,12 @@ def test_the_oldest_dead_letter_comes_first(queue, clock):
 def test_a_message_that_is_refused_is_a_dead_letter_with_its_reason(account, queue):
     queue.refuse("not ours", "it is no message of a run\n" * 100)
     assert queue.dead() == ["not ours"]
-    letter = account.emulator.client("sqs").receive_message(QueueUrl=queue.dead_url, MessageAttributeNames=["All"])["Messages"][0]
-    assert letter["MessageAttributes"]["reason"]["StringValue"].startswith("it is no message of a run")
+    letter = account.emulator.client("sqs").receive_message(
+        QueueUrl=queue.dead_url, MessageAttributeNames=["All"]
+    )["Messages"][0]
+    assert letter["MessageAttributes"]["reason"]["StringValue"].startswith(
+        "it is no message of a run"
+    )
 
 
 def test_purging_waits_until_sqs_has_forgotten(queue, line, clock):
@@ -179,7 +205,13 @@ def test_purging_waits_until_sqs_has_forgotten(queue, line, clock):
 
 
 def test_a_purge_that_never_gets_its_turn_is_told(queue, line):
-    line.say("PurgeQueue", 403, "AWS.SimpleQueueService.PurgeQueueInProgress", "Only one PurgeQueue operation", times=1_000)
+    line.say(
+        "PurgeQueue",
+        403,
+        "AWS.SimpleQueueService.PurgeQueueInProgress",
+        "Only one PurgeQueue operation",
+        times=1_000,
+    )
     with pytest.raises(HomeError, match=r"cannot be purged: .*PurgeQueueInProgress"):
         queue.purge()
 
@@ -198,7 +230,10 @@ def test_a_purge_that_never_gets_its_turn_is_told(queue, line):
     ids=["send", "receive", "extend", "delete", "dead", "purge", "depth"],
 )
 def test_a_queue_that_is_not_there_is_told(account, call):
-    queue = SqsQueue(f"{account.emulator.url}/123456789012/none", f"{account.emulator.url}/123456789012/none-dead")
+    queue = SqsQueue(
+        f"{account.emulator.url}/123456789012/none",
+        f"{account.emulator.url}/123456789012/none-dead",
+    )
     with pytest.raises(HomeError, match=r"the queue .*/none.* it is not there") as told:
         call(queue)
     assert "hundredfold deploy" in told.value.hint

@@ -23,8 +23,39 @@ KINDS = {
     "local": lambda ask: Folder(ask("tmp_path") / "home"),
     "s3": lambda ask: S3Store(ask("account").bucket(), "some/where"),
 }
-ODD_KEYS = ["a b", "a+b", "100%", "%41", "a&b=c", "ü/€/😀", "a=1/b='x'", "#a", "@;,$!()[]{}^~`", "e\u0301", "a.b..c", "-", "x" * 200]
-NO_KEYS = ["", "/", "/a", "a/", "a//b", ".", "..", "../a", "a/../b", "a/./b", "a\\b", "c:/a", "a\nb", "a\0", "a/.~b", "a*"]
+ODD_KEYS = [
+    "a b",
+    "a+b",
+    "100%",
+    "%41",
+    "a&b=c",
+    "ü/€/😀",
+    "a=1/b='x'",
+    "#a",
+    "@;,$!()[]{}^~`",
+    "e\u0301",
+    "a.b..c",
+    "-",
+    "x" * 200,
+]
+NO_KEYS = [
+    "",
+    "/",
+    "/a",
+    "a/",
+    "a//b",
+    ".",
+    "..",
+    "../a",
+    "a/../b",
+    "a/./b",
+    "a\\b",
+    "c:/a",
+    "a\nb",
+    "a\0",
+    "a/.~b",
+    "a*",
+]
 
 
 @pytest.fixture(params=KINDS)
@@ -115,7 +146,9 @@ def test_a_listing_of_nothing_is_empty(store, prefix):
 @pytest.mark.parametrize("key", ODD_KEYS)
 def test_an_odd_key_is_a_key(store, key):
     store.put(key, b"rows")
-    store.put(f"{key}/not below it" if isinstance(store, MemoryStore | S3Store) else f"{key} 2", b"")
+    store.put(
+        f"{key}/not below it" if isinstance(store, MemoryStore | S3Store) else f"{key} 2", b""
+    )
     assert bytes(store.get(key)) == b"rows"
     assert key in store.list("")
     store.delete(key)
@@ -212,13 +245,17 @@ def test_a_reader_sees_an_object_whole_or_not_at_all(store):
 def test_many_threads_put_into_one_new_folder(store):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: store.put(f"a/b/c/{i % 10}", str(i % 10).encode()), range(40)))
-    assert [bytes(store.get(key)) for key in store.list("a/")] == [str(i).encode() for i in range(10)]
+    assert [bytes(store.get(key)) for key in store.list("a/")] == [
+        str(i).encode() for i in range(10)
+    ]
 
 
 def test_a_folder_shows_nobody_its_half_written_objects(tmp_path):
     store = Folder(tmp_path)
     store.put("a/b", b"")
-    (tmp_path / "a" / f"{TEMP_PREFIX}killed").write_bytes(b"hal")  # what a writer that is killed leaves behind
+    (tmp_path / "a" / f"{TEMP_PREFIX}killed").write_bytes(
+        b"hal"
+    )  # what a writer that is killed leaves behind
     assert list(store.list("")) == ["a/b"]
     store.delete("a")
     assert files(tmp_path) == []
@@ -264,8 +301,15 @@ def test_a_folder_that_may_not_be_entered_is_named(closed_folder, guest):
 
 
 def test_a_full_disk_is_told_with_the_bytes_wanted_and_free(tmp_path):
-    told = home_error(OSError(errno.ENOSPC, "No space left on device"), tmp_path / "not" / "there", "written", wanted=1_234_567)
-    assert told.message.startswith(f"the disk is full: 1,234,567 bytes wanted at {tmp_path / 'not' / 'there'}, ")
+    told = home_error(
+        OSError(errno.ENOSPC, "No space left on device"),
+        tmp_path / "not" / "there",
+        "written",
+        wanted=1_234_567,
+    )
+    assert told.message.startswith(
+        f"the disk is full: 1,234,567 bytes wanted at {tmp_path / 'not' / 'there'}, "
+    )
     assert told.message.endswith(" free")
     assert "hundredfold resume" in told.hint
 

@@ -28,7 +28,11 @@ def store(request, tmp_path, monkeypatch):
 
 def left(tmp_path: Path) -> list[str]:
     """The temporary files, and the hidden ones beside objects."""
-    return [path.name for path in tmp_path.rglob("*") if path.is_file() and (path.name.startswith(".") or "temporary" in path.parts)]
+    return [
+        path.name
+        for path in tmp_path.rglob("*")
+        if path.is_file() and (path.name.startswith(".") or "temporary" in path.parts)
+    ]
 
 
 def test_what_is_written_to_the_path_becomes_the_object(store, tmp_path):
@@ -70,7 +74,11 @@ def test_a_block_that_writes_no_file_is_told(store):
 
 
 def test_a_full_disk_is_told(store, tmp_path, small_files):
-    with small_files(10_000), pytest.raises(HomeError, match="a/b") as told, store.writing("a/b") as path:
+    with (
+        small_files(10_000),
+        pytest.raises(HomeError, match="a/b") as told,
+        store.writing("a/b") as path,
+    ):
         path.write_bytes(b"x" * 100_000)
     assert told.value.hint
     assert list(store.list("")) == []
@@ -87,4 +95,7 @@ def test_what_is_no_key_is_refused(store, key):
 
 def test_it_says_where_an_object_is(store, tmp_path):
     place = store.where("runs/1/a")
-    assert place in (str(tmp_path / "home" / "runs" / "1" / "a"), f"s3://{getattr(store, 'bucket', '')}/some/where/runs/1/a")
+    assert place in (
+        str(tmp_path / "home" / "runs" / "1" / "a"),
+        f"s3://{getattr(store, 'bucket', '')}/some/where/runs/1/a",
+    )

@@ -30,14 +30,30 @@ def bundles_after(
 ) -> After:  # fmt: skip
     """`last` is the last week of sales; `price` the new price by (segment, location, product); `shock` the sd of what befalls a location."""
     rng = np.random.default_rng(seed)
-    keys = list(zip(*(truth[name].to_pylist() for name in ("segment", "location", "product")), strict=True))
-    rows = {k: n for n, k in enumerate(zip(*(last[name].to_pylist() for name in ("segment", "location", "product")), strict=True))}
+    keys = list(
+        zip(*(truth[name].to_pylist() for name in ("segment", "location", "product")), strict=True)
+    )
+    rows = {
+        k: n
+        for n, k in enumerate(
+            zip(
+                *(last[name].to_pylist() for name in ("segment", "location", "product")),
+                strict=True,
+            )
+        )
+    }
     subs = last["active_subs"].to_numpy()[[rows[k] for k in keys]].astype(float)
     beta, level = truth["beta"].to_numpy(), truth["level"].to_numpy()
     full, unit_cost = np.array([LIST_OF[k[2]] for k in keys]), np.array([cost[k[2]] for k in keys])
     now, then = truth["current_price"].to_numpy(), np.array([price[k] for k in keys])
     treated = np.array([k[1] not in control for k in keys])
-    befalls = dict(zip(sorted({k[1] for k in keys}), rng.normal(0, shock, len({k[1] for k in keys})), strict=True))
+    befalls = dict(
+        zip(
+            sorted({k[1] for k in keys}),
+            rng.normal(0, shock, len({k[1] for k in keys})),
+            strict=True,
+        )
+    )
     gamma = rng.normal(0, 0.1, (len({k[0] for k in keys}), weeks))
     segment = {s: n for n, s in enumerate(sorted({k[0] for k in keys}))}
     season = gamma[[segment[k[0]] for k in keys]] + np.array([befalls[k[1]] for k in keys])[:, None]
@@ -49,7 +65,10 @@ def bundles_after(
     week = np.datetime64("2026-06-28") + 7 * np.tile(np.arange(1, weeks + 1), len(keys)) + 0
     sales = {
         "row_id": 900_000_000 + np.arange(len(spread)),
-        **{name: np.array([k[n] for k in keys])[spread] for n, name in enumerate(("segment", "location", "product"))},
+        **{
+            name: np.array([k[n] for k in keys])[spread]
+            for n, name in enumerate(("segment", "location", "product"))
+        },
         "week": week.astype("datetime64[D]"),
         "price": then[spread],
         "list_price": then[spread],
@@ -61,22 +80,50 @@ def bundles_after(
     return After(pa.table(sales), float(comes[treated].sum() / was[treated].sum() - 1))
 
 
-def voice_after(truth: pa.Table, last: pa.Table, discount: Mapping[tuple[str, int, str], float], weeks: int = 4, seed: int = 2) -> pa.Table:
+def voice_after(
+    truth: pa.Table,
+    last: pa.Table,
+    discount: Mapping[tuple[str, int, str], float],
+    weeks: int = 4,
+    seed: int = 2,
+) -> pa.Table:
     """Voice in the weeks after, at these discounts, as the source has them."""
     rng = np.random.default_rng(seed)
-    keys = list(zip(*(truth[name].to_pylist() for name in ("cell", "hour", "day_type")), strict=True))
-    rows = {k: n for n, k in enumerate(zip(*(last[name].to_pylist() for name in ("cell", "hour", "day_type")), strict=True))}
+    keys = list(
+        zip(*(truth[name].to_pylist() for name in ("cell", "hour", "day_type")), strict=True)
+    )
+    rows = {
+        k: n
+        for n, k in enumerate(
+            zip(*(last[name].to_pylist() for name in ("cell", "hour", "day_type")), strict=True)
+        )
+    }
     subs = last["active_subs"].to_numpy()[[rows[k] for k in keys]].astype(float)
     d = np.array([discount[k] for k in keys])
-    mu = (subs * np.exp(truth["level"].to_numpy() - truth["beta"].to_numpy() * d))[:, None] * np.exp(rng.normal(0, 0.1, weeks))
+    mu = (subs * np.exp(truth["level"].to_numpy() - truth["beta"].to_numpy() * d))[
+        :, None
+    ] * np.exp(rng.normal(0, 0.1, weeks))
     minutes = rng.poisson(rng.gamma(mu / (voice.DISPERSION - 1), voice.DISPERSION - 1))
     spread = np.repeat(np.arange(len(keys)), weeks)
-    week = (np.datetime64("2026-06-28") + 7 * np.tile(np.arange(1, weeks + 1), len(keys))).astype("datetime64[D]")
-    columns = {name: np.array([k[n] for k in keys])[spread] for n, name in enumerate(("cell", "hour", "day_type"))}
-    columns |= {"week": week, "discount": d[spread], "posted_discount": d[spread], "minutes": minutes.ravel()}
+    week = (np.datetime64("2026-06-28") + 7 * np.tile(np.arange(1, weeks + 1), len(keys))).astype(
+        "datetime64[D]"
+    )
+    columns = {
+        name: np.array([k[n] for k in keys])[spread]
+        for n, name in enumerate(("cell", "hour", "day_type"))
+    }
+    columns |= {
+        "week": week,
+        "discount": d[spread],
+        "posted_discount": d[spread],
+        "minutes": minutes.ravel(),
+    }
     uncounted = pa.nulls(len(spread), pa.int64())
     columns |= {"attempts": uncounted, "blocked": uncounted}
-    columns |= {"active_subs": subs[spread].astype(np.int64), "loaded_at": (week + 2).astype("datetime64[us]") + np.timedelta64(6, "h")}
+    columns |= {
+        "active_subs": subs[spread].astype(np.int64),
+        "loaded_at": (week + 2).astype("datetime64[us]") + np.timedelta64(6, "h"),
+    }
     return pa.table(columns)
 
 

@@ -49,13 +49,21 @@ class Slab:
 
     def part(self, first: int, end: int) -> Slab:
         start, stop = self.offsets[first], self.offsets[end]
-        return Slab({n: c[start:stop] for n, c in self.columns.items()}, self.key, self.offsets[first : end + 1] - start)
+        return Slab(
+            {n: c[start:stop] for n, c in self.columns.items()},
+            self.key,
+            self.offsets[first : end + 1] - start,
+        )
 
     def of(self, numbers: Iterable[int]) -> Slab:
         """These units, in this order."""
         parts = [self.unit(n) for n in numbers]
         columns = {name: np.concatenate([part[name] for part in parts]) for name in self.columns}
-        return Slab(columns, self.key, np.concatenate([[0], np.cumsum([len(part["week"]) for part in parts])]))
+        return Slab(
+            columns,
+            self.key,
+            np.concatenate([[0], np.cumsum([len(part["week"]) for part in parts])]),
+        )
 
 
 class Hand:
@@ -67,7 +75,9 @@ class Hand:
         self.truth = paths.truth
         for name, files in paths.sources.items():
             read = "read_csv" if files[0].suffix == ".csv" else "read_parquet"
-            self.duck.execute(f"CREATE TABLE {name} AS SELECT * FROM {read}({[str(f) for f in files]})")
+            self.duck.execute(
+                f"CREATE TABLE {name} AS SELECT * FROM {read}({[str(f) for f in files]})"
+            )
             self.add_optional(name)
         self.duck.execute(
             """CREATE TABLE run AS SELECT 'r1' AS run_id, 'tariffs' AS job, ?::TIMESTAMP AS as_of,
@@ -80,12 +90,18 @@ class Hand:
         contract = read_contract(next(source.contract for source in SOURCES if source.name == name))
         for column in contract.columns:
             if column.optional:
-                self.duck.execute(f"ALTER TABLE {name} ADD COLUMN IF NOT EXISTS {column.name} {column.sql_type}")
-                self.duck.execute(f"ALTER TABLE {name} ALTER COLUMN {column.name} TYPE {column.sql_type}")
+                self.duck.execute(
+                    f"ALTER TABLE {name} ADD COLUMN IF NOT EXISTS {column.name} {column.sql_type}"
+                )
+                self.duck.execute(
+                    f"ALTER TABLE {name} ALTER COLUMN {column.name} TYPE {column.sql_type}"
+                )
 
     def ask(self, query: str, key: Sequence[str], order_by: Sequence[str]) -> Slab:
         text = (QUERIES / query).read_text()
-        columns = self.columns(f"SELECT * FROM ({text}) AS q ORDER BY {', '.join([*key, *order_by])}")
+        columns = self.columns(
+            f"SELECT * FROM ({text}) AS q ORDER BY {', '.join([*key, *order_by])}"
+        )
         return Slab(columns, key, key_offsets(columns, key))
 
     def columns(self, sql: str) -> dict[str, np.ndarray]:
@@ -118,7 +134,9 @@ class Priced:
     voice_prices: dict[str, np.ndarray]
 
 
-def each(slab: Slab, work: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def each(
+    slab: Slab, work: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
     """What a function says of each unit, end to end, with the unit's key beside every row of it."""
     parts = [work(slab.unit(n)) for n in range(len(slab))]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -131,19 +149,37 @@ def price_all(hand: Hand) -> Priced:
     slab = hand.ask("bundles.sql", bundles.UNIT, ("week",))
     prices = bundles.price_bundles(slab, prior)
     hand.keep("bundles", slab.keys | prices)
-    hand.keep("ladder", each(hand.ask("ladder.sql", ("location",), ("segment", "ladder", "rung")), places.settle_place))
+    hand.keep(
+        "ladder",
+        each(
+            hand.ask("ladder.sql", ("location",), ("segment", "ladder", "rung")),
+            places.settle_place,
+        ),
+    )
     voice_prior = voice.fit_voice_prior(hand.ask("voice_prior.sql", voice.UNIT, ("week",)).columns)
     calls = hand.ask("voice.sql", voice.UNIT, ("week",))
     discounts = voice.price_voices(calls, voice_prior)
     hand.keep("voice", calls.keys | discounts)
-    hand.keep("voice_day", each(hand.ask("voice_day.sql", ("cell", "day_type"), ("hour",)), days.settle_day))
-    hand.keep("portfolio", each(hand.ask("portfolio.sql", ("kind",), ("chain", "place")), table.keep_limits))
+    hand.keep(
+        "voice_day",
+        each(hand.ask("voice_day.sql", ("cell", "day_type"), ("hour",)), days.settle_day),
+    )
+    hand.keep(
+        "portfolio",
+        each(hand.ask("portfolio.sql", ("kind",), ("chain", "place")), table.keep_limits),
+    )
     return Priced(hand, prior, slab, prices, voice_prior, calls, discounts)
 
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Priced:
-    return price_all(Hand(generate("demo", tmp_path_factory.mktemp("demo"), dirt=False, switches=Switches(cap=True))))
+    return price_all(
+        Hand(
+            generate(
+                "demo", tmp_path_factory.mktemp("demo"), dirt=False, switches=Switches(cap=True)
+            )
+        )
+    )
 
 
 @pytest.fixture(scope="session")
@@ -154,4 +190,6 @@ def medium(tmp_path_factory: pytest.TempPathFactory) -> Priced:
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Hand]:
     """A market of one's own: `made(size, switches=...)`, without dirt."""
-    return lambda size, **how: Hand(generate(size, tmp_path_factory.mktemp("made"), dirt=False, **how))
+    return lambda size, **how: Hand(
+        generate(size, tmp_path_factory.mktemp("made"), dirt=False, **how)
+    )

@@ -23,9 +23,13 @@ def panel() -> Panel:
     x = rng.choice(np.arange(-0.3, 0.36, 0.05), (UNITS, WEEKS)) + trial
     exposure = rng.uniform(800, 1200, (UNITS, WEEKS))
     level = -3 + 0.7 * rng.standard_normal((UNITS, 1)) + 0.2 * np.sin(np.arange(WEEKS))
-    beta = np.where(np.arange(UNITS) % 2, -1.0, -2.0)[:, None] + 0.3 * rng.standard_normal((UNITS, 1))
+    beta = np.where(np.arange(UNITS) % 2, -1.0, -2.0)[:, None] + 0.3 * rng.standard_normal(
+        (UNITS, 1)
+    )
     quantity = rng.poisson(rng.gamma(exposure * np.exp(level + beta * x) / 1.5, 1.5)).astype(float)
-    return make_panel(np.arange(UNITS + 1) * WEEKS, quantity.ravel(), x.ravel(), exposure.ravel(), trial.ravel())
+    return make_panel(
+        np.arange(UNITS + 1) * WEEKS, quantity.ravel(), x.ravel(), exposure.ravel(), trial.ravel()
+    )
 
 
 def test_posterior_modes_are_glums_ridge_with_the_prior_mean_as_offset(panel: Panel) -> None:
@@ -54,15 +58,27 @@ def frame_of(panel: Panel) -> pd.DataFrame:
         "offset": np.log(panel.exposure),
     }
     odd = panel.unit % 2
-    return pd.DataFrame(columns | {"x0": panel.x * (1 - odd), "x1": panel.x * odd, "place": panel.unit // 4})
+    return pd.DataFrame(
+        columns | {"x0": panel.x * (1 - odd), "x1": panel.x * odd, "place": panel.unit // 4}
+    )
 
 
 def fepois(formula: str, frame: pd.DataFrame, clusters: str | None = None) -> pd.DataFrame:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its compiled parts warn at import, about their own sources
+        warnings.simplefilter(
+            "ignore"
+        )  # its compiled parts warn at import, about their own sources
         pyfixest = pytest.importorskip("pyfixest", reason="the extra `anchors` is not installed")
         how = {"CRV1": clusters} if clusters else "iid"
-        return pyfixest.fepois(formula, frame, vcov=how, offset="offset", iwls_tol=1e-13, iwls_maxiter=100, fixef_tol=1e-12).tidy()
+        return pyfixest.fepois(
+            formula,
+            frame,
+            vcov=how,
+            offset="offset",
+            iwls_tol=1e-13,
+            iwls_maxiter=100,
+            fixef_tol=1e-12,
+        ).tidy()
 
 
 def test_stage_one_is_pyfixests_poisson_with_unit_and_week_effects(panel: Panel) -> None:
@@ -74,6 +90,8 @@ def test_stage_one_is_pyfixests_poisson_with_unit_and_week_effects(panel: Panel)
 def test_the_exogeneity_test_is_pyfixests_coefficient_of_the_control(panel: Panel) -> None:
     """Its clustered standard error takes the control for data; ours knows that pi was estimated, and is near it where that matters little."""
     theirs = fepois("y ~ x0 + x1 + v | unit + week", frame_of(panel), clusters="place").loc["v"]
-    ours = examine(panel, np.arange(UNITS) % 2, np.tile(np.arange(WEEKS), UNITS), WEEKS, np.arange(UNITS) // 4)
+    ours = examine(
+        panel, np.arange(UNITS) % 2, np.tile(np.arange(WEEKS), UNITS), WEEKS, np.arange(UNITS) // 4
+    )
     assert ours.rho == pytest.approx(theirs["Estimate"], abs=1e-7)
     assert ours.se == pytest.approx(theirs["Std. Error"], rel=0.05)

@@ -23,7 +23,9 @@ WEEKS, UNITS = 40, 200
 def drifting(rng: np.random.Generator, drift: float, tau: float) -> tuple[np.ndarray, np.ndarray]:
     """Quantities and x of units whose prices fall and rise over half a year, and whose levels `drift` like random walks."""
     start = rng.uniform(0, 2 * np.pi, (UNITS, 1))
-    x = 0.3 * np.sin(2 * np.pi * np.arange(WEEKS) / 26 + start) + 0.05 * rng.standard_normal((UNITS, WEEKS))
+    x = 0.3 * np.sin(2 * np.pi * np.arange(WEEKS) / 26 + start) + 0.05 * rng.standard_normal(
+        (UNITS, WEEKS)
+    )
     walk = drift * rng.standard_normal((UNITS, WEEKS)).cumsum(axis=1)
     beta = -1.5 + tau * rng.standard_normal((UNITS, 1))
     return rng.poisson(60 * np.exp(beta * x + walk)).astype(float), x
@@ -37,7 +39,9 @@ def two_groups(seed: int, weeks: int = WEEKS) -> tuple[Panel, Layout]:
     units, group = len(x), np.repeat([0, 1], UNITS)
     panel = make_panel(np.arange(units + 1) * weeks, quantity.ravel(), x.ravel(), np.ones(x.size))
     design = np.column_stack([np.ones(units), group == 0, group == 1]).astype(float)
-    return panel, Layout(design, 2, group, np.zeros(units, dtype=int), np.tile(np.arange(weeks), units), weeks)
+    return panel, Layout(
+        design, 2, group, np.zeros(units, dtype=int), np.tile(np.arange(weeks), units), weeks
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -65,12 +69,21 @@ def test_the_held_out_deviance_is_conditional_on_the_units_and_the_weeks_totals(
     panel, layout = two_groups(1)
     deviance = held_out(panel, np.full(panel.units, -1.5), layout.cell(panel))
     assert deviance.min() > 0
-    alike = make_panel(np.array([0, 3, 6]), np.array([6.0, 2.0, 4.0, 3.0, 1.0, 2.0]), np.tile([0.1, 0.0, 0.2], 2), np.ones(6))
-    assert held_out(alike, np.array([-1.0, -1.0]), np.tile(np.arange(3), 2)) == pytest.approx([0.0, 0.0], abs=1e-12)  # proportional rows
+    alike = make_panel(
+        np.array([0, 3, 6]),
+        np.array([6.0, 2.0, 4.0, 3.0, 1.0, 2.0]),
+        np.tile([0.1, 0.0, 0.2], 2),
+        np.ones(6),
+    )
+    assert held_out(alike, np.array([-1.0, -1.0]), np.tile(np.arange(3), 2)) == pytest.approx(
+        [0.0, 0.0], abs=1e-12
+    )  # proportional rows
     lone = make_panel(np.array([0, 2]), np.array([3.0, 5.0]), np.array([0.0, 0.5]), np.ones(2))
     share = np.array([1.0, np.exp(-0.5)]) / (1 + np.exp(-0.5))
     expected = 2 * np.sum([3, 5] * np.log([3, 5] / (8 * share)))
-    assert held_out(lone, np.array([-1.0]), np.zeros(2, dtype=int))[0] == pytest.approx(expected, abs=1e-9)
+    assert held_out(lone, np.array([-1.0]), np.zeros(2, dtype=int))[0] == pytest.approx(
+        expected, abs=1e-9
+    )
 
 
 def test_stage_two_obeys_the_gate_alone_and_in_the_batch(demo: Any) -> None:
@@ -85,7 +98,10 @@ def test_stage_two_obeys_the_gate_alone_and_in_the_batch(demo: Any) -> None:
     beta, se = prices["beta"], prices["se"] * prices["reference_price"] / prices["current_price"]
     assert np.array_equal(beta[pooled], prior.mean(labels)[pooled])
     assert se[pooled] == pytest.approx(
-        np.sqrt(prior.variance({name: values[pooled] for name, values in labels.items()}) + prior.rho_variance)
+        np.sqrt(
+            prior.variance({name: values[pooled] for name, values in labels.items()})
+            + prior.rho_variance
+        )
     )
     assert (prices["shrink_weight"][pooled] == 1.0).all()
     assert np.array_equal(beta[~pooled], demo.bundle_prices["beta"][~pooled])
@@ -103,17 +119,27 @@ def test_a_product_never_seen_is_not_ruled_by_the_choice_for_another(demo: Any) 
 def test_the_choice_and_its_figures_are_part_of_the_prior() -> None:
     panel, layout = two_groups(0)
     product = np.array(["A", "B"], dtype=object)[layout.group]
-    prior = pool(panel, {"product": product}, "product", np.full(panel.units, "ALL", dtype=object), layout.period)
+    prior = pool(
+        panel,
+        {"product": product},
+        "product",
+        np.full(panel.units, "ALL", dtype=object),
+        layout.period,
+    )
     assert prior.gate_choice.tolist() == [EB, POOLED]
     assert (prior.gate_units == UNITS).all()
     assert prior.gate_eb[0] / prior.gate_pooled[0] < 0.95
     assert np.isinf(prior.noise({"product": np.array(["B"], dtype=object)})[0])
 
 
-@pytest.mark.skipif(not FOLDER, reason="set HUNDREDFOLD_REFERENCE_DATA to the folder of the reference data sets")
+@pytest.mark.skipif(
+    not FOLDER, reason="set HUNDREDFOLD_REFERENCE_DATA to the folder of the reference data sets"
+)
 def test_on_real_panels_shrinkage_foretells_better_than_pooling() -> None:
     """Cheese at every length of training by deviance and by rmse, orange juice at a year's; and the gate gives up neither."""
-    panels = pytest.importorskip("benchmarks.tariffs_panels", reason="run from the root of the repository")
+    panels = pytest.importorskip(
+        "benchmarks.tariffs_panels", reason="run from the root of the repository"
+    )
     cheese, juice = panels.cheese(Path(FOLDER or ".")), panels.orange_juice(Path(FOLDER or "."))
     for data, windows in ((cheese, cheese.windows), (juice, juice.windows[1:2])):
         for training, horizon in windows:

@@ -39,7 +39,9 @@ def test_what_is_unseen_is_the_upper_part_of_a_normal(mu: float, z: float) -> No
     assert 0 < told.information[0] < 1
 
 
-def hot_unit(seed: int, weeks: int = 26, beta: float = -1.5, full: float = 0.6) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def hot_unit(
+    seed: int, weeks: int = 26, beta: float = -1.5, full: float = 0.6
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Quantities that never exceed a ceiling which about the share `full` of the weeks would exceed; x, exposure, ceiling."""
     rng = np.random.default_rng(seed)
     x, exposure = rng.choice(np.arange(-0.6, 0.01, 0.1), weeks), rng.uniform(800, 1200, weeks)
@@ -50,31 +52,58 @@ def hot_unit(seed: int, weeks: int = 26, beta: float = -1.5, full: float = 0.6) 
 
 def panel_of(units: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]) -> Panel:
     offsets = np.concatenate([[0], np.cumsum([len(u[0]) for u in units])])
-    quantity, x, exposure, ceiling = (np.concatenate(columns) for columns in zip(*units, strict=True))
+    quantity, x, exposure, ceiling = (
+        np.concatenate(columns) for columns in zip(*units, strict=True)
+    )
     return make_panel(offsets, quantity, x, exposure, ceiling=ceiling)
 
 
 @given(
     st.lists(
-        st.tuples(st.integers(0, 999), st.integers(1, 30), st.sampled_from([0.0, 0.3, 0.9, 1.0]), st.booleans()), min_size=1, max_size=6
+        st.tuples(
+            st.integers(0, 999),
+            st.integers(1, 30),
+            st.sampled_from([0.0, 0.3, 0.9, 1.0]),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=6,
     )
 )
-def test_full_units_are_fitted_alone_as_in_the_batch_to_the_last_bit(drawn: list[tuple[int, int, float, bool]]) -> None:
+def test_full_units_are_fitted_alone_as_in_the_batch_to_the_last_bit(
+    drawn: list[tuple[int, int, float, bool]],
+) -> None:
     units = [hot_unit(seed, weeks, full=full) for seed, weeks, full, _ in drawn]
-    units = [(y, np.full_like(x, 0.1) if constant else x, e, c) for (y, x, e, c), (*_, constant) in zip(units, drawn, strict=True)]
-    panel, mean, noise = panel_of(units), np.linspace(-2.5, -0.5, len(units)), np.linspace(2.5, 4.0, len(units))
+    units = [
+        (y, np.full_like(x, 0.1) if constant else x, e, c)
+        for (y, x, e, c), (*_, constant) in zip(units, drawn, strict=True)
+    ]
+    panel, mean, noise = (
+        panel_of(units),
+        np.linspace(-2.5, -0.5, len(units)),
+        np.linspace(2.5, 4.0, len(units)),
+    )
     together = fit_full_units(panel, mean, 0.12, noise, np.full(len(units), PHI))
     for u, (y, x, exposure, _) in enumerate(units):
         rows = panel.unit == u
-        alone = fit_full_unit(y, x, exposure, panel.full()[rows], float(mean[u]), 0.12, float(noise[u]), PHI)
-        assert [getattr(alone, f.name) for f in fields(alone)] == [getattr(together, f.name)[u] for f in fields(alone)]
+        alone = fit_full_unit(
+            y, x, exposure, panel.full()[rows], float(mean[u]), 0.12, float(noise[u]), PHI
+        )
+        assert [getattr(alone, f.name) for f in fields(alone)] == [
+            getattr(together, f.name)[u] for f in fields(alone)
+        ]
 
 
 def test_where_nothing_is_full_not_a_bit_changes() -> None:
     units = [hot_unit(seed, full=0.0) for seed in range(20)]
     panel, mean, noise = panel_of(units), np.full(20, -1.2), np.full(20, PHI)
-    plain, careful = fit_units(panel, mean, 0.1, noise), fit_full_units(panel, mean, 0.1, noise, noise)
-    assert all(np.array_equal(getattr(plain, f.name), getattr(careful, f.name)) for f in fields(plain))
+    plain, careful = (
+        fit_units(panel, mean, 0.1, noise),
+        fit_full_units(panel, mean, 0.1, noise, noise),
+    )
+    assert all(
+        np.array_equal(getattr(plain, f.name), getattr(careful, f.name)) for f in fields(plain)
+    )
 
 
 def test_a_week_above_its_ceiling_was_not_held_by_it() -> None:
@@ -84,7 +113,9 @@ def test_a_week_above_its_ceiling_was_not_held_by_it() -> None:
     assert panel_of([(y, x, exposure, ceiling)]).full().mean() == pytest.approx(0.6, abs=0.1)
 
 
-def test_full_weeks_no_longer_hide_the_answer_to_price_and_say_less_than_weeks_that_were_seen() -> None:
+def test_full_weeks_no_longer_hide_the_answer_to_price_and_say_less_than_weeks_that_were_seen() -> (
+    None
+):
     naive, careful, uncensored = [], [], []
     for seed in range(200):
         y, x, exposure, ceiling = hot_unit(seed)
@@ -99,7 +130,9 @@ def test_full_weeks_no_longer_hide_the_answer_to_price_and_say_less_than_weeks_t
     assert np.mean([abs(fit.beta + 1.5) < 1.645 * fit.sd for fit in careful]) > 0.85
 
 
-def test_a_cell_that_is_always_full_keeps_the_prior_for_nothing_is_known_of_what_it_refused() -> None:
+def test_a_cell_that_is_always_full_keeps_the_prior_for_nothing_is_known_of_what_it_refused() -> (
+    None
+):
     y, x, exposure, _ = hot_unit(5, full=1.0)
     fit = fit_full_unit(y, x, exposure, np.ones(len(y), dtype=bool), -1.5, 0.25, PHI, PHI)
     assert (fit.beta, fit.sd, fit.shrink, fit.demand) == (-1.5, 0.5, 1.0, y.sum())
@@ -119,15 +152,24 @@ class Full:
 def markets(made: Callable[..., Any]) -> dict[bool, Full]:
     size = Size(locations=20, cells=60, weeks=26, sales_format="csv")
     hand = made(size, switches=Switches(cap=True))
-    true = hand.columns(f"SELECT beta FROM '{Path(hand.truth) / 'voice.parquet'}' ORDER BY cell, hour, day_type")["beta"]
+    true = hand.columns(
+        f"SELECT beta FROM '{Path(hand.truth) / 'voice.parquet'}' ORDER BY cell, hour, day_type"
+    )["beta"]
     markets = {}
     for counted in (True, False):
         if not counted:
             hand.duck.execute("UPDATE voice_usage SET attempts = NULL, blocked = NULL")
-        prior, units = (hand.ask(query, voice.UNIT, ("week",)) for query in ("voice_prior.sql", "voice.sql"))
+        prior, units = (
+            hand.ask(query, voice.UNIT, ("week",)) for query in ("voice_prior.sql", "voice.sql")
+        )
         full = np.abs(units["quantity"] / units["capacity"] - 1) < 0.001
-        markets[counted] = Full(prior, units, true, np.add.reduceat(full.astype(int), units.offsets[:-1]) >= 6)
-    return {counted: Full(m.prior, m.units, m.true, markets[False].hot) for counted, m in markets.items()}
+        markets[counted] = Full(
+            prior, units, true, np.add.reduceat(full.astype(int), units.offsets[:-1]) >= 6
+        )
+    return {
+        counted: Full(m.prior, m.units, m.true, markets[False].hot)
+        for counted, m in markets.items()
+    }
 
 
 def bias_of_hot(market: Full, rows: dict[str, np.ndarray], units: Any) -> float:
@@ -139,12 +181,17 @@ def test_full_cells_are_not_taken_for_customers_who_do_not_mind(markets: dict[bo
     market = markets[False]
     assert market.hot.sum() > 100
     taken_as_seen = {"counted": np.ones(len(market.prior["week"]), dtype=bool)}
-    blind = replace(market.units, columns=market.units.columns | {"counted": np.ones(len(market.units["week"]), dtype=bool)})
+    blind = replace(
+        market.units,
+        columns=market.units.columns | {"counted": np.ones(len(market.units["week"]), dtype=bool)},
+    )
     assert bias_of_hot(market, market.prior.columns | taken_as_seen, blind) > 0.5
     assert abs(bias_of_hot(market, market.prior.columns, market.units)) < 0.10
 
 
-def test_where_blocked_calls_are_counted_demand_is_what_was_asked_for(markets: dict[bool, Full]) -> None:
+def test_where_blocked_calls_are_counted_demand_is_what_was_asked_for(
+    markets: dict[bool, Full],
+) -> None:
     market = markets[True]
     assert abs(bias_of_hot(market, market.prior.columns, market.units)) < 0.05
     assert voice.fit_voice_prior(market.prior.columns).censored == 0.0

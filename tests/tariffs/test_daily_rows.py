@@ -32,7 +32,12 @@ SELECT cell, hour, day_type, CAST(week AS DATE) - d AS week, discount, posted_di
     ELSE minutes // 2 + CASE WHEN d < minutes % 2 THEN 1 ELSE 0 END END AS minutes,
   attempts, blocked, active_subs, CAST(week AS TIMESTAMP) - INTERVAL 1 DAY * d + INTERVAL 30 HOUR AS loaded_at
 FROM weekly, (SELECT CAST(range AS INTEGER) AS d FROM range(7)) WHERE (day_type = 'WEEKDAY') = (d >= 2)"""
-QUERIES = {"bundles.sql": bundles.UNIT, "prior.sql": bundles.UNIT, "voice.sql": voice.UNIT, "voice_prior.sql": voice.UNIT}
+QUERIES = {
+    "bundles.sql": bundles.UNIT,
+    "prior.sql": bundles.UNIT,
+    "voice.sql": voice.UNIT,
+    "voice_prior.sql": voice.UNIT,
+}
 TABLES = (("bundle_sales", SPLIT_SALES), ("voice_usage", SPLIT_USAGE))
 
 
@@ -41,7 +46,9 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> Paths:
     return generate(SIZE, tmp_path_factory.mktemp("small"), dirt=False)
 
 
-def asked(paths: Paths, change: Callable[[duckdb.DuckDBPyConnection], None]) -> dict[str, dict[str, np.ndarray]]:
+def asked(
+    paths: Paths, change: Callable[[duckdb.DuckDBPyConnection], None]
+) -> dict[str, dict[str, np.ndarray]]:
     """The columns of the four queries, after the sources were changed."""
     hand = Hand(paths)
     change(hand.duck)
@@ -55,7 +62,9 @@ def in_days(where: str) -> Callable[[duckdb.DuckDBPyConnection], None]:
         for table, split in TABLES:
             duck.execute(f"CREATE OR REPLACE VIEW weekly AS SELECT * FROM {table} WHERE {where}")
             duck.execute(f"CREATE OR REPLACE TABLE split AS {split}")
-            duck.execute(f"CREATE OR REPLACE TABLE kept AS SELECT * FROM {table} WHERE NOT ({where})")
+            duck.execute(
+                f"CREATE OR REPLACE TABLE kept AS SELECT * FROM {table} WHERE NOT ({where})"
+            )
             duck.execute("DROP VIEW weekly")
             duck.execute(f"DROP TABLE {table}")
             duck.execute(f"CREATE TABLE {table} AS FROM kept UNION ALL BY NAME FROM split")
@@ -84,7 +93,9 @@ def test_days_come_to_what_their_week_was(paths: Paths, where: str) -> None:
 
 def test_units_of_two_exporters_may_be_weekly_and_daily(paths: Paths) -> None:
     def change(duck: duckdb.DuckDBPyConnection) -> None:
-        for (table, split), where in zip(TABLES, ("location = 'LOC_00000'", "cell = 'CELL_00000'"), strict=True):
+        for (table, split), where in zip(
+            TABLES, ("location = 'LOC_00000'", "cell = 'CELL_00000'"), strict=True
+        ):
             duck.execute(f"CREATE TABLE weekly AS SELECT * FROM {table} WHERE {where}")
             duck.execute(f"DELETE FROM {table} WHERE {where}")
             duck.execute(f"INSERT INTO {table} BY NAME {split}")
@@ -98,12 +109,22 @@ def test_units_of_two_exporters_may_be_weekly_and_daily(paths: Paths) -> None:
 def test_a_week_that_has_some_of_its_days_counts_as_part_of_one(paths: Paths) -> None:
     def change(duck: duckdb.DuckDBPyConnection) -> None:
         in_days("true")(duck)
-        duck.execute("DELETE FROM bundle_sales WHERE week > (SELECT max(week) - 4 FROM bundle_sales)")
+        duck.execute(
+            "DELETE FROM bundle_sales WHERE week > (SELECT max(week) - 4 FROM bundle_sales)"
+        )
 
     weekly, part = asked(paths, lambda _: None)["bundles.sql"], asked(paths, change)["bundles.sql"]
-    last = np.append(np.flatnonzero(weekly["location"][1:] + weekly["product"][1:] != weekly["location"][:-1] + weekly["product"][:-1]), -1)
+    last = np.append(
+        np.flatnonzero(
+            weekly["location"][1:] + weekly["product"][1:]
+            != weekly["location"][:-1] + weekly["product"][:-1]
+        ),
+        -1,
+    )
     assert np.allclose(part["week_share"][last], 3 / 7)
-    assert (part["week_share"] > 0.99).sum() == (len(part["week"]) - (part["week_share"] < 0.5).sum())
+    assert (part["week_share"] > 0.99).sum() == (
+        len(part["week"]) - (part["week_share"] < 0.5).sum()
+    )
     assert part["quantity"][last].sum() < 0.6 * weekly["quantity"][last].sum()
     assert (part["active_subs"][last] == weekly["active_subs"][last]).all()
 
@@ -111,11 +132,19 @@ def test_a_week_that_has_some_of_its_days_counts_as_part_of_one(paths: Paths) ->
 def test_the_price_of_a_week_is_what_was_paid_for_a_unit() -> None:
     with duckdb.connect() as duck:
         text = (Path(bundles.__file__).parents[1] / "queries/bundles.sql").read_text()
-        rows = [(f"2026-06-{d:02d}", p, u) for d, p, u in ((22, 2.0, 6), (23, 2.0, 0), (24, 1.0, 14), (25, 1.0, 0))]
+        rows = [
+            (f"2026-06-{d:02d}", p, u)
+            for d, p, u in ((22, 2.0, 6), (23, 2.0, 0), (24, 1.0, 14), (25, 1.0, 0))
+        ]
         cte = text[text.index("WITH dated") : text.rindex("\nSELECT\n")]
         duck.execute("CREATE TABLE bundle_sales (segment TEXT, location TEXT, product TEXT, week DATE, price DOUBLE, list_price DOUBLE, units BIGINT, active_subs BIGINT, explore_eps DOUBLE)")  # fmt: skip
-        duck.executemany("INSERT INTO bundle_sales VALUES ('Y', 'A', 'D', ?, ?, ?, ?, 90, 0)", [(w, p, p, u) for w, p, u in rows])
-        [(week, units, price, posted, share)] = duck.sql(f"{cte} SELECT week, units, price, list_price, week_share FROM weeks").fetchall()
+        duck.executemany(
+            "INSERT INTO bundle_sales VALUES ('Y', 'A', 'D', ?, ?, ?, ?, 90, 0)",
+            [(w, p, p, u) for w, p, u in rows],
+        )
+        [(week, units, price, posted, share)] = duck.sql(
+            f"{cte} SELECT week, units, price, list_price, week_share FROM weeks"
+        ).fetchall()
     assert (week, units, posted) == (dt.date(2026, 6, 28), 20, 1.0)
     assert (price, share) == (pytest.approx(26 / 20), pytest.approx(4 / 7))
 
@@ -127,17 +156,26 @@ def test_a_week_that_came_twice_is_an_error_and_says_so(paths: Paths) -> None:
         )
 
     rows = asked(paths, change)["prior.sql"]
-    with pytest.raises(ValueError, match="the week that ends on 2026-05-31 has several rows with different days"):
+    with pytest.raises(
+        ValueError, match="the week that ends on 2026-05-31 has several rows with different days"
+    ):
         bundles.fit_prior(rows)
 
 
 def test_the_demo_with_daily_sales_has_the_prices_of_the_weekly_one(tmp_path: Path) -> None:
-    made = generate(Size(locations=4, cells=3, weeks=26, sales_format="csv"), tmp_path / "data", dirt=False)
-    places = {name: files[0] if len(files) == 1 else files[0].parent for name, files in made.sources.items()}
+    made = generate(
+        Size(locations=4, cells=3, weeks=26, sales_format="csv"), tmp_path / "data", dirt=False
+    )
+    places = {
+        name: files[0] if len(files) == 1 else files[0].parent
+        for name, files in made.sources.items()
+    }
     with duckdb.connect() as duck:
         for table, split in TABLES:
             reader = "read_csv" if made.sources[table][0].suffix == ".csv" else "read_parquet"
-            duck.execute(f"CREATE OR REPLACE TABLE weekly AS FROM {reader}({[str(f) for f in made.sources[table]]})")
+            duck.execute(
+                f"CREATE OR REPLACE TABLE weekly AS FROM {reader}({[str(f) for f in made.sources[table]]})"
+            )
             duck.execute(f"COPY ({split}) TO '{tmp_path / table}.csv' (HEADER)")
     daily = {table: tmp_path / f"{table}.csv" for table, _ in TABLES}
     for sources in (places, {**places, **daily}):
@@ -146,16 +184,30 @@ def test_the_demo_with_daily_sales_has_the_prices_of_the_weekly_one(tmp_path: Pa
     differ = f"SELECT count(*) FILTER (a.price <> b.price OR a.current_price <> b.current_price), count(*) FROM '{tables[0]}' a JOIN '{tables[1]}' b USING (unit_key)"
     assert duckdb.sql(differ).fetchall() == [(0, 4 * 54 + 3 * 48)]
     short = daily["bundle_sales"].read_text().splitlines()
-    again = [line.rsplit(",", 1)[0] + f",2026-07-0{n} 00:00:00" for line in short[1:] for n in (1, 2, 3)]
+    again = [
+        line.rsplit(",", 1)[0] + f",2026-07-0{n} 00:00:00" for line in short[1:] for n in (1, 2, 3)
+    ]
     (tmp_path / "again.csv").write_text("\n".join([short[0], *again]))
     with pytest.raises(ContractError, match="rows are superseded by later rows"):
-        hundredfold.run(demo.JOB, {**places, "bundle_sales": tmp_path / "again.csv"}, home=tmp_path / "home", as_of=demo.AS_OF, workers=1)
+        hundredfold.run(
+            demo.JOB,
+            {**places, "bundle_sales": tmp_path / "again.csv"},
+            home=tmp_path / "home",
+            as_of=demo.AS_OF,
+            workers=1,
+        )
 
 
 def test_what_was_sold_is_measured_in_whole_weeks_of_daily_rows(tmp_path: Path) -> None:
     lines = ["segment,location,product,week,units,price,list_price,active_subs,loaded_at"]
-    lines += [f"Y,A,D,{dt.date(2026, 6, 1) + dt.timedelta(days=n)},2,{1 if n < 10 else 2},2,90,2026-07-01" for n in range(17)]
+    lines += [
+        f"Y,A,D,{dt.date(2026, 6, 1) + dt.timedelta(days=n)},2,{1 if n < 10 else 2},2,90,2026-07-01"
+        for n in range(17)
+    ]
     (tmp_path / "sales.csv").write_text("\n".join(lines))
     found = Sales({BUNDLES: str(tmp_path / "sales.csv")}).after(dt.date(2026, 5, 1)).to_pylist()
-    assert [(str(r["week"]), r["quantity"]) for r in found] == [("2026-06-07", 14.0), ("2026-06-14", 14.0)]
+    assert [(str(r["week"]), r["quantity"]) for r in found] == [
+        ("2026-06-07", 14.0),
+        ("2026-06-14", 14.0),
+    ]
     assert found[1]["price"] == pytest.approx((3 * 1 + 4 * 2) / 7)

@@ -19,12 +19,19 @@ Day = tuple[list[np.ndarray], list[np.ndarray], np.ndarray]
 @st.composite
 def short_days(draw: st.DrawFn) -> Day:
     """Up to five hours, some of them missing, with up to four discount classes each."""
-    hours = np.array(sorted(draw(st.sets(st.sampled_from([0, 1, 2, 3, 22, 23]), min_size=1, max_size=5))))
+    hours = np.array(
+        sorted(draw(st.sets(st.sampled_from([0, 1, 2, 3, 22, 23]), min_size=1, max_size=5)))
+    )
     points, values = [], []
     for _ in hours:
         classes = sorted(draw(st.sets(st.integers(1, 20), min_size=1, max_size=4)))
         points.append(np.array(classes) * 0.005)
-        values.append(np.array(draw(st.lists(st.integers(-50, 50), min_size=len(classes), max_size=len(classes))), dtype=float))
+        values.append(
+            np.array(
+                draw(st.lists(st.integers(-50, 50), min_size=len(classes), max_size=len(classes))),
+                dtype=float,
+            )
+        )
     return points, values, hours
 
 
@@ -42,7 +49,9 @@ def test_the_smoothest_day_is_what_brute_force_finds(day: Day, limit: float) -> 
         price = np.array([p[i] for p, i in zip(points, at, strict=True)])
         worth[at] = (-judged(price), sum(v[i] for v, i in zip(values, at, strict=True)))
     found = smoothest(points, values, linked, limit)
-    value = sum(v[np.flatnonzero(p == price)[0]] for p, v, price in zip(points, values, found, strict=True))
+    value = sum(
+        v[np.flatnonzero(p == price)[0]] for p, v, price in zip(points, values, found, strict=True)
+    )
     least, best = max(worth.values())
     assert -judged(found) == least
     assert value == pytest.approx(best)
@@ -89,7 +98,9 @@ def test_a_published_day_has_no_cliff_that_it_does_not_tell(demo: Any) -> None:
 def test_a_day_has_fewer_and_smaller_cliffs_than_its_hours_alone(demo: Any) -> None:
     rows = published(demo)
     ring = {name: rows[name].reshape(-1, 24) for name in ("price", "alone", "current_price")}
-    left, alone = (float(excess(p, np.roll(p, -1, axis=1), 0.02).sum()) for p in (ring["price"], ring["alone"]))
+    left, alone = (
+        float(excess(p, np.roll(p, -1, axis=1), 0.02).sum()) for p in (ring["price"], ring["alone"])
+    )
     assert left < 0.5 * alone
 
 
@@ -118,8 +129,12 @@ def test_minutes_that_only_wait_make_discounts_dearer(demo: Any) -> None:
     for n in range(0, len(slab), 5):
         rows = slab.unit(n) | {"max_cliff": np.full(24, 1.0)}
         plain, shifted = settle_day(rows), settle_day(rows | {"time_shift": np.full(24, 0.4)})
-        asked = rows["volume"] * np.exp(rows["elasticity"] * (shifted["price"] / rows["current_price"] - 1))
-        margin = np.where(asked > rows["capacity"], 0.0, shifted["price"] - rows["unit_cost"])  # a full hour fills up again
+        asked = rows["volume"] * np.exp(
+            rows["elasticity"] * (shifted["price"] / rows["current_price"] - 1)
+        )
+        margin = np.where(
+            asked > rows["capacity"], 0.0, shifted["price"] - rows["unit_cost"]
+        )  # a full hour fills up again
         full.append(asked > rows["capacity"])
         assert shifted["opportunity_cost"] == pytest.approx(shifts(rows["hour"], 0.4, 2.0) @ margin)
         assert not plain["opportunity_cost"].any()
@@ -132,7 +147,11 @@ def test_minutes_that_only_wait_make_discounts_dearer(demo: Any) -> None:
 def test_counting_what_waits_earns_more_where_minutes_wait() -> None:
     """Discounts that move minutes between hours, priced with and without the cost of it, against the day as it then happens."""
     rng = np.random.default_rng(3)
-    b, base, sigma = -rng.uniform(1.2, 2.4, 24), rng.uniform(50, 500, 24), shifts(np.arange(24), 0.4, 2.0)
+    b, base, sigma = (
+        -rng.uniform(1.2, 2.4, 24),
+        rng.uniform(50, 500, 24),
+        shifts(np.arange(24), 0.4, 2.0),
+    )
     rows = day_rows(b, base)
 
     def revenue(price: np.ndarray) -> float:
@@ -155,4 +174,8 @@ def day_rows(b: np.ndarray, volume: np.ndarray) -> dict[str, np.ndarray]:
     rows = {name: value * every for name, value in floats.items()}
     text = {"reason_code": "DECREASE_CONFIDENT", "time_zone": "UTC"}
     rows |= {name: np.full(24, value, dtype=object) for name, value in text.items()}
-    return rows | {"hour": np.arange(24), "explore_flag": np.zeros(24, bool), "as_of": np.full(24, np.datetime64("2026-06-29", "us"))}
+    return rows | {
+        "hour": np.arange(24),
+        "explore_flag": np.zeros(24, bool),
+        "as_of": np.full(24, np.datetime64("2026-06-29", "us")),
+    }

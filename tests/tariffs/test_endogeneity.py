@@ -12,7 +12,16 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from tariffs.demand.endogeneity import CHANCE, ENDOGENOUS, EXOGENOUS, NOT_TESTED, chosen, examine, first_stage, two_sided
+from tariffs.demand.endogeneity import (
+    CHANCE,
+    ENDOGENOUS,
+    EXOGENOUS,
+    NOT_TESTED,
+    chosen,
+    examine,
+    first_stage,
+    two_sided,
+)
 from tariffs.demand.panel import Panel, make_panel
 from tariffs.demand.season import fit_season
 from tariffs.pricing import bundles
@@ -22,7 +31,13 @@ from tariffs.synthetic.scenarios import Switches
 WEEKS = 20
 
 
-def foreseen(rng: np.random.Generator, units: int, foresight: float, per_cluster: int = 1, shock: float = 0.15) -> Panel:
+def foreseen(
+    rng: np.random.Generator,
+    units: int,
+    foresight: float,
+    per_cluster: int = 1,
+    shock: float = 0.15,
+) -> Panel:
     """Prices with plateaus, trials, and as much of the week's shock as is foreseen; `per_cluster` units share shocks, prices and trials."""
     clusters = units // per_cluster
 
@@ -31,16 +46,30 @@ def foreseen(rng: np.random.Generator, units: int, foresight: float, per_cluster
 
     eta = shared(rng.normal(0, shock, (clusters, WEEKS)))
     plateaus = shared(np.repeat(rng.uniform(-0.3, 0.3, (clusters, WEEKS // 5)), 5, axis=1))
-    trial = shared(np.where(rng.random((clusters, WEEKS)) < 0.3, rng.choice([-0.1, 0.1], (clusters, WEEKS)), 0.0))
+    trial = shared(
+        np.where(
+            rng.random((clusters, WEEKS)) < 0.3, rng.choice([-0.1, 0.1], (clusters, WEEKS)), 0.0
+        )
+    )
     x = plateaus + foresight * eta + trial
     beta = -1.5 + 0.3 * rng.standard_normal((units, 1))
-    quantity = rng.poisson(40 * rng.lognormal(0, 0.5, (units, 1)) * np.exp(beta * x + eta)).astype(float)
-    return make_panel(np.arange(units + 1) * WEEKS, quantity.ravel(), x.ravel(), np.ones(x.size), trial.ravel())
+    quantity = rng.poisson(40 * rng.lognormal(0, 0.5, (units, 1)) * np.exp(beta * x + eta)).astype(
+        float
+    )
+    return make_panel(
+        np.arange(units + 1) * WEEKS, quantity.ravel(), x.ravel(), np.ones(x.size), trial.ravel()
+    )
 
 
 def looked_at(panel: Panel, per_cluster: int = 1) -> Any:
     everyone = np.zeros(panel.units, dtype=int)
-    return examine(panel, everyone, np.tile(np.arange(WEEKS), panel.units), WEEKS, np.arange(panel.units) // per_cluster)
+    return examine(
+        panel,
+        everyone,
+        np.tile(np.arange(WEEKS), panel.units),
+        WEEKS,
+        np.arange(panel.units) // per_cluster,
+    )
 
 
 def test_rho_is_that_of_a_poisson_regression_with_dummies_on_price_and_control() -> None:
@@ -48,14 +77,18 @@ def test_rho_is_that_of_a_poisson_regression_with_dummies_on_price_and_control()
     control = chosen(panel, first_stage(panel))
     week = np.tile(np.arange(WEEKS), panel.units)
     season = fit_season(panel, np.zeros(12, dtype=int), week, WEEKS, control)
-    dummies = np.hstack([np.eye(12)[panel.unit], np.eye(WEEKS)[week][:, 1:], panel.x[:, None], control[:, None]])
+    dummies = np.hstack(
+        [np.eye(12)[panel.unit], np.eye(WEEKS)[week][:, 1:], panel.x[:, None], control[:, None]]
+    )
     glm = sm.GLM(panel.quantity, dummies, family=sm.families.Poisson()).fit(tol=1e-14, maxiter=200)
     assert (season.beta[0], season.rho) == pytest.approx(tuple(glm.params[-2:]), abs=1e-7)
 
 
 def test_the_first_stage_is_least_squares_with_unit_dummies() -> None:
     panel = foreseen(np.random.default_rng(1), 8, 1.0)
-    pi = np.linalg.lstsq(np.hstack([np.eye(8)[panel.unit], panel.trial[:, None]]), panel.x, rcond=None)[0][-1]
+    pi = np.linalg.lstsq(
+        np.hstack([np.eye(8)[panel.unit], panel.trial[:, None]]), panel.x, rcond=None
+    )[0][-1]
     assert first_stage(panel) == pytest.approx(pi, abs=1e-12)
     control = chosen(panel, pi)
     assert np.abs(panel.sums(control)).max() < 1e-12
@@ -78,7 +111,10 @@ def test_the_test_tells_foresight_from_innocence(foresight: float, verdict: str)
 def test_the_standard_error_is_honest_where_units_share_their_shocks() -> None:
     """60 markets of 40 clusters of five: t values spread as they should, and would not if units were taken for independent."""
     markets = [foreseen(np.random.default_rng(seed), 200, 0.0, per_cluster=5) for seed in range(60)]
-    spread = {size: np.std([seen.rho / seen.se for seen in (looked_at(m, size) for m in markets)]) for size in (1, 5)}
+    spread = {
+        size: np.std([seen.rho / seen.se for seen in (looked_at(m, size) for m in markets)])
+        for size in (1, 5)
+    }
     assert 0.8 < spread[5] < 1.25
     assert spread[1] > 1.3 * spread[5]
 
@@ -90,19 +126,29 @@ def test_p_is_students(t: float, freedom: int) -> None:
 
 
 @pytest.fixture(scope="module", params=[1.0, 2.0], ids=["foresight once", "foresight twice"])
-def market(request: pytest.FixtureRequest, made: Callable[..., Any]) -> Iterator[tuple[Any, Any, np.ndarray]]:
+def market(
+    request: pytest.FixtureRequest, made: Callable[..., Any]
+) -> Iterator[tuple[Any, Any, np.ndarray]]:
     """Posted prices rise with a tenth of foreseen demand, or two: the rows of the prior and of the units, and true elasticities."""
     size = Size(locations=100, cells=1, weeks=26, sales_format="parquet")
     hand = made(size, switches=Switches(endog=request.param))
-    true = hand.columns(f"SELECT beta FROM '{Path(hand.truth) / 'bundles.parquet'}' ORDER BY segment, location, product")["beta"]
-    yield hand.ask("prior.sql", bundles.UNIT, ("week",)), hand.ask("bundles.sql", bundles.UNIT, ("week",)), true
+    true = hand.columns(
+        f"SELECT beta FROM '{Path(hand.truth) / 'bundles.parquet'}' ORDER BY segment, location, product"
+    )["beta"]
+    yield (
+        hand.ask("prior.sql", bundles.UNIT, ("week",)),
+        hand.ask("bundles.sql", bundles.UNIT, ("week",)),
+        true,
+    )
     hand.duck.close()
 
 
 def errors(prices: dict[str, np.ndarray], true: np.ndarray) -> tuple[float, float]:
     """Bias, and the share of 90 % intervals that hold the truth."""
     sd = prices["se"] * prices["reference_price"] / prices["current_price"]
-    own = np.isclose(prices["beta"], prices["elasticity"] * prices["reference_price"] / prices["current_price"])
+    own = np.isclose(
+        prices["beta"], prices["elasticity"] * prices["reference_price"] / prices["current_price"]
+    )
     error = prices["beta"] - true
     return float(error.mean()), float((np.abs(error) <= 1.645 * sd)[own].mean())
 
@@ -121,7 +167,9 @@ def test_foresight_is_taken_out_of_prior_and_units(market: tuple[Any, Any, np.nd
     assert 0.87 < cover < 0.93
 
 
-def test_units_with_foresight_are_priced_alone_as_in_the_batch(market: tuple[Any, Any, np.ndarray]) -> None:
+def test_units_with_foresight_are_priced_alone_as_in_the_batch(
+    market: tuple[Any, Any, np.ndarray],
+) -> None:
     rows, units, _ = market
     prior = bundles.fit_prior(rows.columns)
     part = units.part(0, 150)
@@ -140,6 +188,12 @@ def test_innocent_prices_are_left_as_they_are(medium: Any) -> None:
 
 def test_without_logged_trials_nothing_is_tested_and_nothing_taken_out() -> None:
     panel = foreseen(np.random.default_rng(3), 50, 1.0)
-    for trial in (None, np.zeros(len(panel.unit)), np.where(np.arange(len(panel.unit)) < 60, panel.trial, 0.0)):
-        seen = looked_at(Panel(panel.starts, panel.unit, panel.quantity, panel.x, panel.exposure, trial))
+    for trial in (
+        None,
+        np.zeros(len(panel.unit)),
+        np.where(np.arange(len(panel.unit)) < 60, panel.trial, 0.0),
+    ):
+        seen = looked_at(
+            Panel(panel.starts, panel.unit, panel.quantity, panel.x, panel.exposure, trial)
+        )
         assert (seen.verdict, seen.used, seen.variance, seen.p) == (NOT_TESTED, 0.0, 0.0, 1.0)

@@ -59,14 +59,19 @@ def by_key(table: pa.Table, line: Any) -> pa.Table:
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line.kind)
 def test_bias_and_error_are_those_worked_out_by_hand(finished: Finished, line: Any) -> None:
     found = recovery.recover(finished, line).scores[0]
-    error = by_key(finished.results(line.model), line)["beta"].to_numpy() - by_key(finished.known(line), line)["beta"].to_numpy()
+    error = (
+        by_key(finished.results(line.model), line)["beta"].to_numpy()
+        - by_key(finished.known(line), line)["beta"].to_numpy()
+    )
     assert found.units == len(error)
     assert found.bias == pytest.approx(error.mean(), abs=1e-12)
     assert found.rmse["shrunk"] == pytest.approx(np.sqrt(np.mean(error**2)), abs=1e-12)
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line.kind)
-def test_the_posterior_is_nearer_to_the_truth_than_its_kind_its_own_fit_or_one_for_all(finished: Finished, line: Any) -> None:
+def test_the_posterior_is_nearer_to_the_truth_than_its_kind_its_own_fit_or_one_for_all(
+    finished: Finished, line: Any
+) -> None:
     found = recovery.recover(finished, line)
     rmse = found.scores[0].rmse
     assert rmse["shrunk"] < min(rmse["prior"], rmse["alone"], rmse["pooled"])
@@ -79,7 +84,9 @@ def test_another_truth_shows_as_bias_and_lost_cover(finished: Finished, tmp_path
     known = finished.known(BUNDLE)
     moved = known.set_column(known.column_names.index("beta"), "beta", pc.add(known["beta"], 1.0))
     pq.write_table(moved, tmp_path / BUNDLE.truth)
-    true, false = (recovery.recover(f, BUNDLE).scores[0] for f in (finished, replace(finished, truth=tmp_path)))
+    true, false = (
+        recovery.recover(f, BUNDLE).scores[0] for f in (finished, replace(finished, truth=tmp_path))
+    )
     assert false.bias == pytest.approx(true.bias - 1.0, abs=1e-9)
     assert true.cover > 0.85
     assert false.cover < 0.4
@@ -110,7 +117,10 @@ def test_promised_and_realised_gain_agree_for_all_moves_of_both_lines(finished: 
 
 
 def test_a_promise_that_is_too_high_lies_outside_of_what_came_of_it(bundles: money.Market) -> None:
-    honest, boastful = (calibration.calibrate(m) for m in (bundles, replace(bundles, p_gain=np.where(bundles.moved, 0.999, 0.0))))
+    honest, boastful = (
+        calibration.calibrate(m)
+        for m in (bundles, replace(bundles, p_gain=np.where(bundles.moved, 0.999, 0.0)))
+    )
     assert honest is not None
     assert boastful is not None
     assert honest.all.fits
@@ -124,16 +134,24 @@ def test_where_nothing_moves_nothing_was_promised(bundles: money.Market) -> None
 # the best table that one could have
 
 
-def test_the_best_prices_of_a_ladder_are_those_of_trying_them_all(finished: Finished, bundles: money.Market) -> None:
+def test_the_best_prices_of_a_ladder_are_those_of_trying_them_all(
+    finished: Finished, bundles: money.Market
+) -> None:
     ladders = pa.table({name: pa.array(values) for name, values in dial._ladders(finished).items()})
     best = money.best_prices(bundles, ladders)
     tried = 0
     for rungs in itertools.islice(ladders_of(bundles, ladders), 20):
-        volumes, options = [r.volume_mb for r in rungs.values()], [range(len(r.prices)) for r in rungs.values()]
+        volumes, options = (
+            [r.volume_mb for r in rungs.values()],
+            [range(len(r.prices)) for r in rungs.values()],
+        )
         worth = {
             choice: sum(r.values[n] for r, n in zip(rungs.values(), choice, strict=True))
             for choice in itertools.product(*options)
-            if money.in_order(np.array([r.prices[n] for r, n in zip(rungs.values(), choice, strict=True)]), np.array(volumes))
+            if money.in_order(
+                np.array([r.prices[n] for r, n in zip(rungs.values(), choice, strict=True)]),
+                np.array(volumes),
+            )
         }
         found = sum(r.values[list(r.prices).index(best[at])] for at, r in rungs.items())
         if worth:
@@ -146,10 +164,15 @@ def ladders_of(market: money.Market, ladders: pa.Table) -> Iterator[dict[int, An
     """The rungs of each ladder, by the unit's number."""
     order, volume, offsets = money._rungs(market, ladders)
     for first, end in itertools.pairwise(offsets):
-        yield {int(at): money._rung(market, at, mb) for at, mb in zip(order[first:end], volume[first:end], strict=True)}
+        yield {
+            int(at): money._rung(market, at, mb)
+            for at, mb in zip(order[first:end], volume[first:end], strict=True)
+        }
 
 
-def test_nobody_who_does_not_know_the_truth_does_better(finished: Finished, bundles: money.Market) -> None:
+def test_nobody_who_does_not_know_the_truth_does_better(
+    finished: Finished, bundles: money.Market
+) -> None:
     oracle = dial._oracle(finished)
     assert oracle is not None
     assert 0 < bundles.gain().sum() / bundles.margin(bundles.current).sum() < oracle
@@ -158,7 +181,9 @@ def test_nobody_who_does_not_know_the_truth_does_better(finished: Finished, bund
 # the dial
 
 
-def test_the_job_run_again_at_the_same_z_gives_the_same_prices(finished: Finished, tmp_path: Path) -> None:
+def test_the_job_run_again_at_the_same_z_gives_the_same_prices(
+    finished: Finished, tmp_path: Path
+) -> None:
     again = finished.again(dial._with_z(finished.policy(), 0.84), str(tmp_path / "home"))
     assert again.prices().column("price").equals(finished.prices().column("price"))
 
@@ -195,9 +220,15 @@ def test_the_deviance_is_that_of_a_poisson_regression_with_levels_and_season() -
     x, beta = chance.choice([-0.2, -0.1, 0.0, 0.1], units * weeks), chance.normal(-1.5, 0.5, units)
     exposure = chance.integers(50, 200, units * weeks).astype(float)
     y = chance.poisson(0.2 * exposure * np.exp(beta[unit] * x)).astype(float)
-    found = backtest.deviance(make_panel(np.arange(0, units * weeks + 1, weeks), y, x, exposure), beta, week)
-    dummies = np.column_stack([unit[:, None] == np.arange(units), week[:, None] == np.arange(1, weeks)]).astype(float)
-    fit = sm.GLM(y, dummies, family=sm.families.Poisson(), offset=np.log(exposure) + beta[unit] * x).fit(tol=1e-12)
+    found = backtest.deviance(
+        make_panel(np.arange(0, units * weeks + 1, weeks), y, x, exposure), beta, week
+    )
+    dummies = np.column_stack(
+        [unit[:, None] == np.arange(units), week[:, None] == np.arange(1, weeks)]
+    ).astype(float)
+    fit = sm.GLM(
+        y, dummies, family=sm.families.Poisson(), offset=np.log(exposure) + beta[unit] * x
+    ).fit(tol=1e-12)
     assert found.sum() == pytest.approx(fit.deviance, rel=1e-6)
 
 
@@ -212,7 +243,11 @@ def test_what_is_foretold_is_learnt_from_the_weeks_before_alone(finished: Finish
     first = np.unique(rows["week"])[-8]
     late = rows["week"] >= first
     other = rows | {"quantity": np.where(late, rows["quantity"][::-1], rows["quantity"])}
-    for told, again in zip(backtest._split(rows, VOICE, first)[0].values(), backtest._split(other, VOICE, first)[0].values(), strict=True):
+    for told, again in zip(
+        backtest._split(rows, VOICE, first)[0].values(),
+        backtest._split(other, VOICE, first)[0].values(),
+        strict=True,
+    ):
         assert np.array_equal(told, again)
 
 
@@ -220,7 +255,9 @@ def test_weeks_that_sold_all_there_was_are_not_judged(finished: Finished) -> Non
     rows = finished.sample(VOICE, 500)
     first = np.unique(rows["week"])[-8]
     full = (rows["week"] >= first) & (np.arange(len(rows["week"])) % 5 == 0)
-    judged = backtest._split(rows | {"quantity": np.where(full, rows["capacity"], rows["quantity"])}, VOICE, first)[1]
+    judged = backtest._split(
+        rows | {"quantity": np.where(full, rows["capacity"], rows["quantity"])}, VOICE, first
+    )[1]
     was = backtest._split(rows, VOICE, first)[1]
     assert len(judged["week"]) == len(was["week"]) - (full & ~backtest._full(rows)).sum()
 
@@ -241,7 +278,9 @@ def lived(finished: Finished) -> loop.Loop:
 def test_who_never_moves_stays_and_who_learns_gains(lived: loop.Loop) -> None:
     ways = {way.policy: way for way in lived.ways}
     assert ways["hold"].lift == (0.0, 0.0)
-    assert all(0 < way.lift[0] < way.lift[1] < lived.oracle for name, way in ways.items() if name != "hold")
+    assert all(
+        0 < way.lift[0] < way.lift[1] < lived.oracle for name, way in ways.items() if name != "hold"
+    )
     assert ways["robust 1.28"].harmed < ways["robust 0.84"].harmed < ways["plug-in"].harmed
     assert ways["robust 1.28"].moved < ways["plug-in"].moved
 
@@ -250,16 +289,22 @@ def test_the_same_chance_makes_the_same_year(finished: Finished, lived: loop.Loo
     assert loop.live(finished, 2, 7, lambda _: None) == lived
 
 
-def test_the_first_cycle_asks_for_the_prices_that_the_job_published_before_its_ladder(finished: Finished) -> None:
+def test_the_first_cycle_asks_for_the_prices_that_the_job_published_before_its_ladder(
+    finished: Finished,
+) -> None:
     rows = finished.whole(BUNDLE.model)
     prices = loop._prices("robust 0.84", 0.84, rows, np.random.default_rng(0))
-    assert np.array_equal(prices, by_key(finished.results(BUNDLE.model), BUNDLE)["price"].to_numpy())
+    assert np.array_equal(
+        prices, by_key(finished.results(BUNDLE.model), BUNDLE)["price"].to_numpy()
+    )
 
 
 # plots
 
 
-def test_the_same_evidence_makes_the_same_plot_to_the_byte(finished: Finished, lived: loop.Loop, tmp_path: Path) -> None:
+def test_the_same_evidence_makes_the_same_plot_to_the_byte(
+    finished: Finished, lived: loop.Loop, tmp_path: Path
+) -> None:
     found = [recovery.recover(finished, line) for line in LINES]
     calibrated = calibration.calibrate(money.market(finished, BUNDLE))
     assert calibrated is not None
@@ -275,20 +320,34 @@ def test_the_same_evidence_makes_the_same_plot_to_the_byte(finished: Finished, l
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line.kind)
-def test_what_is_told_of_the_prices_is_what_the_run_priced_by(finished: Finished, line: Any) -> None:
+def test_what_is_told_of_the_prices_is_what_the_run_priced_by(
+    finished: Finished, line: Any
+) -> None:
     found, prior = learnt(finished, line), finished.results(line.prior).to_pylist()[0]
-    assert (found.exogeneity, found.rho, found.rho_p) == (prior["exogeneity"], prior["rho"], prior["rho_p"])
+    assert (found.exogeneity, found.rho, found.rho_p) == (
+        prior["exogeneity"],
+        prior["rho"],
+        prior["rho_p"],
+    )
     assert (found.rho_used, found.tau**2) == (prior["rho_used"], pytest.approx(prior["tau2"]))
-    assert [(group.name, group.gate) for group in found.groups] == list(zip(prior["groups"], prior["gate_choice"], strict=True))
+    assert [(group.name, group.gate) for group in found.groups] == list(
+        zip(prior["groups"], prior["gate_choice"], strict=True)
+    )
     assert [group.deviance_eb for group in found.groups] == prior["gate_eb"]
 
 
-def test_what_was_not_tested_or_could_hardly_be_seen_does_not_sound_like_innocence(tmp_path: Path) -> None:
+def test_what_was_not_tested_or_could_hardly_be_seen_does_not_sound_like_innocence(
+    tmp_path: Path,
+) -> None:
     """Prices that foresee demand: seen in voice; in so few bundles hardly to be seen, which is said; and untested where the log of trials is lost."""
     operator = generate("demo", tmp_path / "data", dirt=False, switches=Switches(endog=1.0)).sources
     logged, lost = (_priced(operator, tmp_path / f"home-{lost}", lost) for lost in (False, True))
     seen, hardly, unseen = learnt(logged, VOICE), learnt(logged, BUNDLE), learnt(lost, BUNDLE)
-    assert [found.exogeneity for found in (seen, hardly, unseen)] == ["ENDOGENOUS", "EXOGENOUS", "NOT_TESTED"]
+    assert [found.exogeneity for found in (seen, hardly, unseen)] == [
+        "ENDOGENOUS",
+        "EXOGENOUS",
+        "NOT_TESTED",
+    ]
     assert seen.rho > seen.visible > 0 < seen.rho_used
     assert hardly.visible > 0.3  # the bias that this foresight makes is +0.26
     assert np.isnan([unseen.rho, unseen.rho_se, unseen.rho_p, unseen.visible]).all()
@@ -296,10 +355,17 @@ def test_what_was_not_tested_or_could_hardly_be_seen_does_not_sound_like_innocen
 
 
 def _priced(sources: Any, home: Path, lost: bool) -> Finished:
-    sales = pa.concat_tables([csv.read_csv(file) if file.suffix == ".csv" else pq.read_table(file) for file in sources["bundle_sales"]])
+    sales = pa.concat_tables(
+        [
+            csv.read_csv(file) if file.suffix == ".csv" else pq.read_table(file)
+            for file in sources["bundle_sales"]
+        ]
+    )
     if lost:
         at = sales.column_names.index("explore_eps")
         sales = sales.set_column(at, "explore_eps", pa.array(np.zeros(sales.num_rows)))
-    places: dict[str, Any] = {name: str(files[0]) for name, files in sources.items()} | {"bundle_sales": sales}
+    places: dict[str, Any] = {name: str(files[0]) for name, files in sources.items()} | {
+        "bundle_sales": sales
+    }
     hundredfold.run(demo.JOB, places, home=home, as_of=demo.AS_OF, workers=1)
     return open_finished(Home(home, make=False), None, None)

@@ -19,11 +19,29 @@ from waits import HANG_S
 PAGE = Path(__file__).parents[2] / "docs" / "tariffs.md"
 
 
-def say(folder: Path, *words: str, before: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
+def say(
+    folder: Path, *words: str, before: str = "", code: int = 0
+) -> subprocess.CompletedProcess[str]:
     """Run `tariffs` with these words; `before`: what Python does first."""
-    environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "HUNDREDFOLD_HOME": str(folder / "home")}
-    program = [sys.executable, "-c", f"{before}\nimport sys; from tariffs.cli import main; sys.argv = ['tariffs', *sys.argv[1:]]; main()"]
-    done = subprocess.run([*program, *words], cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=HANG_S)
+    environment = {
+        **os.environ,
+        "COLUMNS": "80",
+        "NO_COLOR": "1",
+        "HUNDREDFOLD_HOME": str(folder / "home"),
+    }
+    program = [
+        sys.executable,
+        "-c",
+        f"{before}\nimport sys; from tariffs.cli import main; sys.argv = ['tariffs', *sys.argv[1:]]; main()",
+    ]
+    done = subprocess.run(
+        [*program, *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=HANG_S,
+    )
     assert done.returncode == code, done.stderr
     return done
 
@@ -31,8 +49,19 @@ def say(folder: Path, *words: str, before: str = "", code: int = 0) -> subproces
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("place")
-    words = [sys.executable, "-m", "hundredfold", "demo", "--home", str(folder / "home"), "--workers", "2"]
-    told = subprocess.run(words, cwd=folder, capture_output=True, encoding="utf-8", timeout=HANG_S, check=True)
+    words = [
+        sys.executable,
+        "-m",
+        "hundredfold",
+        "demo",
+        "--home",
+        str(folder / "home"),
+        "--workers",
+        "2",
+    ]
+    told = subprocess.run(
+        words, cwd=folder, capture_output=True, encoding="utf-8", timeout=HANG_S, check=True
+    )
     (folder / "demo.txt").write_text(told.stdout)
     return folder
 
@@ -43,7 +72,11 @@ def test_the_demo_names_the_commands_that_hold_its_promises(place: Path) -> None
     assert set(named) <= set(evidence.commands)
 
 
-@pytest.mark.parametrize("words", [["truth"], ["prior"], ["backtest"], ["loop", "--cycles", "3"]], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    "words",
+    [["truth"], ["prior"], ["backtest"], ["loop", "--cycles", "3"]],
+    ids=lambda words: words[0],
+)
 def test_a_table_fits_a_terminal_of_80_columns(place: Path, words: list[str]) -> None:
     lines = say(place, "evidence", *words).stdout.splitlines()
     assert len(lines) > 8
@@ -62,12 +95,23 @@ def test_json_says_what_the_table_says(place: Path) -> None:
 def test_plots_come_as_svg_and_png_beside_the_json(place: Path) -> None:
     told = say(place, "evidence", "calibration", "--plots", "plots", "--json")
     assert set(json.loads(told.stdout)) == {"bundle", "voice"}
-    assert sorted(path.name for path in (place / "plots").iterdir()) == ["calibration.png", "calibration.svg"]
+    assert sorted(path.name for path in (place / "plots").iterdir()) == [
+        "calibration.png",
+        "calibration.svg",
+    ]
     assert "plots/calibration.svg" in told.stderr
 
 
 def test_without_matplotlib_the_way_to_it_is_told(place: Path) -> None:
-    told = say(place, "evidence", "calibration", "--plots", "plots-2", before="import sys; sys.modules['matplotlib'] = None", code=2)
+    told = say(
+        place,
+        "evidence",
+        "calibration",
+        "--plots",
+        "plots-2",
+        before="import sys; sys.modules['matplotlib'] = None",
+        code=2,
+    )
     assert "error: matplotlib is not installed" in told.stderr
     assert "hint: pip install 'hundredfold[report]'" in told.stderr
 
@@ -75,14 +119,24 @@ def test_without_matplotlib_the_way_to_it_is_told(place: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "error", "hint"),
     [
-        (["truth", "--truth", "nowhere"], "--truth nowhere is no folder", "the folder that the generator wrote"),
+        (
+            ["truth", "--truth", "nowhere"],
+            "--truth nowhere is no folder",
+            "the folder that the generator wrote",
+        ),
         (["truth", "no-such-run"], "no-such-run", ""),
-        (["backtest", "--weeks", "25"], "--weeks is 25, and the run has 26 weeks of bundle sales", "hold out 1 to 22"),
+        (
+            ["backtest", "--weeks", "25"],
+            "--weeks is 25, and the run has 26 weeks of bundle sales",
+            "hold out 1 to 22",
+        ),
         (["dial", "--z", "-1"], "z is -1", "such as --z 0"),
         (["loop", "--cycles", "0"], "--cycles is 0, wanted 1 to 52", ""),
     ],
 )
-def test_words_that_cannot_be_are_answered_with_what_to_do(place: Path, words: list[str], error: str, hint: str) -> None:
+def test_words_that_cannot_be_are_answered_with_what_to_do(
+    place: Path, words: list[str], error: str, hint: str
+) -> None:
     told = say(place, "evidence", *words, code=2)
     assert error in told.stderr
     assert hint in told.stderr
@@ -99,5 +153,8 @@ def test_every_command_and_every_option_is_on_the_page() -> None:
     text = PAGE.read_text("utf-8")
     for name, command in evidence.commands.items():
         assert f"tariffs evidence {name}" in text, name
-        own = {o for p in command.params if isinstance(p, Option) for o in p.opts} - {"--home", "--json"}
+        own = {o for p in command.params if isinstance(p, Option) for o in p.opts} - {
+            "--home",
+            "--json",
+        }
         assert [option for option in sorted(own) if option not in text] == []

@@ -16,7 +16,11 @@ from tariffs.pricing import bundles, voice
 
 def with_share(slab: Any, share: float, loss: float = 0.05) -> Any:
     count = len(slab["week"])
-    return replace(slab, columns=slab.columns | {"explore_share": np.full(count, share), "explore_loss": np.full(count, loss)})
+    return replace(
+        slab,
+        columns=slab.columns
+        | {"explore_share": np.full(count, share), "explore_loss": np.full(count, loss)},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +28,9 @@ def tried(medium: Any) -> dict[str, np.ndarray]:
     return bundles.price_bundles(with_share(medium.bundles, 0.05), medium.prior)
 
 
-def test_the_share_of_units_on_trial_is_what_the_policy_says(medium: Any, tried: dict[str, np.ndarray]) -> None:
+def test_the_share_of_units_on_trial_is_what_the_policy_says(
+    medium: Any, tried: dict[str, np.ndarray]
+) -> None:
     may = ~medium.bundles["control"][medium.bundles.offsets[:-1]].astype(bool)
     assert tried["explore_flag"][may].mean() == pytest.approx(0.05, abs=0.01)
     assert ((tried["reason_code"] == "EXPLORE") == tried["explore_flag"]).all()
@@ -43,7 +49,9 @@ def test_trials_touch_no_other_price(medium: Any, tried: dict[str, np.ndarray]) 
     assert (tried["price"] != medium.bundle_prices["price"]).any()
 
 
-def test_a_trial_stays_within_the_limits_of_its_unit_and_of_its_cost(medium: Any, tried: dict[str, np.ndarray]) -> None:
+def test_a_trial_stays_within_the_limits_of_its_unit_and_of_its_cost(
+    medium: Any, tried: dict[str, np.ndarray]
+) -> None:
     flag, slab = tried["explore_flag"], medium.bundles
     last = slab.offsets[1:] - 1
     change = np.abs(tried["price"] / tried["current_price"] - 1)
@@ -57,11 +65,24 @@ def test_a_trial_stays_within_the_limits_of_its_unit_and_of_its_cost(medium: Any
 
 
 def known(prices: dict[str, np.ndarray], at: np.ndarray) -> tuple[Terms, Demand]:
-    names = ("current_price", "reference_price", "unit_cost", "current_price", "lowest", "highest", "z", "z")
-    return Terms(*(prices[name][at] for name in names)), Demand(*(prices[name][at] for name in ("elasticity", "se", "volume")))
+    names = (
+        "current_price",
+        "reference_price",
+        "unit_cost",
+        "current_price",
+        "lowest",
+        "highest",
+        "z",
+        "z",
+    )
+    return Terms(*(prices[name][at] for name in names)), Demand(
+        *(prices[name][at] for name in ("elasticity", "se", "volume"))
+    )
 
 
-def test_a_smaller_loss_allowed_brings_trials_nearer_to_todays_prices(medium: Any, tried: dict[str, np.ndarray]) -> None:
+def test_a_smaller_loss_allowed_brings_trials_nearer_to_todays_prices(
+    medium: Any, tried: dict[str, np.ndarray]
+) -> None:
     careful = bundles.price_bundles(with_share(medium.bundles, 0.05, loss=0.002), medium.prior)
     flag = tried["explore_flag"]
     assert np.array_equal(careful["explore_flag"], flag)
@@ -85,7 +106,10 @@ def test_voice_hours_are_tried_within_what_their_cell_can_carry(demo: Any) -> No
     prices = voice.price_voices(with_share(demo.voice, 0.1), demo.voice_prior)
     flag, last = prices["explore_flag"], demo.voice.offsets[1:] - 1
     room = (demo.voice["load_limit"] * demo.voice["capacity"])[last]
-    upper = prices["volume"] * np.exp((prices["elasticity"] - prices["z"] * prices["se"]) * (prices["price"] / prices["current_price"] - 1))
+    upper = prices["volume"] * np.exp(
+        (prices["elasticity"] - prices["z"] * prices["se"])
+        * (prices["price"] / prices["current_price"] - 1)
+    )
     assert flag.sum() > 100
     assert (upper <= room * (1 + 1e-6))[flag & (prices["discount_class"] > 0)].all()
 
@@ -103,14 +127,18 @@ def test_another_week_is_another_draw_and_the_same_week_the_same() -> None:
 def test_draws_are_of_the_posterior_cut_off_at_zero() -> None:
     b, sd, count = -0.8, 0.6, 4000
     chance = (np.arange(count) + 0.5) / count
-    drawn = draw_elasticity(Demand(np.full(count, b), np.full(count, sd), np.ones(count)), chance, np.ones(count))
+    drawn = draw_elasticity(
+        Demand(np.full(count, b), np.full(count, sd), np.ones(count)), chance, np.ones(count)
+    )
     wanted = stats.truncnorm(-np.inf, -b / sd, b, sd)
     inside = drawn < -0.05  # nearer to 0 no estimate is plausible
     assert drawn[inside] == pytest.approx(wanted.ppf(chance)[inside])
     assert drawn.max() == -0.05
 
 
-@pytest.mark.parametrize(("before", "after", "spread"), [(100.0, 104.0, 0.2), (100.0, 96.0, 0.05), (100.0, 130.0, 0.01)])
+@pytest.mark.parametrize(
+    ("before", "after", "spread"), [(100.0, 104.0, 0.2), (100.0, 96.0, 0.05), (100.0, 130.0, 0.01)]
+)
 def test_the_expected_loss_is_what_chance_says(before: float, after: float, spread: float) -> None:
     draws = after * np.exp(np.random.default_rng(5).normal(0, spread, 400_000))
     told = expected_loss(np.array([before]), np.array([after]), np.array([spread]))[0]

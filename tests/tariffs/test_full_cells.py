@@ -18,20 +18,34 @@ from tariffs.evaluation import true_value as money
 from tariffs.evaluation.product_lines import VOICE
 from tariffs.evaluation.run_data import columns
 from tariffs.optimise.exploration import margin_at_risk
-from tariffs.optimise.rule import Demand, Terms, choose, effect, effect_columns, expected_loss, robust_ratio
+from tariffs.optimise.rule import (
+    Demand,
+    Terms,
+    choose,
+    effect,
+    effect_columns,
+    expected_loss,
+    robust_ratio,
+)
 from tariffs.synthetic import Size
 from tariffs.synthetic.scenarios import OFF, Switches
 from tariffs.synthetic.voice import DAY_TYPES, voice_block
 from tariffs.synthetic.write import generate
 
-QUANTILES = norm.ppf((np.arange(40_000) + 0.5) / 40_000)  # of the standard normal, evenly: an integral without chance
+QUANTILES = norm.ppf(
+    (np.arange(40_000) + 0.5) / 40_000
+)  # of the standard normal, evenly: an integral without chance
 
 elasticities, doubts, costs = st.floats(-4.0, -0.3), st.floats(0.01, 0.8), st.floats(0.0, 0.6)
 rooms = st.floats(0.4, 2.5)  # capacity over today's demand: below 1 the cell is full
 
 
-def terms_of(current: float = 1.0, cost: float = 0.05, z: float = 0.84, tick: float = 0.05) -> Terms:
-    return Terms(*(np.array([value]) for value in (current, 1.0, cost, tick, tick, 200 * tick, 100.0, z)))
+def terms_of(
+    current: float = 1.0, cost: float = 0.05, z: float = 0.84, tick: float = 0.05
+) -> Terms:
+    return Terms(
+        *(np.array([value]) for value in (current, 1.0, cost, tick, tick, 200 * tick, 100.0, z))
+    )
 
 
 def demand_of(b: float, sd: float, room: float, volume: float = 100.0) -> Demand:
@@ -40,12 +54,17 @@ def demand_of(b: float, sd: float, room: float, volume: float = 100.0) -> Demand
 
 def worst(ratio: np.ndarray, b: float, doubt: float, kappa: float, room: float) -> np.ndarray:
     """The least margin over the two ends of the interval, per unit of today's demand."""
-    ends = ((ratio - kappa) * np.minimum(np.exp((b + sign * doubt) * (ratio - 1)), room) for sign in (-1, 1))
+    ends = (
+        (ratio - kappa) * np.minimum(np.exp((b + sign * doubt) * (ratio - 1)), room)
+        for sign in (-1, 1)
+    )
     return np.minimum(*ends)
 
 
 @given(elasticities, doubts, costs, st.floats(0.0, 2.0), rooms)
-def test_the_optimum_of_a_cell_is_the_one_of_a_grid(b: float, sd: float, kappa: float, z: float, room: float) -> None:
+def test_the_optimum_of_a_cell_is_the_one_of_a_grid(
+    b: float, sd: float, kappa: float, z: float, room: float
+) -> None:
     ratio = float(robust_ratio(demand_of(b, sd, room), np.array([kappa]), np.array([z]))[0])
     grid = np.arange(kappa + 0.001, 25, 0.001)
     values = worst(grid, b, z * sd, kappa, room)
@@ -54,7 +73,15 @@ def test_the_optimum_of_a_cell_is_the_one_of_a_grid(b: float, sd: float, kappa: 
     assert ratio == pytest.approx(grid[values.argmax()], abs=0.0011)
 
 
-@given(elasticities, doubts, st.floats(0.0, 0.5), st.floats(0.0, 2.0), rooms, st.integers(8, 60), st.sampled_from([0.05, 0.1]))
+@given(
+    elasticities,
+    doubts,
+    st.floats(0.0, 0.5),
+    st.floats(0.0, 2.0),
+    rooms,
+    st.integers(8, 60),
+    st.sampled_from([0.05, 0.1]),
+)
 def test_no_price_point_is_better_in_a_cell_of_any_load(
     b: float, sd: float, cost: float, z: float, room: float, current: int, tick: float
 ) -> None:
@@ -81,21 +108,31 @@ def test_a_full_cell_is_never_discounted_further_and_raised_at_least_until_it_fi
 
 
 @given(elasticities, doubts, st.floats(0.0, 1.3), rooms, st.floats(0.3, 3.0))
-def test_p_gain_of_a_cell_is_the_share_of_elasticities_that_gain(b: float, sd: float, kappa: float, room: float, ratio: float) -> None:
+def test_p_gain_of_a_cell_is_the_share_of_elasticities_that_gain(
+    b: float, sd: float, kappa: float, room: float, ratio: float
+) -> None:
     """Against an integral over the posterior: full and not, raised and lowered, above and below cost."""
     assume(abs(ratio - 1) > 0.01 and abs(ratio - kappa) > 1e-3 and abs(1 - kappa) > 1e-3)
     beta = b + sd * QUANTILES
     # what an elasticity above 0 would do to a price below cost is no question: the rule takes demand to fall with the price
     beta = np.minimum(beta, -1e-9) if kappa >= 1 else beta
-    gains = (ratio - kappa) * np.minimum(np.exp(beta * (ratio - 1)), room) > (1 - kappa) * min(1.0, room) * (1 + 1e-12)
+    gains = (ratio - kappa) * np.minimum(np.exp(beta * (ratio - 1)), room) > (1 - kappa) * min(
+        1.0, room
+    ) * (1 + 1e-12)
     found = effect(np.array([ratio]), terms_of(cost=kappa), demand_of(b, sd, room)).p_gain[0]
     assert found == pytest.approx(gains.mean(), abs=1e-3)
 
 
 def test_p_gain_of_a_full_cell_is_what_chance_says() -> None:
     rng = np.random.default_rng(5)
-    for b, sd, kappa, room, ratio in ((-1.6, 0.4, 0.05, 0.8, 1.15), (-2.5, 0.6, 0.1, 0.9, 1.3), (-1.2, 0.3, 0.05, 1.05, 0.8)):
-        gains = (ratio - kappa) * np.minimum(np.exp(rng.normal(b, sd, 400_000) * (ratio - 1)), room) > (1 - kappa) * min(1, room)
+    for b, sd, kappa, room, ratio in (
+        (-1.6, 0.4, 0.05, 0.8, 1.15),
+        (-2.5, 0.6, 0.1, 0.9, 1.3),
+        (-1.2, 0.3, 0.05, 1.05, 0.8),
+    ):
+        gains = (ratio - kappa) * np.minimum(
+            np.exp(rng.normal(b, sd, 400_000) * (ratio - 1)), room
+        ) > (1 - kappa) * min(1, room)
         found = effect(np.array([ratio]), terms_of(cost=kappa), demand_of(b, sd, room)).p_gain[0]
         assert 0 < gains.mean() < 1 or room > 1
         assert found == pytest.approx(gains.mean(), abs=0.003)
@@ -115,7 +152,11 @@ def test_the_deltas_of_a_cell_have_the_interval_of_what_can_be_sold() -> None:
         beta = -1.6 + 0.3 * QUANTILES
         sold, now = np.minimum(100 * np.exp(beta * (price - 1)), 100 * room), 100 * min(room, 1.0)
         found = effect_columns(np.array([price]), terms_of(), demand_of(-1.6, 0.3, room))
-        drawn = {"volume": sold - now, "revenue": price * sold - now, "margin": (price - 0.05) * sold - 0.95 * now}
+        drawn = {
+            "volume": sold - now,
+            "revenue": price * sold - now,
+            "margin": (price - 0.05) * sold - 0.95 * now,
+        }
         for name, values in drawn.items():
             ends = found[f"expected_{name}_delta_lo"][0], found[f"expected_{name}_delta_hi"][0]
             assert ends == pytest.approx(tuple(np.quantile(values, [0.05, 0.95])), abs=0.05)
@@ -123,20 +164,31 @@ def test_the_deltas_of_a_cell_have_the_interval_of_what_can_be_sold() -> None:
 
 
 @given(elasticities, doubts, costs, st.floats(0.0, 2.0), st.floats(0.5, 2.0))
-def test_where_no_cell_is_full_no_bit_changes(b: float, sd: float, cost: float, z: float, price: float) -> None:
+def test_where_no_cell_is_full_no_bit_changes(
+    b: float, sd: float, cost: float, z: float, price: float
+) -> None:
     without = Demand(np.array([b]), np.array([sd]), np.array([100.0]))
     for capacity in (np.inf, 1e18):
         ample = replace(without, capacity=np.array([capacity]))
-        one, other = (choose(terms_of(1.0, cost, z), demand, np.array([False])) for demand in (without, ample))
+        one, other = (
+            choose(terms_of(1.0, cost, z), demand, np.array([False])) for demand in (without, ample)
+        )
         assert (one.price.tobytes(), one.bound[0]) == (other.price.tobytes(), other.bound[0])
-        told = [effect_columns(np.array([price]), terms_of(1.0, cost, z), demand) for demand in (without, ample)]
+        told = [
+            effect_columns(np.array([price]), terms_of(1.0, cost, z), demand)
+            for demand in (without, ample)
+        ]
         assert all(told[0][name].tobytes() == told[1][name].tobytes() for name in told[0])
 
 
 @given(st.floats(1.0, 200.0), st.floats(1.0, 200.0), st.floats(0.01, 1.0), st.floats(1.0, 200.0))
-def test_the_expected_loss_under_a_ceiling_is_its_integral(before: float, after: float, spread: float, most: float) -> None:
+def test_the_expected_loss_under_a_ceiling_is_its_integral(
+    before: float, after: float, spread: float, most: float
+) -> None:
     drawn = np.minimum(after * np.exp(spread * QUANTILES), most)
-    found = expected_loss(np.array([before]), np.array([after]), np.array([spread]), np.array([most]))[0]
+    found = expected_loss(
+        np.array([before]), np.array([after]), np.array([spread]), np.array([most])
+    )[0]
     assert found == pytest.approx(np.maximum(before - drawn, 0).mean(), abs=2e-3 * before)
 
 
@@ -145,14 +197,20 @@ def test_what_a_trial_may_lose_is_counted_on_what_can_be_sold() -> None:
         demand, terms = demand_of(-1.4, 0.4, room), terms_of(cost=0.05)
         sold = np.minimum(100 * np.exp((-1.4 + 0.4 * QUANTILES) * (price - 1)), 100 * room)
         lost = np.maximum(95 * min(room, 1) - (price - 0.05) * sold, 0).mean()
-        assert margin_at_risk(np.array([price]), terms, demand)[0] == pytest.approx(lost, rel=2e-3, abs=2e-2)
+        assert margin_at_risk(np.array([price]), terms, demand)[0] == pytest.approx(
+            lost, rel=2e-3, abs=2e-2
+        )
 
 
 # the generator
 
 
 @settings(max_examples=12, deadline=None)
-@given(st.integers(0, 10_000), st.booleans(), st.sampled_from([OFF, Switches(endog=1.0, ar=0.5, shift=0.4)]))
+@given(
+    st.integers(0, 10_000),
+    st.booleans(),
+    st.sampled_from([OFF, Switches(endog=1.0, ar=0.5, shift=0.4)]),
+)
 def test_no_row_carries_more_than_its_cell(seed: int, cap: bool, market: Switches) -> None:
     block = voice_block(seed, Size(2, 3, 12, "parquet"), 0, replace(market, cap=cap))
     rows = block.usage.join(block.cells, ["cell", "hour"])
@@ -164,11 +222,19 @@ def test_no_row_carries_more_than_its_cell(seed: int, cap: bool, market: Switche
 
 
 @pytest.mark.parametrize("cap", [False, True])
-def test_no_row_of_the_files_carries_more_than_its_cell_dirt_and_all(tmp_path: Path, cap: bool) -> None:
+def test_no_row_of_the_files_carries_more_than_its_cell_dirt_and_all(
+    tmp_path: Path, cap: bool
+) -> None:
     paths = generate(Size(4, 8, 16, "parquet"), tmp_path, seed=3, switches=Switches(cap=cap))
     usage, cells = (pq.read_table(paths.sources[name][0]) for name in ("voice_usage", "cell_load"))
     rows = usage.join(cells, ["cell", "hour"]).to_pydict()
-    room = np.array([c and c * DAY_TYPES[d] for c, d in zip(rows["capacity_minutes"], rows["day_type"], strict=True)], dtype=float)
+    room = np.array(
+        [
+            c and c * DAY_TYPES[d]
+            for c, d in zip(rows["capacity_minutes"], rows["day_type"], strict=True)
+        ],
+        dtype=float,
+    )
     known = room > 0  # some capacities are left out: that is dirt too
     assert known.mean() > 0.9
     assert (np.array(rows["minutes"])[known] <= room[known]).all()
@@ -180,13 +246,23 @@ def test_no_row_of_the_files_carries_more_than_its_cell_dirt_and_all(tmp_path: P
 def test_the_money_of_full_cells_has_the_sign_and_size_of_the_truth(demo: Any) -> None:
     """Of cells that today's price fills: what the table promises against what the true demand, as far as it is carried, brings."""
     p, slab = demo.voice_prices, demo.voice
-    truth = {(r["cell"], r["hour"], r["day_type"]): r for r in pq.read_table(demo.hand.truth / "voice.parquet").to_pylist()}
-    known = [truth[key] for key in zip(*(slab.keys[name].tolist() for name in VOICE.key), strict=True)]
+    truth = {
+        (r["cell"], r["hour"], r["day_type"]): r
+        for r in pq.read_table(demo.hand.truth / "voice.parquet").to_pylist()
+    }
+    known = [
+        truth[key] for key in zip(*(slab.keys[name].tolist() for name in VOICE.key), strict=True)
+    ]
     last = slab.offsets[1:] - 1
-    beta, scale = np.array([t["beta"] for t in known]), slab["active_subs"][last] * np.exp([t["level"] for t in known])
+    beta, scale = (
+        np.array([t["beta"] for t in known]),
+        slab["active_subs"][last] * np.exp([t["level"] for t in known]),
+    )
 
     def margin(price: np.ndarray) -> np.ndarray:
-        return (price - p["unit_cost"]) * np.minimum(scale * np.exp(beta * (price / p["reference_price"] - 1)), p["capacity"])
+        return (price - p["unit_cost"]) * np.minimum(
+            scale * np.exp(beta * (price / p["reference_price"] - 1)), p["capacity"]
+        )
 
     full = (p["volume"] > p["capacity"]) & (p["price"] > p["current_price"])
     true = (margin(p["price"]) - margin(p["current_price"]))[full]
@@ -199,17 +275,29 @@ def test_the_money_of_full_cells_has_the_sign_and_size_of_the_truth(demo: Any) -
 
 
 def test_blocked_minutes_before_and_after_are_in_the_table(demo: Any) -> None:
-    rows = demo.hand.columns((Path(money.__file__).parents[1] / "queries/price_table.sql").read_text())
+    rows = demo.hand.columns(
+        (Path(money.__file__).parents[1] / "queries/price_table.sql").read_text()
+    )
     voice = rows["kind"] == "voice"
     assert np.isnan(rows["expected_blocked_minutes"][~voice]).all()
     t = {name: values[voice] for name, values in rows.items()}
     v = demo.hand.columns("SELECT * FROM voice ORDER BY cell, hour, day_type")
-    room = dict(zip(zip(v["cell"], v["hour"], v["day_type"], strict=True), zip(v["volume"], v["capacity"], strict=True), strict=True))
-    volume, capacity = np.array([room[key] for key in zip(t["cell"], t["hour"], t["day_type"], strict=True)]).T
+    room = dict(
+        zip(
+            zip(v["cell"], v["hour"], v["day_type"], strict=True),
+            zip(v["volume"], v["capacity"], strict=True),
+            strict=True,
+        )
+    )
+    volume, capacity = np.array(
+        [room[key] for key in zip(t["cell"], t["hour"], t["day_type"], strict=True)]
+    ).T
     assert t["expected_volume"] == pytest.approx(np.minimum(volume, capacity))
     assert t["expected_blocked_minutes"] == pytest.approx(np.maximum(volume - capacity, 0))
     after = volume * np.exp(t["elasticity"] * (t["price"] / t["current_price"] - 1))
-    assert t["expected_volume"] + t["expected_volume_delta"] == pytest.approx(np.minimum(after, capacity))
+    assert t["expected_volume"] + t["expected_volume_delta"] == pytest.approx(
+        np.minimum(after, capacity)
+    )
     blocked = t["expected_blocked_minutes"] + t["expected_blocked_minutes_delta"]
     assert blocked == pytest.approx(np.maximum(after - capacity, 0), abs=1e-6)
     assert 0 < blocked.sum() < t["expected_blocked_minutes"].sum()
@@ -218,7 +306,10 @@ def test_blocked_minutes_before_and_after_are_in_the_table(demo: Any) -> None:
 def test_without_a_load_limit_only_a_full_cell_is_raised_and_only_as_far_as_pays(demo: Any) -> None:
     from tariffs.pricing.voice import price_voices
 
-    free = replace(demo.voice, columns=demo.voice.columns | {"load_limit": np.full(len(demo.voice["week"]), np.nan)})
+    free = replace(
+        demo.voice,
+        columns=demo.voice.columns | {"load_limit": np.full(len(demo.voice["week"]), np.nan)},
+    )
     p = price_voices(free, demo.voice_prior)
     assert np.isfinite(p["price"]).all()
     assert not (p["constraint_bound"] == "CAPACITY").any()
@@ -226,14 +317,24 @@ def test_without_a_load_limit_only_a_full_cell_is_raised_and_only_as_far_as_pays
     full = (p["volume"] > p["capacity"]) & ~control & (p["lowest"] < p["highest"])
     assert full.sum() > 5
     assert (p["price"] >= p["current_price"])[full].all()
-    assert (p["price"] > p["current_price"])[full & (p["current_price"] < p["reference_price"])].mean() > 0.8
+    assert (p["price"] > p["current_price"])[
+        full & (p["current_price"] < p["reference_price"])
+    ].mean() > 0.8
     moved = full & (p["price"] > p["current_price"])
     assert (p["p_gain"][moved] > 0.5).all()
 
 
 def test_the_true_money_of_the_evidence_stops_at_the_capacity(demo: Any) -> None:
-    keys = {name: values[:1] for name, values in columns(pq.read_table(demo.hand.truth / "voice.parquet")).items() if name in VOICE.key}
-    one = {name: np.array([1.0]) for name in money.Market.__dataclass_fields__ if name not in ("line", "keys", "capacity", "held")}
+    keys = {
+        name: values[:1]
+        for name, values in columns(pq.read_table(demo.hand.truth / "voice.parquet")).items()
+        if name in VOICE.key
+    }
+    one = {
+        name: np.array([1.0])
+        for name in money.Market.__dataclass_fields__
+        if name not in ("line", "keys", "capacity", "held")
+    }
     there = money.Market(
         line=VOICE, keys=keys, held=np.array([False]), capacity=np.array([80.0]),
         **(one | {"scale": np.array([100.0]), "beta": np.array([-2.0]), "unit_cost": np.array([0.1])}),

@@ -31,7 +31,9 @@ def test_the_same_seed_makes_the_same_bytes_and_another_seed_others(tmp_path: Pa
     folders = [tmp_path / name for name in ("one", "two", "other")]
     for folder, seed in zip(folders, (SEED, SEED, SEED + 1), strict=True):
         generate("demo", folder, seed)
-    one, two, other = ({p.relative_to(f): p.read_bytes() for p in f.rglob("*") if p.is_file()} for f in folders)
+    one, two, other = (
+        {p.relative_to(f): p.read_bytes() for p in f.rglob("*") if p.is_file()} for f in folders
+    )
     assert one == two
     assert one[Path("bundle_sales/part-0000.csv")] != other[Path("bundle_sales/part-0000.csv")]
 
@@ -44,7 +46,9 @@ def test_a_block_comes_out_the_same_alone_and_in_any_order() -> None:
     assert voice_block(SEED, size, 3).usage.equals(voice_block(SEED, size, 3).usage)
     block = bundle_block(SEED, size, 1)
     assert soil(block, SEED, 1)[0].equals(soil(block, SEED, 1)[0])
-    assert soil_voice(voice_block(SEED, size, 2), SEED, 2)[1].equals(soil_voice(voice_block(SEED, size, 2), SEED, 2)[1])
+    assert soil_voice(voice_block(SEED, size, 2), SEED, 2)[1].equals(
+        soil_voice(voice_block(SEED, size, 2), SEED, 2)[1]
+    )
 
 
 @pytest.mark.parametrize(("locations", "cells"), [(2, 1), (3, 2), (20, 60), (20, 5), (25, 60)])
@@ -84,9 +88,13 @@ def test_blocks_do_not_share_locations_or_row_ids() -> None:
     assert not np.array_equal(*units)
 
 
-def test_about_a_fifth_of_the_weeks_sell_nothing_and_an_eighth_of_the_units_never_change_price() -> None:
+def test_about_a_fifth_of_the_weeks_sell_nothing_and_an_eighth_of_the_units_never_change_price() -> (
+    None
+):
     sales = bundle_block(SEED, SIZES["demo"], 0).sales
-    by_unit = sales.group_by(["segment", "location", "product"]).aggregate([("price", "min"), ("price", "max")])
+    by_unit = sales.group_by(["segment", "location", "product"]).aggregate(
+        [("price", "min"), ("price", "max")]
+    )
     constant = by_unit["price_min"].to_numpy() == by_unit["price_max"].to_numpy()
     assert 0.15 < (sales["units"].to_numpy() == 0).mean() < 0.25
     assert 0.08 < constant.mean() < 0.16
@@ -97,10 +105,19 @@ def dirty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Paths
     paths = generate("demo", tmp_path_factory.mktemp("dirty"))
     with duckdb.connect() as duck:
         files = [str(f) for f in paths.sources["bundle_sales"]]
-        duck.sql("CREATE TABLE sales AS SELECT * FROM read_csv($files, all_varchar = true)", params={"files": files})
-        duck.sql("CREATE TABLE ledger AS SELECT * FROM read_parquet($file)", params={"file": str(paths.truth / "dirt.parquet")})
+        duck.sql(
+            "CREATE TABLE sales AS SELECT * FROM read_csv($files, all_varchar = true)",
+            params={"files": files},
+        )
+        duck.sql(
+            "CREATE TABLE ledger AS SELECT * FROM read_parquet($file)",
+            params={"file": str(paths.truth / "dirt.parquet")},
+        )
         for name in ("product_catalog", "locations"):
-            duck.sql(f"CREATE TABLE {name} AS SELECT * FROM read_csv($file)", params={"file": str(paths.sources[name][0])})
+            duck.sql(
+                f"CREATE TABLE {name} AS SELECT * FROM read_csv($file)",
+                params={"file": str(paths.sources[name][0])},
+            )
         yield duck, paths
 
 
@@ -133,13 +150,27 @@ LOOKS_LIKE = {
     "price_in_pesewas": "TRY_CAST(price AS DOUBLE) BETWEEN 20 * list_price::DOUBLE AND 2000 * list_price::DOUBLE",
     "stamp_with_a_zone": "ends_with(loaded_at, '+02:00')",
 }
-FEWER = {"place_was_merged": 13, "renamed_day_150": 13, "decimal_comma": 17}  # halves of units; a price without a point has no comma
+FEWER = {
+    "place_was_merged": 13,
+    "renamed_day_150": 13,
+    "decimal_comma": 17,
+}  # halves of units; a price without a point has no comma
 
 
 @pytest.mark.parametrize("kind", LOOKS_LIKE)
-def test_the_ledger_names_exactly_the_rows_that_look_like_it(dirty: tuple[Any, Paths], kind: str) -> None:
-    found = dirty[0].sql(f"SELECT row_id::BIGINT FROM sales WHERE {LOOKS_LIKE[kind]} ORDER BY 1").fetchall()
-    named = dirty[0].sql("SELECT row_id FROM ledger WHERE kind = $kind ORDER BY 1", params={"kind": kind}).fetchall()
+def test_the_ledger_names_exactly_the_rows_that_look_like_it(
+    dirty: tuple[Any, Paths], kind: str
+) -> None:
+    found = (
+        dirty[0]
+        .sql(f"SELECT row_id::BIGINT FROM sales WHERE {LOOKS_LIKE[kind]} ORDER BY 1")
+        .fetchall()
+    )
+    named = (
+        dirty[0]
+        .sql("SELECT row_id FROM ledger WHERE kind = $kind ORDER BY 1", params={"kind": kind})
+        .fetchall()
+    )
     assert found == named
     assert len(named) == FEWER.get(kind, 28)
 
@@ -150,13 +181,25 @@ def test_copies_and_restatements_are_the_rows_that_share_a_key(dirty: tuple[Any,
         AND segment <> 'TEST_SIM'"""
     shared = f"""SELECT count(*) AS n, count(DISTINCT units) AS units, count(DISTINCT loaded_at) AS loads FROM sales WHERE {real}
         GROUP BY upper(trim(segment)), location, upper(trim(product)), week HAVING n > 1"""
-    kinds = dirty[0].sql(f"SELECT units, loads, count(*) FROM ({shared}) GROUP BY 1, 2 ORDER BY 1, 2").fetchall()
-    assert kinds == [(1, 1, 28), (2, 1, 28), (2, 2, 28)]  # exact copies, conflicting copies, restatements
+    kinds = (
+        dirty[0]
+        .sql(f"SELECT units, loads, count(*) FROM ({shared}) GROUP BY 1, 2 ORDER BY 1, 2")
+        .fetchall()
+    )
+    assert kinds == [
+        (1, 1, 28),
+        (2, 1, 28),
+        (2, 2, 28),
+    ]  # exact copies, conflicting copies, restatements
 
 
 def test_spikes_are_in_the_ledger_and_no_other_row_is_as_large(dirty: tuple[Any, Paths]) -> None:
     spike = "row_id::BIGINT {} (SELECT row_id FROM ledger WHERE kind = 'spike')"
-    [(least, count)] = dirty[0].sql(f"SELECT min(units::INT), count(*) FROM sales WHERE {spike.format('IN')}").fetchall()
+    [(least, count)] = (
+        dirty[0]
+        .sql(f"SELECT min(units::INT), count(*) FROM sales WHERE {spike.format('IN')}")
+        .fetchall()
+    )
     others = f"SELECT max(units::INT) FROM sales WHERE {spike.format('NOT IN')} AND units <> '2147483647'"
     [(largest,)] = dirty[0].sql(others).fetchall()
     assert count == 28
@@ -180,7 +223,14 @@ def test_the_estimator_sets_aside_every_spike_and_nothing_else(block: int) -> No
 
 
 def test_every_kind_has_a_policy() -> None:
-    assert {kind.policy for kind in (*KINDS, *UNIT_KINDS)} == {"REJECT", "REPAIR", "DEDUPE", "SUPERSEDE", "SET_ASIDE", "KEEP"}
+    assert {kind.policy for kind in (*KINDS, *UNIT_KINDS)} == {
+        "REJECT",
+        "REPAIR",
+        "DEDUPE",
+        "SUPERSEDE",
+        "SET_ASIDE",
+        "KEEP",
+    }
     assert len({kind.name for kind in (*KINDS, *UNIT_KINDS)}) == len(KINDS) + len(UNIT_KINDS)
 
 
@@ -188,7 +238,9 @@ def test_the_contract_knows_the_former_names_that_the_dirt_uses() -> None:
     assert {former: name for name, former in FORMER_NAMES.items()} == RENAMED_PRODUCTS
 
 
-def test_units_of_an_odd_shape_have_the_shape_that_their_name_says(dirty: tuple[Any, Paths]) -> None:
+def test_units_of_an_odd_shape_have_the_shape_that_their_name_says(
+    dirty: tuple[Any, Paths],
+) -> None:
     of_kind = """SELECT l.kind, count(*), max(units::BIGINT), count(DISTINCT price), count(DISTINCT week),
         corr(price::DOUBLE, epoch(week::DATE)) > 0.999
         FROM sales JOIN ledger AS l ON l.row_id = sales.row_id::BIGINT AND l.policy = 'KEEP' AND l.kind <> 'stamp_with_a_zone' GROUP BY 1"""
@@ -202,15 +254,28 @@ def test_units_of_an_odd_shape_have_the_shape_that_their_name_says(dirty: tuple[
 
 
 def test_voice_and_cells_are_soiled_where_the_ledger_says(dirty: tuple[Any, Paths]) -> None:
-    usage, cells = (pq.read_table(dirty[1].sources[name][0]) for name in ("voice_usage", "cell_load"))
-    named = dirty[0].sql("SELECT kind, list(key ORDER BY key) FROM ledger WHERE source <> 'bundle_sales' GROUP BY 1").fetchall()
+    usage, cells = (
+        pq.read_table(dirty[1].sources[name][0]) for name in ("voice_usage", "cell_load")
+    )
+    named = (
+        dirty[0]
+        .sql(
+            "SELECT kind, list(key ORDER BY key) FROM ledger WHERE source <> 'bundle_sales' GROUP BY 1"
+        )
+        .fetchall()
+    )
     kinds = dict(named)
-    assert sorted(usage_keys(usage.filter(pc.greater(usage["discount"], 1)))) == kinds["percent_discount"]
+    assert (
+        sorted(usage_keys(usage.filter(pc.greater(usage["discount"], 1))))
+        == kinds["percent_discount"]
+    )
     keys = Counter(usage_keys(usage))
     assert sorted([key for key, count in keys.items() if count > 1] * 2) == kinds["hour_twice"]
     assert not set(kinds["hour_left_out"]) & set(keys)
     no_room = cells.filter(pc.equal(pc.fill_null(cells["capacity_minutes"], 0.0), 0.0))
-    assert sorted(f"{r['cell']}/{r['hour']}" for r in no_room.to_pylist()) == sorted(kinds["capacity_missing"] + kinds["capacity_zero"])
+    assert sorted(f"{r['cell']}/{r['hour']}" for r in no_room.to_pylist()) == sorted(
+        kinds["capacity_missing"] + kinds["capacity_zero"]
+    )
     assert len(kinds["hour_left_out"]) == len(kinds["capacity_zero"]) == 3
 
 
@@ -221,8 +286,12 @@ def test_names_of_places_are_soiled_and_their_codes_are_not(dirty: tuple[Any, Pa
     clean = places(SEED, SIZES["demo"], 0)
     soiled, ledger = soil_places(clean)
     assert soiled["location"].equals(clean["location"])
-    names = zip(*(t.to_pylist() for t in (clean["location"], clean["name"], soiled["name"])), strict=True)
-    assert sorted(ledger["key"].to_pylist()) == [code for code, before, after in names if before != after]
+    names = zip(
+        *(t.to_pylist() for t in (clean["location"], clean["name"], soiled["name"])), strict=True
+    )
+    assert sorted(ledger["key"].to_pylist()) == [
+        code for code, before, after in names if before != after
+    ]
     assert all(unicodedata.is_normalized("NFC", name) for name in clean["name"].to_pylist())
 
 

@@ -23,7 +23,9 @@ def ladders(draw: st.DrawFn) -> list[Rung]:
     for volume in VOLUMES[: draw(st.integers(1, 4))]:
         steps = np.array(sorted(draw(st.sets(st.integers(-8, 12), min_size=1, max_size=6))))
         values = draw(st.lists(st.integers(-100, 100), min_size=len(steps), max_size=len(steps)))
-        rungs.append(Rung(volume, 2.0 ** len(rungs) * (1 + 0.05 * steps), np.array(values, dtype=float)))
+        rungs.append(
+            Rung(volume, 2.0 ** len(rungs) * (1 + 0.05 * steps), np.array(values, dtype=float))
+        )
     return rungs
 
 
@@ -42,7 +44,10 @@ def test_the_climb_finds_what_brute_force_finds(rungs: list[Rung]) -> None:
         return
     assert found is not None
     assert in_order(found, volumes)
-    value = sum(rung.values[np.flatnonzero(rung.prices == price)[0]] for rung, price in zip(rungs, found, strict=True))
+    value = sum(
+        rung.values[np.flatnonzero(rung.prices == price)[0]]
+        for rung, price in zip(rungs, found, strict=True)
+    )
     assert value == pytest.approx(max(worth.values()))
 
 
@@ -55,7 +60,9 @@ def test_the_climb_finds_what_brute_force_finds(rungs: list[Rung]) -> None:
         ([1.0], [50], True),
     ],
 )
-def test_order_is_rising_prices_and_falling_prices_per_mb(prices: list[float], volumes: list[float], ordered: bool) -> None:
+def test_order_is_rising_prices_and_falling_prices_per_mb(
+    prices: list[float], volumes: list[float], ordered: bool
+) -> None:
     assert in_order(np.array(prices), np.array(volumes)) is ordered
 
 
@@ -71,7 +78,10 @@ def test_published_ladders_are_in_order_or_say_that_no_order_is_in_reach(demo: A
     rows = ladder_rows(demo)
     for first in range(0, len(rows["price"]), 3):
         rungs = slice(first, first + 3)
-        assert in_order(rows["price"][rungs], rows["volume_mb"][rungs]) or (rows["ladder_bound"][rungs] == "LADDER_OUT_OF_REACH").all()
+        assert (
+            in_order(rows["price"][rungs], rows["volume_mb"][rungs])
+            or (rows["ladder_bound"][rungs] == "LADDER_OUT_OF_REACH").all()
+        )
 
 
 def test_an_adjusted_price_says_so_and_stays_within_the_units_limits(demo: Any) -> None:
@@ -99,7 +109,9 @@ def test_ordering_twice_changes_nothing(demo: Any) -> None:
     for n in range(len(groups)):
         rows = groups.unit(n)
         once = places.settle_place(rows)
-        twice = places.settle_place(rows | {"price": once["price"], "reason_code": once["reason_code"]})
+        twice = places.settle_place(
+            rows | {"price": once["price"], "reason_code": once["reason_code"]}
+        )
         assert np.array_equal(once["price"], twice["price"])
 
 
@@ -107,17 +119,32 @@ def test_ordering_twice_changes_nothing(demo: Any) -> None:
 def pulled_ladders(draw: st.DrawFn) -> list[Rung]:
     """Rungs whose prices multiply their neighbours' sales."""
     rungs = draw(ladders())
-    return [replace(r, pull=np.array(draw(st.lists(st.floats(0.5, 2.0), min_size=len(r.prices), max_size=len(r.prices))))) for r in rungs]
+    return [
+        replace(
+            r,
+            pull=np.array(
+                draw(st.lists(st.floats(0.5, 2.0), min_size=len(r.prices), max_size=len(r.prices)))
+            ),
+        )
+        for r in rungs
+    ]
 
 
 def worth_together(rungs: list[Rung], at: tuple[int, ...]) -> float:
     pull = [1.0, *(rung.pull[i] for rung, i in zip(rungs, at, strict=True)), 1.0]
-    return float(sum(rung.values[i] * pull[j] * pull[j + 2] for j, (rung, i) in enumerate(zip(rungs, at, strict=True))))
+    return float(
+        sum(
+            rung.values[i] * pull[j] * pull[j + 2]
+            for j, (rung, i) in enumerate(zip(rungs, at, strict=True))
+        )
+    )
 
 
 @settings(max_examples=60)
 @given(pulled_ladders())
-def test_the_climb_with_neighbours_that_pull_finds_what_brute_force_finds(rungs: list[Rung]) -> None:
+def test_the_climb_with_neighbours_that_pull_finds_what_brute_force_finds(
+    rungs: list[Rung],
+) -> None:
     volumes = np.array([rung.volume_mb for rung in rungs])
     worth = {
         at: worth_together(rungs, at)
@@ -129,15 +156,23 @@ def test_the_climb_with_neighbours_that_pull_finds_what_brute_force_finds(rungs:
         assert found is None
         return
     assert found is not None
-    at = tuple(int(np.flatnonzero(rung.prices == price)[0]) for rung, price in zip(rungs, found, strict=True))
+    at = tuple(
+        int(np.flatnonzero(rung.prices == price)[0])
+        for rung, price in zip(rungs, found, strict=True)
+    )
     assert worth_together(rungs, at) == pytest.approx(max(worth.values()))
 
 
 @given(ladders())
 def test_neighbours_that_do_not_pull_change_nothing(rungs: list[Rung]) -> None:
-    plain, pulled = climb(rungs), climb_pulled([replace(rung, pull=np.ones(len(rung.prices))) for rung in rungs])
+    plain, pulled = (
+        climb(rungs),
+        climb_pulled([replace(rung, pull=np.ones(len(rung.prices))) for rung in rungs]),
+    )
     assert (plain is None) == (pulled is None)
     if plain is not None and pulled is not None:
-        assert sum(r.values[r.prices == p][0] for r, p in zip(rungs, plain, strict=True)) == pytest.approx(
+        assert sum(
+            r.values[r.prices == p][0] for r, p in zip(rungs, plain, strict=True)
+        ) == pytest.approx(
             sum(r.values[r.prices == p][0] for r, p in zip(rungs, pulled, strict=True))
         )

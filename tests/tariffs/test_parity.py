@@ -33,20 +33,30 @@ def test_prices_do_not_depend_on_how_units_are_batched(demo: Any) -> None:
 
 def test_spoilt_weeks_keep_the_two_forms_equal(demo: Any) -> None:
     slab = demo.bundles.part(0, 40)
-    spiked = np.where(np.arange(len(slab["week"])) % 37 == 5, 100 * slab["quantity"] + 1000, slab["quantity"])
+    spiked = np.where(
+        np.arange(len(slab["week"])) % 37 == 5, 100 * slab["quantity"] + 1000, slab["quantity"]
+    )
     columns = dict(slab.columns) | {"quantity": spiked}
     spoilt = type(slab)(columns, slab.key, slab.offsets)
     together = bundles.price_bundles(spoilt, demo.prior)
     assert together["set_aside_n"].sum() > 20
     for u in range(len(spoilt)):
         alone = bundles.price_bundle(spoilt.unit(u), demo.prior)
-        assert (alone.price, alone.beta, alone.set_aside_n) == (together["price"][u], together["beta"][u], together["set_aside_n"][u])
+        assert (alone.price, alone.beta, alone.set_aside_n) == (
+            together["price"][u],
+            together["beta"][u],
+            together["set_aside_n"][u],
+        )
 
 
 def test_a_spoilt_week_does_not_move_an_estimate_far(demo: Any) -> None:
     busiest = int(np.argmax(demo.bundle_prices["volume"]))
     rows = demo.bundles.unit(busiest)
-    spoilt = rows | {"quantity": np.where(np.arange(len(rows["week"])) == 9, 100 * rows["quantity"] + 1000, rows["quantity"])}
+    spoilt = rows | {
+        "quantity": np.where(
+            np.arange(len(rows["week"])) == 9, 100 * rows["quantity"] + 1000, rows["quantity"]
+        )
+    }
     clean, soiled = bundles.price_bundle(rows, demo.prior), bundles.price_bundle(spoilt, demo.prior)
     assert abs(soiled.beta - clean.beta) < 2 * clean.se
     assert soiled.set_aside_n == 1

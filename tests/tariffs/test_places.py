@@ -45,20 +45,34 @@ def test_each_ladder_is_the_best_answer_to_the_others_of_its_segment(places: lis
         left = margins(rows, found["price"])[others]
         lost = 0.4 * float(left @ rows["volume"][others]) / float(rows["volume"][others].sum())
         assert found["opportunity_cost"][at] == pytest.approx(np.full(len(at), lost))
-        points = [points_of(rows, i, rows["lowest"][i], rows["highest"][i], found["price"][i]) for i in at]
+        points = [
+            points_of(rows, i, rows["lowest"][i], rows["highest"][i], found["price"][i]) for i in at
+        ]
         worth = [worth_of(rows, i, p, lost) for i, p in zip(at, points, strict=True)]
         ordered = {
             pick: sum(w[i] for w, i in zip(worth, pick, strict=True))
             for pick in product(*(range(len(p)) for p in points))
-            if in_order(np.array([p[i] for p, i in zip(points, pick, strict=True)]), rows["volume_mb"][at])
+            if in_order(
+                np.array([p[i] for p, i in zip(points, pick, strict=True)]), rows["volume_mb"][at]
+            )
         }
-        got = tuple(int(np.flatnonzero(p == found["price"][i])[0]) for p, i in zip(points, at, strict=True))
+        got = tuple(
+            int(np.flatnonzero(p == found["price"][i])[0]) for p, i in zip(points, at, strict=True)
+        )
         assert ordered[got] == pytest.approx(max(ordered.values()), rel=1e-9)
 
 
 def test_the_more_products_take_from_one_another_the_less_is_discounted(places: list[Rows]) -> None:
     means = [
-        float(np.mean([settle_place(policy(rows, diversion=share))["price"].sum() / rows["current_price"].sum() for rows in places]))
+        float(
+            np.mean(
+                [
+                    settle_place(policy(rows, diversion=share))["price"].sum()
+                    / rows["current_price"].sum()
+                    for rows in places
+                ]
+            )
+        )
         for share in (0.0, 0.3, 0.7)
     ]
     assert means == sorted(means)
@@ -74,7 +88,9 @@ def test_rungs_that_pull_at_each_other_are_priced_together(places: list[Rows]) -
         for at in ladders_of(rows):
             if "LADDER_OUT_OF_REACH" in (*apart["ladder_bound"][at], *together["ladder_bound"][at]):
                 continue
-            one, other = (worth_with_pull(pulled, at, prices["price"][at]) for prices in (apart, together))
+            one, other = (
+                worth_with_pull(pulled, at, prices["price"][at]) for prices in (apart, together)
+            )
             assert other >= one - 1e-9 * abs(one)
             gained += other > one + 1e-9
         assert (together["opportunity_cost"] != 0).all()
@@ -83,7 +99,9 @@ def test_rungs_that_pull_at_each_other_are_priced_together(places: list[Rows]) -
 
 
 def worth_with_pull(rows: Rows, at: np.ndarray, price: np.ndarray) -> float:
-    moved = rows["cross_effect"][at] * (price - rows["current_price"][at]) / rows["reference_price"][at]
+    moved = (
+        rows["cross_effect"][at] * (price - rows["current_price"][at]) / rows["reference_price"][at]
+    )
     beside = np.append(moved[1:], 0.0) + np.append(0.0, moved[:-1])
     own = np.array([worth_of(rows, i, np.array([p]))[0] for i, p in zip(at, price, strict=True)])
     return float((own * np.exp(beside)).sum())
@@ -94,22 +112,36 @@ def test_a_neighbours_new_price_changes_what_a_held_product_sells(places: list[R
     found = settle_place(rows)
     held = (found["price"] == rows["current_price"]) & (found["pull"] != 0)
     assert held.any()
-    assert found["expected_volume_delta"][held] == pytest.approx(rows["volume"][held] * np.expm1(found["pull"][held]))
+    assert found["expected_volume_delta"][held] == pytest.approx(
+        rows["volume"][held] * np.expm1(found["pull"][held])
+    )
 
 
-def test_without_diversion_nothing_costs_anything_and_prices_are_as_before(places: list[Rows]) -> None:
+def test_without_diversion_nothing_costs_anything_and_prices_are_as_before(
+    places: list[Rows],
+) -> None:
     found = settle_place(places[0])
     assert not found["opportunity_cost"].any()
     assert not found["pull"].any()
-    assert (found["price"] != places[0]["price"]).sum() == (found["reason_code"] == "LADDER_ADJUSTED").sum()
+    assert (found["price"] != places[0]["price"]).sum() == (
+        found["reason_code"] == "LADDER_ADJUSTED"
+    ).sum()
 
 
 def undercut(rows: Rows) -> tuple[Rows, int, int]:
     """A place where the first segment's month of 1000 MB costs what the week of 1000 MB does, and its customers mind the price far more."""
-    week, month = (int(np.flatnonzero(rows["product"] == name)[0]) for name in ("WEEK_1000", "MONTH_1000"))
+    week, month = (
+        int(np.flatnonzero(rows["product"] == name)[0]) for name in ("WEEK_1000", "MONTH_1000")
+    )
     rows = {name: values.copy() for name, values in rows.items()}
     today = rows["current_price"][week]
-    for name, value in {"current_price": today, "elasticity": -5.0, "draw": -5.0, "se": 0.1, "volume": 60.0}.items():
+    for name, value in {
+        "current_price": today,
+        "elasticity": -5.0,
+        "draw": -5.0,
+        "se": 0.1,
+        "volume": 60.0,
+    }.items():
         rows[name][month] = value
     for at in (week, month):
         rows["lowest"][at], rows["highest"][at] = 0.85 * today, 1.15 * today
@@ -131,14 +163,22 @@ def test_the_same_size_for_longer_costs_no_less_and_both_ladders_are_worth_the_m
     best = [best_by_price(rows, at, i) for at, i in zip(pair, (week, month), strict=True)]
     most = max(a + b for p, a in best[0].items() for q, b in best[1].items() if q >= p)
     assert found["price"][month] >= found["price"][week]
-    assert found["highest"][week] <= found["lowest"][month]  # so that no limit on the whole table can break it either
+    assert (
+        found["highest"][week] <= found["lowest"][month]
+    )  # so that no limit on the whole table can break it either
     assert found["reason_code"][month] == "LADDER_ADJUSTED"
-    if not cross_effect:  # with it, the ladders are settled once more, each for its neighbours' new prices
-        assert sum(worth_with_pull(rows, at, found["price"][at]) for at in pair) == pytest.approx(most, rel=1e-9)
+    if (
+        not cross_effect
+    ):  # with it, the ladders are settled once more, each for its neighbours' new prices
+        assert sum(worth_with_pull(rows, at, found["price"][at]) for at in pair) == pytest.approx(
+            most, rel=1e-9
+        )
 
 
 def best_by_price(rows: Rows, at: np.ndarray, one: int) -> dict[float, float]:
-    points = [points_of(rows, i, rows["lowest"][i], rows["highest"][i], rows["price"][i]) for i in at]
+    points = [
+        points_of(rows, i, rows["lowest"][i], rows["highest"][i], rows["price"][i]) for i in at
+    ]
     best: dict[float, float] = {}
     for pick in product(*points):
         if in_order(np.array(pick), rows["volume_mb"][at]):
@@ -147,7 +187,9 @@ def best_by_price(rows: Rows, at: np.ndarray, one: int) -> dict[float, float]:
     return best
 
 
-def test_what_is_cheaper_for_longer_today_is_left_to_those_who_made_it_so(places: list[Rows]) -> None:
+def test_what_is_cheaper_for_longer_today_is_left_to_those_who_made_it_so(
+    places: list[Rows],
+) -> None:
     rows, week, month = undercut(places[0])
     rows["current_price"][month] *= 0.9
     found = settle_place(rows)
@@ -161,7 +203,9 @@ def test_no_segment_pays_much_more_than_another_for_the_same(places: list[Rows])
         found = settle_place(rows)
         for name in np.unique(rows["product"].astype(str)):
             at = rows["product"] == name
-            lost = np.isin(found["ladder_bound"][at], ["FAIRNESS_OUT_OF_REACH", "LADDER_OUT_OF_REACH"]).any()
+            lost = np.isin(
+                found["ladder_bound"][at], ["FAIRNESS_OUT_OF_REACH", "LADDER_OUT_OF_REACH"]
+            ).any()
             assert lost or found["price"][at].max() <= 1.2 * found["price"][at].min() + 1e-6
         adjusted += int((found["reason_code"] == "FAIRNESS_ADJUSTED").sum())
         assert (found["price"] >= rows["lowest"] - 1e-9).all()
@@ -171,12 +215,19 @@ def test_no_segment_pays_much_more_than_another_for_the_same(places: list[Rows])
 
 @settings(max_examples=60)
 @given(
-    st.lists(st.dictionaries(st.integers(10, 30), st.integers(-50, 50), min_size=1, max_size=5), min_size=1, max_size=4),
+    st.lists(
+        st.dictionaries(st.integers(10, 30), st.integers(-50, 50), min_size=1, max_size=5),
+        min_size=1,
+        max_size=4,
+    ),
     st.sampled_from([1.0, 1.2, 1.5]),
 )
 def test_the_band_is_what_brute_force_finds(segments: list[dict[int, int]], ratio: float) -> None:
     points = [np.array(sorted(menu), dtype=float) for menu in segments]
-    values = [np.array([float(menu[int(p)]) for p in prices]) for menu, prices in zip(segments, points, strict=True)]
+    values = [
+        np.array([float(menu[int(p)]) for p in prices])
+        for menu, prices in zip(segments, points, strict=True)
+    ]
     fair = {
         pick: sum(menu[p] for menu, p in zip(segments, pick, strict=True))
         for pick in product(*segments)
@@ -184,18 +235,26 @@ def test_the_band_is_what_brute_force_finds(segments: list[dict[int, int]], rati
     }
     found = band(points, values, ratio)
     if fair:
-        assert sum(menu[int(p)] for menu, p in zip(segments, found.prices, strict=True)) == max(fair.values())
+        assert sum(menu[int(p)] for menu, p in zip(segments, found.prices, strict=True)) == max(
+            fair.values()
+        )
         assert found.prices.max() <= ratio * found.prices.min() + 1e-9
     else:
         assert (found.prices > found.highest).any() or (found.prices < found.lowest).any()
 
 
 def test_a_table_is_valid_from_midnight_where_its_customers_are(places: list[Rows]) -> None:
-    rows = places[0] | {"as_of": np.full(len(places[0]["price"]), np.datetime64("2026-03-27T23:30", "us"))}
+    rows = places[0] | {
+        "as_of": np.full(len(places[0]["price"]), np.datetime64("2026-03-27T23:30", "us"))
+    }
     for zone, start, end in (
         ("UTC", "2026-03-28T00:00", "2026-04-04T00:00"),
         ("Africa/Accra", "2026-03-28T00:00", "2026-04-04T00:00"),
-        ("Africa/Johannesburg", "2026-03-28T22:00", "2026-04-04T22:00"),  # it is the 28th there already
+        (
+            "Africa/Johannesburg",
+            "2026-03-28T22:00",
+            "2026-04-04T22:00",
+        ),  # it is the 28th there already
         ("Europe/Berlin", "2026-03-28T23:00", "2026-04-04T22:00"),  # clocks go forward on the 29th
     ):
         found = settle_place(rows | {"time_zone": np.full(len(rows["price"]), zone, dtype=object)})
@@ -206,5 +265,9 @@ def test_a_table_is_valid_from_midnight_where_its_customers_are(places: list[Row
 
 
 def test_a_time_zone_that_is_none_is_named(places: list[Rows]) -> None:
-    with pytest.raises(ValueError, match=r"'Accra' is not known; wanted an IANA name such as Africa/Accra"):
-        settle_place(places[0] | {"time_zone": np.full(len(places[0]["price"]), "Accra", dtype=object)})
+    with pytest.raises(
+        ValueError, match=r"'Accra' is not known; wanted an IANA name such as Africa/Accra"
+    ):
+        settle_place(
+            places[0] | {"time_zone": np.full(len(places[0]["price"]), "Accra", dtype=object)}
+        )

@@ -38,20 +38,31 @@ def with_columns(path: Path, to: Path, drop: tuple[str, ...] = (), **values: lis
     return to
 
 
-def published(declared: hundredfold.Job, sources: dict[str, Path], home: Path) -> tuple[hundredfold.Run, dict[str, np.ndarray]]:
+def published(
+    declared: hundredfold.Job, sources: dict[str, Path], home: Path
+) -> tuple[hundredfold.Run, dict[str, np.ndarray]]:
     run = hundredfold.run(declared, sources, home=home, workers=2, as_of=demo.AS_OF, run_id="one")
     table = pq.read_table(home / "releases" / "tariffs" / "000001" / "price_table.parquet")
     return run, {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
 
 
 @pytest.fixture(scope="module")
-def plain(operator: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+def plain(
+    operator: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, np.ndarray]:
     return published(job, operator, tmp_path_factory.mktemp("plain"))[1]
 
 
 def test_a_policy_that_is_older_than_a_rule_gives_the_same_table(operator, plain, tmp_path):
     old = with_columns(operator["policy"], tmp_path / "policy.csv", drop=("max_cliff",))
-    assert set(pacsv.read_csv(old).column_names) == {"kind", "scope", "z", "max_step", "min_weeks", "load_limit"}
+    assert set(pacsv.read_csv(old).column_names) == {
+        "kind",
+        "scope",
+        "z",
+        "max_step",
+        "min_weeks",
+        "load_limit",
+    }
     table = published(job, operator | {"policy": old}, tmp_path / "home")[1]
     for name, values in plain.items():
         assert np.array_equal(table[name].astype(str), values.astype(str)), name
@@ -64,7 +75,9 @@ EVERYTHING = {
 
 
 @pytest.fixture(scope="module")
-def demanding(operator: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def demanding(
+    operator: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     """Every rule at once: competitors, usage values and time zones too."""
     folder = tmp_path_factory.mktemp("demanding")
     catalogue = pacsv.read_csv(operator["product_catalog"])
@@ -82,18 +95,30 @@ def demanding(operator: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
     }  # fmt: skip
 
 
-def test_every_rule_at_once_holds_in_the_published_table_and_for_both_forms(demanding, plain, tmp_path):
+def test_every_rule_at_once_holds_in_the_published_table_and_for_both_forms(
+    demanding, plain, tmp_path
+):
     run, table = published(job, demanding, tmp_path / "many")
     assert all(counts["failed"] == 0 for counts in run.counts["models"].values())
     bundle, moved = table["kind"] == "bundle", table["price"] != table["current_price"]
-    reference = {row["product"]: row["list_price"] for row in pacsv.read_csv(demanding["product_catalog"]).to_pylist()}
+    reference = {
+        row["product"]: row["list_price"]
+        for row in pacsv.read_csv(demanding["product_catalog"]).to_pylist()
+    }
     listed = np.array([reference[name] for name in table["product"]])
     assert (table["price"] >= 0.8 * listed - 1e-9)[bundle].all()
     assert (table["price"] <= 1.1 * listed + 1e-9)[bundle].all()
     assert moved[bundle].mean() <= 0.6
     assert moved[~bundle].mean() <= 0.6
     reasons = set(table["reason_code"])
-    assert {"REG_CAP", "HOLD_FREQUENCY", "EXPLORE", "DIVERSION_ADJUSTED", "SMOOTHED", "PORTFOLIO_LIMIT"} <= reasons
+    assert {
+        "REG_CAP",
+        "HOLD_FREQUENCY",
+        "EXPLORE",
+        "DIVERSION_ADJUSTED",
+        "SMOOTHED",
+        "PORTFOLIO_LIMIT",
+    } <= reasons
     assert (table["opportunity_cost"] > 0)[bundle].any()
     assert (table["opportunity_cost"] > 0)[~bundle].any()
     assert set(table["usage_value"][bundle]) == {0.05}
@@ -109,7 +134,12 @@ def test_every_rule_at_once_holds_in_the_published_table_and_for_both_forms(dema
 
 def test_a_limit_that_cannot_be_met_holds_its_kind_and_not_the_other(operator, tmp_path):
     """Bundles keep today's prices, voice is priced within its own limit, and the run, its release and `tariffs check` say both."""
-    policy = with_columns(operator["policy"], tmp_path / "policy.csv", min_volume=[3.0, None], max_moved_share=[None, 0.5])
+    policy = with_columns(
+        operator["policy"],
+        tmp_path / "policy.csv",
+        min_volume=[3.0, None],
+        max_moved_share=[None, 0.5],
+    )
     run, table = published(job, operator | {"policy": policy}, tmp_path / "home")
     bundle, moved = table["kind"] == "bundle", table["price"] != table["current_price"]
     assert set(table["constraint_bound"][bundle & moved]) <= {"LIMITS_NOT_MET", "FLOOR", "CEILING"}
@@ -121,41 +151,81 @@ def test_a_limit_that_cannot_be_met_holds_its_kind_and_not_the_other(operator, t
     assert "cannot keep min_volume: wanted at least 3" in told["bundle"]["outcome"]
     assert (told["voice"]["limits"], told["voice"]["outcome"]) == ("max_moved_share", "kept")
     assert 0 <= told["voice"]["gap"] < 1e-4 * told["voice"]["worth"]
-    words = [sys.executable, "-m", "tariffs.cli", "check", "1", "--as-of", demo.AS_OF, "--home", str(tmp_path / "home")]
-    said = subprocess.run(words, capture_output=True, encoding="utf-8", check=False, cwd=tmp_path, env=os.environ | {"COLUMNS": "300"})
+    words = [
+        sys.executable,
+        "-m",
+        "tariffs.cli",
+        "check",
+        "1",
+        "--as-of",
+        demo.AS_OF,
+        "--home",
+        str(tmp_path / "home"),
+    ]
+    said = subprocess.run(
+        words,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"COLUMNS": "300"},
+    )
     assert "bundle, min_volume: NOT MET" in said.stdout, said.stderr
     assert (said.returncode, "1 of 25 guards fail." in said.stdout) == (1, True), said.stdout
-    assert "LIMITS        FAILS  limits of the policy cannot be met: 1 of 2 kinds keep today's prices" in said.stdout
+    assert (
+        "LIMITS        FAILS  limits of the policy cannot be met: 1 of 2 kinds keep today's prices"
+        in said.stdout
+    )
     assert "voice, max_moved_share: kept; worth" in said.stdout
-    as_json = subprocess.run([*words, "--json"], capture_output=True, encoding="utf-8", check=False, cwd=tmp_path)
-    assert {row["line"]: row["outcome"] for row in json.loads(as_json.stdout)["limits"]}["voice"] == "kept"
+    as_json = subprocess.run(
+        [*words, "--json"], capture_output=True, encoding="utf-8", check=False, cwd=tmp_path
+    )
+    assert {row["line"]: row["outcome"] for row in json.loads(as_json.stdout)["limits"]}[
+        "voice"
+    ] == "kept"
 
 
 def test_a_table_whose_limits_nobody_could_look_at_is_not_published(operator, tmp_path):
-    policy = pacsv.read_csv(with_columns(operator["policy"], tmp_path / "policy.csv", max_moved_share=[None, None]))
-    part = pa.Table.from_pylist([*policy.to_pylist(), policy.to_pylist()[0] | {"scope": "YOUTH", "max_moved_share": 0.1}])
+    policy = pacsv.read_csv(
+        with_columns(operator["policy"], tmp_path / "policy.csv", max_moved_share=[None, None])
+    )
+    part = pa.Table.from_pylist(
+        [*policy.to_pylist(), policy.to_pylist()[0] | {"scope": "YOUTH", "max_moved_share": 0.1}]
+    )
     pacsv.write_csv(part, tmp_path / "policy.csv")
     with pytest.raises(hundredfold.HundredfoldError, match="portfolio: 1 of 2 units"):
         hundredfold.run(
-            job, operator | {"policy": tmp_path / "policy.csv"}, home=tmp_path / "home", workers=1, as_of=demo.AS_OF, run_id="one"
+            job,
+            operator | {"policy": tmp_path / "policy.csv"},
+            home=tmp_path / "home",
+            workers=1,
+            as_of=demo.AS_OF,
+            run_id="one",
         )
-    with pytest.raises(hundredfold.HundredfoldError, match="price must not be null"):  # nor are the others' prices enough for a table
+    with pytest.raises(
+        hundredfold.HundredfoldError, match="price must not be null"
+    ):  # nor are the others' prices enough for a table
         hundredfold.publish("one", home=tmp_path / "home", max_failed=2)
 
 
 def prices_with(demo: Any, **columns: Any) -> dict[str, np.ndarray]:
     slab = demo.bundles
     spread = {name: np.broadcast_to(value, len(slab["week"])) for name, value in columns.items()}
-    return bundles.price_bundles(type(slab)(slab.columns | spread, slab.key, slab.offsets), demo.prior)
+    return bundles.price_bundles(
+        type(slab)(slab.columns | spread, slab.key, slab.offsets), demo.prior
+    )
 
 
 @pytest.mark.parametrize(
-    ("kind", "scope", "told"), [("bundle", "YUOTH", "segment must be one of"), ("voice", "ASHANTY", "region must be in")]
+    ("kind", "scope", "told"),
+    [("bundle", "YUOTH", "segment must be one of"), ("voice", "ASHANTY", "region must be in")],
 )
 def test_a_dial_for_nobody_stops_the_run(operator, tmp_path, kind, scope, told):
     """A row whose scope is misspelt would turn nothing, and nobody would notice."""
     lines = operator["policy"].read_text().splitlines()
-    (tmp_path / "policy.csv").write_text("\n".join([*lines, next(line for line in lines if kind in line).replace("*", scope)]))
+    (tmp_path / "policy.csv").write_text(
+        "\n".join([*lines, next(line for line in lines if kind in line).replace("*", scope)])
+    )
     with pytest.raises(hundredfold.HundredfoldError) as stopped:
         published(job, operator | {"policy": tmp_path / "policy.csv"}, tmp_path / "home")
     words = " ".join([str(stopped.value), *stopped.value.problems]).replace("  ", " ")
@@ -165,7 +235,10 @@ def test_a_dial_for_nobody_stops_the_run(operator, tmp_path, kind, scope, told):
 
 def test_a_dial_for_a_segment_and_for_a_region_turns_that_part_alone(operator, plain, tmp_path):
     lines = operator["policy"].read_text().splitlines()
-    own = [lines[1].replace("*", "YOUTH").replace("0.84", "5"), lines[2].replace("*", "ASHANTI").replace("0.84", "5")]
+    own = [
+        lines[1].replace("*", "YOUTH").replace("0.84", "5"),
+        lines[2].replace("*", "ASHANTI").replace("0.84", "5"),
+    ]
     (tmp_path / "policy.csv").write_text("\n".join([*lines, *own]))
     table = published(job, operator | {"policy": tmp_path / "policy.csv"}, tmp_path / "home")[1]
     changed = table["price"] != plain["price"]
@@ -181,15 +254,26 @@ def test_no_price_is_below_the_cheapest_competitor_or_far_above_the_reference(de
     assert (found["price"] <= high + 1e-9).all()
     for bound in ("REG_FLOOR", "REG_CEILING"):
         assert (found["constraint_bound"] == bound).any()
-        assert set(found["reason_code"][found["constraint_bound"] == bound]) <= {"REG_CAP", "REG_ADJUSTED", "FALLBACK_SEGMENT"}
+        assert set(found["reason_code"][found["constraint_bound"] == bound]) <= {
+            "REG_CAP",
+            "REG_ADJUSTED",
+            "FALLBACK_SEGMENT",
+        }
 
 
 def test_a_product_that_is_not_sold_any_more_keeps_its_price(demo: Any) -> None:
     newest = demo.bundles["week"].max()
-    assert (prices_with(demo, latest_week=newest + np.timedelta64(28, "D"))["reason_code"] != "HOLD_NOT_SOLD").all()
+    assert (
+        prices_with(demo, latest_week=newest + np.timedelta64(28, "D"))["reason_code"]
+        != "HOLD_NOT_SOLD"
+    ).all()
     later = prices_with(demo, latest_week=newest + np.timedelta64(35, "D"))
     control = demo.bundles["control"][demo.bundles.offsets[1:] - 1]
-    assert set(later["reason_code"][~control]) <= {"HOLD_NOT_SOLD", "FLOOR_RAISED", "CEILING_LOWERED"}
+    assert set(later["reason_code"][~control]) <= {
+        "HOLD_NOT_SOLD",
+        "FLOOR_RAISED",
+        "CEILING_LOWERED",
+    }
     assert (later["price"] == later["current_price"]).mean() > 0.99
 
 
@@ -199,7 +283,9 @@ def test_a_price_that_changed_lately_stays(demo: Any) -> None:
     held = found["reason_code"] == "HOLD_FREQUENCY"
     for u in range(0, len(slab), 7):
         posted = slab.unit(u)["posted_price"]
-        weeks_since = next((n for n in range(1, len(posted)) if posted[-n] != posted[-n - 1]), len(posted))
+        weeks_since = next(
+            (n for n in range(1, len(posted)) if posted[-n] != posted[-n - 1]), len(posted)
+        )
         if not slab.unit(u)["control"][-1]:
             assert held[u] == (7 * weeks_since < 35), u
     assert held.any()

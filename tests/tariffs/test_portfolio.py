@@ -37,7 +37,9 @@ def settled(rows: Rows) -> np.ndarray:
     """The prices after the limits."""
     found = within_limits(rows)
     new = dict(zip(found["unit_key"], found["price"], strict=True))
-    return np.array([new.get(key, price) for key, price in zip(rows["unit_key"], rows["price"], strict=True)])
+    return np.array(
+        [new.get(key, price) for key, price in zip(rows["unit_key"], rows["price"], strict=True)]
+    )
 
 
 def measured(rows: Rows, price: np.ndarray) -> dict[str, float]:
@@ -61,10 +63,15 @@ def holds_together(rows: Rows, price: np.ndarray) -> bool:
     for first, end in pairwise(key_offsets(rows, ("chain",))):
         at = slice(first, end)
         if rows["kind"][0] == "bundle":
-            assert in_order(price[at], rows["volume_mb"][at]) or (price[at] == rows["price"][at]).all()
+            assert (
+                in_order(price[at], rows["volume_mb"][at]) or (price[at] == rows["price"][at]).all()
+            )
         else:
             linked, limit = follows(rows["place"][at]), rows["max_cliff"][first]
-            steep, was = (float((excess(p[at], np.roll(p[at], -1), limit) * linked).sum()) for p in (price, rows["price"]))
+            steep, was = (
+                float((excess(p[at], np.roll(p[at], -1), limit) * linked).sum())
+                for p in (price, rows["price"])
+            )
             assert steep <= was + 1e-9
             assert was > 0 or not cliffs(price[at], linked, limit).any()
     return True
@@ -85,7 +92,9 @@ def holds_together(rows: Rows, price: np.ndarray) -> bool:
         ("voice", {"max_moved_share": 0.6, "min_volume": 0.92}),
     ],
 )
-def test_every_limit_is_met_and_nothing_else_is_broken(demo: Any, kind: str, limits: dict[str, float]) -> None:
+def test_every_limit_is_met_and_nothing_else_is_broken(
+    demo: Any, kind: str, limits: dict[str, float]
+) -> None:
     rows = rows_of(demo, kind, **limits)
     price = settled(rows)
     got = measured(rows, price)
@@ -115,8 +124,13 @@ def test_the_units_that_still_move_are_the_ones_worth_most(demo: Any) -> None:
 
 
 def test_limits_that_are_met_already_change_nothing(demo: Any) -> None:
-    assert len(within_limits(rows_of(demo, "bundle", max_moved_share=1.0, min_volume=0.5))["price"]) == 0
-    assert len(rows_of(demo, "bundle")["price"]) == 1  # without a limit the query asks for no more than it must
+    assert (
+        len(within_limits(rows_of(demo, "bundle", max_moved_share=1.0, min_volume=0.5))["price"])
+        == 0
+    )
+    assert (
+        len(rows_of(demo, "bundle")["price"]) == 1
+    )  # without a limit the query asks for no more than it must
 
 
 def test_keeping_limits_twice_changes_nothing(demo: Any) -> None:
@@ -127,22 +141,38 @@ def test_keeping_limits_twice_changes_nothing(demo: Any) -> None:
 
 
 def test_a_limit_that_cannot_be_met_is_named_with_the_best_that_can(demo: Any) -> None:
-    with pytest.raises(ValueError, match=r"cannot keep min_volume: wanted at least 2, and 1\.\d+ is the most"):
+    with pytest.raises(
+        ValueError, match=r"cannot keep min_volume: wanted at least 2, and 1\.\d+ is the most"
+    ):
         within_limits(rows_of(demo, "bundle", min_volume=2.0))
-    with pytest.raises(ValueError, match=r"together: .*max_moved_share.*min_volume|together: .*min_volume.*max_moved_share"):
+    with pytest.raises(
+        ValueError,
+        match=r"together: .*max_moved_share.*min_volume|together: .*min_volume.*max_moved_share",
+    ):
         within_limits(rows_of(demo, "bundle", min_volume=1.17, max_moved_share=0.15))
 
 
-small = st.lists(st.lists(st.tuples(st.integers(-20, 20), st.integers(0, 9)), min_size=1, max_size=4), min_size=1, max_size=6)
+small = st.lists(
+    st.lists(st.tuples(st.integers(-20, 20), st.integers(0, 9)), min_size=1, max_size=4),
+    min_size=1,
+    max_size=6,
+)
 
 
 @given(small, st.integers(0, 40))
-def test_dual_prices_lose_less_than_one_units_choice_against_brute_force(units: list[list[tuple[int, int]]], most: int) -> None:
+def test_dual_prices_lose_less_than_one_units_choice_against_brute_force(
+    units: list[list[tuple[int, int]]], most: int
+) -> None:
     """The gap of a Lagrangian over discrete choices is at most what the options differ by of the units that are indifferent at the
     limit's price: of one unit, but for ties."""
     width = max(map(len, units))
-    values = np.array([[value for value, _ in menu] + [-np.inf] * (width - len(menu)) for menu in units], dtype=float)
-    amounts = np.array([[amount for _, amount in menu] + [0] * (width - len(menu)) for menu in units], dtype=float)
+    values = np.array(
+        [[value for value, _ in menu] + [-np.inf] * (width - len(menu)) for menu in units],
+        dtype=float,
+    )
+    amounts = np.array(
+        [[amount for _, amount in menu] + [0] * (width - len(menu)) for menu in units], dtype=float
+    )
     within = {p: sum(v for v, _ in p) for p in product(*units) if sum(a for _, a in p) <= most}
     limit = Limit("most", amounts, float(most), 1.0)
     if not within:
@@ -154,7 +184,11 @@ def test_dual_prices_lose_less_than_one_units_choice_against_brute_force(units: 
     got = values[np.arange(len(units)), kept.pick].sum()
     widths = np.array([max(v for v, _ in menu) - min(v for v, _ in menu) for menu in units])
     score = np.sort(values - kept.duals[0] * amounts, axis=1)
-    tied = score[:, -1] - score[:, -2] <= 1e-3 * (1 + kept.duals[0]) if width > 1 else np.zeros(len(units), bool)
+    tied = (
+        score[:, -1] - score[:, -2] <= 1e-3 * (1 + kept.duals[0])
+        if width > 1
+        else np.zeros(len(units), bool)
+    )
     gap = max(widths.max(), widths[tied].sum())
     assert max(within.values()) - gap * (1 + 1e-9) <= got <= max(within.values()) + 1e-9
 
@@ -165,8 +199,12 @@ def test_units_that_tie_at_the_limits_price_may_move_one_by_one() -> None:
     units = [alike, [(-16, 7), (-17, 0), (-10, 6)], [(2, 2), (-15, 1), (-19, 9)], [(-10, 0), (-13, 4), (5, 3)], alike,
              [(-10, 3), (2, 7), (-19, 5), (-10, 7)]]  # fmt: skip
     width = max(map(len, units))
-    values = np.array([[v for v, _ in menu] + [-np.inf] * (width - len(menu)) for menu in units], dtype=float)
-    amounts = np.array([[a for _, a in menu] + [0] * (width - len(menu)) for menu in units], dtype=float)
+    values = np.array(
+        [[v for v, _ in menu] + [-np.inf] * (width - len(menu)) for menu in units], dtype=float
+    )
+    amounts = np.array(
+        [[a for _, a in menu] + [0] * (width - len(menu)) for menu in units], dtype=float
+    )
     kept = keep(values, [Limit("most", amounts, 26.0, 1.0)], best_point)
     assert kept.worth == values[np.arange(len(units)), kept.pick].sum() == 20
 
@@ -176,7 +214,11 @@ def best_point(score: np.ndarray) -> np.ndarray:
 
 
 amount = st.integers(-9, 9)
-two_sided = st.lists(st.lists(st.tuples(st.integers(-20, 20), amount, amount), min_size=1, max_size=4), min_size=1, max_size=5)
+two_sided = st.lists(
+    st.lists(st.tuples(st.integers(-20, 20), amount, amount), min_size=1, max_size=4),
+    min_size=1,
+    max_size=5,
+)
 
 
 @settings(max_examples=150)
@@ -186,10 +228,26 @@ def test_several_limits_are_kept_at_the_most_worth_that_brute_force_finds(
 ) -> None:
     """Amounts of either sign, and one of them limited from both sides: refused only where nothing keeps them, and no bound is too low."""
     width = max(map(len, units))
-    values = np.array([[v for v, _, _ in menu] + [-np.inf] * (width - len(menu)) for menu in units], dtype=float)
-    one, other = (np.array([[point[n] for point in menu] + [0] * (width - len(menu)) for menu in units], dtype=float) for n in (1, 2))
-    limits = [Limit("a", one, float(first), 1.0), Limit("b", other, float(second), 2.0), Limit("b", -other, float(least), 2.0)]
-    choices = [p for p in product(*units) if sum(x for _, x, _ in p) <= first and -least <= sum(x for _, _, x in p) <= second]
+    values = np.array(
+        [[v for v, _, _ in menu] + [-np.inf] * (width - len(menu)) for menu in units], dtype=float
+    )
+    one, other = (
+        np.array(
+            [[point[n] for point in menu] + [0] * (width - len(menu)) for menu in units],
+            dtype=float,
+        )
+        for n in (1, 2)
+    )
+    limits = [
+        Limit("a", one, float(first), 1.0),
+        Limit("b", other, float(second), 2.0),
+        Limit("b", -other, float(least), 2.0),
+    ]
+    choices = [
+        p
+        for p in product(*units)
+        if sum(x for _, x, _ in p) <= first and -least <= sum(x for _, _, x in p) <= second
+    ]
     if not choices:
         with pytest.raises(LimitsNotMet, match="cannot keep"):
             keep(values, limits, best_point)
@@ -199,8 +257,15 @@ def test_several_limits_are_kept_at_the_most_worth_that_brute_force_finds(
     assert all(limit.excess(kept.pick) <= 0 for limit in limits)
     assert kept.worth == values[np.arange(len(units)), kept.pick].sum() == best
     assert best - 1e-6 <= kept.bound <= best + 1e-6
-    at_duals = (values - sum(d * limit.amounts for d, limit in zip(kept.duals, limits, strict=True))).max(axis=1).sum()
-    assert at_duals + sum(d * limit.most for d, limit in zip(kept.duals, limits, strict=True)) >= best - 1e-6  # Lagrange's bound
+    at_duals = (
+        (values - sum(d * limit.amounts for d, limit in zip(kept.duals, limits, strict=True)))
+        .max(axis=1)
+        .sum()
+    )
+    assert (
+        at_duals + sum(d * limit.most for d, limit in zip(kept.duals, limits, strict=True))
+        >= best - 1e-6
+    )  # Lagrange's bound
 
 
 @settings(max_examples=60)
@@ -213,15 +278,24 @@ def test_limits_over_ladders_hold_and_their_bound_is_none_too_low(data: st.DataO
     prices = 0.005 * np.sort(draw.integers(1, 20, (units, points)), axis=1).astype(float)
     values = draw.normal(0, 10, (units, points))
     volume = np.concatenate([50.0 * 2.0 ** np.arange(size) for size in sizes])
-    chains = Chains(offsets, prices, Ladders(volume), np.zeros(len(sizes), dtype=bool), np.full(units, points))
+    chains = Chains(
+        offsets, prices, Ladders(volume), np.zeros(len(sizes), dtype=bool), np.full(units, points)
+    )
     moved, drift = (np.arange(points) > 0) * np.ones((units, 1)), draw.normal(0, 1, (units, points))
-    limits = [Limit("moved", moved, float(draw.integers(0, units)), units), Limit("drift", drift, float(draw.uniform(-1, 1)), units)]
+    limits = [
+        Limit("moved", moved, float(draw.integers(0, units)), units),
+        Limit("drift", drift, float(draw.uniform(-1, 1)), units),
+    ]
     ordered = [
         np.array(pick)
         for pick in product(range(points), repeat=units)
-        if all(in_order(prices[np.arange(a, b), pick[a:b]], volume[a:b]) for a, b in pairwise(offsets))
+        if all(
+            in_order(prices[np.arange(a, b), pick[a:b]], volume[a:b]) for a, b in pairwise(offsets)
+        )
     ]
-    if len(ordered) == 0 or not all(np.array_equal(chains.answer(np.eye(points)[pick]), pick) for pick in ordered[:3]):
+    if len(ordered) == 0 or not all(
+        np.array_equal(chains.answer(np.eye(points)[pick]), pick) for pick in ordered[:3]
+    ):
         return  # a ladder that no choice orders
     within = [pick for pick in ordered if all(limit.excess(pick) <= 0 for limit in limits)]
     try:
@@ -295,7 +369,9 @@ def test_many_units_that_are_all_alike_are_filled_up_to_the_limit() -> None:
         ("voice", {"max_moved_share": 0.6, "min_volume": 0.97}),
     ],
 )
-def test_the_gap_of_a_whole_table_is_told_and_small_beside_what_moving_gains(demo: Any, kind: str, limits: dict[str, float]) -> None:
+def test_the_gap_of_a_whole_table_is_told_and_small_beside_what_moving_gains(
+    demo: Any, kind: str, limits: dict[str, float]
+) -> None:
     rows = rows_of(demo, kind, **limits)
     found = keep_limits(rows)
     own = {name: values[-1] for name, values in found.items()}
@@ -303,37 +379,56 @@ def test_the_gap_of_a_whole_table_is_told_and_small_beside_what_moving_gains(dem
     price = settled(rows)
     margin, still = (measured(rows, p)["margin"] for p in (rows["price"], rows["current_price"]))
     assert 0 <= own["worth_bound"] - own["worth"] < 0.005 * (margin - still)
-    assert own["worth"] <= measured(rows, price)["margin"] + 1e-6  # the worth is at each price's least favourable elasticity
+    assert (
+        own["worth"] <= measured(rows, price)["margin"] + 1e-6
+    )  # the worth is at each price's least favourable elasticity
 
 
 def test_limits_that_cannot_be_met_keep_todays_prices_and_say_so(demo: Any) -> None:
     rows = rows_of(demo, "bundle", min_volume=2.0)
     found = keep_limits(rows)
-    assert found["outcome"][-1].startswith("NOT MET, today's prices stay: the table cannot keep min_volume: wanted at least 2, and 1.")
+    assert found["outcome"][-1].startswith(
+        "NOT MET, today's prices stay: the table cannot keep min_volume: wanted at least 2, and 1."
+    )
     new = dict(zip(found["unit_key"], found["price"], strict=True))
-    price = np.array([new.get(key, p) for key, p in zip(rows["unit_key"], rows["price"], strict=True)])
+    price = np.array(
+        [new.get(key, p) for key, p in zip(rows["unit_key"], rows["price"], strict=True)]
+    )
     free = (rows["lowest"] <= rows["current_price"]) & (rows["current_price"] <= rows["highest"])
     assert np.array_equal(price[free], rows["current_price"][free])
     assert (price >= rows["lowest"] - 1e-9).all()
     assert (price <= rows["highest"] + 1e-9).all()
     assert (rows["price"] != rows["current_price"]).mean() > 0.3
     stays = found["price"] == np.append(
-        [dict(zip(rows["unit_key"], rows["current_price"], strict=True))[k] for k in found["unit_key"][:-1]], np.nan
+        [
+            dict(zip(rows["unit_key"], rows["current_price"], strict=True))[k]
+            for k in found["unit_key"][:-1]
+        ],
+        np.nan,
     )
-    assert list(found["reason_code"][:-1]) == ["HOLD_PORTFOLIO" if same else "PORTFOLIO_RESTORED" for same in stays[:-1]]
+    assert list(found["reason_code"][:-1]) == [
+        "HOLD_PORTFOLIO" if same else "PORTFOLIO_RESTORED" for same in stays[:-1]
+    ]
     assert set(found["portfolio_bound"][:-1]) == {"LIMITS_NOT_MET"}
 
 
 def test_a_held_price_beyond_its_limits_has_a_code_of_its_own(demo: Any) -> None:
-    rows = {name: np.array(values) for name, values in rows_of(demo, "bundle", min_volume=2.0).items()}
+    rows = {
+        name: np.array(values) for name, values in rows_of(demo, "bundle", min_volume=2.0).items()
+    }
     first = int(np.flatnonzero(rows["price"] <= rows["current_price"])[0])
     low = rows["current_price"].copy()
     low[first] = rows["lowest"][first] = rows["price"][first] = rows["current_price"][first] * 0.5
-    rows["lowest"] = np.where(np.arange(len(low)) == first, low[first] + rows["price_tick"][first], rows["lowest"])
+    rows["lowest"] = np.where(
+        np.arange(len(low)) == first, low[first] + rows["price_tick"][first], rows["lowest"]
+    )
     found = keep_limits(rows | {"current_price": low})
     at = int(np.flatnonzero(found["unit_key"] == rows["unit_key"][first])[0])
     assert found["price"][at] > low[first]
-    assert (found["reason_code"][at], found["portfolio_bound"][at]) == ("PORTFOLIO_RESTORED", "LIMITS_NOT_MET")
+    assert (found["reason_code"][at], found["portfolio_bound"][at]) == (
+        "PORTFOLIO_RESTORED",
+        "LIMITS_NOT_MET",
+    )
 
 
 def test_a_limit_on_the_whole_table_is_not_for_a_part_of_it(demo: Any) -> None:
@@ -346,44 +441,66 @@ def test_a_limit_on_the_whole_table_is_not_for_a_part_of_it(demo: Any) -> None:
         slab = demo.hand.ask("portfolio.sql", ("kind",), ("chain", "place"))
     finally:
         duck.execute("ROLLBACK")
-    with pytest.raises(ValueError, match=r"row of YOUTH limits the whole table; wanted in the row with the scope \*"):
+    with pytest.raises(
+        ValueError,
+        match=r"row of YOUTH limits the whole table; wanted in the row with the scope \*",
+    ):
         within_limits(slab.unit(0))
     assert len(within_limits(slab.unit(1))["price"]) == 0
 
 
 @settings(max_examples=40)
 @given(st.data(), st.booleans())
-def test_chains_solved_all_at_once_are_what_brute_force_finds(data: st.DataObject, ring: bool) -> None:
+def test_chains_solved_all_at_once_are_what_brute_force_finds(
+    data: st.DataObject, ring: bool
+) -> None:
     sizes = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
     offsets = np.append(0, np.cumsum(sizes))
-    prices = 0.005 * np.array([[data.draw(st.integers(1, 20)) for _ in range(3)] for _ in range(offsets[-1])], dtype=float)
+    prices = 0.005 * np.array(
+        [[data.draw(st.integers(1, 20)) for _ in range(3)] for _ in range(offsets[-1])], dtype=float
+    )
     score = np.array([[float(data.draw(st.integers(-30, 30))) for _ in range(3)] for _ in prices])
     volume = np.concatenate([50.0 * 2.0 ** np.arange(size) for size in sizes])
     hour = np.concatenate([np.array([22, 23, 0, 1])[:size] for size in sizes])
     tie = Days(hour, np.full(len(prices), 0.02)) if ring else Ladders(volume)
-    pick = Chains(offsets, prices, tie, np.zeros(len(sizes), dtype=bool), np.full(len(prices), 3)).answer(score)
+    pick = Chains(
+        offsets, prices, tie, np.zeros(len(sizes), dtype=bool), np.full(len(prices), 3)
+    ).answer(score)
     for first, end in pairwise(offsets):
         judged = {
-            at: judge(prices[first:end], score[first:end], volume[first:end], hour[first:end], at, ring)
+            at: judge(
+                prices[first:end], score[first:end], volume[first:end], hour[first:end], at, ring
+            )
             for at in product(range(3), repeat=end - first)
         }
         assert judged[tuple(pick[first:end])] == max(judged.values())
 
 
 def judge(
-    prices: np.ndarray, score: np.ndarray, volume: np.ndarray, hour: np.ndarray, at: tuple[int, ...], ring: bool
+    prices: np.ndarray,
+    score: np.ndarray,
+    volume: np.ndarray,
+    hour: np.ndarray,
+    at: tuple[int, ...],
+    ring: bool,
 ) -> tuple[float, float]:
     price = prices[np.arange(len(at)), at]
     worth = float(score[np.arange(len(at)), at].sum())
     if ring:
-        return -round(float((excess(price, np.roll(price, -1), 0.02) * follows(hour)).sum()), 9), worth
+        return -round(
+            float((excess(price, np.roll(price, -1), 0.02) * follows(hour)).sum()), 9
+        ), worth
     pairs = [in_order(price[i : i + 2], volume[i : i + 2]) for i in range(len(at) - 1)]
     return -float(len(pairs) - sum(pairs)), worth
 
 
 def test_ladders_without_an_order_in_reach_keep_their_prices(demo: Any) -> None:
     rows = rows_of(demo, "bundle", max_moved_share=0.3)
-    first = rows | {"group_bound": np.where(rows["chain"] == rows["chain"][0], "LADDER_OUT_OF_REACH", "").astype(object)}
+    first = rows | {
+        "group_bound": np.where(
+            rows["chain"] == rows["chain"][0], "LADDER_OUT_OF_REACH", ""
+        ).astype(object)
+    }
     price = settled(first)
     out = first["chain"] == first["chain"][0]
     assert np.array_equal(price[out], rows["price"][out])

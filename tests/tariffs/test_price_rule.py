@@ -10,7 +10,15 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tariffs.optimise.rule import Choice, Demand, Terms, choose, effect, effect_columns, robust_ratio
+from tariffs.optimise.rule import (
+    Choice,
+    Demand,
+    Terms,
+    choose,
+    effect,
+    effect_columns,
+    robust_ratio,
+)
 from tariffs.pricing import bundles
 
 FREE = {"floor": 0.01, "ceiling": 100.0, "step": 100.0, "tick": 0.0001}
@@ -31,16 +39,22 @@ def chosen(terms: Terms, demand: Demand, held: bool = False) -> float:
 
 
 @given(st.floats(-5.0, -0.3), st.floats(0.01, 1.0), st.floats(0.0, 0.6), st.floats(0.0, 2.0))
-def test_the_closed_form_is_the_best_price_under_the_least_favourable_elasticity(b: float, sd: float, kappa: float, z: float) -> None:
+def test_the_closed_form_is_the_best_price_under_the_least_favourable_elasticity(
+    b: float, sd: float, kappa: float, z: float
+) -> None:
     grid = np.arange(max(kappa, 0.05) + 0.001, 25, 0.001)
-    worst = np.minimum(*((grid - kappa) * np.exp((b + sign * z * sd) * (grid - 1)) for sign in (-1, 1)))
+    worst = np.minimum(
+        *((grid - kappa) * np.exp((b + sign * z * sd) * (grid - 1)) for sign in (-1, 1))
+    )
     ratio = float(robust_ratio(demand_of(b, sd), np.array([kappa]), np.array([z]))[0])
     assume(0.06 < ratio < 24)
     assert ratio == pytest.approx(grid[np.argmax(worst)], abs=0.0011)
 
 
 @given(st.floats(-5.0, -0.3), st.floats(0.05, 1.0), st.floats(0.0, 0.6), st.floats(0.1, 2.0))
-def test_a_price_moves_exactly_when_the_interval_excludes_the_break_even(b: float, sd: float, kappa: float, z: float) -> None:
+def test_a_price_moves_exactly_when_the_interval_excludes_the_break_even(
+    b: float, sd: float, kappa: float, z: float
+) -> None:
     break_even = -1 / (1 - kappa)
     assume(abs(abs(b - break_even) - z * sd) > 1e-6)
     ratio = float(robust_ratio(demand_of(b, sd), np.array([kappa]), np.array([z]))[0])
@@ -60,8 +74,19 @@ limits = st.fixed_dictionaries(
 @given(limits)
 def test_a_price_is_a_price_point_within_its_limits_or_the_current_price(drawn: dict) -> None:
     tick, current = drawn["tick"], round(drawn["current"] * 0.05, 2)
-    floor, ceiling = round(drawn["floor"] * tick, 6), round((drawn["floor"] + drawn["width"]) * tick, 6)
-    terms = terms_of(current, drawn["cost"], drawn["z"], floor=floor, ceiling=ceiling, step=drawn["step"] * current, tick=tick)
+    floor, ceiling = (
+        round(drawn["floor"] * tick, 6),
+        round((drawn["floor"] + drawn["width"]) * tick, 6),
+    )
+    terms = terms_of(
+        current,
+        drawn["cost"],
+        drawn["z"],
+        floor=floor,
+        ceiling=ceiling,
+        step=drawn["step"] * current,
+        tick=tick,
+    )
     price = chosen(terms, demand_of(drawn["b"], drawn["sd"]), drawn["held"])
     assert floor <= price <= ceiling
     if price != current:
@@ -75,16 +100,28 @@ def test_a_price_is_a_price_point_within_its_limits_or_the_current_price(drawn: 
 def test_no_price_point_in_reach_is_better_for_sure(drawn: dict) -> None:
     """Brute force over every point between the limits, on the robust margin."""
     tick, current = drawn["tick"], round(drawn["current"] * drawn["tick"], 6)
-    terms = terms_of(current, drawn["cost"], drawn["z"], floor=tick, ceiling=200 * tick, step=drawn["step"] * current, tick=tick)
+    terms = terms_of(
+        current,
+        drawn["cost"],
+        drawn["z"],
+        floor=tick,
+        ceiling=200 * tick,
+        step=drawn["step"] * current,
+        tick=tick,
+    )
     b, doubt, kappa = drawn["b"], drawn["z"] * drawn["sd"], drawn["cost"] / current
     price = chosen(terms, demand_of(b, drawn["sd"]))
 
     def worth(p: np.ndarray | float) -> np.ndarray:
         r = np.asarray(p) / current
-        return np.minimum((r - kappa) * np.exp((b - doubt) * (r - 1)), (r - kappa) * np.exp((b + doubt) * (r - 1)))
+        return np.minimum(
+            (r - kappa) * np.exp((b - doubt) * (r - 1)), (r - kappa) * np.exp((b + doubt) * (r - 1))
+        )
 
     points = np.round(np.arange(1, 201) * tick, 6)
-    reach = points[(points >= current - terms.step[0] - 1e-9) & (points <= current + terms.step[0] + 1e-9)]
+    reach = points[
+        (points >= current - terms.step[0] - 1e-9) & (points <= current + terms.step[0] + 1e-9)
+    ]
     assume(kappa < 0.9)  # below cost both elasticities are favourable to opposite ends
     assert worth(price) >= worth(reach).max() - 2e-9
 
@@ -102,7 +139,14 @@ def test_the_limit_that_held_a_price_back_is_told() -> None:
 
 
 def test_a_current_price_outside_its_limits_is_brought_back_even_if_held() -> None:
-    assert chosen(terms_of(2.0, floor=0.5, ceiling=1.5, step=0.1, tick=0.05), demand_of(-1.0, 0.3), held=True) == 1.5
+    assert (
+        chosen(
+            terms_of(2.0, floor=0.5, ceiling=1.5, step=0.1, tick=0.05),
+            demand_of(-1.0, 0.3),
+            held=True,
+        )
+        == 1.5
+    )
 
 
 def test_turning_the_dial_up_never_moves_more_prices() -> None:
@@ -110,12 +154,16 @@ def test_turning_the_dial_up_never_moves_more_prices() -> None:
     demand = Demand(rng.uniform(-3, -0.3, 500), rng.uniform(0.1, 0.6, 500), np.ones(500))
     everywhere = Terms(*(np.full(500, v) for v in (1.0, 1.0, 0.05, 0.01, 0.5, 2.0, 0.15, 0.0)))
     dials = [replace(everywhere, z=np.full(500, z)) for z in (0, 0.5, 0.84, 1.28, 1.96)]
-    counts = [int((choose(dial, demand, np.zeros(500, dtype=bool)).price != 1.0).sum()) for dial in dials]
+    counts = [
+        int((choose(dial, demand, np.zeros(500, dtype=bool)).price != 1.0).sum()) for dial in dials
+    ]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] > counts[-1]
 
 
-@pytest.mark.parametrize(("b", "sd", "price"), [(-1.6, 0.35, 0.85), (-0.7, 0.3, 1.15), (-1.1, 0.5, 1.05)])
+@pytest.mark.parametrize(
+    ("b", "sd", "price"), [(-1.6, 0.35, 0.85), (-0.7, 0.3, 1.15), (-1.1, 0.5, 1.05)]
+)
 def test_the_probability_of_gain_is_what_chance_says(b: float, sd: float, price: float) -> None:
     draws = np.random.default_rng(1).normal(b, sd, 400_000)
     gains = (price - 0.05) * np.exp(draws * (price - 1)) > 0.95
@@ -142,15 +190,24 @@ def test_a_price_below_cost_is_raised() -> None:
 
 def test_what_the_catalogue_left_out_is_named() -> None:
     faults = terms_of(z=float("nan"), floor=2.0, ceiling=1.0).faults()
-    assert faults == ["floor <= ceiling (competitors' prices counted in)", "z >= 0 (has the policy a row for this kind?)"]
+    assert faults == [
+        "floor <= ceiling (competitors' prices counted in)",
+        "z >= 0 (has the policy a row for this kind?)",
+    ]
 
 
 def test_the_closed_form_is_as_good_as_a_grid_of_a_ten_thousandth() -> None:
     rng, grid, worst = np.random.default_rng(2), np.arange(0.3, 6, 1e-4), 0.0
     for b, sd, kappa, z in zip(
-        rng.uniform(-3, -0.4, 200), rng.uniform(0.05, 0.5, 200), rng.uniform(0, 0.3, 200), rng.uniform(0, 1.5, 200), strict=True
+        rng.uniform(-3, -0.4, 200),
+        rng.uniform(0.05, 0.5, 200),
+        rng.uniform(0, 0.3, 200),
+        rng.uniform(0, 1.5, 200),
+        strict=True,
     ):
-        least = np.minimum(*((grid - kappa) * np.exp((b + sign * z * sd) * (grid - 1)) for sign in (-1, 1)))
+        least = np.minimum(
+            *((grid - kappa) * np.exp((b + sign * z * sd) * (grid - 1)) for sign in (-1, 1))
+        )
         ratio = float(robust_ratio(demand_of(b, sd), np.array([kappa]), np.array([z]))[0])
         if 0.301 < ratio < 5.999:
             worst = max(worst, abs(ratio - grid[np.argmax(least)]))
@@ -171,7 +228,11 @@ def test_the_deltas_have_the_interval_of_their_elasticity() -> None:
     draws = np.random.default_rng(4).normal(-1.6, 0.3, 200_000)
     columns = effect_columns(np.array([0.85]), terms_of(), demand_of(-1.6, 0.3))
     sold = 100 * np.exp(draws * (0.85 - 1))
-    for name, drawn in (("volume", sold - 100), ("revenue", 0.85 * sold - 100), ("margin", 0.80 * sold - 95)):
+    for name, drawn in (
+        ("volume", sold - 100),
+        ("revenue", 0.85 * sold - 100),
+        ("margin", 0.80 * sold - 95),
+    ):
         lo, hi = columns[f"expected_{name}_delta_lo"][0], columns[f"expected_{name}_delta_hi"][0]
         assert (lo, hi) == pytest.approx(tuple(np.quantile(drawn, [0.05, 0.95])), abs=0.1)
         assert lo <= columns[f"expected_{name}_delta"][0] <= hi
@@ -181,9 +242,15 @@ def test_the_deltas_have_the_interval_of_their_elasticity() -> None:
 def test_a_move_beyond_the_step_is_told_as_the_limit_that_forced_it(drawn: dict, side: str) -> None:
     """Whatever the elasticity wants besides."""
     current, step = 1.0, drawn["step"] * 0.5
-    limit = {"floor": round(1.05 + step, 4), "ceiling": 3.0} if side == "floor" else {"floor": 0.01, "ceiling": round(0.95 - step, 4)}
+    limit = (
+        {"floor": round(1.05 + step, 4), "ceiling": 3.0}
+        if side == "floor"
+        else {"floor": 0.01, "ceiling": round(0.95 - step, 4)}
+    )
     choice = choose(
-        terms_of(current, drawn["cost"], drawn["z"], step=step, **limit), demand_of(drawn["b"], drawn["sd"]), np.array([drawn["held"]])
+        terms_of(current, drawn["cost"], drawn["z"], step=step, **limit),
+        demand_of(drawn["b"], drawn["sd"]),
+        np.array([drawn["held"]]),
     )
     assert choice.price[0] == pytest.approx(limit[side], abs=1e-4)
     assert choice.bound[0] == side.upper()
@@ -199,7 +266,11 @@ def test_a_move_beyond_the_step_is_told_as_the_limit_that_forced_it(drawn: dict,
 def test_a_step_ends_at_what_was_paid_and_a_step_more(
     b: float, current: float, least: float, most: float, price: float, bound: str
 ) -> None:
-    terms = replace(terms_of(current, step=0.15 * current, tick=0.05), least=np.array([least]), most=np.array([most]))
+    terms = replace(
+        terms_of(current, step=0.15 * current, tick=0.05),
+        least=np.array([least]),
+        most=np.array([most]),
+    )
     found = choose(terms, demand_of(b, 0.01), np.array([False]))
     assert (found.price[0], found.bound[0]) == (pytest.approx(price), bound)
 
@@ -210,7 +281,10 @@ def test_a_list_price_that_nobody_has_paid_yet_is_no_ground_to_step_from(demo: A
     for number in range(0, len(demo.bundles), 25):
         rows = {name: values.copy() for name, values in demo.bundles.unit(number).items()}
         paid = rows["price"].min()
-        rows["posted_price"][-1] = max(np.floor(0.9 * paid / rows["price_tick"][-1]) * rows["price_tick"][-1], rows["price_floor"][-1])
+        rows["posted_price"][-1] = max(
+            np.floor(0.9 * paid / rows["price_tick"][-1]) * rows["price_tick"][-1],
+            rows["price_floor"][-1],
+        )
         found = bundles.price_bundle(rows, demo.prior)
         assert found.price >= min((1.0 - rows["max_step"][-1]) * paid, found.current_price) - 1e-9
         further += found.price < found.current_price

@@ -28,7 +28,9 @@ def test_the_columns_are_those_of_the_contract_in_its_order(table: pa.Table) -> 
 
 
 def test_only_what_the_contract_lets_be_null_is_null(table: pa.Table) -> None:
-    nullable = {name for name, hint in get_type_hints(PriceRow).items() if type(None) in get_args(hint)}
+    nullable = {
+        name for name, hint in get_type_hints(PriceRow).items() if type(None) in get_args(hint)
+    }
     with_nulls = {name for name in table.column_names if table[name].null_count}
     assert with_nulls <= nullable
 
@@ -39,13 +41,23 @@ def test_every_unit_has_one_price(table: pa.Table, demo: Any) -> None:
 
 
 def test_every_price_has_a_known_reason_that_fits_its_move(table: pa.Table) -> None:
-    code, price, current = (column(table, name) for name in ("reason_code", "price", "current_price"))
-    known = {value for name, value in vars(reasons).items() if name.isupper() and isinstance(value, str)}
+    code, price, current = (
+        column(table, name) for name in ("reason_code", "price", "current_price")
+    )
+    known = {
+        value for name, value in vars(reasons).items() if name.isupper() and isinstance(value, str)
+    }
     assert set(code) <= known
     assert (price > current)[code == reasons.INCREASE].all()
     assert (price < current)[code == reasons.DECREASE].all()
     assert (price == current)[np.char.startswith(code.astype(str), "HOLD")].all()
-    assert {reasons.INCREASE, reasons.DECREASE, reasons.HOLD_UNCERTAIN, reasons.HOLD_NO_VARIATION, reasons.CLIPPED_STEP} <= set(code)
+    assert {
+        reasons.INCREASE,
+        reasons.DECREASE,
+        reasons.HOLD_UNCERTAIN,
+        reasons.HOLD_NO_VARIATION,
+        reasons.CLIPPED_STEP,
+    } <= set(code)
 
 
 def test_the_control_group_is_never_repriced(table: pa.Table) -> None:
@@ -72,7 +84,11 @@ def test_the_prior_of_a_large_operator_is_learnt_from_a_sample_of_every_stratum(
     """With 2 units per stratum instead of 400, the query keeps at most 2 of each, and every stratum."""
     sql = (QUERIES / "prior.sql").read_text()
     assert sql.count("400.0") == 1
-    strata = "SELECT segment, product, tier, count(DISTINCT location) AS n FROM ({}) AS q GROUP BY ALL"
-    whole, sample = (demo.hand.columns(strata.format(text)) for text in (sql, sql.replace("400.0", "2.0")))
+    strata = (
+        "SELECT segment, product, tier, count(DISTINCT location) AS n FROM ({}) AS q GROUP BY ALL"
+    )
+    whole, sample = (
+        demo.hand.columns(strata.format(text)) for text in (sql, sql.replace("400.0", "2.0"))
+    )
     assert len(whole["n"]) == len(sample["n"])
     assert sample["n"].max() == 2

@@ -18,15 +18,21 @@ from tariffs.demand.season import fit_dispersion, fit_inflation, fit_season, lon
 UNITS, WEEKS = 12, 20
 
 
-def small_panel(rng: np.random.Generator, dispersion: float = 1.0, units: int = UNITS, tau: float = 0.3) -> tuple[Panel, np.ndarray]:
+def small_panel(
+    rng: np.random.Generator, dispersion: float = 1.0, units: int = UNITS, tau: float = 0.3
+) -> tuple[Panel, np.ndarray]:
     """A panel and its units' true elasticities; one season for all."""
     x = rng.choice(np.arange(-0.3, 0.36, 0.05), (units, WEEKS))
     beta = -1.5 + tau * rng.standard_normal((units, 1))
     season = 0.3 * np.sin(np.arange(WEEKS))
     exposure = rng.uniform(800, 1200, (units, WEEKS))
     mu = exposure * np.exp(-3 + 0.5 * rng.standard_normal((units, 1)) + season + beta * x)
-    y = rng.poisson(mu if dispersion == 1.0 else rng.gamma(mu / (dispersion - 1), dispersion - 1)).astype(float)
-    return make_panel(np.arange(units + 1) * WEEKS, y.ravel(), x.ravel(), exposure.ravel()), beta.ravel()
+    y = rng.poisson(
+        mu if dispersion == 1.0 else rng.gamma(mu / (dispersion - 1), dispersion - 1)
+    ).astype(float)
+    return make_panel(
+        np.arange(units + 1) * WEEKS, y.ravel(), x.ravel(), exposure.ravel()
+    ), beta.ravel()
 
 
 def week_of(panel: Panel) -> np.ndarray:
@@ -34,11 +40,16 @@ def week_of(panel: Panel) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("sales", "prices", "told"), [(0.0, 1.0, "nothing was sold in 240 weeks of 12 units"), (1.0, 0.0, "more than one price")]
+    ("sales", "prices", "told"),
+    [(0.0, 1.0, "nothing was sold in 240 weeks of 12 units"), (1.0, 0.0, "more than one price")],
 )
-def test_data_that_tell_nothing_are_refused_in_words(sales: float, prices: float, told: str) -> None:
+def test_data_that_tell_nothing_are_refused_in_words(
+    sales: float, prices: float, told: str
+) -> None:
     panel, _ = small_panel(np.random.default_rng(0))
-    mute = make_panel(np.arange(UNITS + 1) * WEEKS, sales * panel.quantity, prices * panel.x, panel.exposure)
+    mute = make_panel(
+        np.arange(UNITS + 1) * WEEKS, sales * panel.quantity, prices * panel.x, panel.exposure
+    )
     kind = np.full(UNITS, "A", dtype=object)
     with pytest.raises(ValueError, match=told):
         pool(mute, {"product": kind}, "product", kind, week_of(mute))
@@ -46,8 +57,12 @@ def test_data_that_tell_nothing_are_refused_in_words(sales: float, prices: float
 
 def test_season_and_elasticity_are_those_of_a_poisson_regression_with_dummies() -> None:
     panel, _ = small_panel(np.random.default_rng(0))
-    dummies = np.hstack([np.eye(UNITS)[panel.unit], np.eye(WEEKS)[week_of(panel)][:, 1:], panel.x[:, None]])
-    glm = sm.GLM(panel.quantity, dummies, family=sm.families.Poisson(), offset=np.log(panel.exposure)).fit(tol=1e-13, maxiter=100)
+    dummies = np.hstack(
+        [np.eye(UNITS)[panel.unit], np.eye(WEEKS)[week_of(panel)][:, 1:], panel.x[:, None]]
+    )
+    glm = sm.GLM(
+        panel.quantity, dummies, family=sm.families.Poisson(), offset=np.log(panel.exposure)
+    ).fit(tol=1e-13, maxiter=100)
     season = fit_season(panel, np.zeros(UNITS, dtype=int), week_of(panel), WEEKS)
     gamma = np.concatenate([[0.0], glm.params[UNITS:-1]])
     assert season.beta[0] == pytest.approx(glm.params[-1], abs=1e-8)
@@ -69,7 +84,9 @@ def test_noise_is_recovered_and_serial_correlation_is_not_seen_where_there_is_no
     seasonal = panel.seasonal((0.3 * np.sin(np.arange(WEEKS)))[week_of(panel)])
     dispersion = fit_dispersion(seasonal, beta, np.zeros(panel.units), group)
     assert dispersion[0] == pytest.approx(2.5, rel=0.05)
-    assert fit_inflation(seasonal, beta, np.zeros(panel.units), dispersion, group)[0] == pytest.approx(1.0, abs=0.06)
+    assert fit_inflation(seasonal, beta, np.zeros(panel.units), dispersion, group)[
+        0
+    ] == pytest.approx(1.0, abs=0.06)
 
 
 def test_independent_weeks_are_seen_as_such_although_the_fit_has_soaked_some_up() -> None:
@@ -97,7 +114,9 @@ def test_shocks_that_last_inflate_the_noise() -> None:
     assert fit_inflation(moved, np.full(1000, -1.5), np.zeros(1000), dispersion, group)[0] > 1.5
 
 
-def estimates(rng: np.random.Generator, units: int, tau: float = 0.45) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def estimates(
+    rng: np.random.Generator, units: int, tau: float = 0.45
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The units' true elasticities, what each says by itself, and the variance of that."""
     variance = rng.uniform(0.02, 0.5, units)
     true = rng.normal(-1.5, tau, units)
@@ -117,8 +136,15 @@ def test_the_density_of_tau_is_that_of_the_estimates_with_delta_integrated_out(s
     mean = design @ np.array([hyper.INTERCEPT, 0.0, 0.0, 0.0])
     taus = np.array([0.05, 0.2, 0.5, 1.1])
     log_prior = lognorm.logpdf(taus, hyper.TAU_SPREAD, scale=hyper.USUAL_TAU)
-    covariances = [np.diag(variance + tau * tau) + design @ np.linalg.inv(prior) @ design.T for tau in taus]
-    wanted = np.array([multivariate_normal.logpdf(estimate, mean, covariance) for covariance in covariances]) + log_prior
+    covariances = [
+        np.diag(variance + tau * tau) + design @ np.linalg.inv(prior) @ design.T for tau in taus
+    ]
+    wanted = (
+        np.array(
+            [multivariate_normal.logpdf(estimate, mean, covariance) for covariance in covariances]
+        )
+        + log_prior
+    )
     found = np.array([level.density(float(tau), prior) for tau in taus])
     assert found - found[0] == pytest.approx(wanted - wanted[0], abs=1e-8)
 
@@ -128,7 +154,9 @@ def test_tau_of_many_units_is_that_of_restricted_likelihood() -> None:
     found = hyper.integrate(estimate, variance, np.ones((4000, 1)))
     assert found.mode == pytest.approx(np.sqrt(reml(estimate, variance)[1]), rel=0.02)
     assert found.tau2 == pytest.approx(reml(estimate, variance)[1], rel=0.05)
-    assert found.delta[0] == pytest.approx(combine_effects(estimate, variance, method_re="iterated").mean_effect_re, abs=0.01)
+    assert found.delta[0] == pytest.approx(
+        combine_effects(estimate, variance, method_re="iterated").mean_effect_re, abs=0.01
+    )
 
 
 def test_estimates_that_differ_less_than_their_errors_show_no_spread_between_units() -> None:
@@ -147,12 +175,26 @@ def test_intervals_of_few_units_hold_what_they_say(units: int) -> None:
         found = hyper.integrate(estimate, variance, np.ones((units, 1)))
         mean, tau2 = np.full(units, found.delta[0]), found.tau2
         shrink = variance / (variance + tau2)
-        fit = Fit(shrink * mean + (1 - shrink) * estimate, np.sqrt(shrink * tau2), shrink, np.ones(units), np.ones(units), np.zeros(units))
-        whole = hyper.average(fit, mean, tau2, found.tau, found.weight, np.full(units, found.covariance[0, 0]))
+        fit = Fit(
+            shrink * mean + (1 - shrink) * estimate,
+            np.sqrt(shrink * tau2),
+            shrink,
+            np.ones(units),
+            np.ones(units),
+            np.zeros(units),
+        )
+        whole = hyper.average(
+            fit, mean, tau2, found.tau, found.weight, np.full(units, found.covariance[0, 0])
+        )
         averaged.append(np.mean(np.abs(whole.beta - true) <= 1.645 * whole.sd))
         plugged = paule_mandel(estimate, variance)
         shrunken = (plugged * estimate + variance * found.delta[0]) / (plugged + variance)
-        known.append(np.mean(np.abs(shrunken - true) <= 1.645 * np.sqrt(plugged * variance / (plugged + variance))))
+        known.append(
+            np.mean(
+                np.abs(shrunken - true)
+                <= 1.645 * np.sqrt(plugged * variance / (plugged + variance))
+            )
+        )
     assert 0.86 < np.mean(averaged) < 0.96
     assert np.mean(averaged) > np.mean(known) + (0.05 if units < 30 else 0.0)
 
@@ -174,14 +216,18 @@ def test_a_level_nobody_has_seen_gets_the_intercept_and_the_greatest_noise() -> 
     assert prior.mean(labels)[1] == prior.intercept
     assert prior.mean(labels)[0] != prior.intercept
     assert prior.noise(labels)[1] == (prior.dispersion * prior.inflation).max()
-    unseen = prior.season(np.array(["ALL", "NOBODY"], dtype=object), np.array([0, 999, 0]), np.array([0, 0, 1]))
+    unseen = prior.season(
+        np.array(["ALL", "NOBODY"], dtype=object), np.array([0, 999, 0]), np.array([0, 0, 1])
+    )
     assert unseen[0] != 0
     assert unseen[1:].tolist() == [0, 0]
 
 
 def test_units_that_say_nothing_make_no_prior_and_the_error_says_so() -> None:
     panel, _ = small_panel(np.random.default_rng(5))
-    constant = Panel(panel.starts, panel.unit, panel.quantity, np.zeros_like(panel.x), panel.exposure)
+    constant = Panel(
+        panel.starts, panel.unit, panel.quantity, np.zeros_like(panel.x), panel.exposure
+    )
     with pytest.raises(ValueError, match="none of 12 units tells its elasticity"):
         prior_of(constant, np.array(["A"] * UNITS, dtype=object))
 
@@ -207,7 +253,10 @@ def test_omega_is_integrated_out_as_on_a_fine_grid_of_it(seed: int) -> None:
     variances = np.einsum(
         "to,toi->i",
         weight,
-        np.array([np.diagonal(level.covariance(float(tau), priors), axis1=1, axis2=2) for tau in taus]) + (deltas - delta) ** 2,
+        np.array(
+            [np.diagonal(level.covariance(float(tau), priors), axis1=1, axis2=2) for tau in taus]
+        )
+        + (deltas - delta) ** 2,
     )
     assert found.delta == pytest.approx(delta, abs=0.02)
     assert np.sqrt(np.diag(found.covariance)) == pytest.approx(np.sqrt(variances), rel=0.06)

@@ -15,10 +15,22 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 
-from tariffs.demand.linear import between, centred_slopes, hierarchical, ols, reml, shrink, swamy, two_stage_least_squares, within
+from tariffs.demand.linear import (
+    between,
+    centred_slopes,
+    hierarchical,
+    ols,
+    reml,
+    shrink,
+    swamy,
+    two_stage_least_squares,
+    within,
+)
 
 FOLDER = os.environ.get("HUNDREDFOLD_REFERENCE_DATA")
-needs_data = pytest.mark.skipif(not FOLDER, reason="set HUNDREDFOLD_REFERENCE_DATA to the folder of the reference data sets")
+needs_data = pytest.mark.skipif(
+    not FOLDER, reason="set HUNDREDFOLD_REFERENCE_DATA to the folder of the reference data sets"
+)
 
 
 def read(name: str) -> pd.DataFrame:
@@ -45,7 +57,9 @@ def gasoline() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @needs_data
-def test_gasoline_by_ols_within_and_between(gasoline: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+def test_gasoline_by_ols_within_and_between(
+    gasoline: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
     """Baltagi, Econometric Analysis of Panel Data, table 2.5."""
     y, x, country = gasoline
     assert ols(y, x).beta[1:] == pytest.approx([0.890, -0.892, -0.763], abs=5e-4)
@@ -54,7 +68,9 @@ def test_gasoline_by_ols_within_and_between(gasoline: tuple[np.ndarray, np.ndarr
 
 
 @needs_data
-def test_gasoline_by_random_coefficients(gasoline: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+def test_gasoline_by_random_coefficients(
+    gasoline: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
     """R's plm: pvcm(model = "random"); each country's own fit as pvcm(model = "within")."""
     y, x, country = gasoline
     fit = swamy([y[country == c] for c in range(18)], [x[country == c] for c in range(18)])
@@ -70,12 +86,25 @@ def test_gasoline_by_random_coefficients(gasoline: tuple[np.ndarray, np.ndarray,
 def test_cigarette_demand_over_thirty_years() -> None:
     """46 states, 1963-92: log packs on log real price, income and the neighbours' price; pooled, and with state and year effects."""
     data = read("plm_Cigar.csv")
-    logs = np.log(np.column_stack([data["sales"], *(data[name] / data["cpi"] for name in ("price", "ndi", "pimin"))]))
-    assert ols(logs[:, 0], np.column_stack([np.ones(len(logs)), logs[:, 1:]])).beta[1] == pytest.approx(-1.0512, abs=5e-5)
+    logs = np.log(
+        np.column_stack(
+            [data["sales"], *(data[name] / data["cpi"] for name in ("price", "ndi", "pimin"))]
+        )
+    )
+    assert ols(logs[:, 0], np.column_stack([np.ones(len(logs)), logs[:, 1:]])).beta[
+        1
+    ] == pytest.approx(-1.0512, abs=5e-5)
     year = np.unique(data["year"], return_inverse=True)[1]
-    without_years = logs - np.column_stack([np.bincount(year, column) / np.bincount(year) for column in logs.T])[year]
+    without_years = (
+        logs
+        - np.column_stack([np.bincount(year, column) / np.bincount(year) for column in logs.T])[
+            year
+        ]
+    )
     state = np.unique(data["state"], return_inverse=True)[1]
-    assert within(without_years[:, 0], without_years[:, 1:], state)[0] == pytest.approx(-1.0231, abs=5e-5)
+    assert within(without_years[:, 0], without_years[:, 1:], state)[0] == pytest.approx(
+        -1.0231, abs=5e-5
+    )
 
 
 @pytest.fixture
@@ -87,12 +116,19 @@ def cheese() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 @needs_data
-def test_cheese_slopes_are_those_of_lme4(cheese: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]) -> None:
+def test_cheese_slopes_are_those_of_lme4(
+    cheese: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+) -> None:
     """lmer(centred log volume ~ centred log price + (0 + price | store)): its posterior modes within 0.005, tau 1.1046."""
     y, x, store, stores = cheese
     slope, variance = centred_slopes(y, x, store)
     mean, tau2 = reml(slope, variance)
-    theirs = read("reference/ref_cheese_lmer_centred_R.csv").set_index("retailer")["lpc"].loc[stores].to_numpy()
+    theirs = (
+        read("reference/ref_cheese_lmer_centred_R.csv")
+        .set_index("retailer")["lpc"]
+        .loc[stores]
+        .to_numpy()
+    )
     assert np.sqrt(tau2) == pytest.approx(1.1046, abs=0.005)
     shrunken = shrink(slope, variance, mean, tau2)
     assert np.abs(shrunken - theirs).max() < 0.005
@@ -101,12 +137,19 @@ def test_cheese_slopes_are_those_of_lme4(cheese: tuple[np.ndarray, np.ndarray, n
 
 
 @needs_data
-def test_cheese_slopes_are_near_full_bayes(cheese: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]) -> None:
+def test_cheese_slopes_are_near_full_bayes(
+    cheese: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+) -> None:
     """bayesm's rhierLinearModel (intercept, display, price), 20,000 draws: 0.12 apart at most, 0.03 on average."""
     y, x, store, stores = cheese
     design = np.column_stack([np.ones(len(y)), read("cheese.csv")["disp"], x])
-    fit = hierarchical([y[store == s] for s in range(len(stores))], [design[store == s] for s in range(len(stores))])
-    theirs = read("reference/ref_cheese_bayesm_R.csv").set_index("retailer")["lp"].loc[stores].to_numpy()
+    fit = hierarchical(
+        [y[store == s] for s in range(len(stores))],
+        [design[store == s] for s in range(len(stores))],
+    )
+    theirs = (
+        read("reference/ref_cheese_bayesm_R.csv").set_index("retailer")["lp"].loc[stores].to_numpy()
+    )
     assert np.corrcoef(fit.shrunken[:, 2], theirs)[0, 1] > 0.999
     assert np.abs(fit.shrunken[:, 2] - theirs).mean() < 0.03
     assert np.abs(fit.shrunken[:, 2] - theirs).max() < 0.12
@@ -114,7 +157,9 @@ def test_cheese_slopes_are_near_full_bayes(cheese: tuple[np.ndarray, np.ndarray,
 
 
 @needs_data
-def test_cheese_stores_alone_are_those_of_r(cheese: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]) -> None:
+def test_cheese_stores_alone_are_those_of_r(
+    cheese: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+) -> None:
     """lm(log volume ~ display + log price) by store: slopes from -29.0 to 9.3; one store never had a display."""
     y, x, store, stores = cheese
     display = read("cheese.csv")["disp"].to_numpy()
@@ -152,7 +197,9 @@ def test_orange_juice_shrunken_elasticities_are_near_full_bayes() -> None:
     prices = [c for c in data.columns if c.startswith("price")]
     theirs = read("reference/ref_oj_brand1_own_R.csv").set_index("store")["bayesm"]
     stores = [data[data["store"] == store] for store in theirs.index]
-    design = [np.column_stack([np.ones(len(s)), np.log(s[prices]), s["deal"], s["feat"]]) for s in stores]
+    design = [
+        np.column_stack([np.ones(len(s)), np.log(s[prices]), s["deal"], s["feat"]]) for s in stores
+    ]
     own = hierarchical([s["logmove"].to_numpy() for s in stores], design).shrunken[:, 1]
     assert np.corrcoef(own, theirs)[0, 1] > 0.95
     assert (own.mean(), own.std(ddof=1)) == pytest.approx((-2.829, 0.455), abs=0.04)
@@ -173,7 +220,11 @@ def test_cigarette_demand_by_two_stage_least_squares() -> None:
     change = real.loc[1995] - real.loc[1985]
     ones = np.ones(len(change))
     x = np.column_stack([ones, change["price"], change["income"]])
-    published = {("sales_tax",): (-0.938, 0.21), ("tax",): (-1.343, 0.23), ("sales_tax", "tax"): (-1.202, 0.20)}
+    published = {
+        ("sales_tax",): (-0.938, 0.21),
+        ("tax",): (-1.343, 0.23),
+        ("sales_tax", "tax"): (-1.202, 0.20),
+    }
     for instruments, (elasticity, error) in published.items():
         z = np.column_stack([ones, change["income"], *(change[name] for name in instruments)])
         fit = two_stage_least_squares(change["packs"].to_numpy(), x, z)
@@ -186,11 +237,20 @@ def test_cigarette_demand_in_1995() -> None:
     """The cross-section: -1.0836 (0.319) with the sales tax alone; with income -1.1434 (0.372), and with both taxes -1.2774 (0.250)."""
     data = read("AER_CigarettesSW.csv").query("year == 1995")
     ones, y, price = np.ones(len(data)), np.log(data["packs"]), np.log(data["price"] / data["cpi"])
-    income, sales_tax = np.log(data["income"] / data["population"] / data["cpi"]), (data["taxs"] - data["tax"]) / data["cpi"]
+    income, sales_tax = (
+        np.log(data["income"] / data["population"] / data["cpi"]),
+        (data["taxs"] - data["tax"]) / data["cpi"],
+    )
     cases = [
         ([ones, price], [ones, sales_tax], -1.0836, 0.319, None),
         ([ones, price, income], [ones, income, sales_tax], -1.1434, 0.372, 0.2145),
-        ([ones, price, income], [ones, income, sales_tax, data["tax"] / data["cpi"]], -1.2774, 0.250, 0.2804),
+        (
+            [ones, price, income],
+            [ones, income, sales_tax, data["tax"] / data["cpi"]],
+            -1.2774,
+            0.250,
+            0.2804,
+        ),
     ]
     for x, z, elasticity, error, of_income in cases:
         fit = two_stage_least_squares(y.to_numpy(), np.column_stack(x), np.column_stack(z))

@@ -13,14 +13,32 @@ from tariffs.optimise.reasons import reasons
 from tariffs.optimise.rule import Demand, Terms, choose
 from tariffs.pricing.voice import capacity_floor
 
-SEEN = {"FLOOR_RAISED", "CEILING_LOWERED", "REG_ADJUSTED", "CAPACITY_RAISED", "CLIPPED_FLOOR", "CLIPPED_CEILING", "REG_CAP", "CAPACITY_CAP"}
+SEEN = {
+    "FLOOR_RAISED",
+    "CEILING_LOWERED",
+    "REG_ADJUSTED",
+    "CAPACITY_RAISED",
+    "CLIPPED_FLOOR",
+    "CLIPPED_CEILING",
+    "REG_CAP",
+    "CAPACITY_CAP",
+}
 
 
 def conditions(price: Any, current: Any, floor: Any, ceiling: Any, bound: Any) -> dict[str, Bools]:
     """What each code says of its rows; on_limit: the price is the first price point within a limit."""
-    low, high = np.isin(bound, ["FLOOR", "REG_FLOOR", "CAPACITY", "GRID"]), np.isin(bound, ["CEILING", "REG_CEILING", "GRID"])
-    raised, lowered = low & (current < floor) & (price >= floor - 1e-9), high & (current > ceiling) & (price <= ceiling + 1e-9)
-    stopped_low, stopped_high = low & (current >= floor) & (price >= floor - 1e-9), high & (current <= ceiling) & (price <= ceiling + 1e-9)
+    low, high = (
+        np.isin(bound, ["FLOOR", "REG_FLOOR", "CAPACITY", "GRID"]),
+        np.isin(bound, ["CEILING", "REG_CEILING", "GRID"]),
+    )
+    raised, lowered = (
+        low & (current < floor) & (price >= floor - 1e-9),
+        high & (current > ceiling) & (price <= ceiling + 1e-9),
+    )
+    stopped_low, stopped_high = (
+        low & (current >= floor) & (price >= floor - 1e-9),
+        high & (current <= ceiling) & (price <= ceiling + 1e-9),
+    )
     return {
         "FLOOR_RAISED": raised,
         "CEILING_LOWERED": lowered,
@@ -49,17 +67,31 @@ units = st.tuples(
 
 @given(st.lists(units, min_size=1, max_size=12))
 def test_each_code_says_what_was_done_to_its_price(drawn: list[Any]) -> None:
-    current, floor, span, b, sd, tick, step, names, control = (np.array(values) for values in zip(*drawn, strict=True))
+    current, floor, span, b, sd, tick, step, names, control = (
+        np.array(values) for values in zip(*drawn, strict=True)
+    )
     one = np.ones(len(drawn))
     terms = Terms(
         current=current, reference=one, unit_cost=0.05 * one, tick=tick, floor=floor, ceiling=floor + span, step=step * current, z=0.84 * one,
         floor_name=names[:, 0].astype(object), ceiling_name=names[:, 1].astype(object),
     )  # fmt: skip
     choice = choose(terms, Demand(b, sd, 100.0 * one), control)
-    told = reasons(choice, terms, np.where(control, "HOLD_CONTROL", "").astype(object), np.zeros(len(drawn), dtype=np.bool_))
+    told = reasons(
+        choice,
+        terms,
+        np.where(control, "HOLD_CONTROL", "").astype(object),
+        np.zeros(len(drawn), dtype=np.bool_),
+    )
     holds = conditions(choice.price, current, floor, floor + span, choice.bound)
     for row, code in enumerate(told):
-        assert holds[code][row], (code, choice.bound[row], choice.price[row], current[row], floor[row], (floor + span)[row])
+        assert holds[code][row], (
+            code,
+            choice.bound[row],
+            choice.price[row],
+            current[row],
+            floor[row],
+            (floor + span)[row],
+        )
     sides = {"CAPACITY": "CAPACITY_RAISED", "FLOOR": "FLOOR_RAISED", "REG_FLOOR": "REG_ADJUSTED"}
     for row in np.flatnonzero((current < floor) & (choice.bound == names[:, 0])):
         assert told[row] == sides[str(names[row, 0])]
@@ -73,7 +105,11 @@ def test_every_code_of_a_limit_occurs_in_small_worlds() -> None:
                 *(np.array([v]) for v in (current, 1.0, 0.0, 0.1, 1.0, 2.0, 9.0, 0.0)), floor_name=np.array([low], dtype=object),
                 ceiling_name=np.array([high], dtype=object),
             )  # fmt: skip
-            choice = choose(terms, Demand(np.array([-current / best]), np.array([0.01]), np.array([9.0])), np.array([False]))
+            choice = choose(
+                terms,
+                Demand(np.array([-current / best]), np.array([0.01]), np.array([9.0])),
+                np.array([False]),
+            )
             seen |= set(reasons(choice, terms, np.array([""], dtype=object), np.array([False])))
     assert seen >= SEEN
 
@@ -81,22 +117,49 @@ def test_every_code_of_a_limit_occurs_in_small_worlds() -> None:
 def test_each_code_of_a_priced_market_says_what_was_done(demo: Any) -> None:
     """The prices as each unit has them: what ladders, days and the table's limits do to them later has codes of its own."""
     for line, columns in (("bundles", demo.bundle_prices), ("voice", demo.voice_prices)):
-        control_or_held = {"HOLD_MIN_SUPPORT", "HOLD_NO_VARIATION", "HOLD_FREQUENCY", "HOLD_NOT_SOLD"}
-        outside = ~np.isin(columns["reason_code"], ["EXPLORE", "FALLBACK_SEGMENT", *control_or_held])
-        at = {name: columns[name][outside] for name in ("price", "current_price", "lowest", "highest", "constraint_bound", "reason_code")}
+        control_or_held = {
+            "HOLD_MIN_SUPPORT",
+            "HOLD_NO_VARIATION",
+            "HOLD_FREQUENCY",
+            "HOLD_NOT_SOLD",
+        }
+        outside = ~np.isin(
+            columns["reason_code"], ["EXPLORE", "FALLBACK_SEGMENT", *control_or_held]
+        )
+        at = {
+            name: columns[name][outside]
+            for name in (
+                "price",
+                "current_price",
+                "lowest",
+                "highest",
+                "constraint_bound",
+                "reason_code",
+            )
+        }
         code, price, current = at["reason_code"], at["price"], at["current_price"]
         back = np.isin(code, ["FLOOR_RAISED", "CAPACITY_RAISED"])
         assert (price > current)[back].all(), line
         assert (price < current)[code == "CEILING_LOWERED"].all(), line
         stopped = np.isin(code, ["CLIPPED_FLOOR", "CAPACITY_CAP"])
         assert ((price <= current) & (price <= at["lowest"] + 1e-9))[stopped].all(), line
-        assert ((price >= current) & (price >= at["highest"] - 1e-9))[code == "CLIPPED_CEILING"].all(), line
+        assert ((price >= current) & (price >= at["highest"] - 1e-9))[
+            code == "CLIPPED_CEILING"
+        ].all(), line
         holds = np.char.startswith(code.astype(str), "HOLD")
         assert (price == current)[holds].all(), line
 
 
-@given(elasticities, st.floats(0.01, 0.8), st.floats(0.0, 2.0), st.floats(0.3, 2.0), st.floats(0.02, 0.1))
-def test_what_the_load_limit_allows_fits_at_the_end_that_sells_most(b: float, sd: float, z: float, room: float, current: float) -> None:
+@given(
+    elasticities,
+    st.floats(0.01, 0.8),
+    st.floats(0.0, 2.0),
+    st.floats(0.3, 2.0),
+    st.floats(0.02, 0.1),
+)
+def test_what_the_load_limit_allows_fits_at_the_end_that_sells_most(
+    b: float, sd: float, z: float, room: float, current: float
+) -> None:
     """Over the interval of the elasticity: of a cut the steep end sells most, of a raise the flat one."""
     terms = Terms(*(np.array([v]) for v in (current, 0.1, 0.0, 0.005, 0.005, 0.1, 1.0, z)))
     demand = Demand(np.array([b]), np.array([sd]), np.array([100.0]))

@@ -83,7 +83,9 @@ COMMON: dict[str, Any] = {
 def table(*rows: dict[str, Any], **changes: Any) -> pa.Table:
     """A price table of these rows, in the published order; of six usual ones, if none is given."""
     chosen = rows or USUAL
-    return in_order(pa.Table.from_pylist([added_up({**row, **changes}) for row in chosen], schema=SCHEMA))
+    return in_order(
+        pa.Table.from_pylist([added_up({**row, **changes}) for row in chosen], schema=SCHEMA)
+    )
 
 
 USUAL = (
@@ -94,14 +96,24 @@ USUAL = (
 
 def changed(made: pa.Table, key: str, **values: Any) -> pa.Table:
     """The table with other values in one row."""
-    rows = [added_up({**row, **values}, *values) if row["unit_key"] == key else row for row in made.to_pylist()]
+    rows = [
+        added_up({**row, **values}, *values) if row["unit_key"] == key else row
+        for row in made.to_pylist()
+    ]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
 def added_up(row: dict[str, Any], *stated: str) -> dict[str, Any]:
     """The row with what its price and volume make, where nobody states another: money, a reason, an elasticity that wants the move, P(gain)."""
     price, current, volume, more, cost = (
-        row[name] for name in ("price", "current_price", "expected_volume", "expected_volume_delta", "unit_cost")
+        row[name]
+        for name in (
+            "price",
+            "current_price",
+            "expected_volume",
+            "expected_volume_delta",
+            "unit_cost",
+        )
     )
     if None in (price, current, volume, more):
         return row
@@ -144,13 +156,17 @@ class Place:
     def where(self, key: str) -> str:
         return str(self.store.where(key)) if hasattr(self.store, "where") else key
 
-    def publish(self, made: pa.Table | None = None, *, catalogue: pa.Table | None = CATALOGUE) -> int:
+    def publish(
+        self, made: pa.Table | None = None, *, catalogue: pa.Table | None = CATALOGUE
+    ) -> int:
         """Make the next release of a table, as the job's last step leaves it; its version."""
         version = max((s.version for s in shelf.shelved(self.store)), default=0) + 1
         rows = made if made is not None else table()
         for name, value in (("table_version", version), ("run_id", f"run-{version}")):
             kind = pa.int64() if name == "table_version" else pa.string()
-            rows = rows.set_column(rows.schema.get_field_index(name), name, pa.array([value] * rows.num_rows, kind))
+            rows = rows.set_column(
+                rows.schema.get_field_index(name), name, pa.array([value] * rows.num_rows, kind)
+            )
         files = {}
         for format, data in (("csv", csv(rows)), ("parquet", parquet(rows))):
             key = f"{folder_of(JOB, version)}/{NAME}.{format}"
@@ -161,7 +177,9 @@ class Place:
             offered = catalogue.filter(pc.is_in(catalogue["product"], pc.unique(rows["product"])))
             self.store.put(Layout(run).staged("product_catalog"), parquet(offered))
         parent = version - 1 or None
-        release = Release(JOB, version, parent, run, 1, "2026-06-29 06:00:00", {NAME: rows.num_rows}, files)
+        release = Release(
+            JOB, version, parent, run, 1, "2026-06-29 06:00:00", {NAME: rows.num_rows}, files
+        )
         put_json(self.store, f"{folder_of(JOB, version)}/release.json", asdict(release), indent=1)
         point(JOB, version, self.store)
         return version
@@ -177,10 +195,26 @@ class Place:
         )
 
     def approve(self, version: int, by: str = "ama", reason: str = "", **how: Any) -> verbs.Done:
-        return verbs.approve(version, self.said(by, reason), self.store, self.once, self.sources, how.pop("now", NOW), **how)
+        return verbs.approve(
+            version,
+            self.said(by, reason),
+            self.store,
+            self.once,
+            self.sources,
+            how.pop("now", NOW),
+            **how,
+        )
 
     def activate(self, version: int, by: str = "kofi", reason: str = "", **how: Any) -> verbs.Done:
-        return verbs.activate(version, self.said(by, reason), self.store, self.once, self.sources, how.pop("now", NOW), **how)
+        return verbs.activate(
+            version,
+            self.said(by, reason),
+            self.store,
+            self.once,
+            self.sources,
+            how.pop("now", NOW),
+            **how,
+        )
 
     def use(self, made: pa.Table | None = None) -> int:
         """A release that charging uses; its version."""
@@ -189,8 +223,19 @@ class Place:
         self.activate(version)
         return version
 
-    def try_out(self, version: int, places: Any, by: str = "kofi", reason: str = "", **how: Any) -> verbs.Done:
-        return verbs.try_out(version, places, self.said(by, reason), self.store, self.once, self.sources, how.pop("now", NOW), **how)
+    def try_out(
+        self, version: int, places: Any, by: str = "kofi", reason: str = "", **how: Any
+    ) -> verbs.Done:
+        return verbs.try_out(
+            version,
+            places,
+            self.said(by, reason),
+            self.store,
+            self.once,
+            self.sources,
+            how.pop("now", NOW),
+            **how,
+        )
 
     def kill(self, to: Any, by: str = "esi") -> verbs.Done:
         return verbs.kill(to, self.said(by, "kill switch"), self.store, self.once)
@@ -245,7 +290,11 @@ def in_s3() -> Iterator[Callable[[], Place]]:
 
 def test_the_tables_here_have_the_columns_and_types_of_the_published_one(tmp_path: Path) -> None:
     assert table().column_names == [f.name for f in fields(PriceRow)]
-    nullable = {name for name, hint in get_type_hints(PriceRow).items() if type(None) in getattr(hint, "__args__", ())}
+    nullable = {
+        name
+        for name, hint in get_type_hints(PriceRow).items()
+        if type(None) in getattr(hint, "__args__", ())
+    }
     assert {f.name for f in table().schema if table()[f.name].null_count} <= nullable
     pq.write_table(table(), tmp_path / "t.parquet")
     assert pq.read_table(tmp_path / "t.parquet").schema.equals(SCHEMA)

@@ -29,7 +29,11 @@ def bucket() -> Iterator[Callable[[], Place]]:
 
 @pytest.fixture(params=["disk", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    return on_disk(tmp_path / "home") if request.param == "disk" else request.getfixturevalue("bucket")()
+    return (
+        on_disk(tmp_path / "home")
+        if request.param == "disk"
+        else request.getfixturevalue("bucket")()
+    )
 
 
 @pytest.fixture
@@ -51,37 +55,61 @@ def begun(place: Place) -> Place:
 def asked(place: Place) -> dict[str, float]:
     """What charging asks of each bundle, read as charging reads it."""
     files = place.pointer["files"]
-    assert not [words for key, wanted in files.items() if (words := shelf._wrong(key, wanted, place.store))]
+    assert not [
+        words for key, wanted in files.items() if (words := shelf._wrong(key, wanted, place.store))
+    ]
     rows = read(place.store.get(f"{place.pointer['folder']}/price_table.parquet")).to_pylist()
-    return {r["unit_key"]: r["price"] for r in rows if r["kind"] == "bundle" and r["product"] == "DAY"}
+    return {
+        r["unit_key"]: r["price"] for r in rows if r["kind"] == "bundle" and r["product"] == "DAY"
+    }
 
 
-def test_in_the_places_of_a_canary_charging_asks_the_new_prices_and_elsewhere_the_old(place: Place) -> None:
+def test_in_the_places_of_a_canary_charging_asks_the_new_prices_and_elsewhere_the_old(
+    place: Place,
+) -> None:
     begun(place)
     assert asked(place) == {"YOUTH/ACCRA/DAY": 2.2, "YOUTH/HO/DAY": 2.0, "YOUTH/TEMA/DAY": 2.0}
     assert (place.state(1), place.state(2)) == ("active", "canary")
-    assert (place.pointer["version"], place.pointer["canary"], place.pointer["places"]) == (1, 2, ["ACCRA"])
+    assert (place.pointer["version"], place.pointer["canary"], place.pointer["places"]) == (
+        1,
+        2,
+        ["ACCRA"],
+    )
     assert place.book.charging == Table(1, canary=2, places=("ACCRA",))
 
 
 def test_then_it_is_activated_everywhere(place: Place) -> None:
     begun(place).activate(2)
     assert asked(place)["YOUTH/TEMA/DAY"] == 2.2
-    assert (place.state(1), place.state(2), place.book.charging) == ("withdrawn", "active", Table(2))
+    assert (place.state(1), place.state(2), place.book.charging) == (
+        "withdrawn",
+        "active",
+        Table(2),
+    )
 
 
 def test_or_taken_back_in_one_step_and_never_gone_back_to(place: Place) -> None:
     begun(place).kill(LAST_APPROVED)
     assert asked(place)["YOUTH/ACCRA/DAY"] == 2.0
-    assert (place.state(1), place.state(2), place.book.charging) == ("active", "withdrawn", Table(1))
+    assert (place.state(1), place.state(2), place.book.charging) == (
+        "active",
+        "withdrawn",
+        Table(1),
+    )
     assert place.book.fallbacks() == []
 
 
 def test_the_rule_takes_both_away(disk: Place) -> None:
     begun(disk).kill(RULE)
     assert (disk.state(1), disk.state(2)) == ("withdrawn", "withdrawn")
-    assert (disk.book.charging.version, disk.book.charging.rule, disk.book.charging.canary) == (1, True, None)
-    assert disk.book.charging.after.startswith("canary-000002-upon-000001-")  # the step is measured from what charging asked
+    assert (disk.book.charging.version, disk.book.charging.rule, disk.book.charging.canary) == (
+        1,
+        True,
+        None,
+    )
+    assert disk.book.charging.after.startswith(
+        "canary-000002-upon-000001-"
+    )  # the step is measured from what charging asked
 
 
 def test_frozen_are_the_prices_of_both_tables_where_each_is_asked(disk: Place) -> None:
@@ -90,11 +118,17 @@ def test_frozen_are_the_prices_of_both_tables_where_each_is_asked(disk: Place) -
     assert [(m.raised, m.lowered, m.margin) for m in shown.moves] == [(0, 0, 0.0)] * 2
     done = disk.kill(UNCHANGED)
     assert done.entry.charging == shown.table
-    assert asked(disk) == before == {"YOUTH/ACCRA/DAY": 2.2, "YOUTH/HO/DAY": 2.0, "YOUTH/TEMA/DAY": 2.0}
+    assert (
+        asked(disk)
+        == before
+        == {"YOUTH/ACCRA/DAY": 2.2, "YOUTH/HO/DAY": 2.0, "YOUTH/TEMA/DAY": 2.0}
+    )
     with pytest.raises(StateError, match=r"the frozen prices of canary-.* is active already"):
         disk.kill(UNCHANGED)
     disk.kill(RULE)
-    assert disk.book.charging.after.startswith("unchanged-000001-after-canary-")  # the step is measured from the frozen prices
+    assert disk.book.charging.after.startswith(
+        "unchanged-000001-after-canary-"
+    )  # the step is measured from the frozen prices
 
 
 def test_where_the_table_elsewhere_is_broken_the_kill_switch_goes_further_back(disk: Place) -> None:
@@ -106,7 +140,9 @@ def test_where_the_table_elsewhere_is_broken_the_kill_switch_goes_further_back(d
     done = disk.kill(LAST_APPROVED)
     assert disk.book.charging == Table(1)
     assert [disk.state(v) for v in (1, 2, 3)] == ["active", "withdrawn", "withdrawn"]
-    assert done.passed_over == ("release 2: price_table.parquet is not what was published: its SHA-256 differs",)
+    assert done.passed_over == (
+        "release 2: price_table.parquet is not what was published: its SHA-256 differs",
+    )
 
 
 def test_beside_the_rules_prices_there_can_be_a_canary_too(disk: Place) -> None:
@@ -128,7 +164,12 @@ def test_it_grows_and_another_one_takes_its_place(disk: Place) -> None:
     disk.try_out(3, ["ACCRA"])
     assert disk.book.charging == Table(1, canary=3, places=("ACCRA",))
     disk.use(table())
-    assert [disk.state(v) for v in (1, 2, 3, 4)] == ["withdrawn", "withdrawn", "withdrawn", "active"]
+    assert [disk.state(v) for v in (1, 2, 3, 4)] == [
+        "withdrawn",
+        "withdrawn",
+        "withdrawn",
+        "active",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +203,9 @@ def test_it_needs_an_approval_another_person_and_guards_like_every_activation(di
 
 def test_without_a_table_for_the_other_places_there_is_none(disk: Place) -> None:
     disk.approve(disk.publish())
-    with pytest.raises(StateError, match="no table is active, so there is none for the other places"):
+    with pytest.raises(
+        StateError, match="no table is active, so there is none for the other places"
+    ):
         disk.try_out(1, ["ACCRA"])
 
 
@@ -172,7 +215,9 @@ def test_while_it_is_tried_it_cannot_be_withdrawn_by_hand(disk: Place) -> None:
 
 
 def test_a_share_chooses_the_same_places_whoever_asks_and_others_for_another_release() -> None:
-    rows = table(*[bundle(f"L{n:03d}", control_flag=n % 10 == 0) for n in range(200)]).select(["location", "control_flag"])
+    rows = table(*[bundle(f"L{n:03d}", control_flag=n % 10 == 0) for n in range(200)]).select(
+        ["location", "control_flag"]
+    )
     some = canary_places(3, rows, 0.1)
     assert some == canary_places(3, pa.Table.from_pylist(rows.to_pylist()[::-1]), 0.1)
     assert len(some) == 18

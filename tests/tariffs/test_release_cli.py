@@ -61,7 +61,13 @@ def speaking(home: Path, folder: Path) -> Say:
     """Run `tariffs` with these words in a folder."""
 
     def run(*words: str, **settings: str) -> Said:
-        environment = {**os.environ, "HUNDREDFOLD_HOME": str(home), "COLUMNS": "100", "NO_COLOR": "1", **settings}
+        environment = {
+            **os.environ,
+            "HUNDREDFOLD_HOME": str(home),
+            "COLUMNS": "100",
+            "NO_COLOR": "1",
+            **settings,
+        }
         done = subprocess.run(
             [sys.executable, "-m", "tariffs.cli", *words],
             cwd=folder,
@@ -83,7 +89,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bolder = home.parent / "policy.csv"
     bolder.write_text(places["policy"].read_text().replace("0.84", "0.5"))
     for policy in (places["policy"], bolder):
-        hundredfold.run(demo.JOB, {**places, "policy": policy}, home=home, as_of=demo.AS_OF, workers=1)
+        hundredfold.run(
+            demo.JOB, {**places, "policy": policy}, home=home, as_of=demo.AS_OF, workers=1
+        )
     return home
 
 
@@ -106,7 +114,10 @@ def in_use(say: Say) -> Say:
 
 
 def test_a_week_of_a_pricing_team(say: Say, home: Path) -> None:
-    assert [(r["version"], r["state"]) for r in say("status", "--json").json["releases"]] == [(2, "draft"), (1, "draft")]
+    assert [(r["version"], r["state"]) for r in say("status", "--json").json["releases"]] == [
+        (2, "draft"),
+        (1, "draft"),
+    ]
     checked = say("check", "1")
     assert (checked.code, checked.out.count(" ok ")) == (0, 25), checked
     assert "tariffs approve 1" in checked.out
@@ -116,7 +127,9 @@ def test_a_week_of_a_pricing_team(say: Say, home: Path) -> None:
     refused = say("activate", "1", "--by", "ama")
     assert (refused.code, refused.out) == (1, "")
     assert "error: release 1 was approved by ama (account uid " in refused.err
-    assert say("activate", "1", "--by", "kofi").code == 1, "another name from the same account is no other person"
+    assert say("activate", "1", "--by", "kofi").code == 1, (
+        "another name from the same account is no other person"
+    )
     active = say("activate", "1", "--by", "kofi", "--same-person", "--reason", "week 27")
     assert active.code == 0
     assert "charging uses release 1" in active.out
@@ -129,14 +142,23 @@ def test_a_week_of_a_pricing_team(say: Say, home: Path) -> None:
 
     killed = say("kill", "--to", "rule", "--by", "esi", "--reason", "complaints in Tamale")
     assert killed.code == 0
-    assert "\nrelease 1 is killed, and so withdrawn\ncharging uses the rule table of release 1 (step 1 on the way to it)\n" in killed.out
+    assert (
+        "\nrelease 1 is killed, and so withdrawn\ncharging uses the rule table of release 1 (step 1 on the way to it)\n"
+        in killed.out
+    )
     log = say("log", "1").out
-    assert [word for word in ("approve", "activate", "kill") if f"UTC  {word}  by" in log] == ["approve", "activate", "kill"]
+    assert [word for word in ("approve", "activate", "kill") if f"UTC  {word}  by" in log] == [
+        "approve",
+        "activate",
+        "kill",
+    ]
     assert "esi" in log
     assert "complaints in Tamale" in log
 
 
-def test_a_canary_is_tried_in_a_share_of_the_places_and_killed_in_one_step(in_use: Say, home: Path) -> None:
+def test_a_canary_is_tried_in_a_share_of_the_places_and_killed_in_one_step(
+    in_use: Say, home: Path
+) -> None:
     reason = ("--despite", "STEP", "--reason", "full cells")
     assert in_use("approve", "2", "--by", "ama", *reason).code == 0
     tried = in_use("activate", "2", "--by", "kofi", "--canary", "10%", *ALONE)
@@ -153,19 +175,34 @@ def test_a_canary_is_tried_in_a_share_of_the_places_and_killed_in_one_step(in_us
     assert "\nrelease 2 is killed, and so withdrawn\ncharging uses release 1\n" in killed.out
 
 
-def test_what_a_table_did_is_measured_on_newer_sales(in_use: Say, published: Path, tmp_path: Path) -> None:
+def test_what_a_table_did_is_measured_on_newer_sales(
+    in_use: Say, published: Path, tmp_path: Path
+) -> None:
     sales, usage = later(published)
     nothing = pa.nulls(1, sales.schema.field("price").type)
     none = sales.slice(0, 1).set_column(sales.schema.get_field_index("price"), "price", nothing)
     pq.write_table(pa.concat_tables([sales, none]), tmp_path / "sales.parquet")
     pq.write_table(usage, tmp_path / "usage.parquet")
-    words = ("measure", "--since", "2026-06-29", "--sales", "sales.parquet", "--usage", "usage.parquet")
+    words = (
+        "measure",
+        "--since",
+        "2026-06-29",
+        "--sales",
+        "sales.parquet",
+        "--usage",
+        "usage.parquet",
+    )
     told = in_use(*words)
     assert (told.code, told.err) == (0, "")
     assert "Release 1, in use from 2026-06-29; sales of sales.parquet, usage.parquet" in told.out
-    assert "8 weeks (2026-05-10 to 2026-06-28) before against 4 weeks (2026-07-05 to 2026-07-26) after" in told.out
+    assert (
+        "8 weeks (2026-05-10 to 2026-06-28) before against 4 weeks (2026-07-05 to 2026-07-26) after"
+        in told.out
+    )
     assert "1 of 20 locations are control" in told.out
-    no_sale = 1 + pc.sum(pc.greater_equal(usage["discount"], 1.0)).as_py()  # in a file as it came, some discounts are percents
+    no_sale = (
+        1 + pc.sum(pc.greater_equal(usage["discount"], 1.0)).as_py()
+    )  # in a file as it came, some discounts are percents
     assert f"{no_sale} rows of sales are none: no date, quantity, price or subscriber" in told.out
     facts = in_use(*words, "--json").json
     assert facts["unsound"] == no_sale > 1
@@ -179,13 +216,28 @@ def test_what_a_table_did_is_measured_on_newer_sales(in_use: Say, published: Pat
 def later(published: Path) -> tuple[pa.Table, pa.Table]:
     """The demo's sales with four weeks at the prices of release 1 behind them."""
     data, run = published.parent / "data", sorted((published / "runs").iterdir())[0]
-    rows = read((published / folder_of("tariffs", 1) / "price_table.parquet").read_bytes()).to_pylist()
-    sales, usage = read((run / "sources/bundle_sales.parquet").read_bytes()), read((data / "voice_usage.parquet").read_bytes())
-    price = {(r["segment"], r["location"], r["product"]): r["price"] for r in rows if r["kind"] == "bundle"}
-    discount = {(r["cell"], r["hour"], r["day_type"]): r["discount_class"] / 100 for r in rows if r["kind"] == "voice"}
+    rows = read(
+        (published / folder_of("tariffs", 1) / "price_table.parquet").read_bytes()
+    ).to_pylist()
+    sales, usage = (
+        read((run / "sources/bundle_sales.parquet").read_bytes()),
+        read((data / "voice_usage.parquet").read_bytes()),
+    )
+    price = {
+        (r["segment"], r["location"], r["product"]): r["price"]
+        for r in rows
+        if r["kind"] == "bundle"
+    }
+    discount = {
+        (r["cell"], r["hour"], r["day_type"]): r["discount_class"] / 100
+        for r in rows
+        if r["kind"] == "voice"
+    }
     control = {r["location"] for r in rows if r["control_flag"]}
     cost = {b.product: float(c) for b, c in zip(BUNDLES, UNIT_COST, strict=True)}
-    truth = {name: read((data / f"truth/{name}.parquet").read_bytes()) for name in ("bundles", "voice")}
+    truth = {
+        name: read((data / f"truth/{name}.parquet").read_bytes()) for name in ("bundles", "voice")
+    }
     whole = bundle_block(7, SIZES["demo"], 0).sales
     sold = bundles_after(truth["bundles"], last_week(whole), price, control, cost).sales
     called = voice_after(truth["voice"], last_week(usage), discount)
@@ -196,7 +248,9 @@ def later(published: Path) -> tuple[pa.Table, pa.Table]:
 
 
 def last_week(sales: pa.Table) -> pa.Table:
-    return sales.filter(pc.equal(sales["week"].cast(pa.date32()), AS_OF.date() - dt.timedelta(days=1)))
+    return sales.filter(
+        pc.equal(sales["week"].cast(pa.date32()), AS_OF.date() - dt.timedelta(days=1))
+    )
 
 
 def test_a_guard_that_fails_is_exit_status_1_and_the_way_on_is_told(say: Say) -> None:
@@ -207,9 +261,20 @@ def test_a_guard_that_fails_is_exit_status_1_and_the_way_on_is_told(say: Say) ->
     refused = say("approve", "1", "--by", "ama", *now)
     assert (refused.code, refused.out) == (1, "")
     assert (
-        "hint: look: tariffs check 1   or, knowing better: tariffs approve 1 --despite STALE --despite VALIDITY --reason WHY" in refused.err
+        "hint: look: tariffs check 1   or, knowing better: tariffs approve 1 --despite STALE --despite VALIDITY --reason WHY"
+        in refused.err
     )
-    done = say("approve", "1", "--by", "ama", "--despite", "stale,validity", "--reason", "a rehearsal", *now)
+    done = say(
+        "approve",
+        "1",
+        "--by",
+        "ama",
+        "--despite",
+        "stale,validity",
+        "--reason",
+        "a rehearsal",
+        *now,
+    )
     assert (done.code, done.out.splitlines()[1]) == (0, "set aside: STALE, VALIDITY")
 
 
@@ -225,9 +290,17 @@ def test_the_delta_on_disk_makes_the_active_table_into_the_new_one(in_use: Say, 
     files = {Path(name).suffix: Path(name) for name in told.json["files"]}
     rows = read(files[".parquet"].read_bytes())
     assert rows.num_rows == told.json["changed"] > 100
-    assert [line["unit_key"] for line in csv.DictReader(io.StringIO(files[".csv"].read_text()))] == rows["unit_key"].to_pylist()
-    old, new = (read((home / folder_of("tariffs", v) / "price_table.parquet").read_bytes()) for v in (1, 2))
-    facts = {"valid_from": new["valid_from"][0].as_py(), "valid_to": new["valid_to"][0].as_py(), "table_version": 2}
+    assert [
+        line["unit_key"] for line in csv.DictReader(io.StringIO(files[".csv"].read_text()))
+    ] == rows["unit_key"].to_pylist()
+    old, new = (
+        read((home / folder_of("tariffs", v) / "price_table.parquet").read_bytes()) for v in (1, 2)
+    )
+    facts = {
+        "valid_from": new["valid_from"][0].as_py(),
+        "valid_to": new["valid_to"][0].as_py(),
+        "table_version": 2,
+    }
     assert told.json["facts"]["table_version"] == 2
     assert apply(old, Delta(rows, facts)).equals(new.select(list(CHARGING)))
 
@@ -250,9 +323,13 @@ def test_every_price_is_exported_with_the_state_that_it_has(in_use: Say, home: P
     assert [p["price"]["value"] for p in prices] == table["price"].to_pylist()
     assert {p["lifecycleStatus"] for p in prices} == {"Launched"}
     assert '"value": 0.045}' in told.out
-    lines = in_use("export", "2", "--format", "tmf620-lines", "--base", "https://x.example/v4").out.splitlines()
+    lines = in_use(
+        "export", "2", "--format", "tmf620-lines", "--base", "https://x.example/v4"
+    ).out.splitlines()
     assert json.loads(lines[0])["lifecycleStatus"] == "In test"
-    assert json.loads(lines[0])["href"].startswith("https://x.example/v4/productOfferingPrice/BUSINESS%2F")
+    assert json.loads(lines[0])["href"].startswith(
+        "https://x.example/v4/productOfferingPrice/BUSINESS%2F"
+    )
 
 
 def test_all_rows_keep_the_schema(in_use: Say) -> None:
@@ -262,8 +339,13 @@ def test_all_rows_keep_the_schema(in_use: Say) -> None:
     assert wrong == []
 
 
-def test_a_draft_is_exported_as_it_was_published_and_the_active_one_with_its_state(in_use: Say, home: Path, tmp_path: Path) -> None:
-    assert in_use("export", "2", "--format", "csv").out == (home / folder_of("tariffs", 2) / "price_table.csv").read_text()
+def test_a_draft_is_exported_as_it_was_published_and_the_active_one_with_its_state(
+    in_use: Say, home: Path, tmp_path: Path
+) -> None:
+    assert (
+        in_use("export", "2", "--format", "csv").out
+        == (home / folder_of("tariffs", 2) / "price_table.csv").read_text()
+    )
     in_use("export", "1", "--format", "csv", "--out", "active.csv")
     rows = list(csv.DictReader(io.StringIO((tmp_path / "active.csv").read_text())))
     assert {row["status"] for row in rows} == {"active"}
@@ -272,7 +354,10 @@ def test_a_draft_is_exported_as_it_was_published_and_the_active_one_with_its_sta
 
 
 def test_the_kill_switch_works_when_the_newest_release_is_broken(in_use: Say, home: Path) -> None:
-    assert in_use("approve", "2", "--by", "ama", "--despite", "STEP", "--reason", "full cells").code == 0
+    assert (
+        in_use("approve", "2", "--by", "ama", "--despite", "STEP", "--reason", "full cells").code
+        == 0
+    )
     assert in_use("activate", "2", "--by", "kofi", *ALONE).code == 0
     (home / folder_of("tariffs", 2) / "release.json").write_text("{half")
     done = in_use("kill", "--to", "last-approved")
@@ -305,26 +390,42 @@ def test_another_time_than_now_needs_a_reason_and_stands_in_the_log(say: Say) ->
     assert "as of 2026-06-29 06:00 UTC, the clock of the demo's data" in say("check", "2").out
 
 
-def test_another_user_of_the_machine_is_another_person(say: Say, home: Path, tmp_path: Path) -> None:
+def test_another_user_of_the_machine_is_another_person(
+    say: Say, home: Path, tmp_path: Path
+) -> None:
     if os.getuid() or Path("/proc/self/loginuid").read_text().strip() != str(NOT_SET):
         pytest.skip("only root, in a session without login, can be two users")
     assert say("approve", "1", "--by", "ama").code == 0
     as_nobody = "import os, sys; os.setreuid(65534, 0); from tariffs.cli import main; sys.argv = ['tariffs', 'activate', '1', '--by', 'kofi']; main()"
     environment = {**os.environ, "HUNDREDFOLD_HOME": str(home), "NO_COLOR": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", as_nobody], cwd=tmp_path, capture_output=True, text=True, timeout=HANG_S, env=environment, check=False
+        [sys.executable, "-c", as_nobody],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
+        env=environment,
+        check=False,
     )
-    assert (done.returncode, done.stdout.splitlines()[:1]) == (0, ["release 1 is active"]), done.stderr
+    assert (done.returncode, done.stdout.splitlines()[:1]) == (0, ["release 1 is active"]), (
+        done.stderr
+    )
 
 
 def test_a_session_name_of_an_assumed_role_is_no_proof_of_a_person() -> None:
     role = "arn:aws:sts::123456789012:assumed-role"
-    assert principal(f"{role}/Pricing/ama") == principal(f"{role}/Pricing/kofi") == f"{role}/Pricing"
-    assert principal(f"{role}/AWSReservedSSO_Pricing_ab/ama@x.example") != principal(f"{role}/AWSReservedSSO_Pricing_ab/kofi@x.example")
+    assert (
+        principal(f"{role}/Pricing/ama") == principal(f"{role}/Pricing/kofi") == f"{role}/Pricing"
+    )
+    assert principal(f"{role}/AWSReservedSSO_Pricing_ab/ama@x.example") != principal(
+        f"{role}/AWSReservedSSO_Pricing_ab/kofi@x.example"
+    )
     assert principal("arn:aws:iam::123456789012:user/ama") == "arn:aws:iam::123456789012:user/ama"
 
 
-def test_the_kill_switch_is_tried_first_and_goes_to_the_rule_in_steps(in_use: Say, home: Path) -> None:
+def test_the_kill_switch_is_tried_first_and_goes_to_the_rule_in_steps(
+    in_use: Say, home: Path
+) -> None:
     log = sorted((home / "releases/tariffs/approvals").iterdir())
     tried = in_use("kill", "--to", "rule", "--dry-run")
     assert (tried.code, sorted((home / "releases/tariffs/approvals").iterdir())) == (0, log)
@@ -334,10 +435,14 @@ def test_the_kill_switch_is_tried_first_and_goes_to_the_rule_in_steps(in_use: Sa
         done = in_use("kill", "--to", "rule", "--reason", "complaints")
         assert done.code == 0, done.err
         after = pointed(home)
-        assert sum(after[key]["price"] != row["price"] for key, row in before.items()) <= 0.8 * len(before)
+        assert sum(after[key]["price"] != row["price"] for key, row in before.items()) <= 0.8 * len(
+            before
+        )
         for key, row in after.items():
             was = before[key]["price"]
-            assert abs(row["price"] - was) <= (0.02 if row["kind"] == "voice" else 0.15 * was) + 1e-9
+            assert (
+                abs(row["price"] - was) <= (0.02 if row["kind"] == "voice" else 0.15 * was) + 1e-9
+            )
             assert row["price"] == was or not row["control_flag"]
         if f"step {step} on the way" not in done.out:
             break
@@ -354,38 +459,74 @@ def test_the_kill_switch_is_tried_first_and_goes_to_the_rule_in_steps(in_use: Sa
 
 
 def test_what_is_printed_fits_a_narrow_terminal(in_use: Say, home: Path) -> None:
-    commands = [("check", "1"), ("status",), ("kill", "--to", "rule", "--dry-run"), ("limits",), ("delta", "2", "--against", "1")]
+    commands = [
+        ("check", "1"),
+        ("status",),
+        ("kill", "--to", "rule", "--dry-run"),
+        ("limits",),
+        ("delta", "2", "--against", "1"),
+    ]
     for words in commands:
         for columns in ("80", "120"):
             said = in_use(*words, COLUMNS=columns)
             lines = [
-                line for line in said.out.splitlines() if str(home) not in line and "releases/tariffs/" not in line
+                line
+                for line in said.out.splitlines()
+                if str(home) not in line and "releases/tariffs/" not in line
             ]  # a path is not broken
             assert [line for line in lines if len(line) > int(columns)] == [], (words, columns)
             assert [line for line in lines if line != line.rstrip()] == [], words
     checked = in_use("check", "1", COLUMNS="80").out
-    assert re.search(r"^bundle  revenue  +[+-][\d,]+  +[+-][\d,]+  +[+-][\d,]+$", checked, re.MULTILINE)
-    assert re.search(r"^        volume  +[+-][\d,]+  +[+-][\d,]+  +[+-][\d,]+$", checked, re.MULTILINE)
+    assert re.search(
+        r"^bundle  revenue  +[+-][\d,]+  +[+-][\d,]+  +[+-][\d,]+$", checked, re.MULTILINE
+    )
+    assert re.search(
+        r"^        volume  +[+-][\d,]+  +[+-][\d,]+  +[+-][\d,]+$", checked, re.MULTILINE
+    )
 
 
 @pytest.mark.parametrize("columns", ["80", "120", None])
-def test_a_digest_fits_the_terminal_and_stays_whole_in_a_pipe(home: Path, tmp_path: Path, columns: str | None) -> None:
+def test_a_digest_fits_the_terminal_and_stays_whole_in_a_pipe(
+    home: Path, tmp_path: Path, columns: str | None
+) -> None:
     run = sorted((home / "runs").iterdir())[0].name
-    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"NO_COLOR": "1"}
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {
+        "NO_COLOR": "1"
+    }
     words = [sys.executable, "-m", "hundredfold", "status", run, "--home", str(home)]
     out = subprocess.run(
-        words, cwd=tmp_path, capture_output=True, text=True, check=True, env=environment | ({"COLUMNS": columns} if columns else {})
+        words,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment | ({"COLUMNS": columns} if columns else {}),
     ).stdout
     lines = out[: out.index("\nRelease 1")].splitlines()
     assert [line for line in lines if line != line.rstrip()] == []
-    totals = lines[next(n for n, line in enumerate(lines) if line.startswith("Changes a week with their 90")) + 1 :]
-    totals = totals[: next(n for n, line in enumerate(totals) if line.startswith("Expected revenue"))]
-    [digest] = [rows for title, rows in facts_of(home)["summaries"].items() if title.startswith("Changes a week with their 90")]
-    assert len([word for line in totals for word in line.split() if re.fullmatch(r"-?[\d,.]+", word)]) == sum(len(r) - 1 for r in digest)
+    totals = lines[
+        next(n for n, line in enumerate(lines) if line.startswith("Changes a week with their 90"))
+        + 1 :
+    ]
+    totals = totals[
+        : next(n for n, line in enumerate(totals) if line.startswith("Expected revenue"))
+    ]
+    [digest] = [
+        rows
+        for title, rows in facts_of(home)["summaries"].items()
+        if title.startswith("Changes a week with their 90")
+    ]
+    assert len(
+        [word for line in totals for word in line.split() if re.fullmatch(r"-?[\d,.]+", word)]
+    ) == sum(len(r) - 1 for r in digest)
     if columns is None:
         assert len(totals) == 1 + len(digest) + 1  # names, kinds, an empty line
     else:
-        assert [line for line in lines[1:] if len(line) > int(columns) and not line.startswith("Changes")] == []
+        assert [
+            line
+            for line in lines[1:]
+            if len(line) > int(columns) and not line.startswith("Changes")
+        ] == []
 
 
 def facts_of(home: Path) -> dict[str, Any]:
@@ -396,7 +537,10 @@ def facts_of(home: Path) -> dict[str, Any]:
 def pointed(home: Path) -> dict[str, Any]:
     """The rows that charging reads, by unit."""
     folder = json.loads((home / "releases/tariffs/active.json").read_text())["folder"]
-    return {row["unit_key"]: row for row in read((home / folder / "price_table.parquet").read_bytes()).to_pylist()}
+    return {
+        row["unit_key"]: row
+        for row in read((home / folder / "price_table.parquet").read_bytes()).to_pylist()
+    }
 
 
 @pytest.mark.parametrize(
@@ -413,14 +557,20 @@ def pointed(home: Path) -> dict[str, Any]:
         (("export", "1", "--format", "parquet"), 2, "Parquet is not for a terminal"),
         (("limits", "--set", "data_age"), 2, "--set is 'data_age', wanted NAME=VALUE"),
         (("check", "1", "--as-of", "monday"), 2, "--as-of is 'monday'"),
-        (("check", "1", "--catalogue", "nowhere.csv"), 2, "the catalogue nowhere.csv cannot be read"),
+        (
+            ("check", "1", "--catalogue", "nowhere.csv"),
+            2,
+            "the catalogue nowhere.csv cannot be read",
+        ),
         (("approve", "1", "--despite", "LUCK"), 2, "there is no guard LUCK"),
         (("status", "--home", "nowhere"), 1, "there is no run in"),
         (("log", "9"), 2, "there is no release 9"),
         (("dance",), 2, "No such command 'dance'"),
     ],
 )
-def test_what_cannot_be_done_is_told_with_a_hint_and_nothing_on_stdout(say: Say, words: tuple[str, ...], code: int, told: str) -> None:
+def test_what_cannot_be_done_is_told_with_a_hint_and_nothing_on_stdout(
+    say: Say, words: tuple[str, ...], code: int, told: str
+) -> None:
     said = say(*words)
     assert (said.code, said.out) == (code, "")
     assert told in said.err
@@ -430,7 +580,10 @@ def test_what_cannot_be_done_is_told_with_a_hint_and_nothing_on_stdout(say: Say,
 
 def test_help_is_understood_without_anything_heavy() -> None:
     told = subprocess.run(
-        [sys.executable, "-c", "import tariffs.cli, sys; print(*sys.modules)"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", "import tariffs.cli, sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.split()
     assert {"pyarrow", "duckdb", "numpy", "rich", "boto3"} & set(told) == set()
 
@@ -439,7 +592,13 @@ def test_every_command_and_every_option_is_on_the_page() -> None:
     text = PAGE.read_text("utf-8")
     for name, command in app.commands.items():
         assert f"tariffs {name}" in text, name
-        own = {o for p in command.params if isinstance(p, Option) for o in p.opts} - {"--home", "--on", "--stack", "--json", "--as-of"}
+        own = {o for p in command.params if isinstance(p, Option) for o in p.opts} - {
+            "--home",
+            "--on",
+            "--stack",
+            "--json",
+            "--as-of",
+        }
         assert [option for option in sorted(own) if option not in text] == []
 
 
@@ -451,7 +610,16 @@ STACK = {
         "Bucket": {"Value": {"Ref": "Bucket"}},
         **{
             name: {"Value": name.lower()}
-            for name in ("Job", "Table", "QueueUrl", "DeadUrl", "Database", "Workgroup", "Trigger", "MachineArn")
+            for name in (
+                "Job",
+                "Table",
+                "QueueUrl",
+                "DeadUrl",
+                "Database",
+                "Workgroup",
+                "Trigger",
+                "MachineArn",
+            )
         },
         "Concurrency": {"Value": "2"},
     },
@@ -476,9 +644,15 @@ def test_the_same_on_aws(stack: str, tmp_path: Path) -> None:
     place = Place(store, store)
     place.publish()
     place.publish(changed(table(), "YOUTH/ACCRA/DAY", price=2.2))
-    say, there, then = speaking(tmp_path / "none", tmp_path), ("--backend", "aws"), ("--as-of", MONDAY)
+    say, there, then = (
+        speaking(tmp_path / "none", tmp_path),
+        ("--backend", "aws"),
+        ("--as-of", MONDAY),
+    )
     for version in ("1", "2"):
-        approved = say("approve", version, "--by", "ama", *then, "--reason", "the week of the data", *there)
+        approved = say(
+            "approve", version, "--by", "ama", *then, "--reason", "the week of the data", *there
+        )
         assert (approved.code, approved.err) == (0, "")
         done = say("activate", version, "--by", "kofi", *ALONE, *then, *there, "--stack", stack)
         assert (done.code, done.err) == (0, "")

@@ -21,7 +21,15 @@ KEYS = [("bundle", f"YOUTH/{place}/DAY") for place in ("ACCRA", "HO", "TEMA", "T
 PRICES = st.sampled_from([0.05, 0.1, 2.0, 2.3, 0.1 + 0.2, 4.0])
 
 
-def row(key: str, kind: str, price: float, discount: int | None, why: str | None, gain: float | None, start: dt.datetime) -> dict[str, Any]:
+def row(
+    key: str,
+    kind: str,
+    price: float,
+    discount: int | None,
+    why: str | None,
+    gain: float | None,
+    start: dt.datetime,
+) -> dict[str, Any]:
     made = bundle(key.split("/")[1]) if kind == "bundle" else voice("C1", int(key.split("/")[1]))
     return {
         **made,
@@ -39,7 +47,9 @@ def tables(draw: Any, one_time: bool) -> pa.Table:
     """Any rows with any of a few keys, each once; valid from one moment, or from several."""
     keys = draw(st.lists(st.sampled_from(KEYS), unique=True))
     start = draw(st.sampled_from([MONDAY, MONDAY + dt.timedelta(days=7)]))
-    starts = st.just(start) if one_time else st.sampled_from([MONDAY, MONDAY + dt.timedelta(days=1)])
+    starts = (
+        st.just(start) if one_time else st.sampled_from([MONDAY, MONDAY + dt.timedelta(days=1)])
+    )
     rows = [
         row(
             key, kind, draw(PRICES), draw(st.sampled_from([None, 0, 50])), draw(st.sampled_from([None, "STEP_UP"])),
@@ -48,7 +58,9 @@ def tables(draw: Any, one_time: bool) -> pa.Table:
         for kind, key in keys
     ]  # fmt: skip
     version = draw(st.integers(1, 3))
-    return in_order(pa.Table.from_pylist([{**r, "table_version": version} for r in rows], schema=SCHEMA))
+    return in_order(
+        pa.Table.from_pylist([{**r, "table_version": version} for r in rows], schema=SCHEMA)
+    )
 
 
 def alike(one: pa.Table, other: pa.Table) -> bool:
@@ -56,12 +68,16 @@ def alike(one: pa.Table, other: pa.Table) -> bool:
     return one.schema.equals(other.schema) and str(one.to_pylist()) == str(other.to_pylist())
 
 
-@given(tables(one_time=True) | tables(one_time=False), tables(one_time=True) | tables(one_time=False))
+@given(
+    tables(one_time=True) | tables(one_time=False), tables(one_time=True) | tables(one_time=False)
+)
 def test_the_delta_done_to_the_old_table_makes_the_new_one(old: pa.Table, new: pa.Table) -> None:
     assert alike(apply(old, delta(old, new)), new.select(list(CHARGING)))
 
 
-@given(tables(one_time=True) | tables(one_time=False), tables(one_time=True) | tables(one_time=False))
+@given(
+    tables(one_time=True) | tables(one_time=False), tables(one_time=True) | tables(one_time=False)
+)
 def test_so_it_does_for_all_columns(old: pa.Table, new: pa.Table) -> None:
     assert alike(apply(old, delta(old, new, old.column_names)), new)
 
@@ -70,7 +86,10 @@ def test_so_it_does_for_all_columns(old: pa.Table, new: pa.Table) -> None:
 def test_it_has_no_row_for_a_unit_that_stays_as_it_is(old: pa.Table, new: pa.Table) -> None:
     before = {r["unit_key"]: r for r in old.to_pylist()}
     after = {r["unit_key"]: r for r in new.to_pylist()}
-    told = {r["unit_key"]: (r["change"], r["old_price"], r["new_price"]) for r in delta(old, new).rows.to_pylist()}
+    told = {
+        r["unit_key"]: (r["change"], r["old_price"], r["new_price"])
+        for r in delta(old, new).rows.to_pylist()
+    }
     what = ("price", "discount_class")
     wanted = {key: ("added", None, after[key]["price"]) for key in after.keys() - before.keys()}
     wanted |= {key: ("removed", before[key]["price"], None) for key in before.keys() - after.keys()}
@@ -83,7 +102,9 @@ def test_it_has_no_row_for_a_unit_that_stays_as_it_is(old: pa.Table, new: pa.Tab
 
 
 @given(tables(one_time=True), tables(one_time=True), st.randoms(use_true_random=False))
-def test_the_order_of_the_rows_that_come_does_not_matter(old: pa.Table, new: pa.Table, chance: Any) -> None:
+def test_the_order_of_the_rows_that_come_does_not_matter(
+    old: pa.Table, new: pa.Table, chance: Any
+) -> None:
     def shuffled(made: pa.Table) -> pa.Table:
         order = list(range(made.num_rows))
         chance.shuffle(order)
@@ -94,9 +115,16 @@ def test_the_order_of_the_rows_that_come_does_not_matter(old: pa.Table, new: pa.
 
 def test_a_new_week_alone_is_no_reason_for_a_row() -> None:
     week = dt.timedelta(days=7)
-    found = delta(table(), table(valid_from=MONDAY + week, valid_to=MONDAY + 2 * week, table_version=2, run_id="r2"))
+    found = delta(
+        table(),
+        table(valid_from=MONDAY + week, valid_to=MONDAY + 2 * week, table_version=2, run_id="r2"),
+    )
     assert found.rows.num_rows == 0
-    assert found.facts == {"valid_from": MONDAY + week, "valid_to": MONDAY + 2 * week, "table_version": 2}
+    assert found.facts == {
+        "valid_from": MONDAY + week,
+        "valid_to": MONDAY + 2 * week,
+        "table_version": 2,
+    }
 
 
 def test_what_explains_a_price_is_no_reason_for_a_row_unless_all_columns_are_compared() -> None:
@@ -108,7 +136,12 @@ def test_what_explains_a_price_is_no_reason_for_a_row_unless_all_columns_are_com
 def test_a_row_shows_the_old_price_and_the_new_one() -> None:
     found = delta(table(), changed(table(), "YOUTH/ACCRA/DAY", price=2.2))
     (only,) = found.rows.to_pylist()
-    assert (only["change"], only["old_price"], only["new_price"], only["product"]) == ("changed", 2.0, 2.2, "DAY")
+    assert (only["change"], only["old_price"], only["new_price"], only["product"]) == (
+        "changed",
+        2.0,
+        2.2,
+        "DAY",
+    )
     assert found.counts() == {"added": 0, "changed": 1, "removed": 0}
 
 
@@ -118,13 +151,16 @@ def test_it_reads_the_same_from_csv_and_from_parquet() -> None:
     header, line = csv(rows).decode().splitlines()
     assert header.split(",")[:5] == ["change", "unit_key", "old_price", "new_price", "kind"]
     assert (
-        line == "changed,C1/07/WEEKDAY,0.05,0.045,voice,,TEMA,VOICE,C1,7,WEEKDAY,VOICE@C1,GHS,55,2026-06-30 00:00:00,2026-07-07 00:00:00,1"
+        line
+        == "changed,C1/07/WEEKDAY,0.05,0.045,voice,,TEMA,VOICE,C1,7,WEEKDAY,VOICE@C1,GHS,55,2026-06-30 00:00:00,2026-07-07 00:00:00,1"
     )
 
 
 def test_a_key_twice_is_refused() -> None:
     twice = pa.concat_tables([table(), table().slice(0, 1)])
-    with pytest.raises(NotATable, match="the new table has keys more than once: 1, such as YOUTH/ACCRA/DAY"):
+    with pytest.raises(
+        NotATable, match="the new table has keys more than once: 1, such as YOUTH/ACCRA/DAY"
+    ):
         delta(table(), twice)
 
 

@@ -45,34 +45,47 @@ def moved(key: str, **values: Any) -> pa.Table:
 
 def sizes(today: tuple[float, ...], then: tuple[float, ...]) -> Finding:
     """The ladder's finding where these four products (S, M, L, LONG) cost so much today, and then."""
-    rows = [bundle("ACCRA", name, current_price=a, price=b) for name, a, b in zip(("S", "M", "L", "LONG"), today, then, strict=True)]
+    rows = [
+        bundle("ACCRA", name, current_price=a, price=b)
+        for name, a, b in zip(("S", "M", "L", "LONG"), today, then, strict=True)
+    ]
     return found(guards.NAMED["LADDER"], table=table(*rows), catalogue=SIZES)
 
 
 IN_ORDER = (2.0, 4.0, 8.0, 5.0)
 
 
-def test_volume_finds_a_kind_that_is_expected_to_sell_far_less_than_under_the_active_table() -> None:
+def test_volume_finds_a_kind_that_is_expected_to_sell_far_less_than_under_the_active_table() -> (
+    None
+):
     less = table(expected_volume_delta=-3.0)
     finding = found(guards.NAMED["VOLUME"], table=less)
     assert (finding.passed, finding.count) == (False, 2)
     assert finding.cases == ("all bundles: -30.0%", "all voice: -30.0%")
     assert found(guards.NAMED["VOLUME"], table=less, limits=Limits(volume_drop=0.3)).passed
-    assert found(guards.NAMED["VOLUME"], table=less, active=less).passed  # the last release expected as much
+    assert found(
+        guards.NAMED["VOLUME"], table=less, active=less
+    ).passed  # the last release expected as much
 
 
 def test_volume_finds_one_location_that_falls_where_the_sum_does_not() -> None:
-    finding = found(guards.NAMED["VOLUME"], table=moved("YOUTH/ACCRA/DAY", expected_volume_delta=-4.0))
+    finding = found(
+        guards.NAMED["VOLUME"], table=moved("YOUTH/ACCRA/DAY", expected_volume_delta=-4.0)
+    )
     assert (finding.passed, finding.cases) == (False, ("bundle in ACCRA: -40.0%",))
 
 
 def test_volume_of_the_first_table_is_held_against_todays_prices() -> None:
-    assert not found(guards.NAMED["VOLUME"], table=table(expected_volume_delta=-3.0), active=None).passed
+    assert not found(
+        guards.NAMED["VOLUME"], table=table(expected_volume_delta=-3.0), active=None
+    ).passed
     assert found(guards.NAMED["VOLUME"], active=None).words.startswith("expected against no change")
 
 
 def test_volume_that_is_not_recorded_cannot_pass() -> None:
-    assert not found(guards.NAMED["VOLUME"], table=moved("YOUTH/ACCRA/DAY", expected_volume=None)).passed
+    assert not found(
+        guards.NAMED["VOLUME"], table=moved("YOUTH/ACCRA/DAY", expected_volume=None)
+    ).passed
 
 
 def paid(lo: float, hi: float, key: str = "YOUTH/ACCRA/DAY") -> pa.Table:
@@ -82,29 +95,55 @@ def paid(lo: float, hi: float, key: str = "YOUTH/ACCRA/DAY") -> pa.Table:
 def test_support_finds_a_price_far_beyond_all_that_were_paid() -> None:
     dear = moved("YOUTH/ACCRA/DAY", price=2.5)
     finding = found(guards.NAMED["SUPPORT"], table=dear, support=paid(1.8, 2.1))
-    assert (finding.passed, finding.cases) == (False, ("YOUTH/ACCRA/DAY: 2.5, and 1.8 to 2.1 were paid",))
+    assert (finding.passed, finding.cases) == (
+        False,
+        ("YOUTH/ACCRA/DAY: 2.5, and 1.8 to 2.1 were paid",),
+    )
     assert found(guards.NAMED["SUPPORT"], table=dear, support=paid(1.8, 2.2)).passed
-    assert not found(guards.NAMED["SUPPORT"], table=moved("YOUTH/ACCRA/DAY", price=1.5), support=paid(1.8, 2.1)).passed
+    assert not found(
+        guards.NAMED["SUPPORT"], table=moved("YOUTH/ACCRA/DAY", price=1.5), support=paid(1.8, 2.1)
+    ).passed
 
 
 def test_support_counts_voice_in_points_of_discount_and_lets_a_full_cell_go_up() -> None:
     up = {"price": 0.08, "discount_class": 20}
     seen = paid(0.05, 0.05, "C1/07/WEEKDAY")
-    assert not found(guards.NAMED["SUPPORT"], table=moved("C1/07/WEEKDAY", **up), support=seen).passed
-    assert found(guards.NAMED["SUPPORT"], table=moved("C1/07/WEEKDAY", price=0.07, discount_class=30), support=seen).passed
-    full = found(guards.NAMED["SUPPORT"], table=moved("C1/07/WEEKDAY", **up, constraint_bound="CAPACITY"), support=seen)
+    assert not found(
+        guards.NAMED["SUPPORT"], table=moved("C1/07/WEEKDAY", **up), support=seen
+    ).passed
+    assert found(
+        guards.NAMED["SUPPORT"],
+        table=moved("C1/07/WEEKDAY", price=0.07, discount_class=30),
+        support=seen,
+    ).passed
+    full = found(
+        guards.NAMED["SUPPORT"],
+        table=moved("C1/07/WEEKDAY", **up, constraint_bound="CAPACITY"),
+        support=seen,
+    )
     assert (full.passed, full.words) == (True, "prices beyond: 0 (1 more for good reason)")
 
 
 def test_limits_finds_a_kind_that_is_held_since_its_limits_cannot_be_met() -> None:
-    unmet = {"line": "bundle", "limits": "min_volume", "outcome": "NOT MET, today's prices stay: cannot keep min_volume"}
+    unmet = {
+        "line": "bundle",
+        "limits": "min_volume",
+        "outcome": "NOT MET, today's prices stay: cannot keep min_volume",
+    }
     kept = {"line": "voice", "limits": "max_moved_share", "outcome": "kept"}
     finding = found(guards.NAMED["LIMITS"], portfolio=(unmet, kept))
-    assert (finding.passed, finding.words) == (False, "limits of the policy cannot be met: 1 of 2 kinds keep today's prices")
-    assert finding.cases == ("bundle, min_volume: NOT MET, today's prices stay: cannot keep min_volume",)
+    assert (finding.passed, finding.words) == (
+        False,
+        "limits of the policy cannot be met: 1 of 2 kinds keep today's prices",
+    )
+    assert finding.cases == (
+        "bundle, min_volume: NOT MET, today's prices stay: cannot keep min_volume",
+    )
     assert found(guards.NAMED["LIMITS"], portfolio=(kept,)).words == "voice: kept"
     assert found(guards.NAMED["LIMITS"]).passed
-    held = found(guards.NAMED["LIMITS"], table=moved("YOUTH/TEMA/DAY", constraint_bound="LIMITS_NOT_MET"))  # its digest is gone
+    held = found(
+        guards.NAMED["LIMITS"], table=moved("YOUTH/TEMA/DAY", constraint_bound="LIMITS_NOT_MET")
+    )  # its digest is gone
     assert (held.passed, held.cases) == (False, ("YOUTH/TEMA/DAY: held",))
 
 
@@ -112,8 +151,13 @@ def test_control_says_what_to_do_where_a_kind_has_no_control_group() -> None:
     nobody = table(control_flag=False)
     few = found(guards.NAMED["CONTROL"], table=nobody, active=None)
     assert (few.passed, few.count) == (False, 2)
-    assert few.cases[0] == "bundles: 0 of 4 units are control; mark one of its 3 locations as control in `locations`, and run again"
-    alone = found(guards.NAMED["CONTROL"], table=table(bundle("HO"), bundle("HO", "WEEK")), active=None)
+    assert (
+        few.cases[0]
+        == "bundles: 0 of 4 units are control; mark one of its 3 locations as control in `locations`, and run again"
+    )
+    alone = found(
+        guards.NAMED["CONTROL"], table=table(bundle("HO"), bundle("HO", "WEEK")), active=None
+    )
     assert alone.cases[0].startswith(
         "bundles: 0 of 2 units are control; it has one location, too few for a control group; --despite CONTROL"
     )
@@ -125,13 +169,24 @@ def test_support_says_that_nothing_is_recorded() -> None:
 
 
 def test_competitor_finds_prices_that_a_regulator_forbids() -> None:
-    asked = CATALOGUE.append_column("competitor_reference", pa.array([2.0, None, None], pa.float64()))
+    asked = CATALOGUE.append_column(
+        "competitor_reference", pa.array([2.0, None, None], pa.float64())
+    )
     asked = asked.append_column("competitor_min", pa.array([1.8, None, None], pa.float64()))
-    dear = found(guards.NAMED["COMPETITOR"], catalogue=asked, table=moved("YOUTH/ACCRA/DAY", price=2.3))
+    dear = found(
+        guards.NAMED["COMPETITOR"], catalogue=asked, table=moved("YOUTH/ACCRA/DAY", price=2.3)
+    )
     assert (dear.passed, dear.cases) == (False, ("YOUTH/ACCRA/DAY: 2.3, and competitors ask 2",))
-    cheap = found(guards.NAMED["COMPETITOR"], catalogue=asked, table=moved("YOUTH/ACCRA/DAY", price=1.7))
-    assert (cheap.passed, cheap.cases) == (False, ("YOUTH/ACCRA/DAY: 1.7, and the cheapest asks 1.8",))
-    assert found(guards.NAMED["COMPETITOR"], catalogue=asked, table=moved("YOUTH/ACCRA/DAY", price=2.2)).passed
+    cheap = found(
+        guards.NAMED["COMPETITOR"], catalogue=asked, table=moved("YOUTH/ACCRA/DAY", price=1.7)
+    )
+    assert (cheap.passed, cheap.cases) == (
+        False,
+        ("YOUTH/ACCRA/DAY: 1.7, and the cheapest asks 1.8",),
+    )
+    assert found(
+        guards.NAMED["COMPETITOR"], catalogue=asked, table=moved("YOUTH/ACCRA/DAY", price=2.2)
+    ).passed
     on_its_way = moved("YOUTH/ACCRA/DAY", price=2.5, current_price=3.0)
     assert found(guards.NAMED["COMPETITOR"], catalogue=asked, table=on_its_way).passed
 
@@ -140,19 +195,27 @@ def test_competitor_says_that_nothing_is_recorded() -> None:
     assert found(guards.NAMED["COMPETITOR"]).words == "competitors' prices are not recorded"
 
 
-@pytest.mark.parametrize(("beta", "passed"), [(-6.0, True), (-6.1, False), (-0.05, True), (-0.04, False), (0.3, False)])
+@pytest.mark.parametrize(
+    ("beta", "passed"), [(-6.0, True), (-6.1, False), (-0.05, True), (-0.04, False), (0.3, False)]
+)
 def test_elasticity_finds_a_move_on_an_answer_that_is_no_demand(beta: float, passed: bool) -> None:
     rows = moved("YOUTH/ACCRA/DAY", price=2.1, elasticity=beta)
     assert found(guards.NAMED["ELASTICITY"], table=rows).passed is passed
-    assert found(guards.NAMED["ELASTICITY"], table=moved("YOUTH/ACCRA/DAY", elasticity=beta)).passed  # it does not move
+    assert found(
+        guards.NAMED["ELASTICITY"], table=moved("YOUTH/ACCRA/DAY", elasticity=beta)
+    ).passed  # it does not move
     marked = moved("YOUTH/ACCRA/DAY", price=2.1, elasticity=beta, reason_code="FALLBACK_SEGMENT")
     assert found(guards.NAMED["ELASTICITY"], table=marked).passed
 
 
 def test_elasticity_is_looked_at_as_it_is_at_the_list_price() -> None:
     half = {"price": 1.1, "current_price": 1.0}  # list price 2: -3.5 there is -7 at the list price
-    assert not found(guards.NAMED["ELASTICITY"], table=moved("YOUTH/ACCRA/DAY", **half, elasticity=-3.5)).passed
-    assert found(guards.NAMED["ELASTICITY"], table=moved("YOUTH/ACCRA/DAY", **half, elasticity=-2.9)).passed
+    assert not found(
+        guards.NAMED["ELASTICITY"], table=moved("YOUTH/ACCRA/DAY", **half, elasticity=-3.5)
+    ).passed
+    assert found(
+        guards.NAMED["ELASTICITY"], table=moved("YOUTH/ACCRA/DAY", **half, elasticity=-2.9)
+    ).passed
 
 
 @pytest.mark.parametrize(
@@ -165,7 +228,9 @@ def test_elasticity_is_looked_at_as_it_is_at_the_list_price() -> None:
         ((2.0, 4.0, 8.0, 3.9), 1),  # 30 days for less than one
     ],
 )
-def test_ladder_finds_sizes_and_validities_out_of_order(then: tuple[float, ...], cases: int) -> None:
+def test_ladder_finds_sizes_and_validities_out_of_order(
+    then: tuple[float, ...], cases: int
+) -> None:
     finding = sizes(IN_ORDER, then)
     assert (finding.count, finding.passed) == (cases, not cases), finding
 
@@ -173,7 +238,10 @@ def test_ladder_finds_sizes_and_validities_out_of_order(then: tuple[float, ...],
 def test_ladder_leaves_what_is_out_of_order_today_and_does_not_move() -> None:
     out = (2.0, 1.9, 5.0, 1.0)
     finding = sizes(out, out)
-    assert (finding.passed, finding.words) == (True, "put out of order: 0 sizes, 0 validities (out of order today, and left so: 1)")
+    assert (finding.passed, finding.words) == (
+        True,
+        "put out of order: 0 sizes, 0 validities (out of order today, and left so: 1)",
+    )
     assert not sizes(out, (2.0, 1.8, 5.0, 1.0)).passed
 
 
@@ -199,7 +267,14 @@ def day(*discounts: int, today: tuple[int, ...] | None = None, **values: Any) ->
     """One cell's hours from 0, at these discounts."""
     before = today or (0,) * len(discounts)
     rows = [
-        voice("C1", hour, price=round(0.1 * (1 - d / 100), 6), discount_class=d, current_price=round(0.1 * (1 - c / 100), 6), **values)
+        voice(
+            "C1",
+            hour,
+            price=round(0.1 * (1 - d / 100), 6),
+            discount_class=d,
+            current_price=round(0.1 * (1 - c / 100), 6),
+            **values,
+        )
         for hour, (d, c) in enumerate(zip(discounts, before, strict=True))
     ]
     return table(*rows)
@@ -217,18 +292,25 @@ def test_smooth_looks_over_midnight_too() -> None:
     assert found(guards.NAMED["SMOOTH"], table=day(*flat), limits=Limits(cliffs_made=0.0)).passed
     flat[23] = 25
     finding = found(guards.NAMED["SMOOTH"], table=day(*flat), limits=Limits(cliffs_made=0.0))
-    assert (finding.count, [case.split(":")[0] for case in finding.cases]) == (2, ["C1/22/WEEKDAY", "C1/23/WEEKDAY"])
+    assert (finding.count, [case.split(":")[0] for case in finding.cases]) == (
+        2,
+        ["C1/22/WEEKDAY", "C1/23/WEEKDAY"],
+    )
 
 
 def test_smooth_leaves_cliffs_of_today_that_get_no_steeper_and_those_of_full_cells() -> None:
     assert found(guards.NAMED["SMOOTH"], table=day(10, 50, today=(0, 50))).passed
     assert not found(guards.NAMED["SMOOTH"], table=day(0, 60, today=(0, 50))).passed
-    assert found(guards.NAMED["SMOOTH"], table=day(0, 60, today=(0, 50), constraint_bound="CAPACITY")).passed
+    assert found(
+        guards.NAMED["SMOOTH"], table=day(0, 60, today=(0, 50), constraint_bound="CAPACITY")
+    ).passed
 
 
 def test_smooth_allows_the_share_that_was_set() -> None:
     cliff = day(*([0] * 12), *([50] * 8), 40, 30, 20, 10)
-    assert found(guards.NAMED["SMOOTH"], table=cliff, limits=Limits(cliffs_made=0.05)).passed  # one of 24
+    assert found(
+        guards.NAMED["SMOOTH"], table=cliff, limits=Limits(cliffs_made=0.05)
+    ).passed  # one of 24
     assert not found(guards.NAMED["SMOOTH"], table=cliff, limits=Limits(cliffs_made=0.04)).passed
 
 
@@ -238,33 +320,52 @@ def test_smooth_allows_the_share_that_was_set() -> None:
 )
 def test_smooth_counts_what_the_definition_counts(then: list[int], today: list[int]) -> None:
     pairs = [(h, (h + 1) % 24) for h in range(24)]
-    made = sum(abs(then[a] - then[b]) > 20 and abs(then[a] - then[b]) > abs(today[a] - today[b]) for a, b in pairs)
-    finding = found(guards.NAMED["SMOOTH"], table=day(*then, today=tuple(today)), limits=Limits(cliffs_made=0.0))
+    made = sum(
+        abs(then[a] - then[b]) > 20 and abs(then[a] - then[b]) > abs(today[a] - today[b])
+        for a, b in pairs
+    )
+    finding = found(
+        guards.NAMED["SMOOTH"], table=day(*then, today=tuple(today)), limits=Limits(cliffs_made=0.0)
+    )
     assert finding.count == made
 
 
 def segments(**prices: tuple[float, float]) -> pa.Table:
     """One product in one location, at today's and the new price of each segment."""
     rows = [
-        bundle("ACCRA", segment=name, unit_key=f"{name}/ACCRA/DAY", current_price=now, price=then) for name, (now, then) in prices.items()
+        bundle("ACCRA", segment=name, unit_key=f"{name}/ACCRA/DAY", current_price=now, price=then)
+        for name, (now, then) in prices.items()
     ]
     return table(*rows)
 
 
 def test_fairness_finds_a_segment_that_pays_far_more_than_another() -> None:
     finding = found(guards.NAMED["FAIRNESS"], table=segments(YOUTH=(1.0, 1.0), HEAVY=(1.9, 2.1)))
-    assert (finding.passed, finding.cases) == (False, ("HEAVY/ACCRA/DAY: 2.10 times the cheapest segment's price",))
-    assert found(guards.NAMED["FAIRNESS"], table=segments(YOUTH=(1.0, 1.0), HEAVY=(1.9, 2.0))).passed
+    assert (finding.passed, finding.cases) == (
+        False,
+        ("HEAVY/ACCRA/DAY: 2.10 times the cheapest segment's price",),
+    )
+    assert found(
+        guards.NAMED["FAIRNESS"], table=segments(YOUTH=(1.0, 1.0), HEAVY=(1.9, 2.0))
+    ).passed
 
 
 def test_fairness_lets_a_ratio_shrink_and_asks_nothing_of_prices_that_stay() -> None:
-    assert found(guards.NAMED["FAIRNESS"], table=segments(YOUTH=(1.0, 1.1), HEAVY=(3.0, 3.0))).passed
-    assert found(guards.NAMED["FAIRNESS"], table=segments(YOUTH=(1.0, 1.0), HEAVY=(3.0, 3.0))).passed
-    assert not found(guards.NAMED["FAIRNESS"], table=segments(YOUTH=(1.0, 0.9), HEAVY=(3.0, 3.0))).passed
+    assert found(
+        guards.NAMED["FAIRNESS"], table=segments(YOUTH=(1.0, 1.1), HEAVY=(3.0, 3.0))
+    ).passed
+    assert found(
+        guards.NAMED["FAIRNESS"], table=segments(YOUTH=(1.0, 1.0), HEAVY=(3.0, 3.0))
+    ).passed
+    assert not found(
+        guards.NAMED["FAIRNESS"], table=segments(YOUTH=(1.0, 0.9), HEAVY=(3.0, 3.0))
+    ).passed
 
 
 def test_fairness_compares_nothing_between_places_or_products() -> None:
-    assert found(guards.NAMED["FAIRNESS"], table=table(bundle("ACCRA", price=2.1), bundle("TEMA", price=9.0))).passed
+    assert found(
+        guards.NAMED["FAIRNESS"], table=table(bundle("ACCRA", price=2.1), bundle("TEMA", price=9.0))
+    ).passed
 
 
 def chart(name: str, *up: float) -> Chart:
@@ -272,8 +373,13 @@ def chart(name: str, *up: float) -> Chart:
 
 
 def test_drift_finds_a_segment_whose_customers_do_not_answer_as_expected() -> None:
-    finding = found(guards.NAMED["DRIFT"], charts=(chart("YOUTH", 2.0, 5.5), chart("HEAVY", 0.0, 1.0)))
-    assert (finding.passed, finding.words) == (False, "2 weeks since, 2 segments; furthest YOUTH: 5.5")
+    finding = found(
+        guards.NAMED["DRIFT"], charts=(chart("YOUTH", 2.0, 5.5), chart("HEAVY", 0.0, 1.0))
+    )
+    assert (finding.passed, finding.words) == (
+        False,
+        "2 weeks since, 2 segments; furthest YOUTH: 5.5",
+    )
     assert finding.cases == ("YOUTH: CUSUM 5.5, volume +30.0% against what was expected",)
     assert found(guards.NAMED["DRIFT"], charts=(chart("YOUTH", 2.0, 4.9),)).passed
 
@@ -298,7 +404,9 @@ def test_a_table_whose_data_do_not_tell_how_far_elasticities_differ_is_stopped()
      ("expected_blocked_minutes", -5.0), ("explore_flag", None), ("reason_code", None), ("expected_margin_delta_hi", float("inf"))],
 )  # fmt: skip
 def test_values_holds_each_column_to_the_contract_of_the_table(column: str, value: object) -> None:
-    whole = USUAL.table.drop_columns([column]) if column in USUAL.table.column_names else USUAL.table
+    whole = (
+        USUAL.table.drop_columns([column]) if column in USUAL.table.column_names else USUAL.table
+    )
     spoilt = whole.append_column(column, pa.array([value, *[None] * (whole.num_rows - 1)]))
     finding = guards.values(replace(USUAL, table=spoilt))
     assert not finding.passed
@@ -307,5 +415,10 @@ def test_values_holds_each_column_to_the_contract_of_the_table(column: str, valu
 
 def test_values_finds_an_interval_that_does_not_hold_its_value() -> None:
     at = USUAL.table.column_names.index("expected_margin_delta_lo")
-    outside = USUAL.table.set_column(at, "expected_margin_delta_lo", pa.array([1e6] * USUAL.table.num_rows))
-    assert "expected_margin_delta lies outside its interval" in guards.values(replace(USUAL, table=outside)).words
+    outside = USUAL.table.set_column(
+        at, "expected_margin_delta_lo", pa.array([1e6] * USUAL.table.num_rows)
+    )
+    assert (
+        "expected_margin_delta lies outside its interval"
+        in guards.values(replace(USUAL, table=outside)).words
+    )

@@ -9,11 +9,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tariffs.release.decision_log import Book, BrokenLog, Entry, Finding, Refused, Said, Table, decode, encode
+from tariffs.release.decision_log import (
+    Book,
+    BrokenLog,
+    Entry,
+    Finding,
+    Refused,
+    Said,
+    Table,
+    decode,
+    encode,
+)
 from tariffs.release.states import Event, State
 
 SAID = Said("ama", "robot@desk", "2026-06-29T12:00:00Z", "because é", "1f")
-A, R, X, W, K, B = Event.APPROVE, Event.REPLACE, Event.ACTIVATE, Event.WITHDRAW, Event.KILL, Event.RESTORE
+A, R, X, W, K, B = (
+    Event.APPROVE,
+    Event.REPLACE,
+    Event.ACTIVATE,
+    Event.WITHDRAW,
+    Event.KILL,
+    Event.RESTORE,
+)
 
 
 def grown(*steps: tuple[list[tuple[int, Event]], Table | None]) -> Book:
@@ -32,7 +49,12 @@ def texts(steps: list[tuple[list[tuple[int, Event]], Table | None]]) -> list[byt
     return made
 
 
-STORY: list[Any] = [([(1, A)], None), ([(1, X)], Table(1)), ([(2, A)], Table(1)), ([(2, X), (1, R)], Table(2))]
+STORY: list[Any] = [
+    ([(1, A)], None),
+    ([(1, X)], Table(1)),
+    ([(2, A)], Table(1)),
+    ([(2, X), (1, R)], Table(2)),
+]
 
 
 def test_an_entry_is_read_as_it_was_written() -> None:
@@ -65,10 +87,16 @@ def test_an_entry_that_is_missing_is_seen() -> None:
     ("moves", "charging", "words"),
     [
         ([(1, X)], Table(1), "release 1 cannot be activated: it is a draft"),
-        ([(1, A)], Table(1), "says that charging uses release 1, and its moves make active: \\[\\]"),
+        (
+            [(1, A)],
+            Table(1),
+            "says that charging uses release 1, and its moves make active: \\[\\]",
+        ),
     ],
 )
-def test_an_entry_that_cannot_have_happened_is_not_believed(moves: Any, charging: Any, words: str) -> None:
+def test_an_entry_that_cannot_have_happened_is_not_believed(
+    moves: Any, charging: Any, words: str
+) -> None:
     with pytest.raises(BrokenLog, match=words):
         grown((moves, charging))
 
@@ -81,7 +109,11 @@ def test_a_release_that_the_log_does_not_know_is_a_draft() -> None:
 
 def test_the_states_follow_from_the_entries() -> None:
     book = grown(*STORY)
-    assert (book.state(1), book.state(2), book.charging) == (State.WITHDRAWN, State.ACTIVE, Table(2))
+    assert (book.state(1), book.state(2), book.charging) == (
+        State.WITHDRAWN,
+        State.ACTIVE,
+        Table(2),
+    )
     assert [e.number for e in book.about(1)] == [1, 2, 4]
     assert book.approval(2).number == 3  # type: ignore[union-attr]
     assert book.since().number == 4  # type: ignore[union-attr]
@@ -95,7 +127,11 @@ def test_since_is_the_entry_that_changed_what_charging_uses_and_not_the_last_one
 
 def test_the_kill_switch_goes_back_to_the_table_that_was_used_last() -> None:
     book = grown(*STORY, ([(3, A)], Table(2)), ([(4, A)], Table(2)), ([(4, X), (2, R)], Table(4)))
-    assert book.fallbacks() == [2, 1, 3]  # 3 is approved, and charging has never used it: it comes last
+    assert book.fallbacks() == [
+        2,
+        1,
+        3,
+    ]  # 3 is approved, and charging has never used it: it comes last
 
 
 def test_it_never_goes_back_to_what_was_killed_or_withdrawn_by_hand() -> None:
@@ -115,15 +151,20 @@ def test_a_draft_that_was_withdrawn_is_nothing_to_go_back_to() -> None:
 
 def test_a_canary_that_the_moves_do_not_make_is_not_believed() -> None:
     book = grown(*STORY)
-    said = book.entry("canary", SAID, moves=((3, A),), charging=Table(2, canary=3, places=("ACCRA",)))
+    said = book.entry(
+        "canary", SAID, moves=((3, A),), charging=Table(2, canary=3, places=("ACCRA",))
+    )
     with pytest.raises(
-        BrokenLog, match=r"says that charging uses release 2, with release 3 in 1 location, and its moves make canaries: \[\]"
+        BrokenLog,
+        match=r"says that charging uses release 2, with release 3 in 1 location, and its moves make canaries: \[\]",
     ):
         book.then(encode(said))
 
 
 def test_entries_of_before_there_were_canaries_are_read() -> None:
-    entry = json.loads(encode(Book().entry("approve", SAID, moves=((1, A),), against=Table(2, rule=True))))
+    entry = json.loads(
+        encode(Book().entry("approve", SAID, moves=((1, A),), against=Table(2, rule=True)))
+    )
     entry["against"] = {"version": 2, "rule": True}
     assert decode(json.dumps(entry).encode()).against == Table(2, rule=True)
 
@@ -150,12 +191,22 @@ def test_whatever_people_try_one_release_at_most_is_active(tries: list[tuple[int
         tried = [v for v, s in states.items() if s is State.CANARY]
         assert len(active) <= 1
         canary: dict[str, Any] = {"canary": tried[0], "places": ("ACCRA",)} if tried else {}
-        entry = encode(book.entry("try", SAID, moves=tuple(moves), charging=Table(active[0], **canary) if active else None))
+        entry = encode(
+            book.entry(
+                "try",
+                SAID,
+                moves=tuple(moves),
+                charging=Table(active[0], **canary) if active else None,
+            )
+        )
         if len(tried) > 1 or (tried and not active):
             with pytest.raises(BrokenLog, match="its moves make canaries"):
                 book.then(entry)
             continue
         book = book.then(entry)
-    assert all(book.state(v) is not State.DRAFT and v != (book.charging and book.charging.version) for v in book.fallbacks())
+    assert all(
+        book.state(v) is not State.DRAFT and v != (book.charging and book.charging.version)
+        for v in book.fallbacks()
+    )
     assert [e.number for e in book.entries] == list(range(1, len(book.entries) + 1))
     assert json.loads(encode(book.entry("next", SAID)))["before"] == book.last

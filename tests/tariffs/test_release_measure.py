@@ -25,14 +25,29 @@ from tariffs.synthetic.sizes import BUNDLES, Size
 COST = {b.product: float(c) for b, c in zip(BUNDLES, UNIT_COST, strict=True)}
 
 
-def cells(rng: np.random.Generator, places: int = 12, held: int = 4, units: int = 6, delta: float = 0.1, shock: float = 0.0) -> Cells:
+def cells(
+    rng: np.random.Generator,
+    places: int = 12,
+    held: int = 4,
+    units: int = 6,
+    delta: float = 0.1,
+    shock: float = 0.0,
+) -> Cells:
     """Four weeks before and four after, two groups with seasons of their own, gaps, and a shock to each location from the fifth week on."""
     place = np.repeat(np.arange(places), units)
     group = np.arange(len(place)) % 2
-    treated = np.broadcast_to((place >= held)[:, None] & (np.arange(8) >= 4)[None, :], (len(place), 8))
+    treated = np.broadcast_to(
+        (place >= held)[:, None] & (np.arange(8) >= 4)[None, :], (len(place), 8)
+    )
     exposure = rng.integers(50, 150, (len(place), 8)).astype(float)
-    season = rng.normal(0, 0.2, (2, 8))[group] + (rng.normal(0, shock, places)[place])[:, None] * (np.arange(8) >= 4)
-    mu = exposure * np.exp(-1.5 + rng.normal(0, 0.7, len(place)))[:, None] * np.exp(season + delta * treated)
+    season = rng.normal(0, 0.2, (2, 8))[group] + (rng.normal(0, shock, places)[place])[:, None] * (
+        np.arange(8) >= 4
+    )
+    mu = (
+        exposure
+        * np.exp(-1.5 + rng.normal(0, 0.7, len(place)))[:, None]
+        * np.exp(season + delta * treated)
+    )
     y = rng.poisson(rng.gamma(mu, 1.0)).astype(float)
     y[rng.random(y.shape) < 0.05] = np.nan
     return Cells(y, exposure, treated, group, place)
@@ -44,8 +59,15 @@ def textbook(c: Cells) -> float:
     unit, week = np.nonzero(there)
     columns = [c.treated[there].astype(float)]
     columns += [(unit == u).astype(float) for u in range(len(c.y))]
-    columns += [((week == w) & (c.group[unit] == g)).astype(float) for g in (0, 1) for w in range(1, 8)]
-    fit = sm.GLM(c.y[there], np.column_stack(columns), family=sm.families.Poisson(), offset=np.log(c.exposure[there])).fit(tol=1e-12)
+    columns += [
+        ((week == w) & (c.group[unit] == g)).astype(float) for g in (0, 1) for w in range(1, 8)
+    ]
+    fit = sm.GLM(
+        c.y[there],
+        np.column_stack(columns),
+        family=sm.families.Poisson(),
+        offset=np.log(c.exposure[there]),
+    ).fit(tol=1e-12)
     return float(fit.params[0])
 
 
@@ -60,7 +82,9 @@ def test_the_effect_is_that_of_a_poisson_regression_with_a_dummy_for_each_unit_a
 def test_it_does_not_depend_on_the_order_of_the_units() -> None:
     c = cells(np.random.default_rng(4))
     order = np.random.default_rng(5).permutation(len(c.place))
-    other = effect(Cells(c.y[order], c.exposure[order], c.treated[order], c.group[order], c.place[order]))
+    other = effect(
+        Cells(c.y[order], c.exposure[order], c.treated[order], c.group[order], c.place[order])
+    )
     one = effect(c)
     assert one is not None
     assert other is not None
@@ -71,7 +95,9 @@ def test_it_does_not_depend_on_the_order_of_the_units() -> None:
 @pytest.mark.parametrize(("held", "shock"), [(4, 0.0), (4, 0.15), (1, 0.0), (1, 0.15)])
 def test_its_interval_holds_the_truth_as_often_as_it_says(held: int, shock: float) -> None:
     rng = np.random.default_rng(held + int(100 * shock))
-    runs: list[Effect] = [e for _ in range(120) if (e := effect(cells(rng, held=held, shock=shock))) is not None]
+    runs: list[Effect] = [
+        e for _ in range(120) if (e := effect(cells(rng, held=held, shock=shock))) is not None
+    ]
     inside = np.mean([e.lo <= math.expm1(0.1) <= e.hi for e in runs])
     assert 0.88 <= inside <= 1.0, inside
     spread = np.std([e.log for e in runs])
@@ -83,7 +109,9 @@ def test_what_cannot_be_told_is_not_told() -> None:
     c = cells(np.random.default_rng(6))
     nobody = Cells(c.y, c.exposure, np.zeros_like(c.treated), c.group, c.place)
     assert effect(nobody) is None
-    everybody = Cells(c.y, c.exposure, np.broadcast_to(np.arange(8) >= 4, c.y.shape), c.group, c.place)
+    everybody = Cells(
+        c.y, c.exposure, np.broadcast_to(np.arange(8) >= 4, c.y.shape), c.group, c.place
+    )
     assert effect(everybody) is None
     unsold = Cells(np.where(np.arange(8) >= 4, 0.0, c.y), c.exposure, c.treated, c.group, c.place)
     assert effect(unsold) is None
@@ -109,16 +137,27 @@ def test_the_two_sums_of_a_cusum_are_those_of_the_book() -> None:
     assert down.tolist() == [0.0, 0.0, 2.5, pytest.approx(1.4)]
 
 
-def sold(factor: float, season: float = 0.0, weeks: int = 8, seed: int = 1) -> tuple[pa.Table, Panel]:
+def sold(
+    factor: float, season: float = 0.0, weeks: int = 8, seed: int = 1
+) -> tuple[pa.Table, Panel]:
     """A table of 60 repriced and 30 control units that expects 50 a week of each, and weeks in which the repriced sell `factor` times that."""
-    rows = [bundle(f"L{n:02d}", control_flag=n % 3 == 0, expected_volume=40.0, expected_volume_delta=10.0) for n in range(90)]
+    rows = [
+        bundle(
+            f"L{n:02d}", control_flag=n % 3 == 0, expected_volume=40.0, expected_volume_delta=10.0
+        )
+        for n in range(90)
+    ]
     made = table(*rows)
     rng = np.random.default_rng(seed)
     control = np.array([r["control_flag"] for r in made.to_pylist()])
-    mu = 50 * np.exp(rng.normal(0, season, weeks))[None, :] * np.where(control, 1.0, factor)[:, None]
+    mu = (
+        50 * np.exp(rng.normal(0, season, weeks))[None, :] * np.where(control, 1.0, factor)[:, None]
+    )
     quantity = rng.poisson(mu).astype(float)
     days = np.datetime64("2026-07-05") + 7 * np.arange(weeks)
-    return made, Panel(days, quantity, np.full(quantity.shape, 2.0), np.full(quantity.shape, 100.0), 0, 0)
+    return made, Panel(
+        days, quantity, np.full(quantity.shape, 2.0), np.full(quantity.shape, 100.0), 0, 0
+    )
 
 
 def test_customers_who_answer_as_expected_raise_no_alarm_whatever_the_season() -> None:
@@ -136,28 +175,51 @@ def test_customers_who_do_not_raise_one_in_either_direction(factor: float) -> No
 
 def test_without_control_units_or_expectations_there_is_no_chart() -> None:
     made, panel = sold(1.0)
-    assert charts(made.set_column(made.schema.get_field_index("control_flag"), "control_flag", pa.array([False] * 90)), panel) == ()
     assert (
-        charts(made.set_column(made.schema.get_field_index("expected_volume"), "expected_volume", pa.nulls(90, pa.float64())), panel) == ()
+        charts(
+            made.set_column(
+                made.schema.get_field_index("control_flag"), "control_flag", pa.array([False] * 90)
+            ),
+            panel,
+        )
+        == ()
+    )
+    assert (
+        charts(
+            made.set_column(
+                made.schema.get_field_index("expected_volume"),
+                "expected_volume",
+                pa.nulls(90, pa.float64()),
+            ),
+            panel,
+        )
+        == ()
     )
 
 
 # a table measured
 
 
-def world(seed: int = 7, locations: int = 100, held: int = 25, weeks: int = 8) -> tuple[pa.Table, pa.Table, float]:
+def world(
+    seed: int = 7, locations: int = 100, held: int = 25, weeks: int = 8
+) -> tuple[pa.Table, pa.Table, float]:
     """A table with real elasticities behind it, the sales before and after, and its true lift in margin."""
     size = Size(locations=locations, cells=0, weeks=26, sales_format="csv")
     parts: list[dict[str, Any]] = []
     blocks = [bundle_block(seed, size, number) for number in range(locations // 20)]
-    truth, sales = pa.concat_tables([b.truth for b in blocks]), pa.concat_tables([b.sales for b in blocks])
+    truth, sales = (
+        pa.concat_tables([b.truth for b in blocks]),
+        pa.concat_tables([b.sales for b in blocks]),
+    )
     control = {f"LOC_{n:05d}" for n in range(0, locations, locations // held)}
     last = sales.filter(pc.equal(sales["week"].cast(pa.date32()), dt.date(2026, 6, 28)))
     price = {}
     for row in truth.to_pylist():
         better = 0.9 if row["best_price"] < row["current_price"] else 1.1
         moves = row["location"] not in control
-        price[row["segment"], row["location"], row["product"]] = round(row["current_price"] * (better if moves else 1.0), 4)
+        price[row["segment"], row["location"], row["product"]] = round(
+            row["current_price"] * (better if moves else 1.0), 4
+        )
         parts.append(
             bundle(
                 row["location"], row["product"], segment=row["segment"], unit_key=f"{row['segment']}/{row['location']}/{row['product']}",
@@ -166,16 +228,34 @@ def world(seed: int = 7, locations: int = 100, held: int = 25, weeks: int = 8) -
             )
         )  # fmt: skip
     after = bundles_after(truth, last, price, control, COST, weeks=weeks, seed=seed)
-    both = pa.concat_tables([sales.select(after.sales.column_names), after.sales.cast(sales.select(after.sales.column_names).schema)])
+    both = pa.concat_tables(
+        [
+            sales.select(after.sales.column_names),
+            after.sales.cast(sales.select(after.sales.column_names).schema),
+        ]
+    )
     key = pc.binary_join_element_wise(both["segment"], both["location"], both["product"], "/")
     week = both["week"].cast(pa.date32())
-    columns = {"unit_key": key, "week": week, "quantity": both["units"], "price": both["price"], "active_subs": both["active_subs"]}
+    columns = {
+        "unit_key": key,
+        "week": week,
+        "quantity": both["units"],
+        "price": both["price"],
+        "active_subs": both["active_subs"],
+    }
     return table(*parts), pa.table(columns), after.lift
 
 
 def told(made: pa.Table, sales: pa.Table) -> Measured:
     cost = np.array([COST[p] for p in made["product"].to_pylist()])
-    return measure(made, panel_of(made, sales), dt.date(2026, 6, 29), None, cost, np.full(made.num_rows, np.nan))
+    return measure(
+        made,
+        panel_of(made, sales),
+        dt.date(2026, 6, 29),
+        None,
+        cost,
+        np.full(made.num_rows, np.nan),
+    )
 
 
 def kpi(measured: Measured, name: str) -> Effect:
@@ -214,14 +294,23 @@ def test_a_spike_in_the_feed_moves_nothing() -> None:
     clean = kpi(told(made, sales), "margin")
     spoilt = sales["quantity"].to_numpy().astype(float)
     spoilt[np.flatnonzero(sales["week"].to_numpy() == np.datetime64("2026-07-12"))[::500]] += 1000.0
-    found = told(made, sales.set_column(sales.schema.get_field_index("quantity"), "quantity", pa.array(spoilt)))
+    found = told(
+        made,
+        sales.set_column(sales.schema.get_field_index("quantity"), "quantity", pa.array(spoilt)),
+    )
     assert found.set_aside == 11
     assert kpi(found, "margin").change == pytest.approx(clean.change, abs=0.01)
 
 
 def test_one_large_week_alone_is_no_spike() -> None:
     sales = pa.table(
-        {"unit_key": ["C1/07/WEEKDAY"], "week": [dt.date(2026, 7, 12)], "quantity": [9000.0], "price": [0.5], "active_subs": [50.0]}
+        {
+            "unit_key": ["C1/07/WEEKDAY"],
+            "week": [dt.date(2026, 7, 12)],
+            "quantity": [9000.0],
+            "price": [0.5],
+            "active_subs": [50.0],
+        }
     )
     panel = panel_of(table(voice("C1")), sales)
     assert (panel.quantity.tolist(), panel.set_aside) == ([[9000.0]], 0)
@@ -233,7 +322,9 @@ def test_weeks_at_other_prices_are_left_out() -> None:
     found = told(made, sales.filter(pc.invert(trial)))
     wild = sales.set_column(3, "price", pc.if_else(trial, 99.0, sales["price"]))
     wild = wild.set_column(2, "quantity", pc.if_else(trial, 90, wild["quantity"]))
-    assert kpi(told(made, wild), "revenue").log == pytest.approx(kpi(found, "revenue").log, abs=1e-9)
+    assert kpi(told(made, wild), "revenue").log == pytest.approx(
+        kpi(found, "revenue").log, abs=1e-9
+    )
 
 
 def test_a_week_counts_when_all_of_it_lies_after() -> None:
@@ -259,14 +350,32 @@ def test_voice_is_measured_in_minutes_and_by_the_load_of_its_hours() -> None:
     sales = []
     for number, week in enumerate(weeks):
         after = week > dt.date(2026, 6, 30)
-        mu = np.where(np.array(hours) < 2, 100.0, 900.0) * np.exp(0.2 * (repriced & after)) * (1 + 0.1 * number)
+        mu = (
+            np.where(np.array(hours) < 2, 100.0, 900.0)
+            * np.exp(0.2 * (repriced & after))
+            * (1 + 0.1 * number)
+        )
         share = np.where(repriced & after, 0.4, 0.5)
         sales.append(pa.table({"unit_key": keys, "week": [week] * len(keys), "quantity": rng.poisson(mu).astype(float), "price": share, "active_subs": np.full(len(keys), 50.0)}))  # fmt: skip
     capacity = np.full(len(keys), 1000.0)
     panel = panel_of(made, pa.concat_tables(sales))
-    found = measure(made, panel, dt.date(2026, 6, 29), None, np.full(len(keys), 0.004), capacity, ["A"] * len(keys))
+    found = measure(
+        made,
+        panel,
+        dt.date(2026, 6, 29),
+        None,
+        np.full(len(keys), 0.004),
+        capacity,
+        ["A"] * len(keys),
+    )
     names = [k.name for k in found.kpis]
-    assert names == ["revenue", "margin", "minutes", "minutes, hours below 20% load", "minutes, hours from 50% load"]
+    assert names == [
+        "revenue",
+        "margin",
+        "minutes",
+        "minutes, hours below 20% load",
+        "minutes, hours from 50% load",
+    ]
     for name in names[2:]:
         assert kpi(found, name).change == pytest.approx(math.exp(0.2) - 1, abs=0.02)
     assert kpi(found, "revenue").change == pytest.approx(math.exp(0.2) * 0.8 - 1, abs=0.02)
@@ -278,12 +387,23 @@ def test_what_is_measured_can_be_told_as_json() -> None:
     made, sales, _ = world(locations=40, held=10)
     facts = json.loads(json.dumps(plain(told(made, sales)), allow_nan=False))
     assert facts["kpis"][0]["effect"]["lo"] < facts["kpis"][0]["effect"]["hi"]
-    assert facts["alarms"] == [c["name"] for c in facts["charts"] if max(*c["up"], *c["down"]) > ALARM]
+    assert facts["alarms"] == [
+        c["name"] for c in facts["charts"] if max(*c["up"], *c["down"]) > ALARM
+    ]
 
 
 def test_the_rule_and_the_table_sell_no_more_than_a_cell_carries() -> None:
-    asked = {"current_price": 0.05, "champion_price": 0.02, "elasticity": -1.5, "expected_volume": 80.0, "expected_blocked_minutes": 20.0}
-    made = table(voice("C1", price=0.06, location="P1", **asked), voice("C2", location="P2", control_flag=True, **asked))
+    asked = {
+        "current_price": 0.05,
+        "champion_price": 0.02,
+        "elasticity": -1.5,
+        "expected_volume": 80.0,
+        "expected_blocked_minutes": 20.0,
+    }
+    made = table(
+        voice("C1", price=0.06, location="P1", **asked),
+        voice("C2", location="P2", control_flag=True, **asked),
+    )
     weeks = [dt.date(2026, 6, 21), dt.date(2026, 7, 12)]
     sales = pa.table(
         {
@@ -291,6 +411,10 @@ def test_the_rule_and_the_table_sell_no_more_than_a_cell_carries() -> None:
             "price": [0.05, 0.06, 0.05, 0.05], "active_subs": [50.0] * 4,
         }
     )  # fmt: skip
-    found = measure(made, panel_of(made, sales), dt.date(2026, 6, 29), None, np.full(2, 0.01), np.full(2, 80.0)).champion["voice"]
+    found = measure(
+        made, panel_of(made, sales), dt.date(2026, 6, 29), None, np.full(2, 0.01), np.full(2, 80.0)
+    ).champion["voice"]
     after = min(100 * math.exp(-1.5 * 0.2), 80.0)
-    assert found == pytest.approx({"table": after * 0.05, "rule": 80 * 0.01, "no change": 80 * 0.04})
+    assert found == pytest.approx(
+        {"table": after * 0.05, "rule": 80 * 0.01, "no change": 80 * 0.04}
+    )

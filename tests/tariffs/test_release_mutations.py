@@ -35,15 +35,30 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 
 def subject_of(folder: Path, places: Any) -> Subject:
     table = read((folder / "home" / folder_of("tariffs", 1) / "price_table.parquet").read_bytes())
-    [entry] = {(version, run) for version, run in zip(*table.select(["table_version", "run_id"]).to_pydict().values(), strict=True)}
+    [entry] = {
+        (version, run)
+        for version, run in zip(
+            *table.select(["table_version", "run_id"]).to_pydict().values(), strict=True
+        )
+    }
     return Subject(
-        table, None, pacsv.read_csv(places["product_catalog"]), NOW, release=dict(zip(("table_version", "run_id"), entry, strict=True))
+        table,
+        None,
+        pacsv.read_csv(places["product_catalog"]),
+        NOW,
+        release=dict(zip(("table_version", "run_id"), entry, strict=True)),
     )
 
 
 def failing(subject: Subject, table: pa.Table, active: pa.Table | None = None) -> set[str]:
     changed = Subject(
-        table, active, subject.catalogue, subject.now, locations=subject.locations, sold=subject.sold, release=subject.release
+        table,
+        active,
+        subject.catalogue,
+        subject.now,
+        locations=subject.locations,
+        sold=subject.sold,
+        release=subject.release,
     )
     return {finding.code for finding in inspect(changed) if not finding.passed}
 
@@ -53,7 +68,9 @@ def with_column(table: pa.Table, name: str, change: Change, rows: np.ndarray) ->
     values = table[name].to_pylist()
     for row in rows:
         values[row] = change(values[row])
-    return table.set_column(table.column_names.index(name), name, pa.array(values, table.schema.field(name).type))
+    return table.set_column(
+        table.column_names.index(name), name, pa.array(values, table.schema.field(name).type)
+    )
 
 
 def rows_of(table: pa.Table, which: str) -> np.ndarray:
@@ -146,7 +163,11 @@ def test_the_good_table_passes_and_every_broken_column_is_stopped(good: Subject)
     assert failing(good, good.table, good.table) == set()
     let_through = []
     for number, (column, rows, change, code) in enumerate(BROKEN):
-        if code not in (found := failing(good, with_column(good.table, column, change, rows_of(good.table, rows)))):
+        if code not in (
+            found := failing(
+                good, with_column(good.table, column, change, rows_of(good.table, rows))
+            )
+        ):
             let_through.append((number, column, rows, code, sorted(found)))
     assert let_through == []
 
@@ -155,7 +176,9 @@ def test_units_that_are_missing_at_the_first_activation_are_found(good: Subject)
     table, kind = good.table, good.table["kind"]
     half = table.num_rows // 2
     voice = table.filter(pa.array([k == "voice" for k in kind.to_pylist()]))
-    random = table.take(pa.array(np.sort(np.random.default_rng(1).choice(table.num_rows, half, replace=False))))
+    random = table.take(
+        pa.array(np.sort(np.random.default_rng(1).choice(table.num_rows, half, replace=False)))
+    )
     for part in (table.slice(0, half), table.slice(half), voice, random, table.slice(0, 0)):
         assert "UNITS" in failing(good, part)
     without = table.filter(pa.array([p != "LOC_00003" for p in table["location"].to_pylist()]))
@@ -168,7 +191,9 @@ def test_todays_price_is_the_one_that_was_posted_or_charged(good: Subject) -> No
     table = good.table
     forged = with_column(table, "current_price", lambda p: 1.4 * p, rows_of(table, "bundles"))
     assert "TODAY" in failing(good, forged, table)
-    assert "TODAY" not in failing(good, with_column(table, "current_price", lambda p: p, rows_of(table, "all")), table)
+    assert "TODAY" not in failing(
+        good, with_column(table, "current_price", lambda p: p, rows_of(table, "all")), table
+    )
 
 
 def test_units_of_two_zones_begin_each_at_its_own_midnight(good: Subject) -> None:
@@ -180,14 +205,20 @@ def test_units_of_two_zones_begin_each_at_its_own_midnight(good: Subject) -> Non
         abroad = with_column(abroad, name, lambda t: t - dt.timedelta(hours=2), there)
     assert failing(good, abroad) == set()
     far = with_column(
-        with_column(table, "valid_from", lambda t: t + dt.timedelta(days=30), there), "time_zone", lambda _: "Africa/Lagos", there
+        with_column(table, "valid_from", lambda t: t + dt.timedelta(days=30), there),
+        "time_zone",
+        lambda _: "Africa/Lagos",
+        there,
     )
     assert "VALIDITY" in failing(good, far)
 
 
 def test_a_table_that_lacks_a_column_of_the_contract_is_stopped(good: Subject) -> None:
     for name in good.table.column_names:
-        lacking = {finding.code: finding for finding in inspect(replace(good, table=good.table.drop_columns([name])))}["VALUES"]
+        lacking = {
+            finding.code: finding
+            for finding in inspect(replace(good, table=good.table.drop_columns([name])))
+        }["VALUES"]
         assert not lacking.passed, name
         assert lacking.words == f"the table lacks 1 column: {name}"
     bare = good.table.select(["unit_key", "kind", "price"])

@@ -23,7 +23,10 @@ def test_it_asks_the_champion_price_of_every_unit() -> None:
 
 def test_the_discount_class_is_that_of_its_price() -> None:
     rows = rows_of(table())
-    assert (rows["C1/07/WEEKDAY"]["discount_class"], rows["YOUTH/HO/DAY"]["discount_class"]) == (40, None)
+    assert (rows["C1/07/WEEKDAY"]["discount_class"], rows["YOUTH/HO/DAY"]["discount_class"]) == (
+        40,
+        None,
+    )
 
 
 def test_where_the_rule_would_give_minutes_away_it_asks_the_deepest_class_there_is() -> None:
@@ -50,9 +53,13 @@ def test_it_has_the_columns_types_and_units_of_the_release() -> None:
 
 
 def test_it_says_that_it_is_the_rule_and_explains_nothing_of_the_model() -> None:
-    row = rows_of(changed(table(), "YOUTH/ACCRA/DAY", p_gain=0.9, constraint_bound="STEP_UP"))["YOUTH/ACCRA/DAY"]
+    row = rows_of(changed(table(), "YOUTH/ACCRA/DAY", p_gain=0.9, constraint_bound="STEP_UP"))[
+        "YOUTH/ACCRA/DAY"
+    ]
     assert (row["reason_code"], row["model_version"], row["status"]) == (REASON, "rule", "approved")
-    assert [row[name] for name in ("p_gain", "elasticity", "constraint_bound", "expected_margin_delta")] == [None] * 4
+    assert [
+        row[name] for name in ("p_gain", "elasticity", "constraint_bound", "expected_margin_delta")
+    ] == [None] * 4
 
 
 # the way there
@@ -63,8 +70,16 @@ WIDE = Limits(share_changed=1.0)
 
 def jumps(made: pa.Table) -> dict[tuple[str, int], float]:
     """The jump of the discount from each hour to the next, in points."""
-    at = {(r["cell"], r["hour"]): 100 - 1000 * r["price"] for r in made.to_pylist() if r["kind"] == "voice"}
-    return {(cell, hour): abs(d - at[cell, (hour + 1) % 24]) for (cell, hour), d in at.items() if (cell, (hour + 1) % 24) in at}
+    at = {
+        (r["cell"], r["hour"]): 100 - 1000 * r["price"]
+        for r in made.to_pylist()
+        if r["kind"] == "voice"
+    }
+    return {
+        (cell, hour): abs(d - at[cell, (hour + 1) % 24])
+        for (cell, hour), d in at.items()
+        if (cell, (hour + 1) % 24) in at
+    }
 
 
 DISCOUNTS = st.lists(st.integers(0, 19), min_size=24, max_size=24)
@@ -84,16 +99,24 @@ def test_no_step_to_the_rule_is_beyond_a_step_or_makes_a_cliff(
         voice("C1", h, price=round(0.1 - 0.005 * today[h], 6), discount_class=5 * today[h], champion_price=round(0.1 - 0.005 * rule[h], 6), control_flag=h in held)
         for h in range(24)
     ]  # fmt: skip
-    sold = [bundle(f"L{n}", price=prices[n] / 10, champion_price=prices[n + 4] / 10) for n in range(4)]
+    sold = [
+        bundle(f"L{n}", price=prices[n] / 10, champion_price=prices[n + 4] / 10) for n in range(4)
+    ]
     made = table(*day, *sold)
     for _ in range(30):
         new, last = step_to_rule(made, WIDE, 1)
-        before, after = (dict(zip(t["unit_key"].to_pylist(), t["price"].to_pylist(), strict=True)) for t in (made, new))
+        before, after = (
+            dict(zip(t["unit_key"].to_pylist(), t["price"].to_pylist(), strict=True))
+            for t in (made, new)
+        )
         for row in new.to_pylist():
             a, b = before[row["unit_key"]], after[row["unit_key"]]
             assert abs(b - a) <= (0.02 if row["kind"] == "voice" else 0.15 * a) + 1e-9
             assert not row["control_flag"] or a == b
-            assert row["kind"] != "voice" or abs(row["price"] - (0.1 - 0.001 * row["discount_class"])) < 1e-9
+            assert (
+                row["kind"] != "voice"
+                or abs(row["price"] - (0.1 - 0.001 * row["discount_class"])) < 1e-9
+            )
         was, then = jumps(made), jumps(new)
         assert all(then[hour] <= max(20.0, was[hour]) + 1e-6 for hour in was)
         made = new
@@ -104,7 +127,13 @@ def test_no_step_to_the_rule_is_beyond_a_step_or_makes_a_cliff(
 
 
 def test_no_more_prices_change_at_once_than_may_and_locations_take_turns() -> None:
-    made = table(*[bundle(f"L{n:02d}", name, champion_price=2.2) for n in range(10) for name in ("DAY", "WEEK")])
+    made = table(
+        *[
+            bundle(f"L{n:02d}", name, champion_price=2.2)
+            for n in range(10)
+            for name in ("DAY", "WEEK")
+        ]
+    )
     first, last = step_to_rule(made, Limits(share_changed=0.5), 1)
     moved = {r["location"] for r in first.to_pylist() if r["price"] != 2.0}
     assert (len(moved), last) == (5, False)
@@ -116,6 +145,9 @@ def test_frozen_are_the_prices_that_are_asked_and_nothing_explains_them() -> Non
     asked = changed(table(), "C1/07/WEEKDAY", price=0.04, discount_class=60)
     made = frozen_table(asked)
     assert made.schema == asked.schema
-    assert all(made[name].equals(asked[name]) for name in ("price", "discount_class", "unit_key", "current_price"))
+    assert all(
+        made[name].equals(asked[name])
+        for name in ("price", "discount_class", "unit_key", "current_price")
+    )
     assert set(made["reason_code"].to_pylist()) == {"HOLD_UNCHANGED"}
     assert made["p_gain"].null_count == made.num_rows

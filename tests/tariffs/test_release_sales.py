@@ -47,18 +47,34 @@ def test_sales_are_tidied_and_what_is_none_is_left_out(tmp_path: Path) -> None:
         row(location="HO", price="GHS 2"),
         row(location="WA", week="someday"),
     )
-    assert [(r["unit_key"], r["quantity"]) for r in sales.after(dt.date(2026, 7, 5)).to_pylist()] == [("YOUTH/ACCRA/DAY", 7.0)]
+    assert [
+        (r["unit_key"], r["quantity"]) for r in sales.after(dt.date(2026, 7, 5)).to_pylist()
+    ] == [("YOUTH/ACCRA/DAY", 7.0)]
     assert sales.after(dt.date(2026, 7, 4)).num_rows == 2
 
 
 def test_of_two_rows_for_a_week_the_one_loaded_later_counts(tmp_path: Path) -> None:
-    sales = written(tmp_path, row(units="9", loaded_at="2026-07-20 06:00:00"), row(units="7"), row(units="8", loaded_at=None))
+    sales = written(
+        tmp_path,
+        row(units="9", loaded_at="2026-07-20 06:00:00"),
+        row(units="7"),
+        row(units="8", loaded_at=None),
+    )
     assert sales.after(dt.date(2026, 7, 1))["quantity"].to_pylist() == [9.0]
 
 
 def test_support_is_the_lowest_and_the_highest_price_that_was_paid(tmp_path: Path) -> None:
-    sales = written(tmp_path, row(), row(price="1.5", week="2026-01-04"), row(price="-3"), row(location="HO", price="4"))
-    assert sorted(tuple(r.values()) for r in sales.support().to_pylist()) == [("YOUTH/ACCRA/DAY", 1.5, 2.0), ("YOUTH/HO/DAY", 4.0, 4.0)]
+    sales = written(
+        tmp_path,
+        row(),
+        row(price="1.5", week="2026-01-04"),
+        row(price="-3"),
+        row(location="HO", price="4"),
+    )
+    assert sorted(tuple(r.values()) for r in sales.support().to_pylist()) == [
+        ("YOUTH/ACCRA/DAY", 1.5, 2.0),
+        ("YOUTH/HO/DAY", 4.0, 4.0),
+    ]
 
 
 def test_voice_is_read_as_a_share_of_its_tariff_from_a_folder_of_csv(tmp_path: Path) -> None:
@@ -67,7 +83,10 @@ def test_voice_is_read_as_a_share_of_its_tariff_from_a_folder_of_csv(tmp_path: P
         header = "cell,hour,day_type,week,discount,posted_discount,minutes,active_subs,loaded_at"
         (tmp_path / f"part-{n}.csv").write_text(f"{header}\n{line}\n")
     found = Sales({VOICE: str(tmp_path)}).after(dt.date(2026, 7, 1)).to_pylist()
-    assert [(r["unit_key"], r["price"]) for r in found] == [("C1/07/WEEKDAY", 0.5), ("C1/07/WEEKDAY", 0.75)]
+    assert [(r["unit_key"], r["price"]) for r in found] == [
+        ("C1/07/WEEKDAY", 0.5),
+        ("C1/07/WEEKDAY", 0.75),
+    ]
 
 
 @pytest.mark.parametrize("place", ["nowhere.parquet", "wrong.parquet", "empty"])
@@ -82,7 +101,10 @@ def test_sales_that_cannot_be_read_are_told(tmp_path: Path, place: str) -> None:
 
 
 def many(**changes: Any) -> pa.Table:
-    return table(*[bundle(f"L{n:02d}", control_flag=n % 3 == 0, expected_volume=50.0) for n in range(60)], **changes)
+    return table(
+        *[bundle(f"L{n:02d}", control_flag=n % 3 == 0, expected_volume=50.0) for n in range(60)],
+        **changes,
+    )
 
 
 def sold(tmp_path: Path, factor: float, weeks: int = 6) -> Sales:
@@ -91,7 +113,11 @@ def sold(tmp_path: Path, factor: float, weeks: int = 6) -> Sales:
     return written(
         tmp_path,
         *[
-            row(location=f"L{n:02d}", week=str(WEEK + dt.timedelta(weeks=w)), units=str(rng.poisson(50 * (factor if n % 3 else 1.0))))
+            row(
+                location=f"L{n:02d}",
+                week=str(WEEK + dt.timedelta(weeks=w)),
+                units=str(rng.poisson(50 * (factor if n % 3 else 1.0))),
+            )
             for n in range(60)
             for w in range(weeks)
         ],
@@ -102,12 +128,16 @@ def sources(place: Place, sales: Sales) -> Sources:
     return Sources(place.catalogue, lambda _: sales)
 
 
-def test_a_release_is_held_back_while_customers_do_not_answer_as_the_active_table_expects(tmp_path: Path) -> None:
+def test_a_release_is_held_back_while_customers_do_not_answer_as_the_active_table_expects(
+    tmp_path: Path,
+) -> None:
     place = on_disk(tmp_path / "home")
     place.use(many())
     version = place.publish(many())
     with pytest.raises(PublishRefused, match="DRIFT"):
-        verbs.approve(version, place.said(), place.store, place.once, sources(place, sold(tmp_path, 0.8)), NOW)
+        verbs.approve(
+            version, place.said(), place.store, place.once, sources(place, sold(tmp_path, 0.8)), NOW
+        )
     fine = verbs.check(version, place.book, place.store, sources(place, sold(tmp_path, 1.0)), NOW)
     (drift,) = [f for f in fine.findings if f.code == "DRIFT"]
     assert (drift.passed, drift.words[:8]) == (True, "6 weeks ")
@@ -117,9 +147,13 @@ def test_weeks_that_began_before_the_table_counted_say_nothing_of_it(tmp_path: P
     place = on_disk(tmp_path / "home")
     place.use(many())  # valid from Tuesday, 30 June
     version = place.publish(many())
-    early = written(tmp_path, *[row(location=f"L{n:02d}", week="2026-07-05", units="900") for n in range(60)])
+    early = written(
+        tmp_path, *[row(location=f"L{n:02d}", week="2026-07-05", units="900") for n in range(60)]
+    )
     found = verbs.check(version, place.book, place.store, sources(place, early), NOW)
-    assert next(f for f in found.findings if f.code == "DRIFT").words.startswith("nothing was sold yet")
+    assert next(f for f in found.findings if f.code == "DRIFT").words.startswith(
+        "nothing was sold yet"
+    )
 
 
 def test_what_was_paid_is_taken_from_the_table_itself_where_it_says_so(tmp_path: Path) -> None:
@@ -127,7 +161,9 @@ def test_what_was_paid_is_taken_from_the_table_itself_where_it_says_so(tmp_path:
     sales = written(tmp_path, *[row(location=f"L{n:02d}", price="1.0") for n in range(60)])
     rows = many(price=2.2)
     assert not passes(place, rows, sales, "SUPPORT")
-    said = rows.append_column("support_lo", pa.array([2.0] * 60)).append_column("support_hi", pa.array([2.1] * 60))
+    said = rows.append_column("support_lo", pa.array([2.0] * 60)).append_column(
+        "support_hi", pa.array([2.1] * 60)
+    )
     assert passes(place, said, sales, "SUPPORT")
 
 
@@ -136,7 +172,9 @@ def passes(place: Place, rows: pa.Table, sales: Sales, code: str) -> bool:
     return next(f.passed for f in found.findings if f.code == code)
 
 
-def test_after_a_kill_to_the_rule_the_volume_is_still_held_against_what_was_expected(tmp_path: Path) -> None:
+def test_after_a_kill_to_the_rule_the_volume_is_still_held_against_what_was_expected(
+    tmp_path: Path,
+) -> None:
     place = on_disk(tmp_path / "home")
     place.use(many())
     place.kill(RULE)

@@ -16,13 +16,19 @@ def test_every_state_answers_every_event() -> None:
 @pytest.mark.parametrize(("state", "event"), sorted(TABLE))
 def test_an_answer_is_a_state_or_a_sentence(state: State, event: Event) -> None:
     answer = after(state, event)
-    assert isinstance(answer, State) or (len(answer.split()) > 2 and answer[0].islower() and not answer.endswith("."))
+    assert isinstance(answer, State) or (
+        len(answer.split()) > 2 and answer[0].islower() and not answer.endswith(".")
+    )
 
 
 def test_nothing_gets_to_charging_without_an_approval() -> None:
     reached = {State.DRAFT}
     while True:
-        more = {n for s, e in product(reached, Event) if e is not Event.APPROVE and isinstance(n := after(s, e), State)}
+        more = {
+            n
+            for s, e in product(reached, Event)
+            if e is not Event.APPROVE and isinstance(n := after(s, e), State)
+        }
         if more <= reached:
             break
         reached |= more
@@ -37,4 +43,6 @@ def test_what_charging_uses_leaves_only_for_another_or_by_the_kill_switch() -> N
 
 @pytest.mark.parametrize("state", State)
 def test_every_state_can_be_left_or_approved_anew(state: State) -> None:
-    assert any(isinstance(answer := after(state, event), State) and answer is not state for event in Event)
+    assert any(
+        isinstance(answer := after(state, event), State) and answer is not state for event in Event
+    )

@@ -18,9 +18,18 @@ from tariffs.release import tmf620
 from tariffs.release.states import State
 from tariffs.release.tmf620 import Standing, as_array, as_lines, life_cycle, price, prices
 
-SCHEMA: dict[str, Any] = json.loads(Path(tmf620.__file__).with_name("tmf620.schema.json").read_text("utf-8"))
+SCHEMA: dict[str, Any] = json.loads(
+    Path(tmf620.__file__).with_name("tmf620.schema.json").read_text("utf-8")
+)
 LAUNCHED = Standing("Launched", "2026-06-29T12:00:00Z")
-TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "integer": int, "number": (int, float)}
+TYPES = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "boolean": bool,
+    "integer": int,
+    "number": (int, float),
+}
 SAID = {"$schema", "title", "description", "$defs"}
 
 
@@ -33,22 +42,41 @@ def broken(value: Any, schema: dict[str, Any], at: str = "$") -> list[str]:
         match word:
             case "type":
                 kinds = wanted if isinstance(wanted, list) else [wanted]
-                if not any(isinstance(value, TYPES[kind]) and isinstance(value, bool) == (kind == "boolean") for kind in kinds):
+                if not any(
+                    isinstance(value, TYPES[kind])
+                    and isinstance(value, bool) == (kind == "boolean")
+                    for kind in kinds
+                ):
                     return [f"{at}: {value!r} is no {wanted}"]
             case "required":
                 wrong += [f"{at}: {name} is missing" for name in wanted if name not in value]
             case "additionalProperties":
-                wrong += [f"{at}: {name} is not known" for name in value if name not in schema["properties"]]
+                wrong += [
+                    f"{at}: {name} is not known"
+                    for name in value
+                    if name not in schema["properties"]
+                ]
             case "properties":
-                wrong += [e for name, inner in wanted.items() if name in value for e in broken(value[name], inner, f"{at}.{name}")]
+                wrong += [
+                    e
+                    for name, inner in wanted.items()
+                    if name in value
+                    for e in broken(value[name], inner, f"{at}.{name}")
+                ]
             case "items":
-                wrong += [e for number, each in enumerate(value) for e in broken(each, wanted, f"{at}[{number}]")]
+                wrong += [
+                    e
+                    for number, each in enumerate(value)
+                    for e in broken(each, wanted, f"{at}[{number}]")
+                ]
             case "enum":
                 wrong += [] if value in wanted else [f"{at}: {value!r} is none of {wanted}"]
             case "const":
                 wrong += [] if value == wanted else [f"{at}: {value!r} is not {wanted}"]
             case "pattern":
-                wrong += [] if re.search(wanted, value) else [f"{at}: {value!r} does not match {wanted}"]
+                wrong += (
+                    [] if re.search(wanted, value) else [f"{at}: {value!r} does not match {wanted}"]
+                )
             case "minItems" | "minLength":
                 wrong += [] if len(value) >= wanted else [f"{at}: too short"]
             case "minimum":
@@ -63,9 +91,15 @@ def test_every_row_keeps_the_schema() -> None:
     for standing in (
         LAUNCHED,
         Standing("In test"),
-        Standing("Launched", "2026-06-29T12:00:00Z", "2026-07-01T09:30:00Z", "https://x.example/v4/"),
+        Standing(
+            "Launched", "2026-06-29T12:00:00Z", "2026-07-01T09:30:00Z", "https://x.example/v4/"
+        ),
     ):
-        assert [e for each in prices(made, standing) for e in broken(json.loads(json.dumps(each)), SCHEMA)] == []
+        assert [
+            e
+            for each in prices(made, standing)
+            for e in broken(json.loads(json.dumps(each)), SCHEMA)
+        ] == []
 
 
 @pytest.mark.parametrize(
@@ -92,7 +126,9 @@ def test_another_validator_says_the_same() -> None:
     jsonschema = pytest.importorskip("jsonschema")
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     validator = jsonschema.Draft202012Validator(SCHEMA)
-    assert [e.message for each in prices(table(), LAUNCHED) for e in validator.iter_errors(each)] == []
+    assert [
+        e.message for each in prices(table(), LAUNCHED) for e in validator.iter_errors(each)
+    ] == []
     assert list(validator.iter_errors({**next(prices(table(), LAUNCHED)), "version": 3}))
 
 
@@ -105,7 +141,10 @@ def test_a_bundle_is_bought_once_by_a_segment_in_a_place() -> None:
         "lastUpdate": "2026-06-29T12:00:00Z",
         "lifecycleStatus": "Launched",
         "isBundle": False,
-        "validFor": {"startDateTime": "2026-06-30T00:00:00Z", "endDateTime": "2026-07-07T00:00:00Z"},
+        "validFor": {
+            "startDateTime": "2026-06-30T00:00:00Z",
+            "endDateTime": "2026-07-07T00:00:00Z",
+        },
         "priceType": "oneTime",
         "price": {"unit": "GHS", "value": 2.3},
         "prodSpecCharValueUse": [],
@@ -116,13 +155,26 @@ def test_a_bundle_is_bought_once_by_a_segment_in_a_place() -> None:
 
 def test_voice_is_used_by_the_minute_and_says_where_and_when() -> None:
     (row,) = prices(table(voice("C1", 8, constraint_bound="STEP_UP")), LAUNCHED)
-    assert characteristics(row) == {"location": "TEMA", "cell": "C1", "hour": 8, "dayType": "WEEKDAY", "discountClass": 50}
-    assert (row["name"], row["priceType"], row["unitOfMeasure"]) == ("VOICE@C1 08:00 WEEKDAY", "usage", {"amount": 1, "units": "min"})
+    assert characteristics(row) == {
+        "location": "TEMA",
+        "cell": "C1",
+        "hour": 8,
+        "dayType": "WEEKDAY",
+        "discountClass": 50,
+    }
+    assert (row["name"], row["priceType"], row["unitOfMeasure"]) == (
+        "VOICE@C1 08:00 WEEKDAY",
+        "usage",
+        {"amount": 1, "units": "min"},
+    )
     assert [c["id"] for c in row["constraint"]] == ["STEP_UP"]
 
 
 def characteristics(row: dict[str, Any]) -> dict[str, Any]:
-    return {use["name"]: use["productSpecCharacteristicValue"][0]["value"] for use in row["prodSpecCharValueUse"]}
+    return {
+        use["name"]: use["productSpecCharacteristicValue"][0]["value"]
+        for use in row["prodSpecCharValueUse"]
+    }
 
 
 def test_every_price_has_an_id_of_its_own() -> None:
@@ -131,8 +183,14 @@ def test_every_price_has_an_id_of_its_own() -> None:
 
 
 def test_an_address_names_the_price_in_one_part() -> None:
-    (row,) = prices(table(bundle("ACCRA")), Standing("Launched", base="https://x.example/tmf-api/productCatalogManagement/v4/"))
-    assert row["href"] == "https://x.example/tmf-api/productCatalogManagement/v4/productOfferingPrice/YOUTH%2FACCRA%2FDAY"
+    (row,) = prices(
+        table(bundle("ACCRA")),
+        Standing("Launched", base="https://x.example/tmf-api/productCatalogManagement/v4/"),
+    )
+    assert (
+        row["href"]
+        == "https://x.example/tmf-api/productCatalogManagement/v4/productOfferingPrice/YOUTH%2FACCRA%2FDAY"
+    )
 
 
 @given(st.integers(1, 10**9), st.sampled_from([0.005, 0.05, 0.1, 0.25, 0.5, 1.0]))
@@ -158,7 +216,9 @@ def test_a_table_that_the_kill_switch_brought_is_valid_from_then_on() -> None:
         (State.WITHDRAWN, False, "Rejected"),
     ],
 )
-def test_the_approval_state_is_said_in_the_words_of_the_life_cycle(state: State, used: bool, word: str) -> None:
+def test_the_approval_state_is_said_in_the_words_of_the_life_cycle(
+    state: State, used: bool, word: str
+) -> None:
     assert life_cycle(state, used) == word
 
 
@@ -171,7 +231,10 @@ def test_the_array_and_the_lines_say_the_same() -> None:
 
 def test_a_time_with_a_zone_is_told_in_utc() -> None:
     zoned = dt.datetime(2026, 6, 30, 2, tzinfo=dt.timezone(dt.timedelta(hours=2)))
-    assert price({**bundle("ACCRA"), "valid_from": zoned}, LAUNCHED)["validFor"]["startDateTime"] == "2026-06-30T00:00:00Z"
+    assert (
+        price({**bundle("ACCRA"), "valid_from": zoned}, LAUNCHED)["validFor"]["startDateTime"]
+        == "2026-06-30T00:00:00Z"
+    )
 
 
 def test_names_in_any_script_stay_as_they_are() -> None:

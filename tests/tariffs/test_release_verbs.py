@@ -40,7 +40,11 @@ def bucket() -> Iterator[Callable[[], Place]]:
 @pytest.fixture(params=["disk", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """A place of either kind: both must keep the same promises."""
-    return on_disk(tmp_path / "home") if request.param == "disk" else request.getfixturevalue("bucket")()
+    return (
+        on_disk(tmp_path / "home")
+        if request.param == "disk"
+        else request.getfixturevalue("bucket")()
+    )
 
 
 @pytest.fixture
@@ -49,7 +53,9 @@ def disk(tmp_path: Path) -> Place:
 
 
 DEAR = changed(table(), "YOUTH/ACCRA/DAY", price=2.2)
-TOO_DEAR = changed(table(), "YOUTH/ACCRA/DAY", price=3.0)  # beyond the step, and beyond the change that is allowed
+TOO_DEAR = changed(
+    table(), "YOUTH/ACCRA/DAY", price=3.0
+)  # beyond the step, and beyond the change that is allowed
 
 
 def test_a_release_begins_as_a_draft_and_charging_uses_nothing(place: Place) -> None:
@@ -66,7 +72,11 @@ def test_approved_by_one_and_activated_by_another_charging_uses_it(place: Place)
     place.activate(version, by="kofi", reason="week 27")
     assert place.state(version) == "active"
     assert place.pointer["folder"] == folder_of(JOB, version)
-    assert (place.pointer["version"], place.pointer["rule"], place.pointer["by"]) == (version, False, "kofi")
+    assert (place.pointer["version"], place.pointer["rule"], place.pointer["by"]) == (
+        version,
+        False,
+        "kofi",
+    )
 
 
 def test_the_pointer_names_the_files_with_their_sums(place: Place) -> None:
@@ -87,19 +97,32 @@ def test_the_next_one_withdraws_the_one_before_in_the_same_entry(place: Place) -
 def test_the_log_says_who_when_why_and_from_which_account(place: Place) -> None:
     place.approve(place.publish(), by="ama", reason="looked at all of Tamale")
     said = place.book.entries[0].said
-    assert (said.by, said.login, said.at, said.reason) == ("ama", "robot@desk", "2026-06-29T12:00:00Z", "looked at all of Tamale")
+    assert (said.by, said.login, said.at, said.reason) == (
+        "ama",
+        "robot@desk",
+        "2026-06-29T12:00:00Z",
+        "looked at all of Tamale",
+    )
 
 
 def test_what_the_job_published_stays_as_it_was(place: Place) -> None:
     place.publish()
     place.publish(DEAR)
-    before = {key: place.store.get(key).to_pybytes() for v in (1, 2) for key in place.store.list(f"{folder_of(JOB, v)}/")}
+    before = {
+        key: place.store.get(key).to_pybytes()
+        for v in (1, 2)
+        for key in place.store.list(f"{folder_of(JOB, v)}/")
+    }
     now = current(JOB, place.store)
     for version in (1, 2):
         place.approve(version)
         place.activate(version)
     place.kill(RULE)
-    assert {key: place.store.get(key).to_pybytes() for v in (1, 2) for key in place.store.list(f"{folder_of(JOB, v)}/")} == before
+    assert {
+        key: place.store.get(key).to_pybytes()
+        for v in (1, 2)
+        for key in place.store.list(f"{folder_of(JOB, v)}/")
+    } == before
     assert current(JOB, place.store) == now == 2
     rollback(JOB, place.store)  # the job's own pointer is another one
     assert place.book.charging == Table(2, rule=True)
@@ -112,10 +135,16 @@ def test_what_the_job_published_stays_as_it_was(place: Place) -> None:
         ("approve", "approve", "release 1 cannot be approved: it is approved already"),
         ("use", "approve", "release 1 cannot be approved: it is active already"),
         ("use", "withdraw", "release 1 cannot be withdrawn: charging uses it"),
-        ("withdraw", "activate", "release 1 cannot be activated: it is withdrawn: approve it anew first"),
+        (
+            "withdraw",
+            "activate",
+            "release 1 cannot be activated: it is withdrawn: approve it anew first",
+        ),
     ],
 )
-def test_what_cannot_happen_is_refused_with_the_reason(disk: Place, before: str, verb: str, words: str) -> None:
+def test_what_cannot_happen_is_refused_with_the_reason(
+    disk: Place, before: str, verb: str, words: str
+) -> None:
     if before == "use":
         disk.use()
     else:
@@ -132,7 +161,9 @@ def test_what_cannot_happen_is_refused_with_the_reason(disk: Place, before: str,
 @pytest.mark.parametrize("verb", ["approve", "activate", "withdraw"])
 def test_a_release_that_is_not_there_is_told_with_those_that_are(disk: Place, verb: str) -> None:
     disk.publish()
-    with pytest.raises((UsageError, StateError), match=r"no release 7|release 7 cannot be activated"):
+    with pytest.raises(
+        (UsageError, StateError), match=r"no release 7|release 7 cannot be activated"
+    ):
         getattr(disk, verb)(7)
 
 
@@ -141,7 +172,9 @@ def test_a_release_that_is_not_there_is_told_with_those_that_are(disk: Place, ve
 
 def test_who_approved_it_cannot_activate_it(place: Place) -> None:
     place.approve(place.publish(), by="Ama")
-    with pytest.raises(StateError, match=r"was approved by Ama .*, who cannot activate it too") as refused:
+    with pytest.raises(
+        StateError, match=r"was approved by Ama .*, who cannot activate it too"
+    ) as refused:
         place.activate(1, by=" ama")
     assert "--same-person --reason" in (refused.value.hint or "")
     assert place.state(1) == "approved"
@@ -169,10 +202,14 @@ def test_an_approval_of_long_ago_does_not_count_after_a_new_one(disk: Place) -> 
 def test_a_guard_that_fails_holds_the_approval_back(place: Place) -> None:
     place.use()
     place.publish(TOO_DEAR)
-    with pytest.raises(PublishRefused, match="release 2 is not approved: 2 of 25 guards fail") as refused:
+    with pytest.raises(
+        PublishRefused, match="release 2 is not approved: 2 of 25 guards fail"
+    ) as refused:
         place.approve(2)
     assert [p.split(":")[0] for p in refused.value.problems] == ["CHANGE_SIZE", "STEP"]
-    assert "tariffs approve 2 --despite CHANGE_SIZE --despite STEP --reason WHY" in (refused.value.hint or "")
+    assert "tariffs approve 2 --despite CHANGE_SIZE --despite STEP --reason WHY" in (
+        refused.value.hint or ""
+    )
     assert place.state(2) == "draft"
 
 
@@ -186,7 +223,11 @@ def test_it_can_be_set_aside_with_a_reason_and_the_log_says_so(disk: Place) -> N
         disk.approve(2, despite=["STEP"], reason="Accra is new")
     disk.approve(2, despite=those, reason="Accra is new")
     entry = disk.book.entries[-1]
-    assert (entry.despite, entry.said.reason, entry.against) == (("CHANGE_SIZE", "STEP"), "Accra is new", Table(1))
+    assert (entry.despite, entry.said.reason, entry.against) == (
+        ("CHANGE_SIZE", "STEP"),
+        "Accra is new",
+        Table(1),
+    )
     assert [f.code for f in entry.findings if not f.passed] == those
 
 
@@ -209,7 +250,9 @@ def test_but_a_comparison_with_another_table_is_looked_at_anew(disk: Place) -> N
     disk.publish(TOO_DEAR)
     disk.approve(2, despite=["CHANGE_SIZE", "STEP"], reason="Accra is new")
     disk.use(DEAR)  # another one is active in the meantime
-    with pytest.raises(PublishRefused, match="release 2 is not activated: 1 of 25 guards fail") as refused:
+    with pytest.raises(
+        PublishRefused, match="release 2 is not activated: 1 of 25 guards fail"
+    ) as refused:
         disk.activate(2)
     assert refused.value.problems[0].startswith("CHANGE_SIZE")
 
@@ -225,7 +268,10 @@ def test_a_release_that_is_not_the_approved_one_any_more_is_not_activated(disk: 
     disk.approve(disk.publish())
     disk.store.delete(folder_of(JOB, 1))
     assert disk.publish(DEAR) == 1  # the version is made again
-    with pytest.raises(StateError, match="release 1 is not the one that was approved on 2026-06-29T12:00:00Z by ama"):
+    with pytest.raises(
+        StateError,
+        match="release 1 is not the one that was approved on 2026-06-29T12:00:00Z by ama",
+    ):
         disk.activate(1)
 
 
@@ -233,14 +279,17 @@ def test_a_damaged_release_is_not_approved(place: Place) -> None:
     place.publish()
     place.damage(1, "csv")
     with pytest.raises(
-        StateError, match=r"release 1 is not what was published\n  price_table\.csv is not what was published: its SHA-256 differs"
+        StateError,
+        match=r"release 1 is not what was published\n  price_table\.csv is not what was published: its SHA-256 differs",
     ):
         place.approve(1)
 
 
 def test_what_is_no_price_table_is_told(disk: Place) -> None:
     disk.publish(table().drop_columns(["champion_price", "currency"]))
-    with pytest.raises(StateError, match="release 1 is no price table: it lacks currency, champion_price"):
+    with pytest.raises(
+        StateError, match="release 1 is no price table: it lacks currency, champion_price"
+    ):
         disk.approve(1)
 
 
@@ -248,20 +297,34 @@ def test_without_the_catalogue_the_guards_that_need_it_cannot_pass(disk: Place) 
     disk.publish(catalogue=None)
     with pytest.raises(PublishRefused) as refused:
         disk.approve(1)
-    assert [p.split(":")[0] for p in refused.value.problems] == ["BOUNDS", "PRICE_POINTS", "ELASTICITY", "LADDER"]
+    assert [p.split(":")[0] for p in refused.value.problems] == [
+        "BOUNDS",
+        "PRICE_POINTS",
+        "ELASTICITY",
+        "LADDER",
+    ]
 
 
 def test_limits_that_were_set_count_from_then_on_for_everybody(place: Place) -> None:
     place.use()
     place.publish(TOO_DEAR)
-    verbs.set_limits(place.said(reason="Accra opens"), {"bundle_change": 0.6, "bundle_step": 0.6}, place.store, place.once)
+    verbs.set_limits(
+        place.said(reason="Accra opens"),
+        {"bundle_change": 0.6, "bundle_step": 0.6},
+        place.store,
+        place.once,
+    )
     place.approve(2)
     assert place.book.entries[-2].limits == {"bundle_change": 0.6, "bundle_step": 0.6}
 
 
 @pytest.mark.parametrize(
     ("limits", "reason", "words"),
-    [({"steps": 1.0}, "x", "there is no limit steps"), ({"data_age": -1.0}, "x", "0 or more"), ({"data_age": 1.0}, "", "needs a reason")],
+    [
+        ({"steps": 1.0}, "x", "there is no limit steps"),
+        ({"data_age": -1.0}, "x", "0 or more"),
+        ({"data_age": 1.0}, "", "needs a reason"),
+    ],
 )
 def test_a_limit_that_is_none_is_told(disk: Place, limits: Any, reason: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
@@ -284,15 +347,23 @@ def test_or_to_the_prices_of_the_rule(place: Place) -> None:
     place.use(DEAR)
     place.kill(RULE)
     assert place.state(1) == "withdrawn"
-    assert (place.pointer["version"], place.pointer["rule"], place.pointer["folder"]) == (1, True, "releases/tariffs/rule/000001")
+    assert (place.pointer["version"], place.pointer["rule"], place.pointer["folder"]) == (
+        1,
+        True,
+        "releases/tariffs/rule/000001",
+    )
     rows = read(place.store.get(f"{place.pointer['folder']}/price_table.parquet"))
     assert rows.filter(pc.equal(rows["unit_key"], "YOUTH/ACCRA/DAY"))["price"].to_pylist() == [2.0]
-    assert set(place.pointer["files"]) == {f"{place.pointer['folder']}/price_table.{f}" for f in ("csv", "parquet")}
+    assert set(place.pointer["files"]) == {
+        f"{place.pointer['folder']}/price_table.{f}" for f in ("csv", "parquet")
+    }
 
 
 @pytest.mark.parametrize("to", [LAST_APPROVED, RULE])
 @pytest.mark.parametrize("broken", ["release.json", "price_table.parquet", "everything"])
-def test_it_works_when_the_newest_and_the_active_release_are_broken(place: Place, to: str, broken: str) -> None:
+def test_it_works_when_the_newest_and_the_active_release_are_broken(
+    place: Place, to: str, broken: str
+) -> None:
     place.use()
     place.use(DEAR)
     place.publish()
@@ -313,7 +384,9 @@ def test_it_passes_over_a_table_that_is_damaged_and_says_so(place: Place) -> Non
     place.damage(2)
     done = place.kill(LAST_APPROVED)
     assert place.book.charging == Table(1)
-    assert done.passed_over == ("release 2: price_table.parquet is not what was published: its SHA-256 differs",)
+    assert done.passed_over == (
+        "release 2: price_table.parquet is not what was published: its SHA-256 differs",
+    )
 
 
 def test_killed_again_and_again_it_goes_further_back_and_never_in_a_circle(disk: Place) -> None:
@@ -331,7 +404,9 @@ def test_killed_again_and_again_it_goes_further_back_and_never_in_a_circle(disk:
 
 def test_with_nothing_to_go_back_to_it_says_what_can_be_done(disk: Place) -> None:
     disk.use()
-    with pytest.raises(StateError, match="there is no approved release to go back to from release 1") as refused:
+    with pytest.raises(
+        StateError, match="there is no approved release to go back to from release 1"
+    ) as refused:
         disk.kill(LAST_APPROVED)
     assert refused.value.hint == "tariffs kill --to rule"
     disk.kill(RULE)
@@ -354,13 +429,20 @@ def test_from_the_rule_a_new_release_is_activated_as_usual(disk: Place) -> None:
     assert (disk.state(1), disk.state(2)) == ("withdrawn", "active")
 
 
-@pytest.mark.parametrize(("name", "left"), [("price_table.csv", b""), ("rule.json", b'{"version": 1, "fil'), ("rule.json", b"{}")])
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [("price_table.csv", b""), ("rule.json", b'{"version": 1, "fil'), ("rule.json", b"{}")],
+)
 def test_a_rule_table_that_was_damaged_is_made_again(disk: Place, name: str, left: bytes) -> None:
     disk.use()
     disk.store.put(f"releases/tariffs/rule/000001/{name}", left)
     disk.kill(RULE)
     assert disk.pointer["files"]
-    assert disk.store.get("releases/tariffs/rule/000001/price_table.csv").to_pybytes().startswith(b"unit_key,")
+    assert (
+        disk.store.get("releases/tariffs/rule/000001/price_table.csv")
+        .to_pybytes()
+        .startswith(b"unit_key,")
+    )
 
 
 def test_without_rule_table_and_release_it_says_where_else_to_go(disk: Place) -> None:
@@ -368,7 +450,9 @@ def test_without_rule_table_and_release_it_says_where_else_to_go(disk: Place) ->
     disk.use(DEAR)
     disk.store.delete("releases/tariffs/rule/000002")
     disk.store.delete(folder_of(JOB, 2))
-    with pytest.raises(StateError, match="the rule table of release 2 is not there, and cannot be made") as refused:
+    with pytest.raises(
+        StateError, match="the rule table of release 2 is not there, and cannot be made"
+    ) as refused:
         disk.kill(RULE)
     assert refused.value.hint == "tariffs kill --to last-approved"
     disk.kill(LAST_APPROVED)
@@ -382,7 +466,10 @@ def test_a_log_that_was_changed_is_not_believed(place: Place) -> None:
     place.use()
     key = f"{shelf.LOG}/000001.json"
     place.store.put(key, place.store.get(key).to_pybytes().replace(b'"ama"', b'"esi"'))
-    with pytest.raises(HomeError, match="the log of approvals cannot be trusted: entry 1 was changed after entry 2 was written upon it"):
+    with pytest.raises(
+        HomeError,
+        match="the log of approvals cannot be trusted: entry 1 was changed after entry 2 was written upon it",
+    ):
         place.book  # noqa: B018
     with pytest.raises(HomeError, match="cannot be trusted"):
         place.kill(RULE)
@@ -391,7 +478,10 @@ def test_a_log_that_was_changed_is_not_believed(place: Place) -> None:
 def test_entries_that_were_cut_off_its_end_are_missed(place: Place) -> None:
     place.use()
     place.store.delete(f"{shelf.LOG}/000002.json")
-    with pytest.raises(HomeError, match=r"ends with entry 1, and releases/tariffs/active\.json was made from entry 2: entries are missing"):
+    with pytest.raises(
+        HomeError,
+        match=r"ends with entry 1, and releases/tariffs/active\.json was made from entry 2: entries are missing",
+    ):
         place.withdraw(1)
 
 
@@ -400,7 +490,9 @@ def test_nobody_writes_over_an_entry(place: Place) -> None:
     one, other = (place.book.entry("withdraw", place.said(by)) for by in ("ama", "kofi"))
     assert shelf.add(one, place.once)
     assert not shelf.add(other, place.once)
-    assert shelf.add(one, place.once) is (not isinstance(place.once, shelf.Locked))  # S3: a write that was sent again, its answer lost
+    assert shelf.add(one, place.once) is (
+        not isinstance(place.once, shelf.Locked)
+    )  # S3: a write that was sent again, its answer lost
     assert place.book.entries[0].said.by == "ama"
 
 
@@ -425,7 +517,9 @@ def test_a_decision_is_made_anew_upon_what_somebody_else_decided_meanwhile(place
 
 
 @pytest.mark.parametrize("first", [1, 2])
-def test_two_that_are_activated_at_once_leave_one_active_and_the_pointer_on_it(place: Place, first: int) -> None:
+def test_two_that_are_activated_at_once_leave_one_active_and_the_pointer_on_it(
+    place: Place, first: int
+) -> None:
     place.publish()
     place.publish(DEAR)
     for version in (1, 2):
@@ -458,11 +552,16 @@ def test_processes_at_once_lose_no_entry_on_this_machine(disk: Place, tmp_path: 
     here = Path(__file__).parent
     environment = {"PYTHONPATH": str(here.parent)}
     running = [
-        subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "home"), str(here), name], env=environment)
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path / "home"), str(here), name],
+            env=environment,
+        )
         for name in ("a", "b", "c")
     ]
     assert [process.wait(timeout=HANG_S) for process in running] == [0, 0, 0]
-    assert sorted(e.said.reason for e in disk.book.entries) == sorted(f"{name} {n}" for name in "abc" for n in range(8))
+    assert sorted(e.said.reason for e in disk.book.entries) == sorted(
+        f"{name} {n}" for name in "abc" for n in range(8)
+    )
 
 
 STEPS: dict[str, Callable[[Place], Any]] = {
@@ -498,7 +597,11 @@ def test_stopped_at_any_call_and_begun_again_it_comes_to_the_same(what: str, kin
             place.activate(3)
         shelf.settle(place.store)
         whole(place)
-        answer = ({v: place.state(v) for v in (1, 2, 3)}, place.book.charging, place.pointer["folder"])
+        answer = (
+            {v: place.state(v) for v in (1, 2, 3)},
+            place.book.charging,
+            place.pointer["folder"],
+        )
         wanted = wanted or answer
         assert answer == wanted, f"stopped at call {stop}"
         if faulty.calls < stop:
@@ -526,16 +629,28 @@ def test_a_clock_that_runs_backwards_changes_nothing_but_the_times_told(disk: Pl
     early = Said("esi", "robot@desk", "1999-01-01T00:00:00Z", "kill switch", "1f")
     disk.use(DEAR)
     verbs.kill(LAST_APPROVED, early, disk.store, disk.once)
-    assert (disk.book.charging, disk.pointer["version"], disk.pointer["since"]) == (Table(1), 1, early.at)
+    assert (disk.book.charging, disk.pointer["version"], disk.pointer["since"]) == (
+        Table(1),
+        1,
+        early.at,
+    )
 
 
-def test_the_kill_switch_and_an_activation_at_once_leave_what_the_log_says_last(place: Place) -> None:
+def test_the_kill_switch_and_an_activation_at_once_leave_what_the_log_says_last(
+    place: Place,
+) -> None:
     place.use()
     place.use(DEAR)
     place.approve(place.publish())
     with ThreadPoolExecutor(3) as pool:
-        done = [pool.submit(place.activate, 3), pool.submit(place.kill, RULE), pool.submit(place.kill, LAST_APPROVED)]
-    assert not [e for d in done if (e := d.exception()) is not None and not isinstance(e, StateError)]
+        done = [
+            pool.submit(place.activate, 3),
+            pool.submit(place.kill, RULE),
+            pool.submit(place.kill, LAST_APPROVED),
+        ]
+    assert not [
+        e for d in done if (e := d.exception()) is not None and not isinstance(e, StateError)
+    ]
     assert place.pointer["version"] == place.book.charging.version  # type: ignore[union-attr]
     assert place.pointer["entry"] == place.book.since().number  # type: ignore[union-attr]
     assert sum(place.state(v) == "active" for v in (1, 2, 3)) == (0 if place.pointer["rule"] else 1)
@@ -602,7 +717,10 @@ def test_the_catalogue_is_found_where_the_run_read_it(disk: Place, tmp_path: Pat
 
 
 def test_a_catalogue_as_text_from_the_run_is_read_as_numbers(disk: Place) -> None:
-    text = pa.table([CATALOGUE[name].cast(pa.string()) for name in CATALOGUE.column_names], names=CATALOGUE.column_names)
+    text = pa.table(
+        [CATALOGUE[name].cast(pa.string()) for name in CATALOGUE.column_names],
+        names=CATALOGUE.column_names,
+    )
     disk.publish(catalogue=text)
     assert disk.approve(1).entry.despite == ()
 

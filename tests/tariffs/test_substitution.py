@@ -33,7 +33,10 @@ def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     def run(cross: float) -> Path:
         home, data = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("operator")
         made = generate("demo", data, dirt=True, switches=Switches(cross=cross))
-        places = {name: files[0] if len(files) == 1 else files[0].parent for name, files in made.sources.items()}
+        places = {
+            name: files[0] if len(files) == 1 else files[0].parent
+            for name, files in made.sources.items()
+        }
         hundredfold.run(demo.JOB, places, home=home, as_of=demo.AS_OF, workers=1)
         return home
 
@@ -64,11 +67,19 @@ def test_chi_is_that_of_a_poisson_regression_with_dummies() -> None:
     x, pull = chance.uniform(-0.3, 0.3, units * weeks), chance.uniform(-0.3, 0.3, units * weeks)
     quantity = chance.poisson(np.exp(2 + 0.3 * np.sin(week) - 1.5 * x + 0.5 * pull)).astype(float)
     panel = make_panel(np.arange(0, units * weeks + 1, weeks), quantity, x, np.ones(units * weeks))
-    found = fit_substitution(panel, pull, np.zeros(units, dtype=int), week, weeks, np.arange(units) // 2)
-    dummies = np.hstack([x[:, None], pull[:, None], np.eye(units)[unit], np.eye(weeks)[week][:, 1:]])
-    anchor = sm.GLM(quantity, dummies, family=sm.families.Poisson()).fit(tol=1e-12, cov_type="cluster", cov_kwds={"groups": unit // 2})
+    found = fit_substitution(
+        panel, pull, np.zeros(units, dtype=int), week, weeks, np.arange(units) // 2
+    )
+    dummies = np.hstack(
+        [x[:, None], pull[:, None], np.eye(units)[unit], np.eye(weeks)[week][:, 1:]]
+    )
+    anchor = sm.GLM(quantity, dummies, family=sm.families.Poisson()).fit(
+        tol=1e-12, cov_type="cluster", cov_kwds={"groups": unit // 2}
+    )
     assert found.chi == pytest.approx(anchor.params[1], abs=1e-7)
-    lost = (len(x) - 1) / (len(x) - dummies.shape[1])  # statsmodels also counts every dummy as a parameter lost
+    lost = (len(x) - 1) / (
+        len(x) - dummies.shape[1]
+    )  # statsmodels also counts every dummy as a parameter lost
     assert found.se == pytest.approx(anchor.bse[1] / np.sqrt(lost), rel=1e-6)
 
 
@@ -81,7 +92,13 @@ def test_neighbours_are_those_of_the_same_week_and_all_of_them() -> None:
 
 
 def test_rungs_are_neighbours_within_their_ladder_and_place() -> None:
-    catalogue = pa.table({"product": ["A1", "A2", "B1", "V"], "ladder": ["A", "A", "B", None], "rung": [1, 2, 2, None]})
+    catalogue = pa.table(
+        {
+            "product": ["A1", "A2", "B1", "V"],
+            "ladder": ["A", "A", "B", None],
+            "rung": [1, 2, 2, None],
+        }
+    )
     keys: Any = {
         "segment": np.array(["S"] * 4 + ["T"]),
         "location": np.array(["L"] * 5),
@@ -92,9 +109,16 @@ def test_rungs_are_neighbours_within_their_ladder_and_place() -> None:
 
 def test_what_cannot_be_told_is_refused() -> None:
     units = 10
-    panel = make_panel(np.arange(0, 2 * units + 1, 2), np.ones(2 * units), np.tile([0.0, 0.1], units), np.ones(2 * units))
+    panel = make_panel(
+        np.arange(0, 2 * units + 1, 2),
+        np.ones(2 * units),
+        np.tile([0.0, 0.1], units),
+        np.ones(2 * units),
+    )
     one, cell = np.zeros(units, dtype=int), np.tile([0, 1], units)
-    with pytest.raises(ValueError, match="5 clusters have neighbouring products, wanted at least 8"):
+    with pytest.raises(
+        ValueError, match="5 clusters have neighbouring products, wanted at least 8"
+    ):
         fit_substitution(panel, np.arange(2.0 * units), one, cell, 2, np.arange(units) // 2)
     with pytest.raises(ValueError, match="never moved"):
         fit_substitution(panel, np.zeros(2 * units), one, cell, 2, np.arange(units))

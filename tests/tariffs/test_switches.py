@@ -48,11 +48,15 @@ def test_without_switches_the_market_is_the_one_it_was_before_there_were_any() -
     revenue = float(np.dot(sales["price"].to_numpy(), sales["units"].to_numpy()))
     usage = voice_block(SEED, SIZES["demo"], 0, OFF).usage
     told = [int(pc.sum(sales["units"]).as_py()), revenue, int(pc.sum(usage["minutes"]).as_py())]
-    assert told == pytest.approx([BEFORE_UNITS, BEFORE_REVENUE, BEFORE_MINUTES], rel=1e-5)  # another draw anywhere moves them by 1e-3
+    assert told == pytest.approx(
+        [BEFORE_UNITS, BEFORE_REVENUE, BEFORE_MINUTES], rel=1e-5
+    )  # another draw anywhere moves them by 1e-3
 
 
 def test_two_workers_write_the_same_bytes_as_one(tmp_path: Path) -> None:
-    size = replace(SIZES["demo"], locations=1300, cells=40, weeks=1, sales_format="parquet")  # two files of sales
+    size = replace(
+        SIZES["demo"], locations=1300, cells=40, weeks=1, sales_format="parquet"
+    )  # two files of sales
     for workers in (1, 2):
         generate(size, tmp_path / str(workers), SEED, True, ALL, workers)
     one, two = files_of(tmp_path / "1"), files_of(tmp_path / "2")
@@ -68,9 +72,17 @@ def test_a_block_with_all_switches_comes_out_the_same_in_any_order() -> None:
 
 
 def test_the_truth_says_which_switches_were_on(tmp_path: Path) -> None:
-    paths = generate(Size(locations=2, cells=2, weeks=3, sales_format="csv"), tmp_path, switches=ALL)
+    paths = generate(
+        Size(locations=2, cells=2, weeks=3, sales_format="csv"), tmp_path, switches=ALL
+    )
     facts = json.loads((paths.truth / "switches.json").read_text())
-    assert (facts["endog"], facts["ar"], facts["cross"], facts["cap"], facts["shift"]) == (1.0, 0.5, 0.3, True, 0.4)
+    assert (facts["endog"], facts["ar"], facts["cross"], facts["cap"], facts["shift"]) == (
+        1.0,
+        0.5,
+        0.3,
+        True,
+        0.4,
+    )
     assert facts["shock_sd"] == SHOCK
     assert set(pq.read_table(paths.truth / "bundles.parquet")["chi"].to_pylist()) == {0.3}
 
@@ -95,13 +107,19 @@ def test_endogenous_prices_follow_the_shock_and_trials_do_not() -> None:
     sales = bundle_block(SEED, SIZE, 0, switches).sales
     posted = sales["list_price"].to_numpy() / np.tile(np.repeat(LIST_PRICE, SIZE.weeks), 120)
     trials = sales["explore_eps"].to_numpy()
-    assert np.cov(posted, eta)[0, 1] / eta.var() == pytest.approx(0.88, abs=0.05)  # 12 % of the units never move
-    assert abs(np.corrcoef(trials[trials != 0], eta[trials != 0])[0, 1]) < 3 / np.sqrt((trials != 0).sum())
+    assert np.cov(posted, eta)[0, 1] / eta.var() == pytest.approx(
+        0.88, abs=0.05
+    )  # 12 % of the units never move
+    assert abs(np.corrcoef(trials[trials != 0], eta[trials != 0])[0, 1]) < 3 / np.sqrt(
+        (trials != 0).sum()
+    )
 
 
 def test_endogenous_discounts_follow_the_shock_and_trials_do_not() -> None:
     switches = Switches(endog=1.0)
-    eta = np.concatenate([shocks(switches, SEED, Stream.VOICE_SHOCKS, b, VOICE_AXES).ravel() for b in range(5)])
+    eta = np.concatenate(
+        [shocks(switches, SEED, Stream.VOICE_SHOCKS, b, VOICE_AXES).ravel() for b in range(5)]
+    )
     usage = pa.concat_tables([voice_block(SEED, SIZE, b, switches).usage for b in range(5)])
     posted, applied = usage["posted_discount"].to_numpy(), usage["discount"].to_numpy()
     trials = applied - posted
@@ -117,7 +135,9 @@ def test_a_neighbour_that_is_dear_sells_for_the_others_of_its_ladder_and_for_nob
     factor = np.exp(0.5 * (NEIGHBOURS @ x)).ravel()
     before, after = alone.sales["units"].to_numpy(), together.sales["units"].to_numpy()
     raised = factor > 1.05
-    assert after[raised].sum() / before[raised].sum() == pytest.approx(np.average(factor[raised], weights=before[raised]), rel=0.02)
+    assert after[raised].sum() / before[raised].sum() == pytest.approx(
+        np.average(factor[raised], weights=before[raised]), rel=0.02
+    )
     names = [b.product for b in BUNDLES]
     neighbours = {(names[i], names[j]) for i, j in zip(*np.nonzero(NEIGHBOURS), strict=True)}
     assert ("DAY_50", "DAY_150") in neighbours
@@ -131,7 +151,9 @@ def test_the_ladders_best_prices_earn_more_than_each_products_own_best() -> None
 
     def earned(price: np.ndarray) -> np.ndarray:
         x = price / LIST_PRICE - 1
-        return ((price - UNIT_COST) * np.exp(level + beta * x + 0.3 * (x @ NEIGHBOURS))).sum(axis=-1)
+        return ((price - UNIT_COST) * np.exp(level + beta * x + 0.3 * (x @ NEIGHBOURS))).sum(
+            axis=-1
+        )
 
     own = np.clip(column(truth, "best_price", shape), 0.6 * LIST_PRICE, 1.6 * LIST_PRICE)
     best = column(truth, "ladder_price", shape)
@@ -143,8 +165,14 @@ def test_the_ladders_best_prices_earn_more_than_each_products_own_best() -> None
 
 def test_a_full_cell_carries_its_capacity_and_counts_what_it_refused() -> None:
     free, full = voice(OFF), voice(Switches(cap=True))
-    capacity = column(full.cells, "capacity_minutes", (20, 24))[:, :, None, None] * np.array(list(DAY_TYPES.values()))[:, None]
-    asked, carried = column(free.usage, "minutes", VOICE_AXES), column(full.usage, "minutes", VOICE_AXES)
+    capacity = (
+        column(full.cells, "capacity_minutes", (20, 24))[:, :, None, None]
+        * np.array(list(DAY_TYPES.values()))[:, None]
+    )
+    asked, carried = (
+        column(free.usage, "minutes", VOICE_AXES),
+        column(full.usage, "minutes", VOICE_AXES),
+    )
     assert np.array_equal(carried, np.minimum(asked, capacity))
     assert full.offered is not None
     assert np.array_equal(column(full.offered, "offered_minutes", VOICE_AXES), asked)
@@ -155,7 +183,9 @@ def test_a_full_cell_carries_its_capacity_and_counts_what_it_refused() -> None:
 def test_what_was_asked_for_can_be_told_from_attempts_and_blocked_calls() -> None:
     block = voice(Switches(cap=True))
     usage = block.usage
-    minutes, attempts, blocked = (usage[name].to_numpy() for name in ("minutes", "attempts", "blocked"))
+    minutes, attempts, blocked = (
+        usage[name].to_numpy() for name in ("minutes", "attempts", "blocked")
+    )
     assert block.offered is not None
     asked = block.offered["offered_minutes"].to_numpy()
     full = asked > minutes
@@ -166,7 +196,10 @@ def test_what_was_asked_for_can_be_told_from_attempts_and_blocked_calls() -> Non
 
 
 def test_deeper_discounts_draw_minutes_from_the_hours_around_and_none_are_made_or_lost() -> None:
-    still, moved = (column(voice(Switches(shift=s)).usage, "minutes", VOICE_AXES).astype(float) for s in (0.0, 0.4))
+    still, moved = (
+        column(voice(Switches(shift=s)).usage, "minutes", VOICE_AXES).astype(float)
+        for s in (0.0, 0.4)
+    )
     discount = column(voice(OFF).usage, "discount", VOICE_AXES)
     assert moved.sum() == pytest.approx(still.sum(), rel=0.005)
     around = np.mean([np.roll(discount, -step, axis=1) for step in waiting()], axis=0)
@@ -178,14 +211,18 @@ def test_deeper_discounts_draw_minutes_from_the_hours_around_and_none_are_made_o
 def test_sigma_is_the_share_that_a_deeper_discount_takes_from_each_hour() -> None:
     rng = np.random.default_rng(1)
     shape = (1, 24, 1, 1)
-    demand = Demand(np.full(shape, 1000.0), -rng.uniform(1, 2, shape), rng.normal(0, 0.5, shape), shift=0.4)
+    demand = Demand(
+        np.full(shape, 1000.0), -rng.uniform(1, 2, shape), rng.normal(0, 0.5, shape), shift=0.4
+    )
     usual = demand.minutes(np.zeros(shape))
     hour, step = 12, 1e-6
     deeper = np.zeros(shape)
     deeper[0, hour] = step
     change = (demand.minutes(deeper) - usual).ravel()
     lost = {k: -change[(hour + k) % 24] / change[hour] for k in waiting()}
-    table = drawn_table(np.array([0]), demand.beta[..., 0].repeat(2, axis=2), usual[..., 0].repeat(2, axis=2), 0.4)
+    table = drawn_table(
+        np.array([0]), demand.beta[..., 0].repeat(2, axis=2), usual[..., 0].repeat(2, axis=2), 0.4
+    )
     rows = [r for r in table.to_pylist() if r["hour"] == hour and r["day_type"] == "WEEKDAY"]
     assert {(r["from_hour"] - hour): pytest.approx(r["sigma"], rel=1e-3) for r in rows} == lost
 
@@ -198,14 +235,20 @@ def test_the_truth_of_voice_names_best_price_and_offered_load() -> None:
     inside = best[:50] < 2.0
     assert price[margin.argmax(axis=0)][inside] == pytest.approx(best[:50][inside], abs=1e-4)
     block = voice(OFF)
-    room = column(block.cells, "capacity_minutes", (20, 24))[:, :, None] * np.array(list(DAY_TYPES.values()))
+    room = column(block.cells, "capacity_minutes", (20, 24))[:, :, None] * np.array(
+        list(DAY_TYPES.values())
+    )
     seen = column(block.usage, "minutes", VOICE_AXES).mean(axis=-1) / room
     assert np.corrcoef(truth["offered_load"].to_numpy(), seen.ravel())[0, 1] > 0.9
 
 
 def test_the_command_takes_counts_and_switches(tmp_path: Path) -> None:
     words = "--size demo --locations 3 --cells 2 --weeks 4 --endog 1 --ar 0.3 --cross 0.2 --cap --shift 0.3 --no-dirt"
-    subprocess.run([sys.executable, "-m", "tariffs.synthetic", *words.split(), "--out", str(tmp_path)], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "tariffs.synthetic", *words.split(), "--out", str(tmp_path)],
+        check=True,
+        capture_output=True,
+    )
     assert pq.read_metadata(tmp_path / "truth/bundles.parquet").num_rows == 3 * 54
     assert pq.read_metadata(tmp_path / "voice_usage.parquet").num_rows == 2 * 48 * 4
     assert json.loads((tmp_path / "truth/switches.json").read_text())["endog"] == 1.0

@@ -28,7 +28,9 @@ def beta_sd(prices: dict[str, np.ndarray]) -> np.ndarray:
 
 def own(prices: dict[str, np.ndarray]) -> np.ndarray:
     """Units whose own estimate was used: where it fell back, the standard error is the prior's."""
-    return np.isclose(prices["beta"], prices["elasticity"] * prices["reference_price"] / prices["current_price"])
+    return np.isclose(
+        prices["beta"], prices["elasticity"] * prices["reference_price"] / prices["current_price"]
+    )
 
 
 def rmse(error: np.ndarray) -> float:
@@ -36,21 +38,35 @@ def rmse(error: np.ndarray) -> float:
 
 
 def test_bundle_elasticities_are_unbiased_and_their_intervals_cover(medium: Any) -> None:
-    true, prices = truth(medium, "bundles", "segment, location, product")["beta"], medium.bundle_prices
+    true, prices = (
+        truth(medium, "bundles", "segment, location, product")["beta"],
+        medium.bundle_prices,
+    )
     error, kept = prices["beta"] - true, own(prices)
     assert abs(error.mean()) < 0.03
     assert 0.87 < (np.abs(error) <= 1.645 * beta_sd(prices))[kept].mean() < 0.93
     assert np.sqrt(medium.prior.tau2) == pytest.approx(TAU, rel=0.15)
 
 
-def test_shrinkage_beats_the_prior_alone_and_the_prior_beats_one_elasticity_for_all(medium: Any) -> None:
+def test_shrinkage_beats_the_prior_alone_and_the_prior_beats_one_elasticity_for_all(
+    medium: Any,
+) -> None:
     true, slab = truth(medium, "bundles", "segment, location, product")["beta"], medium.bundles
     labels = {name: slab[name][slab.offsets[:-1]] for name in ("product", "segment", "tier")}
     seen = observe(slab, key_offsets(slab, slab.key))
     segment, when = (np.unique(c, return_inverse=True)[1] for c in (labels["segment"], seen.days))
     periods = int(when.max()) + 1
-    pooled = fit_season(seen.panel, np.zeros(len(true), dtype=int), segment[seen.panel.unit] * periods + when, periods).beta[0]
-    assert rmse(medium.bundle_prices["beta"] - true) < rmse(medium.prior.mean(labels) - true) < rmse(pooled - true)
+    pooled = fit_season(
+        seen.panel,
+        np.zeros(len(true), dtype=int),
+        segment[seen.panel.unit] * periods + when,
+        periods,
+    ).beta[0]
+    assert (
+        rmse(medium.bundle_prices["beta"] - true)
+        < rmse(medium.prior.mean(labels) - true)
+        < rmse(pooled - true)
+    )
 
 
 def test_no_true_week_is_taken_for_a_spike(medium: Any) -> None:
@@ -83,11 +99,19 @@ def test_the_promised_probability_of_gain_is_the_realised_one(medium: Any) -> No
 
 def true_lift(priced: Any, price: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The true margin per week of each unit at its current price, and at `price`."""
-    true, slab, prices = truth(priced, "bundles", "segment, location, product"), priced.bundles, priced.bundle_prices
+    true, slab, prices = (
+        truth(priced, "bundles", "segment, location, product"),
+        priced.bundles,
+        priced.bundle_prices,
+    )
     scale = slab["active_subs"][slab.offsets[1:] - 1] * np.exp(true["level"])
 
     def margin(at: np.ndarray) -> np.ndarray:
-        return scale * np.exp(true["beta"] * (at / prices["reference_price"] - 1)) * (at - prices["unit_cost"])
+        return (
+            scale
+            * np.exp(true["beta"] * (at / prices["reference_price"] - 1))
+            * (at - prices["unit_cost"])
+        )
 
     return margin(prices["current_price"]), margin(price)
 
@@ -97,7 +121,10 @@ def dial(medium: Any) -> dict[float, dict[str, float]]:
     """Turn z: the true lift in margin, the share of units moved, and the share of units that lose by it."""
     turned = {}
     for z in (0.0, 0.5, 0.84, 1.28, 1.96):
-        slab = replace(medium.bundles, columns=medium.bundles.columns | {"z": np.full(len(medium.bundles["week"]), z)})
+        slab = replace(
+            medium.bundles,
+            columns=medium.bundles.columns | {"z": np.full(len(medium.bundles["week"]), z)},
+        )
         prices = price_bundles(slab, medium.prior)
         before, after = true_lift(medium, prices["price"])
         turned[z] = {
@@ -118,11 +145,19 @@ def test_the_dial_trades_lift_for_harm(dial: dict[float, dict[str, float]]) -> N
 
 def test_the_promised_margin_is_the_true_one(medium: Any) -> None:
     before, after = true_lift(medium, medium.bundle_prices["price"])
-    assert medium.bundle_prices["expected_margin_delta"].sum() == pytest.approx((after - before).sum(), rel=0.15)
+    assert medium.bundle_prices["expected_margin_delta"].sum() == pytest.approx(
+        (after - before).sum(), rel=0.15
+    )
 
 
 def test_the_expected_volume_is_the_true_one_on_average(medium: Any) -> None:
-    true, slab, prices = truth(medium, "bundles", "segment, location, product"), medium.bundles, medium.bundle_prices
+    true, slab, prices = (
+        truth(medium, "bundles", "segment, location, product"),
+        medium.bundles,
+        medium.bundle_prices,
+    )
     subscribers = slab["active_subs"][slab.offsets[1:] - 1]
-    expected = subscribers * np.exp(true["level"] + true["beta"] * (prices["current_price"] / prices["reference_price"] - 1))
+    expected = subscribers * np.exp(
+        true["level"] + true["beta"] * (prices["current_price"] / prices["reference_price"] - 1)
+    )
     assert prices["volume"].sum() == pytest.approx(expected.sum(), rel=0.02)

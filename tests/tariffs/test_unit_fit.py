@@ -17,7 +17,9 @@ from tariffs.demand.panel import Panel, make_panel, offsets_of_kept, plausible
 WEEKS = 30
 
 
-def some_unit(seed: int, weeks: int = WEEKS, level: float = 2.0, beta: float = -1.5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def some_unit(
+    seed: int, weeks: int = WEEKS, level: float = 2.0, beta: float = -1.5
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     x = rng.choice(np.arange(-0.3, 0.36, 0.05), weeks)
     exposure = rng.uniform(500, 1500, weeks)
@@ -27,7 +29,9 @@ def some_unit(seed: int, weeks: int = WEEKS, level: float = 2.0, beta: float = -
 @pytest.mark.parametrize("seed", range(20))
 def test_with_a_flat_prior_a_unit_is_a_poisson_regression(seed: int) -> None:
     y, x, exposure = some_unit(seed, level=4.0)
-    glm = sm.GLM(y, sm.add_constant(x), family=sm.families.Poisson(), offset=np.log(exposure)).fit(tol=1e-14, maxiter=200)
+    glm = sm.GLM(y, sm.add_constant(x), family=sm.families.Poisson(), offset=np.log(exposure)).fit(
+        tol=1e-14, maxiter=200
+    )
     fit = fit_unit(y, x, exposure, mean=-1.0, tau2=math.inf, noise=1.0)
     assert fit.beta == pytest.approx(glm.params[1], abs=1e-8)
     assert fit.sd == pytest.approx(glm.bse[1], rel=1e-6)
@@ -48,7 +52,9 @@ def test_newton_finds_the_maximum_of_the_penalised_conditional_likelihood(seed: 
 
     def negative_log_posterior(beta: float) -> float:
         share = exposure * np.exp(beta * x)
-        return float(-np.sum(y * np.log(share / share.sum())) / noise + (beta - mean) ** 2 / (2 * tau2))
+        return float(
+            -np.sum(y * np.log(share / share.sum())) / noise + (beta - mean) ** 2 / (2 * tau2)
+        )
 
     best = minimize_scalar(negative_log_posterior, bracket=(-4, 0), options={"xtol": 1e-12})
     assert fit_unit(y, x, exposure, mean, tau2, noise).beta == pytest.approx(best.x, abs=1e-6)
@@ -70,13 +76,18 @@ def test_a_unit_that_says_nothing_keeps_the_prior_exactly(y: list[float], x: lis
 
 def test_more_data_make_a_unit_more_certain() -> None:
     y, x, exposure = some_unit(1)
-    sds = [fit_unit(np.tile(y, n), np.tile(x, n), np.tile(exposure, n), -1.0, 0.1, 2.5).sd for n in (1, 2, 4, 8)]
+    sds = [
+        fit_unit(np.tile(y, n), np.tile(x, n), np.tile(exposure, n), -1.0, 0.1, 2.5).sd
+        for n in (1, 2, 4, 8)
+    ]
     assert sds == sorted(sds, reverse=True)
     assert len(set(sds)) == 4
 
 
 @given(st.integers(0, 10_000), st.integers(2, 30), st.floats(-4.0, 4.0), st.integers(2, 5))
-def test_whatever_the_unit_more_of_the_same_weeks_never_make_it_less_certain(seed: int, weeks: int, level: float, times: int) -> None:
+def test_whatever_the_unit_more_of_the_same_weeks_never_make_it_less_certain(
+    seed: int, weeks: int, level: float, times: int
+) -> None:
     y, x, exposure = some_unit(seed, weeks, level)
     once = fit_unit(y, x, exposure, -1.2, 0.15, 2.0)
     more = fit_unit(np.tile(y, times), np.tile(x, times), np.tile(exposure, times), -1.2, 0.15, 2.0)
@@ -84,7 +95,9 @@ def test_whatever_the_unit_more_of_the_same_weeks_never_make_it_less_certain(see
 
 
 @given(st.integers(0, 10_000), st.integers(3, 30))
-def test_a_wider_prior_leads_from_the_pooled_elasticity_to_the_units_own(seed: int, weeks: int) -> None:
+def test_a_wider_prior_leads_from_the_pooled_elasticity_to_the_units_own(
+    seed: int, weeks: int
+) -> None:
     y, x, exposure = some_unit(seed, weeks, level=4.0)
     fits = [fit_unit(y, x, exposure, -1.2, tau2, 2.0) for tau2 in (1e-12, 1e-3, 0.1, 10.0, 1e9)]
     if fits[0].shrink == 1.0:
@@ -102,10 +115,21 @@ def panel_of(units: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Panel:
     return make_panel(offsets, *(np.concatenate(columns) for columns in zip(*units, strict=True)))
 
 
-@given(st.lists(st.tuples(st.integers(0, 10_000), st.integers(1, 40), st.floats(-6.0, 4.0), st.booleans()), min_size=1, max_size=12))
-def test_the_batched_fit_equals_the_fit_of_each_unit_to_the_last_bit(drawn: list[tuple[int, int, float, bool]]) -> None:
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 10_000), st.integers(1, 40), st.floats(-6.0, 4.0), st.booleans()),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_the_batched_fit_equals_the_fit_of_each_unit_to_the_last_bit(
+    drawn: list[tuple[int, int, float, bool]],
+) -> None:
     units = [some_unit(seed, weeks, level) for seed, weeks, level, _ in drawn]
-    units = [(y, np.full_like(x, 0.1) if constant else x, e) for (y, x, e), (*_, constant) in zip(units, drawn, strict=True)]
+    units = [
+        (y, np.full_like(x, 0.1) if constant else x, e)
+        for (y, x, e), (*_, constant) in zip(units, drawn, strict=True)
+    ]
     mean = np.linspace(-2.5, -0.5, len(units))
     noise = np.linspace(1.0, 4.0, len(units))
     together = fit_units(panel_of(units), mean, 0.12, noise)
@@ -120,7 +144,10 @@ def test_a_unit_does_not_depend_on_its_batch() -> None:
     units = [some_unit(seed, 5 + seed % 30) for seed in range(60)]
     mean, noise = np.full(60, -1.2), np.full(60, 2.0)
     whole = fit_units(panel_of(units), mean, 0.12, noise).beta
-    halves = [fit_units(panel_of(part), mean[: len(part)], 0.12, noise[: len(part)]).beta for part in (units[:17], units[17:])]
+    halves = [
+        fit_units(panel_of(part), mean[: len(part)], 0.12, noise[: len(part)]).beta
+        for part in (units[:17], units[17:])
+    ]
     assert np.array_equal(whole, np.concatenate(halves))
 
 

@@ -21,12 +21,25 @@ def terms_of(discount: float, z: float = 0.84) -> Terms:
     return Terms(*(np.array([v]) for v in values))
 
 
-@given(st.floats(0.0, 0.9), st.floats(0.2, 4.0), st.floats(0.01, 0.5), st.floats(10, 5000), st.floats(10, 10_000))
-def test_at_the_capacity_floor_even_the_upper_end_of_demand_fits(discount: float, b: float, sd: float, volume: float, room: float) -> None:
+@given(
+    st.floats(0.0, 0.9),
+    st.floats(0.2, 4.0),
+    st.floats(0.01, 0.5),
+    st.floats(10, 5000),
+    st.floats(10, 10_000),
+)
+def test_at_the_capacity_floor_even_the_upper_end_of_demand_fits(
+    discount: float, b: float, sd: float, volume: float, room: float
+) -> None:
     ratio = 1 - discount
-    terms, demand = terms_of(discount), Demand(np.array([-b * ratio]), np.array([sd * ratio]), np.array([volume]))
+    terms, demand = (
+        terms_of(discount),
+        Demand(np.array([-b * ratio]), np.array([sd * ratio]), np.array([volume])),
+    )
     lowest = float(voice.capacity_floor(terms, demand, np.array([room]))[0])
-    slope = (-b + (0.84 if volume > room else -0.84) * sd) * ratio  # a raise must fit at the flat end, a cut at the steep one
+    slope = (
+        -b + (0.84 if volume > room else -0.84) * sd
+    ) * ratio  # a raise must fit at the flat end, a cut at the steep one
     slope = min(slope, -0.05)
     filled = volume * np.exp(slope * (lowest / terms.current[0] - 1))
     assert filled <= room * (1 + 1e-6) or lowest == TARIFF
@@ -34,7 +47,9 @@ def test_at_the_capacity_floor_even_the_upper_end_of_demand_fits(discount: float
     assert below > room * (1 - 1e-6) or lowest == terms.floor[0]
 
 
-def test_discounts_are_classes_of_five_and_move_by_at_most_twenty_points_unless_the_cell_is_full(demo: Any) -> None:
+def test_discounts_are_classes_of_five_and_move_by_at_most_twenty_points_unless_the_cell_is_full(
+    demo: Any,
+) -> None:
     prices = demo.voice_prices
     assert set(prices["discount_class"] % 5) == {0}
     assert prices["discount_class"].min() >= 0
@@ -50,7 +65,9 @@ def test_a_published_discount_fits_the_cell_or_is_none_or_is_the_control(demo: A
     last = slab.offsets[1:] - 1
     room = (slab["load_limit"] * slab["capacity"])[last]
     ratio = prices["price"] / prices["current_price"]
-    doubt = np.where(ratio > 1, 1, -1) * prices["z"] * prices["se"]  # the end of the interval at which the price sells most
+    doubt = (
+        np.where(ratio > 1, 1, -1) * prices["z"] * prices["se"]
+    )  # the end of the interval at which the price sells most
     upper = prices["volume"] * np.exp((prices["elasticity"] + doubt) * (ratio - 1))
     free = (prices["discount_class"] > 0) & ~slab["control"][last].astype(bool)
     assert (upper <= room * (1 + 1e-6))[free].all()
@@ -62,19 +79,29 @@ def test_a_published_discount_fits_the_cell_or_is_none_or_is_the_control(demo: A
     assert (prices["volume"] > room)[raised].all()
 
 
-def test_an_empty_hour_without_latent_demand_gets_less_discount_than_the_rule_of_thumb_gives(medium: Any) -> None:
+def test_an_empty_hour_without_latent_demand_gets_less_discount_than_the_rule_of_thumb_gives(
+    medium: Any,
+) -> None:
     """NullCallbacks nights on the highway sell nothing more at any price: the operator's rule gives 75 points there."""
     prices, slab = medium.voice_prices, medium.voice
     first = slab.offsets[:-1]
-    dead = (slab["cell_class"][first] == "HIGHWAY") & (slab["day_part"][first] == "NIGHT") & ~slab["control"][first].astype(bool)
+    dead = (
+        (slab["cell_class"][first] == "HIGHWAY")
+        & (slab["day_part"][first] == "NIGHT")
+        & ~slab["control"][first].astype(bool)
+    )
     dead &= prices["reason_code"] != "HOLD_NO_VARIATION"
     assert prices["discount_class"][dead].mean() < prices["current_discount"][dead].mean() - 15
 
 
 @pytest.mark.parametrize("z", [0.0, 0.3, 1.5])
-def test_a_full_cell_is_told_as_the_reason_of_every_move_beyond_the_step(demo: Any, z: float) -> None:
+def test_a_full_cell_is_told_as_the_reason_of_every_move_beyond_the_step(
+    demo: Any, z: float
+) -> None:
     """Also where the elasticity wants to go further still."""
-    slab = replace(demo.voice, columns=demo.voice.columns | {"z": np.full(len(demo.voice["week"]), z)})
+    slab = replace(
+        demo.voice, columns=demo.voice.columns | {"z": np.full(len(demo.voice["week"]), z)}
+    )
     prices = voice.price_voices(slab, demo.voice_prior)
     beyond = np.abs(prices["discount_class"] - prices["current_discount"]) > 20
     assert beyond.any()
@@ -82,7 +109,9 @@ def test_a_full_cell_is_told_as_the_reason_of_every_move_beyond_the_step(demo: A
     assert set(prices["reason_code"][beyond]) == {"CAPACITY_RAISED"}
 
 
-def test_room_is_worth_something_exactly_where_the_cell_is_full_and_more_discount_would_pay(demo: Any) -> None:
+def test_room_is_worth_something_exactly_where_the_cell_is_full_and_more_discount_would_pay(
+    demo: Any,
+) -> None:
     prices = demo.voice_prices
     full = prices["constraint_bound"] == "CAPACITY"
     assert (prices["capacity_price"][~full] == 0).all()

@@ -32,11 +32,16 @@ def test_a_prior_says_how_well_it_knows_tau() -> None:
     assert prior.tau_weights.sum() == pytest.approx(1.0)
     labels = {name: units[name][units.offsets[:-1]] for name in bundles.FACTORS}
     assert (prior.spread(labels) > 0).all()
-    assert prior.joint({name: values[:1] for name, values in labels.items()}, np.ones(1)) == pytest.approx(prior.spread(labels)[0])
+    assert prior.joint(
+        {name: values[:1] for name, values in labels.items()}, np.ones(1)
+    ) == pytest.approx(prior.spread(labels)[0])
 
 
 def test_few_nodes_integrate_tau_as_the_grid_does() -> None:
-    grid, weight = np.linspace(0.05, 1.0, 40), np.linspace(1.0, 3.0, 40) / np.linspace(1.0, 3.0, 40).sum()
+    grid, weight = (
+        np.linspace(0.05, 1.0, 40),
+        np.linspace(1.0, 3.0, 40) / np.linspace(1.0, 3.0, 40).sum(),
+    )
     at, share = quadrature(grid, weight, 5)
     for degree in range(10):
         assert share @ at**degree == pytest.approx(weight @ grid**degree, rel=1e-8)

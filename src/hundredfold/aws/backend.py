@@ -17,7 +17,18 @@ from typing import Any, ClassVar
 from botocore.exceptions import ClientError
 
 from ..contract import read_contract
-from ..errors import NEW_CODE, HundredfoldError, PublishRefused, QueryError, RunBusy, SourceError, StateError, Stopped, UsageError, placed
+from ..errors import (
+    NEW_CODE,
+    HundredfoldError,
+    PublishRefused,
+    QueryError,
+    RunBusy,
+    SourceError,
+    StateError,
+    Stopped,
+    UsageError,
+    placed,
+)
 from ..job import Job, Layout
 from ..paths import expand_user
 from ..pipeline.collect import Collected
@@ -31,7 +42,14 @@ from ..runs.job_loader import load_job
 from ..runs.names import check_run_id
 from ..runs.retry import discard, plan_rest, plan_retry_of_run
 from ..runs.run import Run, find_run
-from ..runs.start import check_arguments, check_declared, check_names, decided, new_run_id, parse_as_of
+from ..runs.start import (
+    check_arguments,
+    check_declared,
+    check_names,
+    decided,
+    new_run_id,
+    parse_as_of,
+)
 from ..sql.athena import refuse_untranslatable
 from ..sql.queries import load_query, query_of
 from ..sql.sources.files import find_files
@@ -72,7 +90,13 @@ class AwsBackend:
         """The runs of the stack."""
         return StackHome(stack_of(job, self.stack))
 
-    def run(self, job: Job | str, sources: Mapping[str, Any] | None, arguments: RunArguments, callbacks: RunCallbacks) -> Run:
+    def run(
+        self,
+        job: Job | str,
+        sources: Mapping[str, Any] | None,
+        arguments: RunArguments,
+        callbacks: RunCallbacks,
+    ) -> Run:
         """Run a deployed job.
 
         A place of a source is s3://BUCKET/KEY, a prefix or a pattern, glue://DATABASE/TABLE, or a path of this machine, which is
@@ -89,7 +113,11 @@ class AwsBackend:
         check_translates(declared)
         check_declared(declared)
         there = self.open_home(declared.name)
-        run = check_run_id(arguments.run_id) if arguments.run_id is not None else new_run_id(dt.datetime.now(dt.UTC))
+        run = (
+            check_run_id(arguments.run_id)
+            if arguments.run_id is not None
+            else new_run_id(dt.datetime.now(dt.UTC))
+        )
         check_names(declared, sources or {}, arguments.max_rejected)
         places = _places(there, run, declared, sources or {})
         options = {
@@ -115,13 +143,21 @@ class AwsBackend:
         _refuse_job(job)
         if sources:
             raise UsageError(
-                "--source is not for --backend aws", hint="run the job again: hundredfold run JOB --backend aws --source NAME=s3://..."
+                "--source is not for --backend aws",
+                hint="run the job again: hundredfold run JOB --backend aws --source NAME=s3://...",
             )
         there, record = self._open_again("resume", run_id, Event.START, arguments.accept_new_code)
         _plan_new_code(there, record)
         return _go_again(there, record, Event.START, callbacks, arguments.wait)
 
-    def retry(self, run_id: str | None, arguments: RunArguments, callbacks: RunCallbacks, *, job: Job | None = None) -> Run:
+    def retry(
+        self,
+        run_id: str | None,
+        arguments: RunArguments,
+        callbacks: RunCallbacks,
+        *,
+        job: Job | None = None,
+    ) -> Run:
         """Do the failed and crashed units again, with the function as it was deployed last, and what builds on them."""
         _refuse_job(job)
         there, record = self._open_again("retry", run_id, Event.RETRY, arguments.accept_new_code)
@@ -129,7 +165,14 @@ class AwsBackend:
         _keep_code(there, record, int(there.ledger.read(record.id).options["attempt"]))
         return _go_again(there, record, Event.RETRY, callbacks, arguments.wait)
 
-    def publish(self, run_id: str | None, arguments: RunArguments, callbacks: RunCallbacks, *, job: Job | None = None) -> Run:
+    def publish(
+        self,
+        run_id: str | None,
+        arguments: RunArguments,
+        callbacks: RunCallbacks,
+        *,
+        job: Job | None = None,
+    ) -> Run:
         """Go on with a run that its limits held back."""
         _refuse_job(job)
         there, record = self._open(run_id)
@@ -139,7 +182,9 @@ class AwsBackend:
                 hint=_command(there, "status", record.id),
             )
         _check_code(there, record, "publish", arguments.accept_new_code)
-        there.ledger.note(record.id, options=decided(record, arguments.max_failed, arguments.replace_newer))
+        there.ledger.note(
+            record.id, options=decided(record, arguments.max_failed, arguments.replace_newer)
+        )
         _plan_new_code(there, record)
         return _go_again(there, record, Event.START, callbacks, arguments.wait)
 
@@ -150,9 +195,13 @@ class AwsBackend:
         execution = record.options.get("execution")
         if execution and there.status_of(execution) == AT_WORK:
             try:
-                client("stepfunctions").stop_execution(executionArn=execution, error="Cancelled", cause="cancelled by hand")
+                client("stepfunctions").stop_execution(
+                    executionArn=execution, error="Cancelled", cause="cancelled by hand"
+                )
             except ClientError:
-                if there.status_of(execution) == AT_WORK:  # else it saw the record, and has ended by itself
+                if (
+                    there.status_of(execution) == AT_WORK
+                ):  # else it saw the record, and has ended by itself
                     raise
         return record
 
@@ -165,13 +214,17 @@ class AwsBackend:
 
     def interruption(self, run_id: str) -> Interruption:
         """The run goes on without this process."""
-        return Interruption(f"run {run_id} goes on without us", [("status", run_id, "--watch"), ("cancel", run_id)])
+        return Interruption(
+            f"run {run_id} goes on without us", [("status", run_id, "--watch"), ("cancel", run_id)]
+        )
 
     def _open(self, run_id: str | None) -> tuple[StackHome, Record]:
         there = self.open_home()
         return there, find_run(there, run_id)
 
-    def _open_again(self, verb: str, run_id: str | None, event: Event, accept_new_code: bool) -> tuple[StackHome, Record]:
+    def _open_again(
+        self, verb: str, run_id: str | None, event: Event, accept_new_code: bool
+    ) -> tuple[StackHome, Record]:
         """Open a run that is to go on. RunBusy or StateError if it cannot, or not with the code that is deployed now."""
         there, record = self._open(run_id)
         _refuse_active(there, record)
@@ -184,24 +237,39 @@ def _refuse_local(arguments: RunArguments) -> None:
     """Raise UsageError for what only a run of this machine takes."""
     given = [f"--{name}" for name in ("workers", "memory") if getattr(arguments, name) is not None]
     if given:
-        raise UsageError(f"{' and '.join(given)} are of this machine", hint="on AWS, deploy says them: hundredfold deploy --help")
+        raise UsageError(
+            f"{' and '.join(given)} are of this machine",
+            hint="on AWS, deploy says them: hundredfold deploy --help",
+        )
 
 
 def _refuse_job(job: Job | None) -> None:
     if job is not None:
-        raise UsageError("a run on AWS goes on with the job as it is deployed", hint="leave job out; deploy it first where it has changed")
+        raise UsageError(
+            "a run on AWS goes on with the job as it is deployed",
+            hint="leave job out; deploy it first where it has changed",
+        )
 
 
-def _places(there: StackHome, run: str, declared: Job, sources: Mapping[str, Any]) -> dict[str, str]:
+def _places(
+    there: StackHome, run: str, declared: Job, sources: Mapping[str, Any]
+) -> dict[str, str]:
     """The address of each source that is given or has files of this machine, which are uploaded."""
     for source in declared.sources:
         place = sources.get(source.name, source.path)
         if isinstance(place, str) and place.startswith(REMOTE):
             refuse_csv(source, place)
             check_place(source.name, place)
-    places = {name: _sent(there, run, name, _from_here(place), declared) for name, place in sources.items()}
+    places = {
+        name: _sent(there, run, name, _from_here(place), declared)
+        for name, place in sources.items()
+    }
     for source in declared.sources:
-        if source.name not in places and source.path is not None and not source.path.startswith(REMOTE):
+        if (
+            source.name not in places
+            and source.path is not None
+            and not source.path.startswith(REMOTE)
+        ):
             places[source.name] = _sent(there, run, source.name, source.path, declared)
     return places
 
@@ -216,13 +284,18 @@ def check_translates(job: Job) -> None:
             refuse_untranslatable(f"the summary {title!r}", load_query(query, job.folder))
     for source in job.sources:
         for column, expression in source.clean.items():
-            refuse_untranslatable(f"{source.name}: clean of {column}", f"SELECT {expression} AS x FROM t")
+            refuse_untranslatable(
+                f"{source.name}: clean of {column}", f"SELECT {expression} AS x FROM t"
+            )
     _refuse_checks_inside(job)
 
 
 def _refuse_checks_inside(job: Job) -> None:
     """QueryError for constraints of the values in lists and dicts, which Athena would be asked to check; results are checked elsewhere."""
-    contracts = [*((s.name, s.contract) for s in job.sources), *((p.name, p.contract) for p in job.releases)]
+    contracts = [
+        *((s.name, s.contract) for s in job.sources),
+        *((p.name, p.contract) for p in job.releases),
+    ]
     problems = [
         f"{name}: {column.name} {check.words}"
         for name, contract in contracts
@@ -239,7 +312,9 @@ def _refuse_checks_inside(job: Job) -> None:
         )
 
 
-def _go_again(there: StackHome, record: Record, event: Event, callbacks: RunCallbacks, wait: bool) -> Run:
+def _go_again(
+    there: StackHome, record: Record, event: Event, callbacks: RunCallbacks, wait: bool
+) -> Run:
     """Begin another execution for a run that has had one, and follow it."""
     if record.state is not State.NEW:
         there.ledger.move(record.id, event)
@@ -270,7 +345,10 @@ def _plan_new_code(there: StackHome, record: Record) -> None:
 
 def _keep_code(there: StackHome, record: Record, attempt: int) -> None:
     if is_other(record, there.place.code):
-        there.ledger.note(record.id, options={"code": [*record.options["code"], entry_of(there.place.code, attempt)]})
+        there.ledger.note(
+            record.id,
+            options={"code": [*record.options["code"], entry_of(there.place.code, attempt)]},
+        )
 
 
 def _refuse_active(there: StackHome, record: Record) -> None:
@@ -286,11 +364,14 @@ def _go(there: StackHome, record: Record, callbacks: RunCallbacks, wait: bool) -
     number = int(record.options.get("executions", 0)) + 1
     try:
         began = client("stepfunctions").start_execution(
-            stateMachineArn=there.place.machine, name=f"{record.id}-{number}"[:80], input=json.dumps({"run": record.id})
+            stateMachineArn=there.place.machine,
+            name=f"{record.id}-{number}"[:80],
+            input=json.dumps({"run": record.id}),
         )
     except ClientError as error:
         raise HundredfoldError(
-            f"run {record.id} is recorded, but cannot be started: {error}", hint=_command(there, "resume", record.id)
+            f"run {record.id} is recorded, but cannot be started: {error}",
+            hint=_command(there, "resume", record.id),
         ) from error
     there.ledger.note(record.id, options={"execution": began["executionArn"], "executions": number})
     callbacks.run_started(record.id)
@@ -304,7 +385,9 @@ def _follow(there: StackHome, run: str, callbacks: RunCallbacks) -> None:
     record = there.ledger.read(run)
     try:
         known = {str(stage): stage for stage in stages(load_job(record.ref))} if record.ref else {}
-    except HundredfoldError:  # the job is not on this machine: its stages are told by their names alone
+    except (
+        HundredfoldError
+    ):  # the job is not on this machine: its stages are told by their names alone
         known = {}
     told: set[str] = set()
     counts: dict[str, ProgressReader] = {}
@@ -317,16 +400,29 @@ def _follow(there: StackHome, run: str, callbacks: RunCallbacks) -> None:
         _tell(there, record, callbacks, told)
         model = record.step.removeprefix("work ")
         facts = record.counts.get("models", {}).get(model, {})
-        if record.step == f"work {model}" and "units" in facts and time.monotonic() - counted > COUNT:
+        if (
+            record.step == f"work {model}"
+            and "units" in facts
+            and time.monotonic() - counted > COUNT
+        ):
             counted = time.monotonic()
-            count = counts.setdefault(model, ProgressReader(there.store, Layout(run), model, facts["units"]))
+            count = counts.setdefault(
+                model, ProgressReader(there.store, Layout(run), model, facts["units"])
+            )
             callbacks.progress(count.look())
         if record.state not in (State.NEW, State.RUNNING):
             break
-        if there.status_of(str(record.options.get("execution", ""))) not in (AT_WORK, "SUCCEEDED", ""):
+        if there.status_of(str(record.options.get("execution", ""))) not in (
+            AT_WORK,
+            "SUCCEEDED",
+            "",
+        ):
             record = there.ledger.read(run)
             if record.state in (State.NEW, State.RUNNING):
-                raise HundredfoldError(f"the execution of run {run} ended before the run did", hint=_command(there, "resume", run))
+                raise HundredfoldError(
+                    f"the execution of run {run} ended before the run did",
+                    hint=_command(there, "resume", run),
+                )
         time.sleep(LOOK)
     match record.state:
         case State.HELD:
@@ -334,7 +430,10 @@ def _follow(there: StackHome, run: str, callbacks: RunCallbacks) -> None:
         case State.FAILED:
             raise HundredfoldError(record.reason or f"run {run} failed", hint=_hint(there, record))
         case State.CANCELLED:
-            raise Stopped(f"run {run} was cancelled", hint=f"what was done is kept: {_command(there, 'status', run)}")
+            raise Stopped(
+                f"run {run} was cancelled",
+                hint=f"what was done is kept: {_command(there, 'status', run)}",
+            )
 
 
 def _tell(there: StackHome, record: Record, callbacks: RunCallbacks, told: set[str]) -> None:
@@ -346,7 +445,9 @@ def _tell(there: StackHome, record: Record, callbacks: RunCallbacks, told: set[s
         if "ok" in facts and f"{name} is collected in {facts['attempt']}" not in told:
             told.add(f"{name} is collected in {facts['attempt']}")
             names = Collected.__dataclass_fields__
-            callbacks.collected(Collected(**{"model": name, **{k: v for k, v in facts.items() if k in names}}))
+            callbacks.collected(
+                Collected(**{"model": name, **{k: v for k, v in facts.items() if k in names}})
+            )
 
 
 def _command(there: StackHome, *words: str) -> str:
@@ -365,7 +466,9 @@ def _hint(there: StackHome, record: Record) -> str:
 def _sent(there: StackHome, run: str, name: str, place: Any, job: Job) -> str:
     """The address of a source's rows; files of this machine are uploaded."""
     if not isinstance(place, str | Path):
-        raise SourceError(f"the source {name} is a table in memory", hint="write it as Parquet, and name the file")
+        raise SourceError(
+            f"the source {name} is a table in memory", hint="write it as Parquet, and name the file"
+        )
     if str(place).startswith(REMOTE):
         return str(place)
     files = find_files(name, str(place), job.folder or Path())
@@ -384,4 +487,8 @@ def _seen(path: Path) -> str:
 
 def _from_here(place: Any) -> Any:
     """A path that was given by hand is relative to where we are, and not to the job's file."""
-    return place if not isinstance(place, str | Path) or str(place).startswith(REMOTE) else expand_user(place).absolute()
+    return (
+        place
+        if not isinstance(place, str | Path) or str(place).startswith(REMOTE)
+        else expand_user(place).absolute()
+    )

@@ -96,11 +96,18 @@ def _stacks() -> list[str]:
             found += page["Stacks"]
     except (ClientError, BotoCoreError) as error:
         raise UsageError(
-            f"the stacks cannot be listed: {error}", hint="log in, or name the stack with --stack; AWS_PROFILE and AWS_REGION say where"
+            f"the stacks cannot be listed: {error}",
+            hint="log in, or name the stack with --stack; AWS_PROFILE and AWS_REGION say where",
         ) from error
-    ours = {"Job", "MachineArn", "QueueUrl", "Trigger"}  # of its outputs, which have the same names in everybody's app
+    ours = {
+        "Job",
+        "MachineArn",
+        "QueueUrl",
+        "Trigger",
+    }  # of its outputs, which have the same names in everybody's app
     return [
         s["StackName"]
         for s in found
-        if ours <= {output["OutputKey"] for output in s.get("Outputs", ())} and not s["StackStatus"].startswith("DELETE")
+        if ours <= {output["OutputKey"] for output in s.get("Outputs", ())}
+        and not s["StackStatus"].startswith("DELETE")
     ]

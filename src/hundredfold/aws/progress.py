@@ -28,11 +28,19 @@ class ProgressReader:
     def look(self) -> Progress:
         """How far the model is now; only what has come since the last look is read."""
         listed = self.store.list(self.layout.outcomes(self.model) + "/")
-        fresh = sorted(key for key in listed if key not in self._seen and self.layout.slice(key))  # by attempt, first of all
+        fresh = sorted(
+            key for key in listed if key not in self._seen and self.layout.slice(key)
+        )  # by attempt, first of all
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for key, bad in zip(fresh, pool.map(self._bad, fresh), strict=True):
                 self._add(key, bad)
-        return Progress(self.model, int(self.coverage.done.sum()), len(self.coverage.done), len(self.bad), self.lately)
+        return Progress(
+            self.model,
+            int(self.coverage.done.sum()),
+            len(self.coverage.done),
+            len(self.bad),
+            self.lately,
+        )
 
     def _add(self, key: str, bad: Sequence[UnitStatus]) -> None:
         done = self.layout.slice(key)

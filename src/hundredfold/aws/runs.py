@@ -14,10 +14,20 @@ from .adapters.dynamodb_ledger import DynamoLedger
 from .adapters.session import StackResources
 
 
-def new_record(run: str, job: Job, ref: str, sources: Mapping[str, str], options: Mapping[str, Any], code: str = "") -> Record:
+def new_record(
+    run: str,
+    job: Job,
+    ref: str,
+    sources: Mapping[str, str],
+    options: Mapping[str, Any],
+    code: str = "",
+) -> Record:
     """A run that nothing is done of, to be done by the code of that fingerprint. UsageError or SourceError if it cannot be."""
     if not run or not all((c.isascii() and c.isalnum()) or c in "-_" for c in run) or len(run) > 80:
-        raise UsageError(f"the run id {run!r} cannot be used", hint="wanted letters, digits, - and _ (at most 80)")
+        raise UsageError(
+            f"the run id {run!r} cannot be used",
+            hint="wanted letters, digits, - and _ (at most 80)",
+        )
     for name in sources:
         job.source(name)
     places = {source.name: sources.get(source.name, source.path) for source in job.sources}
@@ -27,7 +37,9 @@ def new_record(run: str, job: Job, ref: str, sources: Mapping[str, str], options
             f"the sources {', '.join(missing)} have no place",
             hint=f"name it: --source {missing[0]}=s3://BUCKET/PREFIX/   or a path, which is uploaded",
         )
-    return _record(run, job, ref, {name: place for name, place in places.items() if place}, options, code)
+    return _record(
+        run, job, ref, {name: place for name, place in places.items() if place}, options, code
+    )
 
 
 def entry_of(code: str, attempt: int) -> dict[str, Any]:
@@ -50,7 +62,9 @@ def is_other(record: Record, code: str) -> bool:
     return bool(code and known) and known[-1]["fingerprint"] != code
 
 
-def _record(run: str, job: Job, ref: str, places: Mapping[str, str], options: Mapping[str, Any], code: str) -> Record:
+def _record(
+    run: str, job: Job, ref: str, places: Mapping[str, str], options: Mapping[str, Any], code: str
+) -> Record:
     now = dt.datetime.now(dt.UTC)
     as_of = options.get("as_of") or now.replace(tzinfo=None, microsecond=0).isoformat(" ")
     stamp = now.isoformat(timespec="milliseconds")
@@ -60,10 +74,16 @@ def _record(run: str, job: Job, ref: str, places: Mapping[str, str], options: Ma
     return Record(run, job.name, ref, State.NEW, "new", stamp, stamp, options=kept)
 
 
-def begin_upload(run: str, sources: Mapping[str, str], job: Job, place: StackResources, ledger: DynamoLedger) -> Record:
+def begin_upload(
+    run: str, sources: Mapping[str, str], job: Job, place: StackResources, ledger: DynamoLedger
+) -> Record:
     """Record a run that an upload began; its other sources are where the newest run had them that did not fail, or where the job says.
     SourceError where one has no place: nobody is there to be told, so that is recorded as well."""
-    before = [record for record in ledger.runs(job.name) if record.state not in (State.FAILED, State.CANCELLED)]
+    before = [
+        record
+        for record in ledger.runs(job.name)
+        if record.state not in (State.FAILED, State.CANCELLED)
+    ]
     known: Mapping[str, str] = before[0].options.get("sources", {}) if before else {}
     options = {"uploaded": sorted(sources)}
     try:

@@ -55,7 +55,9 @@ def compare(
         "workers": workers,
         "memory": memory,
         "as_of": as_of,
-        "max_rejected": {source.name: 1.0 for source in job.sources},  # how good the rows are is another question
+        "max_rejected": {
+            source.name: 1.0 for source in job.sources
+        },  # how good the rows are is another question
         "max_failed": 1.0,
     }
     with TemporaryDirectory(prefix="hundredfold-bench-", ignore_cleanup_errors=True) as folder:
@@ -104,24 +106,53 @@ def _single(
 
 
 def _loops(
-    job: Job, names: Sequence[str], every: Ran, home: Home, seconds: float, limits: Resources, listener: Listener
+    job: Job,
+    names: Sequence[str],
+    every: Ran,
+    home: Home,
+    seconds: float,
+    limits: Resources,
+    listener: Listener,
 ) -> dict[Task, Looped]:
-    tasks = [Task("read"), *(task for name in names for task in _tasks(job, name, every.models[name]))]
+    tasks = [
+        Task("read"),
+        *(task for name in names for task in _tasks(job, name, every.models[name])),
+    ]
     places = home.ledger.read(ALL).options["sources"]
-    files: dict[str, Files] = {name: find_files(name, place, job.folder or Path()) for name, place in places.items()}
+    files: dict[str, Files] = {
+        name: find_files(name, place, job.folder or Path()) for name, place in places.items()
+    }
 
     def tell(task: Task) -> None:
-        listener.timing("reading the sources in one process" if task.kind == "read" else f"{task.model} as a loop: {task.kind}")
+        listener.timing(
+            "reading the sources in one process"
+            if task.kind == "read"
+            else f"{task.model} as a loop: {task.kind}"
+        )
 
     return time_loops(
-        WorkerContext(job, Layout(ALL), home.store), tasks, files, LOOPS_SHARE * seconds, limits.memory, home.logs("loops"), tell
+        WorkerContext(job, Layout(ALL), home.store),
+        tasks,
+        files,
+        LOOPS_SHARE * seconds,
+        limits.memory,
+        home.logs("loops"),
+        tell,
     )
 
 
 def _tasks(job: Job, name: str, worked: Worked) -> list[Task]:
     model = job.model(name)
-    kinds = ["call"] if not model.unit else ["filter"] if library_of(form_of(model)) == "NumPy" else ["filter", "groupby"]
-    return [Task(kind, name, worked.crashed) for kind in kinds if worked.units > len(worked.crashed)]
+    kinds = (
+        ["call"]
+        if not model.unit
+        else ["filter"]
+        if library_of(form_of(model)) == "NumPy"
+        else ["filter", "groupby"]
+    )
+    return [
+        Task(kind, name, worked.crashed) for kind in kinds if worked.units > len(worked.crashed)
+    ]
 
 
 def _facts(
@@ -154,10 +185,18 @@ def _facts(
 
 def _model_facts(job: Job, name: str, worked: Worked) -> dict[str, Any]:
     model = job.model(name)
-    return {"units": worked.units, "rows": worked.rows, "crashed": len(worked.crashed), "batched": model.batched, "form": form_of(model)}
+    return {
+        "units": worked.units,
+        "rows": worked.rows,
+        "crashed": len(worked.crashed),
+        "batched": model.batched,
+        "form": form_of(model),
+    }
 
 
-def _loop_way(kind: str, names: Sequence[str], looped: Mapping[Task, Looped]) -> dict[str, Any] | None:
+def _loop_way(
+    kind: str, names: Sequence[str], looped: Mapping[Task, Looped]
+) -> dict[str, Any] | None:
     """A kind of loop over all models; a model of one unit is one call in either. None if it is the kind of no model."""
     found = {task.model: each for task, each in looped.items() if task.kind in (kind, "call")}
     if kind not in {task.kind for task in looped} and not (kind == "filter" and found):
@@ -178,18 +217,32 @@ def _loop_way(kind: str, names: Sequence[str], looped: Mapping[Task, Looped]) ->
 
 def _looped_facts(looped: Looped | None) -> dict[str, Any]:
     looped = looped or Looped(why="not timed: it has no unit to time")
-    seconds = None if looped.once is None or looped.seconds is None else looped.once + looped.seconds
-    if looped.why and looped.timed < looped.units:  # a unit ended it, or never came back: so it would on all of them
+    seconds = (
+        None if looped.once is None or looped.seconds is None else looped.once + looped.seconds
+    )
+    if (
+        looped.why and looped.timed < looped.units
+    ):  # a unit ended it, or never came back: so it would on all of them
         seconds = None
     if seconds is not None and looped.failed == looped.timed:
-        looped, seconds = replace(looped, timed=0, failed=0, why=f"not timed: every unit that was tried failed: {looped.reason}"), None
+        looped, seconds = (
+            replace(
+                looped,
+                timed=0,
+                failed=0,
+                why=f"not timed: every unit that was tried failed: {looped.reason}",
+            ),
+            None,
+        )
     return {
         "seconds": seconds, "timed": looped.timed, "units": looped.units, "failed": looped.failed,
         "error": looped.error, "reason": looped.reason, "why": looped.why,
     }  # fmt: skip
 
 
-def _engine_way(way: str, workers: int, ran: Ran | None, names: Sequence[str], model: str | None, why: str) -> dict[str, Any]:
+def _engine_way(
+    way: str, workers: int, ran: Ran | None, names: Sequence[str], model: str | None, why: str
+) -> dict[str, Any]:
     models: dict[str, Any] = {}
     for name in names:
         worked = ran.models.get(name) if ran is not None else None
@@ -199,7 +252,13 @@ def _engine_way(way: str, workers: int, ran: Ran | None, names: Sequence[str], m
             "units": worked.units if worked else 0, "failed": worked.failed if worked else 0, "error": 0.0, "reason": "",
             "why": "stopped: too few to tell," if few else "",
         }  # fmt: skip
-    whole = None if ran is None else ran.whole if model is None else ran.reading + ran.models[model].seconds
+    whole = (
+        None
+        if ran is None
+        else ran.whole
+        if model is None
+        else ran.reading + ran.models[model].seconds
+    )
     if any(entry["why"] for entry in models.values()):
         whole = None
     return {

@@ -27,7 +27,10 @@ from .sample import costs, scaled
 
 ALL, SINGLE = "all", "single"  # the runs' ids
 LEAST = 0.25  # of the time for all, that a model which was begun is given in any case
-NOTHING, AT_LEAST = 2, 10.0  # as long as none of its units is done, a model is given so many times its time, or so many seconds
+NOTHING, AT_LEAST = (
+    2,
+    10.0,
+)  # as long as none of its units is done, a model is given so many times its time, or so many seconds
 SETTLE = 1.0  # seconds in which a resumed run's worker starts; in a run that was not stopped it has started long before
 
 
@@ -79,12 +82,16 @@ class Stopwatch:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     seconds: dict[str, float] = field(default_factory=dict)
-    timed: dict[str, int] = field(default_factory=dict)  # how many units, of models that were scaled up
+    timed: dict[str, int] = field(
+        default_factory=dict
+    )  # how many units, of models that were scaled up
     rejected: int = 0
     resumed: bool = False
     allowed: float = 0.0  # seconds for the work at hand
     now: Stage | None = None
-    first: tuple[int, float] | None = None  # when units were handed over for the first time: how many, after how long
+    first: tuple[int, float] | None = (
+        None  # when units were handed over for the first time: how many, after how long
+    )
     last: tuple[int, float] = (0, 0.0)
 
     def __post_init__(self) -> None:
@@ -132,12 +139,21 @@ class Stopwatch:
         self.listener.collected(collected)
 
 
-def run_all(job: Job, sources: Mapping[str, Any], home: Home, seconds: float, options: Mapping[str, Any], listener: Listener) -> Ran:
+def run_all(
+    job: Job,
+    sources: Mapping[str, Any],
+    home: Home,
+    seconds: float,
+    options: Mapping[str, Any],
+    listener: Listener,
+) -> Ran:
     """The run with all workers. Beyond `seconds` the model at work is scaled up, and those after it are left out."""
 
     def limit(watch: Stopwatch, _: Model) -> float:
         left = seconds - (watch.clock() - watch.began)
-        return left if any(stage.startswith("collect") for stage in watch.seconds) else max(left, 0.0)
+        return (
+            left if any(stage.startswith("collect") for stage in watch.seconds) else max(left, 0.0)
+        )
 
     watch = Stopwatch(listener, limit, LEAST * seconds)
     refused, stopped = "", False
@@ -153,7 +169,13 @@ def run_all(job: Job, sources: Mapping[str, Any], home: Home, seconds: float, op
 
 
 def run_single(
-    job: Job, sources: Mapping[str, Any], home: Home, seconds: float, options: Mapping[str, Any], listener: Listener, before: Ran
+    job: Job,
+    sources: Mapping[str, Any],
+    home: Home,
+    seconds: float,
+    options: Mapping[str, Any],
+    listener: Listener,
+    before: Ran,
 ) -> Ran:
     """The same with one worker, after `before` with all. A model that takes longer than its part of the seconds is scaled up,
     and the run goes on with what `before` made of it."""
@@ -168,9 +190,23 @@ def run_single(
     while True:
         try:
             if name is None:
-                run(job, sources, home=home.folder, run_id=SINGLE, callbacks=watch, **{**options, "workers": 1})
+                run(
+                    job,
+                    sources,
+                    home=home.folder,
+                    run_id=SINGLE,
+                    callbacks=watch,
+                    **{**options, "workers": 1},
+                )
             else:
-                resume(SINGLE, home=home.folder, job=job, callbacks=watch, workers=1, memory=options["memory"])
+                resume(
+                    SINGLE,
+                    home=home.folder,
+                    job=job,
+                    callbacks=watch,
+                    workers=1,
+                    memory=options["memory"],
+                )
         except PublishRefused as refusal:
             refused = str(refusal)
         except Enough:
@@ -181,7 +217,9 @@ def run_single(
                 watch.resumed = True
                 continue
         watch.close()
-        return _ran(job, watch, home, SINGLE, None if watch.timed else watch.clock() - watch.began, refused)
+        return _ran(
+            job, watch, home, SINGLE, None if watch.timed else watch.clock() - watch.began, refused
+        )
 
 
 def _scale(watch: Stopwatch, home: Home, run_id: str) -> str | None:
@@ -192,11 +230,14 @@ def _scale(watch: Stopwatch, home: Home, run_id: str) -> str | None:
     name = stage.model.name
     if watch.first is None:
         raise HundredfoldError(
-            f"no unit of {name} was done within {watch.clock() - watch.since:.0f} s", hint="give it more time with --seconds"
+            f"no unit of {name} was done within {watch.clock() - watch.since:.0f} s",
+            hint="give it more time with --seconds",
         )
     units = UnitList.read(Layout(run_id), name, home.store)
     done, seconds, _, _ = _accounts(home, run_id, name, len(units.rows))
-    watch.seconds[str(stage)] = scaled(watch.first, watch.last, costs(units.rows, done, seconds[done]), done)
+    watch.seconds[str(stage)] = scaled(
+        watch.first, watch.last, costs(units.rows, done, seconds[done]), done
+    )
     watch.timed[name] = int(done.sum())
     return name
 
@@ -208,12 +249,23 @@ def _take_over(home: Home, model: str) -> None:
     shutil.copytree(theirs, ours, copy_function=os.link)
 
 
-def _ran(job: Job, watch: Stopwatch, home: Home, run_id: str, whole: float | None, refused: str) -> Ran:
-    models = {m.name: _worked(watch, home, run_id, m.name) for m in job.models if f"work {m.name}" in watch.seconds}
-    reading, publishing = watch.seconds["validate"], watch.seconds.get("publish") if job.releases else None
+def _ran(
+    job: Job, watch: Stopwatch, home: Home, run_id: str, whole: float | None, refused: str
+) -> Ran:
+    models = {
+        m.name: _worked(watch, home, run_id, m.name)
+        for m in job.models
+        if f"work {m.name}" in watch.seconds
+    }
+    reading, publishing = (
+        watch.seconds["validate"],
+        watch.seconds.get("publish") if job.releases else None,
+    )
     parts = reading + (publishing or 0.0) + sum(m.seconds for m in models.values())
     reading += 0.0 if whole is None else whole - parts  # to begin the run and to end it
-    return Ran(reading, models, publishing, parts if whole is None else whole, watch.rejected, refused)
+    return Ran(
+        reading, models, publishing, parts if whole is None else whole, watch.rejected, refused
+    )
 
 
 def _worked(watch: Stopwatch, home: Home, run_id: str, model: str) -> Worked:
@@ -221,10 +273,20 @@ def _worked(watch: Stopwatch, home: Home, run_id: str, model: str) -> Worked:
     done, _, failed, crashed = _accounts(home, run_id, model, len(rows))
     seconds = sum(watch.seconds.get(f"{step} {model}", 0.0) for step in EACH_MODEL)
     timed = watch.timed.get(model, int(done.sum()))
-    return Worked(seconds, watch.seconds.get(f"collect {model}", 0.0), timed, len(rows), int(rows.sum()), failed, crashed)
+    return Worked(
+        seconds,
+        watch.seconds.get(f"collect {model}", 0.0),
+        timed,
+        len(rows),
+        int(rows.sum()),
+        failed,
+        crashed,
+    )
 
 
-def _accounts(home: Home, run_id: str, model: str, units: int) -> tuple[Any, Any, int, tuple[int, ...]]:
+def _accounts(
+    home: Home, run_id: str, model: str, units: int
+) -> tuple[Any, Any, int, tuple[int, ...]]:
     """Of each unit: whether it is done, and its seconds; how many failed; which died."""
     layout, done, seconds = Layout(run_id), np.zeros(units, bool), np.zeros(units)
     bad: list[UnitStatus] = []

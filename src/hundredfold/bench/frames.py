@@ -45,7 +45,14 @@ def library_of(form: str) -> str:
     return next((name for name in ("pandas", "polars") if find_spec(name)), "NumPy")
 
 
-def frame_of(form: str, many: bool, table: pa.Table, numbers: Numbers, units: UnitList, nullable: frozenset[str]) -> Frame:
+def frame_of(
+    form: str,
+    many: bool,
+    table: pa.Table,
+    numbers: Numbers,
+    units: UnitList,
+    nullable: frozenset[str],
+) -> Frame:
     """table: all rows, the key's columns first; numbers: the unit of each row."""
     kinds: dict[str, Any] = {"pandas": PandasFrame, "polars": PolarsFrame, "NumPy": NumpyFrame}
     frame: Frame = kinds[library_of(form)](form, many, table, numbers, units, nullable)
@@ -57,7 +64,13 @@ class Slice(Unit):
 
     __slots__ = ("_key", "_names", "_read", "_rows")
 
-    def __init__(self, read: Callable[[str], Any], names: Sequence[str], rows: int, key: Callable[[], tuple[Any, ...]]) -> None:
+    def __init__(
+        self,
+        read: Callable[[str], Any],
+        names: Sequence[str],
+        rows: int,
+        key: Callable[[], tuple[Any, ...]],
+    ) -> None:
         self._read, self._names, self._rows, self._key = read, names, rows, key
 
     @property
@@ -83,7 +96,9 @@ class One(Units):
 
     __slots__ = ("_names", "_read")
 
-    def __init__(self, read: Callable[[str], Any], names: Sequence[str], rows: int, keys: pa.Table) -> None:
+    def __init__(
+        self, read: Callable[[str], Any], names: Sequence[str], rows: int, keys: pa.Table
+    ) -> None:
         self._read, self._names = read, names
         self.offsets, self.keys_table = np.array([0, rows]), keys
 
@@ -97,12 +112,18 @@ class One(Units):
 class _Light:
     """How a column of a frame becomes an array."""
 
-    def __init__(self, form: str, many: bool, table: pa.Table, units: UnitList, nullable: frozenset[str]) -> None:
+    def __init__(
+        self, form: str, many: bool, table: pa.Table, units: UnitList, nullable: frozenset[str]
+    ) -> None:
         self.form, self.many, self.units, self.names = form, many, units, table.column_names
         self.keys = units.keys.column_names
         t = pa.types
         self.days = {f.name for f in table.schema if t.is_date32(f.type)}
-        self.texts = {f.name for f in table.schema if f.name in nullable and (t.is_string(f.type) or t.is_large_string(f.type))}
+        self.texts = {
+            f.name
+            for f in table.schema
+            if f.name in nullable and (t.is_string(f.type) or t.is_large_string(f.type))
+        }
 
     def handed_light(self, read: Callable[[str], Any], rows: int, unit: int) -> Any:
         if self.form == "dict" and not self.many:
@@ -115,7 +136,15 @@ class _Light:
 class PandasFrame(_Light):
     library, groups = "pandas", True
 
-    def __init__(self, form: str, many: bool, table: pa.Table, numbers: Numbers, units: UnitList, nullable: frozenset[str]) -> None:
+    def __init__(
+        self,
+        form: str,
+        many: bool,
+        table: pa.Table,
+        numbers: Numbers,
+        units: UnitList,
+        nullable: frozenset[str],
+    ) -> None:
         super().__init__(form, many, table, units, nullable)
         self.nullable, self.numbers = nullable, numbers  # of the rows as they are labelled
         self.frame = self._made(table)
@@ -140,7 +169,12 @@ class PandasFrame(_Light):
             frame, names = self.frame, self.keys
             for key, null in zip(keys, nulls, strict=True):
                 told = zip(names, key, null, strict=True)
-                yield frame[reduce(and_, [frame[n].isna() if none else frame[n] == part for n, part, none in told])]
+                yield frame[
+                    reduce(
+                        and_,
+                        [frame[n].isna() if none else frame[n] == part for n, part, none in told],
+                    )
+                ]
 
         return units, rows()
 
@@ -167,12 +201,22 @@ class PandasFrame(_Light):
         if self.form == "pandas":
             return to_pandas(table, self.nullable)
         for i, f in enumerate(table.schema):
-            if f.name in self.days or pa.types.is_timestamp(f.type):  # as the light form has them: dates and UTC
-                table = table.set_column(i, f.name, table.column(i).cast(pa.timestamp("s" if f.name in self.days else f.type.unit)))
+            if f.name in self.days or pa.types.is_timestamp(
+                f.type
+            ):  # as the light form has them: dates and UTC
+                table = table.set_column(
+                    i,
+                    f.name,
+                    table.column(i).cast(pa.timestamp("s" if f.name in self.days else f.type.unit)),
+                )
         return table.to_pandas()
 
     def _array(self, column: Any, name: str) -> Any:
-        array = column.to_numpy(dtype=object, na_value=None) if name in self.texts else column.to_numpy()
+        array = (
+            column.to_numpy(dtype=object, na_value=None)
+            if name in self.texts
+            else column.to_numpy()
+        )
         if name in self.days:
             return array.astype("datetime64[D]")
         return array if array.flags.writeable else array.copy()  # the function may write to it
@@ -181,7 +225,15 @@ class PandasFrame(_Light):
 class PolarsFrame(_Light):
     library, groups = "polars", True
 
-    def __init__(self, form: str, many: bool, table: pa.Table, numbers: Numbers, units: UnitList, nullable: frozenset[str]) -> None:
+    def __init__(
+        self,
+        form: str,
+        many: bool,
+        table: pa.Table,
+        numbers: Numbers,
+        units: UnitList,
+        nullable: frozenset[str],
+    ) -> None:
         super().__init__(form, many, table, units, nullable)
         import polars as pl
 
@@ -209,7 +261,15 @@ class PolarsFrame(_Light):
             frame, names = self.frame, self.keys
             for key in keys:
                 told = zip(names, key, strict=True)
-                yield frame.filter(reduce(and_, [pl.col(n).is_null() if part is None else pl.col(n) == part for n, part in told]))
+                yield frame.filter(
+                    reduce(
+                        and_,
+                        [
+                            pl.col(n).is_null() if part is None else pl.col(n) == part
+                            for n, part in told
+                        ],
+                    )
+                )
 
         return units, rows()
 
@@ -219,7 +279,12 @@ class PolarsFrame(_Light):
         if self.by:
             self.numbered, self.by = self.numbered.sort(self.by, maintain_order=True), []
         part = self.numbered.filter(pl.col(UNIT).is_in(units.tolist()))
-        found = part.group_by(self.keys, maintain_order=True).agg(pl.col(UNIT).first()).get_column(UNIT).to_numpy()
+        found = (
+            part.group_by(self.keys, maintain_order=True)
+            .agg(pl.col(UNIT).first())
+            .get_column(UNIT)
+            .to_numpy()
+        )
         return found, (rows for _, rows in part.drop(UNIT).group_by(self.keys, maintain_order=True))
 
     def whole(self) -> Any:
@@ -238,7 +303,15 @@ class NumpyFrame(_Light):
 
     library, groups = "NumPy", False
 
-    def __init__(self, form: str, many: bool, table: pa.Table, _: Numbers, units: UnitList, nullable: frozenset[str]) -> None:
+    def __init__(
+        self,
+        form: str,
+        many: bool,
+        table: pa.Table,
+        _: Numbers,
+        units: UnitList,
+        nullable: frozenset[str],
+    ) -> None:
         super().__init__(form, many, table, units, nullable)
         self.table, self.nullable = table, nullable
         self.arrays = self._arrays()
@@ -261,7 +334,13 @@ class NumpyFrame(_Light):
             arrays, names = self.arrays, self.keys
             for key in zip(*columns, strict=True):
                 told = zip(names, key, strict=True)
-                yield reduce(and_, [arrays[n] != arrays[n] if part != part else arrays[n] == part for n, part in told])  # NaN, NaT
+                yield reduce(
+                    and_,
+                    [
+                        arrays[n] != arrays[n] if part != part else arrays[n] == part
+                        for n, part in told
+                    ],
+                )  # NaN, NaT
 
         return units, rows()
 
@@ -274,7 +353,11 @@ class NumpyFrame(_Light):
     def handed(self, rows: Any, unit: int) -> Any:
         if self.form == "arrow":
             return self.table.filter(pa.array(rows))
-        return self.handed_light(lambda name: self.arrays[name][rows], int(np.count_nonzero(rows)), unit)
+        return self.handed_light(
+            lambda name: self.arrays[name][rows], int(np.count_nonzero(rows)), unit
+        )
 
     def _arrays(self) -> Mapping[str, Any]:
-        return {name: numpy_of(self.table.column(name), name in self.nullable) for name in self.names}
+        return {
+            name: numpy_of(self.table.column(name), name in self.nullable) for name in self.names
+        }

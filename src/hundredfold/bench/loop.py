@@ -79,7 +79,9 @@ def _by_polars() -> Callable[[str, str], Any]:
 
     def read(path: str, kind: str) -> Any:
         if kind == "csv":
-            return pl.read_csv(path, separator="\t" if ".tsv" in path else ",", infer_schema_length=None)
+            return pl.read_csv(
+                path, separator="\t" if ".tsv" in path else ",", infer_schema_length=None
+            )
         return pl.read_parquet(path) if kind == "parquet" else pl.read_ndjson(path)
 
     return read
@@ -90,7 +92,9 @@ def _by_arrow() -> Callable[[str, str], Any]:
 
     def read(path: str, kind: str) -> Any:
         if kind == "csv":
-            return csv.read_csv(path, parse_options=csv.ParseOptions(delimiter="\t" if ".tsv" in path else ","))
+            return csv.read_csv(
+                path, parse_options=csv.ParseOptions(delimiter="\t" if ".tsv" in path else ",")
+            )
         return parquet.read_table(path) if kind == "parquet" else json.read_json(path)
 
     return read
@@ -108,11 +112,21 @@ def loop(context: WorkerContext, task: Task, share: float) -> Iterator[Looped]:
         done, left = len(timing.seconds), share - spent
         seconds, error = total(timing.drawn, np.array(timing.seconds))
         looped = replace(
-            looped, seconds=seconds + timing.warm, error=error, timed=done, failed=timing.failed, reason=timing.reason, spent=spent
+            looped,
+            seconds=seconds + timing.warm,
+            error=error,
+            timed=done,
+            failed=timing.failed,
+            reason=timing.reason,
+            spent=spent,
         )
         yield looped
         enough = left <= 0 or (done >= ENOUGH and spent > 1.0)
-        count = 0 if enough else min(looped.units - done, max(1, min(4 * done, int(0.8 * left * done / spent))))
+        count = (
+            0
+            if enough
+            else min(looped.units - done, max(1, min(4 * done, int(0.8 * left * done / spent))))
+        )
 
 
 class Timing:
@@ -124,7 +138,10 @@ class Timing:
         self.alive = np.setdiff1d(np.arange(len(self.units.rows)), np.array(task.without, np.int64))
         self.drawn: Draw = draw(self.units.rows[self.alive])
         self.frame = _frame(context, model, self.form, self.units)
-        self.given = [UpstreamResults(name, model, context.job.model(name), context.layout, context.store) for name in model.inputs or ()]
+        self.given = [
+            UpstreamResults(name, model, context.job.model(name), context.layout, context.store)
+            for name in model.inputs or ()
+        ]
         self.seconds: list[float] = []
         self.warm, self.failed, self.reason = 0.0, 0, ""
         self.kept: list[Any] = []  # as a loop keeps its results
@@ -208,4 +225,6 @@ def _frame(context: WorkerContext, model: Model, form: str, units: UnitList) -> 
     keys = units.keys.take(from_numpy(numbers))
     for i, field in enumerate(keys.schema):
         rows = rows.add_column(i, field, keys.column(i))
-    return frame_of(form, model.batched, rows.combine_chunks(), numbers, units, frozenset(manifest.nullable))
+    return frame_of(
+        form, model.batched, rows.combine_chunks(), numbers, units, frozenset(manifest.nullable)
+    )

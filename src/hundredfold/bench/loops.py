@@ -57,7 +57,13 @@ def time_loops(
     return known
 
 
-def _hear(child: _Child, todo: Sequence[Task], tell: Callable[[Task], None], known: dict[Task, Looped], grace: float) -> int:
+def _hear(
+    child: _Child,
+    todo: Sequence[Task],
+    tell: Callable[[Task], None],
+    known: dict[Task, Looped],
+    grace: float,
+) -> int:
     """Hear a child until it is done, dead or too late; how many tasks are over by then, the last one maybe by that death."""
     for at, task in enumerate(todo):
         tell(task)
@@ -68,7 +74,9 @@ def _hear(child: _Child, todo: Sequence[Task], tell: Callable[[Task], None], kno
                 known[task], share, over = said
                 if known[task].once is not None and not known[task].timed:  # now come the units
                     until = time.monotonic() + 2 * share + grace
-            elif ended := child.ended() or ("a unit did not come back in time" if time.monotonic() > until else ""):
+            elif ended := child.ended() or (
+                "a unit did not come back in time" if time.monotonic() > until else ""
+            ):
                 known[task] = replace(known[task], why=ended)
                 return at + 1
     return len(todo)
@@ -78,9 +86,17 @@ class _Child:
     """The process, and what it says."""
 
     def __init__(
-        self, context: WorkerContext, todo: Sequence[Task], files: Mapping[str, Files], seconds: float, memory: int, log: Path
+        self,
+        context: WorkerContext,
+        todo: Sequence[Task],
+        files: Mapping[str, Files],
+        seconds: float,
+        memory: int,
+        log: Path,
     ) -> None:
-        self.launcher = Launcher(child, cloudpickle.dumps((context, tuple(todo), dict(files), seconds)), (0, 0, 0))
+        self.launcher = Launcher(
+            child, cloudpickle.dumps((context, tuple(todo), dict(files), seconds)), (0, 0, 0)
+        )
         self.said: deque[tuple[Looped, float, bool]] = deque()
         try:
             self.process, self.pipe, _ = self.launcher.start(settings_for(log, memory))
@@ -102,7 +118,11 @@ class _Child:
         """How, if it has."""
         if self.process.is_alive():
             return ""
-        words = describe_exit(self.process.exitcode).replace("ended its process", "ended").replace("killed", "was killed")
+        words = (
+            describe_exit(self.process.exitcode)
+            .replace("ended its process", "ended")
+            .replace("killed", "was killed")
+        )
         return f"its process {words}"
 
     def end(self) -> None:
@@ -133,11 +153,19 @@ def child(end: socket.socket, _: Any, packed: bytes, settings: Settings) -> NoRe
         os._exit(code)
 
 
-def _do_tasks(pipe: WorkerChannel, context: WorkerContext, todo: Sequence[Task], files: Mapping[str, Files], seconds: float) -> None:
+def _do_tasks(
+    pipe: WorkerChannel,
+    context: WorkerContext,
+    todo: Sequence[Task],
+    files: Mapping[str, Files],
+    seconds: float,
+) -> None:
     for done, task in enumerate(todo):
         share, looped = seconds / (len(todo) - done), Looped()
         try:
-            for looped in read(context, files) if task.kind == "read" else loop(context, task, share):
+            for looped in (
+                read(context, files) if task.kind == "read" else loop(context, task, share)
+            ):
                 pipe.send((looped, share, False))
         except MemoryError:
             looped = replace(looped, why="its rows as one frame do not fit into the memory")

@@ -48,7 +48,9 @@ def total(drawn: Draw, seconds: NDArray[np.float64]) -> tuple[float, float]:
     return ratio, error / ratio if ratio else 0.0
 
 
-def costs(rows: NDArray[np.int64], done: NDArray[np.bool_], seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+def costs(
+    rows: NDArray[np.int64], done: NDArray[np.bool_], seconds: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """What each unit is expected to cost, if a unit costs something, and each of its rows something: fitted to those done.
 
     rows, done: shape (units,); seconds: of those done.
@@ -63,7 +65,12 @@ def costs(rows: NDArray[np.int64], done: NDArray[np.bool_], seconds: NDArray[np.
     return expected if expected.sum() > 0 else np.ones(len(rows))
 
 
-def scaled(first: tuple[int, float], last: tuple[int, float], expected: NDArray[np.float64], done: NDArray[np.bool_]) -> float:
+def scaled(
+    first: tuple[int, float],
+    last: tuple[int, float],
+    expected: NDArray[np.float64],
+    done: NDArray[np.bool_],
+) -> float:
     """Seconds of all units of a run that was stopped, from when so many units were done: (units, seconds since the work began).
 
     Between the first and the last handing over no worker was idle, so what came before the first, their start, is counted once.

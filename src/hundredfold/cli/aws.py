@@ -16,7 +16,11 @@ BUILT = ".hundredfold/aws"  # where packages and assemblies are written
 MB = 2**20
 
 takes_stack = click.option(
-    "--stack", envvar="HUNDREDFOLD_STACK", show_envvar=True, metavar="NAME", help="The stack's name; hundredfold-JOB, if left out."
+    "--stack",
+    envvar="HUNDREDFOLD_STACK",
+    show_envvar=True,
+    metavar="NAME",
+    help="The stack's name; hundredfold-JOB, if left out.",
 )
 takes_yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
@@ -48,7 +52,11 @@ SEVERAL: Mapping[str, tuple[str, str, str]] = {
         "A further place that queries may read; or glue://DATABASE/TABLE (and the place of its files).",
     ),
     "source_keys": ("--source-key", "ARN", "The KMS key that such a place is encrypted with."),
-    "layers": ("--layer", "ARN", "A Lambda layer, for what the package is made without (--leave-out)."),
+    "layers": (
+        "--layer",
+        "ARN",
+        "A Lambda layer, for what the package is made without (--leave-out).",
+    ),
 }
 
 
@@ -58,13 +66,17 @@ def takes_choices(command: Any) -> Any:
         command = click.option(flag, name, multiple=True, metavar=metavar, help=text)(command)
     for name, (metavar, kind, text) in reversed([*CHOICES.items()]):
         shown: dict[str, Any] = {} if isinstance(kind, click.Choice) else {"metavar": metavar}
-        command = click.option(f"--{name.replace('_', '-')}", name, type=kind, help=text, **shown)(command)
+        command = click.option(f"--{name.replace('_', '-')}", name, type=kind, help=text, **shown)(
+            command
+        )
     return command
 
 
 def takes_package(command: Any) -> Any:
     """--requirement and --leave-out."""
-    command = click.option("--leave-out", multiple=True, metavar="NAME", help="A distribution that a layer brings.")(command)
+    command = click.option(
+        "--leave-out", multiple=True, metavar="NAME", help="A distribution that a layer brings."
+    )(command)
     text = "A further package as pip takes it, or a requirements file: what the code loads without importing it."
     return click.option("--requirement", multiple=True, metavar="TEXT", help=text)(command)
 
@@ -73,13 +85,31 @@ def takes_package(command: Any) -> Any:
 @takes_job
 @takes_stack
 @takes_choices
-@click.option("--pollers", metavar="LEAST,MOST", help="Provisioned pollers instead of --concurrency; each is good for 10 workers.")
-@click.option("--start-on-upload", is_flag=True, help="An upload below sources/NAME/ of the bucket starts a run with that file.")
-@click.option("--tracing/--no-tracing", default=True, help="X-Ray for the functions and the state machine. (on)")
+@click.option(
+    "--pollers",
+    metavar="LEAST,MOST",
+    help="Provisioned pollers instead of --concurrency; each is good for 10 workers.",
+)
+@click.option(
+    "--start-on-upload",
+    is_flag=True,
+    help="An upload below sources/NAME/ of the bucket starts a run with that file.",
+)
+@click.option(
+    "--tracing/--no-tracing",
+    default=True,
+    help="X-Ray for the functions and the state machine. (on)",
+)
 @takes_package
 @click.option("--image", metavar="ADDRESS", help="A container image in ECR, instead of a package.")
-@click.option("--bootstrap", is_flag=True, help="First prepare the account and region for the CDK, once for all stacks.")
-@click.option("--synth", metavar="FOLDER", help="Write the assembly into this folder, and touch nothing else.")
+@click.option(
+    "--bootstrap",
+    is_flag=True,
+    help="First prepare the account and region for the CDK, once for all stacks.",
+)
+@click.option(
+    "--synth", metavar="FOLDER", help="Write the assembly into this folder, and touch nothing else."
+)
 def deploy(
     job: str,
     stack: str | None,
@@ -103,7 +133,9 @@ def deploy(
     settings |= {"tracing": tracing, "start_on_upload": start_on_upload}
     if pollers is not None:
         settings["pollers"] = _two_numbers(pollers)
-    wish = deploying.DeployOptions(settings=settings, requirements=requirement, leave_out=leave_out, image=image)
+    wish = deploying.DeployOptions(
+        settings=settings, requirements=requirement, leave_out=leave_out, image=image
+    )
     name = stack or deploying.default_stack(job)
     if synth is not None:
         with writing_into("--synth", Path(synth)):
@@ -132,7 +164,9 @@ def deploy(
 @click.command(cls=Command)
 @argument("job", "The job, as for deploy; or name the stack with --stack.", required=False)
 @takes_stack
-@click.option("--everything", is_flag=True, help="The bucket too, with all runs and published releases.")
+@click.option(
+    "--everything", is_flag=True, help="The bucket too, with all runs and published releases."
+)
 @takes_yes
 def destroy(job: str | None, stack: str | None, everything: bool, yes: bool) -> None:
     """Remove a job's stack from AWS. Its bucket stays, with the published releases, unless told otherwise."""
@@ -148,20 +182,39 @@ def destroy(job: str | None, stack: str | None, everything: bool, yes: bool) -> 
     if not yes and not _agreed(f"remove the stack {name}, {what}?"):
         raise UsageError("nothing was removed", hint="--yes answers beforehand")
     bucket = deploying.destroy(
-        name, everything=everything, say=lambda line: display.words.print(line, style="dim", markup=False, soft_wrap=True)
+        name,
+        everything=everything,
+        say=lambda line: display.words.print(line, style="dim", markup=False, soft_wrap=True),
     )
     display.result.print(
-        f"the stack {name} is gone" + (", and its bucket" if everything else f"; what it published is in s3://{bucket}/releases/")
+        f"the stack {name} is gone"
+        + (
+            ", and its bucket"
+            if everything
+            else f"; what it published is in s3://{bucket}/releases/"
+        )
     )
 
 
 @click.command("package", cls=Command)
 @takes_job
-@click.option("--out", default="build", show_default=True, metavar="FOLDER", help="Where it is written.")
-@click.option("--architecture", type=click.Choice(["arm64", "x86_64"]), default="arm64", show_default=True, help="Of the functions.")
+@click.option(
+    "--out", default="build", show_default=True, metavar="FOLDER", help="Where it is written."
+)
+@click.option(
+    "--architecture",
+    type=click.Choice(["arm64", "x86_64"]),
+    default="arm64",
+    show_default=True,
+    help="Of the functions.",
+)
 @click.option("--python", default=None, metavar="VERSION", help="Of the functions. (3.14)")
 @takes_package
-@click.option("--image", is_flag=True, help="A folder and a Dockerfile for a container image, which may have 10 GB.")
+@click.option(
+    "--image",
+    is_flag=True,
+    help="A folder and a Dockerfile for a container image, which may have 10 GB.",
+)
 @takes_json
 def package_command(
     job: str,
@@ -180,25 +233,56 @@ def package_command(
         from ..aws.deploy.package import package, package_image
         from ..aws.lambda_platform import PYTHON
 
-    how: dict[str, Any] = {"architecture": architecture, "python": python or PYTHON, "requirements": requirement}
+    how: dict[str, Any] = {
+        "architecture": architecture,
+        "python": python or PYTHON,
+        "requirements": requirement,
+    }
     with writing_into("--out", Path(out)):
-        built: Any = package_image(job, Path(out), **how) if image else package(job, Path(out), leave_out=leave_out, **how)
+        built: Any = (
+            package_image(job, Path(out), **how)
+            if image
+            else package(job, Path(out), leave_out=leave_out, **how)
+        )
     if as_json:
-        facts = {"folder": str(built.folder), "bytes": built.size, "sizes": {part.name: part.size for part in built.sizes}}
-        display.print_json(facts if image else {**facts, "zip": str(built.zip), "sha256": built.sha256})
+        facts = {
+            "folder": str(built.folder),
+            "bytes": built.size,
+            "sizes": {part.name: part.size for part in built.sizes},
+        }
+        display.print_json(
+            facts if image else {**facts, "zip": str(built.zip), "sha256": built.sha256}
+        )
         return
     _show_sizes(built)
     if image:
         display.show_next(
-            [(f"docker build --platform linux/{architecture.replace('x86_64', 'amd64')} {out}", "builds the image, where Docker is")]
+            [
+                (
+                    f"docker build --platform linux/{architecture.replace('x86_64', 'amd64')} {out}",
+                    "builds the image, where Docker is",
+                )
+            ]
         )
     else:
         display.result.print(f"\n{built.zip}   SHA-256 {built.sha256}")
 
 
 @click.command(cls=Command)
-@click.option("--backend", type=click.Choice(["aws"]), default="aws", show_default=True, help="What is examined.")
-@click.option("--stack", envvar="HUNDREDFOLD_STACK", show_envvar=True, metavar="NAME", help="The stack; the only one, if left out.")
+@click.option(
+    "--backend",
+    type=click.Choice(["aws"]),
+    default="aws",
+    show_default=True,
+    help="What is examined.",
+)
+@click.option(
+    "--stack",
+    envvar="HUNDREDFOLD_STACK",
+    show_envvar=True,
+    metavar="NAME",
+    help="The stack; the only one, if left out.",
+)
 @takes_json
 def doctor(backend: str, stack: str | None, as_json: bool) -> None:  # noqa: ARG001  # one place so far
     """Look for what could lose work, stop it or let it crawl: each with its consequence and the command that mends it."""
@@ -211,12 +295,28 @@ def doctor(backend: str, stack: str | None, as_json: bool) -> None:  # noqa: ARG
 
     found = examine(stack_of(None, stack))
     if as_json:
-        display.print_json([{"level": f.level.value, "what": f.what, "consequence": f.consequence, "command": f.command} for f in found])
+        display.print_json(
+            [
+                {
+                    "level": f.level.value,
+                    "what": f.what,
+                    "consequence": f.consequence,
+                    "command": f.command,
+                }
+                for f in found
+            ]
+        )
     else:
         for finding in found:
-            style = {Level.WRONG: "bold red", Level.RISK: "yellow", Level.NOTE: "dim"}[finding.level]
+            style = {Level.WRONG: "bold red", Level.RISK: "yellow", Level.NOTE: "dim"}[
+                finding.level
+            ]
             display.result.print(f"[{style}]{finding.level.value:<5}[/] ", end="")
-            display.result.print(f"{finding.what}\n      so {finding.consequence}\n      {finding.command}\n", markup=False, soft_wrap=True)
+            display.result.print(
+                f"{finding.what}\n      so {finding.consequence}\n      {finding.command}\n",
+                markup=False,
+                soft_wrap=True,
+            )
         worst = sum(f.level is not Level.NOTE for f in found)
         display.result.print("nothing wrong was found" if not worst else f"{worst} things to mend")
     if any(f.level is Level.WRONG for f in found):
@@ -230,9 +330,12 @@ def _show_sizes(built: Any) -> None:
 
     for part in built.sizes:
         if part.size >= MB / 10:
-            display.result.print(f"  {part.name:<26} {part.version:<14} {part.size / MB:7.1f} MB", markup=False)
+            display.result.print(
+                f"  {part.name:<26} {part.version:<14} {part.size / MB:7.1f} MB", markup=False
+            )
     display.result.print(
-        f"  {'together':<26} {'':<14} {built.size / MB:7.1f} MB of {ROOM / MB:.0f}   ({built.pruned / MB:.0f} MB were pruned)", markup=False
+        f"  {'together':<26} {'':<14} {built.size / MB:7.1f} MB of {ROOM / MB:.0f}   ({built.pruned / MB:.0f} MB were pruned)",
+        markup=False,
     )
     for name in built.left_out:
         display.words.print(f"left out: {name}", style="dim", markup=False, soft_wrap=True)
@@ -249,7 +352,9 @@ def _agreed(question: str) -> bool:
 def _two_numbers(text: str) -> tuple[int, int]:
     least, _, most = text.partition(",")
     if not (least.isdigit() and most.isdigit()):
-        raise UsageError(f"--pollers is {text!r}, wanted two numbers", hint="such as --pollers 2,100")
+        raise UsageError(
+            f"--pollers is {text!r}, wanted two numbers", hint="such as --pollers 2,100"
+        )
     return int(least), int(most)
 
 

@@ -13,7 +13,13 @@ from .display import result
 
 Facts = Mapping[str, Any]
 
-DURATIONS = (("us", 1e-6, 0.9995e-3), ("ms", 1e-3, 0.9995), ("s", 1.0, 99.5), ("min", 60.0, 5970.0), ("h", 3600.0, math.inf))
+DURATIONS = (
+    ("us", 1e-6, 0.9995e-3),
+    ("ms", 1e-3, 0.9995),
+    ("s", 1.0, 99.5),
+    ("min", 60.0, 5970.0),
+    ("h", 3600.0, math.inf),
+)
 LOOPS = {"filter": "a filter loop", "groupby": "a groupby loop", "call": "one call"}
 DEAR = 0.01  # seconds a unit from which its BLAS may be worth several threads
 SAYS_ERROR = 20  # so many units say how much they differ
@@ -36,7 +42,9 @@ def headline(facts: Facts) -> str:
         return f"{facts['name']}: too few units were done here to tell; give it more --seconds"
     told = [f"{_whole(way)} as {LOOPS[way['way']]} ({_times(way, here)})" for way in loops]
     slower = loops and all(way["whole"] < here["whole"] for way in loops)
-    verdict = ": the loop is faster" if slower else "" if loops else "; it could not be timed as a loop"
+    verdict = (
+        ": the loop is faster" if slower else "" if loops else "; it could not be timed as a loop"
+    )
     return f"{facts['name']}: {', '.join([*told, _whole(here)])} here{verdict}"
 
 
@@ -59,7 +67,10 @@ def _table(facts: Facts) -> Table:
     table.add_column("\nunits", justify="right")
     for way in ways:
         table.add_column(
-            f"{way['way']},\n{'/'.join(way['libraries'])}" if _is_loop(way) else f"here,\n{_workers(way['workers'])}", justify="right"
+            f"{way['way']},\n{'/'.join(way['libraries'])}"
+            if _is_loop(way)
+            else f"here,\n{_workers(way['workers'])}",
+            justify="right",
         )
     table.add_row("reading", "", *(duration(way["reading"]) for way in ways))
     for name, model in facts["models"].items():
@@ -79,14 +90,21 @@ def _notes(facts: Facts) -> Iterator[str]:
     yield from _notes_on_models(facts)
     for way, name, entry in entries:
         if entry["failed"]:
-            yield f"{name} {_place(way)}: {entry['failed']:,} of {_units(entry['timed'])} failed" + (
-                f", the first with {entry['reason']}" if entry["reason"] else ""
+            yield (
+                f"{name} {_place(way)}: {entry['failed']:,} of {_units(entry['timed'])} failed"
+                + (f", the first with {entry['reason']}" if entry["reason"] else "")
             )
         if entry["why"]:
-            yield f"{name} {_place(way)}: {entry['why']}" + (f" after {_units(entry['timed'])}" if entry["timed"] else "")
+            yield f"{name} {_place(way)}: {entry['why']}" + (
+                f" after {_units(entry['timed'])}" if entry["timed"] else ""
+            )
     for way in facts["ways"]:
         if way["why"]:
-            yield f"reading is not in the loops: {way['why']}" if _is_loop(way) else f"{_place(way)}: not timed: {way['why']}"
+            yield (
+                f"reading is not in the loops: {way['why']}"
+                if _is_loop(way)
+                else f"{_place(way)}: not timed: {way['why']}"
+            )
     if facts["left_out"]:
         yield f"not timed: {', '.join(facts['left_out'])}; what comes before took the {facts['seconds']:g} s, and --seconds gives more"
     if facts["before"]:
@@ -161,7 +179,13 @@ def _times(way: Facts, here: Facts) -> str:
 
 def _digits(number: float) -> str:
     """Two digits, and those before the point."""
-    return f"{number:,.0f}" if number >= 9.95 else f"{number:.1f}" if number >= 0.95 else f"{number:.2g}"
+    return (
+        f"{number:,.0f}"
+        if number >= 9.95
+        else f"{number:.1f}"
+        if number >= 0.95
+        else f"{number:.2g}"
+    )
 
 
 def _share(share: float) -> str:

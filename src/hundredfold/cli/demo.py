@@ -35,7 +35,10 @@ class Demo:
 
     def next(self, words: Sequence[str]) -> list[tuple[str, str]]:
         """The demo's own commands after its run, with the options that say where the run is."""
-        return [(shlex.join([*shlex.split(command), *words]), does) for command, does in getattr(self.module, "NEXT", ())]
+        return [
+            (shlex.join([*shlex.split(command), *words]), does)
+            for command, does in getattr(self.module, "NEXT", ())
+        ]
 
     def folder(self, data: str | None, home: str, size: str) -> Path:
         return Path(data) if data else Path(home) / "demo" / f"{self.name}-{size}"
@@ -43,7 +46,9 @@ class Demo:
     def check(self, size: str) -> None:
         """UsageError for a size that there is not."""
         if size not in self.module.SIZES:
-            raise UsageError(f"the demo {self.name} has no size {size!r}; it has {', '.join(self.module.SIZES)}")
+            raise UsageError(
+                f"the demo {self.name} has no size {size!r}; it has {', '.join(self.module.SIZES)}"
+            )
 
     def make(self, size: str, folder: Path) -> Mapping[str, str]:
         """Make the data; where the rows of each source are."""
@@ -54,5 +59,7 @@ def find_demo(name: str) -> Demo:
     """The demo of that name; UsageError names those that are installed."""
     found = {point.name: point for point in entry_points(group=GROUP)}
     if name not in found:
-        raise UsageError(f"there is no demo {name!r}; installed are {', '.join(sorted(found)) or 'none'}")
+        raise UsageError(
+            f"there is no demo {name!r}; installed are {', '.join(sorted(found)) or 'none'}"
+        )
     return Demo(name, found[name].load())

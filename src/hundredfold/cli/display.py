@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, Self
 from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -79,7 +86,9 @@ class Live:
             for facts in v.csv:
                 for line in in_words(facts):
                     self._say(f"read {v.source} as {line}")
-            self._say(f"validated {v.source}: {rows_in_words(v.rows, v.accepted, v.rejected, v.dropped)}")
+            self._say(
+                f"validated {v.source}: {rows_in_words(v.rows, v.accepted, v.rejected, v.dropped)}"
+            )
 
     def progress(self, progress: Done) -> None:
         self.last = progress
@@ -99,7 +108,9 @@ class Live:
     def collected(self, collected: Collected) -> None:
         bad = f", {collected.bad:,} failed" if collected.bad else ""
         seconds = time.monotonic() - self.began
-        self._say(f"{collected.model}: {collected.ok:,} of {collected.units:,} units done{bad}   ({seconds:.1f} s so far)")
+        self._say(
+            f"{collected.model}: {collected.ok:,} of {collected.units:,} units done{bad}   ({seconds:.1f} s so far)"
+        )
 
     def _say(self, text: str) -> None:
         words.print(escape(text), style="dim")
@@ -136,14 +147,18 @@ def show_error(error: HundredfoldError) -> None:
         words.print(Text("hint: ", style="bold cyan") + Text(error.hint), soft_wrap=True)
 
 
-def show_summary(facts: Mapping[str, Any], verdicts: Sequence[ValidationResult], seconds: float | None) -> None:
+def show_summary(
+    facts: Mapping[str, Any], verdicts: Sequence[ValidationResult], seconds: float | None
+) -> None:
     """A run at its end, for the person who started it."""
     took = f" in {seconds:.1f} s" if seconds is not None else ""
     result.print(f"\n[bold]{facts['job']}[/]  run {facts['run']}  [bold]{facts['state']}[/]{took}")
     _show_sources(verdicts, facts["sources"])
     _show_models(facts["models"])
     for why in facts["reasons"]:
-        result.print(f"  [red]{why['units']:,}[/] of {why['model']}: {escape(why['reason'])}   first: {escape(why['first'])}")
+        result.print(
+            f"  [red]{why['units']:,}[/] of {why['model']}: {escape(why['reason'])}   first: {escape(why['first'])}"
+        )
     bad = sum(m.get("failed", 0) + m.get("crashed", 0) for m in facts["models"].values())
     told = sum(why["units"] for why in facts["reasons"])
     if told < bad:
@@ -156,7 +171,11 @@ def show_summary(facts: Mapping[str, Any], verdicts: Sequence[ValidationResult],
     if release:
         for title, rows in release["summaries"].items():
             _show_rows(title, rows)
-        other = "" if release["current"] else f"   (not current: release {release['current_version']} is)"
+        other = (
+            ""
+            if release["current"]
+            else f"   (not current: release {release['current_version']} is)"
+        )
         result.print(f"\n[bold]Release {release['version']}[/]{other}")
         for line in _mixed_code(release["code"]):
             result.print(f"  {escape(line)}")
@@ -168,11 +187,16 @@ def _repairs(facts: Mapping[str, Any]) -> list[str]:
     """Say which workers were replaced, and what was recomputed since a file was damaged, each in one line."""
     lines = []
     if replaced := facts.get("workers_replaced"):
-        whys = ", ".join(f"{count:,} x {why}" for why, count in sorted(replaced.items(), key=lambda each: (-each[1], each[0])))
+        whys = ", ".join(
+            f"{count:,} x {why}"
+            for why, count in sorted(replaced.items(), key=lambda each: (-each[1], each[0]))
+        )
         lines.append(f"workers replaced: {sum(replaced.values()):,} ({whys})")
     if damaged := facts.get("recomputed"):
         files = f"{len(damaged):,} damaged files" if len(damaged) > 1 else "1 damaged file"
-        lines.append(f"recomputed: {facts['units_recomputed']:,} units, for {files}; the first: {damaged[0]}")
+        lines.append(
+            f"recomputed: {facts['units_recomputed']:,} units, for {files}; the first: {damaged[0]}"
+        )
     return lines
 
 
@@ -226,7 +250,11 @@ def _show_reasons(verdicts: Sequence[ValidationResult]) -> None:
 
 def print_hanging(start: str, text: str, style: str = "") -> None:
     """Print a text after `start`; where the terminal is narrower, its further lines begin below the first."""
-    lines = textwrap.wrap(text, max(result.width - len(start), 20), break_on_hyphens=False) if fits_a_terminal() else [text]
+    lines = (
+        textwrap.wrap(text, max(result.width - len(start), 20), break_on_hyphens=False)
+        if fits_a_terminal()
+        else [text]
+    )
     result.print(escape(start + ("\n" + " " * len(start)).join(lines)), style=style)
 
 
@@ -237,7 +265,11 @@ def _reason_lines(verdict: ValidationResult) -> Iterator[tuple[str, str, str]]:
         yield name, f"{finding.rows:,}", f"{finding.column} {finding.words}"
         name = ""
     if rest:
-        yield "", f"{sum(f.rows for f in rest):,}", f"{len(rest):,} more reason{'s' if len(rest) > 1 else ''}"
+        yield (
+            "",
+            f"{sum(f.rows for f in rest):,}",
+            f"{len(rest):,} more reason{'s' if len(rest) > 1 else ''}",
+        )
 
 
 def _show_models(models: Mapping[str, Any]) -> None:
@@ -246,7 +278,10 @@ def _show_models(models: Mapping[str, Any]) -> None:
     heads = ("planned", "ok", "failed", "crashed", "rows")
     keys = ("units", "ok", "failed", "crashed", "rows_in")
     counts = [[_number(m[k]) if k in m else "" for m in models.values()] for k in keys]
-    took = [f"{m['seconds']:,.2f}" if "seconds" in m else f"{m.get('done', 0):,} units done" for m in models.values()]
+    took = [
+        f"{m['seconds']:,.2f}" if "seconds" in m else f"{m.get('done', 0):,} units done"
+        for m in models.values()
+    ]
     numbers = map(Column.of_numbers, (*heads, "seconds of work"), (*counts, took))
     print_columns([Column("units", [*models]), *numbers])
 
@@ -270,7 +305,9 @@ class Column:
 
     @property
     def longest_word(self) -> int:
-        return max(cell_len(word) for text in (self.head, *self.cells) for word in text.split() or [""])
+        return max(
+            cell_len(word) for text in (self.head, *self.cells) for word in text.split() or [""]
+        )
 
 
 def _show_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -364,7 +401,13 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         size = abs(value)
-        return f"{value:,.0f}" if size >= 1000 or size == 0 else f"{value:,.2f}" if size >= 1 else f"{value:,.3f}"
+        return (
+            f"{value:,.0f}"
+            if size >= 1000 or size == 0
+            else f"{value:,.2f}"
+            if size >= 1
+            else f"{value:,.3f}"
+        )
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
@@ -372,7 +415,9 @@ def print_json(facts: Any) -> None:
     """For a script: JSON on stdout, and nothing else there."""
     import json
 
-    sys.stdout.write(json.dumps(plain(facts), indent=2, default=str, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(
+        json.dumps(plain(facts), indent=2, default=str, ensure_ascii=False, allow_nan=False) + "\n"
+    )
 
 
 def plain(facts: Any) -> Any:

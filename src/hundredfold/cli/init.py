@@ -12,18 +12,32 @@ from pathlib import Path
 from ..errors import UsageError
 
 HERE = "my_job"  # the name that the template bears
-FILES = ("__init__.py", "contracts.py", "model.py", "job.py", "queries/sales.sql", "test_model.py", "README.md")
+FILES = (
+    "__init__.py",
+    "contracts.py",
+    "model.py",
+    "job.py",
+    "queries/sales.sql",
+    "test_model.py",
+    "README.md",
+)
 
 
 def scaffold(name: str, into: Path | None = None) -> Path:
     """Make the package `name`; UsageError if the name cannot be one, or the folder is there already."""
     if not name.isidentifier() or not name.islower() or keyword.iskeyword(name):
-        raise UsageError(f"{name!r} cannot be a package's name", hint="wanted lower-case letters, digits and _, such as my_job")
+        raise UsageError(
+            f"{name!r} cannot be a package's name",
+            hint="wanted lower-case letters, digits and _, such as my_job",
+        )
     folder = (into or Path.cwd()) / name
     if folder.exists():
         raise UsageError(f"{folder} is there already", hint="choose another name, or remove it")
     if name in sys.stdlib_module_names or importlib.util.find_spec(name) is not None:
-        raise UsageError(f"there is a module {name!r} already, which a package of that name would hide", hint="choose another name")
+        raise UsageError(
+            f"there is a module {name!r} already, which a package of that name would hide",
+            hint="choose another name",
+        )
     template = files("hundredfold.cli") / "template"
     try:
         for file in FILES:
@@ -34,7 +48,10 @@ def scaffold(name: str, into: Path | None = None) -> Path:
         (folder / "data").mkdir()
         (folder / "data" / "sales.csv").write_text(_sample(), encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"{folder} cannot be written: {error.strerror}", hint="go to a folder that you may write in") from error
+        raise UsageError(
+            f"{folder} cannot be written: {error.strerror}",
+            hint="go to a folder that you may write in",
+        ) from error
     return folder
 
 

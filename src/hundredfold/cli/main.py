@@ -47,11 +47,15 @@ if TYPE_CHECKING:
     subcommand_metavar="COMMAND [ARGS]...",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.version_option(VERSION, message="hundredfold %(version)s", help="Print the version and exit.")
+@click.version_option(
+    VERSION, message="hundredfold %(version)s", help="Print the version and exit."
+)
 @click.pass_context
 def app(context: click.Context) -> None:
     """Run a Python function over every unit of a table, in parallel, as a dependable pipeline."""
-    if context.invoked_subcommand is None:  # click's own no_args_is_help answers as to an error since 8.2
+    if (
+        context.invoked_subcommand is None
+    ):  # click's own no_args_is_help answers as to an error since 8.2
         click.echo(context.get_help())
 
 
@@ -68,9 +72,16 @@ def app(context: click.Context) -> None:
     metavar="NAME=LIMIT",
     help="NAME=LIMIT: so many rows of a source (or such a share, as 0.05) may be rejected.",
 )
-@click.option("--max-failed", metavar="LIMIT", help="So many units of a model (or such a share, as 0.01) may fail.")
 @click.option(
-    "--batches", type=click.IntRange(min=1), metavar="N", help="On AWS: about so many batches for each model, instead of as many as pay."
+    "--max-failed",
+    metavar="LIMIT",
+    help="So many units of a model (or such a share, as 0.01) may fail.",
+)
+@click.option(
+    "--batches",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="On AWS: about so many batches for each model, instead of as many as pay.",
 )
 @click.option("--detach", is_flag=True, help="On AWS: begin the run, and do not watch it.")
 @takes_json
@@ -93,7 +104,10 @@ def run(
     arguments = RunArguments(
         batches=batches,
         wait=not detach,
-        max_rejected={name: _limit(f"--max-rejected {name}", value) for name, value in _pairs("--max-rejected", max_rejected).items()},
+        max_rejected={
+            name: _limit(f"--max-rejected {name}", value)
+            for name, value in _pairs("--max-rejected", max_rejected).items()
+        },
         max_failed=_limit("--max-failed", max_failed) if max_failed is not None else None,
         **how,
     )
@@ -127,18 +141,30 @@ def status(run: str | None, where: Where, every: bool, watch: bool, as_json: boo
         return
     display.show_summary(facts, _verdicts(found), None)
     if facts["state"] in ("new", "running", runs.STOPPED):
-        display.result.print(f"\nat: {facts['step']}" + ("" if facts["active"] else "   (no process is at work on it)"))
+        display.result.print(
+            f"\nat: {facts['step']}"
+            + ("" if facts["active"] else "   (no process is at work on it)")
+        )
     display.show_next(_next(facts, where, found.home))
 
 
 @app.command()
 @takes_run
 @click.option("--model", metavar="MODEL", help="Of this model only.")
-@click.option("--limit", type=click.IntRange(min=0), default=20, show_default=True, metavar="N", help="Show so many at most.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="Show so many at most.",
+)
 @click.option("--traceback", is_flag=True, help="Show each unit's traceback.")
 @takes_place
 @takes_json
-def failures(run: str | None, model: str | None, limit: int, traceback: bool, where: Where, as_json: bool) -> None:
+def failures(
+    run: str | None, model: str | None, limit: int, traceback: bool, where: Where, as_json: bool
+) -> None:
     """List the units that failed or crashed, each with its reason."""
     from rich.markup import escape
 
@@ -179,9 +205,17 @@ def failures(run: str | None, model: str | None, limit: int, traceback: bool, wh
 
 @app.command()
 @argument("model", "The model.")
-@argument("key", 'The unit\'s key, such as "PREMIUM,Accra,1GB"; "" for a model of one unit.', may_be_empty=True)
+@argument(
+    "key",
+    'The unit\'s key, such as "PREMIUM,Accra,1GB"; "" for a model of one unit.',
+    may_be_empty=True,
+)
 @click.option("--run", metavar="RUN", help="A run's id; the newest run, if left out.")
-@click.option("--pdb", is_flag=True, help="Under the debugger: stop at the first line; without it, nothing stops.")
+@click.option(
+    "--pdb",
+    is_flag=True,
+    help="Under the debugger: stop at the first line; without it, nothing stops.",
+)
 @takes_place
 def replay(model: str, key: str, run: str | None, pdb: bool, where: Where) -> None:
     """Call a model's function here on one unit, with the rows it had in the run."""
@@ -189,7 +223,9 @@ def replay(model: str, key: str, run: str | None, pdb: bool, where: Where) -> No
     from . import display
 
     call = _debugged if pdb else _called
-    display.result.print(repr(replay_unit(model, key, run_id=run, home=where.open(), call=call)), markup=False)
+    display.result.print(
+        repr(replay_unit(model, key, run_id=run, home=where.open(), call=call)), markup=False
+    )
 
 
 def _called(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -236,7 +272,9 @@ def retry(run: str | None, where: Where, as_json: bool, **crew: Any) -> None:
 @takes_place
 @takes_crew
 @takes_json
-def resume(run: str | None, source: Sequence[str], where: Where, as_json: bool, **crew: Any) -> None:
+def resume(
+    run: str | None, source: Sequence[str], where: Where, as_json: bool, **crew: Any
+) -> None:
     """Go on with a run that was stopped, or whose driver died. What is done is kept.
 
     --source names the place of a source whose files were moved.
@@ -246,7 +284,11 @@ def resume(run: str | None, source: Sequence[str], where: Where, as_json: bool, 
     backend = where.backend()
     backend.prestart()
     places = _pairs("--source", source)
-    _watched(lambda callbacks: backend.resume(run, RunArguments(**crew), callbacks, sources=places), where, as_json)
+    _watched(
+        lambda callbacks: backend.resume(run, RunArguments(**crew), callbacks, sources=places),
+        where,
+        as_json,
+    )
 
 
 @app.command()
@@ -262,23 +304,42 @@ def cancel(run: str | None, where: Where) -> None:
 
 @app.command()
 @takes_run
-@click.option("--max-failed", metavar="LIMIT", help="So many units of a model (or such a share) may have failed.")
-@click.option("--replace-newer", is_flag=True, help="Replace the current release even if a newer run made it.")
+@click.option(
+    "--max-failed",
+    metavar="LIMIT",
+    help="So many units of a model (or such a share) may have failed.",
+)
+@click.option(
+    "--replace-newer", is_flag=True, help="Replace the current release even if a newer run made it."
+)
 @takes_new_code
 @takes_place
 @takes_json
-def publish(run: str | None, max_failed: str | None, where: Where, as_json: bool, **decisions: Any) -> None:
+def publish(
+    run: str | None, max_failed: str | None, where: Where, as_json: bool, **decisions: Any
+) -> None:
     """Publish a run that its limits held back."""
     from ..runs.backend import RunArguments
 
     backend = where.backend()
     limit = _limit("--max-failed", max_failed) if max_failed is not None else None
-    _watched(lambda callbacks: backend.publish(run, RunArguments(max_failed=limit, **decisions), callbacks), where, as_json)
+    _watched(
+        lambda callbacks: backend.publish(
+            run, RunArguments(max_failed=limit, **decisions), callbacks
+        ),
+        where,
+        as_json,
+    )
 
 
 @app.command()
 @argument("job", "The job's name.")
-@click.option("--to", type=int, metavar="VERSION", help="The version to go to; the one that the current was built upon, if left out.")
+@click.option(
+    "--to",
+    type=int,
+    metavar="VERSION",
+    help="The version to go to; the one that the current was built upon, if left out.",
+)
 @takes_place
 def rollback(job: str, to: int | None, where: Where) -> None:
     """Let the release that the current one replaced, or another, be the current one."""
@@ -347,9 +408,19 @@ def init(name: str) -> None:
 
 
 @app.command()
-@click.option("--size", default="demo", show_default=True, metavar="SIZE", help="demo, medium or large.")
-@click.option("--name", default="tariffs", show_default=True, metavar="NAME", help="Which of the installed demos.")
-@click.option("--data", metavar="FOLDER", help="The folder for the demo's data; below the home, if left out.")
+@click.option(
+    "--size", default="demo", show_default=True, metavar="SIZE", help="demo, medium or large."
+)
+@click.option(
+    "--name",
+    default="tariffs",
+    show_default=True,
+    metavar="NAME",
+    help="Which of the installed demos.",
+)
+@click.option(
+    "--data", metavar="FOLDER", help="The folder for the demo's data; below the home, if left out."
+)
 @takes_home
 @takes_crew
 @takes_json
@@ -374,7 +445,9 @@ def demo(size: str, name: str, data: str | None, home: str, as_json: bool, **cre
         places = found.make(size, folder)
     display.words.print(f"made in {time.monotonic() - began:.1f} s", style="dim")
     _watched(
-        lambda callbacks: api.run(found.job, places, home=home, as_of=found.as_of, callbacks=callbacks, **crew),
+        lambda callbacks: api.run(
+            found.job, places, home=home, as_of=found.as_of, callbacks=callbacks, **crew
+        ),
         where,
         as_json,
         found.next(where.words),
@@ -385,7 +458,9 @@ for _command_of_a_stack in COMMANDS:
     app.add_command(_command_of_a_stack)
 
 
-def _watched(action: Callable[[Any], Any], where: Where, as_json: bool, more: Sequence[tuple[str, str]] = ()) -> None:
+def _watched(
+    action: Callable[[Any], Any], where: Where, as_json: bool, more: Sequence[tuple[str, str]] = ()
+) -> None:
     """Do something long under a bar, and say at its end what has come of it; `more`: next commands beside the usual ones."""
     from ..api import open_run
     from ..runs import run as runs
@@ -408,7 +483,9 @@ def _watched(action: Callable[[Any], Any], where: Where, as_json: bool, more: Se
     if as_json:
         display.print_json(facts)
     else:
-        display.show_summary({**facts, "reason": ""} if held else facts, _verdicts(found), time.monotonic() - began)
+        display.show_summary(
+            {**facts, "reason": ""} if held else facts, _verdicts(found), time.monotonic() - began
+        )
         if held is None:
             display.show_next([*_next(facts, where, found.home), *more])
     _report_unwritten(facts, where)
@@ -436,13 +513,19 @@ def _stopped(live: Any, where: Where) -> None:
     """Ctrl-C: say that nothing is lost, and how to go on."""
     from . import display
 
-    done = f"; {live.last.done:,} of {live.last.units:,} units of {live.last.model} are done" if live.last else ""
+    done = (
+        f"; {live.last.done:,} of {live.last.units:,} units of {live.last.model} are done"
+        if live.last
+        else ""
+    )
     if not live.run:
         display.words.print("stopped before a run had begun")
     else:
         interruption = where.backend().interruption(live.run)
         display.words.print(f"{interruption.message}{done}")
-        display.words.print(f"hint: {'   or end it: '.join(_command(where, *parts) for parts in interruption.commands)}")
+        display.words.print(
+            f"hint: {'   or end it: '.join(_command(where, *parts) for parts in interruption.commands)}"
+        )
     sys.exit(130)
 
 
@@ -454,7 +537,12 @@ def _next(facts: dict[str, Any], where: Where, home: RunHome) -> list[tuple[str,
 
     told = []
     if state in ("new", "running"):
-        told.append((_command(where, "status", run, *where.backend().watch_options), "shows how far it is by then"))
+        told.append(
+            (
+                _command(where, "status", run, *where.backend().watch_options),
+                "shows how far it is by then",
+            )
+        )
         told.append((_command(where, "cancel", run), "ends it for good"))
     if state == STOPPED:
         told.append((_command(where, "resume", run), "goes on where the driver stopped"))
@@ -462,15 +550,37 @@ def _next(facts: dict[str, Any], where: Where, home: RunHome) -> list[tuple[str,
         told.append((_command(where, "resume", run), "goes on, once the cause is mended"))
     if bad:
         told.append((_command(where, "failures", run), f"shows why {bad:,} units failed"))
-        told.append((_command(where, "retry", run, NEW_CODE), f"does them again, once the function is {_mended(where)}"))
+        told.append(
+            (
+                _command(where, "retry", run, NEW_CODE),
+                f"does them again, once the function is {_mended(where)}",
+            )
+        )
     if state == "held" and "made by a newer run" in facts["reason"]:
-        told.append((_command(where, "publish", run, "--replace-newer"), "replaces the newer run's release all the same"))
+        told.append(
+            (
+                _command(where, "publish", run, "--replace-newer"),
+                "replaces the newer run's release all the same",
+            )
+        )
     elif state == "held" and bad and any(m.get("ok") for m in facts["models"].values()):
-        told.append((_command(where, "publish", run, "--max-failed", str(bad)), "publishes without them"))
+        told.append(
+            (_command(where, "publish", run, "--max-failed", str(bad)), "publishes without them")
+        )
     elif state == "held" and not bad:
-        told.append((_command(where, "resume", run), "publishes, once the query or the contract of what is published is mended"))
+        told.append(
+            (
+                _command(where, "resume", run),
+                "publishes, once the query or the contract of what is published is mended",
+            )
+        )
     if facts["release"] and facts["release"]["current"] and facts["release"]["parent"] is not None:
-        told.append((_command(where, "rollback", facts["job"]), f"makes release {facts['release']['parent']} the current one again"))
+        told.append(
+            (
+                _command(where, "rollback", facts["job"]),
+                f"makes release {facts['release']['parent']} the current one again",
+            )
+        )
     if state == "done":
         told.append((_command(where, "status", run), "shows this again"))
     if facts["sample"]:
@@ -517,13 +627,20 @@ def _list_runs(home: RunHome, as_json: bool) -> None:
     from . import display
 
     records = home.ledger.runs()
-    states = [state_shown(r, r.state not in (State.NEW, State.RUNNING) or home.is_active(r.id)) for r in records]
+    states = [
+        state_shown(r, r.state not in (State.NEW, State.RUNNING) or home.is_active(r.id))
+        for r in records
+    ]
     if as_json:
         facts = [{k: v for k, v in asdict(r).items() if k != "version"} for r in records]
-        display.print_json([fact | {"state": state} for fact, state in zip(facts, states, strict=True)])
+        display.print_json(
+            [fact | {"state": state} for fact, state in zip(facts, states, strict=True)]
+        )
         return
     for record, state in zip(records, states, strict=True):
-        display.result.print(f"{record.id}  {record.job}  [bold]{state}[/]  {record.step}  {record.updated}")
+        display.result.print(
+            f"{record.id}  {record.job}  [bold]{state}[/]  {record.step}  {record.updated}"
+        )
 
 
 def _pairs(option: str, given: Sequence[str]) -> dict[str, str]:
@@ -534,7 +651,9 @@ def _pairs(option: str, given: Sequence[str]) -> dict[str, str]:
         if not equals or not name or not value:
             raise UsageError(
                 f"{option} is {text!r}, wanted NAME=VALUE",
-                hint=f"such as {option} sales=data/sales.csv" if option == "--source" else f"such as {option} sales=0.05",
+                hint=f"such as {option} sales=data/sales.csv"
+                if option == "--source"
+                else f"such as {option} sales=0.05",
             )
         if name in pairs:
             raise UsageError(

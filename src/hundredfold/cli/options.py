@@ -38,7 +38,9 @@ class Command(click.Command):
     """A command whose help tells its arguments, then its options."""
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        with augment_usage_errors(context):  # of an option without its value, click would not say whose it is
+        with augment_usage_errors(
+            context
+        ):  # of an option without its value, click would not say whose it is
             rest = super().parse_args(context, args)
         if not context.resilient_parsing:
             for parameter in self.params:
@@ -46,7 +48,9 @@ class Command(click.Command):
         return rest
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        arguments = [(p.human_readable_name, p.about) for p in self.params if isinstance(p, Argument)]
+        arguments = [
+            (p.human_readable_name, p.about) for p in self.params if isinstance(p, Argument)
+        ]
         if arguments:
             with formatter.section("Arguments"):
                 formatter.write_dl(arguments)
@@ -58,7 +62,11 @@ def _refuse_empty(context: click.Context, parameter: click.Parameter) -> None:
     given = context.params.get(parameter.name or "")
     values = given if isinstance(given, tuple) else (given,)
     typed = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
-    if typed and not getattr(parameter, "may_be_empty", False) and any(isinstance(v, str) and not v.strip() for v in values):
+    if (
+        typed
+        and not getattr(parameter, "may_be_empty", False)
+        and any(isinstance(v, str) and not v.strip() for v in values)
+    ):
         raise UsageError(
             f"{max(parameter.opts, key=len) if isinstance(parameter, click.Option) else parameter.human_readable_name} is empty",
             hint="give a value, or leave it out; a shell variable that is not set gives an empty text",
@@ -75,7 +83,9 @@ class Group(click.Group):
 
     def format_commands(self, _: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, command.help or "") for name, command in self.commands.items()])
+            formatter.write_dl(
+                [(name, command.help or "") for name, command in self.commands.items()]
+            )
 
 
 def argument(name: str, about: str, **how: Any) -> Callable[[Any], Any]:
@@ -90,7 +100,8 @@ def needing(extra: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"{error.name} is not installed, and what runs on AWS needs it", hint=f"pip install 'hundredfold[{extra}]'"
+            f"{error.name} is not installed, and what runs on AWS needs it",
+            hint=f"pip install 'hundredfold[{extra}]'",
         ) from error
 
 
@@ -108,7 +119,8 @@ def writing_into(option: str, folder: Path) -> Iterator[None]:
         if not (at.is_relative_to(place) or place.is_relative_to(at)):
             raise
         raise UsageError(
-            f"{option} {folder} cannot be written: {at}: {error.strerror}", hint=f"name a folder that you may write in with {option}"
+            f"{option} {folder} cannot be written: {at}: {error.strerror}",
+            hint=f"name a folder that you may write in with {option}",
         ) from error
 
 
@@ -124,7 +136,11 @@ class Where:
         """The backend that the options name; UsageError where what it needs is not installed."""
         from ..api import backend_of
 
-        return backend_of("local", self.home) if self.name == "local" else backend_of(self.name, stack=self.stack)
+        return (
+            backend_of("local", self.home)
+            if self.name == "local"
+            else backend_of(self.name, stack=self.stack)
+        )
 
     @property
     def words(self) -> list[str]:
@@ -172,7 +188,11 @@ def _run_ids(context: click.Context, _parameter: click.Parameter, incomplete: st
         records = Where(home).open().ledger.runs()
     except HundredfoldError:
         return []
-    return [CompletionItem(r.id, help=f"{r.job} {r.state.value}") for r in records if r.id.startswith(incomplete)]
+    return [
+        CompletionItem(r.id, help=f"{r.job} {r.state.value}")
+        for r in records
+        if r.id.startswith(incomplete)
+    ]
 
 
 # what several commands take; what a command only hands on, it takes as **crew or **how
@@ -181,7 +201,9 @@ takes_job = argument(
     "The job, as module:attribute or path/to/file.py:attribute, such as my_job.job:job. The attribute can be left out where there is one job.",
     shell_complete=_files,
 )
-takes_run = argument("run", "A run's id; the newest run, if left out.", required=False, shell_complete=_run_ids)
+takes_run = argument(
+    "run", "A run's id; the newest run, if left out.", required=False, shell_complete=_run_ids
+)
 takes_source = click.option(
     "--source",
     "-s",
@@ -189,7 +211,9 @@ takes_source = click.option(
     metavar="NAME=PATH",
     help="NAME=PATH: where a source's rows are (a file, a glob in quotes, a folder). Can be given again.",
 )
-takes_as_of = click.option("--as-of", metavar="TIME", help="What counts as now, in UTC: 2026-06-30 or 2026-06-30T12:00.")
+takes_as_of = click.option(
+    "--as-of", metavar="TIME", help="What counts as now, in UTC: 2026-06-30 or 2026-06-30T12:00."
+)
 takes_home = click.option(
     "--home",
     default=KEPT,
@@ -213,16 +237,22 @@ takes_stack = click.option(
     metavar="NAME",
     help="The stack on AWS; that of the job, or the only one, if left out.",
 )
-takes_workers = click.option("--workers", type=int, metavar="N", help="Worker processes; one for each core, if left out.")
+takes_workers = click.option(
+    "--workers", type=int, metavar="N", help="Worker processes; one for each core, if left out."
+)
 takes_memory = click.option(
-    "--memory", metavar="SIZE", help="Memory for all processes together, such as 2GB; 70 % of the machine's, if left out."
+    "--memory",
+    metavar="SIZE",
+    help="Memory for all processes together, such as 2GB; 70 % of the machine's, if left out.",
 )
 takes_new_code = click.option(
     NEW_CODE,
     is_flag=True,
     help="Go on with other code than the run began with. Units that are done keep theirs. On AWS: other code than was deployed then.",
 )
-takes_json = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, for a script.")
+takes_json = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON to stdout, for a script."
+)
 
 
 def invoke(app: click.Group, name: str) -> None:
@@ -235,7 +265,9 @@ def invoke(app: click.Group, name: str) -> None:
     code = _exit_code(app, name)
     error = streams.streams.result_error()
     if error is not None:
-        _show(HundredfoldError(f"the result cannot be written to standard output: {error.strerror}"))
+        _show(
+            HundredfoldError(f"the result cannot be written to standard output: {error.strerror}")
+        )
         code = code or 1
     sys.exit(code)
 
@@ -275,7 +307,12 @@ def report_unwritten(outcome: str, hint: str) -> None:
     """
     error = streams.streams.result_error()
     if error is not None:
-        _show(HundredfoldError(f"the result cannot be written to standard output: {error.strerror}; {outcome}", hint=hint))
+        _show(
+            HundredfoldError(
+                f"the result cannot be written to standard output: {error.strerror}; {outcome}",
+                hint=hint,
+            )
+        )
 
 
 def _show(error: HundredfoldError) -> int:
@@ -288,22 +325,40 @@ def _show(error: HundredfoldError) -> int:
 
 def _unexpected(error: Exception) -> HundredfoldError:
     """Return an error that is not ours as one line, with the file that keeps its traceback."""
-    log = next((note.removeprefix(KEPT_IN) for note in getattr(error, "__notes__", ()) if note.startswith(KEPT_IN)), "")
+    log = next(
+        (
+            note.removeprefix(KEPT_IN)
+            for note in getattr(error, "__notes__", ())
+            if note.startswith(KEPT_IN)
+        ),
+        "",
+    )
     if not log:
         import tempfile
         import traceback
 
         with tempfile.NamedTemporaryFile(
-            "w", prefix="hundredfold-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"
+            "w",
+            prefix="hundredfold-",
+            suffix=".log",
+            delete=False,
+            encoding="utf-8",
+            errors="backslashreplace",
         ) as file:
             file.write("".join(traceback.format_exception(error)))
         log = file.name
     text = " ".join(text_of_error(error).split())
-    return HundredfoldError(f"unexpected {type(error).__name__}" + (f": {text}" if text else ""), hint=f"{KEPT_IN}{log}")
+    return HundredfoldError(
+        f"unexpected {type(error).__name__}" + (f": {text}" if text else ""), hint=f"{KEPT_IN}{log}"
+    )
 
 
 def _in_our_words(error: click.UsageError, name: str) -> UsageError:
     """What click finds wrong with the words is told as every other error is."""
     command = error.ctx.command_path if error.ctx else name
-    usage = [" ".join(["usage:", command, *error.ctx.command.collect_usage_pieces(error.ctx)])] if error.ctx else []
+    usage = (
+        [" ".join(["usage:", command, *error.ctx.command.collect_usage_pieces(error.ctx)])]
+        if error.ctx
+        else []
+    )
     return UsageError(error.format_message(), problems=usage, hint=f"{command} --help")

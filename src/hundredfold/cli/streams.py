@@ -79,7 +79,13 @@ def _fill_closed_descriptors() -> None:
                 os.close(null)
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         if getattr(sys, name) is None:
-            setattr(sys, name, io.TextIOWrapper(io.FileIO(descriptor, "w", closefd=False), "utf-8", write_through=True))
+            setattr(
+                sys,
+                name,
+                io.TextIOWrapper(
+                    io.FileIO(descriptor, "w", closefd=False), "utf-8", write_through=True
+                ),
+            )
 
 
 def _raw_file(stream: Any) -> SurvivingFile | None:
@@ -95,4 +101,9 @@ def _raw_file(stream: Any) -> SurvivingFile | None:
 def _text_stream(raw: SurvivingFile, like: TextIO | None) -> TextIO:
     """Text over the descriptor. A character that the encoding lacks is escaped: no unit's name may end a command."""
     encoding = getattr(like, "encoding", None) or "utf-8"
-    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=raw.isatty() or raw.fileno() == 2)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding,
+        "backslashreplace",
+        line_buffering=raw.isatty() or raw.fileno() == 2,
+    )

@@ -30,28 +30,42 @@ def numpy_of(column: pa.Array | pa.ChunkedArray, nullable: bool, large: bool = F
         return _decoded(values)
     if t.is_boolean(kind):
         return (
-            _objects(values) if nullable or values.null_count else stored_numbers(values.cast(pa.uint8()), np.dtype(np.uint8)).astype(bool)
+            _objects(values)
+            if nullable or values.null_count
+            else stored_numbers(values.cast(pa.uint8()), np.dtype(np.uint8)).astype(bool)
         )
     if t.is_integer(kind):
         if not (nullable or values.null_count):
             return stored_numbers(values, np.dtype(str(kind)))
         return _objects(values) if large or has_large(values) else _floats(values)
     if t.is_floating(kind):
-        dtype = np.dtype({"double": "float64", "float": "float32", "halffloat": "float16"}[str(kind)])
+        dtype = np.dtype(
+            {"double": "float64", "float": "float32", "halffloat": "float16"}[str(kind)]
+        )
         array = stored_numbers(values, dtype)
         return np.where(nulls_of(values), dtype.type(np.nan), array) if values.null_count else array
     if t.is_timestamp(kind) or t.is_date32(kind) or t.is_duration(kind):
         return _times(values)
-    if (t.is_string(kind) or t.is_large_string(kind) or t.is_binary(kind)) and values.nbytes <= LONG_TEXT * len(values):
-        return _decoded(values.dictionary_encode())  # equal texts are one object; long ones would be copied twice more
-    if (t.is_list(kind) or t.is_large_list(kind)) and (t.is_integer(kind.value_type) or t.is_floating(kind.value_type)):
+    if (
+        t.is_string(kind) or t.is_large_string(kind) or t.is_binary(kind)
+    ) and values.nbytes <= LONG_TEXT * len(values):
+        return _decoded(
+            values.dictionary_encode()
+        )  # equal texts are one object; long ones would be copied twice more
+    if (t.is_list(kind) or t.is_large_list(kind)) and (
+        t.is_integer(kind.value_type) or t.is_floating(kind.value_type)
+    ):
         return _lists_of_numbers(values)
     return _objects(values)
 
 
 def has_large(values: pa.Array) -> bool:
     """Whether it has an integer beyond 2**53: a null beside it must not make floats of them, which would change it."""
-    if not pa.types.is_integer(values.type) or values.type.bit_width < 64 or values.null_count == len(values):
+    if (
+        not pa.types.is_integer(values.type)
+        or values.type.bit_width < 64
+        or values.null_count == len(values)
+    ):
         return False
     numbers = stored_numbers(values, np.dtype(str(values.type)))
     if values.null_count:
@@ -83,11 +97,17 @@ def _lists_of_numbers(values: pa.Array) -> Array:
 def _objects(values: pa.Array) -> Array:
     """Python's values: None for a null, an array for a list. ValueError for a time of day that Python would cut."""
     refuse_finer_clocks(values)
-    inner = getattr(values.type, "value_type", None) if pa.types.is_nested(values.type) and not pa.types.is_map(values.type) else None
+    inner = (
+        getattr(values.type, "value_type", None)
+        if pa.types.is_nested(values.type) and not pa.types.is_map(values.type)
+        else None
+    )
     found = values.to_pylist()
     out = np.empty(len(values), object)
     for position, value in enumerate(found):
-        out[position] = _array_of(value, inner) if isinstance(value, list) and inner is not None else value
+        out[position] = (
+            _array_of(value, inner) if isinstance(value, list) and inner is not None else value
+        )
     return out
 
 
@@ -97,9 +117,15 @@ def refuse_finer_clocks(values: pa.Array) -> None:
     if pa.types.is_time64(kind):
         if kind.unit == "ns":
             numbers = stored_numbers(values, np.dtype(np.int64))
-            finer = (numbers % 1000 != 0) & ~nulls_of(values) if values.null_count else numbers % 1000 != 0
+            finer = (
+                (numbers % 1000 != 0) & ~nulls_of(values)
+                if values.null_count
+                else numbers % 1000 != 0
+            )
             if finer.any():
-                raise ValueError(f"{values[int(finer.argmax())].cast(pa.string())} is finer than a microsecond")
+                raise ValueError(
+                    f"{values[int(finer.argmax())].cast(pa.string())} is finer than a microsecond"
+                )
     elif pa.types.is_struct(kind) and _has_fine_clock(kind):
         for inner in values.flatten():
             refuse_finer_clocks(inner)
@@ -132,7 +158,10 @@ def infinite_dates(rows: pa.RecordBatch) -> list[str]:
     """Return the columns with a date or time of infinity, which SQL has: as a number it is the largest one, some day in a year far off."""
     found = []
     for name, column in zip(rows.schema.names, rows.columns, strict=True):
-        if not (pa.types.is_date32(column.type) or pa.types.is_timestamp(column.type)) or len(column) == column.null_count:
+        if (
+            not (pa.types.is_date32(column.type) or pa.types.is_timestamp(column.type))
+            or len(column) == column.null_count
+        ):
             continue
         bits = column.type.bit_width
         numbers, last = stored_numbers(column, np.dtype(f"int{bits}")), 2 ** (bits - 1) - 1
@@ -155,7 +184,11 @@ def pylist_of(column: pa.Array | pa.ChunkedArray) -> list[Any]:
 def rows_of(table: pa.Table) -> list[dict[str, Any]]:
     """A table's rows, their values as in pylist_of."""
     columns = [pylist_of(column) for column in table.columns]
-    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)] if columns else [{}] * table.num_rows
+    return (
+        [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
+        if columns
+        else [{}] * table.num_rows
+    )
 
 
 def value_of(scalar: pa.Scalar) -> Any:
@@ -173,7 +206,9 @@ def _text_of(scalar: pa.Scalar) -> str:
     unit = "D" if pa.types.is_date32(kind) else getattr(kind, "unit", None)
     if unit is None or not (pa.types.is_date(kind) or pa.types.is_timestamp(kind)):
         return str(scalar) if pa.types.is_nested(kind) else str(scalar.cast(pa.string()))
-    return str(np.array(scalar.cast(pa.int32() if unit == "D" else pa.int64()).as_py(), f"M8[{unit}]"))
+    return str(
+        np.array(scalar.cast(pa.int32() if unit == "D" else pa.int64()).as_py(), f"M8[{unit}]")
+    )
 
 
 def _times(values: pa.Array) -> Array:
@@ -193,7 +228,9 @@ def _times(values: pa.Array) -> Array:
 def _decoded(values: pa.DictionaryArray) -> Array:
     words = np.empty(len(values.dictionary) + 1, object)  # the last one stands for null
     words[:-1] = values.dictionary.to_pylist()
-    indices = values.indices.fill_null(len(values.dictionary)) if values.null_count else values.indices
+    indices = (
+        values.indices.fill_null(len(values.dictionary)) if values.null_count else values.indices
+    )
     return words.take(numpy_of(indices.cast(pa.int64()), False))
 
 
@@ -208,13 +245,19 @@ def stored_numbers(values: pa.Array, dtype: np.dtype[Any]) -> Array:
 def from_numpy(array: NDArray[Any]) -> pa.Array:
     """An Arrow array over a NumPy array of numbers, without a copy and without importing pandas."""
     array = np.ascontiguousarray(array)
-    return pa.Array.from_buffers(pa.from_numpy_dtype(array.dtype), len(array), [None, pa.py_buffer(array)])
+    return pa.Array.from_buffers(
+        pa.from_numpy_dtype(array.dtype), len(array), [None, pa.py_buffer(array)]
+    )
 
 
 def taken(values: pa.Array, places: NDArray[Any]) -> pa.Array:
     """What values.take(places) gives. Plain kinds go around it, since it imports pyarrow.compute, which takes a twentieth of a second."""
     t, kind = pa.types, values.type
-    if values.null_count == 0 and len(values) and (t.is_integer(kind) or t.is_floating(kind) or t.is_temporal(kind)):
+    if (
+        values.null_count == 0
+        and len(values)
+        and (t.is_integer(kind) or t.is_floating(kind) or t.is_temporal(kind))
+    ):
         moved = stored_numbers(values, np.dtype(f"V{kind.bit_width // 8}")).take(places)
         return pa.Array.from_buffers(kind, len(moved), [None, pa.py_buffer(moved)])
     if values.null_count == 0 and t.is_string(kind) and len(values) < len(places):
@@ -228,20 +271,30 @@ def taken(values: pa.Array, places: NDArray[Any]) -> pa.Array:
 def spelled(words: Sequence[bytes], places: NDArray[Any]) -> pa.Array:
     """A column of a few short words, each many times."""
     longest = max(map(len, words), default=0)
-    letters = np.frombuffer(b"".join(word.ljust(longest) for word in words), np.uint8).reshape(len(words), longest)
+    letters = np.frombuffer(b"".join(word.ljust(longest) for word in words), np.uint8).reshape(
+        len(words), longest
+    )
     lengths = np.array([len(word) for word in words])
     ends = np.zeros(len(places) + 1, np.int32)
     np.cumsum(lengths.take(places), out=ends[1:])
     text = letters.take(places, axis=0)[np.arange(longest) < lengths.take(places)[:, None]]
-    return pa.Array.from_buffers(pa.string(), len(places), [None, pa.py_buffer(ends), pa.py_buffer(np.ascontiguousarray(text))])
+    return pa.Array.from_buffers(
+        pa.string(),
+        len(places),
+        [None, pa.py_buffer(ends), pa.py_buffer(np.ascontiguousarray(text))],
+    )
 
 
-def to_pandas(table: pa.Table, nullable: frozenset[str], large: frozenset[str] = frozenset()) -> Any:
+def to_pandas(
+    table: pa.Table, nullable: frozenset[str], large: frozenset[str] = frozenset()
+) -> Any:
     """A pandas frame whose column types depend on the whole data set's nulls and integers, never on this batch's."""
     exact = [f.name for f in table.schema if f.name in large and f.name in nullable]
     for position, field in enumerate(table.schema):
         if field.name in nullable and pa.types.is_integer(field.type) and field.name not in exact:
-            table = table.set_column(position, field.name, table.column(position).cast(pa.float64(), safe=False))
+            table = table.set_column(
+                position, field.name, table.column(position).cast(pa.float64(), safe=False)
+            )
     frame = table.to_pandas()
     for field in table.schema:
         if field.name in exact:
@@ -274,7 +327,9 @@ def _masked_integers(column: pa.ChunkedArray) -> Any:
     """A column of integers as pandas' Int64 (or the like), which has nulls and loses no digit."""
     import pandas as pd
 
-    return column.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype(), pa.uint64(): pd.UInt64Dtype()}.get).array
+    return column.to_pandas(
+        types_mapper={pa.int64(): pd.Int64Dtype(), pa.uint64(): pd.UInt64Dtype()}.get
+    ).array
 
 
 def _lists_with_nulls(column: pa.ChunkedArray) -> Array:

@@ -24,9 +24,15 @@ from .arrays import UNIT, Array, from_numpy, numpy_of, to_pandas, value_of
 from .row_order import canonical_order
 from .row_sizes import objects_bytes
 
-UNREADABLE = (ValueError, OverflowError, pa.ArrowException)  # what making a form of rows may raise for a value in them
+UNREADABLE = (
+    ValueError,
+    OverflowError,
+    pa.ArrowException,
+)  # what making a form of rows may raise for a value in them
 WHOLE_BYTES = 2**25  # of Python's values that a column of nested values is converted to at once
-REMEDY = "bound the column in the source's contract, cast it in the query, or take the rows as pa.Table"
+REMEDY = (
+    "bound the column in the source's contract, cast it in the query, or take the rows as pa.Table"
+)
 
 
 class Unit(Mapping[str, Array]):
@@ -85,7 +91,10 @@ class Units(Mapping[str, Array]):
 
     @property
     def keys(self) -> Mapping[str, Array]:  # type: ignore[override]  # the units' keys are what a reader means here
-        return {name: numpy_of(self.keys_table.column(name), *self._columns.facts(name)) for name in self.keys_table.column_names}
+        return {
+            name: numpy_of(self.keys_table.column(name), *self._columns.facts(name))
+            for name in self.keys_table.column_names
+        }
 
     def __getitem__(self, name: str) -> Array:
         return self._columns[name][self._first : self._last]
@@ -110,7 +119,14 @@ class Columns(dict[str, Array]):
         nullable: frozenset[str],
         large: frozenset[str] = frozenset(),
     ) -> None:
-        self._table, self._order, self._keys, self._sizes, self._nullable, self._large = table, order, keys, sizes, nullable, large
+        self._table, self._order, self._keys, self._sizes, self._nullable, self._large = (
+            table,
+            order,
+            keys,
+            sizes,
+            nullable,
+            large,
+        )
         self.names = (*keys.column_names, *(n for n in table.column_names if n != UNIT))
         self.exhausted = False  # memory ran out while a column of all these units was converted: that is no unit's fault
 
@@ -148,7 +164,9 @@ class Columns(dict[str, Array]):
             except UNREADABLE:
                 array = Slices(name, column, self._order, facts)  # type: ignore[assignment]  # which is an array to whoever takes a slice
             else:
-                array = array.copy() if self._order is None else array.take(self._order)  # the user's own: it may be written to
+                array = (
+                    array.copy() if self._order is None else array.take(self._order)
+                )  # the user's own: it may be written to
         return array
 
 
@@ -156,9 +174,17 @@ class Slices:
     """A column that is converted slice by slice: one with a value that NumPy and Python cannot hold, so that only the units that
     have such a value fail; or one of nested values that together would take too much memory as Python's own."""
 
-    def __init__(self, name: str, column: pa.ChunkedArray, order: NDArray[np.intp] | None, facts: tuple[bool, bool]) -> None:
+    def __init__(
+        self,
+        name: str,
+        column: pa.ChunkedArray,
+        order: NDArray[np.intp] | None,
+        facts: tuple[bool, bool],
+    ) -> None:
         self.name, self.column, self.order, self.facts = name, column, order, facts
-        self._last: tuple[slice, Array] | None = None  # a function may ask for its column again and again
+        self._last: tuple[slice, Array] | None = (
+            None  # a function may ask for its column again and again
+        )
 
     def __getitem__(self, span: slice) -> Array:
         if self._last is None or self._last[0] != span:
@@ -167,7 +193,11 @@ class Slices:
         return self._last[1]
 
     def _converted(self, span: slice) -> Array:
-        own = self.column[span] if self.order is None else self.column.take(from_numpy(self.order[span]))
+        own = (
+            self.column[span]
+            if self.order is None
+            else self.column.take(from_numpy(self.order[span]))
+        )
         try:
             return numpy_of(own, *self.facts).copy()
         except UNREADABLE as error:
@@ -178,15 +208,23 @@ def unreadable(rows: pa.Table, form: str, error: Exception) -> ConversionError:
     """What to say of rows that cannot come in a form: the column and the value to blame, and what can be done."""
     for name in rows.column_names:
         found: list[str] = []
-        for value in rows.column(name).unique() if not pa.types.is_nested(rows.schema.field(name).type) else rows.column(name):
+        for value in (
+            rows.column(name).unique()
+            if not pa.types.is_nested(rows.schema.field(name).type)
+            else rows.column(name)
+        ):
             try:
                 numpy_of(pa.chunked_array([pa.array([value], value.type)]), False)
                 value.as_py()
             except (*UNREADABLE, TypeError):
                 found.append(str(value_of(value))[:80])
         if found:
-            return ConversionError(f"the rows cannot come as {form} ({error}): {name} is {found[0]}; {REMEDY}")
-    return ConversionError(f"the rows cannot come as {form}: {type(error).__name__}: {error}; {REMEDY}")
+            return ConversionError(
+                f"the rows cannot come as {form} ({error}): {name} is {found[0]}; {REMEDY}"
+            )
+    return ConversionError(
+        f"the rows cannot come as {form}: {type(error).__name__}: {error}; {REMEDY}"
+    )
 
 
 class OpenBatch:
@@ -203,12 +241,21 @@ class OpenBatch:
         large: frozenset[str] = frozenset(),
     ) -> None:
         self.table = rows.combine_chunks()
-        self.keys, self.sizes, self.first, self.nullable, self.large = keys, sizes, first, nullable, large
+        self.keys, self.sizes, self.first, self.nullable, self.large = (
+            keys,
+            sizes,
+            first,
+            nullable,
+            large,
+        )
         unit = numpy_of(self.table.column(UNIT), False) - first
-        counted = np.bincount(unit, minlength=len(sizes)) if len(unit) else np.zeros(len(sizes), np.int64)
+        counted = (
+            np.bincount(unit, minlength=len(sizes)) if len(unit) else np.zeros(len(sizes), np.int64)
+        )
         if len(counted) != len(sizes) or not np.array_equal(counted, sizes):
             raise ConservationError(
-                f"a batch file holds other rows than its manifest says: {len(unit):,} for {int(sizes.sum()):,}", hint="run the job again"
+                f"a batch file holds other rows than its manifest says: {len(unit):,} for {int(sizes.sum()):,}",
+                hint="run the job again",
             )
         self.offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self.order = canonical_order(self.table, unit, order_by)
@@ -221,7 +268,10 @@ class OpenBatch:
         """All columns, keys first, in canonical order."""
         if self._sorted is None:
             index = from_numpy(np.repeat(np.arange(len(self.sizes)), self.sizes))
-            keys, rows = self.keys.take(index), self.table.drop_columns([UNIT]).take(from_numpy(self.order))
+            keys, rows = (
+                self.keys.take(index),
+                self.table.drop_columns([UNIT]).take(from_numpy(self.order)),
+            )
             # from the columns of both: a table that has no column but its key knows no number of rows
             schema = pa.schema([*keys.schema, *rows.schema], metadata=rows.schema.metadata)
             self._sorted = pa.table([*keys.columns, *rows.columns], schema=schema).combine_chunks()
@@ -239,8 +289,13 @@ class OpenBatch:
                 raise ConversionError(f"the rows of a unit cannot come as NumPy arrays; {REMEDY}")
             return ({name: column[span] for name, column in columns} for span in spans)
         if form == "pandas":
-            if any(pa.types.is_nested(column.type) and objects_bytes(column) > WHOLE_BYTES for column in self.table.columns):
-                raise ConversionError("all rows at once take too much memory as a frame")  # see calls
+            if any(
+                pa.types.is_nested(column.type) and objects_bytes(column) > WHOLE_BYTES
+                for column in self.table.columns
+            ):
+                raise ConversionError(
+                    "all rows at once take too much memory as a frame"
+                )  # see calls
             return map(_own_frame(self._pandas()), spans)
         cut = (self._polars() if form == "polars" else self.arrow).slice
         return map(cut, ends, self.sizes[first : last + 1].tolist())
@@ -257,9 +312,15 @@ class OpenBatch:
             whole = self._pandas() if form == "pandas" else self._polars()
         except Exception:  # noqa: BLE001  # whatever a library raises for a value that it cannot hold: these units may not have it
             return self._frame(form, self.arrow.slice(start, stop - start))
-        return whole.iloc[start:stop].reset_index(drop=True) if form == "pandas" else whole.slice(start, stop - start)
+        return (
+            whole.iloc[start:stop].reset_index(drop=True)
+            if form == "pandas"
+            else whole.slice(start, stop - start)
+        )
 
-    def calls(self, form: str, first: int, last: int, work: Callable[..., Any]) -> tuple[Callable[..., Any], Iterator[Any]]:
+    def calls(
+        self, form: str, first: int, last: int, work: Callable[..., Any]
+    ) -> tuple[Callable[..., Any], Iterator[Any]]:
         """A function to call for each of units first..last, and what to call it with: `work` itself and the rows of each unit.
 
         Where the batch as a whole cannot come in that form, each unit's rows are made when it is called, so that only the
@@ -270,7 +331,9 @@ class OpenBatch:
         except MemoryError:
             raise
         except Exception:  # noqa: BLE001  # whatever a library raises for a value that it cannot hold
-            return lambda unit, **given: work(self.one(form, unit), **given), iter(range(first, last + 1))
+            return lambda unit, **given: work(self.one(form, unit), **given), iter(
+                range(first, last + 1)
+            )
 
     def one(self, form: str, unit: int) -> Any:
         """The rows of one unit of the batch in that form; ConversionError if it cannot hold a value of theirs."""
@@ -293,7 +356,9 @@ class OpenBatch:
     def _pandas(self) -> Any:
         if "pandas" not in self._frames:
             frame = to_pandas(self.arrow, self.nullable, self.large)
-            frame.index = np.arange(len(frame)) - np.repeat(self.offsets[:-1], self.sizes)  # a unit's rows count from 0
+            frame.index = np.arange(len(frame)) - np.repeat(
+                self.offsets[:-1], self.sizes
+            )  # a unit's rows count from 0
             self._frames["pandas"] = frame
         return self._frames["pandas"]
 
@@ -340,9 +405,11 @@ def form_named(annotation: Any) -> str | None:
     if text is not None:
         words = re.sub(r"\[.*", "", text).split(".")
         name, module = words[-1], words[0]
-        return {"DataFrame": "polars" if module in ("pl", "polars") else "pandas", "Table": "arrow", "dict": "dict"}.get(name) or (
-            "light" if name in ("Unit", "Units", "Mapping", "Any") else None
-        )
+        return {
+            "DataFrame": "polars" if module in ("pl", "polars") else "pandas",
+            "Table": "arrow",
+            "dict": "dict",
+        }.get(name) or ("light" if name in ("Unit", "Units", "Mapping", "Any") else None)
     try:
         annotation = one_type(annotation)
     except TypeError:
@@ -356,4 +423,8 @@ def form_named(annotation: Any) -> str | None:
         return "arrow"
     if origin is dict:
         return "dict"
-    return "light" if annotation is Any or name in ("Unit", "Units", "Mapping", "MutableMapping") else None
+    return (
+        "light"
+        if annotation is Any or name in ("Unit", "Units", "Mapping", "MutableMapping")
+        else None
+    )

@@ -28,7 +28,9 @@ from ..ports.interfaces import Store
 TRAILER = struct.Struct("<8sQI")  # magic, bytes before the trailer, checksum
 MAGIC = b"\nhfseal1"
 JSON_CHECKSUM = re.compile(rb',\s*"checksum": "([0-9a-f]{8})"\s*}\s*$')
-STEP_BYTES = 2**24  # how much is summed at once, so that Ctrl-C is heard and the lock on Python is given up
+STEP_BYTES = (
+    2**24
+)  # how much is summed at once, so that Ctrl-C is heard and the lock on Python is given up
 
 
 def checksum(key: str, data: bytes | pa.Buffer | memoryview) -> int:
@@ -71,10 +73,16 @@ def unsealed(store: Store, key: str, found: pa.Buffer) -> pa.Buffer:
     """Return the data of a sealed object that was read already; DamagedFile if it is not what was written."""
     size = found.size - TRAILER.size
     if size < 0:
-        raise damaged(store, key, "is empty" if not found.size else f"is cut: it has {found.size:,} bytes")
+        raise damaged(
+            store, key, "is empty" if not found.size else f"is cut: it has {found.size:,} bytes"
+        )
     magic, wanted, crc = TRAILER.unpack(found.slice(size))
     if magic != MAGIC or wanted != size:
-        raise damaged(store, key, f"has {found.size:,} bytes and no checksum at its end: it is cut, or its end is damaged")
+        raise damaged(
+            store,
+            key,
+            f"has {found.size:,} bytes and no checksum at its end: it is cut, or its end is damaged",
+        )
     data = found.slice(0, size)
     if checksum(key, data) != crc:
         raise damaged(store, key, "does not have the checksum with which it was written")
@@ -105,7 +113,11 @@ def parsed_json(store: Store, key: str, text: bytes) -> dict[str, Any]:
     """Return the fields of a JSON text that was read already; DamagedFile if it is not what was written."""
     found = JSON_CHECKSUM.search(text)
     if not found:
-        raise damaged(store, key, "has no checksum at its end: it is cut, or its end is damaged" if text else "is empty")
+        raise damaged(
+            store,
+            key,
+            "has no checksum at its end: it is cut, or its end is damaged" if text else "is empty",
+        )
     if f"{checksum(key, text[: found.start()]):08x}".encode() != found[1]:
         raise damaged(store, key, "does not have the checksum with which it was written")
     fields: dict[str, Any] = json.loads(text)
@@ -216,7 +228,10 @@ def recomputed_from(key: str) -> list[str]:
         return []
     model, name = found.groups()
     if outcome := re.fullmatch(r"(outcomes/.+)\.(?:ledger|results)\.arrow", name):
-        return [f"{model}/{outcome[1]}.ledger.arrow", f"{model}/{outcome[1]}.results.arrow"]  # the first is the commit
+        return [
+            f"{model}/{outcome[1]}.ledger.arrow",
+            f"{model}/{outcome[1]}.results.arrow",
+        ]  # the first is the commit
     if name in ("collected.json", "results.parquet", "units.parquet"):
         return [f"{model}/collected.json"]
     if name.startswith("retry-"):
@@ -230,7 +245,9 @@ def way_out(key: str) -> str:
     if parts[0] == "runs" and "models" in parts[2:3]:
         return f"hundredfold resume {parts[1]}   makes it anew"
     if parts[0] == "runs" and parts[2:] == ["job.pickle"]:
-        return f'run the job again; or in Python, pass it: hundredfold.resume("{parts[1]}", job=job)'
+        return (
+            f'run the job again; or in Python, pass it: hundredfold.resume("{parts[1]}", job=job)'
+        )
     if parts[0] == "runs":
         return "run the job again: what was read of its sources cannot be made anew for this run"
     if parts[0] == "releases" and parts[2:] == ["current.json"]:

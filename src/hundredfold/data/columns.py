@@ -29,7 +29,22 @@ UNFIT = (
     RecursionError,  # a list that holds itself
 )  # what making a column may raise (Arrow's errors are among them)
 _PLAIN = frozenset(
-    {type(None), bool, int, float, str, bytes, list, tuple, dict, decimal.Decimal, dt.date, dt.datetime, dt.time, dt.timedelta}
+    {
+        type(None),
+        bool,
+        int,
+        float,
+        str,
+        bytes,
+        list,
+        tuple,
+        dict,
+        decimal.Decimal,
+        dt.date,
+        dt.datetime,
+        dt.time,
+        dt.timedelta,
+    }
 )
 _SORTS: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (type(None), "null"),
@@ -64,10 +79,18 @@ def column_of(values: Any, kind: pa.DataType | None = None) -> pa.Array:
         values = values.tolist()  # None where it is masked
     values = [v if type(v) in _PLAIN else _plain(v) for v in values]
     sorts = {_sort(python) for python in set(map(type, values))} - {"null"}
-    if "timestamp" in sorts and len({_has_zone(v) for v in values if v is not None}) > 1 and sorts <= {"timestamp"}:
+    if (
+        "timestamp" in sorts
+        and len({_has_zone(v) for v in values if v is not None}) > 1
+        and sorts <= {"timestamp"}
+    ):
         raise ResultError("a column holds either times with a zone or times without one")
-    if "time" in sorts and (zoned := next((v for v in values if _has_zone(v) and isinstance(v, dt.time)), None)):
-        raise ResultError(f"a column holds times of day without a zone, not {zoned}: value.replace(tzinfo=None), or a datetime")
+    if "time" in sorts and (
+        zoned := next((v for v in values if _has_zone(v) and isinstance(v, dt.time)), None)
+    ):
+        raise ResultError(
+            f"a column holds times of day without a zone, not {zoned}: value.replace(tzinfo=None), or a datetime"
+        )
     if kind is not None:
         return _of_kind(values, sorts, kind)
     if len(sorts) > 1:
@@ -92,19 +115,33 @@ def _of_array(values: Any) -> pa.Array:
     if values.dtype.kind in "Mm":
         unit, count = np.datetime_data(values.dtype)
         finest = {"W": "D", "Y": "D", "M": "D", "h": "s", "m": "s"}.get(unit, unit)
-        if (count, finest) != (1, unit):  # Arrow has no such unit; it raises for months of a timedelta, which have no length
+        if (count, finest) != (
+            1,
+            unit,
+        ):  # Arrow has no such unit; it raises for months of a timedelta, which have no length
             values = values.astype(f"{values.dtype.kind}8[{finest}]")
-        if unit in ("ps", "fs", "as") and not (values == (fine := values.astype(f"{values.dtype.kind}8[ns]"))).all():
+        if (
+            unit in ("ps", "fs", "as")
+            and not (values == (fine := values.astype(f"{values.dtype.kind}8[ns]"))).all()
+        ):
             raise ResultError(f"a column holds no {values.dtype}, which is finer than a nanosecond")
         values = fine if unit in ("ps", "fs", "as") else values
     if values.dtype.itemsize > 8:
         raise ResultError(f"a column holds no {values.dtype}")
-    return pa.array(np.asarray(values), mask=np.ma.getmaskarray(values)) if _is_masked(values) else pa.array(values)
+    return (
+        pa.array(np.asarray(values), mask=np.ma.getmaskarray(values))
+        if _is_masked(values)
+        else pa.array(values)
+    )
 
 
 def _is_masked(values: Any) -> bool:
     """Whether it is an array of numpy.ma, which is not imported where nobody did."""
-    return isinstance(values, np.ndarray) and type(values) is not np.ndarray and hasattr(values, "mask")
+    return (
+        isinstance(values, np.ndarray)
+        and type(values) is not np.ndarray
+        and hasattr(values, "mask")
+    )
 
 
 def _sort(python: type) -> str:
@@ -137,7 +174,13 @@ def _plain_array(value: Any) -> Any:
     if value.dtype.names:  # an array of records
         return _plain(value[()]) if value.ndim == 0 else list(value)
     if value.ndim == 0:
-        return None if _is_masked(value) and bool(value.mask) else _plain(value[()]) if value.dtype.kind in "Mm" else value.item()
+        return (
+            None
+            if _is_masked(value) and bool(value.mask)
+            else _plain(value[()])
+            if value.dtype.kind in "Mm"
+            else value.item()
+        )
     return list(value) if value.ndim > 1 else value
 
 
@@ -145,7 +188,13 @@ def _plain_scalar(value: pa.Scalar) -> Any:
     if not value.is_valid:
         return None
     refuse_finer_clocks(pa.array([value]))
-    kind = "M" if pa.types.is_timestamp(value.type) else "m" if pa.types.is_duration(value.type) else ""
+    kind = (
+        "M"
+        if pa.types.is_timestamp(value.type)
+        else "m"
+        if pa.types.is_duration(value.type)
+        else ""
+    )
     if kind and getattr(value.type, "tz", None) is None:
         return _plain(np.array(value.value, f"{kind}8[{value.type.unit}]")[()])
     return value.as_py()
@@ -160,7 +209,9 @@ def _moment(value: np.datetime64 | np.timedelta64) -> Any:
     kind, unit = value.dtype.kind, np.datetime_data(value.dtype)[0]
     if unit == "generic" or (kind == "m" and unit in ("Y", "M")):
         raise ResultError(f"{value!r} has no length that a column can hold")
-    micro = value.astype(f"{kind}8[D]" if kind == "M" and unit in ("Y", "M", "W", "D") else f"{kind}8[us]")
+    micro = value.astype(
+        f"{kind}8[D]" if kind == "M" and unit in ("Y", "M", "W", "D") else f"{kind}8[us]"
+    )
     if micro != value:
         nano = value.astype(f"{kind}8[ns]")
         if nano != value:
@@ -174,7 +225,9 @@ def _moment(value: np.datetime64 | np.timedelta64) -> Any:
 
 def _is_fine(value: Any) -> bool:
     """Whether it is a time or duration that Python's own types cannot hold: NumPy's, or one of pandas with nanoseconds."""
-    return isinstance(value, np.generic) or bool(getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0))
+    return isinstance(value, np.generic) or bool(
+        getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0)
+    )
 
 
 def _moments(values: list[Any]) -> pa.Array:
@@ -184,11 +237,15 @@ def _moments(values: list[Any]) -> pa.Array:
     zone = "UTC" if any(map(_has_zone, values)) else None
     durations = any(isinstance(v, dt.timedelta | np.timedelta64) for v in values)
     if durations:  # in microseconds, as SQL and files have them: what they are must not depend on another unit's
-        return pa.array([None if v is None else _microseconds(v) for v in values], pa.int64()).cast(pa.duration("us"))
+        return pa.array([None if v is None else _microseconds(v) for v in values], pa.int64()).cast(
+            pa.duration("us")
+        )
     try:
         whole = pa.array([None if v is None else _nanoseconds(v) for v in values], pa.int64())
     except OverflowError as error:
-        raise ResultError("a column holds nanoseconds, or dates that are far off, but not both") from error
+        raise ResultError(
+            "a column holds nanoseconds, or dates that are far off, but not both"
+        ) from error
     return whole.cast(pa.timestamp("ns", zone))
 
 
@@ -196,7 +253,9 @@ def _microseconds(value: Any) -> int:
     """A duration in microseconds; ResultError for one that is finer."""
     whole, rest = divmod(_nanoseconds(value), 1000)
     if rest:
-        raise ResultError(f"{value} is finer than a microsecond, in which durations are kept: round it, or return nanoseconds as an int")
+        raise ResultError(
+            f"{value} is finer than a microsecond, in which durations are kept: round it, or return nanoseconds as an int"
+        )
     return whole
 
 
@@ -206,7 +265,11 @@ def _nanoseconds(value: Any) -> int:
         return int(value.astype(f"{value.dtype.kind}8[ns]").astype(np.int64))
     if _is_fine(value):
         return int(value.as_unit("ns").value)
-    since = value if isinstance(value, dt.timedelta) else value - dt.datetime(1970, 1, 1, tzinfo=dt.UTC if _has_zone(value) else None)
+    since = (
+        value
+        if isinstance(value, dt.timedelta)
+        else value - dt.datetime(1970, 1, 1, tzinfo=dt.UTC if _has_zone(value) else None)
+    )
     return int(since // dt.timedelta(microseconds=1)) * 1000
 
 
@@ -264,14 +327,20 @@ def _day(value: dt.datetime) -> dt.date:
 def _lists(values: list[Any], kind: pa.DataType | None) -> pa.Array:
     """A column of lists: one column of all their elements, and where each list begins."""
     parts = [v for v in values if v is not None]
-    offsets = np.concatenate([[0], np.cumsum([0 if v is None else len(v) for v in values])]).astype(np.int32)
-    alike = len({v.dtype if isinstance(v, np.ndarray) else None for v in parts}) == 1 and isinstance(parts[0], np.ndarray)
+    offsets = np.concatenate([[0], np.cumsum([0 if v is None else len(v) for v in values])]).astype(
+        np.int32
+    )
+    alike = len(
+        {v.dtype if isinstance(v, np.ndarray) else None for v in parts}
+    ) == 1 and isinstance(parts[0], np.ndarray)
     if alike and any(map(_is_masked, parts)):
         inner = np.ma.concatenate(parts)  # type: ignore[no-untyped-call]
     else:
         inner = np.concatenate(parts) if alike else [item for part in parts for item in part]
     elements = column_of(inner if len(inner) else [], kind.value_type if kind is not None else None)
-    missing = pa.array([v is None for v in values], pa.bool_()) if len(parts) < len(values) else None
+    missing = (
+        pa.array([v is None for v in values], pa.bool_()) if len(parts) < len(values) else None
+    )
     return pa.ListArray.from_arrays(from_numpy(offsets), elements, mask=missing)
 
 
@@ -285,8 +354,15 @@ def _structs(values: list[Any], kind: pa.DataType | None) -> pa.Array:
     if not names:
         return pa.array([None if v is None else {} for v in values], pa.struct([]))
     of = [None if kind is None else kind.field(name).type for name in names]
-    columns = [column_of([None if v is None else v.get(name) for v in values], each) for name, each in zip(names, of, strict=True)]
-    fields = list(kind) if kind is not None else [pa.field(name, c.type) for name, c in zip(names, columns, strict=True)]
+    columns = [
+        column_of([None if v is None else v.get(name) for v in values], each)
+        for name, each in zip(names, of, strict=True)
+    ]
+    fields = (
+        list(kind)
+        if kind is not None
+        else [pa.field(name, c.type) for name, c in zip(names, columns, strict=True)]
+    )
     return pa.StructArray.from_arrays(columns, fields=fields, mask=missing)
 
 
@@ -294,15 +370,21 @@ def _field_names(values: list[Any]) -> list[str]:
     names = dict.fromkeys(name for v in values if v is not None for name in v)
     strange = [name for name in names if not isinstance(name, str) or "\0" in name or not name]
     if strange:
-        raise ResultError(f"a dict inside a row has the key {strange[0]!r}, wanted texts as keys: {{str(key): value, ...}}")
+        raise ResultError(
+            f"a dict inside a row has the key {strange[0]!r}, wanted texts as keys: {{str(key): value, ...}}"
+        )
     return sorted(names)
 
 
 def _maps(values: list[Any], kind: pa.DataType) -> pa.Array:
     """A column of dicts, or of lists of pairs, as an Arrow map."""
-    entries = [None if v is None else list(v.items() if isinstance(v, Mapping) else v) for v in values]
+    entries = [
+        None if v is None else list(v.items() if isinstance(v, Mapping) else v) for v in values
+    ]
     pairs = [pair for each in entries if each is not None for pair in each]
-    offsets = np.concatenate([[0], np.cumsum([0 if each is None else len(each) for each in entries])]).astype(np.int32)
+    offsets = np.concatenate(
+        [[0], np.cumsum([0 if each is None else len(each) for each in entries])]
+    ).astype(np.int32)
     keys = column_of([key for key, _ in pairs], kind.key_type)
     if keys.null_count:
         raise ResultError("a dict inside a row has the key None")
@@ -328,7 +410,9 @@ def _may_change(found: pa.DataType, kind: pa.DataType) -> bool:
     if found == kind or t.is_null(found):
         return False
     if t.is_map(kind):
-        return _may_change(found.key_type, kind.key_type) or _may_change(found.item_type, kind.item_type)
+        return _may_change(found.key_type, kind.key_type) or _may_change(
+            found.item_type, kind.item_type
+        )
     if t.is_nested(kind):
         return _may_change(found.value_type, kind.value_type)
     return bool(t.is_temporal(found) or t.is_decimal(found))
@@ -343,7 +427,11 @@ def _fast(values: Any, kind: pa.DataType | None) -> pa.Array | None:
         if not kinds <= {float, int, np.float64, np.int64}:
             return None
         whole = kinds <= {int, np.int64}
-        if not whole and not kinds <= {float, np.float64} and any(abs(int(v)) > 2**53 for v in values if isinstance(v, int | np.int64)):
+        if (
+            not whole
+            and not kinds <= {float, np.float64}
+            and any(abs(int(v)) > 2**53 for v in values if isinstance(v, int | np.int64))
+        ):
             return None
         try:
             array = np.array(values, np.int64 if whole else np.float64)
@@ -378,7 +466,13 @@ def kind_of(kind: pa.DataType) -> str:
         return f"list of {kind_of(kind.value_type)}"
     if t.is_timestamp(kind):
         return "timestamp with zone" if kind.tz else "timestamp"
-    named = {"struct": t.is_struct, "date": t.is_date, "time": t.is_time, "duration": t.is_duration, "binary": t.is_binary}
+    named = {
+        "struct": t.is_struct,
+        "date": t.is_date,
+        "time": t.is_time,
+        "duration": t.is_duration,
+        "binary": t.is_binary,
+    }
     return next((name for name, is_one in named.items() if is_one(kind)), str(kind))
 
 
@@ -391,7 +485,9 @@ def is_opaque(kind: pa.DataType) -> bool:
     """Whether a column of a polars frame is one of Python objects: what comes of these are addresses in memory."""
     if pa.types.is_nested(kind):
         return any(is_opaque(kind.field(n).type) for n in range(kind.num_fields))
-    return bool(pa.types.is_fixed_size_binary(kind))  # polars has no type of its own that becomes this one
+    return bool(
+        pa.types.is_fixed_size_binary(kind)
+    )  # polars has no type of its own that becomes this one
 
 
 def has_objects(series: Any) -> bool:
@@ -400,13 +496,19 @@ def has_objects(series: Any) -> bool:
     if str(kind) != "category":
         return bool(str(kind) == "object")
     categories = kind.categories
-    return bool(str(categories.dtype) == "object" and not all(type(value) is str for value in categories))
+    return bool(
+        str(categories.dtype) == "object" and not all(type(value) is str for value in categories)
+    )
 
 
 def holdable(kind: pa.DataType) -> bool:
     """Whether files and queries can hold a column of this type."""
     t = pa.types
-    if t.is_interval(kind) or t.is_union(kind) or (isinstance(kind, pa.BaseExtensionType) and kind.extension_name != "arrow.uuid"):
+    if (
+        t.is_interval(kind)
+        or t.is_union(kind)
+        or (isinstance(kind, pa.BaseExtensionType) and kind.extension_name != "arrow.uuid")
+    ):
         return False
     if t.is_decimal256(kind) and kind.precision > 38:
         return False
@@ -467,14 +569,22 @@ def wide(kind: pa.DataType) -> pa.DataType:
         return pa.string()
     if t.is_large_binary(kind) or t.is_binary_view(kind):
         return pa.binary()
-    if t.is_large_list(kind) or t.is_list(kind) or t.is_fixed_size_list(kind) or t.is_list_view(kind) or t.is_large_list_view(kind):
+    if (
+        t.is_large_list(kind)
+        or t.is_list(kind)
+        or t.is_fixed_size_list(kind)
+        or t.is_list_view(kind)
+        or t.is_large_list_view(kind)
+    ):
         return pa.list_(wide(kind.value_type))
     if t.is_struct(kind):
         return pa.struct(sorted((field.name, wide(field.type)) for field in kind))
     if t.is_map(kind):
         return pa.map_(wide(kind.key_type), wide(kind.item_type))
     if t.is_timestamp(kind):
-        return pa.timestamp(_unit(kind), "UTC" if kind.tz else None)  # one zone: which zone came first is chance
+        return pa.timestamp(
+            _unit(kind), "UTC" if kind.tz else None
+        )  # one zone: which zone came first is chance
     if t.is_duration(kind):
         return pa.duration("us")  # as SQL has it, which knows whole numbers alone
     if t.is_time(kind):
@@ -496,10 +606,16 @@ def merge(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
     if t.is_null(a):
         return b
     if kind_of(a) == kind_of(b) == "number":
-        return pa.float64() if t.is_floating(a) or t.is_floating(b) else (pa.uint64() if pa.uint64() in (a, b) else pa.int64())
+        return (
+            pa.float64()
+            if t.is_floating(a) or t.is_floating(b)
+            else (pa.uint64() if pa.uint64() in (a, b) else pa.int64())
+        )
     if t.is_decimal(a) and t.is_decimal(b):
         scale = max(a.scale, b.scale)
-        return pa.decimal128(min(38, max(a.precision - a.scale, b.precision - b.scale) + scale), scale)
+        return pa.decimal128(
+            min(38, max(a.precision - a.scale, b.precision - b.scale) + scale), scale
+        )
     if t.is_timestamp(a) and t.is_timestamp(b) and bool(a.tz) == bool(b.tz):
         return pa.timestamp(_unit(a, b), a.tz)
     if t.is_duration(a) and t.is_duration(b):

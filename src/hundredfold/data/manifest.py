@@ -61,7 +61,9 @@ class Manifest:
             **{
                 **fields,
                 **lists,
-                "batches": tuple(Batch(**{**b, "cuts": tuple(b.get("cuts", ()))}) for b in fields["batches"]),
+                "batches": tuple(
+                    Batch(**{**b, "cuts": tuple(b.get("cuts", ()))}) for b in fields["batches"]
+                ),
                 "files": files,
                 "marks": tuple(map(tuple, fields.get("marks", ()))),
             }
@@ -104,14 +106,24 @@ class UnitList:
         return tuple(value_of(column[unit]) for column in self.keys.columns)
 
 
-def open_batch(manifest: Manifest, units: UnitList, batch: Batch, layout: Layout, store: Store) -> OpenBatch:
+def open_batch(
+    manifest: Manifest, units: UnitList, batch: Batch, layout: Layout, store: Store
+) -> OpenBatch:
     """Read a batch into memory, in canonical order: all its units, or, of a batch with other ends than in the manifest, some."""
     keys, sizes = units.slice(batch.first, batch.last)
     rows = _stored_rows(manifest, batch, layout, store)
     whole = manifest.batches[batch.number]
     if (batch.first, batch.last) != (whole.first, whole.last):
         rows = _only(rows, batch.first, batch.last)
-    return OpenBatch(rows, keys, sizes, batch.first, manifest.order_by, frozenset(manifest.nullable), frozenset(manifest.large))
+    return OpenBatch(
+        rows,
+        keys,
+        sizes,
+        batch.first,
+        manifest.order_by,
+        frozenset(manifest.nullable),
+        frozenset(manifest.large),
+    )
 
 
 def _stored_rows(manifest: Manifest, batch: Batch, layout: Layout, store: Store) -> pa.Table:
@@ -150,7 +162,9 @@ def _only(rows: pa.Table, first: int, last: int) -> pa.Table:
     return pa.Table.from_batches(found, rows.schema)
 
 
-def bytes_of_units(manifest: Manifest, batch: Batch, first: int, last: int, layout: Layout, store: Store) -> int:
+def bytes_of_units(
+    manifest: Manifest, batch: Batch, first: int, last: int, layout: Layout, store: Store
+) -> int:
     """Return how many bytes the rows of units first..last of a batch take in Arrow."""
     size = 0
     for part in _stored_rows(manifest, batch, layout, store).to_batches():

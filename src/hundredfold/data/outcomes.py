@@ -72,7 +72,9 @@ def _writable(text: str) -> str:
     """Return text that can be encoded; of a very long one its beginning and its end."""
     if len(text) > LONGEST_TEXT:
         half = LONGEST_TEXT // 2
-        text = f"{text[:half]} ... ({len(text) - 2 * half:,} characters left out) ... {text[-half:]}"
+        text = (
+            f"{text[:half]} ... ({len(text) - 2 * half:,} characters left out) ... {text[-half:]}"
+        )
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -87,7 +89,9 @@ def accounts_table(
     """One row for each unit from `first` on; `bad` are those of them that did not end well."""
     known = [b"ok", *sorted({account.status.encode() for account in bad.values()})]
     status = np.zeros(len(seconds), np.int32)
-    words: dict[str, Any] = {name: pa.nulls(len(seconds), pa.string()) for name in ("error", "message", "traceback")}
+    words: dict[str, Any] = {
+        name: pa.nulls(len(seconds), pa.string()) for name in ("error", "message", "traceback")
+    }
     if bad:
         for account in bad.values():
             status[account.unit - first] = known.index(account.status.encode())
@@ -146,11 +150,20 @@ class SliceSummary:
 
 
 _MADE = pa.schema([("seconds", pa.float64()), ("rows_out", pa.int64())])
-_BAD = pa.schema([("unit", pa.int64()), *((name, pa.string()) for name in ("status", "error", "message", "traceback"))])
+_BAD = pa.schema(
+    [
+        ("unit", pa.int64()),
+        *((name, pa.string()) for name in ("status", "error", "message", "traceback")),
+    ]
+)
 
 
 def pack_accounts(
-    message: Message, seconds: NDArray[np.float64], rows_out: NDArray[np.int64], bad: Sequence[UnitStatus], tables: Sequence[pa.Table]
+    message: Message,
+    seconds: NDArray[np.float64],
+    rows_out: NDArray[np.int64],
+    bad: Sequence[UnitStatus],
+    tables: Sequence[pa.Table],
 ) -> bytes:
     """The unit ledger of a slice, with a summary of the result tables in its metadata, so that types are settled without reading them.
 
@@ -162,14 +175,26 @@ def pack_accounts(
             "units": _units_of(t),
             "rows": t.num_rows,
             "bytes": t.nbytes,
-            "columns": [[f.name, text_of_type(f.type), len(t) - t.column(f.name).null_count] for f in t.schema if f.name != UNIT],
+            "columns": [
+                [f.name, text_of_type(f.type), len(t) - t.column(f.name).null_count]
+                for f in t.schema
+                if f.name != UNIT
+            ],
         }
         for t in tables
     ]
-    made = pa.Table.from_arrays([from_numpy(seconds), from_numpy(rows_out)], schema=_MADE.with_metadata({"results": json.dumps(summary)}))
+    made = pa.Table.from_arrays(
+        [from_numpy(seconds), from_numpy(rows_out)],
+        schema=_MADE.with_metadata({"results": json.dumps(summary)}),
+    )
     streams = [made]
     if bad:
-        streams.append(pa.Table.from_pylist([{name: getattr(account, name) for name in _BAD.names} for account in bad], schema=_BAD))
+        streams.append(
+            pa.Table.from_pylist(
+                [{name: getattr(account, name) for name in _BAD.names} for account in bad],
+                schema=_BAD,
+            )
+        )
     return bytes(pack_results(streams))
 
 
@@ -185,4 +210,6 @@ def unpack_accounts(data: pa.Buffer) -> SliceSummary:
     made, *bad = unpack_results(data)
     accounts = tuple(UnitStatus(**row) for row in bad[0].to_pylist()) if bad else ()
     seconds, rows_out = (numpy_of(made.column(name), False) for name in _MADE.names)
-    return SliceSummary(seconds, rows_out, accounts, tuple(json.loads(made.schema.metadata[b"results"])))
+    return SliceSummary(
+        seconds, rows_out, accounts, tuple(json.loads(made.schema.metadata[b"results"]))
+    )

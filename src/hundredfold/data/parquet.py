@@ -48,5 +48,7 @@ class ParquetWriter:
         self.writer.close()
 
     def _write(self) -> None:
-        self.writer.write_table(pa.concat_tables(self.waiting).combine_chunks(), row_group_size=self.rows)
+        self.writer.write_table(
+            pa.concat_tables(self.waiting).combine_chunks(), row_group_size=self.rows
+        )
         self.waiting, self.rows, self.bytes = [], 0, 0

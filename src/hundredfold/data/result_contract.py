@@ -23,7 +23,13 @@ from ..job import Model
 VALUE = "value"  # the column of a result that is a single value
 SEVERAL = (list, tuple, set, frozenset, *(getattr(collections.abc, name) for name in (
     "Sequence", "MutableSequence", "Collection", "Iterable", "Iterator", "Generator", "Reversible")))  # fmt: skip
-MAPPINGS = (dict, collections.OrderedDict, collections.defaultdict, collections.abc.Mapping, collections.abc.MutableMapping)
+MAPPINGS = (
+    dict,
+    collections.OrderedDict,
+    collections.defaultdict,
+    collections.abc.Mapping,
+    collections.abc.MutableMapping,
+)
 TABLES = {
     "pandas": ("DataFrame", "Series"), "polars": ("DataFrame", "LazyFrame", "Series"),
     "pyarrow": ("Table", "RecordBatch", "Scalar"), "numpy": ("ndarray", "generic"),
@@ -102,7 +108,11 @@ def _of_all_dispatched(model: Model, returned: Returned) -> Returned:
     for function in others.values() if isinstance(others, types.MappingProxyType) else ():
         annotation = annotations_of(function)["return"]
         declared = (
-            Returned() if annotation is None else _declared(f"model {model.name}: the return annotation of {function.__name__}", annotation)
+            Returned()
+            if annotation is None
+            else _declared(
+                f"model {model.name}: the return annotation of {function.__name__}", annotation
+            )
         )
         if declared.contract != returned.contract:
             raise JobError(
@@ -144,20 +154,30 @@ def _rows(annotation: Any) -> Returned:
     inner, constraints, optional = _unwrapped(annotation)
     if inner is None:
         if constraints or any(map(_checks, _members(annotation))):
-            raise TypeError(f"{_name_of(annotation)} can be several types, and their contracts would not be checked")
+            raise TypeError(
+                f"{_name_of(annotation)} can be several types, and their contracts would not be checked"
+            )
         return Returned(None, optional)
     origin = get_origin(inner) or inner
     if is_contract(inner):
         if constraints:
-            raise TypeError(f"{_name_of(annotation)} has constraints on a whole row, which cannot be checked in SQL")
-        if isinstance(inner, type) and issubclass(inner, tuple) and not getattr(inner, "__annotations__", None):
+            raise TypeError(
+                f"{_name_of(annotation)} has constraints on a whole row, which cannot be checked in SQL"
+            )
+        if (
+            isinstance(inner, type)
+            and issubclass(inner, tuple)
+            and not getattr(inner, "__annotations__", None)
+        ):
             return Returned(None, optional)  # collections.namedtuple, which declares no type
         return Returned(_with_columns(read_contract(inner)), optional)
     if origin in SEVERAL:
         return Returned(_of_items(inner, constraints), optional)
     if origin in MAPPINGS or _is_table(origin):
         if constraints or any(_checks(part, strange=_is_table(origin)) for part in get_args(inner)):
-            raise TypeError(f"{_name_of(annotation)} names a contract inside of it, which would not be checked")
+            raise TypeError(
+                f"{_name_of(annotation)} names a contract inside of it, which would not be checked"
+            )
         return Returned(None, optional)
     if inner in (Any, object):
         return Returned(None, optional)
@@ -175,12 +195,16 @@ def _of_items(inner: Any, constraints: list[Any]) -> Contract | None:
     items = {item for item in map(bare, arguments) if item is not Ellipsis} if arguments else set()
     if constraints or len(items) > 1 or any(get_origin(item) in SEVERAL for item in items):
         if constraints or any(map(_checks, items)):
-            raise TypeError(f"{_name_of(inner)} has checks that cannot be done for rows of one contract")
+            raise TypeError(
+                f"{_name_of(inner)} has checks that cannot be done for rows of one contract"
+            )
         return None
     item = next(iter(items), Any)
     if not is_contract(_unwrapped(item)[0]):
         if _checks(item):
-            raise TypeError(f"{_name_of(inner)} has checks on single values; a list holds rows, each with named columns")
+            raise TypeError(
+                f"{_name_of(inner)} has checks on single values; a list holds rows, each with named columns"
+            )
         return None
     return _rows(item).contract
 
@@ -208,14 +232,18 @@ def _unwrapped(annotation: Any) -> tuple[Any, list[Any], bool]:
                 return None, constraints, optional
             annotation = members[0]
         elif isinstance(annotation, TypeVar):
-            annotation = annotation.__bound__ or (Union[annotation.__constraints__] if annotation.__constraints__ else Any)  # noqa: UP007  # made here
+            annotation = annotation.__bound__ or (
+                Union[annotation.__constraints__] if annotation.__constraints__ else Any  # noqa: UP007
+            )  # made here
         else:
             return annotation, constraints, optional
 
 
 def _members(annotation: Any) -> Iterator[Any]:
     annotation = bare(annotation)
-    if get_origin(annotation) in (Union, types.UnionType, Annotated) or isinstance(annotation, TypeVar):
+    if get_origin(annotation) in (Union, types.UnionType, Annotated) or isinstance(
+        annotation, TypeVar
+    ):
         for part in get_args(annotation) or getattr(annotation, "__constraints__", ()):
             yield from _members(part)
     else:
@@ -235,8 +263,22 @@ def _checks(annotation: Any, strange: bool = True) -> bool:
 
 def _foreign(annotation: Any) -> bool:
     """Whether it is a class that is neither Python's own nor of the libraries that rows come from."""
-    module = getattr(annotation, "__module__", "").partition(".")[0] if isinstance(annotation, type) else ""
-    return bool(module) and module not in (*TABLES, "builtins", "typing", "datetime", "decimal", "collections", "types", "enum", "uuid")
+    module = (
+        getattr(annotation, "__module__", "").partition(".")[0]
+        if isinstance(annotation, type)
+        else ""
+    )
+    return bool(module) and module not in (
+        *TABLES,
+        "builtins",
+        "typing",
+        "datetime",
+        "decimal",
+        "collections",
+        "types",
+        "enum",
+        "uuid",
+    )
 
 
 def _is_table(origin: Any) -> bool:
@@ -247,11 +289,19 @@ def _is_table(origin: Any) -> bool:
 def _is_constraint(metadata: Any) -> bool:
     """Whether metadata of Annotated limits the values: what a contract would check."""
     known = isinstance(metadata, at.BaseMetadata | at.GroupedMetadata | re.Pattern)
-    return known or isinstance(getattr(metadata, "pattern", None), str) or hasattr(metadata, "metadata")
+    return (
+        known
+        or isinstance(getattr(metadata, "pattern", None), str)
+        or hasattr(metadata, "metadata")
+    )
 
 
 def _name_of(annotation: Any) -> str:
-    return annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
+    return (
+        annotation.__name__
+        if isinstance(annotation, type) and not get_args(annotation)
+        else str(annotation)
+    )
 
 
 def value_column(contract: Contract | None) -> Column | None:

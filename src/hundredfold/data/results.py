@@ -23,7 +23,17 @@ from numpy.typing import NDArray
 from ..contract import Contract
 from ..errors import ResultError
 from .arrays import UNIT, from_numpy, nulls_of, numpy_of, pylist_of
-from .columns import UNFIT, cast, column_of, has_objects, holdable, is_opaque, is_usable, same_values, wide
+from .columns import (
+    UNFIT,
+    cast,
+    column_of,
+    has_objects,
+    holdable,
+    is_opaque,
+    is_usable,
+    same_values,
+    wide,
+)
 from .members import COLLECTIONS, IN_ORDER, UNORDERED, members_of
 from .outcomes import UnitStatus, describe
 from .result_contract import VALUE, Returned
@@ -32,7 +42,21 @@ from .row_sizes import value_bytes
 SAMPLED = 8  # rows of numbers that are looked at for their size
 Row = tuple[str, ...]
 ROWS = (list, tuple, Iterator, *COLLECTIONS)  # what holds several rows
-VALUES = (bool, int, float, complex, str, bytes, decimal.Decimal, dt.date, dt.time, dt.timedelta, uuid.UUID, enum.Enum, np.generic)
+VALUES = (
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    decimal.Decimal,
+    dt.date,
+    dt.time,
+    dt.timedelta,
+    uuid.UUID,
+    enum.Enum,
+    np.generic,
+)
 
 
 class WrongShape(ResultError):
@@ -49,7 +73,9 @@ class Group:
         self.units: list[int] = []
         self.rows: list[Sequence[Any]] = []
         self.weighed = 0  # rows whose size was looked at
-        self.pick = itemgetter(*names, names[0])  # one name alone would give a value and not a tuple
+        self.pick = itemgetter(
+            *names, names[0]
+        )  # one name alone would give a value and not a tuple
 
     def without(self, units: Container[int]) -> Group:
         rest = Group(self.names)
@@ -73,7 +99,10 @@ class ResultBuilder:
         self.nones: list[int] = []
         self.last: Group | None = None
         self.only_numbers = True  # as far as was looked
-        self._weighed, self._bytes = 0, 0  # tables that were looked at, and about how many bytes all that was looked at takes
+        self._weighed, self._bytes = (
+            0,
+            0,
+        )  # tables that were looked at, and about how many bytes all that was looked at takes
 
     def weigh(self) -> int:
         """Return about how many bytes the kept results take as columns. Of rows of numbers, and of tables, a few are looked at."""
@@ -92,7 +121,11 @@ class ResultBuilder:
             self.only_numbers = False
             some_tables = tables[:: len(tables) // SAMPLED + 1]
             rows = sum(table.num_rows for table in some_tables)
-            self._bytes += sum(table.nbytes for table in some_tables) * sum(table.num_rows for table in tables) // max(rows, 1)
+            self._bytes += (
+                sum(table.nbytes for table in some_tables)
+                * sum(table.num_rows for table in tables)
+                // max(rows, 1)
+            )
             self._weighed = len(self.tables)
         return self._bytes
 
@@ -121,7 +154,12 @@ class ResultBuilder:
             self._add(unit, value)
             last = self.last
             if last is not None:
-                width, pick, keep, note = len(last.names), last.pick, last.rows.append, last.units.append
+                width, pick, keep, note = (
+                    len(last.names),
+                    last.pick,
+                    last.rows.append,
+                    last.units.append,
+                )
 
         return add
 
@@ -139,9 +177,16 @@ class ResultBuilder:
         if table is not None:
             self._keep(table, np.full(table.num_rows, unit, np.int64))
         elif isinstance(value, ROWS) and not hasattr(value, "_fields"):
-            rows = _aligned([row_of(item) for item in (members_of(value) if isinstance(value, COLLECTIONS) else value)])
+            rows = _aligned(
+                [
+                    row_of(item)
+                    for item in (members_of(value) if isinstance(value, COLLECTIONS) else value)
+                ]
+            )
             for names in dict.fromkeys(names for names, _ in rows):
-                self._check_names(names)  # of all rows before the first is kept: a failed unit leaves none behind
+                self._check_names(
+                    names
+                )  # of all rows before the first is kept: a failed unit leaves none behind
             for names, values in rows:
                 self._row(unit, names, values)
         else:
@@ -192,13 +237,17 @@ class ResultBuilder:
 
     def _add_numbered(self, first: int, units: int, table: pa.Table) -> None:
         if not pa.types.is_integer(table.column("unit").type):
-            raise ResultError(f"returned a column `unit` of {table.column('unit').type}, wanted whole numbers from 0")
+            raise ResultError(
+                f"returned a column `unit` of {table.column('unit').type}, wanted whole numbers from 0"
+            )
         if table.column("unit").null_count:
             raise ResultError("returned a null in the column `unit`, wanted whole numbers from 0")
         unit = np.asarray(table.column("unit").to_pylist(), np.int64)
         strange = unit[(unit < 0) | (unit >= units)]
         if len(strange):
-            raise ResultError(f"returned rows for unit {strange[0]}, and the slice has units 0 to {units - 1}")
+            raise ResultError(
+                f"returned rows for unit {strange[0]}, and the slice has units 0 to {units - 1}"
+            )
         self._keep_sorted(table.drop_columns(["unit"]), unit + first)
 
     def _keep_sorted(self, table: pa.Table, units: NDArray[np.int64]) -> None:
@@ -215,18 +264,31 @@ class ResultBuilder:
         for unit in range(units):
             key = tuple(self.keys[name](first + unit) for name in names)
             whose.setdefault(tuple(map(_same_key, key)), unit)
-        found = [tuple(map(_same_key, key)) for key in zip(*(pylist_of(table.column(name)) for name in names), strict=True)]
+        found = [
+            tuple(map(_same_key, key))
+            for key in zip(*(pylist_of(table.column(name)) for name in names), strict=True)
+        ]
         strange = [key for key in found if key not in whose]
         if strange:
-            raise ResultError(f"returned {len(strange):,} rows whose key is no unit's of this call, such as {_key_words(strange[0])}")
+            raise ResultError(
+                f"returned {len(strange):,} rows whose key is no unit's of this call, such as {_key_words(strange[0])}"
+            )
         places = np.array([whose[key] for key in found], np.int64)
         counts = np.bincount(places, minlength=units)
         if (counts == 1).all():
             return places
         keys = {place: key for key, place in whose.items()}
         twice, without = np.flatnonzero(counts > 1), np.flatnonzero(counts == 0)
-        parts = [f"{len(twice):,} units have several rows, such as {_key_words(keys[int(twice[0])])}"] if len(twice) else []
-        parts += [f"{len(without):,} have none, such as {_key_words(keys[int(without[0])])}"] if len(without) else []
+        parts = (
+            [f"{len(twice):,} units have several rows, such as {_key_words(keys[int(twice[0])])}"]
+            if len(twice)
+            else []
+        )
+        parts += (
+            [f"{len(without):,} have none, such as {_key_words(keys[int(without[0])])}"]
+            if len(without)
+            else []
+        )
         raise ResultError(
             f"returned {len(found):,} rows for {units:,} units by their keys: {' and '.join(parts)}; wanted one for each "
             "(a column `unit` that numbers the units from 0 allows any number)"
@@ -256,15 +318,25 @@ class ResultBuilder:
         group.rows.append((*row, row[0]))
 
     def _check_names(self, names: Row) -> None:
-        strange = [describe(n, repr) for n in names if not isinstance(n, str) or n.startswith("__") or describe(n) != n or not is_usable(n)]
+        strange = [
+            describe(n, repr)
+            for n in names
+            if not isinstance(n, str) or n.startswith("__") or describe(n) != n or not is_usable(n)
+        ]
         if strange:
-            raise ResultError(f"returned columns {', '.join(strange)}; wanted names that SQL can use, and none that begins with __")
-        if len({n.lower() for n in (*names, *(k for k in self.keys if k not in names))}) < len({*names, *self.keys}) or len(
-            set(names)
-        ) < len(names):
-            raise ResultError(f"returned columns {', '.join(names)}; SQL takes two of them, or one and a key, for the same")
+            raise ResultError(
+                f"returned columns {', '.join(strange)}; wanted names that SQL can use, and none that begins with __"
+            )
+        if len({n.lower() for n in (*names, *(k for k in self.keys if k not in names))}) < len(
+            {*names, *self.keys}
+        ) or len(set(names)) < len(names):
+            raise ResultError(
+                f"returned columns {', '.join(names)}; SQL takes two of them, or one and a key, for the same"
+            )
         if not names:
-            raise ResultError("returned an empty dict; wanted one with at least one column, such as {'price': 1.5}")
+            raise ResultError(
+                "returned an empty dict; wanted one with at least one column, such as {'price': 1.5}"
+            )
         if self.contract is None:
             return
         wanted = self.contract.names
@@ -273,7 +345,9 @@ class ResultBuilder:
         if missing or extra:
             parts = [f"{', '.join(missing)} missing"] if missing else []
             parts += [f"{', '.join(map(str, extra))} too much"] if extra else []
-            raise ResultError(f"returned other columns than {self.contract.name} has: {' and '.join(parts)}")
+            raise ResultError(
+                f"returned other columns than {self.contract.name} has: {' and '.join(parts)}"
+            )
 
     def finish(self) -> tuple[list[pa.Table], list[UnitStatus]]:
         """The result tables, each with the column UNIT, and the units whose values fit no column."""
@@ -281,14 +355,18 @@ class ResultBuilder:
         tables = [t for group in self.groups.values() for t in self._tables(group, bad)]
         tables += [self._conform(table, bad) for table in _merged(self.tables)]
         tables = [self._without_keys(table, bad) for table in tables]
-        if bad and self.contract is None:  # values of a failed unit must not decide the types of its neighbours' columns
+        if (
+            bad and self.contract is None
+        ):  # values of a failed unit must not decide the types of its neighbours' columns
             groups = [group.without(bad) for group in self.groups.values()]
             tables = [t for group in groups if group.rows for t in self._tables(group, {})]
             tables += [_without(self._conform(table, {}), bad) for table in _merged(self.tables)]
             tables = [self._without_keys(table, {}) for table in tables]
         elif bad:
             tables = [_without(table, bad) for table in tables]
-        if self.nones:  # a table without a column: what a None stands for depends on the other units
+        if (
+            self.nones
+        ):  # a table without a column: what a None stands for depends on the other units
             units = [unit for unit in self.nones if unit not in bad]
             tables.append(pa.table({UNIT: from_numpy(np.array(units, np.int64))}))
         return [t for t in tables if t.num_rows], list(bad.values())
@@ -296,7 +374,10 @@ class ResultBuilder:
     def _tables(self, group: Group, bad: dict[int, UnitStatus]) -> Iterator[pa.Table]:
         units = from_numpy(np.array(group.units, np.int64))
         if self.contract is not None:
-            columns = [self._typed(name, values, group.units, bad) for name, values in zip(group.names, group.columns(), strict=True)]
+            columns = [
+                self._typed(name, values, group.units, bad)
+                for name, values in zip(group.names, group.columns(), strict=True)
+            ]
             yield pa.table([*columns, units], [*group.names, UNIT])
             return
         try:
@@ -304,15 +385,27 @@ class ResultBuilder:
         except UNFIT:
             yield from _split(group, bad)
 
-    def _typed(self, name: str, values: Sequence[Any], units: Sequence[int], bad: dict[int, UnitStatus]) -> pa.Array:
+    def _typed(
+        self, name: str, values: Sequence[Any], units: Sequence[int], bad: dict[int, UnitStatus]
+    ) -> pa.Array:
         """A column of the contract's type; where that fails, the units to blame are put to `bad` and their values to null."""
-        column = next((c for c in self.contract.columns if c.name == name), None) if self.contract else None
+        column = (
+            next((c for c in self.contract.columns if c.name == name), None)
+            if self.contract
+            else None
+        )
         if column is None:  # a key column that came along
             return column_of(values)
         try:
             array = column_of(values, column.arrow)
         except UNFIT:
-            array = pa.array([self._or_blame(column, v, unit, bad) for v, unit in zip(values, units, strict=True)], column.arrow)
+            array = pa.array(
+                [
+                    self._or_blame(column, v, unit, bad)
+                    for v, unit in zip(values, units, strict=True)
+                ],
+                column.arrow,
+            )
         if not column.nullable and array.null_count:
             for row in np.flatnonzero(nulls_of(array)).tolist():
                 bad.setdefault(
@@ -333,7 +426,10 @@ class ResultBuilder:
             bad.setdefault(
                 unit,
                 UnitStatus(
-                    unit, "failed", "ResultError", f"{column.name} is {_short(value)} ({type(value).__name__}), wanted {column.arrow}"
+                    unit,
+                    "failed",
+                    "ResultError",
+                    f"{column.name} is {_short(value)} ({type(value).__name__}), wanted {column.arrow}",
                 ),
             )
             return None
@@ -344,7 +440,11 @@ class ResultBuilder:
         arrays = []
         for name in table.column_names:
             values = table.column(name).combine_chunks()
-            column = next((c for c in self.contract.columns if c.name == name), None) if self.contract else None
+            column = (
+                next((c for c in self.contract.columns if c.name == name), None)
+                if self.contract
+                else None
+            )
             if name == UNIT:
                 arrays.append(values)
             elif column is None:
@@ -354,13 +454,24 @@ class ResultBuilder:
                     arrays.append(same_values(values, column.arrow))
                 except UNFIT:
                     arrays.append(
-                        pa.array([self._or_blame(column, v, u, bad) for v, u in zip(pylist_of(values), units, strict=True)], column.arrow)
+                        pa.array(
+                            [
+                                self._or_blame(column, v, u, bad)
+                                for v, u in zip(pylist_of(values), units, strict=True)
+                            ],
+                            column.arrow,
+                        )
                     )
                 if not column.nullable and arrays[-1].null_count:
                     for row in np.flatnonzero(nulls_of(arrays[-1])).tolist():
                         bad.setdefault(
                             units[row],
-                            UnitStatus(units[row], "failed", "ResultError", f"{name} is null, and its contract says that it never is"),
+                            UnitStatus(
+                                units[row],
+                                "failed",
+                                "ResultError",
+                                f"{name} is null, and its contract says that it never is",
+                            ),
                         )
         return pa.table(arrays, table.column_names)
 
@@ -370,9 +481,17 @@ class ResultBuilder:
             units = numpy_of(table.column(UNIT), False).tolist()
             for unit, value in zip(units, pylist_of(table.column(name)), strict=True):
                 wanted = self.keys[name](unit)
-                if value != wanted and not (value != value and (wanted != wanted or wanted is None)):  # a null number is read as NaN
+                if value != wanted and not (
+                    value != value and (wanted != wanted or wanted is None)
+                ):  # a null number is read as NaN
                     bad.setdefault(
-                        unit, UnitStatus(unit, "failed", "ResultError", f"returned {name} = {value!r}, but the unit's key is {wanted!r}")
+                        unit,
+                        UnitStatus(
+                            unit,
+                            "failed",
+                            "ResultError",
+                            f"returned {name} = {value!r}, but the unit's key is {wanted!r}",
+                        ),
                     )
             table = table.drop_columns([name])
         return table
@@ -385,7 +504,9 @@ def _is_table(value: Mapping[Any, Any], contract: Contract | None) -> bool:
         return False
     if contract is not None and any(pa.types.is_nested(c.arrow) for c in contract.columns):
         return False
-    return all(isinstance(v, np.ndarray) and v.ndim == 1 and len(v) == len(first) for v in value.values())
+    return all(
+        isinstance(v, np.ndarray) and v.ndim == 1 and len(v) == len(first) for v in value.values()
+    )
 
 
 def is_value(value: Any) -> bool:
@@ -421,18 +542,24 @@ def _no_row(value: Any) -> ResultError:
     wanted = "wanted a dict, dataclass, NamedTuple or pydantic row, a list of them, a table, or a single value"
     if isinstance(value, Awaitable):
         getattr(value, "close", lambda: None)()  # or Python warns that nobody awaited it
-        return ResultError(f"returned {what}: the function is asynchronous, and its result was not awaited; {wanted}")
+        return ResultError(
+            f"returned {what}: the function is asynchronous, and its result was not awaited; {wanted}"
+        )
     if isinstance(value, np.ndarray):
         return ResultError(
             f"returned an array of shape {value.shape}; {wanted}: {{'value': array}} is a row for each element, {{'value': array.tolist()}} is one"
         )
     if is_value(value) or value is None:
-        return ResultError(f"returned {what} in a list; a list holds rows, each with named columns: {{'value': ...}}")
+        return ResultError(
+            f"returned {what} in a list; a list holds rows, each with named columns: {{'value': ...}}"
+        )
     if isinstance(value, ROWS):
         return ResultError(f"returned {what}; {wanted}")
     module = kind.__module__.partition(".")[0]
     if module == "pandas":
-        return ResultError(f"returned a pandas {kind.__name__}; {wanted}: series.to_dict() is a row, series.to_frame() a table")
+        return ResultError(
+            f"returned a pandas {kind.__name__}; {wanted}: series.to_dict() is a row, series.to_frame() a table"
+        )
     if module in ("polars", "pyarrow"):
         return ResultError(f"returned a {module} {kind.__name__}; {wanted}")
     return ResultError(
@@ -467,7 +594,9 @@ def _of_polars(frame: Any) -> pa.Table:
     try:
         table = frame.to_arrow()
     except pa.ArrowException as error:
-        raise ResultError(f"returned a polars frame that Arrow cannot hold: {error}; its types are {frame.dtypes}") from error
+        raise ResultError(
+            f"returned a polars frame that Arrow cannot hold: {error}; its types are {frame.dtypes}"
+        ) from error
     if opaque := [f.name for f in table.schema if is_opaque(f.type)]:
         raise ResultError(
             f"returned a polars frame with Python objects as {', '.join(opaque)}; cast these columns, or return them as bytes"
@@ -485,14 +614,27 @@ def _of_pandas(frame: Any) -> pa.Table:
     names = list(frame.columns)
     strange = [describe(name, repr) for name in names if not isinstance(name, str)]
     if strange:
-        raise ResultError(f"returned a frame with the columns {', '.join(strange)}; wanted names (frame.rename(columns=...))")
+        raise ResultError(
+            f"returned a frame with the columns {', '.join(strange)}; wanted names (frame.rename(columns=...))"
+        )
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ResultError(f"returned a frame that has a column more than once: {', '.join(twice)}")
     objects = [name for name in names if has_objects(frame[name])]
-    table = pa.Table.from_pandas(frame.drop(columns=objects), preserve_index=False).replace_schema_metadata(None)
-    made = {name: column_of([None if isinstance(v, float) and v != v else v for v in frame[name].tolist()]) for name in objects}
-    return pa.table({name: made[name] if name in made else table.column(name) for name in names}) if names else table
+    table = pa.Table.from_pandas(
+        frame.drop(columns=objects), preserve_index=False
+    ).replace_schema_metadata(None)
+    made = {
+        name: column_of(
+            [None if isinstance(v, float) and v != v else v for v in frame[name].tolist()]
+        )
+        for name in objects
+    }
+    return (
+        pa.table({name: made[name] if name in made else table.column(name) for name in names})
+        if names
+        else table
+    )
 
 
 def _many_table(value: Any) -> tuple[pa.Table, bool]:
@@ -501,9 +643,14 @@ def _many_table(value: Any) -> tuple[pa.Table, bool]:
         frame = _of_series(value)
         if frame is not None:
             return _of_pandas(frame), False
-        lengths = {name: len(v) if hasattr(v, "__len__") and not isinstance(v, str | bytes) else None for name, v in value.items()}
+        lengths = {
+            name: len(v) if hasattr(v, "__len__") and not isinstance(v, str | bytes) else None
+            for name, v in value.items()
+        }
         unordered = [
-            name for name, v in value.items() if isinstance(v, Mapping) or (isinstance(v, UNORDERED) and not isinstance(v, IN_ORDER))
+            name
+            for name, v in value.items()
+            if isinstance(v, Mapping) or (isinstance(v, UNORDERED) and not isinstance(v, IN_ORDER))
         ]
         if unordered:
             raise ResultError(
@@ -535,11 +682,17 @@ def _many_table(value: Any) -> tuple[pa.Table, bool]:
 
 def _of_series(value: Mapping[Any, Any]) -> Any:
     """A dict of pandas Series with a named index, which says whose each value is, as a frame; None for any other dict."""
-    series = [v for v in value.values() if hasattr(v, "to_frame") and any(getattr(getattr(v, "index", None), "names", ()))]
+    series = [
+        v
+        for v in value.values()
+        if hasattr(v, "to_frame") and any(getattr(getattr(v, "index", None), "names", ()))
+    ]
     if not series or len(series) < len(value):
         return None
     if any(not s.index.equals(series[0].index) for s in series):
-        raise ResultError("returned Series with different indexes; wanted one index, with the units' keys")
+        raise ResultError(
+            "returned Series with different indexes; wanted one index, with the units' keys"
+        )
     return series[0].to_frame().set_axis([next(iter(value))], axis=1).assign(**dict(value))
 
 
@@ -561,7 +714,9 @@ def _widened(table: pa.Table) -> pa.Table:
         try:
             table = table.set_column(position, field.name, cast(table.column(position), kind))
         except UNFIT as error:
-            raise ResultError(f"returned as {field.name} ({field.type}) a value that no column can hold: {error}") from error
+            raise ResultError(
+                f"returned as {field.name} ({field.type}) a value that no column can hold: {error}"
+            ) from error
     return table
 
 
@@ -570,9 +725,14 @@ def _aligned(rows: list[tuple[Row, Any]]) -> list[tuple[Row, Any]]:
     if len({names for names, _ in rows}) < 2:
         return rows
     first = rows[0][0]
-    same = [names != first and len(names) == len(first) and set(names) == set(first) for names, _ in rows]
+    same = [
+        names != first and len(names) == len(first) and set(names) == set(first)
+        for names, _ in rows
+    ]
     return [
-        (first, [dict(zip(names, values, strict=True))[n] for n in first]) if turn else (names, values)
+        (first, [dict(zip(names, values, strict=True))[n] for n in first])
+        if turn
+        else (names, values)
         for turn, (names, values) in zip(same, rows, strict=True)
     ]
 
@@ -594,17 +754,35 @@ def _split(group: Group, bad: dict[int, UnitStatus]) -> Iterator[pa.Table]:
             except UNFIT as error:
                 value = values[start:stop] if stop - start > 1 else values[start]
                 why = f"returned as {name} what no column can hold: {_short(value)} ({error}){_kept_as_bytes(value)}"
-                bad.setdefault(group.units[start], UnitStatus(group.units[start], "failed", "ResultError", why))
+                bad.setdefault(
+                    group.units[start], UnitStatus(group.units[start], "failed", "ResultError", why)
+                )
         if len(columns) == len(group.names):
-            by_type.setdefault(tuple(str(c.type) for c in columns), []).append([*columns, from_numpy(units[start:stop])])
+            by_type.setdefault(tuple(str(c.type) for c in columns), []).append(
+                [*columns, from_numpy(units[start:stop])]
+            )
     for pieces in by_type.values():
-        yield pa.table([pa.concat_arrays(column) for column in zip(*pieces, strict=True)], [*group.names, UNIT])
+        yield pa.table(
+            [pa.concat_arrays(column) for column in zip(*pieces, strict=True)], [*group.names, UNIT]
+        )
 
 
 def _kept_as_bytes(value: Any) -> str:
     """How to keep an object that is no value, such as a fitted model."""
-    known = type(value).__module__.partition(".")[0] in ("builtins", "numpy", "pandas", "pyarrow", "polars", "decimal", "datetime")
-    return "" if known else "; an object is kept as bytes: pickle.dumps(...), and pickle.loads(...) gives it back"
+    known = type(value).__module__.partition(".")[0] in (
+        "builtins",
+        "numpy",
+        "pandas",
+        "pyarrow",
+        "polars",
+        "decimal",
+        "datetime",
+    )
+    return (
+        ""
+        if known
+        else "; an object is kept as bytes: pickle.dumps(...), and pickle.loads(...) gives it back"
+    )
 
 
 def _merged(tables: Sequence[pa.Table]) -> list[pa.Table]:
@@ -612,7 +790,10 @@ def _merged(tables: Sequence[pa.Table]) -> list[pa.Table]:
     by_schema: dict[str, list[pa.Table]] = {}
     for table in tables:
         by_schema.setdefault(str([(f.name, str(f.type)) for f in table.schema]), []).append(table)
-    return [pa.concat_tables([t.replace_schema_metadata(None) for t in same]) for same in by_schema.values()]
+    return [
+        pa.concat_tables([t.replace_schema_metadata(None) for t in same])
+        for same in by_schema.values()
+    ]
 
 
 def _without(table: pa.Table, bad: Mapping[int, UnitStatus]) -> pa.Table:

@@ -20,13 +20,21 @@ BLOCK_BYTES = 2**20  # of wide values that are looked at at a time
 Ranking = Callable[[pa.ChunkedArray, NDArray[np.intp]], list[Array]]
 
 
-def canonical_order(table: pa.Table, unit: NDArray[np.int64], order_by: Sequence[str]) -> NDArray[np.intp]:
+def canonical_order(
+    table: pa.Table, unit: NDArray[np.int64], order_by: Sequence[str]
+) -> NDArray[np.intp]:
     """The permutation that puts a batch into canonical order. Each further column is looked at only where rows still tie."""
-    further = [n for n in order_by if n in table.column_names]  # a column of the key is the same in all rows of a unit
+    further = [
+        n for n in order_by if n in table.column_names
+    ]  # a column of the key is the same in all rows of a unit
     further += [n for n in table.column_names if n not in order_by and n != UNIT]
     order, group, settled = _first_order(unit, table, further)
     tied = np.arange(len(order))
-    for column, ranking in ((table.column(name), ranking) for name in further[settled:] for ranking in _rankings(table.column(name))):
+    for column, ranking in (
+        (table.column(name), ranking)
+        for name in further[settled:]
+        for ranking in _rankings(table.column(name))
+    ):
         same = group[1:] == group[:-1]
         keep = np.concatenate([[False], same]) | np.concatenate([same, [False]])
         if not keep.any():
@@ -49,11 +57,19 @@ def _rankings(column: pa.ChunkedArray) -> list[Ranking]:
 def _is_wide(column: pa.ChunkedArray) -> bool:
     """Whether values take so much memory that not all are looked at in full."""
     t, kind = pa.types, column.type
-    varied = t.is_string(kind) or t.is_binary(kind) or t.is_large_string(kind) or t.is_large_binary(kind) or t.is_nested(kind)
+    varied = (
+        t.is_string(kind)
+        or t.is_binary(kind)
+        or t.is_large_string(kind)
+        or t.is_large_binary(kind)
+        or t.is_nested(kind)
+    )
     return bool(varied and column.nbytes > WIDE_BYTES * len(column))
 
 
-def _first_order(unit: NDArray[np.int64], table: pa.Table, further: Sequence[str]) -> tuple[NDArray[np.intp], NDArray[Any], int]:
+def _first_order(
+    unit: NDArray[np.int64], table: pa.Table, further: Sequence[str]
+) -> tuple[NDArray[np.intp], NDArray[Any], int]:
     """Rows by unit and then by the first column, as far as it fits into the bits that are left; groups of rows that still tie; and
     how many columns have been looked at in full (0 or 1).
 
@@ -85,8 +101,12 @@ def _coarse(column: pa.ChunkedArray, bits: int) -> tuple[NDArray[np.uint64], int
         return np.zeros(len(value), np.uint64), 0
     lowest = int(plain.min())
     over = max((int(plain.max()) - lowest + 2 * len(special)).bit_length() - bits, 0)
-    coarse = (value.astype(np.uint64) - np.uint64(lowest % 2**64)) >> np.uint64(over)  # modulo 2**64, and so without overflow
-    for place, rank in reversed(list(enumerate(special, 1))):  # nulls last: a null may count as NaN too
+    coarse = (value.astype(np.uint64) - np.uint64(lowest % 2**64)) >> np.uint64(
+        over
+    )  # modulo 2**64, and so without overflow
+    for place, rank in reversed(
+        list(enumerate(special, 1))
+    ):  # nulls last: a null may count as NaN too
         coarse[rank] = 2**bits - place
     return coarse, int(over == 0 and not special and not wide)
 
@@ -99,7 +119,9 @@ def _regroup(group: NDArray[Any], ranks: Sequence[Array]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(changes)])
 
 
-def beginnings_of(column: pa.ChunkedArray, rows: NDArray[np.intp] | None = None, count: int = 8) -> list[Array]:
+def beginnings_of(
+    column: pa.ChunkedArray, rows: NDArray[np.intp] | None = None, count: int = 8
+) -> list[Array]:
     """Arrays whose joint order is that of the first 7 * count bytes of each value, as a text, and nulls last.
 
     Values that begin alike have equal numbers. A few rows at a time are looked at.
@@ -111,7 +133,12 @@ def beginnings_of(column: pa.ChunkedArray, rows: NDArray[np.intp] | None = None,
     missing = [np.zeros(0, bool)]
     for start in range(0, len(places), step):
         part = whole.take(from_numpy(places[start : start + step]))
-        found.append(_first_bytes(pa.array(_texts(part), pa.string()) if pa.types.is_nested(part.type) else part, count))
+        found.append(
+            _first_bytes(
+                pa.array(_texts(part), pa.string()) if pa.types.is_nested(part.type) else part,
+                count,
+            )
+        )
         missing.append(nulls_of(part))
     nulls, numbers = np.concatenate(missing), np.concatenate(found)
     numbers[nulls] = 0
@@ -123,8 +150,12 @@ def _first_bytes(texts: pa.Array, count: int) -> NDArray[np.int64]:
     wide = pa.types.is_large_string(texts.type) or pa.types.is_large_binary(texts.type)
     offset = np.dtype(np.int64 if wide else np.int32)
     _, ends_buffer, data = texts.buffers()
-    ends = np.frombuffer(ends_buffer, offset, len(texts) + 1, texts.offset * offset.itemsize).astype(np.int64)
-    letters = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)
+    ends = np.frombuffer(
+        ends_buffer, offset, len(texts) + 1, texts.offset * offset.itemsize
+    ).astype(np.int64)
+    letters = (
+        np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)
+    )
     found = np.zeros((len(texts), count), np.int64)
     for place in range(7 * count):
         at = ends[:-1] + place
@@ -144,11 +175,18 @@ def ranks_of(column: pa.ChunkedArray, rows: NDArray[np.intp] | None = None) -> l
     if t.is_floating(values.type):
         array = numpy_of(values, True).astype(np.float64)
         bits = array.view(np.int64)
-        rising = bits ^ ((bits >> 63) & np.int64(2**63 - 1))  # of a negative number all but the sign turned round
+        rising = bits ^ (
+            (bits >> 63) & np.int64(2**63 - 1)
+        )  # of a negative number all but the sign turned round
         return [*missing, np.isnan(array), rising]
     whole_numbers = _whole_numbers(values)
     if whole_numbers is not None:
-        return [*missing, np.where(missing[0], whole_numbers.dtype.type(0), whole_numbers) if missing else whole_numbers]
+        return [
+            *missing,
+            np.where(missing[0], whole_numbers.dtype.type(0), whole_numbers)
+            if missing
+            else whole_numbers,
+        ]
     codes, distinct = _codes(values)
     rank = np.empty(len(distinct), np.int64)
     rank[_sorted_places(distinct)] = np.arange(len(distinct))
@@ -158,7 +196,9 @@ def ranks_of(column: pa.ChunkedArray, rows: NDArray[np.intp] | None = None) -> l
 def _sorted_places(distinct: list[Any] | pa.Array) -> Sequence[int] | Array:
     """The places of different values in their order, texts by their bytes."""
     if isinstance(distinct, pa.Array):
-        if distinct.nbytes > BLOCK_BYTES and (pa.types.is_string(distinct.type) or pa.types.is_binary(distinct.type)):
+        if distinct.nbytes > BLOCK_BYTES and (
+            pa.types.is_string(distinct.type) or pa.types.is_binary(distinct.type)
+        ):
             import pyarrow.compute as pc  # it makes no Python values
 
             return numpy_of(pc.sort_indices(distinct.view(pa.binary())).cast(pa.int64()), False)
@@ -184,22 +224,33 @@ def _whole_numbers(values: pa.Array) -> Array | None:
 def _codes(values: pa.Array) -> tuple[NDArray[np.int64], list[Any] | pa.Array]:
     """The values as numbers into a list of those that differ (0 for a null)."""
     try:
-        encoded = (values if _is_plain(values.type) else pa.array(_texts(values), pa.string())).dictionary_encode()
+        encoded = (
+            values if _is_plain(values.type) else pa.array(_texts(values), pa.string())
+        ).dictionary_encode()
         return numpy_of(encoded.indices.fill_null(0), False).astype(np.int64), encoded.dictionary
     except pa.ArrowNotImplementedError:  # a rare type
         found = values.to_pylist()
-        numbers = {value: number for number, value in enumerate(dict.fromkeys(v for v in found if v is not None))}
+        numbers = {
+            value: number
+            for number, value in enumerate(dict.fromkeys(v for v in found if v is not None))
+        }
         return np.array([numbers.get(value, 0) for value in found], np.int64), list(numbers)
 
 
 def _is_plain(kind: pa.DataType) -> bool:
-    return not (pa.types.is_nested(kind) or pa.types.is_interval(kind) or isinstance(kind, pa.BaseExtensionType))
+    return not (
+        pa.types.is_nested(kind)
+        or pa.types.is_interval(kind)
+        or isinstance(kind, pa.BaseExtensionType)
+    )
 
 
 def _texts(values: pa.Array) -> list[str | None]:
     """A text for each nested value; equal values have equal texts."""
     with contextlib.suppress(pa.ArrowNotImplementedError, pa.ArrowInvalid):
-        values = values.cast(_numbers_within(values.type))  # Python has no date beyond the year 9999
+        values = values.cast(
+            _numbers_within(values.type)
+        )  # Python has no date beyond the year 9999
     return [repr(value) for value in values.to_pylist()]
 
 

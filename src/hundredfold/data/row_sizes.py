@@ -38,7 +38,13 @@ def _value_bytes(column: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
     if t.is_primitive(kind) or t.is_decimal(kind) or t.is_fixed_size_binary(kind):
         return np.full(len(column), kind.bit_width // 8, np.int64)
     if t.is_run_end_encoded(kind) or t.is_string_view(kind) or t.is_binary_view(kind):
-        plain = kind.value_type if t.is_run_end_encoded(kind) else pa.string() if t.is_string_view(kind) else pa.binary()
+        plain = (
+            kind.value_type
+            if t.is_run_end_encoded(kind)
+            else pa.string()
+            if t.is_string_view(kind)
+            else pa.binary()
+        )
         return _value_bytes(column.cast(plain))
     size = _varied_bytes(column)
     if column.null_count and not t.is_dictionary(kind):
@@ -50,7 +56,10 @@ def _varied_bytes(column: pa.Array) -> NDArray[np.int64]:
     """Return how many bytes the values of a type take whose values differ in length, and _EMPTY for each."""
     t, kind = pa.types, column.type
     if t.is_string(kind) or t.is_binary(kind) or t.is_large_string(kind) or t.is_large_binary(kind):
-        return _lengths(column, np.int32 if t.is_string(kind) or t.is_binary(kind) else np.int64) + _EMPTY
+        return (
+            _lengths(column, np.int32 if t.is_string(kind) or t.is_binary(kind) else np.int64)
+            + _EMPTY
+        )
     if t.is_list(kind) or t.is_large_list(kind) or t.is_map(kind):
         inner = (
             _value_bytes(column.values)
@@ -59,7 +68,11 @@ def _varied_bytes(column: pa.Array) -> NDArray[np.int64]:
         )
         ends = np.concatenate([[0], np.cumsum(inner)])
         offsets = numpy_of(column.offsets, False)
-        return ends.take(offsets[1:]) - ends.take(offsets[:-1]) + _EMPTY if len(column) else np.zeros(0, np.int64)
+        return (
+            ends.take(offsets[1:]) - ends.take(offsets[:-1]) + _EMPTY
+            if len(column)
+            else np.zeros(0, np.int64)
+        )
     if t.is_struct(kind):
         size = np.full(len(column), _EMPTY, np.int64)
         for field in column.flatten():
@@ -68,14 +81,18 @@ def _varied_bytes(column: pa.Array) -> NDArray[np.int64]:
     if t.is_fixed_size_list(kind):
         size = np.full(len(column), _EMPTY, np.int64)
         size += (
-            _value_bytes(column.values.slice(column.offset * kind.list_size, len(column) * kind.list_size))
+            _value_bytes(
+                column.values.slice(column.offset * kind.list_size, len(column) * kind.list_size)
+            )
             .reshape(len(column), kind.list_size)
             .sum(axis=1)
         )
         return size
     if t.is_dictionary(kind):
         words = np.append(_value_bytes(column.dictionary), _EMPTY)
-        return words.take(numpy_of(column.indices.cast(pa.int64()).fill_null(len(words) - 1), False))
+        return words.take(
+            numpy_of(column.indices.cast(pa.int64()).fill_null(len(words) - 1), False)
+        )
     return np.full(len(column), OBJECT, np.int64)
 
 
@@ -95,10 +112,17 @@ def objects_bytes(column: pa.Array | pa.ChunkedArray) -> int:
     t, kind = pa.types, column.type
     if t.is_struct(kind):
         return DICT * len(column) + sum(map(objects_bytes, column.flatten()))
-    if (t.is_list(kind) or t.is_large_list(kind)) and (t.is_integer(kind.value_type) or t.is_floating(kind.value_type)):
+    if (t.is_list(kind) or t.is_large_list(kind)) and (
+        t.is_integer(kind.value_type) or t.is_floating(kind.value_type)
+    ):
         return OBJECT * len(column) + int(column.flatten().nbytes)  # as arrays
     if t.is_map(kind):
-        return OBJECT * len(column) + OBJECT * len(column.keys) + objects_bytes(column.keys) + objects_bytes(column.items)
+        return (
+            OBJECT * len(column)
+            + OBJECT * len(column.keys)
+            + objects_bytes(column.keys)
+            + objects_bytes(column.items)
+        )
     if t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind):
         return OBJECT * len(column) + objects_bytes(column.flatten())
     return OBJECT * len(column) + int(column.nbytes)
@@ -111,7 +135,9 @@ def value_bytes(value: Any) -> int:
     if isinstance(value, str | bytes):
         return len(value) + 4
     if isinstance(value, np.ndarray):
-        return int(value.nbytes) if value.dtype != object else _elements_bytes(value.ravel().tolist())
+        return (
+            int(value.nbytes) if value.dtype != object else _elements_bytes(value.ravel().tolist())
+        )
     if isinstance(value, list | tuple):
         return _elements_bytes(value)
     if isinstance(value, Mapping):

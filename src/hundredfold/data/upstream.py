@@ -35,7 +35,9 @@ class UpstreamResults:
     Of an earlier model whose key is part of the unit's own, only the rows of a few units are in memory at a time.
     """
 
-    def __init__(self, name: str, model: Model, earlier: Model, layout: Layout, store: Store) -> None:
+    def __init__(
+        self, name: str, model: Model, earlier: Model, layout: Layout, store: Store
+    ) -> None:
         self.name, self.earlier = name, earlier
         self.own = set(earlier.unit) <= set(model.unit)
         data = listed_needed(store, layout.results(earlier.name), layout.collected(earlier.name))
@@ -43,7 +45,12 @@ class UpstreamResults:
         self.groups = Groups(self.file)
         annotation = model.annotations.get(name)
         wanted = _as_declared(earlier) if annotation is None else annotation
-        self.make = _maker(model, earlier, annotation, *(_facts(self.file) if form_named(wanted) == "pandas" else NO_FACTS))
+        self.make = _maker(
+            model,
+            earlier,
+            annotation,
+            *(_facts(self.file) if form_named(wanted) == "pandas" else NO_FACTS),
+        )
         self._whole: list[Any] = []
 
     def for_units(self, keys: pa.Table) -> Callable[[int], Any]:
@@ -55,8 +62,12 @@ class UpstreamResults:
         def value(unit: int) -> Any:
             found = rows.of(unit)
             if found is None:
-                key = ", ".join(str(value_of(keys.column(name)[unit])) for name in self.earlier.unit)
-                raise ResultError(f"there is no {self.name} for {key}: that unit of {self.earlier.name} failed, or returned no row")
+                key = ", ".join(
+                    str(value_of(keys.column(name)[unit])) for name in self.earlier.unit
+                )
+                raise ResultError(
+                    f"there is no {self.name} for {key}: that unit of {self.earlier.name} failed, or returned no row"
+                )
             return self.make(found)
 
         return value
@@ -81,7 +92,9 @@ def _facts(file: pq.ParquetFile) -> tuple[frozenset[str], frozenset[str]]:
     for group in range(file.num_row_groups):
         table = file.read_row_group(group)
         nullable |= {name for name in table.column_names if table.column(name).null_count}
-        large |= {name for name in table.column_names if any(map(has_large, table.column(name).chunks))}
+        large |= {
+            name for name in table.column_names if any(map(has_large, table.column(name).chunks))
+        }
     return frozenset(nullable), frozenset(large & nullable)
 
 
@@ -91,7 +104,9 @@ def check_inputs(model: Model, job: Job) -> None:
         _maker(model, job.model(name), model.annotations.get(name), frozenset(), frozenset())
 
 
-def _maker(model: Model, earlier: Model, annotation: Any, nullable: frozenset[str], large: frozenset[str]) -> Make:
+def _maker(
+    model: Model, earlier: Model, annotation: Any, nullable: frozenset[str], large: frozenset[str]
+) -> Make:
     """How the rows of the earlier model become what the parameter asks for; the types of a frame's columns depend on all of its rows."""
     wanted = _as_declared(earlier) if annotation is None else annotation
     if form_named(wanted) == "pandas":
@@ -174,13 +189,28 @@ def _row_maker(kind: Any) -> Make:
     if hasattr(kind, "model_fields"):
         return lambda table: kind.model_validate(_as_dict(table))
     hints: Mapping[str, Any] = get_type_hints(kind)
-    names = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else list(hints)
-    return lambda table: kind(**{name: _value(table.column(name), hints[name]) for name in names if name in table.column_names})
+    names = (
+        [f.name for f in dataclasses.fields(kind)]
+        if dataclasses.is_dataclass(kind)
+        else list(hints)
+    )
+    return lambda table: kind(
+        **{
+            name: _value(table.column(name), hints[name])
+            for name in names
+            if name in table.column_names
+        }
+    )
 
 
 def _value(column: pa.ChunkedArray, hint: Any) -> Any:
     scalar = column[0]
-    if scalar.is_valid and pa.types.is_list(column.type) and hint is not list and get_origin(hint) is not list:
+    if (
+        scalar.is_valid
+        and pa.types.is_list(column.type)
+        and hint is not list
+        and get_origin(hint) is not list
+    ):
         array = numpy_of(scalar.values, False)
         if not pa.types.is_nested(column.type.value_type):
             array.flags.writeable = False
@@ -191,7 +221,11 @@ def _value(column: pa.ChunkedArray, hint: Any) -> Any:
         raise ConversionError(
             f"an earlier result cannot come as a Python value ({error}): it is {value_of(scalar)}; take it as pa.Table"
         ) from error
-    return hint(value) if isinstance(hint, type) and issubclass(hint, enum.Enum) and value is not None else value
+    return (
+        hint(value)
+        if isinstance(hint, type) and issubclass(hint, enum.Enum) and value is not None
+        else value
+    )
 
 
 def _polars(table: pa.Table) -> Any:

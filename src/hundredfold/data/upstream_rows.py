@@ -30,15 +30,24 @@ class Groups:
 
     def columns(self, group: int, names: Sequence[str]) -> pa.Table:
         kept = self._kept.get(group)
-        return kept.select(list(names)) if kept is not None else self.file.read_row_group(group, columns=list(names))
+        return (
+            kept.select(list(names))
+            if kept is not None
+            else self.file.read_row_group(group, columns=list(names))
+        )
 
     def rows(self, group: int) -> pa.Table:
         found = self._kept.pop(group, None)
         if found is None:
-            while self._kept and sum(table.nbytes for table in self._kept.values()) > KEPT_BYTES // 2:
+            while (
+                self._kept and sum(table.nbytes for table in self._kept.values()) > KEPT_BYTES // 2
+            ):
                 del self._kept[next(iter(self._kept))]
             found = self.file.read_row_group(group)
-            while self._kept and sum(table.nbytes for table in self._kept.values()) + found.nbytes > KEPT_BYTES:
+            while (
+                self._kept
+                and sum(table.nbytes for table in self._kept.values()) + found.nbytes > KEPT_BYTES
+            ):
                 del self._kept[next(iter(self._kept))]
         self._kept[group] = found  # the last: whichever was not asked for the longest goes first
         return found
@@ -51,7 +60,10 @@ class RowsOfUnits:
         self._groups = groups
         self._keys = list(keys_of(keys, unit))
         self._places = _places(groups, keys, unit, set(self._keys))
-        self._first, self._window = 0, list[tuple[int, int]]()  # of the units that are in memory: where their rows begin, and how many
+        self._first, self._window = (
+            0,
+            list[tuple[int, int]](),
+        )  # of the units that are in memory: where their rows begin, and how many
         self._table: pa.Table | None = None
         self._step = FIRST_WINDOW
 
@@ -68,13 +80,18 @@ class RowsOfUnits:
         spans: dict[tuple[Any, ...], tuple[int, int]] = {}
         by_group: dict[int, list[int]] = {}
         begins = 0
-        for key in sorted({key for key in keys if key in self._places}, key=lambda key: self._places[key][0]):
+        for key in sorted(
+            {key for key in keys if key in self._places}, key=lambda key: self._places[key][0]
+        ):
             places = self._places[key]  # one after the other: results are sorted by their keys
             spans[key] = begins, len(places)
             begins += len(places)
             for group, row in places:
                 by_group.setdefault(group, []).append(row)
-        tables = [self._groups.rows(group).take(from_numpy(np.array(rows, np.int64))) for group, rows in by_group.items()]
+        tables = [
+            self._groups.rows(group).take(from_numpy(np.array(rows, np.int64)))
+            for group, rows in by_group.items()
+        ]
         self._table = pa.concat_tables(tables).combine_chunks() if tables else None
         self._window = [spans.get(key, (0, 0)) for key in keys]
         each = (self._table.nbytes if self._table is not None else 0) // len(keys)

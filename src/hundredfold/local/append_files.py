@@ -59,7 +59,9 @@ class GrowingFiles:
     prefix: str
     make: Callable[[Path], None]
     _open: dict[str, int] = field(default_factory=dict)
-    _streams: dict[str, tuple[int, int]] = field(default_factory=dict)  # bytes written, and their checksum
+    _streams: dict[str, tuple[int, int]] = field(
+        default_factory=dict
+    )  # bytes written, and their checksum
     _whole: set[str] = field(default_factory=set)
 
     def add(self, name: str, batch: pa.RecordBatch) -> None:
@@ -68,7 +70,9 @@ class GrowingFiles:
             if handle is None:
                 if len(self._open) >= OPEN_FILES:
                     os.close(self._open.pop(next(iter(self._open))))
-                handle = self._open[name] = self._handle(name, os.O_APPEND if name in self._streams else os.O_CREAT | os.O_TRUNC)
+                handle = self._open[name] = self._handle(
+                    name, os.O_APPEND if name in self._streams else os.O_CREAT | os.O_TRUNC
+                )
                 if name not in self._streams:
                     self._streams[name] = 0, checksum(f"{self.prefix}/{name}", b"")
                     self._append(name, handle, batch.schema.serialize())
@@ -91,7 +95,9 @@ class GrowingFiles:
                 if handle is None:
                     handle = self._handle(name, os.O_APPEND)
                 try:
-                    self._append(name, handle, b"\xff\xff\xff\xff\x00\x00\x00\x00")  # Arrow's end of stream
+                    self._append(
+                        name, handle, b"\xff\xff\xff\xff\x00\x00\x00\x00"
+                    )  # Arrow's end of stream
                     _write_all(handle, trailer(*self._streams[name]))
                 finally:
                     os.close(handle)

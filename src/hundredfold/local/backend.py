@@ -26,7 +26,15 @@ from ..runs.names import check_run_id
 from ..runs.retry import discard, plan_retry_of_run
 from ..runs.run import Run, find_run
 from ..runs.run_code import check_code, is_new, keep_code, keep_job, plan_new_code
-from ..runs.start import check_arguments, check_declared, check_names, decided, new_run_id, parse_as_of, with_limits
+from ..runs.start import (
+    check_arguments,
+    check_declared,
+    check_names,
+    decided,
+    new_run_id,
+    parse_as_of,
+    with_limits,
+)
 from ..sql.duckdb import prints
 from ..sql.sources.files import as_table, find_files, pattern
 from ..workers.job_pickle import packed
@@ -68,13 +76,22 @@ class LocalBackend:
         """The runs of the folder, which must be there."""
         return Home(self.home, make=False)
 
-    def run(self, job: Job | str, sources: Mapping[str, Any] | None, arguments: RunArguments, callbacks: RunCallbacks) -> Run:
+    def run(
+        self,
+        job: Job | str,
+        sources: Mapping[str, Any] | None,
+        arguments: RunArguments,
+        callbacks: RunCallbacks,
+    ) -> Run:
         """Run a job in this process and its workers."""
         if arguments.batches is not None or not arguments.wait:
             raise UsageError(
-                "--batches and --detach are for --backend aws", hint="on this machine, --workers decides, and a run is its process"
+                "--batches and --detach are for --backend aws",
+                hint="on this machine, --workers decides, and a run is its process",
             )
-        check_arguments(job, sources, arguments.workers, arguments.max_rejected, arguments.max_failed)
+        check_arguments(
+            job, sources, arguments.workers, arguments.max_rejected, arguments.max_failed
+        )
         ref, job = (absolute_ref(job), load_job(job)) if isinstance(job, str) else ("", job)
         there = Home(self.home)
         limits = resources_of(arguments.workers, arguments.memory)
@@ -106,7 +123,14 @@ class LocalBackend:
                 plan_new_code(there, there.ledger.read(record.id), job, code)
         return execute(there, record.id, job, limits, callbacks, event, code)
 
-    def retry(self, run_id: str | None, arguments: RunArguments, callbacks: RunCallbacks, *, job: Job | None = None) -> Run:
+    def retry(
+        self,
+        run_id: str | None,
+        arguments: RunArguments,
+        callbacks: RunCallbacks,
+        *,
+        job: Job | None = None,
+    ) -> Run:
         """Do the failed and crashed units again, and what builds on them."""
         there, record, job, limits = self._open(run_id, job, arguments)
         after(record.state, Event.RETRY, record.id)
@@ -118,7 +142,14 @@ class LocalBackend:
             keep_job(there, record, job, code)
         return execute(there, record.id, job, limits, callbacks, Event.RETRY, code)
 
-    def publish(self, run_id: str | None, arguments: RunArguments, callbacks: RunCallbacks, *, job: Job | None = None) -> Run:
+    def publish(
+        self,
+        run_id: str | None,
+        arguments: RunArguments,
+        callbacks: RunCallbacks,
+        *,
+        job: Job | None = None,
+    ) -> Run:
         """Go on with a run that its limits held back."""
         there, record, job, limits = self._open(run_id, job, arguments)
         if record.state is not State.HELD:
@@ -127,7 +158,9 @@ class LocalBackend:
                 hint=f"hundredfold status {record.id}",
             )
         code = check_code(there, record, job, "publish", arguments.accept_new_code)
-        there.ledger.note(record.id, options=decided(record, arguments.max_failed, arguments.replace_newer))
+        there.ledger.note(
+            record.id, options=decided(record, arguments.max_failed, arguments.replace_newer)
+        )
         if is_new(record, code):
             with there.lock(record.id):
                 plan_new_code(there, there.ledger.read(record.id), job, code)
@@ -136,17 +169,24 @@ class LocalBackend:
     def cancel(self, run_id: str | None) -> Record:
         """End a run for good; its driver stops within a second."""
         there = self.open_home()
-        return there.ledger.move(find_run(there, run_id).id, Event.CANCEL, reason="cancelled by hand")
+        return there.ledger.move(
+            find_run(there, run_id).id, Event.CANCEL, reason="cancelled by hand"
+        )
 
     def watch(self, run_id: str | None, callbacks: RunCallbacks) -> Run:  # noqa: ARG002  # a port says what it is called with
         """Raise UsageError: a run of this machine is the process that started it."""
-        raise UsageError("--watch is for --backend aws", hint="a run on this machine is watched where it was started")
+        raise UsageError(
+            "--watch is for --backend aws",
+            hint="a run on this machine is watched where it was started",
+        )
 
     def interruption(self, run_id: str) -> Interruption:
         """The run stopped with its process."""
         return Interruption("stopped: nothing is lost", [("resume", run_id)])
 
-    def _open(self, run_id: str | None, job: Job | None, arguments: RunArguments) -> tuple[Home, Record, Job, Resources]:
+    def _open(
+        self, run_id: str | None, job: Job | None, arguments: RunArguments
+    ) -> tuple[Home, Record, Job, Resources]:
         there = self.open_home()
         record = find_run(there, run_id)
         kept = record.options
@@ -173,7 +213,10 @@ def move_sources(home: Home, record: Record, job: Job, sources: Mapping[str, str
     for name, place in sources.items():
         job.source(name)
         if now[name] == STAGED or not isinstance(place, str | Path):
-            raise UsageError(f"the source {name} is a table, and a table has no place", hint="its rows are kept with the run: leave it out")
+            raise UsageError(
+                f"the source {name} is a table, and a table has no place",
+                hint="its rows are kept with the run: leave it out",
+            )
         now[name] = _place(name, place, name_given=True)
         files = find_files(name, now[name], job.folder or Path())
         if files.kind == "parquet":
@@ -181,7 +224,14 @@ def move_sources(home: Home, record: Record, job: Job, sources: Mapping[str, str
     home.ledger.note(record.id, options={"sources": now})
 
 
-def create_run(home: Home, job: Job, ref: str, sources: Mapping[str, Any], arguments: RunArguments, code: Code | None = None) -> str:
+def create_run(
+    home: Home,
+    job: Job,
+    ref: str,
+    sources: Mapping[str, Any],
+    arguments: RunArguments,
+    code: Code | None = None,
+) -> str:
     """Record a new run, and keep what a later process needs to go on with it: the job, and sources that are only in memory."""
     as_of, run_id, max_rejected = arguments.as_of, arguments.run_id, arguments.max_rejected
     now = dt.datetime.now(dt.UTC)
@@ -190,13 +240,22 @@ def create_run(home: Home, job: Job, ref: str, sources: Mapping[str, Any], argum
     layout = Layout(run)
     check_names(job, sources, max_rejected)
     places = {
-        source.name: _place(source.name, sources.get(source.name, source.path), name_given=source.name in sources) for source in job.sources
+        source.name: _place(
+            source.name, sources.get(source.name, source.path), name_given=source.name in sources
+        )
+        for source in job.sources
     }
     check_declared(job)
     for name, place in places.items():
         if isinstance(place, str):
-            find_files(name, place, job.folder or Path())  # a path that leads nowhere is found before the run is recorded
-    stamp = parse_as_of(as_of) if as_of is not None else now.replace(tzinfo=None, microsecond=0).isoformat(" ")
+            find_files(
+                name, place, job.folder or Path()
+            )  # a path that leads nowhere is found before the run is recorded
+    stamp = (
+        parse_as_of(as_of)
+        if as_of is not None
+        else now.replace(tzinfo=None, microsecond=0).isoformat(" ")
+    )
     kept = {name: STAGED if not isinstance(place, str) else place for name, place in places.items()}
     record = Record(
         run, job.name, ref, State.NEW, "new", begun.isoformat(timespec="milliseconds"), begun.isoformat(timespec="milliseconds"),
@@ -209,7 +268,12 @@ def create_run(home: Home, job: Job, ref: str, sources: Mapping[str, Any], argum
             if not isinstance(place, str):
                 with home.store.writing(layout.staged(name)) as path:
                     pq.write_table(as_table(name, place), path)
-        staged = {key: checksum_of(home.store, key) for name in places if kept[name] == STAGED for key in (layout.staged(name),)}
+        staged = {
+            key: checksum_of(home.store, key)
+            for name in places
+            if kept[name] == STAGED
+            for key in (layout.staged(name),)
+        }
         if staged:
             record = home.ledger.note(run, options={"staged": staged})
         keep_record(record, [model.name for model in job.models], home.store)
@@ -255,23 +319,41 @@ def execute(
     return Run(home, run)
 
 
-def _runner_of(home: Home, job: Job, record: Record, limits: Resources, callbacks: RunCallbacks, code: Code | None) -> LocalRunner:
+def _runner_of(
+    home: Home,
+    job: Job,
+    record: Record,
+    limits: Resources,
+    callbacks: RunCallbacks,
+    code: Code | None,
+) -> LocalRunner:
     """Prepare everything that a drive needs. DamagedFile if a source that came as a table is not what was kept of it."""
     discard(home, record)
     callbacks.run_started(record.id)
     for key, wanted in record.options.get("staged", {}).items():
         verify(home.store, key, wanted)
-    staged = {name: home.store.path(Layout(record.id).staged(name)) for name, place in record.options["sources"].items() if place == STAGED}
+    staged = {
+        name: home.store.path(Layout(record.id).staged(name))
+        for name, place in record.options["sources"].items()
+        if place == STAGED
+    }
     places = {**record.options["sources"], **staged}
-    snapshot = code.snapshot(str(home.store.path(Layout(record.id).code(code.fingerprint)))) if code is not None else None
-    return LocalRunner(home, with_queries(with_limits(job, record)), record, limits, places, callbacks, snapshot)
+    snapshot = (
+        code.snapshot(str(home.store.path(Layout(record.id).code(code.fingerprint))))
+        if code is not None
+        else None
+    )
+    return LocalRunner(
+        home, with_queries(with_limits(job, record)), record, limits, places, callbacks, snapshot
+    )
 
 
 def _place(name: str, place: Any, name_given: bool) -> Any:
     """A path made absolute where it came from the caller; a table as it is."""
     if place is None:
         raise SourceError(
-            f"the source {name} has no place", hint=f"name it: --source {name}=PATH   or in Python: sources={{{name!r}: ...}}"
+            f"the source {name} has no place",
+            hint=f"name it: --source {name}=PATH   or in Python: sources={{{name!r}: ...}}",
         )
     if not isinstance(place, str | Path):
         return as_table(name, place)

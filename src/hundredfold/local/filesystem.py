@@ -22,7 +22,10 @@ from ..ports.object_keys import TEMP_PREFIX, checked_key, checked_prefix
 
 PART_BYTES = 2**22
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP}  # some network file systems cannot sync a folder, and need not
+NO_FOLDER_SYNC = {
+    errno.EINVAL,
+    errno.ENOTSUP,
+}  # some network file systems cannot sync a folder, and need not
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,9 @@ class Folder:
     """
 
     root: Path
-    made: bool = False  # its folder was made before, and is not made again where somebody removed it
+    made: bool = (
+        False  # its folder was made before, and is not made again where somebody removed it
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", Path(self.root).absolute())
@@ -137,7 +142,11 @@ def home_errors(place: Path, done: str) -> Iterator[None]:
 
 
 def _existing(place: Path) -> Path:
-    return next(folder for folder in (place, *place.parents) if os.access(folder, os.F_OK) or folder == folder.parent)
+    return next(
+        folder
+        for folder in (place, *place.parents)
+        if os.access(folder, os.F_OK) or folder == folder.parent
+    )
 
 
 def _make(folder: Path) -> None:
@@ -177,7 +186,9 @@ def _walk(folder: Path, prefix: str) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:
             names = sorted(
-                f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries if not entry.name.startswith(TEMP_PREFIX)
+                f"{entry.name}/" if entry.is_dir() else entry.name
+                for entry in entries
+                if not entry.name.startswith(TEMP_PREFIX)
             )
     except (FileNotFoundError, NotADirectoryError):
         return

@@ -26,7 +26,12 @@ from .filesystem import home_error, home_errors
 from .rebuild import rebuilt
 from .sqlite_ledger import SqliteLedger
 
-HARMLESS = {".gitignore", ".gitkeep", ".DS_Store", "lost+found"}  # a folder that holds only these counts as empty
+HARMLESS = {
+    ".gitignore",
+    ".gitkeep",
+    ".DS_Store",
+    "lost+found",
+}  # a folder that holds only these counts as empty
 FORMAT = 3  # goes up when an older program could no longer read what lies here
 
 
@@ -36,10 +41,14 @@ class Home:
     def __init__(self, folder: Path | str = ".hundredfold", *, make: bool = True) -> None:
         if str(folder).startswith("s3://"):
             raise UsageError(
-                f"the home {folder} is on S3, which this machine's driver cannot keep its ledger in", hint="name a folder with --home"
+                f"the home {folder} is on S3, which this machine's driver cannot keep its ledger in",
+                hint="name a folder with --home",
             )
         if not isinstance(folder, str | Path) or not str(folder).strip() or "\0" in str(folder):
-            raise UsageError(f"the home is {folder!r}, wanted a folder", hint="name one with --home, or leave the option out")
+            raise UsageError(
+                f"the home is {folder!r}, wanted a folder",
+                hint="name one with --home, or leave the option out",
+            )
         self.folder = expand_user(folder).absolute()
         _refuse_no_folder(self.folder)
         if make:
@@ -51,7 +60,9 @@ class Home:
             )
         self._check_format()
         self.store = FileStore(self.folder, made=True)
-        self.ledger: Ledger = SqliteLedger(self.folder / "ledger.sqlite", rebuild=lambda: rebuilt(self.store), made=True)
+        self.ledger: Ledger = SqliteLedger(
+            self.folder / "ledger.sqlite", rebuild=lambda: rebuilt(self.store), made=True
+        )
 
     @property
     def words(self) -> str:
@@ -99,7 +110,11 @@ class Home:
         try:
             _remove_halves(folder)
             with home_errors(folder / "driver.txt", "written"):
-                (folder / "driver.txt").write_text(f"process {os.getpid()} of {_user()}", encoding="utf-8", errors="backslashreplace")
+                (folder / "driver.txt").write_text(
+                    f"process {os.getpid()} of {_user()}",
+                    encoding="utf-8",
+                    errors="backslashreplace",
+                )
             yield
         finally:
             lock.release()
@@ -107,7 +122,9 @@ class Home:
     @contextmanager
     def publishing(self, job: str) -> Iterator[None]:
         """Be the only one who publishes for a job: two runs may end at once, and a version is made once."""
-        lock = FileLock(self.folder / "locks" / f"{check_job_name(job)}.publish")  # not among the releases, which others read
+        lock = FileLock(
+            self.folder / "locks" / f"{check_job_name(job)}.publish"
+        )  # not among the releases, which others read
         _acquire(lock, -1, self.store)
         try:
             _remove_halves(self.folder / releases_of(job))
@@ -165,12 +182,17 @@ class Home:
             raise home_error(error, mark, "written") from error
         if not self.writable:
             raise HomeError(
-                f"{self.folder} cannot be written", hint="let this user write in that folder, or keep the runs elsewhere with --home"
+                f"{self.folder} cannot be written",
+                hint="let this user write in that folder, or keep the runs elsewhere with --home",
             )
 
     def _refuse_foreign(self) -> None:
         """HomeError for a folder that holds files which are not a home's."""
-        foreign = [] if _is_ours(self.folder) else sorted(p.name for p in self.folder.iterdir() if p.name not in HARMLESS)
+        foreign = (
+            []
+            if _is_ours(self.folder)
+            else sorted(p.name for p in self.folder.iterdir() if p.name not in HARMLESS)
+        )
         if foreign:
             raise HomeError(
                 f"{self.folder} is not empty, and it is no folder of runs: it holds {', '.join(foreign[:3])}{' ...' if foreign[3:] else ''}",
@@ -196,12 +218,19 @@ def _refuse_no_folder(folder: Path) -> None:
     except OSError as error:
         if not above.is_symlink():
             raise home_error(error, folder, "written") from error
-        found = f"a link that leads nowhere ({os.readlink(above)})" if error.errno == errno.ENOENT else f"a link: {error.strerror}"  # noqa: PTH115
+        found = (
+            f"a link that leads nowhere ({os.readlink(above)})"  # noqa: PTH115
+            if error.errno == errno.ENOENT
+            else f"a link: {error.strerror}"
+        )
     else:
         if stat.S_ISDIR(mode):
             return
         found = "a file" if stat.S_ISREG(mode) else "a device, a pipe or a socket"
-    raise HomeError(f"the home {folder} cannot be read or written: {above} is {found}, wanted a folder", hint="name a folder with --home")
+    raise HomeError(
+        f"the home {folder} cannot be read or written: {above} is {found}, wanted a folder",
+        hint="name a folder with --home",
+    )
 
 
 def _acquire(lock: BaseFileLock, timeout: float, store: FileStore) -> None:
@@ -215,7 +244,10 @@ def _acquire(lock: BaseFileLock, timeout: float, store: FileStore) -> None:
     except OSError as error:
         raise home_error(error, place, "written") from error
     except NotImplementedError as error:
-        raise HomeError(f"{place} cannot be locked: {error}", hint="keep the runs on a disk of this machine with --home") from error
+        raise HomeError(
+            f"{place} cannot be locked: {error}",
+            hint="keep the runs on a disk of this machine with --home",
+        ) from error
 
 
 def _remove_halves(folder: Path) -> None:
@@ -227,7 +259,11 @@ def _remove_halves(folder: Path) -> None:
 
 def _is_ours(folder: Path) -> bool:
     """Whether a folder is a home: it has the mark, or, where that was lost, a ledger of ours or runs."""
-    return (folder / "format").is_file() or (folder / "ledger.sqlite").is_file() or any(folder.glob("runs/*/job.pickle"))
+    return (
+        (folder / "format").is_file()
+        or (folder / "ledger.sqlite").is_file()
+        or any(folder.glob("runs/*/job.pickle"))
+    )
 
 
 def _is_locked(path: Path) -> bool:

@@ -24,7 +24,9 @@ REBUILT = "the ledger was lost: this record is rebuilt from the run's folder, an
 def keep_record(record: Record, models: Sequence[str], store: Store) -> None:
     """Write beside a run's files what of its record, and of the order of its models, they do not say themselves."""
     kept = {"id": record.id, "job": record.job, "ref": record.ref, "created": record.created}
-    put_json(store, _key(record.id), {**kept, "options": dict(record.options), "models": list(models)})
+    put_json(
+        store, _key(record.id), {**kept, "options": dict(record.options), "models": list(models)}
+    )
 
 
 def rebuilt(store: Store) -> list[Record]:
@@ -44,18 +46,47 @@ def _rebuilt(run: str, store: Store) -> Record:
         return Record(run, "unknown", "", State.FAILED, "new", "", "", f"{REBUILT}; {damage}")
     layout = Layout(run)
     keys = list(store.list(f"{layout.root}/models/"))
-    attempts = [int(match[1]) for key in keys if (match := re.search(r"/(?:retry-|outcomes/)(\d{3})\b", key))]
-    counts: dict[str, Any] = {"models": {name: facts for name in kept["models"] if (facts := _of_model(layout, name, store))}}
+    attempts = [
+        int(match[1])
+        for key in keys
+        if (match := re.search(r"/(?:retry-|outcomes/)(\d{3})\b", key))
+    ]
+    counts: dict[str, Any] = {
+        "models": {
+            name: facts for name in kept["models"] if (facts := _of_model(layout, name, store))
+        }
+    }
     with suppress(KeyError, DamagedFile):
         counts["sources"] = {
-            v.source: {"rows": v.rows, "accepted": v.accepted, "rejected": v.rejected, "dropped": v.dropped, "repaired": v.repaired}
+            v.source: {
+                "rows": v.rows,
+                "accepted": v.accepted,
+                "rejected": v.rejected,
+                "dropped": v.dropped,
+                "repaired": v.repaired,
+            }
             for v in read_validation(layout, store)
         }
     for release in releases(kept["job"], store):
         if release.run == run:
-            counts["release"] = {"version": release.version, "rows": dict(release.rows), "files": list(release.files)}
+            counts["release"] = {
+                "version": release.version,
+                "rows": dict(release.rows),
+                "files": list(release.files),
+            }
     options = {**kept["options"], "attempt": max([1, *attempts])}
-    return Record(run, kept["job"], kept["ref"], State.FAILED, "new", kept["created"], kept["created"], REBUILT, options, counts)
+    return Record(
+        run,
+        kept["job"],
+        kept["ref"],
+        State.FAILED,
+        "new",
+        kept["created"],
+        kept["created"],
+        REBUILT,
+        options,
+        counts,
+    )
 
 
 def _of_model(layout: Layout, model: str, store: Store) -> dict[str, Any]:
@@ -63,5 +94,9 @@ def _of_model(layout: Layout, model: str, store: Store) -> dict[str, Any]:
     with suppress(KeyError, DamagedFile):
         manifest = Manifest.read(layout, model, store, settled=True)
         facts = {"units": manifest.units, "rows": manifest.rows, "batches": len(manifest.batches)}
-        facts |= {name: value for name, value in asdict(read_collected(layout, model, store)).items() if name != "model"}
+        facts |= {
+            name: value
+            for name, value in asdict(read_collected(layout, model, store)).items()
+            if name != "model"
+        }
     return facts

@@ -11,7 +11,9 @@ import psutil
 
 from ..errors import UsageError
 
-DRIVER = 160 * 2**20  # what the driver needs for itself: the interpreter, Arrow, what streams through it
+DRIVER = (
+    160 * 2**20
+)  # what the driver needs for itself: the interpreter, Arrow, what streams through it
 SHARE = 0.7  # of the machine's memory, where no limit is given
 LEAST = 512 * 2**20
 LEAST_WORKER = 256 * 2**20  # an interpreter with NumPy, Arrow and pandas, and something to work on
@@ -45,12 +47,21 @@ class Resources:
 
 def resources_of(workers: int | None, memory: str | int | None) -> Resources:
     """From what a person asked for, or from the machine; UsageError for what cannot work."""
-    count = workers if workers is not None else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = (
+        workers
+        if workers is not None
+        else len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1
+    )
     if count < 1:
         raise UsageError(f"--workers is {count}, wanted 1 or more")
     total = parse_size(memory) if memory is not None else int(SHARE * machine_memory())
     if total < LEAST:
-        raise UsageError(f"--memory is {memory}, wanted {LEAST // 2**20} MiB or more", hint="write it as 2GB or 1500MB")
+        raise UsageError(
+            f"--memory is {memory}, wanted {LEAST // 2**20} MiB or more",
+            hint="write it as 2GB or 1500MB",
+        )
     return Resources(_that_fit(count, total, chosen=workers is not None), total)
 
 

@@ -31,7 +31,10 @@ def restore(record: Record, job: Job, store: Store) -> list[DamagedFile]:
 def note_recomputed(ledger: Ledger, run: str, found: Sequence[DamagedFile]) -> None:
     """Record which files were damaged, and how many units are done again because of them."""
     counts, layout = ledger.read(run).counts, Layout(run)
-    models = {layout.model(name): int(model.get("units", 0)) for name, model in counts.get("models", {}).items()}
+    models = {
+        layout.model(name): int(model.get("units", 0))
+        for name, model in counts.get("models", {}).items()
+    }
     keys = [key for one in found for key in recomputed_from(one.key)]
     slices = [slice_ for slice_ in map(layout.slice, keys) if slice_ is not None]
     units = sum(slice_.units for slice_ in slices) + sum(models.get(key, 0) for key in keys)
@@ -79,7 +82,10 @@ def _of_model(layout: Layout, model: str, store: Store) -> Iterator[DamagedFile]
     except DamagedFile as error:
         yield error
         return
-    sealed = [layout.units(model), *(layout.batch(model, batch.number) for batch in manifest.batches if not manifest.files)]
+    sealed = [
+        layout.units(model),
+        *(layout.batch(model, batch.number) for batch in manifest.batches if not manifest.files),
+    ]
     there = list(store.list(layout.outcomes(model) + "/"))
     for key in [*sealed, *there]:
         try:

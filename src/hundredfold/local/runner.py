@@ -19,7 +19,17 @@ import pyarrow as pa
 
 from ..data.checksums import recomputed_from
 from ..data.manifest import Manifest, UnitList
-from ..errors import KEPT, DamagedFile, HomeError, HundredfoldError, NoSuchRun, PublishRefused, StateError, Stopped, text_of_error
+from ..errors import (
+    KEPT,
+    DamagedFile,
+    HomeError,
+    HundredfoldError,
+    NoSuchRun,
+    PublishRefused,
+    StateError,
+    Stopped,
+    text_of_error,
+)
 from ..job import Job, Layout, Model
 from ..pipeline.enqueue import enqueue, plan_attempt
 from ..pipeline.prepare import prepare
@@ -60,7 +70,9 @@ def fail(home: Home, run: str, error: Exception) -> None:
             with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write("".join(traceback.format_exception(error)))
             error.add_note(f"{KEPT}{log}")
-    with suppress(HomeError, StateError):  # the disk is full, or it was cancelled meanwhile: the error itself says more
+    with suppress(
+        HomeError, StateError
+    ):  # the disk is full, or it was cancelled meanwhile: the error itself says more
         home.ledger.move(run, Event.FAIL, reason=reason)
 
 
@@ -78,14 +90,21 @@ class LocalRunner:
     looked: float = 0.0
     pool_factory: Callable[..., WorkerPool] = WorkerPool
     beside: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
-    settling: list[Future[None]] = field(default_factory=list)  # what was prepared is on its way to the disk
+    settling: list[Future[None]] = field(
+        default_factory=list
+    )  # what was prepared is on its way to the disk
 
     def __post_init__(self) -> None:
         self.layout = Layout(self.record.id)
         self.store = self.home.store
         self.attempt = int(self.record.options.get("attempt", 1))
         self.steps = StageRunner(
-            self.job, self.record, self.store, self.home.ledger, self.callbacks, lambda: self.home.publishing(self.job.name)
+            self.job,
+            self.record,
+            self.store,
+            self.home.ledger,
+            self.callbacks,
+            lambda: self.home.publishing(self.job.name),
         )
 
     def run(self) -> Record:
@@ -123,7 +142,11 @@ class LocalRunner:
             try:
                 self._walk()
             except DamagedFile as damage:
-                keys = recomputed_from(damage.key) if damage.key.startswith(f"{self.layout.root}/") else []
+                keys = (
+                    recomputed_from(damage.key)
+                    if damage.key.startswith(f"{self.layout.root}/")
+                    else []
+                )
                 if not keys or not left:
                     raise
                 for key in keys:
@@ -135,7 +158,9 @@ class LocalRunner:
                 return
 
     def _end(self, event: Event, error: HundredfoldError) -> None:
-        with suppress(HomeError, StateError):  # the disk is full, or it was cancelled meanwhile: the error itself says more
+        with suppress(
+            HomeError, StateError
+        ):  # the disk is full, or it was cancelled meanwhile: the error itself says more
             self.home.ledger.move(self.record.id, event, reason=str(error))
 
     def _walk(self) -> None:
@@ -170,7 +195,10 @@ class LocalRunner:
             case "validate", _:
                 self.steps.validate(self.places, warehouse)
             case "prepare", Model() as model:
-                with self.steps.one_state(warehouse), naming_query("the query of model", model.name):
+                with (
+                    self.steps.one_state(warehouse),
+                    naming_query("the query of model", model.name),
+                ):
                     manifest = prepare(
                         model,
                         self.job,
@@ -182,7 +210,12 @@ class LocalRunner:
                         memory=self.limits.driver,
                         later=lambda settle: self.settling.append(self.beside.submit(settle)),
                     )
-                self.steps.note(model.name, units=manifest.units, rows=manifest.rows, batches=len(manifest.batches))
+                self.steps.note(
+                    model.name,
+                    units=manifest.units,
+                    rows=manifest.rows,
+                    batches=len(manifest.batches),
+                )
                 self._give_back(warehouse)
             case "enqueue", Model() as model:
                 self._enqueue(model)
@@ -218,8 +251,21 @@ class LocalRunner:
         messages, coverage = plan_attempt(manifest, self.layout, self.attempt, self.store)
         units = UnitList.read(self.layout, model.name, self.store)
         try:
-            with closing(SqliteQueue(self._queue_path(model), visibility=VISIBILITY_S, clock=AttendedClock())) as queue:
-                WorkDispatcher(messages, manifest, units, self.layout, coverage, queue, self.store, pool, self._tell, VISIBILITY_S).run()
+            with closing(
+                SqliteQueue(self._queue_path(model), visibility=VISIBILITY_S, clock=AttendedClock())
+            ) as queue:
+                WorkDispatcher(
+                    messages,
+                    manifest,
+                    units,
+                    self.layout,
+                    coverage,
+                    queue,
+                    self.store,
+                    pool,
+                    self._tell,
+                    VISIBILITY_S,
+                ).run()
         finally:  # also when it was stopped: that is no message's fault, and whoever goes on fills a new queue from the outcomes
             self._remove_queue(model)
         self._note_replaced(pool)
@@ -227,8 +273,12 @@ class LocalRunner:
     def _note_replaced(self, pool: WorkerPool) -> None:
         """Record how many workers were replaced, and why, beside those of earlier drivers."""
         if pool.replaced:
-            known = Counter(self.home.ledger.read(self.record.id).counts.get("workers_replaced", {}))
-            self.home.ledger.note(self.record.id, counts={"workers_replaced": dict(known + pool.replaced)})
+            known = Counter(
+                self.home.ledger.read(self.record.id).counts.get("workers_replaced", {})
+            )
+            self.home.ledger.note(
+                self.record.id, counts={"workers_replaced": dict(known + pool.replaced)}
+            )
             pool.replaced.clear()
 
     def _remove_queue(self, model: Model) -> None:
@@ -237,7 +287,9 @@ class LocalRunner:
             leftover.unlink(missing_ok=True)
 
     def _queue_path(self, model: Model) -> Path:
-        return self.home.scratch(self.record.id).with_name(f"{self.record.id}-{model.name}-{self.attempt}.queue")
+        return self.home.scratch(self.record.id).with_name(
+            f"{self.record.id}-{model.name}-{self.attempt}.queue"
+        )
 
     def _tell(self, progress: Progress) -> None:
         self.callbacks.progress(progress)
@@ -249,4 +301,7 @@ class LocalRunner:
         if at_once or now - self.looked > CANCEL_CHECK_S:
             self.looked = now
             if self.home.ledger.read(self.record.id).state is State.CANCELLED:
-                raise Stopped(f"run {self.record.id} was cancelled", hint=f"what was done is kept: hundredfold status {self.record.id}")
+                raise Stopped(
+                    f"run {self.record.id} was cancelled",
+                    hint=f"what was done is kept: hundredfold status {self.record.id}",
+                )

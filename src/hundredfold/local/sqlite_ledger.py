@@ -40,7 +40,10 @@ DAMAGED = ("is damaged, or was never hundredfold's", None)
 
 PLACE_HINT = "let this user write in that folder, or keep the runs elsewhere with --home"
 TROUBLES = {
-    sqlite3.SQLITE_BUSY: ("is locked by another process", "see which hundredfold processes are still at work, and try again"),
+    sqlite3.SQLITE_BUSY: (
+        "is locked by another process",
+        "see which hundredfold processes are still at work, and try again",
+    ),
     sqlite3.SQLITE_FULL: (
         "cannot grow: the disk is full",
         "free some space, or keep the runs elsewhere with --home; then hundredfold resume",
@@ -48,7 +51,10 @@ TROUBLES = {
     sqlite3.SQLITE_READONLY: ("cannot be written", PLACE_HINT),
     sqlite3.SQLITE_PERM: ("cannot be written", PLACE_HINT),
     sqlite3.SQLITE_CANTOPEN: ("cannot be opened", PLACE_HINT),
-    sqlite3.SQLITE_IOERR: ("cannot be read or written", "look at the disk's health and room, or keep the runs elsewhere with --home"),
+    sqlite3.SQLITE_IOERR: (
+        "cannot be read or written",
+        "look at the disk's health and room, or keep the runs elsewhere with --home",
+    ),
     sqlite3.SQLITE_NOTADB: DAMAGED,
     sqlite3.SQLITE_CORRUPT: DAMAGED,
 }
@@ -96,7 +102,12 @@ class SqliteLedger:
             return _replace(db, transition(_one(db, run), event, step, reason, self._clock()))
 
     def note(
-        self, run: str, *, step: str | None = None, counts: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
+        self,
+        run: str,
+        *,
+        step: str | None = None,
+        counts: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> Record:
         """Write facts beside the state: the step it is at, counts and options (merged into those there)."""
         with self._writing() as db:
@@ -106,7 +117,11 @@ class SqliteLedger:
         """All runs, or those of a job, newest first."""
         with self._reading() as db:
             _check(db)
-            return _rows(db, NEWEST_FIRST) if job is None else _rows(db, f"WHERE job = ? {NEWEST_FIRST}", job)
+            return (
+                _rows(db, NEWEST_FIRST)
+                if job is None
+                else _rows(db, f"WHERE job = ? {NEWEST_FIRST}", job)
+            )
 
     def _refuse_gone(self) -> None:
         if self._made and not self.path.parent.is_dir():
@@ -117,7 +132,12 @@ class SqliteLedger:
         self._refuse_gone()
         with in_plain_words(self.path, _damaged(self.path)):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self.path, timeout=self._patience, isolation_level=None)) as db, db:
+            with (
+                closing(
+                    sqlite3.connect(self.path, timeout=self._patience, isolation_level=None)
+                ) as db,
+                db,
+            ):
                 db.execute("PRAGMA synchronous = EXTRA")
                 db.execute("BEGIN IMMEDIATE")
                 if _format(db, self.path) == 0:
@@ -132,7 +152,9 @@ class SqliteLedger:
         self._refuse_gone()
         with in_plain_words(self.path, _damaged(self.path)):
             place = f"{self.path.absolute().as_uri()}?mode=rw" if self.path.exists() else ":memory:"
-            with closing(sqlite3.connect(place, uri=True, timeout=self._patience, isolation_level=None)) as db:
+            with closing(
+                sqlite3.connect(place, uri=True, timeout=self._patience, isolation_level=None)
+            ) as db:
                 if _format(db, self.path) == 0:
                     db.execute(SCHEMA.replace("CREATE TABLE", "CREATE TEMP TABLE"))
                     db.executemany(INSERT, map(_row, self._rebuild()))
@@ -147,11 +169,20 @@ def in_plain_words(path: Path, damaged: str) -> Iterator[None]:
     except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
         raise
     except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code, without its finer kind
-        words, hint = TROUBLES.get(code, DAMAGED)  # what damage does to a schema or a text has many codes
+        code = (
+            getattr(error, "sqlite_errorcode", 0) & 0xFF
+        )  # the primary code, without its finer kind
+        words, hint = TROUBLES.get(
+            code, DAMAGED
+        )  # what damage does to a schema or a text has many codes
         if code == sqlite3.SQLITE_CANTOPEN and _no_more_files():  # SQLite does not say why
-            words, hint = "cannot be opened: too many files are open", "raise the limit of open files (ulimit -n), or lower --workers"
-        raise (HomeError if hint else DamagedFile)(f"{path} {words}: {error}", hint=hint or damaged) from error
+            words, hint = (
+                "cannot be opened: too many files are open",
+                "raise the limit of open files (ulimit -n), or lower --workers",
+            )
+        raise (HomeError if hint else DamagedFile)(
+            f"{path} {words}: {error}", hint=hint or damaged
+        ) from error
     except _Damaged as error:
         raise DamagedFile(f"{path} is damaged: {error}", hint=damaged) from error
     except OSError as error:
@@ -179,7 +210,10 @@ def _damaged(path: Path) -> str:
 def _format(db: sqlite3.Connection, path: Path) -> int:
     found = int(db.execute("PRAGMA user_version").fetchone()[0])
     if found > FORMAT:
-        raise HomeError(f"{path} has format {found}, and this hundredfold knows {FORMAT}", hint="pip install --upgrade hundredfold")
+        raise HomeError(
+            f"{path} has format {found}, and this hundredfold knows {FORMAT}",
+            hint="pip install --upgrade hundredfold",
+        )
     if 0 < found < FORMAT:
         raise HomeError(
             f"{path} has format {found}, of an older hundredfold, and this one knows {FORMAT}",
@@ -210,9 +244,23 @@ def _rows(db: sqlite3.Connection, which: str, *values: str) -> list[Record]:
 def _record(row: tuple[Any, ...]) -> Record:
     *texts, version, wanted = row
     if _checksum((*texts, version)) != wanted:
-        raise _Damaged(f"the row of run {row[0]!r} does not have the checksum with which it was written")
+        raise _Damaged(
+            f"the row of run {row[0]!r} does not have the checksum with which it was written"
+        )
     id, job, ref, state, step, created, updated, reason, options, counts = texts
-    return Record(id, job, ref, State(state), step, created, updated, reason, json.loads(options), json.loads(counts), version)
+    return Record(
+        id,
+        job,
+        ref,
+        State(state),
+        step,
+        created,
+        updated,
+        reason,
+        json.loads(options),
+        json.loads(counts),
+        version,
+    )
 
 
 def _checksum(values: tuple[Any, ...]) -> str:
@@ -244,5 +292,8 @@ def _replace(db: sqlite3.Connection, record: Record) -> Record:
         (*_row(record)[3:5], *_row(record)[6:], record.id, record.version - 1),
     )
     if written.rowcount != 1:
-        raise StateError(f"run {record.id} was changed by another process in the same moment", hint=f"hundredfold status {record.id}")
+        raise StateError(
+            f"run {record.id} was changed by another process in the same moment",
+            hint=f"hundredfold status {record.id}",
+        )
     return _one(db, record.id)

@@ -105,22 +105,36 @@ class SqliteQueue:
     def extend(self, receipt: str, seconds: float) -> bool:
         """Lease it `seconds` longer, from now; 0 gives it back at once. False if the lease was lost."""
         now = self._clock()
-        return self._change(f"UPDATE messages SET due = ? WHERE {HELD}", now + seconds, *_held(receipt, now)) == 1
+        return (
+            self._change(
+                f"UPDATE messages SET due = ? WHERE {HELD}", now + seconds, *_held(receipt, now)
+            )
+            == 1
+        )
 
     def delete(self, receipt: str) -> bool:
         """It is done. False if the lease was lost in the meantime (it may be handed out again)."""
-        return self._change(f"DELETE FROM messages WHERE {HELD}", *_held(receipt, self._clock())) == 1
+        return (
+            self._change(f"DELETE FROM messages WHERE {HELD}", *_held(receipt, self._clock())) == 1
+        )
 
     def release(self) -> int:
         """End every lease at once, for a driver that knows that all who held one are dead; how many."""
         now = self._clock()
-        return self._change("UPDATE messages SET due = ? WHERE place = 'leased' AND due > ?", now, now)
+        return self._change(
+            "UPDATE messages SET due = ? WHERE place = 'leased' AND due > ?", now, now
+        )
 
     def dead(self) -> Sequence[str]:
         """The bodies of the dead letters."""
         self._settle()
         with self._reading() as db:
-            return [body for (body,) in db.execute("SELECT body FROM messages WHERE place = 'dead' ORDER BY id")]
+            return [
+                body
+                for (body,) in db.execute(
+                    "SELECT body FROM messages WHERE place = 'dead' ORDER BY id"
+                )
+            ]
 
     def purge(self) -> None:
         """Forget all messages, dead letters included."""
@@ -130,7 +144,9 @@ class SqliteQueue:
         """How many messages are waiting, in flight and dead."""
         self._settle()
         with self._reading() as db:
-            found = dict(db.execute("SELECT place, count(*) FROM messages GROUP BY place").fetchall())
+            found = dict(
+                db.execute("SELECT place, count(*) FROM messages GROUP BY place").fetchall()
+            )
         return Depth(found.get("waiting", 0), found.get("leased", 0), found.get("dead", 0))
 
     def close(self) -> None:
@@ -158,7 +174,9 @@ class SqliteQueue:
             now = self._clock()  # only now: the wait for the lock may have been long
             db.execute(SETTLE, (self._max_receives, now))
             taken = db.execute(LEASE, (now + self._visibility, token_hex(8))).fetchall()
-        return Delivery(*taken[0]) if taken else self._soonest()  # none: another was faster, or it is a dead letter now
+        return (
+            Delivery(*taken[0]) if taken else self._soonest()
+        )  # none: another was faster, or it is a dead letter now
 
     def _soonest(self) -> float:
         """When a message will be there to take, as far as is known; reads only."""
@@ -203,8 +221,12 @@ def _held(receipt: str, now: float) -> tuple[object, ...]:
 
 def _open(path: Path, patience: float) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock").acquire(patience, 0.005):  # SQLite itself does not wait when two switch a new file to WAL
-        db = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)  # the queue's lock guards it
+    with FileLock(f"{path}.lock").acquire(
+        patience, 0.005
+    ):  # SQLite itself does not wait when two switch a new file to WAL
+        db = sqlite3.connect(
+            path, timeout=patience, isolation_level=None, check_same_thread=False
+        )  # the queue's lock guards it
         try:
             _prepare(db)
         except BaseException:
@@ -221,7 +243,9 @@ def _prepare(db: sqlite3.Connection) -> None:
     if db.execute("PRAGMA user_version").fetchone() != (boot := _boot(),):
         with db:
             db.execute("BEGIN IMMEDIATE")
-            if db.execute("PRAGMA user_version").fetchone() != (boot,):  # no other process was first
+            if db.execute("PRAGMA user_version").fetchone() != (
+                boot,
+            ):  # no other process was first
                 db.execute("UPDATE messages SET due = ? WHERE place = 'leased'", (-math.inf,))
                 db.execute(f"PRAGMA user_version = {boot}")
 
@@ -256,4 +280,6 @@ def _after_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
+    )

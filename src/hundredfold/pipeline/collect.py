@@ -69,7 +69,14 @@ def read_collected(layout: Layout, model: str, store: Store) -> Collected:
     return Collected(**get_json(store, layout.collected(model))["collected"])
 
 
-def collect(model: Model, manifest: Manifest, layout: Layout, attempt: int, warehouse: Warehouse, store: RunStore) -> Collected:
+def collect(
+    model: Model,
+    manifest: Manifest,
+    layout: Layout,
+    attempt: int,
+    warehouse: Warehouse,
+    store: RunStore,
+) -> Collected:
     """Put the outcomes of all attempts together, or take what is there. ConservationError if a unit or a row is missing."""
     with suppress(KeyError):
         return read_collected(layout, model.name, store)
@@ -79,12 +86,32 @@ def collect(model: Model, manifest: Manifest, layout: Layout, attempt: int, ware
     chosen, loads, summaries = _choose(outcomes, manifest, layout, store)
     shape, refused = settle(summaries, contract, units.keys.column_names)
     counts: Counter[str] = Counter()
-    with store.writing(layout.results(model.name)) as results, store.writing(layout.accounts(model.name)) as accounts:
+    with (
+        store.writing(layout.results(model.name)) as results,
+        store.writing(layout.accounts(model.name)) as accounts,
+    ):
         writing = _Writing(results, accounts, shape.schema(units.keys.schema), units.keys.schema)
         try:
             for first, last in _stretches(outcomes, chosen, loads):
-                table, account, bad = _one_stretch(first, last, outcomes, chosen, shape, refused, contract, units, layout, warehouse, store)
-                counts.update({"ok": last + 1 - first - len(bad), **Counter(entry.status for entry in bad.values())})
+                table, account, bad = _one_stretch(
+                    first,
+                    last,
+                    outcomes,
+                    chosen,
+                    shape,
+                    refused,
+                    contract,
+                    units,
+                    layout,
+                    warehouse,
+                    store,
+                )
+                counts.update(
+                    {
+                        "ok": last + 1 - first - len(bad),
+                        **Counter(entry.status for entry in bad.values()),
+                    }
+                )
                 _count(counts, account, table)
                 writing.add(table, account)
         finally:
@@ -101,8 +128,15 @@ def collect(model: Model, manifest: Manifest, layout: Layout, attempt: int, ware
         counts["ms"] / 1000,
     )
     _check(collected, manifest)
-    checksums = {key: checksum_of(store, key) for key in (layout.results(model.name), layout.accounts(model.name))}
-    put_json(store, layout.collected(model.name), {"collected": asdict(collected), "checksums": checksums})
+    checksums = {
+        key: checksum_of(store, key)
+        for key in (layout.results(model.name), layout.accounts(model.name))
+    }
+    put_json(
+        store,
+        layout.collected(model.name),
+        {"collected": asdict(collected), "checksums": checksums},
+    )
     return collected
 
 
@@ -115,7 +149,10 @@ def settle(
     counted over all units, so the answer does not depend on how they were cut into batches.
     """
     if contract is not None:
-        return Shape(tuple(n for n in contract.names if n not in keys), {c.name: c.arrow for c in contract.columns}), {}
+        return Shape(
+            tuple(n for n in contract.names if n not in keys),
+            {c.name: c.arrow for c in contract.columns},
+        ), {}
     by_names: defaultdict[frozenset[str], int] = defaultdict(int)
     first: dict[frozenset[str], tuple[int, tuple[str, ...]]] = {}
     for table in summaries:
@@ -123,28 +160,43 @@ def settle(
         if not names:  # units that returned None: no row decides for the others, nor do these
             continue
         by_names[frozenset(names)] += table["units"][1]
-        first[frozenset(names)] = min(first.get(frozenset(names), (2**62, ())), (table["units"][0], names))
+        first[frozenset(names)] = min(
+            first.get(frozenset(names), (2**62, ())), (table["units"][0], names)
+        )
     nones = [(t["outcome"], t["table"]) for t in summaries if not t["columns"]]
     if not by_names:
-        return Shape((), {}), dict.fromkeys(nones, "returned None, as every unit did: does the function lack a return statement?")
+        return Shape((), {}), dict.fromkeys(
+            nones, "returned None, as every unit did: does the function lack a return statement?"
+        )
     chosen = min(by_names, key=lambda names: (-by_names[names], first[names]))
     total = sum(by_names.values())
     others = [(t, frozenset(column[0] for column in t["columns"])) for t in summaries]
     refused = {
-        (t["outcome"], t["table"]): _misfit(names, chosen, by_names[chosen], total) for t, names in others if names and names != chosen
+        (t["outcome"], t["table"]): _misfit(names, chosen, by_names[chosen], total)
+        for t, names in others
+        if names and names != chosen
     }
     if chosen != {VALUE}:  # where a result is a single value, None is a null
-        refused |= dict.fromkeys(nones, f"returned None; most units returned {', '.join(first[chosen][1])}")
+        refused |= dict.fromkeys(
+            nones, f"returned None; most units returned {', '.join(first[chosen][1])}"
+        )
     return Shape(first[chosen][1], _types([t for t, names in others if names == chosen])), refused
 
 
 def _types(summaries: Sequence[dict[str, Any]]) -> dict[str, pa.DataType]:
     """For each column the type that holds all values of its right sort."""
-    found = [(name, type_of_text(text), values) for table in summaries for name, text, values in table["columns"]]
+    found = [
+        (name, type_of_text(text), values)
+        for table in summaries
+        for name, text, values in table["columns"]
+    ]
     sorts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for name, kind, values in found:
         sorts[name][kind_of(kind)] += values
-    right = {name: min(counted, key=lambda s: (s.endswith("null"), -counted[s], s)) for name, counted in sorts.items()}
+    right = {
+        name: min(counted, key=lambda s: (s.endswith("null"), -counted[s], s))
+        for name, counted in sorts.items()
+    }
     types: dict[str, pa.DataType] = dict.fromkeys(sorts, pa.null())
     for name, kind, _ in found:
         if agree(kind_of(kind), right[name]):
@@ -154,7 +206,9 @@ def _types(summaries: Sequence[dict[str, Any]]) -> dict[str, pa.DataType]:
 
 def _misfit(names: frozenset[str], chosen: frozenset[str], many: int, total: int) -> str:
     missing, extra = sorted(chosen - names), sorted(names - chosen)
-    parts = ([f"{', '.join(missing)} missing"] if missing else []) + ([f"{', '.join(extra)} too much"] if extra else [])
+    parts = ([f"{', '.join(missing)} missing"] if missing else []) + (
+        [f"{', '.join(extra)} too much"] if extra else []
+    )
     return f"returned other columns than {many:,} of {total:,} units: {' and '.join(parts)}"
 
 
@@ -191,7 +245,10 @@ def _choose(
         score[span][better] = status[better]
         size = sum(table.get("bytes", 0) for table in ledger.tables) + ACCOUNTS_COPIES * packed.size
         loads.append((max(int(ledger.rows_out.sum()), outcome.units), size))
-        summaries += [{**table, "outcome": number, "table": position} for position, table in enumerate(ledger.tables)]
+        summaries += [
+            {**table, "outcome": number, "table": position}
+            for position, table in enumerate(ledger.tables)
+        ]
     missing = np.flatnonzero(chosen < 0)
     if len(missing):
         raise ConservationError(
@@ -202,16 +259,23 @@ def _choose(
     return chosen, loads, [s for s in summaries if s["outcome"] in counting]
 
 
-def _stretches(outcomes: Sequence[Message], chosen: NDArray[np.int32], loads: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+def _stretches(
+    outcomes: Sequence[Message], chosen: NDArray[np.int32], loads: Sequence[tuple[int, int]]
+) -> Iterator[tuple[int, int]]:
     """Units of whole outcomes that are collected together: first and last, of about as many results as a row group holds.
 
     loads: rows and bytes of each outcome.
     """
     last, first, rows, size = len(chosen) - 1, 0, 0, 0
-    counting = sorted(((outcomes[number], loads[number]) for number in _different(chosen)), key=lambda each: each[0].first)
+    counting = sorted(
+        ((outcomes[number], loads[number]) for number in _different(chosen)),
+        key=lambda each: each[0].first,
+    )
     reached = -1
     for outcome, load in counting:
-        if outcome.first > reached and (rows >= ROW_GROUP or size >= GROUP_BYTES):  # no outcome lies on both sides
+        if outcome.first > reached and (
+            rows >= ROW_GROUP or size >= GROUP_BYTES
+        ):  # no outcome lies on both sides
             yield first, outcome.first - 1
             first, rows, size = outcome.first, 0, 0
         reached = max(reached, outcome.last)
@@ -235,7 +299,11 @@ def _one_stretch(
 ) -> tuple[pa.Table, pa.Table, dict[int, UnitStatus]]:
     """The results and the accounts of units first..last, each with its keys, in order; and those that did not end well."""
     span = chosen[first : last + 1]
-    rows_out, attempts, seconds = np.zeros(len(span), np.int64), np.zeros(len(span), np.int64), np.zeros(len(span))
+    rows_out, attempts, seconds = (
+        np.zeros(len(span), np.int64),
+        np.zeros(len(span), np.int64),
+        np.zeros(len(span)),
+    )
     bad: dict[int, UnitStatus] = {}
     late: dict[int, str] = {}
     tables = []
@@ -249,25 +317,45 @@ def _one_stretch(
             ledger.rows_out[counts],
             outcome.attempt,
         )
-        bad.update({account.unit: account for account in ledger.bad if counts[account.unit - outcome.first]})
-        packed = unpack_results(_outcome(outcome, "results", layout, store)) if ledger.rows_out.any() else []
+        bad.update(
+            {
+                account.unit: account
+                for account in ledger.bad
+                if counts[account.unit - outcome.first]
+            }
+        )
+        packed = (
+            unpack_results(_outcome(outcome, "results", layout, store))
+            if ledger.rows_out.any()
+            else []
+        )
         for position, table in enumerate(packed):
             if not counts.all():
-                table = table.filter(_mask(counts[numpy_of(table.column(UNIT), False) - outcome.first]))
+                table = table.filter(
+                    _mask(counts[numpy_of(table.column(UNIT), False) - outcome.first])
+                )
             why = refused.get((number, position))
             if why:
                 late.update(dict.fromkeys(numpy_of(table.column(UNIT), False).tolist(), why))
             elif table.num_rows:
                 tables.append(_fit(table, shape, late))
-    table = pa.concat_tables(tables) if tables else shape.schema(pa.schema([(UNIT, pa.int64())])).empty_table()
+    table = (
+        pa.concat_tables(tables)
+        if tables
+        else shape.schema(pa.schema([(UNIT, pa.int64())])).empty_table()
+    )
     table = _sorted(table)
     if contract is not None:
         late.update(_broken(table, contract, warehouse))
     if late:
         table = table.filter(_mask(~np.isin(numpy_of(table.column(UNIT), False), list(late))))
         rows_out[np.array(list(late)) - first] = 0
-        bad.update({unit: UnitStatus(unit, "failed", "ResultError", why) for unit, why in late.items()})
-    account = accounts_table(first, units.sizes(first, last).astype(np.int64), rows_out, seconds, attempts, bad)
+        bad.update(
+            {unit: UnitStatus(unit, "failed", "ResultError", why) for unit, why in late.items()}
+        )
+    account = accounts_table(
+        first, units.sizes(first, last).astype(np.int64), rows_out, seconds, attempts, bad
+    )
     return _with_keys(table, UNIT, units), _with_keys(account, "unit", units), bad
 
 
@@ -283,12 +371,18 @@ def _different(numbers: NDArray[np.int32]) -> list[int]:
 def _sorted(table: pa.Table) -> pa.Table:
     """By unit; the rows of one unit stay as they are."""
     unit = numpy_of(table.column(UNIT), False)
-    return table if (unit[1:] >= unit[:-1]).all() else table.take(from_numpy(np.argsort(unit, kind="stable")))
+    return (
+        table
+        if (unit[1:] >= unit[:-1]).all()
+        else table.take(from_numpy(np.argsort(unit, kind="stable")))
+    )
 
 
 def _mask(keep: NDArray[np.bool_]) -> pa.Array:
     """As an Arrow filter (pa.array would import pandas)."""
-    return pa.Array.from_buffers(pa.bool_(), len(keep), [None, pa.py_buffer(np.packbits(keep, bitorder="little"))])
+    return pa.Array.from_buffers(
+        pa.bool_(), len(keep), [None, pa.py_buffer(np.packbits(keep, bitorder="little"))]
+    )
 
 
 def _fit(table: pa.Table, shape: Shape, late: dict[int, str]) -> pa.Table:
@@ -296,13 +390,26 @@ def _fit(table: pa.Table, shape: Shape, late: dict[int, str]) -> pa.Table:
     units = numpy_of(table.column(UNIT), False)
     if not set(shape.names) <= set(table.column_names):  # units that returned None
         return pa.Table.from_arrays(
-            [table.column(UNIT), *(pa.nulls(table.num_rows, shape.types[name]) for name in shape.names)], [UNIT, *shape.names]
+            [
+                table.column(UNIT),
+                *(pa.nulls(table.num_rows, shape.types[name]) for name in shape.names),
+            ],
+            [UNIT, *shape.names],
         )
-    columns = [_fit_column(name, table.column(name), shape.types[name], units, late) for name in shape.names]
+    columns = [
+        _fit_column(name, table.column(name), shape.types[name], units, late)
+        for name in shape.names
+    ]
     return pa.Table.from_arrays([table.column(UNIT), *columns], names=[UNIT, *shape.names])
 
 
-def _fit_column(name: str, column: pa.ChunkedArray, kind: pa.DataType, units: NDArray[np.int64], late: dict[int, str]) -> pa.ChunkedArray:
+def _fit_column(
+    name: str,
+    column: pa.ChunkedArray,
+    kind: pa.DataType,
+    units: NDArray[np.int64],
+    late: dict[int, str],
+) -> pa.ChunkedArray:
     found = kind_of(column.type)
     if not writable(column.type) and pa.types.is_null(kind):
         for row in np.flatnonzero(~nulls_of(column.combine_chunks())).tolist():
@@ -314,7 +421,10 @@ def _fit_column(name: str, column: pa.ChunkedArray, kind: pa.DataType, units: ND
         return pa.nulls(len(column), kind)
     if not agree(found, kind_of(kind)):
         for row in np.flatnonzero(~nulls_of(column.combine_chunks())).tolist():
-            late.setdefault(int(units[row]), f"returned a {found} as {name}; for most units it is a {kind_of(kind)}")
+            late.setdefault(
+                int(units[row]),
+                f"returned a {found} as {name}; for most units it is a {kind_of(kind)}",
+            )
         return pa.nulls(len(column), kind)
     try:
         return cast(column, kind)
@@ -322,7 +432,13 @@ def _fit_column(name: str, column: pa.ChunkedArray, kind: pa.DataType, units: ND
         return _fit_values(name, column, kind, units, late)
 
 
-def _fit_values(name: str, column: pa.ChunkedArray, kind: pa.DataType, units: NDArray[np.int64], late: dict[int, str]) -> pa.ChunkedArray:
+def _fit_values(
+    name: str,
+    column: pa.ChunkedArray,
+    kind: pa.DataType,
+    units: NDArray[np.int64],
+    late: dict[int, str],
+) -> pa.ChunkedArray:
     """Value by value, to find those that the column's type cannot hold, such as 2**60 + 1 among floats."""
     fitted = []
     for row in range(len(column)):
@@ -330,7 +446,8 @@ def _fit_values(name: str, column: pa.ChunkedArray, kind: pa.DataType, units: ND
             fitted.append(cast(column.slice(row, 1).combine_chunks(), kind))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             late.setdefault(
-                int(units[row]), f"returned {column[row].as_py()} as {name}, which is {kind} over all units and cannot hold that"
+                int(units[row]),
+                f"returned {column[row].as_py()} as {name}, which is {kind} over all units and cannot hold that",
             )
             fitted.append(pa.nulls(1, kind))
     return pa.chunked_array(fitted, kind)
@@ -338,7 +455,12 @@ def _fit_values(name: str, column: pa.ChunkedArray, kind: pa.DataType, units: ND
 
 def _broken(table: pa.Table, contract: Contract, warehouse: Warehouse) -> dict[int, str]:
     """Units whose values break a constraint of the result's contract, with the words of the first one broken."""
-    rules = [(c.name, check) for c in contract.columns if c.name in table.column_names for check in c.checks]
+    rules = [
+        (c.name, check)
+        for c in contract.columns
+        if c.name in table.column_names
+        for check in c.checks
+    ]
     if not rules or not table.num_rows:
         return {}
     warehouse.load("__results", table)
@@ -361,7 +483,9 @@ def _with_keys(table: pa.Table, column: str, units: UnitList) -> pa.Table:
     elif np.array_equal(number, np.arange(first, first + len(number))):
         keys = units.keys.slice(first, len(number))
     else:
-        near = units.keys.slice(first, int(number[-1]) - first + 1).combine_chunks()  # not all units' keys
+        near = units.keys.slice(
+            first, int(number[-1]) - first + 1
+        ).combine_chunks()  # not all units' keys
         keys = near.take(from_numpy(number - first))
     rest = table.drop_columns([column])
     arrays = [*(keys.columns if keys is not None else []), *rest.columns]
@@ -371,9 +495,13 @@ def _with_keys(table: pa.Table, column: str, units: UnitList) -> pa.Table:
 class _Writing:
     """The two files of a model's end, in row groups whose size does not depend on the batches."""
 
-    def __init__(self, results: Any, accounts: Any, result_schema: pa.Schema, keys: pa.Schema) -> None:
+    def __init__(
+        self, results: Any, accounts: Any, result_schema: pa.Schema, keys: pa.Schema
+    ) -> None:
         self.results = ParquetWriter(results, result_schema)
-        self.accounts = ParquetWriter(accounts, pa.schema([*keys, *(f for f in ACCOUNT if f.name != "unit")]))
+        self.accounts = ParquetWriter(
+            accounts, pa.schema([*keys, *(f for f in ACCOUNT if f.name != "unit")])
+        )
 
     def add(self, table: pa.Table, account: pa.Table) -> None:
         self.results.add(table)
@@ -389,7 +517,9 @@ def _count(counts: Counter[str], account: pa.Table, table: pa.Table) -> None:
     counts["ms"] += round(1000 * float(numpy_of(account.column("seconds"), False).sum()))
     promised = int(numpy_of(account.column("rows_out"), False).sum())
     if promised != table.num_rows:
-        raise ConservationError(f"the accounts of a batch speak of {promised:,} result rows, and there are {table.num_rows:,}")
+        raise ConservationError(
+            f"the accounts of a batch speak of {promised:,} result rows, and there are {table.num_rows:,}"
+        )
     counts["rows_out"] += table.num_rows
 
 
@@ -402,7 +532,9 @@ def _check(collected: Collected, manifest: Manifest) -> None:
 
 def failures(layout: Layout, model: str, store: Store) -> Iterator[dict[str, Any]]:
     """The units that failed or crashed, with their keys and the reasons."""
-    file = pq.ParquetFile(pa.BufferReader(listed(store, layout.accounts(model), layout.collected(model))))
+    file = pq.ParquetFile(
+        pa.BufferReader(listed(store, layout.accounts(model), layout.collected(model)))
+    )
     for group in range(file.num_row_groups):
         for row in rows_of(file.read_row_group(group)):
             if row["status"] != "ok":

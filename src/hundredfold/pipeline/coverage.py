@@ -16,7 +16,9 @@ class Coverage:
         self.done: NDArray[np.bool_] = np.zeros(units, bool)
 
     @classmethod
-    def read(cls, units: int, layout: Layout, model: str, attempt: int | None, store: Store) -> Coverage:
+    def read(
+        cls, units: int, layout: Layout, model: str, attempt: int | None, store: Store
+    ) -> Coverage:
         """One listing says what is done in an attempt, or (None) in any."""
         coverage = cls(units)
         for key in store.list(layout.outcomes(model) + "/"):

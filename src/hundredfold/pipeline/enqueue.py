@@ -12,7 +12,9 @@ from ..ports.interfaces import Queue, Store
 from .coverage import Coverage
 
 
-def plan_attempt(manifest: Manifest, layout: Layout, attempt: int, store: Store) -> tuple[list[Message], Coverage]:
+def plan_attempt(
+    manifest: Manifest, layout: Layout, attempt: int, store: Store
+) -> tuple[list[Message], Coverage]:
     """The slices of an attempt and what of them is done: what a retry asked for, else every batch, the dearest first."""
     try:
         units = get_json(store, retry_key(layout, manifest.model, attempt))["units"]
@@ -21,7 +23,11 @@ def plan_attempt(manifest: Manifest, layout: Layout, attempt: int, store: Store)
         messages = [
             Message(layout.run, manifest.model, batch.number, first, last, attempt)
             for batch in longest_first
-            for first, last in zip((batch.first, *batch.cuts), (*(cut - 1 for cut in batch.cuts), batch.last), strict=True)
+            for first, last in zip(
+                (batch.first, *batch.cuts),
+                (*(cut - 1 for cut in batch.cuts), batch.last),
+                strict=True,
+            )
         ]
         return messages, Coverage.read(manifest.units, layout, manifest.model, None, store)
     messages = [
@@ -31,7 +37,9 @@ def plan_attempt(manifest: Manifest, layout: Layout, attempt: int, store: Store)
     return messages, Coverage.read(manifest.units, layout, manifest.model, attempt, store)
 
 
-def plan_retry(manifest: Manifest, layout: Layout, attempt: int, units: Sequence[int], store: Store) -> None:
+def plan_retry(
+    manifest: Manifest, layout: Layout, attempt: int, units: Sequence[int], store: Store
+) -> None:
     """Write down which units an attempt is to do again."""
     put_json(store, retry_key(layout, manifest.model, attempt), {"units": sorted(units)})
 
@@ -53,6 +61,10 @@ def stretches(manifest: Manifest, units: Sequence[int]) -> list[tuple[int, int]]
 
 def enqueue(messages: Sequence[Message], coverage: Coverage, queue: Queue) -> int:
     """Put what no outcome covers yet on an empty queue; how many messages."""
-    wanted = [message.part(first, last) for message in messages for first, last in coverage.missing(message.first, message.last)]
+    wanted = [
+        message.part(first, last)
+        for message in messages
+        for first, last in coverage.missing(message.first, message.last)
+    ]
     queue.send([str(message) for message in wanted])
     return len(wanted)

@@ -31,9 +31,19 @@ LEAST_COST = 20_000.0  # what a batch costs at least, unless a worker would have
 COPIES = 3  # of its columns that a row takes while it is sorted and handed over
 ROW_BYTES = 24  # and beside them
 UNKNOWN_BYTES = 48  # of a value whose length is not known
-FEW_SAMPLED, MOST_SAMPLED, SAMPLE_BYTES = 20, 2_000, 2**23  # rows that are looked at for the lengths of values
-LEAST_STREAMED, MOST_STREAMED, STREAM_BYTES = 64, 250_000, 2**24  # rows that are split at a time, and about how many bytes of them
-UNIT_BYTES = 32  # that the driver holds of each unit at a time: its rows, its batch, its bytes, its outcome
+FEW_SAMPLED, MOST_SAMPLED, SAMPLE_BYTES = (
+    20,
+    2_000,
+    2**23,
+)  # rows that are looked at for the lengths of values
+LEAST_STREAMED, MOST_STREAMED, STREAM_BYTES = (
+    64,
+    250_000,
+    2**24,
+)  # rows that are split at a time, and about how many bytes of them
+UNIT_BYTES = (
+    32  # that the driver holds of each unit at a time: its rows, its batch, its bytes, its outcome
+)
 PARTS_OF_MANY = 3  # fewer where the function takes a batch at once: what it does for all units of a call, it does as rarely
 
 
@@ -88,14 +98,20 @@ def prepare(
     numbering.use(units.table)
     rows = units.rows
     held = [name for name in schema.names if name not in model.unit]
-    lengths = lengths_of(select, [name for name in held if not _is_fixed(schema.field(name).type)], warehouse)
+    lengths = lengths_of(
+        select, [name for name in held if not _is_fixed(schema.field(name).type)], warehouse
+    )
     width = row_width(schema, lengths)
-    batches = pack(rows, parts=parts_of(model, rows, workers), most_rows=max(1, batch_bytes // width))
+    batches = pack(
+        rows, parts=parts_of(model, rows, workers), most_rows=max(1, batch_bytes // width)
+    )
     total = int(rows.sum())
     del rows  # of each unit, and there may be millions
     files = store.growing(layout.model(model.name))
     with closing(files):
-        nullable, large, size = _route(model, numbering, units.keys, schema, batches, layout, warehouse, files, width)
+        nullable, large, size = _route(
+            model, numbering, units.keys, schema, batches, layout, warehouse, files, width
+        )
         batches = cut(batches, size, batch_bytes) if lengths else batches
         manifest = Manifest(
             model.name,
@@ -108,7 +124,10 @@ def prepare(
             query_of(model, job),
             large=large,
         )
-        files.put(_within(layout, model, layout.draft(model.name)), manifest.text(layout.draft(model.name)))
+        files.put(
+            _within(layout, model, layout.draft(model.name)),
+            manifest.text(layout.draft(model.name)),
+        )
         files.end()
     for name in (*numbering.tables, "__prepared"):
         warehouse.forget(name)
@@ -139,7 +158,9 @@ def _list_units(
     width = row_width(keys, lengths)
     found = 0
     with closing(files):
-        for part in numbering.listed(max(LEAST_STREAMED, min(MOST_STREAMED, STREAM_BYTES * COPIES // width))):
+        for part in numbering.listed(
+            max(LEAST_STREAMED, min(MOST_STREAMED, STREAM_BYTES * COPIES // width))
+        ):
             files.add(_within(layout, model, layout.units(model.name)), part)
             found += part.num_rows
         if not found:
@@ -173,8 +194,16 @@ def prepared(model: Model, job: Job, layout: Layout, store: Store) -> Manifest |
         manifest = Manifest.read(layout, model.name, store, settled=True)
     except KeyError:
         return None
-    now = {"unit": tuple(model.unit), "order_by": tuple(model.order_by), "query": query_of(model, job)}
-    other = [f"{name}: {getattr(manifest, name)!r} then, {value!r} now" for name, value in now.items() if getattr(manifest, name) != value]
+    now = {
+        "unit": tuple(model.unit),
+        "order_by": tuple(model.order_by),
+        "query": query_of(model, job),
+    }
+    other = [
+        f"{name}: {getattr(manifest, name)!r} then, {value!r} now"
+        for name, value in now.items()
+        if getattr(manifest, name) != value
+    ]
     if other:
         raise StateError(
             f"{model.name} was prepared under another declaration in run {layout.run}",
@@ -219,7 +248,12 @@ def columns_of(model: Model, select: str, warehouse: Describing) -> pa.Schema:
             f"the unit of {model.name} has columns named {', '.join(taken)}, as the account of every unit has",
             hint=f"name it otherwise in the query: {taken[0]} AS {model.name}_{taken[0]}",
         )
-    odd = [name for name in model.unit if pa.types.is_nested(schema.field(name).type) or pa.types.is_interval(schema.field(name).type)]
+    odd = [
+        name
+        for name in model.unit
+        if pa.types.is_nested(schema.field(name).type)
+        or pa.types.is_interval(schema.field(name).type)
+    ]
     if odd:
         raise QueryError(
             f"the unit of {model.name} has columns of lists, structs or intervals: {', '.join(odd)}",
@@ -242,17 +276,31 @@ def _route(
     """Every row to the file of its batch, in one stream; the columns that hold a null, those of integers beyond 2**53, and about how
     many bytes each unit takes in a worker (0 where all columns are of a fixed width)."""
     columns = [name for name in schema.names if name not in model.unit]
-    lies_in = np.repeat(np.arange(len(batches), dtype=np.uint32), [batch.last - batch.first + 1 for batch in batches])
+    lies_in = np.repeat(
+        np.arange(len(batches), dtype=np.uint32),
+        [batch.last - batch.first + 1 for batch in batches],
+    )
     nullable = {name for name in model.unit if keys.column(name).null_count}
     large = {name for name in model.unit if any(map(has_large, keys.column(name).chunks))}
     routed = 0
     names = [_within(layout, model, layout.batch(model.name, batch.number)) for batch in batches]
     size = np.zeros(len(lies_in), np.int64)
     varied = not all(_is_fixed(schema.field(name).type) for name in columns)
-    for chunk in warehouse.stream(numbering.query(columns), max(LEAST_STREAMED, min(MOST_STREAMED, STREAM_BYTES * COPIES // width))):
+    for chunk in warehouse.stream(
+        numbering.query(columns),
+        max(LEAST_STREAMED, min(MOST_STREAMED, STREAM_BYTES * COPIES // width)),
+    ):
         routed += chunk.num_rows
-        nullable |= {f.name for f, column in zip(chunk.schema, chunk.columns, strict=True) if column.null_count}
-        large |= {f.name for f, column in zip(chunk.schema, chunk.columns, strict=True) if f.name not in large and has_large(column)}
+        nullable |= {
+            f.name
+            for f, column in zip(chunk.schema, chunk.columns, strict=True)
+            if column.null_count
+        }
+        large |= {
+            f.name
+            for f, column in zip(chunk.schema, chunk.columns, strict=True)
+            if f.name not in large and has_large(column)
+        }
         numbers = numbering.numbers(chunk.column(0))
         if varied:
             np.add.at(size, numbers, COPIES * row_bytes(chunk) + ROW_BYTES)
@@ -267,13 +315,19 @@ def _route(
     return tuple(sorted(nullable)), tuple(sorted(large)), size
 
 
-def _parts(chunk: pa.RecordBatch, numbers: NDArray[np.int32], lies_in: NDArray[np.uint32]) -> Iterator[tuple[int, pa.RecordBatch]]:
+def _parts(
+    chunk: pa.RecordBatch, numbers: NDArray[np.int32], lies_in: NDArray[np.uint32]
+) -> Iterator[tuple[int, pa.RecordBatch]]:
     """The rows of each batch; `lies_in` says for each unit in which batch it lies, shape (units,)."""
     if not chunk.num_rows:
         return
     number = lies_in.take(numbers)
-    order = np.argsort(number.astype(np.uint16) if lies_in[-1] < 2**16 else number, kind="stable")  # 16 bits: radix sort
-    moved = pa.RecordBatch.from_arrays([taken(column, order) for column in chunk.columns], schema=chunk.schema)
+    order = np.argsort(
+        number.astype(np.uint16) if lies_in[-1] < 2**16 else number, kind="stable"
+    )  # 16 bits: radix sort
+    moved = pa.RecordBatch.from_arrays(
+        [taken(column, order) for column in chunk.columns], schema=chunk.schema
+    )
     counts = np.bincount(number)
     stops = np.cumsum(counts)
     for which in np.flatnonzero(counts).tolist():
@@ -286,11 +340,17 @@ def row_width(schema: pa.Schema, lengths: Mapping[str, int] = MappingProxyType({
     lengths: bytes of a value of each column whose values differ in length, where they are known.
     """
     fixed = sum(field.type.bit_width // 8 + 1 for field in schema if _is_fixed(field.type))
-    varied = sum(max(lengths.get(field.name, 0), UNKNOWN_BYTES) for field in schema if not _is_fixed(field.type))
+    varied = sum(
+        max(lengths.get(field.name, 0), UNKNOWN_BYTES)
+        for field in schema
+        if not _is_fixed(field.type)
+    )
     return int(COPIES * (fixed + varied) + ROW_BYTES)
 
 
-def lengths_of(select: str, columns: Sequence[str], warehouse: StreamingWarehouse) -> dict[str, int]:
+def lengths_of(
+    select: str, columns: Sequence[str], warehouse: StreamingWarehouse
+) -> dict[str, int]:
     """About how many bytes a value takes of each of these columns, whose values differ in length: as the first rows have it.
 
     What rows really take is counted when they are split; this only keeps what is read at a time small.
@@ -299,11 +359,15 @@ def lengths_of(select: str, columns: Sequence[str], warehouse: StreamingWarehous
         return {}
     some = f"SELECT {', '.join(map(quote, columns))} FROM ({select}) AS q LIMIT"
     rows = warehouse.query(f"{some} {FEW_SAMPLED}")
-    more = min(MOST_SAMPLED, SAMPLE_BYTES // max(int(row_bytes(rows).sum()) // max(rows.num_rows, 1), 1))
+    more = min(
+        MOST_SAMPLED, SAMPLE_BYTES // max(int(row_bytes(rows).sum()) // max(rows.num_rows, 1), 1)
+    )
     if more > rows.num_rows == FEW_SAMPLED:
         with suppress(HomeError):  # later ones are so long that they do not fit: the first must do
             rows = warehouse.query(f"{some} {more}")
-    return {name: int(row_bytes(rows.select([name])).sum()) // max(rows.num_rows, 1) for name in columns}
+    return {
+        name: int(row_bytes(rows.select([name])).sum()) // max(rows.num_rows, 1) for name in columns
+    }
 
 
 def _is_fixed(kind: pa.DataType) -> bool:

@@ -44,7 +44,9 @@ class Release:
     rows: Mapping[str, int] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     summaries: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-    code: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # units of each model by the fingerprint of their code
+    code: Mapping[str, Mapping[str, int]] = field(
+        default_factory=dict
+    )  # units of each model by the fingerprint of their code
 
 
 def _no_check() -> None: ...
@@ -73,26 +75,35 @@ class Terms:
 DEFAULT_TERMS = Terms()
 
 
-def within_limits(job: Job, collected: Sequence[Collected], run: str, max_failed: float | None = None) -> None:
+def within_limits(
+    job: Job, collected: Sequence[Collected], run: str, max_failed: float | None = None
+) -> None:
     """PublishRefused if more units of a model failed than the job allows: what follows is held back, nothing is thrown away."""
     limit = job.max_failed if max_failed is None else max_failed
     over = [c for c in collected if c.bad > allowed(limit, c.units)]
     if over:
         raise PublishRefused(
             f"{job.name} is held back: more units failed than max_failed={limit} allows",
-            problems=[f"{c.model}: {c.bad:,} of {c.units:,} units ({c.failed:,} failed, {c.crashed:,} crashed)" for c in over],
+            problems=[
+                f"{c.model}: {c.bad:,} of {c.units:,} units ({c.failed:,} failed, {c.crashed:,} crashed)"
+                for c in over
+            ],
             hint=f"hundredfold failures {run}   then: hundredfold retry {run} --accept-new-code"
             f"   or: hundredfold publish {run} --max-failed {max(c.bad for c in over)}",
         )
 
 
-def refuse_all_failed(job: Job, collected: Sequence[Collected], run: str, max_failed: float | None = None) -> None:
+def refuse_all_failed(
+    job: Job, collected: Sequence[Collected], run: str, max_failed: float | None = None
+) -> None:
     """Hold back a run whose model has no unit that is ok, also where nothing is published.
 
     A limit that allows all units of that model lets the other models go on: see `refuse_none_ok` for their end.
     """
     limit = job.max_failed if max_failed is None else max_failed
-    _refuse_failed(job, [c for c in collected if c.units and not c.ok and c.bad > allowed(limit, c.units)], run)
+    _refuse_failed(
+        job, [c for c in collected if c.units and not c.ok and c.bad > allowed(limit, c.units)], run
+    )
 
 
 def refuse_none_ok(job: Job, collected: Sequence[Collected], run: str) -> None:
@@ -111,7 +122,13 @@ def _refuse_failed(job: Job, failed: Sequence[Collected], run: str) -> None:
 
 
 def publish(
-    job: Job, layout: Layout, attempt: int, as_of: str, warehouse: Warehouse, store: RunStore, terms: Terms = DEFAULT_TERMS
+    job: Job,
+    layout: Layout,
+    attempt: int,
+    as_of: str,
+    warehouse: Warehouse,
+    store: RunStore,
+    terms: Terms = DEFAULT_TERMS,
 ) -> Release | None:
     """Make the release of this run and let the pointer name it, or take the release that is there. None if the job publishes nothing.
 
@@ -123,7 +140,9 @@ def publish(
     release = _release_of(job.name, layout.run, attempt, store)
     if release is not None:
         _restore(release, job, layout, warehouse, store)
-    if release is not None and (release.version <= pointer.version or release.version in pointer.withdrawn):
+    if release is not None and (
+        release.version <= pointer.version or release.version in pointer.withdrawn
+    ):
         return release
     if not terms.replace_newer:
         _refuse_newer(job.name, layout.run, terms.created, pointer.version, store)
@@ -133,14 +152,19 @@ def publish(
     return release
 
 
-def _refuse_newer(job: str, run: str, created: Callable[[str], str], version: int, store: Store) -> None:
+def _refuse_newer(
+    job: str, run: str, created: Callable[[str], str], version: int, store: Store
+) -> None:
     """PublishRefused where the current release was made by a run that was created after this one."""
     newer = next((r for r in releases(job, store) if r.version == version), None)
     if newer is None or newer.run == run or not "" < created(run) < created(newer.run):
         return
     raise PublishRefused(
         f"{job} is held back: release {newer.version} is current, and it was made by a newer run",
-        problems=[f"this run, {run}, was created at {created(run)}", f"run {newer.run} was created at {created(newer.run)}"],
+        problems=[
+            f"this run, {run}, was created at {created(run)}",
+            f"run {newer.run} was created at {created(newer.run)}",
+        ],
         hint=f"to replace it all the same: hundredfold publish {run} --replace-newer",
     )
 
@@ -157,7 +181,11 @@ def releases(job: str, store: Store) -> list[Release]:
 def versions(job: str, store: Store) -> list[int]:
     """Return the versions of a job that have a release.json, damaged or not, in order."""
     pattern = re.compile(re.escape(releases_of(job)) + r"/(\d+)/release\.json")
-    return sorted(int(found[1]) for key in store.list(releases_of(job) + "/") if (found := pattern.fullmatch(key)))
+    return sorted(
+        int(found[1])
+        for key in store.list(releases_of(job) + "/")
+        if (found := pattern.fullmatch(key))
+    )
 
 
 def read_release(job: str, version: int, store: Store) -> Release:
@@ -217,7 +245,9 @@ def rollback(job: str, store: Store, to: int | None = None) -> Release:
     if now is None and known and to is None:
         raise missing(store, _pointer(job))
     if not known:
-        raise StateError(f"{job} has no release, so there is nothing to roll back", hint="hundredfold status")
+        raise StateError(
+            f"{job} has no release, so there is nothing to roll back", hint="hundredfold status"
+        )
     target = to if to is not None else read_release(job, now or 0, store).parent
     if target is not None and to is None:
         read_release(job, target, store)  # names what is missing of it
@@ -225,14 +255,18 @@ def rollback(job: str, store: Store, to: int | None = None) -> Release:
         others = ", ".join(str(v) for v in known if v != now) or "no other"
         wanted = f"no version {to}" if to is not None else "no release before it"
         raise StateError(
-            f"version {now} of {job} is current, and there is {wanted}; there is {others}", hint=f"hundredfold rollback {job} --to VERSION"
+            f"version {now} of {job} is current, and there is {wanted}; there is {others}",
+            hint=f"hundredfold rollback {job} --to VERSION",
         )
     release = read_release(job, target, store)
     withdrawn = {version for version in known if version > target}
     for key in release.files:
         verify_file(release, key, store)
     with suppress(DamagedFile):
-        withdrawn = {*_read_pointer(job, store).withdrawn, *(version for version in known if version > target)}
+        withdrawn = {
+            *_read_pointer(job, store).withdrawn,
+            *(version for version in known if version > target),
+        }
     point(job, target, store, sorted(version for version in withdrawn if version > target))
     return release
 
@@ -249,12 +283,24 @@ def _release_of(job: str, run: str, attempt: int, store: Store) -> Release | Non
     return next((r for r in releases(job, store) if (r.run, r.attempt) == (run, attempt)), None)
 
 
-def _make(job: Job, layout: Layout, attempt: int, as_of: str, warehouse: Warehouse, store: RunStore, terms: Terms) -> Release:
+def _make(
+    job: Job,
+    layout: Layout,
+    attempt: int,
+    as_of: str,
+    warehouse: Warehouse,
+    store: RunStore,
+    terms: Terms,
+) -> Release:
     parent = current(job.name, store)
-    if parent is None and versions(job.name, store):  # which release this one builds upon, only the pointer says
+    if parent is None and versions(
+        job.name, store
+    ):  # which release this one builds upon, only the pointer says
         raise missing(store, _pointer(job.name))
     if parent is not None:
-        read_release(job.name, parent, store)  # the current release is never taken for what a killed driver left
+        read_release(
+            job.name, parent, store
+        )  # the current release is never taken for what a killed driver left
     version = max(versions(job.name, store), default=0) + 1
     folder = folder_of(job.name, version)
     store.delete(folder)  # what a driver that was killed here left
@@ -270,12 +316,16 @@ def _make(job: Job, layout: Layout, attempt: int, as_of: str, warehouse: Warehou
                 rows[output.name] = _write(select, key, format, warehouse, store)
                 files[key] = _sha256(store.get(key))
             summaries |= _summaries(output, select, job, warehouse)
-    release = Release(job.name, version, parent, layout.run, attempt, as_of, rows, files, summaries, terms.code)
+    release = Release(
+        job.name, version, parent, layout.run, attempt, as_of, rows, files, summaries, terms.code
+    )
     put_json(store, f"{folder}/release.json", asdict(release), indent=1)
     return release
 
 
-def _restore(release: Release, job: Job, layout: Layout, warehouse: Warehouse, store: RunStore) -> None:
+def _restore(
+    release: Release, job: Job, layout: Layout, warehouse: Warehouse, store: RunStore
+) -> None:
     """Make the files of a release that are damaged anew; DamagedFile where they come out otherwise than they were published."""
     broken = set()
     for key in release.files:
@@ -300,7 +350,10 @@ def _write(select: str, key: str, format: str, warehouse: Warehouse, store: RunS
     if format != "parquet":
         return warehouse.write(select, key, format)
     rows = 0
-    with store.writing(key) as path, closing(ParquetWriter(path, warehouse.columns(select))) as file:
+    with (
+        store.writing(key) as path,
+        closing(ParquetWriter(path, warehouse.columns(select))) as file,
+    ):
         for batch in warehouse.stream(select):
             if endless := infinite_dates(batch):
                 raise PublishRefused(
@@ -312,14 +365,23 @@ def _write(select: str, key: str, format: str, warehouse: Warehouse, store: RunS
     return rows
 
 
-def describe_run(job: Job, layout: Layout, as_of: str, version: int | None, parent: int | None, warehouse: Warehouse) -> None:
+def describe_run(
+    job: Job,
+    layout: Layout,
+    as_of: str,
+    version: int | None,
+    parent: int | None,
+    warehouse: Warehouse,
+) -> None:
     """One row of facts that queries see as the table `run`; the versions are null before there is a release."""
     facts = f"{literal(layout.run)} AS run_id, {literal(job.name)} AS job, CAST({literal(as_of)} AS TIMESTAMP) AS as_of"
     versions = f"CAST({version or 'NULL'} AS BIGINT) AS table_version, CAST({parent or 'NULL'} AS BIGINT) AS parent_version"
     warehouse.define("run", f"SELECT {facts}, {versions}")
 
 
-def _summaries(output: Publish, select: str, job: Job, warehouse: Warehouse) -> dict[str, list[dict[str, Any]]]:
+def _summaries(
+    output: Publish, select: str, job: Job, warehouse: Warehouse
+) -> dict[str, list[dict[str, Any]]]:
     """The rows of each summary of what is published, which stands under its name."""
     if not output.summaries:
         return {}
@@ -330,7 +392,10 @@ def _summaries(output: Publish, select: str, job: Job, warehouse: Warehouse) -> 
             text = load_query(query, job.folder)
             tables[title] = warehouse.query(with_micros(text, warehouse.columns(text))[0])
         except QueryError as error:
-            raise QueryError(f"the summary {title!r} of {output.name} cannot run: {error.message}", hint=error.hint) from error
+            raise QueryError(
+                f"the summary {title!r} of {output.name} cannot run: {error.message}",
+                hint=error.hint,
+            ) from error
     for title, table in tables.items():
         check_names(f"the summary {title!r} of {output.name}", table.column_names)
     return {title: _plain(table) for title, table in tables.items()}
@@ -359,7 +424,9 @@ def _checked(output: Publish, job: Job, warehouse: Warehouse) -> str:
     try:
         schema = warehouse.columns(select)
     except QueryError as error:
-        raise QueryError(f"the query of {output.name} cannot run: {error.message}", hint=error.hint) from error
+        raise QueryError(
+            f"the query of {output.name} cannot run: {error.message}", hint=error.hint
+        ) from error
     check_names(f"the query of {output.name}", schema.names)
     select, schema = with_micros(select, schema)
     if output.contract is None:
@@ -370,26 +437,47 @@ def _checked(output: Publish, job: Job, warehouse: Warehouse) -> str:
     wrong = [
         f"{c.name}: wanted {c.arrow}, found {schema.field(c.name).type}"
         for c in contract.columns
-        if c.name in schema.names and not pa.types.is_null(schema.field(c.name).type) and not accepts(c.arrow, schema.field(c.name).type)
+        if c.name in schema.names
+        and not pa.types.is_null(schema.field(c.name).type)
+        and not accepts(c.arrow, schema.field(c.name).type)
     ]
-    problems = [f"{n}: missing" for n in missing] + [f"{n}: not in the contract" for n in extra] + wrong
+    problems = (
+        [f"{n}: missing" for n in missing] + [f"{n}: not in the contract" for n in extra] + wrong
+    )
     if problems:
         raise QueryError(
-            f"the query of {output.name} does not give what {contract.name} says", problems=problems, hint="mend the query or the contract"
+            f"the query of {output.name} does not give what {contract.name} says",
+            problems=problems,
+            hint="mend the query or the contract",
         )
-    columns = {c.name: check_column(c, quote(c.name), schema.field(c.name).type) for c in contract.columns}
+    columns = {
+        c.name: check_column(c, quote(c.name), schema.field(c.name).type) for c in contract.columns
+    }
     _refuse_broken(output, contract, columns, select, job, warehouse)
-    casts = ", ".join(f"CAST({columns[c.name].value} AS {c.sql_type}) AS {quote(c.name)}" for c in contract.columns)
+    casts = ", ".join(
+        f"CAST({columns[c.name].value} AS {c.sql_type}) AS {quote(c.name)}"
+        for c in contract.columns
+    )
     return f"SELECT {casts} FROM ({select}) AS q"
 
 
-def _refuse_broken(output: Publish, contract: Contract, columns: Mapping[str, Judged], select: str, job: Job, warehouse: Warehouse) -> None:
+def _refuse_broken(
+    output: Publish,
+    contract: Contract,
+    columns: Mapping[str, Judged],
+    select: str,
+    job: Job,
+    warehouse: Warehouse,
+) -> None:
     """PublishRefused where a value would become another one in the contract's type, is null, or breaks a constraint."""
     rules = [rule for judged in columns.values() for rule in judged.rules]
     if not rules:
         return
     typed = f"SELECT {', '.join(value for judged in columns.values() for value in judged.values)} FROM ({select}) AS q"
-    sums = ", ".join(f"coalesce(sum(CASE WHEN {rule.bad} THEN 1 ELSE 0 END), 0) AS k{i}" for i, rule in enumerate(rules))
+    sums = ", ".join(
+        f"coalesce(sum(CASE WHEN {rule.bad} THEN 1 ELSE 0 END), 0) AS k{i}"
+        for i, rule in enumerate(rules)
+    )
     counts = warehouse.query(f"SELECT {sums} FROM ({typed}) AS t").to_pylist()[0]
     broken = [(rule, int(counts[f"k{i}"])) for i, rule in enumerate(rules) if counts[f"k{i}"]]
     if broken:
@@ -403,20 +491,36 @@ def _refuse_broken(output: Publish, contract: Contract, columns: Mapping[str, Ju
         )
 
 
-def _first(rule: Rule, columns: Mapping[str, Judged], typed: str, job: Job, warehouse: Warehouse) -> str:
+def _first(
+    rule: Rule, columns: Mapping[str, Judged], typed: str, job: Job, warehouse: Warehouse
+) -> str:
     """The value of the first row that breaks a rule, and the key of that row: its columns that are keys of models."""
     units = {name for model in job.models for name in model.unit}
     judged, others = columns[rule.column], [name for name in columns if name != rule.column]
     keys = [name for name in others if name in units][:MAX_KEYS] or others[:1]
-    shown = [f"t.{quote(rule.column)}", judged.raw(rule.column), *(columns[name].raw(name) for name in keys)]
+    shown = [
+        f"t.{quote(rule.column)}",
+        judged.raw(rule.column),
+        *(columns[name].raw(name) for name in keys),
+    ]
     texts = ", ".join(f"CAST({sql} AS VARCHAR) AS c{i}" for i, sql in enumerate(shown))
     order = ", ".join(f"c{i}" for i in [*range(2, len(shown)), 1])
     bad = f"SELECT {texts} FROM ({typed}) AS t WHERE {rule.bad}"
-    after, before, *key = warehouse.query(f"SELECT * FROM ({bad}) AS b ORDER BY {order} LIMIT 1").to_pylist()[0].values()
+    after, before, *key = (
+        warehouse.query(f"SELECT * FROM ({bad}) AS b ORDER BY {order} LIMIT 1")
+        .to_pylist()[0]
+        .values()
+    )
     changed = rule is judged.rules[0] and not judged.same and after not in (None, before)
     parts = [f"the first is {_text(before)}"]
     parts += [f"which would become {_text(after)}"] if changed else []
-    parts += [f"where {', '.join(f'{name} = {_text(text)}' for name, text in zip(keys, key, strict=True))}"] if keys else []
+    parts += (
+        [
+            f"where {', '.join(f'{name} = {_text(text)}' for name, text in zip(keys, key, strict=True))}"
+        ]
+        if keys
+        else []
+    )
     return "; " + ", ".join(parts)
 
 

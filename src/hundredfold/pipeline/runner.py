@@ -65,13 +65,25 @@ class StageRunner:
     def validate(self, places: Mapping[str, Any], warehouse: Warehouse) -> None:
         """Check the queries and every source; the accepted rows stand under the sources' names."""
         check_queries(self.job, warehouse.tables_of)
-        self.verdicts = verdicts = validate(self.job, places, self.as_of, self.layout, warehouse, self.store)
+        self.verdicts = verdicts = validate(
+            self.job, places, self.as_of, self.layout, warehouse, self.store
+        )
         sources = {
-            v.source: {"rows": v.rows, "accepted": v.accepted, "rejected": v.rejected, "dropped": v.dropped, "repaired": v.repaired}
+            v.source: {
+                "rows": v.rows,
+                "accepted": v.accepted,
+                "rejected": v.rejected,
+                "dropped": v.dropped,
+                "repaired": v.repaired,
+            }
             for v in verdicts
         }
-        written = {v.source: v.csv for v in verdicts if v.csv}  # how CSV files were taken to be written
-        self.ledger.note(self.record.id, counts={"sources": sources} | ({"csv": written} if written else {}))
+        written = {
+            v.source: v.csv for v in verdicts if v.csv
+        }  # how CSV files were taken to be written
+        self.ledger.note(
+            self.record.id, counts={"sources": sources} | ({"csv": written} if written else {})
+        )
         self.callbacks.validated(verdicts)
         describe_run(self.job, self.layout, self.as_of, None, None, warehouse)
 
@@ -117,34 +129,66 @@ class StageRunner:
 
     def define(self, model: Model, warehouse: Warehouse) -> None:
         """Let a collected model's results stand under its name; DamagedFile if they are not what was collected."""
-        verify_listed(self.store, self.layout.results(model.name), self.layout.collected(model.name))
-        warehouse.define(model.name, f"SELECT * FROM {warehouse.parquet(self.layout.results(model.name))}")
+        verify_listed(
+            self.store, self.layout.results(model.name), self.layout.collected(model.name)
+        )
+        warehouse.define(
+            model.name, f"SELECT * FROM {warehouse.parquet(self.layout.results(model.name))}"
+        )
 
     def publish(self, warehouse: Warehouse) -> None:
         """Make the release, if the job makes one."""
         if not self.job.releases:
             return
         with self.publishing(), self.one_state(warehouse):
-            release = publish(self.job, self.layout, self.attempt, self.as_of, warehouse, self.store, self._terms(warehouse))
+            release = publish(
+                self.job,
+                self.layout,
+                self.attempt,
+                self.as_of,
+                warehouse,
+                self.store,
+                self._terms(warehouse),
+            )
         if release is not None:
             self.ledger.note(
-                self.record.id, counts={"release": {"version": release.version, "rows": dict(release.rows), "files": list(release.files)}}
+                self.record.id,
+                counts={
+                    "release": {
+                        "version": release.version,
+                        "rows": dict(release.rows),
+                        "files": list(release.files),
+                    }
+                },
             )
 
     def _terms(self, warehouse: Warehouse) -> Terms:
         """The terms of this run's release; the sources are compared once more before the pointer moves."""
         replace_newer = bool(self.record.options.get("replace_newer"))
-        return Terms(self._created, replace_newer, self._code(), check=lambda: refuse_changed(self.verdicts, warehouse))
+        return Terms(
+            self._created,
+            replace_newer,
+            self._code(),
+            check=lambda: refuse_changed(self.verdicts, warehouse),
+        )
 
     def _code(self) -> dict[str, dict[str, int]]:
         """The units that are ok, of each model, by the fingerprint of the code that did them; the code of the release among them."""
         entries = self.record.options.get("code", [])
         found: dict[str, dict[str, int]] = {entry["fingerprint"]: {} for entry in entries[-1:]}
         # each step on AWS is a process of its own, and did not collect itself
-        every = self.collected or ([read_collected(self.layout, model.name, self.store) for model in self.job.models] if entries else [])
+        every = self.collected or (
+            [read_collected(self.layout, model.name, self.store) for model in self.job.models]
+            if entries
+            else []
+        )
         for collected in every:
-            for attempt, units in self._units_by_attempt(collected, several=len(entries) > 1).items():
-                print_ = next((e["fingerprint"] for e in reversed(entries) if e["attempt"] <= attempt), "")  # "": not recorded
+            for attempt, units in self._units_by_attempt(
+                collected, several=len(entries) > 1
+            ).items():
+                print_ = next(
+                    (e["fingerprint"] for e in reversed(entries) if e["attempt"] <= attempt), ""
+                )  # "": not recorded
                 of_code = found.setdefault(print_, {})
                 of_code[collected.model] = of_code.get(collected.model, 0) + units
         return found if entries else {}
@@ -153,11 +197,19 @@ class StageRunner:
         """How many units of a model are ok, by the attempt in which they were done; read from its accounts where there were several codes."""
         if not several:
             return {collected.attempt: collected.ok} if collected.ok else {}
-        data = listed(self.store, self.layout.accounts(collected.model), self.layout.collected(collected.model))
+        data = listed(
+            self.store,
+            self.layout.accounts(collected.model),
+            self.layout.collected(collected.model),
+        )
         table = pq.ParquetFile(pa.BufferReader(data)).read(["status", "attempt"])
         attempts = Counter(table.column("attempt").to_pylist())
         attempts.subtract(
-            r for r, status in zip(*(table.column(n).to_pylist() for n in ("attempt", "status")), strict=True) if status != "ok"
+            r
+            for r, status in zip(
+                *(table.column(n).to_pylist() for n in ("attempt", "status")), strict=True
+            )
+            if status != "ok"
         )
         return {attempt: units for attempt, units in sorted(attempts.items()) if units}
 

@@ -49,18 +49,28 @@ class UnitIndex(Protocol):
 
 
 def number_units(
-    model: str, unit: Sequence[str], select: str, schema: pa.Schema, warehouse: StreamingWarehouse, memory: int | None = None
+    model: str,
+    unit: Sequence[str],
+    select: str,
+    schema: pa.Schema,
+    warehouse: StreamingWarehouse,
+    memory: int | None = None,
 ) -> UnitIndex:
     """Find how to tell the units of a query. memory: bytes that it may take for itself."""
     if not unit:
         return SingleUnit(select, warehouse)
     most = MOST_CELLS if memory is None else min(MOST_CELLS, memory // CELL_BYTES)
-    return _dense(model, unit, select, schema, warehouse, most) or JoinIndex(unit, select, warehouse)
+    return _dense(model, unit, select, schema, warehouse, most) or JoinIndex(
+        unit, select, warehouse
+    )
 
 
 def no_row(model: str) -> QueryError:
     """The error for a query without a unit."""
-    return QueryError(f"the query of {model} gives no row", hint="run the query by itself; is a filter or a join too narrow?")
+    return QueryError(
+        f"the query of {model} gives no row",
+        hint="run the query by itself; is a filter or a join too narrow?",
+    )
 
 
 class SingleUnit:
@@ -148,7 +158,9 @@ class Range:
 class DenseIndex:
     """Keys of few combinations: `digits` make a code of a row's key, and an array makes the unit's number of the code."""
 
-    def __init__(self, model: str, digits: Sequence[KeyColumn], select: str, warehouse: StreamingWarehouse) -> None:
+    def __init__(
+        self, model: str, digits: Sequence[KeyColumn], select: str, warehouse: StreamingWarehouse
+    ) -> None:
         self._model, self._digits, self._select = model, digits, select
         self.tables = [digit.table for digit in digits if digit.table]
         self._cells = int(np.prod([digit.places for digit in digits], dtype=object))
@@ -214,16 +226,29 @@ class DenseIndex:
         return codes
 
 
-def _dense(model: str, unit: Sequence[str], select: str, schema: pa.Schema, warehouse: StreamingWarehouse, cells: int) -> DenseIndex | None:
+def _dense(
+    model: str,
+    unit: Sequence[str],
+    select: str,
+    schema: pa.Schema,
+    warehouse: StreamingWarehouse,
+    cells: int,
+) -> DenseIndex | None:
     """The units told by arithmetic; None where their keys are of other types, or of too many combinations."""
     t = pa.types
     kinds = {name: schema.field(name).type for name in unit}
     whole = [name for name, kind in kinds.items() if t.is_integer(kind) and kind != pa.uint64()]
     other = [name for name in unit if name not in whole]
-    if not all(t.is_string(kinds[name]) or t.is_date(kinds[name]) or t.is_boolean(kinds[name]) for name in other):
+    if not all(
+        t.is_string(kinds[name]) or t.is_date(kinds[name]) or t.is_boolean(kinds[name])
+        for name in other
+    ):
         return None
     bounds = "".join(f", min({quote(n)}), max({quote(n)}), count({quote(n)})" for n in whole)
-    rows, *ends = (column[0].as_py() for column in warehouse.query(f"SELECT count(*){bounds} FROM ({select}) AS q").columns)
+    rows, *ends = (
+        column[0].as_py()
+        for column in warehouse.query(f"SELECT count(*){bounds} FROM ({select}) AS q").columns
+    )
     ranges = dict(zip(whole, zip(ends[::3], ends[1::3], ends[2::3], strict=True), strict=True))
     if not rows or any(lowest is None for lowest, _, _ in ranges.values()):
         return None
@@ -231,7 +256,9 @@ def _dense(model: str, unit: Sequence[str], select: str, schema: pa.Schema, ware
     for place, name in enumerate(unit):
         lowest, highest, there = ranges.get(name, (0, MOST_CELLS, 0))
         if highest - lowest < MOST_CELLS:
-            digit: KeyColumn | None = _of_numbers(name, kinds[name], lowest, highest - lowest + 1, there < rows)
+            digit: KeyColumn | None = _of_numbers(
+                name, kinds[name], lowest, highest - lowest + 1, there < rows
+            )
         else:
             digit = _of_values(name, kinds[name], select, f"__places_{place}", warehouse)
         most = most // digit.places if digit else 0
@@ -251,10 +278,18 @@ def _of_numbers(name: str, kind: pa.DataType, lowest: int, places: int, nulls: b
     return KeyColumn(name, places + nulls, sql, Range(kind, lowest, places))
 
 
-def _of_values(name: str, kind: pa.DataType, select: str, table: str, warehouse: StreamingWarehouse) -> KeyColumn | None:
+def _of_values(
+    name: str, kind: pa.DataType, select: str, table: str, warehouse: StreamingWarehouse
+) -> KeyColumn | None:
     """Few values of any order: each has its place in that table; None if they are many."""
-    distinct = f"SELECT DISTINCT {quote(name)} AS value FROM ({select}) AS q LIMIT {MOST_PLACES + 1}"
-    values = warehouse.query(f"SELECT value FROM ({distinct}) AS d ORDER BY value ASC NULLS LAST").column("value").combine_chunks()
+    distinct = (
+        f"SELECT DISTINCT {quote(name)} AS value FROM ({select}) AS q LIMIT {MOST_PLACES + 1}"
+    )
+    values = (
+        warehouse.query(f"SELECT value FROM ({distinct}) AS d ORDER BY value ASC NULLS LAST")
+        .column("value")
+        .combine_chunks()
+    )
     if len(values) > MOST_PLACES:
         return None
     warehouse.load(table, pa.table({"value": values, "place": from_numpy(np.arange(len(values)))}))

@@ -22,7 +22,11 @@ from ..ports.interfaces import RunStore, Store, Warehouse
 from ..sql.checks import Checks, Rule, compile_checks, duplicates, quote_part, refuse_timeless
 from ..sql.sources.changes import refuse_other_files
 
-NUMERIC = ("must be a number", "must be a whole number", "must be a decimal")  # what is said of a value that is none
+NUMERIC = (
+    "must be a number",
+    "must be a whole number",
+    "must be a decimal",
+)  # what is said of a value that is none
 DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}([.]\d{3})+),\d+")
 DECIMAL_POINT = re.compile(r"[+-]?\d*[.]\d+ [(]the decimal sign is a comma[)]")
 
@@ -54,7 +58,9 @@ class ValidationResult:
     accepted_key: str = ""
     select: str = ""
     files: list[list[Any]] = field(default_factory=list)
-    checksums: Mapping[str, str] = field(default_factory=dict)  # of the objects that validation wrote, by key
+    checksums: Mapping[str, str] = field(
+        default_factory=dict
+    )  # of the objects that validation wrote, by key
     csv: list[dict[str, Any]] = field(default_factory=list)  # how its CSV files are written
 
     @property
@@ -63,7 +69,12 @@ class ValidationResult:
 
 
 def validate(
-    job: Job, places: Mapping[str, Any], as_of: str, layout: Layout, warehouse: Warehouse, store: RunStore
+    job: Job,
+    places: Mapping[str, Any],
+    as_of: str,
+    layout: Layout,
+    warehouse: Warehouse,
+    store: RunStore,
 ) -> list[ValidationResult]:
     """Check every source, or take the verdict that is there; SourceError or ContractError for the first that cannot be run."""
     verdicts = _load_existing(layout.verdict(), store)
@@ -74,7 +85,9 @@ def validate(
             own = layout.verdict_of(source.name)
             one = _load_existing(own, store) if warehouse.replays else []
             if not one:
-                one = [_validate_one(source, places[source.name], job, as_of, layout, warehouse, store)]
+                one = [
+                    _validate_one(source, places[source.name], job, as_of, layout, warehouse, store)
+                ]
                 if warehouse.replays:
                     _put(one, own, store)
             verdicts += one
@@ -97,7 +110,13 @@ def read_validation(layout: Layout, store: Store) -> list[ValidationResult]:
     return _read(layout.verdict(), store)
 
 
-def move_source(source: str, files: Sequence[Sequence[Any]], named: Callable[[str], str], layout: Layout, store: Store) -> None:
+def move_source(
+    source: str,
+    files: Sequence[Sequence[Any]],
+    named: Callable[[str], str],
+    layout: Layout,
+    store: Store,
+) -> None:
     """Let a run that has validated a source read the same files at other places.
 
     files: prints of the files where they are now, in the order of their names; named: how a query names a path.
@@ -107,7 +126,11 @@ def move_source(source: str, files: Sequence[Sequence[Any]], named: Callable[[st
     old = next((verdict for verdict in verdicts if verdict.source == source), None)
     if old is None or not old.files:  # not validated yet, or the run has a copy of the rows
         return
-    other = [new[0] for then, new in zip(old.files, files, strict=False) if list(then[1:3]) != list(new[1:3])]
+    other = [
+        new[0]
+        for then, new in zip(old.files, files, strict=False)
+        if list(then[1:3]) != list(new[1:3])
+    ]
     if other or len(files) != len(old.files):
         raise SourceError(
             f"{source}: these are not the files that the run validated: their number, size or modification time differs",
@@ -123,7 +146,10 @@ def move_source(source: str, files: Sequence[Sequence[Any]], named: Callable[[st
 
 def _read(key: str, store: Store) -> list[ValidationResult]:
     found = get_json(store, key)["verdicts"]
-    return [ValidationResult(**{**fields, "findings": tuple(Finding(**f) for f in fields["findings"])}) for fields in found]
+    return [
+        ValidationResult(**{**fields, "findings": tuple(Finding(**f) for f in fields["findings"])})
+        for fields in found
+    ]
 
 
 def _load_existing(key: str, store: Store) -> list[ValidationResult]:
@@ -143,7 +169,14 @@ def in_order_of_reference(sources: Sequence[Source]) -> list[Source]:
     rest = list(sources)
     while rest:
         names = {source.name for source in rest}
-        ready = next((s for s in rest if not {t.split(".")[0] for t in s.references.values()} & (names - {s.name})), None)
+        ready = next(
+            (
+                s
+                for s in rest
+                if not {t.split(".")[0] for t in s.references.values()} & (names - {s.name})
+            ),
+            None,
+        )
         if ready is None:
             raise JobError(
                 f"sources refer to one another in a circle: {', '.join(s.name for s in rest)}",
@@ -155,7 +188,13 @@ def in_order_of_reference(sources: Sequence[Source]) -> list[Source]:
 
 
 def _validate_one(
-    source: Source, place: Any, job: Job, as_of: str, layout: Layout, warehouse: Warehouse, store: RunStore
+    source: Source,
+    place: Any,
+    job: Job,
+    as_of: str,
+    layout: Layout,
+    warehouse: Warehouse,
+    store: RunStore,
 ) -> ValidationResult:
     contract = read_contract(source.contract) if source.contract else None
     wanted = {c.name: c for c in contract.columns} if contract else {}
@@ -165,11 +204,20 @@ def _validate_one(
 
 
 def _judged(
-    source: Source, place: Any, contract: Contract | None, raw: Any, as_of: str, layout: Layout, warehouse: Warehouse, store: RunStore
+    source: Source,
+    place: Any,
+    contract: Contract | None,
+    raw: Any,
+    as_of: str,
+    layout: Layout,
+    warehouse: Warehouse,
+    store: RunStore,
 ) -> ValidationResult:
     found = raw.prints
     if source.name in {t.split(".")[0] for t in source.references.values()}:
-        warehouse.define(source.name, raw.select)  # a source that refers to itself is checked against its raw rows
+        warehouse.define(
+            source.name, raw.select
+        )  # a source that refers to itself is checked against its raw rows
     checks = compile_checks(source, contract, raw.select, raw.schema, raw.text, as_of)
     _refuse_references(source, warehouse)
     try:
@@ -179,7 +227,9 @@ def _judged(
         if damage := warehouse.find_damage(source.name, [entry[0] for entry in found], error):
             raise damage from error
         _refuse_clean(source, raw.select, warehouse)
-        raise SourceError(f"{source.name} cannot be checked: {error.message}", hint=error.hint) from error
+        raise SourceError(
+            f"{source.name} cannot be checked: {error.message}", hint=error.hint
+        ) from error
     doubled = _is_doubled(source, checks, warehouse)
     if (bad or doubled) and raw.numbered is not None:  # from here on it matters which row is which
         raw = raw.numbered()
@@ -193,7 +243,9 @@ def _judged(
     findings = _findings(checks, counts, raw.exact, warehouse) if bad else ()
     if raw.malformed is not None:
         findings += _torn(raw.malformed)
-    copies, superseded, clashes, twins = _duplicates(source, checks, raw.exact, warehouse) if doubled else (0, 0, 0, ())
+    copies, superseded, clashes, twins = (
+        _duplicates(source, checks, raw.exact, warehouse) if doubled else (0, 0, 0, ())
+    )
     findings += twins
     if repaired:
         _write_repairs(source, checks, raw, layout, warehouse)
@@ -201,7 +253,9 @@ def _judged(
     if rejected or dropped:
         _write_rejects(source, checks, raw, bool(copies + superseded + clashes), layout, warehouse)
     sign = _decimal_hint(source, raw.csv, findings)
-    _refuse_too_many(source, rejected, rows + malformed, findings, store.where(layout.rejects(source.name)), sign)
+    _refuse_too_many(
+        source, rejected, rows + malformed, findings, store.where(layout.rejects(source.name)), sign
+    )
     _refuse_replaced(source, superseded, rows + malformed, store.where(layout.rejects(source.name)))
     if rejected + dropped == rows + malformed:
         raise ContractError(
@@ -210,7 +264,9 @@ def _judged(
             hint=f"{sign}see {store.where(layout.rejects(source.name))}",
         )
     if raw.files is not None and checks.as_is and not (rejected or dropped):
-        return ValidationResult(source.name, rows, rows, 0, select=checks.accepted(None), files=found)
+        return ValidationResult(
+            source.name, rows, rows, 0, select=checks.accepted(None), files=found
+        )
     rejects = warehouse.parquet(layout.rejects(source.name)) if rejected or dropped else None
     key = f"{layout.root}/sources/{source.name}.parquet"
     accepted = warehouse.settle(checks.accepted(rejects), key)
@@ -226,29 +282,51 @@ def _judged(
     ]
     checksums = {each: sum_ for each in written if (sum_ := checksum_of(store, each))}
     return ValidationResult(
-        source.name, rows + malformed, accepted, rejected, copies, superseded, repaired, findings, key, checksums=checksums, csv=raw.csv
+        source.name,
+        rows + malformed,
+        accepted,
+        rejected,
+        copies,
+        superseded,
+        repaired,
+        findings,
+        key,
+        checksums=checksums,
+        csv=raw.csv,
     )
 
 
 def _torn(malformed: pa.Table) -> tuple[Finding, ...]:
     """A finding for each rule that lines of the files break, with the first of them."""
     rules = malformed.column("rule").to_pylist()
-    rows = {rule: malformed.slice(rules.index(rule), 1).to_pylist()[0] for rule in dict.fromkeys(rules)}
-    found = [Finding("(line)", rule, rules.count(rule), row["file"], row["row"], str(row["line"])[:60]) for rule, row in rows.items()]
+    rows = {
+        rule: malformed.slice(rules.index(rule), 1).to_pylist()[0] for rule in dict.fromkeys(rules)
+    }
+    found = [
+        Finding("(line)", rule, rules.count(rule), row["file"], row["row"], str(row["line"])[:60])
+        for rule, row in rows.items()
+    ]
     return tuple(sorted(found, key=lambda finding: -finding.rows))
 
 
 def _refuse_references(source: Source, warehouse: Warehouse) -> None:
     """The sources that it refers to stand by now: their columns can be looked at."""
     targets = {target: target.split(".") for target in source.references.values()}
-    there = {table: warehouse.columns(f"SELECT * FROM {quote(table)}").names for table, _ in targets.values()}
+    there = {
+        table: warehouse.columns(f"SELECT * FROM {quote(table)}").names
+        for table, _ in targets.values()
+    }
     problems = [
         f"{column} -> {target}: {targets[target][0]} has {', '.join(there[targets[target][0]])}"
         for column, target in source.references.items()
         if targets[target][1] not in there[targets[target][0]]
     ]
     if problems:
-        raise SourceError(f"{source.name}: references name a column that is not there", problems=problems, hint="mend the reference")
+        raise SourceError(
+            f"{source.name}: references name a column that is not there",
+            problems=problems,
+            hint="mend the reference",
+        )
 
 
 def _refuse_clean(source: Source, raw: str, warehouse: Warehouse) -> None:
@@ -256,18 +334,26 @@ def _refuse_clean(source: Source, raw: str, warehouse: Warehouse) -> None:
     problems = []
     for column, expression in source.clean.items():
         try:
-            warehouse.query(f"SELECT max(CAST(c AS VARCHAR)) FROM (SELECT ({expression}) AS c FROM ({raw}) AS raw) AS q")
+            warehouse.query(
+                f"SELECT max(CAST(c AS VARCHAR)) FROM (SELECT ({expression}) AS c FROM ({raw}) AS raw) AS q"
+            )
         except QueryError as error:
             problems.append(f"{column}: {expression}: {error.message.splitlines()[0]}")
     if problems:
         raise SourceError(
-            f"{source.name}: clean does not run", problems=problems, hint="wanted an SQL expression over the source's columns as they came"
+            f"{source.name}: clean does not run",
+            problems=problems,
+            hint="wanted an SQL expression over the source's columns as they came",
         )
 
 
 def _reading(verdict: ValidationResult, warehouse: Warehouse) -> str:
     """The accepted rows in SQL, wherever the home lies by now."""
-    return f"SELECT * FROM {warehouse.parquet(verdict.accepted_key)}" if verdict.accepted_key else verdict.select
+    return (
+        f"SELECT * FROM {warehouse.parquet(verdict.accepted_key)}"
+        if verdict.accepted_key
+        else verdict.select
+    )
 
 
 def _count(checks: Checks, warehouse: Warehouse) -> tuple[int, int, int, list[int]]:
@@ -282,9 +368,15 @@ def _count(checks: Checks, warehouse: Warehouse) -> tuple[int, int, int, list[in
     return rows, bad, repaired, [int(counts[f"k{i}"]) for i in range(len(checks.rules))]
 
 
-def _findings(checks: Checks, counts: Sequence[int], exact: bool, warehouse: Warehouse) -> tuple[Finding, ...]:
+def _findings(
+    checks: Checks, counts: Sequence[int], exact: bool, warehouse: Warehouse
+) -> tuple[Finding, ...]:
     """Each broken check with its first row, the most frequent first."""
-    broken = [(i, rule, count) for i, (rule, count) in enumerate(zip(checks.rules, counts, strict=True)) if count]
+    broken = [
+        (i, rule, count)
+        for i, (rule, count) in enumerate(zip(checks.rules, counts, strict=True))
+        if count
+    ]
     place = "__file || lpad(CAST(__row AS VARCHAR), 20, '0')"  # the rows of a file in order
     firsts = ", ".join(
         f"min({place}) FILTER (WHERE __k{i} = 1) AS p{i},"
@@ -293,7 +385,14 @@ def _findings(checks: Checks, counts: Sequence[int], exact: bool, warehouse: War
     )
     first = warehouse.query(f"SELECT {firsts} FROM ({checks.judged}) AS j").to_pylist()[0]
     found = [
-        Finding(rule.column, rule.words, count, first[f"p{i}"][:-20], int(first[f"p{i}"][-20:]) if exact else 0, first[f"v{i}"])
+        Finding(
+            rule.column,
+            rule.words,
+            count,
+            first[f"p{i}"][:-20],
+            int(first[f"p{i}"][-20:]) if exact else 0,
+            first[f"v{i}"],
+        )
         for i, rule, count in broken
     ]
     return tuple(sorted(found, key=lambda finding: -finding.rows))
@@ -311,20 +410,34 @@ def _is_doubled(source: Source, checks: Checks, warehouse: Warehouse) -> bool:
         return False
     key = ", ".join(map(quote, source.unique))
     good = f"SELECT * FROM ({checks.judged}) AS j WHERE NOT ({checks.any_bad})"
-    doubled = warehouse.query(f"SELECT count(*) AS n FROM (SELECT 1 AS one FROM ({good}) AS g GROUP BY {key} HAVING count(*) > 1) AS d")
+    doubled = warehouse.query(
+        f"SELECT count(*) AS n FROM (SELECT 1 AS one FROM ({good}) AS g GROUP BY {key} HAVING count(*) > 1) AS d"
+    )
     return bool(doubled.column("n")[0].as_py())
 
 
-def _duplicates(source: Source, checks: Checks, exact: bool, warehouse: Warehouse) -> tuple[int, int, int, tuple[Finding, ...]]:
+def _duplicates(
+    source: Source, checks: Checks, exact: bool, warehouse: Warehouse
+) -> tuple[int, int, int, tuple[Finding, ...]]:
     """Copies, superseded rows, rows that clash; kept in the table `__twins`."""
     good = f"SELECT * FROM ({checks.judged}) AS j WHERE NOT ({checks.any_bad})"
     warehouse.keep("__twins", duplicates(source, checks, good))
-    counts = {r["reason"]: int(r["n"]) for r in warehouse.query("SELECT reason, count(*) AS n FROM __twins GROUP BY reason").to_pylist()}
-    copies, superseded = counts.pop("copy of another row", 0), counts.pop("superseded by a later row", 0)
+    counts = {
+        r["reason"]: int(r["n"])
+        for r in warehouse.query(
+            "SELECT reason, count(*) AS n FROM __twins GROUP BY reason"
+        ).to_pylist()
+    }
+    copies, superseded = (
+        counts.pop("copy of another row", 0),
+        counts.pop("superseded by a later row", 0),
+    )
     clashes = sum(counts.values())
     if not clashes:
         return copies, superseded, 0, ()
-    first = warehouse.query("SELECT __file, __row FROM __twins WHERE counts ORDER BY __file, __row LIMIT 1").to_pylist()[0]
+    first = warehouse.query(
+        "SELECT __file, __row FROM __twins WHERE counts ORDER BY __file, __row LIMIT 1"
+    ).to_pylist()[0]
     return (
         copies,
         superseded,
@@ -342,22 +455,32 @@ def _duplicates(source: Source, checks: Checks, exact: bool, warehouse: Warehous
     )
 
 
-def _write_rejects(source: Source, checks: Checks, raw: Any, twins: bool, layout: Layout, warehouse: Warehouse) -> None:
+def _write_rejects(
+    source: Source, checks: Checks, raw: Any, twins: bool, layout: Layout, warehouse: Warehouse
+) -> None:
     """Every row that goes no further, as it came in, with its reasons: one file."""
-    parts = [f"SELECT __file, __row, {checks.reasons} AS __reason, TRUE AS __counts FROM ({checks.judged}) AS j WHERE {checks.any_bad}"]
+    parts = [
+        f"SELECT __file, __row, {checks.reasons} AS __reason, TRUE AS __counts FROM ({checks.judged}) AS j WHERE {checks.any_bad}"
+    ]
     if twins:
         parts.append("SELECT __file, __row, reason AS __reason, counts AS __counts FROM __twins")
     gone = " UNION ALL ".join(parts)
-    names = ", ".join(f"r.{quote(name)}" for name in raw.schema.names if name not in ("__file", "__row"))
+    names = ", ".join(
+        f"r.{quote(name)}" for name in raw.schema.names if name not in ("__file", "__row")
+    )
     sql = f"SELECT g.__file, g.__row, g.__reason, g.__counts, {names} FROM ({gone}) AS g JOIN ({raw.select}) AS r ON g.__file = r.__file AND g.__row = r.__row"
     if raw.malformed is not None:
         warehouse.load("__malformed", raw.malformed)
         sql = f"{sql} UNION ALL BY NAME SELECT file AS __file, words AS __reason, TRUE AS __counts, line AS __line FROM __malformed"
-    warehouse.write(f"SELECT * FROM ({sql}) AS x ORDER BY __file, __row", layout.rejects(source.name))
+    warehouse.write(
+        f"SELECT * FROM ({sql}) AS x ORDER BY __file, __row", layout.rejects(source.name)
+    )
     warehouse.forget("__twins")
 
 
-def _write_repairs(source: Source, checks: Checks, raw: Any, layout: Layout, warehouse: Warehouse) -> None:
+def _write_repairs(
+    source: Source, checks: Checks, raw: Any, layout: Layout, warehouse: Warehouse
+) -> None:
     """Every value that a repair changed, also of rows that are rejected all the same: one file, and one more pass over the source."""
     names = [name for name in raw.schema.names if name not in ("__file", "__row")]
     warehouse.keep("__touched", checks.touched(raw.select))
@@ -365,19 +488,25 @@ def _write_repairs(source: Source, checks: Checks, raw: Any, layout: Layout, war
     warehouse.forget("__touched")
 
 
-def _decimal_hint(source: Source, csv: Sequence[Mapping[str, Any]], findings: Sequence[Finding]) -> str:
+def _decimal_hint(
+    source: Source, csv: Sequence[Mapping[str, Any]], findings: Sequence[Finding]
+) -> str:
     """Return a hint about the other decimal sign where numbers of CSV files were rejected that are written with it; "" otherwise."""
     signs = {str(facts["decimal"]) for facts in csv}
     if len(signs) != 1:
         return ""
     sign = signs.pop()
     written, other = (DECIMAL_COMMA, ",") if sign == "." else (DECIMAL_POINT, ".")
-    if not any(f.words.startswith(NUMERIC) and written.fullmatch(f.value.strip()) for f in findings):
+    if not any(
+        f.words.startswith(NUMERIC) and written.fullmatch(f.value.strip()) for f in findings
+    ):
         return ""
     return f'if these numbers have a decimal {"comma" if other == "," else "point"}, say so: Source("{source.name}", ..., csv=Csv(decimal="{other}")); or '
 
 
-def _refuse_too_many(source: Source, rejected: int, rows: int, findings: Sequence[Finding], where: str, hint: str) -> None:
+def _refuse_too_many(
+    source: Source, rejected: int, rows: int, findings: Sequence[Finding], where: str, hint: str
+) -> None:
     limit = allowed(source.max_rejected, rows)
     if rejected <= limit:
         return
@@ -414,12 +543,16 @@ def _where(finding: Finding, several: bool) -> str:
 
 
 @contextmanager
-def naming_damage(source: str, files: Sequence[Sequence[Any]], warehouse: Warehouse) -> Iterator[None]:
+def naming_damage(
+    source: str, files: Sequence[Sequence[Any]], warehouse: Warehouse
+) -> Iterator[None]:
     """Let a query that fails for a damaged file of a source name that file. Raises: SourceError instead of the QueryError."""
     try:
         yield
     except QueryError as error:
-        if files and (damage := warehouse.find_damage(source, [entry[0] for entry in files], error)):
+        if files and (
+            damage := warehouse.find_damage(source, [entry[0] for entry in files], error)
+        ):
             raise damage from error
         raise
 

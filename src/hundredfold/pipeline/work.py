@@ -60,7 +60,9 @@ class InFlight:
     extended: float
     began: float  # when a slot was given what is first in todo
     startup_deaths: int = 0
-    narrow: bool = False  # memory ran out: from now on no more of the batch is read than is asked for
+    narrow: bool = (
+        False  # memory ran out: from now on no more of the batch is read than is asked for
+    )
     retried_units: set[int] = field(default_factory=set)  # units that have had their second try
 
 
@@ -80,14 +82,24 @@ class WorkDispatcher:
     visibility: float
     clock: Clock = time.monotonic
     doing: dict[WorkerSlot, InFlight] = field(default_factory=dict)
-    bad: set[int] = field(default_factory=set)  # units that failed or crashed: one may be done twice, and counts once
+    bad: set[int] = field(
+        default_factory=set
+    )  # units that failed or crashed: one may be done twice, and counts once
     lately: str = ""
     delivery: Delivery | None = None  # one that was waited for
-    only: bool = False  # only what the queue hands out now: what is left of the attempt is for others
-    writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))  # the disk is not waited for here
-    written: deque[Future[int] | str] = field(default_factory=deque)  # outcomes on their way, and receipts to delete after those before
+    only: bool = (
+        False  # only what the queue hands out now: what is left of the attempt is for others
+    )
+    writer: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1)
+    )  # the disk is not waited for here
+    written: deque[Future[int] | str] = field(
+        default_factory=deque
+    )  # outcomes on their way, and receipts to delete after those before
     writing: int = 0  # bytes of outcomes on their way
-    alone: set[int] = field(default_factory=set)  # units on a second try, since memory ran out in the first
+    alone: set[int] = field(
+        default_factory=set
+    )  # units on a second try, since memory ran out in the first
     in_vain: int = 0  # how many second tries, one after the other, ended like the first
 
     def run(self) -> None:
@@ -107,9 +119,13 @@ class WorkDispatcher:
                     self._handle(slot, event)
                 self._settle(MAX_WRITES)
                 self._keep_leases()
-            self.written.extend({doing.receipt for doing in self.doing.values()})  # the outcome is there, only the message is left
+            self.written.extend(
+                {doing.receipt for doing in self.doing.values()}
+            )  # the outcome is there, only the message is left
             self._settle(0)
-            while self.only and not self.pool.at_rest:  # their last words would be taken for the next call's
+            while (
+                self.only and not self.pool.at_rest
+            ):  # their last words would be taken for the next call's
                 self._tell()
                 for _ in self.pool.events(0.05):
                     pass
@@ -136,7 +152,9 @@ class WorkDispatcher:
             doing = self.doing.get(slot)
             if doing is not None and not doing.todo:
                 del self.doing[slot]
-                if all(other.receipt != doing.receipt for other in self.doing.values()):  # or another slot has a part of it
+                if all(
+                    other.receipt != doing.receipt for other in self.doing.values()
+                ):  # or another slot has a part of it
                     self.written.append(doing.receipt)
                 doing = None
             if doing is None:
@@ -167,29 +185,45 @@ class WorkDispatcher:
             whole = doing.todo[0]
             doing.todo[0], part = whole.part(whole.first, cut), whole.part(cut + 1, whole.last)
             self.pool.stop_after(busiest, cut)
-        return InFlight(doing.message, doing.receipt, deque([part]), self.clock(), self.clock(), narrow=doing.narrow)
+        return InFlight(
+            doing.message,
+            doing.receipt,
+            deque([part]),
+            self.clock(),
+            self.clock(),
+            narrow=doing.narrow,
+        )
 
     def _left(self, slot: WorkerSlot, doing: InFlight) -> tuple[float, int]:
         """About how many seconds of work a slot has before it that another could do (as its units took so far, or as the one that
         it is on has taken already, if that is more), and the unit after which it should stop to have half of it."""
-        if not doing.todo or self.pool.context.model(self.manifest.model).batched:  # what takes a slice at once gives none of it away
+        if (
+            not doing.todo or self.pool.context.model(self.manifest.model).batched
+        ):  # what takes a slice at once gives none of it away
             return 0.0, 0
         slice_, took = doing.todo[0], self.clock() - doing.began
         if took < MIN_SHARED_S:  # too little to tell
             return 0.0, 0
         others = sum(part.units for part in list(doing.todo)[1:])
         at, since = self.pool.at(slot)
-        if not slice_.first <= at <= slice_.last:  # it has not begun, or hands over what it has done
+        if (
+            not slice_.first <= at <= slice_.last
+        ):  # it has not begun, or hands over what it has done
             return (took * others, 0) if others else (0.0, 0)
         each = took / (at - slice_.first + 1)
-        cut = max((at + slice_.last) // 2, at + int(STOP_DELAY_S / max(each, since)))  # it is beyond what lies nearer before it hears
+        cut = max(
+            (at + slice_.last) // 2, at + int(STOP_DELAY_S / max(each, since))
+        )  # it is beyond what lies nearer before it hears
         units = others or max(slice_.last - cut, 0)
         return (max(each * (slice_.last - at + others), since) if units else 0.0), cut
 
     def _accept(self, delivery: Delivery) -> InFlight | None:
         """What a delivery asks for and nobody has done; None if that is nothing, or if it was halved."""
         message = Message.parse(delivery.body)
-        missing = [message.part(first, last) for first, last in self.coverage.missing(message.first, message.last)]
+        missing = [
+            message.part(first, last)
+            for first, last in self.coverage.missing(message.first, message.last)
+        ]
         if not missing:  # another worker finished it first
             self.queue.delete(delivery.receipt)
             return None
@@ -198,7 +232,9 @@ class WorkDispatcher:
             self.queue.delete(delivery.receipt)
             return None
         narrow = bool(self.manifest.batches[message.batch].cuts)
-        return InFlight(message, delivery.receipt, deque(missing), self.clock(), self.clock(), narrow=narrow)
+        return InFlight(
+            message, delivery.receipt, deque(missing), self.clock(), self.clock(), narrow=narrow
+        )
 
     def _wait_for_message(self) -> None:
         """Nothing is in our hands, and not all is done: it is in the hands of others, or lost. Wait for it to come back."""
@@ -207,11 +243,19 @@ class WorkDispatcher:
             return
         depth = self.queue.depth()
         if not (depth.waiting or depth.in_flight):  # the dead letters are accounted for already
-            self.queue.send([str(m.part(first, last)) for m in self.messages for first, last in self.coverage.missing(m.first, m.last)])
+            self.queue.send(
+                [
+                    str(m.part(first, last))
+                    for m in self.messages
+                    for first, last in self.coverage.missing(m.first, m.last)
+                ]
+            )
 
     def _handle(self, slot: WorkerSlot, event: PoolEvent) -> None:
         doing = self.doing.get(slot)
-        if doing is None:  # the last words of a slice that all was done for, in the model before this one
+        if (
+            doing is None
+        ):  # the last words of a slice that all was done for, in the model before this one
             return
         match event:
             case ChunkDone(message, results, accounts):
@@ -235,10 +279,14 @@ class WorkDispatcher:
         if event.memory:
             self._on_memory_death(doing, event, slice_.part(start, slice_.last))
             return
-        if event.internal and not event.fresh:  # an earlier unit may have spoiled that process: a fresh one is asked
+        if (
+            event.internal and not event.fresh
+        ):  # an earlier unit may have spoiled that process: a fresh one is asked
             doing.todo.appendleft(slice_.part(start, slice_.last))
             return
-        if event.error is not None and (isinstance(event.error, HomeError) or (event.unit is None and not event.many)):
+        if event.error is not None and (
+            isinstance(event.error, HomeError) or (event.unit is None and not event.many)
+        ):
             raise event.error  # no unit is to blame for a file that a fresh process cannot read either
         if event.unit is None and not event.many:
             doing.startup_deaths += 1
@@ -260,14 +308,19 @@ class WorkDispatcher:
             return
         unit = rest.first if event.unit is None else event.unit
         self._bury_unit(slice_.part(unit, unit), event.reason)
-        ends = ((start, min(unit - 1, slice_.last)), (unit + 1, slice_.last))  # it may have been beyond what was still wanted of it
+        ends = (
+            (start, min(unit - 1, slice_.last)),
+            (unit + 1, slice_.last),
+        )  # it may have been beyond what was still wanted of it
         parts = [slice_.part(a, b) for a, b in ends if a <= b]
         doing.todo.extendleft(reversed(parts))
 
     def _on_memory_death(self, doing: InFlight, event: WorkerDied, rest: Message) -> None:
         """A child ran out of memory. That is proof against a unit only where it was alone in a fresh child."""
         batch = self.manifest.batches[rest.batch]
-        unit = event.unit if event.unit is not None and rest.first <= event.unit <= rest.last else None
+        unit = (
+            event.unit if event.unit is not None and rest.first <= event.unit <= rest.last else None
+        )
         alone = event.fresh and rest.units == 1 and (doing.narrow or batch.first == batch.last)
         doing.narrow = True
         if alone or (unit is not None and self.in_vain >= MAX_FAILED_RETRIES):
@@ -275,12 +328,22 @@ class WorkDispatcher:
             self._count_try(unit, failed=True)
             said = event.memory == "said"
             status, error = ("failed", "MemoryError") if said else ("crashed", "WorkerDied")
-            reason = event.reason if event.memory != "killed" or not alone else f"{event.reason}, alone in a fresh worker: {RAISE}"
-            self._commit(rest.part(unit, unit), b"", lost(rest.part(unit, unit), status, error, reason))
+            reason = (
+                event.reason
+                if event.memory != "killed" or not alone
+                else f"{event.reason}, alone in a fresh worker: {RAISE}"
+            )
+            self._commit(
+                rest.part(unit, unit), b"", lost(rest.part(unit, unit), status, error, reason)
+            )
             again = [(rest.first, unit - 1), (unit + 1, rest.last)]
         elif unit is not None:
             self.alone.add(unit)
-            again = [(unit, unit), (rest.first, unit - 1), (unit + 1, rest.last)]  # first, since the next child is fresh
+            again = [
+                (unit, unit),
+                (rest.first, unit - 1),
+                (unit + 1, rest.last),
+            ]  # first, since the next child is fresh
         elif event.fresh and rest.units > 1:
             again = [(half.first, half.last) for half in halves(rest)]
         else:
@@ -332,7 +395,15 @@ class WorkDispatcher:
                 doing.extended = now
 
     def _tell(self) -> None:
-        self.tell(Progress(self.manifest.model, int(self.coverage.done.sum()), self.manifest.units, len(self.bad), self.lately))
+        self.tell(
+            Progress(
+                self.manifest.model,
+                int(self.coverage.done.sum()),
+                self.manifest.units,
+                len(self.bad),
+                self.lately,
+            )
+        )
 
 
 def halves(message: Message) -> list[Message]:
@@ -352,4 +423,10 @@ def lost(message: Message, status: str, error: str, reason: str) -> bytes:
     """The accounts of units that have no result, and why."""
     units = np.arange(message.first, message.last + 1, dtype=np.int64)
     zero = np.zeros(len(units), np.int64)
-    return pack_accounts(message, zero.astype(float), zero, [UnitStatus(int(unit), status, error, reason) for unit in units], [])
+    return pack_accounts(
+        message,
+        zero.astype(float),
+        zero,
+        [UnitStatus(int(unit), status, error, reason) for unit in units],
+        [],
+    )

@@ -131,7 +131,12 @@ class Ledger(Protocol):
         """Let `event` happen to the run, if its state allows it; the new record."""
 
     def note(
-        self, run: str, *, step: str | None = None, counts: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
+        self,
+        run: str,
+        *,
+        step: str | None = None,
+        counts: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> Record:
         """Write facts beside the state: the step it is at, counts and options (merged into those there)."""
 
@@ -213,13 +218,22 @@ class Warehouse(Protocol):
     def parquet(self, key: str) -> str:
         """The table function by which a query reads an object of the store, or what `settle` wrote."""
 
-    def attach(self, source: Source, place: Any, folder: Any, contract_columns: Mapping[str, Any], staged: str) -> Any:
+    def attach(
+        self,
+        source: Source,
+        place: Any,
+        folder: Any,
+        contract_columns: Mapping[str, Any],
+        staged: str,
+    ) -> Any:
         """The raw rows of a source, with __file and __row."""
 
     def prints(self, paths: Sequence[str]) -> list[list[Any]]:
         """A fingerprint of each file of a source; OSError for one that is not there."""
 
-    def find_damage(self, source: str, paths: Sequence[str], error: QueryError) -> SourceError | None:
+    def find_damage(
+        self, source: str, paths: Sequence[str], error: QueryError
+    ) -> SourceError | None:
         """An error that names the file of a source whose damage made a query fail; None if it failed for another reason."""
 
     def close(self) -> None:

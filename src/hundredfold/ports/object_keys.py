@@ -8,7 +8,9 @@ TEMP_PREFIX = ".~"  # the names of half-written objects begin so; no key may
 def checked_key(key: str) -> str:
     """The key, if every kind of store on every system can hold it; else ValueError."""
     parts = key.split("/")
-    if any(part in ("", ".", "..") or part.startswith(TEMP_PREFIX) for part in parts) or any(c in '\\:*?"<>|' or c < " " for c in key):
+    if any(part in ("", ".", "..") or part.startswith(TEMP_PREFIX) for part in parts) or any(
+        c in '\\:*?"<>|' or c < " " for c in key
+    ):
         raise ValueError(
             f"{key!r} is not a key: wanted names joined by single '/', none of them '.' or '..' or beginning with {TEMP_PREFIX!r}, "
             f'and none of \\ : * ? " < > | or control characters'

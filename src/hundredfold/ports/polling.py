@@ -9,7 +9,12 @@ from .interfaces import Clock, Delivery
 SHORTEST, LONGEST = 0.005, 0.2  # seconds between two looks at an empty queue: the pause doubles
 
 
-def long_poll(look: Callable[[], Delivery | float], wait: float, clock: Clock, sleep: Callable[[float], object]) -> Delivery | None:
+def long_poll(
+    look: Callable[[], Delivery | float],
+    wait: float,
+    clock: Clock,
+    sleep: Callable[[float], object],
+) -> Delivery | None:
     """Look until there is a delivery or `wait` seconds are slept; `look` gives it, or the moment when to look again at the latest."""
     pause, left = SHORTEST, wait
     while True:

@@ -18,11 +18,21 @@ def transition(record: Record, event: Event, step: str | None, reason: str, now:
     """The record after `event`; StateError if its state does not allow it."""
     state = after(record.state, event, record.id)
     return _next(
-        record, now, state=state, reason=reason.encode("utf-8", "backslashreplace").decode(), step=record.step if step is None else step
+        record,
+        now,
+        state=state,
+        reason=reason.encode("utf-8", "backslashreplace").decode(),
+        step=record.step if step is None else step,
     )
 
 
-def annotate(record: Record, step: str | None, counts: Mapping[str, Any] | None, options: Mapping[str, Any] | None, now: float) -> Record:
+def annotate(
+    record: Record,
+    step: str | None,
+    counts: Mapping[str, Any] | None,
+    options: Mapping[str, Any] | None,
+    now: float,
+) -> Record:
     """The record with these facts merged into it."""
     return _next(
         record,

@@ -48,7 +48,9 @@ class Interruption:
     """What to tell a person who stopped watching a run: what became of it, and the commands that make sense now."""
 
     message: str
-    commands: Sequence[Sequence[str]]  # each with what stands between `hundredfold` and the options of the backend
+    commands: Sequence[
+        Sequence[str]
+    ]  # each with what stands between `hundredfold` and the options of the backend
 
 
 class Backend(Protocol):
@@ -75,7 +77,13 @@ class Backend(Protocol):
     def open_home(self, job: str | None = None) -> RunHome:
         """The runs that are there; HomeError or UsageError if there is none."""
 
-    def run(self, job: Job | str, sources: Mapping[str, Any] | None, arguments: RunArguments, callbacks: RunCallbacks) -> Run:
+    def run(
+        self,
+        job: Job | str,
+        sources: Mapping[str, Any] | None,
+        arguments: RunArguments,
+        callbacks: RunCallbacks,
+    ) -> Run:
         """Run a job from its sources to its release."""
 
     def resume(
@@ -89,10 +97,24 @@ class Backend(Protocol):
     ) -> Run:
         """Go on with a run that was stopped or lost its driver. `sources`: those whose files were moved."""
 
-    def retry(self, run_id: str | None, arguments: RunArguments, callbacks: RunCallbacks, *, job: Job | None = None) -> Run:
+    def retry(
+        self,
+        run_id: str | None,
+        arguments: RunArguments,
+        callbacks: RunCallbacks,
+        *,
+        job: Job | None = None,
+    ) -> Run:
         """Do the failed and crashed units again, and what builds on them; then go on to publish."""
 
-    def publish(self, run_id: str | None, arguments: RunArguments, callbacks: RunCallbacks, *, job: Job | None = None) -> Run:
+    def publish(
+        self,
+        run_id: str | None,
+        arguments: RunArguments,
+        callbacks: RunCallbacks,
+        *,
+        job: Job | None = None,
+    ) -> Run:
         """Go on with a run that its limits held back."""
 
     def cancel(self, run_id: str | None) -> Record:

@@ -48,7 +48,14 @@ ALIASES = {
     "bs4": "beautifulsoup4", "skimage": "scikit_image", "attr": "attrs", "dotenv": "python_dotenv",
 }  # fmt: skip
 CONSTANTS = (staticmethod, classmethod, property, int, float, str, tuple)
-MADE = {"__module__", "__doc__", "__qualname__", "__static_attributes__", "__firstlineno__", "__match_args__"}
+MADE = {
+    "__module__",
+    "__doc__",
+    "__qualname__",
+    "__static_attributes__",
+    "__firstlineno__",
+    "__match_args__",
+}
 OURS = __name__.partition(".")[0]
 
 
@@ -74,8 +81,15 @@ class Code:
 
     def snapshot(self, archive: str) -> Snapshot:
         """Return what a worker needs to import this code; `archive` is where `archive()` was written."""
-        tops = {module.name: module for module in self.modules if "." not in module.name and module.kind != "namespace"}
-        roots = {os.path.dirname(os.path.dirname(m.origin) if m.places is not None else m.origin) for m in tops.values()}  # noqa: PTH120
+        tops = {
+            module.name: module
+            for module in self.modules
+            if "." not in module.name and module.kind != "namespace"
+        }
+        roots = {
+            os.path.dirname(os.path.dirname(m.origin) if m.places is not None else m.origin)  # noqa: PTH120
+            for m in tops.values()
+        }
         return Snapshot(self.modules, archive, tuple(sorted(roots)), self.taken)
 
 
@@ -98,7 +112,9 @@ def code_of(job: Job, ref: str = "") -> Code:
     if declaring:
         reached.modules.add(declaring)
     functions = {getattr(_innermost(model.work), "__module__", None) or "" for model in job.models}
-    closure = _Closure(reached.modules, {name.partition(".")[0] for name in {*functions, declaring}})
+    closure = _Closure(
+        reached.modules, {name.partition(".")[0] for name in {*functions, declaring}}
+    )
     stale = sorted(name for name in closure.modules if _is_stale(name, closure))
     if stale:
         names = ", ".join(stale)
@@ -108,7 +124,9 @@ def code_of(job: Job, ref: str = "") -> Code:
             hint=f"in a notebook: importlib.reload({stale[0]}) and make the job anew, or restart the kernel; else start the program again",
         )
     facts = {
-        "modules": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(closure.sources.items())},
+        "modules": {
+            name: hashlib.sha256(data).hexdigest() for name, data in sorted(closure.sources.items())
+        },
         "functions": reached.digests,
         "queries": _queries(job),
         "libraries": {name: closure.versions[name] for name in sorted(closure.versions)},
@@ -134,12 +152,22 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         then, now = old.get(part, {}), new.get(part, {})
         for name in sorted({*then, *now}):
             if then.get(name) != now.get(name):
-                said = "edited" if name in then and name in now else "new" if name in now else "not used any more"
+                said = (
+                    "edited"
+                    if name in then and name in now
+                    else "new"
+                    if name in now
+                    else "not used any more"
+                )
                 lines.append(f"{what}{name}: {said}")
-    versions = [{"python": f.get("python"), OURS: f.get(OURS), **f.get("libraries", {})} for f in (old, new)]
+    versions = [
+        {"python": f.get("python"), OURS: f.get(OURS), **f.get("libraries", {})} for f in (old, new)
+    ]
     for name in sorted({*versions[0], *versions[1]}):
         if versions[0].get(name) != versions[1].get(name):
-            lines.append(f"{name}: {versions[0].get(name) or 'not used'} then, {versions[1].get(name) or 'not used'} now")
+            lines.append(
+                f"{name}: {versions[0].get(name) or 'not used'} then, {versions[1].get(name) or 'not used'} now"
+            )
     return lines
 
 
@@ -153,20 +181,38 @@ def with_queries(job: Job) -> Job:
         if not is_file(model.query or ""):
             return model
         read_model = replace(model, query=read(model.query or ""))
-        kept = {name: value for name, value in vars(model).items() if name not in model.__dataclass_fields__}
-        vars(read_model).update(kept)  # what was found out about its function, where every name was there
+        kept = {
+            name: value
+            for name, value in vars(model).items()
+            if name not in model.__dataclass_fields__
+        }
+        vars(read_model).update(
+            kept
+        )  # what was found out about its function, where every name was there
         return read_model
 
-    publish = tuple(replace(p, query=read(p.query), summaries={title: read(q) for title, q in p.summaries.items()}) for p in job.releases)
+    publish = tuple(
+        replace(
+            p, query=read(p.query), summaries={title: read(q) for title, q in p.summaries.items()}
+        )
+        for p in job.releases
+    )
     return replace(job, models=tuple(map(own, job.models)), publish=publish)
 
 
 def _queries(job: Job) -> dict[str, str]:
     """The texts of a job's queries, as digests, by what they are."""
-    found = {_query_name(f"the query of {m.name}", m.query or ""): query_of(m, job) for m in job.models}
+    found = {
+        _query_name(f"the query of {m.name}", m.query or ""): query_of(m, job) for m in job.models
+    }
     for output in job.releases:
-        found[_query_name(f"the query of {output.name}", output.query)] = load_query(output.query, job.folder)
-        found |= {_query_name(f"the digest {title!r}", query): load_query(query, job.folder) for title, query in output.summaries.items()}
+        found[_query_name(f"the query of {output.name}", output.query)] = load_query(
+            output.query, job.folder
+        )
+        found |= {
+            _query_name(f"the digest {title!r}", query): load_query(query, job.folder)
+            for title, query in output.summaries.items()
+        }
     return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in found.items()}
 
 
@@ -178,8 +224,17 @@ def _parts(job: Job) -> Iterator[tuple[str, Any]]:
     for model in job.models:
         yield f"the function of {model.name}", model.work
         returns = model.annotations.get("return")
-        kinds = [kind for kind in (returns, *getattr(returns, "__args__", ())) if isinstance(kind, type)]
-        declared = [list(model.unit), list(model.order_by), list(model.inputs or ()), model.batched, model.returns, kinds]
+        kinds = [
+            kind for kind in (returns, *getattr(returns, "__args__", ())) if isinstance(kind, type)
+        ]
+        declared = [
+            list(model.unit),
+            list(model.order_by),
+            list(model.inputs or ()),
+            model.batched,
+            model.returns,
+            kinds,
+        ]
         yield f"the declaration of {model.name}", declared
     for source in job.sources:
         declared = [
@@ -209,8 +264,14 @@ def _module_of_ref(ref: str) -> str:
         return name
     file = os.path.realpath(re.sub(r"(\.py):[^:/\\]*$", r"\1", ref))
     base = os.path.basename(file)  # noqa: PTH119
-    loaded = [(name, getattr(module, "__file__", None) or "") for name, module in list(sys.modules.items())]
-    return next((name for name, path in loaded if path.endswith(base) and os.path.realpath(path) == file), "")
+    loaded = [
+        (name, getattr(module, "__file__", None) or "")
+        for name, module in list(sys.modules.items())
+    ]
+    return next(
+        (name for name, path in loaded if path.endswith(base) and os.path.realpath(path) == file),
+        "",
+    )
 
 
 class _Reached:
@@ -243,7 +304,12 @@ class _Reached:
                 for item in value:
                     self._value(item)
             case set() | frozenset():
-                self._text("set", sorted(map(repr, value)) if all(isinstance(v, str | int | float) for v in value) else len(value))
+                self._text(
+                    "set",
+                    sorted(map(repr, value))
+                    if all(isinstance(v, str | int | float) for v in value)
+                    else len(value),
+                )
             case dict():
                 self._text("dict", len(value))
                 for key, item in value.items():
@@ -302,7 +368,8 @@ class _Reached:
         annotations = vars(value).get("__annotations__", {})
         self._text(
             sorted(
-                (name, kind if isinstance(kind, str) else getattr(kind, "__qualname__", str(kind))) for name, kind in annotations.items()
+                (name, kind if isinstance(kind, str) else getattr(kind, "__qualname__", str(kind)))
+                for name, kind in annotations.items()
             )
         )
         for kind in annotations.values():
@@ -317,7 +384,15 @@ class _Reached:
                 self._value(item)
 
     def _code(self, code: types.CodeType) -> None:
-        self._text(code.co_name, code.co_code, code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars, code.co_flags)
+        self._text(
+            code.co_name,
+            code.co_code,
+            code.co_names,
+            code.co_varnames,
+            code.co_freevars,
+            code.co_cellvars,
+            code.co_flags,
+        )
         for const in code.co_consts:
             self._value(const)
 
@@ -328,7 +403,9 @@ class _Reached:
             if value.dtype != object:
                 import numpy as np
 
-                self._sum.update(np.asarray(value).tobytes())  # np.ma.masked has no tobytes that works
+                self._sum.update(
+                    np.asarray(value).tobytes()
+                )  # np.ma.masked has no tobytes that works
                 if isinstance(value, np.ma.MaskedArray):
                     self._sum.update(np.ma.getmaskarray(value).tobytes())
         elif isinstance(state := getattr(value, "__dict__", None), dict):
@@ -393,7 +470,11 @@ class _Closure:
         return own
 
     def _judge(self, top: str) -> bool:
-        if top in sys.stdlib_module_names or top in sys.builtin_module_names or top in (OURS, "__main__", "__mp_main__", ""):
+        if (
+            top in sys.stdlib_module_names
+            or top in sys.builtin_module_names
+            or top in (OURS, "__main__", "__mp_main__", "")
+        ):
             return False
         found = _place(top)
         if found is None:
@@ -441,12 +522,21 @@ def _normal(name: str) -> str:
 def _is_installed(path: str) -> bool:
     """Whether a file belongs to Python or was installed beside it."""
     parts = Path(path).parts
-    return "site-packages" in parts or "dist-packages" in parts or path.startswith(STDLIB + os.sep) or _is_target(path)
+    return (
+        "site-packages" in parts
+        or "dist-packages" in parts
+        or path.startswith(STDLIB + os.sep)
+        or _is_target(path)
+    )
 
 
 def _is_target(path: str) -> bool:
     """Whether a file is below a folder that pip installed into (pip install --target)."""
-    return any(_holds_distributions(folder) for folder in sys.path if folder and path.startswith(folder.rstrip(os.sep) + os.sep))
+    return any(
+        _holds_distributions(folder)
+        for folder in sys.path
+        if folder and path.startswith(folder.rstrip(os.sep) + os.sep)
+    )
 
 
 @functools.cache
@@ -461,7 +551,9 @@ def _place(name: str) -> str | None:
     """The file of a module, or the folder of a namespace package; None if there is none."""
     module = sys.modules.get(name)
     if module is not None:
-        return getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+        return getattr(module, "__file__", None) or next(
+            iter(getattr(module, "__path__", ())), None
+        )
     return next(_files(name, sys.path), (None,))[0]
 
 
@@ -483,17 +575,28 @@ def _locate(name: str) -> tuple[Module, bytes] | None:
         above = _locate(parent) if parent else None
         if parent and (above is None or above[0].places is None):
             return None
-        found = next(_files(name.rpartition(".")[2], above[0].places or () if above else sys.path), None)
+        found = next(
+            _files(name.rpartition(".")[2], above[0].places or () if above else sys.path), None
+        )
         if found is None:
             return None
         origin, places, loader = *found, None
     else:
-        origin, loader = getattr(loaded, "__file__", None) or "", getattr(loaded, "__loader__", None)
+        origin, loader = (
+            getattr(loaded, "__file__", None) or "",
+            getattr(loaded, "__loader__", None),
+        )
         places = tuple(map(str, loaded.__path__)) if hasattr(loaded, "__path__") else None
     if not origin:
         return (Module(name, "", "", None, "namespace", places), b"") if places else None
     archive = getattr(loader, "archive", "")
-    kind = "bytecode" if origin.endswith(".pyc") else "source" if origin.endswith(".py") else "extension"
+    kind = (
+        "bytecode"
+        if origin.endswith(".pyc")
+        else "source"
+        if origin.endswith(".py")
+        else "extension"
+    )
     found_print, data = _bytes_of(archive or origin, origin, loader if archive else None)
     return Module(name, origin, archive or origin, found_print, kind, places), data
 
@@ -509,7 +612,9 @@ def _bytes_of(watched: str, origin: str, loader: Any) -> tuple[Print | None, byt
         return kept
     while before is not None:
         try:
-            data = bytes(loader.get_data(origin)) if loader is not None else Path(origin).read_bytes()
+            data = (
+                bytes(loader.get_data(origin)) if loader is not None else Path(origin).read_bytes()
+            )
         except OSError:
             break
         after = print_of(watched)
@@ -517,7 +622,10 @@ def _bytes_of(watched: str, origin: str, loader: Any) -> tuple[Print | None, byt
             _read_before[origin] = before, data
             return before, data
         before = after
-    raise JobError(f"{origin} was imported, and is gone: workers could not import it", hint="put it back, or start the program again")
+    raise JobError(
+        f"{origin} was imported, and is gone: workers could not import it",
+        hint="put it back, or start the program again",
+    )
 
 
 @functools.lru_cache(maxsize=4096)
@@ -530,12 +638,18 @@ def _imports(module: Module, data: bytes) -> Sequence[str]:
         if found["text"]:
             names[found["text"]] = None
         elif found["plain"]:
-            names |= dict.fromkeys(part.split()[0] for part in found["plain"].split(",") if part.split())
+            names |= dict.fromkeys(
+                part.split()[0] for part in found["plain"].split(",") if part.split()
+            )
         else:
             base = _absolute(found["base"], package)
             if base:
                 parts = re.sub(r"#[^\n]*", "", found["names"]).strip("() \t\n\\").split(",")
-                names |= {base: None} | {f"{base}.{part.split()[0]}": None for part in parts if part.split() and part.strip() != "*"}
+                names |= {base: None} | {
+                    f"{base}.{part.split()[0]}": None
+                    for part in parts
+                    if part.split() and part.strip() != "*"
+                }
     return tuple(names)
 
 
@@ -544,7 +658,12 @@ def _loaded(module: Module) -> Sequence[str]:
     package = module.name if module.places is not None else module.name.rpartition(".")[0]
     names = [name for name in sys.modules if package and name.startswith(f"{package}.")]
     values = list(vars(sys.modules[module.name]).values()) if module.name in sys.modules else []
-    named = [value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None) for value in values]
+    named = [
+        value.__name__
+        if isinstance(value, types.ModuleType)
+        else getattr(value, "__module__", None)
+        for value in values
+    ]
     return [*names, *(name for name in named if isinstance(name, str))]
 
 
@@ -565,12 +684,16 @@ def _is_stale(name: str, closure: _Closure) -> bool:
         return False
     _, mtime, ctime, _ = print_
     earliest, latest = _imported(name)
-    grain = DOUBT_NS if ctime % 1_000_000_000 == 0 else GRAIN_NS  # some file systems know whole seconds only
+    grain = (
+        DOUBT_NS if ctime % 1_000_000_000 == 0 else GRAIN_NS
+    )  # some file systems know whole seconds only
     if max(mtime, ctime) < earliest - grain:
         return False
     if mtime > latest + DOUBT_NS:
         return True
-    return module.kind == "source" and _differs(sys.modules[name], closure.sources[name], module.origin)
+    return module.kind == "source" and _differs(
+        sys.modules[name], closure.sources[name], module.origin
+    )
 
 
 def _imported(name: str) -> tuple[int, int]:
@@ -596,13 +719,20 @@ def _differs(module: types.ModuleType, data: bytes, origin: str) -> bool:
     except (SyntaxError, ValueError):
         return True
     known = set(_nested(code))
-    if any(own.co_filename == origin and own not in known for own in _codes(vars(module), module.__name__)):
+    if any(
+        own.co_filename == origin and own not in known
+        for own in _codes(vars(module), module.__name__)
+    ):
         return True
     for statement in tree.body:
-        if isinstance(statement, ast.FunctionDef | ast.ClassDef) and statement.name not in vars(module):
+        if isinstance(statement, ast.FunctionDef | ast.ClassDef) and statement.name not in vars(
+            module
+        ):
             return True
         match statement:
-            case ast.Assign(targets=[ast.Name(id=name)], value=value) if _other_constant(name, value, module, tree):
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) if _other_constant(
+                name, value, module, tree
+            ):
                 return True
     return False
 
@@ -613,7 +743,11 @@ def _other_constant(name: str, value: ast.expr, module: types.ModuleType, tree: 
         wanted = ast.literal_eval(value)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return False
-    stores = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Store | ast.Del)]
+    stores = [
+        n
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Store | ast.Del)
+    ]
     if len(stores) != 1 or (isinstance(wanted, list | dict | set) and not wanted):
         return False
     return repr(vars(module).get(name)) != repr(wanted)
@@ -632,7 +766,9 @@ def _codes(names: Mapping[str, Any], module: str) -> Iterator[types.CodeType]:
         if getattr(value, "__module__", module) != module:
             continue
         if isinstance(value, type):
-            yield from _codes({k: v for k, v in vars(value).items() if not isinstance(v, type)}, module)
+            yield from _codes(
+                {k: v for k, v in vars(value).items() if not isinstance(v, type)}, module
+            )
         function = getattr(value, "__func__", getattr(value, "fget", value))
         while function is not None:
             if isinstance(code := getattr(function, "__code__", None), types.CodeType):

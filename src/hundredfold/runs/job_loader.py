@@ -22,7 +22,9 @@ from ..paths import expand_user
 from ..ports.interfaces import Record, RunHome
 
 FILE = re.compile(r"(?P<path>.+\.py)(?::(?P<attribute>[^:/\\]*))?")
-WANTED = "wanted module:attribute or path/to/file.py:attribute, such as my_job.job:job or my_job/job.py"
+WANTED = (
+    "wanted module:attribute or path/to/file.py:attribute, such as my_job.job:job or my_job/job.py"
+)
 
 
 def load_job(ref: str) -> Job:
@@ -32,9 +34,18 @@ def load_job(ref: str) -> Job:
     """
     file = FILE.fullmatch(ref)
     name, _, attribute = (file["path"], "", file["attribute"] or "") if file else ref.partition(":")
-    if not name or (":" in ref and not attribute) or not (file or all(name.split("."))) or "\0" in ref:
+    if (
+        not name
+        or (":" in ref and not attribute)
+        or not (file or all(name.split(".")))
+        or "\0" in ref
+    ):
         raise JobError(f"{ref!r} names no job", hint=WANTED)
-    return _job_in(_of_file(Path(name)) if file else _import(name, Path.cwd(), f"python -c 'import {name}'"), name, attribute)
+    return _job_in(
+        _of_file(Path(name)) if file else _import(name, Path.cwd(), f"python -c 'import {name}'"),
+        name,
+        attribute,
+    )
 
 
 def absolute_ref(ref: str) -> str:
@@ -46,7 +57,9 @@ def absolute_ref(ref: str) -> str:
 def _of_file(path: Path) -> ModuleType:
     """The module that a file is. Its folder comes first on the path, as for `python file.py`; a file of a package is imported
     as a part of it, from the folder that holds the package."""
-    full = Path(os.path.realpath(expand_user(path)))  # and not Path.resolve, which raises for links that lead to each other
+    full = Path(
+        os.path.realpath(expand_user(path))
+    )  # and not Path.resolve, which raises for links that lead to each other
     try:
         found = full.is_file()
     except OSError:  # a name that is too long, say
@@ -59,7 +72,9 @@ def _of_file(path: Path) -> ModuleType:
         names.insert(0, folder.name)
         folder = folder.parent
     dotted = ".".join(names)
-    module = _import(dotted, folder, f"python -c 'import {dotted}'" if len(names) > 1 else f"python {path}")
+    module = _import(
+        dotted, folder, f"python -c 'import {dotted}'" if len(names) > 1 else f"python {path}"
+    )
     if Path(getattr(module, "__file__", None) or "").resolve() != full:
         raise JobError(
             f"{full} cannot be imported: the name {module.__name__} belongs to {getattr(module, '__file__', None) or 'Python itself'}",
@@ -74,14 +89,18 @@ def _goes_up(path: Path) -> int:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, OSError, RecursionError, MemoryError):
         return 0  # the import reports it
-    return max((node.level for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)), default=0)
+    return max(
+        (node.level for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)), default=0
+    )
 
 
 def _import(name: str, folder: Path, again: str) -> ModuleType:
     if str(folder) not in sys.path:  # workers are sent this path
         sys.path.insert(0, str(folder))
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # what a module says on import is words, not the result
+        with contextlib.redirect_stdout(
+            sys.stderr
+        ):  # what a module says on import is words, not the result
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
@@ -108,16 +127,27 @@ def _job_in(module: ModuleType, name: str, attribute: str) -> Job:
         if job is None
         else f"has, but not as a Job ({type(job).__name__}), {attribute!r}"
     )
-    raise JobError(f"{name} {what}", hint=f"it has {', '.join(f'{name}:{key}' for key in jobs)}" if jobs else "declare one: job = Job(...)")
+    raise JobError(
+        f"{name} {what}",
+        hint=f"it has {', '.join(f'{name}:{key}' for key in jobs)}"
+        if jobs
+        else "declare one: job = Job(...)",
+    )
 
 
 def _failed(module: str, error: BaseException, again: str) -> JobError:
     """Return what the import of a module raised, with the line of the user's that raised it. An error of ours keeps its hint."""
     where = _line_of(error)
     if isinstance(error, HundredfoldError):
-        return JobError(error.message, problems=[*error.problems, *where], hint=error.hint or f"mend the declaration in {module}")
+        return JobError(
+            error.message,
+            problems=[*error.problems, *where],
+            hint=error.hint or f"mend the declaration in {module}",
+        )
     return JobError(
-        f"the module {module} cannot be imported: {type(error).__name__}: {text_of_error(error)}".rstrip(": "),
+        f"the module {module} cannot be imported: {type(error).__name__}: {text_of_error(error)}".rstrip(
+            ": "
+        ),
         problems=where,
         hint=f"{again} shows all of it",
     )
@@ -126,8 +156,15 @@ def _failed(module: str, error: BaseException, again: str) -> JobError:
 def _line_of(error: BaseException) -> list[str]:
     """Return the innermost line of the user's own code that led to an error, rather than one of this package or of Python's."""
     if isinstance(error, SyntaxError) and error.filename:
-        return [f"at {error.filename}, line {error.lineno}" + (f": {error.text.strip()}" if error.text else "")]
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename and f.filename != __file__]
+        return [
+            f"at {error.filename}, line {error.lineno}"
+            + (f": {error.text.strip()}" if error.text else "")
+        ]
+    frames = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if "importlib" not in f.filename and f.filename != __file__
+    ]
     own = [f for f in frames if not f.filename.startswith((FOLDER, "<"))] or frames
     return [f"at {f.filename}, line {f.lineno}: {f.line}" for f in own[-1:]]
 
@@ -139,7 +176,9 @@ def job_of(home: RunHome, record: Record) -> Job:
     try:
         kept = get_sealed(home.store, Layout(record.id).job())
     except KeyError:
-        raise StateError(f"run {record.id} died before its job was kept", hint="run the job again") from None
+        raise StateError(
+            f"run {record.id} died before its job was kept", hint="run the job again"
+        ) from None
     try:
         job = cloudpickle.loads(kept.to_pybytes())
     except Exception as error:  # whatever the user's modules raise is told

@@ -38,17 +38,24 @@ def replay_unit(
         manifest = Manifest.read(layout, model, home.store)
     except KeyError:
         raise StateError(
-            f"run {record.id} has not prepared {model} yet; it is {record.state.value}", hint=f"hundredfold status {record.id}"
+            f"run {record.id} has not prepared {model} yet; it is {record.state.value}",
+            hint=f"hundredfold status {record.id}",
         ) from None
     units = UnitList.read(layout, model, home.store)
     number = find_unit(units, key, model)
     batch = open_batch(manifest, units, manifest.batch_of(number), layout, home.store)
     own = number - batch.first
-    given = {name: UpstreamResults(name, declared, job.model(name), layout, home.store) for name in declared.inputs or ()}
+    given = {
+        name: UpstreamResults(name, declared, job.model(name), layout, home.store)
+        for name in declared.inputs or ()
+    }
     form = form_of(declared)
     rows = batch.units(form, own, own) if declared.batched else batch.one(form, own)
     keys = batch.keys.slice(own, 1)
-    values = {name: g.for_many(keys) if declared.batched else g.for_units(batch.keys)(own) for name, g in given.items()}
+    values = {
+        name: g.for_many(keys) if declared.batched else g.for_units(batch.keys)(own)
+        for name, g in given.items()
+    }
     return (call or _plain_call)(declared.work, rows, **values)
 
 

@@ -30,7 +30,12 @@ def plan_rest(home: RunHome, record: Record, job: Job) -> bool:
         except KeyError:
             continue
         messages, coverage = plan_attempt(manifest, layout, attempt, home.store)
-        units = [unit for m in messages for first, last in coverage.missing(m.first, m.last) for unit in range(first, last + 1)]
+        units = [
+            unit
+            for m in messages
+            for first, last in coverage.missing(m.first, m.last)
+            for unit in range(first, last + 1)
+        ]
         if units:
             plan_retry(manifest, layout, attempt + 1, units, home.store)
     return True
@@ -68,20 +73,35 @@ def plan_retry_of_run(home: RunHome, record: Record, job: Job) -> None:
     for name, units_ in bad.items():
         if name not in anew:
             plan_retry(Manifest.read(layout, name, home.store), layout, attempt, units_, home.store)
-    forget = [*map(layout.model, sorted(anew)), *(layout.collected(name) for name in bad if name not in anew)]
-    home.ledger.note(record.id, options={"attempt": attempt, "forget": forget})  # at once: a retry is planned whole, or not at all
+    forget = [
+        *map(layout.model, sorted(anew)),
+        *(layout.collected(name) for name in bad if name not in anew),
+    ]
+    home.ledger.note(
+        record.id, options={"attempt": attempt, "forget": forget}
+    )  # at once: a retry is planned whole, or not at all
 
 
 def _numbers_of_failures(units: UnitList, layout: Layout, model: Model, home: RunHome) -> list[int]:
-    table = pq.ParquetFile(pa.BufferReader(listed(home.store, layout.accounts(model.name), layout.collected(model.name)))).read(["status"])
+    table = pq.ParquetFile(
+        pa.BufferReader(
+            listed(home.store, layout.accounts(model.name), layout.collected(model.name))
+        )
+    ).read(["status"])
     if table.num_rows != len(units):
-        raise HundredfoldError(f"the accounts of {model.name} have {table.num_rows:,} rows for {len(units):,} units")
-    return [number for number, status in enumerate(table.column("status").to_pylist()) if status != "ok"]
+        raise HundredfoldError(
+            f"the accounts of {model.name} have {table.num_rows:,} rows for {len(units):,} units"
+        )
+    return [
+        number for number, status in enumerate(table.column("status").to_pylist()) if status != "ok"
+    ]
 
 
 def _that_build_on(job: Job, changed: set[str], home: RunHome, record: Record) -> set[str]:
     """The models that are given, or whose query reads, a model whose results may change."""
-    warehouse = DuckWarehouse(home.store, home.scratch(f"{record.id}-plan"), memory=2**27, threads=1)
+    warehouse = DuckWarehouse(
+        home.store, home.scratch(f"{record.id}-plan"), memory=2**27, threads=1
+    )
     try:
         after: set[str] = set()
         for model in job.models:

@@ -30,7 +30,9 @@ from .names import check_run_id
 
 HTML_ROWS = 20  # rows of a table that a notebook shows
 HTML_CHARACTERS = 100  # characters of one value there
-STOPPED = "stopped"  # what is shown of a run that is under way by its record, and that nothing drives
+STOPPED = (
+    "stopped"  # what is shown of a run that is under way by its record, and that nothing drives
+)
 REASON_CHARACTERS = 160  # of one reason among the counts of failures
 
 
@@ -66,7 +68,11 @@ class Rows:
         columns = [map(_html_cell, pylist_of(column)) for column in head.columns]
         rows = "".join(f"<tr>{''.join(cells)}</tr>" for cells in zip(*columns, strict=True))
         more = self.table.num_rows - head.num_rows
-        note = f"the first {head.num_rows:,} of {self.table.num_rows:,} rows" if more else f"{self.table.num_rows:,} rows"
+        note = (
+            f"the first {head.num_rows:,} of {self.table.num_rows:,} rows"
+            if more
+            else f"{self.table.num_rows:,} rows"
+        )
         return f"<table><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table><p>{note}</p>"
 
 
@@ -101,19 +107,28 @@ class Run:
         """The folder of a run on this machine; UsageError for one on AWS."""
         if not hasattr(self.home, "folder"):
             raise UsageError(
-                f"run {self.id} has no folder: its files are at {self.location}", hint="run.location says where; published() fetches a file"
+                f"run {self.id} has no folder: its files are at {self.location}",
+                hint="run.location says where; published() fetches a file",
             )
         return Path(self.location)
 
     def results(self, model: str | None = None) -> Rows:
         """The result rows of a model (of the last one, if it is not named), sorted by the unit's key."""
         name = self._model(model)
-        return self._read(self.layout.results(name), self.layout.collected(name), f"model {name} has no result yet")
+        return self._read(
+            self.layout.results(name),
+            self.layout.collected(name),
+            f"model {name} has no result yet",
+        )
 
     def units(self, model: str | None = None) -> Rows:
         """Every unit of a model and what became of it: status, rows, seconds, error."""
         name = self._model(model)
-        return self._read(self.layout.accounts(name), self.layout.collected(name), f"model {name} is not collected yet")
+        return self._read(
+            self.layout.accounts(name),
+            self.layout.collected(name),
+            f"model {name} is not collected yet",
+        )
 
     def failures(self, model: str | None = None) -> Rows:
         """The units that failed or crashed, with the reason; of all models, if none is named."""
@@ -123,10 +138,16 @@ class Run:
             table = self.units(name).table
             bad = table.filter(table.column("error").is_valid())
             keys = [c for c in table.column_names if c not in ACCOUNT.names]
-            key = [key_text([row[k] for k in keys]) for row in rows_of(bad.select(keys))] if keys else [key_text(())] * bad.num_rows
+            key = (
+                [key_text([row[k] for k in keys]) for row in rows_of(bad.select(keys))]
+                if keys
+                else [key_text(())] * bad.num_rows
+            )
             rest = bad.drop_columns(keys)
             tables.append(
-                rest.add_column(0, "unit", pa.array(key, pa.string())).add_column(0, "model", pa.array([name] * bad.num_rows, pa.string()))
+                rest.add_column(0, "unit", pa.array(key, pa.string())).add_column(
+                    0, "model", pa.array([name] * bad.num_rows, pa.string())
+                )
             )
         return Rows(pa.concat_tables(tables) if tables else pa.table({"model": [], "unit": []}))
 
@@ -145,14 +166,19 @@ class Run:
             verdicts = {v.source: v for v in read_validation(self.layout, self.home.store)}
         except KeyError:
             raise StateError(
-                f"the sources of run {self.id} are not validated yet; it is {self.state}", hint=f"hundredfold status {self.id}"
+                f"the sources of run {self.id} are not validated yet; it is {self.state}",
+                hint=f"hundredfold status {self.id}",
             ) from None
         if source not in verdicts:
             raise UsageError(f"run {self.id} has no source {source!r}")
         wanted = verdicts[source].checksums.get(key)
         if wanted:
             return _rows(verified(self.home.store, key, wanted))
-        fields = [("__file", pa.string()), ("__row", pa.int64()), *((name, pa.string()) for name in columns)]
+        fields = [
+            ("__file", pa.string()),
+            ("__row", pa.int64()),
+            *((name, pa.string()) for name in columns),
+        ]
         return Rows(pa.schema(fields).empty_table())
 
     @property
@@ -162,12 +188,16 @@ class Run:
         published = record.counts.get("release")
         if published:
             return publishing.read_release(record.job, int(published["version"]), store)
-        return next((r for r in reversed(publishing.releases(record.job, store)) if r.run == self.id), None)
+        return next(
+            (r for r in reversed(publishing.releases(record.job, store)) if r.run == self.id), None
+        )
 
     def published_rows(self, name: str | None = None) -> Rows:
         """The rows of a release, in the order in which they were published."""
         path = self.published(name)
-        with DuckWarehouse(self.home.store, self.home.scratch(f"{self.id}-read"), memory=2**28, threads=1) as warehouse:
+        with DuckWarehouse(
+            self.home.store, self.home.scratch(f"{self.id}-read"), memory=2**28, threads=1
+        ) as warehouse:
             return Rows(warehouse.read(path))
 
     def published(self, name: str | None = None, format: str | None = None) -> Path:
@@ -176,9 +206,15 @@ class Run:
         if release is None:
             raise StateError(f"run {self.id} has published nothing; it is {self.state}")
         files = {key: PurePosixPath(key) for key in release.files}
-        found = [k for k, p in files.items() if (name is None or p.stem == name) and (format is None or p.suffix == f".{format}")]
+        found = [
+            k
+            for k, p in files.items()
+            if (name is None or p.stem == name) and (format is None or p.suffix == f".{format}")
+        ]
         if not found:
-            raise UsageError(f"run {self.id} published {', '.join(p.name for p in files.values())}, not {name or ''}.{format or ''}")
+            raise UsageError(
+                f"run {self.id} published {', '.join(p.name for p in files.values())}, not {name or ''}.{format or ''}"
+            )
         try:
             path = Path(self.home.fetch(found[0]))
             with path.open("rb") as file:
@@ -186,7 +222,9 @@ class Run:
         except (KeyError, FileNotFoundError):
             raise checksums.missing(self.home.store, found[0]) from None
         if digest != release.files[found[0]]:
-            raise checksums.damaged(self.home.store, found[0], "does not have the SHA-256 with which it was published")
+            raise checksums.damaged(
+                self.home.store, found[0], "does not have the SHA-256 with which it was published"
+            )
         return path
 
     def __repr__(self) -> str:
@@ -194,7 +232,11 @@ class Run:
         models = record.counts.get("models", {})
         told = [
             f"{name}: {m.get('ok', 0):,} of {m['units']:,} units ok"
-            + (f", {m['failed'] + m['crashed']:,} not" if m.get("failed", 0) + m.get("crashed", 0) else "")
+            + (
+                f", {m['failed'] + m['crashed']:,} not"
+                if m.get("failed", 0) + m.get("crashed", 0)
+                else ""
+            )
             for name, m in models.items()
         ]
         return f"<Run {self.id} of {record.job}: {record.state.value}{'; ' if told else ''}{'; '.join(told)}>"
@@ -216,7 +258,9 @@ class Run:
         except KeyError:
             if ended(self.record):  # it was collected, and is not there
                 raise checksums.missing(self.home.store, lister) from None
-            raise StateError(f"{missing}; run {self.id} is {self.state}", hint=f"hundredfold status {self.id}") from None
+            raise StateError(
+                f"{missing}; run {self.id} is {self.state}", hint=f"hundredfold status {self.id}"
+            ) from None
 
 
 def _html_cell(value: Any) -> str:
@@ -246,27 +290,39 @@ def newest(home: RunHome) -> Record:
     """The last run that was begun; UsageError if there is none."""
     runs: Sequence[Record] = home.ledger.runs()
     if not runs:
-        raise UsageError(f"there is no run in {home.words}", hint="hundredfold run MODULE:JOB, or hundredfold demo")
+        raise UsageError(
+            f"there is no run in {home.words}",
+            hint="hundredfold run MODULE:JOB, or hundredfold demo",
+        )
     return runs[0]
 
 
 def reasons(run: Run, most: int = 5) -> list[dict[str, Any]]:
     """The most frequent reasons for which units failed: each with its count and the first unit."""
-    if not sum(m.get("failed", 0) + m.get("crashed", 0) for m in run.counts.get("models", {}).values()):
+    if not sum(
+        m.get("failed", 0) + m.get("crashed", 0) for m in run.counts.get("models", {}).values()
+    ):
         return []
     counted: dict[tuple[str, str, str], list[Any]] = {}
     for row in rows_of(run.failures().arrow()):
         words = (row["message"] or "").strip().splitlines()
-        entry = counted.setdefault((row["model"], row["error"], _cut(words[0]) if words else ""), [0, row["unit"]])
+        entry = counted.setdefault(
+            (row["model"], row["error"], _cut(words[0]) if words else ""), [0, row["unit"]]
+        )
         entry[0] += 1
     ranked = sorted(counted.items(), key=lambda item: (-item[1][0], item[0]))[:most]
-    return [{"model": m, "units": n, "first": first, "reason": f"{error}: {text}"} for (m, error, text), (n, first) in ranked]
+    return [
+        {"model": m, "units": n, "first": first, "reason": f"{error}: {text}"}
+        for (m, error, text), (n, first) in ranked
+    ]
 
 
 def sample_unit(run: Run) -> tuple[str, str] | None:
     """The model of the most units (of equals, the last), and the key of its first: something to replay."""
     models = run.counts.get("models", {})
-    for _, _, name in sorted((-models[name]["units"], -place, name) for place, name in enumerate(run._collected())):
+    for _, _, name in sorted(
+        (-models[name]["units"], -place, name) for place, name in enumerate(run._collected())
+    ):
         units = UnitList.read(run.layout, name, run.home.store)
         if units.keys.num_columns:
             return name, key_text(units.key(0))
@@ -278,7 +334,9 @@ def models_of(run: Run) -> dict[str, Any]:
     models = {name: dict(counts) for name, counts in run.counts.get("models", {}).items()}
     for name, counts in models.items():
         if "ok" not in counts:
-            counts["done"] = int(Coverage.read(counts["units"], run.layout, name, None, run.home.store).done.sum())
+            counts["done"] = int(
+                Coverage.read(counts["units"], run.layout, name, None, run.home.store).done.sum()
+            )
     return models
 
 
@@ -311,7 +369,9 @@ def summary(run: Run) -> dict[str, Any]:
 
 def state_shown(record: Record, active: bool) -> str:
     """Return the state of a run as people see it: one that is recorded as under way, and that no process drives, has stopped."""
-    return STOPPED if record.state in (State.NEW, State.RUNNING) and not active else record.state.value
+    return (
+        STOPPED if record.state in (State.NEW, State.RUNNING) and not active else record.state.value
+    )
 
 
 def _release_facts(run: Run) -> dict[str, Any] | None:

@@ -18,7 +18,9 @@ def check_code(home: RunHome, record: Record, job: Job, verb: str, accept: bool)
         return code
     last = record.options["code"][-1]["fingerprint"]
     try:
-        problems = differences(facts_of(get_sealed(home.store, Layout(record.id).code(last)).to_pybytes()), code.facts)
+        problems = differences(
+            facts_of(get_sealed(home.store, Layout(record.id).code(last)).to_pybytes()), code.facts
+        )
     except (KeyError, DamagedFile):
         problems = ["what differs is not known: the run's copy of its code is gone or damaged"]
     raise StateError(

@@ -17,16 +17,26 @@ from ..ports.interfaces import Record
 from ..sql.queries import query_of
 
 
-def check_arguments(job: Any, sources: Any, workers: Any, max_rejected: Any, max_failed: Any) -> None:
+def check_arguments(
+    job: Any, sources: Any, workers: Any, max_rejected: Any, max_failed: Any
+) -> None:
     """UsageError or JobError for arguments that are not what `run` says."""
     if not isinstance(job, str | Job):
-        raise UsageError(f"the job is {type(job).__name__}, wanted a Job, 'module:attribute' or 'path/to/file.py:attribute'")
+        raise UsageError(
+            f"the job is {type(job).__name__}, wanted a Job, 'module:attribute' or 'path/to/file.py:attribute'"
+        )
     if sources is not None and not isinstance(sources, Mapping):
-        raise UsageError(f"sources is {type(sources).__name__}, wanted a mapping", hint='such as sources={"sales": frame}')
+        raise UsageError(
+            f"sources is {type(sources).__name__}, wanted a mapping",
+            hint='such as sources={"sales": frame}',
+        )
     if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int)):
         raise UsageError(f"workers is {workers!r}, wanted a whole number")
     if max_rejected is not None and not isinstance(max_rejected, Mapping):
-        raise UsageError(f"max_rejected is {max_rejected!r}, wanted a mapping", hint='such as max_rejected={"sales": 0.01}')
+        raise UsageError(
+            f"max_rejected is {max_rejected!r}, wanted a mapping",
+            hint='such as max_rejected={"sales": 0.01}',
+        )
     for name, limit in (max_rejected or {}).items():
         check_limit(f"max_rejected of {name}", limit)
     if max_failed is not None:
@@ -43,7 +53,10 @@ def check_names(job: Job, *named: Mapping[str, Any]) -> None:
 def decided(record: Record, max_failed: float | None, replace_newer: bool) -> dict[str, Any]:
     """Return what a person decided about a run that is held back, as options of its record."""
     limit = max_failed if max_failed is not None else record.options.get("max_failed")
-    return {"max_failed": limit, "replace_newer": replace_newer or bool(record.options.get("replace_newer"))}
+    return {
+        "max_failed": limit,
+        "replace_newer": replace_newer or bool(record.options.get("replace_newer")),
+    }
 
 
 def new_run_id(now: dt.datetime) -> str:
@@ -65,7 +78,8 @@ def parse_as_of(text: dt.date | str) -> str:
         moment = dt.datetime.fromisoformat(text) if isinstance(text, str) else text
     except ValueError as error:
         raise UsageError(
-            f"as_of is {text!r}, wanted a date or time such as 2026-06-30 or 2026-06-30T12:00", hint="ISO 8601, in UTC"
+            f"as_of is {text!r}, wanted a date or time such as 2026-06-30 or 2026-06-30T12:00",
+            hint="ISO 8601, in UTC",
         ) from error
     if not isinstance(moment, dt.datetime):
         moment = dt.datetime(moment.year, moment.month, moment.day)
@@ -79,5 +93,7 @@ def with_limits(job: Job, record: Record) -> Job:
     limits = record.options.get("max_rejected") or {}
     for name in limits:
         job.source(name)
-    sources = tuple(dataclasses.replace(s, max_rejected=limits.get(s.name, s.max_rejected)) for s in job.sources)
+    sources = tuple(
+        dataclasses.replace(s, max_rejected=limits.get(s.name, s.max_rejected)) for s in job.sources
+    )
     return dataclasses.replace(job, sources=sources)

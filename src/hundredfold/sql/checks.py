@@ -39,7 +39,9 @@ INSIDE = NUMBERS | {
     "timestamp[us]": "TIMESTAMP", "timestamp[ns]": "TIMESTAMP_NS", "timestamp[us, tz=UTC]": "TIMESTAMPTZ", "timestamp[ns, tz=UTC]": "TIMESTAMPTZ_NS",
     "time64[us]": "TIME", "time64[ns]": "TIME_NS",
 }  # fmt: skip  # the types of values in lists and maps
-FINER_TIME = r"[.]\d{6}\d*[1-9]|[T ]24:"  # a time that is cut, or that is written as one of the day before
+FINER_TIME = (
+    r"[.]\d{6}\d*[1-9]|[T ]24:"  # a time that is cut, or that is written as one of the day before
+)
 JSON_TEXT = r'"([^"\\]|\\.)*"'
 FIRST_DAY, LAST_DAY = "DATE '0001-01-01'", "DATE '9999-12-31'"
 FIRST_MOMENT = "TIMESTAMP '0001-01-01 00:00:00'"
@@ -67,12 +69,19 @@ class Checks:
 
     @property
     def judged(self) -> str:
-        flags = "".join(f",\n  CASE WHEN {rule.bad} THEN 1 ELSE 0 END AS __k{i}" for i, rule in enumerate(self.rules))
+        flags = "".join(
+            f",\n  CASE WHEN {rule.bad} THEN 1 ELSE 0 END AS __k{i}"
+            for i, rule in enumerate(self.rules)
+        )
         return f"SELECT *{flags}\nFROM ({self.typed}) AS t"
 
     @property
     def any_bad(self) -> str:
-        return " + ".join(f"__k{i}" for i in range(len(self.rules))) + " > 0" if self.rules else "FALSE"
+        return (
+            " + ".join(f"__k{i}" for i in range(len(self.rules))) + " > 0"
+            if self.rules
+            else "FALSE"
+        )
 
     @property
     def broken(self) -> str:
@@ -82,12 +91,17 @@ class Checks:
     @property
     def reasons(self) -> str:
         """The words of every check that a bad row breaks, joined."""
-        parts = ", ".join(f"CASE WHEN __k{i} = 1 THEN {literal(f'{rule.column} {rule.words}')} END" for i, rule in enumerate(self.rules))
+        parts = ", ".join(
+            f"CASE WHEN __k{i} = 1 THEN {literal(f'{rule.column} {rule.words}')} END"
+            for i, rule in enumerate(self.rules)
+        )
         return f"concat_ws('; ', {parts})" if self.rules else "''"
 
     def touched(self, raw: str) -> str:
         """The raw rows in which a repair changed a value; `__after0`, `__after1`, ... are the repaired values, as text."""
-        after = ", ".join(f"CAST(({sql}) AS VARCHAR) AS __after{i}" for i, (_, sql) in enumerate(self.cleaned))
+        after = ", ".join(
+            f"CAST(({sql}) AS VARCHAR) AS __after{i}" for i, (_, sql) in enumerate(self.cleaned)
+        )
         return f"SELECT * FROM (SELECT *, {after} FROM ({raw}) AS raw) AS q WHERE {' OR '.join(self._differs())}"
 
     def repairs(self, touched: str, columns: Sequence[str], key: Sequence[str]) -> str:
@@ -97,13 +111,20 @@ class Checks:
         each = " UNION ALL ".join(
             f"SELECT __file, __row, {literal(name)} AS __column, CAST({quote(name)} AS VARCHAR) AS __before, __after{i} AS __after{rest}"
             f" FROM {touched} WHERE {differs}"
-            for i, ((name, _), differs) in enumerate(zip(self.cleaned, self._differs(), strict=True))
+            for i, ((name, _), differs) in enumerate(
+                zip(self.cleaned, self._differs(), strict=True)
+            )
         )
-        order = ", ".join(["__file", "__row", *(quote(name) for name in key if name in columns), "__column"])
+        order = ", ".join(
+            ["__file", "__row", *(quote(name) for name in key if name in columns), "__column"]
+        )
         return f"SELECT * FROM ({each}) AS x ORDER BY {order}"
 
     def _differs(self) -> list[str]:
-        return [f"CAST({quote(name)} AS VARCHAR) IS DISTINCT FROM __after{i}" for i, (name, _) in enumerate(self.cleaned)]
+        return [
+            f"CAST({quote(name)} AS VARCHAR) IS DISTINCT FROM __after{i}"
+            for i, (name, _) in enumerate(self.cleaned)
+        ]
 
     def accepted(self, rejects: str | None) -> str:
         """The accepted rows: cleaned, cast, and none of `rejects` (a table of __file and __row)."""
@@ -113,7 +134,9 @@ class Checks:
         return f"SELECT {names} FROM ({self.typed}) AS t WHERE NOT EXISTS (SELECT 1 FROM {rejects} AS r WHERE r.__file = t.__file AND r.__row = t.__row)"
 
 
-def compile_checks(source: Source, contract: Contract | None, raw: str, schema: pa.Schema, text: bool, as_of: str) -> Checks:
+def compile_checks(
+    source: Source, contract: Contract | None, raw: str, schema: pa.Schema, text: bool, as_of: str
+) -> Checks:
     """The checks of `source` over the query `raw`, whose columns are `schema`; `text` where every value came as text.
 
     SourceError if columns are missing or of another type, all of them at once.
@@ -122,7 +145,10 @@ def compile_checks(source: Source, contract: Contract | None, raw: str, schema: 
     _refuse_checks(source, contract, found)
     _refuse_columns(source, contract, found, text)
     wanted = {c.name: c for c in contract.columns} if contract else {}
-    order = [*found, *(name for name in wanted if name not in found)]  # a cleaned column may be made of others
+    order = [
+        *found,
+        *(name for name in wanted if name not in found),
+    ]  # a cleaned column may be made of others
     values: list[str] = []
     rules: list[Rule] = []
     as_is = True
@@ -133,7 +159,9 @@ def compile_checks(source: Source, contract: Contract | None, raw: str, schema: 
             values.append(f"{expression} AS {quote(name)}")
             as_is = as_is and name not in source.clean
             continue
-        if name not in found and name not in source.clean:  # an optional one, or it had been refused
+        if (
+            name not in found and name not in source.clean
+        ):  # an optional one, or it had been refused
             values.append(f"CAST(NULL AS {column.sql_type}) AS {quote(name)}")
             as_is = False
             continue
@@ -143,17 +171,25 @@ def compile_checks(source: Source, contract: Contract | None, raw: str, schema: 
         values += judged.values
         rules += judged.rules
     rules += [
-        Rule(c, f"must not be after {as_of[:10]}", f"coalesce(TRY_CAST(t.{quote(c)} AS TIMESTAMP) > TIMESTAMP {literal(as_of)}, FALSE)")
+        Rule(
+            c,
+            f"must not be after {as_of[:10]}",
+            f"coalesce(TRY_CAST(t.{quote(c)} AS TIMESTAMP) > TIMESTAMP {literal(as_of)}, FALSE)",
+        )
         for c in source.not_future
     ]
     rules += [_reference(column, target) for column, target in source.references.items()]
     changed = (
         " OR ".join(
-            f"CAST({quote(c)} AS VARCHAR) IS DISTINCT FROM CAST(({source.clean[c]}) AS VARCHAR)" for c in source.clean if c in found
+            f"CAST({quote(c)} AS VARCHAR) IS DISTINCT FROM CAST(({source.clean[c]}) AS VARCHAR)"
+            for c in source.clean
+            if c in found
         )
         or "FALSE"
     )
-    typed = f"SELECT __file, __row, {', '.join(values)}, ({changed}) AS __repaired FROM ({raw}) AS raw"
+    typed = (
+        f"SELECT __file, __row, {', '.join(values)}, ({changed}) AS __repaired FROM ({raw}) AS raw"
+    )
     cleaned = tuple((name, sql) for name, sql in source.clean.items() if name in found)
     return Checks(typed, tuple(order), tuple(rules), "__repaired", cleaned, as_is)
 
@@ -178,8 +214,12 @@ class Judged:
 def check_column(column: Column, expression: str, found: pa.DataType | None) -> Judged:
     """Compile what a contract says of one column. `found` is the type of the expression, None where it may be a text."""
     name, ref = column.name, f"t.{quote(column.name)}"
-    same = found is not None and (found == column.arrow or pa.types.is_null(found) or _widens(found, column.arrow))
-    cast = _cast(expression, column, found) if found is None or found != column.arrow else expression
+    same = found is not None and (
+        found == column.arrow or pa.types.is_null(found) or _widens(found, column.arrow)
+    )
+    cast = (
+        _cast(expression, column, found) if found is None or found != column.arrow else expression
+    )
     values, rules = [f"{cast} AS {quote(name)}"], list[Rule]()
     if not same:
         uncast = _uncast(column, f"__raw_{quote_part(name)}", ref, found)
@@ -191,7 +231,9 @@ def check_column(column: Column, expression: str, found: pa.DataType | None) -> 
     if not column.nullable:
         missing = f"{ref} IS NULL" if same else f"(__raw_{quote_part(name)} IS NULL)"
         rules.append(Rule(name, "must not be null", missing))
-    rules += [Rule(name, check.words, f"NOT ({check.on(ref)})") for check in column.checks]  # a null is neither good nor bad
+    rules += [
+        Rule(name, check.words, f"NOT ({check.on(ref)})") for check in column.checks
+    ]  # a null is neither good nor bad
     return Judged(cast, tuple(values), tuple(rules), same)
 
 
@@ -200,7 +242,10 @@ def _widens(found: pa.DataType, wanted: pa.DataType) -> bool:
     t = pa.types
     if wanted == pa.int64():
         return bool(t.is_integer(found) and found != pa.uint64())
-    return bool(wanted == pa.float64() and (t.is_floating(found) or (t.is_integer(found) and found.bit_width <= 32)))
+    return bool(
+        wanted == pa.float64()
+        and (t.is_floating(found) or (t.is_integer(found) and found.bit_width <= 32))
+    )
 
 
 def _cast(expression: str, column: Column, found: pa.DataType | None) -> str:
@@ -210,7 +255,9 @@ def _cast(expression: str, column: Column, found: pa.DataType | None) -> str:
     if column.sql_type == "TIMESTAMP":
         return f"CAST(TRY_CAST({expression} AS TIMESTAMPTZ) AS TIMESTAMP)"
     if pa.types.is_decimal(column.arrow) and (found is None or pa.types.is_floating(found)):
-        expression = f"CAST({expression} AS VARCHAR)"  # a double as the digits that it is written with
+        expression = (
+            f"CAST({expression} AS VARCHAR)"  # a double as the digits that it is written with
+        )
     return f"TRY_CAST({expression} AS {column.sql_type})"
 
 
@@ -219,8 +266,12 @@ def _as_texts(expression: str, kind: pa.DataType) -> str:
     text, is_map = f"CAST({expression} AS VARCHAR)", pa.types.is_map(kind)
     texts = "MAP(VARCHAR, VARCHAR)" if is_map else "VARCHAR[]"
     # DuckDB's own form of a list is read from JSON too, but for escapes in it; that of a map is another
-    is_json = f"json_valid({text})" if is_map else f"strpos({text}, '\\') > 0 AND json_valid({text})"
-    if rewritten := _rewritten(kind):  # JSON's reader would write such a number again in its own way
+    is_json = (
+        f"json_valid({text})" if is_map else f"strpos({text}, '\\') > 0 AND json_valid({text})"
+    )
+    if rewritten := _rewritten(
+        kind
+    ):  # JSON's reader would write such a number again in its own way
         is_json += f" AND NOT regexp_matches(regexp_replace({text}, {literal(JSON_TEXT)}, '', 'g'), {literal(rewritten)})"
     return f"CASE WHEN {is_json} THEN TRY_CAST(TRY_CAST({text} AS JSON) AS {texts}) ELSE TRY_CAST({text} AS {texts}) END"
 
@@ -240,7 +291,11 @@ def keeps_digits(kind: pa.DataType) -> bool:
     """Return whether a type holds, or lists or maps of it hold, numbers as they are written: texts and decimals."""
     if pa.types.is_map(kind):
         return keeps_digits(kind.item_type)
-    return keeps_digits(kind.value_type) if pa.types.is_list(kind) else bool(pa.types.is_string(kind) or pa.types.is_decimal(kind))
+    return (
+        keeps_digits(kind.value_type)
+        if pa.types.is_list(kind)
+        else bool(pa.types.is_string(kind) or pa.types.is_decimal(kind))
+    )
 
 
 def _cast_inside(expression: str, kind: pa.DataType) -> str:
@@ -248,7 +303,10 @@ def _cast_inside(expression: str, kind: pa.DataType) -> str:
     values, x = _as_texts(expression, kind), _variable(kind)
     if pa.types.is_list(kind):
         return f"list_transform({values}, lambda {x}: {_cast(x, _value(kind.value_type), None)})"
-    key, item = _cast(f"{x}.key", _value(kind.key_type), None), _cast(f"{x}.value", _value(kind.item_type), None)
+    key, item = (
+        _cast(f"{x}.key", _value(kind.key_type), None),
+        _cast(f"{x}.value", _value(kind.item_type), None),
+    )
     return f"map_from_entries(list_transform(map_entries({values}), lambda {x}: {{'key': {key}, 'value': {item}}}))"
 
 
@@ -260,8 +318,14 @@ def _uncast_inside(raw: str, kind: pa.DataType) -> str:
         if pa.types.is_list(kind)
         else [(f"map_keys({values})", kind.key_type), (f"map_values({values})", kind.item_type)]
     )
-    bad = ((part, _uncast(_value(inner), x, _cast(x, _value(inner), None), None)) for part, inner in parts)
-    inside = " OR ".join(f"coalesce(len(list_filter({part}, lambda {x}: coalesce({is_bad}, FALSE))) > 0, FALSE)" for part, is_bad in bad)
+    bad = (
+        (part, _uncast(_value(inner), x, _cast(x, _value(inner), None), None))
+        for part, inner in parts
+    )
+    inside = " OR ".join(
+        f"coalesce(len(list_filter({part}, lambda {x}: coalesce({is_bad}, FALSE))) > 0, FALSE)"
+        for part, is_bad in bad
+    )
     return f"({raw} IS NOT NULL AND ({values}) IS NULL) OR {inside}"
 
 
@@ -296,7 +360,11 @@ def _uncast(column: Column, raw: str, cast: str, found: pa.DataType | None) -> s
             return f"{lost} OR TRY_CAST({raw} AS DOUBLE) <> {cast}"
         case "DOUBLE" if found is None:
             inexact = f"strpos({text}, '_') > 0 OR CASE WHEN {cast} = 0 THEN {_holds(text, '^[^eE]*[1-9]')} ELSE FALSE END"
-            other = f"isinf({cast}) AND {_holds(text, '[0-9]')}" if column.infinite else f"NOT isfinite({cast})"
+            other = (
+                f"isinf({cast}) AND {_holds(text, '[0-9]')}"
+                if column.infinite
+                else f"NOT isfinite({cast})"
+            )
             return f"{lost} OR {inexact} OR ({other})"
         case "DOUBLE" if t.is_decimal(found):
             back = f"TRY_CAST({{}} AS {_back(found)}) IS DISTINCT FROM {raw}"
@@ -307,7 +375,11 @@ def _uncast(column: Column, raw: str, cast: str, found: pa.DataType | None) -> s
         case "TIMESTAMP" if found is None:
             return f"{lost} OR {_outside(column, cast)} OR {_unless_usual(cast, text, _holds(text, FINER_TIME))}"
         case "TIMESTAMP":
-            finer = f" OR epoch_ns({raw}) % 1000 <> 0" if found is not None and t.is_timestamp(found) and found.unit == "ns" else ""
+            finer = (
+                f" OR epoch_ns({raw}) % 1000 <> 0"
+                if found is not None and t.is_timestamp(found) and found.unit == "ns"
+                else ""
+            )
             return f"{lost} OR {_outside(column, cast)}{finer}"
         case "TIME":
             return f"{lost} OR {_outside(column, cast)} OR {_unless_usual(cast, text, f'NOT {_like(text, CLOCK)}')}"
@@ -410,28 +482,44 @@ SELECT __file, __row, {name} || ' must be unique' AS reason, TRUE AS counts FROM
 
 def _reference(column: str, target: str) -> Rule:
     table, other = target.split(".")
-    exists = f"EXISTS (SELECT 1 FROM {quote(table)} AS r WHERE r.{quote(other)} = t.{quote(column)})"
+    exists = (
+        f"EXISTS (SELECT 1 FROM {quote(table)} AS r WHERE r.{quote(other)} = t.{quote(column)})"
+    )
     return Rule(column, f"must be in {target}", f"(t.{quote(column)} IS NOT NULL AND NOT {exists})")
 
 
-def _refuse_checks(source: Source, contract: Contract | None, found: Mapping[str, pa.DataType]) -> None:
+def _refuse_checks(
+    source: Source, contract: Contract | None, found: Mapping[str, pa.DataType]
+) -> None:
     """Refuse checks that could never do anything."""
     known = [*found, *(name for name in (contract.names if contract else ()) if name not in found)]
-    problems = [f"clean: {name!r} is no column of the source and no field of its contract" for name in source.clean if name not in known]
+    problems = [
+        f"clean: {name!r} is no column of the source and no field of its contract"
+        for name in source.clean
+        if name not in known
+    ]
     if source.latest and not source.unique:
-        problems.append(f"latest: {source.latest!r} chooses among rows with one key, and unique names no key")
+        problems.append(
+            f"latest: {source.latest!r} chooses among rows with one key, and unique names no key"
+        )
     if problems:
         raise SourceError(
             f"{source.name} cannot be checked as it is declared; its columns are {_list(known)}",
             problems=problems,
-            hint="mend the name; or say which columns name a row: unique=(...)" if source.latest and not source.unique else "mend the name",
+            hint="mend the name; or say which columns name a row: unique=(...)"
+            if source.latest and not source.unique
+            else "mend the name",
         )
 
 
 def refuse_timeless(source: Source, typed: pa.Schema) -> None:
     """SourceError where `not_future` names a column that is no date and no time once it is cleaned and cast."""
     kinds = {name: typed.field(name).type for name in source.not_future}
-    problems = [f"{name}: {kind}" for name, kind in kinds.items() if not (pa.types.is_date(kind) or pa.types.is_timestamp(kind))]
+    problems = [
+        f"{name}: {kind}"
+        for name, kind in kinds.items()
+        if not (pa.types.is_date(kind) or pa.types.is_timestamp(kind))
+    ]
     if problems:
         raise SourceError(
             f"{source.name}: not_future names a column that is neither date nor time",
@@ -440,19 +528,35 @@ def refuse_timeless(source: Source, typed: pa.Schema) -> None:
         )
 
 
-def _refuse_columns(source: Source, contract: Contract | None, found: Mapping[str, pa.DataType], text: bool) -> None:
+def _refuse_columns(
+    source: Source, contract: Contract | None, found: Mapping[str, pa.DataType], text: bool
+) -> None:
     problems: list[str] = []
     named = dict.fromkeys(
-        (*source.unique, *source.not_future, *source.references, *([source.latest] if source.latest else [])), "a check of the source"
+        (
+            *source.unique,
+            *source.not_future,
+            *source.references,
+            *([source.latest] if source.latest else []),
+        ),
+        "a check of the source",
     )
     for name, wanted in ({c.name: c for c in contract.columns} if contract else {}).items():
         named.pop(name, None)
         if name not in found:
             if name not in source.clean and not wanted.optional:
                 problems.append(f"{name}: wanted {wanted.arrow}, and there is no such column")
-        elif not text and name not in source.clean and not (pa.types.is_null(found[name]) or accepts(wanted.arrow, found[name])):
+        elif (
+            not text
+            and name not in source.clean
+            and not (pa.types.is_null(found[name]) or accepts(wanted.arrow, found[name]))
+        ):
             problems.append(f"{name}: wanted {wanted.arrow}, found {found[name]}")
-    problems += [f"{name}: named by {why}, and there is no such column" for name, why in named.items() if name not in found]
+    problems += [
+        f"{name}: named by {why}, and there is no such column"
+        for name, why in named.items()
+        if name not in found
+    ]
     if problems:
         raise SourceError(
             f"{source.name} does not have the columns that its contract wants; it has {_list(list(found))}",

@@ -26,9 +26,24 @@ from .json_values import json_rows
 from .sources import json_lines
 from .sources.changes import refuse_other_files
 from .sources.csv_files import CsvFile, facts_of, malformed, prepare_csv, typed
-from .sources.files import Files, as_table, find_files, pattern, possible, refuse_ours, settling, still_open
+from .sources.files import (
+    Files,
+    as_table,
+    find_files,
+    pattern,
+    possible,
+    refuse_ours,
+    settling,
+    still_open,
+)
 from .sources.listing import partition_types
-from .sources.parquet_files import SQL_ERRORS, exact_times, find_damage, refuse_inexact, without_zone
+from .sources.parquet_files import (
+    SQL_ERRORS,
+    exact_times,
+    find_damage,
+    refuse_inexact,
+    without_zone,
+)
 
 STREAMED = 250_000  # rows of a streamed batch
 COLUMNS_ASKED = 50  # of CSV files, at a time, for their types: planning such a query takes more than in proportion
@@ -47,7 +62,15 @@ class DuckWarehouse:
 
     replays = False
 
-    def __init__(self, store: Any, scratch: Path, *, memory: int, threads: int, tick: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        store: Any,
+        scratch: Path,
+        *,
+        memory: int,
+        threads: int,
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
         self.store = store
         self.scratch = scratch
         self._memory = memory
@@ -70,7 +93,9 @@ class DuckWarehouse:
                 f"DuckDB cannot be started: {error}",
                 hint="raise the limits of open files (ulimit -n) and processes (ulimit -u), or lower --workers",
             ) from error
-        self._run("SET TimeZone = 'UTC'")  # not in the configuration: DuckDB 1 loads icu only once it is connected
+        self._run(
+            "SET TimeZone = 'UTC'"
+        )  # not in the configuration: DuckDB 1 loads icu only once it is connected
         self._hide_progress_bar()
 
     def _hide_progress_bar(self) -> None:
@@ -108,11 +133,17 @@ class DuckWarehouse:
 
     def columns(self, select: str) -> pa.Schema:
         try:
-            schema = self.connection.sql(f"SELECT * FROM ({select}) AS q LIMIT 0").to_arrow_table().schema
+            schema = (
+                self.connection.sql(f"SELECT * FROM ({select}) AS q LIMIT 0")
+                .to_arrow_table()
+                .schema
+            )
             own = self.connection.sql(select)
             names = own.columns  # a subquery's columns are renamed where two of them have one name
             _refuse_types(dict(zip(names, own.types, strict=True)))
-            return pa.schema([field.with_name(name) for field, name in zip(schema, names, strict=True)])
+            return pa.schema(
+                [field.with_name(name) for field, name in zip(schema, names, strict=True)]
+            )
         except duckdb.Error as error:
             raise self._failed(self._placed(error, select), select) from error
 
@@ -144,7 +175,11 @@ class DuckWarehouse:
 
     def write(self, select: str, key: str, format: str = "parquet") -> int:
         select = json_rows(select, self.columns(select)) if format == "jsonl" else select
-        options = {"parquet": "FORMAT parquet, COMPRESSION zstd", "csv": "FORMAT csv, HEADER", "jsonl": "FORMAT json"}[format]
+        options = {
+            "parquet": "FORMAT parquet, COMPRESSION zstd",
+            "csv": "FORMAT csv, HEADER",
+            "jsonl": "FORMAT json",
+        }[format]
         with self.store.writing(key) as path:
             count = self._run(f"COPY ({select}) TO '{_text(path)}' ({options})")
         return int(count[0][0])
@@ -159,7 +194,9 @@ class DuckWarehouse:
 
     def read(self, path: Path) -> pa.Table:
         """The rows of a file that `write` wrote."""
-        reader = {".parquet": "read_parquet", ".csv": "read_csv", ".jsonl": "read_json"}[path.suffix]
+        reader = {".parquet": "read_parquet", ".csv": "read_csv", ".jsonl": "read_json"}[
+            path.suffix
+        ]
         return self.query(f"SELECT * FROM {reader}('{_text(path)}')")
 
     def prints(self, paths: Sequence[str]) -> list[list[Any]]:
@@ -170,15 +207,20 @@ class DuckWarehouse:
         """The names of the tables that a query reads; QueryError if it is no single query."""
         tree = json.loads(self._run(f"SELECT json_serialize_sql({_string(select)})")[0][0])
         if tree.get("error") and "Only SELECT" in str(tree.get("error_message")):
-            raise QueryError(f"not a query that reads: {' '.join(select.split())[:80]}", hint="wanted one SELECT (or WITH ... SELECT)")
+            raise QueryError(
+                f"not a query that reads: {' '.join(select.split())[:80]}",
+                hint="wanted one SELECT (or WITH ... SELECT)",
+            )
         if tree.get("error"):
             raise QueryError(
-                f"not a query: {tree.get('error_message')}" + _pointer(select, tree.get("position")),
+                f"not a query: {tree.get('error_message')}"
+                + _pointer(select, tree.get("position")),
                 hint="wanted one SELECT, without a semicolon inside",
             )
         if len(tree["statements"]) != 1:
             raise QueryError(
-                f"wanted one query, found {len(tree['statements'])} statements", hint="keep the last SELECT, and move the rest into WITH"
+                f"wanted one query, found {len(tree['statements'])} statements",
+                hint="keep the last SELECT, and move the rest into WITH",
             )
         return set(_tables(tree, frozenset()))
 
@@ -186,20 +228,38 @@ class DuckWarehouse:
         """Whether reading the query twice costs two scans and no more."""
         plan = self._run(f"EXPLAIN (FORMAT json) {select}")
         names = _operators(json.loads(plan[-1][-1]))
-        return all(name.strip() in {"PROJECTION", "FILTER"} or "SCAN" in name or "READ_PARQUET" in name for name in names)
+        return all(
+            name.strip() in {"PROJECTION", "FILTER"} or "SCAN" in name or "READ_PARQUET" in name
+            for name in names
+        )
 
-    def attach(self, source: Source, place: Any, folder: Path, contract_columns: Mapping[str, Any], staged: str) -> Attached:
+    def attach(
+        self,
+        source: Source,
+        place: Any,
+        folder: Path,
+        contract_columns: Mapping[str, Any],
+        staged: str,
+    ) -> Attached:
         """The raw rows of a source, wherever they are; text where the format has no types and a contract will give them."""
         name = source.name
         if not isinstance(place, str | Path):
             with self.store.writing(staged) as path:
                 pq.write_table(as_table(name, place), path)
-            return self._parquet(name, Files((str(self.store.path(staged)),), "parquet"), contract_columns, in_place=False)
+            return self._parquet(
+                name,
+                Files((str(self.store.path(staged)),), "parquet"),
+                contract_columns,
+                in_place=False,
+            )
         files = find_files(name, str(place), folder)
         if files.kind == "parquet":
             return self._parquet(name, files, contract_columns, in_place=True)
         if not any(Path(p).stat().st_size for p in files.paths):
-            raise SourceError(f"{name} is empty: {files.paths[0]} has no byte", hint=f"name another place with --source {name}=PATH")
+            raise SourceError(
+                f"{name} is empty: {files.paths[0]} has no byte",
+                hint=f"name another place with --source {name}=PATH",
+            )
         if files.kind == "csv":
             return self._csv(source, files, contract_columns, staged)
         with self._unchanged(name, files):
@@ -216,7 +276,9 @@ class DuckWarehouse:
         self._beside.shutdown()
         shutil.rmtree(self.scratch, ignore_errors=True)
 
-    def _parquet(self, source: str, files: Files, wanted: Mapping[str, Any], in_place: bool) -> Attached:
+    def _parquet(
+        self, source: str, files: Files, wanted: Mapping[str, Any], in_place: bool
+    ) -> Attached:
         before = self.prints(files.paths) if in_place else []
         self._in_place[source] = files.paths
         select = f"SELECT * FROM read_parquet({files.sql_list}, filename = '__file', file_row_number = true, union_by_name = true, hive_partitioning = false)"
@@ -241,13 +303,21 @@ class DuckWarehouse:
                 refuse_inexact(source, files.paths, self.query)
             clocks = exact_times(types)
             plain = ", ".join(
-                f"{clocks[n]} AS {quote(n)}" if n in clocks else quote(n) for n in names if n not in ("__file", "file_row_number")
+                f"{clocks[n]} AS {quote(n)}" if n in clocks else quote(n)
+                for n in names
+                if n not in ("__file", "file_row_number")
             )
             where = "__file" if in_place else "'(in memory)'"
             select = f"SELECT {plain}, {where} AS __file, file_row_number + 1 AS __row FROM ({select}) AS f"
             kinds = {n: without_zone(kind) for n, kind in types.items() if n not in wanted}
-            self._refuse_midnight(source, select, {n: kind for n, kind in kinds.items() if kind in ("TIME", "TIME_NS")})
-            select = self._parted(source, select, files, wanted, as_text=False, has=self._has_column)
+            self._refuse_midnight(
+                source,
+                select,
+                {n: kind for n, kind in kinds.items() if kind in ("TIME", "TIME_NS")},
+            )
+            select = self._parted(
+                source, select, files, wanted, as_text=False, has=self._has_column
+            )
         except QueryError as error:
             raise self.find_damage(source, files.paths, error) or error from error
         attached = Attached(select, self.columns(select), False, files if in_place else None, None)
@@ -256,10 +326,14 @@ class DuckWarehouse:
 
     def _has_column(self, path: str, name: str) -> bool:
         """Whether a Parquet file has a column of that name, whatever its case."""
-        types = self._types(f"SELECT * FROM read_parquet({pattern(path)}, hive_partitioning = false)")
+        types = self._types(
+            f"SELECT * FROM read_parquet({pattern(path)}, hive_partitioning = false)"
+        )
         return name.lower() in {found.lower() for found in types}
 
-    def find_damage(self, source: str, paths: Sequence[str], error: QueryError) -> SourceError | None:
+    def find_damage(
+        self, source: str, paths: Sequence[str], error: QueryError
+    ) -> SourceError | None:
         """Return an error that names the file of a source whose damage made a query fail; None if it failed for another reason."""
         cause: BaseException | None = error
         while isinstance(cause, QueryError):
@@ -273,9 +347,16 @@ class DuckWarehouse:
         if not clocks:
             return
         counts = ", ".join(
-            f"count(*) FILTER (WHERE {quote(n)} >= CAST('24:00:00' AS {kind})) AS n{i}" for i, (n, kind) in enumerate(clocks.items())
+            f"count(*) FILTER (WHERE {quote(n)} >= CAST('24:00:00' AS {kind})) AS n{i}"
+            for i, (n, kind) in enumerate(clocks.items())
         )
-        found = dict(zip(clocks, self.query(f"SELECT {counts} FROM ({select}) AS s").to_pylist()[0].values(), strict=True))
+        found = dict(
+            zip(
+                clocks,
+                self.query(f"SELECT {counts} FROM ({select}) AS s").to_pylist()[0].values(),
+                strict=True,
+            )
+        )
         bad = {name: rows for name, rows in found.items() if rows}
         if bad:
             raise SourceError(
@@ -294,11 +375,22 @@ class DuckWarehouse:
         if len(firsts) == 1:
             return
         groups = [
-            (self._types(f"SELECT * FROM read_parquet({pattern(group['first'])}, hive_partitioning = false)"), group) for group in firsts
+            (
+                self._types(
+                    f"SELECT * FROM read_parquet({pattern(group['first'])}, hive_partitioning = false)"
+                ),
+                group,
+            )
+            for group in firsts
         ]
         common = {name.lower(): kind for name, kind in self._types(select).items()}
         for name, kind in common.items():
-            own = [(types[found], group, found) for types, group in groups for found in types if found.lower() == name]
+            own = [
+                (types[found], group, found)
+                for types, group in groups
+                for found in types
+                if found.lower() == name
+            ]
             if len({found for found, *_ in own}) < 2:
                 continue
             valued = [entry for entry in own if self._column(entry).column("n")[0].as_py()]
@@ -313,16 +405,26 @@ class DuckWarehouse:
 
     def _types(self, select: str) -> dict[str, str]:
         found = self.query(f"DESCRIBE {select}")
-        return dict(zip(found.column("column_name").to_pylist(), found.column("column_type").to_pylist(), strict=True))
+        return dict(
+            zip(
+                found.column("column_name").to_pylist(),
+                found.column("column_type").to_pylist(),
+                strict=True,
+            )
+        )
 
     def _column(self, entry: tuple[str, dict[str, Any], str], where: str = "") -> pa.Table:
         """The count of values of a column in a group of files, and the first of them; those alone for which a condition is true."""
         _, group, name = entry
         paths = ", ".join(map(pattern, group["files"]))
         rows = f"SELECT {quote(name)} AS v, filename AS file FROM read_parquet([{paths}], filename = true, hive_partitioning = false)"
-        return self.query(f"SELECT count(v) AS n, min(file) AS file, min(CAST(v AS VARCHAR)) AS value FROM ({rows}) AS r{where}")
+        return self.query(
+            f"SELECT count(v) AS n, min(file) AS file, min(CAST(v AS VARCHAR)) AS value FROM ({rows}) AS r{where}"
+        )
 
-    def _refuse_loss(self, source: str, common: str, entry: tuple[str, dict[str, Any], str]) -> None:
+    def _refuse_loss(
+        self, source: str, common: str, entry: tuple[str, dict[str, Any], str]
+    ) -> None:
         """SourceError where the common type of a column changes one of its values."""
         kind, _, name = entry
         if kind == common:
@@ -373,23 +475,38 @@ class DuckWarehouse:
                 without = self._files_without(select, name, has)
                 self._refuse_other(source, key, name, found[name], joined, without)
                 if without:
-                    value = (
-                        f"CASE WHEN s.__file IN ({_strings(without)}) THEN CAST(p.{quote(key)} AS {found[name]}) ELSE s.{quote(name)} END"
-                    )
+                    value = f"CASE WHEN s.__file IN ({_strings(without)}) THEN CAST(p.{quote(key)} AS {found[name]}) ELSE s.{quote(name)} END"
                     filled.append(f"{value} AS {quote(name)}")
         kinds = {
-            key: "VARCHAR" if as_text and key in wanted else wanted[key].sql_type if key in wanted else kind for key, kind in types.items()
+            key: "VARCHAR"
+            if as_text and key in wanted
+            else wanted[key].sql_type
+            if key in wanted
+            else kind
+            for key, kind in types.items()
         }
-        columns = "".join(f", CAST(p.{quote(key)} AS {kind}) AS {quote(key)}" for key, kind in kinds.items() if key.lower() not in own)
+        columns = "".join(
+            f", CAST(p.{quote(key)} AS {kind}) AS {quote(key)}"
+            for key, kind in kinds.items()
+            if key.lower() not in own
+        )
         replaced = f" REPLACE ({', '.join(filled)})" if filled else ""
         return f"SELECT s.*{replaced}{columns} FROM {joined}"
 
-    def _files_without(self, select: str, name: str, has: Callable[[str, str], bool] | None) -> list[str]:
+    def _files_without(
+        self, select: str, name: str, has: Callable[[str, str], bool] | None
+    ) -> list[str]:
         """The files that do not have a column of the rows: none of their rows has a value in it, and their schema, if any, does not name it."""
         empty = f"SELECT __file FROM ({select}) AS s GROUP BY __file HAVING count({quote(name)}) = 0 ORDER BY __file"
-        return [path for path in self.query(empty).column("__file").to_pylist() if has is None or not has(path, name)]
+        return [
+            path
+            for path in self.query(empty).column("__file").to_pylist()
+            if has is None or not has(path, name)
+        ]
 
-    def _refuse_other(self, source: str, key: str, own: str, kind: str, joined: str, without: Sequence[str]) -> None:
+    def _refuse_other(
+        self, source: str, key: str, own: str, kind: str, joined: str, without: Sequence[str]
+    ) -> None:
         """SourceError where rows have another value in a column than their folder KEY=VALUE has, or could not have that value."""
         text = f"CAST(s.{quote(own)} AS VARCHAR)"
         same = f"{text} IS NOT DISTINCT FROM p.{quote(key)} OR coalesce(TRY_CAST({text} AS DOUBLE) = TRY_CAST(p.{quote(key)} AS DOUBLE), FALSE)"
@@ -404,13 +521,17 @@ class DuckWarehouse:
         where = f"{source}: {found[0]['file']} lies in a folder {key}={found[0]['folder']}, and"
         if found[0]["file"] in without:
             raise SourceError(
-                f"{where} other files have a column {own} of type {kind}, which cannot hold that", hint="write all files with the column"
+                f"{where} other files have a column {own} of type {kind}, which cannot hold that",
+                hint="write all files with the column",
             )
         raise SourceError(
-            f"{where} its own column {own} holds {found[0]['value']}", hint="drop or rename one of them: which is right cannot be known"
+            f"{where} its own column {own} holds {found[0]['value']}",
+            hint="drop or rename one of them: which is right cannot be known",
         )
 
-    def _csv(self, source: Source, files: Files, contract_columns: Mapping[str, Any], staged: str) -> Attached:
+    def _csv(
+        self, source: Source, files: Files, contract_columns: Mapping[str, Any], staged: str
+    ) -> Attached:
         """All values as text, then those of a contract's columns as it wants them: a type that DuckDB guesses may change them."""
         copies = self.scratch / "csv"
         try:
@@ -431,15 +552,32 @@ class DuckWarehouse:
             as_text=bool(contract_columns),
             has=lambda path, name: name.lower() in named.get(path, ()),
         )
-        attached = Attached(select, self.columns(select), bool(contract_columns), None, malformed(found))
+        attached = Attached(
+            select, self.columns(select), bool(contract_columns), None, malformed(found)
+        )
         attached.csv = facts_of(found)
         return attached
 
-    def _put_csv(self, source: Source, files: Files, contract_columns: Mapping[str, Any], staged: str, copies: Path) -> list[CsvFile]:
+    def _put_csv(
+        self,
+        source: Source,
+        files: Files,
+        contract_columns: Mapping[str, Any],
+        staged: str,
+        copies: Path,
+    ) -> list[CsvFile]:
         """Store the rows of CSV files, and see that none is missing. Where DuckDB disagrees with the scan, once more from copies."""
         names = list(contract_columns)
         for rewrite in (False, True):
-            found = prepare_csv(source.name, files.paths, source.csv, names, copies, rewrite=rewrite, tick=self._tick)
+            found = prepare_csv(
+                source.name,
+                files.paths,
+                source.csv,
+                names,
+                copies,
+                rewrite=rewrite,
+                tick=self._tick,
+            )
             for file in found:
                 refuse_ours(source.name, file.dialect.names)
             rows, failed = sum(file.scan.rows for file in found), None
@@ -455,7 +593,11 @@ class DuckWarehouse:
                 return found
         raise SourceError(
             f"{source.name}: {files.paths[0]} cannot be read as CSV: "
-            + (failed.message.split("\n")[0] if failed else f"it has {rows:,} rows, and {count:,} were read"),
+            + (
+                failed.message.split("\n")[0]
+                if failed
+                else f"it has {rows:,} rows, and {count:,} were read"
+            ),
             hint="write it as Parquet",
         ) from failed
 
@@ -465,7 +607,9 @@ class DuckWarehouse:
         columns = f"* REPLACE ({changes})" if changes else "*"
         path: Path = self.store.path(staged)
         path.parent.mkdir(parents=True, exist_ok=True)
-        count = self._run(f"COPY (SELECT row_number() OVER () AS __row, {columns} FROM {reader}) TO '{_text(path)}' (FORMAT parquet)")
+        count = self._run(
+            f"COPY (SELECT row_number() OVER () AS __row, {columns} FROM {reader}) TO '{_text(path)}' (FORMAT parquet)"
+        )
         return int(count[0][0])
 
     def _numbered(self, staged: str, paths: Sequence[str]) -> str:
@@ -489,7 +633,9 @@ class DuckWarehouse:
         values |= self._some_value([name for name, value in values.items() if value is None], texts)
         kinds = {name: possible(value) for name, value in values.items()}
         valued = {name for name, value in values.items() if value is not None}
-        few = self.query(f"SELECT count(*) AS n FROM ({select}) AS s").column("n")[0].as_py() <= FIRST
+        few = (
+            self.query(f"SELECT count(*) AS n FROM ({select}) AS s").column("n")[0].as_py() <= FIRST
+        )
         if not few:  # what the first rows rule out need not be asked of all
             kinds = self._still_open(kinds, first)
         asked = {name: open_[:1] for name, open_ in kinds.items() if open_}
@@ -499,7 +645,10 @@ class DuckWarehouse:
             kinds |= {name: kinds[name][1:] for name in wrong}
             asked = {name: kinds[name][:1] for name in wrong if kinds[name]}
         each = ", ".join(
-            f"CAST({typing.get(n, quote(n))} AS {kinds[n][0]}) AS {quote(n)}" if n in valued and kinds[n] else quote(n) for n in names
+            f"CAST({typing.get(n, quote(n))} AS {kinds[n][0]}) AS {quote(n)}"
+            if n in valued and kinds[n]
+            else quote(n)
+            for n in names
         )
         return f"SELECT __file, __row, {each} FROM ({select}) AS s"
 
@@ -507,7 +656,9 @@ class DuckWarehouse:
         """A value of each column of texts; None where it has none."""
         values: dict[str, str | None] = {}
         for some in _groups(names, COLUMNS_SEEN):
-            found = self.query(f"SELECT {', '.join(f'any_value({quote(name)}) AS v{i}' for i, name in enumerate(some))} FROM ({rows}) AS s")
+            found = self.query(
+                f"SELECT {', '.join(f'any_value({quote(name)}) AS v{i}' for i, name in enumerate(some))} FROM ({rows}) AS s"
+            )
             values |= zip(some, found.to_pylist()[0].values(), strict=True)
         return values
 
@@ -516,7 +667,14 @@ class DuckWarehouse:
         found: dict[str, list[str]] = {name: [] for name in kinds}
         for some in _groups([name for name, open_ in kinds.items() if open_], COLUMNS_ASKED):
             asked = {name: kinds[name] for name in some}
-            found |= still_open(asked, list(self.query(f"SELECT {settling(asked)} FROM ({rows}) AS s").to_pylist()[0].values()))
+            found |= still_open(
+                asked,
+                list(
+                    self.query(f"SELECT {settling(asked)} FROM ({rows}) AS s")
+                    .to_pylist()[0]
+                    .values()
+                ),
+            )
         return found
 
     def _json(self, source: str, files: Files, wanted: Mapping[str, Any], staged: str) -> Attached:
@@ -530,9 +688,7 @@ class DuckWarehouse:
                 refuse_ours(source, list(columns))
                 listed = ", ".join(f"{_string(name)}: '{kind}'" for name, kind in columns.items())
                 named = "filename = '__file', " if len(files.paths) > 1 else ""
-                reader = (
-                    f"read_json({files.sql_list}, format = 'newline_delimited', {named}columns = {{{listed}}}, hive_partitioning = false)"
-                )
+                reader = f"read_json({files.sql_list}, format = 'newline_delimited', {named}columns = {{{listed}}}, hive_partitioning = false)"
                 self._put(reader, staged)
                 if self._has_large(staged, columns) and self._holds(files, json_lines.LONG):
                     columns = None
@@ -546,9 +702,15 @@ class DuckWarehouse:
             select = f"SELECT * FROM read_parquet('{_text(out)}')"
             values = "".join(f", CAST({quote(name)} AS JSON) AS {quote(name)}" for name in nested)
             select = f"SELECT * REPLACE ({values[2:]}) FROM ({select}) AS s" if values else select
-        if columns is not None and self._has_empty_row(select, columns) and (bad := json_lines.bad_line(files.paths)):
+        if (
+            columns is not None
+            and self._has_empty_row(select, columns)
+            and (bad := json_lines.bad_line(files.paths))
+        ):
             raise SourceError(f"{source}: {bad}", hint=json_lines.hint_for(bad))
-        refuse_ours(source, [name for name in self.columns(select).names if name not in ("__file", "__row")])
+        refuse_ours(
+            source, [name for name in self.columns(select).names if name not in ("__file", "__row")]
+        )
         select = self._parted(source, select, files, wanted, as_text=bool(wanted))
         return Attached(select, self.columns(select), bool(wanted), None, None)
 
@@ -558,21 +720,34 @@ class DuckWarehouse:
         try:
             found = self._called(lambda: self.connection.sql(f"SELECT * FROM {reader}"))
         except duckdb.Error as error:
-            if "Duplicate name" in str(error):  # inside an object, perhaps one that a contract takes for a dict
+            if "Duplicate name" in str(
+                error
+            ):  # inside an object, perhaps one that a contract takes for a dict
                 return None
             raise self._failed(error, reader) from error
-        fields = {name: kind for name, kind in zip(found.columns, found.types, strict=True) if name != "__file"}
+        fields = {
+            name: kind
+            for name, kind in zip(found.columns, found.types, strict=True)
+            if name != "__file"
+        }
         if any(re.fullmatch(r"C\d+", name) for name in fields) and self._holds(files, UNNAMED):
             return None  # DuckDB names a field without a name itself
         small = {name.lower() for name in fields}
-        if list(fields) == ["json"] or any(small & {re.sub(r"_\d+$", "", name)} for name in small if re.search(r"_\d+$", name)):
+        if list(fields) == ["json"] or any(
+            small & {re.sub(r"_\d+$", "", name)} for name in small if re.search(r"_\d+$", name)
+        ):
             return None  # lines that are no objects, or names that differ in case alone, come under names of DuckDB's
         plain: dict[str, str] = {}
         scan = ""
         for name, kind in fields.items():
             column, nested = wanted.get(name), kind.id in ("list", "struct", "map")
             read = json_lines.sql_type(kind)
-            if read is None and not nested and str(kind) in ("JSON", '"NULL"') and self._is_null(files, name):
+            if (
+                read is None
+                and not nested
+                and str(kind) in ("JSON", '"NULL"')
+                and self._is_null(files, name)
+            ):
                 read = "VARCHAR"
             if read is None and not (column and nested):
                 return None
@@ -580,7 +755,9 @@ class DuckWarehouse:
                 plain[name] = str(read)
                 scan = scan or (json_lines.LONG if nested and "DOUBLE" in str(read) else "")
             elif nested:
-                if not pa.types.is_nested(column.arrow) or (keeps_digits(column.arrow) and re.search("DOUBLE|JSON", str(kind))):
+                if not pa.types.is_nested(column.arrow) or (
+                    keeps_digits(column.arrow) and re.search("DOUBLE|JSON", str(kind))
+                ):
                     return None  # [1.10] is written again as [1.1]
                 plain[name], scan = "JSON", json_lines.LONGER
             else:
@@ -594,25 +771,37 @@ class DuckWarehouse:
     def _holds(self, files: Files, pattern: str) -> bool:
         """Whether a line of the files matches a pattern."""
         lines = f"read_json_objects({files.sql_list}, format = 'newline_delimited')"
-        return bool(self.query(f"SELECT bool_or(regexp_matches(json, {_string(pattern)})) AS is_so FROM {lines}").column(0)[0].as_py())
+        return bool(
+            self.query(
+                f"SELECT bool_or(regexp_matches(json, {_string(pattern)})) AS is_so FROM {lines}"
+            )
+            .column(0)[0]
+            .as_py()
+        )
 
     def _has_large(self, staged: str, columns: Mapping[str, str]) -> bool:
         """Whether a column of doubles has a value that may have been written with more digits than it holds, or beyond it."""
-        doubles = [f"max(abs({quote(name)})) >= 1e15" for name, kind in columns.items() if kind == "DOUBLE"]
+        doubles = [
+            f"max(abs({quote(name)})) >= 1e15" for name, kind in columns.items() if kind == "DOUBLE"
+        ]
         rows = f"SELECT {' OR '.join(doubles)} AS is_so FROM read_parquet('{_text(self.store.path(staged))}')"
         return bool(doubles and self.query(rows).column(0)[0].as_py())
 
     def _is_null(self, files: Files, name: str) -> bool:
         """Whether a field of JSON lines has no value anywhere."""
-        reader = (
-            f"read_json({files.sql_list}, format = 'newline_delimited', columns = {{{_string(name)}: 'JSON'}}, hive_partitioning = false)"
+        reader = f"read_json({files.sql_list}, format = 'newline_delimited', columns = {{{_string(name)}: 'JSON'}}, hive_partitioning = false)"
+        return (
+            not self.query(f"SELECT count({quote(name)}) AS n FROM {reader}").column(0)[0].as_py()
         )
-        return not self.query(f"SELECT count({quote(name)}) AS n FROM {reader}").column(0)[0].as_py()
 
     def _has_empty_row(self, select: str, columns: Mapping[str, str]) -> bool:
         """Whether a row has no value: its line may be none, such as null."""
         empty = " AND ".join(f"{quote(name)} IS NULL" for name in columns) or "TRUE"
-        return bool(self.query(f"SELECT count(*) AS n FROM ({select}) AS s WHERE {empty}").column(0)[0].as_py())
+        return bool(
+            self.query(f"SELECT count(*) AS n FROM ({select}) AS s WHERE {empty}")
+            .column(0)[0]
+            .as_py()
+        )
 
     @contextmanager
     def _unchanged(self, source: str, files: Files) -> Iterator[None]:
@@ -632,7 +821,9 @@ class DuckWarehouse:
 
     def _placed(self, error: duckdb.Error, select: str) -> duckdb.Error:
         """A mistake in SQL again with its line, which sql() leaves out."""
-        if isinstance(error, duckdb.BinderException | duckdb.CatalogException | duckdb.ParserException):
+        if isinstance(
+            error, duckdb.BinderException | duckdb.CatalogException | duckdb.ParserException
+        ):
             try:
                 self.connection.execute(select)
             except duckdb.Error as placed:
@@ -674,13 +865,24 @@ class Attached:
     """The raw rows of a source: their query and columns, whether all is text, the files if they are read in place, and
     the lines that could not be read at all."""
 
-    def __init__(self, select: str, schema: pa.Schema, text: bool, files: Files | None, malformed: pa.Table | None) -> None:
+    def __init__(
+        self,
+        select: str,
+        schema: pa.Schema,
+        text: bool,
+        files: Files | None,
+        malformed: pa.Table | None,
+    ) -> None:
         self.select, self.schema, self.text, self.files = select, schema, text, files
         self.malformed = malformed if malformed is not None and malformed.num_rows else None
-        self.prints: list[list[Any]] = []  # of the files that are read in place, taken before anything was read
+        self.prints: list[
+            list[Any]
+        ] = []  # of the files that are read in place, taken before anything was read
         self.exact = True  # __row is the row's number in its file
         self.csv: list[dict[str, Any]] = []  # how its CSV files are written
-        self.numbered: Callable[[], Attached] | None = None  # where rows have no number yet: the same, with one
+        self.numbered: Callable[[], Attached] | None = (
+            None  # where rows have no number yet: the same, with one
+        )
 
 
 REMEDIES = {
@@ -698,8 +900,13 @@ def _refuse_types(columns: Mapping[str, Any]) -> None:
     for name, kind in columns.items():
         odd = next((each for each in _types_in(kind) if each in REMEDIES), None)
         if odd and (odd != "interval" or kind.id != odd):
-            remedy = REMEDIES[odd].format(quote(name)) if kind.id == odd else "another type inside of it"
-            raise QueryError(f"its column {name} is of type {kind}, which would come out as another value", hint=f"write {remedy}")
+            remedy = (
+                REMEDIES[odd].format(quote(name)) if kind.id == odd else "another type inside of it"
+            )
+            raise QueryError(
+                f"its column {name} is of type {kind}, which would come out as another value",
+                hint=f"write {remedy}",
+            )
 
 
 def _types_in(kind: Any) -> Iterator[str]:
@@ -719,7 +926,11 @@ def _sort(kind: str) -> str:
         return "clock"
     if name in ("DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"):
         return "time"
-    return "number" if name in ("DECIMAL", "FLOAT", "DOUBLE") or name.endswith(("INT", "INTEGER")) else name
+    return (
+        "number"
+        if name in ("DECIMAL", "FLOAT", "DOUBLE") or name.endswith(("INT", "INTEGER"))
+        else name
+    )
 
 
 def _groups(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
@@ -728,18 +939,24 @@ def _groups(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
         yield names[start : start + size]
 
 
-def _typing(source: Source, files: Sequence[CsvFile], wanted: Mapping[str, Any] | None) -> dict[str, str]:
+def _typing(
+    source: Source, files: Sequence[CsvFile], wanted: Mapping[str, Any] | None
+) -> dict[str, str]:
     """The SQL of the texts of which values of other types are made, where these are not the texts as they came: for all columns, or
     for those that a contract wants as another type (and that no `clean` makes)."""
     csv = source.csv
     # what is empty, or a null text, is null by now, but for null texts in quotes
-    all_null = csv.null == ("",) or ("" in csv.null and not any(file.scan.quoted_null for file in files))
+    all_null = csv.null == ("",) or (
+        "" in csv.null and not any(file.scan.quoted_null for file in files)
+    )
     if all_null and csv.decimal == ".":
         return {}
     names = dict.fromkeys(name for file in files for name in file.dialect.names)
     if wanted is None:
         return {name: typed(name, csv.decimal, csv.null) for name in names}
-    kinds = {name: wanted[name].arrow for name in names if name in wanted and name not in source.clean}
+    kinds = {
+        name: wanted[name].arrow for name in names if name in wanted and name not in source.clean
+    }
     return {
         name: typed(name, csv.decimal if _is_number(kind) else ".", csv.null)
         for name, kind in kinds.items()
@@ -748,7 +965,9 @@ def _typing(source: Source, files: Sequence[CsvFile], wanted: Mapping[str, Any] 
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+    return bool(
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    )
 
 
 def _unread(source: str, files: Files, error: QueryError) -> SourceError:
@@ -757,7 +976,9 @@ def _unread(source: str, files: Files, error: QueryError) -> SourceError:
     bad = json_lines.bad_line(files.paths) if files.kind == "json" else None
     words = bad or error.message.split("\n")[0]  # below it stands a query of ours
     hint = json_lines.hint_for(bad) if bad else "mend the file, or name another"
-    return SourceError(f"{source}: {files.paths[0]} cannot be read as {files.kind}: {words}", hint=hint)
+    return SourceError(
+        f"{source}: {files.paths[0]} cannot be read as {files.kind}: {words}", hint=hint
+    )
 
 
 def _refuse_file_column(source: str, error: QueryError) -> None:
@@ -776,11 +997,13 @@ def _told(error: Exception, sql: str) -> HundredfoldError:
     words = str(error)
     if "No space left" in words:
         return HomeError(
-            "the disk is full: " + words.split("\n")[0], hint="free some space, or move the runs with --home; then resume the run"
+            "the disk is full: " + words.split("\n")[0],
+            hint="free some space, or move the runs with --home; then resume the run",
         )
     if isinstance(error, duckdb.OutOfMemoryException):
         return HomeError(
-            "the query does not fit the memory limit: " + words.split("\n")[0], hint="raise --memory, or use fewer workers with --workers"
+            "the query does not fit the memory limit: " + words.split("\n")[0],
+            hint="raise --memory, or use fewer workers with --workers",
         )
     return QueryError(words, hint=None if "\n" in words else f"in: {' '.join(sql.split())[:200]}")
 
@@ -792,7 +1015,10 @@ def _about_row_groups(sources: Mapping[str, Sequence[str]], memory: int) -> str 
         for path in paths[:MAX_FOOTERS]:
             with suppress(pa.ArrowException, OSError):
                 footer = pq.read_metadata(path)
-                size = max((footer.row_group(i).total_byte_size for i in range(footer.num_row_groups)), default=0)
+                size = max(
+                    (footer.row_group(i).total_byte_size for i in range(footer.num_row_groups)),
+                    default=0,
+                )
                 if size > largest:
                     largest, name, file = size, source, path
     if largest < LARGE_SHARE * memory:
@@ -810,7 +1036,11 @@ def _tables(node: Any, named: frozenset[str]) -> Iterator[str]:
             yield from _tables(item, named)
     elif isinstance(node, dict):
         named = named | {entry["key"] for entry in (node.get("cte_map") or {}).get("map", [])}
-        if node.get("type") == "BASE_TABLE" and not node.get("schema_name") and node["table_name"] not in named:
+        if (
+            node.get("type") == "BASE_TABLE"
+            and not node.get("schema_name")
+            and node["table_name"] not in named
+        ):
             yield node["table_name"]
         for value in node.values():
             yield from _tables(value, named)

@@ -17,7 +17,12 @@ def json_rows(select: str, schema: pa.Schema) -> str:
     """Return the query with its floats, at every depth, as JSON has them."""
     if not any(_has_floats(field.type) for field in schema):
         return select
-    values = (f"{_json(quote(f.name), f.type)} AS {quote(f.name)}" if _has_floats(f.type) else quote(f.name) for f in schema)
+    values = (
+        f"{_json(quote(f.name), f.type)} AS {quote(f.name)}"
+        if _has_floats(f.type)
+        else quote(f.name)
+        for f in schema
+    )
     return f"SELECT {', '.join(values)} FROM ({select}) AS q"
 
 
@@ -38,11 +43,17 @@ def _json(value: str, kind: pa.DataType, depth: int = 0) -> str:
         entry = f"{{'key': {x}.key, 'value': {_json(f'{x}.value', kind.item_type, depth + 1)}}}"
         return f"map_from_entries(list_transform(map_entries({value}), lambda {x}: {entry}))"
     if pa.types.is_struct(kind):
-        parts = (f"{quote(f.name)} := {_json(f'struct_extract({value}, {literal(f.name)})', f.type, depth)}" for f in kind)
+        parts = (
+            f"{quote(f.name)} := {_json(f'struct_extract({value}, {literal(f.name)})', f.type, depth)}"
+            for f in kind
+        )
         return f"CASE WHEN {value} IS NOT NULL THEN struct_pack({', '.join(parts)}) END"
     if pa.types.is_nested(kind):
         return f"list_transform({value}, lambda {x}: {_json(x, kind.value_type, depth + 1)})"
-    texts = " ".join(f"WHEN {value} = {number} THEN CAST({literal(f'{chr(34)}{text}{chr(34)}')} AS JSON)" for text, number in TEXTS.items())
+    texts = " ".join(
+        f"WHEN {value} = {number} THEN CAST({literal(f'{chr(34)}{text}{chr(34)}')} AS JSON)"
+        for text, number in TEXTS.items()
+    )
     nan = """CAST('"NaN"' AS JSON)"""
     # not isnan(): DuckDB 2.0 answers that from a Parquet file's statistics, in which NaN is not counted
     return f"CASE WHEN isfinite({value}) THEN to_json({value}) {texts} WHEN {value} IS NOT NULL THEN {nan} END"

@@ -34,7 +34,9 @@ class FileText(str):
     @classmethod
     def read(cls, query: str, folder: Path | None) -> str:
         """Return the text that a declaration names, so that `load_query` gives it again without reading the file again."""
-        text = cls(load_query(query, folder).rstrip("\n") + "\n")  # a line break tells a text from a file's name
+        text = cls(
+            load_query(query, folder).rstrip("\n") + "\n"
+        )  # a line break tells a text from a file's name
         text.file = query
         return text
 
@@ -47,7 +49,8 @@ def load_query(query: str, folder: Path | None) -> str:
             query = path.read_text(encoding="utf-8-sig")
         except OSError as error:
             raise QueryError(
-                f"the query {path} cannot be read: {error.strerror}", hint="paths of queries are relative to the job's file"
+                f"the query {path} cannot be read: {error.strerror}",
+                hint="paths of queries are relative to the job's file",
             ) from error
     return _bare(query)
 
@@ -60,7 +63,11 @@ def _bare(query: str) -> str:
 
 def plain_columns(select: str, schema: pa.Schema) -> str:
     """The query, with texts instead of values of an ENUM: a batch file holds no dictionaries."""
-    texts = [f"CAST({quote(f.name)} AS VARCHAR) AS {quote(f.name)}" for f in schema if pa.types.is_dictionary(f.type)]
+    texts = [
+        f"CAST({quote(f.name)} AS VARCHAR) AS {quote(f.name)}"
+        for f in schema
+        if pa.types.is_dictionary(f.type)
+    ]
     return f"SELECT * REPLACE ({', '.join(texts)}) FROM ({select}) AS q" if texts else select
 
 
@@ -81,7 +88,11 @@ def with_micros(select: str, schema: pa.Schema) -> tuple[str, pa.Schema]:
 
 def query_of(model: Model, job: Job) -> str:
     """A model's SQL; without one, all rows of the job's only source."""
-    return load_query(model.query, job.folder) if model.query else f"SELECT * FROM {quote(job.sources[0].name)}"
+    return (
+        load_query(model.query, job.folder)
+        if model.query
+        else f"SELECT * FROM {quote(job.sources[0].name)}"
+    )
 
 
 def check_queries(job: Job, tables_of: Callable[[str], set[str]]) -> None:
@@ -91,19 +102,26 @@ def check_queries(job: Job, tables_of: Callable[[str], set[str]]) -> None:
         _check_query(f"model {model.name}", query_of(model, job), known, tables_of)
         known.append(model.name)
     for output in job.releases:
-        _check_query(f"publish {output.name}", load_query(output.query, job.folder), known, tables_of)
+        _check_query(
+            f"publish {output.name}", load_query(output.query, job.folder), known, tables_of
+        )
         for title, query in output.summaries.items():
-            _check_query(f"digest {title!r}", load_query(query, job.folder), [*known, output.name], tables_of)
+            _check_query(
+                f"digest {title!r}", load_query(query, job.folder), [*known, output.name], tables_of
+            )
 
 
-def _check_query(what: str, select: str, known: Sequence[str], tables_of: Callable[[str], set[str]]) -> None:
+def _check_query(
+    what: str, select: str, known: Sequence[str], tables_of: Callable[[str], set[str]]
+) -> None:
     try:
         unknown = sorted(tables_of(select) - set(known))
     except QueryError as error:
         raise QueryError(f"{what}: {error.message}", hint=error.hint) from error
     if unknown:
         raise QueryError(
-            f"{what}: its query reads {', '.join(unknown)}, which is no source and no earlier model", hint=f"there are: {', '.join(known)}"
+            f"{what}: its query reads {', '.join(unknown)}, which is no source and no earlier model",
+            hint=f"there are: {', '.join(known)}",
         )
 
 
@@ -113,9 +131,13 @@ def naming_query(what: str, name: str) -> Iterator[None]:
     try:
         yield
     except QueryError as error:
-        if re.search(rf"\b(?:of|model|publish) {re.escape(name)}\b|^{re.escape(name)}\b", error.message):
+        if re.search(
+            rf"\b(?:of|model|publish) {re.escape(name)}\b|^{re.escape(name)}\b", error.message
+        ):
             raise
-        raise QueryError(f"{what} {name} failed: {error.message}", problems=error.problems, hint=error.hint) from error
+        raise QueryError(
+            f"{what} {name} failed: {error.message}", problems=error.problems, hint=error.hint
+        ) from error
 
 
 def check_names(what: str, names: Sequence[str]) -> None:
@@ -133,10 +155,14 @@ def sizes(select: str, unit: Sequence[str]) -> str:
     """The units of a query in the order of their keys, and how many rows each has. A null in a key is a value like any other."""
     keys = ", ".join(quote(name) for name in unit)
     ordered = ", ".join(f"{quote(name)} ASC NULLS LAST" for name in unit)
-    return f"SELECT {keys}, count(*) AS __rows FROM ({select}) AS q GROUP BY {keys} ORDER BY {ordered}"
+    return (
+        f"SELECT {keys}, count(*) AS __rows FROM ({select}) AS q GROUP BY {keys} ORDER BY {ordered}"
+    )
 
 
-def rows_with_unit_number(select: str, unit: Sequence[str], columns: Sequence[str], units: str) -> str:
+def rows_with_unit_number(
+    select: str, unit: Sequence[str], columns: Sequence[str], units: str
+) -> str:
     """The rows of a query with the number of their unit instead of its key."""
     rest = "".join(f", q.{quote(name)}" for name in columns)
     if not unit:
@@ -175,7 +201,9 @@ def cut(batches: Sequence[Batch], size: NDArray[np.int64], most: int) -> list[Ba
     for batch in batches:
         own = size[batch.first : batch.last + 1]
         total = _running(own)
-        edges = _edges(total.astype(np.float64), total, float("inf"), most) if total[-1] > most else []
+        edges = (
+            _edges(total.astype(np.float64), total, float("inf"), most) if total[-1] > most else []
+        )
         done.append(replace(batch, cuts=tuple(batch.first + edge for edge in edges[1:-1])))
     return done
 
@@ -187,7 +215,9 @@ def _running(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return total
 
 
-def _edges(total_cost: NDArray[np.float64], total_rows: NDArray[np.int64], share: float, most_rows: int) -> list[int]:
+def _edges(
+    total_cost: NDArray[np.float64], total_rows: NDArray[np.int64], share: float, most_rows: int
+) -> list[int]:
     """Where one batch ends and the next begins: before the unit with which it would be too expensive or too long.
 
     Both are sums up to each unit, shape (units + 1,).

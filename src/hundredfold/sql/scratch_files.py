@@ -30,5 +30,6 @@ class ScratchFiles:
             yield path
         except OSError as error:
             raise HundredfoldError(
-                f"{path} cannot be written: {error.strerror or error}", hint="a source that large needs more scratch space"
+                f"{path} cannot be written: {error.strerror or error}",
+                hint="a source that large needs more scratch space",
             ) from error

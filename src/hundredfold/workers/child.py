@@ -20,17 +20,44 @@ from ..data.results import ResultBuilder, WrongShape
 from ..data.upstream import UpstreamResults
 from ..errors import WorkerError
 from ..job import Batch, Message, Model
-from .memory import RAISE, Exhausted, Gauge, forget_frames, is_of_files, ran_out_of_memory, release, size_text
+from .memory import (
+    RAISE,
+    Exhausted,
+    Gauge,
+    forget_frames,
+    is_of_files,
+    ran_out_of_memory,
+    release,
+    size_text,
+)
 from .protocol import ALL_UNITS, NO_UNIT, WorkerContext
 
 CHUNK_NS = 2_000_000_000  # nanoseconds of work after which results are handed over, so that a death costs no more than that
-CHUNK_BYTES = 16 * 2**20  # bytes of results after which they are handed over, so that memory does not grow with the results
+CHUNK_BYTES = (
+    16 * 2**20
+)  # bytes of results after which they are handed over, so that memory does not grow with the results
 STOP_CHECK_NS = 20_000_000  # nanoseconds of work after which it is looked whether the rest of a slice was given to another
-FIRST_STRETCH, SHORT_STRETCH, LONGEST_STRETCH = 8, 256, 2048  # units after which the size of their results is estimated
+FIRST_STRETCH, SHORT_STRETCH, LONGEST_STRETCH = (
+    8,
+    256,
+    2048,
+)  # units after which the size of their results is estimated
 
 NO_LIMIT = 2**62
-COPIES = {"light": 2, "dict": 2, "arrow": 2.5, "polars": 3.5, "pandas": 3.5}  # of a unit's rows, while they are handed over
-FORMS = {"light": "arrays", "dict": "arrays", "arrow": "an Arrow table", "polars": "a polars frame", "pandas": "a pandas frame"}
+COPIES = {
+    "light": 2,
+    "dict": 2,
+    "arrow": 2.5,
+    "polars": 3.5,
+    "pandas": 3.5,
+}  # of a unit's rows, while they are handed over
+FORMS = {
+    "light": "arrays",
+    "dict": "arrays",
+    "arrow": "an Arrow table",
+    "polars": "a polars frame",
+    "pandas": "a pandas frame",
+}
 ORDER_BYTES = 40  # a row takes while it is sorted
 
 Say = Callable[[tuple[Any, ...]], None]
@@ -39,9 +66,13 @@ Say = Callable[[tuple[Any, ...]], None]
 class UnitRunner:
     """Everything that one child keeps between messages; `say` tells the driver. `memory` is the child's share, in bytes."""
 
-    def __init__(self, context: WorkerContext, marks: Any, say: Say, memory: int | None = None) -> None:
+    def __init__(
+        self, context: WorkerContext, marks: Any, say: Say, memory: int | None = None
+    ) -> None:
         pa.set_cpu_count(1)
-        if memory is not None:  # Arrow's own allocator reserves a gigabyte, which would count as used
+        if (
+            memory is not None
+        ):  # Arrow's own allocator reserves a gigabyte, which would count as used
             pa.set_memory_pool(pa.system_memory_pool())
         self.context, self.marks, self.say = context, marks, say
         self.gauge = Gauge(memory)
@@ -63,7 +94,13 @@ class UnitRunner:
             table.close()  # no more of this batch is likely to be asked for
         self.marks[0] = NO_UNIT
         if last is not None:
-            why = "max_units_per_worker" if table.is_used_up() else "its memory grew" if self.gauge.is_worn() else ""
+            why = (
+                "max_units_per_worker"
+                if table.is_used_up()
+                else "its memory grew"
+                if self.gauge.is_worn()
+                else ""
+            )
             self.say(("finished", last, why))  # why a fresh process should go on
 
     def is_fresh(self) -> bool:
@@ -78,8 +115,13 @@ class UnitRunner:
                 if not ran_out_of_memory(error):
                     raise
                 if not self.is_fresh():
-                    raise Exhausted(f"ran out of memory while it began with {name}: {error}") from error
-                needs = "its list of units" + "".join(f", the results of {earlier}" for earlier in self.context.model(name).inputs or ())
+                    raise Exhausted(
+                        f"ran out of memory while it began with {name}: {error}"
+                    ) from error
+                needs = "its list of units" + "".join(
+                    f", the results of {earlier}"
+                    for earlier in self.context.model(name).inputs or ()
+                )
                 raise WorkerError(
                     f"{name} does not fit into a worker's share of memory of {size_text(self.gauge.share or 0)}: {needs}",
                     hint=f"{RAISE}; then resume the run",
@@ -107,7 +149,11 @@ class UnitRunner:
         share = size_text(self.gauge.share) if self.gauge.share else "limited"
         rows = int(table.units.sizes(message.first, message.last).sum())
         need = table.need(message)
-        what = f"its {rows:,} rows need" if message.units == 1 else f"{rows:,} rows of {message.units:,} units need"
+        what = (
+            f"its {rows:,} rows need"
+            if message.units == 1
+            else f"{rows:,} rows of {message.units:,} units need"
+        )
         return f"{what} about {size_text(need)} of memory as {FORMS[table.form]}, and a worker's share is {share}: {RAISE}"
 
 
@@ -119,7 +165,10 @@ class ModelRunner:
         self.form = form_of(model)
         self.manifest = Manifest.read(context.layout, model.name, context.store)
         self.units = UnitList.read(context.layout, model.name, context.store)
-        self.givens = [UpstreamResults(name, model, context.job.model(name), context.layout, context.store) for name in model.inputs or ()]
+        self.givens = [
+            UpstreamResults(name, model, context.job.model(name), context.layout, context.store)
+            for name in model.inputs or ()
+        ]
         self.returned = returned_by(model)
         self.done = 0  # units, in this process
         self._open: tuple[tuple[int, int, int], OpenBatch] | None = None
@@ -129,7 +178,9 @@ class ModelRunner:
         if self._open is None or not self.has_open(message, narrow):
             self._open = None  # one batch in memory, not two
             batch = self._wanted(message, narrow)
-            opened = open_batch(self.manifest, self.units, batch, self.context.layout, self.context.store)
+            opened = open_batch(
+                self.manifest, self.units, batch, self.context.layout, self.context.store
+            )
             self._open = (batch.number, batch.first, batch.last), opened
         return self._open[1]
 
@@ -155,7 +206,14 @@ class ModelRunner:
         """Return about how many bytes it takes to hand the units of a message to the function."""
         batch = self.manifest.batches[message.batch]
         rows = int(self.units.sizes(message.first, message.last).sum())
-        size = bytes_of_units(self.manifest, batch, message.first, message.last, self.context.layout, self.context.store)
+        size = bytes_of_units(
+            self.manifest,
+            batch,
+            message.first,
+            message.last,
+            self.context.layout,
+            self.context.store,
+        )
         return int(COPIES[self.form] * size) + ORDER_BYTES * rows
 
     def close(self) -> None:
@@ -177,7 +235,9 @@ def raise_fatal(error: BaseException) -> None:
         raise error
 
 
-def _do_each(runner: UnitRunner, table: ModelRunner, batch: OpenBatch, message: Message, final: bool) -> int:
+def _do_each(
+    runner: UnitRunner, table: ModelRunner, batch: OpenBatch, message: Message, final: bool
+) -> int:
     """Call the function for each unit; a chunk is handed over whenever it is long or large enough. Return the last unit that is done."""
     clock, marks = time.monotonic_ns, runner.marks
     given = [(g.name, g.for_units(batch.keys)) for g in table.givens]
@@ -197,7 +257,10 @@ def _do_each(runner: UnitRunner, table: ModelRunner, batch: OpenBatch, message: 
                 marks[0] = unit
                 try:
                     if given:
-                        add(unit, work(rows, **{name: get(unit - batch.first) for name, get in given}))
+                        add(
+                            unit,
+                            work(rows, **{name: get(unit - batch.first) for name, get in given}),
+                        )
                     else:
                         add(unit, work(rows))
                 except BaseException as error:  # noqa: BLE001  # the one place where a unit's failure becomes a value
@@ -216,7 +279,12 @@ def _do_each(runner: UnitRunner, table: ModelRunner, batch: OpenBatch, message: 
                         break
                     look = now + STOP_CHECK_NS
             else:
-                room = _room(room, gather.weigh() + bad.size, unit + 1 - first, LONGEST_STRETCH if gather.only_numbers else SHORT_STRETCH)
+                room = _room(
+                    room,
+                    gather.weigh() + bad.size,
+                    unit + 1 - first,
+                    LONGEST_STRETCH if gather.only_numbers else SHORT_STRETCH,
+                )
                 runner.gauge.begun()
                 continue
             break
@@ -226,9 +294,13 @@ def _do_each(runner: UnitRunner, table: ModelRunner, batch: OpenBatch, message: 
         done = unit - 1 if out_of_memory else unit
         runner.begun += unit + 1 - first
         table.done += done + 1 - first
-        marks[0] = ALL_UNITS  # should the results themselves kill this process, no single unit is to blame
+        marks[0] = (
+            ALL_UNITS  # should the results themselves kill this process, no single unit is to blame
+        )
         if done >= first:
-            _hand_over(runner, gather, bad.accounts, np.diff(stamps) / 1e9, message.part(first, done))
+            _hand_over(
+                runner, gather, bad.accounts, np.diff(stamps) / 1e9, message.part(first, done)
+            )
         if out_of_memory:
             raise Exhausted(out_of_memory, unit)
         first = unit + 1
@@ -238,7 +310,12 @@ def _do_each(runner: UnitRunner, table: ModelRunner, batch: OpenBatch, message: 
 
 
 def _calls(
-    runner: UnitRunner, table: ModelRunner, batch: OpenBatch, message: Message, first: int, last: int
+    runner: UnitRunner,
+    table: ModelRunner,
+    batch: OpenBatch,
+    message: Message,
+    first: int,
+    last: int,
 ) -> tuple[Callable[..., Any], Iterator[Any]]:
     """Return what to call for each unit, and what to call it with."""
     try:
@@ -249,13 +326,19 @@ def _calls(
         raise Exhausted(runner.too_large(table, message)) from None
 
 
-def _fault_of(runner: UnitRunner, batch: OpenBatch, account: UnitStatus, error: BaseException, final: bool) -> str:
+def _fault_of(
+    runner: UnitRunner, batch: OpenBatch, account: UnitStatus, error: BaseException, final: bool
+) -> str:
     """Return why a unit that ran out of memory is to be tried again alone in a fresh process; "" if it has failed, as its account then says.
 
     It is no proof against a unit that memory ran out after others were done in this process, or while it holds others' rows.
     """
     forget_frames(error)
-    of_files, limited, alone = is_of_files(error), runner.gauge.share is not None, runner.is_fresh() and len(batch.sizes) == 1
+    of_files, limited, alone = (
+        is_of_files(error),
+        runner.gauge.share is not None,
+        runner.is_fresh() and len(batch.sizes) == 1,
+    )
     fault = f"{account.error}: {account.message}"
     if batch.columns.exhausted:
         return fault
@@ -285,7 +368,9 @@ class BadUnits:
         self.size += len(account.message) + len(account.traceback)
 
 
-def _do_many(runner: UnitRunner, table: ModelRunner, batch: OpenBatch, message: Message, final: bool) -> int | None:
+def _do_many(
+    runner: UnitRunner, table: ModelRunner, batch: OpenBatch, message: Message, final: bool
+) -> int | None:
     """Call the function once for all units of the slice. Where it raises, the slice is tried in halves; a unit alone is a failure.
 
     Return the last unit that is done, None if the slice is split.
@@ -300,7 +385,10 @@ def _do_many(runner: UnitRunner, table: ModelRunner, batch: OpenBatch, message: 
     began = time.perf_counter()
     gather, bad = table.gather(batch), []
     try:
-        value = table.model.work(batch.units(table.form, own, own + message.units - 1), **{g.name: g.for_many(keys) for g in table.givens})
+        value = table.model.work(
+            batch.units(table.form, own, own + message.units - 1),
+            **{g.name: g.for_many(keys) for g in table.givens},
+        )
         gather.add_many(message.first, message.units, value)
     except BaseException as error:  # noqa: BLE001  # a failure of many is found by halves, of one is a value
         raise_fatal(error)
@@ -316,7 +404,13 @@ def _do_many(runner: UnitRunner, table: ModelRunner, batch: OpenBatch, message: 
         if message.units > 1 and not isinstance(error, WrongShape):
             runner.say(("split", message.first))
             return None
-        gather, bad = table.gather(batch), [account, *(failed_unit(unit, error) for unit in range(message.first + 1, message.last + 1))]
+        gather, bad = (
+            table.gather(batch),
+            [
+                account,
+                *(failed_unit(unit, error) for unit in range(message.first + 1, message.last + 1)),
+            ],
+        )
     else:
         runner.begun += message.units
     table.done += message.units
@@ -327,10 +421,18 @@ def _do_many(runner: UnitRunner, table: ModelRunner, batch: OpenBatch, message: 
     return message.last
 
 
-def _hand_over(runner: UnitRunner, gather: ResultBuilder, bad: list[UnitStatus], seconds: NDArray[np.float64], message: Message) -> None:
+def _hand_over(
+    runner: UnitRunner,
+    gather: ResultBuilder,
+    bad: list[UnitStatus],
+    seconds: NDArray[np.float64],
+    message: Message,
+) -> None:
     tables, unfit = gather.finish()
     rows_out = np.zeros(message.units, np.int64)
     for rows in tables:
-        rows_out += np.bincount(numpy_of(rows.column(UNIT), False) - message.first, minlength=message.units)
+        rows_out += np.bincount(
+            numpy_of(rows.column(UNIT), False) - message.first, minlength=message.units
+        )
     accounts = pack_accounts(message, seconds, rows_out, [*bad, *unfit], tables)
     runner.say(("chunk", message.first, message.last, pack_results(tables), accounts))

@@ -74,7 +74,12 @@ class Finder(MetaPathFinder):
         self.modules = {module.name: module for module in snapshot.modules}
         self.tops = {name.partition(".")[0] for name in self.modules}
 
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:  # noqa: ARG002
+    def find_spec(
+        self,
+        name: str,
+        path: Sequence[str] | None,
+        target: ModuleType | None = None,  # noqa: ARG002
+    ) -> ModuleSpec | None:
         module = self.modules.get(name)
         if module is None:
             self._refuse_newer(name, path)
@@ -85,7 +90,10 @@ class Finder(MetaPathFinder):
             return spec
         same = print_of(module.watched) == module.print
         if module.kind == "extension" and not same:
-            raise ImportError(f"{module.watched} has changed since the run began: a compiled module cannot be kept with the run", name=name)
+            raise ImportError(
+                f"{module.watched} has changed since the run began: a compiled module cannot be kept with the run",
+                name=name,
+            )
         if same and module.kind != "source":
             return None
         if same and module.watched == module.origin:
@@ -95,16 +103,25 @@ class Finder(MetaPathFinder):
         else:
             loader = Kept(module, self.snapshot.archive)
         places = list(module.places) if module.places is not None else None
-        return importlib.util.spec_from_file_location(name, module.origin, loader=loader, submodule_search_locations=places)
+        return importlib.util.spec_from_file_location(
+            name, module.origin, loader=loader, submodule_search_locations=places
+        )
 
     def _refuse_newer(self, name: str, path: Sequence[str] | None) -> None:
         """ImportError for a module of the job's folders that the run does not know, and that is newer than the run."""
         last = name.rpartition(".")[2]
-        for folder in self.snapshot.roots if path is None else [p for p in path if str(p).startswith(self.snapshot.roots)]:
+        for folder in (
+            self.snapshot.roots
+            if path is None
+            else [p for p in path if str(p).startswith(self.snapshot.roots)]
+        ):
             for file in (f"{folder}/{last}.py", f"{folder}/{last}/__init__.py"):
                 found = print_of(file)
                 if found is not None and max(found[1], found[2]) > self.snapshot.taken:
-                    raise ImportError(f"{file} has changed since the run began, and the run keeps no copy of it", name=name)
+                    raise ImportError(
+                        f"{file} has changed since the run began, and the run keeps no copy of it",
+                        name=name,
+                    )
 
 
 class Careful(importlib.machinery.SourceFileLoader):
@@ -116,7 +133,11 @@ class Careful(importlib.machinery.SourceFileLoader):
 
     def get_code(self, fullname: str) -> CodeType | None:
         code = super().get_code(fullname)
-        return code if print_of(self.module.watched) == self.module.print else kept_code(self.module, self.archive)
+        return (
+            code
+            if print_of(self.module.watched) == self.module.print
+            else kept_code(self.module, self.archive)
+        )
 
 
 class Kept(Loader):
@@ -155,5 +176,6 @@ def kept_bytes(module: Module, archive: str) -> bytes:
             return file.read(f"modules/{module.name}")
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise ImportError(
-            f"{module.origin} has changed since the run began, and the copy that the run keeps cannot be read: {error}", name=module.name
+            f"{module.origin} has changed since the run began, and the copy that the run keeps cannot be read: {error}",
+            name=module.name,
         ) from error

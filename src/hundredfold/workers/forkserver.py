@@ -32,7 +32,9 @@ def main(driver: int, preload: Sequence[str]) -> NoReturn:
     """The life of a fork server: its standard input is the socket of its driver."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver to answer
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # what the driver's libraries and its caller left inheritable
+    os.closerange(
+        3, os.sysconf("SC_OPEN_MAX")
+    )  # what the driver's libraries and its caller left inheritable
     control = socket.socket(fileno=os.dup(0))
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -41,7 +43,9 @@ def main(driver: int, preload: Sequence[str]) -> NoReturn:
         with contextlib.suppress(Exception):  # a worker meets it again, and reports it
             importlib.import_module(name)
     # since Python 3.12: a library's own thread (Arrow's memory pool has one) does not make these forks unsafe
-    warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
+    warnings.filterwarnings(
+        "ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning
+    )
     gc.freeze()  # what is there is not written to by the collector of each worker
     try:
         _Server(control, driver).serve()
@@ -52,7 +56,9 @@ def main(driver: int, preload: Sequence[str]) -> NoReturn:
 class _Server:
     def __init__(self, control: socket.socket, driver: int) -> None:
         self._control, self._driver = control, driver
-        self._supervisors: dict[int, socket.socket] = {}  # by pid: their lines to the driver, closed when they are gone
+        self._supervisors: dict[
+            int, socket.socket
+        ] = {}  # by pid: their lines to the driver, closed when they are gone
         self._alive, self._living = os.pipe()
         self._woken, self._wake = os.pipe()
         for end in (self._woken, self._wake):

@@ -28,12 +28,16 @@ def describe_exit(code: int | None) -> str:
         return "lost: the process that watches over it was killed"
     if code is None or code >= 0 or sys.platform == "win32":
         return f"ended its process with exit code {code}"
-    return f"killed by {_signal(-code)}" + (" (the system's out-of-memory killer does that)" if -code == signal.SIGKILL else "")
+    return f"killed by {_signal(-code)}" + (
+        " (the system's out-of-memory killer does that)" if -code == signal.SIGKILL else ""
+    )
 
 
 def from_outside(code: int | None) -> bool:
     """Whether a process was ended by a signal of others, or by that of a timer, or its end was reported by nobody."""
-    return code is not None and (code == LOST_SUPERVISOR or (code < 0 and _signal(-code) in OUTSIDE | LEFT_BEHIND))
+    return code is not None and (
+        code == LOST_SUPERVISOR or (code < 0 and _signal(-code) in OUTSIDE | LEFT_BEHIND)
+    )
 
 
 def _signal(number: int) -> str:
@@ -65,7 +69,12 @@ class _Log(io.TextIOWrapper):
 
     @classmethod
     def of(cls, descriptor: int) -> _Log:
-        return cls(io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False)), "utf-8", "backslashreplace", line_buffering=True)
+        return cls(
+            io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False)),
+            "utf-8",
+            "backslashreplace",
+            line_buffering=True,
+        )
 
     def close(self) -> None:
         self.flush()
@@ -76,7 +85,9 @@ def limit_memory(memory: int) -> None:
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
-        resource.setrlimit(resource.RLIMIT_DATA, (memory, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+        resource.setrlimit(
+            resource.RLIMIT_DATA, (memory, resource.getrlimit(resource.RLIMIT_DATA)[1])
+        )
     _keep_large_blocks_apart()
 
 

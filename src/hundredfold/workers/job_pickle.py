@@ -24,7 +24,9 @@ UNSENT = (
 def packed(thing: WorkerContext | Job) -> bytes:
     """A context or a job as it is sent to other processes; JobError where something in it cannot be."""
     for model in (thing.job if isinstance(thing, WorkerContext) else thing).models:
-        returned_by(model)  # read here, where every name that an annotation needs is there; the model keeps it
+        returned_by(
+            model
+        )  # read here, where every name that an annotation needs is there; the model keeps it
     data = io.BytesIO()
     try:
         _JobPickler(data).dump(thing)
@@ -57,7 +59,9 @@ DISPATCHER = functools.singledispatch(lambda _: None).__code__  # type: ignore[a
 
 def _is_sent_by_value(obj: Any) -> bool:
     """Return whether no other process can import it: it is a script's, or was made inside a function."""
-    return getattr(obj, "__module__", None) == "__main__" or "<locals>" in getattr(obj, "__qualname__", "")
+    return getattr(obj, "__module__", None) == "__main__" or "<locals>" in getattr(
+        obj, "__qualname__", ""
+    )
 
 
 def _dispatching(function: Any) -> Any:

@@ -77,7 +77,9 @@ def settings_for(log: Path | None, memory: int | None) -> Settings:
         folder = str(Path.cwd())
     except OSError:  # it was removed
         folder = None
-    path = tuple((folder or entry) if entry == "" else entry for entry in sys.path if isinstance(entry, str))
+    path = tuple(
+        (folder or entry) if entry == "" else entry for entry in sys.path if isinstance(entry, str)
+    )
     return Settings(
         secrets.token_bytes(TOKEN_BYTES),
         {**os.environ, **ENVIRONMENT},
@@ -239,7 +241,9 @@ class Launcher:
                 self._job_file.close()
             self._job_file = None
 
-    def _fork(self, pipe: socket.socket, leash: socket.socket, settings: Settings) -> tuple[Any, Any]:
+    def _fork(
+        self, pipe: socket.socket, leash: socket.socket, settings: Settings
+    ) -> tuple[Any, Any]:
         with self._lock:
             if self._job_file is None:
                 self._job_file = memory_file()
@@ -256,7 +260,9 @@ class Launcher:
             request_fork((leash.fileno(), pipe.fileno(), file.fileno(), job))
         return None, marks
 
-    def _spawn(self, pipe: socket.socket, leash: socket.socket, settings: Settings) -> tuple[Any, Any]:
+    def _spawn(
+        self, pipe: socket.socket, leash: socket.socket, settings: Settings
+    ) -> tuple[Any, Any]:
         if mp.current_process().daemon:
             raise WorkerError(
                 "workers cannot be started from a daemonic process (as those of a multiprocessing"
@@ -278,7 +284,9 @@ def cannot_start(error: BaseException) -> WorkerError:
     words = f"{type(error).__name__}: {error}"
     if code is None:  # the fork server's, as it was written
         code = next((each for each in HINTS if f"[Errno {each}]" in words), None)
-    return WorkerError(f"a worker process cannot be started: {words}", hint=HINTS.get(code or 0, HINT))
+    return WorkerError(
+        f"a worker process cannot be started: {words}", hint=HINTS.get(code or 0, HINT)
+    )
 
 
 def shortage(error: BaseException) -> HundredfoldError | None:
@@ -307,7 +315,9 @@ def mapped_marks(descriptor: int, count: int) -> Any:
     return (ctypes.c_longlong * count).from_buffer(mmap.mmap(descriptor, SETTINGS_AT))
 
 
-def forked(pipe: socket.socket, descriptor: int, job: int, entry: Entry, settings: Settings) -> None:
+def forked(
+    pipe: socket.socket, descriptor: int, job: int, entry: Entry, settings: Settings
+) -> None:
     """What a forked worker does first."""
     marks = mapped_marks(descriptor, 3)
     with contextlib.closing(mmap.mmap(job, 0, access=mmap.ACCESS_READ)) as content:

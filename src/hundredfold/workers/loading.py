@@ -39,7 +39,10 @@ class Loading:
         with contextlib.suppress(psutil.Error, OSError):
             process = psutil.Process(self._pid)
             status, times = process.status(), process.cpu_times()
-            spent, self._processor = times.user + times.system - self._processor, times.user + times.system
+            spent, self._processor = (
+                times.user + times.system - self._processor,
+                times.user + times.system,
+            )
             self.used += seconds if status in WAITING else min(spent, seconds)
         return self.used > LOAD_S
 
@@ -72,14 +75,20 @@ def place_of(pid: int, log: Path | None) -> str:
             with log.open("rb") as file:
                 file.seek(before)
                 frames = FRAME.findall(file.read().decode(errors="replace"))
-            if any(FOLDER in file for file, _, _ in frames):  # it is whole: we called what called the rest
+            if any(
+                FOLDER in file for file, _, _ in frames
+            ):  # it is whole: we called what called the rest
                 return _place(frames)
     return ""
 
 
 def _place(frames: list[tuple[str, str, str]]) -> str:
     inner = takewhile(lambda frame: Path(frame[0]) != CALLER, frames)
-    theirs = [frame for frame in inner if not frame[0].startswith((FOLDER, "<")) and "cloudpickle" not in frame[0]]
+    theirs = [
+        frame
+        for frame in inner
+        if not frame[0].startswith((FOLDER, "<")) and "cloudpickle" not in frame[0]
+    ]
     modules = [frame for frame in theirs if frame[2] == "<module>"] or theirs
     if not modules:
         return ""

@@ -48,7 +48,9 @@ def _child(end: socket.socket, shared: Any, context: bytes, settings: Settings) 
     try:
         with answering(settings.log):
             runner = UnitRunner(unpacked(context), marks, pipe.send, settings.memory)
-    except BaseException as error:  # whatever the user's modules raise on import is told to the driver
+    except (
+        BaseException
+    ) as error:  # whatever the user's modules raise on import is told to the driver
         pipe.send(("broken", f"a worker cannot load the job: {format_error(error)}"))
         raise
     pipe.send(("ready",))

@@ -19,11 +19,18 @@ import psutil
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ROOM_SHARE = 0.4  # of a worker's memory: beyond it what is free is given back before a batch is opened
+ROOM_SHARE = (
+    0.4  # of a worker's memory: beyond it what is free is given back before a batch is opened
+)
 SOFT_SHARE = 0.85  # of a worker's memory: beyond it a worker is replaced between two units
 NOT_GROWN = 0.05  # of a worker's memory: one that has grown by less than that would not do better as a fresh one
-RAN_OUT = re.compile(r"out of memory|can(?:'t|not) start new thread|(?:cannot|could not|unable to|failed to) allocate|bad_alloc", re.I)
-RUN_FILE = re.compile(rb"\.(?:arrow|parquet)$")  # a mapped file of a run, among the mappings of a process
+RAN_OUT = re.compile(
+    r"out of memory|can(?:'t|not) start new thread|(?:cannot|could not|unable to|failed to) allocate|bad_alloc",
+    re.I,
+)
+RUN_FILE = re.compile(
+    rb"\.(?:arrow|parquet)$"
+)  # a mapped file of a run, among the mappings of a process
 LEAST_SHARED = 2**24  # bytes of shared memory from which on it is looked which of it are files
 OS_RAN_OUT = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 LONGEST_CHAIN = 20  # errors of a chain that are looked at
@@ -37,7 +44,10 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 def is_of_files(error: BaseException) -> bool:
     """Return whether open files ran out, of which the memory that a process holds says nothing."""
-    return any(isinstance(each, OSError) and each.errno in (errno.EMFILE, errno.ENFILE) for each in _chain(error))
+    return any(
+        isinstance(each, OSError) and each.errno in (errno.EMFILE, errno.ENFILE)
+        for each in _chain(error)
+    )
 
 
 class Exhausted(Exception):
@@ -64,7 +74,11 @@ def _ran_out(error: BaseException) -> bool:
     if "OutOfMemory" in type(error).__name__:  # DuckDB, PyTorch
         return True
     first = error.args[0] if error.args else None
-    return isinstance(error, RuntimeError) and isinstance(first, str) and RAN_OUT.search(first[:LOOKED_AT]) is not None
+    return (
+        isinstance(error, RuntimeError)
+        and isinstance(first, str)
+        and RAN_OUT.search(first[:LOOKED_AT]) is not None
+    )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -101,7 +115,9 @@ def _mapped_files(pid: int | str) -> int:
     try:
         with Path(f"/proc/{pid}/smaps").open("rb") as lines:
             for line in lines:
-                if b"-" in line.split(b" ", 1)[0]:  # the addresses of the next mapping, and its file
+                if (
+                    b"-" in line.split(b" ", 1)[0]
+                ):  # the addresses of the next mapping, and its file
                     counted = RUN_FILE.search(line.rstrip()) is not None
                 elif counted and line.startswith(b"Rss:"):
                     size += int(line.split()[1]) * 1024
@@ -146,7 +162,10 @@ def release(*pools: pa.MemoryPool) -> None:
     gc.collect()
     import pyarrow as pa
 
-    for pool in (*pools, pa.system_memory_pool()):  # the last is the one that workers use; it trims the heap too
+    for pool in (
+        *pools,
+        pa.system_memory_pool(),
+    ):  # the last is the one that workers use; it trims the heap too
         pool.release_unused()
 
 
@@ -156,7 +175,10 @@ class Gauge:
     def __init__(self, share: int | None) -> None:
         self.share = share
         self.at_start = own_memory() if share else (0, 0)
-        self.after_first = (0, 0)  # after its first unit: with the libraries and the batch that a fresh one would hold too
+        self.after_first = (
+            0,
+            0,
+        )  # after its first unit: with the libraries and the batch that a fresh one would hold too
         self.soft = share * SOFT_SHARE if share else float("inf")
 
     def begun(self) -> None:
@@ -184,7 +206,9 @@ class Gauge:
         base = self.after_first[1] or self.at_start[1]
         if used - base > (self.share - base) / 2:
             return True
-        self.soft = (used + self.share) / 2  # this much is needed from the first unit on: replacing would not help
+        self.soft = (
+            used + self.share
+        ) / 2  # this much is needed from the first unit on: replacing would not help
         return False
 
     def has_grown(self) -> bool:
@@ -208,7 +232,9 @@ class Gauge:
                 "as it did unit after unit: does the function keep something of each? If it must: Model(max_units_per_worker=)"
             )
         free = size_text(max(share - start, 0))
-        return f"it had {free} of memory to itself, in a worker's share of {size_text(share)}: {RAISE}"
+        return (
+            f"it had {free} of memory to itself, in a worker's share of {size_text(share)}: {RAISE}"
+        )
 
 
 IN_LAMBDA = "AWS_LAMBDA_FUNCTION_MEMORY_SIZE" in os.environ

@@ -29,12 +29,24 @@ from .job_pickle import packed
 from .launcher import Launcher, Worker, cannot_start, settings_for
 from .loading import Loading, place_of
 from .memory import memory_of, size_text
-from .protocol import ALL_UNITS, NO_STOP, NO_UNIT, ChunkDone, PoolEvent, SliceDone, SliceRejected, WorkerContext, WorkerDied
+from .protocol import (
+    ALL_UNITS,
+    NO_STOP,
+    NO_UNIT,
+    ChunkDone,
+    PoolEvent,
+    SliceDone,
+    SliceRejected,
+    WorkerContext,
+    WorkerDied,
+)
 
 LIMIT_CHECK_S = 0.1  # seconds between looks at limits
 STALL_S = 0.5  # a wait that ends so much later than asked for: this process was stopped
 ABSENT_S = 1.0  # between two looks at limits: longer than that, and this process may have been stopped outside of a wait
-GRACE_S = 1.0  # seconds that a child has to end after it closed its pipe, and that a killed server has
+GRACE_S = (
+    1.0  # seconds that a child has to end after it closed its pipe, and that a killed server has
+)
 MAX_STARTS = 3  # so often is a child started that is killed from outside before it is ready
 CLOSED_PIPE = "closed or replaced the pipe to its driver"
 
@@ -73,11 +85,17 @@ class WorkerPool:
     hands: list[WorkerSlot] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._launcher = Launcher(main.worker_main, pickle.dumps((self.context.code, packed(self.context))), (NO_UNIT, 0, NO_STOP))
+        self._launcher = Launcher(
+            main.worker_main,
+            pickle.dumps((self.context.code, packed(self.context))),
+            (NO_UNIT, 0, NO_STOP),
+        )
         self._starting: threading.Thread | None = None
         self._failed: WorkerError | None = None
         self._looked = 0.0
-        self.replaced: Counter[str] = Counter()  # processes whose place a fresh one took, by the reason
+        self.replaced: Counter[str] = (
+            Counter()
+        )  # processes whose place a fresh one took, by the reason
 
     def start(self) -> None:
         """Begin to start the children, and return at once: their imports run while the driver reads the data."""
@@ -99,14 +117,24 @@ class WorkerPool:
         """Whether no slot has anything to do."""
         return len(self.idle()) == len(self.hands)
 
-    def give(self, slot: WorkerSlot, message: Message, narrow: bool = False, final: bool = False) -> None:
+    def give(
+        self, slot: WorkerSlot, message: Message, narrow: bool = False, final: bool = False
+    ) -> None:
         """Let a slot do these units; its events follow. `narrow` and `final` are for UnitRunner.do."""
-        slot.message, slot.done, slot.killed, slot.memory, slot.blamed = message, message.first - 1, "", "", NO_UNIT
+        slot.message, slot.done, slot.killed, slot.memory, slot.blamed = (
+            message,
+            message.first - 1,
+            "",
+            "",
+            NO_UNIT,
+        )
         slot.internal, slot.error = False, None
         slot.given += 1
         slot.marks[2] = NO_STOP
         assert slot.pipe is not None
-        with contextlib.suppress(OSError):  # it died while it was idle: the next look at events says so
+        with contextlib.suppress(
+            OSError
+        ):  # it died while it was idle: the next look at events says so
             slot.pipe.send((message, narrow, final))
 
     def at(self, slot: WorkerSlot) -> tuple[int, float]:
@@ -176,7 +204,9 @@ class WorkerPool:
 
     def _start_child(self, slot: WorkerSlot) -> None:
         slot.ready, slot.starts, slot.given = False, slot.starts + 1, 0
-        slot.process, slot.pipe, slot.marks = self._launcher.start(settings_for(self._log_of(slot), self.memory))
+        slot.process, slot.pipe, slot.marks = self._launcher.start(
+            settings_for(self._log_of(slot), self.memory)
+        )
         slot.loading = Loading(slot.process.pid)
 
     def _log_of(self, slot: WorkerSlot) -> Path | None:
@@ -199,12 +229,16 @@ class WorkerPool:
             if not slot.killed:
                 self._kill(slot, "wrote into the pipe to its driver", ALL_UNITS)
         except EOFError:
-            if not slot.killed and not slot.process.ends_within(GRACE_S):  # it would never be heard again
+            if not slot.killed and not slot.process.ends_within(
+                GRACE_S
+            ):  # it would never be heard again
                 self._kill(slot, CLOSED_PIPE, ALL_UNITS)
         slot.process.join()
         yield from self._died(slot)
 
-    def _said(self, slot: WorkerSlot, said: tuple[Any, ...]) -> Iterator[tuple[WorkerSlot, PoolEvent]]:
+    def _said(
+        self, slot: WorkerSlot, said: tuple[Any, ...]
+    ) -> Iterator[tuple[WorkerSlot, PoolEvent]]:
         message = slot.message
         match said:
             case ("ready",):
@@ -218,7 +252,11 @@ class WorkerPool:
                 slot.killed, slot.blamed, slot.memory = words, slot.marks[0], ""
                 slot.internal, slot.error = True, error
             case ("dying", words, memory):
-                slot.killed, slot.blamed, slot.memory = words, slot.marks[0], "said" if memory else ""
+                slot.killed, slot.blamed, slot.memory = (
+                    words,
+                    slot.marks[0],
+                    "said" if memory else "",
+                )
             case ("chunk", first, last, results, accounts) if message is not None:
                 slot.done = last
                 yield slot, ChunkDone(message.part(first, last), results, accounts)
@@ -240,12 +278,24 @@ class WorkerPool:
         reason, outside = slot.killed or describe_exit(code), not slot.killed and from_outside(code)
         if message is None and not slot.ready and not (outside and slot.starts < MAX_STARTS):
             raise WorkerError(
-                f"a worker process did not survive its start: {reason}", hint=f"its last words are in {self.logs}" if self.logs else None
+                f"a worker process did not survive its start: {reason}",
+                hint=f"its last words are in {self.logs}" if self.logs else None,
             )
         memory, fresh, internal, error = slot.memory, slot.given == 1, slot.internal, slot.error
-        if not slot.killed and code == -signal.SIGABRT:  # how many libraries end when an allocation fails
-            memory, reason = "aborted", f"{reason}, which is also how libraries in C++ and Rust end when memory runs out"
-        self.replaced["memory ran out" if memory else "killed from outside" if outside else "ended with a unit"] += 1
+        if (
+            not slot.killed and code == -signal.SIGABRT
+        ):  # how many libraries end when an allocation fails
+            memory, reason = (
+                "aborted",
+                f"{reason}, which is also how libraries in C++ and Rust end when memory runs out",
+            )
+        self.replaced[
+            "memory ran out"
+            if memory
+            else "killed from outside"
+            if outside
+            else "ended with a unit"
+        ] += 1
         self._end(slot)
         slot.message = None
         self._launch(slot)
@@ -253,7 +303,16 @@ class WorkerPool:
             yield (
                 slot,
                 WorkerDied(
-                    message, unit if unit >= 0 else None, unit == ALL_UNITS, reason, slot.done, outside, memory, fresh, internal, error
+                    message,
+                    unit if unit >= 0 else None,
+                    unit == ALL_UNITS,
+                    reason,
+                    slot.done,
+                    outside,
+                    memory,
+                    fresh,
+                    internal,
+                    error,
                 ),
             )
 
@@ -270,7 +329,11 @@ class WorkerPool:
             self._excuse(missed - LIMIT_CHECK_S)
         self._looked = time.monotonic()
         for slot in self.hands:
-            if slot.loading is not None and not slot.ready and slot.loading.is_over(min(missed, ABSENT_S)):
+            if (
+                slot.loading is not None
+                and not slot.ready
+                and slot.loading.is_over(min(missed, ABSENT_S))
+            ):
                 raise self._never_loaded(slot)
             if slot.message is not None and not slot.killed:
                 self._check(slot, slot.message)
@@ -278,8 +341,15 @@ class WorkerPool:
     def _never_loaded(self, slot: WorkerSlot) -> WorkerError:
         assert slot.process is not None
         place = place_of(slot.process.pid, self._log_of(slot))
-        modules = sorted({str(getattr(model.work, "__module__", "")) for model in self.context.job.models} - {"", "__main__"})
-        what = f"it is still importing {place}" if place else f"it imports {', '.join(modules) or 'what its functions need'}"
+        modules = sorted(
+            {str(getattr(model.work, "__module__", "")) for model in self.context.job.models}
+            - {"", "__main__"}
+        )
+        what = (
+            f"it is still importing {place}"
+            if place
+            else f"it imports {', '.join(modules) or 'what its functions need'}"
+        )
         return WorkerError(
             f"a worker has not loaded the job in {loading.LOAD_S:g} s: {what}",
             hint="a module must not wait or work while it is imported: do that inside the function, once, under functools.cache",
@@ -299,8 +369,16 @@ class WorkerPool:
         mark, since = slot.marks[0], slot.marks[1]
         if slot.marks[0] != mark:  # between two units, so within the limits
             return
-        if self.memory is not None and slot.process is not None and (used := memory_of(slot.process.pid, self.memory)) > self.memory:
-            self._kill(slot, f"used {size_text(used)} of memory, more than a worker's share of {size_text(self.memory)}", mark)
+        if (
+            self.memory is not None
+            and slot.process is not None
+            and (used := memory_of(slot.process.pid, self.memory)) > self.memory
+        ):
+            self._kill(
+                slot,
+                f"used {size_text(used)} of memory, more than a worker's share of {size_text(self.memory)}",
+                mark,
+            )
             slot.memory = "killed"
             return
         if mark == NO_UNIT:
@@ -309,7 +387,12 @@ class WorkerPool:
         units = message.units if mark == ALL_UNITS else 1
         excused = slot.excused if slot.excused_since == since else 0.0
         if limit is not None and time.monotonic_ns() - since > (limit * units + excused) * 1e9:
-            self._kill(slot, f"outlasted its time_limit of {limit:g} s" + (f" x {units} units" if units > 1 else ""), mark)
+            self._kill(
+                slot,
+                f"outlasted its time_limit of {limit:g} s"
+                + (f" x {units} units" if units > 1 else ""),
+                mark,
+            )
 
     def _kill(self, slot: WorkerSlot, reason: str, mark: int | None = None) -> None:
         assert slot.process is not None

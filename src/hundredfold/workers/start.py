@@ -34,7 +34,9 @@ THREAD_ENV = dict.fromkeys(
 ENVIRONMENT = {**THREAD_ENV, "PYTHONHASHSEED": "0", "ARROW_DEFAULT_MEMORY_POOL": "system"}
 # imported once for all children; the user's own modules may not survive a fork
 PRELOADED = ["hundredfold.workers.thread_limits", "hundredfold.workers.child", "pyarrow.compute"]
-_launching = threading.Lock()  # what is hidden and pinned while a process starts belongs to the whole of this one
+_launching = (
+    threading.Lock()
+)  # what is hidden and pinned while a process starts belongs to the whole of this one
 _server_lock = threading.Lock()
 _control: socket.socket | None = None  # this process's line to its fork server
 _server = 0  # its pid
@@ -44,7 +46,9 @@ def start_method() -> str:
     """How children are started: by a server that forks clean ones where there is one, else afresh, or as HUNDREDFOLD_START says."""
     # a fork of the driver would take its threads' locks along
     there = [method for method in mp.get_all_start_methods() if method != "fork"]
-    wanted = os.environ.get("HUNDREDFOLD_START") or ("forkserver" if "forkserver" in there else "spawn")
+    wanted = os.environ.get("HUNDREDFOLD_START") or (
+        "forkserver" if "forkserver" in there else "spawn"
+    )
     if wanted not in there:
         raise WorkerError(f"HUNDREDFOLD_START is {wanted!r}, wanted {' or '.join(there)}")
     return wanted
@@ -53,7 +57,9 @@ def start_method() -> str:
 def prestart_forkserver() -> None:
     """Let the fork server start now and import what workers need, while the caller still imports what it needs."""
     if start_method() == "forkserver":
-        with contextlib.suppress(RuntimeError):  # no thread can be started: it is met again, and reported
+        with contextlib.suppress(
+            RuntimeError
+        ):  # no thread can be started: it is met again, and reported
             threading.Thread(target=_warm, daemon=True).start()
 
 
@@ -126,7 +132,9 @@ def _close_server() -> None:
     if _control is not None:
         _control.close()
     if _server:
-        with contextlib.suppress(OSError):  # the caller may have waited for it, or ignores its children
+        with contextlib.suppress(
+            OSError
+        ):  # the caller may have waited for it, or ignores its children
             os.waitpid(_server, os.WNOHANG)
     _control, _server = None, 0
 
@@ -147,7 +155,11 @@ if hasattr(os, "register_at_fork"):
 @contextlib.contextmanager
 def child_environment() -> Iterator[None]:
     """What holds while a process is started."""
-    with _launching, _pinned_environment() if start_method() == "spawn" else contextlib.nullcontext(), _hidden_main():
+    with (
+        _launching,
+        _pinned_environment() if start_method() == "spawn" else contextlib.nullcontext(),
+        _hidden_main(),
+    ):
         yield
 
 

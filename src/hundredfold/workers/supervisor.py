@@ -51,7 +51,14 @@ def _supervise(leash: socket.socket, alive: int | None, work: Callable[[], objec
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     os.set_blocking(woken, False)
-    ignored = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
+    ignored = (
+        signal.SIGHUP,
+        signal.SIGINT,
+        signal.SIGQUIT,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+        signal.SIGALRM,
+    )
     before = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
     asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGCHLD):
@@ -88,7 +95,9 @@ def _watch(worker: int, orders: list[int], woken: int, asked: list[int]) -> int:
         poll.register(descriptor, select.POLLIN)
     until: float | None = None
     while True:
-        ready = {descriptor for descriptor, _ in poll.poll(None if until is None else 1000 * POLL_S)}
+        ready = {
+            descriptor for descriptor, _ in poll.poll(None if until is None else 1000 * POLL_S)
+        }
         with contextlib.suppress(BlockingIOError):
             os.read(woken, 4096)
         if until is None and (ready.intersection(orders) or signal.SIGTERM in asked):

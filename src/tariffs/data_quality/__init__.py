@@ -15,7 +15,11 @@ from hundredfold.cli.options import Where, argument, takes_json, takes_place
 
 @click.command("dirt")
 @argument("run", "The run's id; the newest, if left out.", required=False)
-@click.option("--out", metavar="FILE", help="Write the ledger to FILE (.csv or .parquet): a row for each value touched.")
+@click.option(
+    "--out",
+    metavar="FILE",
+    help="Write the ledger to FILE (.csv or .parquet): a row for each value touched.",
+)
 @takes_place
 @takes_json
 def command(run: str | None, out: str | None, where: Where, as_json: bool) -> None:

@@ -53,7 +53,9 @@ def money_at_risk(source: str) -> str:
         return "SELECT __file, __row, CAST(NULL AS DECIMAL(38, 6)) AS money_at_risk FROM rejects"
     of = PRICED[source]
     needed = (*of.unit, of.quantity, of.price)
-    fixes = ", ".join(f"max(CASE WHEN __column = '{name}' THEN __after END) AS {name}" for name in needed)
+    fixes = ", ".join(
+        f"max(CASE WHEN __column = '{name}' THEN __after END) AS {name}" for name in needed
+    )
     fixed = ", ".join(f"coalesce(f.{name}, CAST(j.{name} AS VARCHAR)) AS {name}" for name in needed)
     unit, group = ", ".join(of.unit), ", ".join(of.group)
     same = " AND ".join(f"CAST(u.{name} AS VARCHAR) = c.{name}" for name in of.unit)

@@ -45,7 +45,9 @@ SPIKY = {  # what `plausible` looks at
     "bundle_sales": (("segment", "location", "product"), "s.units", "s.price / p.list_price - 1", "JOIN product_catalog AS p ON p.product = s.product"),
     "voice_usage": (("cell", "hour", "day_type"), "s.minutes", "-s.discount", ""),
 }  # fmt: skip
-WEEKLY = {"bundle_sales": ("segment", "location", "product")}  # sources whose rows are weeks, with the key of their units
+WEEKLY = {
+    "bundle_sales": ("segment", "location", "product")
+}  # sources whose rows are weeks, with the key of their units
 DROPPED = {"copy of another row": "DEDUPE", "superseded by a later row": "SUPERSEDE"}
 MEMORY = 2**29
 _MONEY = pa.decimal128(38, 6)
@@ -89,7 +91,10 @@ class Balance:
     @property
     def kept(self) -> Part:
         """The rows that nobody touched."""
-        return Part(self.accepted.rows - self.after.rows, EXACT.subtract(self.accepted.money, self.after.money))
+        return Part(
+            self.accepted.rows - self.after.rows,
+            EXACT.subtract(self.accepted.money, self.after.money),
+        )
 
     @property
     def missing(self) -> Part | None:
@@ -97,11 +102,16 @@ class Balance:
         if self.came is None:
             return None
         there = (self.kept, self.before, self.rejected, self.copies, self.superseded)
-        return Part(self.came.rows - sum(p.rows for p in there), EXACT.subtract(self.came.money, _total(p.money for p in there)))
+        return Part(
+            self.came.rows - sum(p.rows for p in there),
+            EXACT.subtract(self.came.money, _total(p.money for p in there)),
+        )
 
     @property
     def even(self) -> bool:
-        return self.missing in (None, Part()) and not self.untold  # None: the source has gone, and nothing can be said
+        return (
+            self.missing in (None, Part()) and not self.untold
+        )  # None: the source has gone, and nothing can be said
 
 
 def _total(money: Iterable[Decimal]) -> Decimal:
@@ -118,11 +128,14 @@ def account(run: Run) -> tuple[list[Balance], pa.Table]:
     """
     if not hasattr(run.home, "folder"):
         raise UsageError(
-            f"run {run.id} lies on AWS", hint='its rows are at hand one by one: run.repairs("bundle_sales"), run.rejects("bundle_sales")'
+            f"run {run.id} lies on AWS",
+            hint='its rows are at hand one by one: run.repairs("bundle_sales"), run.rejects("bundle_sales")',
         )
     verdicts = read_validation(run.layout, run.home.store)
     balances, ledgers = [], []
-    with DuckWarehouse(run.home.store, run.home.scratch(f"{run.id}-dirt"), memory=MEMORY, threads=2) as warehouse:
+    with DuckWarehouse(
+        run.home.store, run.home.scratch(f"{run.id}-dirt"), memory=MEMORY, threads=2
+    ) as warehouse:
         for verdict in verdicts:
             warehouse.define(verdict.source, _accepted(verdict, warehouse))
         for verdict in verdicts:
@@ -133,10 +146,16 @@ def account(run: Run) -> tuple[list[Balance], pa.Table]:
 
 
 def _accepted(verdict: ValidationResult, warehouse: DuckWarehouse) -> str:
-    return f"SELECT * FROM {warehouse.parquet(verdict.accepted_key)}" if verdict.accepted_key else verdict.select
+    return (
+        f"SELECT * FROM {warehouse.parquet(verdict.accepted_key)}"
+        if verdict.accepted_key
+        else verdict.select
+    )
 
 
-def _account_one(verdict: ValidationResult, run: Run, warehouse: DuckWarehouse) -> tuple[Balance, pa.Table]:
+def _account_one(
+    verdict: ValidationResult, run: Run, warehouse: DuckWarehouse
+) -> tuple[Balance, pa.Table]:
     name = verdict.source
     for table, rows in (("rejects", run.rejects(name)), ("repairs", run.repairs(name))):
         warehouse.load(table, rows.arrow())
@@ -145,10 +164,15 @@ def _account_one(verdict: ValidationResult, run: Run, warehouse: DuckWarehouse) 
     mended += _renamed_weeks(name, warehouse, {e["key"] for e in mended})
     spikes = _spikes(name, warehouse) if name in SPIKY else []
     entries = [*gone, *mended, *spikes]
-    [repaired] = warehouse.query("SELECT count(*) AS n FROM (SELECT DISTINCT __file, __row FROM repairs) AS d")["n"].to_pylist()
+    [repaired] = warehouse.query(
+        "SELECT count(*) AS n FROM (SELECT DISTINCT __file, __row FROM repairs) AS d"
+    )["n"].to_pylist()
     for table in ("rejects", "repairs"):
         warehouse.forget(table)
-    parts = {policy: _part(entries, policy, "money_before") for policy in ("REJECT", "DEDUPE", "SUPERSEDE", "REPAIR", "SET_ASIDE")}
+    parts = {
+        policy: _part(entries, policy, "money_before")
+        for policy in ("REJECT", "DEDUPE", "SUPERSEDE", "REPAIR", "SET_ASIDE")
+    }
     balance = Balance(
         name, _came(name, run, verdict, warehouse), _sums(f'SELECT * FROM "{name}"', name, warehouse),
         parts["REPAIR"], _part(entries, "REPAIR", "money_after"), parts["REJECT"], parts["DEDUPE"], parts["SUPERSEDE"], parts["SET_ASIDE"],
@@ -172,7 +196,9 @@ def _money(source: str, columns: Mapping[str, str] | None = None) -> str:
 
 
 def _sums(select: str, source: str, warehouse: DuckWarehouse) -> Part:
-    row = warehouse.query(f"SELECT count(*) AS n, sum({_money(source)}) AS money FROM ({select}) AS q").to_pylist()[0]
+    row = warehouse.query(
+        f"SELECT count(*) AS n, sum({_money(source)}) AS money FROM ({select}) AS q"
+    ).to_pylist()[0]
     return Part(int(row["n"]), row["money"] or Decimal(0))
 
 
@@ -183,7 +209,9 @@ def _is_there(run: Run, key: str) -> bool:
         return False
 
 
-def _came(source: str, run: Run, verdict: ValidationResult, warehouse: DuckWarehouse) -> Part | None:
+def _came(
+    source: str, run: Run, verdict: ValidationResult, warehouse: DuckWarehouse
+) -> Part | None:
     """The source's rows as it has them, and those lines that could not be read; None where they have gone."""
     staged = run.layout.staged(source)
     if _is_there(run, staged):
@@ -191,7 +219,9 @@ def _came(source: str, run: Run, verdict: ValidationResult, warehouse: DuckWareh
     else:
         try:
             options = run.record.options
-            files = find_files(source, str(options["sources"][source]), Path(str(options.get("folder", "."))))
+            files = find_files(
+                source, str(options["sources"][source]), Path(str(options.get("folder", ".")))
+            )
         except (SourceError, KeyError):
             return None
         select = f"SELECT * FROM read_parquet({files.sql_list}, union_by_name = true)"
@@ -236,7 +266,10 @@ def _mended(source: str, warehouse: DuckWarehouse) -> list[dict[str, Any]]:
         " FROM repairs AS r WHERE NOT EXISTS (SELECT 1 FROM rejects AS j WHERE j.__file = r.__file AND j.__row = r.__row) ORDER BY __file, __row, __column"
     ).to_pylist()
     named = [row | {"kind": kind_of(row["column"], row["before"], row["after"])} for row in rows]
-    return [_entry(source, "REPAIR", row) | {"money_at_risk": _priced(source, row["money_after"])} for row in named]
+    return [
+        _entry(source, "REPAIR", row) | {"money_at_risk": _priced(source, row["money_after"])}
+        for row in named
+    ]
 
 
 def _priced(source: str, money: Decimal | None) -> Decimal | None:
@@ -244,7 +277,9 @@ def _priced(source: str, money: Decimal | None) -> Decimal | None:
     return money if source in MONEY else None
 
 
-def _renamed_weeks(source: str, warehouse: DuckWarehouse, counted: set[str]) -> list[dict[str, Any]]:
+def _renamed_weeks(
+    source: str, warehouse: DuckWarehouse, counted: set[str]
+) -> list[dict[str, Any]]:
     """Weeks that are named by another of their days; the queries count them as the week that ends on the Sunday.
 
     A week of which several days have rows is one of daily rows, and no dirt.  `counted` rows have their money elsewhere.
@@ -260,7 +295,8 @@ def _renamed_weeks(source: str, warehouse: DuckWarehouse, counted: set[str]) -> 
         f' FROM "{source}") AS q WHERE dow <> 7 AND days = 1 ORDER BY key'
     ).to_pylist()
     entries = [
-        _entry(source, "REPAIR", row) | {"column": "week", "kind": "week_by_another_day", "money_at_risk": row["money_after"]}
+        _entry(source, "REPAIR", row)
+        | {"column": "week", "kind": "week_by_another_day", "money_at_risk": row["money_after"]}
         for row in rows
     ]
     elsewhere = {"money_before": None, "money_after": None, "money_at_risk": None}
@@ -282,7 +318,9 @@ def _spikes(source: str, warehouse: DuckWarehouse) -> list[dict[str, Any]]:
     )
     if not rows.num_rows:
         return []
-    columns = {name: rows[name].to_numpy(zero_copy_only=False) for name in (*unit, "__quantity", "__x")}
+    columns = {
+        name: rows[name].to_numpy(zero_copy_only=False) for name in (*unit, "__quantity", "__x")
+    }
     quantities, offsets = columns["__quantity"].astype(np.float64), key_offsets(columns, unit)
     keep = plausible(quantities, columns["__x"].astype(np.float64), offsets)
     usual = np.repeat(_median_of_kept(quantities, keep, offsets), np.diff(offsets))
@@ -293,7 +331,10 @@ def _spikes(source: str, warehouse: DuckWarehouse) -> list[dict[str, Any]]:
         " FROM spikes ORDER BY 1"
     )
     warehouse.forget("spikes")
-    return [_entry(source, "SET_ASIDE", row) | {"column": bare, "kind": "spike"} for row in found.to_pylist()]
+    return [
+        _entry(source, "SET_ASIDE", row) | {"column": bare, "kind": "spike"}
+        for row in found.to_pylist()
+    ]
 
 
 def _median_of_kept(quantities: Floats, keep: Bools, offsets: Ints) -> Floats:
@@ -303,5 +344,16 @@ def _median_of_kept(quantities: Floats, keep: Bools, offsets: Ints) -> Floats:
 
 
 def _entry(source: str, policy: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    wanted = ("file", "row", "key", "column", "kind", "before", "after", "money_before", "money_after", "money_at_risk")
+    wanted = (
+        "file",
+        "row",
+        "key",
+        "column",
+        "kind",
+        "before",
+        "after",
+        "money_before",
+        "money_after",
+        "money_at_risk",
+    )
     return {"source": source, "policy": policy} | {name: row.get(name) for name in wanted}

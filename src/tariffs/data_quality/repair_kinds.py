@@ -14,7 +14,10 @@ Told = Callable[[str, str, str], bool]  # of column, value before, value after
 
 def kind_of(column: str, before: str | None, after: str | None) -> str:
     """The name of the dirt that a repair took away from a column."""
-    return next((name for name, is_it in KINDS if is_it(column, before or "", after or "")), f"untidy_{column}")
+    return next(
+        (name for name, is_it in KINDS if is_it(column, before or "", after or "")),
+        f"untidy_{column}",
+    )
 
 
 def _in(*columns: str) -> Told:
@@ -36,8 +39,21 @@ KINDS: tuple[tuple[str, Told], ...] = (  # the first that fits
     ("look_alike_letters", _has(LOOK_ALIKES, *CODES)),
     ("no_break_hyphen", _has("".join(HYPHENS), *CODES)),
     ("apostrophe", _has(APOSTROPHES, *CODES)),
-    ("renamed_product", lambda column, before, _: column == "product" and before.strip().upper() in RENAMED_PRODUCTS),
-    ("no_leading_zeros", lambda column, before, after: column == "location" and len(before.strip()) < len(after)),
+    (
+        "renamed_product",
+        lambda column, before, _: (
+            column == "product" and before.strip().upper() in RENAMED_PRODUCTS
+        ),
+    ),
+    (
+        "no_leading_zeros",
+        lambda column, before, after: column == "location" and len(before.strip()) < len(after),
+    ),
     ("name_with_marks", _has(UNSEEN, "name")),
-    ("name_taken_apart", lambda column, before, _: column == "name" and unicodedata.normalize("NFC", before) != before),
+    (
+        "name_taken_apart",
+        lambda column, before, _: (
+            column == "name" and unicodedata.normalize("NFC", before) != before
+        ),
+    ),
 )

@@ -23,7 +23,12 @@ ROWS = {
     "came in": "came", "untouched": "kept", "repaired": "before", "rejected": "rejected", "copies": "copies", "replaced later": "superseded",
     "not accounted for": "missing", "goes on": "accepted", "of it, as repaired": "after", "of it, set aside": "set_aside",
 }  # fmt: skip
-AT_RISK = {"set aside": "SET_ASIDE", "rejected": "REJECT", "copies": "DEDUPE", "replaced later": "SUPERSEDE"}
+AT_RISK = {
+    "set aside": "SET_ASIDE",
+    "rejected": "REJECT",
+    "copies": "DEDUPE",
+    "replaced later": "SUPERSEDE",
+}
 EXPLAINED = (
     "Money is price x units, or minutes at the tariff less the discount. Of rows that go on it is their own, as repaired; of the others it is"
     " the money at risk: their own figures where those are plausible beside the rest of the unit, else the unit's median. A row of which neither"
@@ -40,14 +45,20 @@ class Tally:
     not_priced: int = 0
 
     def __add__(self, other: Tally) -> Tally:
-        return Tally(self.entries + other.entries, self.at_risk + other.at_risk, self.not_priced + other.not_priced)
+        return Tally(
+            self.entries + other.entries,
+            self.at_risk + other.at_risk,
+            self.not_priced + other.not_priced,
+        )
 
 
 def show(balances: Sequence[Balance], ledger: pa.Table) -> None:
     """Rows, money, and what was done, of the sources in which there was something to do."""
     touched = [b for b in balances if b.came != b.kept or b.set_aside.rows]
     done = tallied(ledger)
-    _print_parts("rows", {b.source: {words: _rows(b, part) for words, part in ROWS.items()} for b in touched})
+    _print_parts(
+        "rows", {b.source: {words: _rows(b, part) for words, part in ROWS.items()} for b in touched}
+    )
     _print_parts("money", {b.source: _money_of(b, done) for b in touched if b.source in MONEY})
     if touched:
         print_hanging("", EXPLAINED)
@@ -69,7 +80,9 @@ def _rows(balance: Balance, part: str) -> int | None:
     return None if found is None else found.rows
 
 
-def _money_of(balance: Balance, done: Mapping[tuple[str, str, str], Tally]) -> dict[str, int | None]:
+def _money_of(
+    balance: Balance, done: Mapping[tuple[str, str, str], Tally]
+) -> dict[str, int | None]:
     """The money of a source's rows that go on and of those that do not, by words."""
     risk: dict[str, Tally] = defaultdict(Tally)
     for (policy, _, source), tally in done.items():
@@ -84,9 +97,21 @@ def _money_of(balance: Balance, done: Mapping[tuple[str, str, str], Tally]) -> d
 
 
 def _print_done(done: Mapping[tuple[str, str, str], Tally]) -> None:
-    grid = grid_of("policy", "source", "entries", "money", "not priced", "why", right={"entries", "money", "not priced"})
+    grid = grid_of(
+        "policy",
+        "source",
+        "entries",
+        "money",
+        "not priced",
+        "why",
+        right={"entries", "money", "not priced"},
+    )
     for (policy, kind, source), tally in done.items():
-        money = (f"{round(tally.at_risk):,}", f"{tally.not_priced:,}") if source in MONEY else ("-", "-")
+        money = (
+            (f"{round(tally.at_risk):,}", f"{tally.not_priced:,}")
+            if source in MONEY
+            else ("-", "-")
+        )
         grid.add_row(policy, source, f"{tally.entries:,}", *money, escape(kind))
     print_grid(grid)
 
@@ -115,17 +140,33 @@ def facts(balance: Balance, ledger: pa.Table) -> dict[str, Any]:
     for (policy, _, source), tally in tallied(ledger).items():
         if source == balance.source:
             risk[policy] += tally
-    at_risk = {p: {"entries": t.entries, "money": float(t.at_risk), "not_priced": t.not_priced} for p, t in sorted(risk.items())}
-    return {"source": balance.source, **told, "at_risk": at_risk, "untold": balance.untold, "even": balance.even}
+    at_risk = {
+        p: {"entries": t.entries, "money": float(t.at_risk), "not_priced": t.not_priced}
+        for p, t in sorted(risk.items())
+    }
+    return {
+        "source": balance.source,
+        **told,
+        "at_risk": at_risk,
+        "untold": balance.untold,
+        "even": balance.even,
+    }
 
 
 def tallied(ledger: pa.Table) -> dict[tuple[str, str, str], Tally]:
     """Entries, money at risk and rows that cannot be priced, by policy, kind and source."""
     found: dict[tuple[str, str, str], Tally] = defaultdict(Tally)
-    for entry in ledger.select(["policy", "kind", "source", "money_before", "money_at_risk"]).to_pylist():
-        money, first = entry["money_at_risk"], entry["money_before"] is not None  # a row's further entries have neither
+    for entry in ledger.select(
+        ["policy", "kind", "source", "money_before", "money_at_risk"]
+    ).to_pylist():
+        money, first = (
+            entry["money_at_risk"],
+            entry["money_before"] is not None,
+        )  # a row's further entries have neither
         unpriced = first and money is None and entry["source"] in MONEY
-        found[entry["policy"], entry["kind"], entry["source"]] += Tally(1, money or Decimal(0), int(unpriced))
+        found[entry["policy"], entry["kind"], entry["source"]] += Tally(
+            1, money or Decimal(0), int(unpriced)
+        )
     return dict(sorted(found.items()))
 
 
@@ -137,4 +178,6 @@ def write(ledger: pa.Table, path: Path) -> None:
     try:
         writers[path.suffix](ledger, path)
     except OSError as error:
-        raise UsageError(f"--out {path} cannot be written: {error}", hint="name a file in a folder that is there") from error
+        raise UsageError(
+            f"--out {path} cannot be written: {error}", hint="name a file in a folder that is there"
+        ) from error

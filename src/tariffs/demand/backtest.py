@@ -44,7 +44,11 @@ def backtest(panel: Panel, layout: Layout) -> Gate:
     parts = layout.of(left, thin)
     eb, pooled, weeks = np.zeros(part.units), np.zeros(part.units), np.zeros(part.units)
     for end in _origins(layout.periods):
-        for mine, add in zip((eb, pooled, weeks), _fold(part, parts, end, end + _horizon(layout.periods)), strict=True):
+        for mine, add in zip(
+            (eb, pooled, weeks),
+            _fold(part, parts, end, end + _horizon(layout.periods)),
+            strict=True,
+        ):
             mine += add
     return _judge(eb, pooled, weeks, parts.group, groups)
 
@@ -52,13 +56,19 @@ def backtest(panel: Panel, layout: Layout) -> Gate:
 def held_out(panel: Panel, beta: Floats, cell: Ints) -> Floats:
     """Each unit's conditional deviance at `beta` (units,): given its total, and given each season cell's.  Shape (units,)."""
     mu = expect(panel.seasonal(season_given(panel, beta, cell)[cell]), beta)
-    share = np.divide(panel.quantity, mu, out=np.ones_like(mu), where=(panel.quantity > 0) & (mu > 0))
+    share = np.divide(
+        panel.quantity, mu, out=np.ones_like(mu), where=(panel.quantity > 0) & (mu > 0)
+    )
     return 2.0 * panel.sums(panel.quantity * np.log(share) - (panel.quantity - mu))
 
 
 def _origins(periods: int) -> list[int]:
     horizon = _horizon(periods)
-    return [periods - horizon * ahead for ahead in range(FOLDS, 0, -1)] if horizon >= SHORTEST_HORIZON else []
+    return (
+        [periods - horizon * ahead for ahead in range(FOLDS, 0, -1)]
+        if horizon >= SHORTEST_HORIZON
+        else []
+    )
 
 
 def _horizon(periods: int) -> int:
@@ -94,7 +104,11 @@ def _fold(panel: Panel, layout: Layout, end: int, until: int) -> tuple[Floats, F
     test, there = panel.only(after)
     cell = layout.of(there, after).cell(test)
     telling = test.has_price_variation() & (test.sums(test.quantity) > 0)
-    scored = (held_out(test, beta[there], cell), held_out(test, mean[there], cell), test.sizes - 1.0)
+    scored = (
+        held_out(test, beta[there], cell),
+        held_out(test, mean[there], cell),
+        test.sizes - 1.0,
+    )
     return tuple(_spread(np.where(telling, values, 0.0), there, panel.units) for values in scored)  # type: ignore[return-value]
 
 
@@ -109,7 +123,16 @@ def _judge(eb: Floats, pooled: Floats, weeks: Floats, group: Ints, groups: int) 
     tested = np.bincount(group[told], minlength=groups)
     gain = np.where(told, eb - pooled, 0.0)  # what POOLED is better by
     total = tally(group, gain, groups)
-    error = np.sqrt(np.maximum(tally(group, gain * gain, groups) - total * total / np.maximum(tested, 1), 0.0))
-    choice = np.where(tested < FEWEST_UNITS, UNTESTED, np.where(total > DOUBT * error, POOLED, EB)).astype(object)
+    error = np.sqrt(
+        np.maximum(tally(group, gain * gain, groups) - total * total / np.maximum(tested, 1), 0.0)
+    )
+    choice = np.where(
+        tested < FEWEST_UNITS, UNTESTED, np.where(total > DOUBT * error, POOLED, EB)
+    ).astype(object)
     per_week = np.maximum(tally(group, weeks, groups), 1.0)
-    return Gate(choice, tested.astype(np.int64), tally(group, eb, groups) / per_week, tally(group, pooled, groups) / per_week)
+    return Gate(
+        choice,
+        tested.astype(np.int64),
+        tally(group, eb, groups) / per_week,
+        tally(group, pooled, groups) / per_week,
+    )

@@ -36,7 +36,9 @@ def unseen(ceiling: Floats, mu: Floats, dispersion: Floats) -> Unseen:
     s = np.sqrt(dispersion * np.maximum(mu, np.finfo(float).tiny))
     z = (ceiling - mu) / s
     h = hazard(z)
-    known = h * (h - z)  # minus the second derivative of log P(Y > c), in units of 1 / s^2: between 0 and 1
+    known = h * (
+        h - z
+    )  # minus the second derivative of log P(Y > c), in units of 1 / s^2: between 0 and 1
     return Unseen(mu + s * h, s * s * (1.0 - known), known)
 
 

@@ -58,7 +58,9 @@ class UnitFit:
     centre: float
 
 
-def fit_unit(quantity: Floats, x: Floats, exposure: Floats, mean: float, tau2: float, noise: float) -> UnitFit:
+def fit_unit(
+    quantity: Floats, x: Floats, exposure: Floats, mean: float, tau2: float, noise: float
+) -> UnitFit:
     """Posterior of one unit's elasticity, weeks of shape (n,), prior N(mean, tau2), noise = dispersion x serial inflation.
 
     tau2 = inf gives the maximum-likelihood estimate (then the unit must be identified), tau2 -> 0 the prior mean.
@@ -76,7 +78,14 @@ def fit_unit(quantity: Floats, x: Floats, exposure: Floats, mean: float, tau2: f
             break
     exposed, centre, information = _moments(x, exposure, beta, sales, noise)
     curvature = (information if identified else 0.0) + precision
-    return UnitFit(beta, 1.0 / math.sqrt(curvature) if identified else math.sqrt(tau2), precision / curvature, exposed, sales, centre)
+    return UnitFit(
+        beta,
+        1.0 / math.sqrt(curvature) if identified else math.sqrt(tau2),
+        precision / curvature,
+        exposed,
+        sales,
+        centre,
+    )
 
 
 def fit_units(panel: Panel, mean: Floats, tau2: float, noise: Floats) -> Fit:
@@ -99,12 +108,28 @@ def fit_units(panel: Panel, mean: Floats, tau2: float, noise: Floats) -> Fit:
         live &= np.abs(step) >= TOLERANCE
     exposed, centre, information = _moments_of_units(panel, beta, sales, noise)
     curvature = np.where(identified, information, 0.0) + precision
-    with np.errstate(divide="ignore", invalid="ignore"):  # tau2 = inf: an unidentified unit has no curvature at all
-        return Fit(beta, np.where(identified, 1.0 / np.sqrt(curvature), np.sqrt(tau2)), precision / curvature, exposed, sales, centre)
+    with np.errstate(
+        divide="ignore", invalid="ignore"
+    ):  # tau2 = inf: an unidentified unit has no curvature at all
+        return Fit(
+            beta,
+            np.where(identified, 1.0 / np.sqrt(curvature), np.sqrt(tau2)),
+            precision / curvature,
+            exposed,
+            sales,
+            centre,
+        )
 
 
 def fit_full_unit(
-    quantity: Floats, x: Floats, exposure: Floats, full: Bools, mean: float, tau2: float, noise: float, dispersion: float
+    quantity: Floats,
+    x: Floats,
+    exposure: Floats,
+    full: Bools,
+    mean: float,
+    tau2: float,
+    noise: float,
+    dispersion: float,
 ) -> UnitFit:
     """`fit_unit` where the weeks in `full` (n,) sold all there was; the same bits where none did.
 
@@ -130,13 +155,17 @@ def fit_full_unit(
         beta, level = beta + step, level + level_step
         if abs(step) < TOLERANCE and abs(level_step) < TOLERANCE:
             break
-    sd, shrink = (1.0 / math.sqrt(curvature), precision / curvature) if varied else (fit.sd, fit.shrink)
+    sd, shrink = (
+        (1.0 / math.sqrt(curvature), precision / curvature) if varied else (fit.sd, fit.shrink)
+    )
     expected = exposure * np.exp(beta * x)
     exposed = _total(expected)
     return UnitFit(beta, sd, shrink, exposed, _total(demand), _total(expected * x) / exposed)
 
 
-def fit_full_units(panel: Panel, mean: Floats, tau2: float, noise: Floats, dispersion: Floats) -> Fit:
+def fit_full_units(
+    panel: Panel, mean: Floats, tau2: float, noise: Floats, dispersion: Floats
+) -> Fit:
     """`fit_full_unit` for every unit of the panel at once; `mean`, `noise` and `dispersion` have shape (units,)."""
     full = panel.full()
     always = np.logical_and.reduceat(full, panel.starts)
@@ -152,14 +181,20 @@ def fit_full_units(panel: Panel, mean: Floats, tau2: float, noise: Floats, dispe
 
 def expect_by(panel: Panel, fit: Fit) -> Floats:
     """mu (rows,), at the units' own elasticities and levels."""
-    return np.asarray(panel.exposure * np.exp(fit.beta[panel.unit] * panel.x) * (fit.demand / fit.exposed)[panel.unit])
+    return np.asarray(
+        panel.exposure
+        * np.exp(fit.beta[panel.unit] * panel.x)
+        * (fit.demand / fit.exposed)[panel.unit]
+    )
 
 
 def _total(values: Floats) -> float:
     return float(np.add.reduceat(values, FROM_START)[0])
 
 
-def _moments(x: Floats, exposure: Floats, beta: float, sales: float, noise: float) -> tuple[float, float, float]:
+def _moments(
+    x: Floats, exposure: Floats, beta: float, sales: float, noise: float
+) -> tuple[float, float, float]:
     """W, the weighted mean of x, and the Fisher information Y V_x / noise."""
     weight = exposure * np.exp(beta * x)
     exposed = _total(weight)
@@ -169,7 +204,9 @@ def _moments(x: Floats, exposure: Floats, beta: float, sales: float, noise: floa
     return exposed, centre, sales * variance / noise
 
 
-def _moments_of_units(panel: Panel, beta: Floats, sales: Floats, noise: Floats) -> tuple[Floats, Floats, Floats]:
+def _moments_of_units(
+    panel: Panel, beta: Floats, sales: Floats, noise: Floats
+) -> tuple[Floats, Floats, Floats]:
     weight = panel.exposure * np.exp(beta[panel.unit] * panel.x)
     exposed = panel.sums(weight)
     centre = panel.sums(weight * panel.x) / exposed
@@ -178,10 +215,23 @@ def _moments_of_units(panel: Panel, beta: Floats, sales: Floats, noise: Floats) 
     return exposed, centre, sales * variance / noise
 
 
-def _fit_hot(panel: Panel, full: Bools, fit: Fit, mean: Floats, tau2: float, noise: Floats, dispersion: Floats) -> Fit:
+def _fit_hot(
+    panel: Panel,
+    full: Bools,
+    fit: Fit,
+    mean: Floats,
+    tau2: float,
+    noise: Floats,
+    dispersion: Floats,
+) -> Fit:
     """`fit_full_unit` from the plain fit on, for units that all have a full week."""
     spread, precision, varied = dispersion[panel.unit], 1.0 / tau2, panel.has_price_variation()
-    beta, level, curvature, asked = fit.beta, np.log(fit.demand / fit.exposed), np.ones(panel.units), fit.demand
+    beta, level, curvature, asked = (
+        fit.beta,
+        np.log(fit.demand / fit.exposed),
+        np.ones(panel.units),
+        fit.demand,
+    )
     live = np.ones(panel.units, dtype=np.bool_)
     for _ in range(MAX_STEPS):
         mu = panel.exposure * np.exp(level[panel.unit] + beta[panel.unit] * panel.x)
@@ -190,7 +240,9 @@ def _fit_hot(panel: Panel, full: Bools, fit: Fit, mean: Floats, tau2: float, noi
         centre = panel.sums(weight * panel.x) / total
         distance = panel.x - centre[panel.unit]
         gradient = panel.sums(distance * missed) / noise - (beta - mean) * precision
-        curvature = np.where(live, panel.sums(weight * (distance * distance)) / noise + precision, curvature)
+        curvature = np.where(
+            live, panel.sums(weight * (distance * distance)) / noise + precision, curvature
+        )
         asked = np.where(live, panel.sums(demand), asked)
         step = np.where(varied, np.clip(gradient / curvature, -1.0, 1.0), 0.0)
         level_step = np.clip(panel.sums(missed) / total - centre * step, -1.0, 1.0)
@@ -198,7 +250,10 @@ def _fit_hot(panel: Panel, full: Bools, fit: Fit, mean: Floats, tau2: float, noi
         live &= (np.abs(step) >= TOLERANCE) | (np.abs(level_step) >= TOLERANCE)
         if not live.any():
             break
-    sd, shrink = np.where(varied, 1.0 / np.sqrt(curvature), fit.sd), np.where(varied, precision / curvature, fit.shrink)
+    sd, shrink = (
+        np.where(varied, 1.0 / np.sqrt(curvature), fit.sd),
+        np.where(varied, precision / curvature, fit.shrink),
+    )
     expected = panel.exposure * np.exp(beta[panel.unit] * panel.x)
     exposed = panel.sums(expected)
     return Fit(beta, sd, shrink, exposed, asked, panel.sums(expected * panel.x) / exposed)

@@ -97,7 +97,15 @@ def examine(panel: Panel, group: Ints, cell: Ints, periods: int, cluster: Ints) 
         return Exogeneity(NOT_TESTED, pi, 0.0, 0.0, 1.0, share)
     control = chosen(panel, pi)
     season = fit_season(panel, group, cell, periods, control)
-    se = clustered_error(panel.seasonal(season.gamma[cell] + season.rho * control), season, group, cell, control, pi, cluster)
+    se = clustered_error(
+        panel.seasonal(season.gamma[cell] + season.rho * control),
+        season,
+        group,
+        cell,
+        control,
+        pi,
+        cluster,
+    )
     p = two_sided(season.rho / se, int(cluster.max()))
     return Exogeneity(ENDOGENOUS if p < LEVEL else EXOGENOUS, pi, season.rho, se, p, share)
 
@@ -129,7 +137,9 @@ def two_sided(t: float, freedom: int) -> float:
     return math.erfc(z / math.sqrt(2.0))
 
 
-def clustered_error(panel: Panel, season: Season, group: Ints, cell: Ints, control: Floats, pi: float, cluster: Ints) -> float:
+def clustered_error(
+    panel: Panel, season: Season, group: Ints, cell: Ints, control: Floats, pi: float, cluster: Ints
+) -> float:
     """The standard error of a control's coefficient: the sandwich over clusters (units,); `panel` has the season and the control in its exposure.
 
     The control, less all that the other parameters can explain of it, gives rho's own score and information.  pi's error
@@ -144,8 +154,12 @@ def clustered_error(panel: Panel, season: Season, group: Ints, cell: Ints, contr
     if panel.trial is not None:
         trial = _demeaned(panel, panel.trial)
         missed = _demeaned(panel, panel.x) - pi * trial
-        moved = season.rho * float(np.sum(mu * own * trial)) - float(np.sum(within_unit(panel, trial, mu) * residual))
-        influence = influence + moved / float(np.sum(trial * trial)) * tally(cluster, panel.sums(trial * missed), clusters)
+        moved = season.rho * float(np.sum(mu * own * trial)) - float(
+            np.sum(within_unit(panel, trial, mu) * residual)
+        )
+        influence = influence + moved / float(np.sum(trial * trial)) * tally(
+            cluster, panel.sums(trial * missed), clusters
+        )
     return math.sqrt(float(np.sum(influence * influence)) * clusters / (clusters - 1)) / information
 
 
@@ -157,9 +171,13 @@ def _partialled(panel: Panel, values: Floats, mu: Floats, group: Ints, cell: Int
     for _ in range(PASSES):
         before = left
         left = within_unit(panel, left, mu)
-        slope = np.divide(tally(row_group, mu * x * left, groups), square, out=np.zeros(groups), where=square > 0)
+        slope = np.divide(
+            tally(row_group, mu * x * left, groups), square, out=np.zeros(groups), where=square > 0
+        )
         left = left - slope[row_group] * x
-        mean = np.divide(tally(cell, mu * left, len(weight)), weight, out=np.zeros(len(weight)), where=weight > 0)
+        mean = np.divide(
+            tally(cell, mu * left, len(weight)), weight, out=np.zeros(len(weight)), where=weight > 0
+        )
         left = left - mean[cell]
         if np.abs(left - before).max() < PARTIAL_TOLERANCE:
             break

@@ -30,7 +30,9 @@ SMALLEST_TAU, LARGEST_TAU = 1e-3, 30.0
 COARSE, FINE = 40, 32  # points of the grid: to find where tau is likely, and there
 UNLIKELY = 14.0  # in log density below the greatest: 1e-6
 OMEGAS = np.array([0.025, 0.075, 0.15, 0.25, 0.4, 0.6, 0.9, 1.4])
-WIDTHS = np.diff([0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.1, 1.7])  # of the part of the line that each of them stands for
+WIDTHS = np.diff(
+    [0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.1, 1.7]
+)  # of the part of the line that each of them stands for
 START = 0.3  # of omega
 SWEEPS = 3
 OMEGA_NODES = 3  # of each factor's omega
@@ -100,7 +102,13 @@ def plain(columns: int) -> Kinds:
     return Kinds(np.append(-1, np.zeros(columns - 1, dtype=np.int64)), np.zeros(columns))
 
 
-def integrate(estimate: Floats, variance: Floats, design: Floats, kinds: Kinds | None = None, rough: bool = False) -> Hyper:
+def integrate(
+    estimate: Floats,
+    variance: Floats,
+    design: Floats,
+    kinds: Kinds | None = None,
+    rough: bool = False,
+) -> Hyper:
     """The posterior of delta and tau, from estimates (K,) with these variances; design (K, columns), the first column the intercept.
 
     `rough` takes omega at the root of its mean square instead of integrating over it: enough for a place to fit units at.
@@ -120,7 +128,11 @@ def integrate(estimate: Floats, variance: Floats, design: Floats, kinds: Kinds |
     low = 0.0 if likely[0] == 0 else taus[likely[0] - 1]
     grid = np.linspace(low, taus[min(likely[-1] + 1, COARSE - 1)], FINE + 1)[1:]
     found = [level.at(tau, priors) for tau in grid]
-    density = np.array([one.density for one in found]) - level.at(likely_tau, priors).density + np.log(share)  # (taus, omegas)
+    density = (
+        np.array([one.density for one in found])
+        - level.at(likely_tau, priors).density
+        + np.log(share)
+    )  # (taus, omegas)
     joint = np.exp(density - density.max())
     joint /= joint.sum()
     weight = joint.sum(axis=1)
@@ -146,14 +158,20 @@ def _spreads(level: _Level, kinds: Kinds, tau: float) -> tuple[Floats, Floats]:
     for _ in range(SWEEPS):
         for f in range(kinds.factors):
             tries = [np.where(np.arange(kinds.factors) == f, one, omega) for one in OMEGAS]
-            density = level.at(tau, np.array([kinds.precision(each) for each in tries])).density + omega_prior(OMEGAS) + np.log(WIDTHS)
+            density = (
+                level.at(tau, np.array([kinds.precision(each) for each in tries])).density
+                + omega_prior(OMEGAS)
+                + np.log(WIDTHS)
+            )
             weight = np.maximum(np.exp(density - density.max()), FAINT)
             weight /= weight.sum()
             omega[f] = float(np.sqrt(weight @ OMEGAS**2))
             nodes[f] = quadrature(OMEGAS, weight, OMEGA_NODES)
     at = np.meshgrid(*(points for points, _ in nodes), indexing="ij")
     share = np.meshgrid(*(weights for _, weights in nodes), indexing="ij")
-    return np.stack([points.ravel() for points in at], axis=1), np.asarray(np.prod([each.ravel() for each in share], axis=0))
+    return np.stack([points.ravel() for points in at], axis=1), np.asarray(
+        np.prod([each.ravel() for each in share], axis=0)
+    )
 
 
 def omega_prior(omega: Floats) -> Floats:
@@ -185,7 +203,9 @@ def quadrature(points: Floats, weight: Floats, nodes: int) -> tuple[Floats, Floa
     return at, share / share.sum()
 
 
-def average(fit: Fit, mean: Floats, tau2: float, tau: Floats, weight: Floats, spread: Floats) -> Fit:
+def average(
+    fit: Fit, mean: Floats, tau2: float, tau: Floats, weight: Floats, spread: Floats
+) -> Fit:
     """Posteriors (units,) that were fitted at N(mean, tau2), averaged over the nodes of tau; spread (units,) = z' Cov(delta) z.
 
     With the likelihood a parabola around the fit (information I), a node's posterior has the precision h = I + 1 / tau_k2, the share B = 1 / (h tau_k2) of
@@ -201,7 +221,9 @@ def average(fit: Fit, mean: Floats, tau2: float, tau: Floats, weight: Floats, sp
     beta = (told + each * mean) / curvature
     of = weight[:, None]
     centre = _sum(of * beta)
-    variance = _sum(of * (1.0 / curvature + share * share * spread + (beta - centre) * (beta - centre)))
+    variance = _sum(
+        of * (1.0 / curvature + share * share * spread + (beta - centre) * (beta - centre))
+    )
     silent = ~(information > 0.0)  # keeps the prior to the last bit
     centre, shared = np.where(silent, mean, centre), np.where(silent, 1.0, _sum(of * share))
     exposed = fit.exposed * np.exp(fit.centre * (centre - fit.beta))
@@ -242,9 +264,18 @@ class _Level:
     """The second level at one tau after the other; units of one kind (equal rows of the design) are added up first."""
 
     def __init__(self, estimate: Floats, variance: Floats, design: Floats) -> None:
-        rows = np.ascontiguousarray(design).view(np.dtype((np.void, design.dtype.itemsize * design.shape[1]))).ravel()
+        rows = (
+            np.ascontiguousarray(design)
+            .view(np.dtype((np.void, design.dtype.itemsize * design.shape[1])))
+            .ravel()
+        )
         _, first, kind = np.unique(rows, return_index=True, return_inverse=True)
-        self.estimate, self.variance, self.kind, self.kinds = estimate, variance, kind, design[first]
+        self.estimate, self.variance, self.kind, self.kinds = (
+            estimate,
+            variance,
+            kind,
+            design[first],
+        )
         self._tau, self._sums = -1.0, (np.zeros(0), np.zeros(0), 0.0, 0.0)
 
     def density(self, tau: float, prior: Floats) -> float:
@@ -273,6 +304,12 @@ class _Level:
         if tau != self._tau:
             weight = 1.0 / (self.variance + tau * tau)
             pulled = weight * self.estimate
-            known, pull = tally(self.kind, weight, len(self.kinds)), tally(self.kind, pulled, len(self.kinds))
-            self._tau, self._sums = tau, (known, pull, float(np.sum(pulled * self.estimate)), float(np.sum(np.log(weight))))
+            known, pull = (
+                tally(self.kind, weight, len(self.kinds)),
+                tally(self.kind, pulled, len(self.kinds)),
+            )
+            self._tau, self._sums = (
+                tau,
+                (known, pull, float(np.sum(pulled * self.estimate)), float(np.sum(np.log(weight)))),
+            )
         return self._sums

@@ -67,7 +67,9 @@ def two_stage_least_squares(y: Floats, x: Floats, instruments: Floats) -> Least:
     residual = y - x @ beta
     meat = (projected * (residual * residual)[:, None]).T @ projected
     freedom = len(y) - x.shape[1]
-    return Least(beta, inverse @ meat @ inverse.T * len(y) / freedom, float(residual @ residual) / freedom)
+    return Least(
+        beta, inverse @ meat @ inverse.T * len(y) / freedom, float(residual @ residual) / freedom
+    )
 
 
 def swamy(y: Sequence[Floats], x: Sequence[Floats]) -> RandomCoefficients:
@@ -85,7 +87,9 @@ def swamy(y: Sequence[Floats], x: Sequence[Floats]) -> RandomCoefficients:
     precisions = [np.linalg.inv(delta + fit.covariance) for fit in fits]
     covariance = np.linalg.inv(np.sum(precisions, axis=0))
     beta = covariance @ np.sum([p @ b for p, b in zip(precisions, own, strict=True)], axis=0)
-    shrunken = np.array([beta + delta @ p @ (b - beta) for p, b in zip(precisions, own, strict=True)])
+    shrunken = np.array(
+        [beta + delta @ p @ (b - beta) for p, b in zip(precisions, own, strict=True)]
+    )
     return RandomCoefficients(beta, covariance, delta, corrected, own, shrunken)
 
 
@@ -98,14 +102,20 @@ def hierarchical(y: Sequence[Floats], x: Sequence[Floats], steps: int = 300) -> 
     gram = np.array([xi.T @ xi for xi in x])
     moment = np.array([xi.T @ yi for yi, xi in zip(y, x, strict=True)])
     square, sizes = np.array([yi @ yi for yi in y]), np.array([len(yi) for yi in y])
-    beta, delta, noise = np.linalg.lstsq(gram.sum(axis=0), moment.sum(axis=0), rcond=None)[0], np.eye(gram.shape[1]), np.ones(len(sizes))
+    beta, delta, noise = (
+        np.linalg.lstsq(gram.sum(axis=0), moment.sum(axis=0), rcond=None)[0],
+        np.eye(gram.shape[1]),
+        np.ones(len(sizes)),
+    )
     for _ in range(steps):
         precision = np.linalg.inv(delta)
         spread = np.linalg.inv(gram / noise[:, None, None] + precision)
         shrunken = np.einsum("ijk,ik->ij", spread, moment / noise[:, None] + precision @ beta)
         beta = shrunken.mean(axis=0)
         delta = (spread + np.einsum("ij,ik->ijk", shrunken - beta, shrunken - beta)).mean(axis=0)
-        fitted = np.einsum("ij,ijk,ik->i", shrunken, gram, shrunken) - 2 * np.einsum("ij,ij->i", shrunken, moment)
+        fitted = np.einsum("ij,ijk,ik->i", shrunken, gram, shrunken) - 2 * np.einsum(
+            "ij,ij->i", shrunken, moment
+        )
         noise = (square + fitted + np.einsum("ijk,ikj->i", gram, spread)) / sizes
     return RandomCoefficients(beta, delta / len(sizes), delta, True, own, shrunken)
 
@@ -127,7 +137,11 @@ def reml(estimate: Floats, variance: Floats) -> tuple[float, float]:
         mean = float(np.sum(weight * estimate) / np.sum(weight))
         w2 = weight * weight
         trace = np.sum(weight) - np.sum(w2) / np.sum(weight)
-        information = np.sum(w2) - 2 * np.sum(w2 * weight) / np.sum(weight) + (np.sum(w2) / np.sum(weight)) ** 2
+        information = (
+            np.sum(w2)
+            - 2 * np.sum(w2 * weight) / np.sum(weight)
+            + (np.sum(w2) / np.sum(weight)) ** 2
+        )
         step = float((np.sum(w2 * (estimate - mean) ** 2) - trace) / information)
         tau2 = max(tau2 + step, 0.0)
         if abs(step) < 1e-12:

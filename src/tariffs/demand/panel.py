@@ -68,21 +68,30 @@ class Panel:
         """
         if self.ceiling is None:
             return np.zeros(len(self.unit), dtype=np.bool_)
-        return np.asarray((np.abs(self.quantity - self.ceiling) <= FULL * self.quantity) & (self.quantity > 0))
+        return np.asarray(
+            (np.abs(self.quantity - self.ceiling) <= FULL * self.quantity) & (self.quantity > 0)
+        )
 
     def only(self, rows: Bools) -> tuple[Panel, Ints]:
         """The rows with `rows` True, and which units they belong to: one left without rows is gone, the others move up."""
         left, unit = np.unique(self.unit[rows], return_inverse=True)
         starts = np.searchsorted(unit, np.arange(len(left)))
         trial, ceiling = (None if c is None else c[rows] for c in (self.trial, self.ceiling))
-        return Panel(starts, unit, self.quantity[rows], self.x[rows], self.exposure[rows], trial, ceiling), left
+        return Panel(
+            starts, unit, self.quantity[rows], self.x[rows], self.exposure[rows], trial, ceiling
+        ), left
 
     def has_price_variation(self) -> Bools:
         return np.maximum.reduceat(self.x, self.starts) > np.minimum.reduceat(self.x, self.starts)
 
 
 def make_panel(
-    offsets: Ints, quantity: Floats, x: Floats, exposure: Floats, trial: Floats | None = None, ceiling: Floats | None = None
+    offsets: Ints,
+    quantity: Floats,
+    x: Floats,
+    exposure: Floats,
+    trial: Floats | None = None,
+    ceiling: Floats | None = None,
 ) -> Panel:
     unit = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     return Panel(offsets[:-1], unit, quantity, x, exposure, trial, ceiling)
@@ -102,7 +111,9 @@ def plausible(quantity: Floats, x: Floats, offsets: Ints) -> Bools:
     """
     starts, sizes = offsets[:-1], np.diff(offsets)
     weeks = np.repeat(sizes, sizes)
-    others = (np.repeat(np.add.reduceat(quantity, starts), sizes) - quantity) / np.maximum(weeks - 1, 1)
+    others = (np.repeat(np.add.reduceat(quantity, starts), sizes) - quantity) / np.maximum(
+        weeks - 1, 1
+    )
     cheaper = np.maximum(np.repeat(np.add.reduceat(x, starts) / sizes, sizes) - x, 0.0)
     unexplained = quantity * np.exp(-STEEPEST_ANSWER * cheaper)
     return np.asarray((unexplained <= SPIKE_RATIO * others + SPIKE_SLACK) | (weeks == 1))

@@ -11,7 +11,16 @@ from tariffs.demand.censored import PASSES, fill
 from tariffs.demand.conditional import Fit, expect_by, fit_full_units
 from tariffs.demand.hyper import Hyper, Kinds, average, hidden, integrate, pseudo
 from tariffs.demand.panel import Panel, tally
-from tariffs.demand.season import Season, expect, fit_dispersion, fit_inflation, fit_season, refit_season, scores, season_share
+from tariffs.demand.season import (
+    Season,
+    expect,
+    fit_dispersion,
+    fit_inflation,
+    fit_season,
+    refit_season,
+    scores,
+    season_share,
+)
 
 GATE_SE = 4.0  # a first estimate less certain than this says nothing about tau2, and on real data would blow it up
 NOTABLE = 0.01  # share of a season cell's sales in one unit
@@ -39,7 +48,13 @@ class Layout:
     def of(self, units: Ints, rows: Bools) -> Layout:
         """The layout of a panel's `only` these rows."""
         return Layout(
-            self.design[units], self.rank, self.group[units], self.season_group[units], self.period[rows], self.periods, self.kinds
+            self.design[units],
+            self.rank,
+            self.group[units],
+            self.season_group[units],
+            self.period[rows],
+            self.periods,
+            self.kinds,
         )
 
 
@@ -70,7 +85,10 @@ def learn(panel: Panel, layout: Layout) -> Pooled:
     """
     group, design = layout.group, layout.design
     season, filled = fit_season_filled(panel, layout)
-    rate = tally(layout.season_group, panel.sums(panel.quantity), int(layout.season_group.max()) + 1) / layout.periods
+    rate = (
+        tally(layout.season_group, panel.sums(panel.quantity), int(layout.season_group.max()) + 1)
+        / layout.periods
+    )
     left = 1.0 - season_share(panel, rate[layout.season_group])
     small = bool(np.any(left < 1.0 - NOTABLE))
     gamma = season.gamma[layout.cell(panel)]
@@ -83,21 +101,27 @@ def learn(panel: Panel, layout: Layout) -> Pooled:
         mean, tau2 = design @ hyper.delta, hyper.tau2
         fit = fit_full_units(seen, mean, tau2, noise, dispersion[group])
         if small:
-            season = Season(refit_season(filled, fit.beta, layout.cell(panel), layout.periods), season.beta)
+            season = Season(
+                refit_season(filled, fit.beta, layout.cell(panel), layout.periods), season.beta
+            )
             gamma = season.gamma[layout.cell(panel)]
             seen, seasonal = panel.seasonal(gamma), filled.seasonal(gamma)
         if seen.full().any():
             seasonal = fill(seen, expect_by(seen, fit), dispersion[group])
         if step == 0 or small:
             own = hidden(fit, tau2, left)
-            dispersion = fit_dispersion(seasonal, fit.beta, 1.0 - own.shrink + panel.sizes * (1.0 - left), group)
+            dispersion = fit_dispersion(
+                seasonal, fit.beta, 1.0 - own.shrink + panel.sizes * (1.0 - left), group
+            )
             inflation = fit_inflation(seasonal, fit.beta, own.sd, dispersion, group, 1.0 - left)
             noise = (dispersion * inflation)[group]
             if not small:
                 fit = fit_full_units(seen, mean, tau2, noise, dispersion[group])
         estimate, variance = pseudo(hidden(fit, tau2, left), mean, tau2)
         gate = _telling(variance)
-        hyper = integrate(estimate[gate], variance[gate], design[gate], layout.kinds, rough=step + 1 < steps)
+        hyper = integrate(
+            estimate[gate], variance[gate], design[gate], layout.kinds, rough=step + 1 < steps
+        )
     mean, tau2 = design @ hyper.delta, hyper.tau2
     fit = hidden(fit_full_units(seen, mean, tau2, noise, dispersion[group]), tau2, left)
     fit = average(fit, mean, tau2, hyper.tau, hyper.weight, spread_of(design, hyper.covariance))
@@ -120,9 +144,17 @@ def fit_season_filled(panel: Panel, layout: Layout) -> tuple[Season, Panel]:
 def _first_level(panel: Panel, around: Floats, noise: Floats, layout: Layout) -> Hyper:
     """From each unit's one-step estimate, from `around` (finite even where the maximum of the likelihood is not)."""
     score, information = scores(panel, around)
-    variance = np.divide(noise, information, out=np.full(panel.units, np.inf), where=information > 0)
+    variance = np.divide(
+        noise, information, out=np.full(panel.units, np.inf), where=information > 0
+    )
     gate = _telling(variance)
-    return integrate(around[gate] + score[gate] / information[gate], variance[gate], layout.design[gate], layout.kinds, rough=True)
+    return integrate(
+        around[gate] + score[gate] / information[gate],
+        variance[gate],
+        layout.design[gate],
+        layout.kinds,
+        rough=True,
+    )
 
 
 def _telling(variance: Floats) -> Bools:

@@ -98,26 +98,39 @@ class Prior:
 
     def spread(self, labels: Mapping[str, Labels]) -> Floats:
         """z' Cov(delta) z, the variance of `mean`; a level never seen has that of its factor's effects.  Shape (units,)."""
-        columns, unseen = len(self.levels) + 1, dict(zip(self.factor_names, self.level_variance, strict=True))
+        columns, unseen = (
+            len(self.levels) + 1,
+            dict(zip(self.factor_names, self.level_variance, strict=True)),
+        )
         variance = np.full(len(next(iter(labels.values()))), self.covariance[0])
         places: list[tuple[Ints, Bools]] = []
         for factor, values in labels.items():
             at, known = _find(self.levels, _level_names(factor, values))
             at = at + 1
-            variance = variance + np.where(known, 2.0 * self.covariance[at] + self.covariance[at * columns + at], unseen[factor])
+            variance = variance + np.where(
+                known,
+                2.0 * self.covariance[at] + self.covariance[at * columns + at],
+                unseen[factor],
+            )
             for other, both in places:
-                variance = variance + np.where(known & both, 2.0 * self.covariance[at * columns + other], 0.0)
+                variance = variance + np.where(
+                    known & both, 2.0 * self.covariance[at * columns + other], 0.0
+                )
             places.append((at, known))
         return np.asarray(np.maximum(variance, 0.0), dtype=np.float64)
 
     def variance(self, labels: Mapping[str, Labels]) -> Floats:
         """Of an elasticity of which nothing is known but its kind: tau2 and the doubt about the mean.  Shape (units,)."""
-        return np.asarray(np.sum(self.tau_weights * self.tau_nodes**2) + self.spread(labels), dtype=np.float64)
+        return np.asarray(
+            np.sum(self.tau_weights * self.tau_nodes**2) + self.spread(labels), dtype=np.float64
+        )
 
     def averaged(self, fit: Fit, panel: Panel, labels: Mapping[str, Labels], season: Labels) -> Fit:
         """A fit at `mean` and `tau2`, averaged over what is not known of them (`tariffs.demand.hyper`)."""
         fit = hidden(fit, self.tau2, 1.0 - self.absorbed(panel, season))
-        return average(fit, self.mean(labels), self.tau2, self.tau_nodes, self.tau_weights, self.spread(labels))
+        return average(
+            fit, self.mean(labels), self.tau2, self.tau_nodes, self.tau_weights, self.spread(labels)
+        )
 
     def of_group(self, values: Floats, labels: Mapping[str, Labels]) -> Floats:
         """The units' own of `values` (groups,); an unknown group gets the largest, the most cautious.  Shape (units,)."""
@@ -182,14 +195,18 @@ def pool(
     no price that ever moved.
     """
     if not np.any(panel.quantity > 0):
-        raise ValueError(f"nothing was sold in {len(panel.quantity):,} weeks of {panel.units:,} units: no prior can be learnt")
+        raise ValueError(
+            f"nothing was sold in {len(panel.quantity):,} weeks of {panel.units:,} units: no prior can be learnt"
+        )
     layout, groups, seasons, periods = _lay_out(factors, group_factor, season_group, days, size)
     found = _examine(panel, layout, factors, cluster)
     free = without_foresight(panel, found.pi, found.used)
     learnt = learn(free, layout)
     gate = backtest(free, layout)
     names = _names(factors)
-    shape, rate = _level_prior(learnt.fit.demand, learnt.fit.exposed, learnt.dispersion, layout.group)
+    shape, rate = _level_prior(
+        learnt.fit.demand, learnt.fit.exposed, learnt.dispersion, layout.group
+    )
     order, effects = np.argsort(names), learnt.second.delta[1:]
     sorted_too = np.concatenate([[0], order + 1])
     covariance = learnt.second.covariance[np.ix_(sorted_too, sorted_too)].ravel()
@@ -206,15 +223,24 @@ def pool(
     )  # fmt: skip
 
 
-def expected_level(prior: Prior, labels: Mapping[str, Labels], sales: Floats, exposed: Floats) -> Floats:
+def expected_level(
+    prior: Prior, labels: Mapping[str, Labels], sales: Floats, exposed: Floats
+) -> Floats:
     """Posterior mean of e^alpha: (a + Y/phi) / (a/rate + W/phi)  (Gamma-Poisson; Clayton and Kaldor 1987).  Shape (units,)."""
-    shape, rate = prior.of_group(prior.level_shape, labels), prior.of_group(prior.level_rate, labels)
+    shape, rate = (
+        prior.of_group(prior.level_shape, labels),
+        prior.of_group(prior.level_rate, labels),
+    )
     dispersion = prior.of_group(prior.dispersion, labels)
     return (shape + sales / dispersion) / (shape / rate + exposed / dispersion)
 
 
 def _lay_out(
-    factors: Mapping[str, Labels], group_factor: str, season_group: Labels, days: Ints, size: Floats | None = None
+    factors: Mapping[str, Labels],
+    group_factor: str,
+    season_group: Labels,
+    days: Ints,
+    size: Floats | None = None,
 ) -> tuple[Layout, Labels, Labels, Ints]:
     """The layout, and the names behind its numbers: groups, season groups, periods."""
     groups, group = np.unique(factors[group_factor], return_inverse=True)
@@ -222,14 +248,24 @@ def _lay_out(
     periods, when = np.unique(days, return_inverse=True)
     rank = 1 + sum(len(np.unique(values)) - 1 for values in factors.values())
     return (
-        Layout(_design(factors), rank, group, season_of_unit, when, len(periods), _kinds(factors, group_factor, size)),
+        Layout(
+            _design(factors),
+            rank,
+            group,
+            season_of_unit,
+            when,
+            len(periods),
+            _kinds(factors, group_factor, size),
+        ),
         groups,
         seasons,
         periods,
     )
 
 
-def _examine(panel: Panel, layout: Layout, factors: Mapping[str, Labels], cluster: Labels | None) -> Exogeneity:
+def _examine(
+    panel: Panel, layout: Layout, factors: Mapping[str, Labels], cluster: Labels | None
+) -> Exogeneity:
     """The exogeneity test, with an elasticity of its own for each kind of unit: differences between kinds must not pass for foresight."""
     if panel.trial is None or not panel.trial.any():
         return NOTHING_LOGGED
@@ -237,14 +273,18 @@ def _examine(panel: Panel, layout: Layout, factors: Mapping[str, Labels], cluste
     for values in factors.values():
         kinds = kinds * (len(np.unique(values)) + 1) + np.unique(values, return_inverse=True)[1]
     kind = np.unique(kinds, return_inverse=True)[1]
-    together = np.arange(panel.units) if cluster is None else np.unique(cluster, return_inverse=True)[1]
+    together = (
+        np.arange(panel.units) if cluster is None else np.unique(cluster, return_inverse=True)[1]
+    )
     _, filled = fit_season_filled(panel, layout) if panel.full().any() else (None, panel)
     return examine(filled, kind, layout.cell(panel), layout.periods, together)
 
 
 def _names(factors: Mapping[str, Labels]) -> Labels:
     """The names of the design's columns but the intercept, such as 'product=DAY_50'."""
-    return np.concatenate([_level_names(factor, np.unique(values)) for factor, values in factors.items()])
+    return np.concatenate(
+        [_level_names(factor, np.unique(values)) for factor, values in factors.items()]
+    )
 
 
 def _design(factors: Mapping[str, Labels]) -> Floats:
@@ -269,14 +309,20 @@ def _kinds(factors: Mapping[str, Labels], group_factor: str, size: Floats | None
     return Kinds(np.concatenate(factor).astype(np.int64), np.concatenate(trend))
 
 
-def _level_prior(sales: Floats, exposed: Floats, dispersion: Floats, group: Ints) -> tuple[Floats, Floats]:
+def _level_prior(
+    sales: Floats, exposed: Floats, dispersion: Floats, group: Ints
+) -> tuple[Floats, Floats]:
     """Shape and mean of the units' levels, by moments, per group."""
     groups = len(dispersion)
     weight = tally(group, exposed, groups)
     rate = np.maximum(tally(group, sales, groups), 0.5) / weight
     gap = sales / exposed - rate[group]
-    between = tally(group, exposed * gap * gap, groups) - dispersion * rate * (np.bincount(group, minlength=groups) - 1.0)
-    variance = between / np.maximum(weight - tally(group, exposed * exposed, groups) / weight, np.finfo(float).tiny)
+    between = tally(group, exposed * gap * gap, groups) - dispersion * rate * (
+        np.bincount(group, minlength=groups) - 1.0
+    )
+    variance = between / np.maximum(
+        weight - tally(group, exposed * exposed, groups) / weight, np.finfo(float).tiny
+    )
     return rate * rate / np.maximum(variance, 1e-6 * rate * rate), rate
 
 

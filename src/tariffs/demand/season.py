@@ -31,7 +31,9 @@ class Season:
     rho: float = 0.0
 
 
-def fit_season(panel: Panel, group: Ints, cell: Ints, periods: int, control: Floats | None = None) -> Season:
+def fit_season(
+    panel: Panel, group: Ints, cell: Ints, periods: int, control: Floats | None = None
+) -> Season:
     """Season effects per cell and elasticities per group; with a `control` (rows,), its one coefficient as well.
 
     group  (units,) 0..G-1;  cell  (rows,) season group x periods + period.
@@ -48,7 +50,11 @@ def fit_season(panel: Panel, group: Ints, cell: Ints, periods: int, control: Flo
         rho += rho_step
         moved = adjusted if control is None else adjusted.seasonal(rho_step * control)
         expected = tally(cell, expect(moved, beta[group]), cells)
-        change = _centred(np.where(observed > 0, _log_ratio(observed, expected), EMPTY_CELL - gamma), observed, periods)
+        change = _centred(
+            np.where(observed > 0, _log_ratio(observed, expected), EMPTY_CELL - gamma),
+            observed,
+            periods,
+        )
         gamma += change
         if max(np.abs(change).max(), np.abs(step).max(), abs(rho_step)) < TOLERANCE:
             break
@@ -104,7 +110,12 @@ def fit_dispersion(panel: Panel, beta: Floats, spent: Floats, group: Ints) -> Fl
     pearson = np.divide(square, mu, out=np.zeros_like(mu), where=mu > 0)
     freedom = np.where(panel.sums(panel.quantity) > 0, panel.sizes - 1.0 - spent, 0.0)
     spare = tally(group, freedom, groups)
-    return np.maximum(np.divide(tally(group, panel.sums(pearson), groups), spare, out=np.ones(groups), where=spare > 0), 1.0)
+    return np.maximum(
+        np.divide(
+            tally(group, panel.sums(pearson), groups), spare, out=np.ones(groups), where=spare > 0
+        ),
+        1.0,
+    )
 
 
 def season_share(panel: Panel, rate: Floats) -> Floats:
@@ -113,11 +124,20 @@ def season_share(panel: Panel, rate: Floats) -> Floats:
     With gamma_t of sum M_t fitted along, the information of a unit's score, sum mu_t (x_t - xbar)^2, becomes sum mu_t (1 - mu_t / M_t) (x_t - xbar)^2, and
     its weeks leave sum (1 - mu_t / M_t) degrees of freedom (the leverage of the season).  rate (units,): sales per period of the season group.
     """
-    share = np.divide(panel.sums(panel.quantity) / panel.sizes, rate, out=np.zeros(panel.units), where=rate > 0)
+    share = np.divide(
+        panel.sums(panel.quantity) / panel.sizes, rate, out=np.zeros(panel.units), where=rate > 0
+    )
     return np.minimum(share, MOST_ABSORBED)
 
 
-def fit_inflation(panel: Panel, beta: Floats, sd: Floats, dispersion: Floats, group: Ints, absorbed: Floats | float = 0.0) -> Floats:
+def fit_inflation(
+    panel: Panel,
+    beta: Floats,
+    sd: Floats,
+    dispersion: Floats,
+    group: Ints,
+    absorbed: Floats | float = 0.0,
+) -> Floats:
     """c >= 1 per group: how much serial correlation inflates the variance of the units' scores (`long_run_ratio`).
 
     A group's ratio from a handful of units is mostly chance, and its chance excesses over 1 would pass for correlation.  So groups are shrunk to
@@ -132,21 +152,39 @@ def fit_inflation(panel: Panel, beta: Floats, sd: Floats, dispersion: Floats, gr
     told = expected > 0
     ratio = np.divide(tally(group, found, groups), expected, out=np.ones(groups), where=told)
     miss = found - ratio[group] * independent
-    error = np.divide(tally(group, miss * miss, groups), expected * expected, out=np.full(groups, np.inf), where=told)
+    error = np.divide(
+        tally(group, miss * miss, groups),
+        expected * expected,
+        out=np.full(groups, np.inf),
+        where=told,
+    )
     common = float(np.sum(found)) / whole
     miss = found - common * independent
     common = _shrunk(common, 1.0, float(np.sum((miss / whole) ** 2)))
     apart = (ratio - common) ** 2
-    keep = np.maximum(1.0 - np.divide(error, apart, out=np.full(groups, np.inf), where=told & (apart > 0)), 0.0)
+    keep = np.maximum(
+        1.0 - np.divide(error, apart, out=np.full(groups, np.inf), where=told & (apart > 0)), 0.0
+    )
     return np.maximum(np.where(told, common + keep * (ratio - common), common), 1.0)
 
 
 def _shrunk(value: float, towards: float, variance: float) -> float:
     distance = value - towards
-    return towards + distance * max(1.0 - variance / (distance * distance), 0.0) if distance * distance > 0 else towards
+    return (
+        towards + distance * max(1.0 - variance / (distance * distance), 0.0)
+        if distance * distance > 0
+        else towards
+    )
 
 
-def long_run_ratio(panel: Panel, beta: Floats, sd: Floats, dispersion: Floats, group: Ints, absorbed: Floats | float = 0.0) -> Floats:
+def long_run_ratio(
+    panel: Panel,
+    beta: Floats,
+    sd: Floats,
+    dispersion: Floats,
+    group: Ints,
+    absorbed: Floats | float = 0.0,
+) -> Floats:
     """The Bartlett long-run variance of the units' scores over what it would be were the weeks independent.  Shape (groups,).
 
     beta, sd  (units,) the units' posteriors.  Residuals are smaller than errors: the fitted elasticity and level soak some
@@ -159,7 +197,14 @@ def long_run_ratio(panel: Panel, beta: Floats, sd: Floats, dispersion: Floats, g
     return np.divide(tally(group, found, groups), expected, out=np.ones(groups), where=expected > 0)
 
 
-def _long_run(panel: Panel, beta: Floats, sd: Floats, dispersion: Floats, group: Ints, absorbed: Floats | float) -> tuple[Floats, Floats]:
+def _long_run(
+    panel: Panel,
+    beta: Floats,
+    sd: Floats,
+    dispersion: Floats,
+    group: Ints,
+    absorbed: Floats | float,
+) -> tuple[Floats, Floats]:
     """Each unit's Bartlett sum, and its mean for independent weeks; shape (units,)."""
     mu = expect(panel, beta)
     sales = np.maximum(panel.sums(mu), np.finfo(float).tiny)
@@ -168,10 +213,14 @@ def _long_run(panel: Panel, beta: Floats, sd: Floats, dispersion: Floats, group:
     found = panel.sums(_bartlett(spread * (panel.quantity - mu), panel.unit))
     soaked = sd * sd * panel.sums(_bartlett(pull * spread, panel.unit))
     leveled = panel.sums(_bartlett(pull, panel.unit)) / sales
-    return found, dispersion[group] * (1.0 - absorbed) * (panel.sums(pull * spread) - leveled) - soaked
+    return found, dispersion[group] * (1.0 - absorbed) * (
+        panel.sums(pull * spread) - leveled
+    ) - soaked
 
 
-def _group_step(panel: Panel, beta: Floats, group: Ints, control: Floats | None) -> tuple[Floats, float]:
+def _group_step(
+    panel: Panel, beta: Floats, group: Ints, control: Floats | None
+) -> tuple[Floats, float]:
     """Newton's step of the groups' elasticities and of rho together: they are near collinear, and taken in turns would crawl."""
     score, information = scores(panel, beta[group])
     pull, curvature = tally(group, score, len(beta)), tally(group, information, len(beta))

@@ -55,17 +55,27 @@ def neighbours(unit: Ints, period: Ints, x: Floats, beside: Ints) -> tuple[Float
     return pull, found
 
 
-def fit_substitution(panel: Panel, pull: Floats, group: Ints, cell: Ints, periods: int, cluster: Ints) -> Substitution:
+def fit_substitution(
+    panel: Panel, pull: Floats, group: Ints, cell: Ints, periods: int, cluster: Ints
+) -> Substitution:
     """chi of `pull` (rows,), with group (units,), cell (rows,) and cluster (units,) 0, 1, 2, ... as in `examine`.
 
     Raises ValueError where it cannot be told: fewer than eight clusters, or neighbours whose prices never moved apart from the rest.
     """
     clusters = len(np.unique(cluster))
     if clusters < FEWEST_CLUSTERS:
-        raise ValueError(f"{clusters} clusters have neighbouring products, wanted at least {FEWEST_CLUSTERS}")
-    if not np.any(np.maximum.reduceat(pull, panel.starts) > np.minimum.reduceat(pull, panel.starts)):
+        raise ValueError(
+            f"{clusters} clusters have neighbouring products, wanted at least {FEWEST_CLUSTERS}"
+        )
+    if not np.any(
+        np.maximum.reduceat(pull, panel.starts) > np.minimum.reduceat(pull, panel.starts)
+    ):
         raise ValueError("the prices of neighbouring products never moved")
     season = fit_season(panel, group, cell, periods, pull)
     settled = panel.seasonal(season.gamma[cell] + season.rho * pull)
-    se = clustered_error(settled, season, group, cell, pull, 0.0, np.unique(cluster, return_inverse=True)[1])
-    return Substitution(season.rho, se, two_sided(season.rho / se, clusters - 1), len(pull), clusters)
+    se = clustered_error(
+        settled, season, group, cell, pull, 0.0, np.unique(cluster, return_inverse=True)[1]
+    )
+    return Substitution(
+        season.rho, se, two_sided(season.rho / se, clusters - 1), len(pull), clusters
+    )

@@ -72,10 +72,16 @@ def backtest(finished: Finished, line: Line, weeks: int) -> Backtest:
     labels = labels_of(after, line, offsets[:-1])
     season = np.unique(after[line.season][offsets[:-1]], return_inverse=True)[1]
     cell = season[seen.panel.unit] * weeks + np.unique(seen.days, return_inverse=True)[1]
-    left = {way: deviance(seen.panel, beta, cell) for way, beta in _estimates(before, line, prior).items()}
+    left = {
+        way: deviance(seen.panel, beta, cell)
+        for way, beta in _estimates(before, line, prior).items()
+    }
     levels = labels[line.factors[0]]
     every = np.ones(len(levels), dtype=np.bool_)
-    judged = [_judge("all", every, seen.panel, left), *(_judge(str(v), levels == v, seen.panel, left) for v in np.unique(levels))]
+    judged = [
+        _judge("all", every, seen.panel, left),
+        *(_judge(str(v), levels == v, seen.panel, left) for v in np.unique(levels)),
+    ]
     return Backtest(line.kind, weeks, line.factors[0], tuple(judged), choices(finished.prior(line)))
 
 
@@ -85,7 +91,9 @@ def deviance(panel: Panel, beta: Floats, cell: Ints) -> Floats:
     gamma = np.zeros(len(observed))
     for _ in range(SWEEPS):
         expected = tally(cell, expect(panel.seasonal(gamma[cell]), beta), len(observed))
-        step = np.where(observed > 0, np.log(np.maximum(observed, TINY) / np.maximum(expected, TINY)), 0.0)
+        step = np.where(
+            observed > 0, np.log(np.maximum(observed, TINY) / np.maximum(expected, TINY)), 0.0
+        )
         gamma += step
         if np.abs(step).max() < TOLERANCE:
             break
@@ -102,15 +110,21 @@ def _split(rows: Rows, line: Line, first_held: np.datetime64) -> tuple[Rows, Row
     late = rows["week"] >= first_held
     held = late & ~_full(rows)
     offsets = key_offsets(rows, line.key)
-    early, judged = (np.add.reduceat(part.astype(np.int64), offsets[:-1]) > 0 for part in (~late, held))
+    early, judged = (
+        np.add.reduceat(part.astype(np.int64), offsets[:-1]) > 0 for part in (~late, held)
+    )
     both = np.repeat(early & judged, np.diff(offsets))
-    return {n: c[both & ~late] for n, c in rows.items()}, {n: c[both & held] for n, c in rows.items()}
+    return {n: c[both & ~late] for n, c in rows.items()}, {
+        n: c[both & held] for n, c in rows.items()
+    }
 
 
 def _full(rows: Rows) -> Bools:
     if "capacity" not in rows:
         return np.zeros(len(rows["week"]), dtype=np.bool_)
-    return np.asarray(np.abs(rows["quantity"] - rows["capacity"]) <= FULL * rows["capacity"], dtype=np.bool_)
+    return np.asarray(
+        np.abs(rows["quantity"] - rows["capacity"]) <= FULL * rows["capacity"], dtype=np.bool_
+    )
 
 
 def _estimates(before: Rows, line: Line, prior: Prior) -> dict[str, Floats]:
@@ -127,4 +141,9 @@ def _estimates(before: Rows, line: Line, prior: Prior) -> dict[str, Floats]:
 
 def _judge(level: str, mine: Bools, panel: Panel, left: Mapping[str, Floats]) -> Judged:
     rows = mine[panel.unit]
-    return Judged(level, int(mine.sum()), int(rows.sum()), {way: float(values[rows].mean()) for way, values in left.items()})
+    return Judged(
+        level,
+        int(mine.sum()),
+        int(rows.sum()),
+        {way: float(values[rows].mean()) for way, values in left.items()},
+    )

@@ -9,7 +9,21 @@ import numpy as np
 
 from tariffs.evaluation.true_value import Market
 
-EDGES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)  # tenths; the last, where most moves are, in three
+EDGES = (
+    0.0,
+    0.1,
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+    0.6,
+    0.7,
+    0.8,
+    0.9,
+    0.95,
+    0.99,
+    1.0,
+)  # tenths; the last, where most moves are, in three
 Z95 = 1.959963984540054
 
 
@@ -51,17 +65,32 @@ def calibrate(market: Market) -> Calibration | None:
     promise, gained = market.p_gain[moved], gain[moved] > 0
     band = np.clip(np.searchsorted(EDGES, promise, side="right"), 1, len(EDGES) - 1)
     bands = tuple(_band(promise[band == n], gained[band == n]) for n in np.unique(band))
-    return Calibration(market.line.kind, _band(promise, gained), bands, float(market.promised[moved].sum()), float(gain[moved].sum()))
+    return Calibration(
+        market.line.kind,
+        _band(promise, gained),
+        bands,
+        float(market.promised[moved].sum()),
+        float(gain[moved].sum()),
+    )
 
 
 def _band(promise: np.ndarray, gained: np.ndarray) -> Band:
     count, hits = len(promise), int(gained.sum())
-    return Band(count, float(promise.min()), float(promise.max()), float(promise.mean()), hits / count, wilson(hits, count))
+    return Band(
+        count,
+        float(promise.min()),
+        float(promise.max()),
+        float(promise.mean()),
+        hits / count,
+        wilson(hits, count),
+    )
 
 
 def wilson(hits: int, count: int) -> tuple[float, float]:
     """The 95 % interval of a share (Wilson 1927): it stays within 0 and 1, and has a width also where all or none hit."""
     share, z2 = hits / count, Z95 * Z95
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = Z95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count * count))
+    half = (
+        Z95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count * count))
+    )
     return max(centre - half, 0.0), min(centre + half, 1.0)

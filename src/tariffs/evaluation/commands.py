@@ -14,9 +14,15 @@ import click
 from hundredfold.cli.options import Group, Where, takes_home, takes_json, takes_run
 
 takes_truth = click.option(
-    "--truth", metavar="FOLDER", help="Where the truth is that the generator wrote; beside the run's sources, if left out."
+    "--truth",
+    metavar="FOLDER",
+    help="Where the truth is that the generator wrote; beside the run's sources, if left out.",
 )
-takes_plots = click.option("--plots", metavar="FOLDER", help="Draw it too, as SVG and PNG in this folder (needs the extra 'report').")
+takes_plots = click.option(
+    "--plots",
+    metavar="FOLDER",
+    help="Draw it too, as SVG and PNG in this folder (needs the extra 'report').",
+)
 
 
 def takes_finished(command: Any) -> Any:
@@ -40,7 +46,9 @@ def truth(run: str | None, truth: str | None, plots: str | None, home: str, as_j
     finished = _open(home, run, truth)
     found = [recovery.recover(finished, line) for line in LINES]
     if as_json:
-        _json([{name: value for name, value in asdict(f).items() if name != "sample"} for f in found])
+        _json(
+            [{name: value for name, value in asdict(f).items() if name != "sample"} for f in found]
+        )
     else:
         for f in found:
             show.show_recovery(f)
@@ -50,7 +58,9 @@ def truth(run: str | None, truth: str | None, plots: str | None, home: str, as_j
 
 @evidence.command()
 @takes_finished
-def calibration(run: str | None, truth: str | None, plots: str | None, home: str, as_json: bool) -> None:
+def calibration(
+    run: str | None, truth: str | None, plots: str | None, home: str, as_json: bool
+) -> None:
     """P(gain) against what came of it: of the moves that promised 80 %, do 80 % gain?"""
     from tariffs.evaluation import show
     from tariffs.evaluation.calibration import calibrate
@@ -69,9 +79,23 @@ def calibration(run: str | None, truth: str | None, plots: str | None, home: str
 
 
 @evidence.command()
-@click.option("--z", "settings", type=float, multiple=True, metavar="Z", help="A setting to try; 0, 0.5, 0.84, 1.28 and 1.96, if left out.")
+@click.option(
+    "--z",
+    "settings",
+    type=float,
+    multiple=True,
+    metavar="Z",
+    help="A setting to try; 0, 0.5, 0.84, 1.28 and 1.96, if left out.",
+)
 @takes_finished
-def dial(settings: Sequence[float], run: str | None, truth: str | None, plots: str | None, home: str, as_json: bool) -> None:
+def dial(
+    settings: Sequence[float],
+    run: str | None,
+    truth: str | None,
+    plots: str | None,
+    home: str,
+    as_json: bool,
+) -> None:
     """The whole job again at other settings of the dial z: lift, and units harmed. Nothing is published."""
     from tariffs.evaluation import show
     from tariffs.evaluation.product_lines import LINES
@@ -106,9 +130,18 @@ def prior(run: str | None, home: str, as_json: bool) -> None:
 
 
 @evidence.command()
-@click.option("--weeks", type=int, default=8, show_default=True, metavar="N", help="How many of the last weeks are held out.")
+@click.option(
+    "--weeks",
+    type=int,
+    default=8,
+    show_default=True,
+    metavar="N",
+    help="How many of the last weeks are held out.",
+)
 @takes_finished
-def backtest(weeks: int, run: str | None, truth: str | None, plots: str | None, home: str, as_json: bool) -> None:
+def backtest(
+    weeks: int, run: str | None, truth: str | None, plots: str | None, home: str, as_json: bool
+) -> None:
     """Weeks that the fit has not seen, on the run's own rows: shrunk against pooled and against each unit alone. Needs no truth."""
     from tariffs.evaluation import show
     from tariffs.evaluation.backtest import backtest as test
@@ -117,7 +150,12 @@ def backtest(weeks: int, run: str | None, truth: str | None, plots: str | None, 
     finished = _open(home, run, truth)
     found = [test(finished, line, weeks) for line in LINES]
     if as_json:
-        _json([{**asdict(f), "judged": [{**asdict(j), "best": j.best} for j in f.judged]} for f in found])
+        _json(
+            [
+                {**asdict(f), "judged": [{**asdict(j), "best": j.best} for j in f.judged]}
+                for f in found
+            ]
+        )
     else:
         for f in found:
             show.show_backtest(f)
@@ -142,10 +180,32 @@ def substitution(run: str | None, home: str, as_json: bool) -> None:
 
 
 @evidence.command()
-@click.option("--cycles", type=int, default=12, show_default=True, metavar="N", help="How many cycles of four weeks.")
-@click.option("--seed", type=int, default=7, show_default=True, metavar="N", help="Of the customers' chance, and of Thompson's.")
+@click.option(
+    "--cycles",
+    type=int,
+    default=12,
+    show_default=True,
+    metavar="N",
+    help="How many cycles of four weeks.",
+)
+@click.option(
+    "--seed",
+    type=int,
+    default=7,
+    show_default=True,
+    metavar="N",
+    help="Of the customers' chance, and of Thompson's.",
+)
 @takes_finished
-def loop(cycles: int, seed: int, run: str | None, truth: str | None, plots: str | None, home: str, as_json: bool) -> None:
+def loop(
+    cycles: int,
+    seed: int,
+    run: str | None,
+    truth: str | None,
+    plots: str | None,
+    home: str,
+    as_json: bool,
+) -> None:
     """A year under the price table: five policies, each learning from the weeks that its own prices made."""
     from tariffs.evaluation import show
     from tariffs.evaluation.simulation import live

@@ -54,10 +54,18 @@ def recover(finished: Finished, line: Line) -> Recovery:
     known = finished.known(line)
     prior = finished.prior(line)
     units = columns(_joined(finished, line, known, prior))
-    levels = {"all": np.full(len(units["true_beta"]), "all", dtype=object)} | {name: units[name] for name in line.factors}
-    scores = tuple(_score(units, factor, level, values == level) for factor, values in levels.items() for level in np.unique(values))
+    levels = {"all": np.full(len(units["true_beta"]), "all", dtype=object)} | {
+        name: units[name] for name in line.factors
+    }
+    scores = tuple(
+        _score(units, factor, level, values == level)
+        for factor, values in levels.items()
+        for level in np.unique(values)
+    )
     step = max(len(units["true_beta"]) // 2000, 1)
-    sample = tuple(zip(units["true_beta"][::step].tolist(), units["shrunk"][::step].tolist(), strict=True))
+    sample = tuple(
+        zip(units["true_beta"][::step].tolist(), units["shrunk"][::step].tolist(), strict=True)
+    )
     return Recovery(line.kind, float(np.sqrt(prior.tau2)), _true_tau(units, line), scores, sample)
 
 
@@ -78,10 +86,15 @@ def one_for_all(rows: Rows, line: Line) -> float:
     """The elasticity that all units of the prior's rows share, with their season."""
     offsets = key_offsets(rows, line.key)
     seen = observe(rows, offsets)
-    season, when = (np.unique(values, return_inverse=True)[1] for values in (rows[line.season][offsets[:-1]], seen.days))
+    season, when = (
+        np.unique(values, return_inverse=True)[1]
+        for values in (rows[line.season][offsets[:-1]], seen.days)
+    )
     periods = int(when.max()) + 1
     cell = season[seen.panel.unit] * periods + when
-    return float(fit_season(seen.panel, np.zeros(len(offsets) - 1, dtype=np.int64), cell, periods).beta[0])
+    return float(
+        fit_season(seen.panel, np.zeros(len(offsets) - 1, dtype=np.int64), cell, periods).beta[0]
+    )
 
 
 def labels_of(rows: Columns, line: Line, starts: np.ndarray) -> dict[str, Labels]:
@@ -115,17 +128,23 @@ def _units(rows: Units, line: Line, prior: Prior) -> pa.Table:
 def _score(units: Rows, factor: str, level: str, mine: Bools) -> Score:
     true = units["true_beta"][mine]
     error = units["shrunk"][mine] - true
-    trusted = units["is_own"][mine]  # where it fell back, the standard deviation is the prior's and not this estimate's
+    trusted = units["is_own"][
+        mine
+    ]  # where it fell back, the standard deviation is the prior's and not this estimate's
     inside = np.abs(error) <= COVERAGE_90 * units["sd"][mine]
     cover = float(inside[trusted].mean()) if trusted.any() else float("nan")
     rmse = {way: float(np.sqrt(np.mean((units[way][mine] - true) ** 2))) for way in WAYS}
-    return Score(factor, str(level), int(mine.sum()), float(true.mean()), float(error.mean()), cover, rmse)
+    return Score(
+        factor, str(level), int(mine.sum()), float(true.mean()), float(error.mean()), cover, rmse
+    )
 
 
 def _true_tau(units: Rows, line: Line) -> float:
     """The standard deviation of the true elasticities around their best additive mean in the line's factors."""
     design = np.column_stack([np.ones(len(units["true_beta"])), *_dummies(units, line)])
-    residual: Floats = units["true_beta"] - design @ np.linalg.lstsq(design, units["true_beta"], rcond=None)[0]
+    residual: Floats = (
+        units["true_beta"] - design @ np.linalg.lstsq(design, units["true_beta"], rcond=None)[0]
+    )
     return float(np.sqrt(np.mean(residual**2)))
 
 

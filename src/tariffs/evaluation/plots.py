@@ -20,19 +20,39 @@ from tariffs.evaluation.show import NAMES
 from tariffs.evaluation.simulation import Loop
 
 RED, BLUE, GREY, GREEN, ORANGE = "#d1495b", "#30638e", "#8d99a6", "#3a7d44", "#d98324"
-WAY_LOOK = {"pooled": (GREY, "s"), "prior": (BLUE, "^"), "shrunk": (RED, "o"), "alone": (ORANGE, "D")}
+WAY_LOOK = {
+    "pooled": (GREY, "s"),
+    "prior": (BLUE, "^"),
+    "shrunk": (RED, "o"),
+    "alone": (ORANGE, "D"),
+}
 
 
-def draw(folder: str, name: str, panels: Sequence[Callable[[Any], None]], size: tuple[float, float] = (4.6, 3.9)) -> list[Path]:
+def draw(
+    folder: str,
+    name: str,
+    panels: Sequence[Callable[[Any], None]],
+    size: tuple[float, float] = (4.6, 3.9),
+) -> list[Path]:
     """A figure with these panels side by side; the files written.  UsageError without matplotlib."""
     try:
         import matplotlib
     except ModuleNotFoundError as error:
-        raise UsageError("matplotlib is not installed, and plots need it", hint="pip install 'hundredfold[report]'") from error
+        raise UsageError(
+            "matplotlib is not installed, and plots need it",
+            hint="pip install 'hundredfold[report]'",
+        ) from error
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"svg.hashsalt": "tariffs", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    with matplotlib.rc_context(
+        {
+            "svg.hashsalt": "tariffs",
+            "font.size": 9,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+        }
+    ):
         figure = Figure(figsize=(size[0] * len(panels), size[1]), layout="constrained")
         FigureCanvasAgg(figure)
         for axis, panel in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
@@ -54,7 +74,11 @@ def recovery(found: Recovery) -> Callable[[Any], None]:
         axis.scatter(true, shrunk, s=7, alpha=0.35, color=BLUE, edgecolors="none", rasterized=True)
         axis.plot([low, high], [low, high], color=RED, linewidth=1)
         every = found.scores[0]
-        axis.set(xlabel="true elasticity", ylabel="estimated (shrunk)", title=f"{NAMES[found.line]}: {every.units:,} units")
+        axis.set(
+            xlabel="true elasticity",
+            ylabel="estimated (shrunk)",
+            title=f"{NAMES[found.line]}: {every.units:,} units",
+        )
         told = f"bias {every.bias:+.3f}\nRMSE {every.rmse['shrunk']:.3f}\n90 % intervals hold {every.cover:.1%}"
         axis.text(0.03, 0.97, told, transform=axis.transAxes, va="top")
 
@@ -65,15 +89,37 @@ def calibration(found: Calibration) -> Callable[[Any], None]:
     """Promised against realised, a point for each band, its area by the moves in it."""
 
     def panel(axis: Any) -> None:
-        x, y = np.array([b.promised for b in found.bands]), np.array([b.realised for b in found.bands])
+        x, y = (
+            np.array([b.promised for b in found.bands]),
+            np.array([b.realised for b in found.bands]),
+        )
         reach = np.abs(np.array([b.interval for b in found.bands]).T - y)
         axis.plot([0, 1], [0, 1], color=GREY, linewidth=1)
         axis.errorbar(x, y, yerr=reach, fmt="none", ecolor=BLUE, elinewidth=1, capsize=2)
         moves = np.array([b.moves for b in found.bands])
-        axis.scatter(x, y, s=12 + 120 * moves / moves.max(), color=BLUE, alpha=0.8, edgecolors="white", zorder=3)
-        axis.set(xlabel="promised P(gain)", ylabel="share that gained", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+        axis.scatter(
+            x,
+            y,
+            s=12 + 120 * moves / moves.max(),
+            color=BLUE,
+            alpha=0.8,
+            edgecolors="white",
+            zorder=3,
+        )
+        axis.set(
+            xlabel="promised P(gain)",
+            ylabel="share that gained",
+            xlim=(-0.03, 1.03),
+            ylim=(-0.03, 1.03),
+        )
         axis.set_title(f"{NAMES[found.line]}: {found.all.moves:,} moves")
-        axis.text(0.03, 0.97, f"promised {found.all.promised:.3f}\ngained {found.all.realised:.3f}", transform=axis.transAxes, va="top")
+        axis.text(
+            0.03,
+            0.97,
+            f"promised {found.all.promised:.3f}\ngained {found.all.realised:.3f}",
+            transform=axis.transAxes,
+            va="top",
+        )
 
     return panel
 
@@ -84,22 +130,46 @@ def dial(found: Dial, kind: str) -> Callable[[Any], None]:
     def panel(axis: Any) -> None:
         settings = [s for s in found.settings if s.line == kind]
         z = [s.z for s in settings]
-        axis.plot(z, [100 * s.promised for s in settings], "o--", color=GREY, label="promised lift", markersize=4)
+        axis.plot(
+            z,
+            [100 * s.promised for s in settings],
+            "o--",
+            color=GREY,
+            label="promised lift",
+            markersize=4,
+        )
         axis.set(xlabel="z", ylabel="margin, %", title=NAMES[kind])
         if settings[0].truly is None:
             axis.legend(frameon=False)
             return
-        axis.plot(z, [100 * s.truly.lift for s in settings if s.truly], "o-", color=BLUE, label="true lift")
+        axis.plot(
+            z,
+            [100 * s.truly.lift for s in settings if s.truly],
+            "o-",
+            color=BLUE,
+            label="true lift",
+        )
         if kind == "bundle" and found.oracle is not None:
-            axis.axhline(100 * found.oracle, color=GREEN, linestyle=":", label="knowing every elasticity")
+            axis.axhline(
+                100 * found.oracle, color=GREEN, linestyle=":", label="knowing every elasticity"
+            )
         axis.set_ylim(0, 1.12 * axis.get_ylim()[1])
         right = axis.twinx()
-        right.plot(z, [100 * s.truly.harmed for s in settings if s.truly], "s-", color=RED, label="units harmed (right)", markersize=4)
+        right.plot(
+            z,
+            [100 * s.truly.harmed for s in settings if s.truly],
+            "s-",
+            color=RED,
+            label="units harmed (right)",
+            markersize=4,
+        )
         right.set(ylabel="units harmed, %")
         right.set_ylim(0, 1.12 * right.get_ylim()[1])
         right.spines["right"].set_visible(True)
         lines = axis.get_lines() + right.get_lines()
-        axis.legend(lines, [line.get_label() for line in lines], frameon=False, fontsize=8, loc="lower left")
+        axis.legend(
+            lines, [line.get_label() for line in lines], frameon=False, fontsize=8, loc="lower left"
+        )
 
     return panel
 
@@ -115,7 +185,10 @@ def backtest(found: Backtest) -> Callable[[Any], None]:
             axis.plot(worse, at, mark, color=colour, label=way, markersize=5)
         axis.axvline(0, color=GREY, linewidth=1)
         axis.set_yticks(at, [j.level for j in found.judged])
-        axis.set(xlabel="deviance of the held-out weeks against pooled, %", title=f"{NAMES[found.line]}: last {found.held_out} weeks")
+        axis.set(
+            xlabel="deviance of the held-out weeks against pooled, %",
+            title=f"{NAMES[found.line]}: last {found.held_out} weeks",
+        )
         axis.legend(frameon=False, fontsize=8)
 
     return panel
@@ -123,7 +196,13 @@ def backtest(found: Backtest) -> Callable[[Any], None]:
 
 def loop(found: Loop) -> Callable[[Any], None]:
     """The true lift after each cycle, by policy."""
-    looks = {"hold": (GREY, "-"), "plug-in": (ORANGE, "-"), "thompson": (GREEN, "-"), "robust 0.84": (RED, "-"), "robust 1.28": (BLUE, "-")}
+    looks = {
+        "hold": (GREY, "-"),
+        "plug-in": (ORANGE, "-"),
+        "thompson": (GREEN, "-"),
+        "robust 0.84": (RED, "-"),
+        "robust 1.28": (BLUE, "-"),
+    }
 
     def panel(axis: Any) -> None:
         for way in found.ways:
@@ -135,8 +214,14 @@ def loop(found: Loop) -> Callable[[Any], None]:
                 color=colour,
                 label=f"{way.policy}, {way.harmed:.0%} harmed",
             )
-        axis.set(xlabel=f"cycles of {found.weeks} weeks", ylabel="true margin against the start, %", title=f"{found.units:,} bundle units")
-        axis.axhline(100 * found.oracle, color=GREY, linestyle=":", label="knowing every elasticity")
+        axis.set(
+            xlabel=f"cycles of {found.weeks} weeks",
+            ylabel="true margin against the start, %",
+            title=f"{found.units:,} bundle units",
+        )
+        axis.axhline(
+            100 * found.oracle, color=GREY, linestyle=":", label="knowing every elasticity"
+        )
         axis.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.08))
 
     return panel

@@ -21,7 +21,9 @@ MEANING: Mapping[str, str] = {
 }
 
 
-POWER = 1.959964 + 0.841621  # standard errors: a test at 5 % sees a rho of so many in four cases of five
+POWER = (
+    1.959964 + 0.841621
+)  # standard errors: a test at 5 % sees a rho of so many in four cases of five
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,15 @@ def _groups(prior: Prior) -> list[Group]:
         prior.gate_eb, prior.gate_pooled, strict=True,
     )  # fmt: skip
     return [
-        Group(str(name), float(beta), float(phi), float(c), str(gate), int(tested), float(eb), float(pooled))
+        Group(
+            str(name),
+            float(beta),
+            float(phi),
+            float(c),
+            str(gate),
+            int(tested),
+            float(eb),
+            float(pooled),
+        )
         for name, beta, phi, c, gate, tested, eb, pooled in columns
     ]

@@ -28,9 +28,25 @@ class Line:
 
 
 BUNDLE = Line(
-    "bundle", "bundles", "prior", bundles.UNIT, bundles.FACTORS, "segment", "bundles.parquet", bundles.fit_prior, bundles.price_bundles
+    "bundle",
+    "bundles",
+    "prior",
+    bundles.UNIT,
+    bundles.FACTORS,
+    "segment",
+    "bundles.parquet",
+    bundles.fit_prior,
+    bundles.price_bundles,
 )
 VOICE = Line(
-    "voice", "voice", "voice_prior", voice.UNIT, voice.FACTORS, "region", "voice.parquet", voice.fit_voice_prior, voice.price_voices
+    "voice",
+    "voice",
+    "voice_prior",
+    voice.UNIT,
+    voice.FACTORS,
+    "region",
+    "voice.parquet",
+    voice.fit_voice_prior,
+    voice.price_voices,
 )
 LINES = (BUNDLE, VOICE)

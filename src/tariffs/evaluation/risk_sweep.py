@@ -54,7 +54,10 @@ def turn(finished: Finished, settings: Sequence[float], told: Callable[[str], No
     """Run the job once for each setting of z.  `told` hears of each before it begins."""
     bad = [z for z in settings if not 0 <= z <= 5]
     if bad:
-        raise UsageError(f"z is {', '.join(map(str, bad))}, wanted 0 to 5", hint="such as --z 0 --z 0.84 --z 1.96")
+        raise UsageError(
+            f"z is {', '.join(map(str, bad))}, wanted 0 to 5",
+            hint="such as --z 0 --z 0.84 --z 1.96",
+        )
     found: list[Setting] = []
     policy = finished.policy()
     for z in sorted(set(settings)):
@@ -66,7 +69,9 @@ def turn(finished: Finished, settings: Sequence[float], told: Callable[[str], No
 
 
 def _with_z(policy: pa.Table, z: float) -> pa.Table:
-    return policy.set_column(policy.column_names.index("z"), "z", pa.array(np.full(policy.num_rows, z)))
+    return policy.set_column(
+        policy.column_names.index("z"), "z", pa.array(np.full(policy.num_rows, z))
+    )
 
 
 def _setting(turned: Finished, line: Line, z: float) -> Setting:
@@ -87,7 +92,9 @@ def _setting(turned: Finished, line: Line, z: float) -> Setting:
         )
     )
     promised = float(t["promised"][0] / today["margin"][0])
-    return Setting(line.kind, z, float(t["moved"][0]), promised, float(t["p_gain"][0]), _truly(turned, line))
+    return Setting(
+        line.kind, z, float(t["moved"][0]), promised, float(t["p_gain"][0]), _truly(turned, line)
+    )
 
 
 def _truly(turned: Finished, line: Line) -> Truly | None:
@@ -96,7 +103,11 @@ def _truly(turned: Finished, line: Line) -> Truly | None:
     there = market(turned, line)
     gain, moved = there.gain(), there.moved
     realised = float((gain[moved] > 0).mean()) if moved.any() else float("nan")
-    return Truly(float(gain.sum() / there.margin(there.current).sum()), float((moved & (gain < 0)).mean()), realised)
+    return Truly(
+        float(gain.sum() / there.margin(there.current).sum()),
+        float((moved & (gain < 0)).mean()),
+        realised,
+    )
 
 
 def _oracle(finished: Finished) -> float | None:

@@ -50,7 +50,13 @@ class Finished:
 
     def prior(self, line: Line) -> Prior:
         """The prior that the line's units were given."""
-        given = UpstreamResults(line.prior, self.job.model(line.model), self.job.model(line.prior), self.run.layout, self.home.store)
+        given = UpstreamResults(
+            line.prior,
+            self.job.model(line.model),
+            self.job.model(line.prior),
+            self.run.layout,
+            self.home.store,
+        )
         found: Prior = given.whole()
         return found
 
@@ -59,7 +65,9 @@ class Finished:
         layout, store = self.run.layout, self.home.store
         manifest, units = Manifest.read(layout, model, store), UnitList.read(layout, model, store)
         for batch in manifest.batches:
-            yield open_batch(manifest, units, batch, layout, store).units("light", 0, batch.last - batch.first)
+            yield open_batch(manifest, units, batch, layout, store).units(
+                "light", 0, batch.last - batch.first
+            )
 
     def whole(self, model: str) -> Rows:
         """All rows of a model in one piece, for a model whose unit is the whole."""
@@ -81,7 +89,9 @@ class Finished:
         """The rows of the line's units, whole groups of those that share a key column: of every k-th group, so that there are up to so many units."""
         keys = UnitList.read(self.run.layout, line.model, self.home.store).keys
         every = -(-keys.num_rows // most)
-        wanted = np.unique(keys.column(column).to_numpy(zero_copy_only=False).astype(object))[::every]
+        wanted = np.unique(keys.column(column).to_numpy(zero_copy_only=False).astype(object))[
+            ::every
+        ]
         parts = []
         for batch in self.batches(line.model):
             mine = np.isin(batch[column].astype(object), wanted)
@@ -101,7 +111,13 @@ class Finished:
         """The whole job once more on the same sources, as of the same moment, under another policy; kept in the folder `home`."""
         options = self.run.record.options
         places = {name: self._place(name) for name in options["sources"]} | {"policy": policy}
-        run = hundredfold.run(self.job, places, home=home, as_of=options["as_of"], max_rejected=options.get("max_rejected") or {})
+        run = hundredfold.run(
+            self.job,
+            places,
+            home=home,
+            as_of=options["as_of"],
+            max_rejected=options.get("max_rejected") or {},
+        )
         return Finished(run, self.job, self.truth)
 
     def policy(self) -> pa.Table:
@@ -111,7 +127,11 @@ class Finished:
     def table(self, source: str) -> pa.Table:
         """A small source of the run, as it was given."""
         place = self._place(source)
-        return place if isinstance(place, pa.Table) else ask(f"SELECT * FROM '{str(place).replace(chr(39), chr(39) * 2)}'")
+        return (
+            place
+            if isinstance(place, pa.Table)
+            else ask(f"SELECT * FROM '{str(place).replace(chr(39), chr(39) * 2)}'")
+        )
 
     def _place(self, source: str) -> Any:
         """Where a source's rows are; for those that were handed over as a table, the table itself."""
@@ -120,15 +140,24 @@ class Finished:
             return place
         staged = self.home.fetch(Layout(self.run.id).staged(source))
         if staged.is_file():
-            return pq.read_table(staged).drop_columns([n for n in pq.read_schema(staged).names if n.startswith("__")])
+            return pq.read_table(staged).drop_columns(
+                [n for n in pq.read_schema(staged).names if n.startswith("__")]
+            )
         return str(Path(self.run.record.options["folder"]) / place)
 
 
 def open_finished(home: RunHome, run_id: str | None, truth: str | None) -> Finished:
     """The run of that id (the newest of the tariffs, if left out), which must have published.  UsageError, StateError, NoSuchRun."""
     if truth and not Path(truth).is_dir():
-        raise UsageError(f"--truth {truth} is no folder", hint="wanted the folder that the generator wrote beside its tables")
-    record = next((r for r in home.ledger.runs() if r.job == "tariffs"), None) if run_id is None else find_run(home, run_id)
+        raise UsageError(
+            f"--truth {truth} is no folder",
+            hint="wanted the folder that the generator wrote beside its tables",
+        )
+    record = (
+        next((r for r in home.ledger.runs() if r.job == "tariffs"), None)
+        if run_id is None
+        else find_run(home, run_id)
+    )
     if record is None or record.job != "tariffs":
         raise UsageError(
             f"run {record.id} is of the job {record.job}, wanted one of tariffs"
@@ -138,8 +167,13 @@ def open_finished(home: RunHome, run_id: str | None, truth: str | None) -> Finis
         )
     run = hundredfold.Run(home, record.id)
     if run.release is None:
-        raise StateError(f"run {record.id} has published nothing; it is {run.state}", hint=f"hundredfold status {record.id}")
-    return Finished(run, job_of(home, record), Path(truth) if truth else _beside(record.options["sources"]))
+        raise StateError(
+            f"run {record.id} has published nothing; it is {run.state}",
+            hint=f"hundredfold status {record.id}",
+        )
+    return Finished(
+        run, job_of(home, record), Path(truth) if truth else _beside(record.options["sources"])
+    )
 
 
 def scratch(finished: Finished) -> tempfile.TemporaryDirectory[str]:

@@ -30,7 +30,14 @@ WAY_WORDS = {
 def show_recovery(found: Recovery) -> None:
     """Bias, cover and RMSE: of all units, and of each level of each factor."""
     _head(f"{NAMES[found.line]}: elasticities against the truth")
-    grid = _grid("", "units", "true mean", "bias", "cover 90 %", *(f"RMSE: {way}" if way == "shrunk" else way for way in _ways()))
+    grid = _grid(
+        "",
+        "units",
+        "true mean",
+        "bias",
+        "cover 90 %",
+        *(f"RMSE: {way}" if way == "shrunk" else way for way in _ways()),
+    )
     factor = "all"
     for score in found.scores:
         if score.factor != factor:
@@ -38,7 +45,9 @@ def show_recovery(found: Recovery) -> None:
             grid.add_row(f"[dim]{escape(factor)}[/]")
         grid.add_row(*_score(score))
     _print(grid)
-    _say(f"tau, the spread around the mean of a kind: {found.tau:.3f} estimated, {found.true_tau:.3f} true")
+    _say(
+        f"tau, the spread around the mean of a kind: {found.tau:.3f} estimated, {found.true_tau:.3f} true"
+    )
 
 
 def show_ways() -> None:
@@ -75,7 +84,13 @@ def show_dial(found: Dial) -> None:
         settings = [s for s in found.settings if s.line == kind]
         _head(f"{name}: the whole job at other settings of z")
         known = settings[0].truly is not None
-        grid = _grid("z", "moved", "promised lift", "P(gain)", *(("true lift", "gained", "harmed") if known else ()))
+        grid = _grid(
+            "z",
+            "moved",
+            "promised lift",
+            "P(gain)",
+            *(("true lift", "gained", "harmed") if known else ()),
+        )
         for s in settings:
             grid.add_row(*_setting(s))
         _print(grid)
@@ -93,17 +108,31 @@ def show_prior(found: Learnt) -> None:
     _head(f"{NAMES[found.line]}: do prices answer to demand?  {found.exogeneity}")
     _say(found.meaning)
     if found.rho_p >= 0:
-        _say(f"rho {found.rho:+.3f} (se {found.rho_se:.3f}, p {found.rho_p:.3g}); taken out of every unit's weeks: {found.rho_used:+.3f}")
-        _say(f"the test sees a rho of {found.visible:.2f} four times in five; a smaller one it may miss")
-        _say("in one market, rho holds foresight and cross effects of neighbouring products alike: not told apart")
-    _say(f"trials: {found.trials:.1%} of the weeks; sold out, at the cell's capacity: {found.censored:.1%}")
+        _say(
+            f"rho {found.rho:+.3f} (se {found.rho_se:.3f}, p {found.rho_p:.3g}); taken out of every unit's weeks: {found.rho_used:+.3f}"
+        )
+        _say(
+            f"the test sees a rho of {found.visible:.2f} four times in five; a smaller one it may miss"
+        )
+        _say(
+            "in one market, rho holds foresight and cross effects of neighbouring products alike: not told apart"
+        )
+    _say(
+        f"trials: {found.trials:.1%} of the weeks; sold out, at the cell's capacity: {found.censored:.1%}"
+    )
     grid = _grid(found.factor, "elasticity", "phi", "c", "gate", "units", "own fits", "mean alone")
     for group in found.groups:
-        told = [f"{value:.4f}" for value in (group.deviance_eb, group.deviance_pooled)] if group.tested else ["-", "-"]
+        told = (
+            [f"{value:.4f}" for value in (group.deviance_eb, group.deviance_pooled)]
+            if group.tested
+            else ["-", "-"]
+        )
         noise = [f"{group.elasticity:.2f}", f"{group.dispersion:.2f}", f"{group.inflation:.2f}"]
         grid.add_row(escape(group.name), *noise, group.gate, f"{group.tested:,}", *told)
     _print(grid)
-    _say(f"tau, the spread around the mean of a kind: {found.tau:.3f}, told by {found.telling:,} of {found.units:,} units")
+    _say(
+        f"tau, the spread around the mean of a kind: {found.tau:.3f}, told by {found.telling:,} of {found.units:,} units"
+    )
 
 
 def show_gates() -> None:
@@ -118,10 +147,19 @@ def show_gates() -> None:
 def show_backtest(found: Backtest) -> None:
     """Deviance of the weeks held out, by way and level; the best is marked."""
     _head(f"{NAMES[found.line]}: the last {found.held_out} weeks, by fits of the weeks before")
-    grid = _grid(found.factor, "units", "weeks", *_ways(), "best", *(["gate"] if found.gate else []))
+    grid = _grid(
+        found.factor, "units", "weeks", *_ways(), "best", *(["gate"] if found.gate else [])
+    )
     for judged in found.judged:
         told = [f"{judged.deviance[way]:.4f}" for way in _ways()]
-        grid.add_row(escape(judged.level), f"{judged.units:,}", f"{judged.weeks:,}", *told, judged.best, found.gate.get(judged.level, ""))
+        grid.add_row(
+            escape(judged.level),
+            f"{judged.units:,}",
+            f"{judged.weeks:,}",
+            *told,
+            judged.best,
+            found.gate.get(judged.level, ""),
+        )
     _print(grid)
     _say("Poisson deviance per week: less is better; the levels and the season of these")
     _say("weeks are at their own best for each: what differs is the answer to price")
@@ -131,12 +169,18 @@ def show_substitution(found: Substituted) -> None:
     """chi in words that a pricing team can act upon."""
     told, (low, high) = found.found, found.found.interval
     _head("Bundles: what the sizes of one ladder take from one another")
-    _say(f"chi: {told.chi:+.3f}, standard error {told.se:.3f}, 95 % interval {low:+.3f} to {high:+.3f}, p = {told.p:.3f}")
+    _say(
+        f"chi: {told.chi:+.3f}, standard error {told.se:.3f}, 95 % interval {low:+.3f} to {high:+.3f}, p = {told.p:.3f}"
+    )
     _say(f"from {told.weeks:,} weeks in {told.clusters:,} locations")
     if low > 0:
-        _say(f"A size that gets a tenth dearer sends its neighbours {math.expm1(0.1 * told.chi):.1%} more sales.")
+        _say(
+            f"A size that gets a tenth dearer sends its neighbours {math.expm1(0.1 * told.chi):.1%} more sales."
+        )
     elif high < 0:
-        _say("Neighbours sell less where a size gets dearer: they are bought together, or their prices follow demand.")
+        _say(
+            "Neighbours sell less where a size gets dearer: they are bought together, or their prices follow demand."
+        )
     else:
         _say("No substitution is seen: the interval holds zero.")
     said = ", ".join(f"{scope} {value:g}" for scope, value in found.policy.items()) or "nothing (0)"
@@ -146,12 +190,20 @@ def show_substitution(found: Substituted) -> None:
 def show_loop(found: Loop) -> None:
     """The true lift in margin after each cycle."""
     cycles = len(found.ways[0].lift)
-    _head(f"{cycles} cycles of {found.weeks} weeks, {found.units:,} bundle units: true lift in margin")
+    _head(
+        f"{cycles} cycles of {found.weeks} weeks, {found.units:,} bundle units: true lift in margin"
+    )
     shown = sorted({0, 1, 2, cycles // 2 - 1, cycles - 1} & set(range(cycles)))
     grid = _grid("policy", *(f"cycle {n + 1}" for n in shown), "mean", "moved", "harmed")
     for way in found.ways:
         lifts = [f"{way.lift[n]:+.1%}" for n in shown]
-        grid.add_row(way.policy, *lifts, f"{sum(way.lift) / cycles:+.1%}", f"{way.moved:.0%}", f"{way.harmed:.1%}")
+        grid.add_row(
+            way.policy,
+            *lifts,
+            f"{sum(way.lift) / cycles:+.1%}",
+            f"{way.moved:.0%}",
+            f"{way.harmed:.1%}",
+        )
     _print(grid)
     _say(f"who knew every elasticity, without steps: {found.oracle:+.1%}")
     _say("against the start, before the ladder; moved: mean share of units in a cycle;")
@@ -168,7 +220,14 @@ def _score(score: Score) -> list[str]:
 def _band(band: Band) -> list[str]:
     low, high = band.interval
     verdict = "" if band.fits else "outside"
-    return [f"{band.moves:,}", chance(band.promised), f"{band.realised:.3f}", f"{low:.3f} to {high:.3f}", _bar(band), verdict]
+    return [
+        f"{band.moves:,}",
+        chance(band.promised),
+        f"{band.realised:.3f}",
+        f"{low:.3f} to {high:.3f}",
+        _bar(band),
+        verdict,
+    ]
 
 
 def _bar(band: Band) -> str:
@@ -184,7 +243,14 @@ def chance(p: float) -> str:
 
 def _setting(s: Setting) -> list[str]:
     told = [f"{s.z:g}", f"{s.moved:.1%}", f"{s.promised:+.2%}", chance(s.p_gain)]
-    return [*told, *([f"{s.truly.lift:+.2%}", f"{s.truly.realised:.3f}", f"{s.truly.harmed:.1%}"] if s.truly else [])]
+    return [
+        *told,
+        *(
+            [f"{s.truly.lift:+.2%}", f"{s.truly.realised:.3f}", f"{s.truly.harmed:.1%}"]
+            if s.truly
+            else []
+        ),
+    ]
 
 
 def _ways() -> Sequence[str]:

@@ -25,7 +25,13 @@ from tariffs.synthetic.bundles import DISPERSION, EXPLORED
 
 MOST_UNITS = 50_000
 WEEKS = 4  # of a cycle
-POLICIES: Mapping[str, float | None] = {"hold": None, "plug-in": 0.0, "thompson": 0.0, "robust 0.84": 0.84, "robust 1.28": 1.28}
+POLICIES: Mapping[str, float | None] = {
+    "hold": None,
+    "plug-in": 0.0,
+    "thompson": 0.0,
+    "robust 0.84": 0.84,
+    "robust 1.28": 1.28,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +66,25 @@ class World:
         """Units sold, prices paid and the trial in them over the next WEEKS weeks, each (units, WEEKS): Gamma-Poisson around the true
         demand."""
         shape = (len(posted), WEEKS)
-        trial = dice.uniform(0.05, 0.15, shape) * dice.choice([-1.0, 1.0], shape) * (dice.random(shape) < EXPLORED)
+        trial = (
+            dice.uniform(0.05, 0.15, shape)
+            * dice.choice([-1.0, 1.0], shape)
+            * (dice.random(shape) < EXPLORED)
+        )
         paid = np.round(posted[:, None] * (1.0 + trial), 4)
         season = self.gamma[:, (first + np.arange(WEEKS)) % self.gamma.shape[1]]
         m = self.market
-        mu = m.scale[:, None] * np.exp(season + m.beta[:, None] * (paid / m.reference[:, None] - 1.0))
-        sold = dice.poisson(dice.gamma(mu / (DISPERSION - 1.0), DISPERSION - 1.0)).astype(np.float64)
-        return {"quantity": sold, "price": paid, "explore_eps": (paid - posted[:, None]) / m.reference[:, None]}
+        mu = m.scale[:, None] * np.exp(
+            season + m.beta[:, None] * (paid / m.reference[:, None] - 1.0)
+        )
+        sold = dice.poisson(dice.gamma(mu / (DISPERSION - 1.0), DISPERSION - 1.0)).astype(
+            np.float64
+        )
+        return {
+            "quantity": sold,
+            "price": paid,
+            "explore_eps": (paid - posted[:, None]) / m.reference[:, None],
+        }
 
 
 def live(finished: Finished, cycles: int, seed: int, told: Callable[[str], None]) -> Loop:
@@ -86,12 +104,18 @@ def live(finished: Finished, cycles: int, seed: int, told: Callable[[str], None]
         told(f"{cycles * WEEKS} weeks under {policy}")
         dice = np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))
         ways.append(_way(policy, z, world, rows, cycles, dice))
-    best = np.clip(there.reference * (there.unit_cost / there.reference - 1.0 / there.beta), there.floor, there.ceiling)
+    best = np.clip(
+        there.reference * (there.unit_cost / there.reference - 1.0 / there.beta),
+        there.floor,
+        there.ceiling,
+    )
     best = np.where(there.held, there.current, best)
     return Loop(len(there.price), WEEKS, tuple(ways), _lift(there, best))
 
 
-def _way(policy: str, z: float | None, world: World, rows: Rows, cycles: int, dice: np.random.Generator) -> Way:
+def _way(
+    policy: str, z: float | None, world: World, rows: Rows, cycles: int, dice: np.random.Generator
+) -> Way:
     posted, start = world.market.current.copy(), world.market.current
     lift, moved = [], []
     for cycle in range(cycles):
@@ -108,7 +132,11 @@ def _prices(policy: str, z: float, rows: Rows, dice: np.random.Generator) -> Flo
     """All that is known is learnt again, and every unit priced, by the job's functions."""
     slab = slab_of(rows | {"z": np.full(len(rows["week"]), z)}, BUNDLE)
     prices = BUNDLE.price(slab, BUNDLE.fit(slab.columns))
-    return _drawn(prices, slab["price_tick"][slab.offsets[1:] - 1], dice) if policy == "thompson" else prices["price"]
+    return (
+        _drawn(prices, slab["price_tick"][slab.offsets[1:] - 1], dice)
+        if policy == "thompson"
+        else prices["price"]
+    )
 
 
 def _drawn(prices: Mapping[str, np.ndarray], tick: Floats, dice: np.random.Generator) -> Floats:
@@ -130,9 +158,14 @@ def _lived(rows: Rows, world: World, posted: Floats, first: int, dice: np.random
     last, units = offsets[1:] - 1, len(offsets) - 1
     new = {name: np.repeat(values[last], WEEKS) for name, values in rows.items()}
     lived = {name: values.ravel() for name, values in world.sell(posted, first, dice).items()}
-    lived |= {"week": np.tile(rows["week"].max() + 7 * np.arange(1, WEEKS + 1), units), "posted_price": np.repeat(posted, WEEKS)}
+    lived |= {
+        "week": np.tile(rows["week"].max() + 7 * np.arange(1, WEEKS + 1), units),
+        "posted_price": np.repeat(posted, WEEKS),
+    }
     new |= {name: values for name, values in lived.items() if name in rows}
-    unit = np.concatenate([np.repeat(np.arange(units), np.diff(offsets)), np.repeat(np.arange(units), WEEKS)])
+    unit = np.concatenate(
+        [np.repeat(np.arange(units), np.diff(offsets)), np.repeat(np.arange(units), WEEKS)]
+    )
     order = np.argsort(unit, kind="stable")
     return {name: np.concatenate([values, new[name]])[order] for name, values in rows.items()}
 
@@ -140,9 +173,14 @@ def _lived(rows: Rows, world: World, posted: Floats, first: int, dice: np.random
 def _season(finished: Finished, there: Market) -> Floats:
     """The true log season of each unit's segment, (units, weeks)."""
     assert finished.truth is not None  # the market is known
-    known: Any = pq.read_table(finished.truth / "bundle_season.parquet").sort_by([("scope", "ascending"), ("week", "ascending")])
+    known: Any = pq.read_table(finished.truth / "bundle_season.parquet").sort_by(
+        [("scope", "ascending"), ("week", "ascending")]
+    )
     names, which = np.unique(there.keys["segment"], return_inverse=True)
-    scopes, gamma = known.column("scope").to_numpy(zero_copy_only=False), known.column("gamma").to_numpy()
+    scopes, gamma = (
+        known.column("scope").to_numpy(zero_copy_only=False),
+        known.column("gamma").to_numpy(),
+    )
     return np.asarray(np.stack([gamma[scopes == name] for name in names])[which])
 
 

@@ -33,16 +33,24 @@ def substitution(finished: Finished) -> Substituted:
     panel = replace(seen.panel, trial=None)  # what is common to all prices is not asked here
     keys = {name: rows[name][offsets[:-1]] for name in BUNDLE.key}
     period = np.unique(seen.days, return_inverse=True)[1]
-    pull, told = neighbours(panel.unit, period, panel.x, beside(keys, finished.table("product_catalog")))
+    pull, told = neighbours(
+        panel.unit, period, panel.x, beside(keys, finished.table("product_catalog"))
+    )
     if not told.any():
         raise UsageError(
-            "no product has a neighbour in its ladder that was sold in the same week", hint="the catalogue's columns ladder and rung say so"
+            "no product has a neighbour in its ladder that was sold in the same week",
+            hint="the catalogue's columns ladder and rung say so",
         )
     kept, units = panel.only(told)
-    group, season, cluster = (np.unique(keys[name][units], return_inverse=True)[1] for name in ("product", "segment", "location"))
+    group, season, cluster = (
+        np.unique(keys[name][units], return_inverse=True)[1]
+        for name in ("product", "segment", "location")
+    )
     periods = int(period.max()) + 1
     try:
-        found = fit_substitution(kept, pull[told], group, season[kept.unit] * periods + period[told], periods, cluster)
+        found = fit_substitution(
+            kept, pull[told], group, season[kept.unit] * periods + period[told], periods, cluster
+        )
     except ValueError as error:
         raise UsageError(f"substitution cannot be told: {error}") from None
     return Substituted(found, _said(finished.policy()))
@@ -52,18 +60,37 @@ def beside(keys: Rows, catalogue: pa.Table) -> Ints:
     """The units one rung below and above each, of the same segment and location; -1 where the ladder ends.  Shape (units, 2)."""
     rung_of = {
         product: (ladder, rung)
-        for product, ladder, rung in zip(*(catalogue[n].to_pylist() for n in ("product", "ladder", "rung")), strict=True)
+        for product, ladder, rung in zip(
+            *(catalogue[n].to_pylist() for n in ("product", "ladder", "rung")), strict=True
+        )
     }
-    places = list(zip(keys["segment"], keys["location"], _rungs(keys["product"], rung_of), strict=True))
-    at = {(segment, location, *rung): number for number, (segment, location, rung) in enumerate(places) if rung[0] is not None}
+    places = list(
+        zip(keys["segment"], keys["location"], _rungs(keys["product"], rung_of), strict=True)
+    )
+    at = {
+        (segment, location, *rung): number
+        for number, (segment, location, rung) in enumerate(places)
+        if rung[0] is not None
+    }
     return np.array(
-        [[at.get((s, p, ladder, rung + step), -1) if ladder is not None else -1 for step in (-1, 1)] for s, p, (ladder, rung) in places]
+        [
+            [
+                at.get((s, p, ladder, rung + step), -1) if ladder is not None else -1
+                for step in (-1, 1)
+            ]
+            for s, p, (ladder, rung) in places
+        ]
     )
 
 
-def _rungs(products: Labels, rung_of: dict[str, tuple[str | None, int | None]]) -> list[tuple[str | None, int]]:
+def _rungs(
+    products: Labels, rung_of: dict[str, tuple[str | None, int | None]]
+) -> list[tuple[str | None, int]]:
     found = [rung_of.get(str(product), (None, None)) for product in products]
-    return [(ladder, int(rung)) if ladder is not None and rung is not None else (None, 0) for ladder, rung in found]
+    return [
+        (ladder, int(rung)) if ladder is not None and rung is not None else (None, 0)
+        for ladder, rung in found
+    ]
 
 
 def _said(policy: pa.Table) -> dict[str, float]:
@@ -75,4 +102,6 @@ def _said(policy: pa.Table) -> dict[str, float]:
             policy=policy,
         )
     )
-    return {str(scope): float(said) for scope, said in zip(rows["scope"], rows["said"], strict=True)}
+    return {
+        str(scope): float(said) for scope, said in zip(rows["scope"], rows["said"], strict=True)
+    }

@@ -18,7 +18,17 @@ from tariffs.evaluation.run_data import Finished, ask, columns
 from tariffs.optimise.ladder import Rung, climb, in_order
 from tariffs.optimise.rule import GRID_SLACK, on_tick
 
-TERMS = ("posted_price", "reference_price", "unit_cost", "price_tick", "price_floor", "price_ceiling", "max_step", "active_subs", "control")
+TERMS = (
+    "posted_price",
+    "reference_price",
+    "unit_cost",
+    "price_tick",
+    "price_floor",
+    "price_ceiling",
+    "max_step",
+    "active_subs",
+    "control",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +62,9 @@ class Market:
 
     def volume(self, price: Floats) -> Floats:
         """What is truly sold at these prices: the demand, as far as there is capacity for it."""
-        return np.minimum(self.scale * np.exp(self.beta * (price / self.reference - 1.0)), self.capacity)
+        return np.minimum(
+            self.scale * np.exp(self.beta * (price / self.reference - 1.0)), self.capacity
+        )
 
     def margin(self, price: Floats) -> Floats:
         return self.volume(price) * (price - self.unit_cost)
@@ -74,7 +86,9 @@ def market(finished: Finished, line: Line) -> Market:
             prices=finished.prices(), last=last, known=finished.known(line),
         )
     )  # fmt: skip
-    base = t["posted_price"] if line is BUNDLE else t["reference_price"]  # a discount moves by points of the tariff
+    base = (
+        t["posted_price"] if line is BUNDLE else t["reference_price"]
+    )  # a discount moves by points of the tariff
     return Market(
         line=line, keys={name: t[name] for name in line.key}, beta=t["beta"], scale=t["active_subs"] * np.exp(t["level"]),
         current=t["current_price"], price=t["price"], p_gain=t["p_gain"], promised=t["promised"], reference=t["reference_price"],
@@ -102,7 +116,10 @@ def best_prices(market: Market, ladders: pa.Table) -> Floats:
 
 def _rungs(market: Market, ladders: pa.Table) -> tuple[np.ndarray, Floats, np.ndarray]:
     """The units' numbers by ladder and rung, their volumes, and where each ladder begins."""
-    numbered = pa.table({name: pa.array(values) for name, values in market.keys.items()} | {"number": np.arange(len(market.price))})
+    numbered = pa.table(
+        {name: pa.array(values) for name, values in market.keys.items()}
+        | {"number": np.arange(len(market.price))}
+    )
     rows = columns(
         ask(
             "SELECT segment, location, ladder, volume_mb, number FROM units JOIN ladders USING (segment, location, product) "
@@ -110,7 +127,11 @@ def _rungs(market: Market, ladders: pa.Table) -> tuple[np.ndarray, Floats, np.nd
             units=numbered, ladders=ladders,
         )
     )  # fmt: skip
-    return rows["number"].astype(np.int64), rows["volume_mb"], key_offsets(rows, ("segment", "location", "ladder"))
+    return (
+        rows["number"].astype(np.int64),
+        rows["volume_mb"],
+        key_offsets(rows, ("segment", "location", "ladder")),
+    )
 
 
 def _rung(market: Market, at: int, volume_mb: float) -> Rung:
@@ -118,14 +139,26 @@ def _rung(market: Market, at: int, volume_mb: float) -> Rung:
     current, tick = market.current[at], market.tick[at]
     lowest = max(market.floor[at], min(current - market.step[at], market.ceiling[at]))
     highest = min(market.ceiling[at], max(current + market.step[at], market.floor[at]))
-    steps = np.arange(np.ceil(lowest / tick - GRID_SLACK), np.floor(highest / tick + GRID_SLACK) + 1.0)
+    steps = np.arange(
+        np.ceil(lowest / tick - GRID_SLACK), np.floor(highest / tick + GRID_SLACK) + 1.0
+    )
     points = np.zeros(0) if market.held[at] else on_tick(steps, np.full(len(steps), tick))
-    prices = np.unique(np.append(points, current if market.held[at] or lowest <= current <= highest else []))
-    sold = np.minimum(market.scale[at] * np.exp(market.beta[at] * (prices / market.reference[at] - 1.0)), market.capacity[at])
+    prices = np.unique(
+        np.append(points, current if market.held[at] or lowest <= current <= highest else [])
+    )
+    sold = np.minimum(
+        market.scale[at] * np.exp(market.beta[at] * (prices / market.reference[at] - 1.0)),
+        market.capacity[at],
+    )
     values = sold * (prices - market.unit_cost[at])
     return Rung(float(volume_mb), prices, values)
 
 
 def _last_rows(rows: Columns, line: Line) -> pa.Table:
     last = key_offsets(rows, line.key)[1:] - 1
-    return pa.table({name: pa.array(rows[name][last]) for name in (*line.key, *TERMS, *(("capacity",) if line is VOICE else ()))})
+    return pa.table(
+        {
+            name: pa.array(rows[name][last])
+            for name in (*line.key, *TERMS, *(("capacity",) if line is VOICE else ()))
+        }
+    )

@@ -25,7 +25,9 @@ class Tie(Protocol):
     @property
     def ring(self) -> bool: ...  # whether the last unit is followed by the first
 
-    def cost(self, unit: Ints, price: Floats, after: Ints, price_after: Floats, dear: float) -> Floats: ...
+    def cost(
+        self, unit: Ints, price: Floats, after: Ints, price_after: Floats, dear: float
+    ) -> Floats: ...
 
     def of(self, units: Ints) -> Tie: ...  # the same for some of the units
 
@@ -37,7 +39,9 @@ class Ladders:
     volume_mb: Floats
     ring: bool = False
 
-    def cost(self, unit: Ints, price: Floats, after: Ints, price_after: Floats, dear: float) -> Floats:
+    def cost(
+        self, unit: Ints, price: Floats, after: Ints, price_after: Floats, dear: float
+    ) -> Floats:
         shape = (-1,) + (1,) * (price.ndim - 1)
         small, large = self.volume_mb[unit].reshape(shape), self.volume_mb[after].reshape(shape)
         ordered = (price_after >= price - SLACK) & (price_after / large <= price / small + SLACK)
@@ -55,7 +59,9 @@ class Days:
     limit: Floats
     ring: bool = True
 
-    def cost(self, unit: Ints, price: Floats, after: Ints, price_after: Floats, dear: float) -> Floats:
+    def cost(
+        self, unit: Ints, price: Floats, after: Ints, price_after: Floats, dear: float
+    ) -> Floats:
         shape = (-1,) + (1,) * (price.ndim - 1)
         linked = ((self.hour[after] - self.hour[unit]) % HOURS == 1).reshape(shape)
         limit = self.limit[unit].reshape(shape)
@@ -88,9 +94,17 @@ class Chains:
         sizes = np.diff(self.offsets)
         unit = np.arange(len(pick))
         chain = np.repeat(np.arange(len(sizes)), sizes)
-        after = np.where(unit + 1 < self.offsets[chain + 1], unit + 1, self.offsets[chain] if self.tie.ring else unit)
+        after = np.where(
+            unit + 1 < self.offsets[chain + 1],
+            unit + 1,
+            self.offsets[chain] if self.tie.ring else unit,
+        )
         price = self.prices[unit, pick]
-        bad = (after != unit) & (self.tie.cost(unit, price, after, price[after], 1.0) > 0) & ~self.loose[chain]
+        bad = (
+            (after != unit)
+            & (self.tie.cost(unit, price, after, price[after], 1.0) > 0)
+            & ~self.loose[chain]
+        )
         broken = np.unique(chain[bad])
         width = np.maximum.reduceat(self.counts, self.offsets[:-1])[broken]
         for length, wide in np.unique(np.stack([sizes[broken], width]), axis=1).T:
@@ -104,7 +118,9 @@ class Chains:
         sizes, taken = np.diff(self.offsets), np.arange(len(self.offsets) - 1) % every == 0
         at = np.flatnonzero(np.repeat(taken, sizes))
         offsets = np.append(0, np.cumsum(sizes[taken]))
-        return Chains(offsets, self.prices[at], self.tie.of(at), self.loose[taken], self.counts[at]), at
+        return Chains(
+            offsets, self.prices[at], self.tie.of(at), self.loose[taken], self.counts[at]
+        ), at
 
     def _best(self, units: Ints, score: Floats) -> Ints:
         wide = int(self.counts[units].max())
@@ -130,7 +146,9 @@ class Chains:
         turn = (choices.argmin(axis=1)[:, None] + np.arange(units.shape[1])) % units.shape[1]
         return np.take_along_axis(units, turn, axis=1)
 
-    def _along(self, units: Ints, score: Floats, dear: float, start: int | None) -> tuple[Ints, Floats]:
+    def _along(
+        self, units: Ints, score: Floats, dear: float, start: int | None
+    ) -> tuple[Ints, Floats]:
         """Viterbi along the chains, from one point of their first unit or from any; the points (chains, length) and their worth (chains,)."""
         best = score[units[:, 0]].copy()
         if start is not None:
@@ -138,12 +156,20 @@ class Chains:
         came_from = []
         for before, at in zip(units.T, units.T[1:], strict=False):
             price, after = self.prices[before, : best.shape[1]], self.prices[at, : best.shape[1]]
-            reach = best[:, :, None] - self.tie.cost(before, price[:, :, None], at, after[:, None, :], dear)
+            reach = best[:, :, None] - self.tie.cost(
+                before, price[:, :, None], at, after[:, None, :], dear
+            )
             came_from.append(reach.argmax(axis=1))
             best = reach.max(axis=1) + score[at]
         if start is not None:
             last, first = units[:, -1], units[:, 0]
-            best = best - self.tie.cost(last, self.prices[last, : best.shape[1]], first, self.prices[first][:, [start]], dear)
+            best = best - self.tie.cost(
+                last,
+                self.prices[last, : best.shape[1]],
+                first,
+                self.prices[first][:, [start]],
+                dear,
+            )
         return _back(best, came_from)
 
 

@@ -15,7 +15,17 @@ from statistics import NormalDist
 import numpy as np
 
 from tariffs.columns import Bools, Floats, Ints, Labels
-from tariffs.optimise.rule import LEAST_ELASTIC, MOST_ELASTIC, Choice, Demand, Terms, choose, expected_loss, normal_cdf, on_tick
+from tariffs.optimise.rule import (
+    LEAST_ELASTIC,
+    MOST_ELASTIC,
+    Choice,
+    Demand,
+    Terms,
+    choose,
+    expected_loss,
+    normal_cdf,
+    on_tick,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +39,10 @@ class Trials:
 
 def dice(keys: Sequence[Labels], days: Ints) -> Floats:
     """Two numbers in (0, 1) for each unit, from its key's columns and a day (days since 1970).  Shape (units, 2)."""
-    texts = ("\x1f".join((*map(str, key), str(day))).encode() for *key, day in zip(*keys, days.tolist(), strict=True))
+    texts = (
+        "\x1f".join((*map(str, key), str(day))).encode()
+        for *key, day in zip(*keys, days.tolist(), strict=True)
+    )
     digests = b"".join(hashlib.blake2b(text, digest_size=16).digest() for text in texts)
     whole = np.frombuffer(digests, dtype="<u8").reshape(-1, 2)
     return np.asarray(((whole >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53)
@@ -43,18 +56,29 @@ def draw_elasticity(demand: Demand, chance: Floats, ratio: Floats) -> Floats:
     return np.asarray(np.clip(draw, MOST_ELASTIC * ratio, LEAST_ELASTIC * ratio))
 
 
-def try_out(choice: Choice, terms: Terms, demand: Demand, chosen: Bools, chance: Floats, most_loss: Floats) -> Trials:
+def try_out(
+    choice: Choice, terms: Terms, demand: Demand, chosen: Bools, chance: Floats, most_loss: Floats
+) -> Trials:
     """The price of each chosen unit on a draw of its elasticity: step, floor and ceiling hold as ever.
 
     A trial that may be expected to lose more than `most_loss` of the margin comes nearer to today's price, a price point at a time.
     """
-    at = np.flatnonzero(chosen & (terms.floor <= terms.current) & (terms.current <= terms.ceiling) & (terms.current > terms.cost))
+    at = np.flatnonzero(
+        chosen
+        & (terms.floor <= terms.current)
+        & (terms.current <= terms.ceiling)
+        & (terms.current > terms.cost)
+    )
     draw = demand.elasticity.copy()
     if not len(at):
         return Trials(choice, np.zeros(len(draw), dtype=np.bool_), draw)
     mine, known = terms.at(at), demand.at(at)
     draw[at] = draw_elasticity(known, chance[at], mine.current / mine.reference)
-    drawn = choose(replace(mine, z=np.zeros(len(at))), replace(known, elasticity=draw[at]), np.zeros(len(at), dtype=np.bool_))
+    drawn = choose(
+        replace(mine, z=np.zeros(len(at))),
+        replace(known, elasticity=draw[at]),
+        np.zeros(len(at), dtype=np.bool_),
+    )
     price, bound = choice.price.copy(), choice.bound.copy()
     price[at], bound[at] = _within_loss(drawn.price, mine, known, most_loss[at]), drawn.bound
     tried = np.zeros(len(draw), dtype=np.bool_)
@@ -69,12 +93,16 @@ def margin_at_risk(price: Floats, terms: Terms, demand: Demand) -> Floats:
     earns = left > 0
     after = left * np.where(earns, asked, np.minimum(asked, demand.capacity))
     most = np.where(earns, np.where(earns, left, 1.0) * demand.capacity, np.inf)
-    return expected_loss(demand.sold * (terms.current - terms.cost), after, demand.sd * np.abs(ratio - 1.0), most)
+    return expected_loss(
+        demand.sold * (terms.current - terms.cost), after, demand.sd * np.abs(ratio - 1.0), most
+    )
 
 
 def _within_loss(price: Floats, terms: Terms, demand: Demand, most_loss: Floats) -> Floats:
     allowed = most_loss * demand.sold * (terms.current - terms.cost)
-    while np.any(over := (price != terms.current) & (margin_at_risk(price, terms, demand) > allowed)):
+    while np.any(
+        over := (price != terms.current) & (margin_at_risk(price, terms, demand) > allowed)
+    ):
         step = np.where(price > terms.current, -1.0, 1.0)
         nearer = on_tick(np.round(price / terms.tick) + step, terms.tick)
         passed = (nearer - terms.current) * (price - terms.current) <= 0

@@ -31,9 +31,15 @@ def band(points: Sequence[Floats], values: Sequence[Floats], ratio: float) -> Ba
     points, values  for each segment the prices in reach and their worth in money, shape (points,)
     """
     starts = np.unique(np.concatenate(points))
-    outside, worth, picks = np.zeros(len(starts)), np.zeros(len(starts)), np.zeros((len(starts), len(points)), dtype=np.int64)
+    outside, worth, picks = (
+        np.zeros(len(starts)),
+        np.zeros(len(starts)),
+        np.zeros((len(starts), len(points)), dtype=np.int64),
+    )
     for number, (prices, value) in enumerate(zip(points, values, strict=True)):
-        far = np.maximum(np.maximum(starts[:, None] - prices, prices - ratio * starts[:, None]) / prices, 0.0)
+        far = np.maximum(
+            np.maximum(starts[:, None] - prices, prices - ratio * starts[:, None]) / prices, 0.0
+        )
         far = np.where(far > SLACK, far, 0.0)
         nearest = far.min(axis=1, keepdims=True)
         pick = np.where(far <= nearest + SLACK, value, -np.inf).argmax(axis=1)

@@ -34,7 +34,9 @@ class Rung:
 def in_order(prices: Floats, volumes_mb: Floats) -> bool:
     """Do prices rise, and prices per MB fall, along the rungs?  Both of shape (rungs,), by size."""
     per_mb = prices / volumes_mb
-    return bool(np.all(prices[1:] >= prices[:-1] - SLACK) and np.all(per_mb[1:] <= per_mb[:-1] + SLACK))
+    return bool(
+        np.all(prices[1:] >= prices[:-1] - SLACK) and np.all(per_mb[1:] <= per_mb[:-1] + SLACK)
+    )
 
 
 def climb(rungs: Sequence[Rung]) -> Floats | None:
@@ -60,10 +62,16 @@ def climb_pulled(rungs: Sequence[Rung]) -> Floats | None:
     if len(rungs) < 2:
         return climb(rungs)
     first, second = rungs[:2]
-    best = np.where(_follows(first, second), first.values[:, None] * second.pull[None, :], -np.inf)  # (points of j, points of j + 1)
+    best = np.where(
+        _follows(first, second), first.values[:, None] * second.pull[None, :], -np.inf
+    )  # (points of j, points of j + 1)
     came_from = []
     for lower, rung, upper in zip(rungs, rungs[1:], [*rungs[2:], None], strict=False):
-        above, fits = (np.ones(1), np.zeros((len(rung.prices), 1))) if upper is None else (upper.pull, _order_cost(rung, upper))
+        above, fits = (
+            (np.ones(1), np.zeros((len(rung.prices), 1)))
+            if upper is None
+            else (upper.pull, _order_cost(rung, upper))
+        )
         own = lower.pull[:, None, None] * (rung.values[:, None] * above[None, :])[None]
         reach = best[:, :, None] + own + fits[None]
         came_from.append(reach.argmax(axis=0))
@@ -73,15 +81,24 @@ def climb_pulled(rungs: Sequence[Rung]) -> Floats | None:
     at = [0, int(best[:, 0].argmax())]  # there is no rung above the last: its only point is 0
     for origins in reversed(came_from):
         at.append(int(origins[at[-1], at[-2]]))
-    return np.array([rung.prices[point] for rung, point in zip(rungs, reversed(at[1:]), strict=True)])
+    return np.array(
+        [rung.prices[point] for rung, point in zip(rungs, reversed(at[1:]), strict=True)]
+    )
 
 
 def worth(rungs: Sequence[Rung], prices: Floats) -> float:
     """What a ladder is worth at these prices, each of which is one of its rung's."""
-    at = [int(np.argmin(np.abs(rung.prices - price))) for rung, price in zip(rungs, prices, strict=True)]
-    pulls = [float(rung.pull[min(i, len(rung.pull) - 1)]) for rung, i in zip(rungs, at, strict=True)]
+    at = [
+        int(np.argmin(np.abs(rung.prices - price)))
+        for rung, price in zip(rungs, prices, strict=True)
+    ]
+    pulls = [
+        float(rung.pull[min(i, len(rung.pull) - 1)]) for rung, i in zip(rungs, at, strict=True)
+    ]
     beside = [low * high for low, high in zip([1.0, *pulls[:-1]], [*pulls[1:], 1.0], strict=True)]
-    return sum(float(rung.values[i]) * pull for rung, i, pull in zip(rungs, at, beside, strict=True))
+    return sum(
+        float(rung.values[i]) * pull for rung, i, pull in zip(rungs, at, beside, strict=True)
+    )
 
 
 def _order_cost(lower: Rung, upper: Rung) -> Floats:
@@ -91,5 +108,7 @@ def _order_cost(lower: Rung, upper: Rung) -> Floats:
 def _follows(lower: Rung, upper: Rung) -> Bools:
     """May this price of the larger bundle stand above that price of the smaller?  Shape (points below, points above)."""
     dearer = upper.prices[None, :] >= lower.prices[:, None] - SLACK
-    better_value = upper.prices[None, :] / upper.volume_mb <= lower.prices[:, None] / lower.volume_mb + SLACK
+    better_value = (
+        upper.prices[None, :] / upper.volume_mb <= lower.prices[:, None] / lower.volume_mb + SLACK
+    )
     return np.asarray(dearer & better_value, dtype=np.bool_)

@@ -22,8 +22,14 @@ from tariffs.columns import Bools, Floats, Ints
 
 MAX_COLUMNS = 60
 CLOSE = 1e-9  # of the bound: a gap that needs no further work
-CLOSE_DUALS, CLOSE_GAIN = 1e-9, 1e-5  # of the worth, and of what the limits may cost: a bound this near to the least is good enough
-SLACK, DUST = 1e-9, 5e-10  # in the measure of a limit: what is not counted as broken, and what search allows of that
+CLOSE_DUALS, CLOSE_GAIN = (
+    1e-9,
+    1e-5,
+)  # of the worth, and of what the limits may cost: a bound this near to the least is good enough
+SLACK, DUST = (
+    1e-9,
+    5e-10,
+)  # in the measure of a limit: what is not counted as broken, and what search allows of that
 MAX_MOVES = 4_000  # units that are looked at in repair and search, those with the least regret
 MAX_STEPS = 2_000
 PAIRS = 300
@@ -94,7 +100,9 @@ def keep(
     search = _Search(values, limits, answer)
     search.find_duals(start, hold)
     duals, bound = search.duals, search.bound
-    pick, worth, proven = _best_within(search, np.arange(len(values) + 1) if offsets is None else offsets)
+    pick, worth, proven = _best_within(
+        search, np.arange(len(values) + 1) if offsets is None else offsets
+    )
     if pick is None:
         raise LimitsNotMet(_together(limits, duals))
     bound = worth if proven else max(bound, worth)
@@ -166,13 +174,17 @@ class _Search:
     def add(self, pick: Ints) -> int:
         self.picks.append(pick)
         self.worth.append(float(self.values[np.arange(len(pick)), pick].sum()))
-        self.over.append((np.array([limit.total(pick) for limit in self.limits]) - self.most) / self.per)
+        self.over.append(
+            (np.array([limit.total(pick) for limit in self.limits]) - self.most) / self.per
+        )
         return len(self.picks) - 1
 
     def _meet(self) -> None:
         """Columns that keep the limits together, mixed; LimitsNotMet where no mixture can."""
         for _ in range(MAX_COLUMNS):
-            value, duals = _master(np.zeros(len(self.picks)), np.array(self.over).T, feasibility=True)
+            value, duals = _master(
+                np.zeros(len(self.picks)), np.array(self.over).T, feasibility=True
+            )
             if value >= -SLACK:
                 return
             new = self._ask_excess(duals)
@@ -181,7 +193,9 @@ class _Search:
 
     def _improve(self) -> None:
         """Ask between the best duals so far and those of the master programme, which alone would swing to and fro, until the bound is close."""
-        close = max(CLOSE_DUALS * abs(self.worth[0]), CLOSE_GAIN * (self.worth[0] - min(self.worth)))
+        close = max(
+            CLOSE_DUALS * abs(self.worth[0]), CLOSE_GAIN * (self.worth[0] - min(self.worth))
+        )
         between = True
         for _ in range(MAX_COLUMNS):
             value, duals = _master(np.array(self.worth), np.array(self.over).T, feasibility=False)
@@ -201,13 +215,17 @@ def _master(cost: Floats, over: Floats, feasibility: bool) -> tuple[float, Float
     (limits + 1) columns, by Bland's rule once Dantzig's has not ended.
     """
     count, width = over.shape
-    columns = np.block([[over, np.eye(count), -np.eye(count)], [np.ones((1, width)), np.zeros((1, 2 * count))]])
+    columns = np.block(
+        [[over, np.eye(count), -np.eye(count)], [np.ones((1, width)), np.zeros((1, 2 * count))]]
+    )
     excess = np.arange(width + 2 * count) >= width + count
     right, basis = np.append(np.zeros(count), 1.0), _first_basis(over)
     costs = np.where(excess, -1.0, 0.0)
     if not feasibility:  # from a basis without excess; what of it is left there, at 0, is charged more than any worth
         basis = _simplex(columns, costs, right, basis)
-        costs = np.concatenate([cost, np.zeros(count), np.full(count, -1e6 * (1.0 + float(np.ptp(cost))))])
+        costs = np.concatenate(
+            [cost, np.zeros(count), np.full(count, -1e6 * (1.0 + float(np.ptp(cost))))]
+        )
     basis = _simplex(columns, costs, right, basis)
     prices = np.linalg.solve(columns[:, basis].T, costs[basis])
     return float(prices @ right), np.maximum(prices[:count], 0.0)
@@ -217,7 +235,9 @@ def _first_basis(over: Floats) -> Ints:
     """The column with the least excess in all, and of each limit its slack or its excess."""
     count, width = over.shape
     best = int(np.maximum(over, 0.0).sum(axis=0).argmin())
-    return np.array([width + n if over[n, best] <= 0 else width + count + n for n in range(count)] + [best])
+    return np.array(
+        [width + n if over[n, best] <= 0 else width + count + n for n in range(count)] + [best]
+    )
 
 
 def _simplex(columns: Floats, costs: Floats, right: Floats, basis: Ints) -> Ints:
@@ -284,7 +304,13 @@ def _best_within(search: _Search, offsets: Ints) -> tuple[Ints | None, float, bo
     best, proven = _searched(options, most, best, search.bound)
     if best is None:
         return None, -np.inf, False
-    pick = best if alone else np.stack(columns)[np.repeat(best, np.diff(offsets)), np.arange(len(search.values))].astype(np.int64)
+    pick = (
+        best
+        if alone
+        else np.stack(columns)[
+            np.repeat(best, np.diff(offsets)), np.arange(len(search.values))
+        ].astype(np.int64)
+    )
     if any(limit.excess(pick) > 0 for limit in search.limits):
         return None, -np.inf, False
     return pick, float(search.values[np.arange(len(pick)), pick].sum()), proven and alone
@@ -296,17 +322,24 @@ def _distinct(picks: Sequence[Ints]) -> list[Ints]:
 
 def _of_points(search: _Search) -> _Options:
     score = _score(search.values, search.limits, search.duals)
-    amounts = np.stack([limit.amounts / per for limit, per in zip(search.limits, search.per, strict=True)])
+    amounts = np.stack(
+        [limit.amounts / per for limit, per in zip(search.limits, search.per, strict=True)]
+    )
     return _Options(search.values, amounts, score.max(axis=1, keepdims=True) - score)
 
 
 def _of_columns(search: _Search, columns: Sequence[Ints], offsets: Ints) -> _Options:
     every = np.arange(len(search.values))
     first = offsets[:-1]
-    worth = np.stack([np.add.reduceat(search.values[every, pick], first) for pick in columns], axis=1)
+    worth = np.stack(
+        [np.add.reduceat(search.values[every, pick], first) for pick in columns], axis=1
+    )
     amounts = np.stack(
         [
-            np.stack([np.add.reduceat(limit.amounts[every, pick], first) for pick in columns], axis=1) / per
+            np.stack(
+                [np.add.reduceat(limit.amounts[every, pick], first) for pick in columns], axis=1
+            )
+            / per
             for limit, per in zip(search.limits, search.per, strict=True)
         ]
     )
@@ -314,7 +347,9 @@ def _of_columns(search: _Search, columns: Sequence[Ints], offsets: Ints) -> _Opt
     return _Options(worth, amounts, score.max(axis=1, keepdims=True) - score)
 
 
-def _candidates(options: _Options, most: Floats, least: Ints, columns: Sequence[Ints]) -> list[Ints]:
+def _candidates(
+    options: _Options, most: Floats, least: Ints, columns: Sequence[Ints]
+) -> list[Ints]:
     """Choices within the limits to begin from: the best at the duals, repaired, and what lies between it and a column that is within."""
     found = [chosen for chosen in columns if (options.over(chosen, most) <= SLACK).all()]
     if found:
@@ -322,7 +357,12 @@ def _candidates(options: _Options, most: Floats, least: Ints, columns: Sequence[
         near = sorted(columns, key=lambda chosen: float(options.regret[every, chosen].sum()))[:4]
         found = [best, *(_between(options, most, best, chosen) for chosen in (least, *near))]
         found = sorted(found, key=options.worth_of)[-2:]
-    tried = [least, *sorted(columns, key=lambda chosen: float(np.maximum(options.over(chosen, most), 0.0).sum()))[:3]]
+    tried = [
+        least,
+        *sorted(
+            columns, key=lambda chosen: float(np.maximum(options.over(chosen, most), 0.0).sum())
+        )[:3],
+    ]
     repaired = (_repaired(options, most, chosen) for chosen in (tried[:1] if found else tried))
     return found + [chosen for chosen in repaired if chosen is not None]
 
@@ -424,7 +464,9 @@ def _pair(regret: Floats, gain: Floats, step: Floats, over: Floats, picked: Ints
     return [(int(group[n]), int(option[n])) for n in (first, second)]
 
 
-def _searched(options: _Options, most: Floats, best: Ints | None, bound: float) -> tuple[Ints | None, bool]:
+def _searched(
+    options: _Options, most: Floats, best: Ints | None, bound: float
+) -> tuple[Ints | None, bool]:
     """Branch and bound over the options whose regret leaves room for something better; the best, and whether the search was complete."""
     worth = -np.inf if best is None else options.worth_of(best)
     close = CLOSE * (1.0 + abs(bound))
@@ -440,7 +482,13 @@ def _searched(options: _Options, most: Floats, best: Ints | None, bound: float) 
     over = options.amounts[:, fixed, least[fixed]].sum(axis=1) - most
     spread = np.where(may[open_] & (part.regret > 0), part.regret, np.inf).min(axis=1)
     order = np.argsort(-np.where(np.isfinite(spread), spread, 0.0), kind="stable")
-    tree = _Tree(part.of(order), may[open_][order], over, bound, float(options.worth[fixed, least[fixed]].sum()))
+    tree = _Tree(
+        part.of(order),
+        may[open_][order],
+        over,
+        bound,
+        float(options.worth[fixed, least[fixed]].sum()),
+    )
     found, complete = tree.search(worth, close)
     if found is None:
         return best, complete
@@ -452,24 +500,35 @@ def _searched(options: _Options, most: Floats, best: Ints | None, bound: float) 
 class _Tree:
     """Depth first, the options of a group by regret: what remains is worth no more than the bound less the regret so far."""
 
-    def __init__(self, options: _Options, may: Bools, over: Floats, bound: float, fixed_worth: float) -> None:
+    def __init__(
+        self, options: _Options, may: Bools, over: Floats, bound: float, fixed_worth: float
+    ) -> None:
         self.bound, self.over, self.fixed_worth = bound, over.tolist(), fixed_worth
         self.choices = [
             [
-                (float(options.regret[g, o]), int(o), float(options.worth[g, o]), options.amounts[:, g, o].tolist())
+                (
+                    float(options.regret[g, o]),
+                    int(o),
+                    float(options.worth[g, o]),
+                    options.amounts[:, g, o].tolist(),
+                )
                 for o in np.argsort(options.regret[g], kind="stable")
                 if may[g, o]
             ]
             for g in range(len(may))
         ]
         least = np.where(may[None], options.amounts, np.inf).min(axis=2)  # (limits, groups)
-        self.rest = np.concatenate([np.cumsum(least[:, ::-1], axis=1)[:, ::-1], np.zeros((len(over), 1))], axis=1).T.tolist()
+        self.rest = np.concatenate(
+            [np.cumsum(least[:, ::-1], axis=1)[:, ::-1], np.zeros((len(over), 1))], axis=1
+        ).T.tolist()
         self.nodes = 0
 
     def search(self, worth: float, close: float) -> tuple[Ints | None, bool]:
         """A choice that is worth more than `worth` by more than `close`, the best there is; whether all was looked at."""
         best, target = None, worth
-        stack: list[tuple[float, float, list[float], tuple[int, ...]]] = [(0.0, self.fixed_worth, self.over, ())]
+        stack: list[tuple[float, float, list[float], tuple[int, ...]]] = [
+            (0.0, self.fixed_worth, self.over, ())
+        ]
         while stack:
             regret, value, over, taken = stack.pop()
             self.nodes += 1
@@ -504,7 +563,9 @@ def _score(values: Floats, limits: Sequence[Limit], duals: Floats) -> Floats:
 
 
 def _together(limits: Sequence[Limit], duals: Floats) -> str:
-    names = ", ".join(dict.fromkeys(limit.name for limit, dual in zip(limits, duals, strict=True) if dual > 0))
+    names = ", ".join(
+        dict.fromkeys(limit.name for limit, dual in zip(limits, duals, strict=True) if dual > 0)
+    )
     return f"the table cannot keep these limits together: {names}; each can be met alone, so allow more of one of them"
 
 

@@ -57,7 +57,12 @@ class Terms:
 
     def at(self, units: Ints) -> Terms:
         """The terms of these units."""
-        return Terms(*(np.broadcast_to(getattr(self, f.name), self.current.shape)[units] for f in fields(self)))
+        return Terms(
+            *(
+                np.broadcast_to(getattr(self, f.name), self.current.shape)[units]
+                for f in fields(self)
+            )
+        )
 
     @property
     def lowest(self) -> Floats:
@@ -141,7 +146,9 @@ def robust_ratio(demand: Demand, kappa: Floats, z: Floats) -> Floats:
     below, room = np.minimum(flat, -1e-300), np.log(demand.room)
     steep = np.minimum(steep, LEAST_ELASTIC)
     up = np.maximum(kappa - 1.0 / steep, np.where(room < 0, 1.0 + room / steep, -np.inf))
-    down = np.where(flat < 0, np.maximum(kappa - 1.0 / below, 1.0 + np.maximum(room, 0.0) / below), np.inf)
+    down = np.where(
+        flat < 0, np.maximum(kappa - 1.0 / below, 1.0 + np.maximum(room, 0.0) / below), np.inf
+    )
     return np.where(up > 1.0, up, np.where(down < 1.0, down, 1.0))
 
 
@@ -164,7 +171,11 @@ def choose(terms: Terms, demand: Demand, held: Bools) -> Choice:
     lowest, highest = terms.lowest, terms.highest
     inside = np.clip(target, lowest, highest)
     below, above, reachable = _neighbours(inside, terms, lowest, highest)
-    price = np.where(reachable, _best(below, above, terms, demand), np.clip(terms.current, terms.floor, terms.ceiling))
+    price = np.where(
+        reachable,
+        _best(below, above, terms, demand),
+        np.clip(terms.current, terms.floor, terms.ceiling),
+    )
     stays = (inside == terms.current) & (target == terms.current)
     price = np.where(stays, terms.current, price)
     bound = np.where(reachable, _bound(target, terms, lowest, highest), "GRID")
@@ -181,7 +192,12 @@ def effect(price: Floats, terms: Terms, demand: Demand, pull: Floats | float = 0
     ratio, kappa = price / terms.current, terms.cost / terms.current
     moved, before = np.minimum(asked_at(price, terms, demand, pull), demand.capacity), demand.sold
     margin = moved * (price - terms.unit_cost) - before * (terms.current - terms.unit_cost)
-    return Effect(moved - before, moved * price - before * terms.current, margin, gain_probability(ratio, kappa, demand))
+    return Effect(
+        moved - before,
+        moved * price - before * terms.current,
+        margin,
+        gain_probability(ratio, kappa, demand),
+    )
 
 
 def asked_at(price: Floats, terms: Terms, demand: Demand, pull: Floats | float = 0.0) -> Floats:
@@ -194,28 +210,45 @@ def blocked_delta(price: Floats, terms: Terms, demand: Demand) -> Floats:
     return np.maximum(asked_at(price, terms, demand) - demand.capacity, 0.0) - demand.blocked
 
 
-def effect_columns(price: Floats, terms: Terms, demand: Demand, pull: Floats | float = 0.0) -> dict[str, Floats]:
+def effect_columns(
+    price: Floats, terms: Terms, demand: Demand, pull: Floats | float = 0.0
+) -> dict[str, Floats]:
     """The effect, and each delta at the ends of the elasticity's 90 % interval: they are monotone in it, so these are their own intervals."""
     mode = effect(price, terms, demand, pull)
     ends = [
-        effect(price, terms, replace(demand, elasticity=demand.elasticity + sign * COVERAGE_90 * demand.sd), pull) for sign in (-1.0, 1.0)
+        effect(
+            price,
+            terms,
+            replace(demand, elasticity=demand.elasticity + sign * COVERAGE_90 * demand.sd),
+            pull,
+        )
+        for sign in (-1.0, 1.0)
     ]
     columns = {"p_gain": mode.p_gain}
     for name in ("volume", "revenue", "margin"):
         one, other = (getattr(end, name) for end in ends)
         columns[f"expected_{name}_delta"] = getattr(mode, name)
-        columns[f"expected_{name}_delta_lo"], columns[f"expected_{name}_delta_hi"] = np.minimum(one, other), np.maximum(one, other)
+        columns[f"expected_{name}_delta_lo"], columns[f"expected_{name}_delta_hi"] = (
+            np.minimum(one, other),
+            np.maximum(one, other),
+        )
     return columns
 
 
-def expected_loss(before: Floats, after: Floats, spread: Floats, most: Floats | float = np.inf) -> Floats:
+def expected_loss(
+    before: Floats, after: Floats, spread: Floats, most: Floats | float = np.inf
+) -> Floats:
     """E[max(0, before - min(X, most))] where X is lognormal with the median `after` and the log-sd `spread`.
 
     All of before, after, spread > 0; else max(0, before - min(after, most)).  The value of a put option (Black 1976) without interest,
     at the lesser of `before` and `most`, and what is lost for certain beyond that.
     """
     lost = np.maximum(before - most, 0.0)
-    return np.where(after > 0, lost + _put(before - lost, after, spread), np.maximum(before - np.minimum(after, most), 0.0))
+    return np.where(
+        after > 0,
+        lost + _put(before - lost, after, spread),
+        np.maximum(before - np.minimum(after, most), 0.0),
+    )
 
 
 def _put(before: Floats, after: Floats, spread: Floats) -> Floats:
@@ -224,7 +257,9 @@ def _put(before: Floats, after: Floats, spread: Floats) -> Floats:
     width = np.where(open_, spread, 1.0)
     score = np.log(np.where(open_, before, 1.0) / np.where(open_, after, 1.0)) / width
     mean = after * np.exp(width**2 / 2.0)
-    return np.where(open_, np.maximum(before * normal_cdf(score) - mean * normal_cdf(score - width), 0.0), sure)
+    return np.where(
+        open_, np.maximum(before * normal_cdf(score) - mean * normal_cdf(score - width), 0.0), sure
+    )
 
 
 def normal_cdf(value: Floats) -> Floats:
@@ -240,7 +275,9 @@ def on_tick(steps: Floats, tick: Floats) -> Floats:
 _erfc = np.frompyfunc(math.erfc, 1, 1)
 
 
-def _neighbours(inside: Floats, terms: Terms, lowest: Floats, highest: Floats) -> tuple[Floats, Floats, Bools]:
+def _neighbours(
+    inside: Floats, terms: Terms, lowest: Floats, highest: Floats
+) -> tuple[Floats, Floats, Bools]:
     """The price points next to `inside`, both within the limits, and whether the limits hold any."""
     first = np.ceil(lowest / terms.tick - GRID_SLACK)
     last = np.floor(highest / terms.tick + GRID_SLACK)
@@ -259,13 +296,19 @@ def _best(below: Floats, above: Floats, terms: Terms, demand: Demand) -> Floats:
 
 
 def _beats(price: Floats, other: Floats, terms: Terms, demand: Demand) -> Bools:
-    return np.asarray(robust_value(price, terms, demand) > robust_value(other, terms, demand) + 1e-9, dtype=np.bool_)
+    return np.asarray(
+        robust_value(price, terms, demand) > robust_value(other, terms, demand) + 1e-9,
+        dtype=np.bool_,
+    )
 
 
 def _bound(target: Floats, terms: Terms, lowest: Floats, highest: Floats) -> Labels:
     """Which limit stands between the target and the price.  A floor above the reach of a step, or a ceiling below it, is what moved the price
     even where the target lies further on."""
-    floor, ceiling = np.broadcast_to(terms.floor_name, target.shape), np.broadcast_to(terms.ceiling_name, target.shape)
+    floor, ceiling = (
+        np.broadcast_to(terms.floor_name, target.shape),
+        np.broadcast_to(terms.ceiling_name, target.shape),
+    )
     cases: list[tuple[Bools, Labels | str]] = [
         (terms.floor > terms.current + terms.step, floor),
         (terms.ceiling < terms.current - terms.step, ceiling),
@@ -287,10 +330,21 @@ def gain_probability(ratio: Floats, kappa: Floats, demand: Demand) -> Floats:
     new price brings less than today's margin, else where demand is at least that, which has a probability in closed form.
     """
     moves, profitable, today = ratio != 1.0, ratio > kappa, kappa < 1.0
-    over = np.divide(ratio - kappa, 1.0 - kappa, out=np.ones_like(ratio), where=moves & profitable & today)
+    over = np.divide(
+        ratio - kappa, 1.0 - kappa, out=np.ones_like(ratio), where=moves & profitable & today
+    )
     room = np.log(demand.room)
     change = np.log(over) + demand.elasticity * (ratio - 1.0) - np.minimum(room, 0.0)
-    score = np.divide(change, demand.sd * np.abs(ratio - 1.0), out=np.zeros_like(ratio), where=moves & (demand.sd > 0))
+    score = np.divide(
+        change,
+        demand.sd * np.abs(ratio - 1.0),
+        out=np.zeros_like(ratio),
+        where=moves & (demand.sd > 0),
+    )
     gain = np.where(demand.sd > 0, normal_cdf(score), change > 0)
     gain = np.where(np.log(over) + np.maximum(room, 0.0) > 0, gain, 0.0)
-    return np.where(moves, np.where(today, np.where(profitable, gain, 0.0), np.where(ratio > 1.0, 1.0, 0.0)), 0.0)
+    return np.where(
+        moves,
+        np.where(today, np.where(profitable, gain, 0.0), np.where(ratio > 1.0, 1.0, 0.0)),
+        0.0,
+    )

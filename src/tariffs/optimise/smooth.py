@@ -34,16 +34,26 @@ def follows(hours: Ints) -> Bools:
     return np.asarray((np.roll(hours, -1) - hours) % HOURS == 1, dtype=np.bool_)
 
 
-def smoothest(points: Sequence[Floats], values: Sequence[Floats], linked: Bools, limit: float) -> Floats:
+def smoothest(
+    points: Sequence[Floats], values: Sequence[Floats], linked: Bools, limit: float
+) -> Floats:
     """The prices, one per hour, that are worth most together of those with the least excess over the limit in all.
 
     points, values  for each hour the prices in reach and their worth in money, shape (points,)
     """
-    dear = (1.0 + 2.0 * sum(float(np.ptp(v)) for v in values)) / (1e-3 * max(limit, float(np.max(points[0]))))  # more than any worth
-    best = np.where(np.eye(len(values[0]), dtype=np.bool_), values[0][None, :], -np.inf)  # (points of the first hour, of this hour)
+    dear = (1.0 + 2.0 * sum(float(np.ptp(v)) for v in values)) / (
+        1e-3 * max(limit, float(np.max(points[0])))
+    )  # more than any worth
+    best = np.where(
+        np.eye(len(values[0]), dtype=np.bool_), values[0][None, :], -np.inf
+    )  # (points of the first hour, of this hour)
     came_from = []
     for hour in range(1, len(points)):
-        step = dear * excess(points[hour - 1][:, None], points[hour][None, :], limit) if linked[hour - 1] else np.zeros(1)
+        step = (
+            dear * excess(points[hour - 1][:, None], points[hour][None, :], limit)
+            if linked[hour - 1]
+            else np.zeros(1)
+        )
         reach = best[:, :, None] - step + np.zeros((1, len(points[hour])))
         came_from.append(reach.argmax(axis=1))
         best = reach.max(axis=1) + values[hour]

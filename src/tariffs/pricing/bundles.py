@@ -13,10 +13,23 @@ from tariffs.demand.prior import Prior, pool
 from tariffs.optimise.reasons import HOLD_NO_VARIATION, holds
 from tariffs.optimise.rule import choose
 from tariffs.pricing.estimation import Learnt, demand_at, learn_unit, learn_units, observe
-from tariffs.pricing.price_row import Priced, changed_lately, control_of, only, quiet_of, report, terms_of, with_trials
+from tariffs.pricing.price_row import (
+    Priced,
+    changed_lately,
+    control_of,
+    only,
+    quiet_of,
+    report,
+    terms_of,
+    with_trials,
+)
 
 UNIT = ("segment", "location", "product")
-FACTORS = ("product", "segment", "tier")  # what the prior mean of an elasticity depends on; noise depends on the first
+FACTORS = (
+    "product",
+    "segment",
+    "tier",
+)  # what the prior mean of an elasticity depends on; noise depends on the first
 
 
 def fit_prior(rows: Rows) -> Prior:
@@ -25,7 +38,13 @@ def fit_prior(rows: Rows) -> Prior:
     labels = {name: rows[name][offsets[:-1]] for name in FACTORS}
     seen = observe(rows, offsets)
     return pool(
-        seen.panel, labels, FACTORS[0], labels["segment"], seen.days, rows["location"][offsets[:-1]], rows["reference_price"][offsets[:-1]]
+        seen.panel,
+        labels,
+        FACTORS[0],
+        labels["segment"],
+        seen.days,
+        rows["location"][offsets[:-1]],
+        rows["reference_price"][offsets[:-1]],
     )
 
 
@@ -33,7 +52,9 @@ def price_bundle(rows: Rows, prior: Prior) -> Priced:
     """One unit's price from its weeks, sorted by week."""
     offsets = np.array([0, len(rows["week"])], dtype=np.int64)
     labels = {name: rows[name][:1] for name in FACTORS}
-    learnt = learn_unit(observe(rows, offsets), prior, labels, labels["segment"], rows["min_weeks"][:1])
+    learnt = learn_unit(
+        observe(rows, offsets), prior, labels, labels["segment"], rows["min_weeks"][:1]
+    )
     return only(_decide(rows, offsets, learnt), Priced)
 
 
@@ -41,7 +62,9 @@ def price_bundles(rows: Units, prior: Prior) -> dict[str, np.ndarray]:
     """The prices of a batch of units; each column has one value per unit, in the batch's order."""
     starts = rows.offsets[:-1]
     labels = {name: rows[name][starts] for name in FACTORS}
-    learnt = learn_units(observe(rows, rows.offsets), prior, labels, labels["segment"], rows["min_weeks"][starts])
+    learnt = learn_units(
+        observe(rows, rows.offsets), prior, labels, labels["segment"], rows["min_weeks"][starts]
+    )
     return _decide(rows, rows.offsets, learnt)
 
 
@@ -49,7 +72,15 @@ def _decide(rows: Columns, offsets: Ints, learnt: Learnt) -> dict[str, np.ndarra
     last = offsets[1:] - 1
     terms = terms_of(rows, offsets)
     demand = demand_at(learnt, terms.current, terms.reference, rows["active_subs"][last])
-    hold = holds(learnt.supported, learnt.varied, control_of(rows, offsets), changed_lately(rows, offsets), quiet_of(rows, offsets))
-    may = (hold == "") | (hold == HOLD_NO_VARIATION)  # a trial is what tells most where prices never moved
+    hold = holds(
+        learnt.supported,
+        learnt.varied,
+        control_of(rows, offsets),
+        changed_lately(rows, offsets),
+        quiet_of(rows, offsets),
+    )
+    may = (hold == "") | (
+        hold == HOLD_NO_VARIATION
+    )  # a trial is what tells most where prices never moved
     trials = with_trials(choose(terms, demand, hold != ""), terms, demand, may, rows, offsets, UNIT)
     return report(terms, demand, learnt, trials, hold, np.zeros(len(last)))

@@ -59,8 +59,15 @@ def observe(rows: Columns, offsets: Ints, ceiling: Floats | None = None) -> Obse
     kept = offsets_of_kept(keep, offsets)
     exposure = (np.asarray(rows["active_subs"], dtype=np.float64) * week_share(rows))[keep]
     days = rows["week"][keep].astype("datetime64[D]").astype(np.int64)
-    trial, most = np.asarray(rows["explore_eps"], dtype=np.float64)[keep], None if ceiling is None else ceiling[keep]
-    return Observed(make_panel(kept, quantity[keep], x[keep], exposure, trial, most), days, np.diff(offsets) - np.diff(kept))
+    trial, most = (
+        np.asarray(rows["explore_eps"], dtype=np.float64)[keep],
+        None if ceiling is None else ceiling[keep],
+    )
+    return Observed(
+        make_panel(kept, quantity[keep], x[keep], exposure, trial, most),
+        days,
+        np.diff(offsets) - np.diff(kept),
+    )
 
 
 def week_share(rows: Columns) -> Floats:
@@ -77,18 +84,29 @@ def week_share(rows: Columns) -> Floats:
     return share
 
 
-def learn_unit(seen: Observed, prior: Prior, labels: Mapping[str, Labels], season: Labels, min_weeks: Floats) -> Learnt:
+def learn_unit(
+    seen: Observed, prior: Prior, labels: Mapping[str, Labels], season: Labels, min_weeks: Floats
+) -> Learnt:
     """One unit, by the plain estimator; `labels`, `season` and `min_weeks` have shape (1,), and so has all that is learnt."""
     panel = _adjusted(seen, prior, season)
-    mean, noise, dispersion = (float(values[0]) for values in (prior.mean(labels), prior.noise(labels), _dispersion(prior, labels)))
-    fit = fit_full_unit(panel.quantity, panel.x, panel.exposure, panel.full(), mean, prior.tau2, noise, dispersion)
+    mean, noise, dispersion = (
+        float(values[0])
+        for values in (prior.mean(labels), prior.noise(labels), _dispersion(prior, labels))
+    )
+    fit = fit_full_unit(
+        panel.quantity, panel.x, panel.exposure, panel.full(), mean, prior.tau2, noise, dispersion
+    )
     return _judge(panel, _as_arrays(fit), prior, labels, season, min_weeks, seen.set_aside)
 
 
-def learn_units(seen: Observed, prior: Prior, labels: Mapping[str, Labels], season: Labels, min_weeks: Floats) -> Learnt:
+def learn_units(
+    seen: Observed, prior: Prior, labels: Mapping[str, Labels], season: Labels, min_weeks: Floats
+) -> Learnt:
     """Many units at once; the same figures as `learn_unit`, to the last bit."""
     panel = _adjusted(seen, prior, season)
-    fit = fit_full_units(panel, prior.mean(labels), prior.tau2, prior.noise(labels), _dispersion(prior, labels))
+    fit = fit_full_units(
+        panel, prior.mean(labels), prior.tau2, prior.noise(labels), _dispersion(prior, labels)
+    )
     return _judge(panel, fit, prior, labels, season, min_weeks, seen.set_aside)
 
 
@@ -110,7 +128,13 @@ def _dispersion(prior: Prior, labels: Mapping[str, Labels]) -> Floats:
 
 
 def _judge(
-    panel: Panel, fit: Fit, prior: Prior, labels: Mapping[str, Labels], season: Labels, min_weeks: Floats, set_aside: Ints
+    panel: Panel,
+    fit: Fit,
+    prior: Prior,
+    labels: Mapping[str, Labels],
+    season: Labels,
+    min_weeks: Floats,
+    set_aside: Ints,
 ) -> Learnt:
     sales = panel.sums(panel.quantity)
     fit = prior.averaged(fit, panel, labels, season)

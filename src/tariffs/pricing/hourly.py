@@ -12,7 +12,16 @@ import numpy as np
 from tariffs.columns import Columns, Floats, Rows
 from tariffs.optimise.reasons import HOLD_CONTROL, SMOOTHED, TIME_SHIFT_ADJUSTED
 from tariffs.optimise.smooth import cliffs, follows, shifts, smoothest
-from tariffs.pricing.joint import SWEEPS, blocked, capacity_of, margins, points_of, told, validity, worth_of
+from tariffs.pricing.joint import (
+    SWEEPS,
+    blocked,
+    capacity_of,
+    margins,
+    points_of,
+    told,
+    validity,
+    worth_of,
+)
 
 
 def settle_day(rows: Rows) -> dict[str, np.ndarray]:
@@ -26,13 +35,21 @@ def settle_day(rows: Rows) -> dict[str, np.ndarray]:
     price = _settle(rows, sigma, limit) if cliffs(own, linked, limit).any() or sigma.any() else own
     changed, control = price != own, rows["reason_code"] == HOLD_CONTROL
     left = cliffs(price, linked, limit) & ~control
-    reason, why = (SMOOTHED, "CLIFF") if cliffs(own, linked, limit).any() else (TIME_SHIFT_ADJUSTED, "TIME_SHIFT")
+    reason, why = (
+        (SMOOTHED, "CLIFF")
+        if cliffs(own, linked, limit).any()
+        else (TIME_SHIFT_ADJUSTED, "TIME_SHIFT")
+    )
     columns = {
         "hour": rows["hour"],
         "price": price,
         "discount_class": np.rint(100.0 * (1.0 - price / rows["reference_price"])).astype(np.int64),
-        "reason_code": np.where(changed & ~rows["explore_flag"], reason, rows["reason_code"]).astype(object),
-        "day_bound": np.where(left, "CLIFF_OUT_OF_REACH", np.where(changed, why, "")).astype(object),
+        "reason_code": np.where(
+            changed & ~rows["explore_flag"], reason, rows["reason_code"]
+        ).astype(object),
+        "day_bound": np.where(left, "CLIFF_OUT_OF_REACH", np.where(changed, why, "")).astype(
+            object
+        ),
     }
     columns["expected_blocked_delta"] = blocked(rows, price)
     return columns | told(rows, price, _lost(rows, price, sigma)) | validity(rows)
@@ -43,7 +60,10 @@ def _settle(rows: Columns, sigma: Floats, limit: float) -> Floats:
     price: Floats = rows["price"]
     for _ in range(SWEEPS if sigma.any() else 1):
         lost, before = _lost(rows, price, sigma), price
-        points = [points_of(rows, h, rows["lowest"][h], rows["highest"][h], rows["price"][h]) for h in range(len(price))]
+        points = [
+            points_of(rows, h, rows["lowest"][h], rows["highest"][h], rows["price"][h])
+            for h in range(len(price))
+        ]
         values = [worth_of(rows, h, p, float(lost[h])) for h, p in enumerate(points)]
         price = smoothest(points, values, follows(rows["hour"]), limit)
         if np.array_equal(price, before):

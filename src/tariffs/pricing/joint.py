@@ -13,7 +13,15 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import numpy as np
 
 from tariffs.columns import Columns, Floats, Ints
-from tariffs.optimise.rule import GRID_SLACK, Demand, Terms, blocked_delta, effect_columns, on_tick, robust_value
+from tariffs.optimise.rule import (
+    GRID_SLACK,
+    Demand,
+    Terms,
+    blocked_delta,
+    effect_columns,
+    on_tick,
+    robust_value,
+)
 
 DAYS_VALID = 7
 SWEEPS = 6  # of Gauss-Seidel; what one price costs another is small, so two or three settle it
@@ -22,7 +30,9 @@ SWEEPS = 6  # of Gauss-Seidel; what one price costs another is small, so two or 
 def points_of(rows: Columns, at: int, lowest: float, highest: float, price: float) -> Floats:
     """The price points of one row between two limits, its chosen and its current price; sorted, shape (points,)."""
     tick = rows["price_tick"][at]
-    steps = np.arange(np.ceil(lowest / tick - GRID_SLACK), np.floor(highest / tick + GRID_SLACK) + 1.0)
+    steps = np.arange(
+        np.ceil(lowest / tick - GRID_SLACK), np.floor(highest / tick + GRID_SLACK) + 1.0
+    )
     stay = [p for p in (price, rows["current_price"][at]) if lowest <= p <= highest]
     points = np.unique(np.append(on_tick(steps, tick) if lowest < highest else [], stay))
     return points if len(points) else np.array([min(max(price, lowest), highest)])
@@ -30,15 +40,22 @@ def points_of(rows: Columns, at: int, lowest: float, highest: float, price: floa
 
 def worth_of(rows: Columns, at: int, prices: Floats, opportunity_cost: float = 0.0) -> Floats:
     """What each price of one row is worth in money per week, under the elasticity that is least favourable to it."""
-    terms, demand = terms_of_rows(rows, np.full(len(prices), at), opportunity_cost), believed(rows, np.full(len(prices), at))
+    terms, demand = (
+        terms_of_rows(rows, np.full(len(prices), at), opportunity_cost),
+        believed(rows, np.full(len(prices), at)),
+    )
     return robust_value(prices, terms, demand) * terms.current * demand.volume
 
 
-def told(rows: Columns, price: Floats, opportunity_cost: Floats, pull: Floats | float = 0.0) -> dict[str, Floats]:
+def told(
+    rows: Columns, price: Floats, opportunity_cost: Floats, pull: Floats | float = 0.0
+) -> dict[str, Floats]:
     """The effect of each row's new price, and what its moving costs other rows."""
     every = np.arange(len(price))
     demand = Demand(rows["elasticity"], rows["se"], rows["volume"], capacity_of(rows))
-    return effect_columns(price, terms_of_rows(rows, every, opportunity_cost), demand, pull) | {"opportunity_cost": opportunity_cost}
+    return effect_columns(price, terms_of_rows(rows, every, opportunity_cost), demand, pull) | {
+        "opportunity_cost": opportunity_cost
+    }
 
 
 def blocked(rows: Columns, price: Floats) -> Floats:
@@ -52,7 +69,15 @@ def terms_of_rows(rows: Columns, at: Ints, opportunity_cost: Floats | float = 0.
     step = np.zeros(len(at))  # the limits have the step in them already
     added = opportunity_cost - rows["usage_value"][at]
     return Terms(
-        current, rows["reference_price"][at], rows["unit_cost"][at], rows["price_tick"][at], lowest, highest, step, rows["z"][at], added
+        current,
+        rows["reference_price"][at],
+        rows["unit_cost"][at],
+        rows["price_tick"][at],
+        lowest,
+        highest,
+        step,
+        rows["z"][at],
+        added,
     )
 
 
@@ -60,7 +85,9 @@ def believed(rows: Columns, at: Ints) -> Demand:
     """The demand to optimise on: a trial's is certain of its draw."""
     capacity = capacity_of(rows)
     sd = np.where(rows["explore_flag"][at], 0.0, rows["se"][at])
-    return Demand(rows["draw"][at], sd, rows["volume"][at], capacity if capacity.size == 1 else capacity[at])
+    return Demand(
+        rows["draw"][at], sd, rows["volume"][at], capacity if capacity.size == 1 else capacity[at]
+    )
 
 
 def capacity_of(rows: Columns) -> Floats:
@@ -79,10 +106,16 @@ def margins(rows: Columns, price: Floats) -> Floats:
 def validity(rows: Columns) -> dict[str, np.ndarray]:
     """From midnight in the location's time zone, after the day of the run, for a week; `valid_...` in UTC."""
     pairs = [
-        _validity(as_of, str(zone)) for as_of, zone in zip(rows["as_of"].astype("datetime64[us]").tolist(), rows["time_zone"], strict=True)
+        _validity(as_of, str(zone))
+        for as_of, zone in zip(
+            rows["as_of"].astype("datetime64[us]").tolist(), rows["time_zone"], strict=True
+        )
     ]
     names = ("valid_from", "valid_to", "valid_from_local", "valid_to_local")
-    columns = {name: np.array(values, dtype="datetime64[us]") for name, values in zip(names, zip(*pairs, strict=True), strict=True)}
+    columns = {
+        name: np.array(values, dtype="datetime64[us]")
+        for name, values in zip(names, zip(*pairs, strict=True), strict=True)
+    }
     return columns | {"time_zone": rows["time_zone"]}
 
 
@@ -91,7 +124,15 @@ def _validity(as_of: dt.datetime, zone: str) -> tuple[dt.datetime, ...]:
     try:
         where = dt.UTC if zone == "UTC" else ZoneInfo(zone)
     except (ZoneInfoNotFoundError, ValueError) as error:
-        raise ValueError(f"the time zone {zone!r} is not known; wanted an IANA name such as Africa/Accra in locations.time_zone") from error
+        raise ValueError(
+            f"the time zone {zone!r} is not known; wanted an IANA name such as Africa/Accra in locations.time_zone"
+        ) from error
     today = as_of.replace(tzinfo=dt.UTC).astimezone(where).date()
-    nights = [dt.datetime.combine(today + dt.timedelta(days=days), dt.time(), where).astimezone(dt.UTC) for days in (1, 1 + DAYS_VALID)]
-    return tuple(night.replace(tzinfo=None) for night in (*nights, *(night.astimezone(where) for night in nights)))
+    nights = [
+        dt.datetime.combine(today + dt.timedelta(days=days), dt.time(), where).astimezone(dt.UTC)
+        for days in (1, 1 + DAYS_VALID)
+    ]
+    return tuple(
+        night.replace(tzinfo=None)
+        for night in (*nights, *(night.astimezone(where) for night in nights))
+    )

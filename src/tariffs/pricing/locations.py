@@ -48,16 +48,30 @@ def settle_place(rows: Rows) -> dict[str, np.ndarray]:
     another.  Where nothing in reach is in order, a ladder keeps the prices it has, as far as floors and ceilings let it, and
     `ladder_bound` says so.
     """
-    price, lowest, highest, reason = (rows[name].copy() for name in ("price", "lowest", "highest", "reason_code"))
+    price, lowest, highest, reason = (
+        rows[name].copy() for name in ("price", "lowest", "highest", "reason_code")
+    )
     place = Place(price, lowest, highest, reason, np.full(len(price), "", dtype=object))
     if np.any(rows["max_segment_ratio"] < UNLIMITED):
         _treat_alike(rows, place)
     cost, pull = np.zeros(len(place.price)), np.zeros(len(place.price))
     for first, end in pairwise(key_offsets(rows, ("segment",))):
         cost[first:end], pull[first:end] = _settle_segment(rows, place, first, end)
-    reason = np.where(rows["explore_flag"], rows["reason_code"], place.reason).astype(object)  # a trial is one in whatever company
-    named = {"segment": rows["segment"], "product": rows["product"], "price": place.price, "reason_code": reason}
-    limits = {"ladder_bound": place.bound, "lowest": place.lowest, "highest": place.highest, "pull": pull}
+    reason = np.where(rows["explore_flag"], rows["reason_code"], place.reason).astype(
+        object
+    )  # a trial is one in whatever company
+    named = {
+        "segment": rows["segment"],
+        "product": rows["product"],
+        "price": place.price,
+        "reason_code": reason,
+    }
+    limits = {
+        "ladder_bound": place.bound,
+        "lowest": place.lowest,
+        "highest": place.highest,
+        "pull": pull,
+    }
     return named | limits | told(rows, place.price, cost, pull) | validity(rows)
 
 
@@ -65,23 +79,39 @@ def _treat_alike(rows: Columns, place: Place) -> None:
     """Narrow each product's limits to one band for all segments, the one that is worth most."""
     for product in np.unique(rows["product"].astype(str)):
         at = np.flatnonzero(rows["product"] == product)
-        points = [points_of(rows, i, place.lowest[i], place.highest[i], place.price[i]) for i in at.tolist()]
+        points = [
+            points_of(rows, i, place.lowest[i], place.highest[i], place.price[i])
+            for i in at.tolist()
+        ]
         found = band(
-            points, [worth_of(rows, i, p) for i, p in zip(at.tolist(), points, strict=True)], float(rows["max_segment_ratio"][at].min())
+            points,
+            [worth_of(rows, i, p) for i, p in zip(at.tolist(), points, strict=True)],
+            float(rows["max_segment_ratio"][at].min()),
         )
         inside = (place.price[at] >= found.lowest) & (place.price[at] <= found.highest)
-        place.move(at, np.where(inside, place.price[at], found.prices), FAIRNESS_ADJUSTED, "FAIRNESS")
+        place.move(
+            at, np.where(inside, place.price[at], found.prices), FAIRNESS_ADJUSTED, "FAIRNESS"
+        )
         out = (place.price[at] < found.lowest) | (place.price[at] > found.highest)
-        place.lowest[at] = np.where(out, place.price[at], np.maximum(place.lowest[at], found.lowest))
-        place.highest[at] = np.where(out, place.price[at], np.minimum(place.highest[at], found.highest))
+        place.lowest[at] = np.where(
+            out, place.price[at], np.maximum(place.lowest[at], found.lowest)
+        )
+        place.highest[at] = np.where(
+            out, place.price[at], np.minimum(place.highest[at], found.highest)
+        )
         if out.any():
             place.bound[at] = "FAIRNESS_OUT_OF_REACH"
 
 
 def _settle_segment(rows: Columns, place: Place, first: int, end: int) -> tuple[Floats, Floats]:
     """Opportunity cost (money per unit sold) and pull (on the log of sales) at the prices settled for; shape (products,)."""
-    ladders = [np.arange(a, b) + first for a, b in pairwise(key_offsets({"ladder": rows["ladder"][first:end]}, ("ladder",)))]
-    tied = bool(np.any(rows["diversion"][first:end] > 0) or np.any(rows["cross_effect"][first:end] > 0))
+    ladders = [
+        np.arange(a, b) + first
+        for a, b in pairwise(key_offsets({"ladder": rows["ladder"][first:end]}, ("ladder",)))
+    ]
+    tied = bool(
+        np.any(rows["diversion"][first:end] > 0) or np.any(rows["cross_effect"][first:end] > 0)
+    )
     _sweep(rows, place, ladders, first, end, tied)
     if _keep_longer_dearer(rows, place, ladders, first, end, tied):
         _sweep(rows, place, ladders, first, end, tied)
@@ -89,10 +119,14 @@ def _settle_segment(rows: Columns, place: Place, first: int, end: int) -> tuple[
         return np.zeros(end - first), np.zeros(end - first)
     parts = [_neighbours(rows, place.price, at) for at in ladders]
     lost = [_diverted(rows, place.price, at, first, end) for at in ladders]
-    return np.concatenate([cost for cost, _ in parts]) + np.concatenate(lost), np.concatenate([pull for _, pull in parts])
+    return np.concatenate([cost for cost, _ in parts]) + np.concatenate(lost), np.concatenate(
+        [pull for _, pull in parts]
+    )
 
 
-def _sweep(rows: Columns, place: Place, ladders: list[Ints], first: int, end: int, tied: bool) -> None:
+def _sweep(
+    rows: Columns, place: Place, ladders: list[Ints], first: int, end: int, tied: bool
+) -> None:
     """Ladder by ladder, again and again until nothing moves (Gauss-Seidel)."""
     for _ in range(SWEEPS if tied else 1):
         before = place.price[first:end].copy()
@@ -107,20 +141,33 @@ def _settle_ladder(rows: Columns, place: Place, at: Ints, first: int, end: int, 
     if ordered and not tied:
         return
     cost = _diverted(rows, place.price, at, first, end) if tied else np.zeros(len(at))
-    rungs = [_rung(rows, place, i, lost) for i, lost in zip(at.tolist(), cost.tolist(), strict=True)]
+    rungs = [
+        _rung(rows, place, i, lost) for i, lost in zip(at.tolist(), cost.tolist(), strict=True)
+    ]
     best = _climb(rows, rungs, at)
     if best is None:
-        place.move(at, np.clip(rows["current_price"][at], place.lowest[at], place.highest[at]), LADDER_ADJUSTED, "")
+        place.move(
+            at,
+            np.clip(rows["current_price"][at], place.lowest[at], place.highest[at]),
+            LADDER_ADJUSTED,
+            "",
+        )
         place.bound[at] = "LADDER_OUT_OF_REACH"
     else:
-        place.move(at, best, *((DIVERSION_ADJUSTED, "DIVERSION") if ordered else (LADDER_ADJUSTED, "LADDER")))
+        place.move(
+            at,
+            best,
+            *((DIVERSION_ADJUSTED, "DIVERSION") if ordered else (LADDER_ADJUSTED, "LADDER")),
+        )
 
 
 def _climb(rows: Columns, rungs: list[Rung], at: Ints) -> Floats | None:
     return climb_pulled(rungs) if np.any(rows["cross_effect"][at] > 0) else climb(rungs)
 
 
-def _keep_longer_dearer(rows: Columns, place: Place, ladders: list[Ints], first: int, end: int, tied: bool) -> bool:
+def _keep_longer_dearer(
+    rows: Columns, place: Place, ladders: list[Ints], first: int, end: int, tied: bool
+) -> bool:
     """Of one size, what is valid longer costs no less, unless it does today; whether a price had to change for that.
 
     Every pair gets a cut that neither crosses, in its limits, so that what comes later (sweeps, limits on the whole table) keeps to it.  Where no
@@ -129,7 +176,16 @@ def _keep_longer_dearer(rows: Columns, place: Place, ladders: list[Ints], first:
     before = place.price[first:end].copy()
     for short, longer in _validities(rows, first, end):
         if place.price[longer] < place.price[short] - SLACK:
-            _cut_best(rows, place, [at for at in ladders if short in at or longer in at], short, longer, tied, first, end)
+            _cut_best(
+                rows,
+                place,
+                [at for at in ladders if short in at or longer in at],
+                short,
+                longer,
+                tied,
+                first,
+                end,
+            )
         if place.price[longer] >= place.price[short] - SLACK:
             _part(rows, place, short, longer)
     return not np.array_equal(place.price[first:end], before)
@@ -138,15 +194,29 @@ def _keep_longer_dearer(rows: Columns, place: Place, ladders: list[Ints], first:
 def _validities(rows: Columns, first: int, end: int) -> list[tuple[int, int]]:
     """Neighbours by validity among the products of one size, the shorter first; those that are the other way round today are left out."""
     days, size = rows["validity_days"], rows["volume_mb"]
-    order = sorted((i for i in range(first, end) if days[i] > 0), key=lambda i: (size[i], days[i], i))
+    order = sorted(
+        (i for i in range(first, end) if days[i] > 0), key=lambda i: (size[i], days[i], i)
+    )
     same = [(i, j) for i, j in pairwise(order) if size[i] == size[j] and days[i] < days[j]]
     return [(i, j) for i, j in same if rows["current_price"][j] >= rows["current_price"][i] - SLACK]
 
 
-def _cut_best(rows: Columns, place: Place, ladders: list[Ints], short: int, longer: int, tied: bool, first: int, end: int) -> None:
+def _cut_best(
+    rows: Columns,
+    place: Place,
+    ladders: list[Ints],
+    short: int,
+    longer: int,
+    tied: bool,
+    first: int,
+    end: int,
+) -> None:
     """Settle the two ladders for what they are worth most together, with a price between that the shorter stays below and the longer above."""
     limits = place.highest[short], place.lowest[longer]
-    points = [points_of(rows, i, place.lowest[i], place.highest[i], place.price[i]) for i in (short, longer)]
+    points = [
+        points_of(rows, i, place.lowest[i], place.highest[i], place.price[i])
+        for i in (short, longer)
+    ]
     best, most = None, -np.inf
     for cut in np.unique(np.concatenate(points)):
         if place.lowest[short] <= cut <= place.highest[longer]:
@@ -160,13 +230,19 @@ def _cut_best(rows: Columns, place: Place, ladders: list[Ints], short: int, long
         place.move(at, prices, LADDER_ADJUSTED, "LADDER")
 
 
-def _best_ladder(rows: Columns, place: Place, at: Ints, first: int, end: int, tied: bool) -> tuple[Floats, float]:
+def _best_ladder(
+    rows: Columns, place: Place, at: Ints, first: int, end: int, tied: bool
+) -> tuple[Floats, float]:
     """The best prices in order within the limits, and their worth: -inf where there are none.  A ladder out of reach of any order stands still."""
     if place.bound[at[0]] == "LADDER_OUT_OF_REACH":
-        inside = (place.price[at] >= place.lowest[at] - SLACK) & (place.price[at] <= place.highest[at] + SLACK)
+        inside = (place.price[at] >= place.lowest[at] - SLACK) & (
+            place.price[at] <= place.highest[at] + SLACK
+        )
         return place.price[at], 0.0 if inside.all() else -np.inf
     cost = _diverted(rows, place.price, at, first, end) if tied else np.zeros(len(at))
-    rungs = [_rung(rows, place, i, lost) for i, lost in zip(at.tolist(), cost.tolist(), strict=True)]
+    rungs = [
+        _rung(rows, place, i, lost) for i, lost in zip(at.tolist(), cost.tolist(), strict=True)
+    ]
     best = _climb(rows, rungs, at)
     return (place.price[at], -np.inf) if best is None else (best, worth(rungs, best))
 
@@ -176,12 +252,19 @@ def _part(rows: Columns, place: Place, short: int, longer: int) -> None:
     low, high = place.price[short], place.price[longer]
     inner = max(low, rows["current_price"][short]), min(high, rows["current_price"][longer])
     cut = sum(inner) / 2.0 if inner[0] <= inner[1] else (low + high) / 2.0
-    place.highest[short], place.lowest[longer] = min(place.highest[short], max(cut, low)), max(place.lowest[longer], min(cut, high))
+    place.highest[short], place.lowest[longer] = (
+        min(place.highest[short], max(cut, low)),
+        max(place.lowest[longer], min(cut, high)),
+    )
 
 
 def _rung(rows: Columns, place: Place, at: int, cost: float) -> Rung:
     prices = points_of(rows, at, place.lowest[at], place.highest[at], place.price[at])
-    pull = np.exp(rows["cross_effect"][at] * (prices - rows["current_price"][at]) / rows["reference_price"][at])
+    pull = np.exp(
+        rows["cross_effect"][at]
+        * (prices - rows["current_price"][at])
+        / rows["reference_price"][at]
+    )
     return Rung(float(rows["volume_mb"][at]), prices, worth_of(rows, at, prices, cost), pull)
 
 
@@ -192,7 +275,9 @@ def _diverted(rows: Columns, price: Floats, at: Ints, first: int, end: int) -> F
     sold = rows["volume"][others]
     if not sold.sum() > 0:
         return np.zeros(len(at))
-    return np.asarray(rows["diversion"][at] * np.sum(margins(rows, price)[others] * sold) / np.sum(sold))
+    return np.asarray(
+        rows["diversion"][at] * np.sum(margins(rows, price)[others] * sold) / np.sum(sold)
+    )
 
 
 def _neighbours(rows: Columns, price: Floats, at: Ints) -> tuple[Floats, Floats]:
@@ -201,8 +286,16 @@ def _neighbours(rows: Columns, price: Floats, at: Ints) -> tuple[Floats, Floats]
     D_jk = (chi q_k / p_ref) / (-beta_j q_j / p_j), the slope of k's sales over that of j's own; together at most 1.
     """
     beside = np.eye(len(at), k=1) + np.eye(len(at), k=-1)
-    moved = rows["cross_effect"][at] * (price - rows["current_price"])[at] / rows["reference_price"][at]
+    moved = (
+        rows["cross_effect"][at] * (price - rows["current_price"])[at] / rows["reference_price"][at]
+    )
     own = -rows["elasticity"][at] * rows["volume"][at] / rows["current_price"][at]
-    taken = beside * rows["cross_effect"][at][:, None] * rows["volume"][at][None, :] / rows["reference_price"][at][:, None] / own[:, None]
+    taken = (
+        beside
+        * rows["cross_effect"][at][:, None]
+        * rows["volume"][at][None, :]
+        / rows["reference_price"][at][:, None]
+        / own[:, None]
+    )
     taken /= np.maximum(taken.sum(axis=1), 1.0)[:, None]
     return (taken * margins(rows, price)[at]).sum(axis=1), (beside * moved).sum(axis=1)

@@ -66,7 +66,12 @@ def keep_limits(rows: Rows) -> dict[str, np.ndarray]:
         worth, bound = (kept.worth, kept.bound) if kept else (np.nan, np.nan)
         outcome = "kept" if kept else "nothing to limit" if not asked else "met without a change"
     except LimitsNotMet as error:
-        changed, worth, bound, outcome = _held(rows), np.nan, np.nan, f"NOT MET, today's prices stay: {error}"
+        changed, worth, bound, outcome = (
+            _held(rows),
+            np.nan,
+            np.nan,
+            f"NOT MET, today's prices stay: {error}",
+        )
     kind = {
         "unit_key": "",
         "reason_code": "",
@@ -78,7 +83,9 @@ def keep_limits(rows: Rows) -> dict[str, np.ndarray]:
     }
     none = {"f": np.nan, "i": 0}
     return {
-        name: np.append(values, np.array([kind.get(name, none.get(values.dtype.kind, ""))], dtype=values.dtype))
+        name: np.append(
+            values, np.array([kind.get(name, none.get(values.dtype.kind, ""))], dtype=values.dtype)
+        )
         for name, values in changed.items()
     }
 
@@ -104,25 +111,47 @@ def _kept(rows: Rows) -> tuple[dict[str, np.ndarray], Kept | None]:
     if not broken:
         return _changed(rows, rows["price"], PORTFOLIO_LIMIT, ""), None
     values, chains = _values(rows, prices, there), chains_of(rows, prices, there)
-    kept = keep(values, limits, chains.answer, _from_sample(values, limits, chains), chains.offsets, _today(rows, prices, there))
-    active = {limit.name for limit, dual in zip(limits, kept.duals, strict=True) if dual > 0} or set(broken)
+    kept = keep(
+        values,
+        limits,
+        chains.answer,
+        _from_sample(values, limits, chains),
+        chains.offsets,
+        _today(rows, prices, there),
+    )
+    active = {
+        limit.name for limit, dual in zip(limits, kept.duals, strict=True) if dual > 0
+    } or set(broken)
     bound = next(iter(active)).upper() if len(active) == 1 else "SEVERAL_LIMITS"
     return _changed(rows, prices[np.arange(len(prices)), kept.pick], PORTFOLIO_LIMIT, bound), kept
 
 
 def _held(rows: Rows) -> dict[str, np.ndarray]:
     """Return today's prices, or where floor, ceiling or cell forbid one, the nearest price point that they allow; what is out of order stays so."""
-    price, lowest, highest, tick = (rows[name] for name in ("current_price", "lowest", "highest", "price_tick"))
-    least, most = on_tick(np.ceil(lowest / tick - GRID_SLACK), tick), on_tick(np.floor(highest / tick + GRID_SLACK), tick)
+    price, lowest, highest, tick = (
+        rows[name] for name in ("current_price", "lowest", "highest", "price_tick")
+    )
+    least, most = (
+        on_tick(np.ceil(lowest / tick - GRID_SLACK), tick),
+        on_tick(np.floor(highest / tick + GRID_SLACK), tick),
+    )
     on_grid = least <= most  # else no price point lies between floor and ceiling
-    price = np.where(price < lowest, np.where(on_grid, least, lowest), np.where(price > highest, np.where(on_grid, most, highest), price))
-    reason = np.where(price == rows["current_price"], HOLD_PORTFOLIO, PORTFOLIO_RESTORED).astype(object)
+    price = np.where(
+        price < lowest,
+        np.where(on_grid, least, lowest),
+        np.where(price > highest, np.where(on_grid, most, highest), price),
+    )
+    reason = np.where(price == rows["current_price"], HOLD_PORTFOLIO, PORTFOLIO_RESTORED).astype(
+        object
+    )
     return _changed(rows, price, reason, "LIMITS_NOT_MET")
 
 
 def _today(rows: Columns, prices: Floats, there: Bools) -> Ints:
     """The point that is nearest to today's price; shape (units,)."""
-    return np.asarray(np.where(there, np.abs(prices - rows["current_price"][:, None]), np.inf).argmin(axis=1))
+    return np.asarray(
+        np.where(there, np.abs(prices - rows["current_price"][:, None]), np.inf).argmin(axis=1)
+    )
 
 
 GIVEN = 0  # the column of the menu with the price that is there already
@@ -131,17 +160,28 @@ GIVEN = 0  # the column of the menu with the price that is there already
 def menu(rows: Columns) -> tuple[Floats, Bools]:
     """Every price that each unit may have, and which of them are prices at all; shape (units, points).  The first is the given one;
     those that are none come last."""
-    lowest, highest, tick, given, current = (rows[name][:, None] for name in ("lowest", "highest", "price_tick", "price", "current_price"))
+    lowest, highest, tick, given, current = (
+        rows[name][:, None]
+        for name in ("lowest", "highest", "price_tick", "price", "current_price")
+    )
     first, last = np.ceil(lowest / tick - GRID_SLACK), np.floor(highest / tick + GRID_SLACK)
-    fixed = (lowest >= highest) | np.array([str(bound).startswith("LADDER_OUT") for bound in rows["group_bound"]])[:, None]
+    fixed = (lowest >= highest) | np.array(
+        [str(bound).startswith("LADDER_OUT") for bound in rows["group_bound"]]
+    )[:, None]
     count = int(np.max(np.where(fixed, 0.0, last - first + 1.0), initial=0.0))
     steps = first + np.arange(max(count, 0))
-    prices = np.concatenate([given, current, on_tick(np.minimum(steps, np.maximum(last, first)), tick)], axis=1)
+    prices = np.concatenate(
+        [given, current, on_tick(np.minimum(steps, np.maximum(last, first)), tick)], axis=1
+    )
     inside = (prices >= lowest - SAME) & (prices <= highest + SAME) & ~fixed
-    inside[:, 2:] &= (steps <= last) & (prices[:, 2:] != given) & (prices[:, 2:] != current)  # each price once
+    inside[:, 2:] &= (
+        (steps <= last) & (prices[:, 2:] != given) & (prices[:, 2:] != current)
+    )  # each price once
     inside[:, 1:2] &= current != given
     inside[:, GIVEN] = True
-    left = np.argsort(~inside, axis=1, kind="stable")[:, : max(int(inside.sum(axis=1).max(initial=1)), 1)]
+    left = np.argsort(~inside, axis=1, kind="stable")[
+        :, : max(int(inside.sum(axis=1).max(initial=1)), 1)
+    ]
     inside = np.take_along_axis(inside, left, axis=1)
     return np.where(inside, np.take_along_axis(prices, left, axis=1), given), inside
 
@@ -156,17 +196,42 @@ def limits_of(rows: Columns, prices: Floats) -> list[Limit]:
     asked = volume * np.exp(rows["elasticity"][:, None] * (ratio - 1.0) + rows["pull"][:, None])
     limits = []
     if wanted["max_moved_share"] >= 0:
-        limits.append(Limit("max_moved_share", (prices != current).astype(np.float64), wanted["max_moved_share"] * units, units))
+        limits.append(
+            Limit(
+                "max_moved_share",
+                (prices != current).astype(np.float64),
+                wanted["max_moved_share"] * units,
+                units,
+            )
+        )
     if wanted["max_mean_change"] >= 0:
-        limits.append(Limit("max_mean_change", ratio - 1.0, wanted["max_mean_change"] * units, units))
-        limits.append(Limit("max_mean_change", 1.0 - ratio, wanted["max_mean_change"] * units, units))
+        limits.append(
+            Limit("max_mean_change", ratio - 1.0, wanted["max_mean_change"] * units, units)
+        )
+        limits.append(
+            Limit("max_mean_change", 1.0 - ratio, wanted["max_mean_change"] * units, units)
+        )
     if wanted["min_volume"] >= 0:
         base = float(sold_now.sum())
-        limits.append(Limit("min_volume", -np.minimum(asked, capacity), -wanted["min_volume"] * base, -base))
+        limits.append(
+            Limit("min_volume", -np.minimum(asked, capacity), -wanted["min_volume"] * base, -base)
+        )
     if wanted["max_revenue_risk"] >= 0:
-        revenue, spread = sold_now * rows["current_price"], rows["se"][:, None] * np.abs(ratio - 1.0)
-        loss = expected_loss(revenue[:, None] + 0.0 * prices, asked * prices, spread, capacity * prices)
-        limits.append(Limit("max_revenue_risk", loss, wanted["max_revenue_risk"] * float(revenue.sum()), float(revenue.sum())))
+        revenue, spread = (
+            sold_now * rows["current_price"],
+            rows["se"][:, None] * np.abs(ratio - 1.0),
+        )
+        loss = expected_loss(
+            revenue[:, None] + 0.0 * prices, asked * prices, spread, capacity * prices
+        )
+        limits.append(
+            Limit(
+                "max_revenue_risk",
+                loss,
+                wanted["max_revenue_risk"] * float(revenue.sum()),
+                float(revenue.sum()),
+            )
+        )
     return limits
 
 
@@ -175,7 +240,9 @@ def chains_of(rows: Columns, prices: Floats, there: Bools) -> Chains:
     tie: Tie = Ladders(rows["volume_mb"])
     if rows["kind"][0] == "voice":
         tie = Days(rows["place"], rows["max_cliff"])
-    loose = np.array([str(bound).startswith("LADDER_OUT") for bound in rows["group_bound"][offsets[:-1]]])
+    loose = np.array(
+        [str(bound).startswith("LADDER_OUT") for bound in rows["group_bound"][offsets[:-1]]]
+    )
     return Chains(offsets, prices, tie, loose, there.sum(axis=1))
 
 
@@ -185,11 +252,26 @@ def _values(rows: Columns, prices: Floats, there: Bools) -> Floats:
     tall = Terms(
         *(
             getattr(terms, name)[:, None]
-            for name in ("current", "reference", "unit_cost", "tick", "floor", "ceiling", "step", "z", "added_cost")
+            for name in (
+                "current",
+                "reference",
+                "unit_cost",
+                "tick",
+                "floor",
+                "ceiling",
+                "step",
+                "z",
+                "added_cost",
+            )
         )
     )
     money = (terms.current * demand.volume * np.exp(rows["pull"]))[:, None]
-    wide = Demand(*(values.reshape(-1, 1) for values in (demand.elasticity, demand.sd, demand.volume, demand.capacity)))
+    wide = Demand(
+        *(
+            values.reshape(-1, 1)
+            for values in (demand.elasticity, demand.sd, demand.volume, demand.capacity)
+        )
+    )
     values = robust_value(prices, tall, wide) * money
     values[:, GIVEN] += SAME * money[:, 0]
     return np.where(there, values, -np.inf)
@@ -202,14 +284,19 @@ def _from_sample(values: Floats, limits: list[Limit], chains: Chains) -> Floats 
         return None
     part, at = chains.sample(every)
     share = len(at) / len(values)
-    fewer = [Limit(limit.name, limit.amounts[at], limit.most * share, limit.per * share) for limit in limits]
+    fewer = [
+        Limit(limit.name, limit.amounts[at], limit.most * share, limit.per * share)
+        for limit in limits
+    ]
     try:
         return duals_of(values[at], fewer, part.answer)
     except LimitsNotMet:  # not in this sample: then from nothing
         return None
 
 
-def _changed(rows: Columns, price: Floats, reason: str | Labels, bound: str) -> dict[str, np.ndarray]:
+def _changed(
+    rows: Columns, price: Floats, reason: str | Labels, bound: str
+) -> dict[str, np.ndarray]:
     at, none = price != rows["price"], np.full(len(price), np.nan)
     columns = {
         "unit_key": rows["unit_key"],

@@ -11,7 +11,15 @@ import numpy as np
 from tariffs.columns import Bools, Columns, Floats, Ints, Labels
 from tariffs.optimise.exploration import Trials, dice, try_out
 from tariffs.optimise.reasons import EXPLORE, reasons
-from tariffs.optimise.rule import COVERAGE_90, GRID_SLACK, Choice, Demand, Terms, effect_columns, on_tick
+from tariffs.optimise.rule import (
+    COVERAGE_90,
+    GRID_SLACK,
+    Choice,
+    Demand,
+    Terms,
+    effect_columns,
+    on_tick,
+)
 from tariffs.pricing.estimation import Learnt
 
 
@@ -69,7 +77,9 @@ QUIET = np.timedelta64(28, "D")
 P = TypeVar("P", bound=Priced)
 
 
-def report(terms: Terms, demand: Demand, learnt: Learnt, trials: Trials, hold: Labels, room_price: Floats) -> dict[str, np.ndarray]:
+def report(
+    terms: Terms, demand: Demand, learnt: Learnt, trials: Trials, hold: Labels, room_price: Floats
+) -> dict[str, np.ndarray]:
     """The columns of `Priced`, each of shape (units,).  A trial's limits are narrowed to what lies between it and today's price."""
     choice, tried = trials.choice, trials.tried
     stays = (hold != "") & ~tried & (choice.price == terms.current)
@@ -90,8 +100,16 @@ def report(terms: Terms, demand: Demand, learnt: Learnt, trials: Trials, hold: L
         "support_n": learnt.weeks,
         "set_aside_n": learnt.set_aside,
         "volume": demand.volume,
-        "lowest": np.where(stays, terms.current, np.where(tried, np.minimum(choice.price, terms.current), terms.lowest)),
-        "highest": np.where(stays, terms.current, np.where(tried, np.maximum(choice.price, terms.current), terms.highest)),
+        "lowest": np.where(
+            stays,
+            terms.current,
+            np.where(tried, np.minimum(choice.price, terms.current), terms.lowest),
+        ),
+        "highest": np.where(
+            stays,
+            terms.current,
+            np.where(tried, np.maximum(choice.price, terms.current), terms.highest),
+        ),
         "z": terms.z,
         **effect_columns(choice.price, terms, demand),
         "usage_value": 0.0 - terms.added_cost,
@@ -103,7 +121,12 @@ def report(terms: Terms, demand: Demand, learnt: Learnt, trials: Trials, hold: L
 
 def only(columns: dict[str, np.ndarray], kind: type[P]) -> P:
     """The single unit of columns that have shape (1,), as a row of `kind`."""
-    return kind(**{name: values[0].item() if isinstance(values[0], np.generic) else values[0] for name, values in columns.items()})
+    return kind(
+        **{
+            name: values[0].item() if isinstance(values[0], np.generic) else values[0]
+            for name, values in columns.items()
+        }
+    )
 
 
 def terms_of(rows: Columns, offsets: Ints, tariff: Floats | None = None) -> Terms:
@@ -124,8 +147,14 @@ def terms_of(rows: Columns, offsets: Ints, tariff: Floats | None = None) -> Term
     least = on_tick(np.ceil(column("regulated_floor") / tick - GRID_SLACK), tick)
     most = on_tick(np.floor(column("regulated_ceiling") / tick + GRID_SLACK), tick)
     current, paid = column("posted_price"), np.asarray(rows["price"], dtype=np.float64)
-    paid_lo, paid_hi = np.minimum.reduceat(paid, offsets[:-1]), np.maximum.reduceat(paid, offsets[:-1])
-    step, below, above = (column("max_step") * (price if tariff is None else tariff) for price in (current, paid_lo, paid_hi))
+    paid_lo, paid_hi = (
+        np.minimum.reduceat(paid, offsets[:-1]),
+        np.maximum.reduceat(paid, offsets[:-1]),
+    )
+    step, below, above = (
+        column("max_step") * (price if tariff is None else tariff)
+        for price in (current, paid_lo, paid_hi)
+    )
     terms = Terms(
         current=current, reference=column("reference_price"), unit_cost=column("unit_cost"), tick=tick,
         floor=np.maximum(floor, least), ceiling=np.minimum(ceiling, most), step=step, z=column("z"),
@@ -147,7 +176,9 @@ def quiet_of(rows: Columns, offsets: Ints) -> Bools:
     """Whether the unit's last week lies more than four weeks before the newest of all: it is not sold any more, and no price of it earns."""
     last = offsets[1:] - 1
     return np.asarray(
-        rows["week"][last].astype("datetime64[D]") < rows["latest_week"][last].astype("datetime64[D]") - QUIET, dtype=np.bool_
+        rows["week"][last].astype("datetime64[D]")
+        < rows["latest_week"][last].astype("datetime64[D]") - QUIET,
+        dtype=np.bool_,
     )
 
 
@@ -163,11 +194,29 @@ def changed_lately(rows: Columns, offsets: Ints) -> Bools:
     return np.asarray(days[last] + 7 - latest < wanted, dtype=np.bool_)
 
 
-def with_trials(choice: Choice, terms: Terms, demand: Demand, may: Bools, rows: Columns, offsets: Ints, key: Sequence[str]) -> Trials:
+def with_trials(
+    choice: Choice,
+    terms: Terms,
+    demand: Demand,
+    may: Bools,
+    rows: Columns,
+    offsets: Ints,
+    key: Sequence[str],
+) -> Trials:
     """The choices, with a trial at the share of units that the policy asks for, among those that may."""
     last = offsets[1:] - 1
     share = rows["explore_share"][last]
     chance = np.ones((len(last), 2))
     if np.any(share > 0):
-        chance = dice([rows[name][last] for name in key], rows["week"][last].astype("datetime64[D]").astype(np.int64))
-    return try_out(choice, terms, demand, may & (chance[:, 0] < share), chance[:, 1], rows["explore_loss"][last])
+        chance = dice(
+            [rows[name][last] for name in key],
+            rows["week"][last].astype("datetime64[D]").astype(np.int64),
+        )
+    return try_out(
+        choice,
+        terms,
+        demand,
+        may & (chance[:, 0] < share),
+        chance[:, 1],
+        rows["explore_loss"][last],
+    )

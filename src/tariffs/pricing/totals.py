@@ -49,21 +49,40 @@ class Totals:
 
 def total(rows: Rows, prior: Prior, voice_prior: Prior) -> Totals:
     """The totals of one kind, from the sums of its kinds of unit."""
-    mine, factors = (prior, bundles.FACTORS) if rows["kind"][0] == "bundle" else (voice_prior, voice.FACTORS)
-    labels = {name: rows[column].astype(object) for name, column in zip(factors, ("first", "second", "third"), strict=True)}
+    mine, factors = (
+        (prior, bundles.FACTORS) if rows["kind"][0] == "bundle" else (voice_prior, voice.FACTORS)
+    )
+    labels = {
+        name: rows[column].astype(object)
+        for name, column in zip(factors, ("first", "second", "third"), strict=True)
+    }
     found: dict[str, float] = {}
     for name in ("volume", "revenue", "margin"):
         shared, own = variance_of(rows, name, mine, labels)
         middle, half = float(np.sum(rows[name])), COVERAGE_90 * math.sqrt(shared + own)
         found |= {name: middle, f"{name}_lo": middle - half, f"{name}_hi": middle + half}
-    return Totals(**found, tau=mine.tau, tau_se=mine.tau_se, common=shared / (shared + own) if shared + own > 0 else 0.0)
+    return Totals(
+        **found,
+        tau=mine.tau,
+        tau_se=mine.tau_se,
+        common=shared / (shared + own) if shared + own > 0 else 0.0,
+    )
 
 
-def variance_of(rows: Columns, name: str, prior: Prior, labels: dict[str, Labels]) -> tuple[float, float]:
+def variance_of(
+    rows: Columns, name: str, prior: Prior, labels: dict[str, Labels]
+) -> tuple[float, float]:
     """The variance of a sum of deltas: what units have in common, and what they have not."""
-    h, hb, hbb, hhb, level = (np.asarray(rows[f"{name}_{part}"], dtype=np.float64) for part in ("h", "hb", "hbb", "hhb", "level"))
+    h, hb, hbb, hhb, level = (
+        np.asarray(rows[f"{name}_{part}"], dtype=np.float64)
+        for part in ("h", "hb", "hbb", "hhb", "level")
+    )
     tau2 = float(np.sum(prior.tau_weights * prior.tau_nodes**2))
     moved = float(np.sum(2.0 * (hbb - prior.mean(labels) * hb))) / math.sqrt(prior.tau2)
-    shared = prior.joint(labels, hb) + (moved * prior.tau_se) ** 2 + prior.rho_variance * float(np.sum(h)) ** 2
+    shared = (
+        prior.joint(labels, hb)
+        + (moved * prior.tau_se) ** 2
+        + prior.rho_variance * float(np.sum(h)) ** 2
+    )
     noise = prior.of_group(prior.dispersion * prior.inflation, labels)
     return shared, float(np.sum(hhb)) * tau2 + float(np.sum(noise * level))

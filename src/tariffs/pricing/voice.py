@@ -14,9 +14,33 @@ import numpy as np
 from tariffs.columns import Columns, Floats, Ints, Rows, Units, key_offsets
 from tariffs.demand.prior import Prior, pool
 from tariffs.optimise.reasons import HOLD_NO_VARIATION, holds
-from tariffs.optimise.rule import LEAST_ELASTIC, Choice, Demand, Terms, blocked_delta, choose, on_tick
-from tariffs.pricing.estimation import Learnt, demand_at, learn_unit, learn_units, observe, week_share
-from tariffs.pricing.price_row import Priced, changed_lately, control_of, only, quiet_of, report, terms_of, with_trials
+from tariffs.optimise.rule import (
+    LEAST_ELASTIC,
+    Choice,
+    Demand,
+    Terms,
+    blocked_delta,
+    choose,
+    on_tick,
+)
+from tariffs.pricing.estimation import (
+    Learnt,
+    demand_at,
+    learn_unit,
+    learn_units,
+    observe,
+    week_share,
+)
+from tariffs.pricing.price_row import (
+    Priced,
+    changed_lately,
+    control_of,
+    only,
+    quiet_of,
+    report,
+    terms_of,
+    with_trials,
+)
 
 UNIT = ("cell", "hour", "day_type")
 FACTORS = ("cell_class", "day_part", "day_type")
@@ -41,14 +65,27 @@ def fit_voice_prior(rows: Rows) -> Prior:
     offsets = key_offsets(rows, UNIT)
     labels = {name: rows[name][offsets[:-1]] for name in FACTORS}
     seen = observe(rows, offsets, limit_of(rows))
-    return pool(seen.panel, labels, FACTORS[0], rows["region"][offsets[:-1]], seen.days, rows["cell"][offsets[:-1]])
+    return pool(
+        seen.panel,
+        labels,
+        FACTORS[0],
+        rows["region"][offsets[:-1]],
+        seen.days,
+        rows["cell"][offsets[:-1]],
+    )
 
 
 def price_voice(rows: Rows, voice_prior: Prior) -> VoicePriced:
     """One unit's discount from its weeks, sorted by week."""
     offsets = np.array([0, len(rows["week"])], dtype=np.int64)
     labels = {name: rows[name][:1] for name in FACTORS}
-    learnt = learn_unit(observe(rows, offsets, limit_of(rows)), voice_prior, labels, rows["region"][:1], rows["min_weeks"][:1])
+    learnt = learn_unit(
+        observe(rows, offsets, limit_of(rows)),
+        voice_prior,
+        labels,
+        rows["region"][:1],
+        rows["min_weeks"][:1],
+    )
     return only(_decide(rows, offsets, learnt), VoicePriced)
 
 
@@ -57,7 +94,11 @@ def price_voices(rows: Units, voice_prior: Prior) -> dict[str, np.ndarray]:
     starts = rows.offsets[:-1]
     labels = {name: rows[name][starts] for name in FACTORS}
     learnt = learn_units(
-        observe(rows, rows.offsets, limit_of(rows)), voice_prior, labels, rows["region"][starts], rows["min_weeks"][starts]
+        observe(rows, rows.offsets, limit_of(rows)),
+        voice_prior,
+        labels,
+        rows["region"][starts],
+        rows["min_weeks"][starts],
     )
     return _decide(rows, rows.offsets, learnt)
 
@@ -78,21 +119,40 @@ def capacity_floor(terms: Terms, demand: Demand, room: Floats) -> Floats:
     doubt = np.where(demand.volume > room, terms.z, -terms.z) * demand.sd
     slope = np.minimum(demand.elasticity + doubt, LEAST_ELASTIC)
     fits = terms.current * (1.0 + np.log(room / demand.volume) / slope)
-    return np.minimum(np.maximum(terms.floor, on_tick(np.ceil(fits / terms.tick - 1e-9), terms.tick)), terms.ceiling)
+    return np.minimum(
+        np.maximum(terms.floor, on_tick(np.ceil(fits / terms.tick - 1e-9), terms.tick)),
+        terms.ceiling,
+    )
 
 
 def _decide(rows: Columns, offsets: Ints, learnt: Learnt) -> dict[str, np.ndarray]:
     last = offsets[1:] - 1
-    terms = terms_of(rows, offsets, rows["reference_price"][last])  # points of discount, not of the price
+    terms = terms_of(
+        rows, offsets, rows["reference_price"][last]
+    )  # points of discount, not of the price
     capacity = np.asarray(rows["capacity"], dtype=np.float64)[last]
-    demand = replace(demand_at(learnt, terms.current, terms.reference, rows["active_subs"][last]), capacity=capacity)
-    control, room = control_of(rows, offsets), np.asarray(rows["load_limit"], dtype=np.float64)[last] * capacity
+    demand = replace(
+        demand_at(learnt, terms.current, terms.reference, rows["active_subs"][last]),
+        capacity=capacity,
+    )
+    control, room = (
+        control_of(rows, offsets),
+        np.asarray(rows["load_limit"], dtype=np.float64)[last] * capacity,
+    )
     capped = _capped(terms, np.where(control, terms.floor, capacity_floor(terms, demand, room)))
-    hold = holds(learnt.supported, learnt.varied, control, changed_lately(rows, offsets), quiet_of(rows, offsets))
+    hold = holds(
+        learnt.supported,
+        learnt.varied,
+        control,
+        changed_lately(rows, offsets),
+        quiet_of(rows, offsets),
+    )
     choice = choose(capped, demand, hold != "")
     may = (hold == "") | (hold == HOLD_NO_VARIATION)
     trials = with_trials(choice, capped, demand, may, rows, offsets, UNIT)
-    columns = report(capped, demand, learnt, trials, hold, room_price(trials.choice, capped, demand))
+    columns = report(
+        capped, demand, learnt, trials, hold, room_price(trials.choice, capped, demand)
+    )
     return columns | {
         "discount_class": _percent(trials.choice.price, terms.reference),
         "current_discount": _percent(terms.current, terms.reference),

@@ -85,7 +85,9 @@ def check(version: int, book: Book, store: Store, sources: Sources, now: dt.date
             hint="publish every column of tariffs.contracts.PriceRow: correct the query, and run the job again",
         )
     sales = sources.sales(found.release)
-    totals, portfolio = (tuple(found.release.summaries.get(title, ())) for title in (TOTALS_TITLE, LIMITS_TITLE))
+    totals, portfolio = (
+        tuple(found.release.summaries.get(title, ())) for title in (TOTALS_TITLE, LIMITS_TITLE)
+    )
     subject = Subject(
         table,
         _active_rows(active, store) if active else None,
@@ -103,7 +105,15 @@ def check(version: int, book: Book, store: Store, sources: Sources, now: dt.date
     return Checked(version, found.seal, active, inspect(subject), portfolio, totals)
 
 
-def approve(version: int, said: Said, store: Store, once: Once, sources: Sources, now: dt.datetime, despite: Sequence[str] = ()) -> Done:
+def approve(
+    version: int,
+    said: Said,
+    store: Store,
+    once: Once,
+    sources: Sources,
+    now: dt.datetime,
+    despite: Sequence[str] = (),
+) -> Done:
     """Say yes to a release; PublishRefused if a guard fails that is not named in `despite`."""
     _known(despite)
 
@@ -142,7 +152,9 @@ def activate(
         if book.charging and not book.charging.derived:
             moves.append((book.charging.version, Event.REPLACE))
         _allowed(book, moves)
-        checked, excused = _looked_at_again(version, book, said, store, sources, now, despite, same_person)
+        checked, excused = _looked_at_again(
+            version, book, said, store, sources, now, despite, same_person
+        )
         shelf.ready_rule(
             version, store, limits_of(book.limits)
         )  # now, while all is well: the kill switch shall need nothing but the pointer
@@ -176,9 +188,16 @@ def try_out(
         moves = [(version, Event.TRY), *_replaced(version, book)]
         _allowed(book, moves)
         if book.charging is None:
-            raise StateError("no table is active, so there is none for the other places", hint=f"tariffs activate {version}")
-        checked, excused = _looked_at_again(version, book, said, store, sources, now, despite, same_person)
-        chosen = canary_places(version, shelf.rows(Table(version), store, ("location", "control_flag")), places)
+            raise StateError(
+                "no table is active, so there is none for the other places",
+                hint=f"tariffs activate {version}",
+            )
+        checked, excused = _looked_at_again(
+            version, book, said, store, sources, now, despite, same_person
+        )
+        chosen = canary_places(
+            version, shelf.rows(Table(version), store, ("location", "control_flag")), places
+        )
         table = replace(book.charging, canary=version, places=chosen)
         shelf.ready_canary(table, store)
         return book.entry(
@@ -195,14 +214,22 @@ def canary_places(version: int, rows: pa.Table, wanted: Sequence[str] | float) -
     free = sorted(set(pc.unique(rows["location"]).to_pylist()) - held - {None})
     if isinstance(wanted, float):
         if not 0 < wanted < 1:
-            raise UsageError(f"a share is between 0 % and 100 %, found {wanted:.0%}", hint=f"tariffs activate {version} --canary 10%")
+            raise UsageError(
+                f"a share is between 0 % and 100 %, found {wanted:.0%}",
+                hint=f"tariffs activate {version} --canary 10%",
+            )
         turn = sorted(free, key=lambda name: hashlib.sha256(f"{version}/{name}".encode()).digest())
         return tuple(sorted(turn[: max(1, round(wanted * len(free)))]))
     if unknown := sorted(set(wanted) - set(free)):
         why = "they are control" if set(unknown) <= held else "there are none of these names"
-        raise UsageError(f"cannot be tried in {', '.join(unknown[:5])}: {why}", hint=f"such as {', '.join(free[:3])}")
+        raise UsageError(
+            f"cannot be tried in {', '.join(unknown[:5])}: {why}",
+            hint=f"such as {', '.join(free[:3])}",
+        )
     if len(set(wanted)) == len(free):
-        raise UsageError("these are all locations that are not control", hint=f"tariffs activate {version}")
+        raise UsageError(
+            "these are all locations that are not control", hint=f"tariffs activate {version}"
+        )
     return tuple(sorted(set(wanted)))
 
 
@@ -211,15 +238,22 @@ def withdraw(version: int, said: Said, store: Store, once: Once) -> Done:
     _with_reason(said, "withdraw", f"tariffs withdraw {version}")
 
     def decide(book: Book) -> Entry:
-        if not any(s.version == version for s in shelf.shelved(store)) and version not in book.states:
-            raise UsageError(f"there is no release {version} of the price table", hint="tariffs status")
+        if (
+            not any(s.version == version for s in shelf.shelved(store))
+            and version not in book.states
+        ):
+            raise UsageError(
+                f"there is no release {version} of the price table", hint="tariffs status"
+            )
         _allowed(book, [(version, Event.WITHDRAW)])
         return book.entry("withdraw", said, moves=((version, Event.WITHDRAW),))
 
     return _record(decide, store, once)
 
 
-def kill(to: Literal["last-approved", "rule", "unchanged"], said: Said, store: Store, once: Once) -> Done:
+def kill(
+    to: Literal["last-approved", "rule", "unchanged"], said: Said, store: Store, once: Once
+) -> Done:
     """Take the active table away from charging: for the last approved one, for a step towards the rule's prices, or freeze what is asked now.
 
     A canary goes first: the last approved table is then the one that charging uses elsewhere.
@@ -238,8 +272,12 @@ def kill(to: Literal["last-approved", "rule", "unchanged"], said: Said, store: S
             return book.entry("kill", said, moves=tuple(tried), charging=charging.base)
         if to == LAST_APPROVED:
             version = _fallback(book, store, passed_over)
-            return book.entry("kill", said, moves=(*out, (version, Event.RESTORE)), charging=Table(version))
-        return book.entry("kill", said, moves=tuple(out), charging=_ready_for_killing(to, charging, book, store))
+            return book.entry(
+                "kill", said, moves=(*out, (version, Event.RESTORE)), charging=Table(version)
+            )
+        return book.entry(
+            "kill", said, moves=tuple(out), charging=_ready_for_killing(to, charging, book, store)
+        )
 
     done = _record(decide, store, once)
     return Done(done.entry, done.book, tuple(passed_over))
@@ -251,7 +289,9 @@ def would_kill(to: Literal["last-approved", "rule", "unchanged"], store: Store) 
     charging = _killable(book)
     if to == RULE:
         if charging.rule and not charging.step and charging.canary is None:
-            raise StateError(f"{charging} is active already", hint=f"tariffs kill --to {LAST_APPROVED}")
+            raise StateError(
+                f"{charging} is active already", hint=f"tariffs kill --to {LAST_APPROVED}"
+            )
         table, made = shelf.next_step(charging, store, limits_of(book.limits))
     elif to == UNCHANGED:
         table, made = shelf.frozen(charging, store)
@@ -259,7 +299,13 @@ def would_kill(to: Literal["last-approved", "rule", "unchanged"], store: Store) 
         tried = charging.canary is not None and _is_sound(charging.base, book, store, [])
         table = charging.base if tried else Table(_fallback(book, store, []))
         made = shelf.rows(table, store)
-    return preview(charging, table, shelf.rows(charging, store), made, shelf.rows(Table(charging.version), store))
+    return preview(
+        charging,
+        table,
+        shelf.rows(charging, store),
+        made,
+        shelf.rows(Table(charging.version), store),
+    )
 
 
 def _killable(book: Book) -> Table:
@@ -273,8 +319,13 @@ def set_limits(said: Said, limits: Mapping[str, float], store: Store, once: Once
     _with_reason(said, "change limits", "tariffs limits --set NAME=VALUE")
     names = [field.name for field in fields(Limits)]
     if unknown := sorted(set(limits) - set(names)):
-        raise UsageError(f"there is no limit {', '.join(unknown)}; there is {', '.join(names)}", hint="tariffs limits")
-    if wrong := [f"{name}={value:g}" for name, value in limits.items() if not 0 <= value < float("inf")]:
+        raise UsageError(
+            f"there is no limit {', '.join(unknown)}; there is {', '.join(names)}",
+            hint="tariffs limits",
+        )
+    if wrong := [
+        f"{name}={value:g}" for name, value in limits.items() if not 0 <= value < float("inf")
+    ]:
         raise UsageError(f"a limit is 0 or more: {', '.join(wrong)}", hint="tariffs limits")
     return _record(lambda book: book.entry("limits", said, limits=dict(limits)), store, once)
 
@@ -316,7 +367,9 @@ def _charts(book: Book, store: Store, sales: Sales | None) -> tuple[Chart, ...] 
     if book.charging is None or sales is None:
         return None
     rows = shelf.rows(book.charging, store)
-    sold = sales.after(in_use(book, rows) + dt.timedelta(days=5))  # the first week that lies wholly after ends a day later
+    sold = sales.after(
+        in_use(book, rows) + dt.timedelta(days=5)
+    )  # the first week that lies wholly after ends a day later
     return charts(rows, panel_of(rows, sold)) if sold.num_rows else None
 
 
@@ -350,10 +403,15 @@ def _next_for(state: State, version: int, event: Event) -> str:
 
 def _known(despite: Sequence[str]) -> None:
     if unknown := [code for code in despite if code not in CODES]:
-        raise UsageError(f"there is no guard {', '.join(unknown)}; there is {', '.join(CODES)}", hint="tariffs check VERSION")
+        raise UsageError(
+            f"there is no guard {', '.join(unknown)}; there is {', '.join(CODES)}",
+            hint="tariffs check VERSION",
+        )
 
 
-def _excuse(checked: Checked, despite: Sequence[str], said: Said, verb: str, inherited: Sequence[str] = ()) -> tuple[str, ...]:
+def _excuse(
+    checked: Checked, despite: Sequence[str], said: Said, verb: str, inherited: Sequence[str] = ()
+) -> tuple[str, ...]:
     """The guards that fail and are set aside; PublishRefused for those that fail and are not."""
     left = [f for f in checked.failed if f.code not in despite and f.code not in inherited]
     excuses = " ".join(f"--despite {f.code}" for f in checked.failed if f.code not in inherited)
@@ -391,7 +449,14 @@ def _two_people(version: int, approval: Entry, said: Said, same_person: bool) ->
 
 
 def _looked_at_again(
-    version: int, book: Book, said: Said, store: Store, sources: Sources, now: dt.datetime, despite: Sequence[str], same_person: bool
+    version: int,
+    book: Book,
+    said: Said,
+    store: Store,
+    sources: Sources,
+    now: dt.datetime,
+    despite: Sequence[str],
+    same_person: bool,
 ) -> tuple[Checked, tuple[str, ...]]:
     """Before charging uses it: another person, the same release, and the guards once more; what they found, and what is set aside."""
     approval = book.approval(version)
@@ -399,7 +464,11 @@ def _looked_at_again(
     _two_people(version, approval, said, same_person)
     checked = check(version, book, store, sources, now)
     _as_approved(checked, approval)
-    inherited = [code for code in approval.despite if code not in AGAINST_ACTIVE or approval.against == checked.against]
+    inherited = [
+        code
+        for code in approval.despite
+        if code not in AGAINST_ACTIVE or approval.against == checked.against
+    ]
     return checked, _excuse(checked, despite, said, "activate", inherited)
 
 
@@ -423,7 +492,10 @@ def _with_reason(said: Said, what: str, command: str) -> None:
 
 
 def _ready_for_killing(to: str, charging: Table, book: Book, store: Store) -> Table:
-    if charging.canary is None and ((to == RULE and charging.rule and not charging.step) or (to == UNCHANGED and charging.unchanged)):
+    if charging.canary is None and (
+        (to == RULE and charging.rule and not charging.step)
+        or (to == UNCHANGED and charging.unchanged)
+    ):
         raise StateError(f"{charging} is active already", hint=f"tariffs kill --to {LAST_APPROVED}")
     try:
         if to == UNCHANGED:
@@ -445,7 +517,9 @@ def _fallback(book: Book, store: Store, passed_over: list[str]) -> int:
         if _is_sound(Table(version), book, store, passed_over):
             return version
     raise StateError(
-        f"there is no approved release to go back to from {book.charging}", problems=passed_over, hint=f"tariffs kill --to {RULE}"
+        f"there is no approved release to go back to from {book.charging}",
+        problems=passed_over,
+        hint=f"tariffs kill --to {RULE}",
     )
 
 
@@ -485,14 +559,19 @@ def facts(book: Book, store: Store) -> dict[str, Any]:
             "by": since.said.by,
             "entry": since.number,
         },
-        "releases": [_release_facts(s, book) for s in reversed(_with_lost(shelf.shelved(store), book))],
+        "releases": [
+            _release_facts(s, book) for s in reversed(_with_lost(shelf.shelved(store), book))
+        ],
     }
 
 
 def _with_lost(there: list[shelf.Shelved], book: Book) -> list[shelf.Shelved]:
     """Also the releases that the log knows and the shelf has no more."""
     lost = sorted(set(book.states) - {s.version for s in there})
-    return sorted([*there, *(shelf.Shelved(v, None, damage=("its folder is gone",)) for v in lost)], key=lambda s: s.version)
+    return sorted(
+        [*there, *(shelf.Shelved(v, None, damage=("its folder is gone",)) for v in lost)],
+        key=lambda s: s.version,
+    )
 
 
 def _release_facts(found: shelf.Shelved, book: Book) -> dict[str, Any]:
@@ -509,6 +588,8 @@ def _release_facts(found: shelf.Shelved, book: Book) -> dict[str, Any]:
         "by": last and last.said.by,
         "at": last and last.said.at,
         "reason": last and last.said.reason,
-        "despite": list(last.despite) if last and last.event(found.version) in (Event.APPROVE, Event.TRY, Event.ACTIVATE) else [],
+        "despite": list(last.despite)
+        if last and last.event(found.version) in (Event.APPROVE, Event.TRY, Event.ACTIVATE)
+        else [],
         "damage": list(found.damage),
     }

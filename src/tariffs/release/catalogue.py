@@ -57,9 +57,17 @@ def locations_of(release: Release, home: RunHome) -> pa.Table | None:
     for name in (key, f"processing/{release.run}/staged/locations/rows.parquet"):
         try:
             rows = read(home.store.get(name))
-            zone = rows["time_zone"].cast(pa.string()) if "time_zone" in rows.column_names else pa.nulls(rows.num_rows, pa.string())
+            zone = (
+                rows["time_zone"].cast(pa.string())
+                if "time_zone" in rows.column_names
+                else pa.nulls(rows.num_rows, pa.string())
+            )
             return pa.table(
-                {"location": rows["location"].cast(pa.string()), "control": rows["control"].cast(pa.bool_()), "time_zone": zone}
+                {
+                    "location": rows["location"].cast(pa.string()),
+                    "control": rows["control"].cast(pa.bool_()),
+                    "time_zone": zone,
+                }
             )
         except KeyError:
             continue  # not there, or without these columns
@@ -76,7 +84,11 @@ def _from_place(release: Release, home: RunHome) -> pa.Table | None:
         own = str(home.store.where("x")).removesuffix("x")
         if place.startswith(own):
             return _typed(read(home.store.get(place.removeprefix(own))), place)
-        return None if "://" in place else _typed(_file(Path(str(options.get("folder", "."))) / place), place)
+        return (
+            None
+            if "://" in place
+            else _typed(_file(Path(str(options.get("folder", "."))) / place), place)
+        )
     except (HundredfoldError, KeyError, OSError):
         return None
 
@@ -87,17 +99,25 @@ def _file(path: Path) -> pa.Table:
             return read(path.read_bytes())
         return pacsv.read_csv(path, convert_options=pacsv.ConvertOptions(column_types=COLUMNS))
     except (OSError, pa.ArrowException) as error:
-        raise UsageError(f"the catalogue {path} cannot be read: {error}", hint="wanted a CSV or Parquet file: --catalogue FILE") from error
+        raise UsageError(
+            f"the catalogue {path} cannot be read: {error}",
+            hint="wanted a CSV or Parquet file: --catalogue FILE",
+        ) from error
 
 
 def _typed(table: pa.Table, place: str) -> pa.Table:
     missing = [name for name in COLUMNS if name not in table.column_names]
     if missing:
         raise UsageError(
-            f"the catalogue {place} lacks {', '.join(missing)}", hint=f"wanted the columns {', '.join(COLUMNS)}: --catalogue FILE"
+            f"the catalogue {place} lacks {', '.join(missing)}",
+            hint=f"wanted the columns {', '.join(COLUMNS)}: --catalogue FILE",
         )
     try:
-        kinds = {name: kind for name, kind in {**COLUMNS, **MORE}.items() if name in table.column_names}
+        kinds = {
+            name: kind for name, kind in {**COLUMNS, **MORE}.items() if name in table.column_names
+        }
         return pa.table([table[name].cast(kind) for name, kind in kinds.items()], names=list(kinds))
     except pa.ArrowException as error:
-        raise UsageError(f"the catalogue {place} holds what is no price: {error}", hint="--catalogue FILE") from error
+        raise UsageError(
+            f"the catalogue {place} holds what is no price: {error}", hint="--catalogue FILE"
+        ) from error

@@ -37,7 +37,9 @@ class Clock:
     by_hand: bool = False
 
 
-def clock_of(as_of: str | None, release: Release | None, home: RunHome, today: dt.datetime | None = None) -> Clock:
+def clock_of(
+    as_of: str | None, release: Release | None, home: RunHome, today: dt.datetime | None = None
+) -> Clock:
     """The time that --as-of says; else that of the demo, for a release of its data; else the time of day."""
     today = today or dt.datetime.now(dt.UTC)
     if as_of is not None:
@@ -57,7 +59,9 @@ def moment_of(text: str) -> dt.datetime:
     try:
         moment = dt.datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError(f"--as-of is {text!r}, wanted a time such as 2026-06-30 or 2026-06-30T12:00") from None
+        raise UsageError(
+            f"--as-of is {text!r}, wanted a time such as 2026-06-30 or 2026-06-30T12:00"
+        ) from None
     return moment.astimezone(dt.UTC) if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
 
 

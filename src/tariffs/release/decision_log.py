@@ -60,7 +60,11 @@ class Table:
         if self.unchanged:
             return f"the frozen prices of {self.after or f'release {self.version}'}"
         step = f" (step {self.step} on the way to it)" if self.step else ""
-        return f"the rule table of release {self.version}{step}" if self.rule else f"release {self.version}"
+        return (
+            f"the rule table of release {self.version}{step}"
+            if self.rule
+            else f"release {self.version}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +160,23 @@ class Book:
 
     def was_used(self, version: int) -> bool:
         """Whether charging has ever used the release's own table, if only in some places."""
-        return any(e.charging is not None and (e.charging.base == Table(version) or e.charging.canary == version) for e in self.entries)
+        return any(
+            e.charging is not None
+            and (e.charging.base == Table(version) or e.charging.canary == version)
+            for e in self.entries
+        )
 
     def fallbacks(self) -> list[int]:
         """The approved releases that the kill switch may go back to, best first: those that charging used, the latest first; then those
         that it never used, the latest approval first.  Never one that was killed, or withdrawn by hand, since it was approved."""
-        used = [e.charging.version for e in reversed(self.entries) if e.charging and not e.charging.derived]
-        approved = [v for e in reversed(self.entries) for v, event in e.moves if event is Event.APPROVE]
+        used = [
+            e.charging.version
+            for e in reversed(self.entries)
+            if e.charging and not e.charging.derived
+        ]
+        approved = [
+            v for e in reversed(self.entries) for v, event in e.moves if event is Event.APPROVE
+        ]
         now = self.charging.version if self.charging else None
         return [v for v in dict.fromkeys([*used, *approved]) if v != now and self._may_return(v)]
 
@@ -187,31 +201,51 @@ class Book:
 
     def entry(self, verb: str, said: Said, **facts: Any) -> Entry:
         """The next entry, upon what is there; charging stays as it is if nothing else is said."""
-        return Entry(self.next, verb, said, **{"charging": self.charging, **facts}, before=self.last)
+        return Entry(
+            self.next, verb, said, **{"charging": self.charging, **facts}, before=self.last
+        )
 
     def then(self, data: bytes) -> Book:
         """The book with one more entry; BrokenLog if it does not follow from those before it."""
         entry = decode(data)
         if entry.number != self.next:
-            raise BrokenLog(f"entry {self.next} is missing: the next one there is entry {entry.number}")
+            raise BrokenLog(
+                f"entry {self.next} is missing: the next one there is entry {entry.number}"
+            )
         if entry.before != self.last:
-            raise BrokenLog(f"entry {self.next - 1} was changed after entry {entry.number} was written upon it")
+            raise BrokenLog(
+                f"entry {self.next - 1} was changed after entry {entry.number} was written upon it"
+            )
         try:
             states = self.moved(entry.moves)
         except Refused as error:
             raise BrokenLog(f"entry {entry.number} cannot have happened: {error}") from error
         active = {version for version, state in states.items() if state is State.ACTIVE}
-        if active != ({entry.charging.version} if entry.charging and not entry.charging.derived else set()):
-            raise BrokenLog(f"entry {entry.number} says that charging uses {entry.charging}, and its moves make active: {sorted(active)}")
+        if active != (
+            {entry.charging.version} if entry.charging and not entry.charging.derived else set()
+        ):
+            raise BrokenLog(
+                f"entry {entry.number} says that charging uses {entry.charging}, and its moves make active: {sorted(active)}"
+            )
         tried = {version for version, state in states.items() if state is State.CANARY}
-        if tried != ({entry.charging.canary} if entry.charging and entry.charging.canary is not None else set()):
-            raise BrokenLog(f"entry {entry.number} says that charging uses {entry.charging}, and its moves make canaries: {sorted(tried)}")
+        if tried != (
+            {entry.charging.canary}
+            if entry.charging and entry.charging.canary is not None
+            else set()
+        ):
+            raise BrokenLog(
+                f"entry {entry.number} says that charging uses {entry.charging}, and its moves make canaries: {sorted(tried)}"
+            )
         limits = {**self.limits, **entry.limits}
         return Book((*self.entries, entry), states, limits, hashlib.sha256(data).hexdigest())
 
     def _may_return(self, version: int) -> bool:
         events = [event for e in self.entries if (event := e.event(version))]
-        since = events[max((i for i, event in enumerate(events) if event is Event.APPROVE), default=len(events)) :]
+        since = events[
+            max(
+                (i for i, event in enumerate(events) if event is Event.APPROVE), default=len(events)
+            ) :
+        ]
         return bool(since) and not set(SETTLED_BAD) & set(since)
 
 
@@ -240,7 +274,9 @@ def decode(data: bytes) -> Entry:
             "moves": tuple((int(version), Event(event)) for version, event in facts["moves"]),
             "charging": facts["charging"] and _table(facts["charging"]),
             "against": facts["against"] and _table(facts["against"]),
-            "findings": tuple(Finding(**{**f, "cases": tuple(f["cases"])}) for f in facts["findings"]),
+            "findings": tuple(
+                Finding(**{**f, "cases": tuple(f["cases"])}) for f in facts["findings"]
+            ),
             "despite": tuple(facts["despite"]),
         }
         return Entry(**{**facts, **read})

@@ -16,7 +16,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tariffs.release.tables import CHARGING, KEY, RELEASE_WIDE, Bools, in_order, matched, one, repeated
+from tariffs.release.tables import (
+    CHARGING,
+    KEY,
+    RELEASE_WIDE,
+    Bools,
+    in_order,
+    matched,
+    one,
+    repeated,
+)
 
 ADDED, CHANGED, REMOVED = "added", "changed", "removed"
 
@@ -34,14 +43,23 @@ class Delta:
     facts: Mapping[str, Any]
 
     def counts(self) -> dict[str, int]:
-        counted = {str(c["values"]): int(c["counts"]) for c in pc.value_counts(self.rows["change"].combine_chunks()).to_pylist()}
+        counted = {
+            str(c["values"]): int(c["counts"])
+            for c in pc.value_counts(self.rows["change"].combine_chunks()).to_pylist()
+        }
         return {change: counted.get(change, 0) for change in (ADDED, CHANGED, REMOVED)}
 
 
 def delta(old: pa.Table, new: pa.Table, columns: Sequence[str] = CHARGING) -> Delta:
     """What has to be done to `old` to make it `new`, in these columns."""
     old, new = _checked(old, columns, "old"), _checked(new, columns, "new")
-    facts = {name: value.as_py() for name in RELEASE_WIDE if name in columns for alone, value in [one(new, name)] if alone}
+    facts = {
+        name: value.as_py()
+        for name in RELEASE_WIDE
+        if name in columns
+        for alone, value in [one(new, name)]
+        if alone
+    }
     before, after = matched(new, old), matched(old, new)
     same = new.filter(pa.array(before >= 0))
     was = old.take(pa.array(before[before >= 0]))
@@ -56,16 +74,28 @@ def delta(old: pa.Table, new: pa.Table, columns: Sequence[str] = CHARGING) -> De
 
 def apply(old: pa.Table, change: Delta) -> pa.Table:
     """The new table's rows, in order: `old` with the delta done to it, in the delta's columns."""
-    columns = ["price" if name == "new_price" else name for name in change.rows.column_names if name not in ("change", "old_price")]
+    columns = [
+        "price" if name == "new_price" else name
+        for name in change.rows.column_names
+        if name not in ("change", "old_price")
+    ]
     columns = sorted(columns, key=[f.name for f in old.schema].index)
     old = _checked(old, columns, "old")
     stay = old.filter(pa.array(matched(old, change.rows) < 0))
-    made = change.rows.filter(pc.not_equal(change.rows["change"], REMOVED)).drop_columns(["change", "old_price"])
-    made = made.rename_columns(["price" if name == "new_price" else name for name in made.column_names]).select(columns)
+    made = change.rows.filter(pc.not_equal(change.rows["change"], REMOVED)).drop_columns(
+        ["change", "old_price"]
+    )
+    made = made.rename_columns(
+        ["price" if name == "new_price" else name for name in made.column_names]
+    ).select(columns)
     table = in_order(pa.concat_tables([stay, made.cast(stay.schema)]))
     for name, value in change.facts.items():
         field = table.schema.field(name)
-        table = table.set_column(table.schema.get_field_index(name), field, pa.array([value] * table.num_rows, field.type))
+        table = table.set_column(
+            table.schema.get_field_index(name),
+            field,
+            pa.array([value] * table.num_rows, field.type),
+        )
     return table
 
 
@@ -79,7 +109,9 @@ def _checked(table: pa.Table, columns: Sequence[str], which: str) -> pa.Table:
     if missing:
         raise NotATable(f"the {which} table has no column {', '.join(missing)}")
     if twice := repeated(table):
-        raise NotATable(f"the {which} table has keys more than once: {len(twice):,}, such as {twice[0]}")
+        raise NotATable(
+            f"the {which} table has keys more than once: {len(twice):,}, such as {twice[0]}"
+        )
     return table.select(list(columns))
 
 
@@ -92,7 +124,9 @@ def _part(change: str, rows: pa.Table, old_price: Any) -> pa.Table:
         "old_price": empty if old_price is None else old_price,
         "new_price": empty if change == REMOVED else rows["price"],
     }
-    return pa.table({**first, **{name: rows[name] for name in rows.column_names if name not in (KEY, "price")}})
+    return pa.table(
+        {**first, **{name: rows[name] for name in rows.column_names if name not in (KEY, "price")}}
+    )
 
 
 def _differ(was: pa.Table, now: pa.Table, columns: Sequence[str]) -> Bools:

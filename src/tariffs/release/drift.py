@@ -51,7 +51,9 @@ def charts(table: pa.Table, since: Panel) -> tuple[Chart, ...]:
     A segment without control units is held against all control units of its kind; without any, or without expectations, there is no chart.
     """
     voice, control = is_voice(table), bools(table, "control_flag")
-    expected = floats(table, "expected_volume") + np.nan_to_num(floats(table, "expected_volume_delta"))
+    expected = floats(table, "expected_volume") + np.nan_to_num(
+        floats(table, "expected_volume_delta")
+    )
     known = np.isfinite(expected) & (expected > 0)
     found = []
     for kind, column in ((~voice, "segment"), (voice, "day_type")):
@@ -60,7 +62,15 @@ def charts(table: pa.Table, since: Panel) -> tuple[Chart, ...]:
             here = kind & known & (group == number)
             held = here & control if (here & control).any() else kind & known & control
             if (here & ~control).any() and held.any():
-                found.append(_chart(name if column == "segment" else f"voice {name}", since, expected, here & ~control, held))
+                found.append(
+                    _chart(
+                        name if column == "segment" else f"voice {name}",
+                        since,
+                        expected,
+                        here & ~control,
+                        held,
+                    )
+                )
     return tuple(chart for chart in found if chart.weeks)
 
 
@@ -69,7 +79,10 @@ def cusum(score: Floats) -> tuple[Floats, Floats]:
     up, down = np.zeros(len(score)), np.zeros(len(score))
     above = below = 0.0
     for week, z in enumerate(score):
-        above, below = max(0.0, above + float(z) - ALLOWANCE), max(0.0, below - float(z) - ALLOWANCE)
+        above, below = (
+            max(0.0, above + float(z) - ALLOWANCE),
+            max(0.0, below - float(z) - ALLOWANCE),
+        )
         up[week], down[week] = above, below
     return up, down
 
@@ -78,13 +91,22 @@ def _chart(name: str, since: Panel, expected: Floats, repriced: Bools, held: Boo
     sold, wanted = _sums(since, expected, repriced)
     sold_held, wanted_held = _sums(since, expected, held)
     counts = (sold > 0) & (sold_held > 0)
-    noise = _dispersion(since, expected, (repriced, held)) * (1.0 / wanted[counts] + 1.0 / wanted_held[counts])
+    noise = _dispersion(since, expected, (repriced, held)) * (
+        1.0 / wanted[counts] + 1.0 / wanted_held[counts]
+    )
     gap = np.log(sold[counts] / wanted[counts]) - np.log(sold_held[counts] / wanted_held[counts])
     score = gap / np.sqrt(noise)
     up, down = cusum(score)
     weight = 1.0 / noise if len(noise) else noise
     ratio = float(np.expm1((gap * weight).sum() / weight.sum())) if len(gap) else 0.0
-    return Chart(name, tuple(str(w) for w in since.weeks[counts]), _plain(score), _plain(up), _plain(down), ratio)
+    return Chart(
+        name,
+        tuple(str(w) for w in since.weeks[counts]),
+        _plain(score),
+        _plain(up),
+        _plain(down),
+        ratio,
+    )
 
 
 def _plain(values: Floats) -> tuple[float, ...]:
@@ -95,7 +117,9 @@ def _sums(since: Panel, expected: Floats, which: Bools) -> tuple[Floats, Floats]
     """Sold and expected in each week, over the units that have a row for it; shape (weeks,)."""
     sold = since.quantity[which]
     there = np.isfinite(sold)
-    return np.where(there, sold, 0.0).sum(axis=0), np.where(there, expected[which][:, None], 0.0).sum(axis=0)
+    return np.where(there, sold, 0.0).sum(axis=0), np.where(
+        there, expected[which][:, None], 0.0
+    ).sum(axis=0)
 
 
 def _dispersion(since: Panel, expected: Floats, groups: tuple[Bools, Bools]) -> float:
@@ -103,7 +127,9 @@ def _dispersion(since: Panel, expected: Floats, groups: tuple[Bools, Bools]) -> 
     total, cells = 0.0, 0
     for which in groups:
         sold, wanted = _sums(since, expected, which)
-        mu = expected[which][:, None] * np.divide(sold, wanted, out=np.zeros_like(sold), where=wanted > 0)
+        mu = expected[which][:, None] * np.divide(
+            sold, wanted, out=np.zeros_like(sold), where=wanted > 0
+        )
         y = since.quantity[which]
         there = np.isfinite(y) & (mu > 0)
         total += float(((y[there] - mu[there]) ** 2 / mu[there]).sum())

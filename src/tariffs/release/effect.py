@@ -65,7 +65,10 @@ def effect(cells: Cells) -> Effect | None:
     ever = c.treated.any(axis=1)
     if not ever.any() or ever.all():
         return None
-    for group in (_identified(c), np.zeros_like(c.group)):  # where a group is too thin for a season of its own, all share one
+    for group in (
+        _identified(c),
+        np.zeros_like(c.group),
+    ):  # where a group is too thin for a season of its own, all share one
         c = Cells(c.y, c.exposure, c.treated, group, c.place)
         delta, residual, mu = _fit(c)
         if math.isfinite(delta):
@@ -156,7 +159,9 @@ def _newton(c: Cells, group: Ints, total: Floats, mu: Floats, free: Bools) -> Fl
     hessian, at = np.zeros((size + 1, size + 1)), 0
     for g in range(groups):
         here, own = mu[group == g], free[g]
-        block = np.diag(here.sum(axis=0)) - np.einsum("ut,us->ts", here, here / total[group == g][:, None])
+        block = np.diag(here.sum(axis=0)) - np.einsum(
+            "ut,us->ts", here, here / total[group == g][:, None]
+        )
         count = int(own.sum())
         hessian[at : at + count, at : at + count] = block[np.ix_(own, own)]
         at += count
@@ -184,7 +189,9 @@ def _season_of(mu: Floats, total: Floats, treated: Floats, group: Ints, free: Bo
     mean = (mu * treated).sum(axis=1) / total
     for g in range(free.shape[0]):
         here, own = mu[group == g], free[g]
-        block = np.diag(here.sum(axis=0)) - np.einsum("ut,us->ts", here, here / total[group == g][:, None])
+        block = np.diag(here.sum(axis=0)) - np.einsum(
+            "ut,us->ts", here, here / total[group == g][:, None]
+        )
         cross = (here * (treated - mean[:, None])[group == g]).sum(axis=0)
         found.append(np.linalg.lstsq(block[np.ix_(own, own)], cross[own], rcond=1e-12)[0])
     return np.concatenate(found)

@@ -35,7 +35,13 @@ class Written:
     files: tuple[str, ...]
 
     def facts(self) -> dict[str, Any]:
-        return {"from": str(self.old), "to": str(self.new), **self.change.counts(), "facts": plain(self.change.facts), "files": self.files}
+        return {
+            "from": str(self.old),
+            "to": str(self.new),
+            **self.change.counts(),
+            "facts": plain(self.change.facts),
+            "files": self.files,
+        }
 
 
 def table_of(word: str, book: Book, store: Store) -> Table:
@@ -45,7 +51,9 @@ def table_of(word: str, book: Book, store: Store) -> Table:
             raise UsageError("no table is active", hint="name a version: tariffs status")
         return book.charging
     if not word.isdigit():
-        raise UsageError(f"{word!r} is no table, wanted a version such as 3, or 'active'", hint="tariffs status")
+        raise UsageError(
+            f"{word!r} is no table, wanted a version such as 3, or 'active'", hint="tariffs status"
+        )
     shelf.whole(int(word), store)
     return Table(int(word))
 
@@ -55,12 +63,18 @@ def write_delta(new: str, old: str, home: RunHome, out: str | None, *, whole: bo
     book = shelf.read_book(home.store)
     after, before = table_of(new, book, home.store), table_of(old, book, home.store)
     if after == before:
-        raise UsageError(f"{after} is compared with itself", hint=f"name the table before it: tariffs delta {new} --against VERSION")
+        raise UsageError(
+            f"{after} is compared with itself",
+            hint=f"name the table before it: tariffs delta {new} --against VERSION",
+        )
     rows, was = shelf.rows(after, home.store), shelf.rows(before, home.store)
     try:
         change = delta(was, rows, rows.column_names if whole else CHARGING)
     except NotATable as error:
-        raise StateError(f"there is no delta from {before} to {after}: {error}", hint=f"tariffs check {after.version}") from error
+        raise StateError(
+            f"there is no delta from {before} to {after}: {error}",
+            hint=f"tariffs check {after.version}",
+        ) from error
     files = {f"{NAME}.csv": csv(change.rows), f"{NAME}.parquet": parquet(change.rows)}
     facts = {
         "from": {"version": before.version, "rule": before.rule},
@@ -70,7 +84,11 @@ def write_delta(new: str, old: str, home: RunHome, out: str | None, *, whole: bo
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
     files[f"{NAME}.json"] = json.dumps(facts, indent=1).encode() + b"\n"
-    places = _put(files, Path(out)) if out else _keep(files, shelf.delta_folder(before, after, whole=whole), home)
+    places = (
+        _put(files, Path(out))
+        if out
+        else _keep(files, shelf.delta_folder(before, after, whole=whole), home)
+    )
     return Written(before, after, change, rows.num_rows, tuple(places))
 
 
@@ -84,11 +102,17 @@ def export(word: str, format: str, home: RunHome, out: Path | None, base: str | 
         made = _with_status(rows, state)
         data = csv(made) if format == "csv" else parquet(made)
         if format == "parquet" and out is None:
-            raise UsageError("Parquet is not for a terminal", hint="name a file: --out price_table.parquet")
+            raise UsageError(
+                "Parquet is not for a terminal", hint="name a file: --out price_table.parquet"
+            )
         _bytes(iter([data]), out)
     else:
         standing = standing_of(table, book, base)
-        lines = tmf620.as_array(rows, standing) if format == "tmf620" else tmf620.as_lines(rows, standing)
+        lines = (
+            tmf620.as_array(rows, standing)
+            if format == "tmf620"
+            else tmf620.as_lines(rows, standing)
+        )
         _bytes((line.encode() for line in lines), out)
     return int(rows.num_rows)
 
@@ -97,7 +121,9 @@ def standing_of(table: Table, book: Book, base: str | None = None) -> tmf620.Sta
     """What is true of all prices of a table, for TMF620."""
     about, since = book.about(table.version), book.since()
     used = book.charging == table
-    brought = used and since is not None and since.verb == "kill"  # its own times are those of the week that it was made for
+    brought = (
+        used and since is not None and since.verb == "kill"
+    )  # its own times are those of the week that it was made for
     changed = since if used else about[-1] if about else None
     return tmf620.Standing(
         tmf620.life_cycle(_state(table, book), book.was_used(table.version)),
@@ -117,7 +143,11 @@ def _state(table: Table, book: Book) -> State:
 def _with_status(rows: pa.Table, state: State) -> pa.Table:
     if state is State.CANARY:
         state = State.APPROVED  # as a whole; `export active` has the places where it counts
-    return rows.set_column(rows.schema.get_field_index("status"), "status", pa.array([state.value] * rows.num_rows, pa.string()))
+    return rows.set_column(
+        rows.schema.get_field_index("status"),
+        "status",
+        pa.array([state.value] * rows.num_rows, pa.string()),
+    )
 
 
 def _put(files: dict[str, bytes], folder: Path) -> Iterator[str]:
@@ -127,7 +157,10 @@ def _put(files: dict[str, bytes], folder: Path) -> Iterator[str]:
             (folder / name).write_bytes(data)
             yield str(folder / name)
     except OSError as error:
-        raise UsageError(f"{folder} cannot be written: {error.strerror or error}", hint="name another folder with --out") from error
+        raise UsageError(
+            f"{folder} cannot be written: {error.strerror or error}",
+            hint="name another folder with --out",
+        ) from error
 
 
 def _keep(files: dict[str, bytes], folder: str, home: RunHome) -> Iterator[str]:
@@ -148,6 +181,9 @@ def _bytes(parts: Iterator[bytes], out: Path | None) -> None:
             file.writelines(parts)
         half.replace(out)  # whole or not there
     except OSError as error:
-        raise UsageError(f"{out} cannot be written: {error.strerror or error}", hint="name another file with --out") from error
+        raise UsageError(
+            f"{out} cannot be written: {error.strerror or error}",
+            hint="name another file with --out",
+        ) from error
     finally:
         half.unlink(missing_ok=True)

@@ -88,10 +88,14 @@ def measure(
     cost      money for a unit sold;  capacity  minutes that fit into a voice unit's week; shape (units,), NaN where it is not known
     region    of each unit, where voice has a season of its own for each
     """
-    after = (panel.weeks >= first_week(since)) & ((panel.weeks < np.datetime64(until, "D")) if until else True)
+    after = (panel.weeks >= first_week(since)) & (
+        (panel.weeks < np.datetime64(until, "D")) if until else True
+    )
     start = np.datetime64(since, "D") - WEEK * WEEKS_BEFORE
     before = (panel.weeks < np.datetime64(since, "D")) & (panel.weeks >= start)
-    unit = _Units(table, panel.during(before | after), after[before | after], cost, capacity, region)
+    unit = _Units(
+        table, panel.during(before | after), after[before | after], cost, capacity, region
+    )
     return Measured(
         tuple(str(w) for w in panel.weeks[before]),
         tuple(str(w) for w in panel.weeks[after]),
@@ -109,14 +113,26 @@ def measure(
 class _Units:
     """The table's columns beside the panel, and which of its cells count."""
 
-    def __init__(self, table: pa.Table, panel: Panel, after: Bools, cost: Floats, capacity: Floats, region: Sequence[str] | None) -> None:
+    def __init__(
+        self,
+        table: pa.Table,
+        panel: Panel,
+        after: Bools,
+        cost: Floats,
+        capacity: Floats,
+        region: Sequence[str] | None,
+    ) -> None:
         self.table, self.panel, self.after = table, panel, after
         self.price, self.current = floats(table, "price"), floats(table, "current_price")
         self.cost, self.capacity = cost, capacity
         self.voice, self.control = is_voice(table), bools(table, "control_flag")
         self.place = numbers_of(table, "location")[1]
         segment = numbers_of(table, "segment")[1]
-        area = np.unique(np.asarray(region, dtype=str), return_inverse=True)[1] if region is not None else np.zeros_like(segment)
+        area = (
+            np.unique(np.asarray(region, dtype=str), return_inverse=True)[1]
+            if region is not None
+            else np.zeros_like(segment)
+        )
         self.group = np.where(self.voice, area, segment)
         asked = np.where(after[None, :], self.price[:, None], self.current[:, None])
         self.counts = np.abs(panel.paid - asked) <= PRICE_SLACK * asked
@@ -130,11 +146,23 @@ class _Units:
         """The effect on y of the repriced units among `where`; shape of `where`: (units,)."""
         given = self.after[None, :] & ~self.control[:, None] if treated is None else treated
         exposure = np.where(self.counts, self.panel.subscribers, 0.0)
-        return effect(Cells(y[where], exposure[where], np.broadcast_to(given, y.shape)[where], self.group[where], self.place[where]))
+        return effect(
+            Cells(
+                y[where],
+                exposure[where],
+                np.broadcast_to(given, y.shape)[where],
+                self.group[where],
+                self.place[where],
+            )
+        )
 
     def kpis(self) -> Iterator[Kpi]:
         for kind, where in self._kinds():
-            figures = (("revenue", self.earned), ("margin", self.margin()), ("bundles" if kind == "bundles" else "minutes", self.sold))
+            figures = (
+                ("revenue", self.earned),
+                ("margin", self.margin()),
+                ("bundles" if kind == "bundles" else "minutes", self.sold),
+            )
             for name, y in figures:
                 if (found := self.seen(y, where)) is not None:
                     yield Kpi(kind, name, found, self._promised(name, where))
@@ -160,49 +188,92 @@ class _Units:
         """P(gain) held against what came: the bundles that moved, by how sure the model was."""
         gain, promised = floats(self.table, "p_gain"), floats(self.table, "expected_margin_delta")
         base = floats(self.table, "expected_volume") * (self.current - self.cost)
-        moved = ~self.voice & ~self.control & (self.price != self.current) & np.isfinite(base) & np.isfinite(promised)
+        moved = (
+            ~self.voice
+            & ~self.control
+            & (self.price != self.current)
+            & np.isfinite(base)
+            & np.isfinite(promised)
+        )
         for lo, hi in pairwise(GAIN_BANDS):
             inside = moved & (gain >= lo) & (gain < hi)
             if inside.any():
                 found = self.seen(self.margin(), inside | (self.control & ~self.voice))
-                yield Band(lo, min(hi, 1.0), int(inside.sum()), float(gain[inside].mean()), _share(promised[inside], base[inside]), found)
+                yield Band(
+                    lo,
+                    min(hi, 1.0),
+                    int(inside.sum()),
+                    float(gain[inside].mean()),
+                    _share(promised[inside], base[inside]),
+                    found,
+                )
 
     def against_champion(self) -> dict[str, dict[str, float]]:
         """By the table's own elasticities, for there is nobody who pays the rule's prices; money a week, the repriced units.
 
         No more is sold than a cell carries, at whatever price; what is asked for today is what is sold, and what is blocked.
         """
-        sold, beta, rule = (floats(self.table, name) for name in ("expected_volume", "elasticity", "champion_price"))
-        volume, most = sold + np.nan_to_num(_blocked(self.table)), np.where(np.isfinite(self.capacity), self.capacity, np.inf)
+        sold, beta, rule = (
+            floats(self.table, name) for name in ("expected_volume", "elasticity", "champion_price")
+        )
+        volume, most = (
+            sold + np.nan_to_num(_blocked(self.table)),
+            np.where(np.isfinite(self.capacity), self.capacity, np.inf),
+        )
         told = {}
         for kind, where in self._kinds():
-            here = where & ~self.control & np.isfinite(volume) & np.isfinite(beta) & np.isfinite(self.cost)
+            here = (
+                where
+                & ~self.control
+                & np.isfinite(volume)
+                & np.isfinite(beta)
+                & np.isfinite(self.cost)
+            )
             asked = {"table": self.price, "rule": rule, "no change": self.current}
             if here.any():
                 told[kind] = {
-                    n: float((np.minimum(volume * np.exp(beta * (p / self.current - 1.0)), most) * (p - self.cost))[here].sum())
+                    n: float(
+                        (
+                            np.minimum(volume * np.exp(beta * (p / self.current - 1.0)), most)
+                            * (p - self.cost)
+                        )[here].sum()
+                    )
                     for n, p in asked.items()
                 }
         return told
 
     def _kinds(self) -> list[tuple[str, Bools]]:
-        return [(name, where) for name, where in (("bundles", ~self.voice), ("voice", self.voice)) if where.any()]
+        return [
+            (name, where)
+            for name, where in (("bundles", ~self.voice), ("voice", self.voice))
+            if where.any()
+        ]
 
     def _load_before(self) -> Floats:
         """Minutes over capacity in the weeks before; NaN for bundles and where there are none.  Shape (units,)."""
         early = np.where(self.after[None, :], np.nan, self.sold)
         weeks = np.isfinite(early).sum(axis=1)
-        mean = np.divide(np.nansum(early, axis=1), weeks, out=np.full(len(weeks), np.nan), where=weeks > 0)
+        mean = np.divide(
+            np.nansum(early, axis=1), weeks, out=np.full(len(weeks), np.nan), where=weeks > 0
+        )
         return np.asarray(mean / self.capacity)
 
     def _promised(self, name: str, where: Bools) -> float:
         """The change that the table expected of its repriced units."""
         here = where & ~self.control
-        volume, more = floats(self.table, "expected_volume"), floats(self.table, "expected_volume_delta")
+        volume, more = (
+            floats(self.table, "expected_volume"),
+            floats(self.table, "expected_volume_delta"),
+        )
         if name == "revenue":
-            return _share(floats(self.table, "expected_revenue_delta")[here], (volume * self.current)[here])
+            return _share(
+                floats(self.table, "expected_revenue_delta")[here], (volume * self.current)[here]
+            )
         if name == "margin":
-            return _share(floats(self.table, "expected_margin_delta")[here], (volume * (self.current - self.cost))[here])
+            return _share(
+                floats(self.table, "expected_margin_delta")[here],
+                (volume * (self.current - self.cost))[here],
+            )
         return _share(more[here], volume[here])
 
 

@@ -41,7 +41,13 @@ class Outcome:
 
 
 def outcome(
-    word: str, home: RunHome, *, since: dt.date | None, until: dt.date | None, given: Mapping[str, str], catalogue: str | None
+    word: str,
+    home: RunHome,
+    *,
+    since: dt.date | None,
+    until: dt.date | None,
+    given: Mapping[str, str],
+    catalogue: str | None,
 ) -> Outcome:
     """Measure a table; UsageError if it was never in use and nobody says since when, StateError if there are no sales to measure it by."""
     book = shelf.read_book(home.store)
@@ -50,7 +56,10 @@ def outcome(
     begins, ends = span(book, table)
     begins, ends = since or _from(rows, begins), until or ends
     if begins is None:
-        raise UsageError(f"{table} was never in use", hint=f"say since when its prices were asked: tariffs measure {word} --since DATE")
+        raise UsageError(
+            f"{table} was never in use",
+            hint=f"say since when its prices were asked: tariffs measure {word} --since DATE",
+        )
     release = newest(home.store)
     sales = sales_of(release, home, given)
     if sales is None:
@@ -60,7 +69,13 @@ def outcome(
         )
     panel = panel_of(rows, sales.after(begins - dt.timedelta(weeks=WEEKS_BEFORE, days=1)))
     found = measure(
-        rows, panel, begins, ends, _cost(rows, release, home, catalogue), _capacity(rows, release, home), _region(rows, release, home)
+        rows,
+        panel,
+        begins,
+        ends,
+        _cost(rows, release, home, catalogue),
+        _capacity(rows, release, home),
+        _region(rows, release, home),
     )
     read = ", ".join(given.values()) if given else f"the run of release {release.version}"
     if not found.after:
@@ -75,8 +90,14 @@ def outcome(
 def _trial(table: Table, store: Any) -> pa.Table:
     """A canary against the places without it: these keep the prices of the table before, and so are what it is held against."""
     rows = shelf.rows(table, store)
-    inside = pc.and_(pc.is_in(rows["location"], value_set=pa.array(table.places)), pc.invert(rows["control_flag"]))
-    changes = {"control_flag": pc.invert(inside), "current_price": pc.if_else(inside, rows["current_price"], rows["price"])}
+    inside = pc.and_(
+        pc.is_in(rows["location"], value_set=pa.array(table.places)),
+        pc.invert(rows["control_flag"]),
+    )
+    changes = {
+        "control_flag": pc.invert(inside),
+        "current_price": pc.if_else(inside, rows["current_price"], rows["price"]),
+    }
     for name, values in changes.items():
         rows = rows.set_column(rows.schema.get_field_index(name), name, values)
     return rows
@@ -126,10 +147,19 @@ def _capacity(rows: pa.Table, release: Release, home: RunHome) -> Floats:
             table["cell"].cast(pa.string()), table["hour"].cast(pa.int64()).cast(pa.string()), "/"
         ).combine_chunks()
 
-    at = np.asarray(pc.fill_null(pc.index_in(keys(rows), value_set=keys(cells)), -1).to_numpy(zero_copy_only=False), dtype=np.int64)
+    at = np.asarray(
+        pc.fill_null(pc.index_in(keys(rows), value_set=keys(cells)), -1).to_numpy(
+            zero_copy_only=False
+        ),
+        dtype=np.int64,
+    )
     days = np.zeros(rows.num_rows)
     for name, count in DAYS_OF.items():
-        days[np.asarray(pc.fill_null(pc.equal(rows["day_type"], name), False).to_numpy(zero_copy_only=False))] = count
+        days[
+            np.asarray(
+                pc.fill_null(pc.equal(rows["day_type"], name), False).to_numpy(zero_copy_only=False)
+            )
+        ] = count
     found = np.append(floats(cells, "capacity_minutes"), np.nan)[at] * days
     return np.where(is_voice(rows) & (at >= 0), found, np.nan)
 
@@ -139,11 +169,18 @@ def _region(rows: pa.Table, release: Release, home: RunHome) -> list[str] | None
     places = _source("locations", ("location", "region"), release, home)
     if places is None:
         return None
-    at = pc.index_in(rows["location"].combine_chunks(), value_set=places["location"].cast(pa.string()).combine_chunks())
-    return list(pc.fill_null(places["region"].cast(pa.string()).combine_chunks().take(at), "").to_pylist())
+    at = pc.index_in(
+        rows["location"].combine_chunks(),
+        value_set=places["location"].cast(pa.string()).combine_chunks(),
+    )
+    return list(
+        pc.fill_null(places["region"].cast(pa.string()).combine_chunks().take(at), "").to_pylist()
+    )
 
 
-def _source(name: str, columns: tuple[str, ...], release: Release, home: RunHome) -> pa.Table | None:
+def _source(
+    name: str, columns: tuple[str, ...], release: Release, home: RunHome
+) -> pa.Table | None:
     import duckdb
 
     place = place_of(name, release, home)

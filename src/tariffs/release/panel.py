@@ -36,7 +36,12 @@ class Panel:
     def during(self, which: Bools) -> Panel:
         """Only these weeks; shape of `which`: (weeks,)."""
         return Panel(
-            self.weeks[which], self.quantity[:, which], self.paid[:, which], self.subscribers[:, which], self.unknown, self.set_aside
+            self.weeks[which],
+            self.quantity[:, which],
+            self.paid[:, which],
+            self.subscribers[:, which],
+            self.unknown,
+            self.set_aside,
         )
 
 
@@ -45,7 +50,9 @@ def panel_of(table: pa.Table, sold: pa.Table) -> Panel:
     row = matched(sold, table)
     known = row >= 0
     row = row[known]
-    week = np.asarray(sold["week"].cast(pa.date32()).to_numpy(zero_copy_only=False), dtype="datetime64[D]")[known]
+    week = np.asarray(
+        sold["week"].cast(pa.date32()).to_numpy(zero_copy_only=False), dtype="datetime64[D]"
+    )[known]
     weeks, at = np.unique(week, return_inverse=True)
     full = np.where(is_voice(table), tariff(table), 1.0)
 
@@ -57,7 +64,14 @@ def panel_of(table: pa.Table, sold: pa.Table) -> Panel:
     quantity = spread("quantity")
     spikes = _spikes(quantity)
     quantity[spikes] = np.nan
-    return Panel(weeks, quantity, spread("price") * full[:, None], spread("active_subs"), int((~known).sum()), int(spikes.sum()))
+    return Panel(
+        weeks,
+        quantity,
+        spread("price") * full[:, None],
+        spread("active_subs"),
+        int((~known).sum()),
+        int(spikes.sum()),
+    )
 
 
 def _spikes(quantity: Floats) -> Bools:
@@ -66,11 +80,15 @@ def _spikes(quantity: Floats) -> Bools:
     sold = np.where(there, quantity, 0.0)
     others = there.sum(axis=1, keepdims=True) - 1
     usual = (sold.sum(axis=1, keepdims=True) - sold) / np.maximum(others, 1)
-    return np.asarray(there & (others > 1) & (sold > SPIKE_RATIO * usual + SPIKE_SLACK), dtype=np.bool_)  # of two, nobody knows which
+    return np.asarray(
+        there & (others > 1) & (sold > SPIKE_RATIO * usual + SPIKE_SLACK), dtype=np.bool_
+    )  # of two, nobody knows which
 
 
 def numbers_of(table: pa.Table, name: str) -> tuple[list[str], Ints]:
     """The values of a column, in order, and which of them each row has; '' for null."""
     words = pc.fill_null(table[name].combine_chunks(), "")
     values = pc.unique(words).sort()
-    return values.to_pylist(), np.asarray(pc.index_in(words, value_set=values).to_numpy(zero_copy_only=False), dtype=np.int64)
+    return values.to_pylist(), np.asarray(
+        pc.index_in(words, value_set=values).to_numpy(zero_copy_only=False), dtype=np.int64
+    )

@@ -53,14 +53,21 @@ def preview(before: Table, table: Table, now: pa.Table, then: pa.Table, model: p
     moved = np.abs(new - old) > 1e-9
     size = np.where(voice, 100.0 * (old - new) / np.where(voice, tariff(now), 1.0), new / old - 1.0)
     sold, more, cost = _expected(then, old, new, model)
-    revenue, margin = new * (sold + more) - old * sold, (new - cost) * (sold + more) - (old - cost) * sold
+    revenue, margin = (
+        new * (sold + more) - old * sold,
+        (new - cost) * (sold + more) - (old - cost) * sold,
+    )
     found = []
     for kind, rows in (("bundles", ~voice), ("voice", voice)):
         if rows.any():
             known = bool(np.isfinite(revenue[rows]).all())
             far = size[rows][np.argmax(np.abs(size[rows]))]
-            volume, money, left = (float(values[rows].sum()) if known else None for values in (more, revenue, margin))
-            of = [float(np.nansum(values[rows])) for values in (sold, old * sold, (old - cost) * sold)]
+            volume, money, left = (
+                float(values[rows].sum()) if known else None for values in (more, revenue, margin)
+            )
+            of = [
+                float(np.nansum(values[rows])) for values in (sold, old * sold, (old - cost) * sold)
+            ]
             found.append(
                 Moves(
                     kind,
@@ -78,16 +85,23 @@ def preview(before: Table, table: Table, now: pa.Table, then: pa.Table, model: p
     ends = [*order[:3], *order[::-1][:3]]
     keys = then[KEY]
     most = tuple(
-        (str(keys[int(n)].as_py()), float(old[n]), float(new[n]), float(margin[n])) for n in ends if moved[n] and np.isfinite(margin[n])
+        (str(keys[int(n)].as_py()), float(old[n]), float(new[n]), float(margin[n]))
+        for n in ends
+        if moved[n] and np.isfinite(margin[n])
     )
-    return Preview(before, table, tuple(found), int((moved & bools(then, "control_flag")).sum()), most)
+    return Preview(
+        before, table, tuple(found), int((moved & bools(then, "control_flag")).sum()), most
+    )
 
 
-def _expected(then: pa.Table, old: Floats, new: Floats, model: pa.Table) -> tuple[Floats, Floats, Floats]:
+def _expected(
+    then: pa.Table, old: Floats, new: Floats, model: pa.Table
+) -> tuple[Floats, Floats, Floats]:
     """Units a week at the prices of now, how many more at those of then, and what one costs; NaN where nobody knows."""
     row = matched(then, model)
     slope, current, volume, cost = (
-        np.append(floats(model, name), np.nan)[row] for name in ("elasticity", "current_price", "expected_volume", "unit_cost")
+        np.append(floats(model, name), np.nan)[row]
+        for name in ("elasticity", "current_price", "expected_volume", "unit_cost")
     )
     sold, comes = (volume * np.exp(slope * (price / current - 1.0)) for price in (old, new))
     return sold, comes - sold, cost

@@ -97,7 +97,11 @@ def examined(version: int, store: Store) -> Shelved:
     found = facts_of(version, store)
     if found.release is None:
         return found
-    damage = [words for key, wanted in found.release.files.items() if (words := _wrong(key, wanted, store))]
+    damage = [
+        words
+        for key, wanted in found.release.files.items()
+        if (words := _wrong(key, wanted, store))
+    ]
     if f"{folder_of(JOB, version)}/{NAME}.parquet" not in found.release.files:
         damage.append(f"it has no {NAME}.parquet")
     return Shelved(version, found.release, found.seal, tuple(damage))
@@ -108,10 +112,15 @@ def whole(version: int, store: Store) -> Shelved:
     found = examined(version, store)
     if found.release is None and not any(s.version == version for s in shelved(store)):
         there = ", ".join(str(s.version) for s in shelved(store)) or "none yet"
-        raise UsageError(f"there is no release {version} of the price table; there is {there}", hint="tariffs status")
+        raise UsageError(
+            f"there is no release {version} of the price table; there is {there}",
+            hint="tariffs status",
+        )
     if found.damage:
         raise StateError(
-            f"release {version} is not what was published", problems=found.damage, hint="run the job again: hundredfold run tariffs.job:job"
+            f"release {version} is not what was published",
+            problems=found.damage,
+            hint="run the job again: hundredfold run tariffs.job:job",
         )
     return found
 
@@ -154,7 +163,10 @@ def settle(store: Store) -> bool:
     """
     lagged = False
     while True:
-        pointed, book = _pointed(store), read_book(store)  # in this order: the log may grow in between, and never shrinks
+        pointed, book = (
+            _pointed(store),
+            read_book(store),
+        )  # in this order: the log may grow in between, and never shrinks
         if pointed >= book.next:
             raise HomeError(
                 f"the log of approvals ends with entry {book.next - 1}, and {POINTER} was made from entry {pointed}: entries are missing",
@@ -202,7 +214,9 @@ def ready_step(start: Table, store: Store, limits: Limits) -> Table:
 def next_step(start: Table, store: Store, limits: Limits) -> tuple[Table, pa.Table]:
     """The next step from a table to the rule's prices, and its rows; nothing is written."""
     made, last = step_to_rule(rows(start, store), limits, start.version)
-    after = start.after if start.rule and start.canary is None else _origin(start)  # a way that goes on, or a new one
+    after = (
+        start.after if start.rule and start.canary is None else _origin(start)
+    )  # a way that goes on, or a new one
     return Table(start.version, rule=True, step=0 if last else start.step + 1, after=after), made
 
 
@@ -218,12 +232,18 @@ def ready_frozen(start: Table, store: Store) -> Table:
 
 def frozen(start: Table, store: Store) -> tuple[Table, pa.Table]:
     """The table with the prices that charging asks now, and its rows; nothing is written."""
-    return Table(start.version, unchanged=True, after=_origin(start)), frozen_table(rows(start, store))
+    return Table(start.version, unchanged=True, after=_origin(start)), frozen_table(
+        rows(start, store)
+    )
 
 
 def _origin(start: Table) -> str:
     """What a derived table was made from, as `Table.after`: "" for the release's own table."""
-    return "" if start == Table(start.version) else folder(start).removeprefix(f"{ROOT}/").replace("/", "-")
+    return (
+        ""
+        if start == Table(start.version)
+        else folder(start).removeprefix(f"{ROOT}/").replace("/", "-")
+    )
 
 
 def ready_canary(table: Table, store: Store) -> None:
@@ -232,7 +252,14 @@ def ready_canary(table: Table, store: Store) -> None:
     base, new = rows(table.base, store), rows(Table(table.canary), store)
     places = pa.array(table.places, pa.string())
     here, there = (pc.is_in(part["location"], value_set=places) for part in (new, base))
-    made = in_order(pa.concat_tables([base.filter(pc.invert(there)), new.filter(here).select(base.column_names).cast(base.schema)]))
+    made = in_order(
+        pa.concat_tables(
+            [
+                base.filter(pc.invert(there)),
+                new.filter(here).select(base.column_names).cast(base.schema),
+            ]
+        )
+    )
     _keep(folder(table), "canary.json", made, asdict(table), store)
 
 
@@ -240,7 +267,9 @@ def rule_folder(table: Table) -> str:
     after = f"-after-{table.after}" if table.after else ""
     if table.unchanged:
         return f"{ROOT}/unchanged/{table.version:06d}{after}"
-    return f"{ROOT}/rule/{table.version:06d}{after}" + (f"/step-{table.step:02d}" if table.step else "")
+    return f"{ROOT}/rule/{table.version:06d}{after}" + (
+        f"/step-{table.step:02d}" if table.step else ""
+    )
 
 
 def folder(table: Table) -> str:
@@ -269,7 +298,10 @@ def _keep(folder: str, name: str, made: pa.Table, facts: Mapping[str, Any], stor
         key = f"{folder}/{NAME}.{format}"
         store.put(key, data)
         files[key] = hashlib.sha256(data).hexdigest()
-    store.put(f"{folder}/{name}", json.dumps({**facts, "rows": made.num_rows, "files": files}, indent=1).encode())
+    store.put(
+        f"{folder}/{name}",
+        json.dumps({**facts, "rows": made.num_rows, "files": files}, indent=1).encode(),
+    )
 
 
 def _files(table: Table, store: Store) -> dict[str, str]:
@@ -283,7 +315,10 @@ def _files(table: Table, store: Store) -> dict[str, str]:
 
 def _facts(table: Table, limits: Limits) -> dict[str, Any]:
     """What a step of the way was made with: under other limits it is made anew."""
-    used = {name: getattr(limits, name) for name in ("bundle_step", "voice_step", "voice_cliff", "share_changed")}
+    used = {
+        name: getattr(limits, name)
+        for name in ("bundle_step", "voice_step", "voice_cliff", "share_changed")
+    }
     return {"version": table.version, "step": table.step, "limits": used}
 
 
@@ -307,7 +342,11 @@ def _wrong(key: str, wanted: str, store: Store) -> str:
         data = store.get(key)
     except KeyError:
         return f"{name} is missing"
-    return "" if hashlib.sha256(memoryview(data)).hexdigest() == wanted else f"{name} is not what was published: its SHA-256 differs"
+    return (
+        ""
+        if hashlib.sha256(memoryview(data)).hexdigest() == wanted
+        else f"{name} is not what was published: its SHA-256 differs"
+    )
 
 
 def _pointed(store: Store) -> int:

@@ -47,20 +47,34 @@ def step_to_rule(table: pa.Table, limits: Limits, version: int) -> tuple[pa.Tabl
 
 def frozen_table(table: pa.Table) -> pa.Table:
     """Return the same prices and discounts, without what explained them: the model is out of use, and no price moves."""
-    return _at(table, floats(table, "price"), np.nan_to_num(floats(table, "discount_class")), "unchanged", "HOLD_UNCHANGED")
+    return _at(
+        table,
+        floats(table, "price"),
+        np.nan_to_num(floats(table, "discount_class")),
+        "unchanged",
+        "HOLD_UNCHANGED",
+    )
 
 
-def _one_step(table: pa.Table, price: Floats, wanted: Floats, limits: Limits, version: int) -> Floats:
+def _one_step(
+    table: pa.Table, price: Floats, wanted: Floats, limits: Limits, version: int
+) -> Floats:
     """The prices after one step; shape (rows,)."""
     voice, held = is_voice(table), bools(table, "control_flag")
-    new = np.where(voice, _hours(table, price, wanted, limits), _sizes(table, price, wanted, limits))
+    new = np.where(
+        voice, _hours(table, price, wanted, limits), _sizes(table, price, wanted, limits)
+    )
     new = np.where(held | ~np.isfinite(new), price, np.round(new, MONEY_DIGITS))
     moved = np.abs(new - price) > DUST
     most = int(limits.share_changed * len(price))
     if moved.sum() <= most:
         return np.asarray(new)
-    names, number = np.unique(np.asarray(table["location"].to_pylist(), dtype=object).astype(str), return_inverse=True)
-    turn = sorted(range(len(names)), key=lambda n: hashlib.sha256(f"{version}/{names[n]}".encode()).digest())
+    names, number = np.unique(
+        np.asarray(table["location"].to_pylist(), dtype=object).astype(str), return_inverse=True
+    )
+    turn = sorted(
+        range(len(names)), key=lambda n: hashlib.sha256(f"{version}/{names[n]}".encode()).digest()
+    )
     counts = np.bincount(number, moved, len(names))[turn]
     first = np.zeros(len(names), dtype=np.bool_)
     first[np.array(turn)[np.cumsum(counts) <= most]] = True
@@ -71,11 +85,18 @@ def _one_step(table: pa.Table, price: Floats, wanted: Floats, limits: Limits, ve
 
 def _sizes(table: pa.Table, price: Floats, wanted: Floats, limits: Limits) -> Floats:
     """Bundles: within the step, on a price point between; the order of sizes stays, for both ends are cut alike."""
-    reached = np.clip(wanted, price * (1.0 - limits.bundle_step), price * (1.0 + limits.bundle_step))
+    reached = np.clip(
+        wanted, price * (1.0 - limits.bundle_step), price * (1.0 + limits.bundle_step)
+    )
     tick = _ticks(table)
-    snapped = np.where(reached < price, np.ceil(reached / tick - DUST), np.floor(reached / tick + DUST)) * tick
+    snapped = (
+        np.where(reached < price, np.ceil(reached / tick - DUST), np.floor(reached / tick + DUST))
+        * tick
+    )
     there = np.abs(reached - wanted) < DUST
-    return np.asarray(np.where(there, wanted, np.where((snapped - price) * (wanted - price) > 0, snapped, price)))
+    return np.asarray(
+        np.where(there, wanted, np.where((snapped - price) * (wanted - price) > 0, snapped, price))
+    )
 
 
 def _ticks(table: pa.Table) -> Floats:
@@ -84,7 +105,9 @@ def _ticks(table: pa.Table) -> Floats:
     tick = np.full(table.num_rows, TICKS[-1])
     for product in np.unique(products):
         rows = products == product
-        prices = np.concatenate([floats(table, name)[rows] for name in ("price", "current_price", "champion_price")])
+        prices = np.concatenate(
+            [floats(table, name)[rows] for name in ("price", "current_price", "champion_price")]
+        )
         fits = [t for t in TICKS if np.all(np.abs(prices / t - np.round(prices / t)) * t < 1e-6)]
         tick[rows] = fits[0] if fits else TICKS[-1]
     return tick
@@ -104,9 +127,16 @@ def _hours(table: pa.Table, price: Floats, wanted: Floats, limits: Limits) -> Fl
     rows = table.take(pa.array(voice))
     full, held = tariff(rows), bools(rows, "control_flag")
     now = np.round(100.0 * (1.0 - price[voice] / full), 6)
-    then = np.clip(np.round(100.0 * (1.0 - wanted[voice] / full), 6), now - limits.voice_step, now + limits.voice_step)
+    then = np.clip(
+        np.round(100.0 * (1.0 - wanted[voice] / full), 6),
+        now - limits.voice_step,
+        now + limits.voice_step,
+    )
     then = np.where(held, now, then)
-    day = [f"{cell}/{kind}" for cell, kind in zip(rows["cell"].to_pylist(), rows["day_type"].to_pylist(), strict=True)]
+    day = [
+        f"{cell}/{kind}"
+        for cell, kind in zip(rows["cell"].to_pylist(), rows["day_type"].to_pylist(), strict=True)
+    ]
     days, ring = np.unique(day, return_inverse=True)
     hour = np.asarray(rows["hour"].to_pylist(), dtype=np.int64)
     shape = (len(days), HOURS)
@@ -124,7 +154,11 @@ def _hours(table: pa.Table, price: Floats, wanted: Floats, limits: Limits) -> Fl
     reached = _envelope(np.clip(laid(then, np.inf), floor, ceiling), edge)[ring, hour]
     grid = 5.0 if np.all(np.abs(now / 5.0 - np.round(now / 5.0)) < 1e-6) else 1.0
     class_ = np.floor(reached / grid + 1e-6) * grid
-    out[voice] = np.where(np.abs(class_ - now) < 1e-6, price[voice], np.round(full * (1.0 - class_ / 100.0), MONEY_DIGITS))
+    out[voice] = np.where(
+        np.abs(class_ - now) < 1e-6,
+        price[voice],
+        np.round(full * (1.0 - class_ / 100.0), MONEY_DIGITS),
+    )
     return out
 
 
@@ -145,8 +179,14 @@ def _at(table: pa.Table, price: Floats, discount: Floats, model: str, reason: st
     """The same rows at these prices, with nothing of what explained the model's."""
     new = {
         "price": pa.array(price, pa.float64()),
-        "discount_class": pa.array(np.where(is_voice(table), discount, 0).astype(np.int64), pa.int64(), mask=~is_voice(table)),
-        "status": pa.array(["approved"] * table.num_rows, pa.string()),  # with the release whose prices they stand for
+        "discount_class": pa.array(
+            np.where(is_voice(table), discount, 0).astype(np.int64),
+            pa.int64(),
+            mask=~is_voice(table),
+        ),
+        "status": pa.array(
+            ["approved"] * table.num_rows, pa.string()
+        ),  # with the release whose prices they stand for
         "model_version": pa.array([model] * table.num_rows, pa.string()),
         "reason_code": pa.array([reason] * table.num_rows, pa.string()),
     }
@@ -156,7 +196,12 @@ def _at(table: pa.Table, price: Floats, discount: Floats, model: str, reason: st
 
 def _prices(table: pa.Table) -> tuple[Floats, Floats]:
     """Price and discount class of each unit; the class is 0 for a bundle."""
-    champion, current, full, voice = floats(table, "champion_price"), floats(table, "current_price"), tariff(table), is_voice(table)
+    champion, current, full, voice = (
+        floats(table, "champion_price"),
+        floats(table, "current_price"),
+        tariff(table),
+        is_voice(table),
+    )
     price = np.where(bools(table, "control_flag"), current, champion)
     discount = np.where(voice, np.round(100.0 * (1.0 - price / np.where(voice, full, 1.0))), 0.0)
     free = voice & (discount > DEEPEST)

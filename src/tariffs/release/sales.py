@@ -56,7 +56,10 @@ SELECT unit_key, ends AS week, sum(quantity) AS quantity,
 FROM days JOIN whole USING (ends) WHERE ends > CAST($after AS DATE)
 GROUP BY unit_key, ends ORDER BY unit_key, ends"""
 UNSOUND = f"SELECT count(*) AS rows FROM ({{rows}}) WHERE ({SOUND}) IS NOT TRUE"
-POSTED = {BUNDLES: "TRY_CAST(list_price AS DOUBLE)", VOICE: "1 - TRY_CAST(posted_discount AS DOUBLE)"}
+POSTED = {
+    BUNDLES: "TRY_CAST(list_price AS DOUBLE)",
+    VOICE: "1 - TRY_CAST(posted_discount AS DOUBLE)",
+}
 LAST = "SELECT unit_key, arg_max(posted, week) AS posted FROM ({with_posted}) GROUP BY unit_key"
 SUPPORT = f"SELECT unit_key, min(price) AS support_lo, max(price) AS support_hi FROM ({{rows}}) WHERE {SOUND} GROUP BY unit_key"
 
@@ -92,7 +95,10 @@ class Sales:
                 try:
                     view(duck, place)
                     found.append(
-                        duck.sql(query.format(rows=ROWS[source], with_posted=_with_posted(source)), params=values or None).to_arrow_table()
+                        duck.sql(
+                            query.format(rows=ROWS[source], with_posted=_with_posted(source)),
+                            params=values or None,
+                        ).to_arrow_table()
                     )
                 except duckdb.Error as error:
                     raise UsageError(
@@ -106,7 +112,9 @@ def _with_posted(source: str) -> str:
     return ROWS[source].replace("\nFROM sales", f", {POSTED[source]} AS posted\nFROM sales")
 
 
-def sales_of(release: Release, home: RunHome, given: Mapping[str, str] | None = None) -> Sales | None:
+def sales_of(
+    release: Release, home: RunHome, given: Mapping[str, str] | None = None
+) -> Sales | None:
     """The sales of the files that are named, or of the run that made the release; None if they are gone."""
     if given:
         return Sales({name: str(Path(place).expanduser()) for name, place in given.items()})
@@ -121,7 +129,11 @@ def place_of(source: str, release: Release, home: RunHome) -> Any:
         return str(home.where(key))
     folder = f"processing/{release.run}/staged/{source}/"  # on AWS
     try:
-        parts = [read(home.store.get(name)) for name in home.store.list(folder) if name.endswith(".parquet")]
+        parts = [
+            read(home.store.get(name))
+            for name in home.store.list(folder)
+            if name.endswith(".parquet")
+        ]
         return pa.concat_tables(parts) if parts else _first_place(source, release, home)
     except KeyError:
         return None  # it expires while we look
@@ -148,9 +160,17 @@ def view(duck: Any, place: Any) -> None:
         duck.register("sales", place)
         return
     path = Path(place)
-    files = sorted(str(f) for f in path.rglob("*") if f.suffix in (".csv", ".parquet", ".pq")) if path.is_dir() else [place]
-    reader = "read_parquet" if files and Path(files[0]).suffix in (".parquet", ".pq") else "read_csv"
+    files = (
+        sorted(str(f) for f in path.rglob("*") if f.suffix in (".csv", ".parquet", ".pq"))
+        if path.is_dir()
+        else [place]
+    )
+    reader = (
+        "read_parquet" if files and Path(files[0]).suffix in (".parquet", ".pq") else "read_csv"
+    )
     if not files:
         raise UsageError(f"there are no sales in {place}", hint="wanted CSV or Parquet files")
     quoted = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
-    duck.execute(f"CREATE OR REPLACE VIEW sales AS FROM {reader}([{quoted}]{', all_varchar = true' if reader == 'read_csv' else ''})")
+    duck.execute(
+        f"CREATE OR REPLACE VIEW sales AS FROM {reader}([{quoted}]{', all_varchar = true' if reader == 'read_csv' else ''})"
+    )

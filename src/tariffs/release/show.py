@@ -33,7 +33,13 @@ WRAPPED = (
     "revenue",
     "margin",
 )  # columns that may take several lines
-LOOK = {"draft": "yellow", "approved": "cyan", "canary": "magenta", "active": "bold green", "withdrawn": "dim"}
+LOOK = {
+    "draft": "yellow",
+    "approved": "cyan",
+    "canary": "magenta",
+    "active": "bold green",
+    "withdrawn": "dim",
+}
 BY_WHICH = {
     Event.APPROVE: "approved", Event.TRY: "tried", Event.ACTIVATE: "activated", Event.REPLACE: "replaced", Event.WITHDRAW: "withdrawn",
     Event.KILL: "killed", Event.RESTORE: "brought back",
@@ -50,11 +56,29 @@ def show_status(facts: Mapping[str, Any], home: Any, folder: str | None) -> None
     if not facts["releases"]:
         result.print(f"no price table is published in {escape(near(home.words))} yet")
         return
-    grid = grid_of("", "release", "state", "as of", "prices", "last decision (UTC)", "by", "why", right={"release", "prices"})
+    grid = grid_of(
+        "",
+        "release",
+        "state",
+        "as of",
+        "prices",
+        "last decision (UTC)",
+        "by",
+        "why",
+        right={"release", "prices"},
+    )
     for r in facts["releases"]:
-        used = facts["charging"] and r["version"] in (facts["charging"]["version"], facts["charging"]["canary"])
+        used = facts["charging"] and r["version"] in (
+            facts["charging"]["version"],
+            facts["charging"]["canary"],
+        )
         decided = f"{BY_WHICH[Event(r['event'])]} {_minute(r['at'])}" if r["at"] else "-"
-        why = "; ".join([*([r["reason"]] if r["reason"] else []), *([f"despite {', '.join(r['despite'])}"] if r["despite"] else [])])
+        why = "; ".join(
+            [
+                *([r["reason"]] if r["reason"] else []),
+                *([f"despite {', '.join(r['despite'])}"] if r["despite"] else []),
+            ]
+        )
         state = f"[{LOOK[r['state']]}]{r['state']}[/]"
         grid.add_row(
             "*" if used else "", str(r["version"]), state, (r["as_of"] or "-")[:16], f"{r['prices']:,}" if r["prices"] else "-",
@@ -74,7 +98,11 @@ def show_charging(charging: Mapping[str, Any] | None, folder: str | None) -> Non
     names = ("version", "rule", "canary", "unchanged", "step", "after")
     table = Table(**{name: charging[name] for name in names}, places=tuple(charging["places"]))
     result.print()
-    print_hanging("", f"Charging uses {table} (*), since {_minute(charging['since'])} UTC, by {charging['by']}", "bold")
+    print_hanging(
+        "",
+        f"Charging uses {table} (*), since {_minute(charging['since'])} UTC, by {charging['by']}",
+        "bold",
+    )
     if table.places:
         result.print(f"  release {table.canary} in {escape(_few(table.places))}")
     if folder:
@@ -83,12 +111,18 @@ def show_charging(charging: Mapping[str, Any] | None, folder: str | None) -> Non
 
 def show_checked(checked: Checked, clock: str = "") -> None:
     """A line for each guard; under those that fail, the first cases."""
-    against = f"against {checked.against}, which charging uses" if checked.against else "no other table is active"
+    against = (
+        f"against {checked.against}, which charging uses"
+        if checked.against
+        else "no other table is active"
+    )
     result.print(f"[bold]Release {checked.version}[/], {against}")
     result.print(f"{f'as of {escape(clock)}' + chr(10) if clock else ''}")
     grid = grid_of("guard", "", "found", "allowed")
     for f in checked.findings:
-        grid.add_row(f.code, "ok" if f.passed else "[bold red]FAILS[/]", escape(f.words), escape(f.limit))
+        grid.add_row(
+            f.code, "ok" if f.passed else "[bold red]FAILS[/]", escape(f.words), escape(f.limit)
+        )
     print_grid(grid)
     _show_totals(checked.totals)
     for limits in checked.limits:
@@ -97,19 +131,29 @@ def show_checked(checked: Checked, clock: str = "") -> None:
     for f in checked.failed:
         show_cases(f)
     failed = len(checked.failed)
-    result.print(f"\n{'All guards pass.' if not failed else f'[bold]{failed} of {len(checked.findings)} guards fail.[/]'}")
+    result.print(
+        f"\n{'All guards pass.' if not failed else f'[bold]{failed} of {len(checked.findings)} guards fail.[/]'}"
+    )
 
 
 def _show_totals(totals: Sequence[Mapping[str, Any]]) -> None:
     """What the whole table is expected to change: revenue, margin and volume of each kind, each with its interval."""
     if not totals:
         return
-    grid = grid_of("", "expected", "change a week", "from", "to", right={"change a week", "from", "to"})
+    grid = grid_of(
+        "", "expected", "change a week", "from", "to", right={"change a week", "from", "to"}
+    )
     for row in totals:
         for name in ("revenue", "margin", "volume"):
             low, high = (row.get(f"{name} {end}", row.get(end)) for end in ("from", "to"))
             if row.get(name) is not None and low is not None and high is not None:
-                grid.add_row(str(row["line"]) if name == "revenue" else "", name, f"{row[name]:+,.0f}", f"{low:+,.0f}", f"{high:+,.0f}")
+                grid.add_row(
+                    str(row["line"]) if name == "revenue" else "",
+                    name,
+                    f"{row[name]:+,.0f}",
+                    f"{low:+,.0f}",
+                    f"{high:+,.0f}",
+                )
     result.print(f"\n[bold]{escape(TOTALS_TITLE)}[/]")
     print_grid(grid)
 
@@ -119,9 +163,7 @@ def _limited(row: Mapping[str, Any]) -> str:
     words = f"{row['line']}, {row['limits']}: {row['outcome']}"
     if not isinstance(row["gap"], int | float):  # releases of before have "nan" there
         return words
-    return (
-        f"{words}; worth {row['worth']:,.0f} a week, and no prices within these limits are worth {row['gap']:,.2f} more ({row['%']:.4f}%)"
-    )
+    return f"{words}; worth {row['worth']:,.0f} a week, and no prices within these limits are worth {row['gap']:,.2f} more ({row['%']:.4f}%)"
 
 
 def show_cases(finding: Finding) -> None:
@@ -146,26 +188,65 @@ def show_done(done: Done, folder: str | None) -> None:
     if entry.verb in ("activate", "canary", "kill") and entry.charging:
         result.print(f"[bold]charging uses {entry.charging}[/]")
         if entry.charging.places:
-            result.print(f"  release {entry.charging.canary} in {escape(_few(entry.charging.places))}")
+            result.print(
+                f"  release {entry.charging.canary} in {escape(_few(entry.charging.places))}"
+            )
         if folder:
             result.print(f"  {escape(near(folder))}")
-    result.print(f"entry {entry.number} of the log, {_minute(entry.said.at)} UTC, by {escape(_who(entry))}", style="dim")
+    result.print(
+        f"entry {entry.number} of the log, {_minute(entry.said.at)} UTC, by {escape(_who(entry))}",
+        style="dim",
+    )
 
 
 def show_preview(found: Preview, *, done: bool = False) -> None:
     """What another table does to prices, and what is expected of it."""
-    print_hanging("", f"From {found.before} to {found.table}" + ("" if done else ": nothing is changed by looking"), "bold")
-    grid = grid_of("", "prices", "raised", "lowered", "stay", "largest", "volume", "revenue", "margin", right=set(RIGHT))
+    print_hanging(
+        "",
+        f"From {found.before} to {found.table}"
+        + ("" if done else ": nothing is changed by looking"),
+        "bold",
+    )
+    grid = grid_of(
+        "",
+        "prices",
+        "raised",
+        "lowered",
+        "stay",
+        "largest",
+        "volume",
+        "revenue",
+        "margin",
+        right=set(RIGHT),
+    )
     for m in found.moves:
         far = f"{m.largest:+.4g} points" if m.kind == "voice" else f"{m.largest:+.1%}"
-        changes = (_change(a, b) for a, b in ((m.volume, m.of_volume), (m.revenue, m.of_revenue), (m.margin, m.of_margin)))
+        changes = (
+            _change(a, b)
+            for a, b in (
+                (m.volume, m.of_volume),
+                (m.revenue, m.of_revenue),
+                (m.margin, m.of_margin),
+            )
+        )
         stay = m.prices - m.raised - m.lowered
-        grid.add_row(m.kind, f"{m.prices:,}", f"{m.raised:,}", f"{m.lowered:,}", f"{stay:,}", far, *changes)
+        grid.add_row(
+            m.kind, f"{m.prices:,}", f"{m.raised:,}", f"{m.lowered:,}", f"{stay:,}", far, *changes
+        )
     print_grid(grid)
-    print_hanging("", f"control units that move: {found.control:,}; changes of volume, revenue and margin are expected ones, a week")
+    print_hanging(
+        "",
+        f"control units that move: {found.control:,}; changes of volume, revenue and margin are expected ones, a week",
+    )
     if found.most and not done:
         result.print()
-        grid = grid_of("most margin lost and gained", "now", "then", "margin a week", right={"now", "then", "margin a week"})
+        grid = grid_of(
+            "most margin lost and gained",
+            "now",
+            "then",
+            "margin a week",
+            right={"now", "then", "margin a week"},
+        )
         for key, old, new, margin in found.most:
             grid.add_row(escape(key), _money(old), _money(new), f"{margin:+,.2f}")
         print_grid(grid)
@@ -175,16 +256,26 @@ RIGHT = ("prices", "raised", "lowered", "stay", "largest", "volume", "revenue", 
 
 
 def _change(change: float | None, of: float) -> str:
-    return "not known" if change is None else f"{change:+,.0f} ({change / of:+.1%})" if of else f"{change:+,.0f}"
+    return (
+        "not known"
+        if change is None
+        else f"{change:+,.0f} ({change / of:+.1%})"
+        if of
+        else f"{change:+,.0f}"
+    )
 
 
 def show_log(entries: Sequence[Entry], version: int | None) -> None:
     if not entries:
-        result.print(f"nothing was decided {'yet' if version is None else f'about release {version} yet: it is a draft'}")
+        result.print(
+            f"nothing was decided {'yet' if version is None else f'about release {version} yet: it is a draft'}"
+        )
         return
     for entry in entries:
         said = f": {escape(entry.said.reason)}" if entry.said.reason else ""
-        result.print(f"[bold]{entry.number:>4}[/]  {_minute(entry.said.at)} UTC  [bold]{entry.verb}[/]  by {escape(_who(entry))}{said}")
+        result.print(
+            f"[bold]{entry.number:>4}[/]  {_minute(entry.said.at)} UTC  [bold]{entry.verb}[/]  by {escape(_who(entry))}{said}"
+        )
         for line in _lines_of(entry):
             result.print(f"      {escape(line)}")
 
@@ -193,7 +284,11 @@ def show_limits(book: Book, limits: Mapping[str, float]) -> None:
     grid = grid_of("limit", "value", "of", "set by", "when (UTC)", "why", right={"value"})
     for name, value in limits.items():
         entry = next((e for e in reversed(book.entries) if name in e.limits), None)
-        by, at, why = (escape(entry.said.by), _minute(entry.said.at), escape(entry.said.reason)) if entry else ("as shipped", "-", "-")
+        by, at, why = (
+            (escape(entry.said.by), _minute(entry.said.at), escape(entry.said.reason))
+            if entry
+            else ("as shipped", "-", "-")
+        )
         grid.add_row(name, f"{value:g}", UNITS_OF[name], by, at, why)
     print_grid(grid)
 
@@ -201,12 +296,19 @@ def show_limits(book: Book, limits: Mapping[str, float]) -> None:
 def show_delta(old: Table, new: Table, change: Delta, files: Sequence[str], rows: int) -> None:
     counts = change.counts()
     told = ", ".join(f"{n:,} {name}" for name, n in counts.items())
-    result.print(f"[bold]From {old} to {new}[/]: {told}, {rows - counts['added'] - counts['changed']:,} as before")
+    result.print(
+        f"[bold]From {old} to {new}[/]: {told}, {rows - counts['added'] - counts['changed']:,} as before"
+    )
     moved = change.rows.slice(0, 5).to_pylist()
     if moved:
         grid = grid_of("unit", "change", "old", "new", right={"old", "new"})
         for row in moved:
-            grid.add_row(escape(row["unit_key"]), row["change"], _money(row["old_price"]), _money(row["new_price"]))
+            grid.add_row(
+                escape(row["unit_key"]),
+                row["change"],
+                _money(row["old_price"]),
+                _money(row["new_price"]),
+            )
         print_grid(grid)
         if change.rows.num_rows > len(moved):
             result.print(f"and {change.rows.num_rows - len(moved):,} more, in")
@@ -227,7 +329,11 @@ def _lines_of(entry: Entry) -> list[str]:
         lines.append(f"charging uses {entry.charging}")
     if entry.against:
         lines.append(f"compared with {entry.against}")
-    lines += [f"{f.code} set aside: {f.words} (allowed: {f.limit})" for f in entry.findings if f.code in entry.despite]
+    lines += [
+        f"{f.code} set aside: {f.words} (allowed: {f.limit})"
+        for f in entry.findings
+        if f.code in entry.despite
+    ]
     passed = sum(f.passed for f in entry.findings)
     lines += [f"{passed} of {len(entry.findings)} guards passed"] if entry.findings else []
     lines += [f"{name} = {value:g}" for name, value in entry.limits.items()]
@@ -249,14 +355,25 @@ def _minute(moment: str) -> str:
 
 
 def _money(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.2f}" if round(value, 2) == round(value, 6) else f"{value:,.6g}"
+    return (
+        "-"
+        if value is None
+        else f"{value:,.2f}"
+        if round(value, 2) == round(value, 6)
+        else f"{value:,.6g}"
+    )
 
 
 def grid_of(*columns: str, right: frozenset[str] | set[str] = frozenset()) -> Grid:
     """An empty table of words and figures."""
     grid = Grid(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in columns:
-        grid.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=name not in WRAPPED)
+        grid.add_column(
+            name,
+            justify="right" if name in right else "left",
+            overflow="fold",
+            no_wrap=name not in WRAPPED,
+        )
     return grid
 
 
@@ -265,9 +382,14 @@ def print_grid(grid: Grid) -> None:
     room = result.options.update(max_width=10_000)
     for column in grid.columns:
         if column.no_wrap:
-            column.min_width = max(Measurement.get(result, room, cell).maximum for cell in (column.header, *column.cells))
+            column.min_width = max(
+                Measurement.get(result, room, cell).maximum
+                for cell in (column.header, *column.cells)
+            )
     wanted = Measurement.get(result, room, grid)
-    width = min(wanted.maximum, max(result.width if fits_a_terminal() else PIPE_WIDTH, wanted.minimum))
+    width = min(
+        wanted.maximum, max(result.width if fits_a_terminal() else PIPE_WIDTH, wanted.minimum)
+    )
     with (wide := Console(highlight=False, width=width)).capture() as printed:
         wide.print(grid)
     for line in printed.get().splitlines():

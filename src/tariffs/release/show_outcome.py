@@ -19,15 +19,23 @@ FEW_CONTROLS = 5
 def show_outcome(found: Outcome) -> None:
     m = found.measured
     until = f" until {found.until}" if found.until else ""
-    result.print(f"[bold]{str(found.table).capitalize()}[/], in use from {found.since}{until}; sales of {escape(found.read)}")
-    result.print(f"{_weeks(m.before)} before against {_weeks(m.after)} after; {m.moved:.1%} of the prices moved\n")
+    result.print(
+        f"[bold]{str(found.table).capitalize()}[/], in use from {found.since}{until}; sales of {escape(found.read)}"
+    )
+    result.print(
+        f"{_weeks(m.before)} before against {_weeks(m.after)} after; {m.moved:.1%} of the prices moved\n"
+    )
     if not m.kpis:
         result.print("Nothing can be compared: no control unit sold both before and after.")
     else:
         _show_kpis(m)
     for line in [
         *notes(m),
-        *([f"{found.unsound:,} rows of sales are none: no date, quantity, price or subscriber"] if found.unsound else []),
+        *(
+            [f"{found.unsound:,} rows of sales are none: no date, quantity, price or subscriber"]
+            if found.unsound
+            else []
+        ),
     ]:
         result.print(f"  {line}")
     if m.bands:
@@ -48,10 +56,17 @@ def _show_kpis(m: Measured) -> None:
     )
     for k in m.kpis:
         money = f"{k.effect.extra:+,.0f}" if k.name in ("revenue", "margin") else ""
-        grid.add_row(k.kind, k.name, _share(k.promised), _share(k.effect.change), _interval(k.effect), money)
+        grid.add_row(
+            k.kind, k.name, _share(k.promised), _share(k.effect.change), _interval(k.effect), money
+        )
     for k in m.placebo:
         grid.add_row(
-            k.kind, "[dim]placebo: revenue, within the weeks before[/]", _share(0.0), _share(k.effect.change), _interval(k.effect), ""
+            k.kind,
+            "[dim]placebo: revenue, within the weeks before[/]",
+            _share(0.0),
+            _share(k.effect.change),
+            _interval(k.effect),
+            "",
         )
     print_grid(grid)
 
@@ -61,9 +76,13 @@ def notes(m: Measured) -> list[str]:
     told = []
     for kind in dict.fromkeys(k.kind for k in m.kpis):
         e = next(k.effect for k in m.kpis if k.kind == kind)
-        told.append(f"{kind}: {e.units:,} units repriced and {e.held:,} held, {e.control_places:,} of {e.places:,} locations are control")
+        told.append(
+            f"{kind}: {e.units:,} units repriced and {e.held:,} held, {e.control_places:,} of {e.places:,} locations are control"
+        )
         if e.control_places < FEW_CONTROLS:
-            told.append(f"{kind}: with so few control locations the interval takes chance there to be as large as elsewhere")
+            told.append(
+                f"{kind}: with so few control locations the interval takes chance there to be as large as elsewhere"
+            )
     told += [
         f"{_named(k)}: the weeks before differ already by {k.effect.change:+.1%}; do not believe its effect"
         for k in m.placebo
@@ -87,7 +106,9 @@ def _show_bands(m: Measured) -> None:
         right={"bundles moved", "mean P(gain)"},
     )
     for b in m.bands:
-        realised, chance = (_share(b.effect.change), _interval(b.effect)) if b.effect else ("-", "-")
+        realised, chance = (
+            (_share(b.effect.change), _interval(b.effect)) if b.effect else ("-", "-")
+        )
         grid.add_row(
             f"{b.lo:.2f} to {b.hi:.2f}",
             f"{b.units:,}",
@@ -103,21 +124,40 @@ def _show_bands(m: Measured) -> None:
 def _show_champion(m: Measured) -> None:
     if not m.champion:
         return
-    grid = grid_of("expected margin a week", "this table", "the rule", "no change", right={"this table", "the rule", "no change"})
+    grid = grid_of(
+        "expected margin a week",
+        "this table",
+        "the rule",
+        "no change",
+        right={"this table", "the rule", "no change"},
+    )
     for kind, told in m.champion.items():
-        grid.add_row(kind, f"{told['table']:,.0f}", f"{told['rule']:,.0f}", f"{told['no change']:,.0f}")
+        grid.add_row(
+            kind, f"{told['table']:,.0f}", f"{told['rule']:,.0f}", f"{told['no change']:,.0f}"
+        )
     result.print()
     print_grid(grid)
-    result.print("  by the table's own elasticities: nobody pays the rule's prices, so only they can say")
+    result.print(
+        "  by the table's own elasticities: nobody pays the rule's prices, so only they can say"
+    )
 
 
 def _show_drift(m: Measured) -> None:
     if not m.charts:
-        result.print("\nDrift cannot be told: the table expects no volumes, or there is no control unit.")
+        result.print(
+            "\nDrift cannot be told: the table expects no volumes, or there is no control unit."
+        )
         return
-    grid = grid_of("segment", "sold against expected", "CUSUM", "", right={"sold against expected", "CUSUM"})
+    grid = grid_of(
+        "segment", "sold against expected", "CUSUM", "", right={"sold against expected", "CUSUM"}
+    )
     for c in m.charts:
-        grid.add_row(escape(c.name), f"{c.ratio:+.1%}", f"{c.peak:.1f}", "[bold red]DRIFTS[/]" if c.alarm else "ok")
+        grid.add_row(
+            escape(c.name),
+            f"{c.ratio:+.1%}",
+            f"{c.peak:.1f}",
+            "[bold red]DRIFTS[/]" if c.alarm else "ok",
+        )
     result.print()
     print_grid(grid)
     alarms = [c.name for c in m.charts if c.alarm]

@@ -63,7 +63,10 @@ TABLE: dict[tuple[State, Event], State | str] = {
     (S.WITHDRAWN, E.TRY): "it is withdrawn: approve it anew first",
     (S.WITHDRAWN, E.ACTIVATE): "it is withdrawn: approve it anew first",
     (S.WITHDRAWN, E.REPLACE): NOT_USED,
-    (S.WITHDRAWN, E.WITHDRAW): S.WITHDRAWN,  # one that was only replaced, and that the kill switch shall not go back to
+    (
+        S.WITHDRAWN,
+        E.WITHDRAW,
+    ): S.WITHDRAWN,  # one that was only replaced, and that the kill switch shall not go back to
     (S.WITHDRAWN, E.KILL): NOT_USED,
     (S.WITHDRAWN, E.RESTORE): S.ACTIVE,
 }

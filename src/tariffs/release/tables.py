@@ -26,10 +26,23 @@ CHARGING = (
     KEY, "kind", "segment", "location", "product", "cell", "hour", "day_type", "product_offering_id",
     "price", "currency", "discount_class", "valid_from", "valid_to", "table_version",
 )  # fmt: skip
-COLUMNS = tuple(field.name for field in fields(PriceRow))  # all of a price table; the guards and the rule look at nearly all
-SUPPORT_COLUMNS = ("support_lo", "support_hi")  # the lowest and the highest price that was paid: looked at where a table has them
+COLUMNS = tuple(
+    field.name for field in fields(PriceRow)
+)  # all of a price table; the guards and the rule look at nearly all
+SUPPORT_COLUMNS = (
+    "support_lo",
+    "support_hi",
+)  # the lowest and the highest price that was paid: looked at where a table has them
 # one value for the whole of a release; where a table has several, they are compared row by row
-RELEASE_WIDE = ("valid_from", "valid_to", "table_version", "parent_version", "run_id", "model_version", "status")
+RELEASE_WIDE = (
+    "valid_from",
+    "valid_to",
+    "table_version",
+    "parent_version",
+    "run_id",
+    "model_version",
+    "status",
+)
 
 MONEY_DIGITS = 6  # prices are kept to these decimals; beyond them is the dust of binary fractions
 
@@ -39,7 +52,9 @@ Bools = npt.NDArray[np.bool_]
 
 def read(data: pa.Buffer | bytes, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of a Parquet file, in its order; without the file's metadata."""
-    return pq.read_table(pa.BufferReader(data), columns=list(columns) if columns else None).replace_schema_metadata(None)
+    return pq.read_table(
+        pa.BufferReader(data), columns=list(columns) if columns else None
+    ).replace_schema_metadata(None)
 
 
 def parquet(table: pa.Table) -> bytes:
@@ -77,16 +92,24 @@ def one(table: pa.Table, name: str) -> tuple[bool, Any]:
 
 def floats(table: pa.Table, name: str) -> Floats:
     """A column of numbers, NaN for null; shape (rows,)."""
-    return np.asarray(table[name].cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+    return np.asarray(
+        table[name].cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64
+    )
 
 
 def bools(table: pa.Table, name: str) -> Bools:
     """A column of truth values, false for null; shape (rows,)."""
-    return np.asarray(pc.fill_null(table[name].cast(pa.bool_()), False).to_numpy(zero_copy_only=False), dtype=np.bool_)
+    return np.asarray(
+        pc.fill_null(table[name].cast(pa.bool_()), False).to_numpy(zero_copy_only=False),
+        dtype=np.bool_,
+    )
 
 
 def is_voice(table: pa.Table) -> Bools:
-    return np.asarray(pc.fill_null(pc.equal(table["kind"], "voice"), False).to_numpy(zero_copy_only=False), dtype=np.bool_)
+    return np.asarray(
+        pc.fill_null(pc.equal(table["kind"], "voice"), False).to_numpy(zero_copy_only=False),
+        dtype=np.bool_,
+    )
 
 
 def keys_of(table: pa.Table, where: Bools) -> list[str]:
@@ -103,7 +126,10 @@ def matched(table: pa.Table, other: pa.Table) -> npt.NDArray[np.int64]:
 def repeated(table: pa.Table) -> list[str]:
     """The keys that more than one row has, in order."""
     counts = pc.value_counts(table[KEY].combine_chunks())
-    return sorted(str(entry["values"]) for entry in counts.filter(pc.greater(counts.field("counts"), 1)).to_pylist())
+    return sorted(
+        str(entry["values"])
+        for entry in counts.filter(pc.greater(counts.field("counts"), 1)).to_pylist()
+    )
 
 
 def tariff(table: pa.Table) -> Floats:

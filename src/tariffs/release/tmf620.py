@@ -39,7 +39,13 @@ LIFE_CYCLE = {
 REJECTED = "Rejected"  # withdrawn, and charging never used it
 
 BUNDLE = {"segment": "segment", "location": "location"}  # characteristic -> column
-VOICE = {"location": "location", "cell": "cell", "hour": "hour", "dayType": "day_type", "discountClass": "discount_class"}
+VOICE = {
+    "location": "location",
+    "cell": "cell",
+    "hour": "hour",
+    "dayType": "day_type",
+    "discountClass": "discount_class",
+}
 COLUMNS = (
     "unit_key", "kind", "segment", "location", "cell", "hour", "day_type", "product_offering_id", "price", "currency",
     "discount_class", "valid_from", "valid_to", "table_version", "constraint_bound",
@@ -79,8 +85,11 @@ def price(row: Mapping[str, Any], standing: Standing) -> dict[str, Any]:
     voice = row["kind"] == "voice"
     told = {
         "id": row["unit_key"],
-        "href": standing.base and f"{standing.base.rstrip('/')}/{MEDIA}/{quote(row['unit_key'], safe='')}",
-        "name": f"{row['product_offering_id']} {row['hour']:02d}:00 {row['day_type']}" if voice else row["product_offering_id"],
+        "href": standing.base
+        and f"{standing.base.rstrip('/')}/{MEDIA}/{quote(row['unit_key'], safe='')}",
+        "name": f"{row['product_offering_id']} {row['hour']:02d}:00 {row['day_type']}"
+        if voice
+        else row["product_offering_id"],
         "version": str(row["table_version"]),
         "lastUpdate": standing.changed,
         "lifecycleStatus": standing.status,
@@ -89,7 +98,9 @@ def price(row: Mapping[str, Any], standing: Standing) -> dict[str, Any]:
         "priceType": "usage" if voice else "oneTime",
         "price": {"unit": row["currency"], "value": _decimal(row["price"])},
         "unitOfMeasure": {"amount": 1, "units": "min"} if voice else None,
-        "prodSpecCharValueUse": [_use(name, row[column]) for name, column in (VOICE if voice else BUNDLE).items()],
+        "prodSpecCharValueUse": [
+            _use(name, row[column]) for name, column in (VOICE if voice else BUNDLE).items()
+        ],
         "constraint": [_constraint(row["constraint_bound"])] if row["constraint_bound"] else None,
         "@type": KIND,
     }
@@ -129,7 +140,11 @@ def _instant(moment: dt.datetime) -> str:
 
 def _use(name: str, value: Any) -> dict[str, Any]:
     kind = "integer" if isinstance(value, int) else "string"
-    chosen = {"value": value, "valueType": kind, "@type": f"{kind.capitalize()}CharacteristicValueSpecification"}
+    chosen = {
+        "value": value,
+        "valueType": kind,
+        "@type": f"{kind.capitalize()}CharacteristicValueSpecification",
+    }
     return {
         "name": name,
         "valueType": kind,
@@ -139,4 +154,9 @@ def _use(name: str, value: Any) -> dict[str, Any]:
 
 
 def _constraint(bound: str) -> dict[str, str]:
-    return {"id": bound, "name": bound.replace("_", " ").lower(), "@type": "ConstraintRef", "@referredType": "PricingLimit"}
+    return {
+        "id": bound,
+        "name": bound.replace("_", " ").lower(),
+        "@type": "ConstraintRef",
+        "@referredType": "PricingLimit",
+    }

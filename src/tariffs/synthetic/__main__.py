@@ -12,21 +12,49 @@ from tariffs.synthetic import AS_OF, SIZES, Switches, generate, size_of
 
 def words() -> argparse.ArgumentParser:
     """What the command understands."""
-    made = argparse.ArgumentParser(prog="python -m tariffs.synthetic", description="Make the tariffs' tables, with known truth.")
+    made = argparse.ArgumentParser(
+        prog="python -m tariffs.synthetic",
+        description="Make the tariffs' tables, with known truth.",
+    )
     made.add_argument("--size", choices=sorted(SIZES), default="demo")
-    made.add_argument("--out", type=Path, required=True, help="folder for the tables; the truth goes to OUT/truth")
+    made.add_argument(
+        "--out", type=Path, required=True, help="folder for the tables; the truth goes to OUT/truth"
+    )
     made.add_argument("--seed", type=int, default=7)
-    made.add_argument("--dirt", action=argparse.BooleanOptionalAction, default=True, help="soil the sales, and keep a ledger of it")
+    made.add_argument(
+        "--dirt",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="soil the sales, and keep a ledger of it",
+    )
     for count in ("locations", "cells", "weeks"):
         made.add_argument(f"--{count}", type=int, help=f"so many {count} instead of the size's")
-    made.add_argument("--workers", type=int, default=1, help="processes; the bytes are the same for any number")
-    made.add_argument("--endog", type=float, default=0.0, help="posted prices foresee a shock of demand, times this")
-    made.add_argument("--ar", type=float, default=0.0, help="serial shocks of demand: AR(1) with this coefficient")
-    made.add_argument("--cross", type=float, default=0.0, help="chi: products of a ladder take sales from their neighbours")
     made.add_argument(
-        "--cap", action="store_true", help="cells are smaller than their busiest weeks, and refuse what is beyond their capacity"
+        "--workers", type=int, default=1, help="processes; the bytes are the same for any number"
     )
-    made.add_argument("--shift", type=float, default=0.0, help="discounts draw minutes from neighbouring hours")
+    made.add_argument(
+        "--endog",
+        type=float,
+        default=0.0,
+        help="posted prices foresee a shock of demand, times this",
+    )
+    made.add_argument(
+        "--ar", type=float, default=0.0, help="serial shocks of demand: AR(1) with this coefficient"
+    )
+    made.add_argument(
+        "--cross",
+        type=float,
+        default=0.0,
+        help="chi: products of a ladder take sales from their neighbours",
+    )
+    made.add_argument(
+        "--cap",
+        action="store_true",
+        help="cells are smaller than their busiest weeks, and refuse what is beyond their capacity",
+    )
+    made.add_argument(
+        "--shift", type=float, default=0.0, help="discounts draw minutes from neighbouring hours"
+    )
     return made
 
 

@@ -9,7 +9,17 @@ import pyarrow as pa
 
 from tariffs.synthetic.calendar import Stream, dice, season, weeks
 from tariffs.synthetic.scenarios import OFF, SHOCK, Switches, shocks
-from tariffs.synthetic.sizes import BUNDLES, CEILING_SHARE, COST_PER_MB, FLOOR_SHARE, PLACE_NAMES, REGIONS, SEGMENTS, TIERS, Size
+from tariffs.synthetic.sizes import (
+    BUNDLES,
+    CEILING_SHARE,
+    COST_PER_MB,
+    FLOOR_SHARE,
+    PLACE_NAMES,
+    REGIONS,
+    SEGMENTS,
+    TIERS,
+    Size,
+)
 
 LOCATIONS_PER_BLOCK = 20
 TAU = 0.35
@@ -23,7 +33,9 @@ PRODUCTS = np.array([b.product for b in BUNDLES])
 LIST_PRICE = np.array([b.list_price for b in BUNDLES])
 UNIT_COST = np.array([b.volume_mb * COST_PER_MB for b in BUNDLES])
 LOWEST_RATIO = 0.3  # of a posted price that foresees a shock
-NEIGHBOURS = np.array([[a.ladder == b.ladder and abs(a.rung - b.rung) == 1 for b in BUNDLES] for a in BUNDLES])
+NEIGHBOURS = np.array(
+    [[a.ladder == b.ladder and abs(a.rung - b.rung) == 1 for b in BUNDLES] for a in BUNDLES]
+)
 BEST_RESPONSES = 12  # rounds in which each rung of a ladder answers the others
 
 
@@ -40,7 +52,9 @@ def blocks(size: Size) -> int:
 
 
 def block_locations(size: Size, block: int) -> np.ndarray:
-    return np.arange(block * LOCATIONS_PER_BLOCK, min((block + 1) * LOCATIONS_PER_BLOCK, size.locations))
+    return np.arange(
+        block * LOCATIONS_PER_BLOCK, min((block + 1) * LOCATIONS_PER_BLOCK, size.locations)
+    )
 
 
 def places(seed: int, size: Size, block: int) -> pa.Table:
@@ -51,7 +65,15 @@ def places(seed: int, size: Size, block: int) -> pa.Table:
     control = drawn < CONTROL_SHARE
     if block == 0:
         control = _with_both_kinds(control, drawn, size)
-    return pa.table({"location": location_names(where), "name": spoken_names(where), "region": region, "tier": tier, "control": control})
+    return pa.table(
+        {
+            "location": location_names(where),
+            "name": spoken_names(where),
+            "region": region,
+            "tier": tier,
+            "control": control,
+        }
+    )
 
 
 def _with_both_kinds(control: np.ndarray, drawn: np.ndarray, size: Size) -> np.ndarray:
@@ -74,7 +96,13 @@ def location_names(where: np.ndarray) -> np.ndarray:
 
 def spoken_names(where: np.ndarray) -> np.ndarray:
     """What people call the places: names with accents and apostrophes, and a number where a town has several."""
-    return np.array([PLACE_NAMES[i % len(PLACE_NAMES)] + (f" {i // len(PLACE_NAMES) + 1}" if i >= len(PLACE_NAMES) else "") for i in where])
+    return np.array(
+        [
+            PLACE_NAMES[i % len(PLACE_NAMES)]
+            + (f" {i // len(PLACE_NAMES) + 1}" if i >= len(PLACE_NAMES) else "")
+            for i in where
+        ]
+    )
 
 
 def bundle_season(seed: int, size: Size) -> np.ndarray:
@@ -89,8 +117,14 @@ def bundle_block(seed: int, size: Size, block: int, switches: Switches = OFF) ->
     rng = dice(seed, Stream.SALES, block)
     beta = _elasticities(tier, shape, rng)
     level = rng.normal(np.log(0.010) - 0.35 * np.log(LIST_PRICE), 0.8, shape)
-    eta = shocks(switches, seed, Stream.SHOCKS, block, (*shape, size.weeks)) if switches.shaken else None
-    posted, paid, explored = _prices(seed, size, block, shape, None if eta is None else switches.endog * eta)
+    eta = (
+        shocks(switches, seed, Stream.SHOCKS, block, (*shape, size.weeks))
+        if switches.shaken
+        else None
+    )
+    posted, paid, explored = _prices(
+        seed, size, block, shape, None if eta is None else switches.endog * eta
+    )
     subscribers = _subscribers(shape, size.weeks, rng)
     gamma = bundle_season(seed, size)[:, None, None, :]
     x = paid / LIST_PRICE[:, None] - 1
@@ -102,7 +136,16 @@ def bundle_block(seed: int, size: Size, block: int, switches: Switches = OFF) ->
     mu = subscribers * np.exp(log_demand)
     units = rng.poisson(rng.gamma(mu / (DISPERSION - 1), DISPERSION - 1))
     keys = _keys(size, block, shape)
-    sales = _sales_table(keys, size, block, paid=paid, list_price=posted, units=units, active_subs=subscribers, explore_eps=explored)
+    sales = _sales_table(
+        keys,
+        size,
+        block,
+        paid=paid,
+        list_price=posted,
+        units=units,
+        active_subs=subscribers,
+        explore_eps=explored,
+    )
     return Block(sales, _truth_table(keys, beta, level, posted[..., -1], switches.cross))
 
 
@@ -111,7 +154,9 @@ def _elasticities(tier: np.ndarray, shape: tuple[int, ...], rng: np.random.Gener
     product = np.array([b.elasticity for b in BUNDLES])[None, None, :]
     segment = np.array(list(SEGMENTS.values()))[:, None, None]
     place = np.array([TIERS[t] for t in tier])[None, :, None]
-    return np.asarray(np.minimum(product + segment + place + rng.normal(0, TAU, shape), LEAST_ELASTIC))
+    return np.asarray(
+        np.minimum(product + segment + place + rng.normal(0, TAU, shape), LEAST_ELASTIC)
+    )
 
 
 def _prices(
@@ -128,10 +173,16 @@ def _prices(
     if foreseen is not None:
         campaign = np.maximum(campaign + foreseen, LOWEST_RATIO)
     tick = np.array([b.price_tick for b in BUNDLES])[:, None]
-    posted = np.where(constant, LIST_PRICE[:, None], np.round(np.round(campaign * LIST_PRICE[:, None] / tick) * tick, 2))
+    posted = np.where(
+        constant,
+        LIST_PRICE[:, None],
+        np.round(np.round(campaign * LIST_PRICE[:, None] / tick) * tick, 2),
+    )
     full = (*shape, size.weeks)
     explores = (rng.random(full) < EXPLORED) & ~constant
-    epsilon = np.where(explores, np.round(rng.uniform(0.05, 0.15, full) * rng.choice([-1.0, 1.0], full), 3), 0.0)
+    epsilon = np.where(
+        explores, np.round(rng.uniform(0.05, 0.15, full) * rng.choice([-1.0, 1.0], full), 3), 0.0
+    )
     return posted, np.round(posted * (1 + epsilon), 4), epsilon
 
 
@@ -140,38 +191,70 @@ def _plateaus(rng: np.random.Generator, paths: int, count: int) -> np.ndarray:
     lengths = rng.integers(3, 9, (paths, count // 3 + 1))
     ends = lengths.cumsum(axis=1)
     plateau = (np.arange(count)[None, :, None] >= ends[:, None, :]).sum(axis=2)
-    return PRICE_GRID[np.take_along_axis(rng.integers(0, len(PRICE_GRID), lengths.shape), plateau, axis=1)]
+    return PRICE_GRID[
+        np.take_along_axis(rng.integers(0, len(PRICE_GRID), lengths.shape), plateau, axis=1)
+    ]
 
 
 def _subscribers(shape: tuple[int, ...], count: int, rng: np.random.Generator) -> np.ndarray:
     base = rng.lognormal(np.log(900), 0.6, shape[:2])[:, :, None, None]
-    return np.asarray(np.maximum(np.round(base * rng.lognormal(0, 0.03, (*shape, count))), 1).astype(np.int64))
+    return np.asarray(
+        np.maximum(np.round(base * rng.lognormal(0, 0.03, (*shape, count))), 1).astype(np.int64)
+    )
 
 
 def _keys(size: Size, block: int, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     """The unit keys, each of shape `shape`."""
     location = location_names(block_locations(size, block))
-    names = np.array(list(SEGMENTS))[:, None, None], location[None, :, None], PRODUCTS[None, None, :]
-    return {name: np.broadcast_to(values, shape) for name, values in zip(("segment", "location", "product"), names, strict=True)}
+    names = (
+        np.array(list(SEGMENTS))[:, None, None],
+        location[None, :, None],
+        PRODUCTS[None, None, :],
+    )
+    return {
+        name: np.broadcast_to(values, shape)
+        for name, values in zip(("segment", "location", "product"), names, strict=True)
+    }
 
 
-def _sales_table(keys: dict[str, np.ndarray], size: Size, block: int, **measured: np.ndarray) -> pa.Table:
+def _sales_table(
+    keys: dict[str, np.ndarray], size: Size, block: int, **measured: np.ndarray
+) -> pa.Table:
     full = measured["paid"].shape
     week = np.broadcast_to(weeks(size.weeks), full).ravel()
     columns: dict[str, np.ndarray] = {"row_id": block * ROWS_PER_BLOCK + np.arange(week.size)}
-    columns |= {name: np.broadcast_to(values[..., None], full).ravel() for name, values in keys.items()}
-    columns |= {"week": week, "price": measured.pop("paid").ravel()} | {name: values.ravel() for name, values in measured.items()}
+    columns |= {
+        name: np.broadcast_to(values[..., None], full).ravel() for name, values in keys.items()
+    }
+    columns |= {"week": week, "price": measured.pop("paid").ravel()} | {
+        name: values.ravel() for name, values in measured.items()
+    }
     columns["loaded_at"] = (week + 2).astype("datetime64[us]") + np.timedelta64(6, "h")
     return pa.table(columns)
 
 
-def _truth_table(keys: dict[str, np.ndarray], beta: np.ndarray, level: np.ndarray, current: np.ndarray, chi: float) -> pa.Table:
+def _truth_table(
+    keys: dict[str, np.ndarray],
+    beta: np.ndarray,
+    level: np.ndarray,
+    current: np.ndarray,
+    chi: float,
+) -> pa.Table:
     """Two best prices, in money: the unit's own, the closed form kappa - 1/beta before any guard rail; and the one that
     earns most for its whole ladder, between floor and ceiling."""
     kappa = np.broadcast_to(UNIT_COST / LIST_PRICE, beta.shape)
     best = LIST_PRICE * (kappa - 1 / beta)
-    truth = {"beta": beta, "level": level, "kappa": kappa, "current_price": current, "best_price": best}
-    truth |= {"chi": np.full(beta.shape, chi), "ladder_price": LIST_PRICE * _together(best / LIST_PRICE, beta, level, chi)}
+    truth = {
+        "beta": beta,
+        "level": level,
+        "kappa": kappa,
+        "current_price": current,
+        "best_price": best,
+    }
+    truth |= {
+        "chi": np.full(beta.shape, chi),
+        "ladder_price": LIST_PRICE * _together(best / LIST_PRICE, beta, level, chi),
+    }
     return pa.table({name: values.ravel() for name, values in (keys | truth).items()})
 
 
@@ -188,19 +271,34 @@ def _together(alone: np.ndarray, beta: np.ndarray, level: np.ndarray, chi: float
     for _ in range(BEST_RESPONSES):
         before = ratio.copy()
         for product in range(len(BUNDLES)):
-            ratio[..., product] = tries[np.argmax(_margins(ratio, product, tries, beta, level, chi), axis=0)]
+            ratio[..., product] = tries[
+                np.argmax(_margins(ratio, product, tries, beta, level, chi), axis=0)
+            ]
         if np.array_equal(before, ratio):
             break
     return ratio
 
 
-def _margins(ratio: np.ndarray, product: int, tries: np.ndarray, beta: np.ndarray, level: np.ndarray, chi: float) -> np.ndarray:
+def _margins(
+    ratio: np.ndarray,
+    product: int,
+    tries: np.ndarray,
+    beta: np.ndarray,
+    level: np.ndarray,
+    chi: float,
+) -> np.ndarray:
     """What a product and its neighbours earn per subscriber and week at each of its prices.  Shape (tries, segments, locations)."""
     x = ratio - 1
     log_demand = level + beta * x + chi * (x @ NEIGHBOURS)
-    own = np.exp(log_demand[..., product] - beta[..., product] * x[..., product] + beta[..., product] * (tries - 1)[:, None, None])
+    own = np.exp(
+        log_demand[..., product]
+        - beta[..., product] * x[..., product]
+        + beta[..., product] * (tries - 1)[:, None, None]
+    )
     earned = (LIST_PRICE[product] * tries - UNIT_COST[product])[:, None, None] * own
     for other in np.flatnonzero(NEIGHBOURS[product]):
-        theirs = (LIST_PRICE[other] * ratio[..., other] - UNIT_COST[other]) * np.exp(log_demand[..., other] - chi * x[..., product])
+        theirs = (LIST_PRICE[other] * ratio[..., other] - UNIT_COST[other]) * np.exp(
+            log_demand[..., other] - chi * x[..., product]
+        )
         earned += np.exp(chi * (tries - 1))[:, None, None] * theirs
     return np.asarray(earned)

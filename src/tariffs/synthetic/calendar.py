@@ -28,7 +28,9 @@ class Stream(IntEnum):
 
 
 def dice(seed: int, stream: Stream, block: int = 0) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=np.array([seed, (stream << 32) | block], dtype=np.uint64)))
+    return np.random.Generator(
+        np.random.Philox(key=np.array([seed, (stream << 32) | block], dtype=np.uint64))
+    )
 
 
 def weeks(count: int) -> np.ndarray:

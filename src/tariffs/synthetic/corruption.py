@@ -24,7 +24,15 @@ SATURATED = 2_147_483_647
 LOOK_ALIKES = {"A": "\u0410", "E": "\u0415", "K": "\u039a", "M": "\u039c", "O": "\u041e"}
 RIGHT_TO_LEFT, NO_BREAK_HYPHEN = "\u200f", "\u2011"
 
-LEDGER = pa.schema([("source", pa.string()), ("row_id", pa.int64()), ("key", pa.string()), ("kind", pa.string()), ("policy", pa.string())])
+LEDGER = pa.schema(
+    [
+        ("source", pa.string()),
+        ("row_id", pa.int64()),
+        ("key", pa.string()),
+        ("kind", pa.string()),
+        ("policy", pa.string()),
+    ]
+)
 NO_LEDGER = LEDGER.empty_table()
 
 
@@ -66,7 +74,12 @@ def soil(made: Block, seed: int, block: int) -> tuple[pa.Table, pa.Table]:
         weeks = clean.slice(first, last - first)
         spoilt = unit_kind.soil(weeks, beta)
         parts.append(spoilt)
-        ledger.append(_ledger(unit_kind, spoilt["row_id"].to_numpy() if unit_kind.whole else _changed(weeks, spoilt)))
+        ledger.append(
+            _ledger(
+                unit_kind,
+                spoilt["row_id"].to_numpy() if unit_kind.whole else _changed(weeks, spoilt),
+            )
+        )
         untouched[first:last] = False
     each = max(1, round(SHARE * len(clean)))
     picked = rng.permutation(np.flatnonzero(untouched))[: each * len(KINDS)].reshape(len(KINDS), -1)
@@ -74,7 +87,9 @@ def soil(made: Block, seed: int, block: int) -> tuple[pa.Table, pa.Table]:
         chosen = clean.take(pa.array(np.sort(rows)))
         spoilt = kind.soil(chosen) if kind.soil else chosen
         parts += [spoilt, kind.extra(chosen)] if kind.extra else [spoilt]
-        ledger.append(_ledger(kind, chosen["row_id"].to_numpy() if kind.extra else _changed(chosen, spoilt)))
+        ledger.append(
+            _ledger(kind, chosen["row_id"].to_numpy() if kind.extra else _changed(chosen, spoilt))
+        )
         untouched[rows] = False
     parts.append(clean.filter(pa.array(untouched)))
     soiled = pa.concat_tables([part.select(clean.column_names) for part in parts])
@@ -84,7 +99,10 @@ def soil(made: Block, seed: int, block: int) -> tuple[pa.Table, pa.Table]:
 
 def ledger_of_keys(source: str, keys: list[str], kind: str, policy: str) -> pa.Table:
     """Entries for rows that have no id, by their key."""
-    return pa.table([[source] * len(keys), [None] * len(keys), keys, [kind] * len(keys), [policy] * len(keys)], schema=LEDGER)
+    return pa.table(
+        [[source] * len(keys), [None] * len(keys), keys, [kind] * len(keys), [policy] * len(keys)],
+        schema=LEDGER,
+    )
 
 
 def _units(made: Block, rng: np.random.Generator) -> list[tuple[UnitKind, int, int, float]]:
@@ -94,7 +112,9 @@ def _units(made: Block, rng: np.random.Generator) -> list[tuple[UnitKind, int, i
     free = np.ones(len(beta), dtype=bool)
     found = []
     for kind in UNIT_KINDS:
-        there = np.flatnonzero(free & (products == kind.only)) if kind.only else np.flatnonzero(free)
+        there = (
+            np.flatnonzero(free & (products == kind.only)) if kind.only else np.flatnonzero(free)
+        )
         for unit in rng.permutation(there)[:each]:
             free[unit] = False
             found.append((kind, int(unit) * weeks, int(unit + 1) * weeks, float(beta[unit])))
@@ -111,7 +131,16 @@ def _changed(before: pa.Table, after: pa.Table) -> np.ndarray:
 
 def _ledger(kind: Kind | UnitKind, row_ids: np.ndarray) -> pa.Table:
     count = len(row_ids)
-    return pa.table([["bundle_sales"] * count, row_ids, [None] * count, [kind.name] * count, [kind.policy] * count], schema=LEDGER)
+    return pa.table(
+        [
+            ["bundle_sales"] * count,
+            row_ids,
+            [None] * count,
+            [kind.name] * count,
+            [kind.policy] * count,
+        ],
+        schema=LEDGER,
+    )
 
 
 def _set(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
@@ -119,17 +148,25 @@ def _set(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
 
 
 def _as_text(values: pa.ChunkedArray) -> pa.Array:
-    return pc.strftime(pc.cast(values, pa.timestamp("s"))) if pa.types.is_timestamp(values.type) else pc.cast(values, pa.string())
+    return (
+        pc.strftime(pc.cast(values, pa.timestamp("s")))
+        if pa.types.is_timestamp(values.type)
+        else pc.cast(values, pa.string())
+    )
 
 
 # --- rows --------------------------------------------------------------------------------------------------------------
 
 
 def _constant(name: str, value: object) -> Callable[[pa.Table], pa.Table]:
-    return lambda rows: _set(rows, name, pa.array([value] * len(rows), rows.schema.field(name).type))
+    return lambda rows: _set(
+        rows, name, pa.array([value] * len(rows), rows.schema.field(name).type)
+    )
 
 
-def _mapped(name: str, change: Callable[[pa.ChunkedArray], pa.Array]) -> Callable[[pa.Table], pa.Table]:
+def _mapped(
+    name: str, change: Callable[[pa.ChunkedArray], pa.Array]
+) -> Callable[[pa.Table], pa.Table]:
     return lambda rows: _set(rows, name, pc.cast(change(rows[name]), rows.schema.field(name).type))
 
 
@@ -157,7 +194,10 @@ def _without_zeros(name: pa.ChunkedArray) -> pa.Array:
 
 def _days(text: pa.ChunkedArray, count: int) -> pa.Array:
     day = pc.cast(text, pa.date32())
-    return pc.cast(pc.cast(pc.cast(pc.add(pc.cast(day, pa.int32()), count), pa.int32()), pa.date32()), pa.string())
+    return pc.cast(
+        pc.cast(pc.cast(pc.add(pc.cast(day, pa.int32()), count), pa.int32()), pa.date32()),
+        pa.string(),
+    )
 
 
 def _abroad(stamp: pa.ChunkedArray) -> pa.Array:
@@ -189,22 +229,50 @@ KINDS = (
     Kind("unknown_product", "REJECT", soil=_constant("product", "DAY_9999")),
     Kind("unknown_location", "REJECT", soil=_constant("location", "LOC_NOWHERE")),
     Kind("test_sim", "REJECT", soil=_constant("segment", "TEST_SIM")),
-    Kind("conflicting_copy", "REJECT", extra=lambda rows: _again(rows, loaded_later=False, id_step=CONFLICT_ID)),
-    Kind("restated", "SUPERSEDE", extra=lambda rows: _again(rows, loaded_later=True, id_step=RESTATED_ID)),
+    Kind(
+        "conflicting_copy",
+        "REJECT",
+        extra=lambda rows: _again(rows, loaded_later=False, id_step=CONFLICT_ID),
+    ),
+    Kind(
+        "restated",
+        "SUPERSEDE",
+        extra=lambda rows: _again(rows, loaded_later=True, id_step=RESTATED_ID),
+    ),
     Kind("exact_copy", "DEDUPE", extra=lambda rows: rows),
     Kind("untidy_segment", "REPAIR", soil=_mapped("segment", _stray_blanks)),
     Kind("untidy_product", "REPAIR", soil=_mapped("product", _stray_blanks)),
     Kind("look_alike_letters", "REPAIR", soil=_mapped("product", _look_alikes)),
     Kind("hidden_marks", "REPAIR", soil=_mapped("segment", _hidden_marks)),
-    Kind("no_break_hyphen", "REPAIR", soil=_mapped("product", lambda name: pc.replace_substring(name, "_", NO_BREAK_HYPHEN))),
-    Kind("apostrophe", "REPAIR", soil=_mapped("location", lambda name: pc.binary_join_element_wise("'", name, ""))),
+    Kind(
+        "no_break_hyphen",
+        "REPAIR",
+        soil=_mapped("product", lambda name: pc.replace_substring(name, "_", NO_BREAK_HYPHEN)),
+    ),
+    Kind(
+        "apostrophe",
+        "REPAIR",
+        soil=_mapped("location", lambda name: pc.binary_join_element_wise("'", name, "")),
+    ),
     Kind("no_leading_zeros", "REPAIR", soil=_mapped("location", _without_zeros)),
-    Kind("currency_text", "REPAIR", soil=_mapped("price", lambda price: pc.binary_join_element_wise("GHS", price, " "))),
-    Kind("decimal_comma", "REPAIR", soil=_mapped("price", lambda price: pc.replace_substring(price, ".", ","))),
+    Kind(
+        "currency_text",
+        "REPAIR",
+        soil=_mapped("price", lambda price: pc.binary_join_element_wise("GHS", price, " ")),
+    ),
+    Kind(
+        "decimal_comma",
+        "REPAIR",
+        soil=_mapped("price", lambda price: pc.replace_substring(price, ".", ",")),
+    ),
     Kind("price_in_pesewas", "REPAIR", soil=_mapped("price", _cents)),
     Kind("week_by_its_monday", "REPAIR", soil=_mapped("week", lambda week: _days(week, -6))),
     Kind("stamp_with_a_zone", "KEEP", soil=_mapped("loaded_at", _abroad)),
-    Kind("spike", "SET_ASIDE", soil=_mapped("units", lambda units: pc.add(pc.multiply(units, 100), 1000))),
+    Kind(
+        "spike",
+        "SET_ASIDE",
+        soil=_mapped("units", lambda units: pc.add(pc.multiply(units, 100), 1000)),
+    ),
 )
 
 
@@ -214,40 +282,77 @@ KINDS = (
 def _earlier(weeks: pa.Table, name: str, change: Callable[[str], str]) -> pa.Table:
     """Another value in the first half of a unit's weeks."""
     values, half = weeks[name].to_pylist(), len(weeks) // 2
-    return _set(weeks, name, pa.array([change(value) if at < half else value for at, value in enumerate(values)], pa.string()))
+    return _set(
+        weeks,
+        name,
+        pa.array(
+            [change(value) if at < half else value for at, value in enumerate(values)], pa.string()
+        ),
+    )
 
 
 def _repriced(weeks: pa.Table, ratio: np.ndarray, beta: float) -> pa.Table:
     """Other prices, in shares of the reference price, and about what would have been sold at them.  Shape of `ratio`: (weeks,)."""
-    reference = LIST_PRICE[np.argmin(np.abs(np.median(weeks["list_price"].to_numpy()) / LIST_PRICE - 1))]
+    reference = LIST_PRICE[
+        np.argmin(np.abs(np.median(weeks["list_price"].to_numpy()) / LIST_PRICE - 1))
+    ]
     paid = np.round(reference * ratio, 4)
     before = weeks["price"].cast(pa.float64()).to_numpy()
-    units = np.rint(weeks["units"].to_numpy() * np.exp(beta * (paid - before) / reference)).astype(np.int64)
-    weeks = _set(_set(weeks, "price", pc.cast(pa.array(paid), pa.string())), "units", pa.array(units))
-    return _set(_set(weeks, "list_price", pa.array(paid)), "explore_eps", pa.array(np.zeros(len(weeks))))
+    units = np.rint(weeks["units"].to_numpy() * np.exp(beta * (paid - before) / reference)).astype(
+        np.int64
+    )
+    weeks = _set(
+        _set(weeks, "price", pc.cast(pa.array(paid), pa.string())), "units", pa.array(units)
+    )
+    return _set(
+        _set(weeks, "list_price", pa.array(paid)), "explore_eps", pa.array(np.zeros(len(weeks)))
+    )
 
 
 def _mid_week(weeks: pa.Table, beta: float) -> pa.Table:
     """A price that changes within a week is the mean of two, on no price point."""
     paid = weeks["price"].cast(pa.float64()).to_numpy()
     blended = np.where(np.arange(len(paid)) % 4 == 3, (paid + np.roll(paid, 1)) / 2 + 0.0013, paid)
-    mixed = np.rint(weeks["units"].to_numpy() * np.exp(beta * (blended - paid) / weeks["list_price"].to_numpy())).astype(np.int64)
-    return _set(_set(weeks, "price", pc.cast(pa.array(np.round(blended, 4)), pa.string())), "units", pa.array(mixed))
+    mixed = np.rint(
+        weeks["units"].to_numpy() * np.exp(beta * (blended - paid) / weeks["list_price"].to_numpy())
+    ).astype(np.int64)
+    return _set(
+        _set(weeks, "price", pc.cast(pa.array(np.round(blended, 4)), pa.string())),
+        "units",
+        pa.array(mixed),
+    )
 
 
 def _renamed(name: str, former: str) -> UnitKind:
-    return UnitKind(f"renamed_{name.lower()}", "REPAIR", lambda weeks, _: _earlier(weeks, "product", lambda _: former), only=name)
+    return UnitKind(
+        f"renamed_{name.lower()}",
+        "REPAIR",
+        lambda weeks, _: _earlier(weeks, "product", lambda _: former),
+        only=name,
+    )
 
 
 UNIT_KINDS = (
     UnitKind("one_week_only", "KEEP", lambda weeks, _: weeks.slice(len(weeks) - 1), whole=True),
     UnitKind("never_sold", "KEEP", lambda weeks, _: _constant("units", 0)(weeks), whole=True),
-    UnitKind("one_price", "KEEP", lambda weeks, beta: _repriced(weeks, np.ones(len(weeks)), beta), whole=True),
     UnitKind(
-        "price_like_time", "KEEP", lambda weeks, beta: _repriced(weeks, 0.8 + 0.4 * np.arange(len(weeks)) / len(weeks), beta), whole=True
+        "one_price",
+        "KEEP",
+        lambda weeks, beta: _repriced(weeks, np.ones(len(weeks)), beta),
+        whole=True,
+    ),
+    UnitKind(
+        "price_like_time",
+        "KEEP",
+        lambda weeks, beta: _repriced(weeks, 0.8 + 0.4 * np.arange(len(weeks)) / len(weeks), beta),
+        whole=True,
     ),
     UnitKind("change_within_a_week", "KEEP", _mid_week),
     UnitKind("place_was_split", "KEEP", lambda weeks, _: weeks.slice(len(weeks) // 2), whole=True),
-    UnitKind("place_was_merged", "REJECT", lambda weeks, _: _earlier(weeks, "location", lambda name: name.replace("LOC_", "OLD_"))),
+    UnitKind(
+        "place_was_merged",
+        "REJECT",
+        lambda weeks, _: _earlier(weeks, "location", lambda name: name.replace("LOC_", "OLD_")),
+    ),
     *(_renamed(name, former) for name, former in FORMER_NAMES.items()),
 )

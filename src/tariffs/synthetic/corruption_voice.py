@@ -27,7 +27,9 @@ def soil_voice(made: VoiceBlock, seed: int, block: int) -> tuple[VoiceBlock, pa.
     rng = dice(seed, Stream.VOICE_DIRT, block)
     usage, percent = _percent(made.usage, rng)
     cell_names = pc.unique(made.cells["cell"]).to_pylist()
-    back, forward, empty, zero = (cell_names[i % len(cell_names)] for i in rng.permutation(max(len(cell_names), 4))[:4])
+    back, forward, empty, zero = (
+        cell_names[i % len(cell_names)] for i in rng.permutation(max(len(cell_names), 4))[:4]
+    )
     usage, clocks = _summer_time(usage, back, forward)
     cells, rooms = _capacities(made.cells, empty, zero, int(rng.integers(0, 24)))
     return replace(made, usage=usage, cells=cells), pa.concat_tables([percent, *clocks, *rooms])
@@ -35,7 +37,10 @@ def soil_voice(made: VoiceBlock, seed: int, block: int) -> tuple[VoiceBlock, pa.
 
 def usage_keys(rows: pa.Table) -> list[str]:
     """How the ledger names a row of voice_usage: cell/hour/day type/week."""
-    return [f"{r['cell']}/{r['hour']}/{r['day_type']}/{r['week']}" for r in rows.select(["cell", "hour", "day_type", "week"]).to_pylist()]
+    return [
+        f"{r['cell']}/{r['hour']}/{r['day_type']}/{r['week']}"
+        for r in rows.select(["cell", "hour", "day_type", "week"]).to_pylist()
+    ]
 
 
 def _percent(usage: pa.Table, rng: np.random.Generator) -> tuple[pa.Table, pa.Table]:
@@ -46,38 +51,60 @@ def _percent(usage: pa.Table, rng: np.random.Generator) -> tuple[pa.Table, pa.Ta
         values = usage[name].to_numpy().copy()
         values[rows] = np.round(100 * values[rows])
         usage = _with(usage, name, pa.array(values))
-    return usage, ledger_of_keys("voice_usage", usage_keys(usage.take(pa.array(rows))), "percent_discount", "REPAIR")
+    return usage, ledger_of_keys(
+        "voice_usage", usage_keys(usage.take(pa.array(rows))), "percent_discount", "REPAIR"
+    )
 
 
 def _summer_time(usage: pa.Table, back: str, forward: str) -> tuple[pa.Table, list[pa.Table]]:
     """A clock that goes back gives two rows for one hour, and nobody can say which is which; one that goes forward gives none."""
     night = pc.and_(pc.equal(usage["hour"], NIGHT_HOUR), pc.equal(usage["day_type"], "WEEKEND"))
     week = pc.cast(usage["week"], pa.string())
-    twice = usage.filter(pc.and_(pc.and_(night, pc.equal(week, CLOCKS_BACK)), pc.equal(usage["cell"], back)))
-    never = pc.and_(pc.and_(night, pc.equal(week, CLOCKS_FORWARD)), pc.equal(usage["cell"], forward))
+    twice = usage.filter(
+        pc.and_(pc.and_(night, pc.equal(week, CLOCKS_BACK)), pc.equal(usage["cell"], back))
+    )
+    never = pc.and_(
+        pc.and_(night, pc.equal(week, CLOCKS_FORWARD)), pc.equal(usage["cell"], forward)
+    )
     ledger = [
         ledger_of_keys("voice_usage", usage_keys(twice) * 2, "hour_twice", "REJECT"),
         ledger_of_keys("voice_usage", usage_keys(usage.filter(never)), "hour_left_out", "KEEP"),
     ]
-    other = _with(twice, "minutes", pc.abs(pc.subtract(twice["minutes"], 1)))  # another number, and no more than the cell carries
+    other = _with(
+        twice, "minutes", pc.abs(pc.subtract(twice["minutes"], 1))
+    )  # another number, and no more than the cell carries
     return pa.concat_tables([usage.filter(pc.invert(never)), other]), ledger
 
 
-def _capacities(cells: pa.Table, empty: str, zero: str, hour: int) -> tuple[pa.Table, list[pa.Table]]:
+def _capacities(
+    cells: pa.Table, empty: str, zero: str, hour: int
+) -> tuple[pa.Table, list[pa.Table]]:
     """One hour of a cell without its capacity, and one of another cell with 0."""
     at_hour = pc.equal(cells["hour"], hour)
     missing, nought = (pc.and_(at_hour, pc.equal(cells["cell"], cell)) for cell in (empty, zero))
-    kept = pc.if_else(missing, pa.scalar(None, pa.float64()), pc.if_else(nought, 0.0, cells["capacity_minutes"]))
+    kept = pc.if_else(
+        missing, pa.scalar(None, pa.float64()), pc.if_else(nought, 0.0, cells["capacity_minutes"])
+    )
     entries = [(empty, "capacity_missing"), (zero, "capacity_zero")]
-    ledger = [ledger_of_keys("cell_load", [f"{cell}/{hour}"], kind, "REPAIR") for cell, kind in entries]
+    ledger = [
+        ledger_of_keys("cell_load", [f"{cell}/{hour}"], kind, "REPAIR") for cell, kind in entries
+    ]
     return _with(cells, "capacity_minutes", kept), ledger
 
 
 def soil_places(places: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Names in decomposed form, and with a mark of direction behind them; apostrophes and accents of their own they have anyway."""
     names, codes = places["name"].to_pylist(), places["location"].to_pylist()
-    taken_apart = {i: unicodedata.normalize("NFD", name) for i, name in enumerate(names) if i % 3 == 0 and not name.isascii()}
-    marked = {i: name + RIGHT_TO_LEFT for i, name in enumerate(names) if i % 10 == 5 and i not in taken_apart}
+    taken_apart = {
+        i: unicodedata.normalize("NFD", name)
+        for i, name in enumerate(names)
+        if i % 3 == 0 and not name.isascii()
+    }
+    marked = {
+        i: name + RIGHT_TO_LEFT
+        for i, name in enumerate(names)
+        if i % 10 == 5 and i not in taken_apart
+    }
     spoilt = pa.array([(taken_apart | marked).get(i, name) for i, name in enumerate(names)])
     ledger = [
         ledger_of_keys("locations", [codes[i] for i in rows], kind, "REPAIR")

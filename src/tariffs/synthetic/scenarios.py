@@ -37,14 +37,24 @@ class Switches:
     shift: float = 0.0
 
     def __post_init__(self) -> None:
-        wrong = [f"{name}={getattr(self, name)}" for name, (least, most) in LIMITS.items() if not least <= getattr(self, name) <= most]
+        wrong = [
+            f"{name}={getattr(self, name)}"
+            for name, (least, most) in LIMITS.items()
+            if not least <= getattr(self, name) <= most
+        ]
         if wrong:
-            ranges = ", ".join(f"{name} {least:g} to {most:g}" for name, (least, most) in LIMITS.items())
+            ranges = ", ".join(
+                f"{name} {least:g} to {most:g}" for name, (least, most) in LIMITS.items()
+            )
             raise ValueError(f"switches out of range: {', '.join(wrong)}; wanted {ranges}")
 
     def facts(self) -> dict[str, float | bool]:
         """What the truth says of them."""
-        return asdict(self) | {"shock_sd": SHOCK if self.shaken else 0.0, "waiting_b": WAITING, "reach_hours": REACH}
+        return asdict(self) | {
+            "shock_sd": SHOCK if self.shaken else 0.0,
+            "waiting_b": WAITING,
+            "reach_hours": REACH,
+        }
 
     @property
     def shaken(self) -> bool:
@@ -55,11 +65,15 @@ class Switches:
 OFF = Switches()
 
 
-def shocks(switches: Switches, seed: int, stream: Stream, block: int, shape: tuple[int, ...]) -> np.ndarray:
+def shocks(
+    switches: Switches, seed: int, stream: Stream, block: int, shape: tuple[int, ...]
+) -> np.ndarray:
     """Shocks of log demand, stationary AR(1) along the last axis (weeks) with standard deviation SHOCK.  Of shape `shape`."""
     eta = SHOCK * dice(seed, stream, block).standard_normal(shape)
     for week in range(1, shape[-1]):
-        eta[..., week] = switches.ar * eta[..., week - 1] + np.sqrt(1 - switches.ar**2) * eta[..., week]
+        eta[..., week] = (
+            switches.ar * eta[..., week - 1] + np.sqrt(1 - switches.ar**2) * eta[..., week]
+        )
     return np.asarray(eta)
 
 

@@ -21,7 +21,9 @@ class Size:
 MOST_WEEKS = 500  # beyond, the row ids of a block would meet
 
 
-def size_of(name: str, locations: int | None = None, cells: int | None = None, weeks: int | None = None) -> Size:
+def size_of(
+    name: str, locations: int | None = None, cells: int | None = None, weeks: int | None = None
+) -> Size:
     """A size by its name, with other counts where they are given; ValueError for one that cannot be made."""
     usual = SIZES[name]
     size = replace(
@@ -30,9 +32,15 @@ def size_of(name: str, locations: int | None = None, cells: int | None = None, w
         cells=usual.cells if cells is None else cells,
         weeks=usual.weeks if weeks is None else weeks,
     )
-    wrong = [f"{field}={getattr(size, field)}" for field in ("locations", "cells", "weeks") if getattr(size, field) < 1]
+    wrong = [
+        f"{field}={getattr(size, field)}"
+        for field in ("locations", "cells", "weeks")
+        if getattr(size, field) < 1
+    ]
     if wrong or size.weeks > MOST_WEEKS:
-        raise ValueError(f"found {', '.join(wrong) or f'weeks={size.weeks}'}; wanted at least 1 of each, and at most {MOST_WEEKS} weeks")
+        raise ValueError(
+            f"found {', '.join(wrong) or f'weeks={size.weeks}'}; wanted at least 1 of each, and at most {MOST_WEEKS} weeks"
+        )
     return size
 
 
@@ -71,7 +79,14 @@ BUNDLES = (
     Bundle("MONTH_4000", "MONTH", 2, 4_000, 30, 30.00, 0.50, -1.1),
     Bundle("MONTH_12000", "MONTH", 3, 12_000, 30, 65.00, 1.00, -1.0),
 )
-SEGMENTS = {"BUSINESS": 0.35, "FAMILY": 0.10, "HEAVY": -0.10, "LIGHT": 0.0, "SENIOR": 0.15, "YOUTH": -0.45}
+SEGMENTS = {
+    "BUSINESS": 0.35,
+    "FAMILY": 0.10,
+    "HEAVY": -0.10,
+    "LIGHT": 0.0,
+    "SENIOR": 0.15,
+    "YOUTH": -0.45,
+}
 TIERS = {"METRO": 0.15, "TOWN": 0.0, "RURAL": -0.20}
 REGIONS = ("ASHANTI", "GREATER_ACCRA", "NORTHERN", "WESTERN")
 
@@ -80,7 +95,9 @@ VOICE_TARIFF = 0.10  # GHS per minute
 VOICE_COST = 0.004
 CELL_CLASSES = {"URBAN": 1.3, "SUBURBAN": 1.6, "VILLAGE": 2.0, "HIGHWAY": 0.6}
 DAY_PARTS = {"NIGHT": -0.2, "MORNING": 0.0, "AFTERNOON": 0.2, "EVENING": 0.4}
-FORMER_NAMES = {"DAY_150": "DAILY_150"}  # products that were renamed; dirt has the former name in the earlier weeks
+FORMER_NAMES = {
+    "DAY_150": "DAILY_150"
+}  # products that were renamed; dirt has the former name in the earlier weeks
 PLACE_NAMES = (
     "Abétifi", "Accra", "Bolgatanga", "Cape Coast", "Dano", "Ho", "Kété-Krachi", "Kumasi", "N'Zérékoré", "Sékondi", "Tamalé", "Wa",
 )  # fmt: skip

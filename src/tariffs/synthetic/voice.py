@@ -20,7 +20,11 @@ DEEPEST = 0.95
 CONSTANT, EXPLORED = 0.12, 0.10
 DAY_TYPES = {"WEEKDAY": 5, "WEEKEND": 2}
 HOURS = np.arange(24)
-LOAD = 0.06 + 0.50 * np.exp(-(((HOURS - 12) / 3.5) ** 2)) + 0.75 * np.exp(-(((HOURS - 19.5) / 2.5) ** 2))
+LOAD = (
+    0.06
+    + 0.50 * np.exp(-(((HOURS - 12) / 3.5) ** 2))
+    + 0.75 * np.exp(-(((HOURS - 19.5) / 2.5) ** 2))
+)
 DAY_PART_OF_HOUR = np.repeat(list(DAY_PARTS), 6)
 
 
@@ -55,13 +59,17 @@ def voice_block(seed: int, size: Size, block: int, switches: Switches = OFF) -> 
     nominal = np.round(rng.lognormal(np.log(1500), 0.3, len(cell)))  # minutes per hour
     load = LOAD[None, :, None] * rng.lognormal(0, 0.35, shape)
     eta = shocks(switches, seed, Stream.VOICE_SHOCKS, block, full) if switches.shaken else None
-    discount, posted = _discounts(load, size.weeks, rng, None if eta is None else switches.endog * eta)
+    discount, posted = _discounts(
+        load, size.weeks, rng, None if eta is None else switches.endog * eta
+    )
     subscribers = np.round(rng.lognormal(np.log(2000), 0.4, len(cell)))
     days = np.array(list(DAY_TYPES.values()))
     level = np.log(load * nominal[:, None, None] * days / subscribers[:, None, None]) - 0.3
     gamma = voice_season(seed, size)[cell % len(REGIONS)][:, None, None, :]
     shock = 0.0 if eta is None else eta - SHOCK**2 / 2  # it moves a week's demand, and not the mean
-    demand = Demand(subscribers[:, None, None, None], beta[..., None], level[..., None], switches.shift)
+    demand = Demand(
+        subscribers[:, None, None, None], beta[..., None], level[..., None], switches.shift
+    )
     mu = demand.minutes(discount, gamma, shock)
     offered = rng.poisson(rng.gamma(mu / (DISPERSION - 1), DISPERSION - 1))
     capacity = nominal if switches.cap else ample(nominal, offered, days)
@@ -69,13 +77,21 @@ def voice_block(seed: int, size: Size, block: int, switches: Switches = OFF) -> 
     minutes = np.minimum(offered, room[..., None]) if switches.cap else offered
     attempts, blocked = _calls(minutes, offered, dice(seed, Stream.CALLS, block))
     keys = _keys(cell, full) | {"week": np.broadcast_to(weeks(size.weeks), full)}
-    measured = {"discount": discount, "posted_discount": posted, "minutes": minutes, "attempts": attempts, "blocked": blocked}
+    measured = {
+        "discount": discount,
+        "posted_discount": posted,
+        "minutes": minutes,
+        "attempts": attempts,
+        "blocked": blocked,
+    }
     usual = demand.minutes(posted[..., -1:])[..., 0]
     return VoiceBlock(
         _usage_table(keys, measured, subscribers.astype(np.int64)),
         _cell_table(cell, size, kind, capacity),
         _truth_table(_keys(cell, shape), beta, level, posted[..., -1], usual / room),
-        _table(keys | {"offered_minutes": offered, "refused_minutes": offered - minutes}) if switches.cap else None,
+        _table(keys | {"offered_minutes": offered, "refused_minutes": offered - minutes})
+        if switches.cap
+        else None,
         drawn_table(cell, beta, usual, switches.shift) if switches.shift else None,
     )
 
@@ -89,7 +105,9 @@ class Demand:
     level: np.ndarray
     shift: float
 
-    def minutes(self, discount: np.ndarray, gamma: np.ndarray | float = 0.0, shock: np.ndarray | float = 0.0) -> np.ndarray:
+    def minutes(
+        self, discount: np.ndarray, gamma: np.ndarray | float = 0.0, shock: np.ndarray | float = 0.0
+    ) -> np.ndarray:
         """Mean minutes a week, once those who can wait have moved to hours with deeper discounts."""
         log_demand = self.level + gamma - self.beta * discount + shock
         return _with_drawn(self.subscribers * np.exp(log_demand), discount, self.shift)
@@ -113,7 +131,9 @@ def ample(nominal: np.ndarray, offered: np.ndarray, days: np.ndarray) -> np.ndar
     return np.asarray(np.maximum(nominal, np.ceil(busiest)))
 
 
-def _calls(minutes: np.ndarray, offered: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _calls(
+    minutes: np.ndarray, offered: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Call attempts, and how many of them were blocked: each with the chance that a minute was refused."""
     attempts = rng.poisson(offered / MINUTES_PER_CALL) + (offered > 0)
     return attempts, rng.binomial(attempts, 1 - minutes / np.maximum(offered, 1) * (offered > 0))
@@ -121,11 +141,16 @@ def _calls(minutes: np.ndarray, offered: np.ndarray, rng: np.random.Generator) -
 
 def _elasticities(kind: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Coefficients of price / tariff, so negative; minus them is the answer to a discount."""
-    mean = np.array([CELL_CLASSES[k] for k in kind])[:, None] + np.array([DAY_PARTS[p] for p in DAY_PART_OF_HOUR])[None, :]
+    mean = (
+        np.array([CELL_CLASSES[k] for k in kind])[:, None]
+        + np.array([DAY_PARTS[p] for p in DAY_PART_OF_HOUR])[None, :]
+    )
     return np.asarray(-np.maximum(mean[:, :, None] + rng.normal(0, TAU, shape), 0.02))
 
 
-def _discounts(load: np.ndarray, count: int, rng: np.random.Generator, foreseen: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def _discounts(
+    load: np.ndarray, count: int, rng: np.random.Generator, foreseen: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Applied and posted discounts, (cell, hour, day type, week), in shares of the tariff and multiples of 0.05.
 
     The rule: the emptier the hour, the deeper.  It is looked at every four weeks, with an error; some hours it never changes.
@@ -133,31 +158,54 @@ def _discounts(load: np.ndarray, count: int, rng: np.random.Generator, foreseen:
     """
     rule = np.select([load < 0.2, load < 0.5, load < 0.8], [0.75, 0.50, 0.20], 0.0)[..., None]
     constant = (rng.random(load.shape) < CONSTANT)[..., None]
-    wobble = np.repeat(rng.integers(-3, 4, (*load.shape, -(-count // 4))), 4, axis=-1)[..., :count] * 0.05
+    wobble = (
+        np.repeat(rng.integers(-3, 4, (*load.shape, -(-count // 4))), 4, axis=-1)[..., :count]
+        * 0.05
+    )
     posted = np.clip(rule + np.where(constant, 0.0, wobble), 0.0, DEEPEST)
     explores = (rng.random(posted.shape) < EXPLORED) & ~constant
     trial = np.where(explores, rng.integers(-2, 3, posted.shape) * 0.05, 0.0)
     if foreseen is not None:
-        posted = np.clip(np.round((posted - np.where(constant, 0.0, foreseen)) * 20) / 20, 0.0, DEEPEST)
+        posted = np.clip(
+            np.round((posted - np.where(constant, 0.0, foreseen)) * 20) / 20, 0.0, DEEPEST
+        )
         fits = np.abs(posted - DEEPEST / 2) + np.abs(trial) <= DEEPEST / 2 + 1e-9
-        trial = np.where(fits, trial, 0.0)  # a trial that a limit cuts short would tell of the posted discount, and so of demand
+        trial = np.where(
+            fits, trial, 0.0
+        )  # a trial that a limit cuts short would tell of the posted discount, and so of demand
     return np.round(np.clip(posted + trial, 0.0, DEEPEST), 2), np.round(posted, 2)
 
 
 def _keys(cell: np.ndarray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     """The unit keys, each of shape `shape`, whose first axes are cell, hour and day type."""
-    grid = {"cell": (_cell_names(cell), 0), "hour": (HOURS, 1), "day_type": (np.array(list(DAY_TYPES)), 2)}
+    grid = {
+        "cell": (_cell_names(cell), 0),
+        "hour": (HOURS, 1),
+        "day_type": (np.array(list(DAY_TYPES)), 2),
+    }
     rest = len(shape) - 1
-    return {name: np.broadcast_to(values.reshape(-1, *[1] * (rest - axis)), shape) for name, (values, axis) in grid.items()}
+    return {
+        name: np.broadcast_to(values.reshape(-1, *[1] * (rest - axis)), shape)
+        for name, (values, axis) in grid.items()
+    }
 
 
 def _table(columns: dict[str, np.ndarray]) -> pa.Table:
     return pa.table({name: values.ravel() for name, values in columns.items()})
 
 
-def _usage_table(keys: dict[str, np.ndarray], measured: dict[str, np.ndarray], subscribers: np.ndarray) -> pa.Table:
-    columns = keys | measured | {"active_subs": np.broadcast_to(subscribers[:, None, None, None], keys["week"].shape)}
-    return _table(columns | {"loaded_at": (keys["week"] + 2).astype("datetime64[us]") + np.timedelta64(6, "h")})
+def _usage_table(
+    keys: dict[str, np.ndarray], measured: dict[str, np.ndarray], subscribers: np.ndarray
+) -> pa.Table:
+    columns = (
+        keys
+        | measured
+        | {"active_subs": np.broadcast_to(subscribers[:, None, None, None], keys["week"].shape)}
+    )
+    return _table(
+        columns
+        | {"loaded_at": (keys["week"] + 2).astype("datetime64[us]") + np.timedelta64(6, "h")}
+    )
 
 
 def _cell_table(cell: np.ndarray, size: Size, kind: np.ndarray, capacity: np.ndarray) -> pa.Table:
@@ -173,12 +221,26 @@ def _cell_table(cell: np.ndarray, size: Size, kind: np.ndarray, capacity: np.nda
     )
 
 
-def _truth_table(keys: dict[str, np.ndarray], beta: np.ndarray, level: np.ndarray, current: np.ndarray, load: np.ndarray) -> pa.Table:
+def _truth_table(
+    keys: dict[str, np.ndarray],
+    beta: np.ndarray,
+    level: np.ndarray,
+    current: np.ndarray,
+    load: np.ndarray,
+) -> pa.Table:
     """The best price is the closed form kappa - 1/beta, in money, before any guard rail; `offered_load` is what today's discount
     asks of the cell in a usual week, as a share of its capacity."""
     kappa = np.full(beta.shape, VOICE_COST / VOICE_TARIFF)
-    truth = {"beta": beta, "level": level, "tariff": np.full(beta.shape, VOICE_TARIFF), "kappa": kappa, "current_discount": current}
-    return _table(keys | truth | {"best_price": VOICE_TARIFF * (kappa - 1 / beta), "offered_load": load})
+    truth = {
+        "beta": beta,
+        "level": level,
+        "tariff": np.full(beta.shape, VOICE_TARIFF),
+        "kappa": kappa,
+        "current_discount": current,
+    }
+    return _table(
+        keys | truth | {"best_price": VOICE_TARIFF * (kappa - 1 / beta), "offered_load": load}
+    )
 
 
 def drawn_table(cell: np.ndarray, beta: np.ndarray, usual: np.ndarray, shift: float) -> pa.Table:
@@ -189,7 +251,14 @@ def drawn_table(cell: np.ndarray, beta: np.ndarray, usual: np.ndarray, shift: fl
     brought = -beta * usual + sum(drawn.values())
     keys = _keys(cell, usual.shape)
     return pa.concat_tables(
-        _table(keys | {"from_hour": (keys["hour"] + step) % 24, "weight": np.full(usual.shape, weight), "sigma": drawn[step] / brought})
+        _table(
+            keys
+            | {
+                "from_hour": (keys["hour"] + step) % 24,
+                "weight": np.full(usual.shape, weight),
+                "sigma": drawn[step] / brought,
+            }
+        )
         for step, weight in weights.items()
     )
 

@@ -49,7 +49,14 @@ class Paths:
     truth: Path
 
 
-def generate(size: str | Size, out: Path | str, seed: int = 7, dirt: bool = True, switches: Switches = OFF, workers: int = 1) -> Paths:
+def generate(
+    size: str | Size,
+    out: Path | str,
+    seed: int = 7,
+    dirt: bool = True,
+    switches: Switches = OFF,
+    workers: int = 1,
+) -> Paths:
     """Write the tables of one size ('demo', 'medium', 'large', or a `Size`) under `out`, and the truth under `out/truth`.
 
     Each file is made of blocks that know nothing of one another: `workers` processes write the same bytes as one.
@@ -64,7 +71,9 @@ def generate(size: str | Size, out: Path | str, seed: int = 7, dirt: bool = True
             "voice_usage": _write_voice(what, root, truth, seed, dirt, switches, each, ledger),
             "cell_load": [root / "cell_load.parquet"],
             "product_catalog": [_write_csv(_catalog(), root / "product_catalog.csv")],
-            "locations": [_write_places(_locations(seed, what), root / "locations.csv", dirt, ledger)],
+            "locations": [
+                _write_places(_locations(seed, what), root / "locations.csv", dirt, ledger)
+            ],
             "policy": [_write_csv(_policy(), root / "policy.csv")],
         }
     _write_seasons(what, truth, seed)
@@ -85,7 +94,12 @@ def _crew(workers: int) -> Iterator[Each]:
         yield lambda work, tasks: _in_order(pool, work, tasks, 2 * workers)
 
 
-def _in_order(pool: ProcessPoolExecutor, work: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], ahead: int) -> Iterator[Any]:
+def _in_order(
+    pool: ProcessPoolExecutor,
+    work: Callable[..., Any],
+    tasks: Iterable[tuple[Any, ...]],
+    ahead: int,
+) -> Iterator[Any]:
     waiting: deque[Future[Any]] = deque()
     for task in tasks:
         waiting.append(pool.submit(work, *task))
@@ -96,14 +110,30 @@ def _in_order(pool: ProcessPoolExecutor, work: Callable[..., Any], tasks: Iterab
 
 
 def _write_bundles(
-    size: Size, root: Path, truth: Path, seed: int, dirty: bool, switches: Switches, each: Each, ledger: _Parquet
+    size: Size,
+    root: Path,
+    truth: Path,
+    seed: int,
+    dirty: bool,
+    switches: Switches,
+    each: Each,
+    ledger: _Parquet,
 ) -> list[Path]:
     folder = root / "bundle_sales"
     folder.mkdir(parents=True, exist_ok=True)
     firsts = range(0, bundles.blocks(size), BLOCKS_PER_FILE)
-    files = [folder / f"part-{first // BLOCKS_PER_FILE:04d}.{size.sales_format}" for first in firsts]
+    files = [
+        folder / f"part-{first // BLOCKS_PER_FILE:04d}.{size.sales_format}" for first in firsts
+    ]
     tasks = (
-        (size, range(first, min(first + BLOCKS_PER_FILE, bundles.blocks(size))), seed, dirty, switches, file)
+        (
+            size,
+            range(first, min(first + BLOCKS_PER_FILE, bundles.blocks(size))),
+            seed,
+            dirty,
+            switches,
+            file,
+        )
         for first, file in zip(firsts, files, strict=True)
     )
     with _Parquet(truth / "bundles.parquet") as units:
@@ -115,16 +145,26 @@ def _write_bundles(
     return files
 
 
-def _write_part(size: Size, which: range, seed: int, dirty: bool, switches: Switches, file: Path) -> tuple[list[pa.Table], list[pa.Table]]:
+def _write_part(
+    size: Size, which: range, seed: int, dirty: bool, switches: Switches, file: Path
+) -> tuple[list[pa.Table], list[pa.Table]]:
     """One file of sales; the truth of its blocks, and their dirt."""
     known: list[pa.Table] = []
     entries: list[pa.Table] = []
-    _write(_bundle_tables(size, which, seed, dirty, switches, known, entries), file, size.sales_format)
+    _write(
+        _bundle_tables(size, which, seed, dirty, switches, known, entries), file, size.sales_format
+    )
     return known, entries
 
 
 def _bundle_tables(
-    size: Size, which: Iterable[int], seed: int, dirty: bool, switches: Switches, known: list[pa.Table], entries: list[pa.Table]
+    size: Size,
+    which: Iterable[int],
+    seed: int,
+    dirty: bool,
+    switches: Switches,
+    known: list[pa.Table],
+    entries: list[pa.Table],
 ) -> Iterator[pa.Table]:
     for number in which:
         block = bundles.bundle_block(seed, size, number, switches)
@@ -135,7 +175,14 @@ def _bundle_tables(
 
 
 def _write_voice(
-    size: Size, root: Path, truth: Path, seed: int, dirty: bool, switches: Switches, each: Each, ledger: _Parquet
+    size: Size,
+    root: Path,
+    truth: Path,
+    seed: int,
+    dirty: bool,
+    switches: Switches,
+    each: Each,
+    ledger: _Parquet,
 ) -> list[Path]:
     target = root / "voice_usage.parquet"
     files = {
@@ -144,7 +191,10 @@ def _write_voice(
     }  # fmt: skip
     with ExitStack() as stack:
         open_files = {name: stack.enter_context(_Parquet(path)) for name, path in files.items()}
-        for block, entries in each(_voice_tables, ((seed, size, number, dirty, switches) for number in range(voice.blocks(size)))):
+        for block, entries in each(
+            _voice_tables,
+            ((seed, size, number, dirty, switches) for number in range(voice.blocks(size))),
+        ):
             ledger.add(entries)
             for name, file in open_files.items():
                 if (table := getattr(block, name)) is not None:
@@ -152,7 +202,9 @@ def _write_voice(
     return [target]
 
 
-def _voice_tables(seed: int, size: Size, number: int, dirty: bool, switches: Switches) -> tuple[voice.VoiceBlock, pa.Table]:
+def _voice_tables(
+    seed: int, size: Size, number: int, dirty: bool, switches: Switches
+) -> tuple[voice.VoiceBlock, pa.Table]:
     block = voice.voice_block(seed, size, number, switches)
     return soil_voice(block, seed, number) if dirty else (block, NO_LEDGER)
 
@@ -202,7 +254,9 @@ def _write_csv(table: pa.Table, path: Path) -> Path:
 
 
 def _locations(seed: int, size: Size) -> pa.Table:
-    return pa.concat_tables([bundles.places(seed, size, block) for block in range(bundles.blocks(size))])
+    return pa.concat_tables(
+        [bundles.places(seed, size, block) for block in range(bundles.blocks(size))]
+    )
 
 
 def _catalog() -> pa.Table:
@@ -235,7 +289,9 @@ def _policy() -> pa.Table:
     """One default row per kind; a row for a segment (or, for voice, a region) goes before it."""
     dial = {"z": 0.84, "max_step": 0.15, "min_weeks": 8, "load_limit": None, "max_cliff": None}
     voice_dial = {"z": 0.84, "max_step": 0.20, "min_weeks": 8, "load_limit": 0.8, "max_cliff": 0.2}
-    return pa.Table.from_pylist([{"kind": "bundle", "scope": "*"} | dial, {"kind": "voice", "scope": "*"} | voice_dial])
+    return pa.Table.from_pylist(
+        [{"kind": "bundle", "scope": "*"} | dial, {"kind": "voice", "scope": "*"} | voice_dial]
+    )
 
 
 def _write_seasons(size: Size, truth: Path, seed: int) -> None:
@@ -244,5 +300,9 @@ def _write_seasons(size: Size, truth: Path, seed: int) -> None:
         ("bundle", list(SEGMENTS), bundles.bundle_season(seed, size)),
         ("voice", list(REGIONS), voice.voice_season(seed, size)),
     ):
-        table = {"scope": np.repeat(names, len(week)), "week": np.tile(week, len(names)), "gamma": gamma.ravel()}
+        table = {
+            "scope": np.repeat(names, len(week)),
+            "week": np.tile(week, len(names)),
+            "gamma": gamma.ravel(),
+        }
         pq.write_table(pa.table(table), truth / f"{kind}_season.parquet")

@@ -35,7 +35,14 @@ ACCOUNT = "123456789012"
 REGION = "us-east-1"
 HANG_S = 600.0  # guards against a hang, and is no guess at how fast the machine is
 STOP = 5.0  # seconds that it has to end by itself; then it is killed
-KEPT = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TZ")  # of this environment: a function sees what the server sees
+KEPT = (
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "PATH",
+    "TZ",
+)  # of this environment: a function sees what the server sees
 
 
 class EmulatorError(Exception):
@@ -94,7 +101,9 @@ class Emulator:
 
     def environment(self, base: Mapping[str, str] = os.environ) -> dict[str, str]:
         """A whole environment for a child process: `base` without its own AWS settings, and `variables`."""
-        return {name: value for name, value in base.items() if not name.startswith("AWS_")} | self.variables
+        return {
+            name: value for name, value in base.items() if not name.startswith("AWS_")
+        } | self.variables
 
     @contextmanager
     def reached(self) -> Iterator[Self]:
@@ -170,7 +179,9 @@ class Emulator:
 
     def reset(self) -> None:
         """An empty account: no bucket, no queue, no stack is left, and no function runs."""
-        urllib.request.urlopen(urllib.request.Request(f"{self.url}/_ministack/reset", method="POST"), timeout=HANG_S).close()
+        urllib.request.urlopen(
+            urllib.request.Request(f"{self.url}/_ministack/reset", method="POST"), timeout=HANG_S
+        ).close()
         (self.folder / "faults.jsonl").unlink(missing_ok=True)
         self._settings = {}
         self._set({})
@@ -178,7 +189,11 @@ class Emulator:
     def log(self, lines: int = 40) -> str:
         """The last words of the server."""
         path = self.folder / "emulator.log"
-        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else "(no log)"
+        return (
+            "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+            if path.exists()
+            else "(no log)"
+        )
 
     @property
     def pid(self) -> int:
@@ -201,7 +216,11 @@ class Emulator:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        wait_until(self._healthy, lambda: f"the emulator does not answer at {self.url}:\n{self.log()}", every=0.02)
+        wait_until(
+            self._healthy,
+            lambda: f"the emulator does not answer at {self.url}:\n{self.log()}",
+            every=0.02,
+        )
 
     def _server_environment(self, port: int) -> dict[str, str]:
         kept = {name: os.environ[name] for name in KEPT if name in os.environ}
@@ -228,7 +247,9 @@ class Emulator:
     def _healthy(self) -> bool:
         assert self._process is not None
         if self._process.poll() is not None:
-            raise EmulatorError(f"the emulator ended with {self._process.returncode}:\n{self.log()}")
+            raise EmulatorError(
+                f"the emulator ended with {self._process.returncode}:\n{self.log()}"
+            )
         try:
             with urllib.request.urlopen(f"{self.url}/_ministack/health", timeout=HANG_S) as answer:
                 return bool(answer.status == 200)
@@ -249,7 +270,9 @@ class Emulator:
         for process in tree:  # a function's children may have outlived it
             _kill(process)
         wait_until(
-            lambda: not any(map(_is_alive, tree)), lambda: f"of the emulator there is still {[*filter(_is_alive, tree)]}", every=0.01
+            lambda: not any(map(_is_alive, tree)),
+            lambda: f"of the emulator there is still {[*filter(_is_alive, tree)]}",
+            every=0.01,
         )
         self._process = None
 
@@ -261,7 +284,13 @@ class Emulator:
         fresh.replace(path)
 
 
-def wait_until(done: Callable[[], bool], otherwise: Callable[[], str], *, every: float = 0.05, within: float = HANG_S) -> None:
+def wait_until(
+    done: Callable[[], bool],
+    otherwise: Callable[[], str],
+    *,
+    every: float = 0.05,
+    within: float = HANG_S,
+) -> None:
     """Ask until it is so; EmulatorError with the words of `otherwise` where it hangs."""
     end = time.monotonic() + within
     while not done():

@@ -60,7 +60,11 @@ def deploy(
     """
     name, template_file = _stack(assembly, stack)
     template = _runnable(json.loads((assembly / template_file).read_text(encoding="utf-8")))
-    bootstrap = BOOTSTRAP.format(limit=LIMIT if memory_limit else ":", site=shlex.quote(str(SITE)), python=shlex.quote(str(python)))
+    bootstrap = BOOTSTRAP.format(
+        limit=LIMIT if memory_limit else ":",
+        site=shlex.quote(str(SITE)),
+        python=shlex.quote(str(python)),
+    )
     url = ""
     for asset, bucket, key in _assets(assembly, template_file):
         if asset["path"] == template_file:
@@ -69,23 +73,35 @@ def deploy(
         else:
             data = _data(assembly / asset["path"], asset["packaging"], bootstrap)
         _put(emulator, bucket, key, data)
-    emulator.client("ssm").put_parameter(Name="/cdk-bootstrap/hnb659fds/version", Value="99", Type="String", Overwrite=True)
+    emulator.client("ssm").put_parameter(
+        Name="/cdk-bootstrap/hnb659fds/version", Value="99", Type="String", Overwrite=True
+    )
     formation = emulator.client("cloudformation")
-    formation.create_stack(StackName=name, TemplateURL=url, Capabilities=["CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"])
+    formation.create_stack(
+        StackName=name,
+        TemplateURL=url,
+        Capabilities=["CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"],
+    )
     found = _settled(emulator, name)
     if found["StackStatus"] != "CREATE_COMPLETE":
-        raise DeployError(f"the stack {name} is {found['StackStatus']}\n{_events(emulator, name)}\n{emulator.log()}")
+        raise DeployError(
+            f"the stack {name} is {found['StackStatus']}\n{_events(emulator, name)}\n{emulator.log()}"
+        )
     return {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
 
 
 def delete(emulator: Emulator, stack: str) -> None:
     """Remove a stack and what it made; what its template retains stays."""
     formation = emulator.client("cloudformation")
-    identity = formation.describe_stacks(StackName=stack)["Stacks"][0]["StackId"]  # a deleted stack is found by its id only
+    identity = formation.describe_stacks(StackName=stack)["Stacks"][0][
+        "StackId"
+    ]  # a deleted stack is found by its id only
     formation.delete_stack(StackName=stack)
     status = _settled(emulator, identity)["StackStatus"]
     if status != "DELETE_COMPLETE":
-        raise DeployError(f"the stack {stack} is {status}\n{_events(emulator, identity)}\n{emulator.log()}")
+        raise DeployError(
+            f"the stack {stack} is {status}\n{_events(emulator, identity)}\n{emulator.log()}"
+        )
 
 
 def _stack(assembly: Path, stack: str | None) -> tuple[str, str]:
@@ -99,7 +115,9 @@ def _stack(assembly: Path, stack: str | None) -> tuple[str, str]:
     if stack is None and len(stacks) == 1:
         return next(iter(stacks.items()))
     if stack is None or stack not in stacks:
-        raise DeployError(f"wanted the stack {stack or 'that is alone'}, found {', '.join(sorted(stacks)) or 'none'} in {assembly}")
+        raise DeployError(
+            f"wanted the stack {stack or 'that is alone'}, found {', '.join(sorted(stacks)) or 'none'} in {assembly}"
+        )
     return stack, stacks[stack]
 
 
@@ -151,7 +169,12 @@ def _zipped(folder: Path) -> bytes:
     with zipfile.ZipFile(buffer, "w") as archive:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
-                _add(archive, path.relative_to(folder).as_posix(), path.read_bytes(), executable=bool(path.stat().st_mode & 0o111))
+                _add(
+                    archive,
+                    path.relative_to(folder).as_posix(),
+                    path.read_bytes(),
+                    executable=bool(path.stat().st_mode & 0o111),
+                )
     return buffer.getvalue()
 
 
@@ -175,7 +198,10 @@ def _runnable(template: dict[str, Any]) -> dict[str, Any]:
         document = properties.get("PolicyDocument")
         if document:
             document["Statement"] = [s for s in document["Statement"] if not _about_transport(s)]
-    return _without(template, {name for name, resource in template["Resources"].items() if _is_left_out(resource)})
+    return _without(
+        template,
+        {name for name, resource in template["Resources"].items() if _is_left_out(resource)},
+    )
 
 
 def _is_left_out(resource: Mapping[str, Any]) -> bool:
@@ -186,15 +212,21 @@ def _is_left_out(resource: Mapping[str, Any]) -> bool:
 
 
 def _about_transport(statement: Mapping[str, Any]) -> bool:
-    return statement["Effect"] == "Deny" and "aws:SecureTransport" in json.dumps(statement.get("Condition", {}))
+    return statement["Effect"] == "Deny" and "aws:SecureTransport" in json.dumps(
+        statement.get("Condition", {})
+    )
 
 
 def _without(template: dict[str, Any], names: set[str]) -> dict[str, Any]:
     """The template without some resources, and without waiting for them."""
-    template["Resources"] = {name: resource for name, resource in template["Resources"].items() if name not in names}
+    template["Resources"] = {
+        name: resource for name, resource in template["Resources"].items() if name not in names
+    }
     for resource in template["Resources"].values():
         waits = resource.get("DependsOn", [])
-        kept = [name for name in ([waits] if isinstance(waits, str) else waits) if name not in names]
+        kept = [
+            name for name in ([waits] if isinstance(waits, str) else waits) if name not in names
+        ]
         resource.pop("DependsOn", None)
         if kept:
             resource["DependsOn"] = kept
@@ -210,17 +242,28 @@ def _settled(emulator: Emulator, stack: str) -> dict[str, Any]:
         found.update(formation.describe_stacks(StackName=stack)["Stacks"][0])
         return not found["StackStatus"].endswith("_IN_PROGRESS")
 
-    wait_until(settled, lambda: f"the stack {stack} is still {found['StackStatus']}\n{_events(emulator, stack)}\n{emulator.log()}")
+    wait_until(
+        settled,
+        lambda: (
+            f"the stack {stack} is still {found['StackStatus']}\n{_events(emulator, stack)}\n{emulator.log()}"
+        ),
+    )
     return found
 
 
 def _events(emulator: Emulator, stack: str) -> str:
     """What went wrong, first things first; all that happened, if nothing says that it failed."""
     try:
-        events = emulator.client("cloudformation").describe_stack_events(StackName=stack)["StackEvents"][::-1]
+        events = emulator.client("cloudformation").describe_stack_events(StackName=stack)[
+            "StackEvents"
+        ][::-1]
     except ClientError as error:
         return f"(no events: {error})"
-    failed = [event for event in events if "FAILED" in event["ResourceStatus"] or "ROLLBACK" in event["ResourceStatus"]]
+    failed = [
+        event
+        for event in events
+        if "FAILED" in event["ResourceStatus"] or "ROLLBACK" in event["ResourceStatus"]
+    ]
     return "\n".join(
         f"  {event['ResourceStatus']:<20} {event['ResourceType']} {event['LogicalResourceId']}: {event.get('ResourceStatusReason', '')}"
         for event in failed or events

@@ -119,12 +119,20 @@ def reach() -> list[str]:
 
     s3, bucket, run = boto3.client("s3"), os.environ["HUNDREDFOLD_BUCKET"], "reached"
     tried: dict[str, Callable[[], Any]] = {}
-    for key in ("releases/other/current.json", "sources/secret.txt", f"runs/{run}/manifest.json", "athena/answer.csv", "processing/x/y"):
+    for key in (
+        "releases/other/current.json",
+        "sources/secret.txt",
+        f"runs/{run}/manifest.json",
+        "athena/answer.csv",
+        "processing/x/y",
+    ):
         tried[f"get {key}"] = lambda key=key: s3.get_object(Bucket=bucket, Key=key)
         tried[f"put {key}"] = lambda key=key: s3.put_object(Bucket=bucket, Key=key, Body=b"mine")
         tried[f"delete {key}"] = lambda key=key: s3.delete_object(Bucket=bucket, Key=key)
     for prefix in ("", "releases/", "sources/", "runs/"):
-        tried[f"list {prefix}"] = lambda prefix=prefix: s3.list_objects_v2(Bucket=bucket, Prefix=prefix)
+        tried[f"list {prefix}"] = lambda prefix=prefix: s3.list_objects_v2(
+            Bucket=bucket, Prefix=prefix
+        )
     outcome = f"runs/{run}/models/doubled/outcomes/x"
     tried[f"put {outcome}"] = lambda: s3.put_object(Bucket=bucket, Key=outcome, Body=b"mine")
     done = []
@@ -146,7 +154,12 @@ job = Job(
             work=doubled,
             time_limit=LIMIT_S,
         ),
-        Model("summed", unit=("part",), query=f"SELECT k % {PARTS} AS part, twice FROM doubled", work=summed),
+        Model(
+            "summed",
+            unit=("part",),
+            query=f"SELECT k % {PARTS} AS part, twice FROM doubled",
+            work=summed,
+        ),
     ],
     publish=Publish(
         "doubles",

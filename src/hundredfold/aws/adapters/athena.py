@@ -37,7 +37,15 @@ from ...sql.duckdb import DuckWarehouse
 from ...sql.sources.files import pattern
 from ...sql.sources.parquet_files import COPY_AGAIN
 from .glue_table import PATH, GlueTable, are_many
-from .glue_types import duck_type, has_sub_millisecond, hive_type, is_fine, plain_schema, refuse_misfits, unsupported_columns
+from .glue_types import (
+    duck_type,
+    has_sub_millisecond,
+    hive_type,
+    is_fine,
+    plain_schema,
+    refuse_misfits,
+    unsupported_columns,
+)
 from .s3_objects import RIGHT, ObjectFile, prints, split_address
 from .s3_store import S3Store
 from .session import StackResources, client
@@ -45,7 +53,9 @@ from .session import StackResources, client
 PARQUET = {
     "InputFormat": "org.apache.hadoop.hive.ql.io.parquet.MapredParquetInputFormat",
     "OutputFormat": "org.apache.hadoop.hive.ql.io.parquet.MapredParquetOutputFormat",
-    "SerdeInfo": {"SerializationLibrary": "org.apache.hadoop.hive.ql.io.parquet.serde.ParquetHiveSerDe"},
+    "SerdeInfo": {
+        "SerializationLibrary": "org.apache.hadoop.hive.ql.io.parquet.serde.ParquetHiveSerDe"
+    },
 }
 WITH_PATH = "__with_path"  # behind a table's name: the same rows, and that column
 # what Athena says of an object that cannot be read; its other words about objects are of types that do not fit
@@ -81,7 +91,15 @@ class AthenaWarehouse:
     replays = True
 
     def __init__(
-        self, store: S3Store, layout: Layout, place: StackResources, scratch: Path, *, memory: int, heard: QueryReply, attempt: int = 1
+        self,
+        store: S3Store,
+        layout: Layout,
+        place: StackResources,
+        scratch: Path,
+        *,
+        memory: int,
+        heard: QueryReply,
+        attempt: int = 1,
     ) -> None:
         self.store, self.layout, self.place, self.heard = store, layout, place, heard
         self.scratch, self.memory, self.attempt = scratch, memory, attempt
@@ -144,24 +162,33 @@ class AthenaWarehouse:
 
     # ---- what steps ask beside
 
-    def attach(self, source: Source, place: Any, folder: Any, contract_columns: Any, staged: str) -> Any:
+    def attach(
+        self, source: Source, place: Any, folder: Any, contract_columns: Any, staged: str
+    ) -> Any:
         """The raw rows of a source, wherever they are on AWS."""
         from . import sources
 
-        return sources.attach(self, source, str(place), contract_columns, self.scratch / "sources", memory=self.memory)
+        return sources.attach(
+            self, source, str(place), contract_columns, self.scratch / "sources", memory=self.memory
+        )
 
     def prints(self, paths: Sequence[str]) -> list[list[Any]]:
         """Address, size and entity tag of each object: equal prints are taken for equal contents."""
         return prints(paths)
 
-    def find_damage(self, source: str, paths: Sequence[str], error: QueryError) -> SourceError | None:
+    def find_damage(
+        self, source: str, paths: Sequence[str], error: QueryError
+    ) -> SourceError | None:
         """Return an error that names the object of a source whose damage made a query fail; None if it failed for another reason."""
         if not UNREAD.search(error.message):
             return None
         named = next((path for path in paths if path in error.message), None)
         if named is None:
             return None
-        return SourceError(f"{source}: {named} cannot be read by Athena: {error.message.splitlines()[0]}", hint=COPY_AGAIN)
+        return SourceError(
+            f"{source}: {named} cannot be read by Athena: {error.message.splitlines()[0]}",
+            hint=COPY_AGAIN,
+        )
 
     def tables_of(self, select: str) -> set[str]:
         """The names of the tables that a query reads; QueryError if it is no single query."""
@@ -201,7 +228,13 @@ class AthenaWarehouse:
             own = f"processing/{self.layout.run}/objects/{name}/rows.parquet"  # a table is a folder: an object gets one of its own
             self.store.copy(key, own)
             file = pq.ParquetFile(ObjectFile(*split_address(address)))
-            self.register(name, self.store.where(own).rpartition("/")[0] + "/", plain_schema(file), odd=_odd(file), objects=1)
+            self.register(
+                name,
+                self.store.where(own).rpartition("/")[0] + "/",
+                plain_schema(file),
+                odd=_odd(file),
+                objects=1,
+            )
         if key in self._written:
             self.stand_near(name, self.store.fetch(key))
         return quote(name)
@@ -211,7 +244,9 @@ class AthenaWarehouse:
         name = _settled(key)
         if self._reads_afar(select):
             self.create(name, select)
-            return int(self.query(f"SELECT count(*) AS n FROM {quote(name)}").column("n")[0].as_py())
+            return int(
+                self.query(f"SELECT count(*) AS n FROM {quote(name)}").column("n")[0].as_py()
+            )
         own = f"processing/{self.layout.run}/settled/{name}/rows.parquet"
         path = self.scratch / f"{name}.parquet"
         with pq.ParquetWriter(path, self.columns(select), compression="snappy") as file:
@@ -219,7 +254,13 @@ class AthenaWarehouse:
                 file.write_batch(batch)
         self.store.send(path, own)
         settled = pq.ParquetFile(path)
-        self.register(name, self.store.where(own).rpartition("/")[0] + "/", plain_schema(settled), odd=_odd(settled), objects=1)
+        self.register(
+            name,
+            self.store.where(own).rpartition("/")[0] + "/",
+            plain_schema(settled),
+            odd=_odd(settled),
+            objects=1,
+        )
         self.stand_near(name, path)
         return int(settled.metadata.num_rows)
 
@@ -233,7 +274,9 @@ class AthenaWarehouse:
         """A table in SQL that also has the column `$path`: in which object each row lies."""
         return quote(name + WITH_PATH)
 
-    def create(self, name: str, select: str, *, buckets: tuple[str, int] | None = None, at: str = "") -> GlueTable:
+    def create(
+        self, name: str, select: str, *, buckets: tuple[str, int] | None = None, at: str = ""
+    ) -> GlueTable:
         """A table of a query's rows. `buckets`: an integer column and how many values it has at most, each of which gets files of its
         own; `at`: where, below processing/ of this run."""
         identity = f"{name} {buckets}\n{self._identity(select)}"
@@ -251,18 +294,34 @@ class AthenaWarehouse:
                 hint="name them otherwise, or CAST them to a text, a number or a time",
             )
         key = f"processing/{self.layout.run}/{at or f'tables/{_slug(name)}-{mark}'}"
-        options = {"format": "'PARQUET'", "write_compression": "'SNAPPY'", "external_location": literal(self.store.where(key) + "/")}
+        options = {
+            "format": "'PARQUET'",
+            "write_compression": "'SNAPPY'",
+            "external_location": literal(self.store.where(key) + "/"),
+        }
         if buckets:
-            options |= {"bucketed_by": f"ARRAY[{literal(buckets[0])}]", "bucket_count": str(buckets[1])}
+            options |= {
+                "bucketed_by": f"ARRAY[{literal(buckets[0])}]",
+                "bucket_count": str(buckets[1]),
+            }
         given = ", ".join(f"{option} = {value}" for option, value in options.items())
         self._run(
             identity,
-            lambda: f"CREATE TABLE {quote(self.place.database)}.{quote(glue)} WITH ({given}) AS\n{self._translation(select, to_table)}",
+            lambda: (
+                f"CREATE TABLE {quote(self.place.database)}.{quote(glue)} WITH ({given}) AS\n{self._translation(select, to_table)}"
+            ),
             before=lambda: self._clear(key, glue),
         )
         objects = sum(1 for _ in self.store.list(f"{key}/"))
         table = GlueTable(
-            self.place.database, glue, self.store.where(key) + "/", _packed(schema), (), True, self._attempt_of(name), objects
+            self.place.database,
+            glue,
+            self.store.where(key) + "/",
+            _packed(schema),
+            (),
+            True,
+            self._attempt_of(name),
+            objects,
         )
         self.stand(name, table)
         return table
@@ -324,7 +383,9 @@ class AthenaWarehouse:
 
     # ---- how: statements and their answers
 
-    def _run(self, identity: str, written: Callable[[], str], before: Callable[[], None] = lambda: None) -> str:
+    def _run(
+        self, identity: str, written: Callable[[], str], before: Callable[[], None] = lambda: None
+    ) -> str:
         """The id of the query that ran a statement; Asked if none has; QueryError with Athena's words if it failed.
 
         A statement is known by its `identity`: to write it in Athena's SQL costs more than to find its answer.
@@ -339,7 +400,10 @@ class AthenaWarehouse:
                 return str(found["id"])
             if found["execution"] == self.heard.execution:
                 denied = "PERMISSION_DENIED" in found["error"] or "Access Denied" in found["error"]
-                raise QueryError(found["error"], hint=RIGHT if denied else f"in: {' '.join(identity.split())[:300]}")
+                raise QueryError(
+                    found["error"],
+                    hint=RIGHT if denied else f"in: {' '.join(identity.split())[:300]}",
+                )
         before()
         raise QueryPending(written(), token, self.store.where(f"athena/{self.layout.run}") + "/")
 
@@ -353,10 +417,17 @@ class AthenaWarehouse:
         names = [f"c{i}" for i in range(len(schema))]
         texts = csv.open_csv(
             file,
-            read_options=csv.ReadOptions(column_names=names, skip_rows=1, block_size=BLOCK, use_threads=False),
-            parse_options=csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),  # a null in the only column is an empty line
+            read_options=csv.ReadOptions(
+                column_names=names, skip_rows=1, block_size=BLOCK, use_threads=False
+            ),
+            parse_options=csv.ParseOptions(
+                newlines_in_values=True, ignore_empty_lines=False
+            ),  # a null in the only column is an empty line
             convert_options=csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False
+                column_types=dict.fromkeys(names, pa.string()),
+                null_values=[""],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
             ),
         )
         with closing(texts):
@@ -367,11 +438,16 @@ class AthenaWarehouse:
     def _typed(self, texts: pa.Table, schema: pa.Schema) -> pa.RecordBatch:
         """Texts as Athena writes them, in their types."""
         self.here.load("__texts", texts)
-        values = ", ".join(f"{_read(name, field.type)} AS {name}" for name, field in zip(texts.column_names, schema, strict=True))
+        values = ", ".join(
+            f"{_read(name, field.type)} AS {name}"
+            for name, field in zip(texts.column_names, schema, strict=True)
+        )
         found = self.here.query(f"SELECT {values} FROM __texts")
         self.here.forget("__texts")
         columns = [
-            pa.nulls(found.num_rows) if pa.types.is_null(field.type) else column.combine_chunks().cast(field.type)
+            pa.nulls(found.num_rows)
+            if pa.types.is_null(field.type)
+            else column.combine_chunks().cast(field.type)
             for column, field in zip(found.columns, schema, strict=True)
         ]
         return pa.RecordBatch.from_arrays(columns, schema=schema)
@@ -409,7 +485,13 @@ class AthenaWarehouse:
     def _described(self, select: str) -> list[tuple[str, str]]:
         """The columns of a query: their names, and their types as DuckDB calls them."""
         found = self.here.query(f"DESCRIBE {select}")
-        return list(zip(found.column("column_name").to_pylist(), found.column("column_type").to_pylist(), strict=True))
+        return list(
+            zip(
+                found.column("column_name").to_pylist(),
+                found.column("column_type").to_pylist(),
+                strict=True,
+            )
+        )
 
     def _stand_for(self, select: str) -> dict[str, str]:
         places: dict[str, str] = {}
@@ -424,7 +506,11 @@ class AthenaWarehouse:
     def _odd_of(self, select: str) -> dict[str, dict[str, str]]:
         """The columns that Athena cannot read as they are, of the tables that a query reads."""
         tables = {name: self._table(name) for name in self.tables_of(select)}
-        return {name: dict(table.odd) for name, table in tables.items() if table is not None and table.odd}
+        return {
+            name: dict(table.odd)
+            for name, table in tables.items()
+            if table is not None and table.odd
+        }
 
     def _place_of(self, table: GlueTable) -> str:
         """A table in Athena's SQL."""
@@ -435,7 +521,10 @@ class AthenaWarehouse:
             return full
         odd = dict(table.odd)  # which are not in the database
         names = [name for name in table.arrow.names if name not in odd]
-        columns = [f"CAST(NULL AS INTEGER) AS {quote(n.lower())}" if n in nothing else quote(n.lower()) for n in names]
+        columns = [
+            f"CAST(NULL AS INTEGER) AS {quote(n.lower())}" if n in nothing else quote(n.lower())
+            for n in names
+        ]
         paths = [quote(PATH)] if table.paths else []
         where = f" WHERE {quote(PATH)} IN ({self._named(table.only)})" if table.only else ""
         return f"(SELECT {', '.join([*columns, *paths])} FROM {full}{where})"
@@ -459,7 +548,9 @@ class AthenaWarehouse:
         if sent not in self.tables:
             key = f"processing/{self.layout.run}/sent/{sent}/rows.parquet"
             self.store.put(key, data)
-            self.register(sent, self.store.where(key).rpartition("/")[0] + "/", rows.schema, objects=1)
+            self.register(
+                sent, self.store.where(key).rpartition("/")[0] + "/", rows.schema, objects=1
+            )
         return self.tables[sent]
 
     def _refuse_expired(self, table: GlueTable) -> None:
@@ -493,7 +584,11 @@ class AthenaWarehouse:
 
     def _attempt_of(self, name: str) -> int:
         """Models may be done again in a later attempt, and what they are made of with them; sources may not, and objects go by their content."""
-        return 0 if name.startswith(("__raw_", "__numbered_", "__settled_", "__at_", "__sent_")) else self.attempt
+        return (
+            0
+            if name.startswith(("__raw_", "__numbered_", "__settled_", "__at_", "__sent_"))
+            else self.attempt
+        )
 
     def _clear(self, key: str, glue: str) -> None:
         """Remove what a query that failed left: Athena deletes nothing."""
@@ -503,7 +598,11 @@ class AthenaWarehouse:
     def _describe(self, table: GlueTable) -> None:
         """Let the database know Parquet objects as a table."""
         odd = {column for column, _ in table.odd}
-        kept = [field for field in table.arrow if field.name not in odd and not pa.types.is_null(field.type)]
+        kept = [
+            field
+            for field in table.arrow
+            if field.name not in odd and not pa.types.is_null(field.type)
+        ]
         columns = [{"Name": field.name.lower(), "Type": hive_type(field.type)} for field in kept]
         made = {
             "Name": table.name,
@@ -516,8 +615,17 @@ class AthenaWarehouse:
     def _in_database(self) -> set[str]:
         """The names of this run's tables that the database has."""
         own = self._glue_name("")
-        pages = client("glue").get_paginator("get_tables").paginate(DatabaseName=self.place.database, Expression=f"{own}*")
-        return {table["Name"] for page in pages for table in page["TableList"] if table["Name"].startswith(own)}
+        pages = (
+            client("glue")
+            .get_paginator("get_tables")
+            .paginate(DatabaseName=self.place.database, Expression=f"{own}*")
+        )
+        return {
+            table["Name"]
+            for page in pages
+            for table in page["TableList"]
+            if table["Name"].startswith(own)
+        }
 
     def _drop(self, glue: str) -> None:
         with suppress(client("glue").exceptions.EntityNotFoundException):
@@ -529,7 +637,11 @@ class AthenaWarehouse:
 
     def _keep_tables(self) -> None:
         """What stands for what, for later calls: one object, since no two calls of a run's steps are at work at a time."""
-        put_json(self.store, self._below("tables.json"), {"tables": {name: asdict(table) for name, table in self.tables.items()}})
+        put_json(
+            self.store,
+            self._below("tables.json"),
+            {"tables": {name: asdict(table) for name, table in self.tables.items()}},
+        )
 
     def _below(self, key: str) -> str:
         return f"{self.layout.root}/{key}"
@@ -542,7 +654,11 @@ def _odd(file: pq.ParquetFile) -> list[tuple[str, str]]:
     """The columns of an object of ours that Athena cannot read as they are, and why."""
     found = unsupported_columns(plain_schema(file))
     for field in file.schema_arrow:
-        if field.name not in found and is_fine(field.type) and has_sub_millisecond(file.read([field.name]).column(0)):
+        if (
+            field.name not in found
+            and is_fine(field.type)
+            and has_sub_millisecond(file.read([field.name]).column(0))
+        ):
             found[field.name] = "times finer than a millisecond, which is all that Athena keeps"
     return list(found.items())
 
@@ -553,7 +669,11 @@ def _read(name: str, kind: pa.DataType) -> str:
         return name
     if pa.types.is_binary(kind):
         return f"unhex({name})"
-    return f"CAST(CAST({name} AS JSON) AS {duck_type(kind)})" if pa.types.is_nested(kind) else f"CAST({name} AS {duck_type(kind)})"
+    return (
+        f"CAST(CAST({name} AS JSON) AS {duck_type(kind)})"
+        if pa.types.is_nested(kind)
+        else f"CAST({name} AS {duck_type(kind)})"
+    )
 
 
 def _packed(schema: pa.Schema) -> str:

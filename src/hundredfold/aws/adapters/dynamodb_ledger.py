@@ -26,8 +26,15 @@ from .session import client
 KIND = "run"  # every item's `kind`: the key of the index by time
 BY_JOB, BY_TIME = "by_job", "by_time"
 TRIES = 24
-SHORTEST, LONGEST = 0.02, 1.0  # seconds between two tries, at most: the pause doubles, and chance takes a part of it
-RACED = {"ConditionalCheckFailedException", "TransactionConflictException", "ReplicatedWriteConflictException"}
+SHORTEST, LONGEST = (
+    0.02,
+    1.0,
+)  # seconds between two tries, at most: the pause doubles, and chance takes a part of it
+RACED = {
+    "ConditionalCheckFailedException",
+    "TransactionConflictException",
+    "ReplicatedWriteConflictException",
+}
 TEXTS = ("id", "job", "ref", "state", "step", "created", "updated", "reason")
 
 
@@ -36,7 +43,9 @@ class DynamoLedger:
 
     `runs` may miss, for a second or so, what was written last: it asks the indexes."""
 
-    def __init__(self, table: str, clock: Clock = time.time, sleep: Callable[[float], object] = time.sleep) -> None:
+    def __init__(
+        self, table: str, clock: Clock = time.time, sleep: Callable[[float], object] = time.sleep
+    ) -> None:
         self.table = table
         self._clock = clock
         self._sleep = sleep
@@ -60,18 +69,31 @@ class DynamoLedger:
 
     def move(self, run: str, event: Event, *, step: str | None = None, reason: str = "") -> Record:
         """Let `event` happen to the run, if its state allows it; the new record. `reason` replaces the last event's."""
-        return self._change(run, lambda record: transition(record, event, step, reason, self._clock()))
+        return self._change(
+            run, lambda record: transition(record, event, step, reason, self._clock())
+        )
 
     def note(
-        self, run: str, *, step: str | None = None, counts: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
+        self,
+        run: str,
+        *,
+        step: str | None = None,
+        counts: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> Record:
         """Write facts beside the state: the step it is at, counts and options (merged into those there)."""
-        return self._change(run, lambda record: annotate(record, step, counts, options, self._clock()))
+        return self._change(
+            run, lambda record: annotate(record, step, counts, options, self._clock())
+        )
 
     def runs(self, job: str | None = None) -> Sequence[Record]:
         """All runs, or those of a job, newest first."""
-        found = self._query(BY_TIME, "kind", KIND) if job is None else self._query(BY_JOB, "job", job)
-        return sorted(map(self._record, found), key=lambda record: (record.created, record.id), reverse=True)
+        found = (
+            self._query(BY_TIME, "kind", KIND) if job is None else self._query(BY_JOB, "job", job)
+        )
+        return sorted(
+            map(self._record, found), key=lambda record: (record.created, record.id), reverse=True
+        )
 
     def _change(self, run: str, change: Callable[[Record], Record]) -> Record:
         for pause in _pauses():
@@ -87,7 +109,10 @@ class DynamoLedger:
         item = _item(record)
         condition: dict[str, Any] = {"ConditionExpression": "attribute_not_exists(id)"}
         if version is not None:
-            condition = {"ConditionExpression": "version = :version", "ExpressionAttributeValues": {":version": {"N": str(version)}}}
+            condition = {
+                "ConditionExpression": "version = :version",
+                "ExpressionAttributeValues": {":version": {"N": str(version)}},
+            }
         with self._told("written"):
             try:
                 client("dynamodb").put_item(TableName=self.table, Item=item, **condition)
@@ -95,13 +120,18 @@ class DynamoLedger:
                 if code(error) not in RACED:
                     raise
                 # boto3 asked more than once: the first may have been carried out, and its answer lost on the way
-                return error.response["ResponseMetadata"].get("RetryAttempts", 0) > 0 and self._item(record.id) == item
+                return (
+                    error.response["ResponseMetadata"].get("RetryAttempts", 0) > 0
+                    and self._item(record.id) == item
+                )
         return True
 
     def _item(self, run: str) -> dict[str, Any]:
         """The item as it is now, or {}."""
         with self._told("read"):
-            answer = client("dynamodb").get_item(TableName=self.table, Key={"id": {"S": run}}, ConsistentRead=True)
+            answer = client("dynamodb").get_item(
+                TableName=self.table, Key={"id": {"S": run}}, ConsistentRead=True
+            )
         return dict(answer.get("Item", {}))
 
     def _query(self, index: str, key: str, value: str) -> Iterator[dict[str, Any]]:
@@ -120,7 +150,9 @@ class DynamoLedger:
         try:
             return no_such_run(run, [record.id for record in self.runs()])
         except HomeError:  # a worker may read a run, and not list them
-            return NoSuchRun(f"there is no run {run} in the table {self.table}", hint="hundredfold status")
+            return NoSuchRun(
+                f"there is no run {run} in the table {self.table}", hint="hundredfold status"
+            )
 
     def _record(self, item: Mapping[str, Any]) -> Record:
         missing = [name for name in (*TEXTS, "options", "counts", "version") if name not in item]
@@ -131,7 +163,12 @@ class DynamoLedger:
             )
         texts = {name: item[name]["S"] for name in TEXTS}
         options, counts = json.loads(item["options"]["S"]), json.loads(item["counts"]["S"])
-        return Record(**{**texts, "state": State(texts["state"])}, options=options, counts=counts, version=int(item["version"]["N"]))
+        return Record(
+            **{**texts, "state": State(texts["state"])},
+            options=options,
+            counts=counts,
+            version=int(item["version"]["N"]),
+        )
 
     def _told(self, done: str) -> AbstractContextManager[None]:
         return in_plain_words(f"the table {self.table}", done)
@@ -149,5 +186,6 @@ def _pauses() -> Iterator[float]:
 
 def _raced(run: str) -> StateError:
     return StateError(
-        f"run {run} cannot be written: others changed it first, {TRIES} times one after the other", hint=f"hundredfold status {run}"
+        f"run {run} cannot be written: others changed it first, {TRIES} times one after the other",
+        hint=f"hundredfold status {run}",
     )

@@ -29,7 +29,12 @@ from botocore.exceptions import (
 from ...errors import HomeError
 
 DENIED = {"AccessDenied", "AccessDeniedException", "AllAccessDisabled", "KmsAccessDenied", "403"}
-GONE = {"NoSuchBucket", "ResourceNotFoundException", "QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue"}
+GONE = {
+    "NoSuchBucket",
+    "ResourceNotFoundException",
+    "QueueDoesNotExist",
+    "AWS.SimpleQueueService.NonExistentQueue",
+}
 EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
 REFUSED = {
     "AuthFailure",
@@ -59,10 +64,15 @@ BUSY = {
     "500",
     "503",
 }
-ACCOUNT_HINT = (
-    "sign in (aws sso login, or aws configure), name the profile with AWS_PROFILE, and see who you are: aws sts get-caller-identity"
+ACCOUNT_HINT = "sign in (aws sso login, or aws configure), name the profile with AWS_PROFILE, and see who you are: aws sts get-caller-identity"
+UNSIGNED = (
+    NoCredentialsError,
+    PartialCredentialsError,
+    CredentialRetrievalError,
+    TokenRetrievalError,
+    SSOError,
+    ProfileNotFound,
 )
-UNSIGNED = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, TokenRetrievalError, SSOError, ProfileNotFound)
 RIGHTS = {  # where an operation and the right to it have different names
     "CompleteMultipartUpload": "s3:PutObject",
     "CopyObject": "s3:PutObject",
@@ -88,16 +98,22 @@ def in_plain_words(place: str, done: str) -> Iterator[None]:
         yield
     except ClientError as error:
         raise _of_aws(error, place, done) from (None if code(error) in EXPIRED | REFUSED else error)
-    except Boto3Error as error:  # boto3 tells of a failed upload in a text, and forgets what kind of error it was
+    except (
+        Boto3Error
+    ) as error:  # boto3 tells of a failed upload in a text, and forgets what kind of error it was
         cause = error.__context__
         if not isinstance(cause, ClientError):
             raise HomeError(f"{place} cannot be {done}: {error}") from error
         raise _of_aws(cause, place, done) from (None if code(cause) in EXPIRED | REFUSED else cause)
     except UNSIGNED as error:
-        raise HomeError(f"{place} cannot be {done}: there are no AWS credentials to do it with: {error}", hint=ACCOUNT_HINT) from None
+        raise HomeError(
+            f"{place} cannot be {done}: there are no AWS credentials to do it with: {error}",
+            hint=ACCOUNT_HINT,
+        ) from None
     except NoRegionError:
         raise HomeError(
-            f"{place} cannot be {done}: no AWS region is set", hint="export AWS_REGION=eu-west-1   (where it was deployed)"
+            f"{place} cannot be {done}: no AWS region is set",
+            hint="export AWS_REGION=eu-west-1   (where it was deployed)",
         ) from None
     except (HTTPClientError, ConnectionError) as error:
         raise HomeError(
@@ -112,7 +128,11 @@ def in_plain_words(place: str, done: str) -> Iterator[None]:
 
 def code(error: BotoCoreError | ClientError) -> str:
     """AWS's name for an error: NoSuchKey, AccessDenied, ..."""
-    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
+    return (
+        str(error.response.get("Error", {}).get("Code", ""))
+        if isinstance(error, ClientError)
+        else ""
+    )
 
 
 def _of_aws(error: ClientError, place: str, done: str) -> HomeError:
@@ -136,7 +156,10 @@ def _of_aws(error: ClientError, place: str, done: str) -> HomeError:
             hint=ACCOUNT_HINT,
         )
     if name in BUSY:
-        return HomeError(f"{cannot}: AWS is too busy, after many attempts ({name}): {said}", hint="wait a minute; then hundredfold resume")
+        return HomeError(
+            f"{cannot}: AWS is too busy, after many attempts ({name}): {said}",
+            hint="wait a minute; then hundredfold resume",
+        )
     return HomeError(f"{cannot}: {name}: {said}")
 
 

@@ -26,9 +26,15 @@ class GlueTable:
     schema: str  # serialized, in hex: how DuckDB sees its columns
     only: tuple[str, ...] = ()  # s3:// addresses
     paths: bool = False  # whether queries may ask in which object a row lies
-    attempt: int = 0  # the attempt of the run that it belongs to; 0 where it stays as it is, such as a source
-    objects: int = -1  # how many objects it had when it was made; -1 where they are not the run's own
-    odd: tuple[tuple[str, str], ...] = ()  # columns that Athena cannot read as they are, each with the reason
+    attempt: int = (
+        0  # the attempt of the run that it belongs to; 0 where it stays as it is, such as a source
+    )
+    objects: int = (
+        -1
+    )  # how many objects it had when it was made; -1 where they are not the run's own
+    odd: tuple[
+        tuple[str, str], ...
+    ] = ()  # columns that Athena cannot read as they are, each with the reason
 
     @property
     def arrow(self) -> pa.Schema:
@@ -36,7 +42,9 @@ class GlueTable:
 
     @classmethod
     def of_json(cls, fields: dict[str, Any]) -> GlueTable:
-        return cls(**{**fields, "only": tuple(fields["only"]), "odd": tuple(map(tuple, fields["odd"]))})
+        return cls(
+            **{**fields, "only": tuple(fields["only"]), "odd": tuple(map(tuple, fields["odd"]))}
+        )
 
 
 def are_many(addresses: Sequence[str]) -> bool:

@@ -43,7 +43,9 @@ def hive_type(kind: pa.DataType) -> str:
     if t.is_map(kind):
         return f"map<{hive_type(kind.key_type)},{hive_type(kind.item_type)}>"
     if t.is_struct(kind):
-        return f"struct<{','.join(f'{field.name.lower()}:{hive_type(field.type)}' for field in kind)}>"
+        return (
+            f"struct<{','.join(f'{field.name.lower()}:{hive_type(field.type)}' for field in kind)}>"
+        )
     if t.is_dictionary(kind):
         return hive_type(kind.value_type)
     return PLAIN[str(kind)]
@@ -78,8 +80,14 @@ def duck_type(kind: pa.DataType) -> str:
 
 def plain_schema(file: pq.ParquetFile) -> pa.Schema:
     """The columns of a Parquet file, of the types that DuckDB reads them as."""
-    physical = {file.schema.column(i).path: file.schema.column(i).physical_type for i in range(len(file.schema))}
-    fields = [pa.field(f.name, pa.timestamp("us") if physical.get(f.name) == "INT96" else _plain(f.type)) for f in file.schema_arrow]
+    physical = {
+        file.schema.column(i).path: file.schema.column(i).physical_type
+        for i in range(len(file.schema))
+    }
+    fields = [
+        pa.field(f.name, pa.timestamp("us") if physical.get(f.name) == "INT96" else _plain(f.type))
+        for f in file.schema_arrow
+    ]
     return pa.schema(fields)
 
 
@@ -107,11 +115,16 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 def has_sub_millisecond(column: pa.ChunkedArray) -> bool:
     """Whether a column holds a time that is finer than a millisecond."""
     if pa.types.is_list(column.type):
-        return any(has_sub_millisecond(pa.chunked_array([chunk.flatten()])) for chunk in column.chunks)
+        return any(
+            has_sub_millisecond(pa.chunked_array([chunk.flatten()])) for chunk in column.chunks
+        )
     if not is_fine(column.type):
         return False
     step = 1_000 if column.type.unit == "us" else 1_000_000
-    return any(bool((numpy_of(chunk.drop_null().view(pa.int64()), False) % step).any()) for chunk in column.chunks)
+    return any(
+        bool((numpy_of(chunk.drop_null().view(pa.int64()), False) % step).any())
+        for chunk in column.chunks
+    )
 
 
 def is_fine(kind: pa.DataType) -> bool:
@@ -132,8 +145,15 @@ def unsupported_columns(schema: pa.Schema) -> dict[str, str]:
         except KeyError:
             found[field.name] = f"{field.type}, which Athena does not have"
         if small[field.name.lower()] > 1:
-            found[field.name] = "Athena writes names in small letters, and there it is another column's name, too"
-        elif "," in field.name or field.name != field.name.strip() or not field.name.isprintable() or not field.name:
+            found[field.name] = (
+                "Athena writes names in small letters, and there it is another column's name, too"
+            )
+        elif (
+            "," in field.name
+            or field.name != field.name.strip()
+            or not field.name.isprintable()
+            or not field.name
+        ):
             found[field.name] = (
                 "such a name cannot be kept: it is empty, holds a comma or a control character, or begins or ends with a blank"
             )

@@ -45,7 +45,10 @@ class PrefetchingStore:
         kinds: dict[str, dict[str, int]] = {}
         for key, size in sizes.items():
             kinds.setdefault(_kind(key), {})[key] = size
-        self._lines = {kind: PrefetchQueue(expected, self.room, sum(expected.values()) <= self.kept) for kind, expected in kinds.items()}
+        self._lines = {
+            kind: PrefetchQueue(expected, self.room, sum(expected.values()) <= self.kept)
+            for kind, expected in kinds.items()
+        }
         return iter(sizes)
 
     def get(self, key: str) -> pa.Buffer:
@@ -72,7 +75,9 @@ class PrefetchQueue:
         """What is fetched under that key; what follows it is being fetched from now on."""
         if key in self.kept:
             return self.kept[key]
-        if key not in self.coming:  # it begins here, or again from the first, or some were not wanted
+        if (
+            key not in self.coming
+        ):  # it begins here, or again from the first, or some were not wanted
             self._forget()
             self.next = self.places[key]
         while self.next < len(self.keys) and (self.bytes < self.room or not self.coming):

@@ -12,15 +12,27 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from ...errors import SourceError
-from ...sql.sources.listing import data_files, is_hidden, kind_of_file, matches, parents, refuse_tables, refuse_unread
+from ...sql.sources.listing import (
+    data_files,
+    is_hidden,
+    kind_of_file,
+    matches,
+    parents,
+    refuse_tables,
+    refuse_unread,
+)
 from .errors import DENIED, code, in_plain_words
 from .session import client
 
 ADDRESS = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", re.S)
-FORBIDDEN = re.compile(r"[\x00-\x1f\x7f'\"\\`]|(?:^|/)\.\.?(?:/|$)")  # what could end a text in SQL, or climb out of a folder
+FORBIDDEN = re.compile(
+    r"[\x00-\x1f\x7f'\"\\`]|(?:^|/)\.\.?(?:/|$)"
+)  # what could end a text in SQL, or climb out of a folder
 AT_ONCE = 16
 AT_MOST = 1000  # names of a folder that are looked at for the mark of a table
-RIGHT = "give the stack the right to read it: hundredfold deploy --source-location s3://BUCKET/PREFIX/"
+RIGHT = (
+    "give the stack the right to read it: hundredfold deploy --source-location s3://BUCKET/PREFIX/"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +83,11 @@ def find_objects(source: str, place: str) -> list[Object]:
         below = [key[len(folder) :] for key in listed if key.startswith(folder)]
         names = [folder + name for name in data_files(below, None)]
     if not names:
-        matching = [key for key in listed if wanted == key or (pattern and matches(key.split("/"), wanted.split("/")))]
+        matching = [
+            key
+            for key in listed
+            if wanted == key or (pattern and matches(key.split("/"), wanted.split("/")))
+        ]
         raise SourceError(
             f"{source}: there is no Parquet, CSV or JSON-lines object at {place}",
             problems=[f"there is {listed[key].address}" for key in (matching or list(listed))[:5]],
@@ -118,7 +134,9 @@ class _Folders:
         if folder in self._there or folder[1:].startswith(self._prefix):
             return self._there.get(folder)
         try:
-            found = client("s3").list_objects_v2(Bucket=self._bucket, Prefix=folder[1:], MaxKeys=AT_MOST)
+            found = client("s3").list_objects_v2(
+                Bucket=self._bucket, Prefix=folder[1:], MaxKeys=AT_MOST
+            )
         except ClientError:
             return None
         names = [o["Key"][len(folder) - 1 :] for o in found.get("Contents", ())]
@@ -128,15 +146,24 @@ class _Folders:
 def _listed(source: str, place: str, bucket: str, prefix: str) -> list[Object]:
     with in_plain_words(place, "listed"):
         try:
-            pages = client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-            found = [Object(bucket, o["Key"], int(o["Size"]), o["ETag"]) for page in pages for o in page.get("Contents", ())]
+            pages = (
+                client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+            )
+            found = [
+                Object(bucket, o["Key"], int(o["Size"]), o["ETag"])
+                for page in pages
+                for o in page.get("Contents", ())
+            ]
         except ClientError as error:
             if code(error) == "NoSuchBucket":
                 raise SourceError(
-                    f"{source}: there is no bucket {bucket}", hint=f"name it with --source {source}=s3://BUCKET/PREFIX/"
+                    f"{source}: there is no bucket {bucket}",
+                    hint=f"name it with --source {source}=s3://BUCKET/PREFIX/",
                 ) from error
             if code(error) in DENIED:
-                raise SourceError(f"{source}: {place} may not be listed ({code(error)})", hint=RIGHT) from error
+                raise SourceError(
+                    f"{source}: {place} may not be listed ({code(error)})", hint=RIGHT
+                ) from error
             raise
     return [o for o in found if not o.key.endswith("/")]
 
@@ -148,7 +175,10 @@ def beside(objects: Sequence[Object], folder: str) -> list[Object]:
     return [
         o
         for o in listed
-        if o.key not in taken and o.size and not is_hidden(o.key[len(folder) :].split("/")) and kind_of_file(o.key) != "parquet"
+        if o.key not in taken
+        and o.size
+        and not is_hidden(o.key[len(folder) :].split("/"))
+        and kind_of_file(o.key) != "parquet"
     ]
 
 

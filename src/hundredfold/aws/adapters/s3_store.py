@@ -41,11 +41,20 @@ from .session import client
 
 AT_ONCE = 1000  # so many keys one call may delete
 TRIES = 5  # of what boto3 does not try again by itself
-CUT_OFF = (ConnectionClosedError, FlexibleChecksumError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
+CUT_OFF = (
+    ConnectionClosedError,
+    FlexibleChecksumError,
+    IncompleteReadError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
 ABSENT = {"NoSuchKey", "404"}
 PLAIN_ETAG = re.compile(r'"?([0-9a-f]{32})"?')  # of an object that was written in one part
 TAKEN = {"PreconditionFailed", "412"}  # there is another object than the call allows
-RACED = {"ConditionalRequestConflict", "409"}  # another write of the same key was under way: ask again
+RACED = {
+    "ConditionalRequestConflict",
+    "409",
+}  # another write of the same key was under way: ask again
 REPLACED = (
     transfer.S3DownloadFailedError,
     getattr(transfer, "S3CopyFailedError", transfer.S3DownloadFailedError),
@@ -65,7 +74,9 @@ class S3Store:
     _copies: Copies = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "prefix", checked_prefix(f"{self.prefix.rstrip('/')}/") if self.prefix else "")
+        object.__setattr__(
+            self, "prefix", checked_prefix(f"{self.prefix.rstrip('/')}/") if self.prefix else ""
+        )
         object.__setattr__(self, "_copies", Copies())
 
     def where(self, key: str) -> str:
@@ -88,7 +99,9 @@ class S3Store:
         with self._told(key, "written"):
             for pause in _pauses():
                 try:
-                    client("s3").put_object(Bucket=self.bucket, Key=full, Body=data, IfNoneMatch="*")
+                    client("s3").put_object(
+                        Bucket=self.bucket, Key=full, Body=data, IfNoneMatch="*"
+                    )
                     return True
                 except ClientError as error:
                     if code(error) in TAKEN:
@@ -121,7 +134,9 @@ class S3Store:
                     raise damaged(self, key, "was replaced since it was written") from error
                 raise
         if data.size != int(size):
-            raise damaged(self, key, f"has {data.size:,} bytes, and had {int(size):,} when it was written")
+            raise damaged(
+                self, key, f"has {data.size:,} bytes, and had {int(size):,} when it was written"
+            )
         if not _has_tag(content, etag, found):
             raise damaged(self, key, "does not have the checksum with which it was written")
         return data
@@ -130,7 +145,10 @@ class S3Store:
         """The size and entity tag of each object below a prefix that ends with '/', by key."""
         below = self.prefix + checked_prefix(prefix)
         with self._told(prefix, "listed"):
-            return {found["Key"].removeprefix(self.prefix): f"{found['Size']} {found['ETag']}" for found in self._listed(below)}
+            return {
+                found["Key"].removeprefix(self.prefix): f"{found['Size']} {found['ETag']}"
+                for found in self._listed(below)
+            }
 
     def list(self, prefix: str) -> Iterator[str]:
         """The keys below a prefix that ends with '/', in order; all of them for the prefix ''."""
@@ -158,13 +176,19 @@ class S3Store:
         """Make `target` a copy of `source` within S3, whole or not at all; KeyError if there is no `source`."""
         there, here = self._full(source), self._full(target)
         with self._told(target, f"copied from {self.where(source)}"), self._absent(source):
-            self._steady(source, lambda: client("s3").copy({"Bucket": self.bucket, "Key": there}, self.bucket, here))
+            self._steady(
+                source,
+                lambda: client("s3").copy({"Bucket": self.bucket, "Key": there}, self.bucket, here),
+            )
 
     @contextmanager
     def writing(self, key: str) -> Iterator[Path]:
         """A path to write to, on this machine; it becomes the object when the block ends, whole and durable, and nothing if it raises."""
         full, suffix = self._full(key), PurePosixPath(key).suffix
-        with self._on_disk(key), TemporaryDirectory(prefix="hundredfold-", ignore_cleanup_errors=True) as folder:
+        with (
+            self._on_disk(key),
+            TemporaryDirectory(prefix="hundredfold-", ignore_cleanup_errors=True) as folder,
+        ):
             path = Path(folder) / f"object{suffix}"
             yield path
             with self._told(key, "written"):
@@ -195,7 +219,10 @@ class S3Store:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return S3Store, (self.bucket, self.prefix)  # the copies belong to the process that fetched them
+        return S3Store, (
+            self.bucket,
+            self.prefix,
+        )  # the copies belong to the process that fetched them
 
     def _full(self, key: str) -> str:
         return self.prefix + checked_key(key)
@@ -208,7 +235,9 @@ class S3Store:
                     yield found["Key"].removeprefix(self.prefix), found["Size"]
 
     def _listed(self, below: str) -> Iterator[dict[str, Any]]:
-        for page in client("s3").get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below):
+        for page in (
+            client("s3").get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below)
+        ):
             yield from page.get("Contents", ())
 
     def _read(self, full: str) -> bytes:
@@ -217,7 +246,9 @@ class S3Store:
     def _answer(self, full: str, **condition: str) -> tuple[dict[str, Any], bytes]:
         """What S3 says of an object, and its bytes."""
         for pause in _pauses():
-            found = client("s3").get_object(Bucket=self.bucket, Key=full, **condition)  # this, boto3 tries again by itself
+            found = client("s3").get_object(
+                Bucket=self.bucket, Key=full, **condition
+            )  # this, boto3 tries again by itself
             try:
                 return found, bytes(found["Body"].read())
             except CUT_OFF:
@@ -234,13 +265,19 @@ class S3Store:
                 return
             except REPLACED as error:
                 if pause is None:
-                    raise HomeError(f"{self.where(key)} was replaced while it was read, {TRIES} times: {error}") from error
+                    raise HomeError(
+                        f"{self.where(key)} was replaced while it was read, {TRIES} times: {error}"
+                    ) from error
                 time.sleep(pause)
 
     def _remove(self, keys: Sequence[str]) -> None:
         for pause in _pauses():
             objects = [{"Key": key} for key in keys]
-            errors = client("s3").delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True}).get("Errors", [])
+            errors = (
+                client("s3")
+                .delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True})
+                .get("Errors", [])
+            )
             keys = [error["Key"] for error in errors]
             if not keys:
                 return
@@ -255,7 +292,9 @@ class S3Store:
         try:
             yield
         except ClientError as error:
-            if code(error) == "NoSuchKey" or (code(error) in ABSENT | DENIED and self._is_absent(key)):
+            if code(error) == "NoSuchKey" or (
+                code(error) in ABSENT | DENIED and self._is_absent(key)
+            ):
                 raise KeyError(key) from None
             raise
 
@@ -315,7 +354,11 @@ def _has_tag(content: bytes, etag: str, answer: Mapping[str, Any]) -> bool:
     With keys of KMS, and for an upload of several parts, it is another number: True.
     """
     wanted = PLAIN_ETAG.fullmatch(etag)
-    if wanted is None or answer.get("ServerSideEncryption") != "AES256" or "SSECustomerAlgorithm" in answer:
+    if (
+        wanted is None
+        or answer.get("ServerSideEncryption") != "AES256"
+        or "SSECustomerAlgorithm" in answer
+    ):
         return True
     return hashlib.md5(content, usedforsecurity=False).hexdigest() == wanted[1]
 

@@ -23,7 +23,12 @@ ATTEMPTS = 8  # throttling is normal where a thousand workers begin at once
 def client(service: str) -> Any:
     """A client of an AWS service, one for each process; credentials, region and endpoint come from the usual environment."""
     with _making:
-        return boto3.client(service, config=Config(retries={"mode": "adaptive", "max_attempts": ATTEMPTS}, max_pool_connections=32))
+        return boto3.client(
+            service,
+            config=Config(
+                retries={"mode": "adaptive", "max_attempts": ATTEMPTS}, max_pool_connections=32
+            ),
+        )
 
 
 def caller() -> str:
@@ -54,7 +59,9 @@ def _after_fork() -> None:
 
 _making = Lock()  # boto3's session, which makes all clients, is not meant for two threads at once
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)  # parent and child would read each other's answers on the same connections
+    os.register_at_fork(
+        after_in_child=_after_fork
+    )  # parent and child would read each other's answers on the same connections
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,10 @@ class StackResources:
     @classmethod
     def of_environment(cls, environment: Mapping[str, str] = os.environ) -> StackResources:
         """The stack that a function belongs to."""
-        return cls._made(lambda name: environment.get(f"HUNDREDFOLD_{name.upper()}"), "the function's environment")
+        return cls._made(
+            lambda name: environment.get(f"HUNDREDFOLD_{name.upper()}"),
+            "the function's environment",
+        )
 
     @classmethod
     def of_stack(cls, stack: str) -> StackResources:
@@ -88,15 +98,36 @@ class StackResources:
                 f"there is no stack {stack!r} that these credentials can see: {error}",
                 hint="deploy it first: hundredfold deploy MODULE:JOB   or name it with --stack; AWS_PROFILE and AWS_REGION say where",
             ) from error
-        outputs = {output["OutputKey"].lower(): output["OutputValue"] for output in found.get("Outputs", [])}
+        outputs = {
+            output["OutputKey"].lower(): output["OutputValue"]
+            for output in found.get("Outputs", [])
+        }
         names = {"queue": "queueurl", "dead": "deadurl", "machine": "machinearn"}
-        place = cls._made(lambda name: outputs.get(names.get(name, name)), f"the outputs of the stack {stack}")
-        return place if place.code or "workfunction" not in outputs else replace(place, code=code_of_image(outputs["workfunction"]))
+        place = cls._made(
+            lambda name: outputs.get(names.get(name, name)), f"the outputs of the stack {stack}"
+        )
+        return (
+            place
+            if place.code or "workfunction" not in outputs
+            else replace(place, code=code_of_image(outputs["workfunction"]))
+        )
 
     @classmethod
     def _made(cls, find: Any, where: str) -> StackResources:
         found = {field.name: find(field.name) for field in fields(cls)}
-        missing = [name for name, value in found.items() if not value and name not in ("machine", "code")]
+        missing = [
+            name for name, value in found.items() if not value and name not in ("machine", "code")
+        ]
         if missing:
-            raise UsageError(f"{where} lack {', '.join(missing)}", hint="was it deployed by this version? hundredfold deploy MODULE:JOB")
-        return cls(**{**found, "concurrency": int(found["concurrency"]), "machine": found["machine"] or "", "code": found["code"] or ""})
+            raise UsageError(
+                f"{where} lack {', '.join(missing)}",
+                hint="was it deployed by this version? hundredfold deploy MODULE:JOB",
+            )
+        return cls(
+            **{
+                **found,
+                "concurrency": int(found["concurrency"]),
+                "machine": found["machine"] or "",
+                "code": found["code"] or "",
+            }
+        )

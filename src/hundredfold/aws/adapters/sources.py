@@ -27,24 +27,48 @@ from ...sql.duckdb import Attached, DuckWarehouse
 from ...sql.scratch_files import ScratchFiles
 from ...sql.sources.files import Files, refuse_ours
 from ...sql.sources.listing import kind_of_file, partition_folders, partitions
-from ...sql.sources.parquet_files import COPY_AGAIN, HEAD_BYTES, refuse_durations, refuse_finer, what_is_no_parquet
+from ...sql.sources.parquet_files import (
+    COPY_AGAIN,
+    HEAD_BYTES,
+    refuse_durations,
+    refuse_finer,
+    what_is_no_parquet,
+)
 from .errors import DENIED, code
 from .glue_table import PATH, GlueTable, are_many
 from .glue_types import arrow_type, has_sub_millisecond, is_fine, plain_schema, refuse_misfits
-from .s3_objects import AT_ONCE, RIGHT, Object, ObjectFile, beside, find_objects, has_many, prints, split_address
+from .s3_objects import (
+    AT_ONCE,
+    RIGHT,
+    Object,
+    ObjectFile,
+    beside,
+    find_objects,
+    has_many,
+    prints,
+    split_address,
+)
 from .session import client
 
 if TYPE_CHECKING:
     from .athena import AthenaWarehouse
 
-STAGED_MOST = 1.5 * 2**30  # bytes of text that fit on a function's disk, together with what is made of them
+STAGED_MOST = (
+    1.5 * 2**30
+)  # bytes of text that fit on a function's disk, together with what is made of them
 NEAR_MOST = 2**29  # bytes of text whose rows are checked here; Athena checks more
 GLUE = re.compile(r"glue://([A-Za-z0-9_-]{1,255})/([A-Za-z0-9_-]{1,255})")
 FINE = r":\d\d[.]\d{3}\d*[1-9]"  # a text that tells a time finer than a millisecond
 
 
 def attach(
-    warehouse: AthenaWarehouse, declared: Source, place: str, contract_columns: Mapping[str, Any], scratch: Path, *, memory: int
+    warehouse: AthenaWarehouse,
+    declared: Source,
+    place: str,
+    contract_columns: Mapping[str, Any],
+    scratch: Path,
+    *,
+    memory: int,
 ) -> Attached:
     """The raw rows of a source, wherever they are on AWS; SourceError if they cannot be read."""
     source = declared.name
@@ -57,11 +81,17 @@ def attach(
     folders = _folders(source, place, objects)
     if kind == "parquet" and name not in warehouse.tables:
         schemas = _schemas(source, objects)
-        if not any(folders) and not _hidden_to_athena(objects) and all(schema.equals(schemas[0]) for schema in schemas):
+        if (
+            not any(folders)
+            and not _hidden_to_athena(objects)
+            and all(schema.equals(schemas[0]) for schema in schemas)
+        ):
             _register(warehouse, source, name, objects, schemas[0])
     if name in warehouse.tables and warehouse.tables[name].only:
         return _in_place(warehouse, source, name, objects)
-    return _staged(warehouse, declared, name, objects, kind, folders, contract_columns, scratch, memory)
+    return _staged(
+        warehouse, declared, name, objects, kind, folders, contract_columns, scratch, memory
+    )
 
 
 def _folders(source: str, place: str, objects: Sequence[Object]) -> list[list[str]]:
@@ -95,10 +125,14 @@ def _objects_of_a_kind(source: str, place: str) -> tuple[list[Object], str]:
     kinds = sorted({str(kind_of_file(o.key)) for o in objects})
     if len(kinds) > 1:
         raise SourceError(
-            f"{source}: its objects are of several kinds: {', '.join(kinds)}", hint="name one kind, such as s3://BUCKET/PREFIX/*.parquet"
+            f"{source}: its objects are of several kinds: {', '.join(kinds)}",
+            hint="name one kind, such as s3://BUCKET/PREFIX/*.parquet",
         )
     if not any(o.size for o in objects):
-        raise SourceError(f"{source} is empty: {place} has no byte", hint=f"name another place with --source {source}=s3://...")
+        raise SourceError(
+            f"{source} is empty: {place} has no byte",
+            hint=f"name another place with --source {source}=s3://...",
+        )
     return objects, kinds[0]
 
 
@@ -132,7 +166,8 @@ def refuse_csv(source: Source, place: str) -> None:
 
 def _no_table(source: str, place: str) -> SourceError:
     return SourceError(
-        f"{source}: there is no table {place.removeprefix('glue://').replace('/', '.')} in Glue", hint="name it as glue://DATABASE/TABLE"
+        f"{source}: there is no table {place.removeprefix('glue://').replace('/', '.')} in Glue",
+        hint="name it as glue://DATABASE/TABLE",
     )
 
 
@@ -153,7 +188,9 @@ def _schemas(source: str, objects: Sequence[Object]) -> list[pa.Schema]:
             raise SourceError(f"{source}: {error}", hint=RIGHT) from error
         except (pa.ArrowException, OSError) as error:
             words = _what_is(o) or str(error)
-            raise SourceError(f"{source}: {o.address} cannot be read as Parquet: {words}", hint=COPY_AGAIN) from error
+            raise SourceError(
+                f"{source}: {o.address} cannot be read as Parquet: {words}", hint=COPY_AGAIN
+            ) from error
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(read, objects))
@@ -161,9 +198,17 @@ def _schemas(source: str, objects: Sequence[Object]) -> list[pa.Schema]:
 
 def _refuse_finer(source: str, o: Object, file: pq.ParquetFile) -> None:
     """Only the columns of times are read, a row group after the other."""
-    old = {column.path.split(".")[0] for column in map(file.schema.column, range(len(file.schema))) if column.physical_type == "INT96"}
-    refuse_finer(source, o.address, sorted(old), lambda: ObjectFile(o.bucket, o.key), step_ns=1_000_000)
-    fine = [field.name for field in file.schema_arrow if is_fine(field.type) and field.name not in old]
+    old = {
+        column.path.split(".")[0]
+        for column in map(file.schema.column, range(len(file.schema)))
+        if column.physical_type == "INT96"
+    }
+    refuse_finer(
+        source, o.address, sorted(old), lambda: ObjectFile(o.bucket, o.key), step_ns=1_000_000
+    )
+    fine = [
+        field.name for field in file.schema_arrow if is_fine(field.type) and field.name not in old
+    ]
     for number in range(file.num_row_groups if fine else 0):
         rows = file.read_row_group(number, columns=fine)
         bad = [name for name in fine if has_sub_millisecond(rows.column(name))]
@@ -188,7 +233,9 @@ def _hidden_to_athena(objects: Sequence[Object]) -> bool:
     return any(part.startswith((".", "_")) for o in objects for part in o.key[at:].split("/"))
 
 
-def _register(warehouse: AthenaWarehouse, source: str, name: str, objects: Sequence[Object], schema: pa.Schema) -> None:
+def _register(
+    warehouse: AthenaWarehouse, source: str, name: str, objects: Sequence[Object], schema: pa.Schema
+) -> None:
     refuse_ours(source, schema.names)
     refuse_misfits(source, schema)
     folder = f"s3://{objects[0].bucket}/{_folder_of(objects)}"
@@ -208,11 +255,19 @@ def _refuse_others(source: str, objects: Sequence[Object]) -> None:
         )
 
 
-def _in_place(warehouse: AthenaWarehouse, source: str, name: str, objects: Sequence[Object]) -> Attached:
+def _in_place(
+    warehouse: AthenaWarehouse, source: str, name: str, objects: Sequence[Object]
+) -> Attached:
     _refuse_changed(source, objects)
     plain = ", ".join(map(quote, warehouse.tables[name].arrow.names))
     select = f"SELECT {plain}, {quote(PATH)} AS __file, CAST(NULL AS BIGINT) AS __row FROM {warehouse.with_path(name)}"
-    attached = Attached(select, warehouse.columns(select), False, Files(tuple(o.address for o in objects), "parquet"), None)
+    attached = Attached(
+        select,
+        warehouse.columns(select),
+        False,
+        Files(tuple(o.address for o in objects), "parquet"),
+        None,
+    )
     attached.prints = [o.print for o in objects]
     attached.exact = False
     attached.numbered = lambda: _numbered(warehouse, source, select, attached)
@@ -224,17 +279,27 @@ def _refuse_changed(source: str, objects: Sequence[Object]) -> None:
     try:
         now = prints([o.address for o in objects])
     except FileNotFoundError as error:
-        raise SourceError(f"{source}: {error.filename} was there when the run began, and is gone", hint="run the job again") from error
+        raise SourceError(
+            f"{source}: {error.filename} was there when the run began, and is gone",
+            hint="run the job again",
+        ) from error
     changed = [o.address for o, then in zip(objects, now, strict=True) if o.print != then]
     if changed:
-        raise SourceError(f"{source} changed while it was checked", problems=changed, hint="run the job again")
+        raise SourceError(
+            f"{source} changed while it was checked", problems=changed, hint="run the job again"
+        )
 
 
 def _numbered(warehouse: AthenaWarehouse, source: str, select: str, raw: Attached) -> Attached:
     """The rows with a number each. Parquet files have no order in Athena: the number is any, and is kept."""
     name = f"__numbered_{source}"
-    warehouse.keep(name, f"SELECT * REPLACE (row_number() OVER (PARTITION BY __file) AS __row) FROM ({select}) AS r")
-    numbered = Attached(f"SELECT * FROM {quote(name)}", raw.schema, raw.text, raw.files, raw.malformed)
+    warehouse.keep(
+        name,
+        f"SELECT * REPLACE (row_number() OVER (PARTITION BY __file) AS __row) FROM ({select}) AS r",
+    )
+    numbered = Attached(
+        f"SELECT * FROM {quote(name)}", raw.schema, raw.text, raw.files, raw.malformed
+    )
     numbered.prints = raw.prints
     numbered.exact = False
     return numbered
@@ -254,7 +319,9 @@ def _folder_of(objects: Sequence[Object]) -> str:
 # ---- a table of Glue
 
 
-def _in_glue(warehouse: AthenaWarehouse, source: str, name: str, database: str, table: str) -> Attached:
+def _in_glue(
+    warehouse: AthenaWarehouse, source: str, name: str, database: str, table: str
+) -> Attached:
     if name not in warehouse.tables:
         _stand_for_glue(warehouse, source, name, database, table)
     stands = warehouse.tables[name]
@@ -267,7 +334,9 @@ def _in_glue(warehouse: AthenaWarehouse, source: str, name: str, database: str, 
     return attached
 
 
-def _stand_for_glue(warehouse: AthenaWarehouse, source: str, name: str, database: str, table: str) -> None:
+def _stand_for_glue(
+    warehouse: AthenaWarehouse, source: str, name: str, database: str, table: str
+) -> None:
     try:
         found = client("glue").get_table(DatabaseName=database, Name=table)["GlueTable"]
     except ClientError as error:
@@ -295,7 +364,12 @@ def _stand_for_glue(warehouse: AthenaWarehouse, source: str, name: str, database
     refuse_misfits(source, schema)
     is_view = found.get("TableType") == "VIRTUAL_VIEW"
     location = found["StorageDescriptor"].get("Location", "")
-    warehouse.stand(name, GlueTable(database, table, location, schema.serialize().to_pybytes().hex(), (), not is_view))
+    warehouse.stand(
+        name,
+        GlueTable(
+            database, table, location, schema.serialize().to_pybytes().hex(), (), not is_view
+        ),
+    )
 
 
 # ---- text, and Parquet of several kinds
@@ -324,8 +398,20 @@ def _staged(
                 f"{source}: {total / 2**30:.1f} GiB of {kind} are too much to be read by one function, which takes {STAGED_MOST / 2**30:.1f} GiB",
                 hint=_too_much(source, kind, any(folders)),
             )
-        with DuckWarehouse(ScratchFiles(scratch / "staging"), scratch / "staging-scratch", memory=memory, threads=2) as reader:
-            schema, written = _read_here(warehouse, reader, declared, objects, folders, wanted, scratch / "staging", folder, bad)
+        with DuckWarehouse(
+            ScratchFiles(scratch / "staging"), scratch / "staging-scratch", memory=memory, threads=2
+        ) as reader:
+            schema, written = _read_here(
+                warehouse,
+                reader,
+                declared,
+                objects,
+                folders,
+                wanted,
+                scratch / "staging",
+                folder,
+                bad,
+            )
         put_json(warehouse.store, csv, {"csv": written})
         warehouse.register(name, warehouse.store.where(folder) + "/", schema, objects=1)
     if total <= NEAR_MOST:
@@ -335,16 +421,16 @@ def _staged(
         malformed = pq.read_table(pa.BufferReader(warehouse.store.get(bad)))
     except KeyError:
         malformed = None
-    attached = Attached(select, warehouse.columns(select), kind != "parquet" and bool(wanted), None, malformed)
+    attached = Attached(
+        select, warehouse.columns(select), kind != "parquet" and bool(wanted), None, malformed
+    )
     attached.csv = get_json(warehouse.store, csv)["csv"]
     return attached
 
 
 def _too_much(source: str, kind: str, parted: bool) -> str:
     """What to do with a source that one function cannot read."""
-    table = (
-        f"make a table of it in Glue (a crawler, or CREATE EXTERNAL TABLE in Athena) and name that: --source {source}=glue://DATABASE/TABLE"
-    )
+    table = f"make a table of it in Glue (a crawler, or CREATE EXTERNAL TABLE in Athena) and name that: --source {source}=glue://DATABASE/TABLE"
     if kind == "parquet" and parted:
         return f"{table}: there, its folders KEY=VALUE are partitions"
     return f"write it as Parquet, all files with the same columns: Athena reads that where it lies; or {table}"
@@ -366,7 +452,12 @@ def _read_here(
     source = declared.name
     root = root.resolve()
     addresses = _fetched(source, objects, folders, root / "objects")
-    with _naming({**addresses, str(root / "objects"): f"s3://{objects[0].bucket}/{_folder_of(objects)}".rstrip("/")}):
+    with _naming(
+        {
+            **addresses,
+            str(root / "objects"): f"s3://{objects[0].bucket}/{_folder_of(objects)}".rstrip("/"),
+        }
+    ):
         return _read_files(warehouse, reader, declared, addresses, wanted, root, folder, bad)
 
 
@@ -382,7 +473,9 @@ def _read_files(
 ) -> tuple[pa.Schema, list[dict[str, Any]]]:
     source = declared.name
     found = reader.attach(declared, str(root / "objects"), root, wanted, "staged.parquet")
-    reader.load("addresses", pa.table({"path": list(addresses), "address": list(addresses.values())}))
+    reader.load(
+        "addresses", pa.table({"path": list(addresses), "address": list(addresses.values())})
+    )
     rows = f"SELECT r.* REPLACE (a.address AS __file) FROM ({found.select}) AS r JOIN addresses AS a ON a.path = r.__file"
     columns = reader.columns(rows)
     refuse_misfits(source, columns)
@@ -392,10 +485,14 @@ def _read_files(
     if found.malformed is not None:
         files = [addresses[path] for path in found.malformed.column("file").to_pylist()]
         with warehouse.store.writing(bad) as path:
-            pq.write_table(found.malformed.set_column(0, "file", pa.array(files, pa.string())), path)
+            pq.write_table(
+                found.malformed.set_column(0, "file", pa.array(files, pa.string())), path
+            )
     with warehouse.store.writing(f"{folder}/rows.parquet") as path:
         _as_snappy(written, path)
-    return plain_schema(pq.ParquetFile(written)), [{**facts, "first": addresses[facts["first"]]} for facts in found.csv]
+    return plain_schema(pq.ParquetFile(written)), [
+        {**facts, "first": addresses[facts["first"]]} for facts in found.csv
+    ]
 
 
 @contextmanager
@@ -411,40 +508,57 @@ def _naming(addresses: Mapping[str, str]) -> Iterator[None]:
         yield
     except (SourceError, QueryError) as error:
         hint = named(error.hint) if error.hint else None
-        raise type(error)(named(error.message), problems=[named(problem) for problem in error.problems], hint=hint) from error
+        raise type(error)(
+            named(error.message), problems=[named(problem) for problem in error.problems], hint=hint
+        ) from error
 
 
-def _fetched(source: str, objects: Sequence[Object], folders: Sequence[Sequence[str]], root: Path) -> dict[str, str]:
+def _fetched(
+    source: str, objects: Sequence[Object], folders: Sequence[Sequence[str]], root: Path
+) -> dict[str, str]:
     """Each object as a file named by its number, whatever its key: paths, and the addresses that they stand for."""
     root.mkdir(parents=True, exist_ok=True)
     addresses = {}
     for number, o in enumerate(objects):
         suffixes = re.search(r"\.[A-Za-z0-9]+(\.(gz|zst))?$", o.key, re.I)
-        path = root.resolve().joinpath(*folders[number]) / f"{number:06d}{suffixes[0].lower() if suffixes else ''}"
+        path = (
+            root.resolve().joinpath(*folders[number])
+            / f"{number:06d}{suffixes[0].lower() if suffixes else ''}"
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             client("s3").download_file(o.bucket, o.key, str(path))
         except ClientError as error:
             hint = RIGHT if code(error) in DENIED else "run the job again"
-            raise SourceError(f"{source}: {o.address} cannot be read: {error}", hint=hint) from error
+            raise SourceError(
+                f"{source}: {o.address} cannot be read: {error}", hint=hint
+            ) from error
         addresses[str(path)] = o.address
     return addresses
 
 
-def _refuse_finer_texts(source: str, reader: DuckWarehouse, rows: str, columns: pa.Schema, wanted: Mapping[str, Any]) -> None:
+def _refuse_finer_texts(
+    source: str, reader: DuckWarehouse, rows: str, columns: pa.Schema, wanted: Mapping[str, Any]
+) -> None:
     """SourceError for times finer than Athena keeps: written as such, or in a column that is to become times."""
     texts = [
         name
         for name, column in wanted.items()
-        if name in columns.names and pa.types.is_timestamp(column.arrow) and pa.types.is_string(columns.field(name).type)
+        if name in columns.names
+        and pa.types.is_timestamp(column.arrow)
+        and pa.types.is_string(columns.field(name).type)
     ]
     tests = {name: f"bool_or(regexp_matches({quote(name)}, '{FINE}'))" for name in texts}
-    tests |= {f.name: f"bool_or(epoch_ns({quote(f.name)}) % 1000000 <> 0)" for f in columns if pa.types.is_timestamp(f.type)}
+    tests |= {
+        f.name: f"bool_or(epoch_ns({quote(f.name)}) % 1000000 <> 0)"
+        for f in columns
+        if pa.types.is_timestamp(f.type)
+    }
     if not tests:
         return
-    found = reader.query(f"SELECT {', '.join(f'{test} AS {quote(name)}' for name, test in tests.items())} FROM ({rows}) AS r").to_pylist()[
-        0
-    ]
+    found = reader.query(
+        f"SELECT {', '.join(f'{test} AS {quote(name)}' for name, test in tests.items())} FROM ({rows}) AS r"
+    ).to_pylist()[0]
     bad = [name for name, is_so in found.items() if is_so]
     if bad:
         raise SourceError(

@@ -30,7 +30,9 @@ SENDERS = 8  # threads: 3,000 messages are 300 calls of some 20 ms
 TRIES = 6  # of what SQS did not take
 DEAD_LEASE = 120  # seconds that the dead letters are out of others' sight while they are read
 PURGING = 60.0  # seconds in which SQS may still delete what was sent after the purge was asked for
-UNSENDABLE = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML 1.0 cannot hold, SQS refuses
+UNSENDABLE = re.compile(
+    "[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+)  # what XML 1.0 cannot hold, SQS refuses
 LOST = {
     "InvalidParameterValue",
     "MissingParameter",
@@ -69,7 +71,9 @@ class SqsQueue:
         """Put a message that is not ours to the dead letters, with the reason in its attribute `reason`."""
         said = {"reason": {"DataType": "String", "StringValue": reason[:1000]}}
         with self._told("refused to", self.dead_url):
-            client("sqs").send_message(QueueUrl=self.dead_url, MessageBody=body, MessageAttributes=said)
+            client("sqs").send_message(
+                QueueUrl=self.dead_url, MessageBody=body, MessageAttributes=said
+            )
 
     def receive(self, wait: float = 0.0) -> Delivery | None:
         """Lease one message for the visibility timeout; wait up to `wait` seconds, rounded up, for one."""
@@ -77,7 +81,11 @@ class SqsQueue:
         while True:
             poll = ceil(min(LONGEST_POLL, max(0.0, left)))
             for message in self._received(self.url, 1, poll, "ApproximateReceiveCount"):
-                return Delivery(message["Body"], message["ReceiptHandle"], int(message["Attributes"]["ApproximateReceiveCount"]))
+                return Delivery(
+                    message["Body"],
+                    message["ReceiptHandle"],
+                    int(message["Attributes"]["ApproximateReceiveCount"]),
+                )
             left -= poll
             if left <= 0:
                 return None
@@ -87,12 +95,18 @@ class SqsQueue:
         than the 12 hours that SQS allows for one delivery."""
         lease = ceil(min(LONGEST_LEASE, max(0.0, seconds)))
         return self._holds(
-            "extended", lambda: client("sqs").change_message_visibility(QueueUrl=self.url, ReceiptHandle=receipt, VisibilityTimeout=lease)
+            "extended",
+            lambda: client("sqs").change_message_visibility(
+                QueueUrl=self.url, ReceiptHandle=receipt, VisibilityTimeout=lease
+            ),
         )
 
     def delete(self, receipt: str) -> bool:
         """It is done. False if SQS knows that the lease was lost; it may be True and be handed out again."""
-        return self._holds("deleted from", lambda: client("sqs").delete_message(QueueUrl=self.url, ReceiptHandle=receipt))
+        return self._holds(
+            "deleted from",
+            lambda: client("sqs").delete_message(QueueUrl=self.url, ReceiptHandle=receipt),
+        )
 
     def dead(self) -> Sequence[str]:
         """The bodies of the dead letters, the oldest first; those that another reads in this moment are not among them.
@@ -105,7 +119,12 @@ class SqsQueue:
                 found |= fresh
         finally:
             self._give_back(found.values())
-        return [letter["Body"] for letter in sorted(found.values(), key=lambda letter: int(letter["Attributes"]["SentTimestamp"]))]
+        return [
+            letter["Body"]
+            for letter in sorted(
+                found.values(), key=lambda letter: int(letter["Attributes"]["SentTimestamp"])
+            )
+        ]
 
     def purge(self) -> None:
         """Forget all messages, dead letters included. It takes a minute: what is sent before its end, SQS may forget too."""
@@ -129,7 +148,11 @@ class SqsQueue:
             if failed:
                 self.sleep(0.1 * 2**number)
             with self._told("written"):
-                failed = client("sqs").send_message_batch(QueueUrl=self.url, Entries=entries).get("Failed", [])
+                failed = (
+                    client("sqs")
+                    .send_message_batch(QueueUrl=self.url, Entries=entries)
+                    .get("Failed", [])
+                )
             left = {entry["Id"] for entry in failed}
             entries = [entry for entry in entries if entry["Id"] in left]
             if not entries or any(entry["SenderFault"] for entry in failed):
@@ -141,26 +164,40 @@ class SqsQueue:
                 hint="nothing is lost, and what is missing is sent again by: hundredfold resume",
             )
 
-    def _received(self, url: str, most: int, poll: int, attribute: str, **lease: int) -> Sequence[dict[str, Any]]:
+    def _received(
+        self, url: str, most: int, poll: int, attribute: str, **lease: int
+    ) -> Sequence[dict[str, Any]]:
         with self._told("read", url):
             answer = client("sqs").receive_message(
-                QueueUrl=url, MaxNumberOfMessages=most, WaitTimeSeconds=poll, MessageSystemAttributeNames=[attribute], **lease
+                QueueUrl=url,
+                MaxNumberOfMessages=most,
+                WaitTimeSeconds=poll,
+                MessageSystemAttributeNames=[attribute],
+                **lease,
             )
         return tuple(answer.get("Messages", ()))
 
     def _letters(self, known: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """Some dead letters that are not known yet, by their ids; none at the end."""
-        some = self._received(self.dead_url, ENTRIES, self.linger, "SentTimestamp", VisibilityTimeout=DEAD_LEASE)
+        some = self._received(
+            self.dead_url, ENTRIES, self.linger, "SentTimestamp", VisibilityTimeout=DEAD_LEASE
+        )
         return {letter["MessageId"]: letter for letter in some if letter["MessageId"] not in known}
 
     def _give_back(self, letters: Iterable[dict[str, Any]]) -> None:
         entries = [
-            {"Id": str(number % ENTRIES), "ReceiptHandle": letter["ReceiptHandle"], "VisibilityTimeout": 0}
+            {
+                "Id": str(number % ENTRIES),
+                "ReceiptHandle": letter["ReceiptHandle"],
+                "VisibilityTimeout": 0,
+            }
             for number, letter in enumerate(letters)
         ]
         with self._told("given back", self.dead_url):
             for start in range(0, len(entries), ENTRIES):
-                client("sqs").change_message_visibility_batch(QueueUrl=self.dead_url, Entries=entries[start : start + ENTRIES])
+                client("sqs").change_message_visibility_batch(
+                    QueueUrl=self.dead_url, Entries=entries[start : start + ENTRIES]
+                )
 
     def _holds(self, done: str, call: Callable[[], object]) -> bool:
         """Whether SQS did what was asked with a receipt, or says that it is no good any more."""
@@ -186,12 +223,18 @@ class SqsQueue:
 
     def _counts(self, url: str) -> tuple[int, int]:
         """About how many messages of a queue can be received, now or after a delay, and how many are leased."""
-        names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesDelayed", "ApproximateNumberOfMessagesNotVisible")
+        names = (
+            "ApproximateNumberOfMessages",
+            "ApproximateNumberOfMessagesDelayed",
+            "ApproximateNumberOfMessagesNotVisible",
+        )
         visible, delayed, leased = map(int, map(self._attributes(url, *names).__getitem__, names))
         return visible + delayed, leased
 
     def _attributes(self, url: str, *names: str) -> dict[str, str]:
-        return dict(client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=[*names])["Attributes"])
+        return dict(
+            client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=[*names])["Attributes"]
+        )
 
     def _told(self, done: str, url: str = "") -> AbstractContextManager[None]:
         return in_plain_words(f"the queue {url or self.url}", done)

@@ -48,7 +48,9 @@ class Imports:
 
 def imports_of(ref: str) -> Imports:
     """What the job of these words is made of; JobError if it cannot be imported here."""
-    done = subprocess.run([sys.executable, "-m", __name__, ref], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", __name__, ref], capture_output=True, text=True, check=False
+    )
     try:
         told = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError) as error:
@@ -59,7 +61,9 @@ def imports_of(ref: str) -> Imports:
         ) from error
     if "error" in told:
         raise JobError(told["error"], problems=told["problems"], hint=told["hint"])
-    facts: dict[str, Any] = {name: tuple(fact) if isinstance(fact, list) else fact for name, fact in told.items()}
+    facts: dict[str, Any] = {
+        name: tuple(fact) if isinstance(fact, list) else fact for name, fact in told.items()
+    }
     return Imports(**facts)
 
 
@@ -68,7 +72,11 @@ def _look(ref: str) -> Imports:
 
     before = set(sys.modules)
     job = load_job(ref)
-    new = {name: module for name, module in sys.modules.items() if name not in before and isinstance(module, ModuleType)}
+    new = {
+        name: module
+        for name, module in sys.modules.items()
+        if name not in before and isinstance(module, ModuleType)
+    }
     own = {name: module for name, module in new.items() if _is_own(module)}
     tops = {name.partition(".")[0] for name in own}
     return Imports(
@@ -101,7 +109,9 @@ def _place(module: ModuleType) -> str:
 
 def _plain(ref: str, job: Job, own: Mapping[str, ModuleType]) -> str:
     """module:attribute, whatever words were used."""
-    words, _, attribute = ref.rpartition(":") if ".py:" in ref or not ref.endswith(".py") else (ref, "", "")
+    words, _, attribute = (
+        ref.rpartition(":") if ".py:" in ref or not ref.endswith(".py") else (ref, "", "")
+    )
     module = words or ref
     if module.endswith(".py"):
         full = expand_user(module).resolve()
@@ -113,7 +123,9 @@ def _plain(ref: str, job: Job, own: Mapping[str, ModuleType]) -> str:
 
 def _queries(job: Job) -> Iterator[str]:
     texts = (
-        [m.query for m in job.models if m.query] + [p.query for p in job.releases] + [q for p in job.releases for q in p.summaries.values()]
+        [m.query for m in job.models if m.query]
+        + [p.query for p in job.releases]
+        + [q for p in job.releases for q in p.summaries.values()]
     )
     yield from (text for text in texts if text.rstrip().endswith(".sql") and "\n" not in text)
 
@@ -133,7 +145,9 @@ def _imported(node: ast.AST) -> Iterator[str]:
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
         yield node.module
-    elif isinstance(node, ast.If) and any(word in ast.dump(node.test) for word in ("TYPE_CHECKING", "__main__")):
+    elif isinstance(node, ast.If) and any(
+        word in ast.dump(node.test) for word in ("TYPE_CHECKING", "__main__")
+    ):
         return  # what is not run here is not run there
     for child in ast.iter_child_nodes(node):
         yield from _imported(child)
@@ -142,7 +156,12 @@ def _imported(node: ast.AST) -> Iterator[str]:
 def _installed(names: set[str]) -> dict[str, str]:
     """The distributions that brought them, with their versions."""
     wanted = sorted(names - set(sys.stdlib_module_names) - {OURS})
-    return {distribution: version(distribution) for name in wanted for distribution in _brought().get(name, ())[:1] if distribution != OURS}
+    return {
+        distribution: version(distribution)
+        for name in wanted
+        for distribution in _brought().get(name, ())[:1]
+        if distribution != OURS
+    }
 
 
 @cache

@@ -80,29 +80,48 @@ def synth(ref: str, folder: Path, *, stack: str, wish: DeployOptions | None = No
     node = find_node()
     found = imports_of(ref)
     settings = Settings.of({"job": found.ref, **wish.settings})
-    settings.uploads([source.name for source in load_job(ref).sources], "")  # told now, and not after a minute of packaging
+    settings.uploads(
+        [source.name for source in load_job(ref).sources], ""
+    )  # told now, and not after a minute of packaging
     packaged = _package(ref, folder, settings, wish) if wish.image is None else None
     folder.mkdir(parents=True, exist_ok=True)
     assembly, told = folder / "cdk.out", folder / "stack.json"
     shutil.rmtree(assembly, ignore_errors=True)
     code = str(packaged.zip.resolve()) if packaged else wish.image
-    told.write_text(json.dumps({"stack": stack, "code": code, "settings": asdict(settings)}, indent=2), encoding="utf-8")
-    environment = node.environment() | {TOLD: str(told.resolve()), "CDK_OUTDIR": str(assembly.resolve()), "PYTHONPATH": _path(found)}
-    done = subprocess.run([sys.executable, "-m", APP], env=environment, capture_output=True, text=True, check=False)
+    told.write_text(
+        json.dumps({"stack": stack, "code": code, "settings": asdict(settings)}, indent=2),
+        encoding="utf-8",
+    )
+    environment = node.environment() | {
+        TOLD: str(told.resolve()),
+        "CDK_OUTDIR": str(assembly.resolve()),
+        "PYTHONPATH": _path(found),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", APP], env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise _not_synthesized(done.stdout, done.stderr)
     return Assembly(stack, assembly, packaged)
 
 
 def deploy(
-    ref: str, folder: Path, *, stack: str, wish: DeployOptions | None = None, bootstrap: bool = False, say: Say = lambda _: None
+    ref: str,
+    folder: Path,
+    *,
+    stack: str,
+    wish: DeployOptions | None = None,
+    bootstrap: bool = False,
+    say: Say = lambda _: None,
 ) -> StackResources:
     """Make the stack, or bring it up to date; where its things are.
 
     `bootstrap`: first make what the CDK itself needs in an account and region, once for all stacks: a bucket and its roles.
     """
     wish = wish or DeployOptions()
-    assembly = synth(ref, folder, stack=stack, wish=replace(wish, image=_by_digest(wish.image, say)))
+    assembly = synth(
+        ref, folder, stack=stack, wish=replace(wish, image=_by_digest(wish.image, say))
+    )
     if assembly.package:
         say(f"packaged {assembly.package.size / 2**20:.0f} MB; synthesized {assembly.folder}")
     if bootstrap:
@@ -121,9 +140,9 @@ def _by_digest(image: str | None, say: Say) -> str | None:
         return image
     account, _, repository, tag = named.groups()
     try:
-        (found,) = client("ecr").describe_images(registryId=account, repositoryName=repository, imageIds=[{"imageTag": tag}])[
-            "imageDetails"
-        ]
+        (found,) = client("ecr").describe_images(
+            registryId=account, repositoryName=repository, imageIds=[{"imageTag": tag}]
+        )["imageDetails"]
     except (BotoCoreError, ClientError, ValueError) as error:
         say(f"{image} is deployed by its tag, since its digest cannot be found: {error}")
         return image
@@ -131,7 +150,13 @@ def _by_digest(image: str | None, say: Say) -> str | None:
     return f"{image.removesuffix(f':{tag}')}@{found['imageDigest']}"
 
 
-def destroy(stack: str, *, everything: bool = False, say: Say = lambda _: None, sleep: Callable[[float], None] = time.sleep) -> str:
+def destroy(
+    stack: str,
+    *,
+    everything: bool = False,
+    say: Say = lambda _: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> str:
     """Remove a stack that `deploy` made. The bucket stays, with its runs and releases, unless `everything`; its name, or ""
     where there is none yet.
 
@@ -139,7 +164,9 @@ def destroy(stack: str, *, everything: bool = False, say: Say = lambda _: None, 
     """
     with in_plain_words(f"the stack {stack}", "removed"):
         found = _ours(stack)
-        outputs: dict[str, str] = {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
+        outputs: dict[str, str] = {
+            output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])
+        }
         _refuse_while_running(outputs.get("MachineArn", ""), stack)
         client("cloudformation").delete_stack(StackName=stack)
         say(f"removing the stack {stack}")
@@ -156,7 +183,10 @@ def destroy(stack: str, *, everything: bool = False, say: Say = lambda _: None, 
 
 def _check_words(stack: str, wish: DeployOptions) -> None:
     if not STACK.fullmatch(stack):
-        raise UsageError(f"{stack!r} cannot be a stack's name", hint="wanted letters, digits and -, beginning with a letter, at most 128")
+        raise UsageError(
+            f"{stack!r} cannot be a stack's name",
+            hint="wanted letters, digits and -, beginning with a letter, at most 128",
+        )
     if wish.image and (wish.requirements or wish.leave_out or wish.settings.get("layers")):
         raise UsageError(
             "an image is given, and also what goes into a package: requirements, leave_out or layers",
@@ -166,7 +196,12 @@ def _check_words(stack: str, wish: DeployOptions) -> None:
 
 def _package(ref: str, folder: Path, settings: Settings, wish: DeployOptions) -> Packaged:
     return package(
-        ref, folder, architecture=settings.architecture, python=settings.python, requirements=wish.requirements, leave_out=wish.leave_out
+        ref,
+        folder,
+        architecture=settings.architecture,
+        python=settings.python,
+        requirements=wish.requirements,
+        leave_out=wish.leave_out,
     )
 
 
@@ -181,15 +216,21 @@ def _not_synthesized(told: str, said: str) -> HundredfoldError:
     try:
         error = json.loads(told.splitlines()[-1])
         kind = getattr(errors, error["kind"], DeployError)
-        return cast(HundredfoldError, kind(error["message"], problems=error["problems"], hint=error["hint"]))
+        return cast(
+            HundredfoldError, kind(error["message"], problems=error["problems"], hint=error["hint"])
+        )
     except (IndexError, ValueError):
         pass
     findings = re.findall(r"Acknowledge with '([^']+)'", said)
     if findings:
         return DeployError(
-            "cdk-nag finds fault with the stack", problems=findings, hint="hundredfold's own stack has none: is it extended?"
+            "cdk-nag finds fault with the stack",
+            problems=findings,
+            hint="hundredfold's own stack has none: is it extended?",
         )
-    last = next((line for line in reversed(said.splitlines()) if line and not line[0].isspace()), "")
+    last = next(
+        (line for line in reversed(said.splitlines()) if line and not line[0].isspace()), ""
+    )
     return DeployError("the stack cannot be synthesized", problems=[last or "the CDK said nothing"])
 
 
@@ -199,13 +240,29 @@ def _not_synthesized(told: str, said: str) -> HundredfoldError:
 def _cdk(words: Sequence[str], assembly: Assembly, say: Say) -> None:
     """Run it, and hand on what it says, line by line; DeployError with its reason in plain words."""
     node = find_node()
-    command = [*cdk(node), *words, "--app", str(assembly.folder.resolve()), "--no-notices", "--no-version-reporting", "--ci"]
+    command = [
+        *cdk(node),
+        *words,
+        "--app",
+        str(assembly.folder.resolve()),
+        "--no-notices",
+        "--no-version-reporting",
+        "--ci",
+    ]
     environment = node.environment()
     if "AWS_ENDPOINT_URL" in environment:
-        environment.setdefault("AWS_ENDPOINT_URL_S3", environment["AWS_ENDPOINT_URL"])  # it asks for S3's by itself
+        environment.setdefault(
+            "AWS_ENDPOINT_URL_S3", environment["AWS_ENDPOINT_URL"]
+        )  # it asks for S3's by itself
     said = []
     process = subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
     )
     with process:
         assert process.stdout is not None
@@ -218,13 +275,22 @@ def _cdk(words: Sequence[str], assembly: Assembly, say: Say) -> None:
 
 def _not_deployed(verb: str, stack: str, said: Sequence[str]) -> DeployError:
     text = "\n".join(said)
-    message, hint = next(((m, h) for pattern, m, h in _KNOWN if re.search(pattern, text)), (f"the stack {stack} cannot be made", None))
-    return DeployError(message if verb == "deploy" else f"cdk {verb}: {message}", problems=_reasons(said), hint=hint)
+    message, hint = next(
+        ((m, h) for pattern, m, h in _KNOWN if re.search(pattern, text)),
+        (f"the stack {stack} cannot be made", None),
+    )
+    return DeployError(
+        message if verb == "deploy" else f"cdk {verb}: {message}",
+        problems=_reasons(said),
+        hint=hint,
+    )
 
 
 def _reasons(said: Sequence[str]) -> list[str]:
     """What CloudFormation could not do, or else what the CDK calls an error, or else its last words."""
-    failed = [" ".join(line.split("|")[-1].split()) for line in said if re.search(r"_FAILED\b", line)]
+    failed = [
+        " ".join(line.split("|")[-1].split()) for line in said if re.search(r"_FAILED\b", line)
+    ]
     errors = [line.strip() for line in said if re.search(r"❌|\berror\b|Error:", line, re.I)]
     return list(dict.fromkeys(failed or errors or filter(None, map(str.strip, said))))[-TOLD_LINES:]
 
@@ -240,7 +306,11 @@ _KNOWN = (  # what the CDK says; what it means; what to do
         "there are no AWS credentials that may do this",
         "AWS_PROFILE=... names a profile; aws sts get-caller-identity shows who you are",
     ),
-    (r"ExpiredToken|token .*expired", "the AWS credentials have expired", "aws sso login, or whatever brings you new ones"),
+    (
+        r"ExpiredToken|token .*expired",
+        "the AWS credentials have expired",
+        "aws sso login, or whatever brings you new ones",
+    ),
     (
         r"ROLLBACK_COMPLETE state and can ?not be updated|is in ROLLBACK_COMPLETE",
         "an earlier try to make this stack failed, and what is left of it has to go first",
@@ -270,17 +340,28 @@ def _ours(stack: str) -> dict[str, Any]:
         if code(error) != "ValidationError":
             raise
         raise UsageError(
-            f"there is no stack {stack!r} that these credentials can see", hint="AWS_PROFILE and AWS_REGION say where"
+            f"there is no stack {stack!r} that these credentials can see",
+            hint="AWS_PROFILE and AWS_REGION say where",
         ) from error
-    if not client("cloudformation").get_template_summary(StackName=stack).get("Description", "").startswith(OURS):
-        raise UsageError(f"the stack {stack} was not made by hundredfold deploy", hint="remove it with what made it")
+    if (
+        not client("cloudformation")
+        .get_template_summary(StackName=stack)
+        .get("Description", "")
+        .startswith(OURS)
+    ):
+        raise UsageError(
+            f"the stack {stack} was not made by hundredfold deploy",
+            hint="remove it with what made it",
+        )
     return dict(found)
 
 
 def _refuse_while_running(machine: str, stack: str) -> None:
     if not machine:
         return
-    going = client("stepfunctions").list_executions(stateMachineArn=machine, statusFilter="RUNNING", maxResults=100)["executions"]
+    going = client("stepfunctions").list_executions(
+        stateMachineArn=machine, statusFilter="RUNNING", maxResults=100
+    )["executions"]
     if going:
         raise UsageError(
             f"{len(going)} runs of the stack {stack} are going on",
@@ -291,13 +372,17 @@ def _refuse_while_running(machine: str, stack: str) -> None:
 
 def _wait_until_gone(identity: str, stack: str, sleep: Callable[[float], None]) -> None:
     while True:
-        found = client("cloudformation").describe_stacks(StackName=identity)["Stacks"][0]  # a deleted stack is found by its id only
+        found = client("cloudformation").describe_stacks(StackName=identity)["Stacks"][
+            0
+        ]  # a deleted stack is found by its id only
         status = found["StackStatus"]
         if status == "DELETE_COMPLETE":
             return
         if not status.endswith("_IN_PROGRESS"):
             raise DeployError(
-                f"the stack {stack} is {status}", problems=list(_failures(identity)), hint="mend that; then hundredfold destroy again"
+                f"the stack {stack} is {status}",
+                problems=list(_failures(identity)),
+                hint="mend that; then hundredfold destroy again",
             )
         sleep(LOOK)
 
@@ -312,10 +397,16 @@ def _remove_bucket(bucket: str) -> None:
     """Every version of every object, and then the bucket."""
     s3 = client("s3")
     for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket):
-        versions = [{"Key": v["Key"], "VersionId": v["VersionId"]} for kind in ("Versions", "DeleteMarkers") for v in page.get(kind, ())]
+        versions = [
+            {"Key": v["Key"], "VersionId": v["VersionId"]}
+            for kind in ("Versions", "DeleteMarkers")
+            for v in page.get(kind, ())
+        ]
         if not versions:
             continue
-        refused = s3.delete_objects(Bucket=bucket, Delete={"Objects": versions, "Quiet": True}).get("Errors", [])
+        refused = s3.delete_objects(Bucket=bucket, Delete={"Objects": versions, "Quiet": True}).get(
+            "Errors", []
+        )
         if refused:
             raise DeployError(
                 f"{len(refused)} objects of the bucket {bucket} cannot be deleted",

@@ -32,7 +32,9 @@ def linked_with(path: Path) -> tuple[str, ...]:
     if strings is None:
         return ()
     table = next(
-        offset + strings - address for kind, offset, address, size in headers if kind == LOAD and address <= strings < address + size
+        offset + strings - address
+        for kind, offset, address, size in headers
+        if kind == LOAD and address <= strings < address + size
     )
     return tuple(_text(data, table + value) for tag, value in entries if tag == NEEDED)
 
@@ -46,7 +48,9 @@ def as_loaded(data: bytes) -> bytes:
         return data
     kept = bytearray(data[:end])
     struct.pack_into("<Q", kept, 40, 0)  # where the sections' headers lie
-    struct.pack_into("<HH", kept, 60, 0, 0)  # how many there are, and which of them holds their names
+    struct.pack_into(
+        "<HH", kept, 60, 0, 0
+    )  # how many there are, and which of them holds their names
     return bytes(kept)
 
 
@@ -55,7 +59,9 @@ def _program_headers(data: bytes) -> Iterator[tuple[int, int, int, int]]:
     (start,) = struct.unpack_from("<Q", data, 32)
     each, count = struct.unpack_from("<HH", data, 54)
     for number in range(count):
-        kind, _, offset, address, _, size = struct.unpack_from("<IIQQQQ", data, start + number * each)
+        kind, _, offset, address, _, size = struct.unpack_from(
+            "<IIQQQQ", data, start + number * each
+        )
         yield kind, offset, address, size
 
 

@@ -22,7 +22,9 @@ from ...errors import HundredfoldError
 
 CLI = "2.1148.1"  # the last of the 2.x; "latest" is 3.0.0, and refuses assemblies of aws-cdk-lib 2.275
 OLDEST = 22  # of Node: what the CDK supports
-HINT = "pip install 'hundredfold[deploy]'   brings Node; or install Node 22 or newer from nodejs.org"
+HINT = (
+    "pip install 'hundredfold[deploy]'   brings Node; or install Node 22 or newer from nodejs.org"
+)
 
 
 class NodeError(HundredfoldError):
@@ -89,10 +91,15 @@ def on_path(base: Mapping[str, str]) -> Node:
     node = shutil.which("node", path=base.get("PATH"))
     if node is None:
         raise NodeError("the CDK needs Node.js, and there is none", hint=HINT)
-    said = subprocess.run([node, "--version"], capture_output=True, text=True, check=False).stdout.strip()
+    said = subprocess.run(
+        [node, "--version"], capture_output=True, text=True, check=False
+    ).stdout.strip()
     found = re.match(r"v(\d+)", said)
     if not found or int(found[1]) < OLDEST:
-        raise NodeError(f"the CDK needs Node.js {OLDEST} or newer, and {node} is {said or 'none that runs'}", hint=HINT)
+        raise NodeError(
+            f"the CDK needs Node.js {OLDEST} or newer, and {node} is {said or 'none that runs'}",
+            hint=HINT,
+        )
     npm = shutil.which("npm", path=base.get("PATH"))
     if npm is None:
         raise NodeError(f"there is Node.js at {node}, but no npm beside it", hint=HINT)
@@ -112,7 +119,9 @@ def _install(node: Node, folder: Path) -> None:
         "--omit=optional",
         f"aws-cdk@{CLI}",
     ]
-    done = subprocess.run(command, cwd=folder, env=node.environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=node.environment(), capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise NodeError(
             f"the CDK's command line (aws-cdk {CLI}) cannot be installed into {folder}",

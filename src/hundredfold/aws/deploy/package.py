@@ -22,15 +22,57 @@ from pathlib import Path
 
 from ..._package import FOLDER
 from ...errors import HundredfoldError, UsageError
-from ..lambda_platform import FINGERPRINT_DIGITS, MACHINES, PYTHON, PYTHONS, ROOM, digest_of, platforms
+from ..lambda_platform import (
+    FINGERPRINT_DIGITS,
+    MACHINES,
+    PYTHON,
+    PYTHONS,
+    ROOM,
+    digest_of,
+    platforms,
+)
 from .dependencies import OURS, Imports, imports_of
 from .prune import prune
 
-NEEDED = ("annotated-types", "aws-lambda-powertools", "cloudpickle", "duckdb", "filelock", "numpy", "psutil", "pyarrow", "sqlglot")
-GIVEN = ("boto3", "botocore", "s3transfer", "jmespath", "urllib3", "awslambdaric")  # what Lambda's own Python has
+NEEDED = (
+    "annotated-types",
+    "aws-lambda-powertools",
+    "cloudpickle",
+    "duckdb",
+    "filelock",
+    "numpy",
+    "psutil",
+    "pyarrow",
+    "sqlglot",
+)
+GIVEN = (
+    "boto3",
+    "botocore",
+    "s3transfer",
+    "jmespath",
+    "urllib3",
+    "awslambdaric",
+)  # what Lambda's own Python has
 NOT_THERE = ("cli/template", "aws/stack", "bench")  # folders of ours that only a laptop uses
-DATA = {".csv", ".tsv", ".parquet", ".arrow", ".feather", ".jsonl", ".ndjson", ".gz", ".zip", ".xlsx", ".pkl", ".ipynb", ".db", ".duckdb"}
-DATA_MOST = 2**20  # bytes: a table in the code is a source's rows, a small one is something that the code looks up
+DATA = {
+    ".csv",
+    ".tsv",
+    ".parquet",
+    ".arrow",
+    ".feather",
+    ".jsonl",
+    ".ndjson",
+    ".gz",
+    ".zip",
+    ".xlsx",
+    ".pkl",
+    ".ipynb",
+    ".db",
+    ".duckdb",
+}
+DATA_MOST = (
+    2**20
+)  # bytes: a table in the code is a source's rows, a small one is something that the code looks up
 COMPILED = {".so", ".pyd", ".dylib", ".dll"}
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the first day that a zip knows
 YOURS = "your code"
@@ -97,17 +139,42 @@ def package(
     PackageError if there is no wheel for one of them, or if it is all too large for a function.
     """
     _check_runtime(architecture, python)
-    built = build(ref, out / "package", architecture=architecture, python=python, requirements=requirements, leave_out=leave_out)
+    built = build(
+        ref,
+        out / "package",
+        architecture=architecture,
+        python=python,
+        requirements=requirements,
+        leave_out=leave_out,
+    )
     check_room(built, ref)
     archive = out / "package.zip"
     write_zip(built.folder, archive)
-    return Packaged(built.ref, built.folder, built.sizes, built.pruned, built.kept, built.left_out, archive, sha256_of(archive))
+    return Packaged(
+        built.ref,
+        built.folder,
+        built.sizes,
+        built.pruned,
+        built.kept,
+        built.left_out,
+        archive,
+        sha256_of(archive),
+    )
 
 
-def package_image(ref: str, out: Path, *, architecture: str = "arm64", python: str = PYTHON, requirements: Sequence[str] = ()) -> Built:
+def package_image(
+    ref: str,
+    out: Path,
+    *,
+    architecture: str = "arm64",
+    python: str = PYTHON,
+    requirements: Sequence[str] = (),
+) -> Built:
     """Build `out/package/` and the Dockerfile that makes an image of it, which may have 10 GB."""
     _check_runtime(architecture, python)
-    built = build(ref, out / "package", architecture=architecture, python=python, requirements=requirements)
+    built = build(
+        ref, out / "package", architecture=architecture, python=python, requirements=requirements
+    )
     write_dockerfile(out, python)
     return built
 
@@ -115,7 +182,9 @@ def package_image(ref: str, out: Path, *, architecture: str = "arm64", python: s
 def write_dockerfile(out: Path, python: str = PYTHON) -> None:
     """What makes an image of `out/package/`."""
     text = (files(OURS) / "aws" / "Dockerfile").read_text(encoding="utf-8")
-    (out / "Dockerfile").write_text(text.replace(f"PYTHON={PYTHON}", f"PYTHON={python}"), encoding="utf-8")
+    (out / "Dockerfile").write_text(
+        text.replace(f"PYTHON={PYTHON}", f"PYTHON={python}"), encoding="utf-8"
+    )
 
 
 def build(
@@ -131,9 +200,13 @@ def build(
     found = imports_of(ref)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    left_out = copy_code(found, folder)  # before the wheels: what is wrong with it is told at once, and its names come first
+    left_out = copy_code(
+        found, folder
+    )  # before the wheels: what is wrong with it is told at once, and its names come first
     _copy_ours(folder)
-    _install(folder, _requirements(found, requirements, leave_out), requirements, architecture, python)
+    _install(
+        folder, _requirements(found, requirements, leave_out), requirements, architecture, python
+    )
     for name in leave_out:
         _uninstall(folder, name)
     owners = dict(_owners(folder))
@@ -169,22 +242,55 @@ def _check_runtime(architecture: str, python: str) -> None:
 def _requirements(found: Imports, given: Sequence[str], leave_out: Sequence[str]) -> list[str]:
     """What pip is asked for: what we need and what the code imports, but for what is told otherwise."""
     without = {_same(name) for name in (*GIVEN, *leave_out)} | set(_named(given))
-    return [name for name in dict.fromkeys(map(_same, (*NEEDED, *found.installed))) if name not in without]
+    return [
+        name
+        for name in dict.fromkeys(map(_same, (*NEEDED, *found.installed)))
+        if name not in without
+    ]
 
 
-def _install(folder: Path, wanted: Sequence[str], given: Sequence[str], architecture: str, python: str) -> None:
+def _install(
+    folder: Path, wanted: Sequence[str], given: Sequence[str], architecture: str, python: str
+) -> None:
     """Wheels for Lambda's processor and Python; those installed here in the same versions."""
     named = set(_named(given))
     here = {_same(d.name): d.version for d in distributions() if d.name and "+" not in d.version}
-    pins = [f"{name}=={version}" for name, version in sorted(here.items()) if name not in named and name != OURS]
+    pins = [
+        f"{name}=={version}"
+        for name, version in sorted(here.items())
+        if name not in named and name != OURS
+    ]
     with tempfile.TemporaryDirectory(prefix="hundredfold-") as scratch:
         constraints = Path(scratch) / "constraints.txt"
         constraints.write_text("\n".join(pins) + "\n", encoding="utf-8")
-        command = [sys.executable, "-m", "pip", "install", "--target", str(folder), "--no-compile", "--only-binary=:all:"]
-        command += ["--implementation", "cp", "--python-version", python, "--constraint", str(constraints)]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--target",
+            str(folder),
+            "--no-compile",
+            "--only-binary=:all:",
+        ]
+        command += [
+            "--implementation",
+            "cp",
+            "--python-version",
+            python,
+            "--constraint",
+            str(constraints),
+        ]
         command += ["--no-input", "--disable-pip-version-check", "--quiet", "--no-warn-conflicts"]
         command += [word for tag in platforms(architecture) for word in ("--platform", tag)]
-        command += [*wanted, *(word for text in given for word in (("--requirement", text) if _is_file(text) else (text,)))]
+        command += [
+            *wanted,
+            *(
+                word
+                for text in given
+                for word in (("--requirement", text) if _is_file(text) else (text,))
+            ),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise _refused(done.stderr, architecture, python)
@@ -194,14 +300,19 @@ def _refused(said: str, architecture: str, python: str) -> PackageError:
     lines = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR")]
     missing = re.search(r"No matching distribution found for (\S+)", said)
     if "No module named pip" in said:
-        return PackageError("wheels are fetched with pip, and this environment has none", hint=f"{sys.executable} -m ensurepip")
+        return PackageError(
+            "wheels are fetched with pip, and this environment has none",
+            hint=f"{sys.executable} -m ensurepip",
+        )
     if missing:
         return PackageError(
             f"{missing[1]} has no wheel for Python {python} on {architecture}",
             hint=f"name a version that has one: --requirement '{re.split('[=<>!~]', missing[1])[0]}==...'; or another --python or "
             "--architecture; or put it all into a container image (--image), where it can be built",
         )
-    return PackageError("pip could not fetch the packages", problems=lines or said.splitlines()[-5:])
+    return PackageError(
+        "pip could not fetch the packages", problems=lines or said.splitlines()[-5:]
+    )
 
 
 def _named(given: Iterable[str]) -> Iterator[str]:
@@ -272,14 +383,18 @@ def _copy_package(source: Path, target: Path) -> Iterator[str]:
 def _is_nobodys(path: Path) -> bool:
     """What editors, tools and Python leave lying about."""
     return any(
-        part.startswith(".") or part in ("__pycache__", "node_modules", "build", "dist") or part.endswith(".egg-info")
+        part.startswith(".")
+        or part in ("__pycache__", "node_modules", "build", "dist")
+        or part.endswith(".egg-info")
         for part in path.parts
     )
 
 
 def _is_left_out(path: Path) -> bool:
     """Tests, and tables of rows, which belong into S3."""
-    test = path.name.startswith("test_") or path.name == "conftest.py" or path.parent.name == "tests"
+    test = (
+        path.name.startswith("test_") or path.name == "conftest.py" or path.parent.name == "tests"
+    )
     return test or (path.suffix in DATA and path.stat().st_size > DATA_MOST)
 
 
@@ -290,7 +405,8 @@ def _copy_queries(found: Imports, folder: Path) -> None:
         target = Path(*_resolved((folder / home / query).relative_to(folder).parts))
         if ".." in target.parts:
             raise PackageError(
-                f"the query {query} lies outside of what the job imports", hint="keep queries below the folder of the job's file"
+                f"the query {query} lies outside of what the job imports",
+                hint="keep queries below the folder of the job's file",
             )
         if not (folder / target).exists():
             _copy(Path(found.folder) / query, folder / target)
@@ -317,7 +433,9 @@ def _resolved(parts: Iterable[str]) -> list[str]:
 
 def _copy_ours(folder: Path) -> None:
     here = Path(FOLDER)
-    for path in sorted(path for path in here.rglob("*") if path.suffix in (".py", ".txt")):  # with the texts that our modules read
+    for path in sorted(
+        path for path in here.rglob("*") if path.suffix in (".py", ".txt")
+    ):  # with the texts that our modules read
         inside = path.relative_to(here)
         if not any(inside.is_relative_to(room) for room in NOT_THERE):
             _copy(path, folder / OURS / inside)
@@ -339,7 +457,12 @@ def _sizes(folder: Path, owners: Mapping[Path, tuple[str, str]]) -> tuple[Size, 
             own = (OURS, "") if top == OURS else (YOURS, "")
             owner = owners.get(path, own)
             sums[owner] = sums.get(owner, 0) + path.stat().st_size
-    return tuple(sorted((Size(name, version, size) for (name, version), size in sums.items()), key=lambda part: (-part.size, part.name)))
+    return tuple(
+        sorted(
+            (Size(name, version, size) for (name, version), size in sums.items()),
+            key=lambda part: (-part.size, part.name),
+        )
+    )
 
 
 def _total(folder: Path) -> int:
@@ -349,7 +472,10 @@ def _total(folder: Path) -> int:
 def write_zip(folder: Path, archive: Path) -> None:
     """A folder as a zip whose bytes depend on nothing but the files' names and contents."""
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as file:
-        for path in sorted((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.relative_to(folder).as_posix()):
+        for path in sorted(
+            (p for p in folder.rglob("*") if p.is_file()),
+            key=lambda p: p.relative_to(folder).as_posix(),
+        ):
             entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), EPOCH)
             entry.create_system, entry.external_attr = 3, 0o100644 << 16
             entry.compress_type, entry.file_size = zipfile.ZIP_DEFLATED, path.stat().st_size
@@ -365,7 +491,10 @@ def fingerprint_of(code: object) -> str:
     path = Path(code) if isinstance(code, str | Path) else None
     if path is not None and path.is_dir():
         digest = hashlib.sha256()
-        for file in sorted((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.relative_to(path).as_posix()):
+        for file in sorted(
+            (p for p in path.rglob("*") if p.is_file()),
+            key=lambda p: p.relative_to(path).as_posix(),
+        ):
             digest.update(f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n".encode())
         return digest.hexdigest()[:FINGERPRINT_DIGITS]
     if path is not None and path.is_file():

@@ -13,11 +13,36 @@ from pathlib import Path
 
 from .elf import as_loaded, linked_with
 
-NEVER_READ = {".pyi", ".pxd", ".pyx", ".pxi", ".h", ".hpp", ".c", ".cc", ".cpp", ".a", ".lib", ".cmake", ".pyc", ".map"}
+NEVER_READ = {
+    ".pyi",
+    ".pxd",
+    ".pyx",
+    ".pxi",
+    ".h",
+    ".hpp",
+    ".c",
+    ".cc",
+    ".cpp",
+    ".a",
+    ".lib",
+    ".cmake",
+    ".pyc",
+    ".map",
+}
 NO_CODE = {"__pycache__", "bin", "share"}  # at the top: pip's scripts and manuals
 TESTS = {"tests", "test", "_tests"}
-RECORDS = {"RECORD", "INSTALLER", "REQUESTED", "WHEEL", "direct_url.json", "uv_cache.json"}  # of an installation, not of the package
-STATEMENT = re.compile(rb"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*)|import[ \t]+([^\n#]+))", re.M)
+RECORDS = {
+    "RECORD",
+    "INSTALLER",
+    "REQUESTED",
+    "WHEEL",
+    "direct_url.json",
+    "uv_cache.json",
+}  # of an installation, not of the package
+STATEMENT = re.compile(
+    rb"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*)|import[ \t]+([^\n#]+))",
+    re.M,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +58,21 @@ class Part:
 
 
 PARTS = (  # modules; globs of their files; files that import them in a `try`, or when they are asked for by name
-    (("pyarrow.flight", "pyarrow._flight"), ("pyarrow/flight.py", "pyarrow/_flight*", "pyarrow/lib*_flight*"), ()),
-    (("pyarrow.substrait", "pyarrow._substrait"), ("pyarrow/substrait.py", "pyarrow/_substrait*", "pyarrow/libarrow_substrait*"), ()),
-    (("pyarrow._s3fs",), ("pyarrow/_s3fs*", "pyarrow/libarrow_s3*"), ("pyarrow/fs.py",)),  # S3 is reached with boto3
+    (
+        ("pyarrow.flight", "pyarrow._flight"),
+        ("pyarrow/flight.py", "pyarrow/_flight*", "pyarrow/lib*_flight*"),
+        (),
+    ),
+    (
+        ("pyarrow.substrait", "pyarrow._substrait"),
+        ("pyarrow/substrait.py", "pyarrow/_substrait*", "pyarrow/libarrow_substrait*"),
+        (),
+    ),
+    (
+        ("pyarrow._s3fs",),
+        ("pyarrow/_s3fs*", "pyarrow/libarrow_s3*"),
+        ("pyarrow/fs.py",),
+    ),  # S3 is reached with boto3
     (("pyarrow._pyarrow_cpp_tests",), ("pyarrow/_pyarrow_cpp_tests*",), ()),
     (("numpy.f2py",), ("numpy/f2py/**/*",), ("numpy/__init__.py",)),
 )
@@ -66,12 +103,18 @@ def _is_needless(path: Path, own: set[str], stubs: set[str]) -> bool:
         return False
     if top.endswith(".dist-info"):
         return path.name in RECORDS or "sboms" in path.parts
-    return top in NO_CODE or (path.suffix in NEVER_READ and not (path.suffix == ".pyi" and top in stubs))
+    return top in NO_CODE or (
+        path.suffix in NEVER_READ and not (path.suffix == ".pyi" and top in stubs)
+    )
 
 
 def _reads_its_stubs(folder: Path) -> set[str]:
     """Packages whose modules are loaded lazily by what their .pyi says."""
-    return {p.relative_to(folder).parts[0] for p in folder.rglob("__init__.py") if b"attach_stub" in p.read_bytes()}
+    return {
+        p.relative_to(folder).parts[0]
+        for p in folder.rglob("__init__.py")
+        if b"attach_stub" in p.read_bytes()
+    }
 
 
 def _parts(folder: Path) -> Iterator[Part]:
@@ -86,7 +129,9 @@ def _tests(folder: Path, files: Iterable[Path], own: set[str]) -> Iterator[Part]
         inside = path.relative_to(folder)
         if inside.parts[0] in own or inside.parts[0].endswith(".dist-info"):
             continue
-        if not TESTS.isdisjoint(inside.parts[1:-1]) or (inside.name == "conftest.py" and len(inside.parts) > 1):
+        if not TESTS.isdisjoint(inside.parts[1:-1]) or (
+            inside.name == "conftest.py" and len(inside.parts) > 1
+        ):
             dotted = ".".join(inside.with_suffix("").parts).removesuffix(".__init__")
             yield Part((dotted,), frozenset([path]))
 
@@ -102,7 +147,9 @@ def _twins(files: Iterable[Path]) -> Iterator[Part]:
             yield from (Part((), frozenset([path])) for path in group)
 
 
-def _not_asked_for(parts: list[Part], files: Iterable[Path], folder: Path, spare: set[str]) -> list[Part]:
+def _not_asked_for(
+    parts: list[Part], files: Iterable[Path], folder: Path, spare: set[str]
+) -> list[Part]:
     """The parts that can go, when all that can go has gone: what stays asks for more, until nobody asks for anything."""
     while True:
         leaving = frozenset().union(*(part.files for part in parts))
@@ -110,16 +157,29 @@ def _not_asked_for(parts: list[Part], files: Iterable[Path], folder: Path, spare
         asking = [(path, _imported_by(path, folder)) for path in staying if path.suffix == ".py"]
         modules = spare.union(*(names for _, names in asking))
         libraries = {name for path in staying if ".so" in path.name for name in linked_with(path)}
-        kept = [p for p in parts if _is_asked_for(p, modules, asking, spare) or any(path.name in libraries for path in p.files)]
+        kept = [
+            p
+            for p in parts
+            if _is_asked_for(p, modules, asking, spare)
+            or any(path.name in libraries for path in p.files)
+        ]
         if not kept:
             return parts
         parts = [part for part in parts if part not in kept]
 
 
-def _is_asked_for(part: Part, modules: set[str], asking: list[tuple[Path, frozenset[str]]], spare: set[str]) -> bool:
-    if len(part.files) == 1 and not part.tried_by:  # a test: there are thousands, and each is one module
+def _is_asked_for(
+    part: Part, modules: set[str], asking: list[tuple[Path, frozenset[str]]], spare: set[str]
+) -> bool:
+    if (
+        len(part.files) == 1 and not part.tried_by
+    ):  # a test: there are thousands, and each is one module
         return not modules.isdisjoint(part.modules)
-    wanted = modules if not part.tried_by else spare.union(*(names for path, names in asking if path not in part.tried_by))
+    wanted = (
+        modules
+        if not part.tried_by
+        else spare.union(*(names for path, names in asking if path not in part.tried_by))
+    )
     return any(part.holds(name) for name in wanted)
 
 
@@ -133,11 +193,18 @@ def imported(text: bytes, path: Path) -> Iterator[str]:
     package = path.parent.parts
     for base, names, plain in STATEMENT.findall(text):
         if plain:
-            yield from (name.split(b" as ")[0].strip().decode("utf-8", "replace") for name in plain.split(b","))
+            yield from (
+                name.split(b" as ")[0].strip().decode("utf-8", "replace")
+                for name in plain.split(b",")
+            )
             continue
         dotted = base.decode("utf-8", "replace")
         level = len(dotted) - len(dotted.lstrip("."))
-        parts = [*package[: len(package) - level + 1], *filter(None, [dotted[level:]])] if level else [dotted]
+        parts = (
+            [*package[: len(package) - level + 1], *filter(None, [dotted[level:]])]
+            if level
+            else [dotted]
+        )
         above = ".".join(parts)
         yield above
         yield from (f"{above}.{name.decode()}" for name in re.findall(rb"\w+", names))

@@ -30,13 +30,19 @@ def version(seen: StackSnapshot) -> Iterator[Finding]:
     theirs = seen.outputs.get("Version", "?")
     if theirs != VERSION:
         yield Finding(
-            NOTE, f"the stack was made by version {theirs}, and this is {VERSION}", "its functions run the older code", seen.redeploy
+            NOTE,
+            f"the stack was made by version {theirs}, and this is {VERSION}",
+            "its functions run the older code",
+            seen.redeploy,
         )
 
 
 def visibility(seen: StackSnapshot) -> Iterator[Finding]:
     """How long a message handed out stays hidden."""
-    for output, queue, url in (("WorkFunction", seen.work_queue, seen.place.queue), ("BuryFunction", seen.dead_queue, seen.place.dead)):
+    for output, queue, url in (
+        ("WorkFunction", seen.work_queue, seen.place.queue),
+        ("BuryFunction", seen.dead_queue, seen.place.dead),
+    ):
         timeout, hidden = int(seen.functions[output]["Timeout"]), int(queue["VisibilityTimeout"])
         window = int((seen.mapping(output, queue) or {}).get("MaximumBatchingWindowInSeconds") or 0)
         wanted = TIMES * timeout + window
@@ -47,7 +53,14 @@ def visibility(seen: StackSnapshot) -> Iterator[Finding]:
                 "a message is handed to a second worker while the first is still at it"
                 if hidden < timeout
                 else "where calls are throttled, Lambda gives up before the lease ends, and each try counts as a receive",
-                aws("sqs", "set-queue-attributes", "--queue-url", url, "--attributes", f"VisibilityTimeout={wanted}"),
+                aws(
+                    "sqs",
+                    "set-queue-attributes",
+                    "--queue-url",
+                    url,
+                    "--attributes",
+                    f"VisibilityTimeout={wanted}",
+                ),
             )
 
 
@@ -55,7 +68,9 @@ def receives(seen: StackSnapshot) -> Iterator[Finding]:
     """How often a message is handed out before it is dead."""
     policy = json.loads(seen.work_queue.get("RedrivePolicy", "{}"))
     count = int(policy.get("maxReceiveCount", 0))
-    mended = json.dumps({"deadLetterTargetArn": seen.dead_queue["QueueArn"], "maxReceiveCount": str(RECEIVES)})
+    mended = json.dumps(
+        {"deadLetterTargetArn": seen.dead_queue["QueueArn"], "maxReceiveCount": str(RECEIVES)}
+    )
     command = aws(
         "sqs",
         "set-queue-attributes",
@@ -66,11 +81,17 @@ def receives(seen: StackSnapshot) -> Iterator[Finding]:
     )
     if not count:
         yield Finding(
-            WRONG, "the work queue gives up no message", "one that kills its worker comes back for days, and its run does not end", command
+            WRONG,
+            "the work queue gives up no message",
+            "one that kills its worker comes back for days, and its run does not end",
+            command,
         )
     elif policy.get("deadLetterTargetArn") != seen.dead_queue["QueueArn"]:
         yield Finding(
-            WRONG, f"dead letters go to {policy['deadLetterTargetArn']}", "nothing buries them, and their run does not end", command
+            WRONG,
+            f"dead letters go to {policy['deadLetterTargetArn']}",
+            "nothing buries them, and their run does not end",
+            command,
         )
     elif count < RECEIVES:
         yield Finding(
@@ -83,13 +104,23 @@ def receives(seen: StackSnapshot) -> Iterator[Finding]:
 
 def retention(seen: StackSnapshot) -> Iterator[Finding]:
     """How long messages and dead letters are kept."""
-    work, dead = int(seen.work_queue["MessageRetentionPeriod"]), int(seen.dead_queue["MessageRetentionPeriod"])
+    work, dead = (
+        int(seen.work_queue["MessageRetentionPeriod"]),
+        int(seen.dead_queue["MessageRetentionPeriod"]),
+    )
     if dead <= work:
         yield Finding(
             RISK,
             f"a dead letter is kept for {dead // 86_400} days, and a message for {work // 86_400}",
             "its age counts from when it was first sent: it can vanish as soon as it is dead",
-            aws("sqs", "set-queue-attributes", "--queue-url", seen.place.dead, "--attributes", "MessageRetentionPeriod=1209600"),
+            aws(
+                "sqs",
+                "set-queue-attributes",
+                "--queue-url",
+                seen.place.dead,
+                "--attributes",
+                "MessageRetentionPeriod=1209600",
+            ),
         )
 
 
@@ -101,7 +132,14 @@ def polling(seen: StackSnapshot) -> Iterator[Finding]:
                 NOTE,
                 f"{name_of(url)} is polled short",
                 "empty answers are paid for, and a message may be missed by a poll",
-                aws("sqs", "set-queue-attributes", "--queue-url", url, "--attributes", "ReceiveMessageWaitTimeSeconds=20"),
+                aws(
+                    "sqs",
+                    "set-queue-attributes",
+                    "--queue-url",
+                    url,
+                    "--attributes",
+                    "ReceiveMessageWaitTimeSeconds=20",
+                ),
             )
 
 
@@ -109,7 +147,11 @@ def dead_letters(seen: StackSnapshot) -> Iterator[Finding]:
     """Dead letters that nobody buried."""
     waiting = int(seen.dead_queue["ApproximateNumberOfMessages"])
     if waiting:
-        group = seen.functions["BuryFunction"].get("LoggingConfig", {}).get("LogGroup", f"/aws/lambda/{seen.outputs['BuryFunction']}")
+        group = (
+            seen.functions["BuryFunction"]
+            .get("LoggingConfig", {})
+            .get("LogGroup", f"/aws/lambda/{seen.outputs['BuryFunction']}")
+        )
         yield Finding(
             RISK,
             f"{waiting:,} dead letters wait",
@@ -124,12 +166,20 @@ def mappings(seen: StackSnapshot) -> Iterator[Finding]:
         found = seen.mapping(output, queue)
         name = seen.outputs[output]
         if found is None:
-            yield Finding(WRONG, f"nothing feeds {name} from its queue", "messages lie there, and no run goes on", seen.redeploy)
+            yield Finding(
+                WRONG,
+                f"nothing feeds {name} from its queue",
+                "messages lie there, and no run goes on",
+                seen.redeploy,
+            )
             continue
         update = ("lambda", "update-event-source-mapping", "--uuid", found["UUID"])
         if found.get("State") in ("Disabled", "Disabling"):
             yield Finding(
-                WRONG, f"the queue of {name} is switched off", "messages lie there, and no run goes on", aws(*update, "--enabled")
+                WRONG,
+                f"the queue of {name} is switched off",
+                "messages lie there, and no run goes on",
+                aws(*update, "--enabled"),
             )
         if "ReportBatchItemFailures" not in found.get("FunctionResponseTypes", []):
             yield Finding(
@@ -142,9 +192,17 @@ def mappings(seen: StackSnapshot) -> Iterator[Finding]:
 
 def concurrency(seen: StackSnapshot) -> Iterator[Finding]:
     """How many workers the functions may have."""
-    for output, wanted in (("WorkFunction", seen.place.concurrency), ("BuryFunction", 2), ("StepFunction", 2)):
+    for output, wanted in (
+        ("WorkFunction", seen.place.concurrency),
+        ("BuryFunction", 2),
+        ("StepFunction", 2),
+    ):
         name = seen.outputs[output]
-        reserved = client("lambda").get_function_concurrency(FunctionName=name).get("ReservedConcurrentExecutions")
+        reserved = (
+            client("lambda")
+            .get_function_concurrency(FunctionName=name)
+            .get("ReservedConcurrentExecutions")
+        )
         if reserved is not None and reserved < wanted:
             yield Finding(
                 WRONG if reserved == 0 else RISK,
@@ -159,12 +217,22 @@ def concurrency(seen: StackSnapshot) -> Iterator[Finding]:
 def recursion(seen: StackSnapshot) -> Iterator[Finding]:
     """The guard against loops."""
     name = seen.outputs["WorkFunction"]
-    if client("lambda").get_function_recursion_config(FunctionName=name)["RecursiveLoop"] != "Allow":
+    if (
+        client("lambda").get_function_recursion_config(FunctionName=name)["RecursiveLoop"]
+        != "Allow"
+    ):
         yield Finding(
             WRONG,
             f"{name} is stopped when it sends to the queue that feeds it",
             "a batch that is halved, or handed on before the deadline, is dropped after about 16 times",
-            aws("lambda", "put-function-recursion-config", "--function-name", name, "--recursive-loop", "Allow"),
+            aws(
+                "lambda",
+                "put-function-recursion-config",
+                "--function-name",
+                name,
+                "--recursive-loop",
+                "Allow",
+            ),
         )
 
 
@@ -174,7 +242,12 @@ def workgroup(seen: StackSnapshot) -> Iterator[Finding]:
     found = client("athena").get_work_group(WorkGroup=name)["WorkGroup"]
     update = ("athena", "update-work-group", "--work-group", name)
     if found.get("State") == "DISABLED":
-        yield Finding(WRONG, f"the workgroup {name} is switched off", "no query runs", aws(*update, "--state", "ENABLED"))
+        yield Finding(
+            WRONG,
+            f"the workgroup {name} is switched off",
+            "no query runs",
+            aws(*update, "--state", "ENABLED"),
+        )
     configuration = found.get("Configuration", {})
     if configuration.get("EnforceWorkGroupConfiguration"):
         yield Finding(
@@ -190,7 +263,11 @@ def workgroup(seen: StackSnapshot) -> Iterator[Finding]:
             RISK,
             f"the workgroup {name} runs {chosen}",
             "queries are written for version 3",
-            aws(*update, "--configuration-updates", json.dumps({"EngineVersion": {"SelectedEngineVersion": "Athena engine version 3"}})),
+            aws(
+                *update,
+                "--configuration-updates",
+                json.dumps({"EngineVersion": {"SelectedEngineVersion": "Athena engine version 3"}}),
+            ),
         )
 
 
@@ -203,7 +280,12 @@ def policies(seen: StackSnapshot) -> Iterator[Finding]:
     )
     for name, found in about:
         if not any(_wants_tls(statement) for statement in found):
-            yield Finding(RISK, f"{name} can be reached without TLS", "messages or files can be read on their way", seen.redeploy)
+            yield Finding(
+                RISK,
+                f"{name} can be reached without TLS",
+                "messages or files can be read on their way",
+                seen.redeploy,
+            )
         if any(_is_open(statement) for statement in found):
             yield Finding(
                 WRONG,
@@ -214,13 +296,26 @@ def policies(seen: StackSnapshot) -> Iterator[Finding]:
     closed = seen.public_access
     if not closed or not all(closed.values()):
         settings = ",".join(
-            f"{name}=true" for name in ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
+            f"{name}=true"
+            for name in (
+                "BlockPublicAcls",
+                "IgnorePublicAcls",
+                "BlockPublicPolicy",
+                "RestrictPublicBuckets",
+            )
         )
         yield Finding(
             RISK,
             f"public access to {seen.place.bucket} is not blocked",
             "one careless policy makes its files public",
-            aws("s3api", "put-public-access-block", "--bucket", seen.place.bucket, "--public-access-block-configuration", settings),
+            aws(
+                "s3api",
+                "put-public-access-block",
+                "--bucket",
+                seen.place.bucket,
+                "--public-access-block-configuration",
+                settings,
+            ),
         )
 
 
@@ -228,8 +323,15 @@ def notices(seen: StackSnapshot) -> Iterator[Finding]:
     """Whether S3 tells of batches, where events are the trigger."""
     if seen.place.trigger != "events":
         return
-    may_send = any("s3.amazonaws.com" in json.dumps(s.get("Principal", "")) and s["Effect"] == "Allow" for s in _of(seen.work_queue))
-    told = client("s3").get_bucket_notification_configuration(Bucket=seen.place.bucket).get("QueueConfigurations", [])
+    may_send = any(
+        "s3.amazonaws.com" in json.dumps(s.get("Principal", "")) and s["Effect"] == "Allow"
+        for s in _of(seen.work_queue)
+    )
+    told = (
+        client("s3")
+        .get_bucket_notification_configuration(Bucket=seen.place.bucket)
+        .get("QueueConfigurations", [])
+    )
     if not may_send or not any(each["QueueArn"] == seen.work_queue["QueueArn"] for each in told):
         yield Finding(
             RISK,
@@ -242,23 +344,47 @@ def notices(seen: StackSnapshot) -> Iterator[Finding]:
 def lifecycle(seen: StackSnapshot) -> Iterator[Finding]:
     """What the bucket forgets."""
     expiring = {
-        rule.get("Filter", {}).get("Prefix") or rule.get("Prefix") for rule in seen.lifecycle if rule.get("Expiration", {}).get("Days")
+        rule.get("Filter", {}).get("Prefix") or rule.get("Prefix")
+        for rule in seen.lifecycle
+        if rule.get("Expiration", {}).get("Days")
     }
     if "processing/" not in expiring:
-        yield Finding(NOTE, f"batches in {seen.place.bucket} never expire", "the bucket grows with every run", seen.redeploy)
+        yield Finding(
+            NOTE,
+            f"batches in {seen.place.bucket} never expire",
+            "the bucket grows with every run",
+            seen.redeploy,
+        )
     if not any("AbortIncompleteMultipartUpload" in rule for rule in seen.lifecycle):
-        yield Finding(NOTE, "unfinished uploads are kept", "they are paid for, and no listing shows them", seen.redeploy)
+        yield Finding(
+            NOTE,
+            "unfinished uploads are kept",
+            "they are paid for, and no listing shows them",
+            seen.redeploy,
+        )
 
 
 def table(seen: StackSnapshot) -> Iterator[Finding]:
     """The table of runs."""
     name = seen.place.table
     found = client("dynamodb").describe_table(TableName=name)["Table"]
-    missing = {"by_job", "by_time"} - {index["IndexName"] for index in found.get("GlobalSecondaryIndexes", [])}
+    missing = {"by_job", "by_time"} - {
+        index["IndexName"] for index in found.get("GlobalSecondaryIndexes", [])
+    }
     if missing:
-        yield Finding(WRONG, f"the table {name} lacks the index {', '.join(sorted(missing))}", "runs cannot be listed", seen.redeploy)
-    backups = client("dynamodb").describe_continuous_backups(TableName=name)["ContinuousBackupsDescription"]
-    if backups.get("PointInTimeRecoveryDescription", {}).get("PointInTimeRecoveryStatus") != "ENABLED":
+        yield Finding(
+            WRONG,
+            f"the table {name} lacks the index {', '.join(sorted(missing))}",
+            "runs cannot be listed",
+            seen.redeploy,
+        )
+    backups = client("dynamodb").describe_continuous_backups(TableName=name)[
+        "ContinuousBackupsDescription"
+    ]
+    if (
+        backups.get("PointInTimeRecoveryDescription", {}).get("PointInTimeRecoveryStatus")
+        != "ENABLED"
+    ):
         yield Finding(
             RISK,
             f"the table {name} cannot be had back as it was before a mistake",
@@ -278,8 +404,17 @@ def package(seen: StackSnapshot) -> Iterator[Finding]:
     """The functions' code."""
     for name, found in ((seen.outputs[output], found) for output, found in seen.functions.items()):
         if found.get("LastUpdateStatus") == "Failed" or found.get("State") == "Failed":
-            reason = found.get("LastUpdateStatusReason") or found.get("StateReason") or "no reason is given"
-            yield Finding(WRONG, f"{name} could not be brought up to date: {reason}", "it runs older code, or none", seen.redeploy)
+            reason = (
+                found.get("LastUpdateStatusReason")
+                or found.get("StateReason")
+                or "no reason is given"
+            )
+            yield Finding(
+                WRONG,
+                f"{name} could not be brought up to date: {reason}",
+                "it runs older code, or none",
+                seen.redeploy,
+            )
     work, room = seen.functions["WorkFunction"], seen.account["limit"]["CodeSizeUnzipped"]
     taken = int(work["Tags"].get("hundredfold:unzipped", 0))
     if taken > FULL * room:
@@ -293,15 +428,30 @@ def package(seen: StackSnapshot) -> Iterator[Finding]:
 
 def orphans(seen: StackSnapshot) -> Iterator[Finding]:
     """What is left of runs that ended long ago, or that nobody knows."""
-    live = {_slug(run) for run, record in seen.runs.items() if not _is_over(record.state, record.updated, _kept_days(seen))}
-    left = [name for name in seen.glue_tables if (found := re.match(r"run_(.+?)__", name)) and found[1] not in live]
+    live = {
+        _slug(run)
+        for run, record in seen.runs.items()
+        if not _is_over(record.state, record.updated, _kept_days(seen))
+    }
+    left = [
+        name
+        for name in seen.glue_tables
+        if (found := re.match(r"run_(.+?)__", name)) and found[1] not in live
+    ]
     for first in range(0, len(left), BATCH_OF_TABLES):
         some = left[first : first + BATCH_OF_TABLES]
         yield Finding(
             NOTE,
             f"{len(some)} tables in {seen.place.database} belong to no run that could go on, such as {some[0]}",
             "they clutter the catalogue; their files are gone, or expire",
-            aws("glue", "batch-delete-table", "--database-name", seen.place.database, "--tables-to-delete", *some),
+            aws(
+                "glue",
+                "batch-delete-table",
+                "--database-name",
+                seen.place.database,
+                "--tables-to-delete",
+                *some,
+            ),
         )
     for prefix in ("runs/", "processing/"):
         for run in [run for run in seen.folders(prefix) if run not in seen.runs][:10]:
@@ -333,7 +483,14 @@ def code_storage(seen: StackSnapshot) -> Iterator[Finding]:
             RISK,
             f"code of all functions takes {used / 2**30:.0f} of {limit / 2**30:.0f} GB",
             "soon nothing can be deployed in this region",
-            aws("lambda", "list-functions", "--query", "Functions[].[FunctionName,CodeSize]", "--output", "text"),
+            aws(
+                "lambda",
+                "list-functions",
+                "--query",
+                "Functions[].[FunctionName,CodeSize]",
+                "--output",
+                "text",
+            ),
         )
 
 
@@ -366,19 +523,38 @@ def _of(queue: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def _wants_tls(statement: Mapping[str, Any]) -> bool:
-    return statement["Effect"] == "Deny" and "aws:SecureTransport" in json.dumps(statement.get("Condition", {}))
+    return statement["Effect"] == "Deny" and "aws:SecureTransport" in json.dumps(
+        statement.get("Condition", {})
+    )
 
 
 def _is_open(statement: Mapping[str, Any]) -> bool:
     """Whether it lets in whoever asks, on no condition."""
     who = statement.get("Principal")
     named = who.get("AWS", []) if isinstance(who, dict) else who
-    return statement["Effect"] == "Allow" and "*" in ([named] if isinstance(named, str) else named or []) and not statement.get("Condition")
+    return (
+        statement["Effect"] == "Allow"
+        and "*" in ([named] if isinstance(named, str) else named or [])
+        and not statement.get("Condition")
+    )
 
 
 def _kept_days(seen: StackSnapshot) -> int:
-    rules = [r for r in seen.lifecycle if "processing/" in (r.get("Filter", {}).get("Prefix"), r.get("Prefix"))]
-    return int(next((rule["Expiration"]["Days"] for rule in rules if rule.get("Expiration", {}).get("Days")), KEPT_DAYS))
+    rules = [
+        r
+        for r in seen.lifecycle
+        if "processing/" in (r.get("Filter", {}).get("Prefix"), r.get("Prefix"))
+    ]
+    return int(
+        next(
+            (
+                rule["Expiration"]["Days"]
+                for rule in rules
+                if rule.get("Expiration", {}).get("Days")
+            ),
+            KEPT_DAYS,
+        )
+    )
 
 
 def _is_over(state: State, updated: str, days: int) -> bool:
@@ -394,5 +570,12 @@ def _slug(run: str) -> str:
 
 def _increase(service: str, quota: str, wanted: int) -> str:
     return aws(
-        "service-quotas", "request-service-quota-increase", "--service-code", service, "--quota-code", quota, "--desired-value", str(wanted)
+        "service-quotas",
+        "request-service-quota-increase",
+        "--service-code",
+        service,
+        "--quota-code",
+        quota,
+        "--desired-value",
+        str(wanted),
     )

@@ -26,7 +26,12 @@ def examine(stack: str) -> list[Finding]:
     try:
         place = StackResources.of_stack(stack)
     except UsageError as error:
-        missing = Finding(Level.WRONG, error.message, "no run can be started on AWS", "hundredfold deploy MODULE:JOB")
+        missing = Finding(
+            Level.WRONG,
+            error.message,
+            "no run can be started on AWS",
+            "hundredfold deploy MODULE:JOB",
+        )
         return _sorted([missing, *_all(ACCOUNT, StackSnapshot(stack, None))])
     return _sorted(_all([*STACK, *ACCOUNT], StackSnapshot(stack, place)))
 

@@ -15,7 +15,11 @@ from ..adapters.errors import code
 from ..adapters.session import StackResources, client
 
 FUNCTIONS = ("StepFunction", "WorkFunction", "BuryFunction")
-NONE_SET = {"NoSuchLifecycleConfiguration", "NoSuchBucketPolicy", "NoSuchPublicAccessBlockConfiguration"}
+NONE_SET = {
+    "NoSuchLifecycleConfiguration",
+    "NoSuchBucketPolicy",
+    "NoSuchPublicAccessBlockConfiguration",
+}
 
 
 class StackSnapshot:
@@ -66,7 +70,9 @@ class StackSnapshot:
 
     def mapping(self, output: str, queue: Mapping[str, str]) -> dict[str, Any] | None:
         """What feeds a function from a queue; None if nothing does."""
-        found = client("lambda").list_event_source_mappings(FunctionName=self.outputs[output], EventSourceArn=queue["QueueArn"])
+        found = client("lambda").list_event_source_mappings(
+            FunctionName=self.outputs[output], EventSourceArn=queue["QueueArn"]
+        )
         return next(iter(found["EventSourceMappings"]), None)
 
     @cached_property
@@ -77,13 +83,19 @@ class StackSnapshot:
 
     def quota(self, service: str, quota: str) -> float:
         """A quota of the account, by its code."""
-        return float(client("service-quotas").get_service_quota(ServiceCode=service, QuotaCode=quota)["Quota"]["Value"])
+        return float(
+            client("service-quotas").get_service_quota(ServiceCode=service, QuotaCode=quota)[
+                "Quota"
+            ]["Value"]
+        )
 
     # ---- what is kept
 
     @cached_property
     def lifecycle(self) -> list[dict[str, Any]]:
-        found = _unless_none_set(lambda: client("s3").get_bucket_lifecycle_configuration(Bucket=self.place.bucket))
+        found = _unless_none_set(
+            lambda: client("s3").get_bucket_lifecycle_configuration(Bucket=self.place.bucket)
+        )
         return list(found.get("Rules", []))
 
     @cached_property
@@ -93,7 +105,9 @@ class StackSnapshot:
 
     @cached_property
     def public_access(self) -> dict[str, bool]:
-        found = _unless_none_set(lambda: client("s3").get_public_access_block(Bucket=self.place.bucket))
+        found = _unless_none_set(
+            lambda: client("s3").get_public_access_block(Bucket=self.place.bucket)
+        )
         return dict(found.get("PublicAccessBlockConfiguration", {}))
 
     @cached_property
@@ -102,14 +116,23 @@ class StackSnapshot:
 
     @cached_property
     def glue_tables(self) -> list[str]:
-        pages = client("glue").get_paginator("get_tables").paginate(DatabaseName=self.place.database)
+        pages = (
+            client("glue").get_paginator("get_tables").paginate(DatabaseName=self.place.database)
+        )
         return [table["Name"] for page in pages for table in page["TableList"]]
 
     def folders(self, prefix: str) -> Iterator[str]:
         """The names of the folders right below a prefix."""
-        pages = client("s3").get_paginator("list_objects_v2").paginate(Bucket=self.place.bucket, Prefix=prefix, Delimiter="/")
+        pages = (
+            client("s3")
+            .get_paginator("list_objects_v2")
+            .paginate(Bucket=self.place.bucket, Prefix=prefix, Delimiter="/")
+        )
         for page in pages:
-            yield from (found["Prefix"].removeprefix(prefix).rstrip("/") for found in page.get("CommonPrefixes", ()))
+            yield from (
+                found["Prefix"].removeprefix(prefix).rstrip("/")
+                for found in page.get("CommonPrefixes", ())
+            )
 
 
 def statements(policy: str) -> list[dict[str, Any]]:
@@ -118,7 +141,9 @@ def statements(policy: str) -> list[dict[str, Any]]:
 
 
 def _queue(url: str) -> dict[str, str]:
-    return dict(client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"])
+    return dict(
+        client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+    )
 
 
 def _unless_none_set(ask: Any) -> dict[str, Any]:

@@ -48,7 +48,9 @@ from .worker import bury as bury_letter
 
 SCRATCH = Path(tempfile.gettempdir()) / "hundredfold"  # the one place that a function may write to
 SOONEST, LATEST = 3, 60  # seconds between looks at how far the workers are
-PATIENCE = 2  # looks without progress and with an empty queue after which what is missing is sent again
+PATIENCE = (
+    2  # looks without progress and with an empty queue after which what is missing is sent again
+)
 SWEEPS = 5  # so often in a row; then it is no message that was lost
 COPIERS = 16  # threads: 3,000 copies of some 30 ms
 WORDS = 20_000  # characters of a reason that a state machine is told
@@ -79,10 +81,19 @@ def _step(event: dict[str, Any]) -> dict[str, Any]:
         if record.step != name:
             record = ledger.note(record.id, step=name)
         shutil.rmtree(SCRATCH / "step", ignore_errors=True)
-        return _do(event, StageContext(place, store, ledger, with_limits(job, record), record, _heard(event)))
+        return _do(
+            event,
+            StageContext(place, store, ledger, with_limits(job, record), record, _heard(event)),
+        )
     except QueryPending as asked:
         once = f"{asked.token[:32]}-{event['execution'][-90:]}"  # a query that failed may be tried again by another execution
-        return {"do": "query", "query": asked.sql, "token": asked.token, "once": once, "output": asked.output}
+        return {
+            "do": "query",
+            "query": asked.sql,
+            "token": asked.token,
+            "once": once,
+            "output": asked.output,
+        }
     except PublishRefused as refusal:
         return _ended(event["run"], Event.HOLD, refusal, ledger)
     except HundredfoldError as error:
@@ -93,7 +104,9 @@ def _ended(run: str, event: Event, error: HundredfoldError, ledger: DynamoLedger
     """Record why the run ends here, unless it has ended otherwise meanwhile: cancelled, say."""
     try:
         if error.hint:
-            ledger.note(run, options={"hint": [str(error), error.hint]})  # for those who watch; it is good for this reason alone
+            ledger.note(
+                run, options={"hint": [str(error), error.hint]}
+            )  # for those who watch; it is good for this reason alone
         return _over(ledger.move(run, event, reason=str(error)))
     except StateError:
         return _over(ledger.read(run))
@@ -103,15 +116,35 @@ def _ended(run: str, event: Event, error: HundredfoldError, ledger: DynamoLedger
 
 def _over(record: Record) -> dict[str, Any]:
     """What a step says of a run that is at its end."""
-    said = {State.DONE: "next", State.HELD: "held", State.FAILED: "failed", State.CANCELLED: "cancelled"}
+    said = {
+        State.DONE: "next",
+        State.HELD: "held",
+        State.FAILED: "failed",
+        State.CANCELLED: "cancelled",
+    }
     return {"do": said[record.state], "reason": record.reason[:WORDS]}
 
 
 class StageContext:
     """All that a stage needs, where it stands on AWS."""
 
-    def __init__(self, place: StackResources, store: S3Store, ledger: DynamoLedger, job: Job, record: Record, heard: QueryReply) -> None:
-        self.place, self.store, self.ledger, self.job, self.record, self.heard = place, store, ledger, job, record, heard
+    def __init__(
+        self,
+        place: StackResources,
+        store: S3Store,
+        ledger: DynamoLedger,
+        job: Job,
+        record: Record,
+        heard: QueryReply,
+    ) -> None:
+        self.place, self.store, self.ledger, self.job, self.record, self.heard = (
+            place,
+            store,
+            ledger,
+            job,
+            record,
+            heard,
+        )
         self.layout = Layout(record.id)
         self.walk = StageRunner(job, record, store, ledger)
 
@@ -119,10 +152,23 @@ class StageContext:
         """The warehouse, in which the sources and the models before `until` (all of them: None) stand under their names."""
         memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "2048")) * 2**20 // 2
         opened = AthenaWarehouse(
-            self.store, self.layout, self.place, SCRATCH / "step", memory=memory, heard=self.heard, attempt=self.walk.attempt
+            self.store,
+            self.layout,
+            self.place,
+            SCRATCH / "step",
+            memory=memory,
+            heard=self.heard,
+            attempt=self.walk.attempt,
         )
         if sources:
-            self.walk.verdicts = validate(self.job, self.record.options["sources"], self.walk.as_of, self.layout, opened, self.store)
+            self.walk.verdicts = validate(
+                self.job,
+                self.record.options["sources"],
+                self.walk.as_of,
+                self.layout,
+                opened,
+                self.store,
+            )
             describe_run(self.job, self.layout, self.walk.as_of, None, None, opened)
             for model in self.job.models:
                 if model is until:
@@ -146,7 +192,10 @@ def _do(event: dict[str, Any], stand: StageContext) -> dict[str, Any]:
         case "work", Model():
             return _look(model, stand)
         case "collect", Model():
-            with closing(stand.warehouse(model)) as warehouse, PrefetchingStore(stand.store) as store:
+            with (
+                closing(stand.warehouse(model)) as warehouse,
+                PrefetchingStore(stand.store) as store,
+            ):
                 replace(stand.walk, store=store).collect(model, warehouse)
         case _:
             with closing(stand.warehouse(None)) as warehouse:
@@ -170,8 +219,12 @@ def _prepare(model: Model, stand: StageContext) -> None:
             batch_bytes=int(options.get("batch_bytes") or 2**28),
             batches=int(options.get("batches") or 0),
         )
-        refuse_changed(stand.walk.verdicts, warehouse)  # after the rows were read; validate() compared them before
-    stand.walk.note(model.name, units=manifest.units, rows=manifest.rows, batches=len(manifest.batches))
+        refuse_changed(
+            stand.walk.verdicts, warehouse
+        )  # after the rows were read; validate() compared them before
+    stand.walk.note(
+        model.name, units=manifest.units, rows=manifest.rows, batches=len(manifest.batches)
+    )
 
 
 def _enqueue(model: Model, stand: StageContext) -> None:
@@ -182,10 +235,17 @@ def _enqueue(model: Model, stand: StageContext) -> None:
     if stand.place.trigger != "events" or stand.walk.attempt != FIRST_ATTEMPT:
         enqueue(messages, coverage, _queue(stand.place))
         return
-    undone = [message.batch for message in messages if coverage.missing(message.first, message.last)]
-    with ThreadPoolExecutor(COPIERS) as pool:  # S3 tells of the first object of each batch: what a worker reads, the manifest says
+    undone = [
+        message.batch for message in messages if coverage.missing(message.first, message.last)
+    ]
+    with ThreadPoolExecutor(
+        COPIERS
+    ) as pool:  # S3 tells of the first object of each batch: what a worker reads, the manifest says
         for _ in pool.map(
-            lambda batch: stand.store.copy(manifest.files[batch][0], notice_key(stand.layout.run, model.name, batch)), undone
+            lambda batch: stand.store.copy(
+                manifest.files[batch][0], notice_key(stand.layout.run, model.name, batch)
+            ),
+            undone,
         ):
             pass  # raises what a thread raised
 
@@ -194,13 +254,17 @@ def _look(model: Model, stand: StageContext) -> dict[str, Any]:
     """How far the workers are: on with the run, or look again later. What never arrived is sent again, and not for ever."""
     manifest = Manifest.read(stand.layout, model.name, stand.store)
     messages, coverage = plan_attempt(manifest, stand.layout, stand.walk.attempt, stand.store)
-    missing = [m.part(first, last) for m in messages for first, last in coverage.missing(m.first, m.last)]
+    missing = [
+        m.part(first, last) for m in messages for first, last in coverage.missing(m.first, m.last)
+    ]
     if not missing:
         return {"do": "next"}
     queue, done, now = _queue(stand.place), int(coverage.done.sum()), time.time()
     look = PollState.of(stand.record.counts.get("models", {}).get(model.name, {}).get("look"), now)
     depth = queue.depth()
-    look = look.next(done, now, left=sum(m.units for m in missing), busy=bool(depth.waiting or depth.in_flight))
+    look = look.next(
+        done, now, left=sum(m.units for m in missing), busy=bool(depth.waiting or depth.in_flight)
+    )
     if look.idle >= PATIENCE:
         if look.swept >= SWEEPS:
             raise WorkerError(
@@ -236,7 +300,9 @@ class PollState:
         gained, took = done - self.done, now - self.at
         if gained > 0 and took > 0:
             return PollState(now, done, _bounded(left * took / gained / 2))
-        return PollState(now, done, _bounded(2 * self.pause), 0 if busy else self.idle + 1, self.swept)
+        return PollState(
+            now, done, _bounded(2 * self.pause), 0 if busy else self.idle + 1, self.swept
+        )
 
 
 def _bounded(seconds: float) -> int:
@@ -250,7 +316,9 @@ def _record(event: dict[str, Any], ledger: DynamoLedger, job: Job) -> Record:
     except NoSuchRun:
         if event["step"] != str(next(stages(job))) or "sources" not in event["input"]:
             raise
-        return begin_upload(event["run"], event["input"]["sources"], job, StackResources.of_environment(), ledger)
+        return begin_upload(
+            event["run"], event["input"]["sources"], job, StackResources.of_environment(), ledger
+        )
 
 
 def _heard(event: dict[str, Any]) -> QueryReply:
@@ -276,14 +344,24 @@ def work(event: dict[str, Any], context: Any) -> dict[str, Any]:
     place = StackResources.of_environment()
     store, ledger = S3Store(place.bucket), DynamoLedger(place.table)
     shift = Invocation(
-        store, ledger, _queue(place), place.job, SCRATCH / "work", lambda: context.get_remaining_time_in_millis() / 1000, place.code
+        store,
+        ledger,
+        _queue(place),
+        place.job,
+        SCRATCH / "work",
+        lambda: context.get_remaining_time_in_millis() / 1000,
+        place.code,
     )
     try:
         return _not_done(shift.do(event["Records"]))
     finally:
         tally = shift.tally
         _measure(
-            place.job, UnitsDone=tally.done, UnitsFailed=tally.failed, UnitsHandedBack=tally.handed_back, MessagesRefused=tally.refused
+            place.job,
+            UnitsDone=tally.done,
+            UnitsFailed=tally.failed,
+            UnitsHandedBack=tally.handed_back,
+            MessagesRefused=tally.refused,
         )
 
 
@@ -295,10 +373,14 @@ def bury(event: dict[str, Any], context: Any = None) -> dict[str, Any]:
     left, buried = [], 0
     for record in event["Records"]:
         try:
-            buried += bury_letter(SqsMessage.of(record, place.bucket), _reason_of(record), store, ledger)
+            buried += bury_letter(
+                SqsMessage.of(record, place.bucket), _reason_of(record), store, ledger
+            )
         except ValueError as error:
             left.append(str(record["messageId"]))
-            log.error("a dead letter is not ours", reason=str(error), message_id=record["messageId"])
+            log.error(
+                "a dead letter is not ours", reason=str(error), message_id=record["messageId"]
+            )
     _measure(place.job, UnitsDead=buried, LettersLeft=len(left))
     return _not_done(left)
 

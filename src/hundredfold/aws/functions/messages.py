@@ -17,7 +17,9 @@ from ...data.manifest import Manifest
 from ...job import Message
 
 RUN, MODEL = r"[A-Za-z0-9_-]{1,80}", r"[a-z][a-z0-9_]{0,62}"
-BATCH = re.compile(rf"processing/(?P<run>{RUN})/(?P<model>{MODEL})/(?P<batch>\d{{6,9}})-\d+\.batch\.parquet")
+BATCH = re.compile(
+    rf"processing/(?P<run>{RUN})/(?P<model>{MODEL})/(?P<batch>\d{{6,9}})-\d+\.batch\.parquet"
+)
 FIRST_ATTEMPT = 1  # S3 tells of what is written once: what is done again is asked for by messages
 
 
@@ -58,7 +60,12 @@ class SqsMessage:
 
 
 def _envelope(record: Mapping[str, Any]) -> tuple[str, str, str, int]:
-    return record["messageId"], record["body"], record.get("receiptHandle", ""), int(record["attributes"]["ApproximateReceiveCount"])
+    return (
+        record["messageId"],
+        record["body"],
+        record.get("receiptHandle", ""),
+        int(record["attributes"]["ApproximateReceiveCount"]),
+    )
 
 
 def asked_in(body: str, bucket: str) -> Iterator[Message | S3Event]:
@@ -79,9 +86,14 @@ def asked_in(body: str, bucket: str) -> Iterator[Message | S3Event]:
 
 
 def _message(found: Mapping[str, Any]) -> Message:
-    missing, extra = [name for name in Message.__slots__ if name not in found], len(found.keys() - set(Message.__slots__))
+    missing, extra = (
+        [name for name in Message.__slots__ if name not in found],
+        len(found.keys() - set(Message.__slots__)),
+    )
     if missing or extra:
-        raise ValueError(f"of a message it lacks {', '.join(missing) or 'nothing'}, and it has {extra} other fields")
+        raise ValueError(
+            f"of a message it lacks {', '.join(missing) or 'nothing'}, and it has {extra} other fields"
+        )
     message = Message(**found)
     if not isinstance(message.run, str) or not re.fullmatch(RUN, message.run):
         raise ValueError("its run is no id of a run")
@@ -95,7 +107,11 @@ def _message(found: Mapping[str, Any]) -> Message:
 
 def _notice(record: Any, bucket: str) -> S3Event:
     try:
-        name, key, told = str(record["eventName"]), unquote_plus(record["s3"]["object"]["key"]), record["s3"]["bucket"]["name"]
+        name, key, told = (
+            str(record["eventName"]),
+            unquote_plus(record["s3"]["object"]["key"]),
+            record["s3"]["bucket"]["name"],
+        )
     except (KeyError, TypeError, AttributeError):
         raise ValueError("it has Records, but not as S3 writes them") from None
     if told != bucket:
@@ -109,10 +125,14 @@ def _notice(record: Any, bucket: str) -> S3Event:
 def wanted(asked: Message | S3Event, manifest: Manifest) -> Message:
     """The slice that is asked for; ValueError, with the reason, if the manifest has no such slice."""
     if asked.batch >= len(manifest.batches):
-        raise ValueError(f"{asked.model} has no batch {asked.batch}: it has {len(manifest.batches)}")
+        raise ValueError(
+            f"{asked.model} has no batch {asked.batch}: it has {len(manifest.batches)}"
+        )
     batch = manifest.batches[asked.batch]
     if isinstance(asked, S3Event):
         return Message(asked.run, asked.model, batch.number, batch.first, batch.last, asked.attempt)
     if not batch.first <= asked.first <= asked.last <= batch.last:
-        raise ValueError(f"batch {batch.number} of {asked.model} does not hold units {asked.first} to {asked.last}")
+        raise ValueError(
+            f"batch {batch.number} of {asked.model} does not hold units {asked.first} to {asked.last}"
+        )
     return asked

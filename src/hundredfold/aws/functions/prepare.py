@@ -33,7 +33,15 @@ TOO_MANY = "HIVE_TOO_MANY_OPEN_PARTITIONS"
 
 
 def prepare(
-    model: Model, job: Job, layout: Layout, warehouse: AthenaWarehouse, store: S3Store, *, workers: int, batch_bytes: int, batches: int = 0
+    model: Model,
+    job: Job,
+    layout: Layout,
+    warehouse: AthenaWarehouse,
+    store: S3Store,
+    *,
+    workers: int,
+    batch_bytes: int,
+    batches: int = 0,
 ) -> Manifest:
     """Split a model's rows into batches that hold whole units, or take what is there. `batches`: about so many, if not 0."""
     there = prepared(model, job, layout, store)
@@ -43,18 +51,26 @@ def prepare(
     schema = columns_of(model, select, warehouse)
     select = plain_columns(select, schema)
     kept = f"__prepared_{model.name}"
-    warehouse.keep(kept, select)  # counted and split from the same rows: a query may depend on time, and Athena is paid by the scan
+    warehouse.keep(
+        kept, select
+    )  # counted and split from the same rows: a query may depend on time, and Athena is paid by the scan
     select = f"SELECT * FROM {quote(kept)}"
     units = _units(model, select, warehouse)
     rows = numpy_of(units.column(ROWS), False)
-    cut = pack(rows, parts=batches or parts_of(model, rows, workers), most_rows=max(1, batch_bytes // row_width(schema)))
+    cut = pack(
+        rows,
+        parts=batches or parts_of(model, rows, workers),
+        most_rows=max(1, batch_bytes // row_width(schema)),
+    )
     columns = [name for name in schema.names if name not in model.unit]
     tables = _split(model, select, units, cut, columns, warehouse)
     integers = [name for name in columns if pa.types.is_int64(schema.field(name).type)]
     files, nulls, large = _look(model, tables, cut, columns, integers, warehouse)
     large |= {name for name in model.unit if any(map(has_large, units.column(name).chunks))}
     nullable = nulls | {name for name in model.unit if units.column(name).null_count}
-    held = pa.schema([(UNIT, pa.int32()), *(pa.field(name, schema.field(name).type) for name in columns)])
+    held = pa.schema(
+        [(UNIT, pa.int32()), *(pa.field(name, schema.field(name).type) for name in columns)]
+    )
     manifest = Manifest(
         model.name, tuple(model.unit), tuple(model.order_by), len(rows), int(rows.sum()), tuple(sorted(nullable)), tuple(cut), query_of(model, job),
         tuple(files), held.serialize().to_pybytes().hex(), tuple(sorted(large)), _marks(files, store),
@@ -78,7 +94,9 @@ def _units(model: Model, select: str, warehouse: AthenaWarehouse) -> pa.Table:
     """The units in the order of their keys, and how many rows each has; QueryError if there is none."""
     if model.unit:
         counted = warehouse.query(sizes(select, model.unit))
-        warehouse.load("__counted", counted)  # sorted again here: it must be the same order whoever ran the query
+        warehouse.load(
+            "__counted", counted
+        )  # sorted again here: it must be the same order whoever ran the query
         keys = ", ".join(f"{quote(name)} ASC NULLS LAST" for name in model.unit)
         counted = warehouse.here.query(f"SELECT * FROM __counted ORDER BY {keys}")
         warehouse.forget("__counted")
@@ -86,17 +104,29 @@ def _units(model: Model, select: str, warehouse: AthenaWarehouse) -> pa.Table:
         counted = warehouse.query(f"SELECT count(*) AS {ROWS} FROM ({select}) AS q")
     rows = numpy_of(counted.column(ROWS), False).astype(np.int64)
     if not rows.sum():
-        raise QueryError(f"the query of {model.name} gives no row", hint="run the query by itself; is a filter or a join too narrow?")
+        raise QueryError(
+            f"the query of {model.name} gives no row",
+            hint="run the query by itself; is a filter or a join too narrow?",
+        )
     return counted.set_column(counted.num_columns - 1, ROWS, from_numpy(rows))
 
 
 def _split(
-    model: Model, select: str, units: pa.Table, batches: Sequence[Batch], columns: Sequence[str], warehouse: AthenaWarehouse
+    model: Model,
+    select: str,
+    units: pa.Table,
+    batches: Sequence[Batch],
+    columns: Sequence[str],
+    warehouse: AthenaWarehouse,
 ) -> list[str]:
     """Tables with a file for each batch: one table, or several where Athena refuses to write so many buckets at a time."""
-    lies_in = np.repeat(np.arange(len(batches), dtype=np.int32), [batch.last - batch.first + 1 for batch in batches])
+    lies_in = np.repeat(
+        np.arange(len(batches), dtype=np.int32), [batch.last - batch.first + 1 for batch in batches]
+    )
     listed = units.drop_columns([ROWS])
-    listed = listed.append_column(UNIT, from_numpy(np.arange(units.num_rows, dtype=np.int32))).append_column(BATCH, from_numpy(lies_in))
+    listed = listed.append_column(
+        UNIT, from_numpy(np.arange(units.num_rows, dtype=np.int32))
+    ).append_column(BATCH, from_numpy(lies_in))
     name = f"__units_{model.name}"
     warehouse.load(name, listed)
     rows = _numbered(model, select, columns, name, listed)
@@ -126,13 +156,17 @@ def _split_in_parts(model: Model, rows: str, batches: int, warehouse: AthenaWare
     return tables
 
 
-def _numbered(model: Model, select: str, columns: Sequence[str], units: str, listed: pa.Table) -> str:
+def _numbered(
+    model: Model, select: str, columns: Sequence[str], units: str, listed: pa.Table
+) -> str:
     """The rows with the numbers of their unit and batch instead of the key."""
     rest = "".join(f", q.{quote(name)}" for name in columns)
     if not model.unit:
         return f"SELECT CAST(0 AS INTEGER) AS {UNIT}{rest}, CAST(0 AS INTEGER) AS {BATCH} FROM ({select}) AS q"
     same = " AND ".join(_same(name, listed.column(name)) for name in model.unit)
-    return f"SELECT u.{UNIT}{rest}, u.{BATCH} FROM ({select}) AS q JOIN {quote(units)} AS u ON {same}"
+    return (
+        f"SELECT u.{UNIT}{rest}, u.{BATCH} FROM ({select}) AS q JOIN {quote(units)} AS u ON {same}"
+    )
 
 
 def _same(name: str, keys: pa.ChunkedArray) -> str:
@@ -182,7 +216,10 @@ def _look(
     nulls: set[str] = set()
     large: set[str] = set()
     counts = "".join(f", count({quote(name)}) AS c{i}" for i, name in enumerate(columns))
-    counts += "".join(f", min({quote(name)}) AS l{i}, max({quote(name)}) AS h{i}" for i, name in enumerate(integers))
+    counts += "".join(
+        f", min({quote(name)}) AS l{i}, max({quote(name)}) AS h{i}"
+        for i, name in enumerate(integers)
+    )
     for table in tables:
         found = warehouse.query(
             f"SELECT {BATCH} AS batch, {quote(PATH)} AS path, count(*) AS n{counts} FROM {warehouse.with_path(table)} GROUP BY {BATCH}, {quote(PATH)} ORDER BY batch, path"
@@ -191,7 +228,11 @@ def _look(
             files[row["batch"]].add(urlsplit(row["path"]).path.lstrip("/"))
             rows[row["batch"]] += row["n"]
             nulls |= {name for i, name in enumerate(columns) if row[f"c{i}"] < row["n"]}
-            large |= {name for i, name in enumerate(integers) if max(-(row[f"l{i}"] or 0), row[f"h{i}"] or 0) > LARGEST_EXACT}
+            large |= {
+                name
+                for i, name in enumerate(integers)
+                if max(-(row[f"l{i}"] or 0), row[f"h{i}"] or 0) > LARGEST_EXACT
+            }
     wrong = [b for b in batches if rows[b.number] != b.rows]
     if wrong or len(files) != len(batches):
         first = wrong[0] if wrong else batches[0]

@@ -40,7 +40,9 @@ from .messages import SqsMessage, wanted
 VCPU = 1769  # MB of memory that come with one whole vCPU
 OWN = 300  # MB that the function itself takes
 MARGIN = 9.0  # seconds before the deadline at which what is left is given back
-CLOSING = 3.0  # seconds before that at which workers are asked to end with the unit that they are on
+CLOSING = (
+    3.0  # seconds before that at which workers are asked to end with the unit that they are on
+)
 EARLIEST = 0.75  # of a call's time: not sooner than that
 WHOLE = 0.8  # of a call's time: a unit that took so much of it does not fit into any call
 MOST = 0.5  # the same, of one that a worker began with
@@ -115,7 +117,9 @@ class LambdaWorkerPool(WorkerPool):
     def idle(self) -> Sequence[WorkerSlot]:
         return () if self.closing else super().idle()
 
-    def give(self, slot: WorkerSlot, message: Message, narrow: bool = False, final: bool = False) -> None:
+    def give(
+        self, slot: WorkerSlot, message: Message, narrow: bool = False, final: bool = False
+    ) -> None:
         self.firsts.setdefault(slot, message.first)
         super().give(slot, message, narrow, final)
 
@@ -144,7 +148,11 @@ class LambdaWorkerPool(WorkerPool):
     def too_long(self, seconds: float) -> list[int]:
         """Units at work that would take all of another call's time as well, if a call has so many seconds."""
         at = [(self.firsts[slot], *self.at(slot)) for slot in self.busy()]
-        return [unit for first, unit, since in at if unit >= 0 and since > (MOST if first == unit else WHOLE) * seconds]
+        return [
+            unit
+            for first, unit, since in at
+            if unit >= 0 and since > (MOST if first == unit else WHOLE) * seconds
+        ]
 
 
 @dataclass
@@ -177,7 +185,9 @@ class Invocation:
             except ValueError as error:
                 self._refuse(SqsMessage.closed(record), str(error))
                 continue
-            for run in dict.fromkeys(asked.run for asked in letter.asked):  # one, but S3 may tell of several batches at once
+            for run in dict.fromkeys(
+                asked.run for asked in letter.asked
+            ):  # one, but S3 may tell of several batches at once
                 runs[run].append(letter)
         back = [letter.id for run, letters in runs.items() for letter in self._do_run(run, letters)]
         log.remove_keys(["run", "model"])
@@ -191,10 +201,15 @@ class Invocation:
         except NoSuchRun:
             return self._refuse_all(letters, "there is no such run")
         if record.state is not State.RUNNING:
-            log.info("dropped: the run is not running", state=record.state.value, messages=len(letters))
+            log.info(
+                "dropped: the run is not running", state=record.state.value, messages=len(letters)
+            )
             return ()
         if is_other(record, self.code):
-            log.info("dropped: other code was deployed while the run was at work, which ends it", messages=len(letters))
+            log.info(
+                "dropped: other code was deployed while the run was at work, which ends it",
+                messages=len(letters),
+            )
             return ()
         models: defaultdict[str, list[tuple[SqsMessage, Message]]] = defaultdict(list)
         for letter in suspects_last(letters):
@@ -211,7 +226,9 @@ class Invocation:
             back += self._do_model(record, asked)
         return back
 
-    def _do_model(self, record: Record, asked: Sequence[tuple[SqsMessage, Message]]) -> Sequence[SqsMessage]:
+    def _do_model(
+        self, record: Record, asked: Sequence[tuple[SqsMessage, Message]]
+    ) -> Sequence[SqsMessage]:
         if self.remaining() < MARGIN + self.closing:  # the messages before these took the time
             self._hand_back([message for _, message in asked])
             return ()
@@ -236,17 +253,36 @@ class Invocation:
             return set()  # another worker did it first
         job = with_limits(load_job(self.ref), record)
         handed = InvocationQueue(
-            self.queue, deque(Delivery(str(message), str(number), letter.received) for number, (letter, message) in enumerate(asked))
+            self.queue,
+            deque(
+                Delivery(str(message), str(number), letter.received)
+                for number, (letter, message) in enumerate(asked)
+            ),
         )
         pool = crew_for(WorkerContext(job, layout, self.store), attempt_of(record), self.scratch)
         dispatcher = WorkDispatcher(
-            messages, manifest, units, layout, coverage, handed, self.store, pool, lambda _: self._look(pool, record), VISIBILITY, only=True
+            messages,
+            manifest,
+            units,
+            layout,
+            coverage,
+            handed,
+            self.store,
+            pool,
+            lambda _: self._look(pool, record),
+            VISIBILITY,
+            only=True,
         )
         before, time_left = int(coverage.done.sum()), self.remaining() - MARGIN
         try:
             dispatcher.run()
         except DeadlineNear:
-            self._end(dispatcher, pool, gained=int(coverage.done.sum()) > before, whole_call=time_left > MOST * self.time)
+            self._end(
+                dispatcher,
+                pool,
+                gained=int(coverage.done.sum()) > before,
+                whole_call=time_left > MOST * self.time,
+            )
             return set()
         except RunEnded:
             stop_crew()
@@ -254,7 +290,11 @@ class Invocation:
         finally:
             self.tally.done += int(coverage.done.sum()) - before
             self.tally.failed += len(dispatcher.bad)
-        open_ = {str(number) for number, message in enumerate(messages) if not coverage.covers(message.first, message.last)}
+        open_ = {
+            str(number)
+            for number, message in enumerate(messages)
+            if not coverage.covers(message.first, message.last)
+        }
         return open_ - handed.done
 
     def _look(self, pool: LambdaWorkerPool, record: Record) -> None:
@@ -270,22 +310,30 @@ class Invocation:
                 log.info("left: the run is not running", state=now.state.value)
                 raise RunEnded
 
-    def _end(self, dispatcher: WorkDispatcher, pool: LambdaWorkerPool, *, gained: bool, whole_call: bool) -> None:
+    def _end(
+        self, dispatcher: WorkDispatcher, pool: LambdaWorkerPool, *, gained: bool, whole_call: bool
+    ) -> None:
         """The deadline is near: a unit that will not fit into any call is recorded as crashed, the rest goes back as new messages."""
         at_work, whole, reached = pool.at_work(), pool.too_long(self.time), pool.reached()
         many = pool.context.model(dispatcher.manifest.model).batched
         stop_crew()  # whatever a child is at, it is not handed over any more
         for unit in whole:
-            message = next(m for m in dispatcher.messages if m.first <= unit <= m.last).part(unit, unit)
+            message = next(m for m in dispatcher.messages if m.first <= unit <= m.last).part(
+                unit, unit
+            )
             words = f"it took all of the {self.time:.0f} s that a worker has for it; deploy with a longer --timeout"
-            put_sealed(self.store, dispatcher.layout.outcome(message, "ledger"), crashed(message, words))
+            put_sealed(
+                self.store, dispatcher.layout.outcome(message, "ledger"), crashed(message, words)
+            )
             dispatcher.coverage.add(unit, unit)
             dispatcher.bad.add(unit)
         if whole_call and not (gained or whole or reached):
             raise WorkerError(
                 f"in {self.time:.0f} s no worker process came as far as a unit; deploy with a longer --timeout or more --memory"
             )
-        left = [part for message in dispatcher.messages for part in parts(message, dispatcher.coverage)]
+        left = [
+            part for message in dispatcher.messages for part in parts(message, dispatcher.coverage)
+        ]
         if many and not gained:  # a call for so many at once does not fit
             left = [half for part in left for half in halves(part)]
         self._hand_back([part for message in left for part in around(message, at_work)])
@@ -298,7 +346,9 @@ class Invocation:
         self.tally.handed_back += units
         log.info("handed back before the deadline", messages=len(messages), units=units)
 
-    def _later(self, letters: Sequence[SqsMessage], error: HundredfoldError) -> Sequence[SqsMessage]:
+    def _later(
+        self, letters: Sequence[SqsMessage], error: HundredfoldError
+    ) -> Sequence[SqsMessage]:
         """What could not be done comes back when its lease ends. Where it is the job that makes it impossible, it comes sooner, and not
         for ever: then it is a dead letter, with the reason."""
         letters = list(dict.fromkeys(letters))
@@ -326,7 +376,10 @@ class Invocation:
 def suspects_last(letters: Iterable[SqsMessage]) -> list[SqsMessage]:
     """One that came back may have killed its worker, and with it the call's other messages. So the others are done first; and where
     there are several such, they are in another order each time, so that none is always behind the guilty one."""
-    return sorted(letters, key=lambda letter: (letter.received, random.random() if letter.received > 1 else 0.0))
+    return sorted(
+        letters,
+        key=lambda letter: (letter.received, random.random() if letter.received > 1 else 0.0),
+    )
 
 
 def attempt_of(record: Record) -> int:
@@ -350,7 +403,9 @@ def _prepared(store: S3Store, run: str, model: str, _attempt: int) -> tuple[Mani
     return Manifest.read(layout, model, store), UnitList.read(layout, model, store)
 
 
-def covered(messages: Iterable[Message], manifest: Manifest, layout: Layout, store: S3Store) -> Coverage:
+def covered(
+    messages: Iterable[Message], manifest: Manifest, layout: Layout, store: S3Store
+) -> Coverage:
     """Which units of the messages' batches have an outcome in their attempt."""
     coverage = Coverage(manifest.units)
     for batch in {f"{message.attempt:03d}-{message.batch:06d}-" for message in messages}:
@@ -373,12 +428,24 @@ def slices(letter: SqsMessage, record: Record, store: S3Store) -> list[Message]:
 
 def parts(message: Message, coverage: Coverage) -> list[Message]:
     """What of a message nobody has done."""
-    return [message.part(first, last) for first, last in coverage.missing(message.first, message.last)]
+    return [
+        message.part(first, last) for first, last in coverage.missing(message.first, message.last)
+    ]
 
 
 def around(message: Message, units: Sequence[int]) -> list[Message]:
     """A slice in parts, so that each of these units is alone: it shall have the next call for itself."""
-    cuts = sorted({message.first, *(cut for unit in units for cut in (unit, unit + 1) if message.first < cut <= message.last)})
+    cuts = sorted(
+        {
+            message.first,
+            *(
+                cut
+                for unit in units
+                for cut in (unit, unit + 1)
+                if message.first < cut <= message.last
+            ),
+        }
+    )
     return [message.part(first, last - 1) for first, last in pairwise([*cuts, message.last + 1])]
 
 
@@ -400,7 +467,9 @@ def bury(letter: SqsMessage, reason: str, store: S3Store, ledger: DynamoLedger) 
     return buried
 
 
-_crews: dict[tuple[str, int], LambdaWorkerPool] = {}  # at most one: of the attempt of a run that was worked on last
+_crews: dict[
+    tuple[str, int], LambdaWorkerPool
+] = {}  # at most one: of the attempt of a run that was worked on last
 
 
 def crew_for(context: WorkerContext, attempt: int, scratch: Path) -> LambdaWorkerPool:
@@ -411,7 +480,9 @@ def crew_for(context: WorkerContext, attempt: int, scratch: Path) -> LambdaWorke
         memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "2048"))
         size = max(1, memory // VCPU)
         share = max(memory - OWN, memory // 2) * 2**20 // size
-        pool = _crews[context.layout.run, attempt] = LambdaWorkerPool(context, size, share, scratch / "logs")
+        pool = _crews[context.layout.run, attempt] = LambdaWorkerPool(
+            context, size, share, scratch / "logs"
+        )
         pool.start()
     for words in (scratch / "logs").glob("*"):
         if words.stat().st_size > WORDS:

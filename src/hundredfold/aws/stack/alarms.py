@@ -27,7 +27,11 @@ class Watched:
 
 
 def make_alarms(scope: Construct, watched: Watched, settings: Settings) -> None:
-    topic = aws_sns.Topic.from_topic_arn(scope, "AlarmTopic", settings.alarm_topic) if settings.alarm_topic else None
+    topic = (
+        aws_sns.Topic.from_topic_arn(scope, "AlarmTopic", settings.alarm_topic)
+        if settings.alarm_topic
+        else None
+    )
     for name, metric, above, words in _alarms(watched, settings):
         alarm = aws_cloudwatch.Alarm(
             scope,

@@ -35,7 +35,14 @@ def main() -> None:
         make_app(json.loads(Path(os.environ[TOLD]).read_text(encoding="utf-8"))).synth()
     except HundredfoldError as error:
         sys.stdout.write(
-            json.dumps({"kind": type(error).__name__, "message": error.message, "problems": error.problems, "hint": error.hint})
+            json.dumps(
+                {
+                    "kind": type(error).__name__,
+                    "message": error.message,
+                    "problems": error.problems,
+                    "hint": error.hint,
+                }
+            )
         )
         sys.exit(1)
 

@@ -39,7 +39,9 @@ class Hundredfold(Construct):
     What a team may build upon: `bucket`, `table`, `queue`, `dead`, `step`, `work`, `bury`, `machine`.
     """
 
-    def __init__(self, scope: Construct, id: str, *, job: str, code: Any, **choices: Unpack[Choices]) -> None:
+    def __init__(
+        self, scope: Construct, id: str, *, job: str, code: Any, **choices: Unpack[Choices]
+    ) -> None:
         super().__init__(scope, id)
         self.settings = Settings.of({"job": job, **choices})
         self.job = load_job(job)
@@ -48,29 +50,53 @@ class Hundredfold(Construct):
         prefix = self.settings.name_prefix
         self.label = prefix or _label(stack)
         self.database = self.label.replace("-", "_")
-        named = {kind: f"{prefix}-{kind}" if prefix else None for kind in ("step", "work", "bury", "dead", "runs", "run")}
+        named = {
+            kind: f"{prefix}-{kind}" if prefix else None
+            for kind in ("step", "work", "bury", "dead", "runs", "run")
+        }
 
         self.bucket = make_bucket(self, self.settings)
         self.table = make_table(self, named["runs"])
         self.queue, self.dead = make_queues(self, self.settings, (named["work"], named["dead"]))
         make_database(self, self.database)
         make_workgroup(self, self.label, self.bucket, self.settings)
-        uploads = self.settings.uploads([source.name for source in self.job.sources], self.bucket.bucket_name)
+        uploads = self.settings.uploads(
+            [source.name for source in self.job.sources], self.bucket.bucket_name
+        )
         self._notices(own_uploads=bool(uploads) and not self.settings.watched)
 
-        things = Resources(self, self.settings, self.bucket, self.table, self.queue, self.dead, self.database, self.label)
+        things = Resources(
+            self,
+            self.settings,
+            self.bucket,
+            self.table,
+            self.queue,
+            self.dead,
+            self.database,
+            self.label,
+        )
         rights = (of_step(things), of_work(things), of_bury(things))
         self.code = fingerprint_of(code)
         package, environment = code_of(self, code, self.settings), self._environment()
         self.step, self.work, self.bury = (
-            make_function(self, kind, package, self.settings, environment, list(grants), named[kind.name])
+            make_function(
+                self, kind, package, self.settings, environment, list(grants), named[kind.name]
+            )
             for kind, grants in zip(kinds(self.settings), rights, strict=True)
         )
         feed_work(self, self.work, self.queue, self.settings)
         feed_bury(self, self.bury, self.dead)
-        self.machine = make_machine(self, self.job, things, self.step, (named["run"], f"/aws/vendedlogs/states/{self.label}"))
+        self.machine = make_machine(
+            self,
+            self.job,
+            things,
+            self.step,
+            (named["run"], f"/aws/vendedlogs/states/{self.label}"),
+        )
         rules = start_on_uploads(self, self.machine, uploads)
-        make_alarms(self, Watched(self.queue, self.dead, self.step, self.machine, rules), self.settings)
+        make_alarms(
+            self, Watched(self.queue, self.dead, self.step, self.machine, rules), self.settings
+        )
         self._outputs()
         Tags.of(self).add("hundredfold:job", job)
         Tags.of(self).add("hundredfold:stack", stack.stack_name)
@@ -101,7 +127,15 @@ class Hundredfold(Construct):
         environment = self._environment()
         outputs = {
             name: environment[f"HUNDREDFOLD_{name.upper()}"]
-            for name in ("Job", "Bucket", "Table", "Database", "Workgroup", "Concurrency", "Trigger")
+            for name in (
+                "Job",
+                "Bucket",
+                "Table",
+                "Database",
+                "Workgroup",
+                "Concurrency",
+                "Trigger",
+            )
         }
         outputs |= {
             "QueueUrl": self.queue.queue_url,
@@ -122,12 +156,17 @@ def _one_in_each(stack: Stack) -> None:
     """The outputs have fixed names, by which the command line finds what it needs: a second one would take the first one's place."""
     if sum(isinstance(construct, Hundredfold) for construct in stack.node.find_all()) > 1:
         raise UsageError(
-            f"the stack {stack.stack_name} has a Hundredfold already", hint="give each job a Stack of its own: an app can have many"
+            f"the stack {stack.stack_name} has a Hundredfold already",
+            hint="give each job a Stack of its own: an app can have many",
         )
 
 
 def _label(stack: Stack) -> str:
     """The stack's name as Glue and Athena can bear it; no other stack of the account has it."""
     return re.sub(
-        r"[^a-z0-9-]", "-", Names.unique_resource_name(stack, max_length=40, separator="-", allowed_special_characters="-").lower()
+        r"[^a-z0-9-]",
+        "-",
+        Names.unique_resource_name(
+            stack, max_length=40, separator="-", allowed_special_characters="-"
+        ).lower(),
     )

@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any, cast
 from zipfile import ZipFile
 
-from aws_cdk import Duration, RemovalPolicy, Size, Stack, Tags, aws_ecr, aws_iam, aws_lambda, aws_logs
+from aws_cdk import (
+    Duration,
+    RemovalPolicy,
+    Size,
+    Stack,
+    Tags,
+    aws_ecr,
+    aws_iam,
+    aws_lambda,
+    aws_logs,
+)
 from constructs import Construct
 
 from ..lambda_platform import PYTHON
@@ -54,7 +64,13 @@ def kinds(settings: Settings) -> tuple[Kind, Kind, Kind]:
     return (
         Kind("step", 3008, STEP_TIMEOUT, disk=4096, describes="One step of a run"),
         # work may send to the queue that it is fed from, where it halves a batch: Lambda takes that for a loop, and would stop it
-        Kind("work", settings.memory, settings.timeout, recursive=True, describes="The job's function over the units of a batch"),
+        Kind(
+            "work",
+            settings.memory,
+            settings.timeout,
+            recursive=True,
+            describes="The job's function over the units of a batch",
+        ),
         Kind("bury", 512, BURY_TIMEOUT, describes="Dead letters into the run's accounts"),
     )
 
@@ -64,21 +80,30 @@ def code_of(scope: Construct, code: Any, settings: Settings) -> Code:
     runtime = aws_lambda.Runtime(f"python{settings.python}", aws_lambda.RuntimeFamily.PYTHON)
     arm = settings.architecture == "arm64"
     architecture = aws_lambda.Architecture.ARM_64 if arm else aws_lambda.Architecture.X86_64
-    layers = [aws_lambda.LayerVersion.from_layer_version_arn(scope, f"Layer{n}", arn) for n, arn in enumerate(settings.layers)]
+    layers = [
+        aws_lambda.LayerVersion.from_layer_version_arn(scope, f"Layer{n}", arn)
+        for n, arn in enumerate(settings.layers)
+    ]
     image = IMAGE.fullmatch(str(code))
     if image:
-        code = aws_lambda.Code.from_ecr_image(_repository(scope, image), tag_or_digest=image["version"])
+        code = aws_lambda.Code.from_ecr_image(
+            _repository(scope, image), tag_or_digest=image["version"]
+        )
     if isinstance(code, aws_lambda.EcrImageCode | aws_lambda.AssetImageCode):
         return Code(code, aws_lambda.Runtime.FROM_IMAGE, architecture, is_image=True)
     if isinstance(code, aws_lambda.Code):
         return Code(code, runtime, architecture, layers)
-    return Code(aws_lambda.Code.from_asset(str(code)), runtime, architecture, layers, unzipped(Path(code)))
+    return Code(
+        aws_lambda.Code.from_asset(str(code)), runtime, architecture, layers, unzipped(Path(code))
+    )
 
 
 def _repository(scope: Construct, image: re.Match[str]) -> Any:
     stack = Stack.of(scope)
     arn = f"arn:{stack.partition}:ecr:{image['region']}:{image['account']}:repository/{image['repository']}"
-    return aws_ecr.Repository.from_repository_attributes(scope, "Image", repository_arn=arn, repository_name=image["repository"])
+    return aws_ecr.Repository.from_repository_attributes(
+        scope, "Image", repository_arn=arn, repository_name=image["repository"]
+    )
 
 
 def unzipped(path: Path) -> int:
@@ -100,8 +125,16 @@ def make_function(
 ) -> Any:
     """A function with a role and logs of its own."""
     logs = make_logs(scope, f"{kind.name.title()}Logs", settings)
-    rights = role(scope, f"{kind.name.title()}Role", aws_iam.ServicePrincipal("lambda.amazonaws.com"))
-    allow(rights, [Grant("Logs", ("logs:CreateLogStream", "logs:PutLogEvents"), (logs.log_group_arn,)), *grants])
+    rights = role(
+        scope, f"{kind.name.title()}Role", aws_iam.ServicePrincipal("lambda.amazonaws.com")
+    )
+    allow(
+        rights,
+        [
+            Grant("Logs", ("logs:CreateLogStream", "logs:PutLogEvents"), (logs.log_group_arn,)),
+            *grants,
+        ],
+    )
     handler = f"{HANDLERS}.{kind.name}"
     function = aws_lambda.Function(
         scope,
@@ -117,7 +150,11 @@ def make_function(
         memory_size=kind.memory,
         timeout=Duration.seconds(kind.timeout),
         ephemeral_storage_size=Size.mebibytes(kind.disk),
-        environment={**environment, "POWERTOOLS_SERVICE_NAME": kind.name, "POWERTOOLS_METRICS_NAMESPACE": "Hundredfold"},
+        environment={
+            **environment,
+            "POWERTOOLS_SERVICE_NAME": kind.name,
+            "POWERTOOLS_METRICS_NAMESPACE": "Hundredfold",
+        },
         log_group=logs,
         tracing=aws_lambda.Tracing.ACTIVE if settings.tracing else aws_lambda.Tracing.DISABLED,
         recursive_loop=aws_lambda.RecursiveLoop.ALLOW if kind.recursive else None,
@@ -130,7 +167,9 @@ def _finish(function: Any, rights: Any, code: Code, settings: Settings, handler:
     if settings.tracing:
         review_tracing(rights)
     if code.is_image:
-        function.node.default_child.add_property_override("ImageConfig.Command", [handler])  # one image, three handlers
+        function.node.default_child.add_property_override(
+            "ImageConfig.Command", [handler]
+        )  # one image, three handlers
     if code.unzipped is not None:
         Tags.of(function).add(UNZIPPED, str(code.unzipped))
     if settings.python != PYTHON:
@@ -139,7 +178,9 @@ def _finish(function: Any, rights: Any, code: Code, settings: Settings, handler:
 
 def make_logs(scope: Construct, id: str, settings: Settings, name: str | None = None) -> Any:
     logs = aws_logs.LogGroup(scope, id, log_group_name=name, removal_policy=RemovalPolicy.DESTROY)
-    cast(aws_logs.CfnLogGroup, logs.node.default_child).retention_in_days = settings.log_days  # CDK has its own words for these numbers
+    cast(
+        aws_logs.CfnLogGroup, logs.node.default_child
+    ).retention_in_days = settings.log_days  # CDK has its own words for these numbers
     return logs
 
 
@@ -155,8 +196,12 @@ def feed_work(scope: Construct, function: Any, queue: Any, settings: Settings) -
         batch_size=settings.batch_size,
         maximum_batching_window_in_seconds=settings.window,
         function_response_types=["ReportBatchItemFailures"],
-        scaling_config=None if pollers else property.ScalingConfigProperty(maximum_concurrency=settings.workers),
-        provisioned_poller_config=property.ProvisionedPollerConfigProperty(minimum_pollers=pollers[0], maximum_pollers=pollers[1])
+        scaling_config=None
+        if pollers
+        else property.ScalingConfigProperty(maximum_concurrency=settings.workers),
+        provisioned_poller_config=property.ProvisionedPollerConfigProperty(
+            minimum_pollers=pollers[0], maximum_pollers=pollers[1]
+        )
         if pollers
         else None,
     )
@@ -170,5 +215,7 @@ def feed_bury(scope: Construct, function: Any, dead: Any) -> None:
         event_source_arn=dead.queue_arn,
         batch_size=10,
         function_response_types=["ReportBatchItemFailures"],
-        scaling_config=aws_lambda.CfnEventSourceMapping.ScalingConfigProperty(maximum_concurrency=10),
+        scaling_config=aws_lambda.CfnEventSourceMapping.ScalingConfigProperty(
+            maximum_concurrency=10
+        ),
     )

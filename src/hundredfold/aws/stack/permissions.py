@@ -23,7 +23,13 @@ OUTCOMES = "the runs and their models are not known yet: outcomes are all that c
 TABLES = "a run's tables are made while it goes on, and this database holds no others"
 FURTHER = "the owner of the stack named this place, and its files come and go"
 
-READ_GLUE = ("glue:GetTable", "glue:GetTables", "glue:GetPartition", "glue:GetPartitions", "glue:BatchGetPartition")
+READ_GLUE = (
+    "glue:GetTable",
+    "glue:GetTables",
+    "glue:GetPartition",
+    "glue:GetPartitions",
+    "glue:BatchGetPartition",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,14 @@ class Resources:
 
     def arn(self, service: str, resource: str, name: str | None = None) -> str:
         form = ArnFormat.SLASH_RESOURCE_NAME if name is not None else ArnFormat.NO_RESOURCE_NAME
-        return str(Arn.format(ArnComponents(service=service, resource=resource, resource_name=name, arn_format=form), Stack.of(self.scope)))
+        return str(
+            Arn.format(
+                ArnComponents(
+                    service=service, resource=resource, resource_name=name, arn_format=form
+                ),
+                Stack.of(self.scope),
+            )
+        )
 
 
 def role(scope: Construct, name: str, service: Any) -> Any:
@@ -68,7 +81,10 @@ def allow(role: Any, grants: Iterable[Grant]) -> None:
     for grant in grants:
         role.add_to_policy(
             aws_iam.PolicyStatement(
-                sid=grant.name, actions=list(grant.actions), resources=list(grant.resources), conditions=grant.conditions
+                sid=grant.name,
+                actions=list(grant.actions),
+                resources=list(grant.resources),
+                conditions=grant.conditions,
             )
         )
         for resource in grant.resources if grant.why else ():
@@ -85,19 +101,43 @@ def review_machine(role: Any) -> None:
 
 def of_step(things: Resources) -> Iterator[Grant]:
     own = things.keys("runs/*", "processing/*", "athena/*", "releases/*")
-    yield Grant("Files", ("s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"), own, KEYS)
+    yield Grant(
+        "Files",
+        ("s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"),
+        own,
+        KEYS,
+    )
     yield Grant("Sources", ("s3:GetObject",), things.keys("sources/*"), KEYS)
     yield Grant("Listing", ("s3:ListBucket", "s3:GetBucketLocation"), (things.bucket.bucket_arn,))
     yield from _further(things)
     yield Grant(
         "Tables",
-        (*READ_GLUE, "glue:GetDatabase", "glue:CreateTable", "glue:UpdateTable", "glue:DeleteTable", "glue:BatchDeleteTable"),
+        (
+            *READ_GLUE,
+            "glue:GetDatabase",
+            "glue:CreateTable",
+            "glue:UpdateTable",
+            "glue:DeleteTable",
+            "glue:BatchDeleteTable",
+        ),
         _own_tables(things),
         TABLES,
     )
-    yield Grant("Queries", ("athena:GetQueryExecution", "athena:GetQueryResults"), (things.arn("athena", "workgroup", things.workgroup),))
-    yield Grant("Record", ("dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"), (things.table.table_arn,))
-    yield Grant("Records", ("dynamodb:Query",), [f"{things.table.table_arn}/index/{name}" for name in ("by_job", "by_time")])
+    yield Grant(
+        "Queries",
+        ("athena:GetQueryExecution", "athena:GetQueryResults"),
+        (things.arn("athena", "workgroup", things.workgroup),),
+    )
+    yield Grant(
+        "Record",
+        ("dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"),
+        (things.table.table_arn,),
+    )
+    yield Grant(
+        "Records",
+        ("dynamodb:Query",),
+        [f"{things.table.table_arn}/index/{name}" for name in ("by_job", "by_time")],
+    )
     yield Grant("Send", ("sqs:SendMessage", "sqs:GetQueueAttributes"), (things.queue.queue_arn,))
     yield Grant("Dead", ("sqs:GetQueueAttributes",), (things.dead.queue_arn,))
 
@@ -106,7 +146,13 @@ def of_work(things: Resources) -> Iterator[Grant]:
     yield from _outcomes(things)
     yield Grant(
         "Messages",
-        ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes", "sqs:SendMessage"),
+        (
+            "sqs:ReceiveMessage",
+            "sqs:DeleteMessage",
+            "sqs:ChangeMessageVisibility",
+            "sqs:GetQueueAttributes",
+            "sqs:SendMessage",
+        ),
         (things.queue.queue_arn,),
     )
     yield Grant("Refuse", ("sqs:SendMessage",), (things.dead.queue_arn,))
@@ -116,7 +162,12 @@ def of_bury(things: Resources) -> Iterator[Grant]:
     yield from _outcomes(things)
     yield Grant(
         "DeadLetters",
-        ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes"),
+        (
+            "sqs:ReceiveMessage",
+            "sqs:DeleteMessage",
+            "sqs:ChangeMessageVisibility",
+            "sqs:GetQueueAttributes",
+        ),
         (things.dead.queue_arn,),
     )
 
@@ -126,8 +177,16 @@ def of_machine(things: Resources, step_arn: str) -> Iterator[Grant]:
     yield Grant("Step", ("lambda:InvokeFunction",), (step_arn,))
     yield Grant(
         "Queries",
-        ("athena:StartQueryExecution", "athena:StopQueryExecution", "athena:GetQueryExecution", "athena:GetDataCatalog"),
-        (things.arn("athena", "workgroup", things.workgroup), things.arn("athena", "datacatalog", "AwsDataCatalog")),
+        (
+            "athena:StartQueryExecution",
+            "athena:StopQueryExecution",
+            "athena:GetQueryExecution",
+            "athena:GetDataCatalog",
+        ),
+        (
+            things.arn("athena", "workgroup", things.workgroup),
+            things.arn("athena", "datacatalog", "AwsDataCatalog"),
+        ),
     )
     yield Grant("Read", ("s3:GetObject",), things.keys("runs/*", "sources/*"), KEYS)
     yield Grant(
@@ -136,10 +195,23 @@ def of_machine(things: Resources, step_arn: str) -> Iterator[Grant]:
         things.keys("processing/*", "athena/*"),
         KEYS,
     )
-    yield Grant("Listing", ("s3:ListBucket", "s3:GetBucketLocation", "s3:ListBucketMultipartUploads"), (things.bucket.bucket_arn,))
+    yield Grant(
+        "Listing",
+        ("s3:ListBucket", "s3:GetBucketLocation", "s3:ListBucketMultipartUploads"),
+        (things.bucket.bucket_arn,),
+    )
     yield from _further(things)
     yield Grant(
-        "Tables", (*READ_GLUE, "glue:GetDatabase", "glue:GetDatabases", "glue:CreateTable", "glue:DeleteTable"), _own_tables(things), TABLES
+        "Tables",
+        (
+            *READ_GLUE,
+            "glue:GetDatabase",
+            "glue:GetDatabases",
+            "glue:CreateTable",
+            "glue:DeleteTable",
+        ),
+        _own_tables(things),
+        TABLES,
     )
     yield Grant(
         "DefaultDatabase",  # Athena looks at the database of this name before every query
@@ -153,16 +225,23 @@ def _outcomes(things: Resources) -> Iterator[Grant]:
     """What a worker reads of a run, and the outcomes that it writes."""
     yield Grant("Read", ("s3:GetObject",), things.keys("runs/*", "processing/*"), KEYS)
     yield Grant(
-        "Listing", ("s3:ListBucket",), (things.bucket.bucket_arn,), conditions={"StringLike": {"s3:prefix": ["runs/*", "processing/*"]}}
+        "Listing",
+        ("s3:ListBucket",),
+        (things.bucket.bucket_arn,),
+        conditions={"StringLike": {"s3:prefix": ["runs/*", "processing/*"]}},
     )
     yield Grant("Outcomes", ("s3:PutObject",), things.keys("runs/*/models/*/outcomes/*"), OUTCOMES)
     yield Grant("Record", ("dynamodb:GetItem",), (things.table.table_arn,))
-    yield Grant("Records", ("dynamodb:Query",), (f"{things.table.table_arn}/index/by_time",))  # of a run that is not there, which are?
+    yield Grant(
+        "Records", ("dynamodb:Query",), (f"{things.table.table_arn}/index/by_time",)
+    )  # of a run that is not there, which are?
 
 
 def _further(things: Resources) -> Iterator[Grant]:
     """What the owner lets be read beside the stack's own bucket."""
-    for number, place in enumerate(dict.fromkeys([*things.settings.locations, *things.settings.watched.values()])):
+    for number, place in enumerate(
+        dict.fromkeys([*things.settings.locations, *things.settings.watched.values()])
+    ):
         bucket = f"arn:{Stack.of(things.scope).partition}:s3:::{place.bucket}"
         yield Grant(f"Further{number}", ("s3:GetObject",), (f"{bucket}/{place.prefix}*",), FURTHER)
         yield Grant(f"FurtherListing{number}", ("s3:ListBucket", "s3:GetBucketLocation"), (bucket,))
@@ -172,7 +251,11 @@ def _further(things: Resources) -> Iterator[Grant]:
         yield Grant(
             f"FurtherTable{number}",
             (*READ_GLUE, "glue:GetDatabase"),
-            (things.arn("glue", "catalog"), things.arn("glue", "database", database), things.arn("glue", "table", f"{database}/{name}")),
+            (
+                things.arn("glue", "catalog"),
+                things.arn("glue", "database", database),
+                things.arn("glue", "table", f"{database}/{name}"),
+            ),
         )
 
 

@@ -12,13 +12,17 @@ from .settings import Settings
 BURY_TIMEOUT = 60  # seconds
 
 
-def make_queues(scope: Construct, settings: Settings, names: tuple[str | None, str | None]) -> tuple[Any, Any]:
+def make_queues(
+    scope: Construct, settings: Settings, names: tuple[str | None, str | None]
+) -> tuple[Any, Any]:
     """(work, dead)."""
     dead = aws_sqs.Queue(
         scope,
         "DeadQueue",
         queue_name=names[1],
-        retention_period=Duration.days(14),  # the longest there is; a letter's age counts from when it was first sent
+        retention_period=Duration.days(
+            14
+        ),  # the longest there is; a letter's age counts from when it was first sent
         visibility_timeout=Duration.seconds(6 * BURY_TIMEOUT),
         receive_message_wait_time=Duration.seconds(20),
         encryption=aws_sqs.QueueEncryption.SQS_MANAGED,
@@ -33,7 +37,9 @@ def make_queues(scope: Construct, settings: Settings, names: tuple[str | None, s
         receive_message_wait_time=Duration.seconds(20),
         encryption=aws_sqs.QueueEncryption.SQS_MANAGED,
         enforce_ssl=True,
-        dead_letter_queue=aws_sqs.DeadLetterQueue(queue=dead, max_receive_count=settings.max_receives),
+        dead_letter_queue=aws_sqs.DeadLetterQueue(
+            queue=dead, max_receive_count=settings.max_receives
+        ),
     )
     return work, dead
 

@@ -16,7 +16,9 @@ from ..lambda_platform import MACHINES, PYTHON, PYTHONS
 
 TOKEN = r"\$\{Token\[[^\]]+\]\}"  # a name that CloudFormation will know: a team's app may give one
 REF = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-LOCATION = re.compile(rf"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9]|{TOKEN})(?:/(?P<prefix>[^*?]*))?")
+LOCATION = re.compile(
+    rf"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9]|{TOKEN})(?:/(?P<prefix>[^*?]*))?"
+)
 TABLE = re.compile(r"glue://(?P<database>[a-z0-9_-]+)/(?P<table>[a-z0-9_-]+)")
 PREFIX = re.compile(r"[a-z][a-z0-9-]{0,38}[a-z0-9]")
 TOPIC = re.compile(rf"arn:[a-z-]+:sns:[^:]*:[^:]*:.+|{TOKEN}")
@@ -24,7 +26,9 @@ LAYER = re.compile(rf"arn:[a-z-]+:lambda:[^:]*:[^:]*:layer:[^:]+:\d+|{TOKEN}")
 KEY = re.compile(rf"arn:[a-z-]+:kms:[^:]*:[^:]*:key/.+|{TOKEN}")
 
 TOLD = "HUNDREDFOLD_STACK_FILE"  # the variable that names the file by which `hundredfold deploy` tells the app what to make
-OURS = "Hundredfold: the job "  # so begins the description of a stack that `hundredfold deploy` made
+OURS = (
+    "Hundredfold: the job "  # so begins the description of a stack that `hundredfold deploy` made
+)
 WORKERS = 100  # at once, where nothing else is said
 EACH_POLLER = 10  # so many workers can one provisioned poller keep busy
 
@@ -108,7 +112,11 @@ class Settings:
             object.__setattr__(self, "start_on_upload", _texts(self.start_on_upload))
         wrong = [*_numbers(self), *_words(self), *_places(self)]
         if wrong:
-            raise UsageError("the stack cannot be made as told", problems=wrong, hint="hundredfold deploy --help tells what each can be")
+            raise UsageError(
+                "the stack cannot be made as told",
+                problems=wrong,
+                hint="hundredfold deploy --help tells what each can be",
+            )
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Settings:
@@ -116,7 +124,10 @@ class Settings:
         known = [f.name for f in fields(cls)]
         unknown = sorted(set(told) - set(known))
         if unknown:
-            raise UsageError(f"a stack cannot be told {', '.join(unknown)}", hint=f"it can be told {', '.join(known)}")
+            raise UsageError(
+                f"a stack cannot be told {', '.join(unknown)}",
+                hint=f"it can be told {', '.join(known)}",
+            )
         return cls(**told)
 
     @property
@@ -143,16 +154,28 @@ class Settings:
     @property
     def tables(self) -> list[tuple[str, str]]:
         """The tables in Glue: (database, table)."""
-        return [(found["database"], found["table"]) for found in map(TABLE.fullmatch, self.sources) if found]
+        return [
+            (found["database"], found["table"])
+            for found in map(TABLE.fullmatch, self.sources)
+            if found
+        ]
 
     def uploads(self, sources: Iterable[str], bucket: str) -> dict[str, Location]:
         """Where an upload starts a run: for each source its place, below the stack's own bucket where no other is named.
         UsageError for a source that is not among the job's `sources`."""
         known = list(sources)
-        named = list(self.start_on_upload) if not isinstance(self.start_on_upload, bool) else known if self.start_on_upload else []
+        named = (
+            list(self.start_on_upload)
+            if not isinstance(self.start_on_upload, bool)
+            else known
+            if self.start_on_upload
+            else []
+        )
         unknown = sorted(set(named) - set(known))
         if unknown:
-            raise UsageError(f"start_on_upload names {', '.join(unknown)}; the job has the sources {', '.join(known)}")
+            raise UsageError(
+                f"start_on_upload names {', '.join(unknown)}; the job has the sources {', '.join(known)}"
+            )
         if isinstance(self.start_on_upload, Mapping):
             return self.watched
         return {name: Location(bucket, f"sources/{name}/") for name in named}
@@ -161,7 +184,11 @@ class Settings:
     def watched(self) -> dict[str, Location]:
         """The places outside of the stack's bucket whose uploads start runs."""
         told = self.start_on_upload
-        return {name: Location.parse(text) for name, text in told.items()} if isinstance(told, Mapping) else {}
+        return (
+            {name: Location.parse(text) for name, text in told.items()}
+            if isinstance(told, Mapping)
+            else {}
+        )
 
 
 class Choices(TypedDict, total=False):
@@ -199,7 +226,11 @@ class Bounds:
     unit: str = ""
 
     def wrong(self, value: object) -> Iterator[str]:
-        if isinstance(value, int) and not isinstance(value, bool) and self.least <= value <= self.most:
+        if (
+            isinstance(value, int)
+            and not isinstance(value, bool)
+            and self.least <= value <= self.most
+        ):
             return
         yield f"{self.name} is {value!r}, wanted {self.least:,} to {self.most:,}{self.unit}"
 
@@ -216,7 +247,30 @@ CONCURRENCY = Bounds("concurrency", 2, 1000, " workers")
 LEAST_POLLERS = Bounds("pollers' first", 2, 200)
 MOST_POLLERS = Bounds("pollers' second", 2, 10_000)
 SCANNED = Bounds("scan_limit", 10_000_000, 2**53, " bytes")
-LOG_DAYS = (1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653)  # CloudWatch's own
+LOG_DAYS = (
+    1,
+    3,
+    5,
+    7,
+    14,
+    30,
+    60,
+    90,
+    120,
+    150,
+    180,
+    365,
+    400,
+    545,
+    731,
+    1096,
+    1827,
+    2192,
+    2557,
+    2922,
+    3288,
+    3653,
+)  # CloudWatch's own
 
 
 def _numbers(told: Settings) -> Iterator[str]:
@@ -251,7 +305,12 @@ def _words(told: Settings) -> Iterator[str]:
     yield from _one_of("python", told.python, PYTHONS)
     yield from _one_of("trigger", told.trigger, ("messages", "events"))
     yield from _like("job", told.job, REF, "module:attribute, such as tariffs.job:job")
-    yield from _like("name_prefix", told.name_prefix, PREFIX, "2 to 40 lower-case letters, digits and -, beginning with a letter")
+    yield from _like(
+        "name_prefix",
+        told.name_prefix,
+        PREFIX,
+        "2 to 40 lower-case letters, digits and -, beginning with a letter",
+    )
     yield from _like("alarm_topic", told.alarm_topic, TOPIC, "the ARN of an SNS topic")
     if not isinstance(told.tracing, bool):
         yield f"tracing is {told.tracing!r}, wanted True or False"
@@ -261,11 +320,20 @@ def _places(told: Settings) -> Iterator[str]:
     uploads = told.start_on_upload
     for text in told.sources:
         if not (isinstance(text, str) and TABLE.fullmatch(text)):
-            yield from _like("a source", text, LOCATION, "s3://bucket/prefix/ (without * and ?) or glue://database/table")
+            yield from _like(
+                "a source",
+                text,
+                LOCATION,
+                "s3://bucket/prefix/ (without * and ?) or glue://database/table",
+            )
     for text in uploads.values() if isinstance(uploads, Mapping) else ():
-        yield from _like("a place in start_on_upload", text, LOCATION, "s3://bucket/prefix/, without * and ?")
+        yield from _like(
+            "a place in start_on_upload", text, LOCATION, "s3://bucket/prefix/, without * and ?"
+        )
     for name in uploads if not isinstance(uploads, bool) else ():
-        yield from _like("a name in start_on_upload", name, NAME, "the name of one of the job's sources")
+        yield from _like(
+            "a name in start_on_upload", name, NAME, "the name of one of the job's sources"
+        )
     for text in told.layers:
         yield from _like("a layer", text, LAYER, "the ARN of a layer's version")
     for text in told.source_keys:

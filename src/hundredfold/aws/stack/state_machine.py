@@ -14,11 +14,15 @@ from .permissions import Resources, allow, of_machine, review_machine, role
 from .state_machine_definition import definition
 
 
-def make_machine(scope: Construct, job: Job, things: Resources, step: Any, names: tuple[str | None, str]) -> Any:
+def make_machine(
+    scope: Construct, job: Job, things: Resources, step: Any, names: tuple[str | None, str]
+) -> Any:
     """The walk of a job's stages. `names`: of the machine, and of its logs."""
     stack = Stack.of(scope)
     # only executions of this account act with this role, whoever may pass it on
-    service = aws_iam.ServicePrincipal("states.amazonaws.com", conditions={"StringEquals": {"aws:SourceAccount": stack.account}})
+    service = aws_iam.ServicePrincipal(
+        "states.amazonaws.com", conditions={"StringEquals": {"aws:SourceAccount": stack.account}}
+    )
     rights = role(scope, "MachineRole", service)
     allow(rights, of_machine(things, step.function_arn))
     review_machine(rights)

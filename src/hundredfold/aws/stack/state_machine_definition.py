@@ -13,13 +13,26 @@ from ...pipeline.stages import Stage, stages
 
 ASKS = {"validate", "prepare", "publish"}  # steps that ask Athena
 WAITS = {"work"}  # steps that wait for others
-TRANSIENT = ["Lambda.ServiceException", "Lambda.AWSLambdaException", "Lambda.SdkClientException", "Lambda.TooManyRequestsException"]
+TRANSIENT = [
+    "Lambda.ServiceException",
+    "Lambda.AWSLambdaException",
+    "Lambda.SdkClientException",
+    "Lambda.TooManyRequestsException",
+]
 # a function that died or was cut off: what it had done is kept
-CUT_OFF = ["Lambda.Unknown", "Runtime.ExitError", "Runtime.OutOfMemory", "Sandbox.Timedout", "States.Timeout"]
+CUT_OFF = [
+    "Lambda.Unknown",
+    "Runtime.ExitError",
+    "Runtime.OutOfMemory",
+    "Sandbox.Timedout",
+    "States.Timeout",
+]
 BUSY = ["Athena.TooManyRequestsException", "Athena.InternalServerException"]
 
 
-def definition(job: Job, *, step_function_arn: str, workgroup: str, database: str, table: str) -> dict[str, Any]:
+def definition(
+    job: Job, *, step_function_arn: str, workgroup: str, database: str, table: str
+) -> dict[str, Any]:
     """The state machine of a job, in the Amazon States Language.
 
     Its input is {"run": ID}; where an upload starts a run that nobody has recorded, also {"sources": {NAME: "s3://..."}}.
@@ -49,7 +62,9 @@ def definition(job: Job, *, step_function_arn: str, workgroup: str, database: st
     }
 
 
-def _stage(stage: Stage, following: str, function: str, workgroup: str, database: str) -> dict[str, Any]:
+def _stage(
+    stage: Stage, following: str, function: str, workgroup: str, database: str
+) -> dict[str, Any]:
     """The states of one stage: the call, the choice of what it said, and what it may ask for."""
     name, choice = str(stage), f"{stage}: what next?"
     model = stage.model.name if stage.model else ""
@@ -71,10 +86,18 @@ def _stage(stage: Stage, following: str, function: str, workgroup: str, database
         "ResultSelector": {"said.$": "$.Payload"},
         "ResultPath": "$.stage",
         "Retry": [
-            {"ErrorEquals": TRANSIENT, "IntervalSeconds": 2, "MaxAttempts": 6, "BackoffRate": 2, "JitterStrategy": "FULL"},
+            {
+                "ErrorEquals": TRANSIENT,
+                "IntervalSeconds": 2,
+                "MaxAttempts": 6,
+                "BackoffRate": 2,
+                "JitterStrategy": "FULL",
+            },
             {"ErrorEquals": CUT_OFF, "IntervalSeconds": 5, "MaxAttempts": 2, "BackoffRate": 2},
         ],
-        "Catch": [{"ErrorEquals": ["States.ALL"], "ResultPath": "$.error", "Next": "Record the failure"}],
+        "Catch": [
+            {"ErrorEquals": ["States.ALL"], "ResultPath": "$.error", "Next": "Record the failure"}
+        ],
         "Next": choice,
     }
     choices = [
@@ -85,11 +108,19 @@ def _stage(stage: Stage, following: str, function: str, workgroup: str, database
     ]
     states: dict[str, Any] = {name: call}
     if stage.step in ASKS:
-        choices.append({"Variable": "$.stage.said.do", "StringEquals": "query", "Next": f"{stage}: query"})
+        choices.append(
+            {"Variable": "$.stage.said.do", "StringEquals": "query", "Next": f"{stage}: query"}
+        )
         states[f"{stage}: query"] = _query(name, workgroup, database)
     if stage.step in WAITS:
-        choices.append({"Variable": "$.stage.said.do", "StringEquals": "wait", "Next": f"{stage}: wait"})
-        states[f"{stage}: wait"] = {"Type": "Wait", "SecondsPath": "$.stage.said.seconds", "Next": name}
+        choices.append(
+            {"Variable": "$.stage.said.do", "StringEquals": "wait", "Next": f"{stage}: wait"}
+        )
+        states[f"{stage}: wait"] = {
+            "Type": "Wait",
+            "SecondsPath": "$.stage.said.seconds",
+            "Next": name,
+        }
     states[choice] = {"Type": "Choice", "Choices": choices, "Default": "Failed"}
     return states
 
@@ -125,9 +156,20 @@ def _query(back: str, workgroup: str, database: str) -> dict[str, Any]:
 def _ends(table: str) -> dict[str, Any]:
     return {
         "Done": {"Type": "Succeed"},
-        "Held": {"Comment": "Every unit is accounted for, but the job's limits keep the release back.", "Type": "Succeed"},
-        "Cancelled": {"Type": "Fail", "Error": "Cancelled", "Cause": "The run was cancelled by hand."},
-        "Failed": {"Type": "Fail", "Error": "RunFailed", "CausePath": "States.JsonToString($.stage.said)"},
+        "Held": {
+            "Comment": "Every unit is accounted for, but the job's limits keep the release back.",
+            "Type": "Succeed",
+        },
+        "Cancelled": {
+            "Type": "Fail",
+            "Error": "Cancelled",
+            "Cause": "The run was cancelled by hand.",
+        },
+        "Failed": {
+            "Type": "Fail",
+            "Error": "RunFailed",
+            "CausePath": "States.JsonToString($.stage.said)",
+        },
         "Record the failure": {
             "Comment": "Without any code of ours, which may be what failed. A run that has ended otherwise meanwhile keeps its end.",
             "Type": "Task",

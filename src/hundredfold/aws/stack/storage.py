@@ -11,7 +11,10 @@ from .nag_suppressions import reviewed
 from .settings import Settings
 
 PASSING = ("processing/", "athena/")  # what a run needs no more once it is over
-EVENT_PREFIX, EVENT_SUFFIX = "processing/", ".batch.parquet"  # a batch, among all that Athena writes
+EVENT_PREFIX, EVENT_SUFFIX = (
+    "processing/",
+    ".batch.parquet",
+)  # a batch, among all that Athena writes
 
 
 def make_bucket(scope: Construct, settings: Settings) -> Any:
@@ -26,7 +29,12 @@ def make_bucket(scope: Construct, settings: Settings) -> Any:
         object_ownership=aws_s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
         versioned=True,  # a release deleted by mistake, and where its pointer stood before, can be had back for keep_days
         lifecycle_rules=[
-            *(aws_s3.LifecycleRule(id=f"expire-{prefix.rstrip('/')}", prefix=prefix, expiration=days) for prefix in PASSING),
+            *(
+                aws_s3.LifecycleRule(
+                    id=f"expire-{prefix.rstrip('/')}", prefix=prefix, expiration=days
+                )
+                for prefix in PASSING
+            ),
             aws_s3.LifecycleRule(
                 id="forget-what-was-replaced",
                 noncurrent_version_expiration=days,
@@ -51,18 +59,31 @@ def tell_of_objects(bucket: Any, queue: Any | None, *, bridge: bool) -> None:
     """
     told = []
     if queue is not None:
-        rules = [aws_s3.CfnBucket.FilterRuleProperty(name=n, value=v) for n, v in (("prefix", EVENT_PREFIX), ("suffix", EVENT_SUFFIX))]
+        rules = [
+            aws_s3.CfnBucket.FilterRuleProperty(name=n, value=v)
+            for n, v in (("prefix", EVENT_PREFIX), ("suffix", EVENT_SUFFIX))
+        ]
         key = aws_s3.CfnBucket.S3KeyFilterProperty(rules=rules)
         told.append(
             aws_s3.CfnBucket.QueueConfigurationProperty(
-                event="s3:ObjectCreated:*", queue=queue.queue_arn, filter=aws_s3.CfnBucket.NotificationFilterProperty(s3_key=key)
+                event="s3:ObjectCreated:*",
+                queue=queue.queue_arn,
+                filter=aws_s3.CfnBucket.NotificationFilterProperty(s3_key=key),
             )
         )
-        bucket.node.default_child.node.add_dependency(queue.node.find_child("Policy"))  # S3 tries the queue when this is set
+        bucket.node.default_child.node.add_dependency(
+            queue.node.find_child("Policy")
+        )  # S3 tries the queue when this is set
     if told or bridge:
-        bucket.node.default_child.notification_configuration = aws_s3.CfnBucket.NotificationConfigurationProperty(
-            queue_configurations=told or None,
-            event_bridge_configuration=aws_s3.CfnBucket.EventBridgeConfigurationProperty(event_bridge_enabled=True) if bridge else None,
+        bucket.node.default_child.notification_configuration = (
+            aws_s3.CfnBucket.NotificationConfigurationProperty(
+                queue_configurations=told or None,
+                event_bridge_configuration=aws_s3.CfnBucket.EventBridgeConfigurationProperty(
+                    event_bridge_enabled=True
+                )
+                if bridge
+                else None,
+            )
         )
 
 
@@ -75,7 +96,9 @@ def make_table(scope: Construct, name: str | None) -> Any:
         table_name=name,
         partition_key=aws_dynamodb.Attribute(name="id", type=text),
         billing_mode=aws_dynamodb.BillingMode.PAY_PER_REQUEST,
-        point_in_time_recovery_specification=aws_dynamodb.PointInTimeRecoverySpecification(point_in_time_recovery_enabled=True),
+        point_in_time_recovery_specification=aws_dynamodb.PointInTimeRecoverySpecification(
+            point_in_time_recovery_enabled=True
+        ),
         removal_policy=RemovalPolicy.DESTROY,  # point-in-time recovery keeps a copy of a deleted table for 35 days
     )
     for index, key in (("by_job", "job"), ("by_time", "kind")):
@@ -93,7 +116,9 @@ def make_database(scope: Construct, name: str) -> None:
         scope,
         "Database",
         catalog_id=Stack.of(scope).account,
-        database_input=aws_glue.CfnDatabase.DatabaseInputProperty(name=name, description="Tables of Hundredfold's runs"),
+        database_input=aws_glue.CfnDatabase.DatabaseInputProperty(
+            name=name, description="Tables of Hundredfold's runs"
+        ),
     )
 
 
@@ -107,12 +132,16 @@ def make_workgroup(scope: Construct, name: str, bucket: Any, settings: Settings)
         recursive_delete_option=True,
         work_group_configuration=aws_athena.CfnWorkGroup.WorkGroupConfigurationProperty(
             enforce_work_group_configuration=False,
-            engine_version=aws_athena.CfnWorkGroup.EngineVersionProperty(selected_engine_version="Athena engine version 3"),
+            engine_version=aws_athena.CfnWorkGroup.EngineVersionProperty(
+                selected_engine_version="Athena engine version 3"
+            ),
             publish_cloud_watch_metrics_enabled=True,
             bytes_scanned_cutoff_per_query=settings.scan_limit,
             result_configuration=aws_athena.CfnWorkGroup.ResultConfigurationProperty(
                 output_location=f"s3://{bucket.bucket_name}/athena/",
-                encryption_configuration=aws_athena.CfnWorkGroup.EncryptionConfigurationProperty(encryption_option="SSE_S3"),
+                encryption_configuration=aws_athena.CfnWorkGroup.EncryptionConfigurationProperty(
+                    encryption_option="SSE_S3"
+                ),
             ),
         ),
     )

@@ -11,7 +11,9 @@ from constructs import Construct
 from .settings import Location
 
 
-def start_on_uploads(scope: Construct, machine: Any, places: Mapping[str, Location]) -> tuple[Any, ...]:
+def start_on_uploads(
+    scope: Construct, machine: Any, places: Mapping[str, Location]
+) -> tuple[Any, ...]:
     """A rule for each source: a file that comes to its place starts a run with that file as the source."""
     return tuple(_rule(scope, machine, source, place) for source, place in places.items())
 
@@ -26,9 +28,19 @@ def _rule(scope: Construct, machine: Any, source: str, place: Location) -> Any:
         event_pattern=aws_events.EventPattern(
             source=["aws.s3"],
             detail_type=["Object Created"],
-            detail={"bucket": {"name": [place.bucket]}, "object": {"key": [{"prefix": place.prefix}]}},
+            detail={
+                "bucket": {"name": [place.bucket]},
+                "object": {"key": [{"prefix": place.prefix}]},
+            },
         ),
     )
-    told = {"run": f"upload-{of.event_id}", "sources": {source: at}}  # an event may come twice: the second finds its run begun
-    rule.add_target(aws_events_targets.SfnStateMachine(machine, input=aws_events.RuleTargetInput.from_object(told)))
+    told = {
+        "run": f"upload-{of.event_id}",
+        "sources": {source: at},
+    }  # an event may come twice: the second finds its run begun
+    rule.add_target(
+        aws_events_targets.SfnStateMachine(
+            machine, input=aws_events.RuleTargetInput.from_object(told)
+        )
+    )
     return rule

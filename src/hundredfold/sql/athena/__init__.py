@@ -35,7 +35,9 @@ def parse(select: str) -> exp.Expr:
     try:
         return sqlglot.parse_one(select, read="duckdb")
     except SqlglotError as error:
-        raise QueryError(f"the query cannot be read: {str(error).splitlines()[0]}", hint=MARGIN) from error
+        raise QueryError(
+            f"the query cannot be read: {str(error).splitlines()[0]}", hint=MARGIN
+        ) from error
 
 
 def refuse_untranslatable(what: str, select: str) -> None:
@@ -69,7 +71,9 @@ def to_table(select: str, tables: Mapping[str, str], describe: Describe, odd: Od
     return _translated(select, tables, describe, odd, _kept)
 
 
-def _translated(select: str, tables: Mapping[str, str], describe: Describe, odd: Odd, shown: Shown) -> str:
+def _translated(
+    select: str, tables: Mapping[str, str], describe: Describe, odd: Odd, shown: Shown
+) -> str:
     tree = _by_position(parse(select), describe)
     found = refusals(select, tree)
     if found:
@@ -81,7 +85,9 @@ def _translated(select: str, tables: Mapping[str, str], describe: Describe, odd:
         tree = ordered(_named(without_qualify(mended(tree)), describe(select), shown))
         return _written(_placed(tree, tables))
     except SqlglotError as error:
-        raise QueryError(f"a query cannot be put into Athena's SQL: {str(error).splitlines()[0]}", hint=MARGIN) from error
+        raise QueryError(
+            f"a query cannot be put into Athena's SQL: {str(error).splitlines()[0]}", hint=MARGIN
+        ) from error
 
 
 def _by_position(tree: exp.Expr, describe: Describe) -> exp.Expr:
@@ -93,15 +99,31 @@ def _by_position(tree: exp.Expr, describe: Describe) -> exp.Expr:
         names = [[name for name, _ in describe(half.sql("duckdb"))] for half in halves]
         every = list(dict.fromkeys(names[0] + names[1]))
         for half, own in zip(halves, names, strict=True):
-            columns = [exp.column(name, quoted=True) if name in own else exp.alias_(exp.Null(), name, quoted=True) for name in every]
-            half.replace(exp.select(*columns).from_(exp.Subquery(this=half.copy(), alias=exp.TableAlias(this=exp.to_identifier("h")))))
+            columns = [
+                exp.column(name, quoted=True)
+                if name in own
+                else exp.alias_(exp.Null(), name, quoted=True)
+                for name in every
+            ]
+            half.replace(
+                exp.select(*columns).from_(
+                    exp.Subquery(
+                        this=half.copy(), alias=exp.TableAlias(this=exp.to_identifier("h"))
+                    )
+                )
+            )
         union.set("by_name", False)
     return tree
 
 
 def _plain_names(tree: exp.Expr) -> exp.Expr:
     """One name for functions that have two, where sqlglot does not know the second."""
-    plain = {"mean": exp.Avg, "every": exp.LogicalAnd, "arbitrary": exp.AnyValue, "cardinality": exp.ArraySize}
+    plain = {
+        "mean": exp.Avg,
+        "every": exp.LogicalAnd,
+        "arbitrary": exp.AnyValue,
+        "cardinality": exp.ArraySize,
+    }
     for node in list(tree.find_all(exp.Anonymous)):
         kind = plain.get(node.name.lower())
         if kind is not None and len(node.expressions) == 1:
@@ -113,9 +135,14 @@ def _qualified(tree: exp.Expr, describe: Describe) -> exp.Expr:
     """The tree with every column under its table's name, and stars, positions and names of other columns written out."""
     names = {table.name for table in _tables(tree)}
     columns: dict[str, object] = {
-        name.lower(): {column.lower(): "unknown" for column, _ in describe(f'SELECT * FROM "{name}"')} for name in names
+        name.lower(): {
+            column.lower(): "unknown" for column, _ in describe(f'SELECT * FROM "{name}"')
+        }
+        for name in names
     }
-    qualified = qualify(tree, schema=MappingSchema(columns, normalize=False), dialect="duckdb")  # which would make `$path` another name
+    qualified = qualify(
+        tree, schema=MappingSchema(columns, normalize=False), dialect="duckdb"
+    )  # which would make `$path` another name
     for select in list(qualified.find_all(exp.Select)):
         eliminate_semi_and_anti_joins(select)
     return qualified
@@ -124,9 +151,16 @@ def _qualified(tree: exp.Expr, describe: Describe) -> exp.Expr:
 def _refuse_odd(tree: exp.Expr, odd: Odd) -> None:
     """QueryError for columns that are read and cannot be."""
     named = {table.alias_or_name: table.name for table in _tables(tree) if table.name in odd}
-    read = {(named[column.table], column.name) for column in tree.find_all(exp.Column) if column.table in named}
+    read = {
+        (named[column.table], column.name)
+        for column in tree.find_all(exp.Column)
+        if column.table in named
+    }
     problems = [
-        f"{table}.{column}: {why}" for table, columns in odd.items() for column, why in columns.items() if (table, column.lower()) in read
+        f"{table}.{column}: {why}"
+        for table, columns in odd.items()
+        for column, why in columns.items()
+        if (table, column.lower()) in read
     ]
     if problems:
         raise QueryError(
@@ -145,7 +179,9 @@ def tables_in(select: str) -> frozenset[str]:
 def _tables(tree: exp.Expr) -> list[exp.Table]:
     """The tables that a query reads; a name that a WITH gives is none."""
     return [
-        table for table in tree.find_all(exp.Table) if isinstance(table.this, exp.Identifier) and table.name not in _named_around(table)
+        table
+        for table in tree.find_all(exp.Table)
+        if isinstance(table.this, exp.Identifier) and table.name not in _named_around(table)
     ]
 
 
@@ -174,7 +210,10 @@ def _named(tree: exp.Expr, columns: list[tuple[str, str]], shown: Shown) -> exp.
         for column, (name, kind) in zip(tree.expressions, columns, strict=True):
             value = column.unalias()
             if isinstance(value, exp.Null):
-                value = exp.cast(value.copy(), exp.DataType.build("INTEGER" if '"' in kind else kind, dialect="duckdb"))
+                value = exp.cast(
+                    value.copy(),
+                    exp.DataType.build("INTEGER" if '"' in kind else kind, dialect="duckdb"),
+                )
             column.replace(exp.alias_(shown(value, kind).copy(), name.lower(), quoted=True))
     return tree
 
@@ -187,9 +226,16 @@ def _shown(value: exp.Expr, kind: str) -> exp.Expr:
 
 def _kept(value: exp.Expr, kind: str) -> exp.Expr:
     """Sums of integers are decimals of 38 digits to whoever reads them as Arrow."""
-    if isinstance(value, exp.Column) or sort_of(kind) not in ("integer", "decimal", "float") or kind in UNSIGNED:
+    if (
+        isinstance(value, exp.Column)
+        or sort_of(kind) not in ("integer", "decimal", "float")
+        or kind in UNSIGNED
+    ):
         return value
-    return exp.cast(value.copy(), exp.DataType.build("DECIMAL(38, 0)" if kind == "HUGEINT" else kind, dialect="duckdb"))
+    return exp.cast(
+        value.copy(),
+        exp.DataType.build("DECIMAL(38, 0)" if kind == "HUGEINT" else kind, dialect="duckdb"),
+    )
 
 
 def _placed(tree: exp.Expr, tables: Mapping[str, str]) -> exp.Expr:
@@ -197,9 +243,14 @@ def _placed(tree: exp.Expr, tables: Mapping[str, str]) -> exp.Expr:
     for table in _tables(tree):
         if table.db or table.name not in tables:
             continue
-        stands, alias = tables[table.name], exp.TableAlias(this=exp.to_identifier(table.alias or table.name, quoted=True))
+        stands, alias = (
+            tables[table.name],
+            exp.TableAlias(this=exp.to_identifier(table.alias or table.name, quoted=True)),
+        )
         if stands.startswith("("):
-            inner: exp.Expr = exp.Subquery(this=sqlglot.parse_one(stands[1:-1], read="athena"), alias=alias)
+            inner: exp.Expr = exp.Subquery(
+                this=sqlglot.parse_one(stands[1:-1], read="athena"), alias=alias
+            )
         else:
             inner = exp.to_table(stands, dialect="athena")
             inner.set("alias", alias)

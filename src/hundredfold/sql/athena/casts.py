@@ -21,10 +21,10 @@ DIGITS = "[0-9]+(?:_[0-9]+)*"
 WHOLE = rf"[+-]?{DIGITS}"
 NUMBER = rf"[+-]?(?:{DIGITS}[.]?(?:{DIGITS})?|[.]{DIGITS})(?:[eE][+-]?[0-9]+)?"
 DAY = "([0-9]{4})(?:-([0-9]{1,2})-|/([0-9]{1,2})/| ([0-9]{1,2}) )([0-9]{1,2})"
-TIME = (
-    rf"{DAY}(?:(?:T| +)([0-9]{{1,2}}:[0-9]{{1,2}}(?::[0-9]{{1,2}}(?:[.][0-9]{{1,3}}0*)?)?)(Z| UTC|([+-][0-9]{{2}})(?::?([0-9]{{2}}))?)?)?"
-)
-YEAR, MONTH, MONTH_2, MONTH_3, DAY_OF_MONTH, CLOCK, ZONE, HOURS, MINUTES = range(1, 10)  # groups of TIME
+TIME = rf"{DAY}(?:(?:T| +)([0-9]{{1,2}}:[0-9]{{1,2}}(?::[0-9]{{1,2}}(?:[.][0-9]{{1,3}}0*)?)?)(Z| UTC|([+-][0-9]{{2}})(?::?([0-9]{{2}}))?)?)?"
+YEAR, MONTH, MONTH_2, MONTH_3, DAY_OF_MONTH, CLOCK, ZONE, HOURS, MINUTES = range(
+    1, 10
+)  # groups of TIME
 TRUE, FALSE = ("true", "t", "1", "yes", "y"), ("false", "f", "0", "no", "n")
 
 
@@ -37,7 +37,11 @@ def sql(text: str, **values: exp.Expr) -> exp.Expr:
     """A piece of Athena's SQL, with values for the names in it."""
 
     def put(node: exp.Expr) -> exp.Expr:
-        return _tight(values[node.name]) if isinstance(node, exp.Column) and node.name in values else node
+        return (
+            _tight(values[node.name])
+            if isinstance(node, exp.Column) and node.name in values
+            else node
+        )
 
     done: exp.Expr = _parsed(text).copy().transform(put, copy=False)
     return done
@@ -68,12 +72,19 @@ def to_text(value: exp.Expr, kind: str) -> exp.Expr:
         return let(plain, _of_float)
     if sort == "timestamp":
         return let(
-            plain, lambda t: sql("CASE WHEN strpos(t, '.') > 0 THEN trim(TRAILING '.' FROM trim(TRAILING '0' FROM t)) ELSE t END", t=t)
+            plain,
+            lambda t: sql(
+                "CASE WHEN strpos(t, '.') > 0 THEN trim(TRAILING '.' FROM trim(TRAILING '0' FROM t)) ELSE t END",
+                t=t,
+            ),
         )
     if sort in ("list", "struct", "map"):
         return call("json_format", exp.cast(value.copy(), "json"))
     if sort in ("blob", "interval", "time"):
-        raise QueryError(f"{value.sql('duckdb')} is a {kind}, and as a text it is another one on AWS", hint="leave it as it is")
+        raise QueryError(
+            f"{value.sql('duckdb')} is a {kind}, and as a text it is another one on AWS",
+            hint="leave it as it is",
+        )
     return plain
 
 
@@ -83,7 +94,10 @@ def _of_float(text: exp.Expr) -> exp.Expr:
         "t": text,
         "sign": sql("CASE WHEN t LIKE '-%' THEN '-' ELSE '' END", t=text),
         "power": sql("CAST(regexp_extract(t, '[eE][+]?(-?[0-9]+)', 1) AS INTEGER)", t=text),
-        "digits": sql("trim(TRAILING '0' FROM replace(regexp_extract(t, '([0-9.]+)[eE]', 1), '.', ''))", t=text),
+        "digits": sql(
+            "trim(TRAILING '0' FROM replace(regexp_extract(t, '([0-9.]+)[eE]', 1), '.', ''))",
+            t=text,
+        ),
     }
     return sql(
         r"""CASE
@@ -144,7 +158,10 @@ def constant_of(text: str, kind: exp.DataType) -> exp.Expr | None:
     if sort == "date":
         return exp.cast(exp.Literal.string(moment.date().isoformat()), "date")
     if moment.microsecond % 1000:
-        raise QueryError(f"the time {text!r} is finer than a millisecond, which is all that Athena keeps", hint="round it")
+        raise QueryError(
+            f"the time {text!r} is finer than a millisecond, which is all that Athena keeps",
+            hint="round it",
+        )
     return exp.cast(exp.Literal.string(moment.isoformat(" ", "milliseconds")), "timestamp")
 
 
@@ -155,7 +172,11 @@ TIMES = (*ZONED, exp.DataType.Type.TIMESTAMP, exp.DataType.Type.TIMESTAMPNTZ)
 def _sort(kind: exp.DataType) -> str:
     """The sort of a type that a cast names."""
     name = kind.sql("duckdb")
-    return "timestamp" if kind.this in TIMES else sort_of({"INT": "INTEGER", "REAL": "FLOAT", "TEXT": "VARCHAR"}.get(name, name))
+    return (
+        "timestamp"
+        if kind.this in TIMES
+        else sort_of({"INT": "INTEGER", "REAL": "FLOAT", "TEXT": "VARCHAR"}.get(name, name))
+    )
 
 
 def _moment(found: re.Match[str], *, applied: bool) -> dt.datetime:
@@ -164,7 +185,9 @@ def _moment(found: re.Match[str], *, applied: bool) -> dt.datetime:
     month = int(found[MONTH] or found[MONTH_2] or found[MONTH_3])
     hour, minute, second = [*(found[CLOCK] or "0:0").split(":"), "0"][:3]
     whole, _, fraction = second.partition(".")
-    moment = dt.datetime(year, month, day, int(hour), int(minute), int(whole), int(fraction[:6].ljust(6, "0")))
+    moment = dt.datetime(
+        year, month, day, int(hour), int(minute), int(whole), int(fraction[:6].ljust(6, "0"))
+    )
     if not applied or not found[HOURS]:
         return moment
     minutes = 60 * int(found[HOURS][1:]) + int(found[MINUTES] or 0)
@@ -174,7 +197,13 @@ def _moment(found: re.Match[str], *, applied: bool) -> dt.datetime:
 def _or_fail(read: exp.Case, text: exp.Expr, kind: exp.DataType, lenient: bool) -> exp.Expr:
     """What was read; where it could not be, NULL, or a cast that fails with the text in its words."""
     if not lenient:
-        read.append("ifs", exp.If(this=sql("t IS NOT NULL", t=text), true=exp.cast(sql("'cannot be read: ' || t", t=text), _athenas(kind))))
+        read.append(
+            "ifs",
+            exp.If(
+                this=sql("t IS NOT NULL", t=text),
+                true=exp.cast(sql("'cannot be read: ' || t", t=text), _athenas(kind)),
+            ),
+        )
     return read
 
 
@@ -187,14 +216,22 @@ def _like(pattern: str) -> str:
 
 
 def _case(text: exp.Expr, *whens: tuple[str, str], **values: exp.Expr) -> exp.Case:
-    made = sql("CASE " + " ".join(f"WHEN {condition} THEN {value}" for condition, value in whens) + " END", t=text, **values)
+    made = sql(
+        "CASE " + " ".join(f"WHEN {condition} THEN {value}" for condition, value in whens) + " END",
+        t=text,
+        **values,
+    )
     assert isinstance(made, exp.Case)
     return made
 
 
 def _float(text: exp.Expr, kind: exp.DataType) -> exp.Case:
     name = "REAL" if kind.this == exp.DataType.Type.FLOAT else "DOUBLE"
-    special = [("[+-]?(?i:nan)", "nan()"), ("[+]?(?i:inf(?:inity)?)", "infinity()"), ("-(?i:inf(?:inity)?)", "-infinity()")]
+    special = [
+        ("[+-]?(?i:nan)", "nan()"),
+        ("[+]?(?i:inf(?:inity)?)", "infinity()"),
+        ("-(?i:inf(?:inity)?)", "-infinity()"),
+    ]
     return _case(
         text,
         (_like(NUMBER), f"TRY_CAST(replace(t, '_', '') AS {name})"),
@@ -207,7 +244,10 @@ def _integer(text: exp.Expr, kind: exp.DataType) -> exp.Case:
     return _case(
         text,
         (_like(WHOLE), f"TRY_CAST(replace(t, '_', '') AS {name})"),
-        (_like(NUMBER), f"TRY_CAST(round(TRY_CAST(replace(t, '_', '') AS DECIMAL(38, 18))) AS {name})"),
+        (
+            _like(NUMBER),
+            f"TRY_CAST(round(TRY_CAST(replace(t, '_', '') AS DECIMAL(38, 18))) AS {name})",
+        ),
     )
 
 
@@ -216,12 +256,21 @@ def _decimal(text: exp.Expr, kind: exp.DataType) -> exp.Case:
 
 
 def _boolean(text: exp.Expr, _: exp.DataType) -> exp.Case:
-    return _case(text, *((f"lower(t) IN ({', '.join(map(repr, words))})", value) for words, value in ((TRUE, "TRUE"), (FALSE, "FALSE"))))
+    return _case(
+        text,
+        *(
+            (f"lower(t) IN ({', '.join(map(repr, words))})", value)
+            for words, value in ((TRUE, "TRUE"), (FALSE, "FALSE"))
+        ),
+    )
 
 
 def _day(text: exp.Expr) -> exp.Expr:
     """The day in a text, as YYYY-MM-DD."""
-    month, day = (rf"lpad(regexp_extract(t, '\A[0-9]{{4}}[-/ ]{skipped}([0-9]{{1,2}})', 1), 2, '0')" for skipped in ("", "[0-9]{1,2}[-/ ]"))
+    month, day = (
+        rf"lpad(regexp_extract(t, '\A[0-9]{{4}}[-/ ]{skipped}([0-9]{{1,2}})', 1), 2, '0')"
+        for skipped in ("", "[0-9]{1,2}[-/ ]")
+    )
     return sql(f"concat(substr(t, 1, 4), '-', {month}, '-', {day})", t=text)
 
 
@@ -235,12 +284,22 @@ def _timestamp(text: exp.Expr, kind: exp.DataType) -> exp.Case:
     if kind.this not in ZONED:
         return _case(text, (_like(TIME), "stamp"), stamp=stamp)
     hours = sql(f"nullif(regexp_extract(t, '{TIME}', {HOURS}), '')", t=text)
-    minutes = sql(f"coalesce(TRY_CAST(nullif(regexp_extract(t, '{TIME}', {MINUTES}), '') AS BIGINT), 0)", t=text)
+    minutes = sql(
+        f"coalesce(TRY_CAST(nullif(regexp_extract(t, '{TIME}', {MINUTES}), '') AS BIGINT), 0)",
+        t=text,
+    )
     moved = sql(
         "date_add('minute', CASE WHEN hours LIKE '-%' THEN minutes - 60 * CAST(hours AS BIGINT) ELSE -60 * CAST(hours AS BIGINT) - minutes END, stamp)",
         hours=hours, minutes=minutes, stamp=stamp,
     )  # fmt: skip
-    return _case(text, (_like(TIME) + " AND hours IS NOT NULL", "moved"), (_like(TIME), "stamp"), hours=hours, moved=moved, stamp=stamp)
+    return _case(
+        text,
+        (_like(TIME) + " AND hours IS NOT NULL", "moved"),
+        (_like(TIME), "stamp"),
+        hours=hours,
+        moved=moved,
+        stamp=stamp,
+    )
 
 
 _READ: dict[str, Callable[[exp.Expr, exp.DataType], exp.Case]] = {
@@ -250,13 +309,15 @@ _READ: dict[str, Callable[[exp.Expr, exp.DataType], exp.Case]] = {
 
 def _tight(value: exp.Expr) -> exp.Expr:
     """A value as part of another."""
-    loose = isinstance(value, exp.Binary | exp.Connector | exp.Not | exp.Neg | exp.Between | exp.Is | exp.In) and not isinstance(
-        value, exp.Dot
-    )
+    loose = isinstance(
+        value, exp.Binary | exp.Connector | exp.Not | exp.Neg | exp.Between | exp.Is | exp.In
+    ) and not isinstance(value, exp.Dot)
     return exp.paren(value.copy()) if loose else value.copy()
 
 
 def _value(argument: exp.Expr | str | int) -> exp.Expr:
     if isinstance(argument, exp.Expr):
         return argument.copy()
-    return exp.Literal.string(argument) if isinstance(argument, str) else exp.Literal.number(argument)
+    return (
+        exp.Literal.string(argument) if isinstance(argument, str) else exp.Literal.number(argument)
+    )

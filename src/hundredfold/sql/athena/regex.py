@@ -15,7 +15,8 @@ def pattern_of(pattern: str, flags: str = "") -> str:
     """The pattern in the words that both have; QueryError for what they read in two ways. `flags` are DuckDB's: c, i, s."""
     if set(flags) - set("cis"):
         raise QueryError(
-            f"the options {flags!r} of a regular expression: c, i and s are known on AWS", hint="write the pattern without them"
+            f"the options {flags!r} of a regular expression: c, i and s are known on AWS",
+            hint="write the pattern without them",
         )
     any_one = r"[\s\S]" if "s" in flags else r"[^\n]"
     parts, at = [], 0
@@ -37,7 +38,13 @@ def replacement_of(text: str) -> str:
     r"""What stands for a match: \1 is $1 there."""
     parts = re.findall(r"\\[0-9\\]|[^\\]|\\", text)
     return "".join(
-        f"${part[1]}" if len(part) == 2 and part[1].isdigit() else r"\\" if part[0] == "\\" else r"\$" if part == "$" else part
+        f"${part[1]}"
+        if len(part) == 2 and part[1].isdigit()
+        else r"\\"
+        if part[0] == "\\"
+        else r"\$"
+        if part == "$"
+        else part
         for part in parts
     )
 
@@ -53,7 +60,11 @@ def _escape(pattern: str, at: int, *, inside: bool) -> tuple[str, int]:
         found = PROPERTY.match(pattern, at + 2)
         if found:
             return f"\\{letter}{{{found[0].strip('{}')}}}", found.end()
-    elif letter and (letter in AS_IS or not (letter.isalnum() or letter.isspace())) and letter.isascii():
+    elif (
+        letter
+        and (letter in AS_IS or not (letter.isalnum() or letter.isspace()))
+        and letter.isascii()
+    ):
         return pattern[at : at + 2], at + 2
     raise _refused(pattern, pattern[at : at + 2])
 
@@ -73,7 +84,10 @@ def _bracket(pattern: str, at: int) -> tuple[str, int]:
         elif pattern.startswith("[:", at):
             raise _refused(pattern, pattern[at : at + 2])
         else:
-            part, at = (f"\\{pattern[at]}" if pattern[at] in "[&~|^" else pattern[at]), at + 1  # Java's classes can be nested and cut
+            part, at = (
+                (f"\\{pattern[at]}" if pattern[at] in "[&~|^" else pattern[at]),
+                at + 1,
+            )  # Java's classes can be nested and cut
         parts.append(part)
     if at >= len(pattern):
         raise _refused(pattern, pattern[start:])
@@ -82,5 +96,6 @@ def _bracket(pattern: str, at: int) -> tuple[str, int]:
 
 def _refused(pattern: str, part: str) -> QueryError:
     return QueryError(
-        f"the regular expression {pattern!r}: {part!r} is read in another way on AWS", hint="write it with classes in brackets"
+        f"the regular expression {pattern!r}: {part!r} is read in another way on AWS",
+        hint="write it with classes in brackets",
     )

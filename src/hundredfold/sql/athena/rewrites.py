@@ -30,7 +30,12 @@ def wanted(node: exp.Expr) -> Sequence[exp.Expr | None] | None:
     kind = type(node)
     if kind not in ASKING:
         return None
-    values = [value for part, found in node.args.items() if part != "query" for value in (found if isinstance(found, list) else [found])]
+    values = [
+        value
+        for part, found in node.args.items()
+        if part != "query"
+        for value in (found if isinstance(found, list) else [found])
+    ]
     bare = [_bare(value) for value in values if isinstance(value, exp.Expr)]
     return [node if kind in ASKING_OWN else None, *(value for value in bare if _is_value(value))]
 
@@ -40,7 +45,11 @@ def mended(tree: exp.Expr) -> exp.Expr:
     holder = exp.Paren(this=tree)
     _exact_averages(holder)
     for node in reversed(list(tree.walk())):
-        mend = NAMED.get(node.name.lower()) if isinstance(node, exp.Anonymous) else MENDS.get(type(node))
+        mend = (
+            NAMED.get(node.name.lower())
+            if isinstance(node, exp.Anonymous)
+            else MENDS.get(type(node))
+        )
         if mend is not None:
             node.replace(mend(node, operands(node)))
     whole: exp.Expr = holder.this
@@ -83,8 +92,12 @@ def _of_kind(value: exp.Expr, node: exp.Expr) -> exp.Expr:
 def _divide(node: exp.Div, kinds: Sequence[str]) -> exp.Expr:
     left, right = node.this, node.expression
     if "interval" in map(sort_of, kinds):
-        raise _refused(node, "a division of an interval", "divide the number of seconds, days or months")
-    whole = left if kinds[:1] == ("DOUBLE",) and isinstance(left, exp.Column) else _double(left)  # of doubles, or 0 would be an error
+        raise _refused(
+            node, "a division of an interval", "divide the number of seconds, days or months"
+        )
+    whole = (
+        left if kinds[:1] == ("DOUBLE",) and isinstance(left, exp.Column) else _double(left)
+    )  # of doubles, or 0 would be an error
     return exp.Div(this=whole.copy(), expression=right.copy(), typed=True, safe=False)
 
 
@@ -114,7 +127,10 @@ def _extreme(node: exp.Greatest | exp.Least, _: Sequence[str]) -> exp.Expr:
     """DuckDB leaves nulls out, Athena answers null: each value stands for those that are null."""
     values = [node.this, *node.expressions]
     turned = (
-        [exp.Coalesce(this=each.copy(), expressions=[v.copy() for v in values if v is not each]) for each in values]
+        [
+            exp.Coalesce(this=each.copy(), expressions=[v.copy() for v in values if v is not each])
+            for each in values
+        ]
         if len(values) > 1
         else values
     )
@@ -152,11 +168,24 @@ def _add(node: exp.Add | exp.Sub, kinds: Sequence[str]) -> exp.Expr:
 def _later(node: exp.Expr, value: exp.Expr, interval: exp.Interval, kind: str) -> exp.Expr:
     unit, size, number = _span(interval)
     if sort_of(kind) not in ("date", "timestamp"):
-        raise _refused(node, f"{kind or 'a value'} and an interval", "an interval can be added to a date or a time")
+        raise _refused(
+            node,
+            f"{kind or 'a value'} and an interval",
+            "an interval can be added to a date or a time",
+        )
     if isinstance(node, exp.Sub):
         number = exp.Neg(this=exp.paren(number.copy()))
-    amount = number if size == 1 else exp.Mul(this=exp.paren(number.copy()), expression=exp.Literal.number(size))
-    return call("date_add", unit, amount, exp.cast(value.copy(), "timestamp") if sort_of(kind) == "date" else value)
+    amount = (
+        number
+        if size == 1
+        else exp.Mul(this=exp.paren(number.copy()), expression=exp.Literal.number(size))
+    )
+    return call(
+        "date_add",
+        unit,
+        amount,
+        exp.cast(value.copy(), "timestamp") if sort_of(kind) == "date" else value,
+    )
 
 
 def _span(interval: exp.Interval) -> tuple[str, int, exp.Expr]:
@@ -166,7 +195,11 @@ def _span(interval: exp.Interval) -> tuple[str, int, exp.Expr]:
     size = MONTHS.get(name) or DAYS.get(name) or (1 if name in CLOCK else 0)
     number = interval.this
     if not size or number is None:
-        raise _refused(interval, "this interval", "use one number and one of year, quarter, month, week, day, hour, minute, second")
+        raise _refused(
+            interval,
+            "this interval",
+            "use one number and one of year, quarter, month, week, day, hour, minute, second",
+        )
     unit_there = "month" if name in MONTHS else "day" if name in DAYS else name
     bare = number.unnest()
     if isinstance(bare, exp.Literal) and bare.is_string:
@@ -178,14 +211,18 @@ def _span(interval: exp.Interval) -> tuple[str, int, exp.Expr]:
 
 def _interval(node: exp.Interval, _: Sequence[str]) -> exp.Expr:
     """In the frame of a window; in a sum it is gone by now."""
-    if node.find_ancestor(exp.WindowSpec) is None and not isinstance(node.parent, exp.Add | exp.Sub):
+    if node.find_ancestor(exp.WindowSpec) is None and not isinstance(
+        node.parent, exp.Add | exp.Sub
+    ):
         raise _refused(node, "an interval as a value", "use the number of days or seconds")
     if isinstance(node.parent, exp.Add | exp.Sub):
         return node
     unit, size, number = _span(node)
     if not isinstance(number, exp.Literal):
         raise _refused(node, "this interval in a window", "use a plain number")
-    return exp.Interval(this=exp.Literal.string(str(int(number.name) * size)), unit=exp.Var(this=unit.upper()))
+    return exp.Interval(
+        this=exp.Literal.string(str(int(number.name) * size)), unit=exp.Var(this=unit.upper())
+    )
 
 
 # ---- comparisons
@@ -195,7 +232,10 @@ def _compare(node: exp.Binary, kinds: Sequence[str]) -> exp.Expr:
     """A text that is written there is of the type of the other side; NaN is equal to itself, and above all numbers."""
     if len(kinds) < 2:
         return node
-    left, right = _alike(node, node.this, kinds[0], kinds[1]), _alike(node, node.expression, kinds[1], kinds[0])
+    left, right = (
+        _alike(node, node.this, kinds[0], kinds[1]),
+        _alike(node, node.expression, kinds[1], kinds[0]),
+    )
     plain = type(node)(this=left.copy(), expression=right.copy())
     floats = "float" in map(sort_of, kinds)
     if not floats or isinstance(node, exp.NullSafeEQ | exp.NullSafeNEQ):
@@ -230,14 +270,20 @@ def _joins(node: exp.Expr) -> bool:
 def _is_nan(value: exp.Expr, kind: str) -> exp.Expr | None:
     """Whether a value is NaN; None where it cannot be."""
     bare = value.unnest()
-    return call("is_nan", value) if sort_of(kind) == "float" and not isinstance(bare, exp.Literal) else None
+    return (
+        call("is_nan", value)
+        if sort_of(kind) == "float" and not isinstance(bare, exp.Literal)
+        else None
+    )
 
 
 def _is_there(value: exp.Expr) -> exp.Expr | None:
     """Whether a value is not null; None where it cannot be."""
     bare = value.unnest()
     written = isinstance(bare.this if isinstance(bare, exp.Neg) else bare, exp.Literal)
-    return None if written else exp.not_(exp.Is(this=exp.paren(value.copy()), expression=exp.Null()))
+    return (
+        None if written else exp.not_(exp.Is(this=exp.paren(value.copy()), expression=exp.Null()))
+    )
 
 
 def _or(plain: exp.Expr, *also: exp.Expr | None) -> exp.Expr:
@@ -304,12 +350,27 @@ def _cast(node: exp.Cast, kinds: Sequence[str]) -> exp.Expr:
         return to_text(value, kinds[0]) if kinds else node
     if source == "text":
         return from_text(value, kind, lenient=lenient)
-    if source == "float" and name in (types.TINYINT, types.SMALLINT, types.INT, types.BIGINT):  # half to even
-        rounded = let(value, lambda x: sql("CASE WHEN abs(x) % 1 = 0.5 THEN 2e0 * round(x / 2e0) ELSE round(x) END", x=x))
+    if source == "float" and name in (
+        types.TINYINT,
+        types.SMALLINT,
+        types.INT,
+        types.BIGINT,
+    ):  # half to even
+        rounded = let(
+            value,
+            lambda x: sql(
+                "CASE WHEN abs(x) % 1 = 0.5 THEN 2e0 * round(x / 2e0) ELSE round(x) END", x=x
+            ),
+        )
         return type(node)(this=rounded, to=kind.copy())
     if source == "float" and name == types.DECIMAL:
         return _decimal_of_float(node, value, kind)
-    if name in (types.TIMESTAMP, types.TIMESTAMPNTZ, types.TIMESTAMPTZ, types.TIMESTAMPLTZ):  # all times are UTC
+    if name in (
+        types.TIMESTAMP,
+        types.TIMESTAMPNTZ,
+        types.TIMESTAMPTZ,
+        types.TIMESTAMPLTZ,
+    ):  # all times are UTC
         return exp.cast(value.copy(), "timestamp")
     if name in (types.ARRAY, types.LIST, types.MAP, types.BLOB, types.VARBINARY) and source not in (
         "list",
@@ -319,7 +380,11 @@ def _cast(node: exp.Cast, kinds: Sequence[str]) -> exp.Expr:
         "null",
         "",
     ):
-        raise _refused(node, f"a {kinds[0]} as {kind.sql('duckdb')}", "give the column this type where it is made")
+        raise _refused(
+            node,
+            f"a {kinds[0]} as {kind.sql('duckdb')}",
+            "give the column this type where it is made",
+        )
     return node
 
 
@@ -332,7 +397,9 @@ def _decimal_of_float(node: exp.Cast, value: exp.Expr, kind: exp.DataType) -> ex
         exp.DataType.build(f"decimal({max(scale, 1)}, {scale})", dialect="athena"),
     )
     whole = type(node)(this=sql(f"round(x * 1e{scale})", x=value), to=digits)
-    return type(node)(this=exp.Mul(this=whole, expression=smallest) if scale else whole, to=kind.copy())
+    return type(node)(
+        this=exp.Mul(this=whole, expression=smallest) if scale else whole, to=kind.copy()
+    )
 
 
 # ---- texts
@@ -341,7 +408,10 @@ def _decimal_of_float(node: exp.Cast, value: exp.Expr, kind: exp.DataType) -> ex
 def _join(node: exp.DPipe, kinds: Sequence[str]) -> exp.Expr:
     if len(kinds) < 2 or {"list", "blob"} & set(map(sort_of, kinds)):
         return exp.DPipe(this=node.this.copy(), expression=node.expression.copy(), safe=False)
-    left, right = (_paren(to_text(value, kind)) for value, kind in zip((node.this, node.expression), kinds, strict=True))
+    left, right = (
+        _paren(to_text(value, kind))
+        for value, kind in zip((node.this, node.expression), kinds, strict=True)
+    )
     return exp.DPipe(this=left, expression=right, safe=False)
 
 
@@ -356,7 +426,10 @@ def _concat(node: exp.Concat, kinds: Sequence[str]) -> exp.Expr:
 
 
 def _concat_with(node: exp.ConcatWs, kinds: Sequence[str]) -> exp.Expr:
-    return call("concat_ws", *(to_text(value, kind) for value, kind in zip(node.expressions, kinds, strict=True)))
+    return call(
+        "concat_ws",
+        *(to_text(value, kind) for value, kind in zip(node.expressions, kinds, strict=True)),
+    )
 
 
 def _length(node: exp.Length, kinds: Sequence[str]) -> exp.Expr:
@@ -367,7 +440,11 @@ def _length(node: exp.Length, kinds: Sequence[str]) -> exp.Expr:
 
 def _trim(node: exp.Trim, _: Sequence[str]) -> exp.Expr:
     position = str(node.args.get("position") or "BOTH").upper()
-    return exp.Trim(this=node.this.copy(), expression=(node.expression or exp.Literal.string(SPACES)).copy(), position=position)
+    return exp.Trim(
+        this=node.this.copy(),
+        expression=(node.expression or exp.Literal.string(SPACES)).copy(),
+        position=position,
+    )
 
 
 def _substring(node: exp.Substring, _: Sequence[str]) -> exp.Expr:
@@ -379,7 +456,12 @@ def _left(node: exp.Left, _: Sequence[str]) -> exp.Expr:
     if (_number(number) or 0) >= 0 and _number(number) is not None:
         return call("substr", node.this, 1, number)
     return let(
-        node.this, lambda t: sql("substr(t, 1, n)", t=t, n=_by_sign(number, sql("greatest(length(t) + n, 0)", t=t, n=number), number))
+        node.this,
+        lambda t: sql(
+            "substr(t, 1, n)",
+            t=t,
+            n=_by_sign(number, sql("greatest(length(t) + n, 0)", t=t, n=number), number),
+        ),
     )
 
 
@@ -388,7 +470,11 @@ def _right(node: exp.Right, _: Sequence[str]) -> exp.Expr:
     return let(
         node.this,
         lambda t: sql(
-            "substr(t, n)", t=t, n=_by_sign(number, sql("1 - n", n=number), sql("greatest(length(t) - n + 1, 1)", t=t, n=number))
+            "substr(t, n)",
+            t=t,
+            n=_by_sign(
+                number, sql("1 - n", n=number), sql("greatest(length(t) - n + 1, 1)", t=t, n=number)
+            ),
         ),
     )
 
@@ -402,8 +488,19 @@ def _cut(value: exp.Expr, start: exp.Expr, size: exp.Expr | None) -> exp.Expr:
         first = _by_sign(start, sql("length(t) + s + 1", t=text, s=start), start)
         if size is None:
             return sql("substr(t, greatest(first, 1))", t=text, first=first)
-        low, high = (_by_sign(size, *ends) for ends in ((sql("a + n", a=first, n=size), first), (first, sql("a + n", a=first, n=size))))
-        return sql("substr(t, greatest(low, 1), greatest(high - greatest(low, 1), 0))", t=text, low=low, high=high)
+        low, high = (
+            _by_sign(size, *ends)
+            for ends in (
+                (sql("a + n", a=first, n=size), first),
+                (first, sql("a + n", a=first, n=size)),
+            )
+        )
+        return sql(
+            "substr(t, greatest(low, 1), greatest(high - greatest(low, 1), 0))",
+            t=text,
+            low=low,
+            high=high,
+        )
 
     return let(value, cut)
 
@@ -440,18 +537,29 @@ def _contains(node: exp.Contains, kinds: Sequence[str]) -> exp.Expr:
 
 
 def _ends_with(node: exp.Expr, _: Sequence[str]) -> exp.Expr:
-    text, end = node.expressions if isinstance(node, exp.Anonymous) else (node.this, node.expression)
-    return let(text, lambda t: sql("length(t) >= length(s) AND substr(t, length(t) - length(s) + 1) = s", t=t, s=end))
+    text, end = (
+        node.expressions if isinstance(node, exp.Anonymous) else (node.this, node.expression)
+    )
+    return let(
+        text,
+        lambda t: sql(
+            "length(t) >= length(s) AND substr(t, length(t) - length(s) + 1) = s", t=t, s=end
+        ),
+    )
 
 
 def _starts_with(node: exp.Expr, _: Sequence[str]) -> exp.Expr:
-    text, start = node.expressions if isinstance(node, exp.Anonymous) else (node.this, node.expression)
+    text, start = (
+        node.expressions if isinstance(node, exp.Anonymous) else (node.this, node.expression)
+    )
     return sql("substr(t, 1, length(s)) = s", t=text, s=start)
 
 
 def _split_part(node: exp.SplitPart, _: Sequence[str]) -> exp.Expr:
     if (_number(node.args["part_index"]) or 0) < 1:
-        raise _refused(node, "a part of a text that is not counted from 1", "use a number from 1 on")
+        raise _refused(
+            node, "a part of a text that is not counted from 1", "use a number from 1 on"
+        )
     part = call("split_part", node.this, node.args["delimiter"], node.args["part_index"])
     return sql("CASE WHEN t IS NOT NULL THEN coalesce(part, '') END", t=node.this, part=part)
 
@@ -463,7 +571,9 @@ def _md5(node: exp.MD5, _: Sequence[str]) -> exp.Expr:
 def _pattern(node: exp.Expr, flags: exp.Expr | None = None) -> str:
     for part in (node.expression, flags):
         if part is not None and not (isinstance(part, exp.Literal) and part.is_string):
-            raise _refused(node, "a regular expression that is no plain text", "write the pattern as a text")
+            raise _refused(
+                node, "a regular expression that is no plain text", "write the pattern as a text"
+            )
     return pattern_of(node.expression.name, flags.name if flags is not None else "")
 
 
@@ -472,7 +582,11 @@ def _matches(node: exp.RegexpLike, _: Sequence[str]) -> exp.Expr:
 
 
 def _matches_whole(node: exp.RegexpFullMatch, _: Sequence[str]) -> exp.Expr:
-    return call("regexp_like", node.this, rf"\A(?:{_pattern(node, node.args.get('options') or node.args.get('flag'))})\z")
+    return call(
+        "regexp_like",
+        node.this,
+        rf"\A(?:{_pattern(node, node.args.get('options') or node.args.get('flag'))})\z",
+    )
 
 
 def _extracted(node: exp.RegexpExtract, _: Sequence[str]) -> exp.Expr:
@@ -485,7 +599,11 @@ def _replaced(node: exp.RegexpReplace, _: Sequence[str]) -> exp.Expr:
     flags, text = node.args.get("modifiers"), node.args.get("replacement")
     letters = flags.name if isinstance(flags, exp.Literal) else ""
     if "g" not in letters or not isinstance(text, exp.Literal):
-        raise _refused(node, "regexp_replace of the first match alone", "replace all of them, with the option 'g'")
+        raise _refused(
+            node,
+            "regexp_replace of the first match alone",
+            "replace all of them, with the option 'g'",
+        )
     pattern = _pattern(node, exp.Literal.string(letters.replace("g", "")))
     return call("regexp_replace", node.this, pattern, replacement_of(text.name))
 
@@ -495,7 +613,11 @@ def _replaced(node: exp.RegexpReplace, _: Sequence[str]) -> exp.Expr:
 
 def _truncated(node: exp.Expr, kinds: Sequence[str]) -> exp.Expr:
     unit = node.args["unit"].name.lower().rstrip("s")
-    value = exp.cast(node.this.copy(), "timestamp") if kinds and sort_of(kinds[0]) == "date" else node.this
+    value = (
+        exp.cast(node.this.copy(), "timestamp")
+        if kinds and sort_of(kinds[0]) == "date"
+        else node.this
+    )
     cut = call("date_trunc", unit, value)
     return exp.cast(cut, "date") if own(node) == "DATE" else cut
 
@@ -522,7 +644,9 @@ def _date_part(node: exp.Anonymous, _: Sequence[str]) -> exp.Expr:
 
 
 def _part_called(name: str) -> Mend:
-    return lambda node, _: _part(name, node.expressions[0] if isinstance(node, exp.Anonymous) else node.this)
+    return lambda node, _: _part(
+        name, node.expressions[0] if isinstance(node, exp.Anonymous) else node.this
+    )
 
 
 def _difference(node: exp.DateDiff, kinds: Sequence[str]) -> exp.Expr:
@@ -531,7 +655,9 @@ def _difference(node: exp.DateDiff, kinds: Sequence[str]) -> exp.Expr:
     later, earlier = node.this, node.expression
     if unit == "day" and list(map(sort_of, kinds[:2])) == ["date", "date"]:
         return call("date_diff", "day", earlier, later)
-    cut = [call("date_trunc", unit, exp.cast(value.copy(), "timestamp")) for value in (earlier, later)]
+    cut = [
+        call("date_trunc", unit, exp.cast(value.copy(), "timestamp")) for value in (earlier, later)
+    ]
     return call("date_diff", unit, *cut)
 
 
@@ -557,10 +683,20 @@ def _exact_averages(tree: exp.Expr) -> None:
         whole: exp.Expr = node
         while isinstance(whole.parent, exp.Filter | exp.Window) and whole.parent.this is whole:
             whole = whole.parent
-        total, count = (whole.copy().transform(_put(exp.Avg, other)) for other in (exp.Sum, exp.Count))
-        scale = 10 ** int(kind.rstrip(")").rpartition(",")[2]) if isinstance(whole, exp.Window) else 1  # over a window DuckDB divides once
-        digits = total if scale == 1 else sql(f"CAST(total * {scale} AS DECIMAL(38, 0))", total=total)
-        whole.replace(exp.paren(sql(f"CAST(digits AS DOUBLE) / (count * {scale})", digits=digits, count=count)))
+        total, count = (
+            whole.copy().transform(_put(exp.Avg, other)) for other in (exp.Sum, exp.Count)
+        )
+        scale = (
+            10 ** int(kind.rstrip(")").rpartition(",")[2]) if isinstance(whole, exp.Window) else 1
+        )  # over a window DuckDB divides once
+        digits = (
+            total if scale == 1 else sql(f"CAST(total * {scale} AS DECIMAL(38, 0))", total=total)
+        )
+        whole.replace(
+            exp.paren(
+                sql(f"CAST(digits AS DOUBLE) / (count * {scale})", digits=digits, count=count)
+            )
+        )
 
 
 def _put(old: type[exp.Expr], new: type[exp.Expr]) -> Callable[[exp.Expr], exp.Expr]:
@@ -584,7 +720,11 @@ def _by(name: str) -> Mend:
     """max_by and min_by: DuckDB leaves out rows whose first value is null."""
 
     def mend(node: exp.Expr, _: Sequence[str]) -> exp.Expr:
-        return call(name, node.this, sql("CASE WHEN x IS NOT NULL THEN y END", x=node.this, y=node.expression))
+        return call(
+            name,
+            node.this,
+            sql("CASE WHEN x IS NOT NULL THEN y END", x=node.this, y=node.expression),
+        )
 
     return mend
 
@@ -604,16 +744,25 @@ def _joined(node: exp.GroupConcat, kinds: Sequence[str]) -> exp.Expr:
     order = node.this
     value = order.this
     if isinstance(value, exp.Distinct):
-        raise _refused(node, "the different values of a group as one text", "take them in a subquery with SELECT DISTINCT")
+        raise _refused(
+            node,
+            "the different values of a group as one text",
+            "take them in a subquery with SELECT DISTINCT",
+        )
     listed = exp.ArrayAgg(
-        this=exp.Order(this=to_text(value, kinds[0] if kinds else "VARCHAR").copy(), expressions=[key.copy() for key in order.expressions])
+        this=exp.Order(
+            this=to_text(value, kinds[0] if kinds else "VARCHAR").copy(),
+            expressions=[key.copy() for key in order.expressions],
+        )
     )
     there = exp.not_(exp.Is(this=exp.paren(value.copy()), expression=exp.Null()))
     filtered = node.parent if isinstance(node.parent, exp.Filter) else None
     if filtered is not None:
         raise _refused(node, "FILTER of a joined text", "use CASE inside the brackets")
     return call(
-        "array_join", exp.Filter(this=listed, expression=exp.Where(this=there)), node.args.get("separator") or exp.Literal.string(",")
+        "array_join",
+        exp.Filter(this=listed, expression=exp.Where(this=there)),
+        node.args.get("separator") or exp.Literal.string(","),
     )
 
 
@@ -629,7 +778,11 @@ def _element(node: exp.Bracket, kinds: Sequence[str]) -> exp.Expr:
     number = _number(bare) if bare is not None else None
     number = number + 1 if number is not None else None
     if not number:
-        raise _refused(node, "a part of a list that is not named by a plain number", "use list[1], or join unnest(list)")
+        raise _refused(
+            node,
+            "a part of a list that is not named by a plain number",
+            "use list[1], or join unnest(list)",
+        )
     if kinds and sort_of(kinds[0]) == "text":
         return _cut(node.this, exp.Literal.number(number), exp.Literal.number(1))
     return call("element_at", node.this, exp.Literal.number(number))
@@ -640,7 +793,11 @@ def _kept(node: exp.Expr) -> exp.Expr:
 
 
 def _paren(value: exp.Expr) -> exp.Expr:
-    return exp.paren(value.copy()) if isinstance(value, exp.Binary | exp.Connector | exp.Case) else value.copy()
+    return (
+        exp.paren(value.copy())
+        if isinstance(value, exp.Binary | exp.Connector | exp.Case)
+        else value.copy()
+    )
 
 
 def _refused(node: exp.Expr, words: str, hint: str) -> QueryError:
@@ -664,7 +821,9 @@ NAMED: dict[str, Mend] = {
     "isfinite": _finite, "prefix": _starts_with, "suffix": _ends_with, "date_part": _date_part, "datepart": _date_part,
     "weekday": _part_called("dow"), "epoch_ns": _nanoseconds,
 }  # fmt: skip
-ASKING_OWN = frozenset([exp.Floor, exp.Ceil, exp.Round, exp.Trunc, exp.Abs, exp.TimestampTrunc, exp.DateTrunc])
+ASKING_OWN = frozenset(
+    [exp.Floor, exp.Ceil, exp.Round, exp.Trunc, exp.Abs, exp.TimestampTrunc, exp.DateTrunc]
+)
 ASKING = ASKING_OWN | {
     exp.Div, exp.IntDiv, exp.Add, exp.Sub, exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.NullSafeEQ, exp.NullSafeNEQ, exp.In, exp.Between, exp.Cast,
     exp.TryCast, exp.DPipe, exp.Concat, exp.ConcatWs, exp.Length, exp.ArraySize, exp.Contains, exp.DateDiff, exp.Avg, exp.Sum, exp.GroupConcat, exp.Bracket,

@@ -10,7 +10,9 @@ from functools import cached_property
 
 from sqlglot import exp
 
-Describe = Callable[[str], list[tuple[str, str]]]  # the columns of a query in DuckDB's SQL: names and types
+Describe = Callable[
+    [str], list[tuple[str, str]]
+]  # the columns of a query in DuckDB's SQL: names and types
 Wanted = Callable[[exp.Expr], Sequence[exp.Expr | None] | None]
 KINDS = "kinds"  # where a node's own type and those of its operands are kept: (own, *operands)
 
@@ -28,7 +30,13 @@ def sort_of(kind: str) -> str:
     if kind.startswith("TIMESTAMP"):
         return "timestamp"
     name = kind.partition("(")[0]
-    plain = {"DOUBLE": "float", "FLOAT": "float", "VARCHAR": "text", "ENUM": "text", '"NULL"': "null"}
+    plain = {
+        "DOUBLE": "float",
+        "FLOAT": "float",
+        "VARCHAR": "text",
+        "ENUM": "text",
+        '"NULL"': "null",
+    }
     return plain.get(name, name.lower())
 
 
@@ -41,7 +49,9 @@ def ask(tree: exp.Expr, wanted: Wanted, describe: Describe) -> None:
             scope = Scope(select, describe)
             scope.learn([value for _, values in asking for value in values if value is not None])
             for node, values in asking:
-                node.meta[KINDS] = tuple(scope.kind(value) if value is not None else "" for value in values)
+                node.meta[KINDS] = tuple(
+                    scope.kind(value) if value is not None else "" for value in values
+                )
 
 
 def own(node: exp.Expr) -> str:
@@ -80,7 +90,13 @@ class Scope:
         if parts == [value]:
             return self._kinds.get(self._text(value), "")
         kinds = {self._kinds[self._text(part)] for part in parts}
-        return "BIGINT" if kinds <= INTEGERS else "DOUBLE" if "DOUBLE" in kinds and kinds <= INTEGERS | {"DOUBLE"} else ""
+        return (
+            "BIGINT"
+            if kinds <= INTEGERS
+            else "DOUBLE"
+            if "DOUBLE" in kinds and kinds <= INTEGERS | {"DOUBLE"}
+            else ""
+        )
 
     def _ask(self, values: Sequence[exp.Expr]) -> None:
         plain: list[str] = []
@@ -98,7 +114,10 @@ class Scope:
     def _text(self, value: exp.Expr) -> str:
         """A value in SQL whose columns are all those of this SELECT."""
         if id(value) not in self._texts:
-            free = any(isinstance(node, exp.Column) and node.table not in self.tables for node in value.walk())
+            free = any(
+                isinstance(node, exp.Column) and node.table not in self.tables
+                for node in value.walk()
+            )
             bound = value.copy().transform(self._bind, self._inner(value)) if free else value
             self._texts[id(value)] = bound.sql("duckdb", comments=False)
         return self._texts[id(value)]
@@ -108,7 +127,9 @@ class Scope:
         if not isinstance(node, exp.Column) or isinstance(node.this, exp.Star):
             return node
         if not node.table:
-            return exp.paren(self._aliases[node.name].copy()) if node.name in self._aliases else node
+            return (
+                exp.paren(self._aliases[node.name].copy()) if node.name in self._aliases else node
+            )
         if node.table in self.tables or node.table in inner or node.table not in self._outer:
             return node
         around = self._outer[node.table]
@@ -116,11 +137,19 @@ class Scope:
         return exp.cast(exp.Null(), around.kind(node), dialect="duckdb")
 
     def _inner(self, value: exp.Expr) -> set[str]:
-        return {source.alias_or_name for select in value.find_all(exp.Select) for source in _sources(select)}
+        return {
+            source.alias_or_name
+            for select in value.find_all(exp.Select)
+            for source in _sources(select)
+        }
 
     @cached_property
     def _aliases(self) -> dict[str, exp.Expr]:
-        return {column.alias: column.this for column in self.select.expressions if isinstance(column, exp.Alias)}
+        return {
+            column.alias: column.this
+            for column in self.select.expressions
+            if isinstance(column, exp.Alias)
+        }
 
     @cached_property
     def _outer(self) -> dict[str, Scope]:
@@ -138,7 +167,13 @@ class Scope:
         """A query whose columns are these values."""
         columns = ", ".join(f"{text} AS k{number}" for number, text in enumerate(texts))
         parts = ["from_", "joins", *(["group"] if group else []), "windows"]
-        rest = exp.Select(**{part: _copied(self.select.args[part]) for part in parts if self.select.args.get(part)})
+        rest = exp.Select(
+            **{
+                part: _copied(self.select.args[part])
+                for part in parts
+                if self.select.args.get(part)
+            }
+        )
         for column in list(rest.find_all(exp.Column)):
             if column.table and column.find_ancestor(exp.Select) is rest:
                 bound = self._bind(column, set())
@@ -149,7 +184,9 @@ class Scope:
 
 def _own(select: exp.Select) -> Iterator[exp.Expr]:
     """The nodes of a SELECT that are in no SELECT inside of it."""
-    for node in select.walk(prune=lambda node: node is not select and isinstance(node, exp.Select | exp.SetOperation)):
+    for node in select.walk(
+        prune=lambda node: node is not select and isinstance(node, exp.Select | exp.SetOperation)
+    ):
         if not isinstance(node, exp.Query):
             yield node
 
@@ -158,7 +195,11 @@ def _parts(value: exp.Expr) -> Iterator[exp.Expr]:
     """What a sum or a product is made of; of all else itself."""
     if isinstance(value, exp.Paren) and isinstance(value.this, SUMS):
         yield from _parts(value.this)
-    elif isinstance(value, SUMS) and not isinstance(value.expression, exp.Interval) and not isinstance(value.this, exp.Interval):
+    elif (
+        isinstance(value, SUMS)
+        and not isinstance(value.expression, exp.Interval)
+        and not isinstance(value.this, exp.Interval)
+    ):
         yield from _parts(value.this)
         yield from _parts(value.expression)
     else:
@@ -167,12 +208,17 @@ def _parts(value: exp.Expr) -> Iterator[exp.Expr]:
 
 def _sources(select: exp.Expr) -> list[exp.Expr]:
     source = select.args.get("from_")
-    return [*([source.this] if source is not None else []), *(join.this for join in select.args.get("joins") or ())]
+    return [
+        *([source.this] if source is not None else []),
+        *(join.this for join in select.args.get("joins") or ()),
+    ]
 
 
 def _sums_up(value: exp.Expr) -> bool:
     """Whether a value is made of a group of rows."""
-    return any(not _is_over_window(node, value) for node in value.find_all(exp.AggFunc, exp.Grouping))
+    return any(
+        not _is_over_window(node, value) for node in value.find_all(exp.AggFunc, exp.Grouping)
+    )
 
 
 def _is_over_window(node: exp.Expr, value: exp.Expr) -> bool:

@@ -72,7 +72,9 @@ using values varchar when where window with within
 """
 FUNCTIONS = frozenset(_FUNCTIONS.split())
 NOT_FUNCTIONS = frozenset(_WORDS.split())
-Rule = tuple[Callable[[exp.Expr], bool], str, str]  # what it is true of, in words, and how it is written
+Rule = tuple[
+    Callable[[exp.Expr], bool], str, str
+]  # what it is true of, in words, and how it is written
 
 
 def refusals(select: str, tree: exp.Expr) -> list[tuple[int, str]]:
@@ -86,7 +88,12 @@ def refusals(select: str, tree: exp.Expr) -> list[tuple[int, str]]:
                 break
         else:
             if not isinstance(node, NODES) and not _is_in_a_struct(node):
-                found.append((_line(node), f"{' '.join(node.sql('duckdb').split())[:60]}, for which Athena has no word"))
+                found.append(
+                    (
+                        _line(node),
+                        f"{' '.join(node.sql('duckdb').split())[:60]}, for which Athena has no word",
+                    )
+                )
     return sorted(set(found))
 
 
@@ -95,13 +102,27 @@ def _calls(tokens: list[Token], tree: exp.Expr) -> Iterator[tuple[int, str]]:
     named = {alias.name.lower() for alias in tree.find_all(exp.TableAlias) if alias.name}
     for before, token, following in zip([None, *tokens], tokens, tokens[1:], strict=False):
         name = token.text.lower()
-        if following.token_type != TokenType.L_PAREN or token.token_type in (TokenType.IDENTIFIER, TokenType.STRING, TokenType.NUMBER):
+        if following.token_type != TokenType.L_PAREN or token.token_type in (
+            TokenType.IDENTIFIER,
+            TokenType.STRING,
+            TokenType.NUMBER,
+        ):
             continue
-        if not name.replace("_", "").isalnum() or name in named or (before is not None and before.token_type == TokenType.ALIAS):
+        if (
+            not name.replace("_", "").isalnum()
+            or name in named
+            or (before is not None and before.token_type == TokenType.ALIAS)
+        ):
             continue
-        if name not in FUNCTIONS and (name not in NOT_FUNCTIONS or (name == "unnest" and _is_selected(before))):
+        if name not in FUNCTIONS and (
+            name not in NOT_FUNCTIONS or (name == "unnest" and _is_selected(before))
+        ):
             advice = INSTEAD.get(name)
-            yield token.line, f"the function {name}, which Athena does not have" + (f"; {advice}" if advice else "")
+            yield (
+                token.line,
+                f"the function {name}, which Athena does not have"
+                + (f"; {advice}" if advice else ""),
+            )
 
 
 def _is_selected(before: Token | None) -> bool:
@@ -142,8 +163,14 @@ def _line_of_words(tokens: Sequence[Token], phrase: str, node: exp.Expr) -> int:
     """The line where these words stand one after the other; 0 if nowhere. Where they stand on several, the one that is nearest to the
     first name in the node, or, in a node without names, to the last one of the SELECT that it ends."""
     words = phrase.upper().split()
-    said = [(word, token.line) for token in tokens for word in token.text.upper().split()]  # GROUP BY is one token
-    lines = [line for n, (_, line) in enumerate(said) if words and [word for word, _ in said[n : n + len(words)]] == words]
+    said = [
+        (word, token.line) for token in tokens for word in token.text.upper().split()
+    ]  # GROUP BY is one token
+    lines = [
+        line
+        for n, (_, line) in enumerate(said)
+        if words and [word for word, _ in said[n : n + len(words)]] == words
+    ]
     near = min(_lines(node), default=0) or max(_lines(node.parent or node), default=0)
     return min(lines, key=lambda line: abs(line - near), default=0)
 
@@ -162,13 +189,17 @@ def _and(*are: Callable[[exp.Expr], bool]) -> Callable[[exp.Expr], bool]:
 
 def _joins(*words: str) -> Callable[[exp.Expr], bool]:
     return lambda node: (
-        isinstance(node, exp.Join) and any(str(node.args.get(part) or "").upper() in words for part in ("method", "kind", "side"))
+        isinstance(node, exp.Join)
+        and any(
+            str(node.args.get(part) or "").upper() in words for part in ("method", "kind", "side")
+        )
     )
 
 
 def _is_ordered_by_all(node: exp.Expr) -> bool:
     return isinstance(node, exp.Order) and any(
-        isinstance(key.this, exp.Column | exp.Var) and key.this.name.upper() == "ALL" for key in node.expressions
+        isinstance(key.this, exp.Column | exp.Var) and key.this.name.upper() == "ALL"
+        for key in node.expressions
     )
 
 
@@ -183,9 +214,15 @@ def _has_other_part(node: exp.Expr) -> bool:
         return not isinstance(part, exp.Literal) or part.name.lower() not in PARTS
     if isinstance(node, exp.Extract):
         return node.name.lower() not in PARTS
-    unit = node.args.get("unit") if isinstance(node, exp.TimestampTrunc | exp.DateTrunc | exp.DateDiff) else None
+    unit = (
+        node.args.get("unit")
+        if isinstance(node, exp.TimestampTrunc | exp.DateTrunc | exp.DateDiff)
+        else None
+    )
     known = COUNTED if isinstance(node, exp.DateDiff) else UNITS
-    return unit is not None and (not isinstance(unit, exp.Var | exp.Literal) or unit.name.lower().rstrip("s") not in known)
+    return unit is not None and (
+        not isinstance(unit, exp.Var | exp.Literal) or unit.name.lower().rstrip("s") not in known
+    )
 
 
 def _has_other_format(node: exp.Expr) -> bool:
@@ -199,7 +236,9 @@ def _has_other_format(node: exp.Expr) -> bool:
 
 
 def _is_odd_limit(node: exp.Expr) -> bool:
-    return isinstance(node, exp.Limit | exp.Offset) and not (isinstance(node.expression, exp.Literal) and node.expression.is_int)
+    return isinstance(node, exp.Limit | exp.Offset) and not (
+        isinstance(node.expression, exp.Literal) and node.expression.is_int
+    )
 
 
 def _is_other_type(node: exp.Expr) -> bool:
@@ -207,7 +246,9 @@ def _is_other_type(node: exp.Expr) -> bool:
 
 
 def _is_a_macro_or_lambda(node: exp.Expr) -> bool:
-    return isinstance(node, exp.Lambda | exp.Kwarg | exp.PropertyEQ | exp.Comprehension) and not _is_in_a_struct(node)
+    return isinstance(
+        node, exp.Lambda | exp.Kwarg | exp.PropertyEQ | exp.Comprehension
+    ) and not _is_in_a_struct(node)
 
 
 def _is_in_a_struct(node: exp.Expr) -> bool:

@@ -57,9 +57,15 @@ OTHERS = (
     (rb"\x89HDF", "an HDF5 file", "write the table as Parquet"),
     (rb"\x80[\x02-\x05][\x00-\xff]", "a pickle", "write the table as Parquet"),
     (rb'\s*+(\[\s*+[\[{"]|\{\s*+["}])', "JSON", "give it a name that ends with .jsonl or .json"),
-    (rb"(?i)\s*+<(!doctype html|html|\?xml)", "a page of HTML or XML", "look at what was downloaded"),
+    (
+        rb"(?i)\s*+<(!doctype html|html|\?xml)",
+        "a page of HTML or XML",
+        "look at what was downloaded",
+    ),
 )
-DATA = re.compile(r"[+-]?\d[\d.,:/ T+-]*(?:[eE][+-]?\d+)?Z?|true|false|null|nan", re.I)  # a number, a date, no name
+DATA = re.compile(
+    r"[+-]?\d[\d.,:/ T+-]*(?:[eE][+-]?\d+)?Z?|true|false|null|nan", re.I
+)  # a number, a date, no name
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +130,11 @@ def decide(source: str, path: str, csv: Csv, columns: Sequence[str] = ()) -> Dia
 @contextmanager
 def open_text(path: str, compression: str, encoding: str) -> Iterator[Readable]:
     """A file's bytes, decompressed, and as UTF-8."""
-    with pa.input_stream(path, compression=compression) if compression else Path(path).open("rb") as file:
+    with (
+        pa.input_stream(path, compression=compression)
+        if compression
+        else Path(path).open("rb") as file
+    ):
         yield file if _is_utf8(encoding) else Transcoded(file, encoding)
 
 
@@ -171,8 +181,14 @@ def _head(source: str, path: str, compression: str, encoding: str, size: int) ->
 def unreadable(source: str, path: str, compression: str, error: Exception) -> SourceError:
     """Why a file's bytes cannot be had."""
     if compression:
-        return SourceError(f"{source}: {path} is damaged: as {compression} it cannot be unpacked: {error}", hint="copy it again, whole")
-    return SourceError(f"{source}: {path} cannot be read: {error}", hint=f"name another place with --source {source}=PATH")
+        return SourceError(
+            f"{source}: {path} is damaged: as {compression} it cannot be unpacked: {error}",
+            hint="copy it again, whole",
+        )
+    return SourceError(
+        f"{source}: {path} cannot be read: {error}",
+        hint=f"name another place with --source {source}=PATH",
+    )
 
 
 def _encoding(source: str, path: str, first: bytes, wanted: str | None) -> str:
@@ -188,14 +204,26 @@ def _encoding(source: str, path: str, first: bytes, wanted: str | None) -> str:
             )
         return mark or "utf-8"
     if mark is not None and not codecs.lookup(wanted).name.startswith(mark):
-        raise SourceError(f"{source}: {path} begins with the byte-order mark of {mark}, and Csv says {wanted}", hint="leave out encoding=")
+        raise SourceError(
+            f"{source}: {path} begins with the byte-order mark of {mark}, and Csv says {wanted}",
+            hint="leave out encoding=",
+        )
     return wanted
 
 
 def what_is(first: bytes) -> str:
     """Return what a file is that is neither CSV nor Parquet, from its first bytes; "" if they do not say."""
-    packed = next((f"compressed with {name}" for magic, name in COMPRESSIONS.items() if first.startswith(magic)), "")
-    return packed or next((what for pattern, what, _ in OTHERS if re.match(pattern, first, re.S)), "")
+    packed = next(
+        (
+            f"compressed with {name}"
+            for magic, name in COMPRESSIONS.items()
+            if first.startswith(magic)
+        ),
+        "",
+    )
+    return packed or next(
+        (what for pattern, what, _ in OTHERS if re.match(pattern, first, re.S)), ""
+    )
 
 
 def _refuse_others(source: str, path: str, first: bytes) -> None:
@@ -208,7 +236,16 @@ def _refuse_others(source: str, path: str, first: bytes) -> None:
 class _Decision:
     """The steps of one decision. `head` is the beginning of the decoded text."""
 
-    def __init__(self, source: str, path: str, csv: Csv, columns: Sequence[str], encoding: str, compression: str, head: bytes) -> None:
+    def __init__(
+        self,
+        source: str,
+        path: str,
+        csv: Csv,
+        columns: Sequence[str],
+        encoding: str,
+        compression: str,
+        head: bytes,
+    ) -> None:
         self.source, self.path, self.csv, self.columns = source, path, csv, columns
         self.encoding, self.compression, self.head = encoding, compression, head
         self.newline = b"\r" if b"\r" in head and b"\n" not in head else b"\n"
@@ -224,7 +261,9 @@ class _Decision:
             self._next_line()
         plain = self.line == 1 and _is_utf8(self.encoding) and self.newline == b"\n"
         given = None if self.csv.header is True else self._given(delimiter)
-        delimiter = delimiter or self.csv.delimiter or self._delimiter(len(given) if given else None)
+        delimiter = (
+            delimiter or self.csv.delimiter or self._delimiter(len(given) if given else None)
+        )
         grammar = self._grammar(delimiter)
         names, trailing, begin = given or (), False, self.at
         if self.at >= len(self.head):
@@ -241,7 +280,12 @@ class _Decision:
         )  # fmt: skip
 
     def _grammar(self, delimiter: str) -> Grammar:
-        return Grammar(delimiter.encode(), self.csv.quote.encode() if self.csv.quote else None, self.newline, self.csv.multiline)
+        return Grammar(
+            delimiter.encode(),
+            self.csv.quote.encode() if self.csv.quote else None,
+            self.newline,
+            self.csv.multiline,
+        )
 
     def _this_line(self) -> bytes:
         end = self.head.find(self.newline, self.at) + 1
@@ -261,15 +305,22 @@ class _Decision:
 
     def _delimiter(self, width: int | None) -> str:
         """The delimiter that splits the header, or the first line into `width` values."""
-        widths = {sign: len(self._grammar(sign).read(self.head, self.at).fields) for sign in DELIMITERS}
-        fitting = [sign for sign, found in widths.items() if (found == width if width else found > 1)]
+        widths = {
+            sign: len(self._grammar(sign).read(self.head, self.at).fields) for sign in DELIMITERS
+        }
+        fitting = [
+            sign for sign, found in widths.items() if (found == width if width else found > 1)
+        ]
         if width and not fitting:
             fitting = list(DELIMITERS)
         if not fitting:
             return "\t" if re.search(r"\.tsv(\.|$)", self.path, re.I) else ","
         if len(fitting) == 1:
             return fitting[0]
-        counts = {sign: (self._agreeing(sign, width or widths[sign]), width or widths[sign]) for sign in fitting}
+        counts = {
+            sign: (self._agreeing(sign, width or widths[sign]), width or widths[sign])
+            for sign in fitting
+        }
         best = max(counts.values())
         chosen = [sign for sign, count in counts.items() if count == best]
         if len(chosen) > 1 and not width:
@@ -298,7 +349,10 @@ class _Decision:
             return tuple(self.csv.header)
         width = 0
         sign = delimiter or self.csv.delimiter
-        if self.columns and (sign is None or len(self._grammar(sign).read(self.head, self.at).fields) == len(self.columns)):
+        if self.columns and (
+            sign is None
+            or len(self._grammar(sign).read(self.head, self.at).fields) == len(self.columns)
+        ):
             return tuple(self.columns)
         width = len(self._grammar(sign or self._delimiter(None)).read(self.head, self.at).fields)
         return tuple(f"column{number}" for number in range(width))
@@ -308,7 +362,11 @@ class _Decision:
         record = grammar.read(self.head, self.at)
         cut = record.end >= len(self.head) >= HEAD_BYTES
         if record.is_open or record.rule or cut:
-            what = f"longer than {HEAD_BYTES:,} bytes" if cut else record.problem or "a quote that is not closed"
+            what = (
+                f"longer than {HEAD_BYTES:,} bytes"
+                if cut
+                else record.problem or "a quote that is not closed"
+            )
             raise SourceError(
                 f"{self.source}: the header of {self.path} cannot be read: {what}",
                 problems=[f"line {self.line}: {_shown(self._this_line())}"],
@@ -339,8 +397,16 @@ class _Decision:
         small = [name.lower() for name in names]
         twice = sorted({name for name in names if small.count(name.lower()) > 1})
         problems = [f"value {i + 1} is empty" for i, name in enumerate(names) if not name]
-        problems += [f"{', '.join(twice)}: the same name, in SQL, where capitals do not count"] if any(twice) else []
-        problems += [f"{name!r} holds a control character" for name in names if re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", name)]
+        problems += (
+            [f"{', '.join(twice)}: the same name, in SQL, where capitals do not count"]
+            if any(twice)
+            else []
+        )
+        problems += [
+            f"{name!r} holds a control character"
+            for name in names
+            if re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", name)
+        ]
         if not problems and all(DATA.fullmatch(name) for name in names):
             problems = [f"it looks like a row: {', '.join(names[:6])}"]
         if problems:

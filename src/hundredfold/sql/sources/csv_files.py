@@ -23,8 +23,24 @@ from .csv_records import ENCODING, Scan, scan
 
 LINE_BYTES = 2_000_000  # of a line that DuckDB reads without being told
 NO_NULL = "\x1fhundredfold: no text is null\x1f"
-PLAIN = {"delimiter": ",", "quote": '"', "encoding": "utf-8", "decimal": ".", "null": [""], "header": True, "compression": None}
-MALFORMED = pa.schema({"file": pa.string(), "row": pa.int64(), "rule": pa.string(), "words": pa.string(), "line": pa.string()})
+PLAIN = {
+    "delimiter": ",",
+    "quote": '"',
+    "encoding": "utf-8",
+    "decimal": ".",
+    "null": [""],
+    "header": True,
+    "compression": None,
+}
+MALFORMED = pa.schema(
+    {
+        "file": pa.string(),
+        "row": pa.int64(),
+        "rule": pa.string(),
+        "words": pa.string(),
+        "line": pa.string(),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +61,9 @@ class CsvFile:
         d = self.dialect
         names = [*d.names, *([EXTRA] if d.trailing else [])]
         columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
-        nulls = ", ".join(literal(text) for text in d.null if d.delimiter not in text) or literal(NO_NULL)
+        nulls = ", ".join(literal(text) for text in d.null if d.delimiter not in text) or literal(
+            NO_NULL
+        )
         sign = literal(d.quote or "")
         options = [
             "auto_detect = false",
@@ -53,20 +71,35 @@ class CsvFile:
             f"columns = {{{columns}}}",
             f"delim = {literal(d.delimiter)}, quote = {sign}, escape = {sign}",
             f"nullstr = [{nulls}], allow_quoted_nulls = {str(d.null == ('',)).lower()}",
-            r"new_line = '\r\n'" if self.scan.newline == b"\r\n" and not self.is_copy else r"new_line = '\n'",
+            r"new_line = '\r\n'"
+            if self.scan.newline == b"\r\n" and not self.is_copy
+            else r"new_line = '\n'",
             f"compression = {literal('none' if self.is_copy else d.compression or 'none')}",
             *(["parallel = false"] if self.scan.multiline else []),
-            *([f"max_line_size = {self.scan.longest + 100}"] if self.scan.longest + 100 > LINE_BYTES else []),
+            *(
+                [f"max_line_size = {self.scan.longest + 100}"]
+                if self.scan.longest + 100 > LINE_BYTES
+                else []
+            ),
         ]
         # an empty value is missing, quoted or not: writers that quote every value write a missing one as ""
         empty_is_null = "" in d.null and d.null != ("",)
-        select = ", ".join(f"nullif({quote(n)}, '') AS {quote(n)}" if empty_is_null else quote(n) for n in d.names)
+        select = ", ".join(
+            f"nullif({quote(n)}, '') AS {quote(n)}" if empty_is_null else quote(n) for n in d.names
+        )
         file = f", {literal(self.path)} AS __file" if named else ""
         return f"SELECT {select}{file} FROM read_csv({pattern(self.read)}, hive_partitioning = false, {', '.join(options)})"
 
 
 def prepare_csv(
-    source: str, paths: Sequence[str], csv: Csv, columns: Sequence[str], copies: Path, *, rewrite: bool, tick: Callable[[], None]
+    source: str,
+    paths: Sequence[str],
+    csv: Csv,
+    columns: Sequence[str],
+    copies: Path,
+    *,
+    rewrite: bool,
+    tick: Callable[[], None],
 ) -> list[CsvFile]:
     """Scan files, and copy those that need it into the folder `copies`; files without a line are left out.
 
@@ -78,11 +111,16 @@ def prepare_csv(
         if dialect.names:
             found.append(_prepared(source, path, dialect, copies / f"{number}.csv", rewrite, tick))
     if not found:
-        raise SourceError(f"{source} is empty: {paths[0]} has no line", hint=f"name another place with --source {source}=PATH")
+        raise SourceError(
+            f"{source} is empty: {paths[0]} has no line",
+            hint=f"name another place with --source {source}=PATH",
+        )
     return found
 
 
-def _prepared(source: str, path: str, dialect: Dialect, copy: Path, rewrite: bool, tick: Callable[[], None]) -> CsvFile:
+def _prepared(
+    source: str, path: str, dialect: Dialect, copy: Path, rewrite: bool, tick: Callable[[], None]
+) -> CsvFile:
     try:
         if dialect.is_plain and not rewrite:
             seen = _scanned(path, dialect, None, tick)
@@ -93,7 +131,10 @@ def _prepared(source: str, path: str, dialect: Dialect, copy: Path, rewrite: boo
             seen = _scanned(path, dialect, out, tick)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise HomeError(f"the disk is full: {copy.parent}", hint="free some space, or move the runs with --home") from error
+            raise HomeError(
+                f"the disk is full: {copy.parent}",
+                hint="free some space, or move the runs with --home",
+            ) from error
         raise unreadable(source, path, dialect.compression, error) from error
     _refuse_other_encoding(source, path, dialect, seen)
     return CsvFile(path, str(copy), dialect, seen)
@@ -154,7 +195,9 @@ def facts_of(files: Sequence[CsvFile]) -> list[dict[str, Any]]:
                 "first": group[0].path,
                 "multiline": sum(f.scan.multiline for f in group),
                 "doubtful": sum(f.scan.doubtful for f in group),
-                "first_doubtful": f"line {doubtful.scan.first_doubtful} of {doubtful.path}" if doubtful else "",
+                "first_doubtful": f"line {doubtful.scan.first_doubtful} of {doubtful.path}"
+                if doubtful
+                else "",
             }
         )
     return facts
@@ -176,7 +219,9 @@ def in_words(facts: Mapping[str, Any]) -> list[str]:
 def _in_words(value: Any) -> str:
     if isinstance(value, list):
         return " or ".join(f'"{text}"' for text in value) or "none"
-    return {None: "none", False: "none", "\t": "tab"}.get(value, f'"{value}"' if len(str(value)) < 2 else str(value))
+    return {None: "none", False: "none", "\t": "tab"}.get(
+        value, f'"{value}"' if len(str(value)) < 2 else str(value)
+    )
 
 
 def typed(name: str, decimal: str, null: Sequence[str]) -> str:

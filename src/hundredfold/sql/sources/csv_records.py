@@ -30,7 +30,12 @@ FITTING_SHARE = 0.9  # of those lines: they are rows
 TELLING_DELIMITERS = 6  # in lines that fit: no text has so many by chance
 CR = 13
 NONE = np.zeros(0, np.intp)
-PARITIES = np.packbits(np.bitwise_xor.accumulate(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1), axis=1), axis=1)[:, 0]
+PARITIES = np.packbits(
+    np.bitwise_xor.accumulate(
+        np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1), axis=1
+    ),
+    axis=1,
+)[:, 0]
 
 WIDTH = "must have the header's columns"
 QUOTES = "must have its quotes around whole values"
@@ -88,8 +93,19 @@ class Parsed:
 class Grammar:
     """How the values of a line are told apart. `newline` is what ends a line: b"\\n", also behind b"\\r", or b"\\r" alone."""
 
-    def __init__(self, delimiter: bytes, quote: bytes | None, newline: bytes = b"\n", multiline: bool | None = None) -> None:
-        self.delimiter, self.quote, self.newline, self.multiline = delimiter, quote, newline, multiline
+    def __init__(
+        self,
+        delimiter: bytes,
+        quote: bytes | None,
+        newline: bytes = b"\n",
+        multiline: bool | None = None,
+    ) -> None:
+        self.delimiter, self.quote, self.newline, self.multiline = (
+            delimiter,
+            quote,
+            newline,
+            multiline,
+        )
         d, n = re.escape(delimiter), re.escape(newline)
         blank = {b"\t": b"[ ]", b" ": rb"[\t]"}.get(delimiter, rb"[ \t]")
         self._plain = re.compile(b"[^%b%b]*+" % (d, n))
@@ -98,7 +114,9 @@ class Grammar:
         self._padding = re.compile(blank + b"*+" + stop)
         if quote is not None:
             q = re.escape(quote)
-            self._padded = re.compile(b"%b++(%b(?:[^%b%b]|%b%b)*+%b)%b*+%b" % (blank, q, q, n, q, q, q, blank, stop))
+            self._padded = re.compile(
+                b"%b++(%b(?:[^%b%b]|%b%b)*+%b)%b*+%b" % (blank, q, q, n, q, q, q, blank, stop)
+            )
 
     def read(self, text: bytes, start: int = 0) -> Parsed:
         """The record that begins at `start`; a text that does not end with a line's end is taken to be all there is."""
@@ -108,7 +126,14 @@ class Grammar:
         while True:
             value, end, problem = self._value(text, at)
             if value is None:
-                return Parsed(fields, end, QUOTES if problem else "", problem, is_open=not problem, is_strict=False)
+                return Parsed(
+                    fields,
+                    end,
+                    QUOTES if problem else "",
+                    problem,
+                    is_open=not problem,
+                    is_strict=False,
+                )
             fields.append(value)
             if self.quote is not None and value.startswith(self.quote):
                 padding = self._padding.match(text, end)
@@ -125,7 +150,9 @@ class Grammar:
         stop = found.end() if found else end
         if returns:
             return Parsed(fields, stop, RETURN, "a carriage return outside quotes", is_strict=False)
-        return Parsed(fields, stop, is_strict=strict and not stray and stop - end <= 2, has_stray=stray)
+        return Parsed(
+            fields, stop, is_strict=strict and not stray and stop - end <= 2, has_stray=stray
+        )
 
     def line_end(self, text: bytes, start: int) -> int:
         """Where the line below the one at `start` begins."""
@@ -162,7 +189,11 @@ class Grammar:
         while True:
             end = text.find(quote, end, stop)
             if end < 0:
-                return None, stop, "a quote that is not closed on its line" if self.multiline is False else ""
+                return (
+                    None,
+                    stop,
+                    "a quote that is not closed on its line" if self.multiline is False else "",
+                )
             if not text.startswith(quote, end + 1):
                 break
             end += 2
@@ -171,7 +202,9 @@ class Grammar:
         return text[at : end + 1], end + 1, ""
 
 
-def scan(text: Readable, grammar: Grammar, columns: int, first_line: int, **options: object) -> Scan:
+def scan(
+    text: Readable, grammar: Grammar, columns: int, first_line: int, **options: object
+) -> Scan:
     """Read all records of a text; see `_Scanner` for the options."""
     return _Scanner(text, grammar, columns, first_line, **options).run()  # type: ignore[arg-type]
 
@@ -199,11 +232,24 @@ class _Scanner:
         self.text, self.grammar, self.columns, self.trailing = text, grammar, columns, trailing
         self.width = columns + trailing
         self.out, self.tick, self.block = out, tick, block
-        edges = [grammar.delimiter[0], grammar.newline[0], *([grammar.quote[0]] if grammar.quote else [])]
-        self._before, self._behind = np.zeros(256, bool), np.zeros(256, bool)  # by byte: whether a value may begin, or end, beside it
-        self._before[edges] = self._behind[[*edges, CR]] = True  # a block begins behind its last byte, so to speak: a line's end
+        edges = [
+            grammar.delimiter[0],
+            grammar.newline[0],
+            *([grammar.quote[0]] if grammar.quote else []),
+        ]
+        self._before, self._behind = (
+            np.zeros(256, bool),
+            np.zeros(256, bool),
+        )  # by byte: whether a value may begin, or end, beside it
+        self._before[edges] = self._behind[[*edges, CR]] = (
+            True  # a block begins behind its last byte, so to speak: a line's end
+        )
         self.empty_is_null = "" in nulls
-        self.nulls = [grammar.quote + null.encode() + grammar.quote for null in {*nulls, ""}] if grammar.quote else []
+        self.nulls = (
+            [grammar.quote + null.encode() + grammar.quote for null in {*nulls, ""}]
+            if grammar.quote
+            else []
+        )
         self.data, self.at, self.ended = b"", 0, False
         self.line = first_line
         self.untrusted = 0  # lines up to this one may be the rest of a damaged value
@@ -236,7 +282,9 @@ class _Scanner:
         """Read on; whether there was more."""
         if self.ended:
             return False
-        more = self.text.read(max(self.block, len(self.data)))  # doubling: what is looked for far below is found in few steps
+        more = self.text.read(
+            max(self.block, len(self.data))
+        )  # doubling: what is looked for far below is found in few steps
         self.ended = not more
         self.data += more
         newline = self.grammar.newline
@@ -284,10 +332,16 @@ class _Scanner:
         self.found.rows += count
         carriage = self.grammar.newline == b"\n" and b"\r" in lines
         if self.out is not None:
-            self.out.write(lines.replace(b"\r\n", b"\n") if carriage else lines.replace(self.grammar.newline, b"\n"))
+            self.out.write(
+                lines.replace(b"\r\n", b"\n")
+                if carriage
+                else lines.replace(self.grammar.newline, b"\n")
+            )
             return
         returns = lines.count(b"\r\n") if carriage else 0
-        self._ended_with(*([b"\r\n"] if returns else []), *([self.grammar.newline] if returns < count else []))
+        self._ended_with(
+            *([b"\r\n"] if returns else []), *([self.grammar.newline] if returns < count else [])
+        )
 
     def _ended_with(self, *endings: bytes) -> None:
         """Note how lines end: readers differ where that changes, and where it is a carriage return alone."""
@@ -299,10 +353,16 @@ class _Scanner:
     def _marked(self, block: bytes) -> tuple[int, np.ndarray, list[int]]:
         """How many lines there are, where each begins, and the numbers of those that are not surely a record by themselves."""
         a = np.frombuffer(block, np.uint8)
-        is_quote = a == self.grammar.quote[0] if self.grammar.quote and self.grammar.quote in block else None
+        is_quote = (
+            a == self.grammar.quote[0]
+            if self.grammar.quote and self.grammar.quote in block
+            else None
+        )
         if is_quote is not None and not self.found.quoted_null:
             doubled = bool((is_quote[1:] & is_quote[:-1]).any())
-            self.found.quoted_null = any((doubled or len(null) > 2) and null in block for null in self.nulls)
+            self.found.quoted_null = any(
+                (doubled or len(null) > 2) and null in block for null in self.nulls
+            )
         is_end = a == self.grammar.newline[0]
         is_delimiter = a == self.grammar.delimiter[0]
         if (count := self._plain(block, a, is_quote, is_end, is_delimiter)) is not None:
@@ -331,26 +391,53 @@ class _Scanner:
         bad[self._undecoded(block, ends)] = True
         return len(ends), starts, np.flatnonzero(bad).tolist()
 
-    def _plain(self, block: bytes, a: np.ndarray, is_quote: np.ndarray | None, is_end: np.ndarray, is_delimiter: np.ndarray) -> int | None:
+    def _plain(
+        self,
+        block: bytes,
+        a: np.ndarray,
+        is_quote: np.ndarray | None,
+        is_end: np.ndarray,
+        is_delimiter: np.ndarray,
+    ) -> int | None:
         """How many lines there are, if each is a record by itself: seen without a look at single lines. Else None."""
         marks = is_delimiter | is_end
         if is_quote is not None:
-            quotes, ends_, returns = np.packbits(is_quote), np.packbits(is_end), np.packbits(a == CR)
+            quotes, ends_, returns = (
+                np.packbits(is_quote),
+                np.packbits(is_end),
+                np.packbits(a == CR),
+            )
             inside = _inside(quotes)
             edges = np.packbits(marks) | quotes
             opens, closes = quotes & inside, quotes & ~inside
-            if (opens & ~_from_before(edges)).any() or (closes & ~_from_behind(edges | returns)).any() or (ends_ & inside).any():
+            if (
+                (opens & ~_from_before(edges)).any()
+                or (closes & ~_from_behind(edges | returns)).any()
+                or (ends_ & inside).any()
+            ):
                 return None
             marks = (marks & ~np.unpackbits(inside, count=len(a)).view(bool)) | is_end
         places = np.flatnonzero(marks)
         ends = places[self.width - 1 :: self.width]
-        if not len(ends) or len(places) != len(ends) * self.width or not is_end[ends].all() or np.count_nonzero(is_end) != len(ends):
+        if (
+            not len(ends)
+            or len(places) != len(ends) * self.width
+            or not is_end[ends].all()
+            or np.count_nonzero(is_end) != len(ends)
+        ):
             return None
         if self.trailing and not self._end_with_delimiter(a, ends).all():
             return None
-        if self.width == 1 and not self._lengths(a, np.concatenate(([0], ends[:-1] + 1)), ends).all():
+        if (
+            self.width == 1
+            and not self._lengths(a, np.concatenate(([0], ends[:-1] + 1)), ends).all()
+        ):
             return None
-        if b"\r" in block and self.grammar.newline == b"\n" and np.count_nonzero(a == CR) != np.count_nonzero(a[ends - 1] == CR):
+        if (
+            b"\r" in block
+            and self.grammar.newline == b"\n"
+            and np.count_nonzero(a == CR) != np.count_nonzero(a[ends - 1] == CR)
+        ):
             return None
         return len(ends) if b"\0" not in block and self._decoded(block) else None
 
@@ -362,7 +449,11 @@ class _Scanner:
         return np.asarray(lengths)
 
     def _end_with_delimiter(self, a: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        last = np.where(a[ends - 1] == CR, ends - 2, ends - 1) if self.grammar.newline == b"\n" else ends - 1
+        last = (
+            np.where(a[ends - 1] == CR, ends - 2, ends - 1)
+            if self.grammar.newline == b"\n"
+            else ends - 1
+        )
         return np.asarray(a[last] == self.grammar.delimiter[0])
 
     def _decoded(self, block: bytes) -> bool:
@@ -400,9 +491,20 @@ class _Scanner:
         if newline == b"\n":
             line = line.removesuffix(b"\r")
         values = line.split(self.grammar.delimiter)
-        if len(values) != self.width or quote is None or quote not in line or b"\r" in line or b"\0" in line or self.line <= self.untrusted:
+        if (
+            len(values) != self.width
+            or quote is None
+            or quote not in line
+            or b"\r" in line
+            or b"\0" in line
+            or self.line <= self.untrusted
+        ):
             return False
-        if (self.trailing and values[-1]) or any(value.lstrip(b" \t").startswith(quote) for value in values) or not _is_utf8(line):
+        if (
+            (self.trailing and values[-1])
+            or any(value.lstrip(b" \t").startswith(quote) for value in values)
+            or not _is_utf8(line)
+        ):
             return False
         self.found.rows += 1
         if self.out is not None:
@@ -430,7 +532,11 @@ class _Scanner:
         whole = self.data[self.at : record.end]
         if several and record.has_stray:
             self._damaged(record.end - 1, QUOTES, "a quote that is not closed")
-        elif several and self.grammar.multiline is None and (self._are_rows(record.end) or self._swallows(record, fields)):
+        elif (
+            several
+            and self.grammar.multiline is None
+            and (self._are_rows(record.end) or self._swallows(record, fields))
+        ):
             self._reject(first, QUOTES, "a quote that is not closed: the lines below it are rows")
         elif record.rule:
             self._reject(record.end, record.rule, record.problem)
@@ -439,9 +545,13 @@ class _Scanner:
         elif not _is_utf8(whole):
             self._reject(record.end, ENCODING, _undecodable(whole))
         elif len(fields) != self.columns:
-            self._reject(record.end, WIDTH, f"{len(fields):,} values where {self.columns:,} are wanted")
+            self._reject(
+                record.end, WIDTH, f"{len(fields):,} values where {self.columns:,} are wanted"
+            )
         elif record.has_stray and self.line <= self.untrusted:
-            self._reject(first, QUOTES, "quotes inside a value, below a line whose quotes are not closed")
+            self._reject(
+                first, QUOTES, "quotes inside a value, below a line whose quotes are not closed"
+            )
         else:
             self._take(record, fields, whole)
 
@@ -450,8 +560,16 @@ class _Scanner:
         newline = self.grammar.newline
         while True:
             record = self.grammar.read(self.data, at)
-            whole = self.data.find(newline, record.end) >= 0 if record.rule == QUOTES else self.data.endswith(newline, 0, record.end)
-            if (whole and not record.is_open) or len(self.data) - at > MAX_RECORD_BYTES or not self._more():
+            whole = (
+                self.data.find(newline, record.end) >= 0
+                if record.rule == QUOTES
+                else self.data.endswith(newline, 0, record.end)
+            )
+            if (
+                (whole and not record.is_open)
+                or len(self.data) - at > MAX_RECORD_BYTES
+                or not self._more()
+            ):
                 return record
 
     def _swallows(self, record: Parsed, fields: list[bytes]) -> bool:
@@ -462,7 +580,9 @@ class _Scanner:
         if record.end >= len(self.data) and not self._more():
             return False
         behind = self._record(record.end)
-        return not self._is_row(behind) and self._reads_on(record.end + 1 if behind.is_open else behind.end)
+        return not self._is_row(behind) and self._reads_on(
+            record.end + 1 if behind.is_open else behind.end
+        )
 
     def _reads_on(self, end: int) -> bool:
         """Whether there are nothing but rows from the line below this one to beyond `end`, and one more."""
@@ -480,7 +600,12 @@ class _Scanner:
 
     def _is_row(self, record: Parsed) -> bool:
         """Whether a record is one as RFC 4180 has it."""
-        return record.is_strict and not record.rule and not record.is_open and len(self._fitting(record.fields)) == self.columns
+        return (
+            record.is_strict
+            and not record.rule
+            and not record.is_open
+            and len(self._fitting(record.fields)) == self.columns
+        )
 
     def _fitting(self, fields: list[bytes]) -> list[bytes]:
         """The values of a record without an empty one behind a last delimiter."""
@@ -491,7 +616,9 @@ class _Scanner:
         self.found.longest = max(self.found.longest, len(whole) if len(whole) > self.block else 0)
         if whole.find(self.grammar.newline) + 1 < len(whole):
             self.found.multiline += 1
-            self.found.quoted_null = self.found.quoted_null or any(null in whole for null in self.nulls)
+            self.found.quoted_null = self.found.quoted_null or any(
+                null in whole for null in self.nulls
+            )
             self._doubt(record.end)
         if self.out is not None:
             self.out.write(self.grammar.written(fields + [b""] * self.trailing))
@@ -514,7 +641,11 @@ class _Scanner:
         if self.columns == 1:
             self.found.rows += 1
             if self.out is not None:
-                self.out.write(b"\n" if self.empty_is_null or not self.grammar.quote else self.grammar.quote * 2 + b"\n")
+                self.out.write(
+                    b"\n"
+                    if self.empty_is_null or not self.grammar.quote
+                    else self.grammar.quote * 2 + b"\n"
+                )
         self._pass(end)
 
     def _damaged(self, end: int, rule: str, problem: str) -> None:
@@ -525,7 +656,9 @@ class _Scanner:
         if last > first:
             fit, weighed = self._rows_below(last)
             if fit < FITTING_SHARE * weighed or fit * (self.columns - 1) < 2:
-                self.untrusted = max(self.untrusted, self.line + self.data.count(self.grammar.newline, first, last))
+                self.untrusted = max(
+                    self.untrusted, self.line + self.data.count(self.grammar.newline, first, last)
+                )
         self._reject(first, rule, problem)
 
     def _are_rows(self, end: int) -> bool:
@@ -542,7 +675,11 @@ class _Scanner:
             line = self.data[start:stop]
             if line.count(self.grammar.delimiter) >= self.columns - 1:
                 alone = self.grammar.read(line)
-                fit += not alone.rule and not alone.is_open and len(self._fitting(alone.fields)) == self.columns
+                fit += (
+                    not alone.rule
+                    and not alone.is_open
+                    and len(self._fitting(alone.fields)) == self.columns
+                )
             weighed += 1
             start = stop
         return fit, weighed
@@ -552,7 +689,12 @@ class _Scanner:
         self._pass(end)
 
     def _tear(self, text: bytes, rule: str, problem: str) -> None:
-        kept = text[:MAX_TEXT_BYTES].rstrip(b"\r\n").decode(errors="replace").replace("\0", "\N{SYMBOL FOR NULL}")
+        kept = (
+            text[:MAX_TEXT_BYTES]
+            .rstrip(b"\r\n")
+            .decode(errors="replace")
+            .replace("\0", "\N{SYMBOL FOR NULL}")
+        )
         self.found.torn.append(Torn(self.line, rule, problem, kept))
         self.found.as_is = False
 

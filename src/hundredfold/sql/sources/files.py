@@ -49,7 +49,11 @@ SETTLED = {
     "TIMESTAMP": f"regexp_full_match(@, '{_ISO}') AND TRY_CAST(@ AS TIMESTAMP) {_YEARS}",
     "TIMESTAMP WITH TIME ZONE": rf"regexp_full_match(@, '{_ISO}(Z|[+-]\d\d(:?\d\d)?)') AND CAST(TRY_CAST(@ AS TIMESTAMPTZ) AS TIMESTAMP) {_YEARS}",
 }  # a type, and what is true of a text that becomes it without another meaning
-WHOLE, DAY, MOMENT = re.compile(r"-?\d+"), re.compile(r"\d{4}-\d\d-\d\d"), re.compile(r"\d{4}-\d\d-\d\d[ T]")
+WHOLE, DAY, MOMENT = (
+    re.compile(r"-?\d+"),
+    re.compile(r"\d{4}-\d\d-\d\d"),
+    re.compile(r"\d{4}-\d\d-\d\d[ T]"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,10 @@ def find_files(source: str, place: str, folder: Path) -> Files:
         refuse_tables(source, (f"{base}/{name}" for name in names), _names_in)
         refuse_unread(source, str(full), names)
     except OSError as error:
-        raise SourceError(f"{source}: {error.filename} cannot be listed: {error.strerror}", hint="name a place that can be read") from error
+        raise SourceError(
+            f"{source}: {error.filename} cannot be listed: {error.strerror}",
+            hint="name a place that can be read",
+        ) from error
     kinds = {name: str(kind_of_file(name)) for name in names}
     if len(set(kinds.values())) > 1:
         raise SourceError(
@@ -90,7 +97,11 @@ def find_files(source: str, place: str, folder: Path) -> Files:
             problems=[f"{base}/{name}" for name in names],
             hint="name one kind, such as DIR/*.parquet",
         )
-    unwritable = [name for name in names if not name.isascii() and name != name.encode(errors="replace").decode()]
+    unwritable = [
+        name
+        for name in names
+        if not name.isascii() and name != name.encode(errors="replace").decode()
+    ]
     if unwritable:
         raise SourceError(
             f"{source}: the names of {len(unwritable)} file(s) are not UTF-8",
@@ -101,7 +112,10 @@ def find_files(source: str, place: str, folder: Path) -> Files:
     names, parted = _each_once(source, base, names, partitions(source, above, names))
     names, parted = _without_empty(base, names, parted, kinds[names[0]])
     return Files(
-        tuple(f"{base}/{name}" for name in names), kinds[names[0]], parted, "/" + "/".join(above[: len(above) - own_partitions(above)])
+        tuple(f"{base}/{name}" for name in names),
+        kinds[names[0]],
+        parted,
+        "/" + "/".join(above[: len(above) - own_partitions(above)]),
     )
 
 
@@ -118,7 +132,9 @@ def _listed(source: str, full: Path) -> tuple[str, list[str]]:
     elif full.is_file():  # before it is taken for a pattern: a name may hold [ and *
         base, names = full.parent, [full.name]
         if kind_of_file(full.name) is None:
-            raise SourceError(f"{source}: the kind of 1 file(s) is not known", problems=[str(full)], hint=NAMED)
+            raise SourceError(
+                f"{source}: the kind of 1 file(s) is not known", problems=[str(full)], hint=NAMED
+            )
     elif glob.has_magic(str(full)):
         first = next(n for n, part in enumerate(full.parts) if glob.has_magic(part))
         base, wanted = Path(*full.parts[:first]), full.parts[first:]
@@ -127,10 +143,20 @@ def _listed(source: str, full: Path) -> tuple[str, list[str]]:
         if not names:
             matching = [f"{base}/{name}" for name in found if matches(name.split("/"), wanted)]
             if matching:
-                raise SourceError(f"{source}: the kind of {len(matching)} file(s) is not known", problems=matching, hint=NAMED)
-            raise SourceError(f"{source}: no file matches {full}", problems=_near(full), hint=_pass(source, "PATH"))
+                raise SourceError(
+                    f"{source}: the kind of {len(matching)} file(s) is not known",
+                    problems=matching,
+                    hint=NAMED,
+                )
+            raise SourceError(
+                f"{source}: no file matches {full}",
+                problems=_near(full),
+                hint=_pass(source, "PATH"),
+            )
     else:
-        raise SourceError(f"{source}: there is no file {full}", problems=_near(full), hint=_pass(source, "PATH"))
+        raise SourceError(
+            f"{source}: there is no file {full}", problems=_near(full), hint=_pass(source, "PATH")
+        )
     return str(base).rstrip("/"), names
 
 
@@ -154,7 +180,9 @@ def _walk(base: Path, wanted: Sequence[str] | None) -> Iterator[str]:
                         todo.append((f"{name}/", around | {real}))
 
 
-def _each_once(source: str, base: str, names: Sequence[str], parted: tuple[Partition, ...]) -> tuple[list[str], tuple[Partition, ...]]:
+def _each_once(
+    source: str, base: str, names: Sequence[str], parted: tuple[Partition, ...]
+) -> tuple[list[str], tuple[Partition, ...]]:
     """Return the files, each under one name of those that it has in a partition: a link is another name of a file.
 
     Raises:
@@ -165,7 +193,10 @@ def _each_once(source: str, base: str, names: Sequence[str], parted: tuple[Parti
     for number, name in enumerate(names):
         path = f"{base}/{name}"
         if not Path(path).is_file():
-            raise SourceError(f"{source}: {path} is a link to a file that is not there", hint="put the file back, or remove the link")
+            raise SourceError(
+                f"{source}: {path} is a link to a file that is not there",
+                hint="put the file back, or remove the link",
+            )
         folder, _, last = path.rpartition("/")
         real = folders.get(folder) or folders.setdefault(folder, os.path.realpath(folder))
         own = os.path.realpath(path) if Path(path).is_symlink() else f"{real}/{last}"
@@ -176,9 +207,15 @@ def _each_once(source: str, base: str, names: Sequence[str], parted: tuple[Parti
     return [names[n] for n in numbers], tuple(parted[n] for n in numbers) if parted else ()
 
 
-def _without_empty(base: str, names: list[str], parted: tuple[Partition, ...], kind: str) -> tuple[list[str], tuple[Partition, ...]]:
+def _without_empty(
+    base: str, names: list[str], parted: tuple[Partition, ...], kind: str
+) -> tuple[list[str], tuple[Partition, ...]]:
     """Return the files without those of text that have no byte, unless all have none: they hold no row. A Parquet file has bytes or is damaged."""
-    sized = [n for n, name in enumerate(names) if kind == "parquet" or Path(f"{base}/{name}").stat().st_size]
+    sized = [
+        n
+        for n, name in enumerate(names)
+        if kind == "parquet" or Path(f"{base}/{name}").stat().st_size
+    ]
     if not sized:
         return names, parted
     return [names[n] for n in sized], tuple(parted[n] for n in sized) if parted else ()
@@ -191,7 +228,13 @@ def _names_in(folder: str) -> list[str] | None:
 def _hidden_in(folder: Path) -> list[str]:
     """Return a finding about hidden files, if that is all that a folder holds."""
     hidden = sum(kind_of_file(p.name) is not None for p in folder.rglob("*"))
-    return [f"{hidden} file(s) there are hidden: their names, or folders above them, begin with _ or ."] if hidden else []
+    return (
+        [
+            f"{hidden} file(s) there are hidden: their names, or folders above them, begin with _ or ."
+        ]
+        if hidden
+        else []
+    )
 
 
 def as_table(source: str, frame: Any) -> pa.Table:
@@ -209,9 +252,17 @@ def as_table(source: str, frame: Any) -> pa.Table:
 def _refuse_deep(source: str, frame: Any) -> None:
     """Raise SourceError for columns whose values are nested too deep for Arrow, which would end this process."""
     if isinstance(frame, dict):
-        columns = [(name, _listed_values(values)) for name, values in frame.items() if isinstance(values, NESTED) or _is_object(values)]
+        columns = [
+            (name, _listed_values(values))
+            for name, values in frame.items()
+            if isinstance(values, NESTED) or _is_object(values)
+        ]
     elif type(frame).__module__.split(".")[0] == "pandas" and hasattr(frame, "columns"):
-        columns = [(name, _listed_values(frame.iloc[:, n])) for n, name in enumerate(frame.columns) if _is_object(frame.iloc[:, n])]
+        columns = [
+            (name, _listed_values(frame.iloc[:, n]))
+            for n, name in enumerate(frame.columns)
+            if _is_object(frame.iloc[:, n])
+        ]
     else:
         return  # it is Arrow's already
     deep = [str(name) for name, values in columns if is_too_deep(values)]
@@ -252,11 +303,17 @@ def _converted(source: str, frame: Any) -> pa.Table:
     try:
         table = pa.table(frame)
     except (pa.ArrowException, ValueError, TypeError, AttributeError, OverflowError) as error:
-        hint = "cast the column to a type that Arrow has" if module == "polars" else "wanted columns of one length, each of one type"
+        hint = (
+            "cast the column to a type that Arrow has"
+            if module == "polars"
+            else "wanted columns of one length, each of one type"
+        )
         raise SourceError(f"{source}: {kind} cannot be made a table: {error}", hint=hint) from error
     if module == "polars" and (opaque := [f.name for f in table.schema if is_opaque(f.type)]):
         raise SourceError(
-            f"{source}: {len(opaque)} column(s) hold Python objects, which SQL cannot", problems=opaque, hint="cast the column, or drop it"
+            f"{source}: {len(opaque)} column(s) hold Python objects, which SQL cannot",
+            problems=opaque,
+            hint="cast the column, or drop it",
         )
     return table
 
@@ -265,7 +322,14 @@ def _of_pandas(source: str, frame: Any) -> pa.Table:
     """A pandas frame, with its index where that has a name. Columns of objects hold values of one sort, as those of results do."""
     index = frame.index
     named = any(name is not None for name in index.names)
-    levels = {f"__index_level_{n}__" if name is None else str(name): n for n, name in enumerate(index.names)} if named else {}
+    levels = (
+        {
+            f"__index_level_{n}__" if name is None else str(name): n
+            for n, name in enumerate(index.names)
+        }
+        if named
+        else {}
+    )
     frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
     _refuse_twice(source, [*frame.columns, *levels])
     for name, level in levels.items():
@@ -273,7 +337,10 @@ def _of_pandas(source: str, frame: Any) -> pa.Table:
     objects = [name for name in frame.columns if has_objects(frame[name])]
     made = {name: _column(source, name, frame[name].tolist(), nan_is_null=True) for name in objects}
     rest = frame.drop(columns=objects)
-    columns = {name: made[name] if name in made else _typed_column(source, name, rest[[name]]) for name in frame.columns}
+    columns = {
+        name: made[name] if name in made else _typed_column(source, name, rest[[name]])
+        for name in frame.columns
+    }
     return pa.table(columns)
 
 
@@ -289,7 +356,9 @@ def _typed_column(source: str, name: str, frame: Any) -> pa.ChunkedArray:
             else f"convert it: frame.astype({{{name!r}: ...}})"
         )
         raise SourceError(
-            f"{source}: the column {name} has the type {kind}, which SQL does not have", problems=[str(error)], hint=hint
+            f"{source}: the column {name} has the type {kind}, which SQL does not have",
+            problems=[str(error)],
+            hint=hint,
         ) from error
 
 
@@ -313,7 +382,8 @@ def _of_columns(source: str, columns: Mapping[str, Any]) -> pa.Table:
         return pa.table(made)
     except (pa.ArrowException, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise SourceError(
-            f"{source}: dict cannot be made a table: {error}", hint="wanted columns of one length, each of one type"
+            f"{source}: dict cannot be made a table: {error}",
+            hint="wanted columns of one length, each of one type",
         ) from error
 
 
@@ -330,20 +400,47 @@ def _column(source: str, name: str, values: list[Any], nan_is_null: bool = False
         values = [None if isinstance(v, float) and v != v else v for v in values]
         kinds = set(map(type, values)) - {type(None)}
     try:
-        if len(kinds) == 0 or (len(kinds) == 1 and kinds <= SCALARS) or kinds <= {int, float} or kinds <= {decimal.Decimal, int}:
-            return pa.array(values, pa.uint64() if _is_unsigned(values, kinds) else None, from_pandas=nan_is_null)
+        if (
+            len(kinds) == 0
+            or (len(kinds) == 1 and kinds <= SCALARS)
+            or kinds <= {int, float}
+            or kinds <= {decimal.Decimal, int}
+        ):
+            return pa.array(
+                values,
+                pa.uint64() if _is_unsigned(values, kinds) else None,
+                from_pandas=nan_is_null,
+            )
         return column_of(values)
     except UNFIT as error:
-        found = ", ".join(sorted({f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.") for kind in kinds}))
+        found = ", ".join(
+            sorted(
+                {
+                    f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+                    for kind in kinds
+                }
+            )
+        )
         if kinds == {int}:
-            words, hint = "whole numbers of more than 64 bits", "make them floats, texts or Decimals"
+            words, hint = (
+                "whole numbers of more than 64 bits",
+                "make them floats, texts or Decimals",
+            )
         elif len(kinds) == 1 and isinstance(error, ResultError):
             words, hint = "values that one column cannot hold", "give the values in it one type"
         elif len(kinds) > 1:
-            words, hint = "values of several types in one column", "give the column one type, as with frame.astype({...})"
+            words, hint = (
+                "values of several types in one column",
+                "give the column one type, as with frame.astype({...})",
+            )
         else:
-            words, hint = "values of a type that no column has", "convert the values: to float, to text, or each to columns of its own"
-        raise SourceError(f"{source}: {name} holds {words}: {found}", problems=[str(error)[:300]], hint=hint) from error
+            words, hint = (
+                "values of a type that no column has",
+                "convert the values: to float, to text, or each to columns of its own",
+            )
+        raise SourceError(
+            f"{source}: {name} holds {words}: {found}", problems=[str(error)[:300]], hint=hint
+        ) from error
 
 
 def _is_unsigned(values: Sequence[Any], kinds: set[type]) -> bool:
@@ -396,7 +493,9 @@ def _in_micros(source: str, table: pa.Table) -> pa.Table:
     for position, field in enumerate(table.schema):
         if pa.types.is_date64(field.type):
             try:
-                table = table.set_column(position, field.name, table.column(position).cast(pa.date32()))
+                table = table.set_column(
+                    position, field.name, table.column(position).cast(pa.date32())
+                )
             except pa.ArrowInvalid as error:
                 raise SourceError(
                     f"{source}: {field.name} ({field.type}) holds a time of day in a date: {error}",
@@ -404,7 +503,11 @@ def _in_micros(source: str, table: pa.Table) -> pa.Table:
                 ) from error
         if pa.types.is_timestamp(field.type) and field.type.unit in ("s", "ms"):
             try:
-                table = table.set_column(position, field.name, table.column(position).cast(pa.timestamp("us", field.type.tz)))
+                table = table.set_column(
+                    position,
+                    field.name,
+                    table.column(position).cast(pa.timestamp("us", field.type.tz)),
+                )
             except pa.ArrowInvalid as error:
                 raise SourceError(
                     f"{source}: {field.name} ({field.type}) holds a time that SQL cannot: {error}",
@@ -414,13 +517,26 @@ def _in_micros(source: str, table: pa.Table) -> pa.Table:
 
 
 def _unkept(kind: pa.DataType) -> bool:
-    pandas = getattr(kind, "extension_name", "").startswith("pandas.")  # periods, and intervals, which lose a side
+    pandas = getattr(kind, "extension_name", "").startswith(
+        "pandas."
+    )  # periods, and intervals, which lose a side
     if pa.types.is_dictionary(kind):
         return _unkept(kind.value_type)
     if pa.types.is_nested(kind) and not pa.types.is_union(kind):
-        return not kind.num_fields or any(_unkept(kind.field(n).type) for n in range(kind.num_fields))
+        return not kind.num_fields or any(
+            _unkept(kind.field(n).type) for n in range(kind.num_fields)
+        )
     return bool(
-        pandas or any(is_one(kind) for is_one in (pa.types.is_duration, pa.types.is_interval, pa.types.is_union, pa.types.is_decimal256))
+        pandas
+        or any(
+            is_one(kind)
+            for is_one in (
+                pa.types.is_duration,
+                pa.types.is_interval,
+                pa.types.is_union,
+                pa.types.is_decimal256,
+            )
+        )
     )
 
 
@@ -428,7 +544,10 @@ def _with_plain_texts(table: pa.Table) -> pa.Table:
     """The table with dictionaries of plain text: polars' categories are of string_view, which Parquet cannot write."""
     for i, f in enumerate(table.schema):
         if pa.types.is_dictionary(f.type) and pa.types.is_string_view(f.type.value_type):
-            chunks = [pa.DictionaryArray.from_arrays(c.indices, c.dictionary.cast(pa.string())) for c in table.column(i).chunks]
+            chunks = [
+                pa.DictionaryArray.from_arrays(c.indices, c.dictionary.cast(pa.string()))
+                for c in table.column(i).chunks
+            ]
             kind = pa.dictionary(f.type.index_type, pa.string())
             table = table.set_column(i, f.name, pa.chunked_array(chunks, kind))
     return table
@@ -472,10 +591,14 @@ def settling(open_: Mapping[str, Sequence[str]]) -> str:
     return ", ".join(f"{total} AS s{i}" for i, total in enumerate(sums))
 
 
-def still_open(open_: Mapping[str, Sequence[str]], answers: Sequence[bool | None]) -> dict[str, list[str]]:
+def still_open(
+    open_: Mapping[str, Sequence[str]], answers: Sequence[bool | None]
+) -> dict[str, list[str]]:
     """The types that no value has spoken against."""
     said = iter(answers)
-    return {name: [kind for kind in kinds if next(said) is not False] for name, kinds in open_.items()}
+    return {
+        name: [kind for kind in kinds if next(said) is not False] for name, kinds in open_.items()
+    }
 
 
 def _near(full: Path) -> Sequence[str]:
@@ -483,7 +606,9 @@ def _near(full: Path) -> Sequence[str]:
     folder = full.parent
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
-    names = sorted(p.name + ("/" if p.is_dir() else "") for p in folder.iterdir() if not p.name.startswith("."))
+    names = sorted(
+        p.name + ("/" if p.is_dir() else "") for p in folder.iterdir() if not p.name.startswith(".")
+    )
     return [f"{folder} holds {', '.join(names[:8]) or 'nothing'}{' ...' if len(names) > 8 else ''}"]
 
 

@@ -36,7 +36,9 @@ LEAVES = {"BIGINT": "BIGINT", "DOUBLE": "DOUBLE", "BOOLEAN": "BOOLEAN"}
 RETYPED = ("VARCHAR", "DATE", "TIME", "TIMESTAMP", "UUID")
 ARRAY = "begins with [: it is one JSON array, or lines of arrays"
 ONE_OBJECT = "correct or remove that line: one JSON object a line is wanted"
-FROM_ARRAY = "one JSON object a line is wanted: jq -c '.[]' FILE > FILE.jsonl makes such lines of an array"
+FROM_ARRAY = (
+    "one JSON object a line is wanted: jq -c '.[]' FILE > FILE.jsonl makes such lines of an array"
+)
 ASK = 'give the field one type, or declare a contract: with "field: str" every value is its text'
 
 
@@ -93,7 +95,9 @@ def _decoded(path: str, line: bytes, number: int) -> str:
     try:
         return line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        raise Refused(f"line {number} of {path} is not UTF-8: {error.reason} at its byte {error.start + 1}") from None
+        raise Refused(
+            f"line {number} of {path} is not UTF-8: {error.reason} at its byte {error.start + 1}"
+        ) from None
 
 
 def parse(path: str, number: int, line: str) -> dict[str, Any]:
@@ -104,7 +108,11 @@ def parse(path: str, number: int, line: str) -> dict[str, Any]:
     """
     try:
         found = json.loads(
-            line, parse_int=Number, parse_float=Number, parse_constant=Number, object_pairs_hook=lambda pairs: _once(path, number, pairs)
+            line,
+            parse_int=Number,
+            parse_float=Number,
+            parse_constant=Number,
+            object_pairs_hook=lambda pairs: _once(path, number, pairs),
         )
     except (json.JSONDecodeError, RecursionError):
         found = None
@@ -116,7 +124,9 @@ def parse(path: str, number: int, line: str) -> dict[str, Any]:
         try:
             _json(found).encode()
         except UnicodeEncodeError:
-            raise Refused(f"line {number} of {path} holds half of a surrogate pair: {line[:60]}") from None
+            raise Refused(
+                f"line {number} of {path} holds half of a surrogate pair: {line[:60]}"
+            ) from None
     return found
 
 
@@ -129,7 +139,9 @@ def _once(path: str, number: int, pairs: list[tuple[str, Any]]) -> dict[str, Any
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise Refused(f"line {number} of {path} names a field twice: {next(name for name in names if names.count(name) > 1)}")
+        raise Refused(
+            f"line {number} of {path} names a field twice: {next(name for name in names if names.count(name) > 1)}"
+        )
     return found
 
 
@@ -172,11 +184,15 @@ class Kind:
             self.names.add("object")
             for name, each in value.items():
                 self._refuse_like(name, path)
-                (self.fields.get(name) or self.fields.setdefault(name, Kind())).see(each, f"{path}.{name}")
+                (self.fields.get(name) or self.fields.setdefault(name, Kind())).see(
+                    each, f"{path}.{name}"
+                )
         else:
             self.names.add(_scalar(value))
         if len(self.names) > 1 and self.names & {"list", "object"}:
-            raise Refused(f"{path} holds {' and '.join(sorted(_words(name) for name in self.names))}")
+            raise Refused(
+                f"{path} holds {' and '.join(sorted(_words(name) for name in self.names))}"
+            )
 
     def _refuse_like(self, name: str, path: str) -> None:
         """Refuse a field whose name differs in case alone from another one's, and one without a name."""
@@ -186,7 +202,9 @@ class Kind:
             raise Refused(f"{path} holds an object with a field without a name")
         like = self.small.setdefault(name.lower(), name)
         if like != name:
-            raise Refused(f"{path} holds objects with the fields {like} and {name}, which are one name to SQL")
+            raise Refused(
+                f"{path} holds objects with the fields {like} and {name}, which are one name to SQL"
+            )
 
     def arrow(self, path: str) -> pa.DataType:
         """Return the type that holds every value as it is.
@@ -203,13 +221,21 @@ class Kind:
             assert self.element is not None
             return pa.list_(self.element.arrow(f"{path}[]"))
         if "object" in names:
-            return pa.struct([(name, kind.arrow(f"{path}.{name}")) for name, kind in self.fields.items()]) if self.fields else pa.string()
+            return (
+                pa.struct(
+                    [(name, kind.arrow(f"{path}.{name}")) for name, kind in self.fields.items()]
+                )
+                if self.fields
+                else pa.string()
+            )
         for unheld in ("a number beyond a double", "a whole number of more than 38 digits"):
             if unheld in names:
                 raise Refused(f"{path} holds {unheld}")
         if "number" in names:
             if names & {"a whole number beyond 2^53", "a large whole number"}:
-                raise Refused(f"{path} holds fractions, and a whole number beyond 2^53 that a double would round")
+                raise Refused(
+                    f"{path} holds fractions, and a whole number beyond 2^53 that a double would round"
+                )
             return pa.float64()
         return pa.decimal128(38, 0) if "a large whole number" in names else pa.int64()
 
@@ -223,7 +249,11 @@ def _scalar(value: Any) -> str:
         whole = int(value) if len(value) < 50 else 10**49
         if -(2**63) <= whole < 2**63:
             return "whole number" if int(float(whole)) == whole else "a whole number beyond 2^53"
-        return "a large whole number" if abs(whole) < 10**38 else "a whole number of more than 38 digits"
+        return (
+            "a large whole number"
+            if abs(whole) < 10**38
+            else "a whole number of more than 38 digits"
+        )
     near = float(value)
     if math.isinf(near) and value.lstrip("-")[0].isdigit():
         return "a number beyond a double"
@@ -231,7 +261,9 @@ def _scalar(value: Any) -> str:
 
 
 def _words(name: str) -> str:
-    return {"text": "texts", "list": "lists", "object": "objects", "boolean": "booleans"}.get(name, "numbers")
+    return {"text": "texts", "list": "lists", "object": "objects", "boolean": "booleans"}.get(
+        name, "numbers"
+    )
 
 
 def as_typed(value: Any, kind: pa.DataType) -> Any:
@@ -265,8 +297,19 @@ def json_of_texts(value: Any, kind: pa.DataType) -> str:
     if pa.types.is_list(kind) and isinstance(value, list):
         return f"[{', '.join(json_of_texts(each, kind.value_type) for each in value)}]"
     if pa.types.is_map(kind) and isinstance(value, dict):
-        return "{" + ", ".join(f"{_quoted(name)}: {json_of_texts(each, kind.item_type)}" for name, each in value.items()) + "}"
-    return _quoted(written(value)) if pa.types.is_string(kind) or isinstance(value, Number) else _json(value)
+        return (
+            "{"
+            + ", ".join(
+                f"{_quoted(name)}: {json_of_texts(each, kind.item_type)}"
+                for name, each in value.items()
+            )
+            + "}"
+        )
+    return (
+        _quoted(written(value))
+        if pa.types.is_string(kind) or isinstance(value, Number)
+        else _json(value)
+    )
 
 
 def _quoted(text: str) -> str:
@@ -279,14 +322,18 @@ def _json(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_json, value))}]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_quoted(name)}: {_json(each)}" for name, each in value.items()) + "}"
+        return (
+            "{" + ", ".join(f"{_quoted(name)}: {_json(each)}" for name, each in value.items()) + "}"
+        )
     return json.dumps(value, ensure_ascii=False)
 
 
 # ---- the whole source
 
 
-def read_lines(source: str, paths: Sequence[str], texts: Mapping[str, pa.DataType], out: Path) -> list[str]:
+def read_lines(
+    source: str, paths: Sequence[str], texts: Mapping[str, pa.DataType], out: Path
+) -> list[str]:
     """Write the rows of files as Parquet, with `__file` and `__row`; return the columns that hold JSON of lists and objects.
 
     `texts` are the columns that a contract casts, with its types: their values are written as text, those of lists and maps as JSON.
@@ -302,7 +349,10 @@ def read_lines(source: str, paths: Sequence[str], texts: Mapping[str, pa.DataTyp
         except Refused as error:
             raise SourceError(f"{source}: line {number} of {path}: {error}", hint=ASK) from error
     try:
-        fields = [pa.field(name, pa.string() if name in texts else kind.arrow(name)) for name, kind in kinds.items()]
+        fields = [
+            pa.field(name, pa.string() if name in texts else kind.arrow(name))
+            for name, kind in kinds.items()
+        ]
     except Refused as error:
         raise SourceError(f"{source}: {error}", hint=ASK) from error
     refuse_ours(source, list(kinds))
@@ -311,7 +361,12 @@ def read_lines(source: str, paths: Sequence[str], texts: Mapping[str, pa.DataTyp
         for chunk in _chunks(_rows(source, paths)):
             columns = [[path for path, *_ in chunk], [row for _, row, *_ in chunk]]
             columns += [[_value(row.get(f.name), f, texts) for *_, row in chunk] for f in fields]
-            file.write_batch(pa.RecordBatch.from_arrays([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema))
+            file.write_batch(
+                pa.RecordBatch.from_arrays(
+                    [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)],
+                    schema=schema,
+                )
+            )
     return [name for name, kind in texts.items() if pa.types.is_nested(kind) and name in kinds]
 
 
@@ -328,7 +383,9 @@ def _rows(source: str, paths: Iterable[str]) -> Iterator[tuple[str, int, int, di
             for row, (number, line) in enumerate(lines(path), 1):
                 yield path, row, number, parse(path, number, line)
         except Refused as error:
-            raise SourceError(f"{source} cannot be read as json: {error}", hint=hint_for(str(error))) from error
+            raise SourceError(
+                f"{source} cannot be read as json: {error}", hint=hint_for(str(error))
+            ) from error
 
 
 def _chunks(rows: Iterator[Any]) -> Iterator[list[Any]]:

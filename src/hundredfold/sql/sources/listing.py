@@ -33,7 +33,11 @@ UNREAD_KINDS = (".orc", ".avro")
 NAMED = "wanted a name that ends with .parquet, .csv, .tsv, .jsonl or .ndjson (or one of the last four with .gz or .zst)"
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
-TABLE_MARKS = {"Delta Lake": ("_delta_log", ""), "Hudi": (".hoodie", ""), "Iceberg": ("metadata", ".metadata.json")}
+TABLE_MARKS = {
+    "Delta Lake": ("_delta_log", ""),
+    "Hudi": (".hoodie", ""),
+    "Iceberg": ("metadata", ".metadata.json"),
+}
 READ_TABLE = {
     "Delta Lake": "deltalake.DeltaTable(PATH).to_pyarrow_table()",
     "Hudi": "a query of Spark or Athena",
@@ -56,7 +60,11 @@ def is_unread(name: str) -> bool:
     path = PurePosixPath(name)
     inner = PurePosixPath(path.stem).suffix.lower()
     packed = path.suffix.lower() in UNREAD_PACKED and (inner in KINDS or inner in UNREAD_KINDS)
-    return packed or path.suffix.lower() in UNREAD_KINDS or (path.suffix.lower() in PACKED and KINDS.get(inner) == "parquet")
+    return (
+        packed
+        or path.suffix.lower() in UNREAD_KINDS
+        or (path.suffix.lower() in PACKED and KINDS.get(inner) == "parquet")
+    )
 
 
 def is_partition(folder: str) -> bool:
@@ -114,7 +122,11 @@ def _fits(name: str, pattern: str, *, folder: bool) -> bool:
 def data_files(names: Iterable[str], pattern: Sequence[str] | None) -> list[str]:
     """Return those names below a place that are data, or that a pattern finds among them, sorted; also data that nothing here reads."""
     split = ((name, name.split("/")) for name in names)
-    found = (name for name, parts in split if (not is_hidden(parts) if pattern is None else matches(parts, pattern)))
+    found = (
+        name
+        for name, parts in split
+        if (not is_hidden(parts) if pattern is None else matches(parts, pattern))
+    )
     return sorted(name for name in found if kind_of_file(name) or is_unread(name))
 
 
@@ -136,7 +148,9 @@ def parents(name: str) -> Iterator[str]:
         yield name[: at + 1]
 
 
-def refuse_tables(source: str, names: Iterable[str], names_in: Callable[[str], Iterable[str] | None]) -> None:
+def refuse_tables(
+    source: str, names: Iterable[str], names_in: Callable[[str], Iterable[str] | None]
+) -> None:
     """Refuse files that belong to a table of Delta Lake, Iceberg or Hudi: which of them count is known to its log alone.
 
     `names_in` gives the names in a folder `.../`, and None for one that is not there.
@@ -188,7 +202,9 @@ def partition_of(folders: Sequence[str]) -> dict[str, str | None]:
 
 def own_partitions(above: Sequence[str]) -> int:
     """Return how many of the folders above a place, counted from the nearest, are partitions without one between that is none."""
-    return next((n for n, folder in enumerate(reversed(above)) if not is_partition(folder)), len(above))
+    return next(
+        (n for n, folder in enumerate(reversed(above)) if not is_partition(folder)), len(above)
+    )
 
 
 def partition_folders(above: Sequence[str], name: str) -> list[str]:
@@ -206,10 +222,15 @@ def partitions(source: str, above: Sequence[str], names: Sequence[str]) -> tuple
     try:
         found = [partition_of(partition_folders(above, name)) for name in names]
     except ValueError as error:
-        raise SourceError(f"{source}: {error}", hint="name one value for each column: KEY=VALUE/") from error
+        raise SourceError(
+            f"{source}: {error}", hint="name one value for each column: KEY=VALUE/"
+        ) from error
     for name, partition in zip(names, found, strict=True):
         if partition.keys() != found[0].keys():
-            shown = [f"{n}: {', '.join(p) or 'none'}" for n, p in ((names[0], found[0]), (name, partition))]
+            shown = [
+                f"{n}: {', '.join(p) or 'none'}"
+                for n, p in ((names[0], found[0]), (name, partition))
+            ]
             raise SourceError(
                 f"{source}: its files do not lie in folders of the same keys",
                 problems=shown,
@@ -223,8 +244,16 @@ def partition_types(found: Sequence[Partition]) -> dict[str, str]:
     types = {}
     for key in found[0] if found else ():
         values = {partition[key] for partition in found} - {None}
-        whole = values and all(re.fullmatch(r"0|-?[1-9][0-9]{0,17}", str(value)) for value in values)
-        types[key] = "BIGINT" if whole else "DATE" if values and all(map(_is_date, map(str, values))) else "VARCHAR"
+        whole = values and all(
+            re.fullmatch(r"0|-?[1-9][0-9]{0,17}", str(value)) for value in values
+        )
+        types[key] = (
+            "BIGINT"
+            if whole
+            else "DATE"
+            if values and all(map(_is_date, map(str, values)))
+            else "VARCHAR"
+        )
     return types
 
 

@@ -20,11 +20,17 @@ def is_too_deep(values: Iterable[Any]) -> bool:
     level: Iterable[Any] = (values,)
     for _ in range(MOST_LEVELS + 1):
         level = [*level]
-        nested = tuple(kind for kind in set(map(type, chain.from_iterable(map(_parts, level)))) if issubclass(kind, NESTED))
+        nested = tuple(
+            kind
+            for kind in set(map(type, chain.from_iterable(map(_parts, level))))
+            if issubclass(kind, NESTED)
+        )
         if not nested:
             return False
         inner = (part for each in level for part in _parts(each) if type(part) in nested)
-        level = {id(part): part for part in inner}.values()  # each once: one may be contained many times
+        level = {
+            id(part): part for part in inner
+        }.values()  # each once: one may be contained many times
     return True
 
 

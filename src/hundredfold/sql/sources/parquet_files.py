@@ -46,7 +46,12 @@ LEAVES = "SELECT name, num_children, type, precision, logical_type FROM parquet_
 ARROW = """SELECT min(file_name) AS file, value FROM parquet_kv_metadata({files})
     WHERE key = 'ARROW:schema' GROUP BY value ORDER BY file"""
 COPY_AGAIN = "copy or write the file again, whole, then run the job again"
-SQL_ERRORS = (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException, duckdb.OutOfMemoryException)
+SQL_ERRORS = (
+    duckdb.BinderException,
+    duckdb.CatalogException,
+    duckdb.ParserException,
+    duckdb.OutOfMemoryException,
+)
 # a text in double quotes is a name; what is outside of them are types
 UTC_CLOCK = re.compile(r'"(?:[^"]|"")*"|\bTIME WITH TIME ZONE\b')
 
@@ -63,7 +68,9 @@ class Leaf:
     @property
     def is_cut(self) -> bool:
         """Whether DuckDB cuts its values to microseconds."""
-        return self.physical == "INT96" or ("isAdjustedToUTC=1" in self.logical and "NANOS=Nano" in self.logical)
+        return self.physical == "INT96" or (
+            "isAdjustedToUTC=1" in self.logical and "NANOS=Nano" in self.logical
+        )
 
 
 def without_zone(kind: str) -> str:
@@ -73,7 +80,11 @@ def without_zone(kind: str) -> str:
 
 def exact_times(types: Mapping[str, str]) -> dict[str, str]:
     """Return the SQL of the columns, of these types, that hold times of day marked as UTC: each as a time of day."""
-    return {n: f"CAST({quote(n)} AS {without_zone(kind)})" for n, kind in types.items() if without_zone(kind) != kind}
+    return {
+        n: f"CAST({quote(n)} AS {without_zone(kind)})"
+        for n, kind in types.items()
+        if without_zone(kind) != kind
+    }
 
 
 def refuse_inexact(source: str, paths: Sequence[str], query: Callable[[str], pa.Table]) -> None:
@@ -85,7 +96,9 @@ def refuse_inexact(source: str, paths: Sequence[str], query: Callable[[str], pa.
     files = f"[{', '.join(map(pattern, paths))}]"
     for row in query(ARROW.format(files=files)).to_pylist():
         _refuse_unkept(source, row["file"], row["value"])
-    for path in query(INEXACT.format(files=files, digits=MAX_DIGITS)).column("file_name").to_pylist():
+    for path in (
+        query(INEXACT.format(files=files, digits=MAX_DIGITS)).column("file_name").to_pylist()
+    ):
         leaves = _leaves(query(LEAVES.format(files=pattern(path))).to_pylist())
         wide = {leaf.column: leaf.digits for leaf in leaves if leaf.digits > MAX_DIGITS}
         if wide:
@@ -98,16 +111,28 @@ def refuse_inexact(source: str, paths: Sequence[str], query: Callable[[str], pa.
         refuse_finer(source, path, list(dict.fromkeys(cut)), partial(FileIO, path))
 
 
-def refuse_finer(source: str, path: str, columns: Sequence[str], opened: Callable[[], RawIOBase], step_ns: int = 1000) -> None:
+def refuse_finer(
+    source: str,
+    path: str,
+    columns: Sequence[str],
+    opened: Callable[[], RawIOBase],
+    step_ns: int = 1000,
+) -> None:
     """Refuse a file whose INT96 times, or times of day, in these columns are no multiple of so many nanoseconds."""
-    if not columns or not any((_whole(leaf) % step_ns).any() for _, leaf in _read(opened, columns, "ns")):
+    if not columns or not any(
+        (_whole(leaf) % step_ns).any() for _, leaf in _read(opened, columns, "ns")
+    ):
         return
     # 64 bits of nanoseconds end in the year 2262, and INT96 does not: microseconds show which values are only cut to 64 bits
-    for (name, fine), (_, coarse) in zip(_read(opened, columns, "ns"), _read(opened, columns, "us"), strict=True):
+    for (name, fine), (_, coarse) in zip(
+        _read(opened, columns, "ns"), _read(opened, columns, "us"), strict=True
+    ):
         if pa.types.is_time(fine.type):
             bad = _whole(fine) % step_ns != 0
         elif coarse.type != fine.type:
-            bad = (_whole(coarse) * 1000 != _whole(fine)) | (_whole(coarse) % (step_ns // 1000) != 0)
+            bad = (_whole(coarse) * 1000 != _whole(fine)) | (
+                _whole(coarse) % (step_ns // 1000) != 0
+            )
         else:
             continue  # not stored as INT96
         if bad.any():
@@ -117,10 +142,14 @@ def refuse_finer(source: str, path: str, columns: Sequence[str], opened: Callabl
             )
 
 
-def _read(opened: Callable[[], RawIOBase], columns: Sequence[str], unit: str) -> Iterator[tuple[str, pa.Array]]:
+def _read(
+    opened: Callable[[], RawIOBase], columns: Sequence[str], unit: str
+) -> Iterator[tuple[str, pa.Array]]:
     """Yield the times of columns, each with its column; INT96 in that unit."""
     with opened() as file:
-        for batch in pq.ParquetFile(file, coerce_int96_timestamp_unit=unit).iter_batches(columns=list(columns)):
+        for batch in pq.ParquetFile(file, coerce_int96_timestamp_unit=unit).iter_batches(
+            columns=list(columns)
+        ):
             for name, column in zip(batch.schema.names, batch.columns, strict=True):
                 for leaf in _times(column):
                     yield name, leaf
@@ -157,7 +186,11 @@ def _refuse_unkept(source: str, path: str, encoded: Any) -> None:
 def refuse_durations(source: str, path: str, schema: pa.Schema) -> None:
     """Refuse a file with columns of durations or periods, which Parquet keeps as whole numbers of some unit."""
     bad = {f.name: str(f.type) for f in schema if _has_duration(f.type)}
-    bad |= {f.name: "period" for f in schema if (f.metadata or {}).get(b"ARROW:extension:name") == b"pandas.period"}
+    bad |= {
+        f.name: "period"
+        for f in schema
+        if (f.metadata or {}).get(b"ARROW:extension:name") == b"pandas.period"
+    }
     if bad:
         raise SourceError(
             f"{source}: {path} has {len(bad)} column(s) of a type that Parquet does not have: it keeps whole numbers",
@@ -183,7 +216,9 @@ def _leaves(rows: Sequence[Mapping[str, Any]]) -> list[Leaf]:
         for _ in range(row["num_children"] or 0):
             read(column)
         if not row["num_children"]:
-            found.append(Leaf(column, row["type"] or "", row["precision"] or 0, row["logical_type"] or ""))
+            found.append(
+                Leaf(column, row["type"] or "", row["precision"] or 0, row["logical_type"] or "")
+            )
 
     for _ in range(rows[0]["num_children"] or 0):
         read(None)
@@ -200,7 +235,11 @@ def find_damage(source: str, paths: Sequence[str], memory: int) -> SourceError |
             continue  # that it is gone is another error
         if problem := _problem(path, memory):
             words, columns = problem
-            return SourceError(f"{source}: {path} cannot be read as Parquet: {words}", problems=columns, hint=COPY_AGAIN)
+            return SourceError(
+                f"{source}: {path} cannot be read as Parquet: {words}",
+                problems=columns,
+                hint=COPY_AGAIN,
+            )
     return None
 
 
@@ -209,7 +248,11 @@ def what_is_no_parquet(head: bytes, tail: bytes, size: int) -> str:
     if not size:
         return "it has no byte"
     if head.startswith(MAGIC):
-        return "" if tail == MAGIC and size >= 12 else "its end is missing: it was cut short, or is still being written"
+        return (
+            ""
+            if tail == MAGIC and size >= 12
+            else "its end is missing: it was cut short, or is still being written"
+        )
     if head.startswith(ENCRYPTED):
         return "it is encrypted"
     known = what_is(head)
@@ -228,7 +271,9 @@ def _problem(path: str, memory: int) -> tuple[str, list[str]] | None:
         words = what_is_no_parquet(head, file.read(), size)
     if words:
         return words, []
-    with duckdb.connect(":memory:", config={"memory_limit": f"{max(memory // 2**20, 96)}MiB", "threads": 1}) as connection:
+    with duckdb.connect(
+        ":memory:", config={"memory_limit": f"{max(memory // 2**20, 96)}MiB", "threads": 1}
+    ) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         rows = f"read_parquet({pattern(path)}, hive_partitioning = false)"
         error = _error(connection, f"SELECT * FROM {rows}")

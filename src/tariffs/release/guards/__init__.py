@@ -18,7 +18,16 @@ import numpy as np
 import pyarrow as pa
 
 from tariffs.release.decision_log import Finding
-from tariffs.release.guards.change import CHANGE_SHARE, CHANGE_SIZE, UNITS, VOLUME, change_share, change_size, units, volume
+from tariffs.release.guards.change import (
+    CHANGE_SHARE,
+    CHANGE_SIZE,
+    UNITS,
+    VOLUME,
+    change_share,
+    change_size,
+    units,
+    volume,
+)
 from tariffs.release.guards.context import UNITS_OF, Guard, Limits, Subject, limits_of
 from tariffs.release.guards.money import COST, GAIN, MONEY, cost, gain, money
 from tariffs.release.guards.order import FAIRNESS, LADDER, SMOOTH, fairness, ladder, smooth
@@ -66,12 +75,25 @@ AGAINST_ACTIVE = frozenset(
     {CURRENCY, TODAY, CHANGE_SIZE, CHANGE_SHARE, UNITS, VOLUME, CONTROL, VALIDITY, DRIFT}
 )  # may find other things once another is active
 
-__all__ = ["AGAINST_ACTIVE", "CODES", "GUARDS", "NAMED", "UNITS_OF", "Guard", "Limits", "Subject", "inspect", "limits_of"]
+__all__ = [
+    "AGAINST_ACTIVE",
+    "CODES",
+    "GUARDS",
+    "NAMED",
+    "UNITS_OF",
+    "Guard",
+    "Limits",
+    "Subject",
+    "inspect",
+    "limits_of",
+]
 
 
 def inspect(subject: Subject) -> tuple[Finding, ...]:
     """What every guard finds, in the order of `GUARDS`."""
-    with np.errstate(all="ignore"):  # a table may hold NaN and infinities: what is no number fails its guard
+    with np.errstate(
+        all="ignore"
+    ):  # a table may hold NaN and infinities: what is no number fails its guard
         return tuple(_examined(code, guard, subject) for code, guard in NAMED.items())
 
 
@@ -80,4 +102,9 @@ def _examined(code: str, guard: Guard, subject: Subject) -> Finding:
     try:
         return guard(subject)
     except (ArithmeticError, LookupError, TypeError, ValueError, pa.ArrowException) as error:
-        return Finding(code, False, f"the table cannot be examined: {error or type(error).__name__}", "a table with sound columns")
+        return Finding(
+            code,
+            False,
+            f"the table cannot be examined: {error or type(error).__name__}",
+            "a table with sound columns",
+        )

@@ -22,7 +22,9 @@ def change_size(s: Subject) -> Finding:
         return Finding(CHANGE_SIZE, True, "no other table is active to compare with", allowed)
     there, moved = against(s.table, s.active)
     voice = is_voice(there)
-    broken = ~(np.abs(moved) <= np.where(voice, s.limits.voice_change, s.limits.bundle_change) + SLACK)  # what is no number is broken
+    broken = ~(
+        np.abs(moved) <= np.where(voice, s.limits.voice_change, s.limits.bundle_change) + SLACK
+    )  # what is no number is broken
     words = f"largest: bundles {largest(moved[~voice], '{:+.1%}')}, voice {largest(moved[voice], '{:+.4g} points')}"
     return found(CHANGE_SIZE, there, broken, words, allowed, moves(moved, voice))
 
@@ -36,14 +38,23 @@ def change_share(s: Subject) -> Finding:
     changed, rows = int(np.count_nonzero(moved)), there.num_rows
     share = changed / rows if rows else 0.0
     passed = share <= s.limits.share_changed + SLACK
-    return Finding(CHANGE_SHARE, passed, f"{changed:,} of {rows:,} prices change ({share:.1%})", allowed)
+    return Finding(
+        CHANGE_SHARE, passed, f"{changed:,} of {rows:,} prices change ({share:.1%})", allowed
+    )
 
 
 def units(s: Subject) -> Finding:
     """Every unit has one price, and none that was sold, or that charging has a price for, is left without."""
     allowed = f"each once, {s.limits.units_lost:g} left out"
     if twice := repeated(s.table):
-        return Finding(UNITS, False, f"units with more than one price: {len(twice):,}", allowed, tuple(twice[:SHOWN]), len(twice))
+        return Finding(
+            UNITS,
+            False,
+            f"units with more than one price: {len(twice):,}",
+            allowed,
+            tuple(twice[:SHOWN]),
+            len(twice),
+        )
     words, lost = [f"{s.table.num_rows:,} units"], []
     if s.active is not None:
         gone = matched(s.active, s.table) < 0
@@ -64,7 +75,14 @@ def units(s: Subject) -> Finding:
         lost += missing
     lost = list(dict.fromkeys(lost))
     passed = bool(s.table.num_rows) and len(lost) <= s.limits.units_lost
-    return Finding(UNITS, passed, ", ".join(words), allowed, () if passed else tuple(lost[:SHOWN]), 0 if passed else len(lost))
+    return Finding(
+        UNITS,
+        passed,
+        ", ".join(words),
+        allowed,
+        () if passed else tuple(lost[:SHOWN]),
+        0 if passed else len(lost),
+    )
 
 
 def _never_priced(s: Subject) -> list[str]:
@@ -73,7 +91,9 @@ def _never_priced(s: Subject) -> list[str]:
     for what, known in (("product", s.catalogue), ("location", s.locations)):
         if known is not None:
             priced = set(pc.unique(s.table[what]).to_pylist())
-            missing += [f"{what} {name}" for name in sorted(set(known[what].to_pylist()) - priced - {None})]
+            missing += [
+                f"{what} {name}" for name in sorted(set(known[what].to_pylist()) - priced - {None})
+            ]
     return missing
 
 
@@ -89,12 +109,23 @@ def _gaps(table: pa.Table) -> list[str]:
 
 def _rectangle(table: pa.Table, rows: tuple[str, ...], columns: tuple[str, ...]) -> list[str]:
     """The gaps in the columns that at least half of the rows have."""
-    lines, fields = (list(zip(*(table[name].to_pylist() for name in names), strict=True)) for names in (rows, columns))
+    lines, fields = (
+        list(zip(*(table[name].to_pylist() for name in names), strict=True))
+        for names in (rows, columns)
+    )
     there, sides = set(zip(lines, fields, strict=True)), sorted(set(lines), key=str)
-    usual = sorted((field for field, n in Counter(field for _, field in there).items() if 2 * n >= len(sides)), key=str)
+    usual = sorted(
+        (field for field, n in Counter(field for _, field in there).items() if 2 * n >= len(sides)),
+        key=str,
+    )
     if len(usual) * len(sides) == len(there):
         return []
-    return ["/".join(str(part) for part in (*line, *field)) for line in sides for field in usual if (line, field) not in there]
+    return [
+        "/".join(str(part) for part in (*line, *field))
+        for line in sides
+        for field in usual
+        if (line, field) not in there
+    ]
 
 
 def volume(s: Subject) -> Finding:
@@ -106,10 +137,21 @@ def volume(s: Subject) -> Finding:
     if not np.isfinite(now).all():
         return Finding(VOLUME, False, "the expected volume is not recorded for every unit", allowed)
     voice, was_voice = is_voice(s.table), is_voice(old)
-    fell = {kind: _change(now[a].sum(), before[b].sum()) for kind, a, b in (("bundles", ~voice, ~was_voice), ("voice", voice, was_voice))}
-    cases = [f"all {kind}: {change:+.1%}" for kind, change in fell.items() if change < -s.limits.volume_drop - SLACK]
+    fell = {
+        kind: _change(now[a].sum(), before[b].sum())
+        for kind, a, b in (("bundles", ~voice, ~was_voice), ("voice", voice, was_voice))
+    }
+    cases = [
+        f"all {kind}: {change:+.1%}"
+        for kind, change in fell.items()
+        if change < -s.limits.volume_drop - SLACK
+    ]
     places = _by_place(s.table, now, old, before)
-    cases += [f"{place}: {change:+.1%}" for place, change in places if change < -s.limits.place_drop - SLACK]
+    cases += [
+        f"{place}: {change:+.1%}"
+        for place, change in places
+        if change < -s.limits.place_drop - SLACK
+    ]
     worst = min((change for _, change in places), default=0.0)
     upon = "the active table" if known else "no change"
     words = f"expected against {upon}: bundles {fell['bundles']:+.1%}, voice {fell['voice']:+.1%}, worst location {worst:+.1%}"
@@ -121,18 +163,34 @@ def _expected(table: pa.Table, *, moved: bool = True) -> Floats:
     if "expected_volume" not in table.column_names:
         return np.full(table.num_rows, np.nan)
     at_current = floats(table, "expected_volume")
-    return at_current + np.nan_to_num(floats(table, "expected_volume_delta")) if moved else at_current
+    return (
+        at_current + np.nan_to_num(floats(table, "expected_volume_delta")) if moved else at_current
+    )
 
 
 def _change(now: float, before: float) -> float:
     return now / before - 1.0 if before > 0 else 0.0
 
 
-def _by_place(table: pa.Table, now: Floats, active: pa.Table, before: Floats) -> list[tuple[str, float]]:
+def _by_place(
+    table: pa.Table, now: Floats, active: pa.Table, before: Floats
+) -> list[tuple[str, float]]:
     """Each location and kind that both tables have, with the change of its expected volume."""
     sums = []
     for rows, values in ((table, now), (active, before)):
-        grouped = rows.select(["kind", "location"]).append_column("volume", pa.array(values)).group_by(["kind", "location"])
-        sums.append({(r["kind"], r["location"]): r["volume_sum"] for r in grouped.aggregate([("volume", "sum")]).to_pylist()})
+        grouped = (
+            rows.select(["kind", "location"])
+            .append_column("volume", pa.array(values))
+            .group_by(["kind", "location"])
+        )
+        sums.append(
+            {
+                (r["kind"], r["location"]): r["volume_sum"]
+                for r in grouped.aggregate([("volume", "sum")]).to_pylist()
+            }
+        )
     both = sorted((key for key in sums[0] if key in sums[1]), key=str)
-    return [(f"{kind} in {place}", _change(sums[0][kind, place], sums[1][kind, place])) for kind, place in both]
+    return [
+        (f"{kind} in {place}", _change(sums[0][kind, place], sums[1][kind, place]))
+        for kind, place in both
+    ]

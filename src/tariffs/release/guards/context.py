@@ -139,29 +139,44 @@ def against(table: pa.Table, active: pa.Table) -> tuple[pa.Table, Floats]:
     row = matched(table, active)
     there, was = table.filter(pa.array(row >= 0)), active.take(pa.array(row[row >= 0]))
     voice, price, before = is_voice(there), floats(there, "price"), floats(was, "price")
-    moved = np.where(voice, 100.0 * (before - price) / np.where(voice, tariff(there), 1.0), price / before - 1.0)
+    moved = np.where(
+        voice, 100.0 * (before - price) / np.where(voice, tariff(there), 1.0), price / before - 1.0
+    )
     return there, np.asarray(np.round(moved, 9), dtype=np.float64)
 
 
-def found(code: str, table: pa.Table, broken: Bools, words: str, limit: str, told: Callable[[int], str]) -> Finding:
+def found(
+    code: str, table: pa.Table, broken: Bools, words: str, limit: str, told: Callable[[int], str]
+) -> Finding:
     """The finding of a guard that looks at rows one by one; `told` says what is wrong with a row."""
     rows = np.flatnonzero(broken)
-    keys = keys_of(table.select([KEY]).take(pa.array(rows[:SHOWN])), np.ones(min(len(rows), SHOWN), dtype=np.bool_))
+    keys = keys_of(
+        table.select([KEY]).take(pa.array(rows[:SHOWN])),
+        np.ones(min(len(rows), SHOWN), dtype=np.bool_),
+    )
     cases = tuple(f"{key}: {told(int(row))}" for key, row in zip(keys, rows, strict=False))
     return Finding(code, not len(rows), words, limit, cases, len(rows))
 
 
 def moves(moved: Floats, voice: Bools) -> Callable[[int], str]:
-    return lambda row: f"{moved[row]:+.4g} points of discount" if voice[row] else f"{moved[row]:+.1%}"
+    return lambda row: (
+        f"{moved[row]:+.4g} points of discount" if voice[row] else f"{moved[row]:+.1%}"
+    )
 
 
 def largest(moved: Floats, form: str) -> str:
-    return form.format(float(moved[np.argmax(np.abs(moved))])) if len(moved) and np.any(moved) else "none"
+    return (
+        form.format(float(moved[np.argmax(np.abs(moved))]))
+        if len(moved) and np.any(moved)
+        else "none"
+    )
 
 
 def catalogued(table: pa.Table, catalogue: pa.Table, name: str) -> Floats:
     """A column of the catalogue for each row's product; NaN where the catalogue has it not."""
-    return np.asarray(np.append(floats(catalogue, name), np.nan)[_row_of(table, catalogue)], dtype=np.float64)
+    return np.asarray(
+        np.append(floats(catalogue, name), np.nan)[_row_of(table, catalogue)], dtype=np.float64
+    )
 
 
 def of_catalogue(table: pa.Table, catalogue: pa.Table, name: str) -> pa.ChunkedArray:
@@ -173,7 +188,9 @@ def of_catalogue(table: pa.Table, catalogue: pa.Table, name: str) -> pa.ChunkedA
 def ladders(table: pa.Table, catalogue: pa.Table) -> npt.NDArray[np.int64]:
     """The ladder of each row's product as a number; -1 where it has none."""
     words = catalogue["ladder"].combine_chunks().dictionary_encode()
-    numbers = np.asarray(pc.fill_null(words.indices, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
+    numbers = np.asarray(
+        pc.fill_null(words.indices, -1).to_numpy(zero_copy_only=False), dtype=np.int64
+    )
     return np.append(numbers, -1)[_row_of(table, catalogue)]
 
 
@@ -183,12 +200,17 @@ def text(table: pa.Table, name: str) -> npt.NDArray[np.object_]:
 
 def is_text(table: pa.Table, name: str, value: str) -> Bools:
     """Where a column of words has this one; null is none.  Without a Python object for each row."""
-    return np.asarray(pc.fill_null(pc.equal(table[name], value), False).to_numpy(zero_copy_only=False), dtype=np.bool_)
+    return np.asarray(
+        pc.fill_null(pc.equal(table[name], value), False).to_numpy(zero_copy_only=False),
+        dtype=np.bool_,
+    )
 
 
 def text_equals(one: Any, other: Any) -> Bools:
     """Where two columns of words are the same; null is the same as nothing."""
-    return np.asarray(pc.fill_null(pc.equal(one, other), False).to_numpy(zero_copy_only=False), dtype=np.bool_)
+    return np.asarray(
+        pc.fill_null(pc.equal(one, other), False).to_numpy(zero_copy_only=False), dtype=np.bool_
+    )
 
 
 def numbers_of(table: pa.Table, name: str) -> npt.NDArray[np.int64]:
@@ -198,5 +220,7 @@ def numbers_of(table: pa.Table, name: str) -> npt.NDArray[np.int64]:
 
 
 def _row_of(table: pa.Table, catalogue: pa.Table) -> npt.NDArray[np.int64]:
-    row = pc.index_in(table["product"].combine_chunks(), value_set=catalogue["product"].combine_chunks())
+    row = pc.index_in(
+        table["product"].combine_chunks(), value_set=catalogue["product"].combine_chunks()
+    )
     return np.asarray(pc.fill_null(row, -1).to_numpy(zero_copy_only=False), dtype=np.int64)

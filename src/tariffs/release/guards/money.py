@@ -14,13 +14,20 @@ from tariffs.release.guards.context import SHOWN, SLACK, Subject, catalogued, fo
 from tariffs.release.tables import KEY, Bools, Floats, bools, floats, is_voice
 
 COST, MONEY, GAIN = "COST", "MONEY", "GAIN"
-OWN_BOUNDS = ("STEP_UP", "STEP_DOWN", "FLOOR", "CEILING")  # a price held back by these moved for its own sake, only less far
+OWN_BOUNDS = (
+    "STEP_UP",
+    "STEP_DOWN",
+    "FLOOR",
+    "CEILING",
+)  # a price held back by these moved for its own sake, only less far
 MADE_BY_OTHERS = (
     "LADDER_ADJUSTED", "SMOOTHED", "PORTFOLIO_LIMIT", "PORTFOLIO_RESTORED", "DIVERSION_ADJUSTED", "CAPACITY_CAP", "CAPACITY_RAISED", "REG_CAP", "REG_ADJUSTED",
     "FLOOR_RAISED", "CEILING_LOWERED",
 )  # fmt: skip
 FORCED_LOSS = 0.5  # of a unit's revenue: beyond it even a full cell or a ladder is no reason
-SUM_TOLERANCE = 0.05  # of a kind's revenue: how far the stated change may be from price times volume
+SUM_TOLERANCE = (
+    0.05  # of a kind's revenue: how far the stated change may be from price times volume
+)
 PENNY = 0.01
 GAIN_TOLERANCE = 0.02  # a probability
 CHANCE = 4.0  # standard deviations of the number of trials that chance may add
@@ -34,18 +41,33 @@ def cost(s: Subject) -> Finding:
     if s.catalogue is not None and "unit_cost" in s.catalogue.column_names:
         listed = catalogued(s.table, s.catalogue, "unit_cost")
         other = np.isfinite(listed) & ~(np.abs(unit_cost - listed) <= SLACK + 1e-6 * listed)
-    worth = np.nan_to_num(floats(s.table, "usage_value")) if "usage_value" in s.table.column_names else np.zeros(s.table.num_rows)
+    worth = (
+        np.nan_to_num(floats(s.table, "usage_value"))
+        if "usage_value" in s.table.column_names
+        else np.zeros(s.table.num_rows)
+    )
     if s.catalogue is not None:
         other |= ~(np.abs(worth - _listed_worth(s)) <= SLACK)
-    if "opportunity_cost" in s.table.column_names and s.table.num_rows:  # less than all that another unit earns is lost by one more
-        beyond = ~(np.abs(floats(s.table, "opportunity_cost")) <= np.nanmax(np.append(price, floats(s.table, "current_price"))))
+    if (
+        "opportunity_cost" in s.table.column_names and s.table.num_rows
+    ):  # less than all that another unit earns is lost by one more
+        beyond = ~(
+            np.abs(floats(s.table, "opportunity_cost"))
+            <= np.nanmax(np.append(price, floats(s.table, "current_price")))
+        )
     else:
         beyond = np.zeros(s.table.num_rows, dtype=np.bool_)
     below = ~(price >= unit_cost - worth - SLACK)
     lowered = below & (price < floats(s.table, "current_price"))
     voice = is_voice(s.table)
-    many = [kind for kind, rows in (("bundles", ~voice), ("voice", voice)) if below[rows].sum() > s.limits.below_cost * max(rows.sum(), 1)]
-    broken = other | beyond | lowered | (below & np.where(voice, "voice" in many, "bundles" in many))
+    many = [
+        kind
+        for kind, rows in (("bundles", ~voice), ("voice", voice))
+        if below[rows].sum() > s.limits.below_cost * max(rows.sum(), 1)
+    ]
+    broken = (
+        other | beyond | lowered | (below & np.where(voice, "voice" in many, "bundles" in many))
+    )
     words = f"prices below cost: {int(below.sum()):,}, lowered to there: {int(lowered.sum()):,}; other costs than the catalogue's: {int(other.sum()):,}"
     words += f"; opportunity costs beyond every price: {int(beyond.sum()):,}" * bool(beyond.any())
     return found(
@@ -68,7 +90,9 @@ def money(s: Subject) -> Finding:
         f"margin -{limits.margin_drop:.0%}, revenue -{limits.revenue_drop:.0%}, a location -{limits.place_margin_drop:.0%},"
         f" a unit -{limits.unit_loss:.0%} of its revenue unless bound"
     )
-    price, current, unit_cost = (floats(s.table, name) for name in ("price", "current_price", "unit_cost"))
+    price, current, unit_cost = (
+        floats(s.table, name) for name in ("price", "current_price", "unit_cost")
+    )
     volume, revenue, margin = (
         floats(s.table, "expected_volume"),
         floats(s.table, "expected_revenue_delta"),
@@ -83,7 +107,9 @@ def money(s: Subject) -> Finding:
             continue
         took, left = sold[rows].sum(), earned[rows].sum()
         revenue_change, margin_change = revenue[rows].sum(), margin[rows].sum()
-        told.append(f"{kind}: revenue {_share(revenue_change, took)}, margin {_share(margin_change, left)}")
+        told.append(
+            f"{kind}: revenue {_share(revenue_change, took)}, margin {_share(margin_change, left)}"
+        )
         if not margin_change >= -limits.margin_drop * abs(left) - PENNY:
             cases.append(f"all {kind}: margin {_share(margin_change, left)}")
         if not revenue_change >= -limits.revenue_drop * took - PENNY:
@@ -94,19 +120,34 @@ def money(s: Subject) -> Finding:
         }
         for name, stated in (("revenue", revenue_change), ("margin", margin_change)):
             if not abs(again[name] - stated) <= SUM_TOLERANCE * took + PENNY:
-                cases.append(f"all {kind}: {name} {_share(stated, took)} is stated, price times volume gives {_share(again[name], took)}")
+                cases.append(
+                    f"all {kind}: {name} {_share(stated, took)} is stated, price times volume gives {_share(again[name], took)}"
+                )
     cases += _places(s, margin, earned)
     lost = _losing(s, margin, sold, price != current)
-    cases += [f"{key}: margin {margin[row]:+,.2f} of {earned[row]:,.2f}" for row, key in _named(s.table, lost)]
+    cases += [
+        f"{key}: margin {margin[row]:+,.2f} of {earned[row]:,.2f}"
+        for row, key in _named(s.table, lost)
+    ]
     losers, of_them = int((margin < -PENNY).sum()), margin[margin < -PENNY].sum()
     words = f"{'; '.join(told)}; {losers:,} units lose {-of_them:,.0f}" if told else "no prices"
-    return Finding(MONEY, not cases, words, allowed, tuple(cases[:SHOWN]), len(cases) + max(int(lost.sum()) - SHOWN, 0))
+    return Finding(
+        MONEY,
+        not cases,
+        words,
+        allowed,
+        tuple(cases[:SHOWN]),
+        len(cases) + max(int(lost.sum()) - SHOWN, 0),
+    )
 
 
 def gain(s: Subject) -> Finding:
     """A price that moves for its own sake is likelier to gain than to lose; every move states how likely."""
     allowed = f"P(gain) of {s.limits.gain_least:g} or more, in all but {s.limits.unsure_moves:.0%} of the free moves"
-    p, moved = floats(s.table, "p_gain"), floats(s.table, "price") != floats(s.table, "current_price")
+    p, moved = (
+        floats(s.table, "p_gain"),
+        floats(s.table, "price") != floats(s.table, "current_price"),
+    )
     free = moved & _free(s)
     unstated = moved & ~((p >= 0.0) & (p <= 1.0))
     unsure = free & ~(p >= s.limits.gain_least)
@@ -116,7 +157,8 @@ def gain(s: Subject) -> Finding:
     broken = unstated | (unsure & too_many) | promised
     words = (
         f"of {int(free.sum()):,} free moves, likelier to lose than to gain: {int(unsure.sum()):,}; moves that state no P(gain): {int(unstated.sum()):,}"
-        + f"; moves that promise more than their elasticity does: {int(promised.sum()):,}" * bool(promised.any())
+        + f"; moves that promise more than their elasticity does: {int(promised.sum()):,}"
+        * bool(promised.any())
     )
     shown = found(
         GAIN, s.table, broken, words, allowed,
@@ -124,7 +166,14 @@ def gain(s: Subject) -> Finding:
     )  # fmt: skip
     many = _too_many_trials(s)
     return (
-        Finding(GAIN, False, f"{words}; trials: {'; '.join(many)}", allowed, (*many, *shown.cases)[:SHOWN], shown.count + len(many))
+        Finding(
+            GAIN,
+            False,
+            f"{words}; trials: {'; '.join(many)}",
+            allowed,
+            (*many, *shown.cases)[:SHOWN],
+            shown.count + len(many),
+        )
         if many
         else shown
     )
@@ -133,8 +182,15 @@ def gain(s: Subject) -> Finding:
 def _gain_by_elasticity(table: pa.Table) -> Floats:
     """P(gain) again, from the row's own price, cost, elasticity and standard error; of a cell that is not full, at most this."""
     current = floats(table, "current_price")
-    cost = floats(table, "unit_cost") - floats(table, "usage_value") + floats(table, "opportunity_cost")
-    sold, blocked = floats(table, "expected_volume"), np.nan_to_num(floats(table, "expected_blocked_minutes"))
+    cost = (
+        floats(table, "unit_cost")
+        - floats(table, "usage_value")
+        + floats(table, "opportunity_cost")
+    )
+    sold, blocked = (
+        floats(table, "expected_volume"),
+        np.nan_to_num(floats(table, "expected_blocked_minutes")),
+    )
     capacity = np.where(blocked > 0, sold, np.inf)
     demand = Demand(floats(table, "elasticity"), floats(table, "se"), sold + blocked, capacity)
     return np.asarray(gain_probability(floats(table, "price") / current, cost / current, demand))
@@ -153,9 +209,15 @@ def _too_many_trials(s: Subject) -> list[str]:
 def _free(s: Subject) -> Bools:
     """Moves that the unit's own elasticity wanted, and no trial."""
     bound = np.any([is_text(s.table, "constraint_bound", name) for name in OWN_BOUNDS], axis=0)
-    unbound = np.asarray(s.table["constraint_bound"].is_null().to_numpy(zero_copy_only=False), dtype=np.bool_)
+    unbound = np.asarray(
+        s.table["constraint_bound"].is_null().to_numpy(zero_copy_only=False), dtype=np.bool_
+    )
     others = np.any([is_text(s.table, "reason_code", name) for name in MADE_BY_OTHERS], axis=0)
-    trial = bools(s.table, "explore_flag") if "explore_flag" in s.table.column_names else np.zeros(s.table.num_rows, dtype=np.bool_)
+    trial = (
+        bools(s.table, "explore_flag")
+        if "explore_flag" in s.table.column_names
+        else np.zeros(s.table.num_rows, dtype=np.bool_)
+    )
     return np.asarray((bound | unbound) & ~others & ~trial)
 
 
@@ -166,8 +228,16 @@ def _losing(s: Subject, margin: Floats, sold: Floats, moved: Bools) -> Bools:
 
 
 def _places(s: Subject, margin: Floats, earned: Floats) -> list[str]:
-    rows = s.table.select(["kind", "location"]).append_column("margin", pa.array(margin)).append_column("earned", pa.array(earned))
-    sums = rows.group_by(["kind", "location"]).aggregate([("margin", "sum"), ("earned", "sum")]).to_pylist()
+    rows = (
+        s.table.select(["kind", "location"])
+        .append_column("margin", pa.array(margin))
+        .append_column("earned", pa.array(earned))
+    )
+    sums = (
+        rows.group_by(["kind", "location"])
+        .aggregate([("margin", "sum"), ("earned", "sum")])
+        .to_pylist()
+    )
     limit = s.limits.place_margin_drop
     bad = [r for r in sums if not r["margin_sum"] >= -limit * abs(r["earned_sum"]) - PENNY]
     return [

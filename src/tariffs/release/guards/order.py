@@ -10,7 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from tariffs.release.decision_log import Finding
-from tariffs.release.guards.context import NO_CATALOGUE, SLACK, Subject, catalogued, found, is_text, ladders, numbers_of
+from tariffs.release.guards.context import (
+    NO_CATALOGUE,
+    SLACK,
+    Subject,
+    catalogued,
+    found,
+    is_text,
+    ladders,
+    numbers_of,
+)
 from tariffs.release.tables import Bools, Floats, floats, is_voice, tariff
 
 LADDER, SMOOTH, FAIRNESS = "LADDER", "SMOOTH", "FAIRNESS"
@@ -29,10 +38,14 @@ def ladder(s: Subject) -> Finding:
     if not set(LADDER_COLUMNS) <= set(s.catalogue.column_names):
         return Finding(LADDER, True, "sizes and ladders are not in the catalogue", allowed)
     price, current = floats(s.table, "price"), floats(s.table, "current_price")
-    rung, size, days = (catalogued(s.table, s.catalogue, name) for name in ("rung", "volume_mb", "validity_days"))
+    rung, size, days = (
+        catalogued(s.table, s.catalogue, name) for name in ("rung", "volume_mb", "validity_days")
+    )
     place = _place(s)
     sizes = _neighbours((place, ladders(s.table, s.catalogue)), rung)
-    broken = _pairs_out(price, size, *sizes) & ((price != current)[sizes[0]] | (price != current)[sizes[1]])
+    broken = _pairs_out(price, size, *sizes) & (
+        (price != current)[sizes[0]] | (price != current)[sizes[1]]
+    )
     low, high = _neighbours((place, np.nan_to_num(size, nan=-1.0)), days)
     undercut = (price[high] < price[low] - DUST) & ~(current[high] < current[low] - DUST)
     bad = np.zeros(len(price), dtype=np.bool_)
@@ -49,13 +62,17 @@ def ladder(s: Subject) -> Finding:
 def smooth(s: Subject) -> Finding:
     """Discounts do not jump from one hour to the next: a cliff makes everybody call at once."""
     most = s.limits.voice_cliff
-    allowed = f"jumps of {most:g} points, made beyond that in {s.limits.cliffs_made:.0%} of the hours"
+    allowed = (
+        f"jumps of {most:g} points, made beyond that in {s.limits.cliffs_made:.0%} of the hours"
+    )
     voice = np.flatnonzero(is_voice(s.table))
     if not len(voice):
         return Finding(SMOOTH, True, "no voice", allowed)
     hours = s.table.take(voice)
     full = tariff(hours)
-    discount, before = (100.0 * (1.0 - floats(hours, name) / full) for name in ("price", "current_price"))
+    discount, before = (
+        100.0 * (1.0 - floats(hours, name) / full) for name in ("price", "current_price")
+    )
     hour = floats(hours, "hour")
     here, after = _around((numbers_of(hours, "cell"), numbers_of(hours, "day_type")), hour)
     jump, jumped = np.abs(discount[after] - discount[here]), np.abs(before[after] - before[here])
@@ -65,9 +82,18 @@ def smooth(s: Subject) -> Finding:
     words = f"cliffs of more than {most:g} points: {int((jumped > most + SLACK).sum()):,} today, {int((jump > most + SLACK).sum()):,} then, {int(made.sum()):,} of them made or made steeper ({share:.1%})"
     broken = np.zeros(len(hour), dtype=np.bool_)
     broken[here[made]] = True
-    shown = found(SMOOTH, hours, broken, words, allowed, lambda row: _told(row, here, after, discount, before, hour))
+    shown = found(
+        SMOOTH,
+        hours,
+        broken,
+        words,
+        allowed,
+        lambda row: _told(row, here, after, discount, before, hour),
+    )
     passed = share <= s.limits.cliffs_made + DUST
-    return Finding(SMOOTH, passed, words, allowed, () if passed else shown.cases, 0 if passed else shown.count)
+    return Finding(
+        SMOOTH, passed, words, allowed, () if passed else shown.cases, 0 if passed else shown.count
+    )
 
 
 def fairness(s: Subject) -> Finding:
@@ -80,15 +106,32 @@ def fairness(s: Subject) -> Finding:
     group = _numbered((numbers_of(table, "location"), numbers_of(table, "product")))
     price, current = floats(table, "price"), floats(table, "current_price")
     ratio, today = _spread(group, price), _spread(group, current)
-    broken = (ratio > s.limits.segment_ratio + SLACK) & (ratio >= today - DUST) & (price >= _extreme(group, price, np.maximum) - DUST)
-    broken &= _extreme(group, (price != current).astype(np.float64), np.maximum) > 0  # one that nobody touches waits for the next
+    broken = (
+        (ratio > s.limits.segment_ratio + SLACK)
+        & (ratio >= today - DUST)
+        & (price >= _extreme(group, price, np.maximum) - DUST)
+    )
+    broken &= (
+        _extreme(group, (price != current).astype(np.float64), np.maximum) > 0
+    )  # one that nobody touches waits for the next
     words = f"largest ratio {ratio.max():.2f} (today {today.max():.2f}); products beyond it: {len(np.unique(group[broken])):,}"
-    return found(FAIRNESS, table, broken, words, allowed, lambda row: f"{ratio[row]:.2f} times the cheapest segment's price")
+    return found(
+        FAIRNESS,
+        table,
+        broken,
+        words,
+        allowed,
+        lambda row: f"{ratio[row]:.2f} times the cheapest segment's price",
+    )
 
 
 def _place(s: Subject) -> Ints:
     """(segment, location) as a number; -1 for voice."""
-    return np.where(is_voice(s.table), -1, _numbered((numbers_of(s.table, "segment"), numbers_of(s.table, "location"))))
+    return np.where(
+        is_voice(s.table),
+        -1,
+        _numbered((numbers_of(s.table, "segment"), numbers_of(s.table, "location"))),
+    )
 
 
 def _numbered(keys: tuple[Ints, Ints]) -> Ints:
@@ -101,7 +144,13 @@ def _neighbours(group: tuple[Ints, Ints | Floats], at: Floats) -> tuple[Ints, In
     """The rows that stand next to each other in their group, lower and upper, by `at`; rows of no group, or without `at`, stand alone."""
     order = np.lexsort((at, group[1], group[0]))
     low, high = order[:-1], order[1:]
-    known = (group[0][low] >= 0) & (group[1][low] >= 0) & np.isfinite(at[low]) & np.isfinite(at[high]) & (at[low] < at[high])
+    known = (
+        (group[0][low] >= 0)
+        & (group[1][low] >= 0)
+        & np.isfinite(at[low])
+        & np.isfinite(at[high])
+        & (at[low] < at[high])
+    )
     same = known & (group[0][low] == group[0][high]) & (group[1][low] == group[1][high])
     return low[same], high[same]
 
@@ -118,7 +167,9 @@ def _around(group: tuple[Ints, Ints], hour: Floats) -> tuple[Ints, Ints]:
 
 def _pairs_out(price: Floats, size: Floats, low: Ints, high: Ints) -> Bools:
     cheaper = price[high] < price[low] - DUST
-    return np.asarray(cheaper | (price[high] / size[high] > price[low] / size[low] + DUST), dtype=np.bool_)
+    return np.asarray(
+        cheaper | (price[high] / size[high] > price[low] / size[low] + DUST), dtype=np.bool_
+    )
 
 
 def _extreme(group: Ints, values: Floats, which: np.ufunc) -> Floats:

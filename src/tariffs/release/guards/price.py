@@ -5,12 +5,23 @@ from __future__ import annotations
 import numpy as np
 
 from tariffs.release.decision_log import Finding
-from tariffs.release.guards.context import NO_CATALOGUE, SLACK, Subject, catalogued, found, is_text, moves
+from tariffs.release.guards.context import (
+    NO_CATALOGUE,
+    SLACK,
+    Subject,
+    catalogued,
+    found,
+    is_text,
+    moves,
+)
 from tariffs.release.tables import Bools, Floats, floats, is_voice, matched, tariff
 
 STEP, BOUNDS, PRICE_POINTS, SUPPORT = "STEP", "BOUNDS", "PRICE_POINTS", "SUPPORT"
 COMPETITOR, ELASTICITY = "COMPETITOR", "ELASTICITY"
-MOST_ELASTIC, LEAST_ELASTIC = -6.0, -0.05  # as in the price rule, and said again: a guard does not ask whom it guards
+MOST_ELASTIC, LEAST_ELASTIC = (
+    -6.0,
+    -0.05,
+)  # as in the price rule, and said again: a guard does not ask whom it guards
 FALLBACK = "FALLBACK_SEGMENT"
 
 
@@ -20,12 +31,23 @@ def step(s: Subject) -> Finding:
     Floor and ceiling outrank the step, and so does a cell that is full: those may move a price further, but only to where they stand.
     """
     allowed = f"bundles {s.limits.bundle_step:.0%}, voice {s.limits.voice_step:g} points"
-    voice, price, current, full = is_voice(s.table), floats(s.table, "price"), floats(s.table, "current_price"), tariff(s.table)
-    moved = np.where(voice, 100.0 * (current - price) / np.where(voice, full, 1.0), price / current - 1.0)
-    beyond = ~(np.abs(moved) <= np.where(voice, s.limits.voice_step, s.limits.bundle_step) + SLACK)  # what is no number is beyond
+    voice, price, current, full = (
+        is_voice(s.table),
+        floats(s.table, "price"),
+        floats(s.table, "current_price"),
+        tariff(s.table),
+    )
+    moved = np.where(
+        voice, 100.0 * (current - price) / np.where(voice, full, 1.0), price / current - 1.0
+    )
+    beyond = ~(
+        np.abs(moved) <= np.where(voice, s.limits.voice_step, s.limits.bundle_step) + SLACK
+    )  # what is no number is beyond
     excused = _for_good_reason(s, price, current)
     broken = beyond & ~excused
-    words = f"prices beyond the step: {int(broken.sum()):,}" + _aside((int((beyond & excused).sum()), "more for good reason"))
+    words = f"prices beyond the step: {int(broken.sum()):,}" + _aside(
+        (int((beyond & excused).sum()), "more for good reason")
+    )
     return found(STEP, s.table, broken, words, allowed, moves(moved, voice))
 
 
@@ -35,8 +57,13 @@ def bounds(s: Subject) -> Finding:
     if s.catalogue is None:
         return Finding(BOUNDS, False, NO_CATALOGUE, allowed)
     price = floats(s.table, "price")
-    floor, ceiling = catalogued(s.table, s.catalogue, "price_floor"), catalogued(s.table, s.catalogue, "price_ceiling")
-    broken = ~((price >= floor - SLACK) & (price <= ceiling + SLACK))  # a product that the catalogue has not is out of bounds too
+    floor, ceiling = (
+        catalogued(s.table, s.catalogue, "price_floor"),
+        catalogued(s.table, s.catalogue, "price_ceiling"),
+    )
+    broken = ~(
+        (price >= floor - SLACK) & (price <= ceiling + SLACK)
+    )  # a product that the catalogue has not is out of bounds too
 
     def told(row: int) -> str:
         return (
@@ -45,7 +72,9 @@ def bounds(s: Subject) -> Finding:
             else "its product is not in the catalogue"
         )
 
-    return found(BOUNDS, s.table, broken, f"prices out of bounds: {int(broken.sum()):,}", allowed, told)
+    return found(
+        BOUNDS, s.table, broken, f"prices out of bounds: {int(broken.sum()):,}", allowed, told
+    )
 
 
 def price_points(s: Subject) -> Finding:
@@ -63,9 +92,20 @@ def price_points(s: Subject) -> Finding:
     broken = (price != floats(s.table, "current_price")) & (off | (is_voice(s.table) & other))
 
     def told(row: int) -> str:
-        return f"{price[row]:g}, wanted a multiple of {tick[row]:g}" if off[row] else f"{price[row]:g} is not what its discount class says"
+        return (
+            f"{price[row]:g}, wanted a multiple of {tick[row]:g}"
+            if off[row]
+            else f"{price[row]:g} is not what its discount class says"
+        )
 
-    return found(PRICE_POINTS, s.table, broken, f"moves to a price that cannot be asked: {int(broken.sum()):,}", allowed, told)
+    return found(
+        PRICE_POINTS,
+        s.table,
+        broken,
+        f"moves to a price that cannot be asked: {int(broken.sum()):,}",
+        allowed,
+        told,
+    )
 
 
 def support(s: Subject) -> Finding:
@@ -74,7 +114,9 @@ def support(s: Subject) -> Finding:
     if s.support is None:
         return Finding(SUPPORT, True, "what was paid before is not recorded", allowed)
     row = matched(s.table, s.support)
-    lo, hi = (np.append(floats(s.support, name), np.nan)[row] for name in ("support_lo", "support_hi"))
+    lo, hi = (
+        np.append(floats(s.support, name), np.nan)[row] for name in ("support_lo", "support_hi")
+    )
     price, voice = floats(s.table, "price"), is_voice(s.table)
     points = s.limits.voice_beyond / 100.0 * np.where(voice, tariff(s.table), 0.0)
     far = np.where(voice, points, s.limits.bundle_beyond * np.where(price > hi, hi, lo))
@@ -86,18 +128,29 @@ def support(s: Subject) -> Finding:
     words = f"prices beyond: {int(broken.sum()):,}" + _aside(
         (int((beyond & excused).sum()), "more for good reason"), (unseen, "never sold")
     )
-    return found(SUPPORT, s.table, broken, words, allowed, lambda row: f"{price[row]:g}, and {lo[row]:g} to {hi[row]:g} were paid")
+    return found(
+        SUPPORT,
+        s.table,
+        broken,
+        words,
+        allowed,
+        lambda row: f"{price[row]:g}, and {lo[row]:g} to {hi[row]:g} were paid",
+    )
 
 
 def competitor(s: Subject) -> Finding:
     """No price that moves is dearer than the regulator lets it be against the competitors', or undercuts the cheapest of them."""
     over, under = s.limits.competitor_over, s.limits.competitor_under
     allowed = f"{under:.0%} under the cheapest, {over:.0%} over the reference"
-    if s.catalogue is None or not {"competitor_min", "competitor_reference"} & set(s.catalogue.column_names):
+    if s.catalogue is None or not {"competitor_min", "competitor_reference"} & set(
+        s.catalogue.column_names
+    ):
         return Finding(COMPETITOR, True, "competitors' prices are not recorded", allowed)
     low, high = (_if_there(s, name) for name in ("competitor_min", "competitor_reference"))
     price, current = floats(s.table, "price"), floats(s.table, "current_price")
-    dear = (price > high * (1.0 + over) + SLACK) & (price > current)  # on the way back to the bound is no fault
+    dear = (price > high * (1.0 + over) + SLACK) & (
+        price > current
+    )  # on the way back to the bound is no fault
     cheap = (price < low * (1.0 - under) - SLACK) & (price < current)
     known = int((np.isfinite(low) | np.isfinite(high)).sum())
     words = f"of {known:,} prices that have one to compare with, too dear {int(dear.sum()):,}, too cheap {int(cheap.sum()):,}"
@@ -114,11 +167,23 @@ def elasticity(s: Subject) -> Finding:
         return Finding(ELASTICITY, False, NO_CATALOGUE, allowed)
     current, full = floats(s.table, "current_price"), catalogued(s.table, s.catalogue, "list_price")
     at_list, doubt = floats(s.table, "elasticity") * full / current, floats(s.table, "se")
-    sane = (at_list >= MOST_ELASTIC - SLACK) & (at_list <= LEAST_ELASTIC + SLACK) & (doubt > 0) & np.isfinite(doubt)
+    sane = (
+        (at_list >= MOST_ELASTIC - SLACK)
+        & (at_list <= LEAST_ELASTIC + SLACK)
+        & (doubt > 0)
+        & np.isfinite(doubt)
+    )
     marked = is_text(s.table, "reason_code", FALLBACK)
     broken = (floats(s.table, "price") != current) & ~sane & ~marked
     words = f"moves on an implausible answer: {int(broken.sum()):,}; on the segment's instead: {int(marked.sum()):,}"
-    return found(ELASTICITY, s.table, broken, words, allowed, lambda row: f"{at_list[row]:.3g} at the list price, se {doubt[row]:.3g}")
+    return found(
+        ELASTICITY,
+        s.table,
+        broken,
+        words,
+        allowed,
+        lambda row: f"{at_list[row]:.3g} at the list price, se {doubt[row]:.3g}",
+    )
 
 
 def _if_there(s: Subject, name: str) -> Floats:
@@ -131,11 +196,21 @@ def _if_there(s: Subject, name: str) -> Floats:
 
 def _for_good_reason(s: Subject, price: Floats, current: Floats) -> Bools:
     """A full cell may raise a price far, and one outside floor and ceiling may come back to them, and no further."""
-    bound = {name: is_text(s.table, "constraint_bound", name) for name in ("CAPACITY", "REG_FLOOR", "REG_CEILING")}
-    excused = ((bound["CAPACITY"] | bound["REG_FLOOR"]) & (price > current)) | (bound["REG_CEILING"] & (price < current))
+    bound = {
+        name: is_text(s.table, "constraint_bound", name)
+        for name in ("CAPACITY", "REG_FLOOR", "REG_CEILING")
+    }
+    excused = ((bound["CAPACITY"] | bound["REG_FLOOR"]) & (price > current)) | (
+        bound["REG_CEILING"] & (price < current)
+    )
     if s.catalogue is not None:
-        floor, ceiling = catalogued(s.table, s.catalogue, "price_floor"), catalogued(s.table, s.catalogue, "price_ceiling")
-        excused |= ((current < floor - SLACK) & (price <= floor + SLACK)) | ((current > ceiling + SLACK) & (price >= ceiling - SLACK))
+        floor, ceiling = (
+            catalogued(s.table, s.catalogue, "price_floor"),
+            catalogued(s.table, s.catalogue, "price_ceiling"),
+        )
+        excused |= ((current < floor - SLACK) & (price <= floor + SLACK)) | (
+            (current > ceiling + SLACK) & (price >= ceiling - SLACK)
+        )
     return np.asarray(excused, dtype=np.bool_)
 
 

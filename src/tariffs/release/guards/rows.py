@@ -13,13 +13,22 @@ from tariffs.contracts import PriceRow
 from tariffs.optimise import reasons
 from tariffs.optimise.reasons import BOUNDS, CODES, ONLY_BUNDLES, ONLY_VOICE
 from tariffs.release.decision_log import Finding
-from tariffs.release.guards.context import Subject, catalogued, found, is_text, of_catalogue, text_equals
+from tariffs.release.guards.context import (
+    Subject,
+    catalogued,
+    found,
+    is_text,
+    of_catalogue,
+    text_equals,
+)
 from tariffs.release.tables import KEY, Bools, Floats, bools, floats, is_voice, lacking, matched
 
 VALUES, CURRENCY, TODAY = "VALUES", "CURRENCY", "TODAY"
 DEEPEST_DISCOUNT = 95
 PAID_TOLERANCE = 0.002  # relative: a discount of six digits times a tariff
-HALF_POINT = 0.5 + 1e-6  # a discount class is a whole number, and a price that is held may lie between two
+HALF_POINT = (
+    0.5 + 1e-6
+)  # a discount class is a whole number, and a price that is held may lie between two
 
 JUDGED_ELSEWHERE = frozenset(  # columns of the contract that this or another guard judges with words of its own
     ("unit_key", "kind", "location", "product_offering_id", "hour", "day_type", "discount_class", "price", "current_price", "champion_price",
@@ -28,15 +37,31 @@ JUDGED_ELSEWHERE = frozenset(  # columns of the contract that this or another gu
 )  # fmt: skip
 ORDERED = (
     ("credible_lo", "elasticity", "credible_hi"),
-    *((f"expected_{name}_delta_lo", f"expected_{name}_delta", f"expected_{name}_delta_hi") for name in ("volume", "revenue", "margin")),
+    *(
+        (f"expected_{name}_delta_lo", f"expected_{name}_delta", f"expected_{name}_delta_hi")
+        for name in ("volume", "revenue", "margin")
+    ),
 )
-ALONE = ("table_version", "parent_version", "run_id", "model_version", "status")  # one value for a whole table
-UNPUBLISHED = "draft"  # the status of every row that nobody has approved yet: the log says what becomes of it
+ALONE = (
+    "table_version",
+    "parent_version",
+    "run_id",
+    "model_version",
+    "status",
+)  # one value for a whole table
+UNPUBLISHED = (
+    "draft"  # the status of every row that nobody has approved yet: the log says what becomes of it
+)
 RESTS_ON_WEEKS = (
     reasons.INCREASE, reasons.DECREASE, reasons.HOLD_UNCERTAIN, reasons.HOLD_PRICE_POINT, reasons.CLIPPED_STEP, reasons.EXPLORE,
 )  # fmt: skip
 ROUNDING = 1e-6
-COMPARISONS = {"ge": np.greater_equal, "gt": np.greater, "le": np.less_equal, "lt": np.less}  # of annotated_types
+COMPARISONS = {
+    "ge": np.greater_equal,
+    "gt": np.greater,
+    "le": np.less_equal,
+    "lt": np.less,
+}  # of annotated_types
 
 
 def values(s: Subject) -> Finding:
@@ -56,7 +81,14 @@ def values(s: Subject) -> Finding:
         first[rows & ~broken] = words
         broken |= rows
     counts = [f"{words}: {int(rows.sum()):,}" for words, rows in problems.items() if rows.any()]
-    return found(VALUES, s.table, broken, "; ".join(counts) or "every row is whole", allowed, lambda row: str(first[row]))
+    return found(
+        VALUES,
+        s.table,
+        broken,
+        "; ".join(counts) or "every row is whole",
+        allowed,
+        lambda row: str(first[row]),
+    )
 
 
 def currency(s: Subject) -> Finding:
@@ -73,7 +105,14 @@ def currency(s: Subject) -> Finding:
         broken |= (row >= 0) & ~text_equals(s.table["currency"], was)
     words = f"prices in {', '.join(named) or 'no currency'}; in another currency than wanted: {int(broken.sum()):,}"
     shown = s.table["currency"]
-    return found(CURRENCY, s.table, broken, words, allowed, lambda row: f"{shown[row].as_py()}, wanted {usual}")
+    return found(
+        CURRENCY,
+        s.table,
+        broken,
+        words,
+        allowed,
+        lambda row: f"{shown[row].as_py()}, wanted {usual}",
+    )
 
 
 def today(s: Subject) -> Finding:
@@ -85,15 +124,33 @@ def today(s: Subject) -> Finding:
         known = np.isfinite(posted)
         broken = known & ~(np.abs(current - posted) <= PAID_TOLERANCE * posted)
         words = f"of {int(known.sum()):,} units with sales, another price of today than was posted: {int(broken.sum()):,}"
-        return found(TODAY, s.table, broken, words, allowed, lambda row: f"{current[row]:g}, and {posted[row]:g} was posted last")
+        return found(
+            TODAY,
+            s.table,
+            broken,
+            words,
+            allowed,
+            lambda row: f"{current[row]:g}, and {posted[row]:g} was posted last",
+        )
     if s.active is None:
         return Finding(TODAY, True, "neither sales nor an active table to compare with", allowed)
     row = matched(s.table, s.active)
-    asked, before = (np.append(floats(s.active, name), np.nan)[row] for name in ("price", "current_price"))
-    near = (np.abs(current - asked) <= PAID_TOLERANCE * asked) | (np.abs(current - before) <= PAID_TOLERANCE * before)
+    asked, before = (
+        np.append(floats(s.active, name), np.nan)[row] for name in ("price", "current_price")
+    )
+    near = (np.abs(current - asked) <= PAID_TOLERANCE * asked) | (
+        np.abs(current - before) <= PAID_TOLERANCE * before
+    )
     broken = (row >= 0) & ~near
     words = f"units whose price of today is neither the active table's price nor the one before: {int(broken.sum()):,}"
-    return found(TODAY, s.table, broken, words, allowed, lambda at: f"{current[at]:g}, and charging asks {asked[at]:g}")
+    return found(
+        TODAY,
+        s.table,
+        broken,
+        words,
+        allowed,
+        lambda at: f"{current[at]:g}, and charging asks {asked[at]:g}",
+    )
 
 
 def _problems(s: Subject) -> dict[str, Bools]:
@@ -111,25 +168,45 @@ def _problems(s: Subject) -> dict[str, Bools]:
         numbers = floats(s.table, name)
         sound = np.isfinite(numbers) & ((numbers > 0) if positive else (numbers >= 0))
         problems[f"{name} is no {'positive ' if positive else ''}number"] = ~sound
-    for name in ("elasticity", "se", "expected_volume_delta", "expected_revenue_delta", "expected_margin_delta"):
+    for name in (
+        "elasticity",
+        "se",
+        "expected_volume_delta",
+        "expected_revenue_delta",
+        "expected_margin_delta",
+    ):
         problems[f"{name} is no number"] = ~np.isfinite(floats(s.table, name))
     whole = (discount >= 0) & (discount <= DEEPEST_DISCOUNT) & (discount == np.round(discount))
-    problems["its discount class is none of 0 to 95"] = (voice & ~whole) | (~voice & np.isfinite(discount))
+    problems["its discount class is none of 0 to 95"] = (voice & ~whole) | (
+        ~voice & np.isfinite(discount)
+    )
     problems["its discount class says another price"] = voice & whole & ~_as_its_class(s, discount)
     problems["its key names another unit"] = ~text_equals(s.table[KEY], _keys(s.table))
-    problems["it has no location or no offering"] = _missing(s.table, "location") | _missing(s.table, "product_offering_id")
+    problems["it has no location or no offering"] = _missing(s.table, "location") | _missing(
+        s.table, "product_offering_id"
+    )
     problems["its hour or type of day is none"] = voice & ~(
         (hour >= 0)
         & (hour <= 23)
         & (hour == np.round(hour))
         & (is_text(s.table, "day_type", "WEEKDAY") | is_text(s.table, "day_type", "WEEKEND"))
     )
-    bound = {name: is_text(s.table, "constraint_bound", name) for name in (*ONLY_VOICE, *ONLY_BUNDLES)}
-    problems["its bound is one of the other kind"] = (~voice & np.any([bound[n] for n in ONLY_VOICE], axis=0)) | (
-        voice & np.any([bound[n] for n in ONLY_BUNDLES], axis=0)
+    bound = {
+        name: is_text(s.table, "constraint_bound", name) for name in (*ONLY_VOICE, *ONLY_BUNDLES)
+    }
+    problems["its bound is one of the other kind"] = (
+        ~voice & np.any([bound[n] for n in ONLY_VOICE], axis=0)
+    ) | (voice & np.any([bound[n] for n in ONLY_BUNDLES], axis=0))
+    problems["its offering names another unit"] = ~text_equals(
+        s.table["product_offering_id"], _offerings(s.table)
     )
-    problems["its offering names another unit"] = ~text_equals(s.table["product_offering_id"], _offerings(s.table))
-    return problems | _not_alone(s) | _beyond_the_contract(s.table) | _out_of_order(s.table) | _unreasonable(s.table)
+    return (
+        problems
+        | _not_alone(s)
+        | _beyond_the_contract(s.table)
+        | _out_of_order(s.table)
+        | _unreasonable(s.table)
+    )
 
 
 def _not_alone(s: Subject) -> dict[str, Bools]:
@@ -140,13 +217,23 @@ def _not_alone(s: Subject) -> dict[str, Bools]:
         counts = pc.value_counts(column)
         if len(counts) > 1:
             usual = counts[int(np.argmax(counts.field("counts").to_numpy()))]["values"]
-            same = column.is_null() if not usual.is_valid else pc.fill_null(pc.equal(column, usual), False)
+            same = (
+                column.is_null()
+                if not usual.is_valid
+                else pc.fill_null(pc.equal(column, usual), False)
+            )
             problems[f"{name} differs from that of other rows"] = ~_truths(same)
         if (wanted := s.release.get(name)) is not None:
-            problems[f"{name} is not that of the release"] = ~_truths(pc.fill_null(pc.equal(column, wanted), False))
-    problems["status is not draft, before anybody approved it"] = ~is_text(s.table, "status", UNPUBLISHED)
+            problems[f"{name} is not that of the release"] = ~_truths(
+                pc.fill_null(pc.equal(column, wanted), False)
+            )
+    problems["status is not draft, before anybody approved it"] = ~is_text(
+        s.table, "status", UNPUBLISHED
+    )
     parent, version = floats(s.table, "parent_version"), floats(s.table, "table_version")
-    problems["parent_version is no earlier version"] = np.isfinite(parent) & ~((parent >= 1) & (parent < version))
+    problems["parent_version is no earlier version"] = np.isfinite(parent) & ~(
+        (parent >= 1) & (parent < version)
+    )
     return problems
 
 
@@ -158,18 +245,24 @@ def _unreasonable(table: pa.Table) -> dict[str, Bools]:
     is_code = {name: is_text(table, "reason_code", name) for name in CODES}
     held = np.any([rows for name, rows in is_code.items() if name.startswith("HOLD")], axis=0)
     other = (
-        (held & (price != current)) | (is_code[reasons.INCREASE] & ~(price > current)) | (is_code[reasons.DECREASE] & ~(price < current))
+        (held & (price != current))
+        | (is_code[reasons.INCREASE] & ~(price > current))
+        | (is_code[reasons.DECREASE] & ~(price < current))
     )
     whole_table = is_code[reasons.PORTFOLIO_LIMIT] | is_code[reasons.HOLD_PORTFOLIO]
     weeks = np.any([is_code[name] for name in RESTS_ON_WEEKS], axis=0)
     return {
-        "its reason is no code that there is": _truths(pc.is_valid(code)) & ~np.any(list(is_code.values()), axis=0),
+        "its reason is no code that there is": _truths(pc.is_valid(code))
+        & ~np.any(list(is_code.values()), axis=0),
         "its bound is no code that there is": _truths(pc.is_valid(bound))
         & ~np.any([is_text(table, "constraint_bound", name) for name in BOUNDS], axis=0),
         "its reason says another price": other,
-        "its reason is the control group, and it is not in it": is_code[reasons.HOLD_CONTROL] & ~bools(table, "control_flag"),
+        "its reason is the control group, and it is not in it": is_code[reasons.HOLD_CONTROL]
+        & ~bools(table, "control_flag"),
         "its reason rests on weeks, and support_n is 0": weeks & ~(floats(table, "support_n") >= 1),
-        "its reason, explore_flag and explore_draw do not agree": (is_code[reasons.EXPLORE] & ~trial)
+        "its reason, explore_flag and explore_draw do not agree": (
+            is_code[reasons.EXPLORE] & ~trial
+        )
         | (trial & ~is_code[reasons.EXPLORE] & ~whole_table)
         | (trial != drawn),
     }
@@ -189,14 +282,18 @@ def _beyond_the_contract(table: pa.Table) -> dict[str, Bools]:
         [kind] = [one for one in kinds if one is not NoneType]
         empty = np.asarray(pc.is_null(table[name]).to_numpy(zero_copy_only=False), dtype=np.bool_)
         broken = ~empty & _breaks(table, name, kind)
-        problems[f"{name} is no value that a price table may have"] = broken if NoneType in kinds else broken | empty
+        problems[f"{name} is no value that a price table may have"] = (
+            broken if NoneType in kinds else broken | empty
+        )
     return problems
 
 
 def _breaks(table: pa.Table, name: str, kind: Any) -> Bools:
     base, *marks = get_args(kind) if get_origin(kind) is Annotated else (kind,)
     if get_origin(base) is Literal:
-        return np.asarray(~np.any([is_text(table, name, text) for text in get_args(base)], axis=0), dtype=np.bool_)
+        return np.asarray(
+            ~np.any([is_text(table, name, text) for text in get_args(base)], axis=0), dtype=np.bool_
+        )
     if base not in (int, float):
         return np.zeros(table.num_rows, dtype=np.bool_)
     numbers = floats(table, name)
@@ -215,7 +312,9 @@ def _out_of_order(table: pa.Table) -> dict[str, Bools]:
         if set(names) <= set(table.column_names):
             least, middle, most = (floats(table, name) for name in names)
             slack = ROUNDING * (1.0 + np.abs(middle))
-            problems[f"{names[1]} lies outside its interval"] = (least > middle + slack) | (most < middle - slack)
+            problems[f"{names[1]} lies outside its interval"] = (least > middle + slack) | (
+                most < middle - slack
+            )
     sold, change = floats(table, "expected_volume"), floats(table, "expected_volume_delta")
     problems["it loses more volume than is sold"] = sold + change < -ROUNDING * (1.0 + np.abs(sold))
     return problems
@@ -232,27 +331,42 @@ def _as_its_class(s: Subject, discount: Floats) -> Bools:
 
 def _keys(table: pa.Table) -> pa.Array:
     """The keys that the rows' own columns give."""
-    bundle = pc.binary_join_element_wise(*(table[name].cast(pa.string()) for name in ("segment", "location", "product")), "/")
+    bundle = pc.binary_join_element_wise(
+        *(table[name].cast(pa.string()) for name in ("segment", "location", "product")), "/"
+    )
     hour = pc.utf8_lpad(table["hour"].cast(pa.string()), 2, "0")
-    voice = pc.binary_join_element_wise(table["cell"].cast(pa.string()), hour, table["day_type"].cast(pa.string()), "/")
+    voice = pc.binary_join_element_wise(
+        table["cell"].cast(pa.string()), hour, table["day_type"].cast(pa.string()), "/"
+    )
     return pc.if_else(pa.array(is_voice(table)), voice, bundle)
 
 
 def _offerings(table: pa.Table) -> pa.Array:
     """The offerings that the rows' own columns give: that of a cell holds all its hours."""
     product, cell = table["product"].cast(pa.string()), table["cell"].cast(pa.string())
-    whom = pc.binary_join_element_wise(table["segment"].cast(pa.string()), table["location"].cast(pa.string()), "/")
-    return pc.binary_join_element_wise(product, pc.if_else(pa.array(is_voice(table)), cell, whom), "@")
+    whom = pc.binary_join_element_wise(
+        table["segment"].cast(pa.string()), table["location"].cast(pa.string()), "/"
+    )
+    return pc.binary_join_element_wise(
+        product, pc.if_else(pa.array(is_voice(table)), cell, whom), "@"
+    )
 
 
 def _missing(table: pa.Table, name: str) -> Bools:
-    return np.asarray(pc.is_null(table[name]).to_numpy(zero_copy_only=False) | is_text(table, name, ""), dtype=np.bool_)
+    return np.asarray(
+        pc.is_null(table[name]).to_numpy(zero_copy_only=False) | is_text(table, name, ""),
+        dtype=np.bool_,
+    )
 
 
 def _usual(s: Subject) -> str:
     """The currency that is wanted: the active table's, the catalogue's, or that of most rows."""
     for table in (s.active, s.catalogue, s.table):
-        if table is not None and "currency" in table.column_names and table.num_rows > table["currency"].null_count:
+        if (
+            table is not None
+            and "currency" in table.column_names
+            and table.num_rows > table["currency"].null_count
+        ):
             return _most(table)
     return ""
 

@@ -15,8 +15,17 @@ from tariffs.release.drift import ALARM
 from tariffs.release.guards.context import SHOWN, Subject, found, is_text, text_equals
 from tariffs.release.tables import bools, floats, is_voice, matched
 
-CONTROL, STALE, VALIDITY, DRIFT, PRIOR, LIMITS = "CONTROL", "STALE", "VALIDITY", "DRIFT", "PRIOR", "LIMITS"
-CLOCK_CHANGE = dt.timedelta(hours=2)  # a week in which clocks change is an hour longer or shorter; Lord Howe, half of one
+CONTROL, STALE, VALIDITY, DRIFT, PRIOR, LIMITS = (
+    "CONTROL",
+    "STALE",
+    "VALIDITY",
+    "DRIFT",
+    "PRIOR",
+    "LIMITS",
+)
+CLOCK_CHANGE = dt.timedelta(
+    hours=2
+)  # a week in which clocks change is an hour longer or shorter; Lord Howe, half of one
 
 
 def control(s: Subject) -> Finding:
@@ -33,7 +42,12 @@ def control(s: Subject) -> Finding:
         changed |= (row >= 0) & (held != bools(s.locations, "control")[np.maximum(row, 0)])
     words = f"control units: {int(held.sum()):,}, of them moved {int(moved.sum()):,}, joined or left {int(changed.sum()):,}"
     shown = found(
-        CONTROL, s.table, moved | changed, words, allowed, lambda row: "moved" if moved[row] else "joined" if held[row] else "left"
+        CONTROL,
+        s.table,
+        moved | changed,
+        words,
+        allowed,
+        lambda row: "moved" if moved[row] else "joined" if held[row] else "left",
     )
     few = [
         f"{kind}: {int(held[rows].sum()):,} of {int(rows.sum()):,} units are control; {_way_to_control(s, rows)}"
@@ -43,7 +57,14 @@ def control(s: Subject) -> Finding:
     if not few:
         return shown
     cases = (*few, *shown.cases)[:SHOWN]
-    return Finding(CONTROL, False, f"{words}; too few to measure against", allowed, cases, shown.count + len(few))
+    return Finding(
+        CONTROL,
+        False,
+        f"{words}; too few to measure against",
+        allowed,
+        cases,
+        shown.count + len(few),
+    )
 
 
 def _way_to_control(s: Subject, rows: npt.NDArray[np.bool_]) -> str:
@@ -62,8 +83,18 @@ def stale(s: Subject) -> Finding:
         return Finding(STALE, False, "data_cutoff is missing", allowed)
     age = (s.now.date() - oldest).days
     if newest > s.now.date():
-        return Finding(STALE, False, f"the data end on {newest}, and that is {(newest - s.now.date()).days:,} days ahead", allowed)
-    return Finding(STALE, age <= s.limits.data_age, f"the data end on {oldest}, {age:,} day{'s' * (age != 1)} ago", allowed)
+        return Finding(
+            STALE,
+            False,
+            f"the data end on {newest}, and that is {(newest - s.now.date()).days:,} days ahead",
+            allowed,
+        )
+    return Finding(
+        STALE,
+        age <= s.limits.data_age,
+        f"the data end on {oldest}, {age:,} day{'s' * (age != 1)} ago",
+        allowed,
+    )
 
 
 def validity(s: Subject) -> Finding:
@@ -75,7 +106,9 @@ def validity(s: Subject) -> Finding:
         return Finding(VALIDITY, False, "the prices are valid for no time", allowed)
     begin, over = min(start for _, start, _ in zones), max(end for _, _, end in zones)
     names = sorted({zone for zone, _, _ in zones})
-    words = f"from {begin:%Y-%m-%d %H:%M} to {over:%Y-%m-%d %H:%M} UTC" + (f", in {len(names)} time zones" if len(names) > 1 else "")
+    words = f"from {begin:%Y-%m-%d %H:%M} to {over:%Y-%m-%d %H:%M} UTC" + (
+        f", in {len(names)} time zones" if len(names) > 1 else ""
+    )
     problems = []
     if len(zones) > len(names):
         problems.append("one time zone has several times")
@@ -92,9 +125,15 @@ def validity(s: Subject) -> Finding:
     problems += _not_at_midnight(zones)
     problems += _other_clocks(s)
     problems += _other_zones(s)
-    if s.active is not None and (before := pc.min(s.active["valid_from"]).as_py()) is not None and begin < before:
+    if (
+        s.active is not None
+        and (before := pc.min(s.active["valid_from"]).as_py()) is not None
+        and begin < before
+    ):
         problems.append(f"the active table begins later, at {before:%Y-%m-%d %H:%M}")
-    return Finding(VALIDITY, not problems, f"{words}: {', '.join(problems)}" if problems else words, allowed)
+    return Finding(
+        VALIDITY, not problems, f"{words}: {', '.join(problems)}" if problems else words, allowed
+    )
 
 
 def _zones(s: Subject) -> list[tuple[str, dt.datetime, dt.datetime]]:
@@ -102,8 +141,17 @@ def _zones(s: Subject) -> list[tuple[str, dt.datetime, dt.datetime]]:
     if s.table["valid_from"].null_count or s.table["valid_to"].null_count:
         return []
     table = s.table.select(["valid_from", "valid_to"])
-    zone = s.table["time_zone"] if "time_zone" in s.table.column_names else pa.array(["UTC"] * s.table.num_rows)
-    rows = table.append_column("zone", zone).group_by(["zone", "valid_from", "valid_to"]).aggregate([]).to_pylist()
+    zone = (
+        s.table["time_zone"]
+        if "time_zone" in s.table.column_names
+        else pa.array(["UTC"] * s.table.num_rows)
+    )
+    rows = (
+        table.append_column("zone", zone)
+        .group_by(["zone", "valid_from", "valid_to"])
+        .aggregate([])
+        .to_pylist()
+    )
     return [(str(r["zone"]), r["valid_from"], r["valid_to"]) for r in rows]
 
 
@@ -118,7 +166,11 @@ def _not_at_midnight(zones: list[tuple[str, dt.datetime, dt.datetime]]) -> list[
             continue
         for moment in (start, end):
             local = moment.replace(tzinfo=dt.UTC).astimezone(here)
-            midnight = dt.datetime.combine(local.date(), dt.time(), here).astimezone(dt.UTC).replace(tzinfo=None)
+            midnight = (
+                dt.datetime.combine(local.date(), dt.time(), here)
+                .astimezone(dt.UTC)
+                .replace(tzinfo=None)
+            )
             if moment != midnight:
                 told.add(f"{local:%Y-%m-%d %H:%M} in {zone} is not midnight")
     return sorted(told)[:SHOWN]
@@ -128,13 +180,25 @@ def _other_clocks(s: Subject) -> list[str]:
     """Times of which a clock in the row's zone shows another than the row says."""
     told = set()
     for utc, local in (("valid_from", "valid_from_local"), ("valid_to", "valid_to_local")):
-        for row in s.table.select(["time_zone", utc, local]).group_by(["time_zone", utc, local]).aggregate([]).to_pylist():
+        for row in (
+            s.table.select(["time_zone", utc, local])
+            .group_by(["time_zone", utc, local])
+            .aggregate([])
+            .to_pylist()
+        ):
             try:
-                shown = row[utc].replace(tzinfo=dt.UTC).astimezone(ZoneInfo(str(row["time_zone"]))).replace(tzinfo=None)
+                shown = (
+                    row[utc]
+                    .replace(tzinfo=dt.UTC)
+                    .astimezone(ZoneInfo(str(row["time_zone"])))
+                    .replace(tzinfo=None)
+                )
             except (ZoneInfoNotFoundError, ValueError, OSError):
                 continue  # a zone that there is not is told by itself
             if row[local] != shown:
-                told.add(f"{local} is {row[local] or 'empty'}, and a clock in {row['time_zone']} shows {shown:%Y-%m-%d %H:%M}")
+                told.add(
+                    f"{local} is {row[local] or 'empty'}, and a clock in {row['time_zone']} shows {shown:%Y-%m-%d %H:%M}"
+                )
     return sorted(told)[:SHOWN]
 
 
@@ -143,14 +207,18 @@ def _other_zones(s: Subject) -> list[str]:
     if s.locations is None or "time_zone" not in s.table.column_names:
         return []
     row = _row_of_location(s)
-    wanted = pc.fill_null(s.locations["time_zone"].cast(pa.string()), "UTC").take(pa.array(row, mask=row < 0))
+    wanted = pc.fill_null(s.locations["time_zone"].cast(pa.string()), "UTC").take(
+        pa.array(row, mask=row < 0)
+    )
     wrong = int(((row >= 0) & ~text_equals(s.table["time_zone"], wanted)).sum())
     return [f"prices in another time zone than their location's: {wrong:,}"] if wrong else []
 
 
 def _row_of_location(s: Subject) -> npt.NDArray[np.int64]:
     assert s.locations is not None
-    row = pc.index_in(s.table["location"].combine_chunks(), value_set=s.locations["location"].combine_chunks())
+    row = pc.index_in(
+        s.table["location"].combine_chunks(), value_set=s.locations["location"].combine_chunks()
+    )
     return np.asarray(pc.fill_null(row, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
@@ -160,11 +228,20 @@ def drift(s: Subject) -> Finding:
     if s.active is None:
         return Finding(DRIFT, True, "no other table is active", allowed)
     if not s.charts:
-        return Finding(DRIFT, True, "nothing was sold yet since the active table came into use, or it is not recorded", allowed)
+        return Finding(
+            DRIFT,
+            True,
+            "nothing was sold yet since the active table came into use, or it is not recorded",
+            allowed,
+        )
     worst = max(s.charts, key=lambda chart: chart.peak)
     weeks = max(len(chart.score) for chart in s.charts)
     words = f"{weeks:,} week{'s' * (weeks != 1)} since, {len(s.charts)} segments; furthest {worst.name}: {worst.peak:.1f}"
-    cases = tuple(f"{c.name}: CUSUM {c.peak:.1f}, volume {c.ratio:+.1%} against what was expected" for c in s.charts if c.alarm)
+    cases = tuple(
+        f"{c.name}: CUSUM {c.peak:.1f}, volume {c.ratio:+.1%} against what was expected"
+        for c in s.charts
+        if c.alarm
+    )
     return Finding(DRIFT, not cases, words, allowed, cases[:SHOWN], len(cases))
 
 
@@ -176,7 +253,9 @@ def prior(s: Subject) -> Finding:
     said = [(str(row["line"]), float(row["tau"]), float(row["tau_se"])) for row in s.totals]
     words = "; ".join(f"{line}: tau {tau:.3f}, standard error {se:.3f}" for line, tau, se in said)
     weak = tuple(
-        f"{line}: its data do not tell tau; log more trials, or price fewer kinds of unit" for line, tau, se in said if not tau >= se
+        f"{line}: its data do not tell tau; log more trials, or price fewer kinds of unit"
+        for line, tau, se in said
+        if not tau >= se
     )
     return Finding(PRIOR, not weak, words, allowed, weak, len(weak))
 
@@ -184,10 +263,21 @@ def prior(s: Subject) -> Finding:
 def limits(s: Subject) -> Finding:
     """The policy's limits on the whole table were met: where they cannot be, a kind keeps today's prices, and nobody would notice."""
     allowed = "every limit is met"
-    unmet = tuple(f"{row['line']}, {row['limits']}: {row['outcome']}" for row in s.portfolio if str(row["outcome"]).startswith("NOT MET"))
+    unmet = tuple(
+        f"{row['line']}, {row['limits']}: {row['outcome']}"
+        for row in s.portfolio
+        if str(row["outcome"]).startswith("NOT MET")
+    )
     held = is_text(s.table, "constraint_bound", "LIMITS_NOT_MET")
     if not unmet and held.any():
-        return found(LIMITS, s.table, held, f"units held for limits that are not met: {int(held.sum()):,}", allowed, lambda _: "held")
+        return found(
+            LIMITS,
+            s.table,
+            held,
+            f"units held for limits that are not met: {int(held.sum()):,}",
+            allowed,
+            lambda _: "held",
+        )
     if unmet:
         words = f"limits of the policy cannot be met: {len(unmet)} of {len(s.portfolio)} kinds keep today's prices"
         return Finding(LIMITS, False, words, allowed, unmet, len(unmet))

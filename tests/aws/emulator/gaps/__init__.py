@@ -12,13 +12,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-FOLDER = Path(os.environ["BENCH_FOLDER"])  # of this emulator: settings come in here, and what was done goes out
+FOLDER = Path(
+    os.environ["BENCH_FOLDER"]
+)  # of this emulator: settings come in here, and what was done goes out
 
 
 def need(module: ModuleType, *names: str) -> None:
     """AssertionError unless the module still has what is going to be patched or called."""
     missing = [name for name in names if not hasattr(module, name)]
-    assert not missing, f"{module.__name__} has no {', '.join(missing)} any more: look at what replaced it, and mend {__name__}"
+    assert not missing, (
+        f"{module.__name__} has no {', '.join(missing)} any more: look at what replaced it, and mend {__name__}"
+    )
 
 
 def setting(name: str, default: Any) -> Any:

@@ -29,7 +29,15 @@ from .rights import DeniedError, check_s3
 from .statements import Context, Outcome, Statement, parse
 
 log = logging.getLogger("bench.athena")
-need(athena, "_executions", "_workgroups", "_start_query_execution", "_get_query_execution", "_get_query_results", "_stop_query_execution")
+need(
+    athena,
+    "_executions",
+    "_workgroups",
+    "_start_query_execution",
+    "_get_query_execution",
+    "_get_query_results",
+    "_stop_query_execution",
+)
 need(athena, "_execution_out", "_batch_get_query_execution")
 need(s3, "_put_object", "_buckets")
 
@@ -60,14 +68,18 @@ def start(asked: Mapping[str, Any]) -> Answer:
     sql, token = asked.get("QueryString", ""), asked.get("ClientRequestToken")
     request = {name: value for name, value in asked.items() if name != "ClientRequestToken"}
     if token is not None and not 32 <= len(token) <= 128:
-        raise InvalidRequestError(f"ClientRequestToken has {len(token)} characters, and may have 32 to 128")
+        raise InvalidRequestError(
+            f"ClientRequestToken has {len(token)} characters, and may have 32 to 128"
+        )
     for earlier in athena._executions.values():
         if token and earlier["_token"] == token:
             if earlier["_request"] != request:
                 raise InvalidRequestError("Idempotent parameters do not match")
             return json_response({"QueryExecutionId": earlier["QueryExecutionId"]})
     if not 0 < len(sql.encode()) <= LONGEST:
-        raise InvalidRequestError(f"1 validation error detected: the query has {len(sql.encode())} bytes, and may have 1 to {LONGEST}")
+        raise InvalidRequestError(
+            f"1 validation error detected: the query has {len(sql.encode())} bytes, and may have 1 to {LONGEST}"
+        )
     workgroup = asked.get("WorkGroup", "primary")
     if workgroup not in athena._workgroups:
         raise InvalidRequestError(f"WorkGroup {workgroup} is not found.")
@@ -79,12 +91,16 @@ def start(asked: Mapping[str, Any]) -> Answer:
         if not str(error).startswith("SYNTAX_ERROR"):
             statement = Refused(error)
         else:
-            raise InvalidRequestError(str(error).removeprefix("SYNTAX_ERROR: "), "MALFORMED_QUERY") from error
+            raise InvalidRequestError(
+                str(error).removeprefix("SYNTAX_ERROR: "), "MALFORMED_QUERY"
+            ) from error
     execution = _execution(sql, workgroup, asked, output, statement, token, request)
     athena._executions[execution["QueryExecutionId"]] = execution
     run = Run(execution, statement, settings, asyncio.get_running_loop())
     execution["_run"] = run
-    threading.Thread(target=contextvars.copy_context().run, args=(run.go,), daemon=True, name="athena").start()
+    threading.Thread(
+        target=contextvars.copy_context().run, args=(run.go,), daemon=True, name="athena"
+    ).start()
     return json_response({"QueryExecutionId": execution["QueryExecutionId"]})
 
 
@@ -116,7 +132,10 @@ def results(asked: Mapping[str, Any]) -> Answer:
     answer: dict[str, Any] = {
         "UpdateCount": 0,
         "ResultSet": {
-            "Rows": [{"Data": [{} if text is None else {"VarCharValue": text} for text in line]} for line in table],
+            "Rows": [
+                {"Data": [{} if text is None else {"VarCharValue": text} for text in line]}
+                for line in table
+            ],
             "ResultSetMetadata": {"ColumnInfo": [_column_info(field) for field in rows.schema]},
         },
     }
@@ -142,9 +161,18 @@ class Run:
     """One query on its way."""
 
     def __init__(
-        self, execution: dict[str, Any], statement: Statement, settings: Mapping[str, Any], loop: asyncio.AbstractEventLoop
+        self,
+        execution: dict[str, Any],
+        statement: Statement,
+        settings: Mapping[str, Any],
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self.execution, self.statement, self.settings, self.loop = execution, statement, settings, loop
+        self.execution, self.statement, self.settings, self.loop = (
+            execution,
+            statement,
+            settings,
+            loop,
+        )
         self.status, self.statistics = execution["Status"], execution["Statistics"]
         self.over = threading.Event()
         self.connection: duckdb.DuckDBPyConnection | None = None
@@ -173,7 +201,9 @@ class Run:
             self._fail(f"GENERIC_INTERNAL_ERROR: the emulator failed: {error!r}")
         finally:
             spent = int((time.monotonic() - began) * 1000)
-            self.statistics.update(EngineExecutionTimeInMillis=spent, TotalExecutionTimeInMillis=spent)
+            self.statistics.update(
+                EngineExecutionTimeInMillis=spent, TotalExecutionTimeInMillis=spent
+            )
 
     def stop(self) -> None:
         """StopQueryExecution: over at once, and no error where it is over already."""
@@ -202,7 +232,10 @@ class Run:
         """The result's object, and beside it what Athena puts there."""
         place = self.execution["ResultConfiguration"]["OutputLocation"]
         self.execution["_rows"] = outcome.rows
-        self._keep(f"{place}.metadata", json.dumps([_column_info(field) for field in outcome.rows.schema]).encode())
+        self._keep(
+            f"{place}.metadata",
+            json.dumps([_column_info(field) for field in outcome.rows.schema]).encode(),
+        )
         if place.endswith(".csv") and outcome.rows.num_columns:
             lines = zip(*map(values.texts, outcome.rows.columns), strict=True)
             self._keep(place, values.csv(outcome.rows.column_names, lines))
@@ -256,14 +289,18 @@ async def _do(action: Callable[[], Any]) -> Any:
     return action()
 
 
-def _or_invalid(answer: Callable[[Mapping[str, Any]], Answer]) -> Callable[[Mapping[str, Any]], Answer]:
+def _or_invalid(
+    answer: Callable[[Mapping[str, Any]], Answer],
+) -> Callable[[Mapping[str, Any]], Answer]:
     """A refused call as AWS answers it."""
 
     def answered(asked: Mapping[str, Any]) -> Answer:
         try:
             return answer(asked)
         except InvalidRequestError as error:
-            return error_response_json("InvalidRequestException", str(error), 400, extra={"AthenaErrorCode": error.code})
+            return error_response_json(
+                "InvalidRequestException", str(error), 400, extra={"AthenaErrorCode": error.code}
+            )
 
     return answered
 
@@ -290,12 +327,20 @@ def _output(asked: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     except QueryError as error:
         raise InvalidRequestError(f"outputLocation is not a valid S3 path: {output}") from error
     if bucket not in s3._buckets:
-        raise InvalidRequestError(f"Unable to verify/create output bucket {bucket}", "INVALID_BUCKET_NAME")
+        raise InvalidRequestError(
+            f"Unable to verify/create output bucket {bucket}", "INVALID_BUCKET_NAME"
+        )
     return f"s3://{bucket}/{prefix}"
 
 
 def _execution(
-    sql: str, workgroup: str, asked: Mapping[str, Any], output: str, statement: Statement, token: str | None, request: Mapping[str, Any]
+    sql: str,
+    workgroup: str,
+    asked: Mapping[str, Any],
+    output: str,
+    statement: Statement,
+    token: str | None,
+    request: Mapping[str, Any],
 ) -> dict[str, Any]:
     """A query as GetQueryExecution shows it; what begins with _ stays here."""
     identity = new_uuid()
@@ -306,11 +351,21 @@ def _execution(
         "StatementType": statement.kind,
         "ResultConfiguration": {"OutputLocation": output + statement.result.format(identity)},
         "ResultReuseConfiguration": {"ResultReuseByAgeConfiguration": {"Enabled": False}},
-        "QueryExecutionContext": {"Database": context.get("Database", "default"), "Catalog": context.get("Catalog", "awsdatacatalog")},
+        "QueryExecutionContext": {
+            "Database": context.get("Database", "default"),
+            "Catalog": context.get("Catalog", "awsdatacatalog"),
+        },
         "Status": {"State": "QUEUED", "SubmissionDateTime": dt.datetime.now(dt.UTC).timestamp()},
-        "Statistics": {"DataScannedInBytes": 0, "QueryQueueTimeInMillis": 0, "ServiceProcessingTimeInMillis": 0},
+        "Statistics": {
+            "DataScannedInBytes": 0,
+            "QueryQueueTimeInMillis": 0,
+            "ServiceProcessingTimeInMillis": 0,
+        },
         "WorkGroup": workgroup,
-        "EngineVersion": {"SelectedEngineVersion": "AUTO", "EffectiveEngineVersion": "Athena engine version 3"},
+        "EngineVersion": {
+            "SelectedEngineVersion": "AUTO",
+            "EffectiveEngineVersion": "Athena engine version 3",
+        },
         "_token": token,
         "_request": request,
         "_rows": pa.table({}),
@@ -347,4 +402,8 @@ def _result_type(kind: pa.DataType) -> tuple[str, int, int]:
         "binary": ("varbinary", 1073741824, 0), "date": ("date", 0, 0),
     }  # fmt: skip
     name = hive_type(kind)
-    return plain.get(name) or ({"array": "array", "map": "map", "struct": "row"}[name.split("<")[0]], 0, 0)
+    return plain.get(name) or (
+        {"array": "array", "map": "map", "struct": "row"}[name.split("<")[0]],
+        0,
+        0,
+    )

@@ -28,7 +28,9 @@ class HandTime:
 
 def fill() -> None:
     sqs.time = HandTime()
-    sqs._HANDLERS["ChangeMessageVisibility"] = _of_what_is_leased(sqs._HANDLERS["ChangeMessageVisibility"])
+    sqs._HANDLERS["ChangeMessageVisibility"] = _of_what_is_leased(
+        sqs._HANDLERS["ChangeMessageVisibility"]
+    )
 
 
 def _of_what_is_leased(change: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,8 +39,16 @@ def _of_what_is_leased(change: Callable[..., Any]) -> Callable[..., Any]:
     def changed(asked: Mapping[str, Any], url: str) -> Any:
         receipt = asked.get("ReceiptHandle")
         messages = sqs._get_q(asked.get("QueueUrl", url))["messages"]
-        if any(receipt and message["receipt_handle"] == receipt and message["visible_at"] <= sqs.time.time() for message in messages):
-            raise sqs._Err("InvalidParameterValue", f"Value {receipt} for parameter ReceiptHandle is invalid. Reason: {GONE}")
+        if any(
+            receipt
+            and message["receipt_handle"] == receipt
+            and message["visible_at"] <= sqs.time.time()
+            for message in messages
+        ):
+            raise sqs._Err(
+                "InvalidParameterValue",
+                f"Value {receipt} for parameter ReceiptHandle is invalid. Reason: {GONE}",
+            )
         return change(asked, url)
 
     return changed

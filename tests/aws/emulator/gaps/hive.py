@@ -69,7 +69,9 @@ def arrow_type(hive: str) -> pa.DataType:
     outer, _, inner = text.rstrip(")>").partition("<" if "<" in text else "(")
     outer, inner = outer.strip(), text[len(outer) + 1 : -1] if inner else ""
     if outer == "decimal":
-        precision, scale = ([int(number) for number in inner.split(",")] + [0])[:2] if inner else (10, 0)
+        precision, scale = (
+            ([int(number) for number in inner.split(",")] + [0])[:2] if inner else (10, 0)
+        )
         return pa.decimal128(precision, scale)
     if outer == "array":
         return pa.list_(arrow_type(inner))
@@ -77,7 +79,12 @@ def arrow_type(hive: str) -> pa.DataType:
         key, value = _split(inner)
         return pa.map_(arrow_type(key), arrow_type(value))
     if outer == "struct":
-        return pa.struct([pa.field(name.strip(), arrow_type(kind)) for name, _, kind in (f.partition(":") for f in _split(inner))])
+        return pa.struct(
+            [
+                pa.field(name.strip(), arrow_type(kind))
+                for name, _, kind in (f.partition(":") for f in _split(inner))
+            ]
+        )
     if outer not in SIMPLE:
         raise QueryError("HIVE_INVALID_METADATA", f"Glue table type {hive} is not supported")
     return SIMPLE[outer]
@@ -116,15 +123,25 @@ def read_table(database: str, name: str, only: frozenset[str] | None = None) -> 
     check_glue("glue:GetTable", database, name)
     found = glue._tables.get(f"{database}/{name}")
     if not found:
-        raise QueryError("TABLE_NOT_FOUND", f"line 1:1: Table 'awsdatacatalog.{database}.{name}' does not exist")
+        raise QueryError(
+            "TABLE_NOT_FOUND", f"line 1:1: Table 'awsdatacatalog.{database}.{name}' does not exist"
+        )
     storage = found["StorageDescriptor"]
-    columns = [Column(column["Name"].lower(), column["Type"]) for column in storage.get("Columns", [])]
-    parts = [Column(column["Name"].lower(), column["Type"]) for column in found.get("PartitionKeys") or []]
+    columns = [
+        Column(column["Name"].lower(), column["Type"]) for column in storage.get("Columns", [])
+    ]
+    parts = [
+        Column(column["Name"].lower(), column["Type"])
+        for column in found.get("PartitionKeys") or []
+    ]
     places: list[tuple[str, Sequence[Any]]] = [(storage["Location"], [])]
     if parts:
         partitions = glue._partitions.get(f"{database}/{name}") or []
         places = [
-            (p["StorageDescriptor"]["Location"], [parsed(text, part.kind) for text, part in zip(p["Values"], parts, strict=True)])
+            (
+                p["StorageDescriptor"]["Location"],
+                [parsed(text, part.kind) for text, part in zip(p["Values"], parts, strict=True)],
+            )
             for p in partitions
         ]
     reader = _reader(found)
@@ -133,20 +150,29 @@ def read_table(database: str, name: str, only: frozenset[str] | None = None) -> 
     for location, values in places:
         for uri, size, rows in _objects(location, reader, columns, only):
             for part, value in zip(parts, values, strict=True):
-                rows = rows.append_column(part.name, pa.repeat(pa.scalar(value, part.kind), len(rows)))
+                rows = rows.append_column(
+                    part.name, pa.repeat(pa.scalar(value, part.kind), len(rows))
+                )
             pieces.append(rows.append_column("$path", pa.repeat(uri, len(rows))))
             scanned += size
     return Table([*columns, *parts], pa.concat_tables(pieces), scanned)
 
 
-def _objects(location: str, reader: Reader, columns: Sequence[Column], only: frozenset[str] | None) -> Iterator[tuple[str, int, pa.Table]]:
+def _objects(
+    location: str, reader: Reader, columns: Sequence[Column], only: frozenset[str] | None
+) -> Iterator[tuple[str, int, pa.Table]]:
     """Each file of a location: its address, size and rows. Trino skips what is empty or hidden."""
     bucket, prefix = split_uri(location)
     check_s3("s3:ListBucket", bucket)
     for key in keys_below(bucket, prefix):
         hidden = any(part.startswith(("_", ".")) for part in key[len(prefix) :].split("/"))
         entry = s3._buckets[bucket]["objects"].get(key)
-        if hidden or entry is None or not entry["size"] or (only is not None and f"s3://{bucket}/{key}" not in only):
+        if (
+            hidden
+            or entry is None
+            or not entry["size"]
+            or (only is not None and f"s3://{bucket}/{key}" not in only)
+        ):
             continue
         check_s3("s3:GetObject", bucket, key)
         uri = f"s3://{bucket}/{key}"
@@ -172,14 +198,24 @@ def _reader(table: Mapping[str, Any]) -> Reader:
     serde = storage.get("SerdeInfo") or {}
     library = str(serde.get("SerializationLibrary", ""))
     how = {**(table.get("Parameters") or {}), **(serde.get("Parameters") or {})}
-    reads = {"parquet": read_parquet, "json": read_json, "opencsv": read_csv, "lazysimple": read_text}
+    reads = {
+        "parquet": read_parquet,
+        "json": read_json,
+        "opencsv": read_csv,
+        "lazysimple": read_text,
+    }
     for word, read in reads.items():
         if word in library.lower():
             return Reader(partial(read, how=how), f"{word} {sorted(how.items())}")
-    raise QueryError("HIVE_UNSUPPORTED_FORMAT", f"Unable to create input format {storage.get('InputFormat')} ({library})")
+    raise QueryError(
+        "HIVE_UNSUPPORTED_FORMAT",
+        f"Unable to create input format {storage.get('InputFormat')} ({library})",
+    )
 
 
-def read_parquet(data: bytes, columns: Sequence[Column], uri: str, how: Mapping[str, str]) -> pa.Table:
+def read_parquet(
+    data: bytes, columns: Sequence[Column], uri: str, how: Mapping[str, str]
+) -> pa.Table:
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
     except pa.ArrowException as error:
@@ -191,8 +227,14 @@ def read_parquet(data: bytes, columns: Sequence[Column], uri: str, how: Mapping[
         raise QueryError("HIVE_CURSOR_ERROR", f"Failed to read Parquet file: {uri}") from error
     arrays = []
     for column in columns:
-        found = rows[there[column.name]] if column.name in there else pa.chunked_array([pa.nulls(len(rows), column.kind)])
-        if pa.types.is_duration(found.type):  # as Arrow alone reads it, by a note of its own in the file: to Parquet it is a number
+        found = (
+            rows[there[column.name]]
+            if column.name in there
+            else pa.chunked_array([pa.nulls(len(rows), column.kind)])
+        )
+        if pa.types.is_duration(
+            found.type
+        ):  # as Arrow alone reads it, by a note of its own in the file: to Parquet it is a number
             found = found.cast(pa.int64())
         if not _fits(found.type, column.kind):
             raise QueryError(
@@ -208,9 +250,13 @@ def converted(array: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     """A column as another type; an instant is rounded to milliseconds, which is all that Athena keeps, and loses its zone."""
     if pa.types.is_timestamp(array.type) and pa.types.is_timestamp(kind):
         bare = array.cast(pa.timestamp(array.type.unit))
-        return (bare if array.type.unit == "s" else pc.round_temporal(bare, unit="millisecond")).cast(kind)
+        return (
+            bare if array.type.unit == "s" else pc.round_temporal(bare, unit="millisecond")
+        ).cast(kind)
     if pa.types.is_nested(kind):
-        return pa.chunked_array([pa.array([_in_small_letters(value) for value in array.to_pylist()], kind)])
+        return pa.chunked_array(
+            [pa.array([_in_small_letters(value) for value in array.to_pylist()], kind)]
+        )
     return array.cast(kind)
 
 
@@ -227,15 +273,38 @@ def _fits(found: pa.DataType, wanted: pa.DataType) -> bool:
     if types.is_integer(wanted):
         small = types.is_integer(found) and found.bit_width <= 32
         unsigned = small and types.is_uint32(found)
-        return bool((small and not unsigned) or (wanted == pa.int64() and (unsigned or types.is_int64(found))))
+        return bool(
+            (small and not unsigned)
+            or (wanted == pa.int64() and (unsigned or types.is_int64(found)))
+        )
     if types.is_floating(wanted):
         return bool(types.is_float32(found) or found == wanted)
     if types.is_string(wanted) or types.is_binary(wanted):
         plain = found.value_type if types.is_dictionary(found) else found
-        return any(same(plain) for same in (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary))
-    for same in (types.is_boolean, types.is_decimal, types.is_date, types.is_timestamp, types.is_list, types.is_map, types.is_struct):
+        return any(
+            same(plain)
+            for same in (
+                types.is_string,
+                types.is_large_string,
+                types.is_binary,
+                types.is_large_binary,
+            )
+        )
+    for same in (
+        types.is_boolean,
+        types.is_decimal,
+        types.is_date,
+        types.is_timestamp,
+        types.is_list,
+        types.is_map,
+        types.is_struct,
+    ):
         if same(wanted):
-            return bool(same(found)) or (same is types.is_list and types.is_large_list(found)) or types.is_null(found)
+            return (
+                bool(same(found))
+                or (same is types.is_list and types.is_large_list(found))
+                or types.is_null(found)
+            )
     return False
 
 
@@ -256,7 +325,10 @@ def read_json(data: bytes, columns: Sequence[Column], uri: str, how: Mapping[str
             row = {key.lower(): value for key, value in found.items()}
         except (ValueError, AttributeError) as error:
             if how.get("ignore.malformed.json", "").lower() != "true":
-                raise QueryError("HIVE_CURSOR_ERROR", f"Row is not a valid JSON Object - JSONException: {error} [in {uri}]") from error
+                raise QueryError(
+                    "HIVE_CURSOR_ERROR",
+                    f"Row is not a valid JSON Object - JSONException: {error} [in {uri}]",
+                ) from error
             row = {}
         for values, column in zip(lists, columns, strict=True):
             values.append(_typed(row.get(column.name), column, uri))
@@ -265,7 +337,11 @@ def read_json(data: bytes, columns: Sequence[Column], uri: str, how: Mapping[str
 
 def read_csv(data: bytes, columns: Sequence[Column], uri: str, how: Mapping[str, str]) -> pa.Table:
     """OpenCSVSerde: every line is a row, also inside quotes; no value is NULL but a missing one."""
-    style = {"delimiter": how.get("separatorChar", ","), "quotechar": how.get("quoteChar", '"'), "escapechar": how.get("escapeChar", "\\")}
+    style = {
+        "delimiter": how.get("separatorChar", ","),
+        "quotechar": how.get("quoteChar", '"'),
+        "escapechar": how.get("escapeChar", "\\"),
+    }
     lines = _lines(data, how)
     rows = (next(csv.reader([line], doublequote=True, **style), []) for line in lines)  # type: ignore[arg-type]
     return _rows(rows, columns, lambda text, column: _open_csv(text, column, uri))
@@ -284,10 +360,14 @@ def read_text(data: bytes, columns: Sequence[Column], uri: str, how: Mapping[str
 
 def _lines(data: bytes, how: Mapping[str, str]) -> list[str]:
     lines = data.decode().split("\n")
-    return [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)][int(how.get("skip.header.line.count", 0)) :]
+    return [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)][
+        int(how.get("skip.header.line.count", 0)) :
+    ]
 
 
-def _rows(rows: Iterator[list[str]], columns: Sequence[Column], value: Callable[[str, Column], Any]) -> pa.Table:
+def _rows(
+    rows: Iterator[list[str]], columns: Sequence[Column], value: Callable[[str, Column], Any]
+) -> pa.Table:
     """Fields as columns: one too many is dropped, one too few is NULL."""
     lists: list[list[Any]] = [[] for _ in columns]
     for row in rows:
@@ -297,7 +377,10 @@ def _rows(rows: Iterator[list[str]], columns: Sequence[Column], value: Callable[
 
 
 def _columnar(lists: Sequence[list[Any]], columns: Sequence[Column]) -> pa.Table:
-    return pa.table([pa.array(values, c.kind) for values, c in zip(lists, columns, strict=True)], [c.name for c in columns])
+    return pa.table(
+        [pa.array(values, c.kind) for values, c in zip(lists, columns, strict=True)],
+        [c.name for c in columns],
+    )
 
 
 def parsed(text: str, kind: pa.DataType) -> Any:
@@ -334,7 +417,10 @@ def _typed(value: Any, column: Column, uri: str, kind: pa.DataType | None = None
         lower = {key.lower(): item for key, item in value.items()}
         return {part.name: _typed(lower.get(part.name), column, uri, part.type) for part in kind}
     if pa.types.is_map(kind) and isinstance(value, dict):
-        return [(parsed(key, kind.key_type), _typed(item, column, uri, kind.item_type)) for key, item in value.items()]
+        return [
+            (parsed(key, kind.key_type), _typed(item, column, uri, kind.item_type))
+            for key, item in value.items()
+        ]
     text = value if isinstance(value, str) else json.dumps(value)
     return _or_bad(text, column, uri, kind)
 
@@ -344,7 +430,9 @@ def _open_csv(text: str, column: Column, uri: str) -> Any:
     if pa.types.is_date(column.kind):
         return dt.date(1970, 1, 1) + dt.timedelta(days=_or_bad(text, column, uri, pa.int64()))
     if pa.types.is_timestamp(column.kind):
-        return dt.datetime(1970, 1, 1) + dt.timedelta(milliseconds=_or_bad(text, column, uri, pa.int64()))
+        return dt.datetime(1970, 1, 1) + dt.timedelta(
+            milliseconds=_or_bad(text, column, uri, pa.int64())
+        )
     return _or_bad(text, column, uri, column.kind)
 
 
@@ -352,7 +440,10 @@ def _or_bad(text: str, column: Column, uri: str, kind: pa.DataType) -> Any:
     try:
         return parsed(text, kind)
     except (ValueError, KeyError, ArithmeticError, pa.ArrowException) as error:
-        raise QueryError("HIVE_BAD_DATA", f"Error parsing field value '{text}' for field {column.name} ({column.hive}) in {uri}") from error
+        raise QueryError(
+            "HIVE_BAD_DATA",
+            f"Error parsing field value '{text}' for field {column.name} ({column.hive}) in {uri}",
+        ) from error
 
 
 def _or_none(text: str, kind: pa.DataType) -> Any:

@@ -18,12 +18,20 @@ from . import need, setting
 from .rights import DeniedError, acting_as, check
 
 log = logging.getLogger("bench.lambda")
-need(lambda_svc, "_run_sqs_batch", "_execute_function", "_sqs_esm_concurrency", "_ESM_BACKOFF_SECONDS")
+need(
+    lambda_svc,
+    "_run_sqs_batch",
+    "_execute_function",
+    "_sqs_esm_concurrency",
+    "_ESM_BACKOFF_SECONDS",
+)
 need(lambda_runtime, "_signal", "ProvidedWorker")
 
 BACKOFF = 0.1  # seconds in which a mapping takes nothing after a call that failed: here it has one poller, on AWS at least five
 POLLING = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes")
-told: set[str] = set()  # mappings whose want of rights the log knows: they are looked at many times a second
+told: set[str] = (
+    set()
+)  # mappings whose want of rights the log knows: they are looked at many times a second
 here = threading.local()  # .messages: of the batch that this thread hands to a function
 
 
@@ -42,7 +50,9 @@ def is_understood(answer: Any, messages: set[str]) -> bool:
     failures = answer.get("batchItemFailures", ()) if isinstance(answer, dict) else ()
     if failures is None or failures == []:
         return True
-    return isinstance(failures, list) and all(isinstance(one, dict) and one.get("itemIdentifier") in messages for one in failures)
+    return isinstance(failures, list) and all(
+        isinstance(one, dict) and one.get("itemIdentifier") in messages for one in failures
+    )
 
 
 def _judged(execute: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
@@ -53,14 +63,23 @@ def _judged(execute: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, A
         messages = getattr(here, "messages", None)
         if messages is None or answer.get("error") or is_understood(answer.get("body"), messages):
             return answer
-        told = {"errorType": "MalformedBatchResponse", "errorMessage": f"not a batch response: {str(answer.get('body'))[:200]}"}
+        told = {
+            "errorType": "MalformedBatchResponse",
+            "errorMessage": f"not a batch response: {str(answer.get('body'))[:200]}",
+        }
         return {"error": True, "body": told, "log": answer.get("log", "")}
 
     return executed
 
 
 def _remembered(run: Callable[..., None]) -> Callable[..., None]:
-    def ran(mapping: Mapping[str, Any], function: Any, event: Any, batch: list[dict[str, Any]], *more: Any) -> None:
+    def ran(
+        mapping: Mapping[str, Any],
+        function: Any,
+        event: Any,
+        batch: list[dict[str, Any]],
+        *more: Any,
+    ) -> None:
         partial = "ReportBatchItemFailures" in (mapping.get("FunctionResponseTypes") or [])
         here.messages = {message["id"] for message in batch} if partial else None
         try:

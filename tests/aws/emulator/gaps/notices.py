@@ -37,11 +37,15 @@ class Delivery:
         self.later = Later()
 
     def __call__(self, arn: str, event: Mapping[str, Any], *more: Any, **named: Any) -> None:
-        key = unquote_plus(event["Records"][0]["s3"]["object"]["key"]) if "Records" in event else None
+        key = (
+            unquote_plus(event["Records"][0]["s3"]["object"]["key"]) if "Records" in event else None
+        )
         if key is None or not key.startswith(str(setting("notice_prefix", ""))):
             self.deliver(arn, event, *more, **named)
             return
-        chance = random.Random(f"{setting('seed', 0)}/{key}")  # for a key the same, whatever else is delivered meanwhile
+        chance = random.Random(
+            f"{setting('seed', 0)}/{key}"
+        )  # for a key the same, whatever else is delivered meanwhile
         if chance.random() < float(setting("notice_losses", 0)):
             _note("loss", key)
             return
@@ -68,7 +72,10 @@ class Later:
 
     def do(self, delay: float, action: Callable[[], None]) -> None:
         with self.changed:
-            heapq.heappush(self.waiting, (time.monotonic() + delay, next(self.numbers), contextvars.copy_context(), action))
+            heapq.heappush(
+                self.waiting,
+                (time.monotonic() + delay, next(self.numbers), contextvars.copy_context(), action),
+            )
             self.changed.notify()
             if self.thread is None:
                 self.thread = threading.Thread(target=self._run, daemon=True, name="late notices")
@@ -78,7 +85,9 @@ class Later:
         while True:
             with self.changed:
                 while not self.waiting or self.waiting[0][0] > time.monotonic():
-                    self.changed.wait(max(self.waiting[0][0] - time.monotonic(), 0) if self.waiting else None)
+                    self.changed.wait(
+                        max(self.waiting[0][0] - time.monotonic(), 0) if self.waiting else None
+                    )
                 _, _, context, action = heapq.heappop(self.waiting)
             context.run(action)
 

@@ -104,7 +104,9 @@ def _polite_receive(receive: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _held(lock: threading.RLock, action: Callable[..., Any]) -> Callable[..., Any]:
-    assert not inspect.iscoroutinefunction(action), f"{action} waits: a lock must not be held meanwhile"
+    assert not inspect.iscoroutinefunction(action), (
+        f"{action} waits: a lock must not be held meanwhile"
+    )
 
     def done(*words: Any, **named: Any) -> Any:
         with lock:

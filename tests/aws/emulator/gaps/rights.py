@@ -17,7 +17,15 @@ from ministack.core.responses import get_account_id, get_region
 from . import need
 
 need(app, "AUTH")
-need(iam_evaluator, "EvalContext", "evaluate", "caller_arn", "_request_caller_arn", "_gather_role_policies", "_gather_user_policies")
+need(
+    iam_evaluator,
+    "EvalContext",
+    "evaluate",
+    "caller_arn",
+    "_request_caller_arn",
+    "_gather_role_policies",
+    "_gather_user_policies",
+)
 need(iam_actions, "_action_from_target", "_action_from_query")
 BATCHES = {  # calls that IAM knows by the name of their single form
     "SendMessageBatch": "SendMessage",
@@ -60,7 +68,11 @@ def check(action: str, resource: str) -> None:
     if not app.AUTH or caller.endswith(":root"):
         return
     kind, name = caller.split(":", 5)[5].split("/")[:2]
-    gather = iam_evaluator._gather_user_policies if kind == "user" else iam_evaluator._gather_role_policies
+    gather = (
+        iam_evaluator._gather_user_policies
+        if kind == "user"
+        else iam_evaluator._gather_role_policies
+    )
     context = iam_evaluator.EvalContext(
         principal_arn=caller,
         principal_type="User" if kind == "user" else "AssumedRole",
@@ -83,5 +95,9 @@ def check_s3(action: str, bucket: str, key: str = "") -> None:
 def check_glue(action: str, database: str, table: str | None = None) -> None:
     """The Data Catalog asks for the right on the catalog, on the database and on the table."""
     at = f"arn:aws:glue:{get_region()}:{get_account_id()}"
-    for resource in ["catalog", f"database/{database}", *([f"table/{database}/{table}"] if table else [])]:
+    for resource in [
+        "catalog",
+        f"database/{database}",
+        *([f"table/{database}/{table}"] if table else []),
+    ]:
         check(action, f"{at}:{resource}")

@@ -23,7 +23,10 @@ from .writing import encoded, file_name, parts_of, shuffled
 need(athena, "_parse_ddl", "_CreateTable", "_DropTable", "_create_table_input")
 need(glue, "_create_table", "_delete_table", "_create_database", "_delete_database")
 
-UNLOAD = re.compile(r"\s*UNLOAD\s*\((?P<query>.*)\)\s*TO\s*'(?P<location>[^']*)'\s*(WITH\s*\((?P<how>.*)\)\s*)?", re.I | re.S)
+UNLOAD = re.compile(
+    r"\s*UNLOAD\s*\((?P<query>.*)\)\s*TO\s*'(?P<location>[^']*)'\s*(WITH\s*\((?P<how>.*)\)\s*)?",
+    re.I | re.S,
+)
 VIEW = re.compile(r"/\* Presto View: (?P<text>\S+) \*/")
 SERDES = {
     "PARQUET": ("parquet", "org.apache.hadoop.hive.ql.io.parquet.serde.ParquetHiveSerDe"),
@@ -34,7 +37,9 @@ FORMATS = {
     "parquet": ("org.apache.hadoop.hive.ql.io.parquet.MapredParquetInputFormat", "org.apache.hadoop.hive.ql.io.parquet.MapredParquetOutputFormat"),
     "text": ("org.apache.hadoop.mapred.TextInputFormat", "org.apache.hadoop.hive.ql.io.HiveIgnoreKeyTextOutputFormat"),
 }  # fmt: skip
-ORPHANS = 3  # files that a statement leaves behind when it is refused on its way: Athena deletes nothing
+ORPHANS = (
+    3  # files that a statement leaves behind when it is refused on its way: Athena deletes nothing
+)
 
 
 @dataclass
@@ -79,7 +84,11 @@ def parse(sql: str) -> Statement:
         return DropTable(ddl.database, ddl.table.lower(), ddl.if_exists)
     if unload := UNLOAD.fullmatch(text):
         how = dict(re.findall(r"(\w+)\s*=\s*'([^']*)'", unload["how"] or ""))
-        return Unload(trino.parse(unload["query"]), unload["location"], {name.lower(): value for name, value in how.items()})
+        return Unload(
+            trino.parse(unload["query"]),
+            unload["location"],
+            {name.lower(): value for name, value in how.items()},
+        )
     tree = trino.parse(text)
     if isinstance(tree, exp.Query):
         return Query(tree)
@@ -90,10 +99,15 @@ def parse(sql: str) -> Statement:
         return CreateView(tree)
     if isinstance(tree, exp.Create | exp.Drop) and tree.kind in ("SCHEMA", "DATABASE"):
         return Database(
-            tree.this.db or tree.this.name, isinstance(tree, exp.Create), bool(tree.args.get("exists")), bool(tree.args.get("cascade"))
+            tree.this.db or tree.this.name,
+            isinstance(tree, exp.Create),
+            bool(tree.args.get("exists")),
+            bool(tree.args.get("cascade")),
         )
     if isinstance(tree, exp.Drop) and tree.kind == "VIEW":
-        return DropTable(tree.this.db or None, tree.this.name.lower(), bool(tree.args.get("exists")))
+        return DropTable(
+            tree.this.db or None, tree.this.name.lower(), bool(tree.args.get("exists"))
+        )
     raise QueryError("NOT_SUPPORTED", f"the emulator does not know this statement: {text[:80]}")
 
 
@@ -125,7 +139,10 @@ class CreateAs:
 
     def run(self, context: Context) -> Outcome:
         how = _properties(self.tree)
-        database, name = (self.tree.this.db or context.database).lower(), self.tree.this.name.lower()
+        database, name = (
+            (self.tree.this.db or context.database).lower(),
+            self.tree.this.name.lower(),
+        )
         location = str(how.get("external_location") or "")
         if location and context.enforced:
             raise QueryError(
@@ -145,7 +162,11 @@ class CreateAs:
         format, compression = _form(how)
         check_glue("glue:CreateTable", database, name)
         written = _write(rows, location, format, compression, buckets, count, context)
-        context.call(lambda: _register(database, name, rows.schema, location, format, compression, buckets, count))
+        context.call(
+            lambda: _register(
+                database, name, rows.schema, location, format, compression, buckets, count
+            )
+        )
         return Outcome(scanned=scanned, written=written)
 
 
@@ -160,11 +181,19 @@ class Unload:
     def run(self, context: Context) -> Outcome:
         bucket, prefix = split_uri(self.location)
         if hive.keys_below(bucket, prefix):
-            raise QueryError("HIVE_PATH_ALREADY_EXISTS", f"Target directory for table already exists: {self.location}")
+            raise QueryError(
+                "HIVE_PATH_ALREADY_EXISTS",
+                f"Target directory for table already exists: {self.location}",
+            )
         rows, scanned = _rows(self.tree, context)
         _refuse_types(self.tree, rows)
-        format, compression = _form({"format": self.how.get("format"), "write_compression": self.how.get("compression")})
-        return Outcome(scanned=scanned, written=_write(rows, self.location, format, compression, [], 0, context))
+        format, compression = _form(
+            {"format": self.how.get("format"), "write_compression": self.how.get("compression")}
+        )
+        return Outcome(
+            scanned=scanned,
+            written=_write(rows, self.location, format, compression, [], 0, context),
+        )
 
 
 @dataclass(frozen=True)
@@ -178,15 +207,20 @@ class CreateExternal:
     def run(self, context: Context) -> Outcome:
         database, name = (self.ddl.database or context.database).lower(), self.ddl.table.lower()
         if not self.ddl.external:
-            raise QueryError("FAILED", "SemanticException: external keyword is required for table type HIVE")
+            raise QueryError(
+                "FAILED", "SemanticException: external keyword is required for table type HIVE"
+            )
         if database not in glue._databases:
-            raise QueryError("FAILED", f"SemanticException [Error 10072]: Database does not exist: {database}")
+            raise QueryError(
+                "FAILED", f"SemanticException [Error 10072]: Database does not exist: {database}"
+            )
         check_glue("glue:CreateTable", database, name)
         if f"{database}/{name}" in glue._tables:
             if self.ddl.if_not_exists:
                 return Outcome()
             raise QueryError(
-                "FAILED", f"Execution Error, return code 1 from DDLTask. AlreadyExistsException(message:Table {name} already exists.)"
+                "FAILED",
+                f"Execution Error, return code 1 from DDLTask. AlreadyExistsException(message:Table {name} already exists.)",
             )
         table = {**athena._create_table_input(self.ddl), "Name": name}
         context.call(lambda: glue._create_table({"DatabaseName": database, "TableInput": table}))
@@ -208,7 +242,10 @@ class DropTable:
         if f"{database}/{self.table}" not in glue._tables:
             if self.if_exists:
                 return Outcome()
-            raise QueryError("FAILED", f"SemanticException [Error 10001]: Table not found {database}.{self.table}")
+            raise QueryError(
+                "FAILED",
+                f"SemanticException [Error 10001]: Table not found {database}.{self.table}",
+            )
         check_glue("glue:DeleteTable", database, self.table)
         context.call(lambda: glue._delete_table({"DatabaseName": database, "Name": self.table}))
         return Outcome()
@@ -230,14 +267,19 @@ class Database:
             if self.lenient:
                 return Outcome()
             words = (
-                f"Database {name} already exists" if self.create else f"SemanticException [Error 10072]: Database does not exist: {name}"
+                f"Database {name} already exists"
+                if self.create
+                else f"SemanticException [Error 10072]: Database does not exist: {name}"
             )
             raise QueryError("FAILED", words)
         if self.create:
             context.call(lambda: glue._create_database({"DatabaseInput": {"Name": name}}))
             return Outcome()
         if not self.cascade and any(key.startswith(f"{name}/") for key in glue._tables):
-            raise QueryError("FAILED", f"InvalidOperationException(message:Database {name} is not empty. One or more tables exist.)")
+            raise QueryError(
+                "FAILED",
+                f"InvalidOperationException(message:Database {name} is not empty. One or more tables exist.)",
+            )
         context.call(lambda: glue._delete_database({"Name": name}))
         return Outcome()
 
@@ -251,11 +293,17 @@ class CreateView:
     result: str = "{}.txt"
 
     def run(self, context: Context) -> Outcome:
-        database, name = (self.tree.this.db or context.database).lower(), self.tree.this.name.lower()
+        database, name = (
+            (self.tree.this.db or context.database).lower(),
+            self.tree.this.name.lower(),
+        )
         check_glue("glue:CreateTable", database, name)
         if f"{database}/{name}" in glue._tables:
             if not self.tree.args.get("replace"):
-                raise QueryError("TABLE_ALREADY_EXISTS", f"line 1:1: View already exists: 'awsdatacatalog.{database}.{name}'")
+                raise QueryError(
+                    "TABLE_ALREADY_EXISTS",
+                    f"line 1:1: View already exists: 'awsdatacatalog.{database}.{name}'",
+                )
             context.call(lambda: glue._delete_table({"DatabaseName": database, "Name": name}))
         rows, _ = _rows(self.tree.expression, context)
         told = json.dumps({"originalSql": self.tree.expression.sql("trino"), "schema": database})
@@ -271,7 +319,12 @@ class CreateView:
 
 
 def _rows(tree: exp.Expr, context: Context) -> tuple[pa.Table, int]:
-    return trino.run(tree, context.database, lambda database, name, only: _table(database, name, only, context), context.running)
+    return trino.run(
+        tree,
+        context.database,
+        lambda database, name, only: _table(database, name, only, context),
+        context.running,
+    )
 
 
 def _table(database: str, name: str, only: frozenset[str] | None, context: Context) -> Table:
@@ -282,9 +335,20 @@ def _table(database: str, name: str, only: frozenset[str] | None, context: Conte
         return hive.read_table(database, name, only)
     check_glue("glue:GetTable", database, name)
     told = json.loads(base64.b64decode(view["text"]))
-    rows, scanned = trino.run(trino.parse(told["originalSql"]), told["schema"], lambda d, n, o: _table(d, n, o, context), context.running)
+    rows, scanned = trino.run(
+        trino.parse(told["originalSql"]),
+        told["schema"],
+        lambda d, n, o: _table(d, n, o, context),
+        context.running,
+    )
     columns = [hive.Column(f.name.lower(), hive.hive_type(f.type)) for f in rows.schema]
-    return Table(columns, rows.rename_columns([c.name for c in columns]).append_column("$path", pa.nulls(len(rows), pa.string())), scanned)
+    return Table(
+        columns,
+        rows.rename_columns([c.name for c in columns]).append_column(
+            "$path", pa.nulls(len(rows), pa.string())
+        ),
+        scanned,
+    )
 
 
 def _properties(tree: exp.Create) -> dict[str, Any]:
@@ -297,7 +361,11 @@ def _properties(tree: exp.Create) -> dict[str, Any]:
             found["partitioned_by"] = [part.name for part in one.this.expressions]
         else:
             value = one.args["value"]
-            found[one.name.lower()] = [part.name for part in value.expressions] if isinstance(value, exp.Array) else value.name
+            found[one.name.lower()] = (
+                [part.name for part in value.expressions]
+                if isinstance(value, exp.Array)
+                else value.name
+            )
     known = {
         "format",
         "external_location",
@@ -309,7 +377,9 @@ def _properties(tree: exp.Create) -> dict[str, Any]:
         "is_external",
     }
     if unknown := sorted(set(found) - known):
-        raise QueryError("NOT_SUPPORTED", f"the emulator does not know the table property {unknown[0]}")
+        raise QueryError(
+            "NOT_SUPPORTED", f"the emulator does not know the table property {unknown[0]}"
+        )
     return found
 
 
@@ -323,7 +393,10 @@ def _refuse_taken(database: str, name: str, location: str) -> None:
     if database not in glue._databases:
         raise QueryError("SCHEMA_NOT_FOUND", f"line 1:1: Schema '{database}' does not exist")
     if f"{database}/{name}" in glue._tables:
-        raise QueryError("TABLE_ALREADY_EXISTS", f"line 1:1: Destination table 'awsdatacatalog.{database}.{name}' already exists")
+        raise QueryError(
+            "TABLE_ALREADY_EXISTS",
+            f"line 1:1: Destination table 'awsdatacatalog.{database}.{name}' already exists",
+        )
     bucket, prefix = split_uri(location)
     check_s3("s3:ListBucket", bucket)
     if hive.keys_below(bucket, prefix):
@@ -336,32 +409,59 @@ def _refuse_taken(database: str, name: str, location: str) -> None:
 
 def _refuse_types(tree: exp.Expr, rows: pa.Table) -> None:
     """What Hive's files cannot hold."""
-    for number, (column, kind) in enumerate(zip(trino.outputs(tree), rows.schema.types, strict=False), 1):
+    for number, (column, kind) in enumerate(
+        zip(trino.outputs(tree), rows.schema.types, strict=False), 1
+    ):
         if not column.alias_or_name and not isinstance(column, exp.Star):
-            raise QueryError("MISSING_COLUMN_NAME", f"line 1:1: Column name not specified at position {number}")
+            raise QueryError(
+                "MISSING_COLUMN_NAME", f"line 1:1: Column name not specified at position {number}"
+            )
         inner = column.unalias()
-        if isinstance(inner, exp.Cast) and inner.to.this == exp.DType.TIMESTAMP and any(int(p.name) > 3 for p in inner.to.expressions):
+        if (
+            isinstance(inner, exp.Cast)
+            and inner.to.this == exp.DType.TIMESTAMP
+            and any(int(p.name) > 3 for p in inner.to.expressions)
+        ):
             precise = inner.to.sql("trino").lower()
-            raise QueryError("NOT_SUPPORTED", f"Incorrect timestamp precision for {precise}; the configured precision is MILLISECONDS")
+            raise QueryError(
+                "NOT_SUPPORTED",
+                f"Incorrect timestamp precision for {precise}; the configured precision is MILLISECONDS",
+            )
         if pa.types.is_timestamp(kind) and kind.tz:
             raise QueryError("NOT_SUPPORTED", "Unsupported Hive type: timestamp(3) with time zone")
         if pa.types.is_null(kind):
             raise QueryError("NOT_SUPPORTED", "Unsupported Hive type: unknown")
     lower = [name.lower() for name in rows.column_names]
     if twice := {name for name in lower if lower.count(name) > 1}:
-        raise QueryError("DUPLICATE_COLUMN_NAME", f"line 1:1: Column name '{min(twice)}' specified more than once")
+        raise QueryError(
+            "DUPLICATE_COLUMN_NAME",
+            f"line 1:1: Column name '{min(twice)}' specified more than once",
+        )
 
 
 def _refuse_buckets(buckets: Sequence[str], count: int, rows: pa.Table) -> None:
     if bool(buckets) != bool(count):
-        raise QueryError("INVALID_TABLE_PROPERTY", "Bucketing columns and bucket count must be specified together")
+        raise QueryError(
+            "INVALID_TABLE_PROPERTY",
+            "Bucketing columns and bucket count must be specified together",
+        )
     if missing := [name for name in buckets if name not in rows.column_names]:
-        raise QueryError("INVALID_TABLE_PROPERTY", f"Bucketing columns {missing} not present in schema")
+        raise QueryError(
+            "INVALID_TABLE_PROPERTY", f"Bucketing columns {missing} not present in schema"
+        )
     if count > 1_000_000:
         raise QueryError("INVALID_TABLE_PROPERTY", "bucket_count should be no more than 1000000")
 
 
-def _write(rows: pa.Table, location: str, format: str, compression: str, buckets: Sequence[str], count: int, context: Context) -> list[str]:
+def _write(
+    rows: pa.Table,
+    location: str,
+    format: str,
+    compression: str,
+    buckets: Sequence[str],
+    count: int,
+    context: Context,
+) -> list[str]:
     """The rows as files; their addresses. They go to the store a few at a time, and each is seen by others at once."""
     bucket, prefix = split_uri(location)
     parts = parts_of(rows, buckets, count)
@@ -374,11 +474,21 @@ def _write(rows: pa.Table, location: str, format: str, compression: str, buckets
         if context.stopped():
             break
         stamp = dt.datetime.now(dt.UTC).strftime("%Y%m%d_%H%M%S_00000_") + context.query[:5]
-        files = [(bucket, prefix + file_name(stamp, format, compression), encoded(part, format, compression)) for part in group]
+        files = [
+            (
+                bucket,
+                prefix + file_name(stamp, format, compression),
+                encoded(part, format, compression),
+            )
+            for part in group
+        ]
         context.put(files)
         written += [f"s3://{bucket}/{key}" for _, key, _ in files]
     if refused:
-        raise QueryError("HIVE_TOO_MANY_OPEN_PARTITIONS", f"Exceeded limit of {limit} open writers for partitions/buckets")
+        raise QueryError(
+            "HIVE_TOO_MANY_OPEN_PARTITIONS",
+            f"Exceeded limit of {limit} open writers for partitions/buckets",
+        )
     return written
 
 
@@ -387,19 +497,33 @@ def _grouped(parts: Sequence[pa.Table], size: int) -> Iterator[Sequence[pa.Table
 
 
 def _register(
-    database: str, name: str, schema: pa.Schema, location: str, format: str, compression: str, buckets: Sequence[str], count: int
+    database: str,
+    name: str,
+    schema: pa.Schema,
+    location: str,
+    format: str,
+    compression: str,
+    buckets: Sequence[str],
+    count: int,
 ) -> None:
     kind, serde = SERDES[format]
     table = {
         "Name": name,
         "TableType": "EXTERNAL_TABLE",
-        "Parameters": {"EXTERNAL": "TRUE", "has_encrypted_data": "false", "write.compression": compression},
+        "Parameters": {
+            "EXTERNAL": "TRUE",
+            "has_encrypted_data": "false",
+            "write.compression": compression,
+        },
         "StorageDescriptor": {
             "Columns": _glue_columns(schema),
             "Location": location,
             "InputFormat": FORMATS[kind][0],
             "OutputFormat": FORMATS[kind][1],
-            "SerdeInfo": {"SerializationLibrary": serde, "Parameters": {"serialization.format": "1"}},
+            "SerdeInfo": {
+                "SerializationLibrary": serde,
+                "Parameters": {"serialization.format": "1"},
+            },
             "BucketColumns": list(buckets),
             "NumberOfBuckets": count or -1,
         },

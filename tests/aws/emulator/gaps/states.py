@@ -77,7 +77,9 @@ def _call(action: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         "content-type": "application/x-amz-json-1.1",
         "host": f"athena.{get_region()}.amazonaws.com",
     }
-    status, _, body = app.call_service_handler_sync(app.SERVICE_HANDLERS["athena"], "POST", "/", headers, json.dumps(asked).encode(), {})
+    status, _, body = app.call_service_handler_sync(
+        app.SERVICE_HANDLERS["athena"], "POST", "/", headers, json.dumps(asked).encode(), {}
+    )
     answer = json.loads(body) if body else {}
     if status >= 400:
         name = str(answer.get("__type", "AmazonAthenaException")).rsplit("#", 1)[-1]
@@ -120,7 +122,9 @@ def _if_allowed(invoke: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
                 try:
                     check(action, target)
                 except DeniedError as error:
-                    raise states._ExecutionError(DENIED[action.split(":")[0]], str(error)) from error
+                    raise states._ExecutionError(
+                        DENIED[action.split(":")[0]], str(error)
+                    ) from error
         return invoke(resource, asked)
 
     return invoked
@@ -129,21 +133,48 @@ def _if_allowed(invoke: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
 def needed(resource: str, asked: Any) -> list[tuple[str, str]]:
     """The rights that a task needs, as (action, resource); none for a service that this bench does not look after."""
     here = f"{get_region()}:{get_account_id()}"
-    service, _, action = resource.removesuffix(".sync").removesuffix(".waitForTaskToken").removeprefix("arn:aws:states:::").partition(":")
+    service, _, action = (
+        resource.removesuffix(".sync")
+        .removesuffix(".waitForTaskToken")
+        .removeprefix("arn:aws:states:::")
+        .partition(":")
+    )
     if service == "aws-sdk":
         service, _, action = action.partition(":")
     upper = action[:1].upper() + action[1:]
     if service == "lambda" and action == "invoke":
         name = str(asked.get("FunctionName", ""))
-        return [("lambda:InvokeFunction", name if name.startswith("arn:") else f"arn:aws:lambda:{here}:function:{name}")]
+        return [
+            (
+                "lambda:InvokeFunction",
+                name if name.startswith("arn:") else f"arn:aws:lambda:{here}:function:{name}",
+            )
+        ]
     if service == "athena":
-        rights = [upper] if not resource.endswith(".sync") else [upper, "GetQueryExecution", "StopQueryExecution"]
-        return [(f"athena:{right}", f"arn:aws:athena:{here}:workgroup/{_workgroup(asked)}") for right in rights]
+        rights = (
+            [upper]
+            if not resource.endswith(".sync")
+            else [upper, "GetQueryExecution", "StopQueryExecution"]
+        )
+        return [
+            (f"athena:{right}", f"arn:aws:athena:{here}:workgroup/{_workgroup(asked)}")
+            for right in rights
+        ]
     if service == "dynamodb":
         table = str(asked.get("TableName", ""))
-        return [(f"dynamodb:{upper}", table if table.startswith("arn:") else f"arn:aws:dynamodb:{here}:table/{table}")]
+        return [
+            (
+                f"dynamodb:{upper}",
+                table if table.startswith("arn:") else f"arn:aws:dynamodb:{here}:table/{table}",
+            )
+        ]
     if service == "sqs":
-        return [(f"sqs:{upper}", f"arn:aws:sqs:{here}:{str(asked.get('QueueUrl', '')).rsplit('/', 1)[-1]}")]
+        return [
+            (
+                f"sqs:{upper}",
+                f"arn:aws:sqs:{here}:{str(asked.get('QueueUrl', '')).rsplit('/', 1)[-1]}",
+            )
+        ]
     return []
 
 

@@ -47,7 +47,18 @@ INTEGERS = frozenset({exp.DType.TINYINT, exp.DType.SMALLINT, exp.DType.INT, exp.
 FLOATS = frozenset({exp.DType.FLOAT, exp.DType.DOUBLE})
 NUMBERS = INTEGERS | FLOATS | {exp.DType.DECIMAL}
 TEXTS = frozenset({exp.DType.VARCHAR, exp.DType.CHAR, exp.DType.TEXT})
-COMPARISONS = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.Add, exp.Sub, exp.Mul, exp.Div)
+COMPARISONS = (
+    exp.EQ,
+    exp.NEQ,
+    exp.GT,
+    exp.GTE,
+    exp.LT,
+    exp.LTE,
+    exp.Add,
+    exp.Sub,
+    exp.Mul,
+    exp.Div,
+)
 PATH = "$path"
 Finds = Callable[[str, str, frozenset[str] | None], Table]
 
@@ -60,14 +71,21 @@ def parse(sql: str) -> exp.Expr:
         where = error.errors[0] if getattr(error, "errors", None) else {}
         place = f"line {where.get('line', 1)}:{where.get('col', 1)}: "
         near = str(where.get("highlight") or "").strip()
-        raise QueryError("SYNTAX_ERROR", f"{place}mismatched input '{near}': {str(error).splitlines()[0]}") from error
+        raise QueryError(
+            "SYNTAX_ERROR", f"{place}mismatched input '{near}': {str(error).splitlines()[0]}"
+        ) from error
     if isinstance(tree, exp.Command):
         raise QueryError("SYNTAX_ERROR", f"line 1:1: mismatched input '{sql.split()[0]}'")
     _refuse_foreign(sql, tree)
     return tree
 
 
-def run(tree: exp.Expr, database: str, table: Finds, running: Callable[[duckdb.DuckDBPyConnection], None]) -> tuple[pa.Table, int]:
+def run(
+    tree: exp.Expr,
+    database: str,
+    table: Finds,
+    running: Callable[[duckdb.DuckDBPyConnection], None],
+) -> tuple[pa.Table, int]:
     """The rows of a query, its columns typed as Athena types them, and the bytes that were read.
 
     `table` finds a table by database and name, and the files that the query names, if it names some; `running` is handed the connection, so that it can be interrupted.
@@ -77,13 +95,19 @@ def run(tree: exp.Expr, database: str, table: Finds, running: Callable[[duckdb.D
     _name_columns(tree)
     _hide_path(tree, found)
     _typed(tree, found)
-    with duckdb.connect(":memory:", config={"threads": 2, "autoinstall_known_extensions": False}) as connection:
+    with duckdb.connect(
+        ":memory:", config={"threads": 2, "autoinstall_known_extensions": False}
+    ) as connection:
         running(connection)
-        connection.execute("SET TimeZone = 'UTC'; SET integer_division = true; SET enable_progress_bar = false")
+        connection.execute(
+            "SET TimeZone = 'UTC'; SET integer_division = true; SET enable_progress_bar = false"
+        )
         connection.execute(MACROS)
         for number, ((schema, name), one) in enumerate(found.items()):
             connection.register(f"rows_{number}", one.rows)
-            connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"; CREATE VIEW "{schema}"."{name}" AS SELECT * FROM rows_{number}')
+            connection.execute(
+                f'CREATE SCHEMA IF NOT EXISTS "{schema}"; CREATE VIEW "{schema}"."{name}" AS SELECT * FROM rows_{number}'
+            )
         try:
             relation = connection.sql(tree.sql("duckdb"))
             kinds = list(map(str, relation.types))
@@ -112,10 +136,24 @@ def _refuse_foreign(sql: str, tree: exp.Expr) -> None:
     found = Trino().tokenize(sql)
     for before, token, after in zip([None, *found], found, found[1:], strict=False):
         name = token.text.lower()
-        call = after.token_type == tokens.TokenType.L_PAREN and (token.token_type == tokens.TokenType.VAR or name in FOREIGN_KEYWORDS)
-        column = before is not None and before.token_type in (tokens.TokenType.ALIAS, tokens.TokenType.DOT)
-        if call and not column and name not in FUNCTIONS and name not in named and not isinstance(tree, exp.Create | exp.Drop):
-            raise QueryError("FUNCTION_NOT_FOUND", f"line {token.line}:{token.col - len(name) + 1}: Function '{name}' not registered")
+        call = after.token_type == tokens.TokenType.L_PAREN and (
+            token.token_type == tokens.TokenType.VAR or name in FOREIGN_KEYWORDS
+        )
+        column = before is not None and before.token_type in (
+            tokens.TokenType.ALIAS,
+            tokens.TokenType.DOT,
+        )
+        if (
+            call
+            and not column
+            and name not in FUNCTIONS
+            and name not in named
+            and not isinstance(tree, exp.Create | exp.Drop)
+        ):
+            raise QueryError(
+                "FUNCTION_NOT_FOUND",
+                f"line {token.line}:{token.col - len(name) + 1}: Function '{name}' not registered",
+            )
 
 
 def _tables(tree: exp.Expr, database: str, table: Finds) -> dict[tuple[str, str], Table]:
@@ -137,10 +175,26 @@ def _tables(tree: exp.Expr, database: str, table: Finds) -> dict[tuple[str, str]
 def _named_paths(table: exp.Table) -> frozenset[str] | None:
     """The files that are read where `WHERE "$path" IN ('...')` names them: Trino opens no other. None for all."""
     select = table.parent_select
-    where = select.args.get("where") if select is not None and not select.args.get("joins") else None
-    for condition in where.this.flatten() if where is not None and isinstance(where.this, exp.And) else [where.this] if where else []:
-        if isinstance(condition, exp.In) and condition.this.name == PATH and all(isinstance(e, exp.Literal) for e in condition.expressions):
-            return frozenset(literal.name for literal in condition.expressions) if condition.expressions else None
+    where = (
+        select.args.get("where") if select is not None and not select.args.get("joins") else None
+    )
+    for condition in (
+        where.this.flatten()
+        if where is not None and isinstance(where.this, exp.And)
+        else [where.this]
+        if where
+        else []
+    ):
+        if (
+            isinstance(condition, exp.In)
+            and condition.this.name == PATH
+            and all(isinstance(e, exp.Literal) for e in condition.expressions)
+        ):
+            return (
+                frozenset(literal.name for literal in condition.expressions)
+                if condition.expressions
+                else None
+            )
     return None
 
 
@@ -154,12 +208,32 @@ def _hide_path(tree: exp.Expr, found: Mapping[tuple[str, str], Table]) -> None:
     """`*` does not show the hidden column."""
     for select in tree.find_all(exp.Select):
         joined = [join.this for join in select.args.get("joins") or []]
-        sources = [source.this if isinstance(source, exp.From) else source for source in [select.args.get("from_"), *joined]]
-        base = {source.alias_or_name.lower() for source in sources if isinstance(source, exp.Table) and source.db}
+        sources = [
+            source.this if isinstance(source, exp.From) else source
+            for source in [select.args.get("from_"), *joined]
+        ]
+        base = {
+            source.alias_or_name.lower()
+            for source in sources
+            if isinstance(source, exp.Table) and source.db
+        }
         for column in select.expressions:
-            star = column if isinstance(column, exp.Star) else column.this if isinstance(column, exp.Column) else None
-            if isinstance(star, exp.Star) and (not isinstance(column, exp.Column) or column.table.lower() in base) and base:
-                star.set("except_", [*(star.args.get("except_") or []), exp.to_identifier(PATH, quoted=True)])
+            star = (
+                column
+                if isinstance(column, exp.Star)
+                else column.this
+                if isinstance(column, exp.Column)
+                else None
+            )
+            if (
+                isinstance(star, exp.Star)
+                and (not isinstance(column, exp.Column) or column.table.lower() in base)
+                and base
+            ):
+                star.set(
+                    "except_",
+                    [*(star.args.get("except_") or []), exp.to_identifier(PATH, quoted=True)],
+                )
 
 
 def _typed(tree: exp.Expr, found: Mapping[tuple[str, str], Table]) -> None:
@@ -167,26 +241,54 @@ def _typed(tree: exp.Expr, found: Mapping[tuple[str, str], Table]) -> None:
     for cast in tree.find_all(exp.Cast):
         _exact_decimal(cast)
     for division in list(tree.find_all(exp.Div)):  # also where the types of the rest cannot be told
-        if any(isinstance(side.unnest(), exp.Cast) and side.unnest().to.this in FLOATS for side in (division.left, division.right)):
-            division.replace(exp.Anonymous(this="ieee_divide", expressions=[division.left.copy(), division.right.copy()]))
+        if any(
+            isinstance(side.unnest(), exp.Cast) and side.unnest().to.this in FLOATS
+            for side in (division.left, division.right)
+        ):
+            division.replace(
+                exp.Anonymous(
+                    this="ieee_divide", expressions=[division.left.copy(), division.right.copy()]
+                )
+            )
     for node, kinds in _hints(tree, found):
-        if isinstance(node, COMPARISONS) and any(k in TEXTS for k in kinds) and any(k in NUMBERS for k in kinds):
-            left, right = ("varchar" if kind in TEXTS else str(kind.value).lower() for kind in kinds)
-            raise QueryError("TYPE_MISMATCH", f"Cannot apply operator: {left} {_sign(node)} {right} in {node.sql('athena')}")
+        if (
+            isinstance(node, COMPARISONS)
+            and any(k in TEXTS for k in kinds)
+            and any(k in NUMBERS for k in kinds)
+        ):
+            left, right = (
+                "varchar" if kind in TEXTS else str(kind.value).lower() for kind in kinds
+            )
+            raise QueryError(
+                "TYPE_MISMATCH",
+                f"Cannot apply operator: {left} {_sign(node)} {right} in {node.sql('athena')}",
+            )
         if isinstance(node, exp.Div) and any(kind in FLOATS for kind in kinds):
-            node.replace(exp.Anonymous(this="ieee_divide", expressions=[node.left.copy(), node.right.copy()]))
+            node.replace(
+                exp.Anonymous(this="ieee_divide", expressions=[node.left.copy(), node.right.copy()])
+            )
         if isinstance(node, exp.Cast) and node.to.this in INTEGERS and kinds[0] in FLOATS:
             node.this.replace(exp.Anonymous(this="round", expressions=[node.this.copy()]))
 
 
-def _hints(tree: exp.Expr, found: Mapping[tuple[str, str], Table]) -> list[tuple[exp.Expr, list[Any]]]:
+def _hints(
+    tree: exp.Expr, found: Mapping[tuple[str, str], Table]
+) -> list[tuple[exp.Expr, list[Any]]]:
     """The operators and casts of a tree with the types of what they work on, inner ones first; none where they cannot be told."""
     schema: dict[str, dict[str, dict[str, str]]] = {}
     for (database, name), table in found.items():
-        schema.setdefault(database, {})[name] = {c.name: c.hive for c in table.columns} | {PATH: "string"}
+        schema.setdefault(database, {})[name] = {c.name: c.hive for c in table.columns} | {
+            PATH: "string"
+        }
     wanted = (*COMPARISONS, exp.Cast)
     try:
-        qualified = qualify(tree.copy(), schema=schema, dialect="athena", expand_stars=False, validate_qualify_columns=False)
+        qualified = qualify(
+            tree.copy(),
+            schema=schema,
+            dialect="athena",
+            expand_stars=False,
+            validate_qualify_columns=False,
+        )
         typed = annotate_types(qualified, schema=schema, dialect="athena")
     except (OptimizeError, SqlglotError, AttributeError, KeyError, ValueError, TypeError):
         return []
@@ -195,7 +297,14 @@ def _hints(tree: exp.Expr, found: Mapping[tuple[str, str], Table]) -> list[tuple
         return []
     pairs = zip(plain, told, strict=True)
     hints = [
-        (node, [_kind(part) for part in ([twin.this] if isinstance(twin, exp.Cast) else [twin.left, twin.right])]) for node, twin in pairs
+        (
+            node,
+            [
+                _kind(part)
+                for part in ([twin.this] if isinstance(twin, exp.Cast) else [twin.left, twin.right])
+            ],
+        )
+        for node, twin in pairs
     ]
     return hints[::-1]
 
@@ -205,7 +314,17 @@ def _kind(node: exp.Expr) -> Any:
 
 
 def _sign(node: exp.Expr) -> str:
-    signs = {exp.EQ: "=", exp.NEQ: "<>", exp.GT: ">", exp.GTE: ">=", exp.LT: "<", exp.LTE: "<=", exp.Add: "+", exp.Sub: "-", exp.Mul: "*"}
+    signs = {
+        exp.EQ: "=",
+        exp.NEQ: "<>",
+        exp.GT: ">",
+        exp.GTE: ">=",
+        exp.LT: "<",
+        exp.LTE: "<=",
+        exp.Add: "+",
+        exp.Sub: "-",
+        exp.Mul: "*",
+    }
     return signs.get(type(node), "/")
 
 
@@ -219,7 +338,12 @@ def _exact_decimal(cast: exp.Cast) -> None:
         return
     digits = text.lstrip("+-")
     scale = len(digits.partition(".")[2])
-    cast.set("to", exp.DataType.build(f"decimal({max(len(digits.replace('.', '')), 1)}, {scale})", dialect="duckdb"))
+    cast.set(
+        "to",
+        exp.DataType.build(
+            f"decimal({max(len(digits.replace('.', '')), 1)}, {scale})", dialect="duckdb"
+        ),
+    )
 
 
 def _column(column: pa.ChunkedArray, kind: str) -> pa.ChunkedArray:
@@ -254,11 +378,15 @@ def _told(error: duckdb.Error) -> QueryError:
     if "Division by zero" in words:
         return QueryError("DIVISION_BY_ZERO", "Division by zero")
     names: dict[type[duckdb.Error], str] = {
-        duckdb.BinderException: "COLUMN_NOT_FOUND" if "column" in words.lower() else "TYPE_MISMATCH",
+        duckdb.BinderException: "COLUMN_NOT_FOUND"
+        if "column" in words.lower()
+        else "TYPE_MISMATCH",
         duckdb.CatalogException: "FUNCTION_NOT_FOUND",
         duckdb.ConversionException: "INVALID_CAST_ARGUMENT",
         duckdb.OutOfRangeException: "NUMERIC_VALUE_OUT_OF_RANGE",
         duckdb.ParserException: "SYNTAX_ERROR",
     }
-    name = next((name for kind, name in names.items() if isinstance(error, kind)), "GENERIC_INTERNAL_ERROR")
+    name = next(
+        (name for kind, name in names.items() if isinstance(error, kind)), "GENERIC_INTERNAL_ERROR"
+    )
     return QueryError(name, words)

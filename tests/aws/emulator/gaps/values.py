@@ -33,15 +33,21 @@ def text_of(kind: pa.DataType) -> Callable[[Any], str]:
         return lambda value: f"{value:.{kind.scale}f}"
     if pa.types.is_timestamp(kind):
         zone = " UTC" if kind.tz else ""
-        return lambda value: value.strftime("%Y-%m-%d %H:%M:%S.") + f"{value.microsecond // 1000:03d}{zone}"
+        return lambda value: (
+            value.strftime("%Y-%m-%d %H:%M:%S.") + f"{value.microsecond // 1000:03d}{zone}"
+        )
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return lambda value: value.hex(" ")
     if pa.types.is_list(kind):
         return lambda value: f"[{', '.join(_inner(item, kind.value_type) for item in value)}]"
     if pa.types.is_map(kind):
-        return lambda value: f"{{{', '.join(f'{_inner(k, kind.key_type)}={_inner(v, kind.item_type)}' for k, v in value)}}}"
+        return lambda value: (
+            f"{{{', '.join(f'{_inner(k, kind.key_type)}={_inner(v, kind.item_type)}' for k, v in value)}}}"
+        )
     if pa.types.is_struct(kind):
-        return lambda value: f"{{{', '.join(f'{field.name}={_inner(value[field.name], field.type)}' for field in kind)}}}"
+        return lambda value: (
+            f"{{{', '.join(f'{field.name}={_inner(value[field.name], field.type)}' for field in kind)}}}"
+        )
     return str
 
 
@@ -75,7 +81,10 @@ def java_float(value: float) -> str:
 
 def csv(names: Sequence[str], rows: Iterable[Sequence[Text]]) -> bytes:
     """A result file: a line of names, then a line for each row."""
-    lines = [",".join("" if field is None else '"' + field.replace('"', '""') + '"' for field in row) for row in (names, *rows)]
+    lines = [
+        ",".join("" if field is None else '"' + field.replace('"', '""') + '"' for field in row)
+        for row in (names, *rows)
+    ]
     return ("\n".join(lines) + "\n").encode()
 
 

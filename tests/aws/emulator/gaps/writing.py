@@ -47,11 +47,18 @@ def parts_of(rows: pa.Table, bucketed_by: Sequence[str], bucket_count: int) -> l
 
 def bucket_numbers(columns: Sequence[pa.ChunkedArray], count: int) -> pa.Array:
     """Hive's bucket of each row, version 1: an int hashes to itself, a bigint to its halves, a text to 31 h + byte."""
-    if len(columns) == 1 and pa.types.is_integer(columns[0].type) and columns[0].type.bit_width <= 32:
+    if (
+        len(columns) == 1
+        and pa.types.is_integer(columns[0].type)
+        and columns[0].type.bit_width <= 32
+    ):
         hashes = columns[0].combine_chunks().cast(pa.int64()).fill_null(0)
         positive = pc.bit_wise_and(hashes, MASK)
         return pc.subtract(positive, pc.multiply(pc.divide(positive, count), count))
-    rows = zip(*([hive_hash(value, column.type) for value in column.to_pylist()] for column in columns), strict=True)
+    rows = zip(
+        *([hive_hash(value, column.type) for value in column.to_pylist()] for column in columns),
+        strict=True,
+    )
     return pa.array([(_folded(row) & MASK) % count for row in rows], pa.int64())
 
 
@@ -92,22 +99,43 @@ def _parquet(rows: pa.Table, compression: str) -> bytes:
     """As Trino's writer does it: an instant is an INT96."""
     buffer = io.BytesIO()
     try:
-        pq.write_table(rows, buffer, compression=compression, use_deprecated_int96_timestamps=True, store_schema=False)
+        pq.write_table(
+            rows,
+            buffer,
+            compression=compression,
+            use_deprecated_int96_timestamps=True,
+            store_schema=False,
+        )
     except (pa.ArrowException, OSError) as error:
-        raise QueryError("INVALID_TABLE_PROPERTY", f"write_compression {compression}: {error}") from error
+        raise QueryError(
+            "INVALID_TABLE_PROPERTY", f"write_compression {compression}: {error}"
+        ) from error
     return buffer.getvalue()
 
 
 def _json_lines(rows: pa.Table) -> Iterator[str]:
     """A NULL is left out; instants and decimals are texts and numbers as Athena prints them."""
     for row in rows.to_pylist():
-        yield json.dumps({name: value for name, value in row.items() if value is not None}, default=str, ensure_ascii=False) + "\n"
+        yield (
+            json.dumps(
+                {name: value for name, value in row.items() if value is not None},
+                default=str,
+                ensure_ascii=False,
+            )
+            + "\n"
+        )
 
 
 def _text_lines(rows: pa.Table) -> Iterator[str]:
     texts = [text_of(kind) for kind in rows.schema.types]
     for row in zip(*(column.to_pylist() for column in rows.columns), strict=True):
-        yield "\x01".join("\\N" if value is None else text(value) for text, value in zip(texts, row, strict=True)) + "\n"
+        yield (
+            "\x01".join(
+                "\\N" if value is None else text(value)
+                for text, value in zip(texts, row, strict=True)
+            )
+            + "\n"
+        )
 
 
 def _folded(hashes: Sequence[int]) -> int:
