@@ -146,7 +146,7 @@ class Distant(Piece):
     """One run on AWS, a step at a time."""
 
     bench: Any
-    round = 1
+    attempt = 1
 
     def validate(self) -> list[ValidationResult]:
         def check(warehouse: AthenaWarehouse) -> list[ValidationResult]:

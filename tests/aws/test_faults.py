@@ -126,10 +126,12 @@ def foreign(stack: Stack, run: str) -> dict[str, str]:
         ): "of a message it lacks nothing, and it has 1 other fields",
         json.dumps(
             {"run": run}
-        ): "of a message it lacks model, batch, first, last, round, and it has 0 other fields",
+        ): "of a message it lacks model, batch, first, last, attempt, and it has 0 other fields",
         json.dumps({**ours, "run": "../../releases"}): "its run is no id of a run",
         json.dumps({**ours, "model": "doubled/../x"}): "its model is no name of a model",
-        json.dumps({**ours, "first": True}): "its batch, units and round are no numbers of a slice",
+        json.dumps(
+            {**ours, "first": True}
+        ): "its batch, units and attempt are no numbers of a slice",
         json.dumps({**ours, "run": "unheard-of"}): "there is no such run",
         json.dumps({**ours, "model": "unheard_of"}): "the run has prepared no unheard_of",
         json.dumps({**ours, "batch": 99}): "doubled has no batch 99: it has 2",
@@ -142,7 +144,7 @@ def foreign(stack: Stack, run: str) -> dict[str, str]:
         ): "it is of an attempt that has not begun: the run is in attempt 1",
         json.dumps(
             {"Records": None}
-        ): "of a message it lacks run, model, batch, first, last, round, and it has 1 other fields",
+        ): "of a message it lacks run, model, batch, first, last, attempt, and it has 1 other fields",
         json.dumps({"Records": [{"s3": "?"}]}): "it has Records, but not as S3 writes them",
         json.dumps({"Records": [elsewhere]}): "it tells of another bucket",
         json.dumps(

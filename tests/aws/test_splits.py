@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from by_hand import Afar, Asked, both
+from by_hand import Afar, QueryPending, both
 
 from bench import Bench
 from hundredfold import Job, Model, Source, Unit
@@ -178,7 +178,7 @@ def test_rows_that_are_lost_between_count_and_split_are_told(bench: Bench, afar:
     there.validate()
     asked = afar.ran
 
-    def ran(statement: Asked, execution: str = "e1") -> Any:
+    def ran(statement: QueryPending, execution: str = "e1") -> Any:
         heard = asked(statement, execution)
         if "bucketed_by" in statement.sql:
             lost = next(iter(afar.store.list(f"processing/{there.layout.run}/m/all/")))

@@ -125,12 +125,12 @@ def test_the_shell_completes_commands_and_run_ids(shell):
         for words, at in (
             ("hundredfold re", 1),
             ("hundredfold status week", 2),
-            ("hundredfold status --on ", 3),
+            ("hundredfold status --backend ", 3),
         )
     ]
     assert answers[0].split() == ["plain,replay", "plain,retry", "plain,resume"]
     assert answers[1].split() == ["plain,weekly-1"]
-    assert answers[2].split() == ["plain,here", "plain,aws"]
+    assert answers[2].split() == ["plain,local", "plain,aws"]
     assert (
         "complete -o nosort -F _hundredfold_completion hundredfold"
         in shell("_HUNDREDFOLD_COMPLETE=bash_source hf")[1]

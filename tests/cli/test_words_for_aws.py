@@ -90,7 +90,7 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             "no Lambda function of Python 3.9",
             "3.14",
         ),
-        (["run", "my_job.job:job", "--on", "mars"], "'mars' is not one of", ""),
+        (["run", "my_job.job:job", "--backend", "mars"], "'mars' is not one of", ""),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -131,7 +131,7 @@ def test_a_query_that_athena_lacks_is_refused_with_its_line_before_anything_is_s
 
 def test_without_what_the_extra_brings_it_says_what_to_install() -> None:
     """The same command where boto3 cannot be imported."""
-    words = "import sys; sys.modules['boto3'] = None; from hundredfold.cli.main import main; sys.argv = ['hundredfold', 'status', '--on', 'aws']; main()"
+    words = "import sys; sys.modules['boto3'] = None; from hundredfold.cli.main import main; sys.argv = ['hundredfold', 'status', '--backend', 'aws']; main()"
     done = subprocess.run(
         [sys.executable, "-c", words], capture_output=True, text=True, timeout=HANG_S
     )

@@ -594,7 +594,7 @@ def test_every_command_and_every_option_is_on_the_page() -> None:
         assert f"tariffs {name}" in text, name
         own = {o for p in command.params if isinstance(p, Option) for o in p.opts} - {
             "--home",
-            "--on",
+            "--backend",
             "--stack",
             "--json",
             "--as-of",

@@ -338,7 +338,7 @@ def _stand_for_glue(
     warehouse: AthenaWarehouse, source: str, name: str, database: str, table: str
 ) -> None:
     try:
-        found = client("glue").get_table(DatabaseName=database, Name=table)["GlueTable"]
+        found = client("glue").get_table(DatabaseName=database, Name=table)["Table"]
     except ClientError as error:
         if code(error) == "EntityNotFoundException":
             raise _no_table(source, f"{database}.{table}") from error
