@@ -162,6 +162,35 @@ def test_a_week_that_came_twice_is_an_error_and_says_so(paths: Paths) -> None:
         bundles.fit_prior(rows)
 
 
+def test_hours_of_a_week_with_some_of_its_days_count_as_part_of_one(paths: Paths) -> None:
+    def change(duck: duckdb.DuckDBPyConnection) -> None:
+        in_days("true")(duck)
+        duck.execute("DELETE FROM voice_usage WHERE week > (SELECT max(week) - 4 FROM voice_usage)")
+
+    weekly, part = asked(paths, lambda _: None)["voice.sql"], asked(paths, change)["voice.sql"]
+    last, lasting = (rows["week"] == weekly["week"].max() for rows in (weekly, part))
+    assert set(part["day_type"][lasting]) == {"WEEKDAY"}  # Monday to Wednesday are left
+    assert np.allclose(part["week_share"][lasting], 3 / 5)
+    assert np.allclose(part["week_share"][~lasting], 1)
+    whole = weekly["quantity"][last & (weekly["day_type"] == "WEEKDAY")]
+    assert 0.4 * whole.sum() < part["quantity"][lasting].sum() < 0.8 * whole.sum()
+    assert part["quantity"][~lasting].sum() == pytest.approx(weekly["quantity"][~last].sum())
+
+
+def test_a_week_of_voice_that_came_twice_is_an_error_and_says_so(paths: Paths) -> None:
+    def change(duck: duckdb.DuckDBPyConnection) -> None:
+        duck.execute(
+            "INSERT INTO voice_usage SELECT * REPLACE (week - 6 AS week) FROM voice_usage"
+            " WHERE week = DATE '2026-05-31' AND cell = 'CELL_00000'"
+        )
+
+    rows = asked(paths, change)["voice_prior.sql"]
+    with pytest.raises(
+        ValueError, match="the week that ends on 2026-05-31 has several rows with different days"
+    ):
+        voice.fit_voice_prior(rows)
+
+
 def test_the_demo_with_daily_sales_has_the_prices_of_the_weekly_one(tmp_path: Path) -> None:
     made = generate(
         Size(locations=4, cells=3, weeks=26, sales_format="csv"), tmp_path / "data", dirt=False
