@@ -83,6 +83,12 @@ def test_a_table_fits_a_terminal_of_80_columns(place: Path, words: list[str]) ->
     assert [line for line in lines if len(line.rstrip()) > 80] == []
 
 
+def test_rho_is_shown_with_what_it_cannot_part(place: Path) -> None:
+    shown = say(place, "evidence", "prior").stdout
+    assert "rho " in shown
+    assert "one market cannot part foresight from cross effects of neighbouring products" in shown
+
+
 def test_json_says_what_the_table_says(place: Path) -> None:
     table = say(place, "evidence", "truth").stdout
     found: list[dict[str, Any]] = json.loads(say(place, "evidence", "truth", "--json").stdout)

@@ -55,7 +55,9 @@ def redirect_output(log: str) -> None:
     """What the user's code prints, and the stack of a crash, go to a file and not into the driver's display."""
     import faulthandler
 
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    Path(log).parent.mkdir(
+        exist_ok=True
+    )  # not those above it: a home that was removed is not made again
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(file, 1)
     os.dup2(file, 2)

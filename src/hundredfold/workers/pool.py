@@ -99,6 +99,9 @@ class WorkerPool:
 
     def start(self) -> None:
         """Begin to start the children, and return at once: their imports run while the driver reads the data."""
+        if self.logs is not None:
+            with contextlib.suppress(OSError):  # a worker that cannot write there says so
+                self.logs.mkdir(parents=True, exist_ok=True)
         self.hands = [WorkerSlot(number) for number in range(self.size)]
         starting = threading.Thread(target=self._launch_all, daemon=True)
         try:

@@ -114,9 +114,7 @@ def show_prior(found: Learnt) -> None:
         _say(
             f"the test sees a rho of {found.visible:.2f} four times in five; a smaller one it may miss"
         )
-        _say(
-            "in one market, rho holds foresight and cross effects of neighbouring products alike: not told apart"
-        )
+        _say("one market cannot part foresight from cross effects of neighbouring products")
     _say(
         f"trials: {found.trials:.1%} of the weeks; sold out, at the cell's capacity: {found.censored:.1%}"
     )
