@@ -39,7 +39,7 @@ demo: $(VENV)/core.done  ## make a mobile operator's data and price all of it
 test: $(VENV)/dev.done $(EMULATOR)/done $(LAMBDA)/tried compiled  ## run all tests, in two processes (or WORKERS=8)
 	$(BIN)/python -m pytest $(IN_PARALLEL)
 
-test-fast: $(VENV)/dev.done compiled  ## run the tests of ports, oracle, steps and layers, in under a minute
+test-fast: $(VENV)/dev.done compiled  ## run the tests of ports, oracle, steps and layers: the inner loop
 	$(BIN)/python -m pytest $(IN_PARALLEL) $(NOT_ON_AWS) $(FAST_TESTS)
 
 test-aws: $(VENV)/dev.done $(EMULATOR)/done $(LAMBDA)/tried compiled  ## run the tests on emulated AWS alone

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import UsageError
+from .errors import UsageError, needing
 from .job import Job
 from .local.backend import DEFAULT_HOME, LocalBackend
 from .local.home import as_home
@@ -60,7 +60,6 @@ def run(
     Returns the Run. Raises what stopped it, with the way on in its `hint`; PublishRefused if more units failed than the
     limit allows (then `open_run(run_id)` gives the Run, whose results and failures are there).
     """
-    _check_limits(max_rejected)
     arguments = RunArguments(
         workers=workers,
         memory=memory,
@@ -68,7 +67,7 @@ def run(
         wait=wait,
         as_of=as_of,
         run_id=run_id,
-        max_rejected=max_rejected or {},
+        max_rejected={} if max_rejected is None else max_rejected,
         max_failed=max_failed,
     )
     return backend_of(backend, home, stack).run(
@@ -220,13 +219,8 @@ def backend_of(backend: str, home: str | Path = DEFAULT_HOME, stack: str | None 
         return LocalBackend(home)
     if backend != "aws":
         raise UsageError(f"the backend is {backend!r}, wanted 'local' or 'aws'")
-    try:
+    with needing("aws"):
         from .aws.backend import AwsBackend
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"{error.name} is not installed, and what runs on AWS needs it",
-            hint="pip install 'hundredfold[aws]'",
-        ) from error
     return AwsBackend(stack)
 
 
@@ -237,11 +231,3 @@ def _open(
     if isinstance(home, str | Path) and backend != "local":
         return backend_of(backend, home, stack).open_home(job)
     return as_home(home)
-
-
-def _check_limits(max_rejected: Any) -> None:
-    if max_rejected is not None and not isinstance(max_rejected, Mapping):
-        raise UsageError(
-            f"max_rejected is {max_rejected!r}, wanted a mapping",
-            hint='such as max_rejected={"sales": 0.01}',
-        )

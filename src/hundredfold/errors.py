@@ -25,7 +25,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 COMMAND = re.compile(
@@ -153,3 +154,15 @@ class ConversionError(HundredfoldError): ...
 
 
 class ResultError(HundredfoldError): ...
+
+
+@contextmanager
+def needing(extra: str) -> Iterator[None]:
+    """UsageError where what an extra brings is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{error.name} is not installed, and what runs on AWS needs it",
+            hint=f"pip install 'hundredfold[{extra}]'",
+        ) from error

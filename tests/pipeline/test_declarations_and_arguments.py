@@ -69,6 +69,7 @@ def test_one_source_and_one_model_need_no_list() -> None:
         ({"workers": 1.5}, "wanted a whole number"),
         ({"run_id": 5}, "cannot be used"),
         ({"max_rejected": 3}, "wanted a mapping"),
+        ({"max_rejected": []}, "wanted a mapping"),
         ({"as_of": "soon"}, "wanted a date or time"),
     ],
 )

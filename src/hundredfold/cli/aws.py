@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from ..errors import UsageError
-from .options import Command, argument, needing, takes_job, takes_json, writing_into
+from ..errors import UsageError, needing
+from .options import Command, argument, takes_job, takes_json, writing_into
 
 BUILT = ".hundredfold/aws"  # where packages and assemblies are written
 MB = 2**20

@@ -94,18 +94,6 @@ def argument(name: str, about: str, **how: Any) -> Callable[[Any], Any]:
 
 
 @contextmanager
-def needing(extra: str) -> Iterator[None]:
-    """UsageError where what an extra brings is not installed."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"{error.name} is not installed, and what runs on AWS needs it",
-            hint=f"pip install 'hundredfold[{extra}]'",
-        ) from error
-
-
-@contextmanager
 def writing_into(option: str, folder: Path) -> Iterator[None]:
     """Let what the system reports about a folder that an option names, and is written into, be a UsageError."""
     place = folder.absolute()
