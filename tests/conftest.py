@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import shutil
@@ -11,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 from bench import Bench
 
@@ -57,8 +59,18 @@ def small_collections() -> None:
     The engine collects garbage between the steps of a run, which takes 0.02 s in a driver, and 0.3 s in a process
     that has imported all the tests. Tests that run drivers in their own process would spend half of their time on it.
     """
+    use_hypothesis_once()
     gc.collect()
     gc.freeze()
+
+
+@functools.cache
+def use_hypothesis_once() -> None:
+    """Let Hypothesis make its random generator before anything is frozen.
+
+    When it makes one it looks for the objects that refer to it, and those that are frozen are not found.
+    """
+    given(st.none())(lambda _: None)()
 
 
 @pytest.fixture(scope="module")
