@@ -115,7 +115,7 @@ $(VENV)/bench.done: $(VENV)/dev.done
 	@touch $@
 
 # the emulated AWS pins libraries that the project does not, so it has an environment of its own
-$(EMULATOR)/done: tests/aws/emulator/requirements.txt $(VENV)/venv.done
+$(EMULATOR)/done: tests/support/emulator/requirements.txt $(VENV)/venv.done
 	@echo "setting up $(EMULATOR), the emulator of AWS that the tests start"
 	@$(BIN)/python -m venv --clear $(EMULATOR)
 	@$(EMULATOR)/bin/python -m pip install --quiet --requirement $<

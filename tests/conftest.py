@@ -15,9 +15,9 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from bench import Bench
+from support.in_process import Bench
 
-pytest_plugins = ["cpu"]
+pytest_plugins = ["support.cpu_seconds"]
 
 settings.register_profile("house", deadline=None, print_blob=True)
 # of many tests, a counterexample is shown as it was found: making it small can take longer than all of them together

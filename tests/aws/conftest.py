@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from uuid import uuid4
 
 import pytest
-from by_hand import Afar
-from emulator import DONE, MISSING, Emulator
+
+from support.emulator import DONE, MISSING, Emulator
+from support.in_process_aws import Afar
 
 
 @pytest.fixture(scope="session")

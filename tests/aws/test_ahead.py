@@ -6,10 +6,10 @@ import random
 from collections.abc import Callable
 
 import pytest
-from emulator import Emulator
 
 from hundredfold.aws.adapters.prefetch import PrefetchingStore
 from hundredfold.aws.adapters.s3_store import S3Store
+from support.emulator import Emulator
 
 KEYS = {
     f"runs/r/outcomes/{number:03d}.{kind}.arrow": 100 * number + len(kind)

@@ -9,12 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from by_hand import Afar, assert_same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hundredfold.local.append_files import FileStore
 from hundredfold.sql.duckdb import DuckWarehouse
+from support.in_process_aws import Afar, assert_same
 
 FEW = settings(
     max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -6,7 +6,6 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
-from emulator import Emulator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from hundredfold.aws.progress import ProgressReader
 from hundredfold.data.checksums import put_sealed
 from hundredfold.data.outcomes import UnitStatus, pack_accounts
 from hundredfold.job import Layout, Message
+from support.emulator import Emulator
 
 UNITS = 12
 slices = st.tuples(

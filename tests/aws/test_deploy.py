@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from emulator import Emulator
-from emulator import deploy as emulated
-from synthesis import JOB, cdk_app, synthesize
 
 from hundredfold.aws.adapters.session import StackResources, client, code_of_image
 from hundredfold.aws.deploy.deploy import (
@@ -28,6 +25,9 @@ from hundredfold.aws.deploy.deploy import (
 from hundredfold.aws.deploy.node import NodeError, cdk, find_node, on_path
 from hundredfold.aws.deploy.package import fingerprint_of
 from hundredfold.errors import JobError, UsageError
+from support.emulator import Emulator
+from support.emulator import deploy as emulated
+from support.synthesis import JOB, cdk_app, synthesize
 
 STACK = "removed"
 IMAGE = DeployOptions(

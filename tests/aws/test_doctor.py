@@ -12,9 +12,6 @@ from typing import Any
 
 import boto3
 import pytest
-from emulator import Emulator
-from emulator.deploy import delete, deploy
-from synthesis import JOB, cdk_app, synthesize
 
 from hundredfold.aws.adapters.dynamodb_ledger import DynamoLedger
 from hundredfold.aws.adapters.session import StackResources, client
@@ -22,6 +19,9 @@ from hundredfold.aws.doctor.doctor import examine
 from hundredfold.aws.doctor.finding import Finding, Level
 from hundredfold.ports.interfaces import Record
 from hundredfold.ports.run_states import State
+from support.emulator import Emulator
+from support.emulator.deploy import delete, deploy
+from support.synthesis import JOB, cdk_app, synthesize
 
 STACK = "examined"
 

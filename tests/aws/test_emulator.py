@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from botocore.exceptions import ClientError
-from emulator import Emulator, wait_until
-from emulator.deploy import DeployError, delete, deploy
+
+from support.emulator import Emulator, wait_until
+from support.emulator.deploy import DeployError, delete, deploy
 
 ASSUME = '{"Statement": [{"Effect": "Allow", "Principal": {"Service": "states.amazonaws.com"}, "Action": "sts:AssumeRole"}]}'
 
@@ -757,14 +758,14 @@ def test_reset_empties_the_account() -> None:
 def test_nothing_is_left_of_it_even_when_its_starter_is_killed(tmp_path: Path) -> None:
     script = """
         import os, signal
-        from emulator import Emulator
+        from support.emulator import Emulator
         with Emulator() as emulator:
             print(emulator.pid, emulator.folder, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
     """
     child = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)],
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
         check=False,

@@ -6,8 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from emulator import wait_until
-from stacks import Stack, Tasks, account, by_events, published
 
 import hundredfold
 from hundredfold.aws.backend import AwsBackend
@@ -15,6 +13,8 @@ from hundredfold.aws.functions.messages import notice_key
 from hundredfold.data.manifest import Manifest
 from hundredfold.job import Message
 from hundredfold.pipeline.runner import NullCallbacks
+from support.emulator import wait_until
+from support.stacks import Stack, Tasks, account, by_events, published
 
 __all__ = ["account", "by_events"]
 pytestmark = pytest.mark.slow

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from by_hand import Afar, assert_same
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from hundredfold.errors import QueryError
 from hundredfold.local.append_files import FileStore
 from hundredfold.sql.athena import MARGIN
 from hundredfold.sql.duckdb import DuckWarehouse
+from support.in_process_aws import Afar, assert_same
 
 SCHEMA = pa.schema(
     [("id", pa.int64()), ("i", pa.int32()), ("x", pa.int64()), ("y", pa.float64()), ("m", pa.decimal128(7, 2)), ("s", pa.string()), ("t", pa.string()),

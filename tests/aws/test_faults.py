@@ -10,8 +10,6 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from emulator import wait_until
-from stacks import Stack, Tasks, account, published, trouble
 
 import hundredfold
 from hundredfold.aws.backend import AwsBackend
@@ -20,6 +18,8 @@ from hundredfold.errors import PublishRefused
 from hundredfold.job import Message
 from hundredfold.pipeline.runner import NullCallbacks
 from hundredfold.pipeline.work import Progress
+from support.emulator import wait_until
+from support.stacks import Stack, Tasks, account, published, trouble
 
 __all__ = ["account", "trouble"]
 pytestmark = pytest.mark.slow

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from emulator import HANG_S, wait_until
-from stacks import AS_OF, TROUBLE, Account, Stack, Tasks, account, published, trouble
 
 import hundredfold
 from hundredfold.aws.backend import AwsBackend
 from hundredfold.errors import HundredfoldError, PublishRefused, StateError, Stopped
 from hundredfold.pipeline.publish import releases
 from hundredfold.pipeline.runner import NullCallbacks
+from support.emulator import HANG_S, wait_until
+from support.stacks import AS_OF, TROUBLE, Account, Stack, Tasks, account, published, trouble
 from tariffs import demo
 
 __all__ = ["account", "trouble"]

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from emulator import Emulator
-from emulator.deploy import deploy
-from runtime_api import Function, running
-from synthesis import cdk_app
 
 from hundredfold.aws.deploy.package import Packaged, package
+from support.emulator import Emulator
+from support.emulator.deploy import deploy
+from support.lambda_runtime_api import Function, running
+from support.synthesis import cdk_app
 
 LAMBDA = Path(__file__).parents[2] / ".venv-lambda" / "bin" / "python"
 MEMORY = {"step": 3008, "work": 1769, "bury": 512}  # MB, as the stack gives them

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from stacks import Stack, Tasks, account, by_events, published, trouble
 
 from hundredfold import Run
+from support.stacks import Stack, Tasks, account, by_events, published, trouble
 
 __all__ = ["account", "by_events", "trouble"]
 pytestmark = pytest.mark.drill

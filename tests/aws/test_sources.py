@@ -17,12 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, MultipleOf
-from by_hand import Afar, Distant
-from emulator import Emulator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench import Bench, Piece
 from hundredfold import Csv, Job, Model, Source
 from hundredfold.aws.adapters.s3_objects import find_objects
 from hundredfold.aws.adapters.sources import check_place
@@ -32,6 +29,9 @@ from hundredfold.errors import ContractError, SourceError, UsageError
 from hundredfold.pipeline.validate import ValidationResult
 from hundredfold.runs.run import Run
 from hundredfold.sql.sources.files import find_files
+from support.emulator import Emulator
+from support.in_process import Bench, Piece
+from support.in_process_aws import Afar, Distant
 
 FEW = settings(
     max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from by_hand import Afar, QueryPending, both
 
-from bench import Bench
 from hundredfold import Job, Model, Source, Unit
 from hundredfold.errors import DamagedFile, HundredfoldError, QueryError, StateError
+from support.in_process import Bench
+from support.in_process_aws import Afar, QueryPending, both
 
 
 def as_arrow_sum(rows: Unit) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthesis import JOB, cdk_app, nothing, synthesize
 
 from hundredfold.aws.stack.settings import BOUNDS, Choices, Settings
 from hundredfold.errors import UsageError
+from support.synthesis import JOB, cdk_app, nothing, synthesize
 
 PLAIN: dict[str, Any] = {"job": JOB}
 RICH: dict[str, Any] = {

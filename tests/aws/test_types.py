@@ -15,11 +15,11 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from annotated_types import Ge
-from by_hand import Afar, both
 
-from bench import Bench
 from hundredfold import Job, Model, Publish, Source, Unit, Units
 from hundredfold.errors import QueryError, SourceError
+from support.in_process import Bench
+from support.in_process_aws import Afar, both
 
 # ---- types
 

@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from emulator import wait_until
-from stacks import ENDED, TROUBLE, Stack, Tasks, account, by_uploads, published
 
 import hundredfold
 from hundredfold.aws.functions import handlers
 from hundredfold.aws.runs import begin_upload, new_record
 from hundredfold.ports.run_states import Event, State
 from hundredfold.runs.job_loader import load_job
+from support.emulator import wait_until
+from support.stacks import ENDED, TROUBLE, Stack, Tasks, account, by_uploads, published
 from tariffs import demo
 
 __all__ = ["account", "by_uploads"]

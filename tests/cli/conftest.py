@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from waits import HANG_S
+from support.waits import HANG_S
 
 VARIANTS = """
 from dataclasses import replace

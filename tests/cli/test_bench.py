@@ -31,7 +31,7 @@ from hundredfold.errors import JobError, UsageError
 from hundredfold.job import Layout
 from hundredfold.local.home import Home
 from hundredfold.workers.protocol import WorkerContext
-from waits import HANG_S
+from support.waits import HANG_S
 
 UNITS = 60
 JOBS = """

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from waits import HANG_S
+from support.waits import HANG_S
 
 FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")

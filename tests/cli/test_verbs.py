@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import hundredfold
-from waits import HANG_S
+from support.waits import HANG_S
 
 JOB = "my_job.job:job"
 SCRIPT = """

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from hundredfold.errors import placed
-from waits import HANG_S
+from support.waits import HANG_S
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from examples.cheese.job import job
 from examples.cheese.models import demand, fit_alone, fit_prior, shrink
 
 from hundredfold import HundredfoldError, Run, run
-from waits import HANG_S
+from support.waits import HANG_S
 
 ROOT = Path(__file__).parents[2]
 

@@ -20,7 +20,7 @@ from hundredfold.local.home import FORMAT, Home
 from hundredfold.ports.run_states import Event
 from hundredfold.runs.retry import discard, plan_retry_of_run
 from hundredfold.testing import FaultInjectorAfter, InjectedFault
-from waits import HANG_S
+from support.waits import HANG_S
 
 ROOT = Path(__file__).parents[2]
 ROWS = pa.table({"k": [k for k in range(4) for _ in range(2)], "x": [float(x) for x in range(8)]})

@@ -6,11 +6,11 @@ from contextlib import suppress
 
 import pyarrow as pa
 import pytest
-import units
 
 from hundredfold import Job, Model, Source, open_run, run
 from hundredfold.errors import PublishRefused
-from waits import LIMIT_S
+from support import faulty_units
+from support.waits import LIMIT_S
 
 FINE = [
     "print",
@@ -83,7 +83,7 @@ def untimed(tmp_path_factory):
         how for how in (*BAD, *FINE) if how != "sleep"
     ]  # the fine ones may leave a worker without its log
     return run_of(
-        Model("twice", ("k", "how"), units.alone),
+        Model("twice", ("k", "how"), faulty_units.alone),
         rows_of(ways),
         tmp_path_factory.mktemp("alone") / "home",
     )
@@ -92,13 +92,13 @@ def untimed(tmp_path_factory):
 @pytest.fixture(scope="module")
 def timed(tmp_path_factory):
     """The way that never ends, beside units that take microseconds."""
-    model = Model("twice", ("k", "how"), units.alone, time_limit=LIMIT_S)
+    model = Model("twice", ("k", "how"), faulty_units.alone, time_limit=LIMIT_S)
     return run_of(model, rows_of(["sleep"]), tmp_path_factory.mktemp("timed") / "home")
 
 
 @pytest.fixture(scope="module")
 def untimed_together(tmp_path_factory):
-    model = Model("twice", ("k", "how"), units.together, batched=True)
+    model = Model("twice", ("k", "how"), faulty_units.together, batched=True)
     return run_of(
         model,
         rows_of([how for how in MANY if how != "sleep"]),
@@ -108,7 +108,7 @@ def untimed_together(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def timed_together(tmp_path_factory):
-    model = Model("twice", ("k", "how"), units.together, batched=True, time_limit=LIMIT_S)
+    model = Model("twice", ("k", "how"), faulty_units.together, batched=True, time_limit=LIMIT_S)
     return run_of(model, rows_of(["sleep"]), tmp_path_factory.mktemp("timed-together") / "home")
 
 

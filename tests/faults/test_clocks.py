@@ -28,7 +28,7 @@ from hundredfold.ports.run_states import State
 from hundredfold.runs.backend import RunArguments
 from hundredfold.runs.run import newest
 from hundredfold.testing import ManualClock, MemoryLedger
-from waits import HANG_S, LIMIT_S, wait_until
+from support.waits import HANG_S, LIMIT_S, wait_until
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 posix = pytest.mark.skipif(os.name == "nt", reason="there is no SIGSTOP")

@@ -21,7 +21,7 @@ from hundredfold import Job, Model, Publish, Source, open_run, resume, retry
 from hundredfold.errors import JobError, StateError
 from hundredfold.pipeline.runner import NullCallbacks
 from hundredfold.runs.code_fingerprint import code_of, differences
-from waits import HANG_S
+from support.waits import HANG_S
 
 PACKAGE = {
     "shop/__init__.py": "",

@@ -1,4 +1,4 @@
-"""A short form of the drill: eight kills over all stages. The long one: python -m tests.faults.drill --kills 50"""
+"""A short form of the drill: eight kills over all stages. The long one: python -m support.kill_drill, in tests/ --kills 50"""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from waits import HANG_S
+from support.waits import HANG_S
 
-ROOT = Path(__file__).parents[2]
+TESTS = Path(__file__).parents[1]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no signals to kill with")
 def test_a_run_that_is_killed_at_any_stage_ends_with_the_same_bytes_and_leaves_no_process():
-    command = [sys.executable, "-m", "tests.faults.drill", "--kills", "8", "--seed", "11"]
+    command = [sys.executable, "-m", "support.kill_drill", "--kills", "8", "--seed", "11"]
     with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=TESTS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as drill:
         try:
             words, _ = drill.communicate(timeout=HANG_S)

@@ -23,7 +23,7 @@ from hundredfold.local.home import FORMAT, Home
 from hundredfold.pipeline.publish import current
 from hundredfold.pipeline.runner import NullCallbacks
 from hundredfold.ports.run_states import Event
-from waits import HANG_S
+from support.waits import HANG_S
 
 ROWS = pa.table({"k": [1, 2], "x": [1.0, 2.0]})
 

@@ -24,7 +24,7 @@ from hundredfold.local.home import Home
 from hundredfold.local.sqlite_ledger import SqliteLedger
 from hundredfold.ports.interfaces import Record
 from hundredfold.ports.run_states import State
-from waits import HANG_S
+from support.waits import HANG_S
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there is no fork")
 SECTOR = 512

@@ -28,7 +28,7 @@ import hundredfold
 from hundredfold import Job, Model, Source, run
 from hundredfold.errors import WorkerError
 from hundredfold.workers.channel import DriverChannel, Garbled, WorkerChannel
-from waits import HANG_S, LIMIT_S, let_unit_be_old, wait_until
+from support.waits import HANG_S, LIMIT_S, let_unit_be_old, wait_until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there are no sessions and forks to test")
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has subreapers")

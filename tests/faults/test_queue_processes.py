@@ -19,7 +19,7 @@ import pytest
 
 from hundredfold.local.sqlite_queue import SqliteQueue
 from hundredfold.ports.interfaces import Depth
-from waits import HANG_S, wait_until
+from support.waits import HANG_S, wait_until
 
 MESSAGES = 500
 SPAWN = multiprocessing.get_context("spawn")

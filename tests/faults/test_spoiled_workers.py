@@ -15,7 +15,7 @@ from hundredfold import Job, Model, Source
 from hundredfold.errors import HomeError, ResultError
 from hundredfold.local.home import Home
 from hundredfold.workers import child as desk
-from waits import LIMIT_S
+from support.waits import LIMIT_S
 
 UNITS = 6
 ROWS = pa.table({"k": range(UNITS), "x": [float(k) for k in range(UNITS)]})

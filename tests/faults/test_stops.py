@@ -20,7 +20,7 @@ import hundredfold
 from hundredfold import Job, Model, Source
 from hundredfold.errors import RunBusy, Stopped
 from hundredfold.local.sqlite_ledger import SqliteLedger
-from waits import HANG_S, wait_until
+from support.waits import HANG_S, wait_until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there are no process groups to signal")
 

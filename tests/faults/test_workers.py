@@ -26,7 +26,7 @@ from hundredfold.pipeline.runner import NullCallbacks
 from hundredfold.workers import loading
 from hundredfold.workers.pool import WorkerPool
 from hundredfold.workers.protocol import WorkerContext
-from waits import HANG_S, wait_until
+from support.waits import HANG_S, wait_until
 
 ROWS = pa.table({"k": [0, 1, 2, 3], "x": [1.0, 2.0, 3.0, 4.0]})
 PINNED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")

@@ -22,9 +22,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import hundredfold
-from bench import Bench
 from hundredfold import Job, Model, Source, Unit
 from hundredfold.job import Message
+from support.in_process import Bench
 
 LIGHT = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -40,12 +40,12 @@ from annotated_types import Gt, MinLen
 from numpy.typing import NDArray
 from typing_extensions import ReadOnly, TypeAliasType, TypedDict
 
-from bench import Bench
 from hundredfold import Job, Model, Source, Unit
 from hundredfold.contract import read_contract
 from hundredfold.data.batch import form_of
 from hundredfold.data.result_contract import returned_by
 from hundredfold.errors import JobError
+from support.in_process import Bench
 
 Element = TypeVar("Element")
 Euro = NewType("Euro", float)

@@ -13,10 +13,10 @@ import pydantic
 import pytest
 from annotated_types import Ge, Gt, Le, MaxLen, MultipleOf
 
-from bench import Bench
 from hundredfold import Job, Model, Publish, Source
 from hundredfold.contract import read_contract
 from hundredfold.errors import JobError, PublishRefused
+from support.in_process import Bench
 
 
 class Colour(enum.Enum):

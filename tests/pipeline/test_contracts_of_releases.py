@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal, Optional
 import pytest
 from annotated_types import Gt, Le
 
-from bench import Bench
 from hundredfold import Job, Model, Publish, Source
 from hundredfold.errors import PublishRefused
 from hundredfold.pipeline.publish import current
+from support.in_process import Bench
 
 
 def release(bench: Bench, values: list[str], kind: Any) -> list[Any]:

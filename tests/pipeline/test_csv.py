@@ -20,13 +20,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench import Bench
 from hundredfold import Csv, Source
 from hundredfold.errors import ContractError, JobError, SourceError
 from hundredfold.local.append_files import FileStore
 from hundredfold.sql.duckdb import DuckWarehouse
 from hundredfold.sql.sources.csv_files import in_words
 from hundredfold.sql.sources.csv_records import Grammar, _Scanner, scan
+from support.in_process import Bench
 
 ANY = Csv()
 TEXT = "shop,name,sold\nS0,Müller,1\nS1,Jörg,2\n"

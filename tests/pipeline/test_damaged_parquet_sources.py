@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bench import Bench
 from hundredfold import Job, Model, Source
 from hundredfold.errors import HundredfoldError, SourceError
 from hundredfold.local.home import Home
-from waits import HANG_S
+from support.in_process import Bench
+from support.waits import HANG_S
 
 ROWS = 4_000
 

@@ -16,7 +16,7 @@ from hundredfold import Job, Model, Publish, Source
 from hundredfold.data.manifest import UnitList, key_text
 from hundredfold.errors import JobError, StateError, UsageError
 from hundredfold.runs.replay import find_unit
-from waits import HANG_S
+from support.waits import HANG_S
 
 
 def count(rows: Any) -> dict[str, int]:

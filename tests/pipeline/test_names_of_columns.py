@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bench import Bench
 from hundredfold import Csv, Source
 from hundredfold.errors import ContractError, SourceError
+from support.in_process import Bench
 
 KEPT = [
     ["filename", "a"], ["column0", "C1"], ["select", "from"], ['a"b', "a'b"], ["a\nb", "c"], ["s", "t"], ["p", "r"], ["v", "file"], ["n", "first"], ["json", "a"], ["{x}", "%s"],

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bench import Bench
 from hundredfold import Source
 from hundredfold.errors import SourceError
+from support.in_process import Bench
 
 
 def read(bench: Bench, folder: Path, *columns: pa.Array) -> list[Any]:

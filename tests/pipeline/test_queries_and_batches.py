@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import Bench, Piece
 from hundredfold import Job, Model, Source, Unit
 from hundredfold.errors import HomeError, QueryError
 from hundredfold.sql.queries import UNIT_COST, pack
+from support.in_process import Bench, Piece
 
 ROWS = pa.table({"shop": ["a", "a", "b"], "week": [1, 2, 1], "x": [1.0, 2.0, 3.0]})
 

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from annotated_types import Gt
 
-from bench import AS_OF, Bench, Piece
 from hundredfold import Job, Model, Publish, Source
 from hundredfold.errors import PublishRefused, QueryError, SourceError, StateError
 from hundredfold.pipeline.publish import current, releases, rollback, within_limits
+from support.in_process import AS_OF, Bench, Piece
 
 
 @dataclass

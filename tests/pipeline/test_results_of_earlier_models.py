@@ -16,11 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench import Bench, Piece
 from hundredfold import Job, Model, Source, Unit, Units
 from hundredfold.data import upstream_rows as upstream
 from hundredfold.data.upstream_rows import Groups, RowsOfUnits
 from hundredfold.errors import HundredfoldError
+from support.in_process import Bench, Piece
 
 TABLE = pa.table({"a": ["x", "x", "y", None], "b": [1, 2, 1, 1], "v": [1.0, 2.0, 3.0, 4.0]})
 

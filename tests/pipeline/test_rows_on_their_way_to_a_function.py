@@ -15,13 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench import Bench, Piece
 from hundredfold import Job, Model, Source, Unit, Units
 from hundredfold.data import arrays, batch
 from hundredfold.data.arrays import numpy_of
 from hundredfold.data.manifest import Manifest, UnitList, key_text, open_batch
 from hundredfold.errors import SourceError
 from hundredfold.runs.replay import find_unit
+from support.in_process import Bench, Piece
 
 LARGE = 2**53 + 1
 FAR = pa.array([20000, 10**7, 2**31 - 1, 20001], pa.int32()).view(

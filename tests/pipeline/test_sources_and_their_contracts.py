@@ -22,10 +22,10 @@ from annotated_types import Ge, Gt, Interval, Le, Len, Lt, MaxLen, MinLen, Multi
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench import AS_OF, Bench, Piece
 from hundredfold import Job, Model, Source
 from hundredfold.contract import read_contract
 from hundredfold.errors import ContractError, JobError, SourceError
+from support.in_process import AS_OF, Bench, Piece
 
 
 class Segment(enum.Enum):

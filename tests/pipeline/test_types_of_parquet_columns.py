@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bench import Bench
 from hundredfold import Job, Model, Source
 from hundredfold.errors import ContractError, SourceError
+from support.in_process import Bench
 
 T, S = dt.time(1, 2, 3), 3_723 * 10**9  # a time of day, and its nanoseconds
 M, NS = dt.datetime(2020, 1, 31, 10, 11, 12), 1_580_465_472 * 10**9  # a moment, and its nanoseconds

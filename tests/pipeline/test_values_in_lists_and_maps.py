@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import Bench
 from hundredfold import Source
 from hundredfold.errors import ContractError, SourceError
+from support.in_process import Bench
 
 TYPES = [int, float, str, bool, Decimal, dt.date, dt.datetime, dt.time]
 WRITTEN = [  # as JSON writes them

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from bench import Bench
 from hundredfold import Source
 from hundredfold.errors import SourceError
+from support.in_process import Bench
 
 
 def read(bench: Bench, lines: list[str], **fields: Any) -> list[dict[str, Any]]:

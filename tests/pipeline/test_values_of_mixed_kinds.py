@@ -19,7 +19,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import Bench
 from hundredfold import Job, Model, Publish, Source
 from hundredfold.contract import read_contract
 from hundredfold.data.columns import UNFIT, column_of
@@ -27,6 +26,7 @@ from hundredfold.data.result_contract import Returned
 from hundredfold.data.results import ResultBuilder, table_of
 from hundredfold.errors import ResultError, SourceError
 from hundredfold.sql.sources.files import as_table
+from support.in_process import Bench
 
 DAY, MOMENT = dt.date(2020, 1, 1), dt.datetime(2020, 1, 1, 3)
 AWARE = MOMENT.replace(tzinfo=dt.timezone(dt.timedelta(hours=3)))

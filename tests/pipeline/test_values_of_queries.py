@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from bench import Bench, Piece
 from hundredfold import Job, Model, Publish, Source
 from hundredfold.errors import PublishRefused, QueryError
 from hundredfold.pipeline.publish import current, releases
+from support.in_process import Bench, Piece
 
 FORMATS = ("parquet", "csv", "jsonl")
 

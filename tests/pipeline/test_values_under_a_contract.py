@@ -19,9 +19,9 @@ from annotated_types import Gt
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from bench import Bench
 from hundredfold import Source
 from hundredfold.errors import ContractError
+from support.in_process import Bench
 
 NUMBER = re.compile(r"[ \t\r\n]*[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?[ \t\r\n]*")
 MANY = settings(

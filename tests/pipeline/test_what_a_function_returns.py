@@ -22,9 +22,9 @@ from annotated_types import Ge, Gt, MaxLen
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from bench import Bench, Piece
 from hundredfold import Job, Model, Source, Unit, Units
 from hundredfold.job import Message
+from support.in_process import Bench, Piece
 
 UTC = dt.UTC
 

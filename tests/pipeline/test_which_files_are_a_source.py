@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench import Bench
 from hundredfold import Source
 from hundredfold.errors import SourceError
 from hundredfold.sql.sources.files import find_files
 from hundredfold.sql.sources.listing import data_files, kind_of_file, may_lead, partition_of
+from support.in_process import Bench
 
 
 def put(root: Path, *names: str, text: str = "a\n1\n") -> None:

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from account import Account, LedClock
-from line import Line
 
-from aws.emulator import DONE, MISSING, Emulator
+from support.aws_account import Account, LedClock
+from support.emulator import DONE, MISSING, Emulator
+from support.faulty_connection import Line
 
 NOBODY = 65534
 

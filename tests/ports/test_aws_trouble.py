@@ -15,14 +15,14 @@ import pytest
 from botocore.config import Config
 from test_ledger_door import RUN
 
-from aws.emulator import DONE, MISSING, Emulator
 from hundredfold.aws.adapters.dynamodb_ledger import DynamoLedger
 from hundredfold.aws.adapters.errors import in_plain_words
 from hundredfold.aws.adapters.s3_store import S3Store
 from hundredfold.aws.adapters.session import client
 from hundredfold.aws.adapters.sqs_queue import SqsQueue
 from hundredfold.errors import HomeError
-from waits import HANG_S
+from support.emulator import DONE, MISSING, Emulator
+from support.waits import HANG_S
 
 TOKEN = "IQoJb3JpZ2luX2VjEXAMPLE"
 CALLS = {

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from account import LedClock
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
@@ -22,6 +21,7 @@ from hundredfold.aws.adapters.sqs_queue import SqsQueue
 from hundredfold.local.sqlite_queue import SqliteQueue
 from hundredfold.ports.interfaces import Delivery, Depth
 from hundredfold.testing import MemoryQueue
+from support.aws_account import LedClock
 
 VISIBILITY, MAX_RECEIVES = 10.0, 2
 SECONDS = st.sampled_from([0, 1, 9, 10, 11])

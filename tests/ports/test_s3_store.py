@@ -15,7 +15,7 @@ import pytest
 
 from hundredfold.aws.adapters.s3_store import S3Store
 from hundredfold.errors import HomeError
-from waits import HANG_S
+from support.waits import HANG_S
 
 BIG = 20 * 1024 * 1024  # bytes: three parts of an upload
 ODD = "ü/a b+c%20&d='e'/#😀.bin"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hundredfold.aws.adapters.sqs_queue import DEAD_LEASE, ENTRIES, LARGEST, SqsQueue, batched
 from hundredfold.errors import HomeError
 from hundredfold.ports.interfaces import Depth
-from waits import HANG_S
+from support.waits import HANG_S
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from click import Option
 
+from support.waits import HANG_S
 from tariffs.evaluation.commands import evidence
-from waits import HANG_S
 
 PAGE = Path(__file__).parents[2] / "docs" / "tariffs.md"
 

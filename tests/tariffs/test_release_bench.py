@@ -19,13 +19,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from aws.emulator import DONE, MISSING, Emulator
 from hundredfold.contract import read_contract
 from hundredfold.data.checksums import put_json
 from hundredfold.errors import NoSuchRun
 from hundredfold.job import Layout
 from hundredfold.local.home import Home
 from hundredfold.pipeline.publish import Release, folder_of, point
+from support.emulator import DONE, MISSING, Emulator
 from tariffs.contracts import PriceRow
 from tariffs.release import actions as verbs
 from tariffs.release import repository as shelf

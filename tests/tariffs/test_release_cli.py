@@ -20,12 +20,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from aftermath import bundles_after, voice_after
 from click import Option
 from test_release_bench import Place, changed, in_s3, table
 
 import hundredfold
 from hundredfold.pipeline.publish import folder_of
+from support.sales_after_release import bundles_after, voice_after
+from support.waits import HANG_S
 from tariffs import demo
 from tariffs.cli import app
 from tariffs.release import repository as shelf
@@ -34,7 +35,6 @@ from tariffs.release.delta import Delta, apply
 from tariffs.release.tables import CHARGING, read
 from tariffs.synthetic import AS_OF, SIZES
 from tariffs.synthetic.bundles import BUNDLES, UNIT_COST, bundle_block
-from waits import HANG_S
 
 MONDAY = AS_OF.isoformat()
 ALONE = ("--same-person", "--reason", "a test has one account")

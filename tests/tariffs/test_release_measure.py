@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import statsmodels.api as sm
-from aftermath import bundles_after
 from scipy import stats
 from test_release_bench import bundle, table, voice
 
+from support.sales_after_release import bundles_after
 from tariffs.release.drift import ALARM, charts, cusum
 from tariffs.release.effect import Cells, Effect, effect, t_quantile
 from tariffs.release.measure import Measured, first_week, measure, plain

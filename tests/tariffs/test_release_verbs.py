@@ -22,13 +22,13 @@ from test_release_bench import CATALOGUE, NOW, Place, bundle, changed, in_s3, on
 from hundredfold.errors import HomeError, PublishRefused, StateError, UsageError
 from hundredfold.pipeline.publish import current, folder_of, rollback
 from hundredfold.testing import FaultInjector, FaultInjectorAfter, InjectedFault, MemoryStore
+from support.waits import HANG_S
 from tariffs.release import actions as verbs
 from tariffs.release import repository as shelf
 from tariffs.release.actions import LAST_APPROVED, RULE
 from tariffs.release.decision_log import Said, Table
 from tariffs.release.repository import JOB
 from tariffs.release.tables import read
-from waits import HANG_S
 
 
 @pytest.fixture(scope="module")

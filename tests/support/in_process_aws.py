@@ -16,9 +16,7 @@ from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from emulator import Emulator, wait_until
 
-from bench import AS_OF, Bench, Piece
 from hundredfold import Job, Model
 from hundredfold.aws.adapters.athena import AthenaWarehouse, QueryPending, QueryReply
 from hundredfold.aws.adapters.s3_store import S3Store
@@ -30,6 +28,8 @@ from hundredfold.pipeline.collect import Collected, collect
 from hundredfold.pipeline.publish import Release, describe_run, publish
 from hundredfold.pipeline.validate import ValidationResult, validate
 from hundredfold.sql.queries import check_queries
+from support.emulator import Emulator, wait_until
+from support.in_process import AS_OF, Bench, Piece
 
 T = TypeVar("T")
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED")

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from aws.emulator import Emulator
 from hundredfold.testing import ManualClock
+from support.emulator import Emulator
 
 
 class LedClock(ManualClock):

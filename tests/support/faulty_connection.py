@@ -12,7 +12,7 @@ from threading import Event, Lock, Thread
 from typing import Self
 from urllib.parse import urlsplit
 
-from waits import HANG_S
+from support.waits import HANG_S
 
 HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 

@@ -1,6 +1,6 @@
 """Kill a driver, its workers or both at random moments of every stage, go on, and compare the bytes with an undisturbed run.
 
-    python -m tests.faults.drill --kills 50 --seed 7
+    cd tests && python -m support.kill_drill --kills 50 --seed 7
 
 A line for each kill: the stage it was aimed at, where it struck, who was killed, how long the processes that lost their driver
 lived on, and how it went on.  The last line is the sum; the exit code is 0 if every run ended with the same bytes.
@@ -33,7 +33,7 @@ from hundredfold.errors import HomeError
 from hundredfold.local.sqlite_ledger import SqliteLedger
 from hundredfold.pipeline.stages import stages
 
-ROOT = Path(__file__).parents[2]
+TESTS = Path(__file__).parents[1]
 SHOPS, PRODUCTS, WEEKS = 40, 15, 4  # 600 units of four rows
 RUN = "drill"
 MARK = "HUNDREDFOLD_DRILL"  # an environment variable that all processes of one driver inherit
@@ -134,9 +134,9 @@ class Driver:
         self.token = f"{os.getpid()}-{random.getrandbits(48):x}"
         environment = {**os.environ, MARK: self.token, "PYTHONWARNINGS": "error"}
         with (self.home.parent / "words.txt").open("ab") as words:
-            command = [sys.executable, "-m", "tests.faults.drill", "--drive", str(self.home)]
+            command = [sys.executable, "-m", "support.kill_drill", "--drive", str(self.home)]
             self.process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=words, stderr=words
+                command, cwd=TESTS, env=environment, stdout=words, stderr=words
             )
 
     def family(self) -> list[psutil.Process]:
@@ -369,9 +369,9 @@ def main() -> int:
     parser.add_argument("--drive", type=Path, help=argparse.SUPPRESS)
     words = parser.parse_args()
     if words.drive:
-        from tests.faults import (
-            drill as again,
-        )  # by its own name, so that workers import what they are to do
+        from support import (
+            kill_drill as again,  # by its own name, so that workers import what they are to do
+        )
 
         again.drive(words.drive)
         return 0

@@ -15,7 +15,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from waits import let_unit_be_old
+from support.waits import let_unit_be_old
 
 STILL = threading.Event()  # never set
 

@@ -21,8 +21,6 @@ from typing import Any
 
 import psutil
 import pytest
-from emulator import DONE, HANG_S, MISSING, Emulator, wait_until
-from emulator.deploy import deploy
 from filelock import FileLock
 
 import hundredfold
@@ -33,8 +31,10 @@ from hundredfold.aws.functions.worker import stop_crew
 from hundredfold.aws.home import StackHome
 from hundredfold.ports.interfaces import Record
 from hundredfold.ports.run_states import State
+from support.emulator import DONE, HANG_S, MISSING, Emulator, wait_until
+from support.emulator.deploy import deploy
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent.parent / "aws"
 ENDED = (State.DONE, State.HELD, State.FAILED, State.CANCELLED)
 TROUBLE = "jobs.trouble:job"
 AS_OF = "2026-01-01"
