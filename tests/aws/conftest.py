@@ -1,4 +1,6 @@
-"""What the tests on AWS share: one emulated account for each test process, and names that no other test uses."""
+"""What the tests on AWS share: one emulated account for each test process, and names that no other
+test uses.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ def emulator() -> Iterator[Emulator]:
 
 @pytest.fixture(scope="module")
 def aws_env(emulator: Emulator) -> Iterator[Emulator]:
-    """The same account, and boto3 in this process reaches it. For a module at a time: others may reach an account of their own."""
+    """The same account, and boto3 in this process reaches it.
+
+    For a module at a time: others may reach an account of their own.
+    """
     with emulator.reached():
         yield emulator
 
@@ -35,5 +40,7 @@ def name_of() -> Callable[[str], str]:
 
 @pytest.fixture(scope="module")
 def afar(aws_env: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Afar:
-    """A stack without functions in that account: runs go a step at a time, and functions are called here."""
+    """A stack without functions in that account: runs go a step at a time, and functions are called
+    here.
+    """
     return Afar(aws_env, tmp_path_factory.mktemp("afar"))

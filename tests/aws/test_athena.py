@@ -108,7 +108,10 @@ VALUES = {
         datediff('year', d, ts) | last_day(d) | strftime(d, '%Y-%m-%d') | strftime(ts, '%d.%m.%y %H:%M:%S') | CAST(d AS DATE) + 1 > e | d > e - 30 | date_trunc('month', d) = d | ts::DATE = d
         strptime('2024-02-29 10:11', '%Y-%m-%d %H:%M')
     """,
-    "lists": "l[1] | l[2] | l[-1] | l[4] | len(l) | array_length(l) | length(l) | cardinality(l) | l[1] + 1 | l || [g] | [g, x] | coalesce(l, [1])",
+    "lists": (
+        "l[1] | l[2] | l[-1] | l[4] | len(l) | array_length(l) | length(l) | cardinality(l) | "
+        "l[1] + 1 | l || [g] | [g, x] | coalesce(l, [1])"
+    ),
 }  # fmt: skip
 
 

@@ -1,4 +1,6 @@
-"""How far a model is, as somebody far away counts it: no more and no less than what the newest outcomes say."""
+"""How far a model is, as somebody far away counts it: no more and no less than what the newest
+outcomes say.
+"""
 
 from __future__ import annotations
 

@@ -204,7 +204,9 @@ def test_destroy_removes_no_stack_that_deploy_did_not_make(aws_env: Emulator) ->
 
 @pytest.fixture
 def command_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CDK's command line is installed, if npm can have it here: from the registry that the user's own settings name, or the public one."""
+    """The CDK's command line is installed, if npm can have it here: from the registry that the
+    user's own settings name, or the public one.
+    """
     monkeypatch.setenv("npm_config_fetch_retries", "0")  # else it tries for minutes
     try:
         cdk(find_node())

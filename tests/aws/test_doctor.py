@@ -1,4 +1,7 @@
-"""Each trap that the doctor knows: found where it was set, with a command that mends it.  On an emulated account."""
+"""Each trap that the doctor knows: found where it was set, with a command that mends it.
+
+On an emulated account.
+"""
 
 from __future__ import annotations
 
@@ -407,7 +410,8 @@ def test_an_account_that_lets_few_functions_run(outputs: dict[str, str]) -> None
     (finding,) = account_concurrency(seen)
     assert "up to 100,000 workers are wanted" in finding.what
     assert finding.command == (
-        "aws service-quotas request-service-quota-increase --service-code lambda --quota-code L-B99A9384 --desired-value 200000"
+        "aws service-quotas request-service-quota-increase --service-code lambda --quota-code "
+        "L-B99A9384 --desired-value 200000"
     )
 
 
@@ -415,7 +419,9 @@ def test_an_account_that_lets_few_functions_run(outputs: dict[str, str]) -> None
 
 
 def carry_out(command: str) -> None:
-    """Do what a command of the AWS CLI does, by the same rules: options are the names of an operation's members."""
+    """Do what a command of the AWS CLI does, by the same rules: options are the names of an
+    operation's members.
+    """
     _, service, operation, *words = shlex.split(command)
     if (service, operation) == ("s3", "rm"):
         bucket, _, prefix = words[-1].removeprefix("s3://").partition("/")

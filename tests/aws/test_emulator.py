@@ -21,7 +21,10 @@ from botocore.exceptions import ClientError
 from support.emulator import Emulator, wait_until
 from support.emulator.deploy import DeployError, delete, deploy
 
-ASSUME = '{"Statement": [{"Effect": "Allow", "Principal": {"Service": "states.amazonaws.com"}, "Action": "sts:AssumeRole"}]}'
+ASSUME = (
+    '{"Statement": [{"Effect": "Allow", "Principal": {"Service": "states.amazonaws.com"}, '
+    '"Action": "sts:AssumeRole"}]}'
+)
 
 
 class Place:
@@ -83,7 +86,10 @@ class Place:
         return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
 
     def create(self, folder: str, select: str, more: str = "") -> str:
-        return f"CREATE TABLE {folder} WITH (format = 'PARQUET', external_location = 's3://{self.bucket}/{folder}/'{more}) AS {select}"
+        return (
+            f"CREATE TABLE {folder} WITH (format = 'PARQUET', external_location = "
+            f"'s3://{self.bucket}/{folder}/'{more}) AS {select}"
+        )
 
 
 @pytest.fixture
@@ -128,7 +134,8 @@ def test_results_come_by_pages_too_and_null_has_no_value(place: Place) -> None:
 
 def test_numbers_are_of_trinos_types(place: Place) -> None:
     query = place.query(
-        "SELECT sum(x) s, 7 / 2 i, 7e0 / 2 d, 1e0 / 0 inf, CAST(2.5e0 AS bigint) r, count(*) FROM UNNEST(sequence(1, 3)) AS u (x)"
+        "SELECT sum(x) s, 7 / 2 i, 7e0 / 2 d, 1e0 / 0 inf, CAST(2.5e0 AS bigint) r, count(*) FROM "
+        "UNNEST(sequence(1, 3)) AS u (x)"
     )
     answer = place.athena.get_query_results(QueryExecutionId=query["QueryExecutionId"])["ResultSet"]
     assert [(column["Name"], column["Type"]) for column in answer["ResultSetMetadata"]["ColumnInfo"]] == [
@@ -251,7 +258,10 @@ def test_a_workgroup_that_insists_on_its_place_refuses_another(
 
 
 def test_files_hold_athenas_types(place: Place) -> None:
-    select = "SELECT sum(x) AS S, TIMESTAMP '2026-01-05 10:00:00.123' AS t, DECIMAL '1.50' AS d, 'x' AS v FROM UNNEST(sequence(1, 3)) AS u (x)"
+    select = (
+        "SELECT sum(x) AS S, TIMESTAMP '2026-01-05 10:00:00.123' AS t, DECIMAL '1.50' AS d, 'x' "
+        "AS v FROM UNNEST(sequence(1, 3)) AS u (x)"
+    )
     place.query(place.create("types", select))
     file = pq.ParquetFile(io.BytesIO(place.get(place.keys("types/")[0])))
     assert [(column.name, column.physical_type) for column in map(file.schema.column, range(4))] == [
@@ -273,18 +283,21 @@ def test_files_of_each_format_are_read(place: Place) -> None:
     place.put("parquet/_hidden", b"no Parquet")
     place.put(
         "json/x.json",
-        b'{"KEY": "a", "n": 1, "t": "2017-07-14 02:40:00.123"}\n{"key": "b", "t": "2017-07-14 02:40:00.123"}\n',
+        b'{"KEY": "a", "n": 1, "t": "2017-07-14 02:40:00.123"}\n{"key": "b", "t": "2017-07-14 '
+        b'02:40:00.123"}\n',
     )
     place.put("csv/x.csv", b'key,n,t\na,1,2017-07-14 02:40:00.123\n"b",,2017-07-14 02:40:00.123\n')
     at = f"LOCATION 's3://{place.bucket}/"
     typed, plain = "(key string, n int, t timestamp)", "(key string, n string, t string)"
     place.query(f"CREATE EXTERNAL TABLE p {typed} STORED AS PARQUET {at}parquet/'")
     place.query(
-        f"CREATE EXTERNAL TABLE j {typed} ROW FORMAT SERDE 'org.openx.data.jsonserde.JsonSerDe' {at}json/'"
+        f"CREATE EXTERNAL TABLE j {typed} ROW FORMAT SERDE 'org.openx.data.jsonserde.JsonSerDe' "
+        f"{at}json/'"
     )
     opencsv = "ROW FORMAT SERDE 'org.apache.hadoop.hive.serde2.OpenCSVSerde'"
     place.query(
-        f"CREATE EXTERNAL TABLE c {plain} {opencsv} {at}csv/' TBLPROPERTIES ('skip.header.line.count' = '1')"
+        f"CREATE EXTERNAL TABLE c {plain} {opencsv} {at}csv/' TBLPROPERTIES "
+        "('skip.header.line.count' = '1')"
     )
     wanted = '"a","1","2017-07-14 02:40:00.123"\n"b",{},"2017-07-14 02:40:00.123"\n'
     assert place.text("SELECT * FROM p ORDER BY key").partition("\n")[2] == wanted.format("")
@@ -319,7 +332,8 @@ def test_a_view_is_read_as_a_table(place: Place) -> None:
 
 def test_unload_writes_files_and_no_table(place: Place) -> None:
     query = place.query(
-        f"UNLOAD (SELECT 1 AS a) TO 's3://{place.bucket}/unloaded/' WITH (format = 'PARQUET', compression = 'SNAPPY')"
+        f"UNLOAD (SELECT 1 AS a) TO 's3://{place.bucket}/unloaded/' WITH (format = 'PARQUET', "
+        "compression = 'SNAPPY')"
     )
     assert query["Status"]["State"] == "SUCCEEDED", query["Status"]
     assert [

@@ -1,4 +1,6 @@
-"""Whatever expression somebody writes of what the dialect takes: Athena gives what DuckDB gives, to the last bit, or it is refused before."""
+"""Whatever expression somebody writes of what the dialect takes: Athena gives what DuckDB gives, to
+the last bit, or it is refused before.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ tables = st.lists(rows, min_size=4, max_size=12).map(
     lambda found: pa.Table.from_pylist([{"id": n, **row} for n, row in enumerate(found)], SCHEMA)
 )
 
-# an expression of a sort is one of these, and what stands in braces is an expression of another sort
+# an expression of a sort is one of these, and what stands in braces is an expression of another
+# sort
 FORMS = {
     "int": "i x 0 3 -7 length({text}) ({int}+{int}) ({int}-{int}) -{int} ({int}%{int}) ({int}//{int}) abs({int}) greatest({int},{int}) least({int},i)"
     " coalesce({int},{int}) nullif({int},{int}) date_diff('day',{date},{date}) year({date}) month(at) dayofweek({date}) strpos({text},{text})"
@@ -42,7 +45,10 @@ FORMS = {
     "real": "y 0.5e0 ({real}+{real}) ({real}-{number}) ({real}*{real}) ({int}/{int}) ({real}/{number}) ({real}/(m-m)) sqrt(abs({real})) floor({real}) ceil({real}) round({real})"
     " abs({real}) greatest({real},y) coalesce({real},{number}) CAST({number}~AS~DOUBLE) TRY_CAST({text}~AS~DOUBLE) nullif({real},{int}) -{real}"
     " CASE~WHEN~{bool}~THEN~{int}~ELSE~{real}~END",
-    "number": "{int} {real} m 1.5 (m+{int}) (m*1.5) (m-m) round(m,1) abs(m) coalesce(m,0) greatest(m,{int}) (m/{int})",
+    "number": (
+        "{int} {real} m 1.5 (m+{int}) (m*1.5) (m-m) round(m,1) abs(m) coalesce(m,0) "
+        "greatest(m,{int}) (m/{int})"
+    ),
     "text": "s t '' 'a' ({text}||{text}) upper({text}) lower(t) trim({text}) substring({text},{int}) substring({text},i,2) left({text},i) right({text},{int})"
     " replace({text},t,'-') concat(s,{text}) coalesce({text},{text}) CAST({int}~AS~VARCHAR) CAST({real}~AS~VARCHAR) CAST(m~AS~VARCHAR) CAST({date}~AS~VARCHAR) CAST(at~AS~VARCHAR)"
     " CAST({bool}~AS~VARCHAR) lpad({text},3,'*') split_part({text},'a',1) CASE~{text}~WHEN~'a'~THEN~s~ELSE~{text}~END nullif({text},t) ({text}||{int}) strftime({date},'%d.%m.%Y')",
@@ -101,7 +107,10 @@ def test_any_expression_gives_the_same_on_athena_or_is_refused(
     here.load("rows_in", table)
     values = [value for value in values if is_good(value, here)]
     columns = "".join(f", {value} AS c{number}" for number, value in enumerate(values))
-    query = f"SELECT id{columns} FROM rows_in WHERE {where if is_good(where, here) else 'b'} OR id < 2 ORDER BY id"
+    query = (
+        f"SELECT id{columns} FROM rows_in WHERE {where if is_good(where, here) else 'b'} OR id < "
+        "2 ORDER BY id"
+    )
     wanted = here.query(query)
     try:
         found = afar.rows(query, rows_in=table)

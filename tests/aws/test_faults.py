@@ -37,7 +37,9 @@ BAD = {
 
 
 class Seen(NullCallbacks):
-    """What a person would see while a run goes on: how many units are done, and how many of them failed."""
+    """What a person would see while a run goes on: how many units are done, and how many of them
+    failed.
+    """
 
     def __init__(self) -> None:
         self.counts: list[tuple[int, int]] = []
@@ -71,7 +73,8 @@ def test_a_bad_unit_costs_itself_and_is_done_again_when_the_function_is_mended(
         trouble.run(tasks, "bad", batches=4, callbacks=seen)
     there = "--backend aws --stack hundredfold-trouble"
     assert caught.value.hint == (
-        f"hundredfold failures bad {there}   then: hundredfold retry bad --accept-new-code {there}   or: hundredfold publish bad --max-failed 5 {there}"
+        f"hundredfold failures bad {there}   then: hundredfold retry bad --accept-new-code "
+        f"{there}   or: hundredfold publish bad --max-failed 5 {there}"
     )
     assert [failed for _, failed in seen.counts] == sorted(failed for _, failed in seen.counts)
     assert any(0 < failed <= done for done, failed in seen.counts)  # told while others were at work
@@ -142,9 +145,10 @@ def foreign(stack: Stack, run: str) -> dict[str, str]:
         json.dumps(
             {**ours, "attempt": 2}
         ): "it is of an attempt that has not begun: the run is in attempt 1",
-        json.dumps(
-            {"Records": None}
-        ): "of a message it lacks run, model, batch, first, last, attempt, and it has 1 other fields",
+        json.dumps({"Records": None}): (
+            "of a message it lacks run, model, batch, first, last, attempt, and it has 1 other "
+            "fields"
+        ),
         json.dumps({"Records": [{"s3": "?"}]}): "it has Records, but not as S3 writes them",
         json.dumps({"Records": [elsewhere]}): "it tells of another bucket",
         json.dumps(

@@ -1,4 +1,6 @@
-"""The state machine of any job, as a definition: every name in it leads somewhere, and its stages are the pipeline's, in order."""
+"""The state machine of any job, as a definition: every name in it leads somewhere, and its stages
+are the pipeline's, in order.
+"""
 
 from __future__ import annotations
 

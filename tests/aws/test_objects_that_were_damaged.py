@@ -21,7 +21,9 @@ TAG = f'"{hashlib.md5(WRITTEN, usedforsecurity=False).hexdigest()}"'
 
 @contextmanager
 def storage(content: bytes, **headers: str) -> Iterator[S3Store]:
-    """An S3 that answers every GET with these bytes, under the entity tag of the object that was written."""
+    """An S3 that answers every GET with these bytes, under the entity tag of the object that was
+    written.
+    """
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

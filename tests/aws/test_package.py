@@ -52,7 +52,9 @@ job = Job(name="small", sources=[Source("sales", path="sales.csv")],
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A job in a file, a module beside it, its query, a table of rows, and what tools leave lying about."""
+    """A job in a file, a module beside it, its query, a table of rows, and what tools leave lying
+    about.
+    """
     folder = tmp_path / "project"
     (folder / "queries").mkdir(parents=True)
     (folder / "job.py").write_text(JOB)
@@ -88,7 +90,8 @@ def test_what_the_code_imports_goes_in_as_it_is_installed_here_also_from_within_
 
 def test_what_only_a_type_checker_or_a_script_imports_stays_out(project: Path) -> None:
     (project / "rates.py").write_text(
-        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import pandas\nif __name__ == '__main__':\n    import scipy\nRATE = 3\n"
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import pandas\nif __name__ == "
+        "'__main__':\n    import scipy\nRATE = 3\n"
     )
     assert imports_of("job.py").installed == {"psutil": version("psutil")}
 

@@ -25,10 +25,16 @@ ON_LINE_3 = {
     "a column by its position": "SELECT\n g,\n #1 AS z\nFROM t",
     "UNION BY NAME": "SELECT g\nFROM t\nUNION ALL BY NAME\nSELECT g\nFROM u",
     "DISTINCT ON": "WITH a AS (\nSELECT g FROM t)\nSELECT DISTINCT ON (g) g, x FROM t",
-    "WITH RECURSIVE": "\n\nWITH RECURSIVE a AS (\nSELECT 1 AS g UNION ALL SELECT g + 1 FROM a WHERE g < 3)\nSELECT g FROM a",
+    "WITH RECURSIVE": (
+        "\n\nWITH RECURSIVE a AS (\nSELECT 1 AS g UNION ALL SELECT g + 1 FROM a WHERE g < "
+        "3)\nSELECT g FROM a"
+    ),
     "LATERAL": "SELECT *\nFROM t,\nLATERAL (SELECT x FROM u WHERE u.g = t.g) AS q",
     "unnest among the columns": "SELECT\n g,\n unnest(l) AS e\nFROM t",
-    "EXCLUDE in a window": "SELECT\n g,\n sum(x) OVER (ORDER BY g ROWS BETWEEN 1 PRECEDING AND 1 FOLLOWING EXCLUDE CURRENT ROW) AS s\nFROM t",
+    "EXCLUDE in a window": (
+        "SELECT\n g,\n sum(x) OVER (ORDER BY g ROWS BETWEEN 1 PRECEDING AND 1 FOLLOWING EXCLUDE "
+        "CURRENT ROW) AS s\nFROM t"
+    ),
     "a list of a group's values in no order": "SELECT\n array_agg(x ORDER BY x) AS a,\n string_agg(s) AS b\nFROM t",
     "a part of a time": "SELECT\n year(d) AS y,\n date_part('century', d) AS c\nFROM t",
     "a form of a time": "SELECT\n strftime(d, '%Y') AS y,\n strftime(d, '%U') AS c\nFROM t",
@@ -63,7 +69,8 @@ def test_all_that_would_be_refused_is_told_at_once_in_the_order_of_its_lines() -
     with pytest.raises(QueryError) as caught:
         refuse_untranslatable(
             "the summary 'all'",
-            "SELECT g, median(x) AS m\nFROM t\nASOF JOIN u ON t.d >= u.d\nGROUP BY ALL\nORDER BY ALL",
+            "SELECT g, median(x) AS m\nFROM t\nASOF JOIN u ON t.d >= u.d\nGROUP BY ALL\nORDER BY "
+            "ALL",
         )
     assert [problem.split(":")[0] for problem in caught.value.problems] == [
         "line 1",

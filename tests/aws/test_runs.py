@@ -1,4 +1,6 @@
-"""Whole runs on emulated AWS, as a person has them: by the command line and the verbs, from deployed stack to release."""
+"""Whole runs on emulated AWS, as a person has them: by the command line and the verbs, from
+deployed stack to release.
+"""
 
 from __future__ import annotations
 
@@ -141,7 +143,10 @@ def test_a_broken_contract_is_told(trouble: Stack, tmp_path: Path) -> None:
     tasks.file.write_text(tasks.file.read_text().replace("1,fine", "-1,fine"))
     with pytest.raises(
         HundredfoldError,
-        match=r"tasks cannot be run: 1 of 2 rows break its contract, and the limit is 0\n +k +must be >= 0",
+        match=(
+            r"tasks cannot be run: 1 of 2 rows break its contract, and the limit is 0\n +k +must "
+            r"be >= 0"
+        ),
     ):
         trouble.run(tasks, "broken")
     assert trouble.record("broken").state == "failed"

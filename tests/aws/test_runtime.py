@@ -1,4 +1,6 @@
-"""The package as Lambda would run it: AWS's runtime client, a Python that has nothing else, the memory of the function."""
+"""The package as Lambda would run it: AWS's runtime client, a Python that has nothing else, the
+memory of the function.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ def unzipped(packaged: Packaged, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def function(
     unzipped: Path, emulator: Emulator, tmp_path: Path, name_of: Callable[[str], str]
 ) -> Iterator[Callable[[str], Function]]:
-    """`function("work")`: that handler, up and waiting; its stack is a queue with dead letters, a bucket, and a table."""
+    """`function("work")`: that handler, up and waiting; its stack is a queue with dead letters, a
+    bucket, and a table.
+    """
     queues = {
         kind: emulator.client("sqs").create_queue(QueueName=name_of(kind))["QueueUrl"]
         for kind in ("work", "dead")
@@ -162,7 +166,9 @@ def test_a_message_that_is_not_ours_goes_to_the_dead_letters_with_its_reason(
 def test_a_whole_run_with_the_package_alone_ends_with_the_bytes_of_a_run_here(
     tmp_path: Path,
 ) -> None:
-    """From `init` by `package` and the CDK to a release, under IAM, in a Python that has no more than Lambda's."""
+    """From `init` by `package` and the CDK to a release, under IAM, in a Python that has no more
+    than Lambda's.
+    """
     told = {"stack": "hundredfold-shop", "code": str(tmp_path / "build" / "package.zip")}
     told["settings"] = {
         "job": "shop.job:job",

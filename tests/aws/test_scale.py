@@ -1,4 +1,6 @@
-"""Thousands of batches on emulated AWS, and the disorder that comes with them: exact counts and the same bytes each time."""
+"""Thousands of batches on emulated AWS, and the disorder that comes with them: exact counts and the
+same bytes each time.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,10 @@ def counts(run: Run) -> dict[str, int]:
 
 @contextmanager
 def killed_every(seconds: float, stack: Stack, tasks: Tasks) -> Iterator[Counter[str]]:
-    """One worker after the other is killed, but none before others have come on: else a machine that is busy with other things would
-    kill all before they have begun, and a message whose workers all die is rightly dead. How many were killed."""
+    """One worker after the other is killed, but none before others have come on: else a machine
+    that is busy with other things would kill all before they have begun, and a message whose
+    workers all die is rightly dead. How many were killed.
+    """
     over, struck, chance = threading.Event(), Counter[str](), random.Random(1)
 
     def kill() -> None:

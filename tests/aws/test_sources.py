@@ -1,4 +1,6 @@
-"""Sources in S3 and in Glue: what is accepted, rejected and said is what this machine says of the same rows."""
+"""Sources in S3 and in Glue: what is accepted, rejected and said is what this machine says of the
+same rows.
+"""
 
 from __future__ import annotations
 
@@ -125,7 +127,10 @@ def judged(run: Piece) -> list[ValidationResult] | str:
     try:
         return run.validate()
     except ContractError as error:
-        return f"{error.message}: {sorted(re.sub(r'first: .*', '', problem) for problem in error.problems)}"
+        return (
+            f"{error.message}: "
+            f"{sorted(re.sub(r'first: .*', '', problem) for problem in error.problems)}"
+        )
 
 
 def assert_same_verdicts(here: Piece, there: Distant, *, exact: bool) -> list[ValidationResult]:

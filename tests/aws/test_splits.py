@@ -189,7 +189,10 @@ def test_rows_that_are_lost_between_count_and_split_are_told(bench: Bench, afar:
     try:
         with pytest.raises(
             HundredfoldError,
-            match=r"m: 1 of \d+ batches hold other rows than were counted|cannot go on: of the \d+ objects",
+            match=(
+                r"m: 1 of \d+ batches hold other rows than were counted|cannot go on: of the \d+ "
+                r"objects"
+            ),
         ):
             there.prepare("m", parts=1)
     finally:

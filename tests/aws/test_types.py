@@ -1,4 +1,6 @@
-"""What a function is handed on Athena is what it is handed here, whatever the types, keys and names; and what Athena would change is told."""
+"""What a function is handed on Athena is what it is handed here, whatever the types, keys and
+names; and what Athena would change is told.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +108,10 @@ MODELS = [
     *(Model(name, unit=("key",), order_by=("order",), work=work) for name, work in FORMS.items()),
     Model("many", unit=("key", "flag"), work=at_once, batched=True),
     Model("whole", unit=(), order_by=("order",), work=as_polars),
-    Model("sums", unit=("key",), query="SELECT key, flag, sum(i8) AS s, avg(paid) AS a, count(*) AS n, sum(f64) FILTER (WHERE f64 < 1) AS f, NULL AS nothing FROM things GROUP BY key, flag", work=as_polars),
+    Model("sums", unit=("key",), query=(
+        "SELECT key, flag, sum(i8) AS s, avg(paid) AS a, count(*) AS n, sum(f64) FILTER (WHERE "
+        "f64 < 1) AS f, NULL AS nothing FROM things GROUP BY key, flag"
+    ), work=as_polars),
 ]  # fmt: skip
 
 
@@ -231,7 +236,8 @@ FINE = dt.datetime(2024, 1, 1, 10, 0, 0, 123456)
         ),
         (
             pa.array([dt.time(10)], pa.time64("us")),
-            r"things has columns that Athena cannot have\n  'x': time64\[us\], which Athena does not have",
+            r"things has columns that Athena cannot have\n  'x': time64\[us\], which Athena does "
+            r"not have",
         ),
         (pa.array([2**64 - 1], pa.uint64()), r"'x': uint64, which Athena does not have"),
     ],

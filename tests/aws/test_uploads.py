@@ -1,4 +1,6 @@
-"""Runs that an upload starts: S3 tells EventBridge, and its rule starts the state machine. Nobody is there to watch."""
+"""Runs that an upload starts: S3 tells EventBridge, and its rule starts the state machine. Nobody
+is there to watch.
+"""
 
 from __future__ import annotations
 

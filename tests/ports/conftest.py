@@ -1,4 +1,6 @@
-"""What all doors are tested with: a clock moved by hand, places that cannot be written, and an account of an emulated AWS."""
+"""What all doors are tested with: a clock moved by hand, places that cannot be written, and an
+account of an emulated AWS.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ def closed_folder() -> Iterator[Path]:
 
 @contextmanager
 def as_a_guest(folder: Path) -> Iterator[None]:
-    """Take the rights to write in `folder` and to enter what it holds away, also from root, whom no permission stops."""
+    """Take the rights to write in `folder` and to enter what it holds away, also from root, whom no
+    permission stops.
+    """
     for inside in folder.iterdir():
         inside.chmod(0o444)
     folder.chmod(0o555)

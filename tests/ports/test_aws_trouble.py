@@ -1,4 +1,6 @@
-"""What AWS refuses is told in plain words, with what to do, and without showing a credential; and each process has its own clients."""
+"""What AWS refuses is told in plain words, with what to do, and without showing a credential; and
+each process has its own clients.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What only a ledger in DynamoDB has: items that others write too, pages, races that are lost, and answers that get lost."""
+"""What only a ledger in DynamoDB has: items that others write too, pages, races that are lost, and
+answers that get lost.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The Ledger's promises, which every kind of ledger keeps; and the table of states, which none of them passes by."""
+"""The Ledger's promises, which every kind of ledger keeps; and the table of states, which none of
+them passes by.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The Queue's promises, which every kind of queue keeps.
 
-Tests that ask for `exact` hold the kinds of one machine to more: an order, leases that end in the moment, exact counts.  SQS
-promises none of that, and its emulator answers more exactly than it does.
+Tests that ask for `exact` hold the kinds of one machine to more: an order, leases that end in the
+moment, exact counts. SQS promises none of that, and its emulator answers more exactly than it does.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ KINDS = {**EXACT, "sqs": on_sqs}
 
 @pytest.fixture
 def make(request, clock):
-    """Make a queue of a kind: leases of 60 seconds, three receives, and a sleep that moves the clock."""
+    """Make a queue of a kind: leases of 60 seconds, three receives, and a sleep that moves the
+    clock.
+    """
     with ExitStack() as stack:
 
         def make(kind, **settings):

@@ -1,7 +1,7 @@
 """Any sequence of calls: every kind of queue does what a list of messages and a clock would do.
 
-SQS keeps no order, buries a message only when somebody asks for one, and deletes by a receipt whose lease has run out: its model
-says so.
+SQS keeps no order, buries a message only when somebody asks for one, and deletes by a receipt whose
+lease has run out: its model says so.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class Letter:
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """The model is `letters`, in the order of sending; the kinds below say what it is compared with."""
+    """The model is `letters`, in the order of sending; the kinds below say what it is compared
+    with.
+    """
 
     receipts = Bundle("receipts")
 

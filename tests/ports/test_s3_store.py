@@ -1,4 +1,6 @@
-"""What only a store in S3 has: prefixes of a bucket, uploads in parts, copies on this machine, and a network that fails."""
+"""What only a store in S3 has: prefixes of a bucket, uploads in parts, copies on this machine, and
+a network that fails.
+"""
 
 from __future__ import annotations
 

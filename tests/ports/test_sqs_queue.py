@@ -1,4 +1,6 @@
-"""What only a queue on SQS has: calls of ten, a long poll, answers that get lost, and tasks that others do."""
+"""What only a queue on SQS has: calls of ten, a long poll, answers that get lost, and tasks that
+others do.
+"""
 
 from __future__ import annotations
 
@@ -154,7 +156,10 @@ def test_a_lease_has_whole_seconds_within_sqs_s_limits(queue, line, seconds, lea
 
 def test_a_lease_beyond_twelve_hours_is_not_extended(queue, line):
     queue.send(["a"])
-    reason = "Value 60 for parameter VisibilityTimeout is invalid. Reason: Total VisibilityTimeout for the message is beyond the limit"
+    reason = (
+        "Value 60 for parameter VisibilityTimeout is invalid. Reason: Total VisibilityTimeout for "
+        "the message is beyond the limit"
+    )
     line.say("ChangeMessageVisibility", 400, "InvalidParameterValue", reason)
     assert not queue.extend(queue.receive().receipt, 60)
 

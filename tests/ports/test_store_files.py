@@ -1,4 +1,6 @@
-"""What a store promises to those who need a file: its path becomes the object at the end, or nothing does."""
+"""What a store promises to those who need a file: its path becomes the object at the end, or
+nothing does.
+"""
 
 from __future__ import annotations
 

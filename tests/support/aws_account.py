@@ -1,4 +1,6 @@
-"""What a test of a kind on AWS is given: buckets, queues and tables of an emulated account, and a clock that its queues follow."""
+"""What a test of a kind on AWS is given: buckets, queues and tables of an emulated account, and a
+clock that its queues follow.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A line to AWS that fails when it is told to: answers get lost, bodies end too early, and AWS says what no emulator ever says."""
+"""A line to AWS that fails when it is told to: answers get lost, bodies end too early, and AWS says
+what no emulator ever says.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class Request:
 
 @dataclass
 class Fault:
-    """What happens to the next `times` requests whose operation begins with `operation`, after `after` that are let through."""
+    """What happens to the next `times` requests whose operation begins with `operation`, after
+    `after` that are let through.
+    """
 
     operation: str
     happens: Callable[[Handler, Request], None]
@@ -36,7 +40,10 @@ class Fault:
 
 @dataclass
 class Line:
-    """A server on this machine that hands all on to `target`. `seen` holds what was asked, in order."""
+    """A server on this machine that hands all on to `target`.
+
+    `seen` holds what was asked, in order.
+    """
 
     target: str
     seen: list[Request] = field(default_factory=list)
@@ -124,7 +131,10 @@ class Line:
                     json.dumps({"__type": code, "message": message}).encode(),
                 )
             else:
-                body = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{message}</Message></Error>'
+                body = (
+                    "<?xml "
+                    f'version="1.0"?><Error><Code>{code}</Code><Message>{message}</Message></Error>'
+                )
                 handler.answer(status, {}, body.encode())
 
         self.faults.append(Fault(operation, happens, times, after))

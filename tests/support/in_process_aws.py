@@ -1,6 +1,7 @@
 """Runs on the emulated AWS without a state machine: what it would do, a loop here does.
 
-`Afar` is to AWS what bench.Bench is to this machine: every step on its real doors, and the user's function called in this process.
+`Afar` is to AWS what bench.Bench is to this machine: every step on its real doors, and the user's
+function called in this process.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ ENDED = ("SUCCEEDED", "FAILED", "CANCELLED")
 
 
 class Afar:
-    """One stack without functions, and runs in it. `queries` are the statements that Athena was given, the last one last."""
+    """One stack without functions, and runs in it.
+
+    `queries` are the statements that Athena was given, the last one last.
+    """
 
     def __init__(self, emulator: Emulator, folder: Path) -> None:
         self.emulator, self.folder = emulator, folder
@@ -47,7 +51,10 @@ class Afar:
         self.numbers = count()
 
     def start(self, job: Job, **places: Any) -> Distant:
-        """A new run of a job, of which nothing is done yet. A place is an address, or files of this machine, or a table."""
+        """A new run of a job, of which nothing is done yet.
+
+        A place is an address, or files of this machine, or a table.
+        """
         layout = Layout(f"r{next(self.numbers)}-{uuid4().hex[:6]}")
         return Distant(
             self,

@@ -1,4 +1,6 @@
-"""Lambda's Runtime API for one function on this machine: AWS's own client asks it for events, and is measured."""
+"""Lambda's Runtime API for one function on this machine: AWS's own client asks it for events, and
+is measured.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class Answer:
 
 
 class Function:
-    """A handler under awslambdaric, in a process that has its package and what Lambda gives, and no more."""
+    """A handler under awslambdaric, in a process that has its package and what Lambda gives, and no
+    more.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,6 @@
-"""Stacks for tests: synthesized once for all test processes, and deployed into an account in which IAM decides."""
+"""Stacks for tests: synthesized once for all test processes, and deployed into an account in which
+IAM decides.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +88,9 @@ class Tasks:
         self.log.write_text("")
 
     def here(self, name: str) -> dict[str, bytes]:
-        """What a run of that name publishes on this machine, where every task ends well: the file of each format."""
+        """What a run of that name publishes on this machine, where every task ends well: the file
+        of each format.
+        """
         self.mend()
         return self.as_they_are(name)
 
@@ -190,7 +194,9 @@ class Stack:
 
     @contextmanager
     def impatient(self, *, seconds: int, receives: int = 5) -> Iterator[None]:
-        """Messages whose worker died come back so soon, and so often; on AWS it would be six times the function's timeout."""
+        """Messages whose worker died come back so soon, and so often; on AWS it would be six times
+        the function's timeout.
+        """
         url, sqs = self.outputs["QueueUrl"], self.client("sqs")
         before = sqs.get_queue_attributes(
             QueueUrl=url, AttributeNames=["VisibilityTimeout", "RedrivePolicy"]
@@ -206,7 +212,9 @@ class Stack:
 
     @contextmanager
     def deployed_with(self, function: str, **change: Any) -> Iterator[None]:
-        """A function's configuration changed: Timeout=20, Handler=..., Environment={...} (beside what it has)."""
+        """A function's configuration changed: Timeout=20, Handler=..., Environment={...} (beside
+        what it has).
+        """
         client, name = self.client("lambda"), self.outputs[f"{function}Function"]
         before = client.get_function_configuration(FunctionName=name)
         variables = before["Environment"]["Variables"]
@@ -261,7 +269,9 @@ class Stack:
 
     @contextmanager
     def waiting(self, scale: float) -> Iterator[None]:
-        """The state machine waits so many times as long as it says (0.05 at other times), and so looks less often."""
+        """The state machine waits so many times as long as it says (0.05 at other times), and so
+        looks less often.
+        """
         self._set_waiting(scale)
         try:
             yield
@@ -281,7 +291,9 @@ class Stack:
 
     @contextmanager
     def workers(self, **change: Any) -> Iterator[None]:
-        """The mapping that feeds the workers changed: Enabled=False, BatchSize=10, ScalingConfig=..."""
+        """The mapping that feeds the workers changed: Enabled=False, BatchSize=10,
+        ScalingConfig=...
+        """
         client = self.client("lambda")
         mappings = client.list_event_source_mappings(FunctionName=self.outputs["WorkFunction"])[
             "EventSourceMappings"
@@ -329,7 +341,9 @@ class Stack:
         return [event["message"].rstrip() for page in pages for event in page["events"]]
 
     def letters(self) -> dict[str, str]:
-        """The bodies in the dead-letter queue, with the reason of each; those that are just being looked at too."""
+        """The bodies in the dead-letter queue, with the reason of each; those that are just being
+        looked at too.
+        """
         query = urllib.parse.urlencode({"QueueUrl": self.outputs["DeadUrl"]})
         with urllib.request.urlopen(
             f"{self.emulator.url}/_ministack/sqs/messages?{query}", timeout=HANG_S
@@ -349,7 +363,9 @@ class Stack:
 
 
 class Account:
-    """An account in which IAM decides, and the stacks in it: each is there when it is first asked for."""
+    """An account in which IAM decides, and the stacks in it: each is there when it is first asked
+    for.
+    """
 
     def __init__(self, emulator: Emulator, shared: Path) -> None:
         self.emulator, self.shared = emulator, shared
@@ -364,8 +380,10 @@ class Account:
 
 
 def assembly(name: str, shared: Path) -> Path:
-    """The synthesized stack, made by whichever test process asks for it first. Its code is the tests' jobs: all else comes from the
-    interpreter of the functions."""
+    """The synthesized stack, made by whichever test process asks for it first.
+
+    Its code is the tests' jobs: all else comes from the interpreter of the functions.
+    """
     out = shared / f"stack-{name}"
     with FileLock(f"{out}.lock"):
         if not out.exists():

@@ -1,4 +1,6 @@
-"""A stack synthesized in this process, for the tests that look at its template or put it into the emulator."""
+"""A stack synthesized in this process, for the tests that look at its template or put it into the
+emulator.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ JOB = "tariffs.job:job"
 
 @contextmanager
 def cdk_app() -> Iterator[Any]:
-    """The module of the app, with the CDK's Node in this process's environment; the test is skipped where there is none."""
+    """The module of the app, with the CDK's Node in this process's environment; the test is skipped
+    where there is none.
+    """
     if (
         find_spec("aws_cdk") is None
     ):  # looked for and not imported: it takes the first Node that it finds

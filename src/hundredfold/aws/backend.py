@@ -1,4 +1,5 @@
-"""What a person does with runs on AWS, from a laptop: each verb begins something there and, if asked to, watches it.
+"""What a person does with runs on AWS, from a laptop: each verb begins something there and, if
+asked to, watches it.
 
 The state machine goes on when the laptop is closed.
 """
@@ -67,7 +68,9 @@ REMOTE = ("s3://", "glue://")
 
 @dataclass(frozen=True, slots=True)
 class AwsBackend:
-    """Runs of a deployed stack: Step Functions walks the stages, and goes on when this process ends."""
+    """Runs of a deployed stack: Step Functions walks the stages, and goes on when this process
+    ends.
+    """
 
     stack: str | None = None
 
@@ -99,8 +102,8 @@ class AwsBackend:
     ) -> Run:
         """Run a deployed job.
 
-        A place of a source is s3://BUCKET/KEY, a prefix or a pattern, glue://DATABASE/TABLE, or a path of this machine, which is
-        uploaded.
+        A place of a source is s3://BUCKET/KEY, a prefix or a pattern, glue://DATABASE/TABLE, or a
+        path of this machine, which is uploaded.
         """
         _refuse_local(arguments)
         check_arguments(job, sources, None, arguments.max_rejected, arguments.max_failed)
@@ -158,7 +161,9 @@ class AwsBackend:
         *,
         job: Job | None = None,
     ) -> Run:
-        """Do the failed and crashed units again, with the function as it was deployed last, and what builds on them."""
+        """Do the failed and crashed units again, with the function as it was deployed last, and
+        what builds on them.
+        """
         _refuse_job(job)
         there, record = self._open_again("retry", run_id, Event.RETRY, arguments.accept_new_code)
         plan_retry_of_run(there, record, load_job(record.ref))
@@ -178,7 +183,8 @@ class AwsBackend:
         there, record = self._open(run_id)
         if record.state is not State.HELD:
             raise StateError(
-                f"run {record.id} is {record.state.value}, and only a run that is held back waits to be published",
+                f"run {record.id} is {record.state.value}, and only a run that is held back waits "
+                "to be published",
                 hint=_command(there, "status", record.id),
             )
         _check_code(there, record, "publish", arguments.accept_new_code)
@@ -189,7 +195,9 @@ class AwsBackend:
         return _go_again(there, record, Event.START, callbacks, arguments.wait)
 
     def cancel(self, run_id: str | None) -> Record:
-        """End a run for good, and its execution; messages that are still queued are dropped by whoever takes them."""
+        """End a run for good, and its execution; messages that are still queued are dropped by
+        whoever takes them.
+        """
         there, record = self._open(run_id)
         record = there.ledger.move(record.id, Event.CANCEL, reason="cancelled by hand")
         execution = record.options.get("execution")
@@ -225,7 +233,10 @@ class AwsBackend:
     def _open_again(
         self, verb: str, run_id: str | None, event: Event, accept_new_code: bool
     ) -> tuple[StackHome, Record]:
-        """Open a run that is to go on. RunBusy or StateError if it cannot, or not with the code that is deployed now."""
+        """Open a run that is to go on.
+
+        RunBusy or StateError if it cannot, or not with the code that is deployed now.
+        """
         there, record = self._open(run_id)
         _refuse_active(there, record)
         after(record.state, event, record.id)
@@ -291,7 +302,9 @@ def check_translates(job: Job) -> None:
 
 
 def _refuse_checks_inside(job: Job) -> None:
-    """QueryError for constraints of the values in lists and dicts, which Athena would be asked to check; results are checked elsewhere."""
+    """QueryError for constraints of the values in lists and dicts, which Athena would be asked to
+    check; results are checked elsewhere.
+    """
     contracts = [
         *((s.name, s.contract) for s in job.sources),
         *((p.name, p.contract) for p in job.releases),
@@ -308,7 +321,10 @@ def _refuse_checks_inside(job: Job) -> None:
         raise QueryError(
             "a contract has constraints inside of lists or dicts, which are not checked on AWS",
             problems=problems,
-            hint="take them out of the contracts of sources and releases (results are checked there too); the job runs here as it is",
+            hint=(
+                "take them out of the contracts of sources and releases (results are checked "
+                "there too); the job runs here as it is"
+            ),
         )
 
 
@@ -324,17 +340,26 @@ def _go_again(
 
 
 def _check_code(there: StackHome, record: Record, verb: str, accept: bool) -> None:
-    """Raise StateError where other code is deployed now than the run was done by, unless that is accepted."""
+    """Raise StateError where other code is deployed now than the run was done by, unless that is
+    accepted.
+    """
     if not accept and is_other(record, there.place.code):
         then = record.options["code"][-1]["fingerprint"]
         raise StateError(
-            f"the code is not that with which run {record.id} was done so far: {there.place.code} is deployed, and it was {then}",
-            hint=f"go on with the code as it is deployed now: {_command(there, verb, record.id, NEW_CODE)}   or deploy the earlier code again, or run the job again",
+            f"the code is not that with which run {record.id} was done so far: {there.place.code} "
+            f"is deployed, and it was {then}",
+            hint=(
+                "go on with the code as it is deployed now: "
+                f"{_command(there, verb, record.id, NEW_CODE)}   or deploy the earlier code "
+                "again, or run the job again"
+            ),
         )
 
 
 def _plan_new_code(there: StackHome, record: Record) -> None:
-    """Let what is left of a run be done in an attempt of its own where the code is other, so that each unit's attempt says by which."""
+    """Let what is left of a run be done in an attempt of its own where the code is other, so that
+    each unit's attempt says by which.
+    """
     if is_other(record, there.place.code):
         left = plan_rest(there, record, load_job(record.ref))
         attempt = int(record.options.get("attempt", 1)) + 1
@@ -355,7 +380,10 @@ def _refuse_active(there: StackHome, record: Record) -> None:
     if there.is_active(record.id):
         raise RunBusy(
             f"run {record.id} is at work on AWS",
-            hint=f"watch it with: {_command(there, 'status', record.id, '--watch')}   or end it with: {_command(there, 'cancel', record.id)}",
+            hint=(
+                f"watch it with: {_command(there, 'status', record.id, '--watch')}   or end it "
+                f"with: {_command(there, 'cancel', record.id)}"
+            ),
         )
 
 
@@ -381,7 +409,9 @@ def _go(there: StackHome, record: Record, callbacks: RunCallbacks, wait: bool) -
 
 
 def _follow(there: StackHome, run: str, callbacks: RunCallbacks) -> None:
-    """Tell the callbacks what happens, until the run has ended; raises as a run on this machine would."""
+    """Tell the callbacks what happens, until the run has ended; raises as a run on this machine
+    would.
+    """
     record = there.ledger.read(run)
     try:
         known = {str(stage): stage for stage in stages(load_job(record.ref))} if record.ref else {}
@@ -456,7 +486,9 @@ def _command(there: StackHome, *words: str) -> str:
 
 
 def _hint(there: StackHome, record: Record) -> str:
-    """What to do about the reason for which a run ended: what the step that failed said, where it is a step that failed."""
+    """What to do about the reason for which a run ended: what the step that failed said, where it
+    is a step that failed.
+    """
     reason, hint = record.options.get("hint") or ("", "")
     if reason != record.reason:
         return f"once the cause is mended: {_command(there, 'resume', record.id)}"
@@ -479,7 +511,9 @@ def _sent(there: StackHome, run: str, name: str, place: Any, job: Job) -> str:
 
 
 def _seen(path: Path) -> str:
-    """A key for a file that a place on this machine names itself: below a prefix, no hidden name is found."""
+    """A key for a file that a place on this machine names itself: below a prefix, no hidden name is
+    found.
+    """
     *folders, last = path.parts
     seen = [f"named{part}" if is_hidden((part, "x")) else part for part in folders]
     return "/".join([*seen, f"named{last}" if is_hidden((last,)) else last])

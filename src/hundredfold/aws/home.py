@@ -71,7 +71,9 @@ class StackHome:
 
 
 def stack_of(job: str | None, stack: str | None) -> str:
-    """The stack that is meant: the one named, that of the job, or the only one that there is; UsageError if there is no telling."""
+    """The stack that is meant: the one named, that of the job, or the only one that there is;
+    UsageError if there is no telling.
+    """
     if stack == "":
         raise UsageError("the stack's name is empty", hint="leave it out, or name it with --stack")
     if stack is not None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-PYTHON = "3.14"  # the newest that Lambda offers: the oldest wheels it cannot take are the rarest, and it is supported the longest
+# the newest that Lambda offers: the oldest wheels it cannot take are the rarest, and it is
+# supported the longest
+PYTHON = "3.14"
 PYTHONS = ("3.12", "3.13", "3.14")  # those on Amazon Linux 2023
 GLIBC = 34  # Amazon Linux 2023 has glibc 2.34: wheels for 2.17 to 2.34 run there
 MACHINES = {"arm64": "aarch64", "x86_64": "x86_64"}  # as Lambda and as wheels call a processor

@@ -1,4 +1,6 @@
-"""How far the workers of a model are, seen from afar: what their outcomes tell, each of which is read once."""
+"""How far the workers of a model are, seen from afar: what their outcomes tell, each of which is
+read once.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ AT_ONCE = 16
 
 
 class ProgressReader:
-    """The units of a model that have an outcome, and those of them that did not end well. Of a unit that was done again, the last counts."""
+    """The units of a model that have an outcome, and those of them that did not end well.
+
+    Of a unit that was done again, the last counts.
+    """
 
     def __init__(self, store: S3Store, layout: Layout, model: str, units: int) -> None:
         self.store, self.layout, self.model = store, layout, model

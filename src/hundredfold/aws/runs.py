@@ -22,7 +22,10 @@ def new_record(
     options: Mapping[str, Any],
     code: str = "",
 ) -> Record:
-    """A run that nothing is done of, to be done by the code of that fingerprint. UsageError or SourceError if it cannot be."""
+    """A run that nothing is done of, to be done by the code of that fingerprint.
+
+    UsageError or SourceError if it cannot be.
+    """
     if not run or not all((c.isascii() and c.isalnum()) or c in "-_" for c in run) or len(run) > 80:
         raise UsageError(
             f"the run id {run!r} cannot be used",
@@ -35,7 +38,9 @@ def new_record(
     if missing:
         raise SourceError(
             f"the sources {', '.join(missing)} have no place",
-            hint=f"name it: --source {missing[0]}=s3://BUCKET/PREFIX/   or a path, which is uploaded",
+            hint=(
+                f"name it: --source {missing[0]}=s3://BUCKET/PREFIX/   or a path, which is uploaded"
+            ),
         )
     return _record(
         run, job, ref, {name: place for name, place in places.items() if place}, options, code
@@ -48,16 +53,24 @@ def entry_of(code: str, attempt: int) -> dict[str, Any]:
 
 
 def refuse_other_code(record: Record, code: str) -> None:
-    """Raise StateError where the functions hold other code than the run is being done by: it was deployed meanwhile."""
+    """Raise StateError where the functions hold other code than the run is being done by: it was
+    deployed meanwhile.
+    """
     if is_other(record, code):
         raise StateError(
-            f"other code was deployed while run {record.id} was at work: {code} instead of {record.options['code'][-1]['fingerprint']}",
-            hint=f"go on with it: hundredfold resume {record.id} {NEW_CODE}   or deploy the earlier code again, then: hundredfold resume {record.id}",
+            f"other code was deployed while run {record.id} was at work: {code} instead of "
+            f"{record.options['code'][-1]['fingerprint']}",
+            hint=(
+                f"go on with it: hundredfold resume {record.id} {NEW_CODE}   or deploy the "
+                f"earlier code again, then: hundredfold resume {record.id}"
+            ),
         )
 
 
 def is_other(record: Record, code: str) -> bool:
-    """Whether the code of a fingerprint is other than that by which a run was done last, as far as both are known."""
+    """Whether the code of a fingerprint is other than that by which a run was done last, as far as
+    both are known.
+    """
     known = record.options.get("code") or []
     return bool(code and known) and known[-1]["fingerprint"] != code
 
@@ -77,8 +90,10 @@ def _record(
 def begin_upload(
     run: str, sources: Mapping[str, str], job: Job, place: StackResources, ledger: DynamoLedger
 ) -> Record:
-    """Record a run that an upload began; its other sources are where the newest run had them that did not fail, or where the job says.
-    SourceError where one has no place: nobody is there to be told, so that is recorded as well."""
+    """Record a run that an upload began; its other sources are where the newest run had them that
+    did not fail, or where the job says. SourceError where one has no place: nobody is there to be
+    told, so that is recorded as well.
+    """
     before = [
         record
         for record in ledger.runs(job.name)

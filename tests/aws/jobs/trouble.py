@@ -1,7 +1,9 @@
-"""A job whose rows say what becomes of their unit: this module runs in the emulated functions, and in the test's own process.
+"""A job whose rows say what becomes of their unit: this module runs in the emulated functions, and
+in the test's own process.
 
-A unit is one row: its number, how it ends, and a file of this machine.  A call writes its unit's number into that file, so that a test
-can count calls; and where a file of that name with `.mended` is there, the function is mended, and every unit ends well.
+A unit is one row: its number, how it ends, and a file of this machine. A call writes its unit's
+number into that file, so that a test can count calls; and where a file of that name with `.mended`
+is there, the function is mended, and every unit ends well.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ def fills_the_memory() -> None:
 
 
 def kills_its_function() -> None:
-    """As the system does when a function as a whole takes too much memory: the process that Lambda knows is gone."""
+    """As the system does when a function as a whole takes too much memory: the process that Lambda
+    knows is gone.
+    """
     for process in psutil.Process().parents():
         if "awslambdaric" in " ".join(process.cmdline()):
             process.kill()
@@ -66,7 +70,9 @@ def writes_and_reads_where_it_may_not() -> None:
 
 
 def outlasts() -> None:
-    """Let this unit have begun long before its limit: however busy the machine is, no other unit comes near to that."""
+    """Let this unit have begun long before its limit: however busy the machine is, no other unit
+    comes near to that.
+    """
     from hundredfold.workers.child import UnitRunner
 
     for found in gc.get_objects():
@@ -150,7 +156,10 @@ job = Job(
         Model(
             "doubled",
             unit=("k",),
-            query=f"SELECT k, how, log, CASE how WHEN 'no number' THEN {TO_NUMBER}(log AS INTEGER) END AS number FROM tasks",
+            query=(
+                f"SELECT k, how, log, CASE how WHEN 'no number' THEN {TO_NUMBER}(log AS INTEGER) "
+                "END AS number FROM tasks"
+            ),
             work=doubled,
             time_limit=LIMIT_S,
         ),

@@ -1,8 +1,8 @@
 """An AWS account on one port of this machine, for tests.
 
-`launcher.py` runs MiniStack in an environment of its own (`make .venv-emulator/done`), fills in what it lacks, and
-listens on 127.0.0.1 only.  This side starts it, reaches it, and gives everything back: it ends with the process that
-started it, however that ends.
+`launcher.py` runs MiniStack in an environment of its own (`make .venv-emulator/done`), fills in
+what it lacks, and listens on 127.0.0.1 only. This side starts it, reaches it, and gives everything
+back: it ends with the process that started it, however that ends.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ class Emulator:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What the environment of a program must have so that boto3 there reaches this account, as its root, and no other."""
+        """What the environment of a program must have so that boto3 there reaches this account, as
+        its root, and no other.
+        """
         return {
             "AWS_ENDPOINT_URL": self.url,
             "AWS_ACCESS_KEY_ID": ACCOUNT,  # a key of 12 digits is the root of that account
@@ -100,14 +102,18 @@ class Emulator:
         }
 
     def environment(self, base: Mapping[str, str] = os.environ) -> dict[str, str]:
-        """A whole environment for a child process: `base` without its own AWS settings, and `variables`."""
+        """A whole environment for a child process: `base` without its own AWS settings, and
+        `variables`.
+        """
         return {
             name: value for name, value in base.items() if not name.startswith("AWS_")
         } | self.variables
 
     @contextmanager
     def reached(self) -> Iterator[Self]:
-        """Point this process's own environment, and so boto3 and Hundredfold in it, at this account; and back."""
+        """Point this process's own environment, and so boto3 and Hundredfold in it, at this
+        account; and back.
+        """
         from hundredfold.aws.adapters import session as place
 
         with pytest.MonkeyPatch.context() as patch:
@@ -123,11 +129,14 @@ class Emulator:
         boto3.DEFAULT_SESSION = None
         if now != self.url:
             raise EmulatorError(
-                f"{now} was reached at the end, and not {self.url}: such accounts may stand one in the other, but not overlap"
+                f"{now} was reached at the end, and not {self.url}: such accounts may stand one "
+                "in the other, but not overlap"
             )
 
     def client(self, service: str) -> Any:
-        """A client with all rights, also where IAM decides; it does not retry, so that a test sees the first error."""
+        """A client with all rights, also where IAM decides; it does not retry, so that a test sees
+        the first error.
+        """
         if service not in self._clients:
             self._clients[service] = self.client_of(service, ACCOUNT, "emulated")
         return self._clients[service]
@@ -150,12 +159,15 @@ class Emulator:
 
         `notice_duplicates`  share of S3's notifications (0.0 to 1.0) that arrive twice
         `notice_losses`      share that never arrive
-        `notice_delay`       each of them is late by up to so many seconds, and so they arrive in any order
+        `notice_delay`       each of them is late by up to so many seconds, and so they arrive in
+                             any order
         `notice_prefix`      only keys below this prefix are meant by the three above
         `seed`               the same seed, the same choices
-        `open_writers`       most buckets that one CREATE TABLE AS may write (HIVE_TOO_MANY_OPEN_PARTITIONS beyond)
+        `open_writers`       most buckets that one CREATE TABLE AS may write
+                             (HIVE_TOO_MANY_OPEN_PARTITIONS beyond)
         `athena_seconds`     how much longer each query takes
-        `ended_leases`       1: what a call of a function did not do comes back when the call ends, however long its lease is
+        `ended_leases`       1: what a call of a function did not do comes back when the call ends,
+                             however long its lease is
         """
         before = dict(self._settings)
         self._set(settings)
@@ -166,13 +178,17 @@ class Emulator:
             self._set({})
 
     def set_queue_time(self, now: float | None) -> None:
-        """Let SQS take `now` (seconds) for the time, so that leases end when a test says so; None lets its clock go again.
+        """Let SQS take `now` (seconds) for the time, so that leases end when a test says so; None
+        lets its clock go again.
 
-        S3 and the mappings of functions go by the world's clock: this is for tests of queues alone."""
+        S3 and the mappings of functions go by the world's clock: this is for tests of queues alone.
+        """
         self._set({"queue_time": now})
 
     def faults(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """What was done to notifications since the last reset: {"fault": "duplicate" | "loss" | "delay", "key": ...}."""
+        """What was done to notifications since the last reset: {"fault": "duplicate" | "loss" |
+        "delay", "key": ...}.
+        """
         path = self.folder / "faults.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         return [fault for fault in map(json.loads, lines) if kind in (None, fault["fault"])]
@@ -211,7 +227,8 @@ class Emulator:
                 [PYTHON, Path(__file__).with_name("launcher.py")],
                 env=self._server_environment(port),
                 cwd=self.folder,
-                stdin=subprocess.PIPE,  # it ends when this is closed, and so when this process ends in whatever way
+                # it ends when this is closed, and so when this process ends in whatever way
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -316,7 +333,8 @@ def _tree(pid: int) -> list[psutil.Process]:
 
 def _kill(process: psutil.Process) -> None:
     with suppress(psutil.NoSuchProcess):
-        process.kill()  # psutil looks at the start time first: a number that was given to another process is let be
+        # psutil looks at the start time first: a number that was given to another process is let be
+        process.kill()
 
 
 def _is_alive(process: psutil.Process) -> bool:

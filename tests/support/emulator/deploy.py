@@ -1,12 +1,18 @@
-"""Put a synthesized CDK assembly into the emulator, as the CDK CLI would: the assets first, then the stack.
+"""Put a synthesized CDK assembly into the emulator, as the CDK CLI would: the assets first, then
+the stack.
 
 These are changed on the way, and nothing else:
-- Python functions run under awslambdaric, Lambda's own runtime client, in an interpreter that the caller names, with
-  their memory size as a limit.  (The emulator's own Python runtime would run them in its environment, and gives every
-  error the same name.)  So their runtime becomes `provided.al2023`, and their zip gets a `bootstrap`.
-- `Deny` statements about aws:SecureTransport are left out: the emulator speaks plain HTTP, and they would refuse all.
+- Python functions run under awslambdaric, Lambda's own runtime client, in an interpreter that the
+  caller names, with
+  their memory size as a limit.  (The emulator's own Python runtime would run them in its
+  environment, and gives every
+  error the same name.)  So their runtime becomes `provided.al2023`, and their zip gets a
+  `bootstrap`.
+- `Deny` statements about aws:SecureTransport are left out: the emulator speaks plain HTTP, and they
+  would refuse all.
   That they are in the template is for a test of the template to see.
-- Alarms that calculate with several metrics are left out: the emulator has none, and would refuse the stack.
+- Alarms that calculate with several metrics are left out: the emulator has none, and would refuse
+  the stack.
 - The bootstrap stack of the CDK is not there; its buckets are made as they are named.
 """
 
@@ -52,9 +58,12 @@ def deploy(
     python: Path | str = sys.executable,
     memory_limit: bool = True,
 ) -> dict[str, str]:
-    """Create a stack of an assembly (`cdk.out`); its outputs. Without a name, the assembly's only stack.
+    """Create a stack of an assembly (`cdk.out`); its outputs.
 
-    `python`        interpreter of the functions: it must have awslambdaric and what their code imports
+    Without a name, the assembly's only stack.
+
+    `python`        interpreter of the functions: it must have awslambdaric and what their code
+                    imports
     `memory_limit`  hold each function to its memory size
     DeployError with CloudFormation's events if it cannot be made.
     """
@@ -85,7 +94,8 @@ def deploy(
     found = _settled(emulator, name)
     if found["StackStatus"] != "CREATE_COMPLETE":
         raise DeployError(
-            f"the stack {name} is {found['StackStatus']}\n{_events(emulator, name)}\n{emulator.log()}"
+            f"the stack {name} is "
+            f"{found['StackStatus']}\n{_events(emulator, name)}\n{emulator.log()}"
         )
     return {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
 
@@ -116,7 +126,8 @@ def _stack(assembly: Path, stack: str | None) -> tuple[str, str]:
         return next(iter(stacks.items()))
     if stack is None or stack not in stacks:
         raise DeployError(
-            f"wanted the stack {stack or 'that is alone'}, found {', '.join(sorted(stacks)) or 'none'} in {assembly}"
+            f"wanted the stack {stack or 'that is alone'}, found "
+            f"{', '.join(sorted(stacks)) or 'none'} in {assembly}"
         )
     return stack, stacks[stack]
 
@@ -191,7 +202,8 @@ def _runnable(template: dict[str, Any]) -> dict[str, Any]:
         if resource["Type"] == "AWS::Lambda::Function" and "S3Key" in properties.get("Code", {}):
             if properties.get("Layers"):
                 raise DeployError(
-                    f"the function {name} has layers, which the emulator does not give to such functions: put all into its zip"
+                    f"the function {name} has layers, which the emulator does not give to such "
+                    "functions: put all into its zip"
                 )
             if str(properties.get("Runtime", "")).startswith("python"):
                 properties["Runtime"] = "provided.al2023"
@@ -245,7 +257,8 @@ def _settled(emulator: Emulator, stack: str) -> dict[str, Any]:
     wait_until(
         settled,
         lambda: (
-            f"the stack {stack} is still {found['StackStatus']}\n{_events(emulator, stack)}\n{emulator.log()}"
+            f"the stack {stack} is still "
+            f"{found['StackStatus']}\n{_events(emulator, stack)}\n{emulator.log()}"
         ),
     )
     return found
@@ -265,6 +278,7 @@ def _events(emulator: Emulator, stack: str) -> str:
         if "FAILED" in event["ResourceStatus"] or "ROLLBACK" in event["ResourceStatus"]
     ]
     return "\n".join(
-        f"  {event['ResourceStatus']:<20} {event['ResourceType']} {event['LogicalResourceId']}: {event.get('ResourceStatusReason', '')}"
+        f"  {event['ResourceStatus']:<20} {event['ResourceType']} {event['LogicalResourceId']}: "
+        f"{event.get('ResourceStatusReason', '')}"
         for event in failed or events
     )

@@ -20,13 +20,17 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def adopt_orphans() -> None:
-    """What a function leaves behind becomes a child of this process, so that it can be found and ended."""
+    """What a function leaves behind becomes a child of this process, so that it can be found and
+    ended.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def end_with_parent() -> None:
-    """Whoever started this holds the other end of its standard input: when they go, in whatever way, so does this."""
+    """Whoever started this holds the other end of its standard input: when they go, in whatever
+    way, so does this.
+    """
     sys.stdin.buffer.read()
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):

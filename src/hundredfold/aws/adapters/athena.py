@@ -1,17 +1,19 @@
 """The warehouse on AWS: Athena over Parquet in S3, told in DuckDB's SQL.
 
-A query may take minutes, and a function that waits for it is paid for waiting.  So nothing here waits: a statement that has not run yet
-is raised as `Asked`, the state machine runs it, and the step is called again, finds its answer, and goes on to the next.  A step is
-therefore a program that asks the same questions in the same order each time it is called.
+A query may take minutes, and a function that waits for it is paid for waiting. So nothing here
+waits: a statement that has not run yet is raised as `Asked`, the state machine runs it, and the
+step is called again, finds its answer, and goes on to the next. A step is therefore a program that
+asks the same questions in the same order each time it is called.
 
-Types are DuckDB's: empty tables of the same columns stand in a DuckDB beside it, which says what a query gives before Athena has run
-it, and in which Athena's answers are put.  So a function is handed the same types here and there.
+Types are DuckDB's: empty tables of the same columns stand in a DuckDB beside it, which says what a
+query gives before Athena has run it, and in which Athena's answers are put. So a function is handed
+the same types here and there.
 
-What has come through this machine's reader, such as a CSV file, is checked here too, where its rows are at hand: they are `near` for
-as long as the step takes.  All else is Athena's work.
+What has come through this machine's reader, such as a CSV file, is checked here too, where its rows
+are at hand: they are `near` for as long as the step takes. All else is Athena's work.
 
-Athena keeps times to the millisecond.  What is finer is not rounded in silence: a source that holds such times is refused, and so is a
-query that reads them from an earlier model's results.
+Athena keeps times to the millisecond. What is finer is not rounded in silence: a source that holds
+such times is refused, and so is a query that reads them from an earlier model's results.
 """
 
 from __future__ import annotations
@@ -58,14 +60,18 @@ PARQUET = {
     },
 }
 WITH_PATH = "__with_path"  # behind a table's name: the same rows, and that column
-# what Athena says of an object that cannot be read; its other words about objects are of types that do not fit
+# what Athena says of an object that cannot be read; its other words about objects are of types that
+# do not fit
 UNREAD = re.compile(r"HIVE_CURSOR_ERROR|HIVE_CANNOT_OPEN_SPLIT|(Not valid|Malformed) Parquet file")
 MOST = 1_000  # translations that are kept for the next call of a step
 BLOCK = 2**26  # bytes of an answer that are read at a time; no row may be longer
 
 
 class QueryPending(BaseException):
-    """A statement that has to run before the step can go on. No Exception: nobody but the step's handler may catch it."""
+    """A statement that has to run before the step can go on.
+
+    No Exception: nobody but the step's handler may catch it.
+    """
 
     def __init__(self, sql: str, token: str, output: str) -> None:
         super().__init__(sql)
@@ -74,7 +80,8 @@ class QueryPending(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class QueryReply:
-    """What came of the statement that was asked last: its query's id, or Athena's words why it failed.
+    """What came of the statement that was asked last: its query's id, or Athena's words why it
+    failed.
 
     A statement that failed is asked again by the next execution of the run, and not by this one.
     """
@@ -86,7 +93,10 @@ class QueryReply:
 
 
 class AthenaWarehouse:
-    """SQL over a run's tables, by name. `scratch` is an empty folder of its own; `heard` answers what was asked last."""
+    """SQL over a run's tables, by name.
+
+    `scratch` is an empty folder of its own; `heard` answers what was asked last.
+    """
 
     replays = True
 
@@ -126,7 +136,10 @@ class AthenaWarehouse:
         return self.here.columns(select)
 
     def query(self, select: str) -> pa.Table:
-        """The rows of a query, in its order. One that reads only what is in memory is answered here."""
+        """The rows of a query, in its order.
+
+        One that reads only what is in memory is answered here.
+        """
         if not self._reads_afar(select):
             return self.here.query(select)
         batches = list(self._answer(select))
@@ -179,7 +192,9 @@ class AthenaWarehouse:
     def find_damage(
         self, source: str, paths: Sequence[str], error: QueryError
     ) -> SourceError | None:
-        """Return an error that names the object of a source whose damage made a query fail; None if it failed for another reason."""
+        """Return an error that names the object of a source whose damage made a query fail; None if
+        it failed for another reason.
+        """
         if not UNREAD.search(error.message):
             return None
         named = next((path for path in paths if path in error.message), None)
@@ -215,7 +230,9 @@ class AthenaWarehouse:
             self._keep_tables()
 
     def parquet(self, key: str) -> str:
-        """A Parquet object of the store, as it is now, or what was settled in its place, as a table in SQL."""
+        """A Parquet object of the store, as it is now, or what was settled in its place, as a table
+        in SQL.
+        """
         settled = _settled(key)
         if settled in self.tables:
             return quote(settled)
@@ -225,7 +242,8 @@ class AthenaWarehouse:
             raise KeyError(key) from None
         name = f"__at_{_slug(Path(key).stem)}_{_mark(key)}_{_mark(mark)}"
         if name not in self.tables:
-            own = f"processing/{self.layout.run}/objects/{name}/rows.parquet"  # a table is a folder: an object gets one of its own
+            # a table is a folder: an object gets one of its own
+            own = f"processing/{self.layout.run}/objects/{name}/rows.parquet"
             self.store.copy(key, own)
             file = pq.ParquetFile(ObjectFile(*split_address(address)))
             self.register(
@@ -240,7 +258,9 @@ class AthenaWarehouse:
         return quote(name)
 
     def settle(self, select: str, key: str) -> int:
-        """Write a query's rows, however many, so that later queries read them by `parquet(key)`; how many."""
+        """Write a query's rows, however many, so that later queries read them by `parquet(key)`;
+        how many.
+        """
         name = _settled(key)
         if self._reads_afar(select):
             self.create(name, select)
@@ -277,8 +297,11 @@ class AthenaWarehouse:
     def create(
         self, name: str, select: str, *, buckets: tuple[str, int] | None = None, at: str = ""
     ) -> GlueTable:
-        """A table of a query's rows. `buckets`: an integer column and how many values it has at most, each of which gets files of its
-        own; `at`: where, below processing/ of this run."""
+        """A table of a query's rows.
+
+        `buckets`: an integer column and how many values it has at most, each of which gets files of
+        its own; `at`: where, below processing/ of this run.
+        """
         identity = f"{name} {buckets}\n{self._identity(select)}"
         mark = _mark(identity)
         glue = self._glue_name(f"{name}_{mark}")
@@ -308,7 +331,8 @@ class AthenaWarehouse:
         self._run(
             identity,
             lambda: (
-                f"CREATE TABLE {quote(self.place.database)}.{quote(glue)} WITH ({given}) AS\n{self._translation(select, to_table)}"
+                f"CREATE TABLE {quote(self.place.database)}.{quote(glue)} WITH ({given}) "
+                f"AS\n{self._translation(select, to_table)}"
             ),
             before=lambda: self._clear(key, glue),
         )
@@ -373,8 +397,10 @@ class AthenaWarehouse:
                 client("glue").delete_table(DatabaseName=self.place.database, Name=name)
 
     def stand_again(self) -> None:
-        """Put the tables of a run that goes on back into the database: when it was done, they were taken out. StateError if their
-        objects have expired: a table without objects has no rows, and Athena does not mind."""
+        """Put the tables of a run that goes on back into the database: when it was done, they were
+        taken out. StateError if their objects have expired: a table without objects has no rows,
+        and Athena does not mind.
+        """
         there = self._in_database()
         for table in self.tables.values():
             self._refuse_expired(table)
@@ -386,9 +412,11 @@ class AthenaWarehouse:
     def _run(
         self, identity: str, written: Callable[[], str], before: Callable[[], None] = lambda: None
     ) -> str:
-        """The id of the query that ran a statement; Asked if none has; QueryError with Athena's words if it failed.
+        """The id of the query that ran a statement; Asked if none has; QueryError with Athena's
+        words if it failed.
 
-        A statement is known by its `identity`: to write it in Athena's SQL costs more than to find its answer.
+        A statement is known by its `identity`: to write it in Athena's SQL costs more than to find
+        its answer.
         """
         token = hashlib.sha256(f"{self.layout.run} {self.attempt}\n{identity}".encode()).hexdigest()
         record = self._below(f"queries/{token}.json")
@@ -408,7 +436,9 @@ class AthenaWarehouse:
         raise QueryPending(written(), token, self.store.where(f"athena/{self.layout.run}") + "/")
 
     def _answer(self, select: str) -> Iterator[pa.RecordBatch]:
-        """Athena's answer to a query, in the types that DuckDB gives the query; at least one part, which may be empty."""
+        """Athena's answer to a query, in the types that DuckDB gives the query; at least one part,
+        which may be empty.
+        """
         from pyarrow import csv
 
         schema = self.columns(select)
@@ -466,7 +496,9 @@ class AthenaWarehouse:
         return self._identity(self.views[name]) if name in self.views else self._sent(name).name
 
     def _table(self, name: str) -> GlueTable | None:
-        """The table that a name stands for: itself, with the paths of its rows, or all that a view gives."""
+        """The table that a name stands for: itself, with the paths of its rows, or all that a view
+        gives.
+        """
         view = re.fullmatch(r'SELECT \* FROM "(\w+)"', self.views.get(name, ""))
         return self.tables.get((view[1] if view else name).removesuffix(WITH_PATH))
 
@@ -561,8 +593,12 @@ class AthenaWarehouse:
         there = sum(1 for _ in self.store.list(prefix))
         if there < table.objects:
             raise StateError(
-                f"run {self.layout.run} cannot go on: of the {table.objects} objects that it kept at {table.location} there are {there}",
-                hint="what lies below processing/ expires: run the job again; how long it is kept: hundredfold deploy --keep-days",
+                f"run {self.layout.run} cannot go on: of the {table.objects} objects that it kept "
+                f"at {table.location} there are {there}",
+                hint=(
+                    "what lies below processing/ expires: run the job again; how long it is kept: "
+                    "hundredfold deploy --keep-days"
+                ),
             )
         self._looked.add(table.name)
 
@@ -583,7 +619,9 @@ class AthenaWarehouse:
             self.here.load(name + WITH_PATH, empty.append_column(PATH, pa.array([], pa.string())))
 
     def _attempt_of(self, name: str) -> int:
-        """Models may be done again in a later attempt, and what they are made of with them; sources may not, and objects go by their content."""
+        """Models may be done again in a later attempt, and what they are made of with them; sources
+        may not, and objects go by their content.
+        """
         return (
             0
             if name.startswith(("__raw_", "__numbered_", "__settled_", "__at_", "__sent_"))
@@ -632,11 +670,15 @@ class AthenaWarehouse:
             client("glue").delete_table(DatabaseName=self.place.database, Name=glue)
 
     def _glue_name(self, name: str) -> str:
-        """The name in the database: no two runs have one that begins alike, and Glue takes 255 letters."""
+        """The name in the database: no two runs have one that begins alike, and Glue takes 255
+        letters.
+        """
         return f"run_{_slug(self.layout.run)}_{_mark(self.layout.run)}__{_slug(name)}"
 
     def _keep_tables(self) -> None:
-        """What stands for what, for later calls: one object, since no two calls of a run's steps are at work at a time."""
+        """What stands for what, for later calls: one object, since no two calls of a run's steps
+        are at work at a time.
+        """
         put_json(
             self.store,
             self._below("tables.json"),

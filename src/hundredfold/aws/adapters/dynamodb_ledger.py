@@ -1,8 +1,9 @@
 """The ledger on AWS: a table of DynamoDB, an item per run.
 
-A record is read as it is now, the rules of the door make the next one of it, and it is written on the condition that its
-version is still the one that was read.  Who loses that race reads again and decides anew: the state machine writes into the
-same item.  The lists of runs come from two indexes, which follow the table within a second or so.
+A record is read as it is now, the rules of the door make the next one of it, and it is written on
+the condition that its version is still the one that was read. Who loses that race reads again and
+decides anew: the state machine writes into the same item. The lists of runs come from two indexes,
+which follow the table within a second or so.
 """
 
 from __future__ import annotations
@@ -68,7 +69,10 @@ class DynamoLedger:
         return self._record(item)
 
     def move(self, run: str, event: Event, *, step: str | None = None, reason: str = "") -> Record:
-        """Let `event` happen to the run, if its state allows it; the new record. `reason` replaces the last event's."""
+        """Let `event` happen to the run, if its state allows it; the new record.
+
+        `reason` replaces the last event's.
+        """
         return self._change(
             run, lambda record: transition(record, event, step, reason, self._clock())
         )
@@ -81,7 +85,9 @@ class DynamoLedger:
         counts: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Record:
-        """Write facts beside the state: the step it is at, counts and options (merged into those there)."""
+        """Write facts beside the state: the step it is at, counts and options (merged into those
+        there).
+        """
         return self._change(
             run, lambda record: annotate(record, step, counts, options, self._clock())
         )
@@ -119,7 +125,8 @@ class DynamoLedger:
             except ClientError as error:
                 if code(error) not in RACED:
                     raise
-                # boto3 asked more than once: the first may have been carried out, and its answer lost on the way
+                # boto3 asked more than once: the first may have been carried out, and its answer
+                # lost on the way
                 return (
                     error.response["ResponseMetadata"].get("RetryAttempts", 0) > 0
                     and self._item(record.id) == item
@@ -158,8 +165,12 @@ class DynamoLedger:
         missing = [name for name in (*TEXTS, "options", "counts", "version") if name not in item]
         if missing:
             raise HomeError(
-                f"the item {item['id']['S']} of the table {self.table} lacks {', '.join(missing)}: no run was recorded there before it was changed",
-                hint=f"look at it, and remove it: aws dynamodb delete-item --table-name {self.table} --key '{json.dumps({'id': item['id']})}'",
+                f"the item {item['id']['S']} of the table {self.table} lacks "
+                f"{', '.join(missing)}: no run was recorded there before it was changed",
+                hint=(
+                    "look at it, and remove it: aws dynamodb delete-item --table-name "
+                    f"{self.table} --key '{json.dumps({'id': item['id']})}'"
+                ),
             )
         texts = {name: item[name]["S"] for name in TEXTS}
         options, counts = json.loads(item["options"]["S"]), json.loads(item["counts"]["S"])

@@ -1,7 +1,8 @@
-"""What AWS says, in plain words: the right that is missing, the bucket that is not there, the credentials that have run out.
+"""What AWS says, in plain words: the right that is missing, the bucket that is not there, the
+credentials that have run out.
 
-No sentence here shows a credential.  What AWS says about a signature may quote a session token: it is not passed on, and the
-error that it came in is not chained to ours.
+No sentence here shows a credential. What AWS says about a signature may quote a session token: it
+is not passed on, and the error that it came in is not chained to ours.
 """
 
 from __future__ import annotations
@@ -64,7 +65,10 @@ BUSY = {
     "500",
     "503",
 }
-ACCOUNT_HINT = "sign in (aws sso login, or aws configure), name the profile with AWS_PROFILE, and see who you are: aws sts get-caller-identity"
+ACCOUNT_HINT = (
+    "sign in (aws sso login, or aws configure), name the profile with AWS_PROFILE, and see who "
+    "you are: aws sts get-caller-identity"
+)
 UNSIGNED = (
     NoCredentialsError,
     PartialCredentialsError,
@@ -91,9 +95,12 @@ RIGHTS = {  # where an operation and the right to it have different names
 
 @contextmanager
 def in_plain_words(place: str, done: str) -> Iterator[None]:
-    """Say as a HomeError why `place` cannot be `done` ("read", "written"): what AWS, or the way to it, reports in this block.
+    """Say as a HomeError why `place` cannot be `done` ("read", "written"): what AWS, or the way to
+    it, reports in this block.
 
-    What is wrong with our own call, as a parameter of another kind than AWS takes, is let through as it is."""
+    What is wrong with our own call, as a parameter of another kind than AWS takes, is let through
+    as it is.
+    """
     try:
         yield
     except ClientError as error:
@@ -118,7 +125,10 @@ def in_plain_words(place: str, done: str) -> Iterator[None]:
     except (HTTPClientError, ConnectionError) as error:
         raise HomeError(
             f"{place} cannot be {done}: AWS does not answer: {error}",
-            hint="look at the network, at AWS_REGION, and at AWS_ENDPOINT_URL if it is set; then hundredfold resume",
+            hint=(
+                "look at the network, at AWS_REGION, and at AWS_ENDPOINT_URL if it is set; then "
+                "hundredfold resume"
+            ),
         ) from error
     except ParamValidationError:
         raise
@@ -140,19 +150,28 @@ def _of_aws(error: ClientError, place: str, done: str) -> HomeError:
     cannot = f"{place} cannot be {done}"
     if name in DENIED:
         return HomeError(
-            f"{cannot}: these credentials have not the right {_right(error.operation_name, said)}: {said or name}",
-            hint="let the user or role have it (who that is: aws sts get-caller-identity); hundredfold doctor --backend aws checks all of them",
+            f"{cannot}: these credentials have not the right "
+            f"{_right(error.operation_name, said)}: {said or name}",
+            hint=(
+                "let the user or role have it (who that is: aws sts get-caller-identity); "
+                "hundredfold doctor --backend aws checks all of them"
+            ),
         )
     if name in GONE:
         return HomeError(
-            f"{cannot}: it is not there, in the account and region of these credentials: {said or name}",
-            hint="deploy the stack first (hundredfold deploy), or name another with AWS_PROFILE and AWS_REGION",
+            f"{cannot}: it is not there, in the account and region of these credentials: "
+            f"{said or name}",
+            hint=(
+                "deploy the stack first (hundredfold deploy), or name another with AWS_PROFILE "
+                "and AWS_REGION"
+            ),
         )
     if name in EXPIRED:
         return HomeError(f"{cannot}: the AWS credentials have expired ({name})", hint=ACCOUNT_HINT)
     if name in REFUSED:
         return HomeError(
-            f"{cannot}: AWS does not know these credentials, or this machine's clock is wrong ({name})",
+            f"{cannot}: AWS does not know these credentials, or this machine's clock is wrong "
+            f"({name})",
             hint=ACCOUNT_HINT,
         )
     if name in BUSY:
@@ -164,6 +183,8 @@ def _of_aws(error: ClientError, place: str, done: str) -> HomeError:
 
 
 def _right(operation: str, said: str) -> str:
-    """The right that is missing, as AWS names it in its answer, or as it follows from the operation."""
+    """The right that is missing, as AWS names it in its answer, or as it follows from the
+    operation.
+    """
     named = re.search(r"not authorized to perform: ([\w-]+:\w+)", said)
     return named[1] if named else RIGHTS.get(operation, operation)

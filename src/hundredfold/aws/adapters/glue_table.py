@@ -18,7 +18,9 @@ NAMED = 10_000  # characters of addresses that a statement names; more of them s
 
 @dataclass(frozen=True, slots=True)
 class GlueTable:
-    """A table in the Glue database: objects below a prefix, or (`only`) those of them that are named."""
+    """A table in the Glue database: objects below a prefix, or (`only`) those of them that are
+    named.
+    """
 
     database: str
     name: str
@@ -48,5 +50,7 @@ class GlueTable:
 
 
 def are_many(addresses: Sequence[str]) -> bool:
-    """Whether a statement does not write them out: then Athena opens what else lies beside them, too."""
+    """Whether a statement does not write them out: then Athena opens what else lies beside them,
+    too.
+    """
     return sum(len(literal(address)) + 2 for address in addresses) > NAMED

@@ -1,7 +1,7 @@
 """Types as Arrow, Glue and DuckDB name them, and the names of columns that a table on AWS can have.
 
-Athena keeps times to the millisecond, and names of columns in small letters; it has no time of day, no duration, and nothing unsigned
-above 32 bits.
+Athena keeps times to the millisecond, and names of columns in small letters; it has no time of day,
+no duration, and nothing unsigned above 32 bits.
 """
 
 from __future__ import annotations
@@ -155,7 +155,8 @@ def unsupported_columns(schema: pa.Schema) -> dict[str, str]:
             or not field.name
         ):
             found[field.name] = (
-                "such a name cannot be kept: it is empty, holds a comma or a control character, or begins or ends with a blank"
+                "such a name cannot be kept: it is empty, holds a comma or a control character, "
+                "or begins or ends with a blank"
             )
     return found
 

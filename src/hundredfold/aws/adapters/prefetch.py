@@ -1,7 +1,9 @@
-"""A store that reads ahead: what was listed will be asked for soon, and each object costs a round trip.
+"""A store that reads ahead: what was listed will be asked for soon, and each object costs a round
+trip.
 
-Collecting reads thousands of small objects one after the other, in the order of their names.  Here others are fetched meanwhile, within
-bounds: so many at a time, and so many bytes before they are asked for.
+Collecting reads thousands of small objects one after the other, in the order of their names. Here
+others are fetched meanwhile, within bounds: so many at a time, and so many bytes before they are
+asked for.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ MOST = 64 * 2**20  # bytes
 
 
 class PrefetchingStore:
-    """An S3Store, for as long as a `with`. Objects of one kind (`.ledger.arrow`, say) are expected in the order of a listing.
+    """An S3Store, for as long as a `with`.
+
+    Objects of one kind (`.ledger.arrow`, say) are expected in the order of a listing.
 
     `room`  bytes of each kind that may be here before they are asked for
     `kept`  a kind that has so many bytes at most is kept, for the next time it is asked for

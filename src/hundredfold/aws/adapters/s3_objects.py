@@ -61,14 +61,19 @@ def split_address(address: str) -> tuple[str, str]:
 
 
 def find_objects(source: str, place: str) -> list[Object]:
-    """The objects that an address names: one, all below a prefix, or those that match a pattern; SourceError if there are none.
-    As everywhere on AWS, names and folders that begin with _ or . are hidden."""
+    """The objects that an address names: one, all below a prefix, or those that match a pattern;
+    SourceError if there are none. As everywhere on AWS, names and folders that begin with _ or .
+    are hidden.
+    """
     found = ADDRESS.fullmatch(place)
     if not found or FORBIDDEN.search(found[2] or ""):
         raise SourceError(
             f"{source}: the place is {place!r}, wanted s3://BUCKET/KEY, s3://BUCKET/PREFIX/, s3://BUCKET/PREFIX/*.parquet or glue://DATABASE/TABLE,"
             " without quotes, backslashes, control characters and ..",
-            hint="AWS cannot read this machine's disk; a plain path is uploaded by `hundredfold run --backend aws`",
+            hint=(
+                "AWS cannot read this machine's disk; a plain path is uploaded by `hundredfold "
+                "run --backend aws`"
+            ),
         )
     bucket, wanted = found[1], found[2] or ""
     pattern = re.search(r"[*?\[]", wanted)
@@ -91,7 +96,11 @@ def find_objects(source: str, place: str) -> list[Object]:
         raise SourceError(
             f"{source}: there is no Parquet, CSV or JSON-lines object at {place}",
             problems=[f"there is {listed[key].address}" for key in (matching or list(listed))[:5]],
-            hint=f"name the place with --source {source}=s3://BUCKET/PREFIX/; names end with .parquet, .csv, .tsv, .jsonl or .ndjson (or one of the last four with .gz or .zst)",
+            hint=(
+                f"name the place with --source {source}=s3://BUCKET/PREFIX/; names end with "
+                ".parquet, .csv, .tsv, .jsonl or .ndjson (or one of the last four with .gz or "
+                ".zst)"
+            ),
         )
     refuse_tables(source, (f"/{name}" for name in names), _Folders(bucket, prefix, listed).names_in)
     refuse_unread(source, place, names)
@@ -99,7 +108,9 @@ def find_objects(source: str, place: str) -> list[Object]:
 
 
 def has_many(address: str) -> bool:
-    """Whether more objects may be at an address than one answer names, or these credentials may not list them."""
+    """Whether more objects may be at an address than one answer names, or these credentials may not
+    list them.
+    """
     found = ADDRESS.fullmatch(address)
     if not found:
         return False
@@ -113,7 +124,10 @@ def has_many(address: str) -> bool:
 
 
 def _with_bytes(objects: list[Object]) -> list[Object]:
-    """The objects without those of text that have no byte, unless all have none: they hold no row. A Parquet object has bytes or is damaged."""
+    """The objects without those of text that have no byte, unless all have none: they hold no row.
+
+    A Parquet object has bytes or is damaged.
+    """
     return [o for o in objects if o.size or kind_of_file(o.key) == "parquet"] or objects
 
 
@@ -130,7 +144,9 @@ class _Folders:
                 self._there.setdefault(above, [])
 
     def names_in(self, folder: str) -> list[str] | None:
-        """The names in a folder `/.../`; None where there is nothing below it, or where it may not be listed."""
+        """The names in a folder `/.../`; None where there is nothing below it, or where it may not
+        be listed.
+        """
         if folder in self._there or folder[1:].startswith(self._prefix):
             return self._there.get(folder)
         try:
@@ -183,7 +199,10 @@ def beside(objects: Sequence[Object], folder: str) -> list[Object]:
 
 
 def prints(addresses: Sequence[str]) -> list[list[Any]]:
-    """Address, size and entity tag of each object: equal prints are taken for equal contents. FileNotFoundError for one that is gone."""
+    """Address, size and entity tag of each object: equal prints are taken for equal contents.
+
+    FileNotFoundError for one that is gone.
+    """
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(_print, addresses))
 
@@ -198,7 +217,10 @@ def _print(address: str) -> list[Any]:
 
 
 class ObjectFile(io.RawIOBase):
-    """An object of S3 as a file that can be sought in: only what is read is fetched. PermissionError or FileNotFoundError if it cannot be."""
+    """An object of S3 as a file that can be sought in: only what is read is fetched.
+
+    PermissionError or FileNotFoundError if it cannot be.
+    """
 
     def __init__(self, bucket: str, key: str) -> None:
         self._bucket, self._key, self._at = bucket, key, 0

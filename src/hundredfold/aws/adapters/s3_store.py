@@ -1,7 +1,8 @@
 """The store on AWS: objects in a bucket of S3, below a prefix.
 
-S3 writes an object whole or not at all, keeps it before it answers, and shows it to everybody at once: what the door promises
-is what S3 does.  Who needs a file and not bytes gets one in this machine's temporary folder, and it does not outlive its use.
+S3 writes an object whole or not at all, keeps it before it answers, and shows it to everybody at
+once: what the door promises is what S3 does. Who needs a file and not bytes gets one in this
+machine's temporary folder, and it does not outlive its use.
 """
 
 from __future__ import annotations
@@ -63,10 +64,13 @@ REPLACED = (
 
 @dataclass(frozen=True)
 class S3Store:
-    """A Store in a bucket, below `prefix` ("" is the whole bucket). It holds no connection, and can be sent to another process.
+    """A Store in a bucket, below `prefix` ("" is the whole bucket).
 
-    Keys are limited by S3 to 1,024 bytes, prefix included. An upload of many parts whose process is killed leaves parts that no
-    listing shows: the bucket's lifecycle should abort incomplete uploads.
+    It holds no connection, and can be sent to another process.
+
+    Keys are limited by S3 to 1,024 bytes, prefix included. An upload of many parts whose process is
+    killed leaves parts that no listing shows: the bucket's lifecycle should abort incomplete
+    uploads.
     """
 
     bucket: str
@@ -84,16 +88,20 @@ class S3Store:
         return f"s3://{self.bucket}/{self._full(key)}"
 
     def put(self, key: str, data: bytes | pa.Buffer) -> None:
-        """Write whole or not at all, durable when the call returns; an object that is there is replaced."""
+        """Write whole or not at all, durable when the call returns; an object that is there is
+        replaced.
+        """
         full = self._full(key)
         with self._told(key, "written"):
             client("s3").put_object(Bucket=self.bucket, Key=full, Body=bytes(data))
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """Write where there is nothing, whole and durable when the call returns; False, and nothing changes, where there is an object.
+        """Write where there is nothing, whole and durable when the call returns; False, and nothing
+        changes, where there is an object.
 
-        S3 itself lets one writer of a key win, wherever the others are (`If-None-Match: *`). A write whose answer was lost is sent
-        again by boto3 and then refused, by our own object: so an object with the same bytes counts as written.
+        S3 itself lets one writer of a key win, wherever the others are (`If-None-Match: *`). A
+        write whose answer was lost is sent again by boto3 and then refused, by our own object: so
+        an object with the same bytes counts as written.
         """
         full = self._full(key)
         with self._told(key, "written"):
@@ -122,7 +130,9 @@ class S3Store:
         yield self.get(key)
 
     def get_marked(self, key: str, mark: str) -> pa.Buffer:
-        """The object's bytes; KeyError if there is none, DamagedFile if it is not the one that had this mark, as `marks` gives it."""
+        """The object's bytes; KeyError if there is none, DamagedFile if it is not the one that had
+        this mark, as `marks` gives it.
+        """
         full = self._full(key)
         size, _, etag = mark.partition(" ")
         with self._told(key, "read"), self._absent(key):
@@ -173,7 +183,9 @@ class S3Store:
                 self._remove(some)
 
     def copy(self, source: str, target: str) -> None:
-        """Make `target` a copy of `source` within S3, whole or not at all; KeyError if there is no `source`."""
+        """Make `target` a copy of `source` within S3, whole or not at all; KeyError if there is no
+        `source`.
+        """
         there, here = self._full(source), self._full(target)
         with self._told(target, f"copied from {self.where(source)}"), self._absent(source):
             self._steady(
@@ -183,7 +195,9 @@ class S3Store:
 
     @contextmanager
     def writing(self, key: str) -> Iterator[Path]:
-        """A path to write to, on this machine; it becomes the object when the block ends, whole and durable, and nothing if it raises."""
+        """A path to write to, on this machine; it becomes the object when the block ends, whole and
+        durable, and nothing if it raises.
+        """
         full, suffix = self._full(key), PurePosixPath(key).suffix
         with (
             self._on_disk(key),
@@ -201,7 +215,9 @@ class S3Store:
             client("s3").upload_file(str(path), self.bucket, full)
 
     def fetch(self, key: str) -> Path:
-        """A copy of the object as it is now, in a file of this machine that is there until `close`; KeyError if there is none."""
+        """A copy of the object as it is now, in a file of this machine that is there until `close`;
+        KeyError if there is none.
+        """
         full = self._full(key)
         with self._on_disk(key), self._told(key, "read"), self._absent(key):
             path = self._copies.new(PurePosixPath(key).suffix)
@@ -299,8 +315,11 @@ class S3Store:
             raise
 
     def _is_absent(self, key: str) -> bool:
-        """Whether the bucket's listing has no such object. What is not there, S3 calls forbidden if the right to list ends at some
-        prefixes; and where the object is missing, a HEAD cannot say that it was the bucket."""
+        """Whether the bucket's listing has no such object.
+
+        What is not there, S3 calls forbidden if the right to list ends at some prefixes; and where
+        the object is missing, a HEAD cannot say that it was the bucket.
+        """
         full = self._full(key)
         try:
             found = client("s3").list_objects_v2(Bucket=self.bucket, Prefix=full, MaxKeys=1)
@@ -315,18 +334,26 @@ class S3Store:
 
     @contextmanager
     def _on_disk(self, key: str) -> Iterator[None]:
-        """Say as a HomeError what goes wrong with the file that stands for the object on this machine."""
+        """Say as a HomeError what goes wrong with the file that stands for the object on this
+        machine.
+        """
         try:
             yield
         except OSError as error:
             raise HomeError(
-                f"{self.where(key)} cannot go through a file of this machine, in {tempfile.gettempdir()}: {error.strerror or error}",
-                hint="make room there, or name another folder with TMPDIR; a Lambda function has as much as its ephemeral storage",
+                f"{self.where(key)} cannot go through a file of this machine, in "
+                f"{tempfile.gettempdir()}: {error.strerror or error}",
+                hint=(
+                    "make room there, or name another folder with TMPDIR; a Lambda function has "
+                    "as much as its ephemeral storage"
+                ),
             ) from error
 
 
 class Copies:
-    """A temporary folder for the objects that were fetched: made for the first, gone with the process at the latest."""
+    """A temporary folder for the objects that were fetched: made for the first, gone with the
+    process at the latest.
+    """
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -349,7 +376,8 @@ class Copies:
 
 
 def _has_tag(content: bytes, etag: str, answer: Mapping[str, Any]) -> bool:
-    """Whether bytes have their object's entity tag, which is their MD5 where S3 encrypts with its own keys (the default).
+    """Whether bytes have their object's entity tag, which is their MD5 where S3 encrypts with its
+    own keys (the default).
 
     With keys of KMS, and for an upload of several parts, it is another number: True.
     """

@@ -1,4 +1,6 @@
-"""Where a stack's things are: the names of its bucket, queue, table and so on, and the clients that reach them."""
+"""Where a stack's things are: the names of its bucket, queue, table and so on, and the clients that
+reach them.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ ATTEMPTS = 8  # throttling is normal where a thousand workers begin at once
 
 @cache
 def client(service: str) -> Any:
-    """A client of an AWS service, one for each process; credentials, region and endpoint come from the usual environment."""
+    """A client of an AWS service, one for each process; credentials, region and endpoint come from
+    the usual environment.
+    """
     with _making:
         return boto3.client(
             service,
@@ -32,7 +36,9 @@ def client(service: str) -> Any:
 
 
 def caller() -> str:
-    """Return the ARN of the IAM principal whose credentials these are, "" where STS cannot be asked."""
+    """Return the ARN of the IAM principal whose credentials these are, "" where STS cannot be
+    asked.
+    """
     try:
         return str(client("sts").get_caller_identity()["Arn"])
     except (BotoCoreError, ClientError, KeyError):
@@ -40,7 +46,8 @@ def caller() -> str:
 
 
 def code_of_image(function: str) -> str:
-    """Return the fingerprint of the image that a Lambda function runs: its digest, also where it was named by a tag.
+    """Return the fingerprint of the image that a Lambda function runs: its digest, also where it
+    was named by a tag.
 
     "" for a function that is no image, or that these credentials may not look at.
     """
@@ -66,7 +73,9 @@ if hasattr(os, "register_at_fork"):
 
 @dataclass(frozen=True, slots=True)
 class StackResources:
-    """One stack. Every function has these in its environment, and the stack has them among its outputs."""
+    """One stack. Every function has these in its environment, and the stack has them among its
+    outputs.
+    """
 
     job: str
     bucket: str
@@ -90,13 +99,18 @@ class StackResources:
 
     @classmethod
     def of_stack(cls, stack: str) -> StackResources:
-        """The stack of that name in the account and region of the credentials; UsageError if there is none."""
+        """The stack of that name in the account and region of the credentials; UsageError if there
+        is none.
+        """
         try:
             found = client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]
         except (ClientError, BotoCoreError) as error:
             raise UsageError(
                 f"there is no stack {stack!r} that these credentials can see: {error}",
-                hint="deploy it first: hundredfold deploy MODULE:JOB   or name it with --stack; AWS_PROFILE and AWS_REGION say where",
+                hint=(
+                    "deploy it first: hundredfold deploy MODULE:JOB   or name it with --stack; "
+                    "AWS_PROFILE and AWS_REGION say where"
+                ),
             ) from error
         outputs = {
             output["OutputKey"].lower(): output["OutputValue"]

@@ -1,9 +1,11 @@
 """Where a source's rows are on AWS: objects in S3, or a table in Glue.
 
-Parquet is read where it lies.  Text, and Parquet files whose columns differ, go through the reader of this machine first, which keeps
-every row's place and every line that is none, and become one Parquet object that Athena can read.
+Parquet is read where it lies. Text, and Parquet files whose columns differ, go through the reader
+of this machine first, which keeps every row's place and every line that is none, and become one
+Parquet object that Athena can read.
 
-What was found first is kept: a step is called again after each of its queries, and may not read other objects then.
+What was found first is kept: a step is called again after each of its queries, and may not read
+other objects then.
 """
 
 from __future__ import annotations
@@ -95,7 +97,10 @@ def attach(
 
 
 def _folders(source: str, place: str, objects: Sequence[Object]) -> list[list[str]]:
-    """The folders KEY=VALUE that give columns to each object. The reader of this machine adds them, so that they are the same there."""
+    """The folders KEY=VALUE that give columns to each object.
+
+    The reader of this machine adds them, so that they are the same there.
+    """
     wanted = split_address(place)[1]
     pattern = re.search(r"[*?\[]", wanted)
     base = wanted[: pattern.start()].rpartition("/")[0] if pattern else wanted.rstrip("/")
@@ -139,7 +144,8 @@ def _objects_of_a_kind(source: str, place: str) -> tuple[list[Object], str]:
 def check_place(source: str, place: str) -> None:
     """Check, before a run is recorded, that a place is there: an address of S3, or a table of Glue.
 
-    What the caller's credentials may not see, and more objects than one answer of S3 names, are left to the run.
+    What the caller's credentials may not see, and more objects than one answer of S3 names, are
+    left to the run.
 
     Raises:
         SourceError: nothing is there that can be read.
@@ -156,11 +162,17 @@ def check_place(source: str, place: str) -> None:
 
 
 def refuse_csv(source: Source, place: str) -> None:
-    """Raise SourceError where `csv=` would have no effect: what the files of a table in Glue are like, its entry there says."""
+    """Raise SourceError where `csv=` would have no effect: what the files of a table in Glue are
+    like, its entry there says.
+    """
     if GLUE.fullmatch(place) and source.csv != Csv():
         raise SourceError(
-            f"{source.name}: {place} is a table in Glue, whose own entry says how its files are written, and csv= is declared too",
-            hint=f"name the files: --source {source.name}=s3://BUCKET/PREFIX/   or leave csv= out, and set delimiter and nulls in Glue",
+            f"{source.name}: {place} is a table in Glue, whose own entry says how its files are "
+            "written, and csv= is declared too",
+            hint=(
+                f"name the files: --source {source.name}=s3://BUCKET/PREFIX/   or leave csv= out, "
+                "and set delimiter and nulls in Glue"
+            ),
         )
 
 
@@ -175,8 +187,9 @@ def _no_table(source: str, place: str) -> SourceError:
 
 
 def _schemas(source: str, objects: Sequence[Object]) -> list[pa.Schema]:
-    """The columns of each Parquet object, of the types that this machine would read; SourceError for one that cannot be read, and for
-    times that are finer than Athena keeps."""
+    """The columns of each Parquet object, of the types that this machine would read; SourceError
+    for one that cannot be read, and for times that are finer than Athena keeps.
+    """
 
     def read(o: Object) -> pa.Schema:
         try:
@@ -214,7 +227,8 @@ def _refuse_finer(source: str, o: Object, file: pq.ParquetFile) -> None:
         bad = [name for name in fine if has_sub_millisecond(rows.column(name))]
         if bad:
             raise SourceError(
-                f"{source}: {o.address} holds times finer than a millisecond in {', '.join(bad)}, and Athena would round them",
+                f"{source}: {o.address} holds times finer than a millisecond in {', '.join(bad)}, "
+                "and Athena would round them",
                 hint="write them rounded to the millisecond, or as text or whole numbers",
             )
 
@@ -228,7 +242,9 @@ def _what_is(o: Object) -> str:
 
 
 def _hidden_to_athena(objects: Sequence[Object]) -> bool:
-    """Whether Athena leaves out objects of a table at their folder: partitions too, if their names begin with _ or ."""
+    """Whether Athena leaves out objects of a table at their folder: partitions too, if their names
+    begin with _ or .
+    """
     at = len(_folder_of(objects))
     return any(part.startswith((".", "_")) for o in objects for part in o.key[at:].split("/"))
 
@@ -245,11 +261,14 @@ def _register(
 
 
 def _refuse_others(source: str, objects: Sequence[Object]) -> None:
-    """SourceError for objects among a source's that Athena would open as Parquet, and that are none."""
+    """SourceError for objects among a source's that Athena would open as Parquet, and that are
+    none.
+    """
     others = beside(objects, _folder_of(objects))
     if others:
         raise SourceError(
-            f"{source}: among its {len(objects):,} objects lie others, and Athena would open them as Parquet",
+            f"{source}: among its {len(objects):,} objects lie others, and Athena would open them "
+            "as Parquet",
             problems=[o.address for o in others],
             hint="move them to another place, or let their names begin with _",
         )
@@ -260,7 +279,10 @@ def _in_place(
 ) -> Attached:
     _refuse_changed(source, objects)
     plain = ", ".join(map(quote, warehouse.tables[name].arrow.names))
-    select = f"SELECT {plain}, {quote(PATH)} AS __file, CAST(NULL AS BIGINT) AS __row FROM {warehouse.with_path(name)}"
+    select = (
+        f"SELECT {plain}, {quote(PATH)} AS __file, CAST(NULL AS BIGINT) AS __row FROM "
+        f"{warehouse.with_path(name)}"
+    )
     attached = Attached(
         select,
         warehouse.columns(select),
@@ -275,7 +297,9 @@ def _in_place(
 
 
 def _refuse_changed(source: str, objects: Sequence[Object]) -> None:
-    """SourceError where an object is not what it was when it was found: a run reads one state of its sources."""
+    """SourceError where an object is not what it was when it was found: a run reads one state of
+    its sources.
+    """
     try:
         now = prints([o.address for o in objects])
     except FileNotFoundError as error:
@@ -291,7 +315,10 @@ def _refuse_changed(source: str, objects: Sequence[Object]) -> None:
 
 
 def _numbered(warehouse: AthenaWarehouse, source: str, select: str, raw: Attached) -> Attached:
-    """The rows with a number each. Parquet files have no order in Athena: the number is any, and is kept."""
+    """The rows with a number each.
+
+    Parquet files have no order in Athena: the number is any, and is kept.
+    """
     name = f"__numbered_{source}"
     warehouse.keep(
         name,
@@ -327,7 +354,10 @@ def _in_glue(
     stands = warehouse.tables[name]
     where = quote(PATH) if stands.paths else literal(f"{database}.{table}")
     plain = ", ".join(map(quote, stands.arrow.names))
-    select = f"SELECT {plain}, {where} AS __file, CAST(NULL AS BIGINT) AS __row FROM {warehouse.with_path(name) if stands.paths else quote(name)}"
+    select = (
+        f"SELECT {plain}, {where} AS __file, CAST(NULL AS BIGINT) AS __row FROM "
+        f"{warehouse.with_path(name) if stands.paths else quote(name)}"
+    )
     attached = Attached(select, warehouse.columns(select), False, None, None)
     attached.exact = False
     attached.numbered = lambda: _numbered(warehouse, source, select, attached)
@@ -395,7 +425,8 @@ def _staged(
     if name not in warehouse.tables:
         if total > STAGED_MOST:
             raise SourceError(
-                f"{source}: {total / 2**30:.1f} GiB of {kind} are too much to be read by one function, which takes {STAGED_MOST / 2**30:.1f} GiB",
+                f"{source}: {total / 2**30:.1f} GiB of {kind} are too much to be read by one "
+                f"function, which takes {STAGED_MOST / 2**30:.1f} GiB",
                 hint=_too_much(source, kind, any(folders)),
             )
         with DuckWarehouse(
@@ -430,10 +461,16 @@ def _staged(
 
 def _too_much(source: str, kind: str, parted: bool) -> str:
     """What to do with a source that one function cannot read."""
-    table = f"make a table of it in Glue (a crawler, or CREATE EXTERNAL TABLE in Athena) and name that: --source {source}=glue://DATABASE/TABLE"
+    table = (
+        "make a table of it in Glue (a crawler, or CREATE EXTERNAL TABLE in Athena) and name "
+        f"that: --source {source}=glue://DATABASE/TABLE"
+    )
     if kind == "parquet" and parted:
         return f"{table}: there, its folders KEY=VALUE are partitions"
-    return f"write it as Parquet, all files with the same columns: Athena reads that where it lies; or {table}"
+    return (
+        "write it as Parquet, all files with the same columns: Athena reads that where it lies; "
+        f"or {table}"
+    )
 
 
 def _read_here(
@@ -447,8 +484,9 @@ def _read_here(
     folder: str,
     bad: str,
 ) -> tuple[pa.Schema, list[dict[str, Any]]]:
-    """Fetch the objects, read them with this machine's reader, and write the rows and the malformed lines; the rows' columns, and how
-    CSV files are written."""
+    """Fetch the objects, read them with this machine's reader, and write the rows and the malformed
+    lines; the rows' columns, and how CSV files are written.
+    """
     source = declared.name
     root = root.resolve()
     addresses = _fetched(source, objects, folders, root / "objects")
@@ -476,7 +514,10 @@ def _read_files(
     reader.load(
         "addresses", pa.table({"path": list(addresses), "address": list(addresses.values())})
     )
-    rows = f"SELECT r.* REPLACE (a.address AS __file) FROM ({found.select}) AS r JOIN addresses AS a ON a.path = r.__file"
+    rows = (
+        f"SELECT r.* REPLACE (a.address AS __file) FROM ({found.select}) AS r JOIN addresses AS a "
+        "ON a.path = r.__file"
+    )
     columns = reader.columns(rows)
     refuse_misfits(source, columns)
     _refuse_finer_texts(source, reader, rows, columns, wanted)
@@ -516,7 +557,9 @@ def _naming(addresses: Mapping[str, str]) -> Iterator[None]:
 def _fetched(
     source: str, objects: Sequence[Object], folders: Sequence[Sequence[str]], root: Path
 ) -> dict[str, str]:
-    """Each object as a file named by its number, whatever its key: paths, and the addresses that they stand for."""
+    """Each object as a file named by its number, whatever its key: paths, and the addresses that
+    they stand for.
+    """
     root.mkdir(parents=True, exist_ok=True)
     addresses = {}
     for number, o in enumerate(objects):
@@ -540,7 +583,9 @@ def _fetched(
 def _refuse_finer_texts(
     source: str, reader: DuckWarehouse, rows: str, columns: pa.Schema, wanted: Mapping[str, Any]
 ) -> None:
-    """SourceError for times finer than Athena keeps: written as such, or in a column that is to become times."""
+    """SourceError for times finer than Athena keeps: written as such, or in a column that is to
+    become times.
+    """
     texts = [
         name
         for name, column in wanted.items()
@@ -557,18 +602,22 @@ def _refuse_finer_texts(
     if not tests:
         return
     found = reader.query(
-        f"SELECT {', '.join(f'{test} AS {quote(name)}' for name, test in tests.items())} FROM ({rows}) AS r"
+        f"SELECT {', '.join(f'{test} AS {quote(name)}' for name, test in tests.items())} FROM "
+        f"({rows}) AS r"
     ).to_pylist()[0]
     bad = [name for name, is_so in found.items() if is_so]
     if bad:
         raise SourceError(
-            f"{source} holds times finer than a millisecond in {', '.join(bad)}, and Athena would round them",
+            f"{source} holds times finer than a millisecond in {', '.join(bad)}, and Athena would "
+            "round them",
             hint="write them rounded to the millisecond",
         )
 
 
 def _as_snappy(before: Path, after: Path) -> None:
-    """The file again, in the compression that every reader on AWS knows, without holding it in memory."""
+    """The file again, in the compression that every reader on AWS knows, without holding it in
+    memory.
+    """
     file = pq.ParquetFile(before)
     with pq.ParquetWriter(after, file.schema_arrow, compression="snappy") as writer:
         for batch in file.iter_batches():

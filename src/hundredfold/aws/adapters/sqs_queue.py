@@ -1,7 +1,8 @@
 """The queue on AWS: two queues of SQS, one for the work and one for its dead letters.
 
-The visibility timeout, and how often a message is handed out before it is a dead letter, are attributes of the queues.
-SQS answers for what is on many servers, and says so: what is about right only, the methods tell.
+The visibility timeout, and how often a message is handed out before it is a dead letter, are
+attributes of the queues. SQS answers for what is on many servers, and says so: what is about right
+only, the methods tell.
 """
 
 from __future__ import annotations
@@ -48,10 +49,12 @@ class SqsQueue:
     """A Queue on SQS. It holds no connection, and can be sent to another process.
 
     `url`, `dead_url`  of the queue for the work, and of its dead-letter queue
-    `linger`           whole seconds to wait for one more dead letter; 0 asks a part of SQS's servers only
+    `linger`           whole seconds to wait for one more dead letter; 0 asks a part of SQS's
+                       servers only
 
-    SQS holds no empty message, none of more than 1 MiB, and no control characters.  Its order is none; a message may be handed
-    out twice; `receive` without waiting asks a part of the servers only, and may find nothing where there is something.
+    SQS holds no empty message, none of more than 1 MiB, and no control characters. Its order is
+    none; a message may be handed out twice; `receive` without waiting asks a part of the servers
+    only, and may find nothing where there is something.
     """
 
     url: str
@@ -60,15 +63,20 @@ class SqsQueue:
     sleep: Callable[[float], object] = time.sleep
 
     def send(self, bodies: Sequence[str]) -> None:
-        """Add messages. ValueError before anything is sent if SQS cannot hold one; HomeError if it did not take all: it may have
-        taken some."""
+        """Add messages.
+
+        ValueError before anything is sent if SQS cannot hold one; HomeError if it did not take all:
+        it may have taken some.
+        """
         batches = [*batched(map(_checked, bodies))]
         with ThreadPoolExecutor(max(1, min(SENDERS, len(batches)))) as pool:
             for _ in pool.map(self._send, batches):
                 pass  # raises what a thread raised
 
     def refuse(self, body: str, reason: str) -> None:
-        """Put a message that is not ours to the dead letters, with the reason in its attribute `reason`."""
+        """Put a message that is not ours to the dead letters, with the reason in its attribute
+        `reason`.
+        """
         said = {"reason": {"DataType": "String", "StringValue": reason[:1000]}}
         with self._told("refused to", self.dead_url):
             client("sqs").send_message(
@@ -76,7 +84,9 @@ class SqsQueue:
             )
 
     def receive(self, wait: float = 0.0) -> Delivery | None:
-        """Lease one message for the visibility timeout; wait up to `wait` seconds, rounded up, for one."""
+        """Lease one message for the visibility timeout; wait up to `wait` seconds, rounded up, for
+        one.
+        """
         left = wait
         while True:
             poll = ceil(min(LONGEST_POLL, max(0.0, left)))
@@ -91,8 +101,11 @@ class SqsQueue:
                 return None
 
     def extend(self, receipt: str, seconds: float) -> bool:
-        """Lease it `seconds` longer, rounded up, from now; 0 gives it back at once. False if the lease was lost, or would last more
-        than the 12 hours that SQS allows for one delivery."""
+        """Lease it `seconds` longer, rounded up, from now; 0 gives it back at once.
+
+        False if the lease was lost, or would last more than the 12 hours that SQS allows for one
+        delivery.
+        """
         lease = ceil(min(LONGEST_LEASE, max(0.0, seconds)))
         return self._holds(
             "extended",
@@ -102,17 +115,23 @@ class SqsQueue:
         )
 
     def delete(self, receipt: str) -> bool:
-        """It is done. False if SQS knows that the lease was lost; it may be True and be handed out again."""
+        """It is done.
+
+        False if SQS knows that the lease was lost; it may be True and be handed out again.
+        """
         return self._holds(
             "deleted from",
             lambda: client("sqs").delete_message(QueueUrl=self.url, ReceiptHandle=receipt),
         )
 
     def dead(self) -> Sequence[str]:
-        """The bodies of the dead letters, the oldest first; those that another reads in this moment are not among them.
+        """The bodies of the dead letters, the oldest first; those that another reads in this moment
+        are not among them.
 
-        A message that ran out of leases is a dead letter once somebody asks for messages again.  While they are read, the letters
-        are leased; they are given back at the end, and two minutes later if this process dies."""
+        A message that ran out of leases is a dead letter once somebody asks for messages again.
+        While they are read, the letters are leased; they are given back at the end, and two minutes
+        later if this process dies.
+        """
         found: dict[str, dict[str, Any]] = {}
         try:
             while fresh := self._letters(found):
@@ -127,13 +146,18 @@ class SqsQueue:
         ]
 
     def purge(self) -> None:
-        """Forget all messages, dead letters included. It takes a minute: what is sent before its end, SQS may forget too."""
+        """Forget all messages, dead letters included.
+
+        It takes a minute: what is sent before its end, SQS may forget too.
+        """
         for url in (self.url, self.dead_url):
             self._purge(url)
         self.sleep(PURGING)
 
     def depth(self) -> Depth:
-        """About how many messages are waiting, in flight and dead: SQS's figures settle a minute after the last change."""
+        """About how many messages are waiting, in flight and dead: SQS's figures settle a minute
+        after the last change.
+        """
         with self._told("counted"):
             waiting, in_flight = self._counts(self.url)
             return Depth(waiting, in_flight, sum(self._counts(self.dead_url)))
@@ -216,13 +240,17 @@ class SqsQueue:
                 try:
                     client("sqs").purge_queue(QueueUrl=url)
                     return
-                except ClientError as error:  # one purge a minute is allowed, and the one before may not forget what came after it
+                except ClientError as error:
+                    # one purge a minute is allowed, and the one before may not forget what came
+                    # after it
                     if code(error) not in PURGED_LATELY or pause is None:
                         raise
             self.sleep(pause)
 
     def _counts(self, url: str) -> tuple[int, int]:
-        """About how many messages of a queue can be received, now or after a delay, and how many are leased."""
+        """About how many messages of a queue can be received, now or after a delay, and how many
+        are leased.
+        """
         names = (
             "ApproximateNumberOfMessages",
             "ApproximateNumberOfMessagesDelayed",
@@ -260,6 +288,7 @@ def _checked(body: str) -> str:
     size = len(body.encode())
     if not 0 < size <= LARGEST or UNSENDABLE.search(body):
         raise ValueError(
-            f"{body[:60]!r} ({size:,} bytes) cannot be a message of SQS: wanted 1 to {LARGEST:,} bytes of text, without control characters"
+            f"{body[:60]!r} ({size:,} bytes) cannot be a message of SQS: wanted 1 to {LARGEST:,} "
+            "bytes of text, without control characters"
         )
     return body

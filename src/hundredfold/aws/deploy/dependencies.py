@@ -1,4 +1,5 @@
-"""What a job imports, found by importing it in a process of its own: `python -m hundredfold.aws.deploy.dependencies JOB`.
+"""What a job imports, found by importing it in a process of its own: `python -m
+hundredfold.aws.deploy.dependencies JOB`.
 
 A process that has done other things has more in memory than the job needs.
 """
@@ -33,8 +34,10 @@ class Imports:
     `ref`        the job as module:attribute
     `folder`     where its declaration lies: what its queries are relative to
     `queries`    the .sql files that it names, relative to `folder`
-    `code`       the user's own: a package's folder or a module's file, by the name it is imported by
-    `installed`  the packages that this code imports, at once or in a function, with their versions: {"numpy": "2.4.6"}
+    `code`       the user's own: a package's folder or a module's file, by the name it is imported
+                 by
+    `installed`  the packages that this code imports, at once or in a function, with their versions:
+                 {"numpy": "2.4.6"}
     `modules`    every module that was loaded
     """
 
@@ -90,7 +93,10 @@ def _look(ref: str) -> Imports:
 
 
 def _is_own(module: ModuleType) -> bool:
-    """Whether it is the user's: neither Python's, nor ours, nor installed. What this package brings beside itself is the user's."""
+    """Whether it is the user's: neither Python's, nor ours, nor installed.
+
+    What this package brings beside itself is the user's.
+    """
     file = getattr(module, "__file__", None)
     name = module.__name__.partition(".")[0]
     if not file or name in (OURS, "__main__", "__mp_main__"):
@@ -131,8 +137,9 @@ def _queries(job: Job) -> Iterator[str]:
 
 
 def _asked(module: ModuleType) -> set[str]:
-    """The top names of all that a module may import when it is used: what can be imported here must be there too, or the
-    same function would go another way."""
+    """The top names of all that a module may import when it is used: what can be imported here must
+    be there too, or the same function would go another way.
+    """
     try:
         tree = ast.parse(Path(str(module.__file__)).read_bytes())
     except (SyntaxError, ValueError, OSError):

@@ -1,8 +1,9 @@
 """`hundredfold deploy` and `destroy`.
 
-deploy packages the job, synthesizes its stack, and hands the assembly to the CDK's own command line, which uploads and
-creates.  What is deployed is therefore what `--synth` writes, to the byte.  destroy needs neither the job nor the CDK: it
-asks CloudFormation to delete the stack of that name, and lets the bucket with the releases be.
+deploy packages the job, synthesizes its stack, and hands the assembly to the CDK's own command
+line, which uploads and creates. What is deployed is therefore what `--synth` writes, to the byte.
+destroy needs neither the job nor the CDK: it asks CloudFormation to delete the stack of that name,
+and lets the bucket with the releases be.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class DeployError(HundredfoldError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeployOptions:
-    """What is to be deployed: how the stack should be (the fields of `Settings`), and what its package should hold."""
+    """What is to be deployed: how the stack should be (the fields of `Settings`), and what its
+    package should hold.
+    """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     requirements: Sequence[str] = ()
@@ -69,9 +72,11 @@ def default_stack(ref: str) -> str:
 
 
 def synth(ref: str, folder: Path, *, stack: str, wish: DeployOptions | None = None) -> Assembly:
-    """Write the package and the assembly into `folder`; nothing else is touched, and no credentials are needed.
+    """Write the package and the assembly into `folder`; nothing else is touched, and no credentials
+    are needed.
 
-    UsageError for words that cannot be, JobError for a job that cannot be imported, PackageError, DeployError.
+    UsageError for words that cannot be, JobError for a job that cannot be imported, PackageError,
+    DeployError.
     """
     wish = wish or DeployOptions()
     _check_words(stack, wish)
@@ -116,7 +121,8 @@ def deploy(
 ) -> StackResources:
     """Make the stack, or bring it up to date; where its things are.
 
-    `bootstrap`: first make what the CDK itself needs in an account and region, once for all stacks: a bucket and its roles.
+    `bootstrap`: first make what the CDK itself needs in an account and region, once for all stacks:
+    a bucket and its roles.
     """
     wish = wish or DeployOptions()
     assembly = synth(
@@ -131,9 +137,11 @@ def deploy(
 
 
 def _by_digest(image: str | None, say: Say) -> str | None:
-    """Return an image's address by its digest where a tag names it, as far as these credentials may look.
+    """Return an image's address by its digest where a tag names it, as far as these credentials may
+    look.
 
-    A tag can be moved: CloudFormation would then see no change and deploy nothing, and no run could tell by which code it was done.
+    A tag can be moved: CloudFormation would then see no change and deploy nothing, and no run could
+    tell by which code it was done.
     """
     named = re.fullmatch(r"(\d{12})\.dkr\.ecr\.([a-z0-9-]+)\.[^/]+/([^:@]+):([\w.-]+)", image or "")
     if image is None or named is None:
@@ -157,10 +165,13 @@ def destroy(
     say: Say = lambda _: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> str:
-    """Remove a stack that `deploy` made. The bucket stays, with its runs and releases, unless `everything`; its name, or ""
-    where there is none yet.
+    """Remove a stack that `deploy` made.
 
-    UsageError for a stack that is not ours, or while its runs are going on; DeployError if something cannot be deleted.
+    The bucket stays, with its runs and releases, unless `everything`; its name, or "" where there
+    is none yet.
+
+    UsageError for a stack that is not ours, or while its runs are going on; DeployError if
+    something cannot be deleted.
     """
     with in_plain_words(f"the stack {stack}", "removed"):
         found = _ours(stack)
@@ -189,8 +200,12 @@ def _check_words(stack: str, wish: DeployOptions) -> None:
         )
     if wish.image and (wish.requirements or wish.leave_out or wish.settings.get("layers")):
         raise UsageError(
-            "an image is given, and also what goes into a package: requirements, leave_out or layers",
-            hint="an image holds all that it needs: hundredfold package JOB --image --requirement ...",
+            "an image is given, and also what goes into a package: requirements, leave_out or "
+            "layers",
+            hint=(
+                "an image holds all that it needs: hundredfold package JOB --image --requirement "
+                "..."
+            ),
         )
 
 
@@ -287,7 +302,9 @@ def _not_deployed(verb: str, stack: str, said: Sequence[str]) -> DeployError:
 
 
 def _reasons(said: Sequence[str]) -> list[str]:
-    """What CloudFormation could not do, or else what the CDK calls an error, or else its last words."""
+    """What CloudFormation could not do, or else what the CDK calls an error, or else its last
+    words.
+    """
     failed = [
         " ".join(line.split("|")[-1].split()) for line in said if re.search(r"_FAILED\b", line)
     ]
@@ -297,12 +314,14 @@ def _reasons(said: Sequence[str]) -> list[str]:
 
 _KNOWN = (  # what the CDK says; what it means; what to do
     (
-        r"has not been bootstrapped|has the environment been bootstrapped|/cdk-bootstrap/|No bucket named 'cdk-",
+        r"has not been bootstrapped|has the environment been bootstrapped|/cdk-bootstrap/|No "
+        r"bucket named 'cdk-",
         "this account and region are not prepared for the CDK",
         "once for all stacks: the same command with --bootstrap",
     ),
     (
-        r"[Uu]nable to resolve AWS account|no credentials have been configured|could not be used to assume|NoCredentials|CredentialsProviderError",
+        r"[Uu]nable to resolve AWS account|no credentials have been configured|could not be used "
+        r"to assume|NoCredentials|CredentialsProviderError",
         "there are no AWS credentials that may do this",
         "AWS_PROFILE=... names a profile; aws sts get-caller-identity shows who you are",
     ),
@@ -319,7 +338,8 @@ _KNOWN = (  # what the CDK says; what it means; what to do
     (
         r"already exists",
         "something of the same name is there already",
-        "another --stack, or another --name-prefix; Glue databases and Athena workgroups are named after the stack",
+        "another --stack, or another --name-prefix; Glue databases and Athena workgroups are "
+        "named after the stack",
     ),
 )
 
@@ -333,7 +353,9 @@ def _account() -> str:
 
 
 def _ours(stack: str) -> dict[str, Any]:
-    """The stack, if `deploy` made it: any other, a team's own app among them, is removed with what made it."""
+    """The stack, if `deploy` made it: any other, a team's own app among them, is removed with what
+    made it.
+    """
     try:
         found = client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]
     except ClientError as error:
@@ -390,7 +412,10 @@ def _wait_until_gone(identity: str, stack: str, sleep: Callable[[float], None]) 
 def _failures(identity: str) -> Iterator[str]:
     for event in client("cloudformation").describe_stack_events(StackName=identity)["StackEvents"]:
         if event["ResourceStatus"] == "DELETE_FAILED" and event["LogicalResourceId"]:
-            yield f"{event['ResourceType']} {event['LogicalResourceId']}: {event.get('ResourceStatusReason', '')}"
+            yield (
+                f"{event['ResourceType']} {event['LogicalResourceId']}: "
+                f"{event.get('ResourceStatusReason', '')}"
+            )
 
 
 def _remove_bucket(bucket: str) -> None:

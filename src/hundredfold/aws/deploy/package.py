@@ -1,8 +1,10 @@
-"""`hundredfold package`: what a Lambda function runs, in one folder and one zip, built without Docker.
+"""`hundredfold package`: what a Lambda function runs, in one folder and one zip, built without
+Docker.
 
-In it: Hundredfold, the user's own code, and wheels of what both import, for Lambda's processor, in the versions that are
-installed here, so that a function does there what it does here.  boto3 is left to the runtime, which has it.
-The same input gives the same bytes: sorted names, one date, one mode, no bytecode.
+In it: Hundredfold, the user's own code, and wheels of what both import, for Lambda's processor, in
+the versions that are installed here, so that a function does there what it does here. boto3 is left
+to the runtime, which has it. The same input gives the same bytes: sorted names, one date, one mode,
+no bytecode.
 """
 
 from __future__ import annotations
@@ -133,7 +135,8 @@ def package(
 ) -> Packaged:
     """Build `out/package/` and `out/package.zip`.
 
-    `requirements`  further packages, as pip takes them, or the path of a requirements file: what the code loads by other
+    `requirements`  further packages, as pip takes them, or the path of a requirements file: what
+                    the code loads by other
                     means than an import, or other versions than are installed here
     `leave_out`     distributions that a layer brings
     PackageError if there is no wheel for one of them, or if it is all too large for a function.
@@ -196,7 +199,10 @@ def build(
     requirements: Sequence[str] = (),
     leave_out: Sequence[str] = (),
 ) -> Built:
-    """All that a function imports, in `folder`, which is made anew. `ref`: the job, in any words that name one."""
+    """All that a function imports, in `folder`, which is made anew.
+
+    `ref`: the job, in any words that name one.
+    """
     found = imports_of(ref)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -221,7 +227,8 @@ def check_room(built: Built, ref: str) -> None:
         return
     parts = [f"{part.name:<24} {part.size / 2**20:6.1f} MB" for part in built.sizes]
     raise PackageError(
-        f"the package takes {built.size / 2**20:.1f} MB unzipped, and Lambda takes {ROOM / 2**20:.0f} MB, layers included",
+        f"the package takes {built.size / 2**20:.1f} MB unzipped, and Lambda takes "
+        f"{ROOM / 2**20:.0f} MB, layers included",
         problems=parts,
         hint=f"put it into a container image, which may have 10 GB: hundredfold package {ref} --image; or leave out what the "
         "functions do not need. A layer with a smaller build of the same library helps too (--leave-out NAME --layer ARN)",
@@ -231,7 +238,8 @@ def check_room(built: Built, ref: str) -> None:
 def _check_runtime(architecture: str, python: str) -> None:
     if architecture not in MACHINES or python not in PYTHONS:
         raise UsageError(
-            f"there is no Lambda function of Python {python} on {architecture} that Hundredfold could run on",
+            f"there is no Lambda function of Python {python} on {architecture} that Hundredfold "
+            "could run on",
             hint=f"wanted {' or '.join(MACHINES)}, and Python {', '.join(PYTHONS)}",
         )
 
@@ -240,7 +248,9 @@ def _check_runtime(architecture: str, python: str) -> None:
 
 
 def _requirements(found: Imports, given: Sequence[str], leave_out: Sequence[str]) -> list[str]:
-    """What pip is asked for: what we need and what the code imports, but for what is told otherwise."""
+    """What pip is asked for: what we need and what the code imports, but for what is told
+    otherwise.
+    """
     without = {_same(name) for name in (*GIVEN, *leave_out)} | set(_named(given))
     return [
         name
@@ -353,7 +363,10 @@ def _uninstall(folder: Path, name: str) -> None:
 
 
 def copy_code(found: Imports, folder: Path) -> tuple[str, ...]:
-    """Copy the user's modules, and the queries of the job; the files that were left out. PackageError for what cannot run there."""
+    """Copy the user's modules, and the queries of the job; the files that were left out.
+
+    PackageError for what cannot run there.
+    """
     left_out: list[str] = []
     for name, place in found.code.items():
         if Path(place).is_file():
@@ -372,7 +385,10 @@ def _copy_package(source: Path, target: Path) -> Iterator[str]:
         if path.suffix in COMPILED:
             raise PackageError(
                 f"{path} is compiled for this machine, and cannot run on Lambda",
-                hint="build a wheel of it for manylinux, and name it with --requirement; or use a container image (--image)",
+                hint=(
+                    "build a wheel of it for manylinux, and name it with --requirement; or use a "
+                    "container image (--image)"
+                ),
             )
         if _is_left_out(path):
             yield f"{target.name}/{inside.as_posix()}"
@@ -484,7 +500,8 @@ def write_zip(folder: Path, archive: Path) -> None:
 
 
 def fingerprint_of(code: object) -> str:
-    """Return the fingerprint of a package, a folder or a zip of one, or of an image named by its digest; "" for code of another kind.
+    """Return the fingerprint of a package, a folder or a zip of one, or of an image named by its
+    digest; "" for code of another kind.
 
     A folder and its zip have different ones: a stack is deployed from one or the other.
     """

@@ -1,6 +1,8 @@
-"""What a package can do without: tests, headers, what only a type checker or a debugger reads, and parts of libraries that few use.
+"""What a package can do without: tests, headers, what only a type checker or a debugger reads, and
+parts of libraries that few use.
 
-Nothing that is asked for goes: neither a module that anything which stays imports, nor a library that any which stays is linked with.
+Nothing that is asked for goes: neither a module that anything which stays imports, nor a library
+that any which stays is linked with.
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ STATEMENT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Something of a library that is whole in itself: what it is imported as, its files, and the files that do without it."""
+    """Something of a library that is whole in itself: what it is imported as, its files, and the
+    files that do without it.
+    """
 
     modules: tuple[str, ...]
     files: frozenset[Path]
@@ -57,7 +61,9 @@ class Part:
         return any(module == name or module.startswith(f"{name}.") for name in self.modules)
 
 
-PARTS = (  # modules; globs of their files; files that import them in a `try`, or when they are asked for by name
+# modules; globs of their files; files that import them in a `try`, or when they are asked for by
+# name
+PARTS = (
     (
         ("pyarrow.flight", "pyarrow._flight"),
         ("pyarrow/flight.py", "pyarrow/_flight*", "pyarrow/lib*_flight*"),
@@ -79,8 +85,11 @@ PARTS = (  # modules; globs of their files; files that import them in a `try`, o
 
 
 def prune(folder: Path, *, spare: Iterable[str] = (), own: Iterable[str] = ()) -> tuple[str, ...]:
-    """Remove from a folder of packages what can be done without. `spare`: modules that are known to be imported; `own`: top
-    names that are left as they are. The parts that were kept after all, because something asks for them."""
+    """Remove from a folder of packages what can be done without.
+
+    `spare`: modules that are known to be imported; `own`: top names that are left as they are. The
+    parts that were kept after all, because something asks for them.
+    """
     files = [path for path in folder.rglob("*") if path.is_file()]
     mine, stubs = set(own), _reads_its_stubs(folder)
     needless = {path for path in files if _is_needless(path.relative_to(folder), mine, stubs)}
@@ -124,7 +133,9 @@ def _parts(folder: Path) -> Iterator[Part]:
 
 
 def _tests(folder: Path, files: Iterable[Path], own: set[str]) -> Iterator[Part]:
-    """Each file of the tests of an installed package, by itself: some packages import one of theirs."""
+    """Each file of the tests of an installed package, by itself: some packages import one of
+    theirs.
+    """
     for path in files:
         inside = path.relative_to(folder)
         if inside.parts[0] in own or inside.parts[0].endswith(".dist-info"):
@@ -137,7 +148,9 @@ def _tests(folder: Path, files: Iterable[Path], own: set[str]) -> Iterator[Part]
 
 
 def _twins(files: Iterable[Path]) -> Iterator[Part]:
-    """A wheel holds no links: a library lies there once for each of its names, and is loaded by one of them."""
+    """A wheel holds no links: a library lies there once for each of its names, and is loaded by one
+    of them.
+    """
     alike: dict[tuple[Path, int], list[Path]] = {}
     for path in files:
         if path.name.startswith("lib") and ".so" in path.name:
@@ -150,7 +163,9 @@ def _twins(files: Iterable[Path]) -> Iterator[Part]:
 def _not_asked_for(
     parts: list[Part], files: Iterable[Path], folder: Path, spare: set[str]
 ) -> list[Part]:
-    """The parts that can go, when all that can go has gone: what stays asks for more, until nobody asks for anything."""
+    """The parts that can go, when all that can go has gone: what stays asks for more, until nobody
+    asks for anything.
+    """
     while True:
         leaving = frozenset().union(*(part.files for part in parts))
         staying = [path for path in files if path not in leaving]
@@ -189,7 +204,10 @@ def _imported_by(path: Path, folder: Path) -> frozenset[str]:
 
 
 def imported(text: bytes, path: Path) -> Iterator[str]:
-    """The modules that a file's import statements may name; of `from a import b`: a and a.b. `path` begins at the top package."""
+    """The modules that a file's import statements may name; of `from a import b`: a and a.b.
+
+    `path` begins at the top package.
+    """
     package = path.parent.parts
     for base, names, plain in STATEMENT.findall(text):
         if plain:

@@ -1,4 +1,7 @@
-"""The traps of AWS, one a function: what is so, what comes of it, how it is mended.  None of them changes anything."""
+"""The traps of AWS, one a function: what is so, what comes of it, how it is mended.
+
+None of them changes anything.
+"""
 
 from __future__ import annotations
 
@@ -49,10 +52,14 @@ def visibility(seen: StackSnapshot) -> Iterator[Finding]:
         if hidden < wanted:
             yield Finding(
                 WRONG if hidden < timeout else RISK,
-                f"a message of {name_of(url)} stays hidden for {hidden} s, and its function may take {timeout} s",
+                f"a message of {name_of(url)} stays hidden for {hidden} s, and its function may "
+                f"take {timeout} s",
                 "a message is handed to a second worker while the first is still at it"
                 if hidden < timeout
-                else "where calls are throttled, Lambda gives up before the lease ends, and each try counts as a receive",
+                else (
+                    "where calls are throttled, Lambda gives up before the lease ends, and each "
+                    "try counts as a receive"
+                ),
                 aws(
                     "sqs",
                     "set-queue-attributes",
@@ -155,7 +162,8 @@ def dead_letters(seen: StackSnapshot) -> Iterator[Finding]:
         yield Finding(
             RISK,
             f"{waiting:,} dead letters wait",
-            "they are not this stack's, or cannot be written into their runs, which then do not end",
+            "they are not this stack's, or cannot be written into their runs, which then do not "
+            "end",
             aws("logs", "tail", group, "--since", "1d"),
         )
 
@@ -224,7 +232,8 @@ def recursion(seen: StackSnapshot) -> Iterator[Finding]:
         yield Finding(
             WRONG,
             f"{name} is stopped when it sends to the queue that feeds it",
-            "a batch that is halved, or handed on before the deadline, is dropped after about 16 times",
+            "a batch that is halved, or handed on before the deadline, is dropped after about 16 "
+            "times",
             aws(
                 "lambda",
                 "put-function-recursion-config",
@@ -442,7 +451,8 @@ def orphans(seen: StackSnapshot) -> Iterator[Finding]:
         some = left[first : first + BATCH_OF_TABLES]
         yield Finding(
             NOTE,
-            f"{len(some)} tables in {seen.place.database} belong to no run that could go on, such as {some[0]}",
+            f"{len(some)} tables in {seen.place.database} belong to no run that could go on, such "
+            f"as {some[0]}",
             "they clutter the catalogue; their files are gone, or expire",
             aws(
                 "glue",
@@ -469,8 +479,10 @@ def account_concurrency(seen: StackSnapshot) -> Iterator[Finding]:
     if free < seen.workers:
         yield Finding(
             RISK,
-            f"the account lets {free:,} functions run at once, and up to {seen.workers:,} workers are wanted",
-            "what is over is throttled; a job takes longer than its plan, and other functions of the account suffer with it",
+            f"the account lets {free:,} functions run at once, and up to {seen.workers:,} workers "
+            "are wanted",
+            "what is over is throttled; a job takes longer than its plan, and other functions of "
+            "the account suffer with it",
             _increase("lambda", LAMBDA_CONCURRENCY, max(1000, 2 * seen.workers)),
         )
 

@@ -1,7 +1,9 @@
-"""`hundredfold doctor --backend aws`: what of a stack and its account would lose work, stop it, or let it crawl.
+"""`hundredfold doctor --backend aws`: what of a stack and its account would lose work, stop it, or
+let it crawl.
 
-Each trap is a function of its own (traps.py) over what is there (seen.py).  A trap that cannot be looked into, because a
-right is missing or AWS does not answer, is itself a finding: nothing is called healthy that nobody has seen.
+Each trap is a function of its own (traps.py) over what is there (seen.py). A trap that cannot be
+looked into, because a right is missing or AWS does not answer, is itself a finding: nothing is
+called healthy that nobody has seen.
 """
 
 from __future__ import annotations
@@ -43,9 +45,11 @@ def _all(traps: Iterable[Trap], seen: StackSnapshot) -> Iterator[Finding]:
         except (ClientError, BotoCoreError, HundredfoldError) as error:
             yield Finding(
                 Level.NOTE,
-                f"{(trap.__doc__ or '').partition('.')[0].lower()}: could not be looked at ({error})",
+                f"{(trap.__doc__ or '').partition('.')[0].lower()}: could not be looked at "
+                f"({error})",
                 "this was not checked",
-                "aws sts get-caller-identity   # who is asking? the rights to read the stack's things are wanted",
+                "aws sts get-caller-identity   # who is asking? the rights to read the stack's "
+                "things are wanted",
             )
 
 

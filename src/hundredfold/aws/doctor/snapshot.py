@@ -35,7 +35,9 @@ class StackSnapshot:
 
     @property
     def workers(self) -> int:
-        """So many workers can be at work at once; as many as the plain stack has, where there is none."""
+        """So many workers can be at work at once; as many as the plain stack has, where there is
+        none.
+        """
         return self._place.concurrency if self._place else 100
 
     @cached_property

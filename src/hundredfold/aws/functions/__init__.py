@@ -1,1 +1,3 @@
-"""Code that runs in Lambda: the handlers of the state machine's stages, the worker, and the dead-letter function."""
+"""Code that runs in Lambda: the handlers of the state machine's stages, the worker, and the
+dead-letter function.
+"""

@@ -1,6 +1,8 @@
-"""The functions on AWS: `step` does a stage of a run, `work` does messages, `bury` writes down what nobody could do.
+"""The functions on AWS: `step` does a stage of a run, `work` does messages, `bury` writes down what
+nobody could do.
 
-Each may be called again with what it was called with before, and may be cut off at any moment: what is done is found, and not done again.
+Each may be called again with what it was called with before, and may be cut off at any moment: what
+is done is found, and not done again.
 """
 
 from __future__ import annotations
@@ -59,7 +61,9 @@ metrics = Metrics(namespace="Hundredfold")
 
 
 def step(event: dict[str, Any], context: Any = None) -> dict[str, Any]:
-    """One stage of a run, or as much of it as can be done before a query has run; what is to happen next."""
+    """One stage of a run, or as much of it as can be done before a query has run; what is to happen
+    next.
+    """
     _begin_log(context, run=event["run"], step=event["step"], model=event["model"])
     said = {"token": "", **_step(event)}
     log.info("step", do=said["do"])
@@ -86,7 +90,8 @@ def _step(event: dict[str, Any]) -> dict[str, Any]:
             StageContext(place, store, ledger, with_limits(job, record), record, _heard(event)),
         )
     except QueryPending as asked:
-        once = f"{asked.token[:32]}-{event['execution'][-90:]}"  # a query that failed may be tried again by another execution
+        # a query that failed may be tried again by another execution
+        once = f"{asked.token[:32]}-{event['execution'][-90:]}"
         return {
             "do": "query",
             "query": asked.sql,
@@ -149,7 +154,9 @@ class StageContext:
         self.walk = StageRunner(job, record, store, ledger)
 
     def warehouse(self, until: Model | None, sources: bool = True) -> AthenaWarehouse:
-        """The warehouse, in which the sources and the models before `until` (all of them: None) stand under their names."""
+        """The warehouse, in which the sources and the models before `until` (all of them: None)
+        stand under their names.
+        """
         memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "2048")) * 2**20 // 2
         opened = AthenaWarehouse(
             self.store,
@@ -228,7 +235,9 @@ def _prepare(model: Model, stand: StageContext) -> None:
 
 
 def _enqueue(model: Model, stand: StageContext) -> None:
-    """A message for each batch, or, where S3 tells the workers of new objects, the batches put where it watches."""
+    """A message for each batch, or, where S3 tells the workers of new objects, the batches put
+    where it watches.
+    """
     manifest = Manifest.read(stand.layout, model.name, stand.store)
     messages, coverage = plan_attempt(manifest, stand.layout, stand.walk.attempt, stand.store)
     stand.walk.note(model.name, look=None)
@@ -251,7 +260,10 @@ def _enqueue(model: Model, stand: StageContext) -> None:
 
 
 def _look(model: Model, stand: StageContext) -> dict[str, Any]:
-    """How far the workers are: on with the run, or look again later. What never arrived is sent again, and not for ever."""
+    """How far the workers are: on with the run, or look again later.
+
+    What never arrived is sent again, and not for ever.
+    """
     manifest = Manifest.read(stand.layout, model.name, stand.store)
     messages, coverage = plan_attempt(manifest, stand.layout, stand.walk.attempt, stand.store)
     missing = [
@@ -268,7 +280,8 @@ def _look(model: Model, stand: StageContext) -> dict[str, Any]:
     if look.idle >= PATIENCE:
         if look.swept >= SWEEPS:
             raise WorkerError(
-                f"{model.name}: {sum(m.units for m in missing):,} of {manifest.units:,} units were sent {SWEEPS} times more, and no worker has done one",
+                f"{model.name}: {sum(m.units for m in missing):,} of {manifest.units:,} units "
+                f"were sent {SWEEPS} times more, and no worker has done one",
                 hint="look at the logs of the function `work`; then resume the run",
             )
         queue.send([str(message) for message in missing])
@@ -281,8 +294,8 @@ def _look(model: Model, stand: StageContext) -> dict[str, Any]:
 class PollState:
     """One look at how far the workers are: when, what it saw, and when to look again.
 
-    `idle` counts looks in a row that saw neither progress nor a message, `swept` how often what was missing has been sent again since
-    there was progress.
+    `idle` counts looks in a row that saw neither progress nor a message, `swept` how often what was
+    missing has been sent again since there was progress.
     """
 
     at: float
@@ -296,7 +309,9 @@ class PollState:
         return cls(**kept) if kept else cls(now)
 
     def next(self, done: int, now: float, *, left: int, busy: bool) -> PollState:
-        """Half of the time that is left, as fast as it went lately; without progress twice as long as before."""
+        """Half of the time that is left, as fast as it went lately; without progress twice as long
+        as before.
+        """
         gained, took = done - self.done, now - self.at
         if gained > 0 and took > 0:
             return PollState(now, done, _bounded(left * took / gained / 2))
@@ -366,7 +381,10 @@ def work(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 
 def bury(event: dict[str, Any], context: Any = None) -> dict[str, Any]:
-    """Dead letters: what they ask for is recorded as crashed, so that the run ends. Letters that are not ours stay where they are."""
+    """Dead letters: what they ask for is recorded as crashed, so that the run ends.
+
+    Letters that are not ours stay where they are.
+    """
     _begin_log(context)
     place = StackResources.of_environment()
     store, ledger = S3Store(place.bucket), DynamoLedger(place.table)

@@ -1,7 +1,9 @@
-"""What a body of the queue asks for: a message of ours, S3's word that batches are there, or nothing that we made.
+"""What a body of the queue asks for: a message of ours, S3's word that batches are there, or
+nothing that we made.
 
-Anybody who may send to the queue can write anything into it.  So nothing of a body is used in a key before it was looked at, and
-what it says of units is held against the manifest.  No sentence here quotes a body: it goes to the logs.
+Anybody who may send to the queue can write anything into it. So nothing of a body is used in a key
+before it was looked at, and what it says of units is held against the manifest. No sentence here
+quotes a body: it goes to the logs.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ class S3Event:
 
 @dataclass(frozen=True, slots=True)
 class SqsMessage:
-    """A message of SQS as Lambda hands it over: who it is, how often it was handed out, and what it asks for."""
+    """A message of SQS as Lambda hands it over: who it is, how often it was handed out, and what it
+    asks for.
+    """
 
     id: str
     body: str
@@ -69,7 +73,10 @@ def _envelope(record: Mapping[str, Any]) -> tuple[str, str, str, int]:
 
 
 def asked_in(body: str, bucket: str) -> Iterator[Message | S3Event]:
-    """What a body asks for: nothing, where S3 only tries the queue. ValueError, with the reason, for a body that is not ours."""
+    """What a body asks for: nothing, where S3 only tries the queue.
+
+    ValueError, with the reason, for a body that is not ours.
+    """
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
@@ -92,7 +99,8 @@ def _message(found: Mapping[str, Any]) -> Message:
     )
     if missing or extra:
         raise ValueError(
-            f"of a message it lacks {', '.join(missing) or 'nothing'}, and it has {extra} other fields"
+            f"of a message it lacks {', '.join(missing) or 'nothing'}, and it has {extra} other "
+            "fields"
         )
     message = Message(**found)
     if not isinstance(message.run, str) or not re.fullmatch(RUN, message.run):
@@ -133,6 +141,7 @@ def wanted(asked: Message | S3Event, manifest: Manifest) -> Message:
         return Message(asked.run, asked.model, batch.number, batch.first, batch.last, asked.attempt)
     if not batch.first <= asked.first <= asked.last <= batch.last:
         raise ValueError(
-            f"batch {batch.number} of {asked.model} does not hold units {asked.first} to {asked.last}"
+            f"batch {batch.number} of {asked.model} does not hold units {asked.first} to "
+            f"{asked.last}"
         )
     return asked

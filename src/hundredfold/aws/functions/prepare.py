@@ -1,8 +1,10 @@
-"""Step 2 on AWS.  Athena counts the units and writes the batches: one bucket for each batch, by our own number of it.
+"""Step 2 on AWS.
 
-A bucket is not a unit, and no hash decides where a unit goes: units are packed into batches of even cost as on one machine, and rows
-are bucketed by the number of their batch, an integer that hashes to itself.  Which object holds which batch is asked of Athena
-afterwards, and not read from names.
+Athena counts the units and writes the batches: one bucket for each batch, by our own number of it.
+
+A bucket is not a unit, and no hash decides where a unit goes: units are packed into batches of even
+cost as on one machine, and rows are bucketed by the number of their batch, an integer that hashes
+to itself. Which object holds which batch is asked of Athena afterwards, and not read from names.
 """
 
 from __future__ import annotations
@@ -43,7 +45,10 @@ def prepare(
     batch_bytes: int,
     batches: int = 0,
 ) -> Manifest:
-    """Split a model's rows into batches that hold whole units, or take what is there. `batches`: about so many, if not 0."""
+    """Split a model's rows into batches that hold whole units, or take what is there.
+
+    `batches`: about so many, if not 0.
+    """
     there = prepared(model, job, layout, store)
     if there is not None:
         return there
@@ -51,9 +56,9 @@ def prepare(
     schema = columns_of(model, select, warehouse)
     select = plain_columns(select, schema)
     kept = f"__prepared_{model.name}"
-    warehouse.keep(
-        kept, select
-    )  # counted and split from the same rows: a query may depend on time, and Athena is paid by the scan
+    # counted and split from the same rows: a query may depend on time, and Athena is paid by the
+    # scan
+    warehouse.keep(kept, select)
     select = f"SELECT * FROM {quote(kept)}"
     units = _units(model, select, warehouse)
     rows = numpy_of(units.column(ROWS), False)
@@ -91,7 +96,9 @@ def _marks(files: Sequence[Sequence[str]], store: S3Store) -> tuple[tuple[str, .
 
 
 def _units(model: Model, select: str, warehouse: AthenaWarehouse) -> pa.Table:
-    """The units in the order of their keys, and how many rows each has; QueryError if there is none."""
+    """The units in the order of their keys, and how many rows each has; QueryError if there is
+    none.
+    """
     if model.unit:
         counted = warehouse.query(sizes(select, model.unit))
         warehouse.load(
@@ -119,7 +126,9 @@ def _split(
     columns: Sequence[str],
     warehouse: AthenaWarehouse,
 ) -> list[str]:
-    """Tables with a file for each batch: one table, or several where Athena refuses to write so many buckets at a time."""
+    """Tables with a file for each batch: one table, or several where Athena refuses to write so
+    many buckets at a time.
+    """
     lies_in = np.repeat(
         np.arange(len(batches), dtype=np.int32), [batch.last - batch.first + 1 for batch in batches]
     )
@@ -150,7 +159,10 @@ def _split_in_parts(model: Model, rows: str, batches: int, warehouse: AthenaWare
     tables = []
     for part in range(parts):
         name = f"__batches_{model.name}_{part}"
-        some = f"SELECT * FROM ({rows}) AS b WHERE {BATCH} >= {part * WRITERS} AND {BATCH} < {(part + 1) * WRITERS}"
+        some = (
+            f"SELECT * FROM ({rows}) AS b WHERE {BATCH} >= {part * WRITERS} AND {BATCH} < "
+            f"{(part + 1) * WRITERS}"
+        )
         warehouse.create(name, some, buckets=(BATCH, WRITERS), at=f"{model.name}/part-{part:04d}")
         tables.append(name)
     return tables
@@ -162,7 +174,10 @@ def _numbered(
     """The rows with the numbers of their unit and batch instead of the key."""
     rest = "".join(f", q.{quote(name)}" for name in columns)
     if not model.unit:
-        return f"SELECT CAST(0 AS INTEGER) AS {UNIT}{rest}, CAST(0 AS INTEGER) AS {BATCH} FROM ({select}) AS q"
+        return (
+            f"SELECT CAST(0 AS INTEGER) AS {UNIT}{rest}, CAST(0 AS INTEGER) AS {BATCH} FROM "
+            f"({select}) AS q"
+        )
     same = " AND ".join(_same(name, listed.column(name)) for name in model.unit)
     return (
         f"SELECT u.{UNIT}{rest}, u.{BATCH} FROM ({select}) AS q JOIN {quote(units)} AS u ON {same}"
@@ -170,8 +185,10 @@ def _numbered(
 
 
 def _same(name: str, keys: pa.ChunkedArray) -> str:
-    """Equality that Athena can hash: IS NOT DISTINCT FROM would compare every row with every unit. NaN and null are keys like any other,
-    and each stands for a value beside the question whether it is one."""
+    """Equality that Athena can hash: IS NOT DISTINCT FROM would compare every row with every unit.
+    NaN and null are keys like any other, and each stands for a value beside the question whether it
+    is one.
+    """
     sides = [f"{table}.{quote(name)}" for table in "qu"]
     same = []
     if pa.types.is_floating(keys.type) and np.isnan(numpy_of(keys.drop_null(), False)).any():
@@ -208,9 +225,10 @@ def _look(
     integers: Sequence[str],
     warehouse: AthenaWarehouse,
 ) -> tuple[list[tuple[str, ...]], set[str], set[str]]:
-    """For each batch the keys of the objects that hold its rows; the columns that hold a null; and those of `integers` that hold one
-    beyond 2**53.
-    ConservationError if a batch has other rows than were planned."""
+    """For each batch the keys of the objects that hold its rows; the columns that hold a null; and
+    those of `integers` that hold one beyond 2**53. ConservationError if a batch has other rows than
+    were planned.
+    """
     files: defaultdict[int, set[str]] = defaultdict(set)
     rows: defaultdict[int, int] = defaultdict(int)
     nulls: set[str] = set()
@@ -222,7 +240,8 @@ def _look(
     )
     for table in tables:
         found = warehouse.query(
-            f"SELECT {BATCH} AS batch, {quote(PATH)} AS path, count(*) AS n{counts} FROM {warehouse.with_path(table)} GROUP BY {BATCH}, {quote(PATH)} ORDER BY batch, path"
+            f"SELECT {BATCH} AS batch, {quote(PATH)} AS path, count(*) AS n{counts} FROM "
+            f"{warehouse.with_path(table)} GROUP BY {BATCH}, {quote(PATH)} ORDER BY batch, path"
         )
         for row in found.to_pylist():
             files[row["batch"]].add(urlsplit(row["path"]).path.lstrip("/"))
@@ -237,7 +256,11 @@ def _look(
     if wrong or len(files) != len(batches):
         first = wrong[0] if wrong else batches[0]
         raise ConservationError(
-            f"{model.name}: {len(wrong)} of {len(batches)} batches hold other rows than were counted; batch {first.number}: {rows[first.number]:,}, wanted {first.rows:,}",
-            hint="does a key of the query hold values that Athena rounds, such as times of less than a millisecond?",
+            f"{model.name}: {len(wrong)} of {len(batches)} batches hold other rows than were "
+            f"counted; batch {first.number}: {rows[first.number]:,}, wanted {first.rows:,}",
+            hint=(
+                "does a key of the query hold values that Athena rounds, such as times of less "
+                "than a millisecond?"
+            ),
         )
     return [tuple(sorted(files[b.number])) for b in batches], nulls, large

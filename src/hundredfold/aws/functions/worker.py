@@ -1,7 +1,8 @@
 """A worker on AWS: one call of a function takes some messages, and has until its deadline.
 
-The step is the one of every machine (pipeline/work.py), and so is the pool.  What differs is the queue, which has handed out its messages
-before the function began, and the end: shortly before the deadline nothing new is begun, and what is left goes back as new messages.
+The step is the one of every machine (pipeline/work.py), and so is the pool. What differs is the
+queue, which has handed out its messages before the function began, and the end: shortly before the
+deadline nothing new is begun, and what is left goes back as new messages.
 """
 
 from __future__ import annotations
@@ -106,7 +107,10 @@ class InvocationQueue:
 
 @dataclass
 class LambdaWorkerPool(WorkerPool):
-    """A pool that lives from call to call, and can be told to close. It knows with which unit each slot began in this call."""
+    """A pool that lives from call to call, and can be told to close.
+
+    It knows with which unit each slot began in this call.
+    """
 
     closing: bool = False
     firsts: dict[WorkerSlot, int] = field(default_factory=dict)
@@ -146,7 +150,9 @@ class LambdaWorkerPool(WorkerPool):
         return [unit for unit, _ in map(self.at, self.busy()) if unit >= 0]
 
     def too_long(self, seconds: float) -> list[int]:
-        """Units at work that would take all of another call's time as well, if a call has so many seconds."""
+        """Units at work that would take all of another call's time as well, if a call has so many
+        seconds.
+        """
         at = [(self.firsts[slot], *self.at(slot)) for slot in self.busy()]
         return [
             unit
@@ -157,7 +163,10 @@ class LambdaWorkerPool(WorkerPool):
 
 @dataclass
 class Invocation:
-    """One call of a worker. Its children live on until the next, and with them what they have loaded."""
+    """One call of a worker.
+
+    Its children live on until the next, and with them what they have loaded.
+    """
 
     store: S3Store
     ledger: DynamoLedger
@@ -244,7 +253,9 @@ class Invocation:
         return [letter for number, (letter, _) in enumerate(asked) if str(number) in undone]
 
     def _floor(self, record: Record, asked: Sequence[tuple[SqsMessage, Message]]) -> set[str]:
-        """Do the messages, or as many as there is time for; the receipts of those that are not done and not handed back."""
+        """Do the messages, or as many as there is time for; the receipts of those that are not done
+        and not handed back.
+        """
         messages = [message for _, message in asked]
         layout = Layout(record.id)
         manifest, units = prepared(self.store, messages[0], attempt_of(record))
@@ -313,7 +324,9 @@ class Invocation:
     def _end(
         self, dispatcher: WorkDispatcher, pool: LambdaWorkerPool, *, gained: bool, whole_call: bool
     ) -> None:
-        """The deadline is near: a unit that will not fit into any call is recorded as crashed, the rest goes back as new messages."""
+        """The deadline is near: a unit that will not fit into any call is recorded as crashed, the
+        rest goes back as new messages.
+        """
         at_work, whole, reached = pool.at_work(), pool.too_long(self.time), pool.reached()
         many = pool.context.model(dispatcher.manifest.model).batched
         stop_crew()  # whatever a child is at, it is not handed over any more
@@ -321,7 +334,10 @@ class Invocation:
             message = next(m for m in dispatcher.messages if m.first <= unit <= m.last).part(
                 unit, unit
             )
-            words = f"it took all of the {self.time:.0f} s that a worker has for it; deploy with a longer --timeout"
+            words = (
+                f"it took all of the {self.time:.0f} s that a worker has for it; deploy with a "
+                "longer --timeout"
+            )
             put_sealed(
                 self.store, dispatcher.layout.outcome(message, "ledger"), crashed(message, words)
             )
@@ -329,7 +345,8 @@ class Invocation:
             dispatcher.bad.add(unit)
         if whole_call and not (gained or whole or reached):
             raise WorkerError(
-                f"in {self.time:.0f} s no worker process came as far as a unit; deploy with a longer --timeout or more --memory"
+                f"in {self.time:.0f} s no worker process came as far as a unit; deploy with a "
+                "longer --timeout or more --memory"
             )
         left = [
             part for message in dispatcher.messages for part in parts(message, dispatcher.coverage)
@@ -349,8 +366,11 @@ class Invocation:
     def _later(
         self, letters: Sequence[SqsMessage], error: HundredfoldError
     ) -> Sequence[SqsMessage]:
-        """What could not be done comes back when its lease ends. Where it is the job that makes it impossible, it comes sooner, and not
-        for ever: then it is a dead letter, with the reason."""
+        """What could not be done comes back when its lease ends.
+
+        Where it is the job that makes it impossible, it comes sooner, and not for ever: then it is
+        a dead letter, with the reason.
+        """
         letters = list(dict.fromkeys(letters))
         if not isinstance(error, WorkerError | JobError):
             return letters
@@ -374,8 +394,11 @@ class Invocation:
 
 
 def suspects_last(letters: Iterable[SqsMessage]) -> list[SqsMessage]:
-    """One that came back may have killed its worker, and with it the call's other messages. So the others are done first; and where
-    there are several such, they are in another order each time, so that none is always behind the guilty one."""
+    """One that came back may have killed its worker, and with it the call's other messages.
+
+    So the others are done first; and where there are several such, they are in another order each
+    time, so that none is always behind the guilty one.
+    """
     return sorted(
         letters,
         key=lambda letter: (letter.received, random.random() if letter.received > 1 else 0.0),
@@ -389,7 +412,8 @@ def attempt_of(record: Record) -> int:
 def prepared(store: S3Store, asked: Any, attempt: int) -> tuple[Manifest, UnitList]:
     """What prepare left for the model that is asked for; ValueError if it has left nothing.
 
-    Kept from call to call: an attempt never changes it, and with thousands of batches it is larger than what a message is about.
+    Kept from call to call: an attempt never changes it, and with thousands of batches it is larger
+    than what a message is about.
     """
     try:
         return _prepared(store, asked.run, asked.model, attempt)
@@ -417,8 +441,9 @@ def covered(
 
 
 def slices(letter: SqsMessage, record: Record, store: S3Store) -> list[Message]:
-    """What a letter asks of a run, as slices of its batches; what is of an attempt that is over is left out. ValueError, with the reason,
-    if the run has nothing like it."""
+    """What a letter asks of a run, as slices of its batches; what is of an attempt that is over is
+    left out. ValueError, with the reason, if the run has nothing like it.
+    """
     attempt = attempt_of(record)
     asked = [each for each in letter.asked if each.run == record.id and each.attempt >= attempt]
     if any(each.attempt > attempt for each in asked):
@@ -434,7 +459,9 @@ def parts(message: Message, coverage: Coverage) -> list[Message]:
 
 
 def around(message: Message, units: Sequence[int]) -> list[Message]:
-    """A slice in parts, so that each of these units is alone: it shall have the next call for itself."""
+    """A slice in parts, so that each of these units is alone: it shall have the next call for
+    itself.
+    """
     cuts = sorted(
         {
             message.first,
@@ -450,7 +477,10 @@ def around(message: Message, units: Sequence[int]) -> list[Message]:
 
 
 def bury(letter: SqsMessage, reason: str, store: S3Store, ledger: DynamoLedger) -> int:
-    """Record as crashed what of a letter nobody has done; how many units. ValueError, with the reason, for what is not ours."""
+    """Record as crashed what of a letter nobody has done; how many units.
+
+    ValueError, with the reason, for what is not ours.
+    """
     buried = 0
     for run in dict.fromkeys(asked.run for asked in letter.asked):
         try:
@@ -473,7 +503,9 @@ _crews: dict[
 
 
 def crew_for(context: WorkerContext, attempt: int, scratch: Path) -> LambdaWorkerPool:
-    """The children that work on a run: those of the last call, if it was the same attempt of the same run."""
+    """The children that work on a run: those of the last call, if it was the same attempt of the
+    same run.
+    """
     pool = _crews.get((context.layout.run, attempt))
     if pool is None or any(slot.process is None or slot.message is not None for slot in pool.hands):
         stop_crew()

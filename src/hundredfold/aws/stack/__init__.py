@@ -1,4 +1,6 @@
-"""The stack, as CDK code.  `hundredfold deploy` runs app.py; a team with its own app takes the construct.
+"""The stack, as CDK code.
+
+`hundredfold deploy` runs app.py; a team with its own app takes the construct.
 
 It is loaded when it is asked for: importing CDK starts Node.
 """

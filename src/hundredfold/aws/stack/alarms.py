@@ -1,4 +1,7 @@
-"""Alarms that a person should look at, each with what it means.  No data is no alarm: between runs nothing happens."""
+"""Alarms that a person should look at, each with what it means.
+
+No data is no alarm: between runs nothing happens.
+"""
 
 from __future__ import annotations
 
@@ -50,23 +53,27 @@ def make_alarms(scope: Construct, watched: Watched, settings: Settings) -> None:
 def _alarms(watched: Watched, settings: Settings) -> Iterator[tuple[str, Any, float, str]]:
     """Name, metric, threshold that it must not exceed, and what to do."""
     yield (
-        # how many lie there would miss them: the function that buries them is faster than the metric
+        # how many lie there would miss them: the function that buries them is faster than the
+        # metric
         "DeadLetters",
         watched.dead.metric_number_of_messages_received(period=LOOK, statistic="Sum"),
         0,
-        "Work was given up: its units are crashed in their run. hundredfold failures tells why, hundredfold retry does them again.",
+        "Work was given up: its units are crashed in their run. hundredfold failures tells why, "
+        "hundredfold retry does them again.",
     )
     yield (
         "DeadLettersStay",
         watched.dead.metric_approximate_age_of_oldest_message(period=LOOK, statistic="Maximum"),
         STUCK,
-        "Dead letters cannot be written into their runs' accounts, so those runs cannot end: see the log of the function bury.",
+        "Dead letters cannot be written into their runs' accounts, so those runs cannot end: see "
+        "the log of the function bury.",
     )
     yield (
         "RunOverdue",
         watched.queue.metric_approximate_age_of_oldest_message(period=LOOK, statistic="Maximum"),
         settings.overdue,
-        f"A message has waited or been worked on for more than {settings.overdue:,} s. hundredfold status shows how far the run is.",
+        f"A message has waited or been worked on for more than {settings.overdue:,} s. "
+        "hundredfold status shows how far the run is.",
     )
     yield (
         "RunFailed",
@@ -78,7 +85,8 @@ def _alarms(watched: Watched, settings: Settings) -> Iterator[tuple[str, Any, fl
         "StepErrors",
         watched.step.metric_errors(period=LOOK, statistic="Sum"),
         0,
-        "The function step raised, or died: of memory, or of time. The state machine tries again; its log says more.",
+        "The function step raised, or died: of memory, or of time. The state machine tries again; "
+        "its log says more.",
     )
     for number, rule in enumerate(watched.rules):
         yield (
@@ -91,5 +99,6 @@ def _alarms(watched: Watched, settings: Settings) -> Iterator[tuple[str, Any, fl
                 statistic="Sum",
             ),
             0,
-            "A file was uploaded, and no run could be started with it: start one by hand with hundredfold run.",
+            "A file was uploaded, and no run could be started with it: start one by hand with "
+            "hundredfold run.",
         )

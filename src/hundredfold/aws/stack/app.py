@@ -1,6 +1,8 @@
-"""A CDK app of one stack with one job: `python -m hundredfold.aws.stack.app`, in a process of its own.
+"""A CDK app of one stack with one job: `python -m hundredfold.aws.stack.app`, in a process of its
+own.
 
-Told by the JSON file that HUNDREDFOLD_STACK_FILE names: {"stack", "code", "settings"}. The assembly goes where CDK_OUTDIR says.
+Told by the JSON file that HUNDREDFOLD_STACK_FILE names: {"stack", "code", "settings"}. The assembly
+goes where CDK_OUTDIR says.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from .settings import OURS, TOLD
 
 
 def make_app(told: Mapping[str, Any], **app: Any) -> App:
-    """The app, with everything that cdk-nag has to say against it: it does not synthesize while there is any."""
+    """The app, with everything that cdk-nag has to say against it: it does not synthesize while
+    there is any.
+    """
     made = App(**app)
     Validations.of(made).add_plugins(AwsSolutionsChecks(made))
     stack = Stack(made, told["stack"], description=f"{OURS}{told['settings']['job']}")
@@ -30,7 +34,9 @@ def make_app(told: Mapping[str, Any], **app: Any) -> App:
 
 
 def main() -> None:
-    """Synthesize; what is wrong with the job or the settings is told on stdout, as JSON, to whoever started this."""
+    """Synthesize; what is wrong with the job or the settings is told on stdout, as JSON, to whoever
+    started this.
+    """
     try:
         make_app(json.loads(Path(os.environ[TOLD]).read_text(encoding="utf-8"))).synth()
     except HundredfoldError as error:

@@ -4,7 +4,8 @@
 
     Hundredfold(self, "Pricing", job="tariffs.job:job", code="build/tariffs.zip")
 
-`code` is what `hundredfold package tariffs.job:job` made.  The job is imported here too: the state machine is made of its stages.
+`code` is what `hundredfold package tariffs.job:job` made. The job is imported here too: the state
+machine is made of its stages.
 """
 
 from __future__ import annotations
@@ -30,13 +31,15 @@ from .uploads import start_on_uploads
 
 
 class Hundredfold(Construct):
-    """The bucket, queues, functions, table, Glue database, workgroup and state machine of one job; one in each stack.
+    """The bucket, queues, functions, table, Glue database, workgroup and state machine of one job;
+    one in each stack.
 
-    `code`: a folder or zip that `hundredfold package` made, the address of an image in ECR, or an aws_lambda.Code. Further
-    keywords are the fields of `Settings`, which tells what each means. UsageError names all that cannot be; JobError if the
-    job cannot be imported.
+    `code`: a folder or zip that `hundredfold package` made, the address of an image in ECR, or an
+    aws_lambda.Code. Further keywords are the fields of `Settings`, which tells what each means.
+    UsageError names all that cannot be; JobError if the job cannot be imported.
 
-    What a team may build upon: `bucket`, `table`, `queue`, `dead`, `step`, `work`, `bury`, `machine`.
+    What a team may build upon: `bucket`, `table`, `queue`, `dead`, `step`, `work`, `bury`,
+    `machine`.
     """
 
     def __init__(
@@ -108,7 +111,9 @@ class Hundredfold(Construct):
         tell_of_objects(self.bucket, self.queue if by_events else None, bridge=own_uploads)
 
     def _environment(self) -> dict[str, str]:
-        """What every function knows of the stack; `hundredfold.aws.adapters.session.Place` reads it."""
+        """What every function knows of the stack; `hundredfold.aws.adapters.session.Place` reads
+        it.
+        """
         return {
             "HUNDREDFOLD_JOB": self.settings.job,
             "HUNDREDFOLD_BUCKET": self.bucket.bucket_name,
@@ -123,7 +128,9 @@ class Hundredfold(Construct):
         }
 
     def _outputs(self) -> None:
-        """The same for whoever runs the job from elsewhere, by names that no path of constructs changes."""
+        """The same for whoever runs the job from elsewhere, by names that no path of constructs
+        changes.
+        """
         environment = self._environment()
         outputs = {
             name: environment[f"HUNDREDFOLD_{name.upper()}"]
@@ -153,7 +160,9 @@ class Hundredfold(Construct):
 
 
 def _one_in_each(stack: Stack) -> None:
-    """The outputs have fixed names, by which the command line finds what it needs: a second one would take the first one's place."""
+    """The outputs have fixed names, by which the command line finds what it needs: a second one
+    would take the first one's place.
+    """
     if sum(isinstance(construct, Hundredfold) for construct in stack.node.find_all()) > 1:
         raise UsageError(
             f"the stack {stack.stack_name} has a Hundredfold already",

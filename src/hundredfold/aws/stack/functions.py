@@ -33,7 +33,8 @@ STEP_TIMEOUT = 900  # seconds
 IMAGE = re.compile(
     r"(?P<account>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/(?P<repository>[a-z0-9._/-]+)[:@](?P<version>[\w.:-]+)"
 )
-UNZIPPED = "hundredfold:unzipped"  # the tag that says how many bytes the code takes, for `hundredfold doctor`
+# the tag that says how many bytes the code takes, for `hundredfold doctor`
+UNZIPPED = "hundredfold:unzipped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,8 @@ class Code:
 def kinds(settings: Settings) -> tuple[Kind, Kind, Kind]:
     return (
         Kind("step", 3008, STEP_TIMEOUT, disk=4096, describes="One step of a run"),
-        # work may send to the queue that it is fed from, where it halves a batch: Lambda takes that for a loop, and would stop it
+        # work may send to the queue that it is fed from, where it halves a batch: Lambda takes that
+        # for a loop, and would stop it
         Kind(
             "work",
             settings.memory,
@@ -76,7 +78,9 @@ def kinds(settings: Settings) -> tuple[Kind, Kind, Kind]:
 
 
 def code_of(scope: Construct, code: Any, settings: Settings) -> Code:
-    """From a folder or zip made by `hundredfold package`, the address of an image in ECR, or aws_lambda.Code as it is."""
+    """From a folder or zip made by `hundredfold package`, the address of an image in ECR, or
+    aws_lambda.Code as it is.
+    """
     runtime = aws_lambda.Runtime(f"python{settings.python}", aws_lambda.RuntimeFamily.PYTHON)
     arm = settings.architecture == "arm64"
     architecture = aws_lambda.Architecture.ARM_64 if arm else aws_lambda.Architecture.X86_64
@@ -185,7 +189,9 @@ def make_logs(scope: Construct, id: str, settings: Settings, name: str | None = 
 
 
 def feed_work(scope: Construct, function: Any, queue: Any, settings: Settings) -> None:
-    """The queue wakes the workers, as many at once as the settings say; a message that fails comes back, its neighbours do not."""
+    """The queue wakes the workers, as many at once as the settings say; a message that fails comes
+    back, its neighbours do not.
+    """
     property = aws_lambda.CfnEventSourceMapping
     pollers = settings.pollers
     property(

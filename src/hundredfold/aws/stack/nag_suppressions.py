@@ -8,7 +8,10 @@ from aws_cdk import Acknowledgment, Stack, Validations
 from constructs import Construct
 
 TRACES = "X-Ray has no resources that a right could name"
-LOGS = "the rights by which Step Functions has its logs delivered take no resource: AWS knows them for all log groups or none"
+LOGS = (
+    "the rights by which Step Functions has its logs delivered take no resource: AWS knows them "
+    "for all log groups or none"
+)
 
 
 def reviewed(construct: Construct, rule: str, why: str) -> None:

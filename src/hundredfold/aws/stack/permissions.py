@@ -19,7 +19,10 @@ from .nag_suppressions import LOGS, TRACES, reviewed_wildcard
 from .settings import Settings
 
 KEYS = "keys are made while a run goes on: the prefix is the name"
-OUTCOMES = "the runs and their models are not known yet: outcomes are all that can be written below any of them"
+OUTCOMES = (
+    "the runs and their models are not known yet: outcomes are all that can be written below any "
+    "of them"
+)
 TABLES = "a run's tables are made while it goes on, and this database holds no others"
 FURTHER = "the owner of the stack named this place, and its files come and go"
 

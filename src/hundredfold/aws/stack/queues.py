@@ -45,7 +45,10 @@ def make_queues(
 
 
 def let_s3_send(queue: Any) -> None:
-    """S3 may send to the queue, for buckets of this account. Which one cannot be said: the bucket waits for this policy."""
+    """S3 may send to the queue, for buckets of this account.
+
+    Which one cannot be said: the bucket waits for this policy.
+    """
     stack = Stack.of(queue)
     queue.add_to_resource_policy(
         aws_iam.PolicyStatement(

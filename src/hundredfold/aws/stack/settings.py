@@ -1,6 +1,7 @@
 """What a stack can be told, as one value of plain words, checked before anything is built.
 
-No CDK in here: `hundredfold deploy` checks what it was told before it starts Node, and hands it on as JSON.
+No CDK in here: `hundredfold deploy` checks what it was told before it starts Node, and hands it on
+as JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ TOPIC = re.compile(rf"arn:[a-z-]+:sns:[^:]*:[^:]*:.+|{TOKEN}")
 LAYER = re.compile(rf"arn:[a-z-]+:lambda:[^:]*:[^:]*:layer:[^:]+:\d+|{TOKEN}")
 KEY = re.compile(rf"arn:[a-z-]+:kms:[^:]*:[^:]*:key/.+|{TOKEN}")
 
-TOLD = "HUNDREDFOLD_STACK_FILE"  # the variable that names the file by which `hundredfold deploy` tells the app what to make
+# the variable that names the file by which `hundredfold deploy` tells the app what to make
+TOLD = "HUNDREDFOLD_STACK_FILE"
 OURS = (
     "Hundredfold: the job "  # so begins the description of a stack that `hundredfold deploy` made
 )
@@ -53,29 +55,39 @@ class Location:
 class Settings:
     """One stack, as its owner wants it.
 
-    `job`             module:attribute of the job, importable where the stack is synthesized and in the package alike
+    `job`             module:attribute of the job, importable where the stack is synthesized and in
+                      the package alike
     `memory`          of a worker, in MB (128 to 10240); 1769 MB come with one whole vCPU
-    `timeout`         of a worker, in seconds (30 to 900). A worker that dies hard is missed for six times as long
+    `timeout`         of a worker, in seconds (30 to 900). A worker that dies hard is missed for six
+                      times as long
     `batch_size`      messages that one call of a worker takes (1 to 10000)
-    `concurrency`     workers at once, at most (2 to 1000); 100 where neither this nor `pollers` is given
-    `pollers`         instead of it: (least, most) provisioned pollers (2 to 200, 2 to 10000), each good for 10 workers.
+    `concurrency`     workers at once, at most (2 to 1000); 100 where neither this nor `pollers` is
+                      given
+    `pollers`         instead of it: (least, most) provisioned pollers (2 to 200, 2 to 10000), each
+                      good for 10 workers.
                       They start faster, and the least of them cost money by the hour
     `max_receives`    so often is a message handed out before it is dead (1 to 1000)
     `architecture`    arm64 or x86_64
     `python`          of the functions
-    `trigger`         "messages": a message for each batch, longest first; "events": S3 tells of each batch as it is written
-    `sources`         further places to read from: "s3://bucket/prefix/", or "glue://database/table" together with the place of
+    `trigger`         "messages": a message for each batch, longest first; "events": S3 tells of
+                      each batch as it is written
+    `sources`         further places to read from: "s3://bucket/prefix/", or "glue://database/table"
+                      together with the place of
                       its files; the stack's own bucket is always read
     `source_keys`     ARNs of the KMS keys that those places are encrypted with
-    `start_on_upload` names of sources: a file that is uploaded below sources/NAME/ of the stack's bucket starts a run with that
-                      file as the source NAME; or {NAME: "s3://bucket/prefix/"}, places of buckets that send their events to
+    `start_on_upload` names of sources: a file that is uploaded below sources/NAME/ of the stack's
+                      bucket starts a run with that
+                      file as the source NAME; or {NAME: "s3://bucket/prefix/"}, places of buckets
+                      that send their events to
                       EventBridge; True is every source of the job
-    `keep_days`       so long are batches, query results and replaced objects kept; releases and runs stay
+    `keep_days`       so long are batches, query results and replaced objects kept; releases and
+                      runs stay
     `log_days`        so long are logs kept
     `overdue`         seconds that a message may go undone before the alarm
     `scan_limit`      bytes that one query may scan (from 10 MB) before Athena cancels it
     `alarm_topic`     ARN of the SNS topic that alarms are sent to
-    `name_prefix`     begins every name, where a house has rules for names; without it CloudFormation makes them up
+    `name_prefix`     begins every name, where a house has rules for names; without it
+                      CloudFormation makes them up
     `tracing`         X-Ray for the functions and the state machine
     `layers`          ARNs of Lambda layers, for what the package was made without
     """
@@ -137,13 +149,16 @@ class Settings:
 
     @property
     def window(self) -> int:
-        """Seconds in which a batch of messages is gathered: Lambda wants one from eleven messages on."""
+        """Seconds in which a batch of messages is gathered: Lambda wants one from eleven messages
+        on.
+        """
         return 1 if self.batch_size > 10 else 0
 
     @property
     def visibility(self) -> int:
-        """Seconds that a message handed out stays hidden: six times the timeout, as AWS advises, so that a throttled call is
-        tried again within the lease."""
+        """Seconds that a message handed out stays hidden: six times the timeout, as AWS advises, so
+        that a throttled call is tried again within the lease.
+        """
         return 6 * self.timeout + self.window
 
     @property
@@ -161,8 +176,9 @@ class Settings:
         ]
 
     def uploads(self, sources: Iterable[str], bucket: str) -> dict[str, Location]:
-        """Where an upload starts a run: for each source its place, below the stack's own bucket where no other is named.
-        UsageError for a source that is not among the job's `sources`."""
+        """Where an upload starts a run: for each source its place, below the stack's own bucket
+        where no other is named. UsageError for a source that is not among the job's `sources`.
+        """
         known = list(sources)
         named = (
             list(self.start_on_upload)
@@ -174,7 +190,8 @@ class Settings:
         unknown = sorted(set(named) - set(known))
         if unknown:
             raise UsageError(
-                f"start_on_upload names {', '.join(unknown)}; the job has the sources {', '.join(known)}"
+                f"start_on_upload names {', '.join(unknown)}; the job has the sources "
+                f"{', '.join(known)}"
             )
         if isinstance(self.start_on_upload, Mapping):
             return self.watched
@@ -192,7 +209,9 @@ class Settings:
 
 
 class Choices(TypedDict, total=False):
-    """What the construct can be told beside the job: the names of Settings' fields, for those who check types."""
+    """What the construct can be told beside the job: the names of Settings' fields, for those who
+    check types.
+    """
 
     memory: int
     timeout: int
@@ -289,9 +308,15 @@ def _pollers(told: Settings) -> Iterator[str]:
     if told.pollers is None:
         return
     if told.concurrency is not None:
-        yield "concurrency and pollers are both given; Lambda takes one of them: pollers set the concurrency, 10 workers each"
+        yield (
+            "concurrency and pollers are both given; Lambda takes one of them: pollers set the "
+            "concurrency, 10 workers each"
+        )
     if len(told.pollers) != 2:
-        yield f"pollers is {told.pollers!r}, wanted two numbers, the least and the most, such as (2, 50)"
+        yield (
+            f"pollers is {told.pollers!r}, wanted two numbers, the least and the most, such as "
+            "(2, 50)"
+        )
         return
     least, most = told.pollers
     yield from LEAST_POLLERS.wrong(least)

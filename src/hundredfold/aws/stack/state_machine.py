@@ -43,7 +43,8 @@ def make_machine(
         logs=aws_stepfunctions.LogOptions(
             destination=make_logs(scope, "MachineLogs", things.settings, names[1]),
             level=aws_stepfunctions.LogLevel.ALL,
-            include_execution_data=True,  # run ids, counts and queries: rows never pass through the machine
+            # run ids, counts and queries: rows never pass through the machine
+            include_execution_data=True,
         ),
     )
     if not things.settings.tracing:

@@ -1,7 +1,9 @@
-"""The state machine: the stages of a job's run, in the order that the driver of one machine walks them, as Step Functions has it.
+"""The state machine: the stages of a job's run, in the order that the driver of one machine walks
+them, as Step Functions has it.
 
-Each stage is one function call that says what comes next: the next stage, a query that Athena is to run first, a time to wait, or the end.
-Queries and waiting are states of their own, so that no function is paid for either.
+Each stage is one function call that says what comes next: the next stage, a query that Athena is to
+run first, a time to wait, or the end. Queries and waiting are states of their own, so that no
+function is paid for either.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ def definition(
 ) -> dict[str, Any]:
     """The state machine of a job, in the Amazon States Language.
 
-    Its input is {"run": ID}; where an upload starts a run that nobody has recorded, also {"sources": {NAME: "s3://..."}}.
+    Its input is {"run": ID}; where an upload starts a run that nobody has recorded, also
+    {"sources": {NAME: "s3://..."}}.
     """
     walk = list(stages(job))
     states: dict[str, Any] = {
@@ -56,7 +59,10 @@ def definition(
         following = str(walk[number + 1]) if number + 1 < len(walk) else "Done"
         states |= _stage(stage, following, step_function_arn, workgroup, database)
     return {
-        "Comment": f"A run of the job {job.name}: {' · '.join(dict.fromkeys(stage.step for stage in walk))}.",
+        "Comment": (
+            f"A run of the job {job.name}: "
+            f"{' · '.join(dict.fromkeys(stage.step for stage in walk))}."
+        ),
         "StartAt": "Begin",
         "States": states | _ends(table),
     }
@@ -126,7 +132,9 @@ def _stage(
 
 
 def _query(back: str, workgroup: str, database: str) -> dict[str, Any]:
-    """A query that Athena runs, and what came of it: its id, or why it failed, which is for the stage to judge."""
+    """A query that Athena runs, and what came of it: its id, or why it failed, which is for the
+    stage to judge.
+    """
     return {
         "Type": "Task",
         "Resource": "arn:aws:states:::athena:startQueryExecution.sync",
@@ -171,7 +179,10 @@ def _ends(table: str) -> dict[str, Any]:
             "CausePath": "States.JsonToString($.stage.said)",
         },
         "Record the failure": {
-            "Comment": "Without any code of ours, which may be what failed. A run that has ended otherwise meanwhile keeps its end.",
+            "Comment": (
+                "Without any code of ours, which may be what failed. A run that has ended "
+                "otherwise meanwhile keeps its end."
+            ),
             "Type": "Task",
             "Resource": "arn:aws:states:::dynamodb:updateItem",
             "Parameters": {

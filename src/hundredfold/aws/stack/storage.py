@@ -22,12 +22,15 @@ def make_bucket(scope: Construct, settings: Settings) -> Any:
     days = Duration.days(settings.keep_days)
     bucket = aws_s3.Bucket(
         scope,
-        "Bucket",  # never named: a fixed name would stand in the way of the next stack, since the bucket stays
+        # never named: a fixed name would stand in the way of the next stack, since the bucket stays
+        "Bucket",
         encryption=aws_s3.BucketEncryption.S3_MANAGED,
         enforce_ssl=True,
         block_public_access=aws_s3.BlockPublicAccess.BLOCK_ALL,
         object_ownership=aws_s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
-        versioned=True,  # a release deleted by mistake, and where its pointer stood before, can be had back for keep_days
+        # a release deleted by mistake, and where its pointer stood before, can be had back for
+        # keep_days
+        versioned=True,
         lifecycle_rules=[
             *(
                 aws_s3.LifecycleRule(
@@ -42,12 +45,14 @@ def make_bucket(scope: Construct, settings: Settings) -> Any:
                 expired_object_delete_marker=True,
             ),
         ],
-        removal_policy=RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,  # but not where the stack could not be made
+        # but not where the stack could not be made
+        removal_policy=RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,
     )
     reviewed(
         bucket,
         "S1",
-        "only the stack's own roles reach the bucket; whether a house keeps access logs is settled for all its buckets, in CloudTrail",
+        "only the stack's own roles reach the bucket; whether a house keeps access logs is "
+        "settled for all its buckets, in CloudTrail",
     )
     return bucket
 
@@ -55,7 +60,8 @@ def make_bucket(scope: Construct, settings: Settings) -> Any:
 def tell_of_objects(bucket: Any, queue: Any | None, *, bridge: bool) -> None:
     """Let S3 tell a queue of each batch that is written, and EventBridge of every upload.
 
-    Set on the bucket itself: CDK's own way is one more function, which may change the notifications of every bucket.
+    Set on the bucket itself: CDK's own way is one more function, which may change the notifications
+    of every bucket.
     """
     told = []
     if queue is not None:
@@ -99,7 +105,8 @@ def make_table(scope: Construct, name: str | None) -> Any:
         point_in_time_recovery_specification=aws_dynamodb.PointInTimeRecoverySpecification(
             point_in_time_recovery_enabled=True
         ),
-        removal_policy=RemovalPolicy.DESTROY,  # point-in-time recovery keeps a copy of a deleted table for 35 days
+        # point-in-time recovery keeps a copy of a deleted table for 35 days
+        removal_policy=RemovalPolicy.DESTROY,
     )
     for index, key in (("by_job", "job"), ("by_time", "kind")):
         table.add_global_secondary_index(
@@ -123,7 +130,10 @@ def make_database(scope: Construct, name: str) -> None:
 
 
 def make_workgroup(scope: Construct, name: str, bucket: Any, settings: Settings) -> None:
-    """The Athena workgroup. It must not enforce its own location: CREATE TABLE AS names one, and would be refused."""
+    """The Athena workgroup.
+
+    It must not enforce its own location: CREATE TABLE AS names one, and would be refused.
+    """
     aws_athena.CfnWorkGroup(
         scope,
         "Workgroup",

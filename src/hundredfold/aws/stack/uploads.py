@@ -14,7 +14,9 @@ from .settings import Location
 def start_on_uploads(
     scope: Construct, machine: Any, places: Mapping[str, Location]
 ) -> tuple[Any, ...]:
-    """A rule for each source: a file that comes to its place starts a run with that file as the source."""
+    """A rule for each source: a file that comes to its place starts a run with that file as the
+    source.
+    """
     return tuple(_rule(scope, machine, source, place) for source, place in places.items())
 
 
@@ -24,7 +26,10 @@ def _rule(scope: Construct, machine: Any, source: str, place: Location) -> Any:
     rule = aws_events.Rule(
         scope,
         f"Upload-{source}",
-        description=f"A run of the job for each file that comes to {place.prefix or 'the bucket'}, as the source {source}",
+        description=(
+            f"A run of the job for each file that comes to {place.prefix or 'the bucket'}, as the "
+            f"source {source}"
+        ),
         event_pattern=aws_events.EventPattern(
             source=["aws.s3"],
             detail_type=["Object Created"],

@@ -1,7 +1,9 @@
-"""What MiniStack lacks, filled in: one room for each service.  This runs inside the emulator's own environment.
+"""What MiniStack lacks, filled in: one room for each service.
 
-MiniStack is patched by name, so every name is asked for first (`need`): a release that moved one fails at the start and
-says which, instead of answering wrongly later.
+This runs inside the emulator's own environment.
+
+MiniStack is patched by name, so every name is asked for first (`need`): a release that moved one
+fails at the start and says which, instead of answering wrongly later.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ def need(module: ModuleType, *names: str) -> None:
     """AssertionError unless the module still has what is going to be patched or called."""
     missing = [name for name in names if not hasattr(module, name)]
     assert not missing, (
-        f"{module.__name__} has no {', '.join(missing)} any more: look at what replaced it, and mend {__name__}"
+        f"{module.__name__} has no {', '.join(missing)} any more: look at what replaced it, and "
+        f"mend {__name__}"
     )
 
 

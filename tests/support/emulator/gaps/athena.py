@@ -1,7 +1,7 @@
 """Athena's queries: how they are started, watched, stopped and read.
 
-A query runs in a thread of its own, with the rights of whoever started it; what it writes goes to S3 on the server's
-loop, where S3's notifications begin.
+A query runs in a thread of its own, with the rights of whoever started it; what it writes goes to
+S3 on the server's loop, where S3's notifications begin.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def fill() -> None:
 
 
 def start(asked: Mapping[str, Any]) -> Answer:
-    """StartQueryExecution: the same token gives the same query; what is no statement is refused at once."""
+    """StartQueryExecution: the same token gives the same query; what is no statement is refused at
+    once.
+    """
     sql, token = asked.get("QueryString", ""), asked.get("ClientRequestToken")
     request = {name: value for name, value in asked.items() if name != "ClientRequestToken"}
     if token is not None and not 32 <= len(token) <= 128:
@@ -78,7 +80,8 @@ def start(asked: Mapping[str, Any]) -> Answer:
             return json_response({"QueryExecutionId": earlier["QueryExecutionId"]})
     if not 0 < len(sql.encode()) <= LONGEST:
         raise InvalidRequestError(
-            f"1 validation error detected: the query has {len(sql.encode())} bytes, and may have 1 to {LONGEST}"
+            f"1 validation error detected: the query has {len(sql.encode())} bytes, and may have "
+            f"1 to {LONGEST}"
         )
     workgroup = asked.get("WorkGroup", "primary")
     if workgroup not in athena._workgroups:
@@ -313,7 +316,9 @@ def _found(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _output(asked: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    """Where the result goes: the workgroup's place if it insists, then the caller's, then the workgroup's."""
+    """Where the result goes: the workgroup's place if it insists, then the caller's, then the
+    workgroup's.
+    """
     own = (settings.get("ResultConfiguration") or {}).get("OutputLocation")
     said = (asked.get("ResultConfiguration") or {}).get("OutputLocation")
     output = own if settings.get("EnforceWorkGroupConfiguration") and own else said or own

@@ -1,4 +1,6 @@
-"""SQS: its clock can be set by hand, so that a test of leases of an hour takes a moment; and no lease is extended that has run out."""
+"""SQS: its clock can be set by hand, so that a test of leases of an hour takes a moment; and no
+lease is extended that has run out.
+"""
 
 from __future__ import annotations
 

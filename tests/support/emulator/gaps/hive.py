@@ -1,7 +1,8 @@
-"""Tables as Athena keeps them: Hive's types, the files under a location, and how each format is read and written.
+"""Tables as Athena keeps them: Hive's types, the files under a location, and how each format is
+read and written.
 
-A file is read by its table's declaration, as there: columns by name whatever their case, a missing one is NULL, and a
-type that does not fit is HIVE_BAD_DATA.
+A file is read by its table's declaration, as there: columns by name whatever their case, a missing
+one is NULL, and a type that does not fit is HIVE_BAD_DATA.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the Data Catalog: its rows with `"$path"` as the last column, and the bytes that reading them took."""
+    """A table of the Data Catalog: its rows with `"$path"` as the last column, and the bytes that
+    reading them took.
+    """
 
     columns: Sequence[Column]
     rows: pa.Table
@@ -64,7 +67,9 @@ class Table:
 
 
 def arrow_type(hive: str) -> pa.DataType:
-    """Hive's or Trino's name of a type as Arrow's type; QueryError for one that Athena does not have."""
+    """Hive's or Trino's name of a type as Arrow's type; QueryError for one that Athena does not
+    have.
+    """
     text = hive.strip().lower()
     outer, _, inner = text.rstrip(")>").partition("<" if "<" in text else "(")
     outer, inner = outer.strip(), text[len(outer) + 1 : -1] if inner else ""
@@ -119,7 +124,9 @@ def keys_below(bucket: str, prefix: str) -> list[str]:
 
 
 def read_table(database: str, name: str, only: frozenset[str] | None = None) -> Table:
-    """A table's rows, or those in some of its files; QueryError if there is no such table, or its files do not fit its declaration."""
+    """A table's rows, or those in some of its files; QueryError if there is no such table, or its
+    files do not fit its declaration.
+    """
     check_glue("glue:GetTable", database, name)
     found = glue._tables.get(f"{database}/{name}")
     if not found:
@@ -247,7 +254,9 @@ def read_parquet(
 
 
 def converted(array: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    """A column as another type; an instant is rounded to milliseconds, which is all that Athena keeps, and loses its zone."""
+    """A column as another type; an instant is rounded to milliseconds, which is all that Athena
+    keeps, and loses its zone.
+    """
     if pa.types.is_timestamp(array.type) and pa.types.is_timestamp(kind):
         bare = array.cast(pa.timestamp(array.type.unit))
         return (
@@ -467,7 +476,10 @@ def _split(inner: str) -> list[str]:
 
 @dataclass
 class Kept:
-    """Rows of files that were read before: a batch table is read again by every query on it. The oldest go first."""
+    """Rows of files that were read before: a batch table is read again by every query on it.
+
+    The oldest go first.
+    """
 
     size: int = 0
     rows: OrderedDict[tuple[Any, ...], pa.Table] = field(default_factory=OrderedDict)

@@ -1,5 +1,6 @@
-"""Lambda: a batch answered in no known way has failed, messages are taken with the function's own rights, and an environment goes with
-all it started."""
+"""Lambda: a batch answered in no known way has failed, messages are taken with the function's own
+rights, and an environment goes with all it started.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ need(
 )
 need(lambda_runtime, "_signal", "ProvidedWorker")
 
-BACKOFF = 0.1  # seconds in which a mapping takes nothing after a call that failed: here it has one poller, on AWS at least five
+# seconds in which a mapping takes nothing after a call that failed: here it has one poller, on AWS
+# at least five
+BACKOFF = 0.1
 POLLING = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes")
 told: set[str] = (
     set()
@@ -44,7 +47,9 @@ def fill() -> None:
 
 
 def is_understood(answer: Any, messages: set[str]) -> bool:
-    """Whether Lambda takes that as an answer to a batch: nothing, an empty object or list, or ids of that batch's messages."""
+    """Whether Lambda takes that as an answer to a batch: nothing, an empty object or list, or ids
+    of that batch's messages.
+    """
     if answer in (None, "", {}):
         return True
     failures = answer.get("batchItemFailures", ()) if isinstance(answer, dict) else ()
@@ -56,7 +61,9 @@ def is_understood(answer: Any, messages: set[str]) -> bool:
 
 
 def _judged(execute: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """MiniStack deletes the messages of a batch whose answer it does not understand; AWS takes all of them as failed."""
+    """MiniStack deletes the messages of a batch whose answer it does not understand; AWS takes all
+    of them as failed.
+    """
 
     def executed(*words: Any, **named: Any) -> dict[str, Any]:
         answer = execute(*words, **named)

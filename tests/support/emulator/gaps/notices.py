@@ -1,4 +1,5 @@
-"""S3's notifications as bad as AWS allows: twice, late, in any order; and not at all, which it does not allow and which happens.
+"""S3's notifications as bad as AWS allows: twice, late, in any order; and not at all, which it does
+not allow and which happens.
 
 The test says how bad (`Emulator.settings`), and reads what was done (`Emulator.faults`).
 """

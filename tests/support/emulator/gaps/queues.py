@@ -1,7 +1,8 @@
 """SQS: what AWS refuses and forgives, and one lock around a queue's messages.
 
-MiniStack changes a queue's list on its loop and in threads (deliveries to functions, S3's notifications); a list that is
-filtered in one place while another appends loses a message.  On AWS none is lost.
+MiniStack changes a queue's list on its loop and in threads (deliveries to functions, S3's
+notifications); a list that is filtered in one place while another appends loses a message. On AWS
+none is lost.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ def _polite_receive(receive: Callable[..., Any]) -> Callable[..., Any]:
         if not 0 <= wait <= LONGEST_POLL:
             raise sqs._Err(
                 "InvalidParameterValue",
-                f"Value {wait} for parameter WaitTimeSeconds is invalid. Reason: Must be >= 0 and <= {LONGEST_POLL}, if provided.",
+                f"Value {wait} for parameter WaitTimeSeconds is invalid. Reason: Must be >= 0 and "
+                f"<= {LONGEST_POLL}, if provided.",
             )
         end = time.monotonic() + wait
         while True:

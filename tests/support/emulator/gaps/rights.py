@@ -1,7 +1,9 @@
-"""What the caller's role may do, for calls that MiniStack makes without asking: a state machine's, a query's, a mapping's.
+"""What the caller's role may do, for calls that MiniStack makes without asking: a state machine's,
+a query's, a mapping's.
 
-Athena reads and writes with the rights of whoever started the query, Step Functions acts with the state machine's role,
-and Lambda takes messages with the function's.  MiniStack asks IAM at its front door only, so all would pass with empty roles.
+Athena reads and writes with the rights of whoever started the query, Step Functions acts with the
+state machine's role, and Lambda takes messages with the function's. MiniStack asks IAM at its front
+door only, so all would pass with empty roles.
 """
 
 from __future__ import annotations

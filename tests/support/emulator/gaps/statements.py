@@ -1,4 +1,6 @@
-"""What a statement of Athena's does: a query, CREATE TABLE AS, UNLOAD, and the definitions of tables, views and databases."""
+"""What a statement of Athena's does: a query, CREATE TABLE AS, UNLOAD, and the definitions of
+tables, views and databases.
+"""
 
 from __future__ import annotations
 
@@ -131,7 +133,9 @@ class Query:
 
 @dataclass(frozen=True)
 class CreateAs:
-    """CREATE TABLE AS: the files first, then the table; what was written stays where the statement fails after it."""
+    """CREATE TABLE AS: the files first, then the table; what was written stays where the statement
+    fails after it.
+    """
 
     tree: exp.Create
     kind: str = "DDL"
@@ -220,7 +224,8 @@ class CreateExternal:
                 return Outcome()
             raise QueryError(
                 "FAILED",
-                f"Execution Error, return code 1 from DDLTask. AlreadyExistsException(message:Table {name} already exists.)",
+                "Execution Error, return code 1 from DDLTask. "
+                f"AlreadyExistsException(message:Table {name} already exists.)",
             )
         table = {**athena._create_table_input(self.ddl), "Name": name}
         context.call(lambda: glue._create_table({"DatabaseName": database, "TableInput": table}))
@@ -278,7 +283,8 @@ class Database:
         if not self.cascade and any(key.startswith(f"{name}/") for key in glue._tables):
             raise QueryError(
                 "FAILED",
-                f"InvalidOperationException(message:Database {name} is not empty. One or more tables exist.)",
+                f"InvalidOperationException(message:Database {name} is not empty. One or more "
+                "tables exist.)",
             )
         context.call(lambda: glue._delete_database({"Name": name}))
         return Outcome()
@@ -425,7 +431,8 @@ def _refuse_types(tree: exp.Expr, rows: pa.Table) -> None:
             precise = inner.to.sql("trino").lower()
             raise QueryError(
                 "NOT_SUPPORTED",
-                f"Incorrect timestamp precision for {precise}; the configured precision is MILLISECONDS",
+                f"Incorrect timestamp precision for {precise}; the configured precision is "
+                "MILLISECONDS",
             )
         if pa.types.is_timestamp(kind) and kind.tz:
             raise QueryError("NOT_SUPPORTED", "Unsupported Hive type: timestamp(3) with time zone")
@@ -462,7 +469,10 @@ def _write(
     count: int,
     context: Context,
 ) -> list[str]:
-    """The rows as files; their addresses. They go to the store a few at a time, and each is seen by others at once."""
+    """The rows as files; their addresses.
+
+    They go to the store a few at a time, and each is seen by others at once.
+    """
     bucket, prefix = split_uri(location)
     parts = parts_of(rows, buckets, count)
     if parts:

@@ -1,4 +1,6 @@
-"""Step Functions: Athena's tasks, the state machine's own rights, and an execution that was stopped stays stopped."""
+"""Step Functions: Athena's tasks, the state machine's own rights, and an execution that was stopped
+stays stopped.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,8 @@ def fill() -> None:
 
 
 def athena_task(resource: str, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """A call of Athena; with `.sync`, the query to its end: States.TaskFailed with the whole query as its cause if it fails.
+    """A call of Athena; with `.sync`, the query to its end: States.TaskFailed with the whole query
+    as its cause if it fails.
 
     A query whose execution is stopped is stopped too.
     """
@@ -131,7 +134,9 @@ def _if_allowed(invoke: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
 
 
 def needed(resource: str, asked: Any) -> list[tuple[str, str]]:
-    """The rights that a task needs, as (action, resource); none for a service that this bench does not look after."""
+    """The rights that a task needs, as (action, resource); none for a service that this bench does
+    not look after.
+    """
     here = f"{get_region()}:{get_account_id()}"
     service, _, action = (
         resource.removesuffix(".sync")

@@ -1,7 +1,9 @@
-"""Trino's SQL on DuckDB: what Trino would refuse is refused, the rest is translated, and types come out as Trino's.
+"""Trino's SQL on DuckDB: what Trino would refuse is refused, the rest is translated, and types come
+out as Trino's.
 
 sqlglot translates; this room adds what it cannot know or leaves out:
-- functions that Trino does not have, and comparisons of text with numbers, which DuckDB would let pass
+- functions that Trino does not have, and comparisons of text with numbers, which DuckDB would let
+  pass
 - integers divide to integers, and doubles by zero to infinity
 - a double becomes an integer by rounding half away from zero
 - columns without a name are _col0, _col1, ...; `"$path"` is there when named and not in `*`
@@ -88,7 +90,8 @@ def run(
 ) -> tuple[pa.Table, int]:
     """The rows of a query, its columns typed as Athena types them, and the bytes that were read.
 
-    `table` finds a table by database and name, and the files that the query names, if it names some; `running` is handed the connection, so that it can be interrupted.
+    `table` finds a table by database and name, and the files that the query names, if it names
+    some; `running` is handed the connection, so that it can be interrupted.
     """
     tree = tree.copy()
     found = _tables(tree, database, table)
@@ -106,7 +109,8 @@ def run(
         for number, ((schema, name), one) in enumerate(found.items()):
             connection.register(f"rows_{number}", one.rows)
             connection.execute(
-                f'CREATE SCHEMA IF NOT EXISTS "{schema}"; CREATE VIEW "{schema}"."{name}" AS SELECT * FROM rows_{number}'
+                f'CREATE SCHEMA IF NOT EXISTS "{schema}"; CREATE VIEW "{schema}"."{name}" AS '
+                f"SELECT * FROM rows_{number}"
             )
         try:
             relation = connection.sql(tree.sql("duckdb"))
@@ -173,7 +177,9 @@ def _tables(tree: exp.Expr, database: str, table: Finds) -> dict[tuple[str, str]
 
 
 def _named_paths(table: exp.Table) -> frozenset[str] | None:
-    """The files that are read where `WHERE "$path" IN ('...')` names them: Trino opens no other. None for all."""
+    """The files that are read where `WHERE "$path" IN ('...')` names them: Trino opens no other.
+    None for all.
+    """
     select = table.parent_select
     where = (
         select.args.get("where") if select is not None and not select.args.get("joins") else None
@@ -274,7 +280,9 @@ def _typed(tree: exp.Expr, found: Mapping[tuple[str, str], Table]) -> None:
 def _hints(
     tree: exp.Expr, found: Mapping[tuple[str, str], Table]
 ) -> list[tuple[exp.Expr, list[Any]]]:
-    """The operators and casts of a tree with the types of what they work on, inner ones first; none where they cannot be told."""
+    """The operators and casts of a tree with the types of what they work on, inner ones first; none
+    where they cannot be told.
+    """
     schema: dict[str, dict[str, dict[str, str]]] = {}
     for (database, name), table in found.items():
         schema.setdefault(database, {})[name] = {c.name: c.hive for c in table.columns} | {
@@ -347,7 +355,9 @@ def _exact_decimal(cast: exp.Cast) -> None:
 
 
 def _column(column: pa.ChunkedArray, kind: str) -> pa.ChunkedArray:
-    """A column of DuckDB's as Trino would type it: it has no 128 bits, nothing unsigned, and keeps milliseconds."""
+    """A column of DuckDB's as Trino would type it: it has no 128 bits, nothing unsigned, and keeps
+    milliseconds.
+    """
     if kind in ("HUGEINT", "UHUGEINT", "UBIGINT", "UINTEGER", "USMALLINT", "UTINYINT"):
         try:
             return column.cast(pa.int64())

@@ -52,7 +52,9 @@ def text_of(kind: pa.DataType) -> Callable[[Any], str]:
 
 
 def java_double(value: float) -> str:
-    """As Java's Double.toString: the shortest digits that read back exactly, an exponent below 0.001 and from ten million on."""
+    """As Java's Double.toString: the shortest digits that read back exactly, an exponent below
+    0.001 and from ten million on.
+    """
     if value != value:
         return "NaN"
     if value in (float("inf"), float("-inf")):

@@ -46,7 +46,9 @@ def parts_of(rows: pa.Table, bucketed_by: Sequence[str], bucket_count: int) -> l
 
 
 def bucket_numbers(columns: Sequence[pa.ChunkedArray], count: int) -> pa.Array:
-    """Hive's bucket of each row, version 1: an int hashes to itself, a bigint to its halves, a text to 31 h + byte."""
+    """Hive's bucket of each row, version 1: an int hashes to itself, a bigint to its halves, a text
+    to 31 h + byte.
+    """
     if (
         len(columns) == 1
         and pa.types.is_integer(columns[0].type)

@@ -1,6 +1,8 @@
-"""What a Lambda environment lacks and this machine has: /dev/shm, and with it semaphores and shared memory between processes.
+"""What a Lambda environment lacks and this machine has: /dev/shm, and with it semaphores and shared
+memory between processes.
 
-Python imports this at its start in every function of the bench and in every child that a function starts.
+Python imports this at its start in every function of the bench and in every child that a function
+starts.
 """
 
 import _multiprocessing
