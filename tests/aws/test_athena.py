@@ -124,7 +124,7 @@ def test_a_value_is_the_same_on_athena(
     listed = [value.strip() for value in _split(VALUES[sort])]
     columns = ", ".join(f"{value} AS c{number}" for number, value in enumerate(listed))
     query = f"SELECT id, {columns} FROM rows_in ORDER BY id"
-    here.load("rows_in", table)
+    here.register("rows_in", table)
     wanted = here.query(query)
     found = afar.rows(query, rows_in=table)
     for number, value in enumerate(listed):
@@ -238,7 +238,7 @@ def test_a_query_gives_the_same_rows_on_athena(
     afar: Afar, here: DuckWarehouse, both: tuple[pa.Table, pa.Table]
 ) -> None:
     for name, table in zip("tu", both, strict=True):
-        here.load(name, table)
+        here.register(name, table)
     queries = QUERIES.strip().replace("-- the value\n", "-- the value¦").splitlines()
     for query, found in zip(
         queries,

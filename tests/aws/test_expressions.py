@@ -104,7 +104,7 @@ def is_good(value: str, here: DuckWarehouse) -> bool:
 def test_any_expression_gives_the_same_on_athena_or_is_refused(
     afar: Afar, here: DuckWarehouse, table: pa.Table, values: list[str], where: str
 ) -> None:
-    here.load("rows_in", table)
+    here.register("rows_in", table)
     values = [value for value in values if is_good(value, here)]
     columns = "".join(f", {value} AS c{number}" for number, value in enumerate(values))
     query = (

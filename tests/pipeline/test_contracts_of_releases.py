@@ -32,7 +32,7 @@ def release(bench: Bench, values: list[str], kind: Any) -> list[Any]:
     done = piece.publish()
     assert done is not None
     found = bench.warehouse.query(
-        f"SELECT v FROM {bench.warehouse.parquet(next(iter(done.files)))} ORDER BY n"
+        f"SELECT v FROM {bench.warehouse.read_parquet(next(iter(done.files)))} ORDER BY n"
     )
     return list(found.column("v").to_pylist())
 

@@ -55,7 +55,7 @@ def keyed(draw: st.DrawFn) -> pa.Table:
 @settings(max_examples=150)
 @given(table=keyed())
 def test_arithmetic_and_sql_tell_the_same_units(warehouse: DuckWarehouse, table: pa.Table) -> None:
-    warehouse.load("keyed", table)
+    warehouse.register("keyed", table)
     unit = table.column_names[:-1]
     select = "SELECT * FROM keyed"
     found, wanted = (
@@ -67,7 +67,7 @@ def test_arithmetic_and_sql_tell_the_same_units(warehouse: DuckWarehouse, table:
     assert listed(found).equals(listed(wanted))
     assert told(found, warehouse) == told(wanted, warehouse)
     for name in (*found.tables, *wanted.tables):
-        warehouse.forget(name)
+        warehouse.drop(name)
         with pytest.raises(QueryError, match="does not exist"):
             warehouse.columns(f"SELECT * FROM {name}")
 
@@ -103,14 +103,16 @@ def told(numbering: Any, warehouse: DuckWarehouse) -> dict[int, int]:
     ids=["far", "float", "time", "uint64", "nulls"],
 )
 def test_keys_of_every_kind_are_told(warehouse: DuckWarehouse, key: pa.Array) -> None:
-    warehouse.load("keyed", pa.table({"k": key, "row": [0, 1, 2]}))
+    warehouse.register("keyed", pa.table({"k": key, "row": [0, 1, 2]}))
     select = "SELECT * FROM keyed"
     found = number_units("m", ["k"], select, warehouse.columns(select), warehouse)
     assert listed(found).equals(listed(JoinIndex(["k"], select, warehouse)))
 
 
 def test_many_texts_are_told_by_sql(warehouse: DuckWarehouse) -> None:
-    warehouse.load("keyed", pa.table({"k": pa.array([f"customer {n:06d}" for n in range(70_000)])}))
+    warehouse.register(
+        "keyed", pa.table({"k": pa.array([f"customer {n:06d}" for n in range(70_000)])})
+    )
     found = number_units(
         "m", ["k"], "SELECT * FROM keyed", warehouse.columns("SELECT * FROM keyed"), warehouse
     )
@@ -119,7 +121,7 @@ def test_many_texts_are_told_by_sql(warehouse: DuckWarehouse) -> None:
 
 
 def test_numbers_too_many_for_the_memory_are_told_by_sql(warehouse: DuckWarehouse) -> None:
-    warehouse.load("keyed", pa.table({"k": pa.array(range(100_000), pa.int64())}))
+    warehouse.register("keyed", pa.table({"k": pa.array(range(100_000), pa.int64())}))
     select = "SELECT * FROM keyed"
     for memory, kind in ((2**20, JoinIndex), (2**23, DenseIndex), (None, DenseIndex)):
         found = number_units("m", ["k"], select, warehouse.columns(select), warehouse, memory)
@@ -129,7 +131,7 @@ def test_numbers_too_many_for_the_memory_are_told_by_sql(warehouse: DuckWarehous
 
 def test_keys_of_too_many_combinations_are_told_by_sql(warehouse: DuckWarehouse) -> None:
     some = pa.array(range(0, 10_000, 3), pa.int64())
-    warehouse.load("keyed", pa.table({"a": some, "b": some, "c": some}))
+    warehouse.register("keyed", pa.table({"a": some, "b": some, "c": some}))
     found = number_units(
         "m",
         ["a", "b", "c"],
@@ -141,12 +143,12 @@ def test_keys_of_too_many_combinations_are_told_by_sql(warehouse: DuckWarehouse)
 
 
 def test_a_key_that_was_not_there_when_units_were_counted_is_told(warehouse: DuckWarehouse) -> None:
-    warehouse.load("keyed", pa.table({"k": [1, 2, 3]}))
+    warehouse.register("keyed", pa.table({"k": [1, 2, 3]}))
     found = number_units(
         "m", ["k"], "SELECT * FROM keyed", warehouse.columns("SELECT * FROM keyed"), warehouse
     )
     for later in ([9], [-7], [None]):
-        warehouse.load("keyed", pa.table({"k": pa.array(later, pa.int64())}))
+        warehouse.register("keyed", pa.table({"k": pa.array(later, pa.int64())}))
         chunks = list(warehouse.stream(found.query([])))
         with pytest.raises(
             ConservationError, match="m: the query gave keys that it had not given a moment before"
@@ -155,7 +157,7 @@ def test_a_key_that_was_not_there_when_units_were_counted_is_told(warehouse: Duc
 
 
 def test_a_query_without_rows_has_no_unit(warehouse: DuckWarehouse) -> None:
-    warehouse.load("keyed", pa.table({"k": pa.array([], pa.int64())}))
+    warehouse.register("keyed", pa.table({"k": pa.array([], pa.int64())}))
     select = "SELECT * FROM keyed"
     for unit in (["k"], []):
         found = number_units("m", unit, select, warehouse.columns(select), warehouse)

@@ -128,7 +128,7 @@ def test_the_query_sees_the_run(bench: Bench) -> None:
     release = piece.publish()
     assert release is not None
     row = bench.warehouse.query(
-        f"SELECT * FROM {bench.warehouse.parquet(next(iter(release.files)))} ORDER BY shop"
+        f"SELECT * FROM {bench.warehouse.read_parquet(next(iter(release.files)))} ORDER BY shop"
     ).to_pylist()[0]
     assert (
         row["run_id"],

@@ -229,7 +229,7 @@ def test_durations_are_microseconds_to_later_models_and_releases(bench: Bench, o
     ]
     release = piece.publish()
     rows = bench.warehouse.query(
-        f"SELECT * FROM {bench.warehouse.parquet(next(iter(release.files)))} ORDER BY n"
+        f"SELECT * FROM {bench.warehouse.read_parquet(next(iter(release.files)))} ORDER BY n"
     ).to_pylist()
     assert [(row["span"], row["nested"]) for row in rows] == [(n, [n]) for n in MICROS[::order]]
 

@@ -95,7 +95,7 @@ def texts(piece: Piece) -> dict[str, str]:
 def parquet(bench: Bench) -> list[Any]:
     key = next(key for key in releases("types", bench.store)[-1].files if key.endswith("parquet"))
     return list(
-        bench.warehouse.query(f"SELECT v FROM {bench.warehouse.parquet(key)} ORDER BY n")
+        bench.warehouse.query(f"SELECT v FROM {bench.warehouse.read_parquet(key)} ORDER BY n")
         .column("v")
         .to_pylist()
     )

@@ -128,8 +128,8 @@ class Piece:
         collected = collect(
             self.job.model(model), manifest, self.layout, attempt, self.warehouse, self.store
         )
-        self.warehouse.define(
-            model, f"SELECT * FROM {self.warehouse.parquet(self.layout.results(model))}"
+        self.warehouse.create_view(
+            model, f"SELECT * FROM {self.warehouse.read_parquet(self.layout.results(model))}"
         )
         self.collected[model] = collected
         return collected

@@ -136,7 +136,7 @@ class Afar:
                     key = f"processing/{layout.run}/given/{name}/rows.parquet"
                     with self.store.writing(key) as path:
                         pq.write_table(table, path)
-                    warehouse.register(
+                    warehouse.register_objects(
                         name, self.store.where(key).rpartition("/")[0] + "/", table.schema
                     )
 
@@ -214,8 +214,9 @@ class Distant(Piece):
         for model in self.job.models:
             if model is until:
                 break
-            warehouse.define(
-                model.name, f"SELECT * FROM {warehouse.parquet(self.layout.results(model.name))}"
+            warehouse.create_view(
+                model.name,
+                f"SELECT * FROM {warehouse.read_parquet(self.layout.results(model.name))}",
             )
 
 

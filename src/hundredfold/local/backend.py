@@ -35,7 +35,7 @@ from ..runs.start import (
     parse_as_of,
     with_limits,
 )
-from ..sql.duckdb import prints
+from ..sql.duckdb import fingerprints
 from ..sql.sources.files import as_table, find_files, pattern
 from ..workers.job_pickle import packed
 from ..workers.pool import WorkerPool
@@ -220,7 +220,7 @@ def move_sources(home: Home, record: Record, job: Job, sources: Mapping[str, str
         now[name] = _place(name, place, name_given=True)
         files = find_files(name, now[name], job.folder or Path())
         if files.kind == "parquet":
-            move_source(name, prints(files.paths), pattern, Layout(record.id), home.store)
+            move_source(name, fingerprints(files.paths), pattern, Layout(record.id), home.store)
     home.ledger.note(record.id, options={"sources": now})
 
 

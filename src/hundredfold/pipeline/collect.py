@@ -463,7 +463,7 @@ def _broken(table: pa.Table, contract: Contract, warehouse: Warehouse) -> dict[i
     ]
     if not rules or not table.num_rows:
         return {}
-    warehouse.load("__results", table)
+    warehouse.register("__results", table)
     cases = " ".join(
         f"WHEN NOT coalesce({check.on(quote(name))}, TRUE) THEN {literal(f'{name} {check.words}')} || ' (' || CAST({quote(name)} AS VARCHAR) || ')'"
         for name, check in rules

@@ -89,7 +89,7 @@ def prepare(
     select, schema = with_micros(plain_columns(select, schema), schema)
     kept = not warehouse.is_plain(select)
     if kept:  # a join or an aggregate is not worth doing twice
-        warehouse.keep("__prepared", select)
+        warehouse.materialize("__prepared", select)
         select = "SELECT * FROM __prepared"
     numbering = number_units(model.name, model.unit, select, schema, warehouse, memory)
     listed = store.growing(layout.model(model.name))
@@ -130,7 +130,7 @@ def prepare(
         )
         files.end()
     for name in (*numbering.tables, "__prepared"):
-        warehouse.forget(name)
+        warehouse.drop(name)
 
     def settle() -> None:
         listed.settle()

@@ -376,7 +376,7 @@ def describe_run(
     """One row of facts that queries see as the table `run`; the versions are null before there is a release."""
     facts = f"{literal(layout.run)} AS run_id, {literal(job.name)} AS job, CAST({literal(as_of)} AS TIMESTAMP) AS as_of"
     versions = f"CAST({version or 'NULL'} AS BIGINT) AS table_version, CAST({parent or 'NULL'} AS BIGINT) AS parent_version"
-    warehouse.define("run", f"SELECT {facts}, {versions}")
+    warehouse.create_view("run", f"SELECT {facts}, {versions}")
 
 
 def _summaries(
@@ -385,7 +385,7 @@ def _summaries(
     """The rows of each summary of what is published, which stands under its name."""
     if not output.summaries:
         return {}
-    warehouse.define(output.name, select)
+    warehouse.create_view(output.name, select)
     tables = {}
     for title, query in output.summaries.items():
         try:

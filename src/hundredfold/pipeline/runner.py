@@ -117,7 +117,7 @@ class StageRunner:
         self.collected.append(collected)
         self.note(model.name, **{k: v for k, v in asdict(collected).items() if k != "model"})
         self.callbacks.collected(collected)
-        self.define(model, warehouse)
+        self.expose_results(model, warehouse)
         limit = self.record.options.get("max_failed")
         refuse_all_failed(self.job, [collected], self.record.id, limit)
         if model is self.job.models[-1]:
@@ -127,13 +127,13 @@ class StageRunner:
         if more or limit is not None:  # a limit given by hand counts though nothing follows
             within_limits(self.job, [collected], self.record.id, limit)
 
-    def define(self, model: Model, warehouse: Warehouse) -> None:
+    def expose_results(self, model: Model, warehouse: Warehouse) -> None:
         """Let a collected model's results stand under its name; DamagedFile if they are not what was collected."""
         verify_listed(
             self.store, self.layout.results(model.name), self.layout.collected(model.name)
         )
-        warehouse.define(
-            model.name, f"SELECT * FROM {warehouse.parquet(self.layout.results(model.name))}"
+        warehouse.create_view(
+            model.name, f"SELECT * FROM {warehouse.read_parquet(self.layout.results(model.name))}"
         )
 
     def publish(self, warehouse: Warehouse) -> None:

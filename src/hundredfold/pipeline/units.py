@@ -108,7 +108,7 @@ class JoinIndex:
 
     def use(self, units: pa.Table) -> None:
         numbers = from_numpy(np.arange(units.num_rows, dtype=np.int32))
-        self._warehouse.load("__units", units.drop_columns([ROWS]).append_column(UNIT, numbers))
+        self._warehouse.register("__units", units.drop_columns([ROWS]).append_column(UNIT, numbers))
 
     def query(self, columns: Sequence[str]) -> str:
         return rows_with_unit_number(self._select, self._unit, columns, "__units")
@@ -264,7 +264,7 @@ def _dense(
         most = most // digit.places if digit else 0
         if digit is None or not most:
             for table in [each.table for each in digits if each.table]:
-                warehouse.forget(table)
+                warehouse.drop(table)
             return None
         digits.append(digit)
     return DenseIndex(model, digits, select, warehouse)
@@ -292,7 +292,9 @@ def _of_values(
     )
     if len(values) > MOST_PLACES:
         return None
-    warehouse.load(table, pa.table({"value": values, "place": from_numpy(np.arange(len(values)))}))
+    warehouse.register(
+        table, pa.table({"value": values, "place": from_numpy(np.arange(len(values)))})
+    )
     typed = values if values.type == kind else values.cast(kind)
     return KeyColumn(name, len(values), f"{table}.place", Values(typed), table)
 

@@ -91,11 +91,11 @@ def validate(
                 if warehouse.replays:
                     _put(one, own, store)
             verdicts += one
-            warehouse.define(source.name, _reading(verdicts[-1], warehouse))
+            warehouse.create_view(source.name, _reading(verdicts[-1], warehouse))
         _put(verdicts, layout.verdict(), store)
     refuse_changed(verdicts, warehouse)
     for verdict in verdicts:
-        warehouse.define(verdict.source, _reading(verdict, warehouse))
+        warehouse.create_view(verdict.source, _reading(verdict, warehouse))
     return verdicts
 
 
@@ -199,7 +199,7 @@ def _validate_one(
     contract = read_contract(source.contract) if source.contract else None
     wanted = {c.name: c for c in contract.columns} if contract else {}
     raw = warehouse.attach(source, place, job.folder, wanted, layout.staged(source.name))
-    with naming_damage(source.name, raw.prints, warehouse):
+    with naming_damage(source.name, raw.fingerprints, warehouse):
         return _judged(source, place, contract, raw, as_of, layout, warehouse, store)
 
 
@@ -213,9 +213,9 @@ def _judged(
     warehouse: Warehouse,
     store: RunStore,
 ) -> ValidationResult:
-    found = raw.prints
+    found = raw.fingerprints
     if source.name in {t.split(".")[0] for t in source.references.values()}:
-        warehouse.define(
+        warehouse.create_view(
             source.name, raw.select
         )  # a source that refers to itself is checked against its raw rows
     checks = compile_checks(source, contract, raw.select, raw.schema, raw.text, as_of)
@@ -267,9 +267,9 @@ def _judged(
         return ValidationResult(
             source.name, rows, rows, 0, select=checks.accepted(None), files=found
         )
-    rejects = warehouse.parquet(layout.rejects(source.name)) if rejected or dropped else None
+    rejects = warehouse.read_parquet(layout.rejects(source.name)) if rejected or dropped else None
     key = f"{layout.root}/sources/{source.name}.parquet"
-    accepted = warehouse.settle(checks.accepted(rejects), key)
+    accepted = warehouse.write_rows(checks.accepted(rejects), key)
     refuse_other_files(source.name, found, warehouse)  # from here on the copy is read
     if accepted + bad + clashes + dropped != rows:
         raise ConservationError(
@@ -350,7 +350,7 @@ def _refuse_clean(source: Source, raw: str, warehouse: Warehouse) -> None:
 def _reading(verdict: ValidationResult, warehouse: Warehouse) -> str:
     """The accepted rows in SQL, wherever the home lies by now."""
     return (
-        f"SELECT * FROM {warehouse.parquet(verdict.accepted_key)}"
+        f"SELECT * FROM {warehouse.read_parquet(verdict.accepted_key)}"
         if verdict.accepted_key
         else verdict.select
     )
@@ -421,7 +421,7 @@ def _duplicates(
 ) -> tuple[int, int, int, tuple[Finding, ...]]:
     """Copies, superseded rows, rows that clash; kept in the table `__twins`."""
     good = f"SELECT * FROM ({checks.judged}) AS j WHERE NOT ({checks.any_bad})"
-    warehouse.keep("__twins", duplicates(source, checks, good))
+    warehouse.materialize("__twins", duplicates(source, checks, good))
     counts = {
         r["reason"]: int(r["n"])
         for r in warehouse.query(
@@ -470,12 +470,12 @@ def _write_rejects(
     )
     sql = f"SELECT g.__file, g.__row, g.__reason, g.__counts, {names} FROM ({gone}) AS g JOIN ({raw.select}) AS r ON g.__file = r.__file AND g.__row = r.__row"
     if raw.malformed is not None:
-        warehouse.load("__malformed", raw.malformed)
+        warehouse.register("__malformed", raw.malformed)
         sql = f"{sql} UNION ALL BY NAME SELECT file AS __file, words AS __reason, TRUE AS __counts, line AS __line FROM __malformed"
     warehouse.write(
         f"SELECT * FROM ({sql}) AS x ORDER BY __file, __row", layout.rejects(source.name)
     )
-    warehouse.forget("__twins")
+    warehouse.drop("__twins")
 
 
 def _write_repairs(
@@ -483,9 +483,9 @@ def _write_repairs(
 ) -> None:
     """Every value that a repair changed, also of rows that are rejected all the same: one file, and one more pass over the source."""
     names = [name for name in raw.schema.names if name not in ("__file", "__row")]
-    warehouse.keep("__touched", checks.touched(raw.select))
+    warehouse.materialize("__touched", checks.touched(raw.select))
     warehouse.write(checks.repairs("__touched", names, source.unique), layout.repairs(source.name))
-    warehouse.forget("__touched")
+    warehouse.drop("__touched")
 
 
 def _decimal_hint(

@@ -185,16 +185,16 @@ class Warehouse(Protocol):
     def replays(self) -> bool:
         """Whether a step is called again after each of its queries: facts of one source are kept before the next."""
 
-    def define(self, name: str, select: str) -> None:
+    def create_view(self, name: str, select: str) -> None:
         """Let `name` stand for a query's rows."""
 
-    def keep(self, name: str, select: str) -> None:
+    def materialize(self, name: str, select: str) -> None:
         """Run a query and let `name` stand for its rows."""
 
-    def load(self, name: str, table: pa.Table) -> None:
+    def register(self, name: str, table: pa.Table) -> None:
         """Let `name` stand for the rows of a table in memory."""
 
-    def forget(self, name: str) -> None:
+    def drop(self, name: str) -> None:
         """Drop a name, and the rows that are stored under it."""
 
     def columns(self, select: str) -> pa.Schema:
@@ -212,10 +212,10 @@ class Warehouse(Protocol):
     def write(self, select: str, key: str, format: str = "parquet") -> int:
         """Write a query's rows as one object of the store, in the query's order; how many."""
 
-    def settle(self, select: str, key: str) -> int:
+    def write_rows(self, select: str, key: str) -> int:
         """Write a query's rows so that `parquet(key)` reads them; how many."""
 
-    def parquet(self, key: str) -> str:
+    def read_parquet(self, key: str) -> str:
         """The table function by which a query reads an object of the store, or what `settle` wrote."""
 
     def attach(
@@ -228,7 +228,7 @@ class Warehouse(Protocol):
     ) -> Any:
         """The raw rows of a source, with __file and __row."""
 
-    def prints(self, paths: Sequence[str]) -> list[list[Any]]:
+    def fingerprints(self, paths: Sequence[str]) -> list[list[Any]]:
         """A fingerprint of each file of a source; OSError for one that is not there."""
 
     def find_damage(

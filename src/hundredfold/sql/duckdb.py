@@ -107,19 +107,19 @@ class DuckWarehouse:
         if self._run("SELECT current_setting('enable_progress_bar')") != [(False,)]:
             self._run("SET enable_progress_bar = false")
 
-    def define(self, name: str, select: str) -> None:
+    def create_view(self, name: str, select: str) -> None:
         self._run(f"CREATE OR REPLACE TEMP VIEW {quote(name)} AS {select}")
 
-    def keep(self, name: str, select: str) -> None:
+    def materialize(self, name: str, select: str) -> None:
         """Let `name` stand for the rows of a query, computed once."""
         self._run(f"CREATE OR REPLACE TEMP TABLE {quote(name)} AS {select}")
 
-    def forget(self, name: str) -> None:
+    def drop(self, name: str) -> None:
         """Let go of what was kept or loaded under that name, if anything was."""
         self.connection.unregister(name)
         self._run(f"DROP TABLE IF EXISTS {quote(name)}")
 
-    def load(self, name: str, table: pa.Table) -> None:
+    def register(self, name: str, table: pa.Table) -> None:
         """Let `name` stand for a table in memory."""
         self.connection.register(name, table)
 
@@ -184,11 +184,11 @@ class DuckWarehouse:
             count = self._run(f"COPY ({select}) TO '{_text(path)}' ({options})")
         return int(count[0][0])
 
-    def settle(self, select: str, key: str) -> int:
+    def write_rows(self, select: str, key: str) -> int:
         """Write a query's rows so that `parquet(key)` reads them; how many."""
         return self.write(select, key)
 
-    def parquet(self, key: str) -> str:
+    def read_parquet(self, key: str) -> str:
         """A Parquet object of the store as a table in SQL."""
         return f"read_parquet('{_text(self.store.path(key))}')"
 
@@ -199,9 +199,9 @@ class DuckWarehouse:
         ]
         return self.query(f"SELECT * FROM {reader}('{_text(path)}')")
 
-    def prints(self, paths: Sequence[str]) -> list[list[Any]]:
+    def fingerprints(self, paths: Sequence[str]) -> list[list[Any]]:
         """Return name, size, times and inode of each file: equal prints are taken for equal contents."""
-        return prints(paths)
+        return fingerprints(paths)
 
     def tables_of(self, select: str) -> set[str]:
         """The names of the tables that a query reads; QueryError if it is no single query."""
@@ -279,7 +279,7 @@ class DuckWarehouse:
     def _parquet(
         self, source: str, files: Files, wanted: Mapping[str, Any], in_place: bool
     ) -> Attached:
-        before = self.prints(files.paths) if in_place else []
+        before = self.fingerprints(files.paths) if in_place else []
         self._in_place[source] = files.paths
         select = f"SELECT * FROM read_parquet({files.sql_list}, filename = '__file', file_row_number = true, union_by_name = true, hive_partitioning = false)"
         try:
@@ -321,7 +321,7 @@ class DuckWarehouse:
         except QueryError as error:
             raise self.find_damage(source, files.paths, error) or error from error
         attached = Attached(select, self.columns(select), False, files if in_place else None, None)
-        attached.prints = before
+        attached.fingerprints = before
         return attached
 
     def _has_column(self, path: str, name: str) -> bool:
@@ -806,7 +806,7 @@ class DuckWarehouse:
     @contextmanager
     def _unchanged(self, source: str, files: Files) -> Iterator[None]:
         """Check that no file changes within the block. Raises: SourceError, also instead of an error that the change caused."""
-        before = self.prints(files.paths)
+        before = self.fingerprints(files.paths)
         try:
             yield
         finally:
@@ -852,7 +852,7 @@ class DuckWarehouse:
         return future.result()
 
 
-def prints(paths: Sequence[str]) -> list[list[Any]]:
+def fingerprints(paths: Sequence[str]) -> list[list[Any]]:
     """Return name, size, times and inode of each file.
 
     The time of the last status change shows a file that was replaced or rewritten under its old size and modification time.
@@ -875,7 +875,7 @@ class Attached:
     ) -> None:
         self.select, self.schema, self.text, self.files = select, schema, text, files
         self.malformed = malformed if malformed is not None and malformed.num_rows else None
-        self.prints: list[
+        self.fingerprints: list[
             list[Any]
         ] = []  # of the files that are read in place, taken before anything was read
         self.exact = True  # __row is the row's number in its file

@@ -137,7 +137,7 @@ def account(run: Run) -> tuple[list[Balance], pa.Table]:
         run.home.store, run.home.scratch(f"{run.id}-dirt"), memory=MEMORY, threads=2
     ) as warehouse:
         for verdict in verdicts:
-            warehouse.define(verdict.source, _accepted(verdict, warehouse))
+            warehouse.create_view(verdict.source, _accepted(verdict, warehouse))
         for verdict in verdicts:
             balance, ledger = _account_one(verdict, run, warehouse)
             balances.append(balance)
@@ -147,7 +147,7 @@ def account(run: Run) -> tuple[list[Balance], pa.Table]:
 
 def _accepted(verdict: ValidationResult, warehouse: DuckWarehouse) -> str:
     return (
-        f"SELECT * FROM {warehouse.parquet(verdict.accepted_key)}"
+        f"SELECT * FROM {warehouse.read_parquet(verdict.accepted_key)}"
         if verdict.accepted_key
         else verdict.select
     )
@@ -158,7 +158,7 @@ def _account_one(
 ) -> tuple[Balance, pa.Table]:
     name = verdict.source
     for table, rows in (("rejects", run.rejects(name)), ("repairs", run.repairs(name))):
-        warehouse.load(table, rows.arrow())
+        warehouse.register(table, rows.arrow())
     gone = _gone(name, warehouse) if len(run.rejects(name)) else []
     mended = _mended(name, warehouse) if len(run.repairs(name)) else []
     mended += _renamed_weeks(name, warehouse, {e["key"] for e in mended})
@@ -168,7 +168,7 @@ def _account_one(
         "SELECT count(*) AS n FROM (SELECT DISTINCT __file, __row FROM repairs) AS d"
     )["n"].to_pylist()
     for table in ("rejects", "repairs"):
-        warehouse.forget(table)
+        warehouse.drop(table)
     parts = {
         policy: _part(entries, policy, "money_before")
         for policy in ("REJECT", "DEDUPE", "SUPERSEDE", "REPAIR", "SET_ASIDE")
@@ -215,7 +215,7 @@ def _came(
     """The source's rows as it has them, and those lines that could not be read; None where they have gone."""
     staged = run.layout.staged(source)
     if _is_there(run, staged):
-        select = f"SELECT * FROM {warehouse.parquet(staged)}"
+        select = f"SELECT * FROM {warehouse.read_parquet(staged)}"
     else:
         try:
             options = run.record.options
@@ -324,13 +324,13 @@ def _spikes(source: str, warehouse: DuckWarehouse) -> list[dict[str, Any]]:
     quantities, offsets = columns["__quantity"].astype(np.float64), key_offsets(columns, unit)
     keep = plausible(quantities, columns["__x"].astype(np.float64), offsets)
     usual = np.repeat(_median_of_kept(quantities, keep, offsets), np.diff(offsets))
-    warehouse.load("spikes", rows.append_column("__usual", pa.array(usual)).filter(~keep))
+    warehouse.register("spikes", rows.append_column("__usual", pa.array(usual)).filter(~keep))
     at_risk = _money(source, {name: name for name in MONEY_COLUMNS[source]} | {bare: "__usual"})
     found = warehouse.query(
         f"SELECT {_key(source)} AS key, CAST(__quantity AS VARCHAR) AS before, {_money(source)} AS money_before, {at_risk} AS money_at_risk"
         " FROM spikes ORDER BY 1"
     )
-    warehouse.forget("spikes")
+    warehouse.drop("spikes")
     return [
         _entry(source, "SET_ASIDE", row) | {"column": bare, "kind": "spike"}
         for row in found.to_pylist()

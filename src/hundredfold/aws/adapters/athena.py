@@ -48,7 +48,7 @@ from .glue_types import (
     refuse_misfits,
     unsupported_columns,
 )
-from .s3_objects import RIGHT, ObjectFile, prints, split_address
+from .s3_objects import RIGHT, ObjectFile, fingerprints, split_address
 from .s3_store import S3Store
 from .session import StackResources, client
 
@@ -128,8 +128,8 @@ class AthenaWarehouse:
 
     # ---- the door
 
-    def define(self, name: str, select: str) -> None:
-        self.here.define(name, select)
+    def create_view(self, name: str, select: str) -> None:
+        self.here.create_view(name, select)
         self.views[name] = select
 
     def columns(self, select: str) -> pa.Schema:
@@ -163,11 +163,11 @@ class AthenaWarehouse:
             for batch in batches:
                 writer.write_batch(batch)
         with pa.memory_map(str(path)) as source:  # on the disk, and not in memory
-            self.here.load("__written", pa.ipc.open_file(source).read_all())
+            self.here.register("__written", pa.ipc.open_file(source).read_all())
             try:
                 return self.here.write("SELECT * FROM __written", key, format)
             finally:
-                self.here.forget("__written")
+                self.here.drop("__written")
                 path.unlink()
 
     def close(self) -> None:
@@ -185,9 +185,9 @@ class AthenaWarehouse:
             self, source, str(place), contract_columns, self.scratch / "sources", memory=self.memory
         )
 
-    def prints(self, paths: Sequence[str]) -> list[list[Any]]:
+    def fingerprints(self, paths: Sequence[str]) -> list[list[Any]]:
         """Address, size and entity tag of each object: equal prints are taken for equal contents."""
-        return prints(paths)
+        return fingerprints(paths)
 
     def find_damage(
         self, source: str, paths: Sequence[str], error: QueryError
@@ -212,24 +212,24 @@ class AthenaWarehouse:
             self._read[select] = set(tables_in(select))
         return self._read[select]
 
-    def load(self, name: str, table: pa.Table) -> None:
-        self.here.load(name, table)
+    def register(self, name: str, table: pa.Table) -> None:
+        self.here.register(name, table)
 
-    def keep(self, name: str, select: str) -> None:
+    def materialize(self, name: str, select: str) -> None:
         """Let `name` stand for the rows of a query, computed once."""
         if self._reads_afar(select):
             self.create(name, select)
         else:
-            self.here.keep(name, select)
+            self.here.materialize(name, select)
 
-    def forget(self, name: str) -> None:
+    def drop(self, name: str) -> None:
         """Let go of what was kept or loaded under that name, if anything was."""
-        self.here.forget(name)
-        self.here.forget(name + WITH_PATH)
+        self.here.drop(name)
+        self.here.drop(name + WITH_PATH)
         if self.tables.pop(name, None) is not None:
             self._keep_tables()
 
-    def parquet(self, key: str) -> str:
+    def read_parquet(self, key: str) -> str:
         """A Parquet object of the store, as it is now, or what was settled in its place, as a table
         in SQL.
         """
@@ -237,7 +237,7 @@ class AthenaWarehouse:
         if settled in self.tables:
             return quote(settled)
         try:
-            [[address, _, mark]] = prints([self.store.where(key)])
+            [[address, _, mark]] = fingerprints([self.store.where(key)])
         except FileNotFoundError:
             raise KeyError(key) from None
         name = f"__at_{_slug(Path(key).stem)}_{_mark(key)}_{_mark(mark)}"
@@ -246,7 +246,7 @@ class AthenaWarehouse:
             own = f"processing/{self.layout.run}/objects/{name}/rows.parquet"
             self.store.copy(key, own)
             file = pq.ParquetFile(ObjectFile(*split_address(address)))
-            self.register(
+            self.register_objects(
                 name,
                 self.store.where(own).rpartition("/")[0] + "/",
                 plain_schema(file),
@@ -257,7 +257,7 @@ class AthenaWarehouse:
             self.stand_near(name, self.store.fetch(key))
         return quote(name)
 
-    def settle(self, select: str, key: str) -> int:
+    def write_rows(self, select: str, key: str) -> int:
         """Write a query's rows, however many, so that later queries read them by `parquet(key)`;
         how many.
         """
@@ -274,7 +274,7 @@ class AthenaWarehouse:
                 file.write_batch(batch)
         self.store.send(path, own)
         settled = pq.ParquetFile(path)
-        self.register(
+        self.register_objects(
             name,
             self.store.where(own).rpartition("/")[0] + "/",
             plain_schema(settled),
@@ -286,8 +286,8 @@ class AthenaWarehouse:
 
     def stand_near(self, name: str, path: Path) -> None:
         """Let the rows of a table be at hand here, from a Parquet file that holds them all."""
-        self.here.forget(name)
-        self.here.define(name, f"SELECT * FROM read_parquet({pattern(str(path))})")
+        self.here.drop(name)
+        self.here.create_view(name, f"SELECT * FROM read_parquet({pattern(str(path))})")
         self._near.add(name)
 
     def with_path(self, name: str) -> str:
@@ -350,7 +350,7 @@ class AthenaWarehouse:
         self.stand(name, table)
         return table
 
-    def register(
+    def register_objects(
         self,
         name: str,
         location: str,
@@ -382,7 +382,7 @@ class AthenaWarehouse:
 
     def stand(self, name: str, table: GlueTable) -> None:
         """Let `name` stand for a table, here and in later calls."""
-        self.here.forget(name)
+        self.here.drop(name)
         self._stand_here(name, table)
         self._keep_tables()
 
@@ -467,13 +467,13 @@ class AthenaWarehouse:
 
     def _typed(self, texts: pa.Table, schema: pa.Schema) -> pa.RecordBatch:
         """Texts as Athena writes them, in their types."""
-        self.here.load("__texts", texts)
+        self.here.register("__texts", texts)
         values = ", ".join(
             f"{_read(name, field.type)} AS {name}"
             for name, field in zip(texts.column_names, schema, strict=True)
         )
         found = self.here.query(f"SELECT {values} FROM __texts")
-        self.here.forget("__texts")
+        self.here.drop("__texts")
         columns = [
             pa.nulls(found.num_rows)
             if pa.types.is_null(field.type)
@@ -580,7 +580,7 @@ class AthenaWarehouse:
         if sent not in self.tables:
             key = f"processing/{self.layout.run}/sent/{sent}/rows.parquet"
             self.store.put(key, data)
-            self.register(
+            self.register_objects(
                 sent, self.store.where(key).rpartition("/")[0] + "/", rows.schema, objects=1
             )
         return self.tables[sent]
@@ -614,9 +614,11 @@ class AthenaWarehouse:
     def _stand_here(self, name: str, table: GlueTable) -> None:
         self.tables[name] = table
         empty = table.arrow.empty_table()
-        self.here.load(name, empty)
+        self.here.register(name, empty)
         if table.paths:
-            self.here.load(name + WITH_PATH, empty.append_column(PATH, pa.array([], pa.string())))
+            self.here.register(
+                name + WITH_PATH, empty.append_column(PATH, pa.array([], pa.string()))
+            )
 
     def _attempt_of(self, name: str) -> int:
         """Models may be done again in a later attempt, and what they are made of with them; sources

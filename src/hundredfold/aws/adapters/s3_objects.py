@@ -49,7 +49,7 @@ class Object:
         return f"s3://{self.bucket}/{self.key}"
 
     @property
-    def print(self) -> list[Any]:
+    def fingerprint(self) -> list[Any]:
         """Address, size and entity tag: equal prints are taken for equal contents."""
         return [self.address, self.size, self.etag]
 
@@ -198,16 +198,16 @@ def beside(objects: Sequence[Object], folder: str) -> list[Object]:
     ]
 
 
-def prints(addresses: Sequence[str]) -> list[list[Any]]:
+def fingerprints(addresses: Sequence[str]) -> list[list[Any]]:
     """Address, size and entity tag of each object: equal prints are taken for equal contents.
 
     FileNotFoundError for one that is gone.
     """
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(_print, addresses))
+        return list(pool.map(_fingerprint, addresses))
 
 
-def _print(address: str) -> list[Any]:
+def _fingerprint(address: str) -> list[Any]:
     bucket, key = split_address(address)
     try:
         head = client("s3").head_object(Bucket=bucket, Key=key)

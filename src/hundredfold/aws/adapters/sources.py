@@ -46,8 +46,8 @@ from .s3_objects import (
     ObjectFile,
     beside,
     find_objects,
+    fingerprints,
     has_many,
-    prints,
     split_address,
 )
 from .session import client
@@ -257,7 +257,7 @@ def _register(
     folder = f"s3://{objects[0].bucket}/{_folder_of(objects)}"
     if are_many([o.address for o in objects]):
         _refuse_others(source, objects)
-    warehouse.register(name, folder, schema, only=[o.address for o in objects], paths=True)
+    warehouse.register_objects(name, folder, schema, only=[o.address for o in objects], paths=True)
 
 
 def _refuse_others(source: str, objects: Sequence[Object]) -> None:
@@ -290,7 +290,7 @@ def _in_place(
         Files(tuple(o.address for o in objects), "parquet"),
         None,
     )
-    attached.prints = [o.print for o in objects]
+    attached.fingerprints = [o.fingerprint for o in objects]
     attached.exact = False
     attached.numbered = lambda: _numbered(warehouse, source, select, attached)
     return attached
@@ -301,13 +301,13 @@ def _refuse_changed(source: str, objects: Sequence[Object]) -> None:
     its sources.
     """
     try:
-        now = prints([o.address for o in objects])
+        now = fingerprints([o.address for o in objects])
     except FileNotFoundError as error:
         raise SourceError(
             f"{source}: {error.filename} was there when the run began, and is gone",
             hint="run the job again",
         ) from error
-    changed = [o.address for o, then in zip(objects, now, strict=True) if o.print != then]
+    changed = [o.address for o, then in zip(objects, now, strict=True) if o.fingerprint != then]
     if changed:
         raise SourceError(
             f"{source} changed while it was checked", problems=changed, hint="run the job again"
@@ -320,14 +320,14 @@ def _numbered(warehouse: AthenaWarehouse, source: str, select: str, raw: Attache
     Parquet files have no order in Athena: the number is any, and is kept.
     """
     name = f"__numbered_{source}"
-    warehouse.keep(
+    warehouse.materialize(
         name,
         f"SELECT * REPLACE (row_number() OVER (PARTITION BY __file) AS __row) FROM ({select}) AS r",
     )
     numbered = Attached(
         f"SELECT * FROM {quote(name)}", raw.schema, raw.text, raw.files, raw.malformed
     )
-    numbered.prints = raw.prints
+    numbered.fingerprints = raw.fingerprints
     numbered.exact = False
     return numbered
 
@@ -444,7 +444,7 @@ def _staged(
                 bad,
             )
         put_json(warehouse.store, csv, {"csv": written})
-        warehouse.register(name, warehouse.store.where(folder) + "/", schema, objects=1)
+        warehouse.register_objects(name, warehouse.store.where(folder) + "/", schema, objects=1)
     if total <= NEAR_MOST:
         warehouse.stand_near(name, warehouse.store.fetch(f"{folder}/rows.parquet"))
     select = f"SELECT * FROM {quote(name)}"
@@ -511,7 +511,7 @@ def _read_files(
 ) -> tuple[pa.Schema, list[dict[str, Any]]]:
     source = declared.name
     found = reader.attach(declared, str(root / "objects"), root, wanted, "staged.parquet")
-    reader.load(
+    reader.register(
         "addresses", pa.table({"path": list(addresses), "address": list(addresses.values())})
     )
     rows = (

@@ -180,7 +180,7 @@ class StageContext:
             for model in self.job.models:
                 if model is until:
                     break
-                self.walk.define(model, opened)
+                self.walk.expose_results(model, opened)
         return opened
 
 

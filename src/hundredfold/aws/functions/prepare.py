@@ -58,7 +58,7 @@ def prepare(
     kept = f"__prepared_{model.name}"
     # counted and split from the same rows: a query may depend on time, and Athena is paid by the
     # scan
-    warehouse.keep(kept, select)
+    warehouse.materialize(kept, select)
     select = f"SELECT * FROM {quote(kept)}"
     units = _units(model, select, warehouse)
     rows = numpy_of(units.column(ROWS), False)
@@ -101,12 +101,12 @@ def _units(model: Model, select: str, warehouse: AthenaWarehouse) -> pa.Table:
     """
     if model.unit:
         counted = warehouse.query(sizes(select, model.unit))
-        warehouse.load(
+        warehouse.register(
             "__counted", counted
         )  # sorted again here: it must be the same order whoever ran the query
         keys = ", ".join(f"{quote(name)} ASC NULLS LAST" for name in model.unit)
         counted = warehouse.here.query(f"SELECT * FROM __counted ORDER BY {keys}")
-        warehouse.forget("__counted")
+        warehouse.drop("__counted")
     else:
         counted = warehouse.query(f"SELECT count(*) AS {ROWS} FROM ({select}) AS q")
     rows = numpy_of(counted.column(ROWS), False).astype(np.int64)
@@ -137,7 +137,7 @@ def _split(
         UNIT, from_numpy(np.arange(units.num_rows, dtype=np.int32))
     ).append_column(BATCH, from_numpy(lies_in))
     name = f"__units_{model.name}"
-    warehouse.load(name, listed)
+    warehouse.register(name, listed)
     rows = _numbered(model, select, columns, name, listed)
     try:
         whole = f"__batches_{model.name}"
@@ -150,7 +150,7 @@ def _split(
             return _split_in_parts(model, rows, len(batches), warehouse)
         return [whole]
     finally:
-        warehouse.here.forget(name)
+        warehouse.here.drop(name)
 
 
 def _split_in_parts(model: Model, rows: str, batches: int, warehouse: AthenaWarehouse) -> list[str]:

@@ -8,16 +8,18 @@ from typing import Any, Protocol
 from ...errors import SourceError
 
 
-class Printing(Protocol):
-    def prints(self, paths: Sequence[str]) -> list[list[Any]]: ...
+class Fingerprinting(Protocol):
+    def fingerprints(self, paths: Sequence[str]) -> list[list[Any]]: ...
 
 
-def refuse_other_files(source: str, files: Sequence[Sequence[Any]], warehouse: Printing) -> None:
+def refuse_other_files(
+    source: str, files: Sequence[Sequence[Any]], warehouse: Fingerprinting
+) -> None:
     """Compare files with their earlier prints. Raises: SourceError that names those that differ or are gone."""
     if not files:
         return
     try:
-        now = warehouse.prints([entry[0] for entry in files])
+        now = warehouse.fingerprints([entry[0] for entry in files])
     except OSError as error:
         raise SourceError(
             f"{source}: {error.filename} was there when the run began, and is gone",
