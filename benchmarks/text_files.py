@@ -21,7 +21,7 @@ import duckdb
 
 from hundredfold import Source
 from hundredfold.contract import read_contract
-from hundredfold.local.append_files import FileStore
+from hundredfold.local.filesystem import FileStore
 from hundredfold.sql.duckdb import DuckWarehouse
 
 NAMES = ("shop", "day", "sold", "price", "note")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hundredfold.local.append_files import FileStore
+from hundredfold.local.filesystem import FileStore
 from hundredfold.sql.duckdb import DuckWarehouse
 from support.in_process_aws import Afar, assert_same
 

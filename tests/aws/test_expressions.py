@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from hundredfold.errors import QueryError
-from hundredfold.local.append_files import FileStore
+from hundredfold.local.filesystem import FileStore
 from hundredfold.sql.athena import MARGIN
 from hundredfold.sql.duckdb import DuckWarehouse
 from support.in_process_aws import Afar, assert_same

@@ -20,7 +20,7 @@ from hundredfold import Job, Model, Source, open_run, run
 from hundredfold.data.manifest import Manifest
 from hundredfold.errors import JobError, WorkerError
 from hundredfold.job import Layout
-from hundredfold.local.append_files import FileStore
+from hundredfold.local.filesystem import FileStore
 from hundredfold.local.home import Home
 from hundredfold.pipeline.runner import NullCallbacks
 from hundredfold.workers import loading

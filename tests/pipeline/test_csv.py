@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from hundredfold import Csv, Source
 from hundredfold.errors import ContractError, JobError, SourceError
-from hundredfold.local.append_files import FileStore
+from hundredfold.local.filesystem import FileStore
 from hundredfold.sql.duckdb import DuckWarehouse
 from hundredfold.sql.sources.csv_files import in_words
 from hundredfold.sql.sources.csv_records import Grammar, _Scanner, scan

@@ -18,7 +18,7 @@ from hundredfold.data import row_order as order
 from hundredfold.data.arrays import UNIT, from_numpy, numpy_of
 from hundredfold.data.row_order import _numbers_within, canonical_order
 from hundredfold.errors import ConservationError, QueryError
-from hundredfold.local.append_files import FileStore
+from hundredfold.local.filesystem import FileStore
 from hundredfold.pipeline.units import DenseIndex, JoinIndex, number_units
 from hundredfold.sql.duckdb import DuckWarehouse
 

@@ -74,9 +74,9 @@ def test_a_test_can_stop_at_every_call_in_turn():
 
 
 def test_what_is_not_a_method_is_the_door_s_own(tmp_path):
-    from hundredfold.local.filesystem import Folder
+    from hundredfold.local.filesystem import FileStore
 
-    assert FaultInjector(Folder(tmp_path), 1).root == tmp_path
+    assert FaultInjector(FileStore(tmp_path), 1).root == tmp_path
     with pytest.raises(AttributeError):
         _ = FaultInjector(MemoryStore(), 1).no_such_thing
     assert copy.copy(FaultInjector(MemoryStore(), 3)).fail_at == 3

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from hundredfold.aws.adapters.s3_store import S3Store
 from hundredfold.errors import HomeError
-from hundredfold.local.filesystem import Folder, home_error
+from hundredfold.local.filesystem import FileStore, home_error
 from hundredfold.ports.object_keys import TEMP_PREFIX
 from hundredfold.testing import MemoryStore
 
 KINDS = {
     "memory": lambda _: MemoryStore(),
-    "local": lambda ask: Folder(ask("tmp_path") / "home"),
+    "local": lambda ask: FileStore(ask("tmp_path") / "home"),
     "s3": lambda ask: S3Store(ask("account").bucket(), "some/where"),
 }
 ODD_KEYS = [
@@ -216,7 +216,7 @@ def test_what_is_no_key_is_refused_everywhere(store, key):
 def test_a_key_lies_inside_of_the_folder_or_is_refused(key):
     root = Path("/home/of/runs")
     try:
-        path = Folder(root).path(key)
+        path = FileStore(root).path(key)
     except ValueError:
         return
     assert path.relative_to(root).as_posix() == key
@@ -251,7 +251,7 @@ def test_many_threads_put_into_one_new_folder(store):
 
 
 def test_a_folder_shows_nobody_its_half_written_objects(tmp_path):
-    store = Folder(tmp_path)
+    store = FileStore(tmp_path)
     store.put("a/b", b"")
     (tmp_path / "a" / f"{TEMP_PREFIX}killed").write_bytes(
         b"hal"
@@ -262,7 +262,7 @@ def test_a_folder_shows_nobody_its_half_written_objects(tmp_path):
 
 
 def test_a_write_that_fails_halfway_leaves_the_old_object_and_nothing_else(tmp_path, small_files):
-    store = Folder(tmp_path)
+    store = FileStore(tmp_path)
     store.put("a/b", b"old")
     with small_files(10_000), pytest.raises(HomeError, match="cannot be written"):
         store.put("a/b", b"new" * 100_000)
@@ -271,7 +271,7 @@ def test_a_write_that_fails_halfway_leaves_the_old_object_and_nothing_else(tmp_p
 
 
 def test_reading_from_a_folder_copies_nothing(tmp_path):
-    store = Folder(tmp_path)
+    store = FileStore(tmp_path)
     store.put("a", b"x" * 1_000_000)
     before = pa.total_allocated_bytes()
     buffer = store.get("a")
@@ -280,14 +280,14 @@ def test_reading_from_a_folder_copies_nothing(tmp_path):
 
 
 def test_a_folder_tells_where_an_object_lies(tmp_path):
-    store = Folder(tmp_path)
+    store = FileStore(tmp_path)
     store.put("a/b", b"rows")
     assert store.path("a/b").read_bytes() == b"rows"
 
 
 def test_a_folder_that_cannot_be_written_is_named(closed_folder, guest):
     with guest(closed_folder), pytest.raises(HomeError, match="cannot be written") as told:
-        Folder(closed_folder).put("a/b", b"")
+        FileStore(closed_folder).put("a/b", b"")
     assert str(closed_folder) in told.value.message
     assert "--home" in told.value.hint
 
@@ -296,7 +296,7 @@ def test_a_folder_that_may_not_be_entered_is_named(closed_folder, guest):
     inside = closed_folder / "inside"
     inside.mkdir()
     with guest(closed_folder), pytest.raises(HomeError, match="cannot be written") as told:
-        Folder(inside / "deeper").put("a", b"")  # its files and folders have lost their x bit
+        FileStore(inside / "deeper").put("a", b"")  # its files and folders have lost their x bit
     assert str(closed_folder) in told.value.message
 
 
@@ -315,7 +315,7 @@ def test_a_full_disk_is_told_with_the_bytes_wanted_and_free(tmp_path):
 
 
 def test_a_key_below_an_object_of_a_folder_is_told(tmp_path):
-    store = Folder(tmp_path)
+    store = FileStore(tmp_path)
     store.put("a", b"")
     with pytest.raises(HomeError, match="a/b cannot be written"):
         store.put("a/b", b"")

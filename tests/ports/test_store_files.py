@@ -11,7 +11,7 @@ import pytest
 
 from hundredfold.aws.adapters.s3_store import S3Store
 from hundredfold.errors import HomeError
-from hundredfold.local.append_files import FileStore
+from hundredfold.local.filesystem import FileStore
 
 KINDS = {
     "local": lambda ask: FileStore(ask("tmp_path") / "home"),

@@ -18,7 +18,7 @@ from hundredfold import Job, Model, Source
 from hundredfold.data.checksums import put_sealed
 from hundredfold.data.manifest import Manifest
 from hundredfold.job import Layout, Message
-from hundredfold.local.append_files import FileStore
+from hundredfold.local.filesystem import FileStore
 from hundredfold.pipeline.collect import Collected, collect, failures
 from hundredfold.pipeline.enqueue import plan_attempt
 from hundredfold.pipeline.prepare import prepare

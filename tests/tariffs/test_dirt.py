@@ -19,7 +19,7 @@ import pytest
 import hundredfold
 from hundredfold.data.checksums import checksum_of, get_json, put_json
 from hundredfold.job import Layout
-from hundredfold.local.append_files import FileStore
+from hundredfold.local.filesystem import FileStore
 from tariffs.contracts import TIDY_PRICE
 from tariffs.data_quality.reconciliation import Balance, account
 from tariffs.data_quality.repair_kinds import kind_of

@@ -40,7 +40,7 @@ from ..ports.interfaces import Record
 from ..ports.run_states import Event, State, after
 from ..runs.backend import Interruption, RunArguments
 from ..runs.job_loader import load_job
-from ..runs.names import check_run_id
+from ..runs.names import check_aws_run_id
 from ..runs.retry import discard, plan_rest, plan_retry_of_run
 from ..runs.run import Run, find_run
 from ..runs.start import (
@@ -117,7 +117,7 @@ class AwsBackend:
         check_declared(declared)
         there = self.open_home(declared.name)
         run = (
-            check_run_id(arguments.run_id)
+            check_aws_run_id(arguments.run_id)
             if arguments.run_id is not None
             else new_run_id(dt.datetime.now(dt.UTC))
         )

@@ -6,10 +6,11 @@ import datetime as dt
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import NEW_CODE, SourceError, StateError, UsageError
+from ..errors import NEW_CODE, SourceError, StateError
 from ..job import Job
 from ..ports.interfaces import Record
 from ..ports.run_states import State
+from ..runs.names import check_aws_run_id
 from .adapters.dynamodb_ledger import DynamoLedger
 from .adapters.session import StackResources
 
@@ -26,11 +27,7 @@ def new_record(
 
     UsageError or SourceError if it cannot be.
     """
-    if not run or not all((c.isascii() and c.isalnum()) or c in "-_" for c in run) or len(run) > 80:
-        raise UsageError(
-            f"the run id {run!r} cannot be used",
-            hint="wanted letters, digits, - and _ (at most 80)",
-        )
+    check_aws_run_id(run)
     for name in sources:
         job.source(name)
     places = {source.name: sources.get(source.name, source.path) for source in job.sources}

@@ -1,7 +1,10 @@
 """The store of this machine: objects are files below one folder.
 
-An object is whole or not there, and still there after a power cut: written under a hidden name beside its place, synced,
-moved onto its place, and the folder synced.  Reading maps the file into memory and copies nothing.
+An object is whole or absent, and it survives a power cut: it is written under a temporary name in
+its folder, synced, renamed, and the folder is synced. Reading maps the file and copies nothing.
+
+Two uses need a file and not bytes: DuckDB writes an object itself (`writing`), and the batches of a
+model grow while its rows stream by (`append_files`).
 """
 
 from __future__ import annotations
@@ -9,19 +12,21 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
 import pyarrow as pa
 
+from ..data.checksums import checksum, extend, trailer
 from ..errors import HomeError
 from ..ports.object_keys import TEMP_PREFIX, checked_key, checked_prefix
 
 PART_BYTES = 2**22
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+OPEN_FILES = 200  # so many batch files are kept open at once
 NO_FOLDER_SYNC = {
     errno.EINVAL,
     errno.ENOTSUP,
@@ -29,7 +34,7 @@ NO_FOLDER_SYNC = {
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class FileStore:
     """A Store in a local folder, which is made with the first object.
 
     Unlike in an object store, a key cannot lie below another object's key ("a" and "a/b").  On Windows an object cannot be
@@ -56,17 +61,17 @@ class Folder:
             self.make(path.parent)
             _write(half, content)
             half.replace(path)
-            _sync(path.parent)
+            _sync_folder(path.parent)
         except OSError as error:
             raise home_error(error, path, "written", content.nbytes) from error
         finally:
-            _forget(half)
+            _remove_half_written(half)
 
     def make(self, folder: Path) -> None:
         """Make a folder of the store. HomeError where the store's own is gone."""
         if self.made and not self.root.is_dir():
             raise gone(self.root)
-        _make(folder)
+        _make_folders(folder)
 
     def get(self, key: str) -> pa.Buffer:
         """The file's bytes, mapped and not copied; KeyError if there is none. They stay as they are when it is replaced."""
@@ -97,7 +102,7 @@ class Folder:
 
     def list(self, prefix: str) -> Iterator[str]:
         """The keys below a prefix that ends with '/', in order; all of them for the prefix ''."""
-        return _walk(self.root / checked_prefix(prefix), prefix)
+        return _keys_below(self.root / checked_prefix(prefix), prefix)
 
     def delete(self, prefix: str) -> None:
         """Remove the object of that key and all below `prefix/`; what is not there is no error."""
@@ -105,9 +110,123 @@ class Folder:
         try:
             _remove(path)
             if path.parent.is_dir():
-                _sync(path.parent)
+                _sync_folder(path.parent)
         except OSError as error:
             raise home_error(error, path, "removed") from error
+
+    def where(self, key: str) -> str:
+        """How a person finds the object of that key."""
+        return str(self.path(key))
+
+    @contextmanager
+    def writing(self, key: str) -> Iterator[Path]:
+        """A path to write to; it becomes the object when the block ends, whole and durable, and nothing if it raises."""
+        path = self.path(key)
+        half = path.with_name(f"{TEMP_PREFIX}{uuid4().hex}")
+        try:
+            self.make(path.parent)
+            yield half
+            _sync_file(half)
+            half.replace(path)
+            _sync_folder(path.parent)
+        except OSError as error:
+            raise home_error(error, path, "written") from error
+        finally:
+            _remove_half_written(half)
+
+    def append_files(self, prefix: str) -> LocalAppendFiles:
+        """Return files below a prefix that can be appended to; durable after `sync`.
+
+        A crash leaves partial files: readers trust them only after a later object commits them.
+        """
+        return LocalAppendFiles(self.path(prefix), prefix, self.make)
+
+
+@dataclass
+class LocalAppendFiles:
+    """Arrow streams that grow a record batch at a time (the first of a file brings its schema), and whole files beside them.
+
+    Each stream ends with the trailer of checksums.py; the checksums are carried on while the streams grow.
+    """
+
+    folder: Path
+    prefix: str
+    make: Callable[[Path], None]
+    _open: dict[str, int] = field(default_factory=dict)
+    _streams: dict[str, tuple[int, int]] = field(
+        default_factory=dict
+    )  # bytes written, and their checksum
+    _whole: set[str] = field(default_factory=set)
+
+    def add(self, name: str, batch: pa.RecordBatch) -> None:
+        with self._home_errors():
+            handle = self._open.get(name)
+            if handle is None:
+                if len(self._open) >= OPEN_FILES:
+                    os.close(self._open.pop(next(iter(self._open))))
+                handle = self._open[name] = self._handle(
+                    name, os.O_APPEND if name in self._streams else os.O_CREAT | os.O_TRUNC
+                )
+                if name not in self._streams:
+                    self._streams[name] = 0, checksum(f"{self.prefix}/{name}", b"")
+                    self._append(name, handle, batch.schema.serialize())
+            self._append(name, handle, batch.serialize())
+
+    def put(self, name: str, data: bytes | pa.Buffer) -> None:
+        with self._home_errors():
+            handle = self._handle(name, os.O_CREAT | os.O_TRUNC)
+            self._whole.add(name)
+            try:
+                _write_all(handle, data)
+            finally:
+                os.close(handle)
+
+    def end(self) -> None:
+        """End every stream: from now on the files can be read."""
+        with self._home_errors():
+            for name in self._streams:
+                handle = self._open.pop(name, None)
+                if handle is None:
+                    handle = self._handle(name, os.O_APPEND)
+                try:
+                    self._append(
+                        name, handle, b"\xff\xff\xff\xff\x00\x00\x00\x00"
+                    )  # Arrow's end of stream
+                    _write_all(handle, trailer(*self._streams[name]))
+                finally:
+                    os.close(handle)
+
+    def sync(self) -> None:
+        """Wait until the disk has all of it."""
+        with self._home_errors():
+            paths = [self.folder / name for name in self._whole.union(self._streams)]
+            for path in paths:
+                _sync_file(path)
+            for folder in {path.parent for path in paths}:
+                _sync_folder(folder)
+
+    def close(self) -> None:
+        for handle in self._open.values():
+            os.close(handle)
+        self._open.clear()
+
+    def _append(self, name: str, handle: int, data: bytes | pa.Buffer) -> None:
+        size, crc = self._streams[name]
+        _write_all(handle, data)
+        self._streams[name] = size + len(memoryview(data)), extend(crc, data)
+
+    def _handle(self, name: str, mode: int) -> int:
+        path = self.folder / name
+        if mode & os.O_CREAT:
+            self.make(path.parent)
+        return os.open(path, os.O_WRONLY | mode | getattr(os, "O_BINARY", 0), 0o644)
+
+    @contextmanager
+    def _home_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise home_error(error, self.folder, "written") from error
 
 
 def home_error(error: OSError, place: Path, done: str, wanted: int = 0) -> HomeError:
@@ -149,12 +268,12 @@ def _existing(place: Path) -> Path:
     )
 
 
-def _make(folder: Path) -> None:
+def _make_folders(folder: Path) -> None:
     """Make the folder and those above it, so that a power cut cannot take them away with what is put there."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for place in missing:
-        _sync(place.parent)
+        _sync_folder(place.parent)
 
 
 def _write(path: Path, content: memoryview) -> None:
@@ -164,7 +283,7 @@ def _write(path: Path, content: memoryview) -> None:
         os.fsync(file.fileno())
 
 
-def _sync(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     if os.name == "nt":
         return  # a folder cannot be opened there; NTFS keeps its own journal of names
     handle = os.open(folder, os.O_RDONLY)
@@ -177,12 +296,12 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
-def _forget(half: Path) -> None:
+def _remove_half_written(half: Path) -> None:
     with suppress(OSError):  # it could not be written in the first place, and that is being told
         half.unlink(missing_ok=True)
 
 
-def _walk(folder: Path, prefix: str) -> Iterator[str]:
+def _keys_below(folder: Path, prefix: str) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:
             names = sorted(
@@ -196,7 +315,7 @@ def _walk(folder: Path, prefix: str) -> Iterator[str]:
         raise home_error(error, folder, "listed") from error
     for name in names:  # the '/' at the end puts "a/b" behind "a.b", as an object store has it
         if name.endswith("/"):
-            yield from _walk(folder / name, prefix + name)
+            yield from _keys_below(folder / name, prefix + name)
         else:
             yield prefix + name
 
@@ -209,3 +328,14 @@ def _remove(path: Path) -> None:
             continue  # another process removes it too: look again
     with suppress(NotADirectoryError):  # below an object there is nothing
         path.unlink(missing_ok=True)
+
+
+def _write_all(handle: int, data: bytes | pa.Buffer) -> None:
+    rest = memoryview(data).cast("B")
+    while rest:
+        rest = rest[os.write(handle, rest) :]
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

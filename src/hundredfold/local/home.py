@@ -21,8 +21,7 @@ from ..paths import expand_user
 from ..ports.interfaces import Ledger, RunHome
 from ..ports.object_keys import TEMP_PREFIX
 from ..runs.names import check_job_name, check_run_id
-from .append_files import FileStore
-from .filesystem import home_error, home_errors
+from .filesystem import FileStore, home_error, home_errors
 from .rebuild import rebuilt
 from .sqlite_ledger import SqliteLedger
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ from ..data.outcomes import ACCOUNT
 from ..data.row_sizes import row_bytes
 from ..errors import ConservationError, HomeError, QueryError, StateError
 from ..job import Batch, Job, Layout, Model
-from ..ports.interfaces import Store, StreamingWarehouse
+from ..ports.interfaces import AppendFiles, AppendStore, Store, StreamingWarehouse
 from ..sql.queries import UNIT_COST, cut, pack, plain_columns, query_of, with_micros
 from .units import UnitIndex, no_row, number_units
 
@@ -47,19 +47,10 @@ UNIT_BYTES = (
 PARTS_OF_MANY = 3  # fewer where the function takes a batch at once: what it does for all units of a call, it does as rarely
 
 
-class Routes(Protocol):
-    """A store that can also be appended to: the files of batches grow while the rows stream by, and are durable when they settle."""
-
-    def growing(self, prefix: str) -> Any: ...
-
-
 class Describing(Protocol):
     """What can say of which columns a query is."""
 
     def columns(self, select: str) -> pa.Schema: ...
-
-
-class PrepareStore(Store, Routes, Protocol): ...
 
 
 def prepare(
@@ -67,7 +58,7 @@ def prepare(
     job: Job,
     layout: Layout,
     warehouse: StreamingWarehouse,
-    store: PrepareStore,
+    store: AppendStore,
     *,
     workers: int,
     batch_bytes: int,
@@ -92,7 +83,7 @@ def prepare(
         warehouse.materialize("__prepared", select)
         select = "SELECT * FROM __prepared"
     numbering = number_units(model.name, model.unit, select, schema, warehouse, memory)
-    listed = store.growing(layout.model(model.name))
+    listed = store.append_files(layout.model(model.name))
     units = _list_units(model, numbering, select, schema, layout, warehouse, store, listed)
     _refuse_too_many(model, len(units), memory)
     numbering.use(units.table)
@@ -107,7 +98,7 @@ def prepare(
     )
     total = int(rows.sum())
     del rows  # of each unit, and there may be millions
-    files = store.growing(layout.model(model.name))
+    files = store.append_files(layout.model(model.name))
     with closing(files):
         nullable, large, size = _route(
             model, numbering, units.keys, schema, batches, layout, warehouse, files, width
@@ -132,12 +123,12 @@ def prepare(
     for name in (*numbering.tables, "__prepared"):
         warehouse.drop(name)
 
-    def settle() -> None:
-        listed.settle()
-        files.settle()
+    def commit() -> None:
+        listed.sync()
+        files.sync()
         store.put(layout.manifest(model.name), manifest.text(layout.manifest(model.name)))
 
-    later(settle)
+    later(commit)
     return manifest
 
 
@@ -148,8 +139,8 @@ def _list_units(
     schema: pa.Schema,
     layout: Layout,
     warehouse: StreamingWarehouse,
-    store: PrepareStore,
-    files: Any,
+    store: AppendStore,
+    files: AppendFiles,
 ) -> UnitList:
     """Write the units, a part at a time, and read the list back: a mapped file, where the store has one."""
     varied = [name for name in model.unit if not _is_fixed(schema.field(name).type)]
@@ -270,7 +261,7 @@ def _route(
     batches: Sequence[Batch],
     layout: Layout,
     warehouse: StreamingWarehouse,
-    files: Any,
+    files: AppendFiles,
     width: int,
 ) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.int64]]:
     """Every row to the file of its batch, in one stream; the columns that hold a null, those of integers beyond 2**53, and about how

@@ -49,6 +49,33 @@ class RunStore(Store, Protocol):
         """A path to write to; it becomes the object when the block ends, whole and durable, and nothing if it raises."""
 
 
+class AppendFiles(Protocol):
+    """Files that are written piece by piece: Arrow streams that grow by record batches, and whole files."""
+
+    def add(self, name: str, batch: pa.RecordBatch) -> None:
+        """Append a record batch to a stream; the first of a stream brings its schema."""
+
+    def put(self, name: str, data: bytes | pa.Buffer) -> None:
+        """Write a whole file."""
+
+    def end(self) -> None:
+        """End every stream: from now on the files can be read."""
+
+    def sync(self) -> None:
+        """Return when the disk has every byte."""
+
+    def close(self) -> None:
+        """Close the files; what was not ended or synced may be partial."""
+
+
+class AppendStore(Store, Protocol):
+    """A store with files that can be appended to."""
+
+    def append_files(self, prefix: str) -> AppendFiles:
+        """Return files below a prefix. A crash leaves some of them partial: a reader trusts them only
+        after an object that is written last commits them."""
+
+
 @runtime_checkable
 class MarkedStore(Store, Protocol):
     """A store that knows a mark of each object's content, without reading it: of objects that others wrote into it."""

@@ -16,9 +16,10 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 from ...data.manifest import Manifest
-from ...job import Message
+from ...job import NAME, Message
+from ...runs.names import AWS_RUN_ID
 
-RUN, MODEL = r"[A-Za-z0-9_-]{1,80}", r"[a-z][a-z0-9_]{0,62}"
+RUN, MODEL = AWS_RUN_ID.pattern, NAME.pattern
 BATCH = re.compile(
     rf"processing/(?P<run>{RUN})/(?P<model>{MODEL})/(?P<batch>\d{{6,9}})-\d+\.batch\.parquet"
 )
