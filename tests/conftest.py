@@ -1,4 +1,4 @@
-"""What many tests share: a bench on which a run is driven step by step, without child processes."""
+"""Fixtures that many tests share: a runner of steps in this process, settings, temporary files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from support.in_process import Bench
+from support.in_process import InProcessRunner
 
 pytest_plugins = ["support.cpu_seconds"]
 
@@ -74,10 +74,10 @@ def use_hypothesis_once() -> None:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    bench = Bench(tmp_path_factory.mktemp("bench"))
-    yield bench
-    bench.close()
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcessRunner]:
+    runner = InProcessRunner(tmp_path_factory.mktemp("in_process"))
+    yield runner
+    runner.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

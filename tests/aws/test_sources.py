@@ -32,7 +32,7 @@ from hundredfold.pipeline.validate import ValidationResult
 from hundredfold.runs.run import Run
 from hundredfold.sql.sources.files import find_files
 from support.emulator import Emulator
-from support.in_process import Bench, Piece
+from support.in_process import InProcessRun, InProcessRunner
 from support.in_process_aws import Afar, Distant
 
 FEW = settings(
@@ -85,16 +85,16 @@ def job_of(*sources: Source) -> Job:
 
 
 def both(
-    bench: Bench, afar: Afar, sources: tuple[Source, ...], places: dict[str, Any]
-) -> tuple[Piece, Distant]:
+    runner: InProcessRunner, afar: Afar, sources: tuple[Source, ...], places: dict[str, Any]
+) -> tuple[InProcessRun, Distant]:
     """A run of these sources here, and one there."""
     job = job_of(*sources)
     for name, place in places.items():
         if isinstance(place, pa.Table):
-            places[name] = bench.store.path(f"tables/{uuid4().hex}/rows.parquet")
+            places[name] = runner.store.path(f"tables/{uuid4().hex}/rows.parquet")
             places[name].parent.mkdir(parents=True)
             pq.write_table(place, places[name])
-    return bench.start(job, **places), afar.start(job, **places)
+    return runner.start(job, **places), afar.start(job, **places)
 
 
 def plain(rows: list[dict[str, Any]], exact: bool) -> list[str]:
@@ -122,7 +122,7 @@ def facts(verdict: ValidationResult, exact: bool) -> tuple[Any, ...]:
     return (verdict.source, counts, found)
 
 
-def judged(run: Piece) -> list[ValidationResult] | str:
+def judged(run: InProcessRun) -> list[ValidationResult] | str:
     """The verdicts on a run's sources, or why there is none."""
     try:
         return run.validate()
@@ -133,7 +133,9 @@ def judged(run: Piece) -> list[ValidationResult] | str:
         )
 
 
-def assert_same_verdicts(here: Piece, there: Distant, *, exact: bool) -> list[ValidationResult]:
+def assert_same_verdicts(
+    here: InProcessRun, there: Distant, *, exact: bool
+) -> list[ValidationResult]:
     found, wanted = judged(there), judged(here)
     if isinstance(found, str) or isinstance(wanted, str):
         assert found == wanted
@@ -194,13 +196,13 @@ def csv_of(rows: list[dict[str, str]]) -> str:
 @settings(FEW, max_examples=8)
 @given(rows=st.lists(texts, min_size=1, max_size=25))
 def test_text_is_judged_as_on_this_machine(
-    bench: Bench, afar: Afar, tmp_path: Path, rows: list[dict[str, str]]
+    runner: InProcessRunner, afar: Afar, tmp_path: Path, rows: list[dict[str, str]]
 ) -> None:
     (tmp_path / "shops.csv").write_text("shop\na\nb\nab\n")
     (tmp_path / "sales.csv").write_text(csv_of([*rows, GOOD_TEXT]))
     before = len(afar.queries)
     places = {"shops": tmp_path / "shops.csv", "sales": tmp_path / "sales.csv"}
-    assert_same_verdicts(*both(bench, afar, SOURCES, places), exact=True)
+    assert_same_verdicts(*both(runner, afar, SOURCES, places), exact=True)
     assert all(
         sql.startswith("SELECT") for sql in afar.queries[before:]
     )  # Athena was asked for the accepted rows alone
@@ -209,12 +211,12 @@ def test_text_is_judged_as_on_this_machine(
 @FEW
 @given(rows=st.lists(texts, min_size=8, max_size=25))
 def test_text_is_judged_by_athena_as_on_this_machine(
-    bench: Bench, afar: Afar, tmp_path: Path, rows: list[dict[str, str]]
+    runner: InProcessRunner, afar: Afar, tmp_path: Path, rows: list[dict[str, str]]
 ) -> None:
     (tmp_path / "sales.csv").write_text(csv_of([*rows, GOOD_TEXT]))
     before = len(afar.queries)
     assert_same_verdicts(
-        *both(bench, afar, SOURCES, {"shops": SHOPS, "sales": tmp_path / "sales.csv"}), exact=True
+        *both(runner, afar, SOURCES, {"shops": SHOPS, "sales": tmp_path / "sales.csv"}), exact=True
     )
     assert (
         len(afar.queries) > before + 5
@@ -245,13 +247,17 @@ TYPES = pa.schema(
 @FEW
 @given(rows=st.lists(typed, min_size=1, max_size=25))
 def test_parquet_is_judged_as_on_this_machine(
-    bench: Bench, afar: Afar, rows: list[dict[str, Any]]
+    runner: InProcessRunner, afar: Afar, rows: list[dict[str, Any]]
 ) -> None:
     table = pa.Table.from_pylist([*rows, GOOD], TYPES)
-    assert_same_verdicts(*both(bench, afar, SOURCES, {"shops": SHOPS, "sales": table}), exact=False)
+    assert_same_verdicts(
+        *both(runner, afar, SOURCES, {"shops": SHOPS, "sales": table}), exact=False
+    )
 
 
-def test_copies_superseded_rows_and_clashes_are_told_apart(bench: Bench, afar: Afar) -> None:
+def test_copies_superseded_rows_and_clashes_are_told_apart(
+    runner: InProcessRunner, afar: Afar
+) -> None:
     def row(**change: Any) -> dict[str, Any]:
         return GOOD | change
 
@@ -260,7 +266,7 @@ def test_copies_superseded_rows_and_clashes_are_told_apart(bench: Bench, afar: A
         row(shop="ab", price=-4.0),
     ]  # fmt: skip
     here, there = both(
-        bench, afar, SOURCES, {"shops": SHOPS, "sales": pa.Table.from_pylist(rows, TYPES)}
+        runner, afar, SOURCES, {"shops": SHOPS, "sales": pa.Table.from_pylist(rows, TYPES)}
     )
     verdict = assert_same_verdicts(here, there, exact=False)[1]
     assert (
@@ -293,7 +299,9 @@ def test_rejects_are_read_as_those_of_any_run(afar: Afar, aws_env: Emulator) -> 
 # ---- where rows are
 
 
-def test_files_of_every_kind_are_sources(bench: Bench, afar: Afar, tmp_path: Path) -> None:
+def test_files_of_every_kind_are_sources(
+    runner: InProcessRunner, afar: Afar, tmp_path: Path
+) -> None:
     line = '{"shop": "a", "n": 1}\n'
     (tmp_path / "a.csv").write_text("shop,n\na,1\n")
     (tmp_path / "b.csv").write_bytes(b"\xef\xbb\xbfshop,n\r\na,1\r\n")
@@ -303,26 +311,26 @@ def test_files_of_every_kind_are_sources(bench: Bench, afar: Afar, tmp_path: Pat
     (tmp_path / "f.ndjson.gz").write_bytes(gzip.compress(line.encode()))
     pq.write_table(pa.table({"shop": ["a"], "n": [1]}), tmp_path / "g.parquet")
     for path in sorted(tmp_path.iterdir()):
-        here, there = both(bench, afar, (Source("shops"),), {"shops": path})
+        here, there = both(runner, afar, (Source("shops"),), {"shops": path})
         assert_same_verdicts(here, there, exact=True)
         assert there.accepted("shops") == [{"shop": "a", "n": 1}], path.name
 
 
 def test_quoted_newlines_and_missing_values_are_values(
-    bench: Bench, afar: Afar, tmp_path: Path
+    runner: InProcessRunner, afar: Afar, tmp_path: Path
 ) -> None:
     (tmp_path / "a.csv").write_text('word,n\n"two\nlines",1\n"a ""quote""",\n"",3\n')
-    here, there = both(bench, afar, (Source("notes"),), {"notes": tmp_path / "a.csv"})
+    here, there = both(runner, afar, (Source("notes"),), {"notes": tmp_path / "a.csv"})
     assert_same_verdicts(here, there, exact=True)
     assert {"word": "two\nlines", "n": 1} in there.accepted("notes")
 
 
 def test_malformed_lines_are_rejected_with_their_words(
-    bench: Bench, afar: Afar, tmp_path: Path
+    runner: InProcessRunner, afar: Afar, tmp_path: Path
 ) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.csv").write_text("shop,n\na,1\nb\nc,3,4\nd,4\n")
-    here, there = both(bench, afar, (Source("shops", Shop, max_rejected=4),), {"shops": tmp_path})
+    here, there = both(runner, afar, (Source("shops", Shop, max_rejected=4),), {"shops": tmp_path})
     (verdict,) = assert_same_verdicts(here, there, exact=True)
     assert (verdict.rows, verdict.accepted, verdict.rejected) == (8, 4, 4)
     assert {row["__line"] for row in there.rejects("shops")} == {"b", "c,3,4"}
@@ -335,14 +343,14 @@ class Cost:
 
 
 def test_how_csv_is_written_is_said_and_decided_there_as_here(
-    bench: Bench, afar: Afar, tmp_path: Path
+    runner: InProcessRunner, afar: Afar, tmp_path: Path
 ) -> None:
     text = 'shop;cost\nMüller;1,5\n"torn;2\n"two\nlines";\nx;1.5\n'
     (tmp_path / "a.csv").write_bytes(text.encode("latin-1"))
     (tmp_path / "b.csv").write_bytes(gzip.compress(text.replace(";", "|").encode("latin-1")))
     source = Source("costs", Cost, csv=Csv(encoding="latin-1", decimal=","), max_rejected=4)
     (verdict,) = assert_same_verdicts(
-        *both(bench, afar, (source,), {"costs": tmp_path}), exact=True
+        *both(runner, afar, (source,), {"costs": tmp_path}), exact=True
     )
     assert (verdict.rows, verdict.accepted, verdict.rejected) == (8, 4, 4)
     assert [facts["delimiter"] for facts in verdict.csv] == [";", "|"]
@@ -468,7 +476,7 @@ def test_a_table_of_another_format_is_refused_however_it_is_named(
 
 @pytest.mark.parametrize("form", ["parquet", "csv"])
 def test_folders_give_the_same_columns_here_and_there(
-    bench: Bench, afar: Afar, tmp_path: Path, form: str
+    runner: InProcessRunner, afar: Afar, tmp_path: Path, form: str
 ) -> None:
     for number, folder in enumerate(
         ["year=2020/month=01", "year=2021/month=02", "year=2020/month=a%20b"]
@@ -479,7 +487,7 @@ def test_folders_give_the_same_columns_here_and_there(
             pq.write_table(pa.table({"v": [number]}), path)
         else:
             path.write_text(f"v\n{number}\n")
-    here, there = both(bench, afar, (Source("sales"),), {"sales": tmp_path})
+    here, there = both(runner, afar, (Source("sales"),), {"sales": tmp_path})
     assert_same_verdicts(here, there, exact=True)
     assert sorted((r["year"], r["month"], r["v"]) for r in there.accepted("sales")) == [
         (2020, "01", 0),
@@ -564,14 +572,16 @@ def test_objects_that_change_after_they_were_checked_are_told(folder: Folder) ->
 
 
 def test_parquet_files_whose_columns_differ_are_put_together_by_name(
-    bench: Bench, folder: Folder, tmp_path: Path
+    runner: InProcessRunner, folder: Folder, tmp_path: Path
 ) -> None:
     for name, columns in {
         "a": {"a": [1, 2], "b": ["x", "y"]},
         "b": {"b": ["z"], "a": pa.array([3], pa.int32()), "c": [1.5]},
     }.items():
         pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
-    here, there = both(bench, folder.afar, (Source("things", unique=("a",)),), {"things": tmp_path})
+    here, there = both(
+        runner, folder.afar, (Source("things", unique=("a",)),), {"things": tmp_path}
+    )
     assert_same_verdicts(here, there, exact=True)
     assert there.accepted("things")[0].keys() == {"a", "b", "c"}
 

@@ -12,7 +12,7 @@ import pytest
 
 from hundredfold import Job, Model, Source, Unit
 from hundredfold.errors import DamagedFile, HundredfoldError, QueryError, StateError
-from support.in_process import Bench
+from support.in_process import InProcessRunner
 from support.in_process_aws import Afar, QueryPending, both
 
 
@@ -32,13 +32,13 @@ def handed_on(rows: Unit) -> dict[str, Any]:
 
 
 def test_where_athena_refuses_so_many_buckets_they_are_written_in_several_statements(
-    bench: Bench, afar: Afar
+    runner: InProcessRunner, afar: Afar
 ) -> None:
     table = pa.table({"k": [f"u{n % 260:03d}" for n in range(1000)], "x": list(range(1000))})
     job = Job(
         "split", sources=[Source("things")], models=[Model("m", unit=("k",), work=as_arrow_sum)]
     )
-    here, there = both(bench, afar, job, things=table)
+    here, there = both(runner, afar, job, things=table)
     here.all()
     there.validate()
     before = len(afar.queries)
@@ -57,13 +57,13 @@ def test_where_athena_refuses_so_many_buckets_they_are_written_in_several_statem
 
 
 def test_a_batch_may_lie_in_several_objects_and_an_object_may_hold_several(
-    bench: Bench, afar: Afar
+    runner: InProcessRunner, afar: Afar
 ) -> None:
     table = pa.table({"k": [f"u{n % 9}" for n in range(200)], "x": list(range(200))})
     job = Job(
         "split", sources=[Source("things")], models=[Model("m", unit=("k",), work=as_arrow_sum)]
     )
-    here, there = both(bench, afar, job, things=table)
+    here, there = both(runner, afar, job, things=table)
     here.all()
     there.validate()
     manifest = there.prepare("m", parts=1)
@@ -91,13 +91,13 @@ def test_a_batch_may_lie_in_several_objects_and_an_object_may_hold_several(
 
 @pytest.mark.parametrize("change", ["flipped", "cut", "replaced by another batch", "removed"])
 def test_an_object_of_a_batch_that_changed_is_not_read(
-    bench: Bench, afar: Afar, change: str
+    runner: InProcessRunner, afar: Afar, change: str
 ) -> None:
     table = pa.table({"k": [f"u{n % 9}" for n in range(200)], "x": list(range(200))})
     job = Job(
         "split", sources=[Source("things")], models=[Model("m", unit=("k",), work=as_arrow_sum)]
     )
-    _, there = both(bench, afar, job, things=table)
+    _, there = both(runner, afar, job, things=table)
     there.validate()
     manifest = there.prepare("m", parts=1)
     (key,), (other,) = manifest.files[0], manifest.files[1]
@@ -120,11 +120,11 @@ def test_an_object_of_a_batch_that_changed_is_not_read(
 
 
 @pytest.mark.parametrize("name", ["tables.json", "sources/things.objects.json"])
-def test_a_damaged_note_of_a_run_is_named(bench: Bench, afar: Afar, name: str) -> None:
+def test_a_damaged_note_of_a_run_is_named(runner: InProcessRunner, afar: Afar, name: str) -> None:
     job = Job(
         "split", sources=[Source("things")], models=[Model("m", unit=("k",), work=as_arrow_sum)]
     )
-    _, there = both(bench, afar, job, things=pa.table({"k": ["a"], "x": [1]}))
+    _, there = both(runner, afar, job, things=pa.table({"k": ["a"], "x": [1]}))
     there.validate()
     key = f"{there.layout.root}/{name}"
     text = there.store.get(key).to_pybytes()
@@ -139,7 +139,7 @@ def test_a_damaged_note_of_a_run_is_named(bench: Bench, afar: Afar, name: str) -
         there.prepare("m", parts=1)
 
 
-def test_one_unit_may_have_very_many_rows(bench: Bench, afar: Afar) -> None:
+def test_one_unit_may_have_very_many_rows(runner: InProcessRunner, afar: Afar) -> None:
     table = pa.table({"k": ["large"] * 100_000 + ["small"] * 3, "x": list(range(100_003))})
     job = Job(
         "large",
@@ -149,13 +149,13 @@ def test_one_unit_may_have_very_many_rows(bench: Bench, afar: Afar) -> None:
             Model("all_", unit=(), work=as_arrow_sum),
         ],
     )
-    here, there = both(bench, afar, job, things=table)
+    here, there = both(runner, afar, job, things=table)
     here.all(), there.all(parts=1)
     for name in ("m", "all_"):
         assert there.result_bytes(name) == here.result_bytes(name)
 
 
-def test_a_query_that_gives_no_row_is_told(bench: Bench, afar: Afar) -> None:
+def test_a_query_that_gives_no_row_is_told(runner: InProcessRunner, afar: Afar) -> None:
     for unit in (("k",), ()):
         job = Job(
             "none",
@@ -164,16 +164,18 @@ def test_a_query_that_gives_no_row_is_told(bench: Bench, afar: Afar) -> None:
                 Model("m", unit=unit, query="SELECT * FROM things WHERE x > 5", work=count_rows)
             ],
         )
-        _, there = both(bench, afar, job, things=pa.table({"k": ["a"], "x": [1]}))
+        _, there = both(runner, afar, job, things=pa.table({"k": ["a"], "x": [1]}))
         there.validate()
         with pytest.raises(QueryError, match="the query of m gives no row"):
             there.prepare("m")
 
 
-def test_rows_that_are_lost_between_count_and_split_are_told(bench: Bench, afar: Afar) -> None:
+def test_rows_that_are_lost_between_count_and_split_are_told(
+    runner: InProcessRunner, afar: Afar
+) -> None:
     job = Job("lost", sources=[Source("things")], models=[Model("m", unit=("k",), work=count_rows)])
     _, there = both(
-        bench, afar, job, things=pa.table({"k": ["a", "b", "c"] * 5, "x": list(range(15))})
+        runner, afar, job, things=pa.table({"k": ["a", "b", "c"] * 5, "x": list(range(15))})
     )
     there.validate()
     asked = afar.ran
@@ -203,7 +205,7 @@ def test_rows_that_are_lost_between_count_and_split_are_told(bench: Bench, afar:
 
 
 def test_a_model_that_is_done_again_reads_the_new_results_of_those_before_it(
-    bench: Bench, afar: Afar
+    runner: InProcessRunner, afar: Afar
 ) -> None:
     again = {"by": 1}
 
@@ -215,7 +217,7 @@ def test_a_model_that_is_done_again_reads_the_new_results_of_those_before_it(
         Model("second", unit=("k",), query="SELECT k, y FROM first", work=handed_on),
     ]
     _, there = both(
-        bench,
+        runner,
         afar,
         Job("again", sources=[Source("things")], models=models),
         things=pa.table({"k": ["a", "b"], "x": [1, 2]}),
@@ -234,13 +236,13 @@ def test_a_model_that_is_done_again_reads_the_new_results_of_those_before_it(
     assert there.result_bytes("second") != before
 
 
-def test_a_run_whose_tables_have_expired_says_so(bench: Bench, afar: Afar) -> None:
+def test_a_run_whose_tables_have_expired_says_so(runner: InProcessRunner, afar: Afar) -> None:
     job = Job(
         "old",
         sources=[Source("things", unique=("x",))],
         models=[Model("m", unit=("k",), work=count_rows)],
     )
-    _, there = both(bench, afar, job, things=pa.table({"k": ["a", "b", "b"], "x": [1, 2, 2]}))
+    _, there = both(runner, afar, job, things=pa.table({"k": ["a", "b", "b"], "x": [1, 2, 2]}))
     there.validate()
     afar.store.delete(f"processing/{there.layout.run}")
     with pytest.raises(

@@ -20,7 +20,7 @@ from annotated_types import Ge
 
 from hundredfold import Job, Model, Publish, Source, Unit, Units
 from hundredfold.errors import QueryError, SourceError
-from support.in_process import Bench
+from support.in_process import InProcessRunner
 from support.in_process_aws import Afar, both
 
 # ---- types
@@ -140,9 +140,14 @@ def count_rows(rows: Unit) -> dict[str, Any]:
     return {"n": rows.rows}
 
 
-def test_a_function_is_handed_the_same_rows_in_every_form(bench: Bench, afar: Afar) -> None:
+def test_a_function_is_handed_the_same_rows_in_every_form(
+    runner: InProcessRunner, afar: Afar
+) -> None:
     here, there = both(
-        bench, afar, Job("forms", sources=[Source("things")], models=MODELS), things=typed_table(40)
+        runner,
+        afar,
+        Job("forms", sources=[Source("things")], models=MODELS),
+        things=typed_table(40),
     )
     here.all(), there.all(parts=1)
     for model in MODELS:
@@ -150,13 +155,13 @@ def test_a_function_is_handed_the_same_rows_in_every_form(bench: Bench, afar: Af
         assert not there.failures(model.name), model.name
 
 
-def test_what_is_published_is_the_same_to_the_byte(bench: Bench, afar: Afar) -> None:
+def test_what_is_published_is_the_same_to_the_byte(runner: InProcessRunner, afar: Afar) -> None:
     models = [
         Model("light", unit=("key",), order_by=("order",), work=light),
         Model("arrow_rows", unit=("key",), work=count_rows),
     ]
     here, there = both(
-        bench,
+        runner,
         afar,
         Job("kept", sources=[Source("things")], models=models, publish=OUT),
         things=typed_table(40),
@@ -179,13 +184,13 @@ KEYS = {
 }  # fmt: skip
 
 
-def test_keys_of_every_kind_make_the_same_units(bench: Bench, afar: Afar) -> None:
+def test_keys_of_every_kind_make_the_same_units(runner: InProcessRunner, afar: Afar) -> None:
     names = {kind: f"k{number}" for number, kind in enumerate(KEYS)}
     table = pa.table({names[kind]: values for kind, values in KEYS.items()} | {"x": list(range(8))})
     models = [Model(f"by_{name}", unit=(name,), work=as_arrow_sum) for name in names.values()]
     models.append(Model("by_some", unit=tuple(list(names.values())[:4]), work=as_arrow_sum))
     here, there = both(
-        bench, afar, Job("keys", sources=[Source("things")], models=models), things=table
+        runner, afar, Job("keys", sources=[Source("things")], models=models), things=table
     )
     here.all(), there.all(parts=1)
     for model in models:
@@ -199,7 +204,9 @@ def as_arrow_sum(rows: Unit) -> dict[str, Any]:
     return {"sum": int(rows["x"].sum())}
 
 
-def test_a_table_of_many_columns_is_read_checked_and_split(bench: Bench, afar: Afar) -> None:
+def test_a_table_of_many_columns_is_read_checked_and_split(
+    runner: InProcessRunner, afar: Afar
+) -> None:
     contract = make_dataclass(
         "Wide", [("key", str), *((f"c{n:03d}", Annotated[float, Ge(0)] | None) for n in range(60))]
     )
@@ -212,7 +219,7 @@ def test_a_table_of_many_columns_is_read_checked_and_split(bench: Bench, afar: A
         sources=[Source("things", contract, unique=("c001",))],
         models=[Model("m", unit=("key",), work=as_arrow)],
     )
-    here, there = both(bench, afar, job, things=table)
+    here, there = both(runner, afar, job, things=table)
     here.all(), there.all()
     assert there.result_bytes("m") == here.result_bytes("m")
 
@@ -243,11 +250,11 @@ FINE = dt.datetime(2024, 1, 1, 10, 0, 0, 123456)
     ],
 )
 def test_a_source_that_athena_would_change_is_refused(
-    bench: Bench, afar: Afar, column: pa.Array, words: str
+    runner: InProcessRunner, afar: Afar, column: pa.Array, words: str
 ) -> None:
     job = Job("fine", sources=[Source("things")], models=[Model("m", unit=(), work=count_rows)])
     with pytest.raises(SourceError, match=words) as caught:
-        both(bench, afar, job, things=pa.table({"x": column}))[1].validate()
+        both(runner, afar, job, things=pa.table({"x": column}))[1].validate()
     assert caught.value.hint
 
 
@@ -280,11 +287,11 @@ def test_text_that_tells_finer_times_is_refused(
     ],
 )
 def test_names_that_athena_would_change_are_refused(
-    bench: Bench, afar: Afar, names: tuple[str, ...], words: str
+    runner: InProcessRunner, afar: Afar, names: tuple[str, ...], words: str
 ) -> None:
     job = Job("names", sources=[Source("things")], models=[Model("m", unit=(), work=count_rows)])
     with pytest.raises(SourceError, match=words):
-        both(bench, afar, job, things=pa.table({name: [1] for name in names}))[1].validate()
+        both(runner, afar, job, things=pa.table({name: [1] for name in names}))[1].validate()
 
 
 def odd_results(rows: Unit) -> dict[str, Any]:
@@ -299,7 +306,7 @@ def odd_results(rows: Unit) -> dict[str, Any]:
 
 
 def test_results_that_athena_would_change_stand_until_they_are_read(
-    bench: Bench, afar: Afar
+    runner: InProcessRunner, afar: Afar
 ) -> None:
     models = [
         Model("odd", unit=("k",), work=odd_results),
@@ -314,7 +321,7 @@ def test_results_that_athena_would_change_stand_until_they_are_read(
         ),
     ]
     here, there = both(
-        bench,
+        runner,
         afar,
         Job("odd", sources=[Source("things")], models=models),
         things=pa.table({"k": ["a", "b"], "x": [1, 2]}),

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 import hundredfold
 from hundredfold import Job, Model, Source, Unit
 from hundredfold.job import Message
-from support.in_process import Bench
+from support.in_process import InProcessRunner
 
 LIGHT = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -165,9 +165,9 @@ ECHO = Model("echo", unit=("place",), order_by=("week",), work=echo)
 @given(table=tables, packing=packings, seed=st.integers(0, 3))
 @example(table=[dict.fromkeys(SCHEMA.names) | {"week": 0}], packing=(0, 1), seed=0)
 def test_every_value_of_every_row_comes_through_in_canonical_order(
-    bench: Bench, table: list[dict[str, Any]], packing: tuple[int, int], seed: int
+    runner: InProcessRunner, table: list[dict[str, Any]], packing: tuple[int, int], seed: int
 ) -> None:
-    found = bench.results(
+    found = runner.results(
         ECHO,
         shuffled(table, seed),
         parts=packing[0],
@@ -200,7 +200,7 @@ def test_every_value_of_every_row_comes_through_in_canonical_order(
     seed=st.integers(0, 3),
 )
 def test_any_columns_may_be_the_key(
-    bench: Bench, table: list[dict[str, Any]], unit: tuple[str, ...], seed: int
+    runner: InProcessRunner, table: list[dict[str, Any]], unit: tuple[str, ...], seed: int
 ) -> None:
     for row in table:  # a zero of either sign is one key
         row["x"] = 0.0 if row["x"] == 0.0 and "x" in unit else row["x"]
@@ -208,7 +208,7 @@ def test_any_columns_may_be_the_key(
             math.nan if "x" in unit and row["x"] is not None and math.isnan(row["x"]) else row["x"]
         )
     count = Model("count", unit=unit, work=lambda rows: {"rows": rows.rows})
-    found = bench.results(count, shuffled(table, seed))
+    found = runner.results(count, shuffled(table, seed))
     assert_same(
         found.to_pylist(),
         [
@@ -290,9 +290,9 @@ FORMS = {
 @settings(LIGHT, max_examples=8)
 @given(table=tables, seed=st.integers(0, 3))
 def test_every_form_of_rows_gives_the_same_answer(
-    bench: Bench, form: str, table: list[dict[str, Any]], seed: int
+    runner: InProcessRunner, form: str, table: list[dict[str, Any]], seed: int
 ) -> None:
-    found = bench.results(FORMS[form], shuffled(table, seed))
+    found = runner.results(FORMS[form], shuffled(table, seed))
     wanted = [
         {
             "place": key[0],
@@ -324,9 +324,9 @@ def types_polars(rows: pl.DataFrame) -> dict[str, Any]:
 @settings(LIGHT, max_examples=10)
 @given(table=tables, parts=st.sampled_from([0, 50]))
 def test_the_type_of_a_column_is_the_same_for_all_units(
-    bench: Bench, work: Any, table: list[dict[str, Any]], parts: int
+    runner: InProcessRunner, work: Any, table: list[dict[str, Any]], parts: int
 ) -> None:
-    found = bench.results(
+    found = runner.results(
         Model("m", unit=("place",), work=work), shuffled(table, 0), parts=parts
     ).drop_columns(["place"])
     assert len({tuple(row.items()) for row in found.to_pylist()}) == 1
@@ -356,7 +356,9 @@ def ruin_dict(rows: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("work", [ruin_light, ruin_pandas, ruin_dict])
-def test_a_function_that_ruins_its_rows_harms_no_other_unit(bench: Bench, work: Any) -> None:
+def test_a_function_that_ruins_its_rows_harms_no_other_unit(
+    runner: InProcessRunner, work: Any
+) -> None:
     table = pa.table(
         {
             "place": [p for p in "abcdef" for _ in range(3)],
@@ -366,7 +368,7 @@ def test_a_function_that_ruins_its_rows_harms_no_other_unit(bench: Bench, work: 
             "word": ["w"] * 18,
         }
     )
-    found = bench.results(Model("m", unit=("place",), work=work), table)
+    found = runner.results(Model("m", unit=("place",), work=work), table)
     assert found.column("seen").to_pylist() == [3.0, 12.0, 21.0, 30.0, 39.0, 48.0]
 
 
@@ -399,7 +401,7 @@ def several(rows: Unit) -> Any:
 @LIGHT
 @given(table=tables, seed=st.integers(0, 9))
 def test_the_result_file_is_the_same_bytes_for_every_packing(
-    bench: Bench, table: list[dict[str, Any]], seed: int
+    runner: InProcessRunner, table: list[dict[str, Any]], seed: int
 ) -> None:
     job = Job(
         "one", sources=[Source("rows_in")], models=[Model("m", unit=("place", "n"), work=several)]
@@ -410,13 +412,13 @@ def test_the_result_file_is_the_same_bytes_for_every_packing(
         (50, single_units, seed),
         (2, thirds, seed + 1),
     ):
-        piece = bench.start(job, rows_in=shuffled(table, order))
-        piece.all(parts=parts, cut=cut)
-        files.add(piece.result_bytes("m"))
+        run = runner.start(job, rows_in=shuffled(table, order))
+        run.all(parts=parts, cut=cut)
+        files.add(run.result_bytes("m"))
     assert len(files) == 1
 
 
-def test_a_hundred_thousand_rows_in_one_unit(bench: Bench) -> None:
+def test_a_hundred_thousand_rows_in_one_unit(runner: InProcessRunner) -> None:
     rng = np.random.default_rng(1)
     week, x = rng.permutation(100_000), rng.normal(size=100_000)
     table = pa.table({"place": ["a"] * 100_000, "week": week, "x": x})
@@ -432,15 +434,15 @@ def test_a_hundred_thousand_rows_in_one_unit(bench: Bench) -> None:
             )
         ],
     )
-    piece = bench.start(job, rows_in=table).all(parts=2, batch_bytes=2**16)
+    run = runner.start(job, rows_in=table).all(parts=2, batch_bytes=2**16)
     ordered = np.empty(100_000)
     ordered[week] = x
-    assert piece.results("m").to_pylist() == [
+    assert run.results("m").to_pylist() == [
         {"place": "a", "total": float(np.add.accumulate(ordered)[-1])}
     ]
 
 
-def test_rows_that_a_key_column_also_orders_come_in_order(bench: Bench) -> None:
+def test_rows_that_a_key_column_also_orders_come_in_order(runner: InProcessRunner) -> None:
     table = pa.table({"place": ["a", "a", "b"], "week": [2, 1, 1]})
     model = Model(
         "m",
@@ -448,4 +450,4 @@ def test_rows_that_a_key_column_also_orders_come_in_order(bench: Bench) -> None:
         order_by=("place", "week"),
         work=lambda rows: {"weeks": rows["week"].tolist()},
     )
-    assert bench.results(model, table).column("weeks").to_pylist() == [[1, 2], [1]]
+    assert runner.results(model, table).column("weeks").to_pylist() == [[1, 2], [1]]

@@ -45,7 +45,7 @@ from hundredfold.contract import read_contract
 from hundredfold.data.batch import form_of
 from hundredfold.data.result_contract import returned_by
 from hundredfold.errors import JobError
-from support.in_process import Bench
+from support.in_process import InProcessRunner
 
 Element = TypeVar("Element")
 Euro = NewType("Euro", float)
@@ -195,14 +195,14 @@ SALES = pa.table({"shop": ["North", "South"], "cost": [1.5, 2.5]})
         Dispatched(Price).function,
     ],
 )
-def test_a_return_contract_is_read_through_everything_callable(bench: Bench, work: Any) -> None:
+def test_a_return_contract_is_read_through_everything_callable(
+    runner: InProcessRunner, work: Any
+) -> None:
     model = Model("m", unit=("shop",), work=work)
-    piece = bench.start(
+    run = runner.start(
         Job("j", sources=[Source("s")], models=[model], max_failed=1.0), s=SALES
     ).all()
-    assert [f["message"].partition(" (")[0] for f in piece.failures("m")] == [
-        "price must be > 0"
-    ] * 2
+    assert [f["message"].partition(" (")[0] for f in run.failures("m")] == ["price must be > 0"] * 2
 
 
 def rows_of(annotation: Any) -> Any:

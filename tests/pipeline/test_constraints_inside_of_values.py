@@ -16,7 +16,7 @@ from annotated_types import Ge, Gt, Le, MaxLen, MultipleOf
 from hundredfold import Job, Model, Publish, Source
 from hundredfold.contract import read_contract
 from hundredfold.errors import JobError, PublishRefused
-from support.in_process import Bench
+from support.in_process import InProcessRunner
 
 
 class Colour(enum.Enum):
@@ -67,19 +67,19 @@ CASES = pytest.mark.parametrize(
 
 @CASES
 def test_a_row_of_a_source_is_rejected_for_one_value(
-    bench: Bench, kind: Any, arrow: pa.DataType, good: Any, bad: Any
+    runner: InProcessRunner, kind: Any, arrow: pa.DataType, good: Any, bad: Any
 ) -> None:
     contract = dataclasses.make_dataclass("Row", [("n", int), ("v", kind | None)])
     table = pa.table({"n": [0, 1, 2], "v": pa.array([good, bad, None], arrow)})
-    piece = bench.source(Source("s", contract, max_rejected=3), table)
-    verdict = piece.validate()[0]
+    run = runner.source(Source("s", contract, max_rejected=3), table)
+    verdict = run.validate()[0]
     assert (verdict.accepted, verdict.rejected) == (2, 1)
     assert verdict.findings[0].words.startswith("must hold ")
 
 
 @CASES
 def test_a_unit_fails_for_one_value_of_its_result(
-    bench: Bench, kind: Any, arrow: pa.DataType, good: Any, bad: Any
+    runner: InProcessRunner, kind: Any, arrow: pa.DataType, good: Any, bad: Any
 ) -> None:
     contract = dataclasses.make_dataclass("Out", [("v", kind)])
 
@@ -87,7 +87,7 @@ def test_a_unit_fails_for_one_value_of_its_result(
         value = good if rows.key[0] == 0 else bad
         return {"v": dict(value) if pa.types.is_map(arrow) else value}
 
-    piece = bench.start(
+    run = runner.start(
         Job(
             "j",
             sources=[Source("s")],
@@ -95,14 +95,14 @@ def test_a_unit_fails_for_one_value_of_its_result(
         ),
         s={"n": [0, 1]},
     )
-    piece.all()
-    assert [(row["n"], row["error"]) for row in piece.failures("m")] == [(1, "ResultError")]
-    assert "v must hold " in piece.failures("m")[0]["message"]
+    run.all()
+    assert [(row["n"], row["error"]) for row in run.failures("m")] == [(1, "ResultError")]
+    assert "v must hold " in run.failures("m")[0]["message"]
 
 
 @CASES
 def test_a_release_is_held_back_for_one_value(
-    bench: Bench, kind: Any, arrow: pa.DataType, good: Any, bad: Any
+    runner: InProcessRunner, kind: Any, arrow: pa.DataType, good: Any, bad: Any
 ) -> None:
     contract = dataclasses.make_dataclass("Out", [("n", int), ("v", kind)])
 
@@ -111,14 +111,14 @@ def test_a_release_is_held_back_for_one_value(
         return pa.table({"v": pa.array([value], arrow)})
 
     publish = Publish("table", "SELECT n, v FROM m", contract)
-    piece = bench.start(
+    run = runner.start(
         Job(
             "j", sources=[Source("s")], models=[Model("m", unit=("n",), work=work)], publish=publish
         ),
         s={"n": [0, 1]},
     )
     with pytest.raises(PublishRefused, match=r"v must hold .*: 1 row; the first is .*where n = 1"):
-        piece.all().publish()
+        run.all().publish()
 
 
 class Validated(pydantic.BaseModel):

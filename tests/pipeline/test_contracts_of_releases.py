@@ -13,14 +13,14 @@ from annotated_types import Gt, Le
 from hundredfold import Job, Model, Publish, Source
 from hundredfold.errors import PublishRefused
 from hundredfold.pipeline.publish import current
-from support.in_process import Bench
+from support.in_process import InProcessRunner
 
 
-def release(bench: Bench, values: list[str], kind: Any) -> list[Any]:
+def release(runner: InProcessRunner, values: list[str], kind: Any) -> list[Any]:
     """The values of a column of a release, of these values in SQL, in a contract of this type."""
     rows = " UNION ALL ".join(f"SELECT {n} AS n, {value} AS v" for n, value in enumerate(values))
     contract = dataclasses.make_dataclass("Out", [("n", int), ("v", kind)])
-    piece = bench.start(
+    run = runner.start(
         Job(
             "out",
             sources=[Source("s")],
@@ -29,10 +29,10 @@ def release(bench: Bench, values: list[str], kind: Any) -> list[Any]:
         ),
         s={"n": [0]},
     ).all()
-    done = piece.publish()
+    done = run.publish()
     assert done is not None
-    found = bench.warehouse.query(
-        f"SELECT v FROM {bench.warehouse.read_parquet(next(iter(done.files)))} ORDER BY n"
+    found = runner.warehouse.query(
+        f"SELECT v FROM {runner.warehouse.read_parquet(next(iter(done.files)))} ORDER BY n"
     )
     return list(found.column("v").to_pylist())
 
@@ -67,18 +67,18 @@ CHANGED = [
 
 @pytest.mark.parametrize(("value", "kind"), CHANGED, ids=str)
 def test_a_value_that_its_type_would_change_is_not_published(
-    bench: Bench, value: str, kind: Any
+    runner: InProcessRunner, value: str, kind: Any
 ) -> None:
     with pytest.raises(
         PublishRefused,
         match=r"table is not published: its rows break Out\n  v must be .*: 1 row; .*where n = 1",
     ):
         release(
-            bench,
+            runner,
             ["NULL", value],
             kind | None if not str(kind).startswith("typing.Optional") else kind,
         )
-    assert current("out", bench.store) is None
+    assert current("out", runner.store) is None
 
 
 @pytest.mark.parametrize(
@@ -98,20 +98,20 @@ def test_a_value_that_its_type_would_change_is_not_published(
     ids=str,
 )
 def test_a_value_that_its_type_holds_is_published(
-    bench: Bench, values: list[str], kind: Any, wanted: list[Any]
+    runner: InProcessRunner, values: list[str], kind: Any, wanted: list[Any]
 ) -> None:
-    assert release(bench, values, kind) == wanted
+    assert release(runner, values, kind) == wanted
 
 
-def test_the_reason_names_the_value_what_it_would_be_and_its_row(bench: Bench) -> None:
+def test_the_reason_names_the_value_what_it_would_be_and_its_row(runner: InProcessRunner) -> None:
     with pytest.raises(
         PublishRefused,
         match=r"; the first is 9007199254740993, which would become 9007199254740992\.0, where n = 1",
     ) as told:
-        release(bench, ["1", "9007199254740993::BIGINT", "9007199254740995::BIGINT"], float)
+        release(runner, ["1", "9007199254740993::BIGINT", "9007199254740995::BIGINT"], float)
     assert "2 rows" in told.value.problems[0]
 
 
-def test_a_bound_is_held_against_the_value_as_the_query_gave_it(bench: Bench) -> None:
+def test_a_bound_is_held_against_the_value_as_the_query_gave_it(runner: InProcessRunner) -> None:
     with pytest.raises(PublishRefused, match=r"v must be > 0: 1 row; the first is -1, where n = 1"):
-        release(bench, ["1", "-1"], Annotated[int, Gt(0)])
+        release(runner, ["1", "-1"], Annotated[int, Gt(0)])

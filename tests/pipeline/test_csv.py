@@ -26,7 +26,7 @@ from hundredfold.local.filesystem import FileStore
 from hundredfold.sql.duckdb import DuckWarehouse
 from hundredfold.sql.sources.csv_files import in_words
 from hundredfold.sql.sources.csv_records import Grammar, _Scanner, scan
-from support.in_process import Bench
+from support.in_process import InProcessRunner
 
 ANY = Csv()
 TEXT = "shop,name,sold\nS0,Müller,1\nS1,Jörg,2\n"
@@ -34,13 +34,17 @@ ROWS = [("S0", "Müller", 1), ("S1", "Jörg", 2)]
 
 
 def read(
-    bench: Bench, path: Path, csv: Csv = ANY, contract: type | None = None, limit: float = 1.0
+    runner: InProcessRunner,
+    path: Path,
+    csv: Csv = ANY,
+    contract: type | None = None,
+    limit: float = 1.0,
 ) -> tuple[Any, list[Any], list[Any]]:
     """The verdict on a file, its accepted rows, and the reasons of the rejected ones."""
-    piece = bench.source(Source("s", contract, csv=csv, max_rejected=limit), path)
-    (verdict,) = piece.validate()
-    rejects = [row["__reason"] for row in piece.rejects("s")] if verdict.rejected else []
-    return verdict, [tuple(row.values()) for row in piece.accepted("s")], rejects
+    run = runner.source(Source("s", contract, csv=csv, max_rejected=limit), path)
+    (verdict,) = run.validate()
+    rejects = [row["__reason"] for row in run.rejects("s")] if verdict.rejected else []
+    return verdict, [tuple(row.values()) for row in run.accepted("s")], rejects
 
 
 def written(rows: list[list[str]], **how: Any) -> list[bytes]:
@@ -79,7 +83,10 @@ def tables(draw: st.DrawFn) -> tuple[dict[str, Any], list[list[str]]]:
 )
 @given(table=tables(), encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
 def test_what_the_csv_module_writes_is_read_back_exactly(
-    bench: Bench, tmp_path: Path, table: tuple[dict[str, Any], list[list[str]]], encoding: str
+    runner: InProcessRunner,
+    tmp_path: Path,
+    table: tuple[dict[str, Any], list[list[str]]],
+    encoding: str,
 ) -> None:
     how, rows = table
     names = [f"c{number}" for number in range(len(rows[0]))]
@@ -90,7 +97,7 @@ def test_what_the_csv_module_writes_is_read_back_exactly(
     said = (
         Csv(delimiter=how["delimiter"]) if len(names) == 1 else ANY
     )  # a name alone does not tell it
-    verdict, found, _ = read(bench, tmp_path / "a.csv", said, contract, limit=0)
+    verdict, found, _ = read(runner, tmp_path / "a.csv", said, contract, limit=0)
     assert [[value or "" for value in row] for row in found] == rows
     assert verdict.csv[0]["delimiter"] == how["delimiter"]
 
@@ -122,7 +129,7 @@ def test_a_scan_in_blocks_of_any_size_finds_the_same_records(
 
 
 def test_endings_compressions_and_encodings_are_told_by_the_bytes(
-    bench: Bench, tmp_path: Path
+    runner: InProcessRunner, tmp_path: Path
 ) -> None:
     sink = pa.BufferOutputStream()
     with pa.CompressedOutputStream(sink, "zstd") as packed:
@@ -159,35 +166,37 @@ def test_endings_compressions_and_encodings_are_told_by_the_bytes(
         ("single.csv", TEXT.replace("Müller", "'Müller'").encode(), Csv(quote="'")),
     ):
         (tmp_path / name).write_bytes(data)
-        verdict, rows, _ = read(bench, tmp_path / name, said, limit=0)
+        verdict, rows, _ = read(runner, tmp_path / name, said, limit=0)
         assert rows == ROWS, name
         assert verdict.accepted == 2
 
 
 def test_a_delimiter_that_the_header_leaves_open_is_told_by_the_rows(
-    bench: Bench, tmp_path: Path
+    runner: InProcessRunner, tmp_path: Path
 ) -> None:
     for head, rows in (
         ("price (EUR; net),qty", "1.5,3\n2.5,4\n"),
         ("a|b;c|d", "1|2;5|3\nbad\n4|5|6\n1|5|6\n"),
     ):
         (tmp_path / "a.csv").write_text(f"{head}\n{rows}")
-        verdict, _, _ = read(bench, tmp_path / "a.csv")
+        verdict, _, _ = read(runner, tmp_path / "a.csv")
         assert verdict.csv[0]["delimiter"] == re.sub("[^,|]", "", head)[0], head
     (tmp_path / "a.csv").write_text("a;b,c\nx\n")
     with pytest.raises(
         SourceError, match="cannot be told: comma and semicolon fit alike"
     ) as caught:
-        read(bench, tmp_path / "a.csv")
+        read(runner, tmp_path / "a.csv")
     assert "csv=Csv(delimiter=" in str(caught.value.hint)
 
 
-def test_files_written_in_different_ways_are_one_source(bench: Bench, tmp_path: Path) -> None:
+def test_files_written_in_different_ways_are_one_source(
+    runner: InProcessRunner, tmp_path: Path
+) -> None:
     (tmp_path / "a.csv").write_text(TEXT)
     (tmp_path / "b.csv").write_text('name;shop;sold\n"Grün; Söhne";S2;3\n"torn;S2;4\nx;S3;5\n')
     (tmp_path / "c.csv").write_bytes(gzip.compress(b"shop,name\nS4,y\n"))
     (tmp_path / "d.csv").write_bytes(b"")
-    verdict, rows, rejects = read(bench, tmp_path)
+    verdict, rows, rejects = read(runner, tmp_path)
     assert sorted(rows) == sorted(
         [*ROWS, ("S2", "Grün; Söhne", 3), ("S3", "x", 5), ("S4", "y", None)], key=lambda row: row[0]
     )
@@ -201,15 +210,15 @@ def test_files_written_in_different_ways_are_one_source(bench: Bench, tmp_path: 
     ]
 
 
-def test_a_quote_inside_a_value_is_text(bench: Bench, tmp_path: Path) -> None:
+def test_a_quote_inside_a_value_is_text(runner: InProcessRunner, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('a,b\n5" pipe,1\nx "y" z,2\n"q, ""r""",3\n')
-    assert read(bench, tmp_path / "a.csv")[1] == [('5" pipe', 1), ('x "y" z', 2), ('q, "r"', 3)]
+    assert read(runner, tmp_path / "a.csv")[1] == [('5" pipe', 1), ('x "y" z', 2), ('q, "r"', 3)]
     (tmp_path / "a.csv").write_text('a,b\n"x,1\n""y"",2\n')
-    assert read(bench, tmp_path / "a.csv", Csv(quote=None))[1] == [('"x', 1), ('""y""', 2)]
+    assert read(runner, tmp_path / "a.csv", Csv(quote=None))[1] == [('"x', 1), ('""y""', 2)]
 
 
 def test_an_empty_field_is_null_quoted_or_not_and_a_null_text_unquoted(
-    bench: Bench, tmp_path: Path
+    runner: InProcessRunner, tmp_path: Path
 ) -> None:
     @dataclass
     class Row:
@@ -219,7 +228,7 @@ def test_an_empty_field_is_null_quoted_or_not_and_a_null_text_unquoted(
     (tmp_path / "a.csv").write_text('a,b\n,\n"",""\nNA,1\n"NA","NA"\n')
     for contract in (None, Row):
         last = ("NA", "NA") if contract is None else None
-        _, rows, rejects = read(bench, tmp_path / "a.csv", contract=contract)
+        _, rows, rejects = read(runner, tmp_path / "a.csv", contract=contract)
         assert rows == [
             (None, None),
             (None, None),
@@ -227,13 +236,13 @@ def test_an_empty_field_is_null_quoted_or_not_and_a_null_text_unquoted(
             *([last] if last else []),
         ]
         assert rejects == ([] if last else ["b must be a number"])
-        assert read(bench, tmp_path / "a.csv", Csv(null=("", "NA")), contract)[1] == [
+        assert read(runner, tmp_path / "a.csv", Csv(null=("", "NA")), contract)[1] == [
             (None, None),
             (None, None),
             (None, 1),
             ("NA", None),
         ]
-        assert read(bench, tmp_path / "a.csv", Csv(null="NA"), contract)[1] == [
+        assert read(runner, tmp_path / "a.csv", Csv(null="NA"), contract)[1] == [
             ("", None),
             ("", None),
             (None, 1),
@@ -242,7 +251,7 @@ def test_an_empty_field_is_null_quoted_or_not_and_a_null_text_unquoted(
 
 
 def test_a_decimal_comma_is_read_and_a_point_is_no_number_then(
-    bench: Bench, tmp_path: Path
+    runner: InProcessRunner, tmp_path: Path
 ) -> None:
     @dataclass
     class Row:
@@ -252,12 +261,12 @@ def test_a_decimal_comma_is_read_and_a_point_is_no_number_then(
     (tmp_path / "a.csv").write_text("shop;price\nA,B;1,50\nC;2\nD;-0,25\n")
     wanted = [("A,B", 1.5), ("C", 2.0), ("D", -0.25)]
     for contract in (None, Row):
-        assert read(bench, tmp_path / "a.csv", Csv(decimal=","), contract, limit=0)[1] == wanted
-    assert read(bench, tmp_path / "a.csv")[1] == [("A,B", "1,50"), ("C", "2"), ("D", "-0,25")]
+        assert read(runner, tmp_path / "a.csv", Csv(decimal=","), contract, limit=0)[1] == wanted
+    assert read(runner, tmp_path / "a.csv")[1] == [("A,B", "1,50"), ("C", "2"), ("D", "-0,25")]
     (tmp_path / "a.csv").write_text("shop;price\nA;1,5\nB;1.234\nC;1.234,5\nD;1,234,5\n")
-    _, rows, rejects = read(bench, tmp_path / "a.csv", Csv(decimal=","), Row)
+    _, rows, rejects = read(runner, tmp_path / "a.csv", Csv(decimal=","), Row)
     assert (rows, rejects) == ([("A", 1.5)], ["price must be a number"] * 3)
-    assert [row[1] for row in read(bench, tmp_path / "a.csv", Csv(decimal=","))[1]] == [
+    assert [row[1] for row in read(runner, tmp_path / "a.csv", Csv(decimal=","))[1]] == [
         "1,5",
         "1.234",
         "1.234,5",
@@ -265,13 +274,13 @@ def test_a_decimal_comma_is_read_and_a_point_is_no_number_then(
     ]
 
 
-def test_a_field_of_megabytes_is_read(bench: Bench, tmp_path: Path) -> None:
+def test_a_field_of_megabytes_is_read(runner: InProcessRunner, tmp_path: Path) -> None:
     long = "x" * 3_000_000
     (tmp_path / "a.csv").write_text(f'a,b\n1,"{long}\n"\n2,{long}\n' + "3,y\n" * 5)
-    rows = read(bench, tmp_path / "a.csv", limit=0)[1]
+    rows = read(runner, tmp_path / "a.csv", limit=0)[1]
     assert [(a, len(b)) for a, b in rows] == [(1, 3_000_001), (2, 3_000_000), *[(3, 1)] * 5]
     (tmp_path / "a.csv").write_text(f"a,b\n1,{'x' * 17_000_000}\n2,y\n")
-    _, rows, rejects = read(bench, tmp_path / "a.csv")
+    _, rows, rejects = read(runner, tmp_path / "a.csv")
     assert (rows, rejects) == ([(2, "y")], ["malformed line 2: longer than 16 MiB"])
 
 
@@ -370,13 +379,15 @@ def test_neither_size_nor_threads_change_what_a_torn_line_costs(
     assert found[1] == found[0]
 
 
-def test_rows_between_an_open_quote_and_a_stray_one_are_kept(bench: Bench, tmp_path: Path) -> None:
+def test_rows_between_an_open_quote_and_a_stray_one_are_kept(
+    runner: InProcessRunner, tmp_path: Path
+) -> None:
     """An open quote is closed by an inch sign some lines below: the lines are rows, if there are enough of them, or it is reported."""
     for between in (0, 5, 500):
         (tmp_path / "a.csv").write_text(
             'a,b,c\n1,"pipe 5,2\n' + "3,x,4\n" * between + '5,pipe 5",6\n7,y,8\n'
         )
-        verdict, rows, rejects = read(bench, tmp_path / "a.csv")
+        verdict, rows, rejects = read(runner, tmp_path / "a.csv")
         if between:
             assert rows == [(3, "x", 4)] * between + [(5, 'pipe 5"', 6), (7, "y", 8)]
             assert rejects == [
@@ -388,14 +399,14 @@ def test_rows_between_an_open_quote_and_a_stray_one_are_kept(bench: Bench, tmp_p
                 f"CSV: 1 quoted values run over lines that could be rows; the first begins in line 2 of {tmp_path / 'a.csv'}"
                 " (if a quote is missing there: csv=Csv(multiline=False))"
             ]
-        _, rows, rejects = read(bench, tmp_path / "a.csv", Csv(multiline=False))
+        _, rows, rejects = read(runner, tmp_path / "a.csv", Csv(multiline=False))
         assert rows == [(3, "x", 4)] * between + [(5, 'pipe 5"', 6), (7, "y", 8)]
         assert rejects == ["malformed line 2: a quote that is not closed on its line"]
 
 
-def test_what_is_left_of_a_damaged_value_is_no_row(bench: Bench, tmp_path: Path) -> None:
+def test_what_is_left_of_a_damaged_value_is_no_row(runner: InProcessRunner, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('a,b\nx,"two\nli"nes",3\ny,4\n"p\nq",5,6\nz,7\n')
-    _, rows, rejects = read(bench, tmp_path / "a.csv")
+    _, rows, rejects = read(runner, tmp_path / "a.csv")
     assert rows == [("y", 4), ("z", 7)]
     assert rejects == [
         "malformed line 2: text behind a closing quote",
@@ -404,10 +415,12 @@ def test_what_is_left_of_a_damaged_value_is_no_row(bench: Bench, tmp_path: Path)
     ]
 
 
-def test_each_kind_of_damage_is_counted_and_shown_by_its_rule(bench: Bench, tmp_path: Path) -> None:
+def test_each_kind_of_damage_is_counted_and_shown_by_its_rule(
+    runner: InProcessRunner, tmp_path: Path
+) -> None:
     (tmp_path / "a.csv").write_bytes(b'a,b\n1,x\n1\n2,"y" z\n3,\0\n4,\xff\n5,\xc3\xa4\n6,7,8\n')
     with pytest.raises(ContractError) as caught:
-        read(bench, tmp_path / "a.csv", limit=0)
+        read(runner, tmp_path / "a.csv", limit=0)
     assert [re.sub("  +", "  ", problem) for problem in caught.value.problems] == [
         "(line)  must have the header's columns  2 rows  first: row 3 (1)",
         '(line)  must have its quotes around whole values  1 row  first: row 4 (2,"y" z)',
@@ -452,18 +465,20 @@ def others(folder: Path) -> Iterator[tuple[bytes, str]]:
     yield b"\n\n", "s is empty"
 
 
-def test_a_file_that_is_no_csv_is_refused_with_what_it_is(bench: Bench, tmp_path: Path) -> None:
+def test_a_file_that_is_no_csv_is_refused_with_what_it_is(
+    runner: InProcessRunner, tmp_path: Path
+) -> None:
     for content, words in others(tmp_path):
         (tmp_path / "a.csv").write_bytes(content)
         with pytest.raises(SourceError, match=words) as caught:
-            read(bench, tmp_path / "a.csv")
+            read(runner, tmp_path / "a.csv")
         assert caught.value.hint
         assert str(tmp_path / "a.csv") in str(caught.value)
     (tmp_path / "a.csv").write_bytes(TEXT.encode("utf-8-sig"))
     with pytest.raises(
         SourceError, match="begins with the byte-order mark of utf-8, and Csv says latin-1"
     ):
-        read(bench, tmp_path / "a.csv", Csv(encoding="latin-1"))
+        read(runner, tmp_path / "a.csv", Csv(encoding="latin-1"))
 
 
 def test_a_csv_that_cannot_be_meant_is_refused_with_all_that_is_wrong() -> None:
@@ -486,7 +501,7 @@ def test_a_csv_that_cannot_be_meant_is_refused_with_all_that_is_wrong() -> None:
 
 
 def test_the_names_of_a_file_without_a_header_are_the_contract_s(
-    bench: Bench, tmp_path: Path
+    runner: InProcessRunner, tmp_path: Path
 ) -> None:
     @dataclass
     class Row:
@@ -494,13 +509,15 @@ def test_the_names_of_a_file_without_a_header_are_the_contract_s(
         sold: int
 
     (tmp_path / "a.csv").write_text("A;1\nB;2\n")
-    assert read(bench, tmp_path / "a.csv", Csv(header=False), Row)[1] == [("A", 1), ("B", 2)]
-    piece = bench.source(Source("s", csv=Csv(header=False)), tmp_path / "a.csv")
-    piece.validate()
-    assert piece.accepted("s") == [{"column0": "A", "column1": 1}, {"column0": "B", "column1": 2}]
+    assert read(runner, tmp_path / "a.csv", Csv(header=False), Row)[1] == [("A", 1), ("B", 2)]
+    run = runner.source(Source("s", csv=Csv(header=False)), tmp_path / "a.csv")
+    run.validate()
+    assert run.accepted("s") == [{"column0": "A", "column1": 1}, {"column0": "B", "column1": 2}]
 
 
-def test_hundreds_of_columns_are_typed_within_little_memory(bench: Bench, tmp_path: Path) -> None:
+def test_hundreds_of_columns_are_typed_within_little_memory(
+    runner: InProcessRunner, tmp_path: Path
+) -> None:
     kinds = {
         "1": 1,
         "1.5": 1.5,
@@ -511,9 +528,9 @@ def test_hundreds_of_columns_are_typed_within_little_memory(bench: Bench, tmp_pa
     }
     texts = [list(kinds)[number % len(kinds)] for number in range(420)]
     (tmp_path / "a.csv").write_text(f"{','.join(f'c{n}' for n in range(420))}\n{','.join(texts)}\n")
-    piece = bench.source(Source("s"), tmp_path / "a.csv")
-    piece.validate()
-    assert [list(row.values()) for row in piece.accepted("s")] == [[kinds[text] for text in texts]]
+    run = runner.source(Source("s"), tmp_path / "a.csv")
+    run.validate()
+    assert [list(row.values()) for row in run.accepted("s")] == [[kinds[text] for text in texts]]
 
 
 class ValueByValue(_Scanner):

@@ -16,7 +16,7 @@ import pytest
 from hundredfold import Job, Model, Source
 from hundredfold.errors import HundredfoldError, SourceError
 from hundredfold.local.home import Home
-from support.in_process import Bench
+from support.in_process import InProcessRunner
 from support.waits import HANG_S
 
 ROWS = 4_000
@@ -72,7 +72,7 @@ OTHERS: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.parametrize("kind", OTHERS)
 @pytest.mark.parametrize("several", [False, True])
 def test_a_file_that_is_no_parquet_is_named_with_what_it_is(
-    bench: Bench, tmp_path: Path, kind: str, several: bool
+    runner: InProcessRunner, tmp_path: Path, kind: str, several: bool
 ) -> None:
     change, words = OTHERS[kind]
     change(written(tmp_path / "b.parquet"))
@@ -80,7 +80,7 @@ def test_a_file_that_is_no_parquet_is_named_with_what_it_is(
         written(tmp_path / "a.parquet")
         written(tmp_path / "c.parquet")
     with pytest.raises(SourceError, match=words) as caught:
-        bench.source(Source("s"), tmp_path).validate()
+        runner.source(Source("s"), tmp_path).validate()
     assert "b.parquet" in str(caught.value)
     assert "a.parquet" not in str(caught.value)
     assert caught.value.hint
@@ -89,7 +89,7 @@ def test_a_file_that_is_no_parquet_is_named_with_what_it_is(
 @pytest.mark.parametrize("compression", ["none", "snappy", "zstd", "gzip", "lz4", "brotli"])
 @pytest.mark.parametrize("where", ["header", "data"])
 def test_a_damaged_page_is_named_in_whichever_step_reads_it(
-    bench: Bench, tmp_path: Path, compression: str, where: str
+    runner: InProcessRunner, tmp_path: Path, compression: str, where: str
 ) -> None:
     damaged = written(tmp_path / "b.parquet", compression)
     written(tmp_path / "a.parquet", compression)
@@ -99,27 +99,29 @@ def test_a_damaged_page_is_named_in_whichever_step_reads_it(
     with pytest.raises(
         SourceError
     ) as caught:  # no contract: only the model's query reads the column
-        run_steps(bench.start(Job("one", sources=[Source("s")], models=[model]), s=tmp_path))
+        run_steps(runner.start(Job("one", sources=[Source("s")], models=[model]), s=tmp_path))
     assert "b.parquet cannot be read as Parquet" in str(caught.value)
     assert "column t" in str(caught.value)
     assert "column v" not in str(caught.value)
     assert "again" in str(caught.value.hint)
 
 
-def run_steps(piece: object) -> None:
+def run_steps(run: object) -> None:
     """The steps of a run in the contexts in which a driver runs them."""
     from contextlib import ExitStack
 
     from hundredfold.pipeline.validate import naming_damage
 
-    verdicts = piece.validate()  # type: ignore[attr-defined]
+    verdicts = run.validate()  # type: ignore[attr-defined]
     with ExitStack() as stack:
         for verdict in verdicts:
-            stack.enter_context(naming_damage(verdict.source, verdict.files, piece.warehouse))  # type: ignore[attr-defined]
-        piece.prepare("m")  # type: ignore[attr-defined]
+            stack.enter_context(naming_damage(verdict.source, verdict.files, run.warehouse))  # type: ignore[attr-defined]
+        run.prepare("m")  # type: ignore[attr-defined]
 
 
-def test_an_error_of_a_query_is_not_taken_for_damage(bench: Bench, tmp_path: Path) -> None:
+def test_an_error_of_a_query_is_not_taken_for_damage(
+    runner: InProcessRunner, tmp_path: Path
+) -> None:
     written(tmp_path / "a.parquet")
     model = Model(
         "m",
@@ -128,7 +130,7 @@ def test_an_error_of_a_query_is_not_taken_for_damage(bench: Bench, tmp_path: Pat
         work=lambda rows: {"n": rows.rows},
     )
     with pytest.raises(HundredfoldError, match="Conversion Error") as caught:
-        run_steps(bench.start(Job("one", sources=[Source("s")], models=[model]), s=tmp_path))
+        run_steps(runner.start(Job("one", sources=[Source("s")], models=[model]), s=tmp_path))
     assert not isinstance(caught.value, SourceError)
 
 

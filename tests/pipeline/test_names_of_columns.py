@@ -15,7 +15,7 @@ import pytest
 
 from hundredfold import Csv, Source
 from hundredfold.errors import ContractError, SourceError
-from support.in_process import Bench
+from support.in_process import InProcessRunner
 
 KEPT = [
     ["filename", "a"], ["column0", "C1"], ["select", "from"], ['a"b', "a'b"], ["a\nb", "c"], ["s", "t"], ["p", "r"], ["v", "file"], ["n", "first"], ["json", "a"], ["{x}", "%s"],
@@ -44,18 +44,18 @@ def written(folder: Path, form: str, names: list[str]) -> Path:
     return path
 
 
-def read(bench: Bench, place: Any, **declared: Any) -> list[dict[str, Any]]:
-    piece = bench.source(Source("s", **declared), place)
-    piece.validate()
-    return piece.accepted("s")
+def read(runner: InProcessRunner, place: Any, **declared: Any) -> list[dict[str, Any]]:
+    run = runner.source(Source("s", **declared), place)
+    run.validate()
+    return run.accepted("s")
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
 @pytest.mark.parametrize("names", KEPT, ids=lambda names: ascii(names[0][:9]))
 def test_a_name_is_read_as_it_is_written(
-    bench: Bench, tmp_path: Path, form: str, names: list[str]
+    runner: InProcessRunner, tmp_path: Path, form: str, names: list[str]
 ) -> None:
-    found = read(bench, written(tmp_path, form, names))
+    found = read(runner, written(tmp_path, form, names))
     assert [list(row.items()) for row in found] == [
         [(name, f"v{n}") for n, name in enumerate(names)]
     ]
@@ -68,23 +68,25 @@ def test_a_name_is_read_as_it_is_written(
     ids=lambda names: ascii(names[0]) if isinstance(names, list) else "",
 )
 def test_a_name_that_sql_cannot_have_is_refused(
-    bench: Bench, tmp_path: Path, form: str, names: list[str], words: str
+    runner: InProcessRunner, tmp_path: Path, form: str, names: list[str], words: str
 ) -> None:
     if form == "parquet" and "\0" in names[0]:
         pytest.skip("pyarrow writes no such name")
     with pytest.raises((SourceError, ContractError), match=words) as caught:
-        read(bench, written(tmp_path, form, names))
+        read(runner, written(tmp_path, form, names))
     assert caught.value.hint
 
 
-def test_a_frame_with_a_column_without_a_name_is_refused(bench: Bench) -> None:
+def test_a_frame_with_a_column_without_a_name_is_refused(runner: InProcessRunner) -> None:
     with pytest.raises(SourceError, match="without a name"):
-        read(bench, pd.DataFrame({"": [1], "a": [2]}))
+        read(runner, pd.DataFrame({"": [1], "a": [2]}))
 
 
-def test_the_name_that_duckdb_gives_to_row_numbers_is_refused(bench: Bench, tmp_path: Path) -> None:
+def test_the_name_that_duckdb_gives_to_row_numbers_is_refused(
+    runner: InProcessRunner, tmp_path: Path
+) -> None:
     with pytest.raises(SourceError, match="has a column file_row_number") as caught:
-        read(bench, written(tmp_path, "parquet", ["File_Row_Number", "a"]))
+        read(runner, written(tmp_path, "parquet", ["File_Row_Number", "a"]))
     assert "rename" in str(caught.value.hint)
 
 
@@ -94,7 +96,7 @@ class Keyed:
 
 
 def test_fields_in_objects_that_differ_in_case_are_kept_or_refused(
-    bench: Bench, tmp_path: Path
+    runner: InProcessRunner, tmp_path: Path
 ) -> None:
     for lines in (
         ['{"o": {"A": 1, "a": 2}}'],
@@ -105,9 +107,9 @@ def test_fields_in_objects_that_differ_in_case_are_kept_or_refused(
         with pytest.raises(
             SourceError, match=rf"line {len(lines)} .*: o.* holds objects with the fields A and a"
         ):
-            read(bench, tmp_path / "x.jsonl")
+            read(runner, tmp_path / "x.jsonl")
     (tmp_path / "x.jsonl").write_text('{"o": {"A": 1, "a": 2}}\n{"o": {"a": 3}}\n')
-    assert read(bench, tmp_path / "x.jsonl", contract=Keyed) == [
+    assert read(runner, tmp_path / "x.jsonl", contract=Keyed) == [
         {"o": [("A", 1), ("a", 2)]},
         {"o": [("a", 3)]},
     ]
@@ -124,23 +126,25 @@ def test_fields_in_objects_that_differ_in_case_are_kept_or_refused(
     ],
 )
 def test_a_name_twice_in_one_object_is_refused_with_its_line(
-    bench: Bench, tmp_path: Path, line: str, late: bool
+    runner: InProcessRunner, tmp_path: Path, line: str, late: bool
 ) -> None:
     before = 5_000 * late
     (tmp_path / "x.jsonl").write_text("".join(f"{line[:5]} null}}\n" for _ in range(before)) + line)
     with pytest.raises(SourceError, match=f"line {before + 1} of .* names a field twice") as caught:
-        read(bench, tmp_path / "x.jsonl")
+        read(runner, tmp_path / "x.jsonl")
     assert "jq" not in str(caught.value.hint)  # which is for arrays
 
 
-def test_the_hint_about_arrays_is_given_for_arrays_alone(bench: Bench, tmp_path: Path) -> None:
+def test_the_hint_about_arrays_is_given_for_arrays_alone(
+    runner: InProcessRunner, tmp_path: Path
+) -> None:
     (tmp_path / "x.jsonl").write_text('[{"a": 1}, {"a": 2}]')
     with pytest.raises(SourceError, match="one JSON array") as caught:
-        read(bench, tmp_path / "x.jsonl")
+        read(runner, tmp_path / "x.jsonl")
     assert "jq" in str(caught.value.hint)
     (tmp_path / "x.jsonl").write_text('{"a": 1}\n{"a": \n')
     with pytest.raises(SourceError, match=r"line 2 of .* is no JSON object") as caught:
-        read(bench, tmp_path / "x.jsonl")
+        read(runner, tmp_path / "x.jsonl")
     assert "jq" not in str(caught.value.hint)
 
 
@@ -154,10 +158,10 @@ class Priced:
     (["1,5", "2.50"], Csv(delimiter=";", decimal=","), 'csv=Csv(decimal=".")'), (["1.5", "x"], Csv(delimiter=";"), None), (["1.5", "2,5,0"], Csv(delimiter=";"), None),
 ])  # fmt: skip
 def test_a_number_with_the_other_decimal_sign_has_a_hint(
-    bench: Bench, tmp_path: Path, values: list[str], csv_: Csv, hint: str | None
+    runner: InProcessRunner, tmp_path: Path, values: list[str], csv_: Csv, hint: str | None
 ) -> None:
     (tmp_path / "x.csv").write_text("price\n" + "\n".join(values))
     with pytest.raises(ContractError) as caught:
-        read(bench, tmp_path / "x.csv", contract=Priced, csv=csv_)
+        read(runner, tmp_path / "x.csv", contract=Priced, csv=csv_)
     found = f"{caught.value} {caught.value.hint}"
     assert (hint in found) if hint else ("decimal=" not in found), found

@@ -13,15 +13,15 @@ import pytest
 
 from hundredfold import Source
 from hundredfold.errors import SourceError
-from support.in_process import Bench
+from support.in_process import InProcessRunner
 
 
-def read(bench: Bench, folder: Path, *columns: pa.Array) -> list[Any]:
+def read(runner: InProcessRunner, folder: Path, *columns: pa.Array) -> list[Any]:
     for number, column in enumerate(columns):
         pq.write_table(pa.table({"a": column}), folder / f"{number}.parquet")
-    piece = bench.source(Source("s"), folder)
-    piece.validate()
-    return [row["a"] for row in piece.accepted("s")]
+    run = runner.source(Source("s"), folder)
+    run.validate()
+    return [row["a"] for row in run.accepted("s")]
 
 
 BIG, DAY, MOMENT = 2**53 + 1, dt.date(2020, 1, 31), dt.datetime(2020, 1, 31, 10)
@@ -44,7 +44,13 @@ APART = [
 @pytest.mark.parametrize(("first", "kind", "second", "other"), TOGETHER)
 @pytest.mark.parametrize("turned", [False, True])
 def test_types_are_put_together_where_no_value_changes(
-    bench: Bench, tmp_path: Path, first: Any, kind: Any, second: Any, other: Any, turned: bool
+    runner: InProcessRunner,
+    tmp_path: Path,
+    first: Any,
+    kind: Any,
+    second: Any,
+    other: Any,
+    turned: bool,
 ) -> None:
     columns = [
         pa.array(first, kind),
@@ -52,7 +58,7 @@ def test_types_are_put_together_where_no_value_changes(
         if pa.types.is_dictionary(other)
         else pa.array(second, other),
     ]
-    found = read(bench, tmp_path, *(reversed(columns) if turned else columns))
+    found = read(runner, tmp_path, *(reversed(columns) if turned else columns))
     wanted = [*first, *second]
     if DAY in wanted:
         found = [value.date() if value == dt.datetime(2020, 1, 31) else value for value in found]
@@ -62,7 +68,7 @@ def test_types_are_put_together_where_no_value_changes(
 @pytest.mark.parametrize(("first", "kind", "second", "other", "words"), APART)
 @pytest.mark.parametrize("turned", [False, True])
 def test_types_that_would_change_a_value_are_refused(
-    bench: Bench,
+    runner: InProcessRunner,
     tmp_path: Path,
     first: Any,
     kind: Any,
@@ -73,6 +79,6 @@ def test_types_that_would_change_a_value_are_refused(
 ) -> None:
     columns = [pa.array(first, kind), pa.array(second, other)]
     with pytest.raises(SourceError, match=words) as caught:
-        read(bench, tmp_path, *(reversed(columns) if turned else columns))
+        read(runner, tmp_path, *(reversed(columns) if turned else columns))
     assert caught.value.hint
     assert ".parquet" in str(caught.value)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hundredfold import Job, Model, Source, Unit
 from hundredfold.errors import HomeError, QueryError
 from hundredfold.sql.queries import UNIT_COST, pack
-from support.in_process import Bench, Piece
+from support.in_process import InProcessRun, InProcessRunner
 
 ROWS = pa.table({"shop": ["a", "a", "b"], "week": [1, 2, 1], "x": [1.0, 2.0, 3.0]})
 
@@ -25,9 +25,11 @@ def count(rows: Unit) -> dict[str, Any]:
     return {"rows": rows.rows}
 
 
-def piece_of(bench: Bench, query: str | None, rows: pa.Table = ROWS, **declared: Any) -> Piece:
+def piece_of(
+    runner: InProcessRunner, query: str | None, rows: pa.Table = ROWS, **declared: Any
+) -> InProcessRun:
     model = Model("m", **{"unit": ("shop",), "work": count, "query": query, **declared})
-    return bench.start(Job("one", sources=[Source("sales")], models=[model]), sales=rows)
+    return runner.start(Job("one", sources=[Source("sales")], models=[model]), sales=rows)
 
 
 WRONG = [
@@ -69,11 +71,11 @@ WRONG = [
 
 @pytest.mark.parametrize(("query", "declared", "words"), WRONG)
 def test_what_is_wrong_with_a_query_is_told(
-    bench: Bench, query: str, declared: dict[str, Any], words: str
+    runner: InProcessRunner, query: str, declared: dict[str, Any], words: str
 ) -> None:
-    piece = piece_of(bench, query, **declared)
+    run = piece_of(runner, query, **declared)
     with pytest.raises(QueryError, match=words) as caught:
-        piece.all()
+        run.all()
     assert caught.value.hint or "LINE" in str(caught.value)
 
 
@@ -90,10 +92,10 @@ def test_what_is_wrong_with_a_query_is_told(
         "SELECT shop, week, avg(x) AS x FROM sales GROUP BY ALL",
     ],
 )
-def test_a_query_may_be_written_in_any_way(bench: Bench, query: str) -> None:
-    piece = piece_of(bench, query)
-    piece.all()
-    assert piece.results("m").to_pylist() == [{"shop": "a", "rows": 2}, {"shop": "b", "rows": 1}]
+def test_a_query_may_be_written_in_any_way(runner: InProcessRunner, query: str) -> None:
+    run = piece_of(runner, query)
+    run.all()
+    assert run.results("m").to_pylist() == [{"shop": "a", "rows": 2}, {"shop": "b", "rows": 1}]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,9 @@ def test_a_query_may_be_written_in_any_way(bench: Bench, query: str) -> None:
     ],
 )
 @pytest.mark.parametrize("as_key", [False, True])
-def test_columns_of_every_type_come_through(bench: Bench, kind: str, as_key: bool) -> None:
+def test_columns_of_every_type_come_through(
+    runner: InProcessRunner, kind: str, as_key: bool
+) -> None:
     value = {
         "ENUM('a', 'b')": "shop", "UUID": "'00000000-0000-0000-0000-00000000000' || week", "BLOB": "'ab'",
         "INTERVAL": "INTERVAL 1 DAY * week",
@@ -126,12 +130,10 @@ def test_columns_of_every_type_come_through(bench: Bench, kind: str, as_key: boo
         pytest.skip("no key")
     query = f"SELECT 1 AS one, week % 2 AS odd, CAST({value} AS {kind}) AS v FROM sales"
     work = lambda rows: {"seen": [str(v) for v in rows["v"]], "rows": rows.rows}  # noqa: E731
-    piece = piece_of(
-        bench, query, unit=("v",) if as_key else ("one",), work=work, order_by=("odd",)
-    )
-    piece.all()
-    assert piece.failures("m") == []
-    assert sum(row["rows"] for row in piece.results("m").to_pylist()) == 3
+    run = piece_of(runner, query, unit=("v",) if as_key else ("one",), work=work, order_by=("odd",))
+    run.all()
+    assert run.failures("m") == []
+    assert sum(row["rows"] for row in run.results("m").to_pylist()) == 3
 
 
 @pytest.mark.parametrize("many", [False, True])
@@ -139,7 +141,7 @@ def test_columns_of_every_type_come_through(bench: Bench, kind: str, as_key: boo
     "form", ["pandas.DataFrame", "polars.DataFrame", "pyarrow.Table", "dict", "hundredfold.Unit"]
 )
 def test_a_query_of_nothing_but_the_key_comes_through_in_every_form(
-    bench: Bench, form: str, many: bool
+    runner: InProcessRunner, form: str, many: bool
 ) -> None:
     def work(rows: Any) -> dict[str, Any]:
         if many:
@@ -151,35 +153,37 @@ def test_a_query_of_nothing_but_the_key_comes_through_in_every_form(
         return {"n": len(rows["shop"])}
 
     work.__annotations__["rows"] = form
-    piece = piece_of(bench, "SELECT shop FROM sales", work=work, batched=many).all()
-    assert piece.failures("m") == []
-    assert piece.results("m").select(["shop", "n"]).to_pylist() == [
+    run = piece_of(runner, "SELECT shop FROM sales", work=work, batched=many).all()
+    assert run.failures("m") == []
+    assert run.results("m").select(["shop", "n"]).to_pylist() == [
         {"shop": "a", "n": 2},
         {"shop": "b", "n": 1},
     ]
 
 
-def test_both_zeros_are_one_key_and_every_nan_is_one(bench: Bench) -> None:
+def test_both_zeros_are_one_key_and_every_nan_is_one(runner: InProcessRunner) -> None:
     rows = pa.table({"shop": [0.0, -0.0, math.nan, -math.nan, None, 1.0]})
-    piece = piece_of(bench, None, rows)
-    piece.all()
-    found = piece.results("m")
+    run = piece_of(runner, None, rows)
+    run.all()
+    found = run.results("m")
     assert [str(v) for v in found.column("shop").to_pylist()] == ["0.0", "1.0", "nan", "None"]
     assert found.column("rows").to_pylist() == [2, 1, 2, 1]
 
 
-def test_a_query_that_depends_on_chance_is_kept_so_that_it_is_asked_once(bench: Bench) -> None:
+def test_a_query_that_depends_on_chance_is_kept_so_that_it_is_asked_once(
+    runner: InProcessRunner,
+) -> None:
     query = "SELECT shop, x FROM sales, range(2000) WHERE random() < 0.5"
-    piece = piece_of(bench, query)
-    piece.validate()
-    manifest = piece.prepare("m")
+    run = piece_of(runner, query)
+    run.validate()
+    manifest = run.prepare("m")
     assert sum(batch.rows for batch in manifest.batches) == manifest.rows
 
 
-def test_a_second_prepare_takes_what_is_there(bench: Bench) -> None:
-    piece = piece_of(bench, "SELECT *, random() AS chance FROM sales")
-    piece.validate()
-    assert piece.prepare("m") == piece.prepare("m", parts=50)
+def test_a_second_prepare_takes_what_is_there(runner: InProcessRunner) -> None:
+    run = piece_of(runner, "SELECT *, random() AS chance FROM sales")
+    run.validate()
+    assert run.prepare("m") == run.prepare("m", parts=50)
 
 
 # --- packing -------------------------------------------------------------------------------------------------------------
@@ -217,89 +221,94 @@ def test_no_unit_is_no_batch() -> None:
     assert pack(np.array([], np.int64), parts=4, most_rows=10) == []
 
 
-def test_batches_obey_their_limit_in_bytes_and_the_giant_is_alone(bench: Bench) -> None:
+def test_batches_obey_their_limit_in_bytes_and_the_giant_is_alone(runner: InProcessRunner) -> None:
     sizes = [3] * 200 + [5000] + [3] * 200
     rows = pa.table(
         {"shop": np.repeat(np.arange(401), sizes), "x": np.arange(sum(sizes), dtype=float)}
     )
-    piece = piece_of(bench, None, rows)
-    piece.validate()
-    manifest = piece.prepare("m", batch_bytes=2**13)
+    run = piece_of(runner, None, rows)
+    run.validate()
+    manifest = run.prepare("m", batch_bytes=2**13)
     giant = manifest.batch_of(200)
     assert (giant.first, giant.last, giant.rows) == (200, 200, 5000)
     files = {
-        b.number: piece.store.get(piece.layout.batch("m", b.number)).size for b in manifest.batches
+        b.number: run.store.get(run.layout.batch("m", b.number)).size for b in manifest.batches
     }
     assert max(size for number, size in files.items() if number != giant.number) <= 2**13
-    piece.work("m")
-    assert piece.collect("m").rows_in == sum(sizes)
+    run.work("m")
+    assert run.collect("m").rows_in == sum(sizes)
 
 
 def test_a_data_set_larger_than_the_memory_limit_is_split_within_it(tmp_path: Any) -> None:
     """48 million bytes of doubles through a warehouse that may use 96 MiB, for an aggregate that holds them several times."""
-    bench = Bench(tmp_path, memory=96 * 2**20)
-    limit = bench.warehouse.query("SELECT current_setting('memory_limit') AS m").to_pylist()[0]["m"]
+    runner = InProcessRunner(tmp_path, memory=96 * 2**20)
+    limit = runner.warehouse.query("SELECT current_setting('memory_limit') AS m").to_pylist()[0][
+        "m"
+    ]
     assert limit == "96.0 MiB"
     many = "SELECT (i * 7919) % 50000 AS shop, i AS week, i * 0.5 AS x, i * 0.25 AS y FROM range(3000000) AS r(i)"
-    bench.warehouse.write(many, "big.parquet")
+    runner.warehouse.write(many, "big.parquet")
     query = "SELECT shop, week, sum(x) AS x, sum(y) AS y FROM sales GROUP BY shop, week"
     model = Model("m", unit=("shop",), query=query, work=count)
-    piece = bench.start(
-        Job("one", sources=[Source("sales")], models=[model]), sales=bench.store.path("big.parquet")
+    run = runner.start(
+        Job("one", sources=[Source("sales")], models=[model]),
+        sales=runner.store.path("big.parquet"),
     )
-    piece.validate()
-    manifest = piece.prepare("m", parts=2, batch_bytes=2**21)
+    run.validate()
+    manifest = run.prepare("m", parts=2, batch_bytes=2**21)
     assert (manifest.units, manifest.rows) == (50_000, 3_000_000)
     assert (
-        max(piece.store.get(piece.layout.batch("m", b.number)).size for b in manifest.batches)
-        <= 2**21
+        max(run.store.get(run.layout.batch("m", b.number)).size for b in manifest.batches) <= 2**21
     )
-    bench.close()
+    runner.close()
 
 
 def test_a_row_group_that_is_too_large_is_named_with_what_to_do(tmp_path: Any) -> None:
-    bench, values = Bench(tmp_path, memory=96 * 2**20), np.random.default_rng(1).random(60_000)
+    runner, values = (
+        InProcessRunner(tmp_path, memory=96 * 2**20),
+        np.random.default_rng(1).random(60_000),
+    )
     wide = pa.table({"shop": np.arange(60_000), **{f"c{number}": values for number in range(300)}})
     pq.write_table(wide, tmp_path / "wide.parquet", row_group_size=60_000, use_dictionary=False)
     model = Model("m", unit=("shop",), work=count)
-    piece = bench.start(
+    run = runner.start(
         Job("one", sources=[Source("sales")], models=[model]), sales=tmp_path / "wide.parquet"
     )
     with pytest.raises(HomeError, match="does not fit the memory limit") as caught:
-        piece.all()
+        run.all()
     assert re.search(
         r"sales has a row group of 138 MiB \(.*wide\.parquet\)", str(caught.value.hint)
     )
     few = Model("m", unit=("shop",), query="SELECT shop, c7 FROM sales", work=count)
-    piece = bench.start(
+    run = runner.start(
         Job("one", sources=[Source("sales")], models=[few]), sales=tmp_path / "wide.parquet"
     )
-    piece.validate()
-    assert piece.prepare("m").units == 60_000
-    bench.close()
+    run.validate()
+    assert run.prepare("m").units == 60_000
+    runner.close()
 
 
 # --- many units ----------------------------------------------------------------------------------------------------------
 
 
-def test_more_units_than_the_memory_holds_are_refused(bench: Bench) -> None:
-    piece = piece_of(bench, "SELECT range AS shop FROM sales, range(50000)")
-    piece.validate()
+def test_more_units_than_the_memory_holds_are_refused(runner: InProcessRunner) -> None:
+    run = piece_of(runner, "SELECT range AS shop FROM sales, range(50000)")
+    run.validate()
     with pytest.raises(HomeError, match="m has 50,000 units") as caught:
-        piece.prepare("m", memory=2**20)
+        run.prepare("m", memory=2**20)
     assert "raise --memory" in str(caught.value.hint)
-    assert piece.prepare("m", memory=2**22).units == 50_000
+    assert run.prepare("m", memory=2**22).units == 50_000
 
 
-def test_the_list_of_units_with_long_keys_is_never_held_whole(bench: Bench) -> None:
+def test_the_list_of_units_with_long_keys_is_never_held_whole(runner: InProcessRunner) -> None:
     """200,000 keys of 200 bytes: 40 MB, of which a few megabytes are in Arrow's memory at a time."""
     query = "SELECT lpad(CAST(i AS VARCHAR), 200, 'x') AS shop, x FROM sales, range(200000) AS r(i) WHERE x = 1"
-    piece = piece_of(bench, query)
-    piece.validate()
+    run = piece_of(runner, query)
+    run.validate()
     before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
     pa.set_memory_pool(pool)
     try:
-        manifest = piece.prepare("m", parts=2)
+        manifest = run.prepare("m", parts=2)
     finally:
         pa.set_memory_pool(before)
     assert manifest.units == 200_000
@@ -308,20 +317,20 @@ def test_the_list_of_units_with_long_keys_is_never_held_whole(bench: Bench) -> N
 
 @pytest.mark.parametrize("rows_each", [0, 2, 1], ids=["none", "two", "one"])
 def test_results_of_any_number_of_rows_have_the_keys_of_their_units(
-    bench: Bench, rows_each: int
+    runner: InProcessRunner, rows_each: int
 ) -> None:
     def some(rows: Unit) -> dict[str, Any]:
         number = int(rows.key[0].removeprefix("shop "))
         return {"n": np.full((number + rows_each) % 3, number)}
 
-    piece = piece_of(
-        bench, "SELECT 'shop ' || i AS shop FROM range(500) AS r(i), sales WHERE x = 1", work=some
+    run = piece_of(
+        runner, "SELECT 'shop ' || i AS shop FROM range(500) AS r(i), sales WHERE x = 1", work=some
     )
-    piece.validate()
-    piece.prepare("m", parts=3)
-    piece.work("m")
-    piece.collect("m")
-    found = piece.results("m")
+    run.validate()
+    run.prepare("m", parts=3)
+    run.work("m")
+    run.collect("m")
+    found = run.results("m")
     assert found.num_rows == sum((number + rows_each) % 3 for number in range(500))
     assert found.column("shop").to_pylist() == [
         f"shop {number}" for number in found.column("n").to_pylist()

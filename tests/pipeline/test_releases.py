@@ -17,7 +17,7 @@ from annotated_types import Gt
 from hundredfold import Job, Model, Publish, Source
 from hundredfold.errors import PublishRefused, QueryError, SourceError, StateError
 from hundredfold.pipeline.publish import current, releases, rollback, within_limits
-from support.in_process import AS_OF, Bench, Piece
+from support.in_process import AS_OF, InProcessRun, InProcessRunner
 
 
 @dataclass
@@ -30,27 +30,29 @@ ROWS = pa.table({"shop": ["b", "a"], "x": [2.0, 1.0]})
 QUERY = "SELECT shop, price FROM prices ORDER BY shop"
 
 
-def run(
-    bench: Bench,
+def run_job(
+    runner: InProcessRunner,
     name: str,
     query: str = QUERY,
     *,
     contract: type | None = Line,
     rows: pa.Table = ROWS,
     **more: Any,
-) -> Piece:
+) -> InProcessRun:
     job = Job(
         name,
         sources=[Source("sales")],
         models=[Model("prices", unit=("shop",), work=lambda rows: {"price": float(rows["x"][0])})],
         publish=Publish("table", query=query, contract=contract, **more),
     )
-    return bench.start(job, sales=rows).all()
+    return runner.start(job, sales=rows).all()
 
 
-def test_a_release_has_its_files_with_their_sums_in_the_order_of_the_query(bench: Bench) -> None:
-    piece = run(bench, "files", formats=("parquet", "csv", "jsonl"))
-    release = piece.publish()
+def test_a_release_has_its_files_with_their_sums_in_the_order_of_the_query(
+    runner: InProcessRunner,
+) -> None:
+    run = run_job(runner, "files", formats=("parquet", "csv", "jsonl"))
+    release = run.publish()
     assert release is not None
     assert (release.version, release.parent, dict(release.rows), release.as_of) == (
         1,
@@ -59,8 +61,8 @@ def test_a_release_has_its_files_with_their_sums_in_the_order_of_the_query(bench
         AS_OF,
     )
     for key, digest in release.files.items():
-        assert hashlib.sha256(piece.store.get(key)).hexdigest() == digest
-    texts = {key.rsplit(".", 1)[1]: piece.store.get(key).to_pybytes() for key in release.files}
+        assert hashlib.sha256(run.store.get(key)).hexdigest() == digest
+    texts = {key.rsplit(".", 1)[1]: run.store.get(key).to_pybytes() for key in release.files}
     assert list(csv.reader(texts["csv"].decode().splitlines())) == [
         ["shop", "price"],
         ["a", "1.0"],
@@ -72,63 +74,68 @@ def test_a_release_has_its_files_with_their_sums_in_the_order_of_the_query(bench
     ]
 
 
-def test_versions_count_up_and_publishing_again_makes_none(bench: Bench) -> None:
-    first, second = run(bench, "versions"), run(bench, "versions")
+def test_versions_count_up_and_publishing_again_makes_none(runner: InProcessRunner) -> None:
+    first, second = run_job(runner, "versions"), run_job(runner, "versions")
     assert [first.publish().version, second.publish().version, first.publish().version] == [1, 2, 1]  # type: ignore[union-attr]
-    assert [(r.version, r.parent) for r in releases("versions", bench.store)] == [(1, None), (2, 1)]
-    assert current("versions", bench.store) == 2
+    assert [(r.version, r.parent) for r in releases("versions", runner.store)] == [
+        (1, None),
+        (2, 1),
+    ]
+    assert current("versions", runner.store) == 2
     assert first.publish(attempt=2).version == 3  # type: ignore[union-attr]  # after a retry
 
 
-def test_what_a_killed_driver_left_is_swept_and_named_by_nobody(bench: Bench) -> None:
-    bench.store.put("releases/swept/000001/table.parquet", b"half")
-    bench.store.put("releases/swept/000001/other.parquet", b"half")
-    assert current("swept", bench.store) is None
-    release = run(bench, "swept").publish()
+def test_what_a_killed_driver_left_is_swept_and_named_by_nobody(runner: InProcessRunner) -> None:
+    runner.store.put("releases/swept/000001/table.parquet", b"half")
+    runner.store.put("releases/swept/000001/other.parquet", b"half")
+    assert current("swept", runner.store) is None
+    release = run_job(runner, "swept").publish()
     assert release is not None
     assert release.version == 1
-    assert list(bench.store.list("releases/swept/000001/")) == [
+    assert list(runner.store.list("releases/swept/000001/")) == [
         "releases/swept/000001/release.json",
         "releases/swept/000001/table.parquet",
     ]
 
 
-def test_rollback_moves_the_pointer_and_the_next_release_builds_on_it(bench: Bench) -> None:
+def test_rollback_moves_the_pointer_and_the_next_release_builds_on_it(
+    runner: InProcessRunner,
+) -> None:
     for _ in range(3):
-        run(bench, "back").publish()
-    assert rollback("back", bench.store).version == 2
-    assert rollback("back", bench.store).version == 1
+        run_job(runner, "back").publish()
+    assert rollback("back", runner.store).version == 2
+    assert rollback("back", runner.store).version == 1
     with pytest.raises(
         StateError, match="version 1 of back is current, and there is no release before it"
     ):
-        rollback("back", bench.store)
-    assert rollback("back", bench.store, to=3).version == 3
+        rollback("back", runner.store)
+    assert rollback("back", runner.store, to=3).version == 3
     with pytest.raises(
         StateError, match="version 3 of back is current, and there is no version 9; there is 1, 2"
     ):
-        rollback("back", bench.store, to=9)
-    rollback("back", bench.store)
-    release = run(bench, "back").publish()
+        rollback("back", runner.store, to=9)
+    rollback("back", runner.store)
+    release = run_job(runner, "back").publish()
     assert release is not None
-    assert (release.version, release.parent, current("back", bench.store)) == (4, 2, 4)
+    assert (release.version, release.parent, current("back", runner.store)) == (4, 2, 4)
 
 
-def test_there_is_nothing_to_roll_back_before_the_first_release(bench: Bench) -> None:
+def test_there_is_nothing_to_roll_back_before_the_first_release(runner: InProcessRunner) -> None:
     with pytest.raises(StateError, match="never has no release"):
-        rollback("never", bench.store)
+        rollback("never", runner.store)
 
 
-def test_the_query_sees_the_run(bench: Bench) -> None:
-    piece = run(
-        bench,
+def test_the_query_sees_the_run(runner: InProcessRunner) -> None:
+    run = run_job(
+        runner,
         "seen",
         "SELECT shop, price, run_id, job, as_of, table_version, parent_version FROM prices, run",
         contract=None,
     )
-    release = piece.publish()
+    release = run.publish()
     assert release is not None
-    row = bench.warehouse.query(
-        f"SELECT * FROM {bench.warehouse.read_parquet(next(iter(release.files)))} ORDER BY shop"
+    row = runner.warehouse.query(
+        f"SELECT * FROM {runner.warehouse.read_parquet(next(iter(release.files)))} ORDER BY shop"
     ).to_pylist()[0]
     assert (
         row["run_id"],
@@ -137,7 +144,7 @@ def test_the_query_sees_the_run(bench: Bench) -> None:
         row["table_version"],
         row["parent_version"],
     ) == (
-        piece.layout.run,
+        run.layout.run,
         "seen",
         AS_OF,
         1,
@@ -155,25 +162,27 @@ def test_the_query_sees_the_run(bench: Bench) -> None:
     ],
 )
 def test_a_publishing_query_that_does_not_give_the_contract_is_told(
-    bench: Bench, query: str, words: str
+    runner: InProcessRunner, query: str, words: str
 ) -> None:
-    piece = run(bench, "wrong", query)
+    run = run_job(runner, "wrong", query)
     with pytest.raises(QueryError, match=words):
-        piece.publish()
-    assert current("wrong", bench.store) is None
+        run.publish()
+    assert current("wrong", runner.store) is None
 
 
-def test_rows_that_break_the_contract_are_not_published(bench: Bench) -> None:
-    piece = run(bench, "broken", "SELECT nullif(shop, 'a') AS shop, price - 1 AS price FROM prices")
+def test_rows_that_break_the_contract_are_not_published(runner: InProcessRunner) -> None:
+    run = run_job(
+        runner, "broken", "SELECT nullif(shop, 'a') AS shop, price - 1 AS price FROM prices"
+    )
     with pytest.raises(
         PublishRefused,
         match=r"table is not published: its rows break Line\n  shop must not be null: 1 row.*\n  price must be > 0: 1 row",
     ):
-        piece.publish()
-    assert current("broken", bench.store) is None
+        run.publish()
+    assert current("broken", runner.store) is None
 
 
-def test_more_failures_than_allowed_hold_the_release_back(bench: Bench) -> None:
+def test_more_failures_than_allowed_hold_the_release_back(runner: InProcessRunner) -> None:
     job = Job(
         "held",
         sources=[Source("sales")],
@@ -186,14 +195,14 @@ def test_more_failures_than_allowed_hold_the_release_back(bench: Bench) -> None:
         ],
         max_failed=0.4,
     )
-    piece = bench.start(job, sales=ROWS).all()
+    run = runner.start(job, sales=ROWS).all()
     with pytest.raises(
         PublishRefused,
         match=r"held is held back: .*\n  prices: 1 of 2 units \(1 failed, 0 crashed\)",
     ):
-        within_limits(job, list(piece.collected.values()), "r")
-    within_limits(job, list(piece.collected.values()), "r", 1)
-    within_limits(job, list(piece.collected.values()), "r", 0.5)
+        within_limits(job, list(run.collected.values()), "r")
+    within_limits(job, list(run.collected.values()), "r", 1)
+    within_limits(job, list(run.collected.values()), "r", 0.5)
 
 
 def test_json_lines_of_a_run_hold_nan_and_infinity_as_texts(tmp_path: Path) -> None:
@@ -228,37 +237,37 @@ def test_json_lines_of_a_run_hold_nan_and_infinity_as_texts(tmp_path: Path) -> N
 )
 @pytest.mark.parametrize("formats", [("parquet",), ("csv",), ("jsonl",)], ids=str)
 def test_a_column_that_is_published_twice_is_refused(
-    bench: Bench, columns: str, formats: tuple[str, ...]
+    runner: InProcessRunner, columns: str, formats: tuple[str, ...]
 ) -> None:
-    piece = run(
-        bench, "twice", f"SELECT {columns} FROM prices AS m, run", contract=None, formats=formats
+    run = run_job(
+        runner, "twice", f"SELECT {columns} FROM prices AS m, run", contract=None, formats=formats
     )
     with pytest.raises(QueryError, match="gives a column more than once: "):
-        piece.publish()
-    assert current("twice", bench.store) is None
+        run.publish()
+    assert current("twice", runner.store) is None
 
 
-def test_a_column_twice_in_a_models_query_or_a_digest_is_refused(bench: Bench) -> None:
+def test_a_column_twice_in_a_models_query_or_a_digest_is_refused(runner: InProcessRunner) -> None:
     model = Model(
         "m", unit=("shop",), query="SELECT s.*, s.x AS X FROM s", work=lambda rows: {"n": rows.rows}
     )
-    piece = bench.start(Job("j", sources=[Source("s")], models=[model]), s=ROWS)
-    piece.validate()
+    run = runner.start(Job("j", sources=[Source("s")], models=[model]), s=ROWS)
+    run.validate()
     with pytest.raises(QueryError, match="x, X"):
-        piece.prepare("m")
-    piece = run(bench, "told", summaries={"Most": 'SELECT t.*, t.shop FROM "table" AS t'})
+        run.prepare("m")
+    run = run_job(runner, "told", summaries={"Most": 'SELECT t.*, t.shop FROM "table" AS t'})
     with pytest.raises(
         QueryError, match="the summary 'Most' of table gives a column more than once: shop"
     ):
-        piece.publish()
+        run.publish()
 
 
 @pytest.mark.parametrize("names", [["shop", "Price", "price"], ["shop", "price", "price"]])
 def test_a_source_with_a_column_twice_is_refused(
-    bench: Bench, tmp_path: Path, names: list[str]
+    runner: InProcessRunner, tmp_path: Path, names: list[str]
 ) -> None:
     table = pa.table([["A"], [1], [2]], names=names)
     pq.write_table(table, tmp_path / "s.parquet")
     for place in (table, tmp_path / "s.parquet"):
         with pytest.raises(SourceError, match="has several columns named"):
-            bench.source(Source("s"), place).validate()
+            runner.source(Source("s"), place).validate()

@@ -20,7 +20,7 @@ from hundredfold import Job, Model, Source, Unit, Units
 from hundredfold.data import upstream_rows as upstream
 from hundredfold.data.upstream_rows import Groups, RowsOfUnits
 from hundredfold.errors import HundredfoldError
-from support.in_process import Bench, Piece
+from support.in_process import InProcessRun, InProcessRunner
 
 TABLE = pa.table({"a": ["x", "x", "y", None], "b": [1, 2, 1, 1], "v": [1.0, 2.0, 3.0, 4.0]})
 
@@ -54,19 +54,24 @@ def fit(rows: Unit) -> Prior:
     return Prior(float(rows["v"].sum()), rows["v"].copy(), None)
 
 
-def run(
-    bench: Bench, earlier: Any, later: Any, *, unit: tuple[str, ...] = (), batched: bool = False
-) -> Piece:
+def run_job(
+    runner: InProcessRunner,
+    earlier: Any,
+    later: Any,
+    *,
+    unit: tuple[str, ...] = (),
+    batched: bool = False,
+) -> InProcessRun:
     models = [
         Model("prior", unit=unit, work=earlier),
         Model("price", unit=("a", "b"), work=later, batched=batched),
     ]
-    return bench.start(Job("two", sources=[Source("rows_in")], models=models), rows_in=TABLE).all()
+    return runner.start(Job("two", sources=[Source("rows_in")], models=models), rows_in=TABLE).all()
 
 
-def got(piece: Piece) -> list[Any]:
-    assert piece.failures("price") == []
-    return piece.results("price").column("got").to_pylist()
+def got(run: InProcessRun) -> list[Any]:
+    assert run.failures("price") == []
+    return run.results("price").column("got").to_pylist()
 
 
 def take_annotated(rows: Unit, prior: Prior) -> dict[str, Any]:
@@ -126,13 +131,15 @@ FORMS = [
 
 
 @pytest.mark.parametrize("take", FORMS)
-def test_a_result_of_all_rows_is_given_to_every_unit(bench: Bench, take: Any) -> None:
-    assert got(run(bench, fit, take)) == [[10.0, 1.0, 2.0, 3.0, 4.0]] * 4
+def test_a_result_of_all_rows_is_given_to_every_unit(runner: InProcessRunner, take: Any) -> None:
+    assert got(run_job(runner, fit, take)) == [[10.0, 1.0, 2.0, 3.0, 4.0]] * 4
 
 
 @pytest.mark.parametrize("take", FORMS)
-def test_a_coarser_unit_is_given_its_own_rows_and_a_null_key_too(bench: Bench, take: Any) -> None:
-    assert got(run(bench, fit, take, unit=("a",))) == [
+def test_a_coarser_unit_is_given_its_own_rows_and_a_null_key_too(
+    runner: InProcessRunner, take: Any
+) -> None:
+    assert got(run_job(runner, fit, take, unit=("a",))) == [
         [3.0, 1.0, 2.0],
         [3.0, 1.0, 2.0],
         [3.0, 3.0],
@@ -140,8 +147,8 @@ def test_a_coarser_unit_is_given_its_own_rows_and_a_null_key_too(bench: Bench, t
     ]
 
 
-def test_a_key_in_another_order_finds_its_own_rows(bench: Bench) -> None:
-    assert got(run(bench, fit, take_annotated, unit=("b", "a"))) == [
+def test_a_key_in_another_order_finds_its_own_rows(runner: InProcessRunner) -> None:
+    assert got(run_job(runner, fit, take_annotated, unit=("b", "a"))) == [
         [1.0, 1.0],
         [2.0, 2.0],
         [3.0, 3.0],
@@ -149,7 +156,7 @@ def test_a_key_in_another_order_finds_its_own_rows(bench: Bench) -> None:
     ]
 
 
-def test_a_unit_whose_earlier_unit_failed_fails_and_says_so(bench: Bench) -> None:
+def test_a_unit_whose_earlier_unit_failed_fails_and_says_so(runner: InProcessRunner) -> None:
     def fragile(rows: Unit) -> Prior:
         if rows.key == ("y",):
             raise ValueError("no")
@@ -159,10 +166,10 @@ def test_a_unit_whose_earlier_unit_failed_fails_and_says_so(bench: Bench) -> Non
         Model("prior", unit=("a",), work=fragile),
         Model("price", unit=("a", "b"), work=take_annotated),
     ]
-    piece = bench.start(
+    run = runner.start(
         Job("two", sources=[Source("rows_in")], models=models, max_failed=1), rows_in=TABLE
     ).all()
-    (failure,) = piece.failures("price")
+    (failure,) = run.failures("price")
     assert (failure["a"], failure["b"]) == ("y", 1)
     assert (
         failure["message"]
@@ -170,18 +177,20 @@ def test_a_unit_whose_earlier_unit_failed_fails_and_says_so(bench: Bench) -> Non
     )
 
 
-def test_many_units_are_given_one_value_each_or_the_one_of_all(bench: Bench) -> None:
+def test_many_units_are_given_one_value_each_or_the_one_of_all(runner: InProcessRunner) -> None:
     def each(rows: Units, prior: Prior) -> dict[str, Any]:
         return {"got": [p.mean for p in prior]}  # type: ignore[attr-defined]
 
     def one(rows: Units, prior: Prior) -> dict[str, Any]:
         return {"got": [prior.mean] * len(rows)}
 
-    assert got(run(bench, fit, each, unit=("a",), batched=True)) == [3.0, 3.0, 3.0, 4.0]
-    assert got(run(bench, fit, one, batched=True)) == [10.0] * 4
+    assert got(run_job(runner, fit, each, unit=("a",), batched=True)) == [3.0, 3.0, 3.0, 4.0]
+    assert got(run_job(runner, fit, one, batched=True)) == [10.0] * 4
 
 
-def test_many_units_of_which_one_has_no_earlier_result_fail_one_by_one(bench: Bench) -> None:
+def test_many_units_of_which_one_has_no_earlier_result_fail_one_by_one(
+    runner: InProcessRunner,
+) -> None:
     def each(rows: Units, prior: dict[str, Any]) -> dict[str, Any]:
         return {"got": [p["mean"] for p in prior]}
 
@@ -190,12 +199,12 @@ def test_many_units_of_which_one_has_no_earlier_result_fail_one_by_one(bench: Be
             raise ValueError("no")
         return fit(rows)
 
-    piece = run(bench, fragile, each, unit=("a",), batched=True)
-    assert piece.results("price").column("got").to_pylist() == [3.0, 3.0, 4.0]
-    assert [failure["a"] for failure in piece.failures("price")] == ["y"]
+    run = run_job(runner, fragile, each, unit=("a",), batched=True)
+    assert run.results("price").column("got").to_pylist() == [3.0, 3.0, 4.0]
+    assert [failure["a"] for failure in run.failures("price")] == ["y"]
 
 
-def test_several_rows_want_a_list_or_a_table(bench: Bench) -> None:
+def test_several_rows_want_a_list_or_a_table(runner: InProcessRunner) -> None:
     def two(rows: Unit) -> list[dict[str, Any]]:
         return [{"mean": 1.0}, {"mean": 2.0}]
 
@@ -205,8 +214,8 @@ def test_several_rows_want_a_list_or_a_table(bench: Bench) -> None:
     def take_all(rows: Unit, prior: list[dict[str, Any]]) -> dict[str, Any]:
         return {"got": [p["mean"] for p in prior]}
 
-    assert got(run(bench, two, take_all)) == [[1.0, 2.0]] * 4
-    failures = run(bench, two, take_one).failures("price")
+    assert got(run_job(runner, two, take_all)) == [[1.0, 2.0]] * 4
+    failures = run_job(runner, two, take_one).failures("price")
     assert len(failures) == 4
     assert (
         "prior has 2 rows here, and the parameter takes one; annotate it with a table"
@@ -214,20 +223,20 @@ def test_several_rows_want_a_list_or_a_table(bench: Bench) -> None:
     )
 
 
-def test_a_finer_model_is_given_whole(bench: Bench) -> None:
+def test_a_finer_model_is_given_whole(runner: InProcessRunner) -> None:
     models = [
         Model("price", unit=("a", "b"), work=lambda rows: {"p": float(rows["v"][0])}),
         Model("total", unit=("a",), work=total),
     ]
-    piece = bench.start(Job("two", sources=[Source("rows_in")], models=models), rows_in=TABLE).all()
-    assert piece.results("total").column("total").to_pylist() == [10.0, 10.0, 10.0]
+    run = runner.start(Job("two", sources=[Source("rows_in")], models=models), rows_in=TABLE).all()
+    assert run.results("total").column("total").to_pylist() == [10.0, 10.0, 10.0]
 
 
 def total(rows: Unit, price: pd.DataFrame) -> dict[str, Any]:
     return {"total": float(price["p"].sum())}
 
 
-def test_a_later_query_may_read_an_earlier_models_results(bench: Bench) -> None:
+def test_a_later_query_may_read_an_earlier_models_results(runner: InProcessRunner) -> None:
     models = [
         Model("price", unit=("a", "b"), work=lambda rows: {"p": float(rows["v"][0])}),
         Model(
@@ -237,15 +246,15 @@ def test_a_later_query_may_read_an_earlier_models_results(bench: Bench) -> None:
             work=lambda rows: {"total": float(rows["p"].sum())},
         ),
     ]
-    piece = bench.start(Job("two", sources=[Source("rows_in")], models=models), rows_in=TABLE).all()
-    assert piece.results("total").to_pylist() == [
+    run = runner.start(Job("two", sources=[Source("rows_in")], models=models), rows_in=TABLE).all()
+    assert run.results("total").to_pylist() == [
         {"a": "x", "total": 2.0},
         {"a": "y", "total": 3.0},
         {"a": None, "total": 4.0},
     ]
 
 
-def test_an_annotation_that_is_no_form_of_results_is_told(bench: Bench) -> None:
+def test_an_annotation_that_is_no_form_of_results_is_told(runner: InProcessRunner) -> None:
     def odd(rows: Unit, prior: complex) -> dict[str, Any]:
         return {}
 
@@ -253,7 +262,7 @@ def test_an_annotation_that_is_no_form_of_results_is_told(bench: Bench) -> None:
         HundredfoldError,
         match="a parameter that is given prior is annotated with <class 'complex'>, which is no form of results",
     ):
-        run(bench, fit, odd)
+        run_job(runner, fit, odd)
 
 
 KEYS = (

@@ -21,7 +21,7 @@ from hundredfold.data.arrays import numpy_of
 from hundredfold.data.manifest import Manifest, UnitList, key_text, open_batch
 from hundredfold.errors import SourceError
 from hundredfold.runs.replay import find_unit
-from support.in_process import Bench, Piece
+from support.in_process import InProcessRun, InProcessRunner
 
 LARGE = 2**53 + 1
 FAR = pa.array([20000, 10**7, 2**31 - 1, 20001], pa.int32()).view(
@@ -63,8 +63,8 @@ FORMS = [
 ]
 
 
-def ran(bench: Bench, model: Model, rows: pa.Table, parts: int = 0) -> Piece:
-    return bench.start(
+def ran(runner: InProcessRunner, model: Model, rows: pa.Table, parts: int = 0) -> InProcessRun:
+    return runner.start(
         Job("one", sources=[Source("rows_in")], models=[model], max_failed=1.0), rows_in=rows
     ).all(parts=parts)
 
@@ -84,7 +84,7 @@ def values_of(column: Any) -> list[Any]:
 @pytest.mark.parametrize(("name", "many"), FORMS)
 @pytest.mark.parametrize("kind", [pa.int64(), pa.uint64()], ids=str)
 def test_large_integers_beside_a_null_keep_every_digit(
-    bench: Bench, name: str, many: bool, kind: pa.DataType
+    runner: InProcessRunner, name: str, many: bool, kind: pa.DataType
 ) -> None:
     rows = pa.table(
         {
@@ -102,8 +102,8 @@ def test_large_integers_beside_a_null_keep_every_digit(
         )
         return {"n": 1}
 
-    piece = ran(bench, form(name, many, tell), rows, parts=2)
-    assert list(piece.failures("m")) == []
+    run = ran(runner, form(name, many, tell), rows, parts=2)
+    assert list(run.failures("m")) == []
     assert sorted(seen["x"], key=str) == sorted([LARGE, 5, None, LARGE + 2], key=str)
     assert all(isinstance(value, int | None) for value in seen["x"])
     integers = {
@@ -117,7 +117,7 @@ def test_large_integers_beside_a_null_keep_every_digit(
 
 @pytest.mark.parametrize("name", ["light", "pandas"])
 def test_large_integers_of_keys_of_lists_and_of_earlier_results_are_kept(
-    bench: Bench, name: str
+    runner: InProcessRunner, name: str
 ) -> None:
     rows = pa.table(
         {"k": [0, 1], "big": pa.array([LARGE, None]), "list": pa.array([[LARGE, None], [LARGE, 2]])}
@@ -138,16 +138,16 @@ def test_large_integers_of_keys_of_lists_and_of_earlier_results_are_kept(
 
     model = form(name, False, early)
     first = Model("m", unit=("big",), work=model.work)
-    piece = bench.start(Job("two", sources=[Source("rows_in")], models=[first, Model("late", unit=(), query="SELECT 1 AS one", work=late), Model("own", unit=("big",), query="SELECT * FROM rows_in", work=late)], max_failed=1.0), rows_in=rows)  # fmt: skip
-    piece.all()
+    run = runner.start(Job("two", sources=[Source("rows_in")], models=[first, Model("late", unit=(), query="SELECT 1 AS one", work=late), Model("own", unit=("big",), query="SELECT * FROM rows_in", work=late)], max_failed=1.0), rows_in=rows)  # fmt: skip
+    run.all()
     assert keys.count(LARGE) == 3
-    assert piece.results("late").to_pylist() == [{"type": "Int64", "sum": LARGE}]
-    assert piece.results("own").column("type").to_pylist() == ["Int64", "Int64"]
+    assert run.results("late").to_pylist() == [{"type": "Int64", "sum": LARGE}]
+    assert run.results("own").column("type").to_pylist() == ["Int64", "Int64"]
 
 
 @pytest.mark.parametrize(("name", "many"), FORMS)
 def test_a_date_beyond_the_year_9999_costs_one_unit_at_most(
-    bench: Bench, name: str, many: bool
+    runner: InProcessRunner, name: str, many: bool
 ) -> None:
     rows = pa.table(
         {"k": [0, 1, 2, 3], "day": FAR, "far": pa.ListArray.from_arrays([0, 1, 2, 3, 4], FAR)}
@@ -159,9 +159,9 @@ def test_a_date_beyond_the_year_9999_costs_one_unit_at_most(
         )  # Polars' own panic is no exception
         return {"day": str(day), "far": len(unit["far"])}
 
-    piece = ran(bench, form(name, many, tell), rows)
-    failed = {row["k"]: row for row in piece.failures("m")}
-    good = {row["k"]: row["day"] for row in piece.results("m").to_pylist()}
+    run = ran(runner, form(name, many, tell), rows)
+    failed = {row["k"]: row for row in run.failures("m")}
+    good = {row["k"]: row["day"] for row in run.results("m").to_pylist()}
     assert sorted([*failed, *good]) == [0, 1, 2, 3]
     assert set(failed) <= {1, 2}
     if not many:
@@ -173,27 +173,27 @@ def test_a_date_beyond_the_year_9999_costs_one_unit_at_most(
         assert "day is 29349-01-26; bound the column" in failed[1]["message"]
 
 
-def test_a_key_beyond_the_year_9999_is_a_key(bench: Bench) -> None:
+def test_a_key_beyond_the_year_9999_is_a_key(runner: InProcessRunner) -> None:
     rows = pa.table({"day": FAR, "x": [1.0, 2.0, 3.0, 4.0]})
     model = Model(
         "m",
         unit=("day",),
         work=lambda unit: {"key": str(unit.key[0]), "x": 1 / (int(unit["x"][0]) - 2)},
     )
-    piece = bench.start(Job("one", sources=[Source("rows_in")], models=[model, Model("own", unit=("day",), query="SELECT * FROM rows_in", work=lambda _, m: {"key": m["key"]})], max_failed=1.0), rows_in=rows)  # fmt: skip
-    piece.all()
-    assert piece.results("m").column("key").to_pylist() == [
+    run = runner.start(Job("one", sources=[Source("rows_in")], models=[model, Model("own", unit=("day",), query="SELECT * FROM rows_in", work=lambda _, m: {"key": m["key"]})], max_failed=1.0), rows_in=rows)  # fmt: skip
+    run.all()
+    assert run.results("m").column("key").to_pylist() == [
         "2024-10-04",
         "2024-10-05",
         "5881580-07-11",
     ]
-    assert [row["day"] for row in piece.failures("m")] == ["29349-01-26"]
-    assert piece.results("own").column("key").to_pylist() == ["2024-10-04", "2024-10-05"]
-    assert [(row["day"], row["error"]) for row in piece.failures("own")] == [
+    assert [row["day"] for row in run.failures("m")] == ["29349-01-26"]
+    assert run.results("own").column("key").to_pylist() == ["2024-10-04", "2024-10-05"]
+    assert [(row["day"], row["error"]) for row in run.failures("own")] == [
         ("29349-01-26", "ResultError"),
         ("5881580-07-11", "ConversionError"),
     ]
-    units = UnitList.read(piece.layout, "m", piece.store)
+    units = UnitList.read(run.layout, "m", run.store)
     assert key_text(units.key(find_unit(units, "29349-01-26", "m"))) == "29349-01-26"
 
 
@@ -201,7 +201,7 @@ def test_a_key_beyond_the_year_9999_is_a_key(bench: Bench) -> None:
     ("light", "datetime64[us]"), ("dict", "datetime64[us]"), ("pandas", "datetime64[us, UTC]"),
     ("polars", "Datetime(time_unit='us', time_zone='UTC')"), ("arrow", "timestamp[us, tz=UTC]"),
 ])  # fmt: skip
-def test_times_with_a_zone_come_in_utc(bench: Bench, name: str, kind: str) -> None:
+def test_times_with_a_zone_come_in_utc(runner: InProcessRunner, name: str, kind: str) -> None:
     moment = dt.datetime(2024, 7, 1, 12, tzinfo=dt.timezone(dt.timedelta(hours=2)))
     rows = pa.table(
         {"k": [0, 1], "at": pa.array([moment, None], pa.timestamp("us", "Europe/Berlin"))}
@@ -214,7 +214,7 @@ def test_times_with_a_zone_come_in_utc(bench: Bench, name: str, kind: str) -> No
         value = values_of(column)[0]
         return {"at": None if value is None else value.replace(tzinfo=dt.UTC)}
 
-    assert ran(bench, form(name, False, tell), rows).results("m").column("at").to_pylist() == [
+    assert ran(runner, form(name, False, tell), rows).results("m").column("at").to_pylist() == [
         moment.astimezone(dt.UTC),
         None,
     ]
@@ -270,7 +270,7 @@ def plain(value: Any) -> Any:
 @given(data=st.data())
 @settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_value_reaches_the_function_as_it_is(
-    bench: Bench,
+    runner: InProcessRunner,
     name: str,
     kind: str,
     whole: int,
@@ -292,8 +292,8 @@ def test_every_value_reaches_the_function_as_it_is(
         )
         return {"n": 1}
 
-    piece = ran(bench, form(name, False, tell), rows)
-    assert list(piece.failures("m")) == []
+    run = ran(runner, form(name, False, tell), rows)
+    assert list(run.failures("m")) == []
     assert [found[k] for k in range(len(values))] == [plain(value) for value in values]
 
 
@@ -323,21 +323,21 @@ def test_lists_of_numbers_are_what_their_values_one_by_one_are(
     ]
 
 
-def test_one_unit_is_shown_as_it_was_given(bench: Bench) -> None:
+def test_one_unit_is_shown_as_it_was_given(runner: InProcessRunner) -> None:
     rows = pa.table({"k": [0, 1, 2, 3], "day": FAR, "money": [Decimal("1.50")] * 4})
-    piece = ran(bench, form("pandas", False, lambda unit: {"day": str(unit["day"][0])}), rows)
-    manifest = Manifest.read(piece.layout, "m", piece.store)
+    run = ran(runner, form("pandas", False, lambda unit: {"day": str(unit["day"][0])}), rows)
+    manifest = Manifest.read(run.layout, "m", run.store)
     opened = open_batch(
         manifest,
-        UnitList.read(piece.layout, "m", piece.store),
+        UnitList.read(run.layout, "m", run.store),
         manifest.batch_of(3),
-        piece.layout,
-        piece.store,
+        run.layout,
+        run.store,
     )
     assert opened.one("pandas", 3)["day"][0] == dt.date(2024, 10, 5)
 
 
-def test_keys_of_many_units_are_of_their_own_type(bench: Bench) -> None:
+def test_keys_of_many_units_are_of_their_own_type(runner: InProcessRunner) -> None:
     model = Model(
         "m",
         unit=("k",),
@@ -349,16 +349,16 @@ def test_keys_of_many_units_are_of_their_own_type(bench: Bench) -> None:
         ([LARGE, LARGE + 1, None], "object"),
         ([1, None], "float64"),
     ):
-        piece = ran(
-            bench, model, pa.table({"k": pa.array(keys, pa.int64()), "x": [1.0] * len(keys)})
+        run = ran(
+            runner, model, pa.table({"k": pa.array(keys, pa.int64()), "x": [1.0] * len(keys)})
         )
-        assert piece.results("m").to_pylist() == [{"k": key, "type": kind} for key in keys]
+        assert run.results("m").to_pylist() == [{"k": key, "type": kind} for key in keys]
 
 
 @pytest.mark.parametrize("column", [
     pa.array([(1, 2, 3)], pa.month_day_nano_interval()), pa.array([[1]], pa.list_(pa.duration("s"))), pa.array([2**61], pa.timestamp("s")),
     pa.array([{"a": 1}], pa.struct([("a", pa.duration("us"))])),
 ])  # fmt: skip
-def test_a_type_that_cannot_be_kept_is_refused(bench: Bench, column: pa.Array) -> None:
+def test_a_type_that_cannot_be_kept_is_refused(runner: InProcessRunner, column: pa.Array) -> None:
     with pytest.raises(SourceError, match=r"would become another|that SQL cannot"):
-        bench.source(Source("s"), pa.table({"x": column})).validate()
+        runner.source(Source("s"), pa.table({"x": column})).validate()

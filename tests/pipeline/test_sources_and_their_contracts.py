@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from hundredfold import Job, Model, Source
 from hundredfold.contract import read_contract
 from hundredfold.errors import ContractError, JobError, SourceError
-from support.in_process import AS_OF, Bench, Piece
+from support.in_process import AS_OF, InProcessRun, InProcessRunner
 
 
 class Segment(enum.Enum):
@@ -57,25 +57,25 @@ def table(*changes: dict[str, Any]) -> pa.Table:
     return pa.Table.from_pylist([GOOD | change for change in changes])
 
 
-def check(bench: Bench, source: Source, place: Any) -> tuple[Any, Piece]:
-    piece = bench.source(source, place)
-    (verdict,) = piece.validate()
-    rejects = piece.rejects(source.name) if verdict.rejected or verdict.dropped else []
+def check(runner: InProcessRunner, source: Source, place: Any) -> tuple[Any, InProcessRun]:
+    run = runner.source(source, place)
+    (verdict,) = run.validate()
+    rejects = run.rejects(source.name) if verdict.rejected or verdict.dropped else []
     assert verdict.rows == verdict.accepted + verdict.rejected + verdict.dropped
     assert len(rejects) == verdict.rejected + verdict.dropped
     assert sum(row["__counts"] for row in rejects) == verdict.rejected
-    assert len(piece.accepted(source.name)) == verdict.accepted
-    return verdict, piece
+    assert len(run.accepted(source.name)) == verdict.accepted
+    return verdict, run
 
 
-def reasons(piece: Piece, source: str) -> list[tuple[int, str]]:
-    return [(row["__row"], row["__reason"]) for row in piece.rejects(source)]
+def reasons(run: InProcessRun, source: str) -> list[tuple[int, str]]:
+    return [(row["__row"], row["__reason"]) for row in run.rejects(source)]
 
 
 # --- wherever the rows are ---------------------------------------------------------------------------------------------
 
 
-def test_frames_in_memory_are_sources(bench: Bench) -> None:
+def test_frames_in_memory_are_sources(runner: InProcessRunner) -> None:
     named = pd.DataFrame([GOOD, GOOD]).set_index("code")
     for frame in (
         table({}, {}),
@@ -84,13 +84,13 @@ def test_frames_in_memory_are_sources(bench: Bench) -> None:
         named,
         table({}, {}).to_batches()[0],
     ):
-        _, piece = check(bench, Source("sales", Sale), frame)
-        assert {tuple(sorted(row.items())) for row in piece.accepted("sales")} == {
+        _, run = check(runner, Source("sales", Sale), frame)
+        assert {tuple(sorted(row.items())) for row in run.accepted("sales")} == {
             tuple(sorted(GOOD.items()))
         }
 
 
-def test_files_of_every_kind_are_sources(bench: Bench, tmp_path: Path) -> None:
+def test_files_of_every_kind_are_sources(runner: InProcessRunner, tmp_path: Path) -> None:
     json = (
         '{"price": 1.5, "segment": "business", "code": "vx123", "day": "2025-01-01", "count": 1}\n'
     )
@@ -102,60 +102,66 @@ def test_files_of_every_kind_are_sources(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "f.ndjson.gz").write_bytes(gzip.compress(json.encode()))
     pq.write_table(table({"segment": "business"}), tmp_path / "g.parquet")
     for path in sorted(tmp_path.iterdir()):
-        _, piece = check(bench, Source("sales", Sale), path)
-        assert piece.accepted("sales") == [GOOD | {"segment": "business"}], path.name
+        _, run = check(runner, Source("sales", Sale), path)
+        assert run.accepted("sales") == [GOOD | {"segment": "business"}], path.name
 
 
 def test_a_folder_and_a_glob_are_all_their_files_and_each_counts_its_own_rows(
-    bench: Bench, tmp_path: Path
+    runner: InProcessRunner, tmp_path: Path
 ) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / f"{name}.csv").write_text(
             HEAD + LINE + (LINE.replace("1.5", "-1") if name != "a" else "")
         )
     for place in (tmp_path, tmp_path / "*.csv"):
-        verdict, piece = check(bench, Source("sales", Sale, max_rejected=2), place)
+        verdict, run = check(runner, Source("sales", Sale, max_rejected=2), place)
         assert (verdict.rows, verdict.accepted) == (5, 3)
-        assert [(Path(row["__file"]).name, row["__row"]) for row in piece.rejects("sales")] == [
+        assert [(Path(row["__file"]).name, row["__row"]) for row in run.rejects("sales")] == [
             ("b.csv", 2),
             ("c.csv", 2),
         ]
 
 
-def test_quoted_newlines_and_missing_values_are_values(bench: Bench, tmp_path: Path) -> None:
+def test_quoted_newlines_and_missing_values_are_values(
+    runner: InProcessRunner, tmp_path: Path
+) -> None:
     (tmp_path / "a.csv").write_text('word,n\n"two\nlines",1\n"a ""quote""",\n')
-    _, piece = check(bench, Source("notes"), tmp_path / "a.csv")
-    assert piece.accepted("notes") == [
+    _, run = check(runner, Source("notes"), tmp_path / "a.csv")
+    assert run.accepted("notes") == [
         {"word": "two\nlines", "n": 1},
         {"word": 'a "quote"', "n": None},
     ]
 
 
-def test_malformed_lines_are_rejected_and_counted_once(bench: Bench, tmp_path: Path) -> None:
+def test_malformed_lines_are_rejected_and_counted_once(
+    runner: InProcessRunner, tmp_path: Path
+) -> None:
     (tmp_path / "a.csv").write_text(
         HEAD + LINE + "1.5,business\n" + LINE.replace("\n", ",6,7\n") + LINE
     )
-    verdict, piece = check(bench, Source("sales", Sale, max_rejected=2), tmp_path / "a.csv")
+    verdict, run = check(runner, Source("sales", Sale, max_rejected=2), tmp_path / "a.csv")
     assert (verdict.rows, verdict.accepted, verdict.rejected) == (4, 2, 2)
-    told = sorted(row["__reason"] for row in piece.rejects("sales"))
+    told = sorted(row["__reason"] for row in run.rejects("sales"))
     assert [text[:17] for text in told] == ["malformed line 3:", "malformed line 4:"]
     with pytest.raises(
         ContractError,
         match=r"2 of 4 rows break its contract.*\n  \(line\)  must have the header's columns  2 rows   first: row 3 \(1.5,business\)",
     ):
-        check(bench, Source("sales", Sale), tmp_path / "a.csv")
+        check(runner, Source("sales", Sale), tmp_path / "a.csv")
 
 
-def test_a_parquet_file_that_breaks_nothing_is_read_in_place(bench: Bench, tmp_path: Path) -> None:
+def test_a_parquet_file_that_breaks_nothing_is_read_in_place(
+    runner: InProcessRunner, tmp_path: Path
+) -> None:
     pq.write_table(table({}, {}), tmp_path / "a.parquet")
-    verdict, piece = check(bench, Source("sales", Sale), tmp_path / "a.parquet")
+    verdict, run = check(runner, Source("sales", Sale), tmp_path / "a.parquet")
     assert [entry[0] for entry in verdict.files] == [str((tmp_path / "a.parquet").resolve())]
     pq.write_table(table({}), tmp_path / "a.parquet")
     with pytest.raises(SourceError, match="sales has changed since the run began"):
-        piece.validate()
+        run.validate()
     (tmp_path / "a.parquet").unlink()
     with pytest.raises(SourceError, match="was there when the run began, and is gone"):
-        piece.validate()
+        run.validate()
 
 
 PLACES = {
@@ -174,7 +180,9 @@ PLACES = {
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_place_that_cannot_be_read_is_told(bench: Bench, tmp_path: Path, place: str) -> None:
+def test_a_place_that_cannot_be_read_is_told(
+    runner: InProcessRunner, tmp_path: Path, place: str
+) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "mixed").mkdir()
     for name, text in {
@@ -190,19 +198,19 @@ def test_a_place_that_cannot_be_read_is_told(bench: Bench, tmp_path: Path, place
     }.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(SourceError, match=PLACES[place]) as caught:
-        bench.source(Source("sales"), tmp_path / place).validate()
+        runner.source(Source("sales"), tmp_path / place).validate()
     assert caught.value.hint
     assert "SELECT" not in str(caught.value)
 
 
-def test_what_is_no_table_is_told(bench: Bench) -> None:
+def test_what_is_no_table_is_told(runner: InProcessRunner) -> None:
     with pytest.raises(SourceError, match=r"sales: builtins\.int is no path and no table"):
-        bench.source(Source("sales"), 3).validate()
+        runner.source(Source("sales"), 3).validate()
     with pytest.raises(SourceError, match="several types in one column"):
-        bench.source(Source("sales"), pd.DataFrame({"a": [1, "x"]})).validate()
+        runner.source(Source("sales"), pd.DataFrame({"a": [1, "x"]})).validate()
 
 
-def test_a_frame_that_would_become_another_is_refused(bench: Bench) -> None:
+def test_a_frame_that_would_become_another_is_refused(runner: InProcessRunner) -> None:
     twice = pd.DataFrame([[1, 2]], columns=["a", "a"])
     frames: list[tuple[Any, str]] = [
         (
@@ -224,28 +232,30 @@ def test_a_frame_that_would_become_another_is_refused(bench: Bench) -> None:
     ]
     for frame, words in frames:
         with pytest.raises(SourceError, match=words) as caught:
-            bench.source(Source("sales"), frame).validate()
+            runner.source(Source("sales"), frame).validate()
         assert caught.value.hint
 
 
-def test_categories_of_polars_are_texts(bench: Bench) -> None:
+def test_categories_of_polars_are_texts(runner: InProcessRunner) -> None:
     frame = pl.DataFrame({"a": ["x", "y", None]}, schema={"a": pl.Categorical}).with_columns(
         b=pl.col("a").cast(pl.Enum(["x", "y"]))
     )
-    _, piece = check(bench, Source("s"), frame)
-    assert piece.accepted("s") == [
+    _, run = check(runner, Source("s"), frame)
+    assert run.accepted("s") == [
         {"a": "x", "b": "x"},
         {"a": "y", "b": "y"},
         {"a": None, "b": None},
     ]
 
 
-def test_a_file_whose_name_looks_like_a_pattern_is_that_file(bench: Bench, tmp_path: Path) -> None:
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(
+    runner: InProcessRunner, tmp_path: Path
+) -> None:
     for name, value in {"a[1].csv": 1, "a1.csv": 2, "a*.csv": 3, "B.CSV.GZ": 4}.items():
         text = f"x\n{value}\n".encode()
         (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("GZ") else text)
-        _, piece = check(bench, Source("s"), tmp_path / name)
-        assert piece.accepted("s") == [{"x": value}]
+        _, run = check(runner, Source("s"), tmp_path / name)
+        assert run.accepted("s") == [{"x": value}]
 
 
 # --- CSV without a contract ----------------------------------------------------------------------------------------------
@@ -288,20 +298,22 @@ SETTLED: list[tuple[list[str], list[Any]]] = [
 
 @pytest.mark.parametrize(("texts", "values"), SETTLED)
 def test_csv_without_a_contract_changes_no_value(
-    bench: Bench, tmp_path: Path, texts: list[str], values: list[Any]
+    runner: InProcessRunner, tmp_path: Path, texts: list[str], values: list[Any]
 ) -> None:
     (tmp_path / "a.csv").write_text("a,b\n" + "".join(f"{text},\n" for text in [*texts, ""]))
-    _, piece = check(bench, Source("s"), tmp_path / "a.csv")
-    found = [row["a"] for row in piece.accepted("s")]
+    _, run = check(runner, Source("s"), tmp_path / "a.csv")
+    found = [row["a"] for row in run.accepted("s")]
     assert found == [*values, None]
     assert list(map(type, found[:-1])) == list(map(type, values))
 
 
-def test_the_files_of_one_source_settle_their_types_together(bench: Bench, tmp_path: Path) -> None:
+def test_the_files_of_one_source_settle_their_types_together(
+    runner: InProcessRunner, tmp_path: Path
+) -> None:
     (tmp_path / "a.csv").write_text("k\n1\n")
     (tmp_path / "b.csv").write_text("k\n01\n")
-    _, piece = check(bench, Source("s"), tmp_path)
-    assert sorted(row["k"] for row in piece.accepted("s")) == ["01", "1"]
+    _, run = check(runner, Source("s"), tmp_path)
+    assert sorted(row["k"] for row in run.accepted("s")) == ["01", "1"]
 
 
 # --- contracts -----------------------------------------------------------------------------------------------------------
@@ -325,14 +337,14 @@ BROKEN = [
 
 @pytest.mark.parametrize(("change", "reason"), BROKEN)
 def test_a_bad_row_is_rejected_with_all_its_reasons(
-    bench: Bench, change: dict[str, Any], reason: str
+    runner: InProcessRunner, change: dict[str, Any], reason: str
 ) -> None:
-    _, piece = check(
-        bench,
+    _, run = check(
+        runner,
         Source("sales", Sale, max_rejected=1),
         table({}, change, {"count": None, "price": 9.0}),
     )
-    assert reasons(piece, "sales") == [(2, reason)]
+    assert reasons(run, "sales") == [(2, reason)]
 
 
 TEXTS = [
@@ -347,18 +359,20 @@ TEXTS = [
 
 @pytest.mark.parametrize(("text", "column", "reason"), TEXTS)
 def test_a_text_that_is_no_value_of_its_column_is_rejected_as_it_came(
-    bench: Bench, tmp_path: Path, text: str, column: str, reason: str
+    runner: InProcessRunner, tmp_path: Path, text: str, column: str, reason: str
 ) -> None:
     values = dict(zip(HEAD.strip().split(","), LINE.strip().split(","), strict=True)) | {
         column: text
     }
     (tmp_path / "a.csv").write_text(HEAD + LINE + ",".join(values.values()) + "\n")
-    _, piece = check(bench, Source("sales", Sale, max_rejected=1), tmp_path / "a.csv")
-    assert reasons(piece, "sales") == [(2, reason)]
-    assert piece.rejects("sales")[0][column] == (text or None)
+    _, run = check(runner, Source("sales", Sale, max_rejected=1), tmp_path / "a.csv")
+    assert reasons(run, "sales") == [(2, reason)]
+    assert run.rejects("sales")[0][column] == (text or None)
 
 
-def test_a_time_with_an_offset_is_that_moment_in_utc(bench: Bench, tmp_path: Path) -> None:
+def test_a_time_with_an_offset_is_that_moment_in_utc(
+    runner: InProcessRunner, tmp_path: Path
+) -> None:
     @dataclass
     class Row:
         at: dt.datetime
@@ -366,35 +380,35 @@ def test_a_time_with_an_offset_is_that_moment_in_utc(bench: Bench, tmp_path: Pat
     (tmp_path / "a.csv").write_text(
         "at\n2020-01-01T00:00:00+02:00\n2020-01-01 00:00:00Z\n2020-01-01\n2026-01-01T01:00:00+02:00\n2025-12-31T23:30:00-01:00\n"
     )
-    _, piece = check(bench, Source("s", Row, not_future=["at"], max_rejected=1), tmp_path / "a.csv")
+    _, run = check(runner, Source("s", Row, not_future=["at"], max_rejected=1), tmp_path / "a.csv")
     midnight = dt.datetime(2020, 1, 1)
     late = dt.datetime(2025, 12, 31, 23)
-    assert [row["at"] for row in piece.accepted("s")] == [
+    assert [row["at"] for row in run.accepted("s")] == [
         midnight - dt.timedelta(hours=2),
         midnight,
         midnight,
         late,
     ]
-    assert reasons(piece, "s") == [(5, "at must not be after 2026-01-01")]
+    assert reasons(run, "s") == [(5, "at must not be after 2026-01-01")]
 
 
 def test_a_decimal_with_more_places_than_its_column_is_rejected(
-    bench: Bench, tmp_path: Path
+    runner: InProcessRunner, tmp_path: Path
 ) -> None:
     class Row(pydantic.BaseModel):
         price: Decimal = pydantic.Field(max_digits=8, decimal_places=2)
 
     (tmp_path / "a.csv").write_text("price\n1.50\n1.005\n1.5000\n1e-3\n1e2\nx\n")
-    _, piece = check(bench, Source("s", Row, max_rejected=3), tmp_path / "a.csv")
-    assert reasons(piece, "s") == [
+    _, run = check(runner, Source("s", Row, max_rejected=3), tmp_path / "a.csv")
+    assert reasons(run, "s") == [
         (n, "price must be a decimal of at most 2 places") for n in (2, 4, 6)
     ]
     for values in ([1.5, 1.005, 1e-05], [Decimal("1.500"), Decimal("1.005"), Decimal("0.001")]):
-        _, piece = check(bench, Source("s", Row, max_rejected=2), pa.table({"price": values}))
-        assert [row["price"] for row in piece.accepted("s")] == [Decimal("1.50")]
+        _, run = check(runner, Source("s", Row, max_rejected=2), pa.table({"price": values}))
+        assert [row["price"] for row in run.accepted("s")] == [Decimal("1.50")]
 
 
-def test_a_time_column_cuts_no_nanoseconds(bench: Bench, tmp_path: Path) -> None:
+def test_a_time_column_cuts_no_nanoseconds(runner: InProcessRunner, tmp_path: Path) -> None:
     @dataclass
     class Row:
         at: dt.datetime
@@ -406,27 +420,29 @@ def test_a_time_column_cuts_no_nanoseconds(bench: Bench, tmp_path: Path) -> None
         pa.table({"at": pa.array([1_000, 1_001], pa.timestamp("ns"))}),
         tmp_path / "a.csv",
     ):
-        _, piece = check(bench, Source("s", Row, max_rejected=1), place)
-        assert reasons(piece, "s") == [(2, "at must be a time of at most 6 decimals")]
+        _, run = check(runner, Source("s", Row, max_rejected=1), place)
+        assert reasons(run, "s") == [(2, "at must be a time of at most 6 decimals")]
 
 
-def test_a_date_column_takes_no_time_of_day(bench: Bench) -> None:
+def test_a_date_column_takes_no_time_of_day(runner: InProcessRunner) -> None:
     @dataclass
     class Row:
         day: dt.date
 
-    _, piece = check(
-        bench,
+    _, run = check(
+        runner,
         Source("s", Row, max_rejected=1),
         pa.table({"day": [dt.datetime(2025, 1, 1), dt.datetime(2025, 1, 1, 5)]}),
     )
-    assert piece.accepted("s") == [{"day": dt.date(2025, 1, 1)}]
+    assert run.accepted("s") == [{"day": dt.date(2025, 1, 1)}]
 
 
-def test_the_error_shows_every_broken_check_in_the_words_of_the_house(bench: Bench) -> None:
+def test_the_error_shows_every_broken_check_in_the_words_of_the_house(
+    runner: InProcessRunner,
+) -> None:
     rows = table({}, {"price": -4.0}, {"price": -1.0}, {"segment": None})
     with pytest.raises(ContractError) as caught:
-        bench.source(Source("sales", Sale), rows).validate()
+        runner.source(Source("sales", Sale), rows).validate()
     assert str(caught.value).splitlines() == [
         "sales cannot be run: 3 of 4 rows break its contract, and the limit is 0",
         "  price    must be > 0       2 rows   first: row 2 (-4.0)",
@@ -437,9 +453,9 @@ def test_the_error_shows_every_broken_check_in_the_words_of_the_house(bench: Ben
     )
 
 
-def test_all_missing_and_wrong_columns_are_told_at_once(bench: Bench) -> None:
+def test_all_missing_and_wrong_columns_are_told_at_once(runner: InProcessRunner) -> None:
     with pytest.raises(SourceError) as caught:
-        bench.source(
+        runner.source(
             Source("sales", Sale, not_future=["when"]),
             pa.table({"price": ["x"], "segment": ["y"], "count": [1.0]}),
         ).validate()
@@ -464,7 +480,7 @@ class Younger(Sale):
 
 
 def test_a_column_with_the_default_none_may_be_missing_and_is_null_then(
-    bench: Bench, tmp_path: Path
+    runner: InProcessRunner, tmp_path: Path
 ) -> None:
     (tmp_path / "old.csv").write_text(HEAD + LINE)
     (tmp_path / "new.csv").write_text(
@@ -476,27 +492,29 @@ def test_a_column_with_the_default_none_may_be_missing_and_is_null_then(
         ("old.parquet", [None], 0),
         ("new.csv", [0.5], 1),
     ):
-        verdict, piece = check(bench, Source("sales", Younger, max_rejected=1), tmp_path / name)
-        rows = piece.accepted("sales")
+        verdict, run = check(runner, Source("sales", Younger, max_rejected=1), tmp_path / name)
+        rows = run.accepted("sales")
         assert ([row["margin"] for row in rows], verdict.rejected) == (wanted, rejected), name
         assert [row["note"] for row in rows] == [None], name
     with pytest.raises(SourceError, match="wanted"):
         check(
-            bench, Source("sales", Younger), table({}).drop_columns(["count"])
+            runner, Source("sales", Younger), table({}).drop_columns(["count"])
         )  # null may be, and missing may not
 
 
 @pytest.mark.parametrize(
     ("limit", "runs"), [(0, False), (1, False), (2, True), (0.19, False), (0.2, True), (1.0, True)]
 )
-def test_max_rejected_is_a_count_or_a_share(bench: Bench, limit: float, runs: bool) -> None:
+def test_max_rejected_is_a_count_or_a_share(
+    runner: InProcessRunner, limit: float, runs: bool
+) -> None:
     rows = table(*[{}] * 8, {"price": -1.0}, {"price": -2.0})
     source = Source("sales", Sale, max_rejected=limit)
     if runs:
-        assert check(bench, source, rows)[0].rejected == 2
+        assert check(runner, source, rows)[0].rejected == 2
     else:
         with pytest.raises(ContractError, match="2 of 10 rows"):
-            check(bench, source, rows)
+            check(runner, source, rows)
 
 
 KEYED = pa.table(
@@ -504,28 +522,30 @@ KEYED = pa.table(
 )
 
 
-def test_copies_go_the_latest_stays_and_a_tie_is_rejected(bench: Bench) -> None:
-    verdict, piece = check(bench, Source("s", unique=["k"], latest="at", max_rejected=2), KEYED)
+def test_copies_go_the_latest_stays_and_a_tie_is_rejected(runner: InProcessRunner) -> None:
+    verdict, run = check(runner, Source("s", unique=["k"], latest="at", max_rejected=2), KEYED)
     assert (verdict.copies, verdict.superseded, verdict.rejected) == (2, 1, 2)
-    assert sorted(reasons(piece, "s")) == [
+    assert sorted(reasons(run, "s")) == [
         (1, "superseded by a later row"),
         (2, "copy of another row"),
         (4, "k must be unique"),
         (5, "k must be unique"),
         (7, "copy of another row"),
     ]
-    assert [row["v"] for row in piece.accepted("s")] == [6, 9]
+    assert [row["v"] for row in run.accepted("s")] == [6, 9]
 
 
-def test_without_latest_all_rows_that_clash_are_rejected(bench: Bench) -> None:
+def test_without_latest_all_rows_that_clash_are_rejected(runner: InProcessRunner) -> None:
     with pytest.raises(
         ContractError,
         match=r"4 of 7 rows .*\n  k  must be unique  4 rows   first: row 1 \(another row has this key\)",
     ):
-        check(bench, Source("s", unique=["k"]), KEYED)
+        check(runner, Source("s", unique=["k"]), KEYED)
 
 
-def test_references_look_into_the_accepted_rows_of_the_other_source(bench: Bench) -> None:
+def test_references_look_into_the_accepted_rows_of_the_other_source(
+    runner: InProcessRunner,
+) -> None:
     @dataclass
     class Product:
         product: Annotated[str, MinLen(1)]
@@ -535,28 +555,28 @@ def test_references_look_into_the_accepted_rows_of_the_other_source(bench: Bench
         Source("sales", references={"product": "catalog.product"}, max_rejected=9),
         Source("catalog", Product, max_rejected=1),
     ]
-    piece = bench.start(
+    run = runner.start(
         Job("two", sources=sources, models=[model]),
         sales=pa.table({"product": ["a", "b", "", None]}),
         catalog=pa.table({"product": ["a", ""]}),
     )
-    piece.validate()
-    assert reasons(piece, "sales") == [
+    run.validate()
+    assert reasons(run, "sales") == [
         (2, "product must be in catalog.product"),
         (3, "product must be in catalog.product"),
     ]
 
 
-def test_a_source_may_refer_to_itself(bench: Bench) -> None:
-    _, piece = check(
-        bench,
+def test_a_source_may_refer_to_itself(runner: InProcessRunner) -> None:
+    _, run = check(
+        runner,
         Source("tree", references={"parent": "tree.id"}, max_rejected=1),
         pa.table({"id": [1, 2, 3], "parent": [None, 1, 9]}),
     )
-    assert reasons(piece, "tree") == [(3, "parent must be in tree.id")]
+    assert reasons(run, "tree") == [(3, "parent must be in tree.id")]
 
 
-def test_a_check_that_could_do_nothing_is_refused(bench: Bench) -> None:
+def test_a_check_that_could_do_nothing_is_refused(runner: InProcessRunner) -> None:
     rows = pa.table({"k": [1], "word": ["2020-01-01"]})
     for source, words in [
         (
@@ -586,48 +606,50 @@ def test_a_check_that_could_do_nothing_is_refused(bench: Bench) -> None:
         ),
     ]:
         with pytest.raises(SourceError, match=words):
-            bench.source(source, rows).validate()
-    check(bench, Source("s", not_future=["word"], clean={"word": "CAST(word AS DATE)"}), rows)
+            runner.source(source, rows).validate()
+    check(runner, Source("s", not_future=["word"], clean={"word": "CAST(word AS DATE)"}), rows)
 
 
-def test_references_in_a_circle_are_refused(bench: Bench) -> None:
+def test_references_in_a_circle_are_refused(runner: InProcessRunner) -> None:
     model = Model("rest", unit=(), query="SELECT 1 AS one", work=lambda _: {"n": 1})
     sources = [Source("a", references={"k": "b.k"}), Source("b", references={"k": "a.k"})]
-    piece = bench.start(
+    run = runner.start(
         Job("two", sources=sources, models=[model]), a=pa.table({"k": [1]}), b=pa.table({"k": [1]})
     )
     with pytest.raises(JobError, match="sources refer to one another in a circle: a, b"):
-        piece.validate()
+        run.validate()
 
 
-def test_a_source_of_which_no_row_is_left_is_told(bench: Bench) -> None:
+def test_a_source_of_which_no_row_is_left_is_told(runner: InProcessRunner) -> None:
     with pytest.raises(
         ContractError, match=r"sales: all 2 rows were rejected\n  price must be > 0: 2"
     ):
-        bench.source(
+        runner.source(
             Source("sales", Sale, max_rejected=1.0), table({"price": -1.0}, {"price": -2.0})
         ).validate()
 
 
-def test_what_lies_after_as_of_is_rejected(bench: Bench) -> None:
+def test_what_lies_after_as_of_is_rejected(runner: InProcessRunner) -> None:
     moment = dt.datetime.fromisoformat(AS_OF)
     days = [moment, moment + dt.timedelta(seconds=1), None]
-    _, piece = check(bench, Source("s", not_future=["at"], max_rejected=1), pa.table({"at": days}))
-    assert reasons(piece, "s") == [(2, "at must not be after 2026-01-01")]
+    _, run = check(runner, Source("s", not_future=["at"], max_rejected=1), pa.table({"at": days}))
+    assert reasons(run, "s") == [(2, "at must not be after 2026-01-01")]
 
 
-def test_clean_repairs_before_it_is_checked_and_is_counted(bench: Bench, tmp_path: Path) -> None:
+def test_clean_repairs_before_it_is_checked_and_is_counted(
+    runner: InProcessRunner, tmp_path: Path
+) -> None:
     (tmp_path / "a.csv").write_text(
         HEAD + LINE + '"2,5",business,vx123,2025-01-01,1\nx,business,vx123,2025-01-01,1\n'
     )
-    verdict, piece = check(
-        bench,
+    verdict, run = check(
+        runner,
         Source("sales", Sale, clean={"price": "replace(price, ',', '.')"}, max_rejected=1),
         tmp_path / "a.csv",
     )
-    assert (verdict.repaired, [row["price"] for row in piece.accepted("sales")]) == (1, [1.5, 2.5])
-    assert piece.rejects("sales")[0]["price"] == "x"
-    [repair] = piece.repairs("sales")
+    assert (verdict.repaired, [row["price"] for row in run.accepted("sales")]) == (1, [1.5, 2.5])
+    assert run.rejects("sales")[0]["price"] == "x"
+    [repair] = run.repairs("sales")
     assert [repair[name] for name in ("__row", "__column", "__before", "__after", "code")] == [
         2,
         "price",
@@ -638,7 +660,7 @@ def test_clean_repairs_before_it_is_checked_and_is_counted(bench: Bench, tmp_pat
 
 
 def test_every_value_that_was_repaired_is_told_also_of_rows_that_go_no_further(
-    bench: Bench,
+    runner: InProcessRunner,
 ) -> None:
     rows = pa.table(
         {
@@ -649,10 +671,9 @@ def test_every_value_that_was_repaired_is_told_also_of_rows_that_go_no_further(
     )
     clean = {"k": "lower(trim(k))", "n": "replace(n, ',', '.')"}
     source = Source("s", unique=("k",), latest="at", clean=clean)
-    verdict, piece = check(bench, source, rows)
+    verdict, run = check(runner, source, rows)
     told = [
-        (r["__row"], r["__column"], r["__before"], r["__after"], r["at"])
-        for r in piece.repairs("s")
+        (r["__row"], r["__column"], r["__before"], r["__after"], r["at"]) for r in run.repairs("s")
     ]
     assert told == [
         (1, "k", " a", "a", 1),
@@ -664,21 +685,21 @@ def test_every_value_that_was_repaired_is_told_also_of_rows_that_go_no_further(
     assert (verdict.repaired, verdict.superseded) == (3, 1)
 
 
-def test_a_source_with_nothing_to_repair_leaves_no_file_of_repairs(bench: Bench) -> None:
-    _, piece = check(bench, Source("s", clean={"k": "trim(k)"}), pa.table({"k": ["a", "b"]}))
+def test_a_source_with_nothing_to_repair_leaves_no_file_of_repairs(runner: InProcessRunner) -> None:
+    _, run = check(runner, Source("s", clean={"k": "trim(k)"}), pa.table({"k": ["a", "b"]}))
     with pytest.raises(KeyError):
-        piece.repairs("s")
+        run.repairs("s")
 
 
-def test_odd_column_names_are_names_like_any_other(bench: Bench, tmp_path: Path) -> None:
+def test_odd_column_names_are_names_like_any_other(runner: InProcessRunner, tmp_path: Path) -> None:
     odd = pydantic.create_model(
         "Odd", price=(Annotated[float, pydantic.Field(gt=0, alias='price "in" (€), v.1')], ...)
     )
     (tmp_path / "a.csv").write_text('"price ""in"" (€), v.1"\n1\n-1\n')
-    _, piece = check(bench, Source("s", odd, max_rejected=1), tmp_path / "a.csv")
-    assert reasons(piece, "s") == [(2, 'price "in" (€), v.1 must be > 0')]
+    _, run = check(runner, Source("s", odd, max_rejected=1), tmp_path / "a.csv")
+    assert reasons(run, "s") == [(2, 'price "in" (€), v.1 must be > 0')]
     with pytest.raises(ContractError, match=r"must be > 0  1 row   first: row 2 \(-1\)"):
-        check(bench, Source("s", odd), tmp_path / "a.csv")
+        check(runner, Source("s", odd), tmp_path / "a.csv")
 
 
 def test_a_contract_that_says_too_little_names_every_field() -> None:
@@ -693,7 +714,7 @@ def test_a_contract_that_says_too_little_names_every_field() -> None:
     assert [problem[:2] for problem in caught.value.problems] == ["a:", "b:"]
 
 
-def test_pydantic_constraints_are_read(bench: Bench) -> None:
+def test_pydantic_constraints_are_read(runner: InProcessRunner) -> None:
     class Row(pydantic.BaseModel):
         price: Decimal = pydantic.Field(gt=0, max_digits=8, decimal_places=2)
         code: str = pydantic.Field(pattern="[0-9]{2}", max_length=3)
@@ -704,8 +725,8 @@ def test_pydantic_constraints_are_read(bench: Bench) -> None:
         {"price": 0.0, "code": "1", "share": None},
         {"price": 1.0, "code": "1234", "share": 2.0},
     ]
-    _, piece = check(bench, Source("s", Row, max_rejected=2), pa.Table.from_pylist(rows))
-    assert reasons(piece, "s") == [
+    _, run = check(runner, Source("s", Row, max_rejected=2), pa.Table.from_pylist(rows))
+    assert reasons(run, "s") == [
         (2, "price must be > 0; code must match [0-9]{2}"),
         (3, "code must be at most 3 long; share must be <= 1"),
     ]
@@ -776,14 +797,14 @@ TYPES = pa.schema(
 )
 @given(rows=st.lists(RAW, min_size=1, max_size=12))
 def test_the_checks_in_sql_say_what_python_says_of_every_row(
-    bench: Bench, rows: list[dict[str, Any]]
+    runner: InProcessRunner, rows: list[dict[str, Any]]
 ) -> None:
     rows = [
         *rows,
         {"a": 0.0, "b": None, "c": None, "d": "x", "e": "a", "f": None, "g": None, "h": 0.0},
     ]  # not all may be rejected
-    verdict, piece = check(
-        bench, Source("s", Everything, max_rejected=1.0), pa.Table.from_pylist(rows, schema=TYPES)
+    verdict, run = check(
+        runner, Source("s", Everything, max_rejected=1.0), pa.Table.from_pylist(rows, schema=TYPES)
     )
     bad = [number + 1 for number, row in enumerate(rows) if not passes(row)]
-    assert [number for number, _ in reasons(piece, "s")] == bad if bad else verdict.rejected == 0
+    assert [number for number, _ in reasons(run, "s")] == bad if bad else verdict.rejected == 0

@@ -17,7 +17,7 @@ import pytest
 
 from hundredfold import Job, Model, Source
 from hundredfold.errors import ContractError, SourceError
-from support.in_process import Bench
+from support.in_process import InProcessRunner
 
 T, S = dt.time(1, 2, 3), 3_723 * 10**9  # a time of day, and its nanoseconds
 M, NS = dt.datetime(2020, 1, 31, 10, 11, 12), 1_580_465_472 * 10**9  # a moment, and its nanoseconds
@@ -151,7 +151,7 @@ def _far_int96(path: Path) -> None:
     path.write_bytes(data.replace(bytes(8) + day, (1).to_bytes(8, "little") + day))
 
 
-def given_to_a_function(bench: Bench, path: Path) -> list[Any]:
+def given_to_a_function(runner: InProcessRunner, path: Path) -> list[Any]:
     """The column as the function is given it, as Python values; times of nanoseconds as whole numbers."""
     seen: list[Any] = []
 
@@ -163,30 +163,30 @@ def given_to_a_function(bench: Bench, path: Path) -> list[Any]:
         return {"n": rows.num_rows}
 
     model = Model("m", unit=(), query="SELECT v FROM s", work=work)
-    piece = bench.start(Job("one", sources=[Source("s")], models=[model]), s=path).all()
-    assert not piece.failures("m")
+    run = runner.start(Job("one", sources=[Source("s")], models=[model]), s=path).all()
+    assert not run.failures("m")
     return seen
 
 
 @pytest.mark.parametrize("name", READ)
 def test_a_function_is_given_exactly_the_value_of_the_file(
-    bench: Bench, tmp_path: Path, name: str
+    runner: InProcessRunner, tmp_path: Path, name: str
 ) -> None:
     write, wanted = READ[name]
     write(tmp_path / "x.parquet")
-    assert given_to_a_function(bench, tmp_path / "x.parquet") == wanted
+    assert given_to_a_function(runner, tmp_path / "x.parquet") == wanted
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_type_that_would_change_is_refused_with_its_column(
-    bench: Bench, tmp_path: Path, name: str
+    runner: InProcessRunner, tmp_path: Path, name: str
 ) -> None:
     write, words = REFUSED[name]
     arrow(pa.int64(), 1)(tmp_path / "0.parquet")  # another file, which is not to be blamed
     (tmp_path / "0.parquet").rename(tmp_path / "other.parquet")
     write(tmp_path / "x.parquet")
     with pytest.raises(SourceError, match=words) as caught:
-        given_to_a_function(bench, tmp_path / "x.parquet")
+        given_to_a_function(runner, tmp_path / "x.parquet")
     assert "x.parquet" in str(caught.value) or "24:00" in str(caught.value)
     assert caught.value.hint
 
@@ -202,22 +202,24 @@ TIMES = [
 
 @pytest.mark.parametrize("write", [*TIMES, arrow(pa.time64("ns"), S)])
 def test_a_contract_of_times_takes_every_kind_of_time(
-    bench: Bench, tmp_path: Path, write: Callable[[Path], None]
+    runner: InProcessRunner, tmp_path: Path, write: Callable[[Path], None]
 ) -> None:
     write(tmp_path / "x.parquet")
-    piece = bench.source(
+    run = runner.source(
         Source("s", contract=make_dataclass("Row", [("v", dt.time)])), tmp_path / "x.parquet"
     )
-    piece.validate()
-    assert piece.accepted("s") == [{"v": T}]
+    run.validate()
+    assert run.accepted("s") == [{"v": T}]
 
 
-def test_times_marked_utc_and_others_are_put_together(bench: Bench, tmp_path: Path) -> None:
+def test_times_marked_utc_and_others_are_put_together(
+    runner: InProcessRunner, tmp_path: Path
+) -> None:
     for number, write in enumerate(TIMES):
         write(tmp_path / f"{number}.parquet")
-    piece = bench.source(Source("s"), tmp_path)
-    piece.validate()
-    assert piece.accepted("s") == [{"v": T}] * len(TIMES)
+    run = runner.source(Source("s"), tmp_path)
+    run.validate()
+    assert run.accepted("s") == [{"v": T}] * len(TIMES)
 
 
 @pytest.mark.parametrize(
@@ -225,38 +227,38 @@ def test_times_marked_utc_and_others_are_put_together(bench: Bench, tmp_path: Pa
     [utc(pa.time64("us"), 86_400 * 10**6), duck("TIME '24:00:00'"), arrow(pa.time64("ns"), S + 1)],
 )
 def test_a_contract_rejects_a_time_that_python_lacks(
-    bench: Bench, tmp_path: Path, write: Callable[[Path], None]
+    runner: InProcessRunner, tmp_path: Path, write: Callable[[Path], None]
 ) -> None:
     write(tmp_path / "x.parquet")
-    piece = bench.source(
+    run = runner.source(
         Source("s", contract=make_dataclass("Row", [("v", dt.time)])), tmp_path / "x.parquet"
     )
     with pytest.raises(ContractError, match="time of day"):
-        piece.validate()
+        run.validate()
 
 
 @pytest.mark.parametrize("zone", [None, "UTC"])
 def test_a_contract_of_moments_rejects_nanoseconds(
-    bench: Bench, tmp_path: Path, zone: str | None
+    runner: InProcessRunner, tmp_path: Path, zone: str | None
 ) -> None:
     arrow(pa.timestamp("ns", zone), NS + 1, NS + 1000)(tmp_path / "x.parquet")
-    piece = bench.source(
+    run = runner.source(
         Source("s", contract=make_dataclass("Row", [("v", dt.datetime)]), max_rejected=1),
         tmp_path / "x.parquet",
     )
-    piece.validate()
-    assert piece.accepted("s") == [{"v": M.replace(microsecond=1)}]
+    run.validate()
+    assert run.accepted("s") == [{"v": M.replace(microsecond=1)}]
 
 
 @pytest.mark.parametrize(
     "python", [str, int, float, bool, bytes, Decimal, dt.date, dt.datetime, dt.time, list[int]]
 )
 def test_a_column_of_no_type_is_null_under_a_contract(
-    bench: Bench, tmp_path: Path, python: Any
+    runner: InProcessRunner, tmp_path: Path, python: Any
 ) -> None:
     arrow(pa.null(), None, None)(tmp_path / "x.parquet")
-    piece = bench.source(
+    run = runner.source(
         Source("s", contract=make_dataclass("Row", [("v", python | None)])), tmp_path / "x.parquet"
     )
-    piece.validate()
-    assert piece.accepted("s") == [{"v": None}] * 2
+    run.validate()
+    assert run.accepted("s") == [{"v": None}] * 2

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from hundredfold import Source
 from hundredfold.errors import ContractError, SourceError
-from support.in_process import Bench
+from support.in_process import InProcessRunner
 
 TYPES = [int, float, str, bool, Decimal, dt.date, dt.datetime, dt.time]
 WRITTEN = [  # as JSON writes them
@@ -28,15 +28,15 @@ WRITTEN = [  # as JSON writes them
 ]  # fmt: skip
 
 
-def rows_of(bench: Bench, annotation: Any, path: Path) -> dict[str, Any]:
+def rows_of(runner: InProcessRunner, annotation: Any, path: Path) -> dict[str, Any]:
     """The accepted values by their row's name; none where all were rejected."""
     contract = make_dataclass("Row", [("k", str), ("v", annotation)])
-    piece = bench.source(Source("s", contract=contract, max_rejected=10_000), path)
+    run = runner.source(Source("s", contract=contract, max_rejected=10_000), path)
     try:
-        piece.validate()
+        run.validate()
     except ContractError:
         return {}
-    return {row["k"]: row["v"] for row in piece.accepted("s")}
+    return {row["k"]: row["v"] for row in run.accepted("s")}
 
 
 def in_json(path: Path, form: str) -> Path:
@@ -58,30 +58,30 @@ def in_csv(path: Path, form: str) -> Path:
 
 @pytest.mark.parametrize("python", TYPES)
 def test_a_value_in_json_is_the_same_inside_and_alone(
-    bench: Bench, tmp_path: Path, python: Any
+    runner: InProcessRunner, tmp_path: Path, python: Any
 ) -> None:
-    alone = rows_of(bench, python | None, in_json(tmp_path / "a.jsonl", "%s"))
+    alone = rows_of(runner, python | None, in_json(tmp_path / "a.jsonl", "%s"))
     assert len(alone) > 1
-    listed = rows_of(bench, list[python], in_json(tmp_path / "b.jsonl", "[%s]"))
+    listed = rows_of(runner, list[python], in_json(tmp_path / "b.jsonl", "[%s]"))
     assert repr({k: v[0] for k, v in listed.items()}) == repr(alone)
-    twice = rows_of(bench, list[list[python]], in_json(tmp_path / "c.jsonl", "[[], [%s]]"))
+    twice = rows_of(runner, list[list[python]], in_json(tmp_path / "c.jsonl", "[[], [%s]]"))
     assert repr({k: v[1][0] for k, v in twice.items()}) == repr(alone)
-    mapped = rows_of(bench, dict[str, python], in_json(tmp_path / "d.jsonl", '{"a": %s}'))
+    mapped = rows_of(runner, dict[str, python], in_json(tmp_path / "d.jsonl", '{"a": %s}'))
     assert repr({k: dict(v)["a"] for k, v in mapped.items()}) == repr(alone)
     mapped_in_lists = rows_of(
-        bench, list[dict[str, python]], in_json(tmp_path / "e.jsonl", '[{"a": %s}]')
+        runner, list[dict[str, python]], in_json(tmp_path / "e.jsonl", '[{"a": %s}]')
     )
     assert repr({k: dict(v[0])["a"] for k, v in mapped_in_lists.items()}) == repr(alone)
 
 
 @pytest.mark.parametrize("python", TYPES)
 def test_a_value_in_csv_is_the_same_inside_and_alone(
-    bench: Bench, tmp_path: Path, python: Any
+    runner: InProcessRunner, tmp_path: Path, python: Any
 ) -> None:
-    alone = rows_of(bench, python | None, in_json(tmp_path / "a.jsonl", "%s"))
-    listed = rows_of(bench, list[python], in_csv(tmp_path / "b.csv", "[%s]"))
+    alone = rows_of(runner, python | None, in_json(tmp_path / "a.jsonl", "%s"))
+    listed = rows_of(runner, list[python], in_csv(tmp_path / "b.csv", "[%s]"))
     assert repr({k: v[0] for k, v in listed.items()}) == repr(alone)
-    mapped = rows_of(bench, dict[str, python], in_csv(tmp_path / "d.csv", '{"a": %s}'))
+    mapped = rows_of(runner, dict[str, python], in_csv(tmp_path / "d.csv", '{"a": %s}'))
     exact = {k: v for k, v in alone.items() if k in mapped}
     assert repr({k: dict(v)["a"] for k, v in mapped.items()}) == repr(exact)
     rewritten = (
@@ -96,13 +96,13 @@ WRONG = [(list[int], '{"a": 1}'), (list[int], "5"), (list[int], '"x"'), (list[li
 
 @pytest.mark.parametrize(("annotation", "value"), WRONG)
 def test_a_value_of_another_form_is_rejected(
-    bench: Bench, tmp_path: Path, annotation: Any, value: str
+    runner: InProcessRunner, tmp_path: Path, annotation: Any, value: str
 ) -> None:
     (tmp_path / "a.jsonl").write_text(f'{{"k": "0", "v": {value}}}\n')
-    assert rows_of(bench, annotation, tmp_path / "a.jsonl") == {}
+    assert rows_of(runner, annotation, tmp_path / "a.jsonl") == {}
     with (tmp_path / "a.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["k", "v"], ["0", value]])
-    assert rows_of(bench, annotation, tmp_path / "a.csv") == {}
+    assert rows_of(runner, annotation, tmp_path / "a.csv") == {}
 
 
 @settings(max_examples=40)
@@ -121,7 +121,7 @@ def test_a_value_of_another_form_is_rejected(
     st.booleans(),
 )
 def test_lists_of_texts_are_what_json_says(
-    bench: Bench,
+    runner: InProcessRunner,
     tmp_path_factory: pytest.TempPathFactory,
     lists: list[list[str | None]],
     ascii_: bool,
@@ -134,8 +134,8 @@ def test_lists_of_texts_are_what_json_says(
     with (folder / "a.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["k", "v"], *([str(n), text] for n, text in enumerate(texts))])
     wanted = {str(n): each for n, each in enumerate(lists)}
-    assert rows_of(bench, list[str], folder / "a.jsonl") == wanted
-    assert rows_of(bench, list[str], folder / "a.csv") == wanted
+    assert rows_of(runner, list[str], folder / "a.jsonl") == wanted
+    assert rows_of(runner, list[str], folder / "a.csv") == wanted
 
 
 VALUES: dict[pa.DataType, list[Any]] = {
@@ -148,7 +148,7 @@ VALUES: dict[pa.DataType, list[Any]] = {
 
 @pytest.mark.parametrize("kind", VALUES, ids=str)
 def test_a_typed_list_or_map_is_exact_or_refused(
-    bench: Bench, tmp_path: Path, kind: pa.DataType
+    runner: InProcessRunner, tmp_path: Path, kind: pa.DataType
 ) -> None:
     for number, value in enumerate(VALUES[kind]):
         column = pa.array([value], kind)
@@ -167,7 +167,7 @@ def test_a_typed_list_or_map_is_exact_or_refused(
                 (dict[str, python], f"{number}m"),
             ):
                 try:
-                    found = rows_of(bench, annotation, tmp_path / f"{name}.parquet")
+                    found = rows_of(runner, annotation, tmp_path / f"{name}.parquet")
                 except SourceError:
                     continue
                 if found:

@@ -17,24 +17,24 @@ from hypothesis import strategies as st
 
 from hundredfold import Source
 from hundredfold.errors import SourceError
-from support.in_process import Bench
+from support.in_process import InProcessRunner
 
 
-def read(bench: Bench, lines: list[str], **fields: Any) -> list[dict[str, Any]]:
+def read(runner: InProcessRunner, lines: list[str], **fields: Any) -> list[dict[str, Any]]:
     """The accepted rows of JSON lines, under a contract of these fields where there are any."""
-    path = bench.store.path(f"lines/{uuid4().hex}.jsonl")
+    path = runner.store.path(f"lines/{uuid4().hex}.jsonl")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
     contract = make_dataclass("Row", list(fields.items())) if fields else None
-    piece = bench.source(Source("s", contract, max_rejected=0.99), path)
-    piece.validate()
-    return piece.accepted("s")
+    run = runner.source(Source("s", contract, max_rejected=0.99), path)
+    run.validate()
+    return run.accepted("s")
 
 
-def values(bench: Bench, written: list[str], *kind: Any) -> list[Any]:
+def values(runner: InProcessRunner, written: list[str], *kind: Any) -> list[Any]:
     """What becomes of values of a field `a` that are written like this."""
     rows = read(
-        bench,
+        runner,
         [f'{{"n": {n}, "a": {text}}}' for n, text in enumerate(written)],
         **({"n": int, "a": kind[0]} if kind else {}),
     )
@@ -49,16 +49,16 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_a_text_stays_the_text_that_it_is(bench: Bench, text: str) -> None:
+def test_a_text_stays_the_text_that_it_is(runner: InProcessRunner, text: str) -> None:
     other = {"12:30": "07:05", "12": "13"}.get(text, text)
-    assert values(bench, [json.dumps(text), json.dumps(other)]) == [text, other]
-    assert values(bench, [json.dumps({"b": [text]})]) == [{"b": [text]}]
-    assert values(bench, [json.dumps(text)], str | None)[0] == text
+    assert values(runner, [json.dumps(text), json.dumps(other)]) == [text, other]
+    assert values(runner, [json.dumps({"b": [text]})]) == [{"b": [text]}]
+    assert values(runner, [json.dumps(text)], str | None)[0] == text
 
 
-def test_texts_beside_other_values_are_texts_without_quotes(bench: Bench) -> None:
-    assert values(bench, ['"12"', "12", '"A7"']) == ["12", "12", "A7"]
-    assert values(bench, ['"12"', "12", '"A7"', "1.10", "1e3", "true", "null"]) == [
+def test_texts_beside_other_values_are_texts_without_quotes(runner: InProcessRunner) -> None:
+    assert values(runner, ['"12"', "12", '"A7"']) == ["12", "12", "A7"]
+    assert values(runner, ['"12"', "12", '"A7"', "1.10", "1e3", "true", "null"]) == [
         "12",
         "12",
         "A7",
@@ -67,48 +67,48 @@ def test_texts_beside_other_values_are_texts_without_quotes(bench: Bench) -> Non
         "true",
         None,
     ]
-    assert values(bench, ['"12"', "12", "1.10", "true", "-0"], str) == [
+    assert values(runner, ['"12"', "12", "1.10", "true", "-0"], str) == [
         "12",
         "12",
         "1.10",
         "true",
         "-0",
     ]
-    assert values(bench, ["1.10", "1e3", "2"], str) == ["1.10", "1e3", "2"]
-    assert values(bench, ["true", "1"]) == ["true", "1"]
-    assert values(bench, ['{"b": "x"}', '{"b": 1.10}']) == [{"b": "x"}, {"b": "1.10"}]
-    assert values(bench, ['[1, "x"]', "[true]"]) == [["1", "x"], ["true"]]
+    assert values(runner, ["1.10", "1e3", "2"], str) == ["1.10", "1e3", "2"]
+    assert values(runner, ["true", "1"]) == ["true", "1"]
+    assert values(runner, ['{"b": "x"}', '{"b": 1.10}']) == [{"b": "x"}, {"b": "1.10"}]
+    assert values(runner, ['[1, "x"]', "[true]"]) == [["1", "x"], ["true"]]
 
 
-def test_numbers_keep_every_digit(bench: Bench) -> None:
-    assert values(bench, ["9007199254740993", "-9223372036854775808"]) == [2**53 + 1, -(2**63)]
+def test_numbers_keep_every_digit(runner: InProcessRunner) -> None:
+    assert values(runner, ["9007199254740993", "-9223372036854775808"]) == [2**53 + 1, -(2**63)]
     assert values(
-        bench, ["9223372036854775808", "1", "-9223372036854775809", "12345678901234567890123"]
+        runner, ["9223372036854775808", "1", "-9223372036854775809", "12345678901234567890123"]
     ) == [
         2**63,
         1,
         -(2**63) - 1,
         12345678901234567890123,
     ]
-    assert values(bench, ["9007199254740992", "1.5", "-0"]) == [2.0**53, 1.5, 0.0]
-    assert values(bench, ["0.1000000000000000055511151231257827", "1.10"]) == [0.1, 1.1]
+    assert values(runner, ["9007199254740992", "1.5", "-0"]) == [2.0**53, 1.5, 0.0]
+    assert values(runner, ["0.1000000000000000055511151231257827", "1.10"]) == [0.1, 1.1]
     exact = ["0.1234567890123456789012", "1.10", "9007199254740993.5", '"7.5"', "3", "1e400"]
     assert (
-        values(bench, [*exact[:1], "2.5"], Decimal)[0] == "rejected"
+        values(runner, [*exact[:1], "2.5"], Decimal)[0] == "rejected"
     )  # 9 places are all that the column has
-    assert values(bench, exact, Decimal)[1:] == [
+    assert values(runner, exact, Decimal)[1:] == [
         Decimal("1.10"),
         Decimal("9007199254740993.5"),
         Decimal("7.5"),
         3,
         "rejected",
     ]
-    assert values(bench, ["9007199254740993.5", "7.0", "9007199254740993"], int) == [
+    assert values(runner, ["9007199254740993.5", "7.0", "9007199254740993"], int) == [
         "rejected",
         7,
         2**53 + 1,
     ]
-    assert values(bench, ["1e400", "NaN", "Infinity", '"inf"', "1.5"], float) == [
+    assert values(runner, ["1e400", "NaN", "Infinity", '"inf"', "1.5"], float) == [
         *["rejected"] * 4,
         1.5,
     ]
@@ -124,10 +124,10 @@ def test_numbers_keep_every_digit(bench: Bench) -> None:
     ],
 )  # fmt: skip
 def test_values_that_no_type_holds_are_refused(
-    bench: Bench, written: list[str], words: str
+    runner: InProcessRunner, written: list[str], words: str
 ) -> None:
     with pytest.raises(SourceError, match=words) as caught:
-        values(bench, written)
+        values(runner, written)
     assert caught.value.hint
     assert "SELECT" not in str(caught.value)
 
@@ -135,27 +135,27 @@ def test_values_that_no_type_holds_are_refused(
 @pytest.mark.parametrize(
     "lines", [['{"a": 1}', "null", '{"a": 2}'], ["5"], ["null"], ['[{"a": 1}, {"a": 2}]'], ['{"a": 1}', "[]"], ['{"a": 1}', '"x"'], ['{"a": 1} {"a": 2}'], ["[", '{"a": 1}', "]"]]
 )  # fmt: skip
-def test_a_line_that_is_no_object_is_named(bench: Bench, lines: list[str]) -> None:
+def test_a_line_that_is_no_object_is_named(runner: InProcessRunner, lines: list[str]) -> None:
     with pytest.raises(
         SourceError, match=r"line \d of .* is no JSON object|begins with \[: it is one JSON array"
     ) as caught:
-        read(bench, lines)
+        read(runner, lines)
     assert "one JSON object a line is wanted" in str(caught.value.hint)
 
 
 def test_a_field_is_null_where_it_is_missing_and_its_type_is_that_of_all_files(
-    bench: Bench, tmp_path: Path
+    runner: InProcessRunner, tmp_path: Path
 ) -> None:
-    assert read(bench, ['{"a": null, "b": 1}', "{}", '{"a": null}']) == [
+    assert read(runner, ['{"a": null, "b": 1}', "{}", '{"a": null}']) == [
         {"a": None, "b": 1},
         {"a": None, "b": None},
         {"a": None, "b": None},
     ]
     (tmp_path / "a.jsonl").write_text('\ufeff{"k": 1, "d": "2020-01-01"}\n\n{"k": 2}')
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'{"k": "x"}\r\n{"k": 1.50}\r\n'))
-    piece = bench.source(Source("s"), tmp_path)
-    piece.validate()
-    assert [(row["k"], row["d"]) for row in piece.accepted("s")] == [
+    run = runner.source(Source("s"), tmp_path)
+    run.validate()
+    assert [(row["k"], row["d"]) for row in run.accepted("s")] == [
         ("1", "2020-01-01"),
         ("2", None),
         ("x", None),
@@ -163,9 +163,9 @@ def test_a_field_is_null_where_it_is_missing_and_its_type_is_that_of_all_files(
     ]
 
 
-def test_a_contract_gives_types_to_what_it_names_alone(bench: Bench) -> None:
+def test_a_contract_gives_types_to_what_it_names_alone(runner: InProcessRunner) -> None:
     rows = read(
-        bench,
+        runner,
         ['{"day": "2020-01-31", "n": 5, "x": [1.5, 2]}', '{"day": "infinity", "n": 6, "x": []}'],
         day=dt.date,
         x=list[float],
@@ -202,14 +202,14 @@ def equal(found: Any, wanted: Any) -> bool:
 @example(table=[[2**53 + 1, 1.5, None]], nested=False)
 @example(table=[["12", 12, "A7"]], nested=True)
 def test_values_are_those_of_pythons_parser(
-    bench: Bench, table: list[list[Any]], nested: bool
+    runner: InProcessRunner, table: list[list[Any]], nested: bool
 ) -> None:
     rows: list[dict[str, Any]] = [
         {f"c{i}": column[n] for i, column in enumerate(table)} for n in range(3)
     ]
     rows = [{"n": n, **({"o": row} if nested else row)} for n, row in enumerate(rows)]
     try:
-        found = read(bench, [json.dumps(row) for row in rows])
+        found = read(runner, [json.dumps(row) for row in rows])
     except SourceError as error:
         if "beyond" in error.message:
             return

@@ -26,7 +26,7 @@ from hundredfold.data.result_contract import Returned
 from hundredfold.data.results import ResultBuilder, table_of
 from hundredfold.errors import ResultError, SourceError
 from hundredfold.sql.sources.files import as_table
-from support.in_process import Bench
+from support.in_process import InProcessRunner
 
 DAY, MOMENT = dt.date(2020, 1, 1), dt.datetime(2020, 1, 1, 3)
 AWARE = MOMENT.replace(tzinfo=dt.timezone(dt.timedelta(hours=3)))
@@ -196,7 +196,7 @@ SPANS = [
 MICROS = [1, 3, 2, 1_000_000, 5_000]
 
 
-def spans(bench: Bench, values: list[Any]) -> Any:
+def spans(runner: InProcessRunner, values: list[Any]) -> Any:
     """A run whose first model returns durations, alone and in a list, and whose second one is given them by SQL."""
     models = [
         Model(
@@ -214,22 +214,24 @@ def spans(bench: Bench, values: list[Any]) -> Any:
     publish = Publish(
         "table", "SELECT n, span, nested FROM m ORDER BY n", formats=("parquet", "csv")
     )
-    return bench.start(
+    return runner.start(
         Job("spans", sources=[Source("s")], models=models, publish=publish),
         s={"n": list(range(len(values)))},
     )
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_durations_are_microseconds_to_later_models_and_releases(bench: Bench, order: int) -> None:
-    piece = spans(bench, SPANS[::order]).all()
-    assert piece.results("later").column("sum").to_pylist() == MICROS[::order]
-    assert piece.results("m").column("span").to_pylist() == [
+def test_durations_are_microseconds_to_later_models_and_releases(
+    runner: InProcessRunner, order: int
+) -> None:
+    run = spans(runner, SPANS[::order]).all()
+    assert run.results("later").column("sum").to_pylist() == MICROS[::order]
+    assert run.results("m").column("span").to_pylist() == [
         dt.timedelta(microseconds=n) for n in MICROS[::order]
     ]
-    release = piece.publish()
-    rows = bench.warehouse.query(
-        f"SELECT * FROM {bench.warehouse.read_parquet(next(iter(release.files)))} ORDER BY n"
+    release = run.publish()
+    rows = runner.warehouse.query(
+        f"SELECT * FROM {runner.warehouse.read_parquet(next(iter(release.files)))} ORDER BY n"
     ).to_pylist()
     assert [(row["span"], row["nested"]) for row in rows] == [(n, [n]) for n in MICROS[::order]]
 
@@ -239,25 +241,27 @@ def test_durations_are_microseconds_to_later_models_and_releases(bench: Bench, o
     [np.timedelta64(1, "ns"), pd.Timedelta(1, "ns"), pa.scalar(1, pa.duration("ns"))],
     ids=repr,
 )
-def test_a_duration_finer_than_a_microsecond_fails_its_unit_alone(bench: Bench, fine: Any) -> None:
-    piece = spans(bench, [SPANS[0], fine]).all()
-    assert [row["n"] for row in piece.failures("m")] == [1]
-    assert "finer than a microsecond" in piece.failures("m")[0]["message"]
-    assert piece.results("later").column("sum").to_pylist() == [1]
+def test_a_duration_finer_than_a_microsecond_fails_its_unit_alone(
+    runner: InProcessRunner, fine: Any
+) -> None:
+    run = spans(runner, [SPANS[0], fine]).all()
+    assert [row["n"] for row in run.failures("m")] == [1]
+    assert "finer than a microsecond" in run.failures("m")[0]["message"]
+    assert run.results("later").column("sum").to_pylist() == [1]
 
 
 @pytest.mark.parametrize("kind", [pa.time64("ns"), pa.list_(pa.time64("ns"))], ids=str)
 def test_a_time_of_day_finer_than_a_microsecond_fails_its_unit(
-    bench: Bench, kind: pa.DataType
+    runner: InProcessRunner, kind: pa.DataType
 ) -> None:
     """NumPy's arrays hold Python's times of day, and Arrow cuts these."""
     values = [1000, 1] if pa.types.is_time(kind) else [[1000], [1]]
     table = pa.table({"n": [0, 1], "v": pa.array(values, kind)})
     model = Model("m", unit=("n",), work=lambda rows: {"v": str(rows["v"][0])})
-    piece = bench.start(Job("j", sources=[Source("s")], models=[model]), s=table).all()
-    assert [row["n"] for row in piece.failures("m")] == [1]
-    assert "finer than a microsecond" in piece.failures("m")[0]["message"]
-    assert piece.results("m").column("v")[0].as_py() in (
+    run = runner.start(Job("j", sources=[Source("s")], models=[model]), s=table).all()
+    assert [row["n"] for row in run.failures("m")] == [1]
+    assert "finer than a microsecond" in run.failures("m")[0]["message"]
+    assert run.results("m").column("v")[0].as_py() in (
         "00:00:00.000001",
         "[datetime.time(0, 0, 0, 1)]",
     )

@@ -13,7 +13,7 @@ import pytest
 from hundredfold import Job, Model, Publish, Source
 from hundredfold.errors import PublishRefused, QueryError
 from hundredfold.pipeline.publish import current, releases
-from support.in_process import Bench, Piece
+from support.in_process import InProcessRun, InProcessRunner
 
 FORMATS = ("parquet", "csv", "jsonl")
 
@@ -59,50 +59,50 @@ UNKEPT = {
 
 @pytest.mark.parametrize(("value", "kind"), UNKEPT.items(), ids=str)
 def test_a_type_that_would_come_out_as_another_is_refused(
-    bench: Bench, value: str, kind: str
+    runner: InProcessRunner, value: str, kind: str
 ) -> None:
     for publish in (False, True):
-        piece = bench.start(job(value, publish=publish), s=ROWS)
+        run = runner.start(job(value, publish=publish), s=ROWS)
         with pytest.raises(
             QueryError,
             match=rf"column v is of type {kind}.*, which would come out as another value",
         ) as told:
-            piece.all().publish()
+            run.all().publish()
         assert publish is False or "write " in str(told.value.hint)
-    assert current("types", bench.store) is None
+    assert current("types", runner.store) is None
 
 
 @pytest.mark.parametrize(
     "value",
     ["'infinity'::DATE", "'-infinity'::DATE", "'infinity'::TIMESTAMP", "'-infinity'::TIMESTAMPTZ"],
 )
-def test_a_date_of_infinity_is_not_published(bench: Bench, value: str) -> None:
+def test_a_date_of_infinity_is_not_published(runner: InProcessRunner, value: str) -> None:
     with pytest.raises(
         PublishRefused,
         match=r"table\.parquet is not published: its query gives dates of infinity in v",
     ):
-        bench.start(job(value, publish=True), s=ROWS).all().publish()
+        runner.start(job(value, publish=True), s=ROWS).all().publish()
 
 
-def texts(piece: Piece) -> dict[str, str]:
-    release = releases("types", piece.store)[-1]
+def texts(run: InProcessRun) -> dict[str, str]:
+    release = releases("types", run.store)[-1]
     return {
-        key.rsplit(".", 1)[1]: piece.store.get(key).to_pybytes().decode(errors="replace")
+        key.rsplit(".", 1)[1]: run.store.get(key).to_pybytes().decode(errors="replace")
         for key in release.files
     }
 
 
-def parquet(bench: Bench) -> list[Any]:
-    key = next(key for key in releases("types", bench.store)[-1].files if key.endswith("parquet"))
+def parquet(runner: InProcessRunner) -> list[Any]:
+    key = next(key for key in releases("types", runner.store)[-1].files if key.endswith("parquet"))
     return list(
-        bench.warehouse.query(f"SELECT v FROM {bench.warehouse.read_parquet(key)} ORDER BY n")
+        runner.warehouse.query(f"SELECT v FROM {runner.warehouse.read_parquet(key)} ORDER BY n")
         .column("v")
         .to_pylist()
     )
 
 
-def test_a_difference_of_times_is_whole_microseconds(bench: Bench) -> None:
-    piece = bench.start(
+def test_a_difference_of_times_is_whole_microseconds(runner: InProcessRunner) -> None:
+    run = runner.start(
         job(
             "a - TIMESTAMP '1969-12-31 23:00:00'",
             publish=True,
@@ -111,9 +111,9 @@ def test_a_difference_of_times_is_whole_microseconds(bench: Bench) -> None:
         ),
         s=ROWS,
     )
-    piece.all().publish()
-    assert parquet(bench) == [3_600_000_000, 7_200_000_000]
-    found = texts(piece)
+    run.all().publish()
+    assert parquet(runner) == [3_600_000_000, 7_200_000_000]
+    found = texts(run)
     assert [row["v"] for row in csv.DictReader(found["csv"].splitlines())] == [
         "3600000000",
         "7200000000",
@@ -122,13 +122,13 @@ def test_a_difference_of_times_is_whole_microseconds(bench: Bench) -> None:
         3_600_000_000,
         7_200_000_000,
     ]
-    given = bench.start(job("b - a", publish=False), s=ROWS).all()
+    given = runner.start(job("b - a", publish=False), s=ROWS).all()
     assert given.results("m").column("v").to_pylist() == ["1.0", "nan"]  # integers with a null
 
 
-def test_an_interval_of_months_is_refused(bench: Bench) -> None:
+def test_an_interval_of_months_is_refused(runner: InProcessRunner) -> None:
     with pytest.raises(QueryError, match="v: an interval of months has no length in microseconds"):
-        bench.start(job("INTERVAL 2 MONTH", publish=True), s=ROWS).all().publish()
+        runner.start(job("INTERVAL 2 MONTH", publish=True), s=ROWS).all().publish()
 
 
 FLOATS = [1.5, float("nan"), float("inf"), -float("inf"), None]
@@ -147,9 +147,11 @@ WANTED = [1.5, "NaN", "Infinity", "-Infinity", None]
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_json_lines_hold_nan_and_infinity_as_texts(bench: Bench, shape: str, wrap: Any) -> None:
+def test_json_lines_hold_nan_and_infinity_as_texts(
+    runner: InProcessRunner, shape: str, wrap: Any
+) -> None:
     rows = pa.table({"n": range(6), "x": [*FLOATS, 7.0]})
-    piece = bench.start(
+    run = runner.start(
         job(
             shape,
             publish=True,
@@ -158,14 +160,14 @@ def test_json_lines_hold_nan_and_infinity_as_texts(bench: Bench, shape: str, wra
         ),
         s=rows,
     )
-    piece.all().publish()
+    run.all().publish()
     lines = [
         json.loads(line, parse_constant=pytest.fail)["v"]
-        for line in texts(piece)["jsonl"].splitlines()
+        for line in texts(run)["jsonl"].splitlines()
     ]
     assert lines == [wrap(v) for v in [*WANTED, 7.0]]
     if shape == "x":
-        assert [v if v is None else (math.isnan(v) or v) for v in parquet(bench)] == [
+        assert [v if v is None else (math.isnan(v) or v) for v in parquet(runner)] == [
             1.5,
             True,
             math.inf,
@@ -173,13 +175,13 @@ def test_json_lines_hold_nan_and_infinity_as_texts(bench: Bench, shape: str, wra
             None,
             7.0,
         ]
-        assert [row["v"] for row in releases("types", bench.store)[-1].summaries["All"]] == [
+        assert [row["v"] for row in releases("types", runner.store)[-1].summaries["All"]] == [
             *WANTED,
             7.0,
         ]
 
 
-def test_csv_tells_an_empty_text_from_a_null(bench: Bench) -> None:
-    piece = bench.start(job("CASE WHEN n = 1 THEN '' END", publish=True, formats=("csv",)), s=ROWS)
-    piece.all().publish()
-    assert [line.rsplit(",", 1)[1] for line in texts(piece)["csv"].splitlines()] == ["v", '""', ""]
+def test_csv_tells_an_empty_text_from_a_null(runner: InProcessRunner) -> None:
+    run = runner.start(job("CASE WHEN n = 1 THEN '' END", publish=True, formats=("csv",)), s=ROWS)
+    run.all().publish()
+    assert [line.rsplit(",", 1)[1] for line in texts(run)["csv"].splitlines()] == ["v", '""', ""]

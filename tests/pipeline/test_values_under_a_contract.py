@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from hundredfold import Source
 from hundredfold.errors import ContractError
-from support.in_process import Bench
+from support.in_process import InProcessRunner
 
 NUMBER = re.compile(r"[ \t\r\n]*[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?[ \t\r\n]*")
 MANY = settings(
@@ -29,22 +29,22 @@ MANY = settings(
 )
 
 
-def accepted(bench: Bench, kind: Any, place: Any) -> dict[int, Any]:
+def accepted(runner: InProcessRunner, kind: Any, place: Any) -> dict[int, Any]:
     """The accepted values of column `it` under a contract, by the number of their row."""
     row = make_dataclass("Row", [("n", int), ("it", kind)])
-    piece = bench.source(Source("s", row, max_rejected=10**6), place)
+    run = runner.source(Source("s", row, max_rejected=10**6), place)
     try:
-        piece.validate()
+        run.validate()
     except ContractError as error:
         if "rows were rejected" in error.message:
             return {}
         raise
-    return {found["n"]: found["it"] for found in piece.accepted("s")}
+    return {found["n"]: found["it"] for found in run.accepted("s")}
 
 
-def of_texts(bench: Bench, kind: Any, texts: list[str], form: str = "csv") -> list[Any]:
+def of_texts(runner: InProcessRunner, kind: Any, texts: list[str], form: str = "csv") -> list[Any]:
     """What a contract makes of each text, written as CSV or as a text in JSON lines; None where it is rejected."""
-    path = bench.store.path(f"texts/{uuid4().hex}.{form}")
+    path = runner.store.path(f"texts/{uuid4().hex}.{form}")
     path.parent.mkdir(parents=True, exist_ok=True)
     if form == "csv":
         path.write_text(
@@ -54,12 +54,12 @@ def of_texts(bench: Bench, kind: Any, texts: list[str], form: str = "csv") -> li
         path.write_text(
             "".join(json.dumps({"n": n, "it": text}) + "\n" for n, text in enumerate(texts))
         )
-    found = accepted(bench, kind, path)
+    found = accepted(runner, kind, path)
     return [found.get(n) for n in range(len(texts))]
 
 
-def of_column(bench: Bench, kind: Any, values: pa.Array) -> list[Any]:
-    found = accepted(bench, kind, pa.table({"n": range(len(values)), "it": values}))
+def of_column(runner: InProcessRunner, kind: Any, values: pa.Array) -> list[Any]:
+    found = accepted(runner, kind, pa.table({"n": range(len(values)), "it": values}))
     return [found.get(n) for n in range(len(values))]
 
 
@@ -93,7 +93,7 @@ texts = st.lists(
 @given(written=texts)
 @example(written=[*ODD, *FINE])
 def test_a_number_in_a_text_is_accepted_as_it_is_written_or_rejected(
-    bench: Bench, form: str, written: list[str]
+    runner: InProcessRunner, form: str, written: list[str]
 ) -> None:
     exact = [
         Decimal(text.strip()) if NUMBER.fullmatch(text) and text.isascii() else None
@@ -105,25 +105,27 @@ def test_a_number_in_a_text_is_accepted_as_it_is_written_or_rejected(
         it: Decimal = pydantic.Field(max_digits=38, decimal_places=9)
 
     for text, value, found in zip(
-        written, exact, of_texts(bench, float, written, form), strict=True
+        written, exact, of_texts(runner, float, written, form), strict=True
     ):
         near = float(value) if value is not None else math.inf
         wanted = near if math.isfinite(near) and (near or not value) else None
         assert repr(found) == repr(wanted), (text, found)
-    for text, value, found in zip(written, exact, of_texts(bench, int, written, form), strict=True):
+    for text, value, found in zip(
+        written, exact, of_texts(runner, int, written, form), strict=True
+    ):
         assert found is None or found == value, (text, found)
         if re.fullmatch(r" *[+-]?[0-9]+(\.0*)? *", text) and -(2**63) <= int(Decimal(text)) < 2**63:
             assert found == value, text
     for text, value, found in zip(
-        written, exact, of_texts(bench, Decimal, written, form), strict=True
+        written, exact, of_texts(runner, Decimal, written, form), strict=True
     ):
         assert found is None or found == value, (text, found)
         if re.fullmatch(r"-?[0-9]{1,29}(\.[0-9]{0,9})?", text):
             assert found == value, text
 
 
-def test_odd_numbers_are_rejected_and_fine_ones_are_not(bench: Bench) -> None:
-    as_float = of_texts(bench, float, [*ODD, *FINE])
+def test_odd_numbers_are_rejected_and_fine_ones_are_not(runner: InProcessRunner) -> None:
+    as_float = of_texts(runner, float, [*ODD, *FINE])
     numbers = {
         "9223372036854775808",
         "9007199254740993.4",
@@ -135,31 +137,31 @@ def test_odd_numbers_are_rejected_and_fine_ones_are_not(bench: Bench) -> None:
         text for text, found in zip(ODD, as_float[: len(ODD)], strict=True) if found is not None
     ] == [t for t in ODD if t in numbers]
     assert None not in as_float[len(ODD) :]
-    as_int = of_texts(bench, int, [*ODD, *FINE])
+    as_int = of_texts(runner, int, [*ODD, *FINE])
     assert set(as_int[: len(ODD)]) == {None}
     assert as_int[len(ODD) : len(ODD) + 8] == [7, 7, 7, 7, -7, 7, 7, 7]
 
 
-def test_infinity_is_a_value_only_where_the_contract_says_so(bench: Bench) -> None:
+def test_infinity_is_a_value_only_where_the_contract_says_so(runner: InProcessRunner) -> None:
     column, written = (
         pa.array([1.5, math.inf, -math.inf, math.nan]),
         ["1.5", "inf", "-Infinity", "nan", "1e400", "1_0"],
     )
-    assert of_column(bench, Annotated[float, Gt(0)], column) == [1.5, None, None, None]
-    assert of_texts(bench, Annotated[float, Gt(0)], written) == [1.5, None, None, None, None, None]
-    assert of_texts(bench, float, written) == [1.5, None, None, None, None, None]
+    assert of_column(runner, Annotated[float, Gt(0)], column) == [1.5, None, None, None]
+    assert of_texts(runner, Annotated[float, Gt(0)], written) == [1.5, None, None, None, None, None]
+    assert of_texts(runner, float, written) == [1.5, None, None, None, None, None]
     allowed = Annotated[float, pydantic.AllowInfNan(True), Gt(0)]
-    assert of_column(bench, allowed, column)[:3] == [1.5, math.inf, None]
-    assert of_texts(bench, allowed, written)[:3] == [1.5, math.inf, None]
-    assert of_texts(bench, allowed, written)[4:] == [None, None]
-    assert of_column(bench, Annotated[float, pydantic.AllowInfNan(False)], column) == [
+    assert of_column(runner, allowed, column)[:3] == [1.5, math.inf, None]
+    assert of_texts(runner, allowed, written)[:3] == [1.5, math.inf, None]
+    assert of_texts(runner, allowed, written)[4:] == [None, None]
+    assert of_column(runner, Annotated[float, pydantic.AllowInfNan(False)], column) == [
         1.5,
         None,
         None,
         None,
     ]
     assert (
-        str(of_column(bench, float, column)) == "[1.5, inf, -inf, nan]"
+        str(of_column(runner, float, column)) == "[1.5, inf, -inf, nan]"
     )  # a column of floats without a rule keeps what it holds
 
 
@@ -168,20 +170,20 @@ def test_infinity_is_a_value_only_where_the_contract_says_so(bench: Bench) -> No
 BIG = [0, 1, -5, 2**53, 2**53 + 1, 2**62, 2**63 - 1, -(2**63), 9007199254740995]
 
 
-def test_whole_numbers_become_floats_only_without_loss(bench: Bench) -> None:
-    found = of_column(bench, float, pa.array(BIG, pa.int64()))
+def test_whole_numbers_become_floats_only_without_loss(runner: InProcessRunner) -> None:
+    found = of_column(runner, float, pa.array(BIG, pa.int64()))
     assert found == [float(n) if int(float(n)) == n and float(n) < 2**63 else None for n in BIG]
     big = [n for n in BIG if n >= 0] + [2**64 - 1]
-    assert of_column(bench, float, pa.array(big, pa.uint64())) == [
+    assert of_column(runner, float, pa.array(big, pa.uint64())) == [
         float(n) if int(float(n)) == n and float(n) < 2**64 else None for n in big
     ]
-    assert of_column(bench, int, pa.array(big, pa.uint64())) == [
+    assert of_column(runner, int, pa.array(big, pa.uint64())) == [
         n if n < 2**63 else None for n in big
     ]
-    assert of_column(bench, float, pa.array([1, 2**31 - 1], pa.int32())) == [1.0, 2.0**31 - 1]
+    assert of_column(runner, float, pa.array([1, 2**31 - 1], pa.int32())) == [1.0, 2.0**31 - 1]
 
 
-def test_decimals_become_other_numbers_only_without_loss(bench: Bench) -> None:
+def test_decimals_become_other_numbers_only_without_loss(runner: InProcessRunner) -> None:
     values = [
         Decimal(t)
         for t in (
@@ -194,13 +196,13 @@ def test_decimals_become_other_numbers_only_without_loss(bench: Bench) -> None:
         )
     ]
     column = pa.array(values, pa.decimal128(38, 9))
-    assert of_column(bench, float, column) == [1.5, 0.123456789, None, None, None, 7.0]
-    assert of_column(bench, int, column) == [None, None, None, 9007199254740993, None, 7]
+    assert of_column(runner, float, column) == [1.5, 0.123456789, None, None, None, 7.0]
+    assert of_column(runner, int, column) == [None, None, None, 9007199254740993, None, 7]
     assert of_column(
-        bench, float, pa.array([Decimal("1234567890123.1")], pa.decimal128(38, 9))
+        runner, float, pa.array([Decimal("1234567890123.1")], pa.decimal128(38, 9))
     ) == [1234567890123.1]
     short = of_column(
-        bench,
+        runner,
         Annotated[Decimal, pydantic.Field(max_digits=10, decimal_places=2)],
         pa.array(values, pa.decimal128(38, 9)),
     )
@@ -209,7 +211,9 @@ def test_decimals_become_other_numbers_only_without_loss(bench: Bench) -> None:
 
 @MANY
 @given(values=st.lists(st.floats(), min_size=1, max_size=20))
-def test_floats_become_other_numbers_only_without_loss(bench: Bench, values: list[float]) -> None:
+def test_floats_become_other_numbers_only_without_loss(
+    runner: InProcessRunner, values: list[float]
+) -> None:
     values = [
         *values,
         1234567890123.1,
@@ -221,27 +225,27 @@ def test_floats_become_other_numbers_only_without_loss(bench: Bench, values: lis
         1e-10,
         1.5,
     ]
-    for value, found in zip(values, of_column(bench, int, pa.array(values)), strict=True):
+    for value, found in zip(values, of_column(runner, int, pa.array(values)), strict=True):
         assert found == (
             int(value)
             if math.isfinite(value) and value.is_integer() and -(2**63) <= value < 2**63
             else None
         ), value
-    for value, found in zip(values, of_column(bench, Decimal, pa.array(values)), strict=True):
+    for value, found in zip(values, of_column(runner, Decimal, pa.array(values)), strict=True):
         assert found is None or found == Decimal(repr(value)), value
         if re.fullmatch(r"-?[0-9]{1,14}\.[0-9]{1,9}", repr(value)):
             assert found is not None, value
 
 
-def test_lists_of_numbers_become_others_only_without_loss(bench: Bench) -> None:
-    assert of_column(bench, list[int], pa.array([[1.0], [1.5], [2.0**60], [math.nan], []])) == [
+def test_lists_of_numbers_become_others_only_without_loss(runner: InProcessRunner) -> None:
+    assert of_column(runner, list[int], pa.array([[1.0], [1.5], [2.0**60], [math.nan], []])) == [
         [1],
         None,
         [2**60],
         None,
         [],
     ]
-    assert of_column(bench, list[float], pa.array([[1], [2**53 + 1], [None]])) == [
+    assert of_column(runner, list[float], pa.array([[1], [2**53 + 1], [None]])) == [
         [1.0],
         None,
         [None],
@@ -272,24 +276,26 @@ CLOCKS = {
 )
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
 def test_a_date_that_python_lacks_costs_its_row(
-    bench: Bench, form: str, kind: Any, values: dict[str, Any]
+    runner: InProcessRunner, form: str, kind: Any, values: dict[str, Any]
 ) -> None:
-    assert dict(zip(values, of_texts(bench, kind, list(values), form), strict=True)) == values
+    assert dict(zip(values, of_texts(runner, kind, list(values), form), strict=True)) == values
 
 
-def test_a_date_that_python_lacks_costs_its_row_in_a_column_of_dates(bench: Bench) -> None:
+def test_a_date_that_python_lacks_costs_its_row_in_a_column_of_dates(
+    runner: InProcessRunner,
+) -> None:
     days = pa.array([0, 3_000_000, -800_000, None, 2**31 - 1, -(2**31) + 1], pa.int32()).view(
         pa.date32()
     )
-    assert of_column(bench, dt.date | None, days) == [dt.date(1970, 1, 1), *[None] * 5]
-    assert of_column(bench, dt.datetime | None, days) == [dt.datetime(1970, 1, 1), *[None] * 5]
+    assert of_column(runner, dt.date | None, days) == [dt.date(1970, 1, 1), *[None] * 5]
+    assert of_column(runner, dt.datetime | None, days) == [dt.datetime(1970, 1, 1), *[None] * 5]
     for unit, year in (("us", 31_556_952_000_000), ("ms", 31_556_952_000), ("s", 31_556_952)):
         times = pa.array([0, 9000 * year, -2000 * year], pa.int64()).view(pa.timestamp(unit))
-        assert of_column(bench, dt.datetime, times) == [dt.datetime(1970, 1, 1), None, None]
-        assert of_column(bench, dt.date, times) == [dt.date(1970, 1, 1), None, None]
+        assert of_column(runner, dt.datetime, times) == [dt.datetime(1970, 1, 1), None, None]
+        assert of_column(runner, dt.date, times) == [dt.date(1970, 1, 1), None, None]
     clocks = pa.array([0, 86_399_999_999, 86_400_000_000], pa.int64()).view(pa.time64("us"))
-    assert of_column(bench, dt.time, clocks) == [dt.time(0), dt.time.max, None]
-    assert of_column(bench, dt.time, pa.array([1000, 1001], pa.int64()).view(pa.time64("ns"))) == [
+    assert of_column(runner, dt.time, clocks) == [dt.time(0), dt.time.max, None]
+    assert of_column(runner, dt.time, pa.array([1000, 1001], pa.int64()).view(pa.time64("ns"))) == [
         dt.time(0, 0, 0, 1),
         None,
     ]
@@ -300,18 +306,18 @@ class Dated:
     day: dt.date
 
 
-def test_the_reason_names_what_a_date_must_be(bench: Bench, tmp_path: Path) -> None:
+def test_the_reason_names_what_a_date_must_be(runner: InProcessRunner, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("day\n2020-01-31\ninfinity\n")
     with pytest.raises(
         ContractError, match=r"day  must be a date  1 row   first: row 2 \(infinity\)"
     ):
-        bench.source(Source("s", Dated), tmp_path / "a.csv").validate()
+        runner.source(Source("s", Dated), tmp_path / "a.csv").validate()
     days = pa.array([0, 3_000_000], pa.int32()).view(pa.date32())
     with pytest.raises(
         ContractError,
         match=r"day  must be a date of the years 1 to 9999  1 row   first: row 2 \(10183-09-21\)",
     ):
-        bench.source(Source("s", Dated), pa.table({"day": days})).validate()
+        runner.source(Source("s", Dated), pa.table({"day": days})).validate()
 
 
 @pytest.mark.parametrize(
@@ -327,10 +333,10 @@ def test_the_reason_names_what_a_date_must_be(bench: Bench, tmp_path: Path) -> N
     ],
 )
 def test_without_a_contract_a_column_with_a_date_that_python_lacks_stays_text(
-    bench: Bench, tmp_path: Path, text: str
+    runner: InProcessRunner, tmp_path: Path, text: str
 ) -> None:
     plain = "2020-01-31" if len(text) < 16 else f"2020-01-31 10:00:00{text[19:]}"
     (tmp_path / "a.csv").write_text(f"day\n{plain}\n{text}\n")
-    piece = bench.source(Source("s"), tmp_path / "a.csv")
-    piece.validate()
-    assert [row["day"] for row in piece.accepted("s")] == [plain, text]
+    run = runner.source(Source("s"), tmp_path / "a.csv")
+    run.validate()
+    assert [row["day"] for row in run.accepted("s")] == [plain, text]

@@ -24,19 +24,19 @@ from hypothesis import strategies as st
 
 from hundredfold import Job, Model, Source, Unit, Units
 from hundredfold.job import Message
-from support.in_process import Bench, Piece
+from support.in_process import InProcessRun, InProcessRunner
 
 UTC = dt.UTC
 
 
-def run(
-    bench: Bench,
+def run_job(
+    runner: InProcessRunner,
     values: list[Any],
     *,
     returns: type | None = None,
     parts: int = 0,
     single: bool = False,
-) -> Piece:
+) -> InProcessRun:
     """A run in which unit i returns values[i] (or raises it)."""
 
     def work(rows: Unit) -> Any:
@@ -55,17 +55,17 @@ def run(
         if single
         else (lambda m: [m])
     )
-    return bench.start(job, rows_in=pa.table({"u": list(range(len(values)))})).all(
+    return runner.start(job, rows_in=pa.table({"u": list(range(len(values)))})).all(
         parts=parts, cut=cut
     )
 
 
-def rows_of(piece: Piece) -> list[dict[str, Any]]:
-    return piece.results("m").to_pylist()
+def rows_of(run: InProcessRun) -> list[dict[str, Any]]:
+    return run.results("m").to_pylist()
 
 
-def why(piece: Piece) -> dict[int, str]:
-    return {row["u"]: row["message"] for row in piece.failures("m")}
+def why(run: InProcessRun) -> dict[int, str]:
+    return {row["u"]: row["message"] for row in run.failures("m")}
 
 
 @dataclass
@@ -111,23 +111,25 @@ ONE = [
 @pytest.mark.parametrize(
     "returns", [None, Price, Named, Typed, Pydantic], ids=lambda r: r.__name__ if r else "free"
 )
-def test_a_row_may_come_in_any_shape(bench: Bench, value: Any, returns: type | None) -> None:
-    piece = run(bench, [value, value], returns=returns)
-    assert why(piece) == {}
-    assert rows_of(piece) == [{"u": u, "price": 1.5, "label": "x"} for u in range(2)]
+def test_a_row_may_come_in_any_shape(
+    runner: InProcessRunner, value: Any, returns: type | None
+) -> None:
+    run = run_job(runner, [value, value], returns=returns)
+    assert why(run) == {}
+    assert rows_of(run) == [{"u": u, "price": 1.5, "label": "x"} for u in range(2)]
 
 
-def test_shapes_may_change_from_unit_to_unit(bench: Bench) -> None:
-    assert [row["price"] for row in rows_of(run(bench, ONE))] == [1.5] * len(ONE)
+def test_shapes_may_change_from_unit_to_unit(runner: InProcessRunner) -> None:
+    assert [row["price"] for row in rows_of(run_job(runner, ONE))] == [1.5] * len(ONE)
 
 
-def test_several_rows_keep_the_order_in_which_they_were_returned(bench: Bench) -> None:
+def test_several_rows_keep_the_order_in_which_they_were_returned(runner: InProcessRunner) -> None:
     values = [
         [{"a": 1, "b": "x"}, {"b": "y", "a": 2}, {"a": 3, "b": "z"}],
         [],
         pd.DataFrame({"a": [7, 6], "b": ["q", "p"]}),
     ]
-    assert [(row["u"], row["a"], row["b"]) for row in rows_of(run(bench, values))] == [
+    assert [(row["u"], row["a"], row["b"]) for row in rows_of(run_job(runner, values))] == [
         (0, 1, "x"),
         (0, 2, "y"),
         (0, 3, "z"),
@@ -136,14 +138,14 @@ def test_several_rows_keep_the_order_in_which_they_were_returned(bench: Bench) -
     ]
 
 
-def test_a_unit_may_return_no_row(bench: Bench) -> None:
-    piece = run(bench, [[], {"a": 1}, {"a": np.array([], np.int64)}, pd.DataFrame({"a": []})])
-    assert (rows_of(piece), piece.collected["m"].ok) == ([{"u": 1, "a": 1}], 4)
+def test_a_unit_may_return_no_row(runner: InProcessRunner) -> None:
+    run = run_job(runner, [[], {"a": 1}, {"a": np.array([], np.int64)}, pd.DataFrame({"a": []})])
+    assert (rows_of(run), run.collected["m"].ok) == ([{"u": 1, "a": 1}], 4)
 
 
-def test_all_units_may_return_no_row(bench: Bench) -> None:
-    piece = run(bench, [[], []])
-    assert (rows_of(piece), piece.results("m").column_names, piece.collected["m"].ok) == (
+def test_all_units_may_return_no_row(runner: InProcessRunner) -> None:
+    run = run_job(runner, [[], []])
+    assert (rows_of(run), run.results("m").column_names, run.collected["m"].ok) == (
         [],
         ["u"],
         2,
@@ -191,25 +193,25 @@ def test_all_units_may_return_no_row(bench: Bench) -> None:
     ],
 )
 def test_what_is_no_row_fails_that_unit_alone_and_is_told(
-    bench: Bench, value: Any, words: str
+    runner: InProcessRunner, value: Any, words: str
 ) -> None:
     for single in (False, True):
-        piece = run(bench, [{"a": 1}, value, {"a": 3}], single=single)
-        assert [row["a"] for row in rows_of(piece)] == [1, 3]
-        assert list(why(piece)) == [1]
-        assert words in why(piece)[1]
+        run = run_job(runner, [{"a": 1}, value, {"a": 3}], single=single)
+        assert [row["a"] for row in rows_of(run)] == [1, 3]
+        assert list(why(run)) == [1]
+        assert words in why(run)[1]
 
 
-def test_key_columns_in_a_result_are_left_out_where_they_are_right(bench: Bench) -> None:
-    assert rows_of(run(bench, [{"u": 0, "a": 1}, {"a": 2, "u": np.int64(1)}])) == [
+def test_key_columns_in_a_result_are_left_out_where_they_are_right(runner: InProcessRunner) -> None:
+    assert rows_of(run_job(runner, [{"u": 0, "a": 1}, {"a": 2, "u": np.int64(1)}])) == [
         {"u": 0, "a": 1},
         {"u": 1, "a": 2},
     ]
 
 
-def test_a_null_key_returned_as_the_nan_that_stood_for_it_is_right(bench: Bench) -> None:
+def test_a_null_key_returned_as_the_nan_that_stood_for_it_is_right(runner: InProcessRunner) -> None:
     model = Model("m", unit=("u",), work=lambda rows: {"u": rows["u"][0], "a": 1})
-    assert bench.results(model, pa.table({"u": [1, None, 2]})).to_pylist() == [
+    assert runner.results(model, pa.table({"u": [1, None, 2]})).to_pylist() == [
         {"u": 1, "a": 1},
         {"u": 2, "a": 1},
         {"u": None, "a": 1},
@@ -285,12 +287,16 @@ MIXED: list[tuple[list[Any], list[Any], list[int], pa.DataType]] = [
 
 @pytest.mark.parametrize(("values", "wanted", "failed", "kind"), MIXED, ids=str)
 def test_no_unit_decides_the_type_for_the_others(
-    bench: Bench, values: list[Any], wanted: list[Any], failed: list[int], kind: pa.DataType
+    runner: InProcessRunner,
+    values: list[Any],
+    wanted: list[Any],
+    failed: list[int],
+    kind: pa.DataType,
 ) -> None:
     for parts, single in ((0, False), (50, False), (1, True)):
-        piece = run(bench, [{"v": value} for value in values], parts=parts, single=single)
-        assert list(why(piece)) == failed, why(piece)
-        table = piece.results("m")
+        run = run_job(runner, [{"v": value} for value in values], parts=parts, single=single)
+        assert list(why(run)) == failed, why(run)
+        table = run.results("m")
         assert table.column("v").type == kind
         assert table.column("v").to_pylist() == wanted
 
@@ -323,15 +329,15 @@ IN_A_ROW: list[tuple[Any, Any]] = [
     ids=[type(value).__name__ + f"-{n}" for n, (value, _) in enumerate(IN_A_ROW)],
 )
 def test_members_of_a_set_are_sorted_at_any_depth_of_a_row(
-    bench: Bench, value: Any, wanted: Any
+    runner: InProcessRunner, value: Any, wanted: Any
 ) -> None:
-    (row,) = given_back(bench, {"v": value})
+    (row,) = given_back(runner, {"v": value})
     assert row["v"] == wanted
     assert not isinstance(wanted, dict) or list(row["v"]) == list(wanted)
 
 
-def test_two_nan_and_a_null_of_a_set_are_its_last_members(bench: Bench) -> None:
-    (row,) = given_back(bench, {"v": {float("nan"), 1.0, None, float("-inf"), np.float64("nan")}})
+def test_two_nan_and_a_null_of_a_set_are_its_last_members(runner: InProcessRunner) -> None:
+    (row,) = given_back(runner, {"v": {float("nan"), 1.0, None, float("-inf"), np.float64("nan")}})
     assert str(row["v"]) == "[-inf, 1.0, nan, nan, None]"
 
 
@@ -345,8 +351,8 @@ class Tagged:
     of: dict[str, list[str]]
 
 
-def test_a_set_is_sorted_where_a_contract_wants_a_list(bench: Bench) -> None:
-    (row,) = given_back(bench, Tagged(WORDS, {"b": WORDS, "a": set()}), returns=Tagged)  # type: ignore[arg-type]
+def test_a_set_is_sorted_where_a_contract_wants_a_list(runner: InProcessRunner) -> None:
+    (row,) = given_back(runner, Tagged(WORDS, {"b": WORDS, "a": set()}), returns=Tagged)  # type: ignore[arg-type]
     assert (row["tags"], row["of"]) == (sorted(WORDS), [("b", sorted(WORDS)), ("a", [])])
 
 
@@ -354,23 +360,29 @@ def test_a_set_is_sorted_where_a_contract_wants_a_list(bench: Bench) -> None:
     {Plain(2.0), Plain(1.0)}, frozenset({Plain(1.0), Plain(2.0)}), {"x": {"price": 1.0}, "y": {"price": 2.0}}.values(),
     deque([{"price": 1.0}, {"price": 2.0}]),
 ], ids=lambda value: type(value).__name__)  # fmt: skip
-def test_rows_may_come_in_a_set_that_can_be_sorted_or_in_a_view(bench: Bench, value: Any) -> None:
-    assert given_back(bench, value) == [{"u": 0, "price": 1.0}, {"u": 0, "price": 2.0}]
+def test_rows_may_come_in_a_set_that_can_be_sorted_or_in_a_view(
+    runner: InProcessRunner, value: Any
+) -> None:
+    assert given_back(runner, value) == [{"u": 0, "price": 1.0}, {"u": 0, "price": 2.0}]
 
 
 @pytest.mark.parametrize("column", [{1, 2}, {"a": 1, "b": 2}], ids=["set", "dict"])
-def test_a_column_of_a_whole_batch_without_an_order_is_refused(bench: Bench, column: Any) -> None:
+def test_a_column_of_a_whole_batch_without_an_order_is_refused(
+    runner: InProcessRunner, column: Any
+) -> None:
     model = Model("m", unit=("u",), work=lambda _: {"v": column}, batched=True)
-    piece = bench.start(
+    run = runner.start(
         Job("one", sources=[Source("rows_in")], models=[model]), rows_in=pa.table({"u": [0, 1]})
     ).all()
-    assert "wanted an array or a list in the order of the units" in why(piece)[0]
+    assert "wanted an array or a list in the order of the units" in why(run)[0]
 
 
 FIELDS = [{"y": 1, "x": {"d": 1, "c": 2}}, {"x": {"c": 3, "d": 4}, "y": 2}, {"z": None, "y": 3}]
 
 
-def test_fields_of_a_dict_inside_a_row_have_one_order_in_any_packing(bench: Bench) -> None:
+def test_fields_of_a_dict_inside_a_row_have_one_order_in_any_packing(
+    runner: InProcessRunner,
+) -> None:
     frames = [pa.table({"v": pa.array([value])}) for value in FIELDS]
     for values in (
         [{"v": value} for value in FIELDS],
@@ -378,19 +390,21 @@ def test_fields_of_a_dict_inside_a_row_have_one_order_in_any_packing(bench: Benc
         frames,
     ):
         pieces = [
-            run(bench, values, parts=parts, single=single)
+            run_job(runner, values, parts=parts, single=single)
             for parts, single in ((0, False), (50, False), (1, True))
         ]
-        assert len({piece.result_bytes("m") for piece in pieces}) == 1
+        assert len({run.result_bytes("m") for run in pieces}) == 1
         assert [f.name for f in pieces[0].results("m").schema.field("v").type][:2] == ["x", "y"]
 
 
 @pytest.mark.parametrize("empty", [{}, [{}], {"b": {}}, {"b": 1, "c": [{}]}], ids=str)
-def test_dicts_without_a_key_in_any_unit_fail_their_units_alone(bench: Bench, empty: Any) -> None:
+def test_dicts_without_a_key_in_any_unit_fail_their_units_alone(
+    runner: InProcessRunner, empty: Any
+) -> None:
     for returned in (empty, pa.array([empty])):
         values = [{"v": returned, "n": 1}, {"v": None, "n": 2}, {"v": returned, "n": 3}]
-        piece = run(
-            bench,
+        run = run_job(
+            runner,
             [
                 pa.table({"v": v["v"], "n": [v["n"]]})
                 if isinstance(returned, pa.Array) and v["v"]
@@ -398,18 +412,20 @@ def test_dicts_without_a_key_in_any_unit_fail_their_units_alone(bench: Bench, em
                 for v in values
             ],
         )
-        assert rows_of(piece) == [{"u": 1, "v": None, "n": 2}]
-        assert list(why(piece)) == [0, 2]
+        assert rows_of(run) == [{"u": 1, "v": None, "n": 2}]
+        assert list(why(run)) == [0, 2]
         assert (
             "as v: a dict without a key cannot be stored, and no unit returned a key there"
-            in why(piece)[0]
+            in why(run)[0]
         )
 
 
-def test_a_unit_with_other_columns_than_most_fails_and_the_others_stay(bench: Bench) -> None:
-    piece = run(bench, [{"b": 2}, {"a": 1}, {"a": 3}, {"a": 4, "b": 1}])
-    assert [row["a"] for row in rows_of(piece)] == [1, 3]
-    assert why(piece) == {
+def test_a_unit_with_other_columns_than_most_fails_and_the_others_stay(
+    runner: InProcessRunner,
+) -> None:
+    run = run_job(runner, [{"b": 2}, {"a": 1}, {"a": 3}, {"a": 4, "b": 1}])
+    assert [row["a"] for row in rows_of(run)] == [1, 3]
+    assert why(run) == {
         0: "returned other columns than 2 of 4 units: a missing and b too much",
         3: "returned other columns than 2 of 4 units: b too much",
     }
@@ -449,14 +465,14 @@ scalars |= inner | st.lists(inner, max_size=2)
     )
 )
 def test_which_units_fail_and_the_result_do_not_depend_on_the_packing(
-    bench: Bench, values: list[Any]
+    runner: InProcessRunner, values: list[Any]
 ) -> None:
     pieces = [
-        run(bench, values, parts=parts, single=single)
+        run_job(runner, values, parts=parts, single=single)
         for parts, single in ((0, False), (50, False), (1, True))
     ]
-    assert len({tuple(why(piece)) for piece in pieces}) == 1
-    assert len({piece.result_bytes("m") for piece in pieces}) == 1
+    assert len({tuple(why(run)) for run in pieces}) == 1
+    assert len({run.result_bytes("m") for run in pieces}) == 1
 
 
 # --- with a contract: it says what a row holds ---------------------------------------------------------------------------
@@ -483,17 +499,19 @@ class Nested:
     objects: dict[str, list[dt.date]] | None = None
 
 
-def test_a_table_with_nothing_but_nulls_inside_its_lists_keeps_its_contract(bench: Bench) -> None:
+def test_a_table_with_nothing_but_nulls_inside_its_lists_keeps_its_contract(
+    runner: InProcessRunner,
+) -> None:
     nulls = pa.table(
         {"lists": pa.array([[None], []], pa.list_(pa.null())), "objects": pa.array([None, None])}
     )
-    piece = run(
-        bench,
+    run = run_job(
+        runner,
         [nulls, {"lists": [[dt.date(2026, 1, 2)]], "objects": {"k": [dt.date(2026, 1, 3)]}}],
         returns=Nested,
     )
-    assert why(piece) == {}
-    assert [row["lists"] for row in rows_of(piece)] == [[None], [], [[dt.date(2026, 1, 2)]]]
+    assert why(run) == {}
+    assert [row["lists"] for row in rows_of(run)] == [[None], [], [[dt.date(2026, 1, 2)]]]
 
 
 GOOD: dict[str, Any] = {
@@ -523,13 +541,13 @@ BROKEN = [
 
 @pytest.mark.parametrize(("change", "words"), BROKEN)
 def test_a_row_that_breaks_its_contract_fails_that_unit_and_names_the_column(
-    bench: Bench, change: dict[str, Any], words: str
+    runner: InProcessRunner, change: dict[str, Any], words: str
 ) -> None:
-    piece = run(bench, [GOOD, GOOD | change, GOOD], returns=Strict)
-    assert list(why(piece)) == [1]
-    assert words in why(piece)[1]
-    assert [row["u"] for row in rows_of(piece)] == [0, 2]
-    assert piece.results("m").schema.field("price").type == pa.float64()
+    run = run_job(runner, [GOOD, GOOD | change, GOOD], returns=Strict)
+    assert list(why(run)) == [1]
+    assert words in why(run)[1]
+    assert [row["u"] for row in rows_of(run)] == [0, 2]
+    assert run.results("m").schema.field("price").type == pa.float64()
 
 
 @pytest.mark.parametrize(
@@ -543,32 +561,30 @@ def test_a_row_that_breaks_its_contract_fails_that_unit_and_names_the_column(
 )
 @pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, pa.table])
 def test_a_table_that_breaks_the_contract_fails_that_unit(
-    bench: Bench, frame: dict[str, Any], words: str, make: Callable[..., Any]
+    runner: InProcessRunner, frame: dict[str, Any], words: str, make: Callable[..., Any]
 ) -> None:
     @dataclass
     class Row:
         a: Annotated[float, Ge(0)]
 
-    piece = run(bench, [{"a": 1}, make(frame), make({"a": [2, 3]})], returns=Row)
-    assert list(why(piece)) == [1]
-    assert words in why(piece)[1]
-    assert [row["a"] for row in rows_of(piece)] == [1.0, 2.0, 3.0]
+    run = run_job(runner, [{"a": 1}, make(frame), make({"a": [2, 3]})], returns=Row)
+    assert list(why(run)) == [1]
+    assert words in why(run)[1]
+    assert [row["a"] for row in rows_of(run)] == [1.0, 2.0, 3.0]
 
 
-def test_missing_and_extra_columns_are_named(bench: Bench) -> None:
-    piece = run(
-        bench,
+def test_missing_and_extra_columns_are_named(runner: InProcessRunner) -> None:
+    run = run_job(
+        runner,
         [{"price": 1.0, "lable": "x"}, [Price(1.0), {"nothing": 1}], Price(2.0)],
         returns=Price,
     )
-    assert (
-        why(piece)[0] == "returned other columns than Price has: label missing and lable too much"
-    )
-    assert "price, label missing" in why(piece)[1]
-    assert rows_of(piece) == [{"u": 2, "price": 2.0, "label": None}]
+    assert why(run)[0] == "returned other columns than Price has: label missing and lable too much"
+    assert "price, label missing" in why(run)[1]
+    assert rows_of(run) == [{"u": 2, "price": 2.0, "label": None}]
 
 
-def test_what_loses_nothing_is_taken_for_the_contracts_type(bench: Bench) -> None:
+def test_what_loses_nothing_is_taken_for_the_contracts_type(runner: InProcessRunner) -> None:
     @dataclass
     class Row:
         whole: int
@@ -590,7 +606,7 @@ def test_what_loses_nothing_is_taken_for_the_contracts_type(bench: Bench) -> Non
         "x",
         np.array([1, 2]),
     )
-    (found,) = rows_of(run(bench, [row], returns=Row))
+    (found,) = rows_of(run_job(runner, [row], returns=Row))
     assert found == {
         "u": 0,
         "whole": 2,
@@ -604,31 +620,31 @@ def test_what_loses_nothing_is_taken_for_the_contracts_type(bench: Bench) -> Non
     }
 
 
-def test_a_contract_may_name_the_key_columns(bench: Bench) -> None:
+def test_a_contract_may_name_the_key_columns(runner: InProcessRunner) -> None:
     @dataclass
     class Row:
         u: int
         a: float
 
-    piece = run(bench, [Row(0, 1.5), Row(5, 1.5), Row(2, 2.5)], returns=Row)
-    assert rows_of(piece) == [{"u": 0, "a": 1.5}, {"u": 2, "a": 2.5}]
-    assert why(piece) == {1: "returned u = 5, but the unit's key is 1"}
+    run = run_job(runner, [Row(0, 1.5), Row(5, 1.5), Row(2, 2.5)], returns=Row)
+    assert rows_of(run) == [{"u": 0, "a": 1.5}, {"u": 2, "a": 2.5}]
+    assert why(run) == {1: "returned u = 5, but the unit's key is 1"}
 
 
 def returns_list(rows: Unit) -> list[Price]:
     return [Price(float(rows["u"][0])), Price(-1.0, "x")]
 
 
-def test_a_list_of_rows_in_the_annotation_is_a_contract_too(bench: Bench) -> None:
-    found = bench.results(Model("m", unit=("u",), work=returns_list), pa.table({"u": [3]}))
+def test_a_list_of_rows_in_the_annotation_is_a_contract_too(runner: InProcessRunner) -> None:
+    found = runner.results(Model("m", unit=("u",), work=returns_list), pa.table({"u": [3]}))
     assert found.to_pylist() == [
         {"u": 3, "price": 3.0, "label": None},
         {"u": 3, "price": -1.0, "label": "x"},
     ]
 
 
-def test_a_contract_gives_the_columns_where_no_unit_returned_a_row(bench: Bench) -> None:
-    assert run(bench, [[], ValueError()], returns=Price).results("m").schema == pa.schema(
+def test_a_contract_gives_the_columns_where_no_unit_returned_a_row(runner: InProcessRunner) -> None:
+    assert run_job(runner, [[], ValueError()], returns=Price).results("m").schema == pa.schema(
         [("u", pa.int64()), ("price", pa.float64()), ("label", pa.string())]
     )
 
@@ -685,21 +701,23 @@ def many(value: Any) -> Model:
         lambda rows: {"u": rows.keys["u"], "s": np.add.reduceat(rows["x"], rows.offsets[:-1])},
     ],
 )
-def test_one_call_for_many_units_gives_one_row_each(bench: Bench, value: Any) -> None:
-    assert bench.results(many(value), MANY).to_pylist() == [
+def test_one_call_for_many_units_gives_one_row_each(runner: InProcessRunner, value: Any) -> None:
+    assert runner.results(many(value), MANY).to_pylist() == [
         {"u": 0, "s": 3.0},
         {"u": 1, "s": 3.0},
         {"u": 2, "s": 4.0},
     ]
 
 
-def test_a_matrix_is_one_list_for_each_unit(bench: Bench) -> None:
-    found = bench.results(many(lambda rows: {"w": np.arange(len(rows) * 2.0).reshape(-1, 2)}), MANY)
+def test_a_matrix_is_one_list_for_each_unit(runner: InProcessRunner) -> None:
+    found = runner.results(
+        many(lambda rows: {"w": np.arange(len(rows) * 2.0).reshape(-1, 2)}), MANY
+    )
     assert found.column("w").to_pylist() == [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]
 
 
-def test_a_column_unit_says_which_rows_are_whose(bench: Bench) -> None:
-    found = bench.results(
+def test_a_column_unit_says_which_rows_are_whose(runner: InProcessRunner) -> None:
+    found = runner.results(
         many(
             lambda _: {
                 "unit": np.array([2, 0, 2]),
@@ -720,17 +738,15 @@ def spoilt_by_one(rows: Units) -> dict[str, Any]:
     return {"s": rows["x"].copy()}
 
 
-def test_many_units_are_halved_until_the_bad_one_is_alone(bench: Bench) -> None:
+def test_many_units_are_halved_until_the_bad_one_is_alone(runner: InProcessRunner) -> None:
     job = Job(
         "one",
         sources=[Source("rows_in")],
         models=[Model("m", unit=("u",), work=spoilt_by_one, batched=True)],
     )
-    piece = bench.start(
-        job, rows_in=pa.table({"u": range(5), "x": [1.0, 2.0, 3.0, 4.0, 5.0]})
-    ).all()
-    assert piece.results("m").column("s").to_pylist() == [2.0, 4.0, 8.0, 10.0]
-    assert why(piece) == {2: "three"}
+    run = runner.start(job, rows_in=pa.table({"u": range(5), "x": [1.0, 2.0, 3.0, 4.0, 5.0]})).all()
+    assert run.results("m").column("s").to_pylist() == [2.0, 4.0, 8.0, 10.0]
+    assert why(run) == {2: "three"}
 
 
 @pytest.mark.parametrize(
@@ -750,23 +766,23 @@ def test_many_units_are_halved_until_the_bad_one_is_alone(bench: Bench) -> None:
     ],
 )
 def test_a_wrong_answer_for_many_units_says_what_was_wanted(
-    bench: Bench, value: Any, words: str
+    runner: InProcessRunner, value: Any, words: str
 ) -> None:
     job = Job("one", sources=[Source("rows_in")], models=[many(value)])
-    piece = bench.start(job, rows_in=pa.table({"u": [0], "x": [1.0]})).all()
-    assert words in why(piece)[0]
+    run = runner.start(job, rows_in=pa.table({"u": [0], "x": [1.0]})).all()
+    assert words in why(run)[0]
 
 
-def test_a_failure_has_the_traceback_of_the_users_own_code(bench: Bench) -> None:
-    (failure,) = run(bench, [ZeroDivisionError("by hand")]).failures("m")
+def test_a_failure_has_the_traceback_of_the_users_own_code(runner: InProcessRunner) -> None:
+    (failure,) = run_job(runner, [ZeroDivisionError("by hand")]).failures("m")
     assert failure["error"] == "ZeroDivisionError"
     assert "raise value" in failure["traceback"]
     assert "child.py" not in failure["traceback"]
 
 
-def test_a_frozen_slotted_dataclass_is_a_row(bench: Bench) -> None:
+def test_a_frozen_slotted_dataclass_is_a_row(runner: InProcessRunner) -> None:
     Slotted = dataclasses.make_dataclass("Slotted", [("a", int)], frozen=True, slots=True)
-    assert rows_of(run(bench, [Slotted(4)], returns=Slotted)) == [{"u": 0, "a": 4}]
+    assert rows_of(run_job(runner, [Slotted(4)], returns=Slotted)) == [{"u": 0, "a": 4}]
 
 
 class Mute(Exception):
@@ -790,17 +806,17 @@ class Mute(Exception):
     ],
 )
 def test_what_cannot_even_be_told_fails_that_unit_and_no_process(
-    bench: Bench, value: Any, words: str
+    runner: InProcessRunner, value: Any, words: str
 ) -> None:
-    piece = run(bench, [{"a": 1}, value, {"a": 3}])
-    assert [row["a"] for row in rows_of(piece)] == [1, 3]
-    assert words in why(piece)[1]
+    run = run_job(runner, [{"a": 1}, value, {"a": 3}])
+    assert [row["a"] for row in rows_of(run)] == [1, 3]
+    assert words in why(run)[1]
 
 
-def given_back(bench: Bench, value: Any, returns: Any = None) -> Any:
+def given_back(runner: InProcessRunner, value: Any, returns: Any = None) -> Any:
     """What a unit's value comes back as, beside a unit that returned a plain one of the same columns."""
-    piece = run(bench, [value], returns=returns)
-    return rows_of(piece) or why(piece)[0]
+    run = run_job(runner, [value], returns=returns)
+    return rows_of(run) or why(run)[0]
 
 
 MASKED = np.ma.masked_equal(np.array([3.0, 0.0]), 0.0)
@@ -820,12 +836,14 @@ MASKED = np.ma.masked_equal(np.array([3.0, 0.0]), 0.0)
     ({"b": 1, "a": np.ma.array(2.5, mask=True)}, [None]),
     ([{"a": MASKED[1]}, {"a": MASKED[0]}], [None, 3.0]),
 ])  # fmt: skip
-def test_what_is_masked_comes_back_as_null(bench: Bench, value: Any, wanted: list[Any]) -> None:
-    found = given_back(bench, value)
+def test_what_is_masked_comes_back_as_null(
+    runner: InProcessRunner, value: Any, wanted: list[Any]
+) -> None:
+    found = given_back(runner, value)
     assert [row.get("a", row.get("value")) for row in found] == wanted
 
 
-def test_masked_values_of_a_contract_and_of_many_units_are_null(bench: Bench) -> None:
+def test_masked_values_of_a_contract_and_of_many_units_are_null(runner: InProcessRunner) -> None:
     @dataclass
     class Maybe:
         a: float | None
@@ -834,12 +852,12 @@ def test_masked_values_of_a_contract_and_of_many_units_are_null(bench: Bench) ->
     class Always:
         a: float
 
-    assert [row["a"] for row in given_back(bench, {"a": MASKED}, Maybe)] == [3.0, None]
-    assert "a is null" in given_back(bench, {"a": MASKED}, Always)
+    assert [row["a"] for row in given_back(runner, {"a": MASKED}, Maybe)] == [3.0, None]
+    assert "a is null" in given_back(runner, {"a": MASKED}, Always)
     masked = many(
         lambda rows: {"s": np.ma.masked_less(np.add.reduceat(rows["x"], rows.offsets[:-1]), 4)}
     )
-    assert bench.results(masked, MANY).column("s").to_pylist() == [None, None, 4.0]
+    assert runner.results(masked, MANY).column("s").to_pylist() == [None, None, 4.0]
 
 
 NANO = pd.Timestamp("2020-01-01 00:00:00.000000001")
@@ -861,13 +879,13 @@ NANO = pd.Timestamp("2020-01-01 00:00:00.000000001")
     (pd.Timestamp("2020-01-01 01:00:00.000000001", tz="Europe/Berlin"), NANO.value),
     (pa.scalar(NANO.value, pa.timestamp("ns", "Asia/Tokyo")), NANO.value),
 ])  # fmt: skip
-def test_nanoseconds_are_kept_or_refused(bench: Bench, value: Any, wanted: Any) -> None:
+def test_nanoseconds_are_kept_or_refused(runner: InProcessRunner, value: Any, wanted: Any) -> None:
     for shape in ({"a": value}, [{"a": value}, {"a": None}]):
-        piece = run(bench, [shape])
+        run = run_job(runner, [shape])
         if isinstance(wanted, str):
-            assert wanted in why(piece)[0]
+            assert wanted in why(run)[0]
         else:
-            assert piece.results("m").column("a")[0].value == wanted
+            assert run.results("m").column("a")[0].value == wanted
 
 
 @pytest.mark.parametrize(("value", "kind"), [
@@ -877,27 +895,29 @@ def test_nanoseconds_are_kept_or_refused(bench: Bench, value: Any, wanted: Any) 
     (pa.scalar("x"), pa.string()), (dt.timedelta(1), pa.duration("us")),
 ])  # fmt: skip
 def test_a_single_value_is_a_result_of_one_column(
-    bench: Bench, value: Any, kind: pa.DataType
+    runner: InProcessRunner, value: Any, kind: pa.DataType
 ) -> None:
-    piece = run(bench, [value, None, value])
-    assert (why(piece), piece.results("m").schema.field("value").type) == ({}, kind)
-    assert [row["value"] is None for row in rows_of(piece)] == [False, True, False]
-    assert rows_of(piece)[0]["value"] == (value.as_py() if isinstance(value, pa.Scalar) else value)
+    run = run_job(runner, [value, None, value])
+    assert (why(run), run.results("m").schema.field("value").type) == ({}, kind)
+    assert [row["value"] is None for row in rows_of(run)] == [False, True, False]
+    assert rows_of(run)[0]["value"] == (value.as_py() if isinstance(value, pa.Scalar) else value)
 
 
-def test_a_none_of_every_unit_is_no_result(bench: Bench) -> None:
-    assert why(run(bench, [None, None])) == dict.fromkeys(
+def test_a_none_of_every_unit_is_no_result(runner: InProcessRunner) -> None:
+    assert why(run_job(runner, [None, None])) == dict.fromkeys(
         range(2), "returned None, as every unit did: does the function lack a return statement?"
     )
-    assert "returned None, wanted Price" in given_back(bench, None, Price)
-    piece = run(bench, [None, Price(1.5, "x")], returns=Price | None)
-    assert (why(piece), rows_of(piece)) == ({}, [{"u": 1, "price": 1.5, "label": "x"}])
+    assert "returned None, wanted Price" in given_back(runner, None, Price)
+    run = run_job(runner, [None, Price(1.5, "x")], returns=Price | None)
+    assert (why(run), rows_of(run)) == ({}, [{"u": 1, "price": 1.5, "label": "x"}])
 
 
 @pytest.mark.parametrize(("value", "wanted"), [(1.5, None), (-1.5, "value must be > 0"), (None, "value is null"), ("x", "value is 'x' (str)"), ({"value": 2.5}, None), ({"a": 1.5}, "value missing and a too much")])  # fmt: skip
-def test_a_single_value_may_have_a_contract(bench: Bench, value: Any, wanted: str | None) -> None:
-    piece = run(bench, [value], returns=Annotated[float, Gt(0)])
-    assert [wanted in message if wanted else message for message in why(piece).values()] == (
+def test_a_single_value_may_have_a_contract(
+    runner: InProcessRunner, value: Any, wanted: str | None
+) -> None:
+    run = run_job(runner, [value], returns=Annotated[float, Gt(0)])
+    assert [wanted in message if wanted else message for message in why(run).values()] == (
         [True] if wanted else []
     )
 
@@ -906,11 +926,11 @@ class Fitted:
     """Stands for a model of any library."""
 
 
-def test_a_fitted_model_is_kept_as_bytes_and_the_error_says_so(bench: Bench) -> None:
-    assert "Fitted object; wanted a dict" in given_back(bench, Fitted())
-    assert 'return {"model": pickle.dumps(model)}' in given_back(bench, Fitted())
-    assert "pickle.dumps" in given_back(bench, {"model": Fitted()})
-    (row,) = given_back(bench, {"model": pickle.dumps(Fitted())})
+def test_a_fitted_model_is_kept_as_bytes_and_the_error_says_so(runner: InProcessRunner) -> None:
+    assert "Fitted object; wanted a dict" in given_back(runner, Fitted())
+    assert 'return {"model": pickle.dumps(model)}' in given_back(runner, Fitted())
+    assert "pickle.dumps" in given_back(runner, {"model": Fitted()})
+    (row,) = given_back(runner, {"model": pickle.dumps(Fitted())})
     assert isinstance(pickle.loads(row["model"]), Fitted)
 
 
@@ -926,8 +946,8 @@ def test_a_fitted_model_is_kept_as_bytes_and_the_error_says_so(bench: Bench) -> 
     pd.DataFrame({"a": pd.Categorical([1, 2])}),
     pd.DataFrame({"u": [0, 0], "a": [1, 2]}).set_index("u"),
 ], ids=lambda value: type(value).__name__)  # fmt: skip
-def test_rows_may_come_in_every_kind_of_table(bench: Bench, value: Any) -> None:
-    assert given_back(bench, value) == [{"u": 0, "a": 1}, {"u": 0, "a": 2}]
+def test_rows_may_come_in_every_kind_of_table(runner: InProcessRunner, value: Any) -> None:
+    assert given_back(runner, value) == [{"u": 0, "a": 1}, {"u": 0, "a": 2}]
 
 
 KEYED = pa.table({"u": [None, 1, 2, 2], "v": ["x", "x", "x", "y"], "x": [1.0, 2.0, 3.0, 4.0]})
@@ -944,23 +964,23 @@ KEYED = pa.table({"u": [None, 1, 2, 2], "v": ["x", "x", "x", "y"], "x": [1.0, 2.
     (lambda rows: rows.assign(v="z"), "whose key is no unit's of this call, such as"),
 ])  # fmt: skip
 def test_rows_of_many_units_are_matched_by_their_keys(
-    bench: Bench, value: Any, words: str | None
+    runner: InProcessRunner, value: Any, words: str | None
 ) -> None:
     def work(rows: pd.DataFrame) -> Any:
         return value(rows)
 
     model = Model("m", unit=("u", "v"), work=work, batched=True)
-    piece = bench.start(
+    run = runner.start(
         Job("one", sources=[Source("rows_in")], models=[model], max_failed=1.0), rows_in=KEYED
     ).all()
     if words is None:
-        assert list(piece.failures("m")) == []
-        assert piece.results("m").sort_by("x").column("x").to_pylist() == [1.0, 2.0, 3.0, 4.0]
-        assert piece.results("m").equals(
-            bench.results(
+        assert list(run.failures("m")) == []
+        assert run.results("m").sort_by("x").column("x").to_pylist() == [1.0, 2.0, 3.0, 4.0]
+        assert run.results("m").equals(
+            runner.results(
                 Model("m", unit=("u", "v"), work=lambda rows: {"x": float(rows["x"][0])}), KEYED
             )
         )
     else:
-        messages = [row["message"] for row in piece.failures("m")]
+        messages = [row["message"] for row in run.failures("m")]
         assert [words in message for message in messages] == [True] * 4

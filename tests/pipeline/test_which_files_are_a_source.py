@@ -17,7 +17,7 @@ from hundredfold import Source
 from hundredfold.errors import SourceError
 from hundredfold.sql.sources.files import find_files
 from hundredfold.sql.sources.listing import data_files, kind_of_file, may_lead, partition_of
-from support.in_process import Bench
+from support.in_process import InProcessRunner
 
 
 def put(root: Path, *names: str, text: str = "a\n1\n") -> None:
@@ -169,7 +169,7 @@ def test_a_linked_partition_is_another_partition(tmp_path: Path) -> None:
 
 
 def test_text_files_without_a_byte_hold_no_row_and_a_parquet_file_does(
-    bench: Bench, tmp_path: Path
+    runner: InProcessRunner, tmp_path: Path
 ) -> None:
     put(tmp_path, "in/a.csv")
     put(
@@ -184,9 +184,9 @@ def test_text_files_without_a_byte_hold_no_row_and_a_parquet_file_does(
     pq.write_table(pa.table({"a": [1]}), tmp_path / "damaged/a.parquet")
     assert found(tmp_path, "in") == ["in/a.csv"]
     with pytest.raises(SourceError, match="sales is empty"):
-        bench.source(Source("sales"), tmp_path / "none").validate()
+        runner.source(Source("sales"), tmp_path / "none").validate()
     with pytest.raises(SourceError, match="cannot be read as Parquet"):
-        bench.source(Source("sales"), tmp_path / "damaged").validate()
+        runner.source(Source("sales"), tmp_path / "damaged").validate()
 
 
 def test_a_name_that_is_no_utf8_is_refused_in_words(tmp_path: Path) -> None:
@@ -275,14 +275,14 @@ class Monthly:
 
 @pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
 def test_folders_give_columns_that_no_value_changes_in(
-    bench: Bench, tmp_path: Path, form: str
+    runner: InProcessRunner, tmp_path: Path, form: str
 ) -> None:
     place = parted(
         tmp_path, form, ["year=2020/month=01", "year=2020/month=02", "year=2021/month=11"]
     )
-    piece = bench.source(Source("sales"), place)
-    piece.validate()
-    assert [(r["k"], r["year"], r["month"]) for r in piece.accepted("sales")] == [
+    run = runner.source(Source("sales"), place)
+    run.validate()
+    assert [(r["k"], r["year"], r["month"]) for r in run.accepted("sales")] == [
         ("v0", 2020, "01"),
         ("v1", 2020, "02"),
         ("v2", 2021, "11"),
@@ -293,15 +293,15 @@ def test_folders_give_columns_that_no_value_changes_in(
         "year=2020/*/*",
         f"year=2020/month=01/x.{form}",
     ):
-        piece = bench.source(Source("sales"), place / inner)
-        piece.validate()
-        assert {(r["year"], r["month"]) for r in piece.accepted("sales")} <= {
+        run = runner.source(Source("sales"), place / inner)
+        run.validate()
+        assert {(r["year"], r["month"]) for r in run.accepted("sales")} <= {
             (2020, "01"),
             (2020, "02"),
         }
-    piece = bench.source(Source("sales", Monthly), place)
-    piece.validate()
-    assert [(r["year"], r["month"]) for r in piece.accepted("sales")] == [
+    run = runner.source(Source("sales", Monthly), place)
+    run.validate()
+    assert [(r["year"], r["month"]) for r in run.accepted("sales")] == [
         (2020, 1),
         (2020, 2),
         (2021, 11),
@@ -310,13 +310,13 @@ def test_folders_give_columns_that_no_value_changes_in(
 
 @pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
 def test_a_column_with_another_value_than_its_folder_is_refused(
-    bench: Bench, tmp_path: Path, form: str
+    runner: InProcessRunner, tmp_path: Path, form: str
 ) -> None:
-    same = bench.source(Source("sales"), parted(tmp_path / "a", form, ["p=01"], p="01"))
+    same = runner.source(Source("sales"), parted(tmp_path / "a", form, ["p=01"], p="01"))
     same.validate()
     assert [row["p"] for row in same.accepted("sales")] == ["01"]
     with pytest.raises(SourceError, match=r"lies in a folder p=2, and its own column P holds 1"):
-        bench.source(Source("sales"), parted(tmp_path / "b", form, ["p=2"], P="1")).validate()
+        runner.source(Source("sales"), parted(tmp_path / "b", form, ["p=2"], P="1")).validate()
 
 
 def with_and_without(root: Path, form: str, own: dict[str, object]) -> Path:
@@ -351,46 +351,46 @@ class Yearly:
 @pytest.mark.parametrize("contract", [None, Yearly])
 @pytest.mark.parametrize("without", ["2019", "2020", "2021", "__HIVE_DEFAULT_PARTITION__"])
 def test_a_file_without_its_own_key_column_has_its_folders_value(
-    bench: Bench, tmp_path: Path, form: str, contract: type | None, without: str
+    runner: InProcessRunner, tmp_path: Path, form: str, contract: type | None, without: str
 ) -> None:
     place = with_and_without(tmp_path, form, {"2020": 2020, "2021": 2021} | {without: None})
-    piece = bench.source(Source("sales", contract), place)
-    piece.validate()
+    run = runner.source(Source("sales", contract), place)
+    run.validate()
     years = {2020, 2021} | {None if without.startswith("_") else int(without)}
-    assert {row["year"] for row in piece.accepted("sales")} == years
-    assert len(piece.accepted("sales")) == len(years)
+    assert {row["year"] for row in run.accepted("sales")} == years
+    assert len(run.accepted("sales")) == len(years)
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv"])
 def test_an_own_key_column_of_nulls_is_another_value(
-    bench: Bench, tmp_path: Path, form: str
+    runner: InProcessRunner, tmp_path: Path, form: str
 ) -> None:
     place = with_and_without(tmp_path, form, {"2020": 2020, "2021": "null", "2022": None})
     with pytest.raises(
         SourceError, match="lies in a folder year=2021, and its own column year holds None"
     ):
-        bench.source(Source("sales"), place).validate()
+        runner.source(Source("sales"), place).validate()
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
 def test_a_folders_value_that_no_column_can_hold_is_refused(
-    bench: Bench, tmp_path: Path, form: str
+    runner: InProcessRunner, tmp_path: Path, form: str
 ) -> None:
     place = with_and_without(tmp_path, form, {"2020": 2020, "x": None})
     with pytest.raises(
         SourceError,
         match="lies in a folder year=x, and other files have a column year of type BIGINT",
     ):
-        bench.source(Source("sales"), place).validate()
+        runner.source(Source("sales"), place).validate()
 
 
-def test_partitions_are_decoded_and_may_be_null(bench: Bench, tmp_path: Path) -> None:
-    piece = bench.source(
+def test_partitions_are_decoded_and_may_be_null(runner: InProcessRunner, tmp_path: Path) -> None:
+    run = runner.source(
         Source("sales"),
         parted(tmp_path, "parquet", ["p=a%20b%2Fc", "p=__HIVE_DEFAULT_PARTITION__", "p=it's"]),
     )
-    piece.validate()
-    assert sorted((row["k"], row["p"]) for row in piece.accepted("sales")) == [
+    run.validate()
+    assert sorted((row["k"], row["p"]) for row in run.accepted("sales")) == [
         ("v0", "a b/c"),
         ("v1", None),
         ("v2", "it's"),

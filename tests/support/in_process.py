@@ -1,6 +1,7 @@
-"""A run without processes: every step on its real doors, and the user's function called in this process.
+"""A run in this process: every step on its real ports, and the user's function without workers.
 
-Real DuckDB, real files; what a worker would hand over is committed here as the floor commits it.
+DuckDB and files are real. Results that a worker would send are committed here, as the dispatcher
+commits them.
 """
 
 from __future__ import annotations
@@ -35,53 +36,55 @@ Cut = Callable[[Message], Sequence[Message]]
 
 
 def whole(message: Message) -> Sequence[Message]:
-    """A message is done in one piece."""
+    """Return the message as its only slice."""
     return [message]
 
 
-class Bench:
-    """One store and one warehouse for many small runs."""
+class InProcessRunner:
+    """Starts runs in this process; they share one store and one warehouse."""
 
     def __init__(self, folder: Path, *, memory: int = 2**28) -> None:
         self.store = FileStore(folder / "home")
         self.warehouse = DuckWarehouse(self.store, folder / "scratch", memory=memory, threads=1)
         self.numbers = count()
 
-    def start(self, job: Job, **places: Any) -> Piece:
-        """A new run of a job, of which nothing is done yet."""
-        return Piece(self, job, places, Layout(f"r{next(self.numbers)}"))
+    def start(self, job: Job, **locations: Any) -> InProcessRun:
+        """Return a new run of a job, no step of which has run."""
+        return InProcessRun(self, job, locations, Layout(f"r{next(self.numbers)}"))
 
-    def source(self, source: Source, place: Any) -> Piece:
-        """A run with this source alone and a model that nobody asks for."""
+    def source(self, source: Source, location: Any) -> InProcessRun:
+        """Return a new run of a job with one source and a trivial model."""
         model = Model("rest", unit=(), work=lambda rows: {"n": rows.rows})
-        return self.start(Job("check", sources=[source], models=[model]), **{source.name: place})
+        return self.start(Job("check", sources=[source], models=[model]), **{source.name: location})
 
     def results(self, model: Model, rows: Any, *, parts: int = 0, cut: Cut = whole) -> pa.Table:
-        """The result of one model over one table named `rows_in`."""
-        piece = self.start(Job("one", sources=[Source("rows_in")], models=[model]), rows_in=rows)
-        piece.validate()
-        piece.model(model.name, parts=parts, cut=cut)
-        return piece.results(model.name)
+        """Return the results of one model over one table named `rows_in`."""
+        run = self.start(Job("one", sources=[Source("rows_in")], models=[model]), rows_in=rows)
+        run.validate()
+        run.model(model.name, parts=parts, cut=cut)
+        return run.results(model.name)
 
     def close(self) -> None:
         self.warehouse.close()
 
 
-class Piece:
-    """One run on the bench, a step at a time."""
+class InProcessRun:
+    """One run, executed a step at a time."""
 
-    def __init__(self, bench: Bench, job: Job, places: Mapping[str, Any], layout: Layout) -> None:
-        self.bench, self.job, self.places, self.layout = bench, job, places, layout
-        self.store, self.warehouse = bench.store, bench.warehouse
+    def __init__(
+        self, runner: InProcessRunner, job: Job, locations: Mapping[str, Any], layout: Layout
+    ) -> None:
+        self.runner, self.job, self.locations, self.layout = runner, job, locations, layout
+        self.store, self.warehouse = runner.store, runner.warehouse
         self.collected: dict[str, Collected] = {}
 
     def validate(self) -> list[ValidationResult]:
         check_queries(self.job, self.warehouse.tables_of)
-        places = {
-            name: str(place) if isinstance(place, Path) else place
-            for name, place in self.places.items()
+        locations = {
+            name: str(location) if isinstance(location, Path) else location
+            for name, location in self.locations.items()
         }
-        return validate(self.job, places, AS_OF, self.layout, self.warehouse, self.store)
+        return validate(self.job, locations, AS_OF, self.layout, self.warehouse, self.store)
 
     def rejects(self, source: str) -> list[dict[str, Any]]:
         return self._read(self.layout.rejects(source)).to_pylist()
@@ -95,7 +98,7 @@ class Piece:
     def prepare(
         self, model: str, *, parts: int = 0, batch_bytes: int = 2**26, memory: int | None = None
     ) -> Manifest:
-        """One batch, or about 12 for each of `parts`, however small the data."""
+        """Make one batch, or about 12 for each of `parts`, no matter how small the data is."""
         limits = {"workers": parts, "batch_bytes": batch_bytes, "memory": memory}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("hundredfold.pipeline.prepare.LEAST_COST", 1e-9)
@@ -104,24 +107,26 @@ class Piece:
             )
 
     def work(self, model: str, *, cut: Cut = whole, attempt: int = 1) -> None:
-        """Every message of the round, each in the pieces that `cut` makes of it."""
+        """Execute the messages of an attempt, each in the slices that `cut` returns for it."""
         manifest = Manifest.read(self.layout, model, self.store)
-        said: list[tuple[Any, ...]] = []
-        desk = UnitRunner(
-            WorkerContext(self.job, self.layout, self.store), [NO_UNIT, 0, NO_STOP], said.append
+        events: list[tuple[Any, ...]] = []
+        unit_runner = UnitRunner(
+            WorkerContext(self.job, self.layout, self.store),
+            [NO_UNIT, 0, NO_STOP],
+            events.append,
         )
         for message in plan_attempt(manifest, self.layout, attempt, self.store)[0]:
-            todo = list(cut(message))
-            while todo:
-                doing = todo.pop(0)
-                desk.do(doing)
-                for kind, *facts in said:
+            waiting = list(cut(message))
+            while waiting:
+                current = waiting.pop(0)
+                unit_runner.do(current)
+                for kind, *fields in events:
                     if kind == "chunk":
-                        first, last, results, accounts = facts
-                        self._commit(doing.part(first, last), results, accounts)
+                        first, last, results, ledger = fields
+                        self._commit(current.part(first, last), results, ledger)
                     elif kind == "split":
-                        todo[:0] = halves(doing.part(facts[0], doing.last))
-                said.clear()
+                        waiting[:0] = halves(current.part(fields[0], current.last))
+                events.clear()
 
     def collect(self, model: str, attempt: int = 1) -> Collected:
         manifest = Manifest.read(self.layout, model, self.store)
@@ -137,16 +142,16 @@ class Piece:
     def model(
         self, model: str, *, parts: int = 0, batch_bytes: int = 2**26, cut: Cut = whole
     ) -> Collected:
-        """One model from its query to its result."""
+        """Execute one model, from its query to its results."""
         self.prepare(model, parts=parts, batch_bytes=batch_bytes)
         self.work(model, cut=cut)
         return self.collect(model)
 
-    def all(self, **how: Any) -> Piece:
-        """Validate, and every model."""
+    def all(self, **options: Any) -> InProcessRun:
+        """Validate the sources and execute every model."""
         self.validate()
         for model in self.job.models:
-            self.model(model.name, **how)
+            self.model(model.name, **options)
         return self
 
     def publish(self, attempt: int = 1) -> Release | None:
@@ -161,10 +166,10 @@ class Piece:
     def failures(self, model: str) -> list[dict[str, Any]]:
         return list(failures(self.layout, model, self.store))
 
-    def _commit(self, message: Message, results: bytes, accounts: bytes) -> None:
+    def _commit(self, message: Message, results: bytes, ledger: bytes) -> None:
         if results:
             put_sealed(self.store, self.layout.outcome(message, "results"), results)
-        put_sealed(self.store, self.layout.outcome(message, "ledger"), accounts)
+        put_sealed(self.store, self.layout.outcome(message, "ledger"), ledger)
 
     def _read(self, key: str) -> pa.Table:
         return pq.ParquetFile(pa.BufferReader(self.store.get(key))).read()

@@ -1,6 +1,6 @@
 """Runs on the emulated AWS without a state machine: what it would do, a loop here does.
 
-`Afar` is to AWS what bench.Bench is to this machine: every step on its real doors, and the user's
+`Afar` is to AWS what in_process.InProcessRunner is to this machine: every step on its real doors, and the user's
 function called in this process.
 """
 
@@ -30,7 +30,7 @@ from hundredfold.pipeline.publish import Release, describe_run, publish
 from hundredfold.pipeline.validate import ValidationResult, validate
 from hundredfold.sql.queries import check_queries
 from support.emulator import Emulator, wait_until
-from support.in_process import AS_OF, Bench, Piece
+from support.in_process import AS_OF, InProcessRun, InProcessRunner
 
 T = TypeVar("T")
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED")
@@ -149,10 +149,10 @@ class Afar:
             yield self.asks(layout, ask)
 
 
-class Distant(Piece):
+class Distant(InProcessRun):
     """One run on AWS, a step at a time."""
 
-    bench: Any
+    runner: Any
     attempt = 1
 
     def validate(self) -> list[ValidationResult]:
@@ -160,7 +160,7 @@ class Distant(Piece):
             check_queries(self.job, warehouse.tables_of)
             return self._validated(warehouse)
 
-        return self.bench.asks(self.layout, check)
+        return self.runner.asks(self.layout, check)
 
     def prepare(self, model: str, *, parts: int = 0, batch_bytes: int = 2**26) -> Manifest:
         declared = self.job.model(model)
@@ -178,7 +178,7 @@ class Distant(Piece):
                 batches=12 * parts or 1,
             )
 
-        return self.bench.asks(self.layout, split, attempt=self.attempt)
+        return self.runner.asks(self.layout, split, attempt=self.attempt)
 
     def collect(self, model: str, attempt: int = 0) -> Collected:
         attempt = attempt or self.attempt
@@ -188,7 +188,7 @@ class Distant(Piece):
             self._stand(warehouse, declared)
             return collect(declared, manifest, self.layout, attempt, warehouse, self.store)
 
-        self.collected[model] = self.bench.asks(self.layout, gather, attempt=attempt)
+        self.collected[model] = self.runner.asks(self.layout, gather, attempt=attempt)
         return self.collected[model]
 
     def publish(self, attempt: int = 1) -> Release | None:
@@ -196,17 +196,17 @@ class Distant(Piece):
             self._stand(warehouse, None)
             return publish(self.job, self.layout, attempt, AS_OF, warehouse, self.store)
 
-        return self.bench.asks(self.layout, release, attempt=attempt)
+        return self.runner.asks(self.layout, release, attempt=attempt)
 
     def accepted(self, source: str) -> list[dict[str, Any]]:
         def read(warehouse: AthenaWarehouse) -> list[dict[str, Any]]:
             self._validated(warehouse)
             return warehouse.query(f"SELECT * FROM {source}").to_pylist()
 
-        return self.bench.asks(self.layout, read)
+        return self.runner.asks(self.layout, read)
 
     def _validated(self, warehouse: AthenaWarehouse) -> list[ValidationResult]:
-        return validate(self.job, self.places, AS_OF, self.layout, warehouse, self.store)
+        return validate(self.job, self.locations, AS_OF, self.layout, warehouse, self.store)
 
     def _stand(self, warehouse: AthenaWarehouse, until: Model | None) -> None:
         self._validated(warehouse)
@@ -264,14 +264,16 @@ def _stack(emulator: Emulator) -> StackResources:
     )  # fmt: skip
 
 
-def both(bench: Bench, afar: Afar, job: Job, **tables: pa.Table) -> tuple[Piece, Distant]:
+def both(
+    runner: InProcessRunner, afar: Afar, job: Job, **tables: pa.Table
+) -> tuple[InProcessRun, Distant]:
     """A run of a job here, and one there, from the same files."""
     places = {}
     for name, table in tables.items():
-        places[name] = bench.store.path(f"tables/{uuid4().hex}/rows.parquet")
+        places[name] = runner.store.path(f"tables/{uuid4().hex}/rows.parquet")
         places[name].parent.mkdir(parents=True)
         pq.write_table(table, places[name])
-    return bench.start(job, **places), afar.start(job, **places)
+    return runner.start(job, **places), afar.start(job, **places)
 
 
 def same(found: Any, wanted: Any) -> bool:
