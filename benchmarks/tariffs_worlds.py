@@ -160,7 +160,10 @@ def make(world: World, seed: int) -> Market:
     kind = VOICE if world.cells else BUNDLES
     size = replace(SIZES["demo"], locations=world.locations, weeks=26, cells=max(world.cells, 1))
     places = pa.concat_tables(
-        [bundle_generator.places(seed, size, b) for b in range(bundle_generator.blocks(size))]
+        [
+            bundle_generator.location_table(seed, size, b)
+            for b in range(bundle_generator.blocks(size))
+        ]
     )
     places = places.set_column(
         places.column_names.index("control"), "control", pa.array(np.zeros(len(places), dtype=bool))

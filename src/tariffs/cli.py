@@ -25,7 +25,7 @@ from hundredfold.cli.options import (
     takes_place,
 )
 from hundredfold.errors import UsageError
-from tariffs import data_quality as dirt
+from tariffs import data_quality
 from tariffs.evaluation.commands import evidence
 
 JOB = "tariffs"
@@ -47,30 +47,30 @@ def app(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-takes_version = argument("version", "The release's version, such as 3.", type=int)
-takes_table = argument(
+version_argument = argument("version", "The release's version, such as 3.", type=int)
+table_argument = argument(
     "version", "The release's version, such as 3; or 'active', the table that charging uses."
 )
-takes_by = click.option(
-    "--by", metavar="NAME", help="Who says it; the user of this machine, if left out."
+author_option = click.option(
+    "--author", metavar="NAME", help="Who says it; the user of this machine, if left out."
 )
-takes_reason = click.option("--reason", default="", metavar="WHY", help="Why, for the log.")
-takes_despite = click.option(
-    "--despite",
+reason_option = click.option("--reason", default="", metavar="WHY", help="Why, for the log.")
+override_option = click.option(
+    "--override",
     multiple=True,
     metavar="CODE",
     help="Set a guard that fails aside; needs --reason. Can be given again.",
 )
-takes_catalogue = click.option(
+catalogue_option = click.option(
     "--catalogue",
     metavar="FILE",
     help="The product catalogue (CSV or Parquet), if the run that has it is gone.",
 )
 
 
-def says(command: Any) -> Any:
-    """--by and --reason."""
-    return takes_by(takes_reason(command))
+def attribution_options(command: Any) -> Any:
+    """--author and --reason."""
+    return author_option(reason_option(command))
 
 
 @app.command()
@@ -79,24 +79,22 @@ def says(command: Any) -> Any:
 def status(where: Where, as_json: bool) -> None:
     """List the releases with their state, by whom and why, and say what charging uses."""
     from hundredfold.cli import display
-    from tariffs.release import actions as verbs
-    from tariffs.release import repository as shelf
-    from tariffs.release import show
+    from tariffs.release import actions, repository, show
 
     home, _ = _open(where)
-    _mend(home.store)
-    book = shelf.read_book(home.store)
-    facts = verbs.facts(book, home.store)
+    _repair_pointer(home.store)
+    decisions = repository.read_log(home.store)
+    facts = actions.status_facts(decisions, home.store)
     if as_json:
         display.print_json(facts)
         return
-    show.show_status(facts, home, _folder(home, book))
-    show.show_hints(_next(facts, where))
+    show.show_status(facts, home, _active_folder(home, decisions))
+    show.show_hints(_next_commands(facts, where))
 
 
 @app.command()
-@takes_version
-@takes_catalogue
+@version_argument
+@catalogue_option
 @takes_as_of
 @takes_place
 @takes_json
@@ -107,20 +105,18 @@ def check(
     from dataclasses import asdict
 
     from hundredfold.cli import display
-    from tariffs.release import actions as verbs
-    from tariffs.release import repository as shelf
-    from tariffs.release import show
+    from tariffs.release import actions, repository, show
 
     home, _ = _open(where)
     clock = _clock(as_of, version, home)
-    checked = verbs.check(
-        version, shelf.read_book(home.store), home.store, _sources(home, catalogue), clock.now
+    checked = actions.check(
+        version, repository.read_log(home.store), home.store, _sources(home, catalogue), clock.now
     )
     if as_json:
         display.print_json({**asdict(checked), "passed": not checked.failed})
     else:
         show.show_checked(checked, clock.told)
-        excuses = [word for f in checked.failed for word in ("--despite", f.code)]
+        excuses = [word for f in checked.failed for word in ("--override", f.code)]
         if excuses:
             show.show_hints(
                 [
@@ -136,15 +132,15 @@ def check(
 
 
 @app.command()
-@takes_version
-@takes_despite
-@says
-@takes_catalogue
+@version_argument
+@override_option
+@attribution_options
+@catalogue_option
 @takes_as_of
 @takes_place
 def approve(
     version: int,
-    despite: Sequence[str],
+    overrides: Sequence[str],
     by: str | None,
     reason: str,
     catalogue: str | None,
@@ -152,16 +148,21 @@ def approve(
     where: Where,
 ) -> None:
     """Say yes to a release, if every guard passes. Charging does not use it yet."""
-    from tariffs.release import actions as verbs
-    from tariffs.release import show
+    from tariffs.release import actions, show
 
     home, once = _open(where)
     clock = _clock(as_of, version, home)
-    said = _said(by, reason, where, clock)
-    done = verbs.approve(
-        version, said, home.store, once, _sources(home, catalogue), clock.now, _codes(despite)
+    attribution = _attribution(by, reason, where, clock)
+    done = actions.approve(
+        version,
+        attribution,
+        home.store,
+        once,
+        _sources(home, catalogue),
+        clock.now,
+        _guard_codes(overrides),
     )
-    show.show_done(done, None)
+    show.show_decision(done, None)
     show.show_hints(
         [
             (
@@ -173,8 +174,8 @@ def approve(
 
 
 @app.command()
-@takes_version
-@takes_despite
+@version_argument
+@override_option
 @click.option(
     "--canary",
     multiple=True,
@@ -184,13 +185,13 @@ def approve(
 @click.option(
     "--same-person", is_flag=True, help="The one who approved it activates it too; needs --reason."
 )
-@says
-@takes_catalogue
+@attribution_options
+@catalogue_option
 @takes_as_of
 @takes_place
 def activate(
     version: int,
-    despite: Sequence[str],
+    overrides: Sequence[str],
     canary: Sequence[str],
     same_person: bool,
     by: str | None,
@@ -200,23 +201,22 @@ def activate(
     where: Where,
 ) -> None:
     """Let charging use an approved release; the one that it used is withdrawn."""
-    from tariffs.release import actions as verbs
-    from tariffs.release import show
+    from tariffs.release import actions, show
 
     home, once = _open(where)
     clock = _clock(as_of, version, home)
-    said, sources, now, codes = (
-        _said(by, reason, where, clock),
+    attribution, sources, now, codes = (
+        _attribution(by, reason, where, clock),
         _sources(home, catalogue),
         clock.now,
-        _codes(despite),
+        _guard_codes(overrides),
     )
     if canary:
-        places = _places(canary)
-        done = verbs.try_out(
+        places = _canary_locations(canary)
+        done = actions.start_canary(
             version,
             places,
-            said,
+            attribution,
             home.store,
             once,
             sources,
@@ -225,10 +225,17 @@ def activate(
             same_person=same_person,
         )
     else:
-        done = verbs.activate(
-            version, said, home.store, once, sources, now, despite=codes, same_person=same_person
+        done = actions.activate(
+            version,
+            attribution,
+            home.store,
+            once,
+            sources,
+            now,
+            despite=codes,
+            same_person=same_person,
         )
-    show.show_done(done, _folder(home, done.book))
+    show.show_decision(done, _active_folder(home, done.decisions))
     further = [
         (
             _command(where, "measure", "active"),
@@ -244,16 +251,17 @@ def activate(
 
 
 @app.command()
-@takes_version
-@says
+@version_argument
+@attribution_options
 @takes_place
 def withdraw(version: int, by: str | None, reason: str, where: Where) -> None:
     """Say that a release shall not be used; the kill switch never goes back to it. Needs --reason."""
-    from tariffs.release import actions as verbs
-    from tariffs.release import show
+    from tariffs.release import actions, show
 
     home, once = _open(where)
-    show.show_done(verbs.withdraw(version, _said(by, reason, where), home.store, once), None)
+    show.show_decision(
+        actions.withdraw(version, _attribution(by, reason, where), home.store, once), None
+    )
 
 
 @app.command()
@@ -266,7 +274,7 @@ def withdraw(version: int, by: str | None, reason: str, where: Where) -> None:
 @click.option(
     "--dry-run", is_flag=True, help="Show what it would do to prices, and change nothing."
 )
-@says
+@attribution_options
 @takes_place
 def kill(to: Any, dry_run: bool, by: str | None, reason: str, where: Where) -> None:
     """Take the active table away from charging at once. One person is enough, and no guard is asked. Control units never move.
@@ -275,24 +283,23 @@ def kill(to: Any, dry_run: bool, by: str | None, reason: str, where: Where) -> N
     several steps, one for each call.
     """
     from hundredfold.errors import StateError
-    from tariffs.release import actions as verbs
-    from tariffs.release import show
+    from tariffs.release import actions, show
 
     home, once = _open(where)
     if dry_run:
-        show.show_preview(verbs.would_kill(to, home.store))
+        show.show_preview(actions.preview_kill(to, home.store))
         show.show_hints([(_command(where, "kill", "--to", to, "--reason", "WHY"), "does it")])
         return
     try:
-        found = verbs.would_kill(to, home.store)
+        found = actions.preview_kill(to, home.store)
     except StateError:
         found = (
             None  # what is broken does not stop the kill switch; it says itself what it cannot do
         )
-    done = verbs.kill(to, _said(by, reason or "kill switch", where), home.store, once)
+    done = actions.kill(to, _attribution(by, reason or "kill switch", where), home.store, once)
     if found is not None and found.table == done.entry.charging:
         show.show_preview(found, done=True)
-    show.show_done(done, _folder(home, done.book))
+    show.show_decision(done, _active_folder(home, done.decisions))
     further = [
         (_command(where, "kill", "--to", "rule"), "goes a step further towards the rule's prices")
     ]
@@ -306,7 +313,7 @@ def kill(to: Any, dry_run: bool, by: str | None, reason: str, where: Where) -> N
 
 
 @app.command()
-@takes_table
+@table_argument
 @click.option(
     "--against",
     default="active",
@@ -338,7 +345,7 @@ def delta(
 
 
 @app.command()
-@takes_table
+@table_argument
 @click.option(
     "--format",
     type=click.Choice(["tmf620", "tmf620-lines", "csv", "parquet"]),
@@ -380,7 +387,7 @@ def export(version: str, format: str, out: str | None, base: str | None, where: 
     help="The sales of bundles (CSV or Parquet), if not those of the newest release's run.",
 )
 @click.option("--usage", metavar="PLACE", help="The same for voice.")
-@takes_catalogue
+@catalogue_option
 @takes_place
 @takes_json
 def measure(
@@ -396,7 +403,7 @@ def measure(
     """Say what a table did, from the sales since: against the control group, against what it promised, and whether it drifts."""
     from hundredfold.cli import display
     from tariffs.release import outcome, show_outcome
-    from tariffs.release.measure import plain
+    from tariffs.release.measure import to_json
 
     home, _ = _open(where)
     given = {
@@ -417,7 +424,7 @@ def measure(
                 "since": str(found.since),
                 "read": found.read,
                 "unsound": found.unsound,
-                **plain(found.measured),
+                **to_json(found.measured),
             }
         )
     else:
@@ -433,14 +440,13 @@ def log(version: int | None, where: Where, as_json: bool) -> None:
     from dataclasses import asdict
 
     from hundredfold.cli import display
-    from tariffs.release import repository as shelf
-    from tariffs.release import show
+    from tariffs.release import repository, show
 
     home, _ = _open(where)
-    book = shelf.read_book(home.store)
-    entries = list(book.entries) if version is None else book.about(version)
+    decisions = repository.read_log(home.store)
+    entries = list(decisions.entries) if version is None else decisions.entries_of(version)
     if version is not None and not entries:
-        shelf.whole(version, home.store)  # there must be one of that version
+        repository.load_verified(version, home.store)  # there must be one of that version
     if as_json:
         display.print_json([asdict(entry) for entry in entries])
     else:
@@ -455,7 +461,7 @@ def log(version: int | None, where: Where, as_json: bool) -> None:
     metavar="NAME=VALUE",
     help="A new limit, from now on; needs --reason. Can be given again.",
 )
-@says
+@attribution_options
 @takes_place
 @takes_json
 def limits(given: Sequence[str], by: str | None, reason: str, where: Where, as_json: bool) -> None:
@@ -463,20 +469,18 @@ def limits(given: Sequence[str], by: str | None, reason: str, where: Where, as_j
     from dataclasses import asdict
 
     from hundredfold.cli import display
-    from tariffs.release import actions as verbs
-    from tariffs.release import repository as shelf
-    from tariffs.release import show
-    from tariffs.release.guards import limits_of
+    from tariffs.release import actions, repository, show
+    from tariffs.release.guards import limits_with
 
     home, once = _open(where)
     if given:
-        verbs.set_limits(_said(by, reason, where), _numbers(given), home.store, once)
-    book = shelf.read_book(home.store)
-    now = asdict(limits_of(book.limits))
+        actions.set_limits(_attribution(by, reason, where), _limit_values(given), home.store, once)
+    decisions = repository.read_log(home.store)
+    now = asdict(limits_with(decisions.limits))
     if as_json:
         display.print_json(now)
     else:
-        show.show_limits(book, now)
+        show.show_limits(decisions, now)
 
 
 app.add_command(evidence)
@@ -485,37 +489,39 @@ app.add_command(evidence)
 def _open(where: Where) -> tuple[Any, Any]:
     """The home of the releases, and the door through which entries go into their log."""
     home = where.open(JOB)
-    from tariffs.release.repository import Locked, Once
+    from tariffs.release.repository import LockedPutIfAbsent, PutIfAbsent
 
-    if isinstance(home.store, Once):
+    if isinstance(home.store, PutIfAbsent):
         return home, home.store  # S3 itself refuses to write over an entry
-    return home, Locked(
+    return home, LockedPutIfAbsent(
         home.store, lambda: home.publishing(f"{JOB}_approvals")
     )  # not that of a run that publishes: it may hang
 
 
-def _mend(store: Any) -> None:
+def _repair_pointer(store: Any) -> None:
     from hundredfold.cli import display
-    from tariffs.release import repository as shelf
+    from tariffs.release import repository
 
-    if shelf.settle(store):
+    if repository.repair_pointer(store):
         display.words.print(
             "active.json lagged behind the log (a command was stopped in between): it is put right",
             style="yellow",
         )
 
 
-def _said(by: str | None, reason: str, where: Where, clock: Any = None) -> Any:
+def _attribution(by: str | None, reason: str, where: Where, clock: Any = None) -> Any:
     """Who says it, by name and by account; UsageError where nobody does, or where the clock is set without a reason."""
     import secrets
 
-    from tariffs.release.clock import account_here, principal
-    from tariffs.release.decision_log import Said
+    from tariffs.release.clock import local_account, principal
+    from tariffs.release.decision_log import Attribution
 
-    account, user = account_here()
+    account, user = local_account()
     account = principal(where.backend().caller()) or account
     if not (by or user).strip():
-        raise UsageError("this machine does not know who says this", hint="say it with --by NAME")
+        raise UsageError(
+            "this machine does not know who says this", hint="say it with --author NAME"
+        )
     if clock is not None and clock.by_hand and not reason.strip():
         raise UsageError(
             "to ask the guards as of another time than now needs a reason, which the log keeps",
@@ -523,9 +529,9 @@ def _said(by: str | None, reason: str, where: Where, clock: Any = None) -> Any:
         )
     at = f"{dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%M:%SZ}"
     told = clock.told if clock is not None else ""
-    return Said(
+    return Attribution(
         (by or user).strip(),
-        f"{user or '?'}@{_machine()}",
+        f"{user or '?'}@{_host_name()}",
         at,
         reason.strip(),
         secrets.token_hex(4),
@@ -534,7 +540,7 @@ def _said(by: str | None, reason: str, where: Where, clock: Any = None) -> Any:
     )
 
 
-def _machine() -> str:
+def _host_name() -> str:
     import platform
 
     return platform.node() or "?"
@@ -542,10 +548,10 @@ def _machine() -> str:
 
 def _clock(as_of: str | None, version: int, home: Any) -> Any:
     """What counts as now for the guards."""
-    from tariffs.release import repository as shelf
+    from tariffs.release import repository
     from tariffs.release.clock import clock_of
 
-    return clock_of(as_of, shelf.facts_of(version, home.store).release, home)
+    return clock_of(as_of, repository.stored_release(version, home.store).release, home)
 
 
 def _sources(home: Any, catalogue: str | None) -> Any:
@@ -560,17 +566,19 @@ def _sources(home: Any, catalogue: str | None) -> Any:
     )
 
 
-def _folder(home: Any, book: Any) -> str | None:
+def _active_folder(home: Any, decisions: Any) -> str | None:
     """Where the table that charging uses lies."""
-    from tariffs.release import repository as shelf
+    from tariffs.release import repository
 
-    return str(home.where(shelf.folder(book.charging))) if book.charging else None
+    return (
+        str(home.where(repository.table_folder(decisions.charging))) if decisions.charging else None
+    )
 
 
-app.add_command(dirt.command)
+app.add_command(data_quality.command)
 
 
-def _places(given: Sequence[str]) -> Sequence[str] | float:
+def _canary_locations(given: Sequence[str]) -> Sequence[str] | float:
     """Locations by name, or one share."""
     names = [name.strip() for text in given for name in text.split(",") if name.strip()]
     if len(names) == 1 and names[0].endswith("%"):
@@ -590,11 +598,11 @@ def _day(text: str | None, option: str) -> dt.date | None:
         raise UsageError(f"{option} is {text!r}, wanted a day such as 2026-06-30") from None
 
 
-def _codes(given: Sequence[str]) -> list[str]:
+def _guard_codes(given: Sequence[str]) -> list[str]:
     return [code.strip().upper() for text in given for code in text.split(",")]
 
 
-def _numbers(given: Sequence[str]) -> dict[str, float]:
+def _limit_values(given: Sequence[str]) -> dict[str, float]:
     numbers = {}
     for text in given:
         name, _, value = text.partition("=")
@@ -607,7 +615,7 @@ def _numbers(given: Sequence[str]) -> dict[str, float]:
     return numbers
 
 
-def _next(facts: Any, where: Where) -> list[tuple[str, str]]:
+def _next_commands(facts: Any, where: Where) -> list[tuple[str, str]]:
     """The commands that make sense now: for the newest release, and for the active one."""
     told = []
     newest = facts["releases"][0] if facts["releases"] else None

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from tariffs import synthetic as generator
+from tariffs import synthetic
 from tariffs.release.clock import write_demo_clock
 
 JOB = "tariffs.job:job"
-AS_OF = generator.AS_OF.isoformat()
-SIZES = tuple(generator.SIZES)
+AS_OF = synthetic.AS_OF.isoformat()
+SIZES = tuple(synthetic.SIZES)
 NEXT = (
     ("tariffs evidence truth", "holds its elasticities against the true ones"),
     ("tariffs evidence calibration", "holds its promises of gain against what came of them"),
@@ -25,7 +25,7 @@ NEXT = (
 
 def make(size: str, folder: Path) -> Mapping[str, Path]:
     """Make an operator's tables of that size, with their usual dirt and full cells, in a folder; the file or folder of each source."""
-    made = generator.generate(size, folder, switches=generator.Switches(cap=True))
+    made = synthetic.generate(size, folder, switches=synthetic.Switches(cap=True))
     write_demo_clock(Path(folder), AS_OF)
     return {
         name: files[0] if len(files) == 1 else files[0].parent

@@ -25,10 +25,7 @@ from tariffs.contracts import (
     VoiceUsage,
     tidy,
 )
-from tariffs.pricing import bundles, totals, voice
-from tariffs.pricing import hourly as days
-from tariffs.pricing import locations as places
-from tariffs.pricing import portfolio_limits as table
+from tariffs.pricing import bundles, hourly, locations, portfolio_limits, totals, voice
 
 SOURCES = (
     Source(
@@ -100,22 +97,22 @@ LADDER = Model(
     unit=("location",),
     order_by=("segment", "ladder", "rung"),
     query="queries/ladder.sql",
-    work=places.settle_place,
+    work=locations.optimise_location,
 )
 VOICE_DAY = Model(
     "voice_day",
     unit=("cell", "day_type"),
     order_by=("hour",),
     query="queries/voice_day.sql",
-    work=days.settle_day,
+    work=hourly.smooth_day,
 )
 PORTFOLIO = Model(
     "portfolio",
     unit=("kind",),
     order_by=("chain", "place"),
     query="queries/portfolio.sql",
-    work=table.keep_limits,
-    returns=table.Limited,
+    work=portfolio_limits.apply_portfolio_limits,
+    returns=portfolio_limits.Limited,
 )
 TOTALS = Model(
     "totals",

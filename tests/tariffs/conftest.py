@@ -153,7 +153,7 @@ def price_all(hand: Hand) -> Priced:
         "ladder",
         each(
             hand.ask("ladder.sql", ("location",), ("segment", "ladder", "rung")),
-            places.settle_place,
+            places.optimise_location,
         ),
     )
     voice_prior = voice.fit_voice_prior(hand.ask("voice_prior.sql", voice.UNIT, ("week",)).columns)
@@ -162,11 +162,13 @@ def price_all(hand: Hand) -> Priced:
     hand.keep("voice", calls.keys | discounts)
     hand.keep(
         "voice_day",
-        each(hand.ask("voice_day.sql", ("cell", "day_type"), ("hour",)), days.settle_day),
+        each(hand.ask("voice_day.sql", ("cell", "day_type"), ("hour",)), days.smooth_day),
     )
     hand.keep(
         "portfolio",
-        each(hand.ask("portfolio.sql", ("kind",), ("chain", "place")), table.keep_limits),
+        each(
+            hand.ask("portfolio.sql", ("kind",), ("chain", "place")), table.apply_portfolio_limits
+        ),
     )
     return Priced(hand, prior, slab, prices, voice_prior, calls, discounts)
 

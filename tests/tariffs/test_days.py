@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tariffs.optimise.smooth import cliffs, excess, follows, shifts, smoothest
-from tariffs.pricing.hourly import settle_day
+from tariffs.optimise.smooth import cliffs, excess, following_hour, smoothest, time_shift_matrix
+from tariffs.pricing.hourly import smooth_day
 
 Day = tuple[list[np.ndarray], list[np.ndarray], np.ndarray]
 
@@ -39,7 +39,7 @@ def short_days(draw: st.DrawFn) -> Day:
 @given(short_days(), st.sampled_from([0.005, 0.02, 0.04]))
 def test_the_smoothest_day_is_what_brute_force_finds(day: Day, limit: float) -> None:
     points, values, hours = day
-    linked = follows(hours)
+    linked = following_hour(hours)
 
     def judged(price: np.ndarray) -> float:
         return round(float((excess(price, np.roll(price, -1), limit) * linked).sum()), 9)
@@ -60,17 +60,17 @@ def test_the_smoothest_day_is_what_brute_force_finds(day: Day, limit: float) -> 
 def test_midnight_is_an_hour_like_any_other() -> None:
     hours = np.arange(24)
     price = np.where(hours == 23, 0.05, 0.10)
-    assert np.flatnonzero(cliffs(price, follows(hours), 0.02)).tolist() == [0, 22, 23]
-    assert not follows(np.array([5]))[0]
+    assert np.flatnonzero(cliffs(price, following_hour(hours), 0.02)).tolist() == [0, 22, 23]
+    assert not following_hour(np.array([5]))[0]
 
 
 def test_waiting_takes_minutes_from_the_hours_before_and_most_from_the_last() -> None:
-    sigma = shifts(np.arange(24), 0.4, 2.0)
+    sigma = time_shift_matrix(np.arange(24), 0.4, 2.0)
     assert sigma.sum(axis=1) == pytest.approx(np.full(24, 0.4))
     assert sigma.diagonal().sum() == 0
     assert sigma[0].argmax() == 23  # midnight's minutes waited since eleven
     assert sigma[10, 9] > sigma[10, 8] > sigma[10, 11]
-    assert not shifts(np.arange(24), 0.0, 2.0).any()
+    assert not time_shift_matrix(np.arange(24), 0.0, 2.0).any()
 
 
 def days(demo: Any) -> Any:
@@ -88,7 +88,7 @@ def test_a_published_day_has_no_cliff_that_it_does_not_tell(demo: Any) -> None:
     rows = published(demo)
     for first in range(0, len(rows["price"]), 24):
         price, bound = rows["price"][first : first + 24], rows["day_bound"][first : first + 24]
-        steep = cliffs(price, follows(np.arange(24)), 0.02)
+        steep = cliffs(price, following_hour(np.arange(24)), 0.02)
         told = bound == "CLIFF_OUT_OF_REACH"
         control = rows["own_reason"][first : first + 24] == "HOLD_CONTROL"
         assert np.array_equal(told, steep & ~control)
@@ -118,8 +118,8 @@ def test_smoothing_twice_changes_nothing(demo: Any) -> None:
     slab = days(demo)
     for n in range(len(slab)):
         rows = slab.unit(n)
-        once = settle_day(rows)
-        twice = settle_day(rows | {"price": once["price"]})
+        once = smooth_day(rows)
+        twice = smooth_day(rows | {"price": once["price"]})
         assert np.array_equal(once["price"], twice["price"])
 
 
@@ -128,7 +128,7 @@ def test_minutes_that_only_wait_make_discounts_dearer(demo: Any) -> None:
     slab, deeper, full = days(demo), [], []
     for n in range(0, len(slab), 5):
         rows = slab.unit(n) | {"max_cliff": np.full(24, 1.0)}
-        plain, shifted = settle_day(rows), settle_day(rows | {"time_shift": np.full(24, 0.4)})
+        plain, shifted = smooth_day(rows), smooth_day(rows | {"time_shift": np.full(24, 0.4)})
         asked = rows["volume"] * np.exp(
             rows["elasticity"] * (shifted["price"] / rows["current_price"] - 1)
         )
@@ -136,7 +136,9 @@ def test_minutes_that_only_wait_make_discounts_dearer(demo: Any) -> None:
             asked > rows["capacity"], 0.0, shifted["price"] - rows["unit_cost"]
         )  # a full hour fills up again
         full.append(asked > rows["capacity"])
-        assert shifted["opportunity_cost"] == pytest.approx(shifts(rows["hour"], 0.4, 2.0) @ margin)
+        assert shifted["opportunity_cost"] == pytest.approx(
+            time_shift_matrix(rows["hour"], 0.4, 2.0) @ margin
+        )
         assert not plain["opportunity_cost"].any()
         deeper.append((shifted["price"] - plain["price"]).mean())
     assert min(deeper) >= 0
@@ -150,7 +152,7 @@ def test_counting_what_waits_earns_more_where_minutes_wait() -> None:
     b, base, sigma = (
         -rng.uniform(1.2, 2.4, 24),
         rng.uniform(50, 500, 24),
-        shifts(np.arange(24), 0.4, 2.0),
+        time_shift_matrix(np.arange(24), 0.4, 2.0),
     )
     rows = day_rows(b, base)
 
@@ -158,8 +160,8 @@ def test_counting_what_waits_earns_more_where_minutes_wait() -> None:
         added = base * (np.exp(b * (price / 0.1 - 1)) - 1)
         return float(price @ (base + added - sigma.T @ added))
 
-    alone = settle_day(rows)["price"]
-    counted = settle_day(rows | {"time_shift": np.full(24, 0.4)})["price"]
+    alone = smooth_day(rows)["price"]
+    counted = smooth_day(rows | {"time_shift": np.full(24, 0.4)})["price"]
     assert revenue(counted) > revenue(alone)
 
 

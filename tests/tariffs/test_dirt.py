@@ -21,7 +21,7 @@ from hundredfold.data.checksums import checksum_of, get_json, put_json
 from hundredfold.job import Layout
 from hundredfold.local.filesystem import FileStore
 from tariffs.contracts import TIDY_PRICE
-from tariffs.data_quality.reconciliation import Balance, account
+from tariffs.data_quality.reconciliation import SourceBalance, reconcile
 from tariffs.data_quality.repair_kinds import kind_of
 from tariffs.data_quality.show import tallied
 from tariffs.job import job
@@ -59,8 +59,10 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> tuple[hundredfold.Run, Pa
 
 
 @pytest.fixture(scope="module")
-def told(dirty: tuple[hundredfold.Run, Paths]) -> tuple[dict[str, Balance], list[dict[str, Any]]]:
-    balances, ledger = account(dirty[0])
+def told(
+    dirty: tuple[hundredfold.Run, Paths],
+) -> tuple[dict[str, SourceBalance], list[dict[str, Any]]]:
+    balances, ledger = reconcile(dirty[0])
     return {balance.source: balance for balance in balances}, ledger.to_pylist()
 
 
@@ -272,7 +274,9 @@ def test_a_row_that_is_told_nowhere_is_missed(dirty: Any, tmp_path: Path, left_o
     pq.write_table(pq.read_table(file).slice(1), file)
     believe(home, f"runs/one/{left_out}/bundle_sales.parquet")
     balance = next(
-        b for b in account(hundredfold.open_run("one", home=home))[0] if b.source == "bundle_sales"
+        b
+        for b in reconcile(hundredfold.open_run("one", home=home))[0]
+        if b.source == "bundle_sales"
     )
     assert not balance.even
     assert balance.missing is not None
@@ -365,7 +369,7 @@ def test_no_figure_however_wrong_shows_absurd_money(tmp_path: Path) -> None:
     kept = [row for n, row in enumerate(rows) if n % 20 not in (0, 7)]
     files[0].write_text("\n".join([head, *kept, *spoilt]) + "\n")
     run = run_of(made, tmp_path / "home")
-    balances, ledger = account(run)
+    balances, ledger = reconcile(run)
     sales = next(balance for balance in balances if balance.source == "bundle_sales")
     done = {key: tally for key, tally in tallied(ledger).items() if key[2] == "bundle_sales"}
     dearest = max(

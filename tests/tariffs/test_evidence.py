@@ -29,15 +29,15 @@ from tariffs.evaluation import elasticity_recovery as recovery
 from tariffs.evaluation import risk_sweep as dial
 from tariffs.evaluation import simulation as loop
 from tariffs.evaluation import true_value as money
-from tariffs.evaluation.prior import learnt
+from tariffs.evaluation.prior import summarise_prior
 from tariffs.evaluation.product_lines import BUNDLE, LINES, VOICE
-from tariffs.evaluation.run_data import Finished, open_finished
+from tariffs.evaluation.run_data import FinishedRun, open_finished
 from tariffs.synthetic.scenarios import Switches
 from tariffs.synthetic.write import generate
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """The demo operator, with its dirt, through the whole job."""
     home, data = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("operator")
     hundredfold.run(demo.JOB, demo.make("demo", data), home=home, as_of=demo.AS_OF, workers=2)
@@ -45,7 +45,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 @pytest.fixture(scope="module")
-def bundles(finished: Finished) -> money.Market:
+def bundles(finished: FinishedRun) -> money.Market:
     return money.market(finished, BUNDLE)
 
 
@@ -57,7 +57,7 @@ def by_key(table: pa.Table, line: Any) -> pa.Table:
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line.kind)
-def test_bias_and_error_are_those_worked_out_by_hand(finished: Finished, line: Any) -> None:
+def test_bias_and_error_are_those_worked_out_by_hand(finished: FinishedRun, line: Any) -> None:
     found = recovery.recover(finished, line).scores[0]
     error = (
         by_key(finished.results(line.model), line)["beta"].to_numpy()
@@ -70,7 +70,7 @@ def test_bias_and_error_are_those_worked_out_by_hand(finished: Finished, line: A
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line.kind)
 def test_the_posterior_is_nearer_to_the_truth_than_its_kind_its_own_fit_or_one_for_all(
-    finished: Finished, line: Any
+    finished: FinishedRun, line: Any
 ) -> None:
     found = recovery.recover(finished, line)
     rmse = found.scores[0].rmse
@@ -80,7 +80,7 @@ def test_the_posterior_is_nearer_to_the_truth_than_its_kind_its_own_fit_or_one_f
     assert sum(s.units for s in levels) == found.scores[0].units
 
 
-def test_another_truth_shows_as_bias_and_lost_cover(finished: Finished, tmp_path: Path) -> None:
+def test_another_truth_shows_as_bias_and_lost_cover(finished: FinishedRun, tmp_path: Path) -> None:
     known = finished.known(BUNDLE)
     moved = known.set_column(known.column_names.index("beta"), "beta", pc.add(known["beta"], 1.0))
     pq.write_table(moved, tmp_path / BUNDLE.truth)
@@ -92,7 +92,7 @@ def test_another_truth_shows_as_bias_and_lost_cover(finished: Finished, tmp_path
     assert false.cover < 0.4
 
 
-def test_a_run_on_data_without_a_truth_says_so(finished: Finished) -> None:
+def test_a_run_on_data_without_a_truth_says_so(finished: FinishedRun) -> None:
     with pytest.raises(UsageError, match=r"no bundles\.parquet") as told:
         recovery.recover(replace(finished, truth=None), BUNDLE)
     assert "--truth" in str(told.value.hint)
@@ -107,7 +107,9 @@ def test_the_interval_of_a_share_is_wilsons(counts: tuple[int, int]) -> None:
     assert calibration.wilson(*counts) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
-def test_promised_and_realised_gain_agree_for_all_moves_of_both_lines(finished: Finished) -> None:
+def test_promised_and_realised_gain_agree_for_all_moves_of_both_lines(
+    finished: FinishedRun,
+) -> None:
     for line in LINES:
         found = calibration.calibrate(money.market(finished, line))
         assert found is not None
@@ -135,7 +137,7 @@ def test_where_nothing_moves_nothing_was_promised(bundles: money.Market) -> None
 
 
 def test_the_best_prices_of_a_ladder_are_those_of_trying_them_all(
-    finished: Finished, bundles: money.Market
+    finished: FinishedRun, bundles: money.Market
 ) -> None:
     ladders = pa.table({name: pa.array(values) for name, values in dial._ladders(finished).items()})
     best = money.best_prices(bundles, ladders)
@@ -171,7 +173,7 @@ def ladders_of(market: money.Market, ladders: pa.Table) -> Iterator[dict[int, An
 
 
 def test_nobody_who_does_not_know_the_truth_does_better(
-    finished: Finished, bundles: money.Market
+    finished: FinishedRun, bundles: money.Market
 ) -> None:
     oracle = dial._oracle(finished)
     assert oracle is not None
@@ -182,16 +184,16 @@ def test_nobody_who_does_not_know_the_truth_does_better(
 
 
 def test_the_job_run_again_at_the_same_z_gives_the_same_prices(
-    finished: Finished, tmp_path: Path
+    finished: FinishedRun, tmp_path: Path
 ) -> None:
     again = finished.again(dial._with_z(finished.policy(), 0.84), str(tmp_path / "home"))
     assert again.prices().column("price").equals(finished.prices().column("price"))
 
 
-def test_turning_the_dial_trades_lift_for_harm_and_publishes_nothing(finished: Finished) -> None:
+def test_turning_the_dial_trades_lift_for_harm_and_publishes_nothing(finished: FinishedRun) -> None:
     before = sorted(finished.home.store.list("releases/"))
     heard: list[str] = []
-    found = dial.turn(finished, [1.96, 0.0], heard.append)
+    found = dial.sweep(finished, [1.96, 0.0], heard.append)
     for line in LINES:
         bold, sure = (s for s in found.settings if s.line == line.kind)
         assert (bold.z, sure.z) == (0.0, 1.96)
@@ -205,9 +207,9 @@ def test_turning_the_dial_trades_lift_for_harm_and_publishes_nothing(finished: F
     assert not list((finished.home.folder / "scratch").glob("evidence-*"))
 
 
-def test_a_dial_beyond_its_scale_is_refused(finished: Finished) -> None:
+def test_a_dial_beyond_its_scale_is_refused(finished: FinishedRun) -> None:
     with pytest.raises(UsageError, match="wanted 0 to 5"):
-        dial.turn(finished, [7.0], print)
+        dial.sweep(finished, [7.0], print)
 
 
 # weeks not seen
@@ -233,12 +235,14 @@ def test_the_deviance_is_that_of_a_poisson_regression_with_levels_and_season() -
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line.kind)
-def test_weeks_not_seen_are_foretold_best_by_the_posterior(finished: Finished, line: Any) -> None:
+def test_weeks_not_seen_are_foretold_best_by_the_posterior(
+    finished: FinishedRun, line: Any
+) -> None:
     every = backtest.backtest(finished, line, 8).judged[0]
     assert every.best == "shrunk"
 
 
-def test_what_is_foretold_is_learnt_from_the_weeks_before_alone(finished: Finished) -> None:
+def test_what_is_foretold_is_learnt_from_the_weeks_before_alone(finished: FinishedRun) -> None:
     rows = finished.sample(VOICE, 500)
     first = np.unique(rows["week"])[-8]
     late = rows["week"] >= first
@@ -251,7 +255,7 @@ def test_what_is_foretold_is_learnt_from_the_weeks_before_alone(finished: Finish
         assert np.array_equal(told, again)
 
 
-def test_weeks_that_sold_all_there_was_are_not_judged(finished: Finished) -> None:
+def test_weeks_that_sold_all_there_was_are_not_judged(finished: FinishedRun) -> None:
     rows = finished.sample(VOICE, 500)
     first = np.unique(rows["week"])[-8]
     full = (rows["week"] >= first) & (np.arange(len(rows["week"])) % 5 == 0)
@@ -262,7 +266,7 @@ def test_weeks_that_sold_all_there_was_are_not_judged(finished: Finished) -> Non
     assert len(judged["week"]) == len(was["week"]) - (full & ~backtest._full(rows)).sum()
 
 
-def test_too_many_weeks_cannot_be_held_out(finished: Finished) -> None:
+def test_too_many_weeks_cannot_be_held_out(finished: FinishedRun) -> None:
     with pytest.raises(UsageError, match="--weeks is 23, and the run has 26 weeks"):
         backtest.backtest(finished, BUNDLE, 23)
 
@@ -271,8 +275,8 @@ def test_too_many_weeks_cannot_be_held_out(finished: Finished) -> None:
 
 
 @pytest.fixture(scope="module")
-def lived(finished: Finished) -> loop.Loop:
-    return loop.live(finished, 2, 7, lambda _: None)
+def lived(finished: FinishedRun) -> loop.Loop:
+    return loop.simulate(finished, 2, 7, lambda _: None)
 
 
 def test_who_never_moves_stays_and_who_learns_gains(lived: loop.Loop) -> None:
@@ -285,12 +289,12 @@ def test_who_never_moves_stays_and_who_learns_gains(lived: loop.Loop) -> None:
     assert ways["robust 1.28"].moved < ways["plug-in"].moved
 
 
-def test_the_same_chance_makes_the_same_year(finished: Finished, lived: loop.Loop) -> None:
-    assert loop.live(finished, 2, 7, lambda _: None) == lived
+def test_the_same_chance_makes_the_same_year(finished: FinishedRun, lived: loop.Loop) -> None:
+    assert loop.simulate(finished, 2, 7, lambda _: None) == lived
 
 
 def test_the_first_cycle_asks_for_the_prices_that_the_job_published_before_its_ladder(
-    finished: Finished,
+    finished: FinishedRun,
 ) -> None:
     rows = finished.whole(BUNDLE.model)
     prices = loop._prices("robust 0.84", 0.84, rows, np.random.default_rng(0))
@@ -303,7 +307,7 @@ def test_the_first_cycle_asks_for_the_prices_that_the_job_published_before_its_l
 
 
 def test_the_same_evidence_makes_the_same_plot_to_the_byte(
-    finished: Finished, lived: loop.Loop, tmp_path: Path
+    finished: FinishedRun, lived: loop.Loop, tmp_path: Path
 ) -> None:
     found = [recovery.recover(finished, line) for line in LINES]
     calibrated = calibration.calibrate(money.market(finished, BUNDLE))
@@ -321,9 +325,9 @@ def test_the_same_evidence_makes_the_same_plot_to_the_byte(
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line.kind)
 def test_what_is_told_of_the_prices_is_what_the_run_priced_by(
-    finished: Finished, line: Any
+    finished: FinishedRun, line: Any
 ) -> None:
-    found, prior = learnt(finished, line), finished.results(line.prior).to_pylist()[0]
+    found, prior = summarise_prior(finished, line), finished.results(line.prior).to_pylist()[0]
     assert (found.exogeneity, found.rho, found.rho_p) == (
         prior["exogeneity"],
         prior["rho"],
@@ -342,7 +346,11 @@ def test_what_was_not_tested_or_could_hardly_be_seen_does_not_sound_like_innocen
     """Prices that foresee demand: seen in voice; in so few bundles hardly to be seen, which is said; and untested where the log of trials is lost."""
     operator = generate("demo", tmp_path / "data", dirt=False, switches=Switches(endog=1.0)).sources
     logged, lost = (_priced(operator, tmp_path / f"home-{lost}", lost) for lost in (False, True))
-    seen, hardly, unseen = learnt(logged, VOICE), learnt(logged, BUNDLE), learnt(lost, BUNDLE)
+    seen, hardly, unseen = (
+        summarise_prior(logged, VOICE),
+        summarise_prior(logged, BUNDLE),
+        summarise_prior(lost, BUNDLE),
+    )
     assert [found.exogeneity for found in (seen, hardly, unseen)] == [
         "ENDOGENOUS",
         "EXOGENOUS",
@@ -354,7 +362,7 @@ def test_what_was_not_tested_or_could_hardly_be_seen_does_not_sound_like_innocen
     assert (unseen.rho_used, "log trials" in unseen.meaning) == (0.0, True)
 
 
-def _priced(sources: Any, home: Path, lost: bool) -> Finished:
+def _priced(sources: Any, home: Path, lost: bool) -> FinishedRun:
     sales = pa.concat_tables(
         [
             csv.read_csv(file) if file.suffix == ".csv" else pq.read_table(file)

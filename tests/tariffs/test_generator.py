@@ -17,9 +17,9 @@ import pytest
 from tariffs.contracts import RENAMED_PRODUCTS
 from tariffs.demand.panel import plausible
 from tariffs.synthetic import AS_OF, SIZES
-from tariffs.synthetic.bundles import LIST_PRICE, bundle_block, places
-from tariffs.synthetic.corruption import KINDS, UNIT_KINDS, soil
-from tariffs.synthetic.corruption_voice import soil_places, soil_voice, usage_keys
+from tariffs.synthetic.bundles import LIST_PRICE, bundle_block, location_table
+from tariffs.synthetic.corruption import KINDS, UNIT_KINDS, corrupt
+from tariffs.synthetic.corruption_voice import corrupt_locations, corrupt_voice, usage_keys
 from tariffs.synthetic.sizes import FORMER_NAMES, size_of
 from tariffs.synthetic.voice import voice_block
 from tariffs.synthetic.write import Paths, generate
@@ -45,9 +45,9 @@ def test_a_block_comes_out_the_same_alone_and_in_any_order() -> None:
     assert all(a.equals(b) for a, b in zip(forwards, backwards, strict=True))
     assert voice_block(SEED, size, 3).usage.equals(voice_block(SEED, size, 3).usage)
     block = bundle_block(SEED, size, 1)
-    assert soil(block, SEED, 1)[0].equals(soil(block, SEED, 1)[0])
-    assert soil_voice(voice_block(SEED, size, 2), SEED, 2)[1].equals(
-        soil_voice(voice_block(SEED, size, 2), SEED, 2)[1]
+    assert corrupt(block, SEED, 1)[0].equals(corrupt(block, SEED, 1)[0])
+    assert corrupt_voice(voice_block(SEED, size, 2), SEED, 2)[1].equals(
+        corrupt_voice(voice_block(SEED, size, 2), SEED, 2)[1]
     )
 
 
@@ -55,20 +55,22 @@ def test_a_block_comes_out_the_same_alone_and_in_any_order() -> None:
 def test_each_kind_has_a_control_group_whatever_the_seed(locations: int, cells: int) -> None:
     size = size_of("demo", locations, cells)
     for seed in range(40):
-        control = places(seed, size, 0)["control"].to_pylist()
+        control = location_table(seed, size, 0)["control"].to_pylist()
         assert any(control), seed
         assert cells == 1 or any(control[:cells]), seed  # cells go round the locations in order
         assert cells > 1 or not control[0], seed
 
 
 def test_a_single_location_is_no_control_group_as_it_would_hold_every_price() -> None:
-    assert not any(places(seed, size_of("demo", 1), 0)["control"][0].as_py() for seed in range(40))
+    assert not any(
+        location_table(seed, size_of("demo", 1), 0)["control"][0].as_py() for seed in range(40)
+    )
 
 
 def test_dirt_leaves_the_clean_rows_as_they_are() -> None:
     block = bundle_block(SEED, SIZES["demo"], 0)
     clean = block.sales
-    soiled, ledger = soil(block, SEED, 0)
+    soiled, ledger = corrupt(block, SEED, 0)
     touched = set(ledger["row_id"].to_pylist())
     kept = {row["row_id"]: row for row in soiled.to_pylist() if row["row_id"] not in touched}
     assert len(kept) > 0.95 * clean.num_rows
@@ -81,7 +83,7 @@ def test_dirt_leaves_the_clean_rows_as_they_are() -> None:
 def test_blocks_do_not_share_locations_or_row_ids() -> None:
     size = SIZES["medium"]
     ids = [set(bundle_block(SEED, size, b).sales["row_id"].to_pylist()) for b in (0, 1)]
-    names = [set(places(SEED, size, b)["location"].to_pylist()) for b in (0, 1)]
+    names = [set(location_table(SEED, size, b)["location"].to_pylist()) for b in (0, 1)]
     assert not ids[0] & ids[1]
     assert not names[0] & names[1]
     units = [bundle_block(SEED, size, b).sales["units"].to_numpy()[:1000] for b in (0, 1)]
@@ -210,7 +212,7 @@ def test_spikes_are_in_the_ledger_and_no_other_row_is_as_large(dirty: tuple[Any,
 def test_the_estimator_sets_aside_every_spike_and_nothing_else(block: int) -> None:
     made = bundle_block(SEED, SIZES["medium"], block)
     sales = made.sales
-    _, ledger = soil(made, SEED, block)
+    _, ledger = corrupt(made, SEED, block)
     spikes = ledger["row_id"].to_numpy()[np.array(ledger["kind"].to_pylist()) == "spike"]
     units = sales["units"].to_numpy().astype(float)
     spoilt = np.isin(sales["row_id"].to_numpy(), spikes)
@@ -283,8 +285,8 @@ def test_names_of_places_are_soiled_and_their_codes_are_not(dirty: tuple[Any, Pa
     raw = dirty[1].sources["locations"][0].read_bytes()
     assert raw.startswith(b"\xef\xbb\xbf")
     assert raw.count(b"\r\n") == raw.count(b"\n") == 21
-    clean = places(SEED, SIZES["demo"], 0)
-    soiled, ledger = soil_places(clean)
+    clean = location_table(SEED, SIZES["demo"], 0)
+    soiled, ledger = corrupt_locations(clean)
     assert soiled["location"].equals(clean["location"])
     names = zip(
         *(t.to_pylist() for t in (clean["location"], clean["name"], soiled["name"])), strict=True

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tariffs.optimise.ladder import Rung, climb, climb_pulled, in_order
+from tariffs.optimise.ladder import Rung, best_in_order, best_with_cross_effects, in_order
 from tariffs.pricing import locations as places
 
 VOLUMES = (50.0, 150.0, 400.0, 1000.0)
@@ -38,7 +38,7 @@ def test_the_climb_finds_what_brute_force_finds(rungs: list[Rung]) -> None:
         for at in every
         if in_order(np.array([rung.prices[i] for rung, i in zip(rungs, at, strict=True)]), volumes)
     }
-    found = climb(rungs)
+    found = best_in_order(rungs)
     if not worth:
         assert found is None
         return
@@ -108,8 +108,8 @@ def test_ordering_twice_changes_nothing(demo: Any) -> None:
     groups = demo.hand.ask("ladder.sql", ("location",), ("segment", "ladder", "rung"))
     for n in range(len(groups)):
         rows = groups.unit(n)
-        once = places.settle_place(rows)
-        twice = places.settle_place(
+        once = places.optimise_location(rows)
+        twice = places.optimise_location(
             rows | {"price": once["price"], "reason_code": once["reason_code"]}
         )
         assert np.array_equal(once["price"], twice["price"])
@@ -122,7 +122,7 @@ def pulled_ladders(draw: st.DrawFn) -> list[Rung]:
     return [
         replace(
             r,
-            pull=np.array(
+            cross_effect=np.array(
                 draw(st.lists(st.floats(0.5, 2.0), min_size=len(r.prices), max_size=len(r.prices)))
             ),
         )
@@ -131,10 +131,10 @@ def pulled_ladders(draw: st.DrawFn) -> list[Rung]:
 
 
 def worth_together(rungs: list[Rung], at: tuple[int, ...]) -> float:
-    pull = [1.0, *(rung.pull[i] for rung, i in zip(rungs, at, strict=True)), 1.0]
+    cross_effect = [1.0, *(rung.cross_effect[i] for rung, i in zip(rungs, at, strict=True)), 1.0]
     return float(
         sum(
-            rung.values[i] * pull[j] * pull[j + 2]
+            rung.values[i] * cross_effect[j] * cross_effect[j + 2]
             for j, (rung, i) in enumerate(zip(rungs, at, strict=True))
         )
     )
@@ -151,7 +151,7 @@ def test_the_climb_with_neighbours_that_pull_finds_what_brute_force_finds(
         for at in product(*(range(len(rung.prices)) for rung in rungs))
         if in_order(np.array([rung.prices[i] for rung, i in zip(rungs, at, strict=True)]), volumes)
     }
-    found = climb_pulled(rungs)
+    found = best_with_cross_effects(rungs)
     if not worth:
         assert found is None
         return
@@ -166,8 +166,10 @@ def test_the_climb_with_neighbours_that_pull_finds_what_brute_force_finds(
 @given(ladders())
 def test_neighbours_that_do_not_pull_change_nothing(rungs: list[Rung]) -> None:
     plain, pulled = (
-        climb(rungs),
-        climb_pulled([replace(rung, pull=np.ones(len(rung.prices))) for rung in rungs]),
+        best_in_order(rungs),
+        best_with_cross_effects(
+            [replace(rung, cross_effect=np.ones(len(rung.prices))) for rung in rungs]
+        ),
     )
     assert (plain is None) == (pulled is None)
     if plain is not None and pulled is not None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tariffs.columns import key_offsets
 from tariffs.optimise.fairness import band
 from tariffs.optimise.ladder import in_order
-from tariffs.pricing.joint import margins, points_of, worth_of
-from tariffs.pricing.locations import settle_place
+from tariffs.pricing.joint import price_points, robust_worth, unit_margins
+from tariffs.pricing.locations import optimise_location
 
 Rows = dict[str, np.ndarray]
 
@@ -38,17 +38,18 @@ def ladders_of(rows: Rows) -> list[np.ndarray]:
 def test_each_ladder_is_the_best_answer_to_the_others_of_its_segment(places: list[Rows]) -> None:
     """Brute force over a ladder, the other ladders' prices standing and what they would lose counted in."""
     rows = policy(places[0], diversion=0.4)
-    found = settle_place(rows)
+    found = optimise_location(rows)
     for at in ladders_of(rows)[:6]:
         segment = np.flatnonzero(rows["segment"] == rows["segment"][at[0]])
         others = np.setdiff1d(segment, at)
-        left = margins(rows, found["price"])[others]
+        left = unit_margins(rows, found["price"])[others]
         lost = 0.4 * float(left @ rows["volume"][others]) / float(rows["volume"][others].sum())
         assert found["opportunity_cost"][at] == pytest.approx(np.full(len(at), lost))
         points = [
-            points_of(rows, i, rows["lowest"][i], rows["highest"][i], found["price"][i]) for i in at
+            price_points(rows, i, rows["lowest"][i], rows["highest"][i], found["price"][i])
+            for i in at
         ]
-        worth = [worth_of(rows, i, p, lost) for i, p in zip(at, points, strict=True)]
+        worth = [robust_worth(rows, i, p, lost) for i, p in zip(at, points, strict=True)]
         ordered = {
             pick: sum(w[i] for w, i in zip(worth, pick, strict=True))
             for pick in product(*(range(len(p)) for p in points))
@@ -67,7 +68,7 @@ def test_the_more_products_take_from_one_another_the_less_is_discounted(places: 
         float(
             np.mean(
                 [
-                    settle_place(policy(rows, diversion=share))["price"].sum()
+                    optimise_location(policy(rows, diversion=share))["price"].sum()
                     / rows["current_price"].sum()
                     for rows in places
                 ]
@@ -84,7 +85,7 @@ def test_rungs_that_pull_at_each_other_are_priced_together(places: list[Rows]) -
     gained = 0
     for rows in places[:3]:
         pulled = policy(rows, cross_effect=0.5)
-        apart, together = settle_place(rows), settle_place(pulled)
+        apart, together = optimise_location(rows), optimise_location(pulled)
         for at in ladders_of(rows):
             if "LADDER_OUT_OF_REACH" in (*apart["ladder_bound"][at], *together["ladder_bound"][at]):
                 continue
@@ -103,13 +104,15 @@ def worth_with_pull(rows: Rows, at: np.ndarray, price: np.ndarray) -> float:
         rows["cross_effect"][at] * (price - rows["current_price"][at]) / rows["reference_price"][at]
     )
     beside = np.append(moved[1:], 0.0) + np.append(0.0, moved[:-1])
-    own = np.array([worth_of(rows, i, np.array([p]))[0] for i, p in zip(at, price, strict=True)])
+    own = np.array(
+        [robust_worth(rows, i, np.array([p]))[0] for i, p in zip(at, price, strict=True)]
+    )
     return float((own * np.exp(beside)).sum())
 
 
 def test_a_neighbours_new_price_changes_what_a_held_product_sells(places: list[Rows]) -> None:
     rows = policy(places[0], cross_effect=0.5)
-    found = settle_place(rows)
+    found = optimise_location(rows)
     held = (found["price"] == rows["current_price"]) & (found["pull"] != 0)
     assert held.any()
     assert found["expected_volume_delta"][held] == pytest.approx(
@@ -120,7 +123,7 @@ def test_a_neighbours_new_price_changes_what_a_held_product_sells(places: list[R
 def test_without_diversion_nothing_costs_anything_and_prices_are_as_before(
     places: list[Rows],
 ) -> None:
-    found = settle_place(places[0])
+    found = optimise_location(places[0])
     assert not found["opportunity_cost"].any()
     assert not found["pull"].any()
     assert (found["price"] != places[0]["price"]).sum() == (
@@ -145,8 +148,8 @@ def undercut(rows: Rows) -> tuple[Rows, int, int]:
         rows[name][month] = value
     for at in (week, month):
         rows["lowest"][at], rows["highest"][at] = 0.85 * today, 1.15 * today
-    points = points_of(rows, month, rows["lowest"][month], rows["highest"][month], today)
-    rows["price"][month] = points[worth_of(rows, month, points).argmax()]
+    points = price_points(rows, month, rows["lowest"][month], rows["highest"][month], today)
+    rows["price"][month] = points[robust_worth(rows, month, points).argmax()]
     return rows, week, month
 
 
@@ -157,7 +160,7 @@ def test_the_same_size_for_longer_costs_no_less_and_both_ladders_are_worth_the_m
     """Brute force: the best of each ladder for every price of its product of 1000 MB, and the best pair of those."""
     rows, week, month = undercut(policy(places[0], cross_effect=cross_effect))
     assert rows["price"][month] < rows["price"][week]
-    found = settle_place(rows)
+    found = optimise_location(rows)
     pair = [next(at for at in ladders_of(rows) if i in at) for i in (week, month)]
     assert "LADDER_OUT_OF_REACH" not in found["ladder_bound"][np.concatenate(pair)]
     best = [best_by_price(rows, at, i) for at, i in zip(pair, (week, month), strict=True)]
@@ -177,7 +180,7 @@ def test_the_same_size_for_longer_costs_no_less_and_both_ladders_are_worth_the_m
 
 def best_by_price(rows: Rows, at: np.ndarray, one: int) -> dict[float, float]:
     points = [
-        points_of(rows, i, rows["lowest"][i], rows["highest"][i], rows["price"][i]) for i in at
+        price_points(rows, i, rows["lowest"][i], rows["highest"][i], rows["price"][i]) for i in at
     ]
     best: dict[float, float] = {}
     for pick in product(*points):
@@ -192,7 +195,7 @@ def test_what_is_cheaper_for_longer_today_is_left_to_those_who_made_it_so(
 ) -> None:
     rows, week, month = undercut(places[0])
     rows["current_price"][month] *= 0.9
-    found = settle_place(rows)
+    found = optimise_location(rows)
     assert found["price"][month] < found["price"][week]
 
 
@@ -200,7 +203,7 @@ def test_no_segment_pays_much_more_than_another_for_the_same(places: list[Rows])
     adjusted = 0
     for plain in places:
         rows = policy(plain, max_segment_ratio=1.2)
-        found = settle_place(rows)
+        found = optimise_location(rows)
         for name in np.unique(rows["product"].astype(str)):
             at = rows["product"] == name
             lost = np.isin(
@@ -257,7 +260,9 @@ def test_a_table_is_valid_from_midnight_where_its_customers_are(places: list[Row
         ),  # it is the 28th there already
         ("Europe/Berlin", "2026-03-28T23:00", "2026-04-04T22:00"),  # clocks go forward on the 29th
     ):
-        found = settle_place(rows | {"time_zone": np.full(len(rows["price"]), zone, dtype=object)})
+        found = optimise_location(
+            rows | {"time_zone": np.full(len(rows["price"]), zone, dtype=object)}
+        )
         assert found["valid_from"][0] == np.datetime64(start)
         assert found["valid_to"][0] == np.datetime64(end)
         assert str(found["valid_from_local"][0])[11:19] == "00:00:00"
@@ -268,6 +273,6 @@ def test_a_time_zone_that_is_none_is_named(places: list[Rows]) -> None:
     with pytest.raises(
         ValueError, match=r"'Accra' is not known; wanted an IANA name such as Africa/Accra"
     ):
-        settle_place(
+        optimise_location(
             places[0] | {"time_zone": np.full(len(places[0]["price"]), "Accra", dtype=object)}
         )

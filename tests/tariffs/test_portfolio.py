@@ -11,11 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tariffs.columns import key_offsets
-from tariffs.optimise.chains import Chains, Days, Ladders
+from tariffs.optimise.chains import Chains, DayConstraint, LadderConstraint
 from tariffs.optimise.ladder import in_order
-from tariffs.optimise.portfolio import Limit, LimitsNotMet, keep
-from tariffs.optimise.smooth import cliffs, excess, follows
-from tariffs.pricing.portfolio_limits import chains_of, keep_limits, limits_of, menu, within_limits
+from tariffs.optimise.portfolio import Limit, LimitsNotMet, solve
+from tariffs.optimise.smooth import cliffs, excess, following_hour
+from tariffs.pricing.portfolio_limits import (
+    apply_portfolio_limits,
+    chains_of,
+    limits_of,
+    menu,
+    within_limits,
+)
 
 Rows = dict[str, np.ndarray]
 
@@ -67,7 +73,7 @@ def holds_together(rows: Rows, price: np.ndarray) -> bool:
                 in_order(price[at], rows["volume_mb"][at]) or (price[at] == rows["price"][at]).all()
             )
         else:
-            linked, limit = follows(rows["place"][at]), rows["max_cliff"][first]
+            linked, limit = following_hour(rows["place"][at]), rows["max_cliff"][first]
             steep, was = (
                 float((excess(p[at], np.roll(p[at], -1), limit) * linked).sum())
                 for p in (price, rows["price"])
@@ -177,9 +183,9 @@ def test_dual_prices_lose_less_than_one_units_choice_against_brute_force(
     limit = Limit("most", amounts, float(most), 1.0)
     if not within:
         with pytest.raises(ValueError, match="cannot keep most"):
-            keep(values, [limit], lambda score: score.argmax(axis=1))
+            solve(values, [limit], lambda score: score.argmax(axis=1))
         return
-    kept = keep(values, [limit], lambda score: score.argmax(axis=1))
+    kept = solve(values, [limit], lambda score: score.argmax(axis=1))
     assert limit.total(kept.pick) <= most
     got = values[np.arange(len(units)), kept.pick].sum()
     widths = np.array([max(v for v, _ in menu) - min(v for v, _ in menu) for menu in units])
@@ -205,7 +211,7 @@ def test_units_that_tie_at_the_limits_price_may_move_one_by_one() -> None:
     amounts = np.array(
         [[a for _, a in menu] + [0] * (width - len(menu)) for menu in units], dtype=float
     )
-    kept = keep(values, [Limit("most", amounts, 26.0, 1.0)], best_point)
+    kept = solve(values, [Limit("most", amounts, 26.0, 1.0)], best_point)
     assert kept.worth == values[np.arange(len(units)), kept.pick].sum() == 20
 
 
@@ -250,10 +256,10 @@ def test_several_limits_are_kept_at_the_most_worth_that_brute_force_finds(
     ]
     if not choices:
         with pytest.raises(LimitsNotMet, match="cannot keep"):
-            keep(values, limits, best_point)
+            solve(values, limits, best_point)
         return
     best = max(sum(v for v, _, _ in p) for p in choices)
-    kept = keep(values, limits, best_point)
+    kept = solve(values, limits, best_point)
     assert all(limit.excess(kept.pick) <= 0 for limit in limits)
     assert kept.worth == values[np.arange(len(units)), kept.pick].sum() == best
     assert best - 1e-6 <= kept.bound <= best + 1e-6
@@ -279,7 +285,11 @@ def test_limits_over_ladders_hold_and_their_bound_is_none_too_low(data: st.DataO
     values = draw.normal(0, 10, (units, points))
     volume = np.concatenate([50.0 * 2.0 ** np.arange(size) for size in sizes])
     chains = Chains(
-        offsets, prices, Ladders(volume), np.zeros(len(sizes), dtype=bool), np.full(units, points)
+        offsets,
+        prices,
+        LadderConstraint(volume),
+        np.zeros(len(sizes), dtype=bool),
+        np.full(units, points),
     )
     moved, drift = (np.arange(points) > 0) * np.ones((units, 1)), draw.normal(0, 1, (units, points))
     limits = [
@@ -299,7 +309,7 @@ def test_limits_over_ladders_hold_and_their_bound_is_none_too_low(data: st.DataO
         return  # a ladder that no choice orders
     within = [pick for pick in ordered if all(limit.excess(pick) <= 0 for limit in limits)]
     try:
-        kept = keep(values, limits, chains.answer, offsets=offsets)
+        kept = solve(values, limits, chains.answer, offsets=offsets)
     except LimitsNotMet:
         held = np.zeros(units, dtype=int)
         assert not any(np.array_equal(held, pick) for pick in within)
@@ -322,7 +332,7 @@ def test_holding_everything_is_tried_and_the_gap_is_that_of_a_few_units(units: i
             Limit("moved", moved, float(rng.uniform(0.05, 0.6)) * units, units),
             Limit("drift", drift, float(rng.uniform(0, 0.1)) * units, units),
         ]
-        kept = keep(values, limits, best_point)
+        kept = solve(values, limits, best_point)
         assert all(limit.excess(kept.pick) <= 0 for limit in limits)
         gaps.append(kept.gap / kept.bound)
     assert min(gaps) >= 0
@@ -336,8 +346,8 @@ def test_where_only_holding_everything_keeps_the_limits_it_is_held() -> None:
     values, drift = rng.normal(0, 10, (200, 5)), rng.normal(0, 1, (200, 5))
     values[:, 0] = drift[:, 0] = 0
     limits = [Limit("mean", drift, 0.0, 200.0), Limit("mean", -drift, 0.0, 200.0)]
-    assert not keep(values, limits, best_point).pick.any()
-    assert not keep(values, limits, best_point, hold=np.zeros(200, dtype=int)).pick.any()
+    assert not solve(values, limits, best_point).pick.any()
+    assert not solve(values, limits, best_point, hold=np.zeros(200, dtype=int)).pick.any()
 
 
 def test_room_that_is_left_is_used_by_single_moves_and_by_pairs() -> None:
@@ -347,7 +357,7 @@ def test_room_that_is_left_is_used_by_single_moves_and_by_pairs() -> None:
         rng = np.random.default_rng(seed)
         values, amounts = rng.lognormal(0, 0.05, (1500, 4)), rng.lognormal(0, 1.0, (1500, 4))
         values[:, 0] = amounts[:, 0] = 0
-        kept = keep(values, [Limit("most", amounts, 300.0, 1.0)], best_point)
+        kept = solve(values, [Limit("most", amounts, 300.0, 1.0)], best_point)
         assert (amounts[np.arange(1500), kept.pick]).sum() <= 300 + 1e-6
         gaps.append(kept.gap)
     assert np.mean(gaps) < 0.4  # a unit is worth about 1; without moves 0.67
@@ -356,7 +366,7 @@ def test_room_that_is_left_is_used_by_single_moves_and_by_pairs() -> None:
 def test_many_units_that_are_all_alike_are_filled_up_to_the_limit() -> None:
     """They all answer a price alike, so no price of the limit is right for them."""
     values, amounts = np.tile([0.0, 5.0], (30_000, 1)), np.tile([0.0, 1.0], (30_000, 1))
-    kept = keep(values, [Limit("moved", amounts, 12_345.0, 1.0)], best_point)
+    kept = solve(values, [Limit("moved", amounts, 12_345.0, 1.0)], best_point)
     assert kept.pick.sum() == 12_345
     assert kept.gap == pytest.approx(0, abs=1e-6)
 
@@ -373,7 +383,7 @@ def test_the_gap_of_a_whole_table_is_told_and_small_beside_what_moving_gains(
     demo: Any, kind: str, limits: dict[str, float]
 ) -> None:
     rows = rows_of(demo, kind, **limits)
-    found = keep_limits(rows)
+    found = apply_portfolio_limits(rows)
     own = {name: values[-1] for name, values in found.items()}
     assert (own["unit_key"], own["outcome"], own["limits"]) == ("", "kept", ", ".join(limits))
     price = settled(rows)
@@ -386,7 +396,7 @@ def test_the_gap_of_a_whole_table_is_told_and_small_beside_what_moving_gains(
 
 def test_limits_that_cannot_be_met_keep_todays_prices_and_say_so(demo: Any) -> None:
     rows = rows_of(demo, "bundle", min_volume=2.0)
-    found = keep_limits(rows)
+    found = apply_portfolio_limits(rows)
     assert found["outcome"][-1].startswith(
         "NOT MET, today's prices stay: the table cannot keep min_volume: wanted at least 2, and 1."
     )
@@ -422,7 +432,7 @@ def test_a_held_price_beyond_its_limits_has_a_code_of_its_own(demo: Any) -> None
     rows["lowest"] = np.where(
         np.arange(len(low)) == first, low[first] + rows["price_tick"][first], rows["lowest"]
     )
-    found = keep_limits(rows | {"current_price": low})
+    found = apply_portfolio_limits(rows | {"current_price": low})
     at = int(np.flatnonzero(found["unit_key"] == rows["unit_key"][first])[0])
     assert found["price"][at] > low[first]
     assert (found["reason_code"][at], found["portfolio_bound"][at]) == (
@@ -462,7 +472,7 @@ def test_chains_solved_all_at_once_are_what_brute_force_finds(
     score = np.array([[float(data.draw(st.integers(-30, 30))) for _ in range(3)] for _ in prices])
     volume = np.concatenate([50.0 * 2.0 ** np.arange(size) for size in sizes])
     hour = np.concatenate([np.array([22, 23, 0, 1])[:size] for size in sizes])
-    tie = Days(hour, np.full(len(prices), 0.02)) if ring else Ladders(volume)
+    tie = DayConstraint(hour, np.full(len(prices), 0.02)) if ring else LadderConstraint(volume)
     pick = Chains(
         offsets, prices, tie, np.zeros(len(sizes), dtype=bool), np.full(len(prices), 3)
     ).answer(score)
@@ -488,7 +498,7 @@ def judge(
     worth = float(score[np.arange(len(at)), at].sum())
     if ring:
         return -round(
-            float((excess(price, np.roll(price, -1), 0.02) * follows(hour)).sum()), 9
+            float((excess(price, np.roll(price, -1), 0.02) * following_hour(hour)).sum()), 9
         ), worth
     pairs = [in_order(price[i : i + 2], volume[i : i + 2]) for i in range(len(at) - 1)]
     return -float(len(pairs) - sum(pairs)), worth

@@ -27,12 +27,11 @@ from hundredfold.local.home import Home
 from hundredfold.pipeline.publish import Release, folder_of, point
 from support.emulator import DONE, MISSING, Emulator
 from tariffs.contracts import PriceRow
-from tariffs.release import actions as verbs
-from tariffs.release import repository as shelf
+from tariffs.release import actions, repository
 from tariffs.release.catalogue import catalogue_of
-from tariffs.release.decision_log import Book, Said
-from tariffs.release.repository import JOB, Locked, Once
-from tariffs.release.tables import NAME, csv, in_order, parquet
+from tariffs.release.decision_log import Attribution, DecisionLog
+from tariffs.release.repository import JOB, LockedPutIfAbsent, PutIfAbsent
+from tariffs.release.tables import NAME, in_published_order, to_csv, to_parquet
 
 NOW = dt.datetime(2026, 6, 29, 12, tzinfo=dt.UTC)
 MONDAY = dt.datetime(2026, 6, 30)
@@ -83,7 +82,7 @@ COMMON: dict[str, Any] = {
 def table(*rows: dict[str, Any], **changes: Any) -> pa.Table:
     """A price table of these rows, in the published order; of six usual ones, if none is given."""
     chosen = rows or USUAL
-    return in_order(
+    return in_published_order(
         pa.Table.from_pylist([added_up({**row, **changes}) for row in chosen], schema=SCHEMA)
     )
 
@@ -148,7 +147,7 @@ class Place:
     """Where releases are: a store, the door for entries, and what people do there."""
 
     store: Any
-    once: Once
+    once: PutIfAbsent
     ledger: Any = field(default_factory=NoLedger)
     words: str = "here"
     marks: Iterator[int] = field(default_factory=count)
@@ -160,7 +159,7 @@ class Place:
         self, made: pa.Table | None = None, *, catalogue: pa.Table | None = CATALOGUE
     ) -> int:
         """Make the next release of a table, as the job's last step leaves it; its version."""
-        version = max((s.version for s in shelf.shelved(self.store)), default=0) + 1
+        version = max((s.version for s in repository.stored_releases(self.store)), default=0) + 1
         rows = made if made is not None else table()
         for name, value in (("table_version", version), ("run_id", f"run-{version}")):
             kind = pa.int64() if name == "table_version" else pa.string()
@@ -168,14 +167,14 @@ class Place:
                 rows.schema.get_field_index(name), name, pa.array([value] * rows.num_rows, kind)
             )
         files = {}
-        for format, data in (("csv", csv(rows)), ("parquet", parquet(rows))):
+        for format, data in (("csv", to_csv(rows)), ("parquet", to_parquet(rows))):
             key = f"{folder_of(JOB, version)}/{NAME}.{format}"
             self.store.put(key, data)
             files[key] = hashlib.sha256(data).hexdigest()
         run = f"run-{version}"
         if catalogue is not None:
             offered = catalogue.filter(pc.is_in(catalogue["product"], pc.unique(rows["product"])))
-            self.store.put(Layout(run).staged("product_catalog"), parquet(offered))
+            self.store.put(Layout(run).staged("product_catalog"), to_parquet(offered))
         parent = version - 1 or None
         release = Release(
             JOB, version, parent, run, 1, "2026-06-29 06:00:00", {NAME: rows.num_rows}, files
@@ -184,8 +183,8 @@ class Place:
         point(JOB, version, self.store)
         return version
 
-    def said(self, by: str = "ama", reason: str = "") -> Said:
-        return Said(
+    def said(self, by: str = "ama", reason: str = "") -> Attribution:
+        return Attribution(
             by,
             "robot@desk",
             "2026-06-29T12:00:00Z",
@@ -194,8 +193,8 @@ class Place:
             account=f"account of {by.strip().casefold()}",
         )
 
-    def approve(self, version: int, by: str = "ama", reason: str = "", **how: Any) -> verbs.Done:
-        return verbs.approve(
+    def approve(self, version: int, by: str = "ama", reason: str = "", **how: Any) -> actions.Done:
+        return actions.approve(
             version,
             self.said(by, reason),
             self.store,
@@ -205,8 +204,10 @@ class Place:
             **how,
         )
 
-    def activate(self, version: int, by: str = "kofi", reason: str = "", **how: Any) -> verbs.Done:
-        return verbs.activate(
+    def activate(
+        self, version: int, by: str = "kofi", reason: str = "", **how: Any
+    ) -> actions.Done:
+        return actions.activate(
             version,
             self.said(by, reason),
             self.store,
@@ -225,8 +226,8 @@ class Place:
 
     def try_out(
         self, version: int, places: Any, by: str = "kofi", reason: str = "", **how: Any
-    ) -> verbs.Done:
-        return verbs.try_out(
+    ) -> actions.Done:
+        return actions.start_canary(
             version,
             places,
             self.said(by, reason),
@@ -237,29 +238,29 @@ class Place:
             **how,
         )
 
-    def kill(self, to: Any, by: str = "esi") -> verbs.Done:
-        return verbs.kill(to, self.said(by, "kill switch"), self.store, self.once)
+    def kill(self, to: Any, by: str = "esi") -> actions.Done:
+        return actions.kill(to, self.said(by, "kill switch"), self.store, self.once)
 
-    def withdraw(self, version: int, reason: str = "wrong week") -> verbs.Done:
-        return verbs.withdraw(version, self.said(reason=reason), self.store, self.once)
+    def withdraw(self, version: int, reason: str = "wrong week") -> actions.Done:
+        return actions.withdraw(version, self.said(reason=reason), self.store, self.once)
 
     def catalogue(self, release: Release) -> pa.Table | None:
         return catalogue_of(release, self)
 
     @property
-    def sources(self) -> verbs.Sources:
-        return verbs.Sources(self.catalogue)
+    def sources(self) -> actions.Sources:
+        return actions.Sources(self.catalogue)
 
     @property
-    def book(self) -> Book:
-        return shelf.read_book(self.store)
+    def decisions(self) -> DecisionLog:
+        return repository.read_log(self.store)
 
     @property
     def pointer(self) -> dict[str, Any]:
-        return json.loads(self.store.get(shelf.POINTER).to_pybytes())
+        return json.loads(self.store.get(repository.POINTER).to_pybytes())
 
     def state(self, version: int) -> str:
-        return self.book.state(version).value
+        return self.decisions.state(version).value
 
     def damage(self, version: int, format: str = "parquet") -> None:
         self.store.put(f"{folder_of(JOB, version)}/{NAME}.{format}", b"not what was published")
@@ -267,7 +268,9 @@ class Place:
 
 def on_disk(folder: Path) -> Place:
     home = Home(folder)
-    return Place(home.store, Locked(home.store, lambda: home.publishing(f"{JOB}_approvals")))
+    return Place(
+        home.store, LockedPutIfAbsent(home.store, lambda: home.publishing(f"{JOB}_approvals"))
+    )
 
 
 @contextmanager

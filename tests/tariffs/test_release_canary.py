@@ -14,11 +14,10 @@ from test_release_bench import Place, bundle, changed, in_s3, on_disk, table
 
 from hundredfold.errors import HomeError, PublishRefused, StateError, UsageError
 from hundredfold.testing import FaultInjector, FaultInjectorAfter, InjectedFault, MemoryStore
-from tariffs.release import actions as verbs
-from tariffs.release import repository as shelf
-from tariffs.release.actions import LAST_APPROVED, RULE, UNCHANGED, canary_places
+from tariffs.release import actions, repository
+from tariffs.release.actions import LAST_APPROVED, RULE, UNCHANGED, canary_locations
 from tariffs.release.decision_log import Table
-from tariffs.release.tables import read
+from tariffs.release.tables import read_parquet
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +55,13 @@ def asked(place: Place) -> dict[str, float]:
     """What charging asks of each bundle, read as charging reads it."""
     files = place.pointer["files"]
     assert not [
-        words for key, wanted in files.items() if (words := shelf._wrong(key, wanted, place.store))
+        words
+        for key, wanted in files.items()
+        if (words := repository._file_damage(key, wanted, place.store))
     ]
-    rows = read(place.store.get(f"{place.pointer['folder']}/price_table.parquet")).to_pylist()
+    rows = read_parquet(
+        place.store.get(f"{place.pointer['folder']}/price_table.parquet")
+    ).to_pylist()
     return {
         r["unit_key"]: r["price"] for r in rows if r["kind"] == "bundle" and r["product"] == "DAY"
     }
@@ -75,13 +78,13 @@ def test_in_the_places_of_a_canary_charging_asks_the_new_prices_and_elsewhere_th
         2,
         ["ACCRA"],
     )
-    assert place.book.charging == Table(1, canary=2, places=("ACCRA",))
+    assert place.decisions.charging == Table(1, canary=2, places=("ACCRA",))
 
 
 def test_then_it_is_activated_everywhere(place: Place) -> None:
     begun(place).activate(2)
     assert asked(place)["YOUTH/TEMA/DAY"] == 2.2
-    assert (place.state(1), place.state(2), place.book.charging) == (
+    assert (place.state(1), place.state(2), place.decisions.charging) == (
         "withdrawn",
         "active",
         Table(2),
@@ -91,30 +94,34 @@ def test_then_it_is_activated_everywhere(place: Place) -> None:
 def test_or_taken_back_in_one_step_and_never_gone_back_to(place: Place) -> None:
     begun(place).kill(LAST_APPROVED)
     assert asked(place)["YOUTH/ACCRA/DAY"] == 2.0
-    assert (place.state(1), place.state(2), place.book.charging) == (
+    assert (place.state(1), place.state(2), place.decisions.charging) == (
         "active",
         "withdrawn",
         Table(1),
     )
-    assert place.book.fallbacks() == []
+    assert place.decisions.fallbacks() == []
 
 
 def test_the_rule_takes_both_away(disk: Place) -> None:
     begun(disk).kill(RULE)
     assert (disk.state(1), disk.state(2)) == ("withdrawn", "withdrawn")
-    assert (disk.book.charging.version, disk.book.charging.rule, disk.book.charging.canary) == (
+    assert (
+        disk.decisions.charging.version,
+        disk.decisions.charging.rule,
+        disk.decisions.charging.canary,
+    ) == (
         1,
         True,
         None,
     )
-    assert disk.book.charging.after.startswith(
+    assert disk.decisions.charging.after.startswith(
         "canary-000002-upon-000001-"
     )  # the step is measured from what charging asked
 
 
 def test_frozen_are_the_prices_of_both_tables_where_each_is_asked(disk: Place) -> None:
     before = asked(begun(disk))
-    shown = verbs.would_kill(UNCHANGED, disk.store)
+    shown = actions.preview_kill(UNCHANGED, disk.store)
     assert [(m.raised, m.lowered, m.margin) for m in shown.moves] == [(0, 0, 0.0)] * 2
     done = disk.kill(UNCHANGED)
     assert done.entry.charging == shown.table
@@ -126,7 +133,7 @@ def test_frozen_are_the_prices_of_both_tables_where_each_is_asked(disk: Place) -
     with pytest.raises(StateError, match=r"the frozen prices of canary-.* is active already"):
         disk.kill(UNCHANGED)
     disk.kill(RULE)
-    assert disk.book.charging.after.startswith(
+    assert disk.decisions.charging.after.startswith(
         "unchanged-000001-after-canary-"
     )  # the step is measured from the frozen prices
 
@@ -138,9 +145,9 @@ def test_where_the_table_elsewhere_is_broken_the_kill_switch_goes_further_back(d
     disk.try_out(3, ["ACCRA"])
     disk.damage(2)
     done = disk.kill(LAST_APPROVED)
-    assert disk.book.charging == Table(1)
+    assert disk.decisions.charging == Table(1)
     assert [disk.state(v) for v in (1, 2, 3)] == ["active", "withdrawn", "withdrawn"]
-    assert done.passed_over == (
+    assert done.skipped == (
         "release 2: price_table.parquet is not what was published: its SHA-256 differs",
     )
 
@@ -150,10 +157,10 @@ def test_beside_the_rules_prices_there_can_be_a_canary_too(disk: Place) -> None:
     disk.kill(RULE)
     disk.approve(disk.publish(NEW))
     disk.try_out(2, ["ACCRA"])
-    assert disk.book.charging == Table(1, rule=True, canary=2, places=("ACCRA",))
+    assert disk.decisions.charging == Table(1, rule=True, canary=2, places=("ACCRA",))
     assert asked(disk)["YOUTH/ACCRA/DAY"] == 2.2
     disk.kill(LAST_APPROVED)
-    assert disk.book.charging == Table(1, rule=True)
+    assert disk.decisions.charging == Table(1, rule=True)
 
 
 def test_it_grows_and_another_one_takes_its_place(disk: Place) -> None:
@@ -162,7 +169,7 @@ def test_it_grows_and_another_one_takes_its_place(disk: Place) -> None:
     disk.try_out(3, ["TEMA"])
     assert [disk.state(v) for v in (1, 2, 3)] == ["active", "withdrawn", "canary"]
     disk.try_out(3, ["ACCRA"])
-    assert disk.book.charging == Table(1, canary=3, places=("ACCRA",))
+    assert disk.decisions.charging == Table(1, canary=3, places=("ACCRA",))
     disk.use(table())
     assert [disk.state(v) for v in (1, 2, 3, 4)] == [
         "withdrawn",
@@ -218,12 +225,12 @@ def test_a_share_chooses_the_same_places_whoever_asks_and_others_for_another_rel
     rows = table(*[bundle(f"L{n:03d}", control_flag=n % 10 == 0) for n in range(200)]).select(
         ["location", "control_flag"]
     )
-    some = canary_places(3, rows, 0.1)
-    assert some == canary_places(3, pa.Table.from_pylist(rows.to_pylist()[::-1]), 0.1)
+    some = canary_locations(3, rows, 0.1)
+    assert some == canary_locations(3, pa.Table.from_pylist(rows.to_pylist()[::-1]), 0.1)
     assert len(some) == 18
     assert not {name for name in some if int(name[1:]) % 10 == 0}
-    assert some != canary_places(4, rows, 0.1)
-    assert set(some) < set(canary_places(3, rows, 0.2))  # it grows by adding
+    assert some != canary_locations(4, rows, 0.1)
+    assert set(some) < set(canary_locations(3, rows, 0.2))  # it grows by adding
 
 
 def test_the_guards_compare_with_the_table_of_the_other_places(disk: Place) -> None:
@@ -244,20 +251,20 @@ def test_stopped_at_any_call_charging_reads_a_whole_table(what: str, kind: Any) 
     wanted = {"try": 2.2, "kill": 2.0, "activate": 2.2}[what]
     for stop in itertools.count(0):
         store = MemoryStore()
-        place = Place(store, shelf.Locked(store, nullcontext))
+        place = Place(store, repository.LockedPutIfAbsent(store, nullcontext))
         place.use()
         place.approve(place.publish(NEW))
         if what != "try":
             place.try_out(2, ["ACCRA"])
         faulty = kind(store, fail_at=stop)
-        place.store, place.once = faulty, shelf.Locked(faulty, nullcontext)
+        place.store, place.once = faulty, repository.LockedPutIfAbsent(faulty, nullcontext)
         with suppress(InjectedFault):
             steps[what](place)
-        place.store, place.once = store, shelf.Locked(store, nullcontext)
+        place.store, place.once = store, repository.LockedPutIfAbsent(store, nullcontext)
         asked(place)
         with suppress(StateError):
             steps[what](place)
-        shelf.settle(place.store)
+        repository.repair_pointer(place.store)
         assert asked(place)["YOUTH/ACCRA/DAY"] == wanted, f"stopped at call {stop}"
         if faulty.calls < stop:
             assert stop > 5
@@ -266,7 +273,7 @@ def test_stopped_at_any_call_charging_reads_a_whole_table(what: str, kind: Any) 
 
 def test_a_log_that_says_another_canary_is_not_believed(disk: Place) -> None:
     begun(disk)
-    key = f"{shelf.LOG}/000004.json"
+    key = f"{repository.LOG}/000004.json"
     disk.store.put(key, disk.store.get(key).to_pybytes().replace(b'"canary": 2', b'"canary": 7'))
     with pytest.raises(HomeError, match="its moves make canaries"):
-        disk.book  # noqa: B018
+        disk.decisions  # noqa: B018

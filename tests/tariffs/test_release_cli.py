@@ -29,10 +29,10 @@ from support.sales_after_release import bundles_after, voice_after
 from support.waits import HANG_S
 from tariffs import demo
 from tariffs.cli import app
-from tariffs.release import repository as shelf
-from tariffs.release.clock import NOT_SET, account_here, principal
-from tariffs.release.delta import Delta, apply
-from tariffs.release.tables import CHARGING, read
+from tariffs.release import repository
+from tariffs.release.clock import LOGIN_UID_UNSET, local_account, principal
+from tariffs.release.delta import Delta, apply_delta
+from tariffs.release.tables import CHARGING, read_parquet
 from tariffs.synthetic import AS_OF, SIZES
 from tariffs.synthetic.bundles import BUNDLES, UNIT_COST, bundle_block
 
@@ -108,8 +108,8 @@ def say(home: Path, tmp_path: Path) -> Say:
 @pytest.fixture
 def in_use(say: Say) -> Say:
     """Release 1 is active."""
-    assert say("approve", "1", "--by", "ama").code == 0
-    assert say("activate", "1", "--by", "kofi", *ALONE).code == 0
+    assert say("approve", "1", "--author", "ama").code == 0
+    assert say("activate", "1", "--author", "kofi", *ALONE).code == 0
     return say
 
 
@@ -122,15 +122,15 @@ def test_a_week_of_a_pricing_team(say: Say, home: Path) -> None:
     assert (checked.code, checked.out.count(" ok ")) == (0, 25), checked
     assert "tariffs approve 1" in checked.out
 
-    approved = say("approve", "1", "--by", "ama")
+    approved = say("approve", "1", "--author", "ama")
     assert (approved.code, approved.out.splitlines()[0]) == (0, "release 1 is approved")
-    refused = say("activate", "1", "--by", "ama")
+    refused = say("activate", "1", "--author", "ama")
     assert (refused.code, refused.out) == (1, "")
     assert "error: release 1 was approved by ama (account uid " in refused.err
-    assert say("activate", "1", "--by", "kofi").code == 1, (
+    assert say("activate", "1", "--author", "kofi").code == 1, (
         "another name from the same account is no other person"
     )
-    active = say("activate", "1", "--by", "kofi", "--same-person", "--reason", "week 27")
+    active = say("activate", "1", "--author", "kofi", "--same-person", "--reason", "week 27")
     assert active.code == 0
     assert "charging uses release 1" in active.out
     pointer = json.loads((home / "releases/tariffs/active.json").read_text())
@@ -140,7 +140,7 @@ def test_a_week_of_a_pricing_team(say: Say, home: Path) -> None:
     assert "*        1  active" in status.out
     assert "Charging uses release 1 (*)" in status.out
 
-    killed = say("kill", "--to", "rule", "--by", "esi", "--reason", "complaints in Tamale")
+    killed = say("kill", "--to", "rule", "--author", "esi", "--reason", "complaints in Tamale")
     assert killed.code == 0
     assert (
         "\nrelease 1 is killed, and so withdrawn\ncharging uses the rule table of release 1 (step 1 on the way to it)\n"
@@ -159,16 +159,16 @@ def test_a_week_of_a_pricing_team(say: Say, home: Path) -> None:
 def test_a_canary_is_tried_in_a_share_of_the_places_and_killed_in_one_step(
     in_use: Say, home: Path
 ) -> None:
-    reason = ("--despite", "STEP", "--reason", "full cells")
-    assert in_use("approve", "2", "--by", "ama", *reason).code == 0
-    tried = in_use("activate", "2", "--by", "kofi", "--canary", "10%", *ALONE)
+    reason = ("--override", "STEP", "--reason", "full cells")
+    assert in_use("approve", "2", "--author", "ama", *reason).code == 0
+    tried = in_use("activate", "2", "--author", "kofi", "--canary", "10%", *ALONE)
     assert tried.code == 0, tried.err
     assert tried.out.splitlines()[0] == "release 2 is tried in some places"
     assert "charging uses release 1, with release 2 in 2 locations" in tried.out
     assert "2  canary" in in_use("status").out
     places = in_use("status", "--json").json["charging"]["places"]
     pointer = json.loads((home / "releases/tariffs/active.json").read_text())
-    rows = read((home / pointer["folder"] / "price_table.parquet").read_bytes()).to_pylist()
+    rows = read_parquet((home / pointer["folder"] / "price_table.parquet").read_bytes()).to_pylist()
     assert {r["location"] for r in rows if r["table_version"] == 2} == set(places)
     assert len(rows) == 3960
     killed = in_use("kill", "--to", "last-approved")
@@ -216,12 +216,12 @@ def test_what_a_table_did_is_measured_on_newer_sales(
 def later(published: Path) -> tuple[pa.Table, pa.Table]:
     """The demo's sales with four weeks at the prices of release 1 behind them."""
     data, run = published.parent / "data", sorted((published / "runs").iterdir())[0]
-    rows = read(
+    rows = read_parquet(
         (published / folder_of("tariffs", 1) / "price_table.parquet").read_bytes()
     ).to_pylist()
     sales, usage = (
-        read((run / "sources/bundle_sales.parquet").read_bytes()),
-        read((data / "voice_usage.parquet").read_bytes()),
+        read_parquet((run / "sources/bundle_sales.parquet").read_bytes()),
+        read_parquet((data / "voice_usage.parquet").read_bytes()),
     )
     price = {
         (r["segment"], r["location"], r["product"]): r["price"]
@@ -236,7 +236,8 @@ def later(published: Path) -> tuple[pa.Table, pa.Table]:
     control = {r["location"] for r in rows if r["control_flag"]}
     cost = {b.product: float(c) for b, c in zip(BUNDLES, UNIT_COST, strict=True)}
     truth = {
-        name: read((data / f"truth/{name}.parquet").read_bytes()) for name in ("bundles", "voice")
+        name: read_parquet((data / f"truth/{name}.parquet").read_bytes())
+        for name in ("bundles", "voice")
     }
     whole = bundle_block(7, SIZES["demo"], 0).sales
     sold = bundles_after(truth["bundles"], last_week(whole), price, control, cost).sales
@@ -258,18 +259,18 @@ def test_a_guard_that_fails_is_exit_status_1_and_the_way_on_is_told(say: Say) ->
     today = say("check", "1", *now)
     assert today.code == 1
     assert "STALE         FAILS" in today.out
-    refused = say("approve", "1", "--by", "ama", *now)
+    refused = say("approve", "1", "--author", "ama", *now)
     assert (refused.code, refused.out) == (1, "")
     assert (
-        "hint: look: tariffs check 1   or, knowing better: tariffs approve 1 --despite STALE --despite VALIDITY --reason WHY"
+        "hint: look: tariffs check 1   or, knowing better: tariffs approve 1 --override STALE --override VALIDITY --reason WHY"
         in refused.err
     )
     done = say(
         "approve",
         "1",
-        "--by",
+        "--author",
         "ama",
-        "--despite",
+        "--override",
         "stale,validity",
         "--reason",
         "a rehearsal",
@@ -288,13 +289,14 @@ def test_the_delta_on_disk_makes_the_active_table_into_the_new_one(in_use: Say, 
     told = in_use("delta", "2", "--json")
     assert told.code == 0, told.err
     files = {Path(name).suffix: Path(name) for name in told.json["files"]}
-    rows = read(files[".parquet"].read_bytes())
+    rows = read_parquet(files[".parquet"].read_bytes())
     assert rows.num_rows == told.json["changed"] > 100
     assert [
         line["unit_key"] for line in csv.DictReader(io.StringIO(files[".csv"].read_text()))
     ] == rows["unit_key"].to_pylist()
     old, new = (
-        read((home / folder_of("tariffs", v) / "price_table.parquet").read_bytes()) for v in (1, 2)
+        read_parquet((home / folder_of("tariffs", v) / "price_table.parquet").read_bytes())
+        for v in (1, 2)
     )
     facts = {
         "valid_from": new["valid_from"][0].as_py(),
@@ -302,7 +304,7 @@ def test_the_delta_on_disk_makes_the_active_table_into_the_new_one(in_use: Say, 
         "table_version": 2,
     }
     assert told.json["facts"]["table_version"] == 2
-    assert apply(old, Delta(rows, facts)).equals(new.select(list(CHARGING)))
+    assert apply_delta(old, Delta(rows, facts)).equals(new.select(list(CHARGING)))
 
 
 def test_the_delta_can_go_to_a_folder_and_is_the_same_there(in_use: Say, tmp_path: Path) -> None:
@@ -318,7 +320,7 @@ def test_every_price_is_exported_with_the_state_that_it_has(in_use: Say, home: P
     told = in_use("export", "active")
     assert (told.code, told.err) == (0, "3,960 prices\n")
     prices = told.json
-    table = read((home / folder_of("tariffs", 1) / "price_table.parquet").read_bytes())
+    table = read_parquet((home / folder_of("tariffs", 1) / "price_table.parquet").read_bytes())
     assert [p["id"] for p in prices] == table["unit_key"].to_pylist()
     assert [p["price"]["value"] for p in prices] == table["price"].to_pylist()
     assert {p["lifecycleStatus"] for p in prices} == {"Launched"}
@@ -350,15 +352,19 @@ def test_a_draft_is_exported_as_it_was_published_and_the_active_one_with_its_sta
     rows = list(csv.DictReader(io.StringIO((tmp_path / "active.csv").read_text())))
     assert {row["status"] for row in rows} == {"active"}
     assert in_use("export", "1", "--format", "parquet", "--out", "active.parquet").code == 0
-    assert set(read((tmp_path / "active.parquet").read_bytes())["status"].to_pylist()) == {"active"}
+    assert set(read_parquet((tmp_path / "active.parquet").read_bytes())["status"].to_pylist()) == {
+        "active"
+    }
 
 
 def test_the_kill_switch_works_when_the_newest_release_is_broken(in_use: Say, home: Path) -> None:
     assert (
-        in_use("approve", "2", "--by", "ama", "--despite", "STEP", "--reason", "full cells").code
+        in_use(
+            "approve", "2", "--author", "ama", "--override", "STEP", "--reason", "full cells"
+        ).code
         == 0
     )
-    assert in_use("activate", "2", "--by", "kofi", *ALONE).code == 0
+    assert in_use("activate", "2", "--author", "kofi", *ALONE).code == 0
     (home / folder_of("tariffs", 2) / "release.json").write_text("{half")
     done = in_use("kill", "--to", "last-approved")
     assert (done.code, "charging uses release 1" in done.out) == (0, True)
@@ -370,7 +376,9 @@ def test_the_kill_switch_works_when_the_newest_release_is_broken(in_use: Say, ho
 
 def test_limits_are_shown_and_changed_with_a_reason(say: Say) -> None:
     assert say("limits", "--set", "data_age=4000").code == 2
-    assert say("limits", "--set", "data_age=4000", "--reason", "history", "--by", "ama").code == 0
+    assert (
+        say("limits", "--set", "data_age=4000", "--reason", "history", "--author", "ama").code == 0
+    )
     assert say("limits", "--json").json["data_age"] == 4000
     assert "STALE         ok" in say("check", "1", "--as-of", "2028-01-01").out
 
@@ -378,7 +386,7 @@ def test_limits_are_shown_and_changed_with_a_reason(say: Say) -> None:
 def test_the_name_that_is_left_out_is_that_of_the_account_and_no_variable(say: Say) -> None:
     say("withdraw", "1", "--reason", "a rehearsal", LOGNAME="nana", USER="nana", SUDO_UID="")
     [entry] = say("log", "--json").json
-    assert (entry["said"]["by"], entry["said"]["account"]) == account_here()[::-1]
+    assert (entry["said"]["by"], entry["said"]["account"]) == local_account()[::-1]
 
 
 def test_another_time_than_now_needs_a_reason_and_stands_in_the_log(say: Say) -> None:
@@ -393,10 +401,10 @@ def test_another_time_than_now_needs_a_reason_and_stands_in_the_log(say: Say) ->
 def test_another_user_of_the_machine_is_another_person(
     say: Say, home: Path, tmp_path: Path
 ) -> None:
-    if os.getuid() or Path("/proc/self/loginuid").read_text().strip() != str(NOT_SET):
+    if os.getuid() or Path("/proc/self/loginuid").read_text().strip() != str(LOGIN_UID_UNSET):
         pytest.skip("only root, in a session without login, can be two users")
-    assert say("approve", "1", "--by", "ama").code == 0
-    as_nobody = "import os, sys; os.setreuid(65534, 0); from tariffs.cli import main; sys.argv = ['tariffs', 'activate', '1', '--by', 'kofi']; main()"
+    assert say("approve", "1", "--author", "ama").code == 0
+    as_nobody = "import os, sys; os.setreuid(65534, 0); from tariffs.cli import main; sys.argv = ['tariffs', 'activate', '1', '--author', 'kofi']; main()"
     environment = {**os.environ, "HUNDREDFOLD_HOME": str(home), "NO_COLOR": "1"}
     done = subprocess.run(
         [sys.executable, "-c", as_nobody],
@@ -539,7 +547,7 @@ def pointed(home: Path) -> dict[str, Any]:
     folder = json.loads((home / "releases/tariffs/active.json").read_text())["folder"]
     return {
         row["unit_key"]: row
-        for row in read((home / folder / "price_table.parquet").read_bytes()).to_pylist()
+        for row in read_parquet((home / folder / "price_table.parquet").read_bytes()).to_pylist()
     }
 
 
@@ -562,7 +570,7 @@ def pointed(home: Path) -> dict[str, Any]:
             2,
             "the catalogue nowhere.csv cannot be read",
         ),
-        (("approve", "1", "--despite", "LUCK"), 2, "there is no guard LUCK"),
+        (("approve", "1", "--override", "LUCK"), 2, "there is no guard LUCK"),
         (("status", "--home", "nowhere"), 1, "there is no run in"),
         (("log", "9"), 2, "there is no release 9"),
         (("dance",), 2, "No such command 'dance'"),
@@ -651,10 +659,10 @@ def test_the_same_on_aws(stack: str, tmp_path: Path) -> None:
     )
     for version in ("1", "2"):
         approved = say(
-            "approve", version, "--by", "ama", *then, "--reason", "the week of the data", *there
+            "approve", version, "--author", "ama", *then, "--reason", "the week of the data", *there
         )
         assert (approved.code, approved.err) == (0, "")
-        done = say("activate", version, "--by", "kofi", *ALONE, *then, *there, "--stack", stack)
+        done = say("activate", version, "--author", "kofi", *ALONE, *then, *there, "--stack", stack)
         assert (done.code, done.err) == (0, "")
     assert f"s3://{store.bucket}/{folder_of('tariffs', 2)}" in done.out
     assert say("delta", "2", "--against", "1", "--json", *there).json["changed"] == 1
@@ -663,4 +671,4 @@ def test_the_same_on_aws(stack: str, tmp_path: Path) -> None:
     status = say("status", *there)
     assert "Charging uses release 1" in status.out
     assert "tariffs log 1 --backend aws" in status.out
-    assert json.loads(store.get(shelf.POINTER).to_pybytes())["version"] == 1
+    assert json.loads(store.get(repository.POINTER).to_pybytes())["version"] == 1

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_release_bench import MONDAY, SCHEMA, bundle, changed, table, voice
 
-from tariffs.release.delta import NotATable, apply, delta
-from tariffs.release.tables import CHARGING, csv, in_order, parquet, read
+from tariffs.release.delta import InvalidTable, apply_delta, delta
+from tariffs.release.tables import CHARGING, in_published_order, read_parquet, to_csv, to_parquet
 
 KEYS = [("bundle", f"YOUTH/{place}/DAY") for place in ("ACCRA", "HO", "TEMA", "Töme")] + [
     ("voice", f"C1/{hour:02d}/WEEKDAY") for hour in range(4)
@@ -58,7 +58,7 @@ def tables(draw: Any, one_time: bool) -> pa.Table:
         for kind, key in keys
     ]  # fmt: skip
     version = draw(st.integers(1, 3))
-    return in_order(
+    return in_published_order(
         pa.Table.from_pylist([{**r, "table_version": version} for r in rows], schema=SCHEMA)
     )
 
@@ -72,14 +72,14 @@ def alike(one: pa.Table, other: pa.Table) -> bool:
     tables(one_time=True) | tables(one_time=False), tables(one_time=True) | tables(one_time=False)
 )
 def test_the_delta_done_to_the_old_table_makes_the_new_one(old: pa.Table, new: pa.Table) -> None:
-    assert alike(apply(old, delta(old, new)), new.select(list(CHARGING)))
+    assert alike(apply_delta(old, delta(old, new)), new.select(list(CHARGING)))
 
 
 @given(
     tables(one_time=True) | tables(one_time=False), tables(one_time=True) | tables(one_time=False)
 )
 def test_so_it_does_for_all_columns(old: pa.Table, new: pa.Table) -> None:
-    assert alike(apply(old, delta(old, new, old.column_names)), new)
+    assert alike(apply_delta(old, delta(old, new, old.column_names)), new)
 
 
 @given(tables(one_time=True), tables(one_time=True))
@@ -110,7 +110,7 @@ def test_the_order_of_the_rows_that_come_does_not_matter(
         chance.shuffle(order)
         return made.take(pa.array(order, pa.int64()))
 
-    assert parquet(delta(shuffled(old), shuffled(new)).rows) == parquet(delta(old, new).rows)
+    assert to_parquet(delta(shuffled(old), shuffled(new)).rows) == to_parquet(delta(old, new).rows)
 
 
 def test_a_new_week_alone_is_no_reason_for_a_row() -> None:
@@ -147,8 +147,8 @@ def test_a_row_shows_the_old_price_and_the_new_one() -> None:
 
 def test_it_reads_the_same_from_csv_and_from_parquet() -> None:
     rows = delta(table(), changed(table(), "C1/07/WEEKDAY", price=0.045, discount_class=55)).rows
-    assert read(parquet(rows)).equals(rows)
-    header, line = csv(rows).decode().splitlines()
+    assert read_parquet(to_parquet(rows)).equals(rows)
+    header, line = to_csv(rows).decode().splitlines()
     assert header.split(",")[:5] == ["change", "unit_key", "old_price", "new_price", "kind"]
     assert (
         line
@@ -159,13 +159,13 @@ def test_it_reads_the_same_from_csv_and_from_parquet() -> None:
 def test_a_key_twice_is_refused() -> None:
     twice = pa.concat_tables([table(), table().slice(0, 1)])
     with pytest.raises(
-        NotATable, match="the new table has keys more than once: 1, such as YOUTH/ACCRA/DAY"
+        InvalidTable, match="the new table has keys more than once: 1, such as YOUTH/ACCRA/DAY"
     ):
         delta(table(), twice)
 
 
 def test_a_column_that_is_missing_is_told() -> None:
-    with pytest.raises(NotATable, match="the old table has no column currency"):
+    with pytest.raises(InvalidTable, match="the old table has no column currency"):
         delta(table().drop_columns(["currency"]), table())
 
 

@@ -12,10 +12,10 @@ from test_release_bench import CATALOGUE, MONDAY, NOW, bundle, changed, table, v
 
 from tariffs.release import guards
 from tariffs.release.decision_log import Finding
-from tariffs.release.guards import CODES, GUARDS, Limits, inspect
-from tariffs.release.guards.context import Subject
+from tariffs.release.guards import CODES, GUARDS, Limits, run_guards
+from tariffs.release.guards.context import GuardContext
 
-USUAL = Subject(table(), table(), CATALOGUE, NOW)
+USUAL = GuardContext(table(), table(), CATALOGUE, NOW)
 SOLD = pa.table(
     {
         "unit_key": USUAL.table["unit_key"],
@@ -33,18 +33,18 @@ def moved(key: str, **values: Any) -> pa.Table:
 
 
 def test_a_table_without_fault_passes_every_guard() -> None:
-    findings = inspect(USUAL)
+    findings = run_guards(USUAL)
     assert [f.code for f in findings] == list(CODES)
     assert all(f.passed for f in findings), findings
 
 
 def test_so_does_the_first_table_of_all() -> None:
-    assert all(f.passed for f in inspect(replace(USUAL, active=None, sold=SOLD)))
+    assert all(f.passed for f in run_guards(replace(USUAL, active=None, sold=SOLD)))
 
 
 def test_every_guard_has_its_own_code_and_says_what_it_allows() -> None:
     assert len(set(CODES)) == len(GUARDS)
-    assert all(f.words and f.limit for f in inspect(USUAL))
+    assert all(f.words and f.limit for f in run_guards(USUAL))
 
 
 def test_a_guard_says_one_sentence_of_what_must_be_true() -> None:
@@ -270,5 +270,5 @@ def test_many_cases_are_counted_and_the_first_shown() -> None:
 
 
 def test_limits_that_were_set_are_the_ones_that_count() -> None:
-    assert guards.limits_of({"data_age": 21.0, "gone": 1.0}) == Limits(data_age=21.0)
+    assert guards.limits_with({"data_age": 21.0, "gone": 1.0}) == Limits(data_age=21.0)
     assert set(guards.UNITS_OF) == set(Limits.__dataclass_fields__)

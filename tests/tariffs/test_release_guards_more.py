@@ -17,7 +17,7 @@ from tariffs.release import guards
 from tariffs.release.decision_log import Finding
 from tariffs.release.drift import Chart
 from tariffs.release.guards import Limits
-from tariffs.release.guards.context import Subject
+from tariffs.release.guards.context import GuardContext
 
 SIZES = pa.table(
     {
@@ -32,7 +32,7 @@ SIZES = pa.table(
         "validity_days": [1.0, 1.0, 1.0, 30.0, None],
     }
 )
-USUAL = Subject(table(), table(), CATALOGUE, NOW)
+USUAL = GuardContext(table(), table(), CATALOGUE, NOW)
 
 
 def found(guard: Any, **changes: Any) -> Finding:
@@ -49,7 +49,7 @@ def sizes(today: tuple[float, ...], then: tuple[float, ...]) -> Finding:
         bundle("ACCRA", name, current_price=a, price=b)
         for name, a, b in zip(("S", "M", "L", "LONG"), today, then, strict=True)
     ]
-    return found(guards.NAMED["LADDER"], table=table(*rows), catalogue=SIZES)
+    return found(guards.GUARDS_BY_CODE["LADDER"], table=table(*rows), catalogue=SIZES)
 
 
 IN_ORDER = (2.0, 4.0, 8.0, 5.0)
@@ -59,32 +59,34 @@ def test_volume_finds_a_kind_that_is_expected_to_sell_far_less_than_under_the_ac
     None
 ):
     less = table(expected_volume_delta=-3.0)
-    finding = found(guards.NAMED["VOLUME"], table=less)
+    finding = found(guards.GUARDS_BY_CODE["VOLUME"], table=less)
     assert (finding.passed, finding.count) == (False, 2)
     assert finding.cases == ("all bundles: -30.0%", "all voice: -30.0%")
-    assert found(guards.NAMED["VOLUME"], table=less, limits=Limits(volume_drop=0.3)).passed
+    assert found(guards.GUARDS_BY_CODE["VOLUME"], table=less, limits=Limits(volume_drop=0.3)).passed
     assert found(
-        guards.NAMED["VOLUME"], table=less, active=less
+        guards.GUARDS_BY_CODE["VOLUME"], table=less, active=less
     ).passed  # the last release expected as much
 
 
 def test_volume_finds_one_location_that_falls_where_the_sum_does_not() -> None:
     finding = found(
-        guards.NAMED["VOLUME"], table=moved("YOUTH/ACCRA/DAY", expected_volume_delta=-4.0)
+        guards.GUARDS_BY_CODE["VOLUME"], table=moved("YOUTH/ACCRA/DAY", expected_volume_delta=-4.0)
     )
     assert (finding.passed, finding.cases) == (False, ("bundle in ACCRA: -40.0%",))
 
 
 def test_volume_of_the_first_table_is_held_against_todays_prices() -> None:
     assert not found(
-        guards.NAMED["VOLUME"], table=table(expected_volume_delta=-3.0), active=None
+        guards.GUARDS_BY_CODE["VOLUME"], table=table(expected_volume_delta=-3.0), active=None
     ).passed
-    assert found(guards.NAMED["VOLUME"], active=None).words.startswith("expected against no change")
+    assert found(guards.GUARDS_BY_CODE["VOLUME"], active=None).words.startswith(
+        "expected against no change"
+    )
 
 
 def test_volume_that_is_not_recorded_cannot_pass() -> None:
     assert not found(
-        guards.NAMED["VOLUME"], table=moved("YOUTH/ACCRA/DAY", expected_volume=None)
+        guards.GUARDS_BY_CODE["VOLUME"], table=moved("YOUTH/ACCRA/DAY", expected_volume=None)
     ).passed
 
 
@@ -94,14 +96,16 @@ def paid(lo: float, hi: float, key: str = "YOUTH/ACCRA/DAY") -> pa.Table:
 
 def test_support_finds_a_price_far_beyond_all_that_were_paid() -> None:
     dear = moved("YOUTH/ACCRA/DAY", price=2.5)
-    finding = found(guards.NAMED["SUPPORT"], table=dear, support=paid(1.8, 2.1))
+    finding = found(guards.GUARDS_BY_CODE["SUPPORT"], table=dear, support=paid(1.8, 2.1))
     assert (finding.passed, finding.cases) == (
         False,
         ("YOUTH/ACCRA/DAY: 2.5, and 1.8 to 2.1 were paid",),
     )
-    assert found(guards.NAMED["SUPPORT"], table=dear, support=paid(1.8, 2.2)).passed
+    assert found(guards.GUARDS_BY_CODE["SUPPORT"], table=dear, support=paid(1.8, 2.2)).passed
     assert not found(
-        guards.NAMED["SUPPORT"], table=moved("YOUTH/ACCRA/DAY", price=1.5), support=paid(1.8, 2.1)
+        guards.GUARDS_BY_CODE["SUPPORT"],
+        table=moved("YOUTH/ACCRA/DAY", price=1.5),
+        support=paid(1.8, 2.1),
     ).passed
 
 
@@ -109,15 +113,15 @@ def test_support_counts_voice_in_points_of_discount_and_lets_a_full_cell_go_up()
     up = {"price": 0.08, "discount_class": 20}
     seen = paid(0.05, 0.05, "C1/07/WEEKDAY")
     assert not found(
-        guards.NAMED["SUPPORT"], table=moved("C1/07/WEEKDAY", **up), support=seen
+        guards.GUARDS_BY_CODE["SUPPORT"], table=moved("C1/07/WEEKDAY", **up), support=seen
     ).passed
     assert found(
-        guards.NAMED["SUPPORT"],
+        guards.GUARDS_BY_CODE["SUPPORT"],
         table=moved("C1/07/WEEKDAY", price=0.07, discount_class=30),
         support=seen,
     ).passed
     full = found(
-        guards.NAMED["SUPPORT"],
+        guards.GUARDS_BY_CODE["SUPPORT"],
         table=moved("C1/07/WEEKDAY", **up, constraint_bound="CAPACITY"),
         support=seen,
     )
@@ -131,7 +135,7 @@ def test_limits_finds_a_kind_that_is_held_since_its_limits_cannot_be_met() -> No
         "outcome": "NOT MET, today's prices stay: cannot keep min_volume",
     }
     kept = {"line": "voice", "limits": "max_moved_share", "outcome": "kept"}
-    finding = found(guards.NAMED["LIMITS"], portfolio=(unmet, kept))
+    finding = found(guards.GUARDS_BY_CODE["LIMITS"], portfolio=(unmet, kept))
     assert (finding.passed, finding.words) == (
         False,
         "limits of the policy cannot be met: 1 of 2 kinds keep today's prices",
@@ -139,32 +143,35 @@ def test_limits_finds_a_kind_that_is_held_since_its_limits_cannot_be_met() -> No
     assert finding.cases == (
         "bundle, min_volume: NOT MET, today's prices stay: cannot keep min_volume",
     )
-    assert found(guards.NAMED["LIMITS"], portfolio=(kept,)).words == "voice: kept"
-    assert found(guards.NAMED["LIMITS"]).passed
+    assert found(guards.GUARDS_BY_CODE["LIMITS"], portfolio=(kept,)).words == "voice: kept"
+    assert found(guards.GUARDS_BY_CODE["LIMITS"]).passed
     held = found(
-        guards.NAMED["LIMITS"], table=moved("YOUTH/TEMA/DAY", constraint_bound="LIMITS_NOT_MET")
+        guards.GUARDS_BY_CODE["LIMITS"],
+        table=moved("YOUTH/TEMA/DAY", constraint_bound="LIMITS_NOT_MET"),
     )  # its digest is gone
     assert (held.passed, held.cases) == (False, ("YOUTH/TEMA/DAY: held",))
 
 
 def test_control_says_what_to_do_where_a_kind_has_no_control_group() -> None:
     nobody = table(control_flag=False)
-    few = found(guards.NAMED["CONTROL"], table=nobody, active=None)
+    few = found(guards.GUARDS_BY_CODE["CONTROL"], table=nobody, active=None)
     assert (few.passed, few.count) == (False, 2)
     assert (
         few.cases[0]
         == "bundles: 0 of 4 units are control; mark one of its 3 locations as control in `locations`, and run again"
     )
     alone = found(
-        guards.NAMED["CONTROL"], table=table(bundle("HO"), bundle("HO", "WEEK")), active=None
+        guards.GUARDS_BY_CODE["CONTROL"],
+        table=table(bundle("HO"), bundle("HO", "WEEK")),
+        active=None,
     )
     assert alone.cases[0].startswith(
-        "bundles: 0 of 2 units are control; it has one location, too few for a control group; --despite CONTROL"
+        "bundles: 0 of 2 units are control; it has one location, too few for a control group; --override CONTROL"
     )
 
 
 def test_support_says_that_nothing_is_recorded() -> None:
-    finding = found(guards.NAMED["SUPPORT"], support=None)
+    finding = found(guards.GUARDS_BY_CODE["SUPPORT"], support=None)
     assert (finding.passed, finding.words) == (True, "what was paid before is not recorded")
 
 
@@ -174,25 +181,33 @@ def test_competitor_finds_prices_that_a_regulator_forbids() -> None:
     )
     asked = asked.append_column("competitor_min", pa.array([1.8, None, None], pa.float64()))
     dear = found(
-        guards.NAMED["COMPETITOR"], catalogue=asked, table=moved("YOUTH/ACCRA/DAY", price=2.3)
+        guards.GUARDS_BY_CODE["COMPETITOR"],
+        catalogue=asked,
+        table=moved("YOUTH/ACCRA/DAY", price=2.3),
     )
     assert (dear.passed, dear.cases) == (False, ("YOUTH/ACCRA/DAY: 2.3, and competitors ask 2",))
     cheap = found(
-        guards.NAMED["COMPETITOR"], catalogue=asked, table=moved("YOUTH/ACCRA/DAY", price=1.7)
+        guards.GUARDS_BY_CODE["COMPETITOR"],
+        catalogue=asked,
+        table=moved("YOUTH/ACCRA/DAY", price=1.7),
     )
     assert (cheap.passed, cheap.cases) == (
         False,
         ("YOUTH/ACCRA/DAY: 1.7, and the cheapest asks 1.8",),
     )
     assert found(
-        guards.NAMED["COMPETITOR"], catalogue=asked, table=moved("YOUTH/ACCRA/DAY", price=2.2)
+        guards.GUARDS_BY_CODE["COMPETITOR"],
+        catalogue=asked,
+        table=moved("YOUTH/ACCRA/DAY", price=2.2),
     ).passed
     on_its_way = moved("YOUTH/ACCRA/DAY", price=2.5, current_price=3.0)
-    assert found(guards.NAMED["COMPETITOR"], catalogue=asked, table=on_its_way).passed
+    assert found(guards.GUARDS_BY_CODE["COMPETITOR"], catalogue=asked, table=on_its_way).passed
 
 
 def test_competitor_says_that_nothing_is_recorded() -> None:
-    assert found(guards.NAMED["COMPETITOR"]).words == "competitors' prices are not recorded"
+    assert (
+        found(guards.GUARDS_BY_CODE["COMPETITOR"]).words == "competitors' prices are not recorded"
+    )
 
 
 @pytest.mark.parametrize(
@@ -200,21 +215,21 @@ def test_competitor_says_that_nothing_is_recorded() -> None:
 )
 def test_elasticity_finds_a_move_on_an_answer_that_is_no_demand(beta: float, passed: bool) -> None:
     rows = moved("YOUTH/ACCRA/DAY", price=2.1, elasticity=beta)
-    assert found(guards.NAMED["ELASTICITY"], table=rows).passed is passed
+    assert found(guards.GUARDS_BY_CODE["ELASTICITY"], table=rows).passed is passed
     assert found(
-        guards.NAMED["ELASTICITY"], table=moved("YOUTH/ACCRA/DAY", elasticity=beta)
+        guards.GUARDS_BY_CODE["ELASTICITY"], table=moved("YOUTH/ACCRA/DAY", elasticity=beta)
     ).passed  # it does not move
     marked = moved("YOUTH/ACCRA/DAY", price=2.1, elasticity=beta, reason_code="FALLBACK_SEGMENT")
-    assert found(guards.NAMED["ELASTICITY"], table=marked).passed
+    assert found(guards.GUARDS_BY_CODE["ELASTICITY"], table=marked).passed
 
 
 def test_elasticity_is_looked_at_as_it_is_at_the_list_price() -> None:
     half = {"price": 1.1, "current_price": 1.0}  # list price 2: -3.5 there is -7 at the list price
     assert not found(
-        guards.NAMED["ELASTICITY"], table=moved("YOUTH/ACCRA/DAY", **half, elasticity=-3.5)
+        guards.GUARDS_BY_CODE["ELASTICITY"], table=moved("YOUTH/ACCRA/DAY", **half, elasticity=-3.5)
     ).passed
     assert found(
-        guards.NAMED["ELASTICITY"], table=moved("YOUTH/ACCRA/DAY", **half, elasticity=-2.9)
+        guards.GUARDS_BY_CODE["ELASTICITY"], table=moved("YOUTH/ACCRA/DAY", **half, elasticity=-2.9)
     ).passed
 
 
@@ -260,7 +275,9 @@ def test_ladder_agrees_with_the_definition(today: list[int], then: list[int]) ->
 
 
 def test_ladder_says_when_the_catalogue_has_no_sizes() -> None:
-    assert found(guards.NAMED["LADDER"]).words == "sizes and ladders are not in the catalogue"
+    assert (
+        found(guards.GUARDS_BY_CODE["LADDER"]).words == "sizes and ladders are not in the catalogue"
+    )
 
 
 def day(*discounts: int, today: tuple[int, ...] | None = None, **values: Any) -> pa.Table:
@@ -281,17 +298,21 @@ def day(*discounts: int, today: tuple[int, ...] | None = None, **values: Any) ->
 
 
 def test_smooth_finds_a_cliff_between_two_hours() -> None:
-    finding = found(guards.NAMED["SMOOTH"], table=day(0, 0, 50, 50))
+    finding = found(guards.GUARDS_BY_CODE["SMOOTH"], table=day(0, 0, 50, 50))
     assert (finding.passed, finding.count) == (False, 1)
     assert finding.cases == ("C1/01/WEEKDAY: 0 % at 01, 50 % at 02 (today 0 and 0)",)
-    assert found(guards.NAMED["SMOOTH"], table=day(0, 20, 40, 50)).passed
+    assert found(guards.GUARDS_BY_CODE["SMOOTH"], table=day(0, 20, 40, 50)).passed
 
 
 def test_smooth_looks_over_midnight_too() -> None:
     flat = [0] * 24
-    assert found(guards.NAMED["SMOOTH"], table=day(*flat), limits=Limits(cliffs_made=0.0)).passed
+    assert found(
+        guards.GUARDS_BY_CODE["SMOOTH"], table=day(*flat), limits=Limits(cliffs_made=0.0)
+    ).passed
     flat[23] = 25
-    finding = found(guards.NAMED["SMOOTH"], table=day(*flat), limits=Limits(cliffs_made=0.0))
+    finding = found(
+        guards.GUARDS_BY_CODE["SMOOTH"], table=day(*flat), limits=Limits(cliffs_made=0.0)
+    )
     assert (finding.count, [case.split(":")[0] for case in finding.cases]) == (
         2,
         ["C1/22/WEEKDAY", "C1/23/WEEKDAY"],
@@ -299,19 +320,22 @@ def test_smooth_looks_over_midnight_too() -> None:
 
 
 def test_smooth_leaves_cliffs_of_today_that_get_no_steeper_and_those_of_full_cells() -> None:
-    assert found(guards.NAMED["SMOOTH"], table=day(10, 50, today=(0, 50))).passed
-    assert not found(guards.NAMED["SMOOTH"], table=day(0, 60, today=(0, 50))).passed
+    assert found(guards.GUARDS_BY_CODE["SMOOTH"], table=day(10, 50, today=(0, 50))).passed
+    assert not found(guards.GUARDS_BY_CODE["SMOOTH"], table=day(0, 60, today=(0, 50))).passed
     assert found(
-        guards.NAMED["SMOOTH"], table=day(0, 60, today=(0, 50), constraint_bound="CAPACITY")
+        guards.GUARDS_BY_CODE["SMOOTH"],
+        table=day(0, 60, today=(0, 50), constraint_bound="CAPACITY"),
     ).passed
 
 
 def test_smooth_allows_the_share_that_was_set() -> None:
     cliff = day(*([0] * 12), *([50] * 8), 40, 30, 20, 10)
     assert found(
-        guards.NAMED["SMOOTH"], table=cliff, limits=Limits(cliffs_made=0.05)
+        guards.GUARDS_BY_CODE["SMOOTH"], table=cliff, limits=Limits(cliffs_made=0.05)
     ).passed  # one of 24
-    assert not found(guards.NAMED["SMOOTH"], table=cliff, limits=Limits(cliffs_made=0.04)).passed
+    assert not found(
+        guards.GUARDS_BY_CODE["SMOOTH"], table=cliff, limits=Limits(cliffs_made=0.04)
+    ).passed
 
 
 @given(
@@ -325,7 +349,9 @@ def test_smooth_counts_what_the_definition_counts(then: list[int], today: list[i
         for a, b in pairs
     )
     finding = found(
-        guards.NAMED["SMOOTH"], table=day(*then, today=tuple(today)), limits=Limits(cliffs_made=0.0)
+        guards.GUARDS_BY_CODE["SMOOTH"],
+        table=day(*then, today=tuple(today)),
+        limits=Limits(cliffs_made=0.0),
     )
     assert finding.count == made
 
@@ -340,31 +366,34 @@ def segments(**prices: tuple[float, float]) -> pa.Table:
 
 
 def test_fairness_finds_a_segment_that_pays_far_more_than_another() -> None:
-    finding = found(guards.NAMED["FAIRNESS"], table=segments(YOUTH=(1.0, 1.0), HEAVY=(1.9, 2.1)))
+    finding = found(
+        guards.GUARDS_BY_CODE["FAIRNESS"], table=segments(YOUTH=(1.0, 1.0), HEAVY=(1.9, 2.1))
+    )
     assert (finding.passed, finding.cases) == (
         False,
         ("HEAVY/ACCRA/DAY: 2.10 times the cheapest segment's price",),
     )
     assert found(
-        guards.NAMED["FAIRNESS"], table=segments(YOUTH=(1.0, 1.0), HEAVY=(1.9, 2.0))
+        guards.GUARDS_BY_CODE["FAIRNESS"], table=segments(YOUTH=(1.0, 1.0), HEAVY=(1.9, 2.0))
     ).passed
 
 
 def test_fairness_lets_a_ratio_shrink_and_asks_nothing_of_prices_that_stay() -> None:
     assert found(
-        guards.NAMED["FAIRNESS"], table=segments(YOUTH=(1.0, 1.1), HEAVY=(3.0, 3.0))
+        guards.GUARDS_BY_CODE["FAIRNESS"], table=segments(YOUTH=(1.0, 1.1), HEAVY=(3.0, 3.0))
     ).passed
     assert found(
-        guards.NAMED["FAIRNESS"], table=segments(YOUTH=(1.0, 1.0), HEAVY=(3.0, 3.0))
+        guards.GUARDS_BY_CODE["FAIRNESS"], table=segments(YOUTH=(1.0, 1.0), HEAVY=(3.0, 3.0))
     ).passed
     assert not found(
-        guards.NAMED["FAIRNESS"], table=segments(YOUTH=(1.0, 0.9), HEAVY=(3.0, 3.0))
+        guards.GUARDS_BY_CODE["FAIRNESS"], table=segments(YOUTH=(1.0, 0.9), HEAVY=(3.0, 3.0))
     ).passed
 
 
 def test_fairness_compares_nothing_between_places_or_products() -> None:
     assert found(
-        guards.NAMED["FAIRNESS"], table=table(bundle("ACCRA", price=2.1), bundle("TEMA", price=9.0))
+        guards.GUARDS_BY_CODE["FAIRNESS"],
+        table=table(bundle("ACCRA", price=2.1), bundle("TEMA", price=9.0)),
     ).passed
 
 
@@ -374,19 +403,19 @@ def chart(name: str, *up: float) -> Chart:
 
 def test_drift_finds_a_segment_whose_customers_do_not_answer_as_expected() -> None:
     finding = found(
-        guards.NAMED["DRIFT"], charts=(chart("YOUTH", 2.0, 5.5), chart("HEAVY", 0.0, 1.0))
+        guards.GUARDS_BY_CODE["DRIFT"], charts=(chart("YOUTH", 2.0, 5.5), chart("HEAVY", 0.0, 1.0))
     )
     assert (finding.passed, finding.words) == (
         False,
         "2 weeks since, 2 segments; furthest YOUTH: 5.5",
     )
     assert finding.cases == ("YOUTH: CUSUM 5.5, volume +30.0% against what was expected",)
-    assert found(guards.NAMED["DRIFT"], charts=(chart("YOUTH", 2.0, 4.9),)).passed
+    assert found(guards.GUARDS_BY_CODE["DRIFT"], charts=(chart("YOUTH", 2.0, 4.9),)).passed
 
 
 def test_drift_says_when_nothing_was_sold_since() -> None:
-    assert found(guards.NAMED["DRIFT"]).words.startswith("nothing was sold yet")
-    assert found(guards.NAMED["DRIFT"], active=None, charts=(chart("YOUTH", 9.0),)).passed
+    assert found(guards.GUARDS_BY_CODE["DRIFT"]).words.startswith("nothing was sold yet")
+    assert found(guards.GUARDS_BY_CODE["DRIFT"], active=None, charts=(chart("YOUTH", 9.0),)).passed
 
 
 def test_a_table_whose_data_do_not_tell_how_far_elasticities_differ_is_stopped() -> None:

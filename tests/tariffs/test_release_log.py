@@ -10,19 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tariffs.release.decision_log import (
-    Book,
+    Attribution,
     BrokenLog,
-    Entry,
+    DecisionLog,
+    EventRefused,
     Finding,
-    Refused,
-    Said,
+    LogEntry,
     Table,
     decode,
     encode,
 )
 from tariffs.release.states import Event, State
 
-SAID = Said("ama", "robot@desk", "2026-06-29T12:00:00Z", "because é", "1f")
+SAID = Attribution("ama", "robot@desk", "2026-06-29T12:00:00Z", "because é", "1f")
 A, R, X, W, K, B = (
     Event.APPROVE,
     Event.REPLACE,
@@ -33,16 +33,16 @@ A, R, X, W, K, B = (
 )
 
 
-def grown(*steps: tuple[list[tuple[int, Event]], Table | None]) -> Book:
+def grown(*steps: tuple[list[tuple[int, Event]], Table | None]) -> DecisionLog:
     """A book of these moves, and what charging uses after each."""
-    book = Book()
+    book = DecisionLog()
     for moves, charging in steps:
         book = book.then(encode(book.entry("verb", SAID, moves=tuple(moves), charging=charging)))
     return book
 
 
 def texts(steps: list[tuple[list[tuple[int, Event]], Table | None]]) -> list[bytes]:
-    book, made = Book(), []
+    book, made = DecisionLog(), []
     for moves, charging in steps:
         made.append(encode(book.entry("verb", SAID, moves=tuple(moves), charging=charging)))
         book = book.then(made[-1])
@@ -58,7 +58,7 @@ STORY: list[Any] = [
 
 
 def test_an_entry_is_read_as_it_was_written() -> None:
-    entry = Entry(
+    entry = LogEntry(
         3, "approve", SAID, ((2, A),), Table(1), "ab", Table(1, rule=True), (Finding("STEP", False, "1", "0", ("u: +3%",), 1),), ("STEP",),
         {"data_age": 21.0}, "cd",
     )  # fmt: skip
@@ -74,13 +74,13 @@ def test_bytes_that_are_no_entry_are_told(data: bytes) -> None:
 def test_a_change_of_any_byte_that_matters_is_seen_by_the_entry_after_it() -> None:
     first, second, *_ = texts(STORY)
     with pytest.raises(BrokenLog, match="entry 1 was changed after entry 2 was written upon it"):
-        Book().then(first.replace(b"because", b"Because")).then(second)
+        DecisionLog().then(first.replace(b"because", b"Because")).then(second)
 
 
 def test_an_entry_that_is_missing_is_seen() -> None:
     first, _, third, _ = texts(STORY)
     with pytest.raises(BrokenLog, match="entry 2 is missing: the next one there is entry 3"):
-        Book().then(first).then(third)
+        DecisionLog().then(first).then(third)
 
 
 @pytest.mark.parametrize(
@@ -102,9 +102,9 @@ def test_an_entry_that_cannot_have_happened_is_not_believed(
 
 
 def test_a_release_that_the_log_does_not_know_is_a_draft() -> None:
-    assert Book().state(7) is State.DRAFT
-    assert Book().charging is None
-    assert Book().since() is None
+    assert DecisionLog().state(7) is State.DRAFT
+    assert DecisionLog().charging is None
+    assert DecisionLog().since() is None
 
 
 def test_the_states_follow_from_the_entries() -> None:
@@ -114,7 +114,7 @@ def test_the_states_follow_from_the_entries() -> None:
         State.ACTIVE,
         Table(2),
     )
-    assert [e.number for e in book.about(1)] == [1, 2, 4]
+    assert [e.number for e in book.entries_of(1)] == [1, 2, 4]
     assert book.approval(2).number == 3  # type: ignore[union-attr]
     assert book.since().number == 4  # type: ignore[union-attr]
     assert (book.was_used(1), book.was_used(3)) == (True, False)
@@ -163,14 +163,14 @@ def test_a_canary_that_the_moves_do_not_make_is_not_believed() -> None:
 
 def test_entries_of_before_there_were_canaries_are_read() -> None:
     entry = json.loads(
-        encode(Book().entry("approve", SAID, moves=((1, A),), against=Table(2, rule=True)))
+        encode(DecisionLog().entry("approve", SAID, moves=((1, A),), against=Table(2, rule=True)))
     )
     entry["against"] = {"version": 2, "rule": True}
     assert decode(json.dumps(entry).encode()).against == Table(2, rule=True)
 
 
 def test_the_last_limit_that_was_said_holds() -> None:
-    book = Book()
+    book = DecisionLog()
     for limits in ({"data_age": 21.0, "units_lost": 3.0}, {"data_age": 7.0}):
         book = book.then(encode(book.entry("limits", SAID, limits=limits)))
     assert book.limits == {"data_age": 7.0, "units_lost": 3.0}
@@ -178,14 +178,14 @@ def test_the_last_limit_that_was_said_holds() -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.sampled_from(Event)), max_size=25))
 def test_whatever_people_try_one_release_at_most_is_active(tries: list[tuple[int, Event]]) -> None:
-    book = Book()
+    book = DecisionLog()
     for version, event in tries:
         moves = [(version, event)]
         if event in (X, B) and book.charging:
             moves.append((book.charging.version, R if event is X else K))
         try:
             states = book.moved(moves)
-        except Refused:
+        except EventRefused:
             continue
         active = [v for v, s in states.items() if s is State.ACTIVE]
         tried = [v for v, s in states.items() if s is State.CANARY]

@@ -15,9 +15,9 @@ from scipy import stats
 from test_release_bench import bundle, table, voice
 
 from support.sales_after_release import bundles_after
-from tariffs.release.drift import ALARM, charts, cusum
+from tariffs.release.drift import CUSUM_ALARM, charts, cusum
 from tariffs.release.effect import Cells, Effect, effect, t_quantile
-from tariffs.release.measure import Measured, first_week, measure, plain
+from tariffs.release.measure import Measured, first_week, measure, to_json
 from tariffs.release.panel import Panel, panel_of
 from tariffs.synthetic.bundles import UNIT_COST, bundle_block
 from tariffs.synthetic.sizes import BUNDLES, Size
@@ -162,7 +162,7 @@ def sold(
 
 def test_customers_who_answer_as_expected_raise_no_alarm_whatever_the_season() -> None:
     peaks = [charts(*sold(1.0, season=0.3, seed=seed))[0].peak for seed in range(60)]
-    assert sum(peak > ALARM for peak in peaks) <= 3
+    assert sum(peak > CUSUM_ALARM for peak in peaks) <= 3
 
 
 @pytest.mark.parametrize("factor", [0.9, 1.1])
@@ -385,10 +385,10 @@ def test_what_is_measured_can_be_told_as_json() -> None:
     import json
 
     made, sales, _ = world(locations=40, held=10)
-    facts = json.loads(json.dumps(plain(told(made, sales)), allow_nan=False))
+    facts = json.loads(json.dumps(to_json(told(made, sales)), allow_nan=False))
     assert facts["kpis"][0]["effect"]["lo"] < facts["kpis"][0]["effect"]["hi"]
     assert facts["alarms"] == [
-        c["name"] for c in facts["charts"] if max(*c["up"], *c["down"]) > ALARM
+        c["name"] for c in facts["charts"] if max(*c["up"], *c["down"]) > CUSUM_ALARM
     ]
 
 

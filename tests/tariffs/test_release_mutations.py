@@ -16,16 +16,16 @@ import pytest
 import hundredfold
 from hundredfold.pipeline.publish import folder_of
 from tariffs import demo
-from tariffs.release.guards import inspect
-from tariffs.release.guards.context import Subject
-from tariffs.release.tables import read
+from tariffs.release.guards import run_guards
+from tariffs.release.guards.context import GuardContext
+from tariffs.release.tables import read_parquet
 
 NOW = dt.datetime(2026, 6, 29, 12, tzinfo=dt.UTC)
 Change = Callable[[Any], Any]
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+def good(tmp_path_factory: pytest.TempPathFactory) -> GuardContext:
     """The demo's own table, with its catalogue, and nothing else to hold it against."""
     folder = tmp_path_factory.mktemp("good")
     places = demo.make("demo", folder / "data")
@@ -33,15 +33,17 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     return subject_of(folder, places)
 
 
-def subject_of(folder: Path, places: Any) -> Subject:
-    table = read((folder / "home" / folder_of("tariffs", 1) / "price_table.parquet").read_bytes())
+def subject_of(folder: Path, places: Any) -> GuardContext:
+    table = read_parquet(
+        (folder / "home" / folder_of("tariffs", 1) / "price_table.parquet").read_bytes()
+    )
     [entry] = {
         (version, run)
         for version, run in zip(
             *table.select(["table_version", "run_id"]).to_pydict().values(), strict=True
         )
     }
-    return Subject(
+    return GuardContext(
         table,
         None,
         pacsv.read_csv(places["product_catalog"]),
@@ -50,8 +52,8 @@ def subject_of(folder: Path, places: Any) -> Subject:
     )
 
 
-def failing(subject: Subject, table: pa.Table, active: pa.Table | None = None) -> set[str]:
-    changed = Subject(
+def failing(subject: GuardContext, table: pa.Table, active: pa.Table | None = None) -> set[str]:
+    changed = GuardContext(
         table,
         active,
         subject.catalogue,
@@ -60,7 +62,7 @@ def failing(subject: Subject, table: pa.Table, active: pa.Table | None = None) -
         sold=subject.sold,
         release=subject.release,
     )
-    return {finding.code for finding in inspect(changed) if not finding.passed}
+    return {finding.code for finding in run_guards(changed) if not finding.passed}
 
 
 def with_column(table: pa.Table, name: str, change: Change, rows: np.ndarray) -> pa.Table:
@@ -158,7 +160,7 @@ BROKEN: list[tuple[str, str, Change, str]] = [  # column, rows, change, the guar
 ]  # fmt: skip
 
 
-def test_the_good_table_passes_and_every_broken_column_is_stopped(good: Subject) -> None:
+def test_the_good_table_passes_and_every_broken_column_is_stopped(good: GuardContext) -> None:
     assert failing(good, good.table) == set()
     assert failing(good, good.table, good.table) == set()
     let_through = []
@@ -172,7 +174,7 @@ def test_the_good_table_passes_and_every_broken_column_is_stopped(good: Subject)
     assert let_through == []
 
 
-def test_units_that_are_missing_at_the_first_activation_are_found(good: Subject) -> None:
+def test_units_that_are_missing_at_the_first_activation_are_found(good: GuardContext) -> None:
     table, kind = good.table, good.table["kind"]
     half = table.num_rows // 2
     voice = table.filter(pa.array([k == "voice" for k in kind.to_pylist()]))
@@ -184,10 +186,10 @@ def test_units_that_are_missing_at_the_first_activation_are_found(good: Subject)
     without = table.filter(pa.array([p != "LOC_00003" for p in table["location"].to_pylist()]))
     sold = pa.table({"unit_key": table["unit_key"], "posted": pa.array([NAN] * table.num_rows)})
     assert "UNITS" not in failing(good, without)  # a location that nobody knows of cannot be missed
-    assert "UNITS" in failing(Subject(table, None, good.catalogue, NOW, sold=sold), without)
+    assert "UNITS" in failing(GuardContext(table, None, good.catalogue, NOW, sold=sold), without)
 
 
-def test_todays_price_is_the_one_that_was_posted_or_charged(good: Subject) -> None:
+def test_todays_price_is_the_one_that_was_posted_or_charged(good: GuardContext) -> None:
     table = good.table
     forged = with_column(table, "current_price", lambda p: 1.4 * p, rows_of(table, "bundles"))
     assert "TODAY" in failing(good, forged, table)
@@ -196,7 +198,7 @@ def test_todays_price_is_the_one_that_was_posted_or_charged(good: Subject) -> No
     )
 
 
-def test_units_of_two_zones_begin_each_at_its_own_midnight(good: Subject) -> None:
+def test_units_of_two_zones_begin_each_at_its_own_midnight(good: GuardContext) -> None:
     table = good.table
     there = np.flatnonzero([place < "LOC_00010" for place in table["location"].to_pylist()])
     abroad = with_column(table, "time_zone", lambda _: "Africa/Maputo", there)
@@ -213,11 +215,11 @@ def test_units_of_two_zones_begin_each_at_its_own_midnight(good: Subject) -> Non
     assert "VALIDITY" in failing(good, far)
 
 
-def test_a_table_that_lacks_a_column_of_the_contract_is_stopped(good: Subject) -> None:
+def test_a_table_that_lacks_a_column_of_the_contract_is_stopped(good: GuardContext) -> None:
     for name in good.table.column_names:
         lacking = {
             finding.code: finding
-            for finding in inspect(replace(good, table=good.table.drop_columns([name])))
+            for finding in run_guards(replace(good, table=good.table.drop_columns([name])))
         }["VALUES"]
         assert not lacking.passed, name
         assert lacking.words == f"the table lacks 1 column: {name}"
@@ -225,7 +227,7 @@ def test_a_table_that_lacks_a_column_of_the_contract_is_stopped(good: Subject) -
     assert "VALUES" in failing(good, bare)
 
 
-def test_all_moves_as_trials_are_stopped_though_their_rows_agree(good: Subject) -> None:
+def test_all_moves_as_trials_are_stopped_though_their_rows_agree(good: GuardContext) -> None:
     moves = rows_of(good.table, "moves")
     table = with_column(good.table, "explore_flag", lambda _: True, moves)
     table = with_column(table, "explore_draw", lambda _: -1.5, moves)

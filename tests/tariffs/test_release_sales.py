@@ -13,7 +13,7 @@ import pytest
 from test_release_bench import NOW, Place, bundle, on_disk, table
 
 from hundredfold.errors import PublishRefused, UsageError
-from tariffs.release import actions as verbs
+from tariffs.release import actions
 from tariffs.release.actions import RULE, Sources
 from tariffs.release.sales import BUNDLES, VOICE, Sales
 
@@ -135,10 +135,12 @@ def test_a_release_is_held_back_while_customers_do_not_answer_as_the_active_tabl
     place.use(many())
     version = place.publish(many())
     with pytest.raises(PublishRefused, match="DRIFT"):
-        verbs.approve(
+        actions.approve(
             version, place.said(), place.store, place.once, sources(place, sold(tmp_path, 0.8)), NOW
         )
-    fine = verbs.check(version, place.book, place.store, sources(place, sold(tmp_path, 1.0)), NOW)
+    fine = actions.check(
+        version, place.decisions, place.store, sources(place, sold(tmp_path, 1.0)), NOW
+    )
     (drift,) = [f for f in fine.findings if f.code == "DRIFT"]
     assert (drift.passed, drift.words[:8]) == (True, "6 weeks ")
 
@@ -150,7 +152,7 @@ def test_weeks_that_began_before_the_table_counted_say_nothing_of_it(tmp_path: P
     early = written(
         tmp_path, *[row(location=f"L{n:02d}", week="2026-07-05", units="900") for n in range(60)]
     )
-    found = verbs.check(version, place.book, place.store, sources(place, early), NOW)
+    found = actions.check(version, place.decisions, place.store, sources(place, early), NOW)
     assert next(f for f in found.findings if f.code == "DRIFT").words.startswith(
         "nothing was sold yet"
     )
@@ -168,7 +170,9 @@ def test_what_was_paid_is_taken_from_the_table_itself_where_it_says_so(tmp_path:
 
 
 def passes(place: Place, rows: pa.Table, sales: Sales, code: str) -> bool:
-    found = verbs.check(place.publish(rows), place.book, place.store, sources(place, sales), NOW)
+    found = actions.check(
+        place.publish(rows), place.decisions, place.store, sources(place, sales), NOW
+    )
     return next(f.passed for f in found.findings if f.code == code)
 
 
@@ -179,6 +183,6 @@ def test_after_a_kill_to_the_rule_the_volume_is_still_held_against_what_was_expe
     place.use(many())
     place.kill(RULE)
     less = many(expected_volume_delta=-20.0)
-    found = verbs.check(place.publish(less), place.book, place.store, place.sources, NOW)
+    found = actions.check(place.publish(less), place.decisions, place.store, place.sources, NOW)
     volume = next(f for f in found.findings if f.code == "VOLUME")
     assert (volume.passed, volume.words[:40]) == (False, "expected against the active table: bundl")

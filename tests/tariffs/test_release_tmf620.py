@@ -16,12 +16,12 @@ from test_release_bench import bundle, changed, table, voice
 
 from tariffs.release import tmf620
 from tariffs.release.states import State
-from tariffs.release.tmf620 import Standing, as_array, as_lines, life_cycle, price, prices
+from tariffs.release.tmf620 import PublicationStatus, as_array, as_lines, life_cycle, price, prices
 
 SCHEMA: dict[str, Any] = json.loads(
     Path(tmf620.__file__).with_name("tmf620.schema.json").read_text("utf-8")
 )
-LAUNCHED = Standing("Launched", "2026-06-29T12:00:00Z")
+LAUNCHED = PublicationStatus("Launched", "2026-06-29T12:00:00Z")
 TYPES = {
     "object": dict,
     "array": list,
@@ -90,8 +90,8 @@ def test_every_row_keeps_the_schema() -> None:
     made = changed(table(), "C1/07/WEEKDAY", constraint_bound="CAPACITY")
     for standing in (
         LAUNCHED,
-        Standing("In test"),
-        Standing(
+        PublicationStatus("In test"),
+        PublicationStatus(
             "Launched", "2026-06-29T12:00:00Z", "2026-07-01T09:30:00Z", "https://x.example/v4/"
         ),
     ):
@@ -185,7 +185,9 @@ def test_every_price_has_an_id_of_its_own() -> None:
 def test_an_address_names_the_price_in_one_part() -> None:
     (row,) = prices(
         table(bundle("ACCRA")),
-        Standing("Launched", base="https://x.example/tmf-api/productCatalogManagement/v4/"),
+        PublicationStatus(
+            "Launched", base="https://x.example/tmf-api/productCatalogManagement/v4/"
+        ),
     )
     assert (
         row["href"]
@@ -201,7 +203,9 @@ def test_money_is_written_without_the_dust_of_binary_fractions(steps: int, tick:
 
 
 def test_a_table_that_the_kill_switch_brought_is_valid_from_then_on() -> None:
-    (row,) = prices(table(bundle("ACCRA")), Standing("Launched", since="2026-07-09T08:15:00Z"))
+    (row,) = prices(
+        table(bundle("ACCRA")), PublicationStatus("Launched", since="2026-07-09T08:15:00Z")
+    )
     assert row["validFor"] == {"startDateTime": "2026-07-09T08:15:00Z"}
 
 

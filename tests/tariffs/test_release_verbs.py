@@ -23,12 +23,11 @@ from hundredfold.errors import HomeError, PublishRefused, StateError, UsageError
 from hundredfold.pipeline.publish import current, folder_of, rollback
 from hundredfold.testing import FaultInjector, FaultInjectorAfter, InjectedFault, MemoryStore
 from support.waits import HANG_S
-from tariffs.release import actions as verbs
-from tariffs.release import repository as shelf
+from tariffs.release import actions, repository
 from tariffs.release.actions import LAST_APPROVED, RULE
-from tariffs.release.decision_log import Said, Table
+from tariffs.release.decision_log import Attribution, Table
 from tariffs.release.repository import JOB
-from tariffs.release.tables import read
+from tariffs.release.tables import read_parquet
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +60,14 @@ TOO_DEAR = changed(
 def test_a_release_begins_as_a_draft_and_charging_uses_nothing(place: Place) -> None:
     place.publish()
     assert place.state(1) == "draft"
-    assert verbs.facts(place.book, place.store)["charging"] is None
+    assert actions.status_facts(place.decisions, place.store)["charging"] is None
 
 
 def test_approved_by_one_and_activated_by_another_charging_uses_it(place: Place) -> None:
     version = place.publish()
     place.approve(version, by="ama")
     assert place.state(version) == "approved"
-    assert place.book.charging is None
+    assert place.decisions.charging is None
     place.activate(version, by="kofi", reason="week 27")
     assert place.state(version) == "active"
     assert place.pointer["folder"] == folder_of(JOB, version)
@@ -81,7 +80,7 @@ def test_approved_by_one_and_activated_by_another_charging_uses_it(place: Place)
 
 def test_the_pointer_names_the_files_with_their_sums(place: Place) -> None:
     place.use()
-    release = shelf.facts_of(1, place.store).release
+    release = repository.stored_release(1, place.store).release
     assert release is not None
     assert place.pointer["files"] == release.files
 
@@ -90,13 +89,13 @@ def test_the_next_one_withdraws_the_one_before_in_the_same_entry(place: Place) -
     place.use()
     place.use(DEAR)
     assert (place.state(1), place.state(2)) == ("withdrawn", "active")
-    assert [str(event) for _, event in place.book.entries[-1].moves] == ["activate", "replace"]
-    assert len(place.book.entries) == 4
+    assert [str(event) for _, event in place.decisions.entries[-1].moves] == ["activate", "replace"]
+    assert len(place.decisions.entries) == 4
 
 
 def test_the_log_says_who_when_why_and_from_which_account(place: Place) -> None:
     place.approve(place.publish(), by="ama", reason="looked at all of Tamale")
-    said = place.book.entries[0].said
+    said = place.decisions.entries[0].said
     assert (said.by, said.login, said.at, said.reason) == (
         "ama",
         "robot@desk",
@@ -125,7 +124,7 @@ def test_what_the_job_published_stays_as_it_was(place: Place) -> None:
     } == before
     assert current(JOB, place.store) == now == 2
     rollback(JOB, place.store)  # the job's own pointer is another one
-    assert place.book.charging == Table(2, rule=True)
+    assert place.decisions.charging == Table(2, rule=True)
 
 
 @pytest.mark.parametrize(
@@ -151,11 +150,11 @@ def test_what_cannot_happen_is_refused_with_the_reason(
         disk.publish()
         if before:
             getattr(disk, before)(1)
-    entries = len(disk.book.entries)
+    entries = len(disk.decisions.entries)
     with pytest.raises(StateError, match=words) as refused:
         getattr(disk, verb)(1)
     assert refused.value.hint
-    assert len(disk.book.entries) == entries
+    assert len(disk.decisions.entries) == entries
 
 
 @pytest.mark.parametrize("verb", ["approve", "activate", "withdraw"])
@@ -185,7 +184,7 @@ def test_unless_that_is_said_with_a_reason(disk: Place) -> None:
     with pytest.raises(UsageError, match="needs a reason"):
         disk.activate(1, by="ama", same_person=True)
     disk.activate(1, by="ama", same_person=True, reason="alone on Sunday")
-    assert disk.book.entries[-1].said.reason == "alone on Sunday"
+    assert disk.decisions.entries[-1].said.reason == "alone on Sunday"
 
 
 def test_an_approval_of_long_ago_does_not_count_after_a_new_one(disk: Place) -> None:
@@ -207,7 +206,7 @@ def test_a_guard_that_fails_holds_the_approval_back(place: Place) -> None:
     ) as refused:
         place.approve(2)
     assert [p.split(":")[0] for p in refused.value.problems] == ["CHANGE_SIZE", "STEP"]
-    assert "tariffs approve 2 --despite CHANGE_SIZE --despite STEP --reason WHY" in (
+    assert "tariffs approve 2 --override CHANGE_SIZE --override STEP --reason WHY" in (
         refused.value.hint or ""
     )
     assert place.state(2) == "draft"
@@ -222,7 +221,7 @@ def test_it_can_be_set_aside_with_a_reason_and_the_log_says_so(disk: Place) -> N
     with pytest.raises(PublishRefused, match="1 of 25 guards fail"):
         disk.approve(2, despite=["STEP"], reason="Accra is new")
     disk.approve(2, despite=those, reason="Accra is new")
-    entry = disk.book.entries[-1]
+    entry = disk.decisions.entries[-1]
     assert (entry.despite, entry.said.reason, entry.against) == (
         ("CHANGE_SIZE", "STEP"),
         "Accra is new",
@@ -242,7 +241,7 @@ def test_what_the_approval_set_aside_need_not_be_said_again(disk: Place) -> None
     disk.publish(TOO_DEAR)
     disk.approve(2, despite=["CHANGE_SIZE", "STEP"], reason="Accra is new")
     disk.activate(2)
-    assert disk.book.entries[-1].despite == ("CHANGE_SIZE", "STEP")
+    assert disk.decisions.entries[-1].despite == ("CHANGE_SIZE", "STEP")
 
 
 def test_but_a_comparison_with_another_table_is_looked_at_anew(disk: Place) -> None:
@@ -308,14 +307,14 @@ def test_without_the_catalogue_the_guards_that_need_it_cannot_pass(disk: Place) 
 def test_limits_that_were_set_count_from_then_on_for_everybody(place: Place) -> None:
     place.use()
     place.publish(TOO_DEAR)
-    verbs.set_limits(
+    actions.set_limits(
         place.said(reason="Accra opens"),
         {"bundle_change": 0.6, "bundle_step": 0.6},
         place.store,
         place.once,
     )
     place.approve(2)
-    assert place.book.entries[-2].limits == {"bundle_change": 0.6, "bundle_step": 0.6}
+    assert place.decisions.entries[-2].limits == {"bundle_change": 0.6, "bundle_step": 0.6}
 
 
 @pytest.mark.parametrize(
@@ -328,7 +327,7 @@ def test_limits_that_were_set_count_from_then_on_for_everybody(place: Place) -> 
 )
 def test_a_limit_that_is_none_is_told(disk: Place, limits: Any, reason: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        verbs.set_limits(disk.said(reason=reason), limits, disk.store, disk.once)
+        actions.set_limits(disk.said(reason=reason), limits, disk.store, disk.once)
 
 
 # the kill switch
@@ -352,7 +351,7 @@ def test_or_to_the_prices_of_the_rule(place: Place) -> None:
         True,
         "releases/tariffs/rule/000001",
     )
-    rows = read(place.store.get(f"{place.pointer['folder']}/price_table.parquet"))
+    rows = read_parquet(place.store.get(f"{place.pointer['folder']}/price_table.parquet"))
     assert rows.filter(pc.equal(rows["unit_key"], "YOUTH/ACCRA/DAY"))["price"].to_pylist() == [2.0]
     assert set(place.pointer["files"]) == {
         f"{place.pointer['folder']}/price_table.{f}" for f in ("csv", "parquet")
@@ -374,7 +373,7 @@ def test_it_works_when_the_newest_and_the_active_release_are_broken(
             elif key.endswith(broken):
                 place.store.put(key, b"{half")
     place.kill(to)
-    assert place.book.charging == (Table(1) if to == LAST_APPROVED else Table(2, rule=True))
+    assert place.decisions.charging == (Table(1) if to == LAST_APPROVED else Table(2, rule=True))
 
 
 def test_it_passes_over_a_table_that_is_damaged_and_says_so(place: Place) -> None:
@@ -383,8 +382,8 @@ def test_it_passes_over_a_table_that_is_damaged_and_says_so(place: Place) -> Non
     place.use()
     place.damage(2)
     done = place.kill(LAST_APPROVED)
-    assert place.book.charging == Table(1)
-    assert done.passed_over == (
+    assert place.decisions.charging == Table(1)
+    assert done.skipped == (
         "release 2: price_table.parquet is not what was published: its SHA-256 differs",
     )
 
@@ -396,10 +395,10 @@ def test_killed_again_and_again_it_goes_further_back_and_never_in_a_circle(disk:
     with suppress(StateError):
         while True:
             disk.kill(LAST_APPROVED)
-            went.append(disk.book.charging)
+            went.append(disk.decisions.charging)
     assert went == [Table(2), Table(1)]
     disk.kill(RULE)
-    assert disk.book.charging == Table(1, rule=True)
+    assert disk.decisions.charging == Table(1, rule=True)
 
 
 def test_with_nothing_to_go_back_to_it_says_what_can_be_done(disk: Place) -> None:
@@ -424,8 +423,8 @@ def test_from_the_rule_a_new_release_is_activated_as_usual(disk: Place) -> None:
     disk.use()
     disk.kill(RULE)
     disk.use(DEAR)
-    assert disk.book.charging == Table(2)
-    assert disk.book.entries[-1].against == Table(1, rule=True)
+    assert disk.decisions.charging == Table(2)
+    assert disk.decisions.entries[-1].against == Table(1, rule=True)
     assert (disk.state(1), disk.state(2)) == ("withdrawn", "active")
 
 
@@ -456,7 +455,7 @@ def test_without_rule_table_and_release_it_says_where_else_to_go(disk: Place) ->
         disk.kill(RULE)
     assert refused.value.hint == "tariffs kill --to last-approved"
     disk.kill(LAST_APPROVED)
-    assert disk.book.charging == Table(1)
+    assert disk.decisions.charging == Table(1)
 
 
 # the log and the pointer
@@ -464,20 +463,20 @@ def test_without_rule_table_and_release_it_says_where_else_to_go(disk: Place) ->
 
 def test_a_log_that_was_changed_is_not_believed(place: Place) -> None:
     place.use()
-    key = f"{shelf.LOG}/000001.json"
+    key = f"{repository.LOG}/000001.json"
     place.store.put(key, place.store.get(key).to_pybytes().replace(b'"ama"', b'"esi"'))
     with pytest.raises(
         HomeError,
         match="the log of approvals cannot be trusted: entry 1 was changed after entry 2 was written upon it",
     ):
-        place.book  # noqa: B018
+        place.decisions  # noqa: B018
     with pytest.raises(HomeError, match="cannot be trusted"):
         place.kill(RULE)
 
 
 def test_entries_that_were_cut_off_its_end_are_missed(place: Place) -> None:
     place.use()
-    place.store.delete(f"{shelf.LOG}/000002.json")
+    place.store.delete(f"{repository.LOG}/000002.json")
     with pytest.raises(
         HomeError,
         match=r"ends with entry 1, and releases/tariffs/active\.json was made from entry 2: entries are missing",
@@ -487,13 +486,13 @@ def test_entries_that_were_cut_off_its_end_are_missed(place: Place) -> None:
 
 def test_nobody_writes_over_an_entry(place: Place) -> None:
     place.publish()
-    one, other = (place.book.entry("withdraw", place.said(by)) for by in ("ama", "kofi"))
-    assert shelf.add(one, place.once)
-    assert not shelf.add(other, place.once)
-    assert shelf.add(one, place.once) is (
-        not isinstance(place.once, shelf.Locked)
+    one, other = (place.decisions.entry("withdraw", place.said(by)) for by in ("ama", "kofi"))
+    assert repository.append(one, place.once)
+    assert not repository.append(other, place.once)
+    assert repository.append(one, place.once) is (
+        not isinstance(place.once, repository.LockedPutIfAbsent)
     )  # S3: a write that was sent again, its answer lost
-    assert place.book.entries[0].said.by == "ama"
+    assert place.decisions.entries[0].said.by == "ama"
 
 
 def test_a_decision_is_made_anew_upon_what_somebody_else_decided_meanwhile(place: Place) -> None:
@@ -512,8 +511,8 @@ def test_a_decision_is_made_anew_upon_what_somebody_else_decided_meanwhile(place
             return place.once.put_new(key, data)
 
     with pytest.raises(StateError, match="release 1 cannot be approved: it is approved already"):
-        verbs.approve(1, place.said("ama"), place.store, Overtaken(), place.sources, NOW)
-    assert [e.said.by for e in place.book.entries] == ["kofi"]
+        actions.approve(1, place.said("ama"), place.store, Overtaken(), place.sources, NOW)
+    assert [e.said.by for e in place.decisions.entries] == ["kofi"]
 
 
 @pytest.mark.parametrize("first", [1, 2])
@@ -528,8 +527,8 @@ def test_two_that_are_activated_at_once_leave_one_active_and_the_pointer_on_it(
         list(pool.map(place.activate, (first, 3 - first)))
     active = [v for v in (1, 2) if place.state(v) == "active"]
     assert len(active) == 1
-    assert place.pointer["version"] == active[0] == place.book.charging.version  # type: ignore[union-attr]
-    assert place.pointer["entry"] == place.book.since().number  # type: ignore[union-attr]
+    assert place.pointer["version"] == active[0] == place.decisions.charging.version  # type: ignore[union-attr]
+    assert place.pointer["entry"] == place.decisions.since().number  # type: ignore[union-attr]
 
 
 def test_many_at_once_lose_no_entry(place: Place) -> None:
@@ -537,7 +536,7 @@ def test_many_at_once_lose_no_entry(place: Place) -> None:
         place.publish()
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda n: place.withdraw(n % 4 + 1, reason=f"reason {n}"), range(12)))
-    entries = place.book.entries
+    entries = place.decisions.entries
     assert [e.number for e in entries] == list(range(1, 13))
     assert {e.said.reason for e in entries} == {f"reason {n}" for n in range(12)}
 
@@ -559,7 +558,7 @@ def test_processes_at_once_lose_no_entry_on_this_machine(disk: Place, tmp_path: 
         for name in ("a", "b", "c")
     ]
     assert [process.wait(timeout=HANG_S) for process in running] == [0, 0, 0]
-    assert sorted(e.said.reason for e in disk.book.entries) == sorted(
+    assert sorted(e.said.reason for e in disk.decisions.entries) == sorted(
         f"{name} {n}" for name in "abc" for n in range(8)
     )
 
@@ -585,21 +584,21 @@ def test_stopped_at_any_call_and_begun_again_it_comes_to_the_same(what: str, kin
         place = in_memory(before)
         store = place.store
         faulty = kind(store, fail_at=stop)
-        place.store, place.once = faulty, shelf.Locked(faulty, nullcontext)
+        place.store, place.once = faulty, repository.LockedPutIfAbsent(faulty, nullcontext)
         with suppress(InjectedFault):
             STEPS[what](place)
-        place.store, place.once = store, shelf.Locked(store, nullcontext)
+        place.store, place.once = store, repository.LockedPutIfAbsent(store, nullcontext)
         whole(place)
-        if place.book.charging == Table(2):
+        if place.decisions.charging == Table(2):
             with suppress(StateError):  # "it is approved already": it was
                 STEPS[what](place)
         if what == "activate" and place.state(3) == "approved":
             place.activate(3)
-        shelf.settle(place.store)
+        repository.repair_pointer(place.store)
         whole(place)
         answer = (
             {v: place.state(v) for v in (1, 2, 3)},
-            place.book.charging,
+            place.decisions.charging,
             place.pointer["folder"],
         )
         wanted = wanted or answer
@@ -614,22 +613,25 @@ def in_memory(like: Place | None = None) -> Place:
     store = MemoryStore()
     for key in like.store.list("") if like else ():
         store.put(key, like.store.get(key))  # type: ignore[union-attr]
-    return Place(store, shelf.Locked(store, nullcontext))
+    return Place(store, repository.LockedPutIfAbsent(store, nullcontext))
 
 
 def whole(place: Place) -> None:
     """What charging is told is always a table that is all there."""
     for key, sum_ in place.pointer["files"].items():
-        assert not shelf._wrong(key, sum_, place.store)
-    assert read(place.store.get(f"{place.pointer['folder']}/price_table.parquet")).num_rows == 6
+        assert not repository._file_damage(key, sum_, place.store)
+    assert (
+        read_parquet(place.store.get(f"{place.pointer['folder']}/price_table.parquet")).num_rows
+        == 6
+    )
 
 
 def test_a_clock_that_runs_backwards_changes_nothing_but_the_times_told(disk: Place) -> None:
     disk.use()
-    early = Said("esi", "robot@desk", "1999-01-01T00:00:00Z", "kill switch", "1f")
+    early = Attribution("esi", "robot@desk", "1999-01-01T00:00:00Z", "kill switch", "1f")
     disk.use(DEAR)
-    verbs.kill(LAST_APPROVED, early, disk.store, disk.once)
-    assert (disk.book.charging, disk.pointer["version"], disk.pointer["since"]) == (
+    actions.kill(LAST_APPROVED, early, disk.store, disk.once)
+    assert (disk.decisions.charging, disk.pointer["version"], disk.pointer["since"]) == (
         Table(1),
         1,
         early.at,
@@ -651,25 +653,27 @@ def test_the_kill_switch_and_an_activation_at_once_leave_what_the_log_says_last(
     assert not [
         e for d in done if (e := d.exception()) is not None and not isinstance(e, StateError)
     ]
-    assert place.pointer["version"] == place.book.charging.version  # type: ignore[union-attr]
-    assert place.pointer["entry"] == place.book.since().number  # type: ignore[union-attr]
+    assert place.pointer["version"] == place.decisions.charging.version  # type: ignore[union-attr]
+    assert place.pointer["entry"] == place.decisions.since().number  # type: ignore[union-attr]
     assert sum(place.state(v) == "active" for v in (1, 2, 3)) == (0 if place.pointer["rule"] else 1)
 
 
 def test_a_pointer_that_lags_behind_is_put_right_by_whoever_comes_next(place: Place) -> None:
     place.use()
-    old = place.store.get(shelf.POINTER).to_pybytes()
+    old = place.store.get(repository.POINTER).to_pybytes()
     place.use(DEAR)
-    place.store.put(shelf.POINTER, old)  # a command was killed between its entry and the pointer
-    assert shelf.settle(place.store)
+    place.store.put(
+        repository.POINTER, old
+    )  # a command was killed between its entry and the pointer
+    assert repository.repair_pointer(place.store)
     assert place.pointer["version"] == 2
-    assert not shelf.settle(place.store)
+    assert not repository.repair_pointer(place.store)
 
 
 def test_a_pointer_that_is_half_there_is_made_again(place: Place) -> None:
     place.use()
-    place.store.put(shelf.POINTER, b'{"entry"')
-    assert shelf.settle(place.store)
+    place.store.put(repository.POINTER, b'{"entry"')
+    assert repository.repair_pointer(place.store)
     assert place.pointer["version"] == 1
 
 
@@ -682,7 +686,7 @@ def test_the_facts_tell_every_release_with_its_last_decision(disk: Place) -> Non
     disk.publish()
     disk.damage(3)
     disk.store.put(f"{folder_of(JOB, 4)}/release.json", b"{half")
-    facts = verbs.facts(disk.book, disk.store)
+    facts = actions.status_facts(disk.decisions, disk.store)
     assert facts["charging"] == {
         "version": 2, "rule": False, "canary": None, "places": [], "unchanged": False, "step": 0, "after": "", "since": "2026-06-29T12:00:00Z", "by": "kofi", "entry": 4,
     }  # fmt: skip
@@ -700,7 +704,9 @@ def test_a_release_that_the_log_knows_and_nobody_finds_is_told(disk: Place) -> N
     disk.use()
     disk.use(DEAR)
     disk.store.delete(folder_of(JOB, 1))
-    (one,) = [r for r in verbs.facts(disk.book, disk.store)["releases"] if r["version"] == 1]
+    (one,) = [
+        r for r in actions.status_facts(disk.decisions, disk.store)["releases"] if r["version"] == 1
+    ]
     assert (one["state"], one["damage"]) == ("withdrawn", ["its folder is gone"])
 
 
@@ -734,4 +740,4 @@ def test_a_catalogue_that_lacks_columns_is_told(disk: Place) -> None:
 def test_bundles_that_are_new_are_welcome(disk: Place) -> None:
     disk.use()
     disk.use(table(*table().to_pylist(), bundle("KUMASI")))
-    assert disk.book.charging == Table(2)
+    assert disk.decisions.charging == Table(2)

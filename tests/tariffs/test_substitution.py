@@ -19,7 +19,7 @@ from tariffs.cli import app
 from tariffs.demand.panel import make_panel
 from tariffs.demand.substitution import fit_substitution, neighbours
 from tariffs.evaluation.run_data import open_finished
-from tariffs.evaluation.substitution import beside, substitution
+from tariffs.evaluation.substitution import neighbour_price, substitution
 from tariffs.synthetic.scenarios import Switches
 from tariffs.synthetic.write import generate
 
@@ -64,14 +64,19 @@ def test_chi_is_that_of_a_poisson_regression_with_dummies() -> None:
     chance = np.random.default_rng(3)
     units, weeks = 24, 12
     unit, week = np.repeat(np.arange(units), weeks), np.tile(np.arange(weeks), units)
-    x, pull = chance.uniform(-0.3, 0.3, units * weeks), chance.uniform(-0.3, 0.3, units * weeks)
-    quantity = chance.poisson(np.exp(2 + 0.3 * np.sin(week) - 1.5 * x + 0.5 * pull)).astype(float)
+    x, cross_effect = (
+        chance.uniform(-0.3, 0.3, units * weeks),
+        chance.uniform(-0.3, 0.3, units * weeks),
+    )
+    quantity = chance.poisson(np.exp(2 + 0.3 * np.sin(week) - 1.5 * x + 0.5 * cross_effect)).astype(
+        float
+    )
     panel = make_panel(np.arange(0, units * weeks + 1, weeks), quantity, x, np.ones(units * weeks))
     found = fit_substitution(
-        panel, pull, np.zeros(units, dtype=int), week, weeks, np.arange(units) // 2
+        panel, cross_effect, np.zeros(units, dtype=int), week, weeks, np.arange(units) // 2
     )
     dummies = np.hstack(
-        [x[:, None], pull[:, None], np.eye(units)[unit], np.eye(weeks)[week][:, 1:]]
+        [x[:, None], cross_effect[:, None], np.eye(units)[unit], np.eye(weeks)[week][:, 1:]]
     )
     anchor = sm.GLM(quantity, dummies, family=sm.families.Poisson()).fit(
         tol=1e-12, cov_type="cluster", cov_kwds={"groups": unit // 2}
@@ -86,9 +91,9 @@ def test_chi_is_that_of_a_poisson_regression_with_dummies() -> None:
 def test_neighbours_are_those_of_the_same_week_and_all_of_them() -> None:
     unit, period = np.array([0, 0, 0, 1, 1, 2, 2, 3]), np.array([0, 1, 2, 0, 2, 0, 1, 0])
     x = np.array([0.1, 0.2, 0.3, 1.0, 3.0, 10.0, 20.0, 5.0])
-    pull, told = neighbours(unit, period, x, np.array([[-1, 1], [0, 2], [1, -1], [-1, -1]]))
+    cross_effect, told = neighbours(unit, period, x, np.array([[-1, 1], [0, 2], [1, -1], [-1, -1]]))
     assert told.tolist() == [True, False, True, True, False, True, False, False]
-    assert pull[told].tolist() == [1.0, 3.0, 10.1, 1.0]
+    assert cross_effect[told].tolist() == [1.0, 3.0, 10.1, 1.0]
 
 
 def test_rungs_are_neighbours_within_their_ladder_and_place() -> None:
@@ -104,7 +109,13 @@ def test_rungs_are_neighbours_within_their_ladder_and_place() -> None:
         "location": np.array(["L"] * 5),
         "product": np.array(["A1", "A2", "B1", "V", "A1"]),
     }
-    assert beside(keys, catalogue).tolist() == [[-1, 1], [0, -1], [-1, -1], [-1, -1], [-1, -1]]
+    assert neighbour_price(keys, catalogue).tolist() == [
+        [-1, 1],
+        [0, -1],
+        [-1, -1],
+        [-1, -1],
+        [-1, -1],
+    ]
 
 
 def test_what_cannot_be_told_is_refused() -> None:

@@ -27,9 +27,9 @@ def command(run: str | None, out: str | None, where: Where, as_json: bool) -> No
     import hundredfold
     from hundredfold.cli import display
     from tariffs.data_quality import show
-    from tariffs.data_quality.reconciliation import account
+    from tariffs.data_quality.reconciliation import reconcile
 
-    balances, ledger = account(hundredfold.open_run(run, home=where.open("tariffs")))
+    balances, ledger = reconcile(hundredfold.open_run(run, home=where.open("tariffs")))
     if out:
         show.write(ledger, Path(out))
     if as_json:

@@ -36,23 +36,25 @@ KEYS = {
     "product_catalog": ("product",),
     "policy": ("kind", "scope"),
 }
-MONEY = {
+MONEY_SQL = {
     "bundle_sales": "TRY_CAST({price} AS DOUBLE) * TRY_CAST({units} AS DOUBLE)",
     "voice_usage": "TRY_CAST({minutes} AS DOUBLE) * (1 - TRY_CAST({discount} AS DOUBLE)) * (SELECT max(list_price) FROM product_catalog WHERE family = 'VOICE')",
 }
 MONEY_COLUMNS = {"bundle_sales": ("price", "units"), "voice_usage": ("minutes", "discount")}
-SPIKY = {  # what `plausible` looks at
+SPIKE_COLUMNS = {  # what `plausible` looks at
     "bundle_sales": (("segment", "location", "product"), "s.units", "s.price / p.list_price - 1", "JOIN product_catalog AS p ON p.product = s.product"),
     "voice_usage": (("cell", "hour", "day_type"), "s.minutes", "-s.discount", ""),
 }  # fmt: skip
-WEEKLY = {
+WEEKLY_KEYS = {
     "bundle_sales": ("segment", "location", "product")
 }  # sources whose rows are weeks, with the key of their units
 DROPPED = {"copy of another row": "DEDUPE", "superseded by a later row": "SUPERSEDE"}
-MEMORY = 2**29
+WAREHOUSE_MEMORY_BYTES = 2**29
 _MONEY = pa.decimal128(38, 6)
-EXACT = Context(prec=60)  # sums of _MONEY are exact in it; the usual context keeps 28 digits
-LEDGER = pa.schema(
+EXACT_CONTEXT = Context(
+    prec=60
+)  # sums of _MONEY are exact in it; the usual context keeps 28 digits
+LEDGER_SCHEMA = pa.schema(
     [
         ("source", pa.string()), ("file", pa.string()), ("row", pa.int64()), ("key", pa.string()), ("column", pa.string()),
         ("policy", pa.string()), ("kind", pa.string()), ("before", pa.string()), ("after", pa.string()),
@@ -70,7 +72,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Balance:
+class SourceBalance:
     """A source's rows and money: `came` as the source has them, `accepted` as the run goes on with them, and what lies between.
 
     `before` are the repaired rows as they came, `after` as they are now.  `came` is None where the source is no longer there.
@@ -93,7 +95,7 @@ class Balance:
         """The rows that nobody touched."""
         return Part(
             self.accepted.rows - self.after.rows,
-            EXACT.subtract(self.accepted.money, self.after.money),
+            EXACT_CONTEXT.subtract(self.accepted.money, self.after.money),
         )
 
     @property
@@ -104,7 +106,7 @@ class Balance:
         there = (self.kept, self.before, self.rejected, self.copies, self.superseded)
         return Part(
             self.came.rows - sum(p.rows for p in there),
-            EXACT.subtract(self.came.money, _total(p.money for p in there)),
+            EXACT_CONTEXT.subtract(self.came.money, _total(p.money for p in there)),
         )
 
     @property
@@ -115,11 +117,11 @@ class Balance:
 
 
 def _total(money: Iterable[Decimal]) -> Decimal:
-    with localcontext(EXACT):
+    with localcontext(EXACT_CONTEXT):
         return sum(money, Decimal(0))
 
 
-def account(run: Run) -> tuple[list[Balance], pa.Table]:
+def reconcile(run: Run) -> tuple[list[SourceBalance], pa.Table]:
     """Every source's balance, and the ledger: one row for each value repaired and each row rejected, dropped or set aside.
 
     The ledger has the columns of LEDGER, in the order of source, file, row.  money_before and money_after are the source's own figures,
@@ -134,12 +136,12 @@ def account(run: Run) -> tuple[list[Balance], pa.Table]:
     verdicts = read_validation(run.layout, run.home.store)
     balances, ledgers = [], []
     with DuckWarehouse(
-        run.home.store, run.home.scratch(f"{run.id}-dirt"), memory=MEMORY, threads=2
+        run.home.store, run.home.scratch(f"{run.id}-dirt"), memory=WAREHOUSE_MEMORY_BYTES, threads=2
     ) as warehouse:
         for verdict in verdicts:
             warehouse.create_view(verdict.source, _accepted(verdict, warehouse))
         for verdict in verdicts:
-            balance, ledger = _account_one(verdict, run, warehouse)
+            balance, ledger = _reconcile_source(verdict, run, warehouse)
             balances.append(balance)
             ledgers.append(ledger)
     return balances, pa.concat_tables(ledgers)
@@ -153,16 +155,16 @@ def _accepted(verdict: ValidationResult, warehouse: DuckWarehouse) -> str:
     )
 
 
-def _account_one(
+def _reconcile_source(
     verdict: ValidationResult, run: Run, warehouse: DuckWarehouse
-) -> tuple[Balance, pa.Table]:
+) -> tuple[SourceBalance, pa.Table]:
     name = verdict.source
     for table, rows in (("rejects", run.rejects(name)), ("repairs", run.repairs(name))):
         warehouse.register(table, rows.arrow())
-    gone = _gone(name, warehouse) if len(run.rejects(name)) else []
-    mended = _mended(name, warehouse) if len(run.repairs(name)) else []
+    gone = _dropped_rows(name, warehouse) if len(run.rejects(name)) else []
+    mended = _repaired_values(name, warehouse) if len(run.repairs(name)) else []
     mended += _renamed_weeks(name, warehouse, {e["key"] for e in mended})
-    spikes = _spikes(name, warehouse) if name in SPIKY else []
+    spikes = _spikes(name, warehouse) if name in SPIKE_COLUMNS else []
     entries = [*gone, *mended, *spikes]
     [repaired] = warehouse.query(
         "SELECT count(*) AS n FROM (SELECT DISTINCT __file, __row FROM repairs) AS d"
@@ -173,12 +175,12 @@ def _account_one(
         policy: _part(entries, policy, "money_before")
         for policy in ("REJECT", "DEDUPE", "SUPERSEDE", "REPAIR", "SET_ASIDE")
     }
-    balance = Balance(
-        name, _came(name, run, verdict, warehouse), _sums(f'SELECT * FROM "{name}"', name, warehouse),
+    balance = SourceBalance(
+        name, _source_totals(name, run, verdict, warehouse), _sums(f'SELECT * FROM "{name}"', name, warehouse),
         parts["REPAIR"], _part(entries, "REPAIR", "money_after"), parts["REJECT"], parts["DEDUPE"], parts["SUPERSEDE"], parts["SET_ASIDE"],
         verdict.repaired - repaired,
     )  # fmt: skip
-    return balance, pa.Table.from_pylist(entries, LEDGER)
+    return balance, pa.Table.from_pylist(entries, LEDGER_SCHEMA)
 
 
 def _part(entries: Sequence[Mapping[str, Any]], policy: str, money: str) -> Part:
@@ -189,9 +191,9 @@ def _part(entries: Sequence[Mapping[str, Any]], policy: str, money: str) -> Part
 
 def _money(source: str, columns: Mapping[str, str] | None = None) -> str:
     """SQL of a row's money, of six decimals and so exact in sums."""
-    if source not in MONEY:
+    if source not in MONEY_SQL:
         return "CAST(0 AS DECIMAL(38, 6))"
-    filled = MONEY[source].format(**(columns or {name: name for name in MONEY_COLUMNS[source]}))
+    filled = MONEY_SQL[source].format(**(columns or {name: name for name in MONEY_COLUMNS[source]}))
     return f"coalesce(TRY_CAST({filled} AS DECIMAL(38, 6)), 0)"
 
 
@@ -202,20 +204,20 @@ def _sums(select: str, source: str, warehouse: DuckWarehouse) -> Part:
     return Part(int(row["n"]), row["money"] or Decimal(0))
 
 
-def _is_there(run: Run, key: str) -> bool:
+def _exists(run: Run, key: str) -> bool:
     try:
         return run.home.fetch(key).exists()
     except KeyError:
         return False
 
 
-def _came(
+def _source_totals(
     source: str, run: Run, verdict: ValidationResult, warehouse: DuckWarehouse
 ) -> Part | None:
     """The source's rows as it has them, and those lines that could not be read; None where they have gone."""
     staged = run.layout.staged(source)
-    if _is_there(run, staged):
-        select = f"SELECT * FROM {warehouse.read_parquet(staged)}"
+    if _exists(run, staged):
+        select = f"SELECT * FROM {warehouse.parquet(staged)}"
     else:
         try:
             options = run.record.options
@@ -234,17 +236,20 @@ def _key(source: str) -> str:
     return " || '/' || ".join(f"coalesce(CAST({name} AS VARCHAR), '')" for name in KEYS[source])
 
 
-def _gone(source: str, warehouse: DuckWarehouse) -> list[dict[str, Any]]:
+def _dropped_rows(source: str, warehouse: DuckWarehouse) -> list[dict[str, Any]]:
     """The rows that went no further."""
     rows = warehouse.query(
         f"WITH risk AS ({money_at_risk(source)})"
         f" SELECT __file AS file, __row AS row, {_key(source)} AS key, __reason AS kind, {_money(source)} AS money_before, *"
         " FROM rejects JOIN risk USING (__file, __row) ORDER BY __file, __row"
     ).to_pylist()
-    return [_entry(source, DROPPED.get(row["kind"], "REJECT"), row) | _blamed(row) for row in rows]
+    return [
+        _entry(source, DROPPED.get(row["kind"], "REJECT"), row) | _reason_column(row)
+        for row in rows
+    ]
 
 
-def _blamed(row: Mapping[str, Any]) -> dict[str, Any]:
+def _reason_column(row: Mapping[str, Any]) -> dict[str, Any]:
     """The column that the first reason is about, and what it held; nothing where the reason is about the whole row."""
     column, must, _ = row["kind"].partition(" must ")
     if not must:
@@ -252,7 +257,7 @@ def _blamed(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"column": column, "before": None if row.get(column) is None else str(row[column])}
 
 
-def _mended(source: str, warehouse: DuckWarehouse) -> list[dict[str, Any]]:
+def _repaired_values(source: str, warehouse: DuckWarehouse) -> list[dict[str, Any]]:
     """Every repaired value of the rows that went on; a row's money stands beside the first of them."""
     over = "PARTITION BY __file, __row"
     after = {
@@ -274,7 +279,7 @@ def _mended(source: str, warehouse: DuckWarehouse) -> list[dict[str, Any]]:
 
 def _priced(source: str, money: Decimal | None) -> Decimal | None:
     """The money of a row that goes on; None where the rows of the source have no money."""
-    return money if source in MONEY else None
+    return money if source in MONEY_SQL else None
 
 
 def _renamed_weeks(
@@ -284,9 +289,9 @@ def _renamed_weeks(
 
     A week of which several days have rows is one of daily rows, and no dirt.  `counted` rows have their money elsewhere.
     """
-    if source not in WEEKLY:
+    if source not in WEEKLY_KEYS:
         return []
-    unit = ", ".join(WEEKLY[source])
+    unit = ", ".join(WEEKLY_KEYS[source])
     over = f"PARTITION BY {unit}, date_trunc('week', week)"
     rows = warehouse.query(
         f"SELECT * FROM (SELECT {_key(source)} AS key, CAST(week AS VARCHAR) AS before,"
@@ -305,7 +310,7 @@ def _renamed_weeks(
 
 def _spikes(source: str, warehouse: DuckWarehouse) -> list[dict[str, Any]]:
     """The weeks that the estimator sets aside.  Only units whose largest week could be one are looked at."""
-    unit, quantity, x, join = SPIKY[source]
+    unit, quantity, x, join = SPIKE_COLUMNS[source]
     names, same = ", ".join(unit), " AND ".join(f"c.{name} = s.{name}" for name in unit)
     bare = quantity.removeprefix("s.")
     could = (

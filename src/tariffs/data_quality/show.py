@@ -16,10 +16,10 @@ from rich.markup import escape
 
 from hundredfold.cli.display import print_hanging, result
 from hundredfold.errors import UsageError
-from tariffs.data_quality.reconciliation import MONEY, Balance
+from tariffs.data_quality.reconciliation import MONEY_SQL, SourceBalance
 from tariffs.release.show import grid_of, print_grid
 
-ROWS = {
+ROW_COLUMNS = {
     "came in": "came", "untouched": "kept", "repaired": "before", "rejected": "rejected", "copies": "copies", "replaced later": "superseded",
     "not accounted for": "missing", "goes on": "accepted", "of it, as repaired": "after", "of it, set aside": "set_aside",
 }  # fmt: skip
@@ -52,14 +52,15 @@ class Tally:
         )
 
 
-def show(balances: Sequence[Balance], ledger: pa.Table) -> None:
+def show(balances: Sequence[SourceBalance], ledger: pa.Table) -> None:
     """Rows, money, and what was done, of the sources in which there was something to do."""
     touched = [b for b in balances if b.came != b.kept or b.set_aside.rows]
     done = tallied(ledger)
     _print_parts(
-        "rows", {b.source: {words: _rows(b, part) for words, part in ROWS.items()} for b in touched}
+        "rows",
+        {b.source: {words: _rows(b, part) for words, part in ROW_COLUMNS.items()} for b in touched},
     )
-    _print_parts("money", {b.source: _money_of(b, done) for b in touched if b.source in MONEY})
+    _print_parts("money", {b.source: _money_of(b, done) for b in touched if b.source in MONEY_SQL})
     if touched:
         print_hanging("", EXPLAINED)
         result.print("\n[bold]What was done, and the money of those rows[/]")
@@ -75,13 +76,13 @@ def show(balances: Sequence[Balance], ledger: pa.Table) -> None:
         print_hanging("\n" if touched else "", f"Nothing to do in {', '.join(untouched)}.")
 
 
-def _rows(balance: Balance, part: str) -> int | None:
+def _rows(balance: SourceBalance, part: str) -> int | None:
     found = getattr(balance, part)
     return None if found is None else found.rows
 
 
 def _money_of(
-    balance: Balance, done: Mapping[tuple[str, str, str], Tally]
+    balance: SourceBalance, done: Mapping[tuple[str, str, str], Tally]
 ) -> dict[str, int | None]:
     """The money of a source's rows that go on and of those that do not, by words."""
     risk: dict[str, Tally] = defaultdict(Tally)
@@ -109,7 +110,7 @@ def _print_done(done: Mapping[tuple[str, str, str], Tally]) -> None:
     for (policy, kind, source), tally in done.items():
         money = (
             (f"{round(tally.at_risk):,}", f"{tally.not_priced:,}")
-            if source in MONEY
+            if source in MONEY_SQL
             else ("-", "-")
         )
         grid.add_row(policy, source, f"{tally.entries:,}", *money, escape(kind))
@@ -128,7 +129,7 @@ def _print_parts(title: str, sources: Mapping[str, Mapping[str, int | None]]) ->
     result.print()
 
 
-def facts(balance: Balance, ledger: pa.Table) -> dict[str, Any]:
+def facts(balance: SourceBalance, ledger: pa.Table) -> dict[str, Any]:
     """A balance for a program: the money of its parts is what the figures say as they came, and may be nonsense; at_risk is plausible."""
     parts = {**asdict(balance), "kept": asdict(balance.kept)}
     told = {
@@ -163,7 +164,7 @@ def tallied(ledger: pa.Table) -> dict[tuple[str, str, str], Tally]:
             entry["money_at_risk"],
             entry["money_before"] is not None,
         )  # a row's further entries have neither
-        unpriced = first and money is None and entry["source"] in MONEY
+        unpriced = first and money is None and entry["source"] in MONEY_SQL
         found[entry["policy"], entry["kind"], entry["source"]] += Tally(
             1, money or Decimal(0), int(unpriced)
         )

@@ -17,21 +17,27 @@ from tariffs.columns import Bools, Floats, Ints, Rows, key_offsets
 from tariffs.demand.panel import Panel, tally
 from tariffs.demand.prior import Prior
 from tariffs.demand.season import expect
-from tariffs.evaluation.elasticity_recovery import WAYS, alone, choices, labels_of, one_for_all
+from tariffs.evaluation.elasticity_recovery import (
+    ESTIMATORS,
+    choices,
+    fit_alone,
+    labels_of,
+    one_for_all,
+)
 from tariffs.evaluation.product_lines import Line
-from tariffs.evaluation.run_data import Finished
-from tariffs.evaluation.unit_arrays import slab_of
+from tariffs.evaluation.run_data import FinishedRun
+from tariffs.evaluation.unit_arrays import unit_arrays
 from tariffs.pricing.estimation import observe
 
-LEAST_TRAINING = 4
-MOST_UNITS = 50_000
+MIN_TRAINING_WEEKS = 4
+MAX_UNITS = 50_000
 FULL = 0.001  # a cell's minutes are rounded
 SWEEPS, TOLERANCE = 100, 1e-9
-TINY = float(np.finfo(float).tiny)
+MIN_MEAN = float(np.finfo(float).tiny)
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class LevelScore:
     """The held-out weeks of one level of a factor (or of all): Poisson deviance per week of each way."""
 
     level: str
@@ -41,7 +47,7 @@ class Judged:
 
     @property
     def best(self) -> str:
-        return min(WAYS, key=lambda way: self.deviance[way])
+        return min(ESTIMATORS, key=lambda way: self.deviance[way])
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +58,18 @@ class Backtest:
     line: str
     held_out: int
     factor: str
-    judged: tuple[Judged, ...]
+    judged: tuple[LevelScore, ...]
     gate: Mapping[str, str]
 
 
-def backtest(finished: Finished, line: Line, weeks: int) -> Backtest:
+def backtest(finished: FinishedRun, line: Line, weeks: int) -> Backtest:
     """On the rows of the run's units, of every k-th where there are more than 50,000.  UsageError where too few weeks are left to learn from."""
-    rows = finished.sample(line, MOST_UNITS)
+    rows = finished.sample(line, MAX_UNITS)
     periods = np.unique(rows["week"])
-    if not 1 <= weeks <= len(periods) - LEAST_TRAINING:
+    if not 1 <= weeks <= len(periods) - MIN_TRAINING_WEEKS:
         raise UsageError(
             f"--weeks is {weeks}, and the run has {len(periods)} weeks of {line.kind} sales",
-            hint=f"hold out 1 to {len(periods) - LEAST_TRAINING}: at least {LEAST_TRAINING} must be left to learn from",
+            hint=f"hold out 1 to {len(periods) - MIN_TRAINING_WEEKS}: at least {MIN_TRAINING_WEEKS} must be left to learn from",
         )
     before, after = _split(rows, line, periods[-weeks])
     prior = line.fit(before)
@@ -79,8 +85,8 @@ def backtest(finished: Finished, line: Line, weeks: int) -> Backtest:
     levels = labels[line.factors[0]]
     every = np.ones(len(levels), dtype=np.bool_)
     judged = [
-        _judge("all", every, seen.panel, left),
-        *(_judge(str(v), levels == v, seen.panel, left) for v in np.unique(levels)),
+        _score_level("all", every, seen.panel, left),
+        *(_score_level(str(v), levels == v, seen.panel, left) for v in np.unique(levels)),
     ]
     return Backtest(line.kind, weeks, line.factors[0], tuple(judged), choices(finished.prior(line)))
 
@@ -92,7 +98,9 @@ def deviance(panel: Panel, beta: Floats, cell: Ints) -> Floats:
     for _ in range(SWEEPS):
         expected = tally(cell, expect(panel.seasonal(gamma[cell]), beta), len(observed))
         step = np.where(
-            observed > 0, np.log(np.maximum(observed, TINY) / np.maximum(expected, TINY)), 0.0
+            observed > 0,
+            np.log(np.maximum(observed, MIN_MEAN) / np.maximum(expected, MIN_MEAN)),
+            0.0,
         )
         gamma += step
         if np.abs(step).max() < TOLERANCE:
@@ -129,19 +137,19 @@ def _full(rows: Rows) -> Bools:
 
 def _estimates(before: Rows, line: Line, prior: Prior) -> dict[str, Floats]:
     """The four elasticities of each unit, learnt from these rows alone."""
-    slab = slab_of(before, line)
+    slab = unit_arrays(before, line)
     mean = prior.mean(labels_of(before, line, slab.offsets[:-1]))
     return {
         "pooled": np.full(len(slab), one_for_all(before, line)),
         "prior": mean,
         "shrunk": line.price(slab, prior)["beta"],
-        "alone": alone(slab, line, prior),
+        "alone": fit_alone(slab, line, prior),
     }
 
 
-def _judge(level: str, mine: Bools, panel: Panel, left: Mapping[str, Floats]) -> Judged:
+def _score_level(level: str, mine: Bools, panel: Panel, left: Mapping[str, Floats]) -> LevelScore:
     rows = mine[panel.unit]
-    return Judged(
+    return LevelScore(
         level,
         int(mine.sum()),
         int(rows.sum()),

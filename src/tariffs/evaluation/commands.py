@@ -13,21 +13,21 @@ import click
 
 from hundredfold.cli.options import Group, Where, takes_home, takes_json, takes_run
 
-takes_truth = click.option(
+truth_option = click.option(
     "--truth",
     metavar="FOLDER",
     help="Where the truth is that the generator wrote; beside the run's sources, if left out.",
 )
-takes_plots = click.option(
+plots_option = click.option(
     "--plots",
     metavar="FOLDER",
     help="Draw it too, as SVG and PNG in this folder (needs the extra 'report').",
 )
 
 
-def takes_finished(command: Any) -> Any:
+def finished_run_options(command: Any) -> Any:
     """A run, and where it and its truth are."""
-    return takes_run(takes_truth(takes_plots(takes_home(takes_json(command)))))
+    return takes_run(truth_option(plots_option(takes_home(takes_json(command)))))
 
 
 @click.group(cls=Group)
@@ -36,7 +36,7 @@ def evidence() -> None:
 
 
 @evidence.command()
-@takes_finished
+@finished_run_options
 def truth(run: str | None, truth: str | None, plots: str | None, home: str, as_json: bool) -> None:
     """Elasticities against the truth: bias, cover of the 90 % intervals, and the error of four ways to have one."""
     from tariffs.evaluation import elasticity_recovery as recovery
@@ -57,7 +57,7 @@ def truth(run: str | None, truth: str | None, plots: str | None, home: str, as_j
 
 
 @evidence.command()
-@takes_finished
+@finished_run_options
 def calibration(
     run: str | None, truth: str | None, plots: str | None, home: str, as_json: bool
 ) -> None:
@@ -87,7 +87,7 @@ def calibration(
     metavar="Z",
     help="A setting to try; 0, 0.5, 0.84, 1.28 and 1.96, if left out.",
 )
-@takes_finished
+@finished_run_options
 def dial(
     settings: Sequence[float],
     run: str | None,
@@ -99,9 +99,9 @@ def dial(
     """The whole job again at other settings of the dial z: lift, and units harmed. Nothing is published."""
     from tariffs.evaluation import show
     from tariffs.evaluation.product_lines import LINES
-    from tariffs.evaluation.risk_sweep import SETTINGS, turn
+    from tariffs.evaluation.risk_sweep import SETTINGS, sweep
 
-    found = turn(_open(home, run, truth), settings or SETTINGS, _told)
+    found = sweep(_open(home, run, truth), settings or SETTINGS, _report_progress)
     if as_json:
         _json(asdict(found))
     else:
@@ -116,11 +116,11 @@ def dial(
 def prior(run: str | None, home: str, as_json: bool) -> None:
     """What the run found of its own data: do prices answer to demand, and did the gate keep the units' own fits? Needs no truth."""
     from tariffs.evaluation import show
-    from tariffs.evaluation.prior import learnt
+    from tariffs.evaluation.prior import summarise_prior
     from tariffs.evaluation.product_lines import LINES
 
     finished = _open(home, run, None)
-    found = [learnt(finished, line) for line in LINES]
+    found = [summarise_prior(finished, line) for line in LINES]
     if as_json:
         _json([asdict(f) for f in found])
     else:
@@ -138,7 +138,7 @@ def prior(run: str | None, home: str, as_json: bool) -> None:
     metavar="N",
     help="How many of the last weeks are held out.",
 )
-@takes_finished
+@finished_run_options
 def backtest(
     weeks: int, run: str | None, truth: str | None, plots: str | None, home: str, as_json: bool
 ) -> None:
@@ -196,7 +196,7 @@ def substitution(run: str | None, home: str, as_json: bool) -> None:
     metavar="N",
     help="Of the customers' chance, and of Thompson's.",
 )
-@takes_finished
+@finished_run_options
 def loop(
     cycles: int,
     seed: int,
@@ -208,9 +208,9 @@ def loop(
 ) -> None:
     """A year under the price table: five policies, each learning from the weeks that its own prices made."""
     from tariffs.evaluation import show
-    from tariffs.evaluation.simulation import live
+    from tariffs.evaluation.simulation import simulate
 
-    found = live(_open(home, run, truth), cycles, seed, _told)
+    found = simulate(_open(home, run, truth), cycles, seed, _report_progress)
     if as_json:
         _json(asdict(found))
     else:
@@ -224,7 +224,7 @@ def _open(home: str, run: str | None, truth: str | None) -> Any:
     return open_finished(Where(home).open(), run, truth)
 
 
-def _told(words: str) -> None:
+def _report_progress(words: str) -> None:
     from hundredfold.cli import display
 
     display.words.print(words, style="dim")

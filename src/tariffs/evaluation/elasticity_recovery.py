@@ -16,12 +16,12 @@ from tariffs.columns import Bools, Columns, Floats, Labels, Rows, Units, key_off
 from tariffs.demand.prior import Prior
 from tariffs.demand.season import fit_season
 from tariffs.evaluation.product_lines import Line
-from tariffs.evaluation.run_data import Finished, ask, columns
+from tariffs.evaluation.run_data import FinishedRun, columns, query
 from tariffs.optimise.rule import COVERAGE_90, MOST_ELASTIC
 from tariffs.pricing.estimation import observe
 
 FLAT = 1e4  # a prior variance that leaves a unit to itself: what it can tell it tells, and what not stays at the mean of its kind
-WAYS = ("pooled", "prior", "shrunk", "alone")
+ESTIMATORS = ("pooled", "prior", "shrunk", "alone")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Recovery:
     sample: tuple[tuple[float, float], ...]
 
 
-def recover(finished: Finished, line: Line) -> Recovery:
+def recover(finished: FinishedRun, line: Line) -> Recovery:
     """The line's elasticities against the truth.  A unit alone is cut off at -6 and 0: as a price rule would have to."""
     known = finished.known(line)
     prior = finished.prior(line)
@@ -69,12 +69,12 @@ def recover(finished: Finished, line: Line) -> Recovery:
     return Recovery(line.kind, float(np.sqrt(prior.tau2)), _true_tau(units, line), scores, sample)
 
 
-def _joined(finished: Finished, line: Line, known: pa.Table, prior: Prior) -> pa.Table:
+def _joined(finished: FinishedRun, line: Line, known: pa.Table, prior: Prior) -> pa.Table:
     """A row for each unit that has a result: its factors, the truth, the four estimates, and the posterior's sd."""
     pooled = one_for_all(finished.whole(line.prior), line)
     own = pa.concat_tables(_units(rows, line, prior) for rows in finished.batches(line.model))
     keys = ", ".join(line.key)
-    return ask(
+    return query(
         f"""SELECT o.*, t.beta AS true_beta, {pooled!r}::DOUBLE AS pooled, r.beta AS shrunk, r.se * r.reference_price / r.current_price AS sd,
           abs(r.beta * r.current_price - r.elasticity * r.reference_price) < 1e-6 * r.reference_price AS is_own
         FROM results AS r JOIN own AS o USING ({keys}) JOIN known AS t USING ({keys}) ORDER BY {keys}""",
@@ -101,12 +101,12 @@ def labels_of(rows: Columns, line: Line, starts: np.ndarray) -> dict[str, Labels
     return {name: rows[name][starts] for name in line.factors}
 
 
-def alone(rows: Units, line: Line, prior: Prior) -> Floats:
+def fit_alone(rows: Units, line: Line, prior: Prior) -> Floats:
     """Each unit's own fit: the job's own, under a prior that says next to nothing.  Cut off at -6 and 0.  Shape (units,)."""
-    return np.asarray(np.clip(line.price(rows, left_alone(prior))["beta"], MOST_ELASTIC, 0.0))
+    return np.asarray(np.clip(line.price(rows, unpooled_prior(prior))["beta"], MOST_ELASTIC, 0.0))
 
 
-def left_alone(prior: Prior) -> Prior:
+def unpooled_prior(prior: Prior) -> Prior:
     """The prior, so flat that it leaves every unit to itself, whatever a backtest gate chose for its group."""
     return replace(prior.certain(FLAT), gate_choice=np.full(len(prior.groups), "EB", dtype=object))
 
@@ -121,7 +121,7 @@ def _units(rows: Units, line: Line, prior: Prior) -> pa.Table:
     starts = rows.offsets[:-1]
     labels = labels_of(rows, line, starts)
     named = {name: rows[name][starts] for name in dict.fromkeys((*line.key, *line.factors))}
-    found = named | {"prior": prior.mean(labels), "alone": alone(rows, line, prior)}
+    found = named | {"prior": prior.mean(labels), "alone": fit_alone(rows, line, prior)}
     return pa.table({name: pa.array(values) for name, values in found.items()})
 
 
@@ -133,7 +133,7 @@ def _score(units: Rows, factor: str, level: str, mine: Bools) -> Score:
     ]  # where it fell back, the standard deviation is the prior's and not this estimate's
     inside = np.abs(error) <= COVERAGE_90 * units["sd"][mine]
     cover = float(inside[trusted].mean()) if trusted.any() else float("nan")
-    rmse = {way: float(np.sqrt(np.mean((units[way][mine] - true) ** 2))) for way in WAYS}
+    rmse = {way: float(np.sqrt(np.mean((units[way][mine] - true) ** 2))) for way in ESTIMATORS}
     return Score(
         factor, str(level), int(mine.sum()), float(true.mean()), float(error.mean()), cover, rmse
     )

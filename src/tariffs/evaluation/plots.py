@@ -14,13 +14,13 @@ import numpy as np
 from hundredfold.errors import UsageError
 from tariffs.evaluation.backtest import Backtest
 from tariffs.evaluation.calibration import Calibration
-from tariffs.evaluation.elasticity_recovery import WAYS, Recovery
+from tariffs.evaluation.elasticity_recovery import ESTIMATORS, Recovery
 from tariffs.evaluation.risk_sweep import Dial
-from tariffs.evaluation.show import NAMES
+from tariffs.evaluation.show import LINE_NAMES
 from tariffs.evaluation.simulation import Loop
 
 RED, BLUE, GREY, GREEN, ORANGE = "#d1495b", "#30638e", "#8d99a6", "#3a7d44", "#d98324"
-WAY_LOOK = {
+ESTIMATOR_STYLES = {
     "pooled": (GREY, "s"),
     "prior": (BLUE, "^"),
     "shrunk": (RED, "o"),
@@ -77,7 +77,7 @@ def recovery(found: Recovery) -> Callable[[Any], None]:
         axis.set(
             xlabel="true elasticity",
             ylabel="estimated (shrunk)",
-            title=f"{NAMES[found.line]}: {every.units:,} units",
+            title=f"{LINE_NAMES[found.line]}: {every.units:,} units",
         )
         told = f"bias {every.bias:+.3f}\nRMSE {every.rmse['shrunk']:.3f}\n90 % intervals hold {every.cover:.1%}"
         axis.text(0.03, 0.97, told, transform=axis.transAxes, va="top")
@@ -112,7 +112,7 @@ def calibration(found: Calibration) -> Callable[[Any], None]:
             xlim=(-0.03, 1.03),
             ylim=(-0.03, 1.03),
         )
-        axis.set_title(f"{NAMES[found.line]}: {found.all.moves:,} moves")
+        axis.set_title(f"{LINE_NAMES[found.line]}: {found.all.moves:,} moves")
         axis.text(
             0.03,
             0.97,
@@ -138,7 +138,7 @@ def dial(found: Dial, kind: str) -> Callable[[Any], None]:
             label="promised lift",
             markersize=4,
         )
-        axis.set(xlabel="z", ylabel="margin, %", title=NAMES[kind])
+        axis.set(xlabel="z", ylabel="margin, %", title=LINE_NAMES[kind])
         if settings[0].truly is None:
             axis.legend(frameon=False)
             return
@@ -179,15 +179,15 @@ def backtest(found: Backtest) -> Callable[[Any], None]:
 
     def panel(axis: Any) -> None:
         at = np.arange(len(found.judged))[::-1]
-        for way in WAYS:
-            colour, mark = WAY_LOOK[way]
+        for way in ESTIMATORS:
+            colour, mark = ESTIMATOR_STYLES[way]
             worse = [100 * (j.deviance[way] / j.deviance["pooled"] - 1) for j in found.judged]
             axis.plot(worse, at, mark, color=colour, label=way, markersize=5)
         axis.axvline(0, color=GREY, linewidth=1)
         axis.set_yticks(at, [j.level for j in found.judged])
         axis.set(
             xlabel="deviance of the held-out weeks against pooled, %",
-            title=f"{NAMES[found.line]}: last {found.held_out} weeks",
+            title=f"{LINE_NAMES[found.line]}: last {found.held_out} weeks",
         )
         axis.legend(frameon=False, fontsize=8)
 

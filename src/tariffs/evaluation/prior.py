@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tariffs.demand.endogeneity import ENDOGENOUS, EXOGENOUS, NOT_TESTED
 from tariffs.demand.prior import Prior
 from tariffs.evaluation.product_lines import Line
-from tariffs.evaluation.run_data import Finished
+from tariffs.evaluation.run_data import FinishedRun
 
 MEANING: Mapping[str, str] = {
     EXOGENOUS: "no sign that prices foresaw demand; the little that was found is taken out",
@@ -42,7 +42,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Learnt:
+class PriorSummary:
     """exogeneity, rho, rho_se, rho_p: the test of the prices;  visible: the rho that the test sees in four cases of five;
     rho_used: what of rho is taken out of every unit's weeks;  trials, censored: shares
     of the weeks;  tau: the spread around the mean of a kind;  units, telling: those read, and those that told tau;  factor: what groups are by."""
@@ -64,12 +64,12 @@ class Learnt:
     groups: tuple[Group, ...]
 
 
-def learnt(finished: Finished, line: Line) -> Learnt:
+def summarise_prior(finished: FinishedRun, line: Line) -> PriorSummary:
     """What the run's prior of this line says."""
     prior = finished.prior(line)
     tested = prior.exogeneity != NOT_TESTED
     rho, se, p = (prior.rho, prior.rho_se, prior.rho_p) if tested else (math.nan,) * 3
-    return Learnt(
+    return PriorSummary(
         line.kind, prior.exogeneity, MEANING[prior.exogeneity], rho, se, p, POWER * se, prior.rho_used, prior.trials, prior.censored,
         math.sqrt(prior.tau2), prior.units, prior.gated, prior.group_factor, tuple(_groups(prior)),
     )  # fmt: skip

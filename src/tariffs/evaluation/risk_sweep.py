@@ -14,14 +14,14 @@ import pyarrow as pa
 
 from hundredfold.errors import UsageError
 from tariffs.evaluation.product_lines import BUNDLE, LINES, Line
-from tariffs.evaluation.run_data import Finished, ask, columns, scratch
+from tariffs.evaluation.run_data import FinishedRun, columns, query, scratch_folder
 from tariffs.evaluation.true_value import best_prices, market
 
 SETTINGS = (0.0, 0.5, 0.84, 1.28, 1.96)
 
 
 @dataclass(frozen=True, slots=True)
-class Truly:
+class TrueGain:
     """What is known only where the truth is.  lift: of the true margin, as a share of it; harmed: share of units that lose by their move;
     realised: share of moves that gain."""
 
@@ -39,7 +39,7 @@ class Setting:
     moved: float
     promised: float
     p_gain: float
-    truly: Truly | None
+    truly: TrueGain | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Dial:
     oracle: float | None
 
 
-def turn(finished: Finished, settings: Sequence[float], told: Callable[[str], None]) -> Dial:
+def sweep(finished: FinishedRun, settings: Sequence[float], told: Callable[[str], None]) -> Dial:
     """Run the job once for each setting of z.  `told` hears of each before it begins."""
     bad = [z for z in settings if not 0 <= z <= 5]
     if bad:
@@ -62,7 +62,7 @@ def turn(finished: Finished, settings: Sequence[float], told: Callable[[str], No
     policy = finished.policy()
     for z in sorted(set(settings)):
         told(f"the job with z = {z:g}")
-        with scratch(finished) as folder:
+        with scratch_folder(finished) as folder:
             turned = finished.again(_with_z(policy, z), str(Path(folder)))
             found += [_setting(turned, line, z) for line in LINES]
     return Dial(tuple(found), _oracle(finished))
@@ -74,9 +74,9 @@ def _with_z(policy: pa.Table, z: float) -> pa.Table:
     )
 
 
-def _setting(turned: Finished, line: Line, z: float) -> Setting:
+def _setting(turned: FinishedRun, line: Line, z: float) -> Setting:
     t = columns(
-        ask(
+        query(
             f"""SELECT
               avg(CASE WHEN price <> current_price THEN 1 ELSE 0 END) AS moved,
               sum(expected_margin_delta) AS promised,
@@ -86,31 +86,36 @@ def _setting(turned: Finished, line: Line, z: float) -> Setting:
         )
     )
     today = columns(
-        ask(
+        query(
             f"SELECT sum(expected_volume * (current_price - unit_cost)) AS margin FROM prices WHERE kind = '{line.kind}'",
             prices=turned.prices(),
         )
     )
     promised = float(t["promised"][0] / today["margin"][0])
     return Setting(
-        line.kind, z, float(t["moved"][0]), promised, float(t["p_gain"][0]), _truly(turned, line)
+        line.kind,
+        z,
+        float(t["moved"][0]),
+        promised,
+        float(t["p_gain"][0]),
+        _true_gain(turned, line),
     )
 
 
-def _truly(turned: Finished, line: Line) -> Truly | None:
+def _true_gain(turned: FinishedRun, line: Line) -> TrueGain | None:
     if turned.truth is None:
         return None
     there = market(turned, line)
     gain, moved = there.gain(), there.moved
     realised = float((gain[moved] > 0).mean()) if moved.any() else float("nan")
-    return Truly(
+    return TrueGain(
         float(gain.sum() / there.margin(there.current).sum()),
         float((moved & (gain < 0)).mean()),
         realised,
     )
 
 
-def _oracle(finished: Finished) -> float | None:
+def _oracle(finished: FinishedRun) -> float | None:
     if finished.truth is None:
         return None
     there = market(finished, BUNDLE)
@@ -119,7 +124,7 @@ def _oracle(finished: Finished) -> float | None:
     return float(there.margin(best_prices(there, ladders)).sum() / before - 1.0)
 
 
-def _ladders(finished: Finished) -> dict[str, np.ndarray]:
+def _ladders(finished: FinishedRun) -> dict[str, np.ndarray]:
     """Ladder, rung and volume of each unit, as the model `ladder` was handed them."""
     names = ("segment", "location", "product", "ladder", "rung", "volume_mb")
     parts = list(finished.batches("ladder"))

@@ -29,7 +29,7 @@ TABLE = "price_table"
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class FinishedRun:
     """A run of the tariffs with a release, and where its truth is (None: there is none)."""
 
     run: hundredfold.Run
@@ -107,7 +107,7 @@ class Finished:
             )
         return pq.read_table(self.truth / line.truth)
 
-    def again(self, policy: pa.Table, home: str) -> Finished:
+    def again(self, policy: pa.Table, home: str) -> FinishedRun:
         """The whole job once more on the same sources, as of the same moment, under another policy; kept in the folder `home`."""
         options = self.run.record.options
         places = {name: self._place(name) for name in options["sources"]} | {"policy": policy}
@@ -118,7 +118,7 @@ class Finished:
             as_of=options["as_of"],
             max_rejected=options.get("max_rejected") or {},
         )
-        return Finished(run, self.job, self.truth)
+        return FinishedRun(run, self.job, self.truth)
 
     def policy(self) -> pa.Table:
         """The run's policy, as it was given."""
@@ -130,7 +130,7 @@ class Finished:
         return (
             place
             if isinstance(place, pa.Table)
-            else ask(f"SELECT * FROM '{str(place).replace(chr(39), chr(39) * 2)}'")
+            else query(f"SELECT * FROM '{str(place).replace(chr(39), chr(39) * 2)}'")
         )
 
     def _place(self, source: str) -> Any:
@@ -146,7 +146,7 @@ class Finished:
         return str(Path(self.run.record.options["folder"]) / place)
 
 
-def open_finished(home: RunHome, run_id: str | None, truth: str | None) -> Finished:
+def open_finished(home: RunHome, run_id: str | None, truth: str | None) -> FinishedRun:
     """The run of that id (the newest of the tariffs, if left out), which must have published.  UsageError, StateError, NoSuchRun."""
     if truth and not Path(truth).is_dir():
         raise UsageError(
@@ -171,19 +171,21 @@ def open_finished(home: RunHome, run_id: str | None, truth: str | None) -> Finis
             f"run {record.id} has published nothing; it is {run.state}",
             hint=f"hundredfold status {record.id}",
         )
-    return Finished(
-        run, job_of(home, record), Path(truth) if truth else _beside(record.options["sources"])
+    return FinishedRun(
+        run,
+        job_of(home, record),
+        Path(truth) if truth else _truth_beside(record.options["sources"]),
     )
 
 
-def scratch(finished: Finished) -> tempfile.TemporaryDirectory[str]:
+def scratch_folder(finished: FinishedRun) -> tempfile.TemporaryDirectory[str]:
     """A folder for runs that are looked at once; on the disk of the home, for they may be large."""
     folder = finished.home.scratch(finished.run.id).parent
     folder.mkdir(parents=True, exist_ok=True)
     return tempfile.TemporaryDirectory(dir=folder, prefix="evidence-")
 
 
-def ask(sql: str, **tables: pa.Table) -> pa.Table:
+def query(sql: str, **tables: pa.Table) -> pa.Table:
     """A query over tables in memory, on one thread, so that sums do not depend on how many there are."""
     with duckdb.connect(":memory:", config={"threads": 1}) as duck:
         for name, table in tables.items():
@@ -199,7 +201,7 @@ def _names(batch: Any) -> Iterator[str]:
     yield from batch  # the engine's Units go through the names of their columns
 
 
-def _beside(sources: Mapping[str, Any]) -> Path | None:
+def _truth_beside(sources: Mapping[str, Any]) -> Path | None:
     """The generator's folder `truth`, beside the sales or above their folder."""
     sales = Path(str(sources.get("bundle_sales", "")))
     return next((up / "truth" for up in list(sales.parents)[:2] if (up / "truth").is_dir()), None)

@@ -12,14 +12,14 @@ from rich.table import Table as Grid
 from hundredfold.cli.display import result
 from tariffs.evaluation.backtest import Backtest
 from tariffs.evaluation.calibration import Band, Calibration
-from tariffs.evaluation.elasticity_recovery import WAYS, Recovery, Score
-from tariffs.evaluation.prior import Learnt
+from tariffs.evaluation.elasticity_recovery import ESTIMATORS, Recovery, Score
+from tariffs.evaluation.prior import PriorSummary
 from tariffs.evaluation.risk_sweep import Dial, Setting
 from tariffs.evaluation.simulation import Loop
-from tariffs.evaluation.substitution import Substituted
+from tariffs.evaluation.substitution import SubstitutionEstimate
 
-NAMES = {"bundle": "Bundles", "voice": "Voice"}
-WAY_WORDS = {
+LINE_NAMES = {"bundle": "Bundles", "voice": "Voice"}
+ESTIMATOR_TEXTS = {
     "shrunk": "the posterior that prices are made of",
     "prior": "the mean of the unit's kind",
     "pooled": "one for all units",
@@ -29,7 +29,7 @@ WAY_WORDS = {
 
 def show_recovery(found: Recovery) -> None:
     """Bias, cover and RMSE: of all units, and of each level of each factor."""
-    _head(f"{NAMES[found.line]}: elasticities against the truth")
+    _head(f"{LINE_NAMES[found.line]}: elasticities against the truth")
     grid = _grid(
         "",
         "units",
@@ -45,7 +45,7 @@ def show_recovery(found: Recovery) -> None:
             grid.add_row(f"[dim]{escape(factor)}[/]")
         grid.add_row(*_score(score))
     _print(grid)
-    _say(
+    _print_hanging(
         f"tau, the spread around the mean of a kind: {found.tau:.3f} estimated, {found.true_tau:.3f} true"
     )
 
@@ -54,33 +54,37 @@ def show_ways() -> None:
     """What the four ways to have an elasticity are called."""
     result.print()
     for way in _ways():
-        _say(f"{way:<7} {WAY_WORDS[way]}")
+        _print_hanging(f"{way:<7} {ESTIMATOR_TEXTS[way]}")
 
 
 def show_calibration(found: Calibration | None, kind: str) -> None:
     """Promised and realised gain, by bands of the promise."""
-    _head(f"{NAMES[kind]}: does P(gain) keep its word?")
+    _head(f"{LINE_NAMES[kind]}: does P(gain) keep its word?")
     if found is None:
-        _say("nothing moved in this table, so nothing was promised")
+        _print_hanging("nothing moved in this table, so nothing was promised")
         return
     grid = _grid("promised P(gain)", "moves", "mean", "gained", "95 % interval", "", "")
     for band in found.bands:
         grid.add_row(f"{band.lowest:.3f} to {band.highest:.3f}", *_band(band))
     grid.add_row("[bold]all moves[/]", *_band(found.all))
     _print(grid)
-    _say(f"margin a week: {found.promised_margin:+,.0f} promised, {found.true_margin:+,.0f} true")
+    _print_hanging(
+        f"margin a week: {found.promised_margin:+,.0f} promised, {found.true_margin:+,.0f} true"
+    )
 
 
 def show_bars() -> None:
     """What the bars of `show_calibration` draw."""
     result.print()
-    _say("bar: 0 to 1; = 95 % interval of what gained, | the promise, which belongs inside")
-    _say("Moves that promise little are forced: by a full cell, a floor, the ladder.")
+    _print_hanging(
+        "bar: 0 to 1; = 95 % interval of what gained, | the promise, which belongs inside"
+    )
+    _print_hanging("Moves that promise little are forced: by a full cell, a floor, the ladder.")
 
 
 def show_dial(found: Dial) -> None:
     """Lift and harm at each setting, a table for each line."""
-    for kind, name in NAMES.items():
+    for kind, name in LINE_NAMES.items():
         settings = [s for s in found.settings if s.line == kind]
         _head(f"{name}: the whole job at other settings of z")
         known = settings[0].truly is not None
@@ -95,27 +99,33 @@ def show_dial(found: Dial) -> None:
             grid.add_row(*_setting(s))
         _print(grid)
         if kind == "bundle" and found.oracle is not None:
-            _say(f"who knew every elasticity could gain {found.oracle:+.2%} within the same limits")
+            _print_hanging(
+                f"who knew every elasticity could gain {found.oracle:+.2%} within the same limits"
+            )
     result.print()
-    _say("moved: share of the units; lift: of margin, against today's prices;")
+    _print_hanging("moved: share of the units; lift: of margin, against today's prices;")
     if any(s.truly for s in found.settings):
-        _say("P(gain): mean promise of the moves; gained: the share of them that keep it;")
-        _say("harmed: share of the units that lose margin by their move")
+        _print_hanging(
+            "P(gain): mean promise of the moves; gained: the share of them that keep it;"
+        )
+        _print_hanging("harmed: share of the units that lose margin by their move")
 
 
-def show_prior(found: Learnt) -> None:
+def show_prior(found: PriorSummary) -> None:
     """The verdict on the prices, the noise of each group, and what the gate chose for it."""
-    _head(f"{NAMES[found.line]}: do prices answer to demand?  {found.exogeneity}")
-    _say(found.meaning)
+    _head(f"{LINE_NAMES[found.line]}: do prices answer to demand?  {found.exogeneity}")
+    _print_hanging(found.meaning)
     if found.rho_p >= 0:
-        _say(
+        _print_hanging(
             f"rho {found.rho:+.3f} (se {found.rho_se:.3f}, p {found.rho_p:.3g}); taken out of every unit's weeks: {found.rho_used:+.3f}"
         )
-        _say(
+        _print_hanging(
             f"the test sees a rho of {found.visible:.2f} four times in five; a smaller one it may miss"
         )
-        _say("one market cannot part foresight from cross effects of neighbouring products")
-    _say(
+        _print_hanging(
+            "one market cannot part foresight from cross effects of neighbouring products"
+        )
+    _print_hanging(
         f"trials: {found.trials:.1%} of the weeks; sold out, at the cell's capacity: {found.censored:.1%}"
     )
     grid = _grid(found.factor, "elasticity", "phi", "c", "gate", "units", "own fits", "mean alone")
@@ -128,7 +138,7 @@ def show_prior(found: Learnt) -> None:
         noise = [f"{group.elasticity:.2f}", f"{group.dispersion:.2f}", f"{group.inflation:.2f}"]
         grid.add_row(escape(group.name), *noise, group.gate, f"{group.tested:,}", *told)
     _print(grid)
-    _say(
+    _print_hanging(
         f"tau, the spread around the mean of a kind: {found.tau:.3f}, told by {found.telling:,} of {found.units:,} units"
     )
 
@@ -136,15 +146,17 @@ def show_prior(found: Learnt) -> None:
 def show_gates() -> None:
     """What the words of `show_prior` mean."""
     result.print()
-    _say("rho     what chosen prices and demand have in common; 0: prices are innocent")
-    _say("phi, c  the noise: dispersion, and what weeks that go together add to it")
-    _say("gate    EB: units keep their own fits; POOLED: the mean of the kind foretold")
-    _say("        held-out weeks better (less deviance) and prices; EB_UNTESTED: too few")
+    _print_hanging("rho     what chosen prices and demand have in common; 0: prices are innocent")
+    _print_hanging("phi, c  the noise: dispersion, and what weeks that go together add to it")
+    _print_hanging("gate    EB: units keep their own fits; POOLED: the mean of the kind foretold")
+    _print_hanging("        held-out weeks better (less deviance) and prices; EB_UNTESTED: too few")
 
 
 def show_backtest(found: Backtest) -> None:
     """Deviance of the weeks held out, by way and level; the best is marked."""
-    _head(f"{NAMES[found.line]}: the last {found.held_out} weeks, by fits of the weeks before")
+    _head(
+        f"{LINE_NAMES[found.line]}: the last {found.held_out} weeks, by fits of the weeks before"
+    )
     grid = _grid(
         found.factor, "units", "weeks", *_ways(), "best", *(["gate"] if found.gate else [])
     )
@@ -159,30 +171,30 @@ def show_backtest(found: Backtest) -> None:
             found.gate.get(judged.level, ""),
         )
     _print(grid)
-    _say("Poisson deviance per week: less is better; the levels and the season of these")
-    _say("weeks are at their own best for each: what differs is the answer to price")
+    _print_hanging("Poisson deviance per week: less is better; the levels and the season of these")
+    _print_hanging("weeks are at their own best for each: what differs is the answer to price")
 
 
-def show_substitution(found: Substituted) -> None:
+def show_substitution(found: SubstitutionEstimate) -> None:
     """chi in words that a pricing team can act upon."""
     told, (low, high) = found.found, found.found.interval
     _head("Bundles: what the sizes of one ladder take from one another")
-    _say(
+    _print_hanging(
         f"chi: {told.chi:+.3f}, standard error {told.se:.3f}, 95 % interval {low:+.3f} to {high:+.3f}, p = {told.p:.3f}"
     )
-    _say(f"from {told.weeks:,} weeks in {told.clusters:,} locations")
+    _print_hanging(f"from {told.weeks:,} weeks in {told.clusters:,} locations")
     if low > 0:
-        _say(
+        _print_hanging(
             f"A size that gets a tenth dearer sends its neighbours {math.expm1(0.1 * told.chi):.1%} more sales."
         )
     elif high < 0:
-        _say(
+        _print_hanging(
             "Neighbours sell less where a size gets dearer: they are bought together, or their prices follow demand."
         )
     else:
-        _say("No substitution is seen: the interval holds zero.")
+        _print_hanging("No substitution is seen: the interval holds zero.")
     said = ", ".join(f"{scope} {value:g}" for scope, value in found.policy.items()) or "nothing (0)"
-    _say(f"The policy's cross_effect says: {said}")
+    _print_hanging(f"The policy's cross_effect says: {said}")
 
 
 def show_loop(found: Loop) -> None:
@@ -203,9 +215,9 @@ def show_loop(found: Loop) -> None:
             f"{way.harmed:.1%}",
         )
     _print(grid)
-    _say(f"who knew every elasticity, without steps: {found.oracle:+.1%}")
-    _say("against the start, before the ladder; moved: mean share of units in a cycle;")
-    _say("harmed: share of units that earn less at the end than at the start")
+    _print_hanging(f"who knew every elasticity, without steps: {found.oracle:+.1%}")
+    _print_hanging("against the start, before the ladder; moved: mean share of units in a cycle;")
+    _print_hanging("harmed: share of units that earn less at the end than at the start")
 
 
 def _score(score: Score) -> list[str]:
@@ -252,14 +264,14 @@ def _setting(s: Setting) -> list[str]:
 
 
 def _ways() -> Sequence[str]:
-    return [way for way in WAY_WORDS if way in WAYS]
+    return [way for way in ESTIMATOR_TEXTS if way in ESTIMATORS]
 
 
 def _head(words: str) -> None:
     result.print(f"\n[bold]{escape(words)}[/]")
 
 
-def _say(words: str) -> None:
+def _print_hanging(words: str) -> None:
     result.print(words, style="dim")
 
 

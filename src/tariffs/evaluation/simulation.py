@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 from hundredfold.errors import UsageError
 from tariffs.columns import Floats, Rows, key_offsets
 from tariffs.evaluation.product_lines import BUNDLE
-from tariffs.evaluation.run_data import Finished
+from tariffs.evaluation.run_data import FinishedRun
 from tariffs.evaluation.true_value import Market, market
-from tariffs.evaluation.unit_arrays import slab_of
+from tariffs.evaluation.unit_arrays import unit_arrays
 from tariffs.optimise.rule import LEAST_ELASTIC, Demand, Terms, choose
-from tariffs.synthetic.bundles import DISPERSION, EXPLORED
+from tariffs.synthetic.bundles import DISPERSION, EXPLORED_SHARE
 
-MOST_UNITS = 50_000
+MAX_UNITS = 50_000
 WEEKS = 4  # of a cycle
 POLICIES: Mapping[str, float | None] = {
     "hold": None,
@@ -35,7 +35,7 @@ POLICIES: Mapping[str, float | None] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class PolicyOutcome:
     """One policy.  lift: of the true margin against the start, after each cycle;  moved: mean share of units moved in a cycle;
     harmed: share of units that earn less at the end than at the start."""
 
@@ -51,7 +51,7 @@ class Loop:
 
     units: int
     weeks: int
-    ways: tuple[Way, ...]
+    ways: tuple[PolicyOutcome, ...]
     oracle: float
 
 
@@ -62,14 +62,14 @@ class World:
     market: Market
     gamma: Floats
 
-    def sell(self, posted: Floats, first: int, dice: np.random.Generator) -> dict[str, Floats]:
+    def sell(self, posted: Floats, first: int, rng: np.random.Generator) -> dict[str, Floats]:
         """Units sold, prices paid and the trial in them over the next WEEKS weeks, each (units, WEEKS): Gamma-Poisson around the true
         demand."""
         shape = (len(posted), WEEKS)
         trial = (
-            dice.uniform(0.05, 0.15, shape)
-            * dice.choice([-1.0, 1.0], shape)
-            * (dice.random(shape) < EXPLORED)
+            rng.uniform(0.05, 0.15, shape)
+            * rng.choice([-1.0, 1.0], shape)
+            * (rng.random(shape) < EXPLORED_SHARE)
         )
         paid = np.round(posted[:, None] * (1.0 + trial), 4)
         season = self.gamma[:, (first + np.arange(WEEKS)) % self.gamma.shape[1]]
@@ -77,9 +77,7 @@ class World:
         mu = m.scale[:, None] * np.exp(
             season + m.beta[:, None] * (paid / m.reference[:, None] - 1.0)
         )
-        sold = dice.poisson(dice.gamma(mu / (DISPERSION - 1.0), DISPERSION - 1.0)).astype(
-            np.float64
-        )
+        sold = rng.poisson(rng.gamma(mu / (DISPERSION - 1.0), DISPERSION - 1.0)).astype(np.float64)
         return {
             "quantity": sold,
             "price": paid,
@@ -87,14 +85,14 @@ class World:
         }
 
 
-def live(finished: Finished, cycles: int, seed: int, told: Callable[[str], None]) -> Loop:
+def simulate(finished: FinishedRun, cycles: int, seed: int, told: Callable[[str], None]) -> Loop:
     """Every policy for `cycles` cycles of four weeks.  UsageError without a truth, or for more units than a plaything should have."""
     if not 1 <= cycles <= 52:
         raise UsageError(f"--cycles is {cycles}, wanted 1 to 52 cycles of {WEEKS} weeks")
     there = market(finished, BUNDLE)
-    if len(there.price) > MOST_UNITS:
+    if len(there.price) > MAX_UNITS:
         raise UsageError(
-            f"the run has {len(there.price):,} bundle units, and the loop is for {MOST_UNITS:,}",
+            f"the run has {len(there.price):,} bundle units, and the loop is for {MAX_UNITS:,}",
             hint="make a smaller operator: hundredfold demo --size medium",
         )
     rows = finished.whole(BUNDLE.model)
@@ -102,8 +100,8 @@ def live(finished: Finished, cycles: int, seed: int, told: Callable[[str], None]
     ways = []
     for number, (policy, z) in enumerate(POLICIES.items()):
         told(f"{cycles * WEEKS} weeks under {policy}")
-        dice = np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))
-        ways.append(_way(policy, z, world, rows, cycles, dice))
+        rng = np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))
+        ways.append(_policy_outcome(policy, z, world, rows, cycles, rng))
     best = np.clip(
         there.reference * (there.unit_cost / there.reference - 1.0 / there.beta),
         there.floor,
@@ -113,36 +111,36 @@ def live(finished: Finished, cycles: int, seed: int, told: Callable[[str], None]
     return Loop(len(there.price), WEEKS, tuple(ways), _lift(there, best))
 
 
-def _way(
-    policy: str, z: float | None, world: World, rows: Rows, cycles: int, dice: np.random.Generator
-) -> Way:
+def _policy_outcome(
+    policy: str, z: float | None, world: World, rows: Rows, cycles: int, rng: np.random.Generator
+) -> PolicyOutcome:
     posted, start = world.market.current.copy(), world.market.current
     lift, moved = [], []
     for cycle in range(cycles):
-        chosen = posted if z is None else _prices(policy, z, rows, dice)
+        chosen = posted if z is None else _prices(policy, z, rows, rng)
         moved.append(float((chosen != posted).mean()))
         posted = chosen
         lift.append(_lift(world.market, posted))
-        rows = _lived(rows, world, posted, cycle * WEEKS, dice)
+        rows = _simulated_weeks(rows, world, posted, cycle * WEEKS, rng)
     harmed = world.market.margin(posted) < world.market.margin(start)
-    return Way(policy, tuple(lift), float(np.mean(moved)), float(harmed.mean()))
+    return PolicyOutcome(policy, tuple(lift), float(np.mean(moved)), float(harmed.mean()))
 
 
-def _prices(policy: str, z: float, rows: Rows, dice: np.random.Generator) -> Floats:
+def _prices(policy: str, z: float, rows: Rows, rng: np.random.Generator) -> Floats:
     """All that is known is learnt again, and every unit priced, by the job's functions."""
-    slab = slab_of(rows | {"z": np.full(len(rows["week"]), z)}, BUNDLE)
+    slab = unit_arrays(rows | {"z": np.full(len(rows["week"]), z)}, BUNDLE)
     prices = BUNDLE.price(slab, BUNDLE.fit(slab.columns))
     return (
-        _drawn(prices, slab["price_tick"][slab.offsets[1:] - 1], dice)
+        _drawn(prices, slab["price_tick"][slab.offsets[1:] - 1], rng)
         if policy == "thompson"
         else prices["price"]
     )
 
 
-def _drawn(prices: Mapping[str, np.ndarray], tick: Floats, dice: np.random.Generator) -> Floats:
+def _drawn(prices: Mapping[str, np.ndarray], tick: Floats, rng: np.random.Generator) -> Floats:
     """The best price for an elasticity drawn from each posterior, below zero, within the limits of the unit's own price."""
     sd = prices["se"]
-    drawn = np.minimum(prices["elasticity"] + sd * dice.standard_normal(len(sd)), LEAST_ELASTIC)
+    drawn = np.minimum(prices["elasticity"] + sd * rng.standard_normal(len(sd)), LEAST_ELASTIC)
     none = np.zeros(len(sd))
     terms = Terms(
         prices["current_price"], prices["reference_price"], prices["unit_cost"], tick, prices["lowest"], prices["highest"],
@@ -152,12 +150,14 @@ def _drawn(prices: Mapping[str, np.ndarray], tick: Floats, dice: np.random.Gener
     return np.asarray(choose(terms, Demand(drawn, none, prices["volume"]), held).price)
 
 
-def _lived(rows: Rows, world: World, posted: Floats, first: int, dice: np.random.Generator) -> Rows:
+def _simulated_weeks(
+    rows: Rows, world: World, posted: Floats, first: int, rng: np.random.Generator
+) -> Rows:
     """The rows with the next weeks behind them, sorted by unit and week again."""
     offsets = key_offsets(rows, BUNDLE.key)
     last, units = offsets[1:] - 1, len(offsets) - 1
     new = {name: np.repeat(values[last], WEEKS) for name, values in rows.items()}
-    lived = {name: values.ravel() for name, values in world.sell(posted, first, dice).items()}
+    lived = {name: values.ravel() for name, values in world.sell(posted, first, rng).items()}
     lived |= {
         "week": np.tile(rows["week"].max() + 7 * np.arange(1, WEEKS + 1), units),
         "posted_price": np.repeat(posted, WEEKS),
@@ -170,7 +170,7 @@ def _lived(rows: Rows, world: World, posted: Floats, first: int, dice: np.random
     return {name: np.concatenate([values, new[name]])[order] for name, values in rows.items()}
 
 
-def _season(finished: Finished, there: Market) -> Floats:
+def _season(finished: FinishedRun, there: Market) -> Floats:
     """The true log season of each unit's segment, (units, weeks)."""
     assert finished.truth is not None  # the market is known
     known: Any = pq.read_table(finished.truth / "bundle_season.parquet").sort_by(

@@ -11,30 +11,30 @@ from hundredfold.errors import UsageError
 from tariffs.columns import Ints, Labels, Rows, key_offsets
 from tariffs.demand.substitution import Substitution, fit_substitution, neighbours
 from tariffs.evaluation.product_lines import BUNDLE
-from tariffs.evaluation.run_data import Finished, ask, columns
+from tariffs.evaluation.run_data import FinishedRun, columns, query
 from tariffs.pricing.estimation import observe
 
-MOST_UNITS = 50_000
+MAX_UNITS = 50_000
 
 
 @dataclass(frozen=True, slots=True)
-class Substituted:
+class SubstitutionEstimate:
     """found: as estimated.  policy: `cross_effect` of each scope that has one, as the run was priced."""
 
     found: Substitution
     policy: dict[str, float]
 
 
-def substitution(finished: Finished) -> Substituted:
+def substitution(finished: FinishedRun) -> SubstitutionEstimate:
     """On the rows of the run's bundles, of every k-th location where there are more than 50,000 units.  UsageError where they cannot tell."""
-    rows = finished.of_some(BUNDLE, "location", MOST_UNITS)
+    rows = finished.of_some(BUNDLE, "location", MAX_UNITS)
     offsets = key_offsets(rows, BUNDLE.key)
     seen = observe(rows, offsets)
     panel = replace(seen.panel, trial=None)  # what is common to all prices is not asked here
     keys = {name: rows[name][offsets[:-1]] for name in BUNDLE.key}
     period = np.unique(seen.days, return_inverse=True)[1]
     pull, told = neighbours(
-        panel.unit, period, panel.x, beside(keys, finished.table("product_catalog"))
+        panel.unit, period, panel.x, neighbour_price(keys, finished.table("product_catalog"))
     )
     if not told.any():
         raise UsageError(
@@ -53,10 +53,10 @@ def substitution(finished: Finished) -> Substituted:
         )
     except ValueError as error:
         raise UsageError(f"substitution cannot be told: {error}") from None
-    return Substituted(found, _said(finished.policy()))
+    return SubstitutionEstimate(found, _policy_value(finished.policy()))
 
 
-def beside(keys: Rows, catalogue: pa.Table) -> Ints:
+def neighbour_price(keys: Rows, catalogue: pa.Table) -> Ints:
     """The units one rung below and above each, of the same segment and location; -1 where the ladder ends.  Shape (units, 2)."""
     rung_of = {
         product: (ladder, rung)
@@ -93,11 +93,11 @@ def _rungs(
     ]
 
 
-def _said(policy: pa.Table) -> dict[str, float]:
+def _policy_value(policy: pa.Table) -> dict[str, float]:
     if "cross_effect" not in policy.column_names:
         return {}
     rows = columns(
-        ask(
+        query(
             "SELECT scope, CAST(cross_effect AS DOUBLE) AS said FROM policy WHERE kind = 'bundle' AND cross_effect IS NOT NULL ORDER BY scope",
             policy=policy,
         )

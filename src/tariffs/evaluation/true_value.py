@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from tariffs.columns import Bools, Columns, Floats, Rows, key_offsets
 from tariffs.evaluation.product_lines import BUNDLE, VOICE, Line
-from tariffs.evaluation.run_data import Finished, ask, columns
-from tariffs.optimise.ladder import Rung, climb, in_order
+from tariffs.evaluation.run_data import FinishedRun, columns, query
+from tariffs.optimise.ladder import Rung, best_in_order, in_order
 from tariffs.optimise.rule import GRID_SLACK, on_tick
 
 TERMS = (
@@ -74,12 +74,12 @@ class Market:
         return self.margin(self.price) - self.margin(self.current)
 
 
-def market(finished: Finished, line: Line) -> Market:
+def market(finished: FinishedRun, line: Line) -> Market:
     """The line's units in the published table, joined with the last week of their rows and with the truth.  UsageError without a truth."""
     keys = ", ".join(line.key)
     last = pa.concat_tables(_last_rows(rows, line) for rows in finished.batches(line.model))
     t = columns(
-        ask(
+        query(
             f"""SELECT l.*, k.beta, k.level, p.price, p.current_price, coalesce(p.p_gain, 0) AS p_gain, p.expected_margin_delta AS promised
             FROM prices AS p JOIN last AS l USING ({keys}) JOIN known AS k USING ({keys})
             WHERE p.kind = '{line.kind}' ORDER BY {keys}""",
@@ -109,7 +109,7 @@ def best_prices(market: Market, ladders: pa.Table) -> Floats:
         mine = order[first:end]
         rungs = [_rung(market, at, mb) for at, mb in zip(mine, volume_mb[first:end], strict=True)]
         alone = np.array([rung.prices[rung.values.argmax()] for rung in rungs])
-        chosen = alone if in_order(alone, volume_mb[first:end]) else climb(rungs)
+        chosen = alone if in_order(alone, volume_mb[first:end]) else best_in_order(rungs)
         best[mine] = market.current[mine] if chosen is None else chosen
     return best
 
@@ -121,7 +121,7 @@ def _rungs(market: Market, ladders: pa.Table) -> tuple[np.ndarray, Floats, np.nd
         | {"number": np.arange(len(market.price))}
     )
     rows = columns(
-        ask(
+        query(
             "SELECT segment, location, ladder, volume_mb, number FROM units JOIN ladders USING (segment, location, product) "
             "ORDER BY segment, location, ladder, rung",
             units=numbered, ladders=ladders,

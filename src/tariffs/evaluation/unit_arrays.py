@@ -12,7 +12,7 @@ from tariffs.evaluation.product_lines import Line
 
 
 @dataclass(slots=True)
-class Slab:
+class UnitArrays:
     """A `Units`: rows sorted by unit, where each unit begins, and its keys."""
 
     columns: Rows
@@ -26,6 +26,6 @@ class Slab:
         return len(self.offsets) - 1
 
 
-def slab_of(rows: Rows, line: Line) -> Slab:
+def unit_arrays(rows: Rows, line: Line) -> UnitArrays:
     offsets = key_offsets(rows, line.key)
-    return Slab(rows, offsets, {name: rows[name][offsets[:-1]] for name in line.key})
+    return UnitArrays(rows, offsets, {name: rows[name][offsets[:-1]] for name in line.key})

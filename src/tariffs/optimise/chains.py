@@ -16,10 +16,10 @@ from tariffs.columns import Bools, Floats, Ints
 from tariffs.optimise.smooth import HOURS, excess
 
 SLACK = 1e-9
-CELLS = 4_000_000  # of the largest array
+MAX_TABLE_CELLS = 4_000_000  # of the largest array
 
 
-class Tie(Protocol):
+class Constraint(Protocol):
     """What a price of one unit costs beside a price of the next: 0, or more than any worth; shapes of the prices broadcast."""
 
     @property
@@ -29,11 +29,11 @@ class Tie(Protocol):
         self, unit: Ints, price: Floats, after: Ints, price_after: Floats, dear: float
     ) -> Floats: ...
 
-    def of(self, units: Ints) -> Tie: ...  # the same for some of the units
+    def of(self, units: Ints) -> Constraint: ...  # the same for some of the units
 
 
 @dataclass(frozen=True, slots=True)
-class Ladders:
+class LadderConstraint:
     """A larger size costs no less, and its megabyte no more.  volume_mb (units,)."""
 
     volume_mb: Floats
@@ -47,12 +47,12 @@ class Ladders:
         ordered = (price_after >= price - SLACK) & (price_after / large <= price / small + SLACK)
         return np.where(ordered, 0.0, dear)
 
-    def of(self, units: Ints) -> Ladders:
-        return Ladders(self.volume_mb[units])
+    def of(self, units: Ints) -> LadderConstraint:
+        return LadderConstraint(self.volume_mb[units])
 
 
 @dataclass(frozen=True, slots=True)
-class Days:
+class DayConstraint:
     """Hours that follow one another, around midnight: no cliff, or the smallest.  hour, limit (units,); the limit in money."""
 
     hour: Ints
@@ -67,8 +67,8 @@ class Days:
         limit = self.limit[unit].reshape(shape)
         return np.where(linked, excess(price, price_after, limit) / limit * 1e3 * dear, 0.0)
 
-    def of(self, units: Ints) -> Days:
-        return Days(self.hour[units], self.limit[units])
+    def of(self, units: Ints) -> DayConstraint:
+        return DayConstraint(self.hour[units], self.limit[units])
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Chains:
 
     offsets: Ints
     prices: Floats
-    tie: Tie
+    tie: Constraint
     loose: Bools
     counts: Ints
 
@@ -109,7 +109,7 @@ class Chains:
         width = np.maximum.reduceat(self.counts, self.offsets[:-1])[broken]
         for length, wide in np.unique(np.stack([sizes[broken], width]), axis=1).T:
             first = self.offsets[broken[(sizes[broken] == length) & (width == wide)]]
-            part = max(CELLS // int(wide) ** 2, 1)
+            part = max(MAX_TABLE_CELLS // int(wide) ** 2, 1)
             for start in range(0, len(first), part):
                 yield first[start : start + part, None] + np.arange(length)
 

@@ -29,7 +29,7 @@ from tariffs.optimise.rule import (
 
 
 @dataclass(frozen=True, slots=True)
-class Trials:
+class ExplorationResult:
     """The choices with the trials in them, who is on trial, and the elasticity drawn for them (the estimate for the others); shape (units,)."""
 
     choice: Choice
@@ -37,7 +37,7 @@ class Trials:
     draw: Floats
 
 
-def dice(keys: Sequence[Labels], days: Ints) -> Floats:
+def hash_uniform(keys: Sequence[Labels], days: Ints) -> Floats:
     """Two numbers in (0, 1) for each unit, from its key's columns and a day (days since 1970).  Shape (units, 2)."""
     texts = (
         "\x1f".join((*map(str, key), str(day))).encode()
@@ -56,9 +56,9 @@ def draw_elasticity(demand: Demand, chance: Floats, ratio: Floats) -> Floats:
     return np.asarray(np.clip(draw, MOST_ELASTIC * ratio, LEAST_ELASTIC * ratio))
 
 
-def try_out(
-    choice: Choice, terms: Terms, demand: Demand, chosen: Bools, chance: Floats, most_loss: Floats
-) -> Trials:
+def apply_exploration(
+    choice: Choice, terms: Terms, demand: Demand, chosen: Bools, chance: Floats, max_loss: Floats
+) -> ExplorationResult:
     """The price of each chosen unit on a draw of its elasticity: step, floor and ceiling hold as ever.
 
     A trial that may be expected to lose more than `most_loss` of the margin comes nearer to today's price, a price point at a time.
@@ -71,7 +71,7 @@ def try_out(
     )
     draw = demand.elasticity.copy()
     if not len(at):
-        return Trials(choice, np.zeros(len(draw), dtype=np.bool_), draw)
+        return ExplorationResult(choice, np.zeros(len(draw), dtype=np.bool_), draw)
     mine, known = terms.at(at), demand.at(at)
     draw[at] = draw_elasticity(known, chance[at], mine.current / mine.reference)
     drawn = choose(
@@ -80,10 +80,10 @@ def try_out(
         np.zeros(len(at), dtype=np.bool_),
     )
     price, bound = choice.price.copy(), choice.bound.copy()
-    price[at], bound[at] = _within_loss(drawn.price, mine, known, most_loss[at]), drawn.bound
+    price[at], bound[at] = _within_loss(drawn.price, mine, known, max_loss[at]), drawn.bound
     tried = np.zeros(len(draw), dtype=np.bool_)
     tried[at] = True
-    return Trials(Choice(price, bound), tried, draw)
+    return ExplorationResult(Choice(price, bound), tried, draw)
 
 
 def margin_at_risk(price: Floats, terms: Terms, demand: Demand) -> Floats:
@@ -98,8 +98,8 @@ def margin_at_risk(price: Floats, terms: Terms, demand: Demand) -> Floats:
     )
 
 
-def _within_loss(price: Floats, terms: Terms, demand: Demand, most_loss: Floats) -> Floats:
-    allowed = most_loss * demand.sold * (terms.current - terms.cost)
+def _within_loss(price: Floats, terms: Terms, demand: Demand, max_loss: Floats) -> Floats:
+    allowed = max_loss * demand.sold * (terms.current - terms.cost)
     while np.any(
         over := (price != terms.current) & (margin_at_risk(price, terms, demand) > allowed)
     ):

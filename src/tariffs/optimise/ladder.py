@@ -28,7 +28,7 @@ class Rung:
     volume_mb: float
     prices: Floats
     values: Floats
-    pull: Floats = field(default_factory=lambda: np.ones(1))
+    cross_effect: Floats = field(default_factory=lambda: np.ones(1))
 
 
 def in_order(prices: Floats, volumes_mb: Floats) -> bool:
@@ -39,7 +39,7 @@ def in_order(prices: Floats, volumes_mb: Floats) -> bool:
     )
 
 
-def climb(rungs: Sequence[Rung]) -> Floats | None:
+def best_in_order(rungs: Sequence[Rung]) -> Floats | None:
     """The prices, one per rung, that are worth most together and in order; None where no choice is in order.
 
     Of equal sums the lower price of the larger bundle wins, so that the answer does not depend on chance.
@@ -57,22 +57,22 @@ def climb(rungs: Sequence[Rung]) -> Floats | None:
     return np.array([rung.prices[point] for rung, point in zip(rungs, reversed(at), strict=True)])
 
 
-def climb_pulled(rungs: Sequence[Rung]) -> Floats | None:
+def best_with_cross_effects(rungs: Sequence[Rung]) -> Floats | None:
     """The same, where prices pull at the neighbours' sales: the worth of rung j is values_j x pull_j-1 x pull_j+1."""
     if len(rungs) < 2:
-        return climb(rungs)
+        return best_in_order(rungs)
     first, second = rungs[:2]
     best = np.where(
-        _follows(first, second), first.values[:, None] * second.pull[None, :], -np.inf
+        _follows(first, second), first.values[:, None] * second.cross_effect[None, :], -np.inf
     )  # (points of j, points of j + 1)
     came_from = []
     for lower, rung, upper in zip(rungs, rungs[1:], [*rungs[2:], None], strict=False):
         above, fits = (
             (np.ones(1), np.zeros((len(rung.prices), 1)))
             if upper is None
-            else (upper.pull, _order_cost(rung, upper))
+            else (upper.cross_effect, _order_cost(rung, upper))
         )
-        own = lower.pull[:, None, None] * (rung.values[:, None] * above[None, :])[None]
+        own = lower.cross_effect[:, None, None] * (rung.values[:, None] * above[None, :])[None]
         reach = best[:, :, None] + own + fits[None]
         came_from.append(reach.argmax(axis=0))
         best = reach.max(axis=0)
@@ -93,11 +93,13 @@ def worth(rungs: Sequence[Rung], prices: Floats) -> float:
         for rung, price in zip(rungs, prices, strict=True)
     ]
     pulls = [
-        float(rung.pull[min(i, len(rung.pull) - 1)]) for rung, i in zip(rungs, at, strict=True)
+        float(rung.cross_effect[min(i, len(rung.cross_effect) - 1)])
+        for rung, i in zip(rungs, at, strict=True)
     ]
     beside = [low * high for low, high in zip([1.0, *pulls[:-1]], [*pulls[1:], 1.0], strict=True)]
     return sum(
-        float(rung.values[i]) * pull for rung, i, pull in zip(rungs, at, beside, strict=True)
+        float(rung.values[i]) * cross_effect
+        for rung, i, cross_effect in zip(rungs, at, beside, strict=True)
     )
 
 

@@ -21,20 +21,20 @@ import numpy as np
 from tariffs.columns import Bools, Floats, Ints
 
 MAX_COLUMNS = 60
-CLOSE = 1e-9  # of the bound: a gap that needs no further work
-CLOSE_DUALS, CLOSE_GAIN = (
+MAX_GAP = 1e-9  # of the bound: a gap that needs no further work
+MAX_DUAL_GAP, MIN_GAIN = (
     1e-9,
     1e-5,
 )  # of the worth, and of what the limits may cost: a bound this near to the least is good enough
-SLACK, DUST = (
+SLACK, EPSILON = (
     1e-9,
     5e-10,
 )  # in the measure of a limit: what is not counted as broken, and what search allows of that
 MAX_MOVES = 4_000  # units that are looked at in repair and search, those with the least regret
 MAX_STEPS = 2_000
-PAIRS = 300
+MAX_PAIRS = 300
 MAX_NODES = 20_000
-EXACT_UNITS = 60
+MAX_EXACT_UNITS = 60
 Answer = Callable[[Floats], Ints]
 
 
@@ -64,7 +64,7 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class WithinLimits:
     """The chosen point of each unit (units,), and the price of each limit (limits,), in money per unit of its amount.
 
     worth  of the chosen points, in money;  bound  no choice within the limits is worth more
@@ -81,14 +81,14 @@ class Kept:
         return max(self.bound - self.worth, 0.0)
 
 
-def keep(
+def solve(
     values: Floats,
     limits: Sequence[Limit],
     answer: Answer,
     start: Floats | None = None,
     offsets: Ints | None = None,
     hold: Ints | None = None,
-) -> Kept:
+) -> WithinLimits:
     """The points that are worth most within the limits, up to the gap that is returned; LimitsNotMet names limits that cannot be met.
 
     values   what each point is worth in money, shape (units, points); -inf where it cannot be had
@@ -97,7 +97,7 @@ def keep(
     offsets  the units that `answer` ties to one another are offsets[c]:offsets[c + 1]; each alone if left out
     hold     a point of each unit that is tried as it is, (units,), such as today's price
     """
-    search = _Search(values, limits, answer)
+    search = _ColumnSearch(values, limits, answer)
     search.find_duals(start, hold)
     duals, bound = search.duals, search.bound
     pick, worth, proven = _best_within(
@@ -106,17 +106,17 @@ def keep(
     if pick is None:
         raise LimitsNotMet(_together(limits, duals))
     bound = worth if proven else max(bound, worth)
-    return Kept(pick, duals, worth, bound)
+    return WithinLimits(pick, duals, worth, bound)
 
 
 def duals_of(values: Floats, limits: Sequence[Limit], answer: Answer) -> Floats:
     """The prices of the limits alone; LimitsNotMet where they cannot be met."""
-    search = _Search(values, limits, answer)
+    search = _ColumnSearch(values, limits, answer)
     search.find_duals(None, None)
     return search.duals
 
 
-class _Search:
+class _ColumnSearch:
     """The columns that were asked for, and the best duals and bound so far."""
 
     def __init__(self, values: Floats, limits: Sequence[Limit], answer: Answer) -> None:
@@ -136,7 +136,7 @@ class _Search:
         for limit in self.limits:
             alone = self.answer(np.where(np.isfinite(self.values), -limit.amounts, -np.inf))
             if limit.excess(alone) > 0:
-                raise LimitsNotMet(_cannot(limit, alone))
+                raise LimitsNotMet(_refuse_limit(limit, alone))
             self.add(alone)
         for pick in self._holds(hold):
             self.add(pick)
@@ -193,9 +193,7 @@ class _Search:
 
     def _improve(self) -> None:
         """Ask between the best duals so far and those of the master programme, which alone would swing to and fro, until the bound is close."""
-        close = max(
-            CLOSE_DUALS * abs(self.worth[0]), CLOSE_GAIN * (self.worth[0] - min(self.worth))
-        )
+        close = max(MAX_DUAL_GAP * abs(self.worth[0]), MIN_GAIN * (self.worth[0] - min(self.worth)))
         between = True
         for _ in range(MAX_COLUMNS):
             value, duals = _master(np.array(self.worth), np.array(self.over).T, feasibility=False)
@@ -285,7 +283,7 @@ class _Options:
         return float(self.worth[np.arange(len(chosen)), chosen].sum())
 
 
-def _best_within(search: _Search, offsets: Ints) -> tuple[Ints | None, float, bool]:
+def _best_within(search: _ColumnSearch, offsets: Ints) -> tuple[Ints | None, float, bool]:
     """The best choice found, its worth, and whether no other is better; None where none was found."""
     if (search.over[0] <= SLACK).all():
         return search.picks[0], search.worth[0], True
@@ -320,7 +318,7 @@ def _distinct(picks: Sequence[Ints]) -> list[Ints]:
     return list({pick.tobytes(): pick for pick in picks}.values())
 
 
-def _of_points(search: _Search) -> _Options:
+def _of_points(search: _ColumnSearch) -> _Options:
     score = _score(search.values, search.limits, search.duals)
     amounts = np.stack(
         [limit.amounts / per for limit, per in zip(search.limits, search.per, strict=True)]
@@ -328,7 +326,7 @@ def _of_points(search: _Search) -> _Options:
     return _Options(search.values, amounts, score.max(axis=1, keepdims=True) - score)
 
 
-def _of_columns(search: _Search, columns: Sequence[Ints], offsets: Ints) -> _Options:
+def _of_columns(search: _ColumnSearch, columns: Sequence[Ints], offsets: Ints) -> _Options:
     every = np.arange(len(search.values))
     first = offsets[:-1]
     worth = np.stack(
@@ -375,7 +373,7 @@ def _between(options: _Options, most: Floats, within: Ints, best: Ints) -> Ints:
     order = order[within[order] != best[order]]
     step = options.amounts[:, order, best[order]] - options.amounts[:, order, within[order]]
     over = options.over(within, most)[:, None] + np.cumsum(step, axis=1)
-    fits = np.flatnonzero((over <= DUST).all(axis=0))
+    fits = np.flatnonzero((over <= EPSILON).all(axis=0))
     chosen = within.copy()
     if len(fits):
         moved = order[: fits[-1] + 1]
@@ -400,7 +398,7 @@ def _repaired(options: _Options, most: Floats, chosen: Ints) -> Ints | None:
     every = np.arange(len(core))
     for _ in range(MAX_STEPS):
         excess = np.maximum(over, 0.0).sum()
-        if (over <= DUST).all():
+        if (over <= EPSILON).all():
             done = chosen.copy()
             done[core] = picked
             return done
@@ -441,7 +439,9 @@ Moves = list[tuple[int, int]]
 
 
 def _single(gain: Floats, step: Floats, over: Floats) -> Moves | None:
-    fits = (over[:, None, None] + step <= DUST).all(axis=0) & (gain > CLOSE * (1.0 + np.abs(gain)))
+    fits = (over[:, None, None] + step <= EPSILON).all(axis=0) & (
+        gain > MAX_GAP * (1.0 + np.abs(gain))
+    )
     if not fits.any():
         return None
     group, option = np.unravel_index(int(np.where(fits, gain, -np.inf).argmax()), gain.shape)
@@ -451,13 +451,13 @@ def _single(gain: Floats, step: Floats, over: Floats) -> Moves | None:
 def _pair(regret: Floats, gain: Floats, step: Floats, over: Floats, picked: Ints) -> Moves | None:
     other = regret - regret[np.arange(len(picked)), picked][:, None]
     other[np.arange(len(picked)), picked] = np.inf
-    flat = np.argsort(other, axis=None, kind="stable")[:PAIRS]
+    flat = np.argsort(other, axis=None, kind="stable")[:MAX_PAIRS]
     flat = flat[np.isfinite(other.ravel()[flat])]
     group, option = np.unravel_index(flat, other.shape)
     one, moved = gain[group, option], step[:, group, option]
     both = one[:, None] + one[None, :]
-    fits = (over[:, None, None] + moved[:, :, None] + moved[:, None, :] <= DUST).all(axis=0)
-    fits &= (group[:, None] != group[None, :]) & (both > CLOSE * (1.0 + np.abs(both)))
+    fits = (over[:, None, None] + moved[:, :, None] + moved[:, None, :] <= EPSILON).all(axis=0)
+    fits &= (group[:, None] != group[None, :]) & (both > MAX_GAP * (1.0 + np.abs(both)))
     if not fits.any():
         return None
     first, second = np.unravel_index(int(np.where(fits, both, -np.inf).argmax()), both.shape)
@@ -469,13 +469,13 @@ def _searched(
 ) -> tuple[Ints | None, bool]:
     """Branch and bound over the options whose regret leaves room for something better; the best, and whether the search was complete."""
     worth = -np.inf if best is None else options.worth_of(best)
-    close = CLOSE * (1.0 + abs(bound))
+    close = MAX_GAP * (1.0 + abs(bound))
     if bound - worth <= close:
         return best, True
     may = options.regret <= bound - worth + close
     least = options.regret.argmin(axis=1)
     open_ = np.flatnonzero(may.sum(axis=1) > 1)
-    if len(open_) > EXACT_UNITS:
+    if len(open_) > MAX_EXACT_UNITS:
         return best, False
     part = options.of(open_)
     fixed = np.delete(np.arange(len(least)), open_)
@@ -543,7 +543,7 @@ class _Tree:
             rest = self.rest[len(taken) + 1]
             for lost, option, worth_of, amounts in reversed(self.choices[len(taken)]):
                 after = [a + b for a, b in zip(over, amounts, strict=True)]
-                if all(a + b <= DUST for a, b in zip(after, rest, strict=True)):
+                if all(a + b <= EPSILON for a, b in zip(after, rest, strict=True)):
                     stack.append((regret + lost, value + worth_of, after, (*taken, option)))
         return best, True
 
@@ -569,7 +569,7 @@ def _together(limits: Sequence[Limit], duals: Floats) -> str:
     return f"the table cannot keep these limits together: {names}; each can be met alone, so allow more of one of them"
 
 
-def _cannot(limit: Limit, pick: Ints) -> str:
+def _refuse_limit(limit: Limit, pick: Ints) -> str:
     wanted, found = limit.most / limit.per, limit.total(pick) / limit.per
     side, best = ("at least", "most") if limit.per < 0 else ("at most", "least")
     return f"the table cannot keep {limit.name}: wanted {side} {wanted:.4g}, and {found:.4g} is the {best} that steps, floors, ceilings, ladders and cells allow"

@@ -56,18 +56,18 @@ CLIPPED = {
     "REG_FLOOR": REG_CAP, "REG_CEILING": REG_CAP, "TICK": HOLD_PRICE_POINT,
     "GRID": HOLD_NO_PRICE_POINT,
 }  # fmt: skip
-BROUGHT_BACK = {  # where today's price itself is beyond the limit
+RETURNED_TO_BOUND = {  # where today's price itself is beyond the limit
     "FLOOR": FLOOR_RAISED, "CEILING": CEILING_LOWERED, "CAPACITY": CAPACITY_RAISED, "REG_FLOOR": REG_ADJUSTED, "REG_CEILING": REG_ADJUSTED,
 }  # fmt: skip
 
-ONLY_BUNDLES = (
+BUNDLE_ONLY = (
     "LADDER",
     "LADDER_OUT_OF_REACH",
     "FAIRNESS",
     "FAIRNESS_OUT_OF_REACH",
     "DIVERSION",
 )  # bounds that ladders and segments set
-ONLY_VOICE = ("CAPACITY", "CLIFF", "CLIFF_OUT_OF_REACH", "TIME_SHIFT")
+VOICE_ONLY = ("CAPACITY", "CLIFF", "CLIFF_OUT_OF_REACH", "TIME_SHIFT")
 WHOLE_TABLE = (
     "MAX_MOVED_SHARE",
     "MAX_MEAN_CHANGE",
@@ -77,7 +77,7 @@ WHOLE_TABLE = (
     "LIMITS_NOT_MET",
 )
 BOUNDS = frozenset(
-    (*CLIPPED, *ONLY_BUNDLES, *ONLY_VOICE, *WHOLE_TABLE)
+    (*CLIPPED, *BUNDLE_ONLY, *VOICE_ONLY, *WHOLE_TABLE)
 )  # every value of constraint_bound
 
 
@@ -93,7 +93,7 @@ def holds(supported: Bools, varied: Bools, control: Bools, recent: Bools, quiet:
 def reasons(choice: Choice, terms: Terms, hold: Labels, fallback: Bools) -> Labels:
     """The code of each price.  A limit that moved the price, or kept it from moving, is told before the direction of the move."""
     clipped = np.array([CLIPPED.get(bound, "") for bound in choice.bound], dtype=object)
-    back = _brought_back(choice, terms)
+    back = _returned_to_bound(choice, terms)
     clipped = np.where(back != "", back, clipped)
     moved, raised = choice.price != terms.current, choice.price > terms.current
     free = _first_that_holds(
@@ -104,7 +104,7 @@ def reasons(choice: Choice, terms: Terms, hold: Labels, fallback: Bools) -> Labe
     return np.where((hold != "") & (clipped == ""), hold, told)
 
 
-def _brought_back(choice: Choice, terms: Terms) -> Labels:
+def _returned_to_bound(choice: Choice, terms: Terms) -> Labels:
     """The code of each price that was brought back to a limit which today's price is beyond, '' of the others."""
     shape = choice.price.shape
     bound, codes = choice.bound, np.full(shape, "", dtype=object)
@@ -113,7 +113,7 @@ def _brought_back(choice: Choice, terms: Terms) -> Labels:
         (terms.ceiling_name, terms.ceiling < terms.current),
     ):
         limit = np.broadcast_to(name, shape)
-        back = np.array([BROUGHT_BACK.get(of, "") for of in limit], dtype=object)
+        back = np.array([RETURNED_TO_BOUND.get(of, "") for of in limit], dtype=object)
         codes = np.where(beyond & ((bound == limit) | (bound == "GRID")), back, codes)
     return codes
 

@@ -23,7 +23,7 @@ from tariffs.columns import Bools, Floats, Ints, Labels
 
 MOST_ELASTIC, LEAST_ELASTIC = -6.0, -0.05  # beyond these an estimate is a data fault, not a demand
 GRID_SLACK = 1e-9  # a bound that is itself a price point stays one after division
-NO_DEMAND = 1e-280
+MAX_LOG_VOLUME = 1e-280
 COVERAGE_90 = 1.6448536269514722
 
 
@@ -105,7 +105,7 @@ class Demand:
         """Capacity per unit of today's demand: below 1 where the cell is full.  Infinite without a limit, and without demand."""
         if self.capacity.size == 1 and self.capacity.flat[0] == np.inf:
             return self.capacity
-        return np.asarray(self.capacity / np.maximum(self.volume, NO_DEMAND))
+        return np.asarray(self.capacity / np.maximum(self.volume, MAX_LOG_VOLUME))
 
     @property
     def sold(self) -> Floats:
@@ -183,14 +183,19 @@ def choose(terms: Terms, demand: Demand, held: Bools) -> Choice:
     return Choice(price, np.where(stays, "", bound).astype(object))
 
 
-def effect(price: Floats, terms: Terms, demand: Demand, pull: Floats | float = 0.0) -> Effect:
+def effect(
+    price: Floats, terms: Terms, demand: Demand, cross_effect: Floats | float = 0.0
+) -> Effect:
     """Against staying at the current price.  P(gain) = Phi([log((r - kappa)/(1 - kappa)) + b (r - 1)] / (s |r - 1|)).
 
     Money is counted at the unit cost, the chance of a gain at all that a unit costs.  `pull` is added to the log of the
     volume: what the neighbours' new prices bring.  No more than the capacity is sold, today and at the new price.
     """
     ratio, kappa = price / terms.current, terms.cost / terms.current
-    moved, before = np.minimum(asked_at(price, terms, demand, pull), demand.capacity), demand.sold
+    moved, before = (
+        np.minimum(asked_at(price, terms, demand, cross_effect), demand.capacity),
+        demand.sold,
+    )
     margin = moved * (price - terms.unit_cost) - before * (terms.current - terms.unit_cost)
     return Effect(
         moved - before,
@@ -200,9 +205,11 @@ def effect(price: Floats, terms: Terms, demand: Demand, pull: Floats | float = 0
     )
 
 
-def asked_at(price: Floats, terms: Terms, demand: Demand, pull: Floats | float = 0.0) -> Floats:
+def asked_at(
+    price: Floats, terms: Terms, demand: Demand, cross_effect: Floats | float = 0.0
+) -> Floats:
     """The demand per week at a price, at the posterior mode, whether or not there is capacity for it."""
-    return demand.volume * np.exp(demand.elasticity * (price / terms.current - 1.0) + pull)
+    return demand.volume * np.exp(demand.elasticity * (price / terms.current - 1.0) + cross_effect)
 
 
 def blocked_delta(price: Floats, terms: Terms, demand: Demand) -> Floats:
@@ -211,16 +218,16 @@ def blocked_delta(price: Floats, terms: Terms, demand: Demand) -> Floats:
 
 
 def effect_columns(
-    price: Floats, terms: Terms, demand: Demand, pull: Floats | float = 0.0
+    price: Floats, terms: Terms, demand: Demand, cross_effect: Floats | float = 0.0
 ) -> dict[str, Floats]:
     """The effect, and each delta at the ends of the elasticity's 90 % interval: they are monotone in it, so these are their own intervals."""
-    mode = effect(price, terms, demand, pull)
+    mode = effect(price, terms, demand, cross_effect)
     ends = [
         effect(
             price,
             terms,
             replace(demand, elasticity=demand.elasticity + sign * COVERAGE_90 * demand.sd),
-            pull,
+            cross_effect,
         )
         for sign in (-1.0, 1.0)
     ]
@@ -246,12 +253,12 @@ def expected_loss(
     lost = np.maximum(before - most, 0.0)
     return np.where(
         after > 0,
-        lost + _put(before - lost, after, spread),
+        lost + _put_value(before - lost, after, spread),
         np.maximum(before - np.minimum(after, most), 0.0),
     )
 
 
-def _put(before: Floats, after: Floats, spread: Floats) -> Floats:
+def _put_value(before: Floats, after: Floats, spread: Floats) -> Floats:
     sure = np.maximum(before - after, 0.0)
     open_ = (before > 0) & (after > 0) & (spread > 0)
     width = np.where(open_, spread, 1.0)

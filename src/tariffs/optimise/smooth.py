@@ -29,7 +29,7 @@ def cliffs(price: Floats, linked: Bools, limit: float) -> Bools:
     return np.asarray(steep | np.roll(steep, 1), dtype=np.bool_)
 
 
-def follows(hours: Ints) -> Bools:
+def following_hour(hours: Ints) -> Bools:
     """Whether each hour is followed by the next one in the list, the last by the first."""
     return np.asarray((np.roll(hours, -1) - hours) % HOURS == 1, dtype=np.bool_)
 
@@ -66,7 +66,7 @@ def smoothest(
     return np.array([prices[point] for prices, point in zip(points, reversed(at), strict=True)])
 
 
-def shifts(hours: Ints, share: float, patience: float) -> Floats:
+def time_shift_matrix(hours: Ints, share: float, patience: float) -> Floats:
     """sigma_hk: of a minute that a discount adds in hour h, the part that had been spoken in hour k.  Shape (hours, hours).
 
     Who waits t hours are (t + 1)^-patience as many: the waiting function of Ha et al. (TUBE, SIGCOMM 2012).  Each row sums to `share`.

@@ -17,9 +17,9 @@ from tariffs.pricing.price_row import (
     Priced,
     changed_lately,
     control_of,
-    only,
-    quiet_of,
+    not_sold_lately,
     report,
+    single_row,
     terms_of,
     with_trials,
 )
@@ -55,7 +55,7 @@ def price_bundle(rows: Rows, prior: Prior) -> Priced:
     learnt = learn_unit(
         observe(rows, offsets), prior, labels, labels["segment"], rows["min_weeks"][:1]
     )
-    return only(_decide(rows, offsets, learnt), Priced)
+    return single_row(_decide(rows, offsets, learnt), Priced)
 
 
 def price_bundles(rows: Units, prior: Prior) -> dict[str, np.ndarray]:
@@ -77,7 +77,7 @@ def _decide(rows: Columns, offsets: Ints, learnt: Learnt) -> dict[str, np.ndarra
         learnt.varied,
         control_of(rows, offsets),
         changed_lately(rows, offsets),
-        quiet_of(rows, offsets),
+        not_sold_lately(rows, offsets),
     )
     may = (hold == "") | (
         hold == HOLD_NO_VARIATION

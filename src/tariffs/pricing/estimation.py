@@ -96,7 +96,7 @@ def learn_unit(
     fit = fit_full_unit(
         panel.quantity, panel.x, panel.exposure, panel.full(), mean, prior.tau2, noise, dispersion
     )
-    return _judge(panel, _as_arrays(fit), prior, labels, season, min_weeks, seen.set_aside)
+    return _learnt(panel, _as_arrays(fit), prior, labels, season, min_weeks, seen.set_aside)
 
 
 def learn_units(
@@ -107,7 +107,7 @@ def learn_units(
     fit = fit_full_units(
         panel, prior.mean(labels), prior.tau2, prior.noise(labels), _dispersion(prior, labels)
     )
-    return _judge(panel, fit, prior, labels, season, min_weeks, seen.set_aside)
+    return _learnt(panel, fit, prior, labels, season, min_weeks, seen.set_aside)
 
 
 def demand_at(learnt: Learnt, current: Floats, reference: Floats, active_subs: Floats) -> Demand:
@@ -127,7 +127,7 @@ def _dispersion(prior: Prior, labels: Mapping[str, Labels]) -> Floats:
     return prior.of_group(prior.dispersion, labels)
 
 
-def _judge(
+def _learnt(
     panel: Panel,
     fit: Fit,
     prior: Prior,

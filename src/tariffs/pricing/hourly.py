@@ -11,28 +11,34 @@ import numpy as np
 
 from tariffs.columns import Columns, Floats, Rows
 from tariffs.optimise.reasons import HOLD_CONTROL, SMOOTHED, TIME_SHIFT_ADJUSTED
-from tariffs.optimise.smooth import cliffs, follows, shifts, smoothest
+from tariffs.optimise.smooth import cliffs, following_hour, smoothest, time_shift_matrix
 from tariffs.pricing.joint import (
-    SWEEPS,
+    MAX_SWEEPS,
     blocked,
     capacity_of,
-    margins,
-    points_of,
-    told,
+    price_points,
+    robust_worth,
+    unit_margins,
     validity,
-    worth_of,
+    with_effects,
 )
 
 
-def settle_day(rows: Rows) -> dict[str, np.ndarray]:
+def smooth_day(rows: Rows) -> dict[str, np.ndarray]:
     """The discounts of one (cell, day type), sorted by hour: one row per hour.
 
     Every price stays within its unit's limits: step, floor, ceiling, and what the cell can carry.  Where those leave a cliff, it is
     made as small as they allow, and `day_bound` says so.
     """
-    own, linked, limit = rows["price"], follows(rows["hour"]), _cliff_limit(rows)
-    sigma = shifts(rows["hour"], float(rows["time_shift"].max()), float(rows["patience"].max()))
-    price = _settle(rows, sigma, limit) if cliffs(own, linked, limit).any() or sigma.any() else own
+    own, linked, limit = rows["price"], following_hour(rows["hour"]), _cliff_limit(rows)
+    sigma = time_shift_matrix(
+        rows["hour"], float(rows["time_shift"].max()), float(rows["patience"].max())
+    )
+    price = (
+        _optimise_ring(rows, sigma, limit)
+        if cliffs(own, linked, limit).any() or sigma.any()
+        else own
+    )
     changed, control = price != own, rows["reason_code"] == HOLD_CONTROL
     left = cliffs(price, linked, limit) & ~control
     reason, why = (
@@ -52,20 +58,20 @@ def settle_day(rows: Rows) -> dict[str, np.ndarray]:
         ),
     }
     columns["expected_blocked_delta"] = blocked(rows, price)
-    return columns | told(rows, price, _lost(rows, price, sigma)) | validity(rows)
+    return columns | with_effects(rows, price, _lost(rows, price, sigma)) | validity(rows)
 
 
-def _settle(rows: Columns, sigma: Floats, limit: float) -> Floats:
+def _optimise_ring(rows: Columns, sigma: Floats, limit: float) -> Floats:
     """The best ring of prices; where minutes shift, again and again until nothing moves (Gauss-Seidel)."""
     price: Floats = rows["price"]
-    for _ in range(SWEEPS if sigma.any() else 1):
+    for _ in range(MAX_SWEEPS if sigma.any() else 1):
         lost, before = _lost(rows, price, sigma), price
         points = [
-            points_of(rows, h, rows["lowest"][h], rows["highest"][h], rows["price"][h])
+            price_points(rows, h, rows["lowest"][h], rows["highest"][h], rows["price"][h])
             for h in range(len(price))
         ]
-        values = [worth_of(rows, h, p, float(lost[h])) for h, p in enumerate(points)]
-        price = smoothest(points, values, follows(rows["hour"]), limit)
+        values = [robust_worth(rows, h, p, float(lost[h])) for h, p in enumerate(points)]
+        price = smoothest(points, values, following_hour(rows["hour"]), limit)
         if np.array_equal(price, before):
             break
     return price
@@ -74,7 +80,7 @@ def _settle(rows: Columns, sigma: Floats, limit: float) -> Floats:
 def _lost(rows: Columns, price: Floats, sigma: Floats) -> Floats:
     """What a minute more in each hour costs the others, in money; shape (hours,)."""
     asked = rows["volume"] * np.exp(rows["elasticity"] * (price / rows["current_price"] - 1.0))
-    missed = np.where(asked > capacity_of(rows), 0.0, margins(rows, price))
+    missed = np.where(asked > capacity_of(rows), 0.0, unit_margins(rows, price))
     return np.asarray((sigma * missed[None, :]).sum(axis=1))
 
 

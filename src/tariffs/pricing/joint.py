@@ -24,10 +24,10 @@ from tariffs.optimise.rule import (
 )
 
 DAYS_VALID = 7
-SWEEPS = 6  # of Gauss-Seidel; what one price costs another is small, so two or three settle it
+MAX_SWEEPS = 6  # of Gauss-Seidel; what one price costs another is small, so two or three settle it
 
 
-def points_of(rows: Columns, at: int, lowest: float, highest: float, price: float) -> Floats:
+def price_points(rows: Columns, at: int, lowest: float, highest: float, price: float) -> Floats:
     """The price points of one row between two limits, its chosen and its current price; sorted, shape (points,)."""
     tick = rows["price_tick"][at]
     steps = np.arange(
@@ -38,24 +38,24 @@ def points_of(rows: Columns, at: int, lowest: float, highest: float, price: floa
     return points if len(points) else np.array([min(max(price, lowest), highest)])
 
 
-def worth_of(rows: Columns, at: int, prices: Floats, opportunity_cost: float = 0.0) -> Floats:
+def robust_worth(rows: Columns, at: int, prices: Floats, opportunity_cost: float = 0.0) -> Floats:
     """What each price of one row is worth in money per week, under the elasticity that is least favourable to it."""
     terms, demand = (
         terms_of_rows(rows, np.full(len(prices), at), opportunity_cost),
-        believed(rows, np.full(len(prices), at)),
+        posterior_demand(rows, np.full(len(prices), at)),
     )
     return robust_value(prices, terms, demand) * terms.current * demand.volume
 
 
-def told(
-    rows: Columns, price: Floats, opportunity_cost: Floats, pull: Floats | float = 0.0
+def with_effects(
+    rows: Columns, price: Floats, opportunity_cost: Floats, cross_effect: Floats | float = 0.0
 ) -> dict[str, Floats]:
     """The effect of each row's new price, and what its moving costs other rows."""
     every = np.arange(len(price))
     demand = Demand(rows["elasticity"], rows["se"], rows["volume"], capacity_of(rows))
-    return effect_columns(price, terms_of_rows(rows, every, opportunity_cost), demand, pull) | {
-        "opportunity_cost": opportunity_cost
-    }
+    return effect_columns(
+        price, terms_of_rows(rows, every, opportunity_cost), demand, cross_effect
+    ) | {"opportunity_cost": opportunity_cost}
 
 
 def blocked(rows: Columns, price: Floats) -> Floats:
@@ -81,7 +81,7 @@ def terms_of_rows(rows: Columns, at: Ints, opportunity_cost: Floats | float = 0.
     )
 
 
-def believed(rows: Columns, at: Ints) -> Demand:
+def posterior_demand(rows: Columns, at: Ints) -> Demand:
     """The demand to optimise on: a trial's is certain of its draw."""
     capacity = capacity_of(rows)
     sd = np.where(rows["explore_flag"][at], 0.0, rows["se"][at])
@@ -98,7 +98,7 @@ def capacity_of(rows: Columns) -> Floats:
         return np.array([np.inf])
 
 
-def margins(rows: Columns, price: Floats) -> Floats:
+def unit_margins(rows: Columns, price: Floats) -> Floats:
     """What one unit sold leaves, in money; shape (rows,)."""
     return np.asarray(price - rows["unit_cost"] + rows["usage_value"])
 

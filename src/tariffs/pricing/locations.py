@@ -17,15 +17,29 @@ import numpy as np
 
 from tariffs.columns import Columns, Floats, Ints, Labels, Rows, key_offsets
 from tariffs.optimise.fairness import band
-from tariffs.optimise.ladder import SLACK, Rung, climb, climb_pulled, in_order, worth
+from tariffs.optimise.ladder import (
+    SLACK,
+    Rung,
+    best_in_order,
+    best_with_cross_effects,
+    in_order,
+    worth,
+)
 from tariffs.optimise.reasons import DIVERSION_ADJUSTED, FAIRNESS_ADJUSTED, LADDER_ADJUSTED
-from tariffs.pricing.joint import SWEEPS, margins, points_of, told, validity, worth_of
+from tariffs.pricing.joint import (
+    MAX_SWEEPS,
+    price_points,
+    robust_worth,
+    unit_margins,
+    validity,
+    with_effects,
+)
 
 UNLIMITED = 1e9  # what the query says where the policy is silent
 
 
 @dataclass(slots=True)
-class Place:
+class LocationPrices:
     """The prices of a location on their way, and why they changed; shape (rows,)."""
 
     price: Floats
@@ -41,7 +55,7 @@ class Place:
         self.reason[changed], self.bound[changed] = reason, bound
 
 
-def settle_place(rows: Rows) -> dict[str, np.ndarray]:
+def optimise_location(rows: Rows) -> dict[str, np.ndarray]:
     """The prices of one location, sorted by segment, ladder and rung: one row per product and segment.
 
     Rungs that are in order already keep their prices, for these are the best in reach, unless products take from one
@@ -51,12 +65,12 @@ def settle_place(rows: Rows) -> dict[str, np.ndarray]:
     price, lowest, highest, reason = (
         rows[name].copy() for name in ("price", "lowest", "highest", "reason_code")
     )
-    place = Place(price, lowest, highest, reason, np.full(len(price), "", dtype=object))
+    place = LocationPrices(price, lowest, highest, reason, np.full(len(price), "", dtype=object))
     if np.any(rows["max_segment_ratio"] < UNLIMITED):
-        _treat_alike(rows, place)
-    cost, pull = np.zeros(len(place.price)), np.zeros(len(place.price))
+        _limit_segment_ratio(rows, place)
+    cost, cross_effect = np.zeros(len(place.price)), np.zeros(len(place.price))
     for first, end in pairwise(key_offsets(rows, ("segment",))):
-        cost[first:end], pull[first:end] = _settle_segment(rows, place, first, end)
+        cost[first:end], cross_effect[first:end] = _optimise_segment(rows, place, first, end)
     reason = np.where(rows["explore_flag"], rows["reason_code"], place.reason).astype(
         object
     )  # a trial is one in whatever company
@@ -70,22 +84,22 @@ def settle_place(rows: Rows) -> dict[str, np.ndarray]:
         "ladder_bound": place.bound,
         "lowest": place.lowest,
         "highest": place.highest,
-        "pull": pull,
+        "pull": cross_effect,
     }
-    return named | limits | told(rows, place.price, cost, pull) | validity(rows)
+    return named | limits | with_effects(rows, place.price, cost, cross_effect) | validity(rows)
 
 
-def _treat_alike(rows: Columns, place: Place) -> None:
+def _limit_segment_ratio(rows: Columns, place: LocationPrices) -> None:
     """Narrow each product's limits to one band for all segments, the one that is worth most."""
     for product in np.unique(rows["product"].astype(str)):
         at = np.flatnonzero(rows["product"] == product)
         points = [
-            points_of(rows, i, place.lowest[i], place.highest[i], place.price[i])
+            price_points(rows, i, place.lowest[i], place.highest[i], place.price[i])
             for i in at.tolist()
         ]
         found = band(
             points,
-            [worth_of(rows, i, p) for i, p in zip(at.tolist(), points, strict=True)],
+            [robust_worth(rows, i, p) for i, p in zip(at.tolist(), points, strict=True)],
             float(rows["max_segment_ratio"][at].min()),
         )
         inside = (place.price[at] >= found.lowest) & (place.price[at] <= found.highest)
@@ -103,7 +117,9 @@ def _treat_alike(rows: Columns, place: Place) -> None:
             place.bound[at] = "FAIRNESS_OUT_OF_REACH"
 
 
-def _settle_segment(rows: Columns, place: Place, first: int, end: int) -> tuple[Floats, Floats]:
+def _optimise_segment(
+    rows: Columns, place: LocationPrices, first: int, end: int
+) -> tuple[Floats, Floats]:
     """Opportunity cost (money per unit sold) and pull (on the log of sales) at the prices settled for; shape (products,)."""
     ladders = [
         np.arange(a, b) + first
@@ -113,30 +129,32 @@ def _settle_segment(rows: Columns, place: Place, first: int, end: int) -> tuple[
         np.any(rows["diversion"][first:end] > 0) or np.any(rows["cross_effect"][first:end] > 0)
     )
     _sweep(rows, place, ladders, first, end, tied)
-    if _keep_longer_dearer(rows, place, ladders, first, end, tied):
+    if _order_by_validity(rows, place, ladders, first, end, tied):
         _sweep(rows, place, ladders, first, end, tied)
     if not tied:
         return np.zeros(end - first), np.zeros(end - first)
-    parts = [_neighbours(rows, place.price, at) for at in ladders]
+    parts = [_neighbour_effects(rows, place.price, at) for at in ladders]
     lost = [_diverted(rows, place.price, at, first, end) for at in ladders]
     return np.concatenate([cost for cost, _ in parts]) + np.concatenate(lost), np.concatenate(
-        [pull for _, pull in parts]
+        [cross_effect for _, cross_effect in parts]
     )
 
 
 def _sweep(
-    rows: Columns, place: Place, ladders: list[Ints], first: int, end: int, tied: bool
+    rows: Columns, place: LocationPrices, ladders: list[Ints], first: int, end: int, tied: bool
 ) -> None:
     """Ladder by ladder, again and again until nothing moves (Gauss-Seidel)."""
-    for _ in range(SWEEPS if tied else 1):
+    for _ in range(MAX_SWEEPS if tied else 1):
         before = place.price[first:end].copy()
         for at in ladders:
-            _settle_ladder(rows, place, at, first, end, tied)
+            _optimise_ladder(rows, place, at, first, end, tied)
         if np.array_equal(place.price[first:end], before):
             break
 
 
-def _settle_ladder(rows: Columns, place: Place, at: Ints, first: int, end: int, tied: bool) -> None:
+def _optimise_ladder(
+    rows: Columns, place: LocationPrices, at: Ints, first: int, end: int, tied: bool
+) -> None:
     ordered = in_order(place.price[at], rows["volume_mb"][at])
     if ordered and not tied:
         return
@@ -144,7 +162,7 @@ def _settle_ladder(rows: Columns, place: Place, at: Ints, first: int, end: int, 
     rungs = [
         _rung(rows, place, i, lost) for i, lost in zip(at.tolist(), cost.tolist(), strict=True)
     ]
-    best = _climb(rows, rungs, at)
+    best = _best_in_order(rows, rungs, at)
     if best is None:
         place.move(
             at,
@@ -161,12 +179,16 @@ def _settle_ladder(rows: Columns, place: Place, at: Ints, first: int, end: int, 
         )
 
 
-def _climb(rows: Columns, rungs: list[Rung], at: Ints) -> Floats | None:
-    return climb_pulled(rungs) if np.any(rows["cross_effect"][at] > 0) else climb(rungs)
+def _best_in_order(rows: Columns, rungs: list[Rung], at: Ints) -> Floats | None:
+    return (
+        best_with_cross_effects(rungs)
+        if np.any(rows["cross_effect"][at] > 0)
+        else best_in_order(rungs)
+    )
 
 
-def _keep_longer_dearer(
-    rows: Columns, place: Place, ladders: list[Ints], first: int, end: int, tied: bool
+def _order_by_validity(
+    rows: Columns, place: LocationPrices, ladders: list[Ints], first: int, end: int, tied: bool
 ) -> bool:
     """Of one size, what is valid longer costs no less, unless it does today; whether a price had to change for that.
 
@@ -176,7 +198,7 @@ def _keep_longer_dearer(
     before = place.price[first:end].copy()
     for short, longer in _validities(rows, first, end):
         if place.price[longer] < place.price[short] - SLACK:
-            _cut_best(
+            _optimise_pair(
                 rows,
                 place,
                 [at for at in ladders if short in at or longer in at],
@@ -187,7 +209,7 @@ def _keep_longer_dearer(
                 end,
             )
         if place.price[longer] >= place.price[short] - SLACK:
-            _part(rows, place, short, longer)
+            _separate(rows, place, short, longer)
     return not np.array_equal(place.price[first:end], before)
 
 
@@ -201,9 +223,9 @@ def _validities(rows: Columns, first: int, end: int) -> list[tuple[int, int]]:
     return [(i, j) for i, j in same if rows["current_price"][j] >= rows["current_price"][i] - SLACK]
 
 
-def _cut_best(
+def _optimise_pair(
     rows: Columns,
-    place: Place,
+    place: LocationPrices,
     ladders: list[Ints],
     short: int,
     longer: int,
@@ -214,7 +236,7 @@ def _cut_best(
     """Settle the two ladders for what they are worth most together, with a price between that the shorter stays below and the longer above."""
     limits = place.highest[short], place.lowest[longer]
     points = [
-        points_of(rows, i, place.lowest[i], place.highest[i], place.price[i])
+        price_points(rows, i, place.lowest[i], place.highest[i], place.price[i])
         for i in (short, longer)
     ]
     best, most = None, -np.inf
@@ -231,7 +253,7 @@ def _cut_best(
 
 
 def _best_ladder(
-    rows: Columns, place: Place, at: Ints, first: int, end: int, tied: bool
+    rows: Columns, place: LocationPrices, at: Ints, first: int, end: int, tied: bool
 ) -> tuple[Floats, float]:
     """The best prices in order within the limits, and their worth: -inf where there are none.  A ladder out of reach of any order stands still."""
     if place.bound[at[0]] == "LADDER_OUT_OF_REACH":
@@ -243,11 +265,11 @@ def _best_ladder(
     rungs = [
         _rung(rows, place, i, lost) for i, lost in zip(at.tolist(), cost.tolist(), strict=True)
     ]
-    best = _climb(rows, rungs, at)
+    best = _best_in_order(rows, rungs, at)
     return (place.price[at], -np.inf) if best is None else (best, worth(rungs, best))
 
 
-def _part(rows: Columns, place: Place, short: int, longer: int) -> None:
+def _separate(rows: Columns, place: LocationPrices, short: int, longer: int) -> None:
     """Narrow the limits of two prices to either side of a cut; where it can, the cut leaves today's prices in reach of both."""
     low, high = place.price[short], place.price[longer]
     inner = max(low, rows["current_price"][short]), min(high, rows["current_price"][longer])
@@ -258,14 +280,16 @@ def _part(rows: Columns, place: Place, short: int, longer: int) -> None:
     )
 
 
-def _rung(rows: Columns, place: Place, at: int, cost: float) -> Rung:
-    prices = points_of(rows, at, place.lowest[at], place.highest[at], place.price[at])
-    pull = np.exp(
+def _rung(rows: Columns, place: LocationPrices, at: int, cost: float) -> Rung:
+    prices = price_points(rows, at, place.lowest[at], place.highest[at], place.price[at])
+    cross_effect = np.exp(
         rows["cross_effect"][at]
         * (prices - rows["current_price"][at])
         / rows["reference_price"][at]
     )
-    return Rung(float(rows["volume_mb"][at]), prices, worth_of(rows, at, prices, cost), pull)
+    return Rung(
+        float(rows["volume_mb"][at]), prices, robust_worth(rows, at, prices, cost), cross_effect
+    )
 
 
 def _diverted(rows: Columns, price: Floats, at: Ints, first: int, end: int) -> Floats:
@@ -276,11 +300,11 @@ def _diverted(rows: Columns, price: Floats, at: Ints, first: int, end: int) -> F
     if not sold.sum() > 0:
         return np.zeros(len(at))
     return np.asarray(
-        rows["diversion"][at] * np.sum(margins(rows, price)[others] * sold) / np.sum(sold)
+        rows["diversion"][at] * np.sum(unit_margins(rows, price)[others] * sold) / np.sum(sold)
     )
 
 
-def _neighbours(rows: Columns, price: Floats, at: Ints) -> tuple[Floats, Floats]:
+def _neighbour_effects(rows: Columns, price: Floats, at: Ints) -> tuple[Floats, Floats]:
     """What a unit sold takes from the rungs beside it, in money, and how their new prices pull at its sales; shape (rungs,) each.
 
     D_jk = (chi q_k / p_ref) / (-beta_j q_j / p_j), the slope of k's sales over that of j's own; together at most 1.
@@ -298,4 +322,4 @@ def _neighbours(rows: Columns, price: Floats, at: Ints) -> tuple[Floats, Floats]
         / own[:, None]
     )
     taken /= np.maximum(taken.sum(axis=1), 1.0)[:, None]
-    return (taken * margins(rows, price)[at]).sum(axis=1), (beside * moved).sum(axis=1)
+    return (taken * unit_margins(rows, price)[at]).sum(axis=1), (beside * moved).sum(axis=1)

@@ -12,13 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from tariffs.columns import Bools, Columns, Floats, Ints, Labels, Rows, key_offsets
-from tariffs.optimise.chains import Chains, Days, Ladders, Tie
-from tariffs.optimise.portfolio import Kept, Limit, LimitsNotMet, duals_of, keep
+from tariffs.optimise.chains import Chains, Constraint, DayConstraint, LadderConstraint
+from tariffs.optimise.portfolio import Limit, LimitsNotMet, WithinLimits, duals_of, solve
 from tariffs.optimise.reasons import HOLD_PORTFOLIO, PORTFOLIO_LIMIT, PORTFOLIO_RESTORED
 from tariffs.optimise.rule import GRID_SLACK, Demand, Terms, expected_loss, on_tick, robust_value
-from tariffs.pricing.joint import believed, blocked, capacity_of, terms_of_rows, told
+from tariffs.pricing.joint import (
+    blocked,
+    capacity_of,
+    posterior_demand,
+    terms_of_rows,
+    with_effects,
+)
 
-SAMPLE = 20_000  # units that tell the prices of the limits nearly
+SAMPLE_EVERY = 20_000  # units that tell the prices of the limits nearly
 ASKED = ("max_moved_share", "max_mean_change", "min_volume", "max_revenue_risk")
 SAME = 1e-9  # of equal worth the price that is there already wins
 
@@ -55,7 +61,7 @@ class Limited:
     outcome: str
 
 
-def keep_limits(rows: Rows) -> dict[str, np.ndarray]:
+def apply_portfolio_limits(rows: Rows) -> dict[str, np.ndarray]:
     """`within_limits`, and one row more, of no unit: it says that this kind was seen to, and how.  Without it nothing of the kind is published.
 
     Where the limits cannot be met, the prices that change are those that go back to today's.
@@ -99,7 +105,7 @@ def within_limits(rows: Rows) -> dict[str, np.ndarray]:
     return _kept(rows)[0]
 
 
-def _kept(rows: Rows) -> tuple[dict[str, np.ndarray], Kept | None]:
+def _kept(rows: Rows) -> tuple[dict[str, np.ndarray], WithinLimits | None]:
     """The prices that change, and what was found; None where the prices that are there meet the limits."""
     if rows["misplaced"][0] is not None:
         raise ValueError(
@@ -107,11 +113,13 @@ def _kept(rows: Rows) -> tuple[dict[str, np.ndarray], Kept | None]:
         )
     prices, there = menu(rows)
     limits = limits_of(rows, prices)
-    broken = [limit.name for limit in limits if limit.excess(np.full(len(prices), GIVEN)) > 0]
+    broken = [
+        limit.name for limit in limits if limit.excess(np.full(len(prices), NO_LIMIT_VALUES)) > 0
+    ]
     if not broken:
         return _changed(rows, rows["price"], PORTFOLIO_LIMIT, ""), None
     values, chains = _values(rows, prices, there), chains_of(rows, prices, there)
-    kept = keep(
+    kept = solve(
         values,
         limits,
         chains.answer,
@@ -154,7 +162,7 @@ def _today(rows: Columns, prices: Floats, there: Bools) -> Ints:
     )
 
 
-GIVEN = 0  # the column of the menu with the price that is there already
+NO_LIMIT_VALUES = 0  # the column of the menu with the price that is there already
 
 
 def menu(rows: Columns) -> tuple[Floats, Bools]:
@@ -178,7 +186,7 @@ def menu(rows: Columns) -> tuple[Floats, Bools]:
         (steps <= last) & (prices[:, 2:] != given) & (prices[:, 2:] != current)
     )  # each price once
     inside[:, 1:2] &= current != given
-    inside[:, GIVEN] = True
+    inside[:, NO_LIMIT_VALUES] = True
     left = np.argsort(~inside, axis=1, kind="stable")[
         :, : max(int(inside.sum(axis=1).max(initial=1)), 1)
     ]
@@ -237,9 +245,9 @@ def limits_of(rows: Columns, prices: Floats) -> list[Limit]:
 
 def chains_of(rows: Columns, prices: Floats, there: Bools) -> Chains:
     offsets = key_offsets(rows, ("chain",))
-    tie: Tie = Ladders(rows["volume_mb"])
+    tie: Constraint = LadderConstraint(rows["volume_mb"])
     if rows["kind"][0] == "voice":
-        tie = Days(rows["place"], rows["max_cliff"])
+        tie = DayConstraint(rows["place"], rows["max_cliff"])
     loose = np.array(
         [str(bound).startswith("LADDER_OUT") for bound in rows["group_bound"][offsets[:-1]]]
     )
@@ -248,7 +256,10 @@ def chains_of(rows: Columns, prices: Floats, there: Bools) -> Chains:
 
 def _values(rows: Columns, prices: Floats, there: Bools) -> Floats:
     every = np.arange(len(prices))
-    terms, demand = terms_of_rows(rows, every, rows["opportunity_cost"]), believed(rows, every)
+    terms, demand = (
+        terms_of_rows(rows, every, rows["opportunity_cost"]),
+        posterior_demand(rows, every),
+    )
     tall = Terms(
         *(
             getattr(terms, name)[:, None]
@@ -273,13 +284,13 @@ def _values(rows: Columns, prices: Floats, there: Bools) -> Floats:
         )
     )
     values = robust_value(prices, tall, wide) * money
-    values[:, GIVEN] += SAME * money[:, 0]
+    values[:, NO_LIMIT_VALUES] += SAME * money[:, 0]
     return np.where(there, values, -np.inf)
 
 
 def _from_sample(values: Floats, limits: list[Limit], chains: Chains) -> Floats | None:
     """The prices of the limits in a sample of the chains, for a table that is large: then all units are asked a few times only."""
-    every = len(values) // SAMPLE
+    every = len(values) // SAMPLE_EVERY
     if every < 2:
         return None
     part, at = chains.sample(every)
@@ -304,7 +315,7 @@ def _changed(
         "discount_class": np.rint(100.0 * (1.0 - price / rows["reference_price"])).astype(np.int64),
         "reason_code": np.broadcast_to(np.asarray(reason, dtype=object), price.shape),
         "portfolio_bound": np.full(len(price), bound, dtype=object),
-        **told(rows, price, rows["opportunity_cost"], rows["pull"]),
+        **with_effects(rows, price, rows["opportunity_cost"], rows["pull"]),
         "expected_blocked_delta": blocked(rows, price),
         "limits": np.full(len(price), "", dtype=object),
         "worth": none,

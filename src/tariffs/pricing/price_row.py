@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from tariffs.columns import Bools, Columns, Floats, Ints, Labels
-from tariffs.optimise.exploration import Trials, dice, try_out
+from tariffs.optimise.exploration import ExplorationResult, apply_exploration, hash_uniform
 from tariffs.optimise.reasons import EXPLORE, reasons
 from tariffs.optimise.rule import (
     COVERAGE_90,
@@ -72,13 +72,18 @@ class Priced:
     draw: float
 
 
-QUIET = np.timedelta64(28, "D")
+MAX_WEEKS_UNSOLD = np.timedelta64(28, "D")
 
 P = TypeVar("P", bound=Priced)
 
 
 def report(
-    terms: Terms, demand: Demand, learnt: Learnt, trials: Trials, hold: Labels, room_price: Floats
+    terms: Terms,
+    demand: Demand,
+    learnt: Learnt,
+    trials: ExplorationResult,
+    hold: Labels,
+    room_price: Floats,
 ) -> dict[str, np.ndarray]:
     """The columns of `Priced`, each of shape (units,).  A trial's limits are narrowed to what lies between it and today's price."""
     choice, tried = trials.choice, trials.tried
@@ -119,7 +124,7 @@ def report(
     }
 
 
-def only(columns: dict[str, np.ndarray], kind: type[P]) -> P:
+def single_row(columns: dict[str, np.ndarray], kind: type[P]) -> P:
     """The single unit of columns that have shape (1,), as a row of `kind`."""
     return kind(
         **{
@@ -172,12 +177,12 @@ def control_of(rows: Columns, offsets: Ints) -> Bools:
     return np.asarray(rows["control"][offsets[1:] - 1], dtype=np.bool_)
 
 
-def quiet_of(rows: Columns, offsets: Ints) -> Bools:
+def not_sold_lately(rows: Columns, offsets: Ints) -> Bools:
     """Whether the unit's last week lies more than four weeks before the newest of all: it is not sold any more, and no price of it earns."""
     last = offsets[1:] - 1
     return np.asarray(
         rows["week"][last].astype("datetime64[D]")
-        < rows["latest_week"][last].astype("datetime64[D]") - QUIET,
+        < rows["latest_week"][last].astype("datetime64[D]") - MAX_WEEKS_UNSOLD,
         dtype=np.bool_,
     )
 
@@ -198,25 +203,25 @@ def with_trials(
     choice: Choice,
     terms: Terms,
     demand: Demand,
-    may: Bools,
+    eligible: Bools,
     rows: Columns,
     offsets: Ints,
     key: Sequence[str],
-) -> Trials:
+) -> ExplorationResult:
     """The choices, with a trial at the share of units that the policy asks for, among those that may."""
     last = offsets[1:] - 1
     share = rows["explore_share"][last]
     chance = np.ones((len(last), 2))
     if np.any(share > 0):
-        chance = dice(
+        chance = hash_uniform(
             [rows[name][last] for name in key],
             rows["week"][last].astype("datetime64[D]").astype(np.int64),
         )
-    return try_out(
+    return apply_exploration(
         choice,
         terms,
         demand,
-        may & (chance[:, 0] < share),
+        eligible & (chance[:, 0] < share),
         chance[:, 1],
         rows["explore_loss"][last],
     )

@@ -35,9 +35,9 @@ from tariffs.pricing.price_row import (
     Priced,
     changed_lately,
     control_of,
-    only,
-    quiet_of,
+    not_sold_lately,
     report,
+    single_row,
     terms_of,
     with_trials,
 )
@@ -86,7 +86,7 @@ def price_voice(rows: Rows, voice_prior: Prior) -> VoicePriced:
         rows["region"][:1],
         rows["min_weeks"][:1],
     )
-    return only(_decide(rows, offsets, learnt), VoicePriced)
+    return single_row(_decide(rows, offsets, learnt), VoicePriced)
 
 
 def price_voices(rows: Units, voice_prior: Prior) -> dict[str, np.ndarray]:
@@ -145,7 +145,7 @@ def _decide(rows: Columns, offsets: Ints, learnt: Learnt) -> dict[str, np.ndarra
         learnt.varied,
         control,
         changed_lately(rows, offsets),
-        quiet_of(rows, offsets),
+        not_sold_lately(rows, offsets),
     )
     choice = choose(capped, demand, hold != "")
     may = (hold == "") | (hold == HOLD_NO_VARIATION)

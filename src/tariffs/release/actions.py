@@ -20,16 +20,38 @@ from hundredfold.errors import PublishRefused, StateError, UsageError
 from hundredfold.pipeline.publish import Release
 from hundredfold.ports.interfaces import Store
 from tariffs.contracts import LIMITS_TITLE, TOTALS_TITLE
-from tariffs.release import repository as shelf
-from tariffs.release.decision_log import Book, Entry, Finding, Refused, Said, Table
+from tariffs.release import repository
+from tariffs.release.decision_log import (
+    Attribution,
+    DecisionLog,
+    EventRefused,
+    Finding,
+    LogEntry,
+    Table,
+)
 from tariffs.release.drift import Chart, charts
-from tariffs.release.guards import AGAINST_ACTIVE, CODES, Limits, Subject, inspect, limits_of
+from tariffs.release.guards import (
+    AGAINST_ACTIVE,
+    CODES,
+    GuardContext,
+    Limits,
+    limits_with,
+    run_guards,
+)
 from tariffs.release.panel import panel_of
 from tariffs.release.preview import Preview, preview
-from tariffs.release.repository import Once
+from tariffs.release.repository import PutIfAbsent
 from tariffs.release.sales import Sales
 from tariffs.release.states import Event, State
-from tariffs.release.tables import KEY, SUPPORT_COLUMNS, floats, is_voice, lacking, matched, tariff
+from tariffs.release.tables import (
+    KEY,
+    SUPPORT_COLUMNS,
+    floats,
+    is_voice,
+    match_rows,
+    missing_columns,
+    tariff,
+)
 
 LAST_APPROVED, RULE, UNCHANGED = "last-approved", "rule", "unchanged"
 
@@ -67,19 +89,21 @@ class Checked:
 class Done:
     """What a verb did: its entry, the book that ends with it, and what it passed over on the way."""
 
-    entry: Entry
-    book: Book
-    passed_over: tuple[str, ...] = ()
+    entry: LogEntry
+    decisions: DecisionLog
+    skipped: tuple[str, ...] = ()
 
 
-def check(version: int, book: Book, store: Store, sources: Sources, now: dt.datetime) -> Checked:
+def check(
+    version: int, decisions: DecisionLog, store: Store, sources: Sources, now: dt.datetime
+) -> Checked:
     """Hold a release against every guard; UsageError if there is none of that version, StateError if it is damaged."""
-    found = shelf.whole(version, store)
+    found = repository.load_verified(version, store)
     assert found.release is not None
-    base = book.charging.base if book.charging else None
+    base = decisions.charging.base if decisions.charging else None
     active = base if base != Table(version) else None
-    table = shelf.rows(Table(version), store)
-    if missing := lacking(table):
+    table = repository.read_rows(Table(version), store)
+    if missing := missing_columns(table):
         raise StateError(
             f"release {version} is no price table: it lacks {', '.join(missing)}",
             hint="publish every column of tariffs.contracts.PriceRow: correct the query, and run the job again",
@@ -88,52 +112,52 @@ def check(version: int, book: Book, store: Store, sources: Sources, now: dt.date
     totals, portfolio = (
         tuple(found.release.summaries.get(title, ())) for title in (TOTALS_TITLE, LIMITS_TITLE)
     )
-    subject = Subject(
+    subject = GuardContext(
         table,
         _active_rows(active, store) if active else None,
         sources.catalogue(found.release),
         now,
-        limits_of(book.limits),
+        limits_with(decisions.limits),
         _support(table, sales),
-        _charts(book, store, sales) if active else None,
+        _drift_charts(decisions, store, sales) if active else None,
         sales.last_posted() if sales else None,
         sources.locations(found.release),
         totals,
         portfolio,
         {"table_version": version, "run_id": found.release.run},
     )
-    return Checked(version, found.seal, active, inspect(subject), portfolio, totals)
+    return Checked(version, found.seal, active, run_guards(subject), portfolio, totals)
 
 
 def approve(
     version: int,
-    said: Said,
+    attribution: Attribution,
     store: Store,
-    once: Once,
+    once: PutIfAbsent,
     sources: Sources,
     now: dt.datetime,
     despite: Sequence[str] = (),
 ) -> Done:
     """Say yes to a release; PublishRefused if a guard fails that is not named in `despite`."""
-    _known(despite)
+    _require_known_guards(despite)
 
-    def decide(book: Book) -> Entry:
-        _allowed(book, [(version, Event.APPROVE)])
-        checked = check(version, book, store, sources, now)
-        excused = _excuse(checked, despite, said, "approve")
-        return book.entry(
-            "approve", said, moves=((version, Event.APPROVE),), seal=checked.seal, against=checked.against,
+    def decide(decisions: DecisionLog) -> LogEntry:
+        _require_allowed(decisions, [(version, Event.APPROVE)])
+        checked = check(version, decisions, store, sources, now)
+        excused = _overridden(checked, despite, attribution, "approve")
+        return decisions.entry(
+            "approve", attribution, moves=((version, Event.APPROVE),), seal=checked.seal, against=checked.against,
             findings=checked.findings, despite=excused,
         )  # fmt: skip
 
-    return _record(decide, store, once)
+    return _append_decision(decide, store, once)
 
 
 def activate(
     version: int,
-    said: Said,
+    attribution: Attribution,
     store: Store,
-    once: Once,
+    once: PutIfAbsent,
     sources: Sources,
     now: dt.datetime,
     *,
@@ -145,33 +169,33 @@ def activate(
     The guards look again, for time has passed and another table may be active now.  What the approval set aside stays set aside, unless it was
     said of a comparison with another active table.
     """
-    _known(despite)
+    _require_known_guards(despite)
 
-    def decide(book: Book) -> Entry:
-        moves = [(version, Event.ACTIVATE), *_replaced(version, book)]
-        if book.charging and not book.charging.derived:
-            moves.append((book.charging.version, Event.REPLACE))
-        _allowed(book, moves)
-        checked, excused = _looked_at_again(
-            version, book, said, store, sources, now, despite, same_person
+    def decide(decisions: DecisionLog) -> LogEntry:
+        moves = [(version, Event.ACTIVATE), *_replaced_canary(version, decisions)]
+        if decisions.charging and not decisions.charging.derived:
+            moves.append((decisions.charging.version, Event.REPLACE))
+        _require_allowed(decisions, moves)
+        checked, excused = _checked_again(
+            version, decisions, attribution, store, sources, now, despite, same_person
         )
-        shelf.ready_rule(
-            version, store, limits_of(book.limits)
+        repository.prepare_rule_table(
+            version, store, limits_with(decisions.limits)
         )  # now, while all is well: the kill switch shall need nothing but the pointer
-        return book.entry(
-            "activate", said, moves=tuple(moves), charging=Table(version), seal=checked.seal, against=checked.against,
+        return decisions.entry(
+            "activate", attribution, moves=tuple(moves), charging=Table(version), seal=checked.seal, against=checked.against,
             findings=checked.findings, despite=excused,
         )  # fmt: skip
 
-    return _record(decide, store, once)
+    return _append_decision(decide, store, once)
 
 
-def try_out(
+def start_canary(
     version: int,
     places: Sequence[str] | float,
-    said: Said,
+    attribution: Attribution,
     store: Store,
-    once: Once,
+    once: PutIfAbsent,
     sources: Sources,
     now: dt.datetime,
     *,
@@ -182,33 +206,37 @@ def try_out(
 
     places   the locations; or the share of them that is chosen, the same for the same release whoever asks. Never a control location.
     """
-    _known(despite)
+    _require_known_guards(despite)
 
-    def decide(book: Book) -> Entry:
-        moves = [(version, Event.TRY), *_replaced(version, book)]
-        _allowed(book, moves)
-        if book.charging is None:
+    def decide(decisions: DecisionLog) -> LogEntry:
+        moves = [(version, Event.TRY), *_replaced_canary(version, decisions)]
+        _require_allowed(decisions, moves)
+        if decisions.charging is None:
             raise StateError(
                 "no table is active, so there is none for the other places",
                 hint=f"tariffs activate {version}",
             )
-        checked, excused = _looked_at_again(
-            version, book, said, store, sources, now, despite, same_person
+        checked, excused = _checked_again(
+            version, decisions, attribution, store, sources, now, despite, same_person
         )
-        chosen = canary_places(
-            version, shelf.rows(Table(version), store, ("location", "control_flag")), places
+        chosen = canary_locations(
+            version,
+            repository.read_rows(Table(version), store, ("location", "control_flag")),
+            places,
         )
-        table = replace(book.charging, canary=version, places=chosen)
-        shelf.ready_canary(table, store)
-        return book.entry(
-            "canary", said, moves=tuple(moves), charging=table, seal=checked.seal, against=checked.against,
+        table = replace(decisions.charging, canary=version, places=chosen)
+        repository.prepare_canary(table, store)
+        return decisions.entry(
+            "canary", attribution, moves=tuple(moves), charging=table, seal=checked.seal, against=checked.against,
             findings=checked.findings, despite=excused,
         )  # fmt: skip
 
-    return _record(decide, store, once)
+    return _append_decision(decide, store, once)
 
 
-def canary_places(version: int, rows: pa.Table, wanted: Sequence[str] | float) -> tuple[str, ...]:
+def canary_locations(
+    version: int, rows: pa.Table, wanted: Sequence[str] | float
+) -> tuple[str, ...]:
     """The locations by name, or a share of them by the hash of version and name, so that it is not always the same customers' turn."""
     held = set(pc.unique(rows["location"].filter(rows["control_flag"])).to_pylist())
     free = sorted(set(pc.unique(rows["location"]).to_pylist()) - held - {None})
@@ -233,26 +261,29 @@ def canary_places(version: int, rows: pa.Table, wanted: Sequence[str] | float) -
     return tuple(sorted(set(wanted)))
 
 
-def withdraw(version: int, said: Said, store: Store, once: Once) -> Done:
+def withdraw(version: int, attribution: Attribution, store: Store, once: PutIfAbsent) -> Done:
     """Say that a release shall not be used; the kill switch never goes back to it."""
-    _with_reason(said, "withdraw", f"tariffs withdraw {version}")
+    _require_reason(attribution, "withdraw", f"tariffs withdraw {version}")
 
-    def decide(book: Book) -> Entry:
+    def decide(decisions: DecisionLog) -> LogEntry:
         if (
-            not any(s.version == version for s in shelf.shelved(store))
-            and version not in book.states
+            not any(s.version == version for s in repository.stored_releases(store))
+            and version not in decisions.states
         ):
             raise UsageError(
                 f"there is no release {version} of the price table", hint="tariffs status"
             )
-        _allowed(book, [(version, Event.WITHDRAW)])
-        return book.entry("withdraw", said, moves=((version, Event.WITHDRAW),))
+        _require_allowed(decisions, [(version, Event.WITHDRAW)])
+        return decisions.entry("withdraw", attribution, moves=((version, Event.WITHDRAW),))
 
-    return _record(decide, store, once)
+    return _append_decision(decide, store, once)
 
 
 def kill(
-    to: Literal["last-approved", "rule", "unchanged"], said: Said, store: Store, once: Once
+    to: Literal["last-approved", "rule", "unchanged"],
+    attribution: Attribution,
+    store: Store,
+    once: PutIfAbsent,
 ) -> Done:
     """Take the active table away from charging: for the last approved one, for a step towards the rule's prices, or freeze what is asked now.
 
@@ -263,60 +294,69 @@ def kill(
     """
     passed_over: list[str] = []
 
-    def decide(book: Book) -> Entry:
+    def decide(decisions: DecisionLog) -> LogEntry:
         passed_over.clear()
-        charging = _killable(book)
+        charging = _active_table(decisions)
         tried = [] if charging.canary is None else [(charging.canary, Event.KILL)]
         out = [*tried, *([] if charging.derived else [(charging.version, Event.KILL)])]
-        if to == LAST_APPROVED and tried and _is_sound(charging.base, book, store, passed_over):
-            return book.entry("kill", said, moves=tuple(tried), charging=charging.base)
+        if (
+            to == LAST_APPROVED
+            and tried
+            and _is_intact(charging.base, decisions, store, passed_over)
+        ):
+            return decisions.entry("kill", attribution, moves=tuple(tried), charging=charging.base)
         if to == LAST_APPROVED:
-            version = _fallback(book, store, passed_over)
-            return book.entry(
-                "kill", said, moves=(*out, (version, Event.RESTORE)), charging=Table(version)
+            version = _fallback(decisions, store, passed_over)
+            return decisions.entry(
+                "kill", attribution, moves=(*out, (version, Event.RESTORE)), charging=Table(version)
             )
-        return book.entry(
-            "kill", said, moves=tuple(out), charging=_ready_for_killing(to, charging, book, store)
+        return decisions.entry(
+            "kill",
+            attribution,
+            moves=tuple(out),
+            charging=_prepare_kill_table(to, charging, decisions, store),
         )
 
-    done = _record(decide, store, once)
-    return Done(done.entry, done.book, tuple(passed_over))
+    done = _append_decision(decide, store, once)
+    return Done(done.entry, done.decisions, tuple(passed_over))
 
 
-def would_kill(to: Literal["last-approved", "rule", "unchanged"], store: Store) -> Preview:
+def preview_kill(to: Literal["last-approved", "rule", "unchanged"], store: Store) -> Preview:
     """What the kill switch would do to prices; nothing is written."""
-    book = shelf.read_book(store)
-    charging = _killable(book)
+    decisions = repository.read_log(store)
+    charging = _active_table(decisions)
     if to == RULE:
         if charging.rule and not charging.step and charging.canary is None:
             raise StateError(
                 f"{charging} is active already", hint=f"tariffs kill --to {LAST_APPROVED}"
             )
-        table, made = shelf.next_step(charging, store, limits_of(book.limits))
+        table, made = repository.next_step(charging, store, limits_with(decisions.limits))
     elif to == UNCHANGED:
-        table, made = shelf.frozen(charging, store)
+        table, made = repository.frozen_prices(charging, store)
     else:
-        tried = charging.canary is not None and _is_sound(charging.base, book, store, [])
-        table = charging.base if tried else Table(_fallback(book, store, []))
-        made = shelf.rows(table, store)
+        tried = charging.canary is not None and _is_intact(charging.base, decisions, store, [])
+        table = charging.base if tried else Table(_fallback(decisions, store, []))
+        made = repository.read_rows(table, store)
     return preview(
         charging,
         table,
-        shelf.rows(charging, store),
+        repository.read_rows(charging, store),
         made,
-        shelf.rows(Table(charging.version), store),
+        repository.read_rows(Table(charging.version), store),
     )
 
 
-def _killable(book: Book) -> Table:
-    if book.charging is None:
+def _active_table(decisions: DecisionLog) -> Table:
+    if decisions.charging is None:
         raise StateError("no table is active, so there is nothing to kill", hint="tariffs status")
-    return book.charging
+    return decisions.charging
 
 
-def set_limits(said: Said, limits: Mapping[str, float], store: Store, once: Once) -> Done:
+def set_limits(
+    attribution: Attribution, limits: Mapping[str, float], store: Store, once: PutIfAbsent
+) -> Done:
     """Change what the guards allow, from now on and for everybody."""
-    _with_reason(said, "change limits", "tariffs limits --set NAME=VALUE")
+    _require_reason(attribution, "change limits", "tariffs limits --set NAME=VALUE")
     names = [field.name for field in fields(Limits)]
     if unknown := sorted(set(limits) - set(names)):
         raise UsageError(
@@ -327,26 +367,28 @@ def set_limits(said: Said, limits: Mapping[str, float], store: Store, once: Once
         f"{name}={value:g}" for name, value in limits.items() if not 0 <= value < float("inf")
     ]:
         raise UsageError(f"a limit is 0 or more: {', '.join(wrong)}", hint="tariffs limits")
-    return _record(lambda book: book.entry("limits", said, limits=dict(limits)), store, once)
+    return _append_decision(
+        lambda decisions: decisions.entry("limits", attribution, limits=dict(limits)), store, once
+    )
 
 
-def in_use(book: Book, table: pa.Table) -> dt.date:
+def active_from(decisions: DecisionLog, table: pa.Table) -> dt.date:
     """The day from which what charging uses counts: the later of the decision and of its own `valid_from`."""
-    since, begins = book.since(), pc.min(table["valid_from"]).as_py()
+    since, begins = decisions.since(), pc.min(table["valid_from"]).as_py()
     decided = dt.datetime.fromisoformat(since.said.at).date() if since else dt.date.min
     return max(decided, begins.date()) if begins else decided
 
 
 def _active_rows(active: Table, store: Store) -> pa.Table:
     """The table that charging uses; the rule's, with the volume that its release expected without a move."""
-    rows = shelf.rows(active, store)
+    rows = repository.read_rows(active, store)
     if not active.derived:
         return rows
     try:
-        model = shelf.rows(Table(active.version), store, (KEY, "expected_volume"))
+        model = repository.read_rows(Table(active.version), store, (KEY, "expected_volume"))
     except StateError:  # the release may be broken: that is what the rule's table is for
         return rows
-    known = model["expected_volume"].take(pa.array(matched(rows, model)))
+    known = model["expected_volume"].take(pa.array(match_rows(rows, model)))
     return rows.set_column(rows.schema.get_field_index("expected_volume"), "expected_volume", known)
 
 
@@ -357,41 +399,47 @@ def _support(table: pa.Table, sales: Sales | None) -> pa.Table | None:
     if sales is None:
         return None
     paid = sales.support()
-    row = matched(table, paid)
+    row = match_rows(table, paid)
     full = np.where(is_voice(table), tariff(table), 1.0)
     lo, hi = (np.append(floats(paid, name), np.nan)[row] * full for name in SUPPORT_COLUMNS)
     return pa.table({KEY: table[KEY], "support_lo": lo, "support_hi": hi})
 
 
-def _charts(book: Book, store: Store, sales: Sales | None) -> tuple[Chart, ...] | None:
-    if book.charging is None or sales is None:
+def _drift_charts(
+    decisions: DecisionLog, store: Store, sales: Sales | None
+) -> tuple[Chart, ...] | None:
+    if decisions.charging is None or sales is None:
         return None
-    rows = shelf.rows(book.charging, store)
+    rows = repository.read_rows(decisions.charging, store)
     sold = sales.after(
-        in_use(book, rows) + dt.timedelta(days=5)
+        active_from(decisions, rows) + dt.timedelta(days=5)
     )  # the first week that lies wholly after ends a day later
     return charts(rows, panel_of(rows, sold)) if sold.num_rows else None
 
 
-def _record(decide: Callable[[Book], Entry], store: Store, once: Once) -> Done:
+def _append_decision(
+    decide: Callable[[DecisionLog], LogEntry], store: Store, once: PutIfAbsent
+) -> Done:
     """Decide upon the log as it is, until nobody was faster; then let the pointer follow."""
-    shelf.settle(store)  # what a command that was killed had left to do
+    repository.repair_pointer(store)  # what a command that was killed had left to do
     while True:
-        book = shelf.read_book(store)
-        entry = decide(book)
-        if shelf.add(entry, once):
-            shelf.settle(store)
-            return Done(entry, shelf.read_book(store))
+        decisions = repository.read_log(store)
+        entry = decide(decisions)
+        if repository.append(entry, once):
+            repository.repair_pointer(store)
+            return Done(entry, repository.read_log(store))
 
 
-def _allowed(book: Book, moves: Sequence[tuple[int, Event]]) -> None:
+def _require_allowed(decisions: DecisionLog, moves: Sequence[tuple[int, Event]]) -> None:
     try:
-        book.moved(moves)
-    except Refused as error:
-        raise StateError(str(error), hint=_next_for(book.state(moves[0][0]), *moves[0])) from None
+        decisions.moved(moves)
+    except EventRefused as error:
+        raise StateError(
+            str(error), hint=_next_command(decisions.state(moves[0][0]), *moves[0])
+        ) from None
 
 
-def _next_for(state: State, version: int, event: Event) -> str:
+def _next_command(state: State, version: int, event: Event) -> str:
     if event is Event.ACTIVATE and state in (State.DRAFT, State.WITHDRAWN):
         return f"tariffs approve {version}"
     if event is Event.APPROVE and state is State.APPROVED:
@@ -401,7 +449,7 @@ def _next_for(state: State, version: int, event: Event) -> str:
     return f"tariffs log {version}"
 
 
-def _known(despite: Sequence[str]) -> None:
+def _require_known_guards(despite: Sequence[str]) -> None:
     if unknown := [code for code in despite if code not in CODES]:
         raise UsageError(
             f"there is no guard {', '.join(unknown)}; there is {', '.join(CODES)}",
@@ -409,33 +457,42 @@ def _known(despite: Sequence[str]) -> None:
         )
 
 
-def _excuse(
-    checked: Checked, despite: Sequence[str], said: Said, verb: str, inherited: Sequence[str] = ()
+def _overridden(
+    checked: Checked,
+    despite: Sequence[str],
+    attribution: Attribution,
+    verb: str,
+    inherited: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """The guards that fail and are set aside; PublishRefused for those that fail and are not."""
     left = [f for f in checked.failed if f.code not in despite and f.code not in inherited]
-    excuses = " ".join(f"--despite {f.code}" for f in checked.failed if f.code not in inherited)
+    excuses = " ".join(f"--override {f.code}" for f in checked.failed if f.code not in inherited)
     again = f"tariffs {verb} {checked.version} {excuses} --reason WHY"
     if left:
         raise PublishRefused(
             f"release {checked.version} is not {'approved' if verb == 'approve' else 'activated'}: {len(left)} of {len(checked.findings)} guards fail",
-            problems=[f"{f.code}: {f.words} (allowed: {f.limit}){_first(f)}" for f in left],
+            problems=[f"{f.code}: {f.words} (allowed: {f.limit}){_first_case(f)}" for f in left],
             hint=f"look: tariffs check {checked.version}   or, knowing better: {again}",
         )
     said_now = [f.code for f in checked.failed if f.code not in inherited]
-    if said_now and not said.reason:
+    if said_now and not attribution.reason:
         raise UsageError(f"{', '.join(said_now)} cannot be set aside without a reason", hint=again)
     return tuple(f.code for f in checked.failed)
 
 
-def _first(finding: Finding) -> str:
+def _first_case(finding: Finding) -> str:
     return f"   first: {finding.cases[0]}" if finding.cases else ""
 
 
-def _two_people(version: int, approval: Entry, said: Said, same_person: bool) -> None:
-    both = approval.said.account and said.account
-    same_account = both and approval.said.account == said.account
-    if not same_account and approval.said.by.strip().casefold() != said.by.strip().casefold():
+def _require_two_people(
+    version: int, approval: LogEntry, attribution: Attribution, same_person: bool
+) -> None:
+    both = approval.said.account and attribution.account
+    same_account = both and approval.said.account == attribution.account
+    if (
+        not same_account
+        and approval.said.by.strip().casefold() != attribution.by.strip().casefold()
+    ):
         return
     who = f"{approval.said.by} (account {approval.said.account})" if both else approval.said.by
     again = f"tariffs activate {version} --same-person --reason WHY"
@@ -444,14 +501,14 @@ def _two_people(version: int, approval: Entry, said: Said, same_person: bool) ->
             f"release {version} was approved by {who}, who cannot activate it too: two people look at every table, from two accounts",
             hint=f"let another person say: tariffs activate {version}   or, where there is none: {again}",
         )
-    if not said.reason:
+    if not attribution.reason:
         raise UsageError("that one person does both needs a reason", hint=again)
 
 
-def _looked_at_again(
+def _checked_again(
     version: int,
-    book: Book,
-    said: Said,
+    decisions: DecisionLog,
+    attribution: Attribution,
     store: Store,
     sources: Sources,
     now: dt.datetime,
@@ -459,26 +516,26 @@ def _looked_at_again(
     same_person: bool,
 ) -> tuple[Checked, tuple[str, ...]]:
     """Before charging uses it: another person, the same release, and the guards once more; what they found, and what is set aside."""
-    approval = book.approval(version)
+    approval = decisions.approval(version)
     assert approval is not None
-    _two_people(version, approval, said, same_person)
-    checked = check(version, book, store, sources, now)
-    _as_approved(checked, approval)
+    _require_two_people(version, approval, attribution, same_person)
+    checked = check(version, decisions, store, sources, now)
+    _require_unchanged(checked, approval)
     inherited = [
         code
         for code in approval.despite
         if code not in AGAINST_ACTIVE or approval.against == checked.against
     ]
-    return checked, _excuse(checked, despite, said, "activate", inherited)
+    return checked, _overridden(checked, despite, attribution, "activate", inherited)
 
 
-def _replaced(version: int, book: Book) -> list[tuple[int, Event]]:
+def _replaced_canary(version: int, decisions: DecisionLog) -> list[tuple[int, Event]]:
     """The canary that makes room for another release."""
-    tried = book.charging.canary if book.charging else None
+    tried = decisions.charging.canary if decisions.charging else None
     return [] if tried in (None, version) else [(tried, Event.REPLACE)]
 
 
-def _as_approved(checked: Checked, approval: Entry) -> None:
+def _require_unchanged(checked: Checked, approval: LogEntry) -> None:
     if checked.seal != approval.seal:
         raise StateError(
             f"release {checked.version} is not the one that was approved on {approval.said.at} by {approval.said.by}: its release.json differs",
@@ -486,12 +543,12 @@ def _as_approved(checked: Checked, approval: Entry) -> None:
         )
 
 
-def _with_reason(said: Said, what: str, command: str) -> None:
-    if not said.reason:
+def _require_reason(attribution: Attribution, what: str, command: str) -> None:
+    if not attribution.reason:
         raise UsageError(f"to {what} needs a reason", hint=f"{command} --reason WHY")
 
 
-def _ready_for_killing(to: str, charging: Table, book: Book, store: Store) -> Table:
+def _prepare_kill_table(to: str, charging: Table, decisions: DecisionLog, store: Store) -> Table:
     if charging.canary is None and (
         (to == RULE and charging.rule and not charging.step)
         or (to == UNCHANGED and charging.unchanged)
@@ -499,10 +556,12 @@ def _ready_for_killing(to: str, charging: Table, book: Book, store: Store) -> Ta
         raise StateError(f"{charging} is active already", hint=f"tariffs kill --to {LAST_APPROVED}")
     try:
         if to == UNCHANGED:
-            return shelf.ready_frozen(charging, store)
+            return repository.prepare_frozen(charging, store)
         if charging == Table(charging.version):
-            return shelf.ready_rule(charging.version, store, limits_of(book.limits))
-        return shelf.ready_step(charging, store, limits_of(book.limits))
+            return repository.prepare_rule_table(
+                charging.version, store, limits_with(decisions.limits)
+            )
+        return repository.prepare_step(charging, store, limits_with(decisions.limits))
     except StateError as error:
         what = "table with the frozen prices of" if to == UNCHANGED else "rule table of"
         raise StateError(
@@ -511,28 +570,28 @@ def _ready_for_killing(to: str, charging: Table, book: Book, store: Store) -> Ta
         ) from error
 
 
-def _fallback(book: Book, store: Store, passed_over: list[str]) -> int:
+def _fallback(decisions: DecisionLog, store: Store, passed_over: list[str]) -> int:
     """The best release to go back to that is what was approved, all of it; those before it that are not are told."""
-    for version in book.fallbacks():
-        if _is_sound(Table(version), book, store, passed_over):
+    for version in decisions.fallbacks():
+        if _is_intact(Table(version), decisions, store, passed_over):
             return version
     raise StateError(
-        f"there is no approved release to go back to from {book.charging}",
+        f"there is no approved release to go back to from {decisions.charging}",
         problems=passed_over,
         hint=f"tariffs kill --to {RULE}",
     )
 
 
-def _is_sound(table: Table, book: Book, store: Store, passed_over: list[str]) -> bool:
+def _is_intact(table: Table, decisions: DecisionLog, store: Store, passed_over: list[str]) -> bool:
     """Whether all of it is there, as it was approved; if not, why."""
     if table.derived:
         try:
-            shelf.rows(table, store)
+            repository.read_rows(table, store)
         except StateError as error:
             passed_over.append(f"{table}: {error.message}")
             return False
         return True
-    found, approval = shelf.examined(table.version, store), book.approval(table.version)
+    found, approval = repository.verified(table.version, store), decisions.approval(table.version)
     damage = list(found.damage)
     if not damage and approval is not None and found.seal != approval.seal:
         damage.append("it is not what was approved: its release.json differs")
@@ -541,9 +600,9 @@ def _is_sound(table: Table, book: Book, store: Store, passed_over: list[str]) ->
     return not damage
 
 
-def facts(book: Book, store: Store) -> dict[str, Any]:
+def status_facts(decisions: DecisionLog, store: Store) -> dict[str, Any]:
     """Every release and its state, and what charging uses, in words that a program can read."""
-    charging, since = book.charging, book.since()
+    charging, since = decisions.charging, decisions.since()
     return {
         "charging": charging
         and since
@@ -560,26 +619,32 @@ def facts(book: Book, store: Store) -> dict[str, Any]:
             "entry": since.number,
         },
         "releases": [
-            _release_facts(s, book) for s in reversed(_with_lost(shelf.shelved(store), book))
+            _release_facts(s, decisions)
+            for s in reversed(_with_missing(repository.stored_releases(store), decisions))
         ],
     }
 
 
-def _with_lost(there: list[shelf.Shelved], book: Book) -> list[shelf.Shelved]:
+def _with_missing(
+    there: list[repository.StoredRelease], decisions: DecisionLog
+) -> list[repository.StoredRelease]:
     """Also the releases that the log knows and the shelf has no more."""
-    lost = sorted(set(book.states) - {s.version for s in there})
+    lost = sorted(set(decisions.states) - {s.version for s in there})
     return sorted(
-        [*there, *(shelf.Shelved(v, None, damage=("its folder is gone",)) for v in lost)],
+        [
+            *there,
+            *(repository.StoredRelease(v, None, damage=("its folder is gone",)) for v in lost),
+        ],
         key=lambda s: s.version,
     )
 
 
-def _release_facts(found: shelf.Shelved, book: Book) -> dict[str, Any]:
-    release, entries = found.release, book.about(found.version)
+def _release_facts(found: repository.StoredRelease, decisions: DecisionLog) -> dict[str, Any]:
+    release, entries = found.release, decisions.entries_of(found.version)
     last = entries[-1] if entries else None
     return {
         "version": found.version,
-        "state": book.state(found.version).value,
+        "state": decisions.state(found.version).value,
         "as_of": release.as_of if release else None,
         "run": release.run if release else None,
         "parent": release.parent if release else None,

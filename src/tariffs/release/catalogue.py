@@ -16,7 +16,7 @@ from hundredfold.errors import HundredfoldError, UsageError
 from hundredfold.job import Layout
 from hundredfold.pipeline.publish import Release
 from hundredfold.ports.interfaces import RunHome
-from tariffs.release.tables import read
+from tariffs.release.tables import read_parquet
 
 SOURCE = "product_catalog"
 COLUMNS = {
@@ -26,7 +26,7 @@ COLUMNS = {
     "price_floor": pa.float64(),
     "price_ceiling": pa.float64(),
 }
-MORE = {  # what some guards go by, where the catalogue has it
+OPTIONAL_COLUMNS = {  # what some guards go by, where the catalogue has it
     "unit_cost": pa.float64(),
     "currency": pa.string(),
     "ladder": pa.string(),
@@ -41,14 +41,14 @@ MORE = {  # what some guards go by, where the catalogue has it
 def catalogue_of(release: Release, home: RunHome, given: str | None = None) -> pa.Table | None:
     """The catalogue's rows: of the file that is named, or of the run that made the release; None if they are gone."""
     if given is not None:
-        return _typed(_file(Path(given).expanduser()), given)
+        return _typed(_read_file(Path(given).expanduser()), given)
     layout = Layout(release.run)
     for key in (layout.staged(SOURCE), f"processing/{release.run}/staged/{SOURCE}/rows.parquet"):
         try:
-            return _typed(read(home.store.get(key)), key)
+            return _typed(read_parquet(home.store.get(key)), key)
         except KeyError:
             continue
-    return _from_place(release, home)
+    return _from_original_file(release, home)
 
 
 def locations_of(release: Release, home: RunHome) -> pa.Table | None:
@@ -56,7 +56,7 @@ def locations_of(release: Release, home: RunHome) -> pa.Table | None:
     key = f"{Layout(release.run).root}/sources/locations.parquet"
     for name in (key, f"processing/{release.run}/staged/locations/rows.parquet"):
         try:
-            rows = read(home.store.get(name))
+            rows = read_parquet(home.store.get(name))
             zone = (
                 rows["time_zone"].cast(pa.string())
                 if "time_zone" in rows.column_names
@@ -76,27 +76,27 @@ def locations_of(release: Release, home: RunHome) -> pa.Table | None:
     return None
 
 
-def _from_place(release: Release, home: RunHome) -> pa.Table | None:
+def _from_original_file(release: Release, home: RunHome) -> pa.Table | None:
     """Where the run read it: Parquet is read in place, and nothing is kept of it."""
     try:
         options: Mapping[str, Any] = home.ledger.read(release.run).options
         place = str(options["sources"][SOURCE])
         own = str(home.store.where("x")).removesuffix("x")
         if place.startswith(own):
-            return _typed(read(home.store.get(place.removeprefix(own))), place)
+            return _typed(read_parquet(home.store.get(place.removeprefix(own))), place)
         return (
             None
             if "://" in place
-            else _typed(_file(Path(str(options.get("folder", "."))) / place), place)
+            else _typed(_read_file(Path(str(options.get("folder", "."))) / place), place)
         )
     except (HundredfoldError, KeyError, OSError):
         return None
 
 
-def _file(path: Path) -> pa.Table:
+def _read_file(path: Path) -> pa.Table:
     try:
         if path.suffix in (".parquet", ".pq"):
-            return read(path.read_bytes())
+            return read_parquet(path.read_bytes())
         return pacsv.read_csv(path, convert_options=pacsv.ConvertOptions(column_types=COLUMNS))
     except (OSError, pa.ArrowException) as error:
         raise UsageError(
@@ -114,7 +114,9 @@ def _typed(table: pa.Table, place: str) -> pa.Table:
         )
     try:
         kinds = {
-            name: kind for name, kind in {**COLUMNS, **MORE}.items() if name in table.column_names
+            name: kind
+            for name, kind in {**COLUMNS, **OPTIONAL_COLUMNS}.items()
+            if name in table.column_names
         }
         return pa.table([table[name].cast(kind) for name, kind in kinds.items()], names=list(kinds))
     except pa.ArrowException as error:

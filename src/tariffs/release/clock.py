@@ -23,8 +23,8 @@ from hundredfold.pipeline.publish import Release
 from hundredfold.ports.interfaces import RunHome
 
 DEMO_CLOCK = "demo.json"  # in the folder of data that a demo made
-SAME_MOMENT = dt.timedelta(hours=1)
-NOT_SET = 4_294_967_295  # what the kernel says for a process that nobody logged in to start
+MAX_CLOCK_DIFFERENCE = dt.timedelta(hours=1)
+LOGIN_UID_UNSET = 4_294_967_295  # what the kernel says for a process that nobody logged in to start
 SSO_ROLE = "AWSReservedSSO_"
 
 
@@ -43,18 +43,18 @@ def clock_of(
     """The time that --as-of says; else that of the demo, for a release of its data; else the time of day."""
     today = today or dt.datetime.now(dt.UTC)
     if as_of is not None:
-        moment = moment_of(as_of)
+        moment = parse_as_of(as_of)
         same_day = len(as_of) == len("2026-06-30") and moment.date() == today.date()
-        if same_day or abs(moment - today) <= SAME_MOMENT:
+        if same_day or abs(moment - today) <= MAX_CLOCK_DIFFERENCE:
             return Clock(today)
         return Clock(moment, f"{moment:%Y-%m-%d %H:%M} UTC, by --as-of", by_hand=True)
-    if release is not None and _of_a_demo(release, home):
-        moment = moment_of(release.as_of)
+    if release is not None and _is_demo_data(release, home):
+        moment = parse_as_of(release.as_of)
         return Clock(moment, f"{moment:%Y-%m-%d %H:%M} UTC, the clock of the demo's data")
     return Clock(today)
 
 
-def moment_of(text: str) -> dt.datetime:
+def parse_as_of(text: str) -> dt.datetime:
     """A moment, UTC where it names no zone; UsageError if it is none."""
     try:
         moment = dt.datetime.fromisoformat(text)
@@ -69,7 +69,7 @@ def write_demo_clock(folder: Path, as_of: str) -> None:
     (folder / DEMO_CLOCK).write_text(json.dumps({"as_of": as_of}) + "\n")
 
 
-def _of_a_demo(release: Release, home: RunHome) -> bool:
+def _is_demo_data(release: Release, home: RunHome) -> bool:
     """Whether the sales of the release's run lie in a folder that a demo made."""
     try:
         options: Mapping[str, Any] = home.ledger.read(release.run).options
@@ -82,7 +82,7 @@ def _of_a_demo(release: Release, home: RunHome) -> bool:
     return any((up / DEMO_CLOCK).is_file() for up in list(path.parents)[:2])
 
 
-def account_here() -> tuple[str, str]:
+def local_account() -> tuple[str, str]:
     """The authenticated account of this process, and its name; ("", "") where the system has none."""
     if not hasattr(os, "getuid"):
         domain, user = os.environ.get("USERDOMAIN", ""), os.environ.get("USERNAME", "")
@@ -96,7 +96,7 @@ def _login_uid() -> int:
     """Who logged in; who called sudo; who the process runs as."""
     try:
         uid = int(Path("/proc/self/loginuid").read_text())
-        if uid != NOT_SET:
+        if uid != LOGIN_UID_UNSET:
             return uid
     except (OSError, ValueError):
         pass

@@ -14,14 +14,14 @@ from typing import Any
 
 from tariffs.release.states import Event, State, after
 
-SETTLED_BAD = (Event.KILL, Event.WITHDRAW)  # the kill switch never goes back to what ended so
+NO_FALLBACK_AFTER = (Event.KILL, Event.WITHDRAW)  # the kill switch never goes back to what ended so
 
 
 class BrokenLog(Exception):
     """The log is not what was written; the words say where."""
 
 
-class Refused(Exception):
+class EventRefused(Exception):
     """An event cannot happen to a release now; the words say why."""
 
 
@@ -80,7 +80,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Attribution:
     """Who says it, when and why.
 
     by     the person's name, as given or from the system
@@ -101,7 +101,7 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LogEntry:
     """One decision.
 
     moves     the releases that it moves, each with the event that happens to it
@@ -115,7 +115,7 @@ class Entry:
 
     number: int
     verb: str
-    said: Said
+    said: Attribution
     moves: tuple[tuple[int, Event], ...] = ()
     charging: Table | None = None
     seal: str = ""
@@ -131,10 +131,10 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Book:
+class DecisionLog:
     """The entries so far, and what follows from them: the state of every release, what charging uses, the guards' limits."""
 
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[LogEntry, ...] = ()
     states: Mapping[int, State] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
     last: str = ""  # the SHA-256 of the last entry
@@ -150,11 +150,11 @@ class Book:
     def state(self, version: int) -> State:
         return self.states.get(version, State.DRAFT)
 
-    def about(self, version: int) -> list[Entry]:
+    def entries_of(self, version: int) -> list[LogEntry]:
         """The entries that moved a release, oldest first."""
         return [entry for entry in self.entries if entry.event(version)]
 
-    def approval(self, version: int) -> Entry | None:
+    def approval(self, version: int) -> LogEntry | None:
         """The last entry that approved a release."""
         return next((e for e in reversed(self.entries) if e.event(version) is Event.APPROVE), None)
 
@@ -180,7 +180,7 @@ class Book:
         now = self.charging.version if self.charging else None
         return [v for v in dict.fromkeys([*used, *approved]) if v != now and self._may_return(v)]
 
-    def since(self) -> Entry | None:
+    def since(self) -> LogEntry | None:
         """The entry since which charging uses what it uses."""
         found = None
         for entry in reversed(self.entries):
@@ -195,17 +195,17 @@ class Book:
         for version, event in moves:
             answer = after(states.get(version, State.DRAFT), event)
             if not isinstance(answer, State):
-                raise Refused(f"release {version} cannot be {PAST[event]}: {answer}")
+                raise EventRefused(f"release {version} cannot be {PAST_TENSE[event]}: {answer}")
             states[version] = answer
         return states
 
-    def entry(self, verb: str, said: Said, **facts: Any) -> Entry:
+    def entry(self, verb: str, said: Attribution, **facts: Any) -> LogEntry:
         """The next entry, upon what is there; charging stays as it is if nothing else is said."""
-        return Entry(
+        return LogEntry(
             self.next, verb, said, **{"charging": self.charging, **facts}, before=self.last
         )
 
-    def then(self, data: bytes) -> Book:
+    def then(self, data: bytes) -> DecisionLog:
         """The book with one more entry; BrokenLog if it does not follow from those before it."""
         entry = decode(data)
         if entry.number != self.next:
@@ -218,7 +218,7 @@ class Book:
             )
         try:
             states = self.moved(entry.moves)
-        except Refused as error:
+        except EventRefused as error:
             raise BrokenLog(f"entry {entry.number} cannot have happened: {error}") from error
         active = {version for version, state in states.items() if state is State.ACTIVE}
         if active != (
@@ -237,7 +237,7 @@ class Book:
                 f"entry {entry.number} says that charging uses {entry.charging}, and its moves make canaries: {sorted(tried)}"
             )
         limits = {**self.limits, **entry.limits}
-        return Book((*self.entries, entry), states, limits, hashlib.sha256(data).hexdigest())
+        return DecisionLog((*self.entries, entry), states, limits, hashlib.sha256(data).hexdigest())
 
     def _may_return(self, version: int) -> bool:
         events = [event for e in self.entries if (event := e.event(version))]
@@ -246,10 +246,10 @@ class Book:
                 (i for i, event in enumerate(events) if event is Event.APPROVE), default=len(events)
             ) :
         ]
-        return bool(since) and not set(SETTLED_BAD) & set(since)
+        return bool(since) and not set(NO_FALLBACK_AFTER) & set(since)
 
 
-PAST = {
+PAST_TENSE = {
     Event.APPROVE: "approved",
     Event.TRY: "tried in some places",
     Event.ACTIVATE: "activated",
@@ -260,17 +260,17 @@ PAST = {
 }
 
 
-def encode(entry: Entry) -> bytes:
+def encode(entry: LogEntry) -> bytes:
     """An entry as the bytes that are kept."""
     return json.dumps(asdict(entry), indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
-def decode(data: bytes) -> Entry:
+def decode(data: bytes) -> LogEntry:
     """The entry that these bytes are; BrokenLog if they are none."""
     try:
         facts = json.loads(data)
         read = {
-            "said": Said(**facts["said"]),
+            "said": Attribution(**facts["said"]),
             "moves": tuple((int(version), Event(event)) for version, event in facts["moves"]),
             "charging": facts["charging"] and _table(facts["charging"]),
             "against": facts["against"] and _table(facts["against"]),
@@ -279,7 +279,7 @@ def decode(data: bytes) -> Entry:
             ),
             "despite": tuple(facts["despite"]),
         }
-        return Entry(**{**facts, **read})
+        return LogEntry(**{**facts, **read})
     except (ValueError, KeyError, TypeError) as error:
         raise BrokenLog(f"an entry cannot be read: {error}") from error
 

@@ -21,16 +21,16 @@ from tariffs.release.tables import (
     KEY,
     RELEASE_WIDE,
     Bools,
-    in_order,
-    matched,
-    one,
-    repeated,
+    duplicate_keys,
+    in_published_order,
+    match_rows,
+    single_value,
 )
 
 ADDED, CHANGED, REMOVED = "added", "changed", "removed"
 
 
-class NotATable(ValueError):
+class InvalidTable(ValueError):
     """Rows that are no price table: a key twice, or columns missing."""
 
 
@@ -57,10 +57,10 @@ def delta(old: pa.Table, new: pa.Table, columns: Sequence[str] = CHARGING) -> De
         name: value.as_py()
         for name in RELEASE_WIDE
         if name in columns
-        for alone, value in [one(new, name)]
+        for alone, value in [single_value(new, name)]
         if alone
     }
-    before, after = matched(new, old), matched(old, new)
+    before, after = match_rows(new, old), match_rows(old, new)
     same = new.filter(pa.array(before >= 0))
     was = old.take(pa.array(before[before >= 0]))
     moved = _differ(was, same, [name for name in columns if name not in facts])
@@ -69,10 +69,10 @@ def delta(old: pa.Table, new: pa.Table, columns: Sequence[str] = CHARGING) -> De
         _part(CHANGED, same.filter(pa.array(moved)), was["price"].filter(pa.array(moved))),
         _part(REMOVED, old.filter(pa.array(after < 0)), old["price"].filter(pa.array(after < 0))),
     ]
-    return Delta(in_order(pa.concat_tables(parts)), facts)
+    return Delta(in_published_order(pa.concat_tables(parts)), facts)
 
 
-def apply(old: pa.Table, change: Delta) -> pa.Table:
+def apply_delta(old: pa.Table, change: Delta) -> pa.Table:
     """The new table's rows, in order: `old` with the delta done to it, in the delta's columns."""
     columns = [
         "price" if name == "new_price" else name
@@ -81,14 +81,14 @@ def apply(old: pa.Table, change: Delta) -> pa.Table:
     ]
     columns = sorted(columns, key=[f.name for f in old.schema].index)
     old = _checked(old, columns, "old")
-    stay = old.filter(pa.array(matched(old, change.rows) < 0))
+    stay = old.filter(pa.array(match_rows(old, change.rows) < 0))
     made = change.rows.filter(pc.not_equal(change.rows["change"], REMOVED)).drop_columns(
         ["change", "old_price"]
     )
     made = made.rename_columns(
         ["price" if name == "new_price" else name for name in made.column_names]
     ).select(columns)
-    table = in_order(pa.concat_tables([stay, made.cast(stay.schema)]))
+    table = in_published_order(pa.concat_tables([stay, made.cast(stay.schema)]))
     for name, value in change.facts.items():
         field = table.schema.field(name)
         table = table.set_column(
@@ -99,7 +99,7 @@ def apply(old: pa.Table, change: Delta) -> pa.Table:
     return table
 
 
-def plain(facts: Mapping[str, Any]) -> dict[str, Any]:
+def to_json(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The facts for JSON: times in ISO 8601, UTC."""
     return {n: f"{v.isoformat()}Z" if isinstance(v, dt.datetime) else v for n, v in facts.items()}
 
@@ -107,9 +107,9 @@ def plain(facts: Mapping[str, Any]) -> dict[str, Any]:
 def _checked(table: pa.Table, columns: Sequence[str], which: str) -> pa.Table:
     missing = [name for name in columns if name not in table.column_names]
     if missing:
-        raise NotATable(f"the {which} table has no column {', '.join(missing)}")
-    if twice := repeated(table):
-        raise NotATable(
+        raise InvalidTable(f"the {which} table has no column {', '.join(missing)}")
+    if twice := duplicate_keys(table):
+        raise InvalidTable(
             f"the {which} table has keys more than once: {len(twice):,}, such as {twice[0]}"
         )
     return table.select(list(columns))

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from tariffs.release.panel import Panel, numbers_of
+from tariffs.release.panel import Panel, category_codes
 from tariffs.release.tables import Bools, Floats, bools, floats, is_voice
 
-ALLOWANCE, ALARM = 0.5, 5.0
+CUSUM_ALLOWANCE, CUSUM_ALARM = 0.5, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Chart:
 
     @property
     def alarm(self) -> bool:
-        return self.peak > ALARM
+        return self.peak > CUSUM_ALARM
 
 
 def charts(table: pa.Table, since: Panel) -> tuple[Chart, ...]:
@@ -57,7 +57,7 @@ def charts(table: pa.Table, since: Panel) -> tuple[Chart, ...]:
     known = np.isfinite(expected) & (expected > 0)
     found = []
     for kind, column in ((~voice, "segment"), (voice, "day_type")):
-        names, group = numbers_of(table, column)
+        names, group = category_codes(table, column)
         for number, name in enumerate(names):
             here = kind & known & (group == number)
             held = here & control if (here & control).any() else kind & known & control
@@ -80,8 +80,8 @@ def cusum(score: Floats) -> tuple[Floats, Floats]:
     above = below = 0.0
     for week, z in enumerate(score):
         above, below = (
-            max(0.0, above + float(z) - ALLOWANCE),
-            max(0.0, below - float(z) - ALLOWANCE),
+            max(0.0, above + float(z) - CUSUM_ALLOWANCE),
+            max(0.0, below - float(z) - CUSUM_ALLOWANCE),
         )
         up[week], down[week] = above, below
     return up, down

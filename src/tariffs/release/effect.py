@@ -24,8 +24,8 @@ import numpy as np
 from tariffs.release.panel import Ints
 from tariffs.release.tables import Bools, Floats
 
-FEWEST = 5  # locations in all, for an interval to mean something
-TOLERANCE, MOST_STEPS, RUNAWAY = 1e-10, 50, 15.0
+MIN_LOCATIONS = 5  # locations in all, for an interval to mean something
+STEP_TOLERANCE, MAX_NEWTON_STEPS, MAX_LOG_EFFECT = 1e-10, 50, 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Cells:
 
 def effect(cells: Cells) -> Effect | None:
     """None where nothing tells it: no control unit, or no unit that is seen both before and after."""
-    c = _telling(cells)
+    c = _informative(cells)
     ever = c.treated.any(axis=1)
     if not ever.any() or ever.all():
         return None
@@ -76,8 +76,8 @@ def effect(cells: Cells) -> Effect | None:
     else:
         return None
     lean, score = _score(c, residual, mu)
-    se, freedom = _error(c.place, lean, score)
-    width = t_quantile(0.975, freedom) * se if freedom >= FEWEST - 2 else math.nan
+    se, freedom = _standard_error(c.place, lean, score)
+    width = t_quantile(0.975, freedom) * se if freedom >= MIN_LOCATIONS - 2 else math.nan
     post = np.where(c.treated & (c.exposure > 0), c.y, 0.0)
     weeks = int((post != 0).any(axis=0).sum()) or 1
     places, held = len(np.unique(c.place)), len(np.unique(c.place[~ever]))
@@ -99,7 +99,7 @@ def t_quantile(share: float, freedom: float) -> float:
     return x + sum(term / freedom ** (power + 1) for power, term in enumerate(terms))
 
 
-def _telling(c: Cells) -> Cells:
+def _informative(c: Cells) -> Cells:
     """The units that sold something and have at least two cells; the others say nothing of any effect."""
     there = np.isfinite(c.y) & np.isfinite(c.exposure) & (np.nan_to_num(c.exposure) > 0)
     y, exposure = np.where(there, c.y, 0.0), np.where(there, c.exposure, 0.0)
@@ -119,21 +119,21 @@ def _fit(c: Cells) -> tuple[float, Floats, Floats]:
     groups, group = np.unique(c.group, return_inverse=True)
     weeks, total = c.y.shape[1], c.y.sum(axis=1)
     gamma, delta = np.zeros((len(groups), weeks)), 0.0
-    free = _free(c, group, len(groups))
-    for _ in range(MOST_STEPS):
+    free = _free_weeks(c, group, len(groups))
+    for _ in range(MAX_NEWTON_STEPS):
         mu = _fitted(c, total, gamma[group], delta)
         step = np.clip(_newton(c, group, total, mu, free), -2.0, 2.0)
         gamma[free] += step[:-1]
         delta += step[-1]
-        if np.abs(step).max() < TOLERANCE:
+        if np.abs(step).max() < STEP_TOLERANCE:
             mu = _fitted(c, total, gamma[group], delta)
             return float(delta), c.y - mu, mu
-        if np.abs(gamma).max() > RUNAWAY or abs(delta) > RUNAWAY:
+        if np.abs(gamma).max() > MAX_LOG_EFFECT or abs(delta) > MAX_LOG_EFFECT:
             break  # some week or arm sold nothing: there is no finite answer
     return math.nan, c.y, c.y
 
 
-def _free(c: Cells, group: Ints, groups: int) -> Bools:
+def _free_weeks(c: Cells, group: Ints, groups: int) -> Bools:
     """Which week effects are to be found: those of weeks with sales, except each group's first."""
     sales = np.zeros((groups, c.y.shape[1]))
     np.add.at(sales, group, c.y)
@@ -175,15 +175,15 @@ def _score(c: Cells, residual: Floats, mu: Floats) -> tuple[Floats, Floats]:
     """Of each unit, its information on delta once the season is known, and its score; shape (units,)."""
     groups, group = np.unique(c.group, return_inverse=True)
     total, treated = c.y.sum(axis=1), c.treated.astype(np.float64)
-    free = _free(c, group, len(groups))
+    free = _free_weeks(c, group, len(groups))
     apart = np.zeros(free.shape)
-    apart[free] = _season_of(mu, total, treated, group, free)
+    apart[free] = _season_part(mu, total, treated, group, free)
     lean = treated - apart[group]
     mean = (mu * lean).sum(axis=1) / total
     return (mu * lean**2).sum(axis=1) - total * mean**2, (residual * lean).sum(axis=1)
 
 
-def _season_of(mu: Floats, total: Floats, treated: Floats, group: Ints, free: Bools) -> Floats:
+def _season_part(mu: Floats, total: Floats, treated: Floats, group: Ints, free: Bools) -> Floats:
     """The part of D that the week effects explain, as weighted least squares has it."""
     found = []
     mean = (mu * treated).sum(axis=1) / total
@@ -197,7 +197,7 @@ def _season_of(mu: Floats, total: Floats, treated: Floats, group: Ints, free: Bo
     return np.concatenate(found)
 
 
-def _error(place: Ints, lean: Floats, score: Floats) -> tuple[float, float]:
+def _standard_error(place: Ints, lean: Floats, score: Floats) -> tuple[float, float]:
     """The standard error of delta, and its degrees of freedom: the larger of the two."""
     _, number = np.unique(place, return_inverse=True)
     information, sums = np.bincount(number, lean), np.bincount(number, score)

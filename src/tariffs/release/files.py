@@ -14,18 +14,17 @@ import pyarrow as pa
 
 from hundredfold.errors import StateError, UsageError
 from hundredfold.ports.interfaces import RunHome, Store
-from tariffs.release import repository as shelf
-from tariffs.release import tmf620
-from tariffs.release.decision_log import Book, Table
-from tariffs.release.delta import Delta, NotATable, delta, plain
+from tariffs.release import repository, tmf620
+from tariffs.release.decision_log import DecisionLog, Table
+from tariffs.release.delta import Delta, InvalidTable, delta, to_json
 from tariffs.release.states import State
-from tariffs.release.tables import CHARGING, csv, parquet
+from tariffs.release.tables import CHARGING, to_csv, to_parquet
 
-NAME = "price_delta"
+DELTA_FILE = "price_delta"
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenDelta:
     """A delta, from where to where, and the files that it was written to; `rows` of the new table."""
 
     old: Table
@@ -39,105 +38,113 @@ class Written:
             "from": str(self.old),
             "to": str(self.new),
             **self.change.counts(),
-            "facts": plain(self.change.facts),
+            "facts": to_json(self.change.facts),
             "files": self.files,
         }
 
 
-def table_of(word: str, book: Book, store: Store) -> Table:
+def resolve_table(word: str, decisions: DecisionLog, store: Store) -> Table:
     """The table that a word means: a version, or 'active'; UsageError if there is none."""
     if word == "active":
-        if book.charging is None:
+        if decisions.charging is None:
             raise UsageError("no table is active", hint="name a version: tariffs status")
-        return book.charging
+        return decisions.charging
     if not word.isdigit():
         raise UsageError(
             f"{word!r} is no table, wanted a version such as 3, or 'active'", hint="tariffs status"
         )
-    shelf.whole(int(word), store)
+    repository.load_verified(int(word), store)
     return Table(int(word))
 
 
-def write_delta(new: str, old: str, home: RunHome, out: str | None, *, whole: bool) -> Written:
+def write_delta(new: str, old: str, home: RunHome, out: str | None, *, whole: bool) -> WrittenDelta:
     """Work out a delta and write it as CSV, Parquet, and what is true of all its rows as JSON."""
-    book = shelf.read_book(home.store)
-    after, before = table_of(new, book, home.store), table_of(old, book, home.store)
+    decisions = repository.read_log(home.store)
+    after, before = (
+        resolve_table(new, decisions, home.store),
+        resolve_table(old, decisions, home.store),
+    )
     if after == before:
         raise UsageError(
             f"{after} is compared with itself",
             hint=f"name the table before it: tariffs delta {new} --against VERSION",
         )
-    rows, was = shelf.rows(after, home.store), shelf.rows(before, home.store)
+    rows, was = repository.read_rows(after, home.store), repository.read_rows(before, home.store)
     try:
         change = delta(was, rows, rows.column_names if whole else CHARGING)
-    except NotATable as error:
+    except InvalidTable as error:
         raise StateError(
             f"there is no delta from {before} to {after}: {error}",
             hint=f"tariffs check {after.version}",
         ) from error
-    files = {f"{NAME}.csv": csv(change.rows), f"{NAME}.parquet": parquet(change.rows)}
+    files = {
+        f"{DELTA_FILE}.csv": to_csv(change.rows),
+        f"{DELTA_FILE}.parquet": to_parquet(change.rows),
+    }
     facts = {
         "from": {"version": before.version, "rule": before.rule},
         "to": {"version": after.version, "rule": after.rule},
         **change.counts(),
-        "facts": plain(change.facts),
+        "facts": to_json(change.facts),
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
-    files[f"{NAME}.json"] = json.dumps(facts, indent=1).encode() + b"\n"
+    files[f"{DELTA_FILE}.json"] = json.dumps(facts, indent=1).encode() + b"\n"
     places = (
-        _put(files, Path(out))
+        _write_to_folder(files, Path(out))
         if out
-        else _keep(files, shelf.delta_folder(before, after, whole=whole), home)
+        else _write_to_store(files, repository.delta_folder(before, after, whole=whole), home)
     )
-    return Written(before, after, change, rows.num_rows, tuple(places))
+    return WrittenDelta(before, after, change, rows.num_rows, tuple(places))
 
 
 def export(word: str, format: str, home: RunHome, out: Path | None, base: str | None) -> int:
     """Write a table for another system, with the state that it has now; how many prices."""
-    book = shelf.read_book(home.store)
-    table = table_of(word, book, home.store)
-    rows = shelf.rows(table, home.store)
-    state = _state(table, book)
+    decisions = repository.read_log(home.store)
+    table = resolve_table(word, decisions, home.store)
+    rows = repository.read_rows(table, home.store)
+    state = _state(table, decisions)
     if format in ("csv", "parquet"):
         made = _with_status(rows, state)
-        data = csv(made) if format == "csv" else parquet(made)
+        data = to_csv(made) if format == "csv" else to_parquet(made)
         if format == "parquet" and out is None:
             raise UsageError(
                 "Parquet is not for a terminal", hint="name a file: --out price_table.parquet"
             )
-        _bytes(iter([data]), out)
+        _write_bytes(iter([data]), out)
     else:
-        standing = standing_of(table, book, base)
+        standing = publication_status(table, decisions, base)
         lines = (
             tmf620.as_array(rows, standing)
             if format == "tmf620"
             else tmf620.as_lines(rows, standing)
         )
-        _bytes((line.encode() for line in lines), out)
+        _write_bytes((line.encode() for line in lines), out)
     return int(rows.num_rows)
 
 
-def standing_of(table: Table, book: Book, base: str | None = None) -> tmf620.Standing:
+def publication_status(
+    table: Table, decisions: DecisionLog, base: str | None = None
+) -> tmf620.PublicationStatus:
     """What is true of all prices of a table, for TMF620."""
-    about, since = book.about(table.version), book.since()
-    used = book.charging == table
+    about, since = decisions.entries_of(table.version), decisions.since()
+    used = decisions.charging == table
     brought = (
         used and since is not None and since.verb == "kill"
     )  # its own times are those of the week that it was made for
     changed = since if used else about[-1] if about else None
-    return tmf620.Standing(
-        tmf620.life_cycle(_state(table, book), book.was_used(table.version)),
+    return tmf620.PublicationStatus(
+        tmf620.life_cycle(_state(table, decisions), decisions.was_used(table.version)),
         changed.said.at if changed else None,
         since.said.at if brought and since else None,
         base,
     )
 
 
-def _state(table: Table, book: Book) -> State:
+def _state(table: Table, decisions: DecisionLog) -> State:
     """A release's state; a table that was made here is active while charging uses it."""
     if table.derived or table.canary is not None:
-        return State.ACTIVE if book.charging == table else State.APPROVED
-    return book.state(table.version)
+        return State.ACTIVE if decisions.charging == table else State.APPROVED
+    return decisions.state(table.version)
 
 
 def _with_status(rows: pa.Table, state: State) -> pa.Table:
@@ -150,7 +157,7 @@ def _with_status(rows: pa.Table, state: State) -> pa.Table:
     )
 
 
-def _put(files: dict[str, bytes], folder: Path) -> Iterator[str]:
+def _write_to_folder(files: dict[str, bytes], folder: Path) -> Iterator[str]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
@@ -163,13 +170,13 @@ def _put(files: dict[str, bytes], folder: Path) -> Iterator[str]:
         ) from error
 
 
-def _keep(files: dict[str, bytes], folder: str, home: RunHome) -> Iterator[str]:
+def _write_to_store(files: dict[str, bytes], folder: str, home: RunHome) -> Iterator[str]:
     for name, data in files.items():
         home.store.put(f"{folder}/{name}", data)
         yield home.where(f"{folder}/{name}")
 
 
-def _bytes(parts: Iterator[bytes], out: Path | None) -> None:
+def _write_bytes(parts: Iterator[bytes], out: Path | None) -> None:
     if out is None:
         for part in parts:
             sys.stdout.buffer.write(part)

@@ -17,12 +17,12 @@ import pyarrow as pa
 
 from tariffs.release.drift import Chart, charts
 from tariffs.release.effect import Cells, Effect, effect
-from tariffs.release.panel import Panel, numbers_of
+from tariffs.release.panel import Panel, category_codes
 from tariffs.release.tables import Bools, Floats, bools, floats, is_voice
 
 PRICE_SLACK = 0.005  # of the price: what was paid is rated in other decimals than what was asked
 WEEKS_BEFORE = 8
-QUIET, BUSY = 0.2, 0.5  # of a cell's capacity in that hour, before
+LOW_LOAD, HIGH_LOAD = 0.2, 0.5  # of a cell's capacity in that hour, before
 GAIN_BANDS = (0.0, 0.7, 0.8, 0.9, 0.95, 1.0 + 1e-9)
 WEEK = np.timedelta64(7, "D")
 
@@ -126,8 +126,8 @@ class _Units:
         self.price, self.current = floats(table, "price"), floats(table, "current_price")
         self.cost, self.capacity = cost, capacity
         self.voice, self.control = is_voice(table), bools(table, "control_flag")
-        self.place = numbers_of(table, "location")[1]
-        segment = numbers_of(table, "segment")[1]
+        self.place = category_codes(table, "location")[1]
+        segment = category_codes(table, "segment")[1]
         area = (
             np.unique(np.asarray(region, dtype=str), return_inverse=True)[1]
             if region is not None
@@ -168,8 +168,8 @@ class _Units:
                     yield Kpi(kind, name, found, self._promised(name, where))
         load = self._load_before()
         for name, hours in (
-            (f"minutes, hours below {QUIET:.0%} load", load < QUIET),
-            (f"minutes, hours from {BUSY:.0%} load", load >= BUSY),
+            (f"minutes, hours below {LOW_LOAD:.0%} load", load < LOW_LOAD),
+            (f"minutes, hours from {HIGH_LOAD:.0%} load", load >= HIGH_LOAD),
         ):
             if (found := self.seen(self.sold, self.voice & hours)) is not None:
                 yield Kpi("voice", name, found, self._promised("minutes", self.voice & hours))
@@ -288,7 +288,7 @@ def _share(change: Floats, base: Floats) -> float:
     return float(change.sum()) / total if total else float("nan")
 
 
-def plain(measured: Measured) -> dict[str, Any]:
+def to_json(measured: Measured) -> dict[str, Any]:
     """For JSON: NaN is null."""
     from dataclasses import asdict
 

@@ -14,17 +14,17 @@ import pyarrow.compute as pc
 from hundredfold.errors import StateError, UsageError
 from hundredfold.pipeline.publish import Release
 from hundredfold.ports.interfaces import RunHome
-from tariffs.release import repository as shelf
+from tariffs.release import repository
 from tariffs.release.catalogue import catalogue_of
-from tariffs.release.decision_log import Book, Table
-from tariffs.release.files import table_of
+from tariffs.release.decision_log import DecisionLog, Table
+from tariffs.release.files import resolve_table
 from tariffs.release.guards.context import catalogued
 from tariffs.release.measure import WEEKS_BEFORE, Measured, measure
 from tariffs.release.panel import panel_of
-from tariffs.release.sales import place_of, sales_of, view
+from tariffs.release.sales import create_sales_view, sales_location, sales_of
 from tariffs.release.tables import Floats, floats, is_voice
 
-DAYS_OF = {"WEEKDAY": 5.0, "WEEKEND": 2.0}
+DAYS_PER_WEEK = {"WEEKDAY": 5.0, "WEEKEND": 2.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +50,21 @@ def outcome(
     catalogue: str | None,
 ) -> Outcome:
     """Measure a table; UsageError if it was never in use and nobody says since when, StateError if there are no sales to measure it by."""
-    book = shelf.read_book(home.store)
-    table = table_of(word, book, home.store)
-    rows = shelf.rows(table, home.store) if table.canary is None else _trial(table, home.store)
-    begins, ends = span(book, table)
-    begins, ends = since or _from(rows, begins), until or ends
+    decisions = repository.read_log(home.store)
+    table = resolve_table(word, decisions, home.store)
+    rows = (
+        repository.read_rows(table, home.store)
+        if table.canary is None
+        else _canary_against_rest(table, home.store)
+    )
+    begins, ends = active_period(decisions, table)
+    begins, ends = since or _first_day(rows, begins), until or ends
     if begins is None:
         raise UsageError(
             f"{table} was never in use",
             hint=f"say since when its prices were asked: tariffs measure {word} --since DATE",
         )
-    release = newest(home.store)
+    release = newest_release(home.store)
     sales = sales_of(release, home, given)
     if sales is None:
         raise StateError(
@@ -87,9 +91,9 @@ def outcome(
     return Outcome(table, begins, ends, read, sales.unsound(), found)
 
 
-def _trial(table: Table, store: Any) -> pa.Table:
+def _canary_against_rest(table: Table, store: Any) -> pa.Table:
     """A canary against the places without it: these keep the prices of the table before, and so are what it is held against."""
-    rows = shelf.rows(table, store)
+    rows = repository.read_rows(table, store)
     inside = pc.and_(
         pc.is_in(rows["location"], value_set=pa.array(table.places)),
         pc.invert(rows["control_flag"]),
@@ -103,10 +107,10 @@ def _trial(table: Table, store: Any) -> pa.Table:
     return rows
 
 
-def span(book: Book, table: Table) -> tuple[dt.date | None, dt.date | None]:
+def active_period(decisions: DecisionLog, table: Table) -> tuple[dt.date | None, dt.date | None]:
     """From which day, and until which, charging used a table the last time; None for what has not happened."""
     begins = ends = None
-    for entry in book.entries:
+    for entry in decisions.entries:
         day = dt.datetime.fromisoformat(entry.said.at).date()
         if entry.charging == table:
             begins, ends = (begins if begins and ends is None else day), None
@@ -115,15 +119,17 @@ def span(book: Book, table: Table) -> tuple[dt.date | None, dt.date | None]:
     return begins, ends
 
 
-def newest(store: Any) -> Release:
+def newest_release(store: Any) -> Release:
     """The newest release that is whole enough to say which run made it."""
-    found = next((s.release for s in reversed(shelf.shelved(store)) if s.release), None)
+    found = next(
+        (s.release for s in reversed(repository.stored_releases(store)) if s.release), None
+    )
     if found is None:
         raise UsageError("no price table is published yet", hint="hundredfold run tariffs.job:job")
     return found
 
 
-def _from(rows: pa.Table, decided: dt.date | None) -> dt.date | None:
+def _first_day(rows: pa.Table, decided: dt.date | None) -> dt.date | None:
     """Prices are asked from the later of the decision and of their own `valid_from`."""
     valid = pc.min(rows["valid_from"]).as_py()
     return max(decided, valid.date()) if decided and valid else decided
@@ -154,7 +160,7 @@ def _capacity(rows: pa.Table, release: Release, home: RunHome) -> Floats:
         dtype=np.int64,
     )
     days = np.zeros(rows.num_rows)
-    for name, count in DAYS_OF.items():
+    for name, count in DAYS_PER_WEEK.items():
         days[
             np.asarray(
                 pc.fill_null(pc.equal(rows["day_type"], name), False).to_numpy(zero_copy_only=False)
@@ -183,9 +189,9 @@ def _source(
 ) -> pa.Table | None:
     import duckdb
 
-    place = place_of(name, release, home)
+    place = sales_location(name, release, home)
     if place is None:
         return None
     with duckdb.connect() as duck:
-        view(duck, place)
+        create_sales_view(duck, place)
         return duck.sql(f"SELECT {', '.join(columns)} FROM sales").to_arrow_table()

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tariffs.demand.panel import SPIKE_RATIO, SPIKE_SLACK
-from tariffs.release.tables import Bools, Floats, floats, is_voice, matched, tariff
+from tariffs.release.tables import Bools, Floats, floats, is_voice, match_rows, tariff
 
 Ints = npt.NDArray[np.int64]
 Days = npt.NDArray[np.datetime64]
@@ -47,7 +47,7 @@ class Panel:
 
 def panel_of(table: pa.Table, sold: pa.Table) -> Panel:
     """The sales (unit_key, week, quantity, price, active_subs; a voice price is a share of the tariff) of the table's units."""
-    row = matched(sold, table)
+    row = match_rows(sold, table)
     known = row >= 0
     row = row[known]
     week = np.asarray(
@@ -62,7 +62,7 @@ def panel_of(table: pa.Table, sold: pa.Table) -> Panel:
         return out
 
     quantity = spread("quantity")
-    spikes = _spikes(quantity)
+    spikes = _find_spikes(quantity)
     quantity[spikes] = np.nan
     return Panel(
         weeks,
@@ -74,7 +74,7 @@ def panel_of(table: pa.Table, sold: pa.Table) -> Panel:
     )
 
 
-def _spikes(quantity: Floats) -> Bools:
+def _find_spikes(quantity: Floats) -> Bools:
     """One such week in thousands outweighs all others together, and is never what customers did."""
     there = np.isfinite(quantity)
     sold = np.where(there, quantity, 0.0)
@@ -85,7 +85,7 @@ def _spikes(quantity: Floats) -> Bools:
     )  # of two, nobody knows which
 
 
-def numbers_of(table: pa.Table, name: str) -> tuple[list[str], Ints]:
+def category_codes(table: pa.Table, name: str) -> tuple[list[str], Ints]:
     """The values of a column, in order, and which of them each row has; '' for null."""
     words = pc.fill_null(table[name].combine_chunks(), "")
     values = pc.unique(words).sort()

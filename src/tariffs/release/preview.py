@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from tariffs.release.decision_log import Table
-from tariffs.release.tables import KEY, Floats, bools, floats, is_voice, matched, tariff
+from tariffs.release.tables import KEY, Floats, bools, floats, is_voice, match_rows, tariff
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Preview:
 
 def preview(before: Table, table: Table, now: pa.Table, then: pa.Table, model: pa.Table) -> Preview:
     """From the prices `now` to those `then`; `model` has the elasticities and the expected volumes."""
-    row = matched(then, now)
+    row = match_rows(then, now)
     then, row = then.filter(pa.array(row >= 0)), row[row >= 0]
     now = now.take(pa.array(row))
     old, new, voice = floats(now, "price"), floats(then, "price"), is_voice(then)
@@ -98,7 +98,7 @@ def _expected(
     then: pa.Table, old: Floats, new: Floats, model: pa.Table
 ) -> tuple[Floats, Floats, Floats]:
     """Units a week at the prices of now, how many more at those of then, and what one costs; NaN where nobody knows."""
-    row = matched(then, model)
+    row = match_rows(then, model)
     slope, current, volume, cost = (
         np.append(floats(model, name), np.nan)[row]
         for name in ("elasticity", "current_price", "expected_volume", "unit_cost")

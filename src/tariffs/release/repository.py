@@ -29,10 +29,10 @@ from hundredfold.errors import DamagedFile, HomeError, StateError, UsageError
 from hundredfold.job import releases_of
 from hundredfold.pipeline.publish import Release, folder_of
 from hundredfold.ports.interfaces import Store
-from tariffs.release.decision_log import Book, BrokenLog, Entry, Table, encode
+from tariffs.release.decision_log import BrokenLog, DecisionLog, LogEntry, Table, encode
 from tariffs.release.guards.context import Limits
 from tariffs.release.rule import frozen_table, step_to_rule
-from tariffs.release.tables import NAME, csv, in_order, parquet, read
+from tariffs.release.tables import NAME, in_published_order, read_parquet, to_csv, to_parquet
 
 JOB = "tariffs"
 ROOT = releases_of(JOB)
@@ -41,7 +41,7 @@ POINTER = f"{ROOT}/active.json"
 
 
 @runtime_checkable
-class Once(Protocol):
+class PutIfAbsent(Protocol):
     """The door through which entries go: what is there is never written over.  In S3, the store itself is one."""
 
     def put_new(self, key: str, data: bytes) -> bool:
@@ -49,7 +49,7 @@ class Once(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Locked:
+class LockedPutIfAbsent:
     """Once on this machine: who holds the lock looks, and then writes."""
 
     store: Store
@@ -57,15 +57,15 @@ class Locked:
 
     def put_new(self, key: str, data: bytes) -> bool:
         with self.lock():
-            if _got(self.store, key) is not None:
+            if _read_or_none(self.store, key) is not None:
                 return False
             self.store.put(key, data)
             return True
 
 
 @dataclass(frozen=True, slots=True)
-class Shelved:
-    """A release as it lies on the shelf. `damage` says in words what is wrong with it; its other facts are empty then, or doubtful."""
+class StoredRelease:
+    """A release as it lies on the repository. `damage` says in words what is wrong with it; its other facts are empty then, or doubtful."""
 
     version: int
     release: Release | None
@@ -73,45 +73,47 @@ class Shelved:
     damage: tuple[str, ...] = ()
 
 
-def shelved(store: Store) -> list[Shelved]:
+def stored_releases(store: Store) -> list[StoredRelease]:
     """Every release that is there, whole or not, oldest first; the files themselves are not looked at."""
     prefix = f"{ROOT}/"
     versions = {key.removeprefix(prefix).split("/")[0] for key in store.list(prefix)}
-    return [facts_of(int(version), store) for version in sorted(versions) if version.isdigit()]
+    return [
+        stored_release(int(version), store) for version in sorted(versions) if version.isdigit()
+    ]
 
 
-def facts_of(version: int, store: Store) -> Shelved:
+def stored_release(version: int, store: Store) -> StoredRelease:
     """What a release says of itself."""
-    data = _got(store, f"{folder_of(JOB, version)}/release.json")
+    data = _read_or_none(store, f"{folder_of(JOB, version)}/release.json")
     if data is None:
-        return Shelved(version, None, damage=("release.json is missing",))
+        return StoredRelease(version, None, damage=("release.json is missing",))
     try:
         release = Release(**parsed_json(store, f"{folder_of(JOB, version)}/release.json", data))
     except (ValueError, TypeError, DamagedFile) as error:
-        return Shelved(version, None, damage=(f"release.json cannot be read: {error}",))
-    return Shelved(version, release, hashlib.sha256(data).hexdigest())
+        return StoredRelease(version, None, damage=(f"release.json cannot be read: {error}",))
+    return StoredRelease(version, release, hashlib.sha256(data).hexdigest())
 
 
-def examined(version: int, store: Store) -> Shelved:
+def verified(version: int, store: Store) -> StoredRelease:
     """A release and all its bytes: every file is there, and is what was published."""
-    found = facts_of(version, store)
+    found = stored_release(version, store)
     if found.release is None:
         return found
     damage = [
         words
         for key, wanted in found.release.files.items()
-        if (words := _wrong(key, wanted, store))
+        if (words := _file_damage(key, wanted, store))
     ]
     if f"{folder_of(JOB, version)}/{NAME}.parquet" not in found.release.files:
         damage.append(f"it has no {NAME}.parquet")
-    return Shelved(version, found.release, found.seal, tuple(damage))
+    return StoredRelease(version, found.release, found.seal, tuple(damage))
 
 
-def whole(version: int, store: Store) -> Shelved:
+def load_verified(version: int, store: Store) -> StoredRelease:
     """A release that is all there; UsageError if there is none of that version, StateError if it is damaged."""
-    found = examined(version, store)
-    if found.release is None and not any(s.version == version for s in shelved(store)):
-        there = ", ".join(str(s.version) for s in shelved(store)) or "none yet"
+    found = verified(version, store)
+    if found.release is None and not any(s.version == version for s in stored_releases(store)):
+        there = ", ".join(str(s.version) for s in stored_releases(store)) or "none yet"
         raise UsageError(
             f"there is no release {version} of the price table; there is {there}",
             hint="tariffs status",
@@ -125,115 +127,117 @@ def whole(version: int, store: Store) -> Shelved:
     return found
 
 
-def rows(table: Table, store: Store, columns: tuple[str, ...] | None = None) -> pa.Table:
+def read_rows(table: Table, store: Store, columns: tuple[str, ...] | None = None) -> pa.Table:
     """The rows of a table; StateError if they cannot be had."""
-    data = _got(store, f"{folder(table)}/{NAME}.parquet")
+    data = _read_or_none(store, f"{table_folder(table)}/{NAME}.parquet")
     if data is None:
-        raise StateError(f"{table} has no {NAME}.parquet in {folder(table)}", hint="tariffs status")
+        raise StateError(
+            f"{table} has no {NAME}.parquet in {table_folder(table)}", hint="tariffs status"
+        )
     try:
-        return read(data, columns)
+        return read_parquet(data, columns)
     except (pa.ArrowException, OSError) as error:
         raise StateError(f"{table} cannot be read: {error}", hint="tariffs status") from error
 
 
-def read_book(store: Store) -> Book:
+def read_log(store: Store) -> DecisionLog:
     """The log, from its first entry; HomeError if it is not what was written."""
-    book = Book()
+    decisions = DecisionLog()
     for key in store.list(f"{LOG}/"):
         try:
-            book = book.then(store.get(key).to_pybytes())
+            decisions = decisions.then(store.get(key).to_pybytes())
         except BrokenLog as error:
             raise HomeError(
                 f"the log of approvals cannot be trusted: {error}",
                 problems=[f"at {key}"],
                 hint="put the entry back as it was (a backup has it; on AWS, the bucket keeps what was replaced)",
             ) from error
-    return book
+    return decisions
 
 
-def add(entry: Entry, once: Once) -> bool:
+def append(entry: LogEntry, once: PutIfAbsent) -> bool:
     """Put an entry into the log; False if somebody else was first with its number."""
     return once.put_new(f"{LOG}/{entry.number:06d}.json", encode(entry))
 
 
-def settle(store: Store) -> bool:
+def repair_pointer(store: Store) -> bool:
     """Let the pointer say what the log says; whether it had lagged behind.
 
     Whoever wrote the pointer looks at the log again: so the last one to write it has written what the log says, whatever the order.
     """
     lagged = False
     while True:
-        pointed, book = (
-            _pointed(store),
-            read_book(store),
+        pointed, decisions = (
+            _pointer_entry(store),
+            read_log(store),
         )  # in this order: the log may grow in between, and never shrinks
-        if pointed >= book.next:
+        if pointed >= decisions.next:
             raise HomeError(
-                f"the log of approvals ends with entry {book.next - 1}, and {POINTER} was made from entry {pointed}: entries are missing",
+                f"the log of approvals ends with entry {decisions.next - 1}, and {POINTER} was made from entry {pointed}: entries are missing",
                 hint="put them back (a backup has them; on AWS, the bucket keeps what was deleted)",
             )
-        since = book.since()
+        since = decisions.since()
         if since is None or pointed == since.number:
             return lagged
-        store.put(POINTER, json.dumps(pointer(book, store), indent=1).encode())
+        store.put(POINTER, json.dumps(pointer_content(decisions, store), indent=1).encode())
         lagged = True
 
 
-def pointer(book: Book, store: Store) -> dict[str, Any]:
+def pointer_content(decisions: DecisionLog, store: Store) -> dict[str, Any]:
     """What charging is told: the table, its files with their SHA-256, since when, and the entry that decided it."""
-    since = book.since()
+    since = decisions.since()
     assert since is not None
     assert since.charging is not None
     table = since.charging
     return {
         "entry": since.number,
         **asdict(table),
-        "folder": folder(table),
-        "files": _files(table, store),
+        "folder": table_folder(table),
+        "files": _checksums(table, store),
         "since": since.said.at,
         "by": since.said.by,
     }
 
 
-def ready_rule(version: int, store: Store, limits: Limits) -> Table:
+def prepare_rule_table(version: int, store: Store, limits: Limits) -> Table:
     """Let the first step from a release to its rule's prices be there, whole: so that the kill switch has only to point at it."""
     for table in (Table(version, rule=True, step=1), Table(version, rule=True)):
-        if _derived_is_whole(table, store, limits):
+        if _derived_is_complete(table, store, limits):
             return table
-    return ready_step(Table(version), store, limits)
+    return prepare_step(Table(version), store, limits)
 
 
-def ready_step(start: Table, store: Store, limits: Limits) -> Table:
+def prepare_step(start: Table, store: Store, limits: Limits) -> Table:
     """Let the next step from what charging uses to the rule's prices be there, whole; which table that is."""
     table, made = next_step(start, store, limits)
-    if not _derived_is_whole(table, store, limits):
-        _keep(folder(table), "rule.json", made, _facts(table, limits), store)
+    if not _derived_is_complete(table, store, limits):
+        _write_table(table_folder(table), "rule.json", made, _step_facts(table, limits), store)
     return table
 
 
 def next_step(start: Table, store: Store, limits: Limits) -> tuple[Table, pa.Table]:
     """The next step from a table to the rule's prices, and its rows; nothing is written."""
-    made, last = step_to_rule(rows(start, store), limits, start.version)
+    made, last = step_to_rule(read_rows(start, store), limits, start.version)
     after = (
         start.after if start.rule and start.canary is None else _origin(start)
     )  # a way that goes on, or a new one
     return Table(start.version, rule=True, step=0 if last else start.step + 1, after=after), made
 
 
-def ready_frozen(start: Table, store: Store) -> Table:
+def prepare_frozen(start: Table, store: Store) -> Table:
     """Write the prices that charging asks now as a table of their own, and return which it is.
 
     It is written anew each time: steps of the same name may have been made with other limits.  Charging does not read it yet.
     """
-    table, made = frozen(start, store)
-    _keep(folder(table), "rule.json", made, {"version": start.version}, store)
+    table, made = frozen_prices(start, store)
+    _write_table(table_folder(table), "rule.json", made, {"version": start.version}, store)
     return table
 
 
-def frozen(start: Table, store: Store) -> tuple[Table, pa.Table]:
+def frozen_prices(start: Table, store: Store) -> tuple[Table, pa.Table]:
     """The table with the prices that charging asks now, and its rows; nothing is written."""
     return Table(start.version, unchanged=True, after=_origin(start)), frozen_table(
-        rows(start, store)
+        read_rows(start, store)
     )
 
 
@@ -242,17 +246,17 @@ def _origin(start: Table) -> str:
     return (
         ""
         if start == Table(start.version)
-        else folder(start).removeprefix(f"{ROOT}/").replace("/", "-")
+        else table_folder(start).removeprefix(f"{ROOT}/").replace("/", "-")
     )
 
 
-def ready_canary(table: Table, store: Store) -> None:
+def prepare_canary(table: Table, store: Store) -> None:
     """Let the table with a canary in it be there, whole: charging reads one table, and need not know that it is of two."""
     assert table.canary is not None
-    base, new = rows(table.base, store), rows(Table(table.canary), store)
+    base, new = read_rows(table.base, store), read_rows(Table(table.canary), store)
     places = pa.array(table.places, pa.string())
     here, there = (pc.is_in(part["location"], value_set=places) for part in (new, base))
-    made = in_order(
+    made = in_published_order(
         pa.concat_tables(
             [
                 base.filter(pc.invert(there)),
@@ -260,10 +264,10 @@ def ready_canary(table: Table, store: Store) -> None:
             ]
         )
     )
-    _keep(folder(table), "canary.json", made, asdict(table), store)
+    _write_table(table_folder(table), "canary.json", made, asdict(table), store)
 
 
-def rule_folder(table: Table) -> str:
+def derived_folder(table: Table) -> str:
     after = f"-after-{table.after}" if table.after else ""
     if table.unchanged:
         return f"{ROOT}/unchanged/{table.version:06d}{after}"
@@ -272,12 +276,12 @@ def rule_folder(table: Table) -> str:
     )
 
 
-def folder(table: Table) -> str:
+def table_folder(table: Table) -> str:
     """Where a table's files lie."""
     if table.canary is not None:
         places = hashlib.sha256("\n".join(table.places).encode()).hexdigest()[:12]
         return f"{ROOT}/canary/{table.canary:06d}-upon-{_slug(table.base)}-{places}"
-    return rule_folder(table) if table.derived else folder_of(JOB, table.version)
+    return derived_folder(table) if table.derived else folder_of(JOB, table.version)
 
 
 def delta_folder(old: Table, new: Table, *, whole: bool) -> str:
@@ -291,10 +295,12 @@ def _slug(table: Table) -> str:
     return f"{table.version:06d}{'-rule' if table.rule else ''}{'-unchanged' if table.unchanged else ''}{step}{after}{canary}"
 
 
-def _keep(folder: str, name: str, made: pa.Table, facts: Mapping[str, Any], store: Store) -> None:
+def _write_table(
+    folder: str, name: str, made: pa.Table, facts: Mapping[str, Any], store: Store
+) -> None:
     """A table that was made here: its files, and then what says that they are whole."""
     files = {}
-    for format, data in (("csv", csv(made)), ("parquet", parquet(made))):
+    for format, data in (("csv", to_csv(made)), ("parquet", to_parquet(made))):
         key = f"{folder}/{NAME}.{format}"
         store.put(key, data)
         files[key] = hashlib.sha256(data).hexdigest()
@@ -304,16 +310,18 @@ def _keep(folder: str, name: str, made: pa.Table, facts: Mapping[str, Any], stor
     )
 
 
-def _files(table: Table, store: Store) -> dict[str, str]:
+def _checksums(table: Table, store: Store) -> dict[str, str]:
     if table.canary is not None:
-        return dict(json.loads(store.get(f"{folder(table)}/canary.json").to_pybytes())["files"])
+        return dict(
+            json.loads(store.get(f"{table_folder(table)}/canary.json").to_pybytes())["files"]
+        )
     if not table.derived:
-        found = facts_of(table.version, store)
+        found = stored_release(table.version, store)
         return dict(found.release.files) if found.release else {}
-    return dict(json.loads(store.get(f"{rule_folder(table)}/rule.json").to_pybytes())["files"])
+    return dict(json.loads(store.get(f"{derived_folder(table)}/rule.json").to_pybytes())["files"])
 
 
-def _facts(table: Table, limits: Limits) -> dict[str, Any]:
+def _step_facts(table: Table, limits: Limits) -> dict[str, Any]:
     """What a step of the way was made with: under other limits it is made anew."""
     used = {
         name: getattr(limits, name)
@@ -322,20 +330,22 @@ def _facts(table: Table, limits: Limits) -> dict[str, Any]:
     return {"version": table.version, "step": table.step, "limits": used}
 
 
-def _derived_is_whole(table: Table, store: Store, limits: Limits) -> bool:
+def _derived_is_complete(table: Table, store: Store, limits: Limits) -> bool:
     """Whether a table that was made here is there, all of it, and made within these limits."""
-    data = _got(store, f"{rule_folder(table)}/rule.json")
+    data = _read_or_none(store, f"{derived_folder(table)}/rule.json")
     try:
         facts = json.loads(data) if data is not None else {}
         files = dict(facts.get("files", {}))
     except (ValueError, KeyError, TypeError, AttributeError):
         return False  # half of it is there: it is made again
-    if facts.get("limits") != _facts(table, limits)["limits"]:
+    if facts.get("limits") != _step_facts(table, limits)["limits"]:
         return False
-    return bool(files) and not any(_wrong(key, wanted, store) for key, wanted in files.items())
+    return bool(files) and not any(
+        _file_damage(key, wanted, store) for key, wanted in files.items()
+    )
 
 
-def _wrong(key: str, wanted: str, store: Store) -> str:
+def _file_damage(key: str, wanted: str, store: Store) -> str:
     """What is wrong with a file, "" for nothing."""
     name = key.rsplit("/", 1)[-1]
     try:
@@ -349,16 +359,16 @@ def _wrong(key: str, wanted: str, store: Store) -> str:
     )
 
 
-def _pointed(store: Store) -> int:
+def _pointer_entry(store: Store) -> int:
     """The entry that the pointer was made from; 0 if there is none, or it cannot be read."""
-    data = _got(store, POINTER)
+    data = _read_or_none(store, POINTER)
     try:
         return int(json.loads(data)["entry"]) if data is not None else 0
     except (ValueError, KeyError, TypeError):
         return 0
 
 
-def _got(store: Store, key: str) -> bytes | None:
+def _read_or_none(store: Store, key: str) -> bytes | None:
     try:
         return bytes(store.get(key).to_pybytes())
     except KeyError:

@@ -20,7 +20,7 @@ from tariffs.release.guards.context import Limits
 from tariffs.release.tables import MONEY_DIGITS, Floats, bools, floats, is_voice, tariff
 
 REASON = "FALLBACK_RULE"
-DEEPEST = 95  # percent: the last discount class
+MAX_RULE_DISCOUNT = 95  # percent: the last discount class
 EXPLAINED = (  # what the model said of its own price, and nobody says of this one
     "constraint_bound", "p_gain", "elasticity", "se", "credible_lo", "credible_hi", "shrink_weight",
     "expected_volume", "expected_volume_delta", "expected_revenue_delta", "expected_margin_delta",
@@ -42,12 +42,14 @@ def step_to_rule(table: pa.Table, limits: Limits, version: int) -> tuple[pa.Tabl
     further = _one_step(table, price, wanted, limits, version)
     full, voice = tariff(table), is_voice(table)
     discount = np.where(voice, np.round(100.0 * (1.0 - price / np.where(voice, full, 1.0))), 0.0)
-    return _at(table, price, discount, "rule", REASON), bool(np.all(np.abs(further - price) < DUST))
+    return _repriced(table, price, discount, "rule", REASON), bool(
+        np.all(np.abs(further - price) < DUST)
+    )
 
 
 def frozen_table(table: pa.Table) -> pa.Table:
     """Return the same prices and discounts, without what explained them: the model is out of use, and no price moves."""
-    return _at(
+    return _repriced(
         table,
         floats(table, "price"),
         np.nan_to_num(floats(table, "discount_class")),
@@ -88,7 +90,7 @@ def _sizes(table: pa.Table, price: Floats, wanted: Floats, limits: Limits) -> Fl
     reached = np.clip(
         wanted, price * (1.0 - limits.bundle_step), price * (1.0 + limits.bundle_step)
     )
-    tick = _ticks(table)
+    tick = _tick_sizes(table)
     snapped = (
         np.where(reached < price, np.ceil(reached / tick - DUST), np.floor(reached / tick + DUST))
         * tick
@@ -99,7 +101,7 @@ def _sizes(table: pa.Table, price: Floats, wanted: Floats, limits: Limits) -> Fl
     )
 
 
-def _ticks(table: pa.Table) -> Floats:
+def _tick_sizes(table: pa.Table) -> Floats:
     """The widest tick of which all prices of a product are multiples; shape (rows,)."""
     products = np.asarray(table["product"].to_pylist(), dtype=object).astype(str)
     tick = np.full(table.num_rows, TICKS[-1])
@@ -172,10 +174,12 @@ def _envelope(values: Floats, edge: Floats) -> Floats:
 
 def rule_table(table: pa.Table) -> pa.Table:
     """The same columns, types and rows, at the rule's prices; what explained the model's prices is null."""
-    return _at(table, *_prices(table), "rule", REASON)
+    return _repriced(table, *_prices(table), "rule", REASON)
 
 
-def _at(table: pa.Table, price: Floats, discount: Floats, model: str, reason: str) -> pa.Table:
+def _repriced(
+    table: pa.Table, price: Floats, discount: Floats, model: str, reason: str
+) -> pa.Table:
     """The same rows at these prices, with nothing of what explained the model's."""
     new = {
         "price": pa.array(price, pa.float64()),
@@ -204,9 +208,11 @@ def _prices(table: pa.Table) -> tuple[Floats, Floats]:
     )
     price = np.where(bools(table, "control_flag"), current, champion)
     discount = np.where(voice, np.round(100.0 * (1.0 - price / np.where(voice, full, 1.0))), 0.0)
-    free = voice & (discount > DEEPEST)
-    discount = np.where(free, DEEPEST, discount)
-    return np.where(free, np.round(full * (1.0 - DEEPEST / 100.0), MONEY_DIGITS), price), discount
+    free = voice & (discount > MAX_RULE_DISCOUNT)
+    discount = np.where(free, MAX_RULE_DISCOUNT, discount)
+    return np.where(
+        free, np.round(full * (1.0 - MAX_RULE_DISCOUNT / 100.0), MONEY_DIGITS), price
+    ), discount
 
 
 def _column(table: pa.Table, field: pa.Field, new: dict[str, pa.Array]) -> pa.Array:

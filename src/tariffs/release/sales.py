@@ -18,10 +18,10 @@ from hundredfold.errors import HundredfoldError, UsageError
 from hundredfold.job import Layout
 from hundredfold.pipeline.publish import Release
 from hundredfold.ports.interfaces import RunHome
-from tariffs.release.tables import read
+from tariffs.release.tables import read_parquet
 
 BUNDLES, VOICE = "bundle_sales", "voice_usage"
-ROWS = {  # each source, as unit_key, week, quantity, price (voice: a share of the tariff), active_subs
+ROWS_SQL = {  # each source, as unit_key, week, quantity, price (voice: a share of the tariff), active_subs
     BUNDLES: """
 SELECT upper(trim(segment)) || '/' || upper(trim(location)) || '/' || upper(trim(product)) AS unit_key,
   TRY_CAST(week AS DATE) AS week, TRY_CAST(units AS DOUBLE) AS quantity, TRY_CAST(price AS DOUBLE) AS price,
@@ -33,35 +33,37 @@ SELECT cell || '/' || lpad(CAST(hour AS VARCHAR), 2, '0') || '/' || day_type AS 
   TRY_CAST(active_subs AS DOUBLE) AS active_subs, TRY_CAST(loaded_at AS TIMESTAMP) AS loaded_at
 FROM sales""",
 }
-SEVERAL_DAYS, WHOLE_WEEK = (
+MIN_DAILY_ROWS, MIN_WEEK_SHARE = (
     1.5,
     0.85,
 )  # rows of a unit in a week: from here on they are days; and the share of the fullest week that is whole
-SOUND = "week IS NOT NULL AND quantity >= 0 AND price > 0 AND active_subs > 0"
-SINCE = f"""
+VALID_SALE_SQL = "week IS NOT NULL AND quantity >= 0 AND price > 0 AND active_subs > 0"
+SALES_AFTER_SQL = f"""
 WITH days AS (
   SELECT *, CAST(date_trunc('week', week) + INTERVAL 6 DAY AS DATE) AS ends FROM (
     SELECT *, row_number() OVER (PARTITION BY unit_key, week ORDER BY loaded_at DESC, quantity, price) AS place
-    FROM (FROM ({{rows}}) WHERE {SOUND})
+    FROM (FROM ({{rows}}) WHERE {VALID_SALE_SQL})
   ) WHERE place = 1
 ),
 fill AS (SELECT ends, count(*) / count(DISTINCT unit_key) AS days FROM days GROUP BY ends),
 beside AS (SELECT *, max(days) OVER () AS most, lag(days) OVER (ORDER BY ends) AS before FROM fill),
 whole AS (  -- of daily rows only whole weeks: part of a week looks like a week in which little was sold
-  SELECT ends FROM beside WHERE most < {SEVERAL_DAYS} OR days >= {WHOLE_WEEK} * most OR (days < {SEVERAL_DAYS} AND coalesce(before, 1) < {SEVERAL_DAYS})
+  SELECT ends FROM beside WHERE most < {MIN_DAILY_ROWS} OR days >= {MIN_WEEK_SHARE} * most OR (days < {MIN_DAILY_ROWS} AND coalesce(before, 1) < {MIN_DAILY_ROWS})
 )
 SELECT unit_key, ends AS week, sum(quantity) AS quantity,
   CASE WHEN count(*) = 1 THEN max(price) WHEN sum(quantity) > 0 THEN sum(price * quantity) / sum(quantity) ELSE avg(price) END AS price,
   avg(active_subs) AS active_subs
 FROM days JOIN whole USING (ends) WHERE ends > CAST($after AS DATE)
 GROUP BY unit_key, ends ORDER BY unit_key, ends"""
-UNSOUND = f"SELECT count(*) AS rows FROM ({{rows}}) WHERE ({SOUND}) IS NOT TRUE"
-POSTED = {
+INVALID_SALES_SQL = f"SELECT count(*) AS rows FROM ({{rows}}) WHERE ({VALID_SALE_SQL}) IS NOT TRUE"
+POSTED_PRICE_SQL = {
     BUNDLES: "TRY_CAST(list_price AS DOUBLE)",
     VOICE: "1 - TRY_CAST(posted_discount AS DOUBLE)",
 }
-LAST = "SELECT unit_key, arg_max(posted, week) AS posted FROM ({with_posted}) GROUP BY unit_key"
-SUPPORT = f"SELECT unit_key, min(price) AS support_lo, max(price) AS support_hi FROM ({{rows}}) WHERE {SOUND} GROUP BY unit_key"
+LAST_POSTED_SQL = (
+    "SELECT unit_key, arg_max(posted, week) AS posted FROM ({with_posted}) GROUP BY unit_key"
+)
+SUPPORT_SQL = f"SELECT unit_key, min(price) AS support_lo, max(price) AS support_hi FROM ({{rows}}) WHERE {VALID_SALE_SQL} GROUP BY unit_key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +74,19 @@ class Sales:
 
     def after(self, day: dt.date) -> pa.Table:
         """unit_key, week, quantity, price (voice: a share of the tariff), active_subs: of the weeks that end after that day."""
-        return self._ask(SINCE, after=day)
+        return self._ask(SALES_AFTER_SQL, after=day)
 
     def unsound(self) -> int:
         """Rows of any week that are no sale: without a date, a quantity, a price or a subscriber."""
-        return int(sum(self._ask(UNSOUND)["rows"].to_pylist()))
+        return int(sum(self._ask(INVALID_SALES_SQL)["rows"].to_pylist()))
 
     def support(self) -> pa.Table:
         """unit_key, support_lo, support_hi: the lowest and the highest price that was paid in any week; voice: as a share of the tariff."""
-        return self._ask(SUPPORT)
+        return self._ask(SUPPORT_SQL)
 
     def last_posted(self) -> pa.Table:
         """unit_key, posted: every unit that was sold, and its last posted price; voice: as a share of the tariff."""
-        return self._ask(LAST)
+        return self._ask(LAST_POSTED_SQL)
 
     def _ask(self, query: str, **values: Any) -> pa.Table:
         import duckdb  # costs time, and only those who look at sales need it
@@ -93,10 +95,10 @@ class Sales:
         with duckdb.connect() as duck:
             for source, place in self.places.items():
                 try:
-                    view(duck, place)
+                    create_sales_view(duck, place)
                     found.append(
                         duck.sql(
-                            query.format(rows=ROWS[source], with_posted=_with_posted(source)),
+                            query.format(rows=ROWS_SQL[source], with_posted=_with_posted(source)),
                             params=values or None,
                         ).to_arrow_table()
                     )
@@ -109,7 +111,9 @@ class Sales:
 
 
 def _with_posted(source: str) -> str:
-    return ROWS[source].replace("\nFROM sales", f", {POSTED[source]} AS posted\nFROM sales")
+    return ROWS_SQL[source].replace(
+        "\nFROM sales", f", {POSTED_PRICE_SQL[source]} AS posted\nFROM sales"
+    )
 
 
 def sales_of(
@@ -118,11 +122,15 @@ def sales_of(
     """The sales of the files that are named, or of the run that made the release; None if they are gone."""
     if given:
         return Sales({name: str(Path(place).expanduser()) for name, place in given.items()})
-    places = {name: place for name in ROWS if (place := place_of(name, release, home)) is not None}
+    places = {
+        name: place
+        for name in ROWS_SQL
+        if (place := sales_location(name, release, home)) is not None
+    }
     return Sales(places) if places else None
 
 
-def place_of(source: str, release: Release, home: RunHome) -> Any:
+def sales_location(source: str, release: Release, home: RunHome) -> Any:
     """A source of a run, as it was used: a path that DuckDB reads, or the rows; None if it is gone."""
     key = f"{Layout(release.run).root}/sources/{source}.parquet"
     if Path(str(home.where(key))).is_file():
@@ -130,30 +138,30 @@ def place_of(source: str, release: Release, home: RunHome) -> Any:
     folder = f"processing/{release.run}/staged/{source}/"  # on AWS
     try:
         parts = [
-            read(home.store.get(name))
+            read_parquet(home.store.get(name))
             for name in home.store.list(folder)
             if name.endswith(".parquet")
         ]
-        return pa.concat_tables(parts) if parts else _first_place(source, release, home)
+        return pa.concat_tables(parts) if parts else _original_location(source, release, home)
     except KeyError:
         return None  # it expires while we look
 
 
-def _first_place(source: str, release: Release, home: RunHome) -> Any:
+def _original_location(source: str, release: Release, home: RunHome) -> Any:
     """Where the run read it: what was sound as it was is read in place, and nothing is kept of it."""
     try:
         options: Mapping[str, Any] = home.ledger.read(release.run).options
         place = str(options["sources"][source])
         own = str(home.store.where("x")).removesuffix("x")
         if place.startswith(own):
-            return read(home.store.get(place.removeprefix(own)))
+            return read_parquet(home.store.get(place.removeprefix(own)))
         path = Path(str(options.get("folder", "."))) / place
         return str(path) if "://" not in place and path.exists() else None
     except (HundredfoldError, KeyError, OSError, pa.ArrowException):
         return None
 
 
-def view(duck: Any, place: Any) -> None:
+def create_sales_view(duck: Any, place: Any) -> None:
     """Let `sales` be what lies there."""
     if not isinstance(place, str):
         duck.execute("DROP VIEW IF EXISTS sales")

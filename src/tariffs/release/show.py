@@ -14,14 +14,14 @@ from rich.table import Table as Grid
 from hundredfold.cli.display import fits_a_terminal, near, print_hanging, result, show_next, words
 from tariffs.contracts import TOTALS_TITLE
 from tariffs.release.actions import Checked, Done
-from tariffs.release.decision_log import Book, Entry, Finding, Table
+from tariffs.release.decision_log import DecisionLog, Finding, LogEntry, Table
 from tariffs.release.delta import Delta
 from tariffs.release.guards import UNITS_OF
 from tariffs.release.preview import Preview
 from tariffs.release.states import Event
 
-PIPE_WIDTH = 120  # characters of a line where there is no terminal
-WRAPPED = (
+PIPE_WIDTH_CHARACTERS = 120  # characters of a line where there is no terminal
+WRAPPED_COLUMNS = (
     "why",
     "found",
     "allowed",
@@ -33,19 +33,19 @@ WRAPPED = (
     "revenue",
     "margin",
 )  # columns that may take several lines
-LOOK = {
+STATE_STYLES = {
     "draft": "yellow",
     "approved": "cyan",
     "canary": "magenta",
     "active": "bold green",
     "withdrawn": "dim",
 }
-BY_WHICH = {
+EVENT_VERBS = {
     Event.APPROVE: "approved", Event.TRY: "tried", Event.ACTIVATE: "activated", Event.REPLACE: "replaced", Event.WITHDRAW: "withdrawn",
     Event.KILL: "killed", Event.RESTORE: "brought back",
 }  # fmt: skip
 
-BECOMES = {
+EVENT_RESULTS = {
     Event.APPROVE: "approved", Event.TRY: "tried in some places", Event.ACTIVATE: "active", Event.REPLACE: "replaced, and so withdrawn", Event.WITHDRAW: "withdrawn",
     Event.KILL: "killed, and so withdrawn", Event.RESTORE: "brought back, and so active",
 }  # fmt: skip
@@ -72,14 +72,14 @@ def show_status(facts: Mapping[str, Any], home: Any, folder: str | None) -> None
             facts["charging"]["version"],
             facts["charging"]["canary"],
         )
-        decided = f"{BY_WHICH[Event(r['event'])]} {_minute(r['at'])}" if r["at"] else "-"
+        decided = f"{EVENT_VERBS[Event(r['event'])]} {_minute(r['at'])}" if r["at"] else "-"
         why = "; ".join(
             [
                 *([r["reason"]] if r["reason"] else []),
                 *([f"despite {', '.join(r['despite'])}"] if r["despite"] else []),
             ]
         )
-        state = f"[{LOOK[r['state']]}]{r['state']}[/]"
+        state = f"[{STATE_STYLES[r['state']]}]{r['state']}[/]"
         grid.add_row(
             "*" if used else "", str(r["version"]), state, (r["as_of"] or "-")[:16], f"{r['prices']:,}" if r["prices"] else "-",
             decided, escape(r["by"] or "-"), escape(why or "-"),
@@ -104,7 +104,7 @@ def show_charging(charging: Mapping[str, Any] | None, folder: str | None) -> Non
         "bold",
     )
     if table.places:
-        result.print(f"  release {table.canary} in {escape(_few(table.places))}")
+        result.print(f"  release {table.canary} in {escape(_first_names(table.places))}")
     if folder:
         result.print(f"  {escape(near(folder))}")
 
@@ -127,7 +127,7 @@ def show_checked(checked: Checked, clock: str = "") -> None:
     _show_totals(checked.totals)
     for limits in checked.limits:
         result.print()
-        print_hanging("", _limited(limits))
+        print_hanging("", _limits_text(limits))
     for f in checked.failed:
         show_cases(f)
     failed = len(checked.failed)
@@ -158,7 +158,7 @@ def _show_totals(totals: Sequence[Mapping[str, Any]]) -> None:
     print_grid(grid)
 
 
-def _limited(row: Mapping[str, Any]) -> str:
+def _limits_text(row: Mapping[str, Any]) -> str:
     """What became of a kind's limits on the whole table, and how far its prices may be from the best within them."""
     words = f"{row['line']}, {row['limits']}: {row['outcome']}"
     if not isinstance(row["gap"], int | float):  # releases of before have "nan" there
@@ -176,20 +176,20 @@ def show_cases(finding: Finding) -> None:
         result.print(f"  and {finding.count - len(finding.cases):,} more")
 
 
-def show_done(done: Done, folder: str | None) -> None:
+def show_decision(done: Done, folder: str | None) -> None:
     """What a decision did."""
-    for passed in done.passed_over:
+    for passed in done.skipped:
         words.print(f"passed over {escape(passed)}", style="yellow")
     entry = done.entry
     for version, event in entry.moves:
-        result.print(f"release {version} is [bold]{BECOMES[event]}[/]")
+        result.print(f"release {version} is [bold]{EVENT_RESULTS[event]}[/]")
     if entry.despite:
         result.print(f"set aside: {', '.join(entry.despite)}")
     if entry.verb in ("activate", "canary", "kill") and entry.charging:
         result.print(f"[bold]charging uses {entry.charging}[/]")
         if entry.charging.places:
             result.print(
-                f"  release {entry.charging.canary} in {escape(_few(entry.charging.places))}"
+                f"  release {entry.charging.canary} in {escape(_first_names(entry.charging.places))}"
             )
         if folder:
             result.print(f"  {escape(near(folder))}")
@@ -217,7 +217,7 @@ def show_preview(found: Preview, *, done: bool = False) -> None:
         "volume",
         "revenue",
         "margin",
-        right=set(RIGHT),
+        right=set(RIGHT_ALIGNED),
     )
     for m in found.moves:
         far = f"{m.largest:+.4g} points" if m.kind == "voice" else f"{m.largest:+.1%}"
@@ -252,7 +252,7 @@ def show_preview(found: Preview, *, done: bool = False) -> None:
         print_grid(grid)
 
 
-RIGHT = ("prices", "raised", "lowered", "stay", "largest", "volume", "revenue", "margin")
+RIGHT_ALIGNED = ("prices", "raised", "lowered", "stay", "largest", "volume", "revenue", "margin")
 
 
 def _change(change: float | None, of: float) -> str:
@@ -265,7 +265,7 @@ def _change(change: float | None, of: float) -> str:
     )
 
 
-def show_log(entries: Sequence[Entry], version: int | None) -> None:
+def show_log(entries: Sequence[LogEntry], version: int | None) -> None:
     if not entries:
         result.print(
             f"nothing was decided {'yet' if version is None else f'about release {version} yet: it is a draft'}"
@@ -280,10 +280,10 @@ def show_log(entries: Sequence[Entry], version: int | None) -> None:
             result.print(f"      {escape(line)}")
 
 
-def show_limits(book: Book, limits: Mapping[str, float]) -> None:
+def show_limits(decisions: DecisionLog, limits: Mapping[str, float]) -> None:
     grid = grid_of("limit", "value", "of", "set by", "when (UTC)", "why", right={"value"})
     for name, value in limits.items():
-        entry = next((e for e in reversed(book.entries) if name in e.limits), None)
+        entry = next((e for e in reversed(decisions.entries) if name in e.limits), None)
         by, at, why = (
             (escape(entry.said.by), _minute(entry.said.at), escape(entry.said.reason))
             if entry
@@ -321,8 +321,8 @@ def show_hints(commands: Sequence[tuple[str, str]]) -> None:
         show_next(commands)
 
 
-def _lines_of(entry: Entry) -> list[str]:
-    lines = [f"release {version}: {BY_WHICH[event]}" for version, event in entry.moves]
+def _lines_of(entry: LogEntry) -> list[str]:
+    lines = [f"release {version}: {EVENT_VERBS[event]}" for version, event in entry.moves]
     lines += [f"account {entry.said.account}"] if entry.said.account else []
     lines += [f"as of {entry.said.clock}"] if entry.said.clock else []
     if entry.verb in ("activate", "canary", "kill"):
@@ -340,13 +340,13 @@ def _lines_of(entry: Entry) -> list[str]:
     return lines
 
 
-def _who(entry: Entry) -> str:
+def _who(entry: LogEntry) -> str:
     """The name, and the account behind it where that has another."""
     user = entry.said.login.partition("@")[0]
     return entry.said.by if user == entry.said.by else f"{entry.said.by} (as {entry.said.login})"
 
 
-def _few(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
 
 
@@ -372,7 +372,7 @@ def grid_of(*columns: str, right: frozenset[str] | set[str] = frozenset()) -> Gr
             name,
             justify="right" if name in right else "left",
             overflow="fold",
-            no_wrap=name not in WRAPPED,
+            no_wrap=name not in WRAPPED_COLUMNS,
         )
     return grid
 
@@ -388,7 +388,8 @@ def print_grid(grid: Grid) -> None:
             )
     wanted = Measurement.get(result, room, grid)
     width = min(
-        wanted.maximum, max(result.width if fits_a_terminal() else PIPE_WIDTH, wanted.minimum)
+        wanted.maximum,
+        max(result.width if fits_a_terminal() else PIPE_WIDTH_CHARACTERS, wanted.minimum),
     )
     with (wide := Console(highlight=False, width=width)).capture() as printed:
         wide.print(grid)

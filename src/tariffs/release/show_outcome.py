@@ -7,13 +7,13 @@ import math
 from rich.markup import escape
 
 from hundredfold.cli.display import result
-from tariffs.release.drift import ALARM
+from tariffs.release.drift import CUSUM_ALARM
 from tariffs.release.effect import Effect
 from tariffs.release.measure import Kpi, Measured
 from tariffs.release.outcome import Outcome
 from tariffs.release.show import grid_of, print_grid
 
-FEW_CONTROLS = 5
+MIN_CONTROL_LOCATIONS = 5
 
 
 def show_outcome(found: Outcome) -> None:
@@ -79,14 +79,14 @@ def notes(m: Measured) -> list[str]:
         told.append(
             f"{kind}: {e.units:,} units repriced and {e.held:,} held, {e.control_places:,} of {e.places:,} locations are control"
         )
-        if e.control_places < FEW_CONTROLS:
+        if e.control_places < MIN_CONTROL_LOCATIONS:
             told.append(
                 f"{kind}: with so few control locations the interval takes chance there to be as large as elsewhere"
             )
     told += [
         f"{_named(k)}: the weeks before differ already by {k.effect.change:+.1%}; do not believe its effect"
         for k in m.placebo
-        if _clear(k.effect)
+        if _is_significant(k.effect)
     ]
     if m.unknown:
         told.append(f"{m.unknown:,} rows of sales are of units that the table has not")
@@ -162,14 +162,14 @@ def _show_drift(m: Measured) -> None:
     print_grid(grid)
     alarms = [c.name for c in m.charts if c.alarm]
     told = (
-        f"[bold]Beyond {ALARM:g} customers do not answer as expected: {escape(', '.join(alarms))}.[/]"
+        f"[bold]Beyond {CUSUM_ALARM:g} customers do not answer as expected: {escape(', '.join(alarms))}.[/]"
         if alarms
-        else f"No segment drifts (beyond {ALARM:g})."
+        else f"No segment drifts (beyond {CUSUM_ALARM:g})."
     )
     result.print(told)
 
 
-def _clear(e: Effect) -> bool:
+def _is_significant(e: Effect) -> bool:
     return math.isfinite(e.lo) and (e.lo > 0 or e.hi < 0)
 
 

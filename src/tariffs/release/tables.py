@@ -50,20 +50,20 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 
-def read(data: pa.Buffer | bytes, columns: Sequence[str] | None = None) -> pa.Table:
+def read_parquet(data: pa.Buffer | bytes, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of a Parquet file, in its order; without the file's metadata."""
     return pq.read_table(
         pa.BufferReader(data), columns=list(columns) if columns else None
     ).replace_schema_metadata(None)
 
 
-def parquet(table: pa.Table) -> bytes:
+def to_parquet(table: pa.Table) -> bytes:
     out = io.BytesIO()
     pq.write_table(table, out)
     return out.getvalue()
 
 
-def csv(table: pa.Table) -> bytes:
+def to_csv(table: pa.Table) -> bytes:
     """Comma-separated, as the job publishes it: a header, times as `2026-06-30 00:00:00` (UTC), nothing for null."""
     import duckdb  # costs time, and only those who write need it
 
@@ -74,17 +74,17 @@ def csv(table: pa.Table) -> bytes:
         return path.read_bytes()
 
 
-def in_order(table: pa.Table) -> pa.Table:
+def in_published_order(table: pa.Table) -> pa.Table:
     """The rows in the order in which tables are published."""
     return table.sort_by([(name, how) for name, how in ORDER if name in table.column_names])
 
 
-def lacking(table: pa.Table) -> list[str]:
+def missing_columns(table: pa.Table) -> list[str]:
     """The columns of the contract that a table does not have."""
     return [name for name in COLUMNS if name not in table.column_names]
 
 
-def one(table: pa.Table, name: str) -> tuple[bool, Any]:
+def single_value(table: pa.Table, name: str) -> tuple[bool, Any]:
     """Whether a column has one value in all rows (null is one), and that value."""
     values = pc.unique(table[name].combine_chunks())
     return (len(values) == 1, values[0] if len(values) == 1 else None)
@@ -117,13 +117,13 @@ def keys_of(table: pa.Table, where: Bools) -> list[str]:
     return [str(key) for key in table[KEY].filter(pa.array(where)).to_pylist()]
 
 
-def matched(table: pa.Table, other: pa.Table) -> npt.NDArray[np.int64]:
+def match_rows(table: pa.Table, other: pa.Table) -> npt.NDArray[np.int64]:
     """For each row, the row of `other` with the same key; -1 where there is none.  Shape (rows,)."""
     found = pc.index_in(table[KEY].combine_chunks(), value_set=other[KEY].combine_chunks())
     return np.asarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
-def repeated(table: pa.Table) -> list[str]:
+def duplicate_keys(table: pa.Table) -> list[str]:
     """The keys that more than one row has, in order."""
     counts = pc.value_counts(table[KEY].combine_chunks())
     return sorted(

@@ -53,7 +53,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class PublicationStatus:
     """What is true of all prices of a table at once.
 
     status   lifecycleStatus
@@ -73,14 +73,14 @@ def life_cycle(state: State, was_used: bool) -> str:
     return REJECTED if state is State.WITHDRAWN and not was_used else LIFE_CYCLE[state]
 
 
-def prices(table: pa.Table, standing: Standing) -> Iterator[dict[str, Any]]:
+def prices(table: pa.Table, standing: PublicationStatus) -> Iterator[dict[str, Any]]:
     """Every row as a ProductOfferingPrice, in the table's order."""
     for batch in table.select(list(COLUMNS)).to_batches(max_chunksize=10_000):
         for row in batch.to_pylist():
             yield price(row, standing)
 
 
-def price(row: Mapping[str, Any], standing: Standing) -> dict[str, Any]:
+def price(row: Mapping[str, Any], standing: PublicationStatus) -> dict[str, Any]:
     """One row."""
     voice = row["kind"] == "voice"
     told = {
@@ -99,7 +99,8 @@ def price(row: Mapping[str, Any], standing: Standing) -> dict[str, Any]:
         "price": {"unit": row["currency"], "value": _decimal(row["price"])},
         "unitOfMeasure": {"amount": 1, "units": "min"} if voice else None,
         "prodSpecCharValueUse": [
-            _use(name, row[column]) for name, column in (VOICE if voice else BUNDLE).items()
+            _characteristic(name, row[column])
+            for name, column in (VOICE if voice else BUNDLE).items()
         ],
         "constraint": [_constraint(row["constraint_bound"])] if row["constraint_bound"] else None,
         "@type": KIND,
@@ -107,13 +108,13 @@ def price(row: Mapping[str, Any], standing: Standing) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value is not None}
 
 
-def as_lines(table: pa.Table, standing: Standing) -> Iterator[str]:
+def as_lines(table: pa.Table, standing: PublicationStatus) -> Iterator[str]:
     """JSON lines: one price a line."""
     for each in prices(table, standing):
         yield json.dumps(each, ensure_ascii=False) + "\n"
 
 
-def as_array(table: pa.Table, standing: Standing) -> Iterator[str]:
+def as_array(table: pa.Table, standing: PublicationStatus) -> Iterator[str]:
     """One JSON array, as the API answers a GET of all prices; a price a line."""
     yield "["
     for number, each in enumerate(prices(table, standing)):
@@ -127,7 +128,7 @@ def _decimal(money: float) -> int | float:
     return int(value) if value == int(value) else value
 
 
-def _period(row: Mapping[str, Any], standing: Standing) -> dict[str, str]:
+def _period(row: Mapping[str, Any], standing: PublicationStatus) -> dict[str, str]:
     if standing.since is not None:
         return {"startDateTime": _instant(dt.datetime.fromisoformat(standing.since))}
     return {"startDateTime": _instant(row["valid_from"]), "endDateTime": _instant(row["valid_to"])}
@@ -138,7 +139,7 @@ def _instant(moment: dt.datetime) -> str:
     return f"{moment.astimezone(dt.UTC) if moment.tzinfo else moment:%Y-%m-%dT%H:%M:%S}Z"
 
 
-def _use(name: str, value: Any) -> dict[str, Any]:
+def _characteristic(name: str, value: Any) -> dict[str, Any]:
     kind = "integer" if isinstance(value, int) else "string"
     chosen = {
         "value": value,

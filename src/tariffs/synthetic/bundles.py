@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from tariffs.synthetic.calendar import Stream, dice, season, weeks
+from tariffs.synthetic.calendar import Stream, rng_for, season, weeks
 from tariffs.synthetic.scenarios import OFF, SHOCK, Switches, shocks
 from tariffs.synthetic.sizes import (
     BUNDLES,
@@ -26,7 +26,7 @@ TAU = 0.35
 DISPERSION = 2.5
 LEAST_ELASTIC = -0.02
 PRICE_GRID = np.round(np.arange(0.70, 1.36, 0.05), 2)
-EXPLORED, CONSTANT = 0.06, 0.12
+EXPLORED_SHARE, CONSTANT_PRICE_SHARE = 0.06, 0.12
 CONTROL_SHARE = 0.05
 ROWS_PER_BLOCK = 1_000_000  # room for a block's row ids
 PRODUCTS = np.array([b.product for b in BUNDLES])
@@ -57,9 +57,9 @@ def block_locations(size: Size, block: int) -> np.ndarray:
     )
 
 
-def places(seed: int, size: Size, block: int) -> pa.Table:
+def location_table(seed: int, size: Size, block: int) -> pa.Table:
     """The rows of `locations` for one block."""
-    where, rng = block_locations(size, block), dice(seed, Stream.PLACES, block)
+    where, rng = block_locations(size, block), rng_for(seed, Stream.PLACES, block)
     tier = rng.choice(list(TIERS), len(where), p=[0.35, 0.40, 0.25])
     region, drawn = np.array(REGIONS)[where % len(REGIONS)], rng.random(len(where))
     control = drawn < CONTROL_SHARE
@@ -107,14 +107,14 @@ def spoken_names(where: np.ndarray) -> np.ndarray:
 
 def bundle_season(seed: int, size: Size) -> np.ndarray:
     """Shape (segments, weeks); the same for all blocks."""
-    return season(weeks(size.weeks), len(SEGMENTS), dice(seed, Stream.SEASON))
+    return season(weeks(size.weeks), len(SEGMENTS), rng_for(seed, Stream.SEASON))
 
 
 def bundle_block(seed: int, size: Size, block: int, switches: Switches = OFF) -> Block:
     """Arrays inside have the axes (segment, location, product, week)."""
-    tier = places(seed, size, block)["tier"].to_numpy()
+    tier = location_table(seed, size, block)["tier"].to_numpy()
     shape = (len(SEGMENTS), len(tier), len(BUNDLES))
-    rng = dice(seed, Stream.SALES, block)
+    rng = rng_for(seed, Stream.SALES, block)
     beta = _elasticities(tier, shape, rng)
     level = rng.normal(np.log(0.010) - 0.35 * np.log(LIST_PRICE), 0.8, shape)
     eta = (
@@ -167,9 +167,9 @@ def _prices(
     A campaign holds for 3 to 8 weeks in all segments of a (location, product); some units never leave the list price.
     What the pricing team foresees of demand comes on top of the campaign, in shares of the list price.
     """
-    rng = dice(seed, Stream.PRICES, block)
+    rng = rng_for(seed, Stream.PRICES, block)
     campaign = _plateaus(rng, shape[1] * shape[2], size.weeks).reshape(1, *shape[1:], size.weeks)
-    constant = (rng.random(shape) < CONSTANT)[..., None]
+    constant = (rng.random(shape) < CONSTANT_PRICE_SHARE)[..., None]
     if foreseen is not None:
         campaign = np.maximum(campaign + foreseen, LOWEST_RATIO)
     tick = np.array([b.price_tick for b in BUNDLES])[:, None]
@@ -179,7 +179,7 @@ def _prices(
         np.round(np.round(campaign * LIST_PRICE[:, None] / tick) * tick, 2),
     )
     full = (*shape, size.weeks)
-    explores = (rng.random(full) < EXPLORED) & ~constant
+    explores = (rng.random(full) < EXPLORED_SHARE) & ~constant
     epsilon = np.where(
         explores, np.round(rng.uniform(0.05, 0.15, full) * rng.choice([-1.0, 1.0], full), 3), 0.0
     )
@@ -253,12 +253,12 @@ def _truth_table(
     }
     truth |= {
         "chi": np.full(beta.shape, chi),
-        "ladder_price": LIST_PRICE * _together(best / LIST_PRICE, beta, level, chi),
+        "ladder_price": LIST_PRICE * _joint_prices(best / LIST_PRICE, beta, level, chi),
     }
     return pa.table({name: values.ravel() for name, values in (keys | truth).items()})
 
 
-def _together(alone: np.ndarray, beta: np.ndarray, level: np.ndarray, chi: float) -> np.ndarray:
+def _joint_prices(alone: np.ndarray, beta: np.ndarray, level: np.ndarray, chi: float) -> np.ndarray:
     """Price ratios with the best margin of each (segment, location) as a whole, to 1 % of the list price where products substitute.
 
     Products answer one another in turn, each by trying all of its prices; for substitutes whose margins are positive this climbs,

@@ -27,7 +27,7 @@ class Stream(IntEnum):
     VOICE_DIRT = 11
 
 
-def dice(seed: int, stream: Stream, block: int = 0) -> np.random.Generator:
+def rng_for(seed: int, stream: Stream, block: int = 0) -> np.random.Generator:
     return np.random.Generator(
         np.random.Philox(key=np.array([seed, (stream << 32) | block], dtype=np.uint64))
     )

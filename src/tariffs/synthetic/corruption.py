@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tariffs.synthetic.bundles import LIST_PRICE, Block
-from tariffs.synthetic.calendar import Stream, dice
+from tariffs.synthetic.calendar import Stream, rng_for
 from tariffs.synthetic.sizes import FORMER_NAMES
 
 SHARE = 0.001  # of the rows, for each kind of row; of the units, for each kind of unit
@@ -42,7 +42,7 @@ class Kind:
 
     name: str
     policy: str
-    soil: Callable[[pa.Table], pa.Table] | None = None
+    corrupt: Callable[[pa.Table], pa.Table] | None = None
     extra: Callable[[pa.Table], pa.Table] | None = None
 
 
@@ -53,7 +53,7 @@ class UnitKind:
 
     name: str
     policy: str
-    soil: Callable[[pa.Table, float], pa.Table]
+    corrupt: Callable[[pa.Table, float], pa.Table]
     whole: bool = False
     only: str = ""
 
@@ -65,14 +65,14 @@ def textual(sales: pa.Table) -> pa.Table:
     return sales
 
 
-def soil(made: Block, seed: int, block: int) -> tuple[pa.Table, pa.Table]:
+def corrupt(made: Block, seed: int, block: int) -> tuple[pa.Table, pa.Table]:
     """The block's sales with every kind of dirt in them, and its ledger (LEDGER).  A row has one kind of dirt at most."""
-    clean, rng = textual(made.sales), dice(seed, Stream.DIRT, block)
+    clean, rng = textual(made.sales), rng_for(seed, Stream.DIRT, block)
     untouched = np.ones(len(clean), dtype=bool)
     parts, ledger = [], []
     for unit_kind, first, last, beta in _units(made, rng):
         weeks = clean.slice(first, last - first)
-        spoilt = unit_kind.soil(weeks, beta)
+        spoilt = unit_kind.corrupt(weeks, beta)
         parts.append(spoilt)
         ledger.append(
             _ledger(
@@ -85,7 +85,7 @@ def soil(made: Block, seed: int, block: int) -> tuple[pa.Table, pa.Table]:
     picked = rng.permutation(np.flatnonzero(untouched))[: each * len(KINDS)].reshape(len(KINDS), -1)
     for kind, rows in zip(KINDS, picked, strict=True):
         chosen = clean.take(pa.array(np.sort(rows)))
-        spoilt = kind.soil(chosen) if kind.soil else chosen
+        spoilt = kind.corrupt(chosen) if kind.corrupt else chosen
         parts += [spoilt, kind.extra(chosen)] if kind.extra else [spoilt]
         ledger.append(
             _ledger(kind, chosen["row_id"].to_numpy() if kind.extra else _changed(chosen, spoilt))
@@ -217,18 +217,20 @@ def _again(rows: pa.Table, loaded_later: bool, id_step: int) -> pa.Table:
 
 
 KINDS = (
-    Kind("null_price", "REJECT", soil=_constant("price", None)),
-    Kind("null_units", "REJECT", soil=_constant("units", None)),
-    Kind("negative_units", "REJECT", soil=_mapped("units", lambda units: pc.subtract(-1, units))),
-    Kind("full_counter", "REJECT", soil=_constant("units", SATURATED)),
-    Kind("zero_price", "REJECT", soil=_constant("price", "0.0")),
-    Kind("free_units", "REJECT", soil=_constant("price", "FREE")),
-    Kind("price_beyond_all", "REJECT", soil=_constant("price", "99999999.0")),
-    Kind("invalid_week", "REJECT", soil=_constant("week", "2026-02-30")),
-    Kind("future_week", "REJECT", soil=_constant("week", "2031-01-05")),
-    Kind("unknown_product", "REJECT", soil=_constant("product", "DAY_9999")),
-    Kind("unknown_location", "REJECT", soil=_constant("location", "LOC_NOWHERE")),
-    Kind("test_sim", "REJECT", soil=_constant("segment", "TEST_SIM")),
+    Kind("null_price", "REJECT", corrupt=_constant("price", None)),
+    Kind("null_units", "REJECT", corrupt=_constant("units", None)),
+    Kind(
+        "negative_units", "REJECT", corrupt=_mapped("units", lambda units: pc.subtract(-1, units))
+    ),
+    Kind("full_counter", "REJECT", corrupt=_constant("units", SATURATED)),
+    Kind("zero_price", "REJECT", corrupt=_constant("price", "0.0")),
+    Kind("free_units", "REJECT", corrupt=_constant("price", "FREE")),
+    Kind("price_beyond_all", "REJECT", corrupt=_constant("price", "99999999.0")),
+    Kind("invalid_week", "REJECT", corrupt=_constant("week", "2026-02-30")),
+    Kind("future_week", "REJECT", corrupt=_constant("week", "2031-01-05")),
+    Kind("unknown_product", "REJECT", corrupt=_constant("product", "DAY_9999")),
+    Kind("unknown_location", "REJECT", corrupt=_constant("location", "LOC_NOWHERE")),
+    Kind("test_sim", "REJECT", corrupt=_constant("segment", "TEST_SIM")),
     Kind(
         "conflicting_copy",
         "REJECT",
@@ -240,38 +242,38 @@ KINDS = (
         extra=lambda rows: _again(rows, loaded_later=True, id_step=RESTATED_ID),
     ),
     Kind("exact_copy", "DEDUPE", extra=lambda rows: rows),
-    Kind("untidy_segment", "REPAIR", soil=_mapped("segment", _stray_blanks)),
-    Kind("untidy_product", "REPAIR", soil=_mapped("product", _stray_blanks)),
-    Kind("look_alike_letters", "REPAIR", soil=_mapped("product", _look_alikes)),
-    Kind("hidden_marks", "REPAIR", soil=_mapped("segment", _hidden_marks)),
+    Kind("untidy_segment", "REPAIR", corrupt=_mapped("segment", _stray_blanks)),
+    Kind("untidy_product", "REPAIR", corrupt=_mapped("product", _stray_blanks)),
+    Kind("look_alike_letters", "REPAIR", corrupt=_mapped("product", _look_alikes)),
+    Kind("hidden_marks", "REPAIR", corrupt=_mapped("segment", _hidden_marks)),
     Kind(
         "no_break_hyphen",
         "REPAIR",
-        soil=_mapped("product", lambda name: pc.replace_substring(name, "_", NO_BREAK_HYPHEN)),
+        corrupt=_mapped("product", lambda name: pc.replace_substring(name, "_", NO_BREAK_HYPHEN)),
     ),
     Kind(
         "apostrophe",
         "REPAIR",
-        soil=_mapped("location", lambda name: pc.binary_join_element_wise("'", name, "")),
+        corrupt=_mapped("location", lambda name: pc.binary_join_element_wise("'", name, "")),
     ),
-    Kind("no_leading_zeros", "REPAIR", soil=_mapped("location", _without_zeros)),
+    Kind("no_leading_zeros", "REPAIR", corrupt=_mapped("location", _without_zeros)),
     Kind(
         "currency_text",
         "REPAIR",
-        soil=_mapped("price", lambda price: pc.binary_join_element_wise("GHS", price, " ")),
+        corrupt=_mapped("price", lambda price: pc.binary_join_element_wise("GHS", price, " ")),
     ),
     Kind(
         "decimal_comma",
         "REPAIR",
-        soil=_mapped("price", lambda price: pc.replace_substring(price, ".", ",")),
+        corrupt=_mapped("price", lambda price: pc.replace_substring(price, ".", ",")),
     ),
-    Kind("price_in_pesewas", "REPAIR", soil=_mapped("price", _cents)),
-    Kind("week_by_its_monday", "REPAIR", soil=_mapped("week", lambda week: _days(week, -6))),
-    Kind("stamp_with_a_zone", "KEEP", soil=_mapped("loaded_at", _abroad)),
+    Kind("price_in_pesewas", "REPAIR", corrupt=_mapped("price", _cents)),
+    Kind("week_by_its_monday", "REPAIR", corrupt=_mapped("week", lambda week: _days(week, -6))),
+    Kind("stamp_with_a_zone", "KEEP", corrupt=_mapped("loaded_at", _abroad)),
     Kind(
         "spike",
         "SET_ASIDE",
-        soil=_mapped("units", lambda units: pc.add(pc.multiply(units, 100), 1000)),
+        corrupt=_mapped("units", lambda units: pc.add(pc.multiply(units, 100), 1000)),
     ),
 )
 

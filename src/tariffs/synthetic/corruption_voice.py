@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tariffs.synthetic.calendar import Stream, dice
+from tariffs.synthetic.calendar import Stream, rng_for
 from tariffs.synthetic.corruption import RIGHT_TO_LEFT, SHARE, ledger_of_keys
 from tariffs.synthetic.voice import VoiceBlock
 
@@ -22,9 +22,9 @@ NIGHT_HOUR = 2
 BOM = b"\xef\xbb\xbf"
 
 
-def soil_voice(made: VoiceBlock, seed: int, block: int) -> tuple[VoiceBlock, pa.Table]:
+def corrupt_voice(made: VoiceBlock, seed: int, block: int) -> tuple[VoiceBlock, pa.Table]:
     """A block of cells with its dirt, and the ledger of it."""
-    rng = dice(seed, Stream.VOICE_DIRT, block)
+    rng = rng_for(seed, Stream.VOICE_DIRT, block)
     usage, percent = _percent(made.usage, rng)
     cell_names = pc.unique(made.cells["cell"]).to_pylist()
     back, forward, empty, zero = (
@@ -92,7 +92,7 @@ def _capacities(
     return _with(cells, "capacity_minutes", kept), ledger
 
 
-def soil_places(places: pa.Table) -> tuple[pa.Table, pa.Table]:
+def corrupt_locations(places: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Names in decomposed form, and with a mark of direction behind them; apostrophes and accents of their own they have anyway."""
     names, codes = places["name"].to_pylist(), places["location"].to_pylist()
     taken_apart = {

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from tariffs.synthetic.calendar import Stream, dice
+from tariffs.synthetic.calendar import Stream, rng_for
 
 SHOCK = 0.10  # standard deviation of a week's shock in log demand, where there is any
 WAITING = 1.5  # b of w(t, p) = p / (t + 1)^b; surveys found 0.6 (downloads) to 2.0 (video)
@@ -69,7 +69,7 @@ def shocks(
     switches: Switches, seed: int, stream: Stream, block: int, shape: tuple[int, ...]
 ) -> np.ndarray:
     """Shocks of log demand, stationary AR(1) along the last axis (weeks) with standard deviation SHOCK.  Of shape `shape`."""
-    eta = SHOCK * dice(seed, stream, block).standard_normal(shape)
+    eta = SHOCK * rng_for(seed, stream, block).standard_normal(shape)
     for week in range(1, shape[-1]):
         eta[..., week] = (
             switches.ar * eta[..., week - 1] + np.sqrt(1 - switches.ar**2) * eta[..., week]

@@ -18,7 +18,7 @@ class Size:
     sales_format: Format
 
 
-MOST_WEEKS = 500  # beyond, the row ids of a block would meet
+MAX_WEEKS = 500  # beyond, the row ids of a block would meet
 
 
 def size_of(
@@ -37,9 +37,9 @@ def size_of(
         for field in ("locations", "cells", "weeks")
         if getattr(size, field) < 1
     ]
-    if wrong or size.weeks > MOST_WEEKS:
+    if wrong or size.weeks > MAX_WEEKS:
         raise ValueError(
-            f"found {', '.join(wrong) or f'weeks={size.weeks}'}; wanted at least 1 of each, and at most {MOST_WEEKS} weeks"
+            f"found {', '.join(wrong) or f'weeks={size.weeks}'}; wanted at least 1 of each, and at most {MAX_WEEKS} weeks"
         )
     return size
 

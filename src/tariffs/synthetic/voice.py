@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from tariffs.synthetic.bundles import location_names
-from tariffs.synthetic.calendar import Stream, dice, season, weeks
+from tariffs.synthetic.calendar import Stream, rng_for, season, weeks
 from tariffs.synthetic.scenarios import OFF, SHOCK, Switches, shocks, waiting
 from tariffs.synthetic.sizes import CELL_CLASSES, DAY_PARTS, REGIONS, VOICE_COST, VOICE_TARIFF, Size
 
@@ -16,8 +16,8 @@ CELLS_PER_BLOCK = 20
 TAU = 0.25
 DISPERSION = 30.0  # minutes come in calls, and calls in evenings
 MINUTES_PER_CALL = 1.8
-DEEPEST = 0.95
-CONSTANT, EXPLORED = 0.12, 0.10
+MAX_DISCOUNT = 0.95
+CONSTANT_DISCOUNT_SHARE, EXPLORED_SHARE = 0.12, 0.10
 DAY_TYPES = {"WEEKDAY": 5, "WEEKEND": 2}
 HOURS = np.arange(24)
 LOAD = (
@@ -46,13 +46,13 @@ def blocks(size: Size) -> int:
 
 def voice_season(seed: int, size: Size) -> np.ndarray:
     """Shape (regions, weeks); the same for all blocks."""
-    return season(weeks(size.weeks), len(REGIONS), dice(seed, Stream.VOICE_SEASON))
+    return season(weeks(size.weeks), len(REGIONS), rng_for(seed, Stream.VOICE_SEASON))
 
 
 def voice_block(seed: int, size: Size, block: int, switches: Switches = OFF) -> VoiceBlock:
     """Arrays inside have the axes (cell, hour, day type, week)."""
     cell = np.arange(block * CELLS_PER_BLOCK, min((block + 1) * CELLS_PER_BLOCK, size.cells))
-    rng = dice(seed, Stream.VOICE, block)
+    rng = rng_for(seed, Stream.VOICE, block)
     kind = rng.choice(list(CELL_CLASSES), len(cell), p=[0.35, 0.30, 0.20, 0.15])
     shape, full = (len(cell), 24, 2), (len(cell), 24, 2, size.weeks)
     beta = _elasticities(kind, shape, rng)
@@ -75,7 +75,7 @@ def voice_block(seed: int, size: Size, block: int, switches: Switches = OFF) -> 
     capacity = nominal if switches.cap else ample(nominal, offered, days)
     room = (capacity[:, None, None] * days).astype(np.int64)  # minutes a week
     minutes = np.minimum(offered, room[..., None]) if switches.cap else offered
-    attempts, blocked = _calls(minutes, offered, dice(seed, Stream.CALLS, block))
+    attempts, blocked = _calls(minutes, offered, rng_for(seed, Stream.CALLS, block))
     keys = _keys(cell, full) | {"week": np.broadcast_to(weeks(size.weeks), full)}
     measured = {
         "discount": discount,
@@ -157,23 +157,23 @@ def _discounts(
     What is foreseen of demand is taken off the discount, every week.
     """
     rule = np.select([load < 0.2, load < 0.5, load < 0.8], [0.75, 0.50, 0.20], 0.0)[..., None]
-    constant = (rng.random(load.shape) < CONSTANT)[..., None]
+    constant = (rng.random(load.shape) < CONSTANT_DISCOUNT_SHARE)[..., None]
     wobble = (
         np.repeat(rng.integers(-3, 4, (*load.shape, -(-count // 4))), 4, axis=-1)[..., :count]
         * 0.05
     )
-    posted = np.clip(rule + np.where(constant, 0.0, wobble), 0.0, DEEPEST)
-    explores = (rng.random(posted.shape) < EXPLORED) & ~constant
+    posted = np.clip(rule + np.where(constant, 0.0, wobble), 0.0, MAX_DISCOUNT)
+    explores = (rng.random(posted.shape) < EXPLORED_SHARE) & ~constant
     trial = np.where(explores, rng.integers(-2, 3, posted.shape) * 0.05, 0.0)
     if foreseen is not None:
         posted = np.clip(
-            np.round((posted - np.where(constant, 0.0, foreseen)) * 20) / 20, 0.0, DEEPEST
+            np.round((posted - np.where(constant, 0.0, foreseen)) * 20) / 20, 0.0, MAX_DISCOUNT
         )
-        fits = np.abs(posted - DEEPEST / 2) + np.abs(trial) <= DEEPEST / 2 + 1e-9
+        fits = np.abs(posted - MAX_DISCOUNT / 2) + np.abs(trial) <= MAX_DISCOUNT / 2 + 1e-9
         trial = np.where(
             fits, trial, 0.0
         )  # a trial that a limit cuts short would tell of the posted discount, and so of demand
-    return np.round(np.clip(posted + trial, 0.0, DEEPEST), 2), np.round(posted, 2)
+    return np.round(np.clip(posted + trial, 0.0, MAX_DISCOUNT), 2), np.round(posted, 2)
 
 
 def _keys(cell: np.ndarray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 
 from tariffs.synthetic import bundles, voice
 from tariffs.synthetic.calendar import weeks
-from tariffs.synthetic.corruption import NO_LEDGER, soil
-from tariffs.synthetic.corruption_voice import as_windows_writes, soil_places, soil_voice
+from tariffs.synthetic.corruption import NO_LEDGER, corrupt
+from tariffs.synthetic.corruption_voice import as_windows_writes, corrupt_locations, corrupt_voice
 from tariffs.synthetic.scenarios import OFF, Switches
 from tariffs.synthetic.sizes import (
     BUNDLES,
@@ -64,7 +64,7 @@ def generate(
     what, root = SIZES[size] if isinstance(size, str) else size, Path(out)
     truth = root / "truth"
     truth.mkdir(parents=True, exist_ok=True)
-    with _crew(workers) as each, _Parquet(truth / "dirt.parquet") as ledger:
+    with _executor(workers) as each, _Parquet(truth / "dirt.parquet") as ledger:
         ledger.add(NO_LEDGER)
         sources = {
             "bundle_sales": _write_bundles(what, root, truth, seed, dirt, switches, each, ledger),
@@ -72,7 +72,7 @@ def generate(
             "cell_load": [root / "cell_load.parquet"],
             "product_catalog": [_write_csv(_catalog(), root / "product_catalog.csv")],
             "locations": [
-                _write_places(_locations(seed, what), root / "locations.csv", dirt, ledger)
+                _write_locations(_locations(seed, what), root / "locations.csv", dirt, ledger)
             ],
             "policy": [_write_csv(_policy(), root / "policy.csv")],
         }
@@ -85,7 +85,7 @@ Each = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
 
 
 @contextmanager
-def _crew(workers: int) -> Iterator[Each]:
+def _executor(workers: int) -> Iterator[Each]:
     """Calls of a function in order, by so many processes, with no more answers waiting than there are processes."""
     if workers == 1:
         yield lambda work, tasks: (work(*task) for task in tasks)
@@ -169,7 +169,7 @@ def _bundle_tables(
     for number in which:
         block = bundles.bundle_block(seed, size, number, switches)
         known.append(block.truth)
-        sales, ledger = soil(block, seed, number) if dirty else (block.sales, NO_LEDGER)
+        sales, ledger = corrupt(block, seed, number) if dirty else (block.sales, NO_LEDGER)
         entries.append(ledger)
         yield sales
 
@@ -206,12 +206,12 @@ def _voice_tables(
     seed: int, size: Size, number: int, dirty: bool, switches: Switches
 ) -> tuple[voice.VoiceBlock, pa.Table]:
     block = voice.voice_block(seed, size, number, switches)
-    return soil_voice(block, seed, number) if dirty else (block, NO_LEDGER)
+    return corrupt_voice(block, seed, number) if dirty else (block, NO_LEDGER)
 
 
-def _write_places(places: pa.Table, path: Path, dirty: bool, ledger: _Parquet) -> Path:
+def _write_locations(places: pa.Table, path: Path, dirty: bool, ledger: _Parquet) -> Path:
     if dirty:
-        places, entries = soil_places(places)
+        places, entries = corrupt_locations(places)
         ledger.add(entries)
     _write_csv(places, path)
     if dirty:
@@ -255,7 +255,7 @@ def _write_csv(table: pa.Table, path: Path) -> Path:
 
 def _locations(seed: int, size: Size) -> pa.Table:
     return pa.concat_tables(
-        [bundles.places(seed, size, block) for block in range(bundles.blocks(size))]
+        [bundles.location_table(seed, size, block) for block in range(bundles.blocks(size))]
     )
 
 

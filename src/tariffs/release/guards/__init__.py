@@ -28,7 +28,7 @@ from tariffs.release.guards.change import (
     units,
     volume,
 )
-from tariffs.release.guards.context import UNITS_OF, Guard, Limits, Subject, limits_of
+from tariffs.release.guards.context import UNITS_OF, Guard, GuardContext, Limits, limits_with
 from tariffs.release.guards.money import COST, GAIN, MONEY, cost, gain, money
 from tariffs.release.guards.order import FAIRNESS, LADDER, SMOOTH, fairness, ladder, smooth
 from tariffs.release.guards.price import (
@@ -61,7 +61,7 @@ from tariffs.release.guards.trust import (
     validity,
 )
 
-NAMED: dict[str, Guard] = {
+GUARDS_BY_CODE: dict[str, Guard] = {
     VALUES: values, CURRENCY: currency, TODAY: today,
     CHANGE_SIZE: change_size, CHANGE_SHARE: change_share, UNITS: units, VOLUME: volume,
     STEP: step, BOUNDS: bounds, PRICE_POINTS: price_points, SUPPORT: support, COMPETITOR: competitor, ELASTICITY: elasticity,
@@ -69,8 +69,8 @@ NAMED: dict[str, Guard] = {
     COST: cost, MONEY: money, GAIN: gain,
     CONTROL: control, STALE: stale, VALIDITY: validity, DRIFT: drift, PRIOR: prior, LIMITS: limits,
 }  # fmt: skip
-GUARDS: tuple[Guard, ...] = tuple(NAMED.values())
-CODES = tuple(NAMED)
+GUARDS: tuple[Guard, ...] = tuple(GUARDS_BY_CODE.values())
+CODES = tuple(GUARDS_BY_CODE)
 AGAINST_ACTIVE = frozenset(
     {CURRENCY, TODAY, CHANGE_SIZE, CHANGE_SHARE, UNITS, VOLUME, CONTROL, VALIDITY, DRIFT}
 )  # may find other things once another is active
@@ -79,25 +79,25 @@ __all__ = [
     "AGAINST_ACTIVE",
     "CODES",
     "GUARDS",
-    "NAMED",
+    "GUARDS_BY_CODE",
     "UNITS_OF",
     "Guard",
+    "GuardContext",
     "Limits",
-    "Subject",
-    "inspect",
-    "limits_of",
+    "limits_with",
+    "run_guards",
 ]
 
 
-def inspect(subject: Subject) -> tuple[Finding, ...]:
+def run_guards(subject: GuardContext) -> tuple[Finding, ...]:
     """What every guard finds, in the order of `GUARDS`."""
     with np.errstate(
         all="ignore"
     ):  # a table may hold NaN and infinities: what is no number fails its guard
-        return tuple(_examined(code, guard, subject) for code, guard in NAMED.items())
+        return tuple(_run_guard(code, guard, subject) for code, guard in GUARDS_BY_CODE.items())
 
 
-def _examined(code: str, guard: Guard, subject: Subject) -> Finding:
+def _run_guard(code: str, guard: Guard, subject: GuardContext) -> Finding:
     """What a guard finds; a table that it cannot even read fails it."""
     try:
         return guard(subject)

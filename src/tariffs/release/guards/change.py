@@ -9,88 +9,96 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tariffs.release.decision_log import Finding
-from tariffs.release.guards.context import SHOWN, SLACK, Subject, against, found, largest, moves
-from tariffs.release.tables import Floats, floats, is_voice, keys_of, matched, repeated
+from tariffs.release.guards.context import (
+    MAX_CASES_SHOWN,
+    SLACK,
+    GuardContext,
+    describe_move,
+    largest_move,
+    moves_against,
+    row_finding,
+)
+from tariffs.release.tables import Floats, duplicate_keys, floats, is_voice, keys_of, match_rows
 
 CHANGE_SIZE, CHANGE_SHARE, UNITS, VOLUME = "CHANGE_SIZE", "CHANGE_SHARE", "UNITS", "VOLUME"
 
 
-def change_size(s: Subject) -> Finding:
+def change_size(ctx: GuardContext) -> Finding:
     """No price is too far from what charging asks now."""
-    allowed = f"bundles {s.limits.bundle_change:.0%}, voice {s.limits.voice_change:g} points"
-    if s.active is None:
+    allowed = f"bundles {ctx.limits.bundle_change:.0%}, voice {ctx.limits.voice_change:g} points"
+    if ctx.active is None:
         return Finding(CHANGE_SIZE, True, "no other table is active to compare with", allowed)
-    there, moved = against(s.table, s.active)
+    there, moved = moves_against(ctx.table, ctx.active)
     voice = is_voice(there)
     broken = ~(
-        np.abs(moved) <= np.where(voice, s.limits.voice_change, s.limits.bundle_change) + SLACK
+        np.abs(moved) <= np.where(voice, ctx.limits.voice_change, ctx.limits.bundle_change) + SLACK
     )  # what is no number is broken
-    words = f"largest: bundles {largest(moved[~voice], '{:+.1%}')}, voice {largest(moved[voice], '{:+.4g} points')}"
-    return found(CHANGE_SIZE, there, broken, words, allowed, moves(moved, voice))
+    words = f"largest: bundles {largest_move(moved[~voice], '{:+.1%}')}, voice {largest_move(moved[voice], '{:+.4g} points')}"
+    return row_finding(CHANGE_SIZE, there, broken, words, allowed, describe_move(moved, voice))
 
 
-def change_share(s: Subject) -> Finding:
+def change_share(ctx: GuardContext) -> Finding:
     """Not nearly all prices change at once."""
-    allowed = f"{s.limits.share_changed:.0%} of the prices"
-    if s.active is None:
+    allowed = f"{ctx.limits.share_changed:.0%} of the prices"
+    if ctx.active is None:
         return Finding(CHANGE_SHARE, True, "no other table is active to compare with", allowed)
-    there, moved = against(s.table, s.active)
+    there, moved = moves_against(ctx.table, ctx.active)
     changed, rows = int(np.count_nonzero(moved)), there.num_rows
     share = changed / rows if rows else 0.0
-    passed = share <= s.limits.share_changed + SLACK
+    passed = share <= ctx.limits.share_changed + SLACK
     return Finding(
         CHANGE_SHARE, passed, f"{changed:,} of {rows:,} prices change ({share:.1%})", allowed
     )
 
 
-def units(s: Subject) -> Finding:
+def units(ctx: GuardContext) -> Finding:
     """Every unit has one price, and none that was sold, or that charging has a price for, is left without."""
-    allowed = f"each once, {s.limits.units_lost:g} left out"
-    if twice := repeated(s.table):
+    allowed = f"each once, {ctx.limits.units_lost:g} left out"
+    if twice := duplicate_keys(ctx.table):
         return Finding(
             UNITS,
             False,
             f"units with more than one price: {len(twice):,}",
             allowed,
-            tuple(twice[:SHOWN]),
+            tuple(twice[:MAX_CASES_SHOWN]),
             len(twice),
         )
-    words, lost = [f"{s.table.num_rows:,} units"], []
-    if s.active is not None:
-        gone = matched(s.active, s.table) < 0
-        new = int(np.count_nonzero(matched(s.table, s.active) < 0))
+    words, lost = [f"{ctx.table.num_rows:,} units"], []
+    if ctx.active is not None:
+        gone = match_rows(ctx.active, ctx.table) < 0
+        new = int(np.count_nonzero(match_rows(ctx.table, ctx.active) < 0))
         words.append(f"{new:,} new, {int(gone.sum()):,} of the active table left out")
-        lost += keys_of(s.active, gone)
-    if s.sold is not None:
-        unsold = matched(s.sold, s.table) < 0
-        words.append(f"{int(unsold.sum()):,} of the {s.sold.num_rows:,} that were sold left out")
-        lost += keys_of(s.sold, unsold)
-    if s.active is None:
-        missing = _never_priced(s)
+        lost += keys_of(ctx.active, gone)
+    if ctx.sold is not None:
+        unsold = match_rows(ctx.sold, ctx.table) < 0
+        words.append(f"{int(unsold.sum()):,} of the {ctx.sold.num_rows:,} that were sold left out")
+        lost += keys_of(ctx.sold, unsold)
+    if ctx.active is None:
+        missing = _never_priced(ctx)
         words.append(f"{len(missing):,} products or locations without a price")
         lost += missing
-    if s.active is None and s.sold is None:
-        missing = _gaps(s.table)
+    if ctx.active is None and ctx.sold is None:
+        missing = _gaps(ctx.table)
         words.append(f"{len(missing):,} gaps between units, and what was sold is not recorded")
         lost += missing
     lost = list(dict.fromkeys(lost))
-    passed = bool(s.table.num_rows) and len(lost) <= s.limits.units_lost
+    passed = bool(ctx.table.num_rows) and len(lost) <= ctx.limits.units_lost
     return Finding(
         UNITS,
         passed,
         ", ".join(words),
         allowed,
-        () if passed else tuple(lost[:SHOWN]),
+        () if passed else tuple(lost[:MAX_CASES_SHOWN]),
         0 if passed else len(lost),
     )
 
 
-def _never_priced(s: Subject) -> list[str]:
+def _never_priced(ctx: GuardContext) -> list[str]:
     """Products of the catalogue, and locations of the run, that no price is for: a kind or a region may be missing altogether."""
     missing = []
-    for what, known in (("product", s.catalogue), ("location", s.locations)):
+    for what, known in (("product", ctx.catalogue), ("location", ctx.locations)):
         if known is not None:
-            priced = set(pc.unique(s.table[what]).to_pylist())
+            priced = set(pc.unique(ctx.table[what]).to_pylist())
             missing += [
                 f"{what} {name}" for name in sorted(set(known[what].to_pylist()) - priced - {None})
             ]
@@ -128,15 +136,15 @@ def _rectangle(table: pa.Table, rows: tuple[str, ...], columns: tuple[str, ...])
     ]
 
 
-def volume(s: Subject) -> Finding:
+def volume(ctx: GuardContext) -> Finding:
     """No kind and no place is expected to sell far less than under the active table; under today's prices, where there is none."""
-    allowed = f"a fall of {s.limits.volume_drop:.0%}, in one location {s.limits.place_drop:.0%}"
-    known = s.active is not None and bool(np.isfinite(_expected(s.active)).all())
-    old = s.active if known else s.table
-    now, before = _expected(s.table), _expected(old, moved=known)
+    allowed = f"a fall of {ctx.limits.volume_drop:.0%}, in one location {ctx.limits.place_drop:.0%}"
+    known = ctx.active is not None and bool(np.isfinite(_expected(ctx.active)).all())
+    old = ctx.active if known else ctx.table
+    now, before = _expected(ctx.table), _expected(old, moved=known)
     if not np.isfinite(now).all():
         return Finding(VOLUME, False, "the expected volume is not recorded for every unit", allowed)
-    voice, was_voice = is_voice(s.table), is_voice(old)
+    voice, was_voice = is_voice(ctx.table), is_voice(old)
     fell = {
         kind: _change(now[a].sum(), before[b].sum())
         for kind, a, b in (("bundles", ~voice, ~was_voice), ("voice", voice, was_voice))
@@ -144,18 +152,18 @@ def volume(s: Subject) -> Finding:
     cases = [
         f"all {kind}: {change:+.1%}"
         for kind, change in fell.items()
-        if change < -s.limits.volume_drop - SLACK
+        if change < -ctx.limits.volume_drop - SLACK
     ]
-    places = _by_place(s.table, now, old, before)
+    places = _by_place(ctx.table, now, old, before)
     cases += [
         f"{place}: {change:+.1%}"
         for place, change in places
-        if change < -s.limits.place_drop - SLACK
+        if change < -ctx.limits.place_drop - SLACK
     ]
     worst = min((change for _, change in places), default=0.0)
     upon = "the active table" if known else "no change"
     words = f"expected against {upon}: bundles {fell['bundles']:+.1%}, voice {fell['voice']:+.1%}, worst location {worst:+.1%}"
-    return Finding(VOLUME, not cases, words, allowed, tuple(cases[:SHOWN]), len(cases))
+    return Finding(VOLUME, not cases, words, allowed, tuple(cases[:MAX_CASES_SHOWN]), len(cases))
 
 
 def _expected(table: pa.Table, *, moved: bool = True) -> Floats:

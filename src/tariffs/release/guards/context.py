@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 
 from tariffs.release.decision_log import Finding
 from tariffs.release.drift import Chart
-from tariffs.release.tables import KEY, Bools, Floats, floats, is_voice, keys_of, matched, tariff
+from tariffs.release.tables import KEY, Bools, Floats, floats, is_voice, keys_of, match_rows, tariff
 
-SHOWN = 5  # so many cases in words; the rest is a count
+MAX_CASES_SHOWN = 5  # so many cases in words; the rest is a count
 SLACK = 1e-6  # a limit that is met exactly is met, also after a division
 NO_CATALOGUE = "the catalogue that it was priced on is not there any more"
 
@@ -94,7 +94,7 @@ UNITS_OF = {  # of each limit, for people
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class GuardContext:
     """What the guards look at.
 
     table      the price table that is to be approved
@@ -125,18 +125,18 @@ class Subject:
     release: Mapping[str, Any] = field(default_factory=dict)
 
 
-Guard = Callable[[Subject], Finding]
+Guard = Callable[[GuardContext], Finding]
 
 
-def limits_of(said: Mapping[str, float]) -> Limits:
+def limits_with(said: Mapping[str, float]) -> Limits:
     """The limits, where some have been set to other values than ours."""
     known = {field.name for field in fields(Limits)}
     return Limits(**{name: value for name, value in said.items() if name in known})
 
 
-def against(table: pa.Table, active: pa.Table) -> tuple[pa.Table, Floats]:
+def moves_against(table: pa.Table, active: pa.Table) -> tuple[pa.Table, Floats]:
     """The rows that both have, and how far each price is from the active one: a share; voice: points of discount, as charged (down is +)."""
-    row = matched(table, active)
+    row = match_rows(table, active)
     there, was = table.filter(pa.array(row >= 0)), active.take(pa.array(row[row >= 0]))
     voice, price, before = is_voice(there), floats(there, "price"), floats(was, "price")
     moved = np.where(
@@ -145,26 +145,26 @@ def against(table: pa.Table, active: pa.Table) -> tuple[pa.Table, Floats]:
     return there, np.asarray(np.round(moved, 9), dtype=np.float64)
 
 
-def found(
+def row_finding(
     code: str, table: pa.Table, broken: Bools, words: str, limit: str, told: Callable[[int], str]
 ) -> Finding:
     """The finding of a guard that looks at rows one by one; `told` says what is wrong with a row."""
     rows = np.flatnonzero(broken)
     keys = keys_of(
-        table.select([KEY]).take(pa.array(rows[:SHOWN])),
-        np.ones(min(len(rows), SHOWN), dtype=np.bool_),
+        table.select([KEY]).take(pa.array(rows[:MAX_CASES_SHOWN])),
+        np.ones(min(len(rows), MAX_CASES_SHOWN), dtype=np.bool_),
     )
     cases = tuple(f"{key}: {told(int(row))}" for key, row in zip(keys, rows, strict=False))
     return Finding(code, not len(rows), words, limit, cases, len(rows))
 
 
-def moves(moved: Floats, voice: Bools) -> Callable[[int], str]:
+def describe_move(moved: Floats, voice: Bools) -> Callable[[int], str]:
     return lambda row: (
         f"{moved[row]:+.4g} points of discount" if voice[row] else f"{moved[row]:+.1%}"
     )
 
 
-def largest(moved: Floats, form: str) -> str:
+def largest_move(moved: Floats, form: str) -> str:
     return (
         form.format(float(moved[np.argmax(np.abs(moved))]))
         if len(moved) and np.any(moved)
@@ -179,7 +179,7 @@ def catalogued(table: pa.Table, catalogue: pa.Table, name: str) -> Floats:
     )
 
 
-def of_catalogue(table: pa.Table, catalogue: pa.Table, name: str) -> pa.ChunkedArray:
+def in_catalogue(table: pa.Table, catalogue: pa.Table, name: str) -> pa.ChunkedArray:
     """A column of words of the catalogue for each row's product; null where the catalogue has it not."""
     row = _row_of(table, catalogue)
     return catalogue[name].take(pa.array(row, mask=row < 0))
@@ -213,7 +213,7 @@ def text_equals(one: Any, other: Any) -> Bools:
     )
 
 
-def numbers_of(table: pa.Table, name: str) -> npt.NDArray[np.int64]:
+def category_codes(table: pa.Table, name: str) -> npt.NDArray[np.int64]:
     """A column of words as numbers, equal where the words are; -1 for null."""
     indices = table[name].combine_chunks().dictionary_encode().indices
     return np.asarray(pc.fill_null(indices, -1).to_numpy(zero_copy_only=False), dtype=np.int64)

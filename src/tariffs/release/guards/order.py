@@ -13,68 +13,73 @@ from tariffs.release.decision_log import Finding
 from tariffs.release.guards.context import (
     NO_CATALOGUE,
     SLACK,
-    Subject,
+    GuardContext,
     catalogued,
-    found,
+    category_codes,
     is_text,
     ladders,
-    numbers_of,
+    row_finding,
 )
 from tariffs.release.tables import Bools, Floats, floats, is_voice, tariff
 
 LADDER, SMOOTH, FAIRNESS = "LADDER", "SMOOTH", "FAIRNESS"
-DUST = 1e-9
+ROUNDING_SLACK = 1e-9
 LADDER_COLUMNS = ("ladder", "rung", "volume_mb", "validity_days")
 HOURS = 24
 
 Ints = npt.NDArray[np.int64]
 
 
-def ladder(s: Subject) -> Finding:
+def ladder(ctx: GuardContext) -> Finding:
     """A larger size costs no less and its megabyte no more, and a longer validity costs no less: also after the snap to price points."""
     allowed = "no pair out of order by a price that moves"
-    if s.catalogue is None:
+    if ctx.catalogue is None:
         return Finding(LADDER, False, NO_CATALOGUE, allowed)
-    if not set(LADDER_COLUMNS) <= set(s.catalogue.column_names):
+    if not set(LADDER_COLUMNS) <= set(ctx.catalogue.column_names):
         return Finding(LADDER, True, "sizes and ladders are not in the catalogue", allowed)
-    price, current = floats(s.table, "price"), floats(s.table, "current_price")
+    price, current = floats(ctx.table, "price"), floats(ctx.table, "current_price")
     rung, size, days = (
-        catalogued(s.table, s.catalogue, name) for name in ("rung", "volume_mb", "validity_days")
+        catalogued(ctx.table, ctx.catalogue, name)
+        for name in ("rung", "volume_mb", "validity_days")
     )
-    place = _place(s)
-    sizes = _neighbours((place, ladders(s.table, s.catalogue)), rung)
-    broken = _pairs_out(price, size, *sizes) & (
+    place = _location_codes(ctx)
+    sizes = _neighbours((place, ladders(ctx.table, ctx.catalogue)), rung)
+    broken = _out_of_order(price, size, *sizes) & (
         (price != current)[sizes[0]] | (price != current)[sizes[1]]
     )
     low, high = _neighbours((place, np.nan_to_num(size, nan=-1.0)), days)
-    undercut = (price[high] < price[low] - DUST) & ~(current[high] < current[low] - DUST)
+    undercut = (price[high] < price[low] - ROUNDING_SLACK) & ~(
+        current[high] < current[low] - ROUNDING_SLACK
+    )
     bad = np.zeros(len(price), dtype=np.bool_)
     bad[sizes[1][broken]] = True
     bad[high[undercut]] = True
-    left = int(_pairs_out(price, size, *sizes).sum()) - int(broken.sum())
+    left = int(_out_of_order(price, size, *sizes).sum()) - int(broken.sum())
     words = f"put out of order: {int(broken.sum()):,} sizes, {int(undercut.sum()):,} validities"
-    return found(
-        LADDER, s.table, bad, words + (f" (out of order today, and left so: {left:,})" if left else ""), allowed,
+    return row_finding(
+        LADDER, ctx.table, bad, words + (f" (out of order today, and left so: {left:,})" if left else ""), allowed,
         lambda row: f"{price[row]:g} for {size[row]:g} MB, {days[row]:g} days",
     )  # fmt: skip
 
 
-def smooth(s: Subject) -> Finding:
+def smooth(ctx: GuardContext) -> Finding:
     """Discounts do not jump from one hour to the next: a cliff makes everybody call at once."""
-    most = s.limits.voice_cliff
+    most = ctx.limits.voice_cliff
     allowed = (
-        f"jumps of {most:g} points, made beyond that in {s.limits.cliffs_made:.0%} of the hours"
+        f"jumps of {most:g} points, made beyond that in {ctx.limits.cliffs_made:.0%} of the hours"
     )
-    voice = np.flatnonzero(is_voice(s.table))
+    voice = np.flatnonzero(is_voice(ctx.table))
     if not len(voice):
         return Finding(SMOOTH, True, "no voice", allowed)
-    hours = s.table.take(voice)
+    hours = ctx.table.take(voice)
     full = tariff(hours)
     discount, before = (
         100.0 * (1.0 - floats(hours, name) / full) for name in ("price", "current_price")
     )
     hour = floats(hours, "hour")
-    here, after = _around((numbers_of(hours, "cell"), numbers_of(hours, "day_type")), hour)
+    here, after = _next_hours(
+        (category_codes(hours, "cell"), category_codes(hours, "day_type")), hour
+    )
     jump, jumped = np.abs(discount[after] - discount[here]), np.abs(before[after] - before[here])
     full_cell = is_text(hours, "constraint_bound", "CAPACITY")
     made = (jump > most + SLACK) & (jump > jumped + SLACK) & ~(full_cell[here] | full_cell[after])
@@ -82,40 +87,40 @@ def smooth(s: Subject) -> Finding:
     words = f"cliffs of more than {most:g} points: {int((jumped > most + SLACK).sum()):,} today, {int((jump > most + SLACK).sum()):,} then, {int(made.sum()):,} of them made or made steeper ({share:.1%})"
     broken = np.zeros(len(hour), dtype=np.bool_)
     broken[here[made]] = True
-    shown = found(
+    shown = row_finding(
         SMOOTH,
         hours,
         broken,
         words,
         allowed,
-        lambda row: _told(row, here, after, discount, before, hour),
+        lambda row: _describe_cliff(row, here, after, discount, before, hour),
     )
-    passed = share <= s.limits.cliffs_made + DUST
+    passed = share <= ctx.limits.cliffs_made + ROUNDING_SLACK
     return Finding(
         SMOOTH, passed, words, allowed, () if passed else shown.cases, 0 if passed else shown.count
     )
 
 
-def fairness(s: Subject) -> Finding:
+def fairness(ctx: GuardContext) -> Finding:
     """The same product in the same location does not cost one segment far more than another."""
-    allowed = f"dearest segment {s.limits.segment_ratio:g} times the cheapest"
-    bundles = np.flatnonzero(~is_voice(s.table))
+    allowed = f"dearest segment {ctx.limits.segment_ratio:g} times the cheapest"
+    bundles = np.flatnonzero(~is_voice(ctx.table))
     if not len(bundles):
         return Finding(FAIRNESS, True, "no bundles", allowed)
-    table = s.table.take(bundles)
-    group = _numbered((numbers_of(table, "location"), numbers_of(table, "product")))
+    table = ctx.table.take(bundles)
+    group = _pair_codes((category_codes(table, "location"), category_codes(table, "product")))
     price, current = floats(table, "price"), floats(table, "current_price")
     ratio, today = _spread(group, price), _spread(group, current)
     broken = (
-        (ratio > s.limits.segment_ratio + SLACK)
-        & (ratio >= today - DUST)
-        & (price >= _extreme(group, price, np.maximum) - DUST)
+        (ratio > ctx.limits.segment_ratio + SLACK)
+        & (ratio >= today - ROUNDING_SLACK)
+        & (price >= _extreme(group, price, np.maximum) - ROUNDING_SLACK)
     )
     broken &= (
         _extreme(group, (price != current).astype(np.float64), np.maximum) > 0
     )  # one that nobody touches waits for the next
     words = f"largest ratio {ratio.max():.2f} (today {today.max():.2f}); products beyond it: {len(np.unique(group[broken])):,}"
-    return found(
+    return row_finding(
         FAIRNESS,
         table,
         broken,
@@ -125,16 +130,16 @@ def fairness(s: Subject) -> Finding:
     )
 
 
-def _place(s: Subject) -> Ints:
+def _location_codes(ctx: GuardContext) -> Ints:
     """(segment, location) as a number; -1 for voice."""
     return np.where(
-        is_voice(s.table),
+        is_voice(ctx.table),
         -1,
-        _numbered((numbers_of(s.table, "segment"), numbers_of(s.table, "location"))),
+        _pair_codes((category_codes(ctx.table, "segment"), category_codes(ctx.table, "location"))),
     )
 
 
-def _numbered(keys: tuple[Ints, Ints]) -> Ints:
+def _pair_codes(keys: tuple[Ints, Ints]) -> Ints:
     """Pairs of numbers as one number each."""
     first, second = (np.asarray(key, dtype=np.int64) + 1 for key in keys)
     return np.asarray(first * (int(second.max(initial=0)) + 1) + second, dtype=np.int64)
@@ -155,20 +160,21 @@ def _neighbours(group: tuple[Ints, Ints | Floats], at: Floats) -> tuple[Ints, In
     return low[same], high[same]
 
 
-def _around(group: tuple[Ints, Ints], hour: Floats) -> tuple[Ints, Ints]:
+def _next_hours(group: tuple[Ints, Ints], hour: Floats) -> tuple[Ints, Ints]:
     """Each hour and the one after it, and the last of the day with the first, where both are there."""
     order = np.lexsort((hour, group[1], group[0]))
-    place = _numbered(group)[order] * HOURS + hour[order].astype(np.int64)
+    place = _pair_codes(group)[order] * HOURS + hour[order].astype(np.int64)
     following = place - place % HOURS + (place + 1) % HOURS
     at = np.searchsorted(place, following)
     there = (at < len(place)) & (place[np.minimum(at, len(place) - 1)] == following)
     return order[there], order[at[there]]
 
 
-def _pairs_out(price: Floats, size: Floats, low: Ints, high: Ints) -> Bools:
-    cheaper = price[high] < price[low] - DUST
+def _out_of_order(price: Floats, size: Floats, low: Ints, high: Ints) -> Bools:
+    cheaper = price[high] < price[low] - ROUNDING_SLACK
     return np.asarray(
-        cheaper | (price[high] / size[high] > price[low] / size[low] + DUST), dtype=np.bool_
+        cheaper | (price[high] / size[high] > price[low] / size[low] + ROUNDING_SLACK),
+        dtype=np.bool_,
     )
 
 
@@ -184,7 +190,9 @@ def _spread(group: Ints, price: Floats) -> Floats:
     return _extreme(group, price, np.maximum) / _extreme(group, price, np.minimum)
 
 
-def _told(row: int, here: Ints, after: Ints, discount: Floats, before: Floats, hour: Floats) -> str:
+def _describe_cliff(
+    row: int, here: Ints, after: Ints, discount: Floats, before: Floats, hour: Floats
+) -> str:
     then = int(after[np.flatnonzero(here == row)[0]])
     return (
         f"{discount[row]:.0f} % at {hour[row]:02.0f}, {discount[then]:.0f} % at {hour[then]:02.0f}"

@@ -11,26 +11,35 @@ import pyarrow.compute as pc
 
 from tariffs.contracts import PriceRow
 from tariffs.optimise import reasons
-from tariffs.optimise.reasons import BOUNDS, CODES, ONLY_BUNDLES, ONLY_VOICE
+from tariffs.optimise.reasons import BOUNDS, BUNDLE_ONLY, CODES, VOICE_ONLY
 from tariffs.release.decision_log import Finding
 from tariffs.release.guards.context import (
-    Subject,
+    GuardContext,
     catalogued,
-    found,
+    in_catalogue,
     is_text,
-    of_catalogue,
+    row_finding,
     text_equals,
 )
-from tariffs.release.tables import KEY, Bools, Floats, bools, floats, is_voice, lacking, matched
+from tariffs.release.tables import (
+    KEY,
+    Bools,
+    Floats,
+    bools,
+    floats,
+    is_voice,
+    match_rows,
+    missing_columns,
+)
 
 VALUES, CURRENCY, TODAY = "VALUES", "CURRENCY", "TODAY"
-DEEPEST_DISCOUNT = 95
+MAX_DISCOUNT_POINTS = 95
 PAID_TOLERANCE = 0.002  # relative: a discount of six digits times a tariff
 HALF_POINT = (
     0.5 + 1e-6
 )  # a discount class is a whole number, and a price that is held may lie between two
 
-JUDGED_ELSEWHERE = frozenset(  # columns of the contract that this or another guard judges with words of its own
+JUDGED_SEPARATELY = frozenset(  # columns of the contract that this or another guard judges with words of its own
     ("unit_key", "kind", "location", "product_offering_id", "hour", "day_type", "discount_class", "price", "current_price", "champion_price",
      "unit_cost", "expected_volume", "elasticity", "se", "expected_volume_delta", "expected_revenue_delta", "expected_margin_delta", "currency",
      "p_gain", "data_cutoff", "valid_from", "valid_to", "time_zone", "control_flag", "table_version", "product")
@@ -42,17 +51,17 @@ ORDERED = (
         for name in ("volume", "revenue", "margin")
     ),
 )
-ALONE = (
+SINGLE_VALUED = (
     "table_version",
     "parent_version",
     "run_id",
     "model_version",
     "status",
 )  # one value for a whole table
-UNPUBLISHED = (
+UNAPPROVED_STATUS = (
     "draft"  # the status of every row that nobody has approved yet: the log says what becomes of it
 )
-RESTS_ON_WEEKS = (
+NEED_WEEKS = (
     reasons.INCREASE, reasons.DECREASE, reasons.HOLD_UNCERTAIN, reasons.HOLD_PRICE_POINT, reasons.CLIPPED_STEP, reasons.EXPLORE,
 )  # fmt: skip
 ROUNDING = 1e-6
@@ -64,26 +73,26 @@ COMPARISONS = {
 }  # of annotated_types
 
 
-def values(s: Subject) -> Finding:
+def values(ctx: GuardContext) -> Finding:
     """Every price is a positive number, and every row is of the unit that its key names."""
     allowed = "positive, finite prices; keys that agree with their columns"
-    if missing := lacking(s.table):
+    if missing := missing_columns(ctx.table):
         return Finding(
             VALUES,
             False,
             f"the table lacks {len(missing)} column{'s' * (len(missing) != 1)}: {', '.join(missing)}",
             "every column of a price table",
         )
-    problems = _problems(s)
-    broken = np.zeros(s.table.num_rows, dtype=np.bool_)
-    first = np.full(s.table.num_rows, "", dtype=object)
+    problems = _problems(ctx)
+    broken = np.zeros(ctx.table.num_rows, dtype=np.bool_)
+    first = np.full(ctx.table.num_rows, "", dtype=object)
     for words, rows in problems.items():
         first[rows & ~broken] = words
         broken |= rows
     counts = [f"{words}: {int(rows.sum()):,}" for words, rows in problems.items() if rows.any()]
-    return found(
+    return row_finding(
         VALUES,
-        s.table,
+        ctx.table,
         broken,
         "; ".join(counts) or "every row is whole",
         allowed,
@@ -91,23 +100,25 @@ def values(s: Subject) -> Finding:
     )
 
 
-def currency(s: Subject) -> Finding:
+def currency(ctx: GuardContext) -> Finding:
     """All prices are in one currency: that of the catalogue, and of the active table."""
     allowed = "one currency, that of the catalogue and of the active table"
-    named = sorted({str(value) for value in pc.unique(s.table["currency"]).to_pylist()})
-    usual = _usual(s)
-    broken = ~is_text(s.table, "currency", usual)
-    if s.catalogue is not None and "currency" in s.catalogue.column_names:
-        broken |= ~text_equals(s.table["currency"], of_catalogue(s.table, s.catalogue, "currency"))
-    if s.active is not None and "currency" in s.active.column_names:
-        row = matched(s.table, s.active)
-        was = s.active["currency"].take(pa.array(row, mask=row < 0))
-        broken |= (row >= 0) & ~text_equals(s.table["currency"], was)
+    named = sorted({str(value) for value in pc.unique(ctx.table["currency"]).to_pylist()})
+    usual = _expected_currency(ctx)
+    broken = ~is_text(ctx.table, "currency", usual)
+    if ctx.catalogue is not None and "currency" in ctx.catalogue.column_names:
+        broken |= ~text_equals(
+            ctx.table["currency"], in_catalogue(ctx.table, ctx.catalogue, "currency")
+        )
+    if ctx.active is not None and "currency" in ctx.active.column_names:
+        row = match_rows(ctx.table, ctx.active)
+        was = ctx.active["currency"].take(pa.array(row, mask=row < 0))
+        broken |= (row >= 0) & ~text_equals(ctx.table["currency"], was)
     words = f"prices in {', '.join(named) or 'no currency'}; in another currency than wanted: {int(broken.sum()):,}"
-    shown = s.table["currency"]
-    return found(
+    shown = ctx.table["currency"]
+    return row_finding(
         CURRENCY,
-        s.table,
+        ctx.table,
         broken,
         words,
         allowed,
@@ -115,37 +126,37 @@ def currency(s: Subject) -> Finding:
     )
 
 
-def today(s: Subject) -> Finding:
+def today(ctx: GuardContext) -> Finding:
     """`current_price` is what was posted last: a step that is measured from another price is no step."""
     allowed = "the last posted price; where sales are not recorded, a price of the active table"
-    current = floats(s.table, "current_price")
-    posted = _posted(s)
+    current = floats(ctx.table, "current_price")
+    posted = _posted(ctx)
     if posted is not None:
         known = np.isfinite(posted)
         broken = known & ~(np.abs(current - posted) <= PAID_TOLERANCE * posted)
         words = f"of {int(known.sum()):,} units with sales, another price of today than was posted: {int(broken.sum()):,}"
-        return found(
+        return row_finding(
             TODAY,
-            s.table,
+            ctx.table,
             broken,
             words,
             allowed,
             lambda row: f"{current[row]:g}, and {posted[row]:g} was posted last",
         )
-    if s.active is None:
+    if ctx.active is None:
         return Finding(TODAY, True, "neither sales nor an active table to compare with", allowed)
-    row = matched(s.table, s.active)
+    row = match_rows(ctx.table, ctx.active)
     asked, before = (
-        np.append(floats(s.active, name), np.nan)[row] for name in ("price", "current_price")
+        np.append(floats(ctx.active, name), np.nan)[row] for name in ("price", "current_price")
     )
     near = (np.abs(current - asked) <= PAID_TOLERANCE * asked) | (
         np.abs(current - before) <= PAID_TOLERANCE * before
     )
     broken = (row >= 0) & ~near
     words = f"units whose price of today is neither the active table's price nor the one before: {int(broken.sum()):,}"
-    return found(
+    return row_finding(
         TODAY,
-        s.table,
+        ctx.table,
         broken,
         words,
         allowed,
@@ -153,10 +164,10 @@ def today(s: Subject) -> Finding:
     )
 
 
-def _problems(s: Subject) -> dict[str, Bools]:
+def _problems(ctx: GuardContext) -> dict[str, Bools]:
     """What is wrong, in words, and with which rows."""
-    voice, bundle = is_voice(s.table), is_text(s.table, "kind", "bundle")
-    discount, hour = floats(s.table, "discount_class"), floats(s.table, "hour")
+    voice, bundle = is_voice(ctx.table), is_text(ctx.table, "kind", "bundle")
+    discount, hour = floats(ctx.table, "discount_class"), floats(ctx.table, "hour")
     problems = {"its kind is neither bundle nor voice": ~(voice | bundle)}
     for name, positive in (
         ("price", True),
@@ -165,7 +176,7 @@ def _problems(s: Subject) -> dict[str, Bools]:
         ("unit_cost", False),
         ("expected_volume", False),
     ):
-        numbers = floats(s.table, name)
+        numbers = floats(ctx.table, name)
         sound = np.isfinite(numbers) & ((numbers > 0) if positive else (numbers >= 0))
         problems[f"{name} is no {'positive ' if positive else ''}number"] = ~sound
     for name in (
@@ -175,45 +186,47 @@ def _problems(s: Subject) -> dict[str, Bools]:
         "expected_revenue_delta",
         "expected_margin_delta",
     ):
-        problems[f"{name} is no number"] = ~np.isfinite(floats(s.table, name))
-    whole = (discount >= 0) & (discount <= DEEPEST_DISCOUNT) & (discount == np.round(discount))
+        problems[f"{name} is no number"] = ~np.isfinite(floats(ctx.table, name))
+    whole = (discount >= 0) & (discount <= MAX_DISCOUNT_POINTS) & (discount == np.round(discount))
     problems["its discount class is none of 0 to 95"] = (voice & ~whole) | (
         ~voice & np.isfinite(discount)
     )
-    problems["its discount class says another price"] = voice & whole & ~_as_its_class(s, discount)
-    problems["its key names another unit"] = ~text_equals(s.table[KEY], _keys(s.table))
-    problems["it has no location or no offering"] = _missing(s.table, "location") | _missing(
-        s.table, "product_offering_id"
+    problems["its discount class says another price"] = (
+        voice & whole & ~_as_its_class(ctx, discount)
+    )
+    problems["its key names another unit"] = ~text_equals(ctx.table[KEY], _keys(ctx.table))
+    problems["it has no location or no offering"] = _missing(ctx.table, "location") | _missing(
+        ctx.table, "product_offering_id"
     )
     problems["its hour or type of day is none"] = voice & ~(
         (hour >= 0)
         & (hour <= 23)
         & (hour == np.round(hour))
-        & (is_text(s.table, "day_type", "WEEKDAY") | is_text(s.table, "day_type", "WEEKEND"))
+        & (is_text(ctx.table, "day_type", "WEEKDAY") | is_text(ctx.table, "day_type", "WEEKEND"))
     )
     bound = {
-        name: is_text(s.table, "constraint_bound", name) for name in (*ONLY_VOICE, *ONLY_BUNDLES)
+        name: is_text(ctx.table, "constraint_bound", name) for name in (*VOICE_ONLY, *BUNDLE_ONLY)
     }
     problems["its bound is one of the other kind"] = (
-        ~voice & np.any([bound[n] for n in ONLY_VOICE], axis=0)
-    ) | (voice & np.any([bound[n] for n in ONLY_BUNDLES], axis=0))
+        ~voice & np.any([bound[n] for n in VOICE_ONLY], axis=0)
+    ) | (voice & np.any([bound[n] for n in BUNDLE_ONLY], axis=0))
     problems["its offering names another unit"] = ~text_equals(
-        s.table["product_offering_id"], _offerings(s.table)
+        ctx.table["product_offering_id"], _offerings(ctx.table)
     )
     return (
         problems
-        | _not_alone(s)
-        | _beyond_the_contract(s.table)
-        | _out_of_order(s.table)
-        | _unreasonable(s.table)
+        | _several_values(ctx)
+        | _contract_problems(ctx.table)
+        | _out_of_order(ctx.table)
+        | _reason_problems(ctx.table)
     )
 
 
-def _not_alone(s: Subject) -> dict[str, Bools]:
+def _several_values(ctx: GuardContext) -> dict[str, Bools]:
     """What is one value for a whole table, and is not here, or is not what the release itself says."""
     problems = {}
-    for name in ALONE:
-        column = s.table[name].combine_chunks()
+    for name in SINGLE_VALUED:
+        column = ctx.table[name].combine_chunks()
         counts = pc.value_counts(column)
         if len(counts) > 1:
             usual = counts[int(np.argmax(counts.field("counts").to_numpy()))]["values"]
@@ -222,22 +235,22 @@ def _not_alone(s: Subject) -> dict[str, Bools]:
                 if not usual.is_valid
                 else pc.fill_null(pc.equal(column, usual), False)
             )
-            problems[f"{name} differs from that of other rows"] = ~_truths(same)
-        if (wanted := s.release.get(name)) is not None:
-            problems[f"{name} is not that of the release"] = ~_truths(
+            problems[f"{name} differs from that of other rows"] = ~_as_bools(same)
+        if (wanted := ctx.release.get(name)) is not None:
+            problems[f"{name} is not that of the release"] = ~_as_bools(
                 pc.fill_null(pc.equal(column, wanted), False)
             )
     problems["status is not draft, before anybody approved it"] = ~is_text(
-        s.table, "status", UNPUBLISHED
+        ctx.table, "status", UNAPPROVED_STATUS
     )
-    parent, version = floats(s.table, "parent_version"), floats(s.table, "table_version")
+    parent, version = floats(ctx.table, "parent_version"), floats(ctx.table, "table_version")
     problems["parent_version is no earlier version"] = np.isfinite(parent) & ~(
         (parent >= 1) & (parent < version)
     )
     return problems
 
 
-def _unreasonable(table: pa.Table) -> dict[str, Bools]:
+def _reason_problems(table: pa.Table) -> dict[str, Bools]:
     """Reasons that nobody knows, and those that the price, the group or the weeks of the row do not bear out."""
     code, bound = table["reason_code"], table["constraint_bound"]
     price, current = floats(table, "price"), floats(table, "current_price")
@@ -250,11 +263,11 @@ def _unreasonable(table: pa.Table) -> dict[str, Bools]:
         | (is_code[reasons.DECREASE] & ~(price < current))
     )
     whole_table = is_code[reasons.PORTFOLIO_LIMIT] | is_code[reasons.HOLD_PORTFOLIO]
-    weeks = np.any([is_code[name] for name in RESTS_ON_WEEKS], axis=0)
+    weeks = np.any([is_code[name] for name in NEED_WEEKS], axis=0)
     return {
-        "its reason is no code that there is": _truths(pc.is_valid(code))
+        "its reason is no code that there is": _as_bools(pc.is_valid(code))
         & ~np.any(list(is_code.values()), axis=0),
-        "its bound is no code that there is": _truths(pc.is_valid(bound))
+        "its bound is no code that there is": _as_bools(pc.is_valid(bound))
         & ~np.any([is_text(table, "constraint_bound", name) for name in BOUNDS], axis=0),
         "its reason says another price": other,
         "its reason is the control group, and it is not in it": is_code[reasons.HOLD_CONTROL]
@@ -268,15 +281,15 @@ def _unreasonable(table: pa.Table) -> dict[str, Bools]:
     }
 
 
-def _truths(values: pa.Array | pa.ChunkedArray) -> Bools:
+def _as_bools(values: pa.Array | pa.ChunkedArray) -> Bools:
     return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.bool_)
 
 
-def _beyond_the_contract(table: pa.Table) -> dict[str, Bools]:
+def _contract_problems(table: pa.Table) -> dict[str, Bools]:
     """Columns with values that the contract of the price table does not allow: null, not finite, out of range, none of a list."""
     problems = {}
     for name, declared in get_type_hints(PriceRow, include_extras=True).items():
-        if name in JUDGED_ELSEWHERE or name not in table.column_names:
+        if name in JUDGED_SEPARATELY or name not in table.column_names:
             continue
         kinds = get_args(declared) if get_origin(declared) in (Union, UnionType) else (declared,)
         [kind] = [one for one in kinds if one is not NoneType]
@@ -320,12 +333,12 @@ def _out_of_order(table: pa.Table) -> dict[str, Bools]:
     return problems
 
 
-def _as_its_class(s: Subject, discount: Floats) -> Bools:
+def _as_its_class(ctx: GuardContext, discount: Floats) -> Bools:
     """A price that is held may lie up to half a point from its class; `PRICE_POINTS` holds one that moves to its very point."""
-    if s.catalogue is None:
-        return np.ones(s.table.num_rows, dtype=np.bool_)
-    full = catalogued(s.table, s.catalogue, "list_price")
-    off = np.abs(100.0 * (1.0 - floats(s.table, "price") / full) - discount)
+    if ctx.catalogue is None:
+        return np.ones(ctx.table.num_rows, dtype=np.bool_)
+    full = catalogued(ctx.table, ctx.catalogue, "list_price")
+    off = np.abs(100.0 * (1.0 - floats(ctx.table, "price") / full) - discount)
     return np.asarray(~np.isfinite(full) | (off <= HALF_POINT))
 
 
@@ -359,27 +372,27 @@ def _missing(table: pa.Table, name: str) -> Bools:
     )
 
 
-def _usual(s: Subject) -> str:
+def _expected_currency(ctx: GuardContext) -> str:
     """The currency that is wanted: the active table's, the catalogue's, or that of most rows."""
-    for table in (s.active, s.catalogue, s.table):
+    for table in (ctx.active, ctx.catalogue, ctx.table):
         if (
             table is not None
             and "currency" in table.column_names
             and table.num_rows > table["currency"].null_count
         ):
-            return _most(table)
+            return _most_frequent(table)
     return ""
 
 
-def _most(table: pa.Table) -> str:
+def _most_frequent(table: pa.Table) -> str:
     counts = pc.value_counts(table["currency"].drop_null().combine_chunks())
     return str(counts[int(np.argmax(counts.field("counts").to_numpy()))]["values"].as_py())
 
 
-def _posted(s: Subject) -> Floats | None:
+def _posted(ctx: GuardContext) -> Floats | None:
     """The price that was posted last, in money; NaN for a unit that was not sold, None where no sales are recorded."""
-    if s.sold is None:
+    if ctx.sold is None:
         return None
-    posted = np.append(floats(s.sold, "posted"), np.nan)[matched(s.table, s.sold)]
-    full = np.nan if s.catalogue is None else catalogued(s.table, s.catalogue, "list_price")
-    return np.where(is_voice(s.table), posted * full, posted)
+    posted = np.append(floats(ctx.sold, "posted"), np.nan)[match_rows(ctx.table, ctx.sold)]
+    full = np.nan if ctx.catalogue is None else catalogued(ctx.table, ctx.catalogue, "list_price")
+    return np.where(is_voice(ctx.table), posted * full, posted)
