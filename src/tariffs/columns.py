@@ -24,8 +24,11 @@ class Columns(Protocol):
 class Units(Columns, Protocol):
     """Many units end to end: unit `u` has the rows `offsets[u]:offsets[u + 1]`, sorted by unit."""
 
-    offsets: Ints
-    keys: Mapping[str, NDArray[Any]]
+    @property
+    def offsets(self) -> Ints: ...
+
+    @property
+    def keys(self) -> Mapping[str, NDArray[Any]]: ...
 
     def __len__(self) -> int: ...
 

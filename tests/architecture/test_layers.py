@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ LAYERS: list[set[str]] = [
     {"pipeline"},
     {"runs", "testing"},
     {"local", "aws"},
-    {"api"},
+    {"api", "finished_runs", "releases"},
     {"bench"},
     {"cli"},
     {"__init__", "__main__"},
@@ -48,6 +49,20 @@ PUBLIC = [
     "Csv", "HundredfoldError", "Job", "Model", "Publish", "Rows", "Run", "Source", "Unit", "Units",
     "cancel", "open_run", "publish", "replay", "resume", "retry", "rollback", "run",
 ]  # fmt: skip
+# What an application may import of the engine, besides PUBLIC. The last two are for its commands.
+PUBLIC_MODULES = {
+    "hundredfold.errors": None,
+    "hundredfold.finished_runs": [
+        "Record", "Run", "RunHome", "ValidationResult", "Warehouse", "accepted_source", "find_run",
+        "given_source", "input_select", "input_source", "job_of", "open_warehouse",
+        "staged_source", "unit_batches", "unit_keys", "upstream_value", "validation_results",
+    ],
+    "hundredfold.releases": [
+        "Release", "RunHome", "Store", "parse_release", "release_folder", "releases_folder",
+    ],
+    "hundredfold.cli.options": None,
+    "hundredfold.cli.display": None,
+}  # fmt: skip
 
 
 def modules(package: Path) -> Mapping[str, Path]:
@@ -153,6 +168,34 @@ def test_the_engine_does_not_know_the_application() -> None:
         for path in modules(ENGINE).values()
         if any(n.split(".")[0] == "tariffs" for n in imported(path))
     ] == []
+
+
+def is_public(name: str) -> bool:
+    """Return whether an application may import what has this full name."""
+    module, _, attribute = name.rpartition(".")
+    if name in PUBLIC_MODULES or name == "hundredfold":
+        return True
+    if module == "hundredfold":
+        return attribute in (*PUBLIC, "__version__")
+    if module not in PUBLIC_MODULES or attribute.startswith("_"):
+        return False
+    names = PUBLIC_MODULES[module]
+    return names is None or attribute in names
+
+
+def test_the_application_imports_public_names_only() -> None:
+    assert [
+        f"{module} imports {name}"
+        for module, path in modules(SOURCE / "tariffs").items()
+        for name in imported(path)
+        if name.split(".")[0] == "hundredfold" and not is_public(name)
+    ] == []
+
+
+def test_the_public_modules_export_these_names() -> None:
+    for module, names in PUBLIC_MODULES.items():
+        if names is not None:
+            assert sorted(import_module(module).__all__) == sorted(names)
 
 
 @pytest.mark.parametrize("library", ["boto3", "botocore", "s3transfer"])

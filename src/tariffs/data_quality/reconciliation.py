@@ -12,17 +12,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal, localcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from hundredfold import Run
-from hundredfold.errors import SourceError, UsageError
-from hundredfold.pipeline.validate import ValidationResult, read_validation
-from hundredfold.sql.duckdb import DuckWarehouse
-from hundredfold.sql.sources.files import find_files
+from hundredfold.errors import UsageError
+from hundredfold.finished_runs import (
+    ValidationResult,
+    Warehouse,
+    input_select,
+    open_warehouse,
+    validation_results,
+)
 from tariffs.columns import Bools, Floats, Ints, key_offsets
 from tariffs.data_quality.at_risk import money_at_risk
 from tariffs.data_quality.repair_kinds import kind_of
@@ -133,11 +136,9 @@ def reconcile(run: Run) -> tuple[list[SourceBalance], pa.Table]:
             f"run {run.id} lies on AWS",
             hint='its rows are at hand one by one: run.repairs("bundle_sales"), run.rejects("bundle_sales")',
         )
-    verdicts = read_validation(run.layout, run.home.store)
+    verdicts = validation_results(run)
     balances, ledgers = [], []
-    with DuckWarehouse(
-        run.home.store, run.home.scratch(f"{run.id}-dirt"), memory=WAREHOUSE_MEMORY_BYTES, threads=2
-    ) as warehouse:
+    with open_warehouse(run, "dirt", memory=WAREHOUSE_MEMORY_BYTES) as warehouse:
         for verdict in verdicts:
             warehouse.create_view(verdict.source, _accepted(verdict, warehouse))
         for verdict in verdicts:
@@ -147,7 +148,7 @@ def reconcile(run: Run) -> tuple[list[SourceBalance], pa.Table]:
     return balances, pa.concat_tables(ledgers)
 
 
-def _accepted(verdict: ValidationResult, warehouse: DuckWarehouse) -> str:
+def _accepted(verdict: ValidationResult, warehouse: Warehouse) -> str:
     return (
         f"SELECT * FROM {warehouse.read_parquet(verdict.accepted_key)}"
         if verdict.accepted_key
@@ -156,7 +157,7 @@ def _accepted(verdict: ValidationResult, warehouse: DuckWarehouse) -> str:
 
 
 def _reconcile_source(
-    verdict: ValidationResult, run: Run, warehouse: DuckWarehouse
+    verdict: ValidationResult, run: Run, warehouse: Warehouse
 ) -> tuple[SourceBalance, pa.Table]:
     name = verdict.source
     for table, rows in (("rejects", run.rejects(name)), ("repairs", run.repairs(name))):
@@ -197,36 +198,20 @@ def _money(source: str, columns: Mapping[str, str] | None = None) -> str:
     return f"coalesce(TRY_CAST({filled} AS DECIMAL(38, 6)), 0)"
 
 
-def _sums(select: str, source: str, warehouse: DuckWarehouse) -> Part:
+def _sums(select: str, source: str, warehouse: Warehouse) -> Part:
     row = warehouse.query(
         f"SELECT count(*) AS n, sum({_money(source)}) AS money FROM ({select}) AS q"
     ).to_pylist()[0]
     return Part(int(row["n"]), row["money"] or Decimal(0))
 
 
-def _exists(run: Run, key: str) -> bool:
-    try:
-        return run.home.fetch(key).exists()
-    except KeyError:
-        return False
-
-
 def _source_totals(
-    source: str, run: Run, verdict: ValidationResult, warehouse: DuckWarehouse
+    source: str, run: Run, verdict: ValidationResult, warehouse: Warehouse
 ) -> Part | None:
     """The source's rows as it has them, and those lines that could not be read; None where they have gone."""
-    staged = run.layout.staged(source)
-    if _exists(run, staged):
-        select = f"SELECT * FROM {warehouse.parquet(staged)}"
-    else:
-        try:
-            options = run.record.options
-            files = find_files(
-                source, str(options["sources"][source]), Path(str(options.get("folder", ".")))
-            )
-        except (SourceError, KeyError):
-            return None
-        select = f"SELECT * FROM read_parquet({files.sql_list}, union_by_name = true)"
+    select = input_select(run, source, warehouse)
+    if select is None:
+        return None
     there = _sums(select, source, warehouse)
     malformed = sum(finding.rows for finding in verdict.findings if finding.column == "(line)")
     return Part(there.rows + malformed, there.money)
@@ -236,7 +221,7 @@ def _key(source: str) -> str:
     return " || '/' || ".join(f"coalesce(CAST({name} AS VARCHAR), '')" for name in KEYS[source])
 
 
-def _dropped_rows(source: str, warehouse: DuckWarehouse) -> list[dict[str, Any]]:
+def _dropped_rows(source: str, warehouse: Warehouse) -> list[dict[str, Any]]:
     """The rows that went no further."""
     rows = warehouse.query(
         f"WITH risk AS ({money_at_risk(source)})"
@@ -257,7 +242,7 @@ def _reason_column(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"column": column, "before": None if row.get(column) is None else str(row[column])}
 
 
-def _repaired_values(source: str, warehouse: DuckWarehouse) -> list[dict[str, Any]]:
+def _repaired_values(source: str, warehouse: Warehouse) -> list[dict[str, Any]]:
     """Every repaired value of the rows that went on; a row's money stands beside the first of them."""
     over = "PARTITION BY __file, __row"
     after = {
@@ -282,9 +267,7 @@ def _priced(source: str, money: Decimal | None) -> Decimal | None:
     return money if source in MONEY_SQL else None
 
 
-def _renamed_weeks(
-    source: str, warehouse: DuckWarehouse, counted: set[str]
-) -> list[dict[str, Any]]:
+def _renamed_weeks(source: str, warehouse: Warehouse, counted: set[str]) -> list[dict[str, Any]]:
     """Weeks that are named by another of their days; the queries count them as the week that ends on the Sunday.
 
     A week of which several days have rows is one of daily rows, and no dirt.  `counted` rows have their money elsewhere.
@@ -308,7 +291,7 @@ def _renamed_weeks(
     return [e | elsewhere if e["key"] in counted else e for e in entries]
 
 
-def _spikes(source: str, warehouse: DuckWarehouse) -> list[dict[str, Any]]:
+def _spikes(source: str, warehouse: Warehouse) -> list[dict[str, Any]]:
     """The weeks that the estimator sets aside.  Only units whose largest week could be one are looked at."""
     unit, quantity, x, join = SPIKE_COLUMNS[source]
     names, same = ", ".join(unit), " AND ".join(f"c.{name} = s.{name}" for name in unit)

@@ -14,13 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import hundredfold
-from hundredfold.data.manifest import Manifest, UnitList, open_batch
-from hundredfold.data.upstream import UpstreamResults
+from hundredfold import Job
 from hundredfold.errors import StateError, UsageError
-from hundredfold.job import Job, Layout
-from hundredfold.ports.interfaces import RunHome
-from hundredfold.runs.job_loader import job_of
-from hundredfold.runs.run import find_run
+from hundredfold.finished_runs import (
+    RunHome,
+    find_run,
+    input_source,
+    job_of,
+    unit_batches,
+    unit_keys,
+    upstream_value,
+)
 from tariffs.columns import Rows, Units
 from tariffs.demand.prior import Prior
 from tariffs.evaluation.product_lines import Line
@@ -50,24 +54,12 @@ class FinishedRun:
 
     def prior(self, line: Line) -> Prior:
         """The prior that the line's units were given."""
-        given = UpstreamResults(
-            line.prior,
-            self.job.model(line.model),
-            self.job.model(line.prior),
-            self.run.layout,
-            self.home.store,
-        )
-        found: Prior = given.whole()
+        found: Prior = upstream_value(self.run, self.job, line.model, line.prior)
         return found
 
     def batches(self, model: str) -> Iterator[Units]:
         """The rows that the model's units had, as they were handed over, a batch at a time, in the order of the units' keys."""
-        layout, store = self.run.layout, self.home.store
-        manifest, units = Manifest.read(layout, model, store), UnitList.read(layout, model, store)
-        for batch in manifest.batches:
-            yield open_batch(manifest, units, batch, layout, store).units(
-                "light", 0, batch.last - batch.first
-            )
+        yield from unit_batches(self.run, model)
 
     def whole(self, model: str) -> Rows:
         """All rows of a model in one piece, for a model whose unit is the whole."""
@@ -76,7 +68,7 @@ class FinishedRun:
 
     def sample(self, line: Line, most: int) -> Rows:
         """The rows of up to so many units of a line, every k-th in the order of their keys."""
-        units = UnitList.read(self.run.layout, line.model, self.home.store).keys.num_rows
+        units = unit_keys(self.run, line.model).num_rows
         every, first, parts = -(-units // most), 0, []
         for batch in self.batches(line.model):
             mine = (first + np.arange(len(batch))) % every == 0
@@ -87,7 +79,7 @@ class FinishedRun:
 
     def of_some(self, line: Line, column: str, most: int) -> Rows:
         """The rows of the line's units, whole groups of those that share a key column: of every k-th group, so that there are up to so many units."""
-        keys = UnitList.read(self.run.layout, line.model, self.home.store).keys
+        keys = unit_keys(self.run, line.model)
         every = -(-keys.num_rows // most)
         wanted = np.unique(keys.column(column).to_numpy(zero_copy_only=False).astype(object))[
             ::every
@@ -110,10 +102,10 @@ class FinishedRun:
     def again(self, policy: pa.Table, home: str) -> FinishedRun:
         """The whole job once more on the same sources, as of the same moment, under another policy; kept in the folder `home`."""
         options = self.run.record.options
-        places = {name: self._place(name) for name in options["sources"]} | {"policy": policy}
+        inputs = {name: input_source(self.run, name) for name in options["sources"]}
         run = hundredfold.run(
             self.job,
-            places,
+            inputs | {"policy": policy},
             home=home,
             as_of=options["as_of"],
             max_rejected=options.get("max_rejected") or {},
@@ -126,24 +118,12 @@ class FinishedRun:
 
     def table(self, source: str) -> pa.Table:
         """A small source of the run, as it was given."""
-        place = self._place(source)
+        place = input_source(self.run, source)
         return (
             place
             if isinstance(place, pa.Table)
             else query(f"SELECT * FROM '{str(place).replace(chr(39), chr(39) * 2)}'")
         )
-
-    def _place(self, source: str) -> Any:
-        """Where a source's rows are; for those that were handed over as a table, the table itself."""
-        place = self.run.record.options["sources"][source]
-        if Path(str(place)).is_absolute() or "://" in str(place):
-            return place
-        staged = self.home.fetch(Layout(self.run.id).staged(source))
-        if staged.is_file():
-            return pq.read_table(staged).drop_columns(
-                [n for n in pq.read_schema(staged).names if n.startswith("__")]
-            )
-        return str(Path(self.run.record.options["folder"]) / place)
 
 
 def open_finished(home: RunHome, run_id: str | None, truth: str | None) -> FinishedRun:

@@ -154,9 +154,7 @@ def show_gates() -> None:
 
 def show_backtest(found: Backtest) -> None:
     """Deviance of the weeks held out, by way and level; the best is marked."""
-    _head(
-        f"{LINE_NAMES[found.line]}: the last {found.held_out} weeks, by fits of the weeks before"
-    )
+    _head(f"{LINE_NAMES[found.line]}: the last {found.held_out} weeks, by fits of the weeks before")
     grid = _grid(
         found.factor, "units", "weeks", *_ways(), "best", *(["gate"] if found.gate else [])
     )

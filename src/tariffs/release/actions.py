@@ -17,8 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hundredfold.errors import PublishRefused, StateError, UsageError
-from hundredfold.pipeline.publish import Release
-from hundredfold.ports.interfaces import Store
+from hundredfold.releases import Release, Store
 from tariffs.contracts import LIMITS_TITLE, TOTALS_TITLE
 from tariffs.release import repository
 from tariffs.release.decision_log import (

@@ -5,17 +5,14 @@ The run that made the release has it, while its files are kept: as it was read, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from hundredfold.errors import HundredfoldError, UsageError
-from hundredfold.job import Layout
-from hundredfold.pipeline.publish import Release
-from hundredfold.ports.interfaces import RunHome
+from hundredfold.finished_runs import accepted_source, given_source, staged_source
+from hundredfold.releases import Release, RunHome
 from tariffs.release.tables import read_parquet
 
 SOURCE = "product_catalog"
@@ -42,54 +39,47 @@ def catalogue_of(release: Release, home: RunHome, given: str | None = None) -> p
     """The catalogue's rows: of the file that is named, or of the run that made the release; None if they are gone."""
     if given is not None:
         return _typed(_read_file(Path(given).expanduser()), given)
-    layout = Layout(release.run)
-    for key in (layout.staged(SOURCE), f"processing/{release.run}/staged/{SOURCE}/rows.parquet"):
-        try:
-            return _typed(read_parquet(home.store.get(key)), key)
-        except KeyError:
-            continue
+    name = f"of run {release.run}"
+    if (staged := staged_source(home, release.run, SOURCE)) is not None:
+        return _typed(staged, name)
+    accepted = accepted_source(home, release.run, SOURCE)
+    if isinstance(accepted, pa.Table):
+        return _typed(accepted, name)
     return _from_original_file(release, home)
 
 
 def locations_of(release: Release, home: RunHome) -> pa.Table | None:
     """location, control, time_zone of the run that made the release, as it went on with them; None where they are gone."""
-    key = f"{Layout(release.run).root}/sources/locations.parquet"
-    for name in (key, f"processing/{release.run}/staged/locations/rows.parquet"):
-        try:
-            rows = read_parquet(home.store.get(name))
-            zone = (
-                rows["time_zone"].cast(pa.string())
-                if "time_zone" in rows.column_names
-                else pa.nulls(rows.num_rows, pa.string())
-            )
-            return pa.table(
-                {
-                    "location": rows["location"].cast(pa.string()),
-                    "control": rows["control"].cast(pa.bool_()),
-                    "time_zone": zone,
-                }
-            )
-        except KeyError:
-            continue  # not there, or without these columns
-        except pa.ArrowException:
+    try:
+        found = accepted_source(home, release.run, "locations")
+        rows = read_parquet(found.read_bytes()) if isinstance(found, Path) else found
+        if rows is None:
             return None
-    return None
+        zone = (
+            rows["time_zone"].cast(pa.string())
+            if "time_zone" in rows.column_names
+            else pa.nulls(rows.num_rows, pa.string())
+        )
+        return pa.table(
+            {
+                "location": rows["location"].cast(pa.string()),
+                "control": rows["control"].cast(pa.bool_()),
+                "time_zone": zone,
+            }
+        )
+    except (KeyError, OSError, pa.ArrowException):
+        return None  # without these columns, or no longer readable
 
 
 def _from_original_file(release: Release, home: RunHome) -> pa.Table | None:
     """Where the run read it: Parquet is read in place, and nothing is kept of it."""
+    given = given_source(home, release.run, SOURCE)
     try:
-        options: Mapping[str, Any] = home.ledger.read(release.run).options
-        place = str(options["sources"][SOURCE])
-        own = str(home.store.where("x")).removesuffix("x")
-        if place.startswith(own):
-            return _typed(read_parquet(home.store.get(place.removeprefix(own))), place)
-        return (
-            None
-            if "://" in place
-            else _typed(_read_file(Path(str(options.get("folder", "."))) / place), place)
-        )
-    except (HundredfoldError, KeyError, OSError):
+        if given is None:
+            return None
+        rows = _read_file(given) if isinstance(given, Path) else given
+        return _typed(rows, f"of run {release.run}")
+    except HundredfoldError:
         return None
 
 

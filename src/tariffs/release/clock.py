@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hundredfold.errors import HundredfoldError, UsageError
-from hundredfold.pipeline.publish import Release
-from hundredfold.ports.interfaces import RunHome
+from hundredfold.releases import Release, RunHome
 
 DEMO_CLOCK = "demo.json"  # in the folder of data that a demo made
 MAX_CLOCK_DIFFERENCE = dt.timedelta(hours=1)

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from hundredfold.errors import StateError, UsageError
-from hundredfold.ports.interfaces import RunHome, Store
+from hundredfold.releases import RunHome, Store
 from tariffs.release import repository, tmf620
 from tariffs.release.decision_log import DecisionLog, Table
 from tariffs.release.delta import Delta, InvalidTable, delta, to_json

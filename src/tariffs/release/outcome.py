@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hundredfold.errors import StateError, UsageError
-from hundredfold.pipeline.publish import Release
-from hundredfold.ports.interfaces import RunHome
+from hundredfold.releases import Release, RunHome
 from tariffs.release import repository
 from tariffs.release.catalogue import catalogue_of
 from tariffs.release.decision_log import DecisionLog, Table

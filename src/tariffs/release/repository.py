@@ -24,18 +24,15 @@ from typing import Any, Protocol, runtime_checkable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hundredfold.data.checksums import parsed_json
-from hundredfold.errors import DamagedFile, HomeError, StateError, UsageError
-from hundredfold.job import releases_of
-from hundredfold.pipeline.publish import Release, folder_of
-from hundredfold.ports.interfaces import Store
+from hundredfold.errors import HomeError, StateError, UsageError
+from hundredfold.releases import Release, Store, parse_release, release_folder, releases_folder
 from tariffs.release.decision_log import BrokenLog, DecisionLog, LogEntry, Table, encode
 from tariffs.release.guards.context import Limits
 from tariffs.release.rule import frozen_table, step_to_rule
 from tariffs.release.tables import NAME, in_published_order, read_parquet, to_csv, to_parquet
 
 JOB = "tariffs"
-ROOT = releases_of(JOB)
+ROOT = releases_folder(JOB)
 LOG = f"{ROOT}/approvals"
 POINTER = f"{ROOT}/active.json"
 
@@ -84,12 +81,12 @@ def stored_releases(store: Store) -> list[StoredRelease]:
 
 def stored_release(version: int, store: Store) -> StoredRelease:
     """What a release says of itself."""
-    data = _read_or_none(store, f"{folder_of(JOB, version)}/release.json")
+    data = _read_or_none(store, f"{release_folder(JOB, version)}/release.json")
     if data is None:
         return StoredRelease(version, None, damage=("release.json is missing",))
     try:
-        release = Release(**parsed_json(store, f"{folder_of(JOB, version)}/release.json", data))
-    except (ValueError, TypeError, DamagedFile) as error:
+        release = parse_release(store, JOB, version, data)
+    except ValueError as error:
         return StoredRelease(version, None, damage=(f"release.json cannot be read: {error}",))
     return StoredRelease(version, release, hashlib.sha256(data).hexdigest())
 
@@ -104,7 +101,7 @@ def verified(version: int, store: Store) -> StoredRelease:
         for key, wanted in found.release.files.items()
         if (words := _file_damage(key, wanted, store))
     ]
-    if f"{folder_of(JOB, version)}/{NAME}.parquet" not in found.release.files:
+    if f"{release_folder(JOB, version)}/{NAME}.parquet" not in found.release.files:
         damage.append(f"it has no {NAME}.parquet")
     return StoredRelease(version, found.release, found.seal, tuple(damage))
 
@@ -281,7 +278,7 @@ def table_folder(table: Table) -> str:
     if table.canary is not None:
         places = hashlib.sha256("\n".join(table.places).encode()).hexdigest()[:12]
         return f"{ROOT}/canary/{table.canary:06d}-upon-{_slug(table.base)}-{places}"
-    return derived_folder(table) if table.derived else folder_of(JOB, table.version)
+    return derived_folder(table) if table.derived else release_folder(JOB, table.version)
 
 
 def delta_folder(old: Table, new: Table, *, whole: bool) -> str:

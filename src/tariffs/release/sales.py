@@ -14,11 +14,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from hundredfold.errors import HundredfoldError, UsageError
-from hundredfold.job import Layout
-from hundredfold.pipeline.publish import Release
-from hundredfold.ports.interfaces import RunHome
-from tariffs.release.tables import read_parquet
+from hundredfold.errors import UsageError
+from hundredfold.finished_runs import accepted_source, given_source
+from hundredfold.releases import Release, RunHome
 
 BUNDLES, VOICE = "bundle_sales", "voice_usage"
 ROWS_SQL = {  # each source, as unit_key, week, quantity, price (voice: a share of the tariff), active_subs
@@ -132,33 +130,12 @@ def sales_of(
 
 def sales_location(source: str, release: Release, home: RunHome) -> Any:
     """A source of a run, as it was used: a path that DuckDB reads, or the rows; None if it is gone."""
-    key = f"{Layout(release.run).root}/sources/{source}.parquet"
-    if Path(str(home.where(key))).is_file():
-        return str(home.where(key))
-    folder = f"processing/{release.run}/staged/{source}/"  # on AWS
-    try:
-        parts = [
-            read_parquet(home.store.get(name))
-            for name in home.store.list(folder)
-            if name.endswith(".parquet")
-        ]
-        return pa.concat_tables(parts) if parts else _original_location(source, release, home)
-    except KeyError:
-        return None  # it expires while we look
-
-
-def _original_location(source: str, release: Release, home: RunHome) -> Any:
-    """Where the run read it: what was sound as it was is read in place, and nothing is kept of it."""
-    try:
-        options: Mapping[str, Any] = home.ledger.read(release.run).options
-        place = str(options["sources"][source])
-        own = str(home.store.where("x")).removesuffix("x")
-        if place.startswith(own):
-            return read_parquet(home.store.get(place.removeprefix(own)))
-        path = Path(str(options.get("folder", "."))) / place
-        return str(path) if "://" not in place and path.exists() else None
-    except (HundredfoldError, KeyError, OSError, pa.ArrowException):
-        return None
+    found = accepted_source(home, release.run, source)
+    if found is None:
+        found = given_source(home, release.run, source)
+    if isinstance(found, Path):
+        return str(found) if found.exists() else None
+    return found
 
 
 def create_sales_view(duck: Any, place: Any) -> None:
