@@ -118,7 +118,7 @@ def input_select(run: Run, source: str, warehouse: Warehouse) -> str | None:
     """Return a SELECT of a source's rows before validation; None if its files are gone."""
     staged = run.layout.staged(source)
     if _exists(run, staged):
-        return f"SELECT * FROM {warehouse.parquet(staged)}"
+        return f"SELECT * FROM {warehouse.read_parquet(staged)}"
     try:
         options = run.record.options
         folder = Path(str(options.get("folder", ".")))

@@ -113,9 +113,7 @@ def _kept(rows: Rows) -> tuple[dict[str, np.ndarray], WithinLimits | None]:
         )
     prices, there = menu(rows)
     limits = limits_of(rows, prices)
-    broken = [
-        limit.name for limit in limits if limit.excess(np.full(len(prices), NO_LIMIT_VALUES)) > 0
-    ]
+    broken = [limit.name for limit in limits if limit.excess(np.full(len(prices), GIVEN_PRICE)) > 0]
     if not broken:
         return _changed(rows, rows["price"], PORTFOLIO_LIMIT, ""), None
     values, chains = _values(rows, prices, there), chains_of(rows, prices, there)
@@ -162,7 +160,7 @@ def _today(rows: Columns, prices: Floats, there: Bools) -> Ints:
     )
 
 
-NO_LIMIT_VALUES = 0  # the column of the menu with the price that is there already
+GIVEN_PRICE = 0  # the column of the menu with the price that is there already
 
 
 def menu(rows: Columns) -> tuple[Floats, Bools]:
@@ -186,7 +184,7 @@ def menu(rows: Columns) -> tuple[Floats, Bools]:
         (steps <= last) & (prices[:, 2:] != given) & (prices[:, 2:] != current)
     )  # each price once
     inside[:, 1:2] &= current != given
-    inside[:, NO_LIMIT_VALUES] = True
+    inside[:, GIVEN_PRICE] = True
     left = np.argsort(~inside, axis=1, kind="stable")[
         :, : max(int(inside.sum(axis=1).max(initial=1)), 1)
     ]
@@ -284,7 +282,7 @@ def _values(rows: Columns, prices: Floats, there: Bools) -> Floats:
         )
     )
     values = robust_value(prices, tall, wide) * money
-    values[:, NO_LIMIT_VALUES] += SAME * money[:, 0]
+    values[:, GIVEN_PRICE] += SAME * money[:, 0]
     return np.where(there, values, -np.inf)
 
 
