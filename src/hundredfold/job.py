@@ -508,7 +508,7 @@ def _parts(job: Job, attribute: str, kind: type) -> None:
     object.__setattr__(job, attribute, parts)
 
 
-def check_limit(what: str, limit: float) -> None:
+def check_limit(what: str, limit: object) -> None:
     if (
         isinstance(limit, bool)
         or not isinstance(limit, int | float)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
 from itertools import count
@@ -31,6 +31,7 @@ import pyarrow as pa
 from .ports.interfaces import Clock, Delivery, Depth, Record
 from .ports.object_keys import checked_key, checked_prefix
 from .ports.polling import long_poll
+from .ports.run_facts import RunCounts, RunOptions
 from .ports.run_records import annotate, no_such_run, run_exists_error, transition
 from .ports.run_states import Event
 
@@ -253,8 +254,8 @@ class MemoryLedger:
         run: str,
         *,
         step: str | None = None,
-        counts: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
+        counts: RunCounts | None = None,
+        options: RunOptions | None = None,
     ) -> Record:
         """Write facts beside the state: the step it is at, counts and options (merged into those there)."""
         with self._lock:

@@ -19,7 +19,7 @@ from hundredfold.errors import HomeError, JobError, QueryError, SourceError, Usa
 from hundredfold.local.home import Home
 from hundredfold.pipeline.runner import NullCallbacks
 from hundredfold.ports.run_states import Event
-from hundredfold.runs.run import summary
+from hundredfold.runs.summary import summarize
 
 ROWS = pa.table({"k": [1, 2], "x": [1.0, 2.0]})
 
@@ -106,13 +106,13 @@ def test_a_run_that_no_process_drives_is_shown_as_stopped(tmp_path, capsys):
     home = Home(tmp_path)
     assert home.ledger.read("r").state.value == "running"
     assert (
-        summary(open_run("r", home=tmp_path))["state"],
-        summary(open_run("r", home=tmp_path))["active"],
+        summarize(open_run("r", home=tmp_path))["state"],
+        summarize(open_run("r", home=tmp_path))["active"],
     ) == ("stopped", False)
     invoked("status", "r", "--home", str(tmp_path), "--json")
     assert json.loads(capsys.readouterr().out)["state"] == "stopped"
     with home.lock("r"):
-        assert summary(open_run("r", home=tmp_path))["state"] == "running"
+        assert summarize(open_run("r", home=tmp_path))["state"] == "running"
         invoked("status", "--all", "--home", str(tmp_path), "--json")
         assert {run["id"]: run["state"] for run in json.loads(capsys.readouterr().out)} == {
             "r": "running",
@@ -125,7 +125,7 @@ def test_a_run_that_no_process_drives_is_shown_as_stopped(tmp_path, capsys):
     assert "hundredfold resume r --home" in shown
     assert hundredfold.resume("r", home=tmp_path, job=JOB).state == "done"
     assert home.ledger.move("whole", Event.RETRY).state.value == "running"
-    assert summary(open_run("whole", home=tmp_path))["state"] == "stopped"
+    assert summarize(open_run("whole", home=tmp_path))["state"] == "stopped"
 
 
 def test_a_run_that_was_never_recorded_says_how_to_begin_it(tmp_path):

@@ -30,9 +30,10 @@ from hundredfold.local.resources import Resources
 from hundredfold.pipeline.runner import NullCallbacks
 from hundredfold.pipeline.stages import stages
 from hundredfold.ports.run_states import Event, State
-from hundredfold.runs import run as runs
 from hundredfold.runs.backend import RunArguments
 from hundredfold.runs.retry import plan_retry_of_run
+from hundredfold.runs.run import Run
+from hundredfold.runs.summary import summarize
 
 SHOPS = 4
 COSTS = pa.table({"shop": [str(s) for s in range(SHOPS)], "cost": [0.25 * s for s in range(SHOPS)]})
@@ -231,7 +232,7 @@ def damaged(path: Path, how: str, chance: Random) -> bool:
 def reads(home: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     """What a person looks at in a run that is done, by its name."""
 
-    def run() -> runs.Run:
+    def run() -> Run:
         return open_run("r", home=home)
 
     for model in ("mean", "worth"):
@@ -256,7 +257,7 @@ def reads(home: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
         )
     yield (
         "status",
-        lambda: {k: v for k, v in runs.summary(run()).items() if k not in ("folder", "release")},
+        lambda: {k: v for k, v in summarize(run()).items() if k not in ("folder", "release")},
     )
     yield (
         "runs",

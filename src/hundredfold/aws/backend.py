@@ -37,6 +37,7 @@ from ..pipeline.runner import RunCallbacks
 from ..pipeline.stages import stages
 from ..pipeline.validate import read_validation
 from ..ports.interfaces import Record
+from ..ports.run_facts import RunOptions
 from ..ports.run_states import Event, State, after
 from ..runs.backend import Interruption, RunArguments
 from ..runs.job_loader import load_job
@@ -96,7 +97,7 @@ class AwsBackend:
     def run(
         self,
         job: Job | str,
-        sources: Mapping[str, Any] | None,
+        sources: Mapping[str, object] | None,
         arguments: RunArguments,
         callbacks: RunCallbacks,
     ) -> Run:
@@ -123,7 +124,7 @@ class AwsBackend:
         )
         check_names(declared, sources or {}, arguments.max_rejected)
         places = _places(there, run, declared, sources or {})
-        options = {
+        options: RunOptions = {
             "as_of": parse_as_of(arguments.as_of) if arguments.as_of is not None else None,
             "max_rejected": dict(arguments.max_rejected),
             "max_failed": arguments.max_failed,
@@ -167,7 +168,7 @@ class AwsBackend:
         _refuse_job(job)
         there, record = self._open_again("retry", run_id, Event.RETRY, arguments.accept_new_code)
         plan_retry_of_run(there, record, load_job(record.ref))
-        _keep_code(there, record, int(there.ledger.read(record.id).options["attempt"]))
+        _keep_code(there, record, there.ledger.read(record.id).attempt)
         return _go_again(there, record, Event.RETRY, callbacks, arguments.wait)
 
     def publish(
@@ -200,7 +201,7 @@ class AwsBackend:
         """
         there, record = self._open(run_id)
         record = there.ledger.move(record.id, Event.CANCEL, reason="cancelled by hand")
-        execution = record.options.get("execution")
+        execution = record.execution
         if execution and there.status_of(execution) == AT_WORK:
             try:
                 client("stepfunctions").stop_execution(
@@ -344,7 +345,7 @@ def _check_code(there: StackHome, record: Record, verb: str, accept: bool) -> No
     accepted.
     """
     if not accept and is_other(record, there.place.code):
-        then = record.options["code"][-1]["fingerprint"]
+        then = record.code[-1]["fingerprint"]
         raise StateError(
             f"the code is not that with which run {record.id} was done so far: {there.place.code} "
             f"is deployed, and it was {then}",
@@ -362,7 +363,7 @@ def _plan_new_code(there: StackHome, record: Record) -> None:
     """
     if is_other(record, there.place.code):
         left = plan_rest(there, record, load_job(record.ref))
-        attempt = int(record.options.get("attempt", 1)) + 1
+        attempt = record.attempt + 1
         _keep_code(there, record, attempt)
         if left:
             there.ledger.note(record.id, options={"attempt": attempt})
@@ -372,7 +373,7 @@ def _keep_code(there: StackHome, record: Record, attempt: int) -> None:
     if is_other(record, there.place.code):
         there.ledger.note(
             record.id,
-            options={"code": [*record.options["code"], entry_of(there.place.code, attempt)]},
+            options={"code": [*record.code, entry_of(there.place.code, attempt)]},
         )
 
 
@@ -429,7 +430,7 @@ def _follow(there: StackHome, run: str, callbacks: RunCallbacks) -> None:
             callbacks.stage_started(known[record.step])
         _tell(there, record, callbacks, told)
         model = record.step.removeprefix("work ")
-        facts = record.counts.get("models", {}).get(model, {})
+        facts = record.models.get(model, {})
         if (
             record.step == f"work {model}"
             and "units" in facts
@@ -442,7 +443,7 @@ def _follow(there: StackHome, run: str, callbacks: RunCallbacks) -> None:
             callbacks.progress(count.look())
         if record.state not in (State.NEW, State.RUNNING):
             break
-        if there.status_of(str(record.options.get("execution", ""))) not in (
+        if there.status_of(record.execution) not in (
             AT_WORK,
             "SUCCEEDED",
             "",
@@ -471,13 +472,11 @@ def _tell(there: StackHome, record: Record, callbacks: RunCallbacks, told: set[s
     if "sources" in record.counts and "sources" not in told:
         told.add("sources")
         callbacks.validated(read_validation(Layout(record.id), there.store))
-    for name, facts in record.counts.get("models", {}).items():
-        if "ok" in facts and f"{name} is collected in {facts['attempt']}" not in told:
-            told.add(f"{name} is collected in {facts['attempt']}")
-            names = Collected.__dataclass_fields__
-            callbacks.collected(
-                Collected(**{"model": name, **{k: v for k, v in facts.items() if k in names}})
-            )
+    for name, facts in record.models.items():
+        collected = Collected.of(name, facts)
+        if collected is not None and f"{name} is collected in {collected.attempt}" not in told:
+            told.add(f"{name} is collected in {collected.attempt}")
+            callbacks.collected(collected)
 
 
 def _command(there: StackHome, *words: str) -> str:

@@ -35,7 +35,7 @@ class StackHome:
 
     def is_active(self, run: str) -> bool:
         """Whether an execution of the state machine is at work on the run."""
-        return self.status_of(str(self.ledger.read(run).options.get("execution", ""))) == AT_WORK
+        return self.status_of(self.ledger.read(run).execution) == AT_WORK
 
     def status_of(self, execution: str) -> str:
         """What Step Functions says of an execution; "" if it knows none."""

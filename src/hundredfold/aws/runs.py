@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from typing import Any
 
 from ..errors import NEW_CODE, SourceError, StateError
 from ..job import Job
 from ..ports.interfaces import Record
+from ..ports.run_facts import CodeEntry, RunOptions
 from ..ports.run_states import State
 from ..runs.names import check_aws_run_id
 from .adapters.dynamodb_ledger import DynamoLedger
@@ -20,7 +20,7 @@ def new_record(
     job: Job,
     ref: str,
     sources: Mapping[str, str],
-    options: Mapping[str, Any],
+    options: RunOptions,
     code: str = "",
 ) -> Record:
     """A run that nothing is done of, to be done by the code of that fingerprint.
@@ -44,9 +44,9 @@ def new_record(
     )
 
 
-def entry_of(code: str, attempt: int) -> dict[str, Any]:
+def entry_of(code: str, attempt: int) -> CodeEntry:
     """What a record says of the code that does an attempt and those that follow."""
-    return {"attempt": attempt, "fingerprint": code, "commit": ""}
+    return CodeEntry(attempt=attempt, fingerprint=code, commit="")
 
 
 def refuse_other_code(record: Record, code: str) -> None:
@@ -56,7 +56,7 @@ def refuse_other_code(record: Record, code: str) -> None:
     if is_other(record, code):
         raise StateError(
             f"other code was deployed while run {record.id} was at work: {code} instead of "
-            f"{record.options['code'][-1]['fingerprint']}",
+            f"{record.code[-1]['fingerprint']}",
             hint=(
                 f"go on with it: hundredfold resume {record.id} {NEW_CODE}   or deploy the "
                 f"earlier code again, then: hundredfold resume {record.id}"
@@ -68,17 +68,16 @@ def is_other(record: Record, code: str) -> bool:
     """Whether the code of a fingerprint is other than that by which a run was done last, as far as
     both are known.
     """
-    known = record.options.get("code") or []
-    return bool(code and known) and known[-1]["fingerprint"] != code
+    return bool(code and record.code) and record.code[-1]["fingerprint"] != code
 
 
 def _record(
-    run: str, job: Job, ref: str, places: Mapping[str, str], options: Mapping[str, Any], code: str
+    run: str, job: Job, ref: str, places: Mapping[str, str], options: RunOptions, code: str
 ) -> Record:
     now = dt.datetime.now(dt.UTC)
     as_of = options.get("as_of") or now.replace(tzinfo=None, microsecond=0).isoformat(" ")
     stamp = now.isoformat(timespec="milliseconds")
-    kept = {**options, "as_of": as_of, "sources": dict(places), "attempt": 1}
+    kept: RunOptions = {**options, "as_of": as_of, "sources": dict(places), "attempt": 1}
     if code:
         kept["code"] = [entry_of(code, 1)]
     return Record(run, job.name, ref, State.NEW, "new", stamp, stamp, options=kept)
@@ -96,8 +95,8 @@ def begin_upload(
         for record in ledger.runs(job.name)
         if record.state not in (State.FAILED, State.CANCELLED)
     ]
-    known: Mapping[str, str] = before[0].options.get("sources", {}) if before else {}
-    options = {"uploaded": sorted(sources)}
+    known = before[0].source_addresses if before else {}
+    options: RunOptions = {"uploaded": sorted(sources)}
     try:
         record = new_record(run, job, place.job, {**known, **sources}, options, place.code)
     except SourceError:

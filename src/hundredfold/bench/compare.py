@@ -118,7 +118,7 @@ def _loops(
         Task("read"),
         *(task for name in names for task in _tasks(job, name, every.models[name])),
     ]
-    places = home.ledger.read(ALL).options["sources"]
+    places = home.ledger.read(ALL).source_addresses
     files: dict[str, Files] = {
         name: find_files(name, place, job.folder or Path()) for name, place in places.items()
     }

@@ -33,6 +33,8 @@ if TYPE_CHECKING:  # what goes wrong is also told through here, and then nothing
     from ..pipeline.stages import Stage
     from ..pipeline.validate import ValidationResult
     from ..pipeline.work import Progress as Done
+    from ..ports.run_facts import ModelCounts, SourceCounts
+    from ..runs.summary import RunSummary
 
 REASONS_SHOWN = 4  # of one source; the rest is a count
 GAP = 2  # characters between two columns of a table
@@ -148,7 +150,7 @@ def show_error(error: HundredfoldError) -> None:
 
 
 def show_summary(
-    facts: Mapping[str, Any], verdicts: Sequence[ValidationResult], seconds: float | None
+    facts: RunSummary, verdicts: Sequence[ValidationResult], seconds: float | None
 ) -> None:
     """A run at its end, for the person who started it."""
     took = f" in {seconds:.1f} s" if seconds is not None else ""
@@ -183,7 +185,7 @@ def show_summary(
             result.print(f"  {escape(near(path))}")
 
 
-def _repairs(facts: Mapping[str, Any]) -> list[str]:
+def _repairs(facts: RunSummary) -> list[str]:
     """Say which workers were replaced, and what was recomputed since a file was damaged, each in one line."""
     lines = []
     if replaced := facts.get("workers_replaced"):
@@ -227,12 +229,20 @@ def show_next(commands: Iterable[tuple[str, str]]) -> None:
         print_hanging("      ", why)
 
 
-def _show_sources(verdicts: Sequence[ValidationResult], sources: Mapping[str, Any]) -> None:
+def _show_sources(
+    verdicts: Sequence[ValidationResult], sources: Mapping[str, SourceCounts]
+) -> None:
     if not sources:
         return
-    names = ("in", "accepted", "repaired", "rejected", "dropped")
-    counts = [[_number(each.get(k, 0)) for each in sources.values()] for k in ("rows", *names[1:])]
-    print_columns([Column("rows", [*sources]), *map(Column.of_numbers, names, counts)])
+    counts = {
+        "in": [each["rows"] for each in sources.values()],
+        "accepted": [each["accepted"] for each in sources.values()],
+        "repaired": [each["repaired"] for each in sources.values()],
+        "rejected": [each["rejected"] for each in sources.values()],
+        "dropped": [each["dropped"] for each in sources.values()],
+    }
+    numbers = (Column.of_numbers(head, [*map(_number, cells)]) for head, cells in counts.items())
+    print_columns([Column("rows", [*sources]), *numbers])
     _show_reasons([v for v in verdicts if v.source in sources and v.findings])
 
 
@@ -272,18 +282,26 @@ def _reason_lines(verdict: ValidationResult) -> Iterator[tuple[str, str, str]]:
         )
 
 
-def _show_models(models: Mapping[str, Any]) -> None:
+def _show_models(models: Mapping[str, ModelCounts]) -> None:
     if not models:
         return
-    heads = ("planned", "ok", "failed", "crashed", "rows")
-    keys = ("units", "ok", "failed", "crashed", "rows_in")
-    counts = [[_number(m[k]) if k in m else "" for m in models.values()] for k in keys]
+    counts = {
+        "planned": [m.get("units") for m in models.values()],
+        "ok": [m.get("ok") for m in models.values()],
+        "failed": [m.get("failed") for m in models.values()],
+        "crashed": [m.get("crashed") for m in models.values()],
+        "rows": [m.get("rows_in") for m in models.values()],
+    }
+    numbers = (
+        Column.of_numbers(head, ["" if cell is None else _number(cell) for cell in cells])
+        for head, cells in counts.items()
+    )
     took = [
         f"{m['seconds']:,.2f}" if "seconds" in m else f"{m.get('done', 0):,} units done"
         for m in models.values()
     ]
-    numbers = map(Column.of_numbers, (*heads, "seconds of work"), (*counts, took))
-    print_columns([Column("units", [*models]), *numbers])
+    seconds = Column.of_numbers("seconds of work", took)
+    print_columns([Column("units", [*models]), *numbers, seconds])
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from ..ports.interfaces import RunHome
+    from ..runs.summary import RunSummary
 
 
 @click.group(
@@ -124,7 +125,7 @@ def run(
 def status(run: str | None, where: Where, every: bool, watch: bool, as_json: bool) -> None:
     """Say where a run is, what came of its rows and units, and what to do next."""
     from ..api import open_run
-    from ..runs import run as runs
+    from ..runs.summary import STOPPED, summarize
     from . import display
 
     if watch:
@@ -135,12 +136,12 @@ def status(run: str | None, where: Where, every: bool, watch: bool, as_json: boo
         _list_runs(there, as_json)
         return
     found = open_run(run, home=there)
-    facts = runs.summary(found)
+    facts = summarize(found)
     if as_json:
         display.print_json(facts)
         return
     display.show_summary(facts, _verdicts(found), None)
-    if facts["state"] in ("new", "running", runs.STOPPED):
+    if facts["state"] in ("new", "running", STOPPED):
         display.result.print(
             f"\nat: {facts['step']}"
             + ("" if facts["active"] else "   (no process is at work on it)")
@@ -463,7 +464,7 @@ def _watched(
 ) -> None:
     """Do something long under a bar, and say at its end what has come of it; `more`: next commands beside the usual ones."""
     from ..api import open_run
-    from ..runs import run as runs
+    from ..runs.summary import summarize
     from . import display
 
     _answer_signals()
@@ -479,7 +480,7 @@ def _watched(
             _stopped(live, where)
         else:
             held = None
-    facts = runs.summary(found)
+    facts = summarize(found)
     if as_json:
         display.print_json(facts)
     else:
@@ -493,7 +494,7 @@ def _watched(
         raise held
 
 
-def _report_unwritten(facts: dict[str, Any], where: Where) -> None:
+def _report_unwritten(facts: RunSummary, where: Where) -> None:
     """Say on stderr what became of a run whose summary could not be printed."""
     release = facts["release"]
     published = f", release {release['version']} is published" if release else ""
@@ -529,11 +530,11 @@ def _stopped(live: Any, where: Where) -> None:
     sys.exit(130)
 
 
-def _next(facts: dict[str, Any], where: Where, home: RunHome) -> list[tuple[str, str]]:
+def _next(facts: RunSummary, where: Where, home: RunHome) -> list[tuple[str, str]]:
     """The commands that make sense now."""
     run, state = facts["run"], facts["state"]
     bad = sum(m.get("failed", 0) + m.get("crashed", 0) for m in facts["models"].values())
-    from ..runs.run import STOPPED
+    from ..runs.summary import STOPPED
 
     told = []
     if state in ("new", "running"):
@@ -623,7 +624,7 @@ def _list_runs(home: RunHome, as_json: bool) -> None:
     from dataclasses import asdict
 
     from ..ports.run_states import State
-    from ..runs.run import state_shown
+    from ..runs.summary import state_shown
     from . import display
 
     records = home.ledger.runs()

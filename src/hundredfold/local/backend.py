@@ -79,7 +79,7 @@ class LocalBackend:
     def run(
         self,
         job: Job | str,
-        sources: Mapping[str, Any] | None,
+        sources: Mapping[str, object] | None,
         arguments: RunArguments,
         callbacks: RunCallbacks,
     ) -> Run:
@@ -209,7 +209,7 @@ def resuming(home: Home, record: Record, job: Job) -> Event:
 
 def move_sources(home: Home, record: Record, job: Job, sources: Mapping[str, str | Path]) -> None:
     """Record where the files of sources are now. Raises: SourceError, UsageError for what they cannot be."""
-    now = dict(record.options["sources"])
+    now = dict(record.source_addresses)
     for name, place in sources.items():
         job.source(name)
         if now[name] == STAGED or not isinstance(place, str | Path):
@@ -228,7 +228,7 @@ def create_run(
     home: Home,
     job: Job,
     ref: str,
-    sources: Mapping[str, Any],
+    sources: Mapping[str, object],
     arguments: RunArguments,
     code: Code | None = None,
 ) -> str:
@@ -334,10 +334,10 @@ def _runner_of(
         verify(home.store, key, wanted)
     staged = {
         name: home.store.path(Layout(record.id).staged(name))
-        for name, place in record.options["sources"].items()
+        for name, place in record.source_addresses.items()
         if place == STAGED
     }
-    places = {**record.options["sources"], **staged}
+    places = {**record.source_addresses, **staged}
     snapshot = (
         code.snapshot(str(home.store.path(Layout(record.id).code(code.fingerprint))))
         if code is not None
@@ -348,7 +348,7 @@ def _runner_of(
     )
 
 
-def _place(name: str, place: Any, name_given: bool) -> Any:
+def _place(name: str, place: object, name_given: bool) -> Any:
     """A path made absolute where it came from the caller; a table as it is."""
     if place is None:
         raise SourceError(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
-from typing import Any
 
 from ..data.checksums import get_json, put_json
 from ..data.manifest import Manifest
@@ -14,8 +12,10 @@ from ..errors import DamagedFile
 from ..job import Layout
 from ..pipeline.collect import read_collected
 from ..pipeline.publish import releases
+from ..pipeline.runner import prepared_counts
 from ..pipeline.validate import read_validation
 from ..ports.interfaces import Record, Store
+from ..ports.run_facts import ModelCounts, RunCounts, RunOptions
 from ..ports.run_states import State
 
 REBUILT = "the ledger was lost: this record is rebuilt from the run's folder, and resume goes on from what is there"
@@ -51,30 +51,20 @@ def _rebuilt(run: str, store: Store) -> Record:
         for key in keys
         if (match := re.search(r"/(?:retry-|outcomes/)(\d{3})\b", key))
     ]
-    counts: dict[str, Any] = {
+    counts: RunCounts = {
         "models": {
-            name: facts for name in kept["models"] if (facts := _of_model(layout, name, store))
+            name: found
+            for name in kept["models"]
+            if (found := _counts_of_model(layout, name, store))
         }
     }
     with suppress(KeyError, DamagedFile):
-        counts["sources"] = {
-            v.source: {
-                "rows": v.rows,
-                "accepted": v.accepted,
-                "rejected": v.rejected,
-                "dropped": v.dropped,
-                "repaired": v.repaired,
-            }
-            for v in read_validation(layout, store)
-        }
+        counts["sources"] = {v.source: v.counts for v in read_validation(layout, store)}
     for release in releases(kept["job"], store):
         if release.run == run:
-            counts["release"] = {
-                "version": release.version,
-                "rows": dict(release.rows),
-                "files": list(release.files),
-            }
-    options = {**kept["options"], "attempt": max([1, *attempts])}
+            counts["release"] = release.counts
+    options: RunOptions = kept["options"]
+    options["attempt"] = max([1, *attempts])
     return Record(
         run,
         kept["job"],
@@ -89,14 +79,10 @@ def _rebuilt(run: str, store: Store) -> Record:
     )
 
 
-def _of_model(layout: Layout, model: str, store: Store) -> dict[str, Any]:
-    facts: dict[str, Any] = {}
+def _counts_of_model(layout: Layout, model: str, store: Store) -> ModelCounts:
+    counts: ModelCounts = {}
     with suppress(KeyError, DamagedFile):
         manifest = Manifest.read(layout, model, store, settled=True)
-        facts = {"units": manifest.units, "rows": manifest.rows, "batches": len(manifest.batches)}
-        facts |= {
-            name: value
-            for name, value in asdict(read_collected(layout, model, store)).items()
-            if name != "model"
-        }
-    return facts
+        counts.update(prepared_counts(manifest))
+        counts.update(read_collected(layout, model, store).counts)
+    return counts

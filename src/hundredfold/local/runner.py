@@ -13,7 +13,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -33,10 +32,10 @@ from ..errors import (
 from ..job import Job, Layout, Model
 from ..pipeline.enqueue import enqueue, plan_attempt
 from ..pipeline.prepare import prepare
-from ..pipeline.runner import RunCallbacks, StageRunner
+from ..pipeline.runner import RunCallbacks, StageRunner, prepared_counts
 from ..pipeline.stages import Stage, stages
 from ..pipeline.work import Progress, WorkDispatcher
-from ..ports.interfaces import Record
+from ..ports.interfaces import Record, SourcePlace
 from ..ports.run_states import Event, State
 from ..sql.duckdb import DuckWarehouse
 from ..sql.queries import naming_query
@@ -84,7 +83,7 @@ class LocalRunner:
     job: Job
     record: Record
     limits: Resources
-    places: Mapping[str, Any]
+    places: Mapping[str, SourcePlace]
     callbacks: RunCallbacks
     code: Snapshot | None = None
     looked: float = 0.0
@@ -97,7 +96,7 @@ class LocalRunner:
     def __post_init__(self) -> None:
         self.layout = Layout(self.record.id)
         self.store = self.home.store
-        self.attempt = int(self.record.options.get("attempt", 1))
+        self.attempt = self.record.attempt
         self.steps = StageRunner(
             self.job,
             self.record,
@@ -210,12 +209,7 @@ class LocalRunner:
                         memory=self.limits.driver,
                         later=lambda settle: self.settling.append(self.beside.submit(settle)),
                     )
-                self.steps.note(
-                    model.name,
-                    units=manifest.units,
-                    rows=manifest.rows,
-                    batches=len(manifest.batches),
-                )
+                self.steps.note(model.name, prepared_counts(manifest))
                 self._give_back(warehouse)
             case "enqueue", Model() as model:
                 self._enqueue(model)

@@ -14,7 +14,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 from ..data.checksums import checksum
 from ..errors import DamagedFile, HomeError, StateError
 from ..ports.interfaces import Clock, Record
+from ..ports.run_facts import RunCounts, RunOptions
 from ..ports.run_records import SHOWN, annotate, no_such_run, run_exists_error, transition
 from ..ports.run_states import Event, State
 from .filesystem import gone, home_error
@@ -106,8 +107,8 @@ class SqliteLedger:
         run: str,
         *,
         step: str | None = None,
-        counts: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
+        counts: RunCounts | None = None,
+        options: RunOptions | None = None,
     ) -> Record:
         """Write facts beside the state: the step it is at, counts and options (merged into those there)."""
         with self._writing() as db:

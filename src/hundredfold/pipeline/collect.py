@@ -28,6 +28,7 @@ from ..data.result_contract import VALUE, result_contract
 from ..errors import ConservationError
 from ..job import Layout, Message, Model
 from ..ports.interfaces import RunStore, Store, Warehouse
+from ..ports.run_facts import ModelCounts
 
 ACCOUNTS_COPIES = 3  # of a slice's accounts that are in memory while they are collected
 COMPARED = 2**20  # units whose outcomes are looked through at a time
@@ -51,6 +52,37 @@ class Collected:
     @property
     def bad(self) -> int:
         return self.failed + self.crashed
+
+    @property
+    def counts(self) -> ModelCounts:
+        """The counts of the model, as the run's record holds them."""
+        return ModelCounts(
+            attempt=self.attempt,
+            units=self.units,
+            ok=self.ok,
+            failed=self.failed,
+            crashed=self.crashed,
+            rows_in=self.rows_in,
+            rows_out=self.rows_out,
+            seconds=self.seconds,
+        )
+
+    @classmethod
+    def of(cls, model: str, counts: ModelCounts) -> Collected | None:
+        """Return a model's result from the run's record; None where it is not collected yet."""
+        if "ok" not in counts:
+            return None
+        return cls(
+            model,
+            counts["attempt"],
+            counts["units"],
+            counts["ok"],
+            counts["failed"],
+            counts["crashed"],
+            counts["rows_in"],
+            counts["rows_out"],
+            counts["seconds"],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -496,7 +528,7 @@ class _Writing:
     """The two files of a model's end, in row groups whose size does not depend on the batches."""
 
     def __init__(
-        self, results: Any, accounts: Any, result_schema: pa.Schema, keys: pa.Schema
+        self, results: object, accounts: object, result_schema: pa.Schema, keys: pa.Schema
     ) -> None:
         self.results = ParquetWriter(results, result_schema)
         self.accounts = ParquetWriter(

@@ -24,6 +24,7 @@ from ..data.parquet import ParquetWriter
 from ..errors import DamagedFile, PublishRefused, QueryError, StateError
 from ..job import Job, Layout, Publish, allowed, releases_of
 from ..ports.interfaces import RunStore, Store, Warehouse
+from ..ports.run_facts import ReleaseCounts
 from ..sql.checks import Judged, Rule, check_column
 from ..sql.queries import check_names, load_query, naming_query, with_micros
 from .collect import Collected
@@ -47,6 +48,11 @@ class Release:
     code: Mapping[str, Mapping[str, int]] = field(
         default_factory=dict
     )  # units of each model by the fingerprint of their code
+
+    @property
+    def counts(self) -> ReleaseCounts:
+        """The counts of the release, as the run's record holds them."""
+        return ReleaseCounts(version=self.version, rows=dict(self.rows), files=list(self.files))
 
 
 def _no_check() -> None: ...
@@ -406,7 +412,7 @@ def _plain(table: pa.Table) -> list[dict[str, Any]]:
     return [{name: _plain_value(value) for name, value in row.items()} for row in rows_of(table)]
 
 
-def _plain_value(value: Any) -> Any:
+def _plain_value(value: object) -> Any:
     if isinstance(value, Decimal):
         return int(value) if value == int(value) else float(value)
     if isinstance(value, list):

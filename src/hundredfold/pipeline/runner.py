@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +15,8 @@ from ..data.checksums import listed, verify_listed
 from ..data.manifest import Manifest
 from ..errors import NoSuchRun
 from ..job import Job, Layout, Model
-from ..ports.interfaces import Ledger, Record, RunStore, Warehouse
+from ..ports.interfaces import Ledger, Record, RunStore, SourcePlace, Warehouse
+from ..ports.run_facts import ModelCounts, RunCounts
 from ..sql.queries import check_queries
 from .collect import Collected, collect, read_collected
 from .publish import Terms, describe_run, publish, refuse_all_failed, refuse_none_ok, within_limits
@@ -59,31 +60,20 @@ class StageRunner:
 
     def __post_init__(self) -> None:
         self.layout = Layout(self.record.id)
-        self.attempt = int(self.record.options.get("attempt", 1))
-        self.as_of = str(self.record.options["as_of"])
+        self.attempt = self.record.attempt
+        self.as_of = self.record.as_of
 
-    def validate(self, places: Mapping[str, Any], warehouse: Warehouse) -> None:
+    def validate(self, places: Mapping[str, SourcePlace], warehouse: Warehouse) -> None:
         """Check the queries and every source; the accepted rows stand under the sources' names."""
         check_queries(self.job, warehouse.tables_of)
         self.verdicts = verdicts = validate(
             self.job, places, self.as_of, self.layout, warehouse, self.store
         )
-        sources = {
-            v.source: {
-                "rows": v.rows,
-                "accepted": v.accepted,
-                "rejected": v.rejected,
-                "dropped": v.dropped,
-                "repaired": v.repaired,
-            }
-            for v in verdicts
-        }
-        written = {
-            v.source: v.csv for v in verdicts if v.csv
-        }  # how CSV files were taken to be written
-        self.ledger.note(
-            self.record.id, counts={"sources": sources} | ({"csv": written} if written else {})
-        )
+        counts: RunCounts = {"sources": {v.source: v.counts for v in verdicts}}
+        dialects = {v.source: v.csv for v in verdicts if v.csv}
+        if dialects:
+            counts["csv"] = dialects
+        self.ledger.note(self.record.id, counts=counts)
         self.callbacks.validated(verdicts)
         describe_run(self.job, self.layout, self.as_of, None, None, warehouse)
 
@@ -115,10 +105,10 @@ class StageRunner:
         manifest = Manifest.read(self.layout, model.name, self.store)
         collected = collect(model, manifest, self.layout, self.attempt, warehouse, self.store)
         self.collected.append(collected)
-        self.note(model.name, **{k: v for k, v in asdict(collected).items() if k != "model"})
+        self.note(model.name, collected.counts)
         self.callbacks.collected(collected)
         self.expose_results(model, warehouse)
-        limit = self.record.options.get("max_failed")
+        limit = self.record.max_failed
         refuse_all_failed(self.job, [collected], self.record.id, limit)
         if model is self.job.models[-1]:
             every = [read_collected(self.layout, each.name, self.store) for each in self.job.models]
@@ -151,30 +141,20 @@ class StageRunner:
                 self._terms(warehouse),
             )
         if release is not None:
-            self.ledger.note(
-                self.record.id,
-                counts={
-                    "release": {
-                        "version": release.version,
-                        "rows": dict(release.rows),
-                        "files": list(release.files),
-                    }
-                },
-            )
+            self.ledger.note(self.record.id, counts={"release": release.counts})
 
     def _terms(self, warehouse: Warehouse) -> Terms:
         """The terms of this run's release; the sources are compared once more before the pointer moves."""
-        replace_newer = bool(self.record.options.get("replace_newer"))
         return Terms(
             self._created,
-            replace_newer,
+            self.record.replace_newer,
             self._code(),
             check=lambda: refuse_changed(self.verdicts, warehouse),
         )
 
     def _code(self) -> dict[str, dict[str, int]]:
         """The units that are ok, of each model, by the fingerprint of the code that did them; the code of the release among them."""
-        entries = self.record.options.get("code", [])
+        entries = self.record.code
         found: dict[str, dict[str, int]] = {entry["fingerprint"]: {} for entry in entries[-1:]}
         # each step on AWS is a process of its own, and did not collect itself
         every = self.collected or (
@@ -219,8 +199,14 @@ class StageRunner:
         except NoSuchRun:
             return ""
 
-    def note(self, model: str, **facts: Any) -> None:
-        """Write facts of a model into the record."""
-        models = dict(self.ledger.read(self.record.id).counts.get("models", {}))
-        models[model] = {**models.get(model, {}), **facts}
+    def note(self, model: str, counts: ModelCounts) -> None:
+        """Merge counts of a model into the run's record."""
+        models = dict(self.ledger.read(self.record.id).models)
+        merged: ModelCounts = {**models.get(model, {}), **counts}
+        models[model] = merged
         self.ledger.note(self.record.id, counts={"models": models})
+
+
+def prepared_counts(manifest: Manifest) -> ModelCounts:
+    """Return the counts of a model that was prepared."""
+    return {"units": manifest.units, "rows": manifest.rows, "batches": len(manifest.batches)}

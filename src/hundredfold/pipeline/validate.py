@@ -18,7 +18,15 @@ from ..contract import Contract, quote, read_contract
 from ..data.checksums import checksum_of, get_json, put_json, verify
 from ..errors import ConservationError, ContractError, JobError, QueryError, SourceError
 from ..job import Job, Layout, Source, allowed
-from ..ports.interfaces import RunStore, Store, Warehouse
+from ..ports.interfaces import (
+    AttachedSource,
+    Fingerprint,
+    RunStore,
+    SourcePlace,
+    Store,
+    Warehouse,
+)
+from ..ports.run_facts import SourceCounts
 from ..sql.checks import Checks, Rule, compile_checks, duplicates, quote_part, refuse_timeless
 from ..sql.sources.changes import refuse_other_files
 
@@ -57,7 +65,7 @@ class ValidationResult:
     findings: tuple[Finding, ...] = ()
     accepted_key: str = ""
     select: str = ""
-    files: list[list[Any]] = field(default_factory=list)
+    files: list[Fingerprint] = field(default_factory=list)  # where `select` reads them in place
     checksums: Mapping[str, str] = field(
         default_factory=dict
     )  # of the objects that validation wrote, by key
@@ -67,10 +75,21 @@ class ValidationResult:
     def dropped(self) -> int:
         return self.copies + self.superseded
 
+    @property
+    def counts(self) -> SourceCounts:
+        """The counts of the source, as the run's record holds them."""
+        return SourceCounts(
+            rows=self.rows,
+            accepted=self.accepted,
+            rejected=self.rejected,
+            dropped=self.dropped,
+            repaired=self.repaired,
+        )
+
 
 def validate(
     job: Job,
-    places: Mapping[str, Any],
+    places: Mapping[str, SourcePlace],
     as_of: str,
     layout: Layout,
     warehouse: Warehouse,
@@ -189,7 +208,7 @@ def in_order_of_reference(sources: Sequence[Source]) -> list[Source]:
 
 def _validate_one(
     source: Source,
-    place: Any,
+    place: SourcePlace,
     job: Job,
     as_of: str,
     layout: Layout,
@@ -205,9 +224,9 @@ def _validate_one(
 
 def _judged(
     source: Source,
-    place: Any,
+    place: SourcePlace,
     contract: Contract | None,
-    raw: Any,
+    raw: AttachedSource,
     as_of: str,
     layout: Layout,
     warehouse: Warehouse,
@@ -231,8 +250,10 @@ def _judged(
             f"{source.name} cannot be checked: {error.message}", hint=error.hint
         ) from error
     doubled = _is_doubled(source, checks, warehouse)
-    if (bad or doubled) and raw.numbered is not None:  # from here on it matters which row is which
-        raw = raw.numbered()
+    if (
+        bad or doubled
+    ) and raw.with_row_numbers is not None:  # from here on it matters which row is which
+        raw = raw.with_row_numbers()
         checks = compile_checks(source, contract, raw.select, raw.schema, raw.text, as_of)
     malformed = raw.malformed.num_rows if raw.malformed is not None else 0
     if rows + malformed == 0:
@@ -240,11 +261,11 @@ def _judged(
             f"{source.name} is empty: {place if isinstance(place, str) else 'the table'} has no row",
             hint=f"name another place with --source {source.name}=PATH",
         )
-    findings = _findings(checks, counts, raw.exact, warehouse) if bad else ()
+    findings = _findings(checks, counts, raw.in_file_order, warehouse) if bad else ()
     if raw.malformed is not None:
         findings += _torn(raw.malformed)
     copies, superseded, clashes, twins = (
-        _duplicates(source, checks, raw.exact, warehouse) if doubled else (0, 0, 0, ())
+        _duplicates(source, checks, raw.in_file_order, warehouse) if doubled else (0, 0, 0, ())
     )
     findings += twins
     if repaired:
@@ -263,7 +284,7 @@ def _judged(
             problems=[f"{f.column} {f.words}: {f.rows:,}" for f in findings],
             hint=f"{sign}see {store.where(layout.rejects(source.name))}",
         )
-    if raw.files is not None and checks.as_is and not (rejected or dropped):
+    if raw.in_place and checks.as_is and not (rejected or dropped):
         return ValidationResult(
             source.name, rows, rows, 0, select=checks.accepted(None), files=found
         )
@@ -456,7 +477,12 @@ def _duplicates(
 
 
 def _write_rejects(
-    source: Source, checks: Checks, raw: Any, twins: bool, layout: Layout, warehouse: Warehouse
+    source: Source,
+    checks: Checks,
+    raw: AttachedSource,
+    twins: bool,
+    layout: Layout,
+    warehouse: Warehouse,
 ) -> None:
     """Every row that goes no further, as it came in, with its reasons: one file."""
     parts = [
@@ -479,7 +505,7 @@ def _write_rejects(
 
 
 def _write_repairs(
-    source: Source, checks: Checks, raw: Any, layout: Layout, warehouse: Warehouse
+    source: Source, checks: Checks, raw: AttachedSource, layout: Layout, warehouse: Warehouse
 ) -> None:
     """Every value that a repair changed, also of rows that are rejected all the same: one file, and one more pass over the source."""
     names = [name for name in raw.schema.names if name not in ("__file", "__row")]

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import pyarrow as pa
 
+from ..contract import Column
 from ..errors import QueryError, SourceError
 from ..job import Source
+from .run_facts import CodeEntry, ModelCounts, RunCounts, RunOptions
 from .run_states import Event, State
 
 
@@ -140,9 +142,49 @@ class Record:
     created: str  # ISO 8601, UTC
     updated: str
     reason: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    counts: Mapping[str, Any] = field(default_factory=dict)
-    version: int = 0  # goes up with every write: what a conditional write compares
+    options: RunOptions = field(default_factory=lambda: RunOptions())
+    counts: RunCounts = field(default_factory=lambda: RunCounts())
+    version: int = 0  # incremented by every write; compared by a conditional write
+
+    @property
+    def attempt(self) -> int:
+        """The attempt that the run is at, from 1."""
+        return int(self.options.get("attempt", 1))
+
+    @property
+    def as_of(self) -> str:
+        """The moment that counts as now for the run's checks and its release."""
+        return str(self.options["as_of"])
+
+    @property
+    def source_addresses(self) -> dict[str, str]:
+        """The address of each source."""
+        return self.options.get("sources", {})
+
+    @property
+    def max_failed(self) -> float | None:
+        """The limit of failed units that this run has instead of the declared ones."""
+        return self.options.get("max_failed")
+
+    @property
+    def replace_newer(self) -> bool:
+        """Whether the release may replace that of a run created later."""
+        return bool(self.options.get("replace_newer"))
+
+    @property
+    def code(self) -> list[CodeEntry]:
+        """The code of the attempts, oldest first; empty where it was not recorded."""
+        return self.options.get("code", [])
+
+    @property
+    def execution(self) -> str:
+        """The ARN of the last execution on AWS; "" where there is none."""
+        return str(self.options.get("execution", ""))
+
+    @property
+    def models(self) -> dict[str, ModelCounts]:
+        """The counts of each model that was prepared, in the order of the job."""
+        return self.counts.get("models", {})
 
 
 class Ledger(Protocol):
@@ -162,8 +204,8 @@ class Ledger(Protocol):
         run: str,
         *,
         step: str | None = None,
-        counts: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
+        counts: RunCounts | None = None,
+        options: RunOptions | None = None,
     ) -> Record:
         """Write facts beside the state: the step it is at, counts and options (merged into those there)."""
 
@@ -203,6 +245,29 @@ class RunHome(Protocol):
 
     def scratch(self, run: str) -> Path:
         """A folder of this machine for a warehouse's temporary files."""
+
+
+SourcePlace: TypeAlias = (
+    str | Path | pa.Table
+)  # a path, a pattern or an address, or the rows themselves
+Fingerprint = list[
+    Any
+]  # JSON values: the address of a file, then facts that change with its content
+
+
+@dataclass(frozen=True, slots=True)
+class AttachedSource:
+    """The raw rows of a source. The columns __file and __row name the place of each row."""
+
+    select: str
+    schema: pa.Schema
+    text: bool = False  # every value is text, for the contract to convert
+    in_place: bool = False  # the source's own files are read, and no copy of them
+    malformed: pa.Table | None = None  # the lines that could not be read; None for no line
+    fingerprints: list[Fingerprint] = field(default_factory=list)  # taken before the first read
+    in_file_order: bool = True  # __row is the number of the row in its file
+    csv: list[dict[str, Any]] = field(default_factory=list)  # the dialect of each CSV file
+    with_row_numbers: Callable[[], AttachedSource] | None = None  # where __row is null
 
 
 class Warehouse(Protocol):
@@ -248,14 +313,14 @@ class Warehouse(Protocol):
     def attach(
         self,
         source: Source,
-        place: Any,
-        folder: Any,
-        contract_columns: Mapping[str, Any],
+        place: SourcePlace,
+        folder: Path | None,
+        contract_columns: Mapping[str, Column],
         staged: str,
-    ) -> Any:
-        """The raw rows of a source, with __file and __row."""
+    ) -> AttachedSource:
+        """Return the raw rows of a source; `folder` is that of the job, `staged` the key of a copy."""
 
-    def fingerprints(self, paths: Sequence[str]) -> list[list[Any]]:
+    def fingerprints(self, paths: Sequence[str]) -> list[Fingerprint]:
         """A fingerprint of each file of a source; OSError for one that is not there."""
 
     def find_damage(

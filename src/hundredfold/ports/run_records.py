@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
 from ..errors import NoSuchRun, StateError
 from .interfaces import Record
+from .run_facts import RunCounts, RunOptions
 from .run_states import Event, after
 
 SHOWN = 3  # so many runs are named where one is not found
@@ -17,11 +17,10 @@ SHOWN = 3  # so many runs are named where one is not found
 def transition(record: Record, event: Event, step: str | None, reason: str, now: float) -> Record:
     """The record after `event`; StateError if its state does not allow it."""
     state = after(record.state, event, record.id)
+    written = reason.encode("utf-8", "backslashreplace").decode()
     return _next(
-        record,
+        replace(record, state=state, reason=written),
         now,
-        state=state,
-        reason=reason.encode("utf-8", "backslashreplace").decode(),
         step=record.step if step is None else step,
     )
 
@@ -29,23 +28,24 @@ def transition(record: Record, event: Event, step: str | None, reason: str, now:
 def annotate(
     record: Record,
     step: str | None,
-    counts: Mapping[str, Any] | None,
-    options: Mapping[str, Any] | None,
+    counts: RunCounts | None,
+    options: RunOptions | None,
     now: float,
 ) -> Record:
     """The record with these facts merged into it."""
+    merged_counts: RunCounts = {**record.counts, **(counts or {})}
+    merged_options: RunOptions = {**record.options, **(options or {})}
     return _next(
-        record,
+        replace(record, counts=merged_counts, options=merged_options),
         now,
         step=record.step if step is None else step,
-        counts={**record.counts, **(counts or {})},
-        options={**record.options, **(options or {})},
     )
 
 
-def _next(record: Record, now: float, **changes: Any) -> Record:
+def _next(record: Record, now: float, *, step: str) -> Record:
+    """Return the record as it is written next: its step, its time and its version changed."""
     updated = max(timestamp(now), record.updated)  # the clock may have been set back
-    return replace(record, updated=updated, version=record.version + 1, **changes)
+    return replace(record, step=step, updated=updated, version=record.version + 1)
 
 
 def timestamp(now: float) -> str:

@@ -9,7 +9,7 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from ..job import Job
 from ..pipeline.runner import RunCallbacks
@@ -80,7 +80,7 @@ class Backend(Protocol):
     def run(
         self,
         job: Job | str,
-        sources: Mapping[str, Any] | None,
+        sources: Mapping[str, object] | None,
         arguments: RunArguments,
         callbacks: RunCallbacks,
     ) -> Run:

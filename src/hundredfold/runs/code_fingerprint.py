@@ -23,7 +23,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -33,6 +33,9 @@ from ..errors import JobError
 from ..job import Job, Model
 from ..sql.queries import FileText, is_file, load_query, query_of
 from ..workers.code_snapshot import Module, Print, Snapshot, print_of
+
+if TYPE_CHECKING:
+    from importlib.abc import ResourceLoader
 
 GRAIN_NS = 20_000_000  # a file's times may lag behind the clock by so much
 DOUBT_NS = 2_000_000_000  # below that, a newer file is compared with what is in memory
@@ -250,7 +253,7 @@ def _parts(job: Job) -> Iterator[tuple[str, Any]]:
         yield f"the contract of {output.name}", [output.contract, list(output.formats)]
 
 
-def _innermost(work: Any) -> Any:
+def _innermost(work: object) -> Any:
     """The function inside of partials, methods and objects."""
     while isinstance(work, functools.partial):
         work = work.func
@@ -281,7 +284,7 @@ class _Reached:
         self.modules: set[str] = set()
         self.digests: dict[str, str] = {}
 
-    def add(self, name: str, thing: Any) -> None:
+    def add(self, name: str, thing: object) -> None:
         self._sum, self._seen = hashlib.sha256(), {}  # type: ignore[var-annotated]
         self._value(thing)
         self.digests[name] = self._sum.hexdigest()
@@ -290,7 +293,7 @@ class _Reached:
         for part in parts:
             self._sum.update(f"{part!r};".encode("utf-8", "backslashreplace"))
 
-    def _value(self, value: Any) -> None:
+    def _value(self, value: object) -> None:
         if value is None or isinstance(value, bool | int | float | complex | str | bytes):
             self._text(type(value).__name__, value)
             return
@@ -333,7 +336,7 @@ class _Reached:
             case _:
                 self._object(value)
 
-    def _named(self, value: Any) -> None:
+    def _named(self, value: type | types.FunctionType) -> None:
         """A function or a class: by its name where it can be imported, else by what it is made of."""
         self._value(getattr(value, "__wrapped__", None))
         self._text(value.__qualname__)
@@ -396,11 +399,12 @@ class _Reached:
         for const in code.co_consts:
             self._value(const)
 
-    def _object(self, value: Any) -> None:
+    def _object(self, value: object) -> None:
         self._value(type(value))
         if type(value).__module__.partition(".")[0] == "numpy" and hasattr(value, "tobytes"):
-            self._text(str(value.dtype), value.shape)
-            if value.dtype != object:
+            array: Any = value
+            self._text(str(array.dtype), array.shape)
+            if array.dtype != object:
                 import numpy as np
 
                 self._sum.update(
@@ -604,7 +608,9 @@ def _locate(name: str) -> tuple[Module, bytes] | None:
 _read_before: dict[str, tuple[Print, bytes]] = {}  # a process reads an unchanged file once
 
 
-def _bytes_of(watched: str, origin: str, loader: Any) -> tuple[Print | None, bytes]:
+def _bytes_of(
+    watched: str, origin: str, loader: ResourceLoader | None
+) -> tuple[Print | None, bytes]:
     """The bytes of a module, and the print of its file that was the same before and after they were read."""
     before = print_of(watched)
     kept = _read_before.get(origin)

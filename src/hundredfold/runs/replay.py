@@ -75,5 +75,5 @@ def find_unit(units: UnitList, key: str, model: str) -> int:
     )
 
 
-def _plain_call(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _plain_call(work: Callable[..., Any], *args: object, **kwargs: object) -> Any:
     return work(*args, **kwargs)

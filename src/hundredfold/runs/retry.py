@@ -20,7 +20,7 @@ from ..sql.queries import query_of
 
 def plan_rest(home: RunHome, record: Record, job: Job) -> bool:
     """Plan the units of a run that are not done for its next attempt; whether there may be any: none of a run that was published."""
-    layout, attempt = Layout(record.id), int(record.options.get("attempt", 1))
+    layout, attempt = Layout(record.id), record.attempt
     if any((r.run, r.attempt) == (record.id, attempt) for r in releases(record.job, home.store)):
         return False
     for model in job.models:
@@ -52,7 +52,7 @@ def discard(home: RunHome, record: Record) -> None:
 
 def plan_retry_of_run(home: RunHome, record: Record, job: Job) -> None:
     """Which units are to be done again, and which models from the start because they build on them."""
-    layout, attempt = Layout(record.id), int(record.options.get("attempt", 1)) + 1
+    layout, attempt = Layout(record.id), record.attempt + 1
     bad: dict[str, list[int]] = {}
     for model in job.models:
         try:

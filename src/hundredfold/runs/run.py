@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,25 +15,21 @@ import pyarrow.parquet as pq
 from ..data import checksums
 from ..data.arrays import pylist_of, rows_of
 from ..data.checksums import listed, verified
-from ..data.manifest import UnitList, key_text
+from ..data.manifest import key_text
 from ..data.outcomes import ACCOUNT
 from ..errors import StateError, UsageError
 from ..job import Layout
 from ..pipeline import publish as publishing
-from ..pipeline.coverage import Coverage
 from ..pipeline.publish import Release
 from ..pipeline.validate import read_validation
 from ..ports.interfaces import Record, RunHome
+from ..ports.run_facts import RunCounts
 from ..ports.run_states import State
 from ..sql.duckdb import DuckWarehouse
 from .names import check_run_id
 
 HTML_ROWS = 20  # rows of a table that a notebook shows
 HTML_CHARACTERS = 100  # characters of one value there
-STOPPED = (
-    "stopped"  # what is shown of a run that is under way by its record, and that nothing drives
-)
-REASON_CHARACTERS = 160  # of one reason among the counts of failures
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +89,7 @@ class Run:
         return self.record.state.value
 
     @property
-    def counts(self) -> Mapping[str, Any]:
+    def counts(self) -> RunCounts:
         """Rows of each source, units of each model, the release: what came in, went on, and was left behind."""
         return self.record.counts
 
@@ -132,7 +128,7 @@ class Run:
 
     def failures(self, model: str | None = None) -> Rows:
         """The units that failed or crashed, with the reason; of all models, if none is named."""
-        names = [self._model(model)] if model is not None else self._collected()
+        names = [self._model(model)] if model is not None else self.collected_models()
         tables = []
         for name in names:
             table = self.units(name).table
@@ -229,7 +225,7 @@ class Run:
 
     def __repr__(self) -> str:
         record = self.record
-        models = record.counts.get("models", {})
+        models = record.models
         told = [
             f"{name}: {m.get('ok', 0):,} of {m['units']:,} units ok"
             + (
@@ -242,15 +238,16 @@ class Run:
         return f"<Run {self.id} of {record.job}: {record.state.value}{'; ' if told else ''}{'; '.join(told)}>"
 
     def _model(self, name: str | None) -> str:
-        names = list(self.record.counts.get("models", {}))
+        names = list(self.record.models)
         if not names:
             raise StateError(f"run {self.id} has not come to a model yet; it is {self.state}")
         if name is not None and name not in names:
             raise UsageError(f"run {self.id} has no model {name!r}; it has {', '.join(names)}")
         return name or names[-1]
 
-    def _collected(self) -> list[str]:
-        return [name for name, m in self.record.counts.get("models", {}).items() if "ok" in m]
+    def collected_models(self) -> list[str]:
+        """Return the names of the models that were collected, in the order of the job."""
+        return [name for name, m in self.record.models.items() if "ok" in m]
 
     def _read(self, key: str, lister: str, missing: str) -> Rows:
         try:
@@ -263,7 +260,7 @@ class Run:
             ) from None
 
 
-def _html_cell(value: Any) -> str:
+def _html_cell(value: object) -> str:
     """One value as a table cell; long texts are cut."""
     text = "" if value is None else str(value)
     return f"<td>{html.escape(text if len(text) <= HTML_CHARACTERS else text[: HTML_CHARACTERS - 1] + '…')}</td>"
@@ -295,103 +292,3 @@ def newest(home: RunHome) -> Record:
             hint="hundredfold run MODULE:JOB, or hundredfold demo",
         )
     return runs[0]
-
-
-def reasons(run: Run, most: int = 5) -> list[dict[str, Any]]:
-    """The most frequent reasons for which units failed: each with its count and the first unit."""
-    if not sum(
-        m.get("failed", 0) + m.get("crashed", 0) for m in run.counts.get("models", {}).values()
-    ):
-        return []
-    counted: dict[tuple[str, str, str], list[Any]] = {}
-    for row in rows_of(run.failures().arrow()):
-        words = (row["message"] or "").strip().splitlines()
-        entry = counted.setdefault(
-            (row["model"], row["error"], _cut(words[0]) if words else ""), [0, row["unit"]]
-        )
-        entry[0] += 1
-    ranked = sorted(counted.items(), key=lambda item: (-item[1][0], item[0]))[:most]
-    return [
-        {"model": m, "units": n, "first": first, "reason": f"{error}: {text}"}
-        for (m, error, text), (n, first) in ranked
-    ]
-
-
-def sample_unit(run: Run) -> tuple[str, str] | None:
-    """The model of the most units (of equals, the last), and the key of its first: something to replay."""
-    models = run.counts.get("models", {})
-    for _, _, name in sorted(
-        (-models[name]["units"], -place, name) for place, name in enumerate(run._collected())
-    ):
-        units = UnitList.read(run.layout, name, run.home.store)
-        if units.keys.num_columns:
-            return name, key_text(units.key(0))
-    return None
-
-
-def models_of(run: Run) -> dict[str, Any]:
-    """The counts of each model; `done` says how many units of one that is not collected yet have an outcome."""
-    models = {name: dict(counts) for name, counts in run.counts.get("models", {}).items()}
-    for name, counts in models.items():
-        if "ok" not in counts:
-            counts["done"] = int(
-                Coverage.read(counts["units"], run.layout, name, None, run.home.store).done.sum()
-            )
-    return models
-
-
-def summary(run: Run) -> dict[str, Any]:
-    """A run in words that a program can read; from the record alone, where its folder has been removed."""
-    record, there = run.record, run.home.holds(run.id)
-    active = run.home.is_active(record.id)
-    return {
-        "run": record.id,
-        "job": record.job,
-        "state": state_shown(record, active),
-        "step": record.step,
-        "reason": record.reason,
-        "created": record.created,
-        "updated": record.updated,
-        "as_of": record.options.get("as_of"),
-        "sources": record.counts.get("sources", {}),
-        "csv": record.counts.get("csv", {}),
-        "models": models_of(run) if there else record.counts.get("models", {}),
-        "reasons": reasons(run) if there else [],
-        "sample": sample_unit(run) if there else None,
-        "workers_replaced": record.counts.get("workers_replaced", {}),
-        "recomputed": record.counts.get("recomputed", []),
-        "units_recomputed": record.counts.get("units_recomputed", 0),
-        "release": _release_facts(run),
-        "folder": run.location if there else None,
-        "active": active,
-    }
-
-
-def state_shown(record: Record, active: bool) -> str:
-    """Return the state of a run as people see it: one that is recorded as under way, and that no process drives, has stopped."""
-    return (
-        STOPPED if record.state in (State.NEW, State.RUNNING) and not active else record.state.value
-    )
-
-
-def _release_facts(run: Run) -> dict[str, Any] | None:
-    release = run.release
-    if release is None:
-        return None
-    files = [run.home.where(key) for key in release.files]
-    now = publishing.current(run.record.job, run.home.store)
-    return {
-        "version": release.version,
-        "parent": release.parent,
-        "current": now == release.version,
-        "current_version": now,
-        "code": {fingerprint: dict(units) for fingerprint, units in release.code.items()},
-        "rows": dict(release.rows),
-        "files": files,
-        "summaries": release.summaries,
-    }
-
-
-def _cut(text: str) -> str:
-    """Return the beginning of a long text."""
-    return text if len(text) <= REASON_CHARACTERS else f"{text[: REASON_CHARACTERS - 3]}..."

@@ -6,6 +6,7 @@ from ..data.checksums import get_sealed, put_sealed
 from ..errors import DamagedFile, StateError
 from ..job import Job, Layout
 from ..ports.interfaces import Record, RunHome
+from ..ports.run_facts import CodeEntry
 from ..workers.job_pickle import packed
 from .code_fingerprint import Code, code_of, differences, facts_of
 from .retry import plan_rest
@@ -16,7 +17,7 @@ def check_code(home: RunHome, record: Record, job: Job, verb: str, accept: bool)
     code = code_of(job, record.ref)
     if accept or not is_new(record, code):
         return code
-    last = record.options["code"][-1]["fingerprint"]
+    last = record.code[-1]["fingerprint"]
     try:
         problems = differences(
             facts_of(get_sealed(home.store, Layout(record.id).code(last)).to_pybytes()), code.facts
@@ -33,8 +34,7 @@ def check_code(home: RunHome, record: Record, job: Job, verb: str, accept: bool)
 
 def is_new(record: Record, code: Code) -> bool:
     """Whether code is other than that with which the run was done last."""
-    known = record.options.get("code") or []
-    return bool(known) and known[-1]["fingerprint"] != code.fingerprint
+    return bool(record.code) and record.code[-1]["fingerprint"] != code.fingerprint
 
 
 def keep_code(home: RunHome, record: Record, code: Code, attempt: int | None = None) -> None:
@@ -44,11 +44,10 @@ def keep_code(home: RunHome, record: Record, code: Code, attempt: int | None = N
         get_sealed(home.store, layout.code(code.fingerprint))
     except (KeyError, DamagedFile):
         put_sealed(home.store, layout.code(code.fingerprint), code.archive())
-    known = record.options.get("code", [])
-    if not known or is_new(record, code):
-        first = attempt if attempt is not None else int(record.options.get("attempt", 1))
-        entry = {"attempt": first, "fingerprint": code.fingerprint, "commit": code.commit}
-        home.ledger.note(record.id, options={"code": [*known, entry]})
+    if not record.code or is_new(record, code):
+        first = attempt if attempt is not None else record.attempt
+        entry = CodeEntry(attempt=first, fingerprint=code.fingerprint, commit=code.commit)
+        home.ledger.note(record.id, options={"code": [*record.code, entry]})
 
 
 def keep_job(home: RunHome, record: Record, job: Job, code: Code) -> None:
@@ -61,7 +60,7 @@ def plan_new_code(home: RunHome, record: Record, job: Job, code: Code) -> None:
     """Let what is left of a run be done in an attempt of its own, so that each unit's attempt says by which code it was done."""
     keep_job(home, record, job, code)
     left = plan_rest(home, record, job)
-    attempt = int(record.options.get("attempt", 1)) + 1
+    attempt = record.attempt + 1
     keep_code(home, record, code, attempt)
     if left:
         home.ledger.note(record.id, options={"attempt": attempt})

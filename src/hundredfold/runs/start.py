@@ -14,11 +14,12 @@ from ..data.upstream import check_inputs
 from ..errors import UsageError
 from ..job import Job, check_limit
 from ..ports.interfaces import Record
+from ..ports.run_facts import RunOptions
 from ..sql.queries import query_of
 
 
 def check_arguments(
-    job: Any, sources: Any, workers: Any, max_rejected: Any, max_failed: Any
+    job: object, sources: object, workers: object, max_rejected: object, max_failed: object
 ) -> None:
     """UsageError or JobError for arguments that are not what `run` says."""
     if not isinstance(job, str | Job):
@@ -37,7 +38,7 @@ def check_arguments(
             f"max_rejected is {max_rejected!r}, wanted a mapping",
             hint='such as max_rejected={"sales": 0.01}',
         )
-    for name, limit in (max_rejected or {}).items():
+    for name, limit in dict(max_rejected or {}).items():
         check_limit(f"max_rejected of {name}", limit)
     if max_failed is not None:
         check_limit("max_failed", max_failed)
@@ -50,12 +51,11 @@ def check_names(job: Job, *named: Mapping[str, Any]) -> None:
             job.source(name)
 
 
-def decided(record: Record, max_failed: float | None, replace_newer: bool) -> dict[str, Any]:
+def decided(record: Record, max_failed: float | None, replace_newer: bool) -> RunOptions:
     """Return what a person decided about a run that is held back, as options of its record."""
-    limit = max_failed if max_failed is not None else record.options.get("max_failed")
     return {
-        "max_failed": limit,
-        "replace_newer": replace_newer or bool(record.options.get("replace_newer")),
+        "max_failed": max_failed if max_failed is not None else record.max_failed,
+        "replace_newer": replace_newer or record.replace_newer,
     }
 
 

@@ -10,17 +10,18 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..contract import quote
+from ..contract import Column, quote
 from ..errors import HomeError, HundredfoldError, QueryError, SourceError
 from ..job import Source
+from ..ports.interfaces import AttachedSource, Fingerprint, SourcePlace, Store
 from .checks import keeps_digits
 from .json_values import json_rows
 from .sources import json_lines
@@ -56,6 +57,17 @@ TICK = 0.5  # seconds between looks at whether to go on
 T = TypeVar("T")
 
 
+@runtime_checkable
+class DiskStore(Protocol):
+    """A store whose objects are files that DuckDB can open."""
+
+    def path(self, key: str) -> Path:
+        """Return the file of an object."""
+
+    def writing(self, key: str) -> AbstractContextManager[Path]:
+        """Return a path to write to, which becomes the object when the block ends."""
+
+
 class DuckWarehouse:
     """SQL over files, by name. `store` is a FileStore, or another kind where no place on disk is asked for. `scratch` is its own folder, emptied at its end; `memory` in bytes. `tick` is called while
     a query runs, and may raise to end it."""
@@ -64,14 +76,14 @@ class DuckWarehouse:
 
     def __init__(
         self,
-        store: Any,
+        store: Store | DiskStore,
         scratch: Path,
         *,
         memory: int,
         threads: int,
         tick: Callable[[], None] = lambda: None,
     ) -> None:
-        self.store = store
+        self._store = store
         self.scratch = scratch
         self._memory = memory
         self._tick = tick
@@ -97,6 +109,13 @@ class DuckWarehouse:
             "SET TimeZone = 'UTC'"
         )  # not in the configuration: DuckDB 1 loads icu only once it is connected
         self._hide_progress_bar()
+
+    @property
+    def store(self) -> DiskStore:
+        """The store, where a query reads or writes its files; TypeError for one that has none."""
+        if not isinstance(self._store, DiskStore):
+            raise TypeError(f"{type(self._store).__name__} has no files that DuckDB can open")
+        return self._store
 
     def _hide_progress_bar(self) -> None:
         """DuckDB draws it on stdout, which belongs to the result.
@@ -199,7 +218,7 @@ class DuckWarehouse:
         ]
         return self.query(f"SELECT * FROM {reader}('{_text(path)}')")
 
-    def fingerprints(self, paths: Sequence[str]) -> list[list[Any]]:
+    def fingerprints(self, paths: Sequence[str]) -> list[Fingerprint]:
         """Return name, size, times and inode of each file: equal prints are taken for equal contents."""
         return fingerprints(paths)
 
@@ -226,8 +245,8 @@ class DuckWarehouse:
 
     def is_plain(self, select: str) -> bool:
         """Whether reading the query twice costs two scans and no more."""
-        plan = self._run(f"EXPLAIN (FORMAT json) {select}")
-        names = _operators(json.loads(plan[-1][-1]))
+        plan = json.loads(self._run(f"EXPLAIN (FORMAT json) {select}")[-1][-1])
+        names = _operators(plan if isinstance(plan, list) else [plan])
         return all(
             name.strip() in {"PROJECTION", "FILTER"} or "SCAN" in name or "READ_PARQUET" in name
             for name in names
@@ -236,11 +255,11 @@ class DuckWarehouse:
     def attach(
         self,
         source: Source,
-        place: Any,
-        folder: Path,
-        contract_columns: Mapping[str, Any],
+        place: SourcePlace,
+        folder: Path | None,
+        contract_columns: Mapping[str, Column],
         staged: str,
-    ) -> Attached:
+    ) -> AttachedSource:
         """The raw rows of a source, wherever they are; text where the format has no types and a contract will give them."""
         name = source.name
         if not isinstance(place, str | Path):
@@ -252,7 +271,7 @@ class DuckWarehouse:
                 contract_columns,
                 in_place=False,
             )
-        files = find_files(name, str(place), folder)
+        files = find_files(name, str(place), folder or Path())
         if files.kind == "parquet":
             return self._parquet(name, files, contract_columns, in_place=True)
         if not any(Path(p).stat().st_size for p in files.paths):
@@ -277,8 +296,8 @@ class DuckWarehouse:
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _parquet(
-        self, source: str, files: Files, wanted: Mapping[str, Any], in_place: bool
-    ) -> Attached:
+        self, source: str, files: Files, wanted: Mapping[str, Column], in_place: bool
+    ) -> AttachedSource:
         before = self.fingerprints(files.paths) if in_place else []
         self._in_place[source] = files.paths
         select = f"SELECT * FROM read_parquet({files.sql_list}, filename = '__file', file_row_number = true, union_by_name = true, hive_partitioning = false)"
@@ -320,9 +339,7 @@ class DuckWarehouse:
             )
         except QueryError as error:
             raise self.find_damage(source, files.paths, error) or error from error
-        attached = Attached(select, self.columns(select), False, files if in_place else None, None)
-        attached.fingerprints = before
-        return attached
+        return AttachedSource(select, self.columns(select), in_place=in_place, fingerprints=before)
 
     def _has_column(self, path: str, name: str) -> bool:
         """Whether a Parquet file has a column of that name, whatever its case."""
@@ -445,7 +462,7 @@ class DuckWarehouse:
         source: str,
         select: str,
         files: Files,
-        wanted: Mapping[str, Any],
+        wanted: Mapping[str, Column],
         *,
         as_text: bool,
         has: Callable[[str, str], bool] | None = None,
@@ -530,8 +547,8 @@ class DuckWarehouse:
         )
 
     def _csv(
-        self, source: Source, files: Files, contract_columns: Mapping[str, Any], staged: str
-    ) -> Attached:
+        self, source: Source, files: Files, contract_columns: Mapping[str, Column], staged: str
+    ) -> AttachedSource:
         """All values as text, then those of a contract's columns as it wants them: a type that DuckDB guesses may change them."""
         copies = self.scratch / "csv"
         try:
@@ -552,17 +569,20 @@ class DuckWarehouse:
             as_text=bool(contract_columns),
             has=lambda path, name: name.lower() in named.get(path, ()),
         )
-        attached = Attached(
-            select, self.columns(select), bool(contract_columns), None, malformed(found)
+        unread = malformed(found)
+        return AttachedSource(
+            select,
+            self.columns(select),
+            text=bool(contract_columns),
+            malformed=unread if unread.num_rows else None,
+            csv=facts_of(found),
         )
-        attached.csv = facts_of(found)
-        return attached
 
     def _put_csv(
         self,
         source: Source,
         files: Files,
-        contract_columns: Mapping[str, Any],
+        contract_columns: Mapping[str, Column],
         staged: str,
         copies: Path,
     ) -> list[CsvFile]:
@@ -677,7 +697,9 @@ class DuckWarehouse:
             )
         return found
 
-    def _json(self, source: str, files: Files, wanted: Mapping[str, Any], staged: str) -> Attached:
+    def _json(
+        self, source: str, files: Files, wanted: Mapping[str, Column], staged: str
+    ) -> AttachedSource:
         """JSON lines with the types that JSON gives their values; what a contract names comes as text."""
         out: Path = self.store.path(staged)
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -712,9 +734,9 @@ class DuckWarehouse:
             source, [name for name in self.columns(select).names if name not in ("__file", "__row")]
         )
         select = self._parted(source, select, files, wanted, as_text=bool(wanted))
-        return Attached(select, self.columns(select), bool(wanted), None, None)
+        return AttachedSource(select, self.columns(select), text=bool(wanted))
 
-    def _plain_json(self, files: Files, wanted: Mapping[str, Any]) -> dict[str, str] | None:
+    def _plain_json(self, files: Files, wanted: Mapping[str, Column]) -> dict[str, str] | None:
         """The types as which DuckDB reads the fields of JSON lines without changing a value; None if it would change one."""
         reader = f"read_json({files.sql_list}, format = 'newline_delimited', filename = '__file', sample_size = -1, union_by_name = true, hive_partitioning = false)"
         try:
@@ -852,37 +874,13 @@ class DuckWarehouse:
         return future.result()
 
 
-def fingerprints(paths: Sequence[str]) -> list[list[Any]]:
+def fingerprints(paths: Sequence[str]) -> list[Fingerprint]:
     """Return name, size, times and inode of each file.
 
     The time of the last status change shows a file that was replaced or rewritten under its old size and modification time.
     """
     stats = [(path, Path(path).stat()) for path in paths]
     return [[path, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for path, s in stats]
-
-
-class Attached:
-    """The raw rows of a source: their query and columns, whether all is text, the files if they are read in place, and
-    the lines that could not be read at all."""
-
-    def __init__(
-        self,
-        select: str,
-        schema: pa.Schema,
-        text: bool,
-        files: Files | None,
-        malformed: pa.Table | None,
-    ) -> None:
-        self.select, self.schema, self.text, self.files = select, schema, text, files
-        self.malformed = malformed if malformed is not None and malformed.num_rows else None
-        self.fingerprints: list[
-            list[Any]
-        ] = []  # of the files that are read in place, taken before anything was read
-        self.exact = True  # __row is the row's number in its file
-        self.csv: list[dict[str, Any]] = []  # how its CSV files are written
-        self.numbered: Callable[[], Attached] | None = (
-            None  # where rows have no number yet: the same, with one
-        )
 
 
 REMEDIES = {
@@ -909,7 +907,7 @@ def _refuse_types(columns: Mapping[str, Any]) -> None:
             )
 
 
-def _types_in(kind: Any) -> Iterator[str]:
+def _types_in(kind: duckdb.DuckDBPyType) -> Iterator[str]:
     yield kind.id
     if kind.id in ("list", "array", "map", "struct"):
         for _, inner in kind.children:
@@ -940,7 +938,7 @@ def _groups(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
 
 
 def _typing(
-    source: Source, files: Sequence[CsvFile], wanted: Mapping[str, Any] | None
+    source: Source, files: Sequence[CsvFile], wanted: Mapping[str, Column] | None
 ) -> dict[str, str]:
     """The SQL of the texts of which values of other types are made, where these are not the texts as they came: for all columns, or
     for those that a contract wants as another type (and that no `clean` makes)."""
@@ -1029,7 +1027,7 @@ def _about_row_groups(sources: Mapping[str, Sequence[str]], memory: int) -> str 
     )
 
 
-def _tables(node: Any, named: frozenset[str]) -> Iterator[str]:
+def _tables(node: object, named: frozenset[str]) -> Iterator[str]:
     """The tables in a syntax tree that are not named by a WITH around them."""
     if isinstance(node, list):
         for item in node:
@@ -1046,7 +1044,7 @@ def _tables(node: Any, named: frozenset[str]) -> Iterator[str]:
             yield from _tables(value, named)
 
 
-def _pointer(select: str, position: Any) -> str:
+def _pointer(select: str, position: str | int | None) -> str:
     """The line of a mistake, and a mark below it."""
     if position is None:
         return ""
@@ -1059,8 +1057,9 @@ def _pointer(select: str, position: Any) -> str:
     return f"\n{lead}{line}\n{' ' * (len(lead) + at - start)}^"
 
 
-def _operators(plan: Any) -> Iterator[str]:
-    for node in plan if isinstance(plan, list) else [plan]:
+def _operators(plan: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield the names of the operators of a query plan."""
+    for node in plan:
         yield str(node.get("name", ""))
         yield from _operators(node.get("children", []))
 

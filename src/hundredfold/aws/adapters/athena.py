@@ -20,20 +20,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from botocore.exceptions import ClientError
 
-from ...contract import literal, quote
+from ...contract import Column, literal, quote
 from ...data.checksums import get_json, put_json
 from ...errors import QueryError, SourceError, StateError
 from ...job import Layout, Source
+from ...ports.interfaces import AttachedSource, Fingerprint, SourcePlace
 from ...sql.athena import tables_in, to_answer, to_athena, to_table
 from ...sql.duckdb import DuckWarehouse
 from ...sql.sources.files import pattern
@@ -176,8 +176,13 @@ class AthenaWarehouse:
     # ---- what steps ask beside
 
     def attach(
-        self, source: Source, place: Any, folder: Any, contract_columns: Any, staged: str
-    ) -> Any:
+        self,
+        source: Source,
+        place: SourcePlace,
+        folder: Path | None,
+        contract_columns: Mapping[str, Column],
+        staged: str,
+    ) -> AttachedSource:
         """The raw rows of a source, wherever they are on AWS."""
         from . import sources
 
@@ -185,7 +190,7 @@ class AthenaWarehouse:
             self, source, str(place), contract_columns, self.scratch / "sources", memory=self.memory
         )
 
-    def fingerprints(self, paths: Sequence[str]) -> list[list[Any]]:
+    def fingerprints(self, paths: Sequence[str]) -> list[Fingerprint]:
         """Address, size and entity tag of each object: equal prints are taken for equal contents."""
         return fingerprints(paths)
 

@@ -19,6 +19,7 @@ from botocore.exceptions import ClientError
 
 from ...errors import HomeError, NoSuchRun, StateError
 from ...ports.interfaces import Clock, Record
+from ...ports.run_facts import RunCounts, RunOptions
 from ...ports.run_records import annotate, no_such_run, run_exists_error, transition
 from ...ports.run_states import Event, State
 from .errors import code, in_plain_words
@@ -82,8 +83,8 @@ class DynamoLedger:
         run: str,
         *,
         step: str | None = None,
-        counts: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
+        counts: RunCounts | None = None,
+        options: RunOptions | None = None,
     ) -> Record:
         """Write facts beside the state: the step it is at, counts and options (merged into those
         there).

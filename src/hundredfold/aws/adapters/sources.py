@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +22,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from botocore.exceptions import ClientError
 
-from ...contract import literal, quote
+from ...contract import Column, literal, quote
 from ...data.checksums import get_json, put_json
 from ...errors import QueryError, SourceError
 from ...job import Csv, Source
-from ...sql.duckdb import Attached, DuckWarehouse
+from ...ports.interfaces import AttachedSource
+from ...sql.duckdb import DuckWarehouse
 from ...sql.scratch_files import ScratchFiles
-from ...sql.sources.files import Files, refuse_ours
+from ...sql.sources.files import refuse_ours
 from ...sql.sources.listing import kind_of_file, partition_folders, partitions
 from ...sql.sources.parquet_files import (
     COPY_AGAIN,
@@ -67,11 +69,11 @@ def attach(
     warehouse: AthenaWarehouse,
     declared: Source,
     place: str,
-    contract_columns: Mapping[str, Any],
+    contract_columns: Mapping[str, Column],
     scratch: Path,
     *,
     memory: int,
-) -> Attached:
+) -> AttachedSource:
     """The raw rows of a source, wherever they are on AWS; SourceError if they cannot be read."""
     source = declared.name
     name = f"__raw_{source}"
@@ -276,24 +278,23 @@ def _refuse_others(source: str, objects: Sequence[Object]) -> None:
 
 def _in_place(
     warehouse: AthenaWarehouse, source: str, name: str, objects: Sequence[Object]
-) -> Attached:
+) -> AttachedSource:
     _refuse_changed(source, objects)
     plain = ", ".join(map(quote, warehouse.tables[name].arrow.names))
     select = (
         f"SELECT {plain}, {quote(PATH)} AS __file, CAST(NULL AS BIGINT) AS __row FROM "
         f"{warehouse.with_path(name)}"
     )
-    attached = Attached(
+    attached = AttachedSource(
         select,
         warehouse.columns(select),
-        False,
-        Files(tuple(o.address for o in objects), "parquet"),
-        None,
+        in_place=True,
+        fingerprints=[o.fingerprint for o in objects],
+        in_file_order=False,
     )
-    attached.fingerprints = [o.fingerprint for o in objects]
-    attached.exact = False
-    attached.numbered = lambda: _numbered(warehouse, source, select, attached)
-    return attached
+    return replace(
+        attached, with_row_numbers=lambda: _numbered(warehouse, source, select, attached)
+    )
 
 
 def _refuse_changed(source: str, objects: Sequence[Object]) -> None:
@@ -314,7 +315,9 @@ def _refuse_changed(source: str, objects: Sequence[Object]) -> None:
         )
 
 
-def _numbered(warehouse: AthenaWarehouse, source: str, select: str, raw: Attached) -> Attached:
+def _numbered(
+    warehouse: AthenaWarehouse, source: str, select: str, raw: AttachedSource
+) -> AttachedSource:
     """The rows with a number each.
 
     Parquet files have no order in Athena: the number is any, and is kept.
@@ -324,12 +327,7 @@ def _numbered(warehouse: AthenaWarehouse, source: str, select: str, raw: Attache
         name,
         f"SELECT * REPLACE (row_number() OVER (PARTITION BY __file) AS __row) FROM ({select}) AS r",
     )
-    numbered = Attached(
-        f"SELECT * FROM {quote(name)}", raw.schema, raw.text, raw.files, raw.malformed
-    )
-    numbered.fingerprints = raw.fingerprints
-    numbered.exact = False
-    return numbered
+    return replace(raw, select=f"SELECT * FROM {quote(name)}")
 
 
 def _folder_of(objects: Sequence[Object]) -> str:
@@ -348,7 +346,7 @@ def _folder_of(objects: Sequence[Object]) -> str:
 
 def _in_glue(
     warehouse: AthenaWarehouse, source: str, name: str, database: str, table: str
-) -> Attached:
+) -> AttachedSource:
     if name not in warehouse.tables:
         _stand_for_glue(warehouse, source, name, database, table)
     stands = warehouse.tables[name]
@@ -358,10 +356,10 @@ def _in_glue(
         f"SELECT {plain}, {where} AS __file, CAST(NULL AS BIGINT) AS __row FROM "
         f"{warehouse.with_path(name) if stands.paths else quote(name)}"
     )
-    attached = Attached(select, warehouse.columns(select), False, None, None)
-    attached.exact = False
-    attached.numbered = lambda: _numbered(warehouse, source, select, attached)
-    return attached
+    attached = AttachedSource(select, warehouse.columns(select), in_file_order=False)
+    return replace(
+        attached, with_row_numbers=lambda: _numbered(warehouse, source, select, attached)
+    )
 
 
 def _stand_for_glue(
@@ -412,10 +410,10 @@ def _staged(
     objects: Sequence[Object],
     kind: str,
     folders: Sequence[Sequence[str]],
-    wanted: Mapping[str, Any],
+    wanted: Mapping[str, Column],
     scratch: Path,
     memory: int,
-) -> Attached:
+) -> AttachedSource:
     """Objects read by DuckDB here, and put down as one Parquet object."""
     source = declared.name
     folder = f"processing/{warehouse.layout.run}/staged/{source}"
@@ -452,11 +450,13 @@ def _staged(
         malformed = pq.read_table(pa.BufferReader(warehouse.store.get(bad)))
     except KeyError:
         malformed = None
-    attached = Attached(
-        select, warehouse.columns(select), kind != "parquet" and bool(wanted), None, malformed
+    return AttachedSource(
+        select,
+        warehouse.columns(select),
+        text=kind != "parquet" and bool(wanted),
+        malformed=malformed,
+        csv=get_json(warehouse.store, csv)["csv"],
     )
-    attached.csv = get_json(warehouse.store, csv)["csv"]
-    return attached
 
 
 def _too_much(source: str, kind: str, parted: bool) -> str:
@@ -479,7 +479,7 @@ def _read_here(
     declared: Source,
     objects: Sequence[Object],
     folders: Sequence[Sequence[str]],
-    wanted: Mapping[str, Any],
+    wanted: Mapping[str, Column],
     root: Path,
     folder: str,
     bad: str,
@@ -504,7 +504,7 @@ def _read_files(
     reader: DuckWarehouse,
     declared: Source,
     addresses: Mapping[str, str],
-    wanted: Mapping[str, Any],
+    wanted: Mapping[str, Column],
     root: Path,
     folder: str,
     bad: str,
@@ -581,7 +581,7 @@ def _fetched(
 
 
 def _refuse_finer_texts(
-    source: str, reader: DuckWarehouse, rows: str, columns: pa.Schema, wanted: Mapping[str, Any]
+    source: str, reader: DuckWarehouse, rows: str, columns: pa.Schema, wanted: Mapping[str, Column]
 ) -> None:
     """SourceError for times finer than Athena keeps: written as such, or in a column that is to
     become times.

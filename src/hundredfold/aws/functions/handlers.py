@@ -28,7 +28,7 @@ from ...errors import HundredfoldError, NoSuchRun, PublishRefused, StateError, W
 from ...job import Job, Layout, Model
 from ...pipeline.enqueue import enqueue, plan_attempt
 from ...pipeline.publish import describe_run
-from ...pipeline.runner import StageRunner
+from ...pipeline.runner import StageRunner, prepared_counts
 from ...pipeline.stages import stages
 from ...pipeline.validate import refuse_changed, validate
 from ...ports.interfaces import Record
@@ -170,7 +170,7 @@ class StageContext:
         if sources:
             self.walk.verdicts = validate(
                 self.job,
-                self.record.options["sources"],
+                self.record.source_addresses,
                 self.walk.as_of,
                 self.layout,
                 opened,
@@ -191,7 +191,7 @@ def _do(event: dict[str, Any], stand: StageContext) -> dict[str, Any]:
             with closing(stand.warehouse(None, sources=False)) as warehouse:
                 if not stand.heard.token:
                     warehouse.stand_again()
-                stand.walk.validate(stand.record.options["sources"], warehouse)
+                stand.walk.validate(stand.record.source_addresses, warehouse)
         case "prepare", Model():
             _prepare(model, stand)
         case "enqueue", Model():
@@ -229,9 +229,7 @@ def _prepare(model: Model, stand: StageContext) -> None:
         refuse_changed(
             stand.walk.verdicts, warehouse
         )  # after the rows were read; validate() compared them before
-    stand.walk.note(
-        model.name, units=manifest.units, rows=manifest.rows, batches=len(manifest.batches)
-    )
+    stand.walk.note(model.name, prepared_counts(manifest))
 
 
 def _enqueue(model: Model, stand: StageContext) -> None:
@@ -240,7 +238,7 @@ def _enqueue(model: Model, stand: StageContext) -> None:
     """
     manifest = Manifest.read(stand.layout, model.name, stand.store)
     messages, coverage = plan_attempt(manifest, stand.layout, stand.walk.attempt, stand.store)
-    stand.walk.note(model.name, look=None)
+    stand.walk.note(model.name, {"look": None})
     if stand.place.trigger != "events" or stand.walk.attempt != FIRST_ATTEMPT:
         enqueue(messages, coverage, _queue(stand.place))
         return
@@ -272,7 +270,7 @@ def _look(model: Model, stand: StageContext) -> dict[str, Any]:
     if not missing:
         return {"do": "next"}
     queue, done, now = _queue(stand.place), int(coverage.done.sum()), time.time()
-    look = PollState.of(stand.record.counts.get("models", {}).get(model.name, {}).get("look"), now)
+    look = PollState.of(stand.record.models.get(model.name, {}).get("look"), now)
     depth = queue.depth()
     look = look.next(
         done, now, left=sum(m.units for m in missing), busy=bool(depth.waiting or depth.in_flight)
@@ -286,7 +284,7 @@ def _look(model: Model, stand: StageContext) -> dict[str, Any]:
             )
         queue.send([str(message) for message in missing])
         look = replace(look, idle=0, swept=look.swept + 1)
-    stand.walk.note(model.name, look=asdict(look))
+    stand.walk.note(model.name, {"look": asdict(look)})
     return {"do": "wait", "seconds": look.pause}
 
 

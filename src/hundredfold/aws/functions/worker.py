@@ -406,7 +406,7 @@ def suspects_last(letters: Iterable[SqsMessage]) -> list[SqsMessage]:
 
 
 def attempt_of(record: Record) -> int:
-    return int(record.options.get("attempt", 1))
+    return record.attempt
 
 
 def prepared(store: S3Store, asked: Any, attempt: int) -> tuple[Manifest, UnitList]:

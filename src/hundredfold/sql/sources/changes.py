@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ...errors import SourceError
+from ...ports.interfaces import Fingerprint
 
 
 class Fingerprinting(Protocol):
-    def fingerprints(self, paths: Sequence[str]) -> list[list[Any]]: ...
+    def fingerprints(self, paths: Sequence[str]) -> list[Fingerprint]: ...
 
 
 def refuse_other_files(

@@ -1,0 +1,93 @@
+"""The facts that a run's record holds: its options (the request) and its counts (the outcome).
+
+Every ledger keeps them as JSON, and `note` merges a few of them at a time, so they are TypedDicts
+with optional keys. A fact that is read in several places is a property of `Record`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+
+class CodeEntry(TypedDict):
+    """The code that did an attempt and those after it, until the next entry."""
+
+    attempt: int
+    fingerprint: str
+    commit: str  # "" where the job's folder is no Git repository
+
+
+class RunOptions(TypedDict, total=False):
+    """What a run was started with, and what was decided about it since."""
+
+    as_of: str | None  # ISO 8601, UTC, without an offset
+    attempt: int
+    sources: dict[str, str]  # the address of each source
+    max_rejected: dict[str, float]
+    max_failed: float | None
+    replace_newer: bool
+    code: list[CodeEntry]
+    forget: list[str]  # keys to delete before the next attempt
+    # of a local run
+    workers: int | None
+    memory: str | int | None
+    folder: str
+    staged: dict[str, str]  # checksums of the tables that were passed as sources, by key
+    # of a run on AWS
+    batches: int | None
+    batch_bytes: int | None
+    stack: str
+    uploaded: list[str]  # the sources whose upload started the run
+    execution: str  # ARN of the last execution
+    executions: int
+    hint: list[str]  # the reason why the run failed, and the hint that belongs to it
+
+
+class SourceCounts(TypedDict):
+    """Rows of a source: read = accepted + rejected + dropped."""
+
+    rows: int
+    accepted: int
+    rejected: int
+    dropped: int
+    repaired: int
+
+
+class ModelCounts(TypedDict, total=False):
+    """Units and rows of a model, as far as its run has come."""
+
+    # since it was prepared
+    units: int
+    rows: int
+    batches: int
+    # since it was collected
+    attempt: int
+    ok: int
+    failed: int
+    crashed: int
+    rows_in: int
+    rows_out: int
+    seconds: float
+    # while it is worked on
+    done: int  # units with an outcome; in summaries only
+    look: dict[str, Any] | None  # the state of the polling on AWS
+
+
+class ReleaseCounts(TypedDict):
+    """The release that a run made."""
+
+    version: int
+    rows: dict[str, int]
+    files: list[str]
+
+
+class RunCounts(TypedDict, total=False):
+    """What a run has done."""
+
+    sources: dict[str, SourceCounts]
+    csv: dict[str, list[dict[str, Any]]]  # the dialect of each CSV file, by source
+    models: dict[str, ModelCounts]
+    release: ReleaseCounts
+    workers_replaced: dict[str, int]  # by reason
+    recomputed: list[str]  # the damaged files, one message each
+    units_recomputed: int

@@ -1,0 +1,169 @@
+"""The summary of a run: the one JSON value that `--json` prints and that the terminal renders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+from ..data.arrays import rows_of
+from ..data.manifest import UnitList, key_text
+from ..pipeline import publish
+from ..pipeline.coverage import Coverage
+from ..ports.interfaces import Record
+from ..ports.run_facts import ModelCounts, SourceCounts
+from ..ports.run_states import State
+from .run import Run
+
+STOPPED = "stopped"  # shown for a run that is under way by its record while no process drives it
+MAX_REASONS = 5
+MAX_REASON_CHARACTERS = 160
+
+
+class FailureReason(TypedDict):
+    """One reason for which units of a model failed."""
+
+    model: str
+    units: int
+    first: str  # the key of the first of the units
+    reason: str
+
+
+class ReleaseSummary(TypedDict):
+    """The release that a run made."""
+
+    version: int
+    parent: int | None
+    current: bool
+    current_version: int | None
+    code: dict[str, dict[str, int]]  # units of each model, by the fingerprint of their code
+    rows: dict[str, int]
+    files: list[str]  # paths or addresses
+    summaries: Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+class RunSummary(TypedDict):
+    """A run, from its record and its files; from the record alone where the files were removed."""
+
+    run: str
+    job: str
+    state: str
+    step: str
+    reason: str
+    created: str
+    updated: str
+    as_of: str | None
+    sources: dict[str, SourceCounts]
+    csv: dict[str, list[dict[str, Any]]]
+    models: dict[str, ModelCounts]
+    reasons: list[FailureReason]
+    sample: tuple[str, str] | None  # a model and the key of one of its units, to replay
+    workers_replaced: dict[str, int]
+    recomputed: list[str]
+    units_recomputed: int
+    release: ReleaseSummary | None
+    folder: str | None
+    active: bool
+
+
+def summarize(run: Run) -> RunSummary:
+    """Return the summary of a run."""
+    record, there = run.record, run.home.holds(run.id)
+    active = run.home.is_active(record.id)
+    return {
+        "run": record.id,
+        "job": record.job,
+        "state": state_shown(record, active),
+        "step": record.step,
+        "reason": record.reason,
+        "created": record.created,
+        "updated": record.updated,
+        "as_of": record.options.get("as_of"),
+        "sources": record.counts.get("sources", {}),
+        "csv": record.counts.get("csv", {}),
+        "models": models_of(run) if there else record.models,
+        "reasons": failure_reasons(run) if there else [],
+        "sample": sample_unit(run) if there else None,
+        "workers_replaced": record.counts.get("workers_replaced", {}),
+        "recomputed": record.counts.get("recomputed", []),
+        "units_recomputed": record.counts.get("units_recomputed", 0),
+        "release": _release_summary(run),
+        "folder": run.location if there else None,
+        "active": active,
+    }
+
+
+def failure_reasons(run: Run) -> list[FailureReason]:
+    """Return the most frequent reasons for which units failed."""
+    if not sum(m.get("failed", 0) + m.get("crashed", 0) for m in run.record.models.values()):
+        return []
+    counts: dict[tuple[str, str, str], int] = {}
+    firsts: dict[tuple[str, str, str], str] = {}
+    for row in rows_of(run.failures().arrow()):
+        lines = (row["message"] or "").strip().splitlines()
+        reason = row["model"], row["error"], _cut(lines[0]) if lines else ""
+        counts[reason] = counts.get(reason, 0) + 1
+        firsts.setdefault(reason, row["unit"])
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_REASONS]
+    return [
+        {
+            "model": model,
+            "units": units,
+            "first": firsts[model, error, text],
+            "reason": f"{error}: {text}",
+        }
+        for (model, error, text), units in ranked
+    ]
+
+
+def sample_unit(run: Run) -> tuple[str, str] | None:
+    """Return the model with the most units (the last of equals) and its first key, to replay."""
+    models = run.record.models
+    for _, _, name in sorted(
+        (-models[name]["units"], -position, name)
+        for position, name in enumerate(run.collected_models())
+    ):
+        units = UnitList.read(run.layout, name, run.home.store)
+        if units.keys.num_columns:
+            return name, key_text(units.key(0))
+    return None
+
+
+def models_of(run: Run) -> dict[str, ModelCounts]:
+    """Return the counts of each model; `done` counts units with an outcome while it is not collected."""
+    models: dict[str, ModelCounts] = {}
+    for name, recorded in run.record.models.items():
+        counts: ModelCounts = {**recorded}
+        if "ok" not in counts:
+            coverage = Coverage.read(counts["units"], run.layout, name, None, run.home.store)
+            counts["done"] = int(coverage.done.sum())
+        models[name] = counts
+    return models
+
+
+def state_shown(record: Record, active: bool) -> str:
+    """Return the state of a run for people: "stopped" where it is under way and nothing drives it."""
+    return (
+        STOPPED if record.state in (State.NEW, State.RUNNING) and not active else record.state.value
+    )
+
+
+def _release_summary(run: Run) -> ReleaseSummary | None:
+    release = run.release
+    if release is None:
+        return None
+    current = publish.current(run.record.job, run.home.store)
+    return {
+        "version": release.version,
+        "parent": release.parent,
+        "current": current == release.version,
+        "current_version": current,
+        "code": {fingerprint: dict(units) for fingerprint, units in release.code.items()},
+        "rows": dict(release.rows),
+        "files": [run.home.where(key) for key in release.files],
+        "summaries": release.summaries,
+    }
+
+
+def _cut(text: str) -> str:
+    """Return the beginning of a long text."""
+    return text if len(text) <= MAX_REASON_CHARACTERS else f"{text[: MAX_REASON_CHARACTERS - 3]}..."
