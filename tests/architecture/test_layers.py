@@ -214,7 +214,7 @@ def test_the_application_reaches_aws_through_the_engine_only(library: str) -> No
             {"pyarrow", "duckdb", "pandas", "polars", "numpy", "click", "rich"},
         ),
         (
-            "import hundredfold.workers.child",
+            "import hundredfold.workers.unit_runner",
             {"duckdb", "pandas", "polars", "pydantic", "click", "rich"},
         ),
         ("import hundredfold; hundredfold.run", {"pandas", "polars", "pydantic", "click"}),

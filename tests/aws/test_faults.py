@@ -27,7 +27,7 @@ BAD = {
     "raise": ("failed", "ValueError", "as it was told to"),
     "segfault": ("crashed", "WorkerDied", "killed by SIGSEGV"),
     "exit": ("crashed", "WorkerDied", "ended its process with exit code 3"),
-    "outlast": ("crashed", "WorkerDied", "outlasted its time_limit of 40 s"),
+    "outlast": ("crashed", "WorkerDied", "exceeded its time_limit of 40 s"),
     "memory": (
         "failed",
         "MemoryError",

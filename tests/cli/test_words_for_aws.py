@@ -141,7 +141,11 @@ def test_without_what_the_extra_brings_it_says_what_to_install() -> None:
 
 
 def test_a_lack_of_memory_on_lambda_names_what_deploy_can_change() -> None:
-    words = [sys.executable, "-c", "from hundredfold.workers.memory import RAISE; print(RAISE)"]
+    words = [
+        sys.executable,
+        "-c",
+        "from hundredfold.workers.memory import MEMORY_HINT; print(MEMORY_HINT)",
+    ]
     told = subprocess.run(
         words,
         env={**os.environ, "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1769"},

@@ -49,7 +49,6 @@ PACKAGES_NOT_YET_TRANSLATED = {
     "src/hundredfold/sql",
     "src/hundredfold/sql/athena",
     "src/hundredfold/sql/sources",
-    "src/hundredfold/workers",
     "src/tariffs",
     "src/tariffs/data_quality",
     "src/tariffs/demand",

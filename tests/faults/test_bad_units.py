@@ -37,7 +37,7 @@ BAD = {
     "exit": ("crashed", "WorkerDied", "ended its process with exit code 3"),
     "SystemExit": (None, None, "enough"),
     "KeyboardInterrupt": (None, None, ""),
-    "sleep": ("crashed", "WorkerDied", "outlasted its time_limit of 600 s"),
+    "sleep": ("crashed", "WorkerDied", "exceeded its time_limit of 600 s"),
     "memory": ("failed", "MemoryError", ""),
     "memory, unlimited": ("crashed", "WorkerDied", "more than a worker's share of 440 MiB"),
     "SIGKILL": (
@@ -47,8 +47,8 @@ BAD = {
     ),
     "SIGABRT": ("crashed", "WorkerDied", "killed by SIGABRT"),
     "forget a timer": ("crashed", "WorkerDied", "killed by SIGALRM"),
-    "kill its group": ("crashed", "WorkerDied", "the process that watches over it was killed"),
-    "kill its parent": ("crashed", "WorkerDied", "the process that watches over it was killed"),
+    "kill its group": ("crashed", "WorkerDied", "its supervisor process was killed"),
+    "kill its parent": ("crashed", "WorkerDied", "its supervisor process was killed"),
     "close the pipe": ("crashed", "WorkerDied", "closed or replaced the pipe to its driver"),
     "return an object": ("failed", "ResultError", "object"),
     "return a number": ("failed", "ResultError", "twice missing and value too much"),
@@ -191,7 +191,7 @@ def test_a_bad_unit_among_many_is_found_by_halves(done_together, how):
         "SystemExit": "enough",
     }
     assert (
-        words.get(how, "outlasted its time_limit of 600 s" if how == "sleep" else "MemoryError")
+        words.get(how, "exceeded its time_limit of 600 s" if how == "sleep" else "MemoryError")
         in f"{bad['error']}: {bad['message']}"
     )
     assert (before["status"], after["status"]) == ("ok", "ok")

@@ -36,9 +36,9 @@ from hundredfold.testing import (
     ManualClock,
     MemoryQueue,
 )
-from hundredfold.workers.child import UnitRunner
 from hundredfold.workers.pool import WorkerPool, WorkerSlot
 from hundredfold.workers.protocol import NO_STOP, NO_UNIT, PoolEvent, WorkerContext, WorkerDied
+from hundredfold.workers.unit_runner import UnitRunner
 
 FEW, MANY = 2, 48  # units; of the many, four lie in each batch
 KINDS = [FaultInjector, FaultInjectorAfter]
@@ -69,7 +69,7 @@ class HereCrew(WorkerPool):
 
     def __post_init__(self) -> None:
         self.said: list[tuple[Any, ...]] = []
-        self.hands = [WorkerSlot(number) for number in range(self.size)]
+        self.slots = [WorkerSlot(number) for number in range(self.size)]
         self.desk = UnitRunner(self.context, [NO_UNIT, 0, NO_STOP], self.said.append)
         self._starting, self._failed = None, None
         self.replaced = Counter()
@@ -78,7 +78,7 @@ class HereCrew(WorkerPool):
 
     def stop(self) -> None: ...
 
-    def give(
+    def assign(
         self,
         slot: WorkerSlot,
         message: Message,
@@ -88,10 +88,10 @@ class HereCrew(WorkerPool):
         slot.message, slot.done = message, message.first - 1
 
     def events(self, timeout: float) -> Iterator[tuple[WorkerSlot, PoolEvent]]:  # noqa: ARG002  # nothing is waited for
-        for slot in self.hands:
+        for slot in self.slots:
             if slot.message is not None:
                 self.said.clear()
-                self.desk.do(slot.message)
+                self.desk.run(slot.message)
                 for words in list(self.said):
                     yield from self._said(slot, words)
 
@@ -115,7 +115,7 @@ class LosingCrew(HereCrew):
     outside: bool = True
 
     def events(self, timeout: float) -> Iterator[tuple[WorkerSlot, PoolEvent]]:
-        for slot in self.hands:
+        for slot in self.slots:
             message = slot.message
             bad = (
                 next((u for u in range(message.first, message.last + 1) if self.lost.get(u)), None)
@@ -427,6 +427,6 @@ def test_what_a_worker_says_after_its_model_is_done_is_not_taken_for_the_next_on
 ):
     work = dispatcher(home, queue, clock)
     slot = work.pool.idle()[0]
-    work.pool.give(slot, Message("r", "above", 0, 0, 3))  # by the model before
+    work.pool.assign(slot, Message("r", "above", 0, 0, 3))  # by the model before
     work.run()
     assert not_ok(home) == {1: "failed"}

@@ -27,7 +27,7 @@ import pytest
 import hundredfold
 from hundredfold import Job, Model, Source, run
 from hundredfold.errors import WorkerError
-from hundredfold.workers.channel import DriverChannel, Garbled, WorkerChannel
+from hundredfold.workers.channel import DriverChannel, InvalidFrame, WorkerChannel
 from support.waits import HANG_S, LIMIT_S, let_unit_be_old, wait_until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there are no sessions and forks to test")
@@ -155,11 +155,11 @@ def test_nothing_that_a_function_started_outlives_the_run(tmp_path, mark, method
     assert marked(mark) == []
     found = statuses(done)
     assert found["fine"][0] == found[f"{kinds} and returns"][0] == "ok"
-    assert found[f"{kinds} and outlasts"] == ("crashed", "outlasted its time_limit of 600 s")
+    assert found[f"{kinds} and outlasts"] == ("crashed", "exceeded its time_limit of 600 s")
     assert found[f"{kinds} and exits"] == ("crashed", "ended its process with exit code 3")
     assert "killed by SIGKILL" in found[f"{kinds} and is killed"][1]
     if method == "forkserver":
-        assert "lost: the process that watches over it was killed" in found[hows[-1]][1]
+        assert "lost: its supervisor process was killed" in found[hows[-1]][1]
     returned = {row["how"]: row["started"] for row in done.results().arrow().to_pylist()}
     assert returned[f"{kinds} and returns"] >= 4  # they were there while the function ran
 
@@ -319,8 +319,8 @@ def test_a_frame_that_is_cut_flipped_or_mixed_with_other_bytes_is_noticed():
         try:
             theirs.sendall(data)
             theirs.close()
-            found.extend(channel.received())
-        except (Garbled, EOFError) as error:
+            found.extend(channel.messages())
+        except (InvalidFrame, EOFError) as error:
             return found, type(error)
         finally:
             channel.close()

@@ -14,7 +14,7 @@ import hundredfold
 from hundredfold import Job, Model, Source
 from hundredfold.errors import HomeError, ResultError
 from hundredfold.local.home import Home
-from hundredfold.workers import child as desk
+from hundredfold.workers import unit_runner as desk
 from support.waits import LIMIT_S
 
 UNITS = 6

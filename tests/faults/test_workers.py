@@ -142,7 +142,7 @@ WORK = "import {slow}\n\ndef work(rows):\n    return {{'y': 1.0}}\n"
 )
 @pytest.mark.parametrize("how", HANGS)
 def test_a_module_that_never_ends_its_import_is_named(tmp_path, monkeypatch, how):
-    monkeypatch.setattr(loading, "LOAD_S", 0.5)
+    monkeypatch.setattr(loading, "MAX_LOAD_S", 0.5)
     name = f"slow_{how.replace(' ', '_')}"
     (tmp_path / f"{name}.py").write_text(SLOW.format(seen=str(tmp_path / "seen"), hang=HANGS[how]))
     (tmp_path / f"work_{name}.py").write_text(WORK.format(slow=name))
@@ -163,7 +163,7 @@ def test_a_module_that_never_ends_its_import_is_named(tmp_path, monkeypatch, how
 
 
 def test_an_object_that_never_ends_its_loading_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(loading, "LOAD_S", 0.5)
+    monkeypatch.setattr(loading, "MAX_LOAD_S", 0.5)
     with pytest.raises(
         WorkerError, match=r"has not loaded the job in 0.5 s: it imports test_workers"
     ):
@@ -176,13 +176,13 @@ def test_an_object_that_never_ends_its_loading_is_told(tmp_path, monkeypatch):
 def test_a_worker_that_gets_no_processor_may_load_for_longer():
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         try:
-            found = loading.Loading(process.pid)
+            found = loading.LoadTimer(process.pid)
             process.send_signal(signal.SIGSTOP)
             wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
-            assert not found.is_over(10 * loading.LOAD_S)
+            assert not found.is_over(10 * loading.MAX_LOAD_S)
             process.send_signal(signal.SIGCONT)
             wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_SLEEPING)
-            assert found.is_over(10 * loading.LOAD_S)
+            assert found.is_over(10 * loading.MAX_LOAD_S)
         finally:
             process.kill()
 
@@ -297,26 +297,26 @@ def test_dear_units_side_by_side_are_shared_and_none_of_them_is_done_twice(tmp_p
 
 
 def test_a_worker_that_is_killed_while_it_waits_is_replaced(pool):
-    before = {slot.process.pid for slot in pool.hands}
-    listen(pool, until=lambda: all(slot.ready for slot in pool.hands))
+    before = {slot.process.pid for slot in pool.slots}
+    listen(pool, until=lambda: all(slot.ready for slot in pool.slots))
     for pid in before:
         os.kill(pid, signal.SIGKILL)
     listen(
         pool,
-        until=lambda: all(slot.ready and slot.process.pid not in before for slot in pool.hands),
+        until=lambda: all(slot.ready and slot.process.pid not in before for slot in pool.slots),
     )
 
 
 def test_a_crew_goes_on_when_the_server_that_forks_its_workers_is_killed(pool):
-    before = {slot.process.pid for slot in pool.hands}
-    listen(pool, until=lambda: all(slot.ready for slot in pool.hands))
+    before = {slot.process.pid for slot in pool.slots}
+    listen(pool, until=lambda: all(slot.ready for slot in pool.slots))
     supervisor = psutil.Process(psutil.Process(min(before)).ppid())
     server = psutil.Process(supervisor.ppid())
     assert server.ppid() == os.getpid()
     server.kill()
     listen(
         pool,
-        until=lambda: all(slot.ready and slot.process.pid not in before for slot in pool.hands),
+        until=lambda: all(slot.ready and slot.process.pid not in before for slot in pool.slots),
     )
     assert (
         psutil.wait_procs(

@@ -28,8 +28,8 @@ from hundredfold.pipeline.validate import ValidationResult, validate
 from hundredfold.pipeline.work import halves
 from hundredfold.sql.duckdb import DuckWarehouse
 from hundredfold.sql.queries import check_queries
-from hundredfold.workers.child import UnitRunner
 from hundredfold.workers.protocol import NO_STOP, NO_UNIT, WorkerContext
+from hundredfold.workers.unit_runner import UnitRunner
 
 AS_OF = "2026-01-01 00:00:00"
 Cut = Callable[[Message], Sequence[Message]]
@@ -119,7 +119,7 @@ class InProcessRun:
             waiting = list(cut(message))
             while waiting:
                 current = waiting.pop(0)
-                unit_runner.do(current)
+                unit_runner.run(current)
                 for kind, *fields in events:
                     if kind == "chunk":
                         first, last, results, ledger = fields

@@ -30,8 +30,8 @@ def wait_until(
 
 def let_unit_be_old() -> None:
     """In a worker: let the unit that it is on have begun long before LIMIT_S, so that its driver ends it at its next look."""
-    from hundredfold.workers.child import UnitRunner
+    from hundredfold.workers.unit_runner import UnitRunner
 
     for found in gc.get_objects():
         if isinstance(found, UnitRunner):
-            found.marks[1] -= int(100 * LIMIT_S * 1e9)
+            found.progress[1] -= int(100 * LIMIT_S * 1e9)

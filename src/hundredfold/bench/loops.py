@@ -22,9 +22,9 @@ from typing import Any, NoReturn
 import cloudpickle
 
 from ..sql.sources.files import Files
-from ..workers.channel import Garbled, WorkerChannel
+from ..workers.channel import InvalidFrame, WorkerChannel
 from ..workers.isolation import describe_exit, format_error, limit_memory, redirect_output
-from ..workers.launcher import Launcher, Settings, cannot_start, settings_for
+from ..workers.launcher import Launcher, Settings, settings_for, start_error
 from ..workers.protocol import WorkerContext
 from .loop import Looped, Task, loop, read
 
@@ -102,16 +102,16 @@ class _Child:
             self.process, self.pipe, _ = self.launcher.start(settings_for(log, memory))
         except (OSError, EOFError, MemoryError, RuntimeError) as error:
             self.launcher.close()
-            raise cannot_start(error) from error
+            raise start_error(error) from error
 
     def hears(self) -> tuple[Looped, float, bool] | None:
         """What it says about its task, the task's share of the time, and whether the task is over; None after a while of silence."""
         if not self.said:
             wait([self.pipe.fileno(), self.process.fileno()], LOOKS)
             try:
-                self.said.extend(self.pipe.received())
-            except (EOFError, Garbled):  # it has ended, or will be
-                self.process.ends_within(LOOKS)
+                self.said.extend(self.pipe.messages())
+            except (EOFError, InvalidFrame):  # it has ended, or will be
+                self.process.wait_end(LOOKS)
         return self.said.popleft() if self.said else None
 
     def ended(self) -> str:

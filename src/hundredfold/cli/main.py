@@ -17,7 +17,7 @@ import click
 
 from .._package import VERSION
 from ..errors import NEW_CODE, PublishRefused, UsageError
-from ..workers.start import prestart_forkserver
+from ..workers.start_method import prestart_forkserver
 from .aws import COMMANDS
 from .options import (
     Group,

@@ -37,9 +37,9 @@ from ..runs.start import (
 )
 from ..sql.duckdb import fingerprints
 from ..sql.sources.files import as_table, find_files, pattern
-from ..workers.job_pickle import packed
+from ..workers.job_pickle import pickle_job
 from ..workers.pool import WorkerPool
-from ..workers.start import prestart_forkserver
+from ..workers.start_method import prestart_forkserver
 from .home import Home
 from .rebuild import keep_record
 from .resources import Resources, resources_of
@@ -261,7 +261,7 @@ def create_run(
         run, job.name, ref, State.NEW, "new", begun.isoformat(timespec="milliseconds"), begun.isoformat(timespec="milliseconds"),
         options={"workers": arguments.workers, "memory": arguments.memory, "as_of": stamp, "sources": kept, "folder": str(job.folder), "max_rejected": dict(max_rejected), "max_failed": arguments.max_failed, "attempt": 1},
     )  # fmt: skip
-    kept_job = packed(job)
+    kept_job = pickle_job(job)
     home.ledger.create(record)
     try:
         for name, place in places.items():

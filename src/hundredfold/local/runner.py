@@ -40,7 +40,7 @@ from ..ports.run_states import Event, State
 from ..sql.duckdb import DuckWarehouse
 from ..sql.queries import naming_query
 from ..workers.code_snapshot import Snapshot
-from ..workers.launcher import shortage
+from ..workers.launcher import system_limit_error
 from ..workers.memory import release
 from ..workers.pool import WorkerPool
 from ..workers.protocol import WorkerContext
@@ -118,7 +118,7 @@ class LocalRunner:
         except Exception as error:
             if self._has_lost_its_home():
                 raise gone(self.home.folder) from error
-            limit = shortage(error)
+            limit = system_limit_error(error)
             fail(self.home, self.record.id, limit or error)
             if limit is not None:
                 raise limit from error

@@ -24,7 +24,7 @@ from ..data.outcomes import UnitStatus, pack_accounts, unpack_accounts
 from ..errors import HomeError, WorkerError
 from ..job import Layout, Message
 from ..ports.interfaces import Clock, Delivery, Queue, Store
-from ..workers.memory import RAISE
+from ..workers.memory import MEMORY_HINT
 from ..workers.pool import WorkerPool, WorkerSlot
 from ..workers.protocol import ChunkDone, PoolEvent, SliceDone, SliceRejected, WorkerDied
 from .coverage import Coverage
@@ -113,7 +113,7 @@ class WorkDispatcher:
                     self._settle(0)
                     if not self.only:
                         self._wait_for_message()
-                    elif self.pool.at_rest and not self.queue.depth().waiting:
+                    elif self.pool.is_idle and not self.queue.depth().waiting:
                         break
                 for slot, event in self.pool.events(0.05 if self.doing or self.only else 0.0):
                     self._handle(slot, event)
@@ -124,7 +124,7 @@ class WorkDispatcher:
             )  # the outcome is there, only the message is left
             self._settle(0)
             while (
-                self.only and not self.pool.at_rest
+                self.only and not self.pool.is_idle
             ):  # their last words would be taken for the next call's
                 self._tell()
                 for _ in self.pool.events(0.05):
@@ -164,7 +164,7 @@ class WorkDispatcher:
                     continue
                 self.doing[slot] = doing
             doing.began = self.clock()
-            self.pool.give(slot, doing.todo[0], doing.narrow, self.in_vain >= MAX_FAILED_RETRIES)
+            self.pool.assign(slot, doing.todo[0], doing.narrow, self.in_vain >= MAX_FAILED_RETRIES)
             fed = True
         return fed
 
@@ -205,7 +205,7 @@ class WorkDispatcher:
         if took < MIN_SHARED_S:  # too little to tell
             return 0.0, 0
         others = sum(part.units for part in list(doing.todo)[1:])
-        at, since = self.pool.at(slot)
+        at, since = self.pool.position(slot)
         if (
             not slice_.first <= at <= slice_.last
         ):  # it has not begun, or hands over what it has done
@@ -293,7 +293,7 @@ class WorkDispatcher:
             if doing.startup_deaths > MAX_STARTUP_DEATHS:
                 raise WorkerError(
                     f"a worker died {doing.startup_deaths} times before it reached a unit of batch {slice_.batch}: {event.reason}",
-                    hint=f"its last words are in {self.pool.logs}; if it is for want of memory: --memory, or fewer --workers; then resume the run",
+                    hint=f"see its log in {self.pool.logs}; if it ran out of memory, raise --memory or lower --workers; then resume the run",
                 )
             doing.todo.appendleft(slice_.part(start, slice_.last))
             return
@@ -326,12 +326,12 @@ class WorkDispatcher:
         if alone or (unit is not None and self.in_vain >= MAX_FAILED_RETRIES):
             unit = rest.first if unit is None else unit
             self._count_try(unit, failed=True)
-            said = event.memory == "said"
+            said = event.memory == "reported"
             status, error = ("failed", "MemoryError") if said else ("crashed", "WorkerDied")
             reason = (
                 event.reason
                 if event.memory != "killed" or not alone
-                else f"{event.reason}, alone in a fresh worker: {RAISE}"
+                else f"{event.reason}, alone in a fresh worker: {MEMORY_HINT}"
             )
             self._commit(
                 rest.part(unit, unit), b"", lost(rest.part(unit, unit), status, error, reason)

@@ -32,7 +32,7 @@ from .._package import VERSION
 from ..errors import JobError
 from ..job import Job, Model
 from ..sql.queries import FileText, is_file, load_query, query_of
-from ..workers.code_snapshot import Module, Print, Snapshot, print_of
+from ..workers.code_snapshot import FileFingerprint, Module, Snapshot, fingerprint_file
 
 if TYPE_CHECKING:
     from importlib.abc import ResourceLoader
@@ -90,7 +90,7 @@ class Code:
             if "." not in module.name and module.kind != "namespace"
         }
         roots = {
-            os.path.dirname(os.path.dirname(m.origin) if m.places is not None else m.origin)  # noqa: PTH120
+            os.path.dirname(os.path.dirname(m.origin) if m.locations is not None else m.origin)  # noqa: PTH120
             for m in tops.values()
         }
         return Snapshot(self.modules, archive, tuple(sorted(roots)), self.taken)
@@ -577,10 +577,11 @@ def _locate(name: str) -> tuple[Module, bytes] | None:
     if loaded is None:
         parent = name.rpartition(".")[0]
         above = _locate(parent) if parent else None
-        if parent and (above is None or above[0].places is None):
+        if parent and (above is None or above[0].locations is None):
             return None
         found = next(
-            _files(name.rpartition(".")[2], above[0].places or () if above else sys.path), None
+            _files(name.rpartition(".")[2], above[0].locations or () if above else sys.path),
+            None,
         )
         if found is None:
             return None
@@ -605,14 +606,16 @@ def _locate(name: str) -> tuple[Module, bytes] | None:
     return Module(name, origin, archive or origin, found_print, kind, places), data
 
 
-_read_before: dict[str, tuple[Print, bytes]] = {}  # a process reads an unchanged file once
+_read_before: dict[
+    str, tuple[FileFingerprint, bytes]
+] = {}  # a process reads an unchanged file once
 
 
 def _bytes_of(
     watched: str, origin: str, loader: ResourceLoader | None
-) -> tuple[Print | None, bytes]:
+) -> tuple[FileFingerprint | None, bytes]:
     """The bytes of a module, and the print of its file that was the same before and after they were read."""
-    before = print_of(watched)
+    before = fingerprint_file(watched)
     kept = _read_before.get(origin)
     if before is not None and kept is not None and kept[0] == before:
         return kept
@@ -623,7 +626,7 @@ def _bytes_of(
             )
         except OSError:
             break
-        after = print_of(watched)
+        after = fingerprint_file(watched)
         if after == before:
             _read_before[origin] = before, data
             return before, data
@@ -638,7 +641,7 @@ def _bytes_of(
 def _imports(module: Module, data: bytes) -> Sequence[str]:
     """The names that a module may import anywhere in it; more than it does, at times."""
     text = data.decode("utf-8", "replace")
-    package = module.name if module.places is not None else module.name.rpartition(".")[0]
+    package = module.name if module.locations is not None else module.name.rpartition(".")[0]
     names: dict[str, None] = {}
     for found in IMPORT.finditer(text):
         if found["text"]:
@@ -661,7 +664,7 @@ def _imports(module: Module, data: bytes) -> Sequence[str]:
 
 def _loaded(module: Module) -> Sequence[str]:
     """The modules that a module without source uses, as far as they are loaded: those of its package, and those of what it names."""
-    package = module.name if module.places is not None else module.name.rpartition(".")[0]
+    package = module.name if module.locations is not None else module.name.rpartition(".")[0]
     names = [name for name in sys.modules if package and name.startswith(f"{package}.")]
     values = list(vars(sys.modules[module.name]).values()) if module.name in sys.modules else []
     named = [
@@ -685,7 +688,7 @@ def _absolute(base: str, package: str) -> str:
 
 def _is_stale(name: str, closure: _Closure) -> bool:
     """Whether a module's file was edited after this process had imported it."""
-    module, print_ = closure.modules[name], closure.modules[name].print
+    module, print_ = closure.modules[name], closure.modules[name].fingerprint
     if name not in sys.modules or print_ is None or module.kind == "namespace":
         return False
     _, mtime, ctime, _ = print_

@@ -7,7 +7,7 @@ from ..errors import DamagedFile, StateError
 from ..job import Job, Layout
 from ..ports.interfaces import Record, RunHome
 from ..ports.run_facts import CodeEntry
-from ..workers.job_pickle import packed
+from ..workers.job_pickle import pickle_job
 from .code_fingerprint import Code, code_of, differences, facts_of
 from .retry import plan_rest
 
@@ -53,7 +53,7 @@ def keep_code(home: RunHome, record: Record, code: Code, attempt: int | None = N
 def keep_job(home: RunHome, record: Record, job: Job, code: Code) -> None:
     """Keep a job that was given as an object, where its code is new: whoever goes on without naming a job takes this one."""
     if not record.ref and is_new(record, code):
-        put_sealed(home.store, Layout(record.id).job(), packed(job))
+        put_sealed(home.store, Layout(record.id).job(), pickle_job(job))
 
 
 def plan_new_code(home: RunHome, record: Record, job: Job, code: Code) -> None:

@@ -1,7 +1,8 @@
 """The job's own modules as they were when a run began, for processes that start later.
 
-A module whose file is still the same is imported as always, compiled bytes and all.  One whose file was edited, replaced
-or removed meanwhile is made from the source that the run keeps, so that all workers run one version.
+A module whose file is unchanged is imported as usual, including its compiled bytecode. A module
+whose file was edited, replaced or removed meanwhile is loaded from the source that the run keeps,
+so that all workers run one version.
 """
 
 from __future__ import annotations
@@ -19,32 +20,35 @@ from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 from typing import Any
 
-Print = tuple[int, int, int, int]
+FileFingerprint = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Module:
     """One module of the job.
 
-    `name`     its full name
-    `origin`   its file, as its `__file__` says it
-    `watched`  the file that is compared: the same, or the archive that holds it; "" for a namespace package, which has none
-    `print`    size, times and inode of that file
-    `kind`     source, bytecode, extension or namespace
-    `places`   the folders of a package; None for a module that is none
+    `name`         its full name
+    `origin`       its file, as in its `__file__`
+    `watched`      the file that is compared: the same, or the archive that holds it; "" for a
+                   namespace package, which has no file
+    `fingerprint`  size, times and inode of that file
+    `kind`         source, bytecode, extension or namespace
+    `locations`    the folders of a package; None for any other module
     """
 
     name: str
     origin: str
     watched: str
-    print: Print | None
+    fingerprint: FileFingerprint | None
     kind: str
-    places: tuple[str, ...] | None = None
+    locations: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The modules of a job, the archive that keeps their sources, and the folders in which the job's code is."""
+    """The modules of a job, the archive that keeps their sources, and the folders of the job's
+    code.
+    """
 
     modules: tuple[Module, ...]
     archive: str
@@ -54,25 +58,27 @@ class Snapshot:
     def install(self) -> None:
         """Import these modules, in this process, as they were when the run began."""
         importlib.machinery.PathFinder.invalidate_caches()
-        sys.meta_path.insert(0, Finder(self))
+        sys.meta_path.insert(0, SnapshotFinder(self))
 
 
-def print_of(path: str) -> Print | None:
+def fingerprint_file(path: str) -> FileFingerprint | None:
     """Return size, times and inode of a file; None if it is gone."""
     try:
-        found = os.stat(path)  # noqa: PTH116  # on the way to every import
+        found = os.stat(path)  # noqa: PTH116  # called for every import
     except OSError:
         return None
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
-class Finder(MetaPathFinder):
-    """Finds the modules of a snapshot, and refuses those of the job that were added or edited after it was taken."""
+class SnapshotFinder(MetaPathFinder):
+    """Finds the modules of a snapshot, and rejects modules of the job that were added or edited
+    later.
+    """
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.modules = {module.name: module for module in snapshot.modules}
-        self.tops = {name.partition(".")[0] for name in self.modules}
+        self.top_level_names = {name.partition(".")[0] for name in self.modules}
 
     def find_spec(
         self,
@@ -86,29 +92,30 @@ class Finder(MetaPathFinder):
             return None
         if module.kind == "namespace":
             spec = ModuleSpec(name, None, is_package=True)
-            spec.submodule_search_locations = list(module.places or ())
+            spec.submodule_search_locations = list(module.locations or ())
             return spec
-        same = print_of(module.watched) == module.print
+        same = fingerprint_file(module.watched) == module.fingerprint
         if module.kind == "extension" and not same:
             raise ImportError(
-                f"{module.watched} has changed since the run began: a compiled module cannot be kept with the run",
+                f"{module.watched} has changed since the run began:"
+                " a compiled module cannot be kept with the run",
                 name=name,
             )
         if same and module.kind != "source":
             return None
         if same and module.watched == module.origin:
-            loader: Loader = Careful(module, self.snapshot.archive)
+            loader: Loader = VerifyingLoader(module, self.snapshot.archive)
         elif same:
             return None
         else:
-            loader = Kept(module, self.snapshot.archive)
-        places = list(module.places) if module.places is not None else None
+            loader = SnapshotLoader(module, self.snapshot.archive)
+        places = list(module.locations) if module.locations is not None else None
         return importlib.util.spec_from_file_location(
             name, module.origin, loader=loader, submodule_search_locations=places
         )
 
     def _refuse_newer(self, name: str, path: Sequence[str] | None) -> None:
-        """ImportError for a module of the job's folders that the run does not know, and that is newer than the run."""
+        """Raise ImportError for a module in the job's folders that is newer than the run."""
         last = name.rpartition(".")[2]
         for folder in (
             self.snapshot.roots
@@ -116,7 +123,7 @@ class Finder(MetaPathFinder):
             else [p for p in path if str(p).startswith(self.snapshot.roots)]
         ):
             for file in (f"{folder}/{last}.py", f"{folder}/{last}/__init__.py"):
-                found = print_of(file)
+                found = fingerprint_file(file)
                 if found is not None and max(found[1], found[2]) > self.snapshot.taken:
                     raise ImportError(
                         f"{file} has changed since the run began, and the run keeps no copy of it",
@@ -124,8 +131,8 @@ class Finder(MetaPathFinder):
                     )
 
 
-class Careful(importlib.machinery.SourceFileLoader):
-    """Loads a module from its file, unless that changes in this moment."""
+class VerifyingLoader(importlib.machinery.SourceFileLoader):
+    """Loads a module from its file, unless the file changes at this moment."""
 
     def __init__(self, module: Module, archive: str) -> None:
         super().__init__(module.name, module.origin)
@@ -135,13 +142,13 @@ class Careful(importlib.machinery.SourceFileLoader):
         code = super().get_code(fullname)
         return (
             code
-            if print_of(self.module.watched) == self.module.print
-            else kept_code(self.module, self.archive)
+            if fingerprint_file(self.module.watched) == self.module.fingerprint
+            else snapshot_code(self.module, self.archive)
         )
 
 
-class Kept(Loader):
-    """Makes a module from the source that the run keeps."""
+class SnapshotLoader(Loader):
+    """Loads a module from the source that the run keeps."""
 
     def __init__(self, module: Module, archive: str) -> None:
         self.module, self.archive = module, archive
@@ -150,32 +157,33 @@ class Kept(Loader):
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        exec(kept_code(self.module, self.archive), module.__dict__)
+        exec(snapshot_code(self.module, self.archive), module.__dict__)
 
     def get_source(self, fullname: str) -> str | None:  # noqa: ARG002
-        """For tracebacks: the source that is running."""
-        data = kept_bytes(self.module, self.archive)
+        """Return the source that is running, for tracebacks."""
+        data = snapshot_bytes(self.module, self.archive)
         return importlib.util.decode_source(data) if self.module.kind == "source" else None
 
     def is_package(self, fullname: str) -> bool:  # noqa: ARG002
-        return self.module.places is not None
+        return self.module.locations is not None
 
 
-def kept_code(module: Module, archive: str) -> CodeType:
+def snapshot_code(module: Module, archive: str) -> CodeType:
     """Compile the source that a run keeps of a module."""
-    data = kept_bytes(module, archive)
+    data = snapshot_bytes(module, archive)
     if module.kind == "bytecode":
-        code: Any = marshal.loads(data[16:])  # behind the header of a .pyc file
+        code: Any = marshal.loads(data[16:])  # after the header of a .pyc file
         return code  # type: ignore[no-any-return]
     return compile(data, module.origin, "exec", dont_inherit=True)
 
 
-def kept_bytes(module: Module, archive: str) -> bytes:
+def snapshot_bytes(module: Module, archive: str) -> bytes:
     try:
         with zipfile.ZipFile(archive) as file:
             return file.read(f"modules/{module.name}")
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise ImportError(
-            f"{module.origin} has changed since the run began, and the copy that the run keeps cannot be read: {error}",
+            f"{module.origin} has changed since the run began,"
+            f" and the copy that the run keeps cannot be read: {error}",
             name=module.name,
         ) from error

@@ -1,5 +1,6 @@
-"""What surrounds user code in a process of its own: it speaks into a log, keeps to its share of memory, and how
-it ended is told in words."""
+"""Isolation of user code in a process of its own: its output goes to a log, its memory is limited,
+and the way it ended is described.
+"""
 
 from __future__ import annotations
 
@@ -12,35 +13,40 @@ from pathlib import Path
 
 from ..data.outcomes import describe
 
-# what persons and the system send, and no mistake in a function raises
-OUTSIDE = frozenset({"SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT"})
-# a timer that an earlier unit of the same process has left may send them: the unit that they end is tried once more
-LEFT_BEHIND = frozenset({"SIGALRM", "SIGVTALRM", "SIGPROF", "SIGUSR1", "SIGUSR2", "SIGXCPU"})
+# sent by people and by the system; no mistake in a function raises them
+EXTERNAL_SIGNALS = frozenset({"SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT"})
+# a timer that an earlier unit of the process left may send them: the unit that they end is tried
+# once more
+TIMER_SIGNALS = frozenset({"SIGALRM", "SIGVTALRM", "SIGPROF", "SIGUSR1", "SIGUSR2", "SIGXCPU"})
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-LARGE_BLOCK_BYTES = 2**22
-TRIM_BYTES = 2**24  # that may be free at the end of the heap before it is given back
-LOST_SUPERVISOR = 255  # the exit code of a worker whose end was reported by nobody
+MMAP_THRESHOLD_BYTES = 2**22
+# free bytes at the end of the heap before they are returned to the system
+TRIM_THRESHOLD_BYTES = 2**24
+LOST_SUPERVISOR_EXIT_CODE = 255  # of a worker whose end was not reported
 
 
 def describe_exit(code: int | None) -> str:
-    """What an exit code says, for people."""
-    if code == LOST_SUPERVISOR:
-        return "lost: the process that watches over it was killed"
+    """Return the description of an exit code."""
+    if code == LOST_SUPERVISOR_EXIT_CODE:
+        return "lost: its supervisor process was killed"
     if code is None or code >= 0 or sys.platform == "win32":
         return f"ended its process with exit code {code}"
-    return f"killed by {_signal(-code)}" + (
+    return f"killed by {_signal_name(-code)}" + (
         " (the system's out-of-memory killer does that)" if -code == signal.SIGKILL else ""
     )
 
 
-def from_outside(code: int | None) -> bool:
-    """Whether a process was ended by a signal of others, or by that of a timer, or its end was reported by nobody."""
+def was_killed_externally(code: int | None) -> bool:
+    """Return whether a process was ended by an external signal or a timer, or its end was not
+    reported.
+    """
     return code is not None and (
-        code == LOST_SUPERVISOR or (code < 0 and _signal(-code) in OUTSIDE | LEFT_BEHIND)
+        code == LOST_SUPERVISOR_EXIT_CODE
+        or (code < 0 and _signal_name(-code) in EXTERNAL_SIGNALS | TIMER_SIGNALS)
     )
 
 
-def _signal(number: int) -> str:
+def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -52,25 +58,24 @@ def format_error(error: BaseException) -> str:
 
 
 def redirect_output(log: str) -> None:
-    """What the user's code prints, and the stack of a crash, go to a file and not into the driver's display."""
+    """Send the output of the user's code, and the stack of a crash, to a file."""
     import faulthandler
 
-    Path(log).parent.mkdir(
-        exist_ok=True
-    )  # not those above it: a home that was removed is not made again
+    # not its parents: a home that was removed is not created again
+    Path(log).parent.mkdir(exist_ok=True)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)
-    sys.stdout, sys.stderr = _Log.of(1), _Log.of(2)
+    sys.stdout, sys.stderr = _LogStream.of(1), _LogStream.of(2)
     faulthandler.enable()
 
 
-class _Log(io.TextIOWrapper):
-    """An output that one unit's code cannot close for the units after it."""
+class _LogStream(io.TextIOWrapper):
+    """An output stream that a unit's code cannot close for the units after it."""
 
     @classmethod
-    def of(cls, descriptor: int) -> _Log:
+    def of(cls, descriptor: int) -> _LogStream:
         return cls(
             io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False)),
             "utf-8",
@@ -83,20 +88,21 @@ class _Log(io.TextIOWrapper):
 
 
 def limit_memory(memory: int) -> None:
-    """Where the system can, let an allocation beyond the share fail at once, as a MemoryError of that unit."""
+    """Limit the memory of this process, if the system can: more raises MemoryError."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
         resource.setrlimit(
             resource.RLIMIT_DATA, (memory, resource.getrlimit(resource.RLIMIT_DATA)[1])
         )
-    _keep_large_blocks_apart()
+    _map_large_blocks()
 
 
-def _keep_large_blocks_apart() -> None:
+def _map_large_blocks() -> None:
     """Let glibc map each large block by itself, and unmap it when it is freed.
 
-    By default it takes more and more of them out of its heap, where freed ones stay as holes that count as used memory.
+    By default glibc serves more and more of them from its heap, where freed blocks stay as holes
+    that count as used memory.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -104,15 +110,15 @@ def _keep_large_blocks_apart() -> None:
         import ctypes
 
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
-        mallopt(M_TRIM_THRESHOLD, TRIM_BYTES)
+        mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
+        mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES)
 
 
 def unlimit_memory() -> None:
-    """Let a process whose share is used up still report that it is."""
+    """Let a process whose share of memory is used up still report that."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
-        for limit in (resource.RLIMIT_DATA, resource.RLIMIT_AS):  # the second may be a unit's doing
+        for limit in (resource.RLIMIT_DATA, resource.RLIMIT_AS):  # a unit may have set the second
             hard = resource.getrlimit(limit)[1]
             resource.setrlimit(limit, (hard, hard))

@@ -1,4 +1,6 @@
-"""How long a worker takes to load the job, and where it is when it does not come back from it."""
+"""The time that a worker takes to load the job, and the place where it is stuck if it takes too
+long.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +18,19 @@ import psutil
 
 from .._package import FOLDER
 
-LOAD_S = 600.0  # seconds that a worker may take to import the job's modules
-WAITING = frozenset({psutil.STATUS_SLEEPING, psutil.STATUS_DISK_SLEEP, psutil.STATUS_IDLE})
-STACK_S = 5.0  # seconds in which it writes down where it is
-ASKED = getattr(signal, "SIGUSR2", None)  # to write that down
-FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.M)
-CALLER = Path(__file__).with_name("main.py")  # the frames below it are those of the process's start
+MAX_LOAD_S = 600.0  # for a worker to import the job's modules
+WAITING_STATES = frozenset({psutil.STATUS_SLEEPING, psutil.STATUS_DISK_SLEEP, psutil.STATUS_IDLE})
+MAX_STACK_WAIT_S = 5.0  # for a worker to write its stack
+STACK_SIGNAL = getattr(signal, "SIGUSR2", None)  # requests the stack
+STACK_FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.M)
+# the frames below it belong to the start of the process
+WORKER_MAIN = Path(__file__).with_name("worker_main.py")
 
 
-class Loading:
-    """What of LOAD_S a worker has used: the time in which it waits, and otherwise its processor time.
+class LoadTimer:
+    """Measures how much of MAX_LOAD_S a worker has used: processor time, and time spent waiting.
 
-    So a busy machine, on which a healthy import takes long, takes nothing of it.
+    So a busy machine, on which a healthy import takes long, does not use up the limit.
     """
 
     def __init__(self, pid: int) -> None:
@@ -43,47 +46,46 @@ class Loading:
                 times.user + times.system - self._processor,
                 times.user + times.system,
             )
-            self.used += seconds if status in WAITING else min(spent, seconds)
-        return self.used > LOAD_S
+            self.used += seconds if status in WAITING_STATES else min(spent, seconds)
+        return self.used > MAX_LOAD_S
 
 
 @contextlib.contextmanager
-def answering(log: str | None) -> Iterator[None]:
-    """Let this process write its stack to its log when it is asked for it, while it loads the job."""
+def stack_on_signal(log: str | None) -> Iterator[None]:
+    """Let this process write its stack to its log on request, while it loads the job."""
     import faulthandler
 
-    if log is None or ASKED is None:
+    if log is None or STACK_SIGNAL is None:
         yield
         return
-    faulthandler.register(ASKED, sys.stderr, all_threads=False)
+    faulthandler.register(STACK_SIGNAL, sys.stderr, all_threads=False)
     try:
         yield
     finally:
-        faulthandler.unregister(ASKED)
+        faulthandler.unregister(STACK_SIGNAL)
 
 
-def place_of(pid: int, log: Path | None) -> str:
-    """Return which module a worker is importing, and where in it; "" if it does not say."""
-    if log is None or ASKED is None:
+def location_of(pid: int, log: Path | None) -> str:
+    """Return the module that a worker is importing, and its file and line; "" if unknown."""
+    if log is None or STACK_SIGNAL is None:
         return ""
     with contextlib.suppress(OSError):
         before = log.stat().st_size
-        os.kill(pid, ASKED)
-        until = time.monotonic() + STACK_S
+        os.kill(pid, STACK_SIGNAL)
+        until = time.monotonic() + MAX_STACK_WAIT_S
         while time.monotonic() < until:
             time.sleep(0.02)
             with log.open("rb") as file:
                 file.seek(before)
-                frames = FRAME.findall(file.read().decode(errors="replace"))
-            if any(
-                FOLDER in file for file, _, _ in frames
-            ):  # it is whole: we called what called the rest
-                return _place(frames)
+                frames = STACK_FRAME.findall(file.read().decode(errors="replace"))
+            if any(FOLDER in file for file, _, _ in frames):
+                # the stack is complete: our code is at its bottom
+                return _innermost_module(frames)
     return ""
 
 
-def _place(frames: list[tuple[str, str, str]]) -> str:
-    inner = takewhile(lambda frame: Path(frame[0]) != CALLER, frames)
+def _innermost_module(frames: list[tuple[str, str, str]]) -> str:
+    inner = takewhile(lambda frame: Path(frame[0]) != WORKER_MAIN, frames)
     theirs = [
         frame
         for frame in inner

@@ -1,7 +1,9 @@
-"""How much memory a process holds, and whether an error says that memory (or another resource of the process) ran out.
+"""The memory that a process holds, and whether an error reports that memory or another resource of
+the process ran out.
 
-A function that leaks fails units that did nothing wrong: whoever catches an error asks `ran_out_of_memory`, and a unit that met such an
-error is tried once more alone in a fresh worker (child.py, pipeline/work.py).
+A function that leaks memory fails units that are innocent. Code that catches an error calls
+`ran_out_of_memory`, and a unit that met such an error is tried once more alone in a fresh worker
+(unit_runner.py, pipeline/work.py).
 """
 
 from __future__ import annotations
@@ -19,105 +21,106 @@ import psutil
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ROOM_SHARE = (
-    0.4  # of a worker's memory: beyond it what is free is given back before a batch is opened
-)
-SOFT_SHARE = 0.85  # of a worker's memory: beyond it a worker is replaced between two units
-NOT_GROWN = 0.05  # of a worker's memory: one that has grown by less than that would not do better as a fresh one
-RAN_OUT = re.compile(
-    r"out of memory|can(?:'t|not) start new thread|(?:cannot|could not|unable to|failed to) allocate|bad_alloc",
+# of a worker's memory: above it, free memory is released before a batch is opened
+RELEASE_SHARE = 0.4
+REPLACE_SHARE = 0.85  # of a worker's memory: above it, a worker is replaced between two units
+# of a worker's memory: after less growth a fresh worker would not do better
+MIN_GROWTH_SHARE = 0.05
+OUT_OF_MEMORY_TEXT = re.compile(
+    r"out of memory|can(?:'t|not) start new thread"
+    r"|(?:cannot|could not|unable to|failed to) allocate|bad_alloc",
     re.I,
 )
-RUN_FILE = re.compile(
-    rb"\.(?:arrow|parquet)$"
-)  # a mapped file of a run, among the mappings of a process
-LEAST_SHARED = 2**24  # bytes of shared memory from which on it is looked which of it are files
-OS_RAN_OUT = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE})
-LONGEST_CHAIN = 20  # errors of a chain that are looked at
-LOOKED_AT = 500  # characters of an error's text that are looked at
+RUN_FILE = re.compile(rb"\.(?:arrow|parquet)$")  # a file of a run, among the mappings of a process
+MIN_SHARED_BYTES = 2**24  # shared memory above this size is searched for mapped files
+EXHAUSTED_ERRNOS = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+MAX_CHAIN_ERRORS = 20  # of an error's chain that are examined
+MAX_MATCHED_CHARACTERS = 500  # of an error's text that are searched
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error, or one that it was raised from, says that memory, threads or open files ran out."""
-    return any(map(_ran_out, _chain(error)))
+    """Return whether memory, threads or open files ran out, by an error or one of its causes."""
+    return any(map(_is_out_of_memory, _causes(error)))
 
 
-def is_of_files(error: BaseException) -> bool:
-    """Return whether open files ran out, of which the memory that a process holds says nothing."""
+def ran_out_of_files(error: BaseException) -> bool:
+    """Return whether open files ran out, which is independent of the memory of the process."""
     return any(
         isinstance(each, OSError) and each.errno in (errno.EMFILE, errno.ENFILE)
-        for each in _chain(error)
+        for each in _causes(error)
     )
 
 
-class Exhausted(Exception):
-    """Memory, threads or open files ran out: this process is to be replaced, and `unit`, if one is named, tried alone."""
+class ResourcesExhausted(Exception):
+    """Memory, threads or files ran out: replace this process, and try `unit` (if set) alone."""
 
-    def __init__(self, words: str, unit: int | None = None) -> None:
-        super().__init__(words)
-        self.words, self.unit = words, unit
+    def __init__(self, reason: str, unit: int | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.unit = reason, unit
 
 
 def forget_frames(error: BaseException) -> None:
-    """Let go of what the functions that raised an error held."""
-    for each in _chain(error):
+    """Release the objects that the frames of an error's traceback hold."""
+    for each in _causes(error):
         each.__traceback__ = None
 
 
-def _ran_out(error: BaseException) -> bool:
-    if isinstance(error, MemoryError):  # those of NumPy and Arrow are too
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError):  # also those of NumPy and Arrow
         return True
     if isinstance(error, RecursionError):
         return False
-    if isinstance(error, OSError) and error.errno in OS_RAN_OUT:
+    if isinstance(error, OSError) and error.errno in EXHAUSTED_ERRNOS:
         return True
-    if "OutOfMemory" in type(error).__name__:  # DuckDB, PyTorch
+    if "OutOfMemory" in type(error).__name__:  # of DuckDB and PyTorch
         return True
     first = error.args[0] if error.args else None
     return (
         isinstance(error, RuntimeError)
         and isinstance(first, str)
-        and RAN_OUT.search(first[:LOOKED_AT]) is not None
+        and OUT_OF_MEMORY_TEXT.search(first[:MAX_MATCHED_CHARACTERS]) is not None
     )
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    for _ in range(LONGEST_CHAIN):
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    for _ in range(MAX_CHAIN_ERRORS):
         if error is None:
             return
         yield error
         error = error.__cause__ or error.__context__
 
 
-def own_memory(above: float = 0) -> tuple[int, int]:
-    """Return the bytes that this process holds for itself: those in memory, and those that RLIMIT_DATA counts.
+def own_memory_bytes(above: float = 0) -> tuple[int, int]:
+    """Return the bytes that this process holds for itself: resident, and as RLIMIT_DATA counts
+    them.
 
-    The second counts what is only reserved too: the stacks of threads, the arenas of allocators. above: as of memory_of.
+    The second includes memory that is only reserved: stacks of threads, arenas of allocators.
+    above: see memory_bytes_of.
     """
-    text = _status("self")
-    resident = _resident(text, above)
-    return resident, max(resident, _field(text, b"VmData:"))
+    text = _proc_status("self")
+    resident = _resident_bytes(text, above)
+    return resident, max(resident, _field_bytes(text, b"VmData:"))
 
 
-def memory_of(pid: int, above: float = 0) -> int:
+def memory_bytes_of(pid: int, above: float = 0) -> int:
     """Return the bytes that a process holds in memory for itself; 0 if it is gone.
 
-    Shared memory that it has mapped counts; mapped files of the run, which the system can drop or the home holds, do not.
-    In a home on a file system in memory they look like shared memory; to tell them apart takes milliseconds, and is done only
-    where it would be more than `above` with them.
+    Shared memory that it has mapped counts. Mapped files of the run do not count, since the system
+    can drop them, or the home holds them anyway. In a home on a file system in memory they look
+    like shared memory; to distinguish the two takes milliseconds, and is done only if the sum with
+    them exceeds `above`.
     """
-    return _resident(_status(pid), above, pid)
+    return _resident_bytes(_proc_status(pid), above, pid)
 
 
-def _mapped_files(pid: int | str) -> int:
-    """Return the bytes in memory of the files of a run that a process has mapped; 0 where the system does not say."""
+def _mapped_file_bytes(pid: int | str) -> int:
+    """Return the resident bytes of the run's files that a process has mapped; 0 if unknown."""
     size, counted = 0, False
     try:
         with Path(f"/proc/{pid}/smaps").open("rb") as lines:
             for line in lines:
-                if (
-                    b"-" in line.split(b" ", 1)[0]
-                ):  # the addresses of the next mapping, and its file
+                if b"-" in line.split(b" ", 1)[0]:
+                    # the addresses of the next mapping, and its file
                     counted = RUN_FILE.search(line.rstrip()) is not None
                 elif counted and line.startswith(b"Rss:"):
                     size += int(line.split()[1]) * 1024
@@ -126,8 +129,10 @@ def _mapped_files(pid: int | str) -> int:
     return size
 
 
-def _status(pid: int | str) -> bytes:
-    """Return what Linux says of a process; nothing if it is gone, no file can be opened, or this is another system."""
+def _proc_status(pid: int | str) -> bytes:
+    """Return /proc/PID/status; empty if the process is gone, no file can be opened, or outside
+    Linux.
+    """
     try:
         handle = os.open(f"/proc/{pid}/status", os.O_RDONLY)
         try:
@@ -138,11 +143,11 @@ def _status(pid: int | str) -> bytes:
         return b""
 
 
-def _resident(text: bytes, above: float, pid: int | None = None) -> int:
+def _resident_bytes(text: bytes, above: float, pid: int | None = None) -> int:
     if b"RssAnon:" in text:
-        own, shared = _field(text, b"RssAnon:"), _field(text, b"RssShmem:")
-        if shared > LEAST_SHARED and own + shared > above:
-            shared = max(shared - _mapped_files(pid or "self"), 0)
+        own, shared = _field_bytes(text, b"RssAnon:"), _field_bytes(text, b"RssShmem:")
+        if shared > MIN_SHARED_BYTES and own + shared > above:
+            shared = max(shared - _mapped_file_bytes(pid or "self"), 0)
         return own + shared
     try:
         info = psutil.Process(pid).memory_info()
@@ -151,94 +156,99 @@ def _resident(text: bytes, above: float, pid: int | None = None) -> int:
     return int(info.rss - getattr(info, "shared", 0))
 
 
-def _field(text: bytes, name: bytes) -> int:
-    """Return a line of /proc/PID/status in bytes; 0 where it is missing."""
+def _field_bytes(text: bytes, name: bytes) -> int:
+    """Return a field of /proc/PID/status in bytes; 0 if it is missing."""
     start = text.find(name)
     return int(text[start + len(name) :].split(None, 1)[0]) * 1024 if start >= 0 else 0
 
 
 def release(*pools: pa.MemoryPool) -> None:
-    """Give back to the system what no object needs any more: of Arrow's pools, and of the heap of the C library."""
+    """Return unused memory of Arrow's pools and of the C library's heap to the system."""
     gc.collect()
     import pyarrow as pa
 
-    for pool in (
-        *pools,
-        pa.system_memory_pool(),
-    ):  # the last is the one that workers use; it trims the heap too
+    for pool in (*pools, pa.system_memory_pool()):
+        # the last is the pool that workers use; it trims the heap too
         pool.release_unused()
 
 
-class Gauge:
-    """Watches what one worker process holds of its share of memory (bytes; None: unlimited)."""
+class MemoryGauge:
+    """Measures how much of its share of memory a worker process holds (bytes; None: unlimited)."""
 
     def __init__(self, share: int | None) -> None:
         self.share = share
-        self.at_start = own_memory() if share else (0, 0)
-        self.after_first = (
-            0,
-            0,
-        )  # after its first unit: with the libraries and the batch that a fresh one would hold too
-        self.soft = share * SOFT_SHARE if share else float("inf")
+        self.bytes_at_start = own_memory_bytes() if share else (0, 0)
+        # after its first unit: includes the libraries and the batch, which a fresh process would
+        # hold too
+        self.bytes_after_first = (0, 0)
+        self.replace_above = share * REPLACE_SHARE if share else float("inf")
 
-    def begun(self) -> None:
-        """Note what is held after the first unit."""
-        if self.share and not self.after_first[1]:
-            self.after_first = own_memory()
+    def note_first_unit(self) -> None:
+        """Record the memory that is held after the first unit."""
+        if self.share and not self.bytes_after_first[1]:
+            self.bytes_after_first = own_memory_bytes()
 
-    def make_room(self) -> None:
-        """Give back what is free before a batch is opened, where the process holds much of its share."""
-        if self.share is not None and own_memory(self.soft)[1] > self.share * ROOM_SHARE:
+    def release_if_high(self) -> None:
+        """Release free memory before a batch is opened, if the process holds much of its share."""
+        if (
+            self.share is not None
+            and own_memory_bytes(self.replace_above)[1] > self.share * RELEASE_SHARE
+        ):
             release()
 
     def is_high(self) -> bool:
-        """Return whether results are to be handed over now, and the worker to be replaced if that does not help."""
-        return self.share is not None and own_memory(self.soft)[1] > self.soft
+        """Return whether to send the results now; if that does not help, replace the worker."""
+        return (
+            self.share is not None and own_memory_bytes(self.replace_above)[1] > self.replace_above
+        )
 
     def is_worn(self) -> bool:
-        """Return whether a fresh process should go on: memory has grown, and stays high between two units."""
-        if self.share is None or own_memory(self.soft)[1] <= self.soft:
+        """Return whether a fresh process should continue: memory grew, and stays high."""
+        if self.share is None or own_memory_bytes(self.replace_above)[1] <= self.replace_above:
             return False
         release()
-        used = own_memory()[1]
-        if used <= self.soft:
+        used = own_memory_bytes()[1]
+        if used <= self.replace_above:
             return False
-        base = self.after_first[1] or self.at_start[1]
+        base = self.bytes_after_first[1] or self.bytes_at_start[1]
         if used - base > (self.share - base) / 2:
             return True
-        self.soft = (
-            used + self.share
-        ) / 2  # this much is needed from the first unit on: replacing would not help
+        # this much is needed from the first unit on: a replacement would not help
+        self.replace_above = (used + self.share) / 2
         return False
 
     def has_grown(self) -> bool:
-        """Return whether a fresh process would have noticeably more memory free than this one."""
-        if self.share is None or self._growth() <= NOT_GROWN * self.share:
+        """Return whether a fresh process would have noticeably more free memory than this one."""
+        if self.share is None or self._growth_bytes() <= MIN_GROWTH_SHARE * self.share:
             return False
         release()
-        return self._growth() > NOT_GROWN * self.share
+        return self._growth_bytes() > MIN_GROWTH_SHARE * self.share
 
-    def _growth(self) -> int:
-        """Return by how many bytes the process has grown; of what is only reserved, since its first unit."""
-        resident, counted = own_memory()
-        return max(resident - self.at_start[0], counted - (self.after_first[1] or counted))
+    def _growth_bytes(self) -> int:
+        """Return by how much the process has grown; for reserved memory, since its first unit."""
+        resident, counted = own_memory_bytes()
+        return max(
+            resident - self.bytes_at_start[0], counted - (self.bytes_after_first[1] or counted)
+        )
 
-    def words(self, alone: bool) -> str:
-        """Return what a unit that failed had of memory, and what to do about it."""
-        share, start, used = self.share or 0, self.at_start[1], own_memory()[1]
+    def description(self, alone: bool) -> str:
+        """Return how much memory a failed unit had, and how to give it more."""
+        share, start, used = self.share or 0, self.bytes_at_start[1], own_memory_bytes()[1]
         if not alone and self.has_grown():
             return (
-                f"the worker's memory grew from {size_text(start)} to {size_text(used)}, of a share of {size_text(share)}, "
-                "as it did unit after unit: does the function keep something of each? If it must: Model(max_units_per_worker=)"
+                f"the worker's memory grew from {size_text(start)} to {size_text(used)}, of a share"
+                f" of {size_text(share)}, unit after unit: does the function keep data of each?"
+                " If it must: Model(max_units_per_worker=)"
             )
         free = size_text(max(share - start, 0))
         return (
-            f"it had {free} of memory to itself, in a worker's share of {size_text(share)}: {RAISE}"
+            f"it had {free} of memory to itself, in a worker's share of {size_text(share)}:"
+            f" {MEMORY_HINT}"
         )
 
 
 IN_LAMBDA = "AWS_LAMBDA_FUNCTION_MEMORY_SIZE" in os.environ
-RAISE = (  # on Lambda, a second worker begins at 3538 MB, and beyond that each has less
+MEMORY_HINT = (  # on Lambda, a second worker starts at 3538 MB, and from there on each has less
     "deploy with --memory 3537, all of which one worker has: no larger function gives a worker more"
     if IN_LAMBDA
     else "raise --memory or lower --workers"
@@ -246,5 +256,5 @@ RAISE = (  # on Lambda, a second worker begins at 3538 MB, and beyond that each 
 
 
 def size_text(count: float) -> str:
-    """Return bytes as people write them: 440 MiB, 1.9 GiB."""
+    """Return a number of bytes for people: 440 MiB, 1.9 GiB."""
     return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.0f} MiB"

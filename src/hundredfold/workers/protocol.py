@@ -1,4 +1,9 @@
-"""What a driver and a worker exchange: the worker's context, the events of its work, and marks in shared memory."""
+"""The data that a driver and a worker exchange: the worker's context, the events of its work, and
+its progress in shared memory.
+
+The progress is three integers: the unit at work, the time at which it began (monotonic, in ns), and
+the last unit of the slice that is still wanted.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +16,15 @@ from ..job import Job, Layout, Message, Model
 from ..ports.interfaces import Store
 from .code_snapshot import Snapshot
 
-NO_UNIT, ALL_UNITS = -1, -2  # what the first mark says when it names no single unit
+NO_UNIT, ALL_UNITS = -1, -2  # values of the first integer that name no single unit
 
 
-NO_STOP = 2**62  # what the third says when all units of a slice are wanted
+NO_STOP = 2**62  # value of the third integer when all units of the slice are wanted
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
-    """What a child needs to know, sent once."""
+    """The data that a worker needs, sent to it once."""
 
     job: Job
     layout: Layout
@@ -32,7 +37,7 @@ class WorkerContext:
 
 @dataclass(frozen=True, slots=True)
 class ChunkDone:
-    """Units first..last are done: their results and accounts, as they will lie in the store."""
+    """Units first..last are done: their results and statuses, as they are stored."""
 
     message: Message
     results: bytes | pa.Buffer
@@ -41,7 +46,7 @@ class ChunkDone:
 
 @dataclass(frozen=True, slots=True)
 class SliceDone:
-    """The units up to `last` are done: all that were asked for, or as many as were wanted in the end."""
+    """The units up to `last` are done: all of the message, or as many as were still wanted."""
 
     message: Message
     last: int
@@ -49,14 +54,14 @@ class SliceDone:
 
 @dataclass(frozen=True, slots=True)
 class SliceRejected:
-    """The function raised on many units at once: they want to be tried in halves."""
+    """The function raised on several units at once: they are to be tried in halves."""
 
     message: Message
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerDied:
-    """The child died, and why: on `unit`, on `many` units at once, or (neither) before it reached any."""
+    """The worker died: on `unit`, on `many` units at once, or (neither) before it reached any."""
 
     message: Message
     unit: int | None
@@ -64,9 +69,12 @@ class WorkerDied:
     reason: str
     done: int  # the last unit whose chunk arrived; first - 1 if none did
     outside: bool = False  # it was killed from outside: the unit may be innocent
-    memory: str = ""  # it ran out of memory: "said", "killed" for it, or "aborted" as when an allocation fails
-    fresh: bool = False  # it had been given nothing before this slice
-    internal: bool = False  # it ended itself for an error that the function did not raise; `error`, where that is one of ours
+    # if it ran out of memory: "reported" by it, "killed" for it, or "aborted" (as when an
+    # allocation fails)
+    memory: str = ""
+    fresh: bool = False  # it had executed no other slice before
+    # it ended itself for an error that the function did not raise; `error`, if that is one of ours
+    internal: bool = False
     error: HundredfoldError | None = None
 
 

@@ -1,12 +1,14 @@
-"""A supervisor: the parent process of one worker, that leaves nothing alive which the worker started.
+"""The supervisor process: the parent of one worker, which ends every process that the worker
+started.
 
-The supervisor leads a session of its own and forks the worker into it.  On Linux it is a subreaper: whatever the user's
-function starts stays a descendant of it, also in a session of its own or as a daemon.  It ends the worker, and then all that
-is left, when the driver asks for it or is gone, when the fork server is gone, or when the worker has ended by itself.  It
-does nothing else, so that it is there to do so.
+The supervisor leads a session of its own and forks the worker into it. On Linux it is a subreaper:
+every process that the user's function starts remains its descendant, even in a session of its own
+or as a daemon. The supervisor ends the worker, and then all other descendants, when the driver
+requests it or is gone, when the fork server is gone, or when the worker has ended by itself. It has
+no other task, so nothing can keep it from this one.
 
-It reports to the driver over a socket, in lines: `pid N`, then `exit CODE`, or `failed REASON` instead of both.  The socket is
-closed when all is ended.
+It reports to the driver over a socket, in lines: `pid N`, then `exit CODE`, or `failed REASON`
+instead of both. The socket is closed when all processes have ended.
 """
 
 from __future__ import annotations
@@ -24,27 +26,29 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     import psutil
 
-END_S = 10.0  # seconds after which a process that cannot be killed (in an uninterruptible wait) is given up
-POLL_S = 0.02
+# for a process that cannot be killed (in an uninterruptible wait); then it is given up
+MAX_END_S = 10.0
+POLL_INTERVAL_S = 0.02
 SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 
-def supervise(leash: socket.socket, alive: int | None, work: Callable[[], object]) -> NoReturn:
-    """Run `work` in a child process, see to its end and to that of all it started, and end.
+def supervise(control: socket.socket, alive: int | None, work: Callable[[], object]) -> NoReturn:
+    """Run `work` in a child process, ensure its end and that of all it started, and exit.
 
-    leash: the driver's line; its end, or a byte from it, is the order to end.
+    control: the socket to the driver; its end, or a byte from it, is the request to end the worker.
     alive: a pipe that the fork server keeps open as long as it lives.
     """
     try:
-        _supervise(leash, alive, work)
-    except BaseException as error:  # noqa: BLE001  # whatever it is, the driver learns of it, and this process ends
+        _supervise(control, alive, work)
+    except BaseException as error:  # noqa: BLE001
+        # any error is reported to the driver, and this process exits
         with contextlib.suppress(BaseException):
-            report(leash, f"failed {type(error).__name__}: {error}")
+            report(control, f"failed {type(error).__name__}: {error}")
     finally:
         os._exit(0)
 
 
-def _supervise(leash: socket.socket, alive: int | None, work: Callable[[], object]) -> None:
+def _supervise(control: socket.socket, alive: int | None, work: Callable[[], object]) -> None:
     with contextlib.suppress(OSError):
         os.setsid()
     become_subreaper()
@@ -71,39 +75,40 @@ def _supervise(leash: socket.socket, alive: int | None, work: Callable[[], objec
             signal.set_wakeup_fd(-1)
             for number, handler in before.items():
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
-            for descriptor in (woken, wake, leash.detach(), *([] if alive is None else [alive])):
+            for descriptor in (woken, wake, control.detach(), *([] if alive is None else [alive])):
                 os.close(descriptor)
-            _die_with_parent(me)
+            _exit_with_parent(me)
             work()
         finally:
             os._exit(1)
-    report(leash, f"pid {worker}")
-    code = _watch(worker, [leash.fileno(), *([] if alive is None else [alive])], woken, asked)
-    report(leash, f"exit {code}")
+    report(control, f"pid {worker}")
+    code = _watch(worker, [control.fileno(), *([] if alive is None else [alive])], woken, asked)
+    report(control, f"exit {code}")
     end_descendants()
 
 
-def report(leash: socket.socket, line: str) -> None:
+def report(control: socket.socket, line: str) -> None:
     with contextlib.suppress(OSError):  # the driver is gone
-        leash.sendall(f"{line}\n".encode(errors="replace"))
+        control.sendall(f"{line}\n".encode(errors="replace"))
 
 
 def _watch(worker: int, orders: list[int], woken: int, asked: list[int]) -> int:
-    """Wait for the worker's end, or for the order to end it; its exit code."""
+    """Wait for the worker's end, or for the request to end it; return its exit code."""
     poll = select.poll()
     for descriptor in (*orders, woken):
         poll.register(descriptor, select.POLLIN)
     until: float | None = None
     while True:
         ready = {
-            descriptor for descriptor, _ in poll.poll(None if until is None else 1000 * POLL_S)
+            descriptor
+            for descriptor, _ in poll.poll(None if until is None else 1000 * POLL_INTERVAL_S)
         }
         with contextlib.suppress(BlockingIOError):
             os.read(woken, 4096)
         if until is None and (ready.intersection(orders) or signal.SIGTERM in asked):
-            until = time.monotonic() + END_S
+            until = time.monotonic() + MAX_END_S
             if not _has_subreaper():
-                kill(descendants())  # while they can be found below the worker
+                kill(descendants())  # now, while they can be found below the worker
             os.kill(worker, signal.SIGKILL)
         asked.clear()
         for pid, status in _ended_children():
@@ -122,25 +127,27 @@ def _ended_children() -> list[tuple[int, int]]:
 
 
 def end_descendants() -> None:
-    """Kill everything below this process, and wait for its end."""
-    until = time.monotonic() + END_S
+    """Kill all descendants of this process, and wait for their end."""
+    until = time.monotonic() + MAX_END_S
     while True:
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         except ChildProcessError:
             if _has_subreaper():
-                return  # nothing is left: an orphan would be a child of this process
+                return  # none is left: an orphan would be a child of this process
         left = descendants()
         if not left or time.monotonic() > until:
             return
         kill(left)
-        select.poll().poll(1000 * POLL_S / 4)
+        select.poll().poll(1000 * POLL_INTERVAL_S / 4)
 
 
 def descendants(keep: Container[int] = ()) -> list[psutil.Process]:
-    """All processes below this one (`keep`, and what is below these, excepted), and those of its session: orphans are found by
-    it where there is no subreaper."""
+    """Return the descendants of this process, except `keep` and their descendants.
+
+    Without a subreaper, orphans are found as the other processes of this session.
+    """
     import psutil
 
     me = psutil.Process()
@@ -163,7 +170,8 @@ def kill(processes: Iterable[psutil.Process]) -> None:
 
     for process in processes:
         with contextlib.suppress(psutil.Error, OSError):  # it has ended, or belongs to another user
-            process.kill()  # psutil compares the time at which it began: the number may be another's by now
+            # psutil compares its start time too: the id may belong to another process by now
+            process.kill()
 
 
 _subreaper = False
@@ -174,14 +182,14 @@ def _has_subreaper() -> bool:
 
 
 def become_subreaper() -> None:
-    """Be the parent of every orphan below this process, where the system can (Linux)."""
+    """Become the parent of every orphan below this process, if the system supports it (Linux)."""
     global _subreaper
     _subreaper = _prctl(SET_CHILD_SUBREAPER, 1)
 
 
-def _die_with_parent(parent: int) -> None:
+def _exit_with_parent(parent: int) -> None:
     _prctl(SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before
+    if os.getppid() != parent:  # the parent ended before
         os._exit(1)
 
 

@@ -1,11 +1,13 @@
-"""One thread for each child's BLAS and OpenMP: unpinned, N children start N threads each and fight over the cores.
+"""One thread for the BLAS and OpenMP of each worker: without it, N workers start N threads each and
+compete for the cores.
 
-The server that forks children imports this first of all, before any library that reads these names.  They are set there and
-not in the driver, where a thread that changes the environment while DuckDB or the C library reads it ends the process.
+The fork server imports this module first, before any library that reads these variables. They are
+set there and not in the driver: a thread that changes the environment while DuckDB or the C library
+reads it crashes the process.
 """
 
 import os
 
-from .start import THREAD_ENV
+from .start_method import THREAD_ENV
 
 os.environ.update(THREAD_ENV)

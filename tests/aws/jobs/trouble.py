@@ -73,11 +73,11 @@ def outlasts() -> None:
     """Let this unit have begun long before its limit: however busy the machine is, no other unit
     comes near to that.
     """
-    from hundredfold.workers.child import UnitRunner
+    from hundredfold.workers.unit_runner import UnitRunner
 
     for found in gc.get_objects():
         if isinstance(found, UnitRunner):
-            found.marks[1] -= int(100 * LIMIT_S * 1e9)
+            found.progress[1] -= int(100 * LIMIT_S * 1e9)
     time.sleep(3600)
 
 

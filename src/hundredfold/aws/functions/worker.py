@@ -121,11 +121,11 @@ class LambdaWorkerPool(WorkerPool):
     def idle(self) -> Sequence[WorkerSlot]:
         return () if self.closing else super().idle()
 
-    def give(
+    def assign(
         self, slot: WorkerSlot, message: Message, narrow: bool = False, final: bool = False
     ) -> None:
         self.firsts.setdefault(slot, message.first)
-        super().give(slot, message, narrow, final)
+        super().assign(slot, message, narrow, final)
 
     def close(self) -> bool:
         """Begin nothing more, and end with the units that are at work; whether all have."""
@@ -135,25 +135,25 @@ class LambdaWorkerPool(WorkerPool):
         return not self.busy()
 
     def busy(self) -> list[WorkerSlot]:
-        return [slot for slot in self.hands if slot.message is not None]
+        return [slot for slot in self.slots if slot.message is not None]
 
     @property
-    def at_rest(self) -> bool:
+    def is_idle(self) -> bool:
         return not self.busy()
 
     def reached(self) -> bool:
         """Whether any slot is at a unit, or at many at once."""
-        return any(slot.marks[0] != NO_UNIT for slot in self.busy())
+        return any(slot.progress[0] != NO_UNIT for slot in self.busy())
 
     def at_work(self) -> list[int]:
         """The units that hands are at just now."""
-        return [unit for unit, _ in map(self.at, self.busy()) if unit >= 0]
+        return [unit for unit, _ in map(self.position, self.busy()) if unit >= 0]
 
     def too_long(self, seconds: float) -> list[int]:
         """Units at work that would take all of another call's time as well, if a call has so many
         seconds.
         """
-        at = [(self.firsts[slot], *self.at(slot)) for slot in self.busy()]
+        at = [(self.firsts[slot], *self.position(slot)) for slot in self.busy()]
         return [
             unit
             for first, unit, since in at
@@ -507,7 +507,7 @@ def crew_for(context: WorkerContext, attempt: int, scratch: Path) -> LambdaWorke
     same run.
     """
     pool = _crews.get((context.layout.run, attempt))
-    if pool is None or any(slot.process is None or slot.message is not None for slot in pool.hands):
+    if pool is None or any(slot.process is None or slot.message is not None for slot in pool.slots):
         stop_crew()
         memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "2048"))
         size = max(1, memory // VCPU)
