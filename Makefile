@@ -57,11 +57,11 @@ test-matrix: $(VENV)/venv.done $(if $(findstring --short,$(MATRIX)),,$(EMULATOR)
 drill-aws: $(VENV)/dev.done $(EMULATOR)/done  ## thousands of batches on emulated AWS, with killed workers and lost events: minutes
 	$(BIN)/python -m pytest -m drill tests/aws
 
-lint: $(VENV)/dev.done  ## check format, style, types and the language of the docs
+lint: $(VENV)/dev.done  ## check format, style, types and language
 	$(BIN)/ruff format --check src tests examples benchmarks docs
 	$(BIN)/ruff check src tests examples benchmarks docs
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/docs/test_language.py
+	$(BIN)/python -m pytest -q tests/docs/test_language.py tests/docs/test_style.py
 
 format: $(VENV)/dev.done  ## put the code into the house's format
 	$(BIN)/ruff format src tests examples benchmarks docs

@@ -1,0 +1,77 @@
+"""Rules of style that no linter has: names of tests, and lists of exceptions that only shrink."""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TESTS = ROOT / "tests"
+MAX_TEST_NAME_CHARACTERS = 70
+MAX_LINE_CHARACTERS = 100
+
+# folders of tests with longer names: one that has none leaves this list, and none enters it
+LONG_TEST_NAMES = {"aws", "cli", "demo", "examples", "faults", "oracle", "pipeline", "tariffs"}
+FOLDERS = sorted({path.parent.name for path in TESTS.glob("*/test_*.py")})
+
+
+def configuration() -> dict[str, Any]:
+    tools: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]
+    return tools
+
+
+def names_of_tests(path: Path) -> Iterator[str]:
+    """Yield the names of the tests in a file."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            yield node.name
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_names_of_tests_are_sentences_that_fit_a_line(folder: str) -> None:
+    names = [name for path in TESTS.glob(f"{folder}/**/test_*.py") for name in names_of_tests(path)]
+    long = [name for name in names if len(name) > MAX_TEST_NAME_CHARACTERS]
+    if folder in LONG_TEST_NAMES:
+        assert long, f"tests/{folder} passes: take it out of LONG_TEST_NAMES"
+    else:
+        assert not long
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_names_of_tests_are_unique_within_a_file(folder: str) -> None:
+    for path in TESTS.glob(f"{folder}/**/test_*.py"):
+        counts = Counter(names_of_tests(path))
+        assert [name for name, count in counts.items() if count > 1] == [], path.name
+
+
+def long_line_patterns() -> list[str]:
+    ignored = configuration()["ruff"]["lint"]["per-file-ignores"]
+    return [pattern for pattern, rules in ignored.items() if "E501" in rules]
+
+
+def test_the_linter_checks_the_length_of_lines() -> None:
+    settings = configuration()["ruff"]
+    assert settings["line-length"] == MAX_LINE_CHARACTERS
+    assert "E501" not in settings["lint"]["ignore"]
+
+
+@pytest.mark.parametrize("pattern", long_line_patterns())
+def test_a_folder_that_may_have_long_lines_still_has_some(pattern: str) -> None:
+    start, _, names = pattern.partition("{")
+    globs = [start + name + ".py" for name in names.partition("}")[0].split(",")]
+    globs = globs if names else [pattern.replace("/*.py", "/**/*.py")]  # ruff's * includes /
+    files = [path for glob in globs for path in ROOT.glob(glob)]
+    lines = (line for path in files for line in path.read_text("utf-8").splitlines())
+    assert any(len(line) > MAX_LINE_CHARACTERS for line in lines), "take it out of pyproject.toml"
+
+
+def test_mypy_checks_every_folder_of_tests_that_it_names() -> None:
+    checked = [name for name in configuration()["mypy"]["files"] if name.startswith("tests")]
+    assert checked
+    assert [name for name in checked if not (ROOT / name).exists()] == []
