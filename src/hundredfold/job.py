@@ -404,10 +404,10 @@ class Layout:
     def repairs(self, source: str) -> str:
         return f"{self.root}/repairs/{source}.parquet"
 
-    def verdict(self) -> str:
+    def validation_result(self) -> str:
         return f"{self.root}/verdict.json"
 
-    def verdict_of(self, source: str) -> str:
+    def source_validation_result(self, source: str) -> str:
         return f"{self.root}/verdicts/{source}.json"
 
     def model(self, model: str) -> str:
@@ -416,7 +416,7 @@ class Layout:
     def manifest(self, model: str) -> str:
         return f"{self.model(model)}/manifest.json"
 
-    def draft(self, model: str) -> str:
+    def manifest_draft(self, model: str) -> str:
         return f"{self.model(model)}/draft.json"
 
     def units(self, model: str) -> str:
@@ -432,7 +432,7 @@ class Layout:
         """`part` is 'results' or 'ledger'; the ledger, written last, is the commit."""
         return f"{self.outcomes(message.model)}/{message.attempt:03d}-{message.batch:06d}-{message.first:010d}-{message.last:010d}.{part}.arrow"
 
-    def slice(self, key: str) -> Message | None:
+    def parse_outcome_key(self, key: str) -> Message | None:
         """The slice that a committed outcome covers, from its key; None for anything else."""
         found = re.fullmatch(
             r"runs/([^/]+)/models/([^/]+)/outcomes/(\d+)-(\d+)-(\d+)-(\d+)\.ledger\.arrow", key

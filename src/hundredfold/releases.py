@@ -12,7 +12,7 @@ from .data.checksums import parsed_json
 from .errors import DamagedFile
 from .job import releases_of as releases_folder
 from .pipeline.publish import Release
-from .pipeline.publish import folder_of as release_folder
+from .pipeline.publish import release_folder as release_folder
 from .ports.interfaces import RunHome, Store
 
 __all__ = ["Release", "RunHome", "Store", "parse_release", "release_folder", "releases_folder"]

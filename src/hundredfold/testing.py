@@ -97,7 +97,7 @@ class MemoryStore:
 @dataclass(slots=True)
 class _Letter:
     body: str
-    received: int = 0
+    receive_count: int = 0
     receipt: str = ""
     due: float = -math.inf  # when its lease ends, or has ended
 
@@ -195,13 +195,13 @@ class MemoryQueue:
             for letter in self._letters.values():
                 if letter.due > now:
                     soonest = min(soonest, letter.due)
-                elif letter.received < self._max_receives:
-                    letter.received, letter.receipt, letter.due = (
-                        letter.received + 1,
+                elif letter.receive_count < self._max_receives:
+                    letter.receive_count, letter.receipt, letter.due = (
+                        letter.receive_count + 1,
                         token_hex(8),
                         now + self._visibility,
                     )
-                    return Delivery(letter.body, letter.receipt, letter.received)
+                    return Delivery(letter.body, letter.receipt, letter.receive_count)
             return soonest
 
     def _held(self, receipt: str) -> int | None:
@@ -220,7 +220,7 @@ class MemoryQueue:
         return [
             number
             for number, letter in self._letters.items()
-            if letter.received >= self._max_receives and letter.due <= now
+            if letter.receive_count >= self._max_receives and letter.due <= now
         ]
 
 

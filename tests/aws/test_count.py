@@ -59,5 +59,5 @@ def test_the_last_outcome_of_each_unit_counts(
             len(last),
             sum(last.values()),
         )
-        assert "\n" not in found.lately
+        assert "\n" not in found.last_failure
     assert count.look() == found

@@ -133,7 +133,7 @@ def test_a_damaged_note_of_a_run_is_named(runner: InProcessRunner, afar: Afar, n
     )
     (
         there.store.delete(there.layout.verdict()),
-        there.store.delete(there.layout.verdict_of("things")),
+        there.store.delete(there.layout.source_validation_result("things")),
     )
     with pytest.raises(DamagedFile, match=re.escape(name)):
         there.prepare("m", parts=1)

@@ -26,7 +26,7 @@ from hundredfold.local.sqlite_queue import AttendedClock, SqliteQueue
 from hundredfold.ports.interfaces import Record
 from hundredfold.ports.run_states import State
 from hundredfold.runs.backend import RunArguments
-from hundredfold.runs.run import newest
+from hundredfold.runs.run import newest_run
 from hundredfold.testing import ManualClock, MemoryLedger
 from support.waits import HANG_S, LIMIT_S, wait_until
 
@@ -53,7 +53,7 @@ def test_a_lease_that_its_holder_extends_outlasts_any_step_of_the_clock(tmp_path
             queue.depth()
         again = queue.receive()
         assert again is not None
-        assert again.received == 2
+        assert again.receive_count == 2
 
 
 def test_a_lease_does_not_outlive_a_start_of_the_machine(tmp_path, monkeypatch):
@@ -66,7 +66,7 @@ def test_a_lease_does_not_outlive_a_start_of_the_machine(tmp_path, monkeypatch):
     with closing(SqliteQueue(tmp_path / "q")) as queue:
         found = queue.receive()
         assert found is not None
-        assert found.received == 2
+        assert found.receive_count == 2
 
 
 def test_runs_keep_their_order_where_the_clock_was_set_back(tmp_path):
@@ -84,7 +84,7 @@ def test_runs_keep_their_order_where_the_clock_was_set_back(tmp_path):
                 home, job_of(double), "", {"s": pa.table({"k": [1], "x": [1.0]})}, RunArguments()
             )
         )
-        assert newest(home).id == begun[-1]
+        assert newest_run(home).id == begun[-1]
     assert [record.id for record in home.ledger.runs()][:-1] == begun[::-1]
     assert {run[:15] for run in begun} == {"21000101-000000"}
 

@@ -20,7 +20,7 @@ import hundredfold
 from hundredfold import Job, Model, Publish, Source, open_run, resume, retry
 from hundredfold.errors import JobError, StateError
 from hundredfold.pipeline.runner import NullCallbacks
-from hundredfold.runs.code_fingerprint import code_of, differences
+from hundredfold.runs.job_code import differences, read_job_code
 from support.waits import HANG_S
 
 PACKAGE = {
@@ -304,7 +304,7 @@ class Times:
 
 
 def prints(work: Any, **how: Any) -> Any:
-    return code_of(Job("p", [Source("s", **how)], [Model("m", ("k",), work)]))
+    return read_job_code(Job("p", [Source("s", **how)], [Model("m", ("k",), work)]))
 
 
 def test_the_fingerprint_follows_what_a_function_is_made_of():

@@ -114,7 +114,7 @@ def drive(
 
 def resume(home: Path, job: Job = JOB) -> None:
     there = Home(home, make=False)
-    drive(there, job, verbs.resuming(there, there.ledger.read("r"), job))
+    drive(there, job, verbs.resume_event(there, there.ledger.read("r"), job))
 
 
 def retry(home: Path) -> None:

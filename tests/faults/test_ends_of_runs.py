@@ -20,7 +20,7 @@ import hundredfold
 from hundredfold import Job, Model, Publish, Source, open_run
 from hundredfold.errors import HomeError, PublishRefused, UsageError
 from hundredfold.local.home import FORMAT, Home
-from hundredfold.pipeline.publish import current
+from hundredfold.pipeline.publish import current_version
 from hundredfold.pipeline.runner import NullCallbacks
 from hundredfold.ports.run_states import Event
 from support.waits import HANG_S
@@ -155,7 +155,7 @@ def test_a_run_of_which_every_unit_failed_is_held_back(tmp_path, publish, limit)
     assert open_run("r", home=tmp_path).state == "held"
     with pytest.raises(PublishRefused, match="all 2 units of m failed"):
         hundredfold.publish("r", home=tmp_path, job=job, max_failed=1.0)
-    assert current("none", Home(tmp_path).store) is None
+    assert current_version("none", Home(tmp_path).store) is None
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -178,7 +178,7 @@ def test_an_older_run_does_not_replace_the_release_of_a_newer_one(tmp_path):
         go(tmp_path, run_id="older", callbacks=raising("collected"))
     while go(tmp_path).record.created == open_run("older", home=tmp_path).record.created:
         pass  # created within the same second
-    version = current("ends", home.store)
+    version = current_version("ends", home.store)
     with pytest.raises(
         PublishRefused, match=f"release {version} is current, and it was made by a newer run"
     ) as told:
@@ -186,12 +186,12 @@ def test_an_older_run_does_not_replace_the_release_of_a_newer_one(tmp_path):
     assert (
         told.value.hint == "to replace it all the same: hundredfold publish older --replace-newer"
     )
-    assert (open_run("older", home=tmp_path).state, current("ends", home.store)) == (
+    assert (open_run("older", home=tmp_path).state, current_version("ends", home.store)) == (
         "held",
         version,
     )
     done = hundredfold.publish("older", home=tmp_path, job=JOB, replace_newer=True)
-    assert (done.state, done.release.version, current("ends", home.store)) == (
+    assert (done.state, done.release.version, current_version("ends", home.store)) == (
         "done",
         version + 1,
         version + 1,
@@ -208,10 +208,10 @@ def test_resume_does_not_undo_a_rollback(tmp_path):
     )  # running, as the killed driver left it
     assert hundredfold.rollback("ends", home=tmp_path).version == 1
     done = hundredfold.resume("second", home=tmp_path, job=JOB)
-    assert (done.state, current("ends", home.store)) == ("done", 1)
+    assert (done.state, current_version("ends", home.store)) == ("done", 1)
     assert done.release.version == 2
     go(tmp_path)
-    assert current("ends", home.store) == 3  # a new run may publish
+    assert current_version("ends", home.store) == 3  # a new run may publish
     assert hundredfold.rollback("ends", home=tmp_path, to=2).version == 2
     assert json.loads((tmp_path / "releases/ends/current.json").read_text())["withdrawn"] == [3]
 

@@ -159,7 +159,7 @@ def test_a_message_in_the_hand_of_a_killed_process_comes_back_with_its_count(
     assert queue.depth() == Depth(MESSAGES, 0, 0)
     returned = [queue.receive(), queue.receive()]
     assert {delivery.body for delivery in returned} == held
-    assert [delivery.received for delivery in returned] == [2, 2]
+    assert [delivery.receive_count for delivery in returned] == [2, 2]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

@@ -12,7 +12,7 @@ from annotated_types import Gt, Le
 
 from hundredfold import Job, Model, Publish, Source
 from hundredfold.errors import PublishRefused
-from hundredfold.pipeline.publish import current
+from hundredfold.pipeline.publish import current_version
 from support.in_process import InProcessRunner
 
 
@@ -78,7 +78,7 @@ def test_a_value_that_its_type_would_change_is_not_published(
             ["NULL", value],
             kind | None if not str(kind).startswith("typing.Optional") else kind,
         )
-    assert current("out", runner.store) is None
+    assert current_version("out", runner.store) is None
 
 
 @pytest.mark.parametrize(

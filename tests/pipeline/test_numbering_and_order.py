@@ -74,8 +74,8 @@ def test_arithmetic_and_sql_tell_the_same_units(warehouse: DuckWarehouse, table:
 
 def listed(numbering: Any, rows: int = 3) -> pa.Table:
     """The units, as they are once they are listed, so many at a time."""
-    units = pa.Table.from_batches(numbering.listed(rows)).combine_chunks()
-    numbering.use(units)
+    units = pa.Table.from_batches(numbering.batches_of_units(rows)).combine_chunks()
+    numbering.set_units(units)
     return units
 
 
@@ -86,7 +86,7 @@ def told(numbering: Any, warehouse: DuckWarehouse) -> dict[int, int]:
         row: unit
         for c in chunks
         for row, unit in zip(
-            c.column("row").to_pylist(), numbering.numbers(c.column(0)).tolist(), strict=True
+            c.column("row").to_pylist(), numbering.unit_numbers(c.column(0)).tolist(), strict=True
         )
     }
 
@@ -153,7 +153,7 @@ def test_a_key_that_was_not_there_when_units_were_counted_is_told(warehouse: Duc
         with pytest.raises(
             ConservationError, match="m: the query gave keys that it had not given a moment before"
         ):
-            found.numbers(chunks[0].column(0))
+            found.unit_numbers(chunks[0].column(0))
 
 
 def test_a_query_without_rows_has_no_unit(warehouse: DuckWarehouse) -> None:
@@ -161,7 +161,7 @@ def test_a_query_without_rows_has_no_unit(warehouse: DuckWarehouse) -> None:
     select = "SELECT * FROM keyed"
     for unit in (["k"], []):
         found = number_units("m", unit, select, warehouse.columns(select), warehouse)
-        assert not list(found.listed(10))
+        assert not list(found.batches_of_units(10))
 
 
 NUMBERS = [
@@ -204,7 +204,10 @@ VALUES: dict[str, tuple[st.SearchStrategy[Any], pa.DataType]] = {
     "zoned": (st.integers(-(2**63), 2**63 - 1), pa.timestamp("us", "Europe/Berlin")),
     "half": (st.sampled_from([0.0, -0.0, 1.5, -1.5, float("nan"), None]), pa.float16()),
     "single": (st.sampled_from([0.0, -0.0, 1.5, -1.5, float("inf"), None]), pa.float32()),
-    "money": (st.one_of(st.none(), st.decimals(-(10**9), 10**9, places=2)), pa.decimal128(20, 2)),
+    "money": (
+        st.one_of(st.none(), st.decimals(-(10**9), 10**9, places=2)),
+        pa.decimal128(20, 2),
+    ),
     "huge": (
         st.one_of(st.none(), st.integers(-(10**60), 10**60).map(Decimal)),
         pa.decimal256(70, 0),

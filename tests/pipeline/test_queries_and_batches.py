@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from hundredfold import Job, Model, Source, Unit
 from hundredfold.errors import HomeError, QueryError
-from hundredfold.sql.queries import UNIT_COST, pack
+from hundredfold.sql.queries import UNIT_COST, make_batches
 from support.in_process import InProcessRun, InProcessRunner
 
 ROWS = pa.table({"shop": ["a", "a", "b"], "week": [1, 2, 1], "x": [1.0, 2.0, 3.0]})
@@ -198,7 +198,7 @@ sizes = st.lists(st.integers(1, 60) | st.integers(1, 5000), min_size=1, max_size
 def test_batches_cover_all_units_in_order_within_the_limit(
     rows: np.ndarray, parts: int, most: int
 ) -> None:
-    batches = pack(rows, parts=parts, most_rows=most)
+    batches = make_batches(rows, parts=parts, most_rows=most)
     share = max(float(rows.sum() + UNIT_COST * len(rows)) / max(parts, 1), UNIT_COST)
     assert [unit for b in batches for unit in range(b.first, b.last + 1)] == list(range(len(rows)))
     assert [b.number for b in batches] == list(range(len(batches)))
@@ -218,7 +218,7 @@ def test_batches_cover_all_units_in_order_within_the_limit(
 
 
 def test_no_unit_is_no_batch() -> None:
-    assert pack(np.array([], np.int64), parts=4, most_rows=10) == []
+    assert make_batches(np.array([], np.int64), parts=4, most_rows=10) == []
 
 
 def test_batches_obey_their_limit_in_bytes_and_the_giant_is_alone(runner: InProcessRunner) -> None:

@@ -16,7 +16,7 @@ from annotated_types import Gt
 
 from hundredfold import Job, Model, Publish, Source
 from hundredfold.errors import PublishRefused, QueryError, SourceError, StateError
-from hundredfold.pipeline.publish import current, releases, rollback, within_limits
+from hundredfold.pipeline.publish import check_limits, current_version, releases, rollback
 from support.in_process import AS_OF, InProcessRun, InProcessRunner
 
 
@@ -81,14 +81,14 @@ def test_versions_count_up_and_publishing_again_makes_none(runner: InProcessRunn
         (1, None),
         (2, 1),
     ]
-    assert current("versions", runner.store) == 2
+    assert current_version("versions", runner.store) == 2
     assert first.publish(attempt=2).version == 3  # type: ignore[union-attr]  # after a retry
 
 
 def test_what_a_killed_driver_left_is_swept_and_named_by_nobody(runner: InProcessRunner) -> None:
     runner.store.put("releases/swept/000001/table.parquet", b"half")
     runner.store.put("releases/swept/000001/other.parquet", b"half")
-    assert current("swept", runner.store) is None
+    assert current_version("swept", runner.store) is None
     release = run_job(runner, "swept").publish()
     assert release is not None
     assert release.version == 1
@@ -117,7 +117,7 @@ def test_rollback_moves_the_pointer_and_the_next_release_builds_on_it(
     rollback("back", runner.store)
     release = run_job(runner, "back").publish()
     assert release is not None
-    assert (release.version, release.parent, current("back", runner.store)) == (4, 2, 4)
+    assert (release.version, release.parent, current_version("back", runner.store)) == (4, 2, 4)
 
 
 def test_there_is_nothing_to_roll_back_before_the_first_release(runner: InProcessRunner) -> None:
@@ -167,7 +167,7 @@ def test_a_publishing_query_that_does_not_give_the_contract_is_told(
     run = run_job(runner, "wrong", query)
     with pytest.raises(QueryError, match=words):
         run.publish()
-    assert current("wrong", runner.store) is None
+    assert current_version("wrong", runner.store) is None
 
 
 def test_rows_that_break_the_contract_are_not_published(runner: InProcessRunner) -> None:
@@ -179,7 +179,7 @@ def test_rows_that_break_the_contract_are_not_published(runner: InProcessRunner)
         match=r"table is not published: its rows break Line\n  shop must not be null: 1 row.*\n  price must be > 0: 1 row",
     ):
         run.publish()
-    assert current("broken", runner.store) is None
+    assert current_version("broken", runner.store) is None
 
 
 def test_more_failures_than_allowed_hold_the_release_back(runner: InProcessRunner) -> None:
@@ -200,9 +200,9 @@ def test_more_failures_than_allowed_hold_the_release_back(runner: InProcessRunne
         PublishRefused,
         match=r"held is held back: .*\n  prices: 1 of 2 units \(1 failed, 0 crashed\)",
     ):
-        within_limits(job, list(run.collected.values()), "r")
-    within_limits(job, list(run.collected.values()), "r", 1)
-    within_limits(job, list(run.collected.values()), "r", 0.5)
+        check_limits(job, list(run.collected.values()), "r")
+    check_limits(job, list(run.collected.values()), "r", 1)
+    check_limits(job, list(run.collected.values()), "r", 0.5)
 
 
 def test_json_lines_of_a_run_hold_nan_and_infinity_as_texts(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_a_column_that_is_published_twice_is_refused(
     )
     with pytest.raises(QueryError, match="gives a column more than once: "):
         run.publish()
-    assert current("twice", runner.store) is None
+    assert current_version("twice", runner.store) is None
 
 
 def test_a_column_twice_in_a_models_query_or_a_digest_is_refused(runner: InProcessRunner) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from hundredfold import Job, Model, Publish, Source
 from hundredfold.errors import PublishRefused, QueryError
-from hundredfold.pipeline.publish import current, releases
+from hundredfold.pipeline.publish import current_version, releases
 from support.in_process import InProcessRun, InProcessRunner
 
 FORMATS = ("parquet", "csv", "jsonl")
@@ -69,7 +69,7 @@ def test_a_type_that_would_come_out_as_another_is_refused(
         ) as told:
             run.all().publish()
         assert publish is False or "write " in str(told.value.hint)
-    assert current("types", runner.store) is None
+    assert current_version("types", runner.store) is None
 
 
 @pytest.mark.parametrize(

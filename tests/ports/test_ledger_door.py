@@ -15,7 +15,7 @@ import pytest
 
 from hundredfold.aws.adapters.dynamodb_ledger import DynamoLedger
 from hundredfold.errors import HomeError, NoSuchRun, StateError
-from hundredfold.local.sqlite_ledger import SqliteLedger, in_plain_words
+from hundredfold.local.sqlite_ledger import SqliteLedger, sqlite_errors
 from hundredfold.ports.interfaces import Record
 from hundredfold.ports.run_states import TABLE, Event, State, after
 from hundredfold.testing import MemoryLedger
@@ -374,7 +374,7 @@ def test_a_full_disk_is_told(tmp_path):
         db.execute("PRAGMA max_page_count = 2")  # SQLite answers as on a disk with no room
         with (
             pytest.raises(HomeError, match="the disk is full") as told,
-            in_plain_words(tmp_path / "ledger.sqlite", "damaged"),
+            sqlite_errors(tmp_path / "ledger.sqlite", "damaged"),
         ):
             db.execute("INSERT INTO t VALUES (?)", ("x" * 100_000,))
     assert "free some space" in told.value.hint

@@ -128,8 +128,8 @@ def test_a_message_that_is_not_deleted_comes_back(queue, clock):
     clock.advance(60)
     assert queue.depth() == Depth(1, 0, 0)
     second = queue.receive()
-    assert (first.body, first.received) == ("a", 1)
-    assert (second.body, second.received) == ("a", 2)
+    assert (first.body, first.receive_count) == ("a", 1)
+    assert (second.body, second.receive_count) == ("a", 2)
     assert first.receipt != second.receipt
 
 
@@ -198,7 +198,7 @@ def test_a_lease_is_extended_from_now_on(queue, clock):
     clock.advance(99)
     assert queue.receive() is None
     clock.advance(1)
-    assert queue.receive().received == 2
+    assert queue.receive().receive_count == 2
 
 
 def test_a_lease_can_be_made_shorter(queue, clock):
@@ -213,7 +213,7 @@ def test_extending_by_nothing_gives_the_message_back_at_once(queue):
     delivery = queue.receive()
     assert queue.extend(delivery.receipt, 0)
     assert not queue.extend(delivery.receipt, 60)
-    assert queue.receive().received == 2
+    assert queue.receive().receive_count == 2
 
 
 def test_a_receipt_that_was_given_back_is_good_for_nothing(exact):
@@ -228,7 +228,7 @@ def test_a_lease_that_ran_out_cannot_be_extended(queue, clock):
     receipt = queue.receive().receipt
     clock.advance(60)
     assert not queue.extend(receipt, 60)
-    assert queue.receive().received == 2
+    assert queue.receive().receive_count == 2
     assert not queue.extend(receipt, 60)
 
 
@@ -248,7 +248,7 @@ def test_the_last_delivery_is_in_flight_and_not_yet_dead(queue, clock):
         queue.receive()
         clock.advance(60)
     last = queue.receive()
-    assert last.received == 3
+    assert last.receive_count == 3
     assert queue.dead() == []
     assert queue.delete(last.receipt)
     clock.advance(60)
@@ -308,7 +308,7 @@ def test_release_ends_every_lease_and_keeps_the_counts(exact):
     assert exact.release() == 2
     assert exact.depth() == Depth(3, 0, 0)
     assert not any(exact.delete(receipt) for receipt in receipts)
-    assert [exact.receive().received for _ in range(3)] == [2, 2, 1]
+    assert [exact.receive().receive_count for _ in range(3)] == [2, 2, 1]
 
 
 def test_waiting_in_vain_takes_as_long_as_was_asked(exact, clock):
@@ -346,7 +346,7 @@ def test_waiting_ends_in_the_moment_in_which_a_lease_ends(exact, clock):
     exact.send(["a"])
     exact.receive()
     start = clock()
-    assert exact.receive(wait=100).received == 2
+    assert exact.receive(wait=100).receive_count == 2
     assert clock() - start == pytest.approx(60, abs=0.005)
 
 

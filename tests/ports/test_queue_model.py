@@ -30,7 +30,7 @@ SECONDS = st.sampled_from([0, 1, 9, 10, 11])
 @dataclass
 class Letter:
     body: str
-    received: int = 0
+    receive_count: int = 0
     receipt: str = ""
     due: float = 0.0
     buried: bool = False
@@ -74,7 +74,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def bury(self) -> None:
         for letter in self.at("waiting"):
-            letter.buried = letter.received >= MAX_RECEIVES
+            letter.buried = letter.receive_count >= MAX_RECEIVES
 
     @rule(count=st.integers(0, 3))
     def send(self, count: int) -> None:
@@ -92,9 +92,9 @@ class QueueMachine(RuleBasedStateMachine):
             assert delivery is None
             return multiple()
         letter = self.handed_out(waiting, delivery)
-        letter.received += 1
+        letter.receive_count += 1
         letter.receipt, letter.due = delivery.receipt, self.clock() + VISIBILITY
-        assert (delivery.body, delivery.received) == (letter.body, letter.received)
+        assert (delivery.body, delivery.receive_count) == (letter.body, letter.receive_count)
         return delivery.receipt
 
     def handed_out(self, waiting: list[Letter], _: Delivery) -> Letter:
@@ -140,7 +140,7 @@ class QueueMachine(RuleBasedStateMachine):
 class ExactMachine(QueueMachine):
     def at(self, place: str) -> list[Letter]:
         for letter in self.letters:
-            letter.buried = letter.received >= MAX_RECEIVES
+            letter.buried = letter.receive_count >= MAX_RECEIVES
         return super().at(place)
 
     @rule()

@@ -13,7 +13,7 @@ import pytest
 import hundredfold
 from conftest import Hand
 from hundredfold.errors import ContractError
-from hundredfold.pipeline.publish import folder_of
+from hundredfold.pipeline.publish import release_folder
 from tariffs import demo
 from tariffs.pricing import bundles, voice
 from tariffs.release.sales import BUNDLES, Sales
@@ -209,7 +209,7 @@ def test_the_demo_with_daily_sales_has_the_prices_of_the_weekly_one(tmp_path: Pa
     daily = {table: tmp_path / f"{table}.csv" for table, _ in TABLES}
     for sources in (places, {**places, **daily}):
         hundredfold.run(demo.JOB, sources, home=tmp_path / "home", as_of=demo.AS_OF, workers=1)
-    tables = [f"{tmp_path}/home/{folder_of('tariffs', n)}/price_table.parquet" for n in (1, 2)]
+    tables = [f"{tmp_path}/home/{release_folder('tariffs', n)}/price_table.parquet" for n in (1, 2)]
     differ = f"SELECT count(*) FILTER (a.price <> b.price OR a.current_price <> b.current_price), count(*) FROM '{tables[0]}' a JOIN '{tables[1]}' b USING (unit_key)"
     assert duckdb.sql(differ).fetchall() == [(0, 4 * 54 + 3 * 48)]
     short = daily["bundle_sales"].read_text().splitlines()

@@ -24,7 +24,7 @@ from hundredfold.data.checksums import put_json
 from hundredfold.errors import NoSuchRun
 from hundredfold.job import Layout
 from hundredfold.local.home import Home
-from hundredfold.pipeline.publish import Release, folder_of, point
+from hundredfold.pipeline.publish import Release, release_folder, set_current
 from support.emulator import DONE, MISSING, Emulator
 from tariffs.contracts import PriceRow
 from tariffs.release import actions, repository
@@ -168,7 +168,7 @@ class Place:
             )
         files = {}
         for format, data in (("csv", to_csv(rows)), ("parquet", to_parquet(rows))):
-            key = f"{folder_of(JOB, version)}/{NAME}.{format}"
+            key = f"{release_folder(JOB, version)}/{NAME}.{format}"
             self.store.put(key, data)
             files[key] = hashlib.sha256(data).hexdigest()
         run = f"run-{version}"
@@ -179,8 +179,10 @@ class Place:
         release = Release(
             JOB, version, parent, run, 1, "2026-06-29 06:00:00", {NAME: rows.num_rows}, files
         )
-        put_json(self.store, f"{folder_of(JOB, version)}/release.json", asdict(release), indent=1)
-        point(JOB, version, self.store)
+        put_json(
+            self.store, f"{release_folder(JOB, version)}/release.json", asdict(release), indent=1
+        )
+        set_current(JOB, version, self.store)
         return version
 
     def said(self, by: str = "ama", reason: str = "") -> Attribution:
@@ -263,7 +265,7 @@ class Place:
         return self.decisions.state(version).value
 
     def damage(self, version: int, format: str = "parquet") -> None:
-        self.store.put(f"{folder_of(JOB, version)}/{NAME}.{format}", b"not what was published")
+        self.store.put(f"{release_folder(JOB, version)}/{NAME}.{format}", b"not what was published")
 
 
 def on_disk(folder: Path) -> Place:

@@ -24,7 +24,7 @@ from click import Option
 from test_release_bench import Place, changed, in_s3, table
 
 import hundredfold
-from hundredfold.pipeline.publish import folder_of
+from hundredfold.pipeline.publish import release_folder
 from support.sales_after_release import bundles_after, voice_after
 from support.waits import HANG_S
 from tariffs import demo
@@ -217,7 +217,7 @@ def later(published: Path) -> tuple[pa.Table, pa.Table]:
     """The demo's sales with four weeks at the prices of release 1 behind them."""
     data, run = published.parent / "data", sorted((published / "runs").iterdir())[0]
     rows = read_parquet(
-        (published / folder_of("tariffs", 1) / "price_table.parquet").read_bytes()
+        (published / release_folder("tariffs", 1) / "price_table.parquet").read_bytes()
     ).to_pylist()
     sales, usage = (
         read_parquet((run / "sources/bundle_sales.parquet").read_bytes()),
@@ -295,7 +295,7 @@ def test_the_delta_on_disk_makes_the_active_table_into_the_new_one(in_use: Say, 
         line["unit_key"] for line in csv.DictReader(io.StringIO(files[".csv"].read_text()))
     ] == rows["unit_key"].to_pylist()
     old, new = (
-        read_parquet((home / folder_of("tariffs", v) / "price_table.parquet").read_bytes())
+        read_parquet((home / release_folder("tariffs", v) / "price_table.parquet").read_bytes())
         for v in (1, 2)
     )
     facts = {
@@ -320,7 +320,7 @@ def test_every_price_is_exported_with_the_state_that_it_has(in_use: Say, home: P
     told = in_use("export", "active")
     assert (told.code, told.err) == (0, "3,960 prices\n")
     prices = told.json
-    table = read_parquet((home / folder_of("tariffs", 1) / "price_table.parquet").read_bytes())
+    table = read_parquet((home / release_folder("tariffs", 1) / "price_table.parquet").read_bytes())
     assert [p["id"] for p in prices] == table["unit_key"].to_pylist()
     assert [p["price"]["value"] for p in prices] == table["price"].to_pylist()
     assert {p["lifecycleStatus"] for p in prices} == {"Launched"}
@@ -346,7 +346,7 @@ def test_a_draft_is_exported_as_it_was_published_and_the_active_one_with_its_sta
 ) -> None:
     assert (
         in_use("export", "2", "--format", "csv").out
-        == (home / folder_of("tariffs", 2) / "price_table.csv").read_text()
+        == (home / release_folder("tariffs", 2) / "price_table.csv").read_text()
     )
     in_use("export", "1", "--format", "csv", "--out", "active.csv")
     rows = list(csv.DictReader(io.StringIO((tmp_path / "active.csv").read_text())))
@@ -365,7 +365,7 @@ def test_the_kill_switch_works_when_the_newest_release_is_broken(in_use: Say, ho
         == 0
     )
     assert in_use("activate", "2", "--author", "kofi", *ALONE).code == 0
-    (home / folder_of("tariffs", 2) / "release.json").write_text("{half")
+    (home / release_folder("tariffs", 2) / "release.json").write_text("{half")
     done = in_use("kill", "--to", "last-approved")
     assert (done.code, "charging uses release 1" in done.out) == (0, True)
     status = in_use("status")
@@ -539,7 +539,7 @@ def test_a_digest_fits_the_terminal_and_stays_whole_in_a_pipe(
 
 def facts_of(home: Path) -> dict[str, Any]:
     """What release 1 says of itself."""
-    return dict(json.loads((home / folder_of("tariffs", 1) / "release.json").read_text()))
+    return dict(json.loads((home / release_folder("tariffs", 1) / "release.json").read_text()))
 
 
 def pointed(home: Path) -> dict[str, Any]:
@@ -664,7 +664,7 @@ def test_the_same_on_aws(stack: str, tmp_path: Path) -> None:
         assert (approved.code, approved.err) == (0, "")
         done = say("activate", version, "--author", "kofi", *ALONE, *then, *there, "--stack", stack)
         assert (done.code, done.err) == (0, "")
-    assert f"s3://{store.bucket}/{folder_of('tariffs', 2)}" in done.out
+    assert f"s3://{store.bucket}/{release_folder('tariffs', 2)}" in done.out
     assert say("delta", "2", "--against", "1", "--json", *there).json["changed"] == 1
     killed = say("kill", "--to", "last-approved", *there)
     assert (killed.code, "charging uses release 1" in killed.out) == (0, True)

@@ -14,7 +14,7 @@ import pyarrow.csv as pacsv
 import pytest
 
 import hundredfold
-from hundredfold.pipeline.publish import folder_of
+from hundredfold.pipeline.publish import release_folder
 from tariffs import demo
 from tariffs.release.guards import run_guards
 from tariffs.release.guards.context import GuardContext
@@ -35,7 +35,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> GuardContext:
 
 def subject_of(folder: Path, places: Any) -> GuardContext:
     table = read_parquet(
-        (folder / "home" / folder_of("tariffs", 1) / "price_table.parquet").read_bytes()
+        (folder / "home" / release_folder("tariffs", 1) / "price_table.parquet").read_bytes()
     )
     [entry] = {
         (version, run)

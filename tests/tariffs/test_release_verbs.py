@@ -20,7 +20,7 @@ import pytest
 from test_release_bench import CATALOGUE, NOW, Place, bundle, changed, in_s3, on_disk, table
 
 from hundredfold.errors import HomeError, PublishRefused, StateError, UsageError
-from hundredfold.pipeline.publish import current, folder_of, rollback
+from hundredfold.pipeline.publish import current_version, release_folder, rollback
 from hundredfold.testing import FaultInjector, FaultInjectorAfter, InjectedFault, MemoryStore
 from support.waits import HANG_S
 from tariffs.release import actions, repository
@@ -70,7 +70,7 @@ def test_approved_by_one_and_activated_by_another_charging_uses_it(place: Place)
     assert place.decisions.charging is None
     place.activate(version, by="kofi", reason="week 27")
     assert place.state(version) == "active"
-    assert place.pointer["folder"] == folder_of(JOB, version)
+    assert place.pointer["folder"] == release_folder(JOB, version)
     assert (place.pointer["version"], place.pointer["rule"], place.pointer["by"]) == (
         version,
         False,
@@ -110,9 +110,9 @@ def test_what_the_job_published_stays_as_it_was(place: Place) -> None:
     before = {
         key: place.store.get(key).to_pybytes()
         for v in (1, 2)
-        for key in place.store.list(f"{folder_of(JOB, v)}/")
+        for key in place.store.list(f"{release_folder(JOB, v)}/")
     }
-    now = current(JOB, place.store)
+    now = current_version(JOB, place.store)
     for version in (1, 2):
         place.approve(version)
         place.activate(version)
@@ -120,9 +120,9 @@ def test_what_the_job_published_stays_as_it_was(place: Place) -> None:
     assert {
         key: place.store.get(key).to_pybytes()
         for v in (1, 2)
-        for key in place.store.list(f"{folder_of(JOB, v)}/")
+        for key in place.store.list(f"{release_folder(JOB, v)}/")
     } == before
-    assert current(JOB, place.store) == now == 2
+    assert current_version(JOB, place.store) == now == 2
     rollback(JOB, place.store)  # the job's own pointer is another one
     assert place.decisions.charging == Table(2, rule=True)
 
@@ -265,7 +265,7 @@ def test_time_that_passes_after_the_approval_is_looked_at(disk: Place) -> None:
 
 def test_a_release_that_is_not_the_approved_one_any_more_is_not_activated(disk: Place) -> None:
     disk.approve(disk.publish())
-    disk.store.delete(folder_of(JOB, 1))
+    disk.store.delete(release_folder(JOB, 1))
     assert disk.publish(DEAR) == 1  # the version is made again
     with pytest.raises(
         StateError,
@@ -338,7 +338,7 @@ def test_the_kill_switch_goes_back_to_the_table_before(place: Place) -> None:
     place.use(DEAR)
     done = place.kill(LAST_APPROVED)
     assert (place.state(1), place.state(2)) == ("active", "withdrawn")
-    assert place.pointer["folder"] == folder_of(JOB, 1)
+    assert place.pointer["folder"] == release_folder(JOB, 1)
     assert [str(event) for _, event in done.entry.moves] == ["kill", "restore"]
 
 
@@ -367,7 +367,7 @@ def test_it_works_when_the_newest_and_the_active_release_are_broken(
     place.use(DEAR)
     place.publish()
     for version in (2, 3):
-        for key in list(place.store.list(f"{folder_of(JOB, version)}/")):
+        for key in list(place.store.list(f"{release_folder(JOB, version)}/")):
             if broken == "everything":
                 place.store.delete(key)
             elif key.endswith(broken):
@@ -448,7 +448,7 @@ def test_without_rule_table_and_release_it_says_where_else_to_go(disk: Place) ->
     disk.use()
     disk.use(DEAR)
     disk.store.delete("releases/tariffs/rule/000002")
-    disk.store.delete(folder_of(JOB, 2))
+    disk.store.delete(release_folder(JOB, 2))
     with pytest.raises(
         StateError, match="the rule table of release 2 is not there, and cannot be made"
     ) as refused:
@@ -685,7 +685,7 @@ def test_the_facts_tell_every_release_with_its_last_decision(disk: Place) -> Non
     disk.use(DEAR)
     disk.publish()
     disk.damage(3)
-    disk.store.put(f"{folder_of(JOB, 4)}/release.json", b"{half")
+    disk.store.put(f"{release_folder(JOB, 4)}/release.json", b"{half")
     facts = actions.status_facts(disk.decisions, disk.store)
     assert facts["charging"] == {
         "version": 2, "rule": False, "canary": None, "places": [], "unchanged": False, "step": 0, "after": "", "since": "2026-06-29T12:00:00Z", "by": "kofi", "entry": 4,
@@ -703,7 +703,7 @@ def test_the_facts_tell_every_release_with_its_last_decision(disk: Place) -> Non
 def test_a_release_that_the_log_knows_and_nobody_finds_is_told(disk: Place) -> None:
     disk.use()
     disk.use(DEAR)
-    disk.store.delete(folder_of(JOB, 1))
+    disk.store.delete(release_folder(JOB, 1))
     (one,) = [
         r for r in actions.status_facts(disk.decisions, disk.store)["releases"] if r["version"] == 1
     ]

@@ -42,13 +42,13 @@ from ..ports.run_states import Event, State, after
 from ..runs.backend import Interruption, RunArguments
 from ..runs.job_loader import load_job
 from ..runs.names import check_aws_run_id
-from ..runs.retry import discard, plan_rest, plan_retry_of_run
+from ..runs.retry import discard, plan_remaining, plan_retry_of_run
 from ..runs.run import Run, find_run
 from ..runs.start import (
     check_arguments,
     check_declared,
     check_names,
-    decided,
+    decided_options,
     new_run_id,
     parse_as_of,
 )
@@ -190,7 +190,8 @@ class AwsBackend:
             )
         _check_code(there, record, "publish", arguments.accept_new_code)
         there.ledger.note(
-            record.id, options=decided(record, arguments.max_failed, arguments.replace_newer)
+            record.id,
+            options=decided_options(record, arguments.max_failed, arguments.replace_newer),
         )
         _plan_new_code(there, record)
         return _go_again(there, record, Event.START, callbacks, arguments.wait)
@@ -362,7 +363,7 @@ def _plan_new_code(there: StackHome, record: Record) -> None:
     each unit's attempt says by which.
     """
     if is_other(record, there.place.code):
-        left = plan_rest(there, record, load_job(record.ref))
+        left = plan_remaining(there, record, load_job(record.ref))
         attempt = record.attempt + 1
         _keep_code(there, record, attempt)
         if left:

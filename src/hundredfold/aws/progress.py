@@ -27,14 +27,14 @@ class ProgressReader:
         self.store, self.layout, self.model = store, layout, model
         self.coverage = Coverage(units)
         self.bad: set[int] = set()
-        self.lately = ""
+        self.last_failure = ""
         self._seen: set[str] = set()
 
     def look(self) -> Progress:
         """How far the model is now; only what has come since the last look is read."""
         listed = self.store.list(self.layout.outcomes(self.model) + "/")
         fresh = sorted(
-            key for key in listed if key not in self._seen and self.layout.slice(key)
+            key for key in listed if key not in self._seen and self.layout.parse_outcome_key(key)
         )  # by attempt, first of all
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for key, bad in zip(fresh, pool.map(self._bad, fresh), strict=True):
@@ -44,18 +44,18 @@ class ProgressReader:
             int(self.coverage.done.sum()),
             len(self.coverage.done),
             len(self.bad),
-            self.lately,
+            self.last_failure,
         )
 
     def _add(self, key: str, bad: Sequence[UnitStatus]) -> None:
-        done = self.layout.slice(key)
+        done = self.layout.parse_outcome_key(key)
         assert done is not None
         self._seen.add(key)
         self.coverage.add(done.first, done.last)
         self.bad -= {unit for unit in self.bad if done.first <= unit <= done.last}
         self.bad |= {account.unit for account in bad}
         if bad:
-            self.lately = f"{bad[-1].error}: {bad[-1].message.partition(chr(10))[0]}"
+            self.last_failure = f"{bad[-1].error}: {bad[-1].message.partition(chr(10))[0]}"
 
     def _bad(self, key: str) -> Sequence[UnitStatus]:
         try:

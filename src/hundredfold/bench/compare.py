@@ -17,7 +17,7 @@ from ..data.batch import form_of
 from ..errors import HundredfoldError, UsageError
 from ..job import Job, Layout
 from ..local.home import Home
-from ..local.resources import Resources, resources_of
+from ..local.resources import Resources, choose_resources
 from ..runs.job_loader import load_job
 from ..sql.sources.files import Files, find_files
 from ..workers.protocol import WorkerContext
@@ -49,7 +49,7 @@ def compare(
     """
     if not 0 < seconds < math.inf:
         raise UsageError(f"--seconds is {seconds:g}, wanted seconds above 0")
-    limits = resources_of(workers, memory)
+    limits = choose_resources(workers, memory)
     job = _up_to(load_job(job) if isinstance(job, str) else job, model)
     options = {
         "workers": workers,

@@ -20,7 +20,7 @@ from ..job import Job, Layout, Model
 from ..local.home import Home
 from ..pipeline.collect import Collected
 from ..pipeline.runner import RunCallbacks
-from ..pipeline.stages import EACH_MODEL, Stage
+from ..pipeline.stages import MODEL_STEPS, Stage
 from ..pipeline.validate import ValidationResult
 from ..pipeline.work import Progress
 from .sample import costs, scaled
@@ -271,7 +271,7 @@ def _ran(
 def _worked(watch: Stopwatch, home: Home, run_id: str, model: str) -> Worked:
     rows = UnitList.read(Layout(run_id), model, home.store).rows
     done, _, failed, crashed = _accounts(home, run_id, model, len(rows))
-    seconds = sum(watch.seconds.get(f"{step} {model}", 0.0) for step in EACH_MODEL)
+    seconds = sum(watch.seconds.get(f"{step} {model}", 0.0) for step in MODEL_STEPS)
     timed = watch.timed.get(model, int(done.sum()))
     return Worked(
         seconds,
@@ -291,7 +291,7 @@ def _accounts(
     layout, done, seconds = Layout(run_id), np.zeros(units, bool), np.zeros(units)
     bad: list[UnitStatus] = []
     for key in home.store.list(layout.outcomes(model) + "/"):
-        message = layout.slice(key)
+        message = layout.parse_outcome_key(key)
         if message is not None:
             ledger = unpack_accounts(get_sealed(home.store, key))
             done[message.first : message.last + 1] = True

@@ -596,9 +596,9 @@ def _next(facts: RunSummary, where: Where, home: RunHome) -> list[tuple[str, str
 
 def _if_older(run: str, home: RunHome) -> list[str]:
     """The option that names a run, where leaving it out would name a newer one."""
-    from ..runs.run import newest
+    from ..runs.run import newest_run
 
-    return [] if newest(home).id == run else ["--run", run]
+    return [] if newest_run(home).id == run else ["--run", run]
 
 
 def _mended(where: Where) -> str:

@@ -53,7 +53,7 @@ class Manifest:
         except KeyError:
             if settled:
                 raise
-            fields = get_json(store, layout.draft(model))
+            fields = get_json(store, layout.manifest_draft(model))
         lists = {name: tuple(fields[name]) for name in ("unit", "order_by", "nullable")}
         lists["large"] = tuple(fields.get("large", ()))
         files = tuple(map(tuple, fields.get("files", ())))

@@ -20,17 +20,17 @@ from ..pipeline.validate import move_source
 from ..ports.interfaces import Record
 from ..ports.run_states import Event, State, after
 from ..runs.backend import Interruption, RunArguments
-from ..runs.code_fingerprint import Code, code_of, with_queries
+from ..runs.code_history import check_code, is_new_code, keep_code, keep_job, plan_new_code
+from ..runs.job_code import JobCode, read_job_code, with_queries
 from ..runs.job_loader import absolute_ref, job_of, load_job
 from ..runs.names import check_run_id
 from ..runs.retry import discard, plan_retry_of_run
 from ..runs.run import Run, find_run
-from ..runs.run_code import check_code, is_new, keep_code, keep_job, plan_new_code
 from ..runs.start import (
     check_arguments,
     check_declared,
     check_names,
-    decided,
+    decided_options,
     new_run_id,
     parse_as_of,
     with_limits,
@@ -41,13 +41,13 @@ from ..workers.job_pickle import pickle_job
 from ..workers.pool import WorkerPool
 from ..workers.start_method import prestart_forkserver
 from .home import Home
-from .rebuild import keep_record
-from .resources import Resources, resources_of
+from .rebuild import write_record
+from .resources import Resources, choose_resources
 from .restore import note_recomputed, restore
 from .runner import LocalRunner, fail
 
 DEFAULT_HOME = ".hundredfold"
-STAGED = "(in memory)"  # the place of a source that came as a table
+IN_MEMORY = "(in memory)"  # the place of a source that came as a table
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +94,11 @@ class LocalBackend:
         )
         ref, job = (absolute_ref(job), load_job(job)) if isinstance(job, str) else ("", job)
         there = Home(self.home)
-        limits = resources_of(arguments.workers, arguments.memory)
+        resources = choose_resources(arguments.workers, arguments.memory)
         check_declared(job)
-        code = code_of(job, ref)
+        code = read_job_code(job, ref)
         run = create_run(there, job, ref, sources or {}, arguments, code)
-        return execute(there, run, job, limits, callbacks, Event.START, code)
+        return execute(there, run, job, resources, callbacks, Event.START, code)
 
     def resume(
         self,
@@ -110,18 +110,18 @@ class LocalBackend:
         sources: Mapping[str, str | Path] | None = None,
     ) -> Run:
         """Go on with a run; what is done is kept."""
-        there, record, job, limits = self._open(run_id, job, arguments)
-        event = resuming(there, record, job)
+        there, record, job, resources = self._open(run_id, job, arguments)
+        event = resume_event(there, record, job)
         after(record.state, event, record.id)
         code = check_code(there, record, job, "resume", arguments.accept_new_code)
         if sources:
             with there.lock(record.id):
                 after(there.ledger.read(record.id).state, event, record.id)
                 move_sources(there, record, job, sources)
-        if is_new(record, code):
+        if is_new_code(record, code):
             with there.lock(record.id):
                 plan_new_code(there, there.ledger.read(record.id), job, code)
-        return execute(there, record.id, job, limits, callbacks, event, code)
+        return execute(there, record.id, job, resources, callbacks, event, code)
 
     def retry(
         self,
@@ -132,7 +132,7 @@ class LocalBackend:
         job: Job | None = None,
     ) -> Run:
         """Do the failed and crashed units again, and what builds on them."""
-        there, record, job, limits = self._open(run_id, job, arguments)
+        there, record, job, resources = self._open(run_id, job, arguments)
         after(record.state, Event.RETRY, record.id)
         code = check_code(there, record, job, "retry", arguments.accept_new_code)
         with there.lock(record.id):
@@ -140,7 +140,7 @@ class LocalBackend:
             plan_retry_of_run(there, record, job)
             keep_code(there, there.ledger.read(record.id), code)
             keep_job(there, record, job, code)
-        return execute(there, record.id, job, limits, callbacks, Event.RETRY, code)
+        return execute(there, record.id, job, resources, callbacks, Event.RETRY, code)
 
     def publish(
         self,
@@ -151,7 +151,7 @@ class LocalBackend:
         job: Job | None = None,
     ) -> Run:
         """Go on with a run that its limits held back."""
-        there, record, job, limits = self._open(run_id, job, arguments)
+        there, record, job, resources = self._open(run_id, job, arguments)
         if record.state is not State.HELD:
             raise StateError(
                 f"run {record.id} is {record.state.value}, and only a run that is held back waits to be published",
@@ -159,12 +159,13 @@ class LocalBackend:
             )
         code = check_code(there, record, job, "publish", arguments.accept_new_code)
         there.ledger.note(
-            record.id, options=decided(record, arguments.max_failed, arguments.replace_newer)
+            record.id,
+            options=decided_options(record, arguments.max_failed, arguments.replace_newer),
         )
-        if is_new(record, code):
+        if is_new_code(record, code):
             with there.lock(record.id):
                 plan_new_code(there, there.ledger.read(record.id), job, code)
-        return execute(there, record.id, job, limits, callbacks, Event.START, code)
+        return execute(there, record.id, job, resources, callbacks, Event.START, code)
 
     def cancel(self, run_id: str | None) -> Record:
         """End a run for good; its driver stops within a second."""
@@ -192,10 +193,15 @@ class LocalBackend:
         kept = record.options
         workers = kept.get("workers") if arguments.workers is None else arguments.workers
         memory = kept.get("memory") if arguments.memory is None else arguments.memory
-        return there, record, job or _job_or_failed(there, record), resources_of(workers, memory)
+        return (
+            there,
+            record,
+            job or _job_or_failed(there, record),
+            choose_resources(workers, memory),
+        )
 
 
-def resuming(home: Home, record: Record, job: Job) -> Event:
+def resume_event(home: Home, record: Record, job: Job) -> Event:
     """Return the event that lets a run go on; files of a run that is done are forgotten where they are damaged."""
     if record.state is not State.DONE:
         return Event.START
@@ -212,12 +218,12 @@ def move_sources(home: Home, record: Record, job: Job, sources: Mapping[str, str
     now = dict(record.source_addresses)
     for name, place in sources.items():
         job.source(name)
-        if now[name] == STAGED or not isinstance(place, str | Path):
+        if now[name] == IN_MEMORY or not isinstance(place, str | Path):
             raise UsageError(
                 f"the source {name} is a table, and a table has no place",
                 hint="its rows are kept with the run: leave it out",
             )
-        now[name] = _place(name, place, name_given=True)
+        now[name] = _source_place(name, place, name_given=True)
         files = find_files(name, now[name], job.folder or Path())
         if files.kind == "parquet":
             move_source(name, fingerprints(files.paths), pattern, Layout(record.id), home.store)
@@ -230,7 +236,7 @@ def create_run(
     ref: str,
     sources: Mapping[str, object],
     arguments: RunArguments,
-    code: Code | None = None,
+    code: JobCode | None = None,
 ) -> str:
     """Record a new run, and keep what a later process needs to go on with it: the job, and sources that are only in memory."""
     as_of, run_id, max_rejected = arguments.as_of, arguments.run_id, arguments.max_rejected
@@ -240,7 +246,7 @@ def create_run(
     layout = Layout(run)
     check_names(job, sources, max_rejected)
     places = {
-        source.name: _place(
+        source.name: _source_place(
             source.name, sources.get(source.name, source.path), name_given=source.name in sources
         )
         for source in job.sources
@@ -256,7 +262,9 @@ def create_run(
         if as_of is not None
         else now.replace(tzinfo=None, microsecond=0).isoformat(" ")
     )
-    kept = {name: STAGED if not isinstance(place, str) else place for name, place in places.items()}
+    kept = {
+        name: IN_MEMORY if not isinstance(place, str) else place for name, place in places.items()
+    }
     record = Record(
         run, job.name, ref, State.NEW, "new", begun.isoformat(timespec="milliseconds"), begun.isoformat(timespec="milliseconds"),
         options={"workers": arguments.workers, "memory": arguments.memory, "as_of": stamp, "sources": kept, "folder": str(job.folder), "max_rejected": dict(max_rejected), "max_failed": arguments.max_failed, "attempt": 1},
@@ -271,12 +279,12 @@ def create_run(
         staged = {
             key: checksum_of(home.store, key)
             for name in places
-            if kept[name] == STAGED
+            if kept[name] == IN_MEMORY
             for key in (layout.staged(name),)
         }
         if staged:
             record = home.ledger.note(run, options={"staged": staged})
-        keep_record(record, [model.name for model in job.models], home.store)
+        write_record(record, [model.name for model in job.models], home.store)
         put_sealed(home.store, layout.job(), kept_job)
         if code is not None:
             keep_code(home, record, code)
@@ -298,17 +306,17 @@ def execute(
     home: Home,
     run: str,
     job: Job,
-    limits: Resources,
+    resources: Resources,
     callbacks: RunCallbacks,
     event: Event,
-    code: Code | None = None,
+    code: JobCode | None = None,
     pool_factory: Callable[..., WorkerPool] = WorkerPool,
 ) -> Run:
     """Walk a run to its end, as its only driver."""
     with home.lock(run):
         record = home.ledger.move(run, event)
         try:
-            runner = _runner_of(home, job, record, limits, callbacks, code)
+            runner = _make_runner(home, job, record, resources, callbacks, code)
         except Stopped:
             raise
         except Exception as error:
@@ -319,13 +327,13 @@ def execute(
     return Run(home, run)
 
 
-def _runner_of(
+def _make_runner(
     home: Home,
     job: Job,
     record: Record,
-    limits: Resources,
+    resources: Resources,
     callbacks: RunCallbacks,
-    code: Code | None,
+    code: JobCode | None,
 ) -> LocalRunner:
     """Prepare everything that a drive needs. DamagedFile if a source that came as a table is not what was kept of it."""
     discard(home, record)
@@ -335,7 +343,7 @@ def _runner_of(
     staged = {
         name: home.store.path(Layout(record.id).staged(name))
         for name, place in record.source_addresses.items()
-        if place == STAGED
+        if place == IN_MEMORY
     }
     places = {**record.source_addresses, **staged}
     snapshot = (
@@ -344,11 +352,11 @@ def _runner_of(
         else None
     )
     return LocalRunner(
-        home, with_queries(with_limits(job, record)), record, limits, places, callbacks, snapshot
+        home, with_queries(with_limits(job, record)), record, resources, places, callbacks, snapshot
     )
 
 
-def _place(name: str, place: object, name_given: bool) -> Any:
+def _source_place(name: str, place: object, name_given: bool) -> Any:
     """A path made absolute where it came from the caller; a table as it is."""
     if place is None:
         raise SourceError(

@@ -24,9 +24,9 @@ from ..data.checksums import checksum, extend, trailer
 from ..errors import HomeError
 from ..ports.object_keys import TEMP_PREFIX, checked_key, checked_prefix
 
-PART_BYTES = 2**22
-FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-OPEN_FILES = 200  # so many batch files are kept open at once
+READ_BYTES = 2**22
+DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+MAX_OPEN_FILES = 200  # so many batch files are kept open at once
 NO_FOLDER_SYNC = {
     errno.EINVAL,
     errno.ENOTSUP,
@@ -70,7 +70,7 @@ class FileStore:
     def make(self, folder: Path) -> None:
         """Make a folder of the store. HomeError where the store's own is gone."""
         if self.made and not self.root.is_dir():
-            raise gone(self.root)
+            raise home_gone_error(self.root)
         _make_folders(folder)
 
     def get(self, key: str) -> pa.Buffer:
@@ -91,7 +91,7 @@ class FileStore:
         path = self.path(key)
         try:
             with path.open("rb") as file:
-                while part := file.read(PART_BYTES):
+                while part := file.read(READ_BYTES):
                     yield part
         except (FileNotFoundError, NotADirectoryError):
             raise KeyError(key) from None
@@ -162,7 +162,7 @@ class LocalAppendFiles:
         with self._home_errors():
             handle = self._open.get(name)
             if handle is None:
-                if len(self._open) >= OPEN_FILES:
+                if len(self._open) >= MAX_OPEN_FILES:
                     os.close(self._open.pop(next(iter(self._open))))
                 handle = self._open[name] = self._handle(
                     name, os.O_APPEND if name in self._streams else os.O_CREAT | os.O_TRUNC
@@ -231,7 +231,7 @@ class LocalAppendFiles:
 
 def home_error(error: OSError, place: Path, done: str, wanted: int = 0) -> HomeError:
     """What the system said about `place`, which could not be written, read or removed, and what to do about it."""
-    if error.errno in FULL:
+    if error.errno in DISK_FULL:
         free = shutil.disk_usage(_existing(place)).free
         return HomeError(
             f"the disk is full: {f'{wanted:,} bytes wanted at ' if wanted else ''}{place}, {free:,} bytes free",
@@ -243,7 +243,7 @@ def home_error(error: OSError, place: Path, done: str, wanted: int = 0) -> HomeE
     )
 
 
-def gone(home: Path) -> HomeError:
+def home_gone_error(home: Path) -> HomeError:
     """The error for a home that was there when it was opened."""
     return HomeError(
         f"the home {home} is gone: it was removed, moved or made anew while it was in use",

@@ -22,10 +22,10 @@ from ..ports.interfaces import Ledger, RunHome
 from ..ports.object_keys import TEMP_PREFIX
 from ..runs.names import check_job_name, check_run_id
 from .filesystem import FileStore, home_error, home_errors
-from .rebuild import rebuilt
+from .rebuild import rebuild_records
 from .sqlite_ledger import SqliteLedger
 
-HARMLESS = {
+IGNORED_FILES = {
     ".gitignore",
     ".gitkeep",
     ".DS_Store",
@@ -52,7 +52,7 @@ class Home:
         _refuse_no_folder(self.folder)
         if make:
             self._make()
-        elif not _is_ours(self.folder):
+        elif not _is_home(self.folder):
             raise HomeError(
                 f"there is no run in {self.folder}",
                 hint="name the folder with --home, or make a run first: hundredfold run, or hundredfold demo",
@@ -60,7 +60,7 @@ class Home:
         self._check_format()
         self.store = FileStore(self.folder, made=True)
         self.ledger: Ledger = SqliteLedger(
-            self.folder / "ledger.sqlite", rebuild=lambda: rebuilt(self.store), made=True
+            self.folder / "ledger.sqlite", rebuild=lambda: rebuild_records(self.store), made=True
         )
 
     @property
@@ -103,11 +103,11 @@ class Home:
             _acquire(lock, 0.5, self.store)  # it may only be looked at, by `is_active`
         except Timeout:
             raise RunBusy(
-                f"run {run} is being driven by {_owner(folder)}",
+                f"run {run} is being driven by {_driver_of(folder)}",
                 hint=f"watch it with: hundredfold status {run}   or stop it with: hundredfold cancel {run}",
             ) from None
         try:
-            _remove_halves(folder)
+            _remove_partial_files(folder)
             with home_errors(folder / "driver.txt", "written"):
                 (folder / "driver.txt").write_text(
                     f"process {os.getpid()} of {_user()}",
@@ -126,7 +126,7 @@ class Home:
         )  # not among the releases, which others read
         _acquire(lock, -1, self.store)
         try:
-            _remove_halves(self.folder / releases_of(job))
+            _remove_partial_files(self.folder / releases_of(job))
             yield
         finally:
             lock.release()
@@ -189,8 +189,8 @@ class Home:
         """HomeError for a folder that holds files which are not a home's."""
         foreign = (
             []
-            if _is_ours(self.folder)
-            else sorted(p.name for p in self.folder.iterdir() if p.name not in HARMLESS)
+            if _is_home(self.folder)
+            else sorted(p.name for p in self.folder.iterdir() if p.name not in IGNORED_FILES)
         )
         if foreign:
             raise HomeError(
@@ -249,14 +249,14 @@ def _acquire(lock: BaseFileLock, timeout: float, store: FileStore) -> None:
         ) from error
 
 
-def _remove_halves(folder: Path) -> None:
+def _remove_partial_files(folder: Path) -> None:
     """Remove what a driver that was killed had begun to write."""
     with home_errors(folder, "tidied"):
         for half in folder.rglob(f"{TEMP_PREFIX}*"):
             half.unlink(missing_ok=True)
 
 
-def _is_ours(folder: Path) -> bool:
+def _is_home(folder: Path) -> bool:
     """Whether a folder is a home: it has the mark, or, where that was lost, a ledger of ours or runs."""
     return (
         (folder / "format").is_file()
@@ -284,7 +284,7 @@ def as_home(home: str | Path | RunHome) -> RunHome:
     return Home(home, make=False) if isinstance(home, str | Path) else home
 
 
-def _owner(folder: Path) -> str:
+def _driver_of(folder: Path) -> str:
     try:
         return (folder / "driver.txt").read_text(errors="replace")
     except OSError:

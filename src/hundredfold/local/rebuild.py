@@ -18,10 +18,10 @@ from ..ports.interfaces import Record, Store
 from ..ports.run_facts import ModelCounts, RunCounts, RunOptions
 from ..ports.run_states import State
 
-REBUILT = "the ledger was lost: this record is rebuilt from the run's folder, and resume goes on from what is there"
+REBUILT_REASON = "the ledger was lost: this record is rebuilt from the run's folder, and resume goes on from what is there"
 
 
-def keep_record(record: Record, models: Sequence[str], store: Store) -> None:
+def write_record(record: Record, models: Sequence[str], store: Store) -> None:
     """Write beside a run's files what of its record, and of the order of its models, they do not say themselves."""
     kept = {"id": record.id, "job": record.job, "ref": record.ref, "created": record.created}
     put_json(
@@ -29,21 +29,23 @@ def keep_record(record: Record, models: Sequence[str], store: Store) -> None:
     )
 
 
-def rebuilt(store: Store) -> list[Record]:
+def rebuild_records(store: Store) -> list[Record]:
     """Return a failed record for each run whose folder has one; its counts are those of the files that are whole."""
     found = [re.fullmatch(r"runs/([^/]+)/record\.json", key) for key in store.list("runs/")]
-    return [_rebuilt(match[1], store) for match in found if match]
+    return [_rebuild_record(match[1], store) for match in found if match]
 
 
 def _key(run: str) -> str:
     return f"{Layout(run).root}/record.json"
 
 
-def _rebuilt(run: str, store: Store) -> Record:
+def _rebuild_record(run: str, store: Store) -> Record:
     try:
         kept = get_json(store, _key(run))
     except DamagedFile as damage:
-        return Record(run, "unknown", "", State.FAILED, "new", "", "", f"{REBUILT}; {damage}")
+        return Record(
+            run, "unknown", "", State.FAILED, "new", "", "", f"{REBUILT_REASON}; {damage}"
+        )
     layout = Layout(run)
     keys = list(store.list(f"{layout.root}/models/"))
     attempts = [
@@ -73,7 +75,7 @@ def _rebuilt(run: str, store: Store) -> Record:
         "new",
         kept["created"],
         kept["created"],
-        REBUILT,
+        REBUILT_REASON,
         options,
         counts,
     )

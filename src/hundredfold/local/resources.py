@@ -11,12 +11,14 @@ import psutil
 
 from ..errors import UsageError
 
-DRIVER = (
+DRIVER_BYTES = (
     160 * 2**20
 )  # what the driver needs for itself: the interpreter, Arrow, what streams through it
-SHARE = 0.7  # of the machine's memory, where no limit is given
-LEAST = 512 * 2**20
-LEAST_WORKER = 256 * 2**20  # an interpreter with NumPy, Arrow and pandas, and something to work on
+MEMORY_SHARE = 0.7  # of the machine's memory, where no limit is given
+MIN_MEMORY_BYTES = 512 * 2**20
+MIN_WORKER_BYTES = (
+    256 * 2**20
+)  # an interpreter with NumPy, Arrow and pandas, and something to work on
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,25 +29,25 @@ class Resources:
     memory: int
 
     @property
-    def warehouse(self) -> int:
-        return int((self.memory - DRIVER) * 0.6)
+    def warehouse_bytes(self) -> int:
+        return int((self.memory - DRIVER_BYTES) * 0.6)
 
     @property
-    def driver(self) -> int:
+    def driver_bytes(self) -> int:
         """What is left beside the warehouse, for what the driver keeps of each unit."""
-        return self.memory - DRIVER - self.warehouse
+        return self.memory - DRIVER_BYTES - self.warehouse_bytes
 
     @property
-    def worker(self) -> int:
-        return (self.memory - DRIVER) // self.workers
+    def worker_bytes(self) -> int:
+        return (self.memory - DRIVER_BYTES) // self.workers
 
     @property
-    def batch(self) -> int:
+    def batch_bytes(self) -> int:
         """A batch in memory, with the copies that sorting it takes, is about this large at most."""
-        return min(self.worker // 2, 2**30)
+        return min(self.worker_bytes // 2, 2**30)
 
 
-def resources_of(workers: int | None, memory: str | int | None) -> Resources:
+def choose_resources(workers: int | None, memory: str | int | None) -> Resources:
     """From what a person asked for, or from the machine; UsageError for what cannot work."""
     count = (
         workers
@@ -56,23 +58,23 @@ def resources_of(workers: int | None, memory: str | int | None) -> Resources:
     )
     if count < 1:
         raise UsageError(f"--workers is {count}, wanted 1 or more")
-    total = parse_size(memory) if memory is not None else int(SHARE * machine_memory())
-    if total < LEAST:
+    total = parse_size(memory) if memory is not None else int(MEMORY_SHARE * machine_memory())
+    if total < MIN_MEMORY_BYTES:
         raise UsageError(
-            f"--memory is {memory}, wanted {LEAST // 2**20} MiB or more",
+            f"--memory is {memory}, wanted {MIN_MEMORY_BYTES // 2**20} MiB or more",
             hint="write it as 2GB or 1500MB",
         )
-    return Resources(_that_fit(count, total, chosen=workers is not None), total)
+    return Resources(_workers_that_fit(count, total, chosen=workers is not None), total)
 
 
-def _that_fit(count: int, total: int, chosen: bool) -> int:
+def _workers_that_fit(count: int, total: int, chosen: bool) -> int:
     """How many workers have room: all of them, fewer, or, where their number was chosen by hand, UsageError."""
-    most = (total - DRIVER) // LEAST_WORKER
+    most = (total - DRIVER_BYTES) // MIN_WORKER_BYTES
     if count > most and chosen:
-        share = (total - DRIVER) // count // 2**20
+        share = (total - DRIVER_BYTES) // count // 2**20
         raise UsageError(
-            f"{count} workers do not fit into {total // 2**20:,} MiB: each would have {share} MiB, wanted {LEAST_WORKER // 2**20} or more",
-            hint=f"--workers {most}, or --memory {(count * LEAST_WORKER + DRIVER) // 2**20}MB",
+            f"{count} workers do not fit into {total // 2**20:,} MiB: each would have {share} MiB, wanted {MIN_WORKER_BYTES // 2**20} or more",
+            hint=f"--workers {most}, or --memory {(count * MIN_WORKER_BYTES + DRIVER_BYTES) // 2**20}MB",
         )
     return min(count, most)
 

@@ -18,7 +18,7 @@ def restore(record: Record, job: Job, store: Store) -> list[DamagedFile]:
 
     Raises: DamagedFile for one that cannot be made anew.
     """
-    found = list(damage(record, job, store))
+    found = list(find_damage(record, job, store))
     for one in found:
         if not one.key.startswith("releases/") and not recomputed_from(one.key):
             raise one
@@ -36,7 +36,7 @@ def note_recomputed(ledger: Ledger, run: str, found: Sequence[DamagedFile]) -> N
         for name, model in counts.get("models", {}).items()
     }
     keys = [key for one in found for key in recomputed_from(one.key)]
-    slices = [slice_ for slice_ in map(layout.slice, keys) if slice_ is not None]
+    slices = [slice_ for slice_ in map(layout.parse_outcome_key, keys) if slice_ is not None]
     units = sum(slice_.units for slice_ in slices) + sum(models.get(key, 0) for key in keys)
     ledger.note(
         run,
@@ -47,7 +47,7 @@ def note_recomputed(ledger: Ledger, run: str, found: Sequence[DamagedFile]) -> N
     )
 
 
-def damage(record: Record, job: Job, store: Store) -> Iterator[DamagedFile]:
+def find_damage(record: Record, job: Job, store: Store) -> Iterator[DamagedFile]:
     """Yield an error for each file of a run, and of its release, that is damaged or missing."""
     layout = Layout(record.id)
     try:

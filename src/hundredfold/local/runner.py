@@ -44,7 +44,7 @@ from ..workers.launcher import system_limit_error
 from ..workers.memory import release
 from ..workers.pool import WorkerPool
 from ..workers.protocol import WorkerContext
-from .filesystem import gone
+from .filesystem import home_gone_error
 from .home import Home
 from .resources import Resources
 from .restore import note_recomputed
@@ -82,14 +82,14 @@ class LocalRunner:
     home: Home
     job: Job
     record: Record
-    limits: Resources
+    resources: Resources
     places: Mapping[str, SourcePlace]
     callbacks: RunCallbacks
     code: Snapshot | None = None
-    looked: float = 0.0
+    last_cancel_check: float = 0.0
     pool_factory: Callable[..., WorkerPool] = WorkerPool
-    beside: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
-    settling: list[Future[None]] = field(
+    background: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    pending_commits: list[Future[None]] = field(
         default_factory=list
     )  # what was prepared is on its way to the disk
 
@@ -117,13 +117,13 @@ class LocalRunner:
             raise
         except Exception as error:
             if self._has_lost_its_home():
-                raise gone(self.home.folder) from error
+                raise home_gone_error(self.home.folder) from error
             limit = system_limit_error(error)
             fail(self.home, self.record.id, limit or error)
             if limit is not None:
                 raise limit from error
             raise
-        self._look(at_once=True)
+        self._check_cancelled(at_once=True)
         return self.home.ledger.move(self.record.id, Event.FINISH, step="done")
 
     def _has_lost_its_home(self) -> bool:
@@ -151,8 +151,8 @@ class LocalRunner:
                 for key in keys:
                     self.store.delete(key)
                 note_recomputed(self.home.ledger, self.record.id, [damage])
-                self.settling.clear()
-                self.beside = ThreadPoolExecutor(1)
+                self.pending_commits.clear()
+                self.background = ThreadPoolExecutor(1)
             else:
                 return
 
@@ -165,8 +165,8 @@ class LocalRunner:
     def _walk(self) -> None:
         pool = self.pool_factory(
             WorkerContext(self.job, self.layout, self.store, self.code),
-            self.limits.workers,
-            self.limits.worker,
+            self.resources.workers,
+            self.resources.worker_bytes,
             self.home.logs(self.record.id),
         )
         try:
@@ -175,27 +175,27 @@ class LocalRunner:
                 DuckWarehouse(
                     self.store,
                     self.home.scratch(self.record.id),
-                    memory=self.limits.warehouse,
-                    threads=self.limits.workers,
-                    tick=self._look,
+                    memory=self.resources.warehouse_bytes,
+                    threads=self.resources.workers,
+                    tick=self._check_cancelled,
                 )
             ) as warehouse:
                 for stage in stages(self.job):
-                    self._look(at_once=True)
+                    self._check_cancelled(at_once=True)
                     self.home.ledger.note(self.record.id, step=str(stage))
                     self.callbacks.stage_started(stage)
-                    self._do(stage, warehouse, pool)
+                    self._run_stage(stage, warehouse, pool)
         finally:
             pool.stop()
-            self.beside.shutdown()
+            self.background.shutdown()
 
-    def _do(self, stage: Stage, warehouse: DuckWarehouse, pool: WorkerPool) -> None:
+    def _run_stage(self, stage: Stage, warehouse: DuckWarehouse, pool: WorkerPool) -> None:
         match stage.step, stage.model:
             case "validate", _:
                 self.steps.validate(self.places, warehouse)
             case "prepare", Model() as model:
                 with (
-                    self.steps.one_state(warehouse),
+                    self.steps.unchanged_sources(warehouse),
                     naming_query("the query of model", model.name),
                 ):
                     manifest = prepare(
@@ -204,30 +204,32 @@ class LocalRunner:
                         self.layout,
                         warehouse,
                         self.store,
-                        workers=self.limits.workers,
-                        batch_bytes=self.limits.batch,
-                        memory=self.limits.driver,
-                        later=lambda settle: self.settling.append(self.beside.submit(settle)),
+                        workers=self.resources.workers,
+                        batch_bytes=self.resources.batch_bytes,
+                        memory=self.resources.driver_bytes,
+                        defer=lambda settle: self.pending_commits.append(
+                            self.background.submit(settle)
+                        ),
                     )
                 self.steps.note(model.name, prepared_counts(manifest))
-                self._give_back(warehouse)
+                self._release_memory(warehouse)
             case "enqueue", Model() as model:
                 self._enqueue(model)
             case "work", Model() as model:
                 self._work(model, pool)
-                while self.settling:
-                    self.settling.pop().result()  # raises what the disk said
+                while self.pending_commits:
+                    self.pending_commits.pop().result()  # raises what the disk said
                 if model is self.job.models[-1]:
                     pool.stop()
             case "collect", Model() as model:
                 self.steps.collect(model, warehouse)
-                self._give_back(warehouse)
+                self._release_memory(warehouse)
             case _:
                 self.steps.publish(warehouse)
 
-    def _give_back(self, warehouse: DuckWarehouse) -> None:
+    def _release_memory(self, warehouse: DuckWarehouse) -> None:
         """Return unused memory to the system, or this process would hold it while the workers need it."""
-        warehouse.give_back()
+        warehouse.release_memory()
         release(pa.default_memory_pool())
 
     def _enqueue(self, model: Model) -> None:
@@ -257,7 +259,7 @@ class LocalRunner:
                     queue,
                     self.store,
                     pool,
-                    self._tell,
+                    self._report_progress,
                     VISIBILITY_S,
                 ).run()
         finally:  # also when it was stopped: that is no message's fault, and whoever goes on fills a new queue from the outcomes
@@ -285,15 +287,15 @@ class LocalRunner:
             f"{self.record.id}-{model.name}-{self.attempt}.queue"
         )
 
-    def _tell(self, progress: Progress) -> None:
+    def _report_progress(self, progress: Progress) -> None:
         self.callbacks.progress(progress)
-        self._look()
+        self._check_cancelled()
 
-    def _look(self, at_once: bool = False) -> None:
+    def _check_cancelled(self, at_once: bool = False) -> None:
         """Stop if somebody cancelled the run."""
         now = time.monotonic()
-        if at_once or now - self.looked > CANCEL_CHECK_S:
-            self.looked = now
+        if at_once or now - self.last_cancel_check > CANCEL_CHECK_S:
+            self.last_cancel_check = now
             if self.home.ledger.read(self.record.id).state is State.CANCELLED:
                 raise Stopped(
                     f"run {self.record.id} was cancelled",

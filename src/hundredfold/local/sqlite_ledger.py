@@ -23,9 +23,9 @@ from ..data.checksums import checksum
 from ..errors import DamagedFile, HomeError, StateError
 from ..ports.interfaces import Clock, Record
 from ..ports.run_facts import RunCounts, RunOptions
-from ..ports.run_records import SHOWN, annotate, no_such_run, run_exists_error, transition
+from ..ports.run_records import MAX_RUNS_SHOWN, annotate, no_such_run, run_exists_error, transition
 from ..ports.run_states import Event, State
-from .filesystem import gone, home_error
+from .filesystem import home_error, home_gone_error
 
 FORMAT = 2
 SCHEMA = """CREATE TABLE runs (
@@ -40,7 +40,7 @@ COLUMNS = "id, job, ref, state, step, created, updated, reason, options, counts,
 DAMAGED = ("is damaged, or was never hundredfold's", None)
 
 PLACE_HINT = "let this user write in that folder, or keep the runs elsewhere with --home"
-TROUBLES = {
+ERRORS_BY_CODE = {
     sqlite3.SQLITE_BUSY: (
         "is locked by another process",
         "see which hundredfold processes are still at work, and try again",
@@ -126,12 +126,12 @@ class SqliteLedger:
 
     def _refuse_gone(self) -> None:
         if self._made and not self.path.parent.is_dir():
-            raise gone(self.path.parent)
+            raise home_gone_error(self.path.parent)
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         self._refuse_gone()
-        with in_plain_words(self.path, _damaged(self.path)):
+        with sqlite_errors(self.path, _damaged(self.path)):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with (
                 closing(
@@ -151,7 +151,7 @@ class SqliteLedger:
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """The file as it is, in a place that may be read-only; an empty ledger where there is none."""
         self._refuse_gone()
-        with in_plain_words(self.path, _damaged(self.path)):
+        with sqlite_errors(self.path, _damaged(self.path)):
             place = f"{self.path.absolute().as_uri()}?mode=rw" if self.path.exists() else ":memory:"
             with closing(
                 sqlite3.connect(place, uri=True, timeout=self._patience, isolation_level=None)
@@ -163,7 +163,7 @@ class SqliteLedger:
 
 
 @contextmanager
-def in_plain_words(path: Path, damaged: str) -> Iterator[None]:
+def sqlite_errors(path: Path, damaged: str) -> Iterator[None]:
     """Say as a HomeError what SQLite and the system report about the file; `damaged` is the hint where it is broken."""
     try:
         yield
@@ -173,7 +173,7 @@ def in_plain_words(path: Path, damaged: str) -> Iterator[None]:
         code = (
             getattr(error, "sqlite_errorcode", 0) & 0xFF
         )  # the primary code, without its finer kind
-        words, hint = TROUBLES.get(
+        words, hint = ERRORS_BY_CODE.get(
             code, DAMAGED
         )  # what damage does to a schema or a text has many codes
         if code == sqlite3.SQLITE_CANTOPEN and _no_more_files():  # SQLite does not say why
@@ -234,7 +234,9 @@ def _one(db: sqlite3.Connection, run: str) -> Record:
     found = _rows(db, "WHERE id = ?", run)
     if not found:
         _check(db)
-        raise no_such_run(run, [record.id for record in _rows(db, f"{NEWEST_FIRST} LIMIT {SHOWN}")])
+        raise no_such_run(
+            run, [record.id for record in _rows(db, f"{NEWEST_FIRST} LIMIT {MAX_RUNS_SHOWN}")]
+        )
     return found[0]
 
 

@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from ..ports.interfaces import Clock, Delivery, Depth
 from ..ports.polling import long_poll
-from .sqlite_ledger import in_plain_words
+from .sqlite_ledger import sqlite_errors
 
 DAMAGED = "delete it: hundredfold resume fills the queue again from the manifests"
 SCHEMA = (
@@ -204,7 +204,7 @@ class SqliteQueue:
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, in_plain_words(self.path, DAMAGED):
+        with self._lock, sqlite_errors(self.path, DAMAGED):
             if self._db is None:
                 self._db = _open(self.path, self._patience)
             yield self._db

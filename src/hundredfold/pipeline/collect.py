@@ -30,9 +30,9 @@ from ..job import Layout, Message, Model
 from ..ports.interfaces import RunStore, Store, Warehouse
 from ..ports.run_facts import ModelCounts
 
-ACCOUNTS_COPIES = 3  # of a slice's accounts that are in memory while they are collected
-COMPARED = 2**20  # units whose outcomes are looked through at a time
-RANK = {"ok": 3, "failed": 2, "crashed": 1}
+COPIES_OF_STATUSES = 3  # of a slice's accounts that are in memory while they are collected
+MAX_COMPARED_UNITS = 2**20  # units whose outcomes are looked through at a time
+STATUS_RANK = {"ok": 3, "failed": 2, "crashed": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Collected:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ResultColumns:
     """The columns that results have: in the order of the first unit, each with its type, and the sort it must be of."""
 
     names: tuple[str, ...]
@@ -114,18 +114,18 @@ def collect(
         return read_collected(layout, model.name, store)
     units = UnitList.read(layout, model.name, store)
     contract = result_contract(model)
-    outcomes = _outcomes(layout, model.name, store)
-    chosen, loads, summaries = _choose(outcomes, manifest, layout, store)
-    shape, refused = settle(summaries, contract, units.keys.column_names)
+    outcomes = _list_outcomes(layout, model.name, store)
+    chosen, loads, summaries = _choose_outcomes(outcomes, manifest, layout, store)
+    shape, refused = choose_columns(summaries, contract, units.keys.column_names)
     counts: Counter[str] = Counter()
     with (
         store.writing(layout.results(model.name)) as results,
         store.writing(layout.accounts(model.name)) as accounts,
     ):
-        writing = _Writing(results, accounts, shape.schema(units.keys.schema), units.keys.schema)
+        writing = _ModelFiles(results, accounts, shape.schema(units.keys.schema), units.keys.schema)
         try:
-            for first, last in _stretches(outcomes, chosen, loads):
-                table, account, bad = _one_stretch(
+            for first, last in _ranges(outcomes, chosen, loads):
+                table, account, bad = _collect_range(
                     first,
                     last,
                     outcomes,
@@ -144,7 +144,7 @@ def collect(
                         **Counter(entry.status for entry in bad.values()),
                     }
                 )
-                _count(counts, account, table)
+                _add_counts(counts, account, table)
                 writing.add(table, account)
         finally:
             writing.close()
@@ -159,7 +159,7 @@ def collect(
         counts["rows_out"],
         counts["ms"] / 1000,
     )
-    _check(collected, manifest)
+    _check_totals(collected, manifest)
     checksums = {
         key: checksum_of(store, key)
         for key in (layout.results(model.name), layout.accounts(model.name))
@@ -172,16 +172,16 @@ def collect(
     return collected
 
 
-def settle(
+def choose_columns(
     summaries: Sequence[dict[str, Any]], contract: Contract | None, keys: Sequence[str] = ()
-) -> tuple[Shape, dict[tuple[int, int], str]]:
+) -> tuple[ResultColumns, dict[tuple[int, int], str]]:
     """The columns and types of the result, and which tables have other columns: {(outcome, table): why}.
 
     The names are those that most units returned; of a column's sorts the one with the most values is right. Both are
     counted over all units, so the answer does not depend on how they were cut into batches.
     """
     if contract is not None:
-        return Shape(
+        return ResultColumns(
             tuple(n for n in contract.names if n not in keys),
             {c.name: c.arrow for c in contract.columns},
         ), {}
@@ -197,14 +197,14 @@ def settle(
         )
     nones = [(t["outcome"], t["table"]) for t in summaries if not t["columns"]]
     if not by_names:
-        return Shape((), {}), dict.fromkeys(
+        return ResultColumns((), {}), dict.fromkeys(
             nones, "returned None, as every unit did: does the function lack a return statement?"
         )
     chosen = min(by_names, key=lambda names: (-by_names[names], first[names]))
     total = sum(by_names.values())
     others = [(t, frozenset(column[0] for column in t["columns"])) for t in summaries]
     refused = {
-        (t["outcome"], t["table"]): _misfit(names, chosen, by_names[chosen], total)
+        (t["outcome"], t["table"]): _mismatch_reason(names, chosen, by_names[chosen], total)
         for t, names in others
         if names and names != chosen
     }
@@ -212,10 +212,12 @@ def settle(
         refused |= dict.fromkeys(
             nones, f"returned None; most units returned {', '.join(first[chosen][1])}"
         )
-    return Shape(first[chosen][1], _types([t for t, names in others if names == chosen])), refused
+    return ResultColumns(
+        first[chosen][1], _column_types([t for t, names in others if names == chosen])
+    ), refused
 
 
-def _types(summaries: Sequence[dict[str, Any]]) -> dict[str, pa.DataType]:
+def _column_types(summaries: Sequence[dict[str, Any]]) -> dict[str, pa.DataType]:
     """For each column the type that holds all values of its right sort."""
     found = [
         (name, type_of_text(text), values)
@@ -236,7 +238,7 @@ def _types(summaries: Sequence[dict[str, Any]]) -> dict[str, pa.DataType]:
     return {name: kind if writable(kind) else pa.null() for name, kind in types.items()}
 
 
-def _misfit(names: frozenset[str], chosen: frozenset[str], many: int, total: int) -> str:
+def _mismatch_reason(names: frozenset[str], chosen: frozenset[str], many: int, total: int) -> str:
     missing, extra = sorted(chosen - names), sorted(names - chosen)
     parts = ([f"{', '.join(missing)} missing"] if missing else []) + (
         [f"{', '.join(extra)} too much"] if extra else []
@@ -244,19 +246,19 @@ def _misfit(names: frozenset[str], chosen: frozenset[str], many: int, total: int
     return f"returned other columns than {many:,} of {total:,} units: {' and '.join(parts)}"
 
 
-def _outcomes(layout: Layout, model: str, store: Store) -> list[Message]:
+def _list_outcomes(layout: Layout, model: str, store: Store) -> list[Message]:
     """Every committed slice, in the order of their names: by attempt, then by unit."""
-    found = (layout.slice(key) for key in store.list(layout.outcomes(model) + "/"))
+    found = (layout.parse_outcome_key(key) for key in store.list(layout.outcomes(model) + "/"))
     return [message for message in found if message is not None]
 
 
-def _outcome(outcome: Message, part: str, layout: Layout, store: Store) -> pa.Buffer:
+def _read_part(outcome: Message, part: str, layout: Layout, store: Store) -> pa.Buffer:
     """The bytes of a part of an outcome that must be there."""
     key = layout.outcome(outcome, part)
     return unsealed(store, key, needed(store, key))
 
 
-def _choose(
+def _choose_outcomes(
     outcomes: Sequence[Message], manifest: Manifest, layout: Layout, store: Store
 ) -> tuple[NDArray[np.int32], list[tuple[int, int]], list[dict[str, Any]]]:
     """For each unit the outcome that counts: of the last attempt that has it, and in that one the best end; how many rows each batch
@@ -266,16 +268,18 @@ def _choose(
     summaries: list[dict[str, Any]] = []
     loads: list[tuple[int, int]] = []
     for number, outcome in enumerate(outcomes):
-        packed = _outcome(outcome, "ledger", layout, store)
+        packed = _read_part(outcome, "ledger", layout, store)
         ledger = unpack_accounts(packed)
-        status = np.full(outcome.units, RANK["ok"] + outcome.attempt * 4, np.int32)
+        status = np.full(outcome.units, STATUS_RANK["ok"] + outcome.attempt * 4, np.int32)
         for account in ledger.bad:
-            status[account.unit - outcome.first] = RANK[account.status] + outcome.attempt * 4
+            status[account.unit - outcome.first] = STATUS_RANK[account.status] + outcome.attempt * 4
         span = slice(outcome.first, outcome.last + 1)
         better = status > score[span]
         chosen[span][better] = number
         score[span][better] = status[better]
-        size = sum(table.get("bytes", 0) for table in ledger.tables) + ACCOUNTS_COPIES * packed.size
+        size = (
+            sum(table.get("bytes", 0) for table in ledger.tables) + COPIES_OF_STATUSES * packed.size
+        )
         loads.append((max(int(ledger.rows_out.sum()), outcome.units), size))
         summaries += [
             {**table, "outcome": number, "table": position}
@@ -287,11 +291,11 @@ def _choose(
             f"{manifest.model}: {len(missing):,} of {manifest.units:,} units have no outcome, the first is unit {missing[0]}",
             hint=f"hundredfold resume {layout.run}",
         )
-    counting = set(_different(chosen))
+    counting = set(_distinct(chosen))
     return chosen, loads, [s for s in summaries if s["outcome"] in counting]
 
 
-def _stretches(
+def _ranges(
     outcomes: Sequence[Message], chosen: NDArray[np.int32], loads: Sequence[tuple[int, int]]
 ) -> Iterator[tuple[int, int]]:
     """Units of whole outcomes that are collected together: first and last, of about as many results as a row group holds.
@@ -300,7 +304,7 @@ def _stretches(
     """
     last, first, rows, size = len(chosen) - 1, 0, 0, 0
     counting = sorted(
-        ((outcomes[number], loads[number]) for number in _different(chosen)),
+        ((outcomes[number], loads[number]) for number in _distinct(chosen)),
         key=lambda each: each[0].first,
     )
     reached = -1
@@ -316,12 +320,12 @@ def _stretches(
         yield first, last
 
 
-def _one_stretch(
+def _collect_range(
     first: int,
     last: int,
     outcomes: Sequence[Message],
     chosen: NDArray[np.int32],
-    shape: Shape,
+    shape: ResultColumns,
     refused: Mapping[tuple[int, int], str],
     contract: Contract | None,
     units: UnitList,
@@ -339,9 +343,9 @@ def _one_stretch(
     bad: dict[int, UnitStatus] = {}
     late: dict[int, str] = {}
     tables = []
-    for number in _different(span):
+    for number in _distinct(span):
         outcome = outcomes[number]
-        ledger = unpack_accounts(_outcome(outcome, "ledger", layout, store))
+        ledger = unpack_accounts(_read_part(outcome, "ledger", layout, store))
         mine = slice(outcome.first - first, outcome.last + 1 - first)
         counts = span[mine] == number
         seconds[mine][counts], rows_out[mine][counts], attempts[mine][counts] = (
@@ -357,7 +361,7 @@ def _one_stretch(
             }
         )
         packed = (
-            unpack_results(_outcome(outcome, "results", layout, store))
+            unpack_results(_read_part(outcome, "results", layout, store))
             if ledger.rows_out.any()
             else []
         )
@@ -370,15 +374,15 @@ def _one_stretch(
             if why:
                 late.update(dict.fromkeys(numpy_of(table.column(UNIT), False).tolist(), why))
             elif table.num_rows:
-                tables.append(_fit(table, shape, late))
+                tables.append(_convert_table(table, shape, late))
     table = (
         pa.concat_tables(tables)
         if tables
         else shape.schema(pa.schema([(UNIT, pa.int64())])).empty_table()
     )
-    table = _sorted(table)
+    table = _sorted_by_unit(table)
     if contract is not None:
-        late.update(_broken(table, contract, warehouse))
+        late.update(_contract_violations(table, contract, warehouse))
     if late:
         table = table.filter(_mask(~np.isin(numpy_of(table.column(UNIT), False), list(late))))
         rows_out[np.array(list(late)) - first] = 0
@@ -391,16 +395,16 @@ def _one_stretch(
     return _with_keys(table, UNIT, units), _with_keys(account, "unit", units), bad
 
 
-def _different(numbers: NDArray[np.int32]) -> list[int]:
+def _distinct(numbers: NDArray[np.int32]) -> list[int]:
     """Each number once, in order (np.unique would import numpy.ma)."""
     lowest, highest = int(numbers.min(initial=0)), int(numbers.max(initial=0))
     found = np.zeros(highest - lowest + 1, bool)
-    for start in range(0, len(numbers), COMPARED):
-        found[numbers[start : start + COMPARED] - lowest] = True
+    for start in range(0, len(numbers), MAX_COMPARED_UNITS):
+        found[numbers[start : start + MAX_COMPARED_UNITS] - lowest] = True
     return [int(n) + lowest for n in np.flatnonzero(found)]
 
 
-def _sorted(table: pa.Table) -> pa.Table:
+def _sorted_by_unit(table: pa.Table) -> pa.Table:
     """By unit; the rows of one unit stay as they are."""
     unit = numpy_of(table.column(UNIT), False)
     return (
@@ -417,7 +421,7 @@ def _mask(keep: NDArray[np.bool_]) -> pa.Array:
     )
 
 
-def _fit(table: pa.Table, shape: Shape, late: dict[int, str]) -> pa.Table:
+def _convert_table(table: pa.Table, shape: ResultColumns, late: dict[int, str]) -> pa.Table:
     """A table in the types of the whole result; units with a value that does not fit are put to `late`, and the value to null."""
     units = numpy_of(table.column(UNIT), False)
     if not set(shape.names) <= set(table.column_names):  # units that returned None
@@ -429,13 +433,13 @@ def _fit(table: pa.Table, shape: Shape, late: dict[int, str]) -> pa.Table:
             [UNIT, *shape.names],
         )
     columns = [
-        _fit_column(name, table.column(name), shape.types[name], units, late)
+        _convert_column(name, table.column(name), shape.types[name], units, late)
         for name in shape.names
     ]
     return pa.Table.from_arrays([table.column(UNIT), *columns], names=[UNIT, *shape.names])
 
 
-def _fit_column(
+def _convert_column(
     name: str,
     column: pa.ChunkedArray,
     kind: pa.DataType,
@@ -461,10 +465,10 @@ def _fit_column(
     try:
         return cast(column, kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return _fit_values(name, column, kind, units, late)
+        return _convert_values(name, column, kind, units, late)
 
 
-def _fit_values(
+def _convert_values(
     name: str,
     column: pa.ChunkedArray,
     kind: pa.DataType,
@@ -485,7 +489,9 @@ def _fit_values(
     return pa.chunked_array(fitted, kind)
 
 
-def _broken(table: pa.Table, contract: Contract, warehouse: Warehouse) -> dict[int, str]:
+def _contract_violations(
+    table: pa.Table, contract: Contract, warehouse: Warehouse
+) -> dict[int, str]:
     """Units whose values break a constraint of the result's contract, with the words of the first one broken."""
     rules = [
         (c.name, check)
@@ -524,7 +530,7 @@ def _with_keys(table: pa.Table, column: str, units: UnitList) -> pa.Table:
     return pa.Table.from_arrays(arrays, names=[*units.keys.column_names, *rest.column_names])
 
 
-class _Writing:
+class _ModelFiles:
     """The two files of a model's end, in row groups whose size does not depend on the batches."""
 
     def __init__(
@@ -544,7 +550,7 @@ class _Writing:
         self.accounts.close()
 
 
-def _count(counts: Counter[str], account: pa.Table, table: pa.Table) -> None:
+def _add_counts(counts: Counter[str], account: pa.Table, table: pa.Table) -> None:
     counts["rows_in"] += int(numpy_of(account.column("rows_in"), False).sum())
     counts["ms"] += round(1000 * float(numpy_of(account.column("seconds"), False).sum()))
     promised = int(numpy_of(account.column("rows_out"), False).sum())
@@ -555,7 +561,7 @@ def _count(counts: Counter[str], account: pa.Table, table: pa.Table) -> None:
     counts["rows_out"] += table.num_rows
 
 
-def _check(collected: Collected, manifest: Manifest) -> None:
+def _check_totals(collected: Collected, manifest: Manifest) -> None:
     if collected.ok + collected.bad != manifest.units or collected.rows_in != manifest.rows:
         raise ConservationError(
             f"{manifest.model}: {manifest.units:,} units and {manifest.rows:,} rows were planned, but {collected.ok + collected.bad:,} units and {collected.rows_in:,} rows are accounted for"

@@ -22,7 +22,7 @@ class Coverage:
         """One listing says what is done in an attempt, or (None) in any."""
         coverage = cls(units)
         for key in store.list(layout.outcomes(model) + "/"):
-            found = layout.slice(key)
+            found = layout.parse_outcome_key(key)
             if found is not None and attempt in (None, found.attempt):
                 coverage.add(found.first, found.last)
         return coverage

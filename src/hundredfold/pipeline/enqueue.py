@@ -32,7 +32,7 @@ def plan_attempt(
         return messages, Coverage.read(manifest.units, layout, manifest.model, None, store)
     messages = [
         Message(layout.run, manifest.model, manifest.batch_of(first).number, first, last, attempt)
-        for first, last in stretches(manifest, units)
+        for first, last in contiguous_ranges(manifest, units)
     ]
     return messages, Coverage.read(manifest.units, layout, manifest.model, attempt, store)
 
@@ -48,7 +48,7 @@ def retry_key(layout: Layout, model: str, attempt: int) -> str:
     return f"{layout.model(model)}/retry-{attempt:03d}.json"
 
 
-def stretches(manifest: Manifest, units: Sequence[int]) -> list[tuple[int, int]]:
+def contiguous_ranges(manifest: Manifest, units: Sequence[int]) -> list[tuple[int, int]]:
     """Neighbouring units of one batch together: (first, last), in order."""
     units = sorted(units)
     if not units:

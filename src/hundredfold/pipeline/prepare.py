@@ -23,31 +23,38 @@ from ..data.row_sizes import row_bytes
 from ..errors import ConservationError, HomeError, QueryError, StateError
 from ..job import Batch, Job, Layout, Model
 from ..ports.interfaces import AppendFiles, AppendStore, Store, StreamingWarehouse
-from ..sql.queries import UNIT_COST, cut, pack, plain_columns, query_of, with_micros
-from .units import UnitIndex, no_row, number_units
+from ..sql.queries import (
+    UNIT_COST,
+    make_batches,
+    plain_columns,
+    query_of,
+    split_batches,
+    with_micros,
+)
+from .units import UnitIndex, no_rows_error, number_units
 
-PARTS_PER_WORKER = 12  # so many batches for each worker: few enough to cost nothing, and the last are shared out among idle workers
-LEAST_COST = 20_000.0  # what a batch costs at least, unless a worker would have none: a message costs a few milliseconds
-COPIES = 3  # of its columns that a row takes while it is sorted and handed over
-ROW_BYTES = 24  # and beside them
-UNKNOWN_BYTES = 48  # of a value whose length is not known
-FEW_SAMPLED, MOST_SAMPLED, SAMPLE_BYTES = (
+BATCHES_PER_WORKER = 12  # so many batches for each worker: few enough to cost nothing, and the last are shared out among idle workers
+MIN_BATCH_COST = 20_000.0  # what a batch costs at least, unless a worker would have none: a message costs a few milliseconds
+ROW_COPIES = 3  # of its columns that a row takes while it is sorted and handed over
+ROW_OVERHEAD_BYTES = 24  # and beside them
+UNKNOWN_VALUE_BYTES = 48  # of a value whose length is not known
+MIN_SAMPLE_ROWS, MAX_SAMPLE_ROWS, MAX_SAMPLE_BYTES = (
     20,
     2_000,
     2**23,
 )  # rows that are looked at for the lengths of values
-LEAST_STREAMED, MOST_STREAMED, STREAM_BYTES = (
+MIN_STREAM_ROWS, MAX_STREAM_ROWS, STREAM_BATCH_BYTES = (
     64,
     250_000,
     2**24,
 )  # rows that are split at a time, and about how many bytes of them
-UNIT_BYTES = (
+UNIT_STATE_BYTES = (
     32  # that the driver holds of each unit at a time: its rows, its batch, its bytes, its outcome
 )
-PARTS_OF_MANY = 3  # fewer where the function takes a batch at once: what it does for all units of a call, it does as rarely
+BATCHED_BATCHES_PER_WORKER = 3  # fewer where the function takes a batch at once: what it does for all units of a call, it does as rarely
 
 
-class Describing(Protocol):
+class QueryDescriber(Protocol):
     """What can say of which columns a query is."""
 
     def columns(self, select: str) -> pa.Schema: ...
@@ -63,7 +70,7 @@ def prepare(
     workers: int,
     batch_bytes: int,
     memory: int | None = None,
-    later: Callable[[Callable[[], None]], object] = lambda settle: settle(),
+    defer: Callable[[Callable[[], None]], object] = lambda settle: settle(),
 ) -> Manifest:
     """Split a model's rows into batches that hold whole units and at most about `batch_bytes` each, or take what is there.
 
@@ -71,39 +78,39 @@ def prepare(
     What is handed to `later` waits for the disk, and then commits: workers may begin before it has, since whoever finds no
     commit does all of this again, and their work with it.
     """
-    there = prepared(model, job, layout, store)
+    there = read_prepared(model, job, layout, store)
     if there is not None:
         return there
     store.delete(layout.model(model.name))
     select = query_of(model, job)
-    schema = columns_of(model, select, warehouse)
+    schema = query_columns(model, select, warehouse)
     select, schema = with_micros(plain_columns(select, schema), schema)
     kept = not warehouse.is_plain(select)
     if kept:  # a join or an aggregate is not worth doing twice
         warehouse.materialize("__prepared", select)
         select = "SELECT * FROM __prepared"
-    numbering = number_units(model.name, model.unit, select, schema, warehouse, memory)
+    index = number_units(model.name, model.unit, select, schema, warehouse, memory)
     listed = store.append_files(layout.model(model.name))
-    units = _list_units(model, numbering, select, schema, layout, warehouse, store, listed)
+    units = _list_units(model, index, select, schema, layout, warehouse, store, listed)
     _refuse_too_many(model, len(units), memory)
-    numbering.use(units.table)
+    index.set_units(units.table)
     rows = units.rows
     held = [name for name in schema.names if name not in model.unit]
-    lengths = lengths_of(
+    value_bytes = sample_value_bytes(
         select, [name for name in held if not _is_fixed(schema.field(name).type)], warehouse
     )
-    width = row_width(schema, lengths)
-    batches = pack(
-        rows, parts=parts_of(model, rows, workers), most_rows=max(1, batch_bytes // width)
+    width = row_width(schema, value_bytes)
+    batches = make_batches(
+        rows, parts=target_batches(model, rows, workers), most_rows=max(1, batch_bytes // width)
     )
     total = int(rows.sum())
     del rows  # of each unit, and there may be millions
     files = store.append_files(layout.model(model.name))
     with closing(files):
-        nullable, large, size = _route(
-            model, numbering, units.keys, schema, batches, layout, warehouse, files, width
+        nullable, large, size = _write_batches(
+            model, index, units.keys, schema, batches, layout, warehouse, files, width
         )
-        batches = cut(batches, size, batch_bytes) if lengths else batches
+        batches = split_batches(batches, size, batch_bytes) if value_bytes else batches
         manifest = Manifest(
             model.name,
             tuple(model.unit),
@@ -116,11 +123,11 @@ def prepare(
             large=large,
         )
         files.put(
-            _within(layout, model, layout.draft(model.name)),
-            manifest.text(layout.draft(model.name)),
+            _relative_key(layout, model, layout.manifest_draft(model.name)),
+            manifest.text(layout.manifest_draft(model.name)),
         )
         files.end()
-    for name in (*numbering.tables, "__prepared"):
+    for name in (*index.tables, "__prepared"):
         warehouse.drop(name)
 
     def commit() -> None:
@@ -128,13 +135,13 @@ def prepare(
         files.sync()
         store.put(layout.manifest(model.name), manifest.text(layout.manifest(model.name)))
 
-    later(commit)
+    defer(commit)
     return manifest
 
 
 def _list_units(
     model: Model,
-    numbering: UnitIndex,
+    index: UnitIndex,
     select: str,
     schema: pa.Schema,
     layout: Layout,
@@ -145,41 +152,41 @@ def _list_units(
     """Write the units, a part at a time, and read the list back: a mapped file, where the store has one."""
     varied = [name for name in model.unit if not _is_fixed(schema.field(name).type)]
     keys = pa.schema([schema.field(name) for name in model.unit])
-    lengths = lengths_of(select, varied, warehouse)
-    width = row_width(keys, lengths)
+    value_bytes = sample_value_bytes(select, varied, warehouse)
+    width = row_width(keys, value_bytes)
     found = 0
     with closing(files):
-        for part in numbering.listed(
-            max(LEAST_STREAMED, min(MOST_STREAMED, STREAM_BYTES * COPIES // width))
+        for part in index.batches_of_units(
+            max(MIN_STREAM_ROWS, min(MAX_STREAM_ROWS, STREAM_BATCH_BYTES * ROW_COPIES // width))
         ):
-            files.add(_within(layout, model, layout.units(model.name)), part)
+            files.add(_relative_key(layout, model, layout.units(model.name)), part)
             found += part.num_rows
         if not found:
-            raise no_row(model.name)
+            raise no_rows_error(model.name)
         files.end()
     return UnitList.read(layout, model.name, store)
 
 
 def _refuse_too_many(model: Model, units: int, memory: int | None) -> None:
     """HomeError where what is kept of each unit does not fit."""
-    needed = units * UNIT_BYTES
+    needed = units * UNIT_STATE_BYTES
     if memory is not None and needed > memory:
         raise HomeError(
-            f"{model.name} has {units:,} units, and of each the run keeps {UNIT_BYTES} bytes in memory: "
+            f"{model.name} has {units:,} units, and of each the run keeps {UNIT_STATE_BYTES} bytes in memory: "
             f"{needed / 2**20:,.0f} MiB, where --memory leaves {memory / 2**20:,.0f} MiB for that",
             hint="raise --memory, or let a unit be more rows: a coarser key, with the function working through its groups",
         )
 
 
-def parts_of(model: Model, rows: NDArray[np.int64], workers: int) -> int:
+def target_batches(model: Model, rows: NDArray[np.int64], workers: int) -> int:
     """How many batches: a few for each worker, but of a small job no more than pay for themselves."""
     if model.batched:
-        return workers * PARTS_OF_MANY
+        return workers * BATCHED_BATCHES_PER_WORKER
     cost = float(rows.sum()) + UNIT_COST * len(rows)
-    return max(workers, min(workers * PARTS_PER_WORKER, int(cost / LEAST_COST)))
+    return max(workers, min(workers * BATCHES_PER_WORKER, int(cost / MIN_BATCH_COST)))
 
 
-def prepared(model: Model, job: Job, layout: Layout, store: Store) -> Manifest | None:
+def read_prepared(model: Model, job: Job, layout: Layout, store: Store) -> Manifest | None:
     """What an earlier driver prepared; StateError if the model was declared otherwise then."""
     try:
         manifest = Manifest.read(layout, model.name, store, settled=True)
@@ -204,7 +211,7 @@ def prepared(model: Model, job: Job, layout: Layout, store: Store) -> Manifest |
     return manifest
 
 
-def columns_of(model: Model, select: str, warehouse: Describing) -> pa.Schema:
+def query_columns(model: Model, select: str, warehouse: QueryDescriber) -> pa.Schema:
     """The query's columns; QueryError for a query that cannot run, or a key that it does not give."""
     try:
         schema = warehouse.columns(select)
@@ -253,9 +260,9 @@ def columns_of(model: Model, select: str, warehouse: Describing) -> pa.Schema:
     return schema
 
 
-def _route(
+def _write_batches(
     model: Model,
-    numbering: UnitIndex,
+    index: UnitIndex,
     keys: pa.Table,
     schema: pa.Schema,
     batches: Sequence[Batch],
@@ -267,19 +274,21 @@ def _route(
     """Every row to the file of its batch, in one stream; the columns that hold a null, those of integers beyond 2**53, and about how
     many bytes each unit takes in a worker (0 where all columns are of a fixed width)."""
     columns = [name for name in schema.names if name not in model.unit]
-    lies_in = np.repeat(
+    batch_of_unit = np.repeat(
         np.arange(len(batches), dtype=np.uint32),
         [batch.last - batch.first + 1 for batch in batches],
     )
     nullable = {name for name in model.unit if keys.column(name).null_count}
     large = {name for name in model.unit if any(map(has_large, keys.column(name).chunks))}
     routed = 0
-    names = [_within(layout, model, layout.batch(model.name, batch.number)) for batch in batches]
-    size = np.zeros(len(lies_in), np.int64)
+    names = [
+        _relative_key(layout, model, layout.batch(model.name, batch.number)) for batch in batches
+    ]
+    size = np.zeros(len(batch_of_unit), np.int64)
     varied = not all(_is_fixed(schema.field(name).type) for name in columns)
     for chunk in warehouse.stream(
-        numbering.query(columns),
-        max(LEAST_STREAMED, min(MOST_STREAMED, STREAM_BYTES * COPIES // width)),
+        index.query(columns),
+        max(MIN_STREAM_ROWS, min(MAX_STREAM_ROWS, STREAM_BATCH_BYTES * ROW_COPIES // width)),
     ):
         routed += chunk.num_rows
         nullable |= {
@@ -292,10 +301,12 @@ def _route(
             for f, column in zip(chunk.schema, chunk.columns, strict=True)
             if f.name not in large and has_large(column)
         }
-        numbers = numbering.numbers(chunk.column(0))
+        numbers = index.unit_numbers(chunk.column(0))
         if varied:
-            np.add.at(size, numbers, COPIES * row_bytes(chunk) + ROW_BYTES)
-        for which, part in _parts(chunk.set_column(0, UNIT, from_numpy(numbers)), numbers, lies_in):
+            np.add.at(size, numbers, ROW_COPIES * row_bytes(chunk) + ROW_OVERHEAD_BYTES)
+        for which, part in _split_by_batch(
+            chunk.set_column(0, UNIT, from_numpy(numbers)), numbers, batch_of_unit
+        ):
             files.add(names[which], part)
     planned = sum(batch.rows for batch in batches)
     if routed != planned:
@@ -306,15 +317,15 @@ def _route(
     return tuple(sorted(nullable)), tuple(sorted(large)), size
 
 
-def _parts(
-    chunk: pa.RecordBatch, numbers: NDArray[np.int32], lies_in: NDArray[np.uint32]
+def _split_by_batch(
+    chunk: pa.RecordBatch, numbers: NDArray[np.int32], batch_of_unit: NDArray[np.uint32]
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """The rows of each batch; `lies_in` says for each unit in which batch it lies, shape (units,)."""
     if not chunk.num_rows:
         return
-    number = lies_in.take(numbers)
+    number = batch_of_unit.take(numbers)
     order = np.argsort(
-        number.astype(np.uint16) if lies_in[-1] < 2**16 else number, kind="stable"
+        number.astype(np.uint16) if batch_of_unit[-1] < 2**16 else number, kind="stable"
     )  # 16 bits: radix sort
     moved = pa.RecordBatch.from_arrays(
         [taken(column, order) for column in chunk.columns], schema=chunk.schema
@@ -325,21 +336,21 @@ def _parts(
         yield which, moved.slice(int(stops[which] - counts[which]), int(counts[which]))
 
 
-def row_width(schema: pa.Schema, lengths: Mapping[str, int] = MappingProxyType({})) -> int:
+def row_width(schema: pa.Schema, value_bytes: Mapping[str, int] = MappingProxyType({})) -> int:
     """About how many bytes a row takes in memory while it is sorted and handed over: its columns, three times.
 
     lengths: bytes of a value of each column whose values differ in length, where they are known.
     """
     fixed = sum(field.type.bit_width // 8 + 1 for field in schema if _is_fixed(field.type))
     varied = sum(
-        max(lengths.get(field.name, 0), UNKNOWN_BYTES)
+        max(value_bytes.get(field.name, 0), UNKNOWN_VALUE_BYTES)
         for field in schema
         if not _is_fixed(field.type)
     )
-    return int(COPIES * (fixed + varied) + ROW_BYTES)
+    return int(ROW_COPIES * (fixed + varied) + ROW_OVERHEAD_BYTES)
 
 
-def lengths_of(
+def sample_value_bytes(
     select: str, columns: Sequence[str], warehouse: StreamingWarehouse
 ) -> dict[str, int]:
     """About how many bytes a value takes of each of these columns, whose values differ in length: as the first rows have it.
@@ -349,11 +360,12 @@ def lengths_of(
     if not columns:
         return {}
     some = f"SELECT {', '.join(map(quote, columns))} FROM ({select}) AS q LIMIT"
-    rows = warehouse.query(f"{some} {FEW_SAMPLED}")
+    rows = warehouse.query(f"{some} {MIN_SAMPLE_ROWS}")
     more = min(
-        MOST_SAMPLED, SAMPLE_BYTES // max(int(row_bytes(rows).sum()) // max(rows.num_rows, 1), 1)
+        MAX_SAMPLE_ROWS,
+        MAX_SAMPLE_BYTES // max(int(row_bytes(rows).sum()) // max(rows.num_rows, 1), 1),
     )
-    if more > rows.num_rows == FEW_SAMPLED:
+    if more > rows.num_rows == MIN_SAMPLE_ROWS:
         with suppress(HomeError):  # later ones are so long that they do not fit: the first must do
             rows = warehouse.query(f"{some} {more}")
     return {
@@ -365,12 +377,12 @@ def _is_fixed(kind: pa.DataType) -> bool:
     return bool(pa.types.is_primitive(kind) or pa.types.is_decimal(kind))
 
 
-def _within(layout: Layout, model: Model, key: str) -> str:
+def _relative_key(layout: Layout, model: Model, key: str) -> str:
     """A key of the model as a name below its prefix."""
     return key.removeprefix(layout.model(model.name) + "/")
 
 
-def packed_units(units: pa.Table) -> pa.Buffer:
+def pack_units(units: pa.Table) -> pa.Buffer:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, units.schema) as writer:
         writer.write_table(units)

@@ -29,7 +29,7 @@ from ..sql.checks import Judged, Rule, check_column
 from ..sql.queries import check_names, load_query, naming_query, with_micros
 from .collect import Collected
 
-MAX_KEYS = 4  # columns by which a row is named in an error
+MAX_KEY_COLUMNS = 4  # columns by which a row is named in an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Release:
 def _no_check() -> None: ...
 
 
-def _unknown(_run: str) -> str:
+def _unknown_time(_run: str) -> str:
     return ""
 
 
@@ -72,7 +72,7 @@ class Terms:
     `check`          called when the files are written, before the pointer moves; raises to prevent that
     """
 
-    created: Callable[[str], str] = _unknown
+    created: Callable[[str], str] = _unknown_time
     replace_newer: bool = False
     code: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     check: Callable[[], None] = _no_check
@@ -81,7 +81,7 @@ class Terms:
 DEFAULT_TERMS = Terms()
 
 
-def within_limits(
+def check_limits(
     job: Job, collected: Sequence[Collected], run: str, max_failed: float | None = None
 ) -> None:
     """PublishRefused if more units of a model failed than the job allows: what follows is held back, nothing is thrown away."""
@@ -143,18 +143,18 @@ def publish(
     if not job.releases:
         return None
     pointer = _read_pointer(job.name, store)
-    release = _release_of(job.name, layout.run, attempt, store)
+    release = _find_release(job.name, layout.run, attempt, store)
     if release is not None:
-        _restore(release, job, layout, warehouse, store)
+        _restore_files(release, job, layout, warehouse, store)
     if release is not None and (
         release.version <= pointer.version or release.version in pointer.withdrawn
     ):
         return release
     if not terms.replace_newer:
         _refuse_newer(job.name, layout.run, terms.created, pointer.version, store)
-    release = release or _make(job, layout, attempt, as_of, warehouse, store, terms)
+    release = release or _create_release(job, layout, attempt, as_of, warehouse, store, terms)
     terms.check()
-    point(job.name, release.version, store, pointer.withdrawn)
+    set_current(job.name, release.version, store, pointer.withdrawn)
     return release
 
 
@@ -196,7 +196,7 @@ def versions(job: str, store: Store) -> list[int]:
 
 def read_release(job: str, version: int, store: Store) -> Release:
     """Return a release of a job; DamagedFile if its release.json is missing, or not what was written."""
-    key = f"{folder_of(job, version)}/release.json"
+    key = f"{release_folder(job, version)}/release.json"
     return Release(**parsed_json(store, key, needed(store, key).to_pybytes()))
 
 
@@ -210,14 +210,14 @@ def _sha256(data: pa.Buffer) -> str:
     return hashlib.sha256(memoryview(data)).hexdigest()
 
 
-def current(job: str, store: Store) -> int | None:
+def current_version(job: str, store: Store) -> int | None:
     """The version that the pointer names; None before the first release, DamagedFile if there are releases and no pointer."""
     return _read_pointer(job, store).version or None
 
 
-def point(job: str, version: int, store: Store, withdrawn: Sequence[int] = ()) -> None:
+def set_current(job: str, version: int, store: Store, withdrawn: Sequence[int] = ()) -> None:
     """Let the pointer name a version: one object replaced, so a reader sees the old one or the new one."""
-    content: dict[str, Any] = {"version": version, "folder": folder_of(job, version)}
+    content: dict[str, Any] = {"version": version, "folder": release_folder(job, version)}
     if withdrawn:
         content["withdrawn"] = sorted(withdrawn)
     put_json(store, _pointer(job), content)
@@ -243,7 +243,7 @@ def rollback(job: str, store: Store, to: int | None = None) -> Release:
     """Move the pointer to the parent of the current release, or to version `to`; StateError if there is none."""
     known = versions(job, store)
     try:
-        now = current(job, store)
+        now = current_version(job, store)
     except DamagedFile:
         if to is None:
             raise
@@ -273,11 +273,11 @@ def rollback(job: str, store: Store, to: int | None = None) -> Release:
             *_read_pointer(job, store).withdrawn,
             *(version for version in known if version > target),
         }
-    point(job, target, store, sorted(version for version in withdrawn if version > target))
+    set_current(job, target, store, sorted(version for version in withdrawn if version > target))
     return release
 
 
-def folder_of(job: str, version: int) -> str:
+def release_folder(job: str, version: int) -> str:
     return f"{releases_of(job)}/{version:06d}"
 
 
@@ -285,11 +285,11 @@ def _pointer(job: str) -> str:
     return f"{releases_of(job)}/current.json"
 
 
-def _release_of(job: str, run: str, attempt: int, store: Store) -> Release | None:
+def _find_release(job: str, run: str, attempt: int, store: Store) -> Release | None:
     return next((r for r in releases(job, store) if (r.run, r.attempt) == (run, attempt)), None)
 
 
-def _make(
+def _create_release(
     job: Job,
     layout: Layout,
     attempt: int,
@@ -298,7 +298,7 @@ def _make(
     store: RunStore,
     terms: Terms,
 ) -> Release:
-    parent = current(job.name, store)
+    parent = current_version(job.name, store)
     if parent is None and versions(
         job.name, store
     ):  # which release this one builds upon, only the pointer says
@@ -308,7 +308,7 @@ def _make(
             job.name, parent, store
         )  # the current release is never taken for what a killed driver left
     version = max(versions(job.name, store), default=0) + 1
-    folder = folder_of(job.name, version)
+    folder = release_folder(job.name, version)
     store.delete(folder)  # what a driver that was killed here left
     describe_run(job, layout, as_of, version, parent, warehouse)
     rows: dict[str, int] = {}
@@ -316,7 +316,7 @@ def _make(
     summaries: dict[str, list[dict[str, Any]]] = {}
     for output in job.releases:
         with naming_query("the query of", output.name):
-            select = _checked(output, job, warehouse)
+            select = _checked_query(output, job, warehouse)
             for format in output.formats:
                 key = f"{folder}/{output.name}.{format}"
                 rows[output.name] = _write(select, key, format, warehouse, store)
@@ -329,7 +329,7 @@ def _make(
     return release
 
 
-def _restore(
+def _restore_files(
     release: Release, job: Job, layout: Layout, warehouse: Warehouse, store: RunStore
 ) -> None:
     """Make the files of a release that are damaged anew; DamagedFile where they come out otherwise than they were published."""
@@ -343,9 +343,9 @@ def _restore(
         describe_run(job, layout, release.as_of, release.version, release.parent, warehouse)
     for output in job.releases if broken else ():
         with naming_query("the query of", output.name):
-            select = _checked(output, job, warehouse)
+            select = _checked_query(output, job, warehouse)
             for format in output.formats:
-                key = f"{folder_of(job.name, release.version)}/{output.name}.{format}"
+                key = f"{release_folder(job.name, release.version)}/{output.name}.{format}"
                 if key in broken:
                     _write(select, key, format, warehouse, store)
                     verify_file(release, key, store)
@@ -404,27 +404,27 @@ def _summaries(
             ) from error
     for title, table in tables.items():
         check_names(f"the summary {title!r} of {output.name}", table.column_names)
-    return {title: _plain(table) for title, table in tables.items()}
+    return {title: _json_rows(table) for title, table in tables.items()}
 
 
-def _plain(table: pa.Table) -> list[dict[str, Any]]:
+def _json_rows(table: pa.Table) -> list[dict[str, Any]]:
     """Rows for JSON and for people: a sum that SQL made a decimal is a plain number; NaN and infinity, which JSON lacks, are texts."""
-    return [{name: _plain_value(value) for name, value in row.items()} for row in rows_of(table)]
+    return [{name: _json_value(value) for name, value in row.items()} for row in rows_of(table)]
 
 
-def _plain_value(value: object) -> Any:
+def _json_value(value: object) -> Any:
     if isinstance(value, Decimal):
         return int(value) if value == int(value) else float(value)
     if isinstance(value, list):
-        return [_plain_value(each) for each in value]
+        return [_json_value(each) for each in value]
     if isinstance(value, dict):
-        return {name: _plain_value(each) for name, each in value.items()}
+        return {name: _json_value(each) for name, each in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value
 
 
-def _checked(output: Publish, job: Job, warehouse: Warehouse) -> str:
+def _checked_query(output: Publish, job: Job, warehouse: Warehouse) -> str:
     """The publishing query, if it runs and its rows keep the contract; the rows' names and types are the contract's."""
     select = load_query(output.query, job.folder)
     try:
@@ -459,7 +459,7 @@ def _checked(output: Publish, job: Job, warehouse: Warehouse) -> str:
     columns = {
         c.name: check_column(c, quote(c.name), schema.field(c.name).type) for c in contract.columns
     }
-    _refuse_broken(output, contract, columns, select, job, warehouse)
+    _refuse_violations(output, contract, columns, select, job, warehouse)
     casts = ", ".join(
         f"CAST({columns[c.name].value} AS {c.sql_type}) AS {quote(c.name)}"
         for c in contract.columns
@@ -467,7 +467,7 @@ def _checked(output: Publish, job: Job, warehouse: Warehouse) -> str:
     return f"SELECT {casts} FROM ({select}) AS q"
 
 
-def _refuse_broken(
+def _refuse_violations(
     output: Publish,
     contract: Contract,
     columns: Mapping[str, Judged],
@@ -490,20 +490,20 @@ def _refuse_broken(
         raise PublishRefused(
             f"{output.name} is not published: its rows break {contract.name}",
             problems=[
-                f"{rule.column} {rule.words}: {rows:,} row{'s' * (rows > 1)}{_first(rule, columns, typed, job, warehouse)}"
+                f"{rule.column} {rule.words}: {rows:,} row{'s' * (rows > 1)}{_first_violation(rule, columns, typed, job, warehouse)}"
                 for rule, rows in broken
             ],
             hint="mend the query (round, cast or filter there), the models that it reads, or the contract",
         )
 
 
-def _first(
+def _first_violation(
     rule: Rule, columns: Mapping[str, Judged], typed: str, job: Job, warehouse: Warehouse
 ) -> str:
     """The value of the first row that breaks a rule, and the key of that row: its columns that are keys of models."""
     units = {name for model in job.models for name in model.unit}
     judged, others = columns[rule.column], [name for name in columns if name != rule.column]
-    keys = [name for name in others if name in units][:MAX_KEYS] or others[:1]
+    keys = [name for name in others if name in units][:MAX_KEY_COLUMNS] or others[:1]
     shown = [
         f"t.{quote(rule.column)}",
         judged.raw(rule.column),

@@ -19,7 +19,7 @@ from ..ports.interfaces import Ledger, Record, RunStore, SourcePlace, Warehouse
 from ..ports.run_facts import ModelCounts, RunCounts
 from ..sql.queries import check_queries
 from .collect import Collected, collect, read_collected
-from .publish import Terms, describe_run, publish, refuse_all_failed, refuse_none_ok, within_limits
+from .publish import Terms, check_limits, describe_run, publish, refuse_all_failed, refuse_none_ok
 from .stages import Stage
 from .validate import ValidationResult, naming_damage, refuse_changed, validate
 from .work import Progress
@@ -56,7 +56,7 @@ class StageRunner:
     callbacks: RunCallbacks = field(default_factory=NullCallbacks)
     publishing: Callable[[], AbstractContextManager[None]] = nullcontext
     collected: list[Collected] = field(default_factory=list)
-    verdicts: list[ValidationResult] = field(default_factory=list)
+    validation_results: list[ValidationResult] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.layout = Layout(self.record.id)
@@ -66,7 +66,7 @@ class StageRunner:
     def validate(self, places: Mapping[str, SourcePlace], warehouse: Warehouse) -> None:
         """Check the queries and every source; the accepted rows stand under the sources' names."""
         check_queries(self.job, warehouse.tables_of)
-        self.verdicts = verdicts = validate(
+        self.validation_results = verdicts = validate(
             self.job, places, self.as_of, self.layout, warehouse, self.store
         )
         counts: RunCounts = {"sources": {v.source: v.counts for v in verdicts}}
@@ -78,25 +78,25 @@ class StageRunner:
         describe_run(self.job, self.layout, self.as_of, None, None, warehouse)
 
     @contextmanager
-    def one_state(self, warehouse: Warehouse) -> Iterator[None]:
+    def unchanged_sources(self, warehouse: Warehouse) -> Iterator[None]:
         """Check, before and after a block that reads the sources, that they are those that were validated.
 
         Raises: SourceError, also instead of an error that a changed or damaged file caused.
         """
-        refuse_changed(self.verdicts, warehouse)
+        refuse_changed(self.validation_results, warehouse)
         try:
             with self.naming_damage(warehouse):
                 yield
         except Exception:
-            refuse_changed(self.verdicts, warehouse)
+            refuse_changed(self.validation_results, warehouse)
             raise
-        refuse_changed(self.verdicts, warehouse)
+        refuse_changed(self.validation_results, warehouse)
 
     @contextmanager
     def naming_damage(self, warehouse: Warehouse) -> Iterator[None]:
         """Let a query that fails for a damaged file of a source name that file. Raises: SourceError instead of the QueryError."""
         with ExitStack() as naming:
-            for verdict in self.verdicts:
+            for verdict in self.validation_results:
                 naming.enter_context(naming_damage(verdict.source, verdict.files, warehouse))
             yield
 
@@ -115,7 +115,7 @@ class StageRunner:
             refuse_none_ok(self.job, every, self.record.id)
         more = model is not self.job.models[-1] or bool(self.job.releases)
         if more or limit is not None:  # a limit given by hand counts though nothing follows
-            within_limits(self.job, [collected], self.record.id, limit)
+            check_limits(self.job, [collected], self.record.id, limit)
 
     def expose_results(self, model: Model, warehouse: Warehouse) -> None:
         """Let a collected model's results stand under its name; DamagedFile if they are not what was collected."""
@@ -130,7 +130,7 @@ class StageRunner:
         """Make the release, if the job makes one."""
         if not self.job.releases:
             return
-        with self.publishing(), self.one_state(warehouse):
+        with self.publishing(), self.unchanged_sources(warehouse):
             release = publish(
                 self.job,
                 self.layout,
@@ -146,10 +146,10 @@ class StageRunner:
     def _terms(self, warehouse: Warehouse) -> Terms:
         """The terms of this run's release; the sources are compared once more before the pointer moves."""
         return Terms(
-            self._created,
+            self._created_at,
             self.record.replace_newer,
             self._code(),
-            check=lambda: refuse_changed(self.verdicts, warehouse),
+            check=lambda: refuse_changed(self.validation_results, warehouse),
         )
 
     def _code(self) -> dict[str, dict[str, int]]:
@@ -193,7 +193,7 @@ class StageRunner:
         )
         return {attempt: units for attempt, units in sorted(attempts.items()) if units}
 
-    def _created(self, run: str) -> str:
+    def _created_at(self, run: str) -> str:
         try:
             return self.ledger.read(run).created
         except NoSuchRun:

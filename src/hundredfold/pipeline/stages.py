@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from ..job import Job, Model
 
-FIRST = ("validate",)
-EACH_MODEL = ("prepare", "enqueue", "work", "collect")
-LAST = ("publish",)
+FIRST_STEPS = ("validate",)
+MODEL_STEPS = ("prepare", "enqueue", "work", "collect")
+LAST_STEPS = ("publish",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,10 @@ class Stage:
 
 def stages(job: Job) -> Iterator[Stage]:
     """Every stage of a job's run, in order. Each can be done again: what is there already is taken and not made anew."""
-    for step in FIRST:
+    for step in FIRST_STEPS:
         yield Stage(step)
     for model in job.models:
-        for step in EACH_MODEL:
+        for step in MODEL_STEPS:
             yield Stage(step, model)
-    for step in LAST:
+    for step in LAST_STEPS:
         yield Stage(step)

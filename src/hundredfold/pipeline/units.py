@@ -20,12 +20,12 @@ from ..data.arrays import UNIT, from_numpy, numpy_of, taken
 from ..data.manifest import ROWS
 from ..errors import ConservationError, QueryError
 from ..ports.interfaces import StreamingWarehouse
-from ..sql.queries import rows_with_unit_number, sizes
+from ..sql.queries import rows_with_unit_number, unit_sizes
 
-MOST_CELLS = 2**24  # combinations of key values
-CELL_BYTES = 40  # what is kept of each while rows are counted, with room to spare
-MOST_PLACES = 2**16  # different values of one column that is no number
-COUNTED = 2**22  # rows whose codes are counted at once
+MAX_COMBINATIONS = 2**24  # combinations of key values
+COMBINATION_BYTES = 40  # what is kept of each while rows are counted, with room to spare
+MAX_DISTINCT_VALUES = 2**16  # different values of one column that is no number
+MAX_BUFFERED_CODES = 2**22  # rows whose codes are counted at once
 
 
 class UnitIndex(Protocol):
@@ -35,16 +35,16 @@ class UnitIndex(Protocol):
     def tables(self) -> Sequence[str]:
         """What of it lies in the warehouse, until it is forgotten."""
 
-    def listed(self, rows: int) -> Iterator[pa.RecordBatch]:
+    def batches_of_units(self, rows: int) -> Iterator[pa.RecordBatch]:
         """The units and their sizes, about `rows` of them at a time: there may be more than fit into memory."""
 
-    def use(self, units: pa.Table) -> None:
+    def set_units(self, units: pa.Table) -> None:
         """Take the list of units, as it was written and read again, before rows are queried."""
 
     def query(self, columns: Sequence[str]) -> str:
         """The rows, with these columns, and before them one that tells the unit."""
 
-    def numbers(self, told: pa.Array) -> NDArray[np.int32]:
+    def unit_numbers(self, codes: pa.Array) -> NDArray[np.int32]:
         """The number of each row's unit, from what that first column tells."""
 
 
@@ -59,13 +59,15 @@ def number_units(
     """Find how to tell the units of a query. memory: bytes that it may take for itself."""
     if not unit:
         return SingleUnit(select, warehouse)
-    most = MOST_CELLS if memory is None else min(MOST_CELLS, memory // CELL_BYTES)
-    return _dense(model, unit, select, schema, warehouse, most) or JoinIndex(
+    most = (
+        MAX_COMBINATIONS if memory is None else min(MAX_COMBINATIONS, memory // COMBINATION_BYTES)
+    )
+    return _dense_index(model, unit, select, schema, warehouse, most) or JoinIndex(
         unit, select, warehouse
     )
 
 
-def no_row(model: str) -> QueryError:
+def no_rows_error(model: str) -> QueryError:
     """The error for a query without a unit."""
     return QueryError(
         f"the query of {model} gives no row",
@@ -81,18 +83,18 @@ class SingleUnit:
     def __init__(self, select: str, warehouse: StreamingWarehouse) -> None:
         self._select, self._warehouse = select, warehouse
 
-    def listed(self, rows: int) -> Iterator[pa.RecordBatch]:  # noqa: ARG002  # one unit
+    def batches_of_units(self, rows: int) -> Iterator[pa.RecordBatch]:  # noqa: ARG002  # one unit
         counted = self._warehouse.query(f"SELECT count(*) AS {ROWS} FROM ({self._select}) AS q")
         if sum(numpy_of(counted.column(ROWS), False)):
-            yield from map(_with_rows, counted.combine_chunks().to_batches())
+            yield from map(_with_int64_sizes, counted.combine_chunks().to_batches())
 
-    def use(self, units: pa.Table) -> None: ...
+    def set_units(self, units: pa.Table) -> None: ...
 
     def query(self, columns: Sequence[str]) -> str:
         return rows_with_unit_number(self._select, (), columns, "")
 
-    def numbers(self, told: pa.Array) -> NDArray[np.int32]:
-        return np.zeros(len(told), np.int32)
+    def unit_numbers(self, codes: pa.Array) -> NDArray[np.int32]:
+        return np.zeros(len(codes), np.int32)
 
 
 class JoinIndex:
@@ -103,18 +105,20 @@ class JoinIndex:
     def __init__(self, unit: Sequence[str], select: str, warehouse: StreamingWarehouse) -> None:
         self._unit, self._select, self._warehouse = unit, select, warehouse
 
-    def listed(self, rows: int) -> Iterator[pa.RecordBatch]:
-        return map(_with_rows, self._warehouse.stream(sizes(self._select, self._unit), rows))
+    def batches_of_units(self, rows: int) -> Iterator[pa.RecordBatch]:
+        return map(
+            _with_int64_sizes, self._warehouse.stream(unit_sizes(self._select, self._unit), rows)
+        )
 
-    def use(self, units: pa.Table) -> None:
+    def set_units(self, units: pa.Table) -> None:
         numbers = from_numpy(np.arange(units.num_rows, dtype=np.int32))
         self._warehouse.register("__units", units.drop_columns([ROWS]).append_column(UNIT, numbers))
 
     def query(self, columns: Sequence[str]) -> str:
         return rows_with_unit_number(self._select, self._unit, columns, "__units")
 
-    def numbers(self, told: pa.Array) -> NDArray[np.int32]:
-        return numpy_of(told, False)
+    def unit_numbers(self, codes: pa.Array) -> NDArray[np.int32]:
+        return numpy_of(codes, False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,7 @@ class KeyColumn:
     """One column of a key: how many places it has, the place of a row's value in SQL, and the value of each place."""
 
     name: str
-    places: int
+    cardinality: int
     sql: str
     values: Values | Range
     table: str = ""  # of values and places in the warehouse, where the place is found by a join
@@ -159,15 +163,19 @@ class DenseIndex:
     """Keys of few combinations: `digits` make a code of a row's key, and an array makes the unit's number of the code."""
 
     def __init__(
-        self, model: str, digits: Sequence[KeyColumn], select: str, warehouse: StreamingWarehouse
+        self,
+        model: str,
+        columns_of_key: Sequence[KeyColumn],
+        select: str,
+        warehouse: StreamingWarehouse,
     ) -> None:
-        self._model, self._digits, self._select = model, digits, select
-        self.tables = [digit.table for digit in digits if digit.table]
-        self._cells = int(np.prod([digit.places for digit in digits], dtype=object))
+        self._model, self._digits, self._select = model, columns_of_key, select
+        self.tables = [column.table for column in columns_of_key if column.table]
+        self._cells = int(np.prod([column.cardinality for column in columns_of_key], dtype=object))
         self._rows: NDArray[np.int64] | None = self._count(warehouse)
         self._number = np.full(self._cells, -1, np.int32)
 
-    def listed(self, rows: int) -> Iterator[pa.RecordBatch]:
+    def batches_of_units(self, rows: int) -> Iterator[pa.RecordBatch]:
         counts = self._rows if self._rows is not None else np.zeros(0, np.int64)
         number = 0
         for start in range(0, len(counts), rows):
@@ -178,30 +186,30 @@ class DenseIndex:
             number += len(codes)
             keys: dict[str, pa.Array] = {}
             rest = codes
-            for digit in reversed(self._digits):
-                rest, place = np.divmod(rest, digit.places)
-                keys[digit.name] = digit.values.at(place)
+            for column in reversed(self._digits):
+                rest, place = np.divmod(rest, column.cardinality)
+                keys[column.name] = column.values.at(place)
             if len(codes):
-                columns = {digit.name: keys[digit.name] for digit in self._digits}
+                columns = {column.name: keys[column.name] for column in self._digits}
                 yield pa.RecordBatch.from_pydict({**columns, ROWS: from_numpy(part[there])})
         self._rows = None
 
-    def use(self, units: pa.Table) -> None: ...
+    def set_units(self, units: pa.Table) -> None: ...
 
     def query(self, columns: Sequence[str]) -> str:
         code = ""
-        for digit in self._digits:
-            code = f"({code}) * {digit.places} + {digit.sql}" if code else digit.sql
+        for column in self._digits:
+            code = f"({code}) * {column.cardinality} + {column.sql}" if code else column.sql
         joins = "".join(
-            f" JOIN {digit.table} ON q.{quote(digit.name)} IS NOT DISTINCT FROM {digit.table}.value"
-            for digit in self._digits
-            if digit.table
+            f" JOIN {column.table} ON q.{quote(column.name)} IS NOT DISTINCT FROM {column.table}.value"
+            for column in self._digits
+            if column.table
         )
         rest = "".join(f", q.{quote(name)}" for name in columns)
         return f"SELECT CAST({code} AS INTEGER) AS {UNIT}{rest} FROM ({self._select}) AS q{joins}"
 
-    def numbers(self, told: pa.Array) -> NDArray[np.int32]:
-        return self._number.take(self._codes(told))
+    def unit_numbers(self, codes: pa.Array) -> NDArray[np.int32]:
+        return self._number.take(self._codes(codes))
 
     def _count(self, warehouse: StreamingWarehouse) -> NDArray[np.int64]:
         """How many rows each combination has."""
@@ -209,15 +217,15 @@ class DenseIndex:
         waiting: list[NDArray[Any]] = []
         for chunk in warehouse.stream(self.query(())):
             waiting.append(self._codes(chunk.column(0)))
-            if sum(map(len, waiting)) > COUNTED:
+            if sum(map(len, waiting)) > MAX_BUFFERED_CODES:
                 rows += np.bincount(np.concatenate(waiting), minlength=self._cells)
                 waiting = []
         if waiting:
             rows += np.bincount(np.concatenate(waiting), minlength=self._cells)
         return rows
 
-    def _codes(self, told: pa.Array) -> NDArray[np.int32]:
-        codes = numpy_of(told, False) if told.null_count == 0 else np.array([-1])
+    def _codes(self, column: pa.Array) -> NDArray[np.int32]:
+        codes = numpy_of(column, False) if column.null_count == 0 else np.array([-1])
         if len(codes) and (codes.min() < 0 or codes.max() >= self._cells):
             raise ConservationError(
                 f"{self._model}: the query gave keys that it had not given a moment before",
@@ -226,7 +234,7 @@ class DenseIndex:
         return codes
 
 
-def _dense(
+def _dense_index(
     model: str,
     unit: Sequence[str],
     select: str,
@@ -252,25 +260,27 @@ def _dense(
     ranges = dict(zip(whole, zip(ends[::3], ends[1::3], ends[2::3], strict=True), strict=True))
     if not rows or any(lowest is None for lowest, _, _ in ranges.values()):
         return None
-    most, digits = min(cells, 4 * rows + 2**16), list[KeyColumn]()
+    most, columns_of_key = min(cells, 4 * rows + 2**16), list[KeyColumn]()
     for place, name in enumerate(unit):
-        lowest, highest, there = ranges.get(name, (0, MOST_CELLS, 0))
-        if highest - lowest < MOST_CELLS:
-            digit: KeyColumn | None = _of_numbers(
+        lowest, highest, there = ranges.get(name, (0, MAX_COMBINATIONS, 0))
+        if highest - lowest < MAX_COMBINATIONS:
+            column: KeyColumn | None = _integer_column(
                 name, kinds[name], lowest, highest - lowest + 1, there < rows
             )
         else:
-            digit = _of_values(name, kinds[name], select, f"__places_{place}", warehouse)
-        most = most // digit.places if digit else 0
-        if digit is None or not most:
-            for table in [each.table for each in digits if each.table]:
+            column = _value_column(name, kinds[name], select, f"__places_{place}", warehouse)
+        most = most // column.cardinality if column else 0
+        if column is None or not most:
+            for table in [each.table for each in columns_of_key if each.table]:
                 warehouse.drop(table)
             return None
-        digits.append(digit)
-    return DenseIndex(model, digits, select, warehouse)
+        columns_of_key.append(column)
+    return DenseIndex(model, columns_of_key, select, warehouse)
 
 
-def _of_numbers(name: str, kind: pa.DataType, lowest: int, places: int, nulls: bool) -> KeyColumn:
+def _integer_column(
+    name: str, kind: pa.DataType, lowest: int, places: int, nulls: bool
+) -> KeyColumn:
     """Whole numbers that lie close to one another: the place is the distance from the least of them; nulls come last."""
     sql = f"(CAST(q.{quote(name)} AS BIGINT) - {lowest})"
     if nulls:
@@ -278,19 +288,17 @@ def _of_numbers(name: str, kind: pa.DataType, lowest: int, places: int, nulls: b
     return KeyColumn(name, places + nulls, sql, Range(kind, lowest, places))
 
 
-def _of_values(
+def _value_column(
     name: str, kind: pa.DataType, select: str, table: str, warehouse: StreamingWarehouse
 ) -> KeyColumn | None:
     """Few values of any order: each has its place in that table; None if they are many."""
-    distinct = (
-        f"SELECT DISTINCT {quote(name)} AS value FROM ({select}) AS q LIMIT {MOST_PLACES + 1}"
-    )
+    distinct = f"SELECT DISTINCT {quote(name)} AS value FROM ({select}) AS q LIMIT {MAX_DISTINCT_VALUES + 1}"
     values = (
         warehouse.query(f"SELECT value FROM ({distinct}) AS d ORDER BY value ASC NULLS LAST")
         .column("value")
         .combine_chunks()
     )
-    if len(values) > MOST_PLACES:
+    if len(values) > MAX_DISTINCT_VALUES:
         return None
     warehouse.register(
         table, pa.table({"value": values, "place": from_numpy(np.arange(len(values)))})
@@ -299,6 +307,6 @@ def _of_values(
     return KeyColumn(name, len(values), f"{table}.place", Values(typed), table)
 
 
-def _with_rows(units: pa.RecordBatch) -> pa.RecordBatch:
+def _with_int64_sizes(units: pa.RecordBatch) -> pa.RecordBatch:
     rows = numpy_of(units.column(ROWS), False).astype(np.int64)
     return units.set_column(units.num_columns - 1, ROWS, from_numpy(rows))

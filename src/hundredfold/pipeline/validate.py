@@ -30,7 +30,7 @@ from ..ports.run_facts import SourceCounts
 from ..sql.checks import Checks, Rule, compile_checks, duplicates, quote_part, refuse_timeless
 from ..sql.sources.changes import refuse_other_files
 
-NUMERIC = (
+NUMBER_RULES = (
     "must be a number",
     "must be a whole number",
     "must be a decimal",
@@ -96,37 +96,37 @@ def validate(
     store: RunStore,
 ) -> list[ValidationResult]:
     """Check every source, or take the verdict that is there; SourceError or ContractError for the first that cannot be run."""
-    verdicts = _load_existing(layout.verdict(), store)
-    for verdict in verdicts:
-        verify_accepted(verdict, store)
-    if not verdicts:
+    results = _load_existing(layout.validation_result(), store)
+    for result in results:
+        verify_accepted(result, store)
+    if not results:
         for source in in_order_of_reference(job.sources):
-            own = layout.verdict_of(source.name)
+            own = layout.source_validation_result(source.name)
             one = _load_existing(own, store) if warehouse.replays else []
             if not one:
                 one = [
                     _validate_one(source, places[source.name], job, as_of, layout, warehouse, store)
                 ]
                 if warehouse.replays:
-                    _put(one, own, store)
-            verdicts += one
-            warehouse.create_view(source.name, _reading(verdicts[-1], warehouse))
-        _put(verdicts, layout.verdict(), store)
-    refuse_changed(verdicts, warehouse)
-    for verdict in verdicts:
-        warehouse.create_view(verdict.source, _reading(verdict, warehouse))
-    return verdicts
+                    _write_results(one, own, store)
+            results += one
+            warehouse.create_view(source.name, _accepted_query(results[-1], warehouse))
+        _write_results(results, layout.validation_result(), store)
+    refuse_changed(results, warehouse)
+    for result in results:
+        warehouse.create_view(result.source, _accepted_query(result, warehouse))
+    return results
 
 
-def verify_accepted(verdict: ValidationResult, store: Store) -> None:
+def verify_accepted(result: ValidationResult, store: Store) -> None:
     """Raise DamagedFile if the accepted rows are an object of the store, and not what was written."""
-    if verdict.accepted_key in verdict.checksums:
-        verify(store, verdict.accepted_key, verdict.checksums[verdict.accepted_key])
+    if result.accepted_key in result.checksums:
+        verify(store, result.accepted_key, result.checksums[result.accepted_key])
 
 
 def read_validation(layout: Layout, store: Store) -> list[ValidationResult]:
     """What validation said; KeyError before it has."""
-    return _read(layout.verdict(), store)
+    return _read_results(layout.validation_result(), store)
 
 
 def move_source(
@@ -141,8 +141,8 @@ def move_source(
     files: prints of the files where they are now, in the order of their names; named: how a query names a path.
     Raises: SourceError for files that are not those that were validated, as far as size and modification time show.
     """
-    verdicts = _load_existing(layout.verdict(), store)
-    old = next((verdict for verdict in verdicts if verdict.source == source), None)
+    results = _load_existing(layout.validation_result(), store)
+    old = next((result for result in results if result.source == source), None)
     if old is None or not old.files:  # not validated yet, or the run has a copy of the rows
         return
     other = [
@@ -160,10 +160,14 @@ def move_source(
     for then, new in zip(old.files, files, strict=True):
         select = select.replace(named(then[0]), named(new[0]))
     moved = replace(old, select=select, files=[list(entry) for entry in files])
-    _put([moved if verdict is old else verdict for verdict in verdicts], layout.verdict(), store)
+    _write_results(
+        [moved if result is old else result for result in results],
+        layout.validation_result(),
+        store,
+    )
 
 
-def _read(key: str, store: Store) -> list[ValidationResult]:
+def _read_results(key: str, store: Store) -> list[ValidationResult]:
     found = get_json(store, key)["verdicts"]
     return [
         ValidationResult(**{**fields, "findings": tuple(Finding(**f) for f in fields["findings"])})
@@ -173,13 +177,13 @@ def _read(key: str, store: Store) -> list[ValidationResult]:
 
 def _load_existing(key: str, store: Store) -> list[ValidationResult]:
     try:
-        return _read(key, store)
+        return _read_results(key, store)
     except KeyError:
         return []
 
 
-def _put(verdicts: Sequence[ValidationResult], key: str, store: Store) -> None:
-    put_json(store, key, {"verdicts": [asdict(v) for v in verdicts]})
+def _write_results(results: Sequence[ValidationResult], key: str, store: Store) -> None:
+    put_json(store, key, {"verdicts": [asdict(v) for v in results]})
 
 
 def in_order_of_reference(sources: Sequence[Source]) -> list[Source]:
@@ -219,10 +223,10 @@ def _validate_one(
     wanted = {c.name: c for c in contract.columns} if contract else {}
     raw = warehouse.attach(source, place, job.folder, wanted, layout.staged(source.name))
     with naming_damage(source.name, raw.fingerprints, warehouse):
-        return _judged(source, place, contract, raw, as_of, layout, warehouse, store)
+        return _check_source(source, place, contract, raw, as_of, layout, warehouse, store)
 
 
-def _judged(
+def _check_source(
     source: Source,
     place: SourcePlace,
     contract: Contract | None,
@@ -249,9 +253,9 @@ def _judged(
         raise SourceError(
             f"{source.name} cannot be checked: {error.message}", hint=error.hint
         ) from error
-    doubled = _is_doubled(source, checks, warehouse)
+    has_duplicates = _has_duplicates(source, checks, warehouse)
     if (
-        bad or doubled
+        bad or has_duplicates
     ) and raw.with_row_numbers is not None:  # from here on it matters which row is which
         raw = raw.with_row_numbers()
         checks = compile_checks(source, contract, raw.select, raw.schema, raw.text, as_of)
@@ -263,11 +267,13 @@ def _judged(
         )
     findings = _findings(checks, counts, raw.in_file_order, warehouse) if bad else ()
     if raw.malformed is not None:
-        findings += _torn(raw.malformed)
-    copies, superseded, clashes, twins = (
-        _duplicates(source, checks, raw.in_file_order, warehouse) if doubled else (0, 0, 0, ())
+        findings += _malformed_findings(raw.malformed)
+    copies, superseded, clashes, duplicate_findings = (
+        _find_duplicates(source, checks, raw.in_file_order, warehouse)
+        if has_duplicates
+        else (0, 0, 0, ())
     )
-    findings += twins
+    findings += duplicate_findings
     if repaired:
         _write_repairs(source, checks, raw, layout, warehouse)
     rejected, dropped = bad + malformed + clashes, copies + superseded
@@ -317,7 +323,7 @@ def _judged(
     )
 
 
-def _torn(malformed: pa.Table) -> tuple[Finding, ...]:
+def _malformed_findings(malformed: pa.Table) -> tuple[Finding, ...]:
     """A finding for each rule that lines of the files break, with the first of them."""
     rules = malformed.column("rule").to_pylist()
     rows = {
@@ -368,12 +374,12 @@ def _refuse_clean(source: Source, raw: str, warehouse: Warehouse) -> None:
         )
 
 
-def _reading(verdict: ValidationResult, warehouse: Warehouse) -> str:
+def _accepted_query(result: ValidationResult, warehouse: Warehouse) -> str:
     """The accepted rows in SQL, wherever the home lies by now."""
     return (
-        f"SELECT * FROM {warehouse.read_parquet(verdict.accepted_key)}"
-        if verdict.accepted_key
-        else verdict.select
+        f"SELECT * FROM {warehouse.read_parquet(result.accepted_key)}"
+        if result.accepted_key
+        else result.select
     )
 
 
@@ -425,19 +431,19 @@ def _raw_value(rule: Rule, checks: Checks) -> str:
     return raw if f"AS {raw}," in checks.typed else quote(rule.column)
 
 
-def _is_doubled(source: Source, checks: Checks, warehouse: Warehouse) -> bool:
+def _has_duplicates(source: Source, checks: Checks, warehouse: Warehouse) -> bool:
     """Whether two good rows have the same key."""
     if not source.unique:
         return False
     key = ", ".join(map(quote, source.unique))
     good = f"SELECT * FROM ({checks.judged}) AS j WHERE NOT ({checks.any_bad})"
-    doubled = warehouse.query(
+    has_duplicates = warehouse.query(
         f"SELECT count(*) AS n FROM (SELECT 1 AS one FROM ({good}) AS g GROUP BY {key} HAVING count(*) > 1) AS d"
     )
-    return bool(doubled.column("n")[0].as_py())
+    return bool(has_duplicates.column("n")[0].as_py())
 
 
-def _duplicates(
+def _find_duplicates(
     source: Source, checks: Checks, exact: bool, warehouse: Warehouse
 ) -> tuple[int, int, int, tuple[Finding, ...]]:
     """Copies, superseded rows, rows that clash; kept in the table `__twins`."""
@@ -480,7 +486,7 @@ def _write_rejects(
     source: Source,
     checks: Checks,
     raw: AttachedSource,
-    twins: bool,
+    duplicate_findings: bool,
     layout: Layout,
     warehouse: Warehouse,
 ) -> None:
@@ -488,7 +494,7 @@ def _write_rejects(
     parts = [
         f"SELECT __file, __row, {checks.reasons} AS __reason, TRUE AS __counts FROM ({checks.judged}) AS j WHERE {checks.any_bad}"
     ]
-    if twins:
+    if duplicate_findings:
         parts.append("SELECT __file, __row, reason AS __reason, counts AS __counts FROM __twins")
     gone = " UNION ALL ".join(parts)
     names = ", ".join(
@@ -524,7 +530,7 @@ def _decimal_hint(
     sign = signs.pop()
     written, other = (DECIMAL_COMMA, ",") if sign == "." else (DECIMAL_POINT, ".")
     if not any(
-        f.words.startswith(NUMERIC) and written.fullmatch(f.value.strip()) for f in findings
+        f.words.startswith(NUMBER_RULES) and written.fullmatch(f.value.strip()) for f in findings
     ):
         return ""
     return f'if these numbers have a decimal {"comma" if other == "," else "point"}, say so: Source("{source.name}", ..., csv=Csv(decimal="{other}")); or '
@@ -543,7 +549,7 @@ def _refuse_too_many(
     raise ContractError(
         f"{source.name} cannot be run: {rejected:,} of {rows:,} rows break its contract, and the limit is {limit:,}",
         problems=[
-            f"{f.column:<{width}}  {f.words:<{words}}  {f'{f.rows:,} row' + ('s' if f.rows > 1 else ''):<{counts}}   first: {_where(f, several)} ({f.value})"
+            f"{f.column:<{width}}  {f.words:<{words}}  {f'{f.rows:,} row' + ('s' if f.rows > 1 else ''):<{counts}}   first: {_location(f, several)} ({f.value})"
             for f in findings
         ],
         hint=f"{hint}see {where}, or allow them with --max-rejected {source.name}={rejected}",
@@ -561,7 +567,7 @@ def _refuse_replaced(source: Source, superseded: int, rows: int, where: str) -> 
         )
 
 
-def _where(finding: Finding, several: bool) -> str:
+def _location(finding: Finding, several: bool) -> str:
     """The place of a row, as far as it is known; the file only where there are several."""
     if not finding.row:
         return f"in {finding.file}"
@@ -583,7 +589,7 @@ def naming_damage(
         raise
 
 
-def refuse_changed(verdicts: Sequence[ValidationResult], warehouse: Warehouse) -> None:
+def refuse_changed(results: Sequence[ValidationResult], warehouse: Warehouse) -> None:
     """Check that files read in place are still those that were validated. Raises: SourceError for the first source that differs."""
-    for verdict in verdicts:
-        refuse_other_files(verdict.source, verdict.files, warehouse)
+    for result in results:
+        refuse_other_files(result.source, result.files, warehouse)

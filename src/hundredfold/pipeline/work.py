@@ -29,11 +29,11 @@ from ..workers.pool import WorkerPool, WorkerSlot
 from ..workers.protocol import ChunkDone, PoolEvent, SliceDone, SliceRejected, WorkerDied
 from .coverage import Coverage
 
-HALVED_AT = 3  # the delivery at which a message that came back is halved: its second return
+HALVING_DELIVERY = 3  # the delivery at which a message that came back is halved: its second return
 MAX_WRITES = 4  # outcomes that may be on their way to the store at a time
 MIN_SHARED_S = 0.1  # seconds of work that are worth sharing with a slot that has none
 STOP_DELAY_S = 0.03  # seconds after which a slot has heard where to stop
-LOST = "its message came back too often: whatever worker had it was lost"
+LOST_REASON = "its message came back too often: whatever worker had it was lost"
 MAX_STARTUP_DEATHS = 2  # so often may a child die before it reaches a unit of a slice
 MAX_FAILED_RETRIES = 50  # second tries for want of memory that end like the first, one after the other, before no more are given
 MAX_WRITE_BYTES = 64 * 2**20  # of outcomes that may be on their way to the store at a time
@@ -47,7 +47,7 @@ class Progress:
     done: int
     units: int
     failed: int
-    lately: str = ""
+    last_failure: str = ""
 
 
 @dataclass
@@ -57,8 +57,8 @@ class InFlight:
     message: Message
     receipt: str
     todo: deque[Message]
-    extended: float
-    began: float  # when a slot was given what is first in todo
+    lease_extended: float
+    started: float  # when a slot was given what is first in todo
     startup_deaths: int = 0
     narrow: bool = (
         False  # memory ran out: from now on no more of the batch is read than is asked for
@@ -78,93 +78,97 @@ class WorkDispatcher:
     queue: Queue
     store: Store
     pool: WorkerPool
-    tell: Callable[[Progress], None]
+    report: Callable[[Progress], None]
     visibility: float
     clock: Clock = time.monotonic
-    doing: dict[WorkerSlot, InFlight] = field(default_factory=dict)
-    bad: set[int] = field(
+    in_flight: dict[WorkerSlot, InFlight] = field(default_factory=dict)
+    failed_units: set[int] = field(
         default_factory=set
     )  # units that failed or crashed: one may be done twice, and counts once
-    lately: str = ""
-    delivery: Delivery | None = None  # one that was waited for
-    only: bool = (
+    last_failure: str = ""
+    next_delivery: Delivery | None = None  # one that was waited for
+    stop_when_empty: bool = (
         False  # only what the queue hands out now: what is left of the attempt is for others
     )
     writer: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(1)
     )  # the disk is not waited for here
-    written: deque[Future[int] | str] = field(
+    pending_writes: deque[Future[int] | str] = field(
         default_factory=deque
     )  # outcomes on their way, and receipts to delete after those before
-    writing: int = 0  # bytes of outcomes on their way
-    alone: set[int] = field(
+    pending_bytes: int = 0  # bytes of outcomes on their way
+    retried_alone: set[int] = field(
         default_factory=set
     )  # units on a second try, since memory ran out in the first
-    in_vain: int = 0  # how many second tries, one after the other, ended like the first
+    failed_retries: int = 0  # how many second tries, one after the other, ended like the first
 
     def run(self) -> None:
         """Until every unit of the messages has an outcome. `tell` is called between events, and may raise to stop."""
         with self.writer:
             while not all(self.coverage.covers(m.first, m.last) for m in self.messages):
-                self._tell()
+                self._report()
                 fed = self._assign()
-                self._bury()
-                if not fed and not self.doing and self.delivery is None:
-                    self._settle(0)
-                    if not self.only:
+                self._record_dead_letters()
+                if not fed and not self.in_flight and self.next_delivery is None:
+                    self._await_writes(0)
+                    if not self.stop_when_empty:
                         self._wait_for_message()
                     elif self.pool.is_idle and not self.queue.depth().waiting:
                         break
-                for slot, event in self.pool.events(0.05 if self.doing or self.only else 0.0):
+                for slot, event in self.pool.events(
+                    0.05 if self.in_flight or self.stop_when_empty else 0.0
+                ):
                     self._handle(slot, event)
-                self._settle(MAX_WRITES)
+                self._await_writes(MAX_WRITES)
                 self._keep_leases()
-            self.written.extend(
-                {doing.receipt for doing in self.doing.values()}
+            self.pending_writes.extend(
+                {doing.receipt for doing in self.in_flight.values()}
             )  # the outcome is there, only the message is left
-            self._settle(0)
+            self._await_writes(0)
             while (
-                self.only and not self.pool.is_idle
+                self.stop_when_empty and not self.pool.is_idle
             ):  # their last words would be taken for the next call's
-                self._tell()
+                self._report()
                 for _ in self.pool.events(0.05):
                     pass
-        self._tell()
+        self._report()
 
-    def _settle(self, most: int) -> None:
+    def _await_writes(self, most: int) -> None:
         """Delete the messages whose outcomes are in the store; wait until at most so many outcomes, and bytes, are on their way there."""
-        waiting = sum(not isinstance(entry, str) for entry in self.written)
-        while self.written:
-            entry = self.written[0]
+        waiting = sum(not isinstance(entry, str) for entry in self.pending_writes)
+        while self.pending_writes:
+            entry = self.pending_writes[0]
             if isinstance(entry, str):
                 self.queue.delete(entry)
-            elif entry.done() or waiting > most or self.writing > MAX_WRITE_BYTES:
-                self.writing -= entry.result()  # raises what the store raised
+            elif entry.done() or waiting > most or self.pending_bytes > MAX_WRITE_BYTES:
+                self.pending_bytes -= entry.result()  # raises what the store raised
                 waiting -= 1
             else:
                 return
-            self.written.popleft()
+            self.pending_writes.popleft()
 
     def _assign(self) -> bool:
         """Give every idle slot something to do; whether any was given."""
         fed = False
         for slot in self.pool.idle():
-            doing = self.doing.get(slot)
+            doing = self.in_flight.get(slot)
             if doing is not None and not doing.todo:
-                del self.doing[slot]
+                del self.in_flight[slot]
                 if all(
-                    other.receipt != doing.receipt for other in self.doing.values()
+                    other.receipt != doing.receipt for other in self.in_flight.values()
                 ):  # or another slot has a part of it
-                    self.written.append(doing.receipt)
+                    self.pending_writes.append(doing.receipt)
                 doing = None
             if doing is None:
-                delivery, self.delivery = self.delivery or self.queue.receive(), None
+                delivery, self.next_delivery = self.next_delivery or self.queue.receive(), None
                 doing = self._accept(delivery) if delivery is not None else self._steal()
                 if doing is None:
                     continue
-                self.doing[slot] = doing
-            doing.began = self.clock()
-            self.pool.assign(slot, doing.todo[0], doing.narrow, self.in_vain >= MAX_FAILED_RETRIES)
+                self.in_flight[slot] = doing
+            doing.started = self.clock()
+            self.pool.assign(
+                slot, doing.todo[0], doing.narrow, self.failed_retries >= MAX_FAILED_RETRIES
+            )
             fed = True
         return fed
 
@@ -172,13 +176,13 @@ class WorkDispatcher:
         """A part of what another slot has before it, when no message is left: so that all slots end at about the same time."""
         busiest: WorkerSlot | None = None
         longest, cut = MIN_SHARED_S, 0
-        for slot, each in self.doing.items():
-            left, unit = self._left(slot, each)
+        for slot, each in self.in_flight.items():
+            left, unit = self._remaining(slot, each)
             if left >= longest:
                 busiest, longest, cut = slot, left, unit
         if busiest is None:
             return None
-        doing = self.doing[busiest]
+        doing = self.in_flight[busiest]
         if len(doing.todo) > 1:
             part = doing.todo.pop()
         else:
@@ -194,14 +198,14 @@ class WorkDispatcher:
             narrow=doing.narrow,
         )
 
-    def _left(self, slot: WorkerSlot, doing: InFlight) -> tuple[float, int]:
+    def _remaining(self, slot: WorkerSlot, doing: InFlight) -> tuple[float, int]:
         """About how many seconds of work a slot has before it that another could do (as its units took so far, or as the one that
         it is on has taken already, if that is more), and the unit after which it should stop to have half of it."""
         if (
             not doing.todo or self.pool.context.model(self.manifest.model).batched
         ):  # what takes a slice at once gives none of it away
             return 0.0, 0
-        slice_, took = doing.todo[0], self.clock() - doing.began
+        slice_, took = doing.todo[0], self.clock() - doing.started
         if took < MIN_SHARED_S:  # too little to tell
             return 0.0, 0
         others = sum(part.units for part in list(doing.todo)[1:])
@@ -227,7 +231,7 @@ class WorkDispatcher:
         if not missing:  # another worker finished it first
             self.queue.delete(delivery.receipt)
             return None
-        if delivery.received >= HALVED_AT and message.units > 1:
+        if delivery.receive_count >= HALVING_DELIVERY and message.units > 1:
             self.queue.send([str(half) for part in missing for half in halves(part)])
             self.queue.delete(delivery.receipt)
             return None
@@ -238,8 +242,8 @@ class WorkDispatcher:
 
     def _wait_for_message(self) -> None:
         """Nothing is in our hands, and not all is done: it is in the hands of others, or lost. Wait for it to come back."""
-        self.delivery = self.queue.receive(wait=1.0)
-        if self.delivery is not None:
+        self.next_delivery = self.queue.receive(wait=1.0)
+        if self.next_delivery is not None:
             return
         depth = self.queue.depth()
         if not (depth.waiting or depth.in_flight):  # the dead letters are accounted for already
@@ -252,7 +256,7 @@ class WorkDispatcher:
             )
 
     def _handle(self, slot: WorkerSlot, event: PoolEvent) -> None:
-        doing = self.doing.get(slot)
+        doing = self.in_flight.get(slot)
         if (
             doing is None
         ):  # the last words of a slice that all was done for, in the model before this one
@@ -307,7 +311,7 @@ class WorkDispatcher:
             doing.todo.extendleft(reversed(halves(rest)))
             return
         unit = rest.first if event.unit is None else event.unit
-        self._bury_unit(slice_.part(unit, unit), event.reason)
+        self._record_crash(slice_.part(unit, unit), event.reason)
         ends = (
             (start, min(unit - 1, slice_.last)),
             (unit + 1, slice_.last),
@@ -323,9 +327,9 @@ class WorkDispatcher:
         )
         alone = event.fresh and rest.units == 1 and (doing.narrow or batch.first == batch.last)
         doing.narrow = True
-        if alone or (unit is not None and self.in_vain >= MAX_FAILED_RETRIES):
+        if alone or (unit is not None and self.failed_retries >= MAX_FAILED_RETRIES):
             unit = rest.first if unit is None else unit
-            self._count_try(unit, failed=True)
+            self._count_retry(unit, failed=True)
             said = event.memory == "reported"
             status, error = ("failed", "MemoryError") if said else ("crashed", "WorkerDied")
             reason = (
@@ -334,11 +338,13 @@ class WorkDispatcher:
                 else f"{event.reason}, alone in a fresh worker: {MEMORY_HINT}"
             )
             self._commit(
-                rest.part(unit, unit), b"", lost(rest.part(unit, unit), status, error, reason)
+                rest.part(unit, unit),
+                b"",
+                accounts_without_result(rest.part(unit, unit), status, error, reason),
             )
             again = [(rest.first, unit - 1), (unit + 1, rest.last)]
         elif unit is not None:
-            self.alone.add(unit)
+            self.retried_alone.add(unit)
             again = [
                 (unit, unit),
                 (rest.first, unit - 1),
@@ -350,36 +356,36 @@ class WorkDispatcher:
             again = [(rest.first, rest.last)]
         doing.todo.extendleft(reversed([rest.part(a, b) for a, b in again if a <= b]))
 
-    def _count_try(self, unit: int, *, failed: bool) -> None:
-        if unit in self.alone:
-            self.alone.discard(unit)
-            self.in_vain = self.in_vain + 1 if failed else 0
+    def _count_retry(self, unit: int, *, failed: bool) -> None:
+        if unit in self.retried_alone:
+            self.retried_alone.discard(unit)
+            self.failed_retries = self.failed_retries + 1 if failed else 0
 
-    def _bury(self) -> None:
+    def _record_dead_letters(self) -> None:
         """Messages that came back too often: what they ask for is recorded as crashed."""
         if not self.queue.depth().dead:
             return
         for body in self.queue.dead():
             message = Message.parse(body)
             for first, last in self.coverage.missing(message.first, message.last):
-                self._bury_unit(message.part(first, last), LOST)
+                self._record_crash(message.part(first, last), LOST_REASON)
 
-    def _bury_unit(self, message: Message, reason: str) -> None:
-        self._commit(message, b"", crashed(message, reason))
+    def _record_crash(self, message: Message, reason: str) -> None:
+        self._commit(message, b"", crashed_accounts(message, reason))
 
     def _commit(self, message: Message, results: bytes | pa.Buffer, accounts: bytes) -> None:
         """An outcome: its results, and then, as the commit, its accounts. Until both are in the store, its message stays in the queue."""
-        self._settle(MAX_WRITES)  # or what is heard at once would pile up here
-        self.writing += len(results) + len(accounts)
-        self.written.append(self.writer.submit(self._write, message, results, accounts))
+        self._await_writes(MAX_WRITES)  # or what is heard at once would pile up here
+        self.pending_bytes += len(results) + len(accounts)
+        self.pending_writes.append(self.writer.submit(self._write, message, results, accounts))
         self.coverage.add(message.first, message.last)
         bad = unpack_accounts(pa.py_buffer(accounts)).bad
         if message.units == 1:
-            self._count_try(message.first, failed=bool(bad))
+            self._count_retry(message.first, failed=bool(bad))
         if bad:
-            self.bad.update(account.unit for account in bad)
+            self.failed_units.update(account.unit for account in bad)
             last = max(bad, key=lambda account: account.unit)
-            self.lately = f"{key_text(self.units.key(last.unit))}: {last.error}: {last.message.partition(chr(10))[0]}"
+            self.last_failure = f"{key_text(self.units.key(last.unit))}: {last.error}: {last.message.partition(chr(10))[0]}"
 
     def _write(self, message: Message, results: bytes | pa.Buffer, accounts: bytes) -> int:
         if len(results):
@@ -389,19 +395,19 @@ class WorkDispatcher:
 
     def _keep_leases(self) -> None:
         now = self.clock()
-        for doing in self.doing.values():
-            if now - doing.extended > self.visibility / 3:
+        for doing in self.in_flight.values():
+            if now - doing.lease_extended > self.visibility / 3:
                 self.queue.extend(doing.receipt, self.visibility)
-                doing.extended = now
+                doing.lease_extended = now
 
-    def _tell(self) -> None:
-        self.tell(
+    def _report(self) -> None:
+        self.report(
             Progress(
                 self.manifest.model,
                 int(self.coverage.done.sum()),
                 self.manifest.units,
-                len(self.bad),
-                self.lately,
+                len(self.failed_units),
+                self.last_failure,
             )
         )
 
@@ -414,12 +420,12 @@ def halves(message: Message) -> list[Message]:
     return [message.part(message.first, middle), message.part(middle + 1, message.last)]
 
 
-def crashed(message: Message, reason: str) -> bytes:
+def crashed_accounts(message: Message, reason: str) -> bytes:
     """The accounts of units that nobody could do."""
-    return lost(message, "crashed", "WorkerDied", reason)
+    return accounts_without_result(message, "crashed", "WorkerDied", reason)
 
 
-def lost(message: Message, status: str, error: str, reason: str) -> bytes:
+def accounts_without_result(message: Message, status: str, error: str, reason: str) -> bytes:
     """The accounts of units that have no result, and why."""
     units = np.arange(message.first, message.last + 1, dtype=np.int64)
     zero = np.zeros(len(units), np.int64)

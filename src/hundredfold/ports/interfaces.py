@@ -92,7 +92,7 @@ class Delivery:
 
     body: str
     receipt: str
-    received: int  # how often it has been handed out, this time included
+    receive_count: int  # how often it has been handed out, this time included
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,10 @@ from collections.abc import Callable
 
 from .interfaces import Clock, Delivery
 
-SHORTEST, LONGEST = 0.005, 0.2  # seconds between two looks at an empty queue: the pause doubles
+MIN_POLL_S, MAX_POLL_S = (
+    0.005,
+    0.2,
+)  # seconds between two looks at an empty queue: the pause doubles
 
 
 def long_poll(
@@ -16,7 +19,7 @@ def long_poll(
     sleep: Callable[[float], object],
 ) -> Delivery | None:
     """Look until there is a delivery or `wait` seconds are slept; `look` gives it, or the moment when to look again at the latest."""
-    pause, left = SHORTEST, wait
+    pause, left = MIN_POLL_S, wait
     while True:
         found = look()
         if isinstance(found, Delivery):
@@ -26,4 +29,4 @@ def long_poll(
         nap = max(0.001, min(pause, left, found - clock()))
         sleep(nap)
         left -= nap
-        pause = min(2 * pause, LONGEST)
+        pause = min(2 * pause, MAX_POLL_S)

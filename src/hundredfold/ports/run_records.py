@@ -11,7 +11,7 @@ from .interfaces import Record
 from .run_facts import RunCounts, RunOptions
 from .run_states import Event, after
 
-SHOWN = 3  # so many runs are named where one is not found
+MAX_RUNS_SHOWN = 3  # so many runs are named where one is not found
 
 
 def transition(record: Record, event: Event, step: str | None, reason: str, now: float) -> Record:
@@ -59,7 +59,11 @@ def run_exists_error(run: str) -> StateError:
 
 def no_such_run(run: str, newest: Sequence[str]) -> NoSuchRun:
     """The error that says which runs there are."""
-    there = f"the newest here: {', '.join(newest[:SHOWN])}" if newest else "there are none here yet"
+    there = (
+        f"the newest here: {', '.join(newest[:MAX_RUNS_SHOWN])}"
+        if newest
+        else "there are none here yet"
+    )
     return NoSuchRun(
         f"there is no run {run}; {there}",
         hint=f"hundredfold status --all   lists them; a run that was killed before it was recorded left nothing: run it again with --run-id {run}",

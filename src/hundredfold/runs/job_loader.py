@@ -21,8 +21,8 @@ from ..job import Job, Layout
 from ..paths import expand_user
 from ..ports.interfaces import Record, RunHome
 
-FILE = re.compile(r"(?P<path>.+\.py)(?::(?P<attribute>[^:/\\]*))?")
-WANTED = (
+FILE_REF = re.compile(r"(?P<path>.+\.py)(?::(?P<attribute>[^:/\\]*))?")
+REF_HINT = (
     "wanted module:attribute or path/to/file.py:attribute, such as my_job.job:job or my_job/job.py"
 )
 
@@ -32,7 +32,7 @@ def load_job(ref: str) -> Job:
 
     Without an attribute it is the only job that the module holds.
     """
-    file = FILE.fullmatch(ref)
+    file = FILE_REF.fullmatch(ref)
     name, _, attribute = (file["path"], "", file["attribute"] or "") if file else ref.partition(":")
     if (
         not name
@@ -40,9 +40,11 @@ def load_job(ref: str) -> Job:
         or not (file or all(name.split(".")))
         or "\0" in ref
     ):
-        raise JobError(f"{ref!r} names no job", hint=WANTED)
-    return _job_in(
-        _of_file(Path(name)) if file else _import(name, Path.cwd(), f"python -c 'import {name}'"),
+        raise JobError(f"{ref!r} names no job", hint=REF_HINT)
+    return _find_job(
+        _import_file(Path(name))
+        if file
+        else _import(name, Path.cwd(), f"python -c 'import {name}'"),
         name,
         attribute,
     )
@@ -50,11 +52,11 @@ def load_job(ref: str) -> Job:
 
 def absolute_ref(ref: str) -> str:
     """The same words, good in any folder: a file's path made absolute."""
-    file = FILE.fullmatch(ref)
+    file = FILE_REF.fullmatch(ref)
     return str(expand_user(file["path"]).absolute()) + ref[file.end("path") :] if file else ref
 
 
-def _of_file(path: Path) -> ModuleType:
+def _import_file(path: Path) -> ModuleType:
     """The module that a file is. Its folder comes first on the path, as for `python file.py`; a file of a package is imported
     as a part of it, from the folder that holds the package."""
     full = Path(
@@ -65,9 +67,9 @@ def _of_file(path: Path) -> ModuleType:
     except OSError:  # a name that is too long, say
         found = False
     if not found:
-        raise JobError(f"there is no file {full}", hint=WANTED)
+        raise JobError(f"there is no file {full}", hint=REF_HINT)
     names, folder = [full.stem], full.parent
-    above = _goes_up(full)
+    above = _relative_import_depth(full)
     while (folder / "__init__.py").is_file() or len(names) <= above:
         names.insert(0, folder.name)
         folder = folder.parent
@@ -83,7 +85,7 @@ def _of_file(path: Path) -> ModuleType:
     return module
 
 
-def _goes_up(path: Path) -> int:
+def _relative_import_depth(path: Path) -> int:
     """How many packages its relative imports need around a file: one for `from .model import fit`."""
     try:
         tree = ast.parse(path.read_bytes())
@@ -108,12 +110,12 @@ def _import(name: str, folder: Path, again: str) -> ModuleType:
                 f"there is no module {error.name!r} in {folder} or among the installed packages",
                 hint="run this where the module is, or install its package",
             ) from error
-        raise _failed(name, error, again) from error
+        raise _import_error(name, error, again) from error
     except (Exception, SystemExit) as error:  # whatever the user's module raises is told
-        raise _failed(name, error, again) from error
+        raise _import_error(name, error, again) from error
 
 
-def _job_in(module: ModuleType, name: str, attribute: str) -> Job:
+def _find_job(module: ModuleType, name: str, attribute: str) -> Job:
     jobs = {key: value for key, value in vars(module).items() if isinstance(value, Job)}
     if not attribute and len({id(job) for job in jobs.values()}) == 1:
         return next(iter(jobs.values()))
@@ -135,9 +137,9 @@ def _job_in(module: ModuleType, name: str, attribute: str) -> Job:
     )
 
 
-def _failed(module: str, error: BaseException, again: str) -> JobError:
+def _import_error(module: str, error: BaseException, again: str) -> JobError:
     """Return what the import of a module raised, with the line of the user's that raised it. An error of ours keeps its hint."""
-    where = _line_of(error)
+    where = _user_line(error)
     if isinstance(error, HundredfoldError):
         return JobError(
             error.message,
@@ -153,7 +155,7 @@ def _failed(module: str, error: BaseException, again: str) -> JobError:
     )
 
 
-def _line_of(error: BaseException) -> list[str]:
+def _user_line(error: BaseException) -> list[str]:
     """Return the innermost line of the user's own code that led to an error, rather than one of this package or of Python's."""
     if isinstance(error, SyntaxError) and error.filename:
         return [

@@ -18,7 +18,7 @@ from ..sql.duckdb import DuckWarehouse
 from ..sql.queries import query_of
 
 
-def plan_rest(home: RunHome, record: Record, job: Job) -> bool:
+def plan_remaining(home: RunHome, record: Record, job: Job) -> bool:
     """Plan the units of a run that are not done for its next attempt; whether there may be any: none of a run that was published."""
     layout, attempt = Layout(record.id), record.attempt
     if any((r.run, r.attempt) == (record.id, attempt) for r in releases(record.job, home.store)):
@@ -63,13 +63,13 @@ def plan_retry_of_run(home: RunHome, record: Record, job: Job) -> None:
             continue
         if collected.bad:
             units = UnitList.read(layout, model.name, home.store)
-            bad[model.name] = _numbers_of_failures(units, layout, model, home)
+            bad[model.name] = _failed_unit_numbers(units, layout, model, home)
     if not bad:
         raise StateError(
             f"run {record.id} has no failed unit to retry; it is {record.state.value}",
             hint=f"hundredfold resume {record.id}" if record.state is not State.DONE else None,
         )
-    anew = _that_build_on(job, set(bad), home, record)
+    anew = _dependent_models(job, set(bad), home, record)
     for name, units_ in bad.items():
         if name not in anew:
             plan_retry(Manifest.read(layout, name, home.store), layout, attempt, units_, home.store)
@@ -82,7 +82,7 @@ def plan_retry_of_run(home: RunHome, record: Record, job: Job) -> None:
     )  # at once: a retry is planned whole, or not at all
 
 
-def _numbers_of_failures(units: UnitList, layout: Layout, model: Model, home: RunHome) -> list[int]:
+def _failed_unit_numbers(units: UnitList, layout: Layout, model: Model, home: RunHome) -> list[int]:
     table = pq.ParquetFile(
         pa.BufferReader(
             listed(home.store, layout.accounts(model.name), layout.collected(model.name))
@@ -97,7 +97,7 @@ def _numbers_of_failures(units: UnitList, layout: Layout, model: Model, home: Ru
     ]
 
 
-def _that_build_on(job: Job, changed: set[str], home: RunHome, record: Record) -> set[str]:
+def _dependent_models(job: Job, changed: set[str], home: RunHome, record: Record) -> set[str]:
     """The models that are given, or whose query reads, a model whose results may change."""
     warehouse = DuckWarehouse(
         home.store, home.scratch(f"{record.id}-plan"), memory=2**27, threads=1

@@ -149,14 +149,16 @@ class Run:
 
     def rejects(self, source: str) -> Rows:
         """The rows of a source that went no further, as they came, with `__reason`; none if all were accepted."""
-        return self._left(source, self.layout.rejects(source), "__reason")
+        return self._validation_rows(source, self.layout.rejects(source), "__reason")
 
     def repairs(self, source: str) -> Rows:
         """Every value of a source that was repaired: `__column`, `__before`, `__after` and the row as it came; a row that was rejected
         all the same is there, too. `__row` is empty where a source has no numbered rows (Parquet on AWS, nothing rejected)."""
-        return self._left(source, self.layout.repairs(source), "__column", "__before", "__after")
+        return self._validation_rows(
+            source, self.layout.repairs(source), "__column", "__before", "__after"
+        )
 
-    def _left(self, source: str, key: str, *columns: str) -> Rows:
+    def _validation_rows(self, source: str, key: str, *columns: str) -> Rows:
         """What validation left beside the accepted rows; no rows if it had nothing to say."""
         try:
             verdicts = {v.source: v for v in read_validation(self.layout, self.home.store)}
@@ -169,7 +171,7 @@ class Run:
             raise UsageError(f"run {self.id} has no source {source!r}")
         wanted = verdicts[source].checksums.get(key)
         if wanted:
-            return _rows(verified(self.home.store, key, wanted))
+            return _read_rows(verified(self.home.store, key, wanted))
         fields = [
             ("__file", pa.string()),
             ("__row", pa.int64()),
@@ -251,9 +253,9 @@ class Run:
 
     def _read(self, key: str, lister: str, missing: str) -> Rows:
         try:
-            return _rows(listed(self.home.store, key, lister))
+            return _read_rows(listed(self.home.store, key, lister))
         except KeyError:
-            if ended(self.record):  # it was collected, and is not there
+            if is_collected(self.record):  # it was collected, and is not there
                 raise checksums.missing(self.home.store, lister) from None
             raise StateError(
                 f"{missing}; run {self.id} is {self.state}", hint=f"hundredfold status {self.id}"
@@ -266,24 +268,24 @@ def _html_cell(value: object) -> str:
     return f"<td>{html.escape(text if len(text) <= HTML_CHARACTERS else text[: HTML_CHARACTERS - 1] + '…')}</td>"
 
 
-def ended(record: Record) -> bool:
+def is_collected(record: Record) -> bool:
     """Return whether all models of a run were collected, so that a file of theirs that is not there is missing."""
     return record.state in (State.DONE, State.HELD)
 
 
-def _rows(data: pa.Buffer) -> Rows:
+def _read_rows(data: pa.Buffer) -> Rows:
     return Rows(pq.ParquetFile(pa.BufferReader(data)).read())
 
 
 def find_run(home: RunHome, run_id: str | None) -> Record:
     """Return the record of a run; of the newest, for None alone. Raises: UsageError for what can be no run's id, NoSuchRun."""
     if run_id is None:
-        return newest(home)
+        return newest_run(home)
     record: Record = home.ledger.read(check_run_id(run_id))
     return record
 
 
-def newest(home: RunHome) -> Record:
+def newest_run(home: RunHome) -> Record:
     """The last run that was begun; UsageError if there is none."""
     runs: Sequence[Record] = home.ledger.runs()
     if not runs:

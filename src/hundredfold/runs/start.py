@@ -51,7 +51,7 @@ def check_names(job: Job, *named: Mapping[str, Any]) -> None:
             job.source(name)
 
 
-def decided(record: Record, max_failed: float | None, replace_newer: bool) -> RunOptions:
+def decided_options(record: Record, max_failed: float | None, replace_newer: bool) -> RunOptions:
     """Return what a person decided about a run that is held back, as options of its record."""
     return {
         "max_failed": max_failed if max_failed is not None else record.max_failed,

@@ -151,7 +151,7 @@ def _release_summary(run: Run) -> ReleaseSummary | None:
     release = run.release
     if release is None:
         return None
-    current = publish.current(run.record.job, run.home.store)
+    current = publish.current_version(run.record.job, run.home.store)
     return {
         "version": release.version,
         "parent": release.parent,

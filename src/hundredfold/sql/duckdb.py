@@ -142,7 +142,7 @@ class DuckWarehouse:
         """Let `name` stand for a table in memory."""
         self.connection.register(name, table)
 
-    def give_back(self) -> None:
+    def release_memory(self) -> None:
         """Return to the system the memory that DuckDB holds and does not use: the workers need it now.
 
         DuckDB does so only where its limit is set.

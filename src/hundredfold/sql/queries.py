@@ -17,7 +17,7 @@ from ..contract import literal, quote
 from ..errors import QueryError
 from ..job import Batch, Job, Model
 
-PACKED = 2**18  # units whose costs are summed at a time
+COST_CHUNK_UNITS = 2**18  # units whose costs are summed at a time
 UNIT_COST = 20.0  # rows that a unit costs on top of its own: the call, its accounts
 
 
@@ -52,10 +52,10 @@ def load_query(query: str, folder: Path | None) -> str:
                 f"the query {path} cannot be read: {error.strerror}",
                 hint="paths of queries are relative to the job's file",
             ) from error
-    return _bare(query)
+    return _without_semicolon(query)
 
 
-def _bare(query: str) -> str:
+def _without_semicolon(query: str) -> str:
     """Without the semicolon at its end; a last line that is a comment must not swallow what we write behind it."""
     bare = re.sub(r";\s*(--[^\n]*\s*|/\*((?!\*/).)*\*/\s*|;\s*)*$", "", query.strip(), flags=re.S)
     return bare + "\n" if "--" in bare.rsplit("\n", 1)[-1] else bare
@@ -151,7 +151,7 @@ def check_names(what: str, names: Sequence[str]) -> None:
         )
 
 
-def sizes(select: str, unit: Sequence[str]) -> str:
+def unit_sizes(select: str, unit: Sequence[str]) -> str:
     """The units of a query in the order of their keys, and how many rows each has. A null in a key is a value like any other."""
     keys = ", ".join(quote(name) for name in unit)
     ordered = ", ".join(f"{quote(name)} ASC NULLS LAST" for name in unit)
@@ -171,7 +171,7 @@ def rows_with_unit_number(
     return f"SELECT u.__unit{rest} FROM ({select}) AS q JOIN {units} AS u ON {same}"
 
 
-def pack(rows: NDArray[np.int64], *, parts: int, most_rows: int) -> list[Batch]:
+def make_batches(rows: NDArray[np.int64], *, parts: int, most_rows: int) -> list[Batch]:
     """Cut the units, in the order of their keys, into about `parts` batches of even cost, none above `most_rows` rows but a
     single unit that is.
 
@@ -183,8 +183,8 @@ def pack(rows: NDArray[np.int64], *, parts: int, most_rows: int) -> list[Batch]:
     total_rows = _running(rows)
     whole = float(total_rows[-1]) + UNIT_COST * len(rows)
     total_cost = total_rows.astype(np.float64)
-    for start in range(0, len(total_cost), PACKED):  # without an array more of all units
-        part = total_cost[start : start + PACKED]
+    for start in range(0, len(total_cost), COST_CHUNK_UNITS):  # without an array more of all units
+        part = total_cost[start : start + COST_CHUNK_UNITS]
         part += UNIT_COST * np.arange(start, start + len(part))
     share = max(whole / max(parts, 1), UNIT_COST)
     edges = _edges(total_cost, total_rows, share, most_rows)
@@ -195,7 +195,7 @@ def pack(rows: NDArray[np.int64], *, parts: int, most_rows: int) -> list[Batch]:
     return batches
 
 
-def cut(batches: Sequence[Batch], size: NDArray[np.int64], most: int) -> list[Batch]:
+def split_batches(batches: Sequence[Batch], size: NDArray[np.int64], most: int) -> list[Batch]:
     """Mark where batches above `most` bytes are to be handed out in parts. size: bytes of each unit, shape (units,)."""
     done = []
     for batch in batches:

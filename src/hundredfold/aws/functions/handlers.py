@@ -168,7 +168,7 @@ class StageContext:
             attempt=self.walk.attempt,
         )
         if sources:
-            self.walk.verdicts = validate(
+            self.walk.validation_results = validate(
                 self.job,
                 self.record.source_addresses,
                 self.walk.as_of,
@@ -227,7 +227,7 @@ def _prepare(model: Model, stand: StageContext) -> None:
             batches=int(options.get("batches") or 0),
         )
         refuse_changed(
-            stand.walk.verdicts, warehouse
+            stand.walk.validation_results, warehouse
         )  # after the rows were read; validate() compared them before
     stand.walk.note(model.name, prepared_counts(manifest))
 

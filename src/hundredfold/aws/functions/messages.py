@@ -50,7 +50,7 @@ class SqsMessage:
     id: str
     body: str
     receipt: str
-    received: int
+    receive_count: int
     asked: tuple[Message | S3Event, ...] = ()
 
     @classmethod

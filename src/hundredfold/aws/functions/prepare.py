@@ -22,8 +22,8 @@ from ...data.checksums import put_sealed
 from ...data.manifest import ROWS, Manifest, UnitList
 from ...errors import ConservationError, QueryError
 from ...job import Batch, Job, Layout, Model
-from ...pipeline.prepare import columns_of, packed_units, parts_of, prepared, row_width
-from ...sql.queries import pack, plain_columns, query_of, sizes
+from ...pipeline.prepare import pack_units, query_columns, read_prepared, row_width, target_batches
+from ...sql.queries import make_batches, plain_columns, query_of, unit_sizes
 from ..adapters.athena import AthenaWarehouse
 from ..adapters.glue_table import PATH
 from ..adapters.glue_types import duck_type
@@ -49,11 +49,11 @@ def prepare(
 
     `batches`: about so many, if not 0.
     """
-    there = prepared(model, job, layout, store)
+    there = read_prepared(model, job, layout, store)
     if there is not None:
         return there
     select = query_of(model, job)
-    schema = columns_of(model, select, warehouse)
+    schema = query_columns(model, select, warehouse)
     select = plain_columns(select, schema)
     kept = f"__prepared_{model.name}"
     # counted and split from the same rows: a query may depend on time, and Athena is paid by the
@@ -62,9 +62,9 @@ def prepare(
     select = f"SELECT * FROM {quote(kept)}"
     units = _units(model, select, warehouse)
     rows = numpy_of(units.column(ROWS), False)
-    cut = pack(
+    cut = make_batches(
         rows,
-        parts=batches or parts_of(model, rows, workers),
+        parts=batches or target_batches(model, rows, workers),
         most_rows=max(1, batch_bytes // row_width(schema)),
     )
     columns = [name for name in schema.names if name not in model.unit]
@@ -80,7 +80,7 @@ def prepare(
         model.name, tuple(model.unit), tuple(model.order_by), len(rows), int(rows.sum()), tuple(sorted(nullable)), tuple(cut), query_of(model, job),
         tuple(files), held.serialize().to_pybytes().hex(), tuple(sorted(large)), _marks(files, store),
     )  # fmt: skip
-    put_sealed(store, layout.units(model.name), packed_units(units))
+    put_sealed(store, layout.units(model.name), pack_units(units))
     UnitList.read(layout, model.name, store)  # what cannot be read back must not be committed
     store.put(layout.manifest(model.name), manifest.text(layout.manifest(model.name)))
     return manifest
@@ -100,7 +100,7 @@ def _units(model: Model, select: str, warehouse: AthenaWarehouse) -> pa.Table:
     none.
     """
     if model.unit:
-        counted = warehouse.query(sizes(select, model.unit))
+        counted = warehouse.query(unit_sizes(select, model.unit))
         warehouse.register(
             "__counted", counted
         )  # sorted again here: it must be the same order whoever ran the query

@@ -25,7 +25,7 @@ from ...data.manifest import Manifest, UnitList
 from ...errors import HundredfoldError, JobError, NoSuchRun, WorkerError
 from ...job import Layout, Message
 from ...pipeline.coverage import Coverage
-from ...pipeline.work import LOST, WorkDispatcher, crashed, halves
+from ...pipeline.work import LOST_REASON, WorkDispatcher, crashed_accounts, halves
 from ...ports.interfaces import Delivery, Depth, Record
 from ...ports.run_states import State
 from ...runs.job_loader import load_job
@@ -266,7 +266,7 @@ class Invocation:
         handed = InvocationQueue(
             self.queue,
             deque(
-                Delivery(str(message), str(number), letter.received)
+                Delivery(str(message), str(number), letter.receive_count)
                 for number, (letter, message) in enumerate(asked)
             ),
         )
@@ -282,7 +282,7 @@ class Invocation:
             pool,
             lambda _: self._look(pool, record),
             VISIBILITY,
-            only=True,
+            stop_when_empty=True,
         )
         before, time_left = int(coverage.done.sum()), self.remaining() - MARGIN
         try:
@@ -300,7 +300,7 @@ class Invocation:
             return set()
         finally:
             self.tally.done += int(coverage.done.sum()) - before
-            self.tally.failed += len(dispatcher.bad)
+            self.tally.failed += len(dispatcher.failed_units)
         open_ = {
             str(number)
             for number, message in enumerate(messages)
@@ -339,10 +339,12 @@ class Invocation:
                 "longer --timeout"
             )
             put_sealed(
-                self.store, dispatcher.layout.outcome(message, "ledger"), crashed(message, words)
+                self.store,
+                dispatcher.layout.outcome(message, "ledger"),
+                crashed_accounts(message, words),
             )
             dispatcher.coverage.add(unit, unit)
-            dispatcher.bad.add(unit)
+            dispatcher.failed_units.add(unit)
         if whole_call and not (gained or whole or reached):
             raise WorkerError(
                 f"in {self.time:.0f} s no worker process came as far as a unit; deploy with a "
@@ -374,11 +376,13 @@ class Invocation:
         letters = list(dict.fromkeys(letters))
         if not isinstance(error, WorkerError | JobError):
             return letters
-        again = [letter for letter in letters if letter.received < GIVEN_UP]
+        again = [letter for letter in letters if letter.receive_count < GIVEN_UP]
         for letter in again:
             with suppress(HundredfoldError):  # it comes when its lease ends
-                self.queue.extend(letter.receipt, AGAIN * 2 ** (letter.received - 1))
-        self._refuse_all([letter for letter in letters if letter.received >= GIVEN_UP], str(error))
+                self.queue.extend(letter.receipt, AGAIN * 2 ** (letter.receive_count - 1))
+        self._refuse_all(
+            [letter for letter in letters if letter.receive_count >= GIVEN_UP], str(error)
+        )
         return again
 
     def _refuse_all(self, letters: Iterable[SqsMessage], reason: str) -> Sequence[SqsMessage]:
@@ -401,7 +405,10 @@ def suspects_last(letters: Iterable[SqsMessage]) -> list[SqsMessage]:
     """
     return sorted(
         letters,
-        key=lambda letter: (letter.received, random.random() if letter.received > 1 else 0.0),
+        key=lambda letter: (
+            letter.receive_count,
+            random.random() if letter.receive_count > 1 else 0.0,
+        ),
     )
 
 
@@ -434,7 +441,7 @@ def covered(
     coverage = Coverage(manifest.units)
     for batch in {f"{message.attempt:03d}-{message.batch:06d}-" for message in messages}:
         for key in store.beginning(f"{layout.outcomes(manifest.model)}/{batch}"):
-            found = layout.slice(key)
+            found = layout.parse_outcome_key(key)
             if found is not None:
                 coverage.add(found.first, found.last)
     return coverage
@@ -492,7 +499,11 @@ def bury(letter: SqsMessage, reason: str, store: S3Store, ledger: DynamoLedger) 
         for message in slices(letter, record, store):
             layout, manifest = Layout(run), prepared(store, message, attempt_of(record))[0]
             for part in parts(message, covered([message], manifest, layout, store)):
-                put_sealed(store, layout.outcome(part, "ledger"), crashed(part, reason or LOST))
+                put_sealed(
+                    store,
+                    layout.outcome(part, "ledger"),
+                    crashed_accounts(part, reason or LOST_REASON),
+                )
                 buried += part.units
     return buried
 
