@@ -218,9 +218,9 @@ def test_what_is_done_or_unknown_is_not_resumed(tmp_path):
     begun(tmp_path, SOUND)
     with pytest.raises(StateError, match="run r cannot start: it is done"):
         resume("r", home=tmp_path)
-    with pytest.raises(NoSuchRun, match="there is no run other; the newest here: r"):
+    with pytest.raises(NoSuchRun, match="there is no run other; the newest are r"):
         resume("other", home=tmp_path)
-    with pytest.raises(StateError, match="run r is in the ledger already") as told:
+    with pytest.raises(StateError, match="run r exists already") as told:
         begun(tmp_path, SOUND)
     assert told.value.hint == "hundredfold resume r"
     with pytest.raises(HomeError, match="there is no run in"):

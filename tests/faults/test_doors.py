@@ -139,7 +139,7 @@ class LosingCrew(HereCrew):
 def many_batches() -> Iterator[None]:
     """So few units would lie in one batch."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hundredfold.pipeline.prepare.LEAST_COST", 1e-9)
+        patch.setattr("hundredfold.pipeline.prepare.MIN_BATCH_COST", 1e-9)
         yield
 
 

@@ -73,14 +73,14 @@ def test_a_run_is_read_as_it_was_written(ledger):
 
 def test_a_run_is_created_once(ledger):
     ledger.create(RUN)
-    with pytest.raises(StateError, match=f"{RUN.id} is in the ledger already"):
+    with pytest.raises(StateError, match=f"{RUN.id} exists already"):
         ledger.create(replace(RUN, job="other"))
     assert ledger.read(RUN.id) == RUN
 
 
 def test_an_empty_ledger_says_so(ledger):
     assert ledger.runs() == []
-    with pytest.raises(NoSuchRun, match="no run r1; there are none here yet") as told:
+    with pytest.raises(NoSuchRun, match="no run r1; there is no run yet") as told:
         ledger.read("r1")
     assert told.value.hint.startswith("hundredfold status --all   lists them")
 
@@ -97,7 +97,7 @@ def test_an_empty_ledger_says_so(ledger):
 def test_a_run_that_is_not_there_is_told_with_the_newest_three(ledger, call):
     for number in range(5):
         ledger.create(replace(RUN, id=f"r{number}"))
-    with pytest.raises(NoSuchRun, match=r"no run x; the newest here: r4, r3, r2\n"):
+    with pytest.raises(NoSuchRun, match=r"no run x; the newest are r4, r3, r2\n"):
         call(ledger)
 
 

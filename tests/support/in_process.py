@@ -101,7 +101,7 @@ class InProcessRun:
         """Make one batch, or about 12 for each of `parts`, no matter how small the data is."""
         limits = {"workers": parts, "batch_bytes": batch_bytes, "memory": memory}
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("hundredfold.pipeline.prepare.LEAST_COST", 1e-9)
+            patch.setattr("hundredfold.pipeline.prepare.MIN_BATCH_COST", 1e-9)
             return prepare(
                 self.job.model(model), self.job, self.layout, self.warehouse, self.store, **limits
             )

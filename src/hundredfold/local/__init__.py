@@ -1,1 +1,3 @@
-"""This machine: files in a folder, SQLite for the queue and the ledger, DuckDB for SQL, one worker process per core."""
+"""This machine: files in a folder, SQLite for the queue and the ledger, DuckDB for SQL, one worker
+process per core.
+"""

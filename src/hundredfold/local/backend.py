@@ -1,4 +1,6 @@
-"""What a person does with runs on this machine, one verb a function: run, resume, retry, publish, cancel, rollback."""
+"""What a person does with runs on this machine, one verb a function: run, resume, retry, publish,
+cancel, rollback.
+"""
 
 from __future__ import annotations
 
@@ -154,7 +156,8 @@ class LocalBackend:
         there, record, job, resources = self._open(run_id, job, arguments)
         if record.state is not State.HELD:
             raise StateError(
-                f"run {record.id} is {record.state.value}, and only a run that is held back waits to be published",
+                f"run {record.id} is {record.state.value}, and only a run that is held back waits "
+                "to be published",
                 hint=f"hundredfold status {record.id}",
             )
         code = check_code(there, record, job, "publish", arguments.accept_new_code)
@@ -202,7 +205,9 @@ class LocalBackend:
 
 
 def resume_event(home: Home, record: Record, job: Job) -> Event:
-    """Return the event that lets a run go on; files of a run that is done are forgotten where they are damaged."""
+    """Return the event that lets a run go on; files of a run that is done are forgotten where they
+    are damaged.
+    """
     if record.state is not State.DONE:
         return Event.START
     with home.lock(record.id):
@@ -214,7 +219,10 @@ def resume_event(home: Home, record: Record, job: Job) -> Event:
 
 
 def move_sources(home: Home, record: Record, job: Job, sources: Mapping[str, str | Path]) -> None:
-    """Record where the files of sources are now. Raises: SourceError, UsageError for what they cannot be."""
+    """Record where the files of sources are now.
+
+    Raises: SourceError, UsageError for what they cannot be.
+    """
     now = dict(record.source_addresses)
     for name, place in sources.items():
         job.source(name)
@@ -238,7 +246,9 @@ def create_run(
     arguments: RunArguments,
     code: JobCode | None = None,
 ) -> str:
-    """Record a new run, and keep what a later process needs to go on with it: the job, and sources that are only in memory."""
+    """Record a new run, and keep what a later process needs to go on with it: the job, and sources
+    that are only in memory.
+    """
     as_of, run_id, max_rejected = arguments.as_of, arguments.run_id, arguments.max_rejected
     now = dt.datetime.now(dt.UTC)
     begun = _after_all_runs(now, home)
@@ -295,7 +305,9 @@ def create_run(
 
 
 def _after_all_runs(now: dt.datetime, home: Home) -> dt.datetime:
-    """Now; or just after the newest run's beginning, where the clock was set back since: the newest run must stay the newest."""
+    """Now; or just after the newest run's beginning, where the clock was set back since: the newest
+    run must stay the newest.
+    """
     for record in home.ledger.runs()[:1]:
         with suppress(ValueError):
             now = max(now, dt.datetime.fromisoformat(record.created) + dt.timedelta(milliseconds=1))
@@ -335,7 +347,10 @@ def _make_runner(
     callbacks: RunCallbacks,
     code: JobCode | None,
 ) -> LocalRunner:
-    """Prepare everything that a drive needs. DamagedFile if a source that came as a table is not what was kept of it."""
+    """Prepare everything that a drive needs.
+
+    DamagedFile if a source that came as a table is not what was kept of it.
+    """
     discard(home, record)
     callbacks.run_started(record.id)
     for key, wanted in record.options.get("staged", {}).items():

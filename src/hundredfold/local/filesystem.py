@@ -37,8 +37,9 @@ NO_FOLDER_SYNC = {
 class FileStore:
     """A Store in a local folder, which is made with the first object.
 
-    Unlike in an object store, a key cannot lie below another object's key ("a" and "a/b").  On Windows an object cannot be
-    replaced or removed while somebody still holds the buffer that `get` gave.
+    Unlike in an object store, a key cannot lie below another object's key ("a" and "a/b"). On
+    Windows an object cannot be replaced or removed while somebody still holds the buffer that `get`
+    gave.
     """
 
     root: Path
@@ -54,7 +55,9 @@ class FileStore:
         return self.root / checked_key(key)
 
     def put(self, key: str, data: bytes | pa.Buffer) -> None:
-        """Write whole or not at all, durable when the call returns; HomeError if there is no room or no permission."""
+        """Write whole or not at all, durable when the call returns; HomeError if there is no room
+        or no permission.
+        """
         path, content = self.path(key), memoryview(data)
         half = path.with_name(f"{TEMP_PREFIX}{uuid4().hex}")
         try:
@@ -74,7 +77,10 @@ class FileStore:
         _make_folders(folder)
 
     def get(self, key: str) -> pa.Buffer:
-        """The file's bytes, mapped and not copied; KeyError if there is none. They stay as they are when it is replaced."""
+        """The file's bytes, mapped and not copied; KeyError if there is none.
+
+        They stay as they are when it is replaced.
+        """
         path = self.path(key)
         try:
             with pa.memory_map(str(path)) as file:
@@ -87,7 +93,9 @@ class FileStore:
             raise home_error(error, path, "read") from error
 
     def parts(self, key: str) -> Iterator[bytes]:
-        """The file's bytes in order, a few megabytes at a time, read and not mapped: a mapped file counts as memory of the process."""
+        """The file's bytes in order, a few megabytes at a time, read and not mapped: a mapped file
+        counts as memory of the process.
+        """
         path = self.path(key)
         try:
             with path.open("rb") as file:
@@ -120,7 +128,9 @@ class FileStore:
 
     @contextmanager
     def writing(self, key: str) -> Iterator[Path]:
-        """A path to write to; it becomes the object when the block ends, whole and durable, and nothing if it raises."""
+        """A path to write to; it becomes the object when the block ends, whole and durable, and
+        nothing if it raises.
+        """
         path = self.path(key)
         half = path.with_name(f"{TEMP_PREFIX}{uuid4().hex}")
         try:
@@ -144,9 +154,11 @@ class FileStore:
 
 @dataclass
 class LocalAppendFiles:
-    """Arrow streams that grow a record batch at a time (the first of a file brings its schema), and whole files beside them.
+    """Arrow streams that grow a record batch at a time (the first of a file brings its schema), and
+    whole files beside them.
 
-    Each stream ends with the trailer of checksums.py; the checksums are carried on while the streams grow.
+    Each stream ends with the trailer of checksums.py; the checksums are carried on while the
+    streams grow.
     """
 
     folder: Path
@@ -230,15 +242,19 @@ class LocalAppendFiles:
 
 
 def home_error(error: OSError, place: Path, done: str, wanted: int = 0) -> HomeError:
-    """What the system said about `place`, which could not be written, read or removed, and what to do about it."""
+    """What the system said about `place`, which could not be written, read or removed, and what to
+    do about it.
+    """
     if error.errno in DISK_FULL:
         free = shutil.disk_usage(_existing(place)).free
         return HomeError(
-            f"the disk is full: {f'{wanted:,} bytes wanted at ' if wanted else ''}{place}, {free:,} bytes free",
+            f"the disk is full: {f'{wanted:,} bytes wanted at ' if wanted else ''}{place}, "
+            f"{free:,} bytes free",
             hint="free some space, or keep the runs elsewhere with --home; then hundredfold resume",
         )
     return HomeError(
-        f"{place} cannot be {done}, in the folder {_existing(place.parent)}: {error.strerror or error}",
+        f"{place} cannot be {done}, in the folder {_existing(place.parent)}: "
+        f"{error.strerror or error}",
         hint="let this user write in that folder, or keep the runs elsewhere with --home",
     )
 
@@ -269,7 +285,9 @@ def _existing(place: Path) -> Path:
 
 
 def _make_folders(folder: Path) -> None:
-    """Make the folder and those above it, so that a power cut cannot take them away with what is put there."""
+    """Make the folder and those above it, so that a power cut cannot take them away with what is
+    put there.
+    """
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for place in missing:

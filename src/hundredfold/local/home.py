@@ -1,4 +1,6 @@
-"""The folder in which all runs are kept: their files, the ledger, a lock for each run, and a mark of its format."""
+"""The folder in which all runs are kept: their files, the ledger, a lock for each run, and a mark
+of its format.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ class Home:
     def __init__(self, folder: Path | str = ".hundredfold", *, make: bool = True) -> None:
         if str(folder).startswith("s3://"):
             raise UsageError(
-                f"the home {folder} is on S3, which this machine's driver cannot keep its ledger in",
+                f"the home {folder} is on S3, which this machine's driver cannot keep its ledger "
+                "in",
                 hint="name a folder with --home",
             )
         if not isinstance(folder, str | Path) or not str(folder).strip() or "\0" in str(folder):
@@ -55,7 +58,8 @@ class Home:
         elif not _is_home(self.folder):
             raise HomeError(
                 f"there is no run in {self.folder}",
-                hint="name the folder with --home, or make a run first: hundredfold run, or hundredfold demo",
+                hint="name the folder with --home, or make a run first: hundredfold run, or "
+                "hundredfold demo",
             )
         self._check_format()
         self.store = FileStore(self.folder, made=True)
@@ -81,7 +85,9 @@ class Home:
         return self.store.path(key)
 
     def scratch(self, run: str) -> Path:
-        """The folder of a warehouse, emptied at its start and removed at its end; a temporary one where the home cannot be written."""
+        """The folder of a warehouse, emptied at its start and removed at its end; a temporary one
+        where the home cannot be written.
+        """
         if self.writable:
             return self.folder / "scratch" / run
         return Path(mkdtemp(prefix="hundredfold-"))
@@ -96,7 +102,10 @@ class Home:
 
     @contextmanager
     def lock(self, run: str) -> Iterator[None]:
-        """Be the only driver of a run; RunBusy if another one is. The system gives the lock back when a process dies."""
+        """Be the only driver of a run; RunBusy if another one is.
+
+        The system gives the lock back when a process dies.
+        """
         folder = self.folder / Layout(check_run_id(run)).root
         lock = FileLock(folder / "driver.lock")
         try:
@@ -104,7 +113,8 @@ class Home:
         except Timeout:
             raise RunBusy(
                 f"run {run} is being driven by {_driver_of(folder)}",
-                hint=f"watch it with: hundredfold status {run}   or stop it with: hundredfold cancel {run}",
+                hint=f"watch it with: hundredfold status {run}   or stop it with: hundredfold "
+                f"cancel {run}",
             ) from None
         try:
             _remove_partial_files(folder)
@@ -120,7 +130,9 @@ class Home:
 
     @contextmanager
     def publishing(self, job: str) -> Iterator[None]:
-        """Be the only one who publishes for a job: two runs may end at once, and a version is made once."""
+        """Be the only one who publishes for a job: two runs may end at once, and a version is made
+        once.
+        """
         lock = FileLock(
             self.folder / "locks" / f"{check_job_name(job)}.publish"
         )  # not among the releases, which others read
@@ -152,8 +164,10 @@ class Home:
             return
         if not re.fullmatch("[0-9]{1,4}", found):
             raise HomeError(
-                f"{mark} is damaged: it holds {found[:20]!r}, wanted the number of the home's format",
-                hint=f"if this hundredfold made the folder, remove that file (rm {mark}): it is written anew",
+                f"{mark} is damaged: it holds {found[:20]!r}, wanted the number of the home's "
+                "format",
+                hint=f"if this hundredfold made the folder, remove that file (rm {mark}): it is "
+                "written anew",
             )
         if int(found) > FORMAT:
             raise HomeError(
@@ -161,12 +175,17 @@ class Home:
                 hint="install a newer hundredfold, or name another folder with --home",
             )
         raise HomeError(
-            f"{self.folder} is of format {found}, of an older hundredfold, and this program reads format {FORMAT}",
-            hint="what it published can be copied out of its folder releases; name another folder with --home for new runs",
+            f"{self.folder} is of format {found}, of an older hundredfold, and this program reads "
+            f"format {FORMAT}",
+            hint="what it published can be copied out of its folder releases; name another folder "
+            "with --home for new runs",
         )
 
     def _make(self) -> None:
-        """Make the folder into a home. HomeError for one that holds other files than ours, or that cannot be written."""
+        """Make the folder into a home.
+
+        HomeError for one that holds other files than ours, or that cannot be written.
+        """
         mark = self.folder / "format"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -194,12 +213,16 @@ class Home:
         )
         if foreign:
             raise HomeError(
-                f"{self.folder} is not empty, and it is no folder of runs: it holds {', '.join(foreign[:3])}{' ...' if foreign[3:] else ''}",
+                f"{self.folder} is not empty, and it is no folder of runs: it holds "
+                f"{', '.join(foreign[:3])}{' ...' if foreign[3:] else ''}",
                 hint="name a new or an empty folder with --home",
             )
 
     def _check_format(self) -> None:
-        """Raise HomeError for a home of another format. A mark that is missing was lost: nothing depends on it."""
+        """Raise HomeError for a home of another format.
+
+        A mark that is missing was lost: nothing depends on it.
+        """
         mark = self.folder / "format"
         try:
             self._refuse_format(mark, mark.read_text(errors="replace").strip())
@@ -233,7 +256,10 @@ def _refuse_no_folder(folder: Path) -> None:
 
 
 def _acquire(lock: BaseFileLock, timeout: float, store: FileStore) -> None:
-    """Take a lock, and make its folder. Raises: Timeout, HomeError where the place cannot be written or has no locks."""
+    """Take a lock, and make its folder.
+
+    Raises: Timeout, HomeError where the place cannot be written or has no locks.
+    """
     place = Path(lock.lock_file)
     try:
         store.make(place.parent)
@@ -257,7 +283,9 @@ def _remove_partial_files(folder: Path) -> None:
 
 
 def _is_home(folder: Path) -> bool:
-    """Whether a folder is a home: it has the mark, or, where that was lost, a ledger of ours or runs."""
+    """Whether a folder is a home: it has the mark, or, where that was lost, a ledger of ours or
+    runs.
+    """
     return (
         (folder / "format").is_file()
         or (folder / "ledger.sqlite").is_file()

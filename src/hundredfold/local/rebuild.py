@@ -18,11 +18,16 @@ from ..ports.interfaces import Record, Store
 from ..ports.run_facts import ModelCounts, RunCounts, RunOptions
 from ..ports.run_states import State
 
-REBUILT_REASON = "the ledger was lost: this record is rebuilt from the run's folder, and resume goes on from what is there"
+REBUILT_REASON = (
+    "the ledger was lost: this record is rebuilt from the run's folder, and resume goes on from "
+    "what is there"
+)
 
 
 def write_record(record: Record, models: Sequence[str], store: Store) -> None:
-    """Write beside a run's files what of its record, and of the order of its models, they do not say themselves."""
+    """Write beside a run's files what of its record, and of the order of its models, they do not
+    say themselves.
+    """
     kept = {"id": record.id, "job": record.job, "ref": record.ref, "created": record.created}
     put_json(
         store, _key(record.id), {**kept, "options": dict(record.options), "models": list(models)}
@@ -30,7 +35,9 @@ def write_record(record: Record, models: Sequence[str], store: Store) -> None:
 
 
 def rebuild_records(store: Store) -> list[Record]:
-    """Return a failed record for each run whose folder has one; its counts are those of the files that are whole."""
+    """Return a failed record for each run whose folder has one; its counts are those of the files
+    that are whole.
+    """
     found = [re.fullmatch(r"runs/([^/]+)/record\.json", key) for key in store.list("runs/")]
     return [_rebuild_record(match[1], store) for match in found if match]
 

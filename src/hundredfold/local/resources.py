@@ -23,7 +23,10 @@ MIN_WORKER_BYTES = (
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """Bytes, and how many processes. While the warehouse is busy the workers wait, and the other way round."""
+    """Bytes, and how many processes.
+
+    While the warehouse is busy the workers wait, and the other way round.
+    """
 
     workers: int
     memory: int
@@ -68,13 +71,17 @@ def choose_resources(workers: int | None, memory: str | int | None) -> Resources
 
 
 def _workers_that_fit(count: int, total: int, chosen: bool) -> int:
-    """How many workers have room: all of them, fewer, or, where their number was chosen by hand, UsageError."""
+    """How many workers have room: all of them, fewer, or, where their number was chosen by hand,
+    UsageError.
+    """
     most = (total - DRIVER_BYTES) // MIN_WORKER_BYTES
     if count > most and chosen:
         share = (total - DRIVER_BYTES) // count // 2**20
         raise UsageError(
-            f"{count} workers do not fit into {total // 2**20:,} MiB: each would have {share} MiB, wanted {MIN_WORKER_BYTES // 2**20} or more",
-            hint=f"--workers {most}, or --memory {(count * MIN_WORKER_BYTES + DRIVER_BYTES) // 2**20}MB",
+            f"{count} workers do not fit into {total // 2**20:,} MiB: each would have {share} "
+            f"MiB, wanted {MIN_WORKER_BYTES // 2**20} or more",
+            hint=f"--workers {most}, or --memory "
+            f"{(count * MIN_WORKER_BYTES + DRIVER_BYTES) // 2**20}MB",
         )
     return min(count, most)
 

@@ -1,4 +1,6 @@
-"""Damaged files of a run that is done: which they are, and what to delete so that they are made anew."""
+"""Damaged files of a run that is done: which they are, and what to delete so that they are made
+anew.
+"""
 
 from __future__ import annotations
 

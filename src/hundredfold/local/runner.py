@@ -1,6 +1,7 @@
 """The driver of this machine: walks the stages of one run, and may be killed at any moment.
 
-It keeps nothing that it could not find again: every step takes what is there already and does the rest.
+It keeps nothing that it could not find again: every step takes what is there already and does the
+rest.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ CANCEL_CHECK_S = 0.5  # seconds between looks at the ledger, to see whether the 
 
 
 def fail(home: Home, run: str, error: Exception) -> None:
-    """Record that a run failed, and why; the traceback of an error that is not ours is kept in the run's logs."""
+    """Record that a run failed, and why; the traceback of an error that is not ours is kept in the
+    run's logs.
+    """
     reason = (
         str(error)
         if isinstance(error, HundredfoldError)
@@ -107,7 +110,10 @@ class LocalRunner:
         )
 
     def run(self) -> Record:
-        """All stages, in order; the run's record at its end. Errors are on the record before they are raised."""
+        """All stages, in order; the run's record at its end.
+
+        Errors are on the record before they are raised.
+        """
         try:
             self._walk_until_whole()
         except PublishRefused as refusal:
@@ -136,7 +142,9 @@ class LocalRunner:
         return False
 
     def _walk_until_whole(self) -> None:
-        """Walk; where a file of a model is damaged, forget what is made from it, and walk again, a few times at most."""
+        """Walk; where a file of a model is damaged, forget what is made from it, and walk again, a
+        few times at most.
+        """
         for left in reversed(range(MAX_RECOMPUTATIONS)):
             try:
                 self._walk()
@@ -228,13 +236,17 @@ class LocalRunner:
                 self.steps.publish(warehouse)
 
     def _release_memory(self, warehouse: DuckWarehouse) -> None:
-        """Return unused memory to the system, or this process would hold it while the workers need it."""
+        """Return unused memory to the system, or this process would hold it while the workers need
+        it.
+        """
         warehouse.release_memory()
         release(pa.default_memory_pool())
 
     def _enqueue(self, model: Model) -> None:
-        """The queue of this model and attempt, filled anew from the manifest and the outcomes: that a driver died is no fault
-        of the messages it held, so their receive counts do not outlive it."""
+        """The queue of this model and attempt, filled anew from the manifest and the outcomes: that
+        a driver died is no fault of the messages it held, so their receive counts do not outlive
+        it.
+        """
         manifest = Manifest.read(self.layout, model.name, self.store)
         messages, coverage = plan_attempt(manifest, self.layout, self.attempt, self.store)
         self._remove_queue(model)  # what a driver that was killed left: it may be damaged
@@ -262,7 +274,9 @@ class LocalRunner:
                     self._report_progress,
                     VISIBILITY_S,
                 ).run()
-        finally:  # also when it was stopped: that is no message's fault, and whoever goes on fills a new queue from the outcomes
+        # also when it was stopped: that is no message's fault, and whoever goes on fills a new
+        # queue from the outcomes
+        finally:
             self._remove_queue(model)
         self._note_replaced(pool)
 

@@ -1,11 +1,12 @@
 """The ledger of this machine: one SQLite file, a row per run.
 
-Each call opens the file, does one transaction, and closes it: nothing is held between calls, so that threads, processes and
-pages may share it.  A write is durable when the call returns, its directory entry included (synchronous=EXTRA).
+Each call opens the file, does one transaction, and closes it: nothing is held between calls, so
+that threads, processes and pages may share it. A write is durable when the call returns, its
+directory entry included (synchronous=EXTRA).
 
-Each row has a checksum of its values, verified when the row is read; where a row is not found, or all are listed, SQLite checks
-the file's structure too.  A file that is missing, or was moved away because it is damaged, is made anew with the records that
-`rebuild` gives, out of the runs' folders.
+Each row has a checksum of its values, verified when the row is read; where a row is not found, or
+all are listed, SQLite checks the file's structure too. A file that is missing, or was moved away
+because it is damaged, is made anew with the records that `rebuild` gives, out of the runs' folders.
 """
 
 from __future__ import annotations
@@ -66,8 +67,10 @@ class _Damaged(Exception):
 
 
 class SqliteLedger:
-    """The runs' records in a file, which is made with the first run. `patience`: seconds to wait for another's lock.
-    `made`: its folder was made before, and is not made again where somebody removed it."""
+    """The runs' records in a file, which is made with the first run. `patience`: seconds to wait
+    for another's lock. `made`: its folder was made before, and is not made again where somebody
+    removed it.
+    """
 
     def __init__(
         self,
@@ -98,7 +101,10 @@ class SqliteLedger:
             return _one(db, run)
 
     def move(self, run: str, event: Event, *, step: str | None = None, reason: str = "") -> Record:
-        """Let `event` happen to the run, if its state allows it; the new record. `reason` replaces the last event's."""
+        """Let `event` happen to the run, if its state allows it; the new record.
+
+        `reason` replaces the last event's.
+        """
         with self._writing() as db:
             return _replace(db, transition(_one(db, run), event, step, reason, self._clock()))
 
@@ -110,7 +116,9 @@ class SqliteLedger:
         counts: RunCounts | None = None,
         options: RunOptions | None = None,
     ) -> Record:
-        """Write facts beside the state: the step it is at, counts and options (merged into those there)."""
+        """Write facts beside the state: the step it is at, counts and options (merged into those
+        there).
+        """
         with self._writing() as db:
             return _replace(db, annotate(_one(db, run), step, counts, options, self._clock()))
 
@@ -164,7 +172,9 @@ class SqliteLedger:
 
 @contextmanager
 def sqlite_errors(path: Path, damaged: str) -> Iterator[None]:
-    """Say as a HomeError what SQLite and the system report about the file; `damaged` is the hint where it is broken."""
+    """Say as a HomeError what SQLite and the system report about the file; `damaged` is the hint
+    where it is broken.
+    """
     try:
         yield
     except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
@@ -205,7 +215,10 @@ def _no_more_files() -> bool:
 
 
 def _damaged(path: Path) -> str:
-    return f"move it away: mv {path} {path}.damaged   the next command rebuilds the list of runs from their folders"
+    return (
+        f"move it away: mv {path} {path}.damaged   the next command rebuilds the list of runs "
+        "from their folders"
+    )
 
 
 def _format(db: sqlite3.Connection, path: Path) -> int:
@@ -291,7 +304,8 @@ def _row(record: Record) -> tuple[Any, ...]:
 def _replace(db: sqlite3.Connection, record: Record) -> Record:
     """Write the record over the version before it; StateError if that is not there any more."""
     written = db.execute(
-        "UPDATE runs SET state = ?, step = ?, updated = ?, reason = ?, options = ?, counts = ?, version = ?, checksum = ? WHERE id = ? AND version = ?",
+        "UPDATE runs SET state = ?, step = ?, updated = ?, reason = ?, options = ?, counts = ?, "
+        "version = ?, checksum = ? WHERE id = ? AND version = ?",
         (*_row(record)[3:5], *_row(record)[6:], record.id, record.version - 1),
     )
     if written.rowcount != 1:

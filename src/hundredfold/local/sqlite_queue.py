@@ -1,8 +1,10 @@
-"""The queue of this machine: SQS's semantics on one SQLite file, for many processes and threads at once.
+"""The queue of this machine: SQS's semantics on one SQLite file, for many processes and threads at
+once.
 
-A message is waiting, leased or dead, and time alone ends a lease: whoever looks next moves on what has run out.
-Leases are kept by the monotonic clock, which all processes of a machine share: the wall clock may be set forward or back.
-A power cut may take the last writes (synchronous=NORMAL), never the file: the manifests can fill the queue again.
+A message is waiting, leased or dead, and time alone ends a lease: whoever looks next moves on what
+has run out. Leases are kept by the monotonic clock, which all processes of a machine share: the
+wall clock may be set forward or back. A power cut may take the last writes (synchronous=NORMAL),
+never the file: the manifests can fill the queue again.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ SCHEMA = (
         id INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT NOT NULL, place TEXT NOT NULL DEFAULT 'waiting',
         received INTEGER NOT NULL DEFAULT 0, due REAL, receipt TEXT
     )""",
-    "CREATE INDEX IF NOT EXISTS messages_by_place ON messages (place, due)",  # and by id among those that have no due
+    # and by id among those that have no due
+    "CREATE INDEX IF NOT EXISTS messages_by_place ON messages (place, due)",
 )
 SOONEST = """SELECT CASE WHEN EXISTS (SELECT 1 FROM messages WHERE place = 'waiting') THEN 0.0
                          ELSE (SELECT min(due) FROM messages WHERE place = 'leased') END"""
@@ -45,10 +48,12 @@ HELD = "id = ? AND receipt = ? AND place = 'leased' AND due > ?"
 
 
 class AttendedClock:
-    """A monotonic clock that counts only the time in which it is read, for one process that holds all the leases of a queue.
+    """A monotonic clock that counts only the time in which it is read, for one process that holds
+    all the leases of a queue.
 
-    Between two readings at most `longest` seconds pass, and never less than none: what a process that was stopped (Ctrl-Z, SIGSTOP), a
-    machine that was suspended or a clock that was set misses, takes no lease from it, since it could not have extended it.
+    Between two readings at most `longest` seconds pass, and never less than none: what a process
+    that was stopped (Ctrl-Z, SIGSTOP), a machine that was suspended or a clock that was set misses,
+    takes no lease from it, since it could not have extended it.
     """
 
     def __init__(self, clock: Clock = time.monotonic, longest: float = 5.0) -> None:
@@ -103,7 +108,10 @@ class SqliteQueue:
         return long_poll(self._look, wait, self._clock, self._sleep)
 
     def extend(self, receipt: str, seconds: float) -> bool:
-        """Lease it `seconds` longer, from now; 0 gives it back at once. False if the lease was lost."""
+        """Lease it `seconds` longer, from now; 0 gives it back at once.
+
+        False if the lease was lost.
+        """
         now = self._clock()
         return (
             self._change(
@@ -119,7 +127,9 @@ class SqliteQueue:
         )
 
     def release(self) -> int:
-        """End every lease at once, for a driver that knows that all who held one are dead; how many."""
+        """End every lease at once, for a driver that knows that all who held one are dead; how
+        many.
+        """
         now = self._clock()
         return self._change(
             "UPDATE messages SET due = ? WHERE place = 'leased' AND due > ?", now, now
@@ -251,15 +261,18 @@ def _prepare(db: sqlite3.Connection) -> None:
 
 
 def _boot() -> int:
-    """A number of this start of the machine: no lease outlives it, and the monotonic clock begins anew. 0 where it is not known."""
+    """A number of this start of the machine: no lease outlives it, and the monotonic clock begins
+    anew. 0 where it is not known.
+    """
     try:
         return int(Path("/proc/sys/kernel/random/boot_id").read_text()[:7], 16)
     except (OSError, ValueError):
         return 0
 
 
-# SQLite keeps its locks in tables of the process, and a fork copies the tables but not the locks: a child would write where it
-# holds no lock. So all queues are idle and closed in the moment of a fork, and each side opens them again when it needs them.
+# SQLite keeps its locks in tables of the process, and a fork copies the tables but not the locks: a
+# child would write where it holds no lock. So all queues are idle and closed in the moment of a
+# fork, and each side opens them again when it needs them.
 _queues: WeakSet[SqliteQueue] = WeakSet()
 _idle: list[SqliteQueue] = []
 _gate = Lock()

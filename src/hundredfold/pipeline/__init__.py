@@ -1,1 +1,3 @@
-"""The stages of a run, one module each, and the runner that does what every backend does at a stage."""
+"""The stages of a run, one module each, and the runner that does what every backend does at a
+stage.
+"""

@@ -1,7 +1,9 @@
-"""Step 5.  Outcomes become one sorted result and one account of every unit; the sums must come out even.
+"""Step 5. Outcomes become one sorted result and one account of every unit; the sums must come out
+even.
 
-Units planned = ok + failed + crashed, by key.  What type a column has is settled here over all units, and a unit whose
-columns differ from those of the others has failed.  Outcomes are read a few megabytes at a time, so memory does not grow with the data.
+Units planned = ok + failed + crashed, by key. What type a column has is settled here over all
+units, and a unit whose columns differ from those of the others has failed. Outcomes are read a few
+megabytes at a time, so memory does not grow with the data.
 """
 
 from __future__ import annotations
@@ -87,7 +89,9 @@ class Collected:
 
 @dataclass(frozen=True, slots=True)
 class ResultColumns:
-    """The columns that results have: in the order of the first unit, each with its type, and the sort it must be of."""
+    """The columns that results have: in the order of the first unit, each with its type, and the
+    sort it must be of.
+    """
 
     names: tuple[str, ...]
     types: Mapping[str, pa.DataType]
@@ -109,7 +113,10 @@ def collect(
     warehouse: Warehouse,
     store: RunStore,
 ) -> Collected:
-    """Put the outcomes of all attempts together, or take what is there. ConservationError if a unit or a row is missing."""
+    """Put the outcomes of all attempts together, or take what is there.
+
+    ConservationError if a unit or a row is missing.
+    """
     with suppress(KeyError):
         return read_collected(layout, model.name, store)
     units = UnitList.read(layout, model.name, store)
@@ -175,10 +182,12 @@ def collect(
 def choose_columns(
     summaries: Sequence[dict[str, Any]], contract: Contract | None, keys: Sequence[str] = ()
 ) -> tuple[ResultColumns, dict[tuple[int, int], str]]:
-    """The columns and types of the result, and which tables have other columns: {(outcome, table): why}.
+    """The columns and types of the result, and which tables have other columns: {(outcome, table):
+    why}.
 
-    The names are those that most units returned; of a column's sorts the one with the most values is right. Both are
-    counted over all units, so the answer does not depend on how they were cut into batches.
+    The names are those that most units returned; of a column's sorts the one with the most values
+    is right. Both are counted over all units, so the answer does not depend on how they were cut
+    into batches.
     """
     if contract is not None:
         return ResultColumns(
@@ -261,8 +270,10 @@ def _read_part(outcome: Message, part: str, layout: Layout, store: Store) -> pa.
 def _choose_outcomes(
     outcomes: Sequence[Message], manifest: Manifest, layout: Layout, store: Store
 ) -> tuple[NDArray[np.int32], list[tuple[int, int]], list[dict[str, Any]]]:
-    """For each unit the outcome that counts: of the last attempt that has it, and in that one the best end; how many rows each batch
-    gave; and the shapes of their tables. ConservationError if a unit has none."""
+    """For each unit the outcome that counts: of the last attempt that has it, and in that one the
+    best end; how many rows each batch gave; and the shapes of their tables. ConservationError if a
+    unit has none.
+    """
     chosen = np.full(manifest.units, -1, np.int32)
     score = np.zeros(manifest.units, np.int32)
     summaries: list[dict[str, Any]] = []
@@ -288,7 +299,8 @@ def _choose_outcomes(
     missing = np.flatnonzero(chosen < 0)
     if len(missing):
         raise ConservationError(
-            f"{manifest.model}: {len(missing):,} of {manifest.units:,} units have no outcome, the first is unit {missing[0]}",
+            f"{manifest.model}: {len(missing):,} of {manifest.units:,} units have no outcome, the "
+            f"first is unit {missing[0]}",
             hint=f"hundredfold resume {layout.run}",
         )
     counting = set(_distinct(chosen))
@@ -298,7 +310,8 @@ def _choose_outcomes(
 def _ranges(
     outcomes: Sequence[Message], chosen: NDArray[np.int32], loads: Sequence[tuple[int, int]]
 ) -> Iterator[tuple[int, int]]:
-    """Units of whole outcomes that are collected together: first and last, of about as many results as a row group holds.
+    """Units of whole outcomes that are collected together: first and last, of about as many results
+    as a row group holds.
 
     loads: rows and bytes of each outcome.
     """
@@ -333,7 +346,9 @@ def _collect_range(
     warehouse: Warehouse,
     store: Store,
 ) -> tuple[pa.Table, pa.Table, dict[int, UnitStatus]]:
-    """The results and the accounts of units first..last, each with its keys, in order; and those that did not end well."""
+    """The results and the accounts of units first..last, each with its keys, in order; and those
+    that did not end well.
+    """
     span = chosen[first : last + 1]
     rows_out, attempts, seconds = (
         np.zeros(len(span), np.int64),
@@ -422,7 +437,9 @@ def _mask(keep: NDArray[np.bool_]) -> pa.Array:
 
 
 def _convert_table(table: pa.Table, shape: ResultColumns, late: dict[int, str]) -> pa.Table:
-    """A table in the types of the whole result; units with a value that does not fit are put to `late`, and the value to null."""
+    """A table in the types of the whole result; units with a value that does not fit are put to
+    `late`, and the value to null.
+    """
     units = numpy_of(table.column(UNIT), False)
     if not set(shape.names) <= set(table.column_names):  # units that returned None
         return pa.Table.from_arrays(
@@ -451,8 +468,8 @@ def _convert_column(
         for row in np.flatnonzero(~nulls_of(column.combine_chunks())).tolist():
             late.setdefault(
                 int(units[row]),
-                f"returned {column[row].as_py()} as {name}: a dict without a key cannot be stored, and no unit "
-                "returned a key there; return None instead",
+                f"returned {column[row].as_py()} as {name}: a dict without a key cannot be "
+                "stored, and no unit returned a key there; return None instead",
             )
         return pa.nulls(len(column), kind)
     if not agree(found, kind_of(kind)):
@@ -475,7 +492,9 @@ def _convert_values(
     units: NDArray[np.int64],
     late: dict[int, str],
 ) -> pa.ChunkedArray:
-    """Value by value, to find those that the column's type cannot hold, such as 2**60 + 1 among floats."""
+    """Value by value, to find those that the column's type cannot hold, such as 2**60 + 1 among
+    floats.
+    """
     fitted = []
     for row in range(len(column)):
         try:
@@ -483,7 +502,8 @@ def _convert_values(
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             late.setdefault(
                 int(units[row]),
-                f"returned {column[row].as_py()} as {name}, which is {kind} over all units and cannot hold that",
+                f"returned {column[row].as_py()} as {name}, which is {kind} over all units and "
+                "cannot hold that",
             )
             fitted.append(pa.nulls(1, kind))
     return pa.chunked_array(fitted, kind)
@@ -492,7 +512,9 @@ def _convert_values(
 def _contract_violations(
     table: pa.Table, contract: Contract, warehouse: Warehouse
 ) -> dict[int, str]:
-    """Units whose values break a constraint of the result's contract, with the words of the first one broken."""
+    """Units whose values break a constraint of the result's contract, with the words of the first
+    one broken.
+    """
     rules = [
         (c.name, check)
         for c in contract.columns
@@ -503,11 +525,15 @@ def _contract_violations(
         return {}
     warehouse.register("__results", table)
     cases = " ".join(
-        f"WHEN NOT coalesce({check.on(quote(name))}, TRUE) THEN {literal(f'{name} {check.words}')} || ' (' || CAST({quote(name)} AS VARCHAR) || ')'"
+        (
+            f"WHEN NOT coalesce({check.on(quote(name))}, TRUE) THEN "
+            f"{literal(f'{name} {check.words}')} || ' (' || CAST({quote(name)} AS VARCHAR) || ')'"
+        )
         for name, check in rules
     )
     found = warehouse.query(
-        f"SELECT {UNIT}, min(why) AS why FROM (SELECT {UNIT}, CASE {cases} END AS why FROM __results) AS r WHERE why IS NOT NULL GROUP BY {UNIT}"
+        f"SELECT {UNIT}, min(why) AS why FROM (SELECT {UNIT}, CASE {cases} END AS why FROM "
+        f"__results) AS r WHERE why IS NOT NULL GROUP BY {UNIT}"
     )
     return {row[UNIT]: row["why"] for row in found.to_pylist()}
 
@@ -556,7 +582,8 @@ def _add_counts(counts: Counter[str], account: pa.Table, table: pa.Table) -> Non
     promised = int(numpy_of(account.column("rows_out"), False).sum())
     if promised != table.num_rows:
         raise ConservationError(
-            f"the accounts of a batch speak of {promised:,} result rows, and there are {table.num_rows:,}"
+            f"the accounts of a batch speak of {promised:,} result rows, and there are "
+            f"{table.num_rows:,}"
         )
     counts["rows_out"] += table.num_rows
 
@@ -564,7 +591,9 @@ def _add_counts(counts: Counter[str], account: pa.Table, table: pa.Table) -> Non
 def _check_totals(collected: Collected, manifest: Manifest) -> None:
     if collected.ok + collected.bad != manifest.units or collected.rows_in != manifest.rows:
         raise ConservationError(
-            f"{manifest.model}: {manifest.units:,} units and {manifest.rows:,} rows were planned, but {collected.ok + collected.bad:,} units and {collected.rows_in:,} rows are accounted for"
+            f"{manifest.model}: {manifest.units:,} units and {manifest.rows:,} rows were planned, "
+            f"but {collected.ok + collected.bad:,} units and {collected.rows_in:,} rows are "
+            "accounted for"
         )
 
 

@@ -1,4 +1,6 @@
-"""Which units of an attempt have an outcome: derived from the names of the outcomes, kept nowhere else."""
+"""Which units of an attempt have an outcome: derived from the names of the outcomes, kept nowhere
+else.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Step 3.  A message for each batch, the dearest first; on a later attempt one for each stretch of units to do again."""
+"""Step 3.
+
+A message for each batch, the dearest first; on a later attempt one for each stretch of units to do
+again.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,9 @@ from .coverage import Coverage
 def plan_attempt(
     manifest: Manifest, layout: Layout, attempt: int, store: Store
 ) -> tuple[list[Message], Coverage]:
-    """The slices of an attempt and what of them is done: what a retry asked for, else every batch, the dearest first."""
+    """The slices of an attempt and what of them is done: what a retry asked for, else every batch,
+    the dearest first.
+    """
     try:
         units = get_json(store, retry_key(layout, manifest.model, attempt))["units"]
     except KeyError:

@@ -1,7 +1,9 @@
-"""Step 2.  A model's query, once for all units; units packed into batches of even cost; a manifest that lists them.
+"""Step 2. A model's query, once for all units; units packed into batches of even cost; a manifest
+that lists them.
 
-Rows are only routed here: each goes to the file of its batch with the number of its unit.  Who reads a batch puts it into
-canonical order (batch.py), so that sorting runs on all cores and is the same on every backend.
+Rows are only routed here: each goes to the file of its batch with the number of its unit. Who reads
+a batch puts it into canonical order (batch.py), so that sorting runs on all cores and is the same
+on every backend.
 """
 
 from __future__ import annotations
@@ -33,8 +35,11 @@ from ..sql.queries import (
 )
 from .units import UnitIndex, no_rows_error, number_units
 
-BATCHES_PER_WORKER = 12  # so many batches for each worker: few enough to cost nothing, and the last are shared out among idle workers
-MIN_BATCH_COST = 20_000.0  # what a batch costs at least, unless a worker would have none: a message costs a few milliseconds
+# so many batches for each worker: few enough to cost nothing, and the last are shared out among
+# idle workers
+BATCHES_PER_WORKER = 12
+# what a batch costs at least, unless a worker would have none: a message costs a few milliseconds
+MIN_BATCH_COST = 20_000.0
 ROW_COPIES = 3  # of its columns that a row takes while it is sorted and handed over
 ROW_OVERHEAD_BYTES = 24  # and beside them
 UNKNOWN_VALUE_BYTES = 48  # of a value whose length is not known
@@ -51,7 +56,9 @@ MIN_STREAM_ROWS, MAX_STREAM_ROWS, STREAM_BATCH_BYTES = (
 UNIT_STATE_BYTES = (
     32  # that the driver holds of each unit at a time: its rows, its batch, its bytes, its outcome
 )
-BATCHED_BATCHES_PER_WORKER = 3  # fewer where the function takes a batch at once: what it does for all units of a call, it does as rarely
+# fewer where the function takes a batch at once: what it does for all units of a call, it does as
+# rarely
+BATCHED_BATCHES_PER_WORKER = 3
 
 
 class QueryDescriber(Protocol):
@@ -72,11 +79,12 @@ def prepare(
     memory: int | None = None,
     defer: Callable[[Callable[[], None]], object] = lambda settle: settle(),
 ) -> Manifest:
-    """Split a model's rows into batches that hold whole units and at most about `batch_bytes` each, or take what is there.
+    """Split a model's rows into batches that hold whole units and at most about `batch_bytes` each,
+    or take what is there.
 
-    memory: bytes that what is kept of each unit may take; HomeError where the units are too many for it.
-    What is handed to `later` waits for the disk, and then commits: workers may begin before it has, since whoever finds no
-    commit does all of this again, and their work with it.
+    memory: bytes that what is kept of each unit may take; HomeError where the units are too many
+    for it. What is handed to `later` waits for the disk, and then commits: workers may begin before
+    it has, since whoever finds no commit does all of this again, and their work with it.
     """
     there = read_prepared(model, job, layout, store)
     if there is not None:
@@ -149,7 +157,9 @@ def _list_units(
     store: AppendStore,
     files: AppendFiles,
 ) -> UnitList:
-    """Write the units, a part at a time, and read the list back: a mapped file, where the store has one."""
+    """Write the units, a part at a time, and read the list back: a mapped file, where the store has
+    one.
+    """
     varied = [name for name in model.unit if not _is_fixed(schema.field(name).type)]
     keys = pa.schema([schema.field(name) for name in model.unit])
     value_bytes = sample_value_bytes(select, varied, warehouse)
@@ -172,9 +182,11 @@ def _refuse_too_many(model: Model, units: int, memory: int | None) -> None:
     needed = units * UNIT_STATE_BYTES
     if memory is not None and needed > memory:
         raise HomeError(
-            f"{model.name} has {units:,} units, and of each the run keeps {UNIT_STATE_BYTES} bytes in memory: "
-            f"{needed / 2**20:,.0f} MiB, where --memory leaves {memory / 2**20:,.0f} MiB for that",
-            hint="raise --memory, or let a unit be more rows: a coarser key, with the function working through its groups",
+            f"{model.name} has {units:,} units, and of each the run keeps {UNIT_STATE_BYTES} "
+            f"bytes in memory: {needed / 2**20:,.0f} MiB, where --memory leaves "
+            f"{memory / 2**20:,.0f} MiB for that",
+            hint="raise --memory, or let a unit be more rows: a coarser key, with the function "
+            "working through its groups",
         )
 
 
@@ -237,13 +249,15 @@ def query_columns(model: Model, select: str, warehouse: QueryDescriber) -> pa.Sc
     if reserved or len(set(small)) < len(small):
         twice = [name for name in schema.names if small.count(name.lower()) > 1]
         raise QueryError(
-            f"the query of {model.name} has columns that cannot be used: {', '.join(reserved + twice)}",
+            f"the query of {model.name} has columns that cannot be used: "
+            f"{', '.join(reserved + twice)}",
             hint="a name must stand once, and not begin with __",
         )
     taken = [name for name in model.unit if name in ACCOUNT.names]
     if taken:
         raise QueryError(
-            f"the unit of {model.name} has columns named {', '.join(taken)}, as the account of every unit has",
+            f"the unit of {model.name} has columns named {', '.join(taken)}, as the account of "
+            "every unit has",
             hint=f"name it otherwise in the query: {taken[0]} AS {model.name}_{taken[0]}",
         )
     odd = [
@@ -254,7 +268,8 @@ def query_columns(model: Model, select: str, warehouse: QueryDescriber) -> pa.Sc
     ]
     if odd:
         raise QueryError(
-            f"the unit of {model.name} has columns of lists, structs or intervals: {', '.join(odd)}",
+            f"the unit of {model.name} has columns of lists, structs or intervals: "
+            f"{', '.join(odd)}",
             hint="a key is made of texts, numbers, dates and times",
         )
     return schema
@@ -271,8 +286,10 @@ def _write_batches(
     files: AppendFiles,
     width: int,
 ) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.int64]]:
-    """Every row to the file of its batch, in one stream; the columns that hold a null, those of integers beyond 2**53, and about how
-    many bytes each unit takes in a worker (0 where all columns are of a fixed width)."""
+    """Every row to the file of its batch, in one stream; the columns that hold a null, those of
+    integers beyond 2**53, and about how many bytes each unit takes in a worker (0 where all columns
+    are of a fixed width).
+    """
     columns = [name for name in schema.names if name not in model.unit]
     batch_of_unit = np.repeat(
         np.arange(len(batches), dtype=np.uint32),
@@ -311,8 +328,10 @@ def _write_batches(
     planned = sum(batch.rows for batch in batches)
     if routed != planned:
         raise ConservationError(
-            f"{model.name}: the query gave {planned:,} rows when they were counted and {routed:,} when they were split",
-            hint="does the query depend on chance or on time? A query must give the same rows each time",
+            f"{model.name}: the query gave {planned:,} rows when they were counted and {routed:,} "
+            "when they were split",
+            hint="does the query depend on chance or on time? A query must give the same rows "
+            "each time",
         )
     return tuple(sorted(nullable)), tuple(sorted(large)), size
 
@@ -337,7 +356,8 @@ def _split_by_batch(
 
 
 def row_width(schema: pa.Schema, value_bytes: Mapping[str, int] = MappingProxyType({})) -> int:
-    """About how many bytes a row takes in memory while it is sorted and handed over: its columns, three times.
+    """About how many bytes a row takes in memory while it is sorted and handed over: its columns,
+    three times.
 
     lengths: bytes of a value of each column whose values differ in length, where they are known.
     """
@@ -353,9 +373,11 @@ def row_width(schema: pa.Schema, value_bytes: Mapping[str, int] = MappingProxyTy
 def sample_value_bytes(
     select: str, columns: Sequence[str], warehouse: StreamingWarehouse
 ) -> dict[str, int]:
-    """About how many bytes a value takes of each of these columns, whose values differ in length: as the first rows have it.
+    """About how many bytes a value takes of each of these columns, whose values differ in length:
+    as the first rows have it.
 
-    What rows really take is counted when they are split; this only keeps what is read at a time small.
+    What rows really take is counted when they are split; this only keeps what is read at a time
+    small.
     """
     if not columns:
         return {}

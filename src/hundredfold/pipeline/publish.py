@@ -1,6 +1,8 @@
-"""Step 6.  What the system downstream is given: a versioned release, and a pointer that moves at once or not at all.
+"""Step 6. What the system downstream is given: a versioned release, and a pointer that moves at
+once or not at all.
 
-A release is whole before the pointer names it; the one before it stays, and `rollback` moves the pointer back.
+A release is whole before the pointer names it; the one before it stays, and `rollback` moves the
+pointer back.
 """
 
 from __future__ import annotations
@@ -34,7 +36,10 @@ MAX_KEY_COLUMNS = 4  # columns by which a row is named in an error
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One version of what a job publishes. `files` maps each file's key in the store to its SHA-256."""
+    """One version of what a job publishes.
+
+    `files` maps each file's key in the store to its SHA-256.
+    """
 
     job: str
     version: int
@@ -64,7 +69,8 @@ def _unknown_time(_run: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What decides whether a run's release may become the current one, and what is recorded with it.
+    """What decides whether a run's release may become the current one, and what is recorded with
+    it.
 
     `created`        when a run was created, by its id: an ISO 8601 time, "" where that is not known
     `replace_newer`  whether the release of a newer run may be replaced
@@ -84,14 +90,19 @@ DEFAULT_TERMS = Terms()
 def check_limits(
     job: Job, collected: Sequence[Collected], run: str, max_failed: float | None = None
 ) -> None:
-    """PublishRefused if more units of a model failed than the job allows: what follows is held back, nothing is thrown away."""
+    """PublishRefused if more units of a model failed than the job allows: what follows is held
+    back, nothing is thrown away.
+    """
     limit = job.max_failed if max_failed is None else max_failed
     over = [c for c in collected if c.bad > allowed(limit, c.units)]
     if over:
         raise PublishRefused(
             f"{job.name} is held back: more units failed than max_failed={limit} allows",
             problems=[
-                f"{c.model}: {c.bad:,} of {c.units:,} units ({c.failed:,} failed, {c.crashed:,} crashed)"
+                (
+                    f"{c.model}: {c.bad:,} of {c.units:,} units ({c.failed:,} failed, "
+                    f"{c.crashed:,} crashed)"
+                )
                 for c in over
             ],
             hint=f"hundredfold failures {run}   then: hundredfold retry {run} --accept-new-code"
@@ -104,7 +115,8 @@ def refuse_all_failed(
 ) -> None:
     """Hold back a run whose model has no unit that is ok, also where nothing is published.
 
-    A limit that allows all units of that model lets the other models go on: see `refuse_none_ok` for their end.
+    A limit that allows all units of that model lets the other models go on: see `refuse_none_ok`
+    for their end.
     """
     limit = job.max_failed if max_failed is None else max_failed
     _refuse_failed(
@@ -113,7 +125,9 @@ def refuse_all_failed(
 
 
 def refuse_none_ok(job: Job, collected: Sequence[Collected], run: str) -> None:
-    """Hold back a run that has no unit that is ok in any model, whatever its limits allow: it has made nothing."""
+    """Hold back a run that has no unit that is ok in any model, whatever its limits allow: it has
+    made nothing.
+    """
     if not any(c.ok for c in collected):
         _refuse_failed(job, [c for c in collected if c.units], run)
 
@@ -121,7 +135,8 @@ def refuse_none_ok(job: Job, collected: Sequence[Collected], run: str) -> None:
 def _refuse_failed(job: Job, failed: Sequence[Collected], run: str) -> None:
     if failed:
         raise PublishRefused(
-            f"{job.name} is held back: all {sum(c.units for c in failed):,} units of {', '.join(c.model for c in failed)} failed",
+            f"{job.name} is held back: all {sum(c.units for c in failed):,} units of "
+            f"{', '.join(c.model for c in failed)} failed",
             problems=[f"{c.model}: {c.failed:,} failed, {c.crashed:,} crashed" for c in failed],
             hint=f"hundredfold failures {run}   then: hundredfold retry {run} --accept-new-code",
         )
@@ -136,9 +151,11 @@ def publish(
     store: RunStore,
     terms: Terms = DEFAULT_TERMS,
 ) -> Release | None:
-    """Make the release of this run and let the pointer name it, or take the release that is there. None if the job publishes nothing.
+    """Make the release of this run and let the pointer name it, or take the release that is there.
+    None if the job publishes nothing.
 
-    A release that was rolled back stays so. Raises: PublishRefused where the current release is that of a newer run.
+    A release that was rolled back stays so. Raises: PublishRefused where the current release is
+    that of a newer run.
     """
     if not job.releases:
         return None
@@ -195,13 +212,17 @@ def versions(job: str, store: Store) -> list[int]:
 
 
 def read_release(job: str, version: int, store: Store) -> Release:
-    """Return a release of a job; DamagedFile if its release.json is missing, or not what was written."""
+    """Return a release of a job; DamagedFile if its release.json is missing, or not what was
+    written.
+    """
     key = f"{release_folder(job, version)}/release.json"
     return Release(**parsed_json(store, key, needed(store, key).to_pybytes()))
 
 
 def verify_file(release: Release, key: str, store: Store) -> None:
-    """Raise DamagedFile if a file of a release is missing, or does not have the SHA-256 that the release has for it."""
+    """Raise DamagedFile if a file of a release is missing, or does not have the SHA-256 that the
+    release has for it.
+    """
     if _sha256(needed(store, key)) != release.files[key]:
         raise damaged(store, key, "does not have the SHA-256 with which it was published")
 
@@ -211,12 +232,16 @@ def _sha256(data: pa.Buffer) -> str:
 
 
 def current_version(job: str, store: Store) -> int | None:
-    """The version that the pointer names; None before the first release, DamagedFile if there are releases and no pointer."""
+    """The version that the pointer names; None before the first release, DamagedFile if there are
+    releases and no pointer.
+    """
     return _read_pointer(job, store).version or None
 
 
 def set_current(job: str, version: int, store: Store, withdrawn: Sequence[int] = ()) -> None:
-    """Let the pointer name a version: one object replaced, so a reader sees the old one or the new one."""
+    """Let the pointer name a version: one object replaced, so a reader sees the old one or the new
+    one.
+    """
     content: dict[str, Any] = {"version": version, "folder": release_folder(job, version)}
     if withdrawn:
         content["withdrawn"] = sorted(withdrawn)
@@ -225,7 +250,9 @@ def set_current(job: str, version: int, store: Store, withdrawn: Sequence[int] =
 
 @dataclass(frozen=True, slots=True)
 class _Pointer:
-    """The current version (0: none yet), and the versions that were rolled back and are not to return by themselves."""
+    """The current version (0: none yet), and the versions that were rolled back and are not to
+    return by themselves.
+    """
 
     version: int = 0
     withdrawn: tuple[int, ...] = ()
@@ -240,7 +267,9 @@ def _read_pointer(job: str, store: Store) -> _Pointer:
 
 
 def rollback(job: str, store: Store, to: int | None = None) -> Release:
-    """Move the pointer to the parent of the current release, or to version `to`; StateError if there is none."""
+    """Move the pointer to the parent of the current release, or to version `to`; StateError if
+    there is none.
+    """
     known = versions(job, store)
     try:
         now = current_version(job, store)
@@ -332,7 +361,9 @@ def _create_release(
 def _restore_files(
     release: Release, job: Job, layout: Layout, warehouse: Warehouse, store: RunStore
 ) -> None:
-    """Make the files of a release that are damaged anew; DamagedFile where they come out otherwise than they were published."""
+    """Make the files of a release that are damaged anew; DamagedFile where they come out otherwise
+    than they were published.
+    """
     broken = set()
     for key in release.files:
         try:
@@ -363,7 +394,8 @@ def _write(select: str, key: str, format: str, warehouse: Warehouse, store: RunS
         for batch in warehouse.stream(select):
             if endless := infinite_dates(batch):
                 raise PublishRefused(
-                    f"{key.rpartition('/')[2]} is not published: its query gives dates of infinity in {', '.join(endless)}, which Parquet has not",
+                    f"{key.rpartition('/')[2]} is not published: its query gives dates of "
+                    f"infinity in {', '.join(endless)}, which Parquet has not",
                     hint="leave these rows out, or write nullif(...)",
                 )
             file.add(pa.Table.from_batches([batch]))
@@ -379,9 +411,17 @@ def describe_run(
     parent: int | None,
     warehouse: Warehouse,
 ) -> None:
-    """One row of facts that queries see as the table `run`; the versions are null before there is a release."""
-    facts = f"{literal(layout.run)} AS run_id, {literal(job.name)} AS job, CAST({literal(as_of)} AS TIMESTAMP) AS as_of"
-    versions = f"CAST({version or 'NULL'} AS BIGINT) AS table_version, CAST({parent or 'NULL'} AS BIGINT) AS parent_version"
+    """One row of facts that queries see as the table `run`; the versions are null before there is a
+    release.
+    """
+    facts = (
+        f"{literal(layout.run)} AS run_id, {literal(job.name)} AS job, CAST({literal(as_of)} AS "
+        "TIMESTAMP) AS as_of"
+    )
+    versions = (
+        f"CAST({version or 'NULL'} AS BIGINT) AS table_version, CAST({parent or 'NULL'} AS "
+        "BIGINT) AS parent_version"
+    )
     warehouse.create_view("run", f"SELECT {facts}, {versions}")
 
 
@@ -408,7 +448,9 @@ def _summaries(
 
 
 def _json_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """Rows for JSON and for people: a sum that SQL made a decimal is a plain number; NaN and infinity, which JSON lacks, are texts."""
+    """Rows for JSON and for people: a sum that SQL made a decimal is a plain number; NaN and
+    infinity, which JSON lacks, are texts.
+    """
     return [{name: _json_value(value) for name, value in row.items()} for row in rows_of(table)]
 
 
@@ -425,7 +467,9 @@ def _json_value(value: object) -> Any:
 
 
 def _checked_query(output: Publish, job: Job, warehouse: Warehouse) -> str:
-    """The publishing query, if it runs and its rows keep the contract; the rows' names and types are the contract's."""
+    """The publishing query, if it runs and its rows keep the contract; the rows' names and types
+    are the contract's.
+    """
     select = load_query(output.query, job.folder)
     try:
         schema = warehouse.columns(select)
@@ -475,11 +519,16 @@ def _refuse_violations(
     job: Job,
     warehouse: Warehouse,
 ) -> None:
-    """PublishRefused where a value would become another one in the contract's type, is null, or breaks a constraint."""
+    """PublishRefused where a value would become another one in the contract's type, is null, or
+    breaks a constraint.
+    """
     rules = [rule for judged in columns.values() for rule in judged.rules]
     if not rules:
         return
-    typed = f"SELECT {', '.join(value for judged in columns.values() for value in judged.values)} FROM ({select}) AS q"
+    typed = (
+        f"SELECT {', '.join(value for judged in columns.values() for value in judged.values)} "
+        f"FROM ({select}) AS q"
+    )
     sums = ", ".join(
         f"coalesce(sum(CASE WHEN {rule.bad} THEN 1 ELSE 0 END), 0) AS k{i}"
         for i, rule in enumerate(rules)
@@ -490,17 +539,23 @@ def _refuse_violations(
         raise PublishRefused(
             f"{output.name} is not published: its rows break {contract.name}",
             problems=[
-                f"{rule.column} {rule.words}: {rows:,} row{'s' * (rows > 1)}{_first_violation(rule, columns, typed, job, warehouse)}"
+                (
+                    f"{rule.column} {rule.words}: {rows:,} "
+                    f"row{'s' * (rows > 1)}{_first_violation(rule, columns, typed, job, warehouse)}"
+                )
                 for rule, rows in broken
             ],
-            hint="mend the query (round, cast or filter there), the models that it reads, or the contract",
+            hint="mend the query (round, cast or filter there), the models that it reads, or the "
+            "contract",
         )
 
 
 def _first_violation(
     rule: Rule, columns: Mapping[str, Judged], typed: str, job: Job, warehouse: Warehouse
 ) -> str:
-    """The value of the first row that breaks a rule, and the key of that row: its columns that are keys of models."""
+    """The value of the first row that breaks a rule, and the key of that row: its columns that are
+    keys of models.
+    """
     units = {name for model in job.models for name in model.unit}
     judged, others = columns[rule.column], [name for name in columns if name != rule.column]
     keys = [name for name in others if name in units][:MAX_KEY_COLUMNS] or others[:1]
@@ -522,7 +577,10 @@ def _first_violation(
     parts += [f"which would become {_text(after)}"] if changed else []
     parts += (
         [
-            f"where {', '.join(f'{name} = {_text(text)}' for name, text in zip(keys, key, strict=True))}"
+            (
+                "where "
+                f"{', '.join(f'{name} = {_text(text)}' for name, text in zip(keys, key, strict=True))}"
+            )
         ]
         if keys
         else []

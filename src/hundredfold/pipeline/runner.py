@@ -1,4 +1,6 @@
-"""What the stages of a run do beside their step, the same wherever it runs: facts for the record, names for later queries, limits."""
+"""What the stages of a run do beside their step, the same wherever it runs: facts for the record,
+names for later queries, limits.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,8 @@ class StageRunner:
 
     @contextmanager
     def unchanged_sources(self, warehouse: Warehouse) -> Iterator[None]:
-        """Check, before and after a block that reads the sources, that they are those that were validated.
+        """Check, before and after a block that reads the sources, that they are those that were
+        validated.
 
         Raises: SourceError, also instead of an error that a changed or damaged file caused.
         """
@@ -94,14 +97,20 @@ class StageRunner:
 
     @contextmanager
     def naming_damage(self, warehouse: Warehouse) -> Iterator[None]:
-        """Let a query that fails for a damaged file of a source name that file. Raises: SourceError instead of the QueryError."""
+        """Let a query that fails for a damaged file of a source name that file.
+
+        Raises: SourceError instead of the QueryError.
+        """
         with ExitStack() as naming:
             for verdict in self.validation_results:
                 naming.enter_context(naming_damage(verdict.source, verdict.files, warehouse))
             yield
 
     def collect(self, model: Model, warehouse: Warehouse) -> None:
-        """Collect a model; its results stand under its name. PublishRefused where too many units failed for what follows."""
+        """Collect a model; its results stand under its name.
+
+        PublishRefused where too many units failed for what follows.
+        """
         manifest = Manifest.read(self.layout, model.name, self.store)
         collected = collect(model, manifest, self.layout, self.attempt, warehouse, self.store)
         self.collected.append(collected)
@@ -118,7 +127,9 @@ class StageRunner:
             check_limits(self.job, [collected], self.record.id, limit)
 
     def expose_results(self, model: Model, warehouse: Warehouse) -> None:
-        """Let a collected model's results stand under its name; DamagedFile if they are not what was collected."""
+        """Let a collected model's results stand under its name; DamagedFile if they are not what
+        was collected.
+        """
         verify_listed(
             self.store, self.layout.results(model.name), self.layout.collected(model.name)
         )
@@ -144,7 +155,9 @@ class StageRunner:
             self.ledger.note(self.record.id, counts={"release": release.counts})
 
     def _terms(self, warehouse: Warehouse) -> Terms:
-        """The terms of this run's release; the sources are compared once more before the pointer moves."""
+        """The terms of this run's release; the sources are compared once more before the pointer
+        moves.
+        """
         return Terms(
             self._created_at,
             self.record.replace_newer,
@@ -153,7 +166,9 @@ class StageRunner:
         )
 
     def _code(self) -> dict[str, dict[str, int]]:
-        """The units that are ok, of each model, by the fingerprint of the code that did them; the code of the release among them."""
+        """The units that are ok, of each model, by the fingerprint of the code that did them; the
+        code of the release among them.
+        """
         entries = self.record.code
         found: dict[str, dict[str, int]] = {entry["fingerprint"]: {} for entry in entries[-1:]}
         # each step on AWS is a process of its own, and did not collect itself
@@ -174,7 +189,9 @@ class StageRunner:
         return found if entries else {}
 
     def _units_by_attempt(self, collected: Collected, several: bool) -> dict[int, int]:
-        """How many units of a model are ok, by the attempt in which they were done; read from its accounts where there were several codes."""
+        """How many units of a model are ok, by the attempt in which they were done; read from its
+        accounts where there were several codes.
+        """
         if not several:
             return {collected.attempt: collected.ok} if collected.ok else {}
         data = listed(

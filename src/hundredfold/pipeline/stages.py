@@ -1,6 +1,8 @@
-"""The whole run on one screen: validate, then for each model prepare, enqueue, work, collect, and at the end publish.
+"""The whole run on one screen: validate, then for each model prepare, enqueue, work, collect, and
+at the end publish.
 
-Told once, as data: the driver of this machine walks it, and whatever else runs a job reads the same order.
+Told once, as data: the driver of this machine walks it, and whatever else runs a job reads the same
+order.
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ class Stage:
 
 
 def stages(job: Job) -> Iterator[Stage]:
-    """Every stage of a job's run, in order. Each can be done again: what is there already is taken and not made anew."""
+    """Every stage of a job's run, in order.
+
+    Each can be done again: what is there already is taken and not made anew.
+    """
     for step in FIRST_STEPS:
         yield Stage(step)
     for model in job.models:

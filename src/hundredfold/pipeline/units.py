@@ -1,8 +1,11 @@
-"""Which units a query has, how many rows each, and how to tell from a row which unit it belongs to: part of step 2.
+"""Which units a query has, how many rows each, and how to tell from a row which unit it belongs to:
+part of step 2.
 
-Where the key's values span no more combinations than a few times the rows, a unit is told by arithmetic: the place of each value
-among those of its column, put together like the digits of a number.  Rows are then counted and numbered by looking up an array,
-several times faster than by grouping and joining in SQL, which is left for all other keys.  Both give the same units in the same order.
+Where the key's values span no more combinations than a few times the rows, a unit is told by
+arithmetic: the place of each value among those of its column, put together like the digits of a
+number. Rows are then counted and numbered by looking up an array, several times faster than by
+grouping and joining in SQL, which is left for all other keys. Both give the same units in the same
+order.
 """
 
 from __future__ import annotations
@@ -29,14 +32,18 @@ MAX_BUFFERED_CODES = 2**22  # rows whose codes are counted at once
 
 
 class UnitIndex(Protocol):
-    """The units of a query in the order of their keys, with their sizes; a query of its rows; and their units' numbers."""
+    """The units of a query in the order of their keys, with their sizes; a query of its rows; and
+    their units' numbers.
+    """
 
     @property
     def tables(self) -> Sequence[str]:
         """What of it lies in the warehouse, until it is forgotten."""
 
     def batches_of_units(self, rows: int) -> Iterator[pa.RecordBatch]:
-        """The units and their sizes, about `rows` of them at a time: there may be more than fit into memory."""
+        """The units and their sizes, about `rows` of them at a time: there may be more than fit
+        into memory.
+        """
 
     def set_units(self, units: pa.Table) -> None:
         """Take the list of units, as it was written and read again, before rows are queried."""
@@ -123,7 +130,9 @@ class JoinIndex:
 
 @dataclass(frozen=True, slots=True)
 class KeyColumn:
-    """One column of a key: how many places it has, the place of a row's value in SQL, and the value of each place."""
+    """One column of a key: how many places it has, the place of a row's value in SQL, and the value
+    of each place.
+    """
 
     name: str
     cardinality: int
@@ -160,7 +169,10 @@ class Range:
 
 
 class DenseIndex:
-    """Keys of few combinations: `digits` make a code of a row's key, and an array makes the unit's number of the code."""
+    """Keys of few combinations:
+
+    `digits` make a code of a row's key, and an array makes the unit's number of the code.
+    """
 
     def __init__(
         self,
@@ -201,7 +213,10 @@ class DenseIndex:
         for column in self._digits:
             code = f"({code}) * {column.cardinality} + {column.sql}" if code else column.sql
         joins = "".join(
-            f" JOIN {column.table} ON q.{quote(column.name)} IS NOT DISTINCT FROM {column.table}.value"
+            (
+                f" JOIN {column.table} ON q.{quote(column.name)} IS NOT DISTINCT FROM "
+                f"{column.table}.value"
+            )
             for column in self._digits
             if column.table
         )
@@ -229,7 +244,8 @@ class DenseIndex:
         if len(codes) and (codes.min() < 0 or codes.max() >= self._cells):
             raise ConservationError(
                 f"{self._model}: the query gave keys that it had not given a moment before",
-                hint="does the query depend on chance or on time? A query must give the same rows each time",
+                hint="does the query depend on chance or on time? A query must give the same rows "
+                "each time",
             )
         return codes
 
@@ -242,7 +258,9 @@ def _dense_index(
     warehouse: StreamingWarehouse,
     cells: int,
 ) -> DenseIndex | None:
-    """The units told by arithmetic; None where their keys are of other types, or of too many combinations."""
+    """The units told by arithmetic; None where their keys are of other types, or of too many
+    combinations.
+    """
     t = pa.types
     kinds = {name: schema.field(name).type for name in unit}
     whole = [name for name, kind in kinds.items() if t.is_integer(kind) and kind != pa.uint64()]
@@ -281,7 +299,9 @@ def _dense_index(
 def _integer_column(
     name: str, kind: pa.DataType, lowest: int, places: int, nulls: bool
 ) -> KeyColumn:
-    """Whole numbers that lie close to one another: the place is the distance from the least of them; nulls come last."""
+    """Whole numbers that lie close to one another: the place is the distance from the least of
+    them; nulls come last.
+    """
     sql = f"(CAST(q.{quote(name)} AS BIGINT) - {lowest})"
     if nulls:
         sql = f"coalesce({sql}, {places})"
@@ -292,7 +312,10 @@ def _value_column(
     name: str, kind: pa.DataType, select: str, table: str, warehouse: StreamingWarehouse
 ) -> KeyColumn | None:
     """Few values of any order: each has its place in that table; None if they are many."""
-    distinct = f"SELECT DISTINCT {quote(name)} AS value FROM ({select}) AS q LIMIT {MAX_DISTINCT_VALUES + 1}"
+    distinct = (
+        f"SELECT DISTINCT {quote(name)} AS value FROM ({select}) AS q LIMIT "
+        f"{MAX_DISTINCT_VALUES + 1}"
+    )
     values = (
         warehouse.query(f"SELECT value FROM ({distinct}) AS d ORDER BY value ASC NULLS LAST")
         .column("value")

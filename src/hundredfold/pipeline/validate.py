@@ -1,7 +1,8 @@
-"""Step 1.  Every source against its contract, as one pass of SQL.  Bad rows go to `rejects/` with their reasons, and every value that
-was repaired goes to `repairs/`, before and after.
+"""Step 1. Every source against its contract, as one pass of SQL. Bad rows go to `rejects/` with
+their reasons, and every value that was repaired goes to `repairs/`, before and after.
 
-Rows in = accepted + rejected + dropped copies, or the run stops here.  What was accepted stands under the source's name.
+Rows in = accepted + rejected + dropped copies, or the run stops here. What was accepted stands
+under the source's name.
 """
 
 from __future__ import annotations
@@ -53,7 +54,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class ValidationResult:
-    """What validation said of one source. The accepted rows are an object of the store, or (`select`, `files`) read in place."""
+    """What validation said of one source.
+
+    The accepted rows are an object of the store, or (`select`, `files`) read in place.
+    """
 
     source: str
     rows: int
@@ -95,7 +99,9 @@ def validate(
     warehouse: Warehouse,
     store: RunStore,
 ) -> list[ValidationResult]:
-    """Check every source, or take the verdict that is there; SourceError or ContractError for the first that cannot be run."""
+    """Check every source, or take the verdict that is there; SourceError or ContractError for the
+    first that cannot be run.
+    """
     results = _load_existing(layout.validation_result(), store)
     for result in results:
         verify_accepted(result, store)
@@ -138,8 +144,9 @@ def move_source(
 ) -> None:
     """Let a run that has validated a source read the same files at other places.
 
-    files: prints of the files where they are now, in the order of their names; named: how a query names a path.
-    Raises: SourceError for files that are not those that were validated, as far as size and modification time show.
+    files: prints of the files where they are now, in the order of their names; named: how a query
+    names a path. Raises: SourceError for files that are not those that were validated, as far as
+    size and modification time show.
     """
     results = _load_existing(layout.validation_result(), store)
     old = next((result for result in results if result.source == source), None)
@@ -152,7 +159,8 @@ def move_source(
     ]
     if other or len(files) != len(old.files):
         raise SourceError(
-            f"{source}: these are not the files that the run validated: their number, size or modification time differs",
+            f"{source}: these are not the files that the run validated: their number, size or "
+            "modification time differs",
             problems=other,
             hint="copy them with their times (cp -p), or run the job again",
         )
@@ -187,7 +195,10 @@ def _write_results(results: Sequence[ValidationResult], key: str, store: Store) 
 
 
 def in_order_of_reference(sources: Sequence[Source]) -> list[Source]:
-    """A source comes after those that it refers to. JobError for a circle: whose rows would be rejected first?"""
+    """A source comes after those that it refers to.
+
+    JobError for a circle: whose rows would be rejected first?
+    """
     done: list[Source] = []
     rest = list(sources)
     while rest:
@@ -262,7 +273,8 @@ def _check_source(
     malformed = raw.malformed.num_rows if raw.malformed is not None else 0
     if rows + malformed == 0:
         raise SourceError(
-            f"{source.name} is empty: {place if isinstance(place, str) else 'the table'} has no row",
+            f"{source.name} is empty: {place if isinstance(place, str) else 'the table'} has no "
+            "row",
             hint=f"name another place with --source {source.name}=PATH",
         )
     findings = _findings(checks, counts, raw.in_file_order, warehouse) if bad else ()
@@ -300,7 +312,8 @@ def _check_source(
     refuse_other_files(source.name, found, warehouse)  # from here on the copy is read
     if accepted + bad + clashes + dropped != rows:
         raise ConservationError(
-            f"{source.name}: {rows:,} rows came in, but {accepted:,} accepted + {bad + clashes:,} rejected + {dropped:,} dropped is {accepted + bad + clashes + dropped:,}"
+            f"{source.name}: {rows:,} rows came in, but {accepted:,} accepted + {bad + clashes:,} "
+            f"rejected + {dropped:,} dropped is {accepted + bad + clashes + dropped:,}"
         )
     written = [
         key,
@@ -362,7 +375,8 @@ def _refuse_clean(source: Source, raw: str, warehouse: Warehouse) -> None:
     for column, expression in source.clean.items():
         try:
             warehouse.query(
-                f"SELECT max(CAST(c AS VARCHAR)) FROM (SELECT ({expression}) AS c FROM ({raw}) AS raw) AS q"
+                f"SELECT max(CAST(c AS VARCHAR)) FROM (SELECT ({expression}) AS c FROM ({raw}) AS "
+                "raw) AS q"
             )
         except QueryError as error:
             problems.append(f"{column}: {expression}: {error.message.splitlines()[0]}")
@@ -384,8 +398,13 @@ def _accepted_query(result: ValidationResult, warehouse: Warehouse) -> str:
 
 
 def _count(checks: Checks, warehouse: Warehouse) -> tuple[int, int, int, list[int]]:
-    """Rows, bad rows, repaired rows, and the count of each check: one pass, and a second one where there is a bad row."""
-    totals = f"SELECT count(*) AS n, count(*) FILTER (WHERE {checks.broken}) AS bad, count(*) FILTER (WHERE {checks.repaired}) AS repaired"
+    """Rows, bad rows, repaired rows, and the count of each check: one pass, and a second one where
+    there is a bad row.
+    """
+    totals = (
+        f"SELECT count(*) AS n, count(*) FILTER (WHERE {checks.broken}) AS bad, count(*) FILTER "
+        f"(WHERE {checks.repaired}) AS repaired"
+    )
     row = warehouse.query(f"{totals} FROM ({checks.typed}) AS t").to_pylist()[0]
     rows, bad, repaired = int(row["n"]), int(row["bad"]), int(row["repaired"])
     if not bad:
@@ -406,8 +425,11 @@ def _findings(
     ]
     place = "__file || lpad(CAST(__row AS VARCHAR), 20, '0')"  # the rows of a file in order
     firsts = ", ".join(
-        f"min({place}) FILTER (WHERE __k{i} = 1) AS p{i},"
-        f" min_by(coalesce(CAST({_raw_value(rule, checks)} AS VARCHAR), 'null'), {place}) FILTER (WHERE __k{i} = 1) AS v{i}"
+        (
+            f"min({place}) FILTER (WHERE __k{i} = 1) AS p{i}, "
+            f"min_by(coalesce(CAST({_raw_value(rule, checks)} AS VARCHAR), 'null'), {place}) "
+            f"FILTER (WHERE __k{i} = 1) AS v{i}"
+        )
         for i, rule, _ in broken
     )
     first = warehouse.query(f"SELECT {firsts} FROM ({checks.judged}) AS j").to_pylist()[0]
@@ -438,7 +460,8 @@ def _has_duplicates(source: Source, checks: Checks, warehouse: Warehouse) -> boo
     key = ", ".join(map(quote, source.unique))
     good = f"SELECT * FROM ({checks.judged}) AS j WHERE NOT ({checks.any_bad})"
     has_duplicates = warehouse.query(
-        f"SELECT count(*) AS n FROM (SELECT 1 AS one FROM ({good}) AS g GROUP BY {key} HAVING count(*) > 1) AS d"
+        f"SELECT count(*) AS n FROM (SELECT 1 AS one FROM ({good}) AS g GROUP BY {key} HAVING "
+        "count(*) > 1) AS d"
     )
     return bool(has_duplicates.column("n")[0].as_py())
 
@@ -492,7 +515,10 @@ def _write_rejects(
 ) -> None:
     """Every row that goes no further, as it came in, with its reasons: one file."""
     parts = [
-        f"SELECT __file, __row, {checks.reasons} AS __reason, TRUE AS __counts FROM ({checks.judged}) AS j WHERE {checks.any_bad}"
+        (
+            f"SELECT __file, __row, {checks.reasons} AS __reason, TRUE AS __counts FROM "
+            f"({checks.judged}) AS j WHERE {checks.any_bad}"
+        )
     ]
     if duplicate_findings:
         parts.append("SELECT __file, __row, reason AS __reason, counts AS __counts FROM __twins")
@@ -500,10 +526,16 @@ def _write_rejects(
     names = ", ".join(
         f"r.{quote(name)}" for name in raw.schema.names if name not in ("__file", "__row")
     )
-    sql = f"SELECT g.__file, g.__row, g.__reason, g.__counts, {names} FROM ({gone}) AS g JOIN ({raw.select}) AS r ON g.__file = r.__file AND g.__row = r.__row"
+    sql = (
+        f"SELECT g.__file, g.__row, g.__reason, g.__counts, {names} FROM ({gone}) AS g JOIN "
+        f"({raw.select}) AS r ON g.__file = r.__file AND g.__row = r.__row"
+    )
     if raw.malformed is not None:
         warehouse.register("__malformed", raw.malformed)
-        sql = f"{sql} UNION ALL BY NAME SELECT file AS __file, words AS __reason, TRUE AS __counts, line AS __line FROM __malformed"
+        sql = (
+            f"{sql} UNION ALL BY NAME SELECT file AS __file, words AS __reason, TRUE AS "
+            "__counts, line AS __line FROM __malformed"
+        )
     warehouse.write(
         f"SELECT * FROM ({sql}) AS x ORDER BY __file, __row", layout.rejects(source.name)
     )
@@ -513,7 +545,9 @@ def _write_rejects(
 def _write_repairs(
     source: Source, checks: Checks, raw: AttachedSource, layout: Layout, warehouse: Warehouse
 ) -> None:
-    """Every value that a repair changed, also of rows that are rejected all the same: one file, and one more pass over the source."""
+    """Every value that a repair changed, also of rows that are rejected all the same: one file, and
+    one more pass over the source.
+    """
     names = [name for name in raw.schema.names if name not in ("__file", "__row")]
     warehouse.materialize("__touched", checks.touched(raw.select))
     warehouse.write(checks.repairs("__touched", names, source.unique), layout.repairs(source.name))
@@ -523,7 +557,9 @@ def _write_repairs(
 def _decimal_hint(
     source: Source, csv: Sequence[Mapping[str, Any]], findings: Sequence[Finding]
 ) -> str:
-    """Return a hint about the other decimal sign where numbers of CSV files were rejected that are written with it; "" otherwise."""
+    """Return a hint about the other decimal sign where numbers of CSV files were rejected that are
+    written with it; "" otherwise.
+    """
     signs = {str(facts["decimal"]) for facts in csv}
     if len(signs) != 1:
         return ""
@@ -533,7 +569,10 @@ def _decimal_hint(
         f.words.startswith(NUMBER_RULES) and written.fullmatch(f.value.strip()) for f in findings
     ):
         return ""
-    return f'if these numbers have a decimal {"comma" if other == "," else "point"}, say so: Source("{source.name}", ..., csv=Csv(decimal="{other}")); or '
+    return (
+        f"if these numbers have a decimal {'comma' if other == ',' else 'point'}, say so: "
+        f'Source("{source.name}", ..., csv=Csv(decimal="{other}")); or '
+    )
 
 
 def _refuse_too_many(
@@ -547,9 +586,14 @@ def _refuse_too_many(
     words = max(len(f.words) for f in findings)
     counts = max(len(f"{f.rows:,} row") + (f.rows > 1) for f in findings)
     raise ContractError(
-        f"{source.name} cannot be run: {rejected:,} of {rows:,} rows break its contract, and the limit is {limit:,}",
+        f"{source.name} cannot be run: {rejected:,} of {rows:,} rows break its contract, and the "
+        f"limit is {limit:,}",
         problems=[
-            f"{f.column:<{width}}  {f.words:<{words}}  {f'{f.rows:,} row' + ('s' if f.rows > 1 else ''):<{counts}}   first: {_location(f, several)} ({f.value})"
+            (
+                f"{f.column:<{width}}  {f.words:<{words}}  "
+                f"{f'{f.rows:,} row' + ('s' if f.rows > 1 else ''):<{counts}}   first: "
+                f"{_location(f, several)} ({f.value})"
+            )
             for f in findings
         ],
         hint=f"{hint}see {where}, or allow them with --max-rejected {source.name}={rejected}",
@@ -561,9 +605,10 @@ def _refuse_replaced(source: Source, superseded: int, rows: int, where: str) -> 
     limit = allowed(source.max_replaced, rows)
     if superseded > limit:
         raise ContractError(
-            f"{source.name} cannot be run: {superseded:,} of {rows:,} rows are superseded by later rows of the same"
-            f" {', '.join(source.unique)}, and the limit is {limit:,}",
-            hint=f"see {where}; if they are restatements, raise max_replaced of the source; if not, its `unique` lacks a column",
+            f"{source.name} cannot be run: {superseded:,} of {rows:,} rows are superseded by "
+            f"later rows of the same {', '.join(source.unique)}, and the limit is {limit:,}",
+            hint=f"see {where}; if they are restatements, raise max_replaced of the source; if "
+            "not, its `unique` lacks a column",
         )
 
 
@@ -578,7 +623,10 @@ def _location(finding: Finding, several: bool) -> str:
 def naming_damage(
     source: str, files: Sequence[Sequence[Any]], warehouse: Warehouse
 ) -> Iterator[None]:
-    """Let a query that fails for a damaged file of a source name that file. Raises: SourceError instead of the QueryError."""
+    """Let a query that fails for a damaged file of a source name that file.
+
+    Raises: SourceError instead of the QueryError.
+    """
     try:
         yield
     except QueryError as error:
@@ -590,6 +638,9 @@ def naming_damage(
 
 
 def refuse_changed(results: Sequence[ValidationResult], warehouse: Warehouse) -> None:
-    """Check that files read in place are still those that were validated. Raises: SourceError for the first source that differs."""
+    """Check that files read in place are still those that were validated.
+
+    Raises: SourceError for the first source that differs.
+    """
     for result in results:
         refuse_other_files(result.source, result.files, warehouse)

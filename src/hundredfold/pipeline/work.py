@@ -1,10 +1,11 @@
-"""Step 4.  Messages through the user's function.  The only step that runs on workers.
+"""Step 4. Messages through the user's function. The only step that runs on workers.
 
-A unit that fails is a result: it goes to the ledger, and its neighbours go on.
-A child that dies costs the unit it was on: the rest of its slice goes to another child, in this process. One that was
-killed from outside is no proof against its unit, which is given a second try. Nor is one that ran out of memory: units before it may
-have kept what it lacked, or the other units of its batch take the room. So the unit is tried again alone, in a fresh child.
-A worker that vanishes says nothing: the queue gives its message to another, and from its second return on in two halves.
+A unit that fails is a result: it goes to the ledger, and its neighbours go on. A child that dies
+costs the unit it was on: the rest of its slice goes to another child, in this process. One that was
+killed from outside is no proof against its unit, which is given a second try. Nor is one that ran
+out of memory: units before it may have kept what it lacked, or the other units of its batch take
+the room. So the unit is tried again alone, in a fresh child. A worker that vanishes says nothing:
+the queue gives its message to another, and from its second return on in two halves.
 """
 
 from __future__ import annotations
@@ -35,13 +36,18 @@ MIN_SHARED_S = 0.1  # seconds of work that are worth sharing with a slot that ha
 STOP_DELAY_S = 0.03  # seconds after which a slot has heard where to stop
 LOST_REASON = "its message came back too often: whatever worker had it was lost"
 MAX_STARTUP_DEATHS = 2  # so often may a child die before it reaches a unit of a slice
-MAX_FAILED_RETRIES = 50  # second tries for want of memory that end like the first, one after the other, before no more are given
+# second tries for want of memory that end like the first, one after the other, before no more are
+# given
+MAX_FAILED_RETRIES = 50
 MAX_WRITE_BYTES = 64 * 2**20  # of outcomes that may be on their way to the store at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a model is. `failed` counts units that failed or crashed, `lately` the last of them."""
+    """How far a model is.
+
+    `failed` counts units that failed or crashed, `lately` the last of them.
+    """
 
     model: str
     done: int
@@ -103,7 +109,10 @@ class WorkDispatcher:
     failed_retries: int = 0  # how many second tries, one after the other, ended like the first
 
     def run(self) -> None:
-        """Until every unit of the messages has an outcome. `tell` is called between events, and may raise to stop."""
+        """Until every unit of the messages has an outcome.
+
+        `tell` is called between events, and may raise to stop.
+        """
         with self.writer:
             while not all(self.coverage.covers(m.first, m.last) for m in self.messages):
                 self._report()
@@ -134,7 +143,9 @@ class WorkDispatcher:
         self._report()
 
     def _await_writes(self, most: int) -> None:
-        """Delete the messages whose outcomes are in the store; wait until at most so many outcomes, and bytes, are on their way there."""
+        """Delete the messages whose outcomes are in the store; wait until at most so many outcomes,
+        and bytes, are on their way there.
+        """
         waiting = sum(not isinstance(entry, str) for entry in self.pending_writes)
         while self.pending_writes:
             entry = self.pending_writes[0]
@@ -173,7 +184,9 @@ class WorkDispatcher:
         return fed
 
     def _steal(self) -> InFlight | None:
-        """A part of what another slot has before it, when no message is left: so that all slots end at about the same time."""
+        """A part of what another slot has before it, when no message is left: so that all slots end
+        at about the same time.
+        """
         busiest: WorkerSlot | None = None
         longest, cut = MIN_SHARED_S, 0
         for slot, each in self.in_flight.items():
@@ -199,8 +212,10 @@ class WorkDispatcher:
         )
 
     def _remaining(self, slot: WorkerSlot, doing: InFlight) -> tuple[float, int]:
-        """About how many seconds of work a slot has before it that another could do (as its units took so far, or as the one that
-        it is on has taken already, if that is more), and the unit after which it should stop to have half of it."""
+        """About how many seconds of work a slot has before it that another could do (as its units
+        took so far, or as the one that it is on has taken already, if that is more), and the unit
+        after which it should stop to have half of it.
+        """
         if (
             not doing.todo or self.pool.context.model(self.manifest.model).batched
         ):  # what takes a slice at once gives none of it away
@@ -222,7 +237,9 @@ class WorkDispatcher:
         return (max(each * (slice_.last - at + others), since) if units else 0.0), cut
 
     def _accept(self, delivery: Delivery) -> InFlight | None:
-        """What a delivery asks for and nobody has done; None if that is nothing, or if it was halved."""
+        """What a delivery asks for and nobody has done; None if that is nothing, or if it was
+        halved.
+        """
         message = Message.parse(delivery.body)
         missing = [
             message.part(first, last)
@@ -241,7 +258,10 @@ class WorkDispatcher:
         )
 
     def _wait_for_message(self) -> None:
-        """Nothing is in our hands, and not all is done: it is in the hands of others, or lost. Wait for it to come back."""
+        """Nothing is in our hands, and not all is done: it is in the hands of others, or lost.
+
+        Wait for it to come back.
+        """
         self.next_delivery = self.queue.receive(wait=1.0)
         if self.next_delivery is not None:
             return
@@ -275,7 +295,9 @@ class WorkDispatcher:
                 self._on_worker_death(doing, event)
 
     def _on_worker_death(self, doing: InFlight, event: WorkerDied) -> None:
-        """A child is gone: account for the unit it was on, and put the rest of its slice back to be done."""
+        """A child is gone: account for the unit it was on, and put the rest of its slice back to be
+        done.
+        """
         slice_ = doing.todo.popleft()
         start = event.done + 1
         if start > slice_.last:  # it had handed over all of it
@@ -291,13 +313,16 @@ class WorkDispatcher:
         if event.error is not None and (
             isinstance(event.error, HomeError) or (event.unit is None and not event.many)
         ):
-            raise event.error  # no unit is to blame for a file that a fresh process cannot read either
+            # no unit is to blame for a file that a fresh process cannot read either
+            raise event.error
         if event.unit is None and not event.many:
             doing.startup_deaths += 1
             if doing.startup_deaths > MAX_STARTUP_DEATHS:
                 raise WorkerError(
-                    f"a worker died {doing.startup_deaths} times before it reached a unit of batch {slice_.batch}: {event.reason}",
-                    hint=f"see its log in {self.pool.logs}; if it ran out of memory, raise --memory or lower --workers; then resume the run",
+                    f"a worker died {doing.startup_deaths} times before it reached a unit of "
+                    f"batch {slice_.batch}: {event.reason}",
+                    hint=f"see its log in {self.pool.logs}; if it ran out of memory, raise "
+                    "--memory or lower --workers; then resume the run",
                 )
             doing.todo.appendleft(slice_.part(start, slice_.last))
             return
@@ -320,7 +345,10 @@ class WorkDispatcher:
         doing.todo.extendleft(reversed(parts))
 
     def _on_memory_death(self, doing: InFlight, event: WorkerDied, rest: Message) -> None:
-        """A child ran out of memory. That is proof against a unit only where it was alone in a fresh child."""
+        """A child ran out of memory.
+
+        That is proof against a unit only where it was alone in a fresh child.
+        """
         batch = self.manifest.batches[rest.batch]
         unit = (
             event.unit if event.unit is not None and rest.first <= event.unit <= rest.last else None
@@ -374,7 +402,10 @@ class WorkDispatcher:
         self._commit(message, b"", crashed_accounts(message, reason))
 
     def _commit(self, message: Message, results: bytes | pa.Buffer, accounts: bytes) -> None:
-        """An outcome: its results, and then, as the commit, its accounts. Until both are in the store, its message stays in the queue."""
+        """An outcome: its results, and then, as the commit, its accounts.
+
+        Until both are in the store, its message stays in the queue.
+        """
         self._await_writes(MAX_WRITES)  # or what is heard at once would pile up here
         self.pending_bytes += len(results) + len(accounts)
         self.pending_writes.append(self.writer.submit(self._write, message, results, accounts))
@@ -385,7 +416,10 @@ class WorkDispatcher:
         if bad:
             self.failed_units.update(account.unit for account in bad)
             last = max(bad, key=lambda account: account.unit)
-            self.last_failure = f"{key_text(self.units.key(last.unit))}: {last.error}: {last.message.partition(chr(10))[0]}"
+            self.last_failure = (
+                f"{key_text(self.units.key(last.unit))}: {last.error}: "
+                f"{last.message.partition(chr(10))[0]}"
+            )
 
     def _write(self, message: Message, results: bytes | pa.Buffer, accounts: bytes) -> int:
         if len(results):

@@ -1,7 +1,7 @@
-"""The doors to the world: Warehouse, Store, Queue, Ledger.
+"""The ports: Store, Queue, Ledger, RunHome and Warehouse.
 
-Each is a Protocol of a few methods; its kinds do not inherit it.  Every sentence here is a promise that the contract
-tests hold every kind to.
+Each is a Protocol with few methods, and its implementations do not inherit it. Every sentence of a
+docstring is a promise, to which the tests in tests/ports hold every implementation.
 """
 
 from __future__ import annotations
@@ -22,40 +22,55 @@ from .run_states import Event, State
 
 
 class Store(Protocol):
-    """Objects by key; a key is a relative path with forward slashes."""
+    """Objects by key. A key is a relative path with forward slashes."""
 
     def put(self, key: str, data: bytes | pa.Buffer) -> None:
-        """Write whole or not at all, durable when the call returns; an object that is there is replaced."""
+        """Write an object whole or not at all; it is durable when the call returns.
+
+        An existing object is replaced.
+        """
 
     def get(self, key: str) -> pa.Buffer:
-        """The object's bytes; KeyError if there is none."""
+        """Return the bytes of an object. Raises: KeyError if there is none."""
 
     def parts(self, key: str) -> Iterator[pa.Buffer | bytes]:
-        """The object's bytes in order: a few megabytes at a time, or as one buffer where it is in memory anyway; KeyError, with
-        the first of them, if there is none."""
+        """Yield the bytes of an object in order: a few megabytes at a time, or one buffer where
+        they are in memory already.
+
+        Raises: KeyError, at the first of them, if there is no object.
+        """
 
     def list(self, prefix: str) -> Iterator[str]:
-        """The keys below a prefix that ends with '/', in order; half-written objects are never among them."""
+        """Yield the keys below a prefix that ends with '/', in order.
+
+        Partially written objects are never among them.
+        """
 
     def delete(self, prefix: str) -> None:
-        """Remove the object of that key and all below `prefix/`; what is not there is no error."""
+        """Delete the object of that key and all objects below `prefix/`; there may be none."""
 
 
 class RunStore(Store, Protocol):
-    """The store of a home: it also says where an object is, and takes files that others write."""
+    """The store of a home, which also gives the address of an object and accepts files from other
+    writers.
+    """
 
     def where(self, key: str) -> str:
-        """The address of an object, for a person."""
+        """Return the address of an object, for people."""
 
     def writing(self, key: str) -> AbstractContextManager[Path]:
-        """A path to write to; it becomes the object when the block ends, whole and durable, and nothing if it raises."""
+        """Return a path to write to, which becomes the object when the block ends, whole and
+        durable.
+
+        If the block raises, there is no object.
+        """
 
 
 class AppendFiles(Protocol):
-    """Files that are written piece by piece: Arrow streams that grow by record batches, and whole files."""
+    """Files that are written piece by piece: growing Arrow streams, and whole files."""
 
     def add(self, name: str, batch: pa.RecordBatch) -> None:
-        """Append a record batch to a stream; the first of a stream brings its schema."""
+        """Append a record batch to a stream; its first batch brings the schema."""
 
     def put(self, name: str, data: bytes | pa.Buffer) -> None:
         """Write a whole file."""
@@ -67,37 +82,45 @@ class AppendFiles(Protocol):
         """Return when the disk has every byte."""
 
     def close(self) -> None:
-        """Close the files; what was not ended or synced may be partial."""
+        """Close the files; a file that was not ended and synced may be partial."""
 
 
 class AppendStore(Store, Protocol):
     """A store with files that can be appended to."""
 
     def append_files(self, prefix: str) -> AppendFiles:
-        """Return files below a prefix. A crash leaves some of them partial: a reader trusts them only
-        after an object that is written last commits them."""
+        """Return the files below a prefix, to append to.
+
+        A crash leaves some of them partial: readers trust them only once an object that is written
+        last commits them.
+        """
 
 
 @runtime_checkable
 class MarkedStore(Store, Protocol):
-    """A store that knows a mark of each object's content, without reading it: of objects that others wrote into it."""
+    """A store that knows a content tag of each object without reading it, also of objects that
+    others wrote.
+    """
 
     def get_marked(self, key: str, mark: str) -> pa.Buffer:
-        """The object's bytes; KeyError if there is none, DamagedFile if it is not the one that had this mark."""
+        """Return the bytes of an object.
+
+        Raises: KeyError if there is none, DamagedFile if its content has another tag.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message handed out by a queue. `receipt` is good for this delivery only."""
+    """One message that a queue delivered. `receipt` is valid for this delivery only."""
 
     body: str
     receipt: str
-    receive_count: int  # how often it has been handed out, this time included
+    receive_count: int  # deliveries of the message, this one included
 
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """What a queue holds: waiting, handed out, and given up."""
+    """The number of messages in a queue: waiting, in flight, and dead-lettered."""
 
     waiting: int
     in_flight: int
@@ -105,38 +128,52 @@ class Depth:
 
 
 class Queue(Protocol):
-    """SQS's semantics: at least once, in no promised order, leased and not taken."""
+    """A queue with the semantics of SQS: at least once, in no guaranteed order, by leases."""
 
     def send(self, bodies: Sequence[str]) -> None:
-        """Add messages; durable as far as the kind can make it. Earlier ones tend to be handed out first."""
+        """Add messages, as durably as the implementation can.
+
+        Earlier messages tend to be delivered first.
+        """
 
     def receive(self, wait: float = 0.0) -> Delivery | None:
-        """Lease one message for the visibility timeout; wait up to `wait` seconds for one. A message that was handed
-        out `max_receives` times and came back goes to the dead letters instead."""
+        """Lease one message for the visibility timeout, and wait up to `wait` seconds for one.
+
+        A message whose lease ended after `max_receives` deliveries becomes a dead letter instead.
+        """
 
     def extend(self, receipt: str, seconds: float) -> bool:
-        """Lease it `seconds` longer, from now; 0 gives it back at once. False if the lease was lost."""
+        """Extend a lease to `seconds` from now; 0 returns the message to the queue at once.
+
+        Returns False if the lease was lost.
+        """
 
     def delete(self, receipt: str) -> bool:
-        """It is done. False if the lease was lost in the meantime (it may be handed out again)."""
+        """Delete a message that is done.
+
+        Returns False if its lease was lost in the meantime; it may be delivered again.
+        """
 
     def dead(self) -> Sequence[str]:
-        """The bodies of the dead letters."""
+        """Return the bodies of the dead letters."""
 
     def purge(self) -> None:
-        """Forget all messages, dead letters included."""
+        """Delete all messages, dead letters included."""
 
     def depth(self) -> Depth:
-        """How many messages are waiting, in flight and dead."""
+        """Return the number of messages that are waiting, in flight and dead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A run as the ledger knows it. `options` is what it was started with, `counts` what has come of it."""
+    """The record of a run in the ledger.
+
+    `options` hold the request and later decisions, `counts` the progress and the result.
+    """
 
     id: str
     job: str  # the job's name
-    ref: str  # module:attribute, or "" where the job was given as an object
+    ref: str  # module:attribute; "" where the job was passed as an object
     state: State
     step: str
     created: str  # ISO 8601, UTC
@@ -158,12 +195,12 @@ class Record:
 
     @property
     def source_addresses(self) -> dict[str, str]:
-        """The address of each source."""
+        """The address of each source, by name."""
         return self.options.get("sources", {})
 
     @property
     def max_failed(self) -> float | None:
-        """The limit of failed units that this run has instead of the declared ones."""
+        """The limit of failed units that replaces the declared one; None for none."""
         return self.options.get("max_failed")
 
     @property
@@ -173,7 +210,7 @@ class Record:
 
     @property
     def code(self) -> list[CodeEntry]:
-        """The code of the attempts, oldest first; empty where it was not recorded."""
+        """The code of the attempts, oldest first; empty where none was recorded."""
         return self.options.get("code", [])
 
     @property
@@ -188,16 +225,23 @@ class Record:
 
 
 class Ledger(Protocol):
-    """The runs' records. Transitions go through states.after, and a lost race is an error, never a lost write."""
+    """The records of the runs.
+
+    State transitions follow `run_states.after`. Of two writers at once, the loser gets an error; no
+    write is lost.
+    """
 
     def create(self, record: Record) -> None:
-        """Add a run; StateError if its id is taken."""
+        """Add a run. Raises: StateError if its id exists."""
 
     def read(self, run: str) -> Record:
-        """The record; NoSuchRun if there is none."""
+        """Return a record. Raises: NoSuchRun."""
 
     def move(self, run: str, event: Event, *, step: str | None = None, reason: str = "") -> Record:
-        """Let `event` happen to the run, if its state allows it; the new record."""
+        """Apply an event to a run, and return the new record.
+
+        Raises: StateError if its state forbids it.
+        """
 
     def note(
         self,
@@ -207,14 +251,17 @@ class Ledger(Protocol):
         counts: RunCounts | None = None,
         options: RunOptions | None = None,
     ) -> Record:
-        """Write facts beside the state: the step it is at, counts and options (merged into those there)."""
+        """Write facts that leave the state unchanged: the current step, counts and options.
+
+        Counts and options are merged into the existing ones.
+        """
 
     def runs(self, job: str | None = None) -> Sequence[Record]:
-        """All runs, or those of a job, newest first."""
+        """Return all runs, or those of a job, newest first."""
 
 
 class RunHome(Protocol):
-    """Where the runs of a backend are kept."""
+    """The place where the runs of a backend are kept."""
 
     @property
     def store(self) -> RunStore:
@@ -226,89 +273,101 @@ class RunHome(Protocol):
 
     @property
     def words(self) -> str:
-        """How the place is called in a sentence."""
+        """The name of the place, for sentences."""
 
     def publishing(self, job: str) -> AbstractContextManager[None]:
-        """Held while a release of a job is made, so that a version is made once."""
+        """Return a lock for making a release of a job, so that a version is made only once."""
 
     def is_active(self, run: str) -> bool:
-        """Whether a process or an execution is at work on the run."""
+        """Return whether a process or an execution is working on the run."""
 
     def holds(self, run: str) -> bool:
-        """Whether the run's files are still there."""
+        """Return whether the run's files still exist."""
 
     def where(self, key: str) -> str:
-        """The address of an object, for a person."""
+        """Return the address of an object, for people."""
 
     def fetch(self, key: str) -> Path:
-        """An object as a file of this machine; KeyError or FileNotFoundError if there is none."""
+        """Return an object as a local file.
+
+        Raises: KeyError or FileNotFoundError if there is none.
+        """
 
     def scratch(self, run: str) -> Path:
-        """A folder of this machine for a warehouse's temporary files."""
+        """Return a local folder for a warehouse's temporary files."""
 
 
-SourcePlace: TypeAlias = (
-    str | Path | pa.Table
-)  # a path, a pattern or an address, or the rows themselves
-Fingerprint = list[
-    Any
-]  # JSON values: the address of a file, then facts that change with its content
+# a path, a pattern or an address; or the rows themselves
+SourcePlace: TypeAlias = str | Path | pa.Table
+# JSON values: the address of a file, then facts that change with its content
+Fingerprint = list[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class AttachedSource:
-    """The raw rows of a source. The columns __file and __row name the place of each row."""
+    """The raw rows of a source.
+
+    The columns __file and __row locate each row.
+    """
 
     select: str
     schema: pa.Schema
-    text: bool = False  # every value is text, for the contract to convert
-    in_place: bool = False  # the source's own files are read, and no copy of them
-    malformed: pa.Table | None = None  # the lines that could not be read; None for no line
+    text: bool = False  # every value is text, to be converted to the type of the contract
+    in_place: bool = False  # the source's own files are read, not a copy
+    malformed: pa.Table | None = None  # the lines that cannot be read; None if there are none
     fingerprints: list[Fingerprint] = field(default_factory=list)  # taken before the first read
     in_file_order: bool = True  # __row is the number of the row in its file
     csv: list[dict[str, Any]] = field(default_factory=list)  # the dialect of each CSV file
-    with_row_numbers: Callable[[], AttachedSource] | None = None  # where __row is null
+    # a copy with row numbers, where __row is null
+    with_row_numbers: Callable[[], AttachedSource] | None = None
 
 
 class Warehouse(Protocol):
-    """SQL over tables by name, and the one place where the rows of a whole data set are touched."""
+    """SQL over named tables; the only place where all rows of a data set are processed."""
 
     @property
     def replays(self) -> bool:
-        """Whether a step is called again after each of its queries: facts of one source are kept before the next."""
+        """Whether a step is called again after each of its queries.
+
+        If so, validation keeps the result of each source before it begins the next.
+        """
 
     def create_view(self, name: str, select: str) -> None:
-        """Let `name` stand for a query's rows."""
+        """Create a view of a query."""
 
     def materialize(self, name: str, select: str) -> None:
-        """Run a query and let `name` stand for its rows."""
+        """Run a query and store its rows as a table."""
 
     def register(self, name: str, table: pa.Table) -> None:
-        """Let `name` stand for the rows of a table in memory."""
+        """Make an Arrow table available to queries under a name."""
 
     def drop(self, name: str) -> None:
-        """Drop a name, and the rows that are stored under it."""
+        """Drop a view or table, with its rows. It need not exist."""
 
     def columns(self, select: str) -> pa.Schema:
-        """The columns of a query, without running it; QueryError if it cannot run."""
+        """Return the columns of a query without running it. Raises: QueryError if it cannot run."""
 
     def tables_of(self, select: str) -> set[str]:
-        """The names of tables that a query reads."""
+        """Return the names of the tables that a query reads."""
 
     def query(self, select: str) -> pa.Table:
-        """The rows of a query whose answer is small, or sorted by it."""
+        """Return the rows of a query with a small result."""
 
     def stream(self, select: str) -> Iterator[pa.RecordBatch]:
-        """The rows of a query of any size: in its order, where it has one at its end, else in any."""
+        """Yield the rows of a query of any size, in the order of its ORDER BY, if it has one."""
 
     def write(self, select: str, key: str, format: str = "parquet") -> int:
-        """Write a query's rows as one object of the store, in the query's order; how many."""
+        """Write the rows of a query as one object, in the query's order, and return their
+        number.
+        """
 
     def write_rows(self, select: str, key: str) -> int:
-        """Write a query's rows so that `parquet(key)` reads them; how many."""
+        """Write the rows of a query for `read_parquet(key)`, and return their number."""
 
     def read_parquet(self, key: str) -> str:
-        """The table function by which a query reads an object of the store, or what `settle` wrote."""
+        """Return the SQL table function that reads a Parquet object, or the rows of
+        `write_rows`.
+        """
 
     def attach(
         self,
@@ -318,28 +377,35 @@ class Warehouse(Protocol):
         contract_columns: Mapping[str, Column],
         staged: str,
     ) -> AttachedSource:
-        """Return the raw rows of a source; `folder` is that of the job, `staged` the key of a copy."""
+        """Return the raw rows of a source.
+
+        folder: the folder of the job, for relative paths. staged: the key for a copy, if one is
+        needed.
+        """
 
     def fingerprints(self, paths: Sequence[str]) -> list[Fingerprint]:
-        """A fingerprint of each file of a source; OSError for one that is not there."""
+        """Return a fingerprint of each file of a source. Raises: OSError for a missing file."""
 
     def find_damage(
         self, source: str, paths: Sequence[str], error: QueryError
     ) -> SourceError | None:
-        """An error that names the file of a source whose damage made a query fail; None if it failed for another reason."""
+        """Return an error that names the damaged file of a source which made a query fail.
+
+        Returns None if the query failed for another reason.
+        """
 
     def close(self) -> None:
-        """Give back memory, threads and temporary files."""
+        """Release memory, threads and temporary files."""
 
 
 class StreamingWarehouse(Warehouse, Protocol):
-    """A warehouse in the driver's own process, from which batches are written while the rows stream by."""
+    """A warehouse in the driver's process: batches are written while the rows stream by."""
 
     def stream(self, select: str, rows: int = ...) -> Iterator[pa.RecordBatch]:
-        """The rows of a query, about `rows` of them at a time."""
+        """Yield the rows of a query, about `rows` at a time."""
 
     def is_plain(self, select: str) -> bool:
-        """Whether reading the query twice costs two scans and no more."""
+        """Return whether reading the query twice costs no more than two scans."""
 
 
 Clock = Callable[[], float]

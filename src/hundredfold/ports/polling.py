@@ -1,4 +1,4 @@
-"""Long polling of a queue, the same for every queue that has to look again."""
+"""Long polling, shared by the queues that must poll."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 from .interfaces import Clock, Delivery
 
+# seconds between two polls of an empty queue; the pause doubles
 MIN_POLL_S, MAX_POLL_S = (
     0.005,
     0.2,
-)  # seconds between two looks at an empty queue: the pause doubles
+)
 
 
 def long_poll(
@@ -18,7 +19,10 @@ def long_poll(
     clock: Clock,
     sleep: Callable[[float], object],
 ) -> Delivery | None:
-    """Look until there is a delivery or `wait` seconds are slept; `look` gives it, or the moment when to look again at the latest."""
+    """Poll until there is a delivery or `wait` seconds are spent sleeping.
+
+    look: returns a delivery, or the latest moment of the next poll.
+    """
     pause, left = MIN_POLL_S, wait
     while True:
         found = look()

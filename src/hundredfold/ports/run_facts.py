@@ -14,7 +14,7 @@ class CodeEntry(TypedDict):
 
     attempt: int
     fingerprint: str
-    commit: str  # "" where the job's folder is no Git repository
+    commit: str  # "" where the job's folder is not a Git repository
 
 
 class RunOptions(TypedDict, total=False):
@@ -54,13 +54,13 @@ class SourceCounts(TypedDict):
 
 
 class ModelCounts(TypedDict, total=False):
-    """Units and rows of a model, as far as its run has come."""
+    """Units and rows of a model, as far as the run has come."""
 
-    # since it was prepared
+    # set when it is prepared
     units: int
     rows: int
     batches: int
-    # since it was collected
+    # set when it is collected
     attempt: int
     ok: int
     failed: int
@@ -68,7 +68,7 @@ class ModelCounts(TypedDict, total=False):
     rows_in: int
     rows_out: int
     seconds: float
-    # while it is worked on
+    # set while its units are worked on
     done: int  # units with an outcome; in summaries only
     look: dict[str, Any] | None  # the state of the polling on AWS
 
@@ -82,7 +82,7 @@ class ReleaseCounts(TypedDict):
 
 
 class RunCounts(TypedDict, total=False):
-    """What a run has done."""
+    """The progress and the results of a run."""
 
     sources: dict[str, SourceCounts]
     csv: dict[str, list[dict[str, Any]]]  # the dialect of each CSV file, by source

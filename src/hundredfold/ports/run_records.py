@@ -1,4 +1,4 @@
-"""What every ledger does to a record: the rules of the door, whatever it is kept in."""
+"""The changes that every ledger makes to a record, whatever it stores records in."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .interfaces import Record
 from .run_facts import RunCounts, RunOptions
 from .run_states import Event, after
 
-MAX_RUNS_SHOWN = 3  # so many runs are named where one is not found
+MAX_RUNS_SHOWN = 3  # runs that an error names
 
 
 def transition(record: Record, event: Event, step: str | None, reason: str, now: float) -> Record:
-    """The record after `event`; StateError if its state does not allow it."""
+    """Return the record after an event. Raises: StateError if its state forbids the event."""
     state = after(record.state, event, record.id)
     written = reason.encode("utf-8", "backslashreplace").decode()
     return _next(
@@ -32,7 +32,7 @@ def annotate(
     options: RunOptions | None,
     now: float,
 ) -> Record:
-    """The record with these facts merged into it."""
+    """Return the record with these facts merged into it."""
     merged_counts: RunCounts = {**record.counts, **(counts or {})}
     merged_options: RunOptions = {**record.options, **(options or {})}
     return _next(
@@ -43,28 +43,27 @@ def annotate(
 
 
 def _next(record: Record, now: float, *, step: str) -> Record:
-    """Return the record as it is written next: its step, its time and its version changed."""
+    """Return the next version of a record, with its step and time changed."""
     updated = max(timestamp(now), record.updated)  # the clock may have been set back
     return replace(record, step=step, updated=updated, version=record.version + 1)
 
 
 def timestamp(now: float) -> str:
-    """A moment as records have it: ISO 8601, UTC, to the millisecond."""
+    """Return a moment as records hold it: ISO 8601, UTC, in milliseconds."""
     return datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
 
 
 def run_exists_error(run: str) -> StateError:
-    return StateError(f"run {run} is in the ledger already", hint=f"hundredfold resume {run}")
+    return StateError(f"run {run} exists already", hint=f"hundredfold resume {run}")
 
 
 def no_such_run(run: str, newest: Sequence[str]) -> NoSuchRun:
-    """The error that says which runs there are."""
+    """Return the error for an unknown run, which names the newest ones."""
     there = (
-        f"the newest here: {', '.join(newest[:MAX_RUNS_SHOWN])}"
-        if newest
-        else "there are none here yet"
+        f"the newest are {', '.join(newest[:MAX_RUNS_SHOWN])}" if newest else "there is no run yet"
     )
     return NoSuchRun(
         f"there is no run {run}; {there}",
-        hint=f"hundredfold status --all   lists them; a run that was killed before it was recorded left nothing: run it again with --run-id {run}",
+        hint="hundredfold status --all lists the runs; a run that was killed before it was "
+        f"recorded left nothing: start it again with --run-id {run}",
     )

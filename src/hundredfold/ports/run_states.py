@@ -1,6 +1,7 @@
-"""What may happen to a run: one total table.
+"""The states of a run and their transitions: one total table.
 
-Every state answers every event, with the next state or with the sentence that refuses it.  Every ledger calls `after`.
+Every state answers every event, with the next state or with the reason why it is refused. Every
+ledger calls `after`.
 """
 
 from __future__ import annotations
@@ -12,21 +13,21 @@ from ..errors import StateError
 
 class State(StrEnum):
     NEW = "new"  # recorded; nothing is done yet
-    RUNNING = "running"  # a driver is walking the steps, or was when it died
-    HELD = "held"  # every unit is accounted for, but the limits keep the release back
-    FAILED = "failed"  # a step could not be done; the reason is on the record
+    RUNNING = "running"  # a driver executes the steps, or did so when it died
+    HELD = "held"  # every unit is accounted for, but a limit holds the release back
+    FAILED = "failed"  # a step failed; the record has the reason
     CANCELLED = "cancelled"  # a person ended it
     DONE = "done"  # published, or collected where the job publishes nothing
 
 
 class Event(StrEnum):
-    START = "start"  # a driver takes the run up: the first time, or to resume it
+    START = "start"  # a driver starts or resumes the run
     FINISH = "finish"
     HOLD = "hold"
     FAIL = "fail"
     CANCEL = "cancel"
-    RETRY = "retry"  # failed and crashed units again
-    RESTORE = "restore"  # files of a run that is done are damaged: they are made anew
+    RETRY = "retry"  # do failed and crashed units again
+    RESTORE = "restore"  # compute damaged files of a finished run again
 
 
 S, E = State, Event
@@ -43,7 +44,7 @@ TABLE: dict[tuple[State, Event], State | str] = {
     (S.RUNNING, E.HOLD): S.HELD,
     (S.RUNNING, E.FAIL): S.FAILED,
     (S.RUNNING, E.CANCEL): S.CANCELLED,
-    (S.RUNNING, E.RETRY): "it is not at its end: resume it first",
+    (S.RUNNING, E.RETRY): "it has not ended: resume it first",
     (S.HELD, E.START): S.RUNNING,
     (S.HELD, E.FINISH): "it is not running",
     (S.HELD, E.HOLD): "it is not running",
@@ -73,12 +74,15 @@ TABLE: dict[tuple[State, Event], State | str] = {
     (S.FAILED, E.RESTORE): "it is not done: resume it",
     (S.CANCELLED, E.RESTORE): "it was cancelled: run the job again",
     (S.DONE, E.RESTORE): S.RUNNING,
-    (S.DONE, E.RETRY): S.RUNNING,  # the units that were within max_failed
+    (S.DONE, E.RETRY): S.RUNNING,  # the units that failed within max_failed
 }
 
 
 def after(state: State, event: Event, run: str = "this run") -> State:
-    """The state that follows, or StateError with the reason why `event` cannot happen now."""
+    """Return the next state.
+
+    Raises: StateError, with the reason, if the event cannot happen now.
+    """
     answer = TABLE[state, event]
     if isinstance(answer, State):
         return answer

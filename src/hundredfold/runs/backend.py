@@ -1,4 +1,5 @@
-"""The interface of a backend: what the Python API and the command line ask, whichever machine does the work.
+"""The interface of a backend: what the Python API and the command line ask, whichever machine does
+the work.
 
 It is not among the ports since its methods speak of runs, callbacks and jobs, which are above them.
 """
@@ -45,7 +46,9 @@ class RunArguments:
 
 @dataclass(frozen=True, slots=True)
 class Interruption:
-    """What to tell a person who stopped watching a run: what became of it, and the commands that make sense now."""
+    """What to tell a person who stopped watching a run: what became of it, and the commands that
+    make sense now.
+    """
 
     message: str
     commands: Sequence[
@@ -69,7 +72,9 @@ class Backend(Protocol):
         """The options of a command that name this backend and its home again."""
 
     def caller(self) -> str:
-        """The authenticated identity of the backend's user; "" where the operating system's is all there is."""
+        """The authenticated identity of the backend's user; "" where the operating system's is all
+        there is.
+        """
 
     def prestart(self) -> None:
         """Begin early with what a run needs later."""
@@ -95,7 +100,10 @@ class Backend(Protocol):
         job: Job | None = None,
         sources: Mapping[str, str | Path] | None = None,
     ) -> Run:
-        """Go on with a run that was stopped or lost its driver. `sources`: those whose files were moved."""
+        """Go on with a run that was stopped or lost its driver.
+
+        `sources`: those whose files were moved.
+        """
 
     def retry(
         self,

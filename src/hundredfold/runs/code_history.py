@@ -1,4 +1,6 @@
-"""The code with which a run is done: kept with it, compared when it goes on, and recorded by attempt."""
+"""The code with which a run is done: kept with it, compared when it goes on, and recorded by
+attempt.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,10 @@ from .retry import plan_remaining
 
 
 def check_code(home: RunHome, record: Record, job: Job, verb: str, accept: bool) -> JobCode:
-    """Return the code of the job as it is now. StateError if it is not that with which the run was done so far, unless that is accepted."""
+    """Return the code of the job as it is now.
+
+    StateError if it is not that with which the run was done so far, unless that is accepted.
+    """
     code = read_job_code(job, record.ref)
     if accept or not is_new_code(record, code):
         return code
@@ -27,8 +32,8 @@ def check_code(home: RunHome, record: Record, job: Job, verb: str, accept: bool)
     raise StateError(
         f"the code is not that with which run {record.id} was done so far",
         problems=problems,
-        hint=f"go on with the code as it is now: hundredfold {verb} {record.id} --accept-new-code   (in Python: accept_new_code=True)"
-        "   or put the code back, or run the job again",
+        hint=f"go on with the code as it is now: hundredfold {verb} {record.id} --accept-new-code "
+        "  (in Python: accept_new_code=True)   or put the code back, or run the job again",
     )
 
 
@@ -38,7 +43,9 @@ def is_new_code(record: Record, code: JobCode) -> bool:
 
 
 def keep_code(home: RunHome, record: Record, code: JobCode, attempt: int | None = None) -> None:
-    """Keep the code with the run, and record that it is that of an attempt (the run's present one) and of those that follow."""
+    """Keep the code with the run, and record that it is that of an attempt (the run's present one)
+    and of those that follow.
+    """
     layout = Layout(record.id)
     try:
         get_sealed(home.store, layout.code(code.fingerprint))
@@ -51,13 +58,17 @@ def keep_code(home: RunHome, record: Record, code: JobCode, attempt: int | None 
 
 
 def keep_job(home: RunHome, record: Record, job: Job, code: JobCode) -> None:
-    """Keep a job that was given as an object, where its code is new: whoever goes on without naming a job takes this one."""
+    """Keep a job that was given as an object, where its code is new: whoever goes on without naming
+    a job takes this one.
+    """
     if not record.ref and is_new_code(record, code):
         put_sealed(home.store, Layout(record.id).job(), pickle_job(job))
 
 
 def plan_new_code(home: RunHome, record: Record, job: Job, code: JobCode) -> None:
-    """Let what is left of a run be done in an attempt of its own, so that each unit's attempt says by which code it was done."""
+    """Let what is left of a run be done in an attempt of its own, so that each unit's attempt says
+    by which code it was done.
+    """
     keep_job(home, record, job, code)
     left = plan_remaining(home, record, job)
     attempt = record.attempt + 1

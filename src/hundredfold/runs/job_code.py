@@ -1,8 +1,10 @@
-"""Which code a run is made by: the job's own modules, its queries, and the versions of what they import.
+"""Which code a run is made by: the job's own modules, its queries, and the versions of what they
+import.
 
-A module is the job's own if it is reached from the job's functions and contracts by its imports, also by those inside of
-functions, and is not installed: a file outside of site-packages, an editable install included.  What is installed counts by
-its version.  Functions and classes without a module (of a script, a notebook, a closure) count by their code.
+A module is the job's own if it is reached from the job's functions and contracts by its imports,
+also by those inside of functions, and is not installed: a file outside of site-packages, an
+editable install included. What is installed counts by its version. Functions and classes without a
+module (of a script, a notebook, a closure) count by their code.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ PACKAGE = __name__.partition(".")[0]
 
 @dataclass(frozen=True, slots=True)
 class JobCode:
-    """The code of a job: its fingerprint, the facts that this is made of, and the job's own modules with their bytes."""
+    """The code of a job: its fingerprint, the facts that this is made of, and the job's own modules
+    with their bytes.
+    """
 
     fingerprint: str
     facts: Mapping[str, Any]
@@ -55,7 +59,9 @@ class JobCode:
         return sink.getvalue()
 
     def snapshot(self, archive: str) -> Snapshot:
-        """Return what a worker needs to import this code; `archive` is where `archive()` was written."""
+        """Return what a worker needs to import this code; `archive` is where `archive()` was
+        written.
+        """
         tops = {
             module.name: module
             for module in self.modules
@@ -75,7 +81,8 @@ def _entry(name: str) -> zipfile.ZipInfo:
 
 
 def read_job_code(job: Job, ref: str = "") -> JobCode:
-    """Read the code of a job. `ref` is the name by which the job is imported; "" where it was given as an object.
+    """Read the code of a job. `ref` is the name by which the job is imported; "" where it was given
+    as an object.
 
     Raises: JobError for a module whose file was edited after this process had imported it.
     """
@@ -94,9 +101,11 @@ def read_job_code(job: Job, ref: str = "") -> JobCode:
     if stale:
         names = ", ".join(stale)
         raise JobError(
-            f"{names}: edited after this process imported it, so that workers would run other code than this process",
+            f"{names}: edited after this process imported it, so that workers would run other "
+            "code than this process",
             problems=[closure.modules[name].origin for name in stale],
-            hint=f"in a notebook: importlib.reload({stale[0]}) and make the job anew, or restart the kernel; else start the program again",
+            hint=f"in a notebook: importlib.reload({stale[0]}) and make the job anew, or restart "
+            "the kernel; else start the program again",
         )
     facts = {
         "modules": {
@@ -142,13 +151,16 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     for name in sorted({*versions[0], *versions[1]}):
         if versions[0].get(name) != versions[1].get(name):
             lines.append(
-                f"{name}: {versions[0].get(name) or 'not used'} then, {versions[1].get(name) or 'not used'} now"
+                f"{name}: {versions[0].get(name) or 'not used'} then, "
+                f"{versions[1].get(name) or 'not used'} now"
             )
     return lines
 
 
 def with_queries(job: Job) -> Job:
-    """Return the job with the text of its queries instead of the names of their files: a run reads each file once."""
+    """Return the job with the text of its queries instead of the names of their files: a run reads
+    each file once.
+    """
 
     def read(query: str) -> str:
         return FileText.read(query, job.folder)
@@ -234,7 +246,9 @@ def _innermost(work: object) -> Any:
 
 
 def _module_of_ref(ref: str) -> str:
-    """The module that a job's name begins with: module:attribute, or the module that a file was imported as."""
+    """The module that a job's name begins with: module:attribute, or the module that a file was
+    imported as.
+    """
     name = ref.partition(":")[0] if ".py" not in ref else ""
     if name or not ref:
         return name

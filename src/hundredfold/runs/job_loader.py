@@ -28,7 +28,8 @@ REF_HINT = (
 
 
 def load_job(ref: str) -> Job:
-    """The job of a module, looked for in the current folder too, or of a file; JobError says why there is none.
+    """The job of a module, looked for in the current folder too, or of a file; JobError says why
+    there is none.
 
     Without an attribute it is the only job that the module holds.
     """
@@ -57,8 +58,9 @@ def absolute_ref(ref: str) -> str:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """The module that a file is. Its folder comes first on the path, as for `python file.py`; a file of a package is imported
-    as a part of it, from the folder that holds the package."""
+    """The module that a file is. Its folder comes first on the path, as for `python file.py`; a
+    file of a package is imported as a part of it, from the folder that holds the package.
+    """
     full = Path(
         os.path.realpath(expand_user(path))
     )  # and not Path.resolve, which raises for links that lead to each other
@@ -79,7 +81,8 @@ def _import_file(path: Path) -> ModuleType:
     )
     if Path(getattr(module, "__file__", None) or "").resolve() != full:
         raise JobError(
-            f"{full} cannot be imported: the name {module.__name__} belongs to {getattr(module, '__file__', None) or 'Python itself'}",
+            f"{full} cannot be imported: the name {module.__name__} belongs to "
+            f"{getattr(module, '__file__', None) or 'Python itself'}",
             hint="rename the file",
         )
     return module
@@ -138,7 +141,10 @@ def _find_job(module: ModuleType, name: str, attribute: str) -> Job:
 
 
 def _import_error(module: str, error: BaseException, again: str) -> JobError:
-    """Return what the import of a module raised, with the line of the user's that raised it. An error of ours keeps its hint."""
+    """Return what the import of a module raised, with the line of the user's that raised it.
+
+    An error of ours keeps its hint.
+    """
     where = _user_line(error)
     if isinstance(error, HundredfoldError):
         return JobError(
@@ -156,7 +162,9 @@ def _import_error(module: str, error: BaseException, again: str) -> JobError:
 
 
 def _user_line(error: BaseException) -> list[str]:
-    """Return the innermost line of the user's own code that led to an error, rather than one of this package or of Python's."""
+    """Return the innermost line of the user's own code that led to an error, rather than one of
+    this package or of Python's.
+    """
     if isinstance(error, SyntaxError) and error.filename:
         return [
             f"at {error.filename}, line {error.lineno}"
@@ -172,7 +180,9 @@ def _user_line(error: BaseException) -> list[str]:
 
 
 def job_of(home: RunHome, record: Record) -> Job:
-    """The job of a run: imported anew where it has a name, so that mended code counts; else as it was kept."""
+    """The job of a run: imported anew where it has a name, so that mended code counts; else as it
+    was kept.
+    """
     if record.ref:
         return load_job(record.ref)
     try:
@@ -185,7 +195,8 @@ def job_of(home: RunHome, record: Record) -> Job:
         job = cloudpickle.loads(kept.to_pybytes())
     except Exception as error:  # whatever the user's modules raise is told
         raise JobError(
-            f"the job of run {record.id} cannot be loaded: {type(error).__name__}: {text_of_error(error)}",
+            f"the job of run {record.id} cannot be loaded: {type(error).__name__}: "
+            f"{text_of_error(error)}",
             hint="in Python, pass it: hundredfold.resume(run_id, job=job)",
         ) from error
     if not isinstance(job, Job):

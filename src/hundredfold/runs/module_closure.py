@@ -33,7 +33,9 @@ DISTRIBUTION_OF = {
 
 
 class ModuleClosure:
-    """The own modules that are reached by imports, and the versions of the libraries that they import."""
+    """The own modules that are reached by imports, and the versions of the libraries that they
+    import.
+    """
 
     def __init__(self, roots: set[str], tops: set[str]) -> None:
         """`tops` are own also where they are installed: the packages of the job's functions."""
@@ -51,7 +53,9 @@ class ModuleClosure:
                     todo.append(name)
 
     def _read(self, name: str) -> Sequence[str]:
-        """Take a module in, if it is the job's own; the modules that it imports, its parents among them."""
+        """Take a module in, if it is the job's own; the modules that it imports, its parents among
+        them.
+        """
         if name in self.modules or not self._is_own(name.partition(".")[0]):
             return ()
         found = _locate(name)
@@ -215,7 +219,9 @@ _read_before: dict[
 def _read_file(
     watched: str, origin: str, loader: ResourceLoader | None
 ) -> tuple[FileFingerprint | None, bytes]:
-    """The bytes of a module, and the print of its file that was the same before and after they were read."""
+    """The bytes of a module, and the print of its file that was the same before and after they were
+    read.
+    """
     before = fingerprint_file(watched)
     kept = _read_before.get(origin)
     if before is not None and kept is not None and kept[0] == before:
@@ -264,7 +270,9 @@ def _imports(module: Module, data: bytes) -> Sequence[str]:
 
 
 def _loaded(module: Module) -> Sequence[str]:
-    """The modules that a module without source uses, as far as they are loaded: those of its package, and those of what it names."""
+    """The modules that a module without source uses, as far as they are loaded: those of its
+    package, and those of what it names.
+    """
     package = module.name if module.locations is not None else module.name.rpartition(".")[0]
     names = [name for name in sys.modules if package and name.startswith(f"{package}.")]
     values = list(vars(sys.modules[module.name]).values()) if module.name in sys.modules else []

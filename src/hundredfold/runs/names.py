@@ -1,4 +1,6 @@
-"""The rules for the id of a run and the name of a job, checked before anything is looked up or locked."""
+"""The rules for the id of a run and the name of a job, checked before anything is looked up or
+locked.
+"""
 
 from __future__ import annotations
 

@@ -27,9 +27,11 @@ def replay_unit(
     job: Job | None = None,
     call: Callable[..., Any] | None = None,
 ) -> Any:
-    """Call a model's function here, on one unit, with the rows and the earlier results that it had; what it returns.
+    """Call a model's function here, on one unit, with the rows and the earlier results that it had;
+    what it returns.
 
-    key: as `failures` shows it, such as "PREMIUM,Accra,1GB". call: how to call (pdb's runcall, for one).
+    key: as `failures` shows it, such as "PREMIUM,Accra,1GB". call: how to call (pdb's runcall, for
+    one).
     """
     record = find_run(home, run_id)
     job = job or job_of(home, record)

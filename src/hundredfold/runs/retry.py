@@ -1,4 +1,6 @@
-"""Planning what a run does again: its failed units, what builds on them, and the rest of a run under new code."""
+"""Planning what a run does again: its failed units, what builds on them, and the rest of a run
+under new code.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from ..sql.queries import query_of
 
 
 def plan_remaining(home: RunHome, record: Record, job: Job) -> bool:
-    """Plan the units of a run that are not done for its next attempt; whether there may be any: none of a run that was published."""
+    """Plan the units of a run that are not done for its next attempt; whether there may be any:
+    none of a run that was published.
+    """
     layout, attempt = Layout(record.id), record.attempt
     if any((r.run, r.attempt) == (record.id, attempt) for r in releases(record.job, home.store)):
         return False

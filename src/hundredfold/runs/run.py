@@ -90,7 +90,9 @@ class Run:
 
     @property
     def counts(self) -> RunCounts:
-        """Rows of each source, units of each model, the release: what came in, went on, and was left behind."""
+        """Rows of each source, units of each model, the release: what came in, went on, and was
+        left behind.
+        """
         return self.record.counts
 
     @property
@@ -109,7 +111,9 @@ class Run:
         return Path(self.location)
 
     def results(self, model: str | None = None) -> Rows:
-        """The result rows of a model (of the last one, if it is not named), sorted by the unit's key."""
+        """The result rows of a model (of the last one, if it is not named), sorted by the unit's
+        key.
+        """
         name = self._model(model)
         return self._read(
             self.layout.results(name),
@@ -148,12 +152,16 @@ class Run:
         return Rows(pa.concat_tables(tables) if tables else pa.table({"model": [], "unit": []}))
 
     def rejects(self, source: str) -> Rows:
-        """The rows of a source that went no further, as they came, with `__reason`; none if all were accepted."""
+        """The rows of a source that went no further, as they came, with `__reason`; none if all
+        were accepted.
+        """
         return self._validation_rows(source, self.layout.rejects(source), "__reason")
 
     def repairs(self, source: str) -> Rows:
-        """Every value of a source that was repaired: `__column`, `__before`, `__after` and the row as it came; a row that was rejected
-        all the same is there, too. `__row` is empty where a source has no numbered rows (Parquet on AWS, nothing rejected)."""
+        """Every value of a source that was repaired: `__column`, `__before`, `__after` and the row
+        as it came; a row that was rejected all the same is there, too. `__row` is empty where a
+        source has no numbered rows (Parquet on AWS, nothing rejected).
+        """
         return self._validation_rows(
             source, self.layout.repairs(source), "__column", "__before", "__after"
         )
@@ -211,7 +219,8 @@ class Run:
         ]
         if not found:
             raise UsageError(
-                f"run {self.id} published {', '.join(p.name for p in files.values())}, not {name or ''}.{format or ''}"
+                f"run {self.id} published {', '.join(p.name for p in files.values())}, not "
+                f"{name or ''}.{format or ''}"
             )
         try:
             path = Path(self.home.fetch(found[0]))
@@ -237,7 +246,10 @@ class Run:
             )
             for name, m in models.items()
         ]
-        return f"<Run {self.id} of {record.job}: {record.state.value}{'; ' if told else ''}{'; '.join(told)}>"
+        return (
+            f"<Run {self.id} of {record.job}: "
+            f"{record.state.value}{'; ' if told else ''}{'; '.join(told)}>"
+        )
 
     def _model(self, name: str | None) -> str:
         names = list(self.record.models)
@@ -269,7 +281,9 @@ def _html_cell(value: object) -> str:
 
 
 def is_collected(record: Record) -> bool:
-    """Return whether all models of a run were collected, so that a file of theirs that is not there is missing."""
+    """Return whether all models of a run were collected, so that a file of theirs that is not there
+    is missing.
+    """
     return record.state in (State.DONE, State.HELD)
 
 
@@ -278,7 +292,10 @@ def _read_rows(data: pa.Buffer) -> Rows:
 
 
 def find_run(home: RunHome, run_id: str | None) -> Record:
-    """Return the record of a run; of the newest, for None alone. Raises: UsageError for what can be no run's id, NoSuchRun."""
+    """Return the record of a run; of the newest, for None alone.
+
+    Raises: UsageError for what can be no run's id, NoSuchRun.
+    """
     if run_id is None:
         return newest_run(home)
     record: Record = home.ledger.read(check_run_id(run_id))

@@ -51,7 +51,9 @@ def _started() -> int:
 
 
 def _differs(module: types.ModuleType, data: bytes, origin: str) -> bool:
-    """Whether a module in memory is not what its source would give, as far as functions, classes and plain constants show."""
+    """Whether a module in memory is not what its source would give, as far as functions, classes
+    and plain constants show.
+    """
     if type(module.__loader__).__name__ != "SourceFileLoader":  # something rewrites it on import
         return False
     try:
@@ -81,7 +83,9 @@ def _differs(module: types.ModuleType, data: bytes, origin: str) -> bool:
 def _constant_changed(
     name: str, value: ast.expr, module: types.ModuleType, tree: ast.Module
 ) -> bool:
-    """Whether a constant of the source has another value in memory; what the program itself assigns again does not count."""
+    """Whether a constant of the source has another value in memory; what the program itself assigns
+    again does not count.
+    """
     try:
         wanted = ast.literal_eval(value)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):

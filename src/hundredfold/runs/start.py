@@ -1,4 +1,6 @@
-"""What every backend does before a run is recorded: arguments, names, the moment that counts as now, and limits."""
+"""What every backend does before a run is recorded: arguments, names, the moment that counts as
+now, and limits.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ def check_arguments(
     """UsageError or JobError for arguments that are not what `run` says."""
     if not isinstance(job, str | Job):
         raise UsageError(
-            f"the job is {type(job).__name__}, wanted a Job, 'module:attribute' or 'path/to/file.py:attribute'"
+            f"the job is {type(job).__name__}, wanted a Job, 'module:attribute' or "
+            "'path/to/file.py:attribute'"
         )
     if sources is not None and not isinstance(sources, Mapping):
         raise UsageError(
@@ -45,7 +48,9 @@ def check_arguments(
 
 
 def check_names(job: Job, *named: Mapping[str, Any]) -> None:
-    """Raise JobError for a name, of those that arguments give to sources, which no source of the job has."""
+    """Raise JobError for a name, of those that arguments give to sources, which no source of the
+    job has.
+    """
     for names in named:
         for name in names:
             job.source(name)

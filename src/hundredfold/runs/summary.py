@@ -129,7 +129,9 @@ def sample_unit(run: Run) -> tuple[str, str] | None:
 
 
 def models_of(run: Run) -> dict[str, ModelCounts]:
-    """Return the counts of each model; `done` counts units with an outcome while it is not collected."""
+    """Return the counts of each model; `done` counts units with an outcome while it is not
+    collected.
+    """
     models: dict[str, ModelCounts] = {}
     for name, recorded in run.record.models.items():
         counts: ModelCounts = {**recorded}
@@ -141,7 +143,10 @@ def models_of(run: Run) -> dict[str, ModelCounts]:
 
 
 def state_shown(record: Record, active: bool) -> str:
-    """Return the state of a run for people: "stopped" where it is under way and nothing drives it."""
+    """Return the state of a run for people:
+
+    "stopped" where it is under way and nothing drives it.
+    """
     return (
         STOPPED if record.state in (State.NEW, State.RUNNING) and not active else record.state.value
     )

@@ -1,7 +1,8 @@
 """What must be true of a source's rows, as SQL: text in, text out.
 
-A raw row has its columns, `__file` and `__row`.  `typed` repairs and casts; `judged` adds one 0/1 column for each check;
-what is said of a bad row is put together from these.  Nothing here runs anything.
+A raw row has its columns, `__file` and `__row`. `typed` repairs and casts; `judged` adds one 0/1
+column for each check; what is said of a bad row is put together from these. Nothing here runs
+anything.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ TEXTUAL = {
     "BLOB": "bytes",
 }
 BLANK = r"[ \t\r\n]*"
-EXPONENT = r"([0-9]{1,15}|[0-9][.][0-9]{0,14})[eE][+-]?[0-9]{1,2}"  # of so few digits that a double holds every one
+# of so few digits that a double holds every one
+EXPONENT = r"([0-9]{1,15}|[0-9][.][0-9]{0,14})[eE][+-]?[0-9]{1,2}"
 WHOLE = rf"{BLANK}[+-]?([0-9]+([.]0*)?|{EXPONENT}){BLANK}"
 CLOCK = r"([01]?[0-9]|2[0-3]):[0-5]?[0-9](:[0-5]?[0-9]([.][0-9]{1,6}0*)?)?"
 NUMBERS = {
@@ -65,7 +67,8 @@ class Checks:
     rules: tuple[Rule, ...]
     repaired: str  # true of a row that was repaired
     cleaned: tuple[tuple[str, str], ...]  # columns that came, each with the SQL that repairs it
-    as_is: bool  # the accepted values are the raw ones: whoever reads them again from the source reads the same
+    # the accepted values are the raw ones: whoever reads them again from the source reads the same
+    as_is: bool
 
     @property
     def judged(self) -> str:
@@ -98,19 +101,29 @@ class Checks:
         return f"concat_ws('; ', {parts})" if self.rules else "''"
 
     def touched(self, raw: str) -> str:
-        """The raw rows in which a repair changed a value; `__after0`, `__after1`, ... are the repaired values, as text."""
+        """The raw rows in which a repair changed a value; `__after0`, `__after1`, ... are the
+        repaired values, as text.
+        """
         after = ", ".join(
             f"CAST(({sql}) AS VARCHAR) AS __after{i}" for i, (_, sql) in enumerate(self.cleaned)
         )
-        return f"SELECT * FROM (SELECT *, {after} FROM ({raw}) AS raw) AS q WHERE {' OR '.join(self._differs())}"
+        return (
+            f"SELECT * FROM (SELECT *, {after} FROM ({raw}) AS raw) AS q WHERE "
+            f"{' OR '.join(self._differs())}"
+        )
 
     def repairs(self, touched: str, columns: Sequence[str], key: Sequence[str]) -> str:
-        """One row for each value that a repair changed, in the order of the files: where, which column, before, after, and the row as
-        it came (`columns`).  `key` orders rows that have no number."""
+        """One row for each value that a repair changed, in the order of the files: where, which
+        column, before, after, and the row as it came (`columns`). `key` orders rows that have no
+        number.
+        """
         rest = "".join(f", {quote(name)}" for name in columns)
         each = " UNION ALL ".join(
-            f"SELECT __file, __row, {literal(name)} AS __column, CAST({quote(name)} AS VARCHAR) AS __before, __after{i} AS __after{rest}"
-            f" FROM {touched} WHERE {differs}"
+            (
+                f"SELECT __file, __row, {literal(name)} AS __column, CAST({quote(name)} AS "
+                f"VARCHAR) AS __before, __after{i} AS __after{rest} FROM {touched} WHERE "
+                f"{differs}"
+            )
             for i, ((name, _), differs) in enumerate(
                 zip(self.cleaned, self._differs(), strict=True)
             )
@@ -131,13 +144,17 @@ class Checks:
         names = ", ".join(map(quote, self.columns))
         if rejects is None:
             return f"SELECT {names} FROM ({self.typed}) AS t"
-        return f"SELECT {names} FROM ({self.typed}) AS t WHERE NOT EXISTS (SELECT 1 FROM {rejects} AS r WHERE r.__file = t.__file AND r.__row = t.__row)"
+        return (
+            f"SELECT {names} FROM ({self.typed}) AS t WHERE NOT EXISTS (SELECT 1 FROM {rejects} "
+            "AS r WHERE r.__file = t.__file AND r.__row = t.__row)"
+        )
 
 
 def compile_checks(
     source: Source, contract: Contract | None, raw: str, schema: pa.Schema, text: bool, as_of: str
 ) -> Checks:
-    """The checks of `source` over the query `raw`, whose columns are `schema`; `text` where every value came as text.
+    """The checks of `source` over the query `raw`, whose columns are `schema`; `text` where every
+    value came as text.
 
     SourceError if columns are missing or of another type, all of them at once.
     """
@@ -196,9 +213,11 @@ def compile_checks(
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A column under its contract: its value, the columns of a query that gives it as `t`, and the rules over that query.
+    """A column under its contract: its value, the columns of a query that gives it as `t`, and the
+    rules over that query.
 
-    `same` is true where the value is the one that came, and the contract's type holds every value of the other.
+    `same` is true where the value is the one that came, and the contract's type holds every value
+    of the other.
     """
 
     value: str
@@ -212,7 +231,10 @@ class Judged:
 
 
 def check_column(column: Column, expression: str, found: pa.DataType | None) -> Judged:
-    """Compile what a contract says of one column. `found` is the type of the expression, None where it may be a text."""
+    """Compile what a contract says of one column.
+
+    `found` is the type of the expression, None where it may be a text.
+    """
     name, ref = column.name, f"t.{quote(column.name)}"
     same = found is not None and (
         found == column.arrow or pa.types.is_null(found) or _widens(found, column.arrow)
@@ -238,7 +260,9 @@ def check_column(column: Column, expression: str, found: pa.DataType | None) -> 
 
 
 def _widens(found: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether every value of a type is the same value in the other, so that the cast cannot fail and costs nothing to do again."""
+    """Whether every value of a type is the same value in the other, so that the cast cannot fail
+    and costs nothing to do again.
+    """
     t = pa.types
     if wanted == pa.int64():
         return bool(t.is_integer(found) and found != pa.uint64())
@@ -249,7 +273,10 @@ def _widens(found: pa.DataType, wanted: pa.DataType) -> bool:
 
 
 def _cast(expression: str, column: Column, found: pa.DataType | None) -> str:
-    """A value as another type, or null. A time without an offset is UTC, one with an offset is that moment in UTC."""
+    """A value as another type, or null.
+
+    A time without an offset is UTC, one with an offset is that moment in UTC.
+    """
     if found is None and pa.types.is_nested(column.arrow):
         return _cast_inside(expression, column.arrow)
     if column.sql_type == "TIMESTAMP":
@@ -262,22 +289,33 @@ def _cast(expression: str, column: Column, found: pa.DataType | None) -> str:
 
 
 def _as_texts(expression: str, kind: pa.DataType) -> str:
-    """The values of a list or a map as texts, each as it is written, from the text of the whole, which may be JSON."""
+    """The values of a list or a map as texts, each as it is written, from the text of the whole,
+    which may be JSON.
+    """
     text, is_map = f"CAST({expression} AS VARCHAR)", pa.types.is_map(kind)
     texts = "MAP(VARCHAR, VARCHAR)" if is_map else "VARCHAR[]"
-    # DuckDB's own form of a list is read from JSON too, but for escapes in it; that of a map is another
+    # DuckDB's own form of a list is read from JSON too, but for escapes in it; that of a map is
+    # another
     is_json = (
         f"json_valid({text})" if is_map else f"strpos({text}, '\\') > 0 AND json_valid({text})"
     )
     if rewritten := _rewritten(
         kind
     ):  # JSON's reader would write such a number again in its own way
-        is_json += f" AND NOT regexp_matches(regexp_replace({text}, {literal(JSON_TEXT)}, '', 'g'), {literal(rewritten)})"
-    return f"CASE WHEN {is_json} THEN TRY_CAST(TRY_CAST({text} AS JSON) AS {texts}) ELSE TRY_CAST({text} AS {texts}) END"
+        is_json += (
+            f" AND NOT regexp_matches(regexp_replace({text}, {literal(JSON_TEXT)}, '', 'g'), "
+            f"{literal(rewritten)})"
+        )
+    return (
+        f"CASE WHEN {is_json} THEN TRY_CAST(TRY_CAST({text} AS JSON) AS {texts}) ELSE "
+        f"TRY_CAST({text} AS {texts}) END"
+    )
 
 
 def _rewritten(kind: pa.DataType) -> str:
-    """The numbers in JSON whose digits count for a type, and may be others once they were a double; "" if any digits do."""
+    """The numbers in JSON whose digits count for a type, and may be others once they were a double;
+    "" if any digits do.
+    """
     if pa.types.is_map(kind):
         return _rewritten(kind.item_type)
     if pa.types.is_list(kind):
@@ -288,7 +326,9 @@ def _rewritten(kind: pa.DataType) -> str:
 
 
 def keeps_digits(kind: pa.DataType) -> bool:
-    """Return whether a type holds, or lists or maps of it hold, numbers as they are written: texts and decimals."""
+    """Return whether a type holds, or lists or maps of it hold, numbers as they are written: texts
+    and decimals.
+    """
     if pa.types.is_map(kind):
         return keeps_digits(kind.item_type)
     return (
@@ -299,7 +339,9 @@ def keeps_digits(kind: pa.DataType) -> bool:
 
 
 def _cast_inside(expression: str, kind: pa.DataType) -> str:
-    """The text of a list or a map as a value of that type, with null for each text that is no value."""
+    """The text of a list or a map as a value of that type, with null for each text that is no
+    value.
+    """
     values, x = _as_texts(expression, kind), _variable(kind)
     if pa.types.is_list(kind):
         return f"list_transform({values}, lambda {x}: {_cast(x, _value(kind.value_type), None)})"
@@ -307,11 +349,16 @@ def _cast_inside(expression: str, kind: pa.DataType) -> str:
         _cast(f"{x}.key", _value(kind.key_type), None),
         _cast(f"{x}.value", _value(kind.item_type), None),
     )
-    return f"map_from_entries(list_transform(map_entries({values}), lambda {x}: {{'key': {key}, 'value': {item}}}))"
+    return (
+        f"map_from_entries(list_transform(map_entries({values}), lambda {x}: {{'key': {key}, "
+        f"'value': {item}}}))"
+    )
 
 
 def _uncast_inside(raw: str, kind: pa.DataType) -> str:
-    """True of the text of a list or a map if it is none, or one of its values becomes none, or another one."""
+    """True of the text of a list or a map if it is none, or one of its values becomes none, or
+    another one.
+    """
     values, x = _as_texts(raw, kind), _variable(kind)
     parts = (
         [(values, kind.value_type)]
@@ -343,9 +390,11 @@ def _value(kind: pa.DataType) -> Column:
 
 
 def _uncast(column: Column, raw: str, cast: str, found: pa.DataType | None) -> str:
-    """True of a value that the cast to its column loses or changes. `found` is None where it may be a text.
+    """True of a value that the cast to its column loses or changes. `found` is None where it may be
+    a text.
 
-    A CASE spares the values that are written in the usual way what is expensive; DuckDB evaluates all of an AND.
+    A CASE spares the values that are written in the usual way what is expensive; DuckDB evaluates
+    all of an AND.
     """
     text, t = f"CAST({raw} AS VARCHAR)", pa.types
     lost = f"({raw} IS NOT NULL AND {cast} IS NULL)"
@@ -355,11 +404,17 @@ def _uncast(column: Column, raw: str, cast: str, found: pa.DataType | None) -> s
         return f"{lost} OR {_unlike_decimal(column.arrow.scale, raw, cast, found)}"
     match column.sql_type:
         case "BIGINT" if found is None:
-            return f"{lost} OR {_unless_usual(cast, text, f'NOT ({_like(text, WHOLE)} AND TRY_CAST({raw} AS DOUBLE) = {cast})')}"
+            return (
+                f"{lost} OR "
+                f"{_unless_usual(cast, text, f'NOT ({_like(text, WHOLE)} AND TRY_CAST({raw} AS DOUBLE) = {cast})')}"
+            )
         case "BIGINT" if t.is_floating(found):
             return f"{lost} OR TRY_CAST({raw} AS DOUBLE) <> {cast}"
         case "DOUBLE" if found is None:
-            inexact = f"strpos({text}, '_') > 0 OR CASE WHEN {cast} = 0 THEN {_holds(text, '^[^eE]*[1-9]')} ELSE FALSE END"
+            inexact = (
+                f"strpos({text}, '_') > 0 OR CASE WHEN {cast} = 0 THEN "
+                f"{_holds(text, '^[^eE]*[1-9]')} ELSE FALSE END"
+            )
             other = (
                 f"isinf({cast}) AND {_holds(text, '[0-9]')}"
                 if column.infinite
@@ -371,9 +426,15 @@ def _uncast(column: Column, raw: str, cast: str, found: pa.DataType | None) -> s
             return f"{lost} OR ({back.format(cast)} AND {back.format(_written(cast))})"
         case "DATE":  # a time of day would be cut off
             moment = f"CAST(TRY_CAST({raw} AS TIMESTAMPTZ) AS TIMESTAMP)"
-            return f"{lost} OR {_outside(column, cast)} OR {_unless_usual(cast, text, f'{moment} <> {cast}')}"
+            return (
+                f"{lost} OR {_outside(column, cast)} OR "
+                f"{_unless_usual(cast, text, f'{moment} <> {cast}')}"
+            )
         case "TIMESTAMP" if found is None:
-            return f"{lost} OR {_outside(column, cast)} OR {_unless_usual(cast, text, _holds(text, FINER_TIME))}"
+            return (
+                f"{lost} OR {_outside(column, cast)} OR "
+                f"{_unless_usual(cast, text, _holds(text, FINER_TIME))}"
+            )
         case "TIMESTAMP":
             finer = (
                 f" OR epoch_ns({raw}) % 1000 <> 0"
@@ -382,7 +443,10 @@ def _uncast(column: Column, raw: str, cast: str, found: pa.DataType | None) -> s
             )
             return f"{lost} OR {_outside(column, cast)}{finer}"
         case "TIME":
-            return f"{lost} OR {_outside(column, cast)} OR {_unless_usual(cast, text, f'NOT {_like(text, CLOCK)}')}"
+            return (
+                f"{lost} OR {_outside(column, cast)} OR "
+                f"{_unless_usual(cast, text, f'NOT {_like(text, CLOCK)}')}"
+            )
     if found is not None and (back := _back(found)):
         return f"{lost} OR TRY_CAST({cast} AS {back}) IS DISTINCT FROM {raw}"
     return lost
@@ -394,12 +458,17 @@ def _unlike_decimal(scale: int, raw: str, cast: str, found: pa.DataType | None) 
         return f"TRY_CAST({cast} AS {_back(found)}) IS DISTINCT FROM {raw}"
     text = f"CAST({raw} AS VARCHAR)"
     plain = rf"{BLANK}[+-]?([0-9]+[.]?[0-9]{{0,{scale}}}0*|[.][0-9]{{1,{max(scale, 1)}}}0*){BLANK}"
-    short = f"({_like(text, f'{BLANK}[+-]?{EXPONENT}{BLANK}')} AND TRY_CAST({raw} AS DOUBLE) = CAST({cast} AS DOUBLE))"
+    short = (
+        f"({_like(text, f'{BLANK}[+-]?{EXPONENT}{BLANK}')} AND TRY_CAST({raw} AS DOUBLE) = "
+        f"CAST({cast} AS DOUBLE))"
+    )
     return f"CASE WHEN {_like(text, plain)} THEN FALSE ELSE NOT {short} END"
 
 
 def _outside(column: Column, value: str) -> str:
-    """True of a date, or a time, that Python does not have: before year 1, after year 9999, infinity, 24:00."""
+    """True of a date, or a time, that Python does not have: before year 1, after year 9999,
+    infinity, 24:00.
+    """
     match column.sql_type:
         case "DATE":
             return f"{value} NOT BETWEEN {FIRST_DAY} AND {LAST_DAY}"
@@ -457,9 +526,11 @@ def quote_part(name: str) -> str:
 
 
 def duplicates(source: Source, checks: Checks, good: str) -> str:
-    """Rows of `good` that must go because another row has their key, with the reason and whether it counts against the limit.
+    """Rows of `good` that must go because another row has their key, with the reason and whether it
+    counts against the limit.
 
-    Exact copies go but for the first; of the rest, all but the latest; where the latest is not one row, all of them.
+    Exact copies go but for the first; of the rest, all but the latest; where the latest is not one
+    row, all of them.
     """
     key = ", ".join(map(quote, source.unique))
     everything = ", ".join(map(quote, checks.columns))
@@ -513,7 +584,9 @@ def _refuse_checks(
 
 
 def refuse_timeless(source: Source, typed: pa.Schema) -> None:
-    """SourceError where `not_future` names a column that is no date and no time once it is cleaned and cast."""
+    """SourceError where `not_future` names a column that is no date and no time once it is cleaned
+    and cast.
+    """
     kinds = {name: typed.field(name).type for name in source.not_future}
     problems = [
         f"{name}: {kind}"
@@ -559,9 +632,11 @@ def _refuse_columns(
     ]
     if problems:
         raise SourceError(
-            f"{source.name} does not have the columns that its contract wants; it has {_list(list(found))}",
+            f"{source.name} does not have the columns that its contract wants; it has "
+            f"{_list(list(found))}",
             problems=problems,
-            hint=f'mend the file or the contract, or say how a column is made: Source("{source.name}", clean={{"{problems[0].split(":")[0]}": "... SQL ..."}})',
+            hint="mend the file or the contract, or say how a column is made: "
+            f'Source("{source.name}", clean={{"{problems[0].split(":")[0]}": "... SQL ..."}})',
         )
 
 

@@ -47,7 +47,8 @@ from .sources.parquet_files import (
 )
 
 STREAMED = 250_000  # rows of a streamed batch
-COLUMNS_ASKED = 50  # of CSV files, at a time, for their types: planning such a query takes more than in proportion
+# of CSV files, at a time, for their types: planning such a query takes more than in proportion
+COLUMNS_ASKED = 50
 COLUMNS_SEEN = 500  # of which one value is read at a time: each takes a buffer
 FIRST = 2_000  # rows of a CSV file that are asked for every type
 UNNAMED = r'[{,]\s*""\s*:'  # in a line of JSON
@@ -69,8 +70,10 @@ class DiskStore(Protocol):
 
 
 class DuckWarehouse:
-    """SQL over files, by name. `store` is a FileStore, or another kind where no place on disk is asked for. `scratch` is its own folder, emptied at its end; `memory` in bytes. `tick` is called while
-    a query runs, and may raise to end it."""
+    """SQL over files, by name. `store` is a FileStore, or another kind where no place on disk is
+    asked for. `scratch` is its own folder, emptied at its end; `memory` in bytes. `tick` is called
+    while a query runs, and may raise to end it.
+    """
 
     replays = False
 
@@ -103,7 +106,8 @@ class DuckWarehouse:
         except (duckdb.Error, RuntimeError) as error:  # no file or no thread more is allowed
             raise HomeError(
                 f"DuckDB cannot be started: {error}",
-                hint="raise the limits of open files (ulimit -n) and processes (ulimit -u), or lower --workers",
+                hint="raise the limits of open files (ulimit -n) and processes (ulimit -u), or "
+                "lower --workers",
             ) from error
         self._run(
             "SET TimeZone = 'UTC'"
@@ -120,8 +124,8 @@ class DuckWarehouse:
     def _hide_progress_bar(self) -> None:
         """DuckDB draws it on stdout, which belongs to the result.
 
-        It is on by default only in an interactive session, and in a notebook without ipywidgets, where
-        it is off, DuckDB refuses to set it at all. So it is set only where it is on.
+        It is on by default only in an interactive session, and in a notebook without ipywidgets,
+        where it is off, DuckDB refuses to set it at all. So it is set only where it is on.
         """
         if self._run("SELECT current_setting('enable_progress_bar')") != [(False,)]:
             self._run("SET enable_progress_bar = false")
@@ -143,7 +147,8 @@ class DuckWarehouse:
         self.connection.register(name, table)
 
     def release_memory(self) -> None:
-        """Return to the system the memory that DuckDB holds and does not use: the workers need it now.
+        """Return to the system the memory that DuckDB holds and does not use: the workers need it
+        now.
 
         DuckDB does so only where its limit is set.
         """
@@ -173,7 +178,9 @@ class DuckWarehouse:
             raise self._failed(self._placed(error, select), select) from error
 
     def stream(self, select: str, rows: int = STREAMED) -> Iterator[pa.RecordBatch]:
-        """The rows as they come, about so many at a time; the next ones are read while those before are looked at."""
+        """The rows as they come, about so many at a time; the next ones are read while those before
+        are looked at.
+        """
         try:
             reader = self._called(lambda: self.connection.sql(select).to_arrow_reader(rows))
         except duckdb.Error as error:
@@ -219,7 +226,9 @@ class DuckWarehouse:
         return self.query(f"SELECT * FROM {reader}('{_text(path)}')")
 
     def fingerprints(self, paths: Sequence[str]) -> list[Fingerprint]:
-        """Return name, size, times and inode of each file: equal prints are taken for equal contents."""
+        """Return name, size, times and inode of each file: equal prints are taken for equal
+        contents.
+        """
         return fingerprints(paths)
 
     def tables_of(self, select: str) -> set[str]:
@@ -260,7 +269,9 @@ class DuckWarehouse:
         contract_columns: Mapping[str, Column],
         staged: str,
     ) -> AttachedSource:
-        """The raw rows of a source, wherever they are; text where the format has no types and a contract will give them."""
+        """The raw rows of a source, wherever they are; text where the format has no types and a
+        contract will give them.
+        """
         name = source.name
         if not isinstance(place, str | Path):
             with self.store.writing(staged) as path:
@@ -300,18 +311,23 @@ class DuckWarehouse:
     ) -> AttachedSource:
         before = self.fingerprints(files.paths) if in_place else []
         self._in_place[source] = files.paths
-        select = f"SELECT * FROM read_parquet({files.sql_list}, filename = '__file', file_row_number = true, union_by_name = true, hive_partitioning = false)"
+        select = (
+            f"SELECT * FROM read_parquet({files.sql_list}, filename = '__file', file_row_number "
+            "= true, union_by_name = true, hive_partitioning = false)"
+        )
         try:
             types = self._types(select)
         except QueryError as error:
             _refuse_file_column(source, error)
             raise self.find_damage(source, files.paths, error) or SourceError(
-                f"{source}: {files.paths[0]} cannot be read as Parquet: {error.message.split(chr(10))[0]}",
+                f"{source}: {files.paths[0]} cannot be read as Parquet: "
+                f"{error.message.split(chr(10))[0]}",
                 hint="is it a Parquet file, whole?",
             ) from error
         names = list(types)
         refuse_ours(source, [n for n in names if n != "__file"])
-        # DuckDB renames a column whose name, but for its case, is there already, and one without a name
+        # DuckDB renames a column whose name, but for its case, is there already, and one without a
+        # name
         if any(re.search(r"_\d+$|^C\d+$", n) for n in names):
             for path in files.paths:
                 refuse_ours(source, pq.read_schema(path).names)
@@ -327,7 +343,10 @@ class DuckWarehouse:
                 if n not in ("__file", "file_row_number")
             )
             where = "__file" if in_place else "'(in memory)'"
-            select = f"SELECT {plain}, {where} AS __file, file_row_number + 1 AS __row FROM ({select}) AS f"
+            select = (
+                f"SELECT {plain}, {where} AS __file, file_row_number + 1 AS __row FROM "
+                f"({select}) AS f"
+            )
             kinds = {n: without_zone(kind) for n, kind in types.items() if n not in wanted}
             self._refuse_midnight(
                 source,
@@ -351,7 +370,9 @@ class DuckWarehouse:
     def find_damage(
         self, source: str, paths: Sequence[str], error: QueryError
     ) -> SourceError | None:
-        """Return an error that names the file of a source whose damage made a query fail; None if it failed for another reason."""
+        """Return an error that names the file of a source whose damage made a query fail; None if
+        it failed for another reason.
+        """
         cause: BaseException | None = error
         while isinstance(cause, QueryError):
             cause = cause.__cause__
@@ -360,7 +381,9 @@ class DuckWarehouse:
         return self._called(lambda: find_damage(source, paths, self._memory))
 
     def _refuse_midnight(self, source: str, select: str, clocks: Mapping[str, str]) -> None:
-        """SourceError where a column that no contract checks holds 24:00, which a time of day in Python cannot be."""
+        """SourceError where a column that no contract checks holds 24:00, which a time of day in
+        Python cannot be.
+        """
         if not clocks:
             return
         counts = ", ".join(
@@ -379,22 +402,33 @@ class DuckWarehouse:
             raise SourceError(
                 f"{source} holds the time of day 24:00, and a time in Python ends before it",
                 problems=[f"{name}: {rows:,} row(s)" for name, rows in bad.items()],
-                hint="declare a contract with such a field of type time: these rows are rejected then; or write 00:00 of the next day",
+                hint="declare a contract with such a field of type time: these rows are rejected "
+                "then; or write 00:00 of the next day",
             )
 
     def _refuse_unlike(self, source: str, files: Files, select: str) -> None:
-        """Refuse Parquet files with a column of types that no one type holds: text beside numbers, or a value that the common type changes."""
-        tops = f"SELECT file_name, name, type, logical_type, precision, scale FROM parquet_schema({files.sql_list})"
-        shape = f"SELECT file_name, string_agg(concat_ws(':', name, type, logical_type, precision, scale), ';') AS shape FROM ({tops}) GROUP BY file_name"
+        """Refuse Parquet files with a column of types that no one type holds: text beside numbers,
+        or a value that the common type changes.
+        """
+        tops = (
+            "SELECT file_name, name, type, logical_type, precision, scale FROM "
+            f"parquet_schema({files.sql_list})"
+        )
+        shape = (
+            "SELECT file_name, string_agg(concat_ws(':', name, type, logical_type, precision, "
+            f"scale), ';') AS shape FROM ({tops}) GROUP BY file_name"
+        )
         firsts = self.query(
-            f"SELECT min(file_name) AS first, list(file_name) AS files FROM ({shape}) GROUP BY shape ORDER BY first"
+            f"SELECT min(file_name) AS first, list(file_name) AS files FROM ({shape}) GROUP BY "
+            "shape ORDER BY first"
         ).to_pylist()
         if len(firsts) == 1:
             return
         groups = [
             (
                 self._types(
-                    f"SELECT * FROM read_parquet({pattern(group['first'])}, hive_partitioning = false)"
+                    f"SELECT * FROM read_parquet({pattern(group['first'])}, hive_partitioning = "
+                    "false)"
                 ),
                 group,
             )
@@ -413,7 +447,8 @@ class DuckWarehouse:
             valued = [entry for entry in own if self._column(entry).column("n")[0].as_py()]
             if len({_sort(found) for found, *_ in valued}) > 1:
                 raise SourceError(
-                    f"{source}: its files have the column {name} with types that are not of one kind",
+                    f"{source}: its files have the column {name} with types that are not of one "
+                    "kind",
                     problems=[f"{group['first']}: {found}" for found, group, _ in valued],
                     hint="write all files with one type",
                 )
@@ -431,12 +466,18 @@ class DuckWarehouse:
         )
 
     def _column(self, entry: tuple[str, dict[str, Any], str], where: str = "") -> pa.Table:
-        """The count of values of a column in a group of files, and the first of them; those alone for which a condition is true."""
+        """The count of values of a column in a group of files, and the first of them; those alone
+        for which a condition is true.
+        """
         _, group, name = entry
         paths = ", ".join(map(pattern, group["files"]))
-        rows = f"SELECT {quote(name)} AS v, filename AS file FROM read_parquet([{paths}], filename = true, hive_partitioning = false)"
+        rows = (
+            f"SELECT {quote(name)} AS v, filename AS file FROM read_parquet([{paths}], filename "
+            "= true, hive_partitioning = false)"
+        )
         return self.query(
-            f"SELECT count(v) AS n, min(file) AS file, min(CAST(v AS VARCHAR)) AS value FROM ({rows}) AS r{where}"
+            "SELECT count(v) AS n, min(file) AS file, min(CAST(v AS VARCHAR)) AS value FROM "
+            f"({rows}) AS r{where}"
         )
 
     def _refuse_loss(
@@ -448,11 +489,15 @@ class DuckWarehouse:
             return
         back = f"TRY_CAST(TRY_CAST(v AS {common}) AS {kind}) IS DISTINCT FROM v"
         if kind.startswith("DECIMAL"):
-            back += f" AND TRY_CAST(CAST(TRY_CAST(v AS {common}) AS VARCHAR) AS {kind}) IS DISTINCT FROM v"
+            back += (
+                f" AND TRY_CAST(CAST(TRY_CAST(v AS {common}) AS VARCHAR) AS {kind}) IS DISTINCT "
+                "FROM v"
+            )
         lost = self._column(entry, f" WHERE {back}").to_pylist()[0]
         if lost["n"]:
             raise SourceError(
-                f"{source}: its files have the column {name} as {kind} and as {common}, and {lost['n']:,} value(s) would change",
+                f"{source}: its files have the column {name} as {kind} and as {common}, and "
+                f"{lost['n']:,} value(s) would change",
                 problems=[f"{lost['file']}: {lost['value']} is no {common}"],
                 hint="write all files with one type",
             )
@@ -467,10 +512,11 @@ class DuckWarehouse:
         as_text: bool,
         has: Callable[[str, str], bool] | None = None,
     ) -> str:
-        """Rows with the columns that folders KEY=VALUE give them: as text, or of the type that a contract wants or that all values have.
+        """Rows with the columns that folders KEY=VALUE give them: as text, or of the type that a
+        contract wants or that all values have.
 
-        A column that some files have themselves gets its folder's value in the files that do not: `has` says whether a file has a
-        column of which it holds no value.
+        A column that some files have themselves gets its folder's value in the files that do not:
+        `has` says whether a file has a column of which it holds no value.
 
         Raises:
             SourceError: a file has a column of that name with another value.
@@ -485,14 +531,20 @@ class DuckWarehouse:
             f"({', '.join('NULL' if value is None else _string(value) for value in (path, *(part[key] for key in types)))})"
             for path, part in zip(files.paths, files.partitions, strict=True)
         )
-        joined = f"({select}) AS s JOIN (VALUES {rows}) AS p(__path, {', '.join(map(quote, types))}) ON p.__path = s.__file"
+        joined = (
+            f"({select}) AS s JOIN (VALUES {rows}) AS p(__path, {', '.join(map(quote, types))}) "
+            "ON p.__path = s.__file"
+        )
         filled = []
         for key in types:
             if name := own.get(key.lower()):
                 without = self._files_without(select, name, has)
                 self._refuse_other(source, key, name, found[name], joined, without)
                 if without:
-                    value = f"CASE WHEN s.__file IN ({_strings(without)}) THEN CAST(p.{quote(key)} AS {found[name]}) ELSE s.{quote(name)} END"
+                    value = (
+                        f"CASE WHEN s.__file IN ({_strings(without)}) THEN CAST(p.{quote(key)} "
+                        f"AS {found[name]}) ELSE s.{quote(name)} END"
+                    )
                     filled.append(f"{value} AS {quote(name)}")
         kinds = {
             key: "VARCHAR"
@@ -513,8 +565,13 @@ class DuckWarehouse:
     def _files_without(
         self, select: str, name: str, has: Callable[[str, str], bool] | None
     ) -> list[str]:
-        """The files that do not have a column of the rows: none of their rows has a value in it, and their schema, if any, does not name it."""
-        empty = f"SELECT __file FROM ({select}) AS s GROUP BY __file HAVING count({quote(name)}) = 0 ORDER BY __file"
+        """The files that do not have a column of the rows: none of their rows has a value in it,
+        and their schema, if any, does not name it.
+        """
+        empty = (
+            f"SELECT __file FROM ({select}) AS s GROUP BY __file HAVING count({quote(name)}) = 0 "
+            "ORDER BY __file"
+        )
         return [
             path
             for path in self.query(empty).column("__file").to_pylist()
@@ -524,14 +581,20 @@ class DuckWarehouse:
     def _refuse_other(
         self, source: str, key: str, own: str, kind: str, joined: str, without: Sequence[str]
     ) -> None:
-        """SourceError where rows have another value in a column than their folder KEY=VALUE has, or could not have that value."""
+        """SourceError where rows have another value in a column than their folder KEY=VALUE has, or
+        could not have that value.
+        """
         text = f"CAST(s.{quote(own)} AS VARCHAR)"
-        same = f"{text} IS NOT DISTINCT FROM p.{quote(key)} OR coalesce(TRY_CAST({text} AS DOUBLE) = TRY_CAST(p.{quote(key)} AS DOUBLE), FALSE)"
+        same = (
+            f"{text} IS NOT DISTINCT FROM p.{quote(key)} OR coalesce(TRY_CAST({text} AS DOUBLE) "
+            f"= TRY_CAST(p.{quote(key)} AS DOUBLE), FALSE)"
+        )
         if without:
             none = f"p.{quote(key)} IS NOT NULL AND TRY_CAST(p.{quote(key)} AS {kind}) IS NULL"
             same = f"CASE WHEN s.__file IN ({_strings(without)}) THEN NOT ({none}) ELSE {same} END"
         found = self.query(
-            f"SELECT s.__file AS file, {text} AS value, p.{quote(key)} AS folder FROM {joined} WHERE NOT ({same}) LIMIT 1"
+            f"SELECT s.__file AS file, {text} AS value, p.{quote(key)} AS folder FROM {joined} "
+            f"WHERE NOT ({same}) LIMIT 1"
         ).to_pylist()
         if not found:
             return
@@ -549,7 +612,9 @@ class DuckWarehouse:
     def _csv(
         self, source: Source, files: Files, contract_columns: Mapping[str, Column], staged: str
     ) -> AttachedSource:
-        """All values as text, then those of a contract's columns as it wants them: a type that DuckDB guesses may change them."""
+        """All values as text, then those of a contract's columns as it wants them: a type that
+        DuckDB guesses may change them.
+        """
         copies = self.scratch / "csv"
         try:
             with self._unchanged(source.name, files):
@@ -586,7 +651,10 @@ class DuckWarehouse:
         staged: str,
         copies: Path,
     ) -> list[CsvFile]:
-        """Store the rows of CSV files, and see that none is missing. Where DuckDB disagrees with the scan, once more from copies."""
+        """Store the rows of CSV files, and see that none is missing.
+
+        Where DuckDB disagrees with the scan, once more from copies.
+        """
         names = list(contract_columns)
         for rewrite in (False, True):
             found = prepare_csv(
@@ -628,23 +696,36 @@ class DuckWarehouse:
         path: Path = self.store.path(staged)
         path.parent.mkdir(parents=True, exist_ok=True)
         count = self._run(
-            f"COPY (SELECT row_number() OVER () AS __row, {columns} FROM {reader}) TO '{_text(path)}' (FORMAT parquet)"
+            f"COPY (SELECT row_number() OVER () AS __row, {columns} FROM {reader}) TO "
+            f"'{_text(path)}' (FORMAT parquet)"
         )
         return int(count[0][0])
 
     def _numbered(self, staged: str, paths: Sequence[str]) -> str:
-        """Stored rows with their files and numbers, those of each file from 1. Those of a single file have no column `__file`."""
+        """Stored rows with their files and numbers, those of each file from 1.
+
+        Those of a single file have no column `__file`.
+        """
         select = f"SELECT * FROM read_parquet('{_text(self.store.path(staged))}')"
         if len(paths) == 1:
             return f"SELECT *, {_string(paths[0])} AS __file FROM ({select}) AS s"
         first = f"SELECT __file, min(__row) AS first FROM ({select}) AS s GROUP BY __file"
-        return f"SELECT s.* REPLACE (s.__row - f.first + 1 AS __row) FROM ({select}) AS s JOIN ({first}) AS f ON s.__file = f.__file"
+        return (
+            f"SELECT s.* REPLACE (s.__row - f.first + 1 AS __row) FROM ({select}) AS s JOIN "
+            f"({first}) AS f ON s.__file = f.__file"
+        )
 
     def _settled(self, select: str, names: Sequence[str], typing: Mapping[str, str]) -> str:
-        """Columns of texts, each as the first type that all its values are of; text where there is none, or no value. `typing` is the
-        SQL of the texts from which types are made, where these are not the texts themselves."""
+        """Columns of texts, each as the first type that all its values are of; text where there is
+        none, or no value. `typing` is the SQL of the texts from which types are made, where these
+        are not the texts themselves.
+        """
         texts = (
-            f"SELECT * REPLACE ({', '.join(f'{sql} AS {quote(n)}' for n, sql in typing.items())}) FROM ({select}) AS s"
+            (
+                "SELECT * REPLACE "
+                f"({', '.join(f'{sql} AS {quote(n)}' for n, sql in typing.items())}) FROM "
+                f"({select}) AS s"
+            )
             if typing
             else select
         )
@@ -677,7 +758,9 @@ class DuckWarehouse:
         values: dict[str, str | None] = {}
         for some in _groups(names, COLUMNS_SEEN):
             found = self.query(
-                f"SELECT {', '.join(f'any_value({quote(name)}) AS v{i}' for i, name in enumerate(some))} FROM ({rows}) AS s"
+                "SELECT "
+                f"{', '.join(f'any_value({quote(name)}) AS v{i}' for i, name in enumerate(some))} "
+                f"FROM ({rows}) AS s"
             )
             values |= zip(some, found.to_pylist()[0].values(), strict=True)
         return values
@@ -700,7 +783,9 @@ class DuckWarehouse:
     def _json(
         self, source: str, files: Files, wanted: Mapping[str, Column], staged: str
     ) -> AttachedSource:
-        """JSON lines with the types that JSON gives their values; what a contract names comes as text."""
+        """JSON lines with the types that JSON gives their values; what a contract names comes as
+        text.
+        """
         out: Path = self.store.path(staged)
         out.parent.mkdir(parents=True, exist_ok=True)
         columns = None
@@ -710,7 +795,10 @@ class DuckWarehouse:
                 refuse_ours(source, list(columns))
                 listed = ", ".join(f"{_string(name)}: '{kind}'" for name, kind in columns.items())
                 named = "filename = '__file', " if len(files.paths) > 1 else ""
-                reader = f"read_json({files.sql_list}, format = 'newline_delimited', {named}columns = {{{listed}}}, hive_partitioning = false)"
+                reader = (
+                    f"read_json({files.sql_list}, format = 'newline_delimited', {named}columns = "
+                    f"{{{listed}}}, hive_partitioning = false)"
+                )
                 self._put(reader, staged)
                 if self._has_large(staged, columns) and self._holds(files, json_lines.LONG):
                     columns = None
@@ -737,8 +825,13 @@ class DuckWarehouse:
         return AttachedSource(select, self.columns(select), text=bool(wanted))
 
     def _plain_json(self, files: Files, wanted: Mapping[str, Column]) -> dict[str, str] | None:
-        """The types as which DuckDB reads the fields of JSON lines without changing a value; None if it would change one."""
-        reader = f"read_json({files.sql_list}, format = 'newline_delimited', filename = '__file', sample_size = -1, union_by_name = true, hive_partitioning = false)"
+        """The types as which DuckDB reads the fields of JSON lines without changing a value; None
+        if it would change one.
+        """
+        reader = (
+            f"read_json({files.sql_list}, format = 'newline_delimited', filename = '__file', "
+            "sample_size = -1, union_by_name = true, hive_partitioning = false)"
+        )
         try:
             found = self._called(lambda: self.connection.sql(f"SELECT * FROM {reader}"))
         except duckdb.Error as error:
@@ -758,7 +851,9 @@ class DuckWarehouse:
         if list(fields) == ["json"] or any(
             small & {re.sub(r"_\d+$", "", name)} for name in small if re.search(r"_\d+$", name)
         ):
-            return None  # lines that are no objects, or names that differ in case alone, come under names of DuckDB's
+            # lines that are no objects, or names that differ in case alone, come under names of
+            # DuckDB's
+            return None
         plain: dict[str, str] = {}
         scan = ""
         for name, kind in fields.items():
@@ -802,16 +897,24 @@ class DuckWarehouse:
         )
 
     def _has_large(self, staged: str, columns: Mapping[str, str]) -> bool:
-        """Whether a column of doubles has a value that may have been written with more digits than it holds, or beyond it."""
+        """Whether a column of doubles has a value that may have been written with more digits than
+        it holds, or beyond it.
+        """
         doubles = [
             f"max(abs({quote(name)})) >= 1e15" for name, kind in columns.items() if kind == "DOUBLE"
         ]
-        rows = f"SELECT {' OR '.join(doubles)} AS is_so FROM read_parquet('{_text(self.store.path(staged))}')"
+        rows = (
+            f"SELECT {' OR '.join(doubles)} AS is_so FROM "
+            f"read_parquet('{_text(self.store.path(staged))}')"
+        )
         return bool(doubles and self.query(rows).column(0)[0].as_py())
 
     def _is_null(self, files: Files, name: str) -> bool:
         """Whether a field of JSON lines has no value anywhere."""
-        reader = f"read_json({files.sql_list}, format = 'newline_delimited', columns = {{{_string(name)}: 'JSON'}}, hive_partitioning = false)"
+        reader = (
+            f"read_json({files.sql_list}, format = 'newline_delimited', columns = "
+            f"{{{_string(name)}: 'JSON'}}, hive_partitioning = false)"
+        )
         return (
             not self.query(f"SELECT count({quote(name)}) AS n FROM {reader}").column(0)[0].as_py()
         )
@@ -827,7 +930,10 @@ class DuckWarehouse:
 
     @contextmanager
     def _unchanged(self, source: str, files: Files) -> Iterator[None]:
-        """Check that no file changes within the block. Raises: SourceError, also instead of an error that the change caused."""
+        """Check that no file changes within the block.
+
+        Raises: SourceError, also instead of an error that the change caused.
+        """
         before = self.fingerprints(files.paths)
         try:
             yield
@@ -835,7 +941,9 @@ class DuckWarehouse:
             refuse_other_files(source, before, self)
 
     def _failed(self, error: Exception, select: str) -> HundredfoldError:
-        """DuckDB's error as one of ours; where memory ran out, with the row groups that are too large for it."""
+        """DuckDB's error as one of ours; where memory ran out, with the row groups that are too
+        large for it.
+        """
         found = _told(error, select)
         if isinstance(error, duckdb.OutOfMemoryException):
             found.hint = _about_row_groups(self._in_place, self._memory) or found.hint
@@ -860,7 +968,10 @@ class DuckWarehouse:
             raise self._failed(error, sql) from error
 
     def _called(self, call: Callable[[], T]) -> T:
-        """What a call of DuckDB gives. It runs in a thread beside this one: DuckDB itself may not hear a Ctrl-C for minutes."""
+        """What a call of DuckDB gives.
+
+        It runs in a thread beside this one: DuckDB itself may not hear a Ctrl-C for minutes.
+        """
         return self._heard(self._beside.submit(call))
 
     def _heard(self, future: Future[T]) -> T:
@@ -877,7 +988,8 @@ class DuckWarehouse:
 def fingerprints(paths: Sequence[str]) -> list[Fingerprint]:
     """Return name, size, times and inode of each file.
 
-    The time of the last status change shows a file that was replaced or rewritten under its old size and modification time.
+    The time of the last status change shows a file that was replaced or rewritten under its old
+    size and modification time.
     """
     stats = [(path, Path(path).stat()) for path in paths]
     return [[path, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for path, s in stats]
@@ -894,7 +1006,10 @@ REMEDIES = {
 
 
 def _refuse_types(columns: Mapping[str, Any]) -> None:
-    """QueryError for columns of types that Arrow gives as other values, without an error. An interval alone is kept as microseconds."""
+    """QueryError for columns of types that Arrow gives as other values, without an error.
+
+    An interval alone is kept as microseconds.
+    """
     for name, kind in columns.items():
         odd = next((each for each in _types_in(kind) if each in REMEDIES), None)
         if odd and (odd != "interval" or kind.id != odd):
@@ -940,8 +1055,10 @@ def _groups(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
 def _typing(
     source: Source, files: Sequence[CsvFile], wanted: Mapping[str, Column] | None
 ) -> dict[str, str]:
-    """The SQL of the texts of which values of other types are made, where these are not the texts as they came: for all columns, or
-    for those that a contract wants as another type (and that no `clean` makes)."""
+    """The SQL of the texts of which values of other types are made, where these are not the texts
+    as they came: for all columns, or for those that a contract wants as another type (and that no
+    `clean` makes).
+    """
     csv = source.csv
     # what is empty, or a null text, is null by now, but for null texts in quotes
     all_null = csv.null == ("",) or (
@@ -985,7 +1102,8 @@ def _refuse_file_column(source: str, error: QueryError) -> None:
         refuse_ours(source, ["__file"])
     if "file_row_number adds column" in error.message:
         raise SourceError(
-            f"{source} has a column file_row_number, a name that DuckDB gives to the numbers of rows in Parquet files",
+            f"{source} has a column file_row_number, a name that DuckDB gives to the numbers of "
+            "rows in Parquet files",
             hint="rename the column in the file, or pass the rows as a frame",
         ) from error
 
@@ -1007,7 +1125,9 @@ def _told(error: Exception, sql: str) -> HundredfoldError:
 
 
 def _about_row_groups(sources: Mapping[str, Sequence[str]], memory: int) -> str | None:
-    """What to do about the largest row group of Parquet sources, where reading it takes much of the memory; None where none does."""
+    """What to do about the largest row group of Parquet sources, where reading it takes much of the
+    memory; None where none does.
+    """
     largest, name, file = 0, "", ""
     for source, paths in sources.items():
         for path in paths[:MAX_FOOTERS]:
@@ -1022,8 +1142,9 @@ def _about_row_groups(sources: Mapping[str, Sequence[str]], memory: int) -> str 
     if largest < LARGE_SHARE * memory:
         return None
     return (
-        f"{name} has a row group of {largest / 2**20:,.0f} MiB ({file}), of which all columns that a query names are read at once: "
-        "select only the columns that are needed, or write the file with smaller row groups, or raise --memory"
+        f"{name} has a row group of {largest / 2**20:,.0f} MiB ({file}), of which all "
+        "columns that a query names are read at once: select only the columns that are "
+        "needed, or write the file with smaller row groups, or raise --memory"
     )
 
 

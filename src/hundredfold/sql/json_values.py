@@ -1,7 +1,8 @@
-"""Rows as JSON lines: NaN and infinities, which JSON does not have, are the texts "NaN", "Infinity" and "-Infinity".
+"""Rows as JSON lines: NaN and infinities, which JSON does not have, are the texts "NaN", "Infinity"
+and "-Infinity".
 
-So read them the JSON of protobuf, Spark and BigQuery, and DuckDB and pandas where the column is a float. A null would
-be another value than the one in the Parquet and CSV files of the same release.
+So read them the JSON of protobuf, Spark and BigQuery, and DuckDB and pandas where the column is a
+float. A null would be another value than the one in the Parquet and CSV files of the same release.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ def _json(value: str, kind: pa.DataType, depth: int = 0) -> str:
         return f"map_from_entries(list_transform(map_entries({value}), lambda {x}: {entry}))"
     if pa.types.is_struct(kind):
         parts = (
-            f"{quote(f.name)} := {_json(f'struct_extract({value}, {literal(f.name)})', f.type, depth)}"
+            (
+                f"{quote(f.name)} := "
+                f"{_json(f'struct_extract({value}, {literal(f.name)})', f.type, depth)}"
+            )
             for f in kind
         )
         return f"CASE WHEN {value} IS NOT NULL THEN struct_pack({', '.join(parts)}) END"
@@ -55,5 +59,9 @@ def _json(value: str, kind: pa.DataType, depth: int = 0) -> str:
         for text, number in TEXTS.items()
     )
     nan = """CAST('"NaN"' AS JSON)"""
-    # not isnan(): DuckDB 2.0 answers that from a Parquet file's statistics, in which NaN is not counted
-    return f"CASE WHEN isfinite({value}) THEN to_json({value}) {texts} WHEN {value} IS NOT NULL THEN {nan} END"
+    # not isnan(): DuckDB 2.0 answers that from a Parquet file's statistics, in which NaN is not
+    # counted
+    return (
+        f"CASE WHEN isfinite({value}) THEN to_json({value}) {texts} WHEN {value} IS NOT NULL "
+        f"THEN {nan} END"
+    )

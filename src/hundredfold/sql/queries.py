@@ -33,7 +33,9 @@ class FileText(str):
 
     @classmethod
     def read(cls, query: str, folder: Path | None) -> str:
-        """Return the text that a declaration names, so that `load_query` gives it again without reading the file again."""
+        """Return the text that a declaration names, so that `load_query` gives it again without
+        reading the file again.
+        """
         text = cls(
             load_query(query, folder).rstrip("\n") + "\n"
         )  # a line break tells a text from a file's name
@@ -56,7 +58,9 @@ def load_query(query: str, folder: Path | None) -> str:
 
 
 def _without_semicolon(query: str) -> str:
-    """Without the semicolon at its end; a last line that is a comment must not swallow what we write behind it."""
+    """Without the semicolon at its end; a last line that is a comment must not swallow what we
+    write behind it.
+    """
     bare = re.sub(r";\s*(--[^\n]*\s*|/\*((?!\*/).)*\*/\s*|;\s*)*$", "", query.strip(), flags=re.S)
     return bare + "\n" if "--" in bare.rsplit("\n", 1)[-1] else bare
 
@@ -72,14 +76,23 @@ def plain_columns(select: str, schema: pa.Schema) -> str:
 
 
 def with_micros(select: str, schema: pa.Schema) -> tuple[str, pa.Schema]:
-    """Return the query with whole microseconds instead of intervals, and its columns. What has months has no length, and ends the query."""
+    """Return the query with whole microseconds instead of intervals, and its columns.
+
+    What has months has no length, and ends the query.
+    """
     spans = {f.name: quote(f.name) for f in schema if pa.types.is_interval(f.type)}
     if not spans:
         return select, schema
-    words = "an interval of months has no length in microseconds: write CAST(... AS VARCHAR), or the difference of two times"
+    words = (
+        "an interval of months has no length in microseconds: write CAST(... AS VARCHAR), or the "
+        "difference of two times"
+    )
     each = ", ".join(
-        f"CASE WHEN extract(year FROM {c}) = 0 AND extract(month FROM {c}) = 0 THEN epoch_us({c})"
-        f" WHEN {c} IS NOT NULL THEN CAST(error({literal(f'{name}: {words}')}) AS BIGINT) END AS {c}"
+        (
+            f"CASE WHEN extract(year FROM {c}) = 0 AND extract(month FROM {c}) = 0 THEN "
+            f"epoch_us({c}) WHEN {c} IS NOT NULL THEN CAST(error({literal(f'{name}: {words}')}) "
+            f"AS BIGINT) END AS {c}"
+        )
         for name, c in spans.items()
     )
     fields = [f.with_type(pa.int64()) if f.name in spans else f for f in schema]
@@ -96,7 +109,10 @@ def query_of(model: Model, job: Job) -> str:
 
 
 def check_queries(job: Job, tables_of: Callable[[str], set[str]]) -> None:
-    """Read every query of a job before any of its data: QueryError for a mistake in SQL, or a table that is not there."""
+    """Read every query of a job before any of its data:
+
+    QueryError for a mistake in SQL, or a table that is not there.
+    """
     known = [*(source.name for source in job.sources), "run"]
     for model in job.models:
         _check_query(f"model {model.name}", query_of(model, job), known, tables_of)
@@ -120,14 +136,18 @@ def _check_query(
         raise QueryError(f"{what}: {error.message}", hint=error.hint) from error
     if unknown:
         raise QueryError(
-            f"{what}: its query reads {', '.join(unknown)}, which is no source and no earlier model",
+            f"{what}: its query reads {', '.join(unknown)}, which is no source and no earlier "
+            "model",
             hint=f"there are: {', '.join(known)}",
         )
 
 
 @contextmanager
 def naming_query(what: str, name: str) -> Iterator[None]:
-    """Let an error of a query that runs name whose it is, as "the query of" a model. Raises: QueryError."""
+    """Let an error of a query that runs name whose it is, as "the query of" a model.
+
+    Raises: QueryError.
+    """
     try:
         yield
     except QueryError as error:
@@ -141,18 +161,24 @@ def naming_query(what: str, name: str) -> Iterator[None]:
 
 
 def check_names(what: str, names: Sequence[str]) -> None:
-    """Raise QueryError where a query gives a column twice; names that differ only in case are one to SQL."""
+    """Raise QueryError where a query gives a column twice; names that differ only in case are one
+    to SQL.
+    """
     small = [name.lower() for name in names]
     twice = sorted({name for name in names if small.count(name.lower()) > 1})
     if twice:
         raise QueryError(
             f"{what} gives a column more than once: {', '.join(twice)}",
-            hint=f'name each column once, such as: SELECT m.*, run.{twice[0]} AS other_name; to SQL, "Price" and "price" are one name',
+            hint=f"name each column once, such as: SELECT m.*, run.{twice[0]} AS other_name; to "
+            'SQL, "Price" and "price" are one name',
         )
 
 
 def unit_sizes(select: str, unit: Sequence[str]) -> str:
-    """The units of a query in the order of their keys, and how many rows each has. A null in a key is a value like any other."""
+    """The units of a query in the order of their keys, and how many rows each has.
+
+    A null in a key is a value like any other.
+    """
     keys = ", ".join(quote(name) for name in unit)
     ordered = ", ".join(f"{quote(name)} ASC NULLS LAST" for name in unit)
     return (
@@ -172,11 +198,11 @@ def rows_with_unit_number(
 
 
 def make_batches(rows: NDArray[np.int64], *, parts: int, most_rows: int) -> list[Batch]:
-    """Cut the units, in the order of their keys, into about `parts` batches of even cost, none above `most_rows` rows but a
-    single unit that is.
+    """Cut the units, in the order of their keys, into about `parts` batches of even cost, none
+    above `most_rows` rows but a single unit that is.
 
-    rows: shape (units,). A unit that is as dear as a whole part lies alone, so that one Zipf-skewed key does not decide
-    the wall time.
+    rows: shape (units,). A unit that is as dear as a whole part lies alone, so that one Zipf-skewed
+    key does not decide the wall time.
     """
     if len(rows) == 0:
         return []
@@ -196,7 +222,9 @@ def make_batches(rows: NDArray[np.int64], *, parts: int, most_rows: int) -> list
 
 
 def split_batches(batches: Sequence[Batch], size: NDArray[np.int64], most: int) -> list[Batch]:
-    """Mark where batches above `most` bytes are to be handed out in parts. size: bytes of each unit, shape (units,)."""
+    """Mark where batches above `most` bytes are to be handed out in parts. size: bytes of each
+    unit, shape (units,).
+    """
     done = []
     for batch in batches:
         own = size[batch.first : batch.last + 1]
@@ -218,7 +246,8 @@ def _running(rows: NDArray[np.int64]) -> NDArray[np.int64]:
 def _edges(
     total_cost: NDArray[np.float64], total_rows: NDArray[np.int64], share: float, most_rows: int
 ) -> list[int]:
-    """Where one batch ends and the next begins: before the unit with which it would be too expensive or too long.
+    """Where one batch ends and the next begins: before the unit with which it would be too
+    expensive or too long.
 
     Both are sums up to each unit, shape (units + 1,).
     """

@@ -23,7 +23,10 @@ class ScratchFiles:
 
     @contextmanager
     def writing(self, key: str) -> Iterator[Path]:
-        """A path to write to. Raises: HundredfoldError where the disk is full or cannot be written."""
+        """A path to write to.
+
+        Raises: HundredfoldError where the disk is full or cannot be written.
+        """
         path = self.path(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
