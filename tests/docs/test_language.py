@@ -44,7 +44,6 @@ PACKAGES_NOT_YET_TRANSLATED = {
     "src/hundredfold/data",
     "src/hundredfold/local",
     "src/hundredfold/pipeline",
-    "src/hundredfold/ports",
     "src/hundredfold/runs",
     "src/hundredfold/sql",
     "src/hundredfold/sql/athena",
