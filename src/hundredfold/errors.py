@@ -33,7 +33,7 @@ COMMAND = re.compile(
     r"hundredfold (?:cancel|failures|publish|replay|resume|retry|rollback|status)\b(?:(?!   | --on | --home ).)*(?=   |$)"
 )
 NEW_CODE = "--accept-new-code"
-KEPT = "its traceback is kept in "  # begins the note of an error that is not ours
+TRACEBACK_HINT = "its traceback is kept in "  # begins the note of an error that is not ours
 SHOWN = 5  # so many problems in words; the rest is a count
 
 

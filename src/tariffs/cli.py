@@ -17,12 +17,12 @@ import click
 from hundredfold import __version__
 from hundredfold.cli.options import (
     Group,
-    Where,
+    Target,
     argument,
+    as_of_option,
     invoke,
-    takes_as_of,
-    takes_json,
-    takes_place,
+    json_option,
+    target_options,
 )
 from hundredfold.errors import UsageError
 from tariffs import data_quality
@@ -74,14 +74,14 @@ def attribution_options(command: Any) -> Any:
 
 
 @app.command()
-@takes_place
-@takes_json
-def status(where: Where, as_json: bool) -> None:
+@target_options
+@json_option
+def status(target: Target, as_json: bool) -> None:
     """List the releases with their state, by whom and why, and say what charging uses."""
     from hundredfold.cli import display
     from tariffs.release import actions, repository, show
 
-    home, _ = _open(where)
+    home, _ = _open(target)
     _repair_pointer(home.store)
     decisions = repository.read_log(home.store)
     facts = actions.status_facts(decisions, home.store)
@@ -89,17 +89,17 @@ def status(where: Where, as_json: bool) -> None:
         display.print_json(facts)
         return
     show.show_status(facts, home, _active_folder(home, decisions))
-    show.show_hints(_next_commands(facts, where))
+    show.show_hints(_next_commands(facts, target))
 
 
 @app.command()
 @version_argument
 @catalogue_option
-@takes_as_of
-@takes_place
-@takes_json
+@as_of_option
+@target_options
+@json_option
 def check(
-    version: int, catalogue: str | None, as_of: str | None, where: Where, as_json: bool
+    version: int, catalogue: str | None, as_of: str | None, target: Target, as_json: bool
 ) -> None:
     """Hold a release against every guard, and against the table that charging uses. Exit status 1 if a guard fails."""
     from dataclasses import asdict
@@ -107,7 +107,7 @@ def check(
     from hundredfold.cli import display
     from tariffs.release import actions, repository, show
 
-    home, _ = _open(where)
+    home, _ = _open(target)
     clock = _clock(as_of, version, home)
     checked = actions.check(
         version, repository.read_log(home.store), home.store, _sources(home, catalogue), clock.now
@@ -121,13 +121,13 @@ def check(
             show.show_hints(
                 [
                     (
-                        _command(where, "approve", str(version), *excuses, "--reason", "WHY"),
+                        _command(target, "approve", str(version), *excuses, "--reason", "WHY"),
                         "approves it all the same, and says so in the log",
                     )
                 ]
             )
         else:
-            show.show_hints([(_command(where, "approve", str(version)), "says yes to it")])
+            show.show_hints([(_command(target, "approve", str(version)), "says yes to it")])
     sys.exit(bool(checked.failed))
 
 
@@ -136,8 +136,8 @@ def check(
 @override_option
 @attribution_options
 @catalogue_option
-@takes_as_of
-@takes_place
+@as_of_option
+@target_options
 def approve(
     version: int,
     overrides: Sequence[str],
@@ -145,14 +145,14 @@ def approve(
     reason: str,
     catalogue: str | None,
     as_of: str | None,
-    where: Where,
+    target: Target,
 ) -> None:
     """Say yes to a release, if every guard passes. Charging does not use it yet."""
     from tariffs.release import actions, show
 
-    home, once = _open(where)
+    home, once = _open(target)
     clock = _clock(as_of, version, home)
-    attribution = _attribution(by, reason, where, clock)
+    attribution = _attribution(by, reason, target, clock)
     done = actions.approve(
         version,
         attribution,
@@ -166,7 +166,7 @@ def approve(
     show.show_hints(
         [
             (
-                _command(where, "activate", str(version)),
+                _command(target, "activate", str(version)),
                 "lets charging use it (another person says so)",
             )
         ]
@@ -187,8 +187,8 @@ def approve(
 )
 @attribution_options
 @catalogue_option
-@takes_as_of
-@takes_place
+@as_of_option
+@target_options
 def activate(
     version: int,
     overrides: Sequence[str],
@@ -198,15 +198,15 @@ def activate(
     reason: str,
     catalogue: str | None,
     as_of: str | None,
-    where: Where,
+    target: Target,
 ) -> None:
     """Let charging use an approved release; the one that it used is withdrawn."""
     from tariffs.release import actions, show
 
-    home, once = _open(where)
+    home, once = _open(target)
     clock = _clock(as_of, version, home)
     attribution, sources, now, codes = (
-        _attribution(by, reason, where, clock),
+        _attribution(by, reason, target, clock),
         _sources(home, catalogue),
         clock.now,
         _guard_codes(overrides),
@@ -238,13 +238,13 @@ def activate(
     show.show_decision(done, _active_folder(home, done.decisions))
     further = [
         (
-            _command(where, "measure", "active"),
+            _command(target, "measure", "active"),
             "holds those places against the others, once there are newer sales",
         ),
-        (_command(where, "activate", str(version)), "lets charging use it everywhere"),
+        (_command(target, "activate", str(version)), "lets charging use it everywhere"),
     ]
     back = (
-        _command(where, "kill", "--to", "last-approved"),
+        _command(target, "kill", "--to", "last-approved"),
         "takes it back at once, should it be wrong",
     )
     show.show_hints([*(further if canary else []), back])
@@ -253,14 +253,14 @@ def activate(
 @app.command()
 @version_argument
 @attribution_options
-@takes_place
-def withdraw(version: int, by: str | None, reason: str, where: Where) -> None:
+@target_options
+def withdraw(version: int, by: str | None, reason: str, target: Target) -> None:
     """Say that a release shall not be used; the kill switch never goes back to it. Needs --reason."""
     from tariffs.release import actions, show
 
-    home, once = _open(where)
+    home, once = _open(target)
     show.show_decision(
-        actions.withdraw(version, _attribution(by, reason, where), home.store, once), None
+        actions.withdraw(version, _attribution(by, reason, target), home.store, once), None
     )
 
 
@@ -275,8 +275,8 @@ def withdraw(version: int, by: str | None, reason: str, where: Where) -> None:
     "--dry-run", is_flag=True, help="Show what it would do to prices, and change nothing."
 )
 @attribution_options
-@takes_place
-def kill(to: Any, dry_run: bool, by: str | None, reason: str, where: Where) -> None:
+@target_options
+def kill(to: Any, dry_run: bool, by: str | None, reason: str, target: Target) -> None:
     """Take the active table away from charging at once. One person is enough, and no guard is asked. Control units never move.
 
     The way to the rule's prices keeps the limits on steps, cliffs and the share of prices that change at once: where they are far, it takes
@@ -285,10 +285,10 @@ def kill(to: Any, dry_run: bool, by: str | None, reason: str, where: Where) -> N
     from hundredfold.errors import StateError
     from tariffs.release import actions, show
 
-    home, once = _open(where)
+    home, once = _open(target)
     if dry_run:
         show.show_preview(actions.preview_kill(to, home.store))
-        show.show_hints([(_command(where, "kill", "--to", to, "--reason", "WHY"), "does it")])
+        show.show_hints([(_command(target, "kill", "--to", to, "--reason", "WHY"), "does it")])
         return
     try:
         found = actions.preview_kill(to, home.store)
@@ -296,18 +296,18 @@ def kill(to: Any, dry_run: bool, by: str | None, reason: str, where: Where) -> N
         found = (
             None  # what is broken does not stop the kill switch; it says itself what it cannot do
         )
-    done = actions.kill(to, _attribution(by, reason or "kill switch", where), home.store, once)
+    done = actions.kill(to, _attribution(by, reason or "kill switch", target), home.store, once)
     if found is not None and found.table == done.entry.charging:
         show.show_preview(found, done=True)
     show.show_decision(done, _active_folder(home, done.decisions))
     further = [
-        (_command(where, "kill", "--to", "rule"), "goes a step further towards the rule's prices")
+        (_command(target, "kill", "--to", "rule"), "goes a step further towards the rule's prices")
     ]
     stepping = done.entry.charging is not None and done.entry.charging.step
     show.show_hints(
         [
             *(further if stepping else []),
-            (_command(where, "status"), "shows where all of it stands now"),
+            (_command(target, "status"), "shows where all of it stands now"),
         ]
     )
 
@@ -327,16 +327,16 @@ def kill(to: Any, dry_run: bool, by: str | None, reason: str, where: Where) -> N
 @click.option(
     "--whole", is_flag=True, help="Compare all columns, also those that only explain a price."
 )
-@takes_place
-@takes_json
+@target_options
+@json_option
 def delta(
-    version: str, against: str, out: str | None, whole: bool, where: Where, as_json: bool
+    version: str, against: str, out: str | None, whole: bool, target: Target, as_json: bool
 ) -> None:
     """Write what charging has to change to come from one table to another: rows added, changed, removed (CSV and Parquet)."""
     from hundredfold.cli import display
     from tariffs.release import files, show
 
-    home, _ = _open(where)
+    home, _ = _open(target)
     made = files.write_delta(version, against, home, out, whole=whole)
     if as_json:
         display.print_json(made.facts())
@@ -357,15 +357,15 @@ def delta(
 @click.option(
     "--base", metavar="URL", help="The catalogue's address; gives every TMF620 price its href."
 )
-@takes_place
-def export(version: str, format: str, out: str | None, base: str | None, where: Where) -> None:
+@target_options
+def export(version: str, format: str, out: str | None, base: str | None, target: Target) -> None:
     """Give a table to another system, with the state that it has now."""
     from hundredfold.cli import display
     from tariffs.release import files
 
-    home, _ = _open(where)
+    home, _ = _open(target)
     rows = files.export(version, format, home, Path(out) if out else None, base)
-    display.words.print(f"{rows:,} prices{f' in {out}' if out else ''}", style="dim")
+    display.stderr.print(f"{rows:,} prices{f' in {out}' if out else ''}", style="dim")
 
 
 @app.command()
@@ -388,8 +388,8 @@ def export(version: str, format: str, out: str | None, base: str | None, where: 
 )
 @click.option("--usage", metavar="PLACE", help="The same for voice.")
 @catalogue_option
-@takes_place
-@takes_json
+@target_options
+@json_option
 def measure(
     version: str,
     since: str | None,
@@ -397,7 +397,7 @@ def measure(
     sales: str | None,
     usage: str | None,
     catalogue: str | None,
-    where: Where,
+    target: Target,
     as_json: bool,
 ) -> None:
     """Say what a table did, from the sales since: against the control group, against what it promised, and whether it drifts."""
@@ -405,7 +405,7 @@ def measure(
     from tariffs.release import outcome, show_outcome
     from tariffs.release.measure import to_json
 
-    home, _ = _open(where)
+    home, _ = _open(target)
     given = {
         name: place for name, place in (("bundle_sales", sales), ("voice_usage", usage)) if place
     }
@@ -433,16 +433,16 @@ def measure(
 
 @app.command()
 @argument("version", "A release's version; the whole log, if left out.", type=int, required=False)
-@takes_place
-@takes_json
-def log(version: int | None, where: Where, as_json: bool) -> None:
+@target_options
+@json_option
+def log(version: int | None, target: Target, as_json: bool) -> None:
     """Show who decided what, when and why, oldest first."""
     from dataclasses import asdict
 
     from hundredfold.cli import display
     from tariffs.release import repository, show
 
-    home, _ = _open(where)
+    home, _ = _open(target)
     decisions = repository.read_log(home.store)
     entries = list(decisions.entries) if version is None else decisions.entries_of(version)
     if version is not None and not entries:
@@ -462,9 +462,11 @@ def log(version: int | None, where: Where, as_json: bool) -> None:
     help="A new limit, from now on; needs --reason. Can be given again.",
 )
 @attribution_options
-@takes_place
-@takes_json
-def limits(given: Sequence[str], by: str | None, reason: str, where: Where, as_json: bool) -> None:
+@target_options
+@json_option
+def limits(
+    given: Sequence[str], by: str | None, reason: str, target: Target, as_json: bool
+) -> None:
     """Show what the guards allow, or change it."""
     from dataclasses import asdict
 
@@ -472,9 +474,9 @@ def limits(given: Sequence[str], by: str | None, reason: str, where: Where, as_j
     from tariffs.release import actions, repository, show
     from tariffs.release.guards import limits_with
 
-    home, once = _open(where)
+    home, once = _open(target)
     if given:
-        actions.set_limits(_attribution(by, reason, where), _limit_values(given), home.store, once)
+        actions.set_limits(_attribution(by, reason, target), _limit_values(given), home.store, once)
     decisions = repository.read_log(home.store)
     now = asdict(limits_with(decisions.limits))
     if as_json:
@@ -486,9 +488,9 @@ def limits(given: Sequence[str], by: str | None, reason: str, where: Where, as_j
 app.add_command(evidence)
 
 
-def _open(where: Where) -> tuple[Any, Any]:
+def _open(target: Target) -> tuple[Any, Any]:
     """The home of the releases, and the door through which entries go into their log."""
-    home = where.open(JOB)
+    home = target.open(JOB)
     from tariffs.release.repository import LockedPutIfAbsent, PutIfAbsent
 
     if isinstance(home.store, PutIfAbsent):
@@ -503,13 +505,13 @@ def _repair_pointer(store: Any) -> None:
     from tariffs.release import repository
 
     if repository.repair_pointer(store):
-        display.words.print(
+        display.stderr.print(
             "active.json lagged behind the log (a command was stopped in between): it is put right",
             style="yellow",
         )
 
 
-def _attribution(by: str | None, reason: str, where: Where, clock: Any = None) -> Any:
+def _attribution(by: str | None, reason: str, target: Target, clock: Any = None) -> Any:
     """Who says it, by name and by account; UsageError where nobody does, or where the clock is set without a reason."""
     import secrets
 
@@ -517,7 +519,7 @@ def _attribution(by: str | None, reason: str, where: Where, clock: Any = None) -
     from tariffs.release.decision_log import Attribution
 
     account, user = local_account()
-    account = principal(where.backend().caller()) or account
+    account = principal(target.backend().caller()) or account
     if not (by or user).strip():
         raise UsageError(
             "this machine does not know who says this", hint="say it with --author NAME"
@@ -571,7 +573,9 @@ def _active_folder(home: Any, decisions: Any) -> str | None:
     from tariffs.release import repository
 
     return (
-        str(home.where(repository.table_folder(decisions.charging))) if decisions.charging else None
+        str(home.target(repository.table_folder(decisions.charging)))
+        if decisions.charging
+        else None
     )
 
 
@@ -615,7 +619,7 @@ def _limit_values(given: Sequence[str]) -> dict[str, float]:
     return numbers
 
 
-def _next_commands(facts: Any, where: Where) -> list[tuple[str, str]]:
+def _next_commands(facts: Any, target: Target) -> list[tuple[str, str]]:
     """The commands that make sense now: for the newest release, and for the active one."""
     told = []
     newest = facts["releases"][0] if facts["releases"] else None
@@ -623,29 +627,29 @@ def _next_commands(facts: Any, where: Where) -> list[tuple[str, str]]:
         return [("hundredfold run tariffs.job:job", "publishes the first one")]
     version = str(newest["version"])
     if newest["state"] == "draft" and not newest["damage"]:
-        told.append((_command(where, "check", version), "holds it against the guards"))
+        told.append((_command(target, "check", version), "holds it against the guards"))
     if newest["state"] == "approved":
-        told.append((_command(where, "activate", version), "lets charging use it"))
+        told.append((_command(target, "activate", version), "lets charging use it"))
     if facts["charging"]:
         told.append(
             (
-                _command(where, "log", str(facts["charging"]["version"])),
+                _command(target, "log", str(facts["charging"]["version"])),
                 "says who decided what about the table that charging uses",
             )
         )
         told.append(
             (
-                _command(where, "kill", "--to", "last-approved"),
+                _command(target, "kill", "--to", "last-approved"),
                 "takes that table away from charging, at once",
             )
         )
     return told
 
 
-def _command(where: Where, *parts: str) -> str:
+def _command(target: Target, *parts: str) -> str:
     import shlex
 
-    return shlex.join(["tariffs", *parts, *where.words])
+    return shlex.join(["tariffs", *parts, *target.cli_options])
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from hundredfold.bench.loop import Task
 from hundredfold.bench.loops import time_loops
 from hundredfold.bench.sample import costs, draw, scaled, total
 from hundredfold.cli.bench import headline, show_comparison
-from hundredfold.cli.display import Timing
+from hundredfold.cli.display import TimingDisplay
 from hundredfold.data.manifest import ROWS, UnitList
 from hundredfold.errors import JobError, UsageError
 from hundredfold.job import Layout
@@ -174,7 +174,9 @@ def test_a_run_that_takes_too_long_is_stopped_and_says_its_share(
     monkeypatch.setattr(
         engine, "AT_LEAST", HANG_S
     )  # for the first of its units to be done, on a machine that is slow to start
-    facts = compare(job_of(folder, slow, later), {}, workers=1, seconds=0.8, listener=Timing())
+    facts = compare(
+        job_of(folder, slow, later), {}, workers=1, seconds=0.8, listener=TimingDisplay()
+    )
     filtered, grouped, here = facts["ways"]
     stopped = here["models"]["slow"]
     assert 0 < stopped["timed"] < stopped["units"] == 4 * UNITS
@@ -194,7 +196,12 @@ def test_a_run_that_takes_too_long_is_stopped_and_says_its_share(
 
 def test_one_model_of_several(folder: Path) -> None:
     facts = compare(
-        job_of(folder, later, aborts), {}, model="later", workers=1, seconds=5, listener=Timing()
+        job_of(folder, later, aborts),
+        {},
+        model="later",
+        workers=1,
+        seconds=5,
+        listener=TimingDisplay(),
     )
     assert (facts["name"], list(facts["models"]), facts["left_out"], facts["before"]) == (
         "later",
@@ -208,9 +215,9 @@ def test_one_model_of_several(folder: Path) -> None:
 def test_words_that_are_wrong(folder: Path) -> None:
     job = job_of(folder, later)
     with pytest.raises(JobError, match="job jobs has no model 'late'; it has later"):
-        compare(job, {}, model="late", listener=Timing())
+        compare(job, {}, model="late", listener=TimingDisplay())
     with pytest.raises(UsageError, match="--seconds is 0, wanted seconds above 0"):
-        compare(job, {}, seconds=0, listener=Timing())
+        compare(job, {}, seconds=0, listener=TimingDisplay())
 
 
 def test_a_loop_that_crashes_or_never_comes_back_ends_only_itself(

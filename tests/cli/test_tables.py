@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from hundredfold.cli import display
-from hundredfold.cli.display import Column, print_columns
+from hundredfold.cli.display import TableColumn, print_columns
 
 NAMES = st.lists(st.text("abcdefgh_", min_size=1, max_size=60), min_size=1, max_size=4)
 NUMBERS = st.integers(0, 10**12).map(lambda number: f"{number:,}")
 
 
-def at_width(width: int, columns: list[Column]) -> str:
+def at_width(width: int, columns: list[TableColumn]) -> str:
     """What a terminal of that width shows."""
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
         patch.setenv("COLUMNS", str(width))
@@ -30,8 +30,8 @@ def at_width(width: int, columns: list[Column]) -> str:
 @given(names=NAMES, width=st.integers(16, 120), data=st.data())
 def test_no_table_breaks_a_number_or_loses_a_name(names, width, data):
     rows = st.lists(NUMBERS, min_size=len(names), max_size=len(names))
-    columns = [Column.of_numbers(f"n{i}", data.draw(rows)) for i in range(5)]
-    printed = at_width(width, [Column("rows", names), *columns])
+    columns = [TableColumn.of_numbers(f"n{i}", data.draw(rows)) for i in range(5)]
+    printed = at_width(width, [TableColumn("rows", names), *columns])
     for cell in {cell for column in columns for cell in column.cells}:
         wanted = sum(column.cells.count(cell) for column in columns)
         assert len(re.findall(rf"(?<!\S){re.escape(cell)}(?!\S)", printed)) == wanted
@@ -46,5 +46,5 @@ def test_no_table_breaks_a_number_or_loses_a_name(names, width, data):
 @given(width=st.integers(30, 120), words=st.lists(st.text("xyz", min_size=1, max_size=9)))
 def test_text_at_the_end_of_a_row_is_folded_between_words(width, words):
     text = " ".join(words)
-    printed = at_width(width, [Column("why", ["units"]), Column("reason", [text])])
+    printed = at_width(width, [TableColumn("why", ["units"]), TableColumn("reason", [text])])
     assert printed.split() == ["why", "reason", "units", *words]

@@ -10,22 +10,22 @@ from typing import Any
 import click
 
 from ..errors import UsageError, needing
-from .options import Command, argument, takes_job, takes_json, writing_into
+from .options import Command, argument, job_argument, json_option, report_write_errors
 
-BUILT = ".hundredfold/aws"  # where packages and assemblies are written
-MB = 2**20
+BUILD_FOLDER = ".hundredfold/aws"  # where packages and assemblies are written
+BYTES_PER_MB = 2**20
 
-takes_stack = click.option(
+stack_name_option = click.option(
     "--stack",
     envvar="HUNDREDFOLD_STACK",
     show_envvar=True,
     metavar="NAME",
     help="The stack's name; hundredfold-JOB, if left out.",
 )
-takes_yes = click.option("--yes", is_flag=True, help="Do not ask.")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 # what of a stack can be chosen: the words of the command line for the fields of aws.stack.settings.Settings
-CHOICES: Mapping[str, tuple[str, Any, str]] = {
+SETTINGS: Mapping[str, tuple[str, Any, str]] = {
     "memory": ("MB", int, "Memory of a worker; 1769 MB come with one vCPU. (1769)"),
     "timeout": ("SECONDS", int, "How long one call of a worker may take. (300)"),
     "batch_size": ("N", int, "Messages that one call of a worker takes. (1)"),
@@ -45,7 +45,7 @@ CHOICES: Mapping[str, tuple[str, Any, str]] = {
     "alarm_topic": ("ARN", str, "The SNS topic that alarms are sent to."),
     "name_prefix": ("TEXT", str, "Begins every name; without it, CloudFormation makes them up."),
 }
-SEVERAL: Mapping[str, tuple[str, str, str]] = {
+REPEATED_SETTINGS: Mapping[str, tuple[str, str, str]] = {
     "sources": (
         "--source-location",
         "s3://BUCKET/PREFIX/",
@@ -60,11 +60,11 @@ SEVERAL: Mapping[str, tuple[str, str, str]] = {
 }
 
 
-def takes_choices(command: Any) -> Any:
+def settings_options(command: Any) -> Any:
     """An option for each thing that a stack can be told."""
-    for name, (flag, metavar, text) in reversed([*SEVERAL.items()]):
+    for name, (flag, metavar, text) in reversed([*REPEATED_SETTINGS.items()]):
         command = click.option(flag, name, multiple=True, metavar=metavar, help=text)(command)
-    for name, (metavar, kind, text) in reversed([*CHOICES.items()]):
+    for name, (metavar, kind, text) in reversed([*SETTINGS.items()]):
         shown: dict[str, Any] = {} if isinstance(kind, click.Choice) else {"metavar": metavar}
         command = click.option(f"--{name.replace('_', '-')}", name, type=kind, help=text, **shown)(
             command
@@ -72,7 +72,7 @@ def takes_choices(command: Any) -> Any:
     return command
 
 
-def takes_package(command: Any) -> Any:
+def package_options(command: Any) -> Any:
     """--requirement and --leave-out."""
     command = click.option(
         "--leave-out", multiple=True, metavar="NAME", help="A distribution that a layer brings."
@@ -82,9 +82,9 @@ def takes_package(command: Any) -> Any:
 
 
 @click.command(cls=Command)
-@takes_job
-@takes_stack
-@takes_choices
+@job_argument
+@stack_name_option
+@settings_options
 @click.option(
     "--pollers",
     metavar="LEAST,MOST",
@@ -100,7 +100,7 @@ def takes_package(command: Any) -> Any:
     default=True,
     help="X-Ray for the functions and the state machine. (on)",
 )
-@takes_package
+@package_options
 @click.option("--image", metavar="ADDRESS", help="A container image in ECR, instead of a package.")
 @click.option(
     "--bootstrap",
@@ -132,27 +132,27 @@ def deploy(
     settings = {name: value for name, value in choices.items() if value not in (None, ())}
     settings |= {"tracing": tracing, "start_on_upload": start_on_upload}
     if pollers is not None:
-        settings["pollers"] = _two_numbers(pollers)
+        settings["pollers"] = _parse_pair(pollers)
     wish = deploying.DeployOptions(
         settings=settings, requirements=requirement, leave_out=leave_out, image=image
     )
     name = stack or deploying.default_stack(job)
     if synth is not None:
-        with writing_into("--synth", Path(synth)):
+        with report_write_errors("--synth", Path(synth)):
             made = deploying.synth(job, Path(synth), stack=name, wish=wish)
-        display.result.print(f"wrote {made.folder}")
+        display.stdout.print(f"wrote {made.folder}")
         if made.package is not None:
             _show_sizes(made.package)
         return
     place = deploying.deploy(
         job,
-        Path(BUILT) / name,
+        Path(BUILD_FOLDER) / name,
         stack=name,
         wish=wish,
         bootstrap=bootstrap,
-        say=lambda line: display.words.print(line, style="dim", markup=False, soft_wrap=True),
+        say=lambda line: display.stderr.print(line, style="dim", markup=False, soft_wrap=True),
     )
-    display.result.print(f"\nthe stack {name} is there; its bucket is {place.bucket}")
+    display.stdout.print(f"\nthe stack {name} is there; its bucket is {place.bucket}")
     display.show_next(
         [
             (f"hundredfold doctor --backend aws --stack {name}", "looks for what could go wrong"),
@@ -163,11 +163,11 @@ def deploy(
 
 @click.command(cls=Command)
 @argument("job", "The job, as for deploy; or name the stack with --stack.", required=False)
-@takes_stack
+@stack_name_option
 @click.option(
     "--everything", is_flag=True, help="The bucket too, with all runs and published releases."
 )
-@takes_yes
+@yes_option
 def destroy(job: str | None, stack: str | None, everything: bool, yes: bool) -> None:
     """Remove a job's stack from AWS. Its bucket stays, with the published releases, unless told otherwise."""
     from . import display
@@ -179,14 +179,14 @@ def destroy(job: str | None, stack: str | None, everything: bool, yes: bool) -> 
         raise UsageError("which stack?", hint="hundredfold destroy MODULE:JOB, or --stack NAME")
     name = stack or deploying.default_stack(str(job))
     what = "and its bucket with every run and release" if everything else "but not its bucket"
-    if not yes and not _agreed(f"remove the stack {name}, {what}?"):
+    if not yes and not _confirm(f"remove the stack {name}, {what}?"):
         raise UsageError("nothing was removed", hint="--yes answers beforehand")
     bucket = deploying.destroy(
         name,
         everything=everything,
-        say=lambda line: display.words.print(line, style="dim", markup=False, soft_wrap=True),
+        say=lambda line: display.stderr.print(line, style="dim", markup=False, soft_wrap=True),
     )
-    display.result.print(
+    display.stdout.print(
         f"the stack {name} is gone"
         + (
             ", and its bucket"
@@ -197,7 +197,7 @@ def destroy(job: str | None, stack: str | None, everything: bool, yes: bool) -> 
 
 
 @click.command("package", cls=Command)
-@takes_job
+@job_argument
 @click.option(
     "--out", default="build", show_default=True, metavar="FOLDER", help="Where it is written."
 )
@@ -209,13 +209,13 @@ def destroy(job: str | None, stack: str | None, everything: bool, yes: bool) -> 
     help="Of the functions.",
 )
 @click.option("--python", default=None, metavar="VERSION", help="Of the functions. (3.14)")
-@takes_package
+@package_options
 @click.option(
     "--image",
     is_flag=True,
     help="A folder and a Dockerfile for a container image, which may have 10 GB.",
 )
-@takes_json
+@json_option
 def package_command(
     job: str,
     out: str,
@@ -233,16 +233,16 @@ def package_command(
         from ..aws.deploy.package import package, package_image
         from ..aws.lambda_platform import PYTHON
 
-    how: dict[str, Any] = {
+    options: dict[str, Any] = {
         "architecture": architecture,
         "python": python or PYTHON,
         "requirements": requirement,
     }
-    with writing_into("--out", Path(out)):
+    with report_write_errors("--out", Path(out)):
         built: Any = (
-            package_image(job, Path(out), **how)
+            package_image(job, Path(out), **options)
             if image
-            else package(job, Path(out), leave_out=leave_out, **how)
+            else package(job, Path(out), leave_out=leave_out, **options)
         )
     if as_json:
         facts = {
@@ -265,7 +265,7 @@ def package_command(
             ]
         )
     else:
-        display.result.print(f"\n{built.zip}   SHA-256 {built.sha256}")
+        display.stdout.print(f"\n{built.zip}   SHA-256 {built.sha256}")
 
 
 @click.command(cls=Command)
@@ -283,7 +283,7 @@ def package_command(
     metavar="NAME",
     help="The stack; the only one, if left out.",
 )
-@takes_json
+@json_option
 def doctor(backend: str, stack: str | None, as_json: bool) -> None:  # noqa: ARG001  # one place so far
     """Look for what could lose work, stop it or let it crawl: each with its consequence and the command that mends it."""
     from . import display
@@ -311,14 +311,14 @@ def doctor(backend: str, stack: str | None, as_json: bool) -> None:  # noqa: ARG
             style = {Level.WRONG: "bold red", Level.RISK: "yellow", Level.NOTE: "dim"}[
                 finding.level
             ]
-            display.result.print(f"[{style}]{finding.level.value:<5}[/] ", end="")
-            display.result.print(
+            display.stdout.print(f"[{style}]{finding.level.value:<5}[/] ", end="")
+            display.stdout.print(
                 f"{finding.what}\n      so {finding.consequence}\n      {finding.command}\n",
                 markup=False,
                 soft_wrap=True,
             )
         worst = sum(f.level is not Level.NOTE for f in found)
-        display.result.print("nothing wrong was found" if not worst else f"{worst} things to mend")
+        display.stdout.print("nothing wrong was found" if not worst else f"{worst} things to mend")
     if any(f.level is Level.WRONG for f in found):
         sys.exit(1)
 
@@ -329,19 +329,20 @@ def _show_sizes(built: Any) -> None:
     from . import display
 
     for part in built.sizes:
-        if part.size >= MB / 10:
-            display.result.print(
-                f"  {part.name:<26} {part.version:<14} {part.size / MB:7.1f} MB", markup=False
+        if part.size >= BYTES_PER_MB / 10:
+            display.stdout.print(
+                f"  {part.name:<26} {part.version:<14} {part.size / BYTES_PER_MB:7.1f} MB",
+                markup=False,
             )
-    display.result.print(
-        f"  {'together':<26} {'':<14} {built.size / MB:7.1f} MB of {ROOM / MB:.0f}   ({built.pruned / MB:.0f} MB were pruned)",
+    display.stdout.print(
+        f"  {'together':<26} {'':<14} {built.size / BYTES_PER_MB:7.1f} MB of {ROOM / BYTES_PER_MB:.0f}   ({built.pruned / BYTES_PER_MB:.0f} MB were pruned)",
         markup=False,
     )
     for name in built.left_out:
-        display.words.print(f"left out: {name}", style="dim", markup=False, soft_wrap=True)
+        display.stderr.print(f"left out: {name}", style="dim", markup=False, soft_wrap=True)
 
 
-def _agreed(question: str) -> bool:
+def _confirm(question: str) -> bool:
     """What a person answers; no, where there is nobody to ask."""
     try:
         return click.confirm(question, err=True)
@@ -349,7 +350,7 @@ def _agreed(question: str) -> bool:
         return False
 
 
-def _two_numbers(text: str) -> tuple[int, int]:
+def _parse_pair(text: str) -> tuple[int, int]:
     least, _, most = text.partition(",")
     if not (least.isdigit() and most.isdigit()):
         raise UsageError(

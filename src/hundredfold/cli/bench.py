@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from .display import result
+from .display import stdout
 
 Facts = Mapping[str, Any]
 
@@ -21,17 +21,17 @@ DURATIONS = (
     ("h", 3600.0, math.inf),
 )
 LOOPS = {"filter": "a filter loop", "groupby": "a groupby loop", "call": "one call"}
-DEAR = 0.01  # seconds a unit from which its BLAS may be worth several threads
-SAYS_ERROR = 20  # so many units say how much they differ
+MIN_S_PER_UNIT_FOR_THREADS = 0.01  # seconds a unit from which its BLAS may be worth several threads
+MIN_UNITS_FOR_ERROR = 20  # so many units say how much they differ
 
 
 def show_comparison(facts: Facts) -> None:
     """Whether it is worth it, and what that is made of."""
-    result.print(f"[bold]{escape(headline(facts))}[/]\n")
-    result.print(_table(facts))
-    result.print()
+    stdout.print(f"[bold]{escape(headline(facts))}[/]\n")
+    stdout.print(_table(facts))
+    stdout.print()
     for note in dict.fromkeys(_notes(facts)):
-        result.print(escape(note), style="dim", soft_wrap=False)
+        stdout.print(escape(note), style="dim", soft_wrap=False)
 
 
 def headline(facts: Facts) -> str:
@@ -40,12 +40,12 @@ def headline(facts: Facts) -> str:
     loops = [way for way in facts["ways"] if _is_loop(way) and way["whole"] is not None]
     if here["whole"] is None:
         return f"{facts['name']}: too few units were done here to tell; give it more --seconds"
-    told = [f"{_whole(way)} as {LOOPS[way['way']]} ({_times(way, here)})" for way in loops]
+    told = [f"{_total(way)} as {LOOPS[way['way']]} ({_times(way, here)})" for way in loops]
     slower = loops and all(way["whole"] < here["whole"] for way in loops)
     verdict = (
         ": the loop is faster" if slower else "" if loops else "; it could not be timed as a loop"
     )
-    return f"{facts['name']}: {', '.join([*told, _whole(here)])} here{verdict}"
+    return f"{facts['name']}: {', '.join([*told, _total(here)])} here{verdict}"
 
 
 def duration(seconds: float | None) -> str:
@@ -77,7 +77,7 @@ def _table(facts: Facts) -> Table:
         table.add_row(name, f"{model['units']:,}", *(_model(way["models"][name]) for way in ways))
     if here["publishing"] is not None:
         table.add_row("publishing", "", *(duration(way["publishing"]) for way in ways))
-    table.add_row("together", "", *map(_whole, ways), style="bold")
+    table.add_row("together", "", *map(_total, ways), style="bold")
     table.add_row("against here", "", *(_times(way, here) for way in ways[:-1]))
     return table
 
@@ -91,19 +91,19 @@ def _notes(facts: Facts) -> Iterator[str]:
     for way, name, entry in entries:
         if entry["failed"]:
             yield (
-                f"{name} {_place(way)}: {entry['failed']:,} of {_units(entry['timed'])} failed"
+                f"{name} {_describe_way(way)}: {entry['failed']:,} of {_count_of_units(entry['timed'])} failed"
                 + (f", the first with {entry['reason']}" if entry["reason"] else "")
             )
         if entry["why"]:
-            yield f"{name} {_place(way)}: {entry['why']}" + (
-                f" after {_units(entry['timed'])}" if entry["timed"] else ""
+            yield f"{name} {_describe_way(way)}: {entry['why']}" + (
+                f" after {_count_of_units(entry['timed'])}" if entry["timed"] else ""
             )
     for way in facts["ways"]:
         if way["why"]:
             yield (
                 f"reading is not in the loops: {way['why']}"
                 if _is_loop(way)
-                else f"{_place(way)}: not timed: {way['why']}"
+                else f"{_describe_way(way)}: not timed: {way['why']}"
             )
     if facts["left_out"]:
         yield f"not timed: {', '.join(facts['left_out'])}; what comes before took the {facts['seconds']:g} s, and --seconds gives more"
@@ -119,23 +119,25 @@ def _notes_on_models(facts: Facts) -> Iterator[str]:
     models = facts["models"].items()
     if many := [name for name, model in models if model["batched"]]:
         yield f"with batched=True a call takes many units; the loops give it one, which it is not made for: {', '.join(many)}"
-    if dear := [name for name, model in models if _is_dear(facts, name, model["units"])]:
+    if dear := [name for name, model in models if _may_use_threads(facts, name, model["units"])]:
         yield f"in each process, also that of a loop, BLAS and the like have one thread (OMP_NUM_THREADS=1): {', '.join(dear)}"
     for name, model in models:
         if model["crashed"]:
-            yield f"{name}: {_units(model['crashed'])} ended {'its' if model['crashed'] == 1 else 'their'} process; the loops were spared {'it' if model['crashed'] == 1 else 'them'}"
+            yield f"{name}: {_count_of_units(model['crashed'])} ended {'its' if model['crashed'] == 1 else 'their'} process; the loops were spared {'it' if model['crashed'] == 1 else 'them'}"
 
 
-def _units(count: int) -> str:
+def _count_of_units(count: int) -> str:
     return f"{count:,} unit{'' if count == 1 else 's'}"
 
 
 def _sampled(way: Facts, name: str, entry: Facts) -> str:
     if not _is_loop(way):
         rest = ", its end not timed" if way["way"] == "all" else ""
-        return f"{name} {_place(way)}: stopped, timed on {_share(entry['timed'] / entry['units'])} of the units{rest}"
-    error = f" (± {_share(entry['error'])})" if entry["timed"] >= SAYS_ERROR else ""
-    return f"{name} {_place(way)}: from {entry['timed']:,} of {entry['units']:,} units{error}"
+        return f"{name} {_describe_way(way)}: stopped, timed on {_percent(entry['timed'] / entry['units'])} of the units{rest}"
+    error = f" (± {_percent(entry['error'])})" if entry["timed"] >= MIN_UNITS_FOR_ERROR else ""
+    return (
+        f"{name} {_describe_way(way)}: from {entry['timed']:,} of {entry['units']:,} units{error}"
+    )
 
 
 def _is_loop(way: Facts) -> bool:
@@ -147,13 +149,13 @@ def _is_part(entry: Facts) -> bool:
     return entry["seconds"] is not None and entry["timed"] < entry["units"]
 
 
-def _is_dear(facts: Facts, model: str, units: int) -> bool:
+def _may_use_threads(facts: Facts, model: str, units: int) -> bool:
     """Whether more threads might have made a difference to the loops."""
     looped = [way["models"][model]["seconds"] or 0.0 for way in facts["ways"] if _is_loop(way)]
-    return min(looped, default=0.0) > max(1.0, DEAR * units)
+    return min(looped, default=0.0) > max(1.0, MIN_S_PER_UNIT_FOR_THREADS * units)
 
 
-def _place(way: Facts) -> str:
+def _describe_way(way: Facts) -> str:
     return f"as {LOOPS[way['way']]}" if _is_loop(way) else f"here with {_workers(way['workers'])}"
 
 
@@ -165,7 +167,7 @@ def _model(entry: Facts) -> str:
     return ("~" if _is_part(entry) else "") + duration(entry["seconds"])
 
 
-def _whole(way: Facts) -> str:
+def _total(way: Facts) -> str:
     about = way["whole"] is not None and any(map(_is_part, way["models"].values()))
     return ("~" if about else "") + duration(way["whole"])
 
@@ -188,5 +190,5 @@ def _digits(number: float) -> str:
     )
 
 
-def _share(share: float) -> str:
+def _percent(share: float) -> str:
     return f"{_digits(100 * share)} %"

@@ -40,11 +40,11 @@ REASONS_SHOWN = 4  # of one source; the rest is a count
 GAP = 2  # characters between two columns of a table
 MIN_TEXT_WIDTH = 12  # characters of the first column, however narrow the terminal is
 
-words = Console(stderr=True, highlight=False)
-result = Console(highlight=False, soft_wrap=True)
+stderr = Console(stderr=True, highlight=False)
+stdout = Console(highlight=False, soft_wrap=True)
 
 
-class Live:
+class ProgressDisplay:
     """A RunCallbacks with a bar: what is being done, units a second, time left."""
 
     def __init__(self) -> None:
@@ -52,34 +52,34 @@ class Live:
         self.last: Done | None = None
         self.began = time.monotonic()
         self.task: TaskID | None = None
-        self.bars = Progress(
+        self.progress_bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description:<20}"),
             BarColumn(bar_width=30),
             TextColumn("{task.fields[units]}"),
             TextColumn("[red]{task.fields[failed]}"),
             TimeRemainingColumn(compact=True),
-            console=words,
+            console=stderr,
             transient=True,
-            disable=not words.is_terminal,
+            disable=not stderr.is_terminal,
         )
 
     def __enter__(self) -> Self:
-        self.bars.start()
+        self.progress_bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bars.stop()
+        self.progress_bars.stop()
 
     def run_started(self, run: str) -> None:
         self.run = run
-        self._say(f"run {run}")
+        self._print(f"run {run}")
 
     def stage_started(self, stage: Stage) -> None:
         if self.task is not None:
-            self.bars.remove_task(self.task)
+            self.progress_bars.remove_task(self.task)
         self.last, self.since, self.first = None, time.monotonic(), -1
-        self.task = self.bars.add_task(str(stage), total=None, units="", failed="")
+        self.task = self.progress_bars.add_task(str(stage), total=None, units="", failed="")
 
     def validated(self, verdicts: list[ValidationResult]) -> None:
         from ..sql.sources.csv_files import in_words
@@ -87,9 +87,9 @@ class Live:
         for v in verdicts:
             for facts in v.csv:
                 for line in in_words(facts):
-                    self._say(f"read {v.source} as {line}")
-            self._say(
-                f"validated {v.source}: {rows_in_words(v.rows, v.accepted, v.rejected, v.dropped)}"
+                    self._print(f"read {v.source} as {line}")
+            self._print(
+                f"validated {v.source}: {describe_rows(v.rows, v.accepted, v.rejected, v.dropped)}"
             )
 
     def progress(self, progress: Done) -> None:
@@ -99,7 +99,7 @@ class Live:
         rate = (progress.done - self.first) / max(time.monotonic() - self.since, 1e-3)
         units = f"{progress.done:,}/{progress.units:,} units" + (f"  {rate:,.0f}/s" if rate else "")
         if self.task is not None:
-            self.bars.update(
+            self.progress_bars.update(
                 self.task,
                 completed=progress.done,
                 total=progress.units,
@@ -110,15 +110,15 @@ class Live:
     def collected(self, collected: Collected) -> None:
         bad = f", {collected.bad:,} failed" if collected.bad else ""
         seconds = time.monotonic() - self.began
-        self._say(
+        self._print(
             f"{collected.model}: {collected.ok:,} of {collected.units:,} units done{bad}   ({seconds:.1f} s so far)"
         )
 
-    def _say(self, text: str) -> None:
-        words.print(escape(text), style="dim")
+    def _print(self, text: str) -> None:
+        stderr.print(escape(text), style="dim")
 
 
-class Timing(Live):
+class TimingDisplay(ProgressDisplay):
     """The same for a run whose only fruit is its time: what is timed, and how far it is."""
 
     def run_started(self, run: str) -> None:
@@ -129,13 +129,13 @@ class Timing(Live):
     def collected(self, collected: Collected) -> None: ...
 
     def timing(self, what: str) -> None:
-        self._say(f"timing {what}")
+        self._print(f"timing {what}")
         if self.task is not None:
-            self.bars.remove_task(self.task)
-        self.task = self.bars.add_task(what, total=None, units="", failed="")
+            self.progress_bars.remove_task(self.task)
+        self.task = self.progress_bars.add_task(what, total=None, units="", failed="")
 
 
-def rows_in_words(rows: int, accepted: int, rejected: int, dropped: int) -> str:
+def describe_rows(rows: int, accepted: int, rejected: int, dropped: int) -> str:
     told = [f"{rows:,} rows in", f"{accepted:,} accepted"]
     told += [f"{rejected:,} rejected"] if rejected else []
     told += [f"{dropped:,} copies and superseded rows dropped"] if dropped else []
@@ -144,9 +144,9 @@ def rows_in_words(rows: int, accepted: int, rejected: int, dropped: int) -> str:
 
 def show_error(error: HundredfoldError) -> None:
     """Found, wanted, where; and the next command."""
-    words.print(Text("error: ", style="bold red") + Text(str(error)), soft_wrap=True)
+    stderr.print(Text("error: ", style="bold red") + Text(str(error)), soft_wrap=True)
     if error.hint:
-        words.print(Text("hint: ", style="bold cyan") + Text(error.hint), soft_wrap=True)
+        stderr.print(Text("hint: ", style="bold cyan") + Text(error.hint), soft_wrap=True)
 
 
 def show_summary(
@@ -154,21 +154,21 @@ def show_summary(
 ) -> None:
     """A run at its end, for the person who started it."""
     took = f" in {seconds:.1f} s" if seconds is not None else ""
-    result.print(f"\n[bold]{facts['job']}[/]  run {facts['run']}  [bold]{facts['state']}[/]{took}")
+    stdout.print(f"\n[bold]{facts['job']}[/]  run {facts['run']}  [bold]{facts['state']}[/]{took}")
     _show_sources(verdicts, facts["sources"])
     _show_models(facts["models"])
     for why in facts["reasons"]:
-        result.print(
+        stdout.print(
             f"  [red]{why['units']:,}[/] of {why['model']}: {escape(why['reason'])}   first: {escape(why['first'])}"
         )
     bad = sum(m.get("failed", 0) + m.get("crashed", 0) for m in facts["models"].values())
     told = sum(why["units"] for why in facts["reasons"])
     if told < bad:
-        result.print(f"  and {bad - told:,} more, for other reasons")
-    for line in _repairs(facts):
-        result.print(f"  {escape(line)}")
+        stdout.print(f"  and {bad - told:,} more, for other reasons")
+    for line in _recovery_lines(facts):
+        stdout.print(f"  {escape(line)}")
     if facts["reason"] and facts["state"] not in ("done", "running"):
-        result.print(f"\n{escape(facts['reason'])}")
+        stdout.print(f"\n{escape(facts['reason'])}")
     release = facts["release"]
     if release:
         for title, rows in release["summaries"].items():
@@ -178,14 +178,14 @@ def show_summary(
             if release["current"]
             else f"   (not current: release {release['current_version']} is)"
         )
-        result.print(f"\n[bold]Release {release['version']}[/]{other}")
-        for line in _mixed_code(release["code"]):
-            result.print(f"  {escape(line)}")
+        stdout.print(f"\n[bold]Release {release['version']}[/]{other}")
+        for line in _code_version_lines(release["code"]):
+            stdout.print(f"  {escape(line)}")
         for path in release["files"]:
-            result.print(f"  {escape(near(path))}")
+            stdout.print(f"  {escape(relative_path(path))}")
 
 
-def _repairs(facts: RunSummary) -> list[str]:
+def _recovery_lines(facts: RunSummary) -> list[str]:
     """Say which workers were replaced, and what was recomputed since a file was damaged, each in one line."""
     lines = []
     if replaced := facts.get("workers_replaced"):
@@ -202,7 +202,7 @@ def _repairs(facts: RunSummary) -> list[str]:
     return lines
 
 
-def _mixed_code(code: Mapping[str, Mapping[str, int]]) -> list[str]:
+def _code_version_lines(code: Mapping[str, Mapping[str, int]]) -> list[str]:
     """Say how many units of a release earlier code did, where there were several versions; the last is named first."""
     if len(code) < 2:
         return []
@@ -214,7 +214,7 @@ def _mixed_code(code: Mapping[str, Mapping[str, int]]) -> list[str]:
     return [f"made by {len(code)} versions of the code: {counts} by earlier ones"]
 
 
-def near(path: str | Path) -> str:
+def relative_path(path: str | Path) -> str:
     """A path as a person would type it here: relative, where it lies below this folder; an address in S3 as it is."""
     if str(path).startswith("s3://"):
         return str(path)
@@ -223,10 +223,10 @@ def near(path: str | Path) -> str:
 
 
 def show_next(commands: Iterable[tuple[str, str]]) -> None:
-    result.print("\n[bold]Next[/]")
+    stdout.print("\n[bold]Next[/]")
     for command, why in commands:
-        result.print(f"  [cyan]{escape(command)}[/]")
-        print_hanging("      ", why)
+        stdout.print(f"  [cyan]{escape(command)}[/]")
+        print_indented("      ", why)
 
 
 def _show_sources(
@@ -241,8 +241,10 @@ def _show_sources(
         "rejected": [each["rejected"] for each in sources.values()],
         "dropped": [each["dropped"] for each in sources.values()],
     }
-    numbers = (Column.of_numbers(head, [*map(_number, cells)]) for head, cells in counts.items())
-    print_columns([Column("rows", [*sources]), *numbers])
+    numbers = (
+        TableColumn.of_numbers(head, [*map(_number, cells)]) for head, cells in counts.items()
+    )
+    print_columns([TableColumn("rows", [*sources]), *numbers])
     _show_reasons([v for v in verdicts if v.source in sources and v.findings])
 
 
@@ -250,22 +252,22 @@ def _show_reasons(verdicts: Sequence[ValidationResult]) -> None:
     """Print why rows were rejected, one reason a line: as a column it would be folded to pieces at 80 characters."""
     if not verdicts:
         return
-    result.print("\n[dim]why rows were rejected[/]")
+    stdout.print("\n[dim]why rows were rejected[/]")
     lines = [line for verdict in verdicts for line in _reason_lines(verdict)]
     names, digits = (max(len(line[i]) for line in lines) for i in (0, 1))
     for name, count, reason in lines:
-        print_hanging(f"  {name:<{names}}  {count:>{digits}}  ", reason)
-    result.print()
+        print_indented(f"  {name:<{names}}  {count:>{digits}}  ", reason)
+    stdout.print()
 
 
-def print_hanging(start: str, text: str, style: str = "") -> None:
+def print_indented(start: str, text: str, style: str = "") -> None:
     """Print a text after `start`; where the terminal is narrower, its further lines begin below the first."""
     lines = (
-        textwrap.wrap(text, max(result.width - len(start), 20), break_on_hyphens=False)
+        textwrap.wrap(text, max(stdout.width - len(start), 20), break_on_hyphens=False)
         if fits_a_terminal()
         else [text]
     )
-    result.print(escape(start + ("\n" + " " * len(start)).join(lines)), style=style)
+    stdout.print(escape(start + ("\n" + " " * len(start)).join(lines)), style=style)
 
 
 def _reason_lines(verdict: ValidationResult) -> Iterator[tuple[str, str, str]]:
@@ -293,19 +295,19 @@ def _show_models(models: Mapping[str, ModelCounts]) -> None:
         "rows": [m.get("rows_in") for m in models.values()],
     }
     numbers = (
-        Column.of_numbers(head, ["" if cell is None else _number(cell) for cell in cells])
+        TableColumn.of_numbers(head, ["" if cell is None else _number(cell) for cell in cells])
         for head, cells in counts.items()
     )
     took = [
         f"{m['seconds']:,.2f}" if "seconds" in m else f"{m.get('done', 0):,} units done"
         for m in models.values()
     ]
-    seconds = Column.of_numbers("seconds of work", took)
-    print_columns([Column("units", [*models]), *numbers, seconds])
+    seconds = TableColumn.of_numbers("seconds of work", took)
+    print_columns([TableColumn("units", [*models]), *numbers, seconds])
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class TableColumn:
     """A column of a table: its head and its cells, as they are printed."""
 
     head: str
@@ -313,7 +315,7 @@ class Column:
     is_number: bool = False
 
     @classmethod
-    def of_numbers(cls, head: str, cells: Sequence[str]) -> Column:
+    def of_numbers(cls, head: str, cells: Sequence[str]) -> TableColumn:
         """Return a column whose cells are aligned at their last digit."""
         return cls(head, cells, is_number=True)
 
@@ -329,17 +331,17 @@ class Column:
 
 
 def _show_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    result.print(f"\n[bold]{escape(title)}[/]")
+    stdout.print(f"\n[bold]{escape(title)}[/]")
     if not rows:
-        result.print("  none")
+        stdout.print("  none")
         return
     if len(rows) == 1:
         for name, value in rows[0].items():
-            result.print(f"  {escape(name.replace('_', ' ')):<36} {escape(_cell(value))}")
+            stdout.print(f"  {escape(name.replace('_', ' ')):<36} {escape(_cell(value))}")
         return
     print_columns(
         [
-            Column(
+            TableColumn(
                 name.replace("_", " "),
                 [_cell(row[name]) for row in rows],
                 isinstance(rows[0][name], int | float),
@@ -349,23 +351,23 @@ def _show_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     )
 
 
-def print_columns(columns: Sequence[Column]) -> None:
+def print_columns(columns: Sequence[TableColumn]) -> None:
     """Print a table, in several parts where the terminal is too narrow; no number is ever broken.
 
     The first column, which names the rows, is in every part.
     """
     for number, part in enumerate(_parts(columns)):
         if number:
-            result.print()
+            stdout.print()
         _print_part(part)
 
 
 def fits_a_terminal() -> bool:
     """Whether lines end where a terminal does; in a pipe they may be as long as they like."""
-    return result.is_terminal or "COLUMNS" in os.environ
+    return stdout.is_terminal or "COLUMNS" in os.environ
 
 
-def _parts(columns: Sequence[Column]) -> list[list[Column]]:
+def _parts(columns: Sequence[TableColumn]) -> list[list[TableColumn]]:
     """Return the columns in parts that fit the terminal, the first column in each of them.
 
     Where only the last column is too wide and is text, it stays: its words take several lines.
@@ -378,15 +380,15 @@ def _parts(columns: Sequence[Column]) -> list[list[Column]]:
         wraps = column is others[-1] and not column.is_number
         taken = sum(each.width + GAP for each in parts[-1])
         needed = column.longest_word if wraps else column.width
-        if len(parts[-1]) > 1 and taken + needed > result.width:
+        if len(parts[-1]) > 1 and taken + needed > stdout.width:
             parts.append([first])
         parts[-1].append(column)
     return parts
 
 
-def _print_part(columns: Sequence[Column]) -> None:
+def _print_part(columns: Sequence[TableColumn]) -> None:
     """Print columns side by side; where they do not fit, text is folded: at the end, then at the start."""
-    room = result.width if fits_a_terminal() else sum(column.width + GAP for column in columns)
+    room = stdout.width if fits_a_terminal() else sum(column.width + GAP for column in columns)
     widths = [column.width for column in columns]
     for place in (len(columns) - 1, 0):
         if not columns[place].is_number:
@@ -434,14 +436,15 @@ def print_json(facts: Any) -> None:
     import json
 
     sys.stdout.write(
-        json.dumps(plain(facts), indent=2, default=str, ensure_ascii=False, allow_nan=False) + "\n"
+        json.dumps(without_nan(facts), indent=2, default=str, ensure_ascii=False, allow_nan=False)
+        + "\n"
     )
 
 
-def plain(facts: Any) -> Any:
+def without_nan(facts: Any) -> Any:
     """The same without NaN and infinities, which JSON does not have: they become null."""
     if isinstance(facts, float) and not math.isfinite(facts):
         return None
     if isinstance(facts, Mapping):
-        return {key: plain(value) for key, value in facts.items()}
-    return [plain(value) for value in facts] if isinstance(facts, list | tuple) else facts
+        return {key: without_nan(value) for key, value in facts.items()}
+    return [without_nan(value) for value in facts] if isinstance(facts, list | tuple) else facts

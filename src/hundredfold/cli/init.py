@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import UsageError
 
-HERE = "my_job"  # the name that the template bears
+TEMPLATE_NAME = "my_job"  # the name that the template bears
 FILES = (
     "__init__.py",
     "contracts.py",
@@ -44,9 +44,9 @@ def scaffold(name: str, into: Path | None = None) -> Path:
             text = (template / f"{file}.txt").read_text(encoding="utf-8")
             path = folder / file
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text.replace(HERE, name), encoding="utf-8")
+            path.write_text(text.replace(TEMPLATE_NAME, name), encoding="utf-8")
         (folder / "data").mkdir()
-        (folder / "data" / "sales.csv").write_text(_sample(), encoding="utf-8")
+        (folder / "data" / "sales.csv").write_text(_sample_data(), encoding="utf-8")
     except OSError as error:
         raise UsageError(
             f"{folder} cannot be written: {error.strerror}",
@@ -55,7 +55,7 @@ def scaffold(name: str, into: Path | None = None) -> Path:
     return folder
 
 
-def _sample() -> str:
+def _sample_data() -> str:
     """Weekly sales of 60 shops and 5 products, with three rows that break the contract."""
     chance = random.Random(7)
     lines = ["week,shop,product,price,quantity"]

@@ -21,20 +21,20 @@ from ..workers.start_method import prestart_forkserver
 from .aws import COMMANDS
 from .options import (
     Group,
-    Where,
+    Target,
     argument,
+    as_of_option,
+    home_option,
     invoke,
-    report_unwritten,
-    takes_as_of,
-    takes_crew,
-    takes_home,
-    takes_job,
-    takes_json,
-    takes_new_code,
-    takes_place,
-    takes_run,
-    takes_source,
-    writing_into,
+    job_argument,
+    json_option,
+    new_code_option,
+    pool_options,
+    report_unprinted_result,
+    report_write_errors,
+    run_argument,
+    source_option,
+    target_options,
 )
 
 if TYPE_CHECKING:
@@ -61,11 +61,11 @@ def app(context: click.Context) -> None:
 
 
 @app.command()
-@takes_job
-@takes_source
-@takes_place
-@takes_crew
-@takes_as_of
+@job_argument
+@source_option
+@target_options
+@pool_options
+@as_of_option
 @click.option("--run-id", metavar="ID", help="The run's id, instead of one made from the time.")
 @click.option(
     "--max-rejected",
@@ -85,72 +85,72 @@ def app(context: click.Context) -> None:
     help="On AWS: about so many batches for each model, instead of as many as pay.",
 )
 @click.option("--detach", is_flag=True, help="On AWS: begin the run, and do not watch it.")
-@takes_json
+@json_option
 def run(
     job: str,
     source: Sequence[str],
-    where: Where,
+    target: Target,
     max_rejected: Sequence[str],
     max_failed: str | None,
     batches: int | None,
     detach: bool,
     as_json: bool,
-    **how: Any,
+    **options: Any,
 ) -> None:
     """Run a job: validate, prepare, enqueue, work, collect, publish."""
     from ..runs.backend import RunArguments
 
-    backend = where.backend()
+    backend = target.backend()
     backend.prestart()
     arguments = RunArguments(
         batches=batches,
         wait=not detach,
         max_rejected={
-            name: _limit(f"--max-rejected {name}", value)
-            for name, value in _pairs("--max-rejected", max_rejected).items()
+            name: _parse_limit(f"--max-rejected {name}", value)
+            for name, value in _parse_pairs("--max-rejected", max_rejected).items()
         },
-        max_failed=_limit("--max-failed", max_failed) if max_failed is not None else None,
-        **how,
+        max_failed=_parse_limit("--max-failed", max_failed) if max_failed is not None else None,
+        **options,
     )
-    places = _pairs("--source", source)
-    _watched(lambda callbacks: backend.run(job, places, arguments, callbacks), where, as_json)
+    places = _parse_pairs("--source", source)
+    _follow(lambda callbacks: backend.run(job, places, arguments, callbacks), target, as_json)
 
 
 @app.command()
-@takes_run
-@takes_place
+@run_argument
+@target_options
 @click.option("--all", "every", is_flag=True, help="List all runs.")
 @click.option("--watch", is_flag=True, help="On AWS: follow the run to its end.")
-@takes_json
-def status(run: str | None, where: Where, every: bool, watch: bool, as_json: bool) -> None:
+@json_option
+def status(run: str | None, target: Target, every: bool, watch: bool, as_json: bool) -> None:
     """Say where a run is, what came of its rows and units, and what to do next."""
     from ..api import open_run
     from ..runs.summary import STOPPED, summarize
     from . import display
 
     if watch:
-        _watched(lambda callbacks: where.backend().watch(run, callbacks), where, as_json)
+        _follow(lambda callbacks: target.backend().watch(run, callbacks), target, as_json)
         return
-    there = where.open()
+    home = target.open()
     if every:
-        _list_runs(there, as_json)
+        _list_runs(home, as_json)
         return
-    found = open_run(run, home=there)
+    found = open_run(run, home=home)
     facts = summarize(found)
     if as_json:
         display.print_json(facts)
         return
-    display.show_summary(facts, _verdicts(found), None)
+    display.show_summary(facts, _validation_results(found), None)
     if facts["state"] in ("new", "running", STOPPED):
-        display.result.print(
+        display.stdout.print(
             f"\nat: {facts['step']}"
             + ("" if facts["active"] else "   (no process is at work on it)")
         )
-    display.show_next(_next(facts, where, found.home))
+    display.show_next(_next_commands(facts, target, found.home))
 
 
 @app.command()
-@takes_run
+@run_argument
 @click.option("--model", metavar="MODEL", help="Of this model only.")
 @click.option(
     "--limit",
@@ -161,10 +161,10 @@ def status(run: str | None, where: Where, every: bool, watch: bool, as_json: boo
     help="Show so many at most.",
 )
 @click.option("--traceback", is_flag=True, help="Show each unit's traceback.")
-@takes_place
-@takes_json
+@target_options
+@json_option
 def failures(
-    run: str | None, model: str | None, limit: int, traceback: bool, where: Where, as_json: bool
+    run: str | None, model: str | None, limit: int, traceback: bool, target: Target, as_json: bool
 ) -> None:
     """List the units that failed or crashed, each with its reason."""
     from rich.markup import escape
@@ -173,32 +173,32 @@ def failures(
     from ..data.arrays import rows_of
     from . import display
 
-    found = open_run(run, home=where.open())
+    found = open_run(run, home=target.open())
     rows = rows_of(found.failures(model).arrow())
     if as_json:
         display.print_json(rows)
         return
     for row in rows[:limit]:
-        display.result.print(
+        display.stdout.print(
             f"[bold]{escape(row['model'])}  {escape(row['unit'])}[/]  {row['status']}  {escape(row['error'])}: {escape((row['message'] or '').strip().partition(chr(10))[0])}"
         )
         if traceback and row["traceback"]:
-            display.result.print(escape(row["traceback"]))
+            display.stdout.print(escape(row["traceback"]))
     if len(rows) > limit:
-        display.result.print(f"and {len(rows) - limit:,} more")
+        display.stdout.print(f"and {len(rows) - limit:,} more")
     if not rows:
-        display.result.print("no unit failed")
+        display.stdout.print("no unit failed")
         return
-    first, older = rows[0], _if_older(found.id, found.home)
+    first, older = rows[0], _run_option(found.id, found.home)
     display.show_next(
         [
             (
-                _command(where, "replay", first["model"], first["unit"], *older, "--pdb"),
+                _command(target, "replay", first["model"], first["unit"], *older, "--pdb"),
                 "runs that unit's function here, under the debugger",
             ),
             (
-                _command(where, "retry", *older[1:], NEW_CODE),
-                f"does the failed units again, once the function is {_mended(where)}",
+                _command(target, "retry", *older[1:], NEW_CODE),
+                f"does the failed units again, once the function is {_when_fixed(target)}",
             ),
         ]
     )
@@ -217,19 +217,19 @@ def failures(
     is_flag=True,
     help="Under the debugger: stop at the first line; without it, nothing stops.",
 )
-@takes_place
-def replay(model: str, key: str, run: str | None, pdb: bool, where: Where) -> None:
+@target_options
+def replay(model: str, key: str, run: str | None, pdb: bool, target: Target) -> None:
     """Call a model's function here on one unit, with the rows it had in the run."""
     from ..api import replay as replay_unit
     from . import display
 
-    call = _debugged if pdb else _called
-    display.result.print(
-        repr(replay_unit(model, key, run_id=run, home=where.open(), call=call)), markup=False
+    call = _call_under_debugger if pdb else _call
+    display.stdout.print(
+        repr(replay_unit(model, key, run_id=run, home=target.open(), call=call)), markup=False
     )
 
 
-def _called(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _call(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call a user's function; print what it raises as Python does, and end with exit status 1."""
     try:
         return work(*args, **kwargs)
@@ -244,37 +244,37 @@ def _called(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         sys.exit(1)
 
 
-def _debugged(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _call_under_debugger(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call a user's function under the debugger."""
     from pdb import Pdb
 
-    return _called(Pdb().runcall, work, *args, **kwargs)
+    return _call(Pdb().runcall, work, *args, **kwargs)
 
 
 @app.command()
-@takes_run
-@takes_new_code
-@takes_place
-@takes_crew
-@takes_json
-def retry(run: str | None, where: Where, as_json: bool, **crew: Any) -> None:
+@run_argument
+@new_code_option
+@target_options
+@pool_options
+@json_option
+def retry(run: str | None, target: Target, as_json: bool, **crew: Any) -> None:
     """Do the failed and crashed units again, and the models that build on them; then go on to publish."""
     from ..runs.backend import RunArguments
 
-    backend = where.backend()
+    backend = target.backend()
     backend.prestart()
-    _watched(lambda callbacks: backend.retry(run, RunArguments(**crew), callbacks), where, as_json)
+    _follow(lambda callbacks: backend.retry(run, RunArguments(**crew), callbacks), target, as_json)
 
 
 @app.command()
-@takes_run
-@takes_source
-@takes_new_code
-@takes_place
-@takes_crew
-@takes_json
+@run_argument
+@source_option
+@new_code_option
+@target_options
+@pool_options
+@json_option
 def resume(
-    run: str | None, source: Sequence[str], where: Where, as_json: bool, **crew: Any
+    run: str | None, source: Sequence[str], target: Target, as_json: bool, **crew: Any
 ) -> None:
     """Go on with a run that was stopped, or whose driver died. What is done is kept.
 
@@ -282,29 +282,29 @@ def resume(
     """
     from ..runs.backend import RunArguments
 
-    backend = where.backend()
+    backend = target.backend()
     backend.prestart()
-    places = _pairs("--source", source)
-    _watched(
+    places = _parse_pairs("--source", source)
+    _follow(
         lambda callbacks: backend.resume(run, RunArguments(**crew), callbacks, sources=places),
-        where,
+        target,
         as_json,
     )
 
 
 @app.command()
-@takes_run
-@takes_place
-def cancel(run: str | None, where: Where) -> None:
+@run_argument
+@target_options
+def cancel(run: str | None, target: Target) -> None:
     """End a run for good. What was done stays readable."""
     from . import display
 
-    record = where.backend().cancel(run)
-    display.result.print(f"run {record.id} is cancelled; its files stay until you remove them")
+    record = target.backend().cancel(run)
+    display.stdout.print(f"run {record.id} is cancelled; its files stay until you remove them")
 
 
 @app.command()
-@takes_run
+@run_argument
 @click.option(
     "--max-failed",
     metavar="LIMIT",
@@ -313,22 +313,22 @@ def cancel(run: str | None, where: Where) -> None:
 @click.option(
     "--replace-newer", is_flag=True, help="Replace the current release even if a newer run made it."
 )
-@takes_new_code
-@takes_place
-@takes_json
+@new_code_option
+@target_options
+@json_option
 def publish(
-    run: str | None, max_failed: str | None, where: Where, as_json: bool, **decisions: Any
+    run: str | None, max_failed: str | None, target: Target, as_json: bool, **decisions: Any
 ) -> None:
     """Publish a run that its limits held back."""
     from ..runs.backend import RunArguments
 
-    backend = where.backend()
-    limit = _limit("--max-failed", max_failed) if max_failed is not None else None
-    _watched(
+    backend = target.backend()
+    limit = _parse_limit("--max-failed", max_failed) if max_failed is not None else None
+    _follow(
         lambda callbacks: backend.publish(
             run, RunArguments(max_failed=limit, **decisions), callbacks
         ),
-        where,
+        target,
         as_json,
     )
 
@@ -341,24 +341,24 @@ def publish(
     metavar="VERSION",
     help="The version to go to; the one that the current was built upon, if left out.",
 )
-@takes_place
-def rollback(job: str, to: int | None, where: Where) -> None:
+@target_options
+def rollback(job: str, to: int | None, target: Target) -> None:
     """Let the release that the current one replaced, or another, be the current one."""
     from ..api import rollback as roll_back
     from . import display
 
-    release = roll_back(job, home=where.open(job), to=to)
-    display.result.print(
+    release = roll_back(job, home=target.open(job), to=to)
+    display.stdout.print(
         f"release {release.version} of {job} is current again (run {release.run}, {', '.join(f'{n:,} rows of {name}' for name, n in release.rows.items())})"
     )
 
 
 @app.command()
-@takes_job
-@takes_source
+@job_argument
+@source_option
 @click.option("--model", metavar="MODEL", help="This model only; those before it run, untimed.")
-@takes_crew
-@takes_as_of
+@pool_options
+@as_of_option
 @click.option(
     "--seconds",
     type=float,
@@ -367,8 +367,8 @@ def rollback(job: str, to: int | None, where: Where) -> None:
     metavar="N",
     help="So long may the run here take; the other timings together as long again. Beyond it: extrapolated.",
 )
-@takes_json
-def bench(job: str, source: Sequence[str], as_json: bool, **how: Any) -> None:
+@json_option
+def bench(job: str, source: Sequence[str], as_json: bool, **options: Any) -> None:
     """Is it worth it? Time a job here, and as the loops that it replaces. Nothing is kept."""
     prestart_forkserver()
     from ..bench.compare import compare
@@ -376,13 +376,13 @@ def bench(job: str, source: Sequence[str], as_json: bool, **how: Any) -> None:
     from . import display
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    places = _pairs("--source", source)
-    with display.Timing() as listener:
+    places = _parse_pairs("--source", source)
+    with display.TimingDisplay() as listener:
         try:
-            facts = compare(job, places, listener=listener, **how)
+            facts = compare(job, places, listener=listener, **options)
         except KeyboardInterrupt:
-            listener.bars.stop()
-            display.words.print("stopped; nothing is kept")
+            listener.progress_bars.stop()
+            display.stderr.print("stopped; nothing is kept")
             sys.exit(130)
     if as_json:
         display.print_json(facts)
@@ -398,7 +398,7 @@ def init(name: str) -> None:
     from .init import scaffold
 
     folder = scaffold(name)
-    display.result.print(f"made {display.near(folder)}")
+    display.stdout.print(f"made {display.relative_path(folder)}")
     display.show_next(
         [
             (f"hundredfold run {name}.job:job", "runs it"),
@@ -422,13 +422,13 @@ def init(name: str) -> None:
 @click.option(
     "--data", metavar="FOLDER", help="The folder for the demo's data; below the home, if left out."
 )
-@takes_home
-@takes_crew
-@takes_json
+@home_option
+@pool_options
+@json_option
 def demo(size: str, name: str, data: str | None, home: str, as_json: bool, **crew: Any) -> None:
     """Make a mobile operator's data with known truth and realistic dirt, and price all of it."""
-    where = Where(home)
-    where.backend().prestart()
+    target = Target(home)
+    target.backend().prestart()
     from .. import api
     from ..local.home import Home
     from . import display
@@ -438,20 +438,20 @@ def demo(size: str, name: str, data: str | None, home: str, as_json: bool, **cre
     found.check(size)
     Home(home)  # before anything is put into that folder
     folder = found.folder(data, home, size)
-    with writing_into("--data", folder):
+    with report_write_errors("--data", folder):
         folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    display.words.print(f"making the data of size {size} in {folder}", style="dim")
-    with writing_into("--data", folder):
+    display.stderr.print(f"making the data of size {size} in {folder}", style="dim")
+    with report_write_errors("--data", folder):
         places = found.make(size, folder)
-    display.words.print(f"made in {time.monotonic() - began:.1f} s", style="dim")
-    _watched(
+    display.stderr.print(f"made in {time.monotonic() - began:.1f} s", style="dim")
+    _follow(
         lambda callbacks: api.run(
             found.job, places, home=home, as_of=found.as_of, callbacks=callbacks, **crew
         ),
-        where,
+        target,
         as_json,
-        found.next(where.words),
+        found.next(target.cli_options),
     )
 
 
@@ -459,25 +459,28 @@ for _command_of_a_stack in COMMANDS:
     app.add_command(_command_of_a_stack)
 
 
-def _watched(
-    action: Callable[[Any], Any], where: Where, as_json: bool, more: Sequence[tuple[str, str]] = ()
+def _follow(
+    action: Callable[[Any], Any],
+    target: Target,
+    as_json: bool,
+    more: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Do something long under a bar, and say at its end what has come of it; `more`: next commands beside the usual ones."""
     from ..api import open_run
     from ..runs.summary import summarize
     from . import display
 
-    _answer_signals()
+    _interrupt_on_signals()
     began = time.monotonic()
-    with display.Live() as live:
+    with display.ProgressDisplay() as live:
         try:
             found = action(live)
         except PublishRefused as refusal:
             held: PublishRefused | None = refusal
-            found = open_run(live.run, home=where.open())
+            found = open_run(live.run, home=target.open())
         except KeyboardInterrupt:
-            live.bars.stop()
-            _stopped(live, where)
+            live.progress_bars.stop()
+            _exit_interrupted(live, target)
         else:
             held = None
     facts = summarize(found)
@@ -485,24 +488,26 @@ def _watched(
         display.print_json(facts)
     else:
         display.show_summary(
-            {**facts, "reason": ""} if held else facts, _verdicts(found), time.monotonic() - began
+            {**facts, "reason": ""} if held else facts,
+            _validation_results(found),
+            time.monotonic() - began,
         )
         if held is None:
-            display.show_next([*_next(facts, where, found.home), *more])
-    _report_unwritten(facts, where)
+            display.show_next([*_next_commands(facts, target, found.home), *more])
+    _report_unwritten(facts, target)
     if held is not None:
         raise held
 
 
-def _report_unwritten(facts: RunSummary, where: Where) -> None:
+def _report_unwritten(facts: RunSummary, target: Target) -> None:
     """Say on stderr what became of a run whose summary could not be printed."""
     release = facts["release"]
     published = f", release {release['version']} is published" if release else ""
     outcome = f"run {facts['run']} is {facts['state']}{published}"
-    report_unwritten(outcome, _command(where, "status", facts["run"]))
+    report_unprinted_result(outcome, _command(target, "status", facts["run"]))
 
 
-def _answer_signals() -> None:
+def _interrupt_on_signals() -> None:
     """Answer SIGTERM, and the loss of the terminal, like Ctrl-C. What the caller ignores (nohup) stays ignored."""
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
@@ -510,7 +515,7 @@ def _answer_signals() -> None:
             signal.signal(number, signal.default_int_handler)
 
 
-def _stopped(live: Any, where: Where) -> None:
+def _exit_interrupted(live: Any, target: Target) -> None:
     """Ctrl-C: say that nothing is lost, and how to go on."""
     from . import display
 
@@ -520,17 +525,17 @@ def _stopped(live: Any, where: Where) -> None:
         else ""
     )
     if not live.run:
-        display.words.print("stopped before a run had begun")
+        display.stderr.print("stopped before a run had begun")
     else:
-        interruption = where.backend().interruption(live.run)
-        display.words.print(f"{interruption.message}{done}")
-        display.words.print(
-            f"hint: {'   or end it: '.join(_command(where, *parts) for parts in interruption.commands)}"
+        interruption = target.backend().interruption(live.run)
+        display.stderr.print(f"{interruption.message}{done}")
+        display.stderr.print(
+            f"hint: {'   or end it: '.join(_command(target, *parts) for parts in interruption.commands)}"
         )
     sys.exit(130)
 
 
-def _next(facts: RunSummary, where: Where, home: RunHome) -> list[tuple[str, str]]:
+def _next_commands(facts: RunSummary, target: Target, home: RunHome) -> list[tuple[str, str]]:
     """The commands that make sense now."""
     run, state = facts["run"], facts["state"]
     bad = sum(m.get("failed", 0) + m.get("crashed", 0) for m in facts["models"].values())
@@ -540,78 +545,78 @@ def _next(facts: RunSummary, where: Where, home: RunHome) -> list[tuple[str, str
     if state in ("new", "running"):
         told.append(
             (
-                _command(where, "status", run, *where.backend().watch_options),
+                _command(target, "status", run, *target.backend().watch_options),
                 "shows how far it is by then",
             )
         )
-        told.append((_command(where, "cancel", run), "ends it for good"))
+        told.append((_command(target, "cancel", run), "ends it for good"))
     if state == STOPPED:
-        told.append((_command(where, "resume", run), "goes on where the driver stopped"))
+        told.append((_command(target, "resume", run), "goes on where the driver stopped"))
     if state == "failed":
-        told.append((_command(where, "resume", run), "goes on, once the cause is mended"))
+        told.append((_command(target, "resume", run), "goes on, once the cause is mended"))
     if bad:
-        told.append((_command(where, "failures", run), f"shows why {bad:,} units failed"))
+        told.append((_command(target, "failures", run), f"shows why {bad:,} units failed"))
         told.append(
             (
-                _command(where, "retry", run, NEW_CODE),
-                f"does them again, once the function is {_mended(where)}",
+                _command(target, "retry", run, NEW_CODE),
+                f"does them again, once the function is {_when_fixed(target)}",
             )
         )
     if state == "held" and "made by a newer run" in facts["reason"]:
         told.append(
             (
-                _command(where, "publish", run, "--replace-newer"),
+                _command(target, "publish", run, "--replace-newer"),
                 "replaces the newer run's release all the same",
             )
         )
     elif state == "held" and bad and any(m.get("ok") for m in facts["models"].values()):
         told.append(
-            (_command(where, "publish", run, "--max-failed", str(bad)), "publishes without them")
+            (_command(target, "publish", run, "--max-failed", str(bad)), "publishes without them")
         )
     elif state == "held" and not bad:
         told.append(
             (
-                _command(where, "resume", run),
+                _command(target, "resume", run),
                 "publishes, once the query or the contract of what is published is mended",
             )
         )
     if facts["release"] and facts["release"]["current"] and facts["release"]["parent"] is not None:
         told.append(
             (
-                _command(where, "rollback", facts["job"]),
+                _command(target, "rollback", facts["job"]),
                 f"makes release {facts['release']['parent']} the current one again",
             )
         )
     if state == "done":
-        told.append((_command(where, "status", run), "shows this again"))
+        told.append((_command(target, "status", run), "shows this again"))
     if facts["sample"]:
         told.append(
             (
-                _command(where, "replay", *facts["sample"], *_if_older(run, home)),
+                _command(target, "replay", *facts["sample"], *_run_option(run, home)),
                 "runs one unit's function here, with the rows it had (--pdb: under the debugger)",
             )
         )
     return told
 
 
-def _if_older(run: str, home: RunHome) -> list[str]:
+def _run_option(run: str, home: RunHome) -> list[str]:
     """The option that names a run, where leaving it out would name a newer one."""
     from ..runs.run import newest_run
 
     return [] if newest_run(home).id == run else ["--run", run]
 
 
-def _mended(where: Where) -> str:
-    return where.backend().fixed
+def _when_fixed(target: Target) -> str:
+    return target.backend().fixed
 
 
-def _command(where: Where, *parts: str) -> str:
+def _command(target: Target, *parts: str) -> str:
     import shlex
 
-    return shlex.join(["hundredfold", *parts, *where.words])
+    return shlex.join(["hundredfold", *parts, *target.cli_options])
 
 
-def _verdicts(found: Any) -> Any:
+def _validation_results(found: Any) -> Any:
     from ..pipeline.validate import read_validation
 
     try:
@@ -639,12 +644,12 @@ def _list_runs(home: RunHome, as_json: bool) -> None:
         )
         return
     for record, state in zip(records, states, strict=True):
-        display.result.print(
+        display.stdout.print(
             f"{record.id}  {record.job}  [bold]{state}[/]  {record.step}  {record.updated}"
         )
 
 
-def _pairs(option: str, given: Sequence[str]) -> dict[str, str]:
+def _parse_pairs(option: str, given: Sequence[str]) -> dict[str, str]:
     """NAME=VALUE, several of them; UsageError for what is not."""
     pairs: dict[str, str] = {}
     for text in given:
@@ -665,7 +670,7 @@ def _pairs(option: str, given: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
-def _limit(what: str, text: str) -> float:
+def _parse_limit(what: str, text: str) -> float:
     """A count or a share."""
     try:
         return int(text)

@@ -15,22 +15,21 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource, augment_usage_errors
 
-from ..errors import KEPT as KEPT_IN
-from ..errors import NEW_CODE, HundredfoldError, UsageError, placed, text_of_error
+from ..errors import NEW_CODE, TRACEBACK_HINT, HundredfoldError, UsageError, placed, text_of_error
 from . import streams
 
 if TYPE_CHECKING:
     from ..ports.interfaces import RunHome
     from ..runs.backend import Backend
 
-KEPT = ".hundredfold"  # where runs are kept
+DEFAULT_HOME = ".hundredfold"  # where runs are kept
 
 
 class Argument(click.Argument):
     """An argument that the help tells of. Only the newest click has such a thing itself. `may_be_empty`: "" is a value of it."""
 
-    def __init__(self, *words: Any, about: str, may_be_empty: bool = False, **how: Any) -> None:
-        super().__init__(*words, **how)
+    def __init__(self, *words: Any, about: str, may_be_empty: bool = False, **options: Any) -> None:
+        super().__init__(*words, **options)
         self.about, self.may_be_empty = about, may_be_empty
 
 
@@ -88,13 +87,13 @@ class Group(click.Group):
             )
 
 
-def argument(name: str, about: str, **how: Any) -> Callable[[Any], Any]:
+def argument(name: str, about: str, **options: Any) -> Callable[[Any], Any]:
     """A command's argument, with its line of help."""
-    return click.argument(name, cls=Argument, about=about, **how)
+    return click.argument(name, cls=Argument, about=about, **options)
 
 
 @contextmanager
-def writing_into(option: str, folder: Path) -> Iterator[None]:
+def report_write_errors(option: str, folder: Path) -> Iterator[None]:
     """Let what the system reports about a folder that an option names, and is written into, be a UsageError."""
     place = folder.absolute()
     try:
@@ -113,10 +112,10 @@ def writing_into(option: str, folder: Path) -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class Target:
     """Where runs are kept: in a folder of this machine, or by a stack on AWS."""
 
-    home: str = KEPT
+    home: str = DEFAULT_HOME
     name: str = "local"
     stack: str | None = None
 
@@ -131,7 +130,7 @@ class Where:
         )
 
     @property
-    def words(self) -> list[str]:
+    def cli_options(self) -> list[str]:
         """The options that say the same again."""
         return self.backend().cli_options
 
@@ -140,40 +139,44 @@ class Where:
         return self.backend().open_home(job)
 
 
-def takes_place(command: Any) -> Any:
+def target_options(command: Any) -> Any:
     """--home, --backend and --stack, handed on as `where`; what an error advises to do is told with them."""
 
     @wraps(command)
-    def told(home: str, backend: str, stack: str | None, **how: Any) -> Any:
-        where = Where(home, backend, stack)
+    def wrapper(home: str, backend: str, stack: str | None, **options: Any) -> Any:
+        target = Target(home, backend, stack)
         try:
-            return command(where=where, **how)
+            return command(target=target, **options)
         except HundredfoldError as error:
-            error.hint = placed(error.hint or "", where.words) or None
+            error.hint = placed(error.hint or "", target.cli_options) or None
             raise
 
-    return takes_home(takes_backend(takes_stack(told)))
+    return home_option(backend_option(stack_option(wrapper)))
 
 
-def takes_crew(command: Any) -> Any:
+def pool_options(command: Any) -> Any:
     """--workers and --memory."""
-    return takes_workers(takes_memory(command))
+    return workers_option(memory_option(command))
 
 
-def _files(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[Any]:
+def _complete_files(
+    _context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[Any]:
     """Let the shell complete the path of a file."""
     from click.shell_completion import CompletionItem
 
     return [CompletionItem(incomplete, type="file")]
 
 
-def _run_ids(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[Any]:
+def _complete_run_ids(
+    context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[Any]:
     """The ids of the runs of this machine's home, newest first, for a shell's completion."""
     from click.shell_completion import CompletionItem
 
-    home = str(context.params.get("home") or KEPT)
+    home = str(context.params.get("home") or DEFAULT_HOME)
     try:
-        records = Where(home).open().ledger.runs()
+        records = Target(home).open().ledger.runs()
     except HundredfoldError:
         return []
     return [
@@ -184,61 +187,64 @@ def _run_ids(context: click.Context, _parameter: click.Parameter, incomplete: st
 
 
 # what several commands take; what a command only hands on, it takes as **crew or **how
-takes_job = argument(
+job_argument = argument(
     "job",
     "The job, as module:attribute or path/to/file.py:attribute, such as my_job.job:job. The attribute can be left out where there is one job.",
-    shell_complete=_files,
+    shell_complete=_complete_files,
 )
-takes_run = argument(
-    "run", "A run's id; the newest run, if left out.", required=False, shell_complete=_run_ids
+run_argument = argument(
+    "run",
+    "A run's id; the newest run, if left out.",
+    required=False,
+    shell_complete=_complete_run_ids,
 )
-takes_source = click.option(
+source_option = click.option(
     "--source",
     "-s",
     multiple=True,
     metavar="NAME=PATH",
     help="NAME=PATH: where a source's rows are (a file, a glob in quotes, a folder). Can be given again.",
 )
-takes_as_of = click.option(
+as_of_option = click.option(
     "--as-of", metavar="TIME", help="What counts as now, in UTC: 2026-06-30 or 2026-06-30T12:00."
 )
-takes_home = click.option(
+home_option = click.option(
     "--home",
-    default=KEPT,
+    default=DEFAULT_HOME,
     envvar="HUNDREDFOLD_HOME",
     show_default=True,
     show_envvar=True,
     metavar="FOLDER",
     help="The folder that keeps the runs.",
 )
-takes_backend = click.option(
+backend_option = click.option(
     "--backend",
     type=click.Choice(["local", "aws"]),
     default="local",
     show_default=True,
     help="On this machine, or on AWS, where the job was deployed.",
 )
-takes_stack = click.option(
+stack_option = click.option(
     "--stack",
     envvar="HUNDREDFOLD_STACK",
     show_envvar=True,
     metavar="NAME",
     help="The stack on AWS; that of the job, or the only one, if left out.",
 )
-takes_workers = click.option(
+workers_option = click.option(
     "--workers", type=int, metavar="N", help="Worker processes; one for each core, if left out."
 )
-takes_memory = click.option(
+memory_option = click.option(
     "--memory",
     metavar="SIZE",
     help="Memory for all processes together, such as 2GB; 70 % of the machine's, if left out.",
 )
-takes_new_code = click.option(
+new_code_option = click.option(
     NEW_CODE,
     is_flag=True,
     help="Go on with other code than the run began with. Units that are done keep theirs. On AWS: other code than was deployed then.",
 )
-takes_json = click.option(
+json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON to stdout, for a script."
 )
 
@@ -253,7 +259,7 @@ def invoke(app: click.Group, name: str) -> None:
     code = _exit_code(app, name)
     error = streams.streams.result_error()
     if error is not None:
-        _show(
+        _print_error(
             HundredfoldError(f"the result cannot be written to standard output: {error.strerror}")
         )
         code = code or 1
@@ -267,15 +273,15 @@ def _exit_code(app: click.Group, name: str) -> Any:
     except click.exceptions.Exit as end:  # after --help and --version
         return end.exit_code
     except click.UsageError as error:
-        return _show(_in_our_words(error, name))
+        return _print_error(_as_usage_error(error, name))
     except HundredfoldError as error:
-        return _show(error)
+        return _print_error(error)
     except KeyboardInterrupt:
         return 130
     except SystemExit as end:
         return end.code
     except Exception as error:  # noqa: BLE001  # no traceback reaches a person; it is kept for whoever looks for the cause
-        return _show(_unexpected(error))
+        return _print_error(_unexpected(error))
     return 0
 
 
@@ -288,14 +294,14 @@ def _complete(app: click.Group, name: str) -> None:
         sys.exit(shell_complete(app, {}, name, variable, instruction))
 
 
-def report_unwritten(outcome: str, hint: str) -> None:
+def report_unprinted_result(outcome: str, hint: str) -> None:
     """Report once on stderr that a command's result was not printed, and what became of its work.
 
     The exit status stays that of the work: a run that was published is published.
     """
     error = streams.streams.result_error()
     if error is not None:
-        _show(
+        _print_error(
             HundredfoldError(
                 f"the result cannot be written to standard output: {error.strerror}; {outcome}",
                 hint=hint,
@@ -303,7 +309,7 @@ def report_unwritten(outcome: str, hint: str) -> None:
         )
 
 
-def _show(error: HundredfoldError) -> int:
+def _print_error(error: HundredfoldError) -> int:
     """Print an error, and return its exit status."""
     from . import display
 
@@ -315,9 +321,9 @@ def _unexpected(error: Exception) -> HundredfoldError:
     """Return an error that is not ours as one line, with the file that keeps its traceback."""
     log = next(
         (
-            note.removeprefix(KEPT_IN)
+            note.removeprefix(TRACEBACK_HINT)
             for note in getattr(error, "__notes__", ())
-            if note.startswith(KEPT_IN)
+            if note.startswith(TRACEBACK_HINT)
         ),
         "",
     )
@@ -337,11 +343,12 @@ def _unexpected(error: Exception) -> HundredfoldError:
         log = file.name
     text = " ".join(text_of_error(error).split())
     return HundredfoldError(
-        f"unexpected {type(error).__name__}" + (f": {text}" if text else ""), hint=f"{KEPT_IN}{log}"
+        f"unexpected {type(error).__name__}" + (f": {text}" if text else ""),
+        hint=f"{TRACEBACK_HINT}{log}",
     )
 
 
-def _in_our_words(error: click.UsageError, name: str) -> UsageError:
+def _as_usage_error(error: click.UsageError, name: str) -> UsageError:
     """What click finds wrong with the words is told as every other error is."""
     command = error.ctx.command_path if error.ctx else name
     usage = (

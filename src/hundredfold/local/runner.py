@@ -20,7 +20,7 @@ import pyarrow as pa
 from ..data.checksums import recomputed_from
 from ..data.manifest import Manifest, UnitList
 from ..errors import (
-    KEPT,
+    TRACEBACK_HINT,
     DamagedFile,
     HomeError,
     HundredfoldError,
@@ -71,7 +71,7 @@ def fail(home: Home, run: str, error: Exception) -> None:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write("".join(traceback.format_exception(error)))
-            error.add_note(f"{KEPT}{log}")
+            error.add_note(f"{TRACEBACK_HINT}{log}")
     with suppress(
         HomeError, StateError
     ):  # the disk is full, or it was cancelled meanwhile: the error itself says more

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from hundredfold.cli.options import Where, argument, takes_json, takes_place
+from hundredfold.cli.options import Target, argument, json_option, target_options
 
 
 @click.command("dirt")
@@ -20,16 +20,16 @@ from hundredfold.cli.options import Where, argument, takes_json, takes_place
     metavar="FILE",
     help="Write the ledger to FILE (.csv or .parquet): a row for each value touched.",
 )
-@takes_place
-@takes_json
-def command(run: str | None, out: str | None, where: Where, as_json: bool) -> None:
+@target_options
+@json_option
+def command(run: str | None, out: str | None, target: Target, as_json: bool) -> None:
     """Say what became of every row that came in dirty, and reconcile the money. Exit status 1 if the sums are not even."""
     import hundredfold
     from hundredfold.cli import display
     from tariffs.data_quality import show
     from tariffs.data_quality.reconciliation import reconcile
 
-    balances, ledger = reconcile(hundredfold.open_run(run, home=where.open("tariffs")))
+    balances, ledger = reconcile(hundredfold.open_run(run, home=target.open("tariffs")))
     if out:
         show.write(ledger, Path(out))
     if as_json:

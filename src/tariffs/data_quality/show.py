@@ -14,7 +14,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from rich.markup import escape
 
-from hundredfold.cli.display import print_hanging, result
+from hundredfold.cli.display import print_indented, stdout
 from hundredfold.errors import UsageError
 from tariffs.data_quality.reconciliation import MONEY_SQL, SourceBalance
 from tariffs.release.show import grid_of, print_grid
@@ -62,18 +62,18 @@ def show(balances: Sequence[SourceBalance], ledger: pa.Table) -> None:
     )
     _print_parts("money", {b.source: _money_of(b, done) for b in touched if b.source in MONEY_SQL})
     if touched:
-        print_hanging("", EXPLAINED)
-        result.print("\n[bold]What was done, and the money of those rows[/]")
+        print_indented("", EXPLAINED)
+        stdout.print("\n[bold]What was done, and the money of those rows[/]")
         _print_done(done)
     for balance in balances:
         if not balance.even:
-            result.print(
+            stdout.print(
                 f"[red]{balance.source} does not come out even[/]"
                 + (f": {balance.untold:,} repaired rows are told nowhere" if balance.untold else "")
             )
     untouched = [balance.source for balance in balances if balance not in touched]
     if untouched:
-        print_hanging("\n" if touched else "", f"Nothing to do in {', '.join(untouched)}.")
+        print_indented("\n" if touched else "", f"Nothing to do in {', '.join(untouched)}.")
 
 
 def _rows(balance: SourceBalance, part: str) -> int | None:
@@ -126,7 +126,7 @@ def _print_parts(title: str, sources: Mapping[str, Mapping[str, int | None]]) ->
         counts = (parts[part] for parts in sources.values())
         grid.add_row(part, *("-" if count is None else f"{count:,}" for count in counts))
     print_grid(grid)
-    result.print()
+    stdout.print()
 
 
 def facts(balance: SourceBalance, ledger: pa.Table) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from hundredfold.cli.options import Group, Where, takes_home, takes_json, takes_run
+from hundredfold.cli.options import Group, Target, home_option, json_option, run_argument
 
 truth_option = click.option(
     "--truth",
@@ -27,7 +27,7 @@ plots_option = click.option(
 
 def finished_run_options(command: Any) -> Any:
     """A run, and where it and its truth are."""
-    return takes_run(truth_option(plots_option(takes_home(takes_json(command)))))
+    return run_argument(truth_option(plots_option(home_option(json_option(command)))))
 
 
 @click.group(cls=Group)
@@ -110,9 +110,9 @@ def dial(
 
 
 @evidence.command()
-@takes_run
-@takes_home
-@takes_json
+@run_argument
+@home_option
+@json_option
 def prior(run: str | None, home: str, as_json: bool) -> None:
     """What the run found of its own data: do prices answer to demand, and did the gate keep the units' own fits? Needs no truth."""
     from tariffs.evaluation import show
@@ -164,9 +164,9 @@ def backtest(
 
 
 @evidence.command()
-@takes_run
-@takes_home
-@takes_json
+@run_argument
+@home_option
+@json_option
 def substitution(run: str | None, home: str, as_json: bool) -> None:
     """What the sizes of one bundle take from one another, as the run's own sales tell, beside the policy's cross_effect. Needs no truth."""
     from tariffs.evaluation import show
@@ -221,13 +221,13 @@ def loop(
 def _open(home: str, run: str | None, truth: str | None) -> Any:
     from tariffs.evaluation.run_data import open_finished
 
-    return open_finished(Where(home).open(), run, truth)
+    return open_finished(Target(home).open(), run, truth)
 
 
 def _report_progress(words: str) -> None:
     from hundredfold.cli import display
 
-    display.words.print(words, style="dim")
+    display.stderr.print(words, style="dim")
 
 
 def _json(found: Any) -> None:
@@ -243,4 +243,4 @@ def _plot(folder: str | None, name: str, panels: Callable[[Any], list[Any]]) -> 
     from tariffs.evaluation import plots
 
     for file in plots.draw(folder, name, panels(plots)):
-        display.words.print(display.near(file), style="dim")
+        display.stderr.print(display.relative_path(file), style="dim")

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from hundredfold.cli.display import result
+from hundredfold.cli.display import stdout
 from tariffs.evaluation.backtest import Backtest
 from tariffs.evaluation.calibration import Band, Calibration
 from tariffs.evaluation.elasticity_recovery import ESTIMATORS, Recovery, Score
@@ -52,7 +52,7 @@ def show_recovery(found: Recovery) -> None:
 
 def show_ways() -> None:
     """What the four ways to have an elasticity are called."""
-    result.print()
+    stdout.print()
     for way in _ways():
         _print_hanging(f"{way:<7} {ESTIMATOR_TEXTS[way]}")
 
@@ -75,7 +75,7 @@ def show_calibration(found: Calibration | None, kind: str) -> None:
 
 def show_bars() -> None:
     """What the bars of `show_calibration` draw."""
-    result.print()
+    stdout.print()
     _print_hanging(
         "bar: 0 to 1; = 95 % interval of what gained, | the promise, which belongs inside"
     )
@@ -102,7 +102,7 @@ def show_dial(found: Dial) -> None:
             _print_hanging(
                 f"who knew every elasticity could gain {found.oracle:+.2%} within the same limits"
             )
-    result.print()
+    stdout.print()
     _print_hanging("moved: share of the units; lift: of margin, against today's prices;")
     if any(s.truly for s in found.settings):
         _print_hanging(
@@ -145,7 +145,7 @@ def show_prior(found: PriorSummary) -> None:
 
 def show_gates() -> None:
     """What the words of `show_prior` mean."""
-    result.print()
+    stdout.print()
     _print_hanging("rho     what chosen prices and demand have in common; 0: prices are innocent")
     _print_hanging("phi, c  the noise: dispersion, and what weeks that go together add to it")
     _print_hanging("gate    EB: units keep their own fits; POOLED: the mean of the kind foretold")
@@ -266,11 +266,11 @@ def _ways() -> Sequence[str]:
 
 
 def _head(words: str) -> None:
-    result.print(f"\n[bold]{escape(words)}[/]")
+    stdout.print(f"\n[bold]{escape(words)}[/]")
 
 
 def _print_hanging(words: str) -> None:
-    result.print(words, style="dim")
+    stdout.print(words, style="dim")
 
 
 def _grid(*columns: str) -> Grid:
@@ -281,4 +281,4 @@ def _grid(*columns: str) -> Grid:
 
 
 def _print(grid: Grid) -> None:
-    Console(highlight=False, width=max(result.width, 110)).print(grid)
+    Console(highlight=False, width=max(stdout.width, 110)).print(grid)

@@ -11,7 +11,14 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table as Grid
 
-from hundredfold.cli.display import fits_a_terminal, near, print_hanging, result, show_next, words
+from hundredfold.cli.display import (
+    fits_a_terminal,
+    print_indented,
+    relative_path,
+    show_next,
+    stderr,
+    stdout,
+)
 from tariffs.contracts import TOTALS_TITLE
 from tariffs.release.actions import Checked, Done
 from tariffs.release.decision_log import DecisionLog, Finding, LogEntry, Table
@@ -54,7 +61,7 @@ EVENT_RESULTS = {
 def show_status(facts: Mapping[str, Any], home: Any, folder: str | None) -> None:
     """Every release with its state, and what charging uses."""
     if not facts["releases"]:
-        result.print(f"no price table is published in {escape(near(home.words))} yet")
+        stdout.print(f"no price table is published in {escape(relative_path(home.words))} yet")
         return
     grid = grid_of(
         "",
@@ -87,26 +94,26 @@ def show_status(facts: Mapping[str, Any], home: Any, folder: str | None) -> None
     print_grid(grid)
     for r in facts["releases"]:
         for damage in r["damage"]:
-            result.print(f"[red]release {r['version']}: {escape(damage)}[/]")
+            stdout.print(f"[red]release {r['version']}: {escape(damage)}[/]")
     show_charging(facts["charging"], folder)
 
 
 def show_charging(charging: Mapping[str, Any] | None, folder: str | None) -> None:
     if charging is None:
-        result.print("\nCharging uses no table yet: none was activated.")
+        stdout.print("\nCharging uses no table yet: none was activated.")
         return
     names = ("version", "rule", "canary", "unchanged", "step", "after")
     table = Table(**{name: charging[name] for name in names}, places=tuple(charging["places"]))
-    result.print()
-    print_hanging(
+    stdout.print()
+    print_indented(
         "",
         f"Charging uses {table} (*), since {_minute(charging['since'])} UTC, by {charging['by']}",
         "bold",
     )
     if table.places:
-        result.print(f"  release {table.canary} in {escape(_first_names(table.places))}")
+        stdout.print(f"  release {table.canary} in {escape(_first_names(table.places))}")
     if folder:
-        result.print(f"  {escape(near(folder))}")
+        stdout.print(f"  {escape(relative_path(folder))}")
 
 
 def show_checked(checked: Checked, clock: str = "") -> None:
@@ -116,8 +123,8 @@ def show_checked(checked: Checked, clock: str = "") -> None:
         if checked.against
         else "no other table is active"
     )
-    result.print(f"[bold]Release {checked.version}[/], {against}")
-    result.print(f"{f'as of {escape(clock)}' + chr(10) if clock else ''}")
+    stdout.print(f"[bold]Release {checked.version}[/], {against}")
+    stdout.print(f"{f'as of {escape(clock)}' + chr(10) if clock else ''}")
     grid = grid_of("guard", "", "found", "allowed")
     for f in checked.findings:
         grid.add_row(
@@ -126,12 +133,12 @@ def show_checked(checked: Checked, clock: str = "") -> None:
     print_grid(grid)
     _show_totals(checked.totals)
     for limits in checked.limits:
-        result.print()
-        print_hanging("", _limits_text(limits))
+        stdout.print()
+        print_indented("", _limits_text(limits))
     for f in checked.failed:
         show_cases(f)
     failed = len(checked.failed)
-    result.print(
+    stdout.print(
         f"\n{'All guards pass.' if not failed else f'[bold]{failed} of {len(checked.findings)} guards fail.[/]'}"
     )
 
@@ -154,7 +161,7 @@ def _show_totals(totals: Sequence[Mapping[str, Any]]) -> None:
                     f"{low:+,.0f}",
                     f"{high:+,.0f}",
                 )
-    result.print(f"\n[bold]{escape(TOTALS_TITLE)}[/]")
+    stdout.print(f"\n[bold]{escape(TOTALS_TITLE)}[/]")
     print_grid(grid)
 
 
@@ -169,31 +176,31 @@ def _limits_text(row: Mapping[str, Any]) -> str:
 def show_cases(finding: Finding) -> None:
     if not finding.cases:
         return
-    result.print(f"\n[bold]{finding.code}[/]")
+    stdout.print(f"\n[bold]{finding.code}[/]")
     for case in finding.cases:
-        print_hanging("  ", case)
+        print_indented("  ", case)
     if finding.count > len(finding.cases):
-        result.print(f"  and {finding.count - len(finding.cases):,} more")
+        stdout.print(f"  and {finding.count - len(finding.cases):,} more")
 
 
 def show_decision(done: Done, folder: str | None) -> None:
     """What a decision did."""
     for passed in done.skipped:
-        words.print(f"passed over {escape(passed)}", style="yellow")
+        stderr.print(f"passed over {escape(passed)}", style="yellow")
     entry = done.entry
     for version, event in entry.moves:
-        result.print(f"release {version} is [bold]{EVENT_RESULTS[event]}[/]")
+        stdout.print(f"release {version} is [bold]{EVENT_RESULTS[event]}[/]")
     if entry.despite:
-        result.print(f"set aside: {', '.join(entry.despite)}")
+        stdout.print(f"set aside: {', '.join(entry.despite)}")
     if entry.verb in ("activate", "canary", "kill") and entry.charging:
-        result.print(f"[bold]charging uses {entry.charging}[/]")
+        stdout.print(f"[bold]charging uses {entry.charging}[/]")
         if entry.charging.places:
-            result.print(
+            stdout.print(
                 f"  release {entry.charging.canary} in {escape(_first_names(entry.charging.places))}"
             )
         if folder:
-            result.print(f"  {escape(near(folder))}")
-    result.print(
+            stdout.print(f"  {escape(relative_path(folder))}")
+    stdout.print(
         f"entry {entry.number} of the log, {_minute(entry.said.at)} UTC, by {escape(_who(entry))}",
         style="dim",
     )
@@ -201,7 +208,7 @@ def show_decision(done: Done, folder: str | None) -> None:
 
 def show_preview(found: Preview, *, done: bool = False) -> None:
     """What another table does to prices, and what is expected of it."""
-    print_hanging(
+    print_indented(
         "",
         f"From {found.before} to {found.table}"
         + ("" if done else ": nothing is changed by looking"),
@@ -234,12 +241,12 @@ def show_preview(found: Preview, *, done: bool = False) -> None:
             m.kind, f"{m.prices:,}", f"{m.raised:,}", f"{m.lowered:,}", f"{stay:,}", far, *changes
         )
     print_grid(grid)
-    print_hanging(
+    print_indented(
         "",
         f"control units that move: {found.control:,}; changes of volume, revenue and margin are expected ones, a week",
     )
     if found.most and not done:
-        result.print()
+        stdout.print()
         grid = grid_of(
             "most margin lost and gained",
             "now",
@@ -267,17 +274,17 @@ def _change(change: float | None, of: float) -> str:
 
 def show_log(entries: Sequence[LogEntry], version: int | None) -> None:
     if not entries:
-        result.print(
+        stdout.print(
             f"nothing was decided {'yet' if version is None else f'about release {version} yet: it is a draft'}"
         )
         return
     for entry in entries:
         said = f": {escape(entry.said.reason)}" if entry.said.reason else ""
-        result.print(
+        stdout.print(
             f"[bold]{entry.number:>4}[/]  {_minute(entry.said.at)} UTC  [bold]{entry.verb}[/]  by {escape(_who(entry))}{said}"
         )
         for line in _lines_of(entry):
-            result.print(f"      {escape(line)}")
+            stdout.print(f"      {escape(line)}")
 
 
 def show_limits(decisions: DecisionLog, limits: Mapping[str, float]) -> None:
@@ -296,7 +303,7 @@ def show_limits(decisions: DecisionLog, limits: Mapping[str, float]) -> None:
 def show_delta(old: Table, new: Table, change: Delta, files: Sequence[str], rows: int) -> None:
     counts = change.counts()
     told = ", ".join(f"{n:,} {name}" for name, n in counts.items())
-    result.print(
+    stdout.print(
         f"[bold]From {old} to {new}[/]: {told}, {rows - counts['added'] - counts['changed']:,} as before"
     )
     moved = change.rows.slice(0, 5).to_pylist()
@@ -311,9 +318,9 @@ def show_delta(old: Table, new: Table, change: Delta, files: Sequence[str], rows
             )
         print_grid(grid)
         if change.rows.num_rows > len(moved):
-            result.print(f"and {change.rows.num_rows - len(moved):,} more, in")
+            stdout.print(f"and {change.rows.num_rows - len(moved):,} more, in")
     for file in files:
-        result.print(f"  {escape(near(file))}")
+        stdout.print(f"  {escape(relative_path(file))}")
 
 
 def show_hints(commands: Sequence[tuple[str, str]]) -> None:
@@ -379,17 +386,17 @@ def grid_of(*columns: str, right: frozenset[str] | set[str] = frozenset()) -> Gr
 
 def print_grid(grid: Grid) -> None:
     """Print a table within the width of the terminal; figures and names are never shortened, so a very narrow one wraps them itself."""
-    room = result.options.update(max_width=10_000)
+    room = stdout.options.update(max_width=10_000)
     for column in grid.columns:
         if column.no_wrap:
             column.min_width = max(
-                Measurement.get(result, room, cell).maximum
+                Measurement.get(stdout, room, cell).maximum
                 for cell in (column.header, *column.cells)
             )
-    wanted = Measurement.get(result, room, grid)
+    wanted = Measurement.get(stdout, room, grid)
     width = min(
         wanted.maximum,
-        max(result.width if fits_a_terminal() else PIPE_WIDTH_CHARACTERS, wanted.minimum),
+        max(stdout.width if fits_a_terminal() else PIPE_WIDTH_CHARACTERS, wanted.minimum),
     )
     with (wide := Console(highlight=False, width=width)).capture() as printed:
         wide.print(grid)

@@ -6,7 +6,7 @@ import math
 
 from rich.markup import escape
 
-from hundredfold.cli.display import result
+from hundredfold.cli.display import stdout
 from tariffs.release.drift import CUSUM_ALARM
 from tariffs.release.effect import Effect
 from tariffs.release.measure import Kpi, Measured
@@ -19,14 +19,14 @@ MIN_CONTROL_LOCATIONS = 5
 def show_outcome(found: Outcome) -> None:
     m = found.measured
     until = f" until {found.until}" if found.until else ""
-    result.print(
+    stdout.print(
         f"[bold]{str(found.table).capitalize()}[/], in use from {found.since}{until}; sales of {escape(found.read)}"
     )
-    result.print(
+    stdout.print(
         f"{_weeks(m.before)} before against {_weeks(m.after)} after; {m.moved:.1%} of the prices moved\n"
     )
     if not m.kpis:
-        result.print("Nothing can be compared: no control unit sold both before and after.")
+        stdout.print("Nothing can be compared: no control unit sold both before and after.")
     else:
         _show_kpis(m)
     for line in [
@@ -37,7 +37,7 @@ def show_outcome(found: Outcome) -> None:
             else []
         ),
     ]:
-        result.print(f"  {line}")
+        stdout.print(f"  {line}")
     if m.bands:
         _show_bands(m)
     _show_champion(m)
@@ -117,7 +117,7 @@ def _show_bands(m: Measured) -> None:
             realised,
             chance,
         )
-    result.print()
+    stdout.print()
     print_grid(grid)
 
 
@@ -135,16 +135,16 @@ def _show_champion(m: Measured) -> None:
         grid.add_row(
             kind, f"{told['table']:,.0f}", f"{told['rule']:,.0f}", f"{told['no change']:,.0f}"
         )
-    result.print()
+    stdout.print()
     print_grid(grid)
-    result.print(
+    stdout.print(
         "  by the table's own elasticities: nobody pays the rule's prices, so only they can say"
     )
 
 
 def _show_drift(m: Measured) -> None:
     if not m.charts:
-        result.print(
+        stdout.print(
             "\nDrift cannot be told: the table expects no volumes, or there is no control unit."
         )
         return
@@ -158,7 +158,7 @@ def _show_drift(m: Measured) -> None:
             f"{c.peak:.1f}",
             "[bold red]DRIFTS[/]" if c.alarm else "ok",
         )
-    result.print()
+    stdout.print()
     print_grid(grid)
     alarms = [c.name for c in m.charts if c.alarm]
     told = (
@@ -166,7 +166,7 @@ def _show_drift(m: Measured) -> None:
         if alarms
         else f"No segment drifts (beyond {CUSUM_ALARM:g})."
     )
-    result.print(told)
+    stdout.print(told)
 
 
 def _is_significant(e: Effect) -> bool:
